@@ -1,0 +1,3 @@
+//! To be written: see the contract.
+/// LoRA settings.
+pub struct LoraSpec;

@@ -1,0 +1,13 @@
+//! The engine: base weights, the op set (eager and traced), packed attention, KV cache, generation, scoring, training.
+//!
+//! It runs what a [`randori_sdk::seam::Architecture`] describes, on candle tensors, with its own reverse pass.
+//! It must not know: a plugin's ABI, the recipe, the run folder, the terminal, text (it sees token ids only).
+pub mod base;
+mod error;
+pub mod plan;
+pub mod player;
+
+pub use base::{Base, Weight};
+pub use error::{Error, Result};
+pub use plan::{Packed, Segment, Target};
+pub use player::Player;

@@ -1,0 +1,63 @@
+//! A micro-batch as a flat run of tokens: packed, not padded, a pair's prompt computed once.
+
+/// A stretch of consecutive tokens that attends to its parent (whole) and, causally, to itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// First row.
+    pub start: usize,
+    /// Rows.
+    pub len: usize,
+    /// The segment it continues (a prompt); `None` for a root.
+    pub parent: Option<usize>,
+    /// Position of its first token (root: 0; child: the parent's length).
+    pub position: usize,
+}
+
+/// One response token whose log-prob is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// The row whose hidden state predicts it.
+    pub row: usize,
+    /// The token.
+    pub token: u32,
+    /// Which sequence (response) it belongs to, counted from 0 over the plan.
+    pub seq: usize,
+}
+
+/// A packed micro-batch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Packed {
+    /// (tokens)
+    pub ids: Vec<u32>,
+    /// In row order; a parent precedes its children.
+    pub segments: Vec<Segment>,
+    /// Response tokens in order of `seq`, then position.
+    pub targets: Vec<Target>,
+    /// How many responses.
+    pub seqs: usize,
+}
+
+impl Packed {
+    /// Adds a prompt and any number of responses that share it (one: SFT and scoring; two: a pair, real first).
+    /// The first token of each response is predicted by the prompt's last row. `prompt` must not be empty.
+    pub fn push(&mut self, prompt: &[u32], responses: &[&[u32]]) {
+        let root = self.segments.len();
+        self.segments.push(Segment { start: self.ids.len(), len: prompt.len(), parent: None, position: 0 });
+        self.ids.extend_from_slice(prompt);
+        let last = self.ids.len() - 1;
+        for response in responses {
+            let start = self.ids.len();
+            // the last response token predicts nothing, so it need not be computed
+            let len = response.len().saturating_sub(1);
+            for (i, &token) in response.iter().enumerate() {
+                let row = if i == 0 { last } else { start + i - 1 };
+                self.targets.push(Target { row, token, seq: self.seqs });
+            }
+            if len > 0 {
+                self.segments.push(Segment { start, len, parent: Some(root), position: prompt.len() });
+                self.ids.extend_from_slice(&response[..len]);
+            }
+            self.seqs += 1;
+        }
+    }
+}
