@@ -3,11 +3,15 @@
 //! It runs what a [`randori_sdk::seam::Architecture`] describes, on candle tensors, with its own reverse pass.
 //! It must not know: a plugin's ABI, the recipe, the run folder, the terminal, text (it sees token ids only).
 pub mod base;
+pub mod cache;
 mod error;
 pub mod plan;
 pub mod player;
+pub mod trace;
 
 pub use base::{Base, Weight};
+pub use cache::KvCache;
 pub use error::{Error, Result};
 pub use plan::{Packed, Segment, Target};
-pub use player::Player;
+pub use player::{Grads, Params, PassOptions, Player, SlotTokens};
+pub use trace::{Trace, trace};
