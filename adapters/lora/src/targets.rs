@@ -1,0 +1,123 @@
+//! Which projections get an update.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Which projections get an update. In a file, as PEFT spells `target_modules`: a list of names, a regular expression,
+/// or `"all-linear"`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Spelling", into = "Spelling")]
+pub enum Targets {
+    /// Each entry is a name's last components (`q_proj`, `self_attn.q_proj`), or, with `*`, `?` or `[…]` in it, a glob
+    /// over the whole name (`model.layers.1?.*.v_proj`; `*` crosses dots).
+    Names(Vec<String>),
+    /// A regular expression that must match the whole name.
+    Regex(String),
+    /// Every projection but the one onto the vocabulary.
+    AllLinear,
+}
+
+/// `"all-linear"`.
+const ALL_LINEAR: &str = "all-linear";
+/// Projections onto the vocabulary (tied ones go by the embedding's name), which "all-linear" leaves out as PEFT does.
+const HEADS: [&str; 2] = ["lm_head", "embed_tokens"];
+
+impl Targets {
+    /// Refuses an empty list and what is no pattern.
+    ///
+    /// # Errors
+    /// The pattern, and what is wrong with it.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Targets::Names(names) if names.is_empty() => Err(Error::rule(
+                "a LoRA needs at least one target; the list is empty",
+            )),
+            Targets::Names(names) => names
+                .iter()
+                .filter(|n| is_glob(n))
+                .try_for_each(|n| pattern(&glob(n), n).map(drop)),
+            Targets::Regex(text) => pattern(text, text).map(drop),
+            Targets::AllLinear => Ok(()),
+        }
+    }
+
+    /// Whether this projection is one of them. A pattern that [`Targets::check`] refuses matches nothing.
+    pub fn wants(&self, projection: &str) -> bool {
+        let matches = |text: &str| pattern(text, text).is_ok_and(|p| p.is_match(projection));
+        match self {
+            Targets::Names(names) => names.iter().any(|name| {
+                if is_glob(name) {
+                    matches(&glob(name))
+                } else {
+                    ends_with_components(projection, name)
+                }
+            }),
+            Targets::Regex(text) => matches(text),
+            Targets::AllLinear => !HEADS
+                .iter()
+                .any(|head| ends_with_components(projection, head)),
+        }
+    }
+}
+
+/// `self_attn.q_proj` and `q_proj` end `model.layers.0.self_attn.q_proj`; `proj` does not.
+fn ends_with_components(name: &str, end: &str) -> bool {
+    name.strip_suffix(end)
+        .is_some_and(|before| before.is_empty() || before.ends_with('.'))
+}
+
+pub(crate) fn is_glob(name: &str) -> bool {
+    name.contains(['*', '?', '['])
+}
+
+/// A glob as a regular expression.
+fn glob(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '*' => out.push_str(".*"),
+            '?' => out.push('.'),
+            '[' | ']' | '-' | '^' => out.push(c),
+            '!' => out.push('^'),
+            c => out.push_str(&regex::escape(&c.to_string())),
+        }
+    }
+    out
+}
+
+fn pattern(text: &str, as_written: &str) -> Result<regex::Regex> {
+    regex::Regex::new(&format!("^(?:{text})$")).map_err(|e| {
+        Error::rule(format!(
+            "the LoRA target `{as_written}` is not a pattern: {e}"
+        ))
+    })
+}
+
+/// How a file spells [`Targets`].
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Spelling {
+    List(Vec<String>),
+    Text(String),
+}
+
+impl From<Spelling> for Targets {
+    fn from(s: Spelling) -> Self {
+        match s {
+            Spelling::List(names) => Targets::Names(names),
+            Spelling::Text(t) if t == ALL_LINEAR => Targets::AllLinear,
+            Spelling::Text(t) => Targets::Regex(t),
+        }
+    }
+}
+
+impl From<Targets> for Spelling {
+    fn from(t: Targets) -> Self {
+        match t {
+            Targets::Names(names) => Spelling::List(names),
+            Targets::Regex(text) => Spelling::Text(text),
+            Targets::AllLinear => Spelling::Text(ALL_LINEAR.into()),
+        }
+    }
+}

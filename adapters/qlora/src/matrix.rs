@@ -1,0 +1,94 @@
+//! The one type the engine holds: a quantised matrix of either kind.
+
+use candle_core::{Tensor, quantized::QTensor};
+
+use crate::{GgufMatrix, Nf4Matrix, Result, product};
+
+/// A frozen quantised matrix (out, in).
+pub enum QuantMatrix {
+    /// NormalFloat, 4 bits a weight and a scale for each 64 (QLoRA, arXiv 2305.14314).
+    Nf4(Nf4Matrix),
+    /// A block format of GGUF, kept as the file has it.
+    Gguf(GgufMatrix),
+}
+
+impl QuantMatrix {
+    /// Quantises a matrix (out, in) to NF4; with `double`, its scales to 8 bits too.
+    ///
+    /// # Errors
+    /// Not two axes, or a value that is not finite.
+    pub fn nf4(w: &Tensor, double: bool) -> Result<Self> {
+        Nf4Matrix::quantise(w, double).map(QuantMatrix::Nf4)
+    }
+
+    /// Takes a GGUF tensor (out, in) as it is. `row_order[i]` is the stored row that is row i of the matrix.
+    ///
+    /// # Errors
+    /// A block format we cannot read, not two axes, rows that are not whole blocks, an order that is no permutation.
+    pub fn gguf(q: QTensor, row_order: Option<Vec<u32>>) -> Result<Self> {
+        let (outputs, inputs) = q.shape().dims2()?;
+        let data = q.data()?;
+        GgufMatrix::new(q.dtype(), outputs, inputs, &data, row_order.as_deref())
+            .map(QuantMatrix::Gguf)
+    }
+
+    /// (out, in)
+    pub fn shape(&self) -> (usize, usize) {
+        self.source().shape()
+    }
+
+    /// Memory it holds.
+    pub fn bytes(&self) -> usize {
+        match self {
+            QuantMatrix::Nf4(m) => m.bytes(),
+            QuantMatrix::Gguf(m) => m.bytes(),
+        }
+    }
+
+    /// What it is, for reports: `nf4`, `q4_1`, ….
+    pub fn format(&self) -> String {
+        match self {
+            QuantMatrix::Nf4(_) => "nf4".into(),
+            QuantMatrix::Gguf(m) => format!("{:?}", m.dtype()).to_lowercase(),
+        }
+    }
+
+    /// The whole matrix in f32: (out, in).
+    ///
+    /// # Errors
+    /// What candle refuses.
+    pub fn dequantise(&self) -> Result<Tensor> {
+        product::dequantise(self.source())
+    }
+
+    /// Some rows in f32, in the order asked for: (ids, in).
+    ///
+    /// # Errors
+    /// A row that is not there.
+    pub fn rows(&self, ids: &[u32]) -> Result<Tensor> {
+        product::rows(self.source(), ids)
+    }
+
+    /// x·Wᵀ: (n, in) f32 -> (n, out) f32.
+    ///
+    /// # Errors
+    /// Another shape or dtype.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        product::forward(self.source(), x)
+    }
+
+    /// The gradient to the input, dy·W: (n, out) f32 -> (n, in) f32.
+    ///
+    /// # Errors
+    /// Another shape or dtype.
+    pub fn backward(&self, dy: &Tensor) -> Result<Tensor> {
+        product::backward(self.source(), dy)
+    }
+
+    fn source(&self) -> &dyn product::Rows {
+        match self {
+            QuantMatrix::Nf4(m) => m,
+            QuantMatrix::Gguf(m) => m,
+        }
+    }
+}
