@@ -1,0 +1,201 @@
+//! The game on one screen: [`play`], then what it needs of the players.
+
+use crate::{Iteration, Journal, Keeps, OpponentRule, Rules, Signals, Stage, Window};
+
+/// Plays the iterations that the journal does not hold yet.
+///
+/// Killed at any point and called again with the same journal, it makes the calls that were still missing and no
+/// other: a finished stage is restored, never repeated.
+pub fn play<G, J>(
+    game: &mut G,
+    journal: &mut J,
+    rules: &Rules,
+) -> Result<Outcome<G::Policy>, G::Error>
+where
+    G: Game,
+    J: Journal<Desk = G::Desk>
+        + Keeps<G::Generated>
+        + Keeps<G::Pairs>
+        + Keeps<G::Policy>
+        + Keeps<Signals>,
+    G::Error: From<J::Error>,
+{
+    let (mut policy, mut window, mut history) = so_far(game, journal, rules)?;
+    for t in history.len()..rules.iterations {
+        if rules.stop.reached(&history) {
+            break;
+        }
+        let now = rules.iteration(t);
+        game.begins(&now);
+        // The opponent's update (paper, section 4.1): theta_t is whatever ended the last iteration.
+        let opponent = match rules.opponent {
+            OpponentRule::Previous => game.freeze(&policy)?, // yesterday's self
+        };
+        let generated = stage(game, journal, &now, Stage::Generated, |game, desk| {
+            game.generate(&now, &opponent, desk)
+        })?;
+        window.push(t, generated);
+        // Every pair in the window, old ones too, gets the log-probs of *this* opponent: constants of the iteration.
+        let pairs = stage(game, journal, &now, Stage::Pairs, |game, desk| {
+            game.score(&now, &opponent, &window, desk)
+        })?;
+        policy = stage(game, journal, &now, Stage::Policy, |game, desk| {
+            game.train(&now, policy, &pairs, desk)
+        })?;
+        let signals = stage(game, journal, &now, Stage::Eval, |game, desk| {
+            game.evaluate(&now, &policy, &opponent, &pairs, desk)
+        })?;
+        game.ended(&now, &signals);
+        history.push(signals);
+    }
+    let ended = match rules.stop.reached(&history) {
+        true => Ended::Indistinguishable,
+        false => Ended::AllPlayed,
+    };
+    Ok(Outcome {
+        policy,
+        signals: history,
+        ended,
+    })
+}
+
+/// The players and their world. Six methods are required; the three that only watch are not.
+///
+/// A method must be a function of its arguments and of what the game was built with: `play` may skip any call whose
+/// result the journal holds.
+pub trait Game {
+    /// What is trained, e.g. an adapter's tensors.
+    type Policy;
+    /// A frozen policy. Training must not reach it: in Rust terms, it shares no memory that training writes to.
+    type Opponent;
+    /// One answer of the opponent to every prompt.
+    type Generated;
+    /// Real and generated answers with the opponent's log-probs of both.
+    type Pairs;
+    /// Where a stage may keep unfinished work, so that a killed one goes on where it was; the journal lends it.
+    type Desk;
+    /// What can go wrong.
+    type Error;
+
+    /// The policy before iteration 0: the supervised fine-tuned model.
+    fn start(&mut self) -> Result<Self::Policy, Self::Error>;
+
+    /// A copy of the policy as it is now.
+    fn freeze(&mut self, policy: &Self::Policy) -> Result<Self::Opponent, Self::Error>;
+
+    /// The opponent answers every prompt: y' ~ p_theta_t.
+    fn generate(
+        &mut self,
+        now: &Iteration,
+        opponent: &Self::Opponent,
+        desk: &mut Self::Desk,
+    ) -> Result<Self::Generated, Self::Error>;
+
+    /// The opponent's log-probs of the real and the generated answers of the whole window.
+    fn score(
+        &mut self,
+        now: &Iteration,
+        opponent: &Self::Opponent,
+        window: &Window<Self::Generated>,
+        desk: &mut Self::Desk,
+    ) -> Result<Self::Pairs, Self::Error>;
+
+    /// The policy learns to tell real from generated (paper, eq. 4.7) with this iteration's settings.
+    fn train(
+        &mut self,
+        now: &Iteration,
+        policy: Self::Policy,
+        pairs: &Self::Pairs,
+        desk: &mut Self::Desk,
+    ) -> Result<Self::Policy, Self::Error>;
+
+    /// Measures the policy that came out, against the opponent it was trained against.
+    fn evaluate(
+        &mut self,
+        now: &Iteration,
+        policy: &Self::Policy,
+        opponent: &Self::Opponent,
+        pairs: &Self::Pairs,
+        desk: &mut Self::Desk,
+    ) -> Result<Signals, Self::Error>;
+
+    /// An iteration begins (not called for one that the journal holds whole).
+    fn begins(&mut self, now: &Iteration) {
+        let _ = now;
+    }
+
+    /// A stage begins; `restored` when the journal holds its result already.
+    fn enters(&mut self, now: &Iteration, stage: Stage, restored: bool) {
+        let _ = (now, stage, restored);
+    }
+
+    /// An iteration ended with these signals.
+    fn ended(&mut self, now: &Iteration, signals: &Signals) {
+        let _ = (now, signals);
+    }
+}
+
+/// What a game came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome<P> {
+    /// The last policy.
+    pub policy: P,
+    /// One per iteration played, resumed ones included.
+    pub signals: Vec<Signals>,
+    /// Why it ended.
+    pub ended: Ended,
+}
+
+/// Why a game ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// All iterations of the rules were played.
+    AllPlayed,
+    /// The stop rule: the opponent can no longer be told from the data.
+    Indistinguishable,
+}
+
+/// What the journal holds of earlier runs: the last policy, the answers still inside the window, and the signals of
+/// every iteration that is finished. An iteration of which any stage is missing is not finished.
+fn so_far<G, J>(
+    game: &mut G,
+    journal: &mut J,
+    rules: &Rules,
+) -> Result<(G::Policy, Window<G::Generated>, Vec<Signals>), G::Error>
+where
+    G: Game,
+    J: Journal<Desk = G::Desk> + Keeps<G::Generated> + Keeps<G::Policy> + Keeps<Signals>,
+    G::Error: From<J::Error>,
+{
+    let whole = |t: &usize| Stage::ALL.iter().all(|stage| journal.finished(*t, *stage));
+    let next = (0..rules.iterations).take_while(whole).count();
+    let policy = match next.checked_sub(1) {
+        None => game.start()?,
+        Some(last) => journal.restore(last, Stage::Policy)?,
+    };
+    let mut window = Window::new(rules.window);
+    for t in (next + 1).saturating_sub(rules.window)..next {
+        window.push(t, journal.restore(t, Stage::Generated)?);
+    }
+    let history = (0..next)
+        .map(|t| journal.restore(t, Stage::Eval))
+        .collect::<Result<_, _>>()?;
+    Ok((policy, window, history))
+}
+
+/// One stage of the loop: restored, or made and recorded; the game is told which.
+fn stage<G, J, A>(
+    game: &mut G,
+    journal: &mut J,
+    now: &Iteration,
+    stage: Stage,
+    make: impl FnOnce(&mut G, &mut G::Desk) -> Result<A, G::Error>,
+) -> Result<A, G::Error>
+where
+    G: Game,
+    J: Keeps<A> + Journal<Desk = G::Desk>,
+    G::Error: From<J::Error>,
+{
+    game.enters(now, stage, journal.finished(now.t, stage));
+    journal.stage(now.t, stage, |desk| make(game, desk))
+}
