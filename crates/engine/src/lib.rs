@@ -5,13 +5,19 @@
 pub mod base;
 pub mod cache;
 mod error;
+pub mod generate;
 pub mod plan;
 pub mod player;
+pub mod rng;
+pub mod score;
 pub mod trace;
+pub mod train;
 
 pub use base::{Base, Weight};
 pub use cache::KvCache;
 pub use error::{Error, Result};
+pub use generate::{GenerateOptions, Generation, generate};
 pub use plan::{Packed, Segment, Target};
 pub use player::{Grads, Params, PassOptions, Player, SlotTokens};
+pub use score::{ScoreItem, score};
 pub use trace::{Trace, trace};

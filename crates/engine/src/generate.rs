@@ -1,0 +1,267 @@
+//! Responses to many prompts at once: a fixed number of cache slots, each refilled as soon as its sequence ends.
+//!
+//! What is drawn depends on the sequence's own prompt, tokens and random numbers only, so the number of slots
+//! changes speed, not text. One caveat: a product over another number of rows may round differently in the last
+//! bit, which matters where two tokens' logits, or a draw and a boundary, are that close.
+
+use std::sync::Arc;
+
+use candle_core::DType;
+use randori_sdk::seam::{SamplerFn, SamplerState};
+use rayon::prelude::*;
+
+use crate::{Error, KvCache, Player, Result, SlotTokens};
+
+mod draw;
+use draw::{At, Scratch};
+
+/// Prompts enter the cache in pieces of this many tokens …
+const PIECE: usize = 512;
+/// … and a step takes no more prompt tokens than this, which bounds its memory whatever `slots` is.
+const PREFILL: usize = 1024;
+
+/// How to generate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateOptions {
+    /// A response is cut when it has this many tokens.
+    pub max_new_tokens: usize,
+    /// No stop token is drawn before a response has this many tokens.
+    pub min_new_tokens: usize,
+    /// Sequences in the cache at once.
+    pub slots: usize,
+    /// Tokens that end a response.
+    pub stop: Vec<u32>,
+    /// Seed of the draws.
+    pub seed: u64,
+    /// Iteration of the game, for the draws.
+    pub iteration: u64,
+    /// Number of the first prompt's sequence, for the draws (a later part of a list goes on counting).
+    pub first_sequence: u64,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        GenerateOptions {
+            max_new_tokens: 256,
+            min_new_tokens: 1,
+            slots: 16,
+            stop: Vec::new(),
+            seed: 0,
+            iteration: 0,
+            first_sequence: 0,
+        }
+    }
+}
+
+/// One response.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Generation {
+    /// Token ids; the last is the stop token if `ended`.
+    pub tokens: Vec<u32>,
+    /// log-prob of each token under the model itself (temperature 1, nothing removed).
+    pub logps: Vec<f32>,
+    /// log-prob of each token under the distribution it was drawn from.
+    pub behaviour: Vec<f32>,
+    /// Whether a stop token ended it; `false`: it was cut at `max_new_tokens`, and no stop token was appended.
+    pub ended: bool,
+}
+
+/// One response per prompt, in the prompts' order. `samplers` reshape the logits one after the other (none: the
+/// model's own distribution); the host draws by inverse CDF. `progress` is told finished responses and tokens so far.
+///
+/// # Errors
+/// An empty prompt, options that contradict each other, logits that are not finite (sequence and position are
+/// named), a sampler that fails or leaves no token, or the engine's own.
+pub fn generate(
+    player: &Player,
+    prompts: &[Vec<u32>],
+    samplers: &[Arc<dyn SamplerFn>],
+    o: &GenerateOptions,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Vec<Generation>> {
+    check(prompts, o)?;
+    let mut done = vec![Generation::default(); prompts.len()];
+    if o.max_new_tokens == 0 || prompts.is_empty() {
+        return Ok(done);
+    }
+    let mut slots: Vec<Option<Sequence>> = Vec::new();
+    slots.resize_with(o.slots.min(prompts.len()), || None);
+    let mut cache = KvCache::new(player, slots.len());
+    let mut waiting = prompts.iter().enumerate();
+    let (mut finished, mut tokens) = (0, 0);
+    while finished < prompts.len() {
+        for (slot, place) in slots
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, place)| place.is_none())
+        {
+            if let Some((index, prompt)) = waiting.next() {
+                cache.clear(slot);
+                *place = Some(Sequence::new(index, prompt, samplers));
+            }
+        }
+        tokens += advance(player, &mut cache, &mut slots, samplers, o)?;
+        for place in &mut slots {
+            if let Some(sequence) =
+                place.take_if(|s| s.out.ended || s.out.tokens.len() == o.max_new_tokens)
+            {
+                done[sequence.index] = sequence.out;
+                finished += 1;
+            }
+        }
+        progress(finished, tokens);
+    }
+    Ok(done)
+}
+
+/// Refuses what cannot be meant.
+fn check(prompts: &[Vec<u32>], o: &GenerateOptions) -> Result<()> {
+    if let Some(i) = prompts.iter().position(Vec::is_empty) {
+        return Err(Error::rule(format!(
+            "prompt {i} is empty; a response needs at least one token to continue"
+        )));
+    }
+    if o.slots == 0 {
+        return Err(Error::rule("slots is 0; generation needs at least one"));
+    }
+    if o.min_new_tokens > o.max_new_tokens {
+        return Err(Error::rule(format!(
+            "min_new_tokens ({}) is larger than max_new_tokens ({})",
+            o.min_new_tokens, o.max_new_tokens
+        )));
+    }
+    Ok(())
+}
+
+/// A sequence in a slot.
+struct Sequence {
+    /// Which prompt.
+    index: usize,
+    /// Prompt and response.
+    tokens: Vec<u32>,
+    /// How many of them are the prompt.
+    prompt: usize,
+    /// How many of them are in the cache.
+    cached: usize,
+    states: Vec<Box<dyn SamplerState>>,
+    scratch: Scratch,
+    out: Generation,
+}
+
+impl Sequence {
+    fn new(index: usize, prompt: &[u32], samplers: &[Arc<dyn SamplerFn>]) -> Self {
+        Sequence {
+            index,
+            tokens: prompt.to_vec(),
+            prompt: prompt.len(),
+            cached: 0,
+            states: samplers.iter().map(|s| s.begin()).collect(),
+            scratch: Scratch::default(),
+            out: Generation::default(),
+        }
+    }
+
+    /// Draws the next token from the model's logits (vocab).
+    fn extend(
+        &mut self,
+        logits: &[f32],
+        samplers: &[Arc<dyn SamplerFn>],
+        o: &GenerateOptions,
+    ) -> Result<()> {
+        let position = self.out.tokens.len();
+        let at = At {
+            seed: o.seed,
+            iteration: o.iteration,
+            sequence: o.first_sequence + self.index as u64,
+            position: position as u64,
+            tokens: &self.tokens,
+            prompt: self.prompt,
+            banned: if position < o.min_new_tokens {
+                &o.stop
+            } else {
+                &[]
+            },
+        };
+        let drawn = draw::draw(logits, samplers, &mut self.states, &mut self.scratch, &at)?;
+        self.tokens.push(drawn.token);
+        self.out.tokens.push(drawn.token);
+        self.out.logps.push(drawn.logp as f32);
+        self.out.behaviour.push(drawn.behaviour as f32);
+        self.out.ended = o.stop.contains(&drawn.token);
+        Ok(())
+    }
+}
+
+/// How many tokens each slot feeds in the next step: the last drawn one, or a prompt's next piece.
+fn pieces(slots: &[Option<Sequence>]) -> Vec<usize> {
+    let mut budget = PREFILL;
+    let mut piece = |sequence: &Sequence| {
+        let wanted = (sequence.tokens.len() - sequence.cached).min(PIECE);
+        if wanted == 1 {
+            return 1;
+        }
+        let granted = if wanted <= budget { wanted } else { 0 };
+        budget -= granted;
+        granted
+    };
+    slots
+        .iter()
+        .map(|place| place.as_ref().map_or(0, &mut piece))
+        .collect()
+}
+
+/// One pass of the model over all slots; answers how many tokens were drawn.
+fn advance(
+    player: &Player,
+    cache: &mut KvCache,
+    slots: &mut [Option<Sequence>],
+    samplers: &[Arc<dyn SamplerFn>],
+    o: &GenerateOptions,
+) -> Result<usize> {
+    let takes = pieces(slots);
+    let batch: Vec<SlotTokens> = slots
+        .iter()
+        .zip(&takes)
+        .enumerate()
+        .filter(|(_, (_, take))| **take > 0)
+        .filter_map(|(slot, (place, take))| {
+            let s = place.as_ref()?;
+            Some(SlotTokens {
+                slot,
+                tokens: &s.tokens[s.cached..s.cached + take],
+            })
+        })
+        .collect();
+    let logits = player.step(cache, &batch)?;
+    let (rows, vocab) = logits.dims2()?;
+    if rows != batch.len() || vocab == 0 {
+        return Err(Error::rule(format!(
+            "the model answered {rows} rows of {vocab} logits for {} sequences",
+            batch.len()
+        )));
+    }
+    let logits = logits
+        .to_dtype(DType::F32)?
+        .flatten_all()?
+        .to_vec1::<f32>()?;
+    let fed = slots.iter_mut().zip(&takes).filter(|(_, take)| **take > 0);
+    let mut ready: Vec<(&mut Sequence, &[f32])> = Vec::with_capacity(rows);
+    for ((sequence, take), row) in fed
+        .filter_map(|(s, take)| s.as_mut().zip(Some(take)))
+        .zip(logits.chunks_exact(vocab))
+    {
+        sequence.cached += take;
+        // the rows of a prompt's earlier pieces predict what is known already
+        if sequence.cached == sequence.tokens.len() {
+            ready.push((sequence, row));
+        }
+    }
+    let drawn = ready.len();
+    let results: Vec<Result<()>> = ready
+        .into_par_iter()
+        .map(|(sequence, row)| sequence.extend(row, samplers, o))
+        .collect();
+    // the first failure in slot order, so that the message does not depend on the threads
+    results.into_iter().collect::<Result<Vec<()>>>()?;
+    Ok(drawn)
+}

@@ -1,0 +1,219 @@
+//! Drawing one token from one row of logits: the sampler chain, the inverse CDF, and both log-probs.
+
+use std::sync::Arc;
+
+use randori_sdk::seam::{SamplerFn, SamplerState, Step};
+
+use crate::{Error, Result, rng};
+
+/// Where a token is drawn.
+pub(super) struct At<'a> {
+    pub seed: u64,
+    pub iteration: u64,
+    pub sequence: u64,
+    /// Token of the response, from 0.
+    pub position: u64,
+    /// Prompt and response so far.
+    pub tokens: &'a [u32],
+    /// How many of them are the prompt.
+    pub prompt: usize,
+    /// Tokens that may not be drawn here.
+    pub banned: &'a [u32],
+}
+
+impl At<'_> {
+    fn error(&self, what: impl std::fmt::Display) -> Error {
+        Error::rule(format!(
+            "sequence {}, response token {}: {what}",
+            self.sequence, self.position
+        ))
+    }
+}
+
+/// A token and its log-probs.
+pub(super) struct Drawn {
+    pub token: u32,
+    /// Under the model.
+    pub logp: f64,
+    /// Under the distribution it was drawn from.
+    pub behaviour: f64,
+}
+
+/// A sequence's working rows, kept from token to token.
+#[derive(Default)]
+pub(super) struct Scratch {
+    logits: Vec<f32>,
+    weights: Vec<f64>,
+}
+
+/// Draws from the model's `raw` logits (vocab), reshaped by the samplers in their order.
+pub(super) fn draw(
+    raw: &[f32],
+    samplers: &[Arc<dyn SamplerFn>],
+    states: &mut [Box<dyn SamplerState>],
+    scratch: &mut Scratch,
+    at: &At,
+) -> Result<Drawn> {
+    if let Some(i) = raw.iter().position(|l| !l.is_finite()) {
+        return Err(at.error(format_args!(
+            "the model's logit of token {i} is {}, not a finite number",
+            raw[i]
+        )));
+    }
+    let Scratch { logits, weights } = scratch;
+    let plain = samplers.is_empty() && at.banned.is_empty();
+    let row = if plain {
+        raw
+    } else {
+        logits.clear();
+        logits.extend_from_slice(raw);
+        reshape(logits, samplers, states, at)?;
+        logits
+    };
+    let (index, behaviour) = inverse_cdf(
+        row,
+        weights,
+        rng::uniform(at.seed, at.iteration, at.sequence, at.position, 0),
+    );
+    let logp = if plain {
+        behaviour
+    } else {
+        raw[index] as f64 - log_sum_exp(raw)
+    };
+    let token = index as u32;
+    for state in states {
+        state.accept(token, behaviour as f32);
+    }
+    Ok(Drawn {
+        token,
+        logp,
+        behaviour,
+    })
+}
+
+/// Runs the chain over `logits` in place and makes sure that something is left.
+fn reshape(
+    logits: &mut [f32],
+    samplers: &[Arc<dyn SamplerFn>],
+    states: &mut [Box<dyn SamplerState>],
+    at: &At,
+) -> Result<()> {
+    ban(logits, at.banned);
+    if !logits.iter().any(|l| l.is_finite()) {
+        return Err(at.error(
+            "every token of the vocabulary is a stop token, and min_new_tokens forbids them here",
+        ));
+    }
+    let mut draws = 0;
+    let mut uniform = || {
+        draws += 1; // draw 0 is the host's
+        rng::uniform(at.seed, at.iteration, at.sequence, at.position, draws)
+    };
+    for (sampler, state) in samplers.iter().zip(states) {
+        let name = sampler.name();
+        let mut step = Step {
+            tokens: at.tokens,
+            prompt: at.prompt,
+            uniform: &mut uniform,
+        };
+        state
+            .apply(&mut step, logits)
+            .map_err(|e| at.error(format_args!("sampler {name}: {e}")))?;
+        // a sampler may not bring back what is forbidden
+        ban(logits, at.banned);
+        if let Some(i) = logits
+            .iter()
+            .position(|l| l.is_nan() || *l == f32::INFINITY)
+        {
+            return Err(at.error(format_args!(
+                "sampler {name} made the logit of token {i} {}",
+                logits[i]
+            )));
+        }
+        if !logits.iter().any(|l| l.is_finite()) {
+            return Err(at.error(format_args!("sampler {name} left no token to draw")));
+        }
+    }
+    Ok(())
+}
+
+fn ban(logits: &mut [f32], banned: &[u32]) {
+    for &token in banned {
+        if let Some(logit) = logits.get_mut(token as usize) {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
+}
+
+/// The first token whose cumulated probability exceeds `u`, and its log-prob. `row` holds a finite logit.
+fn inverse_cdf(row: &[f32], weights: &mut Vec<f64>, u: f64) -> (usize, f64) {
+    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    weights.clear();
+    weights.extend(row.iter().map(|&l| {
+        if l == f32::NEG_INFINITY {
+            0.0
+        } else {
+            (l as f64 - max as f64).exp()
+        }
+    }));
+    let total: f64 = weights.iter().sum();
+    let threshold = u * total;
+    let (mut sum, mut chosen) = (0.0, 0);
+    for (i, &weight) in weights.iter().enumerate() {
+        if weight > 0.0 {
+            // also the answer where rounding leaves the sum just below the threshold
+            chosen = i;
+            sum += weight;
+            if sum > threshold {
+                break;
+            }
+        }
+    }
+    (chosen, row[chosen] as f64 - max as f64 - total.ln())
+}
+
+/// log Σ exp of a finite row, in f64.
+fn log_sum_exp(row: &[f32]) -> f64 {
+    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    max as f64
+        + row
+            .iter()
+            .map(|&l| (l as f64 - max as f64).exp())
+            .sum::<f64>()
+            .ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_inverse_cdf_splits_the_unit_interval_by_probability() {
+        let row = [
+            1.0f32.ln(),
+            f32::NEG_INFINITY,
+            3.0f32.ln(),
+            f32::NEG_INFINITY,
+        ];
+        let mut weights = Vec::new();
+        for (u, token, p) in [
+            (0.0, 0, 0.25),
+            (0.2499, 0, 0.25),
+            (0.2501, 2, 0.75),
+            (1.0 - f64::EPSILON / 2.0, 2, 0.75),
+        ] {
+            let (i, logp) = inverse_cdf(&row, &mut weights, u);
+            assert_eq!(i, token, "u = {u}");
+            assert!((logp - f64::ln(p)).abs() < 1e-7);
+        }
+    }
+
+    #[test]
+    fn log_sum_exp_survives_large_logits() {
+        assert!((log_sum_exp(&[1000.0, 1000.0]) - (1000.0 + 2f64.ln())).abs() < 1e-9);
+        assert!(
+            (log_sum_exp(&[-1000.0, -1001.0]) - (-1000.0 + (1.0 + (-1f64).exp()).ln())).abs()
+                < 1e-9
+        );
+    }
+}

@@ -1,0 +1,166 @@
+//! The pair losses' side of a step: log-probs to the plugin's rows, its slopes back, and the reported rewards.
+
+use std::collections::BTreeMap;
+
+use randori_sdk::seam::{GENERATED, LossFn, REAL, Rows};
+
+use super::{Pair, PairMetrics, Task};
+use crate::{Error, Result};
+
+pub(super) struct PairTask<'a> {
+    pairs: &'a [Pair],
+    loss: &'a dyn LossFn,
+    beta: f64,
+    /// Pairs in the step.
+    count: usize,
+    progress: f64,
+    sum: f64,
+    figures: PairMetrics,
+    extra: BTreeMap<String, f64>,
+}
+
+impl<'a> PairTask<'a> {
+    pub fn new(pairs: &'a [Pair], loss: &'a dyn LossFn, beta: f64) -> Result<Self> {
+        if pairs.is_empty() {
+            return Err(Error::rule("there are no pairs to train on"));
+        }
+        for pair in pairs {
+            let place = &pair.place;
+            if pair.prompt.is_empty() {
+                return Err(Error::rule(format!("{place}: the pair's prompt is empty")));
+            }
+            for (name, value) in [("real", pair.ref_real), ("generated", pair.ref_generated)] {
+                if !value.is_finite() {
+                    return Err(Error::rule(format!(
+                        "{place}: the opponent's log-prob of the {name} response is {value}"
+                    )));
+                }
+            }
+        }
+        let figures = PairMetrics::default();
+        Ok(PairTask {
+            pairs,
+            loss,
+            beta,
+            count: 1,
+            progress: 0.0,
+            sum: 0.0,
+            figures,
+            extra: BTreeMap::new(),
+        })
+    }
+
+    /// Adds one pair's share of the step's means.
+    fn count_pair(&mut self, pair: &Pair, real: f64, generated: f64) {
+        let share = 1.0 / self.count as f64;
+        let (reward_real, reward_generated) = (
+            self.beta * (real - pair.ref_real),
+            self.beta * (generated - pair.ref_generated),
+        );
+        let margin = reward_real - reward_generated;
+        let f = &mut self.figures;
+        f.rewards_real += share * reward_real;
+        f.rewards_generated += share * reward_generated;
+        f.margins += share * margin;
+        f.accuracies += if margin > 0.0 { share } else { 0.0 };
+        f.logps_real += share * real;
+        f.logps_generated += share * generated;
+    }
+}
+
+impl Task for PairTask<'_> {
+    fn kind(&self) -> String {
+        format!("pairs, loss {}", self.loss.name())
+    }
+
+    fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    fn item(&self, i: usize) -> (&[u32], Vec<&[u32]>) {
+        let pair = &self.pairs[i];
+        (&pair.prompt, vec![&pair.real, &pair.generated])
+    }
+
+    fn place(&self, i: usize) -> &str {
+        &self.pairs[i].place
+    }
+
+    fn begin(&mut self, items: &[usize], progress: f64) {
+        (self.count, self.progress, self.sum) = (items.len().max(1), progress, 0.0);
+        self.figures = PairMetrics::default();
+        self.extra.clear();
+    }
+
+    fn slopes(&mut self, items: &[usize], sums: &[f64]) -> Result<Vec<f64>> {
+        let pairs = self.pairs;
+        let mut rows = (vec![], vec![], vec![], vec![]);
+        for (group, &i) in items.iter().enumerate() {
+            let pair = &pairs[i];
+            for (role, ref_logp, len) in [
+                (REAL, pair.ref_real, pair.real.len()),
+                (GENERATED, pair.ref_generated, pair.generated.len()),
+            ] {
+                rows.0.push(group as u32);
+                rows.1.push(role);
+                rows.2.push(ref_logp);
+                rows.3.push(len as u32);
+            }
+            let (real, generated) = (sums[2 * group], sums[2 * group + 1]);
+            if !(real.is_finite() && generated.is_finite()) {
+                return Err(Error::rule(format!(
+                    "{}: the policy's log-prob is {real} for the real and {generated} for the generated response",
+                    pair.place
+                )));
+            }
+            self.count_pair(pair, real, generated);
+        }
+        let rows = Rows {
+            groups: items.len(),
+            group: &rows.0,
+            role: &rows.1,
+            logp: sums,
+            ref_logp: &rows.2,
+            len: &rows.3,
+            reward: None,
+            progress: self.progress,
+        };
+        let name = self.loss.name();
+        let out = self
+            .loss
+            .eval(&rows)
+            .map_err(|e| Error::rule(format!("loss {name}: {e}")))?;
+        if out.loss.len() != items.len() || out.d_logp.len() != sums.len() {
+            return Err(Error::rule(format!(
+                "loss {name} answered {} values and {} slopes for {} pairs of two responses",
+                out.loss.len(),
+                out.d_logp.len(),
+                items.len()
+            )));
+        }
+        for (group, &i) in items.iter().enumerate() {
+            let (value, slopes) = (out.loss[group], &out.d_logp[2 * group..2 * group + 2]);
+            if !value.is_finite() || slopes.iter().any(|s| !s.is_finite()) {
+                let place = &pairs[i].place;
+                return Err(Error::rule(format!(
+                    "{place}: loss {name} is {value}, its slopes are {slopes:?}"
+                )));
+            }
+        }
+        // the step's loss is the mean over its pairs, whatever micro-batch they are in
+        let count = self.count as f64;
+        self.sum += out.loss.iter().sum::<f64>();
+        for (name, value) in out.metrics {
+            *self.extra.entry(name).or_default() += value * items.len() as f64 / count;
+        }
+        Ok(out.d_logp.iter().map(|slope| slope / count).collect())
+    }
+
+    fn finish(&mut self) -> (f64, Option<PairMetrics>, Vec<(String, f64)>) {
+        (
+            self.sum / self.count as f64,
+            Some(self.figures),
+            std::mem::take(&mut self.extra).into_iter().collect(),
+        )
+    }
+}

@@ -1,0 +1,317 @@
+//! The loop over steps and micro-batches: gradients summed over a step, clipped, applied.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::{
+    Control, StepMetrics, Task, TrainSettings,
+    optim::{Moments, Update, global_norm, with_floats},
+};
+use crate::{
+    Error, Packed, Player, Result,
+    player::{Grads, PassOptions},
+    rng::{self, Stream},
+    score,
+};
+
+/// A player in training: its parameters, the optimiser's moments and the step reached.
+pub struct Trainer {
+    pub(super) player: Player,
+    pub(super) settings: TrainSettings,
+    pub(super) moments: Moments,
+    /// Steps done.
+    pub(super) step: usize,
+    /// Rows computed.
+    pub(super) num_tokens: u64,
+    /// What the steps so far were done on.
+    pub(super) subject: Option<String>,
+}
+
+impl Trainer {
+    /// Starts at step 0 from the player's parameters.
+    ///
+    /// # Errors
+    /// Settings that cannot be meant, or a player without parameters.
+    pub fn new(player: Player, settings: TrainSettings) -> Result<Self> {
+        settings.check()?;
+        if player.params.is_empty() {
+            return Err(Error::rule(
+                "the player has no trainable parameters; give it an adapter or train it in full",
+            ));
+        }
+        Ok(Trainer {
+            player,
+            settings,
+            moments: Moments::default(),
+            step: 0,
+            num_tokens: 0,
+            subject: None,
+        })
+    }
+
+    /// The policy as it stands; it shares the parameters, and later steps do not change it.
+    pub fn player(&self) -> Player {
+        self.player.clone()
+    }
+
+    /// The policy as it stands, without parameters' owners: ends the training.
+    pub fn into_player(self) -> Player {
+        self.player
+    }
+
+    /// Steps done.
+    pub fn step(&self) -> usize {
+        self.step
+    }
+
+    /// What it was made with.
+    pub fn settings(&self) -> &TrainSettings {
+        &self.settings
+    }
+
+    /// Runs the steps that are left.
+    pub(super) fn train(
+        &mut self,
+        task: &mut dyn Task,
+        on_step: &mut dyn FnMut(&StepMetrics, &Trainer) -> Result<Control>,
+    ) -> Result<()> {
+        let subject = fingerprint(task);
+        if let Some(before) = self
+            .subject
+            .replace(subject.clone())
+            .filter(|before| *before != subject)
+        {
+            self.subject = Some(before.clone());
+            return Err(Error::rule(format!(
+                "the training stands at step {} of other data or another loss: it had {before}, it now gets {subject}",
+                self.step
+            )));
+        }
+        let (n, batch) = (task.len(), self.settings.batch);
+        let (per_epoch, total) = (
+            self.settings.steps_per_epoch(n),
+            self.settings.total_steps(n),
+        );
+        let mut order = (usize::MAX, Vec::new());
+        while self.step < total {
+            let (epoch, k) = (self.step / per_epoch, self.step % per_epoch);
+            if order.0 != epoch {
+                order = (epoch, self.order(epoch, n));
+            }
+            let items = &order.1[k * batch..n.min((k + 1) * batch)];
+            let mut metrics = self.one_step(task, items, total)?;
+            metrics.epoch = epoch as f64 + (k + 1) as f64 / per_epoch as f64;
+            if on_step(&metrics, self)? == Control::Stop {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn order(&self, epoch: usize, n: usize) -> Vec<usize> {
+        match self.settings.shuffle {
+            true => rng::permutation(self.settings.seed, epoch as u64, n),
+            false => (0..n).collect(),
+        }
+    }
+
+    /// One update; on an error nothing has changed.
+    fn one_step(
+        &mut self,
+        task: &mut dyn Task,
+        items: &[usize],
+        total: usize,
+    ) -> Result<StepMetrics> {
+        let number = self.step + 1;
+        let at_step = |e: Error| match e {
+            Error::Rule(sentence) => Error::Rule(format!("step {number} of {total}: {sentence}")),
+            other => other,
+        };
+        let (grads, tokens) = self.gradients(task, items, total).map_err(at_step)?;
+        let (loss, pairs, extra) = task.finish();
+        let grad_norm = global_norm(&grads)?;
+        if !grad_norm.is_finite() {
+            drop(grads);
+            return Err(at_step(self.culprit(task, items, grad_norm)));
+        }
+        let settings = &self.settings;
+        let floor = settings.min_learning_rate.unwrap_or(0.0);
+        let learning_rate = settings
+            .schedule
+            .rate(settings.learning_rate, floor, self.step, total);
+        // as torch's clip_grad_norm_
+        let scale = settings
+            .clip
+            .map_or(1.0, |clip| (clip / (grad_norm + 1e-6)).min(1.0));
+        self.update(grads, learning_rate, scale)?;
+        self.step += 1;
+        self.num_tokens += tokens;
+        Ok(StepMetrics {
+            step: self.step,
+            total_steps: total,
+            epoch: 0.0,
+            loss,
+            grad_norm,
+            learning_rate,
+            num_tokens: self.num_tokens,
+            pairs,
+            extra,
+        })
+    }
+
+    /// The step's gradients, summed over its micro-batches, and the rows computed.
+    fn gradients(
+        &self,
+        task: &mut dyn Task,
+        items: &[usize],
+        total: usize,
+    ) -> Result<(Grads, u64)> {
+        task.begin(items, self.step as f64 / total as f64);
+        let sizes: Vec<usize> = items
+            .iter()
+            .map(|&i| {
+                let (prompt, responses) = task.item(i);
+                score::rows(prompt, &responses)
+            })
+            .collect();
+        let mut grads = Grads::new();
+        let mut tokens = 0;
+        for (k, range) in score::fill(&sizes, self.settings.micro_batch_tokens)?
+            .into_iter()
+            .enumerate()
+        {
+            let dropout_seed = self.settings.dropout.then(|| {
+                rng::word(
+                    Stream::Dropout,
+                    self.settings.seed,
+                    [self.step as u64, k as u64, 0, 0],
+                )
+            });
+            tokens += self.micro_batch(task, &items[range], dropout_seed, &mut grads)?;
+        }
+        Ok((grads, tokens))
+    }
+
+    /// Adds one micro-batch's gradients; answers its rows.
+    fn micro_batch(
+        &self,
+        task: &mut dyn Task,
+        items: &[usize],
+        dropout_seed: Option<u64>,
+        grads: &mut Grads,
+    ) -> Result<u64> {
+        let mut plan = Packed::default();
+        for &i in items {
+            let (prompt, responses) = task.item(i);
+            plan.push(prompt, &responses);
+        }
+        let options = PassOptions {
+            checkpoint: self.settings.checkpoint,
+            dropout_seed,
+        };
+        let mut slopes = |logps: &[f64]| -> Result<Vec<f64>> {
+            // d loss / d (log-prob of a token) is that of the response's sum
+            let of_response = task.slopes(items, &score::sums(&plan, logps)?)?;
+            Ok(plan
+                .targets
+                .iter()
+                .map(|target| of_response[target.seq])
+                .collect())
+        };
+        self.player
+            .forward_backward(&plan, &options, &mut slopes, grads)?;
+        Ok(plan.ids.len() as u64)
+    }
+
+    /// Which of a step's items makes the gradient infinite or NaN: each is tried alone.
+    fn culprit(&self, task: &mut dyn Task, items: &[usize], norm: f64) -> Error {
+        for &i in items {
+            let mut grads = Grads::new();
+            let alone = self
+                .micro_batch(task, &[i], None, &mut grads)
+                .and_then(|_| global_norm(&grads));
+            match alone {
+                Ok(norm) if norm.is_finite() => {}
+                Ok(norm) => {
+                    return Error::rule(format!("{}: the gradient's norm is {norm}", task.place(i)));
+                }
+                Err(e) => return e,
+            }
+        }
+        let first = items.first().map_or("", |&i| task.place(i));
+        Error::rule(format!(
+            "the gradient's norm is {norm}, though of no single pair; the step's first is {first}"
+        ))
+    }
+
+    /// Applies the gradients; a parameter that got none has a zero gradient.
+    fn update(&mut self, mut grads: Grads, rate: f64, scale: f64) -> Result<()> {
+        if let Some(name) = grads
+            .keys()
+            .find(|name| !self.player.params.contains_key(*name))
+        {
+            return Err(Error::rule(format!(
+                "a gradient came back for `{name}`, which is no parameter of the player"
+            )));
+        }
+        let optimizer = self.settings.optimizer;
+        let (keeps_first, _) = optimizer.moments();
+        // the map's tensors are shared with frozen players; replacing them here leaves those untouched
+        let params = Arc::make_mut(&mut self.player.params);
+        for (name, param) in params.iter_mut() {
+            let n = param.elem_count();
+            let gradient = match grads.remove(name) {
+                Some(gradient) if gradient.shape() != param.shape() => {
+                    return Err(Error::rule(format!(
+                        "the gradient of `{name}` has shape {:?}, the parameter {:?}",
+                        gradient.dims(),
+                        param.dims()
+                    )));
+                }
+                Some(gradient) => with_floats(&gradient, |g| g.to_vec())?,
+                None => vec![0.0; n],
+            };
+            let mut values = with_floats(param, |w| w.to_vec())?;
+            let second = self
+                .moments
+                .second
+                .entry(name.clone())
+                .or_insert_with(|| vec![0.0; n]);
+            let mut none = Vec::new();
+            let first = match keeps_first {
+                true => self
+                    .moments
+                    .first
+                    .entry(name.clone())
+                    .or_insert_with(|| vec![0.0; n]),
+                false => &mut none,
+            };
+            // one axis: a norm or a bias, which decay would pull towards nothing
+            let step = Update {
+                rate,
+                scale,
+                count: self.step + 1,
+                decay: param.rank() > 1,
+            };
+            optimizer.update(&mut values, &gradient, first, second, &step);
+            *param = Tensor::from_vec(values, param.shape(), param.device())?;
+        }
+        Ok(())
+    }
+}
+
+/// Kind, number and token ids of what is trained on (FNV-1a over the ids and lengths): resuming with other data
+/// would be neither the old run nor a new one.
+fn fingerprint(task: &dyn Task) -> String {
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    let mut mix = |word: u64| hash = (hash ^ word).wrapping_mul(0x100_0000_01b3);
+    for i in 0..task.len() {
+        let (prompt, responses) = task.item(i);
+        for ids in std::iter::once(prompt).chain(responses) {
+            mix(ids.len() as u64);
+            ids.iter().for_each(|&id| mix(id as u64));
+        }
+    }
+    format!("{} over {} items ({hash:016x})", task.kind(), task.len())
+}
