@@ -214,8 +214,8 @@ static DYNAMIC: LazyLock<[f32; 256]> = LazyLock::new(|| {
         let parts = 1u32 << i;
         let edge = |k: u32| (0.1 + 0.9 * f64::from(k) / f64::from(parts)) as f32;
         for k in 0..parts {
-            let mid = 10f64.powi(i - 6) * f64::from((edge(k) + edge(k + 1)) / 2.0);
-            map.extend([mid as f32, -mid as f32]);
+            let mid = 10f64.powi(i - 6) as f32 * ((edge(k) + edge(k + 1)) / 2.0);
+            map.extend([mid, -mid]);
         }
     }
     map.sort_by(f32::total_cmp);

@@ -1,0 +1,173 @@
+//! The start against constants computed from the PyTorch peer's definition; the products against finite differences.
+
+use candle_core::{Device, Tensor};
+use randori_lora::{LoraSpec, Targets, backward, dropout, forward, merge, splitmix};
+
+fn spec(rank: usize) -> LoraSpec {
+    LoraSpec {
+        rank,
+        alpha: 16.0,
+        rslora: false,
+        dropout: 0.0,
+        targets: Targets::Names(vec!["q_proj".into()]),
+    }
+}
+
+fn values(t: &Tensor) -> Vec<f32> {
+    t.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Reproducible numbers in ±1.
+fn noise(name: &str, shape: (usize, usize)) -> Tensor {
+    let v: Vec<f32> = splitmix(1, name, shape.0 * shape.1)
+        .map(|u| (2.0 * u - 1.0) as f32)
+        .collect();
+    Tensor::from_vec(v, shape, &Device::Cpu).unwrap()
+}
+
+#[test]
+fn the_start_is_the_pytorch_peers() {
+    // python: splitmix(7, "model.layers.0.self_attn.q_proj.lora_A", 4) of spin_torch.py, times 2^24
+    let bits: Vec<u64> = splitmix(7, "model.layers.0.self_attn.q_proj.lora_A", 4)
+        .map(|u| (u * 16_777_216.0) as u64)
+        .collect();
+    assert_eq!(bits, [16191809, 12111086, 7040886, 13818477]);
+    let (a, b) = spec(8)
+        .init("model.layers.0.self_attn.q_proj", 576, 576, 7)
+        .unwrap();
+    assert_eq!(
+        values(&a)[..4],
+        [0.038_758_92, 0.018_489_748, -0.006_694_207_4, 0.026_970_452]
+    );
+    assert_eq!((a.dims(), b.dims()), (&[8, 576][..], &[576, 8][..]));
+    assert!(values(&b).iter().all(|&v| v == 0.0));
+    // the last of 8 x 1536 for another name
+    let (a, _) = spec(8)
+        .init("model.layers.29.mlp.down_proj", 1536, 576, 7)
+        .unwrap();
+    assert_eq!(values(&a)[8 * 1536 - 1], 0.015_616_823);
+}
+
+#[test]
+fn scales() {
+    assert_eq!(spec(8).scale(), 2.0);
+    assert_eq!(
+        LoraSpec {
+            rslora: true,
+            ..spec(16)
+        }
+        .scale(),
+        4.0
+    );
+}
+
+#[test]
+fn gradients_by_finite_differences() {
+    let (x, a, b) = (noise("x", (5, 7)), noise("a", (3, 7)), noise("b", (4, 3)));
+    let up = noise("up", (5, 4));
+    let loss = |x: &Tensor, a: &Tensor, b: &Tensor| {
+        let (y, _) = forward(x, a, b, 0.7).unwrap();
+        values(&(y * &up).unwrap())
+            .iter()
+            .map(|&v| f64::from(v))
+            .sum::<f64>()
+    };
+    let (_, xa) = forward(&x, &a, &b, 0.7).unwrap();
+    let (dx, da, db) = backward(&x, &xa, &a, &b, 0.7, &up).unwrap();
+    let tensors = [&x, &a, &b];
+    for (which, slope) in [dx, da, db].iter().enumerate() {
+        for (i, &s) in values(slope).iter().enumerate() {
+            let moved = |h: f32| {
+                let mut v = values(tensors[which]);
+                v[i] += h;
+                let t = Tensor::from_vec(v, tensors[which].shape(), &Device::Cpu).unwrap();
+                let mut all = tensors;
+                all[which] = &t;
+                loss(all[0], all[1], all[2])
+            };
+            let h = 1e-2; // exact up to rounding: the update is linear in each of the three
+            let measured = (moved(h) - moved(-h)) / f64::from(2.0 * h);
+            assert!(
+                (measured - f64::from(s)).abs() < 1e-3,
+                "tensor {which} element {i}: {measured} against {s}"
+            );
+        }
+    }
+}
+
+#[test]
+fn merged_weight_does_what_weight_and_update_do() {
+    let (x, a, b, w) = (
+        noise("x", (5, 7)),
+        noise("a", (3, 7)),
+        noise("b", (4, 3)),
+        noise("w", (4, 7)),
+    );
+    let (delta, _) = forward(&x, &a, &b, 1.3).unwrap();
+    let apart = values(&(x.matmul(&w.t().unwrap()).unwrap() + delta).unwrap());
+    let merged = values(
+        &x.matmul(&merge(&w, &a, &b, 1.3).unwrap().t().unwrap())
+            .unwrap(),
+    );
+    assert!(apart.iter().zip(&merged).all(|(p, q)| (p - q).abs() < 1e-5));
+    let e = merge(&w, &noise("a", (3, 6)), &b, 1.0)
+        .unwrap_err()
+        .to_string();
+    assert!(e.contains("A must be (rank, 7)"), "{e}");
+}
+
+#[test]
+fn dropout_keeps_the_mean_and_its_mask() {
+    let x = Tensor::ones((100, 100), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let y = values(&dropout(&x, 0.25, 9).unwrap());
+    let kept = y.iter().filter(|&&v| v != 0.0).count();
+    assert!((7300..7700).contains(&kept), "{kept} of 10,000 kept");
+    assert!(y.iter().all(|&v| v == 0.0 || (v - 4.0 / 3.0).abs() < 1e-6));
+    assert_eq!(y, values(&dropout(&x, 0.25, 9).unwrap()));
+    assert_ne!(y, values(&dropout(&x, 0.25, 10).unwrap()));
+}
+
+#[test]
+fn targets() {
+    let q = "model.layers.11.self_attn.q_proj";
+    let check = |t: Targets, want: bool| assert_eq!(t.wants(q), want, "{t:?}");
+    let names = |n: &str| Targets::Names(vec![n.into()]);
+    check(names("q_proj"), true);
+    check(names("self_attn.q_proj"), true);
+    check(names("proj"), false);
+    check(names("k_proj"), false);
+    check(names("*.layers.1?.*"), true);
+    check(names("*.layers.[2-9].*"), false);
+    check(names("*_proj"), true);
+    check(names("model.layers"), false);
+    check(Targets::Regex(r".*\.(q|v)_proj".into()), true);
+    check(Targets::Regex(r"(q|v)_proj".into()), false); // must match the whole name, as PEFT's fullmatch
+    check(Targets::AllLinear, true);
+    assert!(
+        !Targets::AllLinear.wants("lm_head") && !Targets::AllLinear.wants("model.embed_tokens")
+    );
+    let bad = Targets::Regex("(".into()).check().unwrap_err().to_string();
+    assert!(bad.contains("`(` is not a pattern"), "{bad}");
+    assert!(Targets::Names(vec![]).check().is_err());
+}
+
+#[test]
+fn settings_that_mean_nothing_are_refused() {
+    for bad in [
+        LoraSpec { rank: 0, ..spec(1) },
+        LoraSpec {
+            alpha: f64::NAN,
+            ..spec(1)
+        },
+        LoraSpec {
+            alpha: 0.0,
+            ..spec(1)
+        },
+        LoraSpec {
+            dropout: 1.0,
+            ..spec(1)
+        },
+    ] {
+        assert!(bad.init("q", 4, 4, 0).is_err(), "{bad:?}");
+    }
+}
