@@ -1,0 +1,248 @@
+//! The recipe: a TOML file (and `--set` overrides) parsed once into a value that cannot be wrong.
+//!
+//! Every key is declared once, in `keys.rs`; parsing, `--set`, the resolved recipe of a run folder, docs/recipe.md and
+//! the suggestions for misspelt keys all come from that declaration. What a plugin declares (options of a loss or a
+//! sampler) is checked by the plugin host, with the lines kept here.
+
+mod docs;
+mod keys;
+mod plural;
+mod setting;
+mod source;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub use docs::markdown;
+pub use keys::*;
+pub use plural::{PerIteration, PluginChoice, PluginOption};
+
+use setting::Section;
+use source::Entries;
+
+/// Keys of a section with their values as TOML.
+type Rows = Vec<(&'static str, Option<String>)>;
+
+/// Everything a run is told. Two equal recipes play the same game.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    /// Keys outside any section.
+    pub run: Run,
+    /// `[model]`
+    pub model: Model,
+    /// `[plugins]`
+    pub plugins: Plugins,
+    /// `[data]`
+    pub data: Data,
+    /// `[adapter]`
+    pub adapter: Adapter,
+    /// `[generate]`
+    pub generate: Generate,
+    /// `[loss]`
+    pub loss: Loss,
+    /// `[loss]`: what is not `name` belongs to the plugin.
+    pub loss_options: Vec<PluginOption>,
+    /// `[train]`
+    pub train: Train,
+    /// `[game]`
+    pub game: Game,
+    /// `[eval]`
+    pub eval: Eval,
+    /// `[sft]`
+    pub sft: Sft,
+    /// `[compare]`
+    pub compare: Compare,
+    /// Where each given key stands (`recipe.toml:14`, `--set train.lr=…`).
+    places: BTreeMap<String, String>,
+    /// The recipe file's name, for keys it does not give.
+    file: String,
+    /// Folder that relative paths start from.
+    folder: PathBuf,
+}
+
+/// A recipe was refused: the place, the rule and the value in one line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {rule}")]
+pub struct RecipeError {
+    /// `recipe.toml:14`, `--set train.lr=-1`.
+    pub place: String,
+    /// What was expected and what was found.
+    pub rule: String,
+}
+
+impl Recipe {
+    /// Reads `path` and lays the overrides (`section.key=value`) over it.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Recipe, RecipeError> {
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|e| RecipeError {
+            place: file.clone(),
+            rule: format!("the recipe cannot be read: {e}"),
+        })?;
+        let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        Recipe::parse(&file, &text, &folder, overrides)
+    }
+
+    /// A recipe of defaults and overrides alone.
+    pub fn without_file(overrides: &[String]) -> Result<Recipe, RecipeError> {
+        Recipe::parse("(no recipe)", "", Path::new(""), overrides)
+    }
+
+    /// From text; `file` is its name in messages, `folder` where relative paths start.
+    pub fn parse(
+        file: &str,
+        text: &str,
+        folder: &Path,
+        overrides: &[String],
+    ) -> Result<Recipe, RecipeError> {
+        let mut entries = Entries::from_toml(file, text)?;
+        for one in overrides {
+            entries.lay_over(one)?;
+        }
+        let places = entries.places();
+        let run = Run::read(&mut entries)?;
+        let folder = match &run.root {
+            Some(root) => folder.join(root),
+            None => folder.to_path_buf(),
+        };
+        let recipe = Recipe {
+            run,
+            model: Model::read(&mut entries)?,
+            plugins: Plugins::read(&mut entries)?,
+            data: Data::read(&mut entries)?,
+            adapter: Adapter::read(&mut entries)?,
+            generate: Generate::read(&mut entries)?,
+            loss: Loss::read(&mut entries)?,
+            loss_options: entries.plugin_options("loss")?,
+            train: Train::read(&mut entries)?,
+            game: Game::read(&mut entries)?,
+            eval: Eval::read(&mut entries)?,
+            sft: Sft::read(&mut entries)?,
+            compare: Compare::read(&mut entries)?,
+            places,
+            file: file.to_string(),
+            folder,
+        };
+        entries.refuse_the_rest(&keys::all())?;
+        recipe.check_across_keys()?;
+        Ok(recipe)
+    }
+
+    /// Where `key` (`data.train`) is given, for messages about its value.
+    pub fn place(&self, key: &str) -> String {
+        self.places
+            .get(key)
+            .cloned()
+            .unwrap_or_else(|| format!("{}: (default of {key})", self.file))
+    }
+
+    /// An error about the value of `key`.
+    pub fn refuse(&self, key: &str, rule: impl Into<String>) -> RecipeError {
+        RecipeError {
+            place: self.place(key),
+            rule: format!("{key} {}", rule.into()),
+        }
+    }
+
+    /// Where a relative path of this recipe points.
+    pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.folder.join(path)
+    }
+
+    /// The resolved recipe: every key with its value, defaults included. Reading it back gives this recipe.
+    pub fn resolved(&self) -> String {
+        let folder = if self.folder.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            &self.folder
+        };
+        let root = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
+        let text = self.canonical();
+        format!(
+            "# Resolved from {} by randori; relative paths start from `root`.\nroot = {}\n{text}",
+            self.file,
+            toml_text(&root.display().to_string())
+        )
+    }
+
+    /// The resolved recipe without the folder it lies in: equal texts, equal games.
+    pub fn canonical(&self) -> String {
+        let sections: [(&str, Rows); 12] = [
+            (Run::NAME, self.run.show()),
+            (Model::NAME, self.model.show()),
+            (Plugins::NAME, self.plugins.show()),
+            (Data::NAME, self.data.show()),
+            (Adapter::NAME, self.adapter.show()),
+            (Generate::NAME, self.generate.show()),
+            (Loss::NAME, self.loss.show()),
+            (Train::NAME, self.train.show()),
+            (Game::NAME, self.game.show()),
+            (Eval::NAME, self.eval.show()),
+            (Sft::NAME, self.sft.show()),
+            (Compare::NAME, self.compare.show()),
+        ];
+        let mut out = String::new();
+        for (name, rows) in sections {
+            if !name.is_empty() {
+                out.push_str(&format!("\n[{name}]\n"));
+            }
+            for (key, value) in rows {
+                if let (false, Some(value)) = (key == "root", value) {
+                    out.push_str(&format!("{key} = {value}\n"));
+                }
+            }
+            if name == Loss::NAME {
+                for option in &self.loss_options {
+                    out.push_str(&format!("{} = {}\n", option.name, option.show()));
+                }
+            }
+        }
+        out
+    }
+
+    /// Rules that span keys.
+    fn check_across_keys(&self) -> Result<(), RecipeError> {
+        if self.generate.min_new_tokens > self.generate.max_new_tokens {
+            return Err(self.refuse(
+                "generate.min_new_tokens",
+                format!(
+                    "must be <= generate.max_new_tokens = {}, got {}",
+                    self.generate.max_new_tokens, self.generate.min_new_tokens
+                ),
+            ));
+        }
+        let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+        if self.run.name.is_empty()
+            || self.run.name.starts_with('.')
+            || !self.run.name.chars().all(plain)
+        {
+            return Err(self.refuse(
+                "name",
+                format!(
+                    "must be a plain folder name (letters, digits, - _ .), got \"{}\"",
+                    self.run.name
+                ),
+            ));
+        }
+        if self.adapter.init.is_some() && self.adapter.kind == AdapterKind::Full {
+            return Err(self.refuse("adapter.init", "starts a LoRA adapter; with adapter.kind = \"full\" give the model itself in model.source"));
+        }
+        if self.data.validation.0.is_empty()
+            && self.data.validation_share == 0.0
+            && self.compare.continued_sft
+        {
+            return Err(self.refuse(
+                "compare.continued_sft",
+                "chooses its settings on a validation split: give data.validation or data.validation_share",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// `text` as a TOML string.
+pub(crate) fn toml_text(text: &str) -> String {
+    toml_edit::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests;

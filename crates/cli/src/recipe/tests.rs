@@ -1,0 +1,202 @@
+//! Good recipes round-trip; bad ones are refused in one line.
+
+use std::path::Path;
+
+use super::*;
+
+fn refused(text: &str, overrides: &[&str]) -> String {
+    let overrides: Vec<String> = overrides.iter().map(|s| s.to_string()).collect();
+    match Recipe::parse("recipe.toml", text, Path::new(""), &overrides) {
+        Ok(_) => panic!("accepted:\n{text}"),
+        Err(e) => e.to_string(),
+    }
+}
+
+fn accepted(text: &str, overrides: &[&str]) -> Recipe {
+    let overrides: Vec<String> = overrides.iter().map(|s| s.to_string()).collect();
+    Recipe::parse("recipe.toml", text, Path::new(""), &overrides).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn every_default_is_valid_and_documented() {
+    let recipe = accepted("", &[]);
+    assert_eq!(recipe.train.lr.at(7), 5e-5);
+    for key in keys::all() {
+        assert!(
+            !key.doc.is_empty(),
+            "{}.{} has no documentation",
+            key.section,
+            key.name
+        );
+    }
+}
+
+#[test]
+fn values_are_read_and_lists_are_per_iteration() {
+    let text = "name = \"x\"\n[train]\nlr = [5e-7, 1e-7]\nepochs = 2\n[loss]\nname = \"spin\"\nbeta = [0.1, 0.1, 0.1, 5.0]\n\
+                [generate]\nsampling = [{ name = \"temperature\", value = 0.8 }, { name = \"top_p\", p = 0.9 }]\n";
+    let recipe = accepted(text, &["train.epochs=[1,3]", "data.train=a.jsonl"]);
+    assert_eq!(recipe.train.lr, PerIteration(vec![5e-7, 1e-7]));
+    assert_eq!(recipe.train.lr.at(5), 1e-7);
+    assert_eq!(recipe.train.epochs.at(1), 3);
+    assert_eq!(recipe.loss_options[0].values.len(), 4);
+    assert_eq!(recipe.loss_options[0].place, "recipe.toml:7");
+    assert_eq!(recipe.generate.sampling[1].name, "top_p");
+    assert!(
+        Path::new(&recipe.data.train.0[0]).is_absolute(),
+        "{:?}",
+        recipe.data.train
+    );
+    assert_eq!(recipe.place("train.lr"), "recipe.toml:3");
+}
+
+#[test]
+fn the_resolved_recipe_reads_back_as_itself() {
+    let text = "[loss]\nbeta = [0.1, 5.0]\nkind = \"hinge\"\n[generate]\nsampling = [{ name = \"greedy\" }]\n[data]\nlimit = 3\n";
+    let recipe = accepted(text, &["train.lr=3e-4"]);
+    let again = Recipe::parse(
+        "runs/x/recipe.toml",
+        &recipe.resolved(),
+        Path::new("elsewhere"),
+        &[],
+    )
+    .unwrap();
+    assert_eq!(again.canonical(), recipe.canonical());
+    assert_eq!(again.train, recipe.train);
+}
+
+#[test]
+fn bad_recipes_are_refused_with_place_rule_and_value() {
+    let cases: &[(&str, &[&str], &str)] = &[
+        (
+            "[train]\nlr = -1e-5\n",
+            &[],
+            "recipe.toml:2: train.lr must be > 0, got -1e-5",
+        ),
+        (
+            "[train]\nlr = 0\n",
+            &[],
+            "recipe.toml:2: train.lr must be > 0, got 0",
+        ),
+        (
+            "[train]\nlr = nan\n",
+            &[],
+            "recipe.toml:2: train.lr must be > 0, got nan",
+        ),
+        (
+            "[train]\nlr = inf\n",
+            &[],
+            "recipe.toml:2: train.lr must be finite, got inf",
+        ),
+        (
+            "[train]\nlr = [1e-4,\n 0.0]\n",
+            &[],
+            "recipe.toml:3: train.lr must be > 0, got 0.0",
+        ),
+        (
+            "[train]\nlr = []\n",
+            &[],
+            "recipe.toml:2: train.lr must have at least one value, got []",
+        ),
+        (
+            "[train]\nlr = \"fast\"\n",
+            &[],
+            "recipe.toml:2: train.lr must be a number, got \"fast\"",
+        ),
+        (
+            "",
+            &["train.lr=-1"],
+            "--set train.lr=-1: train.lr must be > 0, got -1",
+        ),
+        (
+            "[train]\nlr = 1\n",
+            &["train.lr=0"],
+            "--set train.lr=0: train.lr must be > 0, got 0",
+        ),
+        (
+            "",
+            &["train.lr"],
+            "--set train.lr: must be section.key=value",
+        ),
+        (
+            "",
+            &["trian.lr=1"],
+            "--set trian.lr=1: unknown key `trian.lr`; nearest: `train.lr`",
+        ),
+        (
+            "[train]\nbatch = 1.5\n",
+            &[],
+            "recipe.toml:2: train.batch must be a whole number, got 1.5",
+        ),
+        (
+            "seed = -1\n",
+            &[],
+            "recipe.toml:1: seed must be a whole number >= 0, got -1",
+        ),
+        (
+            "\n\n[train]\nbetas = 0.9\n",
+            &[],
+            "recipe.toml:4: unknown key `train.betas`; nearest: `train.beta1`",
+        ),
+        (
+            "[trian]\nlr = 1\n",
+            &[],
+            "recipe.toml:1: unknown section `[trian]`; nearest: `[train]`",
+        ),
+        (
+            "iterations = 3\n",
+            &[],
+            "recipe.toml:1: unknown key `iterations`; nearest: `game.iterations`",
+        ),
+        (
+            "[train]\nlr = 1\nlr = 2\n",
+            &[],
+            "recipe.toml:3: not TOML: duplicate key",
+        ),
+        (
+            "[adapter]\nkind = \"lore\"\n",
+            &[],
+            "recipe.toml:2: adapter.kind must be one of lora, qlora, full, got \"lore\"; nearest: \"lora\"",
+        ),
+        (
+            "[train.lr]\nx = 1\n",
+            &[],
+            "recipe.toml:1: train.lr must be a value, got a table",
+        ),
+        (
+            "[adapter]\nkind = \"full\"\ninit = \"a\"\n",
+            &[],
+            "recipe.toml:3: adapter.init starts a LoRA adapter",
+        ),
+        (
+            "name = \"a/b\"\n",
+            &[],
+            "recipe.toml:1: name must be a plain folder name",
+        ),
+        (
+            "[generate]\nsampling = [{ value = 1 }]\n",
+            &[],
+            "recipe.toml:2: generate.sampling needs a `name` in { value = 1 }",
+        ),
+        (
+            "[generate]\nmin_new_tokens = 300\n",
+            &[],
+            "recipe.toml:2: generate.min_new_tokens must be <= generate.max_new_tokens = 256, got 300",
+        ),
+    ];
+    for (text, overrides, want) in cases {
+        let got = refused(text, overrides);
+        assert!(got.starts_with(want), "\n got: {got}\nwant: {want}");
+        assert!(!got.contains('\n'), "more than one line: {got}");
+    }
+}
+
+#[test]
+fn docs_recipe_md_is_the_table() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/recipe.md");
+    let on_disk = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        on_disk == markdown(),
+        "docs/recipe.md is out of date: cargo run -- recipe-docs > docs/recipe.md"
+    );
+}

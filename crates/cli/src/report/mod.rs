@@ -1,0 +1,10 @@
+//! What a run leaves behind for people: the table on the terminal, `summary.json`, and `report.html`.
+
+mod page;
+mod summary;
+mod svg;
+mod table;
+
+pub use page::page;
+pub use summary::{Baseline, Measures, Played, Sample, Summary};
+pub use table::table;

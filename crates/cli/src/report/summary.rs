@@ -1,0 +1,331 @@
+//! The figures of a run: measured per seed, averaged over seeds, as `summary.json`.
+
+use randori_eval::{Spread, spread};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+/// What is measured of one player on the held-out data. NaN: not measured (or not defined).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Measures {
+    /// Share of right sampled answers, mean over `eval.seeds`.
+    pub exact_match: f64,
+    /// Share of sampled answers in which an answer can be found at all.
+    pub in_form: f64,
+    /// Negative log-likelihood of the real responses, nats per token.
+    pub nll_real: f64,
+    /// Mean summed log-prob of the real responses.
+    pub logps_real: f64,
+    /// Mean summed log-prob of the opponent's responses (for the start: its own).
+    pub logps_generated: f64,
+    /// Mean reward(real) - reward(generated).
+    pub margin: f64,
+    /// Share of pairs with margin > 0.
+    pub accuracy: f64,
+    /// Share of pairs whose real response is less likely than the generated one.
+    pub inverted: f64,
+    /// Mean tokens of this player's own answers.
+    pub generated_tokens: f64,
+    /// Share of its own answers that were cut at the token limit.
+    pub cut: f64,
+}
+
+impl Measures {
+    /// Nothing measured.
+    pub const NONE: Measures = Measures {
+        exact_match: f64::NAN,
+        in_form: f64::NAN,
+        nll_real: f64::NAN,
+        logps_real: f64::NAN,
+        logps_generated: f64::NAN,
+        margin: f64::NAN,
+        accuracy: f64::NAN,
+        inverted: f64::NAN,
+        generated_tokens: f64::NAN,
+        cut: f64::NAN,
+    };
+
+    /// Name and value, in reading order.
+    pub fn entries(&self) -> [(&'static str, f64); 10] {
+        [
+            ("exact_match", self.exact_match),
+            ("in_form", self.in_form),
+            ("nll_real", self.nll_real),
+            ("logps_real", self.logps_real),
+            ("logps_generated", self.logps_generated),
+            ("margin", self.margin),
+            ("accuracy", self.accuracy),
+            ("inverted", self.inverted),
+            ("generated_tokens", self.generated_tokens),
+            ("cut", self.cut),
+        ]
+    }
+
+    /// The inverse of [`Measures::entries`]; unknown names are passed over.
+    pub fn set(&mut self, name: &str, value: f64) {
+        let field = match name {
+            "exact_match" => &mut self.exact_match,
+            "in_form" => &mut self.in_form,
+            "nll_real" => &mut self.nll_real,
+            "logps_real" => &mut self.logps_real,
+            "logps_generated" => &mut self.logps_generated,
+            "margin" => &mut self.margin,
+            "accuracy" => &mut self.accuracy,
+            "inverted" => &mut self.inverted,
+            "generated_tokens" => &mut self.generated_tokens,
+            "cut" => &mut self.cut,
+            _ => return,
+        };
+        *field = value;
+    }
+}
+
+/// Continued SFT from the same start, with the settings that were best on the validation split.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Baseline {
+    /// What it reached.
+    pub measures: Measures,
+    /// Its learning rate.
+    pub lr: f64,
+    /// Its passes over the data (the last may be partial).
+    pub epochs: f64,
+    /// Tokens it was trained on.
+    pub tokens: usize,
+}
+
+/// One game.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Played {
+    /// Its seed.
+    pub seed: u64,
+    /// Before iteration 0.
+    pub start: Measures,
+    /// After each iteration.
+    pub iterations: Vec<Measures>,
+    /// The paper's baseline.
+    pub continued_sft: Option<Baseline>,
+    /// Tokens the game was trained on.
+    pub tokens: usize,
+}
+
+/// One prompt and how it is answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The prompt's last message.
+    pub prompt: String,
+    /// The data's response.
+    pub human: String,
+    /// The answer of the start (the opponent of iteration 0).
+    pub start: String,
+    /// The answer of the last iteration.
+    pub last: String,
+}
+
+/// A whole run: one game per seed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary {
+    /// The run's name.
+    pub name: String,
+    /// One per seed, at least one.
+    pub played: Vec<Played>,
+    /// One prompt answered.
+    pub sample: Option<Sample>,
+    /// Wall time of the whole run, seconds (sum over resumed parts where known).
+    pub seconds: f64,
+}
+
+/// One line of the table: a label and the measures of each seed.
+pub struct Row {
+    /// `start`, `continued SFT`, `iteration 0`.
+    pub label: String,
+    /// One per seed.
+    pub seeds: Vec<Measures>,
+}
+
+impl Row {
+    /// Mean and interval over seeds of one measure; `None` where no seed has it.
+    pub fn spread(&self, name: &str) -> Option<Spread> {
+        let of = |m: &Measures| m.entries().iter().find(|e| e.0 == name).map(|e| e.1);
+        let values: Vec<f64> = self
+            .seeds
+            .iter()
+            .filter_map(of)
+            .filter(|v| v.is_finite())
+            .collect();
+        spread(&values)
+    }
+
+    fn json(&self) -> Map<String, Value> {
+        let mut out = Map::new();
+        let mut intervals = Map::new();
+        for (name, _) in Measures::NONE.entries() {
+            let spread = self.spread(name);
+            out.insert(name.into(), spread.map_or(Value::Null, |s| json!(s.mean)));
+            if let Some(s) = spread.filter(|s| s.n > 1) {
+                intervals.insert(name.into(), json!(s.half));
+            }
+        }
+        if !intervals.is_empty() {
+            out.insert("interval95".into(), Value::Object(intervals));
+        }
+        out
+    }
+}
+
+impl Summary {
+    /// Start, iterations, then the baseline if there is one.
+    pub fn rows(&self) -> Vec<Row> {
+        let row = |label: String, seeds: Vec<Measures>| Row { label, seeds };
+        let mut rows = vec![row(
+            "start".into(),
+            self.played.iter().map(|p| p.start).collect(),
+        )];
+        let longest = self
+            .played
+            .iter()
+            .map(|p| p.iterations.len())
+            .max()
+            .unwrap_or(0);
+        for t in 0..longest {
+            let seeds = self
+                .played
+                .iter()
+                .filter_map(|p| p.iterations.get(t).copied())
+                .collect();
+            rows.push(row(format!("iteration {t}"), seeds));
+        }
+        let baseline: Vec<Measures> = self
+            .played
+            .iter()
+            .filter_map(|p| p.continued_sft.as_ref().map(|b| b.measures))
+            .collect();
+        if !baseline.is_empty() {
+            rows.push(row("continued SFT".into(), baseline));
+        }
+        rows
+    }
+
+    /// `summary.json`.
+    pub fn json(&self) -> Value {
+        let rows = self.rows();
+        let find = |label: &str| rows.iter().find(|r| r.label == label).map(Row::json);
+        let iterations: Vec<Value> = rows
+            .iter()
+            .filter(|r| r.label.starts_with("iteration"))
+            .map(|r| Value::Object(r.json()))
+            .collect();
+        let continued = find("continued SFT").map(|mut row| {
+            let each = |f: &dyn Fn(&Baseline) -> Value| -> Vec<Value> {
+                self.played
+                    .iter()
+                    .filter_map(|p| p.continued_sft.as_ref())
+                    .map(f)
+                    .collect()
+            };
+            row.insert("lr".into(), json!(each(&|b| json!(b.lr))));
+            row.insert("epochs".into(), json!(each(&|b| json!(b.epochs))));
+            row.insert("trained_tokens".into(), json!(each(&|b| json!(b.tokens))));
+            Value::Object(row)
+        });
+        let per_seed: Vec<Value> = self
+            .played
+            .iter()
+            .map(|p| {
+                json!({
+                    "seed": p.seed,
+                    "trained_tokens": p.tokens,
+                    "start": finite(&p.start),
+                    "iterations": p.iterations.iter().map(finite).collect::<Vec<_>>(),
+                    "continued_sft": p.continued_sft.as_ref().map(|b| finite(&b.measures)),
+                })
+            })
+            .collect();
+        json!({
+            "name": self.name,
+            "seeds": self.played.iter().map(|p| p.seed).collect::<Vec<_>>(),
+            "start": find("start").map(Value::Object),
+            "continued_sft": continued,
+            "iterations": iterations,
+            "sample": self.sample,
+            "seconds": self.seconds,
+            "per_seed": per_seed,
+        })
+    }
+}
+
+/// A row of one seed; JSON has no NaN.
+fn finite(measures: &Measures) -> Value {
+    let each = measures.entries().into_iter();
+    Value::Object(
+        each.map(|(k, v)| {
+            (
+                k.to_string(),
+                if v.is_finite() { json!(v) } else { Value::Null },
+            )
+        })
+        .collect(),
+    )
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub fn example(seeds: u64) -> Summary {
+        let at = |x: f64| Measures {
+            exact_match: x,
+            nll_real: 1.0 - x,
+            logps_real: -4.0 * (1.0 - x),
+            ..Measures::NONE
+        };
+        let played = (1..=seeds)
+            .map(|seed| Played {
+                seed,
+                start: at(0.1),
+                iterations: vec![at(0.2 + 0.01 * seed as f64), at(0.3 + 0.01 * seed as f64)],
+                continued_sft: Some(Baseline {
+                    measures: at(0.25),
+                    lr: 1e-4,
+                    epochs: 2.0,
+                    tokens: 1000,
+                }),
+                tokens: 1000,
+            })
+            .collect();
+        Summary {
+            name: "x".into(),
+            played,
+            sample: None,
+            seconds: 1.0,
+        }
+    }
+
+    #[test]
+    fn json_has_the_promised_keys() {
+        let json = example(3).json();
+        for row in [
+            &json["start"],
+            &json["continued_sft"],
+            &json["iterations"][0],
+            &json["iterations"][1],
+        ] {
+            for key in [
+                "exact_match",
+                "nll_real",
+                "logps_real",
+                "logps_generated",
+                "margin",
+                "accuracy",
+                "generated_tokens",
+            ] {
+                assert!(row.get(key).is_some(), "{key} is missing");
+            }
+        }
+        assert_eq!(json["iterations"].as_array().unwrap().len(), 2);
+        assert!((json["iterations"][0]["exact_match"].as_f64().unwrap() - 0.22).abs() < 1e-12);
+        let half = json["iterations"][0]["interval95"]["exact_match"]
+            .as_f64()
+            .unwrap();
+        assert!((half - 4.303 * 0.01 / 3f64.sqrt()).abs() < 1e-9);
+        assert!(json["start"]["margin"].is_null());
+    }
+}
