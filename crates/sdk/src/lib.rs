@@ -1,2 +1,54 @@
-//! What a Randori plugin is written against. See `seam` for the traits both sides meet at.
+//! What a Randori plugin is written against: architectures, losses and samplers in safe Rust.
+//!
+//! A plugin describes, the host executes: [`Arch`] calls ops by weight name on opaque [`Tensor`]s, [`PairLoss`] is a
+//! formula over [`Dual`] numbers, [`Sampler`] reshapes a row of logits. [`options!`] declares what a recipe may set and
+//! [`plugin!`] exports it all as one constant over the C ABI in [`abi`]. This crate depends on nothing and must not
+//! know the host, the engine or any tensor library; [`seam`] is where those two meet.
+//!
+//! ```
+//! use randori_sdk::{Dual, Pair, PairLoss, options, plugin};
+//!
+//! options! {
+//!     /// SPIN (Chen et al. 2024): logistic loss on how much more than its opponent the policy prefers the data.
+//!     pub struct Spin {
+//!         /// How strongly the policy is held to its opponent.
+//!         beta: f64 = 0.1, 0.0..=100.0;
+//!     }
+//! }
+//!
+//! impl PairLoss for Spin {
+//!     const NAME: &'static str = "spin";
+//!     fn loss(&self, p: &Pair) -> Dual {
+//!         -(p.margin() * self.beta).log_sigmoid()
+//!     }
+//! }
+//!
+//! plugin!("The loss of the SPIN paper", loss Spin);
+//! # fn main() {}
+//! ```
+
+pub mod abi;
+pub mod arch;
+mod boundary;
+mod config;
+mod dual;
+mod error;
+mod graph;
+pub mod guard;
+pub mod json;
+pub mod loss;
+mod options;
+mod plugin;
+mod rope;
+pub mod sampler;
 pub mod seam;
+
+pub use arch::Arch;
+pub use config::Config;
+pub use dual::Dual;
+pub use error::{Error, Result};
+pub use graph::{Graph, Tensor};
+pub use loss::{Loss, Out, Pair, PairLoss, Response};
+pub use options::{OptionType, Options};
+pub use sampler::{Logits, Sampler, Step};
+pub use seam::{AttnSpec as Attn, GENERATED, REAL, RopeSpec as Rope, RouteSpec as Route, Rows};

@@ -1,0 +1,475 @@
+//! The C ABI between host and plugins: what `include/randori_plugin.h` is generated from.
+//!
+//! Rules, for as long as [`MAJOR`] stays 1:
+//! - a table starts with its size in bytes and grows at its end only; a reader looks at no field beyond that size;
+//! - numbers that name things ([`Item::kind`], ops, [`Value::kind`]) are never reused; a host skips kinds it does not know;
+//! - text is UTF-8 with a length and lives as long as the call (in descriptors: for ever);
+//! - no unwinding crosses: both sides catch their panics and answer `0` or `NULL` after telling a [`Sink`] or [`Ops::fail`];
+//! - every function of a plugin may be called from any thread, on one object also from several at once; only a
+//!   sampler's state belongs to one thread at a time.
+
+use core::ffi::c_void;
+
+/// Major version; it is part of the exported constant's name, `randori_plugin_v1_<crate name>`.
+pub const MAJOR: u32 = 1;
+
+/// UTF-8 text; not terminated.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Str {
+    /// First byte; anything when `len` is 0.
+    pub ptr: *const u8,
+    /// Bytes.
+    pub len: usize,
+}
+
+/// A value in the host's arena, valid during one call. 0 is poison: every op accepts it and answers it.
+pub type Tensor = u32;
+
+/// The host's side of one call; opaque.
+pub type Graph = *mut c_void;
+
+/// Where a failing call says why, once.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Sink {
+    /// For `put`.
+    pub ctx: *mut c_void,
+    /// Takes one sentence and the place in the plugin's source (`file` empty: unknown).
+    pub put: unsafe extern "C" fn(ctx: *mut c_void, message: Str, file: Str, line: u32),
+}
+
+/// Rotary embedding of the first 2·n features of every head.
+#[repr(C)]
+pub struct Rope {
+    /// Bytes of this struct.
+    pub size: usize,
+    /// 0: pairs are (i, i + n); 1: pairs are (2i, 2i + 1).
+    pub interleaved: u32,
+    /// Factor on cosine and sine.
+    pub mscale: f32,
+    /// Radians per position of each pair.
+    pub inv_freq: *const f32,
+    /// How many pairs.
+    pub n: usize,
+}
+
+/// Causal attention's options.
+#[repr(C)]
+pub struct Attn {
+    /// Bytes of this struct.
+    pub size: usize,
+    /// Keys at positions `i - window < j <= i` are seen; 0: all before.
+    pub window: usize,
+    /// Factor on q·k; 0: 1/sqrt(head_dim).
+    pub scale: f32,
+    /// cap·tanh(score/cap); 0: none.
+    pub softcap: f32,
+}
+
+/// How a mixture of experts chooses.
+#[repr(C)]
+pub struct Route {
+    /// Bytes of this struct.
+    pub size: usize,
+    /// Experts per token.
+    pub top_k: usize,
+    /// 1: sigmoid scores; 0: soft-max.
+    pub sigmoid: u32,
+    /// 1: chosen weights are scaled to sum to one.
+    pub normalise: u32,
+    /// Factor on the chosen weights.
+    pub scale: f32,
+}
+
+/// Runs one expert on its rows: (rows, width) -> (rows, width).
+pub type Expert =
+    unsafe extern "C" fn(user: *mut c_void, g: Graph, expert: usize, x: Tensor) -> Tensor;
+
+/// [`Ops::unary`]: x·sigmoid(x).
+pub const SILU: u32 = 1;
+/// [`Ops::unary`]: exact (erf) GELU.
+pub const GELU: u32 = 2;
+/// [`Ops::unary`]: GELU's tanh approximation.
+pub const GELU_TANH: u32 = 3;
+/// [`Ops::unary`]: tanh x.
+pub const TANH: u32 = 4;
+/// [`Ops::unary`]: 1/(1 + exp(-x)).
+pub const SIGMOID: u32 = 5;
+/// [`Ops::unary`]: max(0, x).
+pub const RELU: u32 = 6;
+/// [`Ops::unary`]: exp x.
+pub const EXP: u32 = 7;
+/// [`Ops::unary`]: soft-max over the last axis.
+pub const SOFTMAX: u32 = 8;
+/// [`Ops::binary`]: a + b.
+pub const ADD: u32 = 1;
+/// [`Ops::binary`]: a - b.
+pub const SUB: u32 = 2;
+/// [`Ops::binary`]: a·b.
+pub const MUL: u32 = 3;
+/// [`Ops::binary`]: a/b.
+pub const DIV: u32 = 4;
+
+/// What the host does for an architecture. Shapes are (tokens, trailing axes...); names are checkpoint names without
+/// `.weight`. An op that fails answers 0; the host keeps the first reason.
+#[repr(C)]
+pub struct Ops {
+    /// Bytes of this table in the host: an op at or beyond it does not exist there.
+    pub size: usize,
+    /// Says why the plugin failed, or, with an empty message, at which place of the plugin's source the op stands that
+    /// has just answered 0. Only the first of each counts.
+    pub fail: unsafe extern "C" fn(g: Graph, message: Str, file: Str, line: u32),
+    /// Rows of `name.weight` (vocab, width) -> (tokens, width).
+    pub embed: unsafe extern "C" fn(
+        g: Graph,
+        name: Str,
+        ids: Tensor,
+        vocab: usize,
+        width: usize,
+    ) -> Tensor,
+    /// x·Wᵀ, with `bias` 1 also + `name.bias`: (tokens, in) -> (tokens, out).
+    pub linear:
+        unsafe extern "C" fn(g: Graph, name: Str, x: Tensor, out: usize, bias: u32) -> Tensor,
+    /// x / rms(x) · (plus + w) over the last axis.
+    pub rms_norm:
+        unsafe extern "C" fn(g: Graph, name: Str, x: Tensor, eps: f64, plus: f32) -> Tensor,
+    /// (x - mean) / std · w, with `bias` 1 also + `name.bias`, over the last axis.
+    pub layer_norm:
+        unsafe extern "C" fn(g: Graph, name: Str, x: Tensor, eps: f64, bias: u32) -> Tensor,
+    /// (tokens, heads, head_dim), turned by each token's position.
+    pub rope: unsafe extern "C" fn(g: Graph, x: Tensor, rope: *const Rope) -> Tensor,
+    /// q (tokens, heads, d), k and v (tokens, kv_heads, d) -> (tokens, heads, d).
+    pub attention: unsafe extern "C" fn(
+        g: Graph,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        attn: *const Attn,
+    ) -> Tensor,
+    /// `router` (tokens, experts) chooses; the host calls `expert` with each chosen expert's rows of `x`.
+    pub moe: unsafe extern "C" fn(
+        g: Graph,
+        router: Tensor,
+        x: Tensor,
+        route: *const Route,
+        expert: Expert,
+        user: *mut c_void,
+    ) -> Tensor,
+    /// Element-wise; `op` is one of `SILU`...
+    pub unary: unsafe extern "C" fn(g: Graph, op: u32, x: Tensor) -> Tensor,
+    /// Element-wise, `b` broadcast; `op` is one of `ADD`...
+    pub binary: unsafe extern "C" fn(g: Graph, op: u32, a: Tensor, b: Tensor) -> Tensor,
+    /// x·mul + add.
+    pub affine: unsafe extern "C" fn(g: Graph, x: Tensor, mul: f64, add: f64) -> Tensor,
+    /// (..., n·d) -> (..., n, d).
+    pub unflatten: unsafe extern "C" fn(g: Graph, x: Tensor, n: usize) -> Tensor,
+    /// (..., n, d) -> (..., n·d).
+    pub flatten: unsafe extern "C" fn(g: Graph, x: Tensor) -> Tensor,
+    /// start..start+len of the last axis.
+    pub narrow: unsafe extern "C" fn(g: Graph, x: Tensor, start: usize, len: usize) -> Tensor,
+    /// Joined along the last axis.
+    pub concat: unsafe extern "C" fn(g: Graph, xs: *const Tensor, n: usize) -> Tensor,
+}
+
+/// An architecture's functions; `this` is what [`Item::create`] made.
+#[repr(C)]
+pub struct Arch {
+    /// Bytes of this table.
+    pub size: usize,
+    /// How many blocks; 0 after a failure.
+    pub layers: Option<unsafe extern "C" fn(this: *const c_void, sink: Sink) -> usize>,
+    /// Token ids -> (tokens, width).
+    pub embed: Option<
+        unsafe extern "C" fn(this: *const c_void, ops: *const Ops, g: Graph, ids: Tensor) -> Tensor,
+    >,
+    /// One block: (tokens, width) -> (tokens, width).
+    pub block: Option<
+        unsafe extern "C" fn(
+            this: *const c_void,
+            ops: *const Ops,
+            g: Graph,
+            layer: usize,
+            x: Tensor,
+        ) -> Tensor,
+    >,
+    /// Final norm and projection: (rows, width) -> (rows, vocab).
+    pub head: Option<
+        unsafe extern "C" fn(this: *const c_void, ops: *const Ops, g: Graph, x: Tensor) -> Tensor,
+    >,
+}
+
+/// [`Rows::role`]: the human response.
+pub const REAL: u32 = 0;
+/// [`Rows::role`]: the opponent's response.
+pub const GENERATED: u32 = 1;
+
+/// The log-probs of a batch of groups (pairs). Arrays have `n` entries.
+#[repr(C)]
+pub struct Rows {
+    /// Bytes of this struct.
+    pub size: usize,
+    /// How many rows (responses).
+    pub n: usize,
+    /// How many groups.
+    pub groups: usize,
+    /// Which group each row belongs to.
+    pub group: *const u32,
+    /// `REAL` or `GENERATED`.
+    pub role: *const u32,
+    /// Summed response log-prob under the policy.
+    pub logp: *const f64,
+    /// The same under the opponent.
+    pub ref_logp: *const f64,
+    /// Response tokens.
+    pub len: *const u32,
+    /// External rewards; NULL where the data has none.
+    pub reward: *const f64,
+    /// Share of the training that is over, 0..1.
+    pub progress: f64,
+}
+
+/// Where a loss writes.
+#[repr(C)]
+pub struct Grads {
+    /// Bytes of this struct.
+    pub size: usize,
+    /// One value per group.
+    pub loss: *mut f64,
+    /// One slope per row, of the groups' summed loss to the row's `logp`.
+    pub d_logp: *mut f64,
+    /// Takes an extra named value (the batch's mean).
+    pub metric: unsafe extern "C" fn(ctx: *mut c_void, name: Str, value: f64),
+    /// For `metric`.
+    pub ctx: *mut c_void,
+}
+
+/// A loss's functions.
+#[repr(C)]
+pub struct Loss {
+    /// Bytes of this table.
+    pub size: usize,
+    /// 1: reads `ref_logp`.
+    pub needs_ref: u32,
+    /// Writes values and slopes of a batch; 1 when it did, 0 after telling the sink why not.
+    pub eval: Option<
+        unsafe extern "C" fn(
+            this: *const c_void,
+            rows: *const Rows,
+            out: *const Grads,
+            sink: Sink,
+        ) -> u32,
+    >,
+}
+
+/// One row of logits to be reshaped in place; -inf removes a token.
+#[repr(C)]
+pub struct Candidates {
+    /// Bytes of this struct.
+    pub size: usize,
+    /// How many.
+    pub n: usize,
+    /// Their token ids; NULL: 0..n.
+    pub ids: *const u32,
+    /// Their logits.
+    pub logits: *mut f32,
+}
+
+/// What a sampler may look at.
+#[repr(C)]
+pub struct Step {
+    /// Bytes of this struct.
+    pub size: usize,
+    /// Prompt and everything generated so far.
+    pub tokens: *const u32,
+    /// How many tokens.
+    pub n: usize,
+    /// How many of them are the prompt.
+    pub prompt: usize,
+    /// A uniform draw in [0, 1) that belongs to this sequence and position.
+    pub uniform: unsafe extern "C" fn(ctx: *mut c_void) -> f64,
+    /// For `uniform`.
+    pub ctx: *mut c_void,
+}
+
+/// A sampler's functions.
+#[repr(C)]
+pub struct Sampler {
+    /// Bytes of this table.
+    pub size: usize,
+    /// State of one new sequence; NULL after telling the sink why not.
+    pub begin: Option<unsafe extern "C" fn(this: *const c_void, sink: Sink) -> *mut c_void>,
+    /// Reshapes one row; 1 when it did, 0 after telling the sink why not.
+    pub apply: Option<
+        unsafe extern "C" fn(
+            this: *const c_void,
+            state: *mut c_void,
+            step: *const Step,
+            candidates: *const Candidates,
+            sink: Sink,
+        ) -> u32,
+    >,
+    /// Told the drawn token and its log-prob under the reshaped distribution; 1, or 0 after telling the sink.
+    pub accept: Option<
+        unsafe extern "C" fn(
+            this: *const c_void,
+            state: *mut c_void,
+            token: u32,
+            logp: f32,
+            sink: Sink,
+        ) -> u32,
+    >,
+    /// Frees a state.
+    pub end: Option<unsafe extern "C" fn(state: *mut c_void)>,
+}
+
+/// [`Value::kind`]: a real number, in `float_`.
+pub const FLOAT: u32 = 1;
+/// [`Value::kind`]: a whole number, in `int_`.
+pub const INT: u32 = 2;
+/// [`Value::kind`]: 0 or 1, in `int_`.
+pub const BOOL: u32 = 3;
+/// [`Value::kind`]: text, in `text`.
+pub const TEXT: u32 = 4;
+
+/// A value of an option. Its layout never changes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Value {
+    /// `FLOAT`, `INT`, `BOOL` or `TEXT`: which field counts.
+    pub kind: u32,
+    /// Whole numbers, and truth.
+    pub int_: i64,
+    /// Real numbers.
+    pub float_: f64,
+    /// Text.
+    pub text: Str,
+}
+
+/// A declared option.
+#[repr(C)]
+pub struct Opt {
+    /// Key in the recipe.
+    pub name: Str,
+    /// One sentence.
+    pub doc: Str,
+    /// Its default, which also says its type.
+    pub default_: Value,
+    /// Smallest number allowed; -INFINITY: any.
+    pub min: f64,
+    /// Largest number allowed; INFINITY: any.
+    pub max: f64,
+    /// Allowed texts.
+    pub choices: *const Str,
+    /// How many; 0: any text.
+    pub n_choices: usize,
+}
+
+/// [`Item::kind`]: the vtable is an [`struct@Arch`].
+pub const ARCH: u32 = 1;
+/// [`Item::kind`]: the vtable is a [`struct@Loss`].
+pub const LOSS: u32 = 2;
+/// [`Item::kind`]: the vtable is a [`struct@Sampler`].
+pub const SAMPLER: u32 = 3;
+
+/// Something a plugin offers.
+#[repr(C)]
+pub struct Item {
+    /// `ARCH`, `LOSS`, `SAMPLER`; a host skips what it does not know.
+    pub kind: u32,
+    /// What recipes call it; for an architecture the configuration's `model_type`.
+    pub name: Str,
+    /// One sentence.
+    pub doc: Str,
+    /// Its options.
+    pub opts: *const Opt,
+    /// How many.
+    pub n_opts: usize,
+    /// Makes an object from one checked value per option, in order, and for an architecture the configuration's JSON;
+    /// NULL after telling the sink why not.
+    pub create: Option<
+        unsafe extern "C" fn(
+            args: *const Value,
+            n_args: usize,
+            config: Str,
+            sink: Sink,
+        ) -> *mut c_void,
+    >,
+    /// Frees an object.
+    pub destroy: Option<unsafe extern "C" fn(this: *mut c_void)>,
+    /// Its functions.
+    pub vtable: *const c_void,
+}
+
+/// A plugin's one exported constant; listing it runs no code.
+#[repr(C)]
+pub struct Plugin {
+    /// Bytes of this struct.
+    pub size: usize,
+    /// Bytes from one item to the next.
+    pub item_size: usize,
+    /// Bytes from one option to the next.
+    pub opt_size: usize,
+    /// Package name; `randori-plugin-` in front is left away.
+    pub name: Str,
+    /// Its version.
+    pub version: Str,
+    /// One sentence.
+    pub doc: Str,
+    /// What it offers.
+    pub items: *const Item,
+    /// How many.
+    pub n_items: usize,
+}
+
+impl Str {
+    /// Borrows `text`; the caller keeps it alive for as long as the rules above ask.
+    pub const fn new(text: &str) -> Self {
+        Str {
+            ptr: text.as_ptr(),
+            len: text.len(),
+        }
+    }
+
+    /// The text; bytes that are not UTF-8 become U+FFFD.
+    ///
+    /// # Safety
+    /// `ptr` points to `len` readable bytes that stay as they are for `'a`, or `len` is 0.
+    pub unsafe fn read<'a>(self) -> std::borrow::Cow<'a, str> {
+        // SAFETY: the caller's promise is `slice`'s.
+        String::from_utf8_lossy(unsafe { slice(self.ptr, self.len) })
+    }
+}
+
+/// A C array as a slice; `n` = 0 needs no pointer.
+///
+/// # Safety
+/// With `n` > 0, `ptr` is aligned and points to `n` initialised values that nobody writes to during `'a`.
+pub unsafe fn slice<'a, T>(ptr: *const T, n: usize) -> &'a [T] {
+    if n == 0 {
+        return &[];
+    }
+    // SAFETY: the caller promises exactly this.
+    unsafe { core::slice::from_raw_parts(ptr, n) }
+}
+
+/// A C array as a mutable slice; `n` = 0 needs no pointer.
+///
+/// # Safety
+/// With `n` > 0, `ptr` is aligned and points to `n` initialised values that nobody else touches during `'a`.
+pub unsafe fn slice_mut<'a, T>(ptr: *mut T, n: usize) -> &'a mut [T] {
+    if n == 0 {
+        return &mut [];
+    }
+    // SAFETY: the caller promises exactly this.
+    unsafe { core::slice::from_raw_parts_mut(ptr, n) }
+}
+
+// SAFETY: descriptors are constants: their pointers lead to other constants, which nobody writes to.
+unsafe impl Sync for Plugin {}
+// SAFETY: as above.
+unsafe impl Sync for Item {}
+// SAFETY: as above.
+unsafe impl Sync for Opt {}
+// SAFETY: as above.
+unsafe impl Sync for Str {}

@@ -1,0 +1,491 @@
+//! What an architecture's forward code is written with: [`Graph`] names weights, [`Tensor`] has methods and operators.
+//!
+//! A tensor is a number the host understands and nothing else: it has no memory, no shape and no value on this side. A
+//! failed op answers poison, every op on poison answers poison, and the host keeps the first reason with the line of
+//! the author's source, so forward code needs no `?`.
+
+use std::{
+    cell::Cell,
+    ffi::c_void,
+    fmt::Display,
+    mem::{offset_of, size_of},
+    ops::{Add, Div, Mul, Neg, Sub},
+    panic::Location,
+};
+
+use crate::{
+    abi,
+    guard::{Caught, guard},
+    seam::{AttnSpec, Binary, RopeSpec, RouteSpec, Unary},
+};
+
+/// One call of the host into an architecture.
+pub(crate) struct Session {
+    ops: *const abi::Ops,
+    graph: abi::Graph,
+    /// Reused to join a scope and a name.
+    joined: Cell<String>,
+}
+
+/// Ops that need a weight or several tensors, inside a name scope.
+pub struct Graph<'g> {
+    session: &'g Session,
+    scope: String,
+}
+
+/// A value in the host: (tokens, trailing axes…). Copies are free.
+#[derive(Clone, Copy)]
+pub struct Tensor<'g> {
+    id: abi::Tensor,
+    session: &'g Session,
+}
+
+/// Calls an op that the host may be too old to have; evaluates to its answer, with the author's line noted on failure.
+macro_rules! call {
+    ($session:expr, $op:ident($($argument:expr),*)) => {{
+        let session: &Session = $session;
+        if session.has(offset_of!(abi::Ops, $op)) {
+            // SAFETY: `ops` is the host's table, alive during the call, and long enough to hold this op; pointers
+            // among the arguments are to values that outlive this statement.
+            let id = unsafe { ((*session.ops).$op)(session.graph, $($argument),*) };
+            if id == 0 {
+                session.place();
+            }
+            id
+        } else {
+            session.fail(concat!("this host is too old to have `", stringify!($op), "`"))
+        }
+    }};
+}
+
+impl Session {
+    /// `ops` and `graph` as the host gave them.
+    ///
+    /// # Safety
+    /// `ops` points to a table of `ops.size` bytes whose functions take `graph`; both live as long as the session.
+    pub(crate) unsafe fn new(ops: *const abi::Ops, graph: abi::Graph) -> Self {
+        Session {
+            ops,
+            graph,
+            joined: Cell::default(),
+        }
+    }
+
+    pub(crate) fn root(&self) -> Graph<'_> {
+        Graph {
+            session: self,
+            scope: String::new(),
+        }
+    }
+
+    pub(crate) fn tensor(&self, id: abi::Tensor) -> Tensor<'_> {
+        Tensor { id, session: self }
+    }
+
+    /// Runs the author's code; a panic in it becomes the graph's failure.
+    pub(crate) fn run<'g>(&'g self, code: impl FnOnce() -> Tensor<'g>) -> abi::Tensor {
+        match guard(code) {
+            Ok(tensor) => tensor.id,
+            Err(Caught {
+                message,
+                file,
+                line,
+            }) => self.report(&format!("the plugin panicked: {message}"), &file, line),
+        }
+    }
+
+    fn has(&self, offset: usize) -> bool {
+        // SAFETY: `size` is the first field of every version of the table.
+        let size = unsafe { (*self.ops).size };
+        offset + size_of::<usize>() <= size
+    }
+
+    #[cold]
+    fn report(&self, message: &str, file: &str, line: u32) -> abi::Tensor {
+        // SAFETY: `fail` is in every version of the table; the texts live until it returns.
+        unsafe {
+            ((*self.ops).fail)(
+                self.graph,
+                abi::Str::new(message),
+                abi::Str::new(file),
+                line,
+            );
+        }
+        0
+    }
+
+    #[cold]
+    #[track_caller]
+    fn fail(&self, message: &str) -> abi::Tensor {
+        let at = Location::caller();
+        self.report(message, at.file(), at.line())
+    }
+
+    /// Tells the host where the op stands that has just failed.
+    #[cold]
+    #[track_caller]
+    fn place(&self) {
+        self.fail("");
+    }
+}
+
+impl<'g> Graph<'g> {
+    /// The same graph with `name.` before every weight's name.
+    pub fn scope(&self, name: impl Display) -> Graph<'g> {
+        let scope = if self.scope.is_empty() {
+            name.to_string()
+        } else {
+            format!("{}.{name}", self.scope)
+        };
+        Graph {
+            session: self.session,
+            scope,
+        }
+    }
+
+    /// Rows of `name.weight` (vocab, width): (tokens) -> (tokens, width).
+    #[track_caller]
+    pub fn embed(&self, name: &str, ids: Tensor<'g>, vocab: usize, width: usize) -> Tensor<'g> {
+        let name = self.join(name);
+        let id = call!(self.session, embed(name.text(), ids.id, vocab, width));
+        self.session.tensor(id)
+    }
+
+    /// x·Wᵀ with `name.weight` (out, in): (tokens, in) -> (tokens, out).
+    #[track_caller]
+    pub fn linear(&self, name: &str, x: Tensor<'g>, out: usize) -> Tensor<'g> {
+        self.linear_with(name, x, out, false)
+    }
+
+    /// x·Wᵀ, with `bias` also + `name.bias` (out).
+    #[track_caller]
+    pub fn linear_with(&self, name: &str, x: Tensor<'g>, out: usize, bias: bool) -> Tensor<'g> {
+        let name = self.join(name);
+        let id = call!(
+            self.session,
+            linear(name.text(), x.id, out, u32::from(bias))
+        );
+        self.session.tensor(id)
+    }
+
+    /// x / √(mean(x²) + eps) · w over the last axis.
+    #[track_caller]
+    pub fn rms_norm(&self, name: &str, x: Tensor<'g>, eps: f64) -> Tensor<'g> {
+        self.rms_norm_plus(name, x, eps, 0.0)
+    }
+
+    /// x / √(mean(x²) + eps) · (plus + w) over the last axis (Gemma: plus = 1).
+    #[track_caller]
+    pub fn rms_norm_plus(&self, name: &str, x: Tensor<'g>, eps: f64, plus: f32) -> Tensor<'g> {
+        let name = self.join(name);
+        let id = call!(self.session, rms_norm(name.text(), x.id, eps, plus));
+        self.session.tensor(id)
+    }
+
+    /// (x - mean) / √(variance + eps) · w, with `bias` also + `name.bias`, over the last axis.
+    #[track_caller]
+    pub fn layer_norm(&self, name: &str, x: Tensor<'g>, eps: f64, bias: bool) -> Tensor<'g> {
+        let name = self.join(name);
+        let id = call!(
+            self.session,
+            layer_norm(name.text(), x.id, eps, u32::from(bias))
+        );
+        self.session.tensor(id)
+    }
+
+    /// Causal attention: q (tokens, heads, d), k and v (tokens, kv_heads, d) -> (tokens, heads, d).
+    #[track_caller]
+    pub fn attention(
+        &self,
+        q: Tensor<'g>,
+        k: Tensor<'g>,
+        v: Tensor<'g>,
+        attn: AttnSpec,
+    ) -> Tensor<'g> {
+        let attn = abi::Attn {
+            size: size_of::<abi::Attn>(),
+            window: attn.window.unwrap_or(0),
+            scale: attn.scale.unwrap_or(0.0),
+            softcap: attn.softcap.unwrap_or(0.0),
+        };
+        let id = call!(self.session, attention(q.id, k.id, v.id, &raw const attn));
+        self.session.tensor(id)
+    }
+
+    /// A mixture of experts: `router` (tokens, experts) chooses; `expert` runs on the rows of `x` that chose it,
+    /// (rows, width) -> (rows, width); the host sums the outputs by their weights.
+    #[track_caller]
+    pub fn moe<F>(
+        &self,
+        router: Tensor<'g>,
+        x: Tensor<'g>,
+        route: RouteSpec,
+        expert: F,
+    ) -> Tensor<'g>
+    where
+        F: FnMut(usize, Tensor<'g>) -> Tensor<'g>,
+    {
+        let route = abi::Route {
+            size: size_of::<abi::Route>(),
+            top_k: route.top_k,
+            sigmoid: u32::from(route.sigmoid),
+            normalise: u32::from(route.normalise),
+            scale: route.scale,
+        };
+        let mut call = ExpertCall {
+            session: self.session,
+            expert,
+        };
+        let user = (&raw mut call).cast::<c_void>();
+        let id = call!(
+            self.session,
+            moe(router.id, x.id, &raw const route, run_expert::<F>, user)
+        );
+        self.session.tensor(id)
+    }
+
+    /// Joined along the last axis.
+    #[track_caller]
+    pub fn concat(&self, tensors: &[Tensor<'g>]) -> Tensor<'g> {
+        let ids: Vec<abi::Tensor> = tensors.iter().map(|t| t.id).collect();
+        let id = call!(self.session, concat(ids.as_ptr(), ids.len()));
+        self.session.tensor(id)
+    }
+
+    /// Poison with a reason: for what only the forward code can see.
+    #[track_caller]
+    pub fn fail(&self, reason: &str) -> Tensor<'g> {
+        let id = self.session.fail(reason);
+        self.session.tensor(id)
+    }
+
+    /// `scope.name` in the session's buffer.
+    fn join<'a>(&'a self, name: &'a str) -> Joined<'a> {
+        if self.scope.is_empty() {
+            return Joined::Plain(name);
+        }
+        let mut buffer = self.session.joined.take();
+        buffer.clear();
+        buffer.push_str(&self.scope);
+        buffer.push('.');
+        buffer.push_str(name);
+        Joined::Scoped(buffer, &self.session.joined)
+    }
+}
+
+/// A weight's whole name; gives the session its buffer back.
+enum Joined<'a> {
+    Plain(&'a str),
+    Scoped(String, &'a Cell<String>),
+}
+
+impl Joined<'_> {
+    fn text(&self) -> abi::Str {
+        match self {
+            Joined::Plain(name) => abi::Str::new(name),
+            Joined::Scoped(name, _) => abi::Str::new(name),
+        }
+    }
+}
+
+impl Drop for Joined<'_> {
+    fn drop(&mut self) {
+        if let Joined::Scoped(buffer, home) = self {
+            home.set(std::mem::take(buffer));
+        }
+    }
+}
+
+struct ExpertCall<'g, F> {
+    session: &'g Session,
+    expert: F,
+}
+
+unsafe extern "C" fn run_expert<'g, F>(
+    user: *mut c_void,
+    _graph: abi::Graph,
+    expert: usize,
+    x: abi::Tensor,
+) -> abi::Tensor
+where
+    F: FnMut(usize, Tensor<'g>) -> Tensor<'g>,
+{
+    // SAFETY: the host hands back the `user` of `Graph::moe`, during that call and from its thread only.
+    let call = unsafe { &mut *user.cast::<ExpertCall<'g, F>>() };
+    let session = call.session;
+    session.run(|| (call.expert)(expert, session.tensor(x)))
+}
+
+impl<'g> Tensor<'g> {
+    /// Element-wise function.
+    #[track_caller]
+    fn unary(self, op: Unary) -> Self {
+        let id = call!(self.session, unary(op as u32, self.id));
+        self.session.tensor(id)
+    }
+
+    #[track_caller]
+    fn binary(self, op: Binary, other: Self) -> Self {
+        let id = call!(self.session, binary(op as u32, self.id, other.id));
+        self.session.tensor(id)
+    }
+
+    /// x·mul + add
+    #[track_caller]
+    pub fn affine(self, mul: f64, add: f64) -> Self {
+        let id = call!(self.session, affine(self.id, mul, add));
+        self.session.tensor(id)
+    }
+
+    /// x·sigmoid(x)
+    #[track_caller]
+    pub fn silu(self) -> Self {
+        self.unary(Unary::Silu)
+    }
+
+    /// The exact (erf) GELU.
+    #[track_caller]
+    pub fn gelu(self) -> Self {
+        self.unary(Unary::Gelu)
+    }
+
+    /// GELU's tanh approximation.
+    #[track_caller]
+    pub fn gelu_tanh(self) -> Self {
+        self.unary(Unary::GeluTanh)
+    }
+
+    /// tanh x
+    #[track_caller]
+    pub fn tanh(self) -> Self {
+        self.unary(Unary::Tanh)
+    }
+
+    /// 1 / (1 + e^-x)
+    #[track_caller]
+    pub fn sigmoid(self) -> Self {
+        self.unary(Unary::Sigmoid)
+    }
+
+    /// max(0, x)
+    #[track_caller]
+    pub fn relu(self) -> Self {
+        self.unary(Unary::Relu)
+    }
+
+    /// e^x
+    #[track_caller]
+    pub fn exp(self) -> Self {
+        self.unary(Unary::Exp)
+    }
+
+    /// Soft-max over the last axis.
+    #[track_caller]
+    pub fn softmax(self) -> Self {
+        self.unary(Unary::Softmax)
+    }
+
+    /// cap·tanh(x / cap) (Gemma 2).
+    #[track_caller]
+    pub fn softcap(self, cap: f64) -> Self {
+        self.affine(1.0 / cap, 0.0).tanh().affine(cap, 0.0)
+    }
+
+    /// (tokens, n·d) -> (tokens, n, d)
+    #[track_caller]
+    pub fn heads(self, n: usize) -> Self {
+        let id = call!(self.session, unflatten(self.id, n));
+        self.session.tensor(id)
+    }
+
+    /// (tokens, n, d) -> (tokens, n·d)
+    #[track_caller]
+    pub fn merge(self) -> Self {
+        let id = call!(self.session, flatten(self.id));
+        self.session.tensor(id)
+    }
+
+    /// Turns (tokens, heads, head_dim) by each token's position.
+    #[track_caller]
+    pub fn rope(self, rope: &RopeSpec) -> Self {
+        let spec = abi::Rope {
+            size: size_of::<abi::Rope>(),
+            interleaved: u32::from(rope.interleaved),
+            mscale: rope.mscale,
+            inv_freq: rope.inv_freq.as_ptr(),
+            n: rope.inv_freq.len(),
+        };
+        let id = call!(self.session, rope(self.id, &raw const spec));
+        self.session.tensor(id)
+    }
+
+    /// `start..start + len` of the last axis.
+    #[track_caller]
+    pub fn narrow(self, start: usize, len: usize) -> Self {
+        let id = call!(self.session, narrow(self.id, start, len));
+        self.session.tensor(id)
+    }
+}
+
+/// An operator between tensors; the right side may have fewer leading axes or axes of size 1.
+macro_rules! operator {
+    ($trait:ident, $method:ident) => {
+        impl<'g> $trait for Tensor<'g> {
+            type Output = Tensor<'g>;
+            #[track_caller]
+            fn $method(self, other: Self) -> Self {
+                self.binary(Binary::$trait, other)
+            }
+        }
+    };
+}
+
+/// An operator between a tensor and a number: x·mul + add.
+macro_rules! scalar {
+    ($trait:ident, $method:ident, $number:ident, $mul:expr, $add:expr) => {
+        impl<'g> $trait<f64> for Tensor<'g> {
+            type Output = Tensor<'g>;
+            #[track_caller]
+            fn $method(self, $number: f64) -> Self {
+                self.affine($mul, $add)
+            }
+        }
+    };
+}
+
+operator!(Add, add);
+operator!(Sub, sub);
+operator!(Mul, mul);
+operator!(Div, div);
+scalar!(Add, add, number, 1.0, number);
+scalar!(Sub, sub, number, 1.0, -number);
+scalar!(Mul, mul, number, number, 0.0);
+scalar!(Div, div, number, 1.0 / number, 0.0);
+
+impl<'g> Neg for Tensor<'g> {
+    type Output = Tensor<'g>;
+    #[track_caller]
+    fn neg(self) -> Self {
+        self.affine(-1.0, 0.0)
+    }
+}
+
+impl RouteSpec {
+    /// The `top_k` best by soft-max over all experts, their weights as they are.
+    pub fn top(top_k: usize) -> Self {
+        RouteSpec {
+            top_k,
+            sigmoid: false,
+            normalise: false,
+            scale: 1.0,
+        }
+    }
+
+    /// Chosen weights scaled to sum to one (Mixtral; Qwen's `norm_topk_prob`).
+    pub fn normalised(self) -> Self {
+        RouteSpec {
+            normalise: true,
+            ..self
+        }
+    }
+}
