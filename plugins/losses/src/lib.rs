@@ -1,1 +1,40 @@
-//! To be written.
+//! The losses that come with Randori, one file each: formula, code and tests. What they have in common: they see the
+//! log-probs of one pair, the human response y and the opponent's y', under the policy and under the opponent, and answer
+//! one number; the SDK differentiates it. They know no tensor, no token and no training step.
+//!
+//! `a` and `b` are the log-ratios of y and y' to the opponent; the whole table, with what each is good for: docs/spin.md.
+
+pub mod correlation;
+pub mod dpop;
+pub mod exponential;
+pub mod hinge;
+pub mod ipo;
+mod per_token;
+pub mod sigmoid_norm;
+pub mod simpo;
+pub mod space;
+pub mod spin;
+pub mod sppo_hard;
+
+randori_sdk::plugin!(
+    "Losses over pairs of a human and a generated response: SPIN's own, and those that fix one of its weaknesses",
+    // the paper's game, with each of its four l(t)
+    loss spin::Spin,
+    loss hinge::Hinge,
+    loss exponential::Exponential,
+    loss correlation::Correlation,
+    // a target for the margin, or for each side
+    loss ipo::Ipo,
+    loss sppo_hard::SppoHard,
+    // per token: length is no cue
+    loss simpo::Simpo,
+    loss sigmoid_norm::SigmoidNorm,
+    // log p(real) must not fall
+    loss dpop::Dpop,
+    loss space::Space,
+);
+
+#[cfg(test)]
+mod check;
+#[cfg(test)]
+mod tests;

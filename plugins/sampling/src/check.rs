@@ -1,0 +1,87 @@
+//! How every sampler here is tested: on rows whose answer can be worked out by hand, and on random rows against the
+//! definition applied literally, by sorting everything.
+
+use randori_sdk::{Logits, Sampler, Step};
+
+/// Removed.
+pub const GONE: f32 = f32::NEG_INFINITY;
+
+/// What `sampler` makes of `logits` for a sequence that is all prompt and empty.
+pub fn apply<S: Sampler>(sampler: &S, logits: &[f32]) -> Vec<f32> {
+    apply_at(sampler, &mut S::State::default(), &[], 0, logits)
+}
+
+/// What `sampler` makes of `logits` after `tokens`, of which the first `prompt` are the prompt.
+pub fn apply_at<S: Sampler>(
+    sampler: &S,
+    s: &mut S::State,
+    tokens: &[u32],
+    prompt: usize,
+    logits: &[f32],
+) -> Vec<f32> {
+    let mut row = logits.to_vec();
+    sampler.apply(
+        s,
+        &Step::new(tokens, prompt, &|| 0.0),
+        &mut Logits::new(&mut row),
+    );
+    row
+}
+
+/// Places that are left.
+pub fn kept(row: &[f32]) -> Vec<usize> {
+    (0..row.len()).filter(|&i| row[i] != GONE).collect()
+}
+
+/// Soft-max.
+pub fn probabilities(row: &[f32]) -> Vec<f64> {
+    let top = row.iter().copied().fold(GONE, f32::max);
+    let weights: Vec<f64> = row.iter().map(|&l| f64::from(l - top).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    weights.iter().map(|w| w / total).collect()
+}
+
+/// All places in rank order, by a full sort.
+pub fn ranked(row: &[f32]) -> Vec<usize> {
+    let mut places: Vec<usize> = (0..row.len()).collect();
+    places.sort_by(|&a, &b| row[b].partial_cmp(&row[a]).unwrap()); // stable: equal logits by place
+    places
+}
+
+/// Holds that `got` is `row` with everything but `places` removed.
+pub fn left_only(places: &[usize], got: &[f32], row: &[f32], case: &str) {
+    let mut places = places.to_vec();
+    places.sort_unstable();
+    assert_eq!(kept(got), places, "{case}, a row of {}", row.len());
+    assert!(
+        places.iter().all(|&i| got[i] == row[i]),
+        "{case}: a kept logit changed"
+    );
+}
+
+/// Random rows of 1 to 2,000 tokens: peaked and flat, with many ties, some with removed tokens.
+pub fn rows() -> Vec<Vec<f32>> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut uniform = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as f64 / (1u64 << 53) as f64
+    };
+    let mut rows = Vec::new();
+    for i in 0..120 {
+        let n = [1, 2, 7, 50, 333, 2000][i % 6];
+        let spread = [0.0, 0.5, 4.0, 40.0][i % 4];
+        let grain = if i % 3 == 0 { 2.0 } else { 1e6 }; // halves tie often, millionths seldom
+        let mut row: Vec<f32> = (0..n)
+            .map(|_| (spread * (uniform() - 0.5) * grain).round() as f32 / grain as f32)
+            .collect();
+        if i % 5 == 0 {
+            for l in row.iter_mut().skip(1).step_by(3) {
+                *l = GONE;
+            }
+        }
+        rows.push(row);
+    }
+    rows
+}
