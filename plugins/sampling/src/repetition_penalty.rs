@@ -51,7 +51,7 @@ mod tests {
     use super::*;
     use crate::check::{GONE, apply_at, rows};
 
-    const ROW: [f32; 5] = [2.0, -2.0, 1.0, 0.0, GONE];
+    const ROW: [f32; 5] = [2.0, -2.0, 0.25, 0.0, GONE];
 
     fn penalise(skip_prompt: bool, tokens: &[u32], prompt: usize) -> Vec<f32> {
         let sampler = RepetitionPenalty {
@@ -66,7 +66,7 @@ mod tests {
         assert_eq!(penalise(false, &[], 0), ROW);
         assert_eq!(
             penalise(false, &[0, 1, 3, 4], 2),
-            [1.0, -4.0, 1.0, 0.0, GONE]
+            [1.0, -4.0, 0.25, 0.0, GONE]
         );
     }
 
@@ -74,14 +74,14 @@ mod tests {
     fn counts_a_token_once() {
         assert_eq!(
             penalise(false, &[0, 0, 0, 0], 4),
-            [1.0, -2.0, 1.0, 0.0, GONE]
+            [1.0, -2.0, 0.25, 0.0, GONE]
         );
     }
 
     #[test]
     fn skips_the_prompt_if_told_to() {
-        assert_eq!(penalise(true, &[0, 1, 2], 2), [2.0, -2.0, 0.5, 0.0, GONE]);
-        assert_eq!(penalise(true, &[0, 1, 0], 2), [1.0, -2.0, 1.0, 0.0, GONE]); // said again
+        assert_eq!(penalise(true, &[0, 1, 2], 2), [2.0, -2.0, 0.125, 0.0, GONE]);
+        assert_eq!(penalise(true, &[0, 1, 0], 2), [1.0, -2.0, 0.25, 0.0, GONE]); // said again
         assert_eq!(penalise(true, &[0, 1], 2), ROW);
     }
 
