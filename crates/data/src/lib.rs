@@ -1,1 +1,87 @@
-//! To be written.
+//! From files to token ids: data sets in the shapes people have, the model's own chat template and tokenizer,
+//! limits and policies, and the order-preserving plan that packs sequences under a token budget.
+//!
+//! One [`Tokenizer`] serves generation and training, so that both see the same prompt; prompt and response are
+//! tokenised apart, so that the prompt's ids never depend on what follows; and nothing is cut, dropped or
+//! shortened without being counted in [`Counts`].
+//!
+//! This crate must not know: tensors, candle, models, run folders, the terminal, or where a file came from.
+
+mod counts;
+mod encode;
+mod error;
+mod pack;
+mod read;
+mod template;
+mod tokenizer;
+
+use serde::{Deserialize, Serialize};
+
+pub use counts::Counts;
+pub use encode::{Choice, Encoded, Limits, Policy, Rejected, encode, screen};
+pub use error::{Error, Result};
+pub use pack::{pack, pack_by_length};
+pub use read::{Calculator, Format, ReadOptions, Reader, Turns, read, read_bytes};
+pub use template::{ChatTemplate, PLAIN};
+pub use tokenizer::{GgufTokenizer, Tokenizer, known_pre_tokenizers};
+
+/// Where an example was read.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Place {
+    /// The file, as its path was given.
+    pub file: String,
+    /// The line of a text file or the row of a Parquet file, counted from 1.
+    pub line: usize,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user`, `assistant`, `tool`, or whatever else the chat template knows.
+    pub role: String,
+    /// What was said.
+    pub content: String,
+}
+
+impl Message {
+    /// A message of any role.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self {
+            role: role.into(),
+            content: content.into(),
+        }
+    }
+
+    /// A message of the user.
+    pub fn user(content: impl Into<String>) -> Self {
+        Self::new("user", content)
+    }
+
+    /// A message of the model.
+    pub fn assistant(content: impl Into<String>) -> Self {
+        Self::new("assistant", content)
+    }
+}
+
+/// One example: a conversation up to the response, the real response, and for pairs the other one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Where it was read.
+    pub place: Place,
+    /// The conversation before the response.
+    pub prompt: Vec<Message>,
+    /// The real (human, chosen) response.
+    pub response: String,
+    /// The rejected response, or SPIN's generated one.
+    pub rejected: Option<String>,
+    /// Whether the file says (`truncated: true`) that the rejected response was cut at a token limit: it then
+    /// gets no end-of-turn.
+    #[serde(default)]
+    pub rejected_cut: bool,
+}

@@ -1,0 +1,148 @@
+//! Chat templates: the Jinja program that comes with a tokenizer and spells a conversation as the model saw it.
+//! Rendered by minijinja with the settings transformers uses, so that both write the same text.
+
+mod python;
+
+use std::collections::BTreeMap;
+
+use minijinja::value::Value;
+use minijinja::{Environment, ErrorKind};
+
+use crate::{Error, Message, Result};
+
+/// The template of models that take text as it is: the messages' contents one after another with nothing between,
+/// the beginning-of-text token before them where the tokenizer wants one, the end-of-text token after each answer.
+pub const PLAIN: &str = "{% if starts_with_bos %}{{ bos_token }}{% endif %}{% for message in messages %}\
+    {{ message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}";
+
+/// The day that `strftime_now` tells unless one is given: prompts must not change from one day to the next, or a
+/// run that is resumed tomorrow would not be the same run. (Llama 3's own templates fall back to this day.)
+const FIXED_DAY: &str = "2024-07-26";
+
+/// A chat template, ready to render.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    source: String,
+    variables: BTreeMap<String, Value>,
+}
+
+impl ChatTemplate {
+    /// Reads a template's source; `"plain"` stands for [`PLAIN`].
+    ///
+    /// # Errors
+    /// When it is not a Jinja template.
+    pub fn new(source: &str) -> Result<Self> {
+        let source = if source.trim() == "plain" {
+            PLAIN
+        } else {
+            source
+        };
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_formatter(python::write);
+        environment.add_filter("tojson", python::to_json);
+        environment.add_function(
+            "raise_exception",
+            |message: String| -> std::result::Result<Value, minijinja::Error> {
+                Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+            },
+        );
+        environment
+            .add_template_owned("chat_template", accept_generation_blocks(source))
+            .map_err(|e| Error::Template(describe(&e)))?;
+        let mut template = Self {
+            environment,
+            source: source.to_owned(),
+            variables: BTreeMap::new(),
+        };
+        template.set_day(FIXED_DAY)?;
+        Ok(template)
+    }
+
+    /// The source, as it was given: what an export writes beside the model.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Sets the day (`2024-07-26`) that templates with today's date in them are told.
+    ///
+    /// # Errors
+    /// When it is not a day.
+    pub fn set_day(&mut self, day: &str) -> Result<()> {
+        let day = python::Day::parse(day).ok_or_else(|| {
+            Error::Template(format!("`{day}` is not a day; write it as 2024-07-26"))
+        })?;
+        self.environment
+            .add_function("strftime_now", move |format: String| day.format(&format));
+        Ok(())
+    }
+
+    /// Sets a variable that the template asks for beyond the usual ones, such as `enable_thinking`.
+    pub fn set_variable(&mut self, name: &str, value: &serde_json::Value) {
+        self.variables
+            .insert(name.to_owned(), Value::from_serialize(value));
+    }
+
+    /// The conversation as the model reads it; with `generation_prompt`, up to where the answer begins.
+    ///
+    /// # Errors
+    /// When the template refuses the conversation (`raise_exception`) or fails.
+    pub fn render(&self, messages: &[Message], generation_prompt: bool) -> Result<String> {
+        let mut variables = self.variables.clone();
+        variables.insert("messages".into(), Value::from_serialize(messages));
+        variables.insert("add_generation_prompt".into(), generation_prompt.into());
+        for name in ["tools", "documents"] {
+            variables
+                .entry(name.into())
+                .or_insert_with(|| Value::from(()));
+        }
+        let template = self
+            .environment
+            .get_template("chat_template")
+            .map_err(|e| Error::Template(describe(&e)))?;
+        template
+            .render(Value::from(variables))
+            .map_err(|e| Error::Template(describe(&e)))
+    }
+}
+
+/// An error with the line it happened at, without minijinja's habit of repeating the kind.
+fn describe(error: &minijinja::Error) -> String {
+    let what = error
+        .detail()
+        .map_or_else(|| error.kind().to_string(), str::to_owned);
+    match error.line() {
+        Some(line) => format!("{what} (line {line} of the template)"),
+        None => what,
+    }
+}
+
+/// transformers marks the assistant's words with `{% generation %}…{% endgeneration %}`; for rendering they are a
+/// block that is always written. Spelling them as `if` keeps their effect on whitespace.
+fn accept_generation_blocks(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(open) = rest.find("{%") {
+        let (before, tag) = rest.split_at(open);
+        out.push_str(before);
+        let Some(close) = tag.find("%}") else { break };
+        let (tag, after) = tag.split_at(close + 2);
+        let inner = &tag[2..tag.len() - 2];
+        let word = inner
+            .trim_start_matches(['-', '+'])
+            .trim_end_matches(['-', '+'])
+            .trim();
+        match word {
+            "generation" => out.push_str(&tag.replacen(word, "if true", 1)),
+            "endgeneration" => out.push_str(&tag.replacen(word, "endif", 1)),
+            _ => out.push_str(tag),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}

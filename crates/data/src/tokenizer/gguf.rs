@@ -1,0 +1,310 @@
+//! A tokenizer from GGUF metadata: byte-level BPE ("gpt2") and SentencePiece-style BPE ("llama"), rebuilt as the
+//! `tokenizer.json` that means the same.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tokenizers::Tokenizer as Core;
+
+use super::pretokenizers::pre_tokenizer;
+use super::{Special, Tokenizer};
+use crate::{Error, Result};
+
+/// The `tokenizer.*` metadata of a GGUF file, under the names of its keys.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GgufTokenizer {
+    /// `tokenizer.ggml.model`: `gpt2` (byte-level BPE) or `llama` (SentencePiece-style).
+    pub model: String,
+    /// `tokenizer.ggml.pre`: how a byte-level tokenizer cuts words.
+    pub pre: Option<String>,
+    /// `tokenizer.ggml.tokens`, in the order of their ids.
+    pub tokens: Vec<String>,
+    /// `tokenizer.ggml.scores`; only `llama` needs them.
+    pub scores: Vec<f32>,
+    /// `tokenizer.ggml.token_type`: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
+    pub token_types: Vec<i32>,
+    /// `tokenizer.ggml.merges`, best first; only `gpt2` needs them.
+    pub merges: Vec<String>,
+    /// `tokenizer.ggml.bos_token_id`.
+    pub bos: Option<u32>,
+    /// `tokenizer.ggml.eos_token_id`.
+    pub eos: Option<u32>,
+    /// `tokenizer.ggml.eot_token_id`: the end of a turn, where it is not the end of text.
+    pub eot: Option<u32>,
+    /// `tokenizer.ggml.unknown_token_id`.
+    pub unk: Option<u32>,
+    /// `tokenizer.ggml.padding_token_id`.
+    pub pad: Option<u32>,
+    /// `tokenizer.ggml.add_bos_token`; absent means yes for `llama` and for Llama 3's pre-tokenizer.
+    pub add_bos: Option<bool>,
+    /// `tokenizer.ggml.add_eos_token`; absent means no.
+    pub add_eos: Option<bool>,
+    /// `tokenizer.ggml.add_space_prefix`; absent means yes for `llama`.
+    pub add_space_prefix: Option<bool>,
+    /// `tokenizer.chat_template`.
+    pub chat_template: Option<String>,
+}
+
+const CONTROL: i32 = 3;
+const USER_DEFINED: i32 = 4;
+const NORMAL: i32 = 1;
+
+/// Builds the tokenizer.
+pub(super) fn build(gguf: &GgufTokenizer) -> Result<Tokenizer> {
+    check(gguf)?;
+    let mut parts = match gguf.model.as_str() {
+        "gpt2" => byte_level(gguf)?,
+        "llama" => sentence_piece(gguf)?,
+        other => {
+            let what = format!(
+                "unknown tokenizer model `{other}` (tokenizer.ggml.model); known: gpt2, llama"
+            );
+            return Err(Error::Tokenizer(what));
+        }
+    };
+    let text = |id: Option<u32>| {
+        id.and_then(|id| gguf.tokens.get(id as usize).map(|text| (id, text.clone())))
+    };
+    let special = Special {
+        bos: text(gguf.bos),
+        eos: text(gguf.eos),
+        pad: text(gguf.pad),
+        unk: text(gguf.unk),
+    };
+    parts.insert("version".into(), "1.0".into());
+    parts.insert("added_tokens".into(), added_tokens(gguf));
+    parts.insert("post_processor".into(), post_processor(gguf, &special));
+    let bytes = serde_json::to_vec(&parts).map_err(|e| Error::Tokenizer(e.to_string()))?;
+    let core = Core::from_bytes(bytes)
+        .map_err(|e| Error::Tokenizer(format!("in the GGUF metadata: {e}")))?;
+    let files = BTreeMap::from([("tokenizer_config.json".to_owned(), config(gguf, &special)?)]);
+    Tokenizer::assemble(
+        core,
+        special,
+        gguf.eot.into_iter().collect(),
+        gguf.chat_template.as_deref(),
+        files,
+    )
+}
+
+/// The lists fit together and the ids are in range.
+fn check(gguf: &GgufTokenizer) -> Result<()> {
+    let count = gguf.tokens.len();
+    let wrong = |what: String| Err(Error::Tokenizer(format!("in the GGUF metadata: {what}")));
+    if count == 0 {
+        return wrong("no tokens (tokenizer.ggml.tokens)".into());
+    }
+    if !gguf.token_types.is_empty() && gguf.token_types.len() != count {
+        return wrong(format!(
+            "{count} tokens but {} token types",
+            gguf.token_types.len()
+        ));
+    }
+    if gguf.model == "llama" && gguf.scores.len() != count {
+        return wrong(format!("{count} tokens but {} scores", gguf.scores.len()));
+    }
+    let ids = [
+        ("bos", gguf.bos),
+        ("eos", gguf.eos),
+        ("eot", gguf.eot),
+        ("unknown", gguf.unk),
+        ("padding", gguf.pad),
+    ];
+    for (name, id) in ids {
+        if let Some(id) = id.filter(|id| *id as usize >= count) {
+            return wrong(format!(
+                "the {name} token's id is {id}, but there are {count} tokens"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn kind(gguf: &GgufTokenizer, id: usize) -> i32 {
+    gguf.token_types.get(id).copied().unwrap_or(NORMAL)
+}
+
+/// Ids by token; of tokens that occur twice the first counts.
+fn vocabulary(gguf: &GgufTokenizer) -> Map<String, Value> {
+    let mut vocab = Map::new();
+    for (id, token) in gguf.tokens.iter().enumerate() {
+        vocab.entry(token.clone()).or_insert_with(|| id.into());
+    }
+    vocab
+}
+
+fn byte_level(gguf: &GgufTokenizer) -> Result<Map<String, Value>> {
+    let (pre, whole_words) = pre_tokenizer(gguf.pre.as_deref().unwrap_or("default"))?;
+    let merges = gguf
+        .merges
+        .iter()
+        .map(|merge| match merge.split_once(' ') {
+            Some((left, right)) if !left.is_empty() && !right.is_empty() => {
+                Ok(json!([left, right]))
+            }
+            _ => Err(Error::Tokenizer(format!(
+                "in the GGUF metadata: `{merge}` is not a merge of two tokens"
+            ))),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    if merges.is_empty() {
+        return Err(Error::Tokenizer(
+            "in the GGUF metadata: no merges (tokenizer.ggml.merges)".into(),
+        ));
+    }
+    let parts = json!({
+        "pre_tokenizer": pre,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
+        "model": {"type": "BPE", "ignore_merges": whole_words, "vocab": vocabulary(gguf), "merges": merges},
+    });
+    Ok(object(parts))
+}
+
+fn sentence_piece(gguf: &GgufTokenizer) -> Result<Map<String, Value>> {
+    let prefix = gguf.add_space_prefix.unwrap_or(true);
+    let mut normalizers =
+        vec![json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"})];
+    let mut decoders = vec![
+        json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
+        json!({"type": "ByteFallback"}),
+        json!({"type": "Fuse"}),
+    ];
+    if prefix {
+        // After every special token too, as SentencePiece and llama.cpp have it.
+        normalizers.insert(0, json!({"type": "Prepend", "prepend": "▁"}));
+        decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+    }
+    let parts = json!({
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": {
+            "type": "BPE",
+            "unk_token": gguf.unk.map(|id| &gguf.tokens[id as usize]),
+            "fuse_unk": true,
+            "byte_fallback": true,
+            "vocab": vocabulary(gguf),
+            "merges": merges_of_scores(gguf),
+        },
+    });
+    Ok(object(parts))
+}
+
+/// SentencePiece merges whatever pair makes the best-scored token; BPE wants the pairs listed. Every way to cut a
+/// normal token into two tokens is a merge, better tokens first, as transformers rebuilds them.
+fn merges_of_scores(gguf: &GgufTokenizer) -> Vec<[&str; 2]> {
+    let ids: HashMap<&str, usize> = gguf
+        .tokens
+        .iter()
+        .enumerate()
+        .rev() // of tokens that occur twice the first counts
+        .filter(|(id, _)| kind(gguf, *id) == NORMAL)
+        .map(|(id, token)| (token.as_str(), id))
+        .collect();
+    let mut merges: Vec<(f32, [usize; 2], [&str; 2])> = Vec::new();
+    for (id, token) in gguf.tokens.iter().enumerate() {
+        if ids.get(token.as_str()) != Some(&id) {
+            continue;
+        }
+        for (at, _) in token.char_indices().skip(1) {
+            let (left, right) = token.split_at(at);
+            if let (Some(&l), Some(&r)) = (ids.get(left), ids.get(right)) {
+                merges.push((gguf.scores[id], [l, r], [left, right]));
+            }
+        }
+    }
+    let score = |id: usize| gguf.scores[id];
+    merges.sort_by(|(a, [al, ar], _), (b, [bl, br], _)| {
+        b.total_cmp(a)
+            .then(score(*bl).total_cmp(&score(*al)))
+            .then(score(*br).total_cmp(&score(*ar)))
+    });
+    merges.into_iter().map(|(.., pair)| pair).collect()
+}
+
+/// Control and user-defined tokens are found in the text before anything else.
+fn added_tokens(gguf: &GgufTokenizer) -> Value {
+    let mut seen = std::collections::HashSet::new();
+    let added = gguf.tokens.iter().enumerate().filter_map(|(id, token)| {
+        let named = [gguf.bos, gguf.eos, gguf.eot, gguf.unk, gguf.pad].contains(&Some(id as u32));
+        let special = kind(gguf, id) == CONTROL || (named && gguf.token_types.is_empty());
+        let wanted = (special || kind(gguf, id) == USER_DEFINED) && !token.is_empty() && seen.insert(token.as_str());
+        wanted.then(|| {
+            json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+                   "normalized": false, "special": special})
+        })
+    });
+    Value::Array(added.collect())
+}
+
+/// What is put around text when special tokens are asked for.
+fn post_processor(gguf: &GgufTokenizer, special: &Special) -> Value {
+    let llama3 = matches!(
+        gguf.pre.as_deref(),
+        Some("llama-bpe" | "llama3" | "llama-v3")
+    );
+    let add_bos = gguf.add_bos.unwrap_or(gguf.model == "llama" || llama3);
+    let bos = special.bos.as_ref().filter(|_| add_bos);
+    let eos = special
+        .eos
+        .as_ref()
+        .filter(|_| gguf.add_eos.unwrap_or(false));
+    if bos.is_none() && eos.is_none() {
+        return Value::Null;
+    }
+    let token = |token: &(u32, String)| json!({"SpecialToken": {"id": token.1, "type_id": 0}});
+    let around = |part: Value| -> Vec<Value> {
+        bos.map(token)
+            .into_iter()
+            .chain([part])
+            .chain(eos.map(token))
+            .collect()
+    };
+    let known: Map<String, Value> = bos
+        .into_iter()
+        .chain(eos)
+        .map(|(id, text)| {
+            (
+                text.clone(),
+                json!({"id": text, "ids": [id], "tokens": [text]}),
+            )
+        })
+        .collect();
+    json!({
+        "type": "TemplateProcessing",
+        "single": around(json!({"Sequence": {"id": "A", "type_id": 0}})),
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": known,
+    })
+}
+
+/// The `tokenizer_config.json` of an export.
+fn config(gguf: &GgufTokenizer, special: &Special) -> Result<Vec<u8>> {
+    let mut config = Map::new();
+    config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
+    let tokens = [
+        ("bos_token", &special.bos),
+        ("eos_token", &special.eos),
+        ("pad_token", &special.pad),
+        ("unk_token", &special.unk),
+    ];
+    for (name, token) in tokens {
+        if let Some((_, text)) = token {
+            config.insert(name.into(), text.as_str().into());
+        }
+    }
+    config.extend(
+        gguf.chat_template
+            .iter()
+            .map(|text| ("chat_template".to_owned(), text.as_str().into())),
+    );
+    serde_json::to_vec_pretty(&config).map_err(|e| Error::Tokenizer(e.to_string()))
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}

@@ -1,0 +1,288 @@
+//! Tokenizer, chat template and special tokens as one object: the only way from a conversation to token ids and
+//! back, for generation and training alike.
+
+mod files;
+mod gguf;
+mod pretokenizers;
+mod response;
+mod spaces;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use serde_json::Value;
+use tokenizers::Tokenizer as Core;
+
+use crate::{ChatTemplate, Error, Message, Result};
+pub use gguf::GgufTokenizer;
+pub use pretokenizers::known_pre_tokenizers;
+use spaces::LeadingSpace;
+
+/// The special tokens a model's files name.
+#[derive(Clone, Debug, Default)]
+struct Special {
+    bos: Option<(u32, String)>,
+    eos: Option<(u32, String)>,
+    pad: Option<(u32, String)>,
+    unk: Option<(u32, String)>,
+}
+
+/// Tokenizer, chat template and special tokens of one model.
+pub struct Tokenizer {
+    core: Core,
+    /// `core` for text that goes on where other text stopped, special tokens' spellings read as plain text.
+    continuing: OnceLock<Core>,
+    /// The same for text that follows a special token.
+    verbatim: OnceLock<Core>,
+    leading: LeadingSpace,
+    /// Spellings of the special tokens, to notice them in a response's text.
+    spellings: Vec<String>,
+    special: Special,
+    adds_bos: bool,
+    template: Option<ChatTemplate>,
+    stop: Vec<u32>,
+    /// Stop ids the files name, to which the template adds its own.
+    named_stops: Vec<u32>,
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("vocabulary", &self.vocab_size())
+            .field("special", &self.special)
+            .field("stop", &self.stop)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tokenizer {
+    /// Reads a Hugging Face folder: `tokenizer.json`, and what lies beside it of `tokenizer_config.json`,
+    /// `special_tokens_map.json`, `chat_template.jinja`, `generation_config.json` and `config.json`.
+    ///
+    /// # Errors
+    /// When `tokenizer.json` is missing, a file is not what it should be, or a special token is not in the
+    /// vocabulary.
+    pub fn from_folder(dir: &Path) -> Result<Self> {
+        files::from_folder(dir)
+    }
+
+    /// From files in memory: `tokenizer.json`, `tokenizer_config.json`, and a chat template that goes before the
+    /// config's.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_folder`].
+    pub fn from_bytes(
+        tokenizer: &[u8],
+        config: Option<&[u8]>,
+        template: Option<&str>,
+    ) -> Result<Self> {
+        let mut given = BTreeMap::from([("tokenizer.json".to_owned(), tokenizer.to_vec())]);
+        given.extend(config.map(|bytes| ("tokenizer_config.json".to_owned(), bytes.to_vec())));
+        given.extend(
+            template.map(|text| ("chat_template.jinja".to_owned(), text.as_bytes().to_vec())),
+        );
+        files::from_files(given)
+    }
+
+    /// From a GGUF file's metadata.
+    ///
+    /// # Errors
+    /// When the tokenizer's kind or its pre-tokenizer is unknown, or its lists do not fit together.
+    pub fn from_gguf(gguf: &GgufTokenizer) -> Result<Self> {
+        gguf::build(gguf)
+    }
+
+    /// Puts the parts together; `named_stops` are ids the files call ends.
+    fn assemble(
+        mut core: Core,
+        special: Special,
+        named_stops: Vec<u32>,
+        template: Option<&str>,
+        files: BTreeMap<String, Vec<u8>>,
+    ) -> Result<Self> {
+        // Some tokenizer.json carry the truncation and padding of whoever saved them last.
+        core.with_truncation(None).map_err(broken)?;
+        core.with_padding(None);
+        let leading = LeadingSpace::of(&core);
+        let spellings = core
+            .get_added_tokens_decoder()
+            .into_values()
+            .filter(|t| t.special)
+            .map(|t| t.content)
+            .collect();
+        let first = core
+            .encode_fast("", true)
+            .map_err(broken)?
+            .get_ids()
+            .first()
+            .copied();
+        let adds_bos = first.is_some() && first == special.bos.as_ref().map(|(id, _)| *id);
+        let mut tokenizer = Self {
+            core,
+            continuing: OnceLock::new(),
+            verbatim: OnceLock::new(),
+            leading,
+            spellings,
+            special,
+            adds_bos,
+            template: None,
+            stop: Vec::new(),
+            named_stops,
+            files,
+        };
+        match template {
+            Some(source) => tokenizer.set_chat_template(ChatTemplate::new(source)?),
+            None => tokenizer.find_stops(),
+        }
+        Ok(tokenizer)
+    }
+
+    /// Takes this chat template instead of the tokenizer's own.
+    pub fn set_chat_template(&mut self, mut template: ChatTemplate) {
+        let special = [
+            ("bos_token", &self.special.bos),
+            ("eos_token", &self.special.eos),
+            ("pad_token", &self.special.pad),
+            ("unk_token", &self.special.unk),
+        ];
+        for (name, token) in special {
+            if let Some((_, text)) = token {
+                template.set_variable(name, &Value::String(text.clone()));
+            }
+        }
+        template.set_variable("starts_with_bos", &Value::Bool(self.adds_bos));
+        self.template = Some(template);
+        self.find_stops();
+    }
+
+    /// The chat template.
+    ///
+    /// # Errors
+    /// When the tokenizer has none, saying how to give one.
+    pub fn chat_template(&self) -> Result<&ChatTemplate> {
+        self.template.as_ref().ok_or(Error::NoTemplate)
+    }
+
+    /// The chat template, to set its day or variables.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::chat_template`].
+    pub fn chat_template_mut(&mut self) -> Result<&mut ChatTemplate> {
+        self.template.as_mut().ok_or(Error::NoTemplate)
+    }
+
+    /// Token ids of a conversation up to where the answer begins. Special tokens are those the template writes: none
+    /// is added, so none is there twice.
+    ///
+    /// # Errors
+    /// Without a chat template, or when it refuses the conversation.
+    pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        self.ids(&self.chat_template()?.render(messages, true)?)
+    }
+
+    /// Token ids of text as it is, special tokens recognised, none added.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot spell the text (one without byte fallback or unknown token).
+    pub fn ids(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self
+            .core
+            .encode_fast(text, false)
+            .map_err(broken)?
+            .get_ids()
+            .to_vec())
+    }
+
+    /// Ids after which generation stops: the end-of-text token, the one the template ends a turn with, and those the
+    /// model's generation config lists.
+    pub fn stop_ids(&self) -> &[u32] {
+        &self.stop
+    }
+
+    /// The text of a response, without the stop tokens at its end. Special tokens elsewhere are shown.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let body = ids.len()
+            - ids
+                .iter()
+                .rev()
+                .take_while(|id| self.stop.contains(id))
+                .count();
+        self.core.decode(&ids[..body], false).unwrap_or_default()
+    }
+
+    /// One token's text as the vocabulary spells it, for looking at ids one by one.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.core.id_to_token(id)
+    }
+
+    /// One more than the largest id.
+    pub fn vocab_size(&self) -> usize {
+        self.core
+            .get_vocab(true)
+            .into_values()
+            .max()
+            .map_or(0, |id| id as usize + 1)
+    }
+
+    /// The beginning-of-text token.
+    pub fn bos(&self) -> Option<u32> {
+        self.special.bos.as_ref().map(|(id, _)| *id)
+    }
+
+    /// The end-of-text token.
+    pub fn eos(&self) -> Option<u32> {
+        self.special.eos.as_ref().map(|(id, _)| *id)
+    }
+
+    /// The padding token.
+    pub fn pad(&self) -> Option<u32> {
+        self.special.pad.as_ref().map(|(id, _)| *id)
+    }
+
+    /// The files that an exported model needs beside its weights, by name: those it was read from, or the same made
+    /// from GGUF metadata; with the chat template in use.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot be written.
+    pub fn files(&self) -> Result<BTreeMap<String, Vec<u8>>> {
+        let mut files = self.files.clone();
+        if !files.contains_key("tokenizer.json") {
+            files.insert(
+                "tokenizer.json".into(),
+                self.core.to_string(false).map_err(broken)?.into_bytes(),
+            );
+        }
+        if let Some(template) = &self.template {
+            files.insert(
+                "chat_template.jinja".into(),
+                template.source().as_bytes().to_vec(),
+            );
+        }
+        Ok(files)
+    }
+
+    /// Collects the stop ids: those the files name, the end-of-text token, the template's end of turn.
+    fn find_stops(&mut self) {
+        let mut stop: Vec<u32> = self
+            .eos()
+            .into_iter()
+            .chain(self.named_stops.iter().copied())
+            .collect();
+        // A template that refuses so small a conversation will say so where it is used.
+        stop.extend(self.end_of_turn(&[Message::user("Hello")]).ok());
+        let mut seen = Vec::new();
+        for id in stop {
+            if !seen.contains(&id) {
+                seen.push(id);
+            }
+        }
+        self.stop = seen;
+    }
+}
+
+/// An error of the tokenizers crate.
+fn broken(error: tokenizers::Error) -> Error {
+    Error::Tokenizer(error.to_string())
+}

@@ -1,0 +1,121 @@
+//! Tokenizers that put a space before text. A response goes on where the prompt stopped, so that space must not
+//! come between them (" answer" would become two spaces, or the first word another token than the model writes).
+
+use serde_json::Value;
+use tokenizers::Tokenizer as Core;
+
+use super::broken;
+use crate::{Error, Result};
+
+/// Where a tokenizer adds a leading space of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LeadingSpace {
+    /// Nowhere.
+    Never,
+    /// At the start of the whole text.
+    Start,
+    /// At the start and after every special token.
+    Segments,
+}
+
+impl LeadingSpace {
+    /// Reads it off a tokenizer's normalizer and pre-tokenizer.
+    pub(super) fn of(core: &Core) -> Self {
+        let parts = [
+            core.get_normalizer()
+                .and_then(|n| serde_json::to_value(n).ok()),
+            core.get_pre_tokenizer()
+                .and_then(|p| serde_json::to_value(p).ok()),
+        ];
+        let mut found = Self::Never;
+        for part in parts.into_iter().flatten() {
+            visit(&part, &mut |step| {
+                let here = match (
+                    kind(step),
+                    step.get("prepend_scheme").and_then(Value::as_str),
+                ) {
+                    ("Prepend", _) => Self::Segments,
+                    ("ByteLevel", _) if step["add_prefix_space"] == true => Self::Segments,
+                    ("Metaspace", Some("first")) => Self::Start,
+                    ("Metaspace", Some("never")) => Self::Never,
+                    ("Metaspace", Some(_)) => Self::Segments,
+                    _ => Self::Never,
+                };
+                if here != Self::Never && found != Self::Segments {
+                    found = here;
+                }
+            });
+        }
+        found
+    }
+}
+
+/// A copy of a tokenizer that reads special tokens' spellings as plain text, and adds a leading space only where
+/// `keep_space` says that this one's belongs.
+pub(super) fn verbatim(core: &Core, keep_space: bool) -> Result<Core> {
+    let mut copy = core.clone();
+    if !keep_space {
+        if let Some(normalizer) = core.get_normalizer() {
+            let changed = without_space(serde_json::to_value(normalizer).map_err(json)?);
+            let changed = match changed {
+                Value::Null => None,
+                some => Some(
+                    serde_json::from_value::<tokenizers::NormalizerWrapper>(some).map_err(json)?,
+                ),
+            };
+            copy.with_normalizer(changed).map_err(broken)?;
+        }
+        if let Some(pre) = core.get_pre_tokenizer() {
+            let changed = without_space(serde_json::to_value(pre).map_err(json)?);
+            copy.with_pre_tokenizer(Some(
+                serde_json::from_value::<tokenizers::PreTokenizerWrapper>(changed).map_err(json)?,
+            ));
+        }
+    }
+    copy.set_encode_special_tokens(true);
+    Ok(copy)
+}
+
+/// The same step without the space it adds; null for a step that did nothing else.
+fn without_space(mut step: Value) -> Value {
+    match kind(&step) {
+        "Prepend" => return Value::Null,
+        "Metaspace" => step["prepend_scheme"] = "never".into(),
+        "ByteLevel" => step["add_prefix_space"] = false.into(),
+        "Sequence" => {
+            for list in ["normalizers", "pretokenizers"] {
+                if let Some(Value::Array(steps)) = step.get_mut(list) {
+                    *steps = std::mem::take(steps)
+                        .into_iter()
+                        .map(without_space)
+                        .filter(|s| !s.is_null())
+                        .collect();
+                }
+            }
+        }
+        _ => {}
+    }
+    step
+}
+
+fn visit(step: &Value, each: &mut dyn FnMut(&Value)) {
+    each(step);
+    for list in ["normalizers", "pretokenizers"] {
+        for inner in step
+            .get(list)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
+            visit(inner, each);
+        }
+    }
+}
+
+fn kind(step: &Value) -> &str {
+    step.get("type").and_then(Value::as_str).unwrap_or("")
+}
+
+fn json(error: serde_json::Error) -> Error {
+    Error::Tokenizer(error.to_string())
+}
