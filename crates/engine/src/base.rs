@@ -2,9 +2,11 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use randori_qlora::QuantMatrix;
 use randori_sdk::seam::Architecture;
+
+use crate::{Error, Result};
 
 /// One weight of the base.
 #[derive(Clone)]
@@ -15,6 +17,43 @@ pub enum Weight {
     Quant(Arc<QuantMatrix>),
 }
 
+impl Weight {
+    /// Its axes.
+    pub fn shape(&self) -> Vec<usize> {
+        match self {
+            Weight::Dense(t) => t.dims().to_vec(),
+            Weight::Quant(q) => vec![q.shape().0, q.shape().1],
+        }
+    }
+
+    /// Memory it holds.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Weight::Dense(t) => t.elem_count() * t.dtype().size_in_bytes(),
+            Weight::Quant(q) => q.bytes(),
+        }
+    }
+
+    /// What it is stored as: `f32`, `bf16`, `nf4`, `q4_1`, ….
+    pub fn format(&self) -> String {
+        match self {
+            Weight::Dense(t) => t.dtype().as_str().to_string(),
+            Weight::Quant(q) => q.format(),
+        }
+    }
+
+    /// Its values in f32; a dense f32 weight is shared, not copied.
+    ///
+    /// # Errors
+    /// What candle refuses.
+    pub fn to_f32(&self) -> Result<Tensor> {
+        match self {
+            Weight::Dense(t) => Ok(t.to_dtype(DType::F32)?),
+            Weight::Quant(q) => q.dequantise().map_err(|e| Error::rule(e.to_string())),
+        }
+    }
+}
+
 /// A model without adapters.
 pub struct Base {
     /// What runs it.
@@ -23,4 +62,11 @@ pub struct Base {
     pub config: serde_json::Value,
     /// By full tensor name: `model.embed_tokens.weight`, `model.layers.0.self_attn.q_proj.weight`, `….bias`.
     pub weights: HashMap<String, Weight>,
+}
+
+impl Base {
+    /// Memory of all weights.
+    pub fn bytes(&self) -> usize {
+        self.weights.values().map(Weight::bytes).sum()
+    }
 }

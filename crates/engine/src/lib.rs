@@ -12,6 +12,7 @@ pub mod rng;
 pub mod score;
 pub mod trace;
 pub mod train;
+pub mod weights;
 
 pub use base::{Base, Weight};
 pub use cache::KvCache;

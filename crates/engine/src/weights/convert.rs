@@ -1,0 +1,151 @@
+//! A stored tensor's bytes as a tensor in memory, a few megabytes at a time.
+
+use candle_core::{DType, Device, Tensor, WithDType};
+use half::{bf16, f16};
+use randori_qlora::{GgufMatrix, QuantMatrix};
+
+use super::{
+    Dtype,
+    index::{Format, Place, Stored},
+};
+use crate::{Error, Result};
+
+/// About so many bytes of the file are held at once.
+const CHUNK: u64 = 8 << 20;
+
+/// Reads a tensor as dense numbers of this dtype; `name` is for errors.
+pub(super) fn dense(name: &str, stored: &Stored, place: &Place, dtype: Dtype) -> Result<Tensor> {
+    match dtype {
+        Dtype::F32 => collect(name, stored, place, |v: f32| Some(v)),
+        Dtype::Bf16 => collect(name, stored, place, |v| Some(bf16::from_f32(v))),
+        // 65,504 is f16's largest number: a silent infinity would surface as NaN much later
+        Dtype::F16 => collect(name, stored, place, |v| {
+            Some(f16::from_f32(v)).filter(|h| h.is_finite() || !v.is_finite())
+        }),
+    }
+}
+
+/// Keeps a tensor's blocks as the file has them.
+pub(super) fn blocks(name: &str, stored: &Stored, place: &Place) -> Result<QuantMatrix> {
+    let bytes = place.read(stored.start, stored.len)?;
+    let order = stored
+        .permuted
+        .map(|heads| row_order(name, stored.shape[0], heads))
+        .transpose()?;
+    let order: Option<Vec<u32>> = order.map(|rows| rows.into_iter().map(|r| r as u32).collect());
+    matrix(name, stored, stored.shape[0], &bytes, order.as_deref())
+}
+
+fn matrix(
+    name: &str,
+    stored: &Stored,
+    rows: usize,
+    bytes: &[u8],
+    order: Option<&[u32]>,
+) -> Result<QuantMatrix> {
+    let Format::Block(dtype) = stored.format else {
+        return Err(Error::rule(format!("{name} has no blocks")));
+    };
+    let columns: usize = stored.shape[1..].iter().product();
+    GgufMatrix::new(dtype, rows, columns, bytes, order)
+        .map(QuantMatrix::Gguf)
+        .map_err(|e| Error::rule(format!("{name}: {e}")))
+}
+
+/// Decodes every value in order and keeps what `convert` makes of it.
+fn collect<T: WithDType>(
+    name: &str,
+    stored: &Stored,
+    place: &Place,
+    convert: impl Fn(f32) -> Option<T>,
+) -> Result<Tensor> {
+    let count: usize = stored.shape.iter().product();
+    let rows = stored.shape.first().copied().unwrap_or(1).max(1) as u64;
+    let stride = stored.len / rows;
+    let mut out: Vec<T> = Vec::with_capacity(count);
+    let mut push = |v: f32| match convert(v) {
+        Some(t) => {
+            out.push(t);
+            Ok(())
+        }
+        None => Err(Error::rule(format!(
+            "{name}: {v} is beyond f16; load it as bf16 or f32"
+        ))),
+    };
+    if let Some(heads) = stored.permuted {
+        // few and small (q and k): the whole tensor at once
+        let bytes = place.read(stored.start, stored.len)?;
+        for row in row_order(name, rows as usize, heads)? {
+            let start = row * stride as usize;
+            let row = bytes
+                .get(start..start + stride as usize)
+                .unwrap_or_default();
+            decode(name, stored, 1, row, &mut push)?;
+        }
+    } else {
+        let step = (CHUNK / stride.max(1)).clamp(1, rows);
+        for first in (0..rows).step_by(step as usize) {
+            let n = step.min(rows - first);
+            let bytes = place.read(stored.start + first * stride, n * stride)?;
+            decode(name, stored, n as usize, &bytes, &mut push)?;
+        }
+    }
+    Ok(Tensor::from_vec(
+        out,
+        stored.shape.as_slice(),
+        &Device::Cpu,
+    )?)
+}
+
+/// Values of `rows` rows.
+fn decode(
+    name: &str,
+    stored: &Stored,
+    rows: usize,
+    bytes: &[u8],
+    push: &mut impl FnMut(f32) -> Result<()>,
+) -> Result<()> {
+    let pair = |b: &[u8]| [b[0], b[1]];
+    match &stored.format {
+        Format::F32 => bytes
+            .chunks_exact(4)
+            .try_for_each(|b| push(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+        Format::F16 => bytes
+            .chunks_exact(2)
+            .try_for_each(|b| push(f16::from_le_bytes(pair(b)).to_f32())),
+        Format::Bf16 => bytes
+            .chunks_exact(2)
+            .try_for_each(|b| push(bf16::from_le_bytes(pair(b)).to_f32())),
+        Format::Block(_) => {
+            let values = matrix(name, stored, rows, bytes, None)?
+                .dequantise()
+                .map_err(|e| Error::rule(e.to_string()))?;
+            values
+                .to_dtype(DType::F32)?
+                .flatten_all()?
+                .to_vec1::<f32>()?
+                .into_iter()
+                .try_for_each(push)
+        }
+        Format::Other(dtype) => Err(Error::rule(format!(
+            "{}; F32, F16 and BF16 can be read",
+            unreadable(name, dtype)
+        ))),
+    }
+}
+
+pub(super) fn unreadable(name: &str, dtype: &str) -> String {
+    format!("{name} has the dtype {dtype}")
+}
+
+/// Undoes llama.cpp's permutation of q and k: row (head, half, i) of the model is stored as row (head, i, half).
+fn row_order(name: &str, rows: usize, heads: usize) -> Result<Vec<usize>> {
+    if heads == 0 || !rows.is_multiple_of(2 * heads) {
+        return Err(Error::rule(format!(
+            "{name} has {rows} rows, which {heads} heads of pairs do not divide"
+        )));
+    }
+    let size = rows / heads;
+    let stored = |row: usize| row / size * size + row % (size / 2) * 2 + row % size / (size / 2);
+    Ok((0..rows).map(stored).collect())
+}

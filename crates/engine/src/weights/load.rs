@@ -1,0 +1,251 @@
+//! From an open checkpoint to a base: validate all, then read tensor by tensor.
+
+use std::{collections::HashMap, sync::Arc};
+
+use candle_core::{DType, Tensor};
+use randori_qlora::QuantMatrix;
+use randori_sdk::seam::Architecture;
+
+use super::{
+    Checkpoint, Dtype, LoadOptions, Quant, Weights, convert,
+    index::{Format, Index, Stored},
+    random,
+};
+use crate::{
+    Base, Error, Result, Weight,
+    trace::{Trace, TracedWeight, trace},
+};
+
+impl Checkpoint {
+    /// Reads the weights that `arch` asks for. `progress` hears of bytes done and bytes in all.
+    ///
+    /// # Errors
+    /// Before anything is read: the first weight that is missing, has another shape than the configuration implies, has a
+    /// dtype we cannot read, or is there but not asked for. Then: what the file or the conversion refuses.
+    pub fn load(
+        self,
+        arch: Arc<dyn Architecture>,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Base> {
+        let trace = trace(&*arch)?;
+        self.load_traced(arch, &trace, options, progress)
+    }
+
+    /// [`Checkpoint::load`] for who has traced the architecture already.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_traced(
+        self,
+        arch: Arc<dyn Architecture>,
+        trace: &Trace,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Base> {
+        let plan = Plan { trace, options };
+        let weights = match &self.weights {
+            Weights::Random(seed) => plan.random(*seed, progress)?,
+            Weights::Stored(index) => {
+                plan.check(index, &self.config, arch.name())?;
+                plan.read(index, progress)?
+            }
+        };
+        Ok(Base {
+            arch,
+            config: self.config,
+            weights,
+        })
+    }
+}
+
+struct Plan<'a> {
+    trace: &'a Trace,
+    options: &'a LoadOptions,
+}
+
+impl Plan<'_> {
+    /// Holds the file against what the architecture asks for.
+    fn check(&self, index: &Index, config: &serde_json::Value, arch: &str) -> Result<()> {
+        for wanted in &self.trace.weights {
+            let name = &wanted.name;
+            let stored = index
+                .tensors
+                .get(name)
+                .ok_or_else(|| missing(wanted, index))?;
+            let place = &index.place(stored)?.name;
+            if stored.shape != wanted.shape {
+                return Err(Error::rule(format!(
+                    "{name}: config wants {}, the file has {} ({place})",
+                    tuple(&wanted.shape),
+                    tuple(&stored.shape)
+                )));
+            }
+            if let Format::Other(dtype) = &stored.format {
+                return Err(Error::rule(format!(
+                    "{place}: {}, which cannot be read",
+                    convert::unreadable(name, dtype)
+                )));
+            }
+        }
+        let tied = config
+            .get("tie_word_embeddings")
+            .and_then(serde_json::Value::as_bool)
+            .unwrap_or(false);
+        let unused = |name: &&String| {
+            !self.trace.weights.iter().any(|w| w.name == **name) && !harmless(name, tied)
+        };
+        if let Some(name) = index.tensors.keys().find(unused) {
+            return Err(Error::rule(format!(
+                "the file has {name}, which the architecture {arch} with this config does not use: the model would compute something else"
+            )));
+        }
+        let blocks = index
+            .tensors
+            .values()
+            .any(|t| matches!(t.format, Format::Block(_)));
+        if self.options.quant == Some(Quant::Gguf) && !blocks {
+            return Err(Error::rule(
+                "a base quantised as its GGUF file is needs a quantised GGUF file; these weights are dense",
+            ));
+        }
+        Ok(())
+    }
+
+    fn read(
+        &self,
+        index: &Index,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<HashMap<String, Weight>> {
+        let all: Vec<(&TracedWeight, &Stored)> = self
+            .trace
+            .weights
+            .iter()
+            .filter_map(|w| Some((w, index.tensors.get(&w.name)?)))
+            .collect();
+        let total = all.iter().map(|(_, t)| t.len).sum();
+        let (mut done, mut weights) = (0, HashMap::new());
+        for (wanted, stored) in all {
+            let place = index.place(stored)?;
+            let in_file = |e: Error| Error::rule(format!("{}: {e}", place.name));
+            let weight = if matches!(stored.format, Format::Block(_)) && self.keeps_blocks(wanted) {
+                Weight::Quant(Arc::new(
+                    convert::blocks(&wanted.name, stored, place).map_err(in_file)?,
+                ))
+            } else if let Some(double) = self.nf4(wanted) {
+                quantise(
+                    wanted,
+                    &convert::dense(&wanted.name, stored, place, Dtype::F32)?,
+                    double,
+                )
+                .map_err(in_file)?
+            } else {
+                Weight::Dense(
+                    convert::dense(&wanted.name, stored, place, self.dtype(wanted))
+                        .map_err(in_file)?,
+                )
+            };
+            weights.insert(wanted.name.clone(), weight);
+            done += stored.len;
+            progress(done, total);
+        }
+        Ok(weights)
+    }
+
+    fn random(
+        &self,
+        seed: u64,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<HashMap<String, Weight>> {
+        if self.options.quant == Some(Quant::Gguf) {
+            return Err(Error::rule(
+                "a base quantised as its GGUF file is needs a GGUF file; this one is random",
+            ));
+        }
+        let size = |w: &TracedWeight| 4 * w.shape.iter().product::<usize>() as u64;
+        let total = self.trace.weights.iter().map(size).sum();
+        let (mut done, mut weights) = (0, HashMap::new());
+        for wanted in &self.trace.weights {
+            let t = random::tensor(wanted, seed)?;
+            let weight = match self.nf4(wanted) {
+                Some(double) => quantise(wanted, &t, double)?,
+                None => Weight::Dense(t.to_dtype(self.dtype(wanted).into())?),
+            };
+            weights.insert(wanted.name.clone(), weight);
+            done += size(wanted);
+            progress(done, total);
+        }
+        Ok(weights)
+    }
+
+    fn keeps_blocks(&self, wanted: &TracedWeight) -> bool {
+        self.options.quant == Some(Quant::Gguf) && wanted.shape.len() == 2
+    }
+
+    /// Projections inside blocks only: head and embedding decide tokens and stay dense, as in QLoRA.
+    fn nf4(&self, wanted: &TracedWeight) -> Option<bool> {
+        let Some(Quant::Nf4 { double }) = self.options.quant else {
+            return None;
+        };
+        let projection = wanted.name.strip_suffix(".weight")?;
+        self.trace
+            .linears
+            .iter()
+            .any(|l| l.layer.is_some() && l.name == projection)
+            .then_some(double)
+    }
+
+    /// Vectors (norms, biases) are few and stay f32.
+    fn dtype(&self, wanted: &TracedWeight) -> Dtype {
+        if wanted.shape.len() < 2 {
+            Dtype::F32
+        } else {
+            self.options.dtype
+        }
+    }
+}
+
+fn quantise(wanted: &TracedWeight, t: &Tensor, double: bool) -> Result<Weight> {
+    QuantMatrix::nf4(t, double)
+        .map(|q| Weight::Quant(Arc::new(q)))
+        .map_err(|e| Error::rule(format!("{}: {e}", wanted.name)))
+}
+
+/// Tensors that checkpoints carry and nobody reads.
+fn harmless(name: &str, tied: bool) -> bool {
+    name.ends_with(".rotary_emb.inv_freq") || (tied && name == "lm_head.weight")
+}
+
+fn missing(wanted: &TracedWeight, index: &Index) -> Error {
+    let files: Vec<&str> = index.files.iter().map(|f| f.name.as_str()).collect();
+    let place = match files.as_slice() {
+        [one] => (*one).to_string(),
+        many => format!("the {} files of the model", many.len()),
+    };
+    let hint = if wanted.name == "lm_head.weight" {
+        " (should the config say tie_word_embeddings?)"
+    } else {
+        ""
+    };
+    Error::rule(format!(
+        "{}: config wants {}, {place} does not have it{hint}",
+        wanted.name,
+        tuple(&wanted.shape)
+    ))
+}
+
+/// (1536, 576)
+fn tuple(shape: &[usize]) -> String {
+    let axes: Vec<String> = shape.iter().map(usize::to_string).collect();
+    format!("({})", axes.join(", "))
+}
+
+impl From<Dtype> for DType {
+    fn from(d: Dtype) -> DType {
+        match d {
+            Dtype::F32 => DType::F32,
+            Dtype::Bf16 => DType::BF16,
+            Dtype::F16 => DType::F16,
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Where base weights come from: a Hugging Face folder, a GGUF file, the hub, bytes in memory, or a seed.
+//!
+//! [`open`] reads configuration and tensor index only. [`Checkpoint::load`] first holds every name and shape that the
+//! architecture asks for against the file, then reads one tensor at a time, quantising or converting as it goes, so that
+//! the peak of memory is the result plus one tensor. Files are read by position, not mapped: a file that is cut short while
+//! it is read is an error, not a crash. No input, however damaged, may panic or make us allocate more than the file's size
+//! warrants.
+mod convert;
+mod folder;
+mod gguf;
+mod hub;
+mod index;
+mod load;
+mod random;
+mod safetensors;
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+pub use gguf::{GgufTokenizer, hf_name};
+
+use crate::{Error, Result};
+
+/// Where a model comes from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A Hugging Face folder: `config.json` and `model.safetensors`, or shards with their index.
+    Folder(PathBuf),
+    /// A GGUF file (version 2 or 3) of the architecture `llama`.
+    Gguf(PathBuf),
+    /// A repository of the Hugging Face hub, kept in its usual cache folder.
+    Hub {
+        /// `HuggingFaceTB/SmolLM2-135M-Instruct`
+        repo: String,
+        /// A branch, tag or commit; `main` is usual.
+        revision: String,
+    },
+    /// An embedded model.
+    Memory {
+        /// What `config.json` would hold.
+        config: Value,
+        /// What `model.safetensors` would hold.
+        tensors: Vec<u8>,
+    },
+    /// Fresh weights: normal with deviation 0.02, norms 1, biases 0; a pure function of the seed and each tensor's name.
+    Random {
+        /// What `config.json` would hold.
+        config: Value,
+        /// Another seed, another model.
+        seed: u64,
+    },
+}
+
+/// How dense weights are kept in memory. Norms and biases are always f32.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 4 bytes a weight.
+    #[default]
+    F32,
+    /// 2 bytes, f32's range.
+    Bf16,
+    /// 2 bytes, more digits, up to 65,504.
+    F16,
+}
+
+/// How projections are quantised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quant {
+    /// The blocks' projections in NF4 while loading; embedding and head stay dense.
+    Nf4 {
+        /// Quantise the scales too.
+        double: bool,
+    },
+    /// Keep a GGUF file's own blocks.
+    Gguf,
+}
+
+/// How a checkpoint becomes a base.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// `None`: everything dense.
+    pub quant: Option<Quant>,
+    /// For what stays dense.
+    pub dtype: Dtype,
+}
+
+/// Where the tokenizer of a checkpoint is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TokenizerSource {
+    /// Beside the weights.
+    Folder(PathBuf),
+    /// In the GGUF's metadata.
+    Gguf(Box<GgufTokenizer>),
+    /// It brings none.
+    None,
+}
+
+/// A model whose configuration and index have been read, and no weights yet.
+#[derive(Debug)]
+pub struct Checkpoint {
+    config: Value,
+    tokenizer: TokenizerSource,
+    weights: Weights,
+}
+
+#[derive(Debug)]
+enum Weights {
+    Stored(index::Index),
+    Random(u64),
+}
+
+/// Reads a source's configuration and tensor index.
+///
+/// # Errors
+/// A file that is missing, cut short or damaged, naming it and what is wrong with it; for the hub, what it answered.
+pub fn open(source: Source) -> Result<Checkpoint> {
+    match source {
+        Source::Folder(dir) => folder::open(&dir),
+        Source::Gguf(path) => gguf::open(&path),
+        Source::Hub { repo, revision } => folder::open(&hub::fetch(&repo, &revision)?),
+        Source::Memory { config, tensors } => {
+            let mut index = index::Index::default();
+            safetensors::add(
+                &mut index,
+                "the embedded model",
+                index::Data::Memory(tensors),
+            )?;
+            Checkpoint::stored(config, TokenizerSource::None, index)
+        }
+        Source::Random { config, seed } => {
+            is_object(&config, "the configuration")?;
+            Ok(Checkpoint {
+                config,
+                tokenizer: TokenizerSource::None,
+                weights: Weights::Random(seed),
+            })
+        }
+    }
+}
+
+impl Checkpoint {
+    /// The configuration in Hugging Face's spelling.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// Where its tokenizer is.
+    pub fn tokenizer(&self) -> TokenizerSource {
+        self.tokenizer.clone()
+    }
+
+    /// Every tensor the file has, by Hugging Face's names, with its shape (none for [`Source::Random`]).
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        match &self.weights {
+            Weights::Stored(index) => index
+                .tensors
+                .iter()
+                .map(|(n, t)| (n.clone(), t.shape.clone()))
+                .collect(),
+            Weights::Random(_) => Vec::new(),
+        }
+    }
+
+    fn stored(config: Value, tokenizer: TokenizerSource, index: index::Index) -> Result<Self> {
+        is_object(&config, "the configuration")?;
+        Ok(Checkpoint {
+            config,
+            tokenizer,
+            weights: Weights::Stored(index),
+        })
+    }
+}
+
+fn is_object(config: &Value, place: &str) -> Result<()> {
+    if config.is_object() {
+        return Ok(());
+    }
+    Err(Error::rule(format!("{place} must be a JSON object")))
+}

@@ -1,0 +1,33 @@
+//! Fresh weights, each a pure function of the seed and its tensor's name.
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::{
+    Result,
+    trace::{TracedWeight, Use},
+};
+
+/// Deviation of projections and embeddings, as Llama's own initialisation has it.
+const DEVIATION: f64 = 0.02;
+
+/// One tensor in f32: norms 1, biases 0, the rest normal.
+pub(super) fn tensor(weight: &TracedWeight, seed: u64) -> Result<Tensor> {
+    let shape = weight.shape.as_slice();
+    match weight.used_as {
+        Use::Norm => Ok(Tensor::ones(shape, DType::F32, &Device::Cpu)?),
+        Use::Bias => Ok(Tensor::zeros(shape, DType::F32, &Device::Cpu)?),
+        Use::Linear | Use::Embed => {
+            let count: usize = shape.iter().product();
+            let mut uniform = randori_lora::splitmix(seed, &weight.name, 2 * count.div_ceil(2));
+            let mut values = Vec::with_capacity(count + 1);
+            // Box-Muller: two normal numbers of two uniform ones
+            while let (Some(u), Some(v)) = (uniform.next(), uniform.next()) {
+                let radius = DEVIATION * (-2.0 * (1.0 - u).ln()).sqrt();
+                let (sine, cosine) = (std::f64::consts::TAU * v).sin_cos();
+                values.extend([(radius * cosine) as f32, (radius * sine) as f32]);
+            }
+            values.truncate(count);
+            Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+        }
+    }
+}
