@@ -1,1 +1,179 @@
-//! To be written.
+//! Finds, checks and loads plugins, and turns what they offer into the safe traits of [`randori_sdk::seam`].
+//!
+//! Besides the SDK this is the only crate that speaks the C ABI. It knows neither a tensor library nor any plugin:
+//! architectures, losses and samplers come in as shared libraries (or, in a binary that bundles them, as linked
+//! constants through [`Host::add_static`]). Only this crate's tests depend on plugin crates, so that cargo builds
+//! their libraries beside the test programs.
+//!
+//! Loaded plugins are never unloaded.
+
+mod architecture;
+mod error;
+mod info;
+mod library;
+mod loss;
+mod object;
+mod ops;
+mod options;
+mod sampler;
+mod search;
+mod sink;
+mod slopes;
+mod trust;
+
+use std::{path::PathBuf, sync::Arc};
+
+use randori_sdk::{abi, seam};
+
+use info::Functions;
+use object::Object;
+
+pub use error::{Error, Result};
+pub use info::{ItemInfo, Kind, PluginInfo};
+pub use search::SearchPath;
+
+/// The plugins of this process.
+#[derive(Default)]
+pub struct Host {
+    plugins: Vec<PluginInfo>,
+    /// As `plugins[i].items`.
+    functions: Vec<Vec<Functions>>,
+    /// For the error that nothing was found.
+    searched: Vec<PathBuf>,
+}
+
+impl Host {
+    /// Loads every plugin of a search path. A file that is named like a plugin and is none, breaks a rule of trust or
+    /// offers what another plugin offers is an error that names it.
+    pub fn discover(path: &SearchPath) -> Result<Host> {
+        let mut host = Host {
+            searched: path.dirs.clone(),
+            ..Host::default()
+        };
+        for file in path.plugins()? {
+            let (info, functions) = library::load(&file)?;
+            host.add(info, functions)?;
+        }
+        Ok(host)
+    }
+
+    /// Adds a plugin that is linked into the program (`PLUGIN` of its crate). One that was loaded from a file under
+    /// the same name takes precedence.
+    pub fn add_static(&mut self, plugin: &'static abi::Plugin) -> Result<()> {
+        let (info, functions) = library::linked(plugin)?;
+        if self.plugins.iter().any(|other| other.name == info.name) {
+            return Ok(());
+        }
+        self.add(info, functions)
+    }
+
+    fn add(&mut self, info: PluginInfo, functions: Vec<Functions>) -> Result<()> {
+        for item in &info.items {
+            let same = |other: &&ItemInfo| other.kind == item.kind && other.name == item.name;
+            let twice = info.items.iter().filter(same).count() > 1;
+            let other = self
+                .plugins
+                .iter()
+                .find(|p| p.items.iter().any(|i| same(&i)));
+            let reason = match other {
+                Some(other) => format!("{} `{}` is also in {}", item.kind, item.name, place(other)),
+                None if twice => format!("{} `{}` is in it twice", item.kind, item.name),
+                None => continue,
+            };
+            return Err(Error::Plugin {
+                path: info.path,
+                reason,
+            });
+        }
+        self.plugins.push(info);
+        self.functions.push(functions);
+        Ok(())
+    }
+
+    /// What was found.
+    pub fn plugins(&self) -> &[PluginInfo] {
+        &self.plugins
+    }
+
+    /// The architecture for a configuration's `model_type`, made for that configuration (`config.json`'s text).
+    pub fn architecture(
+        &self,
+        name: &str,
+        config_json: &str,
+    ) -> Result<Arc<dyn seam::Architecture>> {
+        let (item, functions) = self.find(Kind::Arch, name)?;
+        let object = Object::new(item, functions, &[], config_json)?;
+        Ok(Arc::new(architecture::Loaded::new(object)?))
+    }
+
+    /// A loss with its options checked and set, and its slopes checked against finite differences.
+    pub fn loss(
+        &self,
+        name: &str,
+        options: &[(String, seam::Value)],
+    ) -> Result<Arc<dyn seam::LossFn>> {
+        let (item, functions) = self.find(Kind::Loss, name)?;
+        let values = options::check(item, options)?;
+        let loss = loss::Loaded::new(Object::new(item, functions, &values, "")?);
+        slopes::check(&loss).map_err(Error::Rule)?;
+        Ok(Arc::new(loss))
+    }
+
+    /// A sampler with its options checked and set.
+    pub fn sampler(
+        &self,
+        name: &str,
+        options: &[(String, seam::Value)],
+    ) -> Result<Arc<dyn seam::SamplerFn>> {
+        let (item, functions) = self.find(Kind::Sampler, name)?;
+        let values = options::check(item, options)?;
+        let object = Object::new(item, functions, &values, "")?;
+        Ok(Arc::new(sampler::Loaded::new(object)))
+    }
+
+    fn find(&self, kind: Kind, name: &str) -> Result<(&ItemInfo, Functions)> {
+        let plugins = self.plugins.iter().zip(&self.functions);
+        let mut items = plugins.flat_map(|(info, f)| info.items.iter().zip(f));
+        let found = items.find(|(item, _)| item.kind == kind && item.name == name);
+        found
+            .map(|(item, functions)| (item, *functions))
+            .ok_or_else(|| self.unknown(kind, name))
+    }
+
+    fn unknown(&self, kind: Kind, name: &str) -> Error {
+        let items = self.plugins.iter().flat_map(|plugin| &plugin.items);
+        let mut names: Vec<_> = items
+            .filter(|i| i.kind == kind)
+            .map(|i| i.name.as_str())
+            .collect();
+        names.sort_unstable();
+        if self.plugins.is_empty() {
+            let searched: Vec<_> = self
+                .searched
+                .iter()
+                .map(|d| d.display().to_string())
+                .collect();
+            return Error::Rule(format!(
+                "there is no {kind} `{name}`, for there are no plugins in {} (`cargo run -p` and `--bin` do not build them; `cargo build` at the root does)",
+                searched.join(", ")
+            ));
+        }
+        let hint = options::nearest(name, &names)
+            .map_or(String::new(), |near| format!("did you mean `{near}`? "));
+        let list = if names.is_empty() {
+            "no plugin has one".to_owned()
+        } else {
+            format!("there are: {}", names.join(", "))
+        };
+        Error::Rule(format!("there is no {kind} `{name}`; {hint}{list}"))
+    }
+}
+
+/// Where a plugin came from, for messages.
+fn place(plugin: &PluginInfo) -> String {
+    if plugin.path.as_os_str().is_empty() {
+        format!("the built-in plugin {}", plugin.name)
+    } else {
+        plugin.path.display().to_string()
+    }
+}

@@ -197,17 +197,21 @@ impl Neg for Dual {
     }
 }
 
-/// One binary operator for dual-dual, dual-number and number-dual.
+/// One binary operator for dual-dual, dual-number and number-dual, from its value and its two partial derivatives.
 macro_rules! operator {
-    ($trait:ident, $method:ident, $a:ident, $b:ident, $value:expr, $slope:expr) => {
+    ($trait:ident, $method:ident, |$a:ident, $b:ident| $value:expr, $da:expr, $db:expr) => {
+        #[allow(clippy::suspicious_arithmetic_impl)] // derivatives need the other operators
         impl $trait for Dual {
             type Output = Dual;
             fn $method(self, other: Dual) -> Dual {
-                let ($a, $b) = (self, other);
-                let slope = |i: usize| $slope(i);
+                let ($a, $b) = (self.value, other.value);
+                let (left, right) = (self.chain($value, $da), other.chain($value, $db));
                 Dual {
                     value: $value,
-                    slope: [slope(0), slope(1)],
+                    slope: [
+                        left.slope[0] + right.slope[0],
+                        left.slope[1] + right.slope[1],
+                    ],
                 }
             }
         }
@@ -226,17 +230,10 @@ macro_rules! operator {
     };
 }
 
-operator!(Add, add, a, b, a.value + b.value, |i: usize| a.slope[i]
-    + b.slope[i]);
-operator!(Sub, sub, a, b, a.value - b.value, |i: usize| a.slope[i]
-    - b.slope[i]);
-operator!(Mul, mul, a, b, a.value * b.value, |i: usize| a.slope[i]
-    * b.value
-    + b.slope[i] * a.value);
-operator!(Div, div, a, b, a.value / b.value, |i: usize| (a.slope[i]
-    * b.value
-    - b.slope[i] * a.value)
-    / (b.value * b.value));
+operator!(Add, add, |a, b| a + b, 1.0, 1.0);
+operator!(Sub, sub, |a, b| a - b, 1.0, -1.0);
+operator!(Mul, mul, |a, b| a * b, b, a);
+operator!(Div, div, |a, b| a / b, 1.0 / b, -a / (b * b));
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,22 @@
+//! The host's one error.
+
+use std::path::PathBuf;
+
+/// What went wrong, in one sentence with the rule, the value and the place.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A plugin was refused.
+    #[error("plugin {}: {reason}", path.display())]
+    Plugin {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// Anything else.
+    #[error("{0}")]
+    Rule(String),
+}
+
+/// The host's result.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,122 @@
+//! A loaded loss as the trainer sees it.
+
+use std::{cell::RefCell, ffi::c_void};
+
+use randori_sdk::{
+    abi,
+    seam::{LossFn, LossOut, Rows},
+};
+
+use crate::{object::Object, sink::Complaint};
+
+/// [`LossFn`] over the C table.
+pub(crate) struct Loaded {
+    object: Object,
+}
+
+impl Loaded {
+    pub(crate) fn new(object: Object) -> Self {
+        Loaded { object }
+    }
+
+    fn table(&self) -> &abi::Loss {
+        // SAFETY: `info` has checked kind and size of the table.
+        unsafe { &*self.object.functions.vtable.cast::<abi::Loss>() }
+    }
+}
+
+impl LossFn for Loaded {
+    fn name(&self) -> &str {
+        &self.object.name
+    }
+
+    fn needs_ref(&self) -> bool {
+        self.table().needs_ref != 0
+    }
+
+    /// Whether the numbers are finite is the trainer's to check: it knows which pair is to blame.
+    fn eval(&self, rows: &Rows) -> Result<LossOut, String> {
+        let n = check(rows)?;
+        let input = abi::Rows {
+            size: size_of::<abi::Rows>(),
+            n,
+            groups: rows.groups,
+            group: rows.group.as_ptr(),
+            role: rows.role.as_ptr(),
+            logp: rows.logp.as_ptr(),
+            ref_logp: rows.ref_logp.as_ptr(),
+            len: rows.len.as_ptr(),
+            reward: rows.reward.map_or(std::ptr::null(), <[f64]>::as_ptr),
+            progress: rows.progress,
+        };
+        // what the plugin leaves unwritten stays NaN and is found
+        let mut out = LossOut {
+            loss: vec![f64::NAN; rows.groups],
+            d_logp: vec![f64::NAN; n],
+            metrics: Vec::new(),
+        };
+        let metrics = Metrics::default();
+        let grads = abi::Grads {
+            size: size_of::<abi::Grads>(),
+            loss: out.loss.as_mut_ptr(),
+            d_logp: out.d_logp.as_mut_ptr(),
+            metric,
+            ctx: (&raw const metrics).cast_mut().cast(),
+        };
+        let complaint = Complaint::default();
+        let eval = self.table().eval.ok_or("its function is missing")?;
+        // SAFETY: every array has the length that `abi` says and lives during the call, like the sinks.
+        let done = unsafe {
+            eval(
+                self.object.this,
+                &raw const input,
+                &raw const grads,
+                complaint.sink(),
+            )
+        };
+        if done == 0 {
+            return Err(format!("loss {}: {}", self.object.name, complaint.text()));
+        }
+        out.metrics = metrics.0.into_inner();
+        Ok(out)
+    }
+}
+
+/// The number of rows, if all arrays agree and the groups exist.
+fn check(rows: &Rows) -> Result<usize, String> {
+    let n = rows.logp.len();
+    let lengths = [
+        rows.group.len(),
+        rows.role.len(),
+        rows.ref_logp.len(),
+        rows.len.len(),
+        rows.reward.map_or(n, <[f64]>::len),
+    ];
+    if lengths.iter().any(|&length| length != n) {
+        return Err(format!(
+            "a batch of {n} log-probs has arrays of {lengths:?} entries"
+        ));
+    }
+    match rows
+        .group
+        .iter()
+        .find(|&&group| group as usize >= rows.groups)
+    {
+        Some(group) => Err(format!(
+            "a batch of {} groups has a row of group {group}",
+            rows.groups
+        )),
+        None => Ok(n),
+    }
+}
+
+#[derive(Default)]
+struct Metrics(RefCell<Vec<(String, f64)>>);
+
+unsafe extern "C" fn metric(ctx: *mut c_void, name: abi::Str, value: f64) {
+    // SAFETY: `ctx` is the running `eval`'s; the name lives until we return.
+    let (metrics, name) = unsafe { (&*ctx.cast::<Metrics>(), name.read()) };
+    if let Ok(mut metrics) = metrics.0.try_borrow_mut() {
+        metrics.push((name.into_owned(), value));
+    }
+}

@@ -1,0 +1,333 @@
+//! The op table a plugin calls: each function finds the backend of the running call, guards it against panics and
+//! keeps the first failure.
+//!
+//! After a failure every op answers 0 without reaching the backend, so the first message is the one that matters and
+//! the plugin's forward code runs to its end harmlessly.
+
+use std::{
+    cell::{Cell, RefCell},
+    ffi::c_void,
+};
+
+use randori_sdk::{
+    abi::{self, Graph, Str, Tensor},
+    guard::guard,
+    seam::{AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary},
+};
+
+use crate::sink::with_place;
+
+/// One call into an architecture: what a plugin's `Graph` points to.
+pub(crate) struct Call {
+    /// The backend whose turn it is; an expert may run on another one.
+    backend: Cell<*mut dyn Backend>,
+    failed: Cell<bool>,
+    failure: RefCell<Failure>,
+    /// The last rotary spec, so that blocks that share one do not copy it each time.
+    rope: RefCell<RopeSpec>,
+}
+
+#[derive(Default)]
+struct Failure {
+    message: String,
+    place: Option<(String, u32)>,
+}
+
+impl Call {
+    /// Runs `code` with a graph on `backend`: the tensor it answers, or the first failure.
+    pub(crate) fn run(backend: &mut dyn Backend, code: impl FnOnce(Graph) -> Tensor) -> OpResult {
+        let backend: *mut (dyn Backend + '_) = backend;
+        // SAFETY: only the lifetime is forgotten; the pointer is used during `code` and by nobody else.
+        let backend: *mut (dyn Backend + 'static) = unsafe { std::mem::transmute(backend) };
+        let call = Call {
+            backend: Cell::new(backend),
+            failed: Cell::new(false),
+            failure: RefCell::default(),
+            rope: RefCell::new(RopeSpec {
+                interleaved: false,
+                inv_freq: Vec::new(),
+                mscale: 1.0,
+            }),
+        };
+        let id = code((&raw const call).cast_mut().cast());
+        if call.failed.get() {
+            let Failure { message, place } = call.failure.into_inner();
+            let (file, line) = place.unwrap_or_default();
+            return Err(with_place(&message, &file, line));
+        }
+        if id == 0 {
+            return Err("it answered no tensor and gave no reason".into());
+        }
+        Ok(id)
+    }
+
+    #[cold]
+    fn fail(&self, message: impl FnOnce() -> String) -> Tensor {
+        if !self.failed.replace(true) {
+            self.failure.borrow_mut().message = message();
+        }
+        0
+    }
+
+    /// One op on `inputs`.
+    fn op(
+        &self,
+        op: &str,
+        weight: &str,
+        inputs: &[Id],
+        run: impl FnOnce(&mut dyn Backend) -> OpResult,
+    ) -> Tensor {
+        let what = || match weight {
+            "" => format!("`{op}`"),
+            name => format!("`{op}` of {name}"),
+        };
+        if self.failed.get() {
+            return 0;
+        }
+        if inputs.contains(&0) {
+            return self.fail(|| format!("{} was given tensor 0, which no op answered", what()));
+        }
+        // SAFETY: the backend lives during the call, and whoever lent it waits for us: `moe` lends it on through
+        // `expert` and touches it again only afterwards.
+        match guard(|| run(unsafe { &mut *self.backend.get() })) {
+            Ok(Ok(id)) if id != 0 => id,
+            Ok(Ok(_)) => self.fail(|| format!("{}: the host answered no tensor", what())),
+            Ok(Err(rule)) => self.fail(|| format!("{}: {rule}", what())),
+            Err(caught) => self.fail(|| {
+                let message = with_place(&caught.message, &caught.file, caught.line);
+                format!("{}: the host panicked: {message}", what())
+            }),
+        }
+    }
+}
+
+/// The host's table.
+pub(crate) static OPS: abi::Ops = abi::Ops {
+    size: size_of::<abi::Ops>(),
+    fail,
+    embed,
+    linear,
+    rms_norm,
+    layer_norm,
+    rope,
+    attention,
+    moe,
+    unary,
+    binary,
+    affine,
+    unflatten,
+    flatten,
+    narrow,
+    concat,
+};
+
+/// The call behind a graph.
+///
+/// # Safety
+/// `g` is the graph of a running call.
+unsafe fn call<'a>(g: Graph) -> &'a Call {
+    // SAFETY: `Call::run` made it of a `Call` that outlives the plugin's code.
+    unsafe { &*g.cast::<Call>() }
+}
+
+/// A weight's name.
+///
+/// # Safety
+/// The text lives during the op.
+unsafe fn text<'a>(name: Str) -> std::borrow::Cow<'a, str> {
+    // SAFETY: the caller's promise.
+    unsafe { name.read() }
+}
+
+unsafe extern "C" fn fail(g: Graph, message: Str, file: Str, line: u32) {
+    // SAFETY: the plugin's texts live during the call; `g` is its graph.
+    let (call, message, file) = unsafe { (call(g), text(message), text(file)) };
+    if !message.is_empty() {
+        if call.failed.get() {
+            return;
+        }
+        call.fail(|| message.into_owned());
+    }
+    let mut failure = call.failure.borrow_mut();
+    if call.failed.get() && failure.place.is_none() {
+        failure.place = Some((file.into_owned(), line));
+    }
+}
+
+// SAFETY of the ops below: a plugin passes the graph of the running call, and names, specs and arrays that live
+// during the op; that is what the ABI asks of it.
+
+unsafe extern "C" fn embed(g: Graph, name: Str, ids: Tensor, vocab: usize, width: usize) -> Tensor {
+    // SAFETY: above.
+    let (call, name) = unsafe { (call(g), text(name)) };
+    call.op("embed", &name, &[ids], |b| {
+        b.embed(&name, ids, vocab, width)
+    })
+}
+
+unsafe extern "C" fn linear(g: Graph, name: Str, x: Tensor, out: usize, bias: u32) -> Tensor {
+    // SAFETY: above.
+    let (call, name) = unsafe { (call(g), text(name)) };
+    call.op("linear", &name, &[x], |b| {
+        b.linear(&name, x, out, bias != 0)
+    })
+}
+
+unsafe extern "C" fn rms_norm(g: Graph, name: Str, x: Tensor, eps: f64, plus: f32) -> Tensor {
+    // SAFETY: above.
+    let (call, name) = unsafe { (call(g), text(name)) };
+    call.op("rms_norm", &name, &[x], |b| b.rms_norm(&name, x, eps, plus))
+}
+
+unsafe extern "C" fn layer_norm(g: Graph, name: Str, x: Tensor, eps: f64, bias: u32) -> Tensor {
+    // SAFETY: above.
+    let (call, name) = unsafe { (call(g), text(name)) };
+    call.op("layer_norm", &name, &[x], |b| {
+        b.layer_norm(&name, x, eps, bias != 0)
+    })
+}
+
+unsafe extern "C" fn rope(g: Graph, x: Tensor, rope: *const abi::Rope) -> Tensor {
+    // SAFETY: above; fields beyond `size` are not read, and this version's are all there from the start.
+    let (call, rope, inv_freq) =
+        unsafe { (call(g), &*rope, abi::slice((*rope).inv_freq, (*rope).n)) };
+    let mut spec = call.rope.borrow_mut();
+    spec.interleaved = rope.interleaved != 0;
+    spec.mscale = rope.mscale;
+    if spec.inv_freq != inv_freq {
+        spec.inv_freq.clear();
+        spec.inv_freq.extend_from_slice(inv_freq);
+    }
+    call.op("rope", "", &[x], |b| b.rope(x, &spec))
+}
+
+unsafe extern "C" fn attention(
+    g: Graph,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn: *const abi::Attn,
+) -> Tensor {
+    // SAFETY: above.
+    let (call, attn) = unsafe { (call(g), &*attn) };
+    let spec = AttnSpec {
+        window: Some(attn.window).filter(|&w| w > 0),
+        scale: Some(attn.scale).filter(|&s| s != 0.0),
+        softcap: Some(attn.softcap).filter(|&c| c != 0.0),
+    };
+    call.op("attention", "", &[q, k, v], |b| b.attention(q, k, v, &spec))
+}
+
+unsafe extern "C" fn moe(
+    g: Graph,
+    router: Tensor,
+    x: Tensor,
+    route: *const abi::Route,
+    expert: abi::Expert,
+    user: *mut c_void,
+) -> Tensor {
+    // SAFETY: above.
+    let (call, route) = unsafe { (call(g), &*route) };
+    let spec = RouteSpec {
+        top_k: route.top_k,
+        sigmoid: route.sigmoid != 0,
+        normalise: route.normalise != 0,
+        scale: route.scale,
+    };
+    let mut run = |backend: &mut dyn Backend, index: usize, rows: Id| {
+        let turn = Turn::of(call, backend);
+        // SAFETY: the plugin's callback and its `user` are valid until `moe` returns.
+        let id = unsafe { expert(user, g, index, rows) };
+        drop(turn);
+        id
+    };
+    call.op("moe", "", &[router, x], |b| {
+        b.moe(router, x, &spec, &mut run)
+    })
+}
+
+/// Lends the call to the backend that runs an expert, and gives it back even if that panics.
+struct Turn<'a> {
+    call: &'a Call,
+    before: *mut dyn Backend,
+}
+
+impl<'a> Turn<'a> {
+    fn of(call: &'a Call, backend: &mut dyn Backend) -> Self {
+        let backend: *mut (dyn Backend + '_) = backend;
+        // SAFETY: only the lifetime is forgotten; `drop` takes the pointer back before the borrow ends.
+        let backend: *mut (dyn Backend + 'static) = unsafe { std::mem::transmute(backend) };
+        let before = call.backend.replace(backend);
+        Turn { call, before }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.call.backend.set(self.before);
+    }
+}
+
+unsafe extern "C" fn unary(g: Graph, op: u32, x: Tensor) -> Tensor {
+    // SAFETY: above.
+    let call = unsafe { call(g) };
+    let (name, unary) = match op {
+        abi::SILU => ("silu", Unary::Silu),
+        abi::GELU => ("gelu", Unary::Gelu),
+        abi::GELU_TANH => ("gelu_tanh", Unary::GeluTanh),
+        abi::TANH => ("tanh", Unary::Tanh),
+        abi::SIGMOID => ("sigmoid", Unary::Sigmoid),
+        abi::RELU => ("relu", Unary::Relu),
+        abi::EXP => ("exp", Unary::Exp),
+        abi::SOFTMAX => ("softmax", Unary::Softmax),
+        other => {
+            return call.fail(|| format!("this host is too old to have unary function {other}"));
+        }
+    };
+    call.op(name, "", &[x], |b| b.unary(unary, x))
+}
+
+unsafe extern "C" fn binary(g: Graph, op: u32, x: Tensor, y: Tensor) -> Tensor {
+    // SAFETY: above.
+    let call = unsafe { call(g) };
+    let (name, binary) = match op {
+        abi::ADD => ("add", Binary::Add),
+        abi::SUB => ("sub", Binary::Sub),
+        abi::MUL => ("mul", Binary::Mul),
+        abi::DIV => ("div", Binary::Div),
+        other => {
+            return call.fail(|| format!("this host is too old to have binary function {other}"));
+        }
+    };
+    call.op(name, "", &[x, y], |b| b.binary(binary, x, y))
+}
+
+unsafe extern "C" fn affine(g: Graph, x: Tensor, mul: f64, add: f64) -> Tensor {
+    // SAFETY: above.
+    let call = unsafe { call(g) };
+    call.op("affine", "", &[x], |b| b.affine(x, mul, add))
+}
+
+unsafe extern "C" fn unflatten(g: Graph, x: Tensor, n: usize) -> Tensor {
+    // SAFETY: above.
+    let call = unsafe { call(g) };
+    call.op("unflatten", "", &[x], |b| b.unflatten(x, n))
+}
+
+unsafe extern "C" fn flatten(g: Graph, x: Tensor) -> Tensor {
+    // SAFETY: above.
+    let call = unsafe { call(g) };
+    call.op("flatten", "", &[x], |b| b.flatten(x))
+}
+
+unsafe extern "C" fn narrow(g: Graph, x: Tensor, start: usize, len: usize) -> Tensor {
+    // SAFETY: above.
+    let call = unsafe { call(g) };
+    call.op("narrow", "", &[x], |b| b.narrow(x, start, len))
+}
+
+unsafe extern "C" fn concat(g: Graph, xs: *const Tensor, n: usize) -> Tensor {
+    // SAFETY: above.
+    let (call, xs) = unsafe { (call(g), abi::slice(xs, n)) };
+    call.op("concat", "", xs, |b| b.concat(xs))
+}

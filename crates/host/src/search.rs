@@ -1,0 +1,157 @@
+//! Where plugins are looked for, and which files count as plugins.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use crate::{Error, Result};
+
+/// Folders to look in and files to load, in addition to nothing: the working directory and model folders are never
+/// searched.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SearchPath {
+    /// Folders in which every plugin is loaded.
+    pub dirs: Vec<PathBuf>,
+    /// Single plugins, named by the user; one of these replaces a folder's plugin of the same file name.
+    pub files: Vec<PathBuf>,
+}
+
+impl SearchPath {
+    /// The binary's own folder (with its `deps` when cargo built it there) and `$PREFIX/lib/randori/plugins`, where the
+    /// binary is `$PREFIX/bin/randori`. Only folders that exist.
+    pub fn standard() -> Self {
+        let mut dirs = own_folders();
+        dirs.extend(installed());
+        SearchPath {
+            dirs,
+            files: Vec::new(),
+        }
+    }
+
+    /// The plugin files of this path, named ones last.
+    pub(crate) fn plugins(&self) -> Result<Vec<PathBuf>> {
+        let mut found: BTreeMap<String, PathBuf> = BTreeMap::new();
+        for dir in &self.dirs {
+            for (name, file) in plugins_of(dir)? {
+                if let Some(other) = found.get(&name).filter(|other| **other != file) {
+                    let file = choose(other, &file)?;
+                    found.insert(name, file);
+                } else {
+                    found.insert(name, file);
+                }
+            }
+        }
+        for file in &self.files {
+            if let Some(name) = file.file_name() {
+                found.remove(&*name.to_string_lossy());
+            }
+        }
+        Ok(found
+            .into_values()
+            .chain(self.files.iter().cloned())
+            .collect())
+    }
+}
+
+/// The binary's folder and, in a cargo target directory, `deps` beside it: `cargo test` leaves plugins only there.
+pub(crate) fn own_folders() -> Vec<PathBuf> {
+    let Some(own) = env::current_exe()
+        .ok()
+        .and_then(|exe| exe.canonicalize().ok())
+        .and_then(|exe| exe.parent().map(Path::to_owned))
+    else {
+        return Vec::new();
+    };
+    let deps = own.join("deps");
+    // an example lies in `examples`, a sibling of `deps`
+    let sibling = own
+        .ends_with("examples")
+        .then(|| own.with_file_name("deps"));
+    let cargo = [Some(deps), sibling].into_iter().flatten();
+    let cargo: Vec<_> = cargo.filter(|dir| dir.is_dir()).collect();
+    [vec![own], cargo].concat()
+}
+
+fn installed() -> Option<PathBuf> {
+    let exe = env::current_exe().ok()?.canonicalize().ok()?;
+    let prefix = exe.parent()?.parent()?;
+    Some(prefix.join("lib/randori/plugins")).filter(|dir| dir.is_dir())
+}
+
+/// Whether a folder is one that [`SearchPath::standard`] names.
+pub(crate) fn is_standard(dir: &Path) -> bool {
+    own_folders()
+        .into_iter()
+        .chain(installed())
+        .any(|d| d == dir)
+}
+
+/// Names of files that are plugins: `librandori_plugin_*.so` and its like on other systems, without the plugin that
+/// misbehaves for tests.
+fn plugins_of(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let entries = fs::read_dir(dir)
+        .map_err(|e| Error::Rule(format!("plugin folder {}: {e}", dir.display())))?;
+    let mut files = Vec::new();
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if is_plugin(&name) {
+            files.push((name, entry.path()));
+        }
+    }
+    Ok(files)
+}
+
+fn is_plugin(file: &str) -> bool {
+    let stem = file.strip_prefix("lib").unwrap_or(file);
+    let Some((stem, extension)) = stem.rsplit_once('.') else {
+        return false;
+    };
+    let name = stem.strip_prefix("randori_plugin_");
+    matches!(extension, "so" | "dylib" | "dll") && name.is_some_and(|name| name != "misbehave")
+}
+
+/// Of the copies in the binary's folder and in its `deps` the newer one; any other double is refused, since neither
+/// should silently win.
+fn choose(a: &Path, b: &Path) -> Result<PathBuf> {
+    let own = own_folders();
+    let is_own = |file: &Path| {
+        file.parent()
+            .is_some_and(|dir| own.iter().any(|o| o == dir))
+    };
+    if !(is_own(a) && is_own(b)) {
+        return Err(Error::Rule(format!(
+            "the same plugin lies in two folders: {} and {}; remove one or name the one you want",
+            a.display(),
+            b.display()
+        )));
+    }
+    let age = |file: &Path| {
+        let modified = fs::metadata(file).and_then(|meta| meta.modified());
+        modified.unwrap_or(SystemTime::UNIX_EPOCH)
+    };
+    Ok(if age(b) > age(a) { b } else { a }.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plugin_files_are_known_by_name() {
+        for (file, is) in [
+            ("librandori_plugin_llama.so", true),
+            ("librandori_plugin_llama.dylib", true),
+            ("randori_plugin_llama.dll", true),
+            ("librandori_plugin_misbehave.so", false),
+            ("librandori_plugin_llama.rlib", false),
+            ("librandori_plugin_llama.so.d", false),
+            ("librandori_plugin_llama", false),
+            ("libllama.so", false),
+        ] {
+            assert_eq!(is_plugin(file), is, "{file}");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Every loss is checked when it is loaded: are its slopes those of its values?
+//!
+//! On batches of plausible random pairs each slope is held against the central difference
+//! (ℓ(x + h) - ℓ(x - h)) / 2h of the groups' summed loss. NaN and infinity are refused, also where policy and opponent
+//! are equal (the first step of an iteration). A loss that says it needs no opponent gets NaN for its log-probs.
+
+use randori_sdk::seam::{GENERATED, LossFn, REAL, Rows};
+
+/// An owned batch.
+struct Batch {
+    group: Vec<u32>,
+    role: Vec<u32>,
+    logp: Vec<f64>,
+    ref_logp: Vec<f64>,
+    len: Vec<u32>,
+    reward: Option<Vec<f64>>,
+    progress: f64,
+}
+
+impl Batch {
+    fn rows(&self) -> Rows<'_> {
+        Rows {
+            groups: self.group.len() / 2,
+            group: &self.group,
+            role: &self.role,
+            logp: &self.logp,
+            ref_logp: &self.ref_logp,
+            len: &self.len,
+            reward: self.reward.as_deref(),
+            progress: self.progress,
+        }
+    }
+
+    /// For messages.
+    fn show(&self, row: usize) -> String {
+        let role = if self.role[row] == REAL {
+            "real"
+        } else {
+            "generated"
+        };
+        let (logp, reference, len) = (self.logp[row], self.ref_logp[row], self.len[row]);
+        format!("{role} response of {len} tokens, log-prob {logp:.4}, opponent's {reference:.4}")
+    }
+}
+
+/// Pairs per batch.
+const PAIRS: usize = 6;
+
+/// An error naming the first slope or value that is wrong.
+pub(crate) fn check(loss: &dyn LossFn) -> Result<(), String> {
+    let mut random = Random(0x5eed);
+    for round in 0..4 {
+        // how far policy and opponent are apart: from an iteration's first steps to far beyond its last
+        let apart = [0.0, 0.1, 1.0, 4.0][round];
+        let mut batch = batch(&mut random, apart, round);
+        if !loss.needs_ref() {
+            batch.ref_logp.fill(f64::NAN);
+        }
+        finite(loss, &batch)?;
+        // where both are equal a loss may well have a kink
+        if apart > 0.0 {
+            differences(loss, &mut batch)?;
+        }
+    }
+    Ok(())
+}
+
+fn batch(random: &mut Random, apart: f64, round: usize) -> Batch {
+    let rows = 2 * PAIRS;
+    let len: Vec<u32> = (0..rows)
+        .map(|_| 1 + (random.uniform() * 60.0) as u32)
+        .collect();
+    let ref_logp: Vec<f64> = len
+        .iter()
+        .map(|&n| -f64::from(n) * (0.2 + 2.0 * random.uniform()))
+        .collect();
+    // log-probs are never positive
+    let logp = ref_logp
+        .iter()
+        .map(|r| (r + apart * random.normal()).min(-1e-2 * random.uniform()));
+    let logp = logp.collect();
+    // a loss has to go by `role`, not by order: in odd rounds the generated response comes first
+    let real_first = round % 2 == 0;
+    Batch {
+        group: (0..rows).map(|i| (i / 2) as u32).collect(),
+        role: (0..rows)
+            .map(|i| {
+                if (i % 2 == 0) == real_first {
+                    REAL
+                } else {
+                    GENERATED
+                }
+            })
+            .collect(),
+        logp,
+        ref_logp,
+        len,
+        reward: (round % 2 == 0).then(|| (0..rows).map(|_| random.normal()).collect()),
+        progress: round as f64 / 3.0,
+    }
+}
+
+fn finite(loss: &dyn LossFn, batch: &Batch) -> Result<(), String> {
+    let out = loss.eval(&batch.rows())?;
+    let group = out.loss.iter().position(|value| !value.is_finite());
+    let row = out.d_logp.iter().position(|slope| !slope.is_finite());
+    let reads = if loss.needs_ref() {
+        ""
+    } else {
+        " (it says that it does not read the opponent's log-probs, and gets NaN for them)"
+    };
+    match (group, row) {
+        (Some(group), _) => Err(format!(
+            "loss {} of a pair is {}{reads}; {}; {}",
+            loss.name(),
+            out.loss[group],
+            batch.show(2 * group),
+            batch.show(2 * group + 1)
+        )),
+        (None, Some(row)) => Err(format!(
+            "a slope of loss {} is {}{reads}; {}",
+            loss.name(),
+            out.d_logp[row],
+            batch.show(row)
+        )),
+        (None, None) => Ok(()),
+    }
+}
+
+fn differences(loss: &dyn LossFn, batch: &mut Batch) -> Result<(), String> {
+    let slopes = loss.eval(&batch.rows())?.d_logp;
+    for (row, &slope) in slopes.iter().enumerate() {
+        // a kink between x - h and x + h spoils one difference; a smaller h avoids it
+        let mut measured = f64::NAN;
+        let right = [1e-5, 1e-6, 1e-7].into_iter().any(|h| {
+            difference(loss, batch, row, h).is_ok_and(|(d, noise)| {
+                measured = d;
+                let size = d.abs().max(slope.abs());
+                (d - slope).abs() <= 1e-4 * size + noise
+            })
+        });
+        if !right {
+            return Err(format!(
+                "loss {}: its slope to a log-prob is {slope:.6}, but the loss changes by {measured:.6} per unit; {}",
+                loss.name(),
+                batch.show(row)
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The central difference of the summed loss to one row's log-prob, and its rounding error.
+fn difference(
+    loss: &dyn LossFn,
+    batch: &mut Batch,
+    row: usize,
+    h: f64,
+) -> Result<(f64, f64), String> {
+    let x = batch.logp[row];
+    batch.logp[row] = x + h;
+    let up = loss.eval(&batch.rows());
+    batch.logp[row] = x - h;
+    let down = loss.eval(&batch.rows());
+    batch.logp[row] = x;
+    let (up, down) = (up?.loss, down?.loss);
+    // group by group: a huge loss of another pair must not drown the change
+    let change: f64 = up.iter().zip(&down).map(|(u, d)| u - d).sum();
+    let size = up
+        .iter()
+        .zip(&down)
+        .filter(|(u, d)| u != d)
+        .map(|(u, d)| u.abs() + d.abs());
+    let noise = 16.0 * f64::EPSILON * (size.sum::<f64>() + x.abs()) / h;
+    Ok((change / (2.0 * h), noise))
+}
+
+/// splitmix64: the same batches every time.
+struct Random(u64);
+
+impl Random {
+    /// In [0, 1).
+    fn uniform(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Box and Muller.
+    fn normal(&mut self) -> f64 {
+        let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
+        radius * (std::f64::consts::TAU * self.uniform()).cos()
+    }
+}

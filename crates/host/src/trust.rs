@@ -1,0 +1,118 @@
+//! Which files are let into the process: the rules, and the hash that goes into a run's manifest.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::{Error, Result, search};
+
+/// Checks a plugin's file and answers its resolved path. Rules, since a plugin is native code:
+/// - never from the working directory (a downloaded archive must not bring code that runs by being entered), unless
+///   that is the binary's own folder;
+/// - never from a folder that holds a model;
+/// - never writable by anybody but its owner.
+pub(crate) fn check(file: &Path) -> Result<PathBuf> {
+    let refuse = |reason: String| Error::Plugin {
+        path: file.to_owned(),
+        reason,
+    };
+    let path = file.canonicalize().map_err(|e| refuse(e.to_string()))?;
+    if !path.is_file() {
+        return Err(refuse("a plugin is a file".into()));
+    }
+    // links are resolved, but the folder that was named counts as well
+    let named = file.parent().and_then(|dir| {
+        let dir = if dir.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            dir
+        };
+        dir.canonicalize().ok()
+    });
+    for dir in [path.parent().map(Path::to_owned), named]
+        .into_iter()
+        .flatten()
+    {
+        if search::is_standard(&dir) {
+            continue;
+        }
+        if env::current_dir().and_then(|cwd| cwd.canonicalize()).ok() == Some(dir.clone()) {
+            return Err(refuse(
+                "plugins are never loaded from the working directory; move it to another folder and name it by its path"
+                    .into(),
+            ));
+        }
+        if let Some(model) = model_in(&dir) {
+            return Err(refuse(format!(
+                "plugins are never loaded from a model's folder, and this one holds {model}; move it elsewhere"
+            )));
+        }
+    }
+    writable(&path).map_or(Ok(()), |reason| Err(refuse(reason)))?;
+    Ok(path)
+}
+
+/// The file by which a folder is known to hold a model.
+fn model_in(dir: &Path) -> Option<String> {
+    let is_model = |name: &str| {
+        matches!(
+            name,
+            "config.json" | "tokenizer.json" | "adapter_config.json"
+        ) || name.ends_with(".safetensors")
+            || name.ends_with(".gguf")
+    };
+    let names = fs::read_dir(dir).ok()?.flatten();
+    let mut names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.find(|name| is_model(name))
+}
+
+#[cfg(unix)]
+fn writable(path: &Path) -> Option<String> {
+    use std::os::unix::fs::PermissionsExt;
+    const GROUP: u32 = 0o020;
+    const WORLD: u32 = 0o002;
+    const STICKY: u32 = 0o1000;
+    let mode = |path: &Path| fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
+    // Beside the binary, who can write the binary gains nothing from writing a plugin: with umask 002 (Fedora) cargo
+    // makes both writable by the owner's own group.
+    let binary = match env::current_exe() {
+        Ok(exe) if path.parent().is_some_and(search::is_standard) => mode(&exe) & GROUP,
+        _ => 0,
+    };
+    let folder = path.parent().map_or(0, mode);
+    if folder & WORLD != 0 && folder & STICKY == 0 {
+        return Some(format!(
+            "its folder is writable by everybody (mode {:03o}), so anyone may have put it there; run: chmod o-w {}",
+            folder & 0o777,
+            path.parent().unwrap_or(path).display()
+        ));
+    }
+    let who = match mode(path) & (GROUP | WORLD) & !binary {
+        0 => return None,
+        GROUP => "its group",
+        _ => "everybody",
+    };
+    Some(format!(
+        "it is writable by {who} (mode {:03o}), so it may not be what its owner put there; run: chmod go-w {}",
+        mode(path) & 0o777,
+        path.display()
+    ))
+}
+
+#[cfg(not(unix))]
+fn writable(_path: &Path) -> Option<String> {
+    None
+}
+
+/// SHA-256 of a file, in hexadecimal.
+pub(crate) fn sha256(path: &Path) -> Result<String> {
+    let bytes = fs::read(path).map_err(|e| Error::Plugin {
+        path: path.to_owned(),
+        reason: e.to_string(),
+    })?;
+    let digest = Sha256::digest(&bytes);
+    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+}
