@@ -79,15 +79,15 @@ impl Trainer {
         let subject = fingerprint(task);
         if let Some(before) = self
             .subject
-            .replace(subject.clone())
-            .filter(|before| *before != subject)
+            .as_ref()
+            .filter(|before| self.step > 0 && **before != subject)
         {
-            self.subject = Some(before.clone());
             return Err(Error::rule(format!(
                 "the training stands at step {} of other data or another loss: it had {before}, it now gets {subject}",
                 self.step
             )));
         }
+        self.subject = Some(subject);
         let (n, batch) = (task.len(), self.settings.batch);
         let (per_epoch, total) = (
             self.settings.steps_per_epoch(n),
@@ -234,7 +234,10 @@ impl Trainer {
             match alone {
                 Ok(norm) if norm.is_finite() => {}
                 Ok(norm) => {
-                    return Error::rule(format!("{}: the gradient's norm is {norm}", task.place(i)));
+                    return Error::rule(format!(
+                        "{}: the gradient's norm is {norm}",
+                        task.place(i)
+                    ));
                 }
                 Err(e) => return e,
             }
