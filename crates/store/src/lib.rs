@@ -1,1 +1,40 @@
-//! To be written.
+//! The run folder: what a game leaves on disk, and why it can be killed at any moment.
+//!
+//! `runs/NAME/` holds `recipe.toml` (resolved), `manifest.json` (versions, hashes, finished stages) and a folder for
+//! each *place* where stages happen, `iter-0`, `iter-1`, …: their artefacts, `metrics.jsonl`, and, while a stage is
+//! unfinished, `checkpoint/`. Three rules make it safe, and tests break the disk at every single operation to see
+//! that they hold:
+//!
+//! 1. A file or folder appears under its name only when it is whole and on disk: written beside it under another
+//!    name, fsynced, renamed ([`Disk::replace`]).
+//! 2. A stage is finished when the manifest says so, which is the last thing that happens to it.
+//! 3. What the next stage gets is always read back from disk, so a resumed game cannot see other values than an
+//!    undisturbed one.
+//!
+//! This crate knows no tensor, no TOML and no terminal: artefacts save and load themselves ([`Artefact`]), and a
+//! recipe is text plus a list of keys and values.
+#![forbid(unsafe_code)]
+
+mod artefact;
+mod board;
+mod desk;
+mod disk;
+mod error;
+mod hash;
+mod json;
+mod lock;
+mod manifest;
+mod run;
+mod tensorboard;
+
+pub use artefact::{Artefact, Json, Rows, signals_json};
+pub use board::Board;
+pub use desk::{Checkpoint, Desk};
+pub use disk::{Disk, Op};
+pub use error::{BoxError, Error, Result};
+pub use hash::{Hash, hash};
+pub use json::{Appender, read_json, read_rows, write_json, write_rows};
+pub use lock::Lock;
+pub use manifest::{Done, Manifest, RunSpec};
+pub use run::{Open, Run, load, place_of};
+pub use tensorboard::EventFile;

@@ -1,0 +1,225 @@
+//! Where a stage keeps unfinished work: checkpoints, a log of steps, a list of items done so far. A killed stage that
+//! asks its desk first goes on where it was, and nothing appears twice.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+use crate::{Appender, Board, BoxError, Disk, Error, Result, disk::list};
+
+/// The folder of unfinished work, in a place.
+pub(crate) const CHECKPOINT: &str = "checkpoint";
+
+/// What a stage works at.
+#[derive(Debug)]
+pub struct Desk {
+    disk: Disk,
+    /// `iter-0`
+    place: PathBuf,
+    /// `policy`
+    stage: String,
+    /// `iter-0/checkpoint/policy`, removed when the stage is finished.
+    work: PathBuf,
+    metrics: Option<Appender>,
+    board: Option<Board>,
+    before: String,
+}
+
+/// Unfinished work as it was after some step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The step.
+    pub step: u64,
+    /// The folder that was filled then.
+    pub path: PathBuf,
+}
+
+impl Desk {
+    pub(crate) fn new(
+        disk: &Disk,
+        place: PathBuf,
+        stage: &str,
+        before: String,
+        board: Option<Board>,
+    ) -> Desk {
+        let work = place.join(CHECKPOINT).join(stage);
+        Desk {
+            disk: disk.clone(),
+            place,
+            stage: stage.to_owned(),
+            work,
+            metrics: None,
+            board,
+            before,
+        }
+    }
+
+    /// The folder of the place, e.g. `iter-0`.
+    pub fn place(&self) -> &Path {
+        &self.place
+    }
+
+    /// The newest checkpoint. Look here before starting from the beginning.
+    pub fn latest(&self) -> Result<Option<Checkpoint>> {
+        latest_in(&self.work)
+    }
+
+    /// Keeps the stage's state after `step`: `save` makes the folder it is given and fills it. Rows logged so far are
+    /// put on disk before it, older checkpoints removed after it.
+    pub fn checkpoint<E: Into<BoxError>>(
+        &mut self,
+        step: u64,
+        save: impl FnOnce(&Path) -> std::result::Result<(), E>,
+    ) -> Result<()> {
+        self.try_checkpoint(step, save)
+            .map_err(|error| error.keeping(|| self.kept()))
+    }
+
+    /// Appends a row to the place's `metrics.jsonl`: `{"step": step, …values}`, `values` being a struct or a map.
+    /// (A stage not called `policy` has its own `STAGE.metrics.jsonl`.) The first row of a resumed stage removes
+    /// those logged after its last checkpoint: these steps are being done again.
+    pub fn row(&mut self, step: u64, values: &impl Serialize) -> Result<()> {
+        let row = self.with_step(step, values)?;
+        self.push_row(&row)
+            .map_err(|error| error.keeping(|| self.kept()))?;
+        match &self.board {
+            Some(board) => board.row(&row),
+            None => Ok(()),
+        }
+    }
+
+    /// A list that grows while the stage works (answers generated so far): the items there are, and the log to append
+    /// the next ones to. It goes when the stage is finished; its artefact has them then.
+    pub fn items<T: DeserializeOwned>(&mut self, name: &str) -> Result<(Vec<T>, Appender)> {
+        self.disk.folder(&self.work)?;
+        Appender::resume(&self.disk, &self.work.join(format!("{name}.jsonl")), |_| {
+            true
+        })
+        .map_err(|error| error.keeping(|| self.kept()))
+    }
+
+    /// Writes one more file or folder into the place, atomically; it stays. It is not the stage's artefact: nothing
+    /// checks it later.
+    pub fn write<E: Into<BoxError>>(
+        &mut self,
+        name: &str,
+        save: impl FnOnce(&Path) -> std::result::Result<(), E>,
+    ) -> Result<()> {
+        self.disk
+            .replace(&self.place.join(name), |path| {
+                save(path).map_err(Into::into)
+            })
+            .map_err(|error| error.keeping(|| self.kept()))
+    }
+
+    /// In words, for errors.
+    pub(crate) fn kept(&self) -> String {
+        let name = self.place.file_name().unwrap_or_default().to_string_lossy();
+        match self.latest() {
+            Ok(Some(last)) => format!(
+                "{}, and {name}/{} up to step {}",
+                self.before, self.stage, last.step
+            ),
+            _ => self.before.clone(),
+        }
+    }
+
+    pub(crate) fn sync(&mut self) -> Result<()> {
+        match &mut self.metrics {
+            Some(metrics) => metrics.sync(),
+            None => Ok(()),
+        }
+    }
+
+    fn try_checkpoint<E: Into<BoxError>>(
+        &mut self,
+        step: u64,
+        save: impl FnOnce(&Path) -> std::result::Result<(), E>,
+    ) -> Result<()> {
+        self.sync()?;
+        self.disk.folder(&self.work)?;
+        self.disk
+            .replace(&self.work.join(format!("step-{step}")), |path| {
+                save(path).map_err(Into::into)
+            })?;
+        let older = checkpoints(&self.work)?
+            .into_iter()
+            .filter(|checkpoint| checkpoint.step < step);
+        older
+            .into_iter()
+            .try_for_each(|old| self.disk.remove(&old.path))
+    }
+
+    fn with_step(&self, step: u64, values: &impl Serialize) -> Result<Map<String, Value>> {
+        let path = self.place.join(metrics_file(&self.stage));
+        let mut row = Map::new();
+        row.insert("step".into(), step.into());
+        match serde_json::to_value(values) {
+            Ok(Value::Object(values)) => row.extend(values),
+            Ok(_) => {
+                return Err(Error::artefact(
+                    "save",
+                    &path,
+                    "a row of metrics must have names".into(),
+                ));
+            }
+            Err(error) => return Err(Error::artefact("save", &path, error.into())),
+        }
+        Ok(row)
+    }
+
+    fn push_row(&mut self, row: &Map<String, Value>) -> Result<()> {
+        if self.metrics.is_none() {
+            let path = self.place.join(metrics_file(&self.stage));
+            let last = self.latest()?.map_or(0, |checkpoint| checkpoint.step);
+            let stays = |row: &Map<String, Value>| step_of(row).is_some_and(|step| step <= last);
+            self.metrics = Some(Appender::resume(&self.disk, &path, stays)?.1);
+        }
+        self.metrics
+            .as_mut()
+            .map_or(Ok(()), |metrics| metrics.push(row))
+    }
+}
+
+/// `metrics.jsonl` for the stage that trains.
+pub(crate) fn metrics_file(stage: &str) -> String {
+    match stage {
+        "policy" => "metrics.jsonl".into(),
+        other => format!("{other}.metrics.jsonl"),
+    }
+}
+
+/// A row's step.
+pub(crate) fn step_of(row: &Map<String, Value>) -> Option<u64> {
+    row.get("step")?.as_u64()
+}
+
+/// The newest checkpoint in a folder of them.
+pub(crate) fn latest_in(work: &Path) -> Result<Option<Checkpoint>> {
+    Ok(checkpoints(work)?
+        .into_iter()
+        .max_by_key(|checkpoint| checkpoint.step))
+}
+
+fn checkpoints(work: &Path) -> Result<Vec<Checkpoint>> {
+    if !work.is_dir() {
+        return Ok(Vec::new());
+    }
+    let step = |path: &Path| {
+        path.file_name()?
+            .to_str()?
+            .strip_prefix("step-")?
+            .parse()
+            .ok()
+    };
+    Ok(list(work)?
+        .into_iter()
+        .filter_map(|path| {
+            Some(Checkpoint {
+                step: step(&path)?,
+                path,
+            })
+        })
+        .collect())
+}

@@ -1,0 +1,197 @@
+//! What can go wrong with a run folder: one sentence each, with the rule, the value and the place.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+/// Any error, as artefacts report theirs.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// This crate's results.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What can go wrong with a run folder.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io {
+        /// `read`, `write`, `rename`, …
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No space left on the device, or a quota is used up.
+    #[error(
+        "the disk is full: could not write {}. Kept: {kept}. Free some space and give the same command again to go on from there",
+        path.display()
+    )]
+    Full {
+        /// What was being written; it is not there, not even half.
+        path: PathBuf,
+        /// What is safe.
+        kept: String,
+    },
+    /// A file of ours that does not parse.
+    #[error("{}:{line}: {what}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Its line, from 1.
+        line: usize,
+        /// The rule.
+        what: String,
+    },
+    /// An artefact that could not save or load itself.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Artefact {
+        /// `save` or `load`.
+        doing: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: BoxError,
+    },
+    /// Another process has the folder.
+    #[error("{} is in use by {}; one process per run folder", dir.display(), holder(*pid))]
+    Locked {
+        /// The run folder.
+        dir: PathBuf,
+        /// The process, where it could be read.
+        pid: Option<u32>,
+    },
+    /// A resumed run whose recipe or inputs are not those it was started with.
+    #[error(
+        "{} was started with another recipe: {}; use another name, undo the change, or start afresh with --fresh",
+        dir.display(),
+        changes.join("; ")
+    )]
+    Changed {
+        /// The run folder.
+        dir: PathBuf,
+        /// `train.lr was 1e-4, is 2e-4`.
+        changes: Vec<String>,
+    },
+    /// A folder with things in it that no run has written.
+    #[error("{} is not a run folder: it has no manifest.json but {found}; use another name", dir.display())]
+    NotARun {
+        /// The folder.
+        dir: PathBuf,
+        /// Something that is in it.
+        found: String,
+    },
+    /// A run folder of a later version.
+    #[error("{} has format {found}; this randori reads up to {ours}: use a newer one", dir.display())]
+    Newer {
+        /// The run folder.
+        dir: PathBuf,
+        /// Its format.
+        found: u64,
+        /// Ours.
+        ours: u64,
+    },
+    /// A finished artefact whose bytes are not those that were written.
+    #[error("{} has changed since it was written ({why}); put it back, or start afresh with --fresh", path.display())]
+    Damaged {
+        /// The artefact.
+        path: PathBuf,
+        /// `it is gone`, or both hashes.
+        why: String,
+    },
+    /// A stage was asked for that is not finished.
+    #[error("{place}/{stage} of {} is not finished", dir.display())]
+    NotFinished {
+        /// The run folder.
+        dir: PathBuf,
+        /// `iter-0`
+        place: String,
+        /// `policy`
+        stage: String,
+    },
+    /// A name that cannot be a folder inside a run.
+    #[error(
+        "`{0}` cannot name a place in a run folder: letters, digits, `-`, `_`, `.` and `/` between them"
+    )]
+    BadPlace(String),
+}
+
+impl Error {
+    /// Wraps an operating system's error; a full disk becomes [`Error::Full`].
+    pub(crate) fn io(doing: &'static str, path: &Path, source: io::Error) -> Error {
+        match is_full(&source) {
+            true => Error::full(path),
+            false => Error::Io {
+                doing,
+                path: path.to_owned(),
+                source,
+            },
+        }
+    }
+
+    /// Wraps an artefact's own error; a full disk anywhere in its chain of causes becomes [`Error::Full`].
+    pub(crate) fn artefact(doing: &'static str, path: &Path, source: BoxError) -> Error {
+        if is_full(source.as_ref()) {
+            return Error::full(path);
+        }
+        match source.downcast::<Error>() {
+            Ok(ours) => *ours,
+            Err(source) => Error::Artefact {
+                doing,
+                path: path.to_owned(),
+                source,
+            },
+        }
+    }
+
+    fn full(path: &Path) -> Error {
+        Error::Full {
+            path: path.to_owned(),
+            kept: "what was there before".into(),
+        }
+    }
+
+    /// Says in a [`Error::Full`] what is safe.
+    pub(crate) fn keeping(self, kept: impl FnOnce() -> String) -> Error {
+        match self {
+            Error::Full { path, .. } => Error::Full { path, kept: kept() },
+            other => other,
+        }
+    }
+}
+
+/// Whether a full disk (or quota) is behind an error. Libraries wrap it in many ways, so the chain of causes is
+/// searched, and its words as a last resort.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let kind = match (
+            error.downcast_ref::<io::Error>(),
+            error.downcast_ref::<Error>(),
+        ) {
+            (Some(io), _) => io.kind(),
+            (_, Some(Error::Full { .. })) => io::ErrorKind::StorageFull,
+            _ => io::ErrorKind::Other,
+        };
+        let words = || {
+            error
+                .to_string()
+                .to_lowercase()
+                .contains("no space left on device")
+        };
+        if matches!(
+            kind,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        ) || words()
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn holder(pid: Option<u32>) -> String {
+    pid.map_or("another process".into(), |pid| format!("process {pid}"))
+}

@@ -1,0 +1,61 @@
+//! One process per run folder: a lock of the operating system, which vanishes with the process that holds it, however
+//! that process ends. Nothing stale can be left behind.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{Read, Write},
+    path::Path,
+};
+
+use crate::{Error, Result};
+
+/// Held for as long as it lives.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Locks an existing folder, or says which process has it.
+    pub fn take(dir: &Path) -> Result<Lock> {
+        let path = dir.join(".lock");
+        let open = || {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+        };
+        let mut file = open().map_err(|e| Error::io("open", &path, e))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::Locked {
+                    dir: dir.to_owned(),
+                    pid: pid(&mut file),
+                });
+            }
+            Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path, error)),
+        }
+        // Who has it, for the message above. It is no part of the lock: a full disk may lose it.
+        let _ = file
+            .set_len(0)
+            .and_then(|()| write!(file, "{}", std::process::id()));
+        Ok(Lock { _file: file })
+    }
+
+    /// Whether some process holds the folder now.
+    pub fn held(dir: &Path) -> bool {
+        let Ok(file) = fs::File::open(dir.join(".lock")) else {
+            return false;
+        };
+        matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+    }
+}
+
+fn pid(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}

@@ -1,0 +1,416 @@
+//! A run folder that is open: begin or resume it, restore finished stages, record new ones.
+
+use std::{
+    path::{Component, Path, PathBuf},
+    time::Instant,
+};
+
+use randori_core::{Journal, Keeps, Stage};
+use serde::Serialize;
+
+use crate::{
+    Artefact, Board, Desk, Disk, Done, Error, Lock, Manifest, Result, RunSpec,
+    desk::CHECKPOINT,
+    disk::{is_hidden, list},
+    hash, json,
+    manifest::FILE,
+};
+
+/// The folder where iteration `t` happens.
+pub fn place_of(t: usize) -> String {
+    format!("iter-{t}")
+}
+
+/// What to do with what is in the folder already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Open {
+    /// Go on with it; refuse if the recipe or an input has changed.
+    #[default]
+    Resume,
+    /// Go on with it and note down what has changed. The bytes are no longer those of an undisturbed run.
+    AcceptChanges,
+    /// Remove what earlier runs wrote (and nothing else) and begin again.
+    Fresh,
+}
+
+/// An open run folder. No other process has it open.
+#[derive(Debug)]
+pub struct Run {
+    dir: PathBuf,
+    disk: Disk,
+    manifest: Manifest,
+    board: Option<Board>,
+    _lock: Lock,
+}
+
+impl Run {
+    /// Begins a run in `dir`, or goes on with the one that is there.
+    pub fn open(dir: &Path, spec: &RunSpec, how: Open) -> Result<Run> {
+        Run::open_on(Disk::new(), dir, spec, how)
+    }
+
+    /// [`Run::open`] on a disk that may be gated, for fault injection.
+    pub fn open_on(disk: Disk, dir: &Path, spec: &RunSpec, how: Open) -> Result<Run> {
+        refuse_foreign(dir)?;
+        disk.folder(dir)?;
+        let lock = Lock::take(dir)?;
+        let manifest = match Manifest::read(dir)? {
+            None => begin(&disk, dir, spec)?,
+            Some(old) if how == Open::Fresh || old.clearing => {
+                clear(&disk, dir, old)?;
+                begin(&disk, dir, spec)?
+            }
+            Some(old) => resume(&disk, dir, old, spec, how)?,
+        };
+        let run = Run {
+            dir: dir.to_owned(),
+            disk,
+            manifest,
+            board: None,
+            _lock: lock,
+        };
+        run.sweep()?;
+        Ok(run)
+    }
+
+    /// The run folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What the manifest says now.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The folder of a place, e.g. of [`place_of`]`(0)`; it may not exist yet.
+    pub fn place(&self, place: &str) -> PathBuf {
+        self.dir.join(place)
+    }
+
+    /// Whether a stage is finished.
+    pub fn done(&self, place: &str, stage: &str) -> bool {
+        self.manifest.done(place, stage).is_some()
+    }
+
+    /// The artefact of a finished stage, after checking that its bytes are those that were written.
+    pub fn load<A: Artefact>(&self, place: &str, stage: &str) -> Result<A> {
+        load_done(&self.dir, &self.manifest, place, stage)
+    }
+
+    /// Makes a stage's artefact, keeps it, marks the stage finished, and answers the artefact as read back from disk.
+    /// A stage that was finished is made anew; the stages after it are the caller's business.
+    pub fn record<A: Artefact, E: From<Error>>(
+        &mut self,
+        place: &str,
+        stage: &str,
+        make: impl FnOnce(&mut Desk) -> std::result::Result<A, E>,
+    ) -> std::result::Result<A, E> {
+        let begun = Instant::now();
+        self.begin_stage(place, stage)?;
+        let kept = self.kept();
+        let mut desk = Desk::new(
+            &self.disk,
+            self.place(place),
+            stage,
+            kept.clone(),
+            self.board.clone(),
+        );
+        let made = make(&mut desk)?;
+        desk.sync()?;
+        let file = A::file_name(stage);
+        self.disk
+            .replace(&self.place(place).join(&file), |fresh| made.save(fresh))
+            .map_err(|error| error.keeping(|| desk.kept()))?;
+        drop(made);
+        self.finish_stage(place, stage, file, begun)
+            .map_err(|error| error.keeping(|| kept))?;
+        Ok(self.load(place, stage)?)
+    }
+
+    /// Restores a finished stage, or makes and records it.
+    pub fn stage<A: Artefact, E: From<Error>>(
+        &mut self,
+        place: &str,
+        stage: &str,
+        make: impl FnOnce(&mut Desk) -> std::result::Result<A, E>,
+    ) -> std::result::Result<A, E> {
+        match self.done(place, stage) {
+            true => Ok(self.load(place, stage)?),
+            false => self.record(place, stage, make),
+        }
+    }
+
+    /// Writes a file beside the manifest (`report.html`), atomically.
+    pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.claim(name)?;
+        let kept = self.kept();
+        self.disk
+            .write(&self.dir.join(name), bytes)
+            .map_err(|error| error.keeping(|| kept))
+    }
+
+    /// Writes a file beside the manifest as indented JSON (`summary.json`), atomically.
+    pub fn write_json<T: Serialize>(&mut self, name: &str, value: &T) -> Result<()> {
+        self.claim(name)?;
+        let kept = self.kept();
+        json::write_json(&self.disk, &self.dir.join(name), value)
+            .map_err(|error| error.keeping(|| kept))
+    }
+
+    /// TensorBoard events of this run: rewritten from what is kept, then live. From now on every row that a stage
+    /// logs goes there too; the clone is for what happens outside stages ([`Board::eval`]).
+    pub fn board(&mut self) -> Result<Board> {
+        if let Some(board) = &self.board {
+            return Ok(board.clone());
+        }
+        self.claim(Board::FILE)?;
+        let board = Board::open(&self.dir, &self.manifest)?;
+        Ok(self.board.insert(board).clone())
+    }
+
+    /// In words, for errors.
+    fn kept(&self) -> String {
+        match self.manifest.stages.last() {
+            Some(done) => format!("everything up to {}/{}", done.place, done.stage),
+            None => "what was there before".into(),
+        }
+    }
+
+    fn begin_stage(&mut self, place: &str, stage: &str) -> Result<()> {
+        check_place(place)?;
+        check_place(stage)?;
+        let known = self.manifest.places.iter().any(|p| p == place);
+        let done = self.done(place, stage);
+        if !known {
+            self.manifest.places.push(place.to_owned());
+        }
+        if done {
+            self.manifest
+                .stages
+                .retain(|done| (done.place.as_str(), done.stage.as_str()) != (place, stage));
+        }
+        let kept = self.kept();
+        let written = match known && !done {
+            true => Ok(()),
+            false => self.manifest.write(&self.disk, &self.dir),
+        };
+        written
+            .and_then(|()| self.disk.folder(&self.place(place)))
+            .map_err(|error| error.keeping(|| kept))
+    }
+
+    fn finish_stage(
+        &mut self,
+        place: &str,
+        stage: &str,
+        file: String,
+        begun: Instant,
+    ) -> Result<()> {
+        let hash = hash(&self.place(place).join(&file))?;
+        self.manifest.stages.push(Done {
+            place: place.to_owned(),
+            stage: stage.to_owned(),
+            file,
+            sha256: hash.sha256,
+            bytes: hash.bytes,
+            seconds: begun.elapsed().as_secs_f64(),
+        });
+        if let Err(error) = self.manifest.write(&self.disk, &self.dir) {
+            self.manifest.stages.pop();
+            return Err(error);
+        }
+        self.drop_checkpoint(place, stage)
+    }
+
+    /// Removes what unfinished business of earlier processes left: half-written files, and checkpoints of stages that
+    /// have finished since.
+    fn sweep(&self) -> Result<()> {
+        let mut folders = vec![self.dir.clone()];
+        folders.extend(
+            self.manifest
+                .places
+                .iter()
+                .map(|place| self.place(place))
+                .filter(|dir| dir.is_dir()),
+        );
+        for folder in folders {
+            for entry in list(&folder)?.iter().filter(|entry| is_hidden(entry)) {
+                self.disk.remove(entry)?;
+            }
+        }
+        self.manifest
+            .stages
+            .iter()
+            .try_for_each(|done| self.drop_checkpoint(&done.place, &done.stage))
+    }
+
+    fn drop_checkpoint(&self, place: &str, stage: &str) -> Result<()> {
+        let checkpoints = self.place(place).join(CHECKPOINT);
+        if !checkpoints.is_dir() {
+            return Ok(());
+        }
+        self.disk.remove(&checkpoints.join(stage))?;
+        match list(&checkpoints)?.is_empty() {
+            true => self.disk.remove(&checkpoints),
+            false => Ok(()),
+        }
+    }
+
+    /// Notes that a file beside the manifest is ours.
+    fn claim(&mut self, name: &str) -> Result<()> {
+        check_place(name)?;
+        if self.manifest.files.iter().any(|file| file == name) {
+            return Ok(());
+        }
+        self.manifest.files.push(name.to_owned());
+        self.manifest.write(&self.disk, &self.dir)
+    }
+}
+
+impl Journal for Run {
+    type Desk = Desk;
+    type Error = Error;
+
+    fn finished(&self, t: usize, stage: Stage) -> bool {
+        self.done(&place_of(t), stage.name())
+    }
+}
+
+impl<A: Artefact> Keeps<A> for Run {
+    fn restore(&mut self, t: usize, stage: Stage) -> Result<A> {
+        self.load(&place_of(t), stage.name())
+    }
+
+    fn record<E: From<Error>>(
+        &mut self,
+        t: usize,
+        stage: Stage,
+        make: impl FnOnce(&mut Desk) -> std::result::Result<A, E>,
+    ) -> std::result::Result<A, E> {
+        Run::record(self, &place_of(t), stage.name(), make)
+    }
+}
+
+/// The artefact of a finished stage in a folder that need not be open: for export, chat and reports. Needs no lock.
+pub fn load<A: Artefact>(dir: &Path, place: &str, stage: &str) -> Result<A> {
+    load_done(dir, &Manifest::read(dir)?.unwrap_or_default(), place, stage)
+}
+
+fn load_done<A: Artefact>(dir: &Path, manifest: &Manifest, place: &str, stage: &str) -> Result<A> {
+    let done = manifest
+        .done(place, stage)
+        .ok_or_else(|| Error::NotFinished {
+            dir: dir.to_owned(),
+            place: place.to_owned(),
+            stage: stage.to_owned(),
+        })?;
+    let path = dir.join(place).join(&done.file);
+    let damaged = |why: String| Error::Damaged {
+        path: path.clone(),
+        why,
+    };
+    if !path.exists() {
+        return Err(damaged("it is gone".into()));
+    }
+    let now = hash(&path)?;
+    if now.sha256 != done.sha256 {
+        return Err(damaged(format!(
+            "its SHA-256 was {:.12}…, is {:.12}…",
+            done.sha256, now.sha256
+        )));
+    }
+    A::load(&path).map_err(|source| Error::artefact("load", &path, source))
+}
+
+fn begin(disk: &Disk, dir: &Path, spec: &RunSpec) -> Result<Manifest> {
+    let manifest = Manifest::new(spec);
+    manifest.write(disk, dir)?;
+    write_recipe(disk, dir, spec)?;
+    Ok(manifest)
+}
+
+fn resume(
+    disk: &Disk,
+    dir: &Path,
+    mut manifest: Manifest,
+    spec: &RunSpec,
+    how: Open,
+) -> Result<Manifest> {
+    let changes = manifest.changes(spec);
+    if !changes.is_empty() && how != Open::AcceptChanges {
+        return Err(Error::Changed {
+            dir: dir.to_owned(),
+            changes,
+        });
+    }
+    let before = manifest.clone();
+    manifest.accepted.extend(changes);
+    manifest.recipe = spec.recipe.clone();
+    manifest.hashes = spec.hashes.clone();
+    manifest.versions = spec.versions.clone();
+    if manifest != before {
+        manifest.write(disk, dir)?;
+    }
+    write_recipe(disk, dir, spec)?;
+    Ok(manifest)
+}
+
+fn write_recipe(disk: &Disk, dir: &Path, spec: &RunSpec) -> Result<()> {
+    let path = dir.join("recipe.toml");
+    match std::fs::read(&path) {
+        Ok(bytes) if bytes == spec.recipe_text.as_bytes() => Ok(()),
+        _ => disk.write(&path, spec.recipe_text.as_bytes()),
+    }
+}
+
+/// Removes what the manifest says a run has written. It says first that it is being cleared, so that a crash half-way
+/// cannot leave a checkpoint of the old run to the new one.
+fn clear(disk: &Disk, dir: &Path, mut manifest: Manifest) -> Result<()> {
+    manifest.clearing = true;
+    manifest.write(disk, dir)?;
+    for name in manifest.places.iter().chain(&manifest.files) {
+        check_place(name)?; // the manifest is a file that anybody can edit
+        let first = Path::new(name).components().next();
+        disk.remove(&first.map_or(dir.join(name), |first| dir.join(first)))?;
+    }
+    Ok(())
+}
+
+/// A folder is ours if it has a manifest, or nothing at all but what a run leaves that was killed before it had one.
+fn refuse_foreign(dir: &Path) -> Result<()> {
+    if !dir.exists() || dir.join(FILE).exists() {
+        return Ok(());
+    }
+    let foreign = list(dir)?
+        .into_iter()
+        .find(|entry| !is_hidden(entry) && !entry.ends_with(".lock"));
+    match foreign {
+        None => Ok(()),
+        Some(entry) => Err(Error::NotARun {
+            dir: dir.to_owned(),
+            found: entry
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+        }),
+    }
+}
+
+fn check_place(name: &str) -> Result<()> {
+    let plain = |part: &str| {
+        !part.starts_with('.')
+            && part
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    let inside = Path::new(name).components().all(|part| match part {
+        Component::Normal(part) => part.to_str().is_some_and(plain),
+        _ => false,
+    });
+    match inside && !name.is_empty() && name != FILE {
+        true => Ok(()),
+        false => Err(Error::BadPlace(name.to_owned())),
+    }
+}
