@@ -1,0 +1,357 @@
+//! Base weights from GGUF: names, permutation, metadata, and damaged headers. The files are made by candle's writer.
+
+#[path = "weights/model.rs"]
+mod model;
+
+use std::path::PathBuf;
+
+use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
+use model::*;
+use randori_engine::weights::{
+    Checkpoint, Dtype, LoadOptions, Quant, Source, TokenizerSource, hf_name, open,
+};
+use serde_json::json;
+
+fn opened(bytes: &[u8]) -> (tempfile::TempDir, randori_engine::Result<Checkpoint>) {
+    let dir = tempfile::tempdir().unwrap();
+    let path: PathBuf = dir.path().join("model.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    let checkpoint = open(Source::Gguf(path));
+    (dir, checkpoint)
+}
+
+fn dense() -> LoadOptions {
+    LoadOptions::default()
+}
+
+#[test]
+fn names() {
+    for w in trace().weights {
+        assert_eq!(hf_name(&gguf_name(&w.name)), Some(w.name));
+    }
+    assert_eq!(hf_name("output.weight").as_deref(), Some("lm_head.weight"));
+    assert_eq!(hf_name("blk.0.ffn_gate_exps.weight"), None);
+}
+
+#[test]
+fn dense_files_load_exactly() {
+    let all = tensors();
+    for (dtype, as_candle) in [
+        (GgmlDType::F32, candle_core::DType::F32),
+        (GgmlDType::F16, candle_core::DType::F16),
+        (GgmlDType::BF16, candle_core::DType::BF16),
+    ] {
+        let (_dir, checkpoint) = opened(&gguf_bytes(&gguf_metadata(), &all, dtype));
+        let base = load(checkpoint.unwrap(), dense()).unwrap();
+        for (name, t) in &all {
+            let want = if t.dims().len() == 1 {
+                t.clone()
+            } else {
+                t.to_dtype(as_candle).unwrap()
+            };
+            assert_eq!(weight(&base, name), values(&want), "{name} in {dtype:?}");
+        }
+    }
+}
+
+#[test]
+fn blocks_are_kept_or_dequantised_alike() {
+    let all = tensors();
+    for dtype in [GgmlDType::Q8_0, GgmlDType::Q4_0, GgmlDType::Q4_1] {
+        let bytes = gguf_bytes(&gguf_metadata(), &all, dtype);
+        let read = |options| {
+            let (_dir, checkpoint) = opened(&bytes);
+            load(checkpoint.unwrap(), options).unwrap()
+        };
+        let kept = read(LoadOptions {
+            quant: Some(Quant::Gguf),
+            dtype: Dtype::F32,
+        });
+        let plain = read(dense());
+        let nf4 = read(LoadOptions {
+            quant: Some(Quant::Nf4 { double: false }),
+            dtype: Dtype::F32,
+        });
+        for (name, t) in &all {
+            // rows keep their blocks, so quantising the unpermuted matrix says the same
+            let want = if t.dims().len() == 1 {
+                values(t)
+            } else {
+                values(
+                    &QTensor::quantize(t, dtype)
+                        .unwrap()
+                        .dequantize(&candle_core::Device::Cpu)
+                        .unwrap(),
+                )
+            };
+            assert_eq!(weight(&plain, name), want, "{name} in {dtype:?}");
+            assert_eq!(weight(&kept, name), want, "{name} in {dtype:?}");
+            let format = if t.dims().len() == 1 {
+                "f32".into()
+            } else {
+                format!("{dtype:?}").to_lowercase()
+            };
+            assert_eq!(kept.weights[name].format(), format);
+            if name.contains("_proj") {
+                assert_eq!(nf4.weights[name].format(), "nf4");
+            }
+        }
+        assert!(kept.bytes() * 3 < plain.bytes());
+    }
+}
+
+#[test]
+fn metadata_becomes_config_and_tokenizer() {
+    let (_dir, checkpoint) = opened(&gguf_bytes(&gguf_metadata(), &tensors(), GgmlDType::F32));
+    let checkpoint = checkpoint.unwrap();
+    let config = checkpoint.config();
+    for (key, value) in model::config().as_object().unwrap() {
+        assert_eq!(&config[key], value, "{key}");
+    }
+    assert_eq!(
+        config["rope_parameters"],
+        json!({"rope_type": "default", "rope_theta": 10000.0})
+    );
+    assert_eq!(
+        (&config["bos_token_id"], &config["eos_token_id"]),
+        (&json!(1), &json!(2))
+    );
+    let TokenizerSource::Gguf(t) = checkpoint.tokenizer() else {
+        panic!("no tokenizer")
+    };
+    assert_eq!(
+        (
+            t.model.as_str(),
+            t.pre.as_deref(),
+            t.tokens.len(),
+            t.types.len()
+        ),
+        ("gpt2", Some("smollm"), VOCAB, VOCAB)
+    );
+    assert_eq!(t.merges, ["a b", "ab c"]);
+    assert_eq!(
+        (t.bos, t.eos, t.unk, t.add_bos),
+        (Some(1), Some(2), None, Some(false))
+    );
+    assert_eq!(t.chat_template.as_deref(), Some("{{ messages }}"));
+}
+
+#[test]
+fn an_untied_head() {
+    let mut all = tensors();
+    all.insert(
+        "output".into(),
+        (&all["model.embed_tokens.weight"] * 2.0).unwrap(),
+    );
+    let mut bytes_of = all.clone();
+    let head = bytes_of.remove("output").unwrap();
+    bytes_of.insert("output.weight".into(), head.clone());
+    let (_dir, checkpoint) = opened(&gguf_bytes(&gguf_metadata(), &bytes_of, GgmlDType::F32));
+    let checkpoint = checkpoint.unwrap();
+    assert_eq!(checkpoint.config()["tie_word_embeddings"], json!(false));
+    assert!(
+        checkpoint
+            .tensors()
+            .iter()
+            .any(|(n, _)| n == "lm_head.weight")
+    );
+}
+
+#[test]
+fn llama_3_scaling_is_found_from_its_divisors() {
+    // the divisors that llama.cpp's converter writes for factor 8, low 1, high 4, original 8192, theta 500,000
+    let (theta, dim, factor, original) = (500_000f64, HEAD_DIM, 8.0, 8192.0);
+    let divisors: Vec<f32> = (0..dim / 2)
+        .map(|i| {
+            let wavelength = 2.0 * std::f64::consts::PI * theta.powf(2.0 * i as f64 / dim as f64);
+            if wavelength < original / 4.0 {
+                1.0
+            } else if wavelength > original {
+                factor as f32
+            } else {
+                let smooth = (original / wavelength - 1.0) / 3.0;
+                (1.0 / ((1.0 - smooth) / factor + smooth)) as f32
+            }
+        })
+        .collect();
+    let mut metadata = gguf_metadata();
+    metadata
+        .iter_mut()
+        .find(|(k, _)| k == "llama.rope.freq_base")
+        .unwrap()
+        .1 = gguf_file::Value::F32(500_000.0);
+    let with = |values: Vec<f32>| {
+        let mut all = tensors();
+        let n = values.len();
+        all.insert(
+            "rope_freqs.weight".into(),
+            candle_core::Tensor::from_vec(values, n, &candle_core::Device::Cpu).unwrap(),
+        );
+        opened(&gguf_bytes(&metadata, &all, GgmlDType::F32))
+    };
+    let (_dir, checkpoint) = with(divisors);
+    let checkpoint = checkpoint.unwrap();
+    let scaling = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192});
+    assert_eq!(checkpoint.config()["rope_scaling"], scaling);
+    assert_eq!(
+        checkpoint.config()["rope_parameters"]["rope_theta"],
+        json!(500_000.0)
+    );
+    load(checkpoint, dense()).unwrap();
+    let (_dir, odd) = with(vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 9.0]);
+    assert!(odd.err().unwrap().to_string().contains("not the divisors"));
+}
+
+/// Changes one metadata entry (or removes it) and expects these words.
+fn check(key: &str, value: Option<gguf_file::Value>, words: &str) {
+    let mut metadata = gguf_metadata();
+    metadata.retain(|(k, _)| k != key);
+    metadata.extend(value.map(|v| (key.to_string(), v)));
+    let (_dir, checkpoint) = opened(&gguf_bytes(&metadata, &tensors(), GgmlDType::F32));
+    let e = checkpoint
+        .and_then(|c| load(c, dense()))
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(e.contains(words) && e.contains("model.gguf"), "{e}");
+}
+
+#[test]
+fn faults_are_named() {
+    use gguf_file::Value::*;
+    check(
+        "general.architecture",
+        Some(String("qwen2".into())),
+        "architecture qwen2 is not supported",
+    );
+    check(
+        "general.architecture",
+        None,
+        "general.architecture is missing",
+    );
+    check("llama.block_count", None, "llama.block_count is missing");
+    check(
+        "llama.block_count",
+        Some(String("two".into())),
+        "llama.block_count must be a whole number",
+    );
+    check(
+        "llama.attention.head_count_kv",
+        Some(U32(3)),
+        "4 heads cannot share 3",
+    );
+    check(
+        "llama.attention.head_count",
+        Some(U32(0)),
+        "head_count is 0",
+    );
+    check("llama.expert_count", Some(U32(8)), "mixture of experts");
+    check(
+        "llama.rope.scaling.type",
+        Some(String("yarn".into())),
+        "\"yarn\" is not supported",
+    );
+    check("general.alignment", Some(U32(0)), "general.alignment is 0"); // candle's reader divides by it
+    check("general.alignment", Some(U32(24)), "power of two");
+    check(
+        "tokenizer.ggml.eos_token_id",
+        Some(U32(96)),
+        "eos_token_id is 96, but there are 96 tokens",
+    );
+    check(
+        "tokenizer.ggml.token_type",
+        Some(Array(vec![I32(1)])),
+        "1 entries for 96 tokens",
+    );
+
+    let good = gguf_bytes(&gguf_metadata(), &tensors(), GgmlDType::Q4_1);
+    let fails = |bytes: &[u8], words: &str| {
+        let (_dir, checkpoint) = opened(bytes);
+        let e = checkpoint
+            .and_then(|c| load(c, dense()))
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(e.contains(words) && e.contains("model.gguf"), "{e}");
+    };
+    fails(&good[..good.len() - 40], "cut short or damaged");
+    fails(&good[..200], "more than the file can hold");
+    fails(&good[..2], "does not begin with GGUF");
+    fails(b"safetensors!", "does not begin with GGUF");
+    let with = |at: usize, bytes: &[u8]| {
+        let mut all = good.clone();
+        all[at..at + bytes.len()].copy_from_slice(bytes);
+        all
+    };
+    fails(&with(4, &7u32.to_le_bytes()), "version 7");
+    fails(&with(4, &3u32.to_be_bytes()), "big-endian");
+    fails(
+        &with(8, &u64::MAX.to_le_bytes()),
+        "more than the file can hold",
+    );
+    fails(
+        &with(24, &u64::MAX.to_le_bytes()),
+        "a metadata key declares 18446744073709551615 characters",
+    );
+    // an unknown block format of one matrix: its type number follows the name, the number of axes and two sizes
+    let name = b"blk.1.ffn_up.weight";
+    let at = good.windows(name.len()).position(|w| w == name).unwrap() + name.len() + 4 + 16;
+    fails(
+        &with(at, &19u32.to_le_bytes()),
+        "has the dtype number 19 of ggml",
+    );
+    fails(&with(at, &10u32.to_le_bytes()), "has the dtype Q2_K");
+    fails(&with(at - 8, &u64::MAX.to_le_bytes()), "cannot hold");
+    fails(
+        &with(at + 4, &(1u64 << 62).to_le_bytes()),
+        "cut short or damaged",
+    );
+    // a matrix of another size than the metadata says
+    let mut metadata = gguf_metadata();
+    metadata
+        .iter_mut()
+        .find(|(k, _)| k == "tokenizer.ggml.model")
+        .unwrap()
+        .1 = String("gpt2".into());
+    let mut all = tensors();
+    let narrow = all["model.layers.1.mlp.up_proj.weight"]
+        .narrow(0, 0, 64)
+        .unwrap();
+    all.insert("model.layers.1.mlp.up_proj.weight".into(), narrow);
+    fails(
+        &gguf_bytes(&metadata, &all, GgmlDType::F32),
+        "model.layers.1.mlp.up_proj.weight: config wants (128, 64), the file has (64, 64)",
+    );
+}
+
+#[test]
+fn damaged_headers_never_panic_nor_hoard() {
+    let good = gguf_bytes(&gguf_metadata(), &tensors(), GgmlDType::Q4_1);
+    let header = good.len()
+        - tensors()
+            .values()
+            .map(|t| t.elem_count() * 20 / 32)
+            .sum::<usize>();
+    let mut s = 7u64;
+    let mut next = |n: usize| {
+        s = s
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (s >> 33) as usize % n
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("damaged.gguf");
+    for round in 0..1500 {
+        let mut bytes = good.clone();
+        for _ in 0..1 + round % 3 {
+            let at = next(header.min(bytes.len()));
+            bytes[at] = [0, 0xff, 0x7f, next(256) as u8][next(4)];
+        }
+        if round % 6 == 0 {
+            bytes.truncate(next(good.len()));
+        }
+        std::fs::write(&path, bytes).unwrap();
+        let _ = open(Source::Gguf(path.clone())).and_then(|c| load(c, dense()));
+    }
+}
