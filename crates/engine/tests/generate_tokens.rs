@@ -1,4 +1,9 @@
 //! Generation: against step-by-step decoding without a cache, known distributions, stop rules and bad input.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::sync::Arc;
 

@@ -1,4 +1,9 @@
 //! Whole trainings of a bigram against the same in plain f64: loss, slopes, accumulation, clipping, schedule, optimiser.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use randori_engine::{
     Player, rng,
