@@ -1,1 +1,153 @@
-//! To be written.
+//! Mistral 7B and its successors (Jiang et al. 2023, arXiv 2310.06825): Llama's block with a sliding window.
+//!
+//! A query at position i sees keys at i - window < j <= i; information still travels layers · window tokens far. A
+//! configuration whose `sliding_window` is null (v0.2 on) attends to everything. `head_dim` may differ from
+//! hidden_size / num_attention_heads (Nemo, Small).
+
+use randori_sdk::{Arch, Attn, Config, Graph, Result, Rope, Tensor, plugin};
+
+/// The Mistral family.
+pub struct Mistral {
+    vocab: usize,
+    width: usize,
+    layers: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    ffn: usize,
+    eps: f64,
+    tied: bool,
+    rope: Rope,
+    attn: Attn,
+}
+
+impl Arch for Mistral {
+    const NAME: &'static str = "mistral";
+    const DOC: &'static str = "Mistral 7B, Nemo and Small: Llama's block with a sliding window";
+
+    fn new(c: &Config) -> Result<Self> {
+        c.only("hidden_act", &["silu"])?;
+        let (width, heads) = (c.usize("hidden_size")?, c.usize("num_attention_heads")?);
+        if heads == 0 {
+            return Err(c.error("num_attention_heads", "is 0"));
+        }
+        let kv_heads = c.usize_or("num_key_value_heads", heads)?;
+        if kv_heads == 0 || heads % kv_heads != 0 {
+            let what =
+                format!("is {kv_heads}, which does not divide num_attention_heads ({heads})");
+            return Err(c.error("num_key_value_heads", &what));
+        }
+        let window = c.usize_opt("sliding_window")?;
+        if window == Some(0) {
+            return Err(c.error("sliding_window", "is 0: no token would see itself"));
+        }
+        let head_dim = c.usize_or("head_dim", width / heads)?;
+        Ok(Mistral {
+            vocab: c.usize("vocab_size")?,
+            width,
+            layers: c.usize("num_hidden_layers")?,
+            heads,
+            kv_heads,
+            head_dim,
+            ffn: c.usize("intermediate_size")?,
+            eps: c.f64_or("rms_norm_eps", 1e-6)?,
+            tied: c.bool_or("tie_word_embeddings", false)?,
+            rope: Rope::from(c, head_dim)?,
+            attn: Attn {
+                window,
+                ..Attn::default()
+            },
+        })
+    }
+
+    fn layers(&self) -> usize {
+        self.layers
+    }
+
+    fn embed<'g>(&self, g: &Graph<'g>, ids: Tensor<'g>) -> Tensor<'g> {
+        g.embed("model.embed_tokens", ids, self.vocab, self.width) // (tokens, width)
+    }
+
+    fn block<'g>(&self, g: &Graph<'g>, layer: usize, x: Tensor<'g>) -> Tensor<'g> {
+        let g = &g.scope(format_args!("model.layers.{layer}"));
+        let x = x + self.attention(g, g.rms_norm("input_layernorm", x, self.eps));
+        x + self.mlp(g, g.rms_norm("post_attention_layernorm", x, self.eps))
+    }
+
+    fn head<'g>(&self, g: &Graph<'g>, x: Tensor<'g>) -> Tensor<'g> {
+        let x = g.rms_norm("model.norm", x, self.eps);
+        let name = if self.tied {
+            "model.embed_tokens"
+        } else {
+            "lm_head"
+        };
+        g.linear(name, x, self.vocab) // (rows, vocab)
+    }
+}
+
+impl Mistral {
+    /// o·softmax(rope(q)·rope(k)ᵀ / √d over the window)·v, each key-value head serving heads / kv_heads query heads.
+    fn attention<'g>(&self, g: &Graph<'g>, x: Tensor<'g>) -> Tensor<'g> {
+        let g = &g.scope("self_attn");
+        let project = |name, heads| g.linear(name, x, heads * self.head_dim).heads(heads);
+        let q = project("q_proj", self.heads).rope(&self.rope); // (tokens, heads, head_dim)
+        let k = project("k_proj", self.kv_heads).rope(&self.rope); // (tokens, kv_heads, head_dim)
+        let v = project("v_proj", self.kv_heads); // (tokens, kv_heads, head_dim)
+        let y = g.attention(q, k, v, self.attn).merge(); // (tokens, heads·head_dim)
+        g.linear("o_proj", y, self.width)
+    }
+
+    /// SwiGLU: down(silu(gate(x)) · up(x)).
+    fn mlp<'g>(&self, g: &Graph<'g>, x: Tensor<'g>) -> Tensor<'g> {
+        let g = &g.scope("mlp");
+        let gate = g.linear("gate_proj", x, self.ffn).silu(); // (tokens, ffn)
+        let up = g.linear("up_proj", x, self.ffn); // (tokens, ffn)
+        g.linear("down_proj", gate * up, self.width)
+    }
+}
+
+plugin!("The Mistral family", arch Mistral);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = r#"{"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 32, "rms_norm_eps": 1e-5"#;
+
+    fn new(more: &str) -> Result<Mistral> {
+        Mistral::new(&Config::parse(&format!("{SMALL}{more}}}"))?)
+    }
+
+    #[test]
+    fn the_window_is_read_and_null_means_none() {
+        assert_eq!(
+            new(r#", "sliding_window": 8"#).unwrap().attn.window,
+            Some(8)
+        );
+        assert_eq!(
+            new(r#", "sliding_window": null"#).unwrap().attn.window,
+            None
+        );
+        assert_eq!(new("").unwrap().attn.window, None);
+        assert_eq!(new(r#", "head_dim": 6"#).unwrap().head_dim, 6);
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_compute() {
+        for (more, says) in [
+            (r#", "sliding_window": 0"#, "`sliding_window` is 0"),
+            (
+                r#", "hidden_act": "relu""#,
+                "`hidden_act` is \"relu\"; supported: silu",
+            ),
+            (
+                r#", "num_key_value_heads": 0"#,
+                "`num_key_value_heads` is 0, which does not divide",
+            ),
+        ] {
+            let error = new(more).err().unwrap().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+}
