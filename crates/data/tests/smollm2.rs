@@ -1,0 +1,138 @@
+//! SmolLM2's tokenizer from its GGUF metadata against the ids that PyTorch's peer used, and against GSM8K as it is.
+//! Ignored: the metadata comes from a 100 MB download; fixtures/dump_gguf_tokenizer.py says how to get it.
+
+use std::path::{Path, PathBuf};
+
+use randori_data::{Calculator, GgufTokenizer, ReadOptions, Tokenizer, read};
+use serde_json::Value;
+
+fn tokenizer() -> Option<Tokenizer> {
+    let Ok(path) = std::env::var("RANDORI_SMOLLM2_TOKENIZER_JSON") else {
+        eprintln!(
+            "SKIPPED: RANDORI_SMOLLM2_TOKENIZER_JSON is not set (fixtures/dump_gguf_tokenizer.py makes the file)"
+        );
+        return None;
+    };
+    let gguf: GgufTokenizer = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    Some(Tokenizer::from_gguf(&gguf).unwrap())
+}
+
+fn shared(file: &str) -> Option<PathBuf> {
+    let root = std::env::var_os("RANDORI_SHARED")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"));
+    let path = root.join(file);
+    if !path.exists() {
+        eprintln!(
+            "SKIPPED: {} is absent; RANDORI_SHARED names its folder",
+            path.display()
+        );
+        return None;
+    }
+    Some(path)
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+#[test]
+#[ignore = "needs SmolLM2's metadata"]
+fn smollm2_ids_equal_the_peers() {
+    let (Some(tokenizer), Some(pairs), Some(expected)) = (
+        tokenizer(),
+        shared("peers/pairs_small.jsonl"),
+        shared("peers/expected_scores_f32.json"),
+    ) else {
+        return;
+    };
+    assert_eq!(tokenizer.stop_ids(), [2]);
+    assert_eq!(
+        (tokenizer.bos(), tokenizer.eos(), tokenizer.pad()),
+        (Some(1), Some(2), Some(2))
+    );
+    assert_eq!(tokenizer.vocab_size(), 49152);
+    let records = read(&pairs, &ReadOptions::default()).unwrap();
+    let expected: Value = serde_json::from_slice(&std::fs::read(expected).unwrap()).unwrap();
+    let expected = expected
+        .as_array()
+        .or_else(|| expected["pairs"].as_array())
+        .unwrap();
+    assert_eq!((records.len(), expected.len()), (64, 64));
+    for (record, row) in records.iter().zip(expected) {
+        let rejected = record.rejected.as_deref().unwrap();
+        assert_eq!(
+            tokenizer.prompt(&record.prompt).unwrap(),
+            ids(&row["prompt_ids"]),
+            "{}",
+            record.place
+        );
+        let real = tokenizer
+            .response(&record.prompt, &record.response)
+            .unwrap();
+        assert_eq!(real, ids(&row["real_ids"]), "{}", record.place);
+        // The peer closed the cut ones too.
+        let generated = tokenizer.response(&record.prompt, rejected).unwrap();
+        assert_eq!(generated, ids(&row["generated_ids"]), "{}", record.place);
+        if record.rejected_cut {
+            let cut = tokenizer.cut_response(&record.prompt, rejected).unwrap();
+            assert_eq!(cut, generated[..generated.len() - 1], "{}", record.place);
+        }
+        assert_eq!(tokenizer.decode(&real), record.response);
+    }
+}
+
+#[test]
+#[ignore = "needs SmolLM2's metadata"]
+fn gsm8k_goes_there_and_back() {
+    let (Some(tokenizer), Some(train)) = (tokenizer(), shared("data/gsm8k/train.jsonl")) else {
+        return;
+    };
+    let options = ReadOptions {
+        calculator: Calculator::Remove,
+        ..ReadOptions::default()
+    };
+    let records = read(&train, &options).unwrap();
+    assert_eq!(records.len(), 7473);
+    let started = std::time::Instant::now();
+    for record in &records {
+        assert!(
+            !record.response.contains("<<") && record.response.contains("#### "),
+            "{}",
+            record.place
+        );
+        let ids = tokenizer
+            .response(&record.prompt, &record.response)
+            .unwrap();
+        assert_eq!(tokenizer.decode(&ids), record.response, "{}", record.place);
+    }
+    eprintln!("{} responses in {:?}", records.len(), started.elapsed());
+}
+
+#[test]
+fn the_peers_pairs_are_gsm8k_without_its_calculator() {
+    let (Some(pairs), Some(train)) = (
+        shared("peers/pairs_small.jsonl"),
+        shared("data/gsm8k/train.jsonl"),
+    ) else {
+        return;
+    };
+    let options = ReadOptions {
+        calculator: Calculator::Remove,
+        ..ReadOptions::default()
+    };
+    let (pairs, train) = (
+        read(&pairs, &options).unwrap(),
+        read(&train, &options).unwrap(),
+    );
+    assert_eq!((pairs.len(), train.len()), (64, 7473));
+    for pair in &pairs {
+        let own = train.iter().find(|record| record.prompt == pair.prompt);
+        assert_eq!(
+            own.map(|record| &record.response),
+            Some(&pair.response),
+            "{}",
+            pair.place
+        );
+    }
+}
