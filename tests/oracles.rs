@@ -1,0 +1,510 @@
+//! The engine with the real plugins against independent oracles: candle-transformers where it is right, straight loops in
+//! f64 everywhere; and the same model computed two ways (cached, packed, merged, quantised, from GGUF).
+//!
+//! Every comparison is relative: the largest difference of a row of logits over the row's largest logit, at most 1e-5.
+
+#[path = "oracles/candle_models.rs"]
+mod candle_models;
+#[path = "oracles/gguf.rs"]
+mod gguf;
+#[path = "oracles/model.rs"]
+mod model;
+#[path = "oracles/naive.rs"]
+mod naive;
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor, quantized::GgmlDType};
+use model::{
+    LLAMA, Llama3, MISTRAL, Shape, Weights, agree, base_from, by_prefix, cached, dense, distance,
+    load, log_softmax, packed, player, tokens, uniform,
+};
+use randori_engine::{
+    Grads, KvCache, Packed, Params, PassOptions, Player, SlotTokens, Weight,
+    weights::{Dtype, LoadOptions, Quant, Source},
+};
+use randori_lora::{LoraSpec, Targets};
+
+const N: usize = 24;
+
+/// One model by every path against both oracles.
+fn against_both_oracles(what: &str, shape: &Shape, seed: u64) {
+    let weights = shape.random(seed);
+    let tokens = tokens(seed, N, shape.vocab);
+    let player = player(shape, &weights);
+    let exact = naive::logits(shape, &weights, &tokens);
+    let candle = candle_models::logits(shape, &weights, &tokens);
+    agree(&format!("{what}: the two oracles"), &candle, &exact);
+    let ours = by_prefix(&player, &tokens);
+    agree(
+        &format!("{what}: logits against candle-transformers"),
+        &ours,
+        &candle,
+    );
+    agree(
+        &format!("{what}: logits against straight loops"),
+        &ours,
+        &exact,
+    );
+    let logps = packed(&player, &tokens, shape.vocab);
+    agree(
+        &format!("{what}: log-probs by the training path"),
+        &logps,
+        &log_softmax(&exact),
+    );
+}
+
+#[test]
+fn llama_with_grouped_queries_and_its_own_head() {
+    against_both_oracles("llama", &LLAMA, 1);
+}
+
+#[test]
+fn llama_with_a_tied_head() {
+    against_both_oracles(
+        "llama, tied",
+        &Shape {
+            tied: true,
+            ..LLAMA
+        },
+        2,
+    );
+}
+
+/// Of the four frequencies one is kept, one blended and two divided.
+#[test]
+fn llama_with_llama3_scaling() {
+    let llama3 = Llama3 {
+        factor: 8.0,
+        low: 1.0,
+        high: 4.0,
+        original: 128,
+    };
+    let shape = Shape {
+        llama3: Some(llama3),
+        ..LLAMA
+    };
+    against_both_oracles("llama3 scaling", &shape, 3);
+    let (weights, tokens) = (LLAMA.random(3), tokens(3, N, LLAMA.vocab));
+    let (with, without) = (
+        naive::logits(&shape, &weights, &tokens),
+        naive::logits(&LLAMA, &weights, &tokens),
+    );
+    assert!(
+        distance(&with, &without) > 1e-3,
+        "the scaling must matter here"
+    );
+}
+
+#[test]
+fn mistral_within_its_window() {
+    against_both_oracles(
+        "mistral",
+        &Shape {
+            window: Some(N + 1),
+            ..MISTRAL
+        },
+        4,
+    );
+    against_both_oracles("mistral without window", &MISTRAL, 5);
+}
+
+#[test]
+fn mistral_with_windows_shorter_than_the_sequence() {
+    for window in [1, 2, 7, N - 1] {
+        let shape = Shape {
+            window: Some(window),
+            ..MISTRAL
+        };
+        let (weights, tokens) = (shape.random(6), tokens(6, N, shape.vocab));
+        let player = player(&shape, &weights);
+        let exact = naive::logits(&shape, &weights, &tokens);
+        let wide = naive::logits(&MISTRAL, &weights, &tokens);
+        assert!(
+            distance(&exact, &wide) > 1e-3,
+            "a window of {window} must matter here"
+        );
+        agree(
+            &format!("window {window}"),
+            &by_prefix(&player, &tokens),
+            &exact,
+        );
+        agree(
+            &format!("window {window}, a token at a time"),
+            &cached(&player, &tokens, &[1; N]),
+            &exact,
+        );
+        let logps = packed(&player, &tokens, shape.vocab);
+        agree(
+            &format!("window {window}, training path"),
+            &logps,
+            &log_softmax(&exact),
+        );
+        pair_equals_each_alone(&format!("window {window}"), &player, &shape);
+    }
+}
+
+#[test]
+fn cached_decoding_equals_whole_prefixes() {
+    for (what, shape) in [
+        ("llama", LLAMA),
+        (
+            "mistral",
+            Shape {
+                window: Some(5),
+                ..MISTRAL
+            },
+        ),
+    ] {
+        let tokens = tokens(7, N, shape.vocab);
+        let player = player(&shape, &shape.random(7));
+        let whole = by_prefix(&player, &tokens);
+        for pieces in [vec![1; N], vec![N - 3, 1, 1, 1], vec![1, 9, 2, 12], vec![N]] {
+            let ends = pieces.iter().scan(0, |at, len| {
+                *at += len;
+                Some(*at - 1)
+            });
+            let want = ends.map(|i| whole[i].clone()).collect();
+            agree(
+                &format!("{what} in {pieces:?}"),
+                &cached(&player, &tokens, &pieces),
+                &want,
+            );
+        }
+    }
+}
+
+/// Three sequences of different lengths in one cache, one of them in a slot that held another before.
+#[test]
+fn a_batch_equals_each_sequence_alone() {
+    let player = player(&LLAMA, &LLAMA.random(8));
+    let all = [
+        tokens(1, 5, LLAMA.vocab),
+        tokens(2, 17, LLAMA.vocab),
+        tokens(3, 9, LLAMA.vocab),
+    ];
+    let mut cache = KvCache::new(&player, 4);
+    let old = tokens(4, 11, LLAMA.vocab);
+    player
+        .step(
+            &mut cache,
+            &[SlotTokens {
+                slot: 2,
+                tokens: &old,
+            }],
+        )
+        .unwrap();
+    cache.clear(2);
+    let slots = [3, 0, 2];
+    let feed = |range: std::ops::Range<usize>, cache: &mut KvCache| {
+        let batch: Vec<SlotTokens> = slots
+            .iter()
+            .zip(&all)
+            .map(|(&slot, t)| SlotTokens {
+                slot,
+                tokens: &t[t.len() - range.end..t.len() - range.start],
+            })
+            .collect();
+        model::rows(&player.step(cache, &batch).unwrap())
+    };
+    let first: Vec<SlotTokens> = slots
+        .iter()
+        .zip(&all)
+        .map(|(&slot, t)| SlotTokens {
+            slot,
+            tokens: &t[..t.len() - 2],
+        })
+        .collect();
+    player.step(&mut cache, &first).unwrap();
+    let before_last = feed(1..2, &mut cache);
+    let last = feed(0..1, &mut cache);
+    for (i, tokens) in all.iter().enumerate() {
+        let alone = by_prefix(&player, tokens);
+        let want = alone[alone.len() - 2..].to_vec();
+        agree(
+            &format!("sequence {i}"),
+            &vec![before_last[i].clone(), last[i].clone()],
+            &want,
+        );
+    }
+}
+
+/// log-probs and gradients of prompts with two responses each, packed, against each response in a plan of its own.
+fn pair_equals_each_alone(what: &str, player: &Player, shape: &Shape) {
+    let list = |seed: u64, n: usize| tokens(seed, n, shape.vocab);
+    let pairs = [
+        (list(11, 6), list(12, 9), list(13, 4)),
+        (list(14, 1), list(15, 1), list(16, 7)),
+    ];
+    let mut together = Packed::default();
+    let mut alone = Vec::new();
+    for (prompt, real, generated) in &pairs {
+        together.push(prompt, &[real, generated]);
+        for response in [real, generated] {
+            let mut plan = Packed::default();
+            plan.push(prompt, &[response]);
+            alone.push(plan);
+        }
+    }
+    let got = player.logps(&together).unwrap();
+    let want: Vec<f64> = alone
+        .iter()
+        .flat_map(|plan| player.logps(plan).unwrap())
+        .collect();
+    agree(
+        &format!("{what}: a pair's log-probs"),
+        &vec![got],
+        &vec![want.clone()],
+    );
+    if player.params.is_empty() {
+        return;
+    }
+    let slope = |i: usize| (i as f64 * 0.7).sin();
+    let mut grads = Grads::new();
+    let options = PassOptions::default();
+    let mut slopes = |logps: &[f64]| Ok((0..logps.len()).map(slope).collect());
+    player
+        .forward_backward(&together, &options, &mut slopes, &mut grads)
+        .unwrap();
+    let (mut sum, mut done) = (Grads::new(), 0);
+    for plan in &alone {
+        let mut slopes = |logps: &[f64]| Ok((done..done + logps.len()).map(slope).collect());
+        player
+            .forward_backward(plan, &options, &mut slopes, &mut sum)
+            .unwrap();
+        done += plan.targets.len();
+    }
+    assert_eq!(
+        grads.len(),
+        player.params.len(),
+        "{what}: every parameter has a gradient"
+    );
+    for (name, grad) in &grads {
+        let flat = |t: &Tensor| model::rows(&t.flatten_all().unwrap().unsqueeze(0).unwrap());
+        agree(
+            &format!("{what}: gradient of {name}"),
+            &flat(grad),
+            &flat(&sum[name]),
+        );
+    }
+}
+
+/// An adapter on every projection whose B is not zero.
+fn adapted(base: Arc<randori_engine::Base>, rslora: bool) -> Player {
+    let spec = LoraSpec {
+        rank: 4,
+        alpha: 6.0,
+        rslora,
+        dropout: 0.0,
+        targets: Targets::AllLinear,
+    };
+    let fresh = Player::with_lora(base, spec, 21).unwrap();
+    let random = |(name, t): (&String, &Tensor)| {
+        let size = if name.ends_with("lora_B") { 0.1 } else { 0.4 };
+        let values: Vec<f32> = uniform(22, name, t.elem_count())
+            .map(|u| (size * (2.0 * u - 1.0)) as f32)
+            .collect();
+        (
+            name.clone(),
+            Tensor::from_vec(values, t.shape(), &Device::Cpu).unwrap(),
+        )
+    };
+    let params: Params = fresh.params.iter().map(random).collect();
+    Player {
+        params: Arc::new(params),
+        ..fresh
+    }
+}
+
+#[test]
+fn a_packed_pair_equals_each_response_alone() {
+    let base = base_from(&LLAMA.config(), &LLAMA.random(9), &LoadOptions::default());
+    pair_equals_each_alone("bare", &Player::bare(base.clone()), &LLAMA);
+    pair_equals_each_alone("lora", &adapted(base.clone(), false), &LLAMA);
+    pair_equals_each_alone("full", &Player::full(base).unwrap(), &LLAMA);
+}
+
+/// The base's weights with the player's update merged in, by the adapter's own merge.
+fn merged(player: &Player) -> Weights {
+    let scale = player.lora.as_ref().unwrap().scale();
+    let mut weights = dense(&player.base);
+    for (name, weight) in weights.iter_mut() {
+        let projection = name.trim_end_matches(".weight");
+        let part = |which: &str| player.params.get(&format!("{projection}.{which}"));
+        if let (Some(a), Some(b)) = (part("lora_A"), part("lora_B")) {
+            *weight = randori_lora::merge(weight, a, b, scale).unwrap();
+        }
+    }
+    weights
+}
+
+#[test]
+fn the_merged_model_equals_the_adapter() {
+    for rslora in [false, true] {
+        let base = base_from(&LLAMA.config(), &LLAMA.random(10), &LoadOptions::default());
+        let tokens = tokens(10, N, LLAMA.vocab);
+        let adapted = adapted(base.clone(), rslora);
+        let weights = merged(&adapted);
+        let got = by_prefix(&adapted, &tokens);
+        agree(
+            "adapter against merged and reloaded",
+            &got,
+            &by_prefix(&player(&LLAMA, &weights), &tokens),
+        );
+        agree(
+            "adapter against merged in straight loops",
+            &got,
+            &naive::logits(&LLAMA, &weights, &tokens),
+        );
+        let logps = packed(&adapted, &tokens, LLAMA.vocab);
+        agree(
+            "adapter by the training path",
+            &logps,
+            &log_softmax(&naive::logits(&LLAMA, &weights, &tokens)),
+        );
+        assert!(
+            distance(&got, &by_prefix(&Player::bare(base), &tokens)) > 0.05,
+            "the adapter must matter"
+        );
+    }
+}
+
+#[test]
+fn an_nf4_base_equals_its_dequantised_weights() {
+    for double in [false, true] {
+        let weights = LLAMA.random(11);
+        let options = LoadOptions {
+            quant: Some(Quant::Nf4 { double }),
+            dtype: Dtype::F32,
+        };
+        let base = base_from(&LLAMA.config(), &weights, &options);
+        for (name, weight) in &base.weights {
+            let quantised = matches!(weight, Weight::Quant(_));
+            assert_eq!(
+                quantised,
+                name.contains("_proj"),
+                "{name}: projections and only they are NF4"
+            );
+        }
+        let held = dense(&base);
+        let tokens = tokens(11, N, LLAMA.vocab);
+        let exact = naive::logits(&LLAMA, &held, &tokens);
+        let off = distance(&exact, &naive::logits(&LLAMA, &weights, &tokens));
+        assert!(
+            (1e-3..0.5).contains(&off),
+            "4 bits must matter, but not wreck the model: {off}"
+        );
+        let bare = Player::bare(base.clone());
+        agree("nf4", &by_prefix(&bare, &tokens), &exact);
+        agree("nf4, cached", &cached(&bare, &tokens, &[1; N]), &exact);
+        agree(
+            "nf4, training path",
+            &packed(&bare, &tokens, LLAMA.vocab),
+            &log_softmax(&exact),
+        );
+        let adapted = adapted(base, false);
+        let exact = naive::logits(&LLAMA, &merged(&adapted), &tokens);
+        agree("nf4 with an adapter", &by_prefix(&adapted, &tokens), &exact);
+        pair_equals_each_alone("nf4 with an adapter", &adapted, &LLAMA);
+    }
+}
+
+/// Rows of a multiple of 256 weights, as the K formats want.
+const BLOCKS: Shape = Shape {
+    width: 256,
+    ffn: 512,
+    layers: 2,
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 64,
+    ..LLAMA
+};
+
+#[test]
+fn a_gguf_file_in_every_format_equals_its_dequantised_weights() {
+    use GgmlDType::{BF16, F16, F32, Q4_0, Q4_1, Q4K, Q5K, Q6K, Q8_0};
+    let dir = tempfile::tempdir().unwrap();
+    let weights = BLOCKS.random(12);
+    let tokens = tokens(12, 12, BLOCKS.vocab);
+    for dtype in [F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4K, Q5K, Q6K] {
+        let path = dir.path().join(format!("{dtype:?}.gguf"));
+        let held = gguf::write(&path, &BLOCKS, &weights, dtype);
+        let exact = naive::logits(&BLOCKS, &held, &tokens);
+        let quants = match dtype {
+            F32 | F16 | BF16 => vec![None],
+            _ => vec![None, Some(Quant::Gguf), Some(Quant::Nf4 { double: true })],
+        };
+        for quant in quants {
+            let what = format!("{dtype:?} loaded as {quant:?}");
+            let base = load(
+                Source::Gguf(path.clone()),
+                &LoadOptions {
+                    quant,
+                    dtype: Dtype::F32,
+                },
+            );
+            let blocks = base
+                .weights
+                .values()
+                .filter(|w| matches!(w, Weight::Quant(_)))
+                .count();
+            assert_eq!(
+                blocks > 0,
+                quant.is_some(),
+                "{what}: {blocks} quantised matrices"
+            );
+            let exact = match quant {
+                Some(Quant::Nf4 { .. }) => naive::logits(&BLOCKS, &dense(&base), &tokens),
+                _ => exact.clone(),
+            };
+            let bare = Player::bare(base);
+            agree(&what, &by_prefix(&bare, &tokens), &exact);
+            agree(
+                &format!("{what}, training path"),
+                &packed(&bare, &tokens, BLOCKS.vocab),
+                &log_softmax(&exact),
+            );
+        }
+    }
+}
+
+/// llama.cpp stores Llama 3's scaling as a tensor of divisors, and leaves `output` out where the head is tied.
+#[test]
+fn a_gguf_file_of_a_tied_model_with_llama3_scaling() {
+    let llama3 = Llama3 {
+        factor: 8.0,
+        low: 1.0,
+        high: 4.0,
+        original: 8192,
+    };
+    let plain = Shape {
+        tied: true,
+        theta: 500_000.0,
+        ..BLOCKS
+    };
+    let shape = Shape {
+        llama3: Some(llama3),
+        ..plain
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tied.gguf");
+    let held = gguf::write(&path, &shape, &shape.random(13), GgmlDType::Q8_0);
+    let tokens = tokens(13, 16, shape.vocab);
+    let exact = naive::logits(&shape, &held, &tokens);
+    assert!(
+        distance(&exact, &naive::logits(&plain, &held, &tokens)) > 1e-4,
+        "the scaling must matter"
+    );
+    let base = load(
+        Source::Gguf(path),
+        &LoadOptions {
+            quant: Some(Quant::Gguf),
+            dtype: Dtype::F32,
+        },
+    );
+    agree(
+        "tied Q8_0 with llama3 scaling",
+        &by_prefix(&Player::bare(base), &tokens),
+        &exact,
+    );
+}
