@@ -95,3 +95,113 @@ impl Architecture for Loaded {
         self.named(format_args!("head"), Call::run(backend, run))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{mem::offset_of, path::Path};
+
+    use randori_sdk::seam::{AttnSpec, Binary, RopeSpec, RouteSpec, Unary};
+
+    use super::*;
+    use crate::info;
+
+    /// The op table of a host in which everything from `concat` on had not been thought of.
+    static OLD: abi::Ops = abi::Ops {
+        size: offset_of!(abi::Ops, concat),
+        ..OPS
+    };
+
+    fn misfit(how: &str, ops: &'static abi::Ops) -> Loaded {
+        // SAFETY: a descriptor made by `plugin!`.
+        let read = unsafe { info::read(&randori_plugin_misbehave::PLUGIN, Path::new("")) };
+        let (info, functions) = read.unwrap();
+        let config = format!(r#"{{"misbehave": "{how}"}}"#);
+        let object = Object::new(&info.items[0], functions[0], &[], &config).unwrap();
+        Loaded::with_ops(object, ops).unwrap()
+    }
+
+    #[test]
+    fn an_older_host_names_the_op_it_lacks() {
+        let error = misfit("concat", &OLD).block(&mut Any, 0, 1).unwrap_err();
+        let says = "architecture misfit, block 0: this host is too old to have `concat` (";
+        assert!(error.starts_with(says), "{error}");
+        assert!(error.contains("misbehave/src/lib.rs:"), "{error}");
+        // what does not need it runs
+        assert_eq!(misfit("well", &OLD).block(&mut Any, 0, 1), Ok(7));
+        assert_eq!(misfit("concat", &OPS).block(&mut Any, 0, 1), Ok(7));
+    }
+
+    /// Answers 7 to everything.
+    struct Any;
+
+    impl Backend for Any {
+        fn embed(&mut self, _: &str, _: Id, _: usize, _: usize) -> OpResult {
+            Ok(7)
+        }
+        fn linear(&mut self, _: &str, _: Id, _: usize, _: bool) -> OpResult {
+            Ok(7)
+        }
+        fn rms_norm(&mut self, _: &str, _: Id, _: f64, _: f32) -> OpResult {
+            Ok(7)
+        }
+        fn layer_norm(&mut self, _: &str, _: Id, _: f64, _: bool) -> OpResult {
+            Ok(7)
+        }
+        fn rope(&mut self, _: Id, _: &RopeSpec) -> OpResult {
+            Ok(7)
+        }
+        fn attention(&mut self, _: Id, _: Id, _: Id, _: &AttnSpec) -> OpResult {
+            Ok(7)
+        }
+        fn moe(
+            &mut self,
+            _: Id,
+            _: Id,
+            _: &RouteSpec,
+            _: &mut dyn FnMut(&mut dyn Backend, usize, Id) -> Id,
+        ) -> OpResult {
+            Ok(7)
+        }
+        fn unary(&mut self, _: Unary, _: Id) -> OpResult {
+            Ok(7)
+        }
+        fn binary(&mut self, _: Binary, _: Id, _: Id) -> OpResult {
+            Ok(7)
+        }
+        fn affine(&mut self, _: Id, _: f64, _: f64) -> OpResult {
+            Ok(7)
+        }
+        fn unflatten(&mut self, _: Id, _: usize) -> OpResult {
+            Ok(7)
+        }
+        fn flatten(&mut self, _: Id) -> OpResult {
+            Ok(7)
+        }
+        fn narrow(&mut self, _: Id, _: usize, _: usize) -> OpResult {
+            Ok(7)
+        }
+        fn concat(&mut self, _: &[Id]) -> OpResult {
+            Ok(7)
+        }
+    }
+
+    /// What a call through the boundary costs: `cargo test -p randori-host --release boundary_cost -- --ignored --nocapture`
+    #[test]
+    #[ignore = "a measurement"]
+    fn boundary_cost() {
+        // SAFETY: a descriptor made by `plugin!`.
+        let read = unsafe { info::read(&randori_plugin_llama::PLUGIN, Path::new("")) };
+        let (info, functions) = read.unwrap();
+        let config = r#"{"hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 24,
+            "num_hidden_layers": 2, "vocab_size": 32, "head_dim": 64}"#;
+        let object = Object::new(&info.items[0], functions[0], &[], config).unwrap();
+        let llama = Loaded::new(object).unwrap();
+        let blocks = 200_000;
+        let start = std::time::Instant::now();
+        for _ in 0..blocks {
+            llama.block(&mut Any, 0, 1).unwrap();
+        }
+        let ops = f64::from(blocks * 20);
+        eprintln!("{:.1} ns an op", start.elapsed().as_nanos() as f64 / ops);
+    }
+}

@@ -7,6 +7,7 @@
 use randori_sdk::seam::{GENERATED, LossFn, REAL, Rows};
 
 /// An owned batch.
+#[derive(Clone)]
 struct Batch {
     group: Vec<u32>,
     role: Vec<u32>,
@@ -101,30 +102,37 @@ fn batch(random: &mut Random, apart: f64, round: usize) -> Batch {
 }
 
 fn finite(loss: &dyn LossFn, batch: &Batch) -> Result<(), String> {
-    let out = loss.eval(&batch.rows())?;
-    let group = out.loss.iter().position(|value| !value.is_finite());
-    let row = out.d_logp.iter().position(|slope| !slope.is_finite());
-    let reads = if loss.needs_ref() {
-        ""
-    } else {
-        " (it says that it does not read the opponent's log-probs, and gets NaN for them)"
+    let Some(what) = not_finite(loss, batch)? else {
+        return Ok(());
     };
-    match (group, row) {
-        (Some(group), _) => Err(format!(
-            "loss {} of a pair is {}{reads}; {}; {}",
-            loss.name(),
-            out.loss[group],
-            batch.show(2 * group),
-            batch.show(2 * group + 1)
-        )),
-        (None, Some(row)) => Err(format!(
-            "a slope of loss {} is {}{reads}; {}",
-            loss.name(),
-            out.d_logp[row],
-            batch.show(row)
-        )),
-        (None, None) => Ok(()),
+    let known = Batch {
+        ref_logp: batch.logp.clone(),
+        ..batch.clone()
+    };
+    if !loss.needs_ref() && not_finite(loss, &known)?.is_none() {
+        return Err(format!(
+            "loss {} says that it does not read the opponent's log-probs, but does: without them {what}",
+            loss.name()
+        ));
     }
+    Err(what)
+}
+
+/// The first value or slope that is NaN or infinite.
+fn not_finite(loss: &dyn LossFn, batch: &Batch) -> Result<Option<String>, String> {
+    let out = loss.eval(&batch.rows())?;
+    if let Some(group) = out.loss.iter().position(|value| !value.is_finite()) {
+        let (first, second) = (batch.show(2 * group), batch.show(2 * group + 1));
+        let (name, value) = (loss.name(), out.loss[group]);
+        return Ok(Some(format!(
+            "loss {name} of a pair is {value}; {first}; {second}"
+        )));
+    }
+    let row = out.d_logp.iter().position(|slope| !slope.is_finite());
+    Ok(row.map(|row| {
+        let (name, slope) = (loss.name(), out.d_logp[row]);
+        format!("a slope of loss {name} is {slope}; {}", batch.show(row))
+    }))
 }
 
 fn differences(loss: &dyn LossFn, batch: &mut Batch) -> Result<(), String> {

@@ -1,0 +1,130 @@
+//! The stock architectures, loaded from their libraries, ask for exactly the weights of their checkpoints.
+
+mod recorder;
+
+use std::collections::BTreeMap;
+
+use recorder::{Recorder, forward, stock};
+
+const SMALL: &str = r#""hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 32, "rms_norm_eps": 1e-05"#;
+
+/// The weights that `name` asks for when it runs over `SMALL` and `more`.
+fn weights(name: &str, more: &str) -> (Recorder, BTreeMap<String, Vec<usize>>) {
+    let config = format!("{{{SMALL}{more}}}");
+    let arch = stock().architecture(name, &config).unwrap();
+    let mut recorder = Recorder::new(5);
+    assert_eq!(forward(&*arch, &mut recorder), Ok(vec![5, 32]));
+    let weights = recorder.weights.clone();
+    (recorder, weights)
+}
+
+/// As a checkpoint by transformers has them.
+fn expected(head_dim: usize, tied: bool, biases: &[&str]) -> BTreeMap<String, Vec<usize>> {
+    let mut all = BTreeMap::new();
+    for layer in 0..2 {
+        let linear = [
+            ("self_attn.q_proj", 4 * head_dim, 16),
+            ("self_attn.k_proj", 2 * head_dim, 16),
+            ("self_attn.v_proj", 2 * head_dim, 16),
+            ("self_attn.o_proj", 16, 4 * head_dim),
+            ("mlp.gate_proj", 24, 16),
+            ("mlp.up_proj", 24, 16),
+            ("mlp.down_proj", 16, 24),
+        ];
+        for (name, out, inputs) in linear {
+            let full = format!("model.layers.{layer}.{name}");
+            if biases.iter().any(|part| name.starts_with(part)) {
+                all.insert(format!("{full}.bias"), vec![out]);
+            }
+            all.insert(format!("{full}.weight"), vec![out, inputs]);
+        }
+        for norm in ["input_layernorm", "post_attention_layernorm"] {
+            all.insert(format!("model.layers.{layer}.{norm}.weight"), vec![16]);
+        }
+    }
+    all.insert("model.norm.weight".into(), vec![16]);
+    all.insert("model.embed_tokens.weight".into(), vec![32, 16]);
+    if !tied {
+        all.insert("lm_head.weight".into(), vec![32, 16]);
+    }
+    all
+}
+
+#[test]
+fn llama_asks_for_its_checkpoints_weights() {
+    assert_eq!(weights("llama", "").1, expected(4, false, &[]));
+    let tied = r#", "tie_word_embeddings": true, "head_dim": 8"#;
+    assert_eq!(weights("llama", tied).1, expected(8, true, &[]));
+    let biased = r#", "attention_bias": true, "mlp_bias": true"#;
+    assert_eq!(
+        weights("llama", biased).1,
+        expected(4, false, &["self_attn", "mlp"])
+    );
+}
+
+#[test]
+fn mistral_asks_for_its_checkpoints_weights_and_its_window() {
+    let (recorder, weights) = weights("mistral", r#", "sliding_window": 3, "head_dim": 6"#);
+    assert_eq!(weights, expected(6, false, &[]));
+    let attention = "attention AttnSpec { window: Some(3), scale: None, softcap: None }";
+    assert_eq!(recorder.ops.iter().filter(|op| *op == attention).count(), 2);
+}
+
+#[test]
+fn a_llama_block_is_these_ops() {
+    let (recorder, _) = weights("llama", "");
+    let rope = "rope [1.0, 0.01] false"; // 10000^(-2i/4)
+    let layer = "model.layers.0";
+    let ops = [
+        format!("rms_norm {layer}.input_layernorm 0.00001 0"),
+        format!("linear {layer}.self_attn.q_proj"),
+        "unflatten 4".into(),
+        rope.into(),
+        format!("linear {layer}.self_attn.k_proj"),
+        "unflatten 2".into(),
+        rope.into(),
+        format!("linear {layer}.self_attn.v_proj"),
+        "unflatten 2".into(),
+        "attention AttnSpec { window: None, scale: None, softcap: None }".into(),
+        "flatten".into(),
+        format!("linear {layer}.self_attn.o_proj"),
+        "binary Add".into(),
+        format!("rms_norm {layer}.post_attention_layernorm 0.00001 0"),
+        format!("linear {layer}.mlp.gate_proj"),
+        "unary Silu".into(),
+        format!("linear {layer}.mlp.up_proj"),
+        "binary Mul".into(),
+        format!("linear {layer}.mlp.down_proj"),
+        "binary Add".into(),
+    ];
+    assert_eq!(recorder.ops[1..21], ops);
+    assert_eq!(recorder.ops.len(), 1 + 2 * 20 + 2);
+}
+
+#[test]
+fn a_configuration_that_does_not_fit_is_named() {
+    let host = stock();
+    for (config, says) in [
+        (
+            "{}",
+            "architecture llama: configuration: `hidden_size` is missing",
+        ),
+        (
+            "[",
+            "architecture llama: line 1 of the configuration is not JSON: it ends in the middle",
+        ),
+    ] {
+        let error = host
+            .architecture("llama", config)
+            .err()
+            .unwrap()
+            .to_string();
+        assert_eq!(error, says);
+    }
+    let error = host.architecture("lama", "{}").err().unwrap().to_string();
+    assert_eq!(
+        error,
+        "there is no architecture `lama`; did you mean `llama`? there are: llama, mistral"
+    );
+}

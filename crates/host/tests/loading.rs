@@ -1,0 +1,242 @@
+//! Which files become plugins: discovery, rules of trust, other versions, hashes.
+
+mod recorder;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use randori_host::{Host, Kind, SearchPath};
+use recorder::{library, only, stock};
+
+/// An empty folder of this test.
+fn folder(name: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+/// A copy of a plugin under another crate's name.
+fn copy(from: &str, dir: &Path, to: &str) -> PathBuf {
+    let file = library(to).file_name().unwrap().to_owned();
+    let path = dir.join(file);
+    fs::copy(library(from), &path).unwrap();
+    path
+}
+
+fn refused(file: PathBuf) -> String {
+    only(&[file]).err().expect("it was loaded").to_string()
+}
+
+#[test]
+fn stock_plugins_are_found_beside_the_binary() {
+    let host = stock();
+    let names: Vec<_> = host.plugins().iter().map(|p| p.name.as_str()).collect();
+    assert_eq!(names, ["llama", "losses", "mistral", "sampling"]);
+    let llama = &host.plugins()[0];
+    assert_eq!(llama.version, env!("CARGO_PKG_VERSION"));
+    assert_eq!(llama.doc, "The Llama family");
+    assert_eq!(
+        (llama.items[0].kind, llama.items[0].name.as_str()),
+        (Kind::Arch, "llama")
+    );
+    assert_eq!(llama.sha256.len(), 64);
+    assert!(llama.path.is_absolute());
+}
+
+#[test]
+fn hashes_are_sha256() {
+    let dir = folder("hashes");
+    let file = copy("misbehave", &dir, "misbehave");
+    let host = only(std::slice::from_ref(&file)).unwrap();
+    let output = std::process::Command::new("sha256sum").arg(&file).output();
+    let Ok(output) = output else {
+        eprintln!("SKIPPED: there is no sha256sum here");
+        return;
+    };
+    let expected = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        expected.starts_with(&host.plugins()[0].sha256),
+        "{expected}"
+    );
+}
+
+#[test]
+fn static_plugins_go_through_the_same_descriptor() {
+    let mut host = Host::default();
+    host.add_static(&randori_plugin_llama::PLUGIN).unwrap();
+    host.add_static(&randori_plugin_mistral::PLUGIN).unwrap();
+    assert_eq!(host.plugins()[1].items[0].name, "mistral");
+    let error = host.architecture("llama", "{}").err().unwrap().to_string();
+    assert_eq!(
+        error,
+        "architecture llama: configuration: `hidden_size` is missing"
+    );
+    // a file of the same plugin takes precedence
+    let mut host = only(&[library("llama")]).unwrap();
+    host.add_static(&randori_plugin_llama::PLUGIN).unwrap();
+    assert_eq!(host.plugins().len(), 1);
+}
+
+#[test]
+fn another_interface_is_named() {
+    let dir = folder("versions");
+    let error = refused(copy("misbehave", &dir, "future"));
+    assert!(
+        error
+            .contains("it was built for plugin interface 2, this program has interface 1: rebuild"),
+        "{error}"
+    );
+    let error = refused(copy("misbehave", &dir, "short"));
+    assert!(
+        error.contains("its descriptor is 8 bytes long, plugin interface 1 asks for "),
+        "{error}"
+    );
+    let error = refused(copy("misbehave", &dir, "renamed"));
+    assert!(
+        error.contains("it is no Randori plugin, or its file was renamed"),
+        "{error}"
+    );
+    // libloading's own text does not say which symbol: its source does
+    assert!(
+        error.contains("randori_plugin_v1_randori_plugin_renamed"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_newer_plugin_runs_and_its_unknown_items_are_skipped() {
+    let dir = folder("newer");
+    let host = only(&[copy("misbehave", &dir, "newer")]).unwrap();
+    let plugin = &host.plugins()[0];
+    assert_eq!(
+        (plugin.name.as_str(), plugin.version.as_str()),
+        ("newer", "9.0.0")
+    );
+    let names: Vec<_> = plugin.items.iter().map(|item| item.name.as_str()).collect();
+    assert_eq!(names, ["bad_pair"]);
+    host.loss("bad_pair", &[]).unwrap();
+}
+
+#[test]
+fn what_is_no_library_is_named() {
+    let dir = folder("broken");
+    let file = dir.join(library("broken").file_name().unwrap());
+    fs::write(&file, "not a library").unwrap();
+    let error = refused(file.clone());
+    assert!(
+        error.starts_with(&format!(
+            "plugin {}: ",
+            file.canonicalize().unwrap().display()
+        )),
+        "{error}"
+    );
+    #[cfg(target_os = "linux")]
+    assert!(
+        error.contains("file too short") || error.contains("invalid ELF header"),
+        "{error}"
+    );
+    // also when it is found rather than named
+    let path = SearchPath {
+        dirs: vec![dir.clone()],
+        files: Vec::new(),
+    };
+    assert!(Host::discover(&path).is_err());
+    let error = refused(dir.join("absent.so"));
+    assert!(error.contains("No such file"), "{error}");
+    let missing = SearchPath {
+        dirs: vec![dir.join("absent")],
+        files: Vec::new(),
+    };
+    let error = Host::discover(&missing).err().unwrap().to_string();
+    assert!(
+        error.contains("plugin folder") && error.contains("No such file"),
+        "{error}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn files_that_others_can_write_are_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = folder("modes");
+    let file = copy("misbehave", &dir, "misbehave");
+    let mode =
+        |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    for (bits, who) in [
+        (0o775, "its group"),
+        (0o757, "everybody"),
+        (0o666, "everybody"),
+    ] {
+        mode(&file, bits);
+        let error = refused(file.clone());
+        let says = format!("it is writable by {who} (mode {bits:03o})");
+        assert!(
+            error.contains(&says) && error.contains("chmod go-w"),
+            "{error}"
+        );
+    }
+    mode(&file, 0o755);
+    mode(&dir, 0o777);
+    let error = refused(file.clone());
+    assert!(
+        error.contains("its folder is writable by everybody (mode 777)"),
+        "{error}"
+    );
+    mode(&dir, 0o755);
+    only(&[file]).unwrap();
+}
+
+#[test]
+fn a_models_folder_is_refused() {
+    for model in ["config.json", "model.safetensors", "m.gguf"] {
+        let dir = folder("model");
+        let file = copy("misbehave", &dir, "misbehave");
+        fs::write(dir.join(model), "{}").unwrap();
+        let error = refused(file);
+        let says = format!("never loaded from a model's folder, and this one holds {model}");
+        assert!(error.contains(&says), "{error}");
+    }
+}
+
+#[test]
+fn the_same_item_or_file_twice_is_refused() {
+    let dir = folder("twice");
+    let newer = copy("misbehave", &dir, "newer");
+    let error = only(&[library("misbehave"), newer])
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(error.contains("loss `bad_pair` is also in "), "{error}");
+    let copied = copy("llama", &dir, "llama");
+    fs::remove_file(dir.join(library("newer").file_name().unwrap())).unwrap();
+    let mut path = SearchPath::standard();
+    path.dirs.push(dir);
+    let error = Host::discover(&path).err().unwrap().to_string();
+    assert!(
+        error.contains("the same plugin lies in two folders"),
+        "{error}"
+    );
+    // naming one settles it
+    path.dirs.pop();
+    path.files.push(copied.clone());
+    let host = Host::discover(&path).unwrap();
+    let llama = host.plugins().iter().find(|p| p.name == "llama").unwrap();
+    assert_eq!(llama.path, copied.canonicalize().unwrap());
+}
+
+#[test]
+fn without_plugins_the_error_says_how_to_build_them() {
+    let path = SearchPath {
+        dirs: vec![folder("empty")],
+        files: Vec::new(),
+    };
+    let host = Host::discover(&path).unwrap();
+    let error = host.loss("spin", &[]).err().unwrap().to_string();
+    assert!(
+        error.contains("there are no plugins in") && error.contains("`cargo build` at the root"),
+        "{error}"
+    );
+}

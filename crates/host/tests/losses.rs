@@ -1,0 +1,177 @@
+//! Losses: options, slopes checked on load, values.
+
+mod recorder;
+
+use randori_host::Kind;
+use randori_sdk::seam::{GENERATED, REAL, Rows, Value};
+use recorder::{misbehave, stock};
+
+fn how(how: &str) -> Vec<(String, Value)> {
+    vec![("how".to_owned(), Value::Str(how.to_owned()))]
+}
+
+fn refused(name: &str, how_: &str) -> String {
+    let error = misbehave().loss(name, &how(how_)).err();
+    error
+        .unwrap_or_else(|| panic!("{name} {how_} was accepted"))
+        .to_string()
+}
+
+#[test]
+fn wrong_slopes_are_found_on_load() {
+    for (name, how, says) in [
+        (
+            "bad_pair",
+            "wrong slope",
+            "loss bad_pair: its slope to a log-prob is ",
+        ),
+        ("bad_pair", "nan slope", "a slope of loss bad_pair is NaN; "),
+        (
+            "bad_pair",
+            "nan",
+            "loss bad_pair of a pair is NaN; real response of ",
+        ),
+        ("bad_pair", "infinite", "loss bad_pair of a pair is inf; "),
+        (
+            "bad_pair",
+            "panic",
+            "loss bad_pair: the plugin panicked: loss was asked to panic (",
+        ),
+        (
+            "bad_groups",
+            "error",
+            "loss bad_groups: eval was asked to fail",
+        ),
+        (
+            "bad_groups",
+            "unwritten",
+            "loss bad_groups of a pair is NaN; ",
+        ),
+        (
+            "bad_groups",
+            "order",
+            "loss bad_groups: its slope to a log-prob is ",
+        ),
+        (
+            "bad_groups",
+            "couples",
+            "loss bad_groups: its slope to a log-prob is ",
+        ),
+        (
+            "bad_groups",
+            "reads ref",
+            "loss bad_groups says that it does not read the opponent's log-probs, but does: without them ",
+        ),
+    ] {
+        let error = refused(name, how);
+        assert!(error.starts_with(says), "{name} {how}: {error}");
+    }
+}
+
+#[test]
+fn right_slopes_pass_also_with_a_kink() {
+    let host = misbehave();
+    for scale in [0.0, 0.001, 0.1, 10.0] {
+        for how_ in ["well", "kink"] {
+            let options = [how(how_), vec![("scale".into(), Value::Float(scale))]].concat();
+            host.loss("bad_pair", &options).unwrap();
+        }
+    }
+    host.loss("bad_groups", &[]).unwrap();
+}
+
+#[test]
+fn options_are_checked() {
+    let host = stock();
+    let set = |name: &str, value| {
+        host.loss("spin", &[(name.to_owned(), value)])
+            .err()
+            .unwrap()
+            .to_string()
+    };
+    let error = set("betta", Value::Float(0.1));
+    assert!(
+        error.starts_with("spin has no option `betta`; it has: beta"),
+        "{error}"
+    );
+    let error = set("beta", Value::Float(-1.0));
+    assert!(
+        error.starts_with("spin: option `beta` is -1, must be "),
+        "{error}"
+    );
+    let error = host.loss("spinn", &[]).err().unwrap().to_string();
+    assert!(
+        error.starts_with("there is no loss `spinn`; did you mean `spin`? there are: "),
+        "{error}"
+    );
+}
+
+#[test]
+fn every_stock_loss_passes_its_check() {
+    let host = stock();
+    let items = host.plugins().iter().flat_map(|plugin| &plugin.items);
+    let losses: Vec<_> = items.filter(|item| item.kind == Kind::Loss).collect();
+    assert!(losses.len() >= 8, "{losses:?}");
+    for loss in losses {
+        host.loss(&loss.name, &[]).unwrap();
+        assert!(!loss.doc.is_empty(), "{} has no doc", loss.name);
+    }
+}
+
+#[test]
+fn spin_starts_at_ln_2() {
+    let spin = stock().loss("spin", &[]).unwrap();
+    assert!(spin.needs_ref());
+    let rows = Rows {
+        groups: 1,
+        group: &[0, 0],
+        role: &[GENERATED, REAL],
+        logp: &[-20.0, -30.0],
+        ref_logp: &[-20.0, -30.0],
+        len: &[5, 6],
+        reward: None,
+        progress: 0.0,
+    };
+    let out = spin.eval(&rows).unwrap();
+    assert!((out.loss[0] - std::f64::consts::LN_2).abs() < 1e-12);
+    // d/dt -ln σ(βt) = -β σ(-βt) = -β/2 at t = 0
+    let (real, generated) = (out.d_logp[1], out.d_logp[0]);
+    assert!(real < 0.0 && (real + generated).abs() < 1e-15, "{out:?}");
+}
+
+#[test]
+fn metrics_come_back_and_bad_batches_are_refused() {
+    let loss = misbehave().loss("bad_groups", &[]).unwrap();
+    let mut rows = Rows {
+        groups: 1,
+        group: &[0, 0],
+        role: &[REAL, GENERATED],
+        logp: &[-2.0, -3.0],
+        ref_logp: &[0.0, 0.0],
+        len: &[1, 1],
+        reward: None,
+        progress: 0.5,
+    };
+    let out = loss.eval(&rows).unwrap();
+    assert_eq!((out.loss, out.d_logp), (vec![-1.0], vec![-1.0, 1.0]));
+    assert_eq!(out.metrics, [("rows".to_owned(), 2.0)]);
+    rows.group = &[0, 1];
+    assert_eq!(
+        loss.eval(&rows).unwrap_err(),
+        "a batch of 1 groups has a row of group 1"
+    );
+    rows.group = &[0];
+    assert!(
+        loss.eval(&rows)
+            .unwrap_err()
+            .contains("arrays of [1, 2, 2, 2, 2] entries")
+    );
+    let spin = stock().loss("spin", &[]).unwrap();
+    rows.group = &[0, 0];
+    rows.role = &[REAL, REAL];
+    let error = spin.eval(&rows).unwrap_err();
+    assert_eq!(
+        error,
+        "loss spin: group 0 has more than one real response; a pair has one"
+    );
+}
