@@ -1,11 +1,19 @@
 //! Keys and values of sequences that are being generated, per block and slot.
 
-use crate::Player;
+use candle_core::Tensor;
+
+use crate::{
+    Player, Result,
+    kernels::{
+        Values,
+        attention::{Keys, Span},
+    },
+};
 
 /// The KV cache: `slots` independent sequences that grow by [`Player::step`].
 pub struct KvCache {
-    /// By block, then slot.
-    pub(crate) blocks: Vec<Vec<SlotKv>>,
+    /// By block, then call of attention inside the block (nearly always one), then slot.
+    pub(crate) blocks: Vec<Vec<Vec<SlotKv>>>,
     /// Tokens held, by slot.
     pub(crate) lens: Vec<usize>,
 }
@@ -20,12 +28,15 @@ pub(crate) struct SlotKv {
 impl KvCache {
     /// An empty cache for `slots` sequences of this player's base.
     pub fn new(player: &Player, slots: usize) -> Self {
-        KvCache { blocks: vec![vec![SlotKv::default(); slots]; player.base.arch.layers()], lens: vec![0; slots] }
+        KvCache {
+            blocks: vec![Vec::new(); player.base.arch.layers()],
+            lens: vec![0; slots],
+        }
     }
 
     /// Forgets a slot's sequence; its memory is kept for the next one.
     pub fn clear(&mut self, slot: usize) {
-        for block in &mut self.blocks {
+        for block in self.blocks.iter_mut().flatten() {
             if let Some(kv) = block.get_mut(slot) {
                 kv.k.clear();
                 kv.v.clear();
@@ -53,6 +64,69 @@ impl KvCache {
 
     /// Bytes allocated for keys and values.
     pub fn bytes(&self) -> usize {
-        self.blocks.iter().flatten().map(|kv| 4 * (kv.k.capacity() + kv.v.capacity())).sum()
+        self.blocks
+            .iter()
+            .flatten()
+            .flatten()
+            .map(|kv| 4 * (kv.k.capacity() + kv.v.capacity()))
+            .sum()
+    }
+}
+
+/// The new rows of one slot in a step.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry {
+    pub(crate) slot: usize,
+    /// First row in the step.
+    pub(crate) row: usize,
+    /// New tokens.
+    pub(crate) len: usize,
+}
+
+/// One block's part of the cache, for the time of one step.
+pub(crate) struct BlockCache<'a> {
+    calls: &'a mut Vec<Vec<SlotKv>>,
+    lens: &'a [usize],
+    batch: &'a [Entry],
+    /// Calls of attention so far.
+    call: usize,
+}
+
+impl<'a> BlockCache<'a> {
+    pub(crate) fn new(
+        calls: &'a mut Vec<Vec<SlotKv>>,
+        lens: &'a [usize],
+        batch: &'a [Entry],
+    ) -> Self {
+        BlockCache { calls, lens, batch, call: 0 }
+    }
+
+    /// Puts the new rows of k and v, `width` values each, behind what their slots hold.
+    pub(crate) fn append(&mut self, k: &Tensor, v: &Tensor, width: usize) -> Result<()> {
+        if self.calls.len() == self.call {
+            self.calls.push(vec![SlotKv::default(); self.lens.len()]);
+        }
+        let (k, v) = (Values::of(k)?, Values::of(v)?);
+        for e in self.batch {
+            let kv = &mut self.calls[self.call][e.slot];
+            let place = e.row * width..(e.row + e.len) * width;
+            for (kept, new) in [(&mut kv.k, &k[place.clone()]), (&mut kv.v, &v[place])] {
+                kept.truncate(self.lens[e.slot] * width); // what a failed step left
+                kept.extend_from_slice(new);
+            }
+        }
+        self.call += 1;
+        Ok(())
+    }
+
+    /// The batch's queries over what its slots hold, after [`BlockCache::append`].
+    pub(crate) fn spans(&self) -> Vec<Span<'_>> {
+        let slots = &self.calls[self.call - 1];
+        let span = |(tree, e): (usize, &Entry)| {
+            let (old, kv) = (self.lens[e.slot], &slots[e.slot]);
+            let keys = Keys { k: &kv.k, v: &kv.v, row: 0, len: old + e.len, position: 0 };
+            Span { row: e.row, len: e.len, position: old, keys: vec![keys], tree }
+        };
+        self.batch.iter().enumerate().map(span).collect()
     }
 }

@@ -5,12 +5,15 @@
 pub mod base;
 pub mod cache;
 mod error;
+mod kernels;
 pub mod generate;
 pub mod plan;
 pub mod player;
 pub mod rng;
 pub mod score;
+mod tape;
 pub mod trace;
+mod training_pass;
 pub mod train;
 pub mod weights;
 

@@ -1,5 +1,7 @@
 //! A micro-batch as a flat run of tokens: packed, not padded, a pair's prompt computed once.
 
+use crate::{Error, Result};
+
 /// A stretch of consecutive tokens that attends to its parent (whole) and, causally, to itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
@@ -58,6 +60,44 @@ impl Packed {
                 self.ids.extend_from_slice(&response[..len]);
             }
             self.seqs += 1;
+        }
+    }
+
+    /// Rules a pass relies on: segments tile the rows in order, parents come first, positions continue their parents,
+    /// targets lie inside.
+    pub(crate) fn check(&self) -> Result<()> {
+        let mut row = 0;
+        if self.ids.is_empty() {
+            return Err(Error::rule("a micro-batch must hold at least one token"));
+        }
+        for (i, s) in self.segments.iter().enumerate() {
+            let position = match s.parent {
+                None => 0,
+                Some(p) if p < i => self.segments[p].position + self.segments[p].len,
+                Some(p) => {
+                    return Err(Error::rule(format!("segment {i} comes before its parent {p}")));
+                }
+            };
+            if s.start != row || s.len == 0 || s.position != position {
+                return Err(Error::rule(format!(
+                    "segment {i} must hold rows from {row} on at positions from {position} on, not {} from {} at {}",
+                    s.len, s.start, s.position
+                )));
+            }
+            row += s.len;
+        }
+        if row != self.ids.len() {
+            return Err(Error::rule(format!(
+                "the segments hold {row} rows, but there are {} tokens",
+                self.ids.len()
+            )));
+        }
+        match self.targets.iter().find(|t| t.row >= row || t.seq >= self.seqs) {
+            Some(t) => Err(Error::rule(format!(
+                "a target at row {} of sequence {} lies outside {row} rows and {} sequences",
+                t.row, t.seq, self.seqs
+            ))),
+            None => Ok(()),
         }
     }
 }

@@ -1,10 +1,15 @@
-//! A player: the shared base plus its own (small) set of tensors.
+//! A player: the shared base plus its own (small) set of tensors, and the passes it can run.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 
-use crate::{Base, Error, KvCache, Packed, Result};
+use crate::{
+    Base, Error, KvCache, Packed, Result, Weight,
+    cache::{BlockCache, Entry},
+    tape::{Pass, Place, Recorded, Tape},
+    trace::trace,
+};
 
 /// Trainable tensors by name, all f32: `model.layers.0.self_attn.q_proj.lora_A` / `.lora_B`, or, in full training,
 /// `model.layers.0.self_attn.q_proj.weight`.
@@ -46,48 +51,167 @@ impl Player {
         Player { base, lora: None, params: Arc::new(Params::new()) }
     }
 
-    /// Base with a fresh adapter (B = 0) on every projection that `spec` wants.
-    /// Error when none matches, listing the projections there are.
+    /// Base with a fresh adapter (B = 0) on every projection that `spec` wants. The head is adapted only when it is
+    /// asked for by name, not by "all linear".
+    ///
+    /// # Errors
+    /// When no projection matches, listing those there are.
     pub fn with_lora(base: Arc<Base>, spec: randori_lora::LoraSpec, seed: u64) -> Result<Player> {
-        let _ = (base, spec, seed);
-        Err(Error::rule("not built yet"))
+        let traced = trace(base.arch.as_ref())?;
+        let all = matches!(spec.targets, randori_lora::Targets::AllLinear);
+        let mut params = Params::new();
+        for linear in &traced.linears {
+            if !spec.wants(&linear.name) || (all && linear.layer.is_none()) {
+                continue;
+            }
+            let (a, b) = spec
+                .init(&linear.name, linear.inputs, linear.outputs, seed)
+                .map_err(|e| Error::rule(e.to_string()))?;
+            params.insert(format!("{}.lora_A", linear.name), a);
+            params.insert(format!("{}.lora_B", linear.name), b);
+        }
+        if params.is_empty() {
+            let mut names: Vec<&str> = traced
+                .linears
+                .iter()
+                .filter_map(|l| l.name.rsplit('.').next())
+                .collect();
+            names.sort_unstable();
+            names.dedup();
+            return Err(Error::rule(format!(
+                "no projection matches the adapter's targets {:?}; `{}` has: {}",
+                spec.targets,
+                base.arch.name(),
+                names.join(", ")
+            )));
+        }
+        Ok(Player { base, lora: Some(Arc::new(spec)), params: Arc::new(params) })
     }
 
-    /// Every weight trainable, as an f32 copy. Error on a quantised base.
+    /// Every weight trainable, as an f32 copy.
+    ///
+    /// # Errors
+    /// A quantised weight: it cannot be trained.
     pub fn full(base: Arc<Base>) -> Result<Player> {
-        let _ = base;
-        Err(Error::rule("not built yet"))
+        let mut params = Params::new();
+        for weight in trace(base.arch.as_ref())?.weights {
+            match base.weights.get(&weight.name) {
+                Some(Weight::Dense(w)) => {
+                    let own = match w.dtype() {
+                        DType::F32 => w.copy()?,
+                        _ => w.to_dtype(DType::F32)?,
+                    };
+                    params.insert(weight.name, own);
+                }
+                Some(Weight::Quant(_)) => {
+                    return Err(Error::rule(format!(
+                        "`{}` is quantised and cannot be trained in full; use adapter.kind = \"qlora\", or load the base in f32, bf16 or f16",
+                        weight.name
+                    )));
+                }
+                None => {
+                    return Err(Error::rule(format!("the model has no weight `{}`", weight.name)));
+                }
+            }
+        }
+        Ok(Player { base, lora: None, params: Arc::new(params) })
     }
 
     /// (tokens, width) after the last block; nothing is recorded.
+    ///
+    /// # Errors
+    /// A plan that breaks its rules, a token outside the vocabulary, or whatever the architecture did wrong.
     pub fn hidden(&self, plan: &Packed) -> Result<Tensor> {
-        let _ = plan;
-        Err(Error::rule("not built yet"))
-    }
-
-    /// Log-prob of every target, in the plan's order.
-    pub fn logps(&self, plan: &Packed) -> Result<Vec<f64>> {
-        let _ = plan;
-        Err(Error::rule("not built yet"))
-    }
-
-    /// One forward and backward pass. `slopes` gets the log-prob of every target and answers d loss / d logp;
-    /// gradients are added into `grads`, in place where a name is there already.
-    pub fn forward_backward(
-        &self,
-        plan: &Packed,
-        options: &PassOptions,
-        slopes: &mut dyn FnMut(&[f64]) -> Result<Vec<f64>>,
-        grads: &mut Grads,
-    ) -> Result<()> {
-        let _ = (plan, options, slopes, grads);
-        Err(Error::rule("not built yet"))
+        let pass = Pass::packed(self, plan, None)?;
+        let mut x = self.run_embed(&pass, false)?.output;
+        for layer in 0..self.base.arch.layers() {
+            x = self.run_block(&pass, Place::Packed, layer, false, x, false)?.output;
+        }
+        Ok(x)
     }
 
     /// Runs each entry's new tokens behind what its slot holds, appends their keys and values, and answers
     /// (batch, vocab) f32 logits after each entry's last token.
+    ///
+    /// # Errors
+    /// An empty batch or entry, a slot that does not exist or occurs twice, or as [`Player::hidden`].
     pub fn step(&self, cache: &mut KvCache, batch: &[SlotTokens]) -> Result<Tensor> {
-        let _ = (cache, batch);
-        Err(Error::rule("not built yet"))
+        let (mut ids, mut positions) = (Vec::new(), Vec::new());
+        let mut entries: Vec<Entry> = Vec::with_capacity(batch.len());
+        for SlotTokens { slot, tokens } in batch {
+            if *slot >= cache.slots() || entries.iter().any(|e| e.slot == *slot) || tokens.is_empty() {
+                return Err(Error::rule(format!(
+                    "a step wants at least one token for each of different slots below {}; got {} for slot {slot}",
+                    cache.slots(),
+                    tokens.len()
+                )));
+            }
+            entries.push(Entry { slot: *slot, row: ids.len(), len: tokens.len() });
+            ids.extend_from_slice(tokens);
+            positions.extend((0..tokens.len()).map(|i| (cache.len(*slot) + i) as u32));
+        }
+        if entries.is_empty() {
+            return Err(Error::rule("a step wants at least one entry"));
+        }
+        let pass = Pass::cached(self, ids, positions);
+        let mut x = self.run_embed(&pass, false)?.output;
+        for (layer, calls) in cache.blocks.iter_mut().enumerate() {
+            let place = Place::Cached(BlockCache::new(calls, &cache.lens, &entries));
+            x = self.run_block(&pass, place, layer, false, x, false)?.output;
+        }
+        let last: Vec<u32> = entries.iter().map(|e| (e.row + e.len - 1) as u32).collect();
+        if last.len() < pass.rows() {
+            x = crate::kernels::layout::gather(&x, &last)?;
+        }
+        let logits = self.run_head(&pass, false, x, false)?.output;
+        for e in &entries {
+            cache.lens[e.slot] += e.len;
+        }
+        Ok(logits)
+    }
+
+    /// Token ids to (tokens, width).
+    pub(crate) fn run_embed(&self, pass: &Pass, record: bool) -> Result<Recorded> {
+        let ids = Tensor::from_slice(&pass.ids, pass.ids.len(), &Device::Cpu)?;
+        Tape::run(pass, Place::Rows, record, ids, false, |tape, ids| self.base.arch.embed(tape, ids))
+            .map_err(|e| self.at("embedding", e))
+    }
+
+    /// One block.
+    pub(crate) fn run_block(
+        &self,
+        pass: &Pass,
+        place: Place,
+        layer: usize,
+        record: bool,
+        x: Tensor,
+        needs: bool,
+    ) -> Result<Recorded> {
+        let shape = x.dims().to_vec();
+        let done = Tape::run(pass, place, record, x, needs, |tape, x| {
+            self.base.arch.block(tape, layer, x)
+        })
+        .map_err(|e| self.at(&format!("block {layer}"), e))?;
+        if done.output.dims() != shape {
+            return Err(self.at(
+                &format!("block {layer}"),
+                Error::rule(format!("it answered {:?} for {shape:?}", done.output.dims())),
+            ));
+        }
+        Ok(done)
+    }
+
+    /// (rows, width) to (rows, vocab).
+    pub(crate) fn run_head(&self, pass: &Pass, record: bool, x: Tensor, needs: bool) -> Result<Recorded> {
+        let done = Tape::run(pass, Place::Rows, record, x, needs, |tape, x| self.base.arch.head(tape, x))
+            .map_err(|e| self.at("head", e))?;
+        match done.output.dims().len() {
+            2 => Ok(done),
+            _ => Err(self.at("head", Error::rule(format!("it answered {:?}, not (rows, vocab)", done.output.dims())))),
+        }
+    }
+
+    fn at(&self, part: &str, error: Error) -> Error {
+        Error::rule(format!("`{}`, {part}: {error}", self.base.arch.name()))
     }
 }

@@ -1,8 +1,12 @@
 //! A shapes-only run of an architecture: which weights it wants, what may carry LoRA, what a token costs.
 
-use randori_sdk::seam::Architecture;
+use std::collections::BTreeSet;
 
-use crate::{Error, Result};
+use randori_sdk::seam::{
+    Architecture, AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary,
+};
+
+use crate::{Error, Result, kernels::elementwise::saves_result, tape::rules};
 
 /// What a weight is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +70,309 @@ pub struct Trace {
     pub cache_bytes_per_token: usize,
 }
 
-/// Runs `arch` on shapes only. Errors name the op, the weight and the shapes that do not fit.
-pub fn trace(_arch: &dyn Architecture) -> Result<Trace> {
-    Err(Error::rule("not built yet"))
+/// Runs `arch` on shapes only.
+///
+/// # Errors
+/// One sentence that names the part of the model, the op, and the shapes that do not fit; a weight asked for twice with
+/// different shapes.
+pub fn trace(arch: &dyn Architecture) -> Result<Trace> {
+    let mut tracer = Tracer::default();
+    let at = |part: &str, e: String| Error::rule(format!("`{}`, {part}: {e}", arch.name()));
+
+    let ids = tracer.start(Vec::new());
+    let x = arch.embed(&mut tracer, ids).map_err(|e| at("embedding", e))?;
+    let hidden = tracer.shape(x).map_err(|e| at("embedding", e))?;
+    let &[width] = hidden.as_slice() else {
+        return Err(at("embedding", format!("it answered the trailing shape {hidden:?}, not (width)")));
+    };
+    tracer.trace.width = width;
+    for layer in 0..arch.layers() {
+        let part = format!("block {layer}");
+        tracer.layer = Some(layer);
+        tracer.place = Place::Block;
+        let x = tracer.start(vec![width]);
+        let y = arch.block(&mut tracer, layer, x).map_err(|e| at(&part, e))?;
+        let shape = tracer.shape(y).map_err(|e| at(&part, e))?;
+        if shape != [width] {
+            return Err(at(&part, format!("it answered the trailing shape {shape:?} for ({width})")));
+        }
+        let bytes = tracer.saved_bytes();
+        tracer.trace.activation_bytes_per_token += bytes;
+        tracer.trace.block_bytes_per_token = tracer.trace.block_bytes_per_token.max(bytes);
+    }
+    tracer.layer = None;
+    tracer.place = Place::Head;
+    let x = tracer.start(vec![width]);
+    let y = arch.head(&mut tracer, x).map_err(|e| at("head", e))?;
+    let shape = tracer.shape(y).map_err(|e| at("head", e))?;
+    let &[vocab] = shape.as_slice() else {
+        return Err(at("head", format!("it answered the trailing shape {shape:?}, not (vocab)")));
+    };
+    tracer.trace.vocab = vocab;
+    Ok(tracer.trace)
+}
+
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Place {
+    #[default]
+    Embedding,
+    Block,
+    Head,
+    Expert,
+}
+
+/// A value: trailing axes, and which value's memory it shares.
+#[derive(Clone)]
+struct Shape {
+    dims: Vec<usize>,
+    memory: Id,
+}
+
+/// The shapes-only backend.
+struct Tracer {
+    trace: Trace,
+    values: Vec<Shape>,
+    /// Values that an op of this block would save, by memory.
+    saved: BTreeSet<Id>,
+    /// Bytes a token leaves that are no value's (log-sum-exps).
+    extra_bytes: usize,
+    layer: Option<usize>,
+    place: Place,
+    /// Share of the tokens that an op sees: below 1 inside an expert.
+    share: f64,
+}
+
+impl Default for Tracer {
+    fn default() -> Self {
+        Tracer {
+            trace: Trace::default(),
+            values: Vec::new(),
+            saved: BTreeSet::new(),
+            extra_bytes: 0,
+            layer: None,
+            place: Place::Embedding,
+            share: 1.0,
+        }
+    }
+}
+
+impl Tracer {
+    /// A new call with one input.
+    fn start(&mut self, input: Vec<usize>) -> Id {
+        self.values = vec![Shape { dims: input, memory: 1 }];
+        self.saved.clear();
+        self.extra_bytes = 0;
+        1
+    }
+
+    fn value(&self, id: Id) -> std::result::Result<&Shape, String> {
+        (id as usize)
+            .checked_sub(1)
+            .and_then(|i| self.values.get(i))
+            .ok_or_else(|| format!("value {id} does not exist: this call has made {}", self.values.len()))
+    }
+
+    fn shape(&self, id: Id) -> std::result::Result<Vec<usize>, String> {
+        Ok(self.value(id)?.dims.clone())
+    }
+
+    fn push(&mut self, dims: Vec<usize>) -> OpResult {
+        let id = self.values.len() as Id + 1;
+        self.values.push(Shape { dims, memory: id });
+        Ok(id)
+    }
+
+    /// A value that shares the memory of `x`.
+    fn alias(&mut self, dims: Vec<usize>, x: Id) -> OpResult {
+        let memory = self.value(x)?.memory;
+        self.values.push(Shape { dims, memory });
+        Ok(self.values.len() as Id)
+    }
+
+    fn save(&mut self, ids: &[Id]) {
+        for &id in ids {
+            if let Ok(value) = self.value(id) {
+                self.saved.insert(value.memory);
+            }
+        }
+    }
+
+    fn saved_bytes(&self) -> usize {
+        let values = self.saved.iter().filter_map(|id| self.values.get(*id as usize - 1));
+        values.map(|v| 4 * v.dims.iter().product::<usize>()).sum::<usize>() + self.extra_bytes
+    }
+
+    fn spend(&mut self, flops: f64) {
+        match self.place {
+            Place::Head => self.trace.flops_per_head_row += flops * self.share,
+            _ => self.trace.flops_per_token += flops * self.share,
+        }
+    }
+
+    fn weight(&mut self, name: String, shape: Vec<usize>, used_as: Use) -> std::result::Result<(), String> {
+        match self.trace.weights.iter().find(|w| w.name == name) {
+            Some(known) if known.shape == shape => Ok(()),
+            Some(known) => Err(format!(
+                "weight `{name}` is wanted with the shapes {:?} and {shape:?}",
+                known.shape
+            )),
+            None => {
+                self.trace.weights.push(TracedWeight { name, shape, used_as });
+                Ok(())
+            }
+        }
+    }
+
+    fn sequences(&self, op: &str) -> std::result::Result<(), String> {
+        match self.place {
+            Place::Block => Ok(()),
+            Place::Expert => {
+                Err(format!("{op} cannot run inside an expert, which sees some of the tokens only"))
+            }
+            _ => Err(format!("{op} belongs into a block: the embedding and the head see single rows")),
+        }
+    }
+
+    fn norm(&mut self, name: &str, x: Id, eps: f64, bias: bool) -> OpResult {
+        let dims = self.shape(x)?;
+        let width = rules::norm(name, &dims, eps)?;
+        self.weight(format!("{name}.weight"), vec![width], Use::Norm)?;
+        if bias {
+            self.weight(format!("{name}.bias"), vec![width], Use::Bias)?;
+        }
+        self.save(&[x]);
+        self.push(dims)
+    }
+}
+
+impl Backend for Tracer {
+    fn embed(&mut self, name: &str, ids: Id, vocab: usize, width: usize) -> OpResult {
+        if self.place != Place::Embedding || ids != 1 {
+            return Err(format!("embed `{name}` wants token ids, which only the embedding gets"));
+        }
+        if vocab == 0 || width == 0 {
+            return Err(format!("embed `{name}` wants a table of at least one value, not ({vocab}, {width})"));
+        }
+        self.weight(format!("{name}.weight"), vec![vocab, width], Use::Embed)?;
+        self.push(vec![width])
+    }
+
+    fn linear(&mut self, name: &str, x: Id, out: usize, bias: bool) -> OpResult {
+        let dims = self.shape(x)?;
+        let (inputs, shape) = rules::linear(name, &dims, out)?;
+        self.weight(format!("{name}.weight"), vec![out, inputs], Use::Linear)?;
+        if bias {
+            self.weight(format!("{name}.bias"), vec![out], Use::Bias)?;
+        }
+        if !self.trace.linears.iter().any(|l| l.name == name) {
+            let (name, layer) = (name.to_string(), self.layer);
+            self.trace.linears.push(TracedLinear { name, inputs, outputs: out, layer });
+        }
+        self.spend(2.0 * (dims.iter().product::<usize>() * out) as f64);
+        self.save(&[x]);
+        self.push(shape)
+    }
+
+    fn rms_norm(&mut self, name: &str, x: Id, eps: f64, _plus: f32) -> OpResult {
+        self.norm(name, x, eps, false)
+    }
+
+    fn layer_norm(&mut self, name: &str, x: Id, eps: f64, bias: bool) -> OpResult {
+        self.norm(name, x, eps, bias)
+    }
+
+    fn rope(&mut self, x: Id, spec: &RopeSpec) -> OpResult {
+        let shape = rules::rope(&self.shape(x)?, spec)?;
+        self.sequences("rope")?;
+        self.push(shape)
+    }
+
+    fn attention(&mut self, q: Id, k: Id, v: Id, spec: &AttnSpec) -> OpResult {
+        let (qs, ks) = (self.shape(q)?, self.shape(k)?);
+        let shape = rules::attention(&qs, &ks, &self.shape(v)?, spec)?;
+        self.sequences("attention")?;
+        self.trace.flops_per_token_pair += 4.0 * (qs[0] * qs[1]) as f64;
+        self.trace.cache_bytes_per_token += 2 * 4 * ks[0] * ks[1];
+        self.extra_bytes += 4 * qs[0];
+        let out = self.push(shape)?;
+        self.save(&[q, k, v, out]);
+        Ok(out)
+    }
+
+    fn moe(
+        &mut self,
+        router: Id,
+        x: Id,
+        route: &RouteSpec,
+        expert: &mut dyn FnMut(&mut dyn Backend, usize, Id) -> Id,
+    ) -> OpResult {
+        let experts = rules::moe(&self.shape(router)?, route)?;
+        let dims = self.shape(x)?;
+        let (place, share) = (self.place, self.share);
+        self.place = Place::Expert;
+        self.share = share * route.top_k as f64 / experts as f64;
+        let mut result: Option<Vec<usize>> = None;
+        for e in 0..experts {
+            let id = self.push(dims.clone())?;
+            let y = match expert(self, e, id) {
+                0 => return Err(format!("expert {e} failed")),
+                y => self.shape(y)?,
+            };
+            match &result {
+                Some(first) if *first != y => {
+                    return Err(format!(
+                        "expert {e} answered the trailing shape {y:?}, the first expert {first:?}"
+                    ));
+                }
+                _ => result = Some(y),
+            }
+        }
+        (self.place, self.share) = (place, share);
+        self.push(result.ok_or("moe has no expert")?)
+    }
+
+    fn unary(&mut self, op: Unary, x: Id) -> OpResult {
+        let dims = self.shape(x)?;
+        if op == Unary::Softmax {
+            rules::soft_max(&dims)?;
+        }
+        let y = self.push(dims)?;
+        self.save(&[if saves_result(op) { y } else { x }]);
+        Ok(y)
+    }
+
+    fn binary(&mut self, op: Binary, a: Id, b: Id) -> OpResult {
+        let shape = rules::binary(&self.shape(a)?, &self.shape(b)?)?;
+        if matches!(op, Binary::Mul | Binary::Div) {
+            self.save(&[a, b]);
+        }
+        self.push(shape)
+    }
+
+    fn affine(&mut self, x: Id, mul: f64, add: f64) -> OpResult {
+        rules::affine(mul, add)?;
+        let dims = self.shape(x)?;
+        self.push(dims)
+    }
+
+    fn unflatten(&mut self, x: Id, n: usize) -> OpResult {
+        let shape = rules::unflatten(&self.shape(x)?, n)?;
+        self.alias(shape, x)
+    }
+
+    fn flatten(&mut self, x: Id) -> OpResult {
+        let shape = rules::flatten(&self.shape(x)?)?;
+        self.alias(shape, x)
+    }
+
+    fn narrow(&mut self, x: Id, start: usize, len: usize) -> OpResult {
+        let shape = rules::narrow(&self.shape(x)?, start, len)?;
+        self.push(shape)
+    }
+
+    fn concat(&mut self, xs: &[Id]) -> OpResult {
+        let shapes = xs.iter().map(|x| self.shape(*x)).collect::<std::result::Result<Vec<_>, _>>()?;
+        let shape = rules::concat(&shapes.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+        self.push(shape)
+    }
 }

@@ -1,0 +1,165 @@
+//! The tape: runs an architecture's ops on tensors and, when asked, records what their backward pass needs.
+//!
+//! One tape lives for one call of `embed`, `block` or `head`. Its arena holds the values by [`Id`] (index + 1) until the
+//! call is over; afterwards only what the recorded ops saved is kept. An op is recorded only when something trainable
+//! lies at or below it, so no gradient is computed that nobody wants. Nothing here is candle's autograd.
+mod backward;
+mod forward;
+mod pass;
+pub(crate) mod rules;
+mod weights;
+
+use std::rc::Rc;
+
+use candle_core::{DType, Tensor};
+use randori_sdk::seam::{Binary, Id, OpResult, Unary};
+
+pub(crate) use pass::Pass;
+use weights::{Matrix, Update, Vector};
+
+use crate::{
+    Error, Result,
+    cache::BlockCache,
+    kernels::{
+        attention::{Attended, Heads},
+        norm::{Norm, RowStats},
+        rope::Table,
+        route::{Routing, Share},
+    },
+};
+
+/// Where a tape's call stands: which ops know about sequences.
+pub(crate) enum Place<'a> {
+    /// A block over the packed rows of the pass.
+    Packed,
+    /// A block over new rows of cached sequences.
+    Cached(BlockCache<'a>),
+    /// Embedding or head: rows without neighbours.
+    Rows,
+}
+
+/// A value of the arena.
+struct Value {
+    tensor: Tensor,
+    /// Whether a gradient must reach it.
+    needs: bool,
+}
+
+/// A recorded op: what it made, and what its backward pass needs.
+struct Node {
+    out: Id,
+    op: Op,
+}
+
+enum Op {
+    Embed { ids: Vec<u32>, name: String, shape: (usize, usize) },
+    Linear(Box<Linear>),
+    Norm { x: Id, x_value: Tensor, stats: Vec<RowStats>, scale: Vector, bias: Option<Vector>, norm: Norm },
+    Rope { x: Id, table: Rc<Table> },
+    Attention { ids: [Id; 3], values: [Tensor; 3], heads: Heads, result: Attended },
+    Gather { x: Id, rows: Vec<u32>, dims: Vec<usize> },
+    Moe { router: Id, routing: Routing, parts: Vec<(Id, Share, Option<Tensor>)> },
+    Unary { op: Unary, x: Id, saved: Tensor },
+    Binary { op: Binary, a: Id, b: Id, a_value: Option<Tensor>, b_value: Option<Tensor>, b_dims: Vec<usize> },
+    Affine { x: Id, mul: f32 },
+    Reshape { x: Id, dims: Vec<usize> },
+    Narrow { x: Id, start: usize, width: usize },
+    Concat { xs: Vec<(Id, usize)> },
+}
+
+/// A recorded projection.
+struct Linear {
+    name: String,
+    x: Id,
+    x_dims: Vec<usize>,
+    matrix: Matrix,
+    bias: Option<Vector>,
+    update: Option<Update>,
+    /// x, when the weight or the update is trained, and x·Aᵀ.
+    x_value: Option<Tensor>,
+    xa: Option<Tensor>,
+}
+
+/// Runs ops; see the module.
+pub(crate) struct Tape<'a, 'p> {
+    pass: &'a Pass<'p>,
+    place: Place<'a>,
+    record: bool,
+    values: Vec<Value>,
+    nodes: Vec<Node>,
+}
+
+/// What a call left behind.
+pub(crate) struct Recorded {
+    /// The call's result.
+    pub(crate) output: Tensor,
+    /// Whether a gradient must reach it.
+    pub(crate) needs: bool,
+    out: Id,
+    needed: Vec<bool>,
+    nodes: Vec<Node>,
+}
+
+impl Recorded {
+    /// The result with memory of its own: no recorded op relies on it, so it may be changed in place.
+    pub(crate) fn own_output(&self) -> Result<Tensor> {
+        let fresh = self.nodes.last().is_some_and(|last| {
+            last.out == self.out && matches!(last.op, Op::Linear(_) | Op::Affine { .. })
+        });
+        Ok(if fresh { self.output.clone() } else { self.output.copy()? })
+    }
+}
+
+impl<'a, 'p> Tape<'a, 'p> {
+    /// Runs `call` on one input: id 1.
+    pub(crate) fn run(
+        pass: &'a Pass<'p>,
+        place: Place<'a>,
+        record: bool,
+        input: Tensor,
+        needs: bool,
+        call: impl FnOnce(&mut Self, Id) -> OpResult,
+    ) -> Result<Recorded> {
+        let values = vec![Value { tensor: input, needs }];
+        let mut tape = Tape { pass, place, record, values, nodes: Vec::new() };
+        let out = call(&mut tape, 1).map_err(Error::rule)?;
+        let value = tape.value(out).map_err(Error::rule)?;
+        Ok(Recorded {
+            output: value.tensor.clone(),
+            needs: value.needs,
+            out,
+            needed: tape.values.iter().map(|v| v.needs).collect(),
+            nodes: tape.nodes,
+        })
+    }
+
+    fn value(&self, id: Id) -> std::result::Result<&Value, String> {
+        (id as usize)
+            .checked_sub(1)
+            .and_then(|i| self.values.get(i))
+            .ok_or_else(|| format!("value {id} does not exist: this call has made {}", self.values.len()))
+    }
+
+    /// An f32 value and whether it needs a gradient.
+    fn float(&self, id: Id) -> std::result::Result<(Tensor, bool), String> {
+        let value = self.value(id)?;
+        if value.tensor.dtype() != DType::F32 {
+            return Err("token ids can only be embedded".into());
+        }
+        Ok((value.tensor.clone(), value.needs))
+    }
+
+    /// Adds a value; records `op` when it needs a gradient and the tape records.
+    fn push(&mut self, tensor: Tensor, needs: bool, op: impl FnOnce() -> Op) -> OpResult {
+        self.values.push(Value { tensor, needs });
+        let out = self.values.len() as Id;
+        if needs && self.record {
+            self.nodes.push(Node { out, op: op() });
+        }
+        Ok(out)
+    }
+}
+
+fn say(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}

@@ -1,0 +1,141 @@
+//! What the ops of one pass share: the player, every row's position, who may attend to whom, rotary tables, dropout.
+
+use std::{cell::RefCell, rc::Rc};
+
+use candle_core::Tensor;
+use randori_sdk::seam::RopeSpec;
+
+use crate::{
+    Error, Packed, Player, Result,
+    kernels::{
+        Values,
+        attention::{Keys, Span},
+        rope::Table,
+    },
+};
+
+/// Rows of a segment and their place in the sequence.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    row: usize,
+    len: usize,
+    position: usize,
+}
+
+/// A segment with all that it may see: its ancestors, outermost first, then itself.
+struct Sight {
+    own: Run,
+    seen: Vec<Run>,
+    tree: usize,
+}
+
+/// One forward (and backward) pass.
+pub(crate) struct Pass<'a> {
+    pub(crate) player: &'a Player,
+    /// Token ids by row.
+    pub(crate) ids: Vec<u32>,
+    /// Place in its sequence, by row.
+    pub(crate) positions: Vec<u32>,
+    sights: Vec<Sight>,
+    tables: RefCell<Vec<(RopeSpec, Rc<Table>)>>,
+    /// Seed of the LoRA dropout masks; `None`: no dropout.
+    pub(crate) dropout: Option<u64>,
+}
+
+impl<'a> Pass<'a> {
+    /// A pass over a packed micro-batch.
+    pub(crate) fn packed(player: &'a Player, plan: &Packed, dropout: Option<u64>) -> Result<Self> {
+        plan.check()?;
+        let mut positions = vec![0; plan.ids.len()];
+        let mut sights: Vec<Sight> = Vec::with_capacity(plan.segments.len());
+        for (i, segment) in plan.segments.iter().enumerate() {
+            let own = Run { row: segment.start, len: segment.len, position: segment.position };
+            let (mut seen, tree) = match segment.parent {
+                Some(parent) => (sights[parent].seen.clone(), sights[parent].tree),
+                None => (Vec::new(), i),
+            };
+            seen.push(own);
+            sights.push(Sight { own, seen, tree });
+            for (row, position) in (own.row..own.row + own.len).zip(own.position as u32..) {
+                positions[row] = position;
+            }
+        }
+        Ok(Pass {
+            player,
+            ids: plan.ids.clone(),
+            positions,
+            sights,
+            tables: RefCell::default(),
+            dropout,
+        })
+    }
+
+    /// A pass over new tokens of cached sequences.
+    pub(crate) fn cached(player: &'a Player, ids: Vec<u32>, positions: Vec<u32>) -> Self {
+        Pass { player, ids, positions, sights: Vec::new(), tables: RefCell::default(), dropout: None }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// The rotary table of this spec for all rows, made once.
+    pub(crate) fn table(&self, spec: &RopeSpec) -> Rc<Table> {
+        let mut tables = self.tables.borrow_mut();
+        if let Some((_, table)) = tables.iter().find(|(s, _)| s == spec) {
+            return table.clone();
+        }
+        let table = Rc::new(Table::new(spec, &self.positions));
+        tables.push((spec.clone(), table.clone()));
+        table
+    }
+
+    /// Calls `use_it` with the spans of a packed pass over k and v, rows of `width` values.
+    pub(crate) fn with_spans<T>(
+        &self,
+        k: &Tensor,
+        v: &Tensor,
+        width: usize,
+        use_it: impl FnOnce(&[Span]) -> Result<T>,
+    ) -> Result<T> {
+        let (k, v) = (Values::of(k)?, Values::of(v)?);
+        let keys = |run: &Run| {
+            let place = run.row * width..(run.row + run.len) * width;
+            Keys {
+                k: &k[place.clone()],
+                v: &v[place],
+                row: run.row,
+                len: run.len,
+                position: run.position,
+            }
+        };
+        let spans: Vec<Span> = self
+            .sights
+            .iter()
+            .map(|sight| Span {
+                row: sight.own.row,
+                len: sight.own.len,
+                position: sight.own.position,
+                keys: sight.seen.iter().map(keys).collect(),
+                tree: sight.tree,
+            })
+            .collect();
+        use_it(&spans)
+    }
+
+    /// x with this projection's dropout mask on it (also: the gradient to x from the gradient to that).
+    pub(crate) fn drop_out(&self, x: &Tensor, projection: &str, p: f32) -> Result<Tensor> {
+        let Some(seed) = self.dropout.filter(|_| p > 0.0) else {
+            return Ok(x.clone());
+        };
+        let seed = seed ^ fnv1a(projection);
+        randori_lora::dropout(x, p, seed).map_err(|e| Error::rule(e.to_string()))
+    }
+}
+
+/// FNV-1a over a name, 64 bits.
+fn fnv1a(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}

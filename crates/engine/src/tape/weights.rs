@@ -1,0 +1,85 @@
+//! Where an op's weights come from: the player's own tensors first, then the base.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use randori_qlora::QuantMatrix;
+
+use crate::{Player, Weight};
+
+/// A projection's or embedding's weight, (out, in) or (vocab, width).
+#[derive(Clone)]
+pub(crate) enum Matrix {
+    /// The base's, dense and frozen.
+    Frozen(Tensor),
+    /// The base's, quantised and frozen.
+    Quant(Arc<QuantMatrix>),
+    /// The player's own: its gradient goes by this name.
+    Own(Tensor, String),
+}
+
+/// A norm's scale, or a bias.
+#[derive(Clone)]
+pub(crate) struct Vector {
+    pub(crate) values: Tensor,
+    /// Its name when it is trainable.
+    pub(crate) own: Option<String>,
+}
+
+/// The low-rank update of a projection.
+#[derive(Clone)]
+pub(crate) struct Update {
+    pub(crate) a: Tensor,
+    pub(crate) b: Tensor,
+    pub(crate) scale: f64,
+    pub(crate) dropout: f32,
+}
+
+impl Player {
+    pub(crate) fn matrix(&self, name: &str, shape: (usize, usize)) -> Result<Matrix, String> {
+        let full = format!("{name}.weight");
+        let (matrix, found) = if let Some(own) = self.params.get(&full) {
+            (Matrix::Own(own.clone(), full.clone()), own.dims().to_vec())
+        } else {
+            match self.base.weights.get(&full) {
+                Some(Weight::Dense(w)) => (Matrix::Frozen(w.clone()), w.dims().to_vec()),
+                Some(Weight::Quant(w)) => {
+                    (Matrix::Quant(w.clone()), vec![w.shape().0, w.shape().1])
+                }
+                None => return Err(format!("the model has no weight `{full}`")),
+            }
+        };
+        check(&full, &found, &[shape.0, shape.1])?;
+        Ok(matrix)
+    }
+
+    pub(crate) fn vector(&self, full: String, width: usize) -> Result<Vector, String> {
+        let vector = if let Some(own) = self.params.get(&full) {
+            Vector { values: own.clone(), own: Some(full.clone()) }
+        } else {
+            match self.base.weights.get(&full) {
+                Some(Weight::Dense(w)) => Vector { values: w.clone(), own: None },
+                Some(Weight::Quant(_)) => {
+                    return Err(format!("`{full}` is quantised, but norms and biases must be dense"));
+                }
+                None => return Err(format!("the model has no weight `{full}`")),
+            }
+        };
+        check(&full, vector.values.dims(), &[width])?;
+        Ok(vector)
+    }
+
+    pub(crate) fn update(&self, name: &str) -> Option<Update> {
+        let spec = self.lora.as_ref()?;
+        let a = self.params.get(&format!("{name}.lora_A"))?;
+        let b = self.params.get(&format!("{name}.lora_B"))?;
+        Some(Update { a: a.clone(), b: b.clone(), scale: spec.scale(), dropout: spec.dropout })
+    }
+}
+
+fn check(name: &str, found: &[usize], wanted: &[usize]) -> Result<(), String> {
+    if found == wanted {
+        return Ok(());
+    }
+    Err(format!("weight `{name}` has the shape {found:?}, but the architecture wants {wanted:?}"))
+}

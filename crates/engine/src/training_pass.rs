@@ -1,0 +1,240 @@
+//! The log-prob primitive, and the forward and backward pass around it.
+//!
+//! Only rows with targets go through the head, a chunk at a time, so (tokens, vocab) never exists. The slopes of a loss
+//! depend on all log-probs, so the head runs twice: once for the log-probs, once more, recorded, in the backward pass
+//! (unless one chunk holds everything). Blocks are recorded at once, or, with checkpointing, again in the backward pass;
+//! both give the same bits.
+
+use candle_core::Tensor;
+
+use crate::{
+    Error, Grads, Packed, PassOptions, Player, Result,
+    kernels::{self, layout, logprob, logprob::Wanted},
+    tape::{Pass, Place, Recorded},
+};
+
+/// Bytes of logits that exist at a time.
+const LOGITS: usize = 16 << 20;
+/// Rows in a chunk, at most.
+const ROWS: usize = 128;
+
+/// Rows that go through the head together.
+struct Chunk {
+    /// Rows of the hidden state, ascending.
+    rows: Vec<u32>,
+    wanted: Vec<Wanted>,
+}
+
+/// The targets' rows, each once, cut into chunks.
+fn chunks(plan: &Packed, vocab: usize) -> Vec<Chunk> {
+    let size = (LOGITS / (4 * vocab.max(1))).clamp(1, ROWS);
+    let mut order: Vec<usize> = (0..plan.targets.len()).collect();
+    order.sort_by_key(|&t| plan.targets[t].row); // stable
+    let mut chunks: Vec<Chunk> = Vec::new();
+    for target in order {
+        let (row, token) = (plan.targets[target].row as u32, plan.targets[target].token);
+        let new = chunks
+            .last()
+            .is_none_or(|c| c.rows.last() != Some(&row) && c.rows.len() == size);
+        if new {
+            chunks.push(Chunk { rows: Vec::with_capacity(size), wanted: Vec::new() });
+        }
+        let count = chunks.len();
+        let chunk = &mut chunks[count - 1];
+        if chunk.rows.last() != Some(&row) {
+            chunk.rows.push(row);
+        }
+        chunk.wanted.push(Wanted { row: chunk.rows.len() - 1, token, target });
+    }
+    chunks
+}
+
+/// A chunk's logits with what their gradient needs.
+struct Logits {
+    head: Recorded,
+    sums: Vec<f64>,
+}
+
+/// The chunks of a plan, the log-probs so far, and the logits when one chunk holds them all.
+struct Scored {
+    logps: Vec<f64>,
+    chunks: Vec<Chunk>,
+    kept: Option<Logits>,
+}
+
+impl Player {
+    /// Log-prob of every target, in the plan's order.
+    ///
+    /// # Errors
+    /// As [`Player::hidden`]; a target token outside the vocabulary.
+    pub fn logps(&self, plan: &Packed) -> Result<Vec<f64>> {
+        let hidden = self.hidden(plan)?;
+        let pass = Pass::packed(self, plan, None)?;
+        Ok(self.score_targets(&pass, plan, &hidden, false, false)?.logps)
+    }
+
+    /// One forward and backward pass. `slopes` gets the log-prob of every target and answers d loss / d logp;
+    /// gradients are added into `grads`, in place where a name is there already.
+    ///
+    /// # Errors
+    /// As [`Player::logps`]; an error of `slopes`; another number of slopes than targets.
+    pub fn forward_backward(
+        &self,
+        plan: &Packed,
+        options: &PassOptions,
+        slopes: &mut dyn FnMut(&[f64]) -> Result<Vec<f64>>,
+        grads: &mut Grads,
+    ) -> Result<()> {
+        let pass = Pass::packed(self, plan, options.dropout_seed)?;
+        let forward = self.forward(&pass, !options.checkpoint)?;
+        let scored = self.score_targets(&pass, plan, &forward.hidden, forward.needs, true)?;
+        let slopes = slopes(&scored.logps)?;
+        if slopes.len() != plan.targets.len() {
+            return Err(Error::rule(format!(
+                "a loss must answer one slope for each of {} targets, not {}",
+                plan.targets.len(),
+                slopes.len()
+            )));
+        }
+        if let Some(up) = self.head_backward(&pass, &forward, scored, &slopes, grads)? {
+            self.blocks_backward(&pass, forward, up, grads)?;
+        }
+        Ok(())
+    }
+
+    fn forward(&self, pass: &Pass, record: bool) -> Result<Forward> {
+        let embed = self.run_embed(pass, true)?;
+        let (mut x, mut needs) = (embed.output.clone(), embed.needs);
+        let mut blocks = Vec::with_capacity(self.base.arch.layers());
+        for layer in 0..self.base.arch.layers() {
+            let input = Input { x: x.clone(), needs };
+            let done = self.run_block(pass, Place::Packed, layer, record, x, needs)?;
+            (x, needs) = (done.output.clone(), done.needs);
+            blocks.push(match record {
+                true => Kept::Tape(done),
+                false => Kept::Input(input),
+            });
+        }
+        Ok(Forward { embed, blocks, hidden: x, needs })
+    }
+
+    /// Log-probs through the head, chunk by chunk.
+    fn score_targets(
+        &self,
+        pass: &Pass,
+        plan: &Packed,
+        hidden: &Tensor,
+        needs: bool,
+        keep: bool,
+    ) -> Result<Scored> {
+        let mut logps = vec![0.0; plan.targets.len()];
+        let chunks = chunks(plan, self.vocab());
+        let mut kept = None;
+        let keep = keep && chunks.len() == 1;
+        for chunk in &chunks {
+            let head = self.chunk_head(pass, chunk, hidden, needs, keep)?;
+            let sums = logprob::log_sum_exp(&head.output)?;
+            logprob::log_probs(&head.output, &sums, &chunk.wanted, &mut logps)?;
+            kept = keep.then_some(Logits { head, sums });
+        }
+        Ok(Scored { logps, chunks, kept })
+    }
+
+    fn chunk_head(
+        &self,
+        pass: &Pass,
+        chunk: &Chunk,
+        hidden: &Tensor,
+        needs: bool,
+        record: bool,
+    ) -> Result<Recorded> {
+        let rows = layout::gather(hidden, &chunk.rows)?; // (rows, width)
+        self.run_head(pass, record, rows, needs)
+    }
+
+    /// Gradients of the head's weights, and the gradient to the hidden state when it needs one.
+    fn head_backward(
+        &self,
+        pass: &Pass,
+        forward: &Forward,
+        scored: Scored,
+        slopes: &[f64],
+        grads: &mut Grads,
+    ) -> Result<Option<Tensor>> {
+        let dims = forward.hidden.dims();
+        let mut up = vec![0f32; dims.iter().product()];
+        let mut kept = scored.kept;
+        for chunk in &scored.chunks {
+            let Logits { head, sums } = match kept.take() {
+                Some(kept) => kept,
+                None => {
+                    let head = self.chunk_head(pass, chunk, &forward.hidden, forward.needs, true)?;
+                    let sums = logprob::log_sum_exp(&head.output)?;
+                    Logits { head, sums }
+                }
+            };
+            if !head.needs {
+                return Ok(None);
+            }
+            let logits = head.own_output()?;
+            logprob::into_gradient(&logits, &sums, &chunk.wanted, slopes)?;
+            if let Some(d) = head.backward(pass, logits, grads)? {
+                layout::scatter(&d, &chunk.rows, &mut up)?;
+            }
+        }
+        match forward.needs {
+            true => Ok(Some(kernels::tensor(up, dims)?)),
+            false => Ok(None),
+        }
+    }
+
+    fn blocks_backward(
+        &self,
+        pass: &Pass,
+        forward: Forward,
+        up: Tensor,
+        grads: &mut Grads,
+    ) -> Result<()> {
+        let mut up = up;
+        for (layer, kept) in forward.blocks.into_iter().enumerate().rev() {
+            let tape = match kept {
+                Kept::Tape(tape) => tape,
+                Kept::Input(input) => {
+                    self.run_block(pass, Place::Packed, layer, true, input.x, input.needs)?
+                }
+            };
+            match tape.backward(pass, up, grads)? {
+                Some(dx) => up = dx,
+                None => return Ok(()), // nothing trainable below
+            }
+        }
+        forward.embed.backward(pass, up, grads)?;
+        Ok(())
+    }
+
+    /// Size of the vocabulary, for choosing a chunk; a guess is good enough.
+    fn vocab(&self) -> usize {
+        let configured = self.base.config.get("vocab_size").and_then(|v| v.as_u64());
+        configured.map_or(1 << 16, |v| v as usize)
+    }
+}
+
+/// A block's input, from which it can be run again.
+struct Input {
+    x: Tensor,
+    needs: bool,
+}
+
+/// What the forward pass keeps of a block.
+enum Kept {
+    Tape(Recorded),
+    Input(Input),
+}
+
+/// The forward pass up to the head.
+struct Forward {
+    embed: Recorded,
+    blocks: Vec<Kept>,
+    hidden: Tensor,
+    needs: bool,
+}
