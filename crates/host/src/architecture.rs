@@ -37,8 +37,8 @@ impl Loaded {
             ops,
         };
         let complaint = Complaint::default();
-        // SAFETY: `info` has checked that the function is there; object and sink are alive.
         if let Some(layers) = loaded.table().layers {
+            // SAFETY: object and sink are alive.
             loaded.layers = unsafe { layers(loaded.object.this, complaint.sink()) };
         }
         if loaded.layers == 0 {

@@ -81,7 +81,7 @@ fn batch(random: &mut Random, apart: f64, round: usize) -> Batch {
         .map(|r| (r + apart * random.normal()).min(-1e-2 * random.uniform()));
     let logp = logp.collect();
     // a loss has to go by `role`, not by order: in odd rounds the generated response comes first
-    let real_first = round % 2 == 0;
+    let real_first = round.is_multiple_of(2);
     Batch {
         group: (0..rows).map(|i| (i / 2) as u32).collect(),
         role: (0..rows)
@@ -96,7 +96,7 @@ fn batch(random: &mut Random, apart: f64, round: usize) -> Batch {
         logp,
         ref_logp,
         len,
-        reward: (round % 2 == 0).then(|| (0..rows).map(|_| random.normal()).collect()),
+        reward: real_first.then(|| (0..rows).map(|_| random.normal()).collect()),
         progress: round as f64 / 3.0,
     }
 }

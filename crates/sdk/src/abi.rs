@@ -172,21 +172,26 @@ pub struct Ops {
     pub concat: unsafe extern "C" fn(g: Graph, xs: *const Tensor, n: usize) -> Tensor,
 }
 
-/// An architecture's functions; `this` is what [`Item::create`] made.
+/// An architecture's functions; `object` is what [`Item::create`] made.
 #[repr(C)]
 pub struct Arch {
     /// Bytes of this table.
     pub size: usize,
     /// How many blocks; 0 after a failure.
-    pub layers: Option<unsafe extern "C" fn(this: *const c_void, sink: Sink) -> usize>,
+    pub layers: Option<unsafe extern "C" fn(object: *const c_void, sink: Sink) -> usize>,
     /// Token ids -> (tokens, width).
     pub embed: Option<
-        unsafe extern "C" fn(this: *const c_void, ops: *const Ops, g: Graph, ids: Tensor) -> Tensor,
+        unsafe extern "C" fn(
+            object: *const c_void,
+            ops: *const Ops,
+            g: Graph,
+            ids: Tensor,
+        ) -> Tensor,
     >,
     /// One block: (tokens, width) -> (tokens, width).
     pub block: Option<
         unsafe extern "C" fn(
-            this: *const c_void,
+            object: *const c_void,
             ops: *const Ops,
             g: Graph,
             layer: usize,
@@ -195,7 +200,7 @@ pub struct Arch {
     >,
     /// Final norm and projection: (rows, width) -> (rows, vocab).
     pub head: Option<
-        unsafe extern "C" fn(this: *const c_void, ops: *const Ops, g: Graph, x: Tensor) -> Tensor,
+        unsafe extern "C" fn(object: *const c_void, ops: *const Ops, g: Graph, x: Tensor) -> Tensor,
     >,
 }
 
@@ -254,7 +259,7 @@ pub struct Loss {
     /// Writes values and slopes of a batch; 1 when it did, 0 after telling the sink why not.
     pub eval: Option<
         unsafe extern "C" fn(
-            this: *const c_void,
+            object: *const c_void,
             rows: *const Rows,
             out: *const Grads,
             sink: Sink,
@@ -298,11 +303,11 @@ pub struct Sampler {
     /// Bytes of this table.
     pub size: usize,
     /// State of one new sequence; NULL after telling the sink why not.
-    pub begin: Option<unsafe extern "C" fn(this: *const c_void, sink: Sink) -> *mut c_void>,
+    pub begin: Option<unsafe extern "C" fn(object: *const c_void, sink: Sink) -> *mut c_void>,
     /// Reshapes one row; 1 when it did, 0 after telling the sink why not.
     pub apply: Option<
         unsafe extern "C" fn(
-            this: *const c_void,
+            object: *const c_void,
             state: *mut c_void,
             step: *const Step,
             candidates: *const Candidates,
@@ -312,7 +317,7 @@ pub struct Sampler {
     /// Told the drawn token and its log-prob under the reshaped distribution; 1, or 0 after telling the sink.
     pub accept: Option<
         unsafe extern "C" fn(
-            this: *const c_void,
+            object: *const c_void,
             state: *mut c_void,
             token: u32,
             logp: f32,
@@ -396,7 +401,7 @@ pub struct Item {
         ) -> *mut c_void,
     >,
     /// Frees an object.
-    pub destroy: Option<unsafe extern "C" fn(this: *mut c_void)>,
+    pub destroy: Option<unsafe extern "C" fn(object: *mut c_void)>,
     /// Its functions.
     pub vtable: *const c_void,
 }

@@ -1,0 +1,387 @@
+/* Randori's plugin interface in C.
+ *
+ * Generated from crates/sdk/src/abi.rs; do not edit. To write it anew:
+ *     RANDORI_WRITE_HEADER=1 cargo test -p randori-sdk --test header
+ *
+ * A plugin exports one constant, named after its library: librandori_plugin_mine.so has
+ *     const RandoriPlugin RANDORI_SYMBOL(randori_plugin_mine) = { ... };
+ *
+ * Rules, for as long as `MAJOR` stays 1:
+ * - a table starts with its size in bytes and grows at its end only; a reader looks at no field beyond that size;
+ * - numbers that name things (`Item.kind`, ops, `Value.kind`) are never reused; a host skips kinds it does not know;
+ * - text is UTF-8 with a length and lives as long as the call (in descriptors: for ever);
+ * - no unwinding crosses: both sides catch their panics and answer `0` or `NULL` after telling a `Sink` or `Ops.fail`;
+ * - every function of a plugin may be called from any thread, on one object also from several at once; only a
+ *   sampler's state belongs to one thread at a time.
+ */
+#ifndef RANDORI_PLUGIN_H
+#define RANDORI_PLUGIN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The name of a plugin's exported constant; `krate` is the library's name without `lib` and ending. */
+#define RANDORI_SYMBOL(krate) randori_plugin_v1_##krate
+
+/* Text from a literal. */
+#define RANDORI_STR(literal) { (const uint8_t *)(literal), sizeof(literal) - 1 }
+
+/* Major version; it is part of the exported constant's name, `randori_plugin_v1_<crate name>`. */
+#define RANDORI_MAJOR 1
+
+/* UTF-8 text; not terminated. */
+typedef struct RandoriStr {
+    /* First byte; anything when `len` is 0. */
+    const uint8_t *ptr;
+    /* Bytes. */
+    size_t len;
+} RandoriStr;
+
+/* A value in the host's arena, valid during one call. 0 is poison: every op accepts it and answers it. */
+typedef uint32_t RandoriTensor;
+
+/* The host's side of one call; opaque. */
+typedef void *RandoriGraph;
+
+/* Where a failing call says why, once. */
+typedef struct RandoriSink {
+    /* For `put`. */
+    void *ctx;
+    /* Takes one sentence and the place in the plugin's source (`file` empty: unknown). */
+    void (*put)(void *ctx, RandoriStr message, RandoriStr file, uint32_t line);
+} RandoriSink;
+
+/* Rotary embedding of the first 2·n features of every head. */
+typedef struct RandoriRope {
+    /* Bytes of this struct. */
+    size_t size;
+    /* 0: pairs are (i, i + n); 1: pairs are (2i, 2i + 1). */
+    uint32_t interleaved;
+    /* Factor on cosine and sine. */
+    float mscale;
+    /* Radians per position of each pair. */
+    const float *inv_freq;
+    /* How many pairs. */
+    size_t n;
+} RandoriRope;
+
+/* Causal attention's options. */
+typedef struct RandoriAttn {
+    /* Bytes of this struct. */
+    size_t size;
+    /* Keys at positions `i - window < j <= i` are seen; 0: all before. */
+    size_t window;
+    /* Factor on q·k; 0: 1/sqrt(head_dim). */
+    float scale;
+    /* cap·tanh(score/cap); 0: none. */
+    float softcap;
+} RandoriAttn;
+
+/* How a mixture of experts chooses. */
+typedef struct RandoriRoute {
+    /* Bytes of this struct. */
+    size_t size;
+    /* Experts per token. */
+    size_t top_k;
+    /* 1: sigmoid scores; 0: soft-max. */
+    uint32_t sigmoid;
+    /* 1: chosen weights are scaled to sum to one. */
+    uint32_t normalise;
+    /* Factor on the chosen weights. */
+    float scale;
+} RandoriRoute;
+
+/* Runs one expert on its rows: (rows, width) -> (rows, width). */
+typedef RandoriTensor (*RandoriExpert)(void *user, RandoriGraph g, size_t expert, RandoriTensor x);
+
+/* `Ops.unary`: x·sigmoid(x). */
+#define RANDORI_SILU 1
+
+/* `Ops.unary`: exact (erf) GELU. */
+#define RANDORI_GELU 2
+
+/* `Ops.unary`: GELU's tanh approximation. */
+#define RANDORI_GELU_TANH 3
+
+/* `Ops.unary`: tanh x. */
+#define RANDORI_TANH 4
+
+/* `Ops.unary`: 1/(1 + exp(-x)). */
+#define RANDORI_SIGMOID 5
+
+/* `Ops.unary`: max(0, x). */
+#define RANDORI_RELU 6
+
+/* `Ops.unary`: exp x. */
+#define RANDORI_EXP 7
+
+/* `Ops.unary`: soft-max over the last axis. */
+#define RANDORI_SOFTMAX 8
+
+/* `Ops.binary`: a + b. */
+#define RANDORI_ADD 1
+
+/* `Ops.binary`: a - b. */
+#define RANDORI_SUB 2
+
+/* `Ops.binary`: a·b. */
+#define RANDORI_MUL 3
+
+/* `Ops.binary`: a/b. */
+#define RANDORI_DIV 4
+
+/*
+ * What the host does for an architecture. Shapes are (tokens, trailing axes...); names are checkpoint names without
+ * `.weight`. An op that fails answers 0; the host keeps the first reason.
+ */
+typedef struct RandoriOps {
+    /* Bytes of this table in the host: an op at or beyond it does not exist there. */
+    size_t size;
+    /*
+     * Says why the plugin failed, or, with an empty message, at which place of the plugin's source the op stands that
+     * has just answered 0. Only the first of each counts.
+     */
+    void (*fail)(RandoriGraph g, RandoriStr message, RandoriStr file, uint32_t line);
+    /* Rows of `name.weight` (vocab, width) -> (tokens, width). */
+    RandoriTensor (*embed)(RandoriGraph g, RandoriStr name, RandoriTensor ids, size_t vocab, size_t width);
+    /* x·Wᵀ, with `bias` 1 also + `name.bias`: (tokens, in) -> (tokens, out). */
+    RandoriTensor (*linear)(RandoriGraph g, RandoriStr name, RandoriTensor x, size_t out, uint32_t bias);
+    /* x / rms(x) · (plus + w) over the last axis. */
+    RandoriTensor (*rms_norm)(RandoriGraph g, RandoriStr name, RandoriTensor x, double eps, float plus);
+    /* (x - mean) / std · w, with `bias` 1 also + `name.bias`, over the last axis. */
+    RandoriTensor (*layer_norm)(RandoriGraph g, RandoriStr name, RandoriTensor x, double eps, uint32_t bias);
+    /* (tokens, heads, head_dim), turned by each token's position. */
+    RandoriTensor (*rope)(RandoriGraph g, RandoriTensor x, const RandoriRope *rope);
+    /* q (tokens, heads, d), k and v (tokens, kv_heads, d) -> (tokens, heads, d). */
+    RandoriTensor (*attention)(RandoriGraph g, RandoriTensor q, RandoriTensor k, RandoriTensor v, const RandoriAttn *attn);
+    /* `router` (tokens, experts) chooses; the host calls `expert` with each chosen expert's rows of `x`. */
+    RandoriTensor (*moe)(RandoriGraph g, RandoriTensor router, RandoriTensor x, const RandoriRoute *route, RandoriExpert expert, void *user);
+    /* Element-wise; `op` is one of `SILU`... */
+    RandoriTensor (*unary)(RandoriGraph g, uint32_t op, RandoriTensor x);
+    /* Element-wise, `b` broadcast; `op` is one of `ADD`... */
+    RandoriTensor (*binary)(RandoriGraph g, uint32_t op, RandoriTensor a, RandoriTensor b);
+    /* x·mul + add. */
+    RandoriTensor (*affine)(RandoriGraph g, RandoriTensor x, double mul, double add);
+    /* (..., n·d) -> (..., n, d). */
+    RandoriTensor (*unflatten)(RandoriGraph g, RandoriTensor x, size_t n);
+    /* (..., n, d) -> (..., n·d). */
+    RandoriTensor (*flatten)(RandoriGraph g, RandoriTensor x);
+    /* start..start+len of the last axis. */
+    RandoriTensor (*narrow)(RandoriGraph g, RandoriTensor x, size_t start, size_t len);
+    /* Joined along the last axis. */
+    RandoriTensor (*concat)(RandoriGraph g, const RandoriTensor *xs, size_t n);
+} RandoriOps;
+
+/* An architecture's functions; `object` is what `Item.create` made. */
+typedef struct RandoriArch {
+    /* Bytes of this table. */
+    size_t size;
+    /* How many blocks; 0 after a failure. */
+    size_t (*layers)(const void *object, RandoriSink sink);
+    /* Token ids -> (tokens, width). */
+    RandoriTensor (*embed)(const void *object, const RandoriOps *ops, RandoriGraph g, RandoriTensor ids);
+    /* One block: (tokens, width) -> (tokens, width). */
+    RandoriTensor (*block)(const void *object, const RandoriOps *ops, RandoriGraph g, size_t layer, RandoriTensor x);
+    /* Final norm and projection: (rows, width) -> (rows, vocab). */
+    RandoriTensor (*head)(const void *object, const RandoriOps *ops, RandoriGraph g, RandoriTensor x);
+} RandoriArch;
+
+/* `Rows.role`: the human response. */
+#define RANDORI_REAL 0
+
+/* `Rows.role`: the opponent's response. */
+#define RANDORI_GENERATED 1
+
+/* The log-probs of a batch of groups (pairs). Arrays have `n` entries. */
+typedef struct RandoriRows {
+    /* Bytes of this struct. */
+    size_t size;
+    /* How many rows (responses). */
+    size_t n;
+    /* How many groups. */
+    size_t groups;
+    /* Which group each row belongs to. */
+    const uint32_t *group;
+    /* `REAL` or `GENERATED`. */
+    const uint32_t *role;
+    /* Summed response log-prob under the policy. */
+    const double *logp;
+    /* The same under the opponent. */
+    const double *ref_logp;
+    /* Response tokens. */
+    const uint32_t *len;
+    /* External rewards; NULL where the data has none. */
+    const double *reward;
+    /* Share of the training that is over, 0..1. */
+    double progress;
+} RandoriRows;
+
+/* Where a loss writes. */
+typedef struct RandoriGrads {
+    /* Bytes of this struct. */
+    size_t size;
+    /* One value per group. */
+    double *loss;
+    /* One slope per row, of the groups' summed loss to the row's `logp`. */
+    double *d_logp;
+    /* Takes an extra named value (the batch's mean). */
+    void (*metric)(void *ctx, RandoriStr name, double value);
+    /* For `metric`. */
+    void *ctx;
+} RandoriGrads;
+
+/* A loss's functions. */
+typedef struct RandoriLoss {
+    /* Bytes of this table. */
+    size_t size;
+    /* 1: reads `ref_logp`. */
+    uint32_t needs_ref;
+    /* Writes values and slopes of a batch; 1 when it did, 0 after telling the sink why not. */
+    uint32_t (*eval)(const void *object, const RandoriRows *rows, const RandoriGrads *out, RandoriSink sink);
+} RandoriLoss;
+
+/* One row of logits to be reshaped in place; -inf removes a token. */
+typedef struct RandoriCandidates {
+    /* Bytes of this struct. */
+    size_t size;
+    /* How many. */
+    size_t n;
+    /* Their token ids; NULL: 0..n. */
+    const uint32_t *ids;
+    /* Their logits. */
+    float *logits;
+} RandoriCandidates;
+
+/* What a sampler may look at. */
+typedef struct RandoriStep {
+    /* Bytes of this struct. */
+    size_t size;
+    /* Prompt and everything generated so far. */
+    const uint32_t *tokens;
+    /* How many tokens. */
+    size_t n;
+    /* How many of them are the prompt. */
+    size_t prompt;
+    /* A uniform draw in [0, 1) that belongs to this sequence and position. */
+    double (*uniform)(void *ctx);
+    /* For `uniform`. */
+    void *ctx;
+} RandoriStep;
+
+/* A sampler's functions. */
+typedef struct RandoriSampler {
+    /* Bytes of this table. */
+    size_t size;
+    /* State of one new sequence; NULL after telling the sink why not. */
+    void *(*begin)(const void *object, RandoriSink sink);
+    /* Reshapes one row; 1 when it did, 0 after telling the sink why not. */
+    uint32_t (*apply)(const void *object, void *state, const RandoriStep *step, const RandoriCandidates *candidates, RandoriSink sink);
+    /* Told the drawn token and its log-prob under the reshaped distribution; 1, or 0 after telling the sink. */
+    uint32_t (*accept)(const void *object, void *state, uint32_t token, float logp, RandoriSink sink);
+    /* Frees a state. */
+    void (*end)(void *state);
+} RandoriSampler;
+
+/* `Value.kind`: a real number, in `float_`. */
+#define RANDORI_FLOAT 1
+
+/* `Value.kind`: a whole number, in `int_`. */
+#define RANDORI_INT 2
+
+/* `Value.kind`: 0 or 1, in `int_`. */
+#define RANDORI_BOOL 3
+
+/* `Value.kind`: text, in `text`. */
+#define RANDORI_TEXT 4
+
+/* A value of an option. Its layout never changes. */
+typedef struct RandoriValue {
+    /* `FLOAT`, `INT`, `BOOL` or `TEXT`: which field counts. */
+    uint32_t kind;
+    /* Whole numbers, and truth. */
+    int64_t int_;
+    /* Real numbers. */
+    double float_;
+    /* Text. */
+    RandoriStr text;
+} RandoriValue;
+
+/* A declared option. */
+typedef struct RandoriOpt {
+    /* Key in the recipe. */
+    RandoriStr name;
+    /* One sentence. */
+    RandoriStr doc;
+    /* Its default, which also says its type. */
+    RandoriValue default_;
+    /* Smallest number allowed; -INFINITY: any. */
+    double min;
+    /* Largest number allowed; INFINITY: any. */
+    double max;
+    /* Allowed texts. */
+    const RandoriStr *choices;
+    /* How many; 0: any text. */
+    size_t n_choices;
+} RandoriOpt;
+
+/* `Item.kind`: the vtable is an `RandoriArch`. */
+#define RANDORI_ARCH 1
+
+/* `Item.kind`: the vtable is a `RandoriLoss`. */
+#define RANDORI_LOSS 2
+
+/* `Item.kind`: the vtable is a `RandoriSampler`. */
+#define RANDORI_SAMPLER 3
+
+/* Something a plugin offers. */
+typedef struct RandoriItem {
+    /* `ARCH`, `LOSS`, `SAMPLER`; a host skips what it does not know. */
+    uint32_t kind;
+    /* What recipes call it; for an architecture the configuration's `model_type`. */
+    RandoriStr name;
+    /* One sentence. */
+    RandoriStr doc;
+    /* Its options. */
+    const RandoriOpt *opts;
+    /* How many. */
+    size_t n_opts;
+    /*
+     * Makes an object from one checked value per option, in order, and for an architecture the configuration's JSON;
+     * NULL after telling the sink why not.
+     */
+    void *(*create)(const RandoriValue *args, size_t n_args, RandoriStr config, RandoriSink sink);
+    /* Frees an object. */
+    void (*destroy)(void *object);
+    /* Its functions. */
+    const void *vtable;
+} RandoriItem;
+
+/* A plugin's one exported constant; listing it runs no code. */
+typedef struct RandoriPlugin {
+    /* Bytes of this struct. */
+    size_t size;
+    /* Bytes from one item to the next. */
+    size_t item_size;
+    /* Bytes from one option to the next. */
+    size_t opt_size;
+    /* Package name; `randori-plugin-` in front is left away. */
+    RandoriStr name;
+    /* Its version. */
+    RandoriStr version;
+    /* One sentence. */
+    RandoriStr doc;
+    /* What it offers. */
+    const RandoriItem *items;
+    /* How many. */
+    size_t n_items;
+} RandoriPlugin;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,81 @@
+//! The ABI's layout on 64-bit systems, byte by byte. A line that has to change here breaks every plugin out there:
+//! tables grow at their end, and everything else stays where it is.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
+#![cfg(target_pointer_width = "64")]
+
+use std::mem::{offset_of, size_of};
+
+use randori_sdk::abi::*;
+
+/// Size and field offsets of a struct, against what was released.
+macro_rules! check {
+    ($type:ident: $size:literal, $($field:ident $offset:literal),+) => {
+        assert_eq!(size_of::<$type>(), $size, stringify!(size of $type));
+        $(assert_eq!(offset_of!($type, $field), $offset, stringify!($type.$field));)+
+    };
+}
+
+#[test]
+fn interface_1_lies_where_it_lay() {
+    assert_eq!(MAJOR, 1);
+    check!(Str: 16, ptr 0, len 8);
+    check!(Sink: 16, ctx 0, put 8);
+    check!(Rope: 32, size 0, interleaved 8, mscale 12, inv_freq 16, n 24);
+    check!(Attn: 24, size 0, window 8, scale 16, softcap 20);
+    check!(Route: 32, size 0, top_k 8, sigmoid 16, normalise 20, scale 24);
+    check!(Ops: 128, size 0, fail 8, embed 16, linear 24, rms_norm 32, layer_norm 40, rope 48,
+        attention 56, moe 64, unary 72, binary 80, affine 88, unflatten 96, flatten 104, narrow 112,
+        concat 120);
+    check!(Arch: 40, size 0, layers 8, embed 16, block 24, head 32);
+    check!(Rows: 80, size 0, n 8, groups 16, group 24, role 32, logp 40, ref_logp 48, len 56,
+        reward 64, progress 72);
+    check!(Grads: 40, size 0, loss 8, d_logp 16, metric 24, ctx 32);
+    check!(Loss: 24, size 0, needs_ref 8, eval 16);
+    check!(Candidates: 32, size 0, n 8, ids 16, logits 24);
+    check!(Step: 48, size 0, tokens 8, n 16, prompt 24, uniform 32, ctx 40);
+    check!(Sampler: 40, size 0, begin 8, apply 16, accept 24, end 32);
+    check!(Value: 40, kind 0, int_ 8, float_ 16, text 24);
+    check!(Opt: 104, name 0, doc 16, default_ 32, min 72, max 80, choices 88, n_choices 96);
+    check!(Item: 80, kind 0, name 8, doc 24, opts 40, n_opts 48, create 56, destroy 64, vtable 72);
+    check!(Plugin: 88, size 0, item_size 8, opt_size 16, name 24, version 40, doc 56, items 72,
+        n_items 80);
+}
+
+#[test]
+fn names_of_numbers_are_not_reused() {
+    assert_eq!(
+        [SILU, GELU, GELU_TANH, TANH, SIGMOID, RELU, EXP, SOFTMAX],
+        [1, 2, 3, 4, 5, 6, 7, 8]
+    );
+    assert_eq!([ADD, SUB, MUL, DIV], [1, 2, 3, 4]);
+    assert_eq!([REAL, GENERATED], [0, 1]);
+    assert_eq!([FLOAT, INT, BOOL, TEXT], [1, 2, 3, 4]);
+    assert_eq!([ARCH, LOSS, SAMPLER], [1, 2, 3]);
+}
+
+#[test]
+fn the_seam_counts_as_the_abi_does() {
+    use randori_sdk::seam::{Binary, Unary};
+    let unary = [
+        (Unary::Silu, SILU),
+        (Unary::Gelu, GELU),
+        (Unary::GeluTanh, GELU_TANH),
+        (Unary::Tanh, TANH),
+        (Unary::Sigmoid, SIGMOID),
+        (Unary::Relu, RELU),
+        (Unary::Exp, EXP),
+        (Unary::Softmax, SOFTMAX),
+    ];
+    assert!(unary.iter().all(|(seam, abi)| *seam as u32 == *abi));
+    let binary = [
+        (Binary::Add, ADD),
+        (Binary::Sub, SUB),
+        (Binary::Mul, MUL),
+        (Binary::Div, DIV),
+    ];
+    assert!(binary.iter().all(|(seam, abi)| *seam as u32 == *abi));
+    assert_eq!(
+        (randori_sdk::REAL, randori_sdk::GENERATED),
+        (REAL, GENERATED)
+    );
+}
