@@ -100,7 +100,10 @@ impl Architecture for Loaded {
 mod tests {
     use std::{mem::offset_of, path::Path};
 
-    use randori_sdk::seam::{AttnSpec, Binary, RopeSpec, RouteSpec, Unary};
+    use randori_sdk::{
+        Config, Graph, Tensor,
+        seam::{AttnSpec, Binary, RopeSpec, RouteSpec, Unary},
+    };
 
     use super::*;
     use crate::info;
@@ -185,23 +188,58 @@ mod tests {
         }
     }
 
-    /// What a call through the boundary costs: `cargo test -p randori-host --release boundary_cost -- --ignored --nocapture`
+    /// A thousand ops without names.
+    struct Chain;
+
+    impl randori_sdk::Arch for Chain {
+        const NAME: &'static str = "chain";
+        fn new(_: &Config) -> randori_sdk::Result<Self> {
+            Ok(Chain)
+        }
+        fn layers(&self) -> usize {
+            1
+        }
+        fn embed<'g>(&self, _: &Graph<'g>, ids: Tensor<'g>) -> Tensor<'g> {
+            ids
+        }
+        fn block<'g>(&self, _: &Graph<'g>, _: usize, x: Tensor<'g>) -> Tensor<'g> {
+            (0..1000).fold(x, |x, _| x.silu())
+        }
+        fn head<'g>(&self, _: &Graph<'g>, x: Tensor<'g>) -> Tensor<'g> {
+            x
+        }
+    }
+
+    /// What a call through the boundary costs:
+    /// `cargo test --release -p randori-host --lib boundary_cost -- --ignored --nocapture`
     #[test]
     #[ignore = "a measurement"]
     fn boundary_cost() {
-        // SAFETY: a descriptor made by `plugin!`.
+        // SAFETY: descriptors made by `plugin!` and by the SDK.
         let read = unsafe { info::read(&randori_plugin_llama::PLUGIN, Path::new("")) };
         let (info, functions) = read.unwrap();
         let config = r#"{"hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 24,
             "num_hidden_layers": 2, "vocab_size": 32, "head_dim": 64}"#;
         let object = Object::new(&info.items[0], functions[0], &[], config).unwrap();
         let llama = Loaded::new(object).unwrap();
-        let blocks = 200_000;
-        let start = std::time::Instant::now();
-        for _ in 0..blocks {
-            llama.block(&mut Any, 0, 1).unwrap();
+        let item = randori_sdk::arch::item::<Chain>();
+        let functions = info::Functions {
+            create: item.create.unwrap(),
+            destroy: item.destroy.unwrap(),
+            vtable: item.vtable,
+        };
+        let object = Object::new(&info.items[0], functions, &[], "{}").unwrap();
+        let chain = Loaded::new(object).unwrap();
+        for (name, arch, ops, calls) in [
+            ("a llama block of 20", &llama, 20, 100_000),
+            ("a chain of 1000", &chain, 1000, 10_000),
+        ] {
+            let start = std::time::Instant::now();
+            for _ in 0..calls {
+                arch.block(&mut Any, 0, 1).unwrap();
+            }
+            let each = start.elapsed().as_nanos() as f64 / f64::from(calls * ops);
+            eprintln!("{each:.1} ns an op in {name}");
         }
-        let ops = f64::from(blocks * 20);
-        eprintln!("{:.1} ns an op", start.elapsed().as_nanos() as f64 / ops);
     }
 }

@@ -92,8 +92,9 @@ pub(crate) fn is_standard(dir: &Path) -> bool {
 /// Names of files that are plugins: `librandori_plugin_*.so` and its like on other systems, without the plugin that
 /// misbehaves for tests.
 fn plugins_of(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let entries = fs::read_dir(dir)
-        .map_err(|e| Error::Rule(format!("plugin folder {}: {e}", dir.display())))?;
+    let refuse = |e| Error::Rule(format!("plugin folder {}: {e}", dir.display()));
+    // resolved, so that a folder under two names is one folder
+    let entries = dir.canonicalize().and_then(fs::read_dir).map_err(refuse)?;
     let mut files = Vec::new();
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();

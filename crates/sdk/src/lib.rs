@@ -52,3 +52,8 @@ pub use loss::{Loss, Out, Pair, PairLoss, Response};
 pub use options::{OptionType, Options};
 pub use sampler::{Logits, Sampler, Step};
 pub use seam::{AttnSpec as Attn, GENERATED, REAL, RopeSpec as Rope, RouteSpec as Route, Rows};
+
+/// The guide's examples, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/plugins.md")]
+struct Guide;
