@@ -176,3 +176,21 @@ fn metrics_come_back_and_bad_batches_are_refused() {
         "loss spin: group 0 has more than one real response; a pair has one"
     );
 }
+
+#[test]
+fn every_stock_loss_passes_its_check_at_the_bounds_of_its_options() {
+    let host = stock();
+    let items = host.plugins().iter().flat_map(|plugin| &plugin.items);
+    for loss in items.filter(|item| item.kind == Kind::Loss) {
+        for option in &loss.options {
+            for bound in [option.min, option.max].into_iter().flatten() {
+                let value = match option.default {
+                    Value::Int(_) => Value::Int(bound as i64),
+                    _ => Value::Float(bound),
+                };
+                host.loss(&loss.name, &[(option.name.clone(), value)])
+                    .unwrap();
+            }
+        }
+    }
+}
