@@ -103,6 +103,7 @@ fn step_0_has_loss_ln_2_and_no_rewards() {
     for reward in [p.rewards_real, p.rewards_generated, p.margins] {
         assert!(reward.abs() < 1e-5, "{p:?}");
     }
+    assert_eq!(p.accuracies, 0.0, "a tie is not a win");
     assert!(first.grad_norm > 1e-3);
     assert_eq!((first.step, first.total_steps, first.epoch), (1, 1, 1.0));
 }

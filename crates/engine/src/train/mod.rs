@@ -166,7 +166,7 @@ pub struct PairMetrics {
     pub rewards_generated: f64,
     /// Real minus generated reward.
     pub margins: f64,
-    /// Share of pairs with a margin above 0.
+    /// Share of pairs with a margin above 0 (a tie within f32's rounding is none).
     pub accuracies: f64,
     /// log p_policy(real), summed over a response's tokens.
     pub logps_real: f64,

@@ -7,6 +7,10 @@ use randori_sdk::seam::{GENERATED, LossFn, REAL, Rows};
 use super::{Pair, PairMetrics, Task};
 use crate::{Error, Result};
 
+/// Two f32 passes over one response, in micro-batches of other sizes, agree to about this share of its log-prob. A
+/// margin within it is a tie: at step 0, where policy and opponent are one, the accuracy is 0 and not a coin's.
+const ROUNDING: f64 = 1e-6;
+
 pub(super) struct PairTask<'a> {
     pairs: &'a [Pair],
     loss: &'a dyn LossFn,
@@ -62,7 +66,8 @@ impl<'a> PairTask<'a> {
         f.rewards_real += share * reward_real;
         f.rewards_generated += share * reward_generated;
         f.margins += share * margin;
-        f.accuracies += if margin > 0.0 { share } else { 0.0 };
+        let noise = ROUNDING * self.beta * (real.abs() + generated.abs());
+        f.accuracies += if margin > noise { share } else { 0.0 };
         f.logps_real += share * real;
         f.logps_generated += share * generated;
     }

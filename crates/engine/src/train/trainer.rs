@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use super::{
     Control, StepMetrics, Task, TrainSettings,
@@ -272,32 +272,31 @@ impl Trainer {
                         param.dims()
                     )));
                 }
-                Some(gradient) => with_floats(&gradient, |g| g.to_vec())?,
-                None => vec![0.0; n],
+                Some(gradient) => gradient,
+                None => Tensor::zeros(param.shape(), DType::F32, param.device())?,
             };
             let mut values = with_floats(param, |w| w.to_vec())?;
+            let zeros = || vec![0.0; n];
             let second = self
                 .moments
                 .second
                 .entry(name.clone())
-                .or_insert_with(|| vec![0.0; n]);
+                .or_insert_with(zeros);
             let mut none = Vec::new();
             let first = match keeps_first {
-                true => self
-                    .moments
-                    .first
-                    .entry(name.clone())
-                    .or_insert_with(|| vec![0.0; n]),
+                true => self.moments.first.entry(name.clone()).or_insert_with(zeros),
                 false => &mut none,
             };
-            // one axis: a norm or a bias, which decay would pull towards nothing
             let step = Update {
                 rate,
                 scale,
                 count: self.step + 1,
+                // one axis: a norm or a bias, which decay would pull towards nothing
                 decay: param.rank() > 1,
             };
-            optimizer.update(&mut values, &gradient, first, second, &step);
+            with_floats(&gradient, |g| {
+                optimizer.update(&mut values, g, first, second, &step)
+            })?;
             *param = Tensor::from_vec(values, param.shape(), param.device())?;
         }
         Ok(())
