@@ -1,0 +1,84 @@
+//! `config.json` in both of transformers' spellings: v4 reads `rope_theta`, `rope_scaling` and `torch_dtype`, v5 reads
+//! `rope_parameters` and `dtype`; either takes 10,000 for theta, silently, where its own spelling is missing.
+
+use randori_engine::weights::Dtype;
+use serde_json::{Map, Value, json};
+
+use crate::{Error, Result};
+
+/// The configuration of an exported model, from the base's.
+///
+/// # Errors
+/// A configuration that is no object or has no `model_type`.
+pub fn config_json(base: &Value, dtype: Dtype) -> Result<Value> {
+    let Value::Object(mut config) = base.clone() else {
+        return Err(Error::rule("the model's configuration is no JSON object"));
+    };
+    let name = dtype_name(dtype);
+    config.insert("torch_dtype".into(), json!(name));
+    config.insert("dtype".into(), json!(name));
+    config.remove("quantization_config"); // the export is dense
+    rope(&mut config);
+    if !config.get("architectures").is_some_and(Value::is_array) {
+        let kind = config.get("model_type").and_then(Value::as_str);
+        let kind =
+            kind.ok_or_else(|| Error::rule("the model's configuration has no model_type"))?;
+        let class = kind.split(['_', '-']).map(capitalised).collect::<String>() + "ForCausalLM";
+        config.insert("architectures".into(), json!([class]));
+    }
+    Ok(Value::Object(config))
+}
+
+pub(crate) fn dtype_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "float32",
+        Dtype::Bf16 => "bfloat16",
+        Dtype::F16 => "float16",
+    }
+}
+
+/// Completes one spelling from the other; v5's wins where both are there.
+fn rope(config: &mut Map<String, Value>) {
+    let parameters = match config.get("rope_parameters") {
+        // by layer type (Gemma 3): v4 has no spelling for that
+        Some(Value::Object(p)) if !p.is_empty() && p.values().all(Value::is_object) => return,
+        Some(Value::Object(p)) => p.clone(),
+        _ => {
+            let mut p = match config.get("rope_scaling") {
+                Some(Value::Object(scaling)) => scaling.clone(),
+                _ => Map::new(),
+            };
+            // v4's older name of the kind
+            if let Some(kind) = p.remove("type") {
+                p.entry("rope_type").or_insert(kind);
+            }
+            p.entry("rope_type").or_insert(json!("default"));
+            if let Some(theta) = config.get("rope_theta") {
+                p.insert("rope_theta".into(), theta.clone());
+            }
+            p
+        }
+    };
+    if let Some(theta) = parameters.get("rope_theta") {
+        config.insert("rope_theta".into(), theta.clone());
+    }
+    let default = parameters.get("rope_type").is_none_or(|t| t == "default");
+    let mut scaling = parameters.clone();
+    scaling.remove("rope_theta");
+    config.insert(
+        "rope_scaling".into(),
+        if default {
+            Value::Null
+        } else {
+            Value::Object(scaling)
+        },
+    );
+    config.insert("rope_parameters".into(), Value::Object(parameters));
+}
+
+fn capitalised(word: &str) -> String {
+    let mut letters = word.chars();
+    letters
+        .next()
+        .map_or_else(String::new, |c| c.to_uppercase().chain(letters).collect())
+}

@@ -1,0 +1,396 @@
+//! Export and back: what is written is what the player computes with, in every dtype, in shards, in both config spellings.
+
+#[path = "../../engine/tests/weights/model.rs"]
+mod model;
+
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
+
+use candle_core::{DType, Device, Tensor};
+use model::*;
+use randori_engine::{
+    Base, Player,
+    weights::{Dtype, LoadOptions, Quant, Source, open},
+};
+use randori_export::{Companion, FolderOptions, Survival, adapter, config_json, folder, merged};
+use randori_lora::{LoraSpec, Targets};
+use serde_json::{Value, json};
+
+fn base(quant: Option<Quant>) -> Arc<Base> {
+    // on bf16's grid, as most checkpoints are
+    let source = Source::Memory {
+        config: config(),
+        tensors: safetensors_bytes(&tensors(), DType::BF16),
+    };
+    Arc::new(
+        load(
+            open(source).unwrap(),
+            LoadOptions {
+                quant,
+                dtype: Dtype::F32,
+            },
+        )
+        .unwrap(),
+    )
+}
+
+/// An adapter on q and down whose update has about this size relative to the weights.
+fn adapted(base: Arc<Base>, size: f64) -> Player {
+    let spec = LoraSpec {
+        rank: 4,
+        alpha: 4.0,
+        rslora: false,
+        dropout: 0.0,
+        targets: Targets::Names(vec!["q_proj".into(), "down_proj".into()]),
+    };
+    let mut params = BTreeMap::new();
+    for l in trace().linears.iter().filter(|l| spec.wants(&l.name)) {
+        let (a, _) = spec.init(&l.name, l.inputs, l.outputs, 1).unwrap();
+        let (b, _) = spec.init(&l.name, l.outputs, 1, 2).unwrap(); // (4, out): any numbers will do
+        params.insert(format!("{}.lora_A", l.name), a);
+        params.insert(
+            format!("{}.lora_B", l.name),
+            (b.t().unwrap().contiguous().unwrap() * (size * 8.0)).unwrap(),
+        );
+    }
+    Player {
+        base,
+        lora: Some(Arc::new(spec)),
+        params: Arc::new(params),
+    }
+}
+
+fn export(player: &Player, out: &Path, options: &FolderOptions) -> randori_export::Report {
+    folder(player, &[], out, options, &mut |_, _| {}).unwrap()
+}
+
+fn reload(out: &Path) -> Base {
+    load(
+        open(Source::Folder(out.into())).unwrap(),
+        LoadOptions::default(),
+    )
+    .unwrap()
+}
+
+fn rounded(t: &Tensor, dtype: Dtype) -> Vec<f32> {
+    values(&t.to_dtype(dtype.into()).unwrap())
+}
+
+#[test]
+fn what_is_written_is_the_merged_player() {
+    let dir = tempfile::tempdir().unwrap();
+    let player = adapted(base(None), 1.0);
+    for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
+        for shard_bytes in [u64::MAX, 20_000] {
+            let out = dir
+                .path()
+                .join(format!("{dtype:?}-{}", shard_bytes == 20_000));
+            let options = FolderOptions {
+                dtype,
+                shard_bytes,
+                ..FolderOptions::default()
+            };
+            let report = export(&player, &out, &options);
+            assert_eq!(report.files.len() > 1, shard_bytes == 20_000);
+            assert_eq!(report.tensors, player.base.weights.len());
+            let read = reload(&out);
+            for name in player.base.weights.keys() {
+                let m = merged(&player, None, name).unwrap();
+                assert_eq!(
+                    weight(&read, name),
+                    rounded(&m.weight, dtype),
+                    "{name} in {dtype:?}"
+                );
+                assert_eq!(
+                    m.base.is_some(),
+                    name.contains("q_proj") || name.contains("down_proj")
+                );
+            }
+            // and an independent reader agrees with ours
+            for file in &report.files {
+                let bytes = fs::read(out.join(file)).unwrap();
+                let independent = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+                assert!(!independent.is_empty());
+            }
+            if shard_bytes == 20_000 {
+                let index: Value = serde_json::from_str(
+                    &fs::read_to_string(out.join("model.safetensors.index.json")).unwrap(),
+                )
+                .unwrap();
+                assert_eq!(index["metadata"]["total_size"], json!(report.bytes));
+                assert_eq!(
+                    index["weight_map"].as_object().unwrap().len(),
+                    report.tensors
+                );
+            }
+        }
+    }
+}
+
+/// The merged weight does what base and adapter do, projection by projection.
+#[test]
+fn merged_products() {
+    let player = adapted(base(Some(Quant::Nf4 { double: true })), 1.0);
+    let spec = player.lora.as_ref().unwrap();
+    let x: Vec<f32> = randori_lora::splitmix(9, "x", 3 * WIDTH)
+        .map(|u| u as f32)
+        .collect();
+    let x = Tensor::from_vec(x, (3, WIDTH), &Device::Cpu).unwrap();
+    let name = "model.layers.1.self_attn.q_proj";
+    let m = merged(&player, None, &format!("{name}.weight")).unwrap();
+    let (a, b) = (
+        &player.params[&format!("{name}.lora_A")],
+        &player.params[&format!("{name}.lora_B")],
+    );
+    let w = player.base.weights[&format!("{name}.weight")]
+        .to_f32()
+        .unwrap();
+    let (delta, _) = randori_lora::forward(&x, a, b, spec.scale()).unwrap();
+    let apart = values(&(x.matmul(&w.t().unwrap()).unwrap() + delta).unwrap());
+    let together = values(&x.matmul(&m.weight.t().unwrap()).unwrap());
+    assert!(largest_difference(&apart, &together) < 1e-4);
+}
+
+#[test]
+fn onto_the_unquantised_original() {
+    let dir = tempfile::tempdir().unwrap();
+    let (original, quantised) = (base(None), base(Some(Quant::Nf4 { double: false })));
+    let player = adapted(quantised, 1.0);
+    let out = dir.path().join("out");
+    let options = FolderOptions {
+        dtype: Dtype::F32,
+        onto: Some(original.clone()),
+        ..FolderOptions::default()
+    };
+    export(&player, &out, &options);
+    let name = "model.layers.0.mlp.down_proj.weight";
+    let on_original = merged(
+        &Player {
+            base: original,
+            ..player.clone()
+        },
+        None,
+        name,
+    )
+    .unwrap();
+    assert_eq!(weight(&reload(&out), name), values(&on_original.weight));
+    assert_ne!(
+        weight(&reload(&out), name),
+        values(&merged(&player, None, name).unwrap().weight)
+    );
+}
+
+#[test]
+fn survival_is_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    let survived = |size: f64, dtype: Dtype| -> Survival {
+        let out = dir.path().join(format!("{size}{dtype:?}"));
+        export(
+            &adapted(base(None), size),
+            &out,
+            &FolderOptions {
+                dtype,
+                ..FolderOptions::default()
+            },
+        )
+        .survived
+        .unwrap()
+    };
+    let all = survived(1e-3, Dtype::F32);
+    assert!(
+        (all.kept - 1.0).abs() < 1e-9 && all.noise < 1e-9 && all.unchanged < 0.01,
+        "{all:?}"
+    );
+    // the smaller the update, the less bf16 keeps of it; f16 keeps more
+    let [large, medium, small] = [1.0, 1e-2, 1e-4].map(|s| survived(s, Dtype::Bf16));
+    assert!(large.kept > 0.95 && large.unchanged < 0.1, "{large:?}");
+    assert!(small.kept < 0.2 && small.unchanged > 0.9, "{small:?}");
+    assert!(
+        large.kept > medium.kept && medium.kept > small.kept,
+        "{medium:?}"
+    );
+    assert!(large.size > 50.0 * medium.size);
+    assert!(survived(1e-2, Dtype::F16).noise < medium.noise);
+    let untouched = export(
+        &Player::bare(base(None)),
+        &dir.path().join("bare"),
+        &FolderOptions::default(),
+    );
+    assert_eq!((untouched.survived, untouched.worst), (None, None));
+}
+
+#[test]
+fn a_fully_trained_player() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = base(None);
+    let params: BTreeMap<String, Tensor> = base
+        .weights
+        .iter()
+        .map(|(n, w)| (n.clone(), (w.to_f32().unwrap() * 1.5).unwrap()))
+        .collect();
+    let player = Player {
+        base,
+        lora: None,
+        params: Arc::new(params),
+    };
+    let out = dir.path().join("full");
+    export(
+        &player,
+        &out,
+        &FolderOptions {
+            dtype: Dtype::F32,
+            ..FolderOptions::default()
+        },
+    );
+    let read = reload(&out);
+    for (name, t) in &*player.params {
+        assert_eq!(weight(&read, name), values(t), "{name}");
+    }
+    assert!(
+        adapter(&player, &dir.path().join("a"), "b")
+            .unwrap_err()
+            .to_string()
+            .contains("only a LoRA player")
+    );
+}
+
+#[test]
+fn an_adapter_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let player = adapted(base(None), 1.0);
+    adapter(&player, dir.path(), "some/base").unwrap();
+    let (spec, params) = randori_lora::peft::load(dir.path()).unwrap();
+    assert_eq!(&spec, &**player.lora.as_ref().unwrap());
+    assert!(
+        params
+            .iter()
+            .all(|(n, t)| values(t) == values(&player.params[n]))
+    );
+}
+
+#[test]
+fn companions_are_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = dir.path().join("from");
+    fs::create_dir(&from).unwrap();
+    fs::write(from.join("tokenizer.json"), "{}").unwrap();
+    fs::write(from.join("chat_template.jinja"), "{{ messages }}").unwrap();
+    fs::write(from.join("README.md"), "no").unwrap();
+    let out = dir.path().join("out");
+    let companions = [
+        Companion::Folder(from),
+        Companion::File("tokenizer_config.json".into(), b"{\"a\":1}".to_vec()),
+    ];
+    folder(
+        &Player::bare(base(None)),
+        &companions,
+        &out,
+        &FolderOptions::default(),
+        &mut |_, _| {},
+    )
+    .unwrap();
+    assert_eq!(
+        fs::read_to_string(out.join("chat_template.jinja")).unwrap(),
+        "{{ messages }}"
+    );
+    assert_eq!(
+        fs::read_to_string(out.join("tokenizer_config.json")).unwrap(),
+        "{\"a\":1}"
+    );
+    assert!(out.join("tokenizer.json").exists() && out.join("generation_config.json").exists());
+    assert!(!out.join("README.md").exists());
+}
+
+#[test]
+fn both_spellings_of_the_config() {
+    let v4 = json!({"model_type": "llama", "rope_theta": 5e5, "torch_dtype": "float32", "quantization_config": {},
+        "rope_scaling": {"type": "linear", "factor": 2.0}});
+    let v5 = json!({"model_type": "llama", "dtype": "float32",
+        "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}});
+    for config in [v4, v5] {
+        let c = config_json(&config, Dtype::Bf16).unwrap();
+        assert_eq!(
+            (&c["torch_dtype"], &c["dtype"]),
+            (&json!("bfloat16"), &json!("bfloat16"))
+        );
+        assert_eq!(c["rope_theta"], json!(5e5));
+        assert_eq!(
+            c["rope_scaling"],
+            json!({"rope_type": "linear", "factor": 2.0})
+        );
+        assert_eq!(
+            c["rope_parameters"],
+            json!({"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5})
+        );
+        assert_eq!(c["architectures"], json!(["LlamaForCausalLM"]));
+        assert!(c.get("quantization_config").is_none());
+    }
+    let plain = config_json(
+        &json!({"model_type": "mistral", "rope_theta": 1e4}),
+        Dtype::F32,
+    )
+    .unwrap();
+    assert_eq!(plain["rope_scaling"], Value::Null);
+    assert_eq!(
+        plain["rope_parameters"],
+        json!({"rope_type": "default", "rope_theta": 1e4})
+    );
+    assert!(config_json(&json!({}), Dtype::F32).is_err());
+}
+
+#[test]
+fn faults_leave_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let here = || {
+        fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect::<Vec<_>>()
+    };
+    let fails = |player: &Player, options: &FolderOptions, words: &str| {
+        let e = folder(player, &[], &out, options, &mut |_, _| {})
+            .unwrap_err()
+            .to_string();
+        assert!(e.contains(words), "{e}");
+    };
+    let plain = FolderOptions::default();
+    // an adapter of another model
+    let mut stray = adapted(base(None), 1.0);
+    let mut params = (*stray.params).clone();
+    params.insert(
+        "model.layers.9.self_attn.q_proj.lora_A".into(),
+        params.values().next().unwrap().clone(),
+    );
+    stray.params = Arc::new(params);
+    fails(
+        &stray,
+        &plain,
+        "model.layers.9.self_attn.q_proj.lora_A, which belongs to no weight",
+    );
+    // a number beyond f16, met in the middle of writing
+    let huge = adapted(base(None), 1e9);
+    fails(
+        &huge,
+        &FolderOptions {
+            dtype: Dtype::F16,
+            ..plain.clone()
+        },
+        "beyond f16",
+    );
+    assert!(here().is_empty(), "{:?}", here());
+    // a folder that is there
+    let player = adapted(base(None), 1.0);
+    export(&player, &out, &plain);
+    fails(&player, &plain, "is there already");
+    // a killed export's remains are no hindrance; replacing leaves one folder
+    fs::create_dir(dir.path().join("out.partial")).unwrap();
+    export(
+        &Player::bare(base(None)),
+        &out,
+        &FolderOptions {
+            replace: true,
+            ..plain
+        },
+    );
+    assert_eq!(here(), ["out"]);
+}
