@@ -1,6 +1,8 @@
 //! SmolLM2's tokenizer from its GGUF metadata against the ids that PyTorch's peer used, and against GSM8K as it is.
 //! Ignored: the metadata comes from a 100 MB download; fixtures/dump_gguf_tokenizer.py says how to get it.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
+
 use std::path::{Path, PathBuf};
 
 use randori_data::{Calculator, GgufTokenizer, ReadOptions, Tokenizer, read};
