@@ -302,6 +302,13 @@ fn a_refusing_template_says_what_it_says() {
 }
 
 #[test]
+fn no_tools_are_not_iterable_but_text_is() {
+    let template = "{{ tools is iterable }} {{ 'text' is iterable }} {{ messages is iterable }} {{ 1 is iterable }}";
+    let template = ChatTemplate::new(template).unwrap();
+    assert_eq!(template.render(&[], true).unwrap(), "False True True False");
+}
+
+#[test]
 fn variables_and_the_day_reach_the_template() {
     let mut template =
         ChatTemplate::new("{{ strftime_now('%d %b %Y') }} {{ enable_thinking }}").unwrap();

@@ -281,6 +281,18 @@ fn answers_that_the_template_respaces_keep_every_word() {
 }
 
 #[test]
+fn reasoning_that_the_generation_prompt_begins_is_not_begun_twice() {
+    let template = "{% for m in messages %}{% if m['role'] == 'user' %}<|user|>{{ m['content'] }}{% else %}<|assistant|><think>\n\
+        {% if '</think>' in m['content'] %}{{ m['content'].split('</think>')[0].split('<think>')[-1].strip('\n') }}\
+        {% endif %}</think>\n\n{{ m['content'].split('</think>')[-1].lstrip('\n') }}<|end|>{% endif %}{% endfor %}\
+        {% if add_generation_prompt %}<|assistant|><think>{{ '\n' }}{% endif %}";
+    let tokenizer = tokenizer(json!({"eos_token": "<|end|>"}), template);
+    let decoded = |text: &str| tokenizer.decode(&tokenizer.response(&ask(), text).unwrap());
+    assert_eq!(decoded("<think>12+30</think>42"), "12+30</think>\n\n42");
+    assert_eq!(decoded("42"), "</think>\n\n42");
+}
+
+#[test]
 fn truncation_and_padding_left_in_the_file() {
     let mut json: Value = serde_json::from_slice(TOKENIZER).unwrap();
     json["truncation"] =

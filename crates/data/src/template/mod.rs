@@ -45,6 +45,7 @@ impl ChatTemplate {
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.set_formatter(python::write);
         environment.add_filter("tojson", python::to_json);
+        environment.add_test("iterable", python::is_iterable);
         environment.add_function(
             "raise_exception",
             |message: String| -> std::result::Result<Value, minijinja::Error> {

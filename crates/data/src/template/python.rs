@@ -14,6 +14,14 @@ pub(super) fn write(out: &mut Output, _state: &State, value: &Value) -> Result<(
     written.map_err(|_| Error::new(ErrorKind::WriteFailure, "the text cannot be written"))
 }
 
+/// What Python can loop over: None is not among it, text is. (`tools is iterable and tools | length > 0`)
+pub(super) fn is_iterable(value: &Value) -> bool {
+    !matches!(
+        value.kind(),
+        ValueKind::None | ValueKind::Bool | ValueKind::Number
+    )
+}
+
 /// `tojson` as transformers defines it: `json.dumps(x, ensure_ascii=False, indent=indent)`, nothing escaped for HTML.
 pub(super) fn to_json(value: Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;

@@ -102,8 +102,9 @@ impl Tokenizer {
             .strip_prefix(frame.prompt.as_str())
             .and_then(|tail| tail.strip_suffix(frame.after.as_str()));
         Ok(match written {
-            // Trimmed or re-spaced, but all there: the template's own form is what the model was trained on.
-            Some(written) if without_space(written).contains(&without_space(text)) => {
+            // Trimmed, re-spaced, or begun by the generation prompt (`<think>`), but all there: the template's own
+            // form is what the model was trained on.
+            Some(written) if ends_alike(&format!("{}{written}", frame.prompt), text) => {
                 written.to_owned()
             }
             _ => plain,
@@ -194,6 +195,9 @@ fn with_answer(messages: &[Message], text: &str) -> Vec<Message> {
     all
 }
 
-fn without_space(text: &str) -> String {
-    text.chars().filter(|c| !c.is_whitespace()).collect()
+/// Whether a text ends with another, white space aside.
+fn ends_alike(text: &str, end: &str) -> bool {
+    let mut left = text.chars().rev().filter(|c| !c.is_whitespace());
+    let mut right = end.chars().rev().filter(|c| !c.is_whitespace());
+    right.all(|c| left.next() == Some(c))
 }
