@@ -1,7 +1,7 @@
 //! A run's curves for TensorBoard: `train/<key>` from the rows of `metrics.jsonl`, `eval/<key>` from the signals.
 //!
 //! The event file is a view of what the run folder holds anyway, so it is written anew whenever the run is opened: no
-//! point is lost or doubled by a kill. `train/*` count steps through the whole game, `eval/*` iterations.
+//! point is lost or doubled by a kill. `train/*` counts steps through the whole game, `eval/*` iterations.
 
 use std::{
     fmt,
@@ -14,10 +14,9 @@ use randori_core::{Signals, Stage};
 use serde_json::{Map, Value};
 
 use crate::{
-    Artefact, EventFile, Manifest, Result,
+    Artefact, Error, EventFile, Manifest, Result,
     desk::{CHECKPOINT, latest_in, metrics_file, step_of},
     json::Appender,
-    place_of,
 };
 
 /// A handle on a run's event file; clones share it.
@@ -44,53 +43,68 @@ impl Board {
     /// The event file, beside the manifest.
     pub const FILE: &str = "events.out.tfevents.0.randori";
 
-    /// Writes what the run holds, iteration by iteration.
+    /// Writes what the run holds, place by place.
     pub(crate) fn open(dir: &Path, manifest: &Manifest) -> Result<Board> {
         let events = EventFile::create(&dir.join(Board::FILE), now())?;
-        let board = Board {
-            inner: Arc::new(Mutex::new(Inner {
-                events,
-                before: 0,
-                last: 0,
-            })),
+        let inner = Inner {
+            events,
+            before: 0,
+            last: 0,
         };
-        for t in 0.. {
-            let (name, policy) = (place_of(t), Stage::Policy.name());
-            let place = dir.join(&name);
-            let metrics = place.join(metrics_file(policy));
-            if !metrics.exists() {
-                break;
-            }
-            // Of an unfinished iteration, the rows that its desk will keep.
-            let last = match manifest.done(&name, policy) {
-                Some(_) => u64::MAX,
-                None => latest_in(&place.join(CHECKPOINT).join(policy))?
-                    .map_or(0, |checkpoint| checkpoint.step),
-            };
-            let stays = |row: &Map<String, Value>| step_of(row).is_some_and(|step| step <= last);
-            for row in Appender::peek(&metrics, stays)? {
-                board.row(&row)?;
-            }
-            if let Some(done) = manifest.done(&name, Stage::Eval.name()) {
-                let path = place.join(&done.file);
-                let signals =
-                    Signals::load(&path).map_err(|e| crate::Error::artefact("load", &path, e))?;
-                board.eval(t, &signals)?;
-            }
+        let board = Board {
+            inner: Arc::new(Mutex::new(inner)),
+        };
+        for place in &manifest.places {
+            board.replay(dir, manifest, place)?;
         }
         Ok(board)
     }
 
-    /// A row of training metrics: every number in it but the step.
-    pub fn row(&self, row: &Map<String, Value>) -> Result<()> {
+    fn replay(&self, dir: &Path, manifest: &Manifest, place: &str) -> Result<()> {
+        let (folder, policy) = (dir.join(place), Stage::Policy.name());
+        let metrics = folder.join(metrics_file(policy));
+        if metrics.exists() {
+            // Of an unfinished stage, the rows that its desk will keep.
+            let last = match manifest.done(place, policy) {
+                Some(_) => u64::MAX,
+                None => latest_in(&folder.join(CHECKPOINT).join(policy))?.map_or(0, |at| at.step),
+            };
+            let stays = |row: &Map<String, Value>| step_of(row).is_some_and(|step| step <= last);
+            for row in Appender::peek(&metrics, stays)? {
+                self.row(place, &row)?;
+            }
+        }
+        if let (Some(t), Some(done)) = (iteration(place), manifest.done(place, Stage::Eval.name()))
+        {
+            let path = folder.join(&done.file);
+            let signals = Signals::load(&path).map_err(|e| Error::artefact("load", &path, e))?;
+            self.eval(t, &signals)?;
+        }
+        Ok(())
+    }
+
+    /// A row of training metrics: every number in it but the step. Iterations make one curve, `train/<key>`; any
+    /// other place has its own, `sft/<key>`.
+    pub fn row(&self, place: &str, row: &Map<String, Value>) -> Result<()> {
         let mut inner = self.inner();
-        inner.last = step_of(row).unwrap_or(inner.last);
-        let step = inner.before + inner.last;
+        let Some(step) = step_of(row) else {
+            return Ok(());
+        };
+        let (curve, step) = match iteration(place) {
+            None => (place, step),
+            Some(_) => {
+                if step <= inner.last {
+                    inner.before += inner.last; // the next iteration began
+                }
+                inner.last = step;
+                ("train", inner.before + step)
+            }
+        };
         for (key, value) in row.iter().filter(|(key, _)| *key != "step") {
             if let Some(value) = value.as_f64() {
                 inner
                     .events
-                    .scalar(&format!("train/{key}"), step, value, now())?;
+                    .scalar(&format!("{curve}/{key}"), step, value, now())?;
             }
         }
         Ok(())
@@ -99,7 +113,6 @@ impl Board {
     /// Iteration `t` ended with these signals.
     pub fn eval(&self, t: usize, signals: &Signals) -> Result<()> {
         let mut inner = self.inner();
-        inner.before += std::mem::take(&mut inner.last);
         for (key, value) in signals
             .entries()
             .into_iter()
@@ -115,6 +128,11 @@ impl Board {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// `iter-3` -> 3
+fn iteration(place: &str) -> Option<usize> {
+    place.strip_prefix("iter-")?.parse().ok()
 }
 
 fn now() -> f64 {

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use randori_core::Stage;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
@@ -15,8 +16,10 @@ pub(crate) const CHECKPOINT: &str = "checkpoint";
 #[derive(Debug)]
 pub struct Desk {
     disk: Disk,
-    /// `iter-0`
+    /// The run folder's `iter-0`
     place: PathBuf,
+    /// `iter-0`
+    place_name: String,
     /// `policy`
     stage: String,
     /// `iter-0/checkpoint/policy`, removed when the stage is finished.
@@ -38,15 +41,18 @@ pub struct Checkpoint {
 impl Desk {
     pub(crate) fn new(
         disk: &Disk,
-        place: PathBuf,
+        run: &Path,
+        place_name: &str,
         stage: &str,
         before: String,
         board: Option<Board>,
     ) -> Desk {
+        let place = run.join(place_name);
         let work = place.join(CHECKPOINT).join(stage);
         Desk {
             disk: disk.clone(),
             place,
+            place_name: place_name.to_owned(),
             stage: stage.to_owned(),
             work,
             metrics: None,
@@ -84,8 +90,8 @@ impl Desk {
         self.push_row(&row)
             .map_err(|error| error.keeping(|| self.kept()))?;
         match &self.board {
-            Some(board) => board.row(&row),
-            None => Ok(()),
+            Some(board) if self.stage == Stage::Policy.name() => board.row(&self.place_name, &row),
+            _ => Ok(()),
         }
     }
 
@@ -115,11 +121,10 @@ impl Desk {
 
     /// In words, for errors.
     pub(crate) fn kept(&self) -> String {
-        let name = self.place.file_name().unwrap_or_default().to_string_lossy();
         match self.latest() {
             Ok(Some(last)) => format!(
-                "{}, and {name}/{} up to step {}",
-                self.before, self.stage, last.step
+                "{}, and {}/{} up to step {}",
+                self.before, self.place_name, self.stage, last.step
             ),
             _ => self.before.clone(),
         }
@@ -185,7 +190,7 @@ impl Desk {
 /// `metrics.jsonl` for the stage that trains.
 pub(crate) fn metrics_file(stage: &str) -> String {
     match stage {
-        "policy" => "metrics.jsonl".into(),
+        stage if stage == Stage::Policy.name() => "metrics.jsonl".into(),
         other => format!("{other}.metrics.jsonl"),
     }
 }

@@ -111,7 +111,8 @@ impl Run {
         let kept = self.kept();
         let mut desk = Desk::new(
             &self.disk,
-            self.place(place),
+            &self.dir,
+            place,
             stage,
             kept.clone(),
             self.board.clone(),

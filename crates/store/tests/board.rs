@@ -111,10 +111,10 @@ mod events {
 
 #[test]
 fn tensorboard_sees_every_step_once_through_kills() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scene::home();
     let dir = home.path().join("demo");
     let mut played = false;
-    for at in (20..).step_by(17) {
+    for at in (20..2000).step_by(17) {
         let count = std::sync::atomic::AtomicUsize::new(0);
         let disk = Disk::gated(move |_| {
             match count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < at {
@@ -160,7 +160,7 @@ fn tensorboard_sees_every_step_once_through_kills() {
 #[test]
 fn tensorboard_is_live_while_the_game_is_played() {
     struct Told(scene::Scene, Board);
-    let home = tempfile::tempdir().unwrap();
+    let home = scene::home();
     let mut run = Run::open(home.path(), &spec(), Open::Resume).unwrap();
     let mut game = Told(scene::Scene, run.board().unwrap());
     for t in 0..2 {

@@ -72,7 +72,7 @@ fn check_sound(dir: &Path, context: &str) {
 
 #[test]
 fn a_disk_that_dies_at_any_operation_leaves_a_folder_that_resumes_to_the_same_bytes() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scene::home();
     let undisturbed = home.path().join("undisturbed");
     let (disk, operations) = dying(usize::MAX);
     act(disk, &undisturbed).unwrap();
@@ -92,7 +92,7 @@ fn a_disk_that_dies_at_any_operation_leaves_a_folder_that_resumes_to_the_same_by
 
 #[test]
 fn killed_every_few_operations_it_still_ends_with_the_same_bytes() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scene::home();
     act(Disk::new(), &home.path().join("undisturbed")).unwrap();
     let dir = home.path().join("run");
     let mut kills = 0;
@@ -108,9 +108,12 @@ fn killed_every_few_operations_it_still_ends_with_the_same_bytes() {
 /// Defect 9 of the official code: a re-run appends its rows again.
 #[test]
 fn no_row_of_metrics_appears_twice() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scene::home();
     let dir = home.path().join("run");
-    while act(dying(29).0, &dir).is_err() {}
+    let killed = (0..100)
+        .take_while(|_| act(dying(29).0, &dir).is_err())
+        .count();
+    assert!((5..100).contains(&killed), "{killed}");
     for t in 0..2 {
         let text = std::fs::read_to_string(dir.join(place_of(t)).join("metrics.jsonl")).unwrap();
         let steps: Vec<&str> = text
@@ -125,7 +128,7 @@ fn no_row_of_metrics_appears_twice() {
 /// name itself is on disk before anything else happens.
 #[test]
 fn renames_stand_between_two_syncs() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scene::home();
     let log = Arc::new(Mutex::new(Vec::new()));
     let seen = log.clone();
     let disk = Disk::gated(move |op| {
@@ -185,7 +188,7 @@ fn child_that_aborts() {
 
 #[test]
 fn a_killed_process_leaves_no_lock_and_resumes() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scene::home();
     act(Disk::new(), &home.path().join("undisturbed")).unwrap();
     let expect = tree(&home.path().join("undisturbed"));
     for at in [1, 7, 40, 71, 113, 160] {
@@ -223,7 +226,7 @@ fn full_after(operations: usize) -> (Disk, Arc<AtomicBool>) {
 
 #[test]
 fn a_full_disk_is_one_clear_error_and_no_loss() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scene::home();
     act(Disk::new(), &home.path().join("undisturbed")).unwrap();
     let expect = tree(&home.path().join("undisturbed"));
     let mut messages = Vec::new();
@@ -285,7 +288,7 @@ fn a_full_disk_is_recognised_behind_other_errors() {
         }
     }
 
-    let home = tempfile::tempdir().unwrap();
+    let home = scene::home();
     let mut run = Run::open(home.path(), &scene::spec(), Default::default()).unwrap();
     let error = run
         .record("sft", "policy", |_| Ok::<_, Error>(Big))
@@ -307,7 +310,7 @@ fn a_full_disk_is_recognised_behind_other_errors() {
 /// The real thing, where a small file system can be mounted (Linux, root).
 #[test]
 fn a_really_full_disk() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scene::home();
     let mounted = Command::new("mount")
         .args(["-t", "tmpfs", "-o", "size=64k", "randori-test"])
         .arg(home.path())
@@ -339,7 +342,7 @@ fn a_really_full_disk() {
 /// A stage that fails by itself is not finished, and the ones before it are.
 #[test]
 fn a_failing_stage_keeps_what_was_before() {
-    let home = tempfile::tempdir().unwrap();
+    let home = scene::home();
     let dir = home.path().join("run");
     let room = AtomicI64::new(60);
     let disk = Disk::gated(move |op| match op {

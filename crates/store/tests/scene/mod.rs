@@ -195,6 +195,13 @@ pub fn spec() -> RunSpec {
     }
 }
 
+/// A temporary folder, in memory where there is such a place: these tests sync thousands of times.
+pub fn home() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap()
+}
+
 /// Plays the whole scene in `dir`.
 pub fn act(disk: Disk, dir: &Path) -> Result<Outcome<Adapter>, Error> {
     let mut run = Run::open_on(disk, dir, &spec(), Open::Resume)?;
