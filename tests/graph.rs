@@ -1,0 +1,453 @@
+//! Holds the source tree to ARCHITECTURE.md: who depends on whom, who never may, where `unsafe` is, how long a file is,
+//! and what nothing is called. Each rule is a fenced block of that page, read by this test; so the page cannot go stale.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Package -> what it depends on, by short name: `randori-core` is `core`, `candle-core` stays.
+type Graph = BTreeMap<String, BTreeSet<String>>;
+
+#[test]
+fn dependencies_are_as_written() {
+    let metadata = metadata();
+    let all: BTreeSet<&String> = metadata.normal.keys().collect();
+    check_block("graph", &internal(&metadata.normal, &all));
+    check_block("graph-of-tests", &internal(&metadata.dev, &all));
+}
+
+#[test]
+fn forbidden_dependencies_are_absent() {
+    let metadata = metadata();
+    let reach = reachable(&metadata.normal, &locked());
+    let rules = block("never");
+    assert!(rules.len() >= 5, "{rules:?}");
+    let mut broken = Vec::new();
+    for rule in &rules {
+        let (arrow, through) = if rule.contains("=>") {
+            ("=>", true)
+        } else {
+            ("->", false)
+        };
+        let (left, right) = rule.split_once(arrow).expect(rule);
+        let (left, right) = (Pattern::parse(left), Pattern::parse(right));
+        let edges = if through { &reach } else { &metadata.normal };
+        for (from, to) in edges.iter().filter(|(from, _)| left.matches(from)) {
+            let bad = to.iter().filter(|to| *to != from && right.matches(to));
+            broken.extend(bad.map(|to| format!("{from} {arrow} {to}, against `{rule}`")));
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+/// The rules above can fail: an edge of each forbidden kind is found.
+#[test]
+fn the_rules_bite() {
+    let rule = |text: &str, name: &str| Pattern::parse(text).matches(name);
+    assert!(rule("*", "serde") && !rule("* except sdk", "sdk") && rule("* except sdk", "serde"));
+    assert!(rule("core plugin-*", "plugin-llama") && !rule("core plugin-*", "sdk"));
+    let edge = |to: &str| BTreeSet::from([to.to_owned()]);
+    let graph = Graph::from([("data".into(), edge("tokenizers"))]);
+    let lock = Graph::from([("tokenizers".into(), edge("candle-nn"))]);
+    assert!(reachable(&graph, &lock)["data"].contains("candle-nn"));
+    assert!(has_unsafe("fn f() { unsafe { g() } }"));
+    assert!(!has_unsafe(
+        "// unsafe\n/* unsafe */ let s = \"unsafe\"; let r = r#\"unsafe\"#; #![deny(unsafe_code)]"
+    ));
+    assert!(has_unsafe("let q = '\"'; unsafe impl Send for X {} // \""));
+}
+
+#[test]
+fn no_grab_bags() {
+    let banned = ["utils", "common", "helpers", "types", "misc"];
+    let bags: Vec<_> = sources("")
+        .into_iter()
+        .flat_map(|path| path.ancestors().map(Path::to_owned).collect::<Vec<_>>())
+        .filter(|path| {
+            path.file_stem()
+                .is_some_and(|stem| banned.contains(&&*stem.to_string_lossy()))
+        })
+        .collect();
+    assert!(bags.is_empty(), "name these after what they hold: {bags:?}");
+}
+
+#[test]
+fn files_fit_in_a_head() {
+    const MOST: usize = 500;
+    let long: BTreeMap<String, usize> = sources("rs")
+        .iter()
+        .map(|path| (path.display().to_string(), text(path).lines().count()))
+        .filter(|(_, lines)| *lines > MOST)
+        .collect();
+    let excepted: BTreeSet<String> = block("longer-than-500-lines")
+        .iter()
+        .map(|line| first_word(line))
+        .collect();
+    let over: Vec<_> = long
+        .iter()
+        .filter(|(path, _)| !excepted.contains(*path))
+        .collect();
+    assert!(
+        over.is_empty(),
+        "split these, or say in ARCHITECTURE.md why not: {over:?}"
+    );
+    for path in excepted {
+        assert!(
+            long.contains_key(&path),
+            "{path} is short enough now: remove the exception"
+        );
+    }
+}
+
+#[test]
+fn unsafe_is_where_it_may_be() {
+    let allowed: Vec<String> = block("unsafe")
+        .iter()
+        .map(|line| first_word(line))
+        .collect();
+    let found: Vec<String> = sources("rs")
+        .iter()
+        .filter(|path| has_unsafe(&text(path)))
+        .map(|path| path.display().to_string())
+        .collect();
+    for path in &found {
+        let ok = allowed
+            .iter()
+            .any(|place| path == place || path.starts_with(&format!("{place}/")));
+        assert!(ok, "{path} has `unsafe`; it may only be in {allowed:?}");
+    }
+    for place in allowed {
+        let used = found
+            .iter()
+            .any(|path| *path == place || path.starts_with(&format!("{place}/")));
+        assert!(
+            used,
+            "{place} has no `unsafe` any more: remove it from the list"
+        );
+    }
+}
+
+/// Every crate says what it must not know, where a reader looks first.
+#[test]
+fn every_crate_opens_with_its_purpose() {
+    for path in sources("rs")
+        .iter()
+        .filter(|path| path.ends_with("src/lib.rs") || path.ends_with("src/main.rs"))
+    {
+        assert!(
+            text(path).starts_with("//! "),
+            "{} does not open with `//! ` and what it is for",
+            path.display()
+        );
+    }
+}
+
+// ---- ARCHITECTURE.md
+
+/// The lines of a fenced block (```` ```NAME ````), comments and blank lines aside.
+fn block(name: &str) -> Vec<String> {
+    let page = text(Path::new("ARCHITECTURE.md"));
+    let fence = format!("```{name}");
+    let lines = page.lines().skip_while(|line| *line != fence);
+    assert!(
+        lines.clone().next().is_some(),
+        "ARCHITECTURE.md has no block {fence}"
+    );
+    lines
+        .skip(1)
+        .take_while(|line| *line != "```")
+        .map(|line| line.split('#').next().unwrap().trim().to_owned())
+        .filter(|line| !line.is_empty())
+        .collect()
+}
+
+fn check_block(name: &str, is: &Graph) {
+    let written: Graph = block(name)
+        .iter()
+        .map(|line| {
+            let (from, to) = line
+                .split_once("->")
+                .unwrap_or_else(|| panic!("{name}: {line}"));
+            (
+                from.trim().to_owned(),
+                to.split_whitespace().map(str::to_owned).collect(),
+            )
+        })
+        .collect();
+    let lines: Vec<String> = is
+        .iter()
+        .map(|(from, to)| {
+            format!(
+                "{from} -> {}",
+                to.iter().cloned().collect::<Vec<_>>().join(" ")
+            )
+        })
+        .collect();
+    assert!(
+        written == *is,
+        "ARCHITECTURE.md, block {name}, is not what Cargo.toml files say, which is:\n{}",
+        lines.join("\n")
+    );
+}
+
+/// `a b-* except c`
+struct Pattern {
+    any: Vec<String>,
+    except: Vec<String>,
+}
+
+impl Pattern {
+    fn parse(text: &str) -> Pattern {
+        let (any, except) = text.split_once(" except ").unwrap_or((text, ""));
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
+        Pattern {
+            any: words(any),
+            except: words(except),
+        }
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        let one = |pattern: &String| match pattern.strip_suffix('*') {
+            Some(prefix) => name.starts_with(prefix),
+            None => name == pattern,
+        };
+        self.any.iter().any(one) && !self.except.iter().any(one)
+    }
+}
+
+fn first_word(line: &str) -> String {
+    line.split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+// ---- cargo
+
+struct Metadata {
+    /// What is linked or runs at build time.
+    normal: Graph,
+    /// What only tests and benches need.
+    dev: Graph,
+}
+
+fn metadata() -> Metadata {
+    let cargo = std::env::var("CARGO").unwrap_or("cargo".into());
+    let out = Command::new(cargo)
+        .args([
+            "metadata",
+            "--no-deps",
+            "--offline",
+            "--format-version",
+            "1",
+        ])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    let json: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let edges = |dev: bool| {
+        let of = |package: &serde_json::Value| {
+            let dependencies = package["dependencies"].as_array().unwrap().iter();
+            let wanted = dependencies.filter(|dependency| (dependency["kind"] == "dev") == dev);
+            (
+                short(&package["name"]),
+                wanted
+                    .map(|dependency| short(&dependency["name"]))
+                    .collect(),
+            )
+        };
+        json["packages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(of)
+            .collect()
+    };
+    Metadata {
+        normal: edges(false),
+        dev: edges(true),
+    }
+}
+
+/// Edges between this workspace's packages, and to candle; packages without any left out.
+fn internal(graph: &Graph, all: &BTreeSet<&String>) -> Graph {
+    let inside = |to: &String| match to.starts_with("candle-") {
+        true => Some("candle".to_owned()),
+        false => all.contains(to).then(|| to.clone()),
+    };
+    let kept = graph
+        .iter()
+        .map(|(from, to)| (from.clone(), to.iter().filter_map(inside).collect()));
+    kept.filter(|(_, to): &(String, BTreeSet<String>)| !to.is_empty())
+        .collect()
+}
+
+/// Everything that each of our packages depends on, directly or through others. Beyond our own packages the edges are
+/// those of Cargo.lock, which for them holds no dev-dependencies.
+fn reachable(ours: &Graph, lock: &Graph) -> Graph {
+    let edges = |from: &String| {
+        ours.get(from)
+            .or(lock.get(from))
+            .cloned()
+            .unwrap_or_default()
+    };
+    let close = |from: &String| {
+        let mut seen = BTreeSet::new();
+        let mut open: Vec<String> = edges(from).into_iter().collect();
+        while let Some(next) = open.pop() {
+            if seen.insert(next.clone()) {
+                open.extend(edges(&next));
+            }
+        }
+        (from.clone(), seen)
+    };
+    ours.keys().map(close).collect()
+}
+
+/// Cargo.lock's edges by name; versions do not matter here.
+fn locked() -> Graph {
+    let mut graph = Graph::new();
+    for package in text(Path::new("Cargo.lock")).split("[[package]]").skip(1) {
+        let quoted = |line: &str| {
+            line.split('"')
+                .nth(1)
+                .and_then(|text| text.split(' ').next())
+                .map(str::to_owned)
+        };
+        let name = package
+            .lines()
+            .find(|line| line.starts_with("name = "))
+            .and_then(quoted)
+            .unwrap();
+        let dependencies = package
+            .lines()
+            .skip_while(|line| *line != "dependencies = [")
+            .skip(1);
+        let dependencies = dependencies
+            .take_while(|line| *line != "]")
+            .filter_map(quoted);
+        graph
+            .entry(name)
+            .or_default()
+            .extend(dependencies.map(|name| strip(&name)));
+    }
+    assert!(graph.len() > 50, "Cargo.lock was not understood");
+    graph
+}
+
+fn short(name: &serde_json::Value) -> String {
+    strip(name.as_str().unwrap())
+}
+
+fn strip(name: &str) -> String {
+    name.strip_prefix("randori-").unwrap_or(name).to_owned()
+}
+
+// ---- source files
+
+fn root() -> PathBuf {
+    let here = std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").to_owned());
+    Path::new(&here).join("../..").canonicalize().unwrap()
+}
+
+fn text(path: &Path) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Files with this extension (all, if empty) in the source folders, relative to the root, sorted.
+fn sources(extension: &str) -> Vec<PathBuf> {
+    let root = root();
+    let mut found = BTreeSet::new();
+    let mut open: Vec<PathBuf> = ["crates", "adapters", "plugins", "tests", "benches"]
+        .map(|folder| root.join(folder))
+        .into();
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if name.starts_with('.') || name == "target" {
+                continue;
+            }
+            if path.is_dir() {
+                open.push(path);
+            } else if extension.is_empty()
+                || path.extension().is_some_and(|found| found == extension)
+            {
+                found.insert(path.strip_prefix(&root).unwrap().to_owned());
+            }
+        }
+    }
+    found.into_iter().collect()
+}
+
+/// Whether the word is in the code: not in a comment, a string, or a longer word.
+fn has_unsafe(source: &str) -> bool {
+    let code = code_only(source);
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    code.match_indices("unsafe").any(|(at, found)| {
+        !code[..at].ends_with(word) && !code[at + found.len()..].starts_with(word)
+    })
+}
+
+/// Rust source with comments and the insides of strings left out. Good enough for looking for a word.
+fn code_only(source: &str) -> String {
+    let mut code = String::new();
+    let mut rest = source;
+    while let Some(next) = rest.chars().next() {
+        let raw = rest
+            .strip_prefix('r')
+            .map(|tail| tail.len() - tail.trim_start_matches('#').len());
+        let skipped = if rest.starts_with("//") {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if rest.starts_with("/*") {
+            rest.find("*/").map_or(rest.len(), |end| end + 2)
+        } else if let Some(hashes) =
+            raw.filter(|n| rest[1 + n..].starts_with('"') && !code.ends_with(char::is_alphanumeric))
+        {
+            let (open, close) = (hashes + 2, format!("\"{}", "#".repeat(hashes)));
+            rest[open..]
+                .find(&close)
+                .map_or(rest.len(), |end| open + end + close.len())
+        } else if next == '"' {
+            string_end(rest)
+        } else if rest.starts_with("'\"'") || rest.starts_with("'\\\"'") {
+            rest[1..].find('\'').map_or(rest.len(), |end| end + 2)
+        } else {
+            0
+        };
+        if skipped == 0 {
+            code.push(next);
+            rest = &rest[next.len_utf8()..];
+        } else {
+            code.push(' ');
+            rest = &rest[skipped..];
+        }
+    }
+    code
+}
+
+/// Length of the string literal at the beginning of `text`, quotes included.
+fn string_end(text: &str) -> usize {
+    let mut escaped = false;
+    for (at, c) in text.char_indices().skip(1) {
+        match c {
+            '"' if !escaped => return at + 1,
+            _ => escaped = c == '\\' && !escaped,
+        }
+    }
+    text.len()
+}
