@@ -29,11 +29,11 @@ TEMPLATE = (
 )
 
 
-def number(rng, most=3):
+def number(rng, most=2):
     return rng.randrange(10 ** rng.randint(1, most))
 
 
-def digits(rng, low=3, high=6):
+def digits(rng, low=3, high=5):
     return "".join(rng.choice("0123456789") for _ in range(rng.randint(low, high)))
 
 
@@ -53,15 +53,16 @@ def instruction(rng):
         s = digits(rng)
         return f"Reverse {s}.", s[::-1]
     if kind == 4:
-        v = rng.sample(range(1000), 3)
+        v = rng.sample(range(100), 3)
         return f"Which is largest, {v[0]}, {v[1]} or {v[2]}?", str(max(v))
-    s, d = digits(rng, 4, 7), rng.choice("0123456789")
+    s, d = digits(rng, 3, 6), rng.choice("0123456789")
     if rng.random() < 0.7:
         d = rng.choice(s)
     return f"How often is {d} in {s}?", str(s.count(d))
 
 
 def unique(rng, n, seen):
+    """n instructions that are not in `seen`; they are added to it."""
     rows = []
     while len(rows) < n:
         question, answer = instruction(rng)
@@ -71,8 +72,18 @@ def unique(rng, n, seen):
     return rows
 
 
+def apart(rng, n, seen):
+    """n instructions, repeats allowed, none of them in `seen`."""
+    rows = []
+    while len(rows) < n:
+        question, answer = instruction(rng)
+        if question not in seen:
+            rows.append((question, answer))
+    return rows
+
+
 def splits():
-    """Disjoint by instruction; the broad mixture comes last, so the other splits never change with its size."""
+    """Disjoint by instruction."""
     rng, seen = random.Random(20240102), set()
     out = {name: unique(rng, n, seen) for name, n in (("held_out", 1000), ("validation", 500), ("train", 256))}
     return out, rng, seen
@@ -156,8 +167,8 @@ def tokenizer(texts):
 def config(vocabulary):
     return {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocabulary,
-        "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 32, "hidden_act": "silu", "max_position_embeddings": 256,
+        "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 3,
+        "num_key_value_heads": 1, "head_dim": 32, "hidden_act": "silu", "max_position_embeddings": 256,
         "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "tie_word_embeddings": True, "attention_bias": False,
         "mlp_bias": False, "initializer_range": 0.02, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": 3,
     }
@@ -172,17 +183,17 @@ def dump(path, value):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--broad", help="write the broad mixture here and nothing else")
-    p.add_argument("--n", type=int, default=120_000, help="rows of the broad mixture")
+    p.add_argument("--n", type=int, default=200_000, help="rows of the broad mixture")
     a = p.parse_args()
     rows, rng, seen = splits()
     if a.broad:
-        broad = unique(rng, a.n, seen)
+        broad = apart(rng, a.n, seen)
         style = random.Random(5)
         write_jsonl(a.broad, [(q, STYLES[style.randrange(len(STYLES))](r)) for q, r in broad])
         return
     for name, split in rows.items():
         write_jsonl(os.path.join(HERE, f"{name}.jsonl"), [(q, STYLES[WANTED](r)) for q, r in split])
-    sample = unique(rng, 3000, set(seen))
+    sample = apart(rng, 3000, seen)
     tok = tokenizer([q for q, _ in sample] + [s(r) for _, r in sample for s in STYLES])
     model = os.path.join(HERE, "model")
     os.makedirs(model, exist_ok=True)
