@@ -1,1 +1,23 @@
-fn main() {}
+//! `randori`: the whole game as one command. This crate alone knows TOML, the terminal and the environment; it wires
+//! recipe, data, engine, plugins and store together and holds no arithmetic of its own.
+
+mod args;
+mod artefacts;
+mod builtin;
+mod corpus;
+mod folder;
+mod game;
+mod measure;
+mod outbox;
+mod pairs;
+mod progress;
+mod recipe;
+mod report;
+mod session;
+mod settings;
+mod supervised;
+mod verbs;
+
+fn main() -> std::process::ExitCode {
+    args::main()
+}

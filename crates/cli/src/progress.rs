@@ -99,6 +99,16 @@ impl Stage {
         }
     }
 
+    /// The number of units turns out to be `total`.
+    pub fn of(&mut self, total: usize) {
+        if self.total != total {
+            self.total = total;
+            if let Some(bar) = &self.bar {
+                bar.set_length(total as u64);
+            }
+        }
+    }
+
     /// Something to see beside the figures, such as `loss 0.512`.
     pub fn note(&mut self, note: String) {
         self.note = note;

@@ -81,8 +81,8 @@ section! {
         dtype: Dtype = "\"f32\"";
         /// Folder or GGUF file whose tokenizer is used; the model's own where it is not given.
         tokenizer: Option<PathBuf> = "";
-        /// A Jinja file used instead of the tokenizer's chat template.
-        chat_template: Option<PathBuf> = "";
+        /// A Jinja file used instead of the tokenizer's chat template, or `plain`: prompts are taken as they are.
+        chat_template: Option<String> = "";
     }
 }
 
@@ -128,6 +128,16 @@ choice! {
 }
 
 choice! {
+    /// What happens to calculator annotations.
+    OnCalculator {
+        /// They stay.
+        Keep = "keep",
+        /// They go.
+        Remove = "remove",
+    }
+}
+
+choice! {
     /// What happens to an unwanted example.
     OnBad {
         /// Use it.
@@ -154,21 +164,25 @@ section! {
         format: DataFormat = "\"auto\"";
         /// Which assistant turns are responses.
         turns: DataTurns = "\"last\"";
+        /// GSM8K's calculator annotations (`<<48/2=24>>`) in responses.
+        calculator: OnCalculator = "\"keep\"";
         /// A system message put before prompts that have none.
         system: Option<String> = "";
         /// Use the first so many training examples.
         limit: Option<usize> = "", Bound::at_least(1.0);
         /// Longest prompt, in tokens.
         max_prompt_tokens: usize = "512", Bound::at_least(1.0);
-        /// Longest human response, in tokens; a longer one is cut, without an end of turn.
+        /// Longest human response, in tokens, its end of turn included; see `cut_real` for longer ones.
         max_response_tokens: usize = "512", Bound::at_least(1.0);
         /// Responses without a token besides the end of turn.
         empty: OnBad = "\"drop\"";
         /// Pairs whose two responses are the same: they have no gradient.
         identical: OnBad = "\"drop\"";
-        /// Responses cut at the token limit: they carry no end of turn into the loss.
+        /// Generated responses cut at the token limit: they carry no end of turn into the loss.
         cut: OnBad = "\"keep\"";
-        /// Prompts longer than `max_prompt_tokens`; they are never shortened, so `keep` keeps them whole.
+        /// Human responses cut at their limit. One that never ends tells the two players apart by that alone.
+        cut_real: OnBad = "\"drop\"";
+        /// Prompts longer than `max_prompt_tokens`; `keep` shortens them on the left.
         too_long: OnBad = "\"drop\"";
     }
 }
@@ -345,6 +359,8 @@ section! {
     ["sft"] Sft {
         /// Passes over the training data; 0: none, the model is already fine-tuned.
         epochs: usize = "0", Bound::at_least(0.0);
+        /// The optimiser; its constants are those of `[train]`.
+        optimizer: OptimizerKind = "\"adamw\"";
         /// Learning rate at its highest.
         lr: f64 = "2e-4", Bound::above(0.0);
         /// Examples in a step.
@@ -358,6 +374,16 @@ section! {
     }
 }
 
+choice! {
+    /// What decides between settings on the validation split.
+    ChosenBy {
+        /// The share of right sampled answers.
+        ExactMatch = "exact_match",
+        /// The negative log-likelihood of the real responses.
+        Nll = "nll",
+    }
+}
+
 section! {
     /// What the game is compared with.
     ["compare"] Compare {
@@ -365,9 +391,11 @@ section! {
         seeds: Vec<u64> = "[]";
         /// Spend the game's trained tokens on more supervised fine-tuning from the same start (the paper's baseline).
         continued_sft: bool = "false";
-        /// Its learning rates; the one with the best validation NLL is kept.
+        /// What decides on the validation split between its settings: `exact_match` or `nll`.
+        choose: ChosenBy = "\"exact_match\"";
+        /// Its learning rates.
         lrs: Vec<f64> = "[2e-5, 5e-5, 1e-4]", Bound::above(0.0);
-        /// Its epochs, chosen likewise; 0: as many as the game's trained tokens pay for.
+        /// Its epochs; 0: as many as the game's trained tokens pay for, which are never exceeded.
         epochs: Vec<usize> = "[0]", Bound::at_least(0.0);
     }
 }

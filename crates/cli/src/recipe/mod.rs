@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 pub use docs::markdown;
 pub use keys::*;
-pub use plural::{PerIteration, PluginChoice, PluginOption};
+pub use plural::{PluginChoice, PluginOption};
 
 use setting::Section;
 use source::Entries;
@@ -197,6 +197,21 @@ impl Recipe {
             }
         }
         out
+    }
+
+    /// Key by key, as a run folder's manifest keeps it; the folder the recipe lies in is no part of it.
+    pub fn values(&self) -> BTreeMap<String, String> {
+        let mut values = BTreeMap::new();
+        let mut section = "";
+        let text = self.canonical();
+        for line in text.lines() {
+            if let Some(name) = line.strip_prefix('[') {
+                section = name.trim_end_matches(']');
+            } else if let Some((key, value)) = line.split_once(" = ") {
+                values.insert(source::full(section, key), value.to_string());
+            }
+        }
+        values
     }
 
     /// Rules that span keys.

@@ -27,7 +27,7 @@ pub(super) enum RawValue {
     Bool(bool),
     List(Vec<Raw>),
     Table(Vec<(String, Raw)>),
-    Other(&'static str),
+    Other,
 }
 
 /// Why a value was refused; the key's name goes in front of `rule`.

@@ -259,7 +259,7 @@ impl Raw {
             Value::Integer(v) => RawValue::Int(*v.value()),
             Value::Float(v) => RawValue::Float(*v.value()),
             Value::Boolean(v) => RawValue::Bool(*v.value()),
-            Value::Datetime(_) => RawValue::Other("a date"),
+            Value::Datetime(_) => RawValue::Other,
             Value::Array(list) => RawValue::List(list.iter().map(each).collect()),
             Value::InlineTable(table) => RawValue::Table(
                 table

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::plural::PerIteration;
 use super::*;
 
 fn refused(text: &str, overrides: &[&str]) -> String {

@@ -5,6 +5,6 @@ mod summary;
 mod svg;
 mod table;
 
-pub use page::page;
+pub use page::{page, verdict};
 pub use summary::{Baseline, Measures, Played, Sample, Summary};
 pub use table::table;

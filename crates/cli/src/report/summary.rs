@@ -59,24 +59,6 @@ impl Measures {
             ("cut", self.cut),
         ]
     }
-
-    /// The inverse of [`Measures::entries`]; unknown names are passed over.
-    pub fn set(&mut self, name: &str, value: f64) {
-        let field = match name {
-            "exact_match" => &mut self.exact_match,
-            "in_form" => &mut self.in_form,
-            "nll_real" => &mut self.nll_real,
-            "logps_real" => &mut self.logps_real,
-            "logps_generated" => &mut self.logps_generated,
-            "margin" => &mut self.margin,
-            "accuracy" => &mut self.accuracy,
-            "inverted" => &mut self.inverted,
-            "generated_tokens" => &mut self.generated_tokens,
-            "cut" => &mut self.cut,
-            _ => return,
-        };
-        *field = value;
-    }
 }
 
 /// Continued SFT from the same start, with the settings that were best on the validation split.

@@ -1,0 +1,270 @@
+//! The command line: verbs and flags, and the one line an error becomes.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::verbs;
+
+/// Self-play fine-tuning at home: a language model practises against its own past self.
+#[derive(Parser)]
+#[command(name = "randori", version, about, propagate_version = true)]
+struct Command {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Common {
+    /// Overrides one key of the recipe: `--set train.lr=1e-4`
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// A plugin file, or a folder of them, beside those in the binary's own folder
+    #[arg(long = "plugin", value_name = "PATH")]
+    pub plugins: Vec<PathBuf>,
+    /// Folder of run folders
+    #[arg(long, value_name = "FOLDER", default_value = "runs")]
+    pub runs: PathBuf,
+    /// No progress, results only
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// Which player: a recipe and, if it is not the start, what it has learnt.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Who {
+    /// A recipe, or a run folder (then its last iteration's player is meant)
+    #[arg(value_name = "RECIPE")]
+    pub recipe: Option<PathBuf>,
+    /// A PEFT adapter folder instead of the recipe's start
+    #[arg(long, value_name = "FOLDER")]
+    pub adapter: Option<PathBuf>,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Which part of the data.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// What is trained on
+    Train,
+    /// What settings are chosen on
+    Validation,
+    /// What is only measured on
+    HeldOut,
+}
+
+/// What a player is written as.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A PEFT adapter folder
+    Peft,
+    /// A Hugging Face model folder in bf16
+    Bf16,
+    /// A Hugging Face model folder in f16
+    F16,
+    /// A Hugging Face model folder in f32
+    F32,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Plays the whole game; run again, it goes on where it was stopped
+    Run {
+        #[command(flatten)]
+        who: Who,
+        /// Begins afresh: what earlier runs wrote in the run folder is removed
+        #[arg(long)]
+        fresh: bool,
+    },
+    /// Answers every prompt of a split, as the opponent of an iteration does
+    Generate {
+        #[command(flatten)]
+        who: Who,
+        /// Which prompts
+        #[arg(long, value_enum, default_value = "train")]
+        split: Split,
+        /// Iteration, for the random draws
+        #[arg(long, default_value_t = 0)]
+        iteration: usize,
+        /// JSONL file to write (real and generated side by side)
+        #[arg(long, short)]
+        out: PathBuf,
+    },
+    /// Log-probs of both responses of every pair under a player
+    Score {
+        #[command(flatten)]
+        who: Who,
+        /// JSONL or Parquet file of pairs
+        #[arg(long)]
+        pairs: PathBuf,
+        /// JSONL file to write
+        #[arg(long, short)]
+        out: PathBuf,
+    },
+    /// One iteration's training on anybody's preference pairs, the start as reference (with loss `spin`: DPO)
+    Train {
+        #[command(flatten)]
+        who: Who,
+        /// JSONL or Parquet file of pairs
+        #[arg(long)]
+        pairs: PathBuf,
+        /// Iteration whose learning rate, epochs and loss options are used
+        #[arg(long, default_value_t = 0)]
+        iteration: usize,
+        /// Folder to write: a PEFT adapter, or the model itself in full training
+        #[arg(long, short)]
+        out: PathBuf,
+        /// Begins afresh: what earlier runs wrote in the run folder is removed
+        #[arg(long)]
+        fresh: bool,
+    },
+    /// Supervised fine-tuning: makes or continues a start
+    Sft {
+        #[command(flatten)]
+        who: Who,
+        /// Folder to write: a PEFT adapter, or the model itself in full training
+        #[arg(long, short)]
+        out: Option<PathBuf>,
+        /// Begins afresh: what earlier runs wrote in the run folder is removed
+        #[arg(long)]
+        fresh: bool,
+    },
+    /// Held-out measures of a player
+    Eval {
+        #[command(flatten)]
+        who: Who,
+        /// Which data
+        #[arg(long, value_enum, default_value = "held-out")]
+        split: Split,
+        /// JSON file to write beside the terminal
+        #[arg(long, short)]
+        out: Option<PathBuf>,
+    },
+    /// Talks with a player
+    Chat {
+        #[command(flatten)]
+        who: Who,
+        /// A system message
+        #[arg(long)]
+        system: Option<String>,
+    },
+    /// Writes a player for other tools: merged into a model folder, or as an adapter
+    Export {
+        #[command(flatten)]
+        who: Who,
+        /// What to write
+        #[arg(long, value_enum, default_value = "bf16")]
+        to: Format,
+        /// Folder to write
+        #[arg(long, short)]
+        out: PathBuf,
+    },
+    /// Lists plugins with their options, types, defaults and bounds
+    Plugins {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Shows the first examples as the model sees them, trained tokens green, and what was dropped or cut
+    Inspect {
+        #[command(flatten)]
+        who: Who,
+        /// How many examples
+        #[arg(long, short = 'n', default_value_t = 3)]
+        examples: usize,
+    },
+    /// Writes docs/recipe.md to standard output
+    #[command(hide = true)]
+    RecipeDocs,
+}
+
+/// Parses, runs, and says what went wrong in one line: exit code 1, or 2 for a command line that cannot be read.
+pub fn main() -> ExitCode {
+    let command = match Command::try_parse() {
+        Ok(command) => command,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+        }
+    };
+    match dispatch(command.verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("randori: {}", one_line(&e));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(verb: Verb) -> anyhow::Result<()> {
+    match verb {
+        Verb::Run { who, fresh } => verbs::run::run(&who, fresh),
+        Verb::Generate {
+            who,
+            split,
+            iteration,
+            out,
+        } => verbs::generate::run(&who, split, iteration, &out),
+        Verb::Score { who, pairs, out } => verbs::score::run(&who, &pairs, &out),
+        Verb::Train {
+            who,
+            pairs,
+            iteration,
+            out,
+            fresh,
+        } => verbs::train::run(&who, &pairs, iteration, &out, fresh),
+        Verb::Sft { who, out, fresh } => verbs::sft::run(&who, out.as_deref(), fresh),
+        Verb::Eval { who, split, out } => verbs::eval::run(&who, split, out.as_deref()),
+        Verb::Chat { who, system } => verbs::chat::run(&who, system.as_deref()),
+        Verb::Export { who, to, out } => verbs::export::run(&who, to, &out),
+        Verb::Plugins { common } => verbs::plugins::run(&common),
+        Verb::Inspect { who, examples } => verbs::inspect::run(&who, examples),
+        Verb::RecipeDocs => {
+            print!("{}", crate::recipe::markdown());
+            Ok(())
+        }
+    }
+}
+
+/// The error and what it came from, joined; a cause that its effect already quotes is not said twice.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut out = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if out.contains(&text) {
+            continue;
+        }
+        if !out.is_empty() {
+            out.push_str(": ");
+        }
+        out.push_str(&text);
+    }
+    out.split('\n')
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn an_error_is_one_line_with_its_causes() {
+        let cause: anyhow::Result<()> = Err(anyhow::anyhow!("file not found\nreally"));
+        let error = cause.context("model.source: m").unwrap_err();
+        assert_eq!(one_line(&error), "model.source: m: file not found; really");
+        let quoted: anyhow::Result<()> = Err(anyhow::anyhow!("x"));
+        assert_eq!(one_line(&quoted.context("a: x").unwrap_err()), "a: x");
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Command::command().debug_assert();
+    }
+}

@@ -1,0 +1,173 @@
+//! What the stages of a game leave behind, as files: answers and pairs with their token ids (JSONL), and what a
+//! player has learnt (a PEFT adapter, or in full training every weight).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use candle_core::{Device, Tensor};
+use randori_engine::train::Pair;
+use randori_engine::{Params, Player};
+use randori_lora::{LoraSpec, peft};
+use randori_store::{Artefact, BoxError, Rows};
+use serde::{Deserialize, Serialize};
+
+/// The opponent's answer to one prompt. `real` and `generated` are the official code's names, so the file is also a
+/// data set in SPIN's own shape.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Number of the example among the usable ones.
+    pub example: usize,
+    /// Where the example was read.
+    pub place: String,
+    /// The prompt's text, as the model sees it.
+    pub prompt: String,
+    /// The human response's text.
+    pub real: String,
+    /// The answer's text.
+    pub generated: String,
+    /// The answer was cut at the token limit; no end of turn was appended.
+    pub truncated: bool,
+    /// The answer's token ids, exactly as they were drawn.
+    pub tokens: Vec<u32>,
+    /// Summed log-prob of the answer under the model itself (temperature 1).
+    pub logp: f64,
+}
+
+/// All answers of an iteration.
+pub type Answers = Rows<Answer>;
+
+/// One pair with the opponent's log-probs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PairRow {
+    /// Where the example was read.
+    pub place: String,
+    /// The iteration whose opponent answered.
+    pub iteration: usize,
+    /// Token ids.
+    pub prompt: Vec<u32>,
+    /// Token ids.
+    pub real: Vec<u32>,
+    /// Token ids.
+    pub generated: Vec<u32>,
+    /// log p_theta_t(y|x), summed.
+    pub ref_real: f64,
+    /// log p_theta_t(y'|x), summed.
+    pub ref_generated: f64,
+}
+
+/// All pairs of an iteration.
+pub type Pairs = Rows<PairRow>;
+
+impl PairRow {
+    /// For the trainer.
+    pub fn pair(&self) -> Pair {
+        Pair {
+            prompt: self.prompt.clone(),
+            real: self.real.clone(),
+            generated: self.generated.clone(),
+            ref_real: self.ref_real,
+            ref_generated: self.ref_generated,
+            place: self.place.clone(),
+        }
+    }
+}
+
+/// What a player has learnt beyond the base.
+#[derive(Clone)]
+pub struct Learnt {
+    /// LoRA settings; `None` in full training.
+    pub lora: Option<Arc<LoraSpec>>,
+    /// Its tensors.
+    pub params: Arc<Params>,
+    /// The base's name, for PEFT's files.
+    pub base_name: String,
+}
+
+const WEIGHTS: &str = "model.safetensors";
+
+impl Learnt {
+    /// Of a player.
+    pub fn of(player: &Player, base_name: &str) -> Learnt {
+        Learnt {
+            lora: player.lora.clone(),
+            params: player.params.clone(),
+            base_name: base_name.to_string(),
+        }
+    }
+
+    /// As a player on its base.
+    pub fn player(&self, base: &Arc<randori_engine::Base>) -> Player {
+        Player {
+            base: base.clone(),
+            lora: self.lora.clone(),
+            params: self.params.clone(),
+        }
+    }
+
+    /// Writes it into `dir`, which is made.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        match &self.lora {
+            Some(spec) => peft::save(dir, spec, &self.params, &self.base_name)?,
+            None => {
+                std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+                let tensors: std::collections::HashMap<&str, &Tensor> = self
+                    .params
+                    .iter()
+                    .map(|(name, t)| (name.as_str(), t))
+                    .collect();
+                let tensors: std::collections::HashMap<String, Tensor> = tensors
+                    .into_iter()
+                    .map(|(name, t)| (name.to_string(), t.clone()))
+                    .collect();
+                candle_core::safetensors::save(&tensors, dir.join(WEIGHTS))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what [`Learnt::write`] wrote (or any PEFT adapter).
+    pub fn read(dir: &Path) -> Result<Learnt> {
+        if dir.join(peft::CONFIG).exists() {
+            let (spec, params) = peft::load(dir)?;
+            let config: serde_json::Value =
+                serde_json::from_slice(&std::fs::read(dir.join(peft::CONFIG))?)?;
+            let base_name = config["base_model_name_or_path"]
+                .as_str()
+                .unwrap_or_default()
+                .to_string();
+            return Ok(Learnt {
+                lora: Some(Arc::new(spec)),
+                params: Arc::new(params),
+                base_name,
+            });
+        }
+        let file = dir.join(WEIGHTS);
+        if !file.exists() {
+            anyhow::bail!(
+                "{}: neither {} (a PEFT adapter) nor {WEIGHTS} (full training) is there",
+                dir.display(),
+                peft::CONFIG
+            );
+        }
+        let params = candle_core::safetensors::load(&file, &Device::Cpu)
+            .with_context(|| format!("{} cannot be read", file.display()))?;
+        Ok(Learnt {
+            lora: None,
+            params: Arc::new(params.into_iter().collect()),
+            base_name: String::new(),
+        })
+    }
+}
+
+impl Artefact for Learnt {
+    fn file_name(_stage: &str) -> String {
+        "adapter".into()
+    }
+    fn save(&self, path: &Path) -> Result<(), BoxError> {
+        self.write(path).map_err(Into::into)
+    }
+    fn load(path: &Path) -> Result<Self, BoxError> {
+        Learnt::read(path).map_err(Into::into)
+    }
+}

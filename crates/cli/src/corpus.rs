@@ -1,0 +1,171 @@
+//! The recipe's data: files to token ids, split by split, with what was dropped and why.
+
+use anyhow::{Context, Result};
+use randori_data::{
+    Choice, Counts, Encoded, Limits, Message, Policy, ReadOptions, Record, Tokenizer,
+};
+
+use crate::args::Split;
+use crate::builtin;
+use crate::recipe::{DataFormat, DataTurns, OnBad, OnCalculator, Recipe};
+
+/// One split as token ids.
+pub struct Part {
+    /// Usable examples, in order.
+    pub examples: Vec<Encoded>,
+    /// What happened to the others.
+    pub counts: Counts,
+}
+
+/// Reads, encodes and screens one split. The generated side of pairs in the files is left alone unless `pairs`: the
+/// game generates its own.
+pub fn part(
+    recipe: &Recipe,
+    tokenizer: &Tokenizer,
+    split: Split,
+    window: usize,
+    pairs: bool,
+) -> Result<Part> {
+    let mut records = records(recipe, split)?;
+    if !pairs {
+        records.iter_mut().for_each(|r| r.rejected = None);
+    }
+    encode(recipe, tokenizer, &records, window, key(recipe, split))
+}
+
+/// Records as token ids under the recipe's limits; `key` is whose file an error is about.
+pub fn encode(
+    recipe: &Recipe,
+    tokenizer: &Tokenizer,
+    records: &[Record],
+    window: usize,
+    key: &str,
+) -> Result<Part> {
+    let limits = Limits {
+        max_prompt: recipe.data.max_prompt_tokens,
+        max_response: recipe.data.max_response_tokens,
+        max_total: window,
+    };
+    let (examples, counts) = randori_data::encode(records, tokenizer, &limits, &policy(recipe))
+        .with_context(|| format!("{}: {key}", recipe.place(key)))?;
+    Ok(Part { examples, counts })
+}
+
+/// The recipe's rules for doubtful examples.
+pub fn policy(recipe: &Recipe) -> Policy {
+    let choice = |on: OnBad| match on {
+        OnBad::Keep => Choice::Keep,
+        OnBad::Drop => Choice::Drop,
+        OnBad::Error => Choice::Error,
+    };
+    let d = &recipe.data;
+    Policy {
+        empty: choice(d.empty),
+        identical: choice(d.identical),
+        cut: choice(d.cut),
+        cut_real: choice(d.cut_real),
+        too_long: choice(d.too_long),
+    }
+}
+
+/// The key a split's data comes from: held-out data falls back to validation, validation to a share of training.
+fn key(recipe: &Recipe, split: Split) -> &'static str {
+    let d = &recipe.data;
+    match split {
+        Split::Train => "data.train",
+        Split::HeldOut if !d.held_out.0.is_empty() => "data.held_out",
+        _ if !d.validation.0.is_empty() => "data.validation",
+        _ => "data.train",
+    }
+}
+
+fn records(recipe: &Recipe, split: Split) -> Result<Vec<Record>> {
+    let d = &recipe.data;
+    let key = key(recipe, split);
+    let files = match key {
+        "data.held_out" => &d.held_out.0,
+        "data.validation" => &d.validation.0,
+        _ => &d.train.0,
+    };
+    if files.is_empty() {
+        return Err(recipe
+            .refuse(key, "must name at least one file, got none")
+            .into());
+    }
+    let mut records = Vec::new();
+    for file in files {
+        records.extend(
+            read(recipe, file, key).with_context(|| format!("{}: {key}", recipe.place(key)))?,
+        );
+    }
+    // `limit` counts training examples; the share for validation lies behind them
+    if key == "data.train" {
+        let kept_aside = (records.len() as f64 * d.validation_share).round() as usize;
+        let border = records.len() - kept_aside;
+        match split {
+            Split::Train => {
+                records.truncate(border.min(d.limit.unwrap_or(border)));
+            }
+            _ if kept_aside == 0 => {
+                return Err(recipe
+                    .refuse("data.validation", "is needed to measure on: give data.held_out, data.validation or data.validation_share")
+                    .into());
+            }
+            _ => {
+                records.drain(..border);
+            }
+        }
+    }
+    if split != Split::Train {
+        records.truncate(recipe.eval.limit.unwrap_or(records.len()));
+    }
+    if let Some(system) = &d.system {
+        for record in &mut records {
+            if record.prompt.first().is_none_or(|m| m.role != "system") {
+                record
+                    .prompt
+                    .insert(0, Message::new("system", system.clone()));
+            }
+        }
+    }
+    Ok(records)
+}
+
+fn read(recipe: &Recipe, file: &str, key: &str) -> Result<Vec<Record>> {
+    let options = read_options(recipe);
+    if let Some(name) = file.strip_prefix("builtin:") {
+        let split = match key {
+            "data.train" => Split::Train,
+            "data.validation" => Split::Validation,
+            _ => Split::HeldOut,
+        };
+        let (shown, bytes) = builtin::data(name, split).ok_or_else(|| builtin::unknown(file))?;
+        return Ok(randori_data::read_bytes(shown, bytes, &options)?);
+    }
+    Ok(randori_data::read(&recipe.path(file), &options)?)
+}
+
+/// How the recipe's files are read.
+pub fn read_options(recipe: &Recipe) -> ReadOptions {
+    ReadOptions {
+        format: match recipe.data.format {
+            DataFormat::Auto => randori_data::Format::Auto,
+            DataFormat::Messages => randori_data::Format::Messages,
+            DataFormat::PromptResponse => randori_data::Format::Prompt,
+            DataFormat::Alpaca => randori_data::Format::Alpaca,
+            DataFormat::ShareGpt => randori_data::Format::ShareGpt,
+            DataFormat::Spin => randori_data::Format::Spin,
+            DataFormat::Preference => randori_data::Format::Preference,
+            DataFormat::QuestionAnswer => randori_data::Format::Question,
+        },
+        turns: match recipe.data.turns {
+            DataTurns::Last => randori_data::Turns::Last,
+            DataTurns::Every => randori_data::Turns::Every,
+        },
+        calculator: match recipe.data.calculator {
+            OnCalculator::Keep => randori_data::Calculator::Keep,
+            OnCalculator::Remove => randori_data::Calculator::Remove,
+        },
+        limit: None,
+    }
+}

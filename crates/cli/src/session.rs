@@ -1,0 +1,370 @@
+//! A recipe opened: plugins loaded, base in memory, tokenizer ready. Every verb that touches a model starts here.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use randori_data::{ChatTemplate, GgufTokenizer, Tokenizer};
+use randori_engine::weights::{self, Source, TokenizerSource};
+use randori_engine::{Base, Player};
+use randori_host::{Host, SearchPath};
+use randori_sdk::seam::{LossFn, SamplerFn, Value};
+
+use crate::args::{Common, Who};
+use crate::artefacts::Learnt;
+use crate::builtin;
+use crate::progress::Console;
+use crate::recipe::{AdapterKind, PluginChoice, PluginOption, Recipe};
+use crate::settings;
+
+/// Everything a verb needs.
+pub struct Session {
+    /// What was asked for.
+    pub recipe: Recipe,
+    /// Where progress goes.
+    pub console: Console,
+    /// Loaded plugins.
+    pub host: Host,
+    /// The shared base.
+    pub base: Arc<Base>,
+    /// The base's name.
+    pub base_name: String,
+    /// Tokenizer and chat template.
+    pub tokenizer: Tokenizer,
+    /// The model's window in tokens.
+    pub window: usize,
+    /// The player to start from instead of the recipe's own start.
+    pub adapter: Option<PathBuf>,
+}
+
+/// The recipe of `who`, and the adapter that goes with it: a run folder means its last iteration's player.
+pub fn recipe(who: &Who) -> Result<(Recipe, Option<PathBuf>)> {
+    let Some(path) = &who.recipe else {
+        return Ok((Recipe::without_file(&who.common.set)?, who.adapter.clone()));
+    };
+    if !path.is_dir() {
+        return Ok((Recipe::load(path, &who.common.set)?, who.adapter.clone()));
+    }
+    let recipe = Recipe::load(&path.join("recipe.toml"), &who.common.set)?;
+    let last = randori_store::Manifest::read(path)?.and_then(|manifest| {
+        manifest
+            .last("policy")
+            .map(|done| path.join(&done.place).join(&done.file))
+    });
+    Ok((recipe, who.adapter.clone().or(last)))
+}
+
+/// Loads the plugins of the binary's own folder, of the recipe and of the command line.
+pub fn host(recipe: Option<&Recipe>, common: &Common) -> Result<Host> {
+    let mut path = SearchPath::standard();
+    let from_recipe = recipe
+        .iter()
+        .flat_map(|r| r.plugins.paths.iter().map(|p| r.path(p)));
+    for named in from_recipe.chain(common.plugins.iter().cloned()) {
+        if named.is_dir() {
+            path.dirs.push(named);
+        } else {
+            path.files.push(named);
+        }
+    }
+    Ok(Host::discover(&path)?)
+}
+
+impl Session {
+    /// Opens everything.
+    pub fn open(who: &Who) -> Result<Session> {
+        let (recipe, adapter) = recipe(who)?;
+        Session::with(recipe, adapter, &who.common)
+    }
+
+    /// Opens everything for a recipe at hand.
+    pub fn with(recipe: Recipe, adapter: Option<PathBuf>, common: &Common) -> Result<Session> {
+        let console = Console::new(common.quiet);
+        let host = host(Some(&recipe), common)?;
+        let name = recipe.model.source.0.clone();
+        let at_source = || format!("{}: model.source", recipe.place("model.source"));
+        let checkpoint = weights::open(source(&recipe)?).with_context(at_source)?;
+        let config = checkpoint.config().clone();
+        let model_type = config["model_type"].as_str().map(str::to_string);
+        let Some(arch) = recipe.model.arch.clone().or(model_type) else {
+            anyhow::bail!(recipe.refuse(
+                "model.arch",
+                "must be given: the model's configuration has no model_type"
+            ));
+        };
+        let arch = host
+            .architecture(&arch, &config.to_string())
+            .with_context(at_source)?;
+        let tokenizer = tokenizer(&recipe, checkpoint.tokenizer())?;
+        let mut stage = console.stage(format!("loading {}", short(&name)), 1, "model");
+        let (mut shown, mut total) = (0, 1);
+        let base = checkpoint
+            .load(arch, &settings::load_options(&recipe), &mut |done, of| {
+                (shown, total) = (done, of)
+            })
+            .with_context(at_source)?;
+        let _ = (shown, total);
+        stage.set(1, 0);
+        stage.note(format!("{:.1} MB", weight_bytes(&base) as f64 / 1e6));
+        stage.finish();
+        let window = config["max_position_embeddings"]
+            .as_u64()
+            .map_or(usize::MAX, |w| w as usize);
+        Ok(Session {
+            recipe,
+            console,
+            host,
+            base: Arc::new(base),
+            base_name: name,
+            tokenizer,
+            window,
+            adapter,
+        })
+    }
+
+    /// The player the recipe starts from, before any supervised stage: a fresh adapter, a given one, or the weights
+    /// themselves in full training.
+    pub fn start(&self, seed: u64) -> Result<Player> {
+        let named = self.adapter.clone().or_else(|| {
+            self.recipe
+                .adapter
+                .init
+                .as_ref()
+                .map(|p| self.recipe.path(p))
+        });
+        match (named, self.recipe.adapter.kind) {
+            (Some(dir), _) => self.learnt(&dir),
+            (None, AdapterKind::Full) => Ok(Player::full(self.base.clone())?),
+            (None, _) => Ok(Player::with_lora(
+                self.base.clone(),
+                settings::lora(&self.recipe),
+                seed,
+            )?),
+        }
+    }
+
+    /// A player from what was learnt in `dir`.
+    pub fn learnt(&self, dir: &Path) -> Result<Player> {
+        let learnt = Learnt::read(dir)?;
+        let fresh = match &learnt.lora {
+            Some(spec) => Player::with_lora(self.base.clone(), (**spec).clone(), 0)?,
+            None => Player::full(self.base.clone())?,
+        };
+        check_same_shape(&fresh, &learnt).with_context(|| dir.display().to_string())?;
+        Ok(learnt.player(&self.base))
+    }
+
+    /// The loss of iteration `t`.
+    pub fn loss(&self, t: usize) -> Result<Arc<dyn LossFn>> {
+        let r = &self.recipe;
+        self.host
+            .loss(&r.loss.name, &at(&r.loss_options, t))
+            .map_err(|e| placed(e, &r.loss_options, &r.place("loss.name")))
+    }
+
+    /// The loss's `beta` in iteration `t`: the recipe's, the plugin's default, or 1 for a loss without one.
+    pub fn beta(&self, t: usize) -> f64 {
+        let number = |value: &Value| match value {
+            Value::Float(v) => Some(*v),
+            Value::Int(v) => Some(*v as f64),
+            _ => None,
+        };
+        let given = self
+            .recipe
+            .loss_options
+            .iter()
+            .find(|o| o.name == "beta")
+            .map(|o| o.at(t));
+        let items = self.host.plugins().iter().flat_map(|p| &p.items);
+        let declared = items
+            .filter(|item| item.name == self.recipe.loss.name)
+            .flat_map(|item| &item.options)
+            .find(|o| o.name == "beta")
+            .map(|o| o.default.clone());
+        given
+            .or(declared)
+            .as_ref()
+            .and_then(number)
+            .filter(|b| *b > 0.0)
+            .unwrap_or(1.0)
+    }
+
+    /// Samplers in order.
+    pub fn samplers(&self, choices: &[PluginChoice]) -> Result<Vec<Arc<dyn SamplerFn>>> {
+        let one = |c: &PluginChoice| {
+            self.host
+                .sampler(&c.name, &at(&c.options, 0))
+                .map_err(|e| placed(e, &c.options, &c.place))
+        };
+        choices.iter().map(one).collect()
+    }
+}
+
+fn at(options: &[PluginOption], t: usize) -> Vec<(String, Value)> {
+    options.iter().map(|o| (o.name.clone(), o.at(t))).collect()
+}
+
+/// A plugin's complaint with the line of the option it names, or of the choice itself.
+fn placed(error: randori_host::Error, options: &[PluginOption], choice: &str) -> anyhow::Error {
+    let text = error.to_string();
+    let named = options
+        .iter()
+        .find(|o| text.contains(&format!("`{}`", o.name)));
+    let place = named.map_or(choice, |o| &o.place).to_string();
+    anyhow::Error::new(error).context(place)
+}
+
+fn source(recipe: &Recipe) -> Result<Source> {
+    let text = &recipe.model.source.0;
+    if let Some(name) = text.strip_prefix("builtin:") {
+        let model = builtin::model(name).ok_or_else(|| builtin::unknown(text))?;
+        let config = serde_json::from_slice(model.config)?;
+        return Ok(Source::Memory {
+            config,
+            tensors: model.weights.to_vec(),
+        });
+    }
+    if let Some(file) = text.strip_prefix("random:") {
+        let path = recipe.path(file);
+        let bytes = std::fs::read(&path)
+            .with_context(|| format!("{}: {}", recipe.place("model.source"), path.display()))?;
+        let config = serde_json::from_slice(&bytes)
+            .with_context(|| format!("{} is not JSON", path.display()))?;
+        return Ok(Source::Random {
+            config,
+            seed: recipe.run.seed,
+        });
+    }
+    let path = recipe.path(text);
+    if path.is_dir() {
+        return Ok(Source::Folder(path));
+    }
+    if path.is_file() || text.ends_with(".gguf") {
+        return Ok(Source::Gguf(path));
+    }
+    // `org/name` and nothing else looks like a hub id; anything longer or with a dot in front is a path
+    let (repo, revision) = text.split_once('@').unwrap_or((text, "main"));
+    let parts: Vec<&str> = repo.split('/').collect();
+    if parts.len() == 2 && parts.iter().all(|p| !p.is_empty() && !p.starts_with('.')) {
+        return Ok(Source::Hub {
+            repo: repo.to_string(),
+            revision: revision.to_string(),
+        });
+    }
+    Err(recipe
+        .refuse("model.source", format!("is neither a folder, a .gguf file nor a hub id (org/name), got \"{text}\" ({} does not exist)", path.display()))
+        .into())
+}
+
+/// The tokenizer the recipe names, or the model's own, with the recipe's chat template if it gives one.
+fn tokenizer(recipe: &Recipe, own: TokenizerSource) -> Result<Tokenizer> {
+    let mut tokenizer = match (
+        &recipe.model.tokenizer,
+        recipe.model.source.0.strip_prefix("builtin:"),
+    ) {
+        (Some(given), _) => {
+            let path = recipe.path(given);
+            let read = match path.extension().is_some_and(|e| e == "gguf") {
+                true => match weights::open(Source::Gguf(path.clone()))?.tokenizer() {
+                    TokenizerSource::Gguf(gguf) => Tokenizer::from_gguf(&converted(*gguf)),
+                    _ => anyhow::bail!(recipe.refuse(
+                        "model.tokenizer",
+                        format!("holds no tokenizer: {}", path.display())
+                    )),
+                },
+                false => Tokenizer::from_folder(&path),
+            };
+            read.with_context(|| format!("{}: model.tokenizer", recipe.place("model.tokenizer")))?
+        }
+        (None, Some(name)) => {
+            let model =
+                builtin::model(name).ok_or_else(|| builtin::unknown(&recipe.model.source.0))?;
+            Tokenizer::from_bytes(model.tokenizer, Some(model.tokenizer_config), None)?
+        }
+        (None, None) => match own {
+            TokenizerSource::Folder(dir) => Tokenizer::from_folder(&dir)
+                .with_context(|| format!("{}: model.source", recipe.place("model.source")))?,
+            TokenizerSource::Gguf(gguf) => Tokenizer::from_gguf(&converted(*gguf))?,
+            TokenizerSource::None => anyhow::bail!(recipe.refuse(
+                "model.tokenizer",
+                "must be given: the model comes without a tokenizer"
+            )),
+        },
+    };
+    match recipe.model.chat_template.as_deref() {
+        None => {}
+        Some("plain") => tokenizer.set_chat_template(ChatTemplate::new(randori_data::PLAIN)?),
+        Some(file) => {
+            let path = recipe.path(file);
+            let text = std::fs::read_to_string(&path).with_context(|| {
+                format!(
+                    "{}: model.chat_template {}",
+                    recipe.place("model.chat_template"),
+                    path.display()
+                )
+            })?;
+            tokenizer.set_chat_template(ChatTemplate::new(&text)?);
+        }
+    }
+    tokenizer.chat_template()?;
+    Ok(tokenizer)
+}
+
+/// The engine reads GGUF metadata, the data crate makes a tokenizer of it; neither knows the other.
+fn converted(g: weights::GgufTokenizer) -> GgufTokenizer {
+    GgufTokenizer {
+        model: g.model,
+        pre: g.pre,
+        tokens: g.tokens,
+        scores: g.scores,
+        token_types: g.types,
+        merges: g.merges,
+        bos: g.bos,
+        eos: g.eos,
+        eot: g.eot,
+        unk: g.unk,
+        pad: g.pad,
+        add_bos: g.add_bos,
+        add_eos: g.add_eos,
+        add_space_prefix: g.add_space_prefix,
+        chat_template: g.chat_template,
+    }
+}
+
+fn check_same_shape(fresh: &Player, learnt: &Learnt) -> Result<()> {
+    for (name, tensor) in fresh.params.iter() {
+        match learnt.params.get(name) {
+            None => anyhow::bail!("has no {name}, which the base asks for"),
+            Some(found) if found.dims() != tensor.dims() => {
+                anyhow::bail!(
+                    "{name} has shape {:?}, the base asks for {:?}",
+                    found.dims(),
+                    tensor.dims()
+                )
+            }
+            Some(_) => {}
+        }
+    }
+    match learnt
+        .params
+        .keys()
+        .find(|name| !fresh.params.contains_key(*name))
+    {
+        Some(stray) => anyhow::bail!("has {stray}, which the base does not know"),
+        None => Ok(()),
+    }
+}
+
+fn weight_bytes(base: &Base) -> usize {
+    let each = base.weights.values().map(|w| match w {
+        randori_engine::Weight::Dense(t) => t.elem_count() * t.dtype().size_in_bytes(),
+        randori_engine::Weight::Quant(q) => q.bytes(),
+    });
+    each.sum()
+}
+
+fn short(name: &str) -> String {
+    Path::new(name)
+        .file_name()
+        .map_or(name.to_string(), |n| n.to_string_lossy().into_owned())
+}

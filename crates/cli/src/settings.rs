@@ -1,0 +1,190 @@
+//! From the recipe to the settings of core and engine: names change here and nowhere else.
+
+use anyhow::Result;
+use randori_core::{OpponentRule, Rules, StopRule};
+use randori_engine::train::{self, TrainSettings};
+use randori_engine::{GenerateOptions, weights};
+use randori_lora::{LoraSpec, Targets};
+
+use crate::recipe::{Dtype, OptimizerKind, QuantKind, Recipe, ScheduleKind};
+
+/// The rules of the game; `beta` of each iteration, for losses that have one.
+pub fn rules(recipe: &Recipe, beta: Vec<f64>) -> Result<Rules> {
+    let rules = Rules {
+        iterations: recipe.game.iterations,
+        window: recipe.game.window,
+        opponent: OpponentRule::Previous,
+        learning_rate: randori_core::PerIteration(recipe.train.lr.0.clone()),
+        beta: randori_core::PerIteration(beta),
+        epochs: randori_core::PerIteration(recipe.train.epochs.0.clone()),
+        stop: StopRule {
+            patience: recipe.game.stop_patience,
+            noise: recipe.game.stop_noise,
+            margin: recipe.game.stop_margin,
+        },
+    };
+    rules
+        .check()
+        .map_err(|bad| recipe.refuse(bad.name, format!("{}, got {}", bad.rule, bad.value)))?;
+    Ok(rules)
+}
+
+/// Training of iteration `t`.
+pub fn game(recipe: &Recipe, t: usize, seed: u64, beta: f64) -> TrainSettings {
+    TrainSettings {
+        optimizer: optimizer(recipe, recipe.train.optimizer, recipe.train.weight_decay),
+        learning_rate: recipe.train.lr.at(t),
+        schedule: schedule(recipe.train.schedule, recipe.train.warmup),
+        batch: recipe.train.batch,
+        epochs: recipe.train.epochs.at(t),
+        seed: mixed(seed, t as u64),
+        dropout: false, // paper: off in both players
+        beta,
+        ..common(recipe)
+    }
+}
+
+/// The supervised stage before the game.
+pub fn sft(recipe: &Recipe, seed: u64) -> TrainSettings {
+    TrainSettings {
+        optimizer: optimizer(recipe, recipe.sft.optimizer, recipe.sft.weight_decay),
+        learning_rate: recipe.sft.lr,
+        schedule: schedule(recipe.sft.schedule, recipe.sft.warmup),
+        batch: recipe.sft.batch,
+        epochs: recipe.sft.epochs.max(1),
+        seed: mixed(seed, u64::MAX),
+        dropout: recipe.adapter.dropout > 0.0,
+        ..common(recipe)
+    }
+}
+
+/// The baseline: supervised training on, with the game's optimiser, batch and schedule.
+pub fn continued_sft(
+    recipe: &Recipe,
+    seed: u64,
+    lr: f64,
+    epochs: usize,
+    max_steps: usize,
+) -> TrainSettings {
+    TrainSettings {
+        learning_rate: lr,
+        epochs,
+        max_steps: Some(max_steps),
+        seed: mixed(seed, u64::MAX - 1),
+        dropout: recipe.adapter.dropout > 0.0,
+        ..game(recipe, 0, seed, 1.0)
+    }
+}
+
+fn common(recipe: &Recipe) -> TrainSettings {
+    TrainSettings {
+        min_learning_rate: None,
+        clip: Some(recipe.train.clip).filter(|c| *c > 0.0),
+        max_steps: None,
+        micro_batch_tokens: recipe.train.micro_batch_tokens,
+        checkpoint: recipe.train.checkpoint,
+        shuffle: true,
+        beta: 1.0,
+        ..TrainSettings::default()
+    }
+}
+
+fn optimizer(recipe: &Recipe, kind: OptimizerKind, weight_decay: f64) -> train::Optimizer {
+    let t = &recipe.train;
+    match kind {
+        OptimizerKind::AdamW => train::Optimizer::AdamW {
+            beta1: t.beta1,
+            beta2: t.beta2,
+            eps: t.eps,
+            weight_decay,
+        },
+        OptimizerKind::RmsProp => train::Optimizer::RmsProp {
+            alpha: t.alpha,
+            eps: t.eps,
+            weight_decay,
+            momentum: t.momentum,
+        },
+    }
+}
+
+fn schedule(kind: ScheduleKind, warmup_ratio: f64) -> train::Schedule {
+    let kind = match kind {
+        ScheduleKind::Linear => train::ScheduleKind::Linear,
+        ScheduleKind::Cosine => train::ScheduleKind::Cosine,
+        ScheduleKind::Constant => train::ScheduleKind::Constant,
+    };
+    train::Schedule { kind, warmup_ratio }
+}
+
+/// Another seed for each iteration, so that no two share an order.
+fn mixed(seed: u64, t: u64) -> u64 {
+    seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(t)
+}
+
+/// The adapter.
+pub fn lora(recipe: &Recipe) -> LoraSpec {
+    let a = &recipe.adapter;
+    let targets = match &a.targets.0[..] {
+        [one] if one == "all-linear" => Targets::AllLinear,
+        [one] if one.starts_with("regex:") => Targets::Regex(one["regex:".len()..].to_string()),
+        names => Targets::Names(names.to_vec()),
+    };
+    LoraSpec {
+        rank: a.rank,
+        alpha: a.alpha,
+        rslora: a.rslora,
+        dropout: a.dropout as f32,
+        targets,
+    }
+}
+
+/// How base weights are kept.
+pub fn load_options(recipe: &Recipe) -> weights::LoadOptions {
+    let quant = match recipe.adapter.quant {
+        QuantKind::Nf4 => weights::Quant::Nf4 {
+            double: recipe.adapter.double_quant,
+        },
+        QuantKind::Gguf => weights::Quant::Gguf,
+    };
+    let dtype = match recipe.model.dtype {
+        Dtype::F32 => weights::Dtype::F32,
+        Dtype::Bf16 => weights::Dtype::Bf16,
+        Dtype::F16 => weights::Dtype::F16,
+    };
+    let quantised = recipe.adapter.kind == crate::recipe::AdapterKind::Qlora;
+    weights::LoadOptions {
+        quant: quantised.then_some(quant),
+        dtype,
+    }
+}
+
+/// Generation of the game's answers (`first` is the number of the first prompt).
+pub fn generate(
+    recipe: &Recipe,
+    stop: &[u32],
+    seed: u64,
+    t: usize,
+    first: usize,
+) -> GenerateOptions {
+    GenerateOptions {
+        max_new_tokens: recipe.generate.max_new_tokens,
+        min_new_tokens: recipe.generate.min_new_tokens,
+        slots: recipe.generate.batch,
+        stop: stop.to_vec(),
+        seed,
+        iteration: t as u64,
+        first_sequence: first as u64,
+    }
+}
+
+/// Generation of measured answers: the same draws for every player, so that players differ and luck does not.
+pub fn measured(recipe: &Recipe, stop: &[u32], seed: u64) -> GenerateOptions {
+    GenerateOptions {
+        max_new_tokens: recipe
+            .eval
+            .max_new_tokens
+            .unwrap_or(recipe.generate.max_new_tokens),
+        iteration: u64::MAX, // no iteration of a game has this number
+        ..generate(recipe, stop, seed, 0, 0)
+    }
+}

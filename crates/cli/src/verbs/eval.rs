@@ -1,0 +1,59 @@
+//! `randori eval`: held-out measures of a player.
+
+use std::path::Path;
+
+use anyhow::Result;
+use randori_store::{Disk, write_json};
+
+use crate::args::{Split, Who};
+use crate::corpus::part;
+use crate::measure;
+use crate::report::{self, Played, Summary};
+use crate::session::Session;
+
+/// Measures, prints, and writes `out` if it is named.
+pub fn run(who: &Who, split: Split, out: Option<&Path>) -> Result<()> {
+    let session = Session::open(who)?;
+    let part = part(
+        &session.recipe,
+        &session.tokenizer,
+        split,
+        session.window,
+        false,
+    )?;
+    session
+        .console
+        .say(format!("  {:<26} {}", "data", part.counts));
+    let seed = session.recipe.run.seed;
+    let player = session.start(seed)?;
+    let own = measure::answer(&session, &player, &part.examples, "player")?;
+    let logps = measure::logps(&session, &player, &part.examples, &own.first, "player")?;
+    let signals = measure::signals(
+        &session,
+        &part.examples,
+        &own,
+        &logps,
+        &logps,
+        &own.first,
+        session.beta(0),
+    );
+    let measures = measure::measures(&signals, true);
+    let played = Played {
+        seed,
+        start: measures,
+        iterations: Vec::new(),
+        continued_sft: None,
+        tokens: 0,
+    };
+    let summary = Summary {
+        name: "player".into(),
+        played: vec![played],
+        sample: None,
+        seconds: 0.0,
+    };
+    println!("{}", report::table(&summary).replace("start", "player"));
+    if let Some(out) = out {
+        write_json(&Disk::new(), out, &summary.json()["start"])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! `randori generate`: one stage by hand, an answer to every prompt of a split as a JSONL file of pairs.
+
+use std::path::Path;
+
+use anyhow::Result;
+use randori_store::Disk;
+
+use crate::args::{Split, Who};
+use crate::corpus::part;
+use crate::game::{Draws, answers, write_rows};
+use crate::session::Session;
+
+/// Writes `out` once all answers are there.
+pub fn run(who: &Who, split: Split, iteration: usize, out: &Path) -> Result<()> {
+    let session = Session::open(who)?;
+    let part = part(
+        &session.recipe,
+        &session.tokenizer,
+        split,
+        session.window,
+        false,
+    )?;
+    session
+        .console
+        .say(format!("  {:<26} {}", "prompts", part.counts));
+    let samplers = session.samplers(&session.recipe.generate.sampling)?;
+    let seed = session.recipe.run.seed;
+    let player = session.start(seed)?;
+    let draws = Draws {
+        seed,
+        t: iteration,
+        samplers: &samplers,
+    };
+    let answers = answers(
+        &session,
+        &player,
+        &part.examples,
+        &draws,
+        Vec::new(),
+        "generated",
+        &mut |_| Ok(()),
+    )?
+    .0;
+    Disk::new().replace(out, |path| Ok(write_rows(path, &answers)?))?;
+    let cut = answers.iter().filter(|a| a.truncated).count();
+    let same = answers.iter().filter(|a| a.generated == a.real).count();
+    println!(
+        "{}: {} answers, {cut} cut at the limit, {same} equal to the human one",
+        out.display(),
+        answers.len()
+    );
+    Ok(())
+}

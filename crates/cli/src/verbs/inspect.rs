@@ -1,0 +1,99 @@
+//! `randori inspect`: the first examples as the model sees them. Trained tokens are green, masked ones red, a cut
+//! response is marked; on something that is no terminal, trained tokens stand in [brackets].
+
+use std::io::IsTerminal;
+
+use anyhow::Result;
+use randori_data::{Encoded, Tokenizer};
+
+use crate::args::{Split, Who};
+use crate::corpus::part;
+use crate::session::Session;
+
+/// Shows `count` examples and what happened to the others.
+pub fn run(who: &Who, count: usize) -> Result<()> {
+    let session = Session::open(who)?;
+    let part = part(
+        &session.recipe,
+        &session.tokenizer,
+        Split::Train,
+        session.window,
+        true,
+    )?;
+    let paint = Paint {
+        colours: std::io::stdout().is_terminal(),
+    };
+    for example in part.examples.iter().take(count) {
+        println!("{}", shown(example, &session.tokenizer, &paint));
+    }
+    println!("{}", part.counts);
+    let longest = part
+        .examples
+        .iter()
+        .map(|e| e.prompt.len() + e.response.len())
+        .max()
+        .unwrap_or(0);
+    println!(
+        "longest example {longest} tokens, the model's window {}",
+        session.window
+    );
+    Ok(())
+}
+
+struct Paint {
+    colours: bool,
+}
+
+impl Paint {
+    fn masked(&self, text: &str) -> String {
+        if self.colours {
+            format!("\x1b[31m{text}\x1b[0m")
+        } else {
+            text.to_string()
+        }
+    }
+    fn trained(&self, text: &str) -> String {
+        if self.colours {
+            format!("\x1b[32m{text}\x1b[0m")
+        } else {
+            format!("[{text}]")
+        }
+    }
+}
+
+fn shown(example: &Encoded, tokenizer: &Tokenizer, paint: &Paint) -> String {
+    let mut out = format!(
+        "{} ({} + {} tokens)\n",
+        example.place,
+        example.prompt.len(),
+        example.response.len()
+    );
+    out.push_str(&paint.masked(&spelled(&example.prompt, tokenizer)));
+    out.push_str(&response(&example.response, example.cut, tokenizer, paint));
+    if let Some(other) = &example.rejected {
+        out.push_str("\n  the other response: ");
+        out.push_str(&response(&other.ids, other.cut, tokenizer, paint));
+    }
+    out.push('\n');
+    out
+}
+
+fn response(ids: &[u32], cut: bool, tokenizer: &Tokenizer, paint: &Paint) -> String {
+    let mark = if cut { " (cut: no end of turn)" } else { "" };
+    format!("{}{mark}", paint.trained(&spelled(ids, tokenizer)))
+}
+
+/// Text with every special token visible, the end of turn too.
+fn spelled(ids: &[u32], tokenizer: &Tokenizer) -> String {
+    let end = ids
+        .iter()
+        .rev()
+        .take_while(|id| tokenizer.stop_ids().contains(id))
+        .count();
+    let (body, stops) = ids.split_at(ids.len() - end);
+    let stops: String = stops
+        .iter()
+        .map(|&id| tokenizer.token(id).unwrap_or_else(|| format!("<{id}>")))
+        .collect();
+    tokenizer.decode(body) + &stops
+}

@@ -1,0 +1,295 @@
+//! `randori run`: the whole game, once per seed, beside its baseline; then the table, `summary.json`, `report.html`.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Result;
+use randori_core::{Ended, Outcome, Signals, play};
+use randori_data::Encoded;
+use randori_store::{Open, Run};
+
+use crate::args::{Split, Who};
+use crate::artefacts::Learnt;
+use crate::corpus::{Part, part};
+use crate::game::{ANSWERS, SpinGame, write_rows};
+use crate::measure::{self, HeldOutAnswer};
+use crate::progress::clock;
+use crate::report::{self, Played, Sample, Summary};
+use crate::session::{self, Session};
+use crate::supervised::{self, Contest, Setting};
+use crate::{folder, settings};
+
+/// The data of a run.
+struct Corpus {
+    train: Part,
+    validation: Option<Part>,
+    held_out: Part,
+}
+
+/// Plays, or goes on playing.
+pub fn run(who: &Who, fresh: bool) -> Result<()> {
+    let began = Instant::now();
+    let (recipe, _) = session::recipe(who)?;
+    let dir = folder::of(who, &recipe);
+    folder::refuse_if_held(&dir)?;
+    let session = Session::with(recipe, who.adapter.clone(), &who.common)?;
+    let corpus = open_corpus(&session)?;
+    check_choices(&session)?;
+    let how = if fresh { Open::Fresh } else { Open::Resume };
+
+    let compare = &session.recipe.compare;
+    let seeds = if compare.seeds.is_empty() {
+        vec![session.recipe.run.seed]
+    } else {
+        compare.seeds.clone()
+    };
+    let several = seeds.len() > 1;
+    let mut whole = several
+        .then(|| folder::open(&session, &dir, session.recipe.run.seed, how))
+        .transpose()?;
+    let (mut played, mut chosen, mut last) = (Vec::new(), None, None);
+    for &seed in &seeds {
+        let place = folder::of_seed(&dir, seed, several);
+        let mut run = folder::open(&session, &place, seed, how)?;
+        let label = if several {
+            format!("seed {seed}, ")
+        } else {
+            String::new()
+        };
+        played.push(one(&session, &corpus, &mut run, seed, &mut chosen, &label)?);
+        last = Some(run);
+    }
+    let first = folder::of_seed(&dir, seeds[0], several);
+    let summary = Summary {
+        name: session.recipe.run.name.clone(),
+        sample: sample(&session, &first, played[0].iterations.len()),
+        played,
+        seconds: began.elapsed().as_secs_f64(),
+    };
+    if let Some(run) = whole.as_mut().or(last.as_mut()) {
+        run.write_json("summary.json", &summary.json())?;
+        let losses = losses(&first, summary.played[0].iterations.len());
+        let page = report::page(&summary, &session.recipe.resolved(), &losses);
+        run.write("report.html", page.as_bytes())?;
+    }
+    show(&summary, &dir, began);
+    Ok(())
+}
+
+fn open_corpus(session: &Session) -> Result<Corpus> {
+    let (recipe, tokenizer) = (&session.recipe, &session.tokenizer);
+    let read = |split| part(recipe, tokenizer, split, session.window, false);
+    let corpus = Corpus {
+        train: read(Split::Train)?,
+        validation: recipe
+            .compare
+            .continued_sft
+            .then(|| read(Split::Validation))
+            .transpose()?,
+        held_out: read(Split::HeldOut)?,
+    };
+    session
+        .console
+        .say(format!("  {:<26} {}", "training data", corpus.train.counts));
+    session.console.say(format!(
+        "  {:<26} {}",
+        "held-out data", corpus.held_out.counts
+    ));
+    Ok(corpus)
+}
+
+/// Everything that can be wrong with the choice of plugins is found before anything is computed.
+fn check_choices(session: &Session) -> Result<()> {
+    for t in 0..session.recipe.game.iterations {
+        session.loss(t)?;
+    }
+    session.samplers(&session.recipe.generate.sampling)?;
+    session.samplers(&session.recipe.eval.sampling)?;
+    measure::check(session)?;
+    Ok(())
+}
+
+/// One game and its baseline.
+fn one(
+    session: &Session,
+    corpus: &Corpus,
+    run: &mut Run,
+    seed: u64,
+    chosen: &mut Option<Setting>,
+    label: &str,
+) -> Result<Played> {
+    let (train, held_out) = (&corpus.train.examples[..], &corpus.held_out.examples[..]);
+    let board = run.board()?;
+    let start = start(session, train, run, seed, label)?;
+    let (at_start, start_answers) = measured_start(session, held_out, run, &start, label)?;
+    let iterations = session.recipe.game.iterations;
+    let rules = settings::rules(
+        &session.recipe,
+        (0..iterations).map(|t| session.beta(t)).collect(),
+    )?;
+    let mut game = SpinGame::new(
+        session,
+        train,
+        held_out,
+        seed,
+        start.clone(),
+        start_answers.clone(),
+        board,
+        label.to_string(),
+    )?;
+    let Outcome { signals, ended, .. } = play(&mut game, run, &rules)?;
+    if ended == Ended::Indistinguishable {
+        session.console.say(format!(
+            "{label}the stop rule ended the game: the opponent can no longer be told from the data"
+        ));
+    }
+    let tokens = trained_tokens(run.dir(), signals.len());
+    let continued_sft = match &corpus.validation {
+        None => None,
+        Some(validation) => {
+            let contest = Contest {
+                train,
+                validation: &validation.examples,
+                held_out,
+                start: &start,
+                start_answers: &start_answers,
+                budget: tokens,
+                seed,
+            };
+            let (baseline, setting) = supervised::baseline(session, run, &contest, *chosen, label)?;
+            *chosen = Some(setting);
+            Some(baseline)
+        }
+    };
+    Ok(Played {
+        seed,
+        start: measure::measures(&at_start, true),
+        iterations: signals
+            .iter()
+            .map(|s| measure::measures(s, false))
+            .collect(),
+        continued_sft,
+        tokens,
+    })
+}
+
+/// The start, after its supervised stage if the recipe has one.
+fn start(
+    session: &Session,
+    train: &[Encoded],
+    run: &mut Run,
+    seed: u64,
+    label: &str,
+) -> Result<Learnt> {
+    if session.recipe.sft.epochs == 0 {
+        return Ok(Learnt::of(&session.start(seed)?, &session.base_name));
+    }
+    run.stage("start", "policy", |desk| {
+        let player = session.start(seed)?;
+        let settings = settings::sft(&session.recipe, seed);
+        let player = supervised::tuned(
+            session,
+            player,
+            train,
+            settings,
+            desk,
+            &format!("{label}supervised"),
+        )?;
+        Ok(Learnt::of(&player, &session.base_name))
+    })
+}
+
+/// The start's signals and its held-out answers.
+fn measured_start(
+    session: &Session,
+    held_out: &[Encoded],
+    run: &mut Run,
+    start: &Learnt,
+    label: &str,
+) -> Result<(Signals, Vec<HeldOutAnswer>)> {
+    let player = start.player(&session.base);
+    let name = format!("{label}start");
+    let signals = run.stage("start", "eval", |desk| {
+        let own = measure::answer(session, &player, held_out, &name)?;
+        let logps = measure::logps(session, &player, held_out, &own.first, &name)?;
+        desk.write(ANSWERS, |path| write_rows(path, &own.first))?;
+        anyhow::Ok(measure::signals(
+            session,
+            held_out,
+            &own,
+            &logps,
+            &logps,
+            &own.first,
+            session.beta(0),
+        ))
+    })?;
+    let kept = run.place("start").join(ANSWERS);
+    let answers = match randori_store::read_rows::<HeldOutAnswer>(&kept) {
+        Ok(rows) if rows.len() == held_out.len() => rows,
+        _ => measure::answer(session, &player, held_out, &name)?.first, // removed by somebody: drawn again, the same
+    };
+    Ok((signals, answers))
+}
+
+/// Tokens all iterations were trained on, from their logs.
+fn trained_tokens(dir: &Path, iterations: usize) -> usize {
+    let last = |t: usize| {
+        metrics(dir, t)
+            .last()
+            .and_then(|row| row["num_tokens"].as_f64())
+            .unwrap_or(0.0) as usize
+    };
+    (0..iterations).map(last).sum()
+}
+
+fn losses(dir: &Path, iterations: usize) -> Vec<(usize, Vec<f64>)> {
+    let of = |t: usize| {
+        metrics(dir, t)
+            .iter()
+            .filter_map(|row| row["loss"].as_f64())
+            .collect()
+    };
+    (0..iterations).map(|t| (t, of(t))).collect()
+}
+
+fn metrics(dir: &Path, t: usize) -> Vec<serde_json::Value> {
+    let path = dir.join(randori_store::place_of(t)).join("metrics.jsonl");
+    randori_store::read_rows(&path).unwrap_or_default()
+}
+
+/// The first held-out prompt (not the prettiest) answered by the human, the start and the last iteration.
+fn sample(session: &Session, dir: &Path, iterations: usize) -> Option<Sample> {
+    let of = |place: String| {
+        randori_store::read_rows::<HeldOutAnswer>(&dir.join(place).join(ANSWERS)).ok()
+    };
+    let start = of("start".into())?.into_iter().next()?;
+    let last = of(randori_store::place_of(iterations.checked_sub(1)?))?
+        .into_iter()
+        .next()?;
+    let _ = session;
+    Some(Sample {
+        prompt: start.prompt,
+        human: start.real,
+        start: start.generated,
+        last: last.generated,
+    })
+}
+
+fn show(summary: &Summary, dir: &Path, began: Instant) {
+    println!("\n{}", report::table(summary));
+    println!("{}", report::verdict(summary));
+    if let Some(s) = &summary.sample {
+        println!("\nThe first held-out prompt: {}", s.prompt.trim());
+        println!(
+            "  human        {}\n  the start    {}\n  last iteration {}",
+            s.human.trim(),
+            s.start.trim(),
+            s.last.trim()
+        );
+    }
+    println!(
+        "\n{}: summary.json, report.html ({})",
+        dir.display(),
+        clock(began.elapsed())
+    );
+}

@@ -1,0 +1,39 @@
+//! `randori score`: one stage by hand, the log-probs of both responses of every pair under a player.
+
+use std::path::Path;
+
+use anyhow::Result;
+use randori_store::Disk;
+
+use crate::args::Who;
+use crate::game::{scored, write_rows};
+use crate::pairs;
+use crate::session::Session;
+
+/// Writes `out` once all pairs are scored.
+pub fn run(who: &Who, file: &Path, out: &Path) -> Result<()> {
+    let session = Session::open(who)?;
+    let rows = pairs::read(&session, file)?;
+    let player = session.start(session.recipe.run.seed)?;
+    let rows = scored(
+        &session,
+        &player,
+        rows,
+        Vec::new(),
+        "log-probs",
+        &mut |_| Ok(()),
+    )?
+    .0;
+    Disk::new().replace(out, |path| Ok(write_rows(path, &rows)?))?;
+    let n = rows.len().max(1) as f64;
+    let mean =
+        |of: &dyn Fn(&crate::artefacts::PairRow) -> f64| rows.iter().map(of).sum::<f64>() / n;
+    println!(
+        "{}: {} pairs, log p(real) {:.3}, log p(generated) {:.3} on average",
+        out.display(),
+        rows.len(),
+        mean(&|r| r.ref_real),
+        mean(&|r| r.ref_generated)
+    );
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! `randori sft`: supervised fine-tuning on the recipe's training data, from a model or from random weights.
+
+use std::path::Path;
+
+use anyhow::Result;
+use randori_store::Open;
+
+use crate::args::{Split, Who};
+use crate::artefacts::Learnt;
+use crate::corpus::part;
+use crate::session::Session;
+use crate::{folder, measure, outbox, session, settings, supervised};
+
+/// Trains (resumable, in `runs/NAME-sft`) and writes the player to `out`.
+pub fn run(who: &Who, out: Option<&Path>, fresh: bool) -> Result<()> {
+    let (recipe, adapter) = session::recipe(who)?;
+    let dir = who.common.runs.join(format!("{}-sft", recipe.run.name));
+    let out = out.map_or_else(|| dir.join("out"), Path::to_path_buf);
+    outbox::refuse_taken(&out)?;
+    folder::refuse_if_held(&dir)?;
+    let session = Session::with(recipe, adapter, &who.common)?;
+    let (recipe, tokenizer) = (&session.recipe, &session.tokenizer);
+    let train = part(recipe, tokenizer, Split::Train, session.window, false)?;
+    session
+        .console
+        .say(format!("  {:<26} {}", "training data", train.counts));
+    let validated = !recipe.data.validation.0.is_empty() || recipe.data.validation_share > 0.0;
+    let validation = validated
+        .then(|| part(recipe, tokenizer, Split::Validation, session.window, false))
+        .transpose()?;
+    let seed = recipe.run.seed;
+    let how = if fresh { Open::Fresh } else { Open::Resume };
+    let mut run = folder::open(&session, &dir, seed, how)?;
+    let learnt: Learnt = run.stage("sft", "policy", |desk| {
+        let settings = settings::sft(recipe, seed);
+        let player = supervised::tuned(
+            &session,
+            session.start(seed)?,
+            &train.examples,
+            settings,
+            desk,
+            "supervised",
+        )?;
+        anyhow::Ok(Learnt::of(&player, &session.base_name))
+    })?;
+    if let Some(validation) = validation {
+        let nll = measure::nll(
+            &session,
+            &learnt.player(&session.base),
+            &validation.examples,
+            "validation",
+        )?;
+        println!("validation NLL {nll:.4} nats a token");
+    }
+    outbox::player(&session, &learnt.player(&session.base), &out)?;
+    println!(
+        "{}: metrics in {}",
+        out.display(),
+        dir.join("sft").display()
+    );
+    Ok(())
+}

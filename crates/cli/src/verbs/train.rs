@@ -1,0 +1,65 @@
+//! `randori train --pairs`: one iteration's training on anybody's pairs, the start as the reference. With the logistic
+//! loss on chosen and rejected responses this is DPO.
+
+use std::path::Path;
+
+use anyhow::Result;
+use randori_engine::train::Pair;
+use randori_store::Open;
+
+use crate::args::Who;
+use crate::artefacts::{Learnt, PairRow};
+use crate::game::{scored, trained};
+use crate::session::Session;
+use crate::{folder, outbox, pairs, session, settings};
+
+/// Trains (resumable, in `runs/NAME-train`) and writes the player to `out`.
+pub fn run(who: &Who, file: &Path, iteration: usize, out: &Path, fresh: bool) -> Result<()> {
+    let (recipe, adapter) = session::recipe(who)?;
+    outbox::refuse_taken(out)?;
+    let dir = who.common.runs.join(format!("{}-train", recipe.run.name));
+    folder::refuse_if_held(&dir)?;
+    let session = Session::with(recipe, adapter, &who.common)?;
+    let seed = session.recipe.run.seed;
+    let loss = session.loss(iteration)?;
+    let settings = settings::game(&session.recipe, iteration, seed, session.beta(iteration));
+    let rows = pairs::read(&session, file)?;
+    let how = if fresh { Open::Fresh } else { Open::Resume };
+    let mut run = folder::open(&session, &dir, seed, how)?;
+    let start = session.start(seed)?;
+    let place = format!("iteration-{iteration}");
+    let pairs = run.stage(&place, "pairs", |desk| {
+        let (chunks, mut log) = desk.items("scores")?;
+        scored(
+            &session,
+            &start,
+            rows,
+            chunks,
+            "reference log-probs",
+            &mut |chunk| {
+                log.push(chunk)?;
+                Ok(log.sync()?)
+            },
+        )
+    })?;
+    let pairs: Vec<Pair> = pairs.0.iter().map(PairRow::pair).collect();
+    let learnt: Learnt = run.stage(&place, "policy", |desk| {
+        let player = trained(
+            &session,
+            start,
+            settings,
+            desk,
+            "policy",
+            |trainer, on_step| trainer.train_pairs(&pairs, loss.as_ref(), on_step),
+        )?;
+        anyhow::Ok(Learnt::of(&player, &session.base_name))
+    })?;
+    outbox::player(&session, &learnt.player(&session.base), out)?;
+    println!(
+        "{}: trained on {} pairs; metrics in {}",
+        out.display(),
+        pairs.len(),
+        dir.join(place).display()
+    );
+    Ok(())
+}
