@@ -144,11 +144,11 @@ impl View for Floats<'_> {
         &self.shape
     }
     fn data(&self) -> Cow<'_, [u8]> {
-        self.values
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect::<Vec<u8>>()
-            .into()
+        let mut bytes = Vec::with_capacity(self.data_len());
+        for value in self.values.iter() {
+            bytes.extend_from_slice(&value.to_le_bytes());
+        }
+        bytes.into()
     }
     fn data_len(&self) -> usize {
         self.values.len() * 4
@@ -228,7 +228,10 @@ fn same_settings(path: &Path, saved: &TrainSettings, now: &TrainSettings) -> Res
 
 /// Reads parameters and moments and checks them against the trainer's player.
 fn read(path: &Path, trainer: &Trainer, step: usize) -> Result<(Params, Moments)> {
-    let bytes = fs::read(path).map_err(|source| io(path, source))?;
+    let file = fs::File::open(path).map_err(|source| io(path, source))?;
+    // SAFETY: a checkpoint's tensors are never written in place: they are replaced by renaming another file over
+    // them, which leaves the mapped one as it is.
+    let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(|source| io(path, source))?;
     let file = SafeTensors::deserialize(&bytes)
         .map_err(|e| Error::rule(format!("{}: {e}", path.display())))?;
     let mut unread: HashMap<String, _> = file.tensors().into_iter().collect();

@@ -55,7 +55,7 @@ impl Trainer {
         self.player.clone()
     }
 
-    /// The policy as it stands, without parameters' owners: ends the training.
+    /// The policy as it stands; frees the optimiser's moments.
     pub fn into_player(self) -> Player {
         self.player
     }
