@@ -1,1 +1,242 @@
-//! In the making.
+//! One base in memory for both players: the peak RSS of a process in which an opponent and a policy play, against one in
+//! which a single player does the same work, and against one that holds the base twice (so that the test can fail).
+//!
+//! Each case runs in a process of its own, this test program started again with [`CASE`] set: peak RSS is a process's.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::{process::Command, sync::Arc};
+
+use candle_core::Tensor;
+use randori_engine::{
+    Base, GenerateOptions, Player, ScoreItem, Weight, generate, score,
+    train::{Control, Optimizer, Pair, Schedule, TrainSettings, Trainer},
+    weights::{LoadOptions, Source, open},
+};
+use randori_host::{Host, SearchPath};
+use randori_lora::{LoraSpec, Targets};
+use serde_json::json;
+
+/// Set in the processes that are measured: `one`, `two` or `copies`.
+const CASE: &str = "RANDORI_MEMORY_CASE";
+const TEST: &str = "two_players_hold_one_base";
+const VOCAB: usize = 12_000;
+const MIB: f64 = 1024.0 * 1024.0;
+
+#[test]
+fn two_players_hold_one_base() {
+    if !cfg!(target_os = "linux") {
+        eprintln!("SKIPPED: peak memory is read from /proc/self/status, which only Linux has");
+        return;
+    }
+    if let Ok(case) = std::env::var(CASE) {
+        return play(&case);
+    }
+    let [one, two, copies] = ["one", "two", "copies"].map(measure);
+    let Figures { base, adapter, .. } = one;
+    println!("base {base:.1} MiB, adapter {adapter:.1} MiB; peak RSS in MiB:");
+    println!("  one player             {:7.1}", one.peak);
+    println!("  opponent and policy    {:7.1}", two.peak);
+    println!("  two bases, for control {:7.1}", copies.peak);
+    assert!(base > 100.0, "the base must be what fills the memory");
+    let (more, copy) = (two.peak - one.peak, copies.peak - one.peak);
+    assert!(
+        more < adapter + 0.03 * base,
+        "the second player costs {more:.1} MiB; its adapter is {adapter:.1} MiB"
+    );
+    assert!(
+        copy > 0.9 * base,
+        "a second base costs {copy:.1} MiB, so this test measures nothing"
+    );
+}
+
+/// In MiB.
+struct Figures {
+    peak: f64,
+    base: f64,
+    adapter: f64,
+}
+
+/// Plays a case in a process of its own and reads its figures.
+fn measure(case: &str) -> Figures {
+    let own = std::env::current_exe().unwrap();
+    let out = Command::new(own)
+        .args([TEST, "--exact", "--nocapture", "--test-threads=1"])
+        .env(CASE, case)
+        .env("RAYON_NUM_THREADS", "2")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(
+        out.status.success(),
+        "{case}: {text}{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    // the harness prints the test's name on the same line
+    let figures: Vec<f64> = text
+        .lines()
+        .filter_map(|line| line.split_once("figures: "))
+        .flat_map(|(_, figures)| figures.split(' '))
+        .map(|figure| figure.parse().unwrap())
+        .collect();
+    match figures[..] {
+        [peak, base, adapter] => Figures {
+            peak,
+            base,
+            adapter,
+        },
+        _ => panic!("{case} printed no figures: {text}"),
+    }
+}
+
+/// The same work in every case: the policy trains a step, somebody answers and scores the prompts, the policy trains on
+/// the answers. `two`: the answers are the opponent's, the policy as it was before its last step.
+fn play(case: &str) {
+    let host = Host::discover(&SearchPath::standard()).unwrap();
+    let base = random_base(&host);
+    let copy = (case == "copies").then(|| random_base(&host));
+    let loss = host.loss("spin", &[]).unwrap();
+    let spec = LoraSpec {
+        rank: 8,
+        alpha: 16.0,
+        rslora: false,
+        dropout: 0.0,
+        targets: Targets::AllLinear,
+    };
+    let start = Player::with_lora(base.clone(), spec, 1).unwrap();
+    let size = bytes(&base);
+    let adapter: usize = start.params.values().map(tensor_bytes).sum();
+
+    let train = |player: Player, pairs: &[Pair]| {
+        let settings = TrainSettings {
+            optimizer: Optimizer::rmsprop(),
+            learning_rate: 1e-3,
+            batch: pairs.len(),
+            epochs: 2, // in the second the new adapter lies beside the old
+            schedule: Schedule::default(), // a warm-up's first step has a rate of 0
+            ..TrainSettings::default()
+        };
+        let mut trainer = Trainer::new(player, settings).unwrap();
+        trainer
+            .train_pairs(pairs, &*loss, &mut |_, _| Ok(Control::Continue))
+            .unwrap();
+        trainer.into_player()
+    };
+    let prompts: Vec<Vec<u32>> = (0..2).map(|i| tokens(i, 24)).collect();
+    let made_up: Vec<Vec<u32>> = (0..2).map(|i| tokens(10 + i, 16)).collect();
+    let policy = train(start, &pairs(&prompts, &made_up, None));
+    // the policy goes on from here; its former self stays only where there are two players
+    let answers = answer(&policy, &prompts);
+    let opponent = (case == "two").then(|| policy.clone());
+    let next = pairs(&prompts, &answers, Some(&policy));
+    let policy = train(policy, &next);
+    if let Some(opponent) = opponent {
+        // the former self must still be there, another player on the same base
+        assert!(Arc::ptr_eq(&opponent.base, &policy.base));
+        let differs = |(name, t): (&String, &Tensor)| floats(t) != floats(&opponent.params[name]);
+        assert!(
+            policy.params.iter().any(differs),
+            "the policy has not moved"
+        );
+        answer(&opponent, &prompts);
+        pairs(&prompts, &answers, Some(&opponent));
+    }
+    answer(&policy, &prompts);
+    drop(copy);
+    println!(
+        "\nfigures: {} {} {}",
+        peak_rss(),
+        size as f64 / MIB,
+        adapter as f64 / MIB
+    );
+}
+
+/// About 120 MB of weights in f32.
+fn random_base(host: &Host) -> Arc<Base> {
+    let config = json!({
+        "model_type": "llama",
+        "vocab_size": VOCAB,
+        "hidden_size": 512,
+        "intermediate_size": 1408,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10_000.0,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": false,
+    });
+    let arch = host.architecture("llama", &config.to_string()).unwrap();
+    let checkpoint = open(Source::Random { config, seed: 1 }).unwrap();
+    let base = checkpoint.load(arch, &LoadOptions::default(), &mut |_, _| ());
+    Arc::new(base.unwrap())
+}
+
+fn answer(player: &Player, prompts: &[Vec<u32>]) -> Vec<Vec<u32>> {
+    let options = GenerateOptions {
+        max_new_tokens: 12,
+        ..GenerateOptions::default()
+    };
+    let answers = generate(player, prompts, &[], &options, &mut |_, _| ()).unwrap();
+    answers.into_iter().map(|answer| answer.tokens).collect()
+}
+
+/// Pairs of made-up real responses and these generated ones, scored by the opponent if there is one.
+fn pairs(prompts: &[Vec<u32>], generated: &[Vec<u32>], opponent: Option<&Player>) -> Vec<Pair> {
+    let real: Vec<Vec<u32>> = (0..prompts.len()).map(|i| tokens(20 + i, 16)).collect();
+    let items: Vec<ScoreItem> = prompts
+        .iter()
+        .enumerate()
+        .map(|(i, prompt)| ScoreItem {
+            prompt,
+            responses: vec![&real[i], &generated[i]],
+        })
+        .collect();
+    let scores = match opponent {
+        Some(opponent) => score(opponent, &items, 512, &mut |_, _| ()).unwrap(),
+        None => vec![vec![0.0, 0.0]; prompts.len()],
+    };
+    let pair = |(i, score): (usize, &Vec<f64>)| Pair {
+        prompt: prompts[i].clone(),
+        real: real[i].clone(),
+        generated: generated[i].clone(),
+        ref_real: score[0],
+        ref_generated: score[1],
+        place: format!("made up:{i}"),
+    };
+    scores.iter().enumerate().map(pair).collect()
+}
+
+fn tokens(seed: usize, n: usize) -> Vec<u32> {
+    randori_lora::splitmix(seed as u64, "tokens", n)
+        .map(|u| (u * VOCAB as f64) as u32)
+        .collect()
+}
+
+fn bytes(base: &Base) -> usize {
+    let of = |weight: &Weight| match weight {
+        Weight::Dense(t) => tensor_bytes(t),
+        Weight::Quant(q) => q.bytes(),
+    };
+    base.weights.values().map(of).sum()
+}
+
+fn tensor_bytes(t: &Tensor) -> usize {
+    t.elem_count() * t.dtype().size_in_bytes()
+}
+
+fn floats(t: &Tensor) -> Vec<f32> {
+    t.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// The most memory this process ever held, in MiB.
+fn peak_rss() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
+    let kib: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib / 1024.0
+}

@@ -2,6 +2,12 @@
 //! f64 everywhere; and the same model computed two ways (cached, packed, merged, quantised, from GGUF).
 //!
 //! Every comparison is relative: the largest difference of a row of logits over the row's largest logit, at most 1e-5.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "oracles/candle_models.rs"]
 mod candle_models;
@@ -389,11 +395,13 @@ fn an_nf4_base_equals_its_dequantised_weights() {
         let held = dense(&base);
         let tokens = tokens(11, N, LLAMA.vocab);
         let exact = naive::logits(&LLAMA, &held, &tokens);
-        let off = distance(&exact, &naive::logits(&LLAMA, &weights, &tokens));
-        assert!(
-            (1e-3..0.5).contains(&off),
-            "4 bits must matter, but not wreck the model: {off}"
-        );
+        for (name, t) in held.iter().filter(|(name, _)| name.contains("_proj")) {
+            let off = relative_error(t, &weights[name]);
+            assert!(
+                (0.03..0.15).contains(&off),
+                "{name}: off by {off}, not what 4 bits cost"
+            );
+        }
         let bare = Player::bare(base.clone());
         agree("nf4", &by_prefix(&bare, &tokens), &exact);
         agree("nf4, cached", &cached(&bare, &tokens, &[1; N]), &exact);
@@ -407,6 +415,12 @@ fn an_nf4_base_equals_its_dequantised_weights() {
         agree("nf4 with an adapter", &by_prefix(&adapted, &tokens), &exact);
         pair_equals_each_alone("nf4 with an adapter", &adapted, &LLAMA);
     }
+}
+
+/// |a - b| / |b|, over all values.
+fn relative_error(a: &Tensor, b: &Tensor) -> f32 {
+    let norm = |t: Tensor| t.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>();
+    norm((a - b).unwrap()).unwrap() / norm(b.clone()).unwrap()
 }
 
 /// Rows of a multiple of 256 weights, as the K formats want.
