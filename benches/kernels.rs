@@ -1,2 +1,211 @@
-//! In the making.
-fn main() {}
+//! The kernels that take the time, alone: attention, norm, response log-probs, and products with quantised weights.
+//!
+//! Attention, norm and log-probs run through the engine as a model of that op (an embedding before, a small head behind);
+//! `floor` is such a model without the op, to be subtracted.
+#![allow(
+    missing_docs,
+    clippy::expect_used,
+    reason = "a bench stops at the first thing that does not work"
+)]
+
+use std::sync::Arc;
+
+use candle_core::{
+    Device, Tensor,
+    quantized::{GgmlDType, QTensor},
+};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use randori_benches::{FFN, HEAD_DIM, HEADS, KV_HEADS, Probe, VOCAB, WIDTH, sequence};
+use randori_engine::{Base, Grads, Packed, Params, PassOptions, Player};
+use randori_qlora::QuantMatrix;
+use randori_sdk::seam::{AttnSpec, Backend, Id, OpResult};
+
+/// Small enough that embedding and head cost little.
+const SMALL_VOCAB: usize = 64;
+
+/// A player that trains only what lies at the bottom, so that the backward pass goes through everything.
+fn bottom(base: Arc<Base>, name: &str) -> Player {
+    let full = Player::full(base).expect("dense weights");
+    let params: Params = full
+        .params
+        .iter()
+        .filter(|(n, _)| n.as_str() == name)
+        .map(|(n, t)| (n.clone(), t.clone()))
+        .collect();
+    Player {
+        params: Arc::new(params),
+        ..full
+    }
+}
+
+fn backward(player: &Player, plan: &Packed) -> Grads {
+    let mut grads = Grads::new();
+    let mut slopes = |logps: &[f64]| Ok(vec![1e-3; logps.len()]);
+    player
+        .forward_backward(plan, &PassOptions::default(), &mut slopes, &mut grads)
+        .expect("a backward pass");
+    grads
+}
+
+/// `name/forward` and `name/forward+backward` for each length of one sequence.
+fn op(c: &mut Criterion, name: &str, lengths: &[usize], base: impl Fn() -> Arc<Base>) {
+    let mut group = c.benchmark_group(name);
+    group.sample_size(10);
+    let player = bottom(base(), "embed.weight");
+    for &n in lengths {
+        let plan = sequence(n, SMALL_VOCAB);
+        group.throughput(Throughput::Elements(n as u64));
+        group.bench_function(BenchmarkId::new("forward", n), |b| {
+            b.iter(|| player.hidden(&plan).expect("hidden states"));
+        });
+        group.bench_function(BenchmarkId::new("forward+backward", n), |b| {
+            b.iter(|| backward(&player, &plan));
+        });
+    }
+    group.finish();
+}
+
+/// q, k and v side by side in the embedding; SmolLM2's heads.
+const QKV: usize = (HEADS + 2 * KV_HEADS) * HEAD_DIM;
+
+fn split(ops: &mut dyn Backend, x: Id) -> Result<(Id, Id, Id), String> {
+    let kv = KV_HEADS * HEAD_DIM;
+    let q = ops.narrow(x, 0, WIDTH)?;
+    let k = ops.narrow(x, WIDTH, kv)?;
+    let v = ops.narrow(x, WIDTH + kv, kv)?;
+    Ok((
+        ops.unflatten(q, HEADS)?,
+        ops.unflatten(k, KV_HEADS)?,
+        ops.unflatten(v, KV_HEADS)?,
+    ))
+}
+
+fn attention(c: &mut Criterion) {
+    let model = |block: fn(&mut dyn Backend, Id) -> OpResult| {
+        move || {
+            Probe {
+                vocab: SMALL_VOCAB,
+                width: QKV,
+                layers: 1,
+                block,
+            }
+            .base()
+        }
+    };
+    let lengths = [64, 256, 1024];
+    let full = model(|ops, x| {
+        let (q, k, v) = split(ops, x)?;
+        let y = ops.attention(q, k, v, &AttnSpec::default())?;
+        ops.flatten(y)
+    });
+    op(c, "attention", &lengths, full);
+    let windowed = model(|ops, x| {
+        let (q, k, v) = split(ops, x)?;
+        let spec = AttnSpec {
+            window: Some(128),
+            ..AttnSpec::default()
+        };
+        let y = ops.attention(q, k, v, &spec)?;
+        ops.flatten(y)
+    });
+    op(c, "attention, window 128", &[1024], windowed);
+    let floor = model(|ops, x| {
+        let (q, _, _) = split(ops, x)?;
+        ops.flatten(q)
+    });
+    op(c, "attention, floor", &lengths, floor);
+}
+
+fn rms_norm(c: &mut Criterion) {
+    let times = 16;
+    let model = |layers: usize| {
+        Probe {
+            vocab: SMALL_VOCAB,
+            width: WIDTH,
+            layers,
+            block: |ops: &mut dyn Backend, x: Id| ops.rms_norm("norm", x, 1e-5, 0.0),
+        }
+        .base()
+    };
+    op(c, &format!("rms_norm, {times} times"), &[256, 1024], || {
+        model(times)
+    });
+    op(c, "rms_norm, floor", &[256, 1024], || model(0));
+}
+
+/// Hidden states to log-probs over SmolLM2's whole vocabulary, and back to the hidden states.
+fn logp(c: &mut Criterion) {
+    let base = Probe {
+        vocab: VOCAB,
+        width: WIDTH,
+        layers: 1,
+        block: |ops: &mut dyn Backend, x: Id| ops.rms_norm("norm", x, 1e-5, 0.0),
+    }
+    .base();
+    let player = bottom(base, "norm.weight");
+    let mut group = c.benchmark_group("logp, 49152 tokens");
+    group.sample_size(10);
+    for n in [16, 256] {
+        let plan = sequence(n, VOCAB);
+        group.throughput(Throughput::Elements(n as u64));
+        group.bench_function(BenchmarkId::new("forward", n), |b| {
+            b.iter(|| player.logps(&plan).expect("log-probs"));
+        });
+        group.bench_function(BenchmarkId::new("forward+backward", n), |b| {
+            b.iter(|| backward(&player, &plan));
+        });
+    }
+    group.finish();
+}
+
+fn random(seed: u64, rows: usize, columns: usize) -> Tensor {
+    let values: Vec<f32> = randori_lora::splitmix(seed, "values", rows * columns)
+        .map(|u| (0.1 * u - 0.05) as f32)
+        .collect();
+    Tensor::from_vec(values, (rows, columns), &Device::Cpu).expect("a tensor")
+}
+
+/// n rows through a projection of SmolLM2's feed-forward (576 to 1536), and their gradient back.
+fn product(c: &mut Criterion) {
+    // rows of a multiple of 256 weights for Q4_K: 768 instead of 576
+    let (inputs, outputs) = (768, FFN);
+    let w = random(1, outputs, inputs);
+    let gguf = |dtype| {
+        let q = QTensor::quantize(&w, dtype).expect("blocks");
+        QuantMatrix::gguf(q, None).expect("a format we read")
+    };
+    let formats = [
+        ("nf4", QuantMatrix::nf4(&w, false).expect("nf4")),
+        ("nf4 double", QuantMatrix::nf4(&w, true).expect("nf4")),
+        ("q4_0", gguf(GgmlDType::Q4_0)),
+        ("q4_1", gguf(GgmlDType::Q4_1)),
+        ("q4_k", gguf(GgmlDType::Q4K)),
+        ("q6_k", gguf(GgmlDType::Q6K)),
+        ("q8_0", gguf(GgmlDType::Q8_0)),
+    ];
+    for n in [1, 8, 256] {
+        let (x, dy) = (random(2, n, inputs), random(3, n, outputs));
+        let mut group = c.benchmark_group(format!("product, {n} x {inputs} x {outputs}"));
+        // multiply-adds count as two
+        group.throughput(Throughput::Elements((2 * n * inputs * outputs) as u64));
+        let wt = w.t().expect("two axes");
+        group.bench_function("forward/dense f32", |b| {
+            b.iter(|| x.matmul(&wt).expect("a product"))
+        });
+        group.bench_function("backward/dense f32", |b| {
+            b.iter(|| dy.matmul(&w).expect("a product"))
+        });
+        for (name, matrix) in &formats {
+            group.bench_function(format!("forward/{name}"), |b| {
+                b.iter(|| matrix.forward(&x).expect("a product"))
+            });
+            group.bench_function(format!("backward/{name}"), |b| {
+                b.iter(|| matrix.backward(&dy).expect("a product"));
+            });
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, attention, rms_norm, logp, product);
+criterion_main!(benches);

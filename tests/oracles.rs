@@ -17,19 +17,19 @@ mod gguf;
 mod model;
 #[path = "oracles/naive.rs"]
 mod naive;
+#[path = "oracles/players.rs"]
+mod players;
 
-use std::sync::Arc;
-
-use candle_core::{Device, Tensor, quantized::GgmlDType};
+use candle_core::quantized::GgmlDType;
 use model::{
-    LLAMA, Llama3, MISTRAL, Shape, Weights, agree, base_from, by_prefix, cached, dense, distance,
-    load, log_softmax, packed, player, tokens, uniform,
+    LLAMA, Llama3, MISTRAL, Shape, agree, base_from, by_prefix, cached, dense, distance, load,
+    log_softmax, packed, player, tokens,
 };
+use players::{adapted, merged, pair_equals_each_alone, relative_error};
 use randori_engine::{
-    Grads, KvCache, Packed, Params, PassOptions, Player, SlotTokens, Weight,
+    KvCache, Player, SlotTokens, Weight,
     weights::{Dtype, LoadOptions, Quant, Source},
 };
-use randori_lora::{LoraSpec, Targets};
 
 const N: usize = 24;
 
@@ -235,113 +235,12 @@ fn a_batch_equals_each_sequence_alone() {
     }
 }
 
-/// log-probs and gradients of prompts with two responses each, packed, against each response in a plan of its own.
-fn pair_equals_each_alone(what: &str, player: &Player, shape: &Shape) {
-    let list = |seed: u64, n: usize| tokens(seed, n, shape.vocab);
-    let pairs = [
-        (list(11, 6), list(12, 9), list(13, 4)),
-        (list(14, 1), list(15, 1), list(16, 7)),
-    ];
-    let mut together = Packed::default();
-    let mut alone = Vec::new();
-    for (prompt, real, generated) in &pairs {
-        together.push(prompt, &[real, generated]);
-        for response in [real, generated] {
-            let mut plan = Packed::default();
-            plan.push(prompt, &[response]);
-            alone.push(plan);
-        }
-    }
-    let got = player.logps(&together).unwrap();
-    let want: Vec<f64> = alone
-        .iter()
-        .flat_map(|plan| player.logps(plan).unwrap())
-        .collect();
-    agree(
-        &format!("{what}: a pair's log-probs"),
-        &vec![got],
-        &vec![want.clone()],
-    );
-    if player.params.is_empty() {
-        return;
-    }
-    let slope = |i: usize| (i as f64 * 0.7).sin();
-    let mut grads = Grads::new();
-    let options = PassOptions::default();
-    let mut slopes = |logps: &[f64]| Ok((0..logps.len()).map(slope).collect());
-    player
-        .forward_backward(&together, &options, &mut slopes, &mut grads)
-        .unwrap();
-    let (mut sum, mut done) = (Grads::new(), 0);
-    for plan in &alone {
-        let mut slopes = |logps: &[f64]| Ok((done..done + logps.len()).map(slope).collect());
-        player
-            .forward_backward(plan, &options, &mut slopes, &mut sum)
-            .unwrap();
-        done += plan.targets.len();
-    }
-    assert_eq!(
-        grads.len(),
-        player.params.len(),
-        "{what}: every parameter has a gradient"
-    );
-    for (name, grad) in &grads {
-        let flat = |t: &Tensor| model::rows(&t.flatten_all().unwrap().unsqueeze(0).unwrap());
-        agree(
-            &format!("{what}: gradient of {name}"),
-            &flat(grad),
-            &flat(&sum[name]),
-        );
-    }
-}
-
-/// An adapter on every projection whose B is not zero.
-fn adapted(base: Arc<randori_engine::Base>, rslora: bool) -> Player {
-    let spec = LoraSpec {
-        rank: 4,
-        alpha: 6.0,
-        rslora,
-        dropout: 0.0,
-        targets: Targets::AllLinear,
-    };
-    let fresh = Player::with_lora(base, spec, 21).unwrap();
-    let random = |(name, t): (&String, &Tensor)| {
-        let size = if name.ends_with("lora_B") { 0.1 } else { 0.4 };
-        let values: Vec<f32> = uniform(22, name, t.elem_count())
-            .map(|u| (size * (2.0 * u - 1.0)) as f32)
-            .collect();
-        (
-            name.clone(),
-            Tensor::from_vec(values, t.shape(), &Device::Cpu).unwrap(),
-        )
-    };
-    let params: Params = fresh.params.iter().map(random).collect();
-    Player {
-        params: Arc::new(params),
-        ..fresh
-    }
-}
-
 #[test]
 fn a_packed_pair_equals_each_response_alone() {
     let base = base_from(&LLAMA.config(), &LLAMA.random(9), &LoadOptions::default());
     pair_equals_each_alone("bare", &Player::bare(base.clone()), &LLAMA);
     pair_equals_each_alone("lora", &adapted(base.clone(), false), &LLAMA);
     pair_equals_each_alone("full", &Player::full(base).unwrap(), &LLAMA);
-}
-
-/// The base's weights with the player's update merged in, by the adapter's own merge.
-fn merged(player: &Player) -> Weights {
-    let scale = player.lora.as_ref().unwrap().scale();
-    let mut weights = dense(&player.base);
-    for (name, weight) in weights.iter_mut() {
-        let projection = name.trim_end_matches(".weight");
-        let part = |which: &str| player.params.get(&format!("{projection}.{which}"));
-        if let (Some(a), Some(b)) = (part("lora_A"), part("lora_B")) {
-            *weight = randori_lora::merge(weight, a, b, scale).unwrap();
-        }
-    }
-    weights
 }
 
 #[test]
@@ -415,12 +314,6 @@ fn an_nf4_base_equals_its_dequantised_weights() {
         agree("nf4 with an adapter", &by_prefix(&adapted, &tokens), &exact);
         pair_equals_each_alone("nf4 with an adapter", &adapted, &LLAMA);
     }
-}
-
-/// |a - b| / |b|, over all values.
-fn relative_error(a: &Tensor, b: &Tensor) -> f32 {
-    let norm = |t: Tensor| t.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>();
-    norm((a - b).unwrap()).unwrap() / norm(b.clone()).unwrap()
 }
 
 /// Rows of a multiple of 256 weights, as the K formats want.
