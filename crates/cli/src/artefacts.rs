@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
+use randori_data::Message;
 use randori_engine::train::Pair;
 use randori_engine::{Params, Player};
 use randori_lora::{LoraSpec, peft};
@@ -20,8 +21,8 @@ pub struct Answer {
     pub example: usize,
     /// Where the example was read.
     pub place: String,
-    /// The prompt's text, as the model sees it.
-    pub prompt: String,
+    /// The conversation before the answer.
+    pub prompt: Vec<Message>,
     /// The human response's text.
     pub real: String,
     /// The answer's text.

@@ -13,6 +13,8 @@ use crate::recipe::{DataFormat, DataTurns, OnBad, OnCalculator, Recipe};
 pub struct Part {
     /// Usable examples, in order.
     pub examples: Vec<Encoded>,
+    /// Their prompts as conversations.
+    pub prompts: Vec<Vec<Message>>,
     /// What happened to the others.
     pub counts: Counts,
 }
@@ -48,7 +50,20 @@ pub fn encode(
     };
     let (examples, counts) = randori_data::encode(records, tokenizer, &limits, &policy(recipe))
         .with_context(|| format!("{}: {key}", recipe.place(key)))?;
-    Ok(Part { examples, counts })
+    let prompts = examples
+        .iter()
+        .map(|e| {
+            records
+                .get(e.record)
+                .map(|r| r.prompt.clone())
+                .unwrap_or_default()
+        })
+        .collect();
+    Ok(Part {
+        examples,
+        prompts,
+        counts,
+    })
 }
 
 /// The recipe's rules for doubtful examples.

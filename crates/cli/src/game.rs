@@ -12,6 +12,7 @@ use randori_sdk::seam::SamplerFn;
 use randori_store::{Board, Desk, Rows};
 
 use crate::artefacts::{Answer, Answers, Learnt, PairRow, Pairs};
+use crate::corpus::Part;
 use crate::measure::{self, HeldOutAnswer};
 use crate::progress::clock;
 use crate::session::Session;
@@ -25,8 +26,8 @@ const SCORED_AT_ONCE: usize = 512;
 /// A game with one seed.
 pub struct SpinGame<'a> {
     session: &'a Session,
-    train: &'a [Encoded],
-    held_out: &'a [Encoded],
+    train: &'a Part,
+    held_out: &'a Part,
     samplers: Vec<Arc<dyn SamplerFn>>,
     seed: u64,
     start: Learnt,
@@ -42,8 +43,8 @@ impl<'a> SpinGame<'a> {
     /// `start_answers` are the start's own; `label` goes in front of every stage's name (`seed 1 · `).
     pub fn new(
         session: &'a Session,
-        train: &'a [Encoded],
-        held_out: &'a [Encoded],
+        train: &'a Part,
+        held_out: &'a Part,
         seed: u64,
         start: Learnt,
         start_answers: Vec<HeldOutAnswer>,
@@ -141,7 +142,7 @@ impl Game for SpinGame<'_> {
         }
         self.session
             .console
-            .say(format!("  {:<26} {counts}", self.label(now.t, "pairs")));
+            .say(format!("  {:<38} {counts}", self.label(now.t, "pairs")));
         if rows.is_empty() {
             anyhow::bail!(
                 "iteration {}: no pair is left to train on ({counts}); see data.identical, data.empty and data.cut",
@@ -229,7 +230,7 @@ impl Game for SpinGame<'_> {
     fn enters(&mut self, now: &Iteration, stage: Stage, restored: bool) {
         if restored {
             self.session.console.say(format!(
-                "  {:<26} kept from before",
+                "  {:<38} kept from before",
                 self.label(now.t, stage.name())
             ));
         }
@@ -277,19 +278,24 @@ pub struct Draws<'a> {
 pub fn answers(
     session: &Session,
     player: &Player,
-    examples: &[Encoded],
+    examples: &Part,
     draws: &Draws,
     mut chunks: Vec<Vec<Answer>>,
     label: &str,
     keep: &mut dyn FnMut(&Vec<Answer>) -> Result<()>,
 ) -> Result<Answers> {
     let mut done: usize = chunks.iter().map(Vec::len).sum();
-    let mut bar = session.console.stage(label, examples.len(), "prompts");
+    let mut bar = session
+        .console
+        .stage(label, examples.examples.len(), "prompts");
     bar.resumed_at(done);
     let mut tokens = 0;
-    while done < examples.len() {
-        let end = examples.len().min(done + session.recipe.generate.chunk);
-        let part = &examples[done..end];
+    while done < examples.examples.len() {
+        let end = examples
+            .examples
+            .len()
+            .min(done + session.recipe.generate.chunk);
+        let part = &examples.examples[done..end];
         let prompts: Vec<Vec<u32>> = part.iter().map(|e| e.prompt.clone()).collect();
         let options = settings::generate(
             &session.recipe,
@@ -314,7 +320,7 @@ pub fn answers(
             .map(|(i, (example, g))| Answer {
                 example: done + i,
                 place: example.place.to_string(),
-                prompt: session.tokenizer.decode(&example.prompt),
+                prompt: examples.prompts[done + i].clone(),
                 real: session.tokenizer.decode(&example.response),
                 generated: session.tokenizer.decode(&g.tokens),
                 truncated: !g.ended,
@@ -335,7 +341,7 @@ pub fn answers(
 /// The pairs that the recipe's rules leave, without log-probs yet.
 fn screened(
     session: &Session,
-    train: &[Encoded],
+    train: &Part,
     answers: &[Answer],
     t: usize,
     counts: &mut Counts,
@@ -343,7 +349,7 @@ fn screened(
     let pairs = answers
         .iter()
         .map(|answer| {
-            let example = train.get(answer.example).with_context(|| {
+            let example = train.examples.get(answer.example).with_context(|| {
                 format!(
                     "iteration {t}'s answers are of other data: they have example {}",
                     answer.example

@@ -3,11 +3,12 @@
 
 use anyhow::Result;
 use randori_core::{PairLogps, Signals};
-use randori_data::Encoded;
+use randori_data::{Encoded, Message};
 use randori_engine::{Generation, Player, ScoreItem, generate, score};
 use randori_eval::{Check, Tally};
 use serde::{Deserialize, Serialize};
 
+use crate::corpus::Part;
 use crate::report::Measures;
 use crate::session::Session;
 use crate::settings;
@@ -17,8 +18,8 @@ use crate::settings;
 pub struct HeldOutAnswer {
     /// Where the example was read.
     pub place: String,
-    /// The prompt's text, as the model sees it.
-    pub prompt: String,
+    /// The conversation before the answer.
+    pub prompt: Vec<Message>,
     /// The human response's text.
     pub real: String,
     /// The answer's text.
@@ -59,12 +60,12 @@ pub fn check(session: &Session) -> Result<Option<Check>> {
 pub fn answer(
     session: &Session,
     player: &Player,
-    held_out: &[Encoded],
+    held_out: &Part,
     label: &str,
 ) -> Result<Answered> {
     let check = check(session)?;
     let samplers = session.samplers(&session.recipe.eval.sampling)?;
-    let prompts: Vec<Vec<u32>> = held_out.iter().map(|e| e.prompt.clone()).collect();
+    let prompts: Vec<Vec<u32>> = held_out.examples.iter().map(|e| e.prompt.clone()).collect();
     let seeds = &session.recipe.eval.seeds;
     let mut bar = session.console.stage(
         format!("{label}: answers"),
@@ -86,8 +87,14 @@ pub fn answer(
             bar.set(k * prompts.len() + done, before + now);
         })?;
         let mut right = Tally::default();
-        for (example, generation) in held_out.iter().zip(&generations) {
-            let one = checked(session, check.as_ref(), example, generation);
+        for (i, (example, generation)) in held_out.examples.iter().zip(&generations).enumerate() {
+            let one = checked(
+                session,
+                check.as_ref(),
+                example,
+                &held_out.prompts[i],
+                generation,
+            );
             right.add(one.right.unwrap_or(false));
             form.add(check.as_ref().is_some_and(|c| c.in_form(&one.generated)));
             cut.add(one.truncated);
@@ -110,13 +117,14 @@ fn checked(
     session: &Session,
     check: Option<&Check>,
     example: &Encoded,
+    prompt: &[Message],
     generation: &Generation,
 ) -> HeldOutAnswer {
     let text = |ids: &[u32]| session.tokenizer.decode(ids);
     let (real, generated) = (text(&example.response), text(&generation.tokens));
     HeldOutAnswer {
         place: example.place.to_string(),
-        prompt: text(&example.prompt),
+        prompt: prompt.to_vec(),
         right: check.map(|c| c.right(&generated, &real)),
         truncated: !generation.ended,
         tokens: generation.tokens.clone(),
@@ -129,11 +137,12 @@ fn checked(
 pub fn logps(
     session: &Session,
     player: &Player,
-    held_out: &[Encoded],
+    held_out: &Part,
     others: &[HeldOutAnswer],
     label: &str,
 ) -> Result<Vec<(f64, f64)>> {
     let items: Vec<ScoreItem> = held_out
+        .examples
         .iter()
         .zip(others)
         .map(|(e, o)| ScoreItem {
@@ -159,7 +168,7 @@ pub fn logps(
 /// The signals of a player against its opponent on held-out pairs (real, the opponent's answer).
 pub fn signals(
     session: &Session,
-    held_out: &[Encoded],
+    held_out: &Part,
     own: &Answered,
     policy: &[(f64, f64)],
     opponent: &[(f64, f64)],
@@ -167,6 +176,7 @@ pub fn signals(
     beta: f64,
 ) -> Signals {
     let rows = held_out
+        .examples
         .iter()
         .zip(policy)
         .zip(opponent)
@@ -220,8 +230,9 @@ fn mean(values: &[f64]) -> Option<f64> {
 }
 
 /// Negative log-likelihood of the real responses, nats per token.
-pub fn nll(session: &Session, player: &Player, examples: &[Encoded], label: &str) -> Result<f64> {
+pub fn nll(session: &Session, player: &Player, examples: &Part, label: &str) -> Result<f64> {
     let items: Vec<ScoreItem> = examples
+        .examples
         .iter()
         .map(|e| ScoreItem {
             prompt: &e.prompt,
@@ -239,7 +250,7 @@ pub fn nll(session: &Session, player: &Player, examples: &[Encoded], label: &str
     )?;
     bar.finish();
     let mut likelihood = randori_eval::Likelihood::default();
-    for (example, scores) in examples.iter().zip(&scores) {
+    for (example, scores) in examples.examples.iter().zip(&scores) {
         likelihood.add(scores[0], example.response.len());
     }
     Ok(likelihood.nll().unwrap_or(f64::NAN))

@@ -44,7 +44,7 @@ impl Console {
             if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:24} {msg}") {
                 bar.set_style(style);
             }
-            bar.set_prefix(format!("  {label:<26}"));
+            bar.set_prefix(format!("  {label:<38}"));
             bar
         });
         Stage {
@@ -94,7 +94,7 @@ impl Stage {
             bar.set_position(done as u64);
             bar.set_message(line());
         } else if !self.quiet && self.printed.elapsed() >= EVERY && done < self.total {
-            eprintln!("  {:<26} {}", self.label, line());
+            eprintln!("  {:<38} {}", self.label, line());
             self.printed = Instant::now();
         }
     }
@@ -120,7 +120,7 @@ impl Stage {
             bar.finish_and_clear();
         }
         if !self.quiet {
-            eprintln!("  {:<26} {}", self.label, self.figures().line());
+            eprintln!("  {:<38} {}", self.label, self.figures().line());
         }
         (self.began.elapsed(), self.tokens)
     }

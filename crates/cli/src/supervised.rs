@@ -2,13 +2,13 @@
 //! here with the game's own number of trained tokens and its settings chosen on the validation split).
 
 use anyhow::Result;
-use randori_data::Encoded;
 use randori_engine::Player;
 use randori_engine::train::{Example, TrainSettings};
 use randori_store::{Desk, Json, Run};
 use serde::{Deserialize, Serialize};
 
 use crate::artefacts::Learnt;
+use crate::corpus::Part;
 use crate::game::trained;
 use crate::measure::{self, HeldOutAnswer};
 use crate::recipe::ChosenBy;
@@ -20,12 +20,13 @@ use crate::settings;
 pub fn tuned(
     session: &Session,
     player: Player,
-    examples: &[Encoded],
+    examples: &Part,
     settings: TrainSettings,
     desk: &mut Desk,
     label: &str,
 ) -> Result<Player> {
     let examples: Vec<Example> = examples
+        .examples
         .iter()
         .map(|e| Example {
             prompt: e.prompt.clone(),
@@ -55,11 +56,11 @@ pub struct Setting {
 /// What the baseline is given.
 pub struct Contest<'a> {
     /// What is trained on.
-    pub train: &'a [Encoded],
+    pub train: &'a Part,
     /// What settings are chosen on.
-    pub validation: &'a [Encoded],
+    pub validation: &'a Part,
     /// What is measured on.
-    pub held_out: &'a [Encoded],
+    pub held_out: &'a Part,
     /// Where both begin.
     pub start: &'a Learnt,
     /// The start's held-out answers: the baseline's "opponent".
@@ -180,10 +181,16 @@ struct Steps {
 
 impl Steps {
     fn new(session: &Session, of: &Contest, epochs: usize) -> Steps {
-        let per_epoch = of.train.len().div_ceil(session.recipe.train.batch).max(1);
+        let per_epoch = of
+            .train
+            .examples
+            .len()
+            .div_ceil(session.recipe.train.batch)
+            .max(1);
         // as the engine counts them: the last response token predicts nothing and is not computed
         let tokens: usize = of
             .train
+            .examples
             .iter()
             .map(|e| e.prompt.len() + e.response.len().saturating_sub(1))
             .sum();

@@ -98,6 +98,8 @@ pub struct Encoded {
     pub rejected: Option<Rejected>,
     /// Where the example was read.
     pub place: Place,
+    /// Which of the records it is, from 0: for its text.
+    pub record: usize,
 }
 
 /// Tokenises records, applies the limits, then [`screen`]s them. The order is kept.
@@ -117,7 +119,11 @@ pub fn encode(
     };
     let fitted = records
         .par_iter()
-        .map(|record| fit(record, tokenizer, limits, policy))
+        .enumerate()
+        .map(|(index, record)| {
+            let fitted = fit(record, tokenizer, limits, policy)?;
+            Ok(fitted.of(index))
+        })
         .collect::<Result<Vec<_>>>()?;
     let mut examples = Vec::with_capacity(fitted.len());
     for outcome in fitted {
@@ -141,6 +147,17 @@ enum Fit {
     Whole(Encoded),
     Shortened(Encoded),
     TooLong,
+}
+
+impl Fit {
+    /// Notes which record it came from.
+    fn of(mut self, index: usize) -> Self {
+        match &mut self {
+            Fit::Whole(example) | Fit::Shortened(example) => example.record = index,
+            Fit::TooLong => {}
+        }
+        self
+    }
 }
 
 fn fit(record: &Record, tokenizer: &Tokenizer, limits: &Limits, policy: &Policy) -> Result<Fit> {
@@ -187,6 +204,7 @@ fn fit(record: &Record, tokenizer: &Tokenizer, limits: &Limits, policy: &Policy)
         cut,
         rejected,
         place: record.place.clone(),
+        record: 0,
     };
     Ok(if shortened {
         Fit::Shortened(example)

@@ -23,14 +23,14 @@ pub fn run(who: &Who, split: Split, out: Option<&Path>) -> Result<()> {
     )?;
     session
         .console
-        .say(format!("  {:<26} {}", "data", part.counts));
+        .say(format!("  {:<38} {}", "data", part.counts));
     let seed = session.recipe.run.seed;
     let player = session.start(seed)?;
-    let own = measure::answer(&session, &player, &part.examples, "player")?;
-    let logps = measure::logps(&session, &player, &part.examples, &own.first, "player")?;
+    let own = measure::answer(&session, &player, &part, "player")?;
+    let logps = measure::logps(&session, &player, &part, &own.first, "player")?;
     let signals = measure::signals(
         &session,
-        &part.examples,
+        &part,
         &own,
         &logps,
         &logps,

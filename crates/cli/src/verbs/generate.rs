@@ -22,7 +22,7 @@ pub fn run(who: &Who, split: Split, iteration: usize, out: &Path) -> Result<()> 
     )?;
     session
         .console
-        .say(format!("  {:<26} {}", "prompts", part.counts));
+        .say(format!("  {:<38} {}", "prompts", part.counts));
     let samplers = session.samplers(&session.recipe.generate.sampling)?;
     let seed = session.recipe.run.seed;
     let player = session.start(seed)?;
@@ -34,7 +34,7 @@ pub fn run(who: &Who, split: Split, iteration: usize, out: &Path) -> Result<()> 
     let answers = answers(
         &session,
         &player,
-        &part.examples,
+        &part,
         &draws,
         Vec::new(),
         "generated",

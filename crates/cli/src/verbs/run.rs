@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use anyhow::Result;
 use randori_core::{Ended, Outcome, Signals, play};
-use randori_data::Encoded;
 use randori_store::{Open, Run};
 
 use crate::args::{Split, Who};
@@ -62,7 +61,7 @@ pub fn run(who: &Who, fresh: bool) -> Result<()> {
     let first = folder::of_seed(&dir, seeds[0], several);
     let summary = Summary {
         name: session.recipe.run.name.clone(),
-        sample: sample(&session, &first, played[0].iterations.len()),
+        sample: sample(&first, played[0].iterations.len()),
         played,
         seconds: began.elapsed().as_secs_f64(),
     };
@@ -90,9 +89,9 @@ fn open_corpus(session: &Session) -> Result<Corpus> {
     };
     session
         .console
-        .say(format!("  {:<26} {}", "training data", corpus.train.counts));
+        .say(format!("  {:<38} {}", "training data", corpus.train.counts));
     session.console.say(format!(
-        "  {:<26} {}",
+        "  {:<38} {}",
         "held-out data", corpus.held_out.counts
     ));
     Ok(corpus)
@@ -118,7 +117,7 @@ fn one(
     chosen: &mut Option<Setting>,
     label: &str,
 ) -> Result<Played> {
-    let (train, held_out) = (&corpus.train.examples[..], &corpus.held_out.examples[..]);
+    let (train, held_out) = (&corpus.train, &corpus.held_out);
     let board = run.board()?;
     let start = start(session, train, run, seed, label)?;
     let (at_start, start_answers) = measured_start(session, held_out, run, &start, label)?;
@@ -149,7 +148,7 @@ fn one(
         Some(validation) => {
             let contest = Contest {
                 train,
-                validation: &validation.examples,
+                validation,
                 held_out,
                 start: &start,
                 start_answers: &start_answers,
@@ -174,13 +173,7 @@ fn one(
 }
 
 /// The start, after its supervised stage if the recipe has one.
-fn start(
-    session: &Session,
-    train: &[Encoded],
-    run: &mut Run,
-    seed: u64,
-    label: &str,
-) -> Result<Learnt> {
+fn start(session: &Session, train: &Part, run: &mut Run, seed: u64, label: &str) -> Result<Learnt> {
     if session.recipe.sft.epochs == 0 {
         return Ok(Learnt::of(&session.start(seed)?, &session.base_name));
     }
@@ -202,7 +195,7 @@ fn start(
 /// The start's signals and its held-out answers.
 fn measured_start(
     session: &Session,
-    held_out: &[Encoded],
+    held_out: &Part,
     run: &mut Run,
     start: &Learnt,
     label: &str,
@@ -225,7 +218,7 @@ fn measured_start(
     })?;
     let kept = run.place("start").join(ANSWERS);
     let answers = match randori_store::read_rows::<HeldOutAnswer>(&kept) {
-        Ok(rows) if rows.len() == held_out.len() => rows,
+        Ok(rows) if rows.len() == held_out.examples.len() => rows,
         _ => measure::answer(session, &player, held_out, &name)?.first, // removed by somebody: drawn again, the same
     };
     Ok((signals, answers))
@@ -258,7 +251,7 @@ fn metrics(dir: &Path, t: usize) -> Vec<serde_json::Value> {
 }
 
 /// The first held-out prompt (not the prettiest) answered by the human, the start and the last iteration.
-fn sample(session: &Session, dir: &Path, iterations: usize) -> Option<Sample> {
+fn sample(dir: &Path, iterations: usize) -> Option<Sample> {
     let of = |place: String| {
         randori_store::read_rows::<HeldOutAnswer>(&dir.join(place).join(ANSWERS)).ok()
     };
@@ -266,9 +259,12 @@ fn sample(session: &Session, dir: &Path, iterations: usize) -> Option<Sample> {
     let last = of(randori_store::place_of(iterations.checked_sub(1)?))?
         .into_iter()
         .next()?;
-    let _ = session;
     Some(Sample {
-        prompt: start.prompt,
+        prompt: start
+            .prompt
+            .last()
+            .map(|m| m.content.clone())
+            .unwrap_or_default(),
         human: start.real,
         start: start.generated,
         last: last.generated,
@@ -281,7 +277,7 @@ fn show(summary: &Summary, dir: &Path, began: Instant) {
     if let Some(s) = &summary.sample {
         println!("\nThe first held-out prompt: {}", s.prompt.trim());
         println!(
-            "  human        {}\n  the start    {}\n  last iteration {}",
+            "  human           {}\n  iteration 0     {}\n  last iteration  {}",
             s.human.trim(),
             s.start.trim(),
             s.last.trim()

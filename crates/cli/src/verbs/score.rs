@@ -13,7 +13,7 @@ use crate::session::Session;
 /// Writes `out` once all pairs are scored.
 pub fn run(who: &Who, file: &Path, out: &Path) -> Result<()> {
     let session = Session::open(who)?;
-    let rows = pairs::read(&session, file)?;
+    let rows = pairs::read(&session, file)?.rows;
     let player = session.start(session.recipe.run.seed)?;
     let rows = scored(
         &session,

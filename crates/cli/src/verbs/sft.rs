@@ -23,7 +23,7 @@ pub fn run(who: &Who, out: Option<&Path>, fresh: bool) -> Result<()> {
     let train = part(recipe, tokenizer, Split::Train, session.window, false)?;
     session
         .console
-        .say(format!("  {:<26} {}", "training data", train.counts));
+        .say(format!("  {:<38} {}", "training data", train.counts));
     let validated = !recipe.data.validation.0.is_empty() || recipe.data.validation_share > 0.0;
     let validation = validated
         .then(|| part(recipe, tokenizer, Split::Validation, session.window, false))
@@ -36,7 +36,7 @@ pub fn run(who: &Who, out: Option<&Path>, fresh: bool) -> Result<()> {
         let player = supervised::tuned(
             &session,
             session.start(seed)?,
-            &train.examples,
+            &train,
             settings,
             desk,
             "supervised",
@@ -47,7 +47,7 @@ pub fn run(who: &Who, out: Option<&Path>, fresh: bool) -> Result<()> {
         let nll = measure::nll(
             &session,
             &learnt.player(&session.base),
-            &validation.examples,
+            &validation,
             "validation",
         )?;
         println!("validation NLL {nll:.4} nats a token");

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use randori_engine::train::Pair;
-use randori_store::Open;
+use randori_store::{Open, Rows};
 
 use crate::args::Who;
 use crate::artefacts::{Learnt, PairRow};
@@ -23,17 +23,20 @@ pub fn run(who: &Who, file: &Path, iteration: usize, out: &Path, fresh: bool) ->
     let seed = session.recipe.run.seed;
     let loss = session.loss(iteration)?;
     let settings = settings::game(&session.recipe, iteration, seed, session.beta(iteration));
-    let rows = pairs::read(&session, file)?;
+    let given = pairs::read(&session, file)?;
     let how = if fresh { Open::Fresh } else { Open::Resume };
     let mut run = folder::open(&session, &dir, seed, how)?;
     let start = session.start(seed)?;
     let place = format!("iteration-{iteration}");
     let pairs = run.stage(&place, "pairs", |desk| {
+        if given.scored {
+            return Ok(Rows(given.rows)); // by whoever ran `randori score`: that player is the reference
+        }
         let (chunks, mut log) = desk.items("scores")?;
         scored(
             &session,
             &start,
-            rows,
+            given.rows,
             chunks,
             "reference log-probs",
             &mut |chunk| {
