@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    path::{Component, Path, PathBuf},
+    path::{Component, Path},
 };
 
 use serde_json::Value;
@@ -52,9 +52,10 @@ pub(super) fn json(path: &Path) -> Result<Value> {
         .map_err(|e| Error::rule(format!("{}: not JSON: {e}", path.display())))
 }
 
+/// Tensor name to file name; a file must be one of the index's own folder.
 fn weight_map(path: &Path) -> Result<BTreeMap<String, String>> {
     let index = json(path)?;
-    index
+    let map: BTreeMap<String, String> = index
         .get("weight_map")
         .and_then(|map| serde_json::from_value(map.clone()).ok())
         .ok_or_else(|| {
@@ -62,7 +63,22 @@ fn weight_map(path: &Path) -> Result<BTreeMap<String, String>> {
                 "{}: weight_map must map tensor names to file names",
                 path.display()
             ))
-        })
+        })?;
+    match map.values().find(|shard| !is_plain(shard)) {
+        Some(shard) => Err(Error::rule(format!(
+            "{} names the shard {shard:?}, which is no plain file name",
+            path.display()
+        ))),
+        None => Ok(map),
+    }
+}
+
+fn is_plain(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    matches!(
+        (parts.next(), parts.next()),
+        (Some(Component::Normal(_)), None)
+    )
 }
 
 fn shards(index: &mut Index, dir: &Path) -> Result<()> {
@@ -72,7 +88,7 @@ fn shards(index: &mut Index, dir: &Path) -> Result<()> {
     for shard in map.values() {
         if !opened.contains_key(shard.as_str()) {
             opened.insert(shard, index.files.len());
-            safetensors::add_place(index, Place::open(&inside(dir, shard, &path)?)?)?;
+            safetensors::add_place(index, Place::open(&dir.join(shard))?)?;
         }
     }
     for (tensor, shard) in &map {
@@ -84,18 +100,6 @@ fn shards(index: &mut Index, dir: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// An index may name files of its own folder only.
-fn inside(dir: &Path, shard: &str, index: &Path) -> Result<PathBuf> {
-    let mut parts = Path::new(shard).components();
-    match (parts.next(), parts.next()) {
-        (Some(Component::Normal(_)), None) => Ok(dir.join(shard)),
-        _ => Err(Error::rule(format!(
-            "{} names the shard {shard:?}, which is no plain file name",
-            index.display()
-        ))),
-    }
 }
 
 fn pickled(dir: &Path) -> &'static str {
