@@ -207,9 +207,9 @@ fn at(options: &[PluginOption], t: usize) -> Vec<(String, Value)> {
 /// A plugin's complaint with the line of the option it names, or of the choice itself.
 fn placed(error: randori_host::Error, options: &[PluginOption], choice: &str) -> anyhow::Error {
     let text = error.to_string();
-    let named = options
-        .iter()
-        .find(|o| text.contains(&format!("`{}`", o.name)));
+    // the first name the message says is the one it is about; later ones are suggestions
+    let at = |o: &&PluginOption| text.find(&format!("`{}`", o.name));
+    let named = options.iter().filter(|o| at(o).is_some()).min_by_key(at);
     let place = named.map_or(choice, |o| &o.place).to_string();
     anyhow::Error::new(error).context(place)
 }

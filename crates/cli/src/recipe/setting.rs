@@ -38,6 +38,9 @@ pub struct Fault {
 }
 
 impl Raw {
+    fn is_plain(&self) -> bool {
+        !matches!(self.value, RawValue::List(_) | RawValue::Table(_))
+    }
     pub(super) fn expected(&self, what: &str) -> Fault {
         self.fault(format!("must be {what}, got {}", self.text))
     }
@@ -229,6 +232,8 @@ impl Setting for String {
                 value: RawValue::Text(v),
                 ..
             }) => Ok(v.clone()),
+            // a shell has no quotes to spare: `--set name=nan` and `--set name=7` are texts here
+            Some(raw) if raw.from_command_line && raw.is_plain() => Ok(raw.text.clone()),
             Some(raw) => Err(raw.expected("text")),
             None => Err(missing("text")),
         }

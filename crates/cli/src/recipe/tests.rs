@@ -49,6 +49,7 @@ fn values_are_read_and_lists_are_per_iteration() {
         recipe.data.train
     );
     assert_eq!(recipe.place("train.lr"), "recipe.toml:3");
+    assert_eq!(accepted("", &["name=nan"]).run.name, "nan");
 }
 
 #[test]
