@@ -21,10 +21,17 @@ fn time(mut f: impl FnMut()) -> f64 {
 }
 
 fn main() {
-    println!("GFLOP/s: dense forward, backward | each format forward, backward | dequantised Gweights/s");
-    for (n, outputs, inputs) in
-        [(1, 1536, 576), (32, 1536, 576), (256, 1536, 576), (1024, 1536, 576), (1024, 576, 1536), (512, 4096, 4096)]
-    {
+    println!(
+        "GFLOP/s: dense forward, backward | each format forward, backward | dequantised Gweights/s"
+    );
+    for (n, outputs, inputs) in [
+        (1, 1536, 576),
+        (32, 1536, 576),
+        (256, 1536, 576),
+        (1024, 1536, 576),
+        (1024, 576, 1536),
+        (512, 4096, 4096),
+    ] {
         let noise = |a: usize, b: usize| Tensor::randn(0f32, 1.0, (a, b), &Device::Cpu).unwrap();
         let (w, x, dy) = (noise(outputs, inputs), noise(n, inputs), noise(n, outputs));
         let rate = |seconds: f64| 2e-9 * (n * outputs * inputs) as f64 / seconds;
@@ -46,7 +53,10 @@ fn main() {
         }
         for (name, m) in all {
             let weights = 1e-9 * (outputs * inputs) as f64 / time(|| drop(m.dequantise().unwrap()));
-            let (f, b) = (time(|| drop(m.forward(&x).unwrap())), time(|| drop(m.backward(&dy).unwrap())));
+            let (f, b) = (
+                time(|| drop(m.forward(&x).unwrap())),
+                time(|| drop(m.backward(&dy).unwrap())),
+            );
             print!(" | {name} {:6.1} {:6.1} ({weights:.1})", rate(f), rate(b));
         }
         println!();

@@ -99,7 +99,7 @@ impl Nf4Matrix {
             let len = (BLOCK - at % BLOCK).min(out.len() - done);
             let scale = self.scales.at(at / BLOCK);
             let out = &mut out[done..done + len];
-            if at % 2 == 0 && len % 2 == 0 {
+            if at.is_multiple_of(2) && len.is_multiple_of(2) {
                 for (pair, &byte) in out
                     .chunks_exact_mut(2)
                     .zip(&self.codes[at / 2..(at + len) / 2])
@@ -111,7 +111,7 @@ impl Nf4Matrix {
             } else {
                 for (i, v) in out.iter_mut().enumerate() {
                     let byte = self.codes[(at + i) / 2];
-                    let code = if (at + i) % 2 == 0 {
+                    let code = if (at + i).is_multiple_of(2) {
                         byte >> 4
                     } else {
                         byte & 15

@@ -1,4 +1,10 @@
 //! Base weights from Hugging Face folders and from memory: exact values, and every fault as one error that names it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "weights/model.rs"]
 mod model;

@@ -2,6 +2,12 @@
 //!
 //! The hub's address and cache come from the environment, so each case runs in a process of its own: this test program
 //! started again with [`CASE`] set.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::{
     collections::HashMap,

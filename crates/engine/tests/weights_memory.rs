@@ -1,4 +1,10 @@
 //! Loading must peak at the result plus about one tensor. Alone in its process, so that the peak is its own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "weights/model.rs"]
 mod model;

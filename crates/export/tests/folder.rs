@@ -1,4 +1,10 @@
 //! Export and back: what is written is what the player computes with, in every dtype, in shards, in both config spellings.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "../../engine/tests/weights/model.rs"]
 mod model;
