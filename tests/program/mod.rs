@@ -1,5 +1,6 @@
 //! The real program in a folder of its own, with a small recipe, data and a model that it made itself.
 #![allow(dead_code)] // each test program uses a part
+#![allow(clippy::unwrap_used)] // helpers of tests, though not tests themselves
 
 use std::fs;
 use std::path::{Path, PathBuf};
