@@ -51,6 +51,35 @@ pub fn model(_name: &str) -> Option<Model> {
     None
 }
 
+/// Tells one built-in data set from another version's.
+pub fn data_digest(name: &str) -> String {
+    let splits = [Split::Train, Split::Validation, Split::HeldOut];
+    digest(
+        splits
+            .into_iter()
+            .filter_map(|split| data(name, split))
+            .map(|d| d.1),
+    )
+}
+
+/// Tells one built-in model from another version's.
+pub fn model_digest(name: &str) -> String {
+    digest(
+        model(name)
+            .into_iter()
+            .flat_map(|m| [m.config, m.tokenizer, m.tokenizer_config, m.weights]),
+    )
+}
+
+/// FNV-1a: against mistakes, not against malice, for what is inside our own binary.
+fn digest<'a>(parts: impl Iterator<Item = &'a [u8]>) -> String {
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    for byte in parts.flatten() {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+    }
+    format!("{hash:016x}")
+}
+
 /// There is no such built-in.
 pub fn unknown(name: &str) -> anyhow::Error {
     anyhow::anyhow!("{name} is not built in; there is only builtin:demo")

@@ -7,6 +7,7 @@ use anyhow::Result;
 use randori_store::{Lock, Open, Run, RunSpec};
 
 use crate::args::Who;
+use crate::builtin;
 use crate::recipe::Recipe;
 use crate::session::Session;
 
@@ -69,12 +70,19 @@ fn hashes(session: &Session) -> Result<BTreeMap<String, String>> {
         ("data.held_out", &d.held_out.0),
     ];
     for (key, files) in data {
-        for file in files.iter().filter(|f| !f.starts_with("builtin:")) {
+        for file in files.iter() {
+            if let Some(name) = file.strip_prefix("builtin:") {
+                hashes.insert(format!("{key} {file}"), builtin::data_digest(name));
+                continue;
+            }
             hashes.insert(
                 format!("{key} {file}"),
                 randori_store::hash(&recipe.path(file))?.sha256,
             );
         }
+    }
+    if let Some(name) = recipe.model.source.0.strip_prefix("builtin:") {
+        hashes.insert("model.source".into(), builtin::model_digest(name));
     }
     let source = recipe.path(&recipe.model.source.0);
     if source.is_file() {

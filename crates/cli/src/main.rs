@@ -15,7 +15,9 @@ mod recipe;
 mod report;
 mod session;
 mod settings;
+mod stages;
 mod supervised;
+mod training;
 mod verbs;
 
 fn main() -> std::process::ExitCode {

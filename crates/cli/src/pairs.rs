@@ -8,8 +8,8 @@ use randori_data::{Counts, Encoded, Rejected};
 
 use crate::artefacts::{Answer, PairRow};
 use crate::corpus;
-use crate::game::rows_of;
 use crate::session::Session;
+use crate::stages::rows_of;
 
 /// Pairs under the recipe's limits and rules.
 pub struct Pairs {

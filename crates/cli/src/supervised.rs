@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::artefacts::Learnt;
 use crate::corpus::Part;
-use crate::game::trained;
 use crate::measure::{self, HeldOutAnswer};
 use crate::recipe::ChosenBy;
 use crate::report::Baseline;
 use crate::session::Session;
 use crate::settings;
+use crate::training::trained;
 
 /// Trains on the real responses; resumable through its desk.
 pub fn tuned(

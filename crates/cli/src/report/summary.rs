@@ -111,8 +111,10 @@ pub struct Summary {
     pub played: Vec<Played>,
     /// One prompt answered.
     pub sample: Option<Sample>,
-    /// Wall time of the whole run, seconds (sum over resumed parts where known).
+    /// Wall time, seconds, since the run was last started (`manifest.json` has every stage's).
     pub seconds: f64,
+    /// Most memory this process ever held, bytes; `None` where the system does not say.
+    pub peak_bytes: Option<u64>,
 }
 
 /// One line of the table: a label and the measures of each seed.
@@ -229,6 +231,7 @@ impl Summary {
             "iterations": iterations,
             "sample": self.sample,
             "seconds": self.seconds,
+            "peak_bytes": self.peak_bytes,
             "per_seed": per_seed,
         })
     }
@@ -278,6 +281,7 @@ pub(super) mod tests {
             played,
             sample: None,
             seconds: 1.0,
+            peak_bytes: None,
         }
     }
 

@@ -50,6 +50,7 @@ pub fn run(who: &Who, split: Split, out: Option<&Path>) -> Result<()> {
         played: vec![played],
         sample: None,
         seconds: 0.0,
+        peak_bytes: None,
     };
     println!("{}", report::table(&summary).replace("start", "player"));
     if let Some(out) = out {

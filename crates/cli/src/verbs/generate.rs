@@ -7,8 +7,8 @@ use randori_store::Disk;
 
 use crate::args::{Split, Who};
 use crate::corpus::part;
-use crate::game::{Draws, answers, write_rows};
 use crate::session::Session;
+use crate::stages::{Draws, answers, write_rows};
 
 /// Writes `out` once all answers are there.
 pub fn run(who: &Who, split: Split, iteration: usize, out: &Path) -> Result<()> {

@@ -10,11 +10,12 @@ use randori_store::{Open, Run};
 use crate::args::{Split, Who};
 use crate::artefacts::Learnt;
 use crate::corpus::{Part, part};
-use crate::game::{ANSWERS, SpinGame, write_rows};
+use crate::game::{ANSWERS, SpinGame};
 use crate::measure::{self, HeldOutAnswer};
 use crate::progress::clock;
 use crate::report::{self, Played, Sample, Summary};
 use crate::session::{self, Session};
+use crate::stages::write_rows;
 use crate::supervised::{self, Contest, Setting};
 use crate::{folder, settings};
 
@@ -64,6 +65,7 @@ pub fn run(who: &Who, fresh: bool) -> Result<()> {
         sample: sample(&first, played[0].iterations.len()),
         played,
         seconds: began.elapsed().as_secs_f64(),
+        peak_bytes: peak_bytes(),
     };
     if let Some(run) = whole.as_mut().or(last.as_mut()) {
         run.write_json("summary.json", &summary.json())?;
@@ -283,9 +285,20 @@ fn show(summary: &Summary, dir: &Path, began: Instant) {
             s.last.trim()
         );
     }
+    let memory = summary.peak_bytes.map_or(String::new(), |b| {
+        format!(", at most {:.0} MB of memory", b as f64 / 1e6)
+    });
     println!(
-        "\n{}: summary.json, report.html ({})",
+        "\n{}: summary.json, report.html ({}{memory})",
         dir.display(),
         clock(began.elapsed())
     );
+}
+
+/// The process's largest resident size so far (Linux; elsewhere nothing is said rather than something wrong).
+fn peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes * 1024)
 }

@@ -6,9 +6,9 @@ use anyhow::Result;
 use randori_store::Disk;
 
 use crate::args::Who;
-use crate::game::{scored, write_rows};
 use crate::pairs;
 use crate::session::Session;
+use crate::stages::{scored, write_rows};
 
 /// Writes `out` once all pairs are scored.
 pub fn run(who: &Who, file: &Path, out: &Path) -> Result<()> {

@@ -9,8 +9,9 @@ use randori_store::{Open, Rows};
 
 use crate::args::Who;
 use crate::artefacts::{Learnt, PairRow};
-use crate::game::{scored, trained};
 use crate::session::Session;
+use crate::stages::scored;
+use crate::training::trained;
 use crate::{folder, outbox, pairs, session, settings};
 
 /// Trains (resumable, in `runs/NAME-train`) and writes the player to `out`.

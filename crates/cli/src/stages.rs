@@ -1,0 +1,206 @@
+//! The work of single stages, for the game and by hand: answers drawn chunk by chunk, pairs screened, pairs scored.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use randori_data::{Counts, Encoded, Rejected};
+use randori_engine::{Player, ScoreItem};
+use randori_sdk::seam::SamplerFn;
+use randori_store::Rows;
+
+use crate::artefacts::{Answer, Answers, PairRow, Pairs};
+use crate::corpus::{self, Part};
+use crate::session::Session;
+use crate::settings;
+
+/// Pairs scored between two saves.
+const SCORED_AT_ONCE: usize = 512;
+
+/// What decides which answers are drawn.
+pub struct Draws<'a> {
+    /// The game's seed.
+    pub seed: u64,
+    /// The iteration.
+    pub t: usize,
+    /// Samplers in order.
+    pub samplers: &'a [Arc<dyn SamplerFn>],
+}
+
+/// One answer to every example's prompt, kept chunk by chunk: a killed process repeats at most one chunk, and a
+/// chunk is always drawn from its beginning, so its bytes do not depend on kills.
+pub fn answers(
+    session: &Session,
+    player: &Player,
+    examples: &Part,
+    draws: &Draws,
+    mut chunks: Vec<Vec<Answer>>,
+    label: &str,
+    keep: &mut dyn FnMut(&Vec<Answer>) -> Result<()>,
+) -> Result<Answers> {
+    let mut done: usize = chunks.iter().map(Vec::len).sum();
+    let mut bar = session
+        .console
+        .stage(label, examples.examples.len(), "prompts");
+    bar.resumed_at(done);
+    let mut tokens = 0;
+    while done < examples.examples.len() {
+        let end = examples
+            .examples
+            .len()
+            .min(done + session.recipe.generate.chunk);
+        let part = &examples.examples[done..end];
+        let prompts: Vec<Vec<u32>> = part.iter().map(|e| e.prompt.clone()).collect();
+        let options = settings::generate(
+            &session.recipe,
+            session.tokenizer.stop_ids(),
+            draws.seed,
+            draws.t,
+            done,
+        );
+        let generations = randori_engine::generate(
+            player,
+            &prompts,
+            draws.samplers,
+            &options,
+            &mut |finished, now| {
+                bar.set(done + finished, tokens + now);
+            },
+        )?;
+        let rows: Vec<Answer> = part
+            .iter()
+            .zip(generations)
+            .enumerate()
+            .map(|(i, (example, g))| Answer {
+                example: done + i,
+                place: example.place.to_string(),
+                prompt: examples.prompts[done + i].clone(),
+                real: session.tokenizer.decode(&example.response),
+                generated: session.tokenizer.decode(&g.tokens),
+                truncated: !g.ended,
+                logp: g.logps.iter().map(|&l| f64::from(l)).sum(),
+                tokens: g.tokens,
+            })
+            .collect();
+        tokens += rows.iter().map(|r| r.tokens.len()).sum::<usize>();
+        keep(&rows)?;
+        chunks.push(rows);
+        done = end;
+    }
+    bar.set(done, tokens);
+    bar.finish();
+    Ok(Rows(chunks.into_iter().flatten().collect()))
+}
+
+/// The pairs that the recipe's rules leave, without log-probs yet.
+pub fn screened(
+    session: &Session,
+    train: &Part,
+    answers: &[Answer],
+    t: usize,
+    counts: &mut Counts,
+) -> Result<Vec<PairRow>> {
+    let pairs = answers
+        .iter()
+        .map(|answer| {
+            let example = train.examples.get(answer.example).with_context(|| {
+                format!(
+                    "iteration {t}'s answers are of other data: they have example {}",
+                    answer.example
+                )
+            })?;
+            let rejected = Rejected {
+                ids: answer.tokens.clone(),
+                cut: answer.truncated,
+            };
+            Ok(Encoded {
+                rejected: Some(rejected),
+                ..example.clone()
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    counts.read += pairs.len();
+    let kept = randori_data::screen(
+        pairs,
+        &session.tokenizer,
+        &corpus::policy(&session.recipe),
+        counts,
+    )?;
+    Ok(rows_of(kept, t))
+}
+
+/// Encoded pairs as rows without log-probs.
+pub fn rows_of(pairs: Vec<Encoded>, iteration: usize) -> Vec<PairRow> {
+    let row = |e: Encoded| PairRow {
+        place: e.place.to_string(),
+        iteration,
+        prompt: e.prompt,
+        real: e.response,
+        generated: e.rejected.map(|r| r.ids).unwrap_or_default(),
+        ref_real: 0.0,
+        ref_generated: 0.0,
+    };
+    pairs.into_iter().map(row).collect()
+}
+
+/// Adds a player's log-probs, with the arithmetic of training: at step 0 both players agree to the last bits.
+/// `chunks` are the log-probs found before a kill.
+pub fn scored(
+    session: &Session,
+    player: &Player,
+    mut rows: Vec<PairRow>,
+    chunks: Vec<Vec<(f64, f64)>>,
+    label: &str,
+    keep: &mut dyn FnMut(&Vec<(f64, f64)>) -> Result<()>,
+) -> Result<Pairs> {
+    let mut scores: Vec<(f64, f64)> = chunks.into_iter().flatten().collect();
+    let mut bar = session.console.stage(label, rows.len(), "pairs");
+    bar.resumed_at(scores.len());
+    let mut tokens = 0;
+    while scores.len() < rows.len() {
+        let part = &rows[scores.len()..rows.len().min(scores.len() + SCORED_AT_ONCE)];
+        let items: Vec<ScoreItem> = part
+            .iter()
+            .map(|r| ScoreItem {
+                prompt: &r.prompt,
+                responses: vec![&r.real, &r.generated],
+            })
+            .collect();
+        let (before, mut now) = (scores.len(), 0);
+        let found = randori_engine::score(
+            player,
+            &items,
+            session.recipe.train.micro_batch_tokens,
+            &mut |done, t| {
+                now = t;
+                bar.set(before + done, tokens + t);
+            },
+        )
+        .with_context(|| {
+            part.first()
+                .map_or(String::new(), |r| format!("pairs from {}", r.place))
+        })?;
+        tokens += now;
+        let found: Vec<(f64, f64)> = found.into_iter().map(|s| (s[0], s[1])).collect();
+        keep(&found)?;
+        scores.extend(found);
+    }
+    bar.finish();
+    for (row, (real, generated)) in rows.iter_mut().zip(scores) {
+        (row.ref_real, row.ref_generated) = (real, generated);
+    }
+    Ok(Rows(rows))
+}
+
+/// Rows as JSONL at a path that is not there yet.
+pub fn write_rows<T: serde::Serialize>(
+    path: &std::path::Path,
+    rows: &[T],
+) -> Result<(), std::io::Error> {
+    use std::io::Write;
+    let mut out = std::io::BufWriter::new(std::fs::File::create(path)?);
+    for row in rows {
+        serde_json::to_writer(&mut out, row)?;
+        out.write_all(b"\n")?;
+    }
+    out.flush()
+}

@@ -1,0 +1,71 @@
+//! A training stage, in the game or before it: resumed from its desk, logged and saved as it goes.
+
+use anyhow::Result;
+use randori_engine::Player;
+use randori_engine::train::{Control, StepMetrics, TrainSettings, Trainer};
+use randori_store::Desk;
+
+use crate::session::Session;
+
+/// Called after each step.
+type OnStep<'a> = dyn FnMut(&StepMetrics, &Trainer) -> randori_engine::Result<Control> + 'a;
+
+/// A training stage: resumed from its desk, logged and saved as it goes. When a step fails (a loss that is not a
+/// number), the state before it is kept and the error says where.
+pub fn trained(
+    session: &Session,
+    player: Player,
+    settings: TrainSettings,
+    desk: &mut Desk,
+    label: &str,
+    run: impl FnOnce(&mut Trainer, &mut OnStep) -> randori_engine::Result<()>,
+) -> Result<Player> {
+    let mut trainer = match desk.latest()? {
+        Some(kept) => Trainer::load(&kept.path, player, settings)?,
+        None => Trainer::new(player, settings)?,
+    };
+    let resumed = trainer.step();
+    let mut tokens_before = None;
+    let mut bar = session.console.stage(label, 0, "steps");
+    bar.resumed_at(resumed);
+    let mut disk: Option<anyhow::Error> = None;
+    let every = session.recipe.train.save_every;
+    let ended = run(&mut trainer, &mut |metrics, trainer| {
+        let before =
+            *tokens_before.get_or_insert(if resumed == 0 { 0 } else { metrics.num_tokens });
+        bar.of(metrics.total_steps);
+        bar.note(format!("loss {:.4}", metrics.loss));
+        bar.set(metrics.step, (metrics.num_tokens - before) as usize);
+        let values: serde_json::Map<String, serde_json::Value> = metrics
+            .values()
+            .into_iter()
+            .map(|(k, v)| (k, serde_json::json!(v)))
+            .collect();
+        let mut kept = desk.row(metrics.step as u64, &values);
+        if kept.is_ok() && metrics.step % every == 0 && metrics.step < metrics.total_steps {
+            kept = desk.checkpoint(metrics.step as u64, |dir| trainer.save(dir));
+        }
+        match kept {
+            Ok(()) => Ok(Control::Continue),
+            Err(e) => {
+                disk = Some(e.into());
+                Ok(Control::Stop)
+            }
+        }
+    });
+    if let Some(e) = disk {
+        return Err(e);
+    }
+    if let Err(e) = ended {
+        let step = trainer.step();
+        if step > 0 {
+            desk.checkpoint(step as u64, |dir| trainer.save(dir))?;
+        }
+        return Err(anyhow::Error::new(e).context(format!(
+            "{label}: stopped at the last good state, step {step}, kept in {}",
+            desk.place().join("checkpoint").display()
+        )));
+    }
+    bar.finish();
+    Ok(trainer.into_player())
+}
