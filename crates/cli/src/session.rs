@@ -67,7 +67,20 @@ pub fn host(recipe: Option<&Recipe>, common: &Common) -> Result<Host> {
             path.files.push(named);
         }
     }
-    Ok(Host::discover(&path)?)
+    let host = Host::discover(&path)?;
+    #[cfg(feature = "bundled")]
+    let host = bundled(host)?;
+    Ok(host)
+}
+
+/// Adds the stock plugins that are linked in; a file of the same name beside the binary goes first.
+#[cfg(feature = "bundled")]
+fn bundled(mut host: Host) -> Result<Host> {
+    host.add_static(&randori_plugin_llama::PLUGIN)?;
+    host.add_static(&randori_plugin_mistral::PLUGIN)?;
+    host.add_static(&randori_plugin_losses::PLUGIN)?;
+    host.add_static(&randori_plugin_sampling::PLUGIN)?;
+    Ok(host)
 }
 
 impl Session {
