@@ -1,4 +1,9 @@
 //! The whole game on the real program: the embedded demo made small, and what only a run from end to end can show.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests, though not tests themselves"
+)]
 
 mod program;
 

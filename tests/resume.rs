@@ -1,5 +1,10 @@
 //! A run that is killed twenty times ends in the same bytes as one that was left alone.
 #![cfg(unix)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests, though not tests themselves"
+)]
 
 mod program;
 
