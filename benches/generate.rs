@@ -8,13 +8,15 @@
 )]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use randori_benches::{PROMPT, VOCAB, adapter, host, layers, number, smollm2, tokens};
+use randori_benches::{
+    Clock, PROMPT, VOCAB, adapter, criterion, host, layers, number, smollm2, tokens,
+};
 use randori_engine::{
     GenerateOptions, Player, generate,
     weights::{Dtype, LoadOptions, Quant},
 };
 
-fn generation(c: &mut Criterion) {
+fn generation(c: &mut Criterion<Clock>) {
     let host = host();
     let new = number("RANDORI_BENCH_NEW", 32);
     let samplers = [
@@ -57,5 +59,9 @@ fn generation(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, generation);
+criterion_group! {
+    name = benches;
+    config = criterion();
+    targets = generation
+}
 criterion_main!(benches);

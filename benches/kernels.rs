@@ -15,7 +15,9 @@ use candle_core::{
     quantized::{GgmlDType, QTensor},
 };
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use randori_benches::{FFN, HEAD_DIM, HEADS, KV_HEADS, Probe, VOCAB, WIDTH, sequence};
+use randori_benches::{
+    Clock, FFN, HEAD_DIM, HEADS, KV_HEADS, Probe, VOCAB, WIDTH, criterion, sequence,
+};
 use randori_engine::{Base, Grads, Packed, Params, PassOptions, Player};
 use randori_qlora::QuantMatrix;
 use randori_sdk::seam::{AttnSpec, Backend, Id, OpResult};
@@ -48,7 +50,7 @@ fn backward(player: &Player, plan: &Packed) -> Grads {
 }
 
 /// `name/forward` and `name/forward+backward` for each length of one sequence.
-fn op(c: &mut Criterion, name: &str, lengths: &[usize], base: impl Fn() -> Arc<Base>) {
+fn op(c: &mut Criterion<Clock>, name: &str, lengths: &[usize], base: impl Fn() -> Arc<Base>) {
     let mut group = c.benchmark_group(name);
     group.sample_size(10);
     let player = bottom(base(), "embed.weight");
@@ -65,76 +67,67 @@ fn op(c: &mut Criterion, name: &str, lengths: &[usize], base: impl Fn() -> Arc<B
     group.finish();
 }
 
-/// q, k and v side by side in the embedding; SmolLM2's heads.
-const QKV: usize = (HEADS + 2 * KV_HEADS) * HEAD_DIM;
-
+/// q, k and v with SmolLM2's heads; k and v are columns of q.
 fn split(ops: &mut dyn Backend, x: Id) -> Result<(Id, Id, Id), String> {
     let kv = KV_HEADS * HEAD_DIM;
-    let q = ops.narrow(x, 0, WIDTH)?;
-    let k = ops.narrow(x, WIDTH, kv)?;
-    let v = ops.narrow(x, WIDTH + kv, kv)?;
+    let k = ops.narrow(x, 0, kv)?;
+    let v = ops.narrow(x, kv, kv)?;
     Ok((
-        ops.unflatten(q, HEADS)?,
+        ops.unflatten(x, HEADS)?,
         ops.unflatten(k, KV_HEADS)?,
         ops.unflatten(v, KV_HEADS)?,
     ))
 }
 
-fn attention(c: &mut Criterion) {
-    let model = |block: fn(&mut dyn Backend, Id) -> OpResult| {
-        move || {
-            Probe {
-                vocab: SMALL_VOCAB,
-                width: QKV,
-                layers: 1,
-                block,
-            }
-            .base()
-        }
-    };
-    let lengths = [64, 256, 1024];
-    let full = model(|ops, x| {
-        let (q, k, v) = split(ops, x)?;
-        let y = ops.attention(q, k, v, &AttnSpec::default())?;
-        ops.flatten(y)
-    });
-    op(c, "attention", &lengths, full);
-    let windowed = model(|ops, x| {
+/// `times` blocks of SmolLM2's attention without its projections.
+fn attend(times: usize, window: Option<usize>) -> Arc<Base> {
+    let block = move |ops: &mut dyn Backend, x: Id| -> OpResult {
         let (q, k, v) = split(ops, x)?;
         let spec = AttnSpec {
-            window: Some(128),
+            window,
             ..AttnSpec::default()
         };
         let y = ops.attention(q, k, v, &spec)?;
         ops.flatten(y)
-    });
-    op(c, "attention, window 128", &[1024], windowed);
-    let floor = model(|ops, x| {
-        let (q, _, _) = split(ops, x)?;
-        ops.flatten(q)
-    });
-    op(c, "attention, floor", &lengths, floor);
+    };
+    small(times, block)
 }
 
-fn rms_norm(c: &mut Criterion) {
-    let times = 16;
-    let model = |layers: usize| {
-        Probe {
-            vocab: SMALL_VOCAB,
-            width: WIDTH,
-            layers,
-            block: |ops: &mut dyn Backend, x: Id| ops.rms_norm("norm", x, 1e-5, 0.0),
-        }
-        .base()
-    };
-    op(c, &format!("rms_norm, {times} times"), &[256, 1024], || {
-        model(times)
+/// A model of one block after the other, with SmolLM2's width and few tokens.
+fn small(
+    layers: usize,
+    block: impl Fn(&mut dyn Backend, Id) -> OpResult + Send + Sync + 'static,
+) -> Arc<Base> {
+    Probe {
+        vocab: SMALL_VOCAB,
+        width: WIDTH,
+        layers,
+        block,
+    }
+    .base()
+}
+
+fn attention(c: &mut Criterion<Clock>) {
+    op(c, "attention, 4 times", &[64, 256, 1024], || {
+        attend(4, None)
     });
-    op(c, "rms_norm, floor", &[256, 1024], || model(0));
+    op(c, "attention with window 128, 4 times", &[1024], || {
+        attend(4, Some(128))
+    });
+}
+
+fn rms_norm(c: &mut Criterion<Clock>) {
+    let model = || small(16, |ops, x| ops.rms_norm("norm", x, 1e-5, 0.0));
+    op(c, "rms_norm, 16 times", &[64, 256, 1024], model);
+}
+
+/// What embedding and head cost around the ops above.
+fn floor(c: &mut Criterion<Clock>) {
+    op(c, "floor", &[64, 256, 1024], || small(0, |_, x| Ok(x)));
 }
 
 /// Hidden states to log-probs over SmolLM2's whole vocabulary, and back to the hidden states.
-fn logp(c: &mut Criterion) {
+fn logp(c: &mut Criterion<Clock>) {
     let base = Probe {
         vocab: VOCAB,
         width: WIDTH,
@@ -166,7 +159,7 @@ fn random(seed: u64, rows: usize, columns: usize) -> Tensor {
 }
 
 /// n rows through a projection of SmolLM2's feed-forward (576 to 1536), and their gradient back.
-fn product(c: &mut Criterion) {
+fn product(c: &mut Criterion<Clock>) {
     // rows of a multiple of 256 weights for Q4_K: 768 instead of 576
     let (inputs, outputs) = (768, FFN);
     let w = random(1, outputs, inputs);
@@ -207,5 +200,9 @@ fn product(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, attention, rms_norm, logp, product);
+criterion_group! {
+    name = benches;
+    config = criterion();
+    targets = attention, rms_norm, floor, logp, product
+}
 criterion_main!(benches);

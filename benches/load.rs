@@ -7,13 +7,13 @@
 
 use candle_core::{DType, quantized::GgmlDType};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use randori_benches::{VOCAB, files, host, layers, load, smollm2, tokens};
+use randori_benches::{Clock, VOCAB, criterion, files, host, layers, load, smollm2, tokens};
 use randori_engine::{
     KvCache, Player, SlotTokens,
     weights::{Dtype, LoadOptions, Quant, Source},
 };
 
-fn first_token(c: &mut Criterion) {
+fn first_token(c: &mut Criterion<Clock>) {
     let host = host();
     let dir = tempfile::tempdir().expect("a folder for the files");
     let base = smollm2(&host, &LoadOptions::default());
@@ -65,5 +65,9 @@ fn first_token(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, first_token);
+criterion_group! {
+    name = benches;
+    config = criterion();
+    targets = first_token
+}
 criterion_main!(benches);

@@ -9,7 +9,9 @@
 )]
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use randori_benches::{GENERATED, PROMPT, REAL, adapter, host, layers, pairs, smollm2};
+use randori_benches::{
+    Clock, GENERATED, PROMPT, REAL, adapter, criterion, host, layers, pairs, smollm2,
+};
 use randori_engine::{
     Player,
     train::{Control, Optimizer, TrainSettings, Trainer},
@@ -18,7 +20,7 @@ use randori_engine::{
 
 const PAIRS: usize = 4;
 
-fn step(c: &mut Criterion) {
+fn step(c: &mut Criterion<Clock>) {
     let host = host();
     let loss = host.loss("spin", &[]).expect("the loss plugin");
     let pairs = pairs(PAIRS);
@@ -59,5 +61,9 @@ fn step(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, step);
+criterion_group! {
+    name = benches;
+    config = criterion();
+    targets = step
+}
 criterion_main!(benches);

@@ -9,7 +9,10 @@
     reason = "a bench stops at the first thing that does not work"
 )]
 
+mod clock;
 pub mod files;
+
+pub use clock::{Clock, criterion};
 
 use std::sync::Arc;
 
