@@ -279,7 +279,7 @@ fn show(summary: &Summary, dir: &Path, began: Instant) {
     if let Some(s) = &summary.sample {
         println!("\nThe first held-out prompt: {}", s.prompt.trim());
         println!(
-            "  human           {}\n  iteration 0     {}\n  last iteration  {}",
+            "  human                       {}\n  iteration 0 (the start)     {}\n  last iteration              {}",
             s.human.trim(),
             s.start.trim(),
             s.last.trim()
