@@ -98,7 +98,12 @@ impl<'a> BlockCache<'a> {
         lens: &'a [usize],
         batch: &'a [Entry],
     ) -> Self {
-        BlockCache { calls, lens, batch, call: 0 }
+        BlockCache {
+            calls,
+            lens,
+            batch,
+            call: 0,
+        }
     }
 
     /// Puts the new rows of k and v, `width` values each, behind what their slots hold.
@@ -124,8 +129,20 @@ impl<'a> BlockCache<'a> {
         let slots = &self.calls[self.call - 1];
         let span = |(tree, e): (usize, &Entry)| {
             let (old, kv) = (self.lens[e.slot], &slots[e.slot]);
-            let keys = Keys { k: &kv.k, v: &kv.v, row: 0, len: old + e.len, position: 0 };
-            Span { row: e.row, len: e.len, position: old, keys: vec![keys], tree }
+            let keys = Keys {
+                k: &kv.k,
+                v: &kv.v,
+                row: 0,
+                len: old + e.len,
+                position: 0,
+            };
+            Span {
+                row: e.row,
+                len: e.len,
+                position: old,
+                keys: vec![keys],
+                tree,
+            }
         };
         self.batch.iter().enumerate().map(span).collect()
     }

@@ -44,7 +44,12 @@ impl Packed {
     /// The first token of each response is predicted by the prompt's last row. `prompt` must not be empty.
     pub fn push(&mut self, prompt: &[u32], responses: &[&[u32]]) {
         let root = self.segments.len();
-        self.segments.push(Segment { start: self.ids.len(), len: prompt.len(), parent: None, position: 0 });
+        self.segments.push(Segment {
+            start: self.ids.len(),
+            len: prompt.len(),
+            parent: None,
+            position: 0,
+        });
         self.ids.extend_from_slice(prompt);
         let last = self.ids.len() - 1;
         for response in responses {
@@ -53,10 +58,19 @@ impl Packed {
             let len = response.len().saturating_sub(1);
             for (i, &token) in response.iter().enumerate() {
                 let row = if i == 0 { last } else { start + i - 1 };
-                self.targets.push(Target { row, token, seq: self.seqs });
+                self.targets.push(Target {
+                    row,
+                    token,
+                    seq: self.seqs,
+                });
             }
             if len > 0 {
-                self.segments.push(Segment { start, len, parent: Some(root), position: prompt.len() });
+                self.segments.push(Segment {
+                    start,
+                    len,
+                    parent: Some(root),
+                    position: prompt.len(),
+                });
                 self.ids.extend_from_slice(&response[..len]);
             }
             self.seqs += 1;
@@ -75,7 +89,9 @@ impl Packed {
                 None => 0,
                 Some(p) if p < i => self.segments[p].position + self.segments[p].len,
                 Some(p) => {
-                    return Err(Error::rule(format!("segment {i} comes before its parent {p}")));
+                    return Err(Error::rule(format!(
+                        "segment {i} comes before its parent {p}"
+                    )));
                 }
             };
             if s.start != row || s.len == 0 || s.position != position {
@@ -92,7 +108,11 @@ impl Packed {
                 self.ids.len()
             )));
         }
-        match self.targets.iter().find(|t| t.row >= row || t.seq >= self.seqs) {
+        match self
+            .targets
+            .iter()
+            .find(|t| t.row >= row || t.seq >= self.seqs)
+        {
             Some(t) => Err(Error::rule(format!(
                 "a target at row {} of sequence {} lies outside {row} rows and {} sequences",
                 t.row, t.seq, self.seqs

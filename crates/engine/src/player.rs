@@ -48,7 +48,11 @@ pub struct SlotTokens<'a> {
 impl Player {
     /// The base alone: nothing to train.
     pub fn bare(base: Arc<Base>) -> Player {
-        Player { base, lora: None, params: Arc::new(Params::new()) }
+        Player {
+            base,
+            lora: None,
+            params: Arc::new(Params::new()),
+        }
     }
 
     /// Base with a fresh adapter (B = 0) on every projection that `spec` wants. The head is adapted only when it is
@@ -85,7 +89,11 @@ impl Player {
                 names.join(", ")
             )));
         }
-        Ok(Player { base, lora: Some(Arc::new(spec)), params: Arc::new(params) })
+        Ok(Player {
+            base,
+            lora: Some(Arc::new(spec)),
+            params: Arc::new(params),
+        })
     }
 
     /// Every weight trainable, as an f32 copy.
@@ -110,11 +118,18 @@ impl Player {
                     )));
                 }
                 None => {
-                    return Err(Error::rule(format!("the model has no weight `{}`", weight.name)));
+                    return Err(Error::rule(format!(
+                        "the model has no weight `{}`",
+                        weight.name
+                    )));
                 }
             }
         }
-        Ok(Player { base, lora: None, params: Arc::new(params) })
+        Ok(Player {
+            base,
+            lora: None,
+            params: Arc::new(params),
+        })
     }
 
     /// (tokens, width) after the last block; nothing is recorded.
@@ -125,7 +140,9 @@ impl Player {
         let pass = Pass::packed(self, plan, None)?;
         let mut x = self.run_embed(&pass, false)?.output;
         for layer in 0..self.base.arch.layers() {
-            x = self.run_block(&pass, Place::Packed, layer, false, x, false)?.output;
+            x = self
+                .run_block(&pass, Place::Packed, layer, false, x, false)?
+                .output;
         }
         Ok(x)
     }
@@ -139,14 +156,21 @@ impl Player {
         let (mut ids, mut positions) = (Vec::new(), Vec::new());
         let mut entries: Vec<Entry> = Vec::with_capacity(batch.len());
         for SlotTokens { slot, tokens } in batch {
-            if *slot >= cache.slots() || entries.iter().any(|e| e.slot == *slot) || tokens.is_empty() {
+            if *slot >= cache.slots()
+                || entries.iter().any(|e| e.slot == *slot)
+                || tokens.is_empty()
+            {
                 return Err(Error::rule(format!(
                     "a step wants at least one token for each of different slots below {}; got {} for slot {slot}",
                     cache.slots(),
                     tokens.len()
                 )));
             }
-            entries.push(Entry { slot: *slot, row: ids.len(), len: tokens.len() });
+            entries.push(Entry {
+                slot: *slot,
+                row: ids.len(),
+                len: tokens.len(),
+            });
             ids.extend_from_slice(tokens);
             positions.extend((0..tokens.len()).map(|i| (cache.len(*slot) + i) as u32));
         }
@@ -173,8 +197,10 @@ impl Player {
     /// Token ids to (tokens, width).
     pub(crate) fn run_embed(&self, pass: &Pass, record: bool) -> Result<Recorded> {
         let ids = Tensor::from_slice(&pass.ids, pass.ids.len(), &Device::Cpu)?;
-        Tape::run(pass, Place::Rows, record, ids, false, |tape, ids| self.base.arch.embed(tape, ids))
-            .map_err(|e| self.at("embedding", e))
+        Tape::run(pass, Place::Rows, record, ids, false, |tape, ids| {
+            self.base.arch.embed(tape, ids)
+        })
+        .map_err(|e| self.at("embedding", e))
     }
 
     /// One block.
@@ -195,19 +221,36 @@ impl Player {
         if done.output.dims() != shape {
             return Err(self.at(
                 &format!("block {layer}"),
-                Error::rule(format!("it answered {:?} for {shape:?}", done.output.dims())),
+                Error::rule(format!(
+                    "it answered {:?} for {shape:?}",
+                    done.output.dims()
+                )),
             ));
         }
         Ok(done)
     }
 
     /// (rows, width) to (rows, vocab).
-    pub(crate) fn run_head(&self, pass: &Pass, record: bool, x: Tensor, needs: bool) -> Result<Recorded> {
-        let done = Tape::run(pass, Place::Rows, record, x, needs, |tape, x| self.base.arch.head(tape, x))
-            .map_err(|e| self.at("head", e))?;
+    pub(crate) fn run_head(
+        &self,
+        pass: &Pass,
+        record: bool,
+        x: Tensor,
+        needs: bool,
+    ) -> Result<Recorded> {
+        let done = Tape::run(pass, Place::Rows, record, x, needs, |tape, x| {
+            self.base.arch.head(tape, x)
+        })
+        .map_err(|e| self.at("head", e))?;
         match done.output.dims().len() {
             2 => Ok(done),
-            _ => Err(self.at("head", Error::rule(format!("it answered {:?}, not (rows, vocab)", done.output.dims())))),
+            _ => Err(self.at(
+                "head",
+                Error::rule(format!(
+                    "it answered {:?}, not (rows, vocab)",
+                    done.output.dims()
+                )),
+            )),
         }
     }
 

@@ -80,10 +80,15 @@ pub fn trace(arch: &dyn Architecture) -> Result<Trace> {
     let at = |part: &str, e: String| Error::rule(format!("`{}`, {part}: {e}", arch.name()));
 
     let ids = tracer.start(Vec::new());
-    let x = arch.embed(&mut tracer, ids).map_err(|e| at("embedding", e))?;
+    let x = arch
+        .embed(&mut tracer, ids)
+        .map_err(|e| at("embedding", e))?;
     let hidden = tracer.shape(x).map_err(|e| at("embedding", e))?;
     let &[width] = hidden.as_slice() else {
-        return Err(at("embedding", format!("it answered the trailing shape {hidden:?}, not (width)")));
+        return Err(at(
+            "embedding",
+            format!("it answered the trailing shape {hidden:?}, not (width)"),
+        ));
     };
     tracer.trace.width = width;
     for layer in 0..arch.layers() {
@@ -91,10 +96,15 @@ pub fn trace(arch: &dyn Architecture) -> Result<Trace> {
         tracer.layer = Some(layer);
         tracer.place = Place::Block;
         let x = tracer.start(vec![width]);
-        let y = arch.block(&mut tracer, layer, x).map_err(|e| at(&part, e))?;
+        let y = arch
+            .block(&mut tracer, layer, x)
+            .map_err(|e| at(&part, e))?;
         let shape = tracer.shape(y).map_err(|e| at(&part, e))?;
         if shape != [width] {
-            return Err(at(&part, format!("it answered the trailing shape {shape:?} for ({width})")));
+            return Err(at(
+                &part,
+                format!("it answered the trailing shape {shape:?} for ({width})"),
+            ));
         }
         let bytes = tracer.saved_bytes();
         tracer.trace.activation_bytes_per_token += bytes;
@@ -106,7 +116,10 @@ pub fn trace(arch: &dyn Architecture) -> Result<Trace> {
     let y = arch.head(&mut tracer, x).map_err(|e| at("head", e))?;
     let shape = tracer.shape(y).map_err(|e| at("head", e))?;
     let &[vocab] = shape.as_slice() else {
-        return Err(at("head", format!("it answered the trailing shape {shape:?}, not (vocab)")));
+        return Err(at(
+            "head",
+            format!("it answered the trailing shape {shape:?}, not (vocab)"),
+        ));
     };
     tracer.trace.vocab = vocab;
     Ok(tracer.trace)
@@ -159,7 +172,10 @@ impl Default for Tracer {
 impl Tracer {
     /// A new call with one input.
     fn start(&mut self, input: Vec<usize>) -> Id {
-        self.values = vec![Shape { dims: input, memory: 1 }];
+        self.values = vec![Shape {
+            dims: input,
+            memory: 1,
+        }];
         self.saved.clear();
         self.extra_bytes = 0;
         1
@@ -169,7 +185,12 @@ impl Tracer {
         (id as usize)
             .checked_sub(1)
             .and_then(|i| self.values.get(i))
-            .ok_or_else(|| format!("value {id} does not exist: this call has made {}", self.values.len()))
+            .ok_or_else(|| {
+                format!(
+                    "value {id} does not exist: this call has made {}",
+                    self.values.len()
+                )
+            })
     }
 
     fn shape(&self, id: Id) -> std::result::Result<Vec<usize>, String> {
@@ -198,8 +219,14 @@ impl Tracer {
     }
 
     fn saved_bytes(&self) -> usize {
-        let values = self.saved.iter().filter_map(|id| self.values.get(*id as usize - 1));
-        values.map(|v| 4 * v.dims.iter().product::<usize>()).sum::<usize>() + self.extra_bytes
+        let values = self
+            .saved
+            .iter()
+            .filter_map(|id| self.values.get(*id as usize - 1));
+        values
+            .map(|v| 4 * v.dims.iter().product::<usize>())
+            .sum::<usize>()
+            + self.extra_bytes
     }
 
     fn spend(&mut self, flops: f64) {
@@ -209,7 +236,12 @@ impl Tracer {
         }
     }
 
-    fn weight(&mut self, name: String, shape: Vec<usize>, used_as: Use) -> std::result::Result<(), String> {
+    fn weight(
+        &mut self,
+        name: String,
+        shape: Vec<usize>,
+        used_as: Use,
+    ) -> std::result::Result<(), String> {
         match self.trace.weights.iter().find(|w| w.name == name) {
             Some(known) if known.shape == shape => Ok(()),
             Some(known) => Err(format!(
@@ -217,7 +249,11 @@ impl Tracer {
                 known.shape
             )),
             None => {
-                self.trace.weights.push(TracedWeight { name, shape, used_as });
+                self.trace.weights.push(TracedWeight {
+                    name,
+                    shape,
+                    used_as,
+                });
                 Ok(())
             }
         }
@@ -226,10 +262,12 @@ impl Tracer {
     fn sequences(&self, op: &str) -> std::result::Result<(), String> {
         match self.place {
             Place::Block => Ok(()),
-            Place::Expert => {
-                Err(format!("{op} cannot run inside an expert, which sees some of the tokens only"))
-            }
-            _ => Err(format!("{op} belongs into a block: the embedding and the head see single rows")),
+            Place::Expert => Err(format!(
+                "{op} cannot run inside an expert, which sees some of the tokens only"
+            )),
+            _ => Err(format!(
+                "{op} belongs into a block: the embedding and the head see single rows"
+            )),
         }
     }
 
@@ -248,10 +286,14 @@ impl Tracer {
 impl Backend for Tracer {
     fn embed(&mut self, name: &str, ids: Id, vocab: usize, width: usize) -> OpResult {
         if self.place != Place::Embedding || ids != 1 {
-            return Err(format!("embed `{name}` wants token ids, which only the embedding gets"));
+            return Err(format!(
+                "embed `{name}` wants token ids, which only the embedding gets"
+            ));
         }
         if vocab == 0 || width == 0 {
-            return Err(format!("embed `{name}` wants a table of at least one value, not ({vocab}, {width})"));
+            return Err(format!(
+                "embed `{name}` wants a table of at least one value, not ({vocab}, {width})"
+            ));
         }
         self.weight(format!("{name}.weight"), vec![vocab, width], Use::Embed)?;
         self.push(vec![width])
@@ -266,7 +308,12 @@ impl Backend for Tracer {
         }
         if !self.trace.linears.iter().any(|l| l.name == name) {
             let (name, layer) = (name.to_string(), self.layer);
-            self.trace.linears.push(TracedLinear { name, inputs, outputs: out, layer });
+            self.trace.linears.push(TracedLinear {
+                name,
+                inputs,
+                outputs: out,
+                layer,
+            });
         }
         self.spend(2.0 * (dims.iter().product::<usize>() * out) as f64);
         self.save(&[x]);
@@ -371,7 +418,10 @@ impl Backend for Tracer {
     }
 
     fn concat(&mut self, xs: &[Id]) -> OpResult {
-        let shapes = xs.iter().map(|x| self.shape(*x)).collect::<std::result::Result<Vec<_>, _>>()?;
+        let shapes = xs
+            .iter()
+            .map(|x| self.shape(*x))
+            .collect::<std::result::Result<Vec<_>, _>>()?;
         let shape = rules::concat(&shapes.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
         self.push(shape)
     }

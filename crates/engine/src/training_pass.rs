@@ -37,14 +37,21 @@ fn chunks(plan: &Packed, vocab: usize) -> Vec<Chunk> {
             .last()
             .is_none_or(|c| c.rows.last() != Some(&row) && c.rows.len() == size);
         if new {
-            chunks.push(Chunk { rows: Vec::with_capacity(size), wanted: Vec::new() });
+            chunks.push(Chunk {
+                rows: Vec::with_capacity(size),
+                wanted: Vec::new(),
+            });
         }
         let count = chunks.len();
         let chunk = &mut chunks[count - 1];
         if chunk.rows.last() != Some(&row) {
             chunk.rows.push(row);
         }
-        chunk.wanted.push(Wanted { row: chunk.rows.len() - 1, token, target });
+        chunk.wanted.push(Wanted {
+            row: chunk.rows.len() - 1,
+            token,
+            target,
+        });
     }
     chunks
 }
@@ -70,7 +77,9 @@ impl Player {
     pub fn logps(&self, plan: &Packed) -> Result<Vec<f64>> {
         let hidden = self.hidden(plan)?;
         let pass = Pass::packed(self, plan, None)?;
-        Ok(self.score_targets(&pass, plan, &hidden, false, false)?.logps)
+        Ok(self
+            .score_targets(&pass, plan, &hidden, false, false)?
+            .logps)
     }
 
     /// One forward and backward pass. `slopes` gets the log-prob of every target and answers d loss / d logp;
@@ -107,7 +116,10 @@ impl Player {
         let (mut x, mut needs) = (embed.output.clone(), embed.needs);
         let mut blocks = Vec::with_capacity(self.base.arch.layers());
         for layer in 0..self.base.arch.layers() {
-            let input = Input { x: x.clone(), needs };
+            let input = Input {
+                x: x.clone(),
+                needs,
+            };
             let done = self.run_block(pass, Place::Packed, layer, record, x, needs)?;
             (x, needs) = (done.output.clone(), done.needs);
             blocks.push(match record {
@@ -115,7 +127,12 @@ impl Player {
                 false => Kept::Input(input),
             });
         }
-        Ok(Forward { embed, blocks, hidden: x, needs })
+        Ok(Forward {
+            embed,
+            blocks,
+            hidden: x,
+            needs,
+        })
     }
 
     /// Log-probs through the head, chunk by chunk.
@@ -137,7 +154,11 @@ impl Player {
             logprob::log_probs(&head.output, &sums, &chunk.wanted, &mut logps)?;
             kept = keep.then_some(Logits { head, sums });
         }
-        Ok(Scored { logps, chunks, kept })
+        Ok(Scored {
+            logps,
+            chunks,
+            kept,
+        })
     }
 
     fn chunk_head(
@@ -168,7 +189,8 @@ impl Player {
             let Logits { head, sums } = match kept.take() {
                 Some(kept) => kept,
                 None => {
-                    let head = self.chunk_head(pass, chunk, &forward.hidden, forward.needs, true)?;
+                    let head =
+                        self.chunk_head(pass, chunk, &forward.hidden, forward.needs, true)?;
                     let sums = logprob::log_sum_exp(&head.output)?;
                     Logits { head, sums }
                 }

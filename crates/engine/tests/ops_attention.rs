@@ -1,4 +1,10 @@
 //! Packed attention against each response alone and against a naive O(n²) f64 reference; cached against uncached.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::needless_range_loop
+)]
 
 mod ops;
 
@@ -18,21 +24,40 @@ fn attention(kv_heads: usize, spec: AttnSpec, turn: RopeSpec) -> Arc<Base> {
         let q = g.linear("q", x, HEADS * D, false)?;
         let k = g.linear("k", x, kv_heads * D, false)?;
         let v = g.linear("v", x, kv_heads * D, false)?;
-        let (q, k, v) = (g.unflatten(q, HEADS)?, g.unflatten(k, kv_heads)?, g.unflatten(v, kv_heads)?);
+        let (q, k, v) = (
+            g.unflatten(q, HEADS)?,
+            g.unflatten(k, kv_heads)?,
+            g.unflatten(v, kv_heads)?,
+        );
         let (q, k) = (g.rope(q, &turn)?, g.rope(k, &turn)?);
         let o = g.attention(q, k, v, &spec)?;
         g.flatten(o)
     });
-    base(Probe { vocab: VOCAB, width: HEADS * D, layers: 1, block }, 21)
+    base(
+        Probe {
+            vocab: VOCAB,
+            width: HEADS * D,
+            layers: 1,
+            block,
+        },
+        21,
+    )
 }
 
 fn matrix(base: &Base, name: &str) -> (Vec<f64>, usize) {
-    let Weight::Dense(t) = &base.weights[&format!("{name}.weight")] else { panic!() };
-    (floats(t).iter().map(|v| f64::from(*v)).collect(), t.dims()[1])
+    let Weight::Dense(t) = &base.weights[&format!("{name}.weight")] else {
+        panic!()
+    };
+    (
+        floats(t).iter().map(|v| f64::from(*v)).collect(),
+        t.dims()[1],
+    )
 }
 
 fn project(w: &(Vec<f64>, usize), x: &[f64]) -> Vec<f64> {
-    w.0.chunks(w.1).map(|row| row.iter().zip(x).map(|(a, b)| a * b).sum()).collect()
+    w.0.chunks(w.1)
+        .map(|row| row.iter().zip(x).map(|(a, b)| a * b).sum())
+        .collect()
 }
 
 fn turned(x: &[f64], spec: &RopeSpec, position: usize) -> Vec<f64> {
@@ -40,7 +65,11 @@ fn turned(x: &[f64], spec: &RopeSpec, position: usize) -> Vec<f64> {
     let n = spec.inv_freq.len();
     for head in 0..x.len() / D {
         for (i, f) in spec.inv_freq.iter().enumerate() {
-            let (a, b) = if spec.interleaved { (2 * i, 2 * i + 1) } else { (i, i + n) };
+            let (a, b) = if spec.interleaved {
+                (2 * i, 2 * i + 1)
+            } else {
+                (i, i + n)
+            };
             let (a, b) = (head * D + a, head * D + b);
             let (s, c) = (position as f64 * f64::from(*f)).sin_cos();
             let m = f64::from(spec.mscale);
@@ -52,15 +81,27 @@ fn turned(x: &[f64], spec: &RopeSpec, position: usize) -> Vec<f64> {
 }
 
 /// The whole block in f64, one sequence, every pair of tokens.
-fn reference(base: &Base, ids: &[u32], kv_heads: usize, spec: &AttnSpec, turn: &RopeSpec) -> Vec<Vec<f64>> {
+fn reference(
+    base: &Base,
+    ids: &[u32],
+    kv_heads: usize,
+    spec: &AttnSpec,
+    turn: &RopeSpec,
+) -> Vec<Vec<f64>> {
     let (table, width) = matrix(base, "embed");
-    let x: Vec<&[f64]> = ids.iter().map(|i| &table[*i as usize * width..][..width]).collect();
+    let x: Vec<&[f64]> = ids
+        .iter()
+        .map(|i| &table[*i as usize * width..][..width])
+        .collect();
     let all = |name: &str| -> Vec<Vec<f64>> {
         let w = matrix(base, name);
         x.iter().map(|x| project(&w, x)).collect()
     };
     let spun = |rows: Vec<Vec<f64>>| -> Vec<Vec<f64>> {
-        rows.iter().enumerate().map(|(p, r)| turned(r, turn, p)).collect()
+        rows.iter()
+            .enumerate()
+            .map(|(p, r)| turned(r, turn, p))
+            .collect()
     };
     let (q, k, v) = (spun(all("q")), spun(all("k")), all("v"));
     let scale = spec.scale.map_or((D as f64).powf(-0.5), f64::from);
@@ -74,8 +115,12 @@ fn reference(base: &Base, ids: &[u32], kv_heads: usize, spec: &AttnSpec, turn: &
                 let scores: Vec<f64> = keys
                     .iter()
                     .map(|&j| {
-                        let s: f64 = (0..D).map(|c| q[i][head * D + c] * k[j][at + c]).sum::<f64>() * scale;
-                        spec.softcap.map_or(s, |cap| f64::from(cap) * (s / f64::from(cap)).tanh())
+                        let s: f64 = (0..D)
+                            .map(|c| q[i][head * D + c] * k[j][at + c])
+                            .sum::<f64>()
+                            * scale;
+                        spec.softcap
+                            .map_or(s, |cap| f64::from(cap) * (s / f64::from(cap)).tanh())
                     })
                     .collect();
                 let total: f64 = scores.iter().map(|s| s.exp()).sum();
@@ -122,8 +167,17 @@ fn check(kv_heads: usize, spec: AttnSpec, turn: RopeSpec) {
         let ids = [&prompt[..], &response[..response.len() - 1]].concat();
         let want = reference(&base, &ids, kv_heads, &spec, &turn);
         for (i, want) in want.iter().enumerate() {
-            let at = if i < prompt.len() { prompt_row + i } else { row + i - prompt.len() };
-            close(&hidden[at * width..][..width], want, 2e-5, &format!("{spec:?}, position {i}"));
+            let at = if i < prompt.len() {
+                prompt_row + i
+            } else {
+                row + i - prompt.len()
+            };
+            close(
+                &hidden[at * width..][..width],
+                want,
+                2e-5,
+                &format!("{spec:?}, position {i}"),
+            );
         }
     }
 }
@@ -132,31 +186,77 @@ fn check(kv_heads: usize, spec: AttnSpec, turn: RopeSpec) {
 fn packed_rows_equal_a_naive_f64_reference() {
     let plain = AttnSpec::default();
     check(4, plain, rope(3));
-    check(2, plain, RopeSpec { interleaved: true, ..rope(3) });
-    check(1, AttnSpec { scale: Some(0.3), ..plain }, RopeSpec { mscale: 1.2, ..rope(2) });
-    check(2, AttnSpec { softcap: Some(2.0), ..plain }, rope(3));
+    check(
+        2,
+        plain,
+        RopeSpec {
+            interleaved: true,
+            ..rope(3)
+        },
+    );
+    check(
+        1,
+        AttnSpec {
+            scale: Some(0.3),
+            ..plain
+        },
+        RopeSpec {
+            mscale: 1.2,
+            ..rope(2)
+        },
+    );
+    check(
+        2,
+        AttnSpec {
+            softcap: Some(2.0),
+            ..plain
+        },
+        rope(3),
+    );
 }
 
 #[test]
 fn windows_shorter_than_the_sequence() {
     for window in [1, 2, 5, 33, 64, 65, 100] {
-        check(2, AttnSpec { window: Some(window), ..AttnSpec::default() }, rope(3));
+        check(
+            2,
+            AttnSpec {
+                window: Some(window),
+                ..AttnSpec::default()
+            },
+            rope(3),
+        );
     }
 }
 
 #[test]
 fn a_pair_that_shares_its_prompt_scores_as_each_response_alone() {
     for window in [None, Some(4)] {
-        let player = Player::full(base(Llama { window, ..Llama::tiny() }, 2)).unwrap();
+        let player = Player::full(base(
+            Llama {
+                window,
+                ..Llama::tiny()
+            },
+            2,
+        ))
+        .unwrap();
         let mut random = Random(3);
-        let (p, a, b) = (random.tokens(9, 29), random.tokens(7, 29), random.tokens(12, 29));
+        let (p, a, b) = (
+            random.tokens(9, 29),
+            random.tokens(7, 29),
+            random.tokens(12, 29),
+        );
         let plan = |responses: &[&[u32]]| {
             let mut plan = Packed::default();
             plan.push(&p, responses);
             plan
         };
         let together = player.logps(&plan(&[&a, &b])).unwrap();
-        let apart = [player.logps(&plan(&[&a])).unwrap(), player.logps(&plan(&[&b])).unwrap()].concat();
+        let apart = [
+            player.logps(&plan(&[&a])).unwrap(),
+            player.logps(&plan(&[&b])).unwrap(),
+        ]
+        .concat();
         for (t, a) in together.iter().zip(&apart) {
             assert!((t - a).abs() < 1e-5, "{t} together, {a} apart");
         }
@@ -166,7 +266,12 @@ fn a_pair_that_shares_its_prompt_scores_as_each_response_alone() {
         for (response, slopes) in [(&a, &slopes[..a.len()]), (&b, &slopes[a.len()..])] {
             let plan = plan(&[response]);
             player
-                .forward_backward(&plan, &Default::default(), &mut |_| Ok(slopes.to_vec()), &mut sum)
+                .forward_backward(
+                    &plan,
+                    &Default::default(),
+                    &mut |_| Ok(slopes.to_vec()),
+                    &mut sum,
+                )
                 .unwrap();
         }
         for (name, g) in &both {
@@ -180,19 +285,34 @@ fn a_pair_that_shares_its_prompt_scores_as_each_response_alone() {
 #[test]
 fn cached_steps_equal_the_uncached_pass() {
     for window in [None, Some(3), Some(1)] {
-        let arch = Llama { window, ..Llama::tiny() };
+        let arch = Llama {
+            window,
+            ..Llama::tiny()
+        };
         let player = Player::bare(base(arch, 2));
         let mut random = Random(31);
         let sequences: Vec<Vec<u32>> = [13, 6, 9].iter().map(|n| random.tokens(*n, 29)).collect();
         let mut cache = KvCache::new(&player, 4);
         // slot 2 held something else before
-        player.step(&mut cache, &[SlotTokens { slot: 2, tokens: &[1, 2, 3] }]).unwrap();
+        player
+            .step(
+                &mut cache,
+                &[SlotTokens {
+                    slot: 2,
+                    tokens: &[1, 2, 3],
+                }],
+            )
+            .unwrap();
         cache.clear(2);
         // prompts of different lengths together, then token by token, with some left out of some steps
         let slots = [2, 0, 3];
         let mut done = [4usize, 1, 3];
-        let batch: Vec<SlotTokens> =
-            (0..3).map(|i| SlotTokens { slot: slots[i], tokens: &sequences[i][..done[i]] }).collect();
+        let batch: Vec<SlotTokens> = (0..3)
+            .map(|i| SlotTokens {
+                slot: slots[i],
+                tokens: &sequences[i][..done[i]],
+            })
+            .collect();
         let mut logits = vec![vec![]; 3];
         let first = player.step(&mut cache, &batch).unwrap();
         for i in 0..3 {
@@ -203,8 +323,9 @@ fn cached_steps_equal_the_uncached_pass() {
             for i in 0..3 {
                 check_logits(&player, &sequences[i][..done[i]], &logits[i]);
             }
-            let at: Vec<usize> =
-                (0..3).filter(|i| done[*i] < sequences[*i].len() && (steps + i) % 3 != 0).collect();
+            let at: Vec<usize> = (0..3)
+                .filter(|i| done[*i] < sequences[*i].len() && (steps + i) % 3 != 0)
+                .collect();
             steps += 1;
             if (0..3).all(|i| done[i] == sequences[i].len()) {
                 break;
@@ -214,7 +335,10 @@ fn cached_steps_equal_the_uncached_pass() {
             }
             let batch: Vec<SlotTokens> = at
                 .iter()
-                .map(|&i| SlotTokens { slot: slots[i], tokens: &sequences[i][done[i]..done[i] + 1] })
+                .map(|&i| SlotTokens {
+                    slot: slots[i],
+                    tokens: &sequences[i][done[i]..done[i] + 1],
+                })
                 .collect();
             let out = player.step(&mut cache, &batch).unwrap();
             for (n, &i) in at.iter().enumerate() {
@@ -235,7 +359,11 @@ fn check_logits(player: &Player, tokens: &[u32], logits: &[f32]) {
         plan.push(tokens, &[&[next]]);
         let want = player.logps(&plan).unwrap()[0];
         let got = f64::from(logits[next as usize]) - total;
-        assert!((got - want).abs() < 1e-5, "after {} tokens: {got} cached, {want} uncached", tokens.len());
+        assert!(
+            (got - want).abs() < 1e-5,
+            "after {} tokens: {got} cached, {want} uncached",
+            tokens.len()
+        );
     }
 }
 
@@ -244,20 +372,51 @@ fn a_step_refuses_what_it_cannot_mean() {
     let player = Player::bare(base(Llama::tiny(), 2));
     let mut cache = KvCache::new(&player, 2);
     let step = |cache: &mut KvCache, batch: &[(usize, &[u32])]| {
-        let batch: Vec<SlotTokens> =
-            batch.iter().map(|(slot, tokens)| SlotTokens { slot: *slot, tokens }).collect();
-        player.step(cache, &batch).map(drop).map_err(|e| e.to_string())
+        let batch: Vec<SlotTokens> = batch
+            .iter()
+            .map(|(slot, tokens)| SlotTokens {
+                slot: *slot,
+                tokens,
+            })
+            .collect();
+        player
+            .step(cache, &batch)
+            .map(drop)
+            .map_err(|e| e.to_string())
     };
-    assert!(step(&mut cache, &[]).unwrap_err().contains("at least one entry"));
-    assert!(step(&mut cache, &[(2, &[1])]).unwrap_err().contains("slot 2"));
-    assert!(step(&mut cache, &[(0, &[])]).unwrap_err().contains("slot 0"));
-    assert!(step(&mut cache, &[(0, &[1]), (0, &[2])]).unwrap_err().contains("different slots"));
-    assert!(step(&mut cache, &[(0, &[1, 29])]).unwrap_err().contains("token 29"));
+    assert!(
+        step(&mut cache, &[])
+            .unwrap_err()
+            .contains("at least one entry")
+    );
+    assert!(
+        step(&mut cache, &[(2, &[1])])
+            .unwrap_err()
+            .contains("slot 2")
+    );
+    assert!(
+        step(&mut cache, &[(0, &[])])
+            .unwrap_err()
+            .contains("slot 0")
+    );
+    assert!(
+        step(&mut cache, &[(0, &[1]), (0, &[2])])
+            .unwrap_err()
+            .contains("different slots")
+    );
+    assert!(
+        step(&mut cache, &[(0, &[1, 29])])
+            .unwrap_err()
+            .contains("token 29")
+    );
     // a refused step leaves nothing behind
     step(&mut cache, &[(0, &[1, 2])]).unwrap();
     assert!(step(&mut cache, &[(0, &[3]), (1, &[99])]).is_err());
     let ids = [3];
-    let entry = [SlotTokens { slot: 0, tokens: &ids }];
+    let entry = [SlotTokens {
+        slot: 0,
+        tokens: &ids,
+    }];
     let logits = player.step(&mut cache, &entry).unwrap();
     check_logits(&player, &[1, 2, 3], &floats(&logits.get(0).unwrap()));
 }

@@ -1,4 +1,5 @@
 //! Every op's backward pass against finite differences, through a whole forward and backward pass.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod ops;
 
@@ -26,7 +27,12 @@ fn check_to(
         let y = g.linear(&format!("{p}.out"), y, WIDTH, false)?;
         g.binary(Binary::Add, x, y)
     });
-    let probe = Probe { vocab: VOCAB, width: WIDTH, layers: 2, block };
+    let probe = Probe {
+        vocab: VOCAB,
+        width: WIDTH,
+        layers: 2,
+        block,
+    };
     let player = Player::full(base(probe, 3)).unwrap();
     let mut plan = plan(VOCAB, 9);
     let mut random = Random(4);
@@ -107,10 +113,18 @@ fn a_value_used_twice_gets_both_gradients() {
 
 #[test]
 fn norms() {
-    check(1e-2, |g, p, x| g.rms_norm(&format!("{p}.norm"), x, 1e-5, 0.0));
-    check(1e-2, |g, p, x| g.rms_norm(&format!("{p}.norm"), x, 1e-5, 1.0));
-    check(1e-2, |g, p, x| g.layer_norm(&format!("{p}.norm"), x, 1e-5, false));
-    check(1e-2, |g, p, x| g.layer_norm(&format!("{p}.norm"), x, 1e-5, true));
+    check(1e-2, |g, p, x| {
+        g.rms_norm(&format!("{p}.norm"), x, 1e-5, 0.0)
+    });
+    check(1e-2, |g, p, x| {
+        g.rms_norm(&format!("{p}.norm"), x, 1e-5, 1.0)
+    });
+    check(1e-2, |g, p, x| {
+        g.layer_norm(&format!("{p}.norm"), x, 1e-5, false)
+    });
+    check(1e-2, |g, p, x| {
+        g.layer_norm(&format!("{p}.norm"), x, 1e-5, true)
+    });
     check(1e-2, |g, p, x| {
         let h = g.unflatten(x, 3)?;
         let h = g.rms_norm(&format!("{p}.head_norm"), h, 1e-5, 0.0)?;
@@ -120,9 +134,18 @@ fn norms() {
 
 #[test]
 fn rope_whole_partial_interleaved_scaled() {
-    for (pairs, interleaved, mscale) in [(3, false, 1.0), (2, false, 1.3), (3, true, 1.0), (1, true, 0.7)] {
+    for (pairs, interleaved, mscale) in [
+        (3, false, 1.0),
+        (2, false, 1.3),
+        (3, true, 1.0),
+        (1, true, 0.7),
+    ] {
         check(1e-2, move |g, _, x| {
-            let spec = RopeSpec { interleaved, mscale, ..rope(pairs) };
+            let spec = RopeSpec {
+                interleaved,
+                mscale,
+                ..rope(pairs)
+            };
             let h = g.unflatten(x, 2)?; // head_dim 6
             let h = g.rope(h, &spec)?;
             g.flatten(h)
@@ -134,7 +157,11 @@ fn attention(g: &mut dyn Backend, p: &str, x: Id, kv_heads: usize, spec: &AttnSp
     let q = g.linear(&format!("{p}.q"), x, 12, false)?;
     let k = g.linear(&format!("{p}.k"), x, kv_heads * 3, true)?;
     let v = g.linear(&format!("{p}.v"), x, kv_heads * 3, false)?;
-    let (q, k, v) = (g.unflatten(q, 4)?, g.unflatten(k, kv_heads)?, g.unflatten(v, kv_heads)?);
+    let (q, k, v) = (
+        g.unflatten(q, 4)?,
+        g.unflatten(k, kv_heads)?,
+        g.unflatten(v, kv_heads)?,
+    );
     let q = g.rope(q, &rope(1))?;
     let k = g.rope(k, &rope(1))?;
     let o = g.attention(q, k, v, spec)?;
@@ -148,10 +175,35 @@ fn attention_plain_grouped_windowed_capped_scaled() {
         (4, plain),
         (2, plain),
         (1, plain),
-        (2, AttnSpec { window: Some(1), ..plain }),
-        (2, AttnSpec { window: Some(3), ..plain }),
-        (2, AttnSpec { softcap: Some(1.5), ..plain }),
-        (2, AttnSpec { scale: Some(0.9), window: Some(4), softcap: Some(2.0) }),
+        (
+            2,
+            AttnSpec {
+                window: Some(1),
+                ..plain
+            },
+        ),
+        (
+            2,
+            AttnSpec {
+                window: Some(3),
+                ..plain
+            },
+        ),
+        (
+            2,
+            AttnSpec {
+                softcap: Some(1.5),
+                ..plain
+            },
+        ),
+        (
+            2,
+            AttnSpec {
+                scale: Some(0.9),
+                window: Some(4),
+                softcap: Some(2.0),
+            },
+        ),
     ] {
         check(3e-2, move |g, p, x| attention(g, p, x, kv_heads, &spec));
     }
@@ -179,7 +231,12 @@ fn mixture_of_experts_in_every_setting() {
         // jumps where the choice changes: small steps
         check_to(2e-3, 1e-2, move |g, p, x| {
             let router = g.linear(&format!("{p}.router"), x, 4, false)?;
-            let route = RouteSpec { top_k, sigmoid, normalise, scale };
+            let route = RouteSpec {
+                top_k,
+                sigmoid,
+                normalise,
+                scale,
+            };
             g.moe(router, x, &route, &mut |g, e, x| {
                 let mut expert = || {
                     let h = g.linear(&format!("{p}.expert{e}.up"), x, 7, false)?;

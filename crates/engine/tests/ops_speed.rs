@@ -13,28 +13,70 @@ use randori_lora::{LoraSpec, Targets};
 /// `Vm…` of this process in MiB.
 fn memory(field: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|l| l.starts_with(field)).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+    let line = status
+        .lines()
+        .find(|l| l.starts_with(field))
+        .unwrap_or_default();
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|kib| kib.parse::<f64>().ok())
+        .unwrap_or(0.0)
+        / 1024.0
 }
 
+/// Processor seconds of this process so far (10 ms ticks): what a busy machine does not distort.
+fn processor() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
+    [11, 12]
+        .iter()
+        .filter_map(|i| fields.get(*i)?.parse::<f64>().ok())
+        .sum::<f64>()
+        / 100.0
+}
+
+/// The shortest run's seconds; prints the mean processor time.
 fn best(times: usize, mut f: impl FnMut()) -> f64 {
-    (0..times)
+    let before = processor();
+    let shortest = (0..times)
         .map(|_| {
             let start = Instant::now();
             f();
             start.elapsed().as_secs_f64()
         })
-        .fold(f64::INFINITY, f64::min)
+        .fold(f64::INFINITY, f64::min);
+    print!(
+        "[{:.1} ms of processor] ",
+        (processor() - before) / times as f64 * 1e3
+    );
+    shortest
 }
 
 fn smol() -> Llama {
-    Llama { vocab: 49152, width: 576, layers: 30, heads: 9, kv_heads: 3, ffn: 1536, window: None }
+    Llama {
+        vocab: 49152,
+        width: 576,
+        layers: 30,
+        heads: 9,
+        kv_heads: 3,
+        ffn: 1536,
+        window: None,
+    }
 }
 
 fn pair() -> Packed {
     let mut random = Random(1);
     let mut plan = Packed::default();
-    let (p, a, b) = (random.tokens(100, 49152), random.tokens(100, 49152), random.tokens(100, 49152));
+    let (p, a, b) = (
+        random.tokens(100, 49152),
+        random.tokens(100, 49152),
+        random.tokens(100, 49152),
+    );
     plan.push(&p, &[&a, &b]);
     plan
 }
@@ -46,16 +88,32 @@ fn training_pass() {
     println!("base in memory: {:.0} MiB", memory("VmRSS"));
     let plan = pair();
     let tokens = plan.ids.len() as f64;
-    let spec = LoraSpec { rank: 16, alpha: 32.0, rslora: false, dropout: 0.0, targets: Targets::AllLinear };
+    let spec = LoraSpec {
+        rank: 16,
+        alpha: 32.0,
+        rslora: false,
+        dropout: 0.0,
+        targets: Targets::AllLinear,
+    };
     let player = Player::with_lora(base.clone(), spec, 1).unwrap();
     let run = |player: &Player, checkpoint: bool| {
-        let options = PassOptions { checkpoint, dropout_seed: None };
+        let options = PassOptions {
+            checkpoint,
+            dropout_seed: None,
+        };
         let mut grads = Grads::new();
         let mut slopes = |l: &[f64]| Ok(vec![0.1; l.len()]);
-        player.forward_backward(&plan, &options, &mut slopes, &mut grads).unwrap();
+        player
+            .forward_backward(&plan, &options, &mut slopes, &mut grads)
+            .unwrap();
     };
     let report = |what: &str, seconds: f64| {
-        println!("{what}: {:.0} tokens/s ({:.0} ms), peak {:.0} MiB", tokens / seconds, seconds * 1e3, memory("VmHWM"));
+        println!(
+            "{what}: {:.0} tokens/s ({:.0} ms), peak {:.0} MiB",
+            tokens / seconds,
+            seconds * 1e3,
+            memory("VmHWM")
+        );
     };
     report("score, f32", best(3, || drop(player.logps(&plan).unwrap())));
     report("train LoRA, checkpointed", best(3, || run(&player, true)));
@@ -64,13 +122,31 @@ fn training_pass() {
         let weights = base
             .weights
             .iter()
-            .map(|(n, w)| (n.clone(), Weight::Dense(w.to_f32().unwrap().to_dtype(dtype).unwrap())))
+            .map(|(n, w)| {
+                (
+                    n.clone(),
+                    Weight::Dense(w.to_f32().unwrap().to_dtype(dtype).unwrap()),
+                )
+            })
             .collect();
-        let half = Base { arch: base.arch.clone(), config: base.config.clone(), weights };
-        Player { base: Arc::new(half), ..player.clone() }
+        let half = Base {
+            arch: base.arch.clone(),
+            config: base.config.clone(),
+            weights,
+        };
+        Player {
+            base: Arc::new(half),
+            ..player.clone()
+        }
     };
-    report("train LoRA, bf16 base", best(3, || run(&half(DType::BF16), false)));
-    report("train LoRA, f16 base", best(3, || run(&half(DType::F16), false)));
+    report(
+        "train LoRA, bf16 base",
+        best(3, || run(&half(DType::BF16), false)),
+    );
+    report(
+        "train LoRA, f16 base",
+        best(3, || run(&half(DType::F16), false)),
+    );
     let full = Player::full(base.clone()).unwrap();
     report("train full", best(3, || run(&full, false)));
 }
@@ -80,15 +156,33 @@ fn training_pass() {
 fn decoding() {
     for (what, arch) in [
         ("SmolLM2-135M", smol()),
-        ("tiny", Llama { vocab: 512, width: 128, layers: 4, heads: 4, kv_heads: 4, ffn: 384, window: None }),
+        (
+            "tiny",
+            Llama {
+                vocab: 512,
+                width: 128,
+                layers: 4,
+                heads: 4,
+                kv_heads: 4,
+                ffn: 384,
+                window: None,
+            },
+        ),
     ] {
         let player = Player::bare(base(arch, 1));
         for slots in [1, 8, 32] {
             let mut cache = KvCache::new(&player, slots);
             let prompt: Vec<u32> = (0..40).collect();
-            let all: Vec<SlotTokens> = (0..slots).map(|slot| SlotTokens { slot, tokens: &prompt }).collect();
+            let all: Vec<SlotTokens> = (0..slots)
+                .map(|slot| SlotTokens {
+                    slot,
+                    tokens: &prompt,
+                })
+                .collect();
             let prefill = best(1, || drop(player.step(&mut cache, &all).unwrap()));
-            let one: Vec<SlotTokens> = (0..slots).map(|slot| SlotTokens { slot, tokens: &[7] }).collect();
+            let one: Vec<SlotTokens> = (0..slots)
+                .map(|slot| SlotTokens { slot, tokens: &[7] })
+                .collect();
             let step = best(20, || drop(player.step(&mut cache, &one).unwrap()));
             println!(
                 "{what}, {slots} slots: prefill {:.0} tokens/s, decode {:.0} tokens/s ({:.2} ms a step)",
@@ -103,19 +197,33 @@ fn decoding() {
 #[test]
 #[ignore = "a measurement"]
 fn tiny_training() {
-    let arch = Llama { vocab: 512, width: 128, layers: 4, heads: 4, kv_heads: 4, ffn: 384, window: None };
+    let arch = Llama {
+        vocab: 512,
+        width: 128,
+        layers: 4,
+        heads: 4,
+        kv_heads: 4,
+        ffn: 384,
+        window: None,
+    };
     let base = base(arch, 1);
     let mut random = Random(2);
     let mut plan = Packed::default();
     for _ in 0..16 {
-        let (p, a, b) = (random.tokens(24, 512), random.tokens(12, 512), random.tokens(12, 512));
+        let (p, a, b) = (
+            random.tokens(24, 512),
+            random.tokens(12, 512),
+            random.tokens(12, 512),
+        );
         plan.push(&p, &[&a, &b]);
     }
     let player = Player::full(base).unwrap();
     let mut slopes = |l: &[f64]| Ok(vec![0.1; l.len()]);
     let mut grads = Grads::new();
     let seconds = best(20, || {
-        player.forward_backward(&plan, &PassOptions::default(), &mut slopes, &mut grads).unwrap();
+        player
+            .forward_backward(&plan, &PassOptions::default(), &mut slopes, &mut grads)
+            .unwrap();
     });
     let score = best(20, || drop(player.logps(&plan).unwrap()));
     println!(

@@ -1,4 +1,5 @@
 //! The shapes-only run: what it finds, and that it and the eager run refuse the same things in the same words.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod ops;
 
@@ -15,10 +16,20 @@ fn a_llamas_trace() {
     let names: Vec<&str> = t.weights.iter().map(|w| w.name.as_str()).collect();
     assert_eq!(names[0], "model.embed_tokens.weight");
     assert_eq!(names[1], "model.layers.0.input_layernorm.weight");
-    assert_eq!(names.len(), 1 + 3 * 9 + 1, "the tied head asks for nothing new");
+    assert_eq!(
+        names.len(),
+        1 + 3 * 9 + 1,
+        "the tied head asks for nothing new"
+    );
     let find = |name: &str| t.weights.iter().find(|w| w.name == name).unwrap();
-    assert_eq!(find("model.layers.2.self_attn.k_proj.weight").shape, [12, 24]);
-    assert_eq!(find("model.layers.2.self_attn.k_proj.weight").used_as, Use::Linear);
+    assert_eq!(
+        find("model.layers.2.self_attn.k_proj.weight").shape,
+        [12, 24]
+    );
+    assert_eq!(
+        find("model.layers.2.self_attn.k_proj.weight").used_as,
+        Use::Linear
+    );
     assert_eq!(find("model.embed_tokens.weight").used_as, Use::Embed);
     assert_eq!(find("model.norm.weight").used_as, Use::Norm);
     let block = 24 * 24 * 2 + 24 * 12 * 2 + 3 * 24 * 40;
@@ -26,7 +37,11 @@ fn a_llamas_trace() {
     assert_eq!(t.flops_per_head_row, (2 * 24 * 29) as f64);
     assert_eq!(t.flops_per_token_pair, (3 * 4 * 24) as f64);
     assert_eq!(t.cache_bytes_per_token, 3 * 2 * 4 * 12);
-    let down = t.linears.iter().find(|l| l.name == "model.layers.1.mlp.down_proj").unwrap();
+    let down = t
+        .linears
+        .iter()
+        .find(|l| l.name == "model.layers.1.mlp.down_proj")
+        .unwrap();
     assert_eq!((down.inputs, down.outputs, down.layer), (40, 24, Some(1)));
     assert_eq!(t.linears.last().unwrap().layer, None);
     // saved by a block: x, h, q, k (turned), v, attention's result, its lse, x', h', gate, silu(gate), up, the product
@@ -39,26 +54,55 @@ fn a_llamas_trace() {
 fn an_expert_costs_its_share() {
     let block: Block = Box::new(|g, _, x| {
         let router = g.linear("router", x, 4, false)?;
-        let route = RouteSpec { top_k: 1, sigmoid: false, normalise: false, scale: 1.0 };
-        g.moe(router, x, &route, &mut |g, e, x| g.linear(&format!("expert{e}"), x, 8, false).unwrap_or(0))
+        let route = RouteSpec {
+            top_k: 1,
+            sigmoid: false,
+            normalise: false,
+            scale: 1.0,
+        };
+        g.moe(router, x, &route, &mut |g, e, x| {
+            g.linear(&format!("expert{e}"), x, 8, false).unwrap_or(0)
+        })
     });
-    let t = trace(&Probe { vocab: 5, width: 8, layers: 1, block }).unwrap();
+    let t = trace(&Probe {
+        vocab: 5,
+        width: 8,
+        layers: 1,
+        block,
+    })
+    .unwrap();
     assert_eq!(t.flops_per_token, (2 * 8 * 4 + 2 * 8 * 8) as f64);
     assert_eq!(t.linears.len(), 6); // router, four experts, head
 }
 
 /// What the trace says of a faulty block; the eager run must say the same.
-fn refused(block: impl Fn(&mut dyn Backend, Id) -> OpResult + Send + Sync + Clone + 'static) -> String {
-    let probe = |block: Block| Probe { vocab: 5, width: 8, layers: 1, block };
+fn refused(
+    block: impl Fn(&mut dyn Backend, Id) -> OpResult + Send + Sync + Clone + 'static,
+) -> String {
+    let probe = |block: Block| Probe {
+        vocab: 5,
+        width: 8,
+        layers: 1,
+        block,
+    };
     let faulty = block.clone();
-    let traced = trace(&probe(Box::new(move |g, _, x| faulty(g, x)))).unwrap_err().to_string();
+    let traced = trace(&probe(Box::new(move |g, _, x| faulty(g, x))))
+        .unwrap_err()
+        .to_string();
     // weights of a sound probe, the arch of the faulty one
     let sound = base(probe(Box::new(|_, _, x| Ok(x))), 1);
     let arch = probe(Box::new(move |g, _, x| block(g, x)));
-    let base = Base { arch: Arc::new(arch), config: sound.config.clone(), weights: sound.weights.clone() };
+    let base = Base {
+        arch: Arc::new(arch),
+        config: sound.config.clone(),
+        weights: sound.weights.clone(),
+    };
     let mut plan = Packed::default();
     plan.push(&[1, 2, 3], &[&[1, 2]]);
-    let eager = Player::bare(Arc::new(base)).hidden(&plan).unwrap_err().to_string();
+    let eager = Player::bare(Arc::new(base))
+        .hidden(&plan)
+        .unwrap_err()
+        .to_string();
     assert_eq!(traced, eager);
     traced
 }
@@ -68,15 +112,30 @@ fn faults_are_named_in_both_runs() {
     let has = |text: String, parts: &[&str]| {
         assert!(parts.iter().all(|p| text.contains(p)), "{text}");
     };
-    has(refused(|g, x| g.unflatten(x, 3)), &["`probe`, block 0", "8 values into 3"]);
+    has(
+        refused(|g, x| g.unflatten(x, 3)),
+        &["`probe`, block 0", "8 values into 3"],
+    );
     has(refused(|g, x| g.flatten(x)), &["flatten", "[8]"]);
-    has(refused(|g, x| g.narrow(x, 5, 4)), &["4 values from 5 of an axis of 8"]);
+    has(
+        refused(|g, x| g.narrow(x, 5, 4)),
+        &["4 values from 5 of an axis of 8"],
+    );
     has(refused(|g, x| g.narrow(x, usize::MAX, 2)), &["narrow"]);
     has(refused(|g, _| g.concat(&[])), &["at least one"]);
-    has(refused(|g, _| g.unary(Unary::Silu, 99)), &["value 99 does not exist"]);
-    has(refused(|g, _| g.unary(Unary::Silu, 0)), &["value 0 does not exist"]);
+    has(
+        refused(|g, _| g.unary(Unary::Silu, 99)),
+        &["value 99 does not exist"],
+    );
+    has(
+        refused(|g, _| g.unary(Unary::Silu, 0)),
+        &["value 0 does not exist"],
+    );
     has(refused(|g, x| g.affine(x, f64::NAN, 0.0)), &["finite"]);
-    has(refused(|g, x| g.rope(x, &rope(2))), &["(heads, head_dim)", "[8]"]);
+    has(
+        refused(|g, x| g.rope(x, &rope(2))),
+        &["(heads, head_dim)", "[8]"],
+    );
     has(
         refused(|g, x| {
             let x = g.unflatten(x, 2)?;
@@ -87,7 +146,13 @@ fn faults_are_named_in_both_runs() {
     has(
         refused(|g, x| {
             let x = g.unflatten(x, 2)?;
-            g.rope(x, &RopeSpec { mscale: f32::INFINITY, ..rope(1) })
+            g.rope(
+                x,
+                &RopeSpec {
+                    mscale: f32::INFINITY,
+                    ..rope(1)
+                },
+            )
         }),
         &["finite", "inf"],
     );
@@ -97,14 +162,52 @@ fn faults_are_named_in_both_runs() {
             g.attention(q, k, k, &spec)
         })
     };
-    has(attention(2, 4, AttnSpec::default()), &["head_dim", "[2, 4]", "[4, 2]"]);
-    has(attention(2, 2, AttnSpec { window: Some(0), ..Default::default() }), &["window", "not 0"]);
-    has(attention(2, 2, AttnSpec { softcap: Some(0.0), ..Default::default() }), &["softcap"]);
-    has(attention(2, 2, AttnSpec { scale: Some(f32::NAN), ..Default::default() }), &["scale", "NaN"]);
+    has(
+        attention(2, 4, AttnSpec::default()),
+        &["head_dim", "[2, 4]", "[4, 2]"],
+    );
+    has(
+        attention(
+            2,
+            2,
+            AttnSpec {
+                window: Some(0),
+                ..Default::default()
+            },
+        ),
+        &["window", "not 0"],
+    );
+    has(
+        attention(
+            2,
+            2,
+            AttnSpec {
+                softcap: Some(0.0),
+                ..Default::default()
+            },
+        ),
+        &["softcap"],
+    );
+    has(
+        attention(
+            2,
+            2,
+            AttnSpec {
+                scale: Some(f32::NAN),
+                ..Default::default()
+            },
+        ),
+        &["scale", "NaN"],
+    );
     has(
         refused(|g, x| {
             let router = g.narrow(x, 0, 3)?;
-            let route = RouteSpec { top_k: 4, sigmoid: false, normalise: false, scale: 1.0 };
+            let route = RouteSpec {
+                top_k: 4,
+                sigmoid: false,
+                normalise: false,
+                scale: 1.0,
+            };
             g.moe(router, x, &route, &mut |_, _, x| x)
         }),
         &["1 to 3", "not 4"],
@@ -118,7 +221,12 @@ fn faults_are_named_in_both_runs() {
     );
     has(
         refused(|g, x| {
-            let route = RouteSpec { top_k: 2, sigmoid: false, normalise: false, scale: 1.0 };
+            let route = RouteSpec {
+                top_k: 2,
+                sigmoid: false,
+                normalise: false,
+                scale: 1.0,
+            };
             let router = g.narrow(x, 0, 2)?;
             g.moe(router, x, &route, &mut |_, _, _| 0)
         }),
@@ -128,12 +236,24 @@ fn faults_are_named_in_both_runs() {
 
 #[test]
 fn a_trace_refuses_two_shapes_of_one_weight_and_a_block_of_another_width() {
-    let probe = |block: Block| trace(&Probe { vocab: 5, width: 8, layers: 1, block }).unwrap_err().to_string();
+    let probe = |block: Block| {
+        trace(&Probe {
+            vocab: 5,
+            width: 8,
+            layers: 1,
+            block,
+        })
+        .unwrap_err()
+        .to_string()
+    };
     let text = probe(Box::new(|g, _, x| {
         g.linear("a", x, 8, false)?;
         g.linear("a", x, 4, false)
     }));
-    assert!(text.contains("`a.weight`") && text.contains("[8, 8]") && text.contains("[4, 8]"), "{text}");
+    assert!(
+        text.contains("`a.weight`") && text.contains("[8, 8]") && text.contains("[4, 8]"),
+        "{text}"
+    );
     let text = probe(Box::new(|g, _, x| g.narrow(x, 0, 4)));
     assert!(text.contains("[4]") && text.contains("(8)"), "{text}");
     let text = probe(Box::new(|g, _, x| g.embed("embed", x, 5, 8)));
@@ -148,8 +268,15 @@ fn a_weight_that_is_missing_or_misshapen_is_named() {
     let with = |change: &dyn Fn(&mut std::collections::HashMap<String, Weight>)| {
         let mut weights = sound.weights.clone();
         change(&mut weights);
-        let base = Base { arch: sound.arch.clone(), config: sound.config.clone(), weights };
-        Player::bare(Arc::new(base)).logps(&plan).unwrap_err().to_string()
+        let base = Base {
+            arch: sound.arch.clone(),
+            config: sound.config.clone(),
+            weights,
+        };
+        Player::bare(Arc::new(base))
+            .logps(&plan)
+            .unwrap_err()
+            .to_string()
     };
     let name = "model.layers.1.mlp.up_proj.weight";
     let text = with(&|w| drop(w.remove(name)));

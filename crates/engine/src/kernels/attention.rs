@@ -81,7 +81,9 @@ impl Heads {
 
     /// The part of `keys` that queries at positions `first..=last` see between them.
     pub(crate) fn visible(&self, keys: &Keys, first: usize, last: usize) -> (usize, usize) {
-        let low = (first + 1).saturating_sub(self.window).saturating_sub(keys.position);
+        let low = (first + 1)
+            .saturating_sub(self.window)
+            .saturating_sub(keys.position);
         let high = (last + 1).saturating_sub(keys.position);
         (low.min(keys.len), high.min(keys.len))
     }
@@ -116,11 +118,22 @@ impl<'a> Block<'a> {
         for keys in &span.keys {
             let (low, high) = h.visible(keys, position, position + len - 1);
             if low < high {
-                seen.push(Seen { keys: *keys, from: low, to: high, column: columns });
+                seen.push(Seen {
+                    keys: *keys,
+                    from: low,
+                    to: high,
+                    column: columns,
+                });
                 columns += high - low;
             }
         }
-        Block { row: span.row + from, len, position, seen, columns }
+        Block {
+            row: span.row + from,
+            len,
+            position,
+            seen,
+            columns,
+        }
     }
 
     /// scores = scale · q kᵀ, capped; what a query must not see is left as it comes.
@@ -137,7 +150,11 @@ impl<'a> Block<'a> {
                 continue;
             }
             let to = scores[seen.column..].as_mut_ptr();
-            let into = Into { to, row: self.columns, add: false };
+            let into = Into {
+                to,
+                row: self.columns,
+                add: false,
+            };
             // SAFETY: `scores` holds len rows of `columns` values; this writes n columns from `column`.
             unsafe {
                 let (q, k) = (View::new(q, q_width, 1), View::new(k, 1, k_width));
@@ -177,7 +194,11 @@ pub(crate) fn forward(q: &Tensor, spans: &[Span], h: &Heads) -> Result<Attended>
 
     let mut blocks = Vec::new();
     for span in spans {
-        blocks.extend((0..span.len).step_by(QUERIES).map(|from| Block::new(h, span, from)));
+        blocks.extend(
+            (0..span.len)
+                .step_by(QUERIES)
+                .map(|from| Block::new(h, span, from)),
+        );
     }
     let task = |scratch: &mut Vec<f32>, block: &Block, head: usize| {
         let size = block.len * block.columns;
@@ -189,18 +210,26 @@ pub(crate) fn forward(q: &Tensor, spans: &[Span], h: &Heads) -> Result<Attended>
         // SAFETY: a task writes the rows of its block in the columns of its head, of `out` and of `lse`; no other does.
         unsafe { attend(h, block, head, &mut scratch[..size], out_at, lse) };
     };
-    let work: usize = blocks.iter().map(|b| b.len * b.columns * h.dim * h.heads).sum();
+    let work: usize = blocks
+        .iter()
+        .map(|b| b.len * b.columns * h.dim * h.heads)
+        .sum();
     if work < SERIAL {
         let mut scratch = Vec::new();
         for block in &blocks {
             (0..h.heads).for_each(|head| task(&mut scratch, block, head));
         }
     } else {
-        (0..blocks.len() * h.heads).into_par_iter().for_each_init(Vec::new, |scratch, i| {
-            task(scratch, &blocks[i / h.heads], i % h.heads);
-        });
+        (0..blocks.len() * h.heads)
+            .into_par_iter()
+            .for_each_init(Vec::new, |scratch, i| {
+                task(scratch, &blocks[i / h.heads], i % h.heads);
+            });
     }
-    Ok(Attended { out: tensor(out, dims)?, lse })
+    Ok(Attended {
+        out: tensor(out, dims)?,
+        lse,
+    })
 }
 
 /// Scores to probabilities, times v. # Safety: rows of the block in the head's columns must be this task's alone.
@@ -244,7 +273,11 @@ unsafe fn attend(
             continue;
         }
         let p = View::new(&scores[seen.column..], block.columns, 1);
-        let into = Into { to, row: q_width, add: n > 0 };
+        let into = Into {
+            to,
+            row: q_width,
+            add: n > 0,
+        };
         // SAFETY: the block's rows in the head's columns.
         unsafe {
             let v = View::new(v, k_width, 1);

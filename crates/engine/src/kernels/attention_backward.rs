@@ -37,7 +37,11 @@ fn trees(spans: &[Span]) -> Vec<Tree> {
             trees.resize_with(span.tree + 1, || None);
         }
         let end = span.row + span.len;
-        let tree = trees[span.tree].get_or_insert(Tree { first: span.row, end, spans: Vec::new() });
+        let tree = trees[span.tree].get_or_insert(Tree {
+            first: span.row,
+            end,
+            spans: Vec::new(),
+        });
         tree.first = tree.first.min(span.row);
         tree.end = tree.end.max(end);
         tree.spans.push(i);
@@ -57,7 +61,14 @@ pub(crate) fn backward(
     let dims = q.dims();
     let (_, k_width) = h.widths();
     let (q, out, dout) = (Values::of(q)?, Values::of(&forward.out)?, Values::of(dout)?);
-    let pass = Pass { h, q: &q, out: &out, dout: &dout, lse: &forward.lse, tokens: dims[0] };
+    let pass = Pass {
+        h,
+        q: &q,
+        out: &out,
+        dout: &dout,
+        lse: &forward.lse,
+        tokens: dims[0],
+    };
     let mut dq = vec![0f32; q.len()];
     let dq_at = Shared::new(&mut dq);
     let trees = trees(spans);
@@ -114,7 +125,10 @@ vectorised! {
 impl Pass<'_> {
     fn head_of_tree(&self, spans: &[Span], tree: &Tree, head: usize, dq: Shared) -> Share {
         let size = (tree.end - tree.first) * self.h.dim;
-        let mut share = Share { dk: vec![0.0; size], dv: vec![0.0; size] };
+        let mut share = Share {
+            dk: vec![0.0; size],
+            dv: vec![0.0; size],
+        };
         let mut scratch = Scratch::default();
         for &i in &tree.spans {
             for from in (0..spans[i].len).step_by(QUERIES) {
@@ -170,14 +184,22 @@ impl Pass<'_> {
         let n = |seen: &Seen| seen.to - seen.from;
         for seen in &block.seen {
             let v = &seen.keys.v[seen.from * k_width + h.key_column(head)..];
-            let into = Into { to: dp[seen.column..].as_mut_ptr(), row: columns, add: false };
+            let into = Into {
+                to: dp[seen.column..].as_mut_ptr(),
+                row: columns,
+                add: false,
+            };
             let p = View::new(&p[seen.column..], columns, 1);
             let to = share.dv[(seen.keys.row + seen.from - first) * d..].as_mut_ptr();
             // SAFETY: dp holds m rows of `columns`; the share holds the tree's rows, which the keys lie in.
             unsafe {
                 let v = View::new(v, 1, k_width);
                 multiply_into((m, n(seen), d), dout, v, 1.0, into, Parallelism::None);
-                let into = Into { to, row: d, add: true };
+                let into = Into {
+                    to,
+                    row: d,
+                    add: true,
+                };
                 multiply_into((n(seen), d, m), p.t(), dout, 1.0, into, Parallelism::None);
             }
         }
@@ -195,13 +217,21 @@ impl Pass<'_> {
         for (i, seen) in block.seen.iter().enumerate() {
             let k = &seen.keys.k[seen.from * k_width + h.key_column(head)..];
             let ds = View::new(&dp[seen.column..], columns, 1);
-            let into = Into { to: dq.at(start), row: q_width, add: i > 0 };
+            let into = Into {
+                to: dq.at(start),
+                row: q_width,
+                add: i > 0,
+            };
             let to = share.dk[(seen.keys.row + seen.from - first) * d..].as_mut_ptr();
             // SAFETY: this task alone writes its tree's rows in its head's columns of dq; the share is its own.
             unsafe {
                 let k = View::new(k, k_width, 1);
                 multiply_into((m, d, n(seen)), ds, k, 1.0, into, Parallelism::None);
-                let into = Into { to, row: d, add: true };
+                let into = Into {
+                    to,
+                    row: d,
+                    add: true,
+                };
                 multiply_into((n(seen), d, m), ds.t(), q, 1.0, into, Parallelism::None);
             }
         }

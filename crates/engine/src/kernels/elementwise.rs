@@ -26,10 +26,12 @@ macro_rules! map {
 }
 
 map!(silu, |x| x * sigmoid(x));
-map!(gelu_tanh, |x| 0.5 * x * (1.0 + tanh(GELU.0 * (x + GELU.1 * x * x * x))));
+map!(gelu_tanh, |x| 0.5
+    * x
+    * (1.0 + tanh(GELU.0 * (x + GELU.1 * x * x * x))));
 map!(tanh_of, |x| tanh(x));
 map!(sigmoid_of, |x| sigmoid(x));
-map!(relu, |x| if x > 0.0 { x } else if x.is_nan() { x } else { 0.0 });
+map!(relu, |x| if x > 0.0 || x.is_nan() { x } else { 0.0 });
 map!(exp_of, |x| exp(x));
 map!(gelu, |x| {
     let x = f64::from(x);
@@ -70,7 +72,9 @@ fn in_tasks(y: &mut [f32], x: &[f32], f: fn(&mut [f32], &[f32])) {
     if y.len() <= 2 * TASK {
         f(y, x);
     } else {
-        y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(y, x)| f(y, x));
+        y.par_chunks_mut(TASK)
+            .zip(x.par_chunks(TASK))
+            .for_each(|(y, x)| f(y, x));
     }
 }
 
@@ -143,7 +147,9 @@ pub(crate) fn soft_max(y: &mut [f32], width: usize) {
 pub(crate) fn soft_max_slope(dx: &mut [f32], y: &[f32], width: usize) {
     for (dx, y) in dx.chunks_exact_mut(width).zip(y.chunks_exact(width)) {
         let mean = math::dot(dx, y) as f32;
-        dx.iter_mut().zip(y).for_each(|(dx, y)| *dx = y * (*dx - mean));
+        dx.iter_mut()
+            .zip(y)
+            .for_each(|(dx, y)| *dx = y * (*dx - mean));
     }
 }
 
@@ -210,7 +216,10 @@ impl Walk {
             }
             stride *= b[from_b];
         }
-        Walk { dims: a.to_vec(), steps }
+        Walk {
+            dims: a.to_vec(),
+            steps,
+        }
     }
 
     /// Calls `row(first element in a, first in b, b's step along the last axis)` for every row of a's last axis.

@@ -7,7 +7,7 @@ use half::{bf16, f16, slice::HalfFloatSliceExt};
 use rayon::prelude::*;
 
 use super::{
-    Shared, Values, change,
+    Shared, Values, change, few,
     math::vectorised,
     product::{Into, View, multiply, multiply_into, multiply_onto},
     rows, tensor,
@@ -27,6 +27,9 @@ pub(crate) fn forward(x: &Tensor, w: &Tensor) -> Result<Vec<f32>> {
     let x = Values::of(x)?;
     if w.dtype() == DType::F32 {
         let w = Values::of(w)?;
+        if n <= few::ROWS && few::available() {
+            return Ok(few::product(&x, &w, inputs));
+        }
         return Ok(multiply(
             (n, outputs, inputs),
             View::rows(&x, inputs),
@@ -34,6 +37,12 @@ pub(crate) fn forward(x: &Tensor, w: &Tensor) -> Result<Vec<f32>> {
         ));
     }
     with_half(w, |w| {
+        if n <= few::ROWS && few::available() {
+            return Ok(match w {
+                Half::F16(w) => few::product(&x, w, inputs),
+                Half::Bf16(w) => few::product(&x, w, inputs),
+            });
+        }
         let mut y = vec![0f32; n * outputs];
         let out = Shared::new(&mut y);
         let x: &[f32] = &x;

@@ -67,16 +67,19 @@ pub(crate) fn into_gradient(
         total[w.row] += slopes[w.target];
     }
     change(logits, |logits| {
-        logits.par_chunks_mut(vocab).enumerate().for_each(|(row, z)| {
-            if total[row] == 0.0 {
-                z.fill(0.0);
-            } else {
-                // e^(z - lse) with the lse split, since z - (f32)lse would lose the lse's last digits
-                let most = sums[row] as f32;
-                let rest = (f64::from(most) - sums[row]).exp();
-                math::exp_scaled(z, most, (-total[row] * rest) as f32);
-            }
-        });
+        logits
+            .par_chunks_mut(vocab)
+            .enumerate()
+            .for_each(|(row, z)| {
+                if total[row] == 0.0 {
+                    z.fill(0.0);
+                } else {
+                    // e^(z - lse) with the lse split, since z - (f32)lse would lose the lse's last digits
+                    let most = sums[row] as f32;
+                    let rest = (f64::from(most) - sums[row]).exp();
+                    math::exp_scaled(z, most, (-total[row] * rest) as f32);
+                }
+            });
         for w in wanted {
             logits[w.row * vocab + w.token as usize] += slopes[w.target] as f32;
         }

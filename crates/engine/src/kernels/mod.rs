@@ -7,6 +7,7 @@
 pub(crate) mod attention;
 pub(crate) mod attention_backward;
 pub(crate) mod elementwise;
+pub(crate) mod few;
 pub(crate) mod layout;
 pub(crate) mod linear;
 pub(crate) mod logprob;

@@ -76,10 +76,16 @@ pub(crate) fn forward(
             let variance = if mean == 0.0 {
                 dot(x, x) / width as f64
             } else {
-                x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / width as f64
+                x.iter()
+                    .map(|&x| (f64::from(x) - mean).powi(2))
+                    .sum::<f64>()
+                    / width as f64
             };
             let inverse = (1.0 / (variance + eps).sqrt()) as f32;
-            *stats = RowStats { mean: mean as f32, inverse };
+            *stats = RowStats {
+                mean: mean as f32,
+                inverse,
+            };
             scale_row(x, w, mean as f32, inverse, norm.plus(), y);
             if let Some(bias) = bias {
                 y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
@@ -135,7 +141,15 @@ pub(crate) fn backward(
         for (row, dx) in (task * at_once..).zip(dx.chunks_exact_mut(width)) {
             let place = row * width..(row + 1) * width;
             let at = stats[row];
-            prepare(&dy[place.clone()], &x[place], w, at, norm.plus(), &mut u, &mut xhat);
+            prepare(
+                &dy[place.clone()],
+                &x[place],
+                w,
+                at,
+                norm.plus(),
+                &mut u,
+                &mut xhat,
+            );
             let mean_ux = (dot(&u, &xhat) / width as f64) as f32;
             let mean_u = match norm {
                 Norm::Rms { .. } => 0.0,
@@ -147,7 +161,9 @@ pub(crate) fn backward(
     if n <= at_once {
         work((0, &mut dx));
     } else {
-        dx.par_chunks_mut(at_once * width).enumerate().for_each(work);
+        dx.par_chunks_mut(at_once * width)
+            .enumerate()
+            .for_each(work);
     }
     tensor(dx, dims)
 }

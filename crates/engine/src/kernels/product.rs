@@ -28,9 +28,7 @@ impl<'a> View<'a> {
     }
     /// Whether a (rows, cols) matrix fits.
     fn holds(&self, rows: usize, cols: usize) -> bool {
-        rows == 0
-            || cols == 0
-            || (rows - 1) * self.row + (cols - 1) * self.col < self.values.len()
+        rows == 0 || cols == 0 || (rows - 1) * self.row + (cols - 1) * self.col < self.values.len()
     }
 }
 

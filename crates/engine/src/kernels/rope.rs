@@ -27,7 +27,12 @@ impl Table {
                 sin.push((s * f64::from(spec.mscale)) as f32);
             }
         }
-        Table { cos, sin, pairs: spec.inv_freq.len(), interleaved: spec.interleaved }
+        Table {
+            cos,
+            sin,
+            pairs: spec.inv_freq.len(),
+            interleaved: spec.interleaved,
+        }
     }
 }
 

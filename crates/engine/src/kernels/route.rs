@@ -46,11 +46,21 @@ impl Routing {
             order.sort_by(|&a, &b| scores[b as usize].total_cmp(&scores[a as usize]));
             let best = &order[..top_k];
             let sum: f32 = best.iter().map(|&e| scores[e as usize]).sum();
-            let factor = if route.normalise { route.scale / sum } else { route.scale };
+            let factor = if route.normalise {
+                route.scale / sum
+            } else {
+                route.scale
+            };
             weights.extend(best.iter().map(|&e| scores[e as usize] * factor));
             chosen.extend_from_slice(best);
         }
-        Ok(Routing { scores, chosen, weights, experts, route: *route })
+        Ok(Routing {
+            scores,
+            chosen,
+            weights,
+            experts,
+            route: *route,
+        })
     }
 
     /// Which rows an expert gets.
@@ -69,8 +79,11 @@ impl Routing {
     pub(crate) fn add_weighted(&self, share: &Share, y: &Tensor, out: &mut [f32]) -> Result<()> {
         let width: usize = y.dims()[1..].iter().product();
         let y = Values::of(y)?;
-        for ((&row, &place), y) in
-            share.rows.iter().zip(&share.places).zip(y.chunks_exact(width))
+        for ((&row, &place), y) in share
+            .rows
+            .iter()
+            .zip(&share.places)
+            .zip(y.chunks_exact(width))
         {
             let out = &mut out[row as usize * width..][..width];
             math::add_scaled(out, self.weights[place as usize], y);
@@ -85,8 +98,11 @@ impl Routing {
         dims[0] = share.rows.len();
         let dout = Values::of(dout)?;
         let mut dy = vec![0f32; share.rows.len() * width];
-        for ((&row, &place), dy) in
-            share.rows.iter().zip(&share.places).zip(dy.chunks_exact_mut(width))
+        for ((&row, &place), dy) in share
+            .rows
+            .iter()
+            .zip(&share.places)
+            .zip(dy.chunks_exact_mut(width))
         {
             let from = &dout[row as usize * width..][..width];
             math::add_scaled(dy, self.weights[place as usize], from);
@@ -104,8 +120,11 @@ impl Routing {
     ) -> Result<()> {
         let width: usize = y.dims()[1..].iter().product();
         let (y, dout) = (Values::of(y)?, Values::of(dout)?);
-        for ((&row, &place), y) in
-            share.rows.iter().zip(&share.places).zip(y.chunks_exact(width))
+        for ((&row, &place), y) in share
+            .rows
+            .iter()
+            .zip(&share.places)
+            .zip(y.chunks_exact(width))
         {
             let from = &dout[row as usize * width..][..width];
             dweights[place as usize] = math::dot(from, y) as f32;
@@ -129,8 +148,12 @@ impl Routing {
             let scores = &self.scores[token * experts..][..experts];
             let row = &mut d[token * experts..][..experts];
             let sum: f32 = chosen.iter().map(|&e| scores[e as usize]).sum();
-            let mean: f32 =
-                chosen.iter().zip(dw).map(|(&e, d)| d * scores[e as usize]).sum::<f32>() / sum;
+            let mean: f32 = chosen
+                .iter()
+                .zip(dw)
+                .map(|(&e, d)| d * scores[e as usize])
+                .sum::<f32>()
+                / sum;
             for (&e, dw) in chosen.iter().zip(dw) {
                 row[e as usize] = if route.normalise {
                     route.scale * (dw - mean) / sum // w = scale · s / Σ s
@@ -140,7 +163,9 @@ impl Routing {
             }
         }
         if route.sigmoid {
-            d.iter_mut().zip(&self.scores).for_each(|(d, s)| *d *= s * (1.0 - s));
+            d.iter_mut()
+                .zip(&self.scores)
+                .for_each(|(d, s)| *d *= s * (1.0 - s));
         } else {
             elementwise::soft_max_slope(&mut d, &self.scores, experts);
         }

@@ -47,9 +47,10 @@ impl Arena {
                 layout::add_onto(&tensor, &old.tensor)?;
                 Grad { tensor, owned }
             }
-            Some(old) => {
-                Grad { tensor: elementwise::binary(Binary::Add, &old.tensor, &tensor)?, owned: true }
-            }
+            Some(old) => Grad {
+                tensor: elementwise::binary(Binary::Add, &old.tensor, &tensor)?,
+                owned: true,
+            },
         });
         Ok(())
     }
@@ -65,7 +66,10 @@ impl Recorded {
         grads: &mut Grads,
     ) -> Result<Option<Tensor>> {
         let count = self.needed.len();
-        let mut arena = Arena { grads: (0..count).map(|_| None).collect(), needed: self.needed };
+        let mut arena = Arena {
+            grads: (0..count).map(|_| None).collect(),
+            needed: self.needed,
+        };
         arena.add(self.out, dout, false)?;
         for node in self.nodes.into_iter().rev() {
             // a value that nothing used has no gradient
@@ -83,7 +87,14 @@ fn step(pass: &Pass, op: Op, dy: Tensor, arena: &mut Arena, grads: &mut Grads) -
             linear::lookup_gradient(&ids, &dy, slot(grads, &name, &[shape.0, shape.1])?)
         }
         Op::Linear(op) => project(pass, *op, dy, arena, grads),
-        Op::Norm { x, x_value, stats, scale, bias, norm } => {
+        Op::Norm {
+            x,
+            x_value,
+            stats,
+            scale,
+            bias,
+            norm,
+        } => {
             if let Some(bias) = &bias {
                 bias_gradient(bias, &dy, grads)?;
             }
@@ -98,7 +109,12 @@ fn step(pass: &Pass, op: Op, dy: Tensor, arena: &mut Arena, grads: &mut Grads) -
             Ok(())
         }
         Op::Rope { x, table } => arena.add(x, rope::turn(&dy, &table, true)?, true),
-        Op::Attention { ids, values: [q, k, v], heads, result } => {
+        Op::Attention {
+            ids,
+            values: [q, k, v],
+            heads,
+            result,
+        } => {
             let (_, width) = heads.widths();
             let (dq, dk, dv) = pass.with_spans(&k, &v, width, |spans| {
                 attention_backward::backward(&q, k.dims(), spans, &heads, &result, &dy)
@@ -112,11 +128,22 @@ fn step(pass: &Pass, op: Op, dy: Tensor, arena: &mut Arena, grads: &mut Grads) -
             layout::scatter(&dy, &rows, &mut dx)?;
             arena.add(x, kernels::tensor(dx, &dims)?, true)
         }
-        Op::Moe { router, routing, parts } => mix(router, &routing, parts, &dy, arena),
+        Op::Moe {
+            router,
+            routing,
+            parts,
+        } => mix(router, &routing, parts, &dy, arena),
         Op::Unary { op, x, saved } => {
             arena.add(x, elementwise::unary_backward(op, &saved, &dy)?, true)
         }
-        Op::Binary { op, a, b, a_value, b_value, b_dims } => {
+        Op::Binary {
+            op,
+            a,
+            b,
+            a_value,
+            b_value,
+            b_dims,
+        } => {
             if arena.needs(b) {
                 let same = op == Binary::Add && dy.dims() == b_dims;
                 let db = match same {
@@ -142,9 +169,7 @@ fn step(pass: &Pass, op: Op, dy: Tensor, arena: &mut Arena, grads: &mut Grads) -
         }
         Op::Affine { x, mul } => arena.add(x, elementwise::affine(&dy, mul, 0.0)?, true),
         Op::Reshape { x, dims } => arena.add(x, dy.reshape(dims)?, false),
-        Op::Narrow { x, start, width } => {
-            arena.add(x, layout::widen(&dy, start, width)?, true)
-        }
+        Op::Narrow { x, start, width } => arena.add(x, layout::widen(&dy, start, width)?, true),
         Op::Concat { xs } => {
             let mut start = 0;
             for (x, width) in xs {
@@ -163,7 +188,9 @@ fn slot<'a>(grads: &'a mut Grads, name: &str, dims: &[usize]) -> Result<&'a Tens
     if !grads.contains_key(name) {
         grads.insert(name.into(), Tensor::zeros(dims, DType::F32, &Device::Cpu)?);
     }
-    grads.get(name).ok_or_else(|| Error::rule(format!("no gradient for `{name}`")))
+    grads
+        .get(name)
+        .ok_or_else(|| Error::rule(format!("no gradient for `{name}`")))
 }
 
 fn bias_gradient(bias: &Vector, dy: &Tensor, grads: &mut Grads) -> Result<()> {
@@ -202,8 +229,14 @@ fn project(
         let x = pass.drop_out(x, &op.name, u.dropout)?;
         let (through, da, db) = randori_lora::backward(&x, xa, &u.a, &u.b, u.scale, &dy)
             .map_err(|e| Error::rule(format!("`{}`: {e}", op.name)))?;
-        layout::add_onto(slot(grads, &format!("{}.lora_A", op.name), u.a.dims())?, &da)?;
-        layout::add_onto(slot(grads, &format!("{}.lora_B", op.name), u.b.dims())?, &db)?;
+        layout::add_onto(
+            slot(grads, &format!("{}.lora_A", op.name), u.a.dims())?,
+            &da,
+        )?;
+        layout::add_onto(
+            slot(grads, &format!("{}.lora_B", op.name), u.b.dims())?,
+            &db,
+        )?;
         if let Some(dx) = &dx {
             layout::add_onto(dx, &pass.drop_out(&through, &op.name, u.dropout)?)?;
         }

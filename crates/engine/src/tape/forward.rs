@@ -1,9 +1,7 @@
 //! The op set, run eagerly: checks shapes, calls a kernel, and says what the backward pass would need.
 
 use candle_core::Tensor;
-use randori_sdk::seam::{
-    AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary,
-};
+use randori_sdk::seam::{AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary};
 
 use super::{Linear, Matrix, Op, Place, Tape, rules, say};
 use crate::{
@@ -29,7 +27,11 @@ fn dims(x: &Tensor, trailing: &[usize]) -> Vec<usize> {
 /// x as (rows, last axis).
 pub(super) fn flat(x: &Tensor) -> Result<Tensor> {
     let size = rows(x.dims());
-    Ok(if x.dims().len() == 2 { x.clone() } else { x.reshape(size)? })
+    Ok(if x.dims().len() == 2 {
+        x.clone()
+    } else {
+        x.reshape(size)?
+    })
 }
 
 /// x Wᵀ for x (n, in).
@@ -43,14 +45,7 @@ fn project(x: &Tensor, matrix: &Matrix, out: usize) -> Result<Tensor> {
 }
 
 impl Tape<'_, '_> {
-    fn norm(
-        &mut self,
-        name: &str,
-        x: Id,
-        norm: Norm,
-        eps: f64,
-        bias: bool,
-    ) -> OpResult {
+    fn norm(&mut self, name: &str, x: Id, norm: Norm, eps: f64, bias: bool) -> OpResult {
         let (x_value, x_needs) = self.float(x)?;
         let width = rules::norm(name, trailing(&x_value), eps)?;
         let scale = self.pass.player.vector(format!("{name}.weight"), width)?;
@@ -60,18 +55,33 @@ impl Tape<'_, '_> {
         };
         let own = scale.own.is_some() || bias.as_ref().is_some_and(|b| b.own.is_some());
         let w = linear::floats(&scale.values).map_err(say)?;
-        let b = bias.as_ref().map(|b| linear::floats(&b.values)).transpose().map_err(say)?;
+        let b = bias
+            .as_ref()
+            .map(|b| linear::floats(&b.values))
+            .transpose()
+            .map_err(say)?;
         let (y, stats) = norm::forward(&x_value, &w, b.as_deref(), norm, eps).map_err(say)?;
-        self.push(y, x_needs || own, || Op::Norm { x, x_value, stats, scale, bias, norm })
+        self.push(y, x_needs || own, || Op::Norm {
+            x,
+            x_value,
+            stats,
+            scale,
+            bias,
+            norm,
+        })
     }
 
     /// Rows without neighbours know neither positions nor sequences.
     fn sequences(&self, op: &str, x: &Tensor) -> std::result::Result<(), String> {
         if matches!(self.place, Place::Rows) {
-            return Err(format!("{op} belongs into a block: the embedding and the head see single rows"));
+            return Err(format!(
+                "{op} belongs into a block: the embedding and the head see single rows"
+            ));
         }
         if x.dims()[0] != self.pass.rows() {
-            return Err(format!("{op} cannot run inside an expert, which sees some of the tokens only"));
+            return Err(format!(
+                "{op} cannot run inside an expert, which sees some of the tokens only"
+            ));
         }
         Ok(())
     }
@@ -80,9 +90,9 @@ impl Tape<'_, '_> {
         let [q, k, v] = values;
         let (_, width) = heads.widths();
         match &mut self.place {
-            Place::Packed => {
-                self.pass.with_spans(k, v, width, |spans| attention::forward(q, spans, heads))
-            }
+            Place::Packed => self
+                .pass
+                .with_spans(k, v, width, |spans| attention::forward(q, spans, heads)),
             Place::Cached(cache) => {
                 cache.append(k, v, width)?;
                 attention::forward(q, &cache.spans(), heads)
@@ -100,7 +110,9 @@ impl Backend for Tape<'_, '_> {
             .to_vec1()
             .map_err(|_| format!("embed `{name}` wants token ids"))?;
         if let Some(bad) = ids.iter().find(|id| **id as usize >= vocab) {
-            return Err(format!("token {bad} is outside the model's vocabulary of {vocab}"));
+            return Err(format!(
+                "token {bad} is outside the model's vocabulary of {vocab}"
+            ));
         }
         let matrix = self.pass.player.matrix(name, (vocab, width))?;
         let rows = match &matrix {
@@ -108,9 +120,11 @@ impl Backend for Tape<'_, '_> {
             Matrix::Quant(w) => w.rows(&ids).map_err(say)?,
         };
         match matrix {
-            Matrix::Own(_, name) => {
-                self.push(rows, true, || Op::Embed { ids, name, shape: (vocab, width) })
-            }
+            Matrix::Own(_, name) => self.push(rows, true, || Op::Embed {
+                ids,
+                name,
+                shape: (vocab, width),
+            }),
             _ => self.push(rows, false, || Op::Embed {
                 ids: Vec::new(),
                 name: String::new(),
@@ -220,7 +234,11 @@ impl Backend for Tape<'_, '_> {
             let rows = share.rows.clone();
             let picked = layout::gather(&value, &rows).map_err(say)?;
             let source = value.dims().to_vec();
-            let id = self.push(picked, x_needs, || Op::Gather { x, rows, dims: source })?;
+            let id = self.push(picked, x_needs, || Op::Gather {
+                x,
+                rows,
+                dims: source,
+            })?;
             let y = match expert(self, e, id) {
                 0 => return Err(format!("expert {e} failed")),
                 y => y,
@@ -236,13 +254,19 @@ impl Backend for Tape<'_, '_> {
                 ));
             }
             out.resize(wanted.iter().product(), 0.0);
-            routing.add_weighted(&share, &y_value, &mut out).map_err(say)?;
+            routing
+                .add_weighted(&share, &y_value, &mut out)
+                .map_err(say)?;
             needs |= y_needs;
             parts.push((y, share, router_needs.then_some(y_value)));
         }
         let shape = shape.ok_or("moe was called without tokens")?;
         let out = kernels::tensor(out, &shape).map_err(say)?;
-        self.push(out, needs, || Op::Moe { router, routing, parts })
+        self.push(out, needs, || Op::Moe {
+            router,
+            routing,
+            parts,
+        })
     }
 
     fn unary(&mut self, op: Unary, x: Id) -> OpResult {
@@ -251,7 +275,11 @@ impl Backend for Tape<'_, '_> {
             rules::soft_max(trailing(&value))?;
         }
         let y = elementwise::unary(op, &value).map_err(say)?;
-        let saved = if elementwise::saves_result(op) { y.clone() } else { value };
+        let saved = if elementwise::saves_result(op) {
+            y.clone()
+        } else {
+            value
+        };
         self.push(y, needs, || Op::Unary { op, x, saved })
     }
 
@@ -270,7 +298,14 @@ impl Backend for Tape<'_, '_> {
         let (product, quotient) = (op == Binary::Mul, op == Binary::Div);
         let a_value = (b_needs && (product || quotient)).then_some(av);
         let b_value = ((a_needs && product) || quotient).then_some(bv);
-        self.push(y, a_needs || b_needs, || Op::Binary { op, a, b, a_value, b_value, b_dims })
+        self.push(y, a_needs || b_needs, || Op::Binary {
+            op,
+            a,
+            b,
+            a_value,
+            b_value,
+            b_dims,
+        })
     }
 
     fn affine(&mut self, x: Id, mul: f64, add: f64) -> OpResult {
@@ -301,7 +336,10 @@ impl Backend for Tape<'_, '_> {
     }
 
     fn concat(&mut self, xs: &[Id]) -> OpResult {
-        let values = xs.iter().map(|x| self.float(*x)).collect::<std::result::Result<Vec<_>, _>>()?;
+        let values = xs
+            .iter()
+            .map(|x| self.float(*x))
+            .collect::<std::result::Result<Vec<_>, _>>()?;
         let shapes: Vec<&[usize]> = values.iter().map(|(v, _)| trailing(v)).collect();
         rules::concat(&shapes)?;
         let needs = values.iter().any(|(_, needs)| *needs);
@@ -315,7 +353,11 @@ impl Backend for Tape<'_, '_> {
         }
         let y = layout::concat(&tensors).map_err(say)?;
         self.push(y, needs, || Op::Concat {
-            xs: xs.iter().zip(&tensors).map(|(x, t)| (*x, rows(t.dims()).1)).collect(),
+            xs: xs
+                .iter()
+                .zip(&tensors)
+                .map(|(x, t)| (*x, rows(t.dims()).1))
+                .collect(),
         })
     }
 }
@@ -324,6 +366,9 @@ impl Tape<'_, '_> {
     fn reshape(&mut self, x: Id, shape: &[usize]) -> OpResult {
         let (value, needs) = self.float(x)?;
         let y = value.reshape(dims(&value, shape)).map_err(say)?;
-        self.push(y, needs, || Op::Reshape { x, dims: value.dims().to_vec() })
+        self.push(y, needs, || Op::Reshape {
+            x,
+            dims: value.dims().to_vec(),
+        })
     }
 }

@@ -52,19 +52,69 @@ struct Node {
 }
 
 enum Op {
-    Embed { ids: Vec<u32>, name: String, shape: (usize, usize) },
+    Embed {
+        ids: Vec<u32>,
+        name: String,
+        shape: (usize, usize),
+    },
     Linear(Box<Linear>),
-    Norm { x: Id, x_value: Tensor, stats: Vec<RowStats>, scale: Vector, bias: Option<Vector>, norm: Norm },
-    Rope { x: Id, table: Rc<Table> },
-    Attention { ids: [Id; 3], values: [Tensor; 3], heads: Heads, result: Attended },
-    Gather { x: Id, rows: Vec<u32>, dims: Vec<usize> },
-    Moe { router: Id, routing: Routing, parts: Vec<(Id, Share, Option<Tensor>)> },
-    Unary { op: Unary, x: Id, saved: Tensor },
-    Binary { op: Binary, a: Id, b: Id, a_value: Option<Tensor>, b_value: Option<Tensor>, b_dims: Vec<usize> },
-    Affine { x: Id, mul: f32 },
-    Reshape { x: Id, dims: Vec<usize> },
-    Narrow { x: Id, start: usize, width: usize },
-    Concat { xs: Vec<(Id, usize)> },
+    Norm {
+        x: Id,
+        x_value: Tensor,
+        stats: Vec<RowStats>,
+        scale: Vector,
+        bias: Option<Vector>,
+        norm: Norm,
+    },
+    Rope {
+        x: Id,
+        table: Rc<Table>,
+    },
+    Attention {
+        ids: [Id; 3],
+        values: [Tensor; 3],
+        heads: Heads,
+        result: Attended,
+    },
+    Gather {
+        x: Id,
+        rows: Vec<u32>,
+        dims: Vec<usize>,
+    },
+    Moe {
+        router: Id,
+        routing: Routing,
+        parts: Vec<(Id, Share, Option<Tensor>)>,
+    },
+    Unary {
+        op: Unary,
+        x: Id,
+        saved: Tensor,
+    },
+    Binary {
+        op: Binary,
+        a: Id,
+        b: Id,
+        a_value: Option<Tensor>,
+        b_value: Option<Tensor>,
+        b_dims: Vec<usize>,
+    },
+    Affine {
+        x: Id,
+        mul: f32,
+    },
+    Reshape {
+        x: Id,
+        dims: Vec<usize>,
+    },
+    Narrow {
+        x: Id,
+        start: usize,
+        width: usize,
+    },
+    Concat {
+        xs: Vec<(Id, usize)>,
+    },
 }
 
 /// A recorded projection.
@@ -106,7 +156,11 @@ impl Recorded {
         let fresh = self.nodes.last().is_some_and(|last| {
             last.out == self.out && matches!(last.op, Op::Linear(_) | Op::Affine { .. })
         });
-        Ok(if fresh { self.output.clone() } else { self.output.copy()? })
+        Ok(if fresh {
+            self.output.clone()
+        } else {
+            self.output.copy()?
+        })
     }
 }
 
@@ -120,8 +174,17 @@ impl<'a, 'p> Tape<'a, 'p> {
         needs: bool,
         call: impl FnOnce(&mut Self, Id) -> OpResult,
     ) -> Result<Recorded> {
-        let values = vec![Value { tensor: input, needs }];
-        let mut tape = Tape { pass, place, record, values, nodes: Vec::new() };
+        let values = vec![Value {
+            tensor: input,
+            needs,
+        }];
+        let mut tape = Tape {
+            pass,
+            place,
+            record,
+            values,
+            nodes: Vec::new(),
+        };
         let out = call(&mut tape, 1).map_err(Error::rule)?;
         let value = tape.value(out).map_err(Error::rule)?;
         Ok(Recorded {
@@ -137,7 +200,12 @@ impl<'a, 'p> Tape<'a, 'p> {
         (id as usize)
             .checked_sub(1)
             .and_then(|i| self.values.get(i))
-            .ok_or_else(|| format!("value {id} does not exist: this call has made {}", self.values.len()))
+            .ok_or_else(|| {
+                format!(
+                    "value {id} does not exist: this call has made {}",
+                    self.values.len()
+                )
+            })
     }
 
     /// An f32 value and whether it needs a gradient.

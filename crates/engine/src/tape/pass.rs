@@ -49,7 +49,11 @@ impl<'a> Pass<'a> {
         let mut positions = vec![0; plan.ids.len()];
         let mut sights: Vec<Sight> = Vec::with_capacity(plan.segments.len());
         for (i, segment) in plan.segments.iter().enumerate() {
-            let own = Run { row: segment.start, len: segment.len, position: segment.position };
+            let own = Run {
+                row: segment.start,
+                len: segment.len,
+                position: segment.position,
+            };
             let (mut seen, tree) = match segment.parent {
                 Some(parent) => (sights[parent].seen.clone(), sights[parent].tree),
                 None => (Vec::new(), i),
@@ -72,7 +76,14 @@ impl<'a> Pass<'a> {
 
     /// A pass over new tokens of cached sequences.
     pub(crate) fn cached(player: &'a Player, ids: Vec<u32>, positions: Vec<u32>) -> Self {
-        Pass { player, ids, positions, sights: Vec::new(), tables: RefCell::default(), dropout: None }
+        Pass {
+            player,
+            ids,
+            positions,
+            sights: Vec::new(),
+            tables: RefCell::default(),
+            dropout: None,
+        }
     }
 
     pub(crate) fn rows(&self) -> usize {

@@ -8,7 +8,9 @@ type Shape = Result<Vec<usize>, String>;
 fn last(op: &str, x: &[usize]) -> Result<usize, String> {
     match x.last() {
         Some(&n) if n > 0 => Ok(n),
-        _ => Err(format!("{op} works on the last axis, but the value has the trailing shape {x:?}")),
+        _ => Err(format!(
+            "{op} works on the last axis, but the value has the trailing shape {x:?}"
+        )),
     }
 }
 
@@ -30,7 +32,9 @@ pub(crate) fn linear(name: &str, x: &[usize], out: usize) -> Result<(usize, Vec<
 /// The width of the normalised axis.
 pub(crate) fn norm(name: &str, x: &[usize], eps: f64) -> Result<usize, String> {
     if !(eps.is_finite() && eps >= 0.0) {
-        return Err(format!("norm `{name}` wants a finite eps of at least 0, not {eps}"));
+        return Err(format!(
+            "norm `{name}` wants a finite eps of at least 0, not {eps}"
+        ));
     }
     last(&format!("norm `{name}`"), x)
 }
@@ -38,26 +42,45 @@ pub(crate) fn norm(name: &str, x: &[usize], eps: f64) -> Result<usize, String> {
 pub(crate) fn rope(x: &[usize], spec: &RopeSpec) -> Shape {
     let n = spec.inv_freq.len();
     if x.len() != 2 {
-        return Err(format!("rope wants (heads, head_dim), not the trailing shape {x:?}"));
+        return Err(format!(
+            "rope wants (heads, head_dim), not the trailing shape {x:?}"
+        ));
     }
     if n == 0 || 2 * n > x[1] {
-        return Err(format!("rope with {n} frequencies does not fit a head_dim of {}: it turns 1 to {} pairs", x[1], x[1] / 2));
+        return Err(format!(
+            "rope with {n} frequencies does not fit a head_dim of {}: it turns 1 to {} pairs",
+            x[1],
+            x[1] / 2
+        ));
     }
-    if let Some(bad) = spec.inv_freq.iter().chain([&spec.mscale]).find(|f| !f.is_finite()) {
-        return Err(format!("rope's frequencies and mscale must be finite, not {bad}"));
+    if let Some(bad) = spec
+        .inv_freq
+        .iter()
+        .chain([&spec.mscale])
+        .find(|f| !f.is_finite())
+    {
+        return Err(format!(
+            "rope's frequencies and mscale must be finite, not {bad}"
+        ));
     }
     Ok(x.to_vec())
 }
 
 pub(crate) fn attention(q: &[usize], k: &[usize], v: &[usize], spec: &AttnSpec) -> Shape {
     let (&[heads, d], &[kv_heads, _]) = (q, k) else {
-        return Err(format!("attention wants q, k and v as (heads, head_dim), not {q:?}, {k:?} and {v:?}"));
+        return Err(format!(
+            "attention wants q, k and v as (heads, head_dim), not {q:?}, {k:?} and {v:?}"
+        ));
     };
     if k != v || d != k[1] || d == 0 {
-        return Err(format!("attention wants k and v of one shape and q of their head_dim; got q {q:?}, k {k:?}, v {v:?}"));
+        return Err(format!(
+            "attention wants k and v of one shape and q of their head_dim; got q {q:?}, k {k:?}, v {v:?}"
+        ));
     }
     if kv_heads == 0 || heads % kv_heads != 0 {
-        return Err(format!("attention wants a multiple of the {kv_heads} key heads as query heads, not {heads}"));
+        return Err(format!(
+            "attention wants a multiple of the {kv_heads} key heads as query heads, not {heads}"
+        ));
     }
     if spec.window == Some(0) {
         return Err("attention's window must be at least 1, not 0".into());
@@ -74,10 +97,15 @@ pub(crate) fn attention(q: &[usize], k: &[usize], v: &[usize], spec: &AttnSpec) 
 /// How many experts.
 pub(crate) fn moe(router: &[usize], route: &RouteSpec) -> Result<usize, String> {
     let &[experts] = router else {
-        return Err(format!("moe wants a router of (experts), not the trailing shape {router:?}"));
+        return Err(format!(
+            "moe wants a router of (experts), not the trailing shape {router:?}"
+        ));
     };
     if route.top_k == 0 || route.top_k > experts {
-        return Err(format!("moe chooses 1 to {experts} of {experts} experts, not {}", route.top_k));
+        return Err(format!(
+            "moe chooses 1 to {experts} of {experts} experts, not {}",
+            route.top_k
+        ));
     }
     if !route.scale.is_finite() {
         return Err(format!("moe's scale must be finite, not {}", route.scale));
@@ -91,9 +119,15 @@ pub(crate) fn soft_max(x: &[usize]) -> Result<(), String> {
 
 /// b must be a's shape, aligned from the right, with missing axes or axes of size 1.
 pub(crate) fn binary(a: &[usize], b: &[usize]) -> Shape {
-    let fits = b.len() <= a.len() && a.iter().rev().zip(b.iter().rev()).all(|(a, b)| a == b || *b == 1);
+    let fits = b.len() <= a.len()
+        && a.iter()
+            .rev()
+            .zip(b.iter().rev())
+            .all(|(a, b)| a == b || *b == 1);
     if !fits {
-        return Err(format!("a binary op cannot broadcast the trailing shape {b:?} to {a:?}"));
+        return Err(format!(
+            "a binary op cannot broadcast the trailing shape {b:?} to {a:?}"
+        ));
     }
     Ok(a.to_vec())
 }
@@ -109,7 +143,9 @@ pub(crate) fn affine(mul: f64, add: f64) -> Result<(), String> {
 pub(crate) fn unflatten(x: &[usize], n: usize) -> Shape {
     let width = last("unflatten", x)?;
     if n == 0 || !width.is_multiple_of(n) {
-        return Err(format!("unflatten cannot cut {width} values into {n} equal parts"));
+        return Err(format!(
+            "unflatten cannot cut {width} values into {n} equal parts"
+        ));
     }
     let mut shape = with_last(x, n);
     shape.push(width / n);
@@ -118,7 +154,9 @@ pub(crate) fn unflatten(x: &[usize], n: usize) -> Shape {
 
 pub(crate) fn flatten(x: &[usize]) -> Shape {
     let [front @ .., n, d] = x else {
-        return Err(format!("flatten joins the last two trailing axes, but the value has the trailing shape {x:?}"));
+        return Err(format!(
+            "flatten joins the last two trailing axes, but the value has the trailing shape {x:?}"
+        ));
     };
     let mut shape = front.to_vec();
     shape.push(n * d);
@@ -128,7 +166,9 @@ pub(crate) fn flatten(x: &[usize]) -> Shape {
 pub(crate) fn narrow(x: &[usize], start: usize, len: usize) -> Shape {
     let width = last("narrow", x)?;
     if len == 0 || start.checked_add(len).is_none_or(|end| end > width) {
-        return Err(format!("narrow cannot take {len} values from {start} of an axis of {width}"));
+        return Err(format!(
+            "narrow cannot take {len} values from {start} of an axis of {width}"
+        ));
     }
     Ok(with_last(x, len))
 }
@@ -141,7 +181,9 @@ pub(crate) fn concat(xs: &[&[usize]]) -> Shape {
     for x in xs {
         width += last("concat", x)?;
         if x[..x.len() - 1] != first[..first.len() - 1] {
-            return Err(format!("concat wants values that differ in the last axis only, not {first:?} and {x:?}"));
+            return Err(format!(
+                "concat wants values that differ in the last axis only, not {first:?} and {x:?}"
+            ));
         }
     }
     Ok(with_last(first, width))

@@ -55,12 +55,20 @@ impl Player {
 
     pub(crate) fn vector(&self, full: String, width: usize) -> Result<Vector, String> {
         let vector = if let Some(own) = self.params.get(&full) {
-            Vector { values: own.clone(), own: Some(full.clone()) }
+            Vector {
+                values: own.clone(),
+                own: Some(full.clone()),
+            }
         } else {
             match self.base.weights.get(&full) {
-                Some(Weight::Dense(w)) => Vector { values: w.clone(), own: None },
+                Some(Weight::Dense(w)) => Vector {
+                    values: w.clone(),
+                    own: None,
+                },
                 Some(Weight::Quant(_)) => {
-                    return Err(format!("`{full}` is quantised, but norms and biases must be dense"));
+                    return Err(format!(
+                        "`{full}` is quantised, but norms and biases must be dense"
+                    ));
                 }
                 None => return Err(format!("the model has no weight `{full}`")),
             }
@@ -73,7 +81,12 @@ impl Player {
         let spec = self.lora.as_ref()?;
         let a = self.params.get(&format!("{name}.lora_A"))?;
         let b = self.params.get(&format!("{name}.lora_B"))?;
-        Some(Update { a: a.clone(), b: b.clone(), scale: spec.scale(), dropout: spec.dropout })
+        Some(Update {
+            a: a.clone(),
+            b: b.clone(),
+            scale: spec.scale(),
+            dropout: spec.dropout,
+        })
     }
 }
 
@@ -81,5 +94,7 @@ fn check(name: &str, found: &[usize], wanted: &[usize]) -> Result<(), String> {
     if found == wanted {
         return Ok(());
     }
-    Err(format!("weight `{name}` has the shape {found:?}, but the architecture wants {wanted:?}"))
+    Err(format!(
+        "weight `{name}` has the shape {found:?}, but the architecture wants {wanted:?}"
+    ))
 }

@@ -1,13 +1,12 @@
 //! Test-only architectures written straight against the seam, random weights, and finite differences.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{collections::HashMap, sync::Arc};
 
 use candle_core::{Device, Tensor};
 use randori_engine::{Base, Grads, Packed, Params, PassOptions, Player, Weight, trace};
-use randori_sdk::seam::{
-    Architecture, AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, Unary,
-};
+use randori_lora::{LoraSpec, Targets};
+use randori_sdk::seam::{Architecture, AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, Unary};
 
 /// A splitmix64 stream.
 pub struct Random(pub u64);
@@ -33,7 +32,9 @@ impl Random {
         Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
     }
     pub fn tokens(&mut self, n: usize, vocab: usize) -> Vec<u32> {
-        (0..n).map(|_| (self.word() % vocab as u64) as u32).collect()
+        (0..n)
+            .map(|_| (self.word() % vocab as u64) as u32)
+            .collect()
     }
 }
 
@@ -79,7 +80,15 @@ pub struct Llama {
 
 impl Llama {
     pub fn tiny() -> Self {
-        Llama { vocab: 29, width: 24, layers: 3, heads: 4, kv_heads: 2, ffn: 40, window: None }
+        Llama {
+            vocab: 29,
+            width: 24,
+            layers: 3,
+            heads: 4,
+            kv_heads: 2,
+            ffn: 40,
+            window: None,
+        }
     }
     pub fn head_dim(&self) -> usize {
         self.width / self.heads
@@ -87,8 +96,14 @@ impl Llama {
 }
 
 pub fn rope(pairs: usize) -> RopeSpec {
-    let inv_freq = (0..pairs).map(|i| 100f32.powf(-(i as f32) / pairs as f32)).collect();
-    RopeSpec { interleaved: false, inv_freq, mscale: 1.0 }
+    let inv_freq = (0..pairs)
+        .map(|i| 100f32.powf(-(i as f32) / pairs as f32))
+        .collect();
+    RopeSpec {
+        interleaved: false,
+        inv_freq,
+        mscale: 1.0,
+    }
 }
 
 impl Architecture for Llama {
@@ -106,12 +121,28 @@ impl Architecture for Llama {
         let d = self.head_dim();
         let h = ops.rms_norm(&format!("{p}.input_layernorm"), x, 1e-5, 0.0)?;
         let q = ops.linear(&format!("{p}.self_attn.q_proj"), h, self.heads * d, false)?;
-        let k = ops.linear(&format!("{p}.self_attn.k_proj"), h, self.kv_heads * d, false)?;
-        let v = ops.linear(&format!("{p}.self_attn.v_proj"), h, self.kv_heads * d, false)?;
-        let (q, k) = (ops.unflatten(q, self.heads)?, ops.unflatten(k, self.kv_heads)?);
+        let k = ops.linear(
+            &format!("{p}.self_attn.k_proj"),
+            h,
+            self.kv_heads * d,
+            false,
+        )?;
+        let v = ops.linear(
+            &format!("{p}.self_attn.v_proj"),
+            h,
+            self.kv_heads * d,
+            false,
+        )?;
+        let (q, k) = (
+            ops.unflatten(q, self.heads)?,
+            ops.unflatten(k, self.kv_heads)?,
+        );
         let (q, k) = (ops.rope(q, &rope(d / 2))?, ops.rope(k, &rope(d / 2))?);
         let v = ops.unflatten(v, self.kv_heads)?;
-        let spec = AttnSpec { window: self.window, ..AttnSpec::default() };
+        let spec = AttnSpec {
+            window: self.window,
+            ..AttnSpec::default()
+        };
         let o = ops.attention(q, k, v, &spec)?;
         let o = ops.flatten(o)?;
         let o = ops.linear(&format!("{p}.self_attn.o_proj"), o, self.width, false)?;
@@ -147,7 +178,11 @@ pub fn base(arch: impl Architecture + 'static, seed: u64) -> Arc<Base> {
         weights.insert(w.name.clone(), Weight::Dense(t));
     }
     let config = serde_json::json!({ "vocab_size": traced.vocab });
-    Arc::new(Base { arch: Arc::new(arch), config, weights })
+    Arc::new(Base {
+        arch: Arc::new(arch),
+        config,
+        weights,
+    })
 }
 
 /// A plan with three trees: a pair, a lone response, and a prompt of one token.
@@ -172,7 +207,9 @@ pub fn slopes(plan: &Packed) -> Vec<f64> {
 pub fn gradients(player: &Player, plan: &Packed, options: &PassOptions) -> Grads {
     let mut grads = Grads::new();
     let slopes = slopes(plan);
-    player.forward_backward(plan, options, &mut |_| Ok(slopes.clone()), &mut grads).unwrap();
+    player
+        .forward_backward(plan, options, &mut |_| Ok(slopes.clone()), &mut grads)
+        .unwrap();
     grads
 }
 
@@ -189,14 +226,22 @@ fn moved(player: &Player, name: &str, direction: &Tensor, by: f64) -> Player {
     let mut params: Params = (*player.params).clone();
     let t = (&params[name] + (direction * by).unwrap()).unwrap();
     params.insert(name.into(), t);
-    Player { params: Arc::new(params), ..player.clone() }
+    Player {
+        params: Arc::new(params),
+        ..player.clone()
+    }
 }
 
 /// Every trainable tensor's gradient against fourth-order differences along two random directions.
 pub fn check_gradients(player: &Player, plan: &Packed, eps: f64, tolerance: f64) {
     let weights = slopes(plan);
     let loss = |p: &Player| -> f64 {
-        p.logps(plan).unwrap().iter().zip(&weights).map(|(l, w)| l * w).sum()
+        p.logps(plan)
+            .unwrap()
+            .iter()
+            .zip(&weights)
+            .map(|(l, w)| l * w)
+            .sum()
     };
     let grads = gradients(player, plan, &PassOptions::default());
     let mut random = Random(5);
@@ -219,10 +264,51 @@ pub fn check_gradients(player: &Player, plan: &Packed, eps: f64, tolerance: f64)
                 .zip(floats(&direction))
                 .map(|(g, d)| f64::from(*g) * f64::from(d))
                 .sum();
-            let norm = floats(grad).iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+            let norm = floats(grad)
+                .iter()
+                .map(|g| f64::from(*g).powi(2))
+                .sum::<f64>()
+                .sqrt();
             let scale = (norm / n.sqrt()).max(dot.abs()).max(1e-2);
             assert!(norm > 0.0, "{name}: the gradient is zero");
-            assert!((fd - dot).abs() < tolerance * scale, "{name}: difference {fd}, gradient {dot} (norm {norm})");
+            assert!(
+                (fd - dot).abs() < tolerance * scale,
+                "{name}: difference {fd}, gradient {dot} (norm {norm})"
+            );
         }
+    }
+}
+
+pub fn spec(targets: Targets, dropout: f32) -> LoraSpec {
+    LoraSpec {
+        rank: 3,
+        alpha: 5.0,
+        rslora: false,
+        dropout,
+        targets,
+    }
+}
+
+/// A LoRA player whose B is no longer zero.
+pub fn adapted(base: Arc<Base>, targets: Targets, dropout: f32) -> Player {
+    let player = Player::with_lora(base, spec(targets, dropout), 1).unwrap();
+    let mut random = Random(6);
+    let params = player
+        .params
+        .iter()
+        .map(|(name, t)| {
+            (
+                name.clone(),
+                if name.ends_with("B") {
+                    random.tensor(t.dims(), 0.2)
+                } else {
+                    t.clone()
+                },
+            )
+        })
+        .collect();
+    Player {
+        params: Arc::new(params),
+        ..player
     }
 }
