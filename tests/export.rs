@@ -45,10 +45,10 @@ fn small(quant: Option<Quant>) -> Arc<Base> {
     let mut base = load(Source::Random { config, seed: 5 }, quant);
     // deviation 0.02 makes logits of next to nothing: ten times that can be told apart
     for weight in base.weights.values_mut() {
-        if let Weight::Dense(t) = weight {
-            if t.dims().len() == 2 {
-                *t = (&*t * 10.0).unwrap();
-            }
+        if let Weight::Dense(t) = weight
+            && t.dims().len() == 2
+        {
+            *t = (&*t * 10.0).unwrap();
         }
     }
     Arc::new(base)
@@ -165,12 +165,21 @@ fn a_peft_adapter_answers_as_the_player() {
     let player = trained(small(None), true);
     adapter(&player, dir.path(), "small").unwrap();
     let (spec, params) = peft::load(dir.path()).unwrap();
-    let again = Player {
-        base: player.base.clone(),
-        lora: Some(Arc::new(spec)),
-        params: Arc::new(params),
-    };
+    let again = Player::with_adapter(player.base.clone(), spec.clone(), params.clone()).unwrap();
     assert_eq!(logps(&player), logps(&again));
+    // an adapter of another model does not play as the bare base
+    let refused = |params: BTreeMap<String, Tensor>, words: &str| {
+        let e = Player::with_adapter(player.base.clone(), spec.clone(), params)
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(e.contains(words), "{e}");
+    };
+    let mut fewer = params.clone();
+    fewer.retain(|name, _| !name.starts_with("model.layers.1.mlp.down_proj"));
+    refused(fewer, "no model.layers.1.mlp.down_proj.lora_A");
+    let renamed = |(name, t): (String, Tensor)| (name.replace("layers.1.", "layers.7."), t);
+    refused(params.into_iter().map(renamed).collect(), "layers.1.");
 }
 
 #[test]

@@ -137,7 +137,7 @@ fn config(spec: &LoraSpec, pairs: &BTreeSet<String>, base_name: &str) -> Value {
         "base_model_name_or_path": base_name,
         "r": spec.rank,
         "lora_alpha": number(spec.alpha),
-        "lora_dropout": f64::from(spec.dropout),
+        "lora_dropout": shortest(spec.dropout),
         "target_modules": targets,
         "bias": "none",
         "use_rslora": spec.rslora,
@@ -149,6 +149,11 @@ fn config(spec: &LoraSpec, pairs: &BTreeSet<String>, base_name: &str) -> Value {
         "init_lora_weights": true,
         "inference_mode": true,
     })
+}
+
+/// 0.1, not 0.10000000149011612.
+fn shortest(v: f32) -> f64 {
+    v.to_string().parse().unwrap_or(f64::from(v))
 }
 
 /// PEFT declares lora_alpha a whole number; a fractional one is kept.

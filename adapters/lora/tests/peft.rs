@@ -86,6 +86,7 @@ fn round_trip_in_pefts_names() {
         ("target_modules", json!(["q_proj", "up_proj"])),
         ("bias", json!("none")),
         ("use_rslora", json!(true)),
+        ("lora_dropout", json!(0.1)),
         ("use_dora", json!(false)),
         ("modules_to_save", Value::Null),
         ("rank_pattern", json!({})),

@@ -207,10 +207,10 @@ pub fn signals(
     signals
 }
 
-/// Signals as a line of the summary. The start has no opponent: it neither wins nor loses.
+/// Signals as a line of the summary. The start is its own opponent: margin and accuracy are 0 (the paper's step 0).
 pub fn measures(signals: &Signals, is_start: bool) -> Measures {
     let extra = |name: &str| signals.extra.get(name).copied().unwrap_or(f64::NAN);
-    let game = |value: f64| if is_start { f64::NAN } else { value };
+    let game = |value: f64| if is_start { 0.0 } else { value };
     Measures {
         exact_match: signals.exact_match.unwrap_or(f64::NAN),
         in_form: extra("answers_in_form"),

@@ -2,19 +2,20 @@
 //!
 //! It runs what a [`randori_sdk::seam::Architecture`] describes, on candle tensors, with its own reverse pass.
 //! It must not know: a plugin's ABI, the recipe, the run folder, the terminal, text (it sees token ids only).
+mod adapter;
 pub mod base;
 pub mod cache;
 mod error;
-mod kernels;
 pub mod generate;
+mod kernels;
 pub mod plan;
 pub mod player;
 pub mod rng;
 pub mod score;
 mod tape;
 pub mod trace;
-mod training_pass;
 pub mod train;
+mod training_pass;
 pub mod weights;
 
 pub use base::{Base, Weight};

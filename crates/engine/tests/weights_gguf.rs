@@ -254,6 +254,12 @@ fn faults_are_named() {
     );
     check("llama.expert_count", Some(U32(8)), "mixture of experts");
     check(
+        "llama.rope.dimension_count",
+        Some(U32(8)),
+        "16 features of which 8 are rotated",
+    );
+    check("split.count", Some(U16(3)), "one of 3 parts");
+    check(
         "llama.rope.scaling.type",
         Some(String("yarn".into())),
         "\"yarn\" is not supported",

@@ -17,6 +17,11 @@ pub(super) fn config(header: &Header, place: &Place) -> Result<Value, String> {
     if header.whole("llama.expert_count")?.unwrap_or(0) > 0 {
         return Err("a mixture of experts, which is not supported from GGUF".into());
     }
+    if let Some(parts @ 2..) = header.whole("split.count")? {
+        return Err(format!(
+            "one of {parts} parts of a model; join them with llama-gguf-split --merge"
+        ));
+    }
     let number = |key: &str| -> Result<usize, String> {
         let key = format!("llama.{key}");
         match header.whole(&key)? {
@@ -34,12 +39,17 @@ pub(super) fn config(header: &Header, place: &Place) -> Result<Value, String> {
             "{heads} heads cannot share {kv_heads} key-value heads"
         ));
     }
-    let head_dim = match header.whole("llama.attention.key_length")? {
-        Some(n) => n,
-        None => header
-            .whole("llama.rope.dimension_count")?
-            .unwrap_or(width / heads),
-    };
+    let head_dim = header
+        .whole("llama.attention.key_length")?
+        .unwrap_or(width / heads);
+    let turned = header
+        .whole("llama.rope.dimension_count")?
+        .unwrap_or(head_dim);
+    if turned != head_dim {
+        return Err(format!(
+            "heads of {head_dim} features of which {turned} are rotated, which is not supported from GGUF"
+        ));
+    }
     let epsilon = header
         .float("llama.attention.layer_norm_rms_epsilon")?
         .ok_or("llama.attention.layer_norm_rms_epsilon is missing")?;
