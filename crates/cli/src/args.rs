@@ -182,6 +182,7 @@ enum Verb {
 
 /// Parses, runs, and says what went wrong in one line: exit code 1, or 2 for a command line that cannot be read.
 pub fn main() -> ExitCode {
+    end_quietly_when_nobody_reads();
     let command = match Command::try_parse() {
         Ok(command) => command,
         Err(e) => {
@@ -196,6 +197,19 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// `randori plugins | head` closes our output early: that is no failure, and no reason for a panic's message.
+fn end_quietly_when_nobody_reads() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let message = info.payload().downcast_ref::<String>();
+        if message.is_some_and(|m| m.starts_with("failed printing to") && m.contains("os error 32"))
+        {
+            std::process::exit(0);
+        }
+        usual(info);
+    }));
 }
 
 fn dispatch(verb: Verb) -> anyhow::Result<()> {

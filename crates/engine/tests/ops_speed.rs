@@ -6,7 +6,7 @@ mod ops;
 use std::{sync::Arc, time::Instant};
 
 use candle_core::DType;
-use ops::{Llama, Random, base};
+use ops::{Llama, Random, adapted, base};
 use randori_engine::{Base, Grads, KvCache, Packed, PassOptions, Player, SlotTokens, Weight};
 use randori_lora::{LoraSpec, Targets};
 
@@ -154,23 +154,9 @@ fn training_pass() {
 #[test]
 #[ignore = "a measurement"]
 fn decoding() {
-    for (what, arch) in [
-        ("SmolLM2-135M", smol()),
-        (
-            "tiny",
-            Llama {
-                vocab: 512,
-                width: 128,
-                layers: 4,
-                heads: 4,
-                kv_heads: 4,
-                ffn: 384,
-                window: None,
-            },
-        ),
-    ] {
+    for (what, arch) in [("SmolLM2-135M", smol()), ("the demo's model", tiny())] {
         let player = Player::bare(base(arch, 1));
-        for slots in [1, 8, 32] {
+        for slots in [1, 8, 32, 64] {
             let mut cache = KvCache::new(&player, slots);
             let prompt: Vec<u32> = (0..40).collect();
             let all: Vec<SlotTokens> = (0..slots)
@@ -183,7 +169,7 @@ fn decoding() {
             let one: Vec<SlotTokens> = (0..slots)
                 .map(|slot| SlotTokens { slot, tokens: &[7] })
                 .collect();
-            let step = best(20, || drop(player.step(&mut cache, &one).unwrap()));
+            let step = best(100, || drop(player.step(&mut cache, &one).unwrap()));
             println!(
                 "{what}, {slots} slots: prefill {:.0} tokens/s, decode {:.0} tokens/s ({:.2} ms a step)",
                 (40 * slots) as f64 / prefill,
@@ -194,43 +180,52 @@ fn decoding() {
     }
 }
 
+/// The demo's model (configs/demo/model/config.json).
+fn tiny() -> Llama {
+    Llama {
+        vocab: 337,
+        width: 96,
+        layers: 3,
+        heads: 3,
+        kv_heads: 1,
+        ffn: 256,
+        window: None,
+    }
+}
+
 #[test]
 #[ignore = "a measurement"]
 fn tiny_training() {
-    let arch = Llama {
-        vocab: 512,
-        width: 128,
-        layers: 4,
-        heads: 4,
-        kv_heads: 4,
-        ffn: 384,
-        window: None,
-    };
-    let base = base(arch, 1);
+    let base = base(tiny(), 1);
     let mut random = Random(2);
     let mut plan = Packed::default();
     for _ in 0..16 {
-        let (p, a, b) = (
-            random.tokens(24, 512),
-            random.tokens(12, 512),
-            random.tokens(12, 512),
-        );
+        let [p, a, b] = [24, 12, 12].map(|n| random.tokens(n, 337));
         plan.push(&p, &[&a, &b]);
     }
-    let player = Player::full(base).unwrap();
-    let mut slopes = |l: &[f64]| Ok(vec![0.1; l.len()]);
-    let mut grads = Grads::new();
-    let seconds = best(20, || {
-        player
-            .forward_backward(&plan, &PassOptions::default(), &mut slopes, &mut grads)
-            .unwrap();
-    });
-    let score = best(20, || drop(player.logps(&plan).unwrap()));
-    println!(
-        "tiny model, 16 pairs, {} tokens: train {:.1} ms ({:.0} tokens/s), score {:.1} ms",
-        plan.ids.len(),
-        seconds * 1e3,
-        plan.ids.len() as f64 / seconds,
-        score * 1e3
-    );
+    for player in [
+        adapted(base.clone(), Targets::AllLinear, 0.0),
+        Player::full(base).unwrap(),
+    ] {
+        let mut slopes = |l: &[f64]| Ok(vec![0.1; l.len()]);
+        let mut grads = Grads::new();
+        let train = best(100, || {
+            let options = PassOptions::default();
+            player
+                .forward_backward(&plan, &options, &mut slopes, &mut grads)
+                .unwrap();
+        });
+        let score = best(100, || drop(player.logps(&plan).unwrap()));
+        println!(
+            "demo's model, {} of 16 pairs, {} tokens: train {:.2} ms, score {:.2} ms",
+            if player.lora.is_some() {
+                "LoRA"
+            } else {
+                "full"
+            },
+            plan.ids.len(),
+            train * 1e3,
+            score * 1e3
+        );
+    }
 }

@@ -117,7 +117,7 @@ pub fn verdict(summary: &Summary) -> String {
             (false, false, false) => "(one seed, no interval) not above",
         };
         out.push_str(&format!(
-            ": {words} the same tokens of continued SFT, {}",
+            ": {words} continued SFT from the same start, {}",
             cell(sft, name.0, 3)
         ));
     }
@@ -219,8 +219,7 @@ mod tests {
     fn the_verdict_says_what_is_there() {
         let text = verdict(&example(3));
         assert!(
-            text.contains("from 0.100")
-                && text.contains("better than the same tokens of continued SFT"),
+            text.contains("from 0.100") && text.contains("better than continued SFT"),
             "{text}"
         );
         assert!(verdict(&example(1)).contains("one seed"));

@@ -48,6 +48,7 @@ pub fn run(who: &Who, fresh: bool) -> Result<()> {
         .then(|| folder::open(&session, &dir, session.recipe.run.seed, how))
         .transpose()?;
     let (mut played, mut chosen, mut last) = (Vec::new(), None, None);
+    let mut news = 0;
     for &seed in &seeds {
         let place = folder::of_seed(&dir, seed, several);
         let mut run = folder::open(&session, &place, seed, how)?;
@@ -56,7 +57,9 @@ pub fn run(who: &Who, fresh: bool) -> Result<()> {
         } else {
             String::new()
         };
+        let before = run.manifest().stages.len();
         played.push(one(&session, &corpus, &mut run, seed, &mut chosen, &label)?);
+        news += run.manifest().stages.len() - before;
         last = Some(run);
     }
     let first = folder::of_seed(&dir, seeds[0], several);
@@ -67,13 +70,22 @@ pub fn run(who: &Who, fresh: bool) -> Result<()> {
         seconds: began.elapsed().as_secs_f64(),
         peak_bytes: peak_bytes(),
     };
-    if let Some(run) = whole.as_mut().or(last.as_mut()) {
-        run.write_json("summary.json", &summary.json())?;
-        let losses = losses(&first, summary.played[0].iterations.len());
-        let page = report::page(&summary, &session.recipe.resolved(), &losses);
-        run.write("report.html", page.as_bytes())?;
+    // a finished run keeps its summary: the time and memory in it are those of the playing
+    if news == 0 && dir.join("summary.json").exists() {
+        session.console.say("everything here was played before");
+    } else if let Some(run) = whole.as_mut().or(last.as_mut()) {
+        write(run, &session, &summary, &first)?;
     }
     show(&summary, &dir, began);
+    Ok(())
+}
+
+/// `summary.json` and `report.html`.
+fn write(run: &mut Run, session: &Session, summary: &Summary, first: &Path) -> Result<()> {
+    run.write_json("summary.json", &summary.json())?;
+    let losses = losses(first, summary.played[0].iterations.len());
+    let page = report::page(summary, &session.recipe.resolved(), &losses);
+    run.write("report.html", page.as_bytes())?;
     Ok(())
 }
 
