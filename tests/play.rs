@@ -325,9 +325,9 @@ fn the_opponent_is_the_last_policy_and_scores_the_whole_window() {
     }
     // the same numbers from the adapter on disk, by another command
     let pairs = seed.join("iter-1/pairs.jsonl");
-    let adapter = seed.join("iter-0/adapter");
+    let before = seed.join("iter-0/adapter");
     let files = ["--pairs", pairs.to_str().unwrap(), "--out", "scored.jsonl"];
-    let with = ["--adapter", adapter.to_str().unwrap()];
+    let with = ["--adapter", before.to_str().unwrap()];
     let args = command("score", &[], &[&files[..], &with[..]].concat());
     w.accepted(&args.iter().map(String::as_str).collect::<Vec<_>>());
     let scored = rows(&w.dir().join("scored.jsonl"));
@@ -339,6 +339,16 @@ fn the_opponent_is_the_last_policy_and_scores_the_whole_window() {
         }
     }
     check_metrics(&rows(&seed.join("iter-1/metrics.jsonl")));
+
+    // a run folder stands for what its first game ended with, never for the bare start
+    w.accepted(&["export", "runs/demo", "--to", "peft", "--out", "taken"]);
+    let taken = fs::read(w.dir().join("taken/adapter_model.safetensors")).unwrap();
+    assert_eq!(taken, adapter(1).unwrap());
+    fs::remove_file(seed.join("manifest.json")).unwrap();
+    w.refused(
+        &["export", "runs/demo", "--to", "peft", "--out", "none"],
+        "no iteration is finished here yet",
+    );
 }
 
 #[test]

@@ -13,6 +13,7 @@ use randori_sdk::seam::{LossFn, SamplerFn, Value};
 use crate::args::{Common, Who};
 use crate::artefacts::Learnt;
 use crate::builtin;
+use crate::folder;
 use crate::progress::Console;
 use crate::recipe::{AdapterKind, PluginChoice, PluginOption, Recipe};
 use crate::settings;
@@ -46,12 +47,26 @@ pub fn recipe(who: &Who) -> Result<(Recipe, Option<PathBuf>)> {
         return Ok((Recipe::load(path, &who.common.set)?, who.adapter.clone()));
     }
     let recipe = Recipe::load(&path.join("recipe.toml"), &who.common.set)?;
-    let last = randori_store::Manifest::read(path)?.and_then(|manifest| {
+    let last = match &who.adapter {
+        Some(named) => Some(named.clone()),
+        None => last_policy(path, &recipe)?,
+    };
+    Ok((recipe, last))
+}
+
+/// What ended the last finished iteration of the run in `dir`; of its first seed where it holds a game for each.
+fn last_policy(dir: &Path, recipe: &Recipe) -> Result<Option<PathBuf>> {
+    let seeds = &recipe.compare.seeds;
+    let game = match seeds.first() {
+        Some(&seed) => folder::of_seed(dir, seed, seeds.len() > 1),
+        None => dir.to_path_buf(),
+    };
+    let last = randori_store::Manifest::read(&game)?.and_then(|manifest| {
         manifest
             .last("policy")
-            .map(|done| path.join(&done.place).join(&done.file))
+            .map(|done| game.join(&done.place).join(&done.file))
     });
-    Ok((recipe, who.adapter.clone().or(last)))
+    Ok(last)
 }
 
 /// Loads the plugins of the binary's own folder, of the recipe and of the command line.
@@ -87,7 +102,14 @@ impl Session {
     /// Opens everything.
     pub fn open(who: &Who) -> Result<Session> {
         let (recipe, adapter) = recipe(who)?;
-        Session::with(recipe, adapter, &who.common)
+        // a run folder stands for what it made: the bare start must not pass for it
+        match &who.recipe {
+            Some(dir) if dir.is_dir() && adapter.is_none() => anyhow::bail!(
+                "{}: no iteration is finished here yet; give the recipe for the start, or --adapter",
+                dir.display()
+            ),
+            _ => Session::with(recipe, adapter, &who.common),
+        }
     }
 
     /// Opens everything for a recipe at hand.
