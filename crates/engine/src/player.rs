@@ -8,8 +8,11 @@ use crate::{
     Base, Error, KvCache, Packed, Result, Weight,
     cache::{BlockCache, Entry},
     tape::{Pass, Place, Recorded, Tape},
-    trace::trace,
+    trace::{last_uses, trace},
 };
+
+/// Rows from which a block's values are let go at their last use rather than at its end.
+const EARLY: usize = 64;
 
 /// Trainable tensors by name, all f32: `model.layers.0.self_attn.q_proj.lora_A` / `.lora_B`, or, in full training,
 /// `model.layers.0.self_attn.q_proj.weight`.
@@ -137,11 +140,15 @@ impl Player {
     /// # Errors
     /// A plan that breaks its rules, a token outside the vocabulary, or whatever the architecture did wrong.
     pub fn hidden(&self, plan: &Packed) -> Result<Tensor> {
-        let pass = Pass::packed(self, plan, None)?;
-        let mut x = self.run_embed(&pass, false)?.output;
+        self.run_blocks(&Pass::packed(self, plan, None)?)
+    }
+
+    /// [`Player::hidden`] on a pass.
+    pub(crate) fn run_blocks(&self, pass: &Pass) -> Result<Tensor> {
+        let mut x = self.run_embed(pass, false)?.output;
         for layer in 0..self.base.arch.layers() {
             x = self
-                .run_block(&pass, Place::Packed, layer, false, x, false)?
+                .run_block(pass, Place::Packed, layer, false, x, false)?
                 .output;
         }
         Ok(x)
@@ -197,7 +204,7 @@ impl Player {
     /// Token ids to (tokens, width).
     pub(crate) fn run_embed(&self, pass: &Pass, record: bool) -> Result<Recorded> {
         let ids = Tensor::from_slice(&pass.ids, pass.ids.len(), &Device::Cpu)?;
-        Tape::run(pass, Place::Rows, record, ids, false, |tape, ids| {
+        Tape::run(pass, Place::Rows, record, ids, false, None, |tape, ids| {
             self.base.arch.embed(tape, ids)
         })
         .map_err(|e| self.at("embedding", e))
@@ -214,7 +221,12 @@ impl Player {
         needs: bool,
     ) -> Result<Recorded> {
         let shape = x.dims().to_vec();
-        let done = Tape::run(pass, place, record, x, needs, |tape, x| {
+        // worth a second, shapes-only run where values are large
+        let early = matches!(place, Place::Packed) && shape[0] >= EARLY;
+        let uses = early
+            .then(|| last_uses(self.base.arch.as_ref(), layer, shape[1]))
+            .flatten();
+        let done = Tape::run(pass, place, record, x, needs, uses, |tape, x| {
             self.base.arch.block(tape, layer, x)
         })
         .map_err(|e| self.at(&format!("block {layer}"), e))?;
@@ -238,7 +250,7 @@ impl Player {
         x: Tensor,
         needs: bool,
     ) -> Result<Recorded> {
-        let done = Tape::run(pass, Place::Rows, record, x, needs, |tape, x| {
+        let done = Tape::run(pass, Place::Rows, record, x, needs, None, |tape, x| {
             self.base.arch.head(tape, x)
         })
         .map_err(|e| self.at("head", e))?;

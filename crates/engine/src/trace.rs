@@ -1,6 +1,6 @@
 //! A shapes-only run of an architecture: which weights it wants, what may carry LoRA, what a token costs.
 
-use std::collections::BTreeSet;
+use std::{cell::RefCell, collections::BTreeSet};
 
 use randori_sdk::seam::{
     Architecture, AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary,
@@ -125,6 +125,38 @@ pub fn trace(arch: &dyn Architecture) -> Result<Trace> {
     Ok(tracer.trace)
 }
 
+/// Which values a block needs no more once it has made value `out`: index `out`. The same ops run on tensors in the same
+/// order, so the tape may drop them there. `None` for a block that the trace refuses, or with a mixture of experts (whose
+/// ops depend on the tokens).
+pub(crate) fn last_uses(
+    arch: &dyn Architecture,
+    layer: usize,
+    width: usize,
+) -> Option<Vec<Vec<Id>>> {
+    let mut tracer = Tracer {
+        place: Place::Block,
+        ..Tracer::default()
+    };
+    let x = tracer.start(vec![width]);
+    let result = arch.block(&mut tracer, layer, x).ok()?;
+    let count = tracer.values.len();
+    if tracer.mixes {
+        return None;
+    }
+    let mut last = vec![0; count + 1];
+    for (id, out) in tracer.uses.into_inner() {
+        last[id as usize] = out; // in order: the last one stays
+    }
+    let mut over = vec![Vec::new(); count + 2];
+    for (id, out) in last.iter().enumerate().skip(1) {
+        if id != result as usize {
+            over[*out as usize].push(id as Id);
+        }
+    }
+    over[0].clear(); // never used
+    Some(over)
+}
+
 #[derive(Clone, Copy, Default, PartialEq)]
 enum Place {
     #[default]
@@ -153,6 +185,12 @@ struct Tracer {
     place: Place,
     /// Share of the tokens that an op sees: below 1 inside an expert.
     share: f64,
+    /// (value, the result being made) for every use of a value.
+    uses: RefCell<Vec<(Id, Id)>>,
+    /// Whether there was a mixture of experts.
+    mixes: bool,
+    /// The latest silu.
+    silu: Option<Id>,
 }
 
 impl Default for Tracer {
@@ -165,6 +203,9 @@ impl Default for Tracer {
             layer: None,
             place: Place::Embedding,
             share: 1.0,
+            uses: RefCell::default(),
+            mixes: false,
+            silu: None,
         }
     }
 }
@@ -177,11 +218,13 @@ impl Tracer {
             memory: 1,
         }];
         self.saved.clear();
+        self.uses.get_mut().clear();
+        self.silu = None;
         self.extra_bytes = 0;
         1
     }
 
-    fn value(&self, id: Id) -> std::result::Result<&Shape, String> {
+    fn look(&self, id: Id) -> std::result::Result<&Shape, String> {
         (id as usize)
             .checked_sub(1)
             .and_then(|i| self.values.get(i))
@@ -191,6 +234,13 @@ impl Tracer {
                     self.values.len()
                 )
             })
+    }
+
+    /// A value that an op uses.
+    fn value(&self, id: Id) -> std::result::Result<&Shape, String> {
+        let out = self.values.len() as Id + 1;
+        self.uses.borrow_mut().push((id, out));
+        self.look(id)
     }
 
     fn shape(&self, id: Id) -> std::result::Result<Vec<usize>, String> {
@@ -212,7 +262,7 @@ impl Tracer {
 
     fn save(&mut self, ids: &[Id]) {
         for &id in ids {
-            if let Ok(value) = self.value(id) {
+            if let Ok(value) = self.look(id) {
                 self.saved.insert(value.memory);
             }
         }
@@ -356,6 +406,7 @@ impl Backend for Tracer {
         let experts = rules::moe(&self.shape(router)?, route)?;
         let dims = self.shape(x)?;
         let (place, share) = (self.place, self.share);
+        self.mixes = true;
         self.place = Place::Expert;
         self.share = share * route.top_k as f64 / experts as f64;
         let mut result: Option<Vec<usize>> = None;
@@ -385,13 +436,17 @@ impl Backend for Tracer {
         }
         let y = self.push(dims)?;
         self.save(&[if saves_result(op) { y } else { x }]);
+        self.silu = (op == Unary::Silu).then_some(y);
         Ok(y)
     }
 
     fn binary(&mut self, op: Binary, a: Id, b: Id) -> OpResult {
         let shape = rules::binary(&self.shape(a)?, &self.shape(b)?)?;
-        if matches!(op, Binary::Mul | Binary::Div) {
-            self.save(&[a, b]);
+        match op {
+            // the tape computes silu again instead of keeping it
+            Binary::Mul if self.silu == Some(a) => self.save(&[b]),
+            Binary::Mul | Binary::Div => self.save(&[a, b]),
+            _ => {}
         }
         self.push(shape)
     }

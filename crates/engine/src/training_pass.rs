@@ -75,8 +75,8 @@ impl Player {
     /// # Errors
     /// As [`Player::hidden`]; a target token outside the vocabulary.
     pub fn logps(&self, plan: &Packed) -> Result<Vec<f64>> {
-        let hidden = self.hidden(plan)?;
         let pass = Pass::packed(self, plan, None)?;
+        let hidden = self.run_blocks(&pass)?;
         Ok(self
             .score_targets(&pass, plan, &hidden, false, false)?
             .logps)

@@ -1,9 +1,9 @@
 //! The reverse pass over what a tape recorded.
 
 use candle_core::{DType, Device, Tensor};
-use randori_sdk::seam::{Binary, Id};
+use randori_sdk::seam::{Binary, Id, Unary};
 
-use super::{Linear, Matrix, Op, Pass, Recorded, Vector, forward::flat};
+use super::{Factor, Linear, Matrix, Op, Pass, Recorded, Vector, forward::flat};
 use crate::{
     Error, Grads, Result,
     kernels::{self, attention_backward, elementwise, layout, linear, norm, rope, route::Routing},
@@ -53,6 +53,15 @@ impl Arena {
             },
         });
         Ok(())
+    }
+}
+
+impl Factor {
+    fn value(self) -> Result<Tensor> {
+        match self {
+            Factor::Kept(value) => Ok(value),
+            Factor::Silu(x) => elementwise::unary(Unary::Silu, &x),
+        }
     }
 }
 
@@ -148,13 +157,11 @@ fn step(pass: &Pass, op: Op, dy: Tensor, arena: &mut Arena, grads: &mut Grads) -
                 let same = op == Binary::Add && dy.dims() == b_dims;
                 let db = match same {
                     true => dy.clone(),
-                    false => elementwise::binary_backward_b(
-                        op,
-                        a_value.as_ref(),
-                        b_value.as_ref(),
-                        &b_dims,
-                        &dy,
-                    )?,
+                    false => {
+                        let a_value = a_value.map(Factor::value).transpose()?;
+                        let (a, b) = (a_value.as_ref(), b_value.as_ref());
+                        elementwise::binary_backward_b(op, a, b, &b_dims, &dy)?
+                    }
                 };
                 arena.add(b, db, !same)?;
             }

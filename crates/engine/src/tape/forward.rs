@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use randori_sdk::seam::{AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary};
 
-use super::{Linear, Matrix, Op, Place, Tape, rules, say};
+use super::{Factor, Linear, Matrix, Node, Op, Place, Tape, rules, say};
 use crate::{
     Error, Result,
     kernels::{
@@ -106,7 +106,7 @@ impl Backend for Tape<'_, '_> {
     fn embed(&mut self, name: &str, ids: Id, vocab: usize, width: usize) -> OpResult {
         let ids: Vec<u32> = self
             .value(ids)?
-            .tensor
+            .0
             .to_vec1()
             .map_err(|_| format!("embed `{name}` wants token ids"))?;
         if let Some(bad) = ids.iter().find(|id| **id as usize >= vocab) {
@@ -296,7 +296,18 @@ impl Backend for Tape<'_, '_> {
         let y = elementwise::binary(op, &av, &bv).map_err(say)?;
         let b_dims = bv.dims().to_vec();
         let (product, quotient) = (op == Binary::Mul, op == Binary::Div);
-        let a_value = (b_needs && (product || quotient)).then_some(av);
+        let a_value = (b_needs && (product || quotient)).then(|| match self.nodes.last() {
+            Some(Node {
+                out,
+                op:
+                    Op::Unary {
+                        op: Unary::Silu,
+                        saved,
+                        ..
+                    },
+            }) if *out == a => Factor::Silu(saved.clone()),
+            _ => Factor::Kept(av),
+        });
         let b_value = ((a_needs && product) || quotient).then_some(bv);
         self.push(y, a_needs || b_needs, || Op::Binary {
             op,

@@ -40,7 +40,8 @@ pub(crate) enum Place<'a> {
 
 /// A value of the arena.
 struct Value {
-    tensor: Tensor,
+    /// `None` after its last use.
+    tensor: Option<Tensor>,
     /// Whether a gradient must reach it.
     needs: bool,
 }
@@ -95,7 +96,7 @@ enum Op {
         op: Binary,
         a: Id,
         b: Id,
-        a_value: Option<Tensor>,
+        a_value: Option<Factor>,
         b_value: Option<Tensor>,
         b_dims: Vec<usize>,
     },
@@ -115,6 +116,13 @@ enum Op {
     Concat {
         xs: Vec<(Id, usize)>,
     },
+}
+
+/// What a product's backward pass needs of its first factor.
+enum Factor {
+    Kept(Tensor),
+    /// silu of this, computed again: SwiGLU then keeps three wide values rather than four.
+    Silu(Tensor),
 }
 
 /// A recorded projection.
@@ -137,6 +145,8 @@ pub(crate) struct Tape<'a, 'p> {
     record: bool,
     values: Vec<Value>,
     nodes: Vec<Node>,
+    /// Values that may go once a value has been made, by its id.
+    last_uses: Option<Vec<Vec<Id>>>,
 }
 
 /// What a call left behind.
@@ -165,17 +175,18 @@ impl Recorded {
 }
 
 impl<'a, 'p> Tape<'a, 'p> {
-    /// Runs `call` on one input: id 1.
+    /// Runs `call` on one input: id 1. `last_uses`, where known, says which values may go early.
     pub(crate) fn run(
         pass: &'a Pass<'p>,
         place: Place<'a>,
         record: bool,
         input: Tensor,
         needs: bool,
+        last_uses: Option<Vec<Vec<Id>>>,
         call: impl FnOnce(&mut Self, Id) -> OpResult,
     ) -> Result<Recorded> {
         let values = vec![Value {
-            tensor: input,
+            tensor: Some(input),
             needs,
         }];
         let mut tape = Tape {
@@ -184,43 +195,58 @@ impl<'a, 'p> Tape<'a, 'p> {
             record,
             values,
             nodes: Vec::new(),
+            last_uses,
         };
         let out = call(&mut tape, 1).map_err(Error::rule)?;
-        let value = tape.value(out).map_err(Error::rule)?;
+        let (output, needs) = tape.value(out).map_err(Error::rule)?;
         Ok(Recorded {
-            output: value.tensor.clone(),
-            needs: value.needs,
+            output,
+            needs,
             out,
             needed: tape.values.iter().map(|v| v.needs).collect(),
             nodes: tape.nodes,
         })
     }
 
-    fn value(&self, id: Id) -> std::result::Result<&Value, String> {
-        (id as usize)
+    /// A value and whether it needs a gradient.
+    fn value(&self, id: Id) -> std::result::Result<(Tensor, bool), String> {
+        let Some(value) = (id as usize)
             .checked_sub(1)
             .and_then(|i| self.values.get(i))
-            .ok_or_else(|| {
-                format!(
-                    "value {id} does not exist: this call has made {}",
-                    self.values.len()
-                )
-            })
+        else {
+            return Err(format!(
+                "value {id} does not exist: this call has made {}",
+                self.values.len()
+            ));
+        };
+        match &value.tensor {
+            Some(tensor) => Ok((tensor.clone(), value.needs)),
+            None => Err(format!(
+                "value {id} is gone: this call uses it later than when it was traced"
+            )),
+        }
     }
 
     /// An f32 value and whether it needs a gradient.
     fn float(&self, id: Id) -> std::result::Result<(Tensor, bool), String> {
         let value = self.value(id)?;
-        if value.tensor.dtype() != DType::F32 {
-            return Err("token ids can only be embedded".into());
+        match value.0.dtype() {
+            DType::F32 => Ok(value),
+            _ => Err("token ids can only be embedded".into()),
         }
-        Ok((value.tensor.clone(), value.needs))
     }
 
     /// Adds a value; records `op` when it needs a gradient and the tape records.
     fn push(&mut self, tensor: Tensor, needs: bool, op: impl FnOnce() -> Op) -> OpResult {
-        self.values.push(Value { tensor, needs });
+        self.values.push(Value {
+            tensor: Some(tensor),
+            needs,
+        });
         let out = self.values.len() as Id;
+        let over = self.last_uses.as_ref().and_then(|l| l.get(out as usize));
+        for &id in over.into_iter().flatten() {
+            self.values[id as usize - 1].tensor = None;
+        }
         if needs && self.record {
             self.nodes.push(Node { out, op: op() });
         }
