@@ -16,7 +16,7 @@ use randori_engine::Player;
 pub use config::config_json;
 pub use error::{Error, Result};
 pub use folder::{Companion, FolderOptions, Report, folder};
-pub use merge::{Merged, Survival, merged};
+pub use merge::{Merged, Survival, Tensors, Whole, merged};
 
 /// Writes a player's adapter as PEFT reads it; `base_name` is the model's name or path as PEFT should find it.
 ///

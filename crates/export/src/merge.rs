@@ -14,6 +14,48 @@ pub struct Merged {
     pub base: Option<Tensor>,
 }
 
+/// A model's weights, merged, one at a time: what every output format is written from.
+pub trait Tensors {
+    /// The configuration in Hugging Face's spelling.
+    fn config(&self) -> &serde_json::Value;
+    /// Every tensor's full name and shape, sorted by name.
+    fn list(&self) -> Vec<(String, Vec<usize>)>;
+    /// One of them, in f32, with the base's values where the player changed it.
+    ///
+    /// # Errors
+    /// A name that is not in the list, or an update that does not fit.
+    fn read(&self, name: &str) -> Result<Merged>;
+}
+
+/// A player whose base is in memory.
+pub struct Whole<'a> {
+    /// Base and update.
+    pub player: &'a Player,
+    /// The base that receives the update, where it is not the player's own.
+    pub onto: Option<&'a Base>,
+}
+
+impl Tensors for Whole<'_> {
+    fn config(&self) -> &serde_json::Value {
+        &self.onto.unwrap_or(&self.player.base).config
+    }
+
+    fn list(&self) -> Vec<(String, Vec<usize>)> {
+        let base = self.onto.unwrap_or(&self.player.base);
+        let mut all: Vec<_> = base
+            .weights
+            .iter()
+            .map(|(name, w)| (name.clone(), w.shape()))
+            .collect();
+        all.sort();
+        all
+    }
+
+    fn read(&self, name: &str) -> Result<Merged> {
+        merged(self.player, self.onto, name)
+    }
+}
+
 /// The weight of this full name (`model.layers.0.mlp.up_proj.weight`): base plus update, in f32.
 ///
 /// With `onto`, the update goes onto that base's weight (the original of a quantised one) rather than the player's own.
