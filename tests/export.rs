@@ -62,6 +62,7 @@ fn trained(base: Arc<Base>, rslora: bool) -> Player {
         rslora,
         dropout: 0.0,
         targets: Targets::AllLinear,
+        ..LoraSpec::default()
     };
     let mut player = Player::with_lora(base, spec, 1).unwrap();
     let moved: BTreeMap<String, Tensor> = player

@@ -106,6 +106,7 @@ fn play(case: &str) {
         rslora: false,
         dropout: 0.0,
         targets: Targets::AllLinear,
+        ..LoraSpec::default()
     };
     let start = Player::with_lora(base.clone(), spec, 1).unwrap();
     let size = bytes(&base);

@@ -239,6 +239,7 @@ fn lora() -> LoraSpec {
         rslora: false,
         dropout: 0.0,
         targets: Targets::Names(targets.map(String::from).to_vec()),
+        ..LoraSpec::default()
     }
 }
 

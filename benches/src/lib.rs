@@ -109,6 +109,7 @@ pub fn adapter() -> LoraSpec {
         rslora: false,
         dropout: 0.0,
         targets: Targets::AllLinear,
+        ..LoraSpec::default()
     }
 }
 

@@ -16,6 +16,7 @@ pub fn adapted(base: Arc<Base>, rslora: bool) -> Player {
         rslora,
         dropout: 0.0,
         targets: Targets::AllLinear,
+        ..LoraSpec::default()
     };
     let fresh = Player::with_lora(base, spec, 21).unwrap();
     let random = |(name, t): (&String, &Tensor)| {
@@ -37,13 +38,12 @@ pub fn adapted(base: Arc<Base>, rslora: bool) -> Player {
 
 /// The base's weights with the player's update merged in, by the adapter's own merge.
 pub fn merged(player: &Player) -> Weights {
-    let scale = player.lora.as_ref().unwrap().scale();
+    let spec = player.lora.as_ref().unwrap();
     let mut weights = dense(&player.base);
     for (name, weight) in weights.iter_mut() {
         let projection = name.trim_end_matches(".weight");
-        let part = |which: &str| player.params.get(&format!("{projection}.{which}"));
-        if let (Some(a), Some(b)) = (part("lora_A"), part("lora_B")) {
-            *weight = randori_lora::merge(weight, a, b, scale).unwrap();
+        if let Some(update) = spec.update(&player.params, projection) {
+            *weight = randori_lora::merge(weight, &update).unwrap();
         }
     }
     weights

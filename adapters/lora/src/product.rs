@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 
-use crate::{Error, Result, init::word};
+use crate::{Error, Result, Update, init::word};
 
 /// scale · B·A·x for every row.
 ///
@@ -39,12 +39,19 @@ pub fn backward(
     Ok((dx, da, db))
 }
 
-/// W + scale · B·A in f32, whatever W's dtype: (out, in).
+/// The weight with its update in f32, whatever W's dtype: W + scale · B·A (out, in), and with DoRA each of its rows
+/// brought to its magnitude, m · (W + scale · B·A) / ‖W + scale · B·A‖.
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn merge(w: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor> {
+pub fn merge(w: &Tensor, update: &Update) -> Result<Tensor> {
     let (outputs, inputs) = w.dims2()?;
+    let Update {
+        a,
+        b,
+        scale,
+        magnitude,
+    } = update;
     let (rank, a_inputs) = a.dims2()?;
     let (b_outputs, b_rank) = b.dims2()?;
     if (a_inputs, b_outputs) != (inputs, outputs) || rank != b_rank {
@@ -55,8 +62,88 @@ pub fn merge(w: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor> {
             w.dims()
         )));
     }
-    let delta = (b.to_dtype(DType::F32)? * scale)?.matmul(&a.to_dtype(DType::F32)?)?;
-    Ok((w.to_dtype(DType::F32)? + delta)?)
+    let delta = (b.to_dtype(DType::F32)? * *scale)?.matmul(&a.to_dtype(DType::F32)?)?;
+    let sum = (w.to_dtype(DType::F32)? + delta)?;
+    let Some(magnitude) = magnitude else {
+        return Ok(sum);
+    };
+    if magnitude.dims() != [outputs] {
+        return Err(Error::rule(format!(
+            "a magnitude for each of {outputs} outputs must have the shape [{outputs}], not {:?}",
+            magnitude.dims()
+        )));
+    }
+    let factors: Vec<f32> = row_squares(&sum)?
+        .into_iter()
+        .zip(magnitude.to_dtype(DType::F32)?.to_vec1::<f32>()?)
+        .map(|(square, m)| factor(m, square.sqrt()))
+        .collect();
+    Ok(sum.broadcast_mul(&Tensor::from_vec(factors, (outputs, 1), w.device())?)?)
+}
+
+/// m / ‖row‖; a row of zeros stays one.
+fn factor(magnitude: f32, norm: f64) -> f32 {
+    if norm > 0.0 {
+        (f64::from(magnitude) / norm) as f32
+    } else {
+        0.0
+    }
+}
+
+/// ‖row‖² of every row of a matrix (out, in) of any float dtype.
+///
+/// # Errors
+/// Not two axes.
+pub fn row_squares(w: &Tensor) -> Result<Vec<f64>> {
+    let (_, inputs) = w.dims2()?;
+    let values = w.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let square = |row: &[f32]| row.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
+    Ok(values.chunks(inputs.max(1)).map(square).collect())
+}
+
+/// DoRA: ‖W + scale · B·A‖ of every row, without the sum ever in memory:
+/// ‖w‖² + 2 scale · b·(A·w) + scale² · b·(A·Aᵀ)·b for the rows w of W and b of B.
+///
+/// `squares` are W's own ‖w‖²; `aw` is A·Wᵀ (rank, out).
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn row_norms(
+    squares: &[f64],
+    aw: &Tensor,
+    a: &Tensor,
+    b: &Tensor,
+    scale: f64,
+) -> Result<Vec<f32>> {
+    let (outputs, rank) = b.dims2()?;
+    if aw.dims2()? != (rank, outputs) || squares.len() != outputs {
+        return Err(Error::rule(format!(
+            "row norms of {outputs} outputs and rank {rank} want A·Wᵀ of that shape, not {:?}, and {outputs} squares, not {}",
+            aw.dims(),
+            squares.len()
+        )));
+    }
+    let aw = aw.t()?.contiguous()?.flatten_all()?.to_vec1::<f32>()?; // (out, rank)
+    let gram = a.matmul(&a.t()?)?.flatten_all()?.to_vec1::<f32>()?; // (rank, rank)
+    let b = b.flatten_all()?.to_vec1::<f32>()?;
+    let dot = |x: &[f32], y: &[f32]| -> f64 {
+        x.iter()
+            .zip(y)
+            .map(|(x, y)| f64::from(*x) * f64::from(*y))
+            .sum()
+    };
+    let norm = |row: usize| {
+        let at = row * rank..(row + 1) * rank;
+        let (b, aw) = (&b[at.clone()], &aw[at]);
+        let quadratic: f64 = b
+            .iter()
+            .zip(gram.chunks(rank))
+            .map(|(&bi, g)| f64::from(bi) * dot(g, b))
+            .sum();
+        let square = squares[row] + 2.0 * scale * dot(b, aw) + scale * scale * quadratic;
+        square.max(0.0).sqrt() as f32
+    };
+    Ok((0..outputs).map(norm).collect())
 }
 
 /// Zeroes each element with probability `p` and divides the others by 1 - p. The mask is a pure function of `seed` and

@@ -1,9 +1,14 @@
 //! The settings of an adapter, checked.
 
+use std::collections::BTreeMap;
+
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result, Targets, splitmix};
+use crate::{
+    Error, Result, Targets, splitmix,
+    targets::{ends_with_components, pattern_key},
+};
 
 /// LoRA settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,6 +26,53 @@ pub struct LoraSpec {
     pub dropout: f32,
     /// Which projections get an update.
     pub targets: Targets,
+    /// Projections left out although `targets` names them.
+    #[serde(default)]
+    pub exclude: Option<Targets>,
+    /// Another rank for projections whose name ends with one of these patterns (regular expressions, as in PEFT); the
+    /// first that fits counts.
+    #[serde(default)]
+    pub rank_pattern: Vec<(String, usize)>,
+    /// Another alpha, likewise.
+    #[serde(default)]
+    pub alpha_pattern: Vec<(String, f64)>,
+    /// Train each output's magnitude apart from its direction (DoRA, arXiv 2402.09353).
+    #[serde(default)]
+    pub dora: bool,
+    /// Modules trained in full beside the update, by the last components of their names (`lm_head`, `embed_tokens`).
+    #[serde(default)]
+    pub modules_to_save: Vec<String>,
+}
+
+/// The update of one projection, as stored.
+#[derive(Debug, Clone)]
+pub struct Update {
+    /// (rank, in)
+    pub a: Tensor,
+    /// (out, rank)
+    pub b: Tensor,
+    /// Factor on B·A.
+    pub scale: f64,
+    /// DoRA's magnitude of each output, (out).
+    pub magnitude: Option<Tensor>,
+}
+
+impl Default for LoraSpec {
+    /// Rank 16, alpha 32, on all linear projections.
+    fn default() -> Self {
+        LoraSpec {
+            rank: 16,
+            alpha: 32.0,
+            rslora: false,
+            dropout: 0.0,
+            targets: Targets::AllLinear,
+            exclude: None,
+            rank_pattern: Vec::new(),
+            alpha_pattern: Vec::new(),
+            dora: false,
+            modules_to_save: Vec::new(),
+        }
+    }
 }
 
 impl LoraSpec {
@@ -29,15 +81,24 @@ impl LoraSpec {
     /// # Errors
     /// Rank 0, an alpha that is not finite or is 0, a dropout outside 0..1, targets that match nothing or are no pattern.
     pub fn check(&self) -> Result<()> {
-        if self.rank == 0 {
+        let ranks = self.rank_pattern.iter().map(|(_, rank)| *rank);
+        if std::iter::once(self.rank).chain(ranks).any(|r| r == 0) {
             return Err(Error::rule("a LoRA rank must be at least 1, not 0"));
         }
-        if !self.alpha.is_finite() || self.alpha == 0.0 {
+        let alphas = self.alpha_pattern.iter().map(|(_, alpha)| *alpha);
+        if let Some(alpha) = std::iter::once(self.alpha)
+            .chain(alphas)
+            .find(|alpha| !alpha.is_finite() || *alpha == 0.0)
+        {
             return Err(Error::rule(format!(
-                "a LoRA alpha must be a finite number other than 0, not {}",
-                self.alpha
+                "a LoRA alpha must be a finite number other than 0, not {alpha}"
             )));
         }
+        let keys = self.rank_pattern.iter().map(|(key, _)| key);
+        for key in keys.chain(self.alpha_pattern.iter().map(|(key, _)| key)) {
+            Targets::Regex(key.clone()).check()?;
+        }
+        self.exclude.iter().try_for_each(Targets::check)?;
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(Error::rule(format!(
                 "a LoRA dropout must be in 0..1, not {}",
@@ -47,15 +108,44 @@ impl LoraSpec {
         self.targets.check()
     }
 
-    /// Factor on B·A·x: alpha/rank, or alpha/sqrt(rank) with rsLoRA.
-    pub fn scale(&self) -> f64 {
-        let rank = self.rank as f64;
-        self.alpha / if self.rslora { rank.sqrt() } else { rank }
+    /// The rank of this projection's update.
+    pub fn rank_of(&self, projection: &str) -> usize {
+        pattern_key(&self.rank_pattern, projection).unwrap_or(self.rank)
+    }
+
+    /// The alpha of this projection's update.
+    pub fn alpha_of(&self, projection: &str) -> f64 {
+        pattern_key(&self.alpha_pattern, projection).unwrap_or(self.alpha)
+    }
+
+    /// Factor on B·A·x of this projection: alpha/rank, or alpha/sqrt(rank) with rsLoRA.
+    pub fn scale_of(&self, projection: &str) -> f64 {
+        let rank = self.rank_of(projection) as f64;
+        self.alpha_of(projection) / if self.rslora { rank.sqrt() } else { rank }
     }
 
     /// Whether the projection of this checkpoint name (without `.weight`) gets an update.
     pub fn wants(&self, projection: &str) -> bool {
-        self.targets.wants(projection)
+        let excluded = self.exclude.as_ref().is_some_and(|e| e.wants(projection));
+        self.targets.wants(projection) && !excluded && !self.saves(projection)
+    }
+
+    /// Whether this module is trained in full. As in PEFT, a part of such a module gets no update either.
+    pub fn saves(&self, module: &str) -> bool {
+        self.modules_to_save
+            .iter()
+            .any(|m| ends_with_components(module, m))
+    }
+
+    /// The update of a projection among an adapter's tensors; `None` where it has none.
+    pub fn update(&self, params: &BTreeMap<String, Tensor>, projection: &str) -> Option<Update> {
+        let get = |part: &str| params.get(&format!("{projection}.{part}")).cloned();
+        Some(Update {
+            a: get("lora_A")?,
+            b: get("lora_B")?,
+            scale: self.scale_of(projection),
+            magnitude: get("lora_magnitude_vector"),
+        })
     }
 
     /// A fresh pair: A (rank, inputs) uniform in ±1/sqrt(inputs), B (outputs, rank) zero, so the update starts at 0.
@@ -78,12 +168,12 @@ impl LoraSpec {
                 "{projection} has {inputs} inputs and {outputs} outputs: nothing to adapt"
             )));
         }
-        let bound = (inputs as f64).powf(-0.5);
-        let a: Vec<f32> = splitmix(seed, &format!("{projection}.lora_A"), self.rank * inputs)
+        let (bound, rank) = ((inputs as f64).powf(-0.5), self.rank_of(projection));
+        let a: Vec<f32> = splitmix(seed, &format!("{projection}.lora_A"), rank * inputs)
             .map(|u| ((2.0 * u - 1.0) * bound) as f32)
             .collect();
-        let a = Tensor::from_vec(a, (self.rank, inputs), &Device::Cpu)?;
-        let b = Tensor::zeros((outputs, self.rank), candle_core::DType::F32, &Device::Cpu)?;
+        let a = Tensor::from_vec(a, (rank, inputs), &Device::Cpu)?;
+        let b = Tensor::zeros((outputs, rank), candle_core::DType::F32, &Device::Cpu)?;
         Ok((a, b))
     }
 }

@@ -1,5 +1,11 @@
 //! Which projections get an update.
 
+use std::{
+    collections::HashMap,
+    sync::{LazyLock, Mutex, PoisonError},
+};
+
+use fancy_regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -20,6 +26,8 @@ pub enum Targets {
 
 /// `"all-linear"`.
 const ALL_LINEAR: &str = "all-linear";
+/// No adapter has nearly so many patterns.
+const MOST_COMPILED: usize = 256;
 /// Projections onto the vocabulary (tied ones go by the embedding's name), which "all-linear" leaves out as PEFT does.
 const HEADS: [&str; 2] = ["lm_head", "embed_tokens"];
 
@@ -44,7 +52,7 @@ impl Targets {
 
     /// Whether this projection is one of them. A pattern that [`Targets::check`] refuses matches nothing.
     pub fn wants(&self, projection: &str) -> bool {
-        let matches = |text: &str| pattern(text, text).is_ok_and(|p| p.is_match(projection));
+        let matches = |text: &str| matches(text, projection);
         match self {
             Targets::Names(names) => names.iter().any(|name| {
                 if is_glob(name) {
@@ -62,7 +70,7 @@ impl Targets {
 }
 
 /// `self_attn.q_proj` and `q_proj` end `model.layers.0.self_attn.q_proj`; `proj` does not.
-fn ends_with_components(name: &str, end: &str) -> bool {
+pub(crate) fn ends_with_components(name: &str, end: &str) -> bool {
     name.strip_suffix(end)
         .is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
@@ -80,18 +88,43 @@ fn glob(text: &str) -> String {
             '?' => out.push('.'),
             '[' | ']' | '-' | '^' => out.push(c),
             '!' => out.push('^'),
-            c => out.push_str(&regex::escape(&c.to_string())),
+            c => out.push_str(&fancy_regex::escape(&c.to_string())),
         }
     }
     out
 }
 
-fn pattern(text: &str, as_written: &str) -> Result<regex::Regex> {
-    regex::Regex::new(&format!("^(?:{text})$")).map_err(|e| {
+/// Python's patterns have look-around, which adapters of vision models use to leave towers out. Patterns are looked up
+/// at every pass, so compiled ones are kept.
+fn pattern(text: &str, as_written: &str) -> Result<Regex> {
+    static COMPILED: LazyLock<Mutex<HashMap<String, Regex>>> = LazyLock::new(Mutex::default);
+    let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = compiled.get(text) {
+        return Ok(known.clone());
+    }
+    let new = Regex::new(&format!("^(?:{text})$")).map_err(|e| {
         Error::rule(format!(
             "the LoRA target `{as_written}` is not a pattern: {e}"
         ))
-    })
+    })?;
+    if compiled.len() >= MOST_COMPILED {
+        compiled.clear();
+    }
+    compiled.insert(text.to_string(), new.clone());
+    Ok(new)
+}
+
+/// The value of the first pattern that this name ends with (whole components of it), as PEFT looks up its patterns.
+pub(crate) fn pattern_key<T: Copy>(patterns: &[(String, T)], name: &str) -> Option<T> {
+    let fits = |key: &str| matches(&format!("(.*\\.)?(?:{key})"), name);
+    patterns
+        .iter()
+        .find(|(key, _)| fits(key))
+        .map(|(_, value)| *value)
+}
+
+fn matches(text: &str, name: &str) -> bool {
+    pattern(text, text).is_ok_and(|p| p.is_match(name).unwrap_or(false))
 }
 
 /// How a file spells [`Targets`].

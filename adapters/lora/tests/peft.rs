@@ -9,7 +9,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use candle_core::{DType, Device, Tensor};
-use randori_lora::{LoraSpec, Targets, peft};
+use randori_lora::{LoraSpec, Targets, merge, peft, stack};
 use serde_json::{Value, json};
 
 type Params = BTreeMap<String, Tensor>;
@@ -21,6 +21,7 @@ fn spec() -> LoraSpec {
         rslora: true,
         dropout: 0.1,
         targets: Targets::Names(vec!["q_proj".into(), "up_proj".into()]),
+        ..LoraSpec::default()
     }
 }
 
@@ -155,11 +156,36 @@ fn rename(dir: &Path, change: impl Fn(&str) -> Option<String>) {
 fn misfits_are_named() {
     check(
         |d| set(d, "use_dora", json!(true)),
-        &[peft::CONFIG, "use_dora"],
+        &["but not", "lora_magnitude_vector"],
     );
     check(
         |d| set(d, "rank_pattern", json!({"q_proj": 4})),
-        &["rank_pattern"],
+        &["q_proj.lora_A must have the shape", "rank 4"],
+    );
+    check(
+        |d| set(d, "alpha_pattern", json!({"q_proj": "big"})),
+        &[peft::CONFIG, "alpha_pattern", "big"],
+    );
+    check(
+        |d| set(d, "exclude_modules", json!(["up_proj"])),
+        &["adapts", "up_proj"],
+    );
+    check(
+        |d| set(d, "layers_to_transform", json!([0, 3])),
+        &["nothing for layer 3"],
+    );
+    check(
+        |d| set(d, "layers_to_transform", json!([3])),
+        &["none of the layers"],
+    );
+    // their start is in the base's changed weights
+    check(
+        |d| set(d, "init_lora_weights", json!("pissa")),
+        &["init_lora_weights", "changed the base"],
+    );
+    check(
+        |d| set(d, "lora_bias", json!(true)),
+        &["lora_bias is not supported"],
     );
     check(
         |d| set(d, "modules_to_save", json!(["lm_head"])),
@@ -236,4 +262,89 @@ fn an_adapter_of_another_base_is_refused() {
         &projections(),
         "model.norm.weight is no adapter tensor",
     );
+}
+
+#[test]
+fn patterns_dora_and_saved_modules_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = LoraSpec {
+        targets: Targets::Regex("model\\.(?!vision).*(q|up)_proj".into()),
+        rank_pattern: vec![("layers\\.0\\.mlp\\.up_proj".into(), 3), ("proj".into(), 5)],
+        alpha_pattern: vec![("q_proj".into(), 0.5)],
+        dora: true,
+        modules_to_save: vec!["lm_head".into()],
+        ..spec()
+    };
+    assert_eq!(spec.rank_of("model.layers.0.mlp.up_proj"), 3);
+    assert_eq!(spec.rank_of("model.layers.1.mlp.up_proj"), 2); // `proj` is no whole component of up_proj
+    assert!((spec.scale_of("model.layers.0.self_attn.q_proj") - 0.5 / 2f64.sqrt()).abs() < 1e-12);
+    assert!((spec.scale_of("model.layers.0.mlp.up_proj") - 8.0 / 3f64.sqrt()).abs() < 1e-12);
+    assert!(!spec.wants("model.vision.q_proj"));
+    let mut before = Params::new();
+    for (name, inputs, outputs) in projections() {
+        let (a, b) = spec.init(&name, inputs, outputs, 3).unwrap();
+        assert_eq!(a.dims(), [spec.rank_of(&name), inputs]);
+        before.insert(format!("{name}.lora_A"), a);
+        before.insert(format!("{name}.lora_B"), b);
+        let ones = Tensor::ones(outputs, DType::F32, &Device::Cpu).unwrap();
+        before.insert(format!("{name}.lora_magnitude_vector"), ones);
+    }
+    let head = Tensor::full(0.25f32, (9, 6), &Device::Cpu).unwrap();
+    before.insert("lm_head.weight".into(), head);
+    peft::save(dir.path(), &spec, &before, "b").unwrap();
+    let (read, after) = peft::load(dir.path()).unwrap();
+    assert_eq!(read, spec);
+    assert_eq!(
+        before.keys().collect::<Vec<_>>(),
+        after.keys().collect::<Vec<_>>()
+    );
+    peft::fits(&read, &after, &projections()).unwrap();
+    let bytes = fs::read(dir.path().join(peft::MODEL)).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    for name in [
+        "base_model.model.lm_head.weight",
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector",
+    ] {
+        file.tensor(name).unwrap();
+    }
+    let json = config(dir.path());
+    assert_eq!(json["use_dora"], json!(true));
+    assert_eq!(json["modules_to_save"], json!(["lm_head"]));
+    assert_eq!(
+        json["rank_pattern"],
+        json!({"layers\\.0\\.mlp\\.up_proj": 3, "proj": 5})
+    );
+}
+
+#[test]
+fn a_stack_is_the_sum() {
+    let one = spec();
+    let two = LoraSpec {
+        rank: 3,
+        alpha: 1.5,
+        rslora: false,
+        targets: Targets::Names(vec!["q_proj".into()]),
+        ..spec()
+    };
+    let q = "model.layers.0.self_attn.q_proj";
+    let mut second = params(&two);
+    second.retain(|name, _| name.starts_with(q));
+    let first = params(&one);
+    let adapters = vec![(one.clone(), first.clone()), (two.clone(), second.clone())];
+    let (spec, params) = stack(adapters).unwrap();
+    peft::fits(&spec, &params, &projections()).unwrap();
+    let zero = Tensor::zeros((4, 6), DType::F32, &Device::Cpu).unwrap();
+    let delta = |spec: &LoraSpec, params: &Params| {
+        values(&merge(&zero, &spec.update(params, q).unwrap()).unwrap())
+    };
+    let (a, b) = (delta(&one, &first), delta(&two, &second));
+    for ((sum, a), b) in delta(&spec, &params).iter().zip(a).zip(b) {
+        assert!((sum - (a + b)).abs() < 1e-6);
+    }
+    // a rank of its own where only one of them is
+    assert_eq!(spec.rank_of("model.layers.0.mlp.up_proj"), 2);
+    assert_eq!(spec.rank_of(q), 5);
+    let dora = LoraSpec { dora: true, ..one };
+    let e = stack(vec![(dora, first), (two, second)]).unwrap_err();
+    assert!(e.to_string().contains("DoRA"), "{e}");
 }

@@ -7,7 +7,9 @@
 )]
 
 use candle_core::{Device, Tensor};
-use randori_lora::{LoraSpec, Targets, backward, dropout, forward, merge, splitmix};
+use randori_lora::{
+    LoraSpec, Targets, Update, backward, dropout, forward, merge, row_norms, row_squares, splitmix,
+};
 
 fn spec(rank: usize) -> LoraSpec {
     LoraSpec {
@@ -16,6 +18,16 @@ fn spec(rank: usize) -> LoraSpec {
         rslora: false,
         dropout: 0.0,
         targets: Targets::Names(vec!["q_proj".into()]),
+        ..LoraSpec::default()
+    }
+}
+
+fn update(a: &Tensor, b: &Tensor, scale: f64) -> Update {
+    Update {
+        a: a.clone(),
+        b: b.clone(),
+        scale,
+        magnitude: None,
     }
 }
 
@@ -56,13 +68,13 @@ fn the_start_is_the_pytorch_peers() {
 
 #[test]
 fn scales() {
-    assert_eq!(spec(8).scale(), 2.0);
+    assert_eq!(spec(8).scale_of("x"), 2.0);
     assert_eq!(
         LoraSpec {
             rslora: true,
             ..spec(16)
         }
-        .scale(),
+        .scale_of("x"),
         4.0
     );
 }
@@ -112,11 +124,11 @@ fn merged_weight_does_what_weight_and_update_do() {
     let (delta, _) = forward(&x, &a, &b, 1.3).unwrap();
     let apart = values(&(x.matmul(&w.t().unwrap()).unwrap() + delta).unwrap());
     let merged = values(
-        &x.matmul(&merge(&w, &a, &b, 1.3).unwrap().t().unwrap())
+        &x.matmul(&merge(&w, &update(&a, &b, 1.3)).unwrap().t().unwrap())
             .unwrap(),
     );
     assert!(apart.iter().zip(&merged).all(|(p, q)| (p - q).abs() < 1e-5));
-    let e = merge(&w, &noise("a", (3, 6)), &b, 1.0)
+    let e = merge(&w, &update(&noise("a", (3, 6)), &b, 1.0))
         .unwrap_err()
         .to_string();
     assert!(e.contains("A must be (rank, 7)"), "{e}");
@@ -175,5 +187,42 @@ fn settings_that_mean_nothing_are_refused() {
         },
     ] {
         assert!(bad.init("q", 4, 4, 0).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn dora_brings_rows_to_their_magnitudes() {
+    let (w, a, b) = (noise("w", (4, 7)), noise("a", (3, 7)), noise("b", (4, 3)));
+    let plain = merge(&w, &update(&a, &b, 1.3)).unwrap();
+    let lengths: Vec<f64> = row_squares(&plain)
+        .unwrap()
+        .iter()
+        .map(|s| s.sqrt())
+        .collect();
+    // the norms without the sum in memory are the sum's
+    let aw = a.matmul(&w.t().unwrap()).unwrap();
+    let norms = row_norms(&row_squares(&w).unwrap(), &aw, &a, &b, 1.3).unwrap();
+    for (norm, length) in norms.iter().zip(&lengths) {
+        assert!(
+            (f64::from(*norm) - length).abs() < 1e-6 * length,
+            "{norm} {length}"
+        );
+    }
+    let m = [0.5f32, 2.0, 1.0, 3.0];
+    let with = Update {
+        magnitude: Some(Tensor::new(&m, &Device::Cpu).unwrap()),
+        ..update(&a, &b, 1.3)
+    };
+    let merged = merge(&w, &with).unwrap();
+    for ((square, m), (row, before)) in row_squares(&merged).unwrap().iter().zip(m).zip(
+        values(&merged)
+            .chunks(7)
+            .zip(values(&plain).chunks(7).zip(&lengths)),
+    ) {
+        assert!((square.sqrt() - f64::from(m)).abs() < 1e-6);
+        let (before, length) = before;
+        for (x, y) in row.iter().zip(before) {
+            assert!((f64::from(*x) - f64::from(*y) * f64::from(m) / length).abs() < 1e-6);
+        }
     }
 }

@@ -1,10 +1,15 @@
-//! A stored adapter on its base: held against the base's projections before it plays.
+//! A stored adapter on its base: held against the base's projections before it plays; and what an adapter takes from
+//! the base when it begins.
 
 use std::sync::Arc;
 
+use candle_core::{Device, Tensor};
 use randori_lora::{LoraSpec, Targets, peft};
 
-use crate::{Base, Error, Params, Player, Result, trace};
+use crate::{
+    Base, Error, Params, Player, Result, trace,
+    trace::{Trace, Use},
+};
 
 impl Player {
     /// Base with an adapter that was trained earlier (what `peft::load` answers).
@@ -14,17 +19,89 @@ impl Player {
     /// have, a shape that does not fit: an adapter of another model must not play as the bare base.
     pub fn with_adapter(base: Arc<Base>, spec: LoraSpec, params: Params) -> Result<Player> {
         let all = matches!(spec.targets, Targets::AllLinear);
-        let projections: Vec<(String, usize, usize)> = trace(base.arch.as_ref())?
+        let traced = trace(base.arch.as_ref())?;
+        let projections: Vec<(String, usize, usize)> = traced
             .linears
-            .into_iter()
+            .iter()
             .filter(|l| l.layer.is_some() || !all)
-            .map(|l| (l.name, l.inputs, l.outputs))
+            .map(|l| (l.name.clone(), l.inputs, l.outputs))
             .collect();
         peft::fits(&spec, &params, &projections).map_err(|e| Error::rule(e.to_string()))?;
+        let saved = saved(&traced, &spec)?;
+        for name in &saved {
+            let want = traced.weights.iter().find(|w| w.name == *name);
+            let want = want.map(|w| w.shape.as_slice());
+            match params.get(name).map(Tensor::dims) {
+                Some(found) if Some(found) == want => {}
+                found => {
+                    return Err(Error::rule(format!(
+                        "the adapter trains {name} in full: the base wants {want:?}, the adapter has {found:?}"
+                    )));
+                }
+            }
+        }
+        if let Some(stray) = params
+            .keys()
+            .find(|name| !peft::is_update(name) && !saved.contains(name))
+        {
+            return Err(Error::rule(format!(
+                "the adapter has {stray}, but the base has no such weight"
+            )));
+        }
         Ok(Player {
             base,
             lora: Some(Arc::new(spec)),
             params: Arc::new(params),
         })
     }
+}
+
+/// The weights of the modules that an adapter trains in full.
+///
+/// # Errors
+/// A module that the model does not have; an embedding that is the head too: PEFT would train a copy for one of the two
+/// and untie them.
+pub(crate) fn saved(traced: &Trace, spec: &LoraSpec) -> Result<Vec<String>> {
+    let module = |name: &str| {
+        name.rsplit_once('.')
+            .map_or(name, |(module, _)| module)
+            .to_string()
+    };
+    let tied = traced.weights.iter().find(|w| {
+        w.used_as == Use::Embed && traced.linears.iter().any(|l| l.name == module(&w.name))
+    });
+    let mut found = Vec::new();
+    for wanted in &spec.modules_to_save {
+        let one = LoraSpec {
+            modules_to_save: vec![wanted.clone()],
+            ..LoraSpec::default()
+        };
+        let of_it: Vec<String> = traced
+            .weights
+            .iter()
+            .filter(|w| one.saves(&module(&w.name)))
+            .map(|w| w.name.clone())
+            .collect();
+        if let Some(tied) = tied.filter(|t| of_it.is_empty() || of_it.contains(&t.name)) {
+            return Err(Error::rule(format!(
+                "modules_to_save: {wanted} cannot be trained apart: this model's head is its embedding ({}); train it in full, or untie the model first",
+                tied.name
+            )));
+        }
+        if of_it.is_empty() {
+            return Err(Error::rule(format!(
+                "modules_to_save: the model has no module {wanted}"
+            )));
+        }
+        found.extend(of_it);
+    }
+    Ok(found)
+}
+
+/// DoRA begins with each row's own length: (out).
+pub(crate) fn magnitude(base: &Base, projection: &str) -> Result<Tensor> {
+    let squares = base.row_squares(&format!("{projection}.weight"))?;
+    let lengths: Vec<f32> = squares.iter().map(|s| s.sqrt() as f32).collect();
+    let n = lengths.len();
+    Ok(Tensor::from_vec(lengths, n, &Device::Cpu)?)
 }

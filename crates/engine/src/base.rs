@@ -1,6 +1,9 @@
 //! Base weights: loaded once, shared by every player.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use candle_core::{DType, Tensor};
 use randori_qlora::QuantMatrix;
@@ -62,9 +65,40 @@ pub struct Base {
     pub config: serde_json::Value,
     /// By full tensor name: `model.embed_tokens.weight`, `model.layers.0.self_attn.q_proj.weight`, `….bias`.
     pub weights: HashMap<String, Weight>,
+    /// What DoRA has asked of them so far; begins empty.
+    pub squares: RowSquares,
 }
 
+/// ‖row‖² of weights' rows, each computed when it is first asked for.
+#[derive(Default)]
+pub struct RowSquares(Mutex<HashMap<String, Arc<Vec<f64>>>>);
+
 impl Base {
+    /// ‖row‖² of every row of a matrix, by full name.
+    pub(crate) fn row_squares(&self, name: &str) -> Result<Arc<Vec<f64>>> {
+        let known = |s: &RowSquares| {
+            let map = s.0.lock().unwrap_or_else(PoisonError::into_inner);
+            map.get(name).cloned()
+        };
+        if let Some(squares) = known(&self.squares) {
+            return Ok(squares);
+        }
+        let weight = self
+            .weights
+            .get(name)
+            .ok_or_else(|| Error::rule(format!("the model has no weight `{name}`")))?;
+        let squares = randori_lora::row_squares(&weight.to_f32()?)
+            .map_err(|e| Error::rule(format!("{name}: {e}")))?;
+        let squares = Arc::new(squares);
+        let mut map = self
+            .squares
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        map.insert(name.to_string(), squares.clone());
+        Ok(squares)
+    }
+
     /// Memory of all weights.
     pub fn bytes(&self) -> usize {
         self.weights.values().map(Weight::bytes).sum()

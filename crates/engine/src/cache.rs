@@ -1,5 +1,7 @@
 //! Keys and values of sequences that are being generated, per block and slot.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use crate::{
@@ -8,6 +10,7 @@ use crate::{
         Values,
         attention::{Keys, Span},
     },
+    tape::Gains,
 };
 
 /// The KV cache: `slots` independent sequences that grow by [`Player::step`].
@@ -16,6 +19,8 @@ pub struct KvCache {
     pub(crate) blocks: Vec<Vec<Vec<SlotKv>>>,
     /// Tokens held, by slot.
     pub(crate) lens: Vec<usize>,
+    /// Of the player it was made for.
+    pub(crate) gains: Arc<Gains>,
 }
 
 /// One slot's keys and values in one block, each (tokens, kv_heads · head_dim) in f32, keys already rotated.
@@ -31,6 +36,7 @@ impl KvCache {
         KvCache {
             blocks: vec![Vec::new(); player.base.arch.layers()],
             lens: vec![0; slots],
+            gains: Arc::default(),
         }
     }
 

@@ -76,6 +76,10 @@ impl Player {
                 .map_err(|e| Error::rule(e.to_string()))?;
             params.insert(format!("{}.lora_A", linear.name), a);
             params.insert(format!("{}.lora_B", linear.name), b);
+            if spec.dora {
+                let m = crate::adapter::magnitude(&base, &linear.name)?;
+                params.insert(format!("{}.lora_magnitude_vector", linear.name), m);
+            }
         }
         if params.is_empty() {
             let mut names: Vec<&str> = traced
@@ -92,6 +96,10 @@ impl Player {
                 names.join(", ")
             )));
         }
+        for weight in crate::adapter::saved(&traced, &spec)? {
+            let own = trainable(&base, &weight)?;
+            params.insert(weight, own);
+        }
         Ok(Player {
             base,
             lora: Some(Arc::new(spec)),
@@ -106,27 +114,8 @@ impl Player {
     pub fn full(base: Arc<Base>) -> Result<Player> {
         let mut params = Params::new();
         for weight in trace(base.arch.as_ref())?.weights {
-            match base.weights.get(&weight.name) {
-                Some(Weight::Dense(w)) => {
-                    let own = match w.dtype() {
-                        DType::F32 => w.copy()?,
-                        _ => w.to_dtype(DType::F32)?,
-                    };
-                    params.insert(weight.name, own);
-                }
-                Some(Weight::Quant(_)) => {
-                    return Err(Error::rule(format!(
-                        "`{}` is quantised and cannot be trained in full; use adapter.kind = \"qlora\", or load the base in f32, bf16 or f16",
-                        weight.name
-                    )));
-                }
-                None => {
-                    return Err(Error::rule(format!(
-                        "the model has no weight `{}`",
-                        weight.name
-                    )));
-                }
-            }
+            let own = trainable(&base, &weight.name)?;
+            params.insert(weight.name, own);
         }
         Ok(Player {
             base,
@@ -184,7 +173,7 @@ impl Player {
         if entries.is_empty() {
             return Err(Error::rule("a step wants at least one entry"));
         }
-        let pass = Pass::cached(self, ids, positions);
+        let pass = Pass::cached(self, ids, positions, cache.gains.clone());
         let mut x = self.run_embed(&pass, false)?.output;
         for (layer, calls) in cache.blocks.iter_mut().enumerate() {
             let place = Place::Cached(BlockCache::new(calls, &cache.lens, &entries));
@@ -268,5 +257,17 @@ impl Player {
 
     fn at(&self, part: &str, error: Error) -> Error {
         Error::rule(format!("`{}`, {part}: {error}", self.base.arch.name()))
+    }
+}
+
+/// An f32 copy of a dense weight.
+fn trainable(base: &Base, name: &str) -> Result<Tensor> {
+    match base.weights.get(name) {
+        Some(Weight::Dense(w)) if w.dtype() == DType::F32 => Ok(w.copy()?),
+        Some(Weight::Dense(w)) => Ok(w.to_dtype(DType::F32)?),
+        Some(Weight::Quant(_)) => Err(Error::rule(format!(
+            "`{name}` is quantised and cannot be trained in full; use adapter.kind = \"qlora\", or load the base in f32, bf16 or f16"
+        ))),
+        None => Err(Error::rule(format!("the model has no weight `{name}`"))),
     }
 }

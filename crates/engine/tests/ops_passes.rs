@@ -6,7 +6,9 @@ mod ops;
 use std::{collections::BTreeSet, sync::Arc};
 
 use candle_core::DType;
-use ops::{Llama, adapted, base, bits, check_gradients, floats, gradients, plan, slopes, spec};
+use ops::{
+    Llama, adapted, base, bits, check_gradients, floats, gradients, merged, plan, slopes, spec,
+};
 use randori_engine::{Base, Grads, Packed, PassOptions, Player, Weight, trace};
 use randori_lora::Targets;
 
@@ -127,28 +129,7 @@ fn lora_gradients_equal_finite_differences() {
 fn the_merged_model_scores_as_base_and_adapter() {
     let player = adapted(llama(), Targets::AllLinear, 0.0);
     let plan = plan(29, 5);
-    let mut weights = player.base.weights.clone();
-    for name in player
-        .params
-        .keys()
-        .filter_map(|n| n.strip_suffix(".lora_A"))
-    {
-        let key = format!("{name}.weight");
-        let Weight::Dense(w) = &weights[&key] else {
-            panic!()
-        };
-        let (a, b) = (
-            &player.params[&format!("{name}.lora_A")],
-            &player.params[&format!("{name}.lora_B")],
-        );
-        let merged = randori_lora::merge(w, a, b, 5.0 / 3.0).unwrap();
-        weights.insert(key, Weight::Dense(merged));
-    }
-    let merged = Base {
-        arch: player.base.arch.clone(),
-        config: player.base.config.clone(),
-        weights,
-    };
+    let merged = merged(&player);
     let (with, bare) = (
         player.logps(&plan).unwrap(),
         Player::bare(player.base.clone()).logps(&plan).unwrap(),
@@ -266,6 +247,7 @@ fn the_number_of_threads_changes_no_bit() {
                 )
             })
             .collect(),
+        squares: Default::default(),
     };
     for player in [
         Player::full(base.clone()).unwrap(),

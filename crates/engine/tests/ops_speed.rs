@@ -94,6 +94,7 @@ fn training_pass() {
         rslora: false,
         dropout: 0.0,
         targets: Targets::AllLinear,
+        ..LoraSpec::default()
     };
     let player = Player::with_lora(base.clone(), spec, 1).unwrap();
     let run = |player: &Player, checkpoint: bool| {
@@ -133,6 +134,7 @@ fn training_pass() {
             arch: base.arch.clone(),
             config: base.config.clone(),
             weights,
+            squares: Default::default(),
         };
         Player {
             base: Arc::new(half),

@@ -17,6 +17,7 @@ fn stored(base: &Base, store: impl Fn(&candle_core::Tensor) -> Weight) -> (Base,
         arch: base.arch.clone(),
         config: base.config.clone(),
         weights,
+        squares: Default::default(),
     };
     let stored: std::collections::HashMap<String, Weight> = base
         .weights

@@ -96,6 +96,7 @@ fn refused(
         arch: Arc::new(arch),
         config: sound.config.clone(),
         weights: sound.weights.clone(),
+        squares: Default::default(),
     };
     let mut plan = Packed::default();
     plan.push(&[1, 2, 3], &[&[1, 2]]);
@@ -272,6 +273,7 @@ fn a_weight_that_is_missing_or_misshapen_is_named() {
             arch: sound.arch.clone(),
             config: sound.config.clone(),
             weights,
+            squares: Default::default(),
         };
         Player::bare(Arc::new(base))
             .logps(&plan)

@@ -180,11 +180,13 @@ fn weights(
 /// An adapter of another model must not be dropped in silence.
 fn no_stray(player: &Player, base: &Base) -> Result<()> {
     let known = |name: &str| {
-        let projection = name
-            .strip_suffix(".lora_A")
-            .or_else(|| name.strip_suffix(".lora_B"));
-        base.weights
-            .contains_key(&projection.map_or_else(|| name.to_string(), |p| format!("{p}.weight")))
+        let weight = match name.rsplit_once('.') {
+            Some((projection, _)) if randori_lora::peft::is_update(name) => {
+                format!("{projection}.weight")
+            }
+            _ => name.to_string(),
+        };
+        base.weights.contains_key(&weight)
     };
     match player.params.keys().find(|name| !known(name)) {
         Some(stray) => Err(Error::rule(format!(

@@ -83,10 +83,10 @@ pub fn merged(player: &Player, onto: Option<&Base>, name: &str) -> Result<Merged
         });
     }
     let projection = name.strip_suffix(".weight").unwrap_or(name);
-    let half = |which: &str| player.params.get(&format!("{projection}.{which}"));
-    match (&player.lora, half("lora_A"), half("lora_B")) {
-        (Some(spec), Some(a), Some(b)) => {
-            let sum = randori_lora::merge(&weight, a, b, spec.scale())
+    let spec = player.lora.as_ref();
+    match spec.and_then(|spec| spec.update(&player.params, projection)) {
+        Some(update) => {
+            let sum = randori_lora::merge(&weight, &update)
                 .map_err(|e| Error::rule(format!("{projection}: {e}")))?;
             Ok(Merged {
                 weight: sum,

@@ -47,6 +47,7 @@ fn adapted(base: Arc<Base>, size: f64) -> Player {
         rslora: false,
         dropout: 0.0,
         targets: Targets::Names(vec!["q_proj".into(), "down_proj".into()]),
+        ..LoraSpec::default()
     };
     let mut params = BTreeMap::new();
     for l in trace().linears.iter().filter(|l| spec.wants(&l.name)) {
@@ -150,7 +151,8 @@ fn merged_products() {
     let w = player.base.weights[&format!("{name}.weight")]
         .to_f32()
         .unwrap();
-    let (delta, _) = randori_lora::forward(&x, a, b, spec.scale()).unwrap();
+    let (delta, _) =
+        randori_lora::forward(&x, a, b, spec.scale_of("model.layers.0.self_attn.q_proj")).unwrap();
     let apart = values(&(x.matmul(&w.t().unwrap()).unwrap() + delta).unwrap());
     let together = values(&x.matmul(&m.weight.t().unwrap()).unwrap());
     assert!(largest_difference(&apart, &together) < 1e-4);

@@ -222,6 +222,18 @@ fn project(
     if let (Matrix::Own(w, name), Some(x)) = (&op.matrix, &op.x_value) {
         linear::weight_gradient(x, &dy, slot(grads, name, w.dims())?)?;
     }
+    let dy = match &op.gain {
+        Some((gain, y)) => {
+            let name = format!("{}.lora_magnitude_vector", op.name);
+            let dm = slot(grads, &name, &[gain.magnitude.len()])?;
+            let bias = op.bias.as_ref().map(|b| &b.values);
+            gain.gradient(y, bias, &dy, dm)?;
+            let dz = dy.copy()?; // others may hold dy
+            gain.apply(&dz)?;
+            dz
+        }
+        None => dy,
+    };
     let inputs = op.x_dims.last().copied().unwrap_or(0);
     let mut dx = None;
     if arena.needs(op.x) {
@@ -234,14 +246,15 @@ fn project(
     }
     if let (Some(u), Some(x), Some(xa)) = (&op.update, &op.x_value, &op.xa) {
         let x = pass.drop_out(x, &op.name, u.dropout)?;
-        let (through, da, db) = randori_lora::backward(&x, xa, &u.a, &u.b, u.scale, &dy)
+        let lora = &u.lora;
+        let (through, da, db) = randori_lora::backward(&x, xa, &lora.a, &lora.b, lora.scale, &dy)
             .map_err(|e| Error::rule(format!("`{}`: {e}", op.name)))?;
         layout::add_onto(
-            slot(grads, &format!("{}.lora_A", op.name), u.a.dims())?,
+            slot(grads, &format!("{}.lora_A", op.name), lora.a.dims())?,
             &da,
         )?;
         layout::add_onto(
-            slot(grads, &format!("{}.lora_B", op.name), u.b.dims())?,
+            slot(grads, &format!("{}.lora_B", op.name), lora.b.dims())?,
             &db,
         )?;
         if let Some(dx) = &dx {

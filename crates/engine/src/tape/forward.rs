@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use randori_sdk::seam::{AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary};
 
-use super::{Factor, Linear, Matrix, Node, Op, Place, Tape, rules, say};
+use super::{Factor, Linear, Matrix, Node, Op, Place, Tape, Update, rules, say};
 use crate::{
     Error, Result,
     kernels::{
@@ -35,7 +35,7 @@ pub(super) fn flat(x: &Tensor) -> Result<Tensor> {
 }
 
 /// x Wᵀ for x (n, in).
-fn project(x: &Tensor, matrix: &Matrix, out: usize) -> Result<Tensor> {
+pub(super) fn project(x: &Tensor, matrix: &Matrix, out: usize) -> Result<Tensor> {
     match matrix {
         Matrix::Frozen(w) | Matrix::Own(w, _) => {
             kernels::tensor(linear::forward(x, w)?, &[x.dims()[0], out])
@@ -143,23 +143,26 @@ impl Backend for Tape<'_, '_> {
             false => None,
         };
         let update = player.update(name);
-        let run = || -> Result<(Tensor, Tensor, Option<Tensor>)> {
+        let run = || -> Result<_> {
             let x = flat(&value)?; // (n, in)
             let y = project(&x, &matrix, out)?; // (n, out)
-            let mut xa = None;
-            if let Some(u) = &update {
-                let x = self.pass.drop_out(&x, name, u.dropout)?;
-                let (delta, kept) = randori_lora::forward(&x, &u.a, &u.b, u.scale)
+            let (mut xa, mut gain) = (None, None);
+            if let Some(Update { lora, dropout }) = &update {
+                let x = self.pass.drop_out(&x, name, *dropout)?;
+                let (delta, kept) = randori_lora::forward(&x, &lora.a, &lora.b, lora.scale)
                     .map_err(|e| Error::rule(format!("`{name}`: {e}")))?;
                 layout::add_onto(&y, &delta)?;
                 xa = Some(kept);
+                gain = self.pass.gain(name, &matrix, lora)?;
+                gain.iter().try_for_each(|g| g.apply(&y))?;
             }
             if let Some(bias) = &bias {
                 linear::add_bias(&y, &bias.values)?;
             }
-            Ok((y.reshape(dims(&value, &shape))?, x, xa))
+            let gain = gain.map(|g| (g, y.clone()));
+            Ok((y.reshape(dims(&value, &shape))?, x, xa, gain))
         };
-        let (y, x_flat, xa) = run().map_err(say)?;
+        let (y, x_flat, xa, gain) = run().map_err(say)?;
         let own_matrix = matches!(matrix, Matrix::Own(..));
         let own_bias = bias.as_ref().is_some_and(|b| b.own.is_some());
         let needs = x_needs || own_matrix || own_bias || update.is_some();
@@ -174,6 +177,7 @@ impl Backend for Tape<'_, '_> {
                 update,
                 x_value: saves_x.then_some(x_flat),
                 xa,
+                gain,
             }))
         })
     }

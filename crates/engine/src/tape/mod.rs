@@ -4,16 +4,18 @@
 //! call is over; afterwards only what the recorded ops saved is kept. An op is recorded only when something trainable
 //! lies at or below it, so no gradient is computed that nobody wants. Nothing here is candle's autograd.
 mod backward;
+mod dora;
 mod forward;
 mod pass;
 pub(crate) mod rules;
 mod weights;
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use candle_core::{DType, Tensor};
 use randori_sdk::seam::{Binary, Id, OpResult, Unary};
 
+pub(crate) use dora::{Gain, Gains};
 pub(crate) use pass::Pass;
 use weights::{Matrix, Update, Vector};
 
@@ -136,6 +138,8 @@ struct Linear {
     /// x, when the weight or the update is trained, and x·Aᵀ.
     x_value: Option<Tensor>,
     xa: Option<Tensor>,
+    /// With DoRA: the gain, and y, bias included.
+    gain: Option<(Arc<Gain>, Tensor)>,
 }
 
 /// Runs ops; see the module.
@@ -164,7 +168,11 @@ impl Recorded {
     /// The result with memory of its own: no recorded op relies on it, so it may be changed in place.
     pub(crate) fn own_output(&self) -> Result<Tensor> {
         let fresh = self.nodes.last().is_some_and(|last| {
-            last.out == self.out && matches!(last.op, Op::Linear(_) | Op::Affine { .. })
+            let fresh = match &last.op {
+                Op::Linear(linear) => linear.gain.is_none(),
+                op => matches!(op, Op::Affine { .. }),
+            };
+            last.out == self.out && fresh
         });
         Ok(if fresh {
             self.output.clone()

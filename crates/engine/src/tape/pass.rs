@@ -1,10 +1,11 @@
 //! What the ops of one pass share: the player, every row's position, who may attend to whom, rotary tables, dropout.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use candle_core::Tensor;
 use randori_sdk::seam::RopeSpec;
 
+use super::Gains;
 use crate::{
     Error, Packed, Player, Result,
     kernels::{
@@ -38,6 +39,7 @@ pub(crate) struct Pass<'a> {
     pub(crate) positions: Vec<u32>,
     sights: Vec<Sight>,
     tables: RefCell<Vec<(RopeSpec, Rc<Table>)>>,
+    pub(super) gains: Arc<Gains>,
     /// Seed of the LoRA dropout masks; `None`: no dropout.
     pub(crate) dropout: Option<u64>,
 }
@@ -70,18 +72,25 @@ impl<'a> Pass<'a> {
             positions,
             sights,
             tables: RefCell::default(),
+            gains: Arc::default(),
             dropout,
         })
     }
 
-    /// A pass over new tokens of cached sequences.
-    pub(crate) fn cached(player: &'a Player, ids: Vec<u32>, positions: Vec<u32>) -> Self {
+    /// A pass over new tokens of cached sequences, which know the player's gains already.
+    pub(crate) fn cached(
+        player: &'a Player,
+        ids: Vec<u32>,
+        positions: Vec<u32>,
+        gains: Arc<Gains>,
+    ) -> Self {
         Pass {
             player,
             ids,
             positions,
             sights: Vec::new(),
             tables: RefCell::default(),
+            gains,
             dropout: None,
         }
     }

@@ -29,9 +29,7 @@ pub(crate) struct Vector {
 /// The low-rank update of a projection.
 #[derive(Clone)]
 pub(crate) struct Update {
-    pub(crate) a: Tensor,
-    pub(crate) b: Tensor,
-    pub(crate) scale: f64,
+    pub(crate) lora: randori_lora::Update,
     pub(crate) dropout: f32,
 }
 
@@ -79,12 +77,8 @@ impl Player {
 
     pub(crate) fn update(&self, name: &str) -> Option<Update> {
         let spec = self.lora.as_ref()?;
-        let a = self.params.get(&format!("{name}.lora_A"))?;
-        let b = self.params.get(&format!("{name}.lora_B"))?;
         Some(Update {
-            a: a.clone(),
-            b: b.clone(),
-            scale: spec.scale(),
+            lora: spec.update(&self.params, name)?,
             dropout: spec.dropout,
         })
     }

@@ -55,6 +55,7 @@ impl Checkpoint {
             arch,
             config: self.config,
             weights,
+            squares: Default::default(),
         })
     }
 }

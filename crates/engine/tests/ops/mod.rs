@@ -182,6 +182,7 @@ pub fn base(arch: impl Architecture + 'static, seed: u64) -> Arc<Base> {
         arch: Arc::new(arch),
         config,
         weights,
+        squares: Default::default(),
     })
 }
 
@@ -286,6 +287,7 @@ pub fn spec(targets: Targets, dropout: f32) -> LoraSpec {
         rslora: false,
         dropout,
         targets,
+        ..LoraSpec::default()
     }
 }
 
@@ -310,5 +312,24 @@ pub fn adapted(base: Arc<Base>, targets: Targets, dropout: f32) -> Player {
     Player {
         params: Arc::new(params),
         ..player
+    }
+}
+
+/// The player's update merged into its base.
+pub fn merged(player: &Player) -> Base {
+    let mut weights = player.base.weights.clone();
+    for (name, weight) in weights.iter_mut() {
+        let Weight::Dense(w) = weight else { panic!() };
+        let projection = name.trim_end_matches(".weight");
+        let spec = player.lora.as_ref().unwrap();
+        if let Some(update) = spec.update(&player.params, projection) {
+            *weight = Weight::Dense(randori_lora::merge(w, &update).unwrap());
+        }
+    }
+    Base {
+        arch: player.base.arch.clone(),
+        config: player.base.config.clone(),
+        weights,
+        squares: Default::default(),
     }
 }

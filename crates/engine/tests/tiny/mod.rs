@@ -105,6 +105,7 @@ pub fn llama() -> Arc<Base> {
         arch: Arc::new(TinyLlama),
         config: serde_json::json!({}),
         weights: weights.collect(),
+        squares: Default::default(),
     })
 }
 
@@ -117,6 +118,7 @@ pub fn lora() -> Player {
         rslora: false,
         dropout: 0.25,
         targets,
+        ..LoraSpec::default()
     };
     Player::with_lora(llama(), spec, 7).unwrap()
 }
@@ -157,6 +159,7 @@ pub fn bigram(table: &[Vec<f32>]) -> Arc<Base> {
         weights: HashMap::from(
             weights.map(|(name, tensor)| (name.to_string(), Weight::Dense(tensor))),
         ),
+        squares: Default::default(),
     })
 }
 

@@ -1,0 +1,225 @@
+//! PEFT's adapter folder: `adapter_config.json` and `adapter_model.safetensors`.
+//!
+//! PEFT loads a file with wrong tensor names as the bare base model, with no more than a warning. Here a name that does
+//! not fit, and a missing half of a pair, are errors.
+mod config;
+mod tensors;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use candle_core::Tensor;
+use serde_json::Value;
+
+use crate::{Error, LoraSpec, Result};
+
+/// File name of the settings.
+pub const CONFIG: &str = "adapter_config.json";
+/// File name of the tensors.
+pub const MODEL: &str = "adapter_model.safetensors";
+const PARTS: [&str; 3] = ["lora_A", "lora_B", "lora_magnitude_vector"];
+
+/// Writes an adapter. `params` are `{projection}.lora_A` (r, in) and `{projection}.lora_B` (out, r), with DoRA
+/// `{projection}.lora_magnitude_vector` (out), and every tensor of the modules trained in full (`lm_head.weight`);
+/// `base_name` is the model's name or path as PEFT should find it.
+///
+/// Files are written under temporary names and renamed, the settings last.
+///
+/// # Errors
+/// Names or shapes that do not fit the settings, or a file that cannot be written.
+pub fn save(
+    dir: &Path,
+    spec: &LoraSpec,
+    params: &BTreeMap<String, Tensor>,
+    base_name: &str,
+) -> Result<()> {
+    spec.check()?;
+    let pairs = complete(spec, params, "the adapter to save")?;
+    fs::create_dir_all(dir).map_err(Error::io(dir))?;
+    tensors::write(&dir.join(MODEL), params)?;
+    let config = config::write(spec, &pairs, base_name);
+    let text = serde_json::to_string_pretty(&config).map_err(|e| Error::rule(e.to_string()))?;
+    tensors::write_atomic(&dir.join(CONFIG), (text + "\n").as_bytes())
+}
+
+/// Reads an adapter: its settings, and its tensors by our names (as [`save`] takes them), in f32.
+///
+/// # Errors
+/// A file that is missing or damaged; settings that we cannot honour; a tensor name that is not PEFT's; half a pair; a
+/// shape that does not fit the rank. Each names the file.
+pub fn load(dir: &Path) -> Result<(LoraSpec, BTreeMap<String, Tensor>)> {
+    let path = dir.join(CONFIG);
+    let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let json: Value = serde_json::from_str(&text)
+        .map_err(|e| Error::rule(format!("{}: not JSON: {e}", path.display())))?;
+    let bad = |what: String| Error::rule(format!("{}: {what}", path.display()));
+    let (mut spec, layers) = config::read(&json).map_err(bad)?;
+    let path = dir.join(MODEL);
+    let place = path.display().to_string();
+    let bytes = fs::read(&path).map_err(Error::io(&path))?;
+    let params = tensors::read(&bytes, &place)?;
+    let pairs = complete(&spec, &params, &place)?;
+    if let Some(stray) = pairs.iter().find(|p| !spec.wants(p)) {
+        return Err(Error::rule(format!(
+            "{place} adapts {stray}, which the target_modules of {CONFIG} do not cover"
+        )));
+    }
+    if let Some(layers) = layers {
+        config::narrow_to(&mut spec, &layers, &pairs)
+            .map_err(|what| Error::rule(format!("{place}: {what}")))?;
+    }
+    Ok((spec, params))
+}
+
+/// Holds an adapter's tensors against the projections of a base, each (name, inputs, outputs).
+///
+/// # Errors
+/// The first wanted projection without a pair, the first tensor of an unknown projection, the first shape that does not fit.
+pub fn fits(
+    spec: &LoraSpec,
+    params: &BTreeMap<String, Tensor>,
+    projections: &[(String, usize, usize)],
+) -> Result<()> {
+    let have = complete(spec, params, "the adapter")?;
+    for (name, inputs, outputs) in projections.iter().filter(|(name, ..)| spec.wants(name)) {
+        let Some(update) = spec.update(params, name) else {
+            return Err(Error::rule(format!(
+                "the adapter has no {name}.lora_A, which its targets ask for"
+            )));
+        };
+        let rank = spec.rank_of(name);
+        let want = ([rank, *inputs], [*outputs, rank]);
+        if update.a.dims() != want.0 || update.b.dims() != want.1 {
+            return Err(Error::rule(format!(
+                "{name}: the base wants A {:?} and B {:?}, the adapter has {:?} and {:?}",
+                want.0,
+                want.1,
+                update.a.dims(),
+                update.b.dims()
+            )));
+        }
+    }
+    match have
+        .iter()
+        .find(|p| !projections.iter().any(|(name, ..)| name == *p))
+    {
+        Some(stray) => Err(Error::rule(format!(
+            "the adapter has {stray}.lora_A, but the base has no projection {stray}"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The projections that these tensors update.
+pub fn projections(params: &BTreeMap<String, Tensor>) -> BTreeSet<String> {
+    params
+        .keys()
+        .filter_map(|name| split(name))
+        .map(|(projection, _)| projection.to_string())
+        .collect()
+}
+
+/// Whether this tensor is part of an update, rather than of a module trained in full.
+pub fn is_update(name: &str) -> bool {
+    split(name).is_some()
+}
+
+/// `model.layers.0.mlp.up_proj.lora_A` as projection and part.
+fn split(name: &str) -> Option<(&str, &str)> {
+    name.rsplit_once('.')
+        .filter(|(_, part)| PARTS.contains(part))
+}
+
+/// The projections, each of which must have all its parts in shapes that fit, and nothing else but modules to save.
+fn complete(
+    spec: &LoraSpec,
+    params: &BTreeMap<String, Tensor>,
+    place: &str,
+) -> Result<BTreeSet<String>> {
+    for name in params.keys() {
+        let module = name.rsplit_once('.').map_or(name.as_str(), |(m, _)| m);
+        if let Some((projection, part)) = split(name) {
+            let needs: &[&str] = if spec.dora { &PARTS } else { &PARTS[..2] };
+            if let Some(other) = needs
+                .iter()
+                .find(|other| !params.contains_key(&format!("{projection}.{other}")))
+            {
+                return Err(Error::rule(format!(
+                    "{place} has {name} but not {projection}.{other}"
+                )));
+            }
+            if !needs.contains(&part) {
+                return Err(Error::rule(format!(
+                    "{place} has {name}, but its settings do not say use_dora"
+                )));
+            }
+        } else if !spec.saves(module) {
+            return Err(Error::rule(format!(
+                "{place}: {name} is no adapter tensor (names end in lora_A or lora_B) and modules_to_save does not name its module"
+            )));
+        }
+    }
+    for module in &spec.modules_to_save {
+        let saved = |name: &String| {
+            let owner = name.rsplit_once('.').map_or(name.as_str(), |(m, _)| m);
+            !is_update(name)
+                && LoraSpec::saves(
+                    &LoraSpec {
+                        modules_to_save: vec![module.clone()],
+                        ..LoraSpec::default()
+                    },
+                    owner,
+                )
+        };
+        if !params.keys().any(saved) {
+            return Err(Error::rule(format!(
+                "{place} has no tensor of {module}, which modules_to_save names"
+            )));
+        }
+    }
+    let found = projections(params);
+    if found.is_empty() {
+        return Err(Error::rule(format!("{place} holds no adapter tensors")));
+    }
+    for (name, t) in params {
+        check_shape(spec, params, name, t, place)?;
+    }
+    Ok(found)
+}
+
+fn check_shape(
+    spec: &LoraSpec,
+    params: &BTreeMap<String, Tensor>,
+    name: &str,
+    t: &Tensor,
+    place: &str,
+) -> Result<()> {
+    let Some((projection, part)) = split(name) else {
+        return Ok(());
+    };
+    let rank = spec.rank_of(projection);
+    let outputs = params
+        .get(&format!("{projection}.lora_B"))
+        .and_then(|b| b.dims().first().copied());
+    let (fits, want) = match part {
+        "lora_A" => (t.dims().len() == 2 && t.dims()[0] == rank, "(rank, inputs)"),
+        "lora_B" => (
+            t.dims().len() == 2 && t.dims()[1] == rank,
+            "(outputs, rank)",
+        ),
+        _ => (
+            t.dims().len() == 1 && t.dims().first().copied() == outputs,
+            "(outputs)",
+        ),
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(Error::rule(format!(
+        "{place}: {name} must have the shape {want} with rank {rank}, not {:?}",
+        t.dims()
+    )))
+}

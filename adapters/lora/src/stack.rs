@@ -1,0 +1,97 @@
+//! Several adapters on one base as a single one that computes their sum.
+//!
+//! Σ scaleᵢ · Bᵢ·Aᵢ = \[scale₁/s · B₁, scale₂/s · B₂, …\] · \[A₁; A₂; …\] · s: ranks add up, nothing is approximated (PEFT
+//! calls it `cat`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use candle_core::Tensor;
+
+use crate::{Error, LoraSpec, Result, Targets, peft};
+
+type Params = BTreeMap<String, Tensor>;
+
+/// One adapter that is the sum of these; a single one is answered as it is.
+///
+/// The result's scale is 1 (alpha = rank, by patterns where ranks differ), its targets are the projections by full name.
+///
+/// # Errors
+/// None at all; DoRA beside another (its row norms depend on the order of merging); a module that two train in full;
+/// shapes that do not fit each other.
+pub fn stack(mut adapters: Vec<(LoraSpec, Params)>) -> Result<(LoraSpec, Params)> {
+    if adapters.len() == 1 {
+        return Ok(adapters.remove(0));
+    }
+    if adapters.iter().any(|(spec, _)| spec.dora) {
+        return Err(Error::rule(
+            "a DoRA adapter cannot be stacked with others: its magnitudes hold for its own merge; merge it first (export --to hf)",
+        ));
+    }
+    let mut names = BTreeSet::new();
+    let mut whole = Params::new();
+    for (spec, params) in &adapters {
+        names.extend(peft::projections(params));
+        for (name, tensor) in params.iter().filter(|(name, _)| !peft::is_update(name)) {
+            if whole.insert(name.clone(), tensor.clone()).is_some() {
+                return Err(Error::rule(format!(
+                    "two adapters of the stack train {name} in full; only one can"
+                )));
+            }
+        }
+        spec.check()?;
+    }
+    if names.is_empty() {
+        return Err(Error::rule("a stack wants at least one adapter"));
+    }
+    let mut ranks = BTreeMap::new();
+    for name in &names {
+        let (a, b) = cat(&adapters, name)?;
+        ranks.insert(name.clone(), a.dim(0)?);
+        whole.insert(format!("{name}.lora_A"), a);
+        whole.insert(format!("{name}.lora_B"), b);
+    }
+    Ok((settings(&adapters, &ranks), whole))
+}
+
+/// Their halves side by side, each B times its scale.
+fn cat(adapters: &[(LoraSpec, Params)], name: &str) -> Result<(Tensor, Tensor)> {
+    let (mut all_a, mut all_b) = (Vec::new(), Vec::new());
+    for (spec, params) in adapters {
+        if let Some(update) = spec.update(params, name) {
+            all_a.push(update.a);
+            all_b.push((update.b * update.scale)?);
+        }
+    }
+    let fits = |t: &[Tensor], axis: usize| t.iter().all(|x| x.dims()[axis] == t[0].dims()[axis]);
+    if !fits(&all_a, 1) || !fits(&all_b, 0) {
+        return Err(Error::rule(format!(
+            "the adapters of the stack do not fit each other at {name}"
+        )));
+    }
+    Ok((Tensor::cat(&all_a, 0)?, Tensor::cat(&all_b, 1)?))
+}
+
+/// Scale 1 everywhere: alpha is the rank.
+fn settings(adapters: &[(LoraSpec, Params)], ranks: &BTreeMap<String, usize>) -> LoraSpec {
+    let largest = ranks.values().copied().max().unwrap_or(1);
+    let others: Vec<_> = ranks
+        .iter()
+        .filter(|(_, rank)| **rank != largest)
+        .map(|(name, rank)| (name.replace('.', "\\."), *rank))
+        .collect();
+    LoraSpec {
+        rank: largest,
+        alpha: largest as f64,
+        rslora: false,
+        dropout: adapters.first().map_or(0.0, |(spec, _)| spec.dropout),
+        targets: Targets::Names(ranks.keys().cloned().collect()),
+        exclude: None,
+        alpha_pattern: others.iter().map(|(k, r)| (k.clone(), *r as f64)).collect(),
+        rank_pattern: others,
+        dora: false,
+        modules_to_save: adapters
+            .iter()
+            .flat_map(|(spec, _)| spec.modules_to_save.clone())
+            .collect(),
+    }
+}
