@@ -38,9 +38,9 @@ pub struct Who {
     /// A recipe, or a run folder (then its last iteration's player is meant)
     #[arg(value_name = "RECIPE")]
     pub recipe: Option<PathBuf>,
-    /// A PEFT adapter folder instead of the recipe's start
+    /// A PEFT adapter folder instead of the recipe's start; given several times, their sum
     #[arg(long, value_name = "FOLDER")]
-    pub adapter: Option<PathBuf>,
+    pub adapter: Vec<PathBuf>,
     #[command(flatten)]
     pub common: Common,
 }

@@ -127,6 +127,32 @@ impl Learnt {
         Ok(())
     }
 
+    /// Several PEFT adapters together; one is read as it is.
+    pub fn read_stack(dirs: &[std::path::PathBuf]) -> Result<Learnt> {
+        if let [one] = dirs {
+            return Learnt::read(one);
+        }
+        let mut adapters = Vec::new();
+        let mut base_name = String::new();
+        for dir in dirs {
+            let one = Learnt::read(dir)?;
+            let Some(spec) = one.lora else {
+                anyhow::bail!(
+                    "{}: only PEFT adapters can be stacked; this is a whole model",
+                    dir.display()
+                );
+            };
+            base_name = one.base_name;
+            adapters.push(((*spec).clone(), (*one.params).clone()));
+        }
+        let (spec, params) = randori_lora::stack(adapters)?;
+        Ok(Learnt {
+            lora: Some(Arc::new(spec)),
+            params: Arc::new(params),
+            base_name,
+        })
+    }
+
     /// Reads what [`Learnt::write`] wrote (or any PEFT adapter).
     pub fn read(dir: &Path) -> Result<Learnt> {
         if dir.join(peft::CONFIG).exists() {

@@ -34,12 +34,12 @@ pub struct Session {
     pub tokenizer: Tokenizer,
     /// The model's window in tokens.
     pub window: usize,
-    /// The player to start from instead of the recipe's own start.
-    pub adapter: Option<PathBuf>,
+    /// The player to start from instead of the recipe's own start: an adapter, or a stack of them.
+    pub adapter: Vec<PathBuf>,
 }
 
 /// The recipe of `who`, and the adapter that goes with it: a run folder means its last iteration's player.
-pub fn recipe(who: &Who) -> Result<(Recipe, Option<PathBuf>)> {
+pub fn recipe(who: &Who) -> Result<(Recipe, Vec<PathBuf>)> {
     let Some(path) = &who.recipe else {
         return Ok((Recipe::without_file(&who.common.set)?, who.adapter.clone()));
     };
@@ -47,9 +47,9 @@ pub fn recipe(who: &Who) -> Result<(Recipe, Option<PathBuf>)> {
         return Ok((Recipe::load(path, &who.common.set)?, who.adapter.clone()));
     }
     let recipe = Recipe::load(&path.join("recipe.toml"), &who.common.set)?;
-    let last = match &who.adapter {
-        Some(named) => Some(named.clone()),
-        None => last_policy(path, &recipe)?,
+    let last = match who.adapter.is_empty() {
+        true => last_policy(path, &recipe)?.into_iter().collect(),
+        false => who.adapter.clone(),
     };
     Ok((recipe, last))
 }
@@ -104,7 +104,7 @@ impl Session {
         let (recipe, adapter) = recipe(who)?;
         // a run folder stands for what it made: the bare start must not pass for it
         match &who.recipe {
-            Some(dir) if dir.is_dir() && adapter.is_none() => anyhow::bail!(
+            Some(dir) if dir.is_dir() && adapter.is_empty() => anyhow::bail!(
                 "{}: no iteration is finished here yet; give the recipe for the start, or --adapter",
                 dir.display()
             ),
@@ -113,7 +113,7 @@ impl Session {
     }
 
     /// Opens everything for a recipe at hand.
-    pub fn with(recipe: Recipe, adapter: Option<PathBuf>, common: &Common) -> Result<Session> {
+    pub fn with(recipe: Recipe, adapter: Vec<PathBuf>, common: &Common) -> Result<Session> {
         let console = Console::new(common.quiet);
         let host = host(Some(&recipe), common)?;
         let name = recipe.model.source.0.clone();
@@ -160,33 +160,42 @@ impl Session {
     /// The player the recipe starts from, before any supervised stage: a fresh adapter, a given one, or the weights
     /// themselves in full training.
     pub fn start(&self, seed: u64) -> Result<Player> {
-        let named = self.adapter.clone().or_else(|| {
-            self.recipe
-                .adapter
-                .init
-                .as_ref()
-                .map(|p| self.recipe.path(p))
-        });
-        match (named, self.recipe.adapter.kind) {
-            (Some(dir), _) => self.learnt(&dir),
-            (None, AdapterKind::Full) => Ok(Player::full(self.base.clone())?),
-            (None, _) => Ok(Player::with_lora(
+        let mut named = self.adapter.clone();
+        if named.is_empty() {
+            let init = self.recipe.adapter.init.0.iter();
+            named = init.map(|p| self.recipe.path(p)).collect();
+        }
+        match (&named[..], self.recipe.adapter.kind) {
+            ([], AdapterKind::Full) => Ok(Player::full(self.base.clone())?),
+            ([], _) => Ok(Player::with_lora(
                 self.base.clone(),
-                settings::lora(&self.recipe),
+                settings::lora(&self.recipe)?,
                 seed,
             )?),
+            (stack, _) => self.learnt(stack),
         }
     }
 
-    /// A player from what was learnt in `dir`.
-    pub fn learnt(&self, dir: &Path) -> Result<Player> {
-        let learnt = Learnt::read(dir)?;
-        let fresh = match &learnt.lora {
-            Some(spec) => Player::with_lora(self.base.clone(), (**spec).clone(), 0)?,
-            None => Player::full(self.base.clone())?,
+    /// A player from what was learnt in a folder, or in several together.
+    pub fn learnt(&self, stack: &[PathBuf]) -> Result<Player> {
+        let learnt = Learnt::read_stack(stack)?;
+        let place = || {
+            let names: Vec<String> = stack.iter().map(|d| d.display().to_string()).collect();
+            names.join(" + ")
         };
-        check_same_shape(&fresh, &learnt).with_context(|| dir.display().to_string())?;
-        Ok(learnt.player(&self.base))
+        match &learnt.lora {
+            Some(spec) => Player::with_adapter(
+                self.base.clone(),
+                (**spec).clone(),
+                (*learnt.params).clone(),
+            )
+            .with_context(place),
+            None => {
+                let fresh = Player::full(self.base.clone())?;
+                check_same_shape(&fresh, &learnt).with_context(place)?;
+                Ok(learnt.player(&self.base))
+            }
+        }
     }
 
     /// The loss of iteration `t`.

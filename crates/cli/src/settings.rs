@@ -122,20 +122,52 @@ fn mixed(seed: u64, t: u64) -> u64 {
 }
 
 /// The adapter.
-pub fn lora(recipe: &Recipe) -> LoraSpec {
+pub fn lora(recipe: &Recipe) -> Result<LoraSpec> {
     let a = &recipe.adapter;
-    let targets = match &a.targets.0[..] {
+    let targets = |names: &[String]| match names {
         [one] if one == "all-linear" => Targets::AllLinear,
         [one] if one.starts_with("regex:") => Targets::Regex(one["regex:".len()..].to_string()),
         names => Targets::Names(names.to_vec()),
     };
-    LoraSpec {
+    let spec = LoraSpec {
         rank: a.rank,
         alpha: a.alpha,
         rslora: a.rslora,
         dropout: a.dropout as f32,
-        targets,
-    }
+        targets: targets(&a.targets.0),
+        exclude: (!a.exclude.0.is_empty()).then(|| targets(&a.exclude.0)),
+        rank_pattern: patterns(recipe, "adapter.rank_pattern", &a.rank_pattern.0)?,
+        alpha_pattern: patterns(recipe, "adapter.alpha_pattern", &a.alpha_pattern.0)?,
+        dora: a.dora,
+        modules_to_save: a.modules_to_save.0.clone(),
+    };
+    spec.check()
+        .map_err(|e| anyhow::anyhow!("{}: [adapter]: {e}", recipe.place("adapter.targets")))?;
+    Ok(spec)
+}
+
+/// `PATTERN=NUMBER` each.
+fn patterns<T: std::str::FromStr>(
+    recipe: &Recipe,
+    key: &str,
+    texts: &[String],
+) -> Result<Vec<(String, T)>> {
+    let one = |text: &String| {
+        let (pattern, number) = text.rsplit_once('=')?;
+        let number = number.trim().parse().ok()?;
+        Some((pattern.trim().to_string(), number))
+    };
+    texts
+        .iter()
+        .map(|text| {
+            one(text).ok_or_else(|| {
+                anyhow::Error::new(recipe.refuse(
+                    key,
+                    format!("must hold entries like \"q_proj=8\", got {text:?}"),
+                ))
+            })
+        })
+        .collect()
 }
 
 /// How base weights are kept.

@@ -238,7 +238,7 @@ impl Recipe {
                 ),
             ));
         }
-        if self.adapter.init.is_some() && self.adapter.kind == AdapterKind::Full {
+        if !self.adapter.init.0.is_empty() && self.adapter.kind == AdapterKind::Full {
             return Err(self.refuse("adapter.init", "starts a LoRA adapter; with adapter.kind = \"full\" give the model itself in model.source"));
         }
         if self.data.validation.0.is_empty()
