@@ -1,0 +1,202 @@
+#!/usr/bin/env python
+"""Makes tests/fixtures/goldens/: what transformers and peft compute on a tiny Llama and a tiny Mistral.
+
+    python tests/interop/make_goldens.py            # packages: tests/interop/requirements.txt
+
+Per model: the base (bf16 values, so that both sides hold the same f32), one folder per adapter as `save_pretrained`
+wrote it, and `expected.safetensors` with
+
+    tokens/{prompt,real,generated}     token ids; the two responses share the prompt
+    KIND/logits                        (tokens, vocab) of prompt + real with that adapter ("base": without)
+    KIND/logps                         log-probs of the tokens of real, then of generated
+    KIND/grad/NAME                     d loss / d NAME, loss = SLOPES . (summed log-prob of real, of generated)
+    KIND/merged/NAME                   what merge_and_unload makes of that weight
+
+NAME is the checkpoint's name; `.lora_A`, `.lora_B` and `.lora_magnitude_vector` follow the projection's. peft detaches DoRA's
+weight norm in the backward pass (section 4.3 of the paper), and so do these gradients. Mistral's window is shorter than
+the sequences. tests/goldens.rs holds Randori against all of it.
+"""
+import json, shutil, sys
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers.utils import logging
+
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+torch.set_num_threads(1)
+torch.use_deterministic_algorithms(True)
+OUT = Path(__file__).resolve().parent.parent / "fixtures" / "goldens"
+SLOPES = (-1.0, 0.5)
+VOCAB = 56
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+KEPT_MERGED = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"]
+
+
+def models():
+    common = dict(vocab_size=VOCAB, hidden_size=24, intermediate_size=32, num_hidden_layers=2, rms_norm_eps=1e-5,
+                  max_position_embeddings=64, attn_implementation="eager", bos_token_id=1, eos_token_id=2)
+    yield "llama", LlamaForCausalLM(LlamaConfig(
+        **common, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 700.0}))
+    yield "mistral", MistralForCausalLM(MistralConfig(
+        **common, num_attention_heads=2, num_key_value_heads=1, head_dim=12, sliding_window=7, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 300.0}))
+
+
+def adapters(name):
+    """kind -> (settings, whether gradients are kept)."""
+    lora = lambda **k: LoraConfig(task_type="CAUSAL_LM", **k)
+    kinds = {
+        "plain": (lora(r=3, lora_alpha=6, target_modules=ALL), name == "mistral"),
+        "dora": (lora(r=3, lora_alpha=5, target_modules=ALL, use_dora=True), True),
+    }
+    if name == "mistral":
+        return kinds
+    full_names = [f"model.layers.{i}.{p}" for i, p in ((0, "self_attn.q_proj"), (0, "mlp.up_proj"), (1, "self_attn.v_proj"))]
+    return kinds | {
+        "rslora": (lora(r=5, lora_alpha=4, target_modules=full_names, use_rslora=True), False),
+        # a pattern's key matches the end of a module's name, as a regular expression; of several, the file's first counts
+        "patterns": (lora(r=3, lora_alpha=4, target_modules=r".*\.layers\.\d+\.(self_attn\.[qk]_proj|mlp\.up_proj)",
+                          rank_pattern={"k_proj": 2, "layers.1.self_attn.q_proj": 5, r"layers\.0\.mlp\..*_proj": 1, "q_proj": 4},
+                          alpha_pattern={"layers.0.self_attn.k_proj": 9, "self_attn.k_proj": 2.5, "up_proj": 7}), True),
+        "dora_rslora_patterns": (lora(r=2, lora_alpha=3, target_modules=["v_proj", "down_proj"], use_dora=True, use_rslora=True,
+                                      rank_pattern={"v_proj": 3}, alpha_pattern={"down_proj": 5}), True),
+        "saved_head": (lora(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"], modules_to_save=["lm_head"]), True),
+    }
+
+
+def randomise(model, generator):
+    """Norms in 0.5..1.5, the rest such that attention is far from uniform and logits are of order 1."""
+    for name, p in model.named_parameters():
+        if p.dim() == 1:
+            p.data = 0.5 + torch.rand(p.shape, generator=generator)
+        else:
+            gain = 1.5 if "q_proj" in name or "k_proj" in name else 0.5 if "embed" in name else 1.0
+            p.data = gain * torch.randn(p.shape, generator=generator) / p.shape[1] ** 0.5
+        p.data = p.data.bfloat16().float()
+    model.tie_weights()
+
+
+def perturb(model, generator):
+    """An adapter as training would leave it: B not zero, magnitudes off the norms, the saved head off the base's."""
+    for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
+        noise = torch.randn(p.shape, generator=generator)
+        if "lora_magnitude" in name:
+            p.data = p.data * (1 + 0.2 * noise)
+        elif "modules_to_save" in name:
+            p.data = p.data + 0.1 * noise
+        else:
+            p.data = 0.3 * noise
+
+
+def short(name):
+    """`base_model.model.X.lora_A.default.weight` -> `X.lora_A`; a saved module's weight -> the checkpoint's name."""
+    name = name.removeprefix("base_model.model.").replace(".default", "")
+    if "modules_to_save." in name:
+        return name.replace("modules_to_save.", "")
+    return name.removesuffix(".weight")
+
+
+def passes(model, tokens):
+    """Logits of prompt + real, log-probs of both responses, the loss."""
+    logps, logits = [], None
+    for response in ("real", "generated"):
+        ids = torch.cat([tokens["prompt"], tokens[response]])
+        out = model(input_ids=ids[None]).logits[0]
+        logits = out if logits is None else logits
+        rows = out[len(tokens["prompt"]) - 1 : -1]
+        logps.append(rows.log_softmax(-1).gather(1, tokens[response][:, None])[:, 0])
+    loss = sum(s * l.sum() for s, l in zip(SLOPES, logps))
+    return logits, torch.cat(logps), loss
+
+
+def kept(model, tokens, want_grads):
+    logits, logps, loss = passes(model, tokens)
+    found = {"logits": logits.detach(), "logps": logps.detach()}
+    if want_grads:
+        model.zero_grad()
+        loss.backward()
+        found |= {f"grad/{short(n)}": p.grad for n, p in model.named_parameters() if p.requires_grad}
+    return found
+
+
+def save_adapter(model, folder, base_name):
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    for key in ("target_modules", "modules_to_save"):  # sets, in any order
+        if isinstance(config[key], list):
+            config[key].sort()
+    config["base_model_name_or_path"] = base_name
+    path.write_text(json.dumps(config, indent=1) + "\n")
+
+
+def fresh(cls, folder):
+    return cls.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def stack(cls, folder, tokens):
+    """Two adapters on one base, as one: side by side (cat), which must be the same as merging one after the other."""
+    model = PeftModel.from_pretrained(fresh(cls, folder), folder / "plain", adapter_name="plain")
+    model.load_adapter(folder / "rslora", adapter_name="rslora")
+    model.add_weighted_adapter(["plain", "rslora"], [1.0, 1.0], "both", combination_type="cat")
+    model.set_adapter("both")
+    found = kept(model, tokens, False)
+    merged = fresh(cls, folder)
+    for kind in ("plain", "rslora"):
+        merged = PeftModel.from_pretrained(merged, folder / kind).merge_and_unload()
+    difference = (passes(merged, tokens)[0] - found["logits"]).abs().max().item()
+    assert difference < 1e-4, difference
+    # of a DoRA and a plain adapter the order matters: merged in turn, the DoRA's norm is that of the weight it meets
+    merged = fresh(cls, folder)
+    for kind in ("plain", "dora"):
+        merged = PeftModel.from_pretrained(merged, folder / kind).merge_and_unload()
+    return {"stack_plain_rslora": found, "stack_plain_then_dora": kept(merged.requires_grad_(False), tokens, False)}
+
+
+def make(name, model):
+    folder = OUT / name
+    shutil.rmtree(folder, ignore_errors=True)
+    generator = torch.Generator().manual_seed(3)
+    randomise(model, generator)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    tokens = {k: torch.randint(3, VOCAB, (n,), generator=generator) for k, n in (("prompt", 11), ("real", 13), ("generated", 9))}
+    cls = type(model)
+    expected = {"base": kept(fresh(cls, folder).requires_grad_(False), tokens, False)}
+    if name == "mistral":
+        wide = fresh(cls, folder)
+        wide.config.sliding_window = None
+        difference = (passes(wide, tokens)[0] - expected["base"]["logits"]).abs().max().item()
+        assert difference > 0.1, f"the window changes next to nothing ({difference})"
+    for kind, (config, want_grads) in adapters(name).items():
+        adapted = get_peft_model(fresh(cls, folder), config)
+        perturb(adapted, generator)
+        save_adapter(adapted, folder / kind, f"tiny-{name}")
+        expected[kind] = kept(adapted, tokens, want_grads)
+        difference = (expected[kind]["logits"] - expected["base"]["logits"]).abs().max().item()
+        assert difference > 0.1, f"{name} {kind}: the adapter changes next to nothing ({difference})"
+        loaded = PeftModel.from_pretrained(fresh(cls, folder), folder / kind).eval()
+        assert (passes(loaded, tokens)[0] - expected[kind]["logits"]).abs().max().item() < 1e-6
+        merged = loaded.merge_and_unload().state_dict()
+        of_kind = {n: merged[f"{n}.weight"] for n in KEPT_MERGED}
+        base = fresh(cls, folder).state_dict()
+        expected[kind] |= {f"merged/{n}.weight": w for n, w in of_kind.items() if not torch.equal(w, base[f"{n}.weight"])}
+    if name == "llama":
+        expected |= stack(cls, folder, tokens)
+    tensors = {f"{kind}/{key}": t for kind, found in expected.items() for key, t in found.items()}
+    tensors |= {f"tokens/{k}": t for k, t in tokens.items()}
+    save_file({k: t.contiguous() for k, t in tensors.items()}, folder / "expected.safetensors")
+
+
+for name, model in models():
+    make(name, model)
+size = sum(p.stat().st_size for p in OUT.rglob("*") if p.is_file())
+print(f"{size / 1024:.0f} KiB in {OUT.name}/", file=sys.stderr)
