@@ -1,0 +1,214 @@
+//! Randori against numbers that transformers and peft computed on a tiny Llama and a tiny Mistral with a window: adapters of
+//! every kind that peft wrote, their logits, log-probs, gradients and merged weights.
+//!
+//! The files in tests/fixtures/goldens and what is in them: tests/interop/make_goldens.py. Every comparison is relative to
+//! the largest value of the row or tensor, at most 1e-5 (gradients, which are sums of many terms of both signs: 2e-5).
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[allow(
+    dead_code,
+    reason = "shared with tests/oracles.rs, which uses all of it"
+)]
+#[path = "oracles/model.rs"]
+mod model;
+
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
+
+use candle_core::{DType, Device, Tensor};
+use model::{agree, by_prefix, distance, load, rows};
+use randori_engine::{
+    Base, Grads, Packed, PassOptions, Player,
+    weights::{LoadOptions, Source},
+};
+use randori_export::merged;
+use randori_lora::peft;
+
+/// d loss / d log-prob of each token of the real and of the generated response, as in make_goldens.py.
+const SLOPES: [f64; 2] = [-1.0, 0.5];
+const GRADIENT: f64 = 2e-5;
+
+struct Golden {
+    dir: PathBuf,
+    base: Arc<Base>,
+    expected: HashMap<String, Tensor>,
+    /// The prompt and both responses.
+    plan: Packed,
+    /// Prompt and real response.
+    tokens: Vec<u32>,
+}
+
+impl Golden {
+    fn open(model: &str) -> Golden {
+        let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("../../tests/fixtures/goldens")
+            .join(model);
+        let expected =
+            candle_core::safetensors::load(dir.join("expected.safetensors"), &Device::Cpu).unwrap();
+        let ids = |which: &str| -> Vec<u32> {
+            let t = expected[&format!("tokens/{which}")].to_dtype(DType::U32);
+            t.unwrap().to_vec1().unwrap()
+        };
+        let (prompt, real, generated) = (ids("prompt"), ids("real"), ids("generated"));
+        let mut plan = Packed::default();
+        plan.push(&prompt, &[&real, &generated]);
+        Golden {
+            base: load(Source::Folder(dir.clone()), &LoadOptions::default()),
+            tokens: [prompt, real].concat(),
+            dir,
+            expected,
+            plan,
+        }
+    }
+
+    fn adapted(&self, kind: &str) -> Player {
+        let (spec, params) = peft::load(&self.dir.join(kind)).unwrap();
+        Player::with_adapter(self.base.clone(), spec, params).unwrap()
+    }
+
+    /// What peft answers there, as rows.
+    fn want(&self, key: &str) -> Vec<Vec<f64>> {
+        let t = self
+            .expected
+            .get(key)
+            .unwrap_or_else(|| panic!("no {key} in the goldens"));
+        rows(&matrix(t))
+    }
+
+    /// The parts of a kind's expectations that begin so: (rest of the name, whole key).
+    fn keys(&self, start: &str) -> Vec<(String, String)> {
+        let mut keys: Vec<_> = self
+            .expected
+            .keys()
+            .filter_map(|k| Some((k.strip_prefix(start)?.to_string(), k.clone())))
+            .collect();
+        keys.sort();
+        keys
+    }
+
+    /// Logits and log-probs, and that the adapter matters.
+    fn answers(&self, kind: &str, player: &Player) {
+        let logits = by_prefix(player, &self.tokens);
+        agree(
+            &format!("{kind}: logits"),
+            &logits,
+            &self.want(&format!("{kind}/logits")),
+        );
+        agree(
+            &format!("{kind}: log-probs by the training path"),
+            &vec![player.logps(&self.plan).unwrap()],
+            &self.want(&format!("{kind}/logps")),
+        );
+        let bare = distance(&logits, &self.want("base/logits"));
+        assert!(
+            kind == "base" || bare > 0.02,
+            "{kind} is the base but for {bare}"
+        );
+    }
+
+    /// Gradients of every tensor that the player trains, and of no other.
+    fn gradients(&self, kind: &str, player: &Player) {
+        let slopes: Vec<f64> = self.plan.targets.iter().map(|t| SLOPES[t.seq]).collect();
+        for checkpoint in [false, true] {
+            let options = PassOptions {
+                checkpoint,
+                dropout_seed: None,
+            };
+            let mut grads = Grads::new();
+            player
+                .forward_backward(
+                    &self.plan,
+                    &options,
+                    &mut |_| Ok(slopes.clone()),
+                    &mut grads,
+                )
+                .unwrap();
+            let wanted = self.keys(&format!("{kind}/grad/"));
+            let names: Vec<&String> = wanted.iter().map(|(name, _)| name).collect();
+            assert_eq!(
+                grads.keys().collect::<Vec<_>>(),
+                names,
+                "{kind}: what is trained"
+            );
+            for (name, key) in &wanted {
+                let (got, want) = (flat(&grads[name]), flat(&self.expected[key]));
+                let off = distance(&vec![got], &vec![want]);
+                assert!(
+                    off <= GRADIENT,
+                    "{kind}: the gradient of {name} is off by {off:.2e}"
+                );
+            }
+        }
+    }
+
+    /// Weights with the update in them.
+    fn merges(&self, kind: &str, player: &Player) {
+        let wanted = self.keys(&format!("{kind}/merged/"));
+        assert!(!wanted.is_empty(), "{kind}: no merged weight to compare");
+        for (name, key) in wanted {
+            let ours = merged(player, None, &name).unwrap().weight;
+            agree(
+                &format!("{kind}: merged {name}"),
+                &rows(&ours),
+                &self.want(&key),
+            );
+        }
+    }
+
+    fn all(&self, kind: &str) {
+        let player = self.adapted(kind);
+        self.answers(kind, &player);
+        if !self.keys(&format!("{kind}/grad/")).is_empty() {
+            self.gradients(kind, &player);
+        }
+        self.merges(kind, &player);
+    }
+}
+
+fn matrix(t: &Tensor) -> Tensor {
+    match t.rank() {
+        2 => t.clone(),
+        _ => t.unsqueeze(0).unwrap(),
+    }
+}
+
+fn flat(t: &Tensor) -> Vec<f64> {
+    let values: Vec<f32> = t.flatten_all().unwrap().to_vec1().unwrap();
+    values.into_iter().map(f64::from).collect()
+}
+
+#[test]
+fn the_bases_answer_as_in_transformers() {
+    for model in ["llama", "mistral"] {
+        let golden = Golden::open(model);
+        golden.answers("base", &Player::bare(golden.base.clone()));
+    }
+}
+
+#[test]
+fn plain_adapters_and_rslora_with_whole_names() {
+    Golden::open("llama").all("plain");
+    Golden::open("llama").all("rslora");
+    Golden::open("mistral").all("plain");
+}
+
+#[test]
+fn patterns_of_rank_and_alpha_under_a_regular_expression() {
+    Golden::open("llama").all("patterns");
+}
+
+#[test]
+fn dora_with_its_gradients() {
+    Golden::open("llama").all("dora");
+    Golden::open("mistral").all("dora");
+    Golden::open("llama").all("dora_rslora_patterns");
+}
+
+#[test]
+fn a_saved_head_replaces_the_bases() {
+    Golden::open("llama").all("saved_head");
+}
