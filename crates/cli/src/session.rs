@@ -176,6 +176,17 @@ impl Session {
         }
     }
 
+    /// Whether [`Session::start`] will find what it needs: asked before a run folder is begun.
+    pub fn check_start(&self) -> Result<()> {
+        let named = !self.adapter.is_empty() || !self.recipe.adapter.init.0.is_empty();
+        match (named, self.recipe.adapter.kind) {
+            (true, _) => self.start(0).map(drop),
+            (false, AdapterKind::Full) => Ok(()),
+            (false, _) => Player::check_lora(&self.base, &settings::lora(&self.recipe)?)
+                .with_context(|| format!("{}: [adapter]", self.recipe.place("adapter.targets"))),
+        }
+    }
+
     /// A player from what was learnt in a folder, or in several together.
     pub fn learnt(&self, stack: &[PathBuf]) -> Result<Player> {
         let learnt = Learnt::read_stack(stack)?;

@@ -1,14 +1,14 @@
 //! A stored adapter on its base: held against the base's projections before it plays; and what an adapter takes from
 //! the base when it begins.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use candle_core::{Device, Tensor};
 use randori_lora::{LoraSpec, Targets, peft};
 
 use crate::{
     Base, Error, Params, Player, Result, trace,
-    trace::{Trace, Use},
+    trace::{Trace, TracedLinear, Use},
 };
 
 impl Player {
@@ -54,6 +54,34 @@ impl Player {
             params: Arc::new(params),
         })
     }
+}
+
+/// What a fresh adapter of these settings adapts.
+pub(crate) struct Wanted {
+    pub(crate) projections: Vec<TracedLinear>,
+    /// Full names of the weights that are trained in full.
+    pub(crate) saved: Vec<String>,
+}
+
+/// # Errors
+/// No projection matches: those there are.
+pub(crate) fn wanted(base: &Base, spec: &LoraSpec) -> Result<Wanted> {
+    let traced = trace(base.arch.as_ref())?;
+    let all = matches!(spec.targets, Targets::AllLinear);
+    let fits = |l: &&TracedLinear| spec.wants(&l.name) && (!all || l.layer.is_some());
+    let projections: Vec<TracedLinear> = traced.linears.iter().filter(fits).cloned().collect();
+    if projections.is_empty() {
+        let last = |l: &TracedLinear| l.name.rsplit('.').next().map(str::to_string);
+        let names: BTreeSet<String> = traced.linears.iter().filter_map(last).collect();
+        return Err(Error::rule(format!(
+            "no projection matches the adapter's targets {:?}; `{}` has: {}",
+            spec.targets,
+            base.arch.name(),
+            names.into_iter().collect::<Vec<_>>().join(", ")
+        )));
+    }
+    let saved = saved(&traced, spec)?;
+    Ok(Wanted { projections, saved })
 }
 
 /// The weights of the modules that an adapter trains in full.

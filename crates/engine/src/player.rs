@@ -58,19 +58,24 @@ impl Player {
         }
     }
 
+    /// Whether [`Player::with_lora`] can begin with this, without making anything.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_lora(base: &Base, spec: &randori_lora::LoraSpec) -> Result<()> {
+        spec.check().map_err(|e| Error::rule(e.to_string()))?;
+        crate::adapter::wanted(base, spec).map(drop)
+    }
+
     /// Base with a fresh adapter (B = 0) on every projection that `spec` wants. The head is adapted only when it is
     /// asked for by name, not by "all linear".
     ///
     /// # Errors
     /// When no projection matches, listing those there are.
     pub fn with_lora(base: Arc<Base>, spec: randori_lora::LoraSpec, seed: u64) -> Result<Player> {
-        let traced = trace(base.arch.as_ref())?;
-        let all = matches!(spec.targets, randori_lora::Targets::AllLinear);
+        let wanted = crate::adapter::wanted(base.as_ref(), &spec)?;
         let mut params = Params::new();
-        for linear in &traced.linears {
-            if !spec.wants(&linear.name) || (all && linear.layer.is_none()) {
-                continue;
-            }
+        for linear in &wanted.projections {
             let (a, b) = spec
                 .init(&linear.name, linear.inputs, linear.outputs, seed)
                 .map_err(|e| Error::rule(e.to_string()))?;
@@ -81,22 +86,7 @@ impl Player {
                 params.insert(format!("{}.lora_magnitude_vector", linear.name), m);
             }
         }
-        if params.is_empty() {
-            let mut names: Vec<&str> = traced
-                .linears
-                .iter()
-                .filter_map(|l| l.name.rsplit('.').next())
-                .collect();
-            names.sort_unstable();
-            names.dedup();
-            return Err(Error::rule(format!(
-                "no projection matches the adapter's targets {:?}; `{}` has: {}",
-                spec.targets,
-                base.arch.name(),
-                names.join(", ")
-            )));
-        }
-        for weight in crate::adapter::saved(&traced, &spec)? {
+        for weight in wanted.saved {
             let own = trainable(&base, &weight)?;
             params.insert(weight, own);
         }

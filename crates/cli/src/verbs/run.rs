@@ -35,6 +35,7 @@ pub fn run(who: &Who, fresh: bool) -> Result<()> {
     let session = Session::with(recipe, who.adapter.clone(), &who.common)?;
     let corpus = open_corpus(&session)?;
     check_choices(&session)?;
+    session.check_start()?;
     let how = if fresh { Open::Fresh } else { Open::Resume };
 
     let compare = &session.recipe.compare;

@@ -19,6 +19,7 @@ pub fn run(who: &Who, out: Option<&Path>, fresh: bool) -> Result<()> {
     outbox::refuse_taken(&out)?;
     folder::refuse_if_held(&dir)?;
     let session = Session::with(recipe, adapter, &who.common)?;
+    session.check_start()?;
     let (recipe, tokenizer) = (&session.recipe, &session.tokenizer);
     let train = part(recipe, tokenizer, Split::Train, session.window, false)?;
     session

@@ -21,6 +21,7 @@ pub fn run(who: &Who, file: &Path, iteration: usize, out: &Path, fresh: bool) ->
     let dir = who.common.runs.join(format!("{}-train", recipe.run.name));
     folder::refuse_if_held(&dir)?;
     let session = Session::with(recipe, adapter, &who.common)?;
+    session.check_start()?;
     let seed = session.recipe.run.seed;
     let loss = session.loss(iteration)?;
     let settings = settings::game(&session.recipe, iteration, seed, session.beta(iteration));
