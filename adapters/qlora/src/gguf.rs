@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::quantized::GgmlDType;
 use half::f16;
 
-use crate::{Error, Result, product::Rows};
+use crate::{Error, Result, fused, product::Rows};
 
 /// A matrix (out, in) in one of GGUF's block formats.
 pub struct GgufMatrix {
@@ -61,6 +61,10 @@ impl GgufMatrix {
     /// The block format.
     pub fn dtype(&self) -> GgmlDType {
         self.dtype
+    }
+
+    pub(crate) fn fused(&self, x: &[f32]) -> Option<Vec<f32>> {
+        fused::product(self.dtype, &self.data, (self.rows, self.columns), x)
     }
 
     pub(crate) fn bytes(&self) -> usize {

@@ -5,6 +5,7 @@
 //! activations are never quantised, and results do not depend on the number of threads. It must not know: models, files,
 //! adapters, or candle's autograd.
 mod error;
+mod fused;
 mod gguf;
 mod matrix;
 mod nf4;

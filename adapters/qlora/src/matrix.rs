@@ -69,6 +69,29 @@ impl QuantMatrix {
         product::rows(self.source(), ids)
     }
 
+    /// x·Wᵀ for at most four rows of x, (n, in) as a slice: (n, out); `None` where this format or this machine has no
+    /// product that is faster than dequantising.
+    pub fn fused(&self, x: &[f32]) -> Option<Vec<f32>> {
+        match self {
+            QuantMatrix::Nf4(_) => None,
+            QuantMatrix::Gguf(m) => m.fused(x),
+        }
+    }
+
+    /// Writes these rows in f32, one after another: for products that go over the matrix a block at a time.
+    ///
+    /// # Panics
+    /// Rows that are not there, or another length of `out` than theirs.
+    pub fn fill(&self, rows: std::ops::Range<usize>, out: &mut [f32]) {
+        let (outputs, inputs) = self.shape();
+        assert!(
+            rows.end <= outputs && out.len() == rows.len() * inputs,
+            "rows {rows:?} of {outputs} x {inputs} do not fill {} places",
+            out.len()
+        );
+        self.source().fill(rows, 0..inputs, out);
+    }
+
     /// x·Wᵀ: (n, in) f32 -> (n, out) f32.
     ///
     /// # Errors

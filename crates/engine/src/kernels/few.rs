@@ -4,6 +4,7 @@
 //! Written with x86 intrinsics, for AVX-512 and for AVX2 with FMA and F16C; elsewhere the general product does it.
 
 use half::{bf16, f16};
+use randori_qlora::QuantMatrix;
 use rayon::prelude::*;
 
 use super::Shared;
@@ -55,6 +56,39 @@ pub(crate) fn product<S: Stored>(x: &[f32], w: &[S], k: usize) -> Vec<f32> {
         task((0, w));
     } else {
         w.par_chunks(rows * k).enumerate().for_each(task);
+    }
+    y
+}
+
+/// Floats of dequantised rows that stay in a core's first cache.
+const FIRST_CACHE: usize = 6 * 1024;
+
+/// [`product`] with a quantised W: a few of its rows at a time are dequantised into the first cache and multiplied there.
+pub(crate) fn quantised(x: &[f32], w: &QuantMatrix) -> Vec<f32> {
+    let (outputs, k) = w.shape();
+    let n = x.len() / k;
+    let mut y = vec![0f32; n * outputs];
+    let out = Shared::new(&mut y);
+    let rows = (FIRST_CACHE / k.max(1)).clamp(4, 64) / 4 * 4;
+    // dequantising costs about as much as a row of x
+    let per_task = (TASK / ((n + 1) * k).max(1)).next_multiple_of(rows);
+    let task = |buffer: &mut Vec<f32>, task: usize| {
+        let end = ((task + 1) * per_task).min(outputs);
+        for first in (task * per_task..end).step_by(rows) {
+            let here = first..(first + rows).min(end);
+            buffer.resize(here.len() * k, 0.0);
+            w.fill(here.clone(), buffer);
+            // SAFETY: each task writes the columns of its own rows of W; `available` was asked by the caller.
+            unsafe { block(buffer, x, k, out.at(first), outputs) };
+        }
+    };
+    let tasks = outputs.div_ceil(per_task);
+    if tasks == 1 {
+        task(&mut Vec::new(), 0);
+    } else {
+        (0..tasks)
+            .into_par_iter()
+            .for_each_init(Vec::new, |buffer, i| task(buffer, i));
     }
     y
 }

@@ -4,6 +4,7 @@
 use candle_core::{CpuStorage, DType, Storage, Tensor};
 use gemm::Parallelism;
 use half::{bf16, f16, slice::HalfFloatSliceExt};
+use randori_qlora::QuantMatrix;
 use rayon::prelude::*;
 
 use super::{
@@ -69,6 +70,19 @@ pub(crate) fn forward(x: &Tensor, w: &Tensor) -> Result<Vec<f32>> {
             });
         Ok(y)
     })
+}
+
+/// y = x Wᵀ for a quantised W: in registers for a row or a few, through the first cache for a few more, else a block of
+/// dequantised rows at a time.
+pub(crate) fn quantised(x: &Tensor, w: &QuantMatrix) -> Result<Tensor> {
+    let (outputs, inputs) = w.shape();
+    let (n, width) = rows(x.dims());
+    if n <= few::ROWS && few::available() && n > 0 && width == inputs {
+        let x = Values::of(x)?;
+        let y = w.fused(&x).unwrap_or_else(|| few::quantised(&x, w));
+        return tensor(y, &[n, outputs]);
+    }
+    w.forward(x).map_err(|e| Error::rule(e.to_string()))
 }
 
 /// dx = dy W.

@@ -40,7 +40,7 @@ pub(super) fn project(x: &Tensor, matrix: &Matrix, out: usize) -> Result<Tensor>
         Matrix::Frozen(w) | Matrix::Own(w, _) => {
             kernels::tensor(linear::forward(x, w)?, &[x.dims()[0], out])
         }
-        Matrix::Quant(w) => w.forward(x).map_err(|e| Error::rule(e.to_string())),
+        Matrix::Quant(w) => linear::quantised(x, w),
     }
 }
 
