@@ -13,7 +13,9 @@ use randori_engine::{
     Base, Packed, Player, Weight,
     weights::{Dtype, LoadOptions, Quant, Source, open},
 };
-use randori_export::{FolderOptions, adapter, folder};
+use randori_export::{
+    AsHeld, FolderOptions, Merged, Merging, Onto, Rounding, Tensors, Whole, adapter, folder,
+};
 use randori_host::{Host, SearchPath};
 use randori_lora::{LoraSpec, Targets, peft};
 use serde_json::json;
@@ -107,18 +109,30 @@ fn difference(a: &[f64], b: &[f64]) -> f64 {
 }
 
 fn exported(player: &Player, out: &Path, dtype: Dtype) -> Player {
-    folder(
-        player,
-        &[],
-        out,
-        &FolderOptions {
-            dtype,
-            ..FolderOptions::default()
-        },
-        &mut |_, _| {},
-    )
-    .unwrap();
+    let options = FolderOptions {
+        dtype,
+        ..FolderOptions::default()
+    };
+    write(&Whole { player, onto: None }, out, &options);
     Player::bare(Arc::new(load(Source::Folder(out.into()), None)))
+}
+
+fn write(tensors: &dyn Tensors, out: &Path, options: &FolderOptions) {
+    let mut each = |_: &str, _: &Merged, _: &AsHeld| Ok(());
+    folder(tensors, &[], out, options, &mut each, &mut |_, _| {}).unwrap();
+}
+
+fn streamed(source: Source, quant: Option<Quant>) -> randori_engine::weights::Stream {
+    let checkpoint = open(source).unwrap();
+    let host = Host::discover(&SearchPath::standard()).unwrap();
+    let arch = host
+        .architecture("llama", &checkpoint.config().to_string())
+        .unwrap();
+    let options = LoadOptions {
+        quant,
+        dtype: Dtype::F32,
+    };
+    checkpoint.stream(arch, &options).unwrap()
 }
 
 #[test]
@@ -196,4 +210,173 @@ fn a_fully_trained_player_comes_back() {
     let again = exported(&player, &dir.path().join("full"), Dtype::F32);
     assert_eq!(logps(&player), logps(&again));
     assert!(difference(&logps(&player), &logps(&Player::bare(player.base.clone()))) > 0.01);
+}
+
+/// The base on disk, weight by weight, and in memory: the same files to the byte, and f32 answers as the merged weights do.
+#[test]
+fn a_streamed_export_is_the_same_export() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let original = small(None);
+    exported(&Player::bare(original), &at("base"), Dtype::F32);
+    for (name, quant) in [("dense", None), ("nf4", Some(Quant::Nf4 { double: true }))] {
+        let base = Arc::new(load(Source::Folder(at("base")), quant));
+        let player = trained(base, false);
+        let stream = streamed(Source::Folder(at("base")), quant);
+        let (lora, params) = (player.lora.as_deref(), &*player.params);
+        for shard_bytes in [u64::MAX, 40_000] {
+            let options = FolderOptions {
+                dtype: Dtype::F32,
+                shard_bytes,
+                ..FolderOptions::default()
+            };
+            let out = |kind: &str| at(&format!("{name}-{kind}-{}", shard_bytes == 40_000));
+            let merging = Merging::new(&stream, lora, params, Onto::Dequantised).unwrap();
+            write(&merging, &out("streamed"), &options);
+            let whole = Whole {
+                player: &player,
+                onto: None,
+            };
+            write(&whole, &out("whole"), &options);
+            let files = |dir: &Path| -> BTreeMap<_, Vec<u8>> {
+                let each = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap());
+                each.map(|e| (e.file_name(), std::fs::read(e.path()).unwrap()))
+                    .collect()
+            };
+            assert_eq!(files(&out("streamed")), files(&out("whole")));
+
+            // loaded again, an f32 export answers to the bit as a player of the merged weights
+            let again = Player::bare(Arc::new(load(Source::Folder(out("streamed")), None)));
+            let mut merged = load(Source::Folder(at("base")), None);
+            for (name, weight) in &mut merged.weights {
+                *weight = Weight::Dense(whole.read(name).unwrap().weight);
+            }
+            let merged = Player::bare(Arc::new(merged));
+            assert_eq!(logps(&again), logps(&merged));
+            assert!(difference(&logps(&again), &logps(&player)) < 2e-5);
+            // a second export of what was exported is the same
+            write(
+                &Whole {
+                    player: &again,
+                    onto: None,
+                },
+                &out("again"),
+                &options,
+            );
+            assert_eq!(files(&out("again")), files(&out("streamed")));
+        }
+    }
+}
+
+/// What each projection multiplies: the same from a base in memory and block by block from disk, and it is what the player
+/// computes with (the product of a merged projection comes out as base and adapter's).
+#[test]
+fn inputs_are_what_projections_multiply() {
+    let dir = tempfile::tempdir().unwrap();
+    let quant = Some(Quant::Nf4 { double: true });
+    exported(
+        &Player::bare(small(None)),
+        &dir.path().join("base"),
+        Dtype::F32,
+    );
+    let source = Source::Folder(dir.path().join("base"));
+    let player = trained(Arc::new(load(source.clone(), quant)), false);
+    let stream = streamed(source, quant);
+    let mut plan = Packed::default();
+    plan.push(&[1, 2, 3, 4, 5, 6, 7], &[&[8, 9, 10, 11], &[12, 13]]);
+    let rows = plan.ids.len();
+    let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let here = player.inputs(&plan, rows).unwrap();
+    let there = stream
+        .inputs(player.lora.clone(), player.params.clone(), &plan, rows)
+        .unwrap();
+    assert_eq!(
+        here.keys().collect::<Vec<_>>(),
+        there.keys().collect::<Vec<_>>()
+    );
+    assert_eq!(here.len(), 2 * 7 + 1, "every projection and the tied head");
+    for (name, x) in &here {
+        assert_eq!(
+            (x.dims()[0], values(x)),
+            (rows, values(&there[name])),
+            "{name}"
+        );
+    }
+    // fewer rows are some of these
+    let few = player.inputs(&plan, 3).unwrap();
+    for (name, x) in &few {
+        let (all, width) = (values(&here[name]), x.dims()[1]);
+        assert_eq!(x.dims()[0], 3);
+        assert!(
+            values(x)
+                .chunks(width)
+                .all(|row| all.chunks(width).any(|r| r == row)),
+            "{name}"
+        );
+    }
+    // norm and embedding by hand: the first projection's input
+    let embedding = player.base.weights["model.embed_tokens.weight"]
+        .to_f32()
+        .unwrap();
+    let ids = Tensor::from_slice(&plan.ids, rows, embedding.device()).unwrap();
+    let x = embedding.index_select(&ids, 0).unwrap();
+    let mean = x.sqr().unwrap().mean_keepdim(1).unwrap();
+    let x = x
+        .broadcast_div(&(mean + 1e-5).unwrap().sqrt().unwrap())
+        .unwrap();
+    let scale = player.base.weights["model.layers.0.input_layernorm.weight"]
+        .to_f32()
+        .unwrap();
+    let x = values(&x.broadcast_mul(&scale).unwrap());
+    let first = values(&here["model.layers.0.self_attn.q_proj"]);
+    assert!(x.iter().zip(&first).all(|(a, b)| (a - b).abs() < 1e-5));
+    // the adapter is in it
+    let bare = Player::bare(player.base.clone())
+        .inputs(&plan, rows)
+        .unwrap();
+    let (q, down) = (
+        "model.layers.0.self_attn.q_proj",
+        "model.layers.1.mlp.down_proj",
+    );
+    assert_eq!(values(&bare[q]), values(&here[q]));
+    assert_ne!(values(&bare[down]), values(&here[down]));
+}
+
+/// The report's output error is the one that running the rounded projection shows.
+#[test]
+fn the_output_error_is_what_running_shows() {
+    let player = trained(small(None), false);
+    let mut plan = Packed::default();
+    plan.push(&[1, 2, 3, 4, 5, 6, 7], &[&[8, 9, 10, 11]]);
+    let inputs = player.inputs(&plan, 8).unwrap();
+    let name = "model.layers.1.mlp.up_proj.weight";
+    let m = Whole {
+        player: &player,
+        onto: None,
+    }
+    .read(name)
+    .unwrap();
+    let mut fidelity = randori_export::Fidelity::new(Some(inputs.clone()));
+    let bf16 = Rounding::Nearest(Dtype::Bf16);
+    fidelity.add(name, &m, &|v| bf16.values(name, v)).unwrap();
+    let found = fidelity.report().total.unwrap().output.unwrap();
+    let x = &inputs["model.layers.1.mlp.up_proj"];
+    let run = |w: &Tensor| -> Vec<f32> {
+        let y = x.matmul(&w.t().unwrap()).unwrap();
+        y.flatten_all().unwrap().to_vec1().unwrap()
+    };
+    let held = |w: &Tensor| {
+        let narrow = w.to_dtype(candle_core::DType::BF16).unwrap();
+        narrow.to_dtype(candle_core::DType::F32).unwrap()
+    };
+    let base = m.base.unwrap();
+    let [y, y0, q, q0] = [&m.weight, &base, &held(&m.weight), &held(&base)].map(run);
+    let (mut lost, mut change) = (0.0, 0.0);
+    for i in 0..y.len() {
+        let (d, left) = (f64::from(y[i] - y0[i]), f64::from(q[i] - q0[i]));
+        lost += (left - d) * (left - d);
+        change += d * d;
+    }
+    let wanted = (lost / change).sqrt();
+    assert!((found - wanted).abs() < 0.01 * wanted, "{found} {wanted}");
 }

@@ -175,6 +175,8 @@ fn the_stages_chain_by_hand() {
         "--adapter",
         "policy",
         "--to",
+        "hf",
+        "--dtype",
         "f32",
         "--out",
         "merged",

@@ -56,19 +56,6 @@ pub enum Split {
     HeldOut,
 }
 
-/// What a player is written as.
-#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// A PEFT adapter folder
-    Peft,
-    /// A Hugging Face model folder in bf16
-    Bf16,
-    /// A Hugging Face model folder in f16
-    F16,
-    /// A Hugging Face model folder in f32
-    F32,
-}
-
 #[derive(Subcommand)]
 enum Verb {
     /// Plays the whole game; run again, it goes on where it was stopped
@@ -151,17 +138,8 @@ enum Verb {
         #[arg(long)]
         system: Option<String>,
     },
-    /// Writes a player for other tools: merged into a model folder, or as an adapter
-    Export {
-        #[command(flatten)]
-        who: Who,
-        /// What to write
-        #[arg(long, value_enum, default_value = "bf16")]
-        to: Format,
-        /// Folder to write
-        #[arg(long, short)]
-        out: PathBuf,
-    },
+    /// Writes a player for other tools, merged or as an adapter, and says how much of what it learnt survives
+    Export(verbs::export::Args),
     /// Lists plugins with their options, types, defaults and bounds
     Plugins {
         #[command(flatten)]
@@ -232,7 +210,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
         Verb::Sft { who, out, fresh } => verbs::sft::run(&who, out.as_deref(), fresh),
         Verb::Eval { who, split, out } => verbs::eval::run(&who, split, out.as_deref()),
         Verb::Chat { who, system } => verbs::chat::run(&who, system.as_deref()),
-        Verb::Export { who, to, out } => verbs::export::run(&who, to, &out),
+        Verb::Export(args) => verbs::export::run(&args),
         Verb::Plugins { common } => verbs::plugins::run(&common),
         Verb::Inspect { who, examples } => verbs::inspect::run(&who, examples),
         Verb::RecipeDocs => {

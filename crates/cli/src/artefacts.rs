@@ -88,6 +88,15 @@ pub struct Learnt {
 const WEIGHTS: &str = "model.safetensors";
 
 impl Learnt {
+    /// Of the bare base.
+    pub fn nothing(base_name: &str) -> Learnt {
+        Learnt {
+            lora: None,
+            params: Arc::new(Params::new()),
+            base_name: base_name.to_string(),
+        }
+    }
+
     /// Of a player.
     pub fn of(player: &Player, base_name: &str) -> Learnt {
         Learnt {

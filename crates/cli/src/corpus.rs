@@ -35,6 +35,29 @@ pub fn part(
     encode(recipe, tokenizer, &records, window, key(recipe, split))
 }
 
+/// A few of the training examples, from the beginning of the first file.
+pub fn few(
+    recipe: &Recipe,
+    tokenizer: &Tokenizer,
+    window: usize,
+    count: usize,
+) -> Result<Vec<Encoded>> {
+    let key = "data.train";
+    let Some(file) = recipe.data.train.0.first() else {
+        anyhow::bail!(recipe.refuse(key, "must name at least one file, got none"));
+    };
+    let options = ReadOptions {
+        limit: Some(8 * count), // some may be dropped
+        ..read_options(recipe)
+    };
+    let mut records = read_with(recipe, file, key, &options)?;
+    with_system(recipe, &mut records);
+    records.iter_mut().for_each(|r| r.rejected = None);
+    let mut part = encode(recipe, tokenizer, &records, window, key)?;
+    part.examples.truncate(count);
+    Ok(part.examples)
+}
+
 /// Records as token ids under the recipe's limits; `key` is whose file an error is about.
 pub fn encode(
     recipe: &Recipe,
@@ -134,20 +157,28 @@ fn records(recipe: &Recipe, split: Split) -> Result<Vec<Record>> {
     if split != Split::Train {
         records.truncate(recipe.eval.limit.unwrap_or(records.len()));
     }
-    if let Some(system) = &d.system {
-        for record in &mut records {
-            if record.prompt.first().is_none_or(|m| m.role != "system") {
-                record
-                    .prompt
-                    .insert(0, Message::new("system", system.clone()));
-            }
-        }
-    }
+    with_system(recipe, &mut records);
     Ok(records)
 }
 
+/// The recipe's system message in front of conversations without one.
+fn with_system(recipe: &Recipe, records: &mut [Record]) {
+    let Some(system) = &recipe.data.system else {
+        return;
+    };
+    for record in records {
+        if record.prompt.first().is_none_or(|m| m.role != "system") {
+            let message = Message::new("system", system.clone());
+            record.prompt.insert(0, message);
+        }
+    }
+}
+
 fn read(recipe: &Recipe, file: &str, key: &str) -> Result<Vec<Record>> {
-    let options = read_options(recipe);
+    read_with(recipe, file, key, &read_options(recipe))
+}
+
+fn read_with(recipe: &Recipe, file: &str, key: &str, options: &ReadOptions) -> Result<Vec<Record>> {
     if let Some(name) = file.strip_prefix("builtin:") {
         let split = match key {
             "data.train" => Split::Train,
@@ -155,9 +186,9 @@ fn read(recipe: &Recipe, file: &str, key: &str) -> Result<Vec<Record>> {
             _ => Split::HeldOut,
         };
         let (shown, bytes) = builtin::data(name, split).ok_or_else(|| builtin::unknown(file))?;
-        return Ok(randori_data::read_bytes(shown, bytes, &options)?);
+        return Ok(randori_data::read_bytes(shown, bytes, options)?);
     }
-    Ok(randori_data::read(&recipe.path(file), &options)?)
+    Ok(randori_data::read(&recipe.path(file), options)?)
 }
 
 /// How the recipe's files are read.

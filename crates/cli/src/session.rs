@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use randori_data::{ChatTemplate, GgufTokenizer, Tokenizer};
-use randori_engine::weights::{self, Source, TokenizerSource};
+use randori_engine::weights::{self, Checkpoint, Source, TokenizerSource};
 use randori_engine::{Base, Player};
 use randori_host::{Host, SearchPath};
-use randori_sdk::seam::{LossFn, SamplerFn, Value};
+use randori_sdk::seam::{Architecture, LossFn, SamplerFn, Value};
 
 use crate::args::{Common, Who};
 use crate::artefacts::Learnt;
@@ -38,6 +38,101 @@ pub struct Session {
     pub adapter: Vec<PathBuf>,
 }
 
+/// A recipe with everything but its model's weights.
+pub struct Setting {
+    /// What was asked for.
+    pub recipe: Recipe,
+    /// Where progress goes.
+    pub console: Console,
+    /// Loaded plugins.
+    pub host: Host,
+    /// The base's name.
+    pub base_name: String,
+    /// Tokenizer and chat template.
+    pub tokenizer: Tokenizer,
+    /// The model's window in tokens.
+    pub window: usize,
+}
+
+/// A recipe opened, its weights not yet read.
+pub struct Opened {
+    /// All the rest.
+    pub setting: Setting,
+    /// The model's files, of which the configuration and the index have been read.
+    pub checkpoint: Checkpoint,
+    /// What runs it.
+    pub arch: Arc<dyn Architecture>,
+}
+
+impl Opened {
+    /// Opens plugins, the model's files and the tokenizer.
+    pub fn with(recipe: Recipe, common: &Common) -> Result<Opened> {
+        let console = Console::new(common.quiet);
+        let host = host(Some(&recipe), common)?;
+        let name = recipe.model.source.0.clone();
+        let at_source = || format!("{}: model.source", recipe.place("model.source"));
+        let checkpoint = weights::open(source(&recipe)?).with_context(at_source)?;
+        let config = checkpoint.config().clone();
+        let model_type = config["model_type"].as_str().map(str::to_string);
+        let Some(arch) = recipe.model.arch.clone().or(model_type) else {
+            anyhow::bail!(recipe.refuse(
+                "model.arch",
+                "must be given: the model's configuration has no model_type"
+            ));
+        };
+        let arch = host
+            .architecture(&arch, &config.to_string())
+            .with_context(at_source)?;
+        let tokenizer = tokenizer(&recipe, checkpoint.tokenizer())?;
+        let window = config["max_position_embeddings"]
+            .as_u64()
+            .map_or(usize::MAX, |w| w as usize);
+        Ok(Opened {
+            setting: Setting {
+                recipe,
+                console,
+                host,
+                base_name: name,
+                tokenizer,
+                window,
+            },
+            checkpoint,
+            arch,
+        })
+    }
+
+    /// Loads the weights.
+    pub fn load(self, adapter: Vec<PathBuf>) -> Result<Session> {
+        let Setting {
+            recipe,
+            console,
+            host,
+            base_name,
+            tokenizer,
+            window,
+        } = self.setting;
+        let mut stage = console.stage(format!("loading {}", short(&base_name)), 1, "model");
+        let options = settings::load_options(&recipe);
+        let base = self
+            .checkpoint
+            .load(self.arch, &options, &mut |_, _| {})
+            .with_context(|| format!("{}: model.source", recipe.place("model.source")))?;
+        stage.set(1, 0);
+        stage.note(format!("{:.1} MB", weight_bytes(&base) as f64 / 1e6));
+        stage.finish();
+        Ok(Session {
+            recipe,
+            console,
+            host,
+            base: Arc::new(base),
+            base_name,
+            tokenizer,
+            window,
+            adapter,
+        })
+    }
+}
+
 /// The recipe of `who`, and the adapter that goes with it: a run folder means its last iteration's player.
 pub fn recipe(who: &Who) -> Result<(Recipe, Vec<PathBuf>)> {
     let Some(path) = &who.recipe else {
@@ -54,19 +149,26 @@ pub fn recipe(who: &Who) -> Result<(Recipe, Vec<PathBuf>)> {
     Ok((recipe, last))
 }
 
-/// What ended the last finished iteration of the run in `dir`; of its first seed where it holds a game for each.
+/// What ended the last finished iteration of the run in `dir` (or its supervised start, where none is finished); of its
+/// first seed where it holds a game for each.
 fn last_policy(dir: &Path, recipe: &Recipe) -> Result<Option<PathBuf>> {
+    let game = first_game(dir, recipe);
+    let Some(manifest) = randori_store::Manifest::read(&game)? else {
+        return Ok(None);
+    };
+    // the baseline's stages are called `policy` too: the game's are those of its iterations
+    let iterations = (0..).map_while(|t| manifest.done(&randori_store::place_of(t), "policy"));
+    let last = iterations.last().or(manifest.done("start", "policy"));
+    Ok(last.map(|done| game.join(&done.place).join(&done.file)))
+}
+
+/// The folder of a run's game; of its first seed where it holds a game for each.
+pub fn first_game(dir: &Path, recipe: &Recipe) -> PathBuf {
     let seeds = &recipe.compare.seeds;
-    let game = match seeds.first() {
+    match seeds.first() {
         Some(&seed) => folder::of_seed(dir, seed, seeds.len() > 1),
         None => dir.to_path_buf(),
-    };
-    let last = randori_store::Manifest::read(&game)?.and_then(|manifest| {
-        manifest
-            .last("policy")
-            .map(|done| game.join(&done.place).join(&done.file))
-    });
-    Ok(last)
+    }
 }
 
 /// Loads the plugins of the binary's own folder, of the recipe and of the command line.
@@ -114,47 +216,7 @@ impl Session {
 
     /// Opens everything for a recipe at hand.
     pub fn with(recipe: Recipe, adapter: Vec<PathBuf>, common: &Common) -> Result<Session> {
-        let console = Console::new(common.quiet);
-        let host = host(Some(&recipe), common)?;
-        let name = recipe.model.source.0.clone();
-        let at_source = || format!("{}: model.source", recipe.place("model.source"));
-        let checkpoint = weights::open(source(&recipe)?).with_context(at_source)?;
-        let config = checkpoint.config().clone();
-        let model_type = config["model_type"].as_str().map(str::to_string);
-        let Some(arch) = recipe.model.arch.clone().or(model_type) else {
-            anyhow::bail!(recipe.refuse(
-                "model.arch",
-                "must be given: the model's configuration has no model_type"
-            ));
-        };
-        let arch = host
-            .architecture(&arch, &config.to_string())
-            .with_context(at_source)?;
-        let tokenizer = tokenizer(&recipe, checkpoint.tokenizer())?;
-        let mut stage = console.stage(format!("loading {}", short(&name)), 1, "model");
-        let (mut shown, mut total) = (0, 1);
-        let base = checkpoint
-            .load(arch, &settings::load_options(&recipe), &mut |done, of| {
-                (shown, total) = (done, of)
-            })
-            .with_context(at_source)?;
-        let _ = (shown, total);
-        stage.set(1, 0);
-        stage.note(format!("{:.1} MB", weight_bytes(&base) as f64 / 1e6));
-        stage.finish();
-        let window = config["max_position_embeddings"]
-            .as_u64()
-            .map_or(usize::MAX, |w| w as usize);
-        Ok(Session {
-            recipe,
-            console,
-            host,
-            base: Arc::new(base),
-            base_name: name,
-            tokenizer,
-            window,
-            adapter,
-        })
+        Opened::with(recipe, common)?.load(adapter)
     }
 
     /// The player the recipe starts from, before any supervised stage: a fresh adapter, a given one, or the weights
@@ -418,7 +480,8 @@ fn weight_bytes(base: &Base) -> usize {
     each.sum()
 }
 
-fn short(name: &str) -> String {
+/// The last part of a path or hub id.
+pub fn short(name: &str) -> String {
     Path::new(name)
         .file_name()
         .map_or(name.to_string(), |n| n.to_string_lossy().into_owned())

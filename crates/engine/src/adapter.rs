@@ -9,6 +9,7 @@ use randori_lora::{LoraSpec, Targets, peft};
 use crate::{
     Base, Error, Params, Player, Result, trace,
     trace::{Trace, TracedLinear, Use},
+    weights::Stream,
 };
 
 impl Player {
@@ -18,36 +19,7 @@ impl Player {
     /// A projection that the adapter's targets name and its tensors lack, a tensor of a projection that the base does not
     /// have, a shape that does not fit: an adapter of another model must not play as the bare base.
     pub fn with_adapter(base: Arc<Base>, spec: LoraSpec, params: Params) -> Result<Player> {
-        let all = matches!(spec.targets, Targets::AllLinear);
-        let traced = trace(base.arch.as_ref())?;
-        let projections: Vec<(String, usize, usize)> = traced
-            .linears
-            .iter()
-            .filter(|l| l.layer.is_some() || !all)
-            .map(|l| (l.name.clone(), l.inputs, l.outputs))
-            .collect();
-        peft::fits(&spec, &params, &projections).map_err(|e| Error::rule(e.to_string()))?;
-        let saved = saved(&traced, &spec)?;
-        for name in &saved {
-            let want = traced.weights.iter().find(|w| w.name == *name);
-            let want = want.map(|w| w.shape.as_slice());
-            match params.get(name).map(Tensor::dims) {
-                Some(found) if Some(found) == want => {}
-                found => {
-                    return Err(Error::rule(format!(
-                        "the adapter trains {name} in full: the base wants {want:?}, the adapter has {found:?}"
-                    )));
-                }
-            }
-        }
-        if let Some(stray) = params
-            .keys()
-            .find(|name| !peft::is_update(name) && !saved.contains(name))
-        {
-            return Err(Error::rule(format!(
-                "the adapter has {stray}, but the base has no such weight"
-            )));
-        }
+        fits(&trace(base.arch.as_ref())?, &spec, &params)?;
         Ok(Player {
             base,
             lora: Some(Arc::new(spec)),
@@ -132,4 +104,80 @@ pub(crate) fn magnitude(base: &Base, projection: &str) -> Result<Tensor> {
     let lengths: Vec<f32> = squares.iter().map(|s| s.sqrt() as f32).collect();
     let n = lengths.len();
     Ok(Tensor::from_vec(lengths, n, &Device::Cpu)?)
+}
+
+impl Stream {
+    /// Holds what a player has learnt against this base: an adapter as [`Player::with_adapter`] does, a fully trained
+    /// player's weights one by one.
+    ///
+    /// # Errors
+    /// As there; a weight that is missing, unknown, or of another shape.
+    pub fn accepts(&self, lora: Option<&LoraSpec>, params: &Params) -> Result<()> {
+        if let Some(spec) = lora {
+            return fits(self.trace(), spec, params);
+        }
+        if params.is_empty() {
+            return Ok(());
+        }
+        for w in &self.trace().weights {
+            match params.get(&w.name) {
+                Some(t) if t.dims() == w.shape => {}
+                Some(t) => {
+                    return Err(Error::rule(format!(
+                        "{} has shape {:?}, the base asks for {:?}",
+                        w.name,
+                        t.dims(),
+                        w.shape
+                    )));
+                }
+                None => {
+                    return Err(Error::rule(format!(
+                        "there is no {}, which the base asks for",
+                        w.name
+                    )));
+                }
+            }
+        }
+        let known = |name: &String| self.trace().weights.iter().any(|w| w.name == *name);
+        match params.keys().find(|name| !known(name)) {
+            Some(stray) => Err(Error::rule(format!(
+                "there is {stray}, which the base does not know"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// An adapter of another model must not play as the bare base.
+fn fits(traced: &Trace, spec: &LoraSpec, params: &Params) -> Result<()> {
+    let all = matches!(spec.targets, Targets::AllLinear);
+    let projections: Vec<(String, usize, usize)> = traced
+        .linears
+        .iter()
+        .filter(|l| l.layer.is_some() || !all)
+        .map(|l| (l.name.clone(), l.inputs, l.outputs))
+        .collect();
+    peft::fits(spec, params, &projections).map_err(|e| Error::rule(e.to_string()))?;
+    let saved = saved(traced, spec)?;
+    for name in &saved {
+        let want = traced.weights.iter().find(|w| w.name == *name);
+        let want = want.map(|w| w.shape.as_slice());
+        match params.get(name).map(Tensor::dims) {
+            Some(found) if Some(found) == want => {}
+            found => {
+                return Err(Error::rule(format!(
+                    "the adapter trains {name} in full: the base wants {want:?}, the adapter has {found:?}"
+                )));
+            }
+        }
+    }
+    if let Some(stray) = params
+        .keys()
+        .find(|name| !peft::is_update(name) && !saved.contains(name))
+    {
+        return Err(Error::rule(format!(
+            "the adapter has {stray}, but the base has no such weight"
+        )));
+    }
+    Ok(())
 }

@@ -1,10 +1,14 @@
 //! A shapes-only run of an architecture: which weights it wants, what may carry LoRA, what a token costs.
 
+mod part;
+
 use std::{cell::RefCell, collections::BTreeSet};
 
 use randori_sdk::seam::{
     Architecture, AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary,
 };
+
+pub(crate) use part::{Part, last_uses, wanted};
 
 use crate::{Error, Result, kernels::elementwise::saves_result, tape::rules};
 
@@ -123,38 +127,6 @@ pub fn trace(arch: &dyn Architecture) -> Result<Trace> {
     };
     tracer.trace.vocab = vocab;
     Ok(tracer.trace)
-}
-
-/// Which values a block needs no more once it has made value `out`: index `out`. The same ops run on tensors in the same
-/// order, so the tape may drop them there. `None` for a block that the trace refuses, or with a mixture of experts (whose
-/// ops depend on the tokens).
-pub(crate) fn last_uses(
-    arch: &dyn Architecture,
-    layer: usize,
-    width: usize,
-) -> Option<Vec<Vec<Id>>> {
-    let mut tracer = Tracer {
-        place: Place::Block,
-        ..Tracer::default()
-    };
-    let x = tracer.start(vec![width]);
-    let result = arch.block(&mut tracer, layer, x).ok()?;
-    let count = tracer.values.len();
-    if tracer.mixes {
-        return None;
-    }
-    let mut last = vec![0; count + 1];
-    for (id, out) in tracer.uses.into_inner() {
-        last[id as usize] = out; // in order: the last one stays
-    }
-    let mut over = vec![Vec::new(); count + 2];
-    for (id, out) in last.iter().enumerate().skip(1) {
-        if id != result as usize {
-            over[*out as usize].push(id as Id);
-        }
-    }
-    over[0].clear(); // never used
-    Some(over)
 }
 
 #[derive(Clone, Copy, Default, PartialEq)]

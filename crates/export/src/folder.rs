@@ -5,16 +5,14 @@ use std::{
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use randori_engine::{Base, Player, weights::Dtype};
+use randori_engine::weights::Dtype;
 use serde_json::{Value, json};
 
 use crate::{
-    Error, Result, Survival,
+    Each, Error, Result, Rounding, Tensors,
     config::config_json,
-    merge::{Sums, merged},
     shards::{Coming, Layout, Writer, layout},
 };
 
@@ -28,14 +26,14 @@ pub enum Companion {
 }
 
 /// How a folder is written.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct FolderOptions {
     /// Of every tensor.
     pub dtype: Dtype,
-    /// Largest weight file.
+    /// Round updated tensors at random, with this seed, so that the update's mean is kept; bf16 only.
+    pub stochastic: Option<u64>,
+    /// Largest weight file, bytes; a tensor larger than that gets a file of its own.
     pub shard_bytes: u64,
-    /// Merge onto this base rather than the player's own (the unquantised original of a quantised one).
-    pub onto: Option<Arc<Base>>,
     /// Replace a folder that is there already.
     pub replace: bool,
 }
@@ -44,8 +42,8 @@ impl Default for FolderOptions {
     fn default() -> Self {
         FolderOptions {
             dtype: Dtype::Bf16,
+            stochastic: None,
             shard_bytes: 5_000_000_000,
-            onto: None,
             replace: false,
         }
     }
@@ -60,10 +58,6 @@ pub struct Report {
     pub tensors: usize,
     /// Their bytes.
     pub bytes: u64,
-    /// Over the whole update; `None` where the player changed nothing.
-    pub survived: Option<Survival>,
-    /// The tensor of which the smallest share is kept.
-    pub worst: Option<(String, Survival)>,
 }
 
 /// Files that make a tokenizer, a chat template, or generation settings.
@@ -79,17 +73,18 @@ const COPIED: [&str; 9] = [
     "chat_template.jinja",
 ];
 
-/// Writes the player's whole model as a Hugging Face folder: merged in f32 one tensor at a time, then rounded.
-/// `progress` hears of bytes done and bytes in all.
+/// Writes a whole model as a Hugging Face folder: merged in f32 one tensor at a time, then rounded. `each` hears of every
+/// tensor before it is written, `progress` of bytes done and bytes in all.
 ///
 /// # Errors
 /// A folder that is there already, an adapter that does not fit the base, a number beyond f16, a full disk; nothing is
 /// left behind then.
 pub fn folder(
-    player: &Player,
+    tensors: &dyn Tensors,
     companions: &[Companion],
     out: &Path,
     options: &FolderOptions,
+    each: &mut Each,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Report> {
     if !options.replace && out.exists() {
@@ -98,24 +93,24 @@ pub fn folder(
             out.display()
         )));
     }
-    let base = options.onto.as_deref().unwrap_or(&player.base);
-    no_stray(player, base)?;
-    let mut tensors: Vec<Coming> = base
-        .weights
-        .iter()
-        .map(|(name, w)| Coming {
-            name: name.clone(),
-            shape: w.shape(),
-        })
+    if options.stochastic.is_some() && options.dtype != Dtype::Bf16 {
+        return Err(Error::rule(
+            "stochastic rounding is for bf16 output: f32 and f16 keep small updates by themselves",
+        ));
+    }
+    tensors.check()?;
+    let coming: Vec<Coming> = tensors
+        .list()
+        .into_iter()
+        .map(|(name, shape)| Coming { name, shape })
         .collect();
-    tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    let plan = layout(tensors, options.dtype, options.shard_bytes.max(1));
+    let plan = layout(coming, options.dtype, options.shard_bytes.max(1));
 
     let draft = Draft::begin(out)?;
     for companion in companions {
         draft.add(companion)?;
     }
-    let config = config_json(&base.config, options.dtype)?;
+    let config = config_json(tensors.config(), options.dtype)?;
     if !draft.dir.join("generation_config.json").exists() {
         draft.json("generation_config.json", &generation(&config))?;
     }
@@ -123,45 +118,35 @@ pub fn folder(
     if let Some(index) = &plan.index {
         draft.json("model.safetensors.index.json", index)?;
     }
-    let report = weights(player, &plan, &draft, options, progress)?;
+    let report = weights(tensors, &plan, &draft, options, each, progress)?;
     draft.publish(out)?;
     Ok(report)
 }
 
 fn weights(
-    player: &Player,
+    tensors: &dyn Tensors,
     plan: &Layout,
     draft: &Draft,
     options: &FolderOptions,
+    each: &mut Each,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Report> {
-    let (mut done, mut all, mut tensors) = (0, Sums::default(), 0);
-    let mut worst: Option<(String, Survival)> = None;
+    let (mut done, mut count) = (0, 0);
     for (file, group) in &plan.files {
         let mut writer = Writer::create(&draft.dir.join(file), group, options.dtype)?;
         for t in group {
-            let m = merged(player, options.onto.as_deref(), &t.name)?;
-            let values = m.weight.flatten_all()?.to_vec1::<f32>()?;
-            if let Some(base) = m.base {
-                let mut sums = Sums::default();
-                for (b, v) in base
-                    .flatten_all()?
-                    .to_vec1::<f32>()?
-                    .into_iter()
-                    .zip(&values)
-                {
-                    sums.add(b, *v, options.dtype);
-                }
-                all = all.plus(&sums);
-                if let Some(s) = sums
-                    .survival()
-                    .filter(|s| worst.as_ref().is_none_or(|(_, w)| s.kept < w.kept))
-                {
-                    worst = Some((t.name.clone(), s));
-                }
-            }
+            let merged = tensors.read(&t.name)?;
+            // what the player left alone is not worth noise
+            let rounding = match options.stochastic.filter(|_| merged.base.is_some()) {
+                Some(seed) => Rounding::Stochastic { seed },
+                None => Rounding::Nearest(options.dtype),
+            };
+            each(&t.name, &merged, &|values| rounding.values(&t.name, values))?;
+            let mut values = merged.weight.flatten_all()?.to_vec1::<f32>()?;
+            drop(merged);
+            rounding.apply(&t.name, &mut values)?;
             writer.write(&t.name, &values)?;
-            tensors += 1;
+            count += 1;
             done += t.bytes(options.dtype);
             progress(done, plan.total);
         }
@@ -170,30 +155,9 @@ fn weights(
     let files = plan.files.iter().map(|(file, _)| file.clone()).collect();
     Ok(Report {
         files,
-        tensors,
+        tensors: count,
         bytes: plan.total,
-        survived: all.survival(),
-        worst,
     })
-}
-
-/// An adapter of another model must not be dropped in silence.
-fn no_stray(player: &Player, base: &Base) -> Result<()> {
-    let known = |name: &str| {
-        let weight = match name.rsplit_once('.') {
-            Some((projection, _)) if randori_lora::peft::is_update(name) => {
-                format!("{projection}.weight")
-            }
-            _ => name.to_string(),
-        };
-        base.weights.contains_key(&weight)
-    };
-    match player.params.keys().find(|name| !known(name)) {
-        Some(stray) => Err(Error::rule(format!(
-            "the player has {stray}, which belongs to no weight of the base"
-        ))),
-        None => Ok(()),
-    }
 }
 
 /// Special ids for `generate()`, where the model brings no settings of its own.

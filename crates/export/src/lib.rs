@@ -1,12 +1,15 @@
 //! Export: what a player has learned, in the formats people deploy with.
 //!
-//! [`folder`] merges adapters into the base, once, in f32, one tensor at a time, writes a Hugging Face folder and says how
-//! much of the update survived the output's rounding; [`adapter`] writes a PEFT adapter. Both appear whole or not at all.
+//! Every format is written from [`Tensors`]: a player's weights, merged in f32, one at a time ([`Merging`]: with the base on
+//! disk; [`Whole`]: in memory). [`folder`] writes a Hugging Face folder, [`adapter`] a PEFT adapter; all appear whole or not
+//! at all. [`Fidelity`] measures how much of the update survives the output's rounding.
 //! It must not know: recipes, run folders, the terminal, text (tokenizer files are copied as bytes).
 mod config;
 mod error;
+mod fidelity;
 mod folder;
 mod merge;
+mod rounding;
 mod shards;
 
 use std::path::Path;
@@ -15,8 +18,10 @@ use randori_engine::Player;
 
 pub use config::config_json;
 pub use error::{Error, Result};
+pub use fidelity::{AsHeld, Choice, Each, Fidelity, FidelityReport, Module, Survival};
 pub use folder::{Companion, FolderOptions, Report, folder};
-pub use merge::{Merged, Survival, Tensors, Whole, merged};
+pub use merge::{Merged, Merging, Onto, Tensors, Whole, merged};
+pub use rounding::Rounding;
 
 /// Writes a player's adapter as PEFT reads it; `base_name` is the model's name or path as PEFT should find it.
 ///

@@ -1,8 +1,8 @@
-//! A player's weights as plain tensors, and what rounding leaves of the update.
+//! A player's weights as plain tensors, from a base in memory or weight by weight from disk.
 
 use candle_core::Tensor;
-use half::{bf16, f16};
-use randori_engine::{Base, Player, weights::Dtype};
+use randori_engine::{Base, Params, Player, weights::Stream};
+use randori_lora::LoraSpec;
 
 use crate::{Error, Result};
 
@@ -25,6 +25,87 @@ pub trait Tensors {
     /// # Errors
     /// A name that is not in the list, or an update that does not fit.
     fn read(&self, name: &str) -> Result<Merged>;
+    /// Refuses an update that belongs to no weight of the base.
+    ///
+    /// # Errors
+    /// The stray tensor.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+    /// The values that the player itself computed with before its update, where the update goes onto others; `None`
+    /// where it changed nothing, or they are the same.
+    ///
+    /// # Errors
+    /// As [`Tensors::read`].
+    fn trained_on(&self, _name: &str) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+}
+
+/// Which base receives the update.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Onto {
+    /// The values it was trained on: a quantised base dequantised, a dense one in its load dtype.
+    #[default]
+    Dequantised,
+    /// The checkpoint's own values.
+    Original,
+}
+
+/// A player whose base stays on disk: one weight at a time is read, dequantised and merged.
+pub struct Merging<'a> {
+    stream: &'a Stream,
+    lora: Option<&'a LoraSpec>,
+    params: &'a Params,
+    onto: Onto,
+}
+
+impl<'a> Merging<'a> {
+    /// `lora` and `params` as a [`Player`] has them (none and empty: the bare base).
+    ///
+    /// # Errors
+    /// What was learnt does not fit the base: something is missing, stray, or of another shape.
+    pub fn new(
+        stream: &'a Stream,
+        lora: Option<&'a LoraSpec>,
+        params: &'a Params,
+        onto: Onto,
+    ) -> Result<Self> {
+        stream.accepts(lora, params)?;
+        let known = |name: &str| stream.trace().weights.iter().any(|w| w.name == name);
+        no_stray(params, &known)?;
+        Ok(Merging {
+            stream,
+            lora,
+            params,
+            onto,
+        })
+    }
+}
+
+impl Tensors for Merging<'_> {
+    fn config(&self) -> &serde_json::Value {
+        self.stream.config()
+    }
+
+    fn list(&self) -> Vec<(String, Vec<usize>)> {
+        self.stream.list()
+    }
+
+    fn read(&self, name: &str) -> Result<Merged> {
+        let weight = match self.onto {
+            Onto::Dequantised => self.stream.weight(name)?.to_f32()?,
+            Onto::Original => self.stream.original(name)?,
+        };
+        updated(weight, self.lora, self.params, name)
+    }
+
+    fn trained_on(&self, name: &str) -> Result<Option<Tensor>> {
+        if self.onto == Onto::Dequantised || !is_updated(self.params, name) {
+            return Ok(None);
+        }
+        Ok(Some(self.stream.weight(name)?.to_f32()?))
+    }
 }
 
 /// A player whose base is in memory.
@@ -54,6 +135,18 @@ impl Tensors for Whole<'_> {
     fn read(&self, name: &str) -> Result<Merged> {
         merged(self.player, self.onto, name)
     }
+
+    fn check(&self) -> Result<()> {
+        let base = self.onto.unwrap_or(&self.player.base);
+        no_stray(&self.player.params, &|name| base.weights.contains_key(name))
+    }
+
+    fn trained_on(&self, name: &str) -> Result<Option<Tensor>> {
+        match (self.onto, self.player.base.weights.get(name)) {
+            (Some(_), Some(w)) if is_updated(&self.player.params, name) => Ok(Some(w.to_f32()?)),
+            _ => Ok(None),
+        }
+    }
 }
 
 /// The weight of this full name (`model.layers.0.mlp.up_proj.weight`): base plus update, in f32.
@@ -69,7 +162,17 @@ pub fn merged(player: &Player, onto: Option<&Base>, name: &str) -> Result<Merged
         .get(name)
         .ok_or_else(|| Error::rule(format!("the base has no {name}")))?
         .to_f32()?;
-    if let Some(trained) = player.params.get(name) {
+    updated(weight, player.lora.as_deref(), &player.params, name)
+}
+
+/// A base's weight with what was learnt for it.
+pub(crate) fn updated(
+    weight: Tensor,
+    lora: Option<&LoraSpec>,
+    params: &Params,
+    name: &str,
+) -> Result<Merged> {
+    if let Some(trained) = params.get(name) {
         if trained.dims() != weight.dims() {
             return Err(Error::rule(format!(
                 "{name} is {:?} in the base and {:?} in the player",
@@ -83,8 +186,7 @@ pub fn merged(player: &Player, onto: Option<&Base>, name: &str) -> Result<Merged
         });
     }
     let projection = name.strip_suffix(".weight").unwrap_or(name);
-    let spec = player.lora.as_ref();
-    match spec.and_then(|spec| spec.update(&player.params, projection)) {
+    match lora.and_then(|spec| spec.update(params, projection)) {
         Some(update) => {
             let sum = randori_lora::merge(&weight, &update)
                 .map_err(|e| Error::rule(format!("{projection}: {e}")))?;
@@ -97,78 +199,24 @@ pub fn merged(player: &Player, onto: Option<&Base>, name: &str) -> Result<Merged
     }
 }
 
-/// How much of an update survives rounding to the output's dtype.
-///
-/// d is the update in f32, d' the difference that remains: rounded (base + d) less rounded base.
-#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
-pub struct Survival {
-    /// ⟨d', d⟩ / ⟨d, d⟩: 1 if nothing is lost, 0 if all is.
-    pub kept: f64,
-    /// |d' - d| / |d|: what rounding adds as noise, relative to the update.
-    pub noise: f64,
-    /// Share of the entries that the update changes and that come out as the base's.
-    pub unchanged: f64,
-    /// |d| / |base|.
-    pub size: f64,
+/// Whether something was learnt for the weight of this full name.
+pub(crate) fn is_updated(params: &Params, name: &str) -> bool {
+    let projection = name.strip_suffix(".weight").unwrap_or(name);
+    params.contains_key(name) || params.contains_key(&format!("{projection}.lora_A"))
 }
 
-/// Sums behind a [`Survival`], over any number of tensors.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Sums {
-    dd: f64,
-    dot: f64,
-    noise: f64,
-    base: f64,
-    moved: f64,
-    unchanged: f64,
-}
-
-impl Sums {
-    pub(crate) fn add(&mut self, base: f32, sum: f32, dtype: Dtype) {
-        let d = f64::from(sum) - f64::from(base);
-        let (from, to) = (round(base, dtype), round(sum, dtype));
-        let left = f64::from(to) - f64::from(from);
-        self.dd += d * d;
-        self.dot += d * left;
-        self.noise += (left - d) * (left - d);
-        self.base += f64::from(base) * f64::from(base);
-        if sum != base {
-            self.moved += 1.0;
-            self.unchanged += f64::from(u8::from(from == to));
-        }
-    }
-
-    pub(crate) fn plus(&self, o: &Sums) -> Sums {
-        Sums {
-            dd: self.dd + o.dd,
-            dot: self.dot + o.dot,
-            noise: self.noise + o.noise,
-            base: self.base + o.base,
-            moved: self.moved + o.moved,
-            unchanged: self.unchanged + o.unchanged,
-        }
-    }
-
-    /// `None` where nothing was updated.
-    pub(crate) fn survival(&self) -> Option<Survival> {
-        (self.dd > 0.0).then(|| Survival {
-            kept: self.dot / self.dd,
-            noise: (self.noise / self.dd).sqrt(),
-            unchanged: self.unchanged / self.moved,
-            size: if self.base > 0.0 {
-                (self.dd / self.base).sqrt()
-            } else {
-                f64::INFINITY
-            },
-        })
-    }
-}
-
-/// `v` as the output holds it.
-pub(crate) fn round(v: f32, dtype: Dtype) -> f32 {
-    match dtype {
-        Dtype::F32 => v,
-        Dtype::Bf16 => bf16::from_f32(v).to_f32(),
-        Dtype::F16 => f16::from_f32(v).to_f32(),
+/// An adapter of another model must not be dropped in silence.
+pub(crate) fn no_stray(params: &Params, known: &dyn Fn(&str) -> bool) -> Result<()> {
+    let belongs = |name: &str| {
+        let adapter = name
+            .rsplit_once('.')
+            .filter(|_| randori_lora::peft::is_update(name));
+        known(&adapter.map_or_else(|| name.to_string(), |(p, _)| format!("{p}.weight")))
+    };
+    match params.keys().find(|name| !belongs(name)) {
+        Some(stray) => Err(Error::rule(format!(
+            "the player has {stray}, which belongs to no weight of the base"
+        ))),
+        None => Ok(()),
     }
 }

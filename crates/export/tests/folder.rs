@@ -15,9 +15,12 @@ use candle_core::{DType, Device, Tensor};
 use model::*;
 use randori_engine::{
     Base, Player,
-    weights::{Dtype, LoadOptions, Quant, Source, open},
+    weights::{Dtype, LoadOptions, Quant, Source, Stream, open},
 };
-use randori_export::{Companion, FolderOptions, Survival, adapter, config_json, folder, merged};
+use randori_export::{
+    AsHeld, Companion, Fidelity, FidelityReport, FolderOptions, Merged, Merging, Onto, Report,
+    Result, Tensors, Whole, adapter, config_json, folder, merged,
+};
 use randori_lora::{LoraSpec, Targets};
 use serde_json::{Value, json};
 
@@ -66,8 +69,25 @@ fn adapted(base: Arc<Base>, size: f64) -> Player {
     }
 }
 
-fn export(player: &Player, out: &Path, options: &FolderOptions) -> randori_export::Report {
-    folder(player, &[], out, options, &mut |_, _| {}).unwrap()
+/// Written, with the measures.
+fn try_export(
+    tensors: &dyn Tensors,
+    companions: &[Companion],
+    out: &Path,
+    options: &FolderOptions,
+) -> Result<(Report, FidelityReport)> {
+    let mut fidelity = Fidelity::new(None);
+    let mut each = |name: &str, m: &Merged, held: &AsHeld| fidelity.add(name, m, held);
+    let report = folder(tensors, companions, out, options, &mut each, &mut |_, _| {})?;
+    Ok((report, fidelity.report()))
+}
+
+fn whole(player: &Player) -> Whole<'_> {
+    Whole { player, onto: None }
+}
+
+fn export(player: &Player, out: &Path, options: &FolderOptions) -> Report {
+    try_export(&whole(player), &[], out, options).unwrap().0
 }
 
 fn reload(out: &Path) -> Base {
@@ -158,54 +178,76 @@ fn merged_products() {
     assert!(largest_difference(&apart, &together) < 1e-4);
 }
 
+fn source() -> Source {
+    Source::Memory {
+        config: config(),
+        tensors: safetensors_bytes(&tensors(), DType::BF16),
+    }
+}
+
+fn stream(options: &LoadOptions) -> Stream {
+    let checkpoint = open(source()).unwrap();
+    checkpoint
+        .stream_traced(Arc::new(Named), trace(), options)
+        .unwrap()
+}
+
+const NF4: Option<Quant> = Some(Quant::Nf4 { double: true });
+
+/// The base on disk, read weight by weight, merges to the bits that the base in memory merges to.
 #[test]
-fn onto_the_unquantised_original() {
-    let dir = tempfile::tempdir().unwrap();
-    let (original, quantised) = (base(None), base(Some(Quant::Nf4 { double: false })));
-    let player = adapted(quantised, 1.0);
-    let out = dir.path().join("out");
-    let options = FolderOptions {
-        dtype: Dtype::F32,
-        onto: Some(original.clone()),
-        ..FolderOptions::default()
-    };
-    export(&player, &out, &options);
-    let name = "model.layers.0.mlp.down_proj.weight";
-    let on_original = merged(
-        &Player {
-            base: original,
-            ..player.clone()
-        },
-        None,
-        name,
-    )
-    .unwrap();
-    assert_eq!(weight(&reload(&out), name), values(&on_original.weight));
-    assert_ne!(
-        weight(&reload(&out), name),
-        values(&merged(&player, None, name).unwrap().weight)
-    );
+fn streamed_is_whole() {
+    for (quant, dtype) in [
+        (None, Dtype::F32),
+        (None, Dtype::Bf16),
+        (NF4, Dtype::F32),
+        (NF4, Dtype::F16),
+    ] {
+        let options = LoadOptions { quant, dtype };
+        let in_memory = Arc::new(load(open(source()).unwrap(), options).unwrap());
+        let original = Arc::new(load(open(source()).unwrap(), LoadOptions::default()).unwrap());
+        let player = adapted(in_memory, 1.0);
+        let stream = stream(&options);
+        let (lora, params) = (player.lora.as_deref(), &*player.params);
+        for onto in [Onto::Dequantised, Onto::Original] {
+            let merging = Merging::new(&stream, lora, params, onto).unwrap();
+            let whole = Whole {
+                player: &player,
+                onto: (onto == Onto::Original).then_some(&*original),
+            };
+            assert_eq!(merging.list(), whole.list());
+            assert_eq!(merging.config(), whole.config());
+            for (name, _) in merging.list() {
+                let (s, w) = (merging.read(&name).unwrap(), whole.read(&name).unwrap());
+                assert_eq!(values(&s.weight), values(&w.weight), "{name}");
+                assert_eq!(s.base.as_ref().map(values), w.base.as_ref().map(values));
+                let trained = |t: &dyn Tensors| t.trained_on(&name).unwrap().as_ref().map(values);
+                assert_eq!(trained(&merging), trained(&whole), "{name}");
+                assert_eq!(
+                    trained(&merging).is_some(),
+                    onto == Onto::Original && s.base.is_some()
+                );
+            }
+        }
+    }
 }
 
 #[test]
 fn survival_is_reported() {
     let dir = tempfile::tempdir().unwrap();
-    let survived = |size: f64, dtype: Dtype| -> Survival {
-        let out = dir.path().join(format!("{size}{dtype:?}"));
-        export(
-            &adapted(base(None), size),
-            &out,
-            &FolderOptions {
-                dtype,
-                ..FolderOptions::default()
-            },
-        )
-        .survived
-        .unwrap()
+    let written = |player: &Player, dtype: Dtype| {
+        let out = dir.path().join("out");
+        let options = FolderOptions {
+            dtype,
+            replace: true,
+            ..FolderOptions::default()
+        };
+        try_export(&whole(player), &[], &out, &options).unwrap().1
     };
+    let survived = |size: f64, dtype| written(&adapted(base(None), size), dtype).total.unwrap();
     let all = survived(1e-3, Dtype::F32);
     assert!(
-        (all.kept - 1.0).abs() < 1e-9 && all.noise < 1e-9 && all.unchanged < 0.01,
+        (all.kept, all.noise) == (1.0, 0.0) && all.unchanged == 0.0,
         "{all:?}"
     );
     // the smaller the update, the less bf16 keeps of it; f16 keeps more
@@ -218,12 +260,97 @@ fn survival_is_reported() {
     );
     assert!(large.size > 50.0 * medium.size);
     assert!(survived(1e-2, Dtype::F16).noise < medium.noise);
-    let untouched = export(
-        &Player::bare(base(None)),
-        &dir.path().join("bare"),
-        &FolderOptions::default(),
+    let untouched = written(&Player::bare(base(None)), Dtype::Bf16);
+    assert_eq!(untouched, FidelityReport::default());
+}
+
+#[test]
+fn stochastic_rounding_is_seeded_and_leaves_the_rest_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    // not on bf16's grid, so that there is something to round
+    let off = Arc::new(
+        load(
+            open(Source::Memory {
+                config: config(),
+                tensors: safetensors_bytes(&tensors(), DType::F32),
+            })
+            .unwrap(),
+            LoadOptions::default(),
+        )
+        .unwrap(),
     );
-    assert_eq!((untouched.survived, untouched.worst), (None, None));
+    let player = adapted(off, 1.0);
+    let written = |name: &str, stochastic: Option<u64>| {
+        let out = dir.path().join(name);
+        export(
+            &player,
+            &out,
+            &FolderOptions {
+                stochastic,
+                ..FolderOptions::default()
+            },
+        );
+        reload(&out)
+    };
+    let [nearest, a, again, b] = [
+        written("n", None),
+        written("1", Some(1)),
+        written("2", Some(1)),
+        written("3", Some(2)),
+    ];
+    let (q, k) = (
+        "model.layers.0.self_attn.q_proj.weight",
+        "model.layers.0.self_attn.k_proj.weight",
+    );
+    assert_eq!(weight(&a, q), weight(&again, q));
+    assert_ne!(weight(&a, q), weight(&b, q));
+    assert_ne!(weight(&a, q), weight(&nearest, q));
+    assert_eq!(weight(&a, k), weight(&nearest, k));
+    let options = FolderOptions {
+        stochastic: Some(1),
+        dtype: Dtype::F16,
+        ..FolderOptions::default()
+    };
+    let e = try_export(&whole(&player), &[], &dir.path().join("no"), &options).unwrap_err();
+    assert!(e.to_string().contains("is for bf16"), "{e}");
+}
+
+/// Files are as large as allowed and no larger, one tensor at least in each, in the order of the index.
+#[test]
+fn shards_keep_their_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let player = Player::bare(base(None));
+    for limit in [1, 6_000, 20_000, 1 << 40] {
+        let out = dir.path().join(limit.to_string());
+        let options = FolderOptions {
+            shard_bytes: limit,
+            ..FolderOptions::default()
+        };
+        let report = export(&player, &out, &options);
+        let sizes: Vec<u64> = report
+            .files
+            .iter()
+            .map(|file| {
+                let bytes = fs::read(out.join(file)).unwrap();
+                let header = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+                let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap().len();
+                let data = bytes.len() as u64 - 8 - header;
+                assert!(
+                    data <= limit || tensors == 1,
+                    "{data} bytes in {tensors} tensors"
+                );
+                data
+            })
+            .collect();
+        assert_eq!(sizes.iter().sum::<u64>(), report.bytes);
+        // no two neighbours would have fitted into one file
+        assert!(
+            sizes.windows(2).all(|w| w[0] + w[1] > limit),
+            "{limit}: {sizes:?}"
+        );
+        assert_eq!(report.files.len() == 1, limit > report.bytes);
+        reload(&out);
+    }
 }
 
 #[test]
@@ -288,14 +415,8 @@ fn companions_are_copied() {
         Companion::Folder(from),
         Companion::File("tokenizer_config.json".into(), b"{\"a\":1}".to_vec()),
     ];
-    folder(
-        &Player::bare(base(None)),
-        &companions,
-        &out,
-        &FolderOptions::default(),
-        &mut |_, _| {},
-    )
-    .unwrap();
+    let bare = Player::bare(base(None));
+    try_export(&whole(&bare), &companions, &out, &FolderOptions::default()).unwrap();
     assert_eq!(
         fs::read_to_string(out.join("chat_template.jinja")).unwrap(),
         "{{ messages }}"
@@ -356,7 +477,7 @@ fn faults_leave_nothing_behind() {
             .collect::<Vec<_>>()
     };
     let fails = |player: &Player, options: &FolderOptions, words: &str| {
-        let e = folder(player, &[], &out, options, &mut |_, _| {})
+        let e = try_export(&whole(player), &[], &out, options)
             .unwrap_err()
             .to_string();
         assert!(e.contains(words), "{e}");
@@ -386,8 +507,25 @@ fn faults_leave_nothing_behind() {
         "beyond f16",
     );
     assert!(here().is_empty(), "{:?}", here());
-    // a folder that is there
+    // streamed, a stray adapter is refused before anything is read
+    let options = LoadOptions::default();
+    let stream = stream(&options);
+    let merging = Merging::new(
+        &stream,
+        stray.lora.as_deref(),
+        &stray.params,
+        Onto::Dequantised,
+    );
+    let e = merging.err().unwrap().to_string();
+    assert!(e.contains("model.layers.9.self_attn.q_proj"), "{e}");
+    // who measures may refuse
     let player = adapted(base(None), 1.0);
+    let mut no = |_: &str, _: &Merged, _: &AsHeld| -> Result<()> {
+        Err(randori_export::Error::Rule("no".into()))
+    };
+    assert!(folder(&whole(&player), &[], &out, &plain, &mut no, &mut |_, _| {}).is_err());
+    assert!(here().is_empty(), "{:?}", here());
+    // a folder that is there
     export(&player, &out, &plain);
     fails(&player, &plain, "is there already");
     // a killed export's remains are no hindrance; replacing leaves one folder

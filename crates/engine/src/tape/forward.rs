@@ -145,6 +145,9 @@ impl Backend for Tape<'_, '_> {
         let update = player.update(name);
         let run = || -> Result<_> {
             let x = flat(&value)?; // (n, in)
+            if let Some(probe) = &self.pass.probe {
+                probe.see(name, &x)?;
+            }
             let y = project(&x, &matrix, out)?; // (n, out)
             let (mut xa, mut gain) = (None, None);
             if let Some(Update { lora, dropout }) = &update {

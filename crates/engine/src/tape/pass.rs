@@ -8,6 +8,7 @@ use randori_sdk::seam::RopeSpec;
 use super::Gains;
 use crate::{
     Error, Packed, Player, Result,
+    inputs::Probe,
     kernels::{
         Values,
         attention::{Keys, Span},
@@ -42,6 +43,8 @@ pub(crate) struct Pass<'a> {
     pub(super) gains: Arc<Gains>,
     /// Seed of the LoRA dropout masks; `None`: no dropout.
     pub(crate) dropout: Option<u64>,
+    /// Keeps what the projections get to multiply.
+    pub(crate) probe: Option<Rc<Probe>>,
 }
 
 impl<'a> Pass<'a> {
@@ -74,6 +77,7 @@ impl<'a> Pass<'a> {
             tables: RefCell::default(),
             gains: Arc::default(),
             dropout,
+            probe: None,
         })
     }
 
@@ -92,6 +96,7 @@ impl<'a> Pass<'a> {
             tables: RefCell::default(),
             gains,
             dropout: None,
+            probe: None,
         }
     }
 

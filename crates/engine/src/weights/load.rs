@@ -8,7 +8,7 @@ use randori_sdk::seam::Architecture;
 
 use super::{
     Checkpoint, Dtype, LoadOptions, Quant, Weights, convert,
-    index::{Format, Index, Stored},
+    index::{Format, Index},
     random,
 };
 use crate::{
@@ -44,13 +44,8 @@ impl Checkpoint {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Base> {
         let plan = Plan { trace, options };
-        let weights = match &self.weights {
-            Weights::Random(seed) => plan.random(*seed, progress)?,
-            Weights::Stored(index) => {
-                plan.check(index, &self.config, arch.name())?;
-                plan.read(index, progress)?
-            }
-        };
+        plan.check(&self.weights, &self.config, arch.name())?;
+        let weights = plan.read(&self.weights, progress)?;
         Ok(Base {
             arch,
             config: self.config,
@@ -60,14 +55,30 @@ impl Checkpoint {
     }
 }
 
-struct Plan<'a> {
-    trace: &'a Trace,
-    options: &'a LoadOptions,
+/// What is wanted of a checkpoint, and how it is to be held.
+pub(super) struct Plan<'a> {
+    pub(super) trace: &'a Trace,
+    pub(super) options: &'a LoadOptions,
 }
 
 impl Plan<'_> {
-    /// Holds the file against what the architecture asks for.
-    fn check(&self, index: &Index, config: &serde_json::Value, arch: &str) -> Result<()> {
+    /// Holds the checkpoint against what the architecture and the options ask for.
+    pub(super) fn check(
+        &self,
+        weights: &Weights,
+        config: &serde_json::Value,
+        arch: &str,
+    ) -> Result<()> {
+        match weights {
+            Weights::Stored(index) => self.check_file(index, config, arch),
+            Weights::Random(_) if self.options.quant == Some(Quant::Gguf) => Err(Error::rule(
+                "a base quantised as its GGUF file is needs a GGUF file; this one is random",
+            )),
+            Weights::Random(_) => Ok(()),
+        }
+    }
+
+    fn check_file(&self, index: &Index, config: &serde_json::Value, arch: &str) -> Result<()> {
         for wanted in &self.trace.weights {
             let name = &wanted.name;
             let stored = index
@@ -115,68 +126,69 @@ impl Plan<'_> {
 
     fn read(
         &self,
-        index: &Index,
+        source: &Weights,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<HashMap<String, Weight>> {
-        let all: Vec<(&TracedWeight, &Stored)> = self
-            .trace
-            .weights
-            .iter()
-            .filter_map(|w| Some((w, index.tensors.get(&w.name)?)))
-            .collect();
-        let total = all.iter().map(|(_, t)| t.len).sum();
+        let size = |wanted: &TracedWeight| match source {
+            Weights::Stored(index) => index.tensors.get(&wanted.name).map_or(0, |t| t.len),
+            Weights::Random(_) => 4 * wanted.shape.iter().product::<usize>() as u64,
+        };
+        let total = self.trace.weights.iter().map(size).sum();
         let (mut done, mut weights) = (0, HashMap::new());
-        for (wanted, stored) in all {
-            let place = index.place(stored)?;
-            let in_file = |e: Error| Error::rule(format!("{}: {e}", place.name));
-            let weight = if matches!(stored.format, Format::Block(_)) && self.keeps_blocks(wanted) {
-                Weight::Quant(Arc::new(
-                    convert::blocks(&wanted.name, stored, place).map_err(in_file)?,
-                ))
-            } else if let Some(double) = self.nf4(wanted) {
-                quantise(
-                    wanted,
-                    &convert::dense(&wanted.name, stored, place, Dtype::F32)?,
-                    double,
-                )
-                .map_err(in_file)?
-            } else {
-                Weight::Dense(
-                    convert::dense(&wanted.name, stored, place, self.dtype(wanted))
-                        .map_err(in_file)?,
-                )
-            };
-            weights.insert(wanted.name.clone(), weight);
-            done += stored.len;
+        for wanted in &self.trace.weights {
+            weights.insert(wanted.name.clone(), self.weight(source, wanted)?);
+            done += size(wanted);
             progress(done, total);
         }
         Ok(weights)
     }
 
-    fn random(
-        &self,
-        seed: u64,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<HashMap<String, Weight>> {
-        if self.options.quant == Some(Quant::Gguf) {
-            return Err(Error::rule(
-                "a base quantised as its GGUF file is needs a GGUF file; this one is random",
-            ));
+    /// One weight as the base holds it.
+    pub(super) fn weight(&self, source: &Weights, wanted: &TracedWeight) -> Result<Weight> {
+        match source {
+            Weights::Stored(index) => self.stored(index, wanted),
+            Weights::Random(seed) => {
+                let t = random::tensor(wanted, *seed)?;
+                match self.nf4(wanted) {
+                    Some(double) => quantise(wanted, &t, double),
+                    None => Ok(Weight::Dense(t.to_dtype(self.dtype(wanted).into())?)),
+                }
+            }
         }
-        let size = |w: &TracedWeight| 4 * w.shape.iter().product::<usize>() as u64;
-        let total = self.trace.weights.iter().map(size).sum();
-        let (mut done, mut weights) = (0, HashMap::new());
-        for wanted in &self.trace.weights {
-            let t = random::tensor(wanted, seed)?;
-            let weight = match self.nf4(wanted) {
-                Some(double) => quantise(wanted, &t, double)?,
-                None => Weight::Dense(t.to_dtype(self.dtype(wanted).into())?),
-            };
-            weights.insert(wanted.name.clone(), weight);
-            done += size(wanted);
-            progress(done, total);
+    }
+
+    fn stored(&self, index: &Index, wanted: &TracedWeight) -> Result<Weight> {
+        let name = &wanted.name;
+        let stored = index
+            .tensors
+            .get(name)
+            .ok_or_else(|| missing(wanted, index))?;
+        let place = index.place(stored)?;
+        let in_file = |e: Error| Error::rule(format!("{}: {e}", place.name));
+        if matches!(stored.format, Format::Block(_)) && self.keeps_blocks(wanted) {
+            let blocks = convert::blocks(name, stored, place).map_err(in_file)?;
+            return Ok(Weight::Quant(Arc::new(blocks)));
         }
-        Ok(weights)
+        if let Some(double) = self.nf4(wanted) {
+            let dense = convert::dense(name, stored, place, Dtype::F32)?;
+            return quantise(wanted, &dense, double).map_err(in_file);
+        }
+        let dense = convert::dense(name, stored, place, self.dtype(wanted)).map_err(in_file)?;
+        Ok(Weight::Dense(dense))
+    }
+
+    /// One weight's own values in f32: before any quantising or rounding of ours.
+    pub(super) fn original(&self, source: &Weights, wanted: &TracedWeight) -> Result<Tensor> {
+        match source {
+            Weights::Random(seed) => random::tensor(wanted, *seed),
+            Weights::Stored(index) => {
+                let stored = index.tensors.get(&wanted.name);
+                let stored = stored.ok_or_else(|| missing(wanted, index))?;
+                let place = index.place(stored)?;
+                convert::dense(&wanted.name, stored, place, Dtype::F32)
+                    .map_err(|e| Error::rule(format!("{}: {e}", place.name)))
+            }
+        }
     }
 
     fn keeps_blocks(&self, wanted: &TracedWeight) -> bool {

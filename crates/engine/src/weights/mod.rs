@@ -13,12 +13,14 @@ mod index;
 mod load;
 mod random;
 mod safetensors;
+mod stream;
 
 use std::path::PathBuf;
 
 use serde_json::Value;
 
 pub use gguf::{GgufTokenizer, hf_name};
+pub use stream::Stream;
 
 use crate::{Error, Result};
 

@@ -1,0 +1,75 @@
+//! One call of an architecture on shapes: the weights it wants, and which values it needs how long.
+
+use randori_sdk::seam::{Architecture, Id};
+
+use super::{Place, TracedWeight, Tracer};
+use crate::{Error, Result};
+
+/// One of the calls a pass is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Embed,
+    Block(usize),
+    Head,
+}
+
+/// The weights that this call asks for; `width` is the hidden state's.
+pub(crate) fn wanted(
+    arch: &dyn Architecture,
+    part: Part,
+    width: usize,
+) -> Result<Vec<TracedWeight>> {
+    let place = match part {
+        Part::Embed => Place::Embedding,
+        Part::Block(_) => Place::Block,
+        Part::Head => Place::Head,
+    };
+    let mut tracer = Tracer {
+        place,
+        ..Tracer::default()
+    };
+    let input = match part {
+        Part::Embed => Vec::new(),
+        _ => vec![width],
+    };
+    let x = tracer.start(input);
+    match part {
+        Part::Embed => arch.embed(&mut tracer, x),
+        Part::Block(layer) => arch.block(&mut tracer, layer, x),
+        Part::Head => arch.head(&mut tracer, x),
+    }
+    .map_err(Error::rule)?;
+    Ok(tracer.trace.weights)
+}
+
+/// Which values a block needs no more once it has made value `out`: index `out`. The same ops run on tensors in the same
+/// order, so the tape may drop them there. `None` for a block that the trace refuses, or with a mixture of experts (whose
+/// ops depend on the tokens).
+pub(crate) fn last_uses(
+    arch: &dyn Architecture,
+    layer: usize,
+    width: usize,
+) -> Option<Vec<Vec<Id>>> {
+    let mut tracer = Tracer {
+        place: Place::Block,
+        ..Tracer::default()
+    };
+    let x = tracer.start(vec![width]);
+    let result = arch.block(&mut tracer, layer, x).ok()?;
+    let count = tracer.values.len();
+    if tracer.mixes {
+        return None;
+    }
+    let mut last = vec![0; count + 1];
+    for (id, out) in tracer.uses.into_inner() {
+        last[id as usize] = out; // in order: the last one stays
+    }
+    let mut over = vec![Vec::new(); count + 2];
+    for (id, out) in last.iter().enumerate().skip(1) {
+        if id != result as usize {
+            over[*out as usize].push(id as Id);
+        }
+    }
+    over[0].clear(); // never used
+    Some(over)
+}

@@ -1,0 +1,148 @@
+//! f32 to the output's dtype: to the nearest value, or up and down at random so that the mean is kept.
+
+use half::{bf16, f16};
+use randori_engine::weights::Dtype;
+
+use crate::{Error, Result};
+
+/// How a dense output rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rounding {
+    /// To the nearest value, ties to even.
+    Nearest(Dtype),
+    /// To one of the two neighbouring bf16 values, the nearer the likelier: E[round(v)] = v. The random number is a pure
+    /// function of (seed, tensor name, index).
+    Stochastic {
+        /// Another seed, other roundings.
+        seed: u64,
+    },
+}
+
+impl Rounding {
+    /// What the file's numbers are stored as.
+    pub fn dtype(self) -> Dtype {
+        match self {
+            Rounding::Nearest(dtype) => dtype,
+            Rounding::Stochastic { .. } => Dtype::Bf16,
+        }
+    }
+
+    /// `values`, the whole tensor of this name, as the output holds them.
+    ///
+    /// # Errors
+    /// A number beyond f16.
+    pub fn values(self, name: &str, values: &[f32]) -> Result<Vec<f32>> {
+        let mut rounded = values.to_vec();
+        self.apply(name, &mut rounded)?;
+        Ok(rounded)
+    }
+
+    /// [`Rounding::values`] in place.
+    pub(crate) fn apply(self, name: &str, values: &mut [f32]) -> Result<()> {
+        match self {
+            Rounding::Nearest(Dtype::F32) => {}
+            Rounding::Nearest(Dtype::Bf16) => {
+                values
+                    .iter_mut()
+                    .for_each(|v| *v = bf16::from_f32(*v).to_f32());
+            }
+            Rounding::Nearest(Dtype::F16) => {
+                for v in values {
+                    let rounded = f16::from_f32(*v);
+                    if v.is_finite() && !rounded.is_finite() {
+                        return Err(Error::rule(format!(
+                            "{name}: {v} is beyond f16; export as bf16 or f32"
+                        )));
+                    }
+                    *v = rounded.to_f32();
+                }
+            }
+            Rounding::Stochastic { seed } => {
+                let random = randori_lora::splitmix(seed, name, values.len());
+                for (v, u) in values.iter_mut().zip(random) {
+                    *v = up_or_down(*v, u);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// bf16 is f32's upper half. A number in [0, 2^16) added to the lower half carries into the upper one with the probability
+/// lower / 2^16, which is how far the value lies towards the neighbour away from zero.
+pub(crate) fn up_or_down(v: f32, u: f64) -> f32 {
+    if !v.is_finite() {
+        return bf16::from_f32(v).to_f32();
+    }
+    let kept = |bits: u32| f32::from_bits(bits & 0xffff_0000);
+    let carried = kept(v.to_bits().wrapping_add((u * 65_536.0) as u32));
+    if carried.is_finite() {
+        carried
+    } else {
+        kept(v.to_bits()) // next to the largest: no neighbour above
+    }
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+mod tests {
+    use super::*;
+
+    /// One value, `n` times.
+    fn drawn(v: f32, n: usize, seed: u64) -> Vec<f32> {
+        let rounding = Rounding::Stochastic { seed };
+        rounding.values("model.layers.0.w", &vec![v; n]).unwrap()
+    }
+
+    #[test]
+    fn the_expectation_is_the_value() {
+        for v in [1.001f32, -0.333_333, 3.0e-5, 1e30, -7.7e-39] {
+            let n = 40_000;
+            let all = drawn(v, n, 1);
+            let below = f32::from_bits(v.to_bits() & 0xffff_0000);
+            let above = f32::from_bits((v.to_bits() & 0xffff_0000) + 0x1_0000);
+            assert!(all.iter().all(|r| *r == below || *r == above), "{v}");
+            let step = f64::from(above) - f64::from(below);
+            let mean = all.iter().map(|r| f64::from(*r)).sum::<f64>() / n as f64;
+            // the deviation of a mean of n coins is at most step / (2 √n)
+            let off = (mean - f64::from(v)).abs() / step.abs();
+            assert!(
+                off < 4.0 * 0.5 / (n as f64).sqrt(),
+                "{v}: off by {off} steps"
+            );
+        }
+    }
+
+    #[test]
+    fn what_bf16_holds_stays_and_nothing_overflows() {
+        for v in [0.0f32, -0.0, 1.0, -2.5, f32::INFINITY] {
+            assert!(drawn(v, 1000, 2).iter().all(|r| r.to_bits() == v.to_bits()));
+        }
+        assert!(drawn(f32::MAX, 1000, 3).iter().all(|r| r.is_finite()));
+        assert!(drawn(f32::NAN, 3, 3).iter().all(|r| r.is_nan()));
+    }
+
+    #[test]
+    fn it_is_a_function_of_seed_name_and_index() {
+        let v = vec![1.001f32; 500];
+        let with = |seed, name: &str, n: usize| {
+            Rounding::Stochastic { seed }.values(name, &v[..n]).unwrap()
+        };
+        assert_eq!(with(1, "a", 500), with(1, "a", 500));
+        assert_eq!(with(1, "a", 500)[..100], with(1, "a", 100));
+        assert_ne!(with(1, "a", 500), with(2, "a", 500));
+        assert_ne!(with(1, "a", 500), with(1, "b", 500));
+    }
+
+    #[test]
+    fn beyond_f16_is_an_error() {
+        let to = |d| Rounding::Nearest(d).values("w", &[1.0, 7e4]);
+        assert!(to(Dtype::F16).unwrap_err().to_string().contains("w: 70000"));
+        assert_eq!(to(Dtype::F32).unwrap(), [1.0, 7e4]);
+        assert_eq!(to(Dtype::Bf16).unwrap(), [1.0, 70_144.0]);
+    }
+}
