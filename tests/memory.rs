@@ -1,5 +1,6 @@
 //! One base in memory for both players: the peak RSS of a process in which an opponent and a policy play, against one in
-//! which a single player does the same work, and against one that holds the base twice (so that the test can fail).
+//! which a single player does the same work, and against one that holds the base twice (so that the test can fail). And
+//! an export's memory: a tensor at a time, against one with the base loaded.
 //!
 //! Each case runs in a process of its own, this test program started again with [`CASE`] set: peak RSS is a process's.
 #![allow(
@@ -13,10 +14,11 @@ use std::{process::Command, sync::Arc};
 
 use candle_core::Tensor;
 use randori_engine::{
-    Base, GenerateOptions, Player, ScoreItem, Weight, generate, score,
+    Base, GenerateOptions, Inputs, Player, ScoreItem, Weight, generate, score,
     train::{Control, Optimizer, Pair, Schedule, TrainSettings, Trainer},
-    weights::{LoadOptions, Source, open},
+    weights::{Dtype, LoadOptions, Source, open},
 };
+use randori_export::{AsHeld, Fidelity, FolderOptions, Merged};
 use randori_host::{Host, SearchPath};
 use randori_lora::{LoraSpec, Targets};
 use serde_json::json;
@@ -24,6 +26,9 @@ use serde_json::json;
 /// Set in the processes that are measured: `one`, `two` or `copies`.
 const CASE: &str = "RANDORI_MEMORY_CASE";
 const TEST: &str = "two_players_hold_one_base";
+/// The other test, and where its base lies.
+const EXPORT: &str = "an_export_holds_a_tensor_at_a_time";
+const FOLDER: &str = "RANDORI_MEMORY_FOLDER";
 const VOCAB: usize = 12_000;
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -54,6 +59,106 @@ fn two_players_hold_one_base() {
     );
 }
 
+/// An export's peak above what the process held before is a few copies of the largest tensor, not the base.
+#[test]
+fn an_export_holds_a_tensor_at_a_time() {
+    if !cfg!(target_os = "linux") {
+        eprintln!("SKIPPED: peak memory is read from /proc/self/status, which only Linux has");
+        return;
+    }
+    if let Ok(case) = std::env::var(CASE) {
+        return export(&case, &std::env::var(FOLDER).unwrap());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let host = Host::discover(&SearchPath::standard()).unwrap();
+    let base = Player::bare(random_base(&host));
+    write(&whole(&base), &dir.path().join("base"), None);
+    let size = bytes(&base.base) as f64 / MIB;
+    drop(base);
+    let folder = dir.path().to_str().unwrap();
+    let [streamed, loaded] =
+        ["streamed", "loaded"].map(|case| measure_test(EXPORT, case, &[(FOLDER, folder)]).peak);
+    let largest = (4 * VOCAB * 512) as f64 / MIB;
+    println!("base {size:.1} MiB, largest tensor {largest:.1} MiB; an export's peak in MiB:");
+    println!("  streamed               {streamed:7.1}");
+    println!("  loaded, for control    {loaded:7.1}");
+    assert!(
+        streamed < 2.5 * largest + 20.0,
+        "{streamed:.1} MiB for tensors of at most {largest:.1} MiB"
+    );
+    assert!(
+        loaded > size,
+        "a loaded base costs {loaded:.1} MiB, so this test measures nothing"
+    );
+}
+
+/// Merges an adapter into the base of the folder, with a report on real inputs.
+fn export(case: &str, dir: &str) {
+    let host = Host::discover(&SearchPath::standard()).unwrap();
+    let checkpoint = || open(Source::Folder(format!("{dir}/base").into())).unwrap();
+    let config = checkpoint().config().to_string();
+    let arch = || host.architecture("llama", &config).unwrap();
+    let options = LoadOptions::default();
+    let out = format!("{dir}/{case}");
+    let mut plan = randori_engine::Packed::default();
+    plan.push(&tokens(1, 24), &[&tokens(2, 16)]);
+    let stream = checkpoint().stream(arch(), &options).unwrap();
+    let (spec, params) = adapter(stream.trace());
+    let before = peak_rss();
+    if case == "streamed" {
+        let (lora, shared) = (Arc::new(spec.clone()), Arc::new(params.clone()));
+        let inputs = stream.inputs(Some(lora), shared, &plan, 16).unwrap();
+        let onto = randori_export::Onto::Dequantised;
+        let merging = randori_export::Merging::new(&stream, Some(&spec), &params, onto).unwrap();
+        write(&merging, out.as_ref(), Some(inputs));
+    } else {
+        let base = checkpoint().load(arch(), &options, &mut |_, _| ()).unwrap();
+        let player = Player::with_adapter(Arc::new(base), spec, params).unwrap();
+        write(&whole(&player), out.as_ref(), None);
+    }
+    println!("\nfigures: {} 0 0", peak_rss() - before);
+}
+
+/// An adapter on every projection of a block, B not zero.
+fn adapter(trace: &randori_engine::Trace) -> (LoraSpec, randori_engine::Params) {
+    let spec = LoraSpec {
+        rank: 8,
+        alpha: 16.0,
+        targets: Targets::AllLinear,
+        ..LoraSpec::default()
+    };
+    let mut params = randori_engine::Params::new();
+    for l in trace.linears.iter().filter(|l| l.layer.is_some()) {
+        let (a, b) = spec.init(&l.name, l.inputs, l.outputs, 1).unwrap();
+        params.insert(format!("{}.lora_A", l.name), a);
+        params.insert(format!("{}.lora_B", l.name), (b + 0.01).unwrap());
+    }
+    (spec, params)
+}
+
+fn whole(player: &Player) -> randori_export::Whole<'_> {
+    randori_export::Whole { player, onto: None }
+}
+
+/// An f32 folder; with inputs, measured too.
+fn write(tensors: &dyn randori_export::Tensors, out: &std::path::Path, inputs: Option<Inputs>) {
+    let options = FolderOptions {
+        dtype: Dtype::F32,
+        ..FolderOptions::default()
+    };
+    let measured = inputs.is_some();
+    let mut fidelity = Fidelity::new(inputs);
+    let mut each = |name: &str, m: &Merged, held: &AsHeld| match measured {
+        true => fidelity.add(name, m, held),
+        false => Ok(()),
+    };
+    randori_export::folder(tensors, &[], out, &options, &mut each, &mut |_, _| ()).unwrap();
+    if measured {
+        let total = fidelity.report().total.unwrap();
+        assert!(total.kept == 1.0 && total.output == Some(0.0), "{total:?}");
+    }
+}
+
 /// In MiB.
 struct Figures {
     peak: f64,
@@ -63,9 +168,14 @@ struct Figures {
 
 /// Plays a case in a process of its own and reads its figures.
 fn measure(case: &str) -> Figures {
+    measure_test(TEST, case, &[])
+}
+
+fn measure_test(test: &str, case: &str, more: &[(&str, &str)]) -> Figures {
     let own = std::env::current_exe().unwrap();
     let out = Command::new(own)
-        .args([TEST, "--exact", "--nocapture", "--test-threads=1"])
+        .envs(more.iter().copied())
+        .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env(CASE, case)
         .env("RAYON_NUM_THREADS", "2")
         .output()

@@ -221,7 +221,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
 }
 
 /// The error and what it came from, joined; a cause that its effect already quotes is not said twice.
-fn one_line(error: &anyhow::Error) -> String {
+pub fn one_line(error: &anyhow::Error) -> String {
     let mut out = String::new();
     for cause in error.chain() {
         let text = cause.to_string();

@@ -122,7 +122,7 @@ impl Card<'_> {
             _ => "one player".into(),
         };
         format!(
-            "{kind} {} by self-play fine-tuning (SPIN, arXiv 2401.01335) with randori {}: {which} of the run `{}`. The policy learns to tell\nthe data's responses from those of its opponent, a frozen earlier self.",
+            "{kind} {} by self-play fine-tuning (SPIN, arXiv 2401.01335) with randori {}: {which} of the run `{}`.\nThe policy learns to tell the data's responses from those of its opponent, a frozen earlier self.",
             self.base(),
             env!("CARGO_PKG_VERSION"),
             self.recipe.run.name
@@ -144,18 +144,19 @@ impl Card<'_> {
         let base = format!("base {}", self.base());
         let hashes = manifest.hashes.iter();
         let rows: Vec<_> = hashes
-            .map(|(name, hash)| (spoken(name, &base), hash))
+            .map(|(name, hash)| {
+                let version = manifest.versions.get(name);
+                let version = version.map_or(String::new(), |v| format!(" {v}"));
+                (spoken(name, &base) + &version, hash)
+            })
             .collect();
         if !rows.iter().any(|(name, _)| name.starts_with("base ")) {
-            out += &format!("| {base} | from the hub |\n");
+            out += &format!("| {base} | as the hub has it |\n");
         }
         out.extend(
             rows.iter()
                 .map(|(name, hash)| format!("| {name} | `{hash}` |\n")),
         );
-        for (what, version) in &manifest.versions {
-            out += &format!("| {what} {version} | |\n");
-        }
         out.push('\n');
         for t in 0..iterations {
             let opponent = match t.checked_sub(1) {

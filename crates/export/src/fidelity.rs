@@ -9,9 +9,10 @@ use serde::Serialize;
 
 use crate::{Error, Merged, Result};
 
-/// Below this share, or above this noise, an update is called lost.
-const KEPT: f64 = 0.9;
-const NOISE: f64 = 0.5;
+/// An update of which less than this share is kept is called lost.
+pub const KEPT: f64 = 0.9;
+/// So is one with more noise than this.
+pub const NOISE: f64 = 0.5;
 /// What other dtypes would keep is measured beside what is written; f32 keeps everything by definition.
 const OTHERS: [&str; 3] = ["f16", "bf16", "bf16, stochastic"];
 

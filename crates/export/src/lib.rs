@@ -18,7 +18,7 @@ use randori_engine::Player;
 
 pub use config::config_json;
 pub use error::{Error, Result};
-pub use fidelity::{AsHeld, Choice, Each, Fidelity, FidelityReport, Module, Survival};
+pub use fidelity::{AsHeld, Choice, Each, Fidelity, FidelityReport, KEPT, Module, NOISE, Survival};
 pub use folder::{Companion, FolderOptions, Report, folder};
 pub use merge::{Merged, Merging, Onto, Tensors, Whole, merged};
 pub use rounding::Rounding;

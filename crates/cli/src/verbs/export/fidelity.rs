@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use randori_engine::{Inputs, Packed, weights::Stream};
-use randori_export::{FidelityReport, Survival};
+use randori_export::{FidelityReport, KEPT, NOISE, Survival};
 use serde_json::{Value, json};
 
+use crate::args::one_line;
 use crate::artefacts::Learnt;
 use crate::corpus;
 use crate::session::Setting;
@@ -29,14 +30,13 @@ pub struct Measured {
 
 /// Inputs of the projections on a few of the recipe's own examples, prompt and response; else why there are none.
 pub fn inputs(setting: &Setting, stream: &Stream, learnt: &Learnt) -> Result<Inputs, String> {
-    let say = |e: &dyn std::fmt::Display| e.to_string().replace('\n', "; ");
     let examples = corpus::few(
         &setting.recipe,
         &setting.tokenizer,
         setting.window,
         EXAMPLES,
     )
-    .map_err(|e| say(&format!("{e:#}")))?;
+    .map_err(|e| one_line(&e))?;
     if examples.is_empty() {
         return Err("the recipe's first examples are all dropped".into());
     }
@@ -46,7 +46,7 @@ pub fn inputs(setting: &Setting, stream: &Stream, learnt: &Learnt) -> Result<Inp
     }
     stream
         .inputs(learnt.lora.clone(), learnt.params.clone(), &plan, ROWS)
-        .map_err(|e| say(&e))
+        .map_err(|e| one_line(&e.into()))
 }
 
 impl Measured {
@@ -70,12 +70,20 @@ impl Measured {
     /// What is wrong with this choice and what is better, measured.
     pub fn warning(&self) -> Option<String> {
         let total = self.report.total.filter(Survival::is_lost)?;
-        let mut text = format!(
-            "{} loses what was learnt: {} survives, with noise of {} of it",
-            self.form,
-            percent(total.kept),
-            percent(total.noise)
-        );
+        let mut text = if total.kept < KEPT {
+            format!(
+                "{} keeps {} of what was learnt, with noise of {} of it",
+                self.form,
+                percent(total.kept),
+                percent(total.noise)
+            )
+        } else {
+            format!(
+                "{} drowns what was learnt in rounding noise of {} of it",
+                self.form,
+                percent(total.noise)
+            )
+        };
         if let Some(lossless) = self.lossless {
             text += &format!("; {lossless} loses nothing");
         }
@@ -88,7 +96,7 @@ impl Measured {
                     percent(better.noise.unwrap_or(0.0))
                 );
             }
-            None => text += "; no dtype of a merged model would keep it",
+            None => text += "; f32 is what keeps it",
         }
         Some(text)
     }
@@ -96,8 +104,13 @@ impl Measured {
     /// What another base costs.
     pub fn moved(&self) -> Option<String> {
         let moved = self.report.total?.moved?;
+        let advice = if moved > NOISE {
+            ": merge onto the dequantised base (--onto dequantised) unless the original's own quality is worth more"
+        } else {
+            ""
+        };
         Some(format!(
-            "merged onto the original base rather than the one it was trained on: that alone moves the outputs by {} of the update's own change",
+            "merged onto the original base rather than the one it was trained on: that alone moves the outputs by {} of the update's own change{advice}",
             percent(moved)
         ))
     }
@@ -179,11 +192,10 @@ impl Measured {
     }
 }
 
-/// 53.2 %
+/// 53.2 %; what is ten times the whole and more as a factor.
 fn percent(share: f64) -> String {
-    match 100.0 * share {
-        p if p.abs() >= 9999.5 => format!("{p:.1e} %"),
-        p if p.abs() >= 999.5 => format!("{p:.0} %"),
-        p => format!("{p:.1} %"),
+    match share.abs() < 10.0 {
+        true => format!("{:.1} %", 100.0 * share),
+        false => format!("{share:.0} x"),
     }
 }
