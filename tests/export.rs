@@ -62,10 +62,13 @@ fn trained(base: Arc<Base>, rslora: bool) -> Player {
         rank: 4,
         alpha: 8.0,
         rslora,
-        dropout: 0.0,
         targets: Targets::AllLinear,
         ..LoraSpec::default()
     };
+    trained_as(base, spec)
+}
+
+fn trained_as(base: Arc<Base>, spec: LoraSpec) -> Player {
     let mut player = Player::with_lora(base, spec, 1).unwrap();
     let moved: BTreeMap<String, Tensor> = player
         .params
@@ -219,9 +222,22 @@ fn a_streamed_export_is_the_same_export() {
     let at = |name: &str| dir.path().join(name);
     let original = small(None);
     exported(&Player::bare(original), &at("base"), Dtype::F32);
-    for (name, quant) in [("dense", None), ("nf4", Some(Quant::Nf4 { double: true }))] {
+    let nf4 = Some(Quant::Nf4 { double: true });
+    for (name, quant, dora) in [
+        ("dense", None, false),
+        ("nf4", nf4, false),
+        ("dora", nf4, true),
+    ] {
         let base = Arc::new(load(Source::Folder(at("base")), quant));
-        let player = trained(base, false);
+        let spec = LoraSpec {
+            rank: 4,
+            alpha: 8.0,
+            dora,
+            rank_pattern: vec![("q_proj".into(), 2)],
+            targets: Targets::AllLinear,
+            ..LoraSpec::default()
+        };
+        let player = trained_as(base, spec);
         let stream = streamed(Source::Folder(at("base")), quant);
         let (lora, params) = (player.lora.as_deref(), &*player.params);
         for shard_bytes in [u64::MAX, 40_000] {

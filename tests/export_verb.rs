@@ -91,7 +91,13 @@ fn measured(w: &World, model: &str) -> f64 {
 #[test]
 fn of_a_run_and_of_each_iteration() {
     let w = World::new();
-    play(&w, &[]);
+    // with a baseline, which is trained after the last iteration and must not pass for it
+    let baseline = [
+        "compare.continued_sft=true",
+        "compare.lrs=[1e-3]",
+        "compare.epochs=[1]",
+    ];
+    play(&w, &baseline);
     let at = |name: &str| w.dir().join(name);
     for (words, out) in [
         ("", "last"),

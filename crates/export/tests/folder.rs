@@ -1,4 +1,4 @@
-//! Export and back: what is written is what the player computes with, in every dtype, in shards, in both config spellings.
+//! Export and back: what is written is what the player computes with, in every dtype, in shards.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -19,7 +19,7 @@ use randori_engine::{
 };
 use randori_export::{
     AsHeld, Companion, Fidelity, FidelityReport, FolderOptions, Merged, Merging, Onto, Report,
-    Result, Tensors, Whole, adapter, config_json, folder, merged,
+    Result, Tensors, Whole, adapter, folder, merged,
 };
 use randori_lora::{LoraSpec, Targets};
 use serde_json::{Value, json};
@@ -254,12 +254,7 @@ fn survival_is_reported() {
     let [large, medium, small] = [1.0, 1e-2, 1e-4].map(|s| survived(s, Dtype::Bf16));
     assert!(large.kept > 0.95 && large.unchanged < 0.1, "{large:?}");
     assert!(small.kept < 0.2 && small.unchanged > 0.9, "{small:?}");
-    assert!(
-        large.kept > medium.kept && medium.kept > small.kept,
-        "{medium:?}"
-    );
-    assert!(large.size > 50.0 * medium.size);
-    assert!(survived(1e-2, Dtype::F16).noise < medium.noise);
+    assert!(large.kept > medium.kept && medium.kept > small.kept);
     let untouched = written(&Player::bare(base(None)), Dtype::Bf16);
     assert_eq!(untouched, FidelityReport::default());
 }
@@ -427,43 +422,6 @@ fn companions_are_copied() {
     );
     assert!(out.join("tokenizer.json").exists() && out.join("generation_config.json").exists());
     assert!(!out.join("README.md").exists());
-}
-
-#[test]
-fn both_spellings_of_the_config() {
-    let v4 = json!({"model_type": "llama", "rope_theta": 5e5, "torch_dtype": "float32", "quantization_config": {},
-        "rope_scaling": {"type": "linear", "factor": 2.0}});
-    let v5 = json!({"model_type": "llama", "dtype": "float32",
-        "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}});
-    for config in [v4, v5] {
-        let c = config_json(&config, Dtype::Bf16).unwrap();
-        assert_eq!(
-            (&c["torch_dtype"], &c["dtype"]),
-            (&json!("bfloat16"), &json!("bfloat16"))
-        );
-        assert_eq!(c["rope_theta"], json!(5e5));
-        assert_eq!(
-            c["rope_scaling"],
-            json!({"rope_type": "linear", "factor": 2.0})
-        );
-        assert_eq!(
-            c["rope_parameters"],
-            json!({"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5})
-        );
-        assert_eq!(c["architectures"], json!(["LlamaForCausalLM"]));
-        assert!(c.get("quantization_config").is_none());
-    }
-    let plain = config_json(
-        &json!({"model_type": "mistral", "rope_theta": 1e4}),
-        Dtype::F32,
-    )
-    .unwrap();
-    assert_eq!(plain["rope_scaling"], Value::Null);
-    assert_eq!(
-        plain["rope_parameters"],
-        json!({"rope_type": "default", "rope_theta": 1e4})
-    );
-    assert!(config_json(&json!({}), Dtype::F32).is_err());
 }
 
 #[test]
