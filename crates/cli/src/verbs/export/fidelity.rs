@@ -103,7 +103,7 @@ impl Measured {
 
     /// What another base costs.
     pub fn moved(&self) -> Option<String> {
-        let moved = self.report.total?.moved?;
+        let moved = self.report.total?.moved.filter(|m| *m > 0.0)?;
         let advice = if moved > NOISE {
             ": merge onto the dequantised base (--onto dequantised) unless the original's own quality is worth more"
         } else {
@@ -127,7 +127,7 @@ impl Measured {
             "{:width$}  {:>8}  {:>8}  {:>8}  {:>9}",
             "module", "|dW|/|W|", "kept", "noise", "unchanged"
         );
-        let (outputs, moved) = (total.output.is_some(), total.moved.is_some());
+        let (outputs, moved) = (total.output.is_some(), self.moved().is_some());
         if outputs {
             out += &format!("  {:>12}", "output error");
         }
@@ -172,6 +172,11 @@ impl Measured {
             "choices": self.report.choices,
             "modules": self.report.modules,
         })
+    }
+
+    /// The same as a file's text.
+    pub fn text(&self) -> String {
+        format!("{:#}\n", self.json())
     }
 
     /// Says all of it.

@@ -24,6 +24,9 @@ use fidelity::Measured;
 pub use options::{Args, Onto, Which};
 use options::{Quant, Target};
 
+/// Told of bytes done and bytes in all.
+type Progress<'a> = &'a mut dyn FnMut(u64, u64);
+
 /// A player and the base it goes with, which stays on disk.
 struct Player {
     setting: Setting,
@@ -168,7 +171,7 @@ impl Player {
         &self,
         form: &str,
         lossless: Option<&'static str>,
-        write: impl FnOnce(&dyn Tensors, &mut Each, &mut dyn FnMut(u64, u64)) -> Result<()>,
+        write: impl FnOnce(&dyn Tensors, &mut Each, Progress) -> Result<()>,
     ) -> Result<Measured> {
         let (inputs, without_outputs) = if self.learnt.params.is_empty() {
             (None, None)
@@ -204,11 +207,55 @@ impl Player {
         })
     }
 
+    /// A folder written by `write` under a temporary name, with its card and report.
+    fn folder(
+        &self,
+        out: &Path,
+        form: &str,
+        lossless: Option<&'static str>,
+        write: impl FnOnce(&dyn Tensors, &Path, &mut Each, Progress) -> Result<()>,
+    ) -> Result<Measured> {
+        let mut measured = None;
+        Disk::new().replace(out, |fresh| {
+            let m = self.measured(form, lossless, |tensors, each, progress| {
+                write(tensors, fresh, each, progress)
+            })?;
+            let how = format!("Hugging Face folder in {form}, {}", self.merged_onto());
+            std::fs::write(fresh.join("README.md"), self.card(how, Some(&m)))?;
+            std::fs::write(fresh.join("fidelity.json"), m.text())?;
+            measured = Some(m);
+            Ok(())
+        })?;
+        measured.context("nothing was written")
+    }
+
+    /// A file written by `write` under a temporary name, and its report as NAME.fidelity.json.
+    fn file(
+        &self,
+        out: &Path,
+        form: &str,
+        lossless: Option<&'static str>,
+        write: impl FnOnce(&dyn Tensors, &Path, &mut Each, Progress) -> Result<()>,
+    ) -> Result<Measured> {
+        let mut measured = None;
+        Disk::new().replace(out, |fresh| {
+            let m = self.measured(form, lossless, |tensors, each, progress| {
+                write(tensors, fresh, each, progress)
+            })?;
+            measured = Some(m);
+            Ok(())
+        })?;
+        let measured = measured.context("nothing was written")?;
+        let report = out.with_extension("fidelity.json");
+        Disk::new().write(&report, measured.text().as_bytes())?;
+        Ok(measured)
+    }
+
     /// What receives the update, in words.
-    fn onto_words(&self) -> &'static str {
+    fn merged_onto(&self) -> &'static str {
         match self.onto {
-            Onto::Dequantised => "the base as it was trained on",
-            Onto::Original => "the original base",
+            Onto::Dequantised => "merged in f32 onto the base as it was trained on",
+            Onto::Original => "merged in f32 onto the original base",
         }
     }
 }
@@ -261,23 +308,14 @@ fn hf(
         (weights::Dtype::Bf16, Some(seed)) => format!("bf16, stochastic rounding with seed {seed}"),
     };
     let companions = player.companions()?;
-    let (mut report, mut measured) = (None, None);
-    Disk::new().replace(out, |fresh| {
-        let all = player.measured(&form, None, |tensors, each, progress| {
-            let written =
-                randori_export::folder(tensors, &companions, fresh, &options, each, progress)?;
-            report = Some(written);
-            Ok(())
-        })?;
-        let how = format!(
-            "Hugging Face folder in {form}, merged in f32 onto {}",
-            player.onto_words()
-        );
-        beside_weights(fresh, &player.card(how, Some(&all)), &all)?;
-        measured = Some(all);
+    let mut report = None;
+    let measured = player.folder(out, &form, None, |tensors, fresh, each, progress| {
+        let written =
+            randori_export::folder(tensors, &companions, fresh, &options, each, progress)?;
+        report = Some(written);
         Ok(())
     })?;
-    if let (Some(report), Some(measured)) = (report, measured) {
+    if let Some(report) = report {
         let files = match report.files.len() {
             1 => String::new(),
             n => format!(" in {n} files"),
@@ -288,32 +326,53 @@ fn hf(
             report.tensors,
             report.bytes as f64 / 1e6
         );
-        measured.print();
     }
+    measured.print();
     Ok(())
 }
 
-/// `README.md` and `fidelity.json` of a folder under its temporary name.
-fn beside_weights(fresh: &Path, card: &str, measured: &Measured) -> Result<()> {
-    std::fs::write(fresh.join("README.md"), card)?;
-    let text = format!("{:#}\n", measured.json());
-    std::fs::write(fresh.join("fidelity.json"), text)?;
+// LEAD: the closures of the three functions below wait for randori_export::{gguf, gguf_lora, bnb}; everything around them
+// (the report, the card, all or nothing) is there.
+
+fn gguf(player: &Player, quant: Quant, out: &Path) -> Result<()> {
+    let lossless = match quant {
+        Quant::F32 | Quant::F16 | Quant::Bf16 => None,
+        _ => Some("the base with a GGUF adapter (--to gguf-lora)"),
+    };
+    let form = quant.to_string();
+    let measured = player.file(
+        out,
+        &form,
+        lossless,
+        |_tensors, _fresh, _each, _progress| {
+            // LEAD: randori_export::gguf(tensors, &vocabulary, fresh, &GgufOptions { … }, each, progress)
+            bail!("--to gguf --quant {quant} is not wired yet")
+        },
+    )?;
+    measured.print();
     Ok(())
 }
 
-// LEAD: the three arms below wait for randori_export::{gguf, gguf_lora, bnb}. Each goes like `hf`: `player.measured(form,
-// lossless, |tensors, each, progress| …)` inside `Disk::replace`; a .gguf's report goes to `fidelity_file(out)`, and
-// `lossless` is Some("the base with a GGUF adapter (--to gguf-lora)") for a quantised GGUF, Some("the base with a PEFT
-// adapter (--to peft)") for bnb.
-
-fn gguf(_player: &Player, quant: Quant, _out: &Path) -> Result<()> {
-    bail!("--to gguf --quant {quant} is not wired yet")
+fn gguf_lora(_player: &Player, out: &Path) -> Result<()> {
+    Disk::new().replace(out, |_fresh| {
+        // LEAD: randori_export::gguf_lora(…) from player.learnt.lora, player.learnt.params, player.stream.config()
+        Err("--to gguf-lora is not wired yet".into())
+    })?;
+    Ok(())
 }
 
-fn gguf_lora(_player: &Player, _out: &Path) -> Result<()> {
-    bail!("--to gguf-lora is not wired yet")
-}
-
-fn bnb(_player: &Player, _dtype: weights::Dtype, _shard_bytes: u64, _out: &Path) -> Result<()> {
-    bail!("--to bnb is not wired yet")
+fn bnb(player: &Player, dtype: weights::Dtype, shard_bytes: u64, out: &Path) -> Result<()> {
+    let lossless = Some("the base with its PEFT adapter (--to peft)");
+    let _companions = player.companions()?;
+    let measured = player.folder(
+        out,
+        "bitsandbytes NF4",
+        lossless,
+        |_tensors, _fresh, _each, _progress| {
+            // LEAD: randori_export::bnb(tensors, &companions, fresh, &BnbOptions { double: recipe.adapter.double_quant, … }, …)
+            bail!("--to bnb ({dtype:?}, {shard_bytes}) is not wired yet")
+        },
+    )?;
+    measured.print();
+    Ok(())
 }
