@@ -101,7 +101,7 @@ impl Tensors for Merging<'_> {
     }
 
     fn trained_on(&self, name: &str) -> Result<Option<Tensor>> {
-        if self.onto == Onto::Dequantised || !is_updated(self.params, name) {
+        if self.onto == Onto::Dequantised || !goes_onto(self.params, name) {
             return Ok(None);
         }
         Ok(Some(self.stream.weight(name)?.to_f32()?))
@@ -143,7 +143,7 @@ impl Tensors for Whole<'_> {
 
     fn trained_on(&self, name: &str) -> Result<Option<Tensor>> {
         match (self.onto, self.player.base.weights.get(name)) {
-            (Some(_), Some(w)) if is_updated(&self.player.params, name) => Ok(Some(w.to_f32()?)),
+            (Some(_), Some(w)) if goes_onto(&self.player.params, name) => Ok(Some(w.to_f32()?)),
             _ => Ok(None),
         }
     }
@@ -199,10 +199,10 @@ pub(crate) fn updated(
     }
 }
 
-/// Whether something was learnt for the weight of this full name.
-pub(crate) fn is_updated(params: &Params, name: &str) -> bool {
+/// Whether an update goes onto the weight of this full name (one that was trained in full is what it is on any base).
+fn goes_onto(params: &Params, name: &str) -> bool {
     let projection = name.strip_suffix(".weight").unwrap_or(name);
-    params.contains_key(name) || params.contains_key(&format!("{projection}.lora_A"))
+    !params.contains_key(name) && params.contains_key(&format!("{projection}.lora_A"))
 }
 
 /// An adapter of another model must not be dropped in silence.
