@@ -1,13 +1,15 @@
 //! Export: what a player has learned, in the formats people deploy with.
 //!
 //! Every format is written from [`Tensors`]: a player's weights, merged in f32, one at a time ([`Merging`]: with the base on
-//! disk; [`Whole`]: in memory). [`folder`] writes a Hugging Face folder, [`adapter`] a PEFT adapter; all appear whole or not
-//! at all. [`Fidelity`] measures how much of the update survives the output's rounding.
+//! disk; [`Whole`]: in memory). [`folder`] writes a Hugging Face folder, [`adapter`] a PEFT adapter, [`gguf()`] and
+//! [`gguf_lora`] what llama.cpp and Ollama load; all appear whole or not at all.
+//! [`Fidelity`] measures how much of the update survives the output's rounding.
 //! It must not know: recipes, run folders, the terminal, text (tokenizer files are copied as bytes).
 mod config;
 mod error;
 mod fidelity;
 mod folder;
+mod gguf;
 mod merge;
 mod rounding;
 mod shards;
@@ -20,6 +22,7 @@ pub use config::config_json;
 pub use error::{Error, Result};
 pub use fidelity::{AsHeld, Choice, Each, Fidelity, FidelityReport, KEPT, Module, NOISE, Survival};
 pub use folder::{Companion, FolderOptions, Report, folder};
+pub use gguf::{GgufLoraOptions, GgufOptions, GgufQuant, GgufReport, Held, Meta, gguf, gguf_lora};
 pub use merge::{Merged, Merging, Onto, Tensors, Whole, merged};
 pub use rounding::Rounding;
 

@@ -47,9 +47,12 @@ pub struct GgufTokenizer {
     pub chat_template: Option<String>,
 }
 
-const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
-const NORMAL: i32 = 1;
+pub(super) const NORMAL: i32 = 1;
+pub(super) const UNKNOWN: i32 = 2;
+pub(super) const CONTROL: i32 = 3;
+pub(super) const USER_DEFINED: i32 = 4;
+pub(super) const UNUSED: i32 = 5;
+pub(super) const BYTE: i32 = 6;
 
 /// Builds the tokenizer.
 pub(super) fn build(gguf: &GgufTokenizer) -> Result<Tokenizer> {
@@ -223,12 +226,12 @@ fn merges_of_scores(gguf: &GgufTokenizer) -> Vec<[&str; 2]> {
     merges.into_iter().map(|(.., pair)| pair).collect()
 }
 
-/// Control and user-defined tokens are found in the text before anything else.
+/// Control, unknown and user-defined tokens are found in the text before anything else, as in llama.cpp.
 fn added_tokens(gguf: &GgufTokenizer) -> Value {
     let mut seen = std::collections::HashSet::new();
     let added = gguf.tokens.iter().enumerate().filter_map(|(id, token)| {
         let named = [gguf.bos, gguf.eos, gguf.eot, gguf.unk, gguf.pad].contains(&Some(id as u32));
-        let special = kind(gguf, id) == CONTROL || (named && gguf.token_types.is_empty());
+        let special = matches!(kind(gguf, id), CONTROL | UNKNOWN) || (named && gguf.token_types.is_empty());
         let wanted = (special || kind(gguf, id) == USER_DEFINED) && !token.is_empty() && seen.insert(token.as_str());
         wanted.then(|| {
             json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,

@@ -6,6 +6,7 @@ mod gguf;
 mod pretokenizers;
 mod response;
 mod spaces;
+mod to_gguf;
 
 use std::collections::BTreeMap;
 use std::path::Path;

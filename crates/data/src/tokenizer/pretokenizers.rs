@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::spaces::steps;
 use crate::{Error, Result};
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
@@ -150,4 +151,59 @@ pub(super) fn pre_tokenizer(name: &str) -> Result<(Value, bool)> {
         json!({"type": "Sequence", "pretokenizers": steps}),
         cut.whole_words,
     ))
+}
+
+/// The inverse: llama.cpp's name for a pre-tokenizer as `tokenizer.json` spells it, `whole_words` being its model's
+/// `ignore_merges`.
+///
+/// # Errors
+/// A way of cutting that has no name, or a step that is not part of any.
+pub(super) fn name_of(pre: &Value, whole_words: bool) -> Result<&'static str> {
+    let unknown = |what: String| {
+        Err(Error::Tokenizer(format!(
+            "llama.cpp has no name for this tokenizer's way of cutting words: {what}"
+        )))
+    };
+    let mut digits = false;
+    let mut patterns: Vec<&str> = Vec::new();
+    for step in steps(pre) {
+        let pattern = step["pattern"]["Regex"].as_str();
+        let behavior = (step["behavior"].as_str(), step["invert"].as_bool());
+        match (step["type"].as_str().unwrap_or_default(), pattern) {
+            ("Digits", _) if step["individual_digits"] == true && patterns.is_empty() => {
+                digits = true;
+            }
+            // every piece is kept either way
+            ("Split", Some(pattern))
+                if [
+                    (Some("Isolated"), Some(false)),
+                    (Some("Removed"), Some(true)),
+                ]
+                .contains(&behavior) =>
+            {
+                patterns.push(pattern);
+            }
+            ("ByteLevel", _) if step["add_prefix_space"] == false => {
+                if step["use_regex"] == true {
+                    patterns.push(GPT2);
+                }
+            }
+            _ => return unknown(format!("the step {step}")),
+        }
+    }
+    let found = KNOWN.iter().find(|cut| {
+        cut.digits == digits && cut.patterns == patterns && cut.whole_words == whole_words
+    });
+    match found.and_then(|cut| cut.names.first()) {
+        Some(name) => Ok(name),
+        None => unknown(format!(
+            "the patterns {patterns:?}{}{}",
+            if digits { " after single digits" } else { "" },
+            if whole_words {
+                " with words that are tokens taken whole (ignore_merges)"
+            } else {
+                ""
+            }
+        )),
+    }
 }

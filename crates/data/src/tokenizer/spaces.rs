@@ -98,6 +98,18 @@ fn without_space(mut step: Value) -> Value {
     step
 }
 
+/// The steps of a normalizer or pre-tokenizer, sequences taken apart; none for null.
+pub(super) fn steps(part: &Value) -> Vec<&Value> {
+    let inner = ["normalizers", "pretokenizers"]
+        .iter()
+        .find_map(|list| part.get(*list).and_then(Value::as_array));
+    match inner {
+        Some(list) => list.iter().flat_map(steps).collect(),
+        None if part.is_null() => Vec::new(),
+        None => vec![part],
+    }
+}
+
 fn visit(step: &Value, each: &mut dyn FnMut(&Value)) {
     each(step);
     for list in ["normalizers", "pretokenizers"] {
