@@ -10,6 +10,7 @@
 mod counts;
 mod encode;
 mod error;
+mod modelfile;
 mod pack;
 mod read;
 mod template;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use counts::Counts;
 pub use encode::{Choice, Encoded, Limits, Policy, Rejected, encode, screen};
 pub use error::{Error, Result};
+pub use modelfile::{OllamaTemplate, modelfile};
 pub use pack::{pack, pack_by_length};
 pub use read::{Calculator, Format, ReadOptions, Reader, Turns, read, read_bytes};
 pub use template::{ChatTemplate, PLAIN};

@@ -2,6 +2,7 @@
 //! Rendered by minijinja with the settings transformers uses, so that both write the same text.
 
 mod python;
+mod turns;
 
 use std::collections::BTreeMap;
 
@@ -9,6 +10,7 @@ use minijinja::value::Value;
 use minijinja::{Environment, ErrorKind};
 
 use crate::{Error, Message, Result};
+pub(crate) use turns::Turns;
 
 /// The template of models that take text as it is: the messages' contents one after another with nothing between,
 /// the beginning-of-text token before them where the tokenizer wants one, the end-of-text token after each answer.

@@ -227,6 +227,11 @@ impl Tokenizer {
             .map_or(0, |id| id as usize + 1)
     }
 
+    /// Whether encoding text by itself begins with the beginning-of-text token (prompts never do: templates write it).
+    pub fn adds_bos(&self) -> bool {
+        self.adds_bos
+    }
+
     /// The beginning-of-text token.
     pub fn bos(&self) -> Option<u32> {
         self.special.bos.as_ref().map(|(id, _)| *id)

@@ -202,6 +202,20 @@ mod tests {
     }
 
     #[test]
+    fn the_blocks_rows_fall_back_to_are_those_of_llama_cpp() {
+        let theirs = include_str!("../../tests/fixtures/blocks.json");
+        let theirs: serde_json::Value = serde_json::from_str(theirs).unwrap_or_default();
+        let numbers: Vec<f32> = randori_lora::splitmix(7, "golden", 1024)
+            .map(|u| (u - 0.5) as f32)
+            .collect();
+        for d in [GgmlDType::Q5_0, GgmlDType::Q8_0] {
+            let ours = Kind::Block(d).encode("w", &numbers).unwrap_or_default();
+            let ours: String = ours.iter().map(|b| format!("{b:02x}")).collect();
+            assert_eq!(theirs[Kind::Block(d).name()]["bytes"], ours);
+        }
+    }
+
+    #[test]
     fn what_f16_cannot_say_is_an_error() {
         for (quant, value, fine) in [
             (GgufQuant::F16, 7e4, false),
