@@ -10,8 +10,10 @@ mod gguf;
 mod matrix;
 mod nf4;
 mod product;
+mod scales;
 
 pub use error::{Error, Result};
 pub use gguf::GgufMatrix;
 pub use matrix::QuantMatrix;
-pub use nf4::Nf4Matrix;
+pub use nf4::{NF4_LEVELS, Nf4Matrix, Nf4Parts};
+pub use scales::Nf4Scales;

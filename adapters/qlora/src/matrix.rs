@@ -48,7 +48,7 @@ impl QuantMatrix {
     /// What it is, for reports: `nf4`, `q4_1`, ….
     pub fn format(&self) -> String {
         match self {
-            QuantMatrix::Nf4(_) => "nf4".into(),
+            QuantMatrix::Nf4(m) => m.format().into(),
             QuantMatrix::Gguf(m) => format!("{:?}", m.dtype()).to_lowercase(),
         }
     }

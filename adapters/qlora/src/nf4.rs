@@ -1,16 +1,25 @@
-//! NF4: each weight is one of 16 levels (the quantiles of a normal distribution) times the largest magnitude of its block
-//! of 64. Layout and rounding are bitsandbytes': blocks run over the flattened matrix, the first of two values in the high
-//! nibble. Double quantisation stores those magnitudes, less their mean, in 8 bits each with a scale for each 256.
+//! 4-bit weights as bitsandbytes has them: each is one of 16 levels times the largest magnitude of its block of 64. Blocks
+//! run over the flattened matrix, the first of two values lies in the high nibble.
+//!
+//! We quantise to NF4, whose levels are the quantiles of a normal distribution, with the bytes of bitsandbytes 0.50 on the
+//! CPU. Its CUDA kernels give the same codes (the thresholds of their decision tree are the same f32 midpoints, and both
+//! give a tie to the lower level), except in blocks whose largest magnitude is below 1e-38: they divide by it as it is,
+//! which makes zeros NaN and so the lowest code, times a scale of 0. Also, the CPU divides in a last, shorter block and
+//! keeps its scale above 1e-38; CUDA multiplies by the inverse there as everywhere.
+//! Stored matrices may have other levels (FP4) and larger blocks.
 
-use std::{ops::Range, sync::LazyLock};
+use std::{
+    ops::Range,
+    sync::{Arc, LazyLock},
+};
 
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
-use crate::{Error, Result, product::Rows};
+use crate::{Error, Nf4Scales, Result, product::Rows};
 
-/// bitsandbytes' levels, lowest first.
-const LEVELS: [f32; 16] = [
+/// bitsandbytes' levels of NF4, lowest first.
+pub const NF4_LEVELS: [f32; 16] = [
     -1.0,
     -0.696_192_8,
     -0.525_073_05,
@@ -28,32 +37,88 @@ const LEVELS: [f32; 16] = [
     0.722_956_84,
     1.0,
 ];
-/// Weights that share a scale.
+/// Weights that share a scale, where we quantise.
 const BLOCK: usize = 64;
-/// Scales that share a scale, with double quantisation.
-const NESTED: usize = 256;
+/// Smaller scales count as this one in division.
+const LEAST: f32 = 1e-38;
 
-/// A matrix (out, in) in NF4.
+/// A matrix (out, in) in 4 bits.
 pub struct Nf4Matrix {
-    rows: usize,
-    columns: usize,
-    /// Two codes a byte, the first in the high nibble.
-    codes: Vec<u8>,
-    scales: Scales,
+    parts: Nf4Parts,
+    /// Both levels of every byte.
+    pairs: Arc<Pairs>,
 }
 
-/// The largest magnitude of each block of weights.
-enum Scales {
-    Plain(Vec<f32>),
-    /// offset + map\[code\] · scale of its 256.
-    Double {
-        codes: Vec<u8>,
-        scales: Vec<f32>,
-        offset: f32,
-    },
+/// What a 4-bit matrix is made of: what a bitsandbytes checkpoint stores.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Nf4Parts {
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub columns: usize,
+    /// Weights that share a scale: a power of two from 32 to 4096.
+    pub block: usize,
+    /// What the 16 codes mean.
+    pub levels: [f32; 16],
+    /// Two codes a byte, the first in the high nibble.
+    pub codes: Vec<u8>,
+    /// One for each block.
+    pub scales: Nf4Scales,
+}
+
+type Pairs = [[f32; 2]; 256];
+
+fn pairs(levels: &[f32; 16]) -> Arc<Pairs> {
+    static NF4: LazyLock<Arc<Pairs>> = LazyLock::new(|| table(&NF4_LEVELS));
+    fn table(levels: &[f32; 16]) -> Arc<Pairs> {
+        Arc::new(std::array::from_fn(|byte| {
+            [levels[byte >> 4], levels[byte & 15]]
+        }))
+    }
+    if *levels == NF4_LEVELS {
+        NF4.clone()
+    } else {
+        table(levels)
+    }
 }
 
 impl Nf4Matrix {
+    /// Takes a stored matrix as it is.
+    ///
+    /// # Errors
+    /// A block size that bitsandbytes does not have, or parts whose lengths do not fit the shape.
+    pub fn from_parts(parts: Nf4Parts) -> Result<Self> {
+        let Nf4Parts {
+            rows,
+            columns,
+            block,
+            ..
+        } = parts;
+        if !block.is_power_of_two() || !(32..=4096).contains(&block) {
+            return Err(Error::rule(format!(
+                "blocks of {block} weights are not supported; 32, 64, 128, … 4096 are"
+            )));
+        }
+        let count = rows.checked_mul(columns);
+        let Some(count) = count.filter(|n| n.div_ceil(2) == parts.codes.len()) else {
+            return Err(Error::rule(format!(
+                "{rows} x {columns} weights in 4 bits are not {} bytes",
+                parts.codes.len()
+            )));
+        };
+        if parts.levels.iter().any(|l| !l.is_finite()) {
+            return Err(Error::rule("a level of the 4-bit codes is not finite"));
+        }
+        parts.scales.check(count.div_ceil(block))?;
+        let pairs = pairs(&parts.levels);
+        Ok(Self { parts, pairs })
+    }
+
+    /// What it is made of.
+    pub fn parts(&self) -> &Nf4Parts {
+        &self.parts
+    }
+
     pub(crate) fn quantise(w: &Tensor, double: bool) -> Result<Self> {
         let (rows, columns) = w.dims2()?;
         let values = w.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
@@ -71,52 +136,52 @@ impl Nf4Matrix {
             .map(|(codes, block)| encode(block, codes))
             .collect();
         let scales = if double {
-            Scales::double(&scales)
+            Nf4Scales::double(&scales)
         } else {
-            Scales::Plain(scales)
+            Nf4Scales::Plain(scales)
         };
-        Ok(Self {
+        Self::from_parts(Nf4Parts {
             rows,
             columns,
+            block: BLOCK,
+            levels: NF4_LEVELS,
             codes,
             scales,
         })
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        let scales = match &self.scales {
-            Scales::Plain(s) => 4 * s.len(),
-            Scales::Double { codes, scales, .. } => codes.len() + 4 * scales.len() + 4,
-        };
-        self.codes.len() + scales
+        self.parts.codes.len() + self.parts.scales.bytes()
+    }
+
+    /// `nf4`, or `fp4` for other levels (bitsandbytes has no third kind).
+    pub(crate) fn format(&self) -> &'static str {
+        if self.parts.levels == NF4_LEVELS {
+            "nf4"
+        } else {
+            "fp4"
+        }
     }
 
     /// Elements `start..start + out.len()` of the flattened matrix.
     fn decode(&self, start: usize, out: &mut [f32]) {
+        let Nf4Parts { codes, block, .. } = &self.parts;
         let mut done = 0;
         while done < out.len() {
             let at = start + done;
-            let len = (BLOCK - at % BLOCK).min(out.len() - done);
-            let scale = self.scales.at(at / BLOCK);
+            let len = (block - at % block).min(out.len() - done);
+            let scale = self.parts.scales.at(at / block);
             let out = &mut out[done..done + len];
             if at.is_multiple_of(2) && len.is_multiple_of(2) {
-                for (pair, &byte) in out
-                    .chunks_exact_mut(2)
-                    .zip(&self.codes[at / 2..(at + len) / 2])
-                {
-                    let [high, low] = PAIRS[usize::from(byte)];
+                for (pair, &byte) in out.chunks_exact_mut(2).zip(&codes[at / 2..(at + len) / 2]) {
+                    let [high, low] = self.pairs[usize::from(byte)];
                     pair[0] = high * scale;
                     pair[1] = low * scale;
                 }
             } else {
                 for (i, v) in out.iter_mut().enumerate() {
-                    let byte = self.codes[(at + i) / 2];
-                    let code = if (at + i).is_multiple_of(2) {
-                        byte >> 4
-                    } else {
-                        byte & 15
-                    };
-                    *v = LEVELS[usize::from(code)] * scale;
+                    let both = self.pairs[usize::from(codes[(at + i) / 2])];
+                    *v = both[(at + i) % 2] * scale;
                 }
             }
             done += len;
@@ -126,7 +191,7 @@ impl Nf4Matrix {
 
 impl Rows for Nf4Matrix {
     fn shape(&self) -> (usize, usize) {
-        (self.rows, self.columns)
+        (self.parts.rows, self.parts.columns)
     }
 
     fn grain(&self) -> usize {
@@ -134,90 +199,36 @@ impl Rows for Nf4Matrix {
     }
 
     fn fill(&self, rows: Range<usize>, columns: Range<usize>, out: &mut [f32]) {
-        if columns.len() == self.columns {
-            return self.decode(rows.start * self.columns, out);
+        let width = self.parts.columns;
+        if columns.len() == width {
+            return self.decode(rows.start * width, out);
         }
         for (row, out) in rows.zip(out.chunks_exact_mut(columns.len())) {
-            self.decode(row * self.columns + columns.start, out);
+            self.decode(row * width + columns.start, out);
         }
     }
 }
-
-/// Both levels of every byte.
-static PAIRS: LazyLock<[[f32; 2]; 256]> =
-    LazyLock::new(|| std::array::from_fn(|byte| [LEVELS[byte >> 4], LEVELS[byte & 15]]));
 
 /// Codes of one block; answers its scale.
 fn encode(block: &[f32], codes: &mut [u8]) -> f32 {
-    let scale = block.iter().fold(0f32, |m, v| m.max(v.abs()));
-    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    let largest = block.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let divisor = largest.max(LEAST);
+    let (whole, inverse) = (block.len() == BLOCK, 1.0 / divisor);
+    let code = |v: f32| nearest(if whole { v * inverse } else { v / divisor });
     for (byte, pair) in codes.iter_mut().zip(block.chunks(2)) {
-        let code = |i: usize| pair.get(i).map_or(0, |v| nearest(&LEVELS, v * inverse));
-        *byte = code(0) << 4 | code(1);
+        // an odd end is filled with a zero
+        let [high, low] = [0, 1].map(|i| code(pair.get(i).copied().unwrap_or(0.0)));
+        *byte = high << 4 | low;
     }
-    scale
+    if whole { largest } else { divisor }
 }
 
-/// The entry of an ascending table nearest to `v`; the lower of two as near.
-fn nearest(table: &[f32], v: f32) -> u8 {
-    let upper = table
-        .partition_point(|&level| level < v)
-        .min(table.len() - 1);
-    let lower = upper.saturating_sub(1);
-    (if v > (table[lower] + table[upper]) / 2.0 {
-        upper
-    } else {
-        lower
-    }) as u8
+/// The level nearest to `v`; the lower of two as near.
+fn nearest(v: f32) -> u8 {
+    let v = v.clamp(-1.0, 1.0); // an inverse may round up
+    let above = NF4_LEVELS
+        .windows(2)
+        .filter(|l| v > (l[0] + l[1]) / 2.0)
+        .count();
+    above as u8
 }
-
-impl Scales {
-    fn double(plain: &[f32]) -> Self {
-        let offset =
-            (plain.iter().map(|&s| f64::from(s)).sum::<f64>() / plain.len().max(1) as f64) as f32;
-        let mut codes = Vec::with_capacity(plain.len());
-        let mut scales = Vec::with_capacity(plain.len().div_ceil(NESTED));
-        for block in plain.chunks(NESTED) {
-            let scale = block.iter().fold(0f32, |m, s| m.max((s - offset).abs()));
-            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-            codes.extend(
-                block
-                    .iter()
-                    .map(|s| nearest(&*DYNAMIC, (s - offset) * inverse)),
-            );
-            scales.push(scale);
-        }
-        Scales::Double {
-            codes,
-            scales,
-            offset,
-        }
-    }
-
-    fn at(&self, block: usize) -> f32 {
-        match self {
-            Scales::Plain(s) => s[block],
-            Scales::Double {
-                codes,
-                scales,
-                offset,
-            } => DYNAMIC[usize::from(codes[block])] * scales[block / NESTED] + offset,
-        }
-    }
-}
-
-/// bitsandbytes' signed dynamic map: for each decade 10^-6 … 1, the midpoints of 2^i equal parts of (0.1, 1) and their
-/// negatives, with 0 and 1; ascending.
-static DYNAMIC: LazyLock<[f32; 256]> = LazyLock::new(|| {
-    let mut map = vec![0.0, 1.0];
-    for i in 0..7i32 {
-        let parts = 1u32 << i;
-        let edge = |k: u32| (0.1 + 0.9 * f64::from(k) / f64::from(parts)) as f32;
-        for k in 0..parts {
-            let mid = 10f64.powi(i - 6) as f32 * ((edge(k) + edge(k + 1)) / 2.0);
-            map.extend([mid, -mid]);
-        }
-    }
-    map.sort_by(f32::total_cmp);
-    std::array::from_fn(|i| map[i])
-});
