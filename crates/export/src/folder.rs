@@ -161,7 +161,7 @@ fn weights(
 }
 
 /// Special ids for `generate()`, where the model brings no settings of its own.
-fn generation(config: &Value) -> Value {
+pub(crate) fn generation(config: &Value) -> Value {
     let mut settings = json!({"_from_model_config": true});
     for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
         if let Some(id) = config.get(key).filter(|id| !id.is_null()) {
@@ -172,13 +172,13 @@ fn generation(config: &Value) -> Value {
 }
 
 /// The folder under its temporary name; removed again unless published.
-struct Draft {
-    dir: PathBuf,
+pub(crate) struct Draft {
+    pub(crate) dir: PathBuf,
     published: std::cell::Cell<bool>,
 }
 
 impl Draft {
-    fn begin(out: &Path) -> Result<Self> {
+    pub(crate) fn begin(out: &Path) -> Result<Self> {
         let dir = beside(out, "partial")?;
         if dir.exists() {
             fs::remove_dir_all(&dir).map_err(Error::io(&dir))?; // of an export that was killed
@@ -190,7 +190,7 @@ impl Draft {
         })
     }
 
-    fn add(&self, companion: &Companion) -> Result<()> {
+    pub(crate) fn add(&self, companion: &Companion) -> Result<()> {
         match companion {
             Companion::File(name, bytes) => self.write(name, bytes),
             Companion::Folder(from) => COPIED
@@ -206,7 +206,7 @@ impl Draft {
         }
     }
 
-    fn json(&self, name: &str, value: &Value) -> Result<()> {
+    pub(crate) fn json(&self, name: &str, value: &Value) -> Result<()> {
         self.write(name, format!("{value:#}\n").as_bytes())
     }
 
@@ -220,7 +220,7 @@ impl Draft {
 
     /// Gives the folder its name. What stood there is moved aside first and removed last, so that a kill at any moment
     /// leaves one of the two whole.
-    fn publish(self, out: &Path) -> Result<()> {
+    pub(crate) fn publish(self, out: &Path) -> Result<()> {
         let old = beside(out, "replaced")?;
         if out.exists() {
             if old.exists() {

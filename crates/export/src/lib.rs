@@ -5,6 +5,7 @@
 //! [`gguf_lora`] what llama.cpp and Ollama load; all appear whole or not at all.
 //! [`Fidelity`] measures how much of the update survives the output's rounding.
 //! It must not know: recipes, run folders, the terminal, text (tokenizer files are copied as bytes).
+mod bnb;
 mod config;
 mod error;
 mod fidelity;
@@ -18,6 +19,7 @@ use std::path::Path;
 
 use randori_engine::Player;
 
+pub use bnb::{BnbOptions, BnbReport, Through, bnb};
 pub use config::config_json;
 pub use error::{Error, Result};
 pub use fidelity::{AsHeld, Choice, Each, Fidelity, FidelityReport, KEPT, Module, NOISE, Survival};

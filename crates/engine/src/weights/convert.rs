@@ -5,7 +5,7 @@ use half::{bf16, f16};
 use randori_qlora::{GgufMatrix, QuantMatrix};
 
 use super::{
-    Dtype,
+    Dtype, bnb,
     index::{Format, Place, Stored},
 };
 use crate::{Error, Result};
@@ -27,6 +27,9 @@ pub(super) fn dense(name: &str, stored: &Stored, place: &Place, dtype: Dtype) ->
 
 /// Keeps a tensor's blocks as the file has them.
 pub(super) fn blocks(name: &str, stored: &Stored, place: &Place) -> Result<QuantMatrix> {
+    if let Format::Four(four) = &stored.format {
+        return bnb::matrix(name, stored, four, place);
+    }
     let bytes = place.read(stored.start, stored.len)?;
     let order = stored
         .permuted
@@ -72,7 +75,11 @@ fn collect<T: WithDType>(
             "{name}: {v} is beyond f16; load it as bf16 or f32"
         ))),
     };
-    if let Some(heads) = stored.permuted {
+    if matches!(stored.format, Format::Four(_)) {
+        values(blocks(name, stored, place)?)?
+            .into_iter()
+            .try_for_each(&mut push)?;
+    } else if let Some(heads) = stored.permuted {
         // few and small (q and k): the whole tensor at once
         let bytes = place.read(stored.start, stored.len)?;
         for row in row_order(name, rows as usize, heads)? {
@@ -116,22 +123,22 @@ fn decode(
         Format::Bf16 => bytes
             .chunks_exact(2)
             .try_for_each(|b| push(bf16::from_le_bytes(pair(b)).to_f32())),
-        Format::Block(_) => {
-            let values = matrix(name, stored, rows, bytes, None)?
-                .dequantise()
-                .map_err(|e| Error::rule(e.to_string()))?;
-            values
-                .to_dtype(DType::F32)?
-                .flatten_all()?
-                .to_vec1::<f32>()?
-                .into_iter()
-                .try_for_each(push)
-        }
+        Format::Block(_) => values(matrix(name, stored, rows, bytes, None)?)?
+            .into_iter()
+            .try_for_each(push),
+        Format::Four(_) => Err(Error::rule(format!("{name} is read whole or not at all"))),
         Format::Other(dtype) => Err(Error::rule(format!(
             "{}; F32, F16 and BF16 can be read",
             unreadable(name, dtype)
         ))),
     }
+}
+
+fn values(matrix: QuantMatrix) -> Result<Vec<f32>> {
+    let values = matrix
+        .dequantise()
+        .map_err(|e| Error::rule(e.to_string()))?;
+    Ok(values.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
 pub(super) fn unreadable(name: &str, dtype: &str) -> String {

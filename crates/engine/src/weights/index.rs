@@ -5,18 +5,19 @@ use std::{
     fs::File,
     io::{Read, Seek, SeekFrom},
     path::Path,
-    sync::Mutex,
+    sync::{Arc, Mutex},
 };
 
 use candle_core::quantized::GgmlDType;
 
+use super::bnb::Four;
 use crate::{Error, Result};
 
 /// Tensors by Hugging Face's names, and the files they lie in.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     pub tensors: BTreeMap<String, Stored>,
-    pub files: Vec<Place>,
+    pub files: Vec<Arc<Place>>,
 }
 
 /// One tensor of a file.
@@ -34,12 +35,14 @@ pub(super) struct Stored {
 }
 
 /// How a tensor's numbers are written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Format {
     F32,
     F16,
     Bf16,
     Block(GgmlDType),
+    /// bitsandbytes' 4 bits; the bytes are the codes.
+    Four(Box<Four>),
     /// One we cannot read, by its name.
     Other(String),
 }
@@ -135,7 +138,7 @@ impl Format {
             Format::F32 => Some((1, 4)),
             Format::F16 | Format::Bf16 => Some((1, 2)),
             Format::Block(d) => Some((d.block_size() as u64, d.type_size() as u64)),
-            Format::Other(_) => None,
+            Format::Four(_) | Format::Other(_) => None,
         }
     }
 }
@@ -173,6 +176,7 @@ impl Index {
     pub fn place(&self, tensor: &Stored) -> Result<&Place> {
         self.files
             .get(tensor.file)
+            .map(Arc::as_ref)
             .ok_or_else(|| Error::rule("a tensor's file is not open"))
     }
 }

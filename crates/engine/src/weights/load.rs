@@ -165,11 +165,14 @@ impl Plan<'_> {
             .ok_or_else(|| missing(wanted, index))?;
         let place = index.place(stored)?;
         let in_file = |e: Error| Error::rule(format!("{}: {e}", place.name));
-        if matches!(stored.format, Format::Block(_)) && self.keeps_blocks(wanted) {
+        if self.keeps(wanted, stored) {
             let blocks = convert::blocks(name, stored, place).map_err(in_file)?;
             return Ok(Weight::Quant(Arc::new(blocks)));
         }
-        if let Some(double) = self.nf4(wanted) {
+        // a checkpoint in 4 bits has chosen what stays dense
+        let in_four = |t: &Stored| matches!(t.format, Format::Four(_));
+        let chosen = index.tensors.values().any(in_four);
+        if let Some(double) = self.nf4(wanted).filter(|_| !chosen) {
             let dense = convert::dense(name, stored, place, Dtype::F32)?;
             return quantise(wanted, &dense, double).map_err(in_file);
         }
@@ -191,8 +194,14 @@ impl Plan<'_> {
         }
     }
 
-    fn keeps_blocks(&self, wanted: &TracedWeight) -> bool {
-        self.options.quant == Some(Quant::Gguf) && wanted.shape.len() == 2
+    /// Whether a tensor stays as it is stored.
+    fn keeps(&self, wanted: &TracedWeight, stored: &Stored) -> bool {
+        let asked = match &stored.format {
+            Format::Block(_) => self.options.quant == Some(Quant::Gguf),
+            Format::Four(_) => matches!(self.options.quant, Some(Quant::Nf4 { .. })),
+            _ => false,
+        };
+        asked && wanted.shape.len() == 2
     }
 
     /// Projections inside blocks only: head and embedding decide tokens and stay dense, as in QLoRA.

@@ -5,6 +5,7 @@
 //! the peak of memory is the result plus one tensor. Files are read by position, not mapped: a file that is cut short while
 //! it is read is an error, not a crash. No input, however damaged, may panic or make us allocate more than the file's size
 //! warrants.
+mod bnb;
 mod convert;
 mod folder;
 mod gguf;
@@ -71,9 +72,10 @@ pub enum Dtype {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Quant {
-    /// The blocks' projections in NF4 while loading; embedding and head stay dense.
+    /// The blocks' projections in NF4 while loading; embedding and head stay dense. What a bitsandbytes checkpoint holds
+    /// in 4 bits is kept as it is stored, and what it skips stays dense.
     Nf4 {
-        /// Quantise the scales too.
+        /// Quantise the scales too, where we quantise.
         double: bool,
     },
     /// Keep a GGUF file's own blocks.
@@ -166,8 +168,9 @@ impl Checkpoint {
         }
     }
 
-    fn stored(config: Value, tokenizer: TokenizerSource, index: index::Index) -> Result<Self> {
+    fn stored(config: Value, tokenizer: TokenizerSource, mut index: index::Index) -> Result<Self> {
         is_object(&config, "the configuration")?;
+        bnb::join(&mut index, &config)?;
         Ok(Checkpoint {
             config,
             tokenizer,

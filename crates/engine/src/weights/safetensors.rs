@@ -22,7 +22,7 @@ pub(super) fn add_place(index: &mut Index, place: Place) -> Result<()> {
         place.name.clone(),
         place.len() - data_start,
     );
-    index.files.push(place);
+    index.files.push(place.into());
     for (tensor, entry) in &header {
         if tensor != "__metadata__" {
             let stored = stored(entry, file, data_start, data_len)

@@ -35,7 +35,7 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint> {
     };
     let (q_heads, k_heads) = (heads("num_attention_heads"), heads("num_key_value_heads"));
     let mut index = Index {
-        files: vec![place],
+        files: vec![place.into()],
         ..Index::default()
     };
     for (name, tensor) in header.tensors {
