@@ -17,8 +17,9 @@ use randori_qlora::{Nf4Parts, Nf4Scales, QuantMatrix};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Companion, Error, Merged, Result, Tensors,
+    Companion, Error, Result, Tensors,
     config::{config_json, dtype_name},
+    fidelity::Each,
     folder::{Draft, generation},
 };
 
@@ -59,9 +60,6 @@ pub struct BnbReport {
     pub bytes: u64,
 }
 
-/// What the format makes of some values: rounded, or quantised and dequantised.
-pub type Through<'a> = &'a dyn Fn(&[f32]) -> Result<Vec<f32>>;
-
 /// Writes `tensors` as a bitsandbytes folder. `each` sees every weight before it is written, with a function that takes
 /// values of its shape through the format; `progress` hears of bytes done and bytes in all.
 ///
@@ -73,7 +71,7 @@ pub fn bnb(
     companions: &[Companion],
     out: &Path,
     options: &BnbOptions,
-    each: &mut dyn FnMut(&str, &Merged, Through) -> Result<()>,
+    each: &mut Each,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<BnbReport> {
     if !options.replace && out.exists() {
@@ -82,6 +80,7 @@ pub fn bnb(
             out.display()
         )));
     }
+    tensors.check()?;
     let weights: Vec<Planned> = planned(tensors.list(), options);
     let quantised = weights.iter().filter(|w| w.quantised).count();
     let files = files(&weights, options.shard_bytes.max(1));

@@ -2,7 +2,7 @@
 //!
 //! Every format is written from [`Tensors`]: a player's weights, merged in f32, one at a time ([`Merging`]: with the base on
 //! disk; [`Whole`]: in memory). [`folder`] writes a Hugging Face folder, [`adapter`] a PEFT adapter, [`gguf()`] and
-//! [`gguf_lora`] what llama.cpp and Ollama load; all appear whole or not at all.
+//! [`gguf_lora`] what llama.cpp and Ollama load, [`bnb()`] a bitsandbytes checkpoint; all appear whole or not at all.
 //! [`Fidelity`] measures how much of the update survives the output's rounding.
 //! It must not know: recipes, run folders, the terminal, text (tokenizer files are copied as bytes).
 mod bnb;
@@ -19,12 +19,12 @@ use std::path::Path;
 
 use randori_engine::Player;
 
-pub use bnb::{BnbOptions, BnbReport, Through, bnb};
+pub use bnb::{BnbOptions, BnbReport, bnb};
 pub use config::config_json;
 pub use error::{Error, Result};
 pub use fidelity::{AsHeld, Choice, Each, Fidelity, FidelityReport, KEPT, Module, NOISE, Survival};
 pub use folder::{Companion, FolderOptions, Report, folder};
-pub use gguf::{GgufLoraOptions, GgufOptions, GgufQuant, GgufReport, Held, Meta, gguf, gguf_lora};
+pub use gguf::{GgufLoraOptions, GgufOptions, GgufQuant, GgufReport, Meta, gguf, gguf_lora};
 pub use merge::{Merged, Merging, Onto, Tensors, Whole, merged};
 pub use rounding::Rounding;
 

@@ -121,7 +121,7 @@ fn the_file_holds_what_it_says_it_holds() {
             GgufQuant::F32 => 0.0,
             GgufQuant::F16 | GgufQuant::Bf16 => 2e-3,
             GgufQuant::Q8_0 | GgufQuant::Q6K => 0.01, // rows of 64: Q6_K falls back to Q8_0
-            _ => 0.0625 + 1e-6, // half a step of 1/8
+            _ => 0.0625 + 1e-6,                       // half a step of 1/8
         };
         assert!(
             off <= most && (off > 0.0 || quant == GgufQuant::F32),

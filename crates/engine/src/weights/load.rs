@@ -8,7 +8,7 @@ use randori_sdk::seam::Architecture;
 
 use super::{
     Checkpoint, Dtype, LoadOptions, Quant, Weights, convert,
-    index::{Format, Index},
+    index::{Format, Index, Stored},
     random,
 };
 use crate::{

@@ -14,7 +14,8 @@ pub use lora::{GgufLoraOptions, gguf_lora};
 
 use crate::{
     Error, Result,
-    merge::{Merged, Tensors},
+    fidelity::Each,
+    merge::Tensors,
 };
 use blocks::{Kind, Role};
 use file::{Coming, Writer};
@@ -113,7 +114,6 @@ pub struct GgufReport {
 }
 
 /// Values of whole rows -> the values that the file holds of them.
-pub use crate::fidelity::AsHeld as Held;
 
 /// About so many values are converted at once.
 const CHUNK: usize = 4 << 20;
@@ -142,9 +142,10 @@ pub fn gguf(
     vocabulary: &[(String, Meta)],
     out: &Path,
     options: &GgufOptions,
-    each: &mut dyn FnMut(&str, &Merged, &Held<'_>) -> Result<()>,
+    each: &mut Each,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<GgufReport> {
+    tensors.check()?;
     let mut model = Model::new(tensors.config())?;
     let plan = plan(tensors, &model, options.quant)?;
     let rows = plan

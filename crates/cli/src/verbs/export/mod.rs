@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use randori_engine::weights::{self, Stream};
-use randori_export::{Companion, Each, Fidelity, FolderOptions, Merging, Tensors};
+use randori_export::{BnbOptions, Companion, Each, Fidelity, FolderOptions, Merging, Tensors};
 use randori_store::{BoxError, Disk, Manifest, place_of};
 
 use crate::args::Who;
@@ -363,16 +363,29 @@ fn gguf_lora(_player: &Player, out: &Path) -> Result<()> {
 
 fn bnb(player: &Player, dtype: weights::Dtype, shard_bytes: u64, out: &Path) -> Result<()> {
     let lossless = Some("the base with its PEFT adapter (--to peft)");
-    let _companions = player.companions()?;
-    let measured = player.folder(
-        out,
-        "bitsandbytes NF4",
-        lossless,
-        |_tensors, _fresh, _each, _progress| {
-            // LEAD: randori_export::bnb(tensors, &companions, fresh, &BnbOptions { double: recipe.adapter.double_quant, … }, …)
-            bail!("--to bnb ({dtype:?}, {shard_bytes}) is not wired yet")
-        },
-    )?;
+    let companions = player.companions()?;
+    let options = BnbOptions {
+        double: player.setting.recipe.adapter.double_quant,
+        dtype,
+        shard_bytes,
+        replace: true,
+    };
+    let form = "bitsandbytes NF4";
+    let mut report = None;
+    let measured = player.folder(out, form, lossless, |tensors, fresh, each, progress| {
+        let written = randori_export::bnb(tensors, &companions, fresh, &options, each, progress)?;
+        report = Some(written);
+        Ok(())
+    })?;
+    if let Some(report) = report {
+        println!(
+            "{}: {} weights, {} of them in 4 bits, {:.1} MB in {form}",
+            out.display(),
+            report.tensors,
+            report.quantised,
+            report.bytes as f64 / 1e6
+        );
+    }
     measured.print();
     Ok(())
 }
