@@ -1,0 +1,321 @@
+//! A GGUF that we write computes what the player computed, and says what SmolLM2's own tokenizer says.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "../crates/cli/src/ggufmeta.rs"]
+mod ggufmeta;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use candle_core::Tensor;
+use randori_data::{GgufTokenizer, Message, Tokenizer, modelfile};
+use randori_engine::{
+    Base, Packed, Player, Weight,
+    weights::{Dtype, LoadOptions, Source, TokenizerSource, open},
+};
+use randori_export::{
+    GgufLoraOptions, GgufOptions, GgufQuant, GgufReport, Meta, Whole, folder, gguf, gguf_lora,
+};
+use randori_host::{Host, SearchPath};
+use randori_lora::{LoraSpec, Targets};
+use serde_json::{Value, json};
+
+fn load(source: Source) -> Base {
+    let checkpoint = open(source).unwrap();
+    let host = Host::discover(&SearchPath::standard()).unwrap();
+    let kind = checkpoint.config()["model_type"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let arch = host
+        .architecture(&kind, &checkpoint.config().to_string())
+        .unwrap();
+    let options = LoadOptions {
+        quant: None,
+        dtype: Dtype::F32,
+    };
+    checkpoint.load(arch, &options, &mut |_, _| {}).unwrap()
+}
+
+fn small(change: impl Fn(&mut Value)) -> Arc<Base> {
+    let mut config = json!({
+        "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 96, "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true, "hidden_act": "silu",
+    });
+    change(&mut config);
+    let mut base = load(Source::Random { config, seed: 5 });
+    // deviation 0.02 makes logits of next to nothing: ten times that can be told apart
+    for weight in base.weights.values_mut() {
+        if let Weight::Dense(t) = weight
+            && t.dims().len() == 2
+        {
+            *t = (&*t * 10.0).unwrap();
+        }
+    }
+    Arc::new(base)
+}
+
+/// A LoRA player whose B is not zero.
+fn trained(base: Arc<Base>) -> Player {
+    let spec = LoraSpec {
+        rank: 4,
+        alpha: 8.0,
+        rslora: true,
+        dropout: 0.0,
+        targets: Targets::AllLinear,
+    };
+    let mut player = Player::with_lora(base, spec, 1).unwrap();
+    let moved: BTreeMap<String, Tensor> = player
+        .params
+        .iter()
+        .map(|(name, t)| {
+            let values: Vec<f32> = randori_lora::splitmix(2, name, t.elem_count())
+                .map(|u| (u - 0.5) as f32 * 0.2)
+                .collect();
+            let noise = Tensor::from_vec(values, t.shape(), t.device()).unwrap();
+            let b = name.ends_with("lora_B");
+            (name.clone(), if b { noise } else { t.clone() })
+        })
+        .collect();
+    player.params = Arc::new(moved);
+    player
+}
+
+fn logps(player: &Player) -> Vec<f64> {
+    let ids = |name: &str, n: usize| -> Vec<u32> {
+        randori_lora::splitmix(3, name, n)
+            .map(|u| (u * 96.0) as u32)
+            .collect()
+    };
+    let mut plan = Packed::default();
+    plan.push(&ids("prompt", 9), &[&ids("real", 7), &ids("generated", 12)]);
+    player.logps(&plan).unwrap()
+}
+
+fn difference(a: &[f64], b: &[f64]) -> f64 {
+    let pairs = a.iter().zip(b);
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}
+
+type Held = BTreeMap<String, Vec<f32>>;
+
+fn export(
+    player: &Player,
+    vocabulary: &[(String, Meta)],
+    out: &Path,
+    quant: GgufQuant,
+) -> (GgufReport, Held) {
+    let mut held = Held::new();
+    let tensors = Whole { player, onto: None };
+    let options = GgufOptions {
+        quant,
+        replace: true,
+        name: "small".into(),
+    };
+    let mut each = |name: &str, m: &randori_export::Merged, of: &randori_export::Held<'_>| {
+        let values = m.weight.flatten_all()?.to_vec1::<f32>()?;
+        held.insert(name.to_string(), of(&values)?);
+        Ok(())
+    };
+    let report = gguf(
+        &tensors,
+        vocabulary,
+        out,
+        &options,
+        &mut each,
+        &mut |_, _| {},
+    )
+    .unwrap();
+    (report, held)
+}
+
+#[test]
+fn what_is_loaded_again_computes_the_same_to_the_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192});
+    let kinds: [&dyn Fn(&mut Value); 4] = [
+        &|_| (),
+        &|c| (c["tie_word_embeddings"], c["head_dim"]) = (json!(false), json!(32)),
+        &|c| (c["model_type"], c["sliding_window"]) = (json!("mistral"), json!(48)),
+        &|c| {
+            (c["rope_scaling"], c["num_key_value_heads"]) =
+                (json!({"rope_type": "linear", "factor": 2.0}), json!(4))
+        },
+    ];
+    for (i, change) in kinds.into_iter().enumerate() {
+        let player = trained(small(change));
+        let hf = dir.path().join(format!("hf-{i}"));
+        let options = randori_export::FolderOptions {
+            dtype: Dtype::F32,
+            ..Default::default()
+        };
+        folder(&player, &[], &hf, &options, &mut |_, _| {}).unwrap();
+        let merged = logps(&Player::bare(Arc::new(load(Source::Folder(hf)))));
+        assert!(difference(&merged, &logps(&player)) < 2e-5);
+        for quant in ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q6_k"] {
+            let out = dir.path().join(format!("{i}-{quant}.gguf"));
+            let (_, held) = export(&player, &[], &out, quant.parse().unwrap());
+            let mut base = load(Source::Gguf(out.clone()));
+            let ours = logps(&Player::bare(Arc::new(load(Source::Gguf(out)))));
+            // the same model with the values that the file is said to hold
+            for (name, weight) in &mut base.weights {
+                let t = weight.to_f32().unwrap();
+                *weight = Weight::Dense(
+                    Tensor::from_vec(held[name].clone(), t.shape(), t.device()).unwrap(),
+                );
+            }
+            assert_eq!(ours, logps(&Player::bare(Arc::new(base))), "{quant}");
+            let off = difference(&ours, &merged);
+            match quant {
+                "f32" => assert_eq!(off, 0.0, "{i}"),
+                _ => assert!(off > 1e-6 && off < 3.0, "{i} {quant}: {off}"),
+            }
+        }
+    }
+    // Llama 3's scaling goes through f32 divisors
+    let player = trained(small(|c| c["rope_scaling"] = llama3.clone()));
+    let out = dir.path().join("llama3.gguf");
+    export(&player, &[], &out, GgufQuant::F32);
+    let again = load(Source::Gguf(out));
+    assert_eq!(again.config["rope_scaling"], llama3);
+    assert!(difference(&logps(&Player::bare(Arc::new(again))), &logps(&player)) < 2e-5);
+}
+
+fn smollm2() -> Option<PathBuf> {
+    match std::env::var_os("RANDORI_SMOLLM2") {
+        Some(path) => Some(path.into()),
+        None => {
+            eprintln!("SKIPPED: RANDORI_SMOLLM2 names no SmolLM2-135M-Instruct.Q4_1.gguf");
+            None
+        }
+    }
+}
+
+fn own_tokenizer(path: &Path) -> GgufTokenizer {
+    let TokenizerSource::Gguf(g) = open(Source::Gguf(path.into())).unwrap().tokenizer() else {
+        panic!("no tokenizer")
+    };
+    GgufTokenizer {
+        model: g.model,
+        pre: g.pre,
+        tokens: g.tokens,
+        scores: g.scores,
+        token_types: g.types,
+        merges: g.merges,
+        bos: g.bos,
+        eos: g.eos,
+        eot: g.eot,
+        unk: g.unk,
+        pad: g.pad,
+        add_bos: g.add_bos,
+        add_eos: g.add_eos,
+        add_space_prefix: g.add_space_prefix,
+        chat_template: g.chat_template,
+    }
+}
+
+#[test]
+fn smollm2s_tokenizer_comes_back_as_it_was() {
+    let Some(path) = smollm2() else { return };
+    let theirs = own_tokenizer(&path);
+    let tokenizer = Tokenizer::from_gguf(&theirs).unwrap();
+    // by way of tokenizer.json, as a Hugging Face folder has it
+    let files = tokenizer.files().unwrap();
+    let config = files.get("tokenizer_config.json").map(Vec::as_slice);
+    let from_json = Tokenizer::from_bytes(&files["tokenizer.json"], config, None).unwrap();
+    for t in [&tokenizer, &from_json] {
+        let ours = t.to_gguf().unwrap();
+        assert_eq!((&ours.model, &ours.pre), (&theirs.model, &theirs.pre));
+        assert!(ours.tokens == theirs.tokens && ours.merges == theirs.merges);
+        assert!(ours.token_types == theirs.token_types);
+        assert_eq!(
+            (ours.bos, ours.eos, ours.unk, ours.pad),
+            (theirs.bos, theirs.eos, theirs.unk, theirs.pad)
+        );
+        assert_eq!(ours.chat_template, theirs.chat_template);
+        assert_eq!(ours.add_bos, Some(false));
+    }
+    let file = modelfile(&tokenizer, "./model.gguf", None).unwrap();
+    assert!(
+        file.contains("You are a helpful AI assistant named SmolLM"),
+        "{file}"
+    );
+    assert!(
+        file.contains("PARAMETER stop \"<|im_end|>\"") && !file.contains('#'),
+        "{file}"
+    );
+}
+
+/// Writes base, merged model and LoRA for other programs to load: `RANDORI_GGUF_OUT` names the folder.
+#[test]
+#[ignore = "writes a gigabyte for other programs"]
+fn files_for_other_programs() {
+    let (Some(path), Some(out)) = (smollm2(), std::env::var_os("RANDORI_GGUF_OUT")) else {
+        eprintln!("SKIPPED: RANDORI_GGUF_OUT names no folder");
+        return;
+    };
+    let out = PathBuf::from(out);
+    std::fs::create_dir_all(&out).unwrap();
+    let tokenizer = Tokenizer::from_gguf(&own_tokenizer(&path)).unwrap();
+    let vocabulary = ggufmeta::vocabulary(tokenizer.to_gguf().unwrap());
+    let base = Arc::new(load(Source::Gguf(path)));
+    let player = trained(base.clone());
+    export(
+        &Player::bare(base.clone()),
+        &vocabulary,
+        &out.join("base-f32.gguf"),
+        GgufQuant::F32,
+    );
+    for quant in ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q6_k"] {
+        let started = std::time::Instant::now();
+        let file = out.join(format!("merged-{quant}.gguf"));
+        let (report, _) = export(&player, &vocabulary, &file, quant.parse().unwrap());
+        eprintln!(
+            "{quant}: {:?} {:?} in {:?}",
+            report.kinds,
+            report.notes,
+            started.elapsed()
+        );
+    }
+    let spec = player.lora.clone().unwrap();
+    let options = GgufLoraOptions {
+        replace: true,
+        name: "lora".into(),
+    };
+    let scale = |_: &str| spec.scale();
+    gguf_lora(
+        &player.params,
+        &base.config,
+        &scale,
+        &out.join("lora.gguf"),
+        &options,
+    )
+    .unwrap();
+    let hf = randori_export::FolderOptions {
+        dtype: Dtype::F32,
+        replace: true,
+        ..Default::default()
+    };
+    folder(&player, &[], &out.join("hf"), &hf, &mut |_, _| {}).unwrap();
+    let ids = tokenizer
+        .prompt(&[Message::user("What is 12 plus 30?")])
+        .unwrap();
+    let plain: Vec<Vec<u32>> = ["Hello, world! 1234", "  two  spaces\n\n", "Où est 練習 😀?"]
+        .map(|t| tokenizer.ids(t).unwrap())
+        .to_vec();
+    let mut plan = Packed::default();
+    plan.push(&ids, &[&plain[0], &plain[2]]);
+    let report = json!({"prompt": ids, "plain": plain, "merged": player.logps(&plan).unwrap(),
+        "base": Player::bare(base).logps(&plan).unwrap()});
+    std::fs::write(out.join("expected.json"), report.to_string()).unwrap();
+}
