@@ -8,7 +8,10 @@ mod card;
 mod corpus;
 mod folder;
 mod game;
-#[allow(dead_code, reason = "for the verb export, which does not write GGUF yet")]
+#[allow(
+    dead_code,
+    reason = "for the verb export, which does not write GGUF yet"
+)]
 mod ggufmeta;
 mod measure;
 mod outbox;

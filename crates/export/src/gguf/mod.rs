@@ -314,9 +314,9 @@ fn other_blocks(plan: &[Planned], quant: GgufQuant) -> Vec<String> {
     found
         .into_iter()
         .map(|((kind, columns), n)| {
-            format!(
-                "{n} matrices are {kind}: blocks of {quant} do not divide their rows of {columns}"
-            )
+            let block = if kind == "F16" { 32 } else { 256 };
+            let are = if n == 1 { "matrix is" } else { "matrices are" };
+            format!("{n} {are} {kind}: rows of {columns} do not divide into blocks of {block}")
         })
         .collect()
 }
