@@ -54,7 +54,7 @@ pub fn model(_name: &str) -> Option<Model> {
 /// Tells one built-in data set from another version's.
 pub fn data_digest(name: &str) -> String {
     let splits = [Split::Train, Split::Validation, Split::HeldOut];
-    digest(
+    randori_store::hash_bytes(
         splits
             .into_iter()
             .filter_map(|split| data(name, split))
@@ -64,20 +64,11 @@ pub fn data_digest(name: &str) -> String {
 
 /// Tells one built-in model from another version's.
 pub fn model_digest(name: &str) -> String {
-    digest(
+    randori_store::hash_bytes(
         model(name)
             .into_iter()
             .flat_map(|m| [m.config, m.tokenizer, m.tokenizer_config, m.weights]),
     )
-}
-
-/// FNV-1a: against mistakes, not against malice, for what is inside our own binary.
-fn digest<'a>(parts: impl Iterator<Item = &'a [u8]>) -> String {
-    let mut hash = 0xcbf2_9ce4_8422_2325u64;
-    for byte in parts.flatten() {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-    }
-    format!("{hash:016x}")
 }
 
 /// There is no such built-in.

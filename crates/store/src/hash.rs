@@ -28,6 +28,13 @@ pub fn hash(path: &Path) -> Result<Hash> {
     })
 }
 
+/// Hashes bytes in memory, one part after another: SHA-256 in hexadecimal.
+pub fn hash_bytes<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut sha = Sha256::new();
+    parts.into_iter().for_each(|part| sha.update(part));
+    hexadecimal(&sha.finalize())
+}
+
 fn feed_file(sha: &mut Sha256, path: &Path) -> Result<u64> {
     let mut file = File::open(path).map_err(|e| Error::io("read", path, e))?;
     let mut block = vec![0; 1 << 16];

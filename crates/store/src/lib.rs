@@ -32,7 +32,7 @@ pub use board::Board;
 pub use desk::{Checkpoint, Desk};
 pub use disk::{Disk, Op};
 pub use error::{BoxError, Error, Result};
-pub use hash::{Hash, hash};
+pub use hash::{Hash, hash, hash_bytes};
 pub use json::{Appender, read_json, read_rows, write_json, write_rows};
 pub use lock::Lock;
 pub use manifest::{Done, Manifest, RunSpec};

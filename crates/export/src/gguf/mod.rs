@@ -12,11 +12,7 @@ use candle_core::{DType, Tensor};
 pub use file::Meta;
 pub use lora::{GgufLoraOptions, gguf_lora};
 
-use crate::{
-    Error, Result,
-    fidelity::Each,
-    merge::Tensors,
-};
+use crate::{Error, Result, fidelity::Each, merge::Tensors};
 use blocks::{Kind, Role};
 use file::{Coming, Writer};
 use model::{ARCHITECTURE, Model};

@@ -9,12 +9,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use randori_engine::weights::{self, Stream};
-use randori_export::{BnbOptions, Companion, Each, Fidelity, FolderOptions, Merging, Tensors};
+use randori_export::{
+    BnbOptions, Companion, Each, Fidelity, FolderOptions, GgufLoraOptions, GgufOptions, Merging,
+    Tensors, gguf as gguf_model,
+};
 use randori_store::{BoxError, Disk, Manifest, place_of};
 
 use crate::args::Who;
 use crate::artefacts::Learnt;
 use crate::card::Card;
+use crate::ggufmeta;
 use crate::outbox;
 use crate::recipe::Recipe;
 use crate::session::{self, Opened, Setting};
@@ -223,6 +227,8 @@ impl Player {
             let how = format!("Hugging Face folder in {form}, {}", self.merged_onto());
             std::fs::write(fresh.join("README.md"), self.card(how, Some(&m)))?;
             std::fs::write(fresh.join("fidelity.json"), m.text())?;
+            let modelfile = randori_data::modelfile(&self.setting.tokenizer, ".", None)?;
+            std::fs::write(fresh.join("Modelfile"), modelfile)?;
             measured = Some(m);
             Ok(())
         })?;
@@ -249,6 +255,15 @@ impl Player {
         let report = out.with_extension("fidelity.json");
         Disk::new().write(&report, measured.text().as_bytes())?;
         Ok(measured)
+    }
+
+    /// Ollama's Modelfile beside `out`.
+    fn modelfile(&self, out: &Path, from: &str, adapter: Option<&str>) -> Result<()> {
+        let text = randori_data::modelfile(&self.setting.tokenizer, from, adapter)?;
+        let path = out.with_extension("Modelfile");
+        Disk::new().write(&path, text.as_bytes())?;
+        println!("{}: for Ollama (ollama create NAME -f {0})", path.display());
+        Ok(())
     }
 
     /// What receives the update, in words.
@@ -331,34 +346,85 @@ fn hf(
     Ok(())
 }
 
-// LEAD: the closures of the three functions below wait for randori_export::{gguf, gguf_lora, bnb}; everything around them
-// (the report, the card, all or nothing) is there.
-
 fn gguf(player: &Player, quant: Quant, out: &Path) -> Result<()> {
     let lossless = match quant {
         Quant::F32 | Quant::F16 | Quant::Bf16 => None,
         _ => Some("the base with a GGUF adapter (--to gguf-lora)"),
     };
+    let vocabulary = ggufmeta::vocabulary(player.setting.tokenizer.to_gguf()?);
+    let options = GgufOptions {
+        quant: quant.to_string().parse()?,
+        replace: true,
+        name: player.setting.recipe.run.name.clone(),
+    };
     let form = quant.to_string();
-    let measured = player.file(
-        out,
-        &form,
-        lossless,
-        |_tensors, _fresh, _each, _progress| {
-            // LEAD: randori_export::gguf(tensors, &vocabulary, fresh, &GgufOptions { … }, each, progress)
-            bail!("--to gguf --quant {quant} is not wired yet")
-        },
-    )?;
+    let mut report = None;
+    let measured = player.file(out, &form, lossless, |tensors, fresh, each, progress| {
+        let written = gguf_model(tensors, &vocabulary, fresh, &options, each, progress)?;
+        report = Some(written);
+        Ok(())
+    })?;
+    if let Some(report) = report {
+        let kinds = report.kinds.iter().map(|(kind, n)| format!("{n} {kind}"));
+        println!(
+            "{}: {} tensors ({}), {:.1} MB",
+            out.display(),
+            report.tensors,
+            kinds.collect::<Vec<_>>().join(", "),
+            report.bytes as f64 / 1e6
+        );
+        report
+            .notes
+            .iter()
+            .for_each(|note| println!("note: {note}"));
+    }
+    player.modelfile(out, &format!("./{}", file_name(out)), None)?;
     measured.print();
     Ok(())
 }
 
-fn gguf_lora(_player: &Player, out: &Path) -> Result<()> {
-    Disk::new().replace(out, |_fresh| {
-        // LEAD: randori_export::gguf_lora(…) from player.learnt.lora, player.learnt.params, player.stream.config()
-        Err("--to gguf-lora is not wired yet".into())
+fn gguf_lora(player: &Player, out: &Path) -> Result<()> {
+    let Some(spec) = &player.learnt.lora else {
+        bail!("only a LoRA player has an adapter to write; export this one merged (--to gguf)");
+    };
+    if spec.dora || !spec.modules_to_save.is_empty() {
+        bail!(
+            "a GGUF LoRA can express neither DoRA nor modules trained in full; export the player merged (--to gguf)"
+        );
+    }
+    let options = GgufLoraOptions {
+        replace: true,
+        name: player.setting.recipe.run.name.clone(),
+    };
+    let mut report = None;
+    Disk::new().replace(out, |fresh| {
+        let (params, config) = (&player.learnt.params, player.stream.config());
+        let scale = |projection: &str| spec.scale_of(projection);
+        report = Some(randori_export::gguf_lora(
+            params, config, &scale, fresh, &options,
+        )?);
+        Ok(())
     })?;
-    Ok(())
+    if let Some(report) = report {
+        println!(
+            "{}: a GGUF LoRA for {}, {} tensors, {:.1} MB",
+            out.display(),
+            player.setting.base_name,
+            report.tensors,
+            report.bytes as f64 / 1e6
+        );
+    }
+    let base = player.setting.recipe.path(&player.setting.base_name);
+    let from = match base.exists() {
+        true => base.display().to_string(),
+        false => player.setting.base_name.clone(),
+    };
+    player.modelfile(out, &from, Some(&format!("./{}", file_name(out))))
+}
+
+fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 fn bnb(player: &Player, dtype: weights::Dtype, shard_bytes: u64, out: &Path) -> Result<()> {
