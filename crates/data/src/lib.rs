@@ -7,6 +7,7 @@
 //!
 //! This crate must not know: tensors, candle, models, run folders, the terminal, or where a file came from.
 
+mod contain;
 mod counts;
 mod encode;
 mod error;

@@ -74,6 +74,9 @@ pub struct Trace {
     pub cache_bytes_per_token: usize,
 }
 
+/// The largest models have some hundred; a damaged configuration may ask for billions.
+const MOST_LAYERS: usize = 1024;
+
 /// Runs `arch` on shapes only.
 ///
 /// # Errors
@@ -82,6 +85,13 @@ pub struct Trace {
 pub fn trace(arch: &dyn Architecture) -> Result<Trace> {
     let mut tracer = Tracer::default();
     let at = |part: &str, e: String| Error::rule(format!("`{}`, {part}: {e}", arch.name()));
+    if arch.layers() > MOST_LAYERS {
+        return Err(Error::rule(format!(
+            "`{}` has {} blocks by its configuration; more than {MOST_LAYERS} are not supported",
+            arch.name(),
+            arch.layers()
+        )));
+    }
 
     let ids = tracer.start(Vec::new());
     let x = arch

@@ -6,6 +6,8 @@ use crate::{Config, Result, seam::RopeSpec};
 
 /// theta when a configuration has none, as in transformers.
 const DEFAULT_THETA: f64 = 10_000.0;
+/// Heads have some hundred features; a damaged configuration may say billions, and each has its frequency.
+const MOST_FEATURES: usize = 65_536;
 
 impl RopeSpec {
     /// The frequencies of a model whose heads have `head_dim` features: `default`, `linear` and `llama3` scaling,
@@ -24,6 +26,11 @@ impl RopeSpec {
         let theta = both("rope_theta", DEFAULT_THETA)?;
         let share = both("partial_rotary_factor", 1.0)?;
         let dim = (head_dim as f64 * share) as usize;
+        if head_dim > MOST_FEATURES {
+            let sentence =
+                format!("heads of {head_dim} features: at most {MOST_FEATURES} are possible");
+            return Err(sentence.into());
+        }
         if dim == 0 || dim % 2 == 1 || dim > head_dim {
             let sentence = format!(
                 "rotary embedding turns pairs of features: {dim} of {head_dim} features per head cannot be turned"

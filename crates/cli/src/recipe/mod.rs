@@ -260,4 +260,6 @@ pub(crate) fn toml_text(text: &str) -> String {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
 use serde_json::{Map, Value};
 
+use crate::contain::contain;
 use crate::{Error, Place, Result};
 
 /// The rows of one file.
@@ -17,10 +18,15 @@ pub(super) struct Rows {
 
 impl Rows {
     pub(super) fn open<C: ChunkReader + 'static>(file: &str, whole: C) -> Result<Self> {
-        let reader = SerializedFileReader::new(whole)
-            .map_err(|e| Error::file(file, format!("not Parquet: {e}")))?;
+        let open = || {
+            let reader = SerializedFileReader::new(whole).map_err(|e| e.to_string())?;
+            Ok(RowIter::from_file_into(
+                Box::new(reader) as Box<dyn FileReader>
+            ))
+        };
+        let rows = contain(open).and_then(|rows| rows);
         Ok(Self {
-            rows: RowIter::from_file_into(Box::new(reader) as Box<dyn FileReader>),
+            rows: rows.map_err(|e| Error::file(file, format!("not Parquet: {e}")))?,
             row: 0,
             broken: false,
         })
@@ -30,7 +36,10 @@ impl Rows {
         if self.broken {
             return None;
         }
-        let row = self.rows.next()?;
+        let row = match contain(|| self.rows.next()) {
+            Ok(row) => row?.map_err(|e| e.to_string()),
+            Err(panic) => Err(panic),
+        };
         self.row += 1;
         let place = Place {
             file: file.to_owned(),

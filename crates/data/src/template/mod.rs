@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use minijinja::value::Value;
 use minijinja::{Environment, ErrorKind};
 
+use crate::contain::contain;
 use crate::{Error, Message, Result};
 pub(crate) use turns::Turns;
 
@@ -54,8 +55,9 @@ impl ChatTemplate {
                 Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
             },
         );
-        environment
-            .add_template_owned("chat_template", accept_generation_blocks(source))
+        let accepted = accept_generation_blocks(source);
+        contain(|| environment.add_template_owned("chat_template", accepted))
+            .map_err(Error::Template)?
             .map_err(|e| Error::Template(describe(&e)))?;
         let mut template = Self {
             environment,
@@ -107,8 +109,9 @@ impl ChatTemplate {
             .environment
             .get_template("chat_template")
             .map_err(|e| Error::Template(describe(&e)))?;
-        template
-            .render(Value::from(variables))
+        // minijinja panics over a few sums that leave its numbers, such as the negative of the smallest
+        contain(|| template.render(Value::from(variables)))
+            .map_err(Error::Template)?
             .map_err(|e| Error::Template(describe(&e)))
     }
 }
@@ -131,9 +134,12 @@ fn accept_generation_blocks(source: &str) -> String {
     let mut rest = source;
     while let Some(open) = rest.find("{%") {
         let (before, tag) = rest.split_at(open);
+        // behind the opening sign: the two must not share theirs, as in `{%}`
+        let Some(close) = tag[2..].find("%}") else {
+            break;
+        };
         out.push_str(before);
-        let Some(close) = tag.find("%}") else { break };
-        let (tag, after) = tag.split_at(close + 2);
+        let (tag, after) = tag.split_at(close + 4);
         let inner = &tag[2..tag.len() - 2];
         let word = inner
             .trim_start_matches(['-', '+'])

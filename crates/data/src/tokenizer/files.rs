@@ -7,6 +7,7 @@ use serde_json::Value;
 use tokenizers::Tokenizer as Core;
 
 use super::{Special, Tokenizer};
+use crate::contain::contain;
 use crate::{Error, Result};
 
 /// The files that matter, as far as they exist.
@@ -54,7 +55,8 @@ pub(super) fn from_files(mut files: BTreeMap<String, Vec<u8>>) -> Result<Tokeniz
         .get("tokenizer.json")
         .map(Vec::as_slice)
         .unwrap_or_default();
-    let core = Core::from_bytes(bytes)
+    let core = contain(|| Core::from_bytes(bytes).map_err(|e| e.to_string()))
+        .and_then(|core| core)
         .map_err(|e| Error::file("tokenizer.json", format!("not a tokenizer: {e}")))?;
     let config = json(&files, "tokenizer_config.json")?;
     let map = json(&files, "special_tokens_map.json")?;

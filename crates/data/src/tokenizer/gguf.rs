@@ -9,6 +9,7 @@ use tokenizers::Tokenizer as Core;
 
 use super::pretokenizers::pre_tokenizer;
 use super::{Special, Tokenizer};
+use crate::contain::contain;
 use crate::{Error, Result};
 
 /// The `tokenizer.*` metadata of a GGUF file, under the names of its keys.
@@ -80,7 +81,8 @@ pub(super) fn build(gguf: &GgufTokenizer) -> Result<Tokenizer> {
     parts.insert("added_tokens".into(), added_tokens(gguf));
     parts.insert("post_processor".into(), post_processor(gguf, &special));
     let bytes = serde_json::to_vec(&parts).map_err(|e| Error::Tokenizer(e.to_string()))?;
-    let core = Core::from_bytes(bytes)
+    let core = contain(|| Core::from_bytes(bytes).map_err(|e| e.to_string()))
+        .and_then(|core| core)
         .map_err(|e| Error::Tokenizer(format!("in the GGUF metadata: {e}")))?;
     let files = BTreeMap::from([("tokenizer_config.json".to_owned(), config(gguf, &special)?)]);
     Tokenizer::assemble(

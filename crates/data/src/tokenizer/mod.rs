@@ -13,8 +13,9 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use serde_json::Value;
-use tokenizers::Tokenizer as Core;
+use tokenizers::{Encoding, Tokenizer as Core};
 
+use crate::contain::contain;
 use crate::{ChatTemplate, Error, Message, Result};
 pub use gguf::GgufTokenizer;
 pub use pretokenizers::known_pre_tokenizers;
@@ -113,12 +114,7 @@ impl Tokenizer {
             .filter(|t| t.special)
             .map(|t| t.content)
             .collect();
-        let first = core
-            .encode_fast("", true)
-            .map_err(broken)?
-            .get_ids()
-            .first()
-            .copied();
+        let first = encode(&core, "", true)?.get_ids().first().copied();
         let adds_bos = first.is_some() && first == special.bos.as_ref().map(|(id, _)| *id);
         let mut tokenizer = Self {
             core,
@@ -188,12 +184,7 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer cannot spell the text (one without byte fallback or unknown token).
     pub fn ids(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self
-            .core
-            .encode_fast(text, false)
-            .map_err(broken)?
-            .get_ids()
-            .to_vec())
+        Ok(encode(&self.core, text, false)?.get_ids().to_vec())
     }
 
     /// Ids after which generation stops: the end-of-text token, the one the template ends a turn with, and those the
@@ -210,7 +201,8 @@ impl Tokenizer {
                 .rev()
                 .take_while(|id| self.stop.contains(id))
                 .count();
-        self.core.decode(&ids[..body], false).unwrap_or_default()
+        let decode = || self.core.decode(&ids[..body], false).unwrap_or_default();
+        contain(decode).unwrap_or_default()
     }
 
     /// One token's text as the vocabulary spells it, for looking at ids one by one.
@@ -286,6 +278,14 @@ impl Tokenizer {
         }
         self.stop = seen;
     }
+}
+
+/// Tokens of a text, without offsets. What a damaged `tokenizer.json` makes the tokenizers crate panic over (a template
+/// with a token that it does not list) is an error like any other.
+fn encode(core: &Core, text: &str, special: bool) -> Result<Encoding> {
+    contain(|| core.encode_fast(text, special))
+        .map_err(Error::Tokenizer)?
+        .map_err(broken)
 }
 
 /// An error of the tokenizers crate.

@@ -2,7 +2,8 @@
 //! by rendering the conversation with and without it, and tokenised apart from the prompt.
 
 use super::spaces::{LeadingSpace, verbatim};
-use super::{Tokenizer, broken};
+use super::{Tokenizer, broken, encode};
+use crate::contain::contain;
 use crate::{Error, Message, Result};
 
 /// A text no conversation holds, to see where a template puts an answer.
@@ -114,7 +115,9 @@ impl Tokenizer {
     /// Splits what follows an answer into the text before the end-of-turn token, and that token. A template that
     /// ends no turn gets the end-of-text token: else the model would never learn to stop.
     fn ending(&self, after: &str) -> Result<(String, u32)> {
-        let encoding = self.core.encode(after, false).map_err(broken)?;
+        let encoding = contain(|| self.core.encode(after, false))
+            .map_err(Error::Tokenizer)?
+            .map_err(broken)?;
         let added = self.core.get_added_vocabulary().get_added_tokens_decoder();
         for (id, (start, _)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
             if added.contains_key(id) {
@@ -137,7 +140,9 @@ impl Tokenizer {
         let mut ids = Vec::new();
         let mut rest = body;
         if !before.is_empty() && body.starts_with(before) {
-            let encoding = self.core.encode(before, false).map_err(broken)?;
+            let encoding = contain(|| self.core.encode(before, false))
+                .map_err(Error::Tokenizer)?
+                .map_err(broken)?;
             let added = self.core.get_added_vocabulary().get_added_tokens_decoder();
             let last = encoding
                 .get_ids()
@@ -162,7 +167,7 @@ impl Tokenizer {
             (true, _) => self.copy(&self.verbatim, true)?,
             (false, _) => self.copy(&self.continuing, false)?,
         };
-        ids.extend_from_slice(core.encode_fast(rest, false).map_err(broken)?.get_ids());
+        ids.extend_from_slice(encode(core, rest, false)?.get_ids());
         Ok(ids)
     }
 

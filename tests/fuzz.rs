@@ -1,0 +1,36 @@
+//! Damaged input of every format: cut, flipped, spliced, with other numbers in it, 10,000 times each. Every time it is an
+//! error or a valid load: never a panic, a hang, or memory beyond the file's size class.
+//!
+//! Cases are numbered and always the same. `RANDORI_FUZZ_CASE=17 cargo test -p randori-cli --test fuzz jsonl` plays one
+//! again, `RANDORI_FUZZ_CASES` many more, `RANDORI_FUZZ_KEEP=folder` keeps the files that did harm. Recipes have the same test
+//! in crates/cli/src/recipe: they are read by the program alone.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "fuzz/models.rs"]
+mod models;
+#[path = "fuzz/mutate.rs"]
+mod mutate;
+#[path = "fuzz/runs.rs"]
+mod runs;
+#[path = "fuzz/storm.rs"]
+mod storm;
+#[path = "fuzz/texts.rs"]
+mod texts;
+
+/// Of each format.
+const CASES: u64 = 10_000;
+
+/// A folder in memory where the system has one: every case writes a file.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap()
+}
+
+#[global_allocator]
+static COUNTING: storm::Counting = storm::Counting;
