@@ -8,6 +8,8 @@
 
 #[path = "../crates/cli/src/ggufmeta.rs"]
 mod ggufmeta;
+#[path = "../crates/data/tests/texts/mod.rs"]
+mod texts;
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +24,8 @@ use randori_engine::{
     weights::{Dtype, LoadOptions, Source, TokenizerSource, open},
 };
 use randori_export::{
-    GgufLoraOptions, GgufOptions, GgufQuant, GgufReport, Meta, Whole, folder, gguf, gguf_lora,
+    AsHeld, FolderOptions, GgufLoraOptions, GgufOptions, GgufQuant, GgufReport, Merged, Meta,
+    Whole, folder, gguf, gguf_lora,
 };
 use randori_host::{Host, SearchPath};
 use randori_lora::{LoraSpec, Targets};
@@ -64,14 +67,16 @@ fn small(change: impl Fn(&mut Value)) -> Arc<Base> {
     Arc::new(base)
 }
 
-/// A LoRA player whose B is not zero.
+/// A LoRA player whose B is not zero, with a scale for every kind of projection.
 fn trained(base: Arc<Base>) -> Player {
     let spec = LoraSpec {
         rank: 4,
         alpha: 8.0,
         rslora: true,
-        dropout: 0.0,
         targets: Targets::AllLinear,
+        rank_pattern: vec![("k_proj".into(), 6)],
+        alpha_pattern: vec![("down_proj".into(), 3.0)],
+        ..LoraSpec::default()
     };
     let mut player = Player::with_lora(base, spec, 1).unwrap();
     let moved: BTreeMap<String, Tensor> = player
@@ -106,6 +111,24 @@ fn difference(a: &[f64], b: &[f64]) -> f64 {
     pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }
 
+fn hf_folder(player: &Player, out: &Path) {
+    let options = FolderOptions {
+        dtype: Dtype::F32,
+        replace: true,
+        ..FolderOptions::default()
+    };
+    let tensors = Whole { player, onto: None };
+    folder(
+        &tensors,
+        &[],
+        out,
+        &options,
+        &mut |_, _, _| Ok(()),
+        &mut |_, _| {},
+    )
+    .unwrap();
+}
+
 type Held = BTreeMap<String, Vec<f32>>;
 
 fn export(
@@ -121,7 +144,7 @@ fn export(
         replace: true,
         name: "small".into(),
     };
-    let mut each = |name: &str, m: &randori_export::Merged, of: &randori_export::Held<'_>| {
+    let mut each = |name: &str, m: &Merged, of: &AsHeld<'_>| {
         let values = m.weight.flatten_all()?.to_vec1::<f32>()?;
         held.insert(name.to_string(), of(&values)?);
         Ok(())
@@ -155,11 +178,7 @@ fn what_is_loaded_again_computes_the_same_to_the_bit() {
     for (i, change) in kinds.into_iter().enumerate() {
         let player = trained(small(change));
         let hf = dir.path().join(format!("hf-{i}"));
-        let options = randori_export::FolderOptions {
-            dtype: Dtype::F32,
-            ..Default::default()
-        };
-        folder(&player, &[], &hf, &options, &mut |_, _| {}).unwrap();
+        hf_folder(&player, &hf);
         let merged = logps(&Player::bare(Arc::new(load(Source::Folder(hf)))));
         assert!(difference(&merged, &logps(&player)) < 2e-5);
         for quant in ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q6_k"] {
@@ -292,7 +311,7 @@ fn files_for_other_programs() {
         replace: true,
         name: "lora".into(),
     };
-    let scale = |_: &str| spec.scale();
+    let scale = |projection: &str| spec.scale_of(projection);
     gguf_lora(
         &player.params,
         &base.config,
@@ -301,12 +320,7 @@ fn files_for_other_programs() {
         &options,
     )
     .unwrap();
-    let hf = randori_export::FolderOptions {
-        dtype: Dtype::F32,
-        replace: true,
-        ..Default::default()
-    };
-    folder(&player, &[], &out.join("hf"), &hf, &mut |_, _| {}).unwrap();
+    hf_folder(&player, &out.join("hf"));
     let ids = tokenizer
         .prompt(&[Message::user("What is 12 plus 30?")])
         .unwrap();
@@ -318,4 +332,52 @@ fn files_for_other_programs() {
     let report = json!({"prompt": ids, "plain": plain, "merged": player.logps(&plan).unwrap(),
         "base": Player::bare(base).logps(&plan).unwrap()});
     std::fs::write(out.join("expected.json"), report.to_string()).unwrap();
+    vocabularies(&out);
+    texts_with_ids(&out.join("base-f32.json"), &tokenizer);
+}
+
+/// Tiny models, each with a vocabulary of ours, and texts with their ids.
+fn vocabularies(out: &Path) {
+    let given = include_str!("../crates/data/tests/fixtures/sentencepiece.json");
+    let spm = Tokenizer::from_gguf(&serde_json::from_str(given).unwrap()).unwrap();
+    let mut all = vec![("spm".to_string(), spm)];
+    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let digits = json!({"type": "Digits", "individual_digits": true});
+    let json: Value =
+        serde_json::from_str(include_str!("../crates/data/tests/fixtures/tokenizer.json")).unwrap();
+    for (name, steps) in [
+        ("gpt-2", vec![bytes.clone()]),
+        ("smollm", vec![digits, bytes]),
+    ] {
+        let mut json = json.clone();
+        json["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": steps});
+        let config = br#"{"bos_token": "<s>", "eos_token": "</s>"}"#;
+        let t = Tokenizer::from_bytes(json.to_string().as_bytes(), Some(config), None).unwrap();
+        all.push((name.into(), t));
+    }
+    // the same merges, words cut as Llama 3 and others cut them
+    for pre in ["llama-bpe", "dbrx", "qwen2", "tekken", "gpt-4o"] {
+        let mut gguf = all[1].1.to_gguf().unwrap();
+        gguf.pre = Some(pre.into());
+        all.push((pre.into(), Tokenizer::from_gguf(&gguf).unwrap()));
+    }
+    for (name, tokenizer) in all {
+        let gguf = tokenizer.to_gguf().unwrap();
+        assert!(gguf.pre.as_ref().is_none_or(|pre| *pre == name), "{name}");
+        let base = small(|c| c["vocab_size"] = json!(tokenizer.vocab_size()));
+        let (file, keys) = (
+            out.join(format!("tiny-{name}.gguf")),
+            ggufmeta::vocabulary(gguf),
+        );
+        export(&Player::bare(base), &keys, &file, GgufQuant::F32);
+        texts_with_ids(&file.with_extension("json"), &tokenizer);
+    }
+}
+
+fn texts_with_ids(out: &Path, tokenizer: &Tokenizer) {
+    let cases: Vec<Value> = texts::texts(3000)
+        .into_iter()
+        .map(|text| json!({"ids": tokenizer.ids(&text).unwrap(), "text": text}))
+        .collect();
+    std::fs::write(out, Value::from(cases).to_string()).unwrap();
 }
