@@ -361,9 +361,21 @@ fn vocabularies(out: &Path) {
         gguf.pre = Some(pre.into());
         all.push((pre.into(), Tokenizer::from_gguf(&gguf).unwrap()));
     }
+    let (json, config) = (
+        include_bytes!("../configs/demo/model/tokenizer.json"),
+        include_bytes!("../configs/demo/model/tokenizer_config.json"),
+    );
+    let demo = Tokenizer::from_bytes(json, Some(config), None).unwrap();
+    assert!(modelfile(&demo, "x", None).unwrap().contains("TEMPLATE"));
+    all.push(("demo".into(), demo));
     for (name, tokenizer) in all {
         let gguf = tokenizer.to_gguf().unwrap();
-        assert!(gguf.pre.as_ref().is_none_or(|pre| *pre == name), "{name}");
+        let pre = if name == "demo" {
+            "smollm"
+        } else {
+            name.as_str()
+        };
+        assert!(gguf.pre.as_ref().is_none_or(|p| p == pre), "{name}");
         let base = small(|c| c["vocab_size"] = json!(tokenizer.vocab_size()));
         let (file, keys) = (
             out.join(format!("tiny-{name}.gguf")),
