@@ -109,8 +109,6 @@ pub struct GgufReport {
     pub notes: Vec<String>,
 }
 
-/// Values of whole rows -> the values that the file holds of them.
-
 /// About so many values are converted at once.
 const CHUNK: usize = 4 << 20;
 
