@@ -3,6 +3,7 @@
 
 mod array;
 mod conversation;
+mod pages;
 mod rows;
 mod shapes;
 

@@ -6,6 +6,7 @@ use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
 use serde_json::{Map, Value};
 
+use super::pages::Checked;
 use crate::contain::contain;
 use crate::{Error, Place, Result};
 
@@ -21,7 +22,7 @@ impl Rows {
         let open = || {
             let reader = SerializedFileReader::new(whole).map_err(|e| e.to_string())?;
             Ok(RowIter::from_file_into(
-                Box::new(reader) as Box<dyn FileReader>
+                Box::new(Checked(reader)) as Box<dyn FileReader>
             ))
         };
         let rows = contain(open).and_then(|rows| rows);
