@@ -1,7 +1,7 @@
 //! A tokenizer from GGUF metadata: byte-level BPE ("gpt2") and SentencePiece-style BPE ("llama"), rebuilt as the
 //! `tokenizer.json` that means the same.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -207,12 +207,17 @@ fn merges_of_scores(gguf: &GgufTokenizer) -> Vec<[&str; 2]> {
         .filter(|(id, _)| kind(gguf, *id) == NORMAL)
         .map(|(id, token)| (token.as_str(), id))
         .collect();
+    // halves of lengths that no token has need no look-up: a token of 20,000 letters would take seconds
+    let lengths: HashSet<usize> = ids.keys().map(|token| token.len()).collect();
     let mut merges: Vec<(f32, [usize; 2], [&str; 2])> = Vec::new();
     for (id, token) in gguf.tokens.iter().enumerate() {
         if ids.get(token.as_str()) != Some(&id) {
             continue;
         }
         for (at, _) in token.char_indices().skip(1) {
+            if !lengths.contains(&at) || !lengths.contains(&(token.len() - at)) {
+                continue;
+            }
             let (left, right) = token.split_at(at);
             if let (Some(&l), Some(&r)) = (ids.get(left), ids.get(right)) {
                 merges.push((gguf.scores[id], [l, r], [left, right]));
@@ -230,7 +235,7 @@ fn merges_of_scores(gguf: &GgufTokenizer) -> Vec<[&str; 2]> {
 
 /// Control, unknown and user-defined tokens are found in the text before anything else, as in llama.cpp.
 fn added_tokens(gguf: &GgufTokenizer) -> Value {
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     let added = gguf.tokens.iter().enumerate().filter_map(|(id, token)| {
         let named = [gguf.bos, gguf.eos, gguf.eot, gguf.unk, gguf.pad].contains(&Some(id as u32));
         let special = matches!(kind(gguf, id), CONTROL | UNKNOWN) || (named && gguf.token_types.is_empty());
