@@ -341,6 +341,38 @@ fn killed_or_failing_it_leaves_all_or_nothing() {
         "something else is there",
     );
     fs::remove_file(w.dir().join("mine.txt")).unwrap();
+    // somebody's model, somebody's adapter, another kind of our own
+    let theirs = w.dir().join("theirs");
+    fs::create_dir(&theirs).unwrap();
+    for file in ["config.json", "adapter_config.json", "model.gguf"] {
+        fs::write(theirs.join(file), "GGUF theirs").unwrap();
+        w.refused(
+            &["export", "runs/r", "--to", "peft", "--out", "theirs"],
+            "something else is there",
+        );
+    }
+    w.refused(
+        &[
+            "export",
+            "runs/r",
+            "--to",
+            "gguf",
+            "--out",
+            "theirs/model.gguf",
+        ],
+        "something else is there",
+    );
+    fs::remove_dir_all(&theirs).unwrap();
+    export(&w, "runs/r --to hf --out x");
+    w.refused(
+        &["export", "runs/r", "--to", "gguf", "--out", "x"],
+        "something else is there",
+    );
+    w.refused(
+        &["export", "runs/r", "--out", "x", "--set", "model.source=x"],
+        "this is the base itself",
+    );
+    fs::remove_dir_all(w.dir().join("x")).unwrap();
 
     // killed at moments spread over the time that one takes here
     let began = Instant::now();

@@ -61,9 +61,11 @@ pub fn plugin(name: &str) -> PathBuf {
         std::env::consts::DLL_SUFFIX
     );
     let own = Path::new(env!("CARGO_BIN_EXE_randori")).parent().unwrap();
+    // of two copies (`cargo build`'s and `cargo test`'s) the newer one, as the host takes it
     [own.join(&file), own.join("deps").join(&file)]
         .into_iter()
-        .find(|p| p.exists())
+        .filter(|p| p.exists())
+        .max_by_key(|p| fs::metadata(p).unwrap().modified().unwrap())
         .unwrap()
 }
 

@@ -13,24 +13,53 @@ use randori_store::Disk;
 use crate::session::Session;
 use crate::settings;
 
-/// An existing file, or folder with things in it, is not ours to replace, unless it is an earlier result of the same kind.
-pub fn refuse_taken(out: &Path) -> Result<()> {
+const CARD: &str = "README.md";
+/// Stands in the card of every folder and in the metadata of every GGUF that we write.
+const TAG: &str = "randori";
+/// A GGUF's own keys come first.
+const HEAD: u64 = 1 << 12;
+
+/// What lies at `out` is ours to replace only if it is an earlier result of ours of the same kind, a file or a folder:
+/// never somebody's model.
+pub fn refuse_taken(out: &Path, file: bool) -> Result<()> {
     if !out.exists() {
         return Ok(());
     }
-    let ours = ["adapter_config.json", "config.json"];
-    let empty = out.is_dir() && std::fs::read_dir(out)?.next().is_none();
-    let gguf = || {
-        let mut magic = [0; 4];
-        let read = File::open(out).and_then(|mut file| file.read_exact(&mut magic));
-        read.is_ok() && &magic == b"GGUF"
+    let ours = match (out.is_dir(), file) {
+        (true, false) => {
+            let card = std::fs::read_to_string(out.join(CARD)).unwrap_or_default();
+            std::fs::read_dir(out)?.next().is_none() || card.contains(&format!("- \"{TAG}\""))
+        }
+        (false, true) => {
+            let mut head = Vec::new();
+            File::open(out)?.take(HEAD).read_to_end(&mut head)?;
+            let has = |text: &str| head.windows(text.len()).any(|w| w == text.as_bytes());
+            head.starts_with(b"GGUF") && has("general.tags") && has(TAG)
+        }
+        _ => false,
     };
-    if empty || ours.iter().any(|file| out.join(file).is_file()) || (out.is_file() && gguf()) {
-        return Ok(());
+    match ours {
+        true => Ok(()),
+        false => bail!(
+            "--out {}: something else is there; name a new place",
+            out.display()
+        ),
     }
-    bail!(
-        "--out {}: something else is there; name a new place",
-        out.display()
+}
+
+/// The card of a folder that no run folder tells more about.
+fn short_card(session: &Session, player: &Player) -> String {
+    let library = match player.lora {
+        Some(_) => "peft",
+        None => "transformers",
+    };
+    format!(
+        "---\nbase_model: {}\nlibrary_name: {library}\ntags:\n- \"{TAG}\"\n---\n\n# {}\n\nTrained from {} with randori {}.\n\n```toml\n{}```\n",
+        serde_json::Value::from(session.base_name.as_str()),
+        session.recipe.run.name,
+        session.base_name,
+        env!("CARGO_PKG_VERSION"),
+        session.recipe.resolved(),
     )
 }
 
@@ -52,7 +81,11 @@ pub fn player(session: &Session, player: &Player, out: &Path) -> Result<()> {
 pub fn adapter(session: &Session, player: &Player, out: &Path) -> Result<()> {
     make_parent(out)?;
     Disk::new().replace(out, |fresh| {
-        Ok(randori_export::adapter(player, fresh, &session.base_name)?)
+        randori_export::adapter(player, fresh, &session.base_name)?;
+        Ok(std::fs::write(
+            fresh.join(CARD),
+            short_card(session, player),
+        )?)
     })?;
     Ok(())
 }
@@ -61,10 +94,12 @@ pub fn adapter(session: &Session, player: &Player, out: &Path) -> Result<()> {
 pub fn model(session: &Session, player: &Player, dtype: Dtype, out: &Path) -> Result<Report> {
     make_parent(out)?;
     let files = session.tokenizer.files()?;
-    let companions: Vec<Companion> = files
+    let mut companions: Vec<Companion> = files
         .into_iter()
         .map(|(name, bytes)| Companion::File(name, bytes))
         .collect();
+    let card = short_card(session, player).into_bytes();
+    companions.push(Companion::File(CARD.into(), card));
     let options = FolderOptions {
         dtype,
         replace: true,

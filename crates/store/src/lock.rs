@@ -12,7 +12,15 @@ use crate::{Error, Result};
 /// Held for as long as it lives.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    /// Closing alone would not do: a child that another thread is just starting holds a copy of every open file until it
+    /// becomes another program, and the lock would last as long.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
 }
 
 impl Lock {
@@ -42,7 +50,7 @@ impl Lock {
         let _ = file
             .set_len(0)
             .and_then(|()| write!(file, "{}", std::process::id()));
-        Ok(Lock { _file: file })
+        Ok(Lock { file })
     }
 
     /// Whether some process holds the folder now.
@@ -50,7 +58,9 @@ impl Lock {
         let Ok(file) = fs::File::open(dir.join(".lock")) else {
             return false;
         };
-        matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+        let found = file.try_lock_shared();
+        let _ = file.unlock();
+        matches!(found, Err(TryLockError::WouldBlock))
     }
 }
 
@@ -58,4 +68,22 @@ fn pid(file: &mut File) -> Option<u32> {
     let mut text = String::new();
     file.read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_of_the_file_does_not_keep_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = Lock::take(dir.path()).unwrap();
+        // what a child that is just being started has
+        let copy = lock.file.try_clone().unwrap();
+        assert!(Lock::take(dir.path()).is_err() && Lock::held(dir.path()));
+        drop(lock);
+        assert!(!Lock::held(dir.path()));
+        Lock::take(dir.path()).unwrap();
+        drop(copy);
+    }
 }

@@ -16,7 +16,7 @@ pub fn run(who: &Who, out: Option<&Path>, fresh: bool) -> Result<()> {
     let (recipe, adapter) = session::recipe(who)?;
     let dir = who.common.runs.join(format!("{}-sft", recipe.run.name));
     let out = out.map_or_else(|| dir.join("out"), Path::to_path_buf);
-    outbox::refuse_taken(&out)?;
+    outbox::refuse_taken(&out, false)?;
     folder::refuse_if_held(&dir)?;
     let session = Session::with(recipe, adapter, &who.common)?;
     session.check_start()?;

@@ -202,6 +202,7 @@ fn write(halves: &[Half], alpha: f32, out: &Path, options: &GgufLoraOptions) -> 
         ("adapter.lora.alpha", Meta::F32(alpha)),
     ]
     .map(|(key, value)| (key.to_string(), value));
+    let metadata = [&metadata[..3], &[super::tags()], &metadata[3..]].concat();
     let coming = halves
         .iter()
         .map(|h| Coming {

@@ -315,6 +315,12 @@ fn other_blocks(plan: &[Planned], quant: GgufQuant) -> Vec<String> {
         .collect()
 }
 
+/// Says who wrote the file, in GGUF's own key for it.
+fn tags() -> (String, Meta) {
+    let tags = ["spin", "self-play", "randori"].map(str::to_string);
+    ("general.tags".into(), Meta::Texts(tags.into()))
+}
+
 fn metadata(
     model: &Model,
     rows: usize,
@@ -328,6 +334,7 @@ fn metadata(
         ),
         ("general.type".into(), Meta::Text("model".into())),
         ("general.name".into(), Meta::Text(options.name.clone())),
+        tags(),
         (
             "general.file_type".into(),
             Meta::U32(options.quant.file_type()),

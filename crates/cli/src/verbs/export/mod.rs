@@ -45,8 +45,19 @@ struct Player {
 pub fn run(args: &Args) -> Result<()> {
     let target = args.target()?;
     let out = args.out.as_path();
-    outbox::refuse_taken(out)?;
+    let file = matches!(target, Target::Gguf { .. } | Target::GgufLora);
+    outbox::refuse_taken(out, file)?;
     let player = open(args)?;
+    let base = player
+        .setting
+        .recipe
+        .path(&player.setting.recipe.model.source.0);
+    if base.exists() && base.canonicalize()? == out.canonicalize().unwrap_or_default() {
+        bail!(
+            "--out {}: this is the base itself; name a new place",
+            out.display()
+        );
+    }
     outbox::make_parent(out)?;
     match target {
         Target::Peft => peft(&player, out),
