@@ -224,7 +224,7 @@ mod x86 {
                         for n in 0..N {
                             let mut sum = $sum(sums[r][n]);
                             for at in whole..k {
-                                sum += (*w.add(r * k + at)).wide() * *x.add(n * k + at);
+                                sum = (*w.add(r * k + at)).wide().mul_add(*x.add(n * k + at), sum);
                             }
                             *y.add(n * y_row + r) = sum;
                         }

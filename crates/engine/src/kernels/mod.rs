@@ -11,6 +11,7 @@ pub(crate) mod few;
 pub(crate) mod layout;
 pub(crate) mod linear;
 pub(crate) mod logprob;
+pub(crate) mod low_rank;
 pub(crate) mod math;
 pub(crate) mod norm;
 pub(crate) mod product;

@@ -6,7 +6,9 @@ use randori_sdk::seam::{Binary, Id, Unary};
 use super::{Factor, Linear, Matrix, Op, Pass, Recorded, Vector, forward::flat};
 use crate::{
     Error, Grads, Result,
-    kernels::{self, attention_backward, elementwise, layout, linear, norm, rope, route::Routing},
+    kernels::{
+        self, attention_backward, elementwise, layout, linear, low_rank, norm, rope, route::Routing,
+    },
 };
 
 /// The gradient to one value, as far as it is known.
@@ -247,18 +249,18 @@ fn project(
     if let (Some(u), Some(x), Some(xa)) = (&op.update, &op.x_value, &op.xa) {
         let x = pass.drop_out(x, &op.name, u.dropout)?;
         let lora = &u.lora;
-        let (through, da, db) = randori_lora::backward(&x, xa, &lora.a, &lora.b, lora.scale, &dy)
+        let da = slot(grads, &format!("{}.lora_A", op.name), lora.a.dims())?.clone();
+        let db = slot(grads, &format!("{}.lora_B", op.name), lora.b.dims())?.clone();
+        let through = low_rank::backward(&x, xa, lora, &dy, &da, &db)
             .map_err(|e| Error::rule(format!("`{}`: {e}", op.name)))?;
-        layout::add_onto(
-            slot(grads, &format!("{}.lora_A", op.name), lora.a.dims())?,
-            &da,
-        )?;
-        layout::add_onto(
-            slot(grads, &format!("{}.lora_B", op.name), lora.b.dims())?,
-            &db,
-        )?;
-        if let Some(dx) = &dx {
-            layout::add_onto(dx, &pass.drop_out(&through, &op.name, u.dropout)?)?;
+        match &dx {
+            Some(dx) if pass.dropout.is_some() && u.dropout > 0.0 => {
+                let masked = Tensor::zeros(dx.dims(), DType::F32, &Device::Cpu)?;
+                low_rank::through(&through, &lora.a, &masked)?;
+                layout::add_onto(dx, &pass.drop_out(&masked, &op.name, u.dropout)?)?;
+            }
+            Some(dx) => low_rank::through(&through, &lora.a, dx)?,
+            None => {}
         }
     }
     match dx {

@@ -7,8 +7,8 @@ use super::{Factor, Linear, Matrix, Node, Op, Place, Tape, Update, rules, say};
 use crate::{
     Error, Result,
     kernels::{
-        self, attention, attention::Heads, elementwise, layout, linear, norm, norm::Norm, rope,
-        route::Routing, rows,
+        self, attention, attention::Heads, elementwise, layout, linear, low_rank, norm, norm::Norm,
+        rope, route::Routing, rows,
     },
 };
 
@@ -152,9 +152,8 @@ impl Backend for Tape<'_, '_> {
             let (mut xa, mut gain) = (None, None);
             if let Some(Update { lora, dropout }) = &update {
                 let x = self.pass.drop_out(&x, name, *dropout)?;
-                let (delta, kept) = randori_lora::forward(&x, &lora.a, &lora.b, lora.scale)
+                let kept = low_rank::forward(&x, lora, &y)
                     .map_err(|e| Error::rule(format!("`{name}`: {e}")))?;
-                layout::add_onto(&y, &delta)?;
                 xa = Some(kept);
                 gain = self.pass.gain(name, &matrix, lora)?;
                 gain.iter().try_for_each(|g| g.apply(&y))?;
