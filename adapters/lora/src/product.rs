@@ -1,4 +1,5 @@
-//! The update's product with its backward, and the merge. All tensors are f32 and contiguous; n counts rows (tokens).
+//! The update's product with its backward, as a definition: the engine computes the same in place in its own kernels and is
+//! held against this. And the merge. All tensors are f32 and contiguous; n counts rows (tokens).
 
 use candle_core::{DType, Tensor};
 

@@ -88,3 +88,53 @@ pub(crate) fn through(u: &[f32], a: &Tensor, dx: &Tensor) -> Result<()> {
     let (left, right) = (View::rows(u, rank), View::rows(&a, inputs));
     change(dx, |dx| multiply_onto(size, left, right, 1.0, dx, true))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+
+    fn noise(name: &str, dims: (usize, usize)) -> Tensor {
+        let values: Vec<f32> = randori_lora::splitmix(5, name, dims.0 * dims.1)
+            .map(|u| (u - 0.5) as f32)
+            .collect();
+        Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
+    }
+
+    fn apart(a: &Tensor, b: &Tensor) -> f32 {
+        let all = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let pairs = all(a).into_iter().zip(all(b));
+        pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    }
+
+    #[test]
+    fn it_is_what_the_lora_crate_defines() {
+        // few rows and many, inputs that registers divide and do not
+        for (n, inputs) in [(1, 48), (3, 24), (70, 48), (90, 23)] {
+            let (x, a, b) = (
+                noise("x", (n, inputs)),
+                noise("a", (5, inputs)),
+                noise("b", (9, 5)),
+            );
+            let (y, dy) = (noise("y", (n, 9)), noise("dy", (n, 9)));
+            let (delta, kept) = randori_lora::forward(&x, &a, &b, 1.7).unwrap();
+            let wanted = (&y + delta).unwrap();
+            let wants = randori_lora::backward(&x, &kept, &a, &b, 1.7, &dy).unwrap();
+            let update = randori_lora::Update {
+                a,
+                b,
+                scale: 1.7,
+                magnitude: None,
+            };
+            let xa = forward(&x, &update, &y).unwrap();
+            assert!(apart(&xa, &kept) < 1e-5 && apart(&y, &wanted) < 1e-5);
+            let zeros =
+                |dims: (usize, usize)| Tensor::zeros(dims, DType::F32, &Device::Cpu).unwrap();
+            let (dx, da, db) = (zeros((n, inputs)), zeros((5, inputs)), zeros((9, 5)));
+            let u = backward(&x, &xa, &update, &dy, &da, &db).unwrap();
+            through(&u, &update.a, &dx).unwrap();
+            assert!(apart(&dx, &wants.0) < 1e-5);
+            assert!(apart(&da, &wants.1) < 1e-4 && apart(&db, &wants.2) < 1e-4);
+        }
+    }
+}
