@@ -222,7 +222,28 @@ impl Player {
         })
     }
 
-    /// A folder written by `write` under a temporary name, with its card and report.
+    /// What `write` writes under a temporary name, measured, and with it what `beside` adds before it gets its own.
+    fn written(
+        &self,
+        out: &Path,
+        form: &str,
+        lossless: Option<&'static str>,
+        write: impl FnOnce(&dyn Tensors, &Path, &mut Each, Progress) -> Result<()>,
+        beside: impl FnOnce(&Path, &Measured) -> Result<()>,
+    ) -> Result<Measured> {
+        let mut measured = None;
+        Disk::new().replace(out, |fresh| {
+            let m = self.measured(form, lossless, |tensors, each, progress| {
+                write(tensors, fresh, each, progress)
+            })?;
+            beside(fresh, &m)?;
+            measured = Some(m);
+            Ok(())
+        })?;
+        measured.context("nothing was written")
+    }
+
+    /// A folder, with its card and report.
     fn folder(
         &self,
         out: &Path,
@@ -230,23 +251,16 @@ impl Player {
         lossless: Option<&'static str>,
         write: impl FnOnce(&dyn Tensors, &Path, &mut Each, Progress) -> Result<()>,
     ) -> Result<Measured> {
-        let mut measured = None;
-        Disk::new().replace(out, |fresh| {
-            let m = self.measured(form, lossless, |tensors, each, progress| {
-                write(tensors, fresh, each, progress)
-            })?;
+        self.written(out, form, lossless, write, |fresh, m| {
             let how = format!("Hugging Face folder in {form}, {}", self.merged_onto());
-            std::fs::write(fresh.join("README.md"), self.card(how, Some(&m)))?;
+            std::fs::write(fresh.join("README.md"), self.card(how, Some(m)))?;
             std::fs::write(fresh.join("fidelity.json"), m.text())?;
             let modelfile = randori_data::modelfile(&self.setting.tokenizer, ".", None)?;
-            std::fs::write(fresh.join("Modelfile"), modelfile)?;
-            measured = Some(m);
-            Ok(())
-        })?;
-        measured.context("nothing was written")
+            Ok(std::fs::write(fresh.join("Modelfile"), modelfile)?)
+        })
     }
 
-    /// A file written by `write` under a temporary name, and its report as NAME.fidelity.json.
+    /// A file, and its report as NAME.fidelity.json.
     fn file(
         &self,
         out: &Path,
@@ -254,15 +268,7 @@ impl Player {
         lossless: Option<&'static str>,
         write: impl FnOnce(&dyn Tensors, &Path, &mut Each, Progress) -> Result<()>,
     ) -> Result<Measured> {
-        let mut measured = None;
-        Disk::new().replace(out, |fresh| {
-            let m = self.measured(form, lossless, |tensors, each, progress| {
-                write(tensors, fresh, each, progress)
-            })?;
-            measured = Some(m);
-            Ok(())
-        })?;
-        let measured = measured.context("nothing was written")?;
+        let measured = self.written(out, form, lossless, write, |_, _| Ok(()))?;
         let report = out.with_extension("fidelity.json");
         Disk::new().write(&report, measured.text().as_bytes())?;
         Ok(measured)
