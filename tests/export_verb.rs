@@ -125,6 +125,21 @@ fn of_a_run_and_of_each_iteration() {
         );
     }
 
+    // so do the other formats: a GGUF in f32 the same, 4 bits near it, and each with what belongs beside it
+    export(&w, "runs/r --to gguf --quant f32 --out last.gguf");
+    export(&w, "runs/r --to bnb --dtype f32 --out four");
+    let (folder, gguf) = (measured(&w, "last"), measured(&w, "last.gguf"));
+    assert!((folder - gguf).abs() < 1e-6, "{folder} {gguf}");
+    let four = measured(&w, "four");
+    assert!((folder - four).abs() < 0.5 && four != folder, "{four}");
+    for file in ["last.Modelfile", "last.fidelity.json", "four/Modelfile"] {
+        assert!(at(file).is_file(), "{file}");
+    }
+    export(&w, "runs/r --to gguf-lora --out lora.gguf");
+    let modelfile = fs::read_to_string(at("lora.Modelfile")).unwrap();
+    assert!(modelfile.contains("ADAPTER ./lora.gguf\n"), "{modelfile}");
+    assert!(fs::read(at("lora.gguf")).unwrap().starts_with(b"GGUF"));
+
     // adapters are the run's own bytes
     export(&w, "runs/r --to peft --iteration 0 --out peft");
     let file = "adapter_model.safetensors";
