@@ -74,25 +74,24 @@ impl GgufMatrix {
     #[inline(always)]
     fn fill_with(&self, rows: Range<usize>, columns: Range<usize>, out: &mut [f32]) {
         match self.dtype {
-            GgmlDType::Q4_0 => self.each::<18, 32>(rows, columns, out, q4_0),
-            GgmlDType::Q4_1 => self.each::<20, 32>(rows, columns, out, q4_1),
-            GgmlDType::Q5_0 => self.each::<22, 32>(rows, columns, out, q5_0),
-            GgmlDType::Q5_1 => self.each::<24, 32>(rows, columns, out, q5_1),
-            GgmlDType::Q8_0 => self.each::<34, 32>(rows, columns, out, q8_0),
-            GgmlDType::Q4K => self.each::<144, 256>(rows, columns, out, q4_k),
-            GgmlDType::Q5K => self.each::<176, 256>(rows, columns, out, q5_k),
-            GgmlDType::Q6K => self.each::<210, 256>(rows, columns, out, q6_k),
+            GgmlDType::Q4_0 => self.each::<18, 32, Q4_0>(rows, columns, out),
+            GgmlDType::Q4_1 => self.each::<20, 32, Q4_1>(rows, columns, out),
+            GgmlDType::Q5_0 => self.each::<22, 32, Q5_0>(rows, columns, out),
+            GgmlDType::Q5_1 => self.each::<24, 32, Q5_1>(rows, columns, out),
+            GgmlDType::Q8_0 => self.each::<34, 32, Q8_0>(rows, columns, out),
+            GgmlDType::Q4K => self.each::<144, 256, Q4K>(rows, columns, out),
+            GgmlDType::Q5K => self.each::<176, 256, Q5K>(rows, columns, out),
+            GgmlDType::Q6K => self.each::<210, 256, Q6K>(rows, columns, out),
             _ => {} // `new` lets no other in
         }
     }
 
     #[inline(always)]
-    fn each<const B: usize, const N: usize>(
+    fn each<const B: usize, const N: usize, F: Block<B, N>>(
         &self,
         rows: Range<usize>,
         columns: Range<usize>,
         out: &mut [f32],
-        block: impl Fn(&[u8; B], &mut [f32; N]),
     ) {
         let per_row = self.columns / N;
         for (row, out) in rows.zip(out.chunks_exact_mut(columns.len())) {
@@ -100,7 +99,7 @@ impl GgufMatrix {
             let (blocks, _) = self.data[first * B..].as_chunks::<B>();
             let (outs, _) = out.as_chunks_mut::<N>();
             for (b, o) in blocks.iter().zip(outs) {
-                block(b, o);
+                F::write(b, o);
             }
         }
     }
@@ -108,6 +107,12 @@ impl GgufMatrix {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
     fn fill_avx2(&self, rows: Range<usize>, columns: Range<usize>, out: &mut [f32]) {
+        self.fill_with(rows, columns, out);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+    fn fill_avx512(&self, rows: Range<usize>, columns: Range<usize>, out: &mut [f32]) {
         self.fill_with(rows, columns, out);
     }
 }
@@ -123,7 +128,10 @@ impl Rows for GgufMatrix {
 
     fn fill(&self, rows: Range<usize>, columns: Range<usize>, out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx2") {
+        if crate::wide::available() {
+            // SAFETY: the processor has these parts of AVX-512.
+            return unsafe { self.fill_avx512(rows, columns, out) };
+        } else if std::arch::is_x86_feature_detected!("avx2") {
             // SAFETY: the processor has AVX2.
             return unsafe { self.fill_avx2(rows, columns, out) };
         }
@@ -156,56 +164,84 @@ fn permuted(data: &[u8], stride: usize, rows: usize, order: &[u32]) -> Result<Ve
         .collect())
 }
 
+/// The f16 at `at`, exactly. (The half crate asks for the processor's instructions at every number.)
 #[inline(always)]
 fn half(bytes: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
+    let bits = u32::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]));
+    if bits & 0x7c00 == 0x7c00 {
+        return f16::from_bits(bits as u16).to_f32(); // infinite or NaN
+    }
+    // the exponent's bias is 15 instead of 127: 2^112 mends it, for numbers without a leading 1 too
+    let size = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
+    f32::from_bits(size.to_bits() | (bits & 0x8000) << 16)
 }
 
-#[inline(always)]
-fn q4_0(b: &[u8; 18], y: &mut [f32; 32]) {
-    let d = half(b, 0);
-    for j in 0..16 {
-        y[j] = f32::from((b[2 + j] & 15) as i8 - 8) * d;
-        y[j + 16] = f32::from((b[2 + j] >> 4) as i8 - 8) * d;
+/// How one block of B bytes becomes N floats. A type for each format rather than a function: a function that is handed
+/// on is compiled apart, without the caller's vector instructions.
+trait Block<const B: usize, const N: usize> {
+    fn write(b: &[u8; B], y: &mut [f32; N]);
+}
+
+struct Q4_0;
+impl Block<18, 32> for Q4_0 {
+    #[inline(always)]
+    fn write(b: &[u8; 18], y: &mut [f32; 32]) {
+        let d = half(b, 0);
+        for j in 0..16 {
+            y[j] = f32::from((b[2 + j] & 15) as i8 - 8) * d;
+            y[j + 16] = f32::from((b[2 + j] >> 4) as i8 - 8) * d;
+        }
     }
 }
 
-#[inline(always)]
-fn q4_1(b: &[u8; 20], y: &mut [f32; 32]) {
-    let (d, m) = (half(b, 0), half(b, 2));
-    for j in 0..16 {
-        y[j] = f32::from(b[4 + j] & 15) * d + m;
-        y[j + 16] = f32::from(b[4 + j] >> 4) * d + m;
+struct Q4_1;
+impl Block<20, 32> for Q4_1 {
+    #[inline(always)]
+    fn write(b: &[u8; 20], y: &mut [f32; 32]) {
+        let (d, m) = (half(b, 0), half(b, 2));
+        for j in 0..16 {
+            y[j] = f32::from(b[4 + j] & 15) * d + m;
+            y[j + 16] = f32::from(b[4 + j] >> 4) * d + m;
+        }
     }
 }
 
-#[inline(always)]
-fn q5_0(b: &[u8; 22], y: &mut [f32; 32]) {
-    let d = half(b, 0);
-    let high = u32::from_le_bytes([b[2], b[3], b[4], b[5]]);
-    for j in 0..16 {
-        let (h0, h1) = ((high >> j << 4 & 16) as u8, (high >> (j + 12) & 16) as u8);
-        y[j] = f32::from((b[6 + j] & 15 | h0) as i8 - 16) * d;
-        y[j + 16] = f32::from((b[6 + j] >> 4 | h1) as i8 - 16) * d;
+struct Q5_0;
+impl Block<22, 32> for Q5_0 {
+    #[inline(always)]
+    fn write(b: &[u8; 22], y: &mut [f32; 32]) {
+        let d = half(b, 0);
+        let high = u32::from_le_bytes([b[2], b[3], b[4], b[5]]);
+        for j in 0..16 {
+            let (h0, h1) = ((high >> j << 4 & 16) as u8, (high >> (j + 12) & 16) as u8);
+            y[j] = f32::from((b[6 + j] & 15 | h0) as i8 - 16) * d;
+            y[j + 16] = f32::from((b[6 + j] >> 4 | h1) as i8 - 16) * d;
+        }
     }
 }
 
-#[inline(always)]
-fn q5_1(b: &[u8; 24], y: &mut [f32; 32]) {
-    let (d, m) = (half(b, 0), half(b, 2));
-    let high = u32::from_le_bytes([b[4], b[5], b[6], b[7]]);
-    for j in 0..16 {
-        let (h0, h1) = ((high >> j << 4 & 16) as u8, (high >> (j + 12) & 16) as u8);
-        y[j] = f32::from(b[8 + j] & 15 | h0) * d + m;
-        y[j + 16] = f32::from(b[8 + j] >> 4 | h1) * d + m;
+struct Q5_1;
+impl Block<24, 32> for Q5_1 {
+    #[inline(always)]
+    fn write(b: &[u8; 24], y: &mut [f32; 32]) {
+        let (d, m) = (half(b, 0), half(b, 2));
+        let high = u32::from_le_bytes([b[4], b[5], b[6], b[7]]);
+        for j in 0..16 {
+            let (h0, h1) = ((high >> j << 4 & 16) as u8, (high >> (j + 12) & 16) as u8);
+            y[j] = f32::from(b[8 + j] & 15 | h0) * d + m;
+            y[j + 16] = f32::from(b[8 + j] >> 4 | h1) * d + m;
+        }
     }
 }
 
-#[inline(always)]
-fn q8_0(b: &[u8; 34], y: &mut [f32; 32]) {
-    let d = half(b, 0);
-    for j in 0..32 {
-        y[j] = f32::from(b[2 + j] as i8) * d;
+struct Q8_0;
+impl Block<34, 32> for Q8_0 {
+    #[inline(always)]
+    fn write(b: &[u8; 34], y: &mut [f32; 32]) {
+        let d = half(b, 0);
+        for j in 0..32 {
+            y[j] = f32::from(b[2 + j] as i8) * d;
+        }
     }
 }
 
@@ -223,52 +259,62 @@ fn scale_min(j: usize, q: &[u8]) -> (f32, f32) {
     (f32::from(s), f32::from(m))
 }
 
-#[inline(always)]
-fn q4_k(b: &[u8; 144], y: &mut [f32; 256]) {
-    let (d, min) = (half(b, 0), half(b, 2));
-    let (scales, q) = (&b[4..16], &b[16..144]);
-    for g in 0..4 {
-        let ((s1, m1), (s2, m2)) = (scale_min(2 * g, scales), scale_min(2 * g + 1, scales));
-        let (d1, m1, d2, m2) = (d * s1, min * m1, d * s2, min * m2);
-        for l in 0..32 {
-            let byte = q[32 * g + l];
-            y[64 * g + l] = d1 * f32::from(byte & 15) - m1;
-            y[64 * g + 32 + l] = d2 * f32::from(byte >> 4) - m2;
+struct Q4K;
+impl Block<144, 256> for Q4K {
+    #[inline(always)]
+    fn write(b: &[u8; 144], y: &mut [f32; 256]) {
+        let (d, min) = (half(b, 0), half(b, 2));
+        let (scales, q) = (&b[4..16], &b[16..144]);
+        for g in 0..4 {
+            let ((s1, m1), (s2, m2)) = (scale_min(2 * g, scales), scale_min(2 * g + 1, scales));
+            let (d1, m1, d2, m2) = (d * s1, min * m1, d * s2, min * m2);
+            for l in 0..32 {
+                let byte = q[32 * g + l];
+                y[64 * g + l] = d1 * f32::from(byte & 15) - m1;
+                y[64 * g + 32 + l] = d2 * f32::from(byte >> 4) - m2;
+            }
         }
     }
 }
 
-#[inline(always)]
-fn q5_k(b: &[u8; 176], y: &mut [f32; 256]) {
-    let (d, min) = (half(b, 0), half(b, 2));
-    let (scales, high, q) = (&b[4..16], &b[16..48], &b[48..176]);
-    for g in 0..4 {
-        let ((s1, m1), (s2, m2)) = (scale_min(2 * g, scales), scale_min(2 * g + 1, scales));
-        let (d1, m1, d2, m2) = (d * s1, min * m1, d * s2, min * m2);
-        for l in 0..32 {
-            let (byte, bits) = (q[32 * g + l], high[l] >> (2 * g));
-            y[64 * g + l] = d1 * f32::from(byte & 15 | (bits & 1) << 4) - m1;
-            y[64 * g + 32 + l] = d2 * f32::from(byte >> 4 | (bits >> 1 & 1) << 4) - m2;
+struct Q5K;
+impl Block<176, 256> for Q5K {
+    #[inline(always)]
+    fn write(b: &[u8; 176], y: &mut [f32; 256]) {
+        let (d, min) = (half(b, 0), half(b, 2));
+        let (scales, high, q) = (&b[4..16], &b[16..48], &b[48..176]);
+        for g in 0..4 {
+            let ((s1, m1), (s2, m2)) = (scale_min(2 * g, scales), scale_min(2 * g + 1, scales));
+            let (d1, m1, d2, m2) = (d * s1, min * m1, d * s2, min * m2);
+            for l in 0..32 {
+                let (byte, bits) = (q[32 * g + l], high[l] >> (2 * g));
+                y[64 * g + l] = d1 * f32::from(byte & 15 | (bits & 1) << 4) - m1;
+                y[64 * g + 32 + l] = d2 * f32::from(byte >> 4 | (bits >> 1 & 1) << 4) - m2;
+            }
         }
     }
 }
 
-#[inline(always)]
-fn q6_k(b: &[u8; 210], y: &mut [f32; 256]) {
-    let d = half(b, 208);
-    for half in 0..2 {
-        let (low, high, scales) = (&b[64 * half..], &b[128 + 32 * half..], &b[192 + 8 * half..]);
-        for l in 0..32 {
-            let (a, c, h) = (low[l], low[l + 32], high[l]);
-            let codes = [
-                a & 15 | (h & 3) << 4,
-                c & 15 | (h >> 2 & 3) << 4,
-                a >> 4 | (h >> 4 & 3) << 4,
-                c >> 4 | h >> 6 << 4,
-            ];
-            for (k, code) in codes.into_iter().enumerate() {
-                let scale = f32::from(scales[l / 16 + 2 * k] as i8);
-                y[128 * half + 32 * k + l] = d * scale * f32::from(code as i8 - 32);
+struct Q6K;
+impl Block<210, 256> for Q6K {
+    #[inline(always)]
+    fn write(b: &[u8; 210], y: &mut [f32; 256]) {
+        let d = half(b, 208);
+        for half in 0..2 {
+            let (low, high, scales) =
+                (&b[64 * half..], &b[128 + 32 * half..], &b[192 + 8 * half..]);
+            for l in 0..32 {
+                let (a, c, h) = (low[l], low[l + 32], high[l]);
+                let codes = [
+                    a & 15 | (h & 3) << 4,
+                    c & 15 | (h >> 2 & 3) << 4,
+                    a >> 4 | (h >> 4 & 3) << 4,
+                    c >> 4 | h >> 6 << 4,
+                ];
+                for (k, code) in codes.into_iter().enumerate() {
+                    let scale = f32::from(scales[l / 16 + 2 * k] as i8);
+                    y[128 * half + 32 * k + l] = d * scale * f32::from(code as i8 - 32);
+                }
             }
         }
     }

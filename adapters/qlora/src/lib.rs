@@ -11,6 +11,7 @@ mod matrix;
 mod nf4;
 mod product;
 mod scales;
+mod wide;
 
 pub use error::{Error, Result};
 pub use gguf::GgufMatrix;

@@ -16,7 +16,7 @@ use std::{
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
-use crate::{Error, Nf4Scales, Result, product::Rows};
+use crate::{Error, Nf4Scales, Result, product::Rows, wide};
 
 /// bitsandbytes' levels of NF4, lowest first.
 pub const NF4_LEVELS: [f32; 16] = [
@@ -165,7 +165,12 @@ impl Nf4Matrix {
 
     /// Elements `start..start + out.len()` of the flattened matrix.
     fn decode(&self, start: usize, out: &mut [f32]) {
-        let Nf4Parts { codes, block, .. } = &self.parts;
+        let Nf4Parts {
+            codes,
+            block,
+            levels,
+            ..
+        } = &self.parts;
         let mut done = 0;
         while done < out.len() {
             let at = start + done;
@@ -173,7 +178,10 @@ impl Nf4Matrix {
             let scale = self.parts.scales.at(at / block);
             let out = &mut out[done..done + len];
             if at.is_multiple_of(2) && len.is_multiple_of(2) {
-                for (pair, &byte) in out.chunks_exact_mut(2).zip(&codes[at / 2..(at + len) / 2]) {
+                let codes = &codes[at / 2..(at + len) / 2];
+                let wide = wide::look_up(codes, levels, scale, out);
+                let (out, codes) = (&mut out[wide..], &codes[wide / 2..]);
+                for (pair, &byte) in out.chunks_exact_mut(2).zip(codes) {
                     let [high, low] = self.pairs[usize::from(byte)];
                     pair[0] = high * scale;
                     pair[1] = low * scale;
