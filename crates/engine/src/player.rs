@@ -163,21 +163,34 @@ impl Player {
         if entries.is_empty() {
             return Err(Error::rule("a step wants at least one entry"));
         }
+        // the whole step on one of the pool's own threads: a parallel product then is a push to that thread's queue, where
+        // from outside each would be a hand-over to the pool and back, hundreds a token
+        let logits = rayon::scope(|_| self.cached_logits(cache, &entries, ids, positions))?;
+        for e in &entries {
+            cache.lens[e.slot] += e.len;
+        }
+        Ok(logits)
+    }
+
+    /// (entries, vocab) after each entry's last token.
+    fn cached_logits(
+        &self,
+        cache: &mut KvCache,
+        entries: &[Entry],
+        ids: Vec<u32>,
+        positions: Vec<u32>,
+    ) -> Result<Tensor> {
         let pass = Pass::cached(self, ids, positions, cache.gains.clone());
         let mut x = self.run_embed(&pass, false)?.output;
         for (layer, calls) in cache.blocks.iter_mut().enumerate() {
-            let place = Place::Cached(BlockCache::new(calls, &cache.lens, &entries));
+            let place = Place::Cached(BlockCache::new(calls, &cache.lens, entries));
             x = self.run_block(&pass, place, layer, false, x, false)?.output;
         }
         let last: Vec<u32> = entries.iter().map(|e| (e.row + e.len - 1) as u32).collect();
         if last.len() < pass.rows() {
             x = crate::kernels::layout::gather(&x, &last)?;
         }
-        let logits = self.run_head(&pass, false, x, false)?.output;
-        for e in &entries {
-            cache.lens[e.slot] += e.len;
-        }
-        Ok(logits)
+        Ok(self.run_head(&pass, false, x, false)?.output)
     }
 
     /// Token ids to (tokens, width).

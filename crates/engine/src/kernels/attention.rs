@@ -11,7 +11,7 @@ use randori_sdk::seam::AttnSpec;
 use rayon::prelude::*;
 
 use super::{
-    Shared, Values, math,
+    Shared, Values, keys, math,
     product::{Into, View, multiply_into},
     tensor,
 };
@@ -144,9 +144,8 @@ impl<'a> Block<'a> {
             let k = &seen.keys.k[seen.from * k_width + h.key_column(head)..];
             let n = seen.to - seen.from;
             if self.len == 1 {
-                for (s, k) in scores[seen.column..][..n].iter_mut().zip(k.chunks(k_width)) {
-                    *s = (math::dot(&q[..d], &k[..d]) * f64::from(h.scale)) as f32;
-                }
+                let scores = &mut scores[seen.column..][..n];
+                keys::dots(&q[..d], k, k_width, h.scale, scores);
                 continue;
             }
             let to = scores[seen.column..].as_mut_ptr();
@@ -267,9 +266,7 @@ unsafe fn attend(
         if block.len == 1 {
             // SAFETY: d values of this block's only row; `out` began as zeros.
             let out = unsafe { std::slice::from_raw_parts_mut(to, d) };
-            for (p, v) in scores[seen.column..][..count].iter().zip(v.chunks(k_width)) {
-                math::add_scaled(out, *p, &v[..d]);
-            }
+            keys::weigh(&scores[seen.column..][..count], v, k_width, out);
             continue;
         }
         let p = View::new(&scores[seen.column..], block.columns, 1);

@@ -3,14 +3,21 @@
 //!
 //! Written with x86 intrinsics, for AVX-512 and for AVX2 with FMA and F16C; elsewhere the general product does it.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 use randori_qlora::QuantMatrix;
 use rayon::prelude::*;
 
-use super::Shared;
+use super::{
+    Shared,
+    panel::{self, Panel},
+};
 
 /// Rows of x up to which this beats a general product.
 pub(crate) const ROWS: usize = 64;
+/// Rows of x from which they fill a register better than the features do.
+const PANEL: usize = 9;
 /// Multiply-adds that are worth a task.
 const TASK: usize = 1 << 18;
 
@@ -28,6 +35,10 @@ pub(crate) fn available() -> bool {
 pub(crate) trait Stored: Copy + Sync {
     /// Its value.
     fn wide(self) -> f32;
+    /// These weights, if they are f32.
+    fn floats(_: &[Self]) -> Option<&[f32]> {
+        None
+    }
     /// Eight values from `at` on.
     ///
     /// # Safety
@@ -45,6 +56,13 @@ pub(crate) trait Stored: Copy + Sync {
 /// x Wᵀ for x (n, k) and W (outputs, k): (n, outputs). Only where it is [`available`].
 pub(crate) fn product<S: Stored>(x: &[f32], w: &[S], k: usize) -> Vec<f32> {
     let (n, outputs) = (x.len() / k, w.len() / k);
+    if n >= PANEL {
+        let fill = |rows: Range<usize>, to: &mut [f32]| {
+            let w = &w[rows.start * k..rows.end * k];
+            to.iter_mut().zip(w).for_each(|(to, w)| *to = w.wide());
+        };
+        return by_panel(x, (outputs, k), S::floats(w), fill);
+    }
     let mut y = vec![0f32; n * outputs];
     let out = Shared::new(&mut y);
     let rows = (TASK / (n * k).max(1)).next_multiple_of(4);
@@ -60,6 +78,49 @@ pub(crate) fn product<S: Stored>(x: &[f32], w: &[S], k: usize) -> Vec<f32> {
     y
 }
 
+/// Through a panel of x: W as it lies where it is f32, else some rows at a time, which `fill` appends in f32.
+pub(crate) fn by_panel(
+    x: &[f32],
+    (outputs, k): (usize, usize),
+    floats: Option<&[f32]>,
+    fill: impl Fn(Range<usize>, &mut [f32]) + Sync,
+) -> Vec<f32> {
+    let n = x.len() / k;
+    let panel = Panel::new(x, k);
+    let mut y = vec![0f32; n * outputs];
+    let out = Shared::new(&mut y);
+    let rows = (FIRST_CACHE / k.max(1)).clamp(panel::TILE, 64) / panel::TILE * panel::TILE;
+    let per_task = (TASK / (n * k).max(1)).max(1).next_multiple_of(rows);
+    let task = |buffer: &mut Vec<f32>, task: usize| {
+        let end = ((task + 1) * per_task).min(outputs);
+        for first in (task * per_task..end).step_by(rows) {
+            let here = first..(first + rows).min(end);
+            let w = match floats {
+                Some(w) => &w[here.start * k..here.end * k],
+                None => {
+                    let len = here.len() * k;
+                    if buffer.len() < len {
+                        buffer.resize(len, 0.0);
+                    }
+                    fill(here, &mut buffer[..len]);
+                    &buffer[..len]
+                }
+            };
+            // SAFETY: each task writes the columns of its own rows of W; `available` was asked by the caller.
+            unsafe { panel.multiply(w, out.from(first), outputs) };
+        }
+    };
+    let tasks = outputs.div_ceil(per_task);
+    if tasks == 1 {
+        task(&mut Vec::new(), 0);
+    } else {
+        (0..tasks)
+            .into_par_iter()
+            .for_each_init(Vec::new, |buffer, i| task(buffer, i));
+    }
+    y
+}
+
 /// Floats of dequantised rows that stay in a core's first cache.
 const FIRST_CACHE: usize = 6 * 1024;
 
@@ -67,6 +128,9 @@ const FIRST_CACHE: usize = 6 * 1024;
 pub(crate) fn quantised(x: &[f32], w: &QuantMatrix) -> Vec<f32> {
     let (outputs, k) = w.shape();
     let n = x.len() / k;
+    if n >= PANEL {
+        return by_panel(x, (outputs, k), None, |rows, to| w.fill(rows, to));
+    }
     let mut y = vec![0f32; n * outputs];
     let out = Shared::new(&mut y);
     let rows = (FIRST_CACHE / k.max(1)).clamp(4, 64) / 4 * 4;
@@ -76,10 +140,13 @@ pub(crate) fn quantised(x: &[f32], w: &QuantMatrix) -> Vec<f32> {
         let end = ((task + 1) * per_task).min(outputs);
         for first in (task * per_task..end).step_by(rows) {
             let here = first..(first + rows).min(end);
-            buffer.resize(here.len() * k, 0.0);
-            w.fill(here.clone(), buffer);
+            let len = here.len() * k;
+            if buffer.len() < len {
+                buffer.resize(len, 0.0);
+            }
+            w.fill(here, &mut buffer[..len]);
             // SAFETY: each task writes the columns of its own rows of W; `available` was asked by the caller.
-            unsafe { block(buffer, x, k, out.at(first), outputs) };
+            unsafe { block(&buffer[..len], x, k, out.at(first), outputs) };
         }
     };
     let tasks = outputs.div_ceil(per_task);
@@ -121,6 +188,9 @@ mod x86 {
         #[inline(always)]
         fn wide(self) -> f32 {
             self
+        }
+        fn floats(all: &[Self]) -> Option<&[f32]> {
+            Some(all)
         }
         #[inline(always)]
         unsafe fn load8(at: *const Self) -> __m256 {
@@ -305,6 +375,9 @@ mod elsewhere {
         fn wide(self) -> f32 {
             self
         }
+        fn floats(all: &[Self]) -> Option<&[f32]> {
+            Some(all)
+        }
     }
     impl Stored for bf16 {
         fn wide(self) -> f32 {
@@ -329,7 +402,10 @@ mod tests {
             (3, 33, 7),
             (4, 40, 2),
             (7, 100, 9),
+            (9, 40, 20),
             (24, 576, 900),
+            (40, 33, 37),
+            (64, 100, 16),
         ] {
             let value = |i: usize, m: usize| ((i * 7919 + m) % 1009) as f32 / 1009.0 - 0.5;
             let x: Vec<f32> = (0..n * k).map(|i| value(i, 3)).collect();
@@ -346,12 +422,15 @@ mod tests {
             for y in both {
                 for i in 0..n {
                     for o in 0..outputs {
-                        let want: f64 = (0..k)
-                            .map(|c| f64::from(x[i * k + c]) * f64::from(w[o * k + c].wide()))
-                            .sum();
+                        let (mut want, mut size) = (0f64, 0f64);
+                        for c in 0..k {
+                            let term = f64::from(x[i * k + c]) * f64::from(w[o * k + c].wide());
+                            want += term;
+                            size += term.abs();
+                        }
                         let got = f64::from(y[i * outputs + o]);
                         assert!(
-                            (got - want).abs() < 1e-5,
+                            (got - want).abs() < 1e-6 * size,
                             "{n} {k} {outputs}: {got} for {want}"
                         );
                     }

@@ -4,7 +4,7 @@
 /// Lanes of a sum. Sixteen partial sums, added pairwise at the end.
 const LANES: usize = 16;
 /// Values added in f32 before they go to the f64 total.
-const RUN: usize = 512;
+pub(super) const RUN: usize = 512;
 
 /// Compiles a function for AVX-512, AVX2 and the baseline, and picks one at run time.
 macro_rules! vectorised {
@@ -95,8 +95,9 @@ pub(crate) fn tanh(x: f32) -> f32 {
     if size < 0.625 { near } else { far }
 }
 
-/// Pairwise sum of the lanes.
-#[inline(always)]
+/// Pairwise sum of the lanes. Never inlined: the compiler would order the loop before it for this sum's sake, two lanes to
+/// a register.
+#[inline(never)]
 fn fold(lanes: [f32; LANES]) -> f32 {
     let mut sums = lanes;
     let mut width = LANES / 2;

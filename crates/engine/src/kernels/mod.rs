@@ -8,12 +8,14 @@ pub(crate) mod attention;
 pub(crate) mod attention_backward;
 pub(crate) mod elementwise;
 pub(crate) mod few;
+mod keys;
 pub(crate) mod layout;
 pub(crate) mod linear;
 pub(crate) mod logprob;
 pub(crate) mod low_rank;
 pub(crate) mod math;
 pub(crate) mod norm;
+mod panel;
 pub(crate) mod product;
 pub(crate) mod rope;
 pub(crate) mod route;
@@ -127,6 +129,10 @@ unsafe impl Sync for Shared {}
 impl Shared {
     pub(crate) fn new(values: &mut [f32]) -> Self {
         Shared(values.as_mut_ptr())
+    }
+    /// The same, `offset` values on.
+    pub(crate) fn from(self, offset: usize) -> Self {
+        Shared(self.at(offset))
     }
     pub(crate) fn at(self, offset: usize) -> *mut f32 {
         self.0.wrapping_add(offset)
