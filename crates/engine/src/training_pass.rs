@@ -1,14 +1,17 @@
 //! The log-prob primitive, and the forward and backward pass around it.
 //!
-//! Only rows with targets go through the head, a chunk at a time, so (tokens, vocab) never exists. The slopes of a loss
-//! depend on all log-probs, so the head runs twice: once for the log-probs, once more, recorded, in the backward pass
-//! (unless one chunk holds everything). Blocks are recorded at once, or, with checkpointing, again in the backward pass;
-//! both give the same bits.
+//! Only rows with targets go through the head, a chunk at a time, so (tokens, vocab) never exists. A loss's slopes depend on
+//! all log-probs, and are known when the last chunk is gone. But the head sees single rows, so its backward pass is linear
+//! in each row's slope: with d log p(y) / dh = Jᵀ(onehot(y) - softmax(z)) kept for every target, (targets, width), the
+//! gradient is slope · that, and the head runs once forward and once backward. Where the head itself is trained, its
+//! weights' gradients want the slopes at once: it then runs again, recorded (unless one chunk holds everything).
+//!
+//! Blocks are recorded at once, or, with checkpointing, again in the backward pass; both give the same bits.
 
 use candle_core::Tensor;
 
 use crate::{
-    Error, Grads, Packed, PassOptions, Player, Result,
+    Error, Grads, Packed, PassOptions, Player, Result, Target,
     kernels::{self, layout, logprob, logprob::Wanted},
     tape::{Pass, Place, Recorded},
 };
@@ -25,9 +28,32 @@ struct Chunk {
     wanted: Vec<Wanted>,
 }
 
+/// Rows of a chunk.
+fn chunk_rows(vocab: usize) -> usize {
+    (LOGITS / (4 * vocab.max(1))).clamp(1, ROWS)
+}
+
+/// A row for every target (a row with several targets as often), in the plan's order, cut into chunks.
+fn single_chunks(plan: &Packed, vocab: usize) -> Vec<Chunk> {
+    let size = chunk_rows(vocab);
+    let chunk = |(first, targets): (usize, &[Target])| Chunk {
+        rows: targets.iter().map(|t| t.row as u32).collect(),
+        wanted: targets
+            .iter()
+            .enumerate()
+            .map(|(row, t)| Wanted {
+                row,
+                token: t.token,
+                target: first * size + row,
+            })
+            .collect(),
+    };
+    plan.targets.chunks(size).enumerate().map(chunk).collect()
+}
+
 /// The targets' rows, each once, cut into chunks.
 fn chunks(plan: &Packed, vocab: usize) -> Vec<Chunk> {
-    let size = (LOGITS / (4 * vocab.max(1))).clamp(1, ROWS);
+    let size = chunk_rows(vocab);
     let mut order: Vec<usize> = (0..plan.targets.len()).collect();
     order.sort_by_key(|&t| plan.targets[t].row); // stable
     let mut chunks: Vec<Chunk> = Vec::new();
@@ -69,6 +95,12 @@ struct Scored {
     kept: Option<Logits>,
 }
 
+/// A chunk's d log p / d hidden, a row for every target.
+struct Slope {
+    chunk: Chunk,
+    d: Tensor,
+}
+
 impl Player {
     /// Log-prob of every target, in the plan's order.
     ///
@@ -96,19 +128,62 @@ impl Player {
     ) -> Result<()> {
         let pass = Pass::packed(self, plan, options.dropout_seed)?;
         let forward = self.forward(&pass, !options.checkpoint)?;
-        let scored = self.score_targets(&pass, plan, &forward.hidden, forward.needs, true)?;
-        let slopes = slopes(&scored.logps)?;
-        if slopes.len() != plan.targets.len() {
-            return Err(Error::rule(format!(
-                "a loss must answer one slope for each of {} targets, not {}",
-                plan.targets.len(),
-                slopes.len()
-            )));
+        let mut slopes = |logps: &[f64]| {
+            let slopes = slopes(logps)?;
+            match slopes.len() == plan.targets.len() {
+                true => Ok(slopes),
+                false => Err(Error::rule(format!(
+                    "a loss must answer one slope for each of {} targets, not {}",
+                    plan.targets.len(),
+                    slopes.len()
+                ))),
+            }
+        };
+        let up = match self.row_slopes(&pass, plan, &forward)? {
+            Some((logps, rows)) => Some(join(&rows, &slopes(&logps)?, forward.hidden.dims())?),
+            None => {
+                let scored =
+                    self.score_targets(&pass, plan, &forward.hidden, forward.needs, true)?;
+                let slopes = slopes(&scored.logps)?;
+                self.head_backward(&pass, &forward, scored, &slopes, grads)?
+            }
+        };
+        match up {
+            Some(up) => self.blocks_backward(&pass, forward, up, grads),
+            None => Ok(()),
         }
-        if let Some(up) = self.head_backward(&pass, &forward, scored, &slopes, grads)? {
-            self.blocks_backward(&pass, forward, up, grads)?;
+    }
+
+    /// Log-probs, and their gradients to the hidden state before any slope is known; `None` where that saves nothing: when
+    /// nothing below the head or something in it is trained, when one chunk's logits can be kept as they are, or when
+    /// rows have so many targets each that a row for every target costs more than running the head again.
+    fn row_slopes(
+        &self,
+        pass: &Pass,
+        plan: &Packed,
+        forward: &Forward,
+    ) -> Result<Option<(Vec<f64>, Vec<Slope>)>> {
+        let whole = chunks(plan, self.vocab());
+        let rows: usize = whole.iter().map(|c| c.rows.len()).sum();
+        if !forward.needs || whole.len() < 2 || 2 * plan.targets.len() > 3 * rows {
+            return Ok(None);
         }
-        Ok(())
+        let mut logps = vec![0.0; plan.targets.len()];
+        let mut slopes = Vec::new();
+        for chunk in single_chunks(plan, self.vocab()) {
+            let head = self.chunk_head(pass, &chunk, &forward.hidden, true, true)?;
+            if head.trains() {
+                return Ok(None); // the first chunk says so
+            }
+            let sums = logprob::log_sum_exp(&head.output)?;
+            logprob::log_probs(&head.output, &sums, &chunk.wanted, &mut logps)?;
+            let logits = head.own_output()?;
+            logprob::into_gradient(&logits, &sums, &chunk.wanted, |_| 1.0)?;
+            if let Some(d) = head.backward(pass, logits, &mut Grads::new())? {
+                slopes.push(Slope { chunk, d });
+            }
+        }
+        Ok(Some((logps, slopes)))
     }
 
     fn forward(&self, pass: &Pass, record: bool) -> Result<Forward> {
@@ -199,7 +274,7 @@ impl Player {
                 return Ok(None);
             }
             let logits = head.own_output()?;
-            logprob::into_gradient(&logits, &sums, &chunk.wanted, slopes)?;
+            logprob::into_gradient(&logits, &sums, &chunk.wanted, |t| slopes[t])?;
             if let Some(d) = head.backward(pass, logits, grads)? {
                 layout::scatter(&d, &chunk.rows, &mut up)?;
             }
@@ -239,6 +314,21 @@ impl Player {
         let configured = self.base.config.get("vocab_size").and_then(|v| v.as_u64());
         configured.map_or(1 << 16, |v| v as usize)
     }
+}
+
+/// The gradient to the hidden state (`dims`): every target's slope times its row.
+fn join(rows: &[Slope], slopes: &[f64], dims: &[usize]) -> Result<Tensor> {
+    let mut up = vec![0f32; dims.iter().product()];
+    let (_, width) = kernels::rows(dims);
+    for Slope { chunk, d } in rows {
+        let d = kernels::Values::of(d)?;
+        for (wanted, d) in chunk.wanted.iter().zip(d.chunks_exact(width)) {
+            let row = chunk.rows[wanted.row] as usize;
+            let up = &mut up[row * width..(row + 1) * width];
+            kernels::math::add_scaled(up, slopes[wanted.target] as f32, d);
+        }
+    }
+    kernels::tensor(up, dims)
 }
 
 /// A block's input, from which it can be run again.

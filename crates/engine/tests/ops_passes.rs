@@ -58,7 +58,11 @@ fn log_probs_equal_f64_log_softmax_of_the_head() {
         assert!((got - want).abs() < 2e-6, "{got} for {want}");
     }
     // the same over several chunks: finite differences of the whole
-    check_gradients(&Player::full(base).unwrap(), &plan, 1e-2, 2e-3);
+    check_gradients(&Player::full(base.clone()).unwrap(), &plan, 1e-2, 2e-3);
+    // and with a frozen head, which then runs once: rows' gradients wait for their slopes
+    let adapted = adapted(base, Targets::AllLinear, 0.3);
+    assert_eq!(adapted.params.len(), 2, "the head has no adapter");
+    check_gradients(&adapted, &plan, 1e-2, 2e-3);
 }
 
 #[test]

@@ -54,17 +54,17 @@ pub(crate) fn log_probs(
     Ok(())
 }
 
-/// Turns logits, in place, into the gradient to them.
+/// Turns logits, in place, into the gradient to them. `slope` answers d loss / d log p by target.
 pub(crate) fn into_gradient(
     logits: &Tensor,
     sums: &[f64],
     wanted: &[Wanted],
-    slopes: &[f64],
+    slope: impl Fn(usize) -> f64 + Sync,
 ) -> Result<()> {
     let (rows, vocab) = logits.dims2()?;
     let mut total = vec![0f64; rows];
     for w in wanted {
-        total[w.row] += slopes[w.target];
+        total[w.row] += slope(w.target);
     }
     change(logits, |logits| {
         logits
@@ -81,7 +81,7 @@ pub(crate) fn into_gradient(
                 }
             });
         for w in wanted {
-            logits[w.row * vocab + w.token as usize] += slopes[w.target] as f32;
+            logits[w.row * vocab + w.token as usize] += slope(w.target) as f32;
         }
     })
 }

@@ -165,6 +165,19 @@ pub(crate) struct Recorded {
 }
 
 impl Recorded {
+    /// Whether a weight of the call's own is trained.
+    pub(crate) fn trains(&self) -> bool {
+        let own = |v: &Option<Vector>| v.as_ref().is_some_and(|v| v.own.is_some());
+        self.nodes.iter().any(|node| match &node.op {
+            Op::Linear(l) => {
+                matches!(l.matrix, Matrix::Own(..)) || l.update.is_some() || own(&l.bias)
+            }
+            Op::Norm { scale, bias, .. } => scale.own.is_some() || own(bias),
+            Op::Embed { .. } => true,
+            _ => false,
+        })
+    }
+
     /// The result with memory of its own: no recorded op relies on it, so it may be changed in place.
     pub(crate) fn own_output(&self) -> Result<Tensor> {
         let fresh = self.nodes.last().is_some_and(|last| {
