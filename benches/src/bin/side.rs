@@ -15,16 +15,17 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
 
-use randori_benches::{adapter, host, load};
+use randori_benches::{Probe, adapter, host, load, sequence};
 use randori_engine::{
-    Base, GenerateOptions, KvCache, Player, ScoreItem, SlotTokens, generate, score,
+    Base, GenerateOptions, Grads, KvCache, PassOptions, Player, ScoreItem, SlotTokens, generate,
+    score,
     train::{
         Control, Optimizer, Pair, Schedule, ScheduleKind, StepMetrics, TrainSettings, Trainer,
     },
     weights::{Dtype, LoadOptions, Quant, Source},
 };
 use randori_host::Host;
-use randori_sdk::seam::Value as Given;
+use randori_sdk::seam::{Backend, Id, Value as Given};
 use serde_json::{Value, json};
 
 /// The peer's.
@@ -57,6 +58,7 @@ fn main() {
         "generate" => run.generate(),
         "iteration" => run.iteration(),
         "first" => run.first(started),
+        "product" => run.product(),
         other => panic!("there is no case {other}"),
     };
     line["case"] = json!(case);
@@ -243,6 +245,21 @@ impl Run {
         })
     }
 
+    /// GFLOP/s of products as the engine runs them: n rows through two projections, k to m and back, in a block of a model;
+    /// with `head=1`, n rows to m tokens' logits and their gradient back, soft-max and log-probs included.
+    fn product(&self) -> Value {
+        let (n, k, m) = (
+            self.number("n", 256),
+            self.number("k", 576),
+            self.number("m", 1536),
+        );
+        let seconds = match self.number("head", 0) {
+            0 => projections(n, k, m),
+            _ => head(n, k, m),
+        };
+        json!({ "gflops": 4.0 * (n * k * m) as f64 / seconds / 1e9 })
+    }
+
     /// From the process's start to the first token after the first prompt.
     fn first(&self, started: Instant) -> Value {
         let player = Player::bare(self.base());
@@ -254,6 +271,69 @@ impl Run {
         let best = logits.argmax(1).unwrap().to_vec1::<u32>().unwrap()[0];
         json!({ "wall_s": [started.elapsed().as_secs_f64()], "token": best })
     }
+}
+
+/// The median of some seconds of runs, the first left out.
+fn typical(mut run: impl FnMut()) -> f64 {
+    run();
+    let mut seconds: Vec<f64> = Vec::new();
+    while seconds.len() < 3 || (seconds.iter().sum::<f64>() < 1.0 && seconds.len() < 200) {
+        let start = Instant::now();
+        run();
+        seconds.push(start.elapsed().as_secs_f64());
+    }
+    seconds.sort_by(f64::total_cmp);
+    seconds[seconds.len() / 2]
+}
+
+/// How often a pass goes through the two projections, so that the pass itself weighs little.
+const TIMES: usize = 8;
+
+fn projections(n: usize, k: usize, m: usize) -> f64 {
+    let base = Probe {
+        vocab: 64,
+        width: k,
+        layers: 1,
+        block: move |ops: &mut dyn Backend, mut x: Id| {
+            for _ in 0..TIMES {
+                let up = ops.linear("up", x, m, false)?;
+                x = ops.linear("down", up, k, false)?;
+            }
+            Ok(x)
+        },
+    }
+    .base();
+    let (player, plan) = (Player::bare(base), sequence(n, 64));
+    typical(|| drop(player.hidden(&plan).expect("hidden states"))) / TIMES as f64
+}
+
+fn head(n: usize, k: usize, m: usize) -> f64 {
+    let base = Probe {
+        vocab: m,
+        width: k,
+        layers: 1,
+        block: |ops: &mut dyn Backend, x: Id| ops.rms_norm("norm", x, 1e-5, 0.0),
+    }
+    .base();
+    // only the norm below the head is trained: the gradient has to come through, and goes no further
+    let full = Player::full(base).expect("dense weights");
+    let norm = full.params["norm.weight"].clone();
+    let player = Player {
+        params: Arc::new([("norm.weight".to_string(), norm)].into()),
+        ..full
+    };
+    let plan = sequence(n, m);
+    typical(|| {
+        let mut slopes = |logps: &[f64]| Ok(vec![1e-3; logps.len()]);
+        player
+            .forward_backward(
+                &plan,
+                &PassOptions::default(),
+                &mut slopes,
+                &mut Grads::new(),
+            )
+            .expect("a pass");
+    })
 }
 
 fn items(pairs: &[Ids]) -> Vec<ScoreItem<'_>> {

@@ -119,7 +119,7 @@ impl Player {
     /// # Errors
     /// A plan that breaks its rules, a token outside the vocabulary, or whatever the architecture did wrong.
     pub fn hidden(&self, plan: &Packed) -> Result<Tensor> {
-        self.run_blocks(&Pass::packed(self, plan, None)?)
+        in_pool(|| self.run_blocks(&Pass::packed(self, plan, None)?))
     }
 
     /// [`Player::hidden`] on a pass.
@@ -163,9 +163,7 @@ impl Player {
         if entries.is_empty() {
             return Err(Error::rule("a step wants at least one entry"));
         }
-        // the whole step on one of the pool's own threads: a parallel product then is a push to that thread's queue, where
-        // from outside each would be a hand-over to the pool and back, hundreds a token
-        let logits = rayon::scope(|_| self.cached_logits(cache, &entries, ids, positions))?;
+        let logits = in_pool(|| self.cached_logits(cache, &entries, ids, positions))?;
         for e in &entries {
             cache.lens[e.slot] += e.len;
         }
@@ -261,6 +259,12 @@ impl Player {
     fn at(&self, part: &str, error: Error) -> Error {
         Error::rule(format!("`{}`, {part}: {error}", self.base.arch.name()))
     }
+}
+
+/// Runs a whole pass on one of the pool's own threads: a parallel product then is a push to that thread's queue, where from
+/// outside each would be a hand-over to the pool and back, hundreds a pass.
+pub(crate) fn in_pool<T: Send>(pass: impl FnOnce() -> T + Send) -> T {
+    rayon::scope(|_| pass())
 }
 
 /// An f32 copy of a dense weight.

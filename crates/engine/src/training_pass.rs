@@ -13,6 +13,7 @@ use candle_core::Tensor;
 use crate::{
     Error, Grads, Packed, PassOptions, Player, Result, Target,
     kernels::{self, layout, logprob, logprob::Wanted},
+    player::in_pool,
     tape::{Pass, Place, Recorded},
 };
 
@@ -107,11 +108,12 @@ impl Player {
     /// # Errors
     /// As [`Player::hidden`]; a target token outside the vocabulary.
     pub fn logps(&self, plan: &Packed) -> Result<Vec<f64>> {
-        let pass = Pass::packed(self, plan, None)?;
-        let hidden = self.run_blocks(&pass)?;
-        Ok(self
-            .score_targets(&pass, plan, &hidden, false, false)?
-            .logps)
+        in_pool(|| {
+            let pass = Pass::packed(self, plan, None)?;
+            let hidden = self.run_blocks(&pass)?;
+            let scored = self.score_targets(&pass, plan, &hidden, false, false)?;
+            Ok(scored.logps)
+        })
     }
 
     /// One forward and backward pass. `slopes` gets the log-prob of every target and answers d loss / d logp;

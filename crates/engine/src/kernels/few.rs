@@ -14,15 +14,22 @@ use super::{
     panel::{self, Panel},
 };
 
-/// Rows of x up to which this beats a general product.
-pub(crate) const ROWS: usize = 64;
+/// Rows of x up to which this beats a general product …
+const ROWS: usize = 64;
+/// … or up to this many, where twice as many outputs share the work of turning them.
+const MOST: usize = 256;
 /// Rows of x from which they fill a register better than the features do.
 const PANEL: usize = 9;
 /// Multiply-adds that are worth a task.
 const TASK: usize = 1 << 18;
 
+/// Whether a product of n rows with as many outputs belongs here, on this machine.
+pub(crate) fn suits(n: usize, outputs: usize) -> bool {
+    (n <= ROWS || n <= MOST && outputs >= 2 * n) && available()
+}
+
 /// Whether this machine can.
-pub(crate) fn available() -> bool {
+fn available() -> bool {
     #[cfg(target_arch = "x86_64")]
     return is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma")
@@ -53,7 +60,7 @@ pub(crate) trait Stored: Copy + Sync {
     unsafe fn load16(at: *const Self) -> std::arch::x86_64::__m512;
 }
 
-/// x Wᵀ for x (n, k) and W (outputs, k): (n, outputs). Only where it is [`available`].
+/// x Wᵀ for x (n, k) and W (outputs, k): (n, outputs). Only where it [`suits`].
 pub(crate) fn product<S: Stored>(x: &[f32], w: &[S], k: usize) -> Vec<f32> {
     let (n, outputs) = (x.len() / k, w.len() / k);
     if n >= PANEL {
@@ -67,7 +74,7 @@ pub(crate) fn product<S: Stored>(x: &[f32], w: &[S], k: usize) -> Vec<f32> {
     let out = Shared::new(&mut y);
     let rows = (TASK / (n * k).max(1)).next_multiple_of(4);
     let task = |(task, w): (usize, &[S])| {
-        // SAFETY: each task writes the columns of its own rows of W; `available` was asked by the caller.
+        // SAFETY: each task writes the columns of its own rows of W; `suits` was asked by the caller.
         unsafe { block(w, x, k, out.at(task * rows), outputs) };
     };
     if outputs <= rows {
@@ -106,7 +113,7 @@ pub(crate) fn by_panel(
                     &buffer[..len]
                 }
             };
-            // SAFETY: each task writes the columns of its own rows of W; `available` was asked by the caller.
+            // SAFETY: each task writes the columns of its own rows of W; `suits` was asked by the caller.
             unsafe { panel.multiply(w, out.from(first), outputs) };
         }
     };
@@ -145,7 +152,7 @@ pub(crate) fn quantised(x: &[f32], w: &QuantMatrix) -> Vec<f32> {
                 buffer.resize(len, 0.0);
             }
             w.fill(here, &mut buffer[..len]);
-            // SAFETY: each task writes the columns of its own rows of W; `available` was asked by the caller.
+            // SAFETY: each task writes the columns of its own rows of W; `suits` was asked by the caller.
             unsafe { block(&buffer[..len], x, k, out.at(first), outputs) };
         }
     };
@@ -313,7 +320,19 @@ mod x86 {
                 y_row: usize,
             ) {
                 let (outputs, n) = (w.len() / k, x.len() / k);
-                for o in (0..outputs).step_by($rows) {
+                let mut begin = 0;
+                if n == 1 {
+                    // eight sums at once: fewer would wait for each other
+                    while begin + 8 <= outputs {
+                        // SAFETY: eight rows of W from `begin` on exist, and their places in y.
+                        unsafe {
+                            let w = w.as_ptr().add(begin * k);
+                            $tile::<S, 8, 1>(w, x.as_ptr(), k, y.add(begin), y_row);
+                        }
+                        begin += 8;
+                    }
+                }
+                for o in (begin..outputs).step_by($rows) {
                     for i in (0..n).step_by(4) {
                         // SAFETY: rows o.. of W and i.. of x exist, as many as each arm says.
                         unsafe {

@@ -28,7 +28,7 @@ pub(crate) fn forward(x: &Tensor, w: &Tensor) -> Result<Vec<f32>> {
     let x = Values::of(x)?;
     if w.dtype() == DType::F32 {
         let w = Values::of(w)?;
-        if n <= few::ROWS && few::available() {
+        if few::suits(n, outputs) {
             return Ok(few::product(&x, &w, inputs));
         }
         return Ok(multiply(
@@ -38,7 +38,7 @@ pub(crate) fn forward(x: &Tensor, w: &Tensor) -> Result<Vec<f32>> {
         ));
     }
     with_half(w, |w| {
-        if n <= few::ROWS && few::available() {
+        if few::suits(n, outputs) {
             return Ok(match w {
                 Half::F16(w) => few::product(&x, w, inputs),
                 Half::Bf16(w) => few::product(&x, w, inputs),
@@ -77,7 +77,7 @@ pub(crate) fn forward(x: &Tensor, w: &Tensor) -> Result<Vec<f32>> {
 pub(crate) fn quantised(x: &Tensor, w: &QuantMatrix) -> Result<Tensor> {
     let (outputs, inputs) = w.shape();
     let (n, width) = rows(x.dims());
-    if n <= few::ROWS && few::available() && n > 0 && width == inputs {
+    if n > 0 && width == inputs && few::suits(n, outputs) {
         let x = Values::of(x)?;
         let y = w.fused(&x).unwrap_or_else(|| few::quantised(&x, w));
         return tensor(y, &[n, outputs]);

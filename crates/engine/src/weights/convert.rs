@@ -1,4 +1,4 @@
-//! A stored tensor's bytes as a tensor in memory, a few megabytes at a time.
+//! A stored tensor's bytes as a tensor in memory, a piece at a time.
 
 use candle_core::{DType, Device, Tensor, WithDType};
 use half::{bf16, f16};
@@ -10,8 +10,9 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// About so many bytes of the file are held at once.
-const CHUNK: u64 = 8 << 20;
+/// About so many bytes of the file are held at once: they stay in the second cache until they are decoded, and the
+/// allocator hands the same memory out again (a larger piece would be new, zeroed pages every time).
+const CHUNK: u64 = 512 << 10;
 
 /// Reads a tensor as dense numbers of this dtype; `name` is for errors.
 pub(super) fn dense(name: &str, stored: &Stored, place: &Place, dtype: Dtype) -> Result<Tensor> {
