@@ -18,6 +18,7 @@ pub mod trace;
 pub mod train;
 mod training_pass;
 pub mod weights;
+pub mod work;
 
 pub use base::{Base, Weight};
 pub use cache::KvCache;

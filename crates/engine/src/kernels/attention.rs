@@ -213,6 +213,9 @@ pub(crate) fn forward(q: &Tensor, spans: &[Span], h: &Heads) -> Result<Attended>
         .iter()
         .map(|b| b.len * b.columns * h.dim * h.heads)
         .sum();
+    // a lone query goes past the product that counts itself, twice: scores, then their sum over v
+    let alone = blocks.iter().filter(|b| b.len == 1).map(|b| b.columns);
+    crate::work::count((2 * h.heads, alone.sum(), h.dim));
     if work < SERIAL {
         let mut scratch = Vec::new();
         for block in &blocks {

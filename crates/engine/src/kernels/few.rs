@@ -13,6 +13,7 @@ use super::{
     Shared,
     panel::{self, Panel},
 };
+use crate::work;
 
 /// Rows of x up to which this beats a general product …
 const ROWS: usize = 64;
@@ -63,6 +64,7 @@ pub(crate) trait Stored: Copy + Sync {
 /// x Wᵀ for x (n, k) and W (outputs, k): (n, outputs). Only where it [`suits`].
 pub(crate) fn product<S: Stored>(x: &[f32], w: &[S], k: usize) -> Vec<f32> {
     let (n, outputs) = (x.len() / k, w.len() / k);
+    work::count((n, outputs, k));
     if n >= PANEL {
         let fill = |rows: Range<usize>, to: &mut [f32]| {
             let w = &w[rows.start * k..rows.end * k];
@@ -135,6 +137,7 @@ const FIRST_CACHE: usize = 6 * 1024;
 pub(crate) fn quantised(x: &[f32], w: &QuantMatrix) -> Vec<f32> {
     let (outputs, k) = w.shape();
     let n = x.len() / k;
+    work::count((n, outputs, k));
     if n >= PANEL {
         return by_panel(x, (outputs, k), None, |rows, to| w.fill(rows, to));
     }

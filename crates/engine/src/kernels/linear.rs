@@ -13,7 +13,7 @@ use super::{
     product::{Into, View, multiply, multiply_into, multiply_onto},
     rows, tensor,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, work};
 
 /// Rows of W that are widened together.
 const BLOCK: usize = 64;
@@ -79,10 +79,24 @@ pub(crate) fn quantised(x: &Tensor, w: &QuantMatrix) -> Result<Tensor> {
     let (n, width) = rows(x.dims());
     if n > 0 && width == inputs && few::suits(n, outputs) {
         let x = Values::of(x)?;
-        let y = w.fused(&x).unwrap_or_else(|| few::quantised(&x, w));
+        let y = match w.fused(&x) {
+            Some(y) => {
+                work::count((n, outputs, inputs));
+                y
+            }
+            None => few::quantised(&x, w),
+        };
         return tensor(y, &[n, outputs]);
     }
+    work::count((n, outputs, inputs));
     w.forward(x).map_err(|e| Error::rule(e.to_string()))
+}
+
+/// dx = dy W for a quantised W, (n, in).
+pub(crate) fn quantised_backward(dy: &Tensor, w: &QuantMatrix) -> Result<Tensor> {
+    let (outputs, inputs) = w.shape();
+    work::count((rows(dy.dims()).0, inputs, outputs));
+    w.backward(dy).map_err(|e| Error::rule(e.to_string()))
 }
 
 /// dx = dy W.

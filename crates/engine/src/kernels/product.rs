@@ -2,6 +2,8 @@
 
 use gemm::Parallelism;
 
+use crate::work;
+
 /// Multiply-adds from which a product is worth all threads. Below, one thread; the result is the same either way.
 const PARALLEL: usize = 1 << 20;
 
@@ -59,6 +61,7 @@ pub(crate) unsafe fn multiply_into(
         a.holds(m, k) && b.holds(k, n),
         "a product of ({m}, {k}) and ({k}, {n}) reaches outside its operands"
     );
+    work::count((m, n, k));
     // SAFETY: the operands were checked just now; the caller answers for `out`.
     unsafe {
         gemm::gemm(

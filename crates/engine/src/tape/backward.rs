@@ -243,7 +243,7 @@ fn project(
             Matrix::Frozen(w) | Matrix::Own(w, _) => {
                 kernels::tensor(linear::backward(&dy, w)?, &[dy.dims()[0], inputs])?
             }
-            Matrix::Quant(w) => w.backward(&dy).map_err(|e| Error::rule(e.to_string()))?,
+            Matrix::Quant(w) => linear::quantised_backward(&dy, w)?,
         });
     }
     if let (Some(u), Some(x), Some(xa)) = (&op.update, &op.x_value, &op.xa) {
