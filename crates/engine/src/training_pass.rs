@@ -8,6 +8,8 @@
 //!
 //! Blocks are recorded at once, or, with checkpointing, again in the backward pass; both give the same bits.
 
+use std::collections::HashSet;
+
 use candle_core::Tensor;
 
 use crate::{
@@ -34,9 +36,14 @@ fn chunk_rows(vocab: usize) -> usize {
     (LOGITS / (4 * vocab.max(1))).clamp(1, ROWS)
 }
 
-/// A row for every target (a row with several targets as often), in the plan's order, cut into chunks.
-fn single_chunks(plan: &Packed, vocab: usize) -> Vec<Chunk> {
+/// A row for every target (a row with several targets as often), in the plan's order, cut into chunks. `None` where one
+/// chunk would hold all of them, and where many rows have so many targets that this is more than [`chunks`] twice.
+fn single_chunks(plan: &Packed, vocab: usize) -> Option<Vec<Chunk>> {
     let size = chunk_rows(vocab);
+    let rows: HashSet<usize> = plan.targets.iter().map(|t| t.row).collect();
+    if rows.len() <= size || 2 * plan.targets.len() > 3 * rows.len() {
+        return None;
+    }
     let chunk = |(first, targets): (usize, &[Target])| Chunk {
         rows: targets.iter().map(|t| t.row as u32).collect(),
         wanted: targets
@@ -49,7 +56,7 @@ fn single_chunks(plan: &Packed, vocab: usize) -> Vec<Chunk> {
             })
             .collect(),
     };
-    plan.targets.chunks(size).enumerate().map(chunk).collect()
+    Some(plan.targets.chunks(size).enumerate().map(chunk).collect())
 }
 
 /// The targets' rows, each once, cut into chunks.
@@ -156,23 +163,23 @@ impl Player {
         }
     }
 
-    /// Log-probs, and their gradients to the hidden state before any slope is known; `None` where that saves nothing: when
-    /// nothing below the head or something in it is trained, when one chunk's logits can be kept as they are, or when
-    /// rows have so many targets each that a row for every target costs more than running the head again.
+    /// Log-probs, and their gradients to the hidden state before any slope is known; `None` where that saves nothing or
+    /// cannot be: as [`single_chunks`] says, and when nothing below the head or something in it is trained.
     fn row_slopes(
         &self,
         pass: &Pass,
         plan: &Packed,
         forward: &Forward,
     ) -> Result<Option<(Vec<f64>, Vec<Slope>)>> {
-        let whole = chunks(plan, self.vocab());
-        let rows: usize = whole.iter().map(|c| c.rows.len()).sum();
-        if !forward.needs || whole.len() < 2 || 2 * plan.targets.len() > 3 * rows {
+        if !forward.needs {
             return Ok(None);
         }
+        let Some(chunks) = single_chunks(plan, self.vocab()) else {
+            return Ok(None);
+        };
         let mut logps = vec![0.0; plan.targets.len()];
         let mut slopes = Vec::new();
-        for chunk in single_chunks(plan, self.vocab()) {
+        for chunk in chunks {
             let head = self.chunk_head(pass, &chunk, &forward.hidden, true, true)?;
             if head.trains() {
                 return Ok(None); // the first chunk says so
@@ -222,7 +229,9 @@ impl Player {
         keep: bool,
     ) -> Result<Scored> {
         let mut logps = vec![0.0; plan.targets.len()];
-        let chunks = chunks(plan, self.vocab());
+        // without a gradient, cut as training with a frozen head cuts: step 0 then agrees to the last bit
+        let single = (!keep).then(|| single_chunks(plan, self.vocab())).flatten();
+        let chunks = single.unwrap_or_else(|| chunks(plan, self.vocab()));
         let mut kept = None;
         let keep = keep && chunks.len() == 1;
         for chunk in &chunks {

@@ -108,12 +108,11 @@ fn a_step_does_the_work_of_its_trace_and_no_more() {
     let block = (t.flops_per_token / 2.0) as u64;
     let head = (t.flops_per_head_row / 2.0) as u64;
 
-    // scoring: every row once, every predicting row once through the head
+    // scoring: every row once, and once through the head for every target
     let start = multiply_adds();
     Player::bare(base.clone()).logps(&plan).unwrap();
-    let predicting = targets - PAIRS as u64; // a prompt's last row predicts both responses
     let forward = rows * block + attention(&t);
-    assert_eq!(multiply_adds() - start, forward + predicting * head);
+    assert_eq!(multiply_adds() - start, forward + targets * head);
 
     // training: forward; to the inputs of every projection but those of block 0 that read the embedding, which nobody
     // trains; the head forward and backward for every target; the update's two products, and four back
