@@ -13,23 +13,26 @@
     reason = "a bench stops at the first thing that does not work"
 )]
 
-use std::{sync::Arc, time::Instant};
+use std::{cell::LazyCell, sync::Arc, time::Instant};
 
 use randori_benches::{
     GENERATED, PROMPT, REAL, WIDTH, config_of, host, number, pairs, pairs_of, random,
     roofline::{
-        Case, Ceilings, Costs, PRODUCTS, decoding, exponent, machine, medians, prefill, row,
-        scoring, table, training,
+        Case, Ceilings, Costs, PRODUCTS, Rows, decoding, exponent, machine, medians, micro_batches,
+        prefill, row, scoring, table, training,
     },
 };
 use randori_engine::{
-    Base,
+    Base, trace,
+    train::Pair,
     weights::{Dtype, LoadOptions, Quant},
 };
 use randori_host::Host;
 
 /// Pairs of the stages' steps.
 const PAIRS: usize = 4;
+/// By how much a quiet machine's ceilings may differ from one moment to another.
+const NOISE: f64 = 0.1;
 /// Tokens a decoding sequence holds.
 const CACHED: usize = 100;
 
@@ -88,9 +91,39 @@ impl Run {
             self.repeats,
             self.fewer()
         );
+        self.print_counts();
         print_ceilings(&start, &end, &best);
         print_stages(&stages, &best);
         print_growth(&growth, &best);
+    }
+
+    /// What the floors are made of.
+    fn print_counts(&self) {
+        let config = config_of(self.layers, WIDTH).to_string();
+        let t = trace(&*self.host.architecture("llama", &config).unwrap()).unwrap();
+        let r = Rows::of(&micro_batches(&pairs(PAIRS), usize::MAX)[0]);
+        table(&["counted", "each", "in 4 pairs", "forward"]);
+        let count = |what: &str, flops: f64, n: f64| {
+            row(&[
+                what.into(),
+                format!("{:.4} MFLOP", flops / 1e6),
+                format!("{n}"),
+                format!("{:.2} GFLOP", flops * n / 1e9),
+            ]);
+        };
+        count("rows through the blocks", t.flops_per_token, r.rows);
+        count("(query, key) pairs", t.flops_per_token_pair, r.pairs);
+        count("rows through the head", t.flops_per_head_row, r.head);
+        let bytes = |what: &str, bytes: usize| {
+            row(&[
+                what.into(),
+                format!("{:.1} kB", bytes as f64 / 1e3),
+                format!("{}", r.rows),
+                format!("{:.1} MB", bytes as f64 * r.rows / 1e6),
+            ]);
+        };
+        bytes("the tape, a row", t.activation_bytes_per_token);
+        bytes("the KV cache, a token", t.cache_bytes_per_token);
     }
 
     fn say(&self, what: &str) {
@@ -120,15 +153,15 @@ impl Run {
         let mut done = Vec::new();
         for (format, quant) in [("f32", None), ("NF4", nf4)] {
             self.say(&format!("stages in {format}"));
-            let base = self.base(self.layers, WIDTH, quant);
-            let mut cases = self.of_stage(format, &base);
+            let base = LazyCell::new(|| self.base(self.layers, WIDTH, quant));
+            let mut cases = self.of_stage(format, &|| LazyCell::force(&base));
             let times = medians(&mut cases, self.repeats);
             done.extend(cases.into_iter().zip(times));
         }
         done
     }
 
-    fn of_stage(&self, format: &str, base: &Arc<Base>) -> Vec<Case> {
+    fn of_stage<'b>(&self, format: &str, base: &dyn Fn() -> &'b Arc<Base>) -> Vec<Case> {
         let mut cases = Vec::new();
         let mut add = |name: String, make: &dyn Fn(&str) -> Case| {
             if self.wanted(&name) {
@@ -136,19 +169,19 @@ impl Run {
             }
         };
         add(format!("score {PAIRS} pairs, {format}"), &|name| {
-            scoring(name, base, pairs(PAIRS))
+            scoring(name, base(), pairs(PAIRS))
         });
         add(
             format!("SPIN step of {PAIRS} pairs, LoRA r=8, {format}"),
-            &|name| training(&self.host, name, base, pairs(PAIRS)),
+            &|name| training(&self.host, name, base(), pairs(PAIRS)),
         );
         add(format!("prefill 8 x {PROMPT} tokens, {format}"), &|name| {
-            prefill(name, base, 8, PROMPT)
+            prefill(name, base(), 8, PROMPT)
         });
         for batch in [1, 8, 32] {
             add(
                 format!("decode a token of {batch}, {CACHED} cached, {format}"),
-                &|name| decoding(name, base, batch, CACHED, self.repeats),
+                &|name| decoding(name, base(), batch, CACHED, self.repeats),
             );
         }
         cases
@@ -156,7 +189,7 @@ impl Run {
 
     /// Every series with its medians.
     fn growth(&self) -> Vec<(Growth, Vec<f64>)> {
-        let base = self.base(self.layers, WIDTH, None);
+        let base = LazyCell::new(|| self.base(self.layers, WIDTH, None));
         let makers: [(&str, &dyn Fn() -> Growth); 8] = [
             ("growth: prompt", &|| {
                 self.steps(
@@ -235,7 +268,7 @@ impl Run {
         what: &str,
         sizes: [usize; 3],
         base: &Arc<Base>,
-        pairs: impl Fn(usize) -> Vec<randori_engine::train::Pair>,
+        pairs: impl Fn(usize) -> Vec<Pair>,
     ) -> Growth {
         Growth {
             stage: "SPIN step",
@@ -311,6 +344,13 @@ fn print_ceilings(start: &Ceilings, end: &Ceilings, best: &Ceilings) {
         best.flops() / 1e9,
         best.bytes / 1e9
     );
+    let apart = start.apart(end);
+    if apart > NOISE {
+        println!(
+            "**The ceilings at the start and at the end lie {:.0} % apart: something else ran here, and the shares below say little.**",
+            100.0 * apart
+        );
+    }
 }
 
 /// Milliseconds that the operations and the bytes take at the ceilings.

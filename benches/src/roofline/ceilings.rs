@@ -45,6 +45,12 @@ impl Ceilings {
         self.products.iter().copied().fold(0.0, f64::max)
     }
 
+    /// By how much the two ceilings differ from another measurement's, as the larger share of the better one.
+    pub fn apart(&self, other: &Ceilings) -> f64 {
+        let share = |a: f64, b: f64| 1.0 - a.min(b) / a.max(b);
+        share(self.flops(), other.flops()).max(share(self.bytes, other.bytes))
+    }
+
     /// The better of two measurements, figure by figure.
     pub fn better(&self, other: &Ceilings) -> Ceilings {
         let products = self.products.iter().zip(&other.products);

@@ -142,16 +142,6 @@ impl Costs {
         (self.trace.flops_per_token + self.trace.flops_per_head_row) / 2.0
     }
 
-    /// The trace that the counts are made of.
-    pub fn trace(&self) -> &Trace {
-        &self.trace
-    }
-
-    /// Bytes of the weights that a pass reads.
-    pub fn bytes(&self) -> f64 {
-        self.blocks + self.head
-    }
-
     /// A pass of the bare base that records nothing:
     /// operations = rows·token + pairs·pair + head rows·head row; bytes = weights once, and the embedding's rows.
     pub fn forward(&self, r: &Rows) -> Work {
