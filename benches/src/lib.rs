@@ -11,6 +11,7 @@
 
 mod clock;
 pub mod files;
+pub mod roofline;
 
 pub use clock::{Clock, criterion};
 
@@ -63,14 +64,19 @@ pub fn layers() -> usize {
 
 /// SmolLM2-135M's configuration, but for the number of blocks.
 pub fn config() -> Value {
+    config_of(layers(), WIDTH)
+}
+
+/// The same family in another size: SmolLM2-135M's proportions at a width that is a multiple of 192.
+pub fn config_of(layers: usize, width: usize) -> Value {
     json!({
         "model_type": "llama",
         "vocab_size": VOCAB,
-        "hidden_size": WIDTH,
-        "intermediate_size": FFN,
-        "num_hidden_layers": layers(),
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": KV_HEADS,
+        "hidden_size": width,
+        "intermediate_size": width * FFN / WIDTH,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width / HEAD_DIM,
+        "num_key_value_heads": width / HEAD_DIM * KV_HEADS / HEADS,
         "rms_norm_eps": 1e-5,
         "rope_theta": 100_000.0,
         "max_position_embeddings": 8192,
@@ -94,11 +100,12 @@ pub fn load(host: &Host, source: Source, options: &LoadOptions) -> Arc<Base> {
 
 /// SmolLM2's shapes with random weights.
 pub fn smollm2(host: &Host, options: &LoadOptions) -> Arc<Base> {
-    let source = Source::Random {
-        config: config(),
-        seed: 1,
-    };
-    load(host, source, options)
+    random(host, config(), options)
+}
+
+/// A configuration with random weights.
+pub fn random(host: &Host, config: Value, options: &LoadOptions) -> Arc<Base> {
+    load(host, Source::Random { config, seed: 1 }, options)
 }
 
 /// The PyTorch peer's adapter: rank 8 on every projection of the blocks.
@@ -122,10 +129,15 @@ pub fn tokens(seed: u64, n: usize, vocab: usize) -> Vec<u32> {
 
 /// `n` pairs as long as GSM8K's.
 pub fn pairs(n: usize) -> Vec<Pair> {
+    pairs_of(n, [PROMPT, REAL, GENERATED])
+}
+
+/// `n` pairs with so many tokens in prompt, real and generated response.
+pub fn pairs_of(n: usize, [prompt, real, generated]: [usize; 3]) -> Vec<Pair> {
     let pair = |i: u64| Pair {
-        prompt: tokens(3 * i, PROMPT, VOCAB),
-        real: tokens(3 * i + 1, REAL, VOCAB),
-        generated: tokens(3 * i + 2, GENERATED, VOCAB),
+        prompt: tokens(3 * i, prompt, VOCAB),
+        real: tokens(3 * i + 1, real, VOCAB),
+        generated: tokens(3 * i + 2, generated, VOCAB),
         ref_real: -500.0,
         ref_generated: -900.0,
         place: format!("bench:{i}"),

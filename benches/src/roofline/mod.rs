@@ -1,0 +1,13 @@
+//! What a piece of work costs at least, what this machine can do at most, and how far one is from the other.
+//!
+//! The counts come from the engine's trace of the model and from the plan's rows; docs/performance.md explains them.
+
+mod cases;
+mod ceilings;
+mod counts;
+mod tables;
+
+pub use cases::{Case, decoding, medians, prefill, scoring, training};
+pub use ceilings::{Ceilings, PRODUCTS, machine};
+pub use counts::{Costs, Rows, Work, micro_batches};
+pub use tables::{exponent, row, table};
