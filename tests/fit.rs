@@ -202,7 +202,7 @@ fn play(case: &str, scene: Scene) {
     };
     let moments = settings.optimizer.moments();
     let planner = Planner::new(arch.clone(), traced, held, learns, moments, 2).unwrap();
-    let packing = Packing::fullest(scene.prompt, scene.response, 2, scene.pairs, 2048);
+    let packing = Packing::fullest(scene.prompt, &[scene.response; 2], scene.pairs, 2048);
     let decoding = Decoding {
         slots: SLOTS,
         prompt: scene.prompt,

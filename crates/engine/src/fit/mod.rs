@@ -65,24 +65,25 @@ pub struct Packing {
 }
 
 impl Packing {
-    /// The fullest micro-batch of items of a prompt and `responses` responses of these lengths, at most `batch` items and
-    /// `tokens` rows; one larger item stands alone.
-    pub fn fullest(
-        prompt: usize,
-        response: usize,
-        responses: usize,
-        batch: usize,
-        tokens: usize,
-    ) -> Self {
-        let item = prompt + responses * response.saturating_sub(1);
+    /// The fullest micro-batch of items of a prompt and responses of these lengths, at most `batch` items and `tokens`
+    /// rows; one larger item stands alone.
+    pub fn fullest(prompt: usize, responses: &[usize], batch: usize, tokens: usize) -> Self {
+        let item = Packing::item(prompt, responses);
         let all = item.saturating_mul(batch.max(1));
         let rows = item.max(tokens.min(all));
+        let targets = responses.iter().sum::<usize>();
         Packing {
             rows,
-            targets: (rows * responses * response).div_ceil(item.max(1)),
-            keys: prompt + response,
+            targets: (rows * targets).div_ceil(item.max(1)),
+            keys: prompt + responses.iter().max().unwrap_or(&0),
             several: all > rows,
         }
+    }
+
+    /// Rows of one prompt with its responses: what a response's last token would predict is not asked.
+    pub fn item(prompt: usize, responses: &[usize]) -> usize {
+        let each = responses.iter().map(|r| r.saturating_sub(1));
+        prompt + each.sum::<usize>()
     }
 }
 
@@ -175,6 +176,11 @@ impl Planner {
     pub fn moments(&self) -> u64 {
         let (first, second) = self.moments;
         (u64::from(first) + u64::from(second)) * self.player()
+    }
+
+    /// How many numbers are trained.
+    pub fn trained(&self) -> u64 {
+        self.own.iter().sum()
     }
 
     /// The architecture's trace.
@@ -276,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_micro_batch_is_as_full_as_its_items_allow() {
-        let of = |batch, tokens| Packing::fullest(100, 51, 2, batch, tokens);
+        let of = |batch, tokens| Packing::fullest(100, &[51, 51], batch, tokens);
         assert_eq!(
             (of(1, 4096).rows, of(1, 4096).targets, of(1, 4096).several),
             (200, 102, false)
