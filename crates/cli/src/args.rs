@@ -153,6 +153,14 @@ enum Verb {
         #[arg(long, short = 'n', default_value_t = 3)]
         examples: usize,
     },
+    /// How much memory each stage takes, from the model's shapes alone: no weight is read
+    Fit {
+        #[command(flatten)]
+        who: Who,
+        /// Memory that may be used: `24GiB`. Says whether the recipe fits, what would, and the largest sizes that do
+        #[arg(long, value_name = "BYTES", value_parser = crate::bytes::parse)]
+        vram: Option<u64>,
+    },
     /// Writes docs/recipe.md to standard output
     #[command(hide = true)]
     RecipeDocs,
@@ -213,6 +221,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
         Verb::Export(args) => verbs::export::run(&args),
         Verb::Plugins { common } => verbs::plugins::run(&common),
         Verb::Inspect { who, examples } => verbs::inspect::run(&who, examples),
+        Verb::Fit { who, vram } => verbs::fit::run(&who, vram),
         Verb::RecipeDocs => {
             print!("{}", crate::recipe::markdown());
             Ok(())

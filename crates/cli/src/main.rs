@@ -4,6 +4,7 @@
 mod args;
 mod artefacts;
 mod builtin;
+mod bytes;
 mod card;
 mod corpus;
 mod folder;

@@ -73,16 +73,7 @@ impl Opened {
         let at_source = || format!("{}: model.source", recipe.place("model.source"));
         let checkpoint = weights::open(source(&recipe)?).with_context(at_source)?;
         let config = checkpoint.config().clone();
-        let model_type = config["model_type"].as_str().map(str::to_string);
-        let Some(arch) = recipe.model.arch.clone().or(model_type) else {
-            anyhow::bail!(recipe.refuse(
-                "model.arch",
-                "must be given: the model's configuration has no model_type"
-            ));
-        };
-        let arch = host
-            .architecture(&arch, &config.to_string())
-            .with_context(at_source)?;
+        let arch = architecture(&recipe, &host, &config)?;
         let tokenizer = tokenizer(&recipe, checkpoint.tokenizer())?;
         let window = config["max_position_embeddings"]
             .as_u64()
@@ -331,7 +322,25 @@ fn placed(error: randori_host::Error, options: &[PluginOption], choice: &str) ->
     anyhow::Error::new(error).context(place)
 }
 
-fn source(recipe: &Recipe) -> Result<Source> {
+/// What runs a model of this configuration: the recipe's choice, or else what the configuration names.
+pub fn architecture(
+    recipe: &Recipe,
+    host: &Host,
+    config: &serde_json::Value,
+) -> Result<Arc<dyn Architecture>> {
+    let named = recipe.model.arch.as_deref();
+    let Some(arch) = named.or(config["model_type"].as_str()) else {
+        anyhow::bail!(recipe.refuse(
+            "model.arch",
+            "must be given: the model's configuration has no model_type"
+        ));
+    };
+    host.architecture(arch, &config.to_string())
+        .with_context(|| format!("{}: model.source", recipe.place("model.source")))
+}
+
+/// Where the recipe's model comes from.
+pub fn source(recipe: &Recipe) -> Result<Source> {
     let text = &recipe.model.source.0;
     if let Some(name) = text.strip_prefix("builtin:") {
         let model = builtin::model(name).ok_or_else(|| builtin::unknown(text))?;

@@ -38,7 +38,14 @@ pub(crate) struct Wanted {
 /// # Errors
 /// No projection matches: those there are.
 pub(crate) fn wanted(base: &Base, spec: &LoraSpec) -> Result<Wanted> {
-    let traced = trace(base.arch.as_ref())?;
+    wanted_of(base.arch.name(), &trace(base.arch.as_ref())?, spec)
+}
+
+/// The same of an architecture of which there is a trace only.
+///
+/// # Errors
+/// As there.
+pub(crate) fn wanted_of(arch: &str, traced: &Trace, spec: &LoraSpec) -> Result<Wanted> {
     let all = matches!(spec.targets, Targets::AllLinear);
     let fits = |l: &&TracedLinear| spec.wants(&l.name) && (!all || l.layer.is_some());
     let projections: Vec<TracedLinear> = traced.linears.iter().filter(fits).cloned().collect();
@@ -46,13 +53,12 @@ pub(crate) fn wanted(base: &Base, spec: &LoraSpec) -> Result<Wanted> {
         let last = |l: &TracedLinear| l.name.rsplit('.').next().map(str::to_string);
         let names: BTreeSet<String> = traced.linears.iter().filter_map(last).collect();
         return Err(Error::rule(format!(
-            "no projection matches the adapter's targets {:?}; `{}` has: {}",
+            "no projection matches the adapter's targets {:?}; `{arch}` has: {}",
             spec.targets,
-            base.arch.name(),
             names.into_iter().collect::<Vec<_>>().join(", ")
         )));
     }
-    let saved = saved(&traced, spec)?;
+    let saved = saved(traced, spec)?;
     Ok(Wanted { projections, saved })
 }
 

@@ -6,6 +6,7 @@ mod adapter;
 pub mod base;
 pub mod cache;
 mod error;
+pub mod fit;
 pub mod generate;
 mod inputs;
 mod kernels;

@@ -3,6 +3,7 @@
 pub mod chat;
 pub mod eval;
 pub mod export;
+pub mod fit;
 pub mod generate;
 pub mod inspect;
 pub mod plugins;

@@ -58,6 +58,17 @@ struct State {
     nested_offset: Option<f64>,
 }
 
+impl Four {
+    /// Bytes of the scales of `count` weights.
+    pub(super) fn scale_bytes(&self, count: u64) -> u64 {
+        let scales = count.div_ceil(self.block.max(1) as u64);
+        match &self.nested {
+            Some(nested) => scales + 4 * scales.div_ceil(nested.block.max(1) as u64) + 4,
+            None => 4 * scales,
+        }
+    }
+}
+
 /// `quantization_config`: what transformers says of the whole model.
 #[derive(Deserialize, Default)]
 #[serde(default)]

@@ -12,7 +12,29 @@ use crate::{Error, Result};
 
 /// About so many bytes of the file are held at once: they stay in the second cache until they are decoded, and the
 /// allocator hands the same memory out again (a larger piece would be new, zeroed pages every time).
-const CHUNK: u64 = 512 << 10;
+pub(super) const CHUNK: u64 = 512 << 10;
+
+/// Most bytes that are needed beside a dense tensor while it is read from this one.
+pub(super) fn reading(stored: &Stored) -> u64 {
+    let count = stored.shape.iter().product::<usize>() as u64;
+    let bytes = match stored.permuted {
+        Some(_) => stored.len,
+        None => stored.len.min(CHUNK),
+    };
+    match stored.format {
+        Format::Four(_) => 2 * stored.len + 8 * count,
+        // the blocks, as read and as a matrix, and their values, dequantised and as a list; of a row where rows are read
+        // one by one
+        Format::Block(_) => {
+            let share = match stored.permuted {
+                Some(_) => count / stored.shape.first().map_or(1, |&r| r.max(1) as u64),
+                None => (count as u128 * u128::from(bytes) / u128::from(stored.len.max(1))) as u64,
+            };
+            2 * bytes + 8 * share
+        }
+        _ => bytes,
+    }
+}
 
 /// Reads a tensor as dense numbers of this dtype; `name` is for errors.
 pub(super) fn dense(name: &str, stored: &Stored, place: &Place, dtype: Dtype) -> Result<Tensor> {

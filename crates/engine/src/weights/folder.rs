@@ -38,6 +38,11 @@ pub(super) fn open(dir: &Path) -> Result<Checkpoint> {
     Checkpoint::stored(config, TokenizerSource::Folder(dir.to_path_buf()), index)
 }
 
+/// Whether there are weights beside the configuration.
+pub(super) fn has_weights(dir: &Path) -> bool {
+    dir.join(WHOLE).exists() || dir.join(INDEX).exists()
+}
+
 /// The folder a hub repository's weights need beside its configuration: the shard names of an index file's text.
 pub(super) fn shard_names(index_file: &Path) -> Result<Vec<String>> {
     let mut names: Vec<String> = weight_map(index_file)?.into_values().collect();

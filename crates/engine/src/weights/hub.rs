@@ -48,6 +48,34 @@ pub(super) fn fetch(repo: &str, revision: &str) -> Result<PathBuf> {
     }
 }
 
+/// The snapshot's folder, if an earlier download left it whole.
+pub(super) fn at_hand(repo: &str, revision: &str) -> Option<PathBuf> {
+    let revision = revision.to_string();
+    cached(&Repo::with_revision(
+        repo.to_string(),
+        RepoType::Model,
+        revision,
+    ))
+}
+
+/// `config.json` alone: from the cache, or else fetched.
+///
+/// # Errors
+/// What the hub answered.
+pub(super) fn configuration(repo: &str, revision: &str) -> Result<PathBuf> {
+    let wanted = Repo::with_revision(repo.to_string(), RepoType::Model, revision.to_string());
+    if let Some(path) = Cache::from_env().repo(wanted.clone()).get("config.json") {
+        return Ok(path);
+    }
+    let api = ApiBuilder::from_env().with_progress(false).build();
+    api.and_then(|api| api.repo(wanted).get("config.json"))
+        .map_err(|e| {
+            Error::rule(format!(
+                "cannot get config.json of {repo} (revision {revision}) from the hub: {e}; without a network, name a local folder with that file, `random:config.json`, or a GGUF file"
+            ))
+        })
+}
+
 fn download(api: &ApiRepo, has: &[String]) -> std::result::Result<PathBuf, String> {
     let get = |name: &str| api.get(name).map_err(|e| format!("{name}: {e}"));
     let there = |name: &str| has.iter().any(|f| f == name);

@@ -195,7 +195,7 @@ impl Plan<'_> {
     }
 
     /// Whether a tensor stays as it is stored.
-    fn keeps(&self, wanted: &TracedWeight, stored: &Stored) -> bool {
+    pub(super) fn keeps(&self, wanted: &TracedWeight, stored: &Stored) -> bool {
         let asked = match &stored.format {
             Format::Block(_) => self.options.quant == Some(Quant::Gguf),
             Format::Four(_) => matches!(self.options.quant, Some(Quant::Nf4 { .. })),
@@ -205,7 +205,7 @@ impl Plan<'_> {
     }
 
     /// Projections inside blocks only: head and embedding decide tokens and stay dense, as in QLoRA.
-    fn nf4(&self, wanted: &TracedWeight) -> Option<bool> {
+    pub(super) fn nf4(&self, wanted: &TracedWeight) -> Option<bool> {
         let Some(Quant::Nf4 { double }) = self.options.quant else {
             return None;
         };
@@ -218,7 +218,7 @@ impl Plan<'_> {
     }
 
     /// Vectors (norms, biases) are few and stay f32.
-    fn dtype(&self, wanted: &TracedWeight) -> Dtype {
+    pub(super) fn dtype(&self, wanted: &TracedWeight) -> Dtype {
         if wanted.shape.len() < 2 {
             Dtype::F32
         } else {

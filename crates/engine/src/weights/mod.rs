@@ -7,6 +7,7 @@
 //! warrants.
 mod bnb;
 mod convert;
+mod describe;
 mod folder;
 mod gguf;
 mod hub;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+pub use describe::{Described, HeldWeight, describe};
 pub use gguf::{GgufTokenizer, hf_name};
 pub use stream::Stream;
 

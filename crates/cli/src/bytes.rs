@@ -1,0 +1,67 @@
+//! Sizes in bytes as people write and read them.
+
+/// `5GB`, `500MB`, `2GiB`, `1000000`.
+pub fn parse(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.'));
+    let (number, unit) = text.split_at(digits.unwrap_or(text.len()));
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "kib" => 1024.0,
+        "mib" => 1_048_576.0,
+        "gib" => 1_073_741_824.0,
+        _ => return Err("must be a number and KB, MB, GB, KiB, MiB or GiB: 5GB".into()),
+    };
+    match number.parse::<f64>() {
+        Ok(n) if n * factor >= 1.0 => Ok((n * factor) as u64),
+        _ => Err("must be at least one byte: 5GB, 500MB".into()),
+    }
+}
+
+/// In the unit that suits `largest`: MiB, or GiB from 4 GiB on.
+pub fn shown(bytes: u64, largest: u64) -> String {
+    match largest < 4 << 30 {
+        true => format!("{:.1}", bytes as f64 / 1_048_576.0),
+        false => format!("{:.2}", bytes as f64 / 1_073_741_824.0),
+    }
+}
+
+/// The unit that [`shown`] uses.
+pub fn unit(largest: u64) -> &'static str {
+    if largest < 4 << 30 { "MiB" } else { "GiB" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("5GB", 5_000_000_000),
+            ("500MB", 500_000_000),
+            ("1.5gib", 1_610_612_736),
+            ("200 kb", 200_000),
+            ("77", 77),
+        ] {
+            assert_eq!(parse(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "0", "GB", "5 apples", "-1GB", "1e9"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_unit_suits_the_largest() {
+        assert_eq!(
+            (shown(3 << 19, 1 << 20), unit(1 << 20)),
+            ("1.5".into(), "MiB")
+        );
+        assert_eq!(
+            (shown(6 << 30, 6 << 30), unit(6 << 30)),
+            ("6.00".into(), "GiB")
+        );
+    }
+}

@@ -1,0 +1,462 @@
+//! The tape without numbers: runs an architecture's ops on shapes and holds, and lets go of, exactly what
+//! [`crate::tape`] would. Each op here stands beside one of `tape/forward.rs`; a change there belongs here too
+//! (tests/fit.rs measures whether it was made).
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use randori_sdk::seam::{AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary};
+
+use super::{
+    Learnt,
+    ledger::{Held, Ledger},
+};
+use crate::{
+    kernels::{attention::QUERIES, elementwise::saves_result},
+    tape::rules,
+};
+
+/// What the ops of one pass share.
+pub(super) struct Pass<'a> {
+    pub(super) ledger: Ledger,
+    pub(super) learnt: &'a Learnt,
+    /// Names of weights that products go over a few widened rows at a time.
+    pub(super) widened: &'a BTreeSet<String>,
+    /// Most keys that a query sees.
+    pub(super) keys: usize,
+    pub(super) threads: u64,
+    /// Rotary tables, made once a pass.
+    pub(super) tables: RefCell<Vec<(RopeSpec, Held)>>,
+    /// Gradients of what is trained, by name; they outlive the pass.
+    pub(super) grads: RefCell<BTreeMap<String, Held>>,
+}
+
+impl Pass<'_> {
+    pub(super) fn gradient(&self, name: &str, count: usize) {
+        let mut grads = self.grads.borrow_mut();
+        if !grads.contains_key(name) {
+            grads.insert(name.into(), self.ledger.hold(4 * count as u64));
+        }
+    }
+
+    /// Queries' scores against their keys, in every thread: `of` matrices of one block of queries.
+    pub(super) fn scores(&self, of: u64) -> u64 {
+        self.threads * of * 4 * (QUERIES * self.keys) as u64
+    }
+}
+
+/// A value of the arena.
+#[derive(Clone)]
+struct Value {
+    held: Option<Held>,
+    rows: usize,
+    dims: Vec<usize>,
+    needs: bool,
+}
+
+impl Value {
+    /// Numbers in all.
+    fn count(&self) -> usize {
+        self.rows * self.dims.iter().product::<usize>()
+    }
+}
+
+/// What a recorded op's backward pass does, besides freeing what it kept.
+pub(super) enum Undo {
+    /// Weights' gradients, then a gradient to each input of so many numbers, all at once.
+    Each(Vec<(Id, usize)>),
+    Linear {
+        name: String,
+        x: Id,
+        /// Numbers in x, rows, features in and out.
+        size: (usize, usize, usize, usize),
+        own: bool,
+        bias: bool,
+    },
+    Norm {
+        x: Id,
+        count: usize,
+        own: Vec<(String, usize)>,
+    },
+    Attention {
+        ids: [Id; 3],
+        counts: [usize; 3],
+    },
+    /// Both inputs get the same gradient.
+    Add {
+        a: Id,
+        b: Id,
+        same: bool,
+        b_count: usize,
+    },
+    /// `again`: numbers of the first factor that are computed again.
+    Multiply {
+        a: Id,
+        b: Id,
+        counts: (usize, usize),
+        again: usize,
+    },
+    /// The gradient's memory is shared.
+    Alias(Id),
+    Embed(Vec<(String, usize)>),
+}
+
+/// A recorded op.
+pub(super) struct Node {
+    pub(super) out: Id,
+    pub(super) undo: Undo,
+    /// What it saved.
+    pub(super) kept: Vec<Held>,
+}
+
+/// What a call left behind.
+pub(super) struct Recorded {
+    pub(super) output: Held,
+    pub(super) needs: bool,
+    pub(super) out: Id,
+    pub(super) needed: Vec<bool>,
+    pub(super) nodes: Vec<Node>,
+}
+
+/// Runs ops; see the module.
+pub(super) struct Meter<'a, 'p> {
+    pass: &'a Pass<'p>,
+    record: bool,
+    values: Vec<Value>,
+    nodes: Vec<Node>,
+    last_uses: Option<&'a [Vec<Id>]>,
+    /// The latest silu, if the op just recorded was one: its result and its argument.
+    silu: Option<(Id, Held)>,
+}
+
+/// A call's input.
+pub(super) struct Input {
+    pub(super) held: Held,
+    pub(super) rows: usize,
+    /// Trailing axes.
+    pub(super) dims: Vec<usize>,
+    pub(super) needs: bool,
+}
+
+impl<'a, 'p> Meter<'a, 'p> {
+    pub(super) fn run(
+        pass: &'a Pass<'p>,
+        record: bool,
+        input: Input,
+        last_uses: Option<&'a [Vec<Id>]>,
+        call: impl FnOnce(&mut Self, Id) -> OpResult,
+    ) -> Result<Recorded, String> {
+        let values = vec![Value {
+            held: Some(input.held),
+            rows: input.rows,
+            dims: input.dims,
+            needs: input.needs,
+        }];
+        let mut meter = Meter {
+            pass,
+            record,
+            values,
+            nodes: Vec::new(),
+            last_uses,
+            silu: None,
+        };
+        let out = call(&mut meter, 1)?;
+        let last = meter.value(out)?;
+        Ok(Recorded {
+            output: last.held.ok_or("the result is gone")?,
+            needs: last.needs,
+            out,
+            needed: meter.values.iter().map(|v| v.needs).collect(),
+            nodes: meter.nodes,
+        })
+    }
+
+    fn value(&self, id: Id) -> Result<Value, String> {
+        let value = (id as usize)
+            .checked_sub(1)
+            .and_then(|i| self.values.get(i));
+        value.cloned().ok_or_else(|| {
+            format!(
+                "value {id} does not exist: this call has made {}",
+                self.values.len()
+            )
+        })
+    }
+
+    fn hold(&self, count: usize) -> Held {
+        self.pass.ledger.hold(4 * count as u64)
+    }
+
+    /// Adds a value; records the op when it needs a gradient and the tape records.
+    fn push(&mut self, value: Value, undo: Undo, kept: Vec<Option<Held>>) -> OpResult {
+        let needs = value.needs;
+        self.values.push(value);
+        let out = self.values.len() as Id;
+        for &id in self
+            .last_uses
+            .and_then(|l| l.get(out as usize))
+            .into_iter()
+            .flatten()
+        {
+            self.values[id as usize - 1].held = None;
+        }
+        self.silu = None;
+        if needs && self.record {
+            let kept = kept.into_iter().flatten().collect();
+            self.nodes.push(Node { out, undo, kept });
+        }
+        Ok(out)
+    }
+
+    /// A new value of `x`'s rows.
+    fn make(&self, x: &Value, dims: Vec<usize>, needs: bool) -> Value {
+        let mut value = Value {
+            held: None,
+            rows: x.rows,
+            dims,
+            needs,
+        };
+        value.held = Some(self.hold(value.count()));
+        value
+    }
+
+    fn alias(&mut self, x: Id, dims: Vec<usize>) -> OpResult {
+        let mut value = self.value(x)?;
+        value.dims = dims;
+        self.push(value, Undo::Alias(x), Vec::new())
+    }
+
+    fn norm(&mut self, name: &str, x: Id, eps: f64, bias: bool) -> OpResult {
+        let value = self.value(x)?;
+        let width = rules::norm(name, &value.dims, eps)?;
+        let names = [Some("weight"), bias.then_some("bias")];
+        let own: Vec<(String, usize)> = names
+            .into_iter()
+            .flatten()
+            .map(|part| (format!("{name}.{part}"), width))
+            .filter(|(name, _)| self.pass.learnt.full.contains(name))
+            .collect();
+        let y = self.make(&value, value.dims.clone(), value.needs || !own.is_empty());
+        // a mean and a deviation a row
+        let stats = self.hold(2 * value.count() / width.max(1));
+        let count = value.count();
+        let undo = Undo::Norm { x, count, own };
+        self.push(y, undo, vec![value.held, Some(stats)])
+    }
+
+    /// Rows of a weight that lie widened in every thread's buffer.
+    fn widening(&self, name: &str, inputs: usize) -> u64 {
+        match self.pass.widened.contains(name) {
+            true => self.pass.threads * 4 * (64 * inputs) as u64,
+            false => 0,
+        }
+    }
+}
+
+impl Backend for Meter<'_, '_> {
+    fn embed(&mut self, name: &str, ids: Id, vocab: usize, width: usize) -> OpResult {
+        let name = format!("{name}.weight");
+        let own = self.pass.learnt.full.contains(&name);
+        let y = self.make(&self.value(ids)?, vec![width], own);
+        self.push(y, Undo::Embed(vec![(name, vocab * width)]), Vec::new())
+    }
+
+    fn linear(&mut self, name: &str, x: Id, out: usize, bias: bool) -> OpResult {
+        let value = self.value(x)?;
+        let (inputs, shape) = rules::linear(name, &value.dims, out)?;
+        let learnt = self.pass.learnt;
+        let weight = format!("{name}.weight");
+        let own = learnt.full.contains(&weight);
+        let bias = bias && learnt.full.contains(&format!("{name}.bias"));
+        let rank = learnt.ranks.get(name).copied();
+        let n = value.count() / inputs.max(1);
+        let y = self.make(&value, shape, value.needs || own || bias || rank.is_some());
+        self.pass.ledger.touch(self.widening(&weight, inputs));
+        let masked = (learnt.dropout && rank.is_some()).then(|| self.hold(value.count()));
+        let xa = rank.map(|rank| self.hold(n * rank));
+        drop(masked);
+        let gained = (rank.is_some() && learnt.dora)
+            .then(|| y.held.clone())
+            .flatten();
+        let saved = (own || rank.is_some())
+            .then(|| value.held.clone())
+            .flatten();
+        let undo = Undo::Linear {
+            name: name.into(),
+            x,
+            size: (value.count(), n, inputs, out),
+            own,
+            bias,
+        };
+        self.push(y, undo, vec![saved, xa, gained])
+    }
+
+    fn rms_norm(&mut self, name: &str, x: Id, eps: f64, _plus: f32) -> OpResult {
+        self.norm(name, x, eps, false)
+    }
+
+    fn layer_norm(&mut self, name: &str, x: Id, eps: f64, bias: bool) -> OpResult {
+        self.norm(name, x, eps, bias)
+    }
+
+    fn rope(&mut self, x: Id, spec: &RopeSpec) -> OpResult {
+        let value = self.value(x)?;
+        let mut tables = self.pass.tables.borrow_mut();
+        if !tables.iter().any(|(s, _)| s == spec) {
+            let table = self.hold(2 * value.rows * spec.inv_freq.len());
+            tables.push((spec.clone(), table));
+        }
+        drop(tables);
+        let y = self.make(&value, rules::rope(&value.dims, spec)?, value.needs);
+        let undo = Undo::Each(vec![(x, value.count())]);
+        self.push(y, undo, Vec::new())
+    }
+
+    fn attention(&mut self, q: Id, k: Id, v: Id, spec: &AttnSpec) -> OpResult {
+        let ids = [q, k, v];
+        let [q, k, v] = [self.value(q)?, self.value(k)?, self.value(v)?];
+        let shape = rules::attention(&q.dims, &k.dims, &v.dims, spec)?;
+        let counts = [q.count(), k.count(), v.count()];
+        let y = self.make(&q, shape, q.needs || k.needs || v.needs);
+        let sums = self.hold(q.rows * q.dims[0]);
+        self.pass.ledger.touch(self.pass.scores(1));
+        let kept = vec![q.held, k.held, v.held, y.held.clone(), Some(sums)];
+        self.push(y, Undo::Attention { ids, counts }, kept)
+    }
+
+    fn moe(
+        &mut self,
+        router: Id,
+        x: Id,
+        route: &RouteSpec,
+        expert: &mut dyn FnMut(&mut dyn Backend, usize, Id) -> Id,
+    ) -> OpResult {
+        let (route_value, value) = (self.value(router)?, self.value(x)?);
+        let experts = rules::moe(&route_value.dims, route)?;
+        let mut picked = value.clone();
+        // tokens spread evenly: what any one expert sees cannot be known
+        picked.rows = (value.rows * route.top_k).div_ceil(experts);
+        let mut outs = Vec::new();
+        for e in 0..experts {
+            let part = self.make(&picked, value.dims.clone(), value.needs);
+            let id = self.push(part, Undo::Each(vec![(x, value.count())]), Vec::new())?;
+            match expert(self, e, id) {
+                0 => return Err(format!("expert {e} failed")),
+                y => outs.push(y),
+            }
+        }
+        let parts = outs
+            .iter()
+            .map(|y| self.value(*y))
+            .collect::<Result<Vec<_>, _>>()?;
+        let dims = parts.first().ok_or("moe has no expert")?.dims.clone();
+        let needs = route_value.needs || parts.iter().any(|p| p.needs);
+        let out = self.make(&value, dims, needs);
+        let mut to: Vec<(Id, usize)> = outs
+            .iter()
+            .copied()
+            .zip(parts.iter().map(Value::count))
+            .collect();
+        to.push((router, route_value.count()));
+        let kept = parts
+            .into_iter()
+            .map(|p| p.held.filter(|_| route_value.needs));
+        let kept = kept.collect();
+        self.push(out, Undo::Each(to), kept)
+    }
+
+    fn unary(&mut self, op: Unary, x: Id) -> OpResult {
+        let value = self.value(x)?;
+        let y = self.make(&value, value.dims.clone(), value.needs);
+        let undo = Undo::Each(vec![(x, value.count())]);
+        let saved = match saves_result(op) {
+            true => y.held.clone(),
+            false => value.held.clone(),
+        };
+        let silu = value
+            .held
+            .filter(|_| op == Unary::Silu && value.needs && self.record);
+        let out = self.push(y, undo, vec![saved])?;
+        self.silu = silu.map(|held| (out, held));
+        Ok(out)
+    }
+
+    fn binary(&mut self, op: Binary, a: Id, b: Id) -> OpResult {
+        let (av, bv) = (self.value(a)?, self.value(b)?);
+        let shape = rules::binary(&av.dims, &bv.dims)?;
+        let silu = self.silu.take().filter(|(out, _)| *out == a);
+        let y = self.make(&av, shape, av.needs || bv.needs);
+        let (product, quotient) = (op == Binary::Mul, op == Binary::Div);
+        let counts = (av.count(), bv.count());
+        if !product && !quotient {
+            let same = op == Binary::Add && av.dims == bv.dims;
+            let undo = Undo::Add {
+                a,
+                b,
+                same,
+                b_count: bv.count(),
+            };
+            return self.push(y, undo, Vec::new());
+        }
+        let again = if silu.is_some() && bv.needs {
+            av.count()
+        } else {
+            0
+        };
+        let first = match silu {
+            Some((_, argument)) => Some(argument),
+            None => av.held,
+        }
+        .filter(|_| bv.needs);
+        let second = bv.held.filter(|_| av.needs || quotient);
+        let undo = Undo::Multiply {
+            a,
+            b,
+            counts,
+            again,
+        };
+        self.push(y, undo, vec![first, second])
+    }
+
+    fn affine(&mut self, x: Id, mul: f64, add: f64) -> OpResult {
+        rules::affine(mul, add)?;
+        let value = self.value(x)?;
+        let y = self.make(&value, value.dims.clone(), value.needs);
+        self.push(y, Undo::Each(vec![(x, value.count())]), Vec::new())
+    }
+
+    fn unflatten(&mut self, x: Id, n: usize) -> OpResult {
+        let shape = rules::unflatten(&self.value(x)?.dims, n)?;
+        self.alias(x, shape)
+    }
+
+    fn flatten(&mut self, x: Id) -> OpResult {
+        let shape = rules::flatten(&self.value(x)?.dims)?;
+        self.alias(x, shape)
+    }
+
+    fn narrow(&mut self, x: Id, start: usize, len: usize) -> OpResult {
+        let value = self.value(x)?;
+        let y = self.make(&value, rules::narrow(&value.dims, start, len)?, value.needs);
+        self.push(y, Undo::Each(vec![(x, value.count())]), Vec::new())
+    }
+
+    fn concat(&mut self, xs: &[Id]) -> OpResult {
+        let values = xs
+            .iter()
+            .map(|x| self.value(*x))
+            .collect::<Result<Vec<_>, _>>()?;
+        let shapes: Vec<&[usize]> = values.iter().map(|v| v.dims.as_slice()).collect();
+        let shape = rules::concat(&shapes)?;
+        let first = values.first().ok_or("concat wants at least one value")?;
+        let y = self.make(first, shape, values.iter().any(|v| v.needs));
+        let to = xs
+            .iter()
+            .copied()
+            .zip(values.iter().map(Value::count))
+            .collect();
+        self.push(y, Undo::Each(to), Vec::new())
+    }
+}

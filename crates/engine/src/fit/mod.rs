@@ -1,0 +1,300 @@
+//! How much memory a player takes, from its architecture's shapes alone: nothing is loaded, nothing computed.
+//!
+//! Every figure is in bytes and is what *this engine on the CPU* allocates. Passes are run on shapes ([`meter`], [`undo`])
+//! and hold what the tape holds, as long as it holds it, so the figures follow the architecture, not a rule of thumb. They
+//! do not count what a process has before a model is opened (some 20 MiB: program, plugins, thread stacks), the data set, or
+//! what lies in the operating system's page cache. [`SLACK`] and [`THREAD`] are measured rather than counted.
+//! Pure: no file, no clock, no allocation of the sizes it speaks of.
+mod ledger;
+mod meter;
+mod passes;
+mod undo;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use randori_lora::LoraSpec;
+use randori_sdk::seam::{Architecture, Id};
+
+pub use passes::Decoding;
+
+use crate::{
+    Error, Result, adapter,
+    trace::{Trace, last_uses},
+    weights::HeldWeight,
+};
+
+/// The allocator's share: what a pass frees and asks for again does not always fit where it was.
+pub const SLACK: f64 = 1.05;
+/// Of every thread: what the products pack their factors into, and its part of the allocator.
+pub const THREAD: u64 = 3 << 20;
+
+/// What is trained.
+#[derive(Debug, Clone, Copy)]
+pub enum Learns<'a> {
+    /// Low-rank updates; whether their dropout is used.
+    Lora(&'a LoraSpec, bool),
+    /// Every weight, as an f32 copy.
+    Full,
+}
+
+/// What a player has of its own.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Learnt {
+    /// Rank of each projection's update.
+    pub(crate) ranks: BTreeMap<String, usize>,
+    /// Weights that are trained in full.
+    pub(crate) full: BTreeSet<String>,
+    pub(crate) dora: bool,
+    pub(crate) dropout: bool,
+}
+
+/// A packed micro-batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packing {
+    /// Tokens computed: prompts once, responses but for their last token.
+    pub rows: usize,
+    /// Response tokens.
+    pub targets: usize,
+    /// Most tokens that one attends to: a prompt and a response.
+    pub keys: usize,
+    /// Whether a step has more than one of them: gradients are then there from the beginning.
+    pub several: bool,
+}
+
+impl Packing {
+    /// The fullest micro-batch of items of a prompt and responses of these lengths, at most `batch` items and `tokens`
+    /// rows; one larger item stands alone.
+    pub fn fullest(prompt: usize, responses: &[usize], batch: usize, tokens: usize) -> Self {
+        let item = Packing::item(prompt, responses);
+        let all = item.saturating_mul(batch.max(1));
+        let rows = item.max(tokens.min(all));
+        let targets = responses.iter().sum::<usize>();
+        Packing {
+            rows,
+            targets: (rows * targets).div_ceil(item.max(1)),
+            keys: prompt + responses.iter().max().unwrap_or(&0),
+            several: all > rows,
+        }
+    }
+
+    /// Rows of one prompt with its responses: what a response's last token would predict is not asked.
+    pub fn item(prompt: usize, responses: &[usize]) -> usize {
+        let each = responses.iter().map(|r| r.saturating_sub(1));
+        prompt + each.sum::<usize>()
+    }
+}
+
+/// One stage's memory at its peak, by what it is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Peak {
+    /// The frozen base.
+    pub base: u64,
+    /// What players have of their own.
+    pub players: u64,
+    /// The optimiser's moments.
+    pub moments: u64,
+    /// Gradients of what is trained.
+    pub gradients: u64,
+    /// What the forward pass leaves for the backward pass, or keys and values of sequences.
+    pub kept: u64,
+    /// Everything else that lives at the worst moment, the allocator's share included.
+    pub work: u64,
+    /// Of `work`, at its own worst: attention's scores and gradients to each head's keys and values.
+    pub attention: u64,
+    /// Of `work`, at its own worst: logits.
+    pub logits: u64,
+}
+
+impl Peak {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.base + self.players + self.moments + self.gradients + self.kept + self.work
+    }
+}
+
+/// Answers what each stage takes.
+pub struct Planner {
+    arch: Arc<dyn Architecture>,
+    trace: Trace,
+    weights: Vec<HeldWeight>,
+    widened: BTreeSet<String>,
+    learnt: Learnt,
+    threads: usize,
+    /// As the tape gets them, by block.
+    last_uses: Vec<Option<Vec<Vec<Id>>>>,
+    /// Numbers in each tensor of a player's own.
+    own: Vec<u64>,
+    /// Whether a first and a second moment is kept.
+    moments: (bool, bool),
+}
+
+impl Planner {
+    /// `moments`: [`crate::train::Optimizer::moments`]; `threads`: those that will work.
+    ///
+    /// # Errors
+    /// An adapter that does not fit the model, naming the projections there are.
+    pub fn new(
+        arch: Arc<dyn Architecture>,
+        trace: Trace,
+        weights: Vec<HeldWeight>,
+        learns: Learns,
+        moments: (bool, bool),
+        threads: usize,
+    ) -> Result<Self> {
+        let (learnt, own) = learnt(&*arch, &trace, learns)?;
+        let last_uses = (0..arch.layers())
+            .map(|layer| last_uses(&*arch, layer, trace.width))
+            .collect();
+        let widened = weights.iter().filter(|w| w.widened);
+        Ok(Planner {
+            widened: widened.map(|w| w.name.clone()).collect(),
+            arch,
+            trace,
+            weights,
+            learnt,
+            threads,
+            last_uses,
+            own,
+            moments,
+        })
+    }
+
+    /// The frozen base.
+    pub fn base(&self) -> u64 {
+        self.weights.iter().map(|w| w.bytes).sum()
+    }
+
+    /// One player's own tensors; their gradients take as much.
+    pub fn player(&self) -> u64 {
+        4 * self.own.iter().sum::<u64>()
+    }
+
+    /// The optimiser's moments.
+    pub fn moments(&self) -> u64 {
+        let (first, second) = self.moments;
+        (u64::from(first) + u64::from(second)) * self.player()
+    }
+
+    /// How many numbers are trained.
+    pub fn trained(&self) -> u64 {
+        self.own.iter().sum()
+    }
+
+    /// The architecture's trace.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    /// Loading: the weights so far and what the next needs beside it.
+    pub fn load(&self) -> Peak {
+        let (mut done, mut most) = (0, 0);
+        for w in &self.weights {
+            done += w.bytes;
+            most = most.max(done + w.beside);
+        }
+        Peak {
+            base: done,
+            work: most - done,
+            ..Peak::default()
+        }
+    }
+}
+
+/// The largest `n` of `1..=most` for which `bytes(n)`, which must not fall, is at most `limit`; `None`: not even 1.
+///
+/// # Errors
+/// Those of `bytes`.
+pub fn largest(
+    limit: u64,
+    most: usize,
+    bytes: &mut dyn FnMut(usize) -> Result<u64>,
+) -> Result<Option<usize>> {
+    if bytes(1)? > limit {
+        return Ok(None);
+    }
+    let (mut fits, mut above) = (1, 2);
+    while above <= most && bytes(above)? <= limit {
+        (fits, above) = (above, 2 * above);
+    }
+    let mut above = above.min(most + 1);
+    while above - fits > 1 {
+        let middle = fits + (above - fits) / 2;
+        match bytes(middle)? <= limit {
+            true => fits = middle,
+            false => above = middle,
+        }
+    }
+    Ok(Some(fits))
+}
+
+/// What a player of this kind has of its own, and how many numbers each tensor holds.
+fn learnt(arch: &dyn Architecture, trace: &Trace, learns: Learns) -> Result<(Learnt, Vec<u64>)> {
+    let size = |name: &str| -> Result<u64> {
+        let weight = trace.weights.iter().find(|w| w.name == name);
+        let weight =
+            weight.ok_or_else(|| Error::rule(format!("the model has no weight `{name}`")))?;
+        Ok(weight.shape.iter().product::<usize>() as u64)
+    };
+    let mut learnt = Learnt::default();
+    let mut own = Vec::new();
+    match learns {
+        Learns::Full => learnt.full = trace.weights.iter().map(|w| w.name.clone()).collect(),
+        Learns::Lora(spec, dropout) => {
+            let wanted = adapter::wanted_of(arch.name(), trace, spec)?;
+            for l in &wanted.projections {
+                let rank = spec.rank_of(&l.name);
+                learnt.ranks.insert(l.name.clone(), rank);
+                own.extend([(rank * l.inputs) as u64, (rank * l.outputs) as u64]);
+                own.extend(spec.dora.then_some(l.outputs as u64));
+            }
+            learnt.full = wanted.saved.into_iter().collect();
+            learnt.dora = spec.dora;
+            learnt.dropout = dropout && spec.dropout > 0.0;
+        }
+    }
+    for name in &learnt.full {
+        own.push(size(name)?);
+    }
+    Ok((learnt, own))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_that_fits_is_found() {
+        for (limit, most, want) in [
+            (9, 100, None),
+            (10, 100, Some(1)),
+            (57, 100, Some(5)),
+            (5000, 100, Some(100)),
+        ] {
+            assert_eq!(
+                largest(limit, most, &mut |n| Ok(10 * n as u64)).unwrap(),
+                want
+            );
+        }
+    }
+
+    #[test]
+    fn a_micro_batch_is_as_full_as_its_items_allow() {
+        let of = |batch, tokens| Packing::fullest(100, &[51, 51], batch, tokens);
+        assert_eq!(
+            (of(1, 4096).rows, of(1, 4096).targets, of(1, 4096).several),
+            (200, 102, false)
+        );
+        assert_eq!(
+            (
+                of(64, 1000).rows,
+                of(64, 1000).targets,
+                of(64, 1000).several
+            ),
+            (1000, 510, true)
+        );
+        assert_eq!((of(64, 10).rows, of(64, 10).keys), (200, 151)); // a larger item stands alone
+    }
+}

@@ -1,0 +1,149 @@
+//! The backward pass without numbers: each op here stands beside one of `tape/backward.rs`.
+
+use randori_sdk::seam::Id;
+
+use super::{
+    ledger::Held,
+    meter::{Pass, Recorded, Undo},
+};
+
+/// Gradients to a call's values; whether each has memory of its own.
+struct Arena {
+    grads: Vec<Option<(Held, bool)>>,
+    needed: Vec<bool>,
+}
+
+impl Arena {
+    fn needs(&self, id: Id) -> bool {
+        self.needed[id as usize - 1]
+    }
+
+    /// Adds a gradient to what is there: in place of whichever of the two owns its memory.
+    fn add(&mut self, pass: &Pass, id: Id, held: Held, owned: bool) {
+        if !self.needs(id) {
+            return;
+        }
+        let slot = &mut self.grads[id as usize - 1];
+        *slot = Some(match slot.take() {
+            None => (held, owned),
+            Some((old, true)) => (old, true),
+            Some(_) if owned => (held, true),
+            Some((old, false)) => (pass.ledger.hold(old.bytes()), true),
+        });
+    }
+}
+
+impl Recorded {
+    /// From the gradient to the result to the input's, if it needs one.
+    pub(super) fn backward(self, pass: &Pass, dout: Held) -> Option<Held> {
+        let mut arena = Arena {
+            grads: self.needed.iter().map(|_| None).collect(),
+            needed: self.needed,
+        };
+        arena.add(pass, self.out, dout, false);
+        for node in self.nodes.into_iter().rev() {
+            if let Some((dy, _)) = arena.grads[node.out as usize - 1].take() {
+                step(pass, node.undo, dy, &mut arena);
+            }
+            drop(node.kept);
+        }
+        let input = arena.grads.first_mut().and_then(Option::take);
+        drop(self.output); // the call's result lives until here
+        input.map(|(held, _)| held)
+    }
+}
+
+fn step(pass: &Pass, undo: Undo, dy: Held, arena: &mut Arena) {
+    let hold = |count: usize| pass.ledger.hold(4 * count as u64);
+    match undo {
+        Undo::Embed(own) => own.iter().for_each(|(name, n)| pass.gradient(name, *n)),
+        Undo::Each(to) => {
+            let wanted = to.into_iter().filter(|(id, _)| arena.needs(*id));
+            let made: Vec<(Id, Held)> = wanted.map(|(id, n)| (id, hold(n))).collect();
+            for (id, held) in made {
+                arena.add(pass, id, held, true);
+            }
+        }
+        Undo::Alias(x) => arena.add(pass, x, dy.clone(), false),
+        Undo::Norm { x, count, own } => {
+            own.iter().for_each(|(name, n)| pass.gradient(name, *n));
+            if arena.needs(x) {
+                arena.add(pass, x, hold(count), true);
+            }
+        }
+        Undo::Linear {
+            name,
+            x,
+            size: (count, n, inputs, outputs),
+            own,
+            bias,
+        } => {
+            if bias {
+                pass.gradient(&format!("{name}.bias"), outputs);
+            }
+            if own {
+                pass.gradient(&format!("{name}.weight"), inputs * outputs);
+            }
+            let learnt = pass.learnt;
+            let rank = learnt.ranks.get(&name).copied();
+            let scaled = (learnt.dora && rank.is_some()).then(|| {
+                pass.gradient(&format!("{name}.lora_magnitude_vector"), outputs);
+                hold(n * outputs)
+            });
+            let dx = arena.needs(x).then(|| hold(count));
+            if let Some(rank) = rank {
+                let masked = learnt.dropout.then(|| hold(count));
+                pass.gradient(&format!("{name}.lora_A"), rank * inputs);
+                pass.gradient(&format!("{name}.lora_B"), rank * outputs);
+                let through = hold(n * rank);
+                let more = (learnt.dropout && dx.is_some()).then(|| hold(2 * count));
+                drop((masked, through, more));
+            }
+            drop(scaled);
+            if let Some(dx) = dx {
+                arena.add(pass, x, dx, true);
+            }
+        }
+        Undo::Attention { ids, counts } => {
+            let dq = hold(counts[0]);
+            // a gradient to keys and values for every query head, before those that share keys are summed
+            let shares = hold(2 * counts[0]);
+            pass.ledger.touch(pass.scores(2));
+            let (dk, dv) = (hold(counts[1]), hold(counts[2]));
+            drop(shares);
+            for (id, held) in ids.into_iter().zip([dq, dk, dv]) {
+                arena.add(pass, id, held, true);
+            }
+        }
+        Undo::Add {
+            a,
+            b,
+            same,
+            b_count,
+        } => {
+            if arena.needs(b) {
+                match same {
+                    true => arena.add(pass, b, dy.clone(), false),
+                    false => arena.add(pass, b, hold(b_count), true),
+                }
+            }
+            arena.add(pass, a, dy, false);
+        }
+        Undo::Multiply {
+            a,
+            b,
+            counts,
+            again,
+        } => {
+            if arena.needs(b) {
+                let first = hold(again);
+                let db = hold(counts.1);
+                drop(first);
+                arena.add(pass, b, db, true);
+            }
+            if arena.needs(a) {
+                arena.add(pass, a, hold(counts.0), true);
+            }
+        }
+    }
+}

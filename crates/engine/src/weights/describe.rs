@@ -1,0 +1,198 @@
+//! What a model's weights would take in memory, from its configuration (and, where there is one, its file's index) alone.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{
+    Checkpoint, LoadOptions, Quant, Source, TokenizerSource, Weights, convert, folder, hub,
+    index::{Format, Stored},
+    load::Plan,
+    open,
+};
+use crate::{
+    Error, Result,
+    trace::{Trace, TracedWeight},
+};
+
+/// Weights that share a scale in NF4, and scales that share one.
+const NF4: (u64, u64) = (64, 256);
+
+/// A model of which nothing but the configuration, and an index where it has one, was read.
+#[derive(Debug)]
+pub struct Described {
+    config: Value,
+    tokenizer: TokenizerSource,
+    /// `None`: the weights are not at hand, and are taken for dense safetensors.
+    weights: Option<Weights>,
+}
+
+/// One weight as a base would hold it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldWeight {
+    /// Full tensor name.
+    pub name: String,
+    /// Bytes it holds.
+    pub bytes: u64,
+    /// Most bytes that are needed beside it while it is read or made.
+    pub beside: u64,
+    /// Whether products go over it a few widened rows at a time: it is not f32.
+    pub widened: bool,
+}
+
+/// Reads a source's configuration, and its index where the weights are at hand. Of a hub repository that is not in the
+/// cache only `config.json` is fetched; a folder may have `config.json` and no weights.
+///
+/// # Errors
+/// As [`open`]; for the hub, what it answered.
+pub fn describe(source: Source) -> Result<Described> {
+    match source {
+        Source::Hub { repo, revision } => match hub::at_hand(&repo, &revision) {
+            Some(dir) => folder::open(&dir).map(Described::of),
+            None => bare(&hub::configuration(&repo, &revision)?),
+        },
+        Source::Folder(dir) if dir.join("config.json").exists() && !folder::has_weights(&dir) => {
+            bare(&dir.join("config.json"))
+        }
+        other => open(other).map(Described::of),
+    }
+}
+
+fn bare(config: &Path) -> Result<Described> {
+    let value = folder::json(config)?;
+    super::is_object(&value, &config.display().to_string())?;
+    Ok(Described {
+        config: value,
+        tokenizer: TokenizerSource::None,
+        weights: None,
+    })
+}
+
+impl Described {
+    fn of(checkpoint: Checkpoint) -> Self {
+        Described {
+            config: checkpoint.config,
+            tokenizer: checkpoint.tokenizer,
+            weights: Some(checkpoint.weights),
+        }
+    }
+
+    /// The configuration in Hugging Face's spelling.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// Whether the weights themselves are at hand, so that their formats are known and not supposed.
+    pub fn at_hand(&self) -> bool {
+        self.weights.is_some()
+    }
+
+    /// Where its tokenizer is.
+    pub fn tokenizer(&self) -> TokenizerSource {
+        self.tokenizer.clone()
+    }
+
+    /// Every weight that the trace asks for, in the order in which they are loaded.
+    ///
+    /// # Errors
+    /// What [`Checkpoint::load`] would refuse before it reads; blocks asked of weights that are not at hand.
+    pub fn held(
+        &self,
+        trace: &Trace,
+        options: &LoadOptions,
+        arch: &str,
+    ) -> Result<Vec<HeldWeight>> {
+        let plan = Plan { trace, options };
+        match &self.weights {
+            Some(weights) => plan.check(weights, &self.config, arch)?,
+            None if options.quant == Some(Quant::Gguf) => {
+                return Err(Error::rule(
+                    "a base quantised as its GGUF file is needs that file; only a configuration is at hand",
+                ));
+            }
+            None => {}
+        }
+        let stored = |w: &TracedWeight| match &self.weights {
+            Some(Weights::Stored(index)) => index.tensors.get(&w.name),
+            _ => None,
+        };
+        // a checkpoint in 4 bits has chosen what stays dense
+        let chosen = trace
+            .weights
+            .iter()
+            .any(|w| stored(w).is_some_and(|s| matches!(s.format, Format::Four(_))));
+        let random = matches!(self.weights, Some(Weights::Random(_)));
+        let one = |w: &TracedWeight| held(&plan, w, stored(w), chosen, random);
+        Ok(trace.weights.iter().map(one).collect())
+    }
+}
+
+fn held(
+    plan: &Plan,
+    wanted: &TracedWeight,
+    stored: Option<&Stored>,
+    chosen: bool,
+    random: bool,
+) -> HeldWeight {
+    let count = wanted.shape.iter().product::<usize>() as u64;
+    let item = |bytes, beside, widened| HeldWeight {
+        name: wanted.name.clone(),
+        bytes,
+        beside,
+        widened,
+    };
+    if let Some(stored) = stored.filter(|s| plan.keeps(wanted, s)) {
+        let (bytes, beside) = match &stored.format {
+            Format::Four(four) => (stored.len + four.scale_bytes(count), 0),
+            _ => (stored.len, stored.len), // the bytes as they were read
+        };
+        return item(bytes, beside, true);
+    }
+    let reading = match stored {
+        Some(stored) => convert::reading(stored),
+        None if random => 0,
+        None => convert::CHUNK,
+    };
+    if let Some(double) = plan.nf4(wanted).filter(|_| !chosen) {
+        let bytes = nf4_bytes(count, double);
+        // in f32, and once more as a list, with plain scales until they are quantised
+        let scales = if double { 4 * count.div_ceil(NF4.0) } else { 0 };
+        return item(bytes, (8 * count + scales).max(4 * count + reading), true);
+    }
+    let size = match plan.dtype(wanted) {
+        super::Dtype::F32 => 4,
+        _ => 2,
+    };
+    let made = if random && size != 4 { 4 * count } else { 0 };
+    item(size * count, made.max(reading), size != 4)
+}
+
+/// Bytes of `count` weights in NF4: two a byte, and a scale for each 64, of f32 or (`double`) of 8 bits with an f32 for
+/// each 256 of them and one for all.
+fn nf4_bytes(count: u64, double: bool) -> u64 {
+    let scales = count.div_ceil(NF4.0);
+    count.div_ceil(2)
+        + match double {
+            true => scales + 4 * scales.div_ceil(NF4.1) + 4,
+            false => 4 * scales,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Tensor};
+    use randori_qlora::QuantMatrix;
+
+    use super::nf4_bytes;
+
+    #[test]
+    fn nf4s_size_is_that_of_a_quantised_matrix() {
+        for (rows, columns) in [(3, 7), (64, 64), (130, 384), (512, 1408)] {
+            let w = Tensor::ones((rows, columns), DType::F32, &Device::Cpu).unwrap();
+            for double in [false, true] {
+                let held = QuantMatrix::nf4(&w, double).unwrap().bytes() as u64;
+                assert_eq!(nf4_bytes((rows * columns) as u64, double), held);
+            }
+        }
+    }
+}
