@@ -15,9 +15,10 @@ import argparse, json, os, platform, statistics, subprocess, sys, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 CASES = ["first", "product", "score", "generate", "generate-4bit", "train", "iteration"]
-THREADS = {"RAYON_NUM_THREADS": "2", "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2",
-           # spinning threads would double the peers' times on a busy machine
-           "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+THREADS = {"RAYON_NUM_THREADS": "2", "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+# PyTorch's threads are better off asleep between products (spinning ones double its times on a busy machine); llama.cpp's are
+# not: its single-sequence decoding would take twice as long
+ASLEEP = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 median = statistics.median
 
 
@@ -67,10 +68,10 @@ class Lab:
         if not os.path.exists(os.path.join(self.hf, "model.safetensors")):
             subprocess.check_call([self.python, os.path.join(self.peers, "make_hf.py"), self.models, self.hf], stdout=subprocess.DEVNULL)
 
-    def run(self, *command):
+    def run(self, *command, environment=THREADS):
         """The program's last JSON line, with the whole process's seconds and peak memory."""
         start = time.perf_counter()
-        with subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **THREADS}) as p:
+        with subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}) as p:
             out, err = p.communicate()
         whole = time.perf_counter() - start
         line = next((l for l in reversed(out.splitlines()) if l.startswith("{")), None)
@@ -84,11 +85,12 @@ class Lab:
         return self.run(self.side, case, model, self.ids, *(f"{k}={v}" for k, v in options.items()))
 
     def torch(self, case, **options):
-        return self.run(self.python, os.path.join(HERE, "peers/pytorch.py"), case, self.peers, self.hf, *(f"{k}={v}" for k, v in options.items()))
+        return self.run(self.python, os.path.join(HERE, "peers/pytorch.py"), case, self.peers, self.hf,
+                        *(f"{k}={v}" for k, v in options.items()), environment={**THREADS, **ASLEEP})
 
     def spin(self, verb, *options):
         return self.run(self.python, os.path.join(self.peers, "spin_torch.py"), verb, "--model", self.hf, "--optim", "adamw", "--lr", "1e-4",
-                        "--batch", "4", "--seed", "7", *options)
+                        "--batch", "4", "--seed", "7", *options, environment={**THREADS, **ASLEEP})
 
     def in_turn(self, a, b, times=2):
         """a b a b …: two lists of results."""

@@ -19,8 +19,8 @@ use crate::work;
 const ROWS: usize = 64;
 /// … or up to this many, where twice as many outputs share the work of turning them.
 const MOST: usize = 256;
-/// Rows of x from which they fill a register better than the features do.
-const PANEL: usize = 9;
+/// Rows of x from which a register of rows is quicker than a register of features, though a part of it stays empty.
+const PANEL: usize = 5;
 /// Multiply-adds that are worth a task.
 const TASK: usize = 1 << 18;
 
@@ -194,6 +194,9 @@ mod x86 {
 
     use super::{Stored, bf16, f16};
 
+    /// Rows of W that one row of x is multiplied with at once: fewer sums would wait for each other.
+    const ALONE: usize = 8;
+
     impl Stored for f32 {
         #[inline(always)]
         fn wide(self) -> f32 {
@@ -288,6 +291,13 @@ mod x86 {
                     let whole = k / $lanes * $lanes;
                     let mut at = 0;
                     while at < whole {
+                        if R == ALONE {
+                            // the next tile's rows: as many streams are more than the hardware follows
+                            for r in R..2 * R {
+                                let ahead = w.wrapping_add(r * k + at);
+                                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                            }
+                        }
                         let mut xs = [$zero(); N];
                         for n in 0..N {
                             xs[n] = $load_x(x.add(n * k + at));
@@ -325,14 +335,13 @@ mod x86 {
                 let (outputs, n) = (w.len() / k, x.len() / k);
                 let mut begin = 0;
                 if n == 1 {
-                    // eight sums at once: fewer would wait for each other
-                    while begin + 8 <= outputs {
-                        // SAFETY: eight rows of W from `begin` on exist, and their places in y.
+                    while begin + ALONE <= outputs {
+                        // SAFETY: so many rows of W from `begin` on exist, and their places in y.
                         unsafe {
                             let w = w.as_ptr().add(begin * k);
-                            $tile::<S, 8, 1>(w, x.as_ptr(), k, y.add(begin), y_row);
+                            $tile::<S, ALONE, 1>(w, x.as_ptr(), k, y.add(begin), y_row);
                         }
-                        begin += 8;
+                        begin += ALONE;
                     }
                 }
                 for o in (begin..outputs).step_by($rows) {
@@ -422,6 +431,7 @@ mod tests {
             (1, 5, 1),
             (2, 16, 3),
             (3, 33, 7),
+            (1, 40, 19),
             (4, 40, 2),
             (7, 100, 9),
             (9, 40, 20),
