@@ -14,7 +14,11 @@
     reason = "a test fails by panicking"
 )]
 
+mod program;
+
 use std::{process::Command, sync::Arc, time::Instant};
+
+use program::World;
 
 use randori_engine::{
     GenerateOptions, Player, ScoreItem,
@@ -66,6 +70,51 @@ fn a_7b_model_trains_in_nine_gigabytes() {
     }
     let peak = compare(NAME, "seven");
     assert!(peak < 9.0 * 1024.0, "the whole process took {peak:.0} MiB");
+}
+
+/// The verb, on a folder that holds `config.json` and nothing else.
+#[test]
+fn the_verb_says_what_fits_and_what_would() {
+    let w = World::new();
+    std::fs::create_dir(w.dir().join("model")).unwrap();
+    w.file("model/config.json", &(SMALL.config)().to_string());
+    let small = "[model]\nsource = \"model\"\n[train]\nmicro_batch_tokens = 2048\n";
+    w.file("f.toml", small);
+    let said = w.accepted(&["fit", "f.toml", "--vram", "4GiB"]);
+    for part in [
+        "Memory of the engine as it runs on the CPU",
+        "For a GPU this is not verified",
+        "only the configuration is at hand",
+        "2048 rows at a time, no checkpointing",
+        "Fits into 4.00 GiB",
+    ] {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
+    let line = w.refused(
+        &["fit", "f.toml", "--vram", "512MiB"],
+        "does not fit into 512.0 MiB: train ",
+    );
+    assert!(line.contains("train.checkpoint = true"), "{line}");
+    w.accepted(&[
+        "fit",
+        "f.toml",
+        "--vram",
+        "512MiB",
+        "--set",
+        "train.checkpoint=true",
+    ]);
+    let line = w.refused(&["fit", "f.toml", "--vram", "256MiB"], "does not fit");
+    let (_, what) = line.split_once("at most: ").unwrap();
+    let sets = what.split(" and ").map(|s| s.trim().replace(" = ", "="));
+    let args: Vec<String> = sets.flat_map(|s| ["--set".to_string(), s]).collect();
+    let mut all = vec!["fit", "f.toml", "--vram", "256MiB"];
+    all.extend(args.iter().map(String::as_str));
+    w.accepted(&all);
+    w.refused(
+        &["fit", "f.toml", "--vram", "40MiB"],
+        "no switch of the recipe makes it",
+    );
+    w.nothing_written();
 }
 
 fn skipped() -> bool {
