@@ -146,25 +146,25 @@ mod x86 {
                         }
                     }
                     let mut xs = [_mm512_setzero_ps(); V];
-                    for v in 0..V {
-                        xs[v] = _mm512_loadu_ps(x.add(v * GROUP));
+                    for (v, to) in xs.iter_mut().enumerate() {
+                        *to = _mm512_loadu_ps(x.add(v * GROUP));
                     }
-                    for r in 0..R {
+                    for (r, sums) in sums.iter_mut().enumerate() {
                         let w = _mm512_set1_ps(*w.add(r * k + at));
-                        for v in 0..V {
-                            sums[r][v] = _mm512_fmadd_ps(w, xs[v], sums[r][v]);
+                        for (sum, x) in sums.iter_mut().zip(xs) {
+                            *sum = _mm512_fmadd_ps(w, x, *sum);
                         }
                     }
                     x = x.add(V * GROUP);
                 }
-                for r in 0..R {
-                    for v in 0..V {
+                for (r, sums) in sums.iter().enumerate() {
+                    for (v, sum) in sums.iter().enumerate() {
                         let out = out.add((r * V + v) * GROUP);
                         let before = match first {
                             0 => _mm512_setzero_ps(),
                             _ => _mm512_loadu_ps(out),
                         };
-                        _mm512_storeu_ps(out, _mm512_add_ps(before, sums[r][v]));
+                        _mm512_storeu_ps(out, _mm512_add_ps(before, *sum));
                     }
                 }
             }
@@ -215,22 +215,20 @@ mod x86 {
                 for at in first..k.min(first + CHAIN) {
                     let x = x.add(at * lanes);
                     let (low, high) = (_mm256_loadu_ps(x), _mm256_loadu_ps(x.add(8)));
-                    for r in 0..R {
+                    for (r, [first, second]) in sums.iter_mut().enumerate() {
                         let w = _mm256_set1_ps(*w.add(r * k + at));
-                        sums[r] = [
-                            _mm256_fmadd_ps(w, low, sums[r][0]),
-                            _mm256_fmadd_ps(w, high, sums[r][1]),
-                        ];
+                        *first = _mm256_fmadd_ps(w, low, *first);
+                        *second = _mm256_fmadd_ps(w, high, *second);
                     }
                 }
-                for r in 0..R {
-                    for half in 0..2 {
+                for (r, sums) in sums.iter().enumerate() {
+                    for (half, sum) in sums.iter().enumerate() {
                         let out = out.add(r * lanes + 8 * half);
                         let before = match first {
                             0 => _mm256_setzero_ps(),
                             _ => _mm256_loadu_ps(out),
                         };
-                        _mm256_storeu_ps(out, _mm256_add_ps(before, sums[r][half]));
+                        _mm256_storeu_ps(out, _mm256_add_ps(before, *sum));
                     }
                 }
             }
