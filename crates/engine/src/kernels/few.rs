@@ -24,6 +24,15 @@ const PANEL: usize = 5;
 /// Multiply-adds that are worth a task.
 const TASK: usize = 1 << 18;
 
+/// Rows of W in a task: equal shares, so that no thread is left with one more than the others.
+fn share(n: usize, outputs: usize, k: usize) -> usize {
+    let tasks = match (n * outputs * k).div_ceil(TASK) {
+        0 | 1 => 1, // not worth another thread
+        more => more.next_multiple_of(2),
+    };
+    outputs.div_ceil(tasks).max(1)
+}
+
 /// Whether a product of n rows with as many outputs belongs here, on this machine.
 pub(crate) fn suits(n: usize, outputs: usize) -> bool {
     (n <= ROWS || n <= MOST && outputs >= 2 * n) && available()
@@ -74,7 +83,7 @@ pub(crate) fn product<S: Stored>(x: &[f32], w: &[S], k: usize) -> Vec<f32> {
     }
     let mut y = vec![0f32; n * outputs];
     let out = Shared::new(&mut y);
-    let rows = (TASK / (n * k).max(1)).next_multiple_of(4);
+    let rows = share(n, outputs, k).next_multiple_of(8);
     let task = |(task, w): (usize, &[S])| {
         // SAFETY: each task writes the columns of its own rows of W; `suits` was asked by the caller.
         unsafe { block(w, x, k, out.at(task * rows), outputs) };
@@ -99,7 +108,7 @@ pub(crate) fn by_panel(
     let mut y = vec![0f32; n * outputs];
     let out = Shared::new(&mut y);
     let rows = (FIRST_CACHE / k.max(1)).clamp(panel::TILE, 64) / panel::TILE * panel::TILE;
-    let per_task = (TASK / (n * k).max(1)).max(1).next_multiple_of(rows);
+    let per_task = share(n, outputs, k).next_multiple_of(rows);
     let task = |buffer: &mut Vec<f32>, task: usize| {
         let end = ((task + 1) * per_task).min(outputs);
         for first in (task * per_task..end).step_by(rows) {
@@ -145,7 +154,7 @@ pub(crate) fn quantised(x: &[f32], w: &QuantMatrix) -> Vec<f32> {
     let out = Shared::new(&mut y);
     let rows = (FIRST_CACHE / k.max(1)).clamp(4, 64) / 4 * 4;
     // dequantising costs about as much as a row of x
-    let per_task = (TASK / ((n + 1) * k).max(1)).next_multiple_of(rows);
+    let per_task = share(n + 1, outputs, k).next_multiple_of(rows);
     let task = |buffer: &mut Vec<f32>, task: usize| {
         let end = ((task + 1) * per_task).min(outputs);
         for first in (task * per_task..end).step_by(rows) {
@@ -291,13 +300,6 @@ mod x86 {
                     let whole = k / $lanes * $lanes;
                     let mut at = 0;
                     while at < whole {
-                        if R == ALONE {
-                            // the next tile's rows: as many streams are more than the hardware follows
-                            for r in R..2 * R {
-                                let ahead = w.wrapping_add(r * k + at);
-                                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-                            }
-                        }
                         let mut xs = [$zero(); N];
                         for n in 0..N {
                             xs[n] = $load_x(x.add(n * k + at));
