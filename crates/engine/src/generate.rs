@@ -16,9 +16,9 @@ mod draw;
 use draw::{At, Scratch};
 
 /// Prompts enter the cache in pieces of this many tokens …
-const PIECE: usize = 512;
+pub(crate) const PIECE: usize = 512;
 /// … and a step takes no more prompt tokens than this, which bounds its memory whatever `slots` is.
-const PREFILL: usize = 1024;
+pub(crate) const PREFILL: usize = 1024;
 
 /// How to generate.
 #[derive(Debug, Clone, PartialEq)]

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Rows from which a block's values are let go at their last use rather than at its end.
-const EARLY: usize = 64;
+pub(crate) const EARLY: usize = 64;
 
 /// Trainable tensors by name, all f32: `model.layers.0.self_attn.q_proj.lora_A` / `.lora_B`, or, in full training,
 /// `model.layers.0.self_attn.q_proj.weight`.

@@ -20,9 +20,9 @@ use crate::{
 };
 
 /// Bytes of logits that exist at a time.
-const LOGITS: usize = 16 << 20;
+pub(crate) const LOGITS: usize = 16 << 20;
 /// Rows in a chunk, at most.
-const ROWS: usize = 128;
+pub(crate) const ROWS: usize = 128;
 
 /// Rows that go through the head together.
 struct Chunk {

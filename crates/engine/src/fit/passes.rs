@@ -8,16 +8,12 @@ use super::{
     ledger::{Held, Ledger},
     meter::{Input, Meter, Pass, Recorded, Undo},
 };
-use crate::{Error, Result};
-
-/// As in `training_pass.rs`: bytes of logits at a time, and rows in a chunk at most.
-const LOGITS: usize = 16 << 20;
-const ROWS: usize = 128;
-/// As in `generate.rs`: tokens of a prompt's piece, and prompt tokens in a step.
-const PIECE: usize = 512;
-const PREFILL: usize = 1024;
-/// As in `player.rs`: rows from which a block's values are let go at their last use.
-const EARLY: usize = 64;
+use crate::{
+    Error, Result,
+    generate::{PIECE, PREFILL},
+    player::EARLY,
+    training_pass::{LOGITS, ROWS},
+};
 
 /// Generation at its fullest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -235,3 +235,31 @@ mod x86 {
         }
     }
 }
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn narrow_registers_give_the_same_bits() {
+        if super::super::math::instructions() < 2 {
+            eprintln!("skipped: no AVX-512 here to compare with");
+            return;
+        }
+        let value = |i: usize| ((i * 7919) % 1009) as f32 / 1009.0 - 0.4;
+        // more than two chains, and a rest
+        let (k, lanes) = (300, 2 * GROUP);
+        let w: Vec<f32> = (0..TILE * k).map(value).collect();
+        let x: Vec<f32> = (0..k * lanes).map(|i| value(i + 3)).collect();
+        let [mut wide, mut narrow, mut single] = [(); 3].map(|()| vec![0f32; TILE * lanes]);
+        // SAFETY: whoever has AVX-512 has AVX2 and FMA; TILE rows of k, two groups of lanes, room for both.
+        unsafe {
+            let (w, x) = (w.as_ptr(), x.as_ptr());
+            x86::wide::<TILE, 2>(w, x, k, wide.as_mut_ptr());
+            x86::narrow_all::<4>(w, x, k, lanes, TILE, narrow.as_mut_ptr());
+            x86::narrow_all::<1>(w, x, k, lanes, TILE, single.as_mut_ptr());
+        }
+        assert_eq!(wide, narrow);
+        assert_eq!(wide, single);
+    }
+}
