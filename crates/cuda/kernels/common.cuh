@@ -1,0 +1,112 @@
+// What the kernels share: bf16 without a header, reductions, tensor-core products. Under RANDORI_EMULATE the host compiler
+// sees emulate.hpp instead of the device's intrinsics; everything else is the same text.
+#pragma once
+#ifdef RANDORI_EMULATE
+#include "emulate.hpp"
+#else
+typedef signed char int8_t;
+typedef unsigned char uint8_t;
+typedef short int16_t;
+typedef unsigned short uint16_t;
+typedef int int32_t;
+typedef unsigned int uint32_t;
+typedef long long int64_t;
+typedef unsigned long long uint64_t;
+// Dynamic shared memory under one name a translation unit.
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(16) char name[]
+#define EXPORT(name)
+#endif
+
+#define INFINITE __uint_as_float(0x7f800000u)
+#define FULL 0xffffffffu
+
+struct __align__(2) bf16 { uint16_t bits; };
+struct __align__(4) bf162 { bf16 x, y; };
+
+__device__ __forceinline__ float widen(float x) { return x; }
+__device__ __forceinline__ float widen(bf16 x) { return __uint_as_float((uint32_t)x.bits << 16); }
+
+// To nearest, ties to even; NaN stays NaN.
+__device__ __forceinline__ uint16_t bf16_bits(float x) {
+#if defined(__CUDA_ARCH__)
+    uint16_t r;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r) : "f"(x));
+    return r;
+#else
+    uint32_t u = __float_as_uint(x);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
+    return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+#endif
+}
+template <class T> __device__ __forceinline__ T narrow(float x);
+template <> __device__ __forceinline__ float narrow<float>(float x) { return x; }
+template <> __device__ __forceinline__ bf16 narrow<bf16>(float x) { bf16 r; r.bits = bf16_bits(x); return r; }
+__device__ __forceinline__ uint32_t pack_bf16(float low, float high) { return (uint32_t)bf16_bits(low) | ((uint32_t)bf16_bits(high) << 16); }
+
+// Sum and maximum over a warp: every lane gets the result.
+__device__ __forceinline__ float warp_sum(float v) {
+    for (int m = 16; m; m >>= 1) v += __shfl_xor_sync(FULL, v, m);
+    return v;
+}
+__device__ __forceinline__ float warp_max(float v) {
+    for (int m = 16; m; m >>= 1) v = fmaxf(v, __shfl_xor_sync(FULL, v, m));
+    return v;
+}
+// Over a block of up to 1024 threads, a multiple of 32. `scratch` holds 33 floats; every thread gets the result.
+__device__ __forceinline__ float block_sum(float v, float *scratch) {
+    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+    v = warp_sum(v);
+    if (lane == 0) scratch[warp] = v;
+    __syncthreads();
+    if (warp == 0) {
+        float t = warp_sum(lane < warps ? scratch[lane] : 0.0f);
+        if (lane == 0) scratch[32] = t;
+    }
+    __syncthreads();
+    float t = scratch[32];
+    __syncthreads(); // scratch may be used again at once
+    return t;
+}
+__device__ __forceinline__ float block_max(float v, float *scratch) {
+    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+    v = warp_max(v);
+    if (lane == 0) scratch[warp] = v;
+    __syncthreads();
+    if (warp == 0) {
+        float t = warp_max(lane < warps ? scratch[lane] : -INFINITE);
+        if (lane == 0) scratch[32] = t;
+    }
+    __syncthreads();
+    float t = scratch[32];
+    __syncthreads();
+    return t;
+}
+
+// d += a b for a 16 x 16 bf16 (row-major fragments), b 16 x 8 bf16 (column-major fragments), d 16 x 8 f32: the layout of PTX's
+// mma.sync.m16n8k16. With g = lane / 4, t = lane % 4: a[0] holds (row g, k 2t, 2t+1), a[1] (g+8, 2t..), a[2] (g, 2t+8..),
+// a[3] (g+8, 2t+8..); b[0] (k 2t, 2t+1; column g), b[1] (k 2t+8..; g); d[0], d[1] (g; columns 2t, 2t+1), d[2], d[3] (g+8).
+__device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+#if defined(RANDORI_EMULATE)
+    struct Fragment { uint32_t a[4], b[2]; } mine;
+    for (int i = 0; i < 4; i++) mine.a[i] = a[i];
+    mine.b[0] = b[0]; mine.b[1] = b[1];
+    emu::Exchange<Fragment> all(mine);
+    unsigned lane = emu::state().now->lane, g = lane / 4, t = lane % 4;
+    for (int i = 0; i < 4; i++) {
+        unsigned row = g + (i / 2) * 8, column = 2 * t + i % 2;
+        float sum = 0;
+        for (unsigned k = 0; k < 16; k++) {
+            Fragment fa = all.read((row % 8) * 4 + (k % 8) / 2), fb = all.read(column * 4 + (k % 8) / 2);
+            uint32_t wa = fa.a[(row / 8) + 2 * (k / 8)], wb = fb.b[k / 8];
+            float x = __uint_as_float((k % 2 ? wa >> 16 : wa & 0xffffu) << 16);
+            float y = __uint_as_float((k % 2 ? wb >> 16 : wb & 0xffffu) << 16);
+            sum += x * y;
+        }
+        d[i] += sum;
+    }
+#else
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}

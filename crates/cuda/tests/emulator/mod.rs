@@ -1,0 +1,221 @@
+//! Builds the kernels for the CPU and launches them there: see kernels/emulate.hpp.
+#![allow(dead_code)] // every test program uses a part
+
+use std::{
+    ffi::{CString, c_char, c_int, c_void},
+    path::PathBuf,
+    process::Command,
+    sync::{Mutex, OnceLock},
+};
+
+use half::bf16;
+use libloading::Library;
+use randori_cuda::{Arg, Error, Grid, Launch, Ptr, Result};
+
+type Run =
+    unsafe extern "C" fn(*const c_char, *const u32, *const u32, u32, *mut *mut c_void) -> c_int;
+
+/// The emulator; one kernel runs at a time.
+pub struct Emulator {
+    library: Library,
+    turn: Mutex<()>,
+}
+
+/// The emulator with every kernel, built once a test program; `None`, said loudly, without a C++ compiler.
+pub fn emulator() -> Option<&'static Emulator> {
+    static ONE: OnceLock<Option<Emulator>> = OnceLock::new();
+    ONE.get_or_init(build).as_ref()
+}
+
+fn build() -> Option<Emulator> {
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+    if Command::new(&compiler).arg("--version").output().is_err() {
+        eprintln!(
+            "SKIPPED: no C++ compiler `{compiler}`: the CUDA kernels were not run in the emulator"
+        );
+        return None;
+    }
+    let kernels = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let name = format!(
+        "emulated-{}",
+        std::env::current_exe()
+            .expect("program")
+            .file_name()
+            .expect("name")
+            .to_string_lossy()
+    );
+    let to = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name + ".so");
+    let mut sources: Vec<PathBuf> = std::fs::read_dir(&kernels)
+        .expect("kernels")
+        .map(|f| f.expect("entry").path())
+        .filter(|p| p.extension().is_some_and(|e| e == "cu"))
+        .collect();
+    sources.sort();
+    // one translation unit: the emulator's state is one
+    let all: String = sources
+        .iter()
+        .map(|s| format!("#include \"{}\"\n", s.display()))
+        .collect();
+    let unit = to.with_extension("cpp");
+    std::fs::write(&unit, all).expect("unit");
+    let out = Command::new(&compiler)
+        .args([
+            "-std=c++17",
+            "-O2",
+            "-fPIC",
+            "-shared",
+            "-w",
+            "-fno-strict-aliasing",
+            "-ffp-contract=off",
+            "-DRANDORI_EMULATE",
+        ])
+        .arg("-I")
+        .arg(&kernels)
+        .arg(&unit)
+        .arg("-o")
+        .arg(&to)
+        .output()
+        .expect("compiler");
+    assert!(
+        out.status.success(),
+        "the kernels do not compile for the emulator:\n{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    // SAFETY: our own library, which runs nothing at load but the registration of kernels.
+    let library = unsafe { Library::new(&to) }.expect("the emulated kernels");
+    Some(Emulator {
+        library,
+        turn: Mutex::new(()),
+    })
+}
+
+impl Launch for Emulator {
+    fn launch(&self, kernel: &str, grid: Grid, args: &[Arg]) -> Result<()> {
+        let turn = self.turn.lock().unwrap_or_else(|e| e.into_inner());
+        let name = CString::new(kernel).expect("name");
+        let mut places: Vec<*mut c_void> = args.iter().map(|a| a.address().cast_mut()).collect();
+        // SAFETY: the emulator's entry point; arguments live until it returns.
+        let code = unsafe {
+            let run = self.library.get::<Run>(b"randori_emulate").expect("entry");
+            run(
+                name.as_ptr(),
+                grid.blocks.as_ptr(),
+                grid.threads.as_ptr(),
+                grid.shared,
+                places.as_mut_ptr(),
+            )
+        };
+        drop(turn);
+        match code {
+            0 => Ok(()),
+            code => Err(Error::Rule(format!(
+                "`{kernel}` was not launched on {grid:?}: {code}"
+            ))),
+        }
+    }
+}
+
+/// Memory that kernels may see, with a guard behind it.
+pub struct Buffer<T: Copy> {
+    values: Vec<T>,
+    len: usize,
+    guard: T,
+}
+
+const GUARD: usize = 64;
+
+impl<T: Copy + PartialEq> Buffer<T> {
+    /// These values.
+    pub fn of(values: &[T], guard: T) -> Self {
+        let mut v = values.to_vec();
+        v.extend(std::iter::repeat_n(guard, GUARD));
+        Buffer {
+            values: v,
+            len: values.len(),
+            guard,
+        }
+    }
+    /// Its address.
+    pub fn ptr(&self) -> Ptr {
+        Ptr(self.values.as_ptr() as u64)
+    }
+    /// What is in it; panics when something was written behind its end.
+    pub fn get(&self) -> &[T] {
+        assert!(
+            self.values[self.len..].iter().all(|v| *v == self.guard),
+            "a kernel wrote past the end of its buffer"
+        );
+        &self.values[..self.len]
+    }
+}
+
+/// f32 values.
+pub fn floats(values: &[f32]) -> Buffer<f32> {
+    Buffer::of(values, 12345.0)
+}
+/// Room for `n` f32 values, poisoned.
+pub fn room(n: usize) -> Buffer<f32> {
+    floats(&vec![f32::from_bits(0x7f80_0001 | 1 << 22); n])
+}
+/// bf16 values, rounded.
+pub fn halves(values: &[f32]) -> Buffer<bf16> {
+    let v: Vec<bf16> = values.iter().map(|v| bf16::from_f32(*v)).collect();
+    Buffer::of(&v, bf16::from_f32(12345.0))
+}
+/// Room for `n` bf16 values, poisoned.
+pub fn half_room(n: usize) -> Buffer<bf16> {
+    halves(&vec![f32::NAN; n])
+}
+/// As f64.
+pub fn widened(values: &[bf16]) -> Vec<f64> {
+    values.iter().map(|v| v.to_f64()).collect()
+}
+
+/// Reproducible values, roughly normal.
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// The next word (splitmix64).
+    pub fn word(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    /// In [0, 1).
+    pub fn unit(&mut self) -> f64 {
+        (self.word() >> 11) as f64 / (1u64 << 53) as f64
+    }
+    /// About normal.
+    pub fn normal(&mut self) -> f32 {
+        ((0..12).map(|_| self.unit()).sum::<f64>() - 6.0) as f32
+    }
+    /// `n` of them.
+    pub fn normals(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.normal()).collect()
+    }
+    /// Below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.word() % n as u64) as usize
+    }
+}
+
+/// Largest difference, over the reference's root mean square.
+pub fn apart(got: impl IntoIterator<Item = f64>, want: &[f64]) -> f64 {
+    let got: Vec<f64> = got.into_iter().collect();
+    assert_eq!(got.len(), want.len());
+    let rms = (want.iter().map(|w| w * w).sum::<f64>() / want.len().max(1) as f64)
+        .sqrt()
+        .max(1e-30);
+    got.iter()
+        .zip(want)
+        .map(|(g, w)| {
+            if g.is_finite() {
+                (g - w).abs() / rms
+            } else {
+                f64::INFINITY
+            }
+        })
+        .fold(0.0, f64::max)
+}
