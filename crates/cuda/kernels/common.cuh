@@ -4,14 +4,7 @@
 #ifdef RANDORI_EMULATE
 #include "emulate.hpp"
 #else
-typedef signed char int8_t;
-typedef unsigned char uint8_t;
-typedef short int16_t;
-typedef unsigned short uint16_t;
-typedef int int32_t;
-typedef unsigned int uint32_t;
-typedef long long int64_t;
-typedef unsigned long long uint64_t;
+#include <stdint.h>
 // Dynamic shared memory under one name a translation unit.
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(16) char name[]
 #define EXPORT(name)

@@ -4,6 +4,8 @@
 //! Kernels and launches are tested without a GPU: a host compiler builds the same sources against `kernels/emulate.hpp`, and
 //! the ops launch them there. It must not know: models, adapters, plans, what a pass is.
 mod error;
+#[cfg(feature = "cuda")]
+pub mod gpu;
 mod launch;
 pub mod ops;
 
