@@ -63,6 +63,11 @@ impl GgufMatrix {
         self.dtype
     }
 
+    /// The blocks, row after row.
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+
     pub(crate) fn fused(&self, x: &[f32]) -> Option<Vec<f32>> {
         fused::product(self.dtype, &self.data, (self.rows, self.columns), x)
     }

@@ -108,6 +108,8 @@ impl Opened {
             .checkpoint
             .load(self.arch, &options, &mut |_, _| {})
             .with_context(|| format!("{}: model.source", recipe.place("model.source")))?;
+        let base = settings::place(&recipe, base)
+            .with_context(|| format!("{}: model.device", recipe.place("model.device")))?;
         stage.set(1, 0);
         stage.note(format!("{:.1} MB", weight_bytes(&base) as f64 / 1e6));
         stage.finish();
@@ -482,11 +484,7 @@ fn check_same_shape(fresh: &Player, learnt: &Learnt) -> Result<()> {
 }
 
 fn weight_bytes(base: &Base) -> usize {
-    let each = base.weights.values().map(|w| match w {
-        randori_engine::Weight::Dense(t) => t.elem_count() * t.dtype().size_in_bytes(),
-        randori_engine::Weight::Quant(q) => q.bytes(),
-    });
-    each.sum()
+    base.bytes()
 }
 
 /// The last part of a path or hub id.

@@ -220,3 +220,35 @@ pub fn measured(recipe: &Recipe, stop: &[u32], seed: u64) -> GenerateOptions {
         ..generate(recipe, stop, seed, 0, 0)
     }
 }
+
+/// The base where `model.device` wants it.
+///
+/// # Errors
+/// No GPU, or a program that cannot use one.
+#[cfg(feature = "cuda")]
+pub fn place(recipe: &Recipe, base: randori_engine::Base) -> anyhow::Result<randori_engine::Base> {
+    use crate::recipe::{ComputeDevice, Dtype};
+    let float = match (recipe.model.device, recipe.model.dtype) {
+        (ComputeDevice::Cpu, _) => return Ok(base),
+        (ComputeDevice::Cuda, Dtype::F32) => candle_core::DType::F32,
+        (ComputeDevice::Cuda, Dtype::Bf16) => candle_core::DType::BF16,
+        (ComputeDevice::Cuda, Dtype::F16) => {
+            anyhow::bail!("a GPU computes in f32 or bf16; model.dtype is \"f16\"")
+        }
+    };
+    Ok(base.to_gpu(float, &mut |_, _| {})?)
+}
+
+/// The base where `model.device` wants it.
+///
+/// # Errors
+/// A GPU is wanted, which this program cannot use.
+#[cfg(not(feature = "cuda"))]
+pub fn place(recipe: &Recipe, base: randori_engine::Base) -> anyhow::Result<randori_engine::Base> {
+    match recipe.model.device {
+        crate::recipe::ComputeDevice::Cpu => Ok(base),
+        crate::recipe::ComputeDevice::Cuda => anyhow::bail!(
+            "this program was built without the feature `cuda`: build it with `cargo build --release --features cuda`, or choose \"cpu\""
+        ),
+    }
+}

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use randori_qlora::QuantMatrix;
 use randori_sdk::seam::Architecture;
 
@@ -18,6 +18,9 @@ pub enum Weight {
     Dense(Tensor),
     /// NF4 or a GGUF block format; two axes (out, in).
     Quant(Arc<QuantMatrix>),
+    /// The same in a GPU's memory.
+    #[cfg(feature = "cuda")]
+    Gpu(Arc<crate::gpu::GpuMatrix>),
 }
 
 impl Weight {
@@ -26,6 +29,8 @@ impl Weight {
         match self {
             Weight::Dense(t) => t.dims().to_vec(),
             Weight::Quant(q) => vec![q.shape().0, q.shape().1],
+            #[cfg(feature = "cuda")]
+            Weight::Gpu(q) => vec![q.shape().0, q.shape().1],
         }
     }
 
@@ -34,6 +39,8 @@ impl Weight {
         match self {
             Weight::Dense(t) => t.elem_count() * t.dtype().size_in_bytes(),
             Weight::Quant(q) => q.bytes(),
+            #[cfg(feature = "cuda")]
+            Weight::Gpu(q) => q.bytes(),
         }
     }
 
@@ -42,17 +49,44 @@ impl Weight {
         match self {
             Weight::Dense(t) => t.dtype().as_str().to_string(),
             Weight::Quant(q) => q.format(),
+            #[cfg(feature = "cuda")]
+            Weight::Gpu(q) => q.format(),
         }
     }
 
-    /// Its values in f32; a dense f32 weight is shared, not copied.
+    /// Its values in f32, in the machine's memory; a dense f32 weight that lies there is shared, not copied.
     ///
     /// # Errors
     /// What candle refuses.
     pub fn to_f32(&self) -> Result<Tensor> {
         match self {
-            Weight::Dense(t) => Ok(t.to_dtype(DType::F32)?),
+            Weight::Dense(t) => Ok(t.to_device(&Device::Cpu)?.to_dtype(DType::F32)?),
             Weight::Quant(q) => q.dequantise().map_err(|e| Error::rule(e.to_string())),
+            #[cfg(feature = "cuda")]
+            Weight::Gpu(q) => q.to_f32(),
+        }
+    }
+}
+
+/// Where passes run, and in which numbers.
+#[derive(Debug, Clone)]
+pub struct Compute {
+    /// Where values lie.
+    pub device: Device,
+    /// What they are: f32, or bf16 on a GPU.
+    pub float: DType,
+    #[cfg(feature = "cuda")]
+    pub(crate) uploads: Arc<Mutex<crate::gpu::Uploads>>,
+}
+
+impl Default for Compute {
+    /// The processor, in f32.
+    fn default() -> Self {
+        Compute {
+            device: Device::Cpu,
+            float: DType::F32,
+            #[cfg(feature = "cuda")]
+            uploads: Arc::default(),
         }
     }
 }
@@ -67,6 +101,8 @@ pub struct Base {
     pub weights: HashMap<String, Weight>,
     /// What DoRA has asked of them so far; begins empty.
     pub squares: RowSquares,
+    /// Where its passes run.
+    pub compute: Compute,
 }
 
 /// ‖row‖² of weights' rows, each computed when it is first asked for.

@@ -21,6 +21,9 @@ pub struct KvCache {
     pub(crate) lens: Vec<usize>,
     /// Of the player it was made for.
     pub(crate) gains: Arc<Gains>,
+    /// Where keys and values are when the player's base is on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) paged: Option<crate::gpu::pages::Paged>,
 }
 
 /// One slot's keys and values in one block, each (tokens, kv_heads · head_dim) in f32, keys already rotated.
@@ -37,11 +40,18 @@ impl KvCache {
             blocks: vec![Vec::new(); player.base.arch.layers()],
             lens: vec![0; slots],
             gains: Arc::default(),
+            #[cfg(feature = "cuda")]
+            paged: (player.base.compute.device.is_cuda())
+                .then(|| crate::gpu::pages::Paged::new(player.base.arch.layers(), slots)),
         }
     }
 
     /// Forgets a slot's sequence; its memory is kept for the next one.
     pub fn clear(&mut self, slot: usize) {
+        #[cfg(feature = "cuda")]
+        if let Some(paged) = &mut self.paged {
+            paged.clear(slot);
+        }
         for block in self.blocks.iter_mut().flatten() {
             if let Some(kv) = block.get_mut(slot) {
                 kv.k.clear();
@@ -70,6 +80,10 @@ impl KvCache {
 
     /// Bytes allocated for keys and values.
     pub fn bytes(&self) -> usize {
+        #[cfg(feature = "cuda")]
+        if let Some(paged) = &self.paged {
+            return paged.bytes();
+        }
         self.blocks
             .iter()
             .flatten()
@@ -96,6 +110,8 @@ pub(crate) struct BlockCache<'a> {
     batch: &'a [Entry],
     /// Calls of attention so far.
     call: usize,
+    #[cfg(feature = "cuda")]
+    paged: Option<crate::gpu::pages::PagedBlock<'a>>,
 }
 
 impl<'a> BlockCache<'a> {
@@ -109,6 +125,30 @@ impl<'a> BlockCache<'a> {
             lens,
             batch,
             call: 0,
+            #[cfg(feature = "cuda")]
+            paged: None,
+        }
+    }
+
+    /// The same on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_gpu(mut self, paged: crate::gpu::pages::PagedBlock<'a>) -> Self {
+        self.paged = Some(paged);
+        self
+    }
+
+    /// Appends the new rows and attends, on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn attend_on_gpu(
+        &mut self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        heads: &crate::kernels::attention::Heads,
+    ) -> Result<crate::kernels::attention::Attended> {
+        match &mut self.paged {
+            Some(paged) => paged.attend(q, k, v, heads),
+            None => Err(crate::Error::rule("this cache is not on the GPU")),
         }
     }
 

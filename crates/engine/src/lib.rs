@@ -8,6 +8,8 @@ pub mod cache;
 mod error;
 pub mod fit;
 pub mod generate;
+#[cfg(feature = "cuda")]
+pub mod gpu;
 mod inputs;
 mod kernels;
 pub mod plan;
@@ -21,7 +23,7 @@ mod training_pass;
 pub mod weights;
 pub mod work;
 
-pub use base::{Base, Weight};
+pub use base::{Base, Compute, Weight};
 pub use cache::KvCache;
 pub use error::{Error, Result};
 pub use generate::{GenerateOptions, Generation, generate};

@@ -178,17 +178,37 @@ impl Player {
         ids: Vec<u32>,
         positions: Vec<u32>,
     ) -> Result<Tensor> {
-        let pass = Pass::cached(self, ids, positions, cache.gains.clone());
+        let pass = Pass::cached(self, ids, positions, cache.gains.clone())?;
         let mut x = self.run_embed(&pass, false)?.output;
+        #[cfg(feature = "cuda")]
+        let step = match &mut cache.paged {
+            Some(paged) => Some(paged.step(entries, &cache.lens)?),
+            None => None,
+        };
         for (layer, calls) in cache.blocks.iter_mut().enumerate() {
-            let place = Place::Cached(BlockCache::new(calls, &cache.lens, entries));
+            let block = BlockCache::new(calls, &cache.lens, entries);
+            #[cfg(feature = "cuda")]
+            let block = match (&mut cache.paged, &step) {
+                (Some(paged), Some(step)) => block.on_gpu(paged.block(layer, step)),
+                _ => block,
+            };
+            let place = Place::Cached(block);
             x = self.run_block(&pass, place, layer, false, x, false)?.output;
         }
         let last: Vec<u32> = entries.iter().map(|e| (e.row + e.len - 1) as u32).collect();
         if last.len() < pass.rows() {
             x = crate::kernels::layout::gather(&x, &last)?;
         }
-        Ok(self.run_head(&pass, false, x, false)?.output)
+        crate::kernels::host(&self.run_head(&pass, false, x, false)?.output)
+    }
+
+    /// The player's own tensors where its base computes.
+    pub(crate) fn at_hand(&self) -> Result<Arc<Params>> {
+        #[cfg(feature = "cuda")]
+        if self.base.compute.device.is_cuda() {
+            return self.base.compute.uploaded(&self.params);
+        }
+        Ok(self.params.clone())
     }
 
     /// Token ids to (tokens, width).
@@ -270,9 +290,11 @@ pub(crate) fn in_pool<T: Send>(pass: impl FnOnce() -> T + Send) -> T {
 /// An f32 copy of a dense weight.
 fn trainable(base: &Base, name: &str) -> Result<Tensor> {
     match base.weights.get(name) {
-        Some(Weight::Dense(w)) if w.dtype() == DType::F32 => Ok(w.copy()?),
-        Some(Weight::Dense(w)) => Ok(w.to_dtype(DType::F32)?),
-        Some(Weight::Quant(_)) => Err(Error::rule(format!(
+        Some(w @ Weight::Dense(t)) => match t.dtype() {
+            DType::F32 if t.device().is_cpu() => Ok(t.copy()?),
+            _ => w.to_f32(),
+        },
+        Some(_) => Err(Error::rule(format!(
             "`{name}` is quantised and cannot be trained in full; use adapter.kind = \"qlora\", or load the base in f32, bf16 or f16"
         ))),
         None => Err(Error::rule(format!("the model has no weight `{name}`"))),

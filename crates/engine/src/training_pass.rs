@@ -14,7 +14,7 @@ use candle_core::Tensor;
 
 use crate::{
     Error, Grads, Packed, PassOptions, Player, Result, Target,
-    kernels::{self, layout, logprob, logprob::Wanted},
+    kernels::{layout, logprob, logprob::Wanted},
     player::in_pool,
     tape::{Pass, Place, Recorded},
 };
@@ -149,7 +149,7 @@ impl Player {
             }
         };
         let up = match self.row_slopes(&pass, plan, &forward)? {
-            Some((logps, rows)) => Some(join(&rows, &slopes(&logps)?, forward.hidden.dims())?),
+            Some((logps, rows)) => Some(join(&rows, &slopes(&logps)?, &forward.hidden)?),
             None => {
                 let scored =
                     self.score_targets(&pass, plan, &forward.hidden, forward.needs, true)?;
@@ -269,7 +269,7 @@ impl Player {
         grads: &mut Grads,
     ) -> Result<Option<Tensor>> {
         let dims = forward.hidden.dims();
-        let mut up = vec![0f32; dims.iter().product()];
+        let up = layout::zeros(dims, &forward.hidden)?;
         let mut kept = scored.kept;
         for chunk in &scored.chunks {
             let Logits { head, sums } = match kept.take() {
@@ -287,11 +287,11 @@ impl Player {
             let logits = head.own_output()?;
             logprob::into_gradient(&logits, &sums, &chunk.wanted, |t| slopes[t])?;
             if let Some(d) = head.backward(pass, logits, grads)? {
-                layout::scatter(&d, &chunk.rows, &mut up)?;
+                layout::scatter(&d, &chunk.rows, None, &up)?;
             }
         }
         match forward.needs {
-            true => Ok(Some(kernels::tensor(up, dims)?)),
+            true => Ok(Some(up)),
             false => Ok(None),
         }
     }
@@ -327,19 +327,15 @@ impl Player {
     }
 }
 
-/// The gradient to the hidden state (`dims`): every target's slope times its row.
-fn join(rows: &[Slope], slopes: &[f64], dims: &[usize]) -> Result<Tensor> {
-    let mut up = vec![0f32; dims.iter().product()];
-    let (_, width) = kernels::rows(dims);
+/// The gradient to the hidden state: every target's slope times its row.
+fn join(rows: &[Slope], slopes: &[f64], hidden: &Tensor) -> Result<Tensor> {
+    let up = layout::zeros(hidden.dims(), hidden)?;
     for Slope { chunk, d } in rows {
-        let d = kernels::Values::of(d)?;
-        for (wanted, d) in chunk.wanted.iter().zip(d.chunks_exact(width)) {
-            let row = chunk.rows[wanted.row] as usize;
-            let up = &mut up[row * width..(row + 1) * width];
-            kernels::math::add_scaled(up, slopes[wanted.target] as f32, d);
-        }
+        let factor = |w: &Wanted| slopes[w.target] as f32;
+        let factors: Vec<f32> = chunk.wanted.iter().map(factor).collect();
+        layout::scatter(d, &chunk.rows, Some(&factors), &up)?;
     }
-    kernels::tensor(up, dims)
+    Ok(up)
 }
 
 /// A block's input, from which it can be run again.

@@ -252,6 +252,7 @@ fn the_number_of_threads_changes_no_bit() {
             })
             .collect(),
         squares: Default::default(),
+        compute: Default::default(),
     };
     for player in [
         Player::full(base.clone()).unwrap(),

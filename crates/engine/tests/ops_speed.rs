@@ -135,6 +135,7 @@ fn training_pass() {
             config: base.config.clone(),
             weights,
             squares: Default::default(),
+            compute: Default::default(),
         };
         Player {
             base: Arc::new(half),

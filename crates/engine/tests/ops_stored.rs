@@ -18,6 +18,7 @@ fn stored(base: &Base, store: impl Fn(&candle_core::Tensor) -> Weight) -> (Base,
         config: base.config.clone(),
         weights,
         squares: Default::default(),
+        compute: Default::default(),
     };
     let stored: std::collections::HashMap<String, Weight> = base
         .weights

@@ -97,6 +97,7 @@ fn refused(
         config: sound.config.clone(),
         weights: sound.weights.clone(),
         squares: Default::default(),
+        compute: Default::default(),
     };
     let mut plan = Packed::default();
     plan.push(&[1, 2, 3], &[&[1, 2]]);
@@ -274,6 +275,7 @@ fn a_weight_that_is_missing_or_misshapen_is_named() {
             config: sound.config.clone(),
             weights,
             squares: Default::default(),
+            compute: Default::default(),
         };
         Player::bare(Arc::new(base))
             .logps(&plan)

@@ -69,6 +69,16 @@ choice! {
     }
 }
 
+choice! {
+    /// Where passes run.
+    ComputeDevice {
+        /// The processor.
+        Cpu = "cpu",
+        /// An NVIDIA GPU (a program built with the feature `cuda`).
+        Cuda = "cuda",
+    }
+}
+
 section! {
     /// The supervised fine-tuned model the game starts from.
     ["model"] Model {
@@ -77,8 +87,10 @@ section! {
         source: ModelSource = "\"builtin:demo\"";
         /// Architecture plugin; `model_type` of the model's configuration where it is not given.
         arch: Option<String> = "";
-        /// How dense weights are kept; arithmetic is f32 whatever is chosen.
+        /// How dense weights are kept. On the processor arithmetic is f32 whatever is chosen; on a GPU passes compute in it (f32 or bf16).
         dtype: Dtype = "\"f32\"";
+        /// Where passes run.
+        device: ComputeDevice = "\"cpu\"";
         /// Folder or GGUF file whose tokenizer is used; the model's own where it is not given.
         tokenizer: Option<PathBuf> = "";
         /// A Jinja file used instead of the tokenizer's chat template, or `plain`: prompts are taken as they are.

@@ -146,6 +146,18 @@ impl Gpu {
         Tensor::from_slice(values, values.len(), &self.device()).map_err(memory)
     }
 
+    /// Copies bytes on the GPU, in the queue's order.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn copy(&self, from: Ptr, to: Ptr, bytes: usize) -> Result<()> {
+        let stream = self.device.cuda_stream();
+        stream.context().bind_to_thread().map_err(driver)?;
+        // SAFETY: whoever calls has room for as many bytes at both addresses.
+        unsafe { result::memcpy_dtod_async(to.0, from.0, bytes, stream.cu_stream()) }
+            .map_err(driver)
+    }
+
     fn kernel(&self, name: &str) -> Result<Kernel> {
         let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kernel) = kernels.get(name) {

@@ -180,6 +180,9 @@ pub(crate) struct Attended {
     pub(crate) out: Tensor,
     /// log Σ e^score by head, then row.
     pub(crate) lse: Vec<f32>,
+    /// The same on a GPU, (heads, tokens), where the pass runs there.
+    #[cfg(feature = "cuda")]
+    pub(crate) gpu: Option<Tensor>,
 }
 
 /// q (tokens, heads · dim) against the spans' keys.
@@ -231,6 +234,8 @@ pub(crate) fn forward(q: &Tensor, spans: &[Span], h: &Heads) -> Result<Attended>
     Ok(Attended {
         out: tensor(out, dims)?,
         lse,
+        #[cfg(feature = "cuda")]
+        gpu: None,
     })
 }
 

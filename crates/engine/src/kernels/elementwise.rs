@@ -4,9 +4,12 @@ use candle_core::{Tensor, cpu::erf::erf_f64};
 use randori_sdk::seam::{Binary, Unary};
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::{
     TASK, Values,
     math::{self, exp, sigmoid, tanh, vectorised},
+    on_gpu,
     rows, task_rows, tensor,
 };
 use crate::Result;
@@ -90,6 +93,7 @@ pub(crate) fn saves_result(op: Unary) -> bool {
 
 /// f(x).
 pub(crate) fn unary(op: Unary, x: &Tensor) -> Result<Tensor> {
+    on_gpu!(x, gpu::elementwise::unary(op, x));
     let dims = x.dims();
     let x = Values::of(x)?;
     if op == Unary::Softmax {
@@ -113,6 +117,7 @@ pub(crate) fn unary(op: Unary, x: &Tensor) -> Result<Tensor> {
 
 /// dx from dy and the argument or the result, whichever [`saves_result`] says.
 pub(crate) fn unary_backward(op: Unary, saved: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    on_gpu!(dy, gpu::elementwise::unary_backward(op, saved, dy));
     let dims = dy.dims();
     let (saved, dy) = (Values::of(saved)?, Values::of(dy)?);
     let mut dx = dy.to_vec();
@@ -163,6 +168,7 @@ vectorised! {
 
 /// x · mul + add.
 pub(crate) fn affine(x: &Tensor, mul: f32, add: f32) -> Result<Tensor> {
+    on_gpu!(x, gpu::elementwise::affine(x, mul, add));
     let dims = x.dims();
     let x = Values::of(x)?;
     let mut y = vec![0f32; x.len()];
@@ -247,6 +253,7 @@ impl Walk {
 
 /// a ∘ b.
 pub(crate) fn binary(op: Binary, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    on_gpu!(a, gpu::elementwise::binary(op, a, b));
     let dims = a.dims();
     let walk = (a.dims() != b.dims()).then(|| Walk::new(a.dims(), b.dims()));
     let (a, b) = (Values::of(a)?, Values::of(b)?);
@@ -296,6 +303,7 @@ pub(crate) fn binary_backward_b(
     b_dims: &[usize],
     dy: &Tensor,
 ) -> Result<Tensor> {
+    on_gpu!(dy, gpu::elementwise::binary_backward_b(op, a, b, b_dims, dy));
     let walk = Walk::new(dy.dims(), b_dims);
     let same = dy.dims() == b_dims;
     let dy = Values::of(dy)?;

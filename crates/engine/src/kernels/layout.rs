@@ -2,7 +2,9 @@
 
 use candle_core::Tensor;
 
-use super::{Values, change, rows, tensor};
+#[cfg(feature = "cuda")]
+use super::gpu;
+use super::{Values, change, math, on_gpu, rows, tensor};
 use crate::Result;
 
 fn with_last(dims: &[usize], last: usize) -> Vec<usize> {
@@ -15,6 +17,7 @@ fn with_last(dims: &[usize], last: usize) -> Vec<usize> {
 
 /// `start..start+len` of the last axis.
 pub(crate) fn narrow(x: &Tensor, start: usize, len: usize) -> Result<Tensor> {
+    on_gpu!(x, gpu::layout::narrow(x, start, len));
     let (n, width) = rows(x.dims());
     let dims = with_last(x.dims(), len);
     let x = Values::of(x)?;
@@ -27,6 +30,7 @@ pub(crate) fn narrow(x: &Tensor, start: usize, len: usize) -> Result<Tensor> {
 
 /// The gradient of [`narrow`]: dy between zeros.
 pub(crate) fn widen(dy: &Tensor, start: usize, width: usize) -> Result<Tensor> {
+    on_gpu!(dy, gpu::layout::widen(dy, start, width));
     let (n, len) = rows(dy.dims());
     let dims = with_last(dy.dims(), width);
     let dy = Values::of(dy)?;
@@ -44,6 +48,7 @@ pub(crate) fn concat(xs: &[Tensor]) -> Result<Tensor> {
     let Some(first) = xs.first() else {
         return Err(crate::Error::rule("nothing to join"));
     };
+    on_gpu!(first, gpu::layout::concat(xs));
     let (n, _) = rows(first.dims());
     let dims = with_last(first.dims(), total);
     let mut y = vec![0f32; n * total];
@@ -60,6 +65,7 @@ pub(crate) fn concat(xs: &[Tensor]) -> Result<Tensor> {
 
 /// Rows `index` of the first axis.
 pub(crate) fn gather(x: &Tensor, index: &[u32]) -> Result<Tensor> {
+    on_gpu!(x, gpu::layout::gather(x, index));
     let mut dims = x.dims().to_vec();
     let width: usize = dims[1..].iter().product();
     dims[0] = index.len();
@@ -71,19 +77,32 @@ pub(crate) fn gather(x: &Tensor, index: &[u32]) -> Result<Tensor> {
     tensor(y, &dims)
 }
 
-/// onto[index] += x's rows, in order.
-pub(crate) fn scatter(x: &Tensor, index: &[u32], onto: &mut [f32]) -> Result<()> {
+/// Zeros of this shape, in the numbers of `like` and where that lies: to add onto.
+pub(crate) fn zeros(dims: &[usize], like: &Tensor) -> Result<Tensor> {
+    Ok(Tensor::zeros(dims, like.dtype(), like.device())?)
+}
+
+/// onto[index] += x's rows, in order, each times its factor where there are factors.
+pub(crate) fn scatter(
+    x: &Tensor,
+    index: &[u32],
+    factors: Option<&[f32]>,
+    onto: &Tensor,
+) -> Result<()> {
+    on_gpu!(x, gpu::layout::scatter(x, index, factors, onto));
     let width: usize = x.dims()[1..].iter().product();
     let x = Values::of(x)?;
-    for (&i, x) in index.iter().zip(x.chunks_exact(width.max(1))) {
-        let row = &mut onto[i as usize * width..][..width];
-        row.iter_mut().zip(x).for_each(|(o, x)| *o += x);
-    }
-    Ok(())
+    change(onto, |onto| {
+        for (n, (&i, x)) in index.iter().zip(x.chunks_exact(width.max(1))).enumerate() {
+            let row = &mut onto[i as usize * width..][..width];
+            math::add_scaled(row, factors.map_or(1.0, |f| f[n]), x);
+        }
+    })
 }
 
 /// a += b, on a tensor that nobody else holds.
 pub(crate) fn add_onto(a: &Tensor, b: &Tensor) -> Result<()> {
+    on_gpu!(a, gpu::layout::add_onto(a, b));
     let b = Values::of(b)?;
     change(a, |a| super::elementwise::add_assign(a, &b))
 }

@@ -7,9 +7,12 @@ use half::{bf16, f16, slice::HalfFloatSliceExt};
 use randori_qlora::QuantMatrix;
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::{
     Shared, Values, change, few,
     math::vectorised,
+    on_gpu,
     product::{Into, View, multiply, multiply_into, multiply_onto},
     rows, tensor,
 };
@@ -22,7 +25,13 @@ const COLUMNS: usize = 128;
 const DEPTH: usize = 256;
 
 /// y = x Wᵀ.
-pub(crate) fn forward(x: &Tensor, w: &Tensor) -> Result<Vec<f32>> {
+pub(crate) fn forward(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    on_gpu!(x, gpu::linear::forward(x, w));
+    let (n, _) = rows(x.dims());
+    tensor(forward_values(x, w)?, &[n, w.dims()[0]])
+}
+
+fn forward_values(x: &Tensor, w: &Tensor) -> Result<Vec<f32>> {
     let (outputs, inputs) = w.dims2()?;
     let (n, _) = rows(x.dims());
     let x = Values::of(x)?;
@@ -100,7 +109,13 @@ pub(crate) fn quantised_backward(dy: &Tensor, w: &QuantMatrix) -> Result<Tensor>
 }
 
 /// dx = dy W.
-pub(crate) fn backward(dy: &Tensor, w: &Tensor) -> Result<Vec<f32>> {
+pub(crate) fn backward(dy: &Tensor, w: &Tensor) -> Result<Tensor> {
+    on_gpu!(dy, gpu::linear::backward(dy, w));
+    let (n, _) = rows(dy.dims());
+    tensor(backward_values(dy, w)?, &[n, w.dims()[1]])
+}
+
+fn backward_values(dy: &Tensor, w: &Tensor) -> Result<Vec<f32>> {
     let (outputs, inputs) = w.dims2()?;
     let (n, _) = rows(dy.dims());
     let dy = Values::of(dy)?;
@@ -149,6 +164,7 @@ pub(crate) fn backward(dy: &Tensor, w: &Tensor) -> Result<Vec<f32>> {
 
 /// dW += dyᵀ x.
 pub(crate) fn weight_gradient(x: &Tensor, dy: &Tensor, dw: &Tensor) -> Result<()> {
+    on_gpu!(dy, gpu::linear::weight_gradient(x, dy, dw));
     let (n, inputs) = rows(x.dims());
     let (_, outputs) = rows(dy.dims());
     let (x, dy) = (Values::of(x)?, Values::of(dy)?);
@@ -176,6 +192,7 @@ vectorised! {
 
 /// y += b on every row, in place: y must be held by nobody else.
 pub(crate) fn add_bias(y: &Tensor, bias: &Tensor) -> Result<()> {
+    on_gpu!(y, gpu::linear::add_bias(y, bias));
     let bias = floats(bias)?;
     change(y, |y| add_rows(y, &bias))
 }
@@ -192,12 +209,14 @@ vectorised! {
 
 /// db += sum of dy's rows.
 pub(crate) fn bias_gradient(dy: &Tensor, db: &Tensor) -> Result<()> {
+    on_gpu!(dy, gpu::linear::bias_gradient(dy, db));
     let dy = Values::of(dy)?;
     change(db, |db| add_columns(&dy, db))
 }
 
 /// Rows `ids` of a dense table (vocab, width) as f32.
 pub(crate) fn lookup(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
+    on_gpu!(table, gpu::layout::gather(table, ids));
     let (_, width) = table.dims2()?;
     let mut out = Vec::with_capacity(ids.len() * width);
     if table.dtype() == DType::F32 {
@@ -218,6 +237,7 @@ pub(crate) fn lookup(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
 
 /// dtable[id] += dy's row, for every row in order.
 pub(crate) fn lookup_gradient(ids: &[u32], dy: &Tensor, dtable: &Tensor) -> Result<()> {
+    on_gpu!(dy, gpu::linear::lookup_gradient(ids, dy, dtable));
     let (_, width) = rows(dy.dims());
     let dy = Values::of(dy)?;
     change(dtable, |table| {
@@ -230,10 +250,10 @@ pub(crate) fn lookup_gradient(ids: &[u32], dy: &Tensor, dtable: &Tensor) -> Resu
 
 /// A small tensor's values as f32 (biases, norm scales).
 pub(crate) fn floats(t: &Tensor) -> Result<Vec<f32>> {
-    if t.dtype() == DType::F32 {
+    if t.dtype() == DType::F32 && t.device().is_cpu() {
         return Ok(Values::of(t)?.to_vec());
     }
-    Ok(t.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    Ok(super::host(t)?.flatten_all()?.to_vec1()?)
 }
 
 /// Values of a half-precision weight.

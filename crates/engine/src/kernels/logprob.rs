@@ -5,7 +5,9 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{Values, change, math};
+#[cfg(feature = "cuda")]
+use super::gpu;
+use super::{Values, change, math, on_gpu};
 use crate::{Error, Result};
 
 /// One wanted log-prob inside a chunk of rows.
@@ -21,6 +23,7 @@ pub(crate) struct Wanted {
 
 /// log Σ e^z of every row.
 pub(crate) fn log_sum_exp(logits: &Tensor) -> Result<Vec<f64>> {
+    on_gpu!(logits, gpu::logprob::log_sum_exp(logits));
     let (_, vocab) = logits.dims2()?;
     let logits = Values::of(logits)?;
     let logits: &[f32] = &logits;
@@ -41,14 +44,15 @@ pub(crate) fn log_probs(
     out: &mut [f64],
 ) -> Result<()> {
     let (_, vocab) = logits.dims2()?;
+    if let Some(w) = wanted.iter().find(|w| w.token as usize >= vocab) {
+        return Err(Error::rule(format!(
+            "token {} is outside the model's vocabulary of {vocab}",
+            w.token
+        )));
+    }
+    on_gpu!(logits, gpu::logprob::log_probs(logits, sums, wanted, out));
     let logits = Values::of(logits)?;
     for w in wanted {
-        if w.token as usize >= vocab {
-            return Err(Error::rule(format!(
-                "token {} is outside the model's vocabulary of {vocab}",
-                w.token
-            )));
-        }
         out[w.target] = f64::from(logits[w.row * vocab + w.token as usize]) - sums[w.row];
     }
     Ok(())
@@ -61,6 +65,7 @@ pub(crate) fn into_gradient(
     wanted: &[Wanted],
     slope: impl Fn(usize) -> f64 + Sync,
 ) -> Result<()> {
+    on_gpu!(logits, gpu::logprob::into_gradient(logits, sums, wanted, &slope));
     let (rows, vocab) = logits.dims2()?;
     let mut total = vec![0f64; rows];
     for w in wanted {

@@ -4,8 +4,10 @@
 
 use candle_core::Tensor;
 
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::{
-    Values, change, linear,
+    Values, change, linear, on_gpu,
     product::{View, multiply, multiply_onto},
     rows, tensor,
 };
@@ -36,21 +38,23 @@ pub(crate) fn forward(x: &Tensor, update: &randori_lora::Update, y: &Tensor) -> 
             y.dims()
         )));
     }
+    on_gpu!(x, gpu::low_rank::forward(x, update, y));
     // rows that vector registers do not divide have a tail summed apart; what is lost there the scale multiplies
     let xa = if inputs.is_multiple_of(LANES) {
         linear::forward(x, &update.a)?
     } else {
         let (x, a) = (Values::of(x)?, Values::of(&update.a)?);
         let (left, right) = (View::rows(&x, inputs), View::rows(&a, inputs).t());
-        multiply((n, rank, inputs), left, right)
+        tensor(multiply((n, rank, inputs), left, right), &[n, rank])?
     };
-    let b = Values::of(&update.b)?;
+    let (xa_values, b) = (Values::of(&xa)?, Values::of(&update.b)?);
     let size = (n, outputs, rank);
-    let (left, right) = (View::rows(&xa, rank), View::rows(&b, rank).t());
+    let (left, right) = (View::rows(&xa_values, rank), View::rows(&b, rank).t());
     change(y, |y| {
         multiply_onto(size, left, right, update.scale as f32, y, true)
     })?;
-    tensor(xa, &[n, rank])
+    drop(xa_values);
+    Ok(xa)
 }
 
 /// Gradients: adds to dA and dB in place, and answers u = s·dy·B (n, r), whose product with A goes to x.
@@ -61,7 +65,8 @@ pub(crate) fn backward(
     dy: &Tensor,
     da: &Tensor,
     db: &Tensor,
-) -> Result<Vec<f32>> {
+) -> Result<Tensor> {
+    on_gpu!(x, gpu::low_rank::backward(x, xa, update, dy, [da, db]));
     let (rank, inputs, outputs) = sizes(&update.a, &update.b)?;
     let (n, scale) = (rows(dy.dims()).0, update.scale as f32);
     let (x, xa, dy) = (Values::of(x)?, Values::of(xa)?, Values::of(dy)?);
@@ -77,15 +82,16 @@ pub(crate) fn backward(
     change(db, |db| {
         multiply_onto((outputs, rank, n), left, right, scale, db, true)
     })?;
-    Ok(u)
+    tensor(u, &[n, rank])
 }
 
 /// dx += u·A in place.
-pub(crate) fn through(u: &[f32], a: &Tensor, dx: &Tensor) -> Result<()> {
+pub(crate) fn through(u: &Tensor, a: &Tensor, dx: &Tensor) -> Result<()> {
+    on_gpu!(u, gpu::low_rank::through(u, a, dx));
     let (rank, inputs) = a.dims2()?;
-    let a = Values::of(a)?;
+    let (u, a) = (Values::of(u)?, Values::of(a)?);
     let size = (u.len() / rank.max(1), inputs, rank);
-    let (left, right) = (View::rows(u, rank), View::rows(&a, inputs));
+    let (left, right) = (View::rows(&u, rank), View::rows(&a, inputs));
     change(dx, |dx| multiply_onto(size, left, right, 1.0, dx, true))
 }
 

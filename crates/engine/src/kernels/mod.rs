@@ -8,6 +8,8 @@ pub(crate) mod attention;
 pub(crate) mod attention_backward;
 pub(crate) mod elementwise;
 pub(crate) mod few;
+#[cfg(feature = "cuda")]
+pub(crate) mod gpu;
 mod keys;
 pub(crate) mod layout;
 pub(crate) mod linear;
@@ -22,7 +24,7 @@ pub(crate) mod route;
 
 use std::ops::Deref;
 
-use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Storage, StorageRef, Tensor};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, StorageRef, Tensor};
 
 use crate::{Error, Result};
 
@@ -84,6 +86,45 @@ impl Deref for Values<'_> {
 pub(crate) fn tensor(values: Vec<f32>, dims: &[usize]) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
 }
+
+/// A copy of x's values in f32 in the machine's memory; x itself where it is that already.
+pub(crate) fn host(x: &Tensor) -> Result<Tensor> {
+    Ok(x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?)
+}
+
+/// y in the numbers of `like`, and where that lies.
+pub(crate) fn beside(y: Tensor, like: &Tensor) -> Result<Tensor> {
+    Ok(y.to_dtype(like.dtype())?.to_device(like.device())?)
+}
+
+/// f(x) on the processor, wherever x lies: for what is rare, or small, and has no kernel on a GPU.
+pub(crate) fn through_host(
+    x: &Tensor,
+    f: impl FnOnce(&Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    beside(f(&host(x)?)?, x)
+}
+
+/// Adds to y in place what `f` adds to zeros of its shape, on the processor where y lies on a GPU.
+pub(crate) fn add_through_host(y: &Tensor, f: impl FnOnce(&Tensor) -> Result<()>) -> Result<()> {
+    if y.device().is_cpu() {
+        return f(y);
+    }
+    let more = Tensor::zeros(y.dims(), DType::F32, &Device::Cpu)?;
+    f(&more)?;
+    layout::add_onto(y, &beside(more, y)?)
+}
+
+/// Answers from the GPU's side of a kernel where the tensor lies there.
+macro_rules! on_gpu {
+    ($x:expr, $call:expr) => {
+        #[cfg(feature = "cuda")]
+        if crate::kernels::gpu::on($x) {
+            return $call;
+        }
+    };
+}
+use on_gpu;
 
 /// Changes a tensor's values in place. Every tensor that shares its memory changes too: only for tensors that were
 /// made here and handed to nobody, and for gradients.

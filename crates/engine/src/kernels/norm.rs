@@ -6,8 +6,11 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::{
-    Values, change,
+    Values, beside, change, host,
+    linear::floats,
     math::{add_scaled, dot, sum, vectorised},
     rows, task_rows, tensor,
 };
@@ -22,6 +25,14 @@ pub(crate) struct RowStats {
     mean: f32,
     /// 1 / rms, or 1 / standard deviation.
     inverse: f32,
+}
+
+/// What the backward pass needs of all rows.
+pub(crate) enum Stats {
+    Rows(Vec<RowStats>),
+    /// The inverses (rows) in f32, on a GPU.
+    #[cfg(feature = "cuda")]
+    Gpu(Tensor),
 }
 
 /// Which norm.
@@ -52,6 +63,24 @@ vectorised! {
 
 /// y and its rows' statistics. `bias` is added when given.
 pub(crate) fn forward(
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    norm: Norm,
+    eps: f64,
+) -> Result<(Tensor, Stats)> {
+    #[cfg(feature = "cuda")]
+    if let (true, Norm::Rms { plus }) = (gpu::on(x), norm) {
+        let (y, inverse) = gpu::norm::forward(x, w, eps, plus)?;
+        return Ok((y, Stats::Gpu(inverse)));
+    }
+    let near = host(x)?;
+    let (w, bias) = (floats(w)?, bias.map(floats).transpose()?);
+    let (y, stats) = forward_rows(&near, &w, bias.as_deref(), norm, eps)?;
+    Ok((beside(y, x)?, Stats::Rows(stats)))
+}
+
+fn forward_rows(
     x: &Tensor,
     w: &[f32],
     bias: Option<&[f32]>,
@@ -125,6 +154,22 @@ vectorised! {
 /// dx.
 pub(crate) fn backward(
     x: &Tensor,
+    w: &Tensor,
+    norm: Norm,
+    stats: &Stats,
+    dy: &Tensor,
+) -> Result<Tensor> {
+    let stats = match stats {
+        Stats::Rows(stats) => stats,
+        #[cfg(feature = "cuda")]
+        Stats::Gpu(inverse) => return gpu::norm::backward(x, w, inverse, norm.plus(), dy),
+    };
+    let (near, dy) = (host(x)?, host(dy)?);
+    beside(backward_rows(&near, &floats(w)?, norm, stats, &dy)?, x)
+}
+
+fn backward_rows(
+    x: &Tensor,
     w: &[f32],
     norm: Norm,
     stats: &[RowStats],
@@ -169,12 +214,17 @@ pub(crate) fn backward(
 }
 
 /// dw += Σ dy · x̂ over rows.
-pub(crate) fn scale_gradient(
-    x: &Tensor,
-    stats: &[RowStats],
-    dy: &Tensor,
-    dw: &Tensor,
-) -> Result<()> {
+pub(crate) fn scale_gradient(x: &Tensor, stats: &Stats, dy: &Tensor, dw: &Tensor) -> Result<()> {
+    let stats = match stats {
+        Stats::Rows(stats) => stats,
+        #[cfg(feature = "cuda")]
+        Stats::Gpu(inverse) => return gpu::norm::scale_gradient(x, inverse, dy, dw),
+    };
+    let (x, dy) = (host(x)?, host(dy)?);
+    super::add_through_host(dw, |dw| scale_gradient_rows(&x, stats, &dy, dw))
+}
+
+fn scale_gradient_rows(x: &Tensor, stats: &[RowStats], dy: &Tensor, dw: &Tensor) -> Result<()> {
     let (_, width) = rows(x.dims());
     let (x, dy) = (Values::of(x)?, Values::of(dy)?);
     let (x, dy): (&[f32], &[f32]) = (&x, &dy);

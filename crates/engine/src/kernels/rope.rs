@@ -4,15 +4,18 @@ use candle_core::Tensor;
 use randori_sdk::seam::RopeSpec;
 use rayon::prelude::*;
 
-use super::{Values, task_rows, tensor};
+use super::{Values, on_gpu, task_rows, tensor};
 use crate::Result;
 
 /// Cosines and sines of every row's position, (tokens, pairs), times `mscale`.
 pub(crate) struct Table {
-    cos: Vec<f32>,
-    sin: Vec<f32>,
-    pairs: usize,
-    interleaved: bool,
+    pub(crate) cos: Vec<f32>,
+    pub(crate) sin: Vec<f32>,
+    pub(crate) pairs: usize,
+    pub(crate) interleaved: bool,
+    /// The same on a GPU: cosines, sines.
+    #[cfg(feature = "cuda")]
+    pub(crate) gpu: std::cell::OnceCell<(Tensor, Tensor)>,
 }
 
 impl Table {
@@ -32,6 +35,8 @@ impl Table {
             sin,
             pairs: spec.inv_freq.len(),
             interleaved: spec.interleaved,
+            #[cfg(feature = "cuda")]
+            gpu: std::cell::OnceCell::new(),
         }
     }
 }
@@ -39,6 +44,7 @@ impl Table {
 /// x (tokens, heads, d), turned; with `back`, dx from dy (the transposed rotation).
 pub(crate) fn turn(x: &Tensor, table: &Table, back: bool) -> Result<Tensor> {
     let (_, heads, d) = x.dims3()?;
+    on_gpu!(x, super::gpu::rope(x, table, back));
     let dims = x.dims();
     let mut y = Values::of(x)?.to_vec();
     let width = heads * d;

@@ -30,7 +30,7 @@ impl Routing {
     /// Chooses `top_k` experts a token by score; of equals, the first.
     pub(crate) fn new(router: &Tensor, route: &RouteSpec) -> Result<Self> {
         let (tokens, experts) = router.dims2()?;
-        let mut scores = Values::of(router)?.to_vec();
+        let mut scores = Values::of(&super::host(router)?)?.to_vec();
         if route.sigmoid {
             scores.iter_mut().for_each(|s| *s = math::sigmoid(*s));
         } else {

@@ -95,7 +95,7 @@ impl Recorded {
 fn step(pass: &Pass, op: Op, dy: Tensor, arena: &mut Arena, grads: &mut Grads) -> Result<()> {
     match op {
         Op::Embed { ids, name, shape } => {
-            linear::lookup_gradient(&ids, &dy, slot(grads, &name, &[shape.0, shape.1])?)
+            linear::lookup_gradient(&ids, &dy, slot(grads, &name, &[shape.0, shape.1], dy.device())?)
         }
         Op::Linear(op) => project(pass, *op, dy, arena, grads),
         Op::Norm {
@@ -110,12 +110,12 @@ fn step(pass: &Pass, op: Op, dy: Tensor, arena: &mut Arena, grads: &mut Grads) -
                 bias_gradient(bias, &dy, grads)?;
             }
             if let Some(name) = &scale.own {
-                let dw = slot(grads, name, scale.values.dims())?;
+                let dw = slot(grads, name, scale.values.dims(), dy.device())?;
                 norm::scale_gradient(&x_value, &stats, &dy, dw)?;
             }
             if arena.needs(x) {
-                let w = linear::floats(&scale.values)?;
-                arena.add(x, norm::backward(&x_value, &w, norm, &stats, &dy)?, true)?;
+                let w = &scale.values;
+                arena.add(x, norm::backward(&x_value, w, norm, &stats, &dy)?, true)?;
             }
             Ok(())
         }
@@ -126,6 +126,14 @@ fn step(pass: &Pass, op: Op, dy: Tensor, arena: &mut Arena, grads: &mut Grads) -
             heads,
             result,
         } => {
+            #[cfg(feature = "cuda")]
+            if kernels::gpu::on(&q) {
+                let (dq, dk, dv) =
+                    kernels::gpu::attention::backward(pass, [&q, &k, &v], &heads, &result, &dy)?;
+                arena.add(ids[0], dq, true)?;
+                arena.add(ids[1], dk, true)?;
+                return arena.add(ids[2], dv, true);
+            }
             let (_, width) = heads.widths();
             let (dq, dk, dv) = pass.with_spans(&k, &v, width, |spans| {
                 attention_backward::backward(&q, k.dims(), spans, &heads, &result, &dy)
@@ -135,9 +143,9 @@ fn step(pass: &Pass, op: Op, dy: Tensor, arena: &mut Arena, grads: &mut Grads) -
             arena.add(ids[2], dv, true)
         }
         Op::Gather { x, rows, dims } => {
-            let mut dx = vec![0f32; dims.iter().product()];
-            layout::scatter(&dy, &rows, &mut dx)?;
-            arena.add(x, kernels::tensor(dx, &dims)?, true)
+            let dx = layout::zeros(&dims, &dy)?;
+            layout::scatter(&dy, &rows, None, &dx)?;
+            arena.add(x, dx, true)
         }
         Op::Moe {
             router,
@@ -193,9 +201,14 @@ fn step(pass: &Pass, op: Op, dy: Tensor, arena: &mut Arena, grads: &mut Grads) -
 }
 
 /// The place a gradient is added to, zero at first.
-fn slot<'a>(grads: &'a mut Grads, name: &str, dims: &[usize]) -> Result<&'a Tensor> {
+fn slot<'a>(
+    grads: &'a mut Grads,
+    name: &str,
+    dims: &[usize],
+    device: &Device,
+) -> Result<&'a Tensor> {
     if !grads.contains_key(name) {
-        grads.insert(name.into(), Tensor::zeros(dims, DType::F32, &Device::Cpu)?);
+        grads.insert(name.into(), Tensor::zeros(dims, DType::F32, device)?);
     }
     grads
         .get(name)
@@ -204,7 +217,7 @@ fn slot<'a>(grads: &'a mut Grads, name: &str, dims: &[usize]) -> Result<&'a Tens
 
 fn bias_gradient(bias: &Vector, dy: &Tensor, grads: &mut Grads) -> Result<()> {
     match &bias.own {
-        Some(name) => linear::bias_gradient(dy, slot(grads, name, bias.values.dims())?),
+        Some(name) => linear::bias_gradient(dy, slot(grads, name, bias.values.dims(), dy.device())?),
         None => Ok(()),
     }
 }
@@ -222,12 +235,12 @@ fn project(
         bias_gradient(bias, &dy, grads)?;
     }
     if let (Matrix::Own(w, name), Some(x)) = (&op.matrix, &op.x_value) {
-        linear::weight_gradient(x, &dy, slot(grads, name, w.dims())?)?;
+        linear::weight_gradient(x, &dy, slot(grads, name, w.dims(), dy.device())?)?;
     }
     let dy = match &op.gain {
         Some((gain, y)) => {
             let name = format!("{}.lora_magnitude_vector", op.name);
-            let dm = slot(grads, &name, &[gain.magnitude.len()])?;
+            let dm = slot(grads, &name, &[gain.magnitude.len()], dy.device())?;
             let bias = op.bias.as_ref().map(|b| &b.values);
             gain.gradient(y, bias, &dy, dm)?;
             let dz = dy.copy()?; // others may hold dy
@@ -236,26 +249,26 @@ fn project(
         }
         None => dy,
     };
-    let inputs = op.x_dims.last().copied().unwrap_or(0);
     let mut dx = None;
     if arena.needs(op.x) {
         dx = Some(match &op.matrix {
-            Matrix::Frozen(w) | Matrix::Own(w, _) => {
-                kernels::tensor(linear::backward(&dy, w)?, &[dy.dims()[0], inputs])?
-            }
+            Matrix::Frozen(w) | Matrix::Own(w, _) => linear::backward(&dy, w)?,
             Matrix::Quant(w) => linear::quantised_backward(&dy, w)?,
+            #[cfg(feature = "cuda")]
+            Matrix::Gpu(w) => w.backward(&dy)?,
         });
     }
     if let (Some(u), Some(x), Some(xa)) = (&op.update, &op.x_value, &op.xa) {
         let x = pass.drop_out(x, &op.name, u.dropout)?;
         let lora = &u.lora;
-        let da = slot(grads, &format!("{}.lora_A", op.name), lora.a.dims())?.clone();
-        let db = slot(grads, &format!("{}.lora_B", op.name), lora.b.dims())?.clone();
+        let device = dy.device();
+        let da = slot(grads, &format!("{}.lora_A", op.name), lora.a.dims(), device)?.clone();
+        let db = slot(grads, &format!("{}.lora_B", op.name), lora.b.dims(), device)?.clone();
         let through = low_rank::backward(&x, xa, lora, &dy, &da, &db)
             .map_err(|e| Error::rule(format!("`{}`: {e}", op.name)))?;
         match &dx {
             Some(dx) if pass.dropout.is_some() && u.dropout > 0.0 => {
-                let masked = Tensor::zeros(dx.dims(), DType::F32, &Device::Cpu)?;
+                let masked = Tensor::zeros(dx.dims(), dx.dtype(), dx.device())?;
                 low_rank::through(&through, &lora.a, &masked)?;
                 layout::add_onto(dx, &pass.drop_out(&masked, &op.name, u.dropout)?)?;
             }
@@ -277,16 +290,20 @@ fn mix(
     arena: &mut Arena,
 ) -> Result<()> {
     let mut dweights = vec![0f32; routing.places()];
+    let near = kernels::host(dout)?;
     for (y, share, value) in parts {
         if let Some(value) = value {
-            routing.weight_gradient(&share, &value, dout, &mut dweights)?;
+            let value = kernels::host(&value)?;
+            routing.weight_gradient(&share, &value, &near, &mut dweights)?;
         }
         if arena.needs(y) {
-            arena.add(y, routing.expert_gradient(&share, dout)?, true)?;
+            let dy = routing.expert_gradient(&share, &near)?;
+            arena.add(y, kernels::beside(dy, dout)?, true)?;
         }
     }
     if arena.needs(router) {
-        arena.add(router, routing.router_gradient(&dweights)?, true)?;
+        let d = routing.router_gradient(&dweights)?;
+        arena.add(router, kernels::beside(d, dout)?, true)?;
     }
     Ok(())
 }

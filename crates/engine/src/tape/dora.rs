@@ -11,7 +11,7 @@ use candle_core::Tensor;
 use super::{Pass, forward::project, weights::Matrix};
 use crate::{
     Error, Result,
-    kernels::{Values, change, linear::floats},
+    kernels::{self, Values, change, linear::floats},
 };
 
 /// Each output's factor.
@@ -43,8 +43,9 @@ impl Pass<'_> {
             return Ok(Some(gain.clone()));
         }
         let squares = self.player.base.row_squares(&format!("{name}.weight"))?;
-        let aw = project(&update.a, matrix, squares.len())?; // (rank, out)
-        let norms = randori_lora::row_norms(&squares, &aw, &update.a, &update.b, update.scale)
+        let aw = kernels::host(&project(&update.a, matrix)?)?; // (rank, out)
+        let (a, b) = (kernels::host(&update.a)?, kernels::host(&update.b)?);
+        let norms = randori_lora::row_norms(&squares, &aw, &a, &b, update.scale)
             .map_err(|e| Error::rule(format!("`{name}`: {e}")))?;
         let magnitude = floats(magnitude)?;
         if magnitude.len() != norms.len() {
@@ -67,6 +68,10 @@ impl Pass<'_> {
 impl Gain {
     /// y's columns times their factors, in place: y must be held by nobody else.
     pub(crate) fn apply(&self, y: &Tensor) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if kernels::gpu::on(y) {
+            return kernels::gpu::elementwise::scale_columns(y, &self.factors);
+        }
         change(y, |y| {
             for row in y.chunks_exact_mut(self.factors.len()) {
                 row.iter_mut().zip(&self.factors).for_each(|(y, g)| *y *= g);
@@ -84,7 +89,8 @@ impl Gain {
     ) -> Result<()> {
         let width = self.magnitude.len();
         let bias = bias.map(floats).transpose()?;
-        let (y, dy) = (Values::of(y)?, Values::of(dy)?);
+        let (y, dy) = (kernels::host(y)?, kernels::host(dy)?);
+        let (y, dy) = (Values::of(&y)?, Values::of(&dy)?);
         let mut sums = vec![0f64; width];
         for (y, dy) in y.chunks_exact(width).zip(dy.chunks_exact(width)) {
             for (i, sum) in sums.iter_mut().enumerate() {
@@ -92,12 +98,14 @@ impl Gain {
                 *sum += f64::from(dy[i]) * f64::from(own);
             }
         }
-        change(dm, |dm| {
-            for ((dm, sum), &m) in dm.iter_mut().zip(&sums).zip(&self.magnitude) {
-                if m != 0.0 {
-                    *dm += (sum / f64::from(m)) as f32;
+        kernels::add_through_host(dm, |dm| {
+            change(dm, |dm| {
+                for ((dm, sum), &m) in dm.iter_mut().zip(&sums).zip(&self.magnitude) {
+                    if m != 0.0 {
+                        *dm += (sum / f64::from(m)) as f32;
+                    }
                 }
-            }
+            })
         })
     }
 }

@@ -35,12 +35,12 @@ pub(super) fn flat(x: &Tensor) -> Result<Tensor> {
 }
 
 /// x Wᵀ for x (n, in).
-pub(super) fn project(x: &Tensor, matrix: &Matrix, out: usize) -> Result<Tensor> {
+pub(super) fn project(x: &Tensor, matrix: &Matrix) -> Result<Tensor> {
     match matrix {
-        Matrix::Frozen(w) | Matrix::Own(w, _) => {
-            kernels::tensor(linear::forward(x, w)?, &[x.dims()[0], out])
-        }
+        Matrix::Frozen(w) | Matrix::Own(w, _) => linear::forward(x, w),
         Matrix::Quant(w) => linear::quantised(x, w),
+        #[cfg(feature = "cuda")]
+        Matrix::Gpu(w) => w.forward(x),
     }
 }
 
@@ -48,19 +48,14 @@ impl Tape<'_, '_> {
     fn norm(&mut self, name: &str, x: Id, norm: Norm, eps: f64, bias: bool) -> OpResult {
         let (x_value, x_needs) = self.float(x)?;
         let width = rules::norm(name, trailing(&x_value), eps)?;
-        let scale = self.pass.player.vector(format!("{name}.weight"), width)?;
+        let scale = self.pass.vector(format!("{name}.weight"), width)?;
         let bias = match bias {
-            true => Some(self.pass.player.vector(format!("{name}.bias"), width)?),
+            true => Some(self.pass.vector(format!("{name}.bias"), width)?),
             false => None,
         };
         let own = scale.own.is_some() || bias.as_ref().is_some_and(|b| b.own.is_some());
-        let w = linear::floats(&scale.values).map_err(say)?;
-        let b = bias
-            .as_ref()
-            .map(|b| linear::floats(&b.values))
-            .transpose()
-            .map_err(say)?;
-        let (y, stats) = norm::forward(&x_value, &w, b.as_deref(), norm, eps).map_err(say)?;
+        let b = bias.as_ref().map(|b| &b.values);
+        let (y, stats) = norm::forward(&x_value, &scale.values, b, norm, eps).map_err(say)?;
         self.push(y, x_needs || own, || Op::Norm {
             x,
             x_value,
@@ -89,6 +84,14 @@ impl Tape<'_, '_> {
     fn attend(&mut self, values: &[Tensor; 3], heads: &Heads) -> Result<attention::Attended> {
         let [q, k, v] = values;
         let (_, width) = heads.widths();
+        #[cfg(feature = "cuda")]
+        if kernels::gpu::on(q) {
+            return match &mut self.place {
+                Place::Packed => kernels::gpu::attention::packed(self.pass, q, k, v, heads),
+                Place::Cached(cache) => cache.attend_on_gpu(q, k, v, heads),
+                Place::Rows => Err(Error::rule("attention belongs into a block")),
+            };
+        }
         match &mut self.place {
             Place::Packed => self
                 .pass
@@ -114,10 +117,12 @@ impl Backend for Tape<'_, '_> {
                 "token {bad} is outside the model's vocabulary of {vocab}"
             ));
         }
-        let matrix = self.pass.player.matrix(name, (vocab, width))?;
+        let matrix = self.pass.matrix(name, (vocab, width))?;
         let rows = match &matrix {
             Matrix::Frozen(w) | Matrix::Own(w, _) => linear::lookup(w, &ids).map_err(say)?,
             Matrix::Quant(w) => w.rows(&ids).map_err(say)?,
+            #[cfg(feature = "cuda")]
+            Matrix::Gpu(w) => w.rows(&ids).map_err(say)?,
         };
         match matrix {
             Matrix::Own(_, name) => self.push(rows, true, || Op::Embed {
@@ -136,19 +141,19 @@ impl Backend for Tape<'_, '_> {
     fn linear(&mut self, name: &str, x: Id, out: usize, bias: bool) -> OpResult {
         let (value, x_needs) = self.float(x)?;
         let (inputs, shape) = rules::linear(name, trailing(&value), out)?;
-        let player = self.pass.player;
-        let matrix = player.matrix(name, (out, inputs))?;
+        let pass = self.pass;
+        let matrix = pass.matrix(name, (out, inputs))?;
         let bias = match bias {
-            true => Some(player.vector(format!("{name}.bias"), out)?),
+            true => Some(pass.vector(format!("{name}.bias"), out)?),
             false => None,
         };
-        let update = player.update(name);
+        let update = pass.update(name);
         let run = || -> Result<_> {
             let x = flat(&value)?; // (n, in)
             if let Some(probe) = &self.pass.probe {
                 probe.see(name, &x)?;
             }
-            let y = project(&x, &matrix, out)?; // (n, out)
+            let y = project(&x, &matrix)?; // (n, out)
             let (mut xa, mut gain) = (None, None);
             if let Some(Update { lora, dropout }) = &update {
                 let x = self.pass.drop_out(&x, name, *dropout)?;
@@ -260,14 +265,17 @@ impl Backend for Tape<'_, '_> {
                 ));
             }
             out.resize(wanted.iter().product(), 0.0);
+            let near = kernels::host(&y_value).map_err(say)?;
             routing
-                .add_weighted(&share, &y_value, &mut out)
+                .add_weighted(&share, &near, &mut out)
                 .map_err(say)?;
             needs |= y_needs;
             parts.push((y, share, router_needs.then_some(y_value)));
         }
         let shape = shape.ok_or("moe was called without tokens")?;
-        let out = kernels::tensor(out, &shape).map_err(say)?;
+        let out = kernels::tensor(out, &shape)
+            .and_then(|out| kernels::beside(out, &value))
+            .map_err(say)?;
         self.push(out, needs, || Op::Moe {
             router,
             routing,

@@ -24,7 +24,7 @@ use crate::{
     cache::BlockCache,
     kernels::{
         attention::{Attended, Heads},
-        norm::{Norm, RowStats},
+        norm::{Norm, Stats},
         rope::Table,
         route::{Routing, Share},
     },
@@ -64,7 +64,7 @@ enum Op {
     Norm {
         x: Id,
         x_value: Tensor,
-        stats: Vec<RowStats>,
+        stats: Stats,
         scale: Vector,
         bias: Option<Vector>,
         norm: Norm,
@@ -252,7 +252,7 @@ impl<'a, 'p> Tape<'a, 'p> {
     fn float(&self, id: Id) -> std::result::Result<(Tensor, bool), String> {
         let value = self.value(id)?;
         match value.0.dtype() {
-            DType::F32 => Ok(value),
+            DType::F32 | DType::BF16 => Ok(value),
             _ => Err("token ids can only be embedded".into()),
         }
     }

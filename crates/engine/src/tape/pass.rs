@@ -7,10 +7,10 @@ use randori_sdk::seam::RopeSpec;
 
 use super::Gains;
 use crate::{
-    Error, Packed, Player, Result,
+    Error, Packed, Params, Player, Result,
     inputs::Probe,
     kernels::{
-        Values,
+        self, Values,
         attention::{Keys, Span},
         rope::Table,
     },
@@ -34,11 +34,16 @@ struct Sight {
 /// One forward (and backward) pass.
 pub(crate) struct Pass<'a> {
     pub(crate) player: &'a Player,
+    /// The player's own tensors, where the pass runs.
+    pub(super) params: Arc<Params>,
     /// Token ids by row.
     pub(crate) ids: Vec<u32>,
     /// Place in its sequence, by row.
     pub(crate) positions: Vec<u32>,
     sights: Vec<Sight>,
+    /// Who sees whom, as a GPU's kernels read it.
+    #[cfg(feature = "cuda")]
+    pub(crate) gpu_sights: kernels::gpu::attention::Sights,
     tables: RefCell<Vec<(RopeSpec, Rc<Table>)>>,
     pub(super) gains: Arc<Gains>,
     /// Seed of the LoRA dropout masks; `None`: no dropout.
@@ -71,9 +76,12 @@ impl<'a> Pass<'a> {
         }
         Ok(Pass {
             player,
+            params: player.at_hand()?,
             ids: plan.ids.clone(),
             positions,
             sights,
+            #[cfg(feature = "cuda")]
+            gpu_sights: Default::default(),
             tables: RefCell::default(),
             gains: Arc::default(),
             dropout,
@@ -87,17 +95,20 @@ impl<'a> Pass<'a> {
         ids: Vec<u32>,
         positions: Vec<u32>,
         gains: Arc<Gains>,
-    ) -> Self {
-        Pass {
+    ) -> Result<Self> {
+        Ok(Pass {
             player,
+            params: player.at_hand()?,
             ids,
             positions,
             sights: Vec::new(),
+            #[cfg(feature = "cuda")]
+            gpu_sights: Default::default(),
             tables: RefCell::default(),
             gains,
             dropout: None,
             probe: None,
-        }
+        })
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -148,13 +159,33 @@ impl<'a> Pass<'a> {
         use_it(&spans)
     }
 
+    /// The spans of a packed pass as plain numbers.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn device_spans(&self) -> Vec<randori_cuda::ops::tiles::Span> {
+        use randori_cuda::ops::tiles::{KeyRun, Span};
+        let run = |r: &Run| KeyRun {
+            row: r.row,
+            len: r.len,
+            position: r.position,
+        };
+        let span = |s: &Sight| Span {
+            row: s.own.row,
+            len: s.own.len,
+            position: s.own.position,
+            keys: s.seen.iter().map(run).collect(),
+        };
+        self.sights.iter().map(span).collect()
+    }
+
     /// x with this projection's dropout mask on it (also: the gradient to x from the gradient to that).
     pub(crate) fn drop_out(&self, x: &Tensor, projection: &str, p: f32) -> Result<Tensor> {
         let Some(seed) = self.dropout.filter(|_| p > 0.0) else {
             return Ok(x.clone());
         };
         let seed = seed ^ fnv1a(projection);
-        randori_lora::dropout(x, p, seed).map_err(|e| Error::rule(e.to_string()))
+        kernels::through_host(x, |x| {
+            randori_lora::dropout(x, p, seed).map_err(|e| Error::rule(e.to_string()))
+        })
     }
 }
 

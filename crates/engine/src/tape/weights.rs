@@ -5,7 +5,8 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use randori_qlora::QuantMatrix;
 
-use crate::{Player, Weight};
+use super::Pass;
+use crate::Weight;
 
 /// A projection's or embedding's weight, (out, in) or (vocab, width).
 #[derive(Clone)]
@@ -14,6 +15,9 @@ pub(crate) enum Matrix {
     Frozen(Tensor),
     /// The base's, quantised and frozen.
     Quant(Arc<QuantMatrix>),
+    /// The same on a GPU.
+    #[cfg(feature = "cuda")]
+    Gpu(Arc<crate::gpu::GpuMatrix>),
     /// The player's own: its gradient goes by this name.
     Own(Tensor, String),
 }
@@ -33,17 +37,19 @@ pub(crate) struct Update {
     pub(crate) dropout: f32,
 }
 
-impl Player {
+impl Pass<'_> {
     pub(crate) fn matrix(&self, name: &str, shape: (usize, usize)) -> Result<Matrix, String> {
         let full = format!("{name}.weight");
         let (matrix, found) = if let Some(own) = self.params.get(&full) {
             (Matrix::Own(own.clone(), full.clone()), own.dims().to_vec())
         } else {
-            match self.base.weights.get(&full) {
+            match self.player.base.weights.get(&full) {
                 Some(Weight::Dense(w)) => (Matrix::Frozen(w.clone()), w.dims().to_vec()),
                 Some(Weight::Quant(w)) => {
                     (Matrix::Quant(w.clone()), vec![w.shape().0, w.shape().1])
                 }
+                #[cfg(feature = "cuda")]
+                Some(Weight::Gpu(w)) => (Matrix::Gpu(w.clone()), vec![w.shape().0, w.shape().1]),
                 None => return Err(format!("the model has no weight `{full}`")),
             }
         };
@@ -58,12 +64,12 @@ impl Player {
                 own: Some(full.clone()),
             }
         } else {
-            match self.base.weights.get(&full) {
+            match self.player.base.weights.get(&full) {
                 Some(Weight::Dense(w)) => Vector {
                     values: w.clone(),
                     own: None,
                 },
-                Some(Weight::Quant(_)) => {
+                Some(_) => {
                     return Err(format!(
                         "`{full}` is quantised, but norms and biases must be dense"
                     ));
@@ -76,7 +82,7 @@ impl Player {
     }
 
     pub(crate) fn update(&self, name: &str) -> Option<Update> {
-        let spec = self.lora.as_ref()?;
+        let spec = self.player.lora.as_ref()?;
         Some(Update {
             lora: spec.update(&self.params, name)?,
             dropout: spec.dropout,

@@ -51,6 +51,7 @@ impl Checkpoint {
             config: self.config,
             weights,
             squares: Default::default(),
+            compute: Default::default(),
         })
     }
 }

@@ -112,6 +112,7 @@ impl Stream {
             config: self.config.clone(),
             weights,
             squares: RowSquares::default(),
+            compute: Default::default(),
         }))
     }
 

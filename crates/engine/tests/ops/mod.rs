@@ -183,6 +183,7 @@ pub fn base(arch: impl Architecture + 'static, seed: u64) -> Arc<Base> {
         config,
         weights,
         squares: Default::default(),
+        compute: Default::default(),
     })
 }
 
@@ -331,5 +332,6 @@ pub fn merged(player: &Player) -> Base {
         config: player.base.config.clone(),
         weights,
         squares: Default::default(),
+        compute: Default::default(),
     }
 }

@@ -106,6 +106,7 @@ pub fn llama() -> Arc<Base> {
         config: serde_json::json!({}),
         weights: weights.collect(),
         squares: Default::default(),
+        compute: Default::default(),
     })
 }
 
@@ -160,6 +161,7 @@ pub fn bigram(table: &[Vec<f32>]) -> Arc<Base> {
             weights.map(|(name, tensor)| (name.to_string(), Weight::Dense(tensor))),
         ),
         squares: Default::default(),
+        compute: Default::default(),
     })
 }
 

@@ -1,0 +1,106 @@
+//! A base in a GPU's memory, and players' own tensors beside it.
+//!
+//! Weights go up one at a time: quantised ones as they are, dense matrices in the numbers passes compute in, norms and biases in
+//! f32. The policy's parameters stay in the machine's memory, where the optimiser changes them (its state takes no room on the
+//! card); a copy in the passes' numbers goes up when they have changed.
+mod matrix;
+pub(crate) mod pages;
+
+use std::sync::{Arc, Weak};
+
+use candle_core::{DType, Device, Tensor};
+use randori_cuda::gpu::Gpu;
+
+pub use matrix::GpuMatrix;
+
+use crate::{Base, Compute, Error, Params, Result, Weight};
+
+/// What is up already: the parameters it was made of, and the copy.
+pub(crate) type Uploads = Vec<(Weak<Params>, Arc<Params>)>;
+
+impl From<randori_cuda::Error> for Error {
+    fn from(e: randori_cuda::Error) -> Error {
+        Error::rule(e.to_string())
+    }
+}
+
+/// The GPU's name and its memory in bytes (free, all).
+///
+/// # Errors
+/// What is missing for computing on one.
+pub fn card() -> Result<(String, usize, usize)> {
+    let gpu = Gpu::open()?;
+    let (free, all) = gpu.memory()?;
+    Ok((gpu.name(), free, all))
+}
+
+impl Base {
+    /// The base in the GPU's memory, for passes in `float` (f32 or bf16). `progress` is told bytes done and all.
+    ///
+    /// # Errors
+    /// No GPU, not enough memory on it, another kind of numbers.
+    pub fn to_gpu(mut self, float: DType, progress: &mut dyn FnMut(u64, u64)) -> Result<Base> {
+        if !matches!(float, DType::F32 | DType::BF16) {
+            return Err(Error::rule(format!(
+                "a GPU computes in f32 or bf16, not {float:?}"
+            )));
+        }
+        let gpu = Gpu::open()?;
+        let device = gpu.device();
+        let (mut done, all) = (0, self.bytes() as u64);
+        let mut names: Vec<String> = self.weights.keys().cloned().collect();
+        names.sort();
+        for name in names {
+            let Some(weight) = self.weights.remove(&name) else {
+                continue;
+            };
+            done += weight.bytes() as u64;
+            let up = match weight {
+                Weight::Dense(t) => Weight::Dense(up(&t, float, &device)?),
+                Weight::Quant(q) => Weight::Gpu(Arc::new(GpuMatrix::new(gpu, &q, float)?)),
+                up @ Weight::Gpu(_) => up,
+            };
+            self.weights.insert(name, up);
+            progress(done, all);
+        }
+        self.compute = Compute {
+            device,
+            float,
+            uploads: Arc::default(),
+        };
+        Ok(self)
+    }
+}
+
+impl Compute {
+    /// A player's own tensors on the GPU; made when they are asked for the first time.
+    pub(crate) fn uploaded(&self, params: &Arc<Params>) -> Result<Arc<Params>> {
+        if params.is_empty() {
+            return Ok(params.clone());
+        }
+        let mut uploads = self
+            .uploads
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        // parameters that changed have another address, since whoever changes them may not while we hold a weak reference
+        uploads.retain(|(of, _)| of.strong_count() > 0);
+        let known = |of: &Weak<Params>| std::ptr::eq(of.as_ptr(), Arc::as_ptr(params));
+        if let Some((_, copy)) = uploads.iter().find(|(of, _)| known(of)) {
+            return Ok(copy.clone());
+        }
+        let copy = params
+            .iter()
+            .map(|(name, t)| Ok((name.clone(), up(t, self.float, &self.device)?)))
+            .collect::<Result<Params>>()?;
+        let copy = Arc::new(copy);
+        uploads.push((Arc::downgrade(params), copy.clone()));
+        Ok(copy)
+    }
+}
+
+/// A tensor on the GPU: a matrix in the passes' numbers, what has one axis in f32.
+fn up(t: &Tensor, float: DType, device: &Device) -> Result<Tensor> {
+    let float = if t.rank() > 1 { float } else { DType::F32 };
+    let near = t.to_device(&Device::Cpu)?.to_dtype(float)?.contiguous()?;
+    Ok(near.to_device(device)?)
+}

@@ -1,0 +1,188 @@
+//! Attention over a packed plan or a paged cache, by the lists of `randori_cuda::ops::tiles`.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use candle_core::{DType, Tensor};
+use randori_cuda::ops::{
+    attention::{Attention, Given, Gradients, Met},
+    tiles::{Lists, Span},
+};
+
+use super::{float, gpu, ptr, room};
+use crate::{
+    Result,
+    kernels::attention::{Attended, Heads},
+    tape::Pass,
+};
+
+/// A list on the GPU.
+struct Uploaded {
+    blocks: Tensor,
+    count: usize,
+    runs: Tensor,
+}
+
+impl Uploaded {
+    fn new(lists: &Lists) -> Result<Uploaded> {
+        let gpu = gpu()?;
+        let mut runs = lists.runs.concat();
+        if runs.is_empty() {
+            runs.push(0); // an address at least
+        }
+        Ok(Uploaded {
+            blocks: gpu.upload(&lists.blocks.concat())?,
+            count: lists.blocks.len(),
+            runs: gpu.upload(&runs)?,
+        })
+    }
+
+    fn met(&self) -> Result<Met> {
+        Ok(Met {
+            blocks: ptr(&self.blocks)?,
+            count: self.count,
+            runs: ptr(&self.runs)?,
+        })
+    }
+}
+
+/// The lists of one pass under one window: who sees whom, and the inverse when a backward pass has asked for it.
+pub(crate) struct Sight {
+    window: usize,
+    lists: Lists,
+    queries: Uploaded,
+    keys: RefCell<Option<Rc<Uploaded>>>,
+}
+
+/// Those of a pass, by window.
+pub(crate) type Sights = RefCell<Vec<Rc<Sight>>>;
+
+/// Found, or made from the spans.
+fn sight(
+    known: &Sights,
+    rows: usize,
+    window: usize,
+    spans: impl FnOnce() -> Vec<Span>,
+) -> Result<Rc<Sight>> {
+    let mut known = known.borrow_mut();
+    if let Some(sight) = known.iter().find(|s| s.window == window) {
+        return Ok(sight.clone());
+    }
+    let limit = (window != usize::MAX).then_some(window);
+    let lists = Lists::queries(&spans(), rows, limit)?;
+    let sight = Rc::new(Sight {
+        window,
+        queries: Uploaded::new(&lists)?,
+        lists,
+        keys: RefCell::default(),
+    });
+    known.push(sight.clone());
+    Ok(sight)
+}
+
+/// Sizes of a call on q (tokens, heads · dim).
+pub(crate) fn sizes(q: &Tensor, h: &Heads) -> Result<Attention> {
+    Ok(Attention {
+        float: float(q)?,
+        tokens: q.dims()[0],
+        heads: h.heads,
+        kv_heads: h.kv_heads,
+        dim: h.dim,
+        scale: h.scale,
+        window: (h.window != usize::MAX).then_some(h.window),
+        softcap: h.softcap,
+    })
+}
+
+/// q against k and v by a list.
+pub(crate) fn by_lists(
+    [q, k, v]: [&Tensor; 3],
+    h: &Heads,
+    sights: &Sights,
+    spans: impl FnOnce() -> Vec<Span>,
+) -> Result<Attended> {
+    let a = sizes(q, h)?;
+    let sight = sight(sights, a.tokens, h.window, spans)?;
+    let gpu = gpu()?;
+    let out = room(q, q.dims())?; // every query of every block is written
+    let lse = gpu.room(&[h.heads, a.tokens], DType::F32)?;
+    let pairs = visible(&sight.lists);
+    crate::work::count((2 * h.heads, pairs, h.dim));
+    a.forward(
+        gpu,
+        ptr(q)?,
+        ptr(k)?,
+        ptr(v)?,
+        sight.queries.met()?,
+        ptr(&out)?,
+        ptr(&lse)?,
+    )?;
+    Ok(Attended {
+        out,
+        lse: Vec::new(),
+        gpu: Some(lse),
+    })
+}
+
+/// Pairs of query and key in the tiles.
+fn visible(lists: &Lists) -> usize {
+    let of = |b: &[i32; 5]| {
+        let runs = &lists.runs[b[3] as usize..b[4] as usize];
+        b[1] as usize * runs.iter().map(|r| r[1] as usize).sum::<usize>()
+    };
+    lists.blocks.iter().map(of).sum()
+}
+
+/// Over the packed rows of a pass.
+pub(crate) fn packed(
+    pass: &Pass,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    h: &Heads,
+) -> Result<Attended> {
+    by_lists([q, k, v], h, &pass.gpu_sights, || pass.device_spans())
+}
+
+/// dq, dk, dv.
+pub(crate) fn backward(
+    pass: &Pass,
+    [q, k, v]: [&Tensor; 3],
+    h: &Heads,
+    forward: &Attended,
+    dout: &Tensor,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let a = sizes(q, h)?;
+    let sight = sight(&pass.gpu_sights, a.tokens, h.window, || pass.device_spans())?;
+    let keys = match &mut *sight.keys.borrow_mut() {
+        Some(keys) => keys.clone(),
+        none => none
+            .insert(Rc::new(Uploaded::new(&sight.lists.keys(k.dims()[0])?)?))
+            .clone(),
+    };
+    let gpu = gpu()?;
+    // every row is in some block of the lists, and all rows of blocks are written
+    let (dq, dk, dv) = (room(q, q.dims())?, room(k, k.dims())?, room(v, v.dims())?);
+    let delta = gpu.room(&[h.heads, a.tokens], DType::F32)?;
+    let lse = match &forward.gpu {
+        Some(lse) => ptr(lse)?,
+        None => return Err(crate::Error::rule("attention kept nothing on the GPU")),
+    };
+    let given = Given {
+        q: ptr(q)?,
+        k: ptr(k)?,
+        v: ptr(v)?,
+        out: ptr(&forward.out)?,
+        lse,
+        dout: ptr(dout)?,
+    };
+    let to = Gradients {
+        q: ptr(&dq)?,
+        k: ptr(&dk)?,
+        v: ptr(&dv)?,
+        delta: ptr(&delta)?,
+    };
+    crate::work::count((5 * h.heads, visible(&sight.lists), h.dim));
+    a.backward(gpu, &given, sight.queries.met()?, keys.met()?, &to)?;
+    Ok((dq, dk, dv))
+}

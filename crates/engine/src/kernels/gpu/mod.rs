@@ -1,0 +1,36 @@
+//! The kernels' side for tensors in a GPU's memory: makes room for the result, and starts what `randori-cuda` has for it.
+//! Values are f32 or bf16, as the pass computes; statistics, log-probs and gradients of parameters are f32.
+pub(crate) mod attention;
+pub(crate) mod elementwise;
+pub(crate) mod layout;
+pub(crate) mod linear;
+pub(crate) mod logprob;
+pub(crate) mod low_rank;
+pub(crate) mod norm;
+
+use candle_core::Tensor;
+use randori_cuda::{
+    Ptr,
+    gpu::{self, Gpu},
+    ops,
+};
+
+pub(crate) use randori_cuda::gpu::{float, is_on_gpu as on, ptr};
+
+use super::rope::Table;
+use crate::Result;
+
+/// The one there is; it is open, or there would be no tensor on it.
+pub(crate) fn gpu() -> Result<&'static Gpu> {
+    Ok(Gpu::open()?)
+}
+
+/// Room for a tensor of another shape in the numbers of `like`. Whoever asks writes all of it.
+pub(crate) fn room(like: &Tensor, dims: &[usize]) -> Result<Tensor> {
+    Ok(gpu()?.room(dims, like.dtype())?)
+}
+
+/// An optional tensor's address.
+pub(crate) fn maybe(t: Option<&Tensor>) -> Result<Ptr> {
+    Ok(t.map(gpu::ptr).transpose()?.unwrap_or(Ptr::NULL))
+}
