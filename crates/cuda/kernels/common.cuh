@@ -103,3 +103,49 @@ __device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4], const 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
 }
+
+// Four 8 x 8 matrices of bf16 from shared memory: lane l gives the address of row l % 8 of matrix l / 8 (16 bytes, aligned). With
+// g = lane / 4, t = lane % 4, r[i] holds row g, columns 2t, 2t+1 of matrix i, or with ACROSS its rows 2t, 2t+1 of column g.
+template <bool ACROSS> __device__ __forceinline__ void load_matrices(uint32_t r[4], const bf16 *row) {
+#if defined(RANDORI_EMULATE)
+    struct Row { uint16_t v[8]; } mine;
+    memcpy(&mine, row, 16);
+    emu::Exchange<Row> all(mine);
+    unsigned lane = emu::state().now->lane, g = lane / 4, t = lane % 4;
+    for (unsigned i = 0; i < 4; i++) {
+        uint16_t low = ACROSS ? all.read(8 * i + 2 * t).v[g] : all.read(8 * i + g).v[2 * t];
+        uint16_t high = ACROSS ? all.read(8 * i + 2 * t + 1).v[g] : all.read(8 * i + g).v[2 * t + 1];
+        r[i] = (uint32_t)low | ((uint32_t)high << 16);
+    }
+#else
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
+    if (ACROSS)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
+    else
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
+#endif
+}
+
+// 16 bytes from global to shared memory without waiting, or 16 zero bytes; both addresses aligned. What was started before a
+// copy_commit() is one group; copy_wait<N>() waits until at most N groups are on their way, then others need a barrier.
+__device__ __forceinline__ void copy_start(void *to, const void *from, bool there) {
+#if defined(RANDORI_EMULATE)
+    if (there) memcpy(to, from, 16); else memset(to, 0, 16);
+#else
+    int bytes = there ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :: "r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(bytes) : "memory");
+#endif
+}
+__device__ __forceinline__ void copy_commit() {
+#if !defined(RANDORI_EMULATE)
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+template <int N> __device__ __forceinline__ void copy_wait() {
+#if !defined(RANDORI_EMULATE)
+    asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory");
+#endif
+}

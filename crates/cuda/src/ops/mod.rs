@@ -1,2 +1,5 @@
 //! Which kernel, which grid, which arguments: every op on plain device addresses. Nothing here needs a GPU to be tested.
+pub mod attention;
+pub mod decode;
 pub mod norm;
+pub mod tiles;
