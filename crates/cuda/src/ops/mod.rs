@@ -1,5 +1,7 @@
 //! Which kernel, which grid, which arguments: every op on plain device addresses. Nothing here needs a GPU to be tested.
 pub mod attention;
+pub mod cast;
 pub mod decode;
+pub mod nf4;
 pub mod norm;
 pub mod tiles;
