@@ -19,6 +19,20 @@ struct __align__(4) bf162 { bf16 x, y; };
 __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ float widen(bf16 x) { return __uint_as_float((uint32_t)x.bits << 16); }
 
+// IEEE half, exactly.
+__device__ __forceinline__ float widen_half(uint16_t h) {
+#if defined(__CUDA_ARCH__)
+    float r;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(r) : "h"(h));
+    return r;
+#else
+    // the exponent's bias is 15 instead of 127: 2^112 mends it, for numbers without a leading 1 too
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, size = (uint32_t)(h & 0x7fffu) << 13;
+    if ((h & 0x7c00u) == 0x7c00u) return __uint_as_float(sign | 0x7f800000u | size);
+    return __uint_as_float(__float_as_uint(__uint_as_float(size) * __uint_as_float(0x77800000u)) | sign);
+#endif
+}
+
 // To nearest, ties to even; NaN stays NaN.
 __device__ __forceinline__ uint16_t bf16_bits(float x) {
 #if defined(__CUDA_ARCH__)

@@ -17,11 +17,25 @@ fn casts_round_as_the_half_crate() {
             .collect();
         for skip in [0, 1].into_iter().filter(|s| *s <= n) {
             let (from, half, back) = (floats(&x), half_room(n), room(n));
-            cast(on, Float::F32, n - skip, from.ptr().offset(4 * skip), half.ptr()).unwrap();
+            cast(
+                on,
+                Float::F32,
+                n - skip,
+                from.ptr().offset(4 * skip),
+                half.ptr(),
+            )
+            .unwrap();
             let want: Vec<bf16> = x[skip..].iter().map(|v| bf16::from_f32(*v)).collect();
             assert_eq!(half.get()[..n - skip], want);
             assert!(half.get()[n - skip..].iter().all(|v| v.is_nan()));
-            cast(on, Float::Bf16, n - skip, half.ptr(), back.ptr().offset(4 * skip)).unwrap();
+            cast(
+                on,
+                Float::Bf16,
+                n - skip,
+                half.ptr(),
+                back.ptr().offset(4 * skip),
+            )
+            .unwrap();
             for (b, h) in back.get()[skip..].iter().zip(&want) {
                 assert_eq!(b.to_bits(), h.to_f32().to_bits());
             }

@@ -33,11 +33,16 @@ impl Case {
             NF4_LEVELS
         };
         let blocks = (rows * columns).div_ceil(block);
-        let bytes = |dice: &mut Dice, n: usize| (0..n).map(|_| dice.word() as u8).collect::<Vec<_>>();
+        let bytes =
+            |dice: &mut Dice, n: usize| (0..n).map(|_| dice.word() as u8).collect::<Vec<_>>();
         let codes = bytes(dice, (rows * columns).div_ceil(2));
         let scale_codes = bytes(dice, blocks);
         let map: [f32; 256] = std::array::from_fn(|_| dice.normal());
-        let plain = dice.normals(if double { blocks.div_ceil(NESTED) } else { blocks });
+        let plain = dice.normals(if double {
+            blocks.div_ceil(NESTED)
+        } else {
+            blocks
+        });
         let scales = if double {
             Nf4Scales::Double {
                 codes: scale_codes.clone(),
@@ -104,18 +109,31 @@ fn rounded(v: &[f32]) -> Vec<bf16> {
 fn dequantised_bit_for_bit() {
     let Some(on) = emulator() else { return };
     let mut dice = Dice(11);
-    for (rows, columns, block) in [(5, 192, 64), (7, 33, 32), (3, 4096, 4096), (1, 1, 64), (4, 2500, 128)] {
+    for (rows, columns, block) in [
+        (5, 192, 64),
+        (7, 33, 32),
+        (3, 4096, 4096),
+        (1, 1, 64),
+        (4, 2500, 128),
+    ] {
         for double in [false, true] {
             let case = Case::new(&mut dice, rows, columns, block, double);
             let m = case.device(block);
-            for range in [0..rows, rows / 2..rows, 1.min(rows)..rows / 2 + 1, rows..rows] {
+            for range in [
+                0..rows,
+                rows / 2..rows,
+                1.min(rows)..rows / 2 + 1,
+                rows..rows,
+            ] {
                 let range = range.start.min(range.end)..range.end;
                 let n = range.len() * columns;
                 let mut want = vec![0.0; n];
                 case.cpu.fill(range.clone(), &mut want);
                 let (y, h) = (room(n), half_room(n));
-                m.dequantise(on, Float::F32, range.clone(), y.ptr()).unwrap();
-                m.dequantise(on, Float::Bf16, range.clone(), h.ptr()).unwrap();
+                m.dequantise(on, Float::F32, range.clone(), y.ptr())
+                    .unwrap();
+                m.dequantise(on, Float::Bf16, range.clone(), h.ptr())
+                    .unwrap();
                 let place = format!("{rows} x {columns} / {block} {double} {range:?}");
                 assert_eq!(bits(y.get()), bits(&want), "{place}");
                 assert_eq!(h.get(), rounded(&want), "{place}");
@@ -138,8 +156,10 @@ fn rows_looked_up() {
         }
         let place = Buffer::of(&ids, 77);
         let (y, h) = (room(want.len()), half_room(want.len()));
-        m.rows(on, Float::F32, place.ptr(), ids.len(), y.ptr()).unwrap();
-        m.rows(on, Float::Bf16, place.ptr(), ids.len(), h.ptr()).unwrap();
+        m.rows(on, Float::F32, place.ptr(), ids.len(), y.ptr())
+            .unwrap();
+        m.rows(on, Float::Bf16, place.ptr(), ids.len(), h.ptr())
+            .unwrap();
         assert_eq!(bits(y.get()), bits(&want));
         assert_eq!(h.get(), rounded(&want));
         let none = Buffer::of(&[rows as u32], 77);
@@ -155,9 +175,27 @@ fn misfits_are_errors() {
     let case = Case::new(&mut Dice(1), 2, 64, 64, true);
     let y = room(128);
     for (m, words) in [
-        (Nf4 { block: 48, ..case.device(64) }, "blocks of 48 weights"),
-        (Nf4 { rows: 1 << 40, ..case.device(64) }, "cannot count the blocks"),
-        (Nf4 { rows: 1, ..case.device(64) }, "rows 0..2 of a matrix of 1"),
+        (
+            Nf4 {
+                block: 48,
+                ..case.device(64)
+            },
+            "blocks of 48 weights",
+        ),
+        (
+            Nf4 {
+                rows: 1 << 40,
+                ..case.device(64)
+            },
+            "cannot count the blocks",
+        ),
+        (
+            Nf4 {
+                rows: 1,
+                ..case.device(64)
+            },
+            "rows 0..2 of a matrix of 1",
+        ),
     ] {
         let e = m.dequantise(on, Float::F32, 0..2, y.ptr()).unwrap_err();
         assert!(e.to_string().contains(words), "{e}");
