@@ -3,6 +3,7 @@ pub mod attention;
 pub mod cast;
 pub mod decode;
 pub mod gguf;
+pub mod matvec;
 pub mod nf4;
 pub mod norm;
 pub mod tiles;

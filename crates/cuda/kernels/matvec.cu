@@ -1,0 +1,179 @@
+// y (n, out) = x (n, in) Wᵀ for a few rows of x, straight from W's 4-bit codes or bf16 values: what decoding waits for is W's way
+// from memory, so W is read once and never written out. A warp computes R outputs for N rows of x; pieces of 1024 columns of x lie
+// in shared memory in f32. Lane l sums its columns of every piece in ascending order, then the lanes are added up as a tree:
+// neither N nor R nor the grid changes a sum.
+#include "common.cuh"
+
+namespace matvec {
+constexpr int THREADS = 128;
+constexpr int PIECE = 1024;
+// 4 floats of padding behind each 32: lanes that read 4 floats at 32 (or 8) apart then meet different banks.
+constexpr int PADDED = PIECE / 32 * 36;
+__device__ __forceinline__ int place(int column) { return column + column / 32 * 4; }
+
+// Columns from .. from + width of x's rows, the last N - n of which are not there and count as 0.
+template <int N, class T> __device__ void stage(float *xs, const T *x, int n, uint64_t columns, uint64_t from, int width, int padded) {
+    for (int r = 0; r < N; r++)
+        for (int c = threadIdx.x; c < width; c += THREADS) xs[r * padded + place(c)] = r < n ? widen(x[r * columns + from + c]) : 0.0f;
+}
+
+// 4 columns' share of R outputs for N rows: w[o] are the weights of output o.
+template <int N, int R> __device__ __forceinline__ void add4(float sum[R][N], const float w[R][4], const float *xs, int padded) {
+#pragma unroll
+    for (int r = 0; r < N; r++) {
+        float4 v = *(const float4 *)(xs + r * padded);
+#pragma unroll
+        for (int o = 0; o < R; o++) {
+            sum[o][r] = fmaf(w[o][0], v.x, sum[o][r]);
+            sum[o][r] = fmaf(w[o][1], v.y, sum[o][r]);
+            sum[o][r] = fmaf(w[o][2], v.z, sum[o][r]);
+            sum[o][r] = fmaf(w[o][3], v.w, sum[o][r]);
+        }
+    }
+}
+
+// Where the codes of 32 columns become 32 levels, and their sum is scaled once.
+struct Nf4 {
+    const uint8_t *codes;
+    const float *scale;
+    const uint8_t *scale_codes; // null: plain
+    const float *map;
+    float offset;
+    uint32_t nested;
+    int shift;
+    const float *level; // 16, in shared memory
+
+    __device__ __forceinline__ float scale_at(uint64_t element) const {
+        uint32_t block = (uint32_t)(element >> shift);
+        if (!scale_codes) return __ldg(scale + block);
+        return __fadd_rn(__fmul_rn(__ldg(map + scale_codes[block]), __ldg(scale + block / nested)), offset);
+    }
+    // A piece's share; `width` is a multiple of 32.
+    template <int N, int R>
+    __device__ __forceinline__ void piece(float sum[R][N], uint64_t row, uint64_t rows, uint64_t columns, uint64_t from, int width,
+                                          const float *xs, int padded) const {
+        int c = (threadIdx.x & 31) * 32;
+        if (c >= width) return;
+        uint4 word[R];
+        float scales[R], part[R][N];
+#pragma unroll
+        for (int o = 0; o < R; o++) {
+            uint64_t at = min(row + o, rows - 1) * columns + from + c;
+            word[o] = __ldg((const uint4 *)(codes + at / 2));
+            scales[o] = scale_at(at);
+#pragma unroll
+            for (int r = 0; r < N; r++) part[o][r] = 0;
+        }
+#pragma unroll
+        for (int k = 0; k < 8; k++) { // 4 columns each: half of a 32-bit word, the first in the high nibble of a byte
+            float w[R][4];
+#pragma unroll
+            for (int o = 0; o < R; o++) {
+                uint32_t q = (k / 2 == 0 ? word[o].x : k / 2 == 1 ? word[o].y : k / 2 == 2 ? word[o].z : word[o].w) >> (k % 2 * 16);
+                w[o][0] = level[(q >> 4) & 15];
+                w[o][1] = level[q & 15];
+                w[o][2] = level[(q >> 12) & 15];
+                w[o][3] = level[(q >> 8) & 15];
+            }
+            add4<N, R>(part, w, xs + place(c) + 4 * k, padded);
+        }
+#pragma unroll
+        for (int o = 0; o < R; o++)
+#pragma unroll
+            for (int r = 0; r < N; r++) sum[o][r] = fmaf(scales[o], part[o][r], sum[o][r]);
+    }
+};
+
+struct Dense {
+    const bf16 *w;
+    // A piece's share; `width` is a multiple of 8.
+    template <int N, int R>
+    __device__ __forceinline__ void piece(float sum[R][N], uint64_t row, uint64_t rows, uint64_t columns, uint64_t from, int width,
+                                          const float *xs, int padded) const {
+        uint4 word[4][R];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int c = i * 256 + (threadIdx.x & 31) * 8;
+#pragma unroll
+            for (int o = 0; o < R; o++)
+                if (c < width) word[i][o] = __ldg((const uint4 *)(w + min(row + o, rows - 1) * columns + from + c));
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int c = i * 256 + (threadIdx.x & 31) * 8;
+            if (c >= width) break;
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                float v[R][4];
+#pragma unroll
+                for (int o = 0; o < R; o++) {
+                    uint32_t a = k ? word[i][o].z : word[i][o].x, b = k ? word[i][o].w : word[i][o].y;
+                    v[o][0] = __uint_as_float(a << 16);
+                    v[o][1] = __uint_as_float(a & 0xffff0000u);
+                    v[o][2] = __uint_as_float(b << 16);
+                    v[o][3] = __uint_as_float(b & 0xffff0000u);
+                }
+                add4<N, R>(sum, v, xs + place(c) + 4 * k, padded);
+            }
+        }
+    }
+};
+
+// `span` columns of x, whole pieces, are in shared memory at once.
+template <int N, int R, class W, class T>
+__device__ __forceinline__ void product(const W &weights, const T *x, T *y, int n, uint64_t rows, uint64_t columns, int span, float *xs) {
+    float sum[R][N];
+#pragma unroll
+    for (int o = 0; o < R; o++)
+#pragma unroll
+        for (int r = 0; r < N; r++) sum[o][r] = 0;
+    uint64_t row = ((uint64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32) * R;
+    int padded = span / PIECE * PADDED;
+    for (uint64_t from = 0; from < columns; from += span) {
+        int width = columns - from < span ? (int)(columns - from) : span;
+        __syncthreads();
+        stage<N>(xs, x, n, columns, from, width, padded);
+        __syncthreads();
+        if (row < rows)
+            for (int p = 0; p < width; p += PIECE)
+                weights.template piece<N, R>(sum, row, rows, columns, from + p, min(width - p, PIECE), xs + place(p), padded);
+    }
+    if (row >= rows) return;
+#pragma unroll
+    for (int o = 0; o < R; o++)
+#pragma unroll
+        for (int r = 0; r < N; r++) {
+            float v = warp_sum(sum[o][r]);
+            if ((threadIdx.x & 31) == 0 && r < n && row + o < rows) y[r * rows + row + o] = narrow<T>(v);
+        }
+}
+} // namespace matvec
+
+#define MATVEC(N, R, T, name)                                                                                               \
+    extern "C" __global__ __launch_bounds__(128) void matvec_nf4_##N##x##R##_##name(                                         \
+        const uint8_t *codes, const float *levels, const float *scale, const uint8_t *scale_codes, const float *map,         \
+        float offset, uint32_t nested, int shift, const T *x, T *y, int n, uint64_t rows, uint64_t columns, int span) {      \
+        DYNAMIC_SHARED(matvec_shared);                                                                                       \
+        __shared__ float level[16];                                                                                          \
+        if (threadIdx.x < 16) level[threadIdx.x] = levels[threadIdx.x];                                                      \
+        matvec::Nf4 w{codes, scale, scale_codes, map, offset, nested, shift, level};                                         \
+        matvec::product<N, R>(w, x, y, n, rows, columns, span, (float *)matvec_shared);                                      \
+    }                                                                                                                        \
+    EXPORT(matvec_nf4_##N##x##R##_##name)                                                                                    \
+    extern "C" __global__ __launch_bounds__(128) void matvec_dense_##N##x##R##_##name(const bf16 *weights, const T *x, T *y, \
+                                                                                      int n, uint64_t rows,                  \
+                                                                                      uint64_t columns, int span) {          \
+        DYNAMIC_SHARED(matvec_shared);                                                                                       \
+        matvec::Dense w{weights};                                                                                            \
+        matvec::product<N, R>(w, x, y, n, rows, columns, span, (float *)matvec_shared);                                      \
+    }                                                                                                                        \
+    EXPORT(matvec_dense_##N##x##R##_##name)
+#define MATVEC_BOTH(N, R) MATVEC(N, R, float, f32) MATVEC(N, R, bf16, bf16)
+MATVEC_BOTH(1, 1)
+MATVEC_BOTH(1, 4)
+MATVEC_BOTH(2, 1)
+MATVEC_BOTH(2, 4)
+MATVEC_BOTH(4, 1)
+MATVEC_BOTH(4, 2)
+MATVEC_BOTH(8, 1)
+MATVEC_BOTH(8, 2)

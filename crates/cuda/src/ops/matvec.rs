@@ -1,0 +1,94 @@
+//! x·Wᵀ for up to 8 rows of x, straight from W as it lies in memory: what decoding does.
+//!
+//! Sums are f32 in an order that only the columns decide: a row of y does not depend on how many rows there are.
+
+use crate::{Arg, Error, Float, Grid, Launch, Ptr, Result, ops::nf4::Nf4};
+
+/// Most rows of x.
+pub const MOST: usize = 8;
+const PIECE: usize = 1024;
+/// A piece of a row of x in shared memory, padded.
+const PIECE_BYTES: usize = PIECE / 32 * 36 * 4;
+/// Of dynamic shared memory: what a block gets without asking, less the levels.
+const SHARED: usize = 47 << 10;
+
+/// x (n, columns), y (n, rows), both of `float`.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows {
+    /// Of x and y.
+    pub float: Float,
+    /// Rows of x, up to [`MOST`].
+    pub n: usize,
+    /// (n, columns)
+    pub x: Ptr,
+    /// (n, rows)
+    pub y: Ptr,
+}
+
+/// y = x·Wᵀ from 4-bit codes: each sum of 32 products of levels is scaled once. The codes lie at a multiple of 16.
+///
+/// # Errors
+/// More than 8 rows, columns that are no multiple of 32, codes that are not aligned, what the matrix refuses,
+/// as [`Launch::launch`].
+pub fn nf4(on: &dyn Launch, w: &Nf4, rows: &Rows) -> Result<()> {
+    if !w.columns.is_multiple_of(32) || !w.codes.0.is_multiple_of(16) {
+        return Err(Error::rule(format!(
+            "a product with 4-bit codes wants columns in 32s and codes at a multiple of 16, not {} and {:#x}",
+            w.columns, w.codes.0
+        )));
+    }
+    launch(on, "nf4", w.args()?, (w.rows, w.columns), rows)
+}
+
+/// y = x·Wᵀ with W bf16 (out, in) as `shape` says, at a multiple of 16.
+///
+/// # Errors
+/// More than 8 rows, columns that are no multiple of 8, a W that is not aligned, as [`Launch::launch`].
+pub fn dense(on: &dyn Launch, w: Ptr, shape: (usize, usize), rows: &Rows) -> Result<()> {
+    if !shape.1.is_multiple_of(8) || !w.0.is_multiple_of(16) {
+        return Err(Error::rule(format!(
+            "a product of a few rows wants columns in 8s and weights at a multiple of 16, not {} and {:#x}",
+            shape.1, w.0
+        )));
+    }
+    launch(on, "dense", vec![w.into()], shape, rows)
+}
+
+fn launch(
+    on: &dyn Launch,
+    kind: &str,
+    mut args: Vec<Arg>,
+    (outputs, columns): (usize, usize),
+    rows: &Rows,
+) -> Result<()> {
+    if rows.n > MOST {
+        return Err(Error::rule(format!(
+            "a product of a few rows takes {MOST}, not {}",
+            rows.n
+        )));
+    }
+    if rows.n == 0 || outputs == 0 {
+        return Ok(());
+    }
+    let n = rows.n.next_power_of_two();
+    // several outputs a warp share their reads of x; only where that leaves the card enough warps
+    let several = if n <= 2 { 4 } else { 2 };
+    let each = if outputs >= 2048 * several {
+        several
+    } else {
+        1
+    };
+    let most = (SHARED / (n * PIECE_BYTES)).max(1);
+    let pieces = columns.div_ceil(PIECE).clamp(1, most);
+    args.extend::<[Arg; 6]>([
+        rows.x.into(),
+        rows.y.into(),
+        Arg::I32(rows.n as i32),
+        (outputs as u64).into(),
+        (columns as u64).into(),
+        Arg::I32((pieces * PIECE) as i32),
+    ]);
+    let grid = Grid::line(outputs.div_ceil(4 * each), 128).shared(n * pieces * PIECE_BYTES);
+    let kernel = format!("matvec_{kind}_{n}x{each}_{}", rows.float.suffix());
+    on.launch(&kernel, grid, &args)
+}

@@ -1,0 +1,251 @@
+//! Products of a few rows against f64.
+mod emulator;
+
+use std::sync::Arc;
+
+use emulator::*;
+use half::bf16;
+use randori_cuda::{
+    Float, Launch,
+    ops::{
+        matvec::{self, Rows},
+        nf4::{Nf4, Scales},
+    },
+};
+use randori_qlora::{NF4_LEVELS, Nf4Matrix, Nf4Parts, Nf4Scales, QuantMatrix};
+
+/// Bytes that begin at a multiple of 16.
+#[derive(Clone, Copy, PartialEq)]
+#[repr(align(16))]
+struct Sixteen([u8; 16]);
+
+fn aligned(bytes: &[u8]) -> Buffer<Sixteen> {
+    let sixteens: Vec<Sixteen> = bytes
+        .chunks(16)
+        .map(|c| Sixteen(std::array::from_fn(|i| c.get(i).copied().unwrap_or(0xA5))))
+        .collect();
+    Buffer::of(&sixteens, Sixteen([0xA5; 16]))
+}
+
+/// x·wᵀ, and the same of magnitudes: what rounding is measured against.
+fn reference(x: &[f64], w: &[f64], columns: usize) -> Vec<(f64, f64)> {
+    x.chunks(columns)
+        .flat_map(|x| {
+            w.chunks(columns).map(move |w| {
+                let products = || x.iter().zip(w).map(|(x, w)| x * w);
+                (products().sum(), products().map(f64::abs).sum())
+            })
+        })
+        .collect()
+}
+
+fn check(got: &[f64], want: &[(f64, f64)], float: Float, name: &str) {
+    assert_eq!(got.len(), want.len());
+    for (g, (w, size)) in got.iter().zip(want) {
+        // f32 sums of up to some thousand products; then one rounding to bf16
+        let most = size * 2e-6
+            + if float == Float::Bf16 {
+                w.abs() / 256.0
+            } else {
+                0.0
+            };
+        assert!((g - w).abs() <= most, "{name}: {g} {w}");
+    }
+}
+
+/// Runs `go` for both dtypes of x and y and holds the answers against W's values.
+fn both(
+    dice: &mut Dice,
+    n: usize,
+    (outputs, columns): (usize, usize),
+    w: &[f64],
+    name: &str,
+    go: impl Fn(&Rows),
+) {
+    let x = dice.normals(n * columns);
+    let (xf, yf, xh, yh) = (
+        floats(&x),
+        room(n * outputs),
+        halves(&x),
+        half_room(n * outputs),
+    );
+    go(&Rows {
+        float: Float::F32,
+        n,
+        x: xf.ptr(),
+        y: yf.ptr(),
+    });
+    go(&Rows {
+        float: Float::Bf16,
+        n,
+        x: xh.ptr(),
+        y: yh.ptr(),
+    });
+    let wide: Vec<f64> = x.iter().map(|v| f64::from(*v)).collect();
+    let got: Vec<f64> = yf.get().iter().map(|v| f64::from(*v)).collect();
+    check(&got, &reference(&wide, w, columns), Float::F32, name);
+    check(
+        &widened(yh.get()),
+        &reference(&widened(xh.get()), w, columns),
+        Float::Bf16,
+        name,
+    );
+    // a row's answer is the same alone
+    if n > 1 {
+        let (x, y) = (floats(&x[(n - 1) * columns..]), room(outputs));
+        go(&Rows {
+            float: Float::F32,
+            n: 1,
+            x: x.ptr(),
+            y: y.ptr(),
+        });
+        assert_eq!(y.get(), &yf.get()[(n - 1) * outputs..], "{name}");
+    }
+}
+
+fn nf4(
+    on: &dyn Launch,
+    dice: &mut Dice,
+    n: usize,
+    rows: usize,
+    columns: usize,
+    block: usize,
+    double: bool,
+) {
+    let blocks = (rows * columns).div_ceil(block);
+    let codes: Vec<u64> = (0..rows * columns / 16).map(|_| dice.word()).collect();
+    let scale_codes: Vec<u8> = (0..blocks).map(|_| dice.word() as u8).collect();
+    let plain = dice.normals(if double { blocks.div_ceil(256) } else { blocks });
+    let map: [f32; 256] = std::array::from_fn(|_| dice.normal());
+    let bytes: Vec<u8> = codes.iter().flat_map(|c| c.to_le_bytes()).collect();
+    let scales = if double {
+        Nf4Scales::Double {
+            codes: scale_codes.clone(),
+            scales: plain.clone(),
+            offset: 0.3,
+            map: Arc::new(map),
+            block: 256,
+        }
+    } else {
+        Nf4Scales::Plain(plain.clone())
+    };
+    let parts = Nf4Parts {
+        rows,
+        columns,
+        block,
+        levels: NF4_LEVELS,
+        codes: bytes.clone(),
+        scales,
+    };
+    let mut w = vec![0.0; rows * columns];
+    QuantMatrix::Nf4(Nf4Matrix::from_parts(parts).unwrap()).fill(0..rows, &mut w);
+    let w: Vec<f64> = w.iter().map(|v| f64::from(*v)).collect();
+    let held = aligned(&bytes);
+    let (levels, scale, mapped, nested) = (
+        floats(&NF4_LEVELS),
+        floats(&plain),
+        floats(&map),
+        Buffer::of(&scale_codes, 1),
+    );
+    let m = Nf4 {
+        rows,
+        columns,
+        block,
+        codes: held.ptr(),
+        levels: levels.ptr(),
+        scales: if double {
+            Scales::Double {
+                codes: nested.ptr(),
+                scales: scale.ptr(),
+                map: mapped.ptr(),
+                offset: 0.3,
+                block: 256,
+            }
+        } else {
+            Scales::Plain(scale.ptr())
+        },
+    };
+    both(
+        dice,
+        n,
+        (rows, columns),
+        &w,
+        &format!("nf4 {n} {rows} x {columns} {double}"),
+        |r| matvec::nf4(on, &m, r).unwrap(),
+    );
+}
+
+#[test]
+fn from_4_bit_codes() {
+    let Some(on) = emulator() else { return };
+    let mut dice = Dice(31);
+    for (n, rows, columns, block) in [
+        (1, 9, 96, 32),
+        (3, 6, 1056, 64),
+        (8, 7, 2080, 64),
+        (2, 5, 11_264, 4096),
+        (5, 1, 32, 32),
+    ] {
+        nf4(on, &mut dice, n, rows, columns, block, n % 2 == 1);
+    }
+    // several outputs a warp, the last warp with fewer
+    nf4(on, &mut dice, 1, 8195, 32, 64, true);
+    nf4(on, &mut dice, 4, 4097, 64, 64, false);
+}
+
+#[test]
+fn from_bf16() {
+    let Some(on) = emulator() else { return };
+    let mut dice = Dice(32);
+    for (n, rows, columns) in [
+        (1, 9, 8),
+        (2, 6, 1096),
+        (7, 5, 2040),
+        (1, 3, 11_272),
+        (1, 8195, 24),
+        (3, 4097, 40),
+    ] {
+        let w: Vec<bf16> = dice
+            .normals(rows * columns)
+            .iter()
+            .map(|v| bf16::from_f32(*v))
+            .collect();
+        let bytes: Vec<u8> = w.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let held = aligned(&bytes);
+        let name = format!("dense {n} {rows} x {columns}");
+        both(&mut dice, n, (rows, columns), &widened(&w), &name, |r| {
+            matvec::dense(on, held.ptr(), (rows, columns), r).unwrap();
+        });
+    }
+}
+
+#[test]
+fn misfits_are_errors() {
+    let Some(on) = emulator() else { return };
+    let (x, y, w) = (room(900), room(900), aligned(&[0; 1024]));
+    let rows = |n| Rows {
+        float: Float::F32,
+        n,
+        x: x.ptr(),
+        y: y.ptr(),
+    };
+    for (result, words) in [
+        (
+            matvec::dense(on, w.ptr(), (8, 16), &rows(9)),
+            "takes 8, not 9",
+        ),
+        (
+            matvec::dense(on, w.ptr(), (8, 12), &rows(1)),
+            "columns in 8s",
+        ),
+        (
+            matvec::dense(on, w.ptr().offset(2), (8, 16), &rows(1)),
+            "multiple of 16",
+        ),
+    ] {
+        let e = result.unwrap_err().to_string();
+        assert!(e.contains(words), "{e}");
+    }
+    matvec::dense(on, w.ptr(), (8, 16), &rows(0)).unwrap();
+    assert!(y.get().iter().all(|v| v.is_nan()));
+}
