@@ -1,4 +1,5 @@
 //! Which kernel, which grid, which arguments: every op on plain device addresses. Nothing here needs a GPU to be tested.
+pub mod adamw;
 pub mod attention;
 pub mod cast;
 pub mod decode;
