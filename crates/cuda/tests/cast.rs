@@ -1,4 +1,10 @@
 //! Casts against the half crate.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 mod emulator;
 
 use emulator::*;

@@ -1,4 +1,10 @@
 //! Products of a few rows against f64.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 mod emulator;
 
 use std::sync::Arc;

@@ -1,4 +1,10 @@
 //! 4-bit matrices: bit for bit what the CPU's side makes of them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 mod emulator;
 
 use std::sync::Arc;

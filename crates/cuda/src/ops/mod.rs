@@ -7,4 +7,5 @@ pub mod gguf;
 pub mod matvec;
 pub mod nf4;
 pub mod norm;
+pub mod sample;
 pub mod tiles;

@@ -60,7 +60,7 @@ impl Nf4 {
             .rows
             .checked_mul(self.columns)
             .map(|n| n.div_ceil(self.block));
-        if !blocks.is_some_and(|n| u32::try_from(n).is_ok()) {
+        if blocks.is_none_or(|n| u32::try_from(n).is_err()) {
             return Err(Error::rule(format!(
                 "a kernel cannot count the blocks of {} x {} weights",
                 self.rows, self.columns

@@ -1,0 +1,133 @@
+//! Drawing tokens where the logits are: only ids and log-probs leave the device.
+//!
+//! The order of steps, the ranking of equals and both log-probs are those of the engine's CPU side. Probabilities are
+//! rounded to multiples of about 2^-45 of the best token's, in sums that are exact: a draw that falls nearer than that, or
+//! than a rounding of e^x, to a boundary may be another token than the CPU's.
+
+use crate::{Arg, Error, Float, Grid, Launch, Ptr, Result};
+
+/// Most steps of a chain.
+pub const STEPS: usize = 4;
+
+/// One sampler of the chain, with its option.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Step {
+    /// Logits are divided by it: 0.01 to 100.
+    Temperature(f64),
+    /// The k best tokens stay; 0: all.
+    TopK(usize),
+    /// The fewest best tokens stay whose probabilities, of what is left, reach p; 1: all.
+    TopP(f64),
+    /// Tokens stay that are at least p times as likely as the best.
+    MinP(f64),
+    /// The best token stays, of equals the one with the lowest id.
+    Greedy,
+}
+
+impl Step {
+    fn code(self) -> Result<(u32, f64)> {
+        let (code, value, good) = match self {
+            Step::Temperature(t) => (1, t, (0.01..=100.0).contains(&t)),
+            Step::TopK(k) => (2, k as f64, true),
+            Step::TopP(p) => (3, p, (0.0..=1.0).contains(&p)),
+            Step::MinP(p) => (4, p, (0.0..=1.0).contains(&p)),
+            Step::Greedy => (2, 1.0, true),
+        };
+        if good {
+            Ok((code, value))
+        } else {
+            Err(Error::rule(format!("{self:?} is out of its bounds")))
+        }
+    }
+}
+
+/// Tokens that may not be drawn in some rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Banned {
+    /// u32 (count)
+    pub tokens: Ptr,
+    /// How many.
+    pub count: usize,
+    /// u32 (rows): not 0 where they are forbidden.
+    pub rows: Ptr,
+}
+
+/// Rows of logits to draw from.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample<'a> {
+    /// Of the logits.
+    pub float: Float,
+    /// Rows.
+    pub rows: usize,
+    /// Logits of a row, up to 2^24.
+    pub vocab: usize,
+    /// Samplers in their order.
+    pub chain: &'a [Step],
+    /// What is removed before them.
+    pub banned: Option<Banned>,
+}
+
+impl Sample<'_> {
+    /// Draws from logits (rows, vocab) with `uniform` f64 (rows) in \[0, 1): `ids` u32 (rows); f64 (rows) `logp`, the
+    /// log-prob under the model, and `behaviour`, that under the distribution drawn from. A row with a logit that is not
+    /// finite, or with nothing left to draw, gives the id 2^32 - 1 and NaN.
+    ///
+    /// # Errors
+    /// An option out of its bounds, a longer chain or vocabulary than there is room for, as [`Launch::launch`].
+    pub fn draw(
+        &self,
+        on: &dyn Launch,
+        logits: Ptr,
+        uniform: Ptr,
+        ids: Ptr,
+        logp: Ptr,
+        behaviour: Ptr,
+    ) -> Result<()> {
+        let (mut kinds, mut values) = (0, [0.0f64; STEPS]);
+        if self.chain.len() > STEPS {
+            return Err(Error::rule(format!(
+                "a chain of {} samplers; the device takes {STEPS}",
+                self.chain.len()
+            )));
+        }
+        for (i, step) in self.chain.iter().enumerate() {
+            let (code, value) = step.code()?;
+            kinds |= code << (8 * i);
+            values[i] = value;
+        }
+        if self.vocab == 0 || self.vocab > 1 << 24 {
+            return Err(Error::rule(format!(
+                "cannot draw from {} tokens",
+                self.vocab
+            )));
+        }
+        if self.rows == 0 {
+            return Ok(());
+        }
+        let (tokens, count, forbid) = match self.banned {
+            Some(b) => (b.tokens, b.count, b.rows),
+            None => (Ptr::NULL, 0, Ptr::NULL),
+        };
+        // a row of weights up to 2^shift sums to less than 2^62
+        let shift = 62 - self.vocab.next_power_of_two().trailing_zeros();
+        let mut args = vec![
+            logits.into(),
+            Arg::I32(self.vocab as i32),
+            uniform.into(),
+            tokens.into(),
+            crate::int(count)?,
+            forbid.into(),
+            kinds.into(),
+        ];
+        args.extend(values.map(|v| Arg::U64(v.to_bits()))); // `double` in the kernel
+        args.extend::<[Arg; 4]>([
+            Arg::I32(shift as i32),
+            ids.into(),
+            logp.into(),
+            behaviour.into(),
+        ]);
+        let threads = self.vocab.div_ceil(8).next_multiple_of(32).clamp(64, 1024);
+        let kernel = format!("sample_{}", self.float.suffix());
+        on.launch(&kernel, Grid::line(self.rows, threads as u32), &args)
+    }
+}
