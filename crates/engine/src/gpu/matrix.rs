@@ -202,12 +202,7 @@ impl GpuMatrix {
 }
 
 /// c = a b.
-fn multiply(
-    (m, n, k): (usize, usize, usize),
-    a: &Tensor,
-    b: Matrix,
-    c: &Tensor,
-) -> Result<()> {
+fn multiply((m, n, k): (usize, usize, usize), a: &Tensor, b: Matrix, c: &Tensor) -> Result<()> {
     let product = Product {
         m,
         n,

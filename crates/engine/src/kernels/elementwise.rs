@@ -9,8 +9,7 @@ use super::gpu;
 use super::{
     TASK, Values,
     math::{self, exp, sigmoid, tanh, vectorised},
-    on_gpu,
-    rows, task_rows, tensor,
+    on_gpu, rows, task_rows, tensor,
 };
 use crate::Result;
 
@@ -303,7 +302,10 @@ pub(crate) fn binary_backward_b(
     b_dims: &[usize],
     dy: &Tensor,
 ) -> Result<Tensor> {
-    on_gpu!(dy, gpu::elementwise::binary_backward_b(op, a, b, b_dims, dy));
+    on_gpu!(
+        dy,
+        gpu::elementwise::binary_backward_b(op, a, b, b_dims, dy)
+    );
     let walk = Walk::new(dy.dims(), b_dims);
     let same = dy.dims() == b_dims;
     let dy = Values::of(dy)?;

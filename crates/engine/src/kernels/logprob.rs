@@ -65,7 +65,10 @@ pub(crate) fn into_gradient(
     wanted: &[Wanted],
     slope: impl Fn(usize) -> f64 + Sync,
 ) -> Result<()> {
-    on_gpu!(logits, gpu::logprob::into_gradient(logits, sums, wanted, &slope));
+    on_gpu!(
+        logits,
+        gpu::logprob::into_gradient(logits, sums, wanted, &slope)
+    );
     let (rows, vocab) = logits.dims2()?;
     let mut total = vec![0f64; rows];
     for w in wanted {

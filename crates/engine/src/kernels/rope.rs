@@ -15,7 +15,7 @@ pub(crate) struct Table {
     pub(crate) interleaved: bool,
     /// The same on a GPU: cosines, sines.
     #[cfg(feature = "cuda")]
-    pub(crate) gpu: std::cell::OnceCell<(Tensor, Tensor)>,
+    pub(crate) gpu: std::sync::OnceLock<(Tensor, Tensor)>,
 }
 
 impl Table {
@@ -36,7 +36,7 @@ impl Table {
             pairs: spec.inv_freq.len(),
             interleaved: spec.interleaved,
             #[cfg(feature = "cuda")]
-            gpu: std::cell::OnceCell::new(),
+            gpu: std::sync::OnceLock::new(),
         }
     }
 }

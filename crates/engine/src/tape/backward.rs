@@ -94,9 +94,11 @@ impl Recorded {
 
 fn step(pass: &Pass, op: Op, dy: Tensor, arena: &mut Arena, grads: &mut Grads) -> Result<()> {
     match op {
-        Op::Embed { ids, name, shape } => {
-            linear::lookup_gradient(&ids, &dy, slot(grads, &name, &[shape.0, shape.1], dy.device())?)
-        }
+        Op::Embed { ids, name, shape } => linear::lookup_gradient(
+            &ids,
+            &dy,
+            slot(grads, &name, &[shape.0, shape.1], dy.device())?,
+        ),
         Op::Linear(op) => project(pass, *op, dy, arena, grads),
         Op::Norm {
             x,
@@ -217,7 +219,9 @@ fn slot<'a>(
 
 fn bias_gradient(bias: &Vector, dy: &Tensor, grads: &mut Grads) -> Result<()> {
     match &bias.own {
-        Some(name) => linear::bias_gradient(dy, slot(grads, name, bias.values.dims(), dy.device())?),
+        Some(name) => {
+            linear::bias_gradient(dy, slot(grads, name, bias.values.dims(), dy.device())?)
+        }
         None => Ok(()),
     }
 }

@@ -266,9 +266,7 @@ impl Backend for Tape<'_, '_> {
             }
             out.resize(wanted.iter().product(), 0.0);
             let near = kernels::host(&y_value).map_err(say)?;
-            routing
-                .add_weighted(&share, &near, &mut out)
-                .map_err(say)?;
+            routing.add_weighted(&share, &near, &mut out).map_err(say)?;
             needs |= y_needs;
             parts.push((y, share, router_needs.then_some(y_value)));
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::{
     Control, StepMetrics, Task, TrainSettings,
@@ -189,6 +189,10 @@ impl Trainer {
                 )
             });
             tokens += self.micro_batch(task, &items[range], dropout_seed, &mut grads)?;
+        }
+        // the optimiser works here, wherever the passes ran
+        for grad in grads.values_mut() {
+            *grad = grad.to_device(&Device::Cpu)?;
         }
         Ok((grads, tokens))
     }

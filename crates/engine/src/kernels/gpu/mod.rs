@@ -12,7 +12,6 @@ use candle_core::Tensor;
 use randori_cuda::{
     Ptr,
     gpu::{self, Gpu},
-    ops,
 };
 
 pub(crate) use randori_cuda::gpu::{float, is_on_gpu as on, ptr};
@@ -33,4 +32,9 @@ pub(crate) fn room(like: &Tensor, dims: &[usize]) -> Result<Tensor> {
 /// An optional tensor's address.
 pub(crate) fn maybe(t: Option<&Tensor>) -> Result<Ptr> {
     Ok(t.map(gpu::ptr).transpose()?.unwrap_or(Ptr::NULL))
+}
+
+/// x (tokens, heads, d), turned; with `back`, dx from dy.
+pub(crate) fn rope(x: &Tensor, table: &Table, back: bool) -> Result<Tensor> {
+    crate::kernels::through_host(x, |x| super::rope::turn(x, table, back))
 }

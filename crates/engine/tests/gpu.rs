@@ -1,0 +1,267 @@
+//! The GPU's passes against the processor's: log-probs, gradients, generation, training. Wants the feature `cuda`, and a GPU or the
+//! stand-in for one (`crates/cuda/stand_in/build.sh DIR`, then `LD_LIBRARY_PATH=DIR`); skips, loudly, without either.
+#![cfg(feature = "cuda")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use candle_core::{DType, Device, Tensor};
+use randori_engine::{
+    Base, GenerateOptions, Grads, Packed, PassOptions, Player, ScoreItem, Weight, generate, score,
+    train::{Control, Pair, TrainSettings, Trainer},
+};
+use randori_qlora::QuantMatrix;
+
+mod tiny;
+use tiny::*;
+
+fn skip() -> bool {
+    match randori_engine::gpu::card() {
+        Ok(_) => false,
+        Err(e) => {
+            eprintln!("SKIPPED: {e}");
+            true
+        }
+    }
+}
+
+/// The same weights on the GPU.
+fn up(base: &Base, float: DType) -> Arc<Base> {
+    let copy = Base {
+        arch: base.arch.clone(),
+        config: base.config.clone(),
+        weights: base.weights.clone(),
+        squares: Default::default(),
+        compute: Default::default(),
+    };
+    Arc::new(copy.to_gpu(float, &mut |_, _| {}).unwrap())
+}
+
+fn on(base: Arc<Base>, player: &Player) -> Player {
+    Player {
+        base,
+        lora: player.lora.clone(),
+        params: player.params.clone(),
+    }
+}
+
+/// A LoRA player whose B is not zero.
+fn learnt() -> Player {
+    let mut player = lora();
+    let mut params = (*player.params).clone();
+    for (i, (name, t)) in params.iter_mut().enumerate() {
+        if name.ends_with("lora_B") {
+            *t = random(5, i as u64, t.dims(), 0.3);
+        }
+    }
+    player.params = Arc::new(params);
+    player
+}
+
+/// Shared prompts with two responses each, long enough for several tiles.
+fn plan() -> Packed {
+    let mut plan = Packed::default();
+    let sizes = [(70, 9, 66), (3, 5, 1), (64, 64, 20)];
+    for (i, (prompt, real, generated)) in sizes.into_iter().enumerate() {
+        let list = |k: usize, n: usize| -> Vec<u32> {
+            lists((10 * i + k) as u64, 1, n..n + 1, VOCAB).remove(0)
+        };
+        let (p, r, g) = (list(1, prompt), list(2, real), list(3, generated));
+        plan.push(&p, &[&r, &g]);
+    }
+    plan
+}
+
+fn gradients(player: &Player, options: &PassOptions) -> (Vec<f64>, Grads) {
+    let mut grads = Grads::new();
+    let mut logps = Vec::new();
+    let mut slopes = |l: &[f64]| {
+        logps = l.to_vec();
+        Ok((0..l.len()).map(|i| 0.3 - 0.1 * (i % 7) as f64).collect())
+    };
+    player
+        .forward_backward(&plan(), options, &mut slopes, &mut grads)
+        .unwrap();
+    (logps, grads)
+}
+
+fn host(t: &Tensor) -> Vec<f64> {
+    let t = t.to_device(&Device::Cpu).unwrap();
+    let t = t.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
+    t.to_vec1().unwrap()
+}
+
+/// The difference's length over the reference's.
+fn apart(got: &[f64], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
+    let far = norm(&mut got.iter().zip(want).map(|(g, w)| g - w));
+    let far = if far.is_finite() { far } else { f64::INFINITY };
+    far / norm(&mut want.iter().copied()).max(1e-30)
+}
+
+fn compare(what: &str, near: &Player, far: &Player, options: &PassOptions, tolerance: f64) {
+    let ((a, ga), (b, gb)) = (gradients(near, options), gradients(far, options));
+    assert!(apart(&b, &a) < tolerance, "{what}: {}", apart(&b, &a));
+    assert!(ga.keys().eq(gb.keys()), "{what}");
+    for (name, want) in &ga {
+        let d = apart(&host(&gb[name]), &host(want));
+        assert!(d < 4.0 * tolerance, "{what}: {name} is {d} off");
+    }
+    if options.dropout_seed.is_some() {
+        return; // nothing is dropped in scoring
+    }
+    let logps = far.logps(&plan()).unwrap();
+    assert!(apart(&logps, &a) < tolerance, "{what}, scored");
+}
+
+#[test]
+fn log_probs_and_gradients_are_the_processors() {
+    if skip() {
+        return;
+    }
+    let near = learnt();
+    for checkpoint in [false, true] {
+        for dropout_seed in [None, Some(9)] {
+            let options = PassOptions {
+                checkpoint,
+                dropout_seed,
+            };
+            for (float, tolerance) in [(DType::F32, 1e-5), (DType::BF16, 2e-2)] {
+                let far = on(up(&near.base, float), &near);
+                let what = format!("{float:?}, {options:?}");
+                compare(&what, &near, &far, &options, tolerance);
+            }
+        }
+    }
+}
+
+/// The tiny Llama with its projections quantised. Widths of 16 and 24 are no whole GGUF blocks, but 4-bit codes take any.
+#[test]
+fn quantised_bases_are_the_processors() {
+    if skip() {
+        return;
+    }
+    for double in [false, true] {
+        let mut near = learnt();
+        let mut weights = near.base.weights.clone();
+        for (name, w) in &mut weights {
+            if let (true, Weight::Dense(t)) = (name.contains("_proj"), &*w) {
+                *w = Weight::Quant(Arc::new(QuantMatrix::nf4(t, double).unwrap()));
+            }
+        }
+        near.base = Arc::new(Base {
+            arch: near.base.arch.clone(),
+            config: near.base.config.clone(),
+            weights,
+            squares: Default::default(),
+            compute: Default::default(),
+        });
+        for (float, tolerance) in [(DType::F32, 1e-5), (DType::BF16, 2e-2)] {
+            let far = on(up(&near.base, float), &near);
+            let what = format!("nf4, double {double}, {float:?}");
+            compare(&what, &near, &far, &PassOptions::default(), tolerance);
+        }
+    }
+}
+
+#[test]
+fn a_fully_trained_player_has_the_processors_gradients() {
+    if skip() {
+        return;
+    }
+    let near = Player::full(llama()).unwrap();
+    let far = on(up(&near.base, DType::F32), &near);
+    compare("full", &near, &far, &PassOptions::default(), 1e-5);
+}
+
+#[test]
+fn generation_draws_the_processors_tokens() {
+    if skip() {
+        return;
+    }
+    let near = learnt();
+    let far = on(up(&near.base, DType::F32), &near);
+    // prompts over a page, slots that are used again, and a cache that must grow
+    let prompts = lists(4, 7, 1..90, VOCAB);
+    let options = GenerateOptions {
+        max_new_tokens: 70,
+        slots: 3,
+        min_new_tokens: 66,
+        stop: vec![2],
+        seed: 11,
+        ..GenerateOptions::default()
+    };
+    let run = |p: &Player| generate(p, &prompts, &[], &options, &mut |_, _| {}).unwrap();
+    let (a, b) = (run(&near), run(&far));
+    for (i, (a, b)) in a.iter().zip(&b).enumerate() {
+        assert_eq!(a.tokens, b.tokens, "prompt {i}");
+        let wide = |l: &[f32]| l.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+        assert!(apart(&wide(&b.logps), &wide(&a.logps)) < 1e-5);
+    }
+    assert!(a.iter().any(|g| g.tokens.len() > 64), "no long response");
+}
+
+#[test]
+fn sixteen_steps_follow_the_processors() {
+    if skip() {
+        return;
+    }
+    let near = learnt();
+    let far = on(up(&near.base, DType::F32), &near);
+    let lists_of = |seed| lists(seed, 24, 2..9, VOCAB);
+    let (prompts, real, generated) = (lists_of(1), lists_of(2), lists_of(3));
+    let run = |player: &Player| {
+        let items: Vec<ScoreItem> = (0..24)
+            .map(|i| ScoreItem {
+                prompt: &prompts[i],
+                responses: vec![&real[i], &generated[i]],
+            })
+            .collect();
+        let scores = score(player, &items, 64, &mut |_, _| {}).unwrap();
+        let pairs: Vec<Pair> = (0..24)
+            .map(|i| Pair {
+                prompt: prompts[i].clone(),
+                real: real[i].clone(),
+                generated: generated[i].clone(),
+                ref_real: scores[i][0],
+                ref_generated: scores[i][1],
+                place: format!("pair {i}"),
+            })
+            .collect();
+        let settings = TrainSettings {
+            learning_rate: 1e-2,
+            batch: 3,
+            epochs: 2,
+            micro_batch_tokens: 40,
+            ..TrainSettings::default()
+        };
+        let mut trainer = Trainer::new(player.clone(), settings).unwrap();
+        let mut losses = Vec::new();
+        trainer
+            .train_pairs(&pairs, &Logistic(0.1), &mut |m, _| {
+                losses.push(m.loss);
+                Ok(Control::Continue)
+            })
+            .unwrap();
+        let params: BTreeMap<String, Vec<f64>> = trainer
+            .player()
+            .params
+            .iter()
+            .map(|(name, t)| (name.clone(), host(t)))
+            .collect();
+        (losses, params)
+    };
+    let ((a, pa), (b, pb)) = (run(&near), run(&far));
+    assert_eq!(a.len(), 16);
+    assert!(apart(&b, &a) < 1e-4, "{a:?} {b:?}");
+    assert!((b[0] - std::f64::consts::LN_2).abs() < 1e-6, "{}", b[0]);
+    for (name, want) in &pa {
+        let d = apart(&pb[name], want);
+        assert!(d < 2e-3, "{name} is {d} off after 16 steps");
+    }
+}
