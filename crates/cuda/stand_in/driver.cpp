@@ -85,6 +85,7 @@ API Result cuEventElapsedTime_v2(float *ms, void *, void *) { *ms = 1; return SU
 API Result cuEventElapsedTime(float *ms, void *, void *) { *ms = 1; return SUCCESS; }
 API Result cuMemAllocAsync(uint64_t *p, size_t n, void *) { return allocate(p, n); }
 API Result cuMemAlloc_v2(uint64_t *p, size_t n) { return allocate(p, n); }
+API Result cuMemAllocManaged(uint64_t *p, size_t n, unsigned) { return allocate(p, n); }
 API Result cuMemFreeAsync(uint64_t p, void *) { return release(p); }
 API Result cuMemFree_v2(uint64_t p) { return release(p); }
 API Result cuMemAllocHost_v2(void **p, size_t n) { *p = malloc(n); return SUCCESS; }

@@ -146,6 +146,22 @@ impl Gpu {
         Tensor::from_slice(values, values.len(), &self.device()).map_err(memory)
     }
 
+    /// Memory that the host and the GPU both see, for tests; it is never given back.
+    ///
+    /// # Errors
+    /// Not enough of it.
+    pub fn shared(&self, bytes: usize) -> Result<Ptr> {
+        use sys::CUmemAttach_flags_enum::CU_MEM_ATTACH_GLOBAL;
+        self.device
+            .cuda_stream()
+            .context()
+            .bind_to_thread()
+            .map_err(driver)?;
+        // SAFETY: plain memory, of which only the address is handed out.
+        let at = unsafe { result::malloc_managed(bytes.max(1), CU_MEM_ATTACH_GLOBAL) };
+        Ok(Ptr(at.map_err(driver)?))
+    }
+
     /// Copies bytes on the GPU, in the queue's order.
     ///
     /// # Errors

@@ -2,10 +2,14 @@
 pub mod adamw;
 pub mod attention;
 pub mod cast;
+pub mod columns;
 pub mod decode;
 pub mod gguf;
+pub mod layout;
+pub mod logprob;
 pub mod matvec;
 pub mod nf4;
 pub mod norm;
+pub mod rope;
 pub mod sample;
 pub mod tiles;

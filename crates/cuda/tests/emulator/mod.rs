@@ -1,4 +1,6 @@
-//! Builds the kernels for the CPU and launches them there: see kernels/emulate.hpp.
+//! Builds the kernels for the CPU and launches them there: see kernels/emulate.hpp. A test program built with the feature `cuda`
+//! runs the same tests on a GPU when `RANDORI_TEST_GPU` is set: buffers then lie in memory that both sides see. `RANDORI_TEST_SEED`
+//! gives every test other random input.
 #![allow(dead_code)] // every test program uses a part
 
 use std::{
@@ -15,15 +17,38 @@ use randori_cuda::{Arg, Error, Grid, Launch, Ptr, Result};
 type Run =
     unsafe extern "C" fn(*const c_char, *const u32, *const u32, u32, *mut *mut c_void) -> c_int;
 
-/// The emulator; one kernel runs at a time.
+/// What kernels run on; one at a time.
 pub struct Emulator {
-    library: Library,
+    on: On,
     turn: Mutex<()>,
+}
+
+enum On {
+    Host(Library),
+    #[cfg(feature = "cuda")]
+    Gpu(&'static randori_cuda::gpu::Gpu),
+}
+
+/// The GPU, if the tests are to run there.
+#[cfg(feature = "cuda")]
+fn gpu() -> Option<&'static randori_cuda::gpu::Gpu> {
+    std::env::var_os("RANDORI_TEST_GPU")?;
+    Some(randori_cuda::gpu::Gpu::open().expect("a GPU, since RANDORI_TEST_GPU is set"))
 }
 
 /// The emulator with every kernel, built once a test program; `None`, said loudly, without a C++ compiler.
 pub fn emulator() -> Option<&'static Emulator> {
     static ONE: OnceLock<Option<Emulator>> = OnceLock::new();
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = gpu() {
+        let there = || {
+            Some(Emulator {
+                on: On::Gpu(gpu),
+                turn: Mutex::new(()),
+            })
+        };
+        return ONE.get_or_init(there).as_ref();
+    }
     ONE.get_or_init(build).as_ref()
 }
 
@@ -84,7 +109,7 @@ fn build() -> Option<Emulator> {
     // SAFETY: our own library, which runs nothing at load but the registration of kernels.
     let library = unsafe { Library::new(&to) }.expect("the emulated kernels");
     Some(Emulator {
-        library,
+        on: On::Host(library),
         turn: Mutex::new(()),
     })
 }
@@ -92,11 +117,19 @@ fn build() -> Option<Emulator> {
 impl Launch for Emulator {
     fn launch(&self, kernel: &str, grid: Grid, args: &[Arg]) -> Result<()> {
         let turn = self.turn.lock().unwrap_or_else(|e| e.into_inner());
+        let library = match &self.on {
+            On::Host(library) => library,
+            #[cfg(feature = "cuda")]
+            On::Gpu(gpu) => {
+                gpu.launch(kernel, grid, args)?;
+                return gpu.synchronise(); // the host looks at the result next
+            }
+        };
         let name = CString::new(kernel).expect("name");
         let mut places: Vec<*mut c_void> = args.iter().map(|a| a.address().cast_mut()).collect();
         // SAFETY: the emulator's entry point; arguments live until it returns.
         let code = unsafe {
-            let run = self.library.get::<Run>(b"randori_emulate").expect("entry");
+            let run = library.get::<Run>(b"randori_emulate").expect("entry");
             run(
                 name.as_ptr(),
                 grid.blocks.as_ptr(),
@@ -116,21 +149,56 @@ impl Launch for Emulator {
 }
 
 /// Memory that kernels may see, with a guard behind it.
-pub struct Buffer<T: Copy> {
-    values: Vec<T>,
+pub struct Buffer<T: Copy + 'static> {
+    values: Values<T>,
     len: usize,
     guard: T,
 }
 
+enum Values<T: Copy + 'static> {
+    Host(Vec<T>),
+    /// Never freed: a test program ends soon.
+    #[cfg(feature = "cuda")]
+    Shared(&'static [T]),
+}
+
+impl<T: Copy> Values<T> {
+    fn new(v: Vec<T>) -> Values<T> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = gpu() {
+            let at = gpu.shared(std::mem::size_of_val(&v[..])).expect("memory");
+            let to = at.0 as *mut T;
+            // SAFETY: fresh memory of that many values, which the host may write as well as the GPU.
+            let values = unsafe {
+                std::ptr::copy_nonoverlapping(v.as_ptr(), to, v.len());
+                std::slice::from_raw_parts(to, v.len())
+            };
+            return Values::Shared(values);
+        }
+        Values::Host(v)
+    }
+}
+
+impl<T: Copy> std::ops::Deref for Values<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        match self {
+            Values::Host(v) => v,
+            #[cfg(feature = "cuda")]
+            Values::Shared(v) => v,
+        }
+    }
+}
+
 const GUARD: usize = 64;
 
-impl<T: Copy + PartialEq> Buffer<T> {
+impl<T: Copy + PartialEq + 'static> Buffer<T> {
     /// These values.
     pub fn of(values: &[T], guard: T) -> Self {
         let mut v = values.to_vec();
         v.extend(std::iter::repeat_n(guard, GUARD));
         Buffer {
-            values: v,
+            values: Values::new(v),
             len: values.len(),
             guard,
         }
@@ -171,12 +239,24 @@ pub fn widened(values: &[bf16]) -> Vec<f64> {
     values.iter().map(|v| v.to_f64()).collect()
 }
 
+/// Of all random input.
+fn seed() -> u64 {
+    static SEED: OnceLock<u64> = OnceLock::new();
+    *SEED.get_or_init(|| {
+        let set = std::env::var("RANDORI_TEST_SEED").ok();
+        set.map_or(0, |s| s.parse().expect("RANDORI_TEST_SEED is a number"))
+    })
+}
+
 /// Reproducible values, roughly normal.
 pub struct Dice(pub u64);
 
 impl Dice {
     /// The next word (splitmix64).
     pub fn word(&mut self) -> u64 {
+        if self.0 < 1 << 32 {
+            self.0 = self.0.wrapping_add(seed() << 32);
+        }
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

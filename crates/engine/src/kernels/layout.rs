@@ -102,7 +102,7 @@ pub(crate) fn scatter(
 
 /// a += b, on a tensor that nobody else holds.
 pub(crate) fn add_onto(a: &Tensor, b: &Tensor) -> Result<()> {
-    on_gpu!(a, gpu::layout::add_onto(a, b));
+    on_gpu!(a, gpu::elementwise::add_onto(a, b));
     let b = Values::of(b)?;
     change(a, |a| super::elementwise::add_assign(a, &b))
 }

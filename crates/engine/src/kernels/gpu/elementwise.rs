@@ -41,13 +41,8 @@ pub(crate) fn binary_backward_b(
 
 /// y's columns times their factors, in place.
 pub(crate) fn scale_columns(y: &Tensor, factors: &[f32]) -> Result<()> {
-    let near = host(y)?;
-    kernels::change(&near, |y| {
-        for row in y.chunks_exact_mut(factors.len()) {
-            row.iter_mut().zip(factors).for_each(|(y, g)| *y *= g);
-        }
-    })?;
-    replace(y, near)
+    let factors = super::gpu()?.upload(factors)?;
+    super::norm::scale_columns(y, Some(&factors), None)
 }
 
 /// Writes values over a tensor's.
@@ -55,4 +50,11 @@ pub(crate) fn replace(y: &Tensor, values: Tensor) -> Result<()> {
     let new = beside(values, y)?;
     let bytes = y.elem_count() * y.dtype().size_in_bytes();
     Ok(super::gpu()?.copy(super::ptr(&new)?, super::ptr(y)?, bytes)?)
+}
+
+/// a += b, in place.
+pub(crate) fn add_onto(a: &Tensor, b: &Tensor) -> Result<()> {
+    let (near, b) = (host(a)?, host(b)?);
+    kernels::layout::add_onto(&near, &b)?;
+    replace(a, near)
 }

@@ -65,9 +65,7 @@ pub(crate) fn weight_gradient(x: &Tensor, dy: &Tensor, dw: &Tensor) -> Result<()
 
 /// y += b on every row, in place.
 pub(crate) fn add_bias(y: &Tensor, bias: &Tensor) -> Result<()> {
-    let (n, width) = rows(y.dims());
-    let bias = single(bias)?;
-    super::norm::add_bias(y, &bias, n, width)
+    super::norm::scale_columns(y, None, Some(&single(bias)?))
 }
 
 /// db += sum of dy's rows.

@@ -12,6 +12,7 @@ use candle_core::Tensor;
 use randori_cuda::{
     Ptr,
     gpu::{self, Gpu},
+    ops,
 };
 
 pub(crate) use randori_cuda::gpu::{float, is_on_gpu as on, ptr};
@@ -36,5 +37,30 @@ pub(crate) fn maybe(t: Option<&Tensor>) -> Result<Ptr> {
 
 /// x (tokens, heads, d), turned; with `back`, dx from dy.
 pub(crate) fn rope(x: &Tensor, table: &Table, back: bool) -> Result<Tensor> {
-    crate::kernels::through_host(x, |x| super::rope::turn(x, table, back))
+    let (tokens, heads, dim) = x.dims3()?;
+    let gpu = gpu()?;
+    let (cosines, sines) = match table.gpu.get() {
+        Some(up) => up,
+        None => {
+            let up = (gpu.upload(&table.cos)?, gpu.upload(&table.sin)?);
+            table.gpu.get_or_init(|| up)
+        }
+    };
+    let rope = ops::rope::Rope {
+        float: float(x)?,
+        tokens,
+        heads,
+        dim,
+        pairs: table.pairs,
+        interleaved: table.interleaved,
+    };
+    let y = room(x, x.dims())?; // written whole: turned, or copied first
+    let mut from = ptr(x)?;
+    if 2 * table.pairs < dim {
+        gpu.copy(from, ptr(&y)?, x.elem_count() * x.dtype().size_in_bytes())?;
+        from = ptr(&y)?;
+    }
+    let angles = (ptr(cosines)?, ptr(sines)?);
+    rope.turn(gpu, from, angles, ptr(&y)?, back)?;
+    Ok(y)
 }

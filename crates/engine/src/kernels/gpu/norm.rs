@@ -1,13 +1,10 @@
 //! RMSNorm, and sums over rows.
 
 use candle_core::{DType, Tensor};
-use randori_cuda::ops::norm::RmsNorm;
+use randori_cuda::ops::{columns::Columns, norm::RmsNorm};
 
-use super::{elementwise::replace, float, gpu, ptr, room};
-use crate::{
-    Result,
-    kernels::{self, host, rows},
-};
+use super::{float, gpu, maybe, ptr, room};
+use crate::{Result, kernels::rows};
 
 fn sizes(x: &Tensor, eps: f64, plus: f32) -> Result<RmsNorm> {
     let (rows, width) = rows(x.dims());
@@ -45,33 +42,41 @@ pub(crate) fn backward(
     Ok(dx)
 }
 
-/// dw += Σ dy · x̂ over rows.
-pub(crate) fn scale_gradient(x: &Tensor, inverse: &Tensor, dy: &Tensor, dw: &Tensor) -> Result<()> {
-    let (_, width) = rows(x.dims());
-    let (x, dy, inverse) = (host(x)?, host(dy)?, host(inverse)?);
-    let (x, dy) = (kernels::Values::of(&x)?, kernels::Values::of(&dy)?);
-    let inverse = kernels::Values::of(&inverse)?;
-    kernels::add_through_host(dw, |dw| {
-        kernels::change(dw, |dw| {
-            let rows = x.chunks_exact(width).zip(dy.chunks_exact(width));
-            for ((x, dy), r) in rows.zip(inverse.iter()) {
-                for ((dw, x), dy) in dw.iter_mut().zip(x).zip(dy) {
-                    *dw += dy * x * r;
-                }
-            }
-        })
-    })
+/// onto += Σ over rows of dy, or of dy · x · inverse.
+fn sum(dy: &Tensor, by: Option<(&Tensor, &Tensor)>, onto: &Tensor) -> Result<()> {
+    let (rows, width) = rows(dy.dims());
+    let columns = Columns {
+        float: float(dy)?,
+        rows,
+        width,
+    };
+    let parts = gpu()?.room(&[columns.room().max(1)], DType::F32)?; // written before it is read
+    let by = by.map(|(x, inverse)| -> Result<_> { Ok((ptr(x)?, ptr(inverse)?)) });
+    let by = by.transpose()?;
+    Ok(columns.sum(gpu()?, ptr(dy)?, by, ptr(&parts)?, ptr(onto)?)?)
 }
 
-/// y += b on every row, in place.
-pub(crate) fn add_bias(y: &Tensor, bias: &Tensor, _rows: usize, _width: usize) -> Result<()> {
-    let near = host(y)?;
-    kernels::linear::add_bias(&near, &host(bias)?)?;
-    replace(y, near)
+/// dw += Σ dy · x̂ over rows.
+pub(crate) fn scale_gradient(x: &Tensor, inverse: &Tensor, dy: &Tensor, dw: &Tensor) -> Result<()> {
+    sum(dy, Some((x, inverse)), dw)
 }
 
 /// onto += the sum of dy's rows.
 pub(crate) fn add_columns(dy: &Tensor, onto: &Tensor) -> Result<()> {
-    let dy = host(dy)?;
-    kernels::add_through_host(onto, |onto| kernels::linear::bias_gradient(&dy, onto))
+    sum(dy, None, onto)
+}
+
+/// y's columns times factors, then plus a bias, both f32 (width) where they are given, in place.
+pub(crate) fn scale_columns(
+    y: &Tensor,
+    factors: Option<&Tensor>,
+    bias: Option<&Tensor>,
+) -> Result<()> {
+    let (rows, width) = rows(y.dims());
+    let columns = Columns {
+        float: float(y)?,
+        rows,
+        width,
+    };
+    Ok(columns.scale(gpu()?, ptr(y)?, maybe(factors)?, maybe(bias)?)?)
 }

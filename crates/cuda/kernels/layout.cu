@@ -1,0 +1,62 @@
+// Rows gathered and scattered, ranges of columns copied.
+#include "common.cuh"
+
+namespace layout {
+// y's row = x's row ids[row]; an id that is no row gives NaN. One block a row.
+template <class T> __device__ void gather(const T *x, const uint32_t *ids, T *y, uint64_t rows, uint64_t width) {
+    uint64_t id = ids[blockIdx.x];
+    T *to = y + blockIdx.x * width;
+    if (id >= rows) {
+        for (uint64_t i = threadIdx.x; i < width; i += blockDim.x) to[i] = narrow<T>(__uint_as_float(0x7fc00000u));
+        return;
+    }
+    const T *from = x + id * width;
+    const int N = 16 / sizeof(T);
+    if (width % N == 0 && (uint64_t)x % 16 == 0 && (uint64_t)y % 16 == 0) {
+        for (uint64_t i = threadIdx.x; i < width / N; i += blockDim.x) ((uint4 *)to)[i] = ((const uint4 *)from)[i];
+    } else {
+        for (uint64_t i = threadIdx.x; i < width; i += blockDim.x) to[i] = from[i];
+    }
+}
+// onto's row places[k] += Σ factor · x's row, over sources starts[k]..starts[k + 1] in their order. One block a destination, each
+// once. `factors` may be missing: then they are 1.
+template <class T>
+__device__ void scatter(const T *x, const uint32_t *places, const uint32_t *starts, const uint32_t *sources, const float *factors, T *onto, uint64_t width) {
+    T *to = onto + places[blockIdx.x] * width;
+    uint32_t first = starts[blockIdx.x], end = starts[blockIdx.x + 1];
+    for (uint64_t i = threadIdx.x; i < width; i += blockDim.x) {
+        float sum = widen(to[i]);
+        for (uint32_t s = first; s < end; s++) {
+            float f = factors ? factors[s] : 1.0f;
+            sum += f * widen(x[sources[s] * width + i]);
+        }
+        to[i] = narrow<T>(sum);
+    }
+}
+// to[row][to_start + i] = from[row][from_start + i] for i < len: rows of from_width and to_width values.
+template <class T>
+__device__ void columns(const T *from, uint64_t from_width, uint64_t from_start, T *to, uint64_t to_width, uint64_t to_start, uint64_t len, uint64_t count) {
+    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    uint64_t row = i / len, column = i % len;
+    to[row * to_width + to_start + column] = from[row * from_width + from_start + column];
+}
+} // namespace layout
+
+#define LAYOUT(T, name)                                                                                                        \
+    extern "C" __global__ void layout_gather_##name(const T *x, const uint32_t *ids, T *y, uint64_t rows, uint64_t width) {     \
+        layout::gather(x, ids, y, rows, width);                                                                                \
+    }                                                                                                                          \
+    EXPORT(layout_gather_##name)                                                                                               \
+    extern "C" __global__ void layout_scatter_##name(const T *x, const uint32_t *places, const uint32_t *starts, const uint32_t *sources, \
+                                                     const float *factors, T *onto, uint64_t width) {                          \
+        layout::scatter(x, places, starts, sources, factors, onto, width);                                                     \
+    }                                                                                                                          \
+    EXPORT(layout_scatter_##name)                                                                                              \
+    extern "C" __global__ void layout_columns_##name(const T *from, uint64_t from_width, uint64_t from_start, T *to, uint64_t to_width, \
+                                                     uint64_t to_start, uint64_t len, uint64_t count) {                        \
+        layout::columns(from, from_width, from_start, to, to_width, to_start, len, count);                                     \
+    }                                                                                                                          \
+    EXPORT(layout_columns_##name)
+LAYOUT(float, f32)
+LAYOUT(bf16, bf16)

@@ -1,0 +1,165 @@
+//! Rows gathered and scattered, ranges of columns copied.
+
+use crate::{Error, Float, Grid, Launch, Ptr, Result};
+
+/// Threads for a row of `width` values.
+fn threads(width: usize, at_once: usize) -> u32 {
+    width.div_ceil(at_once).next_multiple_of(32).clamp(32, 256) as u32
+}
+
+/// Row i of y (n, width) = row `ids[i]` (u32) of x (rows, width); an id that is no row gives NaN.
+///
+/// # Errors
+/// As [`Launch::launch`].
+pub fn gather(
+    on: &dyn Launch,
+    float: Float,
+    (x, rows, width): (Ptr, usize, usize),
+    (ids, n): (Ptr, usize),
+    y: Ptr,
+) -> Result<()> {
+    if n == 0 || width == 0 {
+        return Ok(());
+    }
+    let args = [
+        x.into(),
+        ids.into(),
+        y.into(),
+        (rows as u64).into(),
+        (width as u64).into(),
+    ];
+    let grid = Grid::line(n, threads(width, 16 / float.bytes()));
+    on.launch(&format!("layout_gather_{}", float.suffix()), grid, &args)
+}
+
+/// Where rows go: every destination once, with its sources in their order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Places {
+    /// Destinations.
+    pub places: Vec<u32>,
+    /// Destination k has the sources `starts[k]..starts[k + 1]`; one more than destinations.
+    pub starts: Vec<u32>,
+    /// Rows of x.
+    pub sources: Vec<u32>,
+}
+
+impl Places {
+    /// Row i goes to `index[i]`.
+    ///
+    /// # Errors
+    /// A destination that is not below `rows`.
+    pub fn new(index: &[u32], rows: usize) -> Result<Places> {
+        if let Some(bad) = index.iter().find(|i| **i as usize >= rows) {
+            return Err(Error::rule(format!("row {bad} of {rows}")));
+        }
+        let mut order: Vec<u32> = (0..index.len() as u32).collect();
+        order.sort_by_key(|&s| index[s as usize]); // stable
+        let mut lists = Places::default();
+        for (at, &source) in order.iter().enumerate() {
+            let place = index[source as usize];
+            if lists.places.last() != Some(&place) {
+                lists.places.push(place);
+                lists.starts.push(at as u32);
+            }
+        }
+        lists.starts.push(order.len() as u32);
+        lists.sources = order;
+        Ok(lists)
+    }
+}
+
+/// Uploaded [`Places`], and a factor (f32) for each source in the order of `sources`, or null.
+#[derive(Debug, Clone, Copy)]
+pub struct Going {
+    /// u32 (count)
+    pub places: Ptr,
+    /// How many destinations.
+    pub count: usize,
+    /// u32 (count + 1)
+    pub starts: Ptr,
+    /// u32
+    pub sources: Ptr,
+    /// f32
+    pub factors: Ptr,
+}
+
+/// onto's rows += x's rows times their factors; both of `width` values.
+///
+/// # Errors
+/// As [`Launch::launch`].
+pub fn scatter(
+    on: &dyn Launch,
+    float: Float,
+    width: usize,
+    x: Ptr,
+    going: &Going,
+    onto: Ptr,
+) -> Result<()> {
+    if going.count == 0 || width == 0 {
+        return Ok(());
+    }
+    let pointers = [
+        x,
+        going.places,
+        going.starts,
+        going.sources,
+        going.factors,
+        onto,
+    ];
+    let mut args: Vec<_> = pointers.map(Into::into).to_vec();
+    args.push((width as u64).into());
+    let grid = Grid::line(going.count, threads(width, 1));
+    on.launch(&format!("layout_scatter_{}", float.suffix()), grid, &args)
+}
+
+/// Columns of rows of `width` values, from `start` on.
+#[derive(Debug, Clone, Copy)]
+pub struct Columns {
+    /// The first row.
+    pub at: Ptr,
+    /// Values of a row.
+    pub width: usize,
+    /// First column.
+    pub start: usize,
+}
+
+/// Copies `len` columns of `rows` rows.
+///
+/// # Errors
+/// Columns that are not there; as [`Launch::launch`].
+pub fn columns(
+    on: &dyn Launch,
+    float: Float,
+    from: Columns,
+    to: Columns,
+    (rows, len): (usize, usize),
+) -> Result<()> {
+    if let Some(c) = [from, to].iter().find(|c| c.start + len > c.width) {
+        return Err(Error::rule(format!(
+            "columns {}..{} of {}",
+            c.start,
+            c.start + len,
+            c.width
+        )));
+    }
+    let count = rows * len;
+    if count == 0 {
+        return Ok(());
+    }
+    let wide = |n: usize| (n as u64).into();
+    let args = [
+        from.at.into(),
+        wide(from.width),
+        wide(from.start),
+        to.at.into(),
+        wide(to.width),
+        wide(to.start),
+        wide(len),
+        wide(count),
+    ];
+    on.launch(
+        &format!("layout_columns_{}", float.suffix()),
+        Grid::each(count),
+        &args,
+    )
+}
