@@ -50,6 +50,26 @@ template <> __device__ __forceinline__ float narrow<float>(float x) { return x; 
 template <> __device__ __forceinline__ bf16 narrow<bf16>(float x) { bf16 r; r.bits = bf16_bits(x); return r; }
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) { return (uint32_t)bf16_bits(low) | ((uint32_t)bf16_bits(high) << 16); }
 
+// 16 bytes of memory as floats, 4 of f32 or 8 of bf16; `p` must be aligned16.
+template <class T> constexpr int in16 = 16 / (int)sizeof(T);
+__device__ __forceinline__ bool aligned16(const void *p) { return ((size_t)p & 15) == 0; }
+__device__ __forceinline__ void load16(const float *p, float v[4]) {
+    float4 t = *(const float4 *)p;
+    v[0] = t.x; v[1] = t.y; v[2] = t.z; v[3] = t.w;
+}
+__device__ __forceinline__ void load16(const bf16 *p, float v[8]) {
+    uint4 t = *(const uint4 *)p;
+    uint32_t w[4] = {t.x, t.y, t.z, t.w};
+    for (int i = 0; i < 4; i++) {
+        v[2 * i] = __uint_as_float(w[i] << 16);
+        v[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
+    }
+}
+__device__ __forceinline__ void store16(float *p, const float v[4]) { *(float4 *)p = make_float4(v[0], v[1], v[2], v[3]); }
+__device__ __forceinline__ void store16(bf16 *p, const float v[8]) {
+    *(uint4 *)p = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
+}
+
 // Sum and maximum over a warp: every lane gets the result.
 __device__ __forceinline__ float warp_sum(float v) {
     for (int m = 16; m; m >>= 1) v += __shfl_xor_sync(FULL, v, m);

@@ -1,9 +1,11 @@
 //! Which kernel, which grid, which arguments: every op on plain device addresses. Nothing here needs a GPU to be tested.
 pub mod adamw;
 pub mod attention;
+pub mod binary;
 pub mod cast;
 pub mod columns;
 pub mod decode;
+pub mod elementwise;
 pub mod gguf;
 pub mod layout;
 pub mod logprob;

@@ -5,14 +5,15 @@
 
 use std::{
     ffi::{CString, c_char, c_int, c_void},
-    path::PathBuf,
+    hash::{Hash, Hasher},
+    path::{Path, PathBuf},
     process::Command,
     sync::{Mutex, OnceLock},
 };
 
 use half::bf16;
 use libloading::Library;
-use randori_cuda::{Arg, Error, Grid, Launch, Ptr, Result};
+use randori_cuda::{Arg, Error, Float, Grid, Launch, Ptr, Result};
 
 type Run =
     unsafe extern "C" fn(*const c_char, *const u32, *const u32, u32, *mut *mut c_void) -> c_int;
@@ -61,15 +62,6 @@ fn build() -> Option<Emulator> {
         return None;
     }
     let kernels = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("kernels");
-    let name = format!(
-        "emulated-{}",
-        std::env::current_exe()
-            .expect("program")
-            .file_name()
-            .expect("name")
-            .to_string_lossy()
-    );
-    let to = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name + ".so");
     let mut sources: Vec<PathBuf> = std::fs::read_dir(&kernels)
         .expect("kernels")
         .map(|f| f.expect("entry").path())
@@ -81,9 +73,31 @@ fn build() -> Option<Emulator> {
         .iter()
         .map(|s| format!("#include \"{}\"\n", s.display()))
         .collect();
+    // one build for all test programs: its name is of what it was made from
+    let mut hash = std::hash::DefaultHasher::new();
+    for file in std::fs::read_dir(&kernels).expect("kernels") {
+        let path = file.expect("entry").path();
+        (path.file_name(), std::fs::read(&path).expect("kernel")).hash(&mut hash);
+    }
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let ready = folder.join(format!("emulated-{:016x}.so", hash.finish()));
+    if !ready.exists() {
+        compile(&compiler, &kernels, &all, &ready);
+    }
+    // SAFETY: our own library, which runs nothing at load but the registration of kernels.
+    let library = unsafe { Library::new(&ready) }.expect("the emulated kernels");
+    Some(Emulator {
+        on: On::Host(library),
+        turn: Mutex::new(()),
+    })
+}
+
+/// Compiles them under a name of this process, then renames: somebody else may be doing the same.
+fn compile(compiler: &str, kernels: &Path, all: &str, ready: &Path) {
+    let to = ready.with_extension(format!("{}.so", std::process::id()));
     let unit = to.with_extension("cpp");
     std::fs::write(&unit, all).expect("unit");
-    let out = Command::new(&compiler)
+    let out = Command::new(compiler)
         .args([
             "-std=c++17",
             "-O2",
@@ -95,7 +109,7 @@ fn build() -> Option<Emulator> {
             "-DRANDORI_EMULATE",
         ])
         .arg("-I")
-        .arg(&kernels)
+        .arg(kernels)
         .arg(&unit)
         .arg("-o")
         .arg(&to)
@@ -106,12 +120,8 @@ fn build() -> Option<Emulator> {
         "the kernels do not compile for the emulator:\n{}",
         String::from_utf8_lossy(&out.stderr)
     );
-    // SAFETY: our own library, which runs nothing at load but the registration of kernels.
-    let library = unsafe { Library::new(&to) }.expect("the emulated kernels");
-    Some(Emulator {
-        on: On::Host(library),
-        turn: Mutex::new(()),
-    })
+    std::fs::rename(&to, ready).expect("renamed");
+    let _ = std::fs::remove_file(unit);
 }
 
 impl Launch for Emulator {
@@ -246,6 +256,42 @@ fn seed() -> u64 {
         let set = std::env::var("RANDORI_TEST_SEED").ok();
         set.map_or(0, |s| s.parse().expect("RANDORI_TEST_SEED is a number"))
     })
+}
+
+/// A buffer of either float.
+pub enum Any {
+    /// f32
+    F32(Buffer<f32>),
+    /// bf16
+    Bf16(Buffer<bf16>),
+}
+
+impl Any {
+    /// These values, rounded.
+    pub fn of(float: Float, v: &[f32]) -> Any {
+        match float {
+            Float::F32 => Any::F32(floats(v)),
+            Float::Bf16 => Any::Bf16(halves(v)),
+        }
+    }
+    /// Room for `n` values, poisoned.
+    pub fn room(float: Float, n: usize) -> Any {
+        Any::of(float, &vec![f32::NAN; n])
+    }
+    /// Its address.
+    pub fn ptr(&self) -> Ptr {
+        match self {
+            Any::F32(b) => b.ptr(),
+            Any::Bf16(b) => b.ptr(),
+        }
+    }
+    /// What is in it.
+    pub fn get(&self) -> Vec<f64> {
+        match self {
+            Any::F32(b) => b.get().iter().map(|v| f64::from(*v)).collect(),
+            Any::Bf16(b) => widened(b.get()),
+        }
+    }
 }
 
 /// Reproducible values, roughly normal.

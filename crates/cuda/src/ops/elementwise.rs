@@ -1,0 +1,183 @@
+//! Functions of every element, forward and backward, SwiGLU, LoRA's dropout. A result may lie where an argument lies.
+
+use crate::{Arg, Error, Float, Grid, Launch, Ptr, Result};
+
+/// f(x) of every element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unary {
+    /// x·sigmoid(x)
+    Silu,
+    /// Exact (erf).
+    Gelu,
+    /// The tanh approximation.
+    GeluTanh,
+    /// tanh x
+    Tanh,
+    /// 1/(1+exp(-x))
+    Sigmoid,
+    /// max(0, x)
+    Relu,
+    /// exp x
+    Exp,
+}
+
+impl Unary {
+    /// Whether [`unary_backward`] wants the function's result rather than its argument.
+    pub fn saves_result(self) -> bool {
+        !matches!(self, Unary::Silu | Unary::Gelu | Unary::GeluTanh)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Unary::Silu => "silu",
+            Unary::Gelu => "gelu",
+            Unary::GeluTanh => "gelu_tanh",
+            Unary::Tanh => "tanh",
+            Unary::Sigmoid => "sigmoid",
+            Unary::Relu => "relu",
+            Unary::Exp => "exp",
+        }
+    }
+}
+
+/// Starts `name` with a thread for every 16 bytes of `n` values.
+pub(super) fn each(
+    on: &dyn Launch,
+    name: &str,
+    float: Float,
+    n: usize,
+    args: &[Arg],
+) -> Result<()> {
+    if n == 0 {
+        return Ok(());
+    }
+    let grid = Grid::each(n.div_ceil(16 / float.bytes()));
+    on.launch(&format!("{name}_{}", float.suffix()), grid, args)
+}
+
+fn count(n: usize) -> Arg {
+    Arg::U64(n as u64)
+}
+
+/// y = f(x), `n` values.
+///
+/// # Errors
+/// As [`Launch::launch`].
+pub fn unary(on: &dyn Launch, op: Unary, float: Float, n: usize, x: Ptr, y: Ptr) -> Result<()> {
+    each(on, op.name(), float, n, &[x.into(), y.into(), count(n)])
+}
+
+/// dx = dy · f'; `saved` is x, or f(x) where [`Unary::saves_result`] says so. `n` values each.
+///
+/// # Errors
+/// As [`Launch::launch`].
+pub fn unary_backward(
+    on: &dyn Launch,
+    op: Unary,
+    float: Float,
+    n: usize,
+    saved: Ptr,
+    dy: Ptr,
+    dx: Ptr,
+) -> Result<()> {
+    let args = [saved.into(), dy.into(), dx.into(), count(n)];
+    each(on, &format!("{}_backward", op.name()), float, n, &args)
+}
+
+/// y = x · mul + add, `n` values.
+///
+/// # Errors
+/// As [`Launch::launch`].
+pub fn affine(
+    on: &dyn Launch,
+    float: Float,
+    n: usize,
+    x: Ptr,
+    mul: f32,
+    add: f32,
+    y: Ptr,
+) -> Result<()> {
+    let args = [x.into(), y.into(), count(n), mul.into(), add.into()];
+    each(on, "affine", float, n, &args)
+}
+
+/// y = value, `n` times.
+///
+/// # Errors
+/// As [`Launch::launch`].
+pub fn fill(on: &dyn Launch, float: Float, n: usize, value: f32, y: Ptr) -> Result<()> {
+    each(on, "fill", float, n, &[y.into(), count(n), value.into()])
+}
+
+/// y += x, `n` values.
+///
+/// # Errors
+/// As [`Launch::launch`].
+pub fn add_onto(on: &dyn Launch, float: Float, n: usize, x: Ptr, y: Ptr) -> Result<()> {
+    let args = [Arg::I32(1), y.into(), x.into(), y.into(), count(n)];
+    each(on, "binary", float, n, &args)
+}
+
+/// y = silu(g) · u, `n` values.
+///
+/// # Errors
+/// As [`Launch::launch`].
+pub fn swiglu(on: &dyn Launch, float: Float, n: usize, g: Ptr, u: Ptr, y: Ptr) -> Result<()> {
+    let args = [g.into(), u.into(), y.into(), count(n)];
+    each(on, "swiglu", float, n, &args)
+}
+
+/// The gradients of [`swiglu`] to g and u. dg may lie where g lies, du where u lies, either where dy lies.
+///
+/// # Errors
+/// As [`Launch::launch`].
+pub fn swiglu_backward(
+    on: &dyn Launch,
+    float: Float,
+    n: usize,
+    g: Ptr,
+    u: Ptr,
+    dy: Ptr,
+    dg: Ptr,
+    du: Ptr,
+) -> Result<()> {
+    let args = [
+        g.into(),
+        u.into(),
+        dy.into(),
+        dg.into(),
+        du.into(),
+        count(n),
+    ];
+    each(on, "swiglu_backward", float, n, &args)
+}
+
+/// y = x / (1 - p) where the mask keeps it, else 0: the mask of `randori_lora::dropout`, a pure function of `seed` and the
+/// index, so the backward pass is this same function of dy.
+///
+/// # Errors
+/// `p` outside 0..1; as [`Launch::launch`].
+pub fn dropout(
+    on: &dyn Launch,
+    float: Float,
+    n: usize,
+    x: Ptr,
+    p: f32,
+    seed: u64,
+    y: Ptr,
+) -> Result<()> {
+    if !(0.0..1.0).contains(&p) {
+        return Err(Error::rule(format!("a dropout must be in 0..1, not {p}")));
+    }
+    let threshold = (f64::from(p) * (1u64 << 24) as f64) as u64;
+    let keep = 1.0 / (1.0 - p);
+    let args = [
+        x.into(),
+        y.into(),
+        count(n),
+        seed.into(),
+        threshold.into(),
+        keep.into(),
+    ];
+    each(on, "dropout", float, n, &args)
+}

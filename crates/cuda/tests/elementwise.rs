@@ -1,0 +1,291 @@
+//! Element-wise kernels against f64.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+mod emulator;
+
+use emulator::*;
+use randori_cuda::{
+    Float,
+    ops::{
+        binary::{Binary, ToSecond, binary},
+        elementwise::{self, Unary},
+    },
+};
+
+/// Every value by its own size, so that a small result does not hide behind large ones: results are computed in f32 and
+/// rounded once, to 24 or 8 bits.
+fn close(got: Vec<f64>, want: &[f64], float: Float, what: &str) {
+    let own = match float {
+        Float::F32 => 2e-5,
+        Float::Bf16 => 1.0 / 256.0 + 2e-5,
+    };
+    assert_eq!(got.len(), want.len());
+    for (g, w) in got.iter().zip(want) {
+        assert!(
+            (g - w).abs() <= own * w.abs() + 1e-6,
+            "{what} {float:?}: {g} is not {w}"
+        );
+    }
+}
+
+fn erf(x: f64) -> f64 {
+    // Taylor's series in quad-like care is enough for |x| < 5
+    let (mut term, mut sum, mut n) = (x, x, 0.0);
+    while term.abs() > 1e-18 {
+        n += 1.0;
+        term *= -x * x / n;
+        sum += term / (2.0 * n + 1.0);
+    }
+    sum * 2.0 / std::f64::consts::PI.sqrt()
+}
+
+fn f(op: Unary, x: f64) -> f64 {
+    match op {
+        Unary::Silu => x / (1.0 + (-x).exp()),
+        Unary::Gelu => 0.5 * x * (1.0 + erf(x / 2f64.sqrt())),
+        Unary::GeluTanh => {
+            0.5 * x
+                * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
+        }
+        Unary::Tanh => x.tanh(),
+        Unary::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        Unary::Relu => x.max(0.0),
+        Unary::Exp => x.exp(),
+    }
+}
+
+const ALL: [Unary; 7] = [
+    Unary::Silu,
+    Unary::Gelu,
+    Unary::GeluTanh,
+    Unary::Tanh,
+    Unary::Sigmoid,
+    Unary::Relu,
+    Unary::Exp,
+];
+
+#[test]
+fn functions_and_their_slopes_are_those_of_f64() {
+    let Some(on) = emulator() else { return };
+    let mut dice = Dice(11);
+    for float in [Float::F32, Float::Bf16] {
+        for (op, n) in ALL.into_iter().flat_map(|op| [(op, 1), (op, 2061)]) {
+            let values: Vec<f32> = dice.normals(n).iter().map(|v| v * 1.5).collect();
+            let x = Any::of(float, &values);
+            let dy = Any::of(float, &dice.normals(n));
+            let (y, dx) = (Any::room(float, n), Any::room(float, n));
+            elementwise::unary(on, op, float, n, x.ptr(), y.ptr()).unwrap();
+            let want: Vec<f64> = x.get().iter().map(|&x| f(op, x)).collect();
+            close(y.get(), &want, float, &format!("{op:?}"));
+            // central differences of the f64 function; from the exact x, or the x of the rounded result
+            let saved = if op.saves_result() { &y } else { &x };
+            elementwise::unary_backward(on, op, float, n, saved.ptr(), dy.ptr(), dx.ptr()).unwrap();
+            let want: Vec<f64> = saved
+                .get()
+                .iter()
+                .zip(dy.get())
+                .map(|(&s, dy)| {
+                    dy * match op {
+                        Unary::Tanh => 1.0 - s * s,
+                        Unary::Sigmoid => s * (1.0 - s),
+                        Unary::Relu => f64::from(u8::from(s > 0.0)),
+                        Unary::Exp => s,
+                        _ => (f(op, s + 1e-5) - f(op, s - 1e-5)) / 2e-5,
+                    }
+                })
+                .collect();
+            close(dx.get(), &want, float, &format!("{op:?}'"));
+        }
+    }
+}
+
+#[test]
+fn far_values_saturate_and_nan_stays() {
+    let Some(on) = emulator() else { return };
+    let x = [-200.0, -50.0, 0.0, 50.0, 200.0, f32::NAN];
+    for op in ALL {
+        let (b, y) = (floats(&x), room(6));
+        elementwise::unary(on, op, Float::F32, 6, b.ptr(), y.ptr()).unwrap();
+        let y = y.get();
+        assert!(y[5].is_nan(), "{op:?}");
+        let want: [f32; 2] = match op {
+            Unary::Tanh => [-1.0, 1.0],
+            Unary::Sigmoid => [0.0, 1.0],
+            Unary::Exp => [0.0, f32::INFINITY],
+            _ => [0.0, 200.0],
+        };
+        assert_eq!([y[0], y[4]], want, "{op:?}");
+    }
+}
+
+#[test]
+fn swiglu_and_its_gradients_are_those_of_f64_in_place_and_off_alignment() {
+    let Some(on) = emulator() else { return };
+    let mut dice = Dice(12);
+    for (float, skip) in [Float::F32, Float::Bf16]
+        .into_iter()
+        .flat_map(|f| [(f, 0), (f, 1)])
+    {
+        let n = 1033;
+        let make = |dice: &mut Dice| Any::of(float, &dice.normals(n));
+        let (g, u, dy) = (make(&mut dice), make(&mut dice), make(&mut dice));
+        let y = Any::room(float, n);
+        let at = |b: &Any| b.ptr().offset(skip * float.bytes());
+        let (gs, us, dys) = (g.get(), u.get(), dy.get());
+        elementwise::swiglu(on, float, n - skip, at(&g), at(&u), at(&y)).unwrap();
+        let s = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let want: Vec<f64> = gs.iter().zip(&us).map(|(g, u)| g * s(*g) * u).collect();
+        close(y.get()[skip..].to_vec(), &want[skip..], float, "swiglu");
+        // dg over g, du over dy
+        elementwise::swiglu_backward(
+            on,
+            float,
+            n - skip,
+            at(&g),
+            at(&u),
+            at(&dy),
+            at(&g),
+            at(&dy),
+        )
+        .unwrap();
+        let (mut dg, mut du) = (Vec::new(), Vec::new());
+        for i in skip..n {
+            let (g, u, d) = (gs[i], us[i], dys[i]);
+            dg.push(d * u * (s(g) + g * s(g) * (1.0 - s(g))));
+            du.push(d * g * s(g));
+        }
+        close(g.get()[skip..].to_vec(), &dg, float, "dg");
+        close(dy.get()[skip..].to_vec(), &du, float, "du");
+        assert_eq!(g.get()[..skip], gs[..skip]);
+    }
+}
+
+#[test]
+fn affine_fill_and_adding_onto_touch_their_values_alone() {
+    let Some(on) = emulator() else { return };
+    let mut dice = Dice(13);
+    for float in [Float::F32, Float::Bf16] {
+        for n in [0, 5, 517] {
+            let (x, y) = (Any::of(float, &dice.normals(n)), Any::room(float, n));
+            elementwise::affine(on, float, n, x.ptr(), -1.5, 0.25, y.ptr()).unwrap();
+            let want: Vec<f64> = x.get().iter().map(|x| x * -1.5 + 0.25).collect();
+            close(y.get(), &want, float, "affine");
+            let before = y.get();
+            elementwise::add_onto(on, float, n, x.ptr(), y.ptr()).unwrap();
+            let want: Vec<f64> = before.iter().zip(x.get()).map(|(y, x)| y + x).collect();
+            close(y.get(), &want, float, "add_onto");
+            elementwise::fill(on, float, n, 0.5, y.ptr()).unwrap();
+            assert!(y.get().iter().all(|v| *v == 0.5));
+        }
+    }
+}
+
+#[test]
+fn dropout_has_the_mask_of_the_lora_crate() {
+    let Some(on) = emulator() else { return };
+    let (n, p, seed) = (4099usize, 0.1f32, 0x1234_5678_9abc_def0u64);
+    let x = Dice(14).normals(n);
+    let (b, y) = (floats(&x), room(n));
+    elementwise::dropout(on, Float::F32, n, b.ptr(), p, seed, y.ptr()).unwrap();
+    let mut words = Dice(seed); // splitmix64 from the seed: word i is the i-th drawn
+    let mut dropped = 0;
+    for (x, y) in x.iter().zip(y.get()) {
+        let gone = (words.word() >> 40) < (f64::from(p) * f64::from(1 << 24)) as u64;
+        dropped += usize::from(gone);
+        let want = if gone { 0.0 } else { x * (1.0 / (1.0 - p)) };
+        assert_eq!(y.to_bits(), want.to_bits());
+    }
+    assert!((300..520).contains(&dropped), "{dropped}");
+    for p in [1.0, -0.1, f32::NAN] {
+        assert!(elementwise::dropout(on, Float::F32, n, b.ptr(), p, 0, b.ptr()).is_err());
+    }
+}
+
+const SHAPES: [(&[usize], &[usize]); 9] = [
+    (&[5, 7], &[5, 7]),
+    (&[5, 3, 8], &[5, 8]),          // every head alike
+    (&[301, 3, 8], &[1, 8]),        // every token alike
+    (&[6, 3, 8], &[6, 3, 1]),       // a number a head
+    (&[4, 2, 3, 5], &[4, 2, 1, 5]), // in the middle
+    (&[2, 2, 3, 2, 3], &[1, 2, 1, 2, 1]),
+    (&[3, 5, 700], &[3, 1]), // a number a token
+    (&[9, 67], &[1]),
+    (&[130, 33], &[1, 33]),
+];
+
+/// Where b's value for a's element `i` lies, by plain indices.
+fn place(a: &[usize], b: &[usize], i: usize) -> usize {
+    let mut index = vec![0; a.len()];
+    let mut rest = i;
+    for axis in (0..a.len()).rev() {
+        index[axis] = rest % a[axis];
+        rest /= a[axis];
+    }
+    let mut at = 0;
+    for axis in 0..b.len() {
+        let from = if axis == 0 {
+            0
+        } else {
+            axis + a.len() - b.len()
+        };
+        at = at * b[axis] + if b[axis] == 1 { 0 } else { index[from] };
+    }
+    at
+}
+
+#[test]
+fn binaries_broadcast_and_sum_back_as_f64() {
+    let Some(on) = emulator() else { return };
+    let mut dice = Dice(15);
+    for ((a_dims, b_dims), float) in SHAPES
+        .into_iter()
+        .flat_map(|s| [(s, Float::F32), (s, Float::Bf16)])
+    {
+        for op in [Binary::Add, Binary::Sub, Binary::Mul, Binary::Div] {
+            let (n, m): (usize, usize) = (a_dims.iter().product(), b_dims.iter().product());
+            let bs: Vec<f32> = (0..m).map(|_| 1.0 + dice.unit() as f32).collect();
+            let a = Any::of(float, &dice.normals(n));
+            let (b, dy) = (Any::of(float, &bs), Any::of(float, &dice.normals(n)));
+            let (y, db) = (Any::room(float, n), Any::room(float, m));
+            binary(on, op, float, (a.ptr(), a_dims), (b.ptr(), b_dims), y.ptr()).unwrap();
+            let second = ToSecond::new(float, a_dims, b_dims).unwrap();
+            let scratch = room(second.scratch(op));
+            second
+                .run(on, op, a.ptr(), b.ptr(), dy.ptr(), scratch.ptr(), db.ptr())
+                .unwrap();
+            scratch.get();
+            let (av, bv, dv) = (a.get(), b.get(), dy.get());
+            let (mut want, mut back) = (vec![0.0; n], vec![0.0; m]);
+            for i in 0..n {
+                let j = place(a_dims, b_dims, i);
+                let (a, b, d) = (av[i], bv[j], dv[i]);
+                let (v, slope) = match op {
+                    Binary::Add => (a + b, d),
+                    Binary::Sub => (a - b, -d),
+                    Binary::Mul => (a * b, d * a),
+                    Binary::Div => (a / b, -d * a / (b * b)),
+                };
+                want[i] = v;
+                back[j] += slope;
+            }
+            let what = format!("{op:?} {a_dims:?} {b_dims:?}");
+            let far = (apart(y.get(), &want), apart(db.get(), &back));
+            let most = match float {
+                Float::F32 => (1e-5, 1e-5),
+                Float::Bf16 => (0.02, 0.02),
+            };
+            assert!(
+                far.0 < most.0 && far.1 < most.1,
+                "{what} {float:?}: {far:?}"
+            );
+        }
+    }
+    let at = floats(&[0.0; 8]).ptr();
+    for wrong in [&[2, 3][..], &[3, 2, 4], &[4]] {
+        assert!(binary(on, Binary::Add, Float::F32, (at, &[2, 4]), (at, wrong), at).is_err());
+    }
+}
