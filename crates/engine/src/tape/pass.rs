@@ -183,9 +183,11 @@ impl<'a> Pass<'a> {
             return Ok(x.clone());
         };
         let seed = seed ^ fnv1a(projection);
-        kernels::through_host(x, |x| {
-            randori_lora::dropout(x, p, seed).map_err(|e| Error::rule(e.to_string()))
-        })
+        #[cfg(feature = "cuda")]
+        if kernels::gpu::on(x) {
+            return kernels::gpu::elementwise::drop_out(x, p, seed);
+        }
+        randori_lora::dropout(x, p, seed).map_err(|e| Error::rule(e.to_string()))
     }
 }
 

@@ -1,29 +1,76 @@
-//! Functions of every element.
+//! Functions of every element, binary functions, dropout.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
+use randori_cuda::{
+    Ptr,
+    ops::{
+        binary::{self, ToSecond},
+        elementwise as ops,
+    },
+};
 use randori_sdk::seam::{Binary, Unary};
 
+use super::{float, gpu, maybe, ptr, room};
 use crate::{
     Result,
     kernels::{self, beside, elementwise, host},
 };
 
+/// The kernel of a function; soft-max, which no stock architecture uses outside attention, has none.
+fn kernel(op: Unary) -> Option<ops::Unary> {
+    Some(match op {
+        Unary::Silu => ops::Unary::Silu,
+        Unary::Gelu => ops::Unary::Gelu,
+        Unary::GeluTanh => ops::Unary::GeluTanh,
+        Unary::Tanh => ops::Unary::Tanh,
+        Unary::Sigmoid => ops::Unary::Sigmoid,
+        Unary::Relu => ops::Unary::Relu,
+        Unary::Exp => ops::Unary::Exp,
+        Unary::Softmax => return None,
+    })
+}
+
 pub(crate) fn unary(op: Unary, x: &Tensor) -> Result<Tensor> {
-    kernels::through_host(x, |x| elementwise::unary(op, x))
+    let Some(op) = kernel(op) else {
+        return kernels::through_host(x, |x| elementwise::unary(op, x));
+    };
+    let y = room(x, x.dims())?; // every value is written
+    ops::unary(gpu()?, op, float(x)?, x.elem_count(), ptr(x)?, ptr(&y)?)?;
+    Ok(y)
 }
 
 pub(crate) fn unary_backward(op: Unary, saved: &Tensor, dy: &Tensor) -> Result<Tensor> {
-    let saved = host(saved)?;
-    kernels::through_host(dy, |dy| elementwise::unary_backward(op, &saved, dy))
+    let Some(op) = kernel(op) else {
+        let saved = host(saved)?;
+        return kernels::through_host(dy, |dy| elementwise::unary_backward(op, &saved, dy));
+    };
+    let dx = room(dy, dy.dims())?; // every value is written
+    let (saved, from, to) = (ptr(saved)?, ptr(dy)?, ptr(&dx)?);
+    ops::unary_backward(gpu()?, op, float(dy)?, dy.elem_count(), saved, from, to)?;
+    Ok(dx)
 }
 
 pub(crate) fn affine(x: &Tensor, mul: f32, add: f32) -> Result<Tensor> {
-    kernels::through_host(x, |x| elementwise::affine(x, mul, add))
+    let y = room(x, x.dims())?; // every value is written
+    let (from, to) = (ptr(x)?, ptr(&y)?);
+    ops::affine(gpu()?, float(x)?, x.elem_count(), from, mul, add, to)?;
+    Ok(y)
+}
+
+fn two(op: Binary) -> binary::Binary {
+    match op {
+        Binary::Add => binary::Binary::Add,
+        Binary::Sub => binary::Binary::Sub,
+        Binary::Mul => binary::Binary::Mul,
+        Binary::Div => binary::Binary::Div,
+    }
 }
 
 pub(crate) fn binary(op: Binary, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let b = host(b)?;
-    kernels::through_host(a, |a| elementwise::binary(op, a, &b))
+    let y = room(a, a.dims())?; // every value is written
+    let (left, right) = ((ptr(a)?, a.dims()), (ptr(b)?, b.dims()));
+    binary::binary(gpu()?, two(op), float(a)?, left, right, ptr(&y)?)?;
+    Ok(y)
 }
 
 pub(crate) fn binary_backward_b(
@@ -33,28 +80,38 @@ pub(crate) fn binary_backward_b(
     b_dims: &[usize],
     dy: &Tensor,
 ) -> Result<Tensor> {
-    let (a, b) = (a.map(host).transpose()?, b.map(host).transpose()?);
-    kernels::through_host(dy, |dy| {
-        elementwise::binary_backward_b(op, a.as_ref(), b.as_ref(), b_dims, dy)
-    })
+    let sum = ToSecond::new(float(dy)?, dy.dims(), b_dims)?;
+    let op = two(op);
+    let db = room(dy, b_dims)?; // every value is written
+    let scratch = gpu()?.room(&[sum.scratch(op).max(1)], DType::F32)?;
+    let (a, b) = (maybe(a)?, maybe(b)?);
+    sum.run(gpu()?, op, a, b, ptr(dy)?, ptr(&scratch)?, ptr(&db)?)?;
+    Ok(db)
 }
 
 /// y's columns times their factors, in place.
 pub(crate) fn scale_columns(y: &Tensor, factors: &[f32]) -> Result<()> {
-    let factors = super::gpu()?.upload(factors)?;
+    let factors = gpu()?.upload(factors)?;
     super::norm::scale_columns(y, Some(&factors), None)
+}
+
+/// a += b, in place.
+pub(crate) fn add_onto(a: &Tensor, b: &Tensor) -> Result<()> {
+    let (from, to): (Ptr, Ptr) = (ptr(b)?, ptr(a)?);
+    Ok(ops::add_onto(gpu()?, float(a)?, a.elem_count(), from, to)?)
+}
+
+/// x with the mask of `randori_lora::dropout` on it.
+pub(crate) fn drop_out(x: &Tensor, p: f32, seed: u64) -> Result<Tensor> {
+    let y = room(x, x.dims())?; // every value is written
+    let (from, to) = (ptr(x)?, ptr(&y)?);
+    ops::dropout(gpu()?, float(x)?, x.elem_count(), from, p, seed, to)?;
+    Ok(y)
 }
 
 /// Writes values over a tensor's.
 pub(crate) fn replace(y: &Tensor, values: Tensor) -> Result<()> {
     let new = beside(values, y)?;
     let bytes = y.elem_count() * y.dtype().size_in_bytes();
-    Ok(super::gpu()?.copy(super::ptr(&new)?, super::ptr(y)?, bytes)?)
-}
-
-/// a += b, in place.
-pub(crate) fn add_onto(a: &Tensor, b: &Tensor) -> Result<()> {
-    let (near, b) = (host(a)?, host(b)?);
-    kernels::layout::add_onto(&near, &b)?;
-    replace(a, near)
+    Ok(gpu()?.copy(ptr(&new)?, ptr(y)?, bytes)?)
 }
