@@ -117,6 +117,11 @@ fn key(recipe: &Recipe, split: Split) -> &'static str {
     }
 }
 
+/// How many examples a split's files hold, before any is dropped; `None` where they cannot be read.
+pub fn count(recipe: &Recipe, split: Split) -> Option<usize> {
+    records(recipe, split).ok().map(|records| records.len())
+}
+
 fn records(recipe: &Recipe, split: Split) -> Result<Vec<Record>> {
     let d = &recipe.data;
     let key = key(recipe, split);

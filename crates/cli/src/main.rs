@@ -17,6 +17,7 @@ mod ggufmeta;
 mod measure;
 mod outbox;
 mod pairs;
+mod plan;
 mod progress;
 mod recipe;
 mod report;

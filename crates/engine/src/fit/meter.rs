@@ -3,14 +3,14 @@
 //! (tests/fit.rs measures whether it was made).
 
 use std::{
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
 };
 
 use randori_sdk::seam::{AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary};
 
 use super::{
-    Learnt,
+    Learnt, Work,
     ledger::{Held, Ledger},
 };
 use crate::{
@@ -22,8 +22,12 @@ use crate::{
 pub(super) struct Pass<'a> {
     pub(super) ledger: Ledger,
     pub(super) learnt: &'a Learnt,
-    /// Names of weights that products go over a few widened rows at a time.
-    pub(super) widened: &'a BTreeSet<String>,
+    /// Weights by name: bytes, and whether products go over them a few widened rows at a time.
+    pub(super) stored: &'a BTreeMap<String, (u64, bool)>,
+    /// (query, key) pairs.
+    pub(super) attended: u64,
+    /// What has been done so far.
+    pub(super) work: Cell<Work>,
     /// Most keys that a query sees.
     pub(super) keys: usize,
     pub(super) threads: u64,
@@ -39,6 +43,25 @@ impl Pass<'_> {
         if !grads.contains_key(name) {
             grads.insert(name.into(), self.ledger.hold(4 * count as u64));
         }
+    }
+
+    /// Counts `products` multiply-adds.
+    pub(super) fn multiplies(&self, products: u64) {
+        let mut work = self.work.get();
+        work.multiply_adds += products as f64;
+        self.work.set(work);
+    }
+
+    /// Counts a product of `rows` rows with a weight.
+    pub(super) fn goes_over(&self, weight: &str, rows: usize, numbers: usize) {
+        self.multiplies((rows * numbers) as u64);
+        let own = self.learnt.full.contains(weight); // a player's own copy, in f32
+        let stored = self.stored.get(weight).filter(|_| !own);
+        let (bytes, widened) = stored.copied().unwrap_or((4 * numbers as u64, false));
+        let mut work = self.work.get();
+        work.bytes += bytes as f64;
+        work.widened += if widened { numbers as f64 } else { 0.0 };
+        self.work.set(work);
     }
 
     /// Queries' scores against their keys, in every thread: `of` matrices of one block of queries.
@@ -83,6 +106,8 @@ pub(super) enum Undo {
     Attention {
         ids: [Id; 3],
         counts: [usize; 3],
+        /// Of a query over all heads.
+        width: usize,
     },
     /// Both inputs get the same gradient.
     Add {
@@ -248,7 +273,7 @@ impl<'a, 'p> Meter<'a, 'p> {
 
     /// Rows of a weight that lie widened in every thread's buffer.
     fn widening(&self, name: &str, inputs: usize) -> u64 {
-        match self.pass.widened.contains(name) {
+        match self.pass.stored.get(name).is_some_and(|s| s.1) {
             true => self.pass.threads * 4 * (64 * inputs) as u64,
             false => 0,
         }
@@ -274,6 +299,9 @@ impl Backend for Meter<'_, '_> {
         let n = value.count() / inputs.max(1);
         let y = self.make(&value, shape, value.needs || own || bias || rank.is_some());
         self.pass.ledger.touch(self.widening(&weight, inputs));
+        self.pass.goes_over(&weight, n, inputs * out);
+        let update = rank.map_or(0, |rank| n * rank * (inputs + out));
+        self.pass.multiplies(update as u64);
         let masked = (learnt.dropout && rank.is_some()).then(|| self.hold(value.count()));
         let xa = rank.map(|rank| self.hold(n * rank));
         drop(masked);
@@ -319,11 +347,14 @@ impl Backend for Meter<'_, '_> {
         let [q, k, v] = [self.value(q)?, self.value(k)?, self.value(v)?];
         let shape = rules::attention(&q.dims, &k.dims, &v.dims, spec)?;
         let counts = [q.count(), k.count(), v.count()];
+        let width = q.dims.iter().product::<usize>();
         let y = self.make(&q, shape, q.needs || k.needs || v.needs);
         let sums = self.hold(q.rows * q.dims[0]);
         self.pass.ledger.touch(self.pass.scores(1));
+        // scores, then their sum over v
+        self.pass.multiplies(2 * width as u64 * self.pass.attended);
         let kept = vec![q.held, k.held, v.held, y.held.clone(), Some(sums)];
-        self.push(y, Undo::Attention { ids, counts }, kept)
+        self.push(y, Undo::Attention { ids, counts, width }, kept)
     }
 
     fn moe(

@@ -1,14 +1,17 @@
-//! How much memory a player takes, from its architecture's shapes alone: nothing is loaded, nothing computed.
+//! How much memory a player takes and how much work its passes are, from its architecture's shapes alone: nothing is
+//! loaded, nothing computed.
 //!
 //! Every figure is in bytes and is what *this engine on the CPU* allocates. Passes are run on shapes ([`meter`], [`undo`])
 //! and hold what the tape holds, as long as it holds it, so the figures follow the architecture, not a rule of thumb. They
 //! do not count what a process has before a model is opened (some 20 MiB: program, plugins, thread stacks), the data set, or
 //! what lies in the operating system's page cache. [`SLACK`] and [`THREAD`] are measured rather than counted.
-//! Pure: no file, no clock, no allocation of the sizes it speaks of.
+//! Pure: no file, no clock (but for [`Ceilings::measure`]), no allocation of the sizes it speaks of.
+mod ceilings;
 mod ledger;
 mod meter;
 mod passes;
 mod undo;
+mod work;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,10 +21,13 @@ use std::{
 use randori_lora::LoraSpec;
 use randori_sdk::seam::{Architecture, Id};
 
+pub use ceilings::Ceilings;
 pub use passes::Decoding;
+pub use work::Work;
 
 use crate::{
     Error, Result, adapter,
+    kernels::attention::QUERIES,
     trace::{Trace, last_uses},
     weights::HeldWeight,
 };
@@ -60,6 +66,8 @@ pub struct Packing {
     pub targets: usize,
     /// Most tokens that one attends to: a prompt and a response.
     pub keys: usize,
+    /// (query, key) pairs in all, as attention's blocks of queries go over them.
+    pub attended: u64,
     /// Whether a step has more than one of them: gradients are then there from the beginning.
     pub several: bool,
 }
@@ -72,10 +80,15 @@ impl Packing {
         let all = item.saturating_mul(batch.max(1));
         let rows = item.max(tokens.min(all));
         let targets = responses.iter().sum::<usize>();
+        let of_responses = responses
+            .iter()
+            .map(|r| attended(prompt, r.saturating_sub(1)));
+        let of_item = attended(0, prompt) + of_responses.sum::<u64>();
         Packing {
             rows,
             targets: (rows * targets).div_ceil(item.max(1)),
             keys: prompt + responses.iter().max().unwrap_or(&0),
+            attended: of_item * rows as u64 / item.max(1) as u64,
             several: all > rows,
         }
     }
@@ -85,6 +98,15 @@ impl Packing {
         let each = responses.iter().map(|r| r.saturating_sub(1));
         prompt + each.sum::<usize>()
     }
+}
+
+/// (query, key) pairs of `n` queries in a row behind `before` keys: a block of queries sees all keys up to its last.
+pub(crate) fn attended(before: usize, n: usize) -> u64 {
+    let block = |from: usize| {
+        let to = n.min(from + QUERIES);
+        (to - from) as u64 * (before + to) as u64
+    };
+    (0..n).step_by(QUERIES).map(block).sum()
 }
 
 /// One stage's memory at its peak, by what it is for.
@@ -120,7 +142,8 @@ pub struct Planner {
     arch: Arc<dyn Architecture>,
     trace: Trace,
     weights: Vec<HeldWeight>,
-    widened: BTreeSet<String>,
+    /// By name: bytes as they are held, and whether products go over a few widened rows at a time.
+    stored: BTreeMap<String, (u64, bool)>,
     learnt: Learnt,
     threads: usize,
     /// As the tape gets them, by block.
@@ -148,9 +171,11 @@ impl Planner {
         let last_uses = (0..arch.layers())
             .map(|layer| last_uses(&*arch, layer, trace.width))
             .collect();
-        let widened = weights.iter().filter(|w| w.widened);
+        let stored = weights
+            .iter()
+            .map(|w| (w.name.clone(), (w.bytes, w.widened)));
         Ok(Planner {
-            widened: widened.map(|w| w.name.clone()).collect(),
+            stored: stored.collect(),
             arch,
             trace,
             weights,
@@ -296,5 +321,9 @@ mod tests {
             (1000, 510, true)
         );
         assert_eq!((of(64, 10).rows, of(64, 10).keys), (200, 151)); // a larger item stands alone
+        let of_prompt = 64 * 64 + 36 * 100; // blocks of 64 queries, all of which see as far as the last
+        let of_pair = of_prompt + 2 * 50 * 150;
+        assert_eq!(of(1, 4096).attended, of_pair);
+        assert_eq!(of(64, 1000).attended, 5 * of_pair);
     }
 }

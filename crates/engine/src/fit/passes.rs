@@ -1,7 +1,10 @@
 //! What training, scoring and generating hold at their worst moment: the passes of `training_pass.rs`, `player.rs` and
 //! `generate.rs` on shapes.
 
-use std::{cell::RefCell, collections::BTreeMap};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+};
 
 use super::{
     Packing, Peak, Planner, SLACK, THREAD,
@@ -49,7 +52,7 @@ impl Planner {
     /// # Errors
     /// What the architecture refuses.
     pub fn train(&self, packing: &Packing, checkpoint: bool, players: usize) -> Result<Peak> {
-        let pass = self.pass(packing.keys);
+        let pass = self.pass(packing.keys, packing.attended);
         let mut kept = self.forward_backward(&pass, packing, checkpoint)?;
         if packing.several {
             // whatever a step's first micro-batch has made of gradients lies there in the next
@@ -69,7 +72,7 @@ impl Planner {
             gradients: gradients.min(most),
             kept,
             work: most.saturating_sub(gradients + kept),
-            attention: self.attention(&pass, packing.rows, true)?,
+            attention: self.attention(packing, true)?,
             logits: 4 * (chunk_rows(self.trace.vocab) * self.trace.vocab) as u64,
         })
     }
@@ -79,7 +82,7 @@ impl Planner {
     /// # Errors
     /// What the architecture refuses.
     pub fn score(&self, packing: &Packing, players: usize) -> Result<Peak> {
-        let pass = self.pass(packing.keys);
+        let pass = self.pass(packing.keys, packing.attended);
         let hidden = self.blocks(&pass, packing.rows, true)?;
         for rows in chunks(packing.targets, chunk_rows(self.trace.vocab)) {
             self.head(&pass, rows, false, false)?;
@@ -89,7 +92,7 @@ impl Planner {
             base: self.base(),
             players: players as u64 * self.player(),
             work: self.slack(pass.ledger.peak()),
-            attention: self.attention(&pass, packing.rows, false)?,
+            attention: self.attention(packing, false)?,
             logits: 4 * (chunk_rows(self.trace.vocab) * self.trace.vocab) as u64,
             ..Peak::default()
         })
@@ -122,7 +125,7 @@ impl Planner {
             players: players as u64 * self.player(),
             kept,
             work: self.slack(peak + rows) - kept,
-            attention: self.pass(d.prompt + d.response).scores(1),
+            attention: self.pass(d.prompt + d.response, 0).scores(1),
             logits: 4 * (d.slots * self.trace.vocab) as u64 + rows,
             ..Peak::default()
         })
@@ -130,18 +133,20 @@ impl Planner {
 
     /// One step over `rows` new tokens of `sequences` sequences.
     fn step(&self, rows: usize, sequences: usize, keys: usize) -> Result<u64> {
-        let pass = self.pass(keys);
+        let pass = self.pass(keys, 0);
         let x = self.blocks(&pass, rows, false)?;
         let head = self.head(&pass, sequences, false, false)?;
         drop((x, head));
         Ok(pass.ledger.peak())
     }
 
-    fn pass(&self, keys: usize) -> Pass<'_> {
+    pub(super) fn pass(&self, keys: usize, attended: u64) -> Pass<'_> {
         Pass {
             ledger: Ledger::default(),
             learnt: &self.learnt,
-            widened: &self.widened,
+            stored: &self.stored,
+            attended,
+            work: Cell::default(),
             keys,
             threads: self.threads as u64,
             tables: RefCell::default(),
@@ -150,7 +155,7 @@ impl Planner {
     }
 
     /// Everything up to the head, nothing recorded.
-    fn blocks(&self, pass: &Pass, rows: usize, packed: bool) -> Result<Held> {
+    pub(super) fn blocks(&self, pass: &Pass, rows: usize, packed: bool) -> Result<Held> {
         let ids = self.ids(pass, rows);
         let mut x = self.run(pass, Part::Embed, false, ids)?.output;
         for layer in 0..self.arch.layers() {
@@ -163,7 +168,12 @@ impl Planner {
     }
 
     /// As `Player::forward_backward`; answers what the forward pass has kept.
-    fn forward_backward(&self, pass: &Pass, packing: &Packing, checkpoint: bool) -> Result<u64> {
+    pub(super) fn forward_backward(
+        &self,
+        pass: &Pass,
+        packing: &Packing,
+        checkpoint: bool,
+    ) -> Result<u64> {
         let before = pass.ledger.live();
         let rows = packing.rows;
         let embed = self.run(pass, Part::Embed, true, self.ids(pass, rows))?;
@@ -245,7 +255,13 @@ impl Planner {
         })
     }
 
-    fn head(&self, pass: &Pass, rows: usize, record: bool, needs: bool) -> Result<Recorded> {
+    pub(super) fn head(
+        &self,
+        pass: &Pass,
+        rows: usize,
+        record: bool,
+        needs: bool,
+    ) -> Result<Recorded> {
         let x = pass.ledger.hold(4 * (rows * self.trace.width) as u64);
         self.run(pass, Part::Head, record, self.wide(x, rows, needs))
     }
@@ -289,18 +305,18 @@ impl Planner {
         (bytes as f64 * SLACK) as u64 + self.threads as u64 * THREAD
     }
 
-    /// Attention's own memory over `rows` rows.
-    fn attention(&self, pass: &Pass, rows: usize, backward: bool) -> Result<u64> {
+    /// Attention's own memory over a micro-batch.
+    fn attention(&self, packing: &Packing, backward: bool) -> Result<u64> {
+        let plain = self.pass(packing.keys, packing.attended);
         if !backward {
-            return Ok(pass.scores(1));
+            return Ok(plain.scores(1));
         }
-        let plain = self.pass(pass.keys);
         let x = plain.ledger.hold(0);
         let block = self.run(
             &plain,
             Part::Block(0, false),
             true,
-            self.wide(x, rows, true),
+            self.wide(x, packing.rows, true),
         )?;
         let shares = block.nodes.iter().map(|node| match node.undo {
             Undo::Attention { counts, .. } => 2 * 4 * counts[0] as u64,
@@ -310,12 +326,12 @@ impl Planner {
     }
 }
 
-fn chunk_rows(vocab: usize) -> usize {
+pub(super) fn chunk_rows(vocab: usize) -> usize {
     (LOGITS / (4 * vocab.max(1))).clamp(1, ROWS)
 }
 
 /// `all` rows in chunks of at most `size`.
-fn chunks(all: usize, size: usize) -> Vec<usize> {
+pub(super) fn chunks(all: usize, size: usize) -> Vec<usize> {
     (0..all)
         .step_by(size)
         .map(|from| size.min(all - from))
@@ -384,6 +400,7 @@ mod tests {
         rows: 100,
         targets: 60,
         keys: 50,
+        attended: 0,
         several: false,
     };
 
@@ -409,7 +426,7 @@ mod tests {
         };
         let planner = planner(Learns::Lora(&spec, false));
         let kept = |checkpoint| {
-            let pass = planner.pass(PACKING.keys);
+            let pass = planner.pass(PACKING.keys, PACKING.attended);
             let kept = planner
                 .forward_backward(&pass, &PACKING, checkpoint)
                 .unwrap();

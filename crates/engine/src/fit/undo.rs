@@ -83,6 +83,7 @@ fn step(pass: &Pass, undo: Undo, dy: Held, arena: &mut Arena) {
             }
             if own {
                 pass.gradient(&format!("{name}.weight"), inputs * outputs);
+                pass.multiplies((n * inputs * outputs) as u64);
             }
             let learnt = pass.learnt;
             let rank = learnt.ranks.get(&name).copied();
@@ -91,7 +92,13 @@ fn step(pass: &Pass, undo: Undo, dy: Held, arena: &mut Arena) {
                 hold(n * outputs)
             });
             let dx = arena.needs(x).then(|| hold(count));
+            if dx.is_some() {
+                pass.goes_over(&format!("{name}.weight"), n, inputs * outputs);
+            }
             if let Some(rank) = rank {
+                // B's gradient and the slope through it, A's, and on to x
+                let over_a = inputs * (1 + usize::from(dx.is_some()));
+                pass.multiplies((n * rank * (2 * outputs + over_a)) as u64);
                 let masked = learnt.dropout.then(|| hold(count));
                 pass.gradient(&format!("{name}.lora_A"), rank * inputs);
                 pass.gradient(&format!("{name}.lora_B"), rank * outputs);
@@ -104,11 +111,13 @@ fn step(pass: &Pass, undo: Undo, dy: Held, arena: &mut Arena) {
                 arena.add(pass, x, dx, true);
             }
         }
-        Undo::Attention { ids, counts } => {
+        Undo::Attention { ids, counts, width } => {
             let dq = hold(counts[0]);
             // a gradient to keys and values for every query head, before those that share keys are summed
             let shares = hold(2 * counts[0]);
             pass.ledger.touch(pass.scores(2));
+            // scores again, then to them, to v, to q and to k
+            pass.multiplies(5 * width as u64 * pass.attended);
             let (dk, dv) = (hold(counts[1]), hold(counts[2]));
             drop(shares);
             for (id, held) in ids.into_iter().zip([dq, dk, dv]) {

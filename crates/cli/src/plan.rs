@@ -1,0 +1,249 @@
+//! A recipe's memory, stage by stage: recipe keys become the arguments of `randori_engine::fit`. `randori fit` shows it, and
+//! `randori run` sizes its micro-batches with it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use randori_engine::fit::{Decoding, Learns, Packing, Peak, Planner, largest};
+use randori_engine::weights::{Described, LoadOptions, describe};
+use randori_engine::{Trace, trace};
+use randori_lora::LoraSpec;
+use randori_sdk::seam::Architecture;
+
+use randori_host::Host;
+
+use crate::artefacts::Learnt;
+use crate::recipe::{AdapterKind, Recipe};
+use crate::session::{architecture, source};
+use crate::settings;
+
+/// What a process has before it opens a model: program, plugins, data.
+pub const PROCESS: u64 = 32 << 20;
+/// Sizes beyond this are not looked for.
+pub const MOST: usize = 1 << 20;
+
+/// What stays the same whatever the recipe's switches.
+pub struct Model {
+    pub described: Described,
+    pub arch: Arc<dyn Architecture>,
+    pub trace: Trace,
+    /// Settings of the adapter that the game starts from, where it is given.
+    pub given: Option<Arc<LoraSpec>>,
+    pub threads: usize,
+}
+
+impl Model {
+    /// Reads the model's configuration (its index, where it is at hand) and the settings of the adapter that the game
+    /// starts from: `adapter`, or else the recipe's own.
+    pub fn of(recipe: &Recipe, adapter: Vec<PathBuf>, host: &Host) -> Result<Model> {
+        let at_source = || format!("{}: model.source", recipe.place("model.source"));
+        let described = describe(source(recipe)?).with_context(at_source)?;
+        let arch = architecture(recipe, host, described.config())?;
+        let trace = trace(&*arch).with_context(at_source)?;
+        let named: Vec<_> = match adapter.is_empty() {
+            true => recipe
+                .adapter
+                .init
+                .0
+                .iter()
+                .map(|p| recipe.path(p))
+                .collect(),
+            false => adapter,
+        };
+        let given = match named.is_empty() {
+            true => None,
+            false => Learnt::read_stack(&named)?.lora,
+        };
+        Ok(Model {
+            described,
+            arch,
+            trace,
+            given,
+            threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
+        })
+    }
+}
+
+/// A recipe with its figures.
+pub struct Plan {
+    pub recipe: Recipe,
+    pub options: LoadOptions,
+    pub game: Planner,
+    pub sft: Planner,
+    pub threads: usize,
+}
+
+impl Plan {
+    pub fn of(model: &Model, recipe: Recipe) -> Result<Plan> {
+        let options = settings::load_options(&recipe);
+        let at = || format!("{}: model.source", recipe.place("model.source"));
+        let held = model
+            .described
+            .held(&model.trace, &options, model.arch.name())
+            .with_context(at)?;
+        let own = settings::lora(&recipe)?;
+        let spec = model.given.as_deref().unwrap_or(&own);
+        let planner = |dropout, optimizer: randori_engine::train::Optimizer| {
+            let learns = match recipe.adapter.kind {
+                AdapterKind::Full => Learns::Full,
+                _ => Learns::Lora(spec, dropout),
+            };
+            Planner::new(
+                model.arch.clone(),
+                model.trace.clone(),
+                held.clone(),
+                learns,
+                optimizer.moments(),
+                model.threads,
+            )
+            .with_context(|| format!("{}: [adapter]", recipe.place("adapter.targets")))
+        };
+        let game = planner(false, settings::game(&recipe, 0, 0, 1.0).optimizer)?;
+        let sft = planner(true, settings::sft(&recipe, 0).optimizer)?;
+        Ok(Plan {
+            recipe,
+            options,
+            game,
+            sft,
+            threads: model.threads,
+        })
+    }
+
+    /// Players in memory besides one that is being trained: the start, and the opponent once it is another.
+    pub fn players(&self) -> usize {
+        1 + usize::from(self.recipe.game.iterations > 1)
+    }
+
+    /// The longest response of either player.
+    pub fn responses(&self) -> [usize; 2] {
+        [
+            self.recipe.data.max_response_tokens,
+            self.recipe.generate.max_new_tokens,
+        ]
+    }
+
+    pub fn pairs(&self, batch: usize) -> Packing {
+        let tokens = self.recipe.train.micro_batch_tokens;
+        Packing::fullest(
+            self.recipe.data.max_prompt_tokens,
+            &self.responses(),
+            batch,
+            tokens,
+        )
+    }
+
+    pub fn supervised(&self) -> Packing {
+        let (data, train) = (&self.recipe.data, &self.recipe.train);
+        let responses = [data.max_response_tokens];
+        let batch = self.recipe.sft.batch;
+        Packing::fullest(
+            data.max_prompt_tokens,
+            &responses,
+            batch,
+            train.micro_batch_tokens,
+        )
+    }
+
+    /// Answers of the game, or of the measures.
+    pub fn decoding(&self, slots: usize, measured: bool) -> Decoding {
+        let r = &self.recipe;
+        let measures = r.eval.max_new_tokens.filter(|_| measured);
+        let prompts = if measured {
+            r.eval.limit.unwrap_or(usize::MAX)
+        } else {
+            r.generate.chunk
+        };
+        Decoding {
+            slots: slots.min(prompts),
+            prompt: r.data.max_prompt_tokens,
+            response: measures.unwrap_or(r.generate.max_new_tokens),
+            refilled: prompts > slots,
+        }
+    }
+
+    pub fn train(&self, packing: &Packing) -> Result<Peak> {
+        let checkpoint = self.recipe.train.checkpoint;
+        Ok(self.game.train(packing, checkpoint, self.players() + 1)?)
+    }
+
+    pub fn score(&self, packing: &Packing) -> Result<Peak> {
+        Ok(self.game.score(packing, self.players())?)
+    }
+
+    /// Generation at so many slots, of the game or of the measures (which have the trained player besides).
+    pub fn generate(&self, slots: usize, measured: bool) -> Result<Peak> {
+        let players = self.players() + usize::from(measured);
+        Ok(self
+            .game
+            .generate(&self.decoding(slots, measured), players)?)
+    }
+
+    /// Every stage's name, what decides its size, and its memory.
+    pub fn stages(&self) -> Result<Vec<(&'static str, String, Peak)>> {
+        let r = &self.recipe;
+        let (step, scored) = (self.pairs(r.train.batch), self.pairs(usize::MAX));
+        let slots = r.generate.batch;
+        let at = |d: Decoding| format!("{} slots of {} + {} tokens", d.slots, d.prompt, d.response);
+        let rows = |p: &Packing| format!("{} rows at a time", p.rows);
+        let mut stages = vec![("load", "one tensor at a time".to_string(), self.game.load())];
+        if r.sft.epochs > 0 || r.compare.continued_sft {
+            let packing = self.supervised();
+            let peak = self.sft.train(&packing, r.train.checkpoint, 2)?;
+            stages.push(("sft", rows(&packing), peak));
+        }
+        stages.push((
+            "generate",
+            at(self.decoding(slots, false)),
+            self.generate(slots, false)?,
+        ));
+        stages.push(("score", rows(&scored), self.score(&scored)?));
+        let switch = if r.train.checkpoint {
+            "checkpointed"
+        } else {
+            "no checkpointing"
+        };
+        stages.push((
+            "train",
+            format!("{}, {switch}", rows(&step)),
+            self.train(&step)?,
+        ));
+        stages.push((
+            "eval",
+            at(self.decoding(slots, true)),
+            self.generate(slots, true)?,
+        ));
+        Ok(stages)
+    }
+
+    /// The largest stage's memory, the process itself included.
+    pub fn peak(&self) -> Result<u64> {
+        let stages = self.stages()?.into_iter().map(|(_, _, peak)| peak.total());
+        Ok(PROCESS + stages.max().unwrap_or(0))
+    }
+}
+
+pub fn bytes(peak: Result<Peak>) -> randori_engine::Result<u64> {
+    peak.map(|p| p.total())
+        .map_err(|e| randori_engine::Error::Rule(format!("{e:#}")))
+}
+
+/// The largest micro-batch with which training and scoring fit; a pair that is larger stands alone, whatever is set.
+pub fn micro_batch(plan: &Plan, free: u64) -> Result<Option<usize>> {
+    let r = &plan.recipe;
+    let (prompt, responses) = (r.data.max_prompt_tokens, plan.responses());
+    let found = largest(free, MOST, &mut |n| {
+        let of = |batch| Packing::fullest(prompt, &responses, batch, n);
+        let train = bytes(plan.train(&of(r.train.batch)))?;
+        Ok(train.max(bytes(plan.score(&of(usize::MAX)))?))
+    })?;
+    Ok(found)
+}
+
+/// The most slots with which answers and measures fit.
+pub fn slots(plan: &Plan, free: u64) -> Result<Option<usize>> {
+    Ok(largest(free, MOST, &mut |n| {
+        let game = bytes(plan.generate(n, false))?;
+        Ok(game.max(bytes(plan.generate(n, true))?))
+    })?)
+}

@@ -1,0 +1,148 @@
+//! Whether a recipe fits into a given memory: the largest sizes that do, and the switches that would make it fit.
+
+use anyhow::Result;
+use randori_engine::fit::{Packing, largest};
+
+use crate::bytes::{shown, unit};
+use crate::plan::{MOST, Model, PROCESS, Plan, bytes, micro_batch, slots};
+use crate::recipe::{AdapterKind, Dtype, Recipe};
+
+/// Says whether it fits, the largest sizes that do, and what would make it fit.
+pub fn against(model: &Model, plan: &Plan, limit: u64) -> Result<()> {
+    let peak = plan.peak()?;
+    let size = |bytes: u64| format!("{} {}", shown(bytes, limit), unit(limit));
+    let free = limit.saturating_sub(PROCESS);
+    if peak <= limit {
+        println!("\nFits into {}: {} at most.", size(limit), size(peak));
+    }
+    println!(
+        "\nThe largest that fit into {}, all else as in the recipe:",
+        size(limit)
+    );
+    let prompt = plan.recipe.data.max_prompt_tokens;
+    let response = largest(free, MOST, &mut |n| {
+        let r = &plan.recipe.train;
+        let packing = Packing::fullest(prompt, &[n, n], r.batch, r.micro_batch_tokens);
+        bytes(plan.train(&packing))
+    })?;
+    let pair = response.map(|n| {
+        format!(
+            "{n} tokens a response: {} rows with a prompt of {prompt}",
+            Packing::item(prompt, &[n, n])
+        )
+    });
+    println!("  longest pair                 {}", or_none(pair));
+    println!(
+        "  train.micro_batch_tokens     {}",
+        or_none(micro_batch(plan, free)?.map(|n| bounded(n, plan)))
+    );
+    let slots = slots(plan, free)?;
+    println!(
+        "  generate.batch               {}",
+        or_none(slots.map(|n| match n >= MOST {
+            true => format!("{n} and more"),
+            false => n.to_string(),
+        }))
+    );
+    if peak <= limit {
+        return Ok(());
+    }
+    let stages = plan.stages()?;
+    let large: Vec<String> = stages
+        .iter()
+        .filter(|(_, _, p)| p.total() > free)
+        .map(|(name, _, p)| format!("{name} {}", size(p.total() + PROCESS)))
+        .collect();
+    let would = match remedies(model, plan, limit)? {
+        Some((each, peak)) => format!("this would, with {} at most: {}", size(peak), each.join("; or: ")),
+        None => "no switch of the recipe makes it: take a smaller model, or shorter prompts and responses (data.max_prompt_tokens, data.max_response_tokens, generate.max_new_tokens)".into(),
+    };
+    anyhow::bail!(
+        "does not fit into {}: {}; {would}",
+        size(limit),
+        large.join(", ")
+    )
+}
+
+fn or_none(found: Option<String>) -> String {
+    found.unwrap_or_else(|| "none fits".into())
+}
+
+/// A micro-batch's size, or that none is too large: a step has no more rows.
+fn bounded(rows: usize, plan: &Plan) -> String {
+    let step = plan.recipe.train.batch
+        * Packing::item(plan.recipe.data.max_prompt_tokens, &plan.responses());
+    match rows >= step {
+        true => format!(
+            "any (a step's {} pairs have at most {step} rows)",
+            plan.recipe.train.batch
+        ),
+        false => rows.to_string(),
+    }
+}
+
+/// Switches in the order in which they cost least: each a recipe key and its value, from a plan that does not fit.
+type Switch = fn(&mut Recipe, &Plan, u64) -> Result<Option<String>>;
+
+const SWITCHES: [Switch; 5] = [
+    |r, _, _| {
+        let changes = !std::mem::replace(&mut r.train.checkpoint, true);
+        Ok(changes.then(|| "train.checkpoint = true".into()))
+    },
+    |r, plan, free| {
+        let n = slots(plan, free)?.filter(|n| *n < r.generate.batch);
+        r.generate.batch = n.unwrap_or(r.generate.batch);
+        Ok(n.map(|n| format!("generate.batch = {n}")))
+    },
+    |r, plan, free| {
+        let n = micro_batch(plan, free)?.filter(|n| *n < r.train.micro_batch_tokens);
+        r.train.micro_batch_tokens = n.unwrap_or(r.train.micro_batch_tokens);
+        Ok(n.map(|n| format!("train.micro_batch_tokens = {n}")))
+    },
+    |r, _, _| {
+        let changes = r.model.dtype == Dtype::F32;
+        r.model.dtype = Dtype::Bf16;
+        Ok(changes.then(|| "model.dtype = \"bf16\"".into()))
+    },
+    |r, _, _| {
+        let changes = r.adapter.kind != AdapterKind::Qlora;
+        r.adapter.kind = AdapterKind::Qlora;
+        Ok(changes.then(|| "adapter.kind = \"qlora\"".into()))
+    },
+];
+
+/// What would make it fit, and the memory it then takes at most: single switches if there are any, or else as many as it
+/// needs, one after the other.
+fn remedies(model: &Model, plan: &Plan, limit: u64) -> Result<Option<(Vec<String>, u64)>> {
+    let free = limit.saturating_sub(PROCESS);
+    let (mut single, mut most) = (Vec::new(), 0);
+    for switch in SWITCHES {
+        let mut recipe = plan.recipe.clone();
+        if let Some(what) = switch(&mut recipe, plan, free)? {
+            let peak = Plan::of(model, recipe)?.peak()?;
+            if peak <= limit {
+                most = most.max(peak);
+                single.push(what);
+            }
+        }
+    }
+    if !single.is_empty() {
+        return Ok(Some((single, most)));
+    }
+    // sizes last: only when nothing else is left is known how small they must be
+    let mut together = Vec::new();
+    let mut now = Plan::of(model, plan.recipe.clone())?;
+    for i in [0, 3, 4, 1, 2] {
+        let mut recipe = now.recipe.clone();
+        let Some(what) = SWITCHES[i](&mut recipe, &now, free)? else {
+            continue;
+        };
+        together.push(what);
+        now = Plan::of(model, recipe)?;
+        let peak = now.peak()?;
+        if peak <= limit {
+            return Ok(Some((vec![together.join(" and ")], peak)));
+        }
+    }
+    Ok(None)
+}

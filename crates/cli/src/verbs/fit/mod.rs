@@ -1,0 +1,106 @@
+//! `randori fit`: how much memory each stage of a recipe takes, whether that fits, what would, and the largest sizes that
+//! do. The arithmetic is the engine's (`randori_engine::fit`); here its figures become text.
+
+mod limits;
+mod time;
+
+use anyhow::Result;
+
+use crate::args::Who;
+use crate::bytes::{shown, unit};
+use crate::plan::{Model, PROCESS, Plan};
+use crate::session::{host, recipe};
+
+/// Prints the plan; an error where `limit` is given and the recipe does not fit.
+pub fn run(who: &Who, limit: Option<u64>) -> Result<()> {
+    let (recipe, adapter) = recipe(who)?;
+    let host = host(Some(&recipe), &who.common)?;
+    let model = Model::of(&recipe, adapter, &host)?;
+    let plan = Plan::of(&model, recipe)?;
+    print!("{}", memory(&plan, &model)?);
+    print!("{}", time::shown(&plan)?);
+    match limit {
+        Some(limit) => limits::against(&model, &plan, limit),
+        None => Ok(()),
+    }
+}
+
+/// A line for each stage.
+fn memory(plan: &Plan, model: &Model) -> Result<String> {
+    let r = &plan.recipe;
+    let count = |w: &randori_engine::trace::TracedWeight| w.shape.iter().product::<usize>() as f64;
+    let all: f64 = model.trace.weights.iter().map(count).sum();
+    let held = match (&plan.options.quant, r.adapter.kind) {
+        (Some(_), _) => format!("adapter.quant = {:?}", r.adapter.quant).to_lowercase(),
+        _ => format!("model.dtype = {:?}", r.model.dtype).to_lowercase(),
+    };
+    let supposed = match model.described.at_hand() {
+        true => "",
+        false => " (only the configuration is at hand: dense safetensors are supposed)",
+    };
+    let mut out = format!(
+        "{}: {} blocks, {:.1} M weights, {held}{supposed}; trained: {:.1} M\n",
+        model.arch.name(),
+        model.arch.layers(),
+        all / 1e6,
+        plan.game.trained() as f64 / 1e6
+    );
+    let stages = plan.stages()?;
+    let most = stages.iter().map(|(_, _, p)| p.total()).max().unwrap_or(0);
+    out.push_str(&format!(
+        "Memory of the engine as it runs on the CPU, at its peak in each stage, in {}. For a GPU this is not verified.\n\n",
+        unit(most)
+    ));
+    let columns = [
+        "base",
+        "players",
+        "moments",
+        "gradients",
+        "kept",
+        "work",
+        "peak",
+    ];
+    out.push_str(&format!("{:10}", "stage"));
+    columns
+        .iter()
+        .for_each(|c| out.push_str(&format!("{c:>10}")));
+    out.push('\n');
+    for (name, what, p) in &stages {
+        out.push_str(&format!("{name:10}"));
+        for bytes in [
+            p.base,
+            p.players,
+            p.moments,
+            p.gradients,
+            p.kept,
+            p.work,
+            p.total(),
+        ] {
+            out.push_str(&format!("{:>10}", shown(bytes, most)));
+        }
+        out.push_str(&format!("   {what}\n"));
+    }
+    let of = |stage: &str| {
+        stages
+            .iter()
+            .find(|s| s.0 == stage)
+            .map(|s| s.2)
+            .unwrap_or_default()
+    };
+    let (train, generate) = (of("train"), of("generate"));
+    out.push_str(&format!(
+        "\nkept: the tape, or keys and values. work: all else a pass holds; in train it has {} of attention and {} of logits, in\ngenerate {} of logits. A process takes some {} besides.\n",
+        shown(train.attention, most),
+        shown(train.logits, most),
+        shown(generate.logits, most),
+        shown(PROCESS, most)
+    ));
+    let (player, moments) = (plan.game.player(), plan.game.moments());
+    out.push_str(&format!(
+        "Disk: {} {} for every iteration's player, up to {} more while one is trained; texts and log-probs besides.\n",
+        shown(player, most),
+        unit(most),
+        shown(2 * (player + moments), most)
+    ));
+    Ok(out)
+}

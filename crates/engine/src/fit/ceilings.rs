@@ -1,0 +1,128 @@
+//! What this machine can do, measured in a moment, and how long work takes by that.
+
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
+
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+
+use super::Work;
+use crate::{Result, kernels};
+
+/// The share of a bare product's speed that whole passes reach (docs/memory.md has what it was measured on): attention, norms,
+/// thin products of the update and memory traffic take the rest.
+const REACHED: f64 = 0.65;
+/// Multiply-adds in whose time one weight is widened to f32; measured likewise.
+const WIDENING: f64 = 16.0;
+
+/// Rows of the product that is measured, and the most of its other sizes.
+const ROWS: usize = 512;
+const WIDEST: usize = 2048;
+/// The most memory that is read.
+const STREAM: u64 = 512 << 20;
+/// Time for either.
+const LONG_ENOUGH: Duration = Duration::from_millis(250);
+
+/// The machine's speed, all threads together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ceilings {
+    /// Multiply-adds a second in a product of f32 matrices.
+    pub multiply_adds: f64,
+    /// Bytes a second that are read from memory.
+    pub bytes: f64,
+}
+
+impl Ceilings {
+    /// Measures a product as wide as the model and a read of as much memory as its weights take (both up to a limit), in
+    /// about half a second.
+    ///
+    /// # Errors
+    /// What candle refuses.
+    pub fn measure(width: usize, weights: u64) -> Result<Ceilings> {
+        Ok(Ceilings {
+            multiply_adds: product(width.clamp(64, WIDEST))?,
+            bytes: reading(weights.clamp(1 << 20, STREAM)),
+        })
+    }
+
+    /// How long work takes, by experience: the products at their share of the ceiling, then the memory traffic, then the
+    /// widening.
+    pub fn seconds(&self, work: &Work) -> f64 {
+        let products = work.multiply_adds / REACHED + WIDENING * work.widened;
+        products / self.multiply_adds + work.bytes / self.bytes
+    }
+}
+
+fn product(width: usize) -> Result<f64> {
+    let values = |rows: usize| -> Result<Tensor> {
+        let values: Vec<f32> = (0..rows * width).map(|i| (i % 7) as f32 - 3.0).collect();
+        Ok(Tensor::from_vec(values, (rows, width), &Device::Cpu)?)
+    };
+    let (x, w) = (values(ROWS)?, values(width)?);
+    let seconds = median(|| {
+        black_box(kernels::linear::forward(&x, &w)?);
+        Ok(())
+    })?;
+    Ok((ROWS * width * width) as f64 / seconds)
+}
+
+fn reading(bytes: u64) -> f64 {
+    // written first, or every page would be the same page of zeros
+    let buffer: Vec<f32> = (0..bytes as usize / 4)
+        .into_par_iter()
+        .map(|i| (i % 8) as f32)
+        .collect();
+    let seconds = median(|| {
+        let sums = buffer.par_chunks(1 << 18).map(kernels::math::sum);
+        black_box(sums.sum::<f64>());
+        Ok(())
+    });
+    bytes as f64 / seconds.unwrap_or(f64::INFINITY)
+}
+
+/// Of as many repeats as there is time for, after one that warms up. Not the shortest: what else runs here goes on running.
+fn median(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+    work()?;
+    let began = Instant::now();
+    let mut all = Vec::new();
+    while all.len() < 3 || began.elapsed() < LONG_ENOUGH {
+        let start = Instant::now();
+        work()?;
+        all.push(start.elapsed().as_secs_f64());
+    }
+    all.sort_by(f64::total_cmp);
+    Ok(all[all.len() / 2].max(1e-9))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_work_takes_its_time() {
+        let machine = Ceilings {
+            multiply_adds: 100.0,
+            bytes: 10.0,
+        };
+        let seconds = |multiply_adds, bytes, widened| {
+            machine.seconds(&Work {
+                multiply_adds,
+                bytes,
+                widened,
+            })
+        };
+        assert_eq!(seconds(0.0, 30.0, 0.0), 3.0);
+        assert_eq!(seconds(130.0, 0.0, 0.0), 2.0);
+        assert_eq!(seconds(0.0, 0.0, 100.0), WIDENING);
+        assert_eq!(seconds(130.0, 30.0, 100.0), 5.0 + WIDENING);
+    }
+
+    #[test]
+    fn a_machine_has_a_speed() {
+        let machine = Ceilings::measure(64, 0).unwrap();
+        assert!(machine.multiply_adds > 1e6 && machine.multiply_adds.is_finite());
+        assert!(machine.bytes > 1e6 && machine.bytes.is_finite());
+    }
+}

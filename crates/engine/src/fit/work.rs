@@ -1,0 +1,97 @@
+//! What passes do, counted on shapes: the time they take follows from it and from what a machine can do ([`super::Ceilings`]).
+
+use std::ops::{AddAssign, Mul};
+
+use super::{Decoding, Packing, Planner, attended, passes::chunk_rows};
+use crate::Result;
+
+/// Work that takes time.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Work {
+    /// Multiply-adds of matrix products and attention, to the last one what [`crate::work`] counts.
+    pub multiply_adds: f64,
+    /// Bytes that no cache holds: weights at each product, keys and values of a cache, the optimiser's tensors.
+    pub bytes: f64,
+    /// Weights that products widened to f32 on their way.
+    pub widened: f64,
+}
+
+impl AddAssign for Work {
+    fn add_assign(&mut self, other: Work) {
+        self.multiply_adds += other.multiply_adds;
+        self.bytes += other.bytes;
+        self.widened += other.widened;
+    }
+}
+
+impl Mul<f64> for Work {
+    type Output = Work;
+    fn mul(self, times: f64) -> Work {
+        Work {
+            multiply_adds: times * self.multiply_adds,
+            bytes: times * self.bytes,
+            widened: times * self.widened,
+        }
+    }
+}
+
+impl Planner {
+    /// Forward and backward over a micro-batch.
+    ///
+    /// # Errors
+    /// What the architecture refuses.
+    pub fn training_work(&self, packing: &Packing, checkpoint: bool) -> Result<Work> {
+        let pass = self.pass(packing.keys, packing.attended);
+        self.forward_backward(&pass, packing, checkpoint)?;
+        Ok(pass.work.get())
+    }
+
+    /// A step's update: every parameter, gradient and moment is read, and all but the gradient written.
+    pub fn update_work(&self) -> Work {
+        let bytes = 3 * self.player() + 2 * self.moments();
+        Work {
+            bytes: bytes as f64,
+            ..Work::default()
+        }
+    }
+
+    /// Log-probs of a micro-batch.
+    ///
+    /// # Errors
+    /// What the architecture refuses.
+    pub fn scoring_work(&self, packing: &Packing) -> Result<Work> {
+        let pass = self.pass(packing.keys, packing.attended);
+        self.blocks(&pass, packing.rows, true)?;
+        for rows in super::passes::chunks(packing.targets, chunk_rows(self.trace.vocab)) {
+            self.head(&pass, rows, false, false)?;
+        }
+        Ok(pass.work.get())
+    }
+
+    /// Answers, all of the greatest length, to as many prompts as there are slots.
+    ///
+    /// # Errors
+    /// What the architecture refuses.
+    pub fn generation_work(&self, d: &Decoding) -> Result<Work> {
+        let slots = d.slots.max(1);
+        let cached = |tokens: usize| (slots * tokens * self.trace.cache_bytes_per_token) as f64;
+        let rows = slots * d.prompt;
+        let mut work = self.cached_work(rows, slots, slots as u64 * attended(0, d.prompt))?;
+        work.bytes += cached(d.prompt);
+        // every token sees all before it: on average half the answer
+        let seen = d.prompt + d.response.div_ceil(2);
+        let mut token = self.cached_work(slots, slots, (slots * seen) as u64)?;
+        token.bytes += cached(seen);
+        // the first token falls out of the prompt's pass
+        work += token * d.response.saturating_sub(1) as f64;
+        Ok(work)
+    }
+
+    /// A pass of `rows` new tokens of so many sequences.
+    fn cached_work(&self, rows: usize, sequences: usize, attended: u64) -> Result<Work> {
+        let pass = self.pass(0, attended);
+        self.blocks(&pass, rows, false)?;
+        self.head(&pass, sequences, false, false)?;
+        Ok(pass.work.get())
+    }
+}
