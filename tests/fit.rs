@@ -110,6 +110,12 @@ fn the_verb_says_what_fits_and_what_would() {
         "--set",
         "train.checkpoint=true",
     ]);
+    let auto = "train.micro_batch_tokens=auto";
+    let said = w.accepted(&["fit", "f.toml", "--vram", "512MiB", "--set", auto]);
+    assert!(
+        said.contains("1278 rows at a time, no checkpointing"),
+        "{said}"
+    );
     let line = w.refused(&["fit", "f.toml", "--vram", "256MiB"], "does not fit");
     let (_, what) = line.split_once("at most: ").unwrap();
     let sets = what.split(" and ").map(|s| s.trim().replace(" = ", "="));
@@ -122,6 +128,54 @@ fn the_verb_says_what_fits_and_what_would() {
         "no switch of the recipe makes it",
     );
     w.nothing_written();
+}
+
+/// `auto` becomes a number when the run begins, and stays that number.
+#[test]
+fn a_micro_batch_is_chosen_once() {
+    let w = World::new();
+    let auto = "train.micro_batch_tokens=auto";
+    let run = |name: &str, tokens: &str| {
+        let name = format!("name={name}");
+        w.run(&["run", "r.toml", "--set", &name, "--set", tokens])
+    };
+    let out = run("chosen", auto);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    assert!(
+        out.stderr.contains("train.micro_batch_tokens"),
+        "{}",
+        out.stderr
+    );
+    let kept = std::fs::read_to_string(w.dir().join("runs/chosen/recipe.toml")).unwrap();
+    // the model is so small that the most is what fits
+    assert!(kept.contains("\nmicro_batch_tokens = 4096\n"), "{kept}");
+    let manifest = std::fs::read_to_string(w.dir().join("runs/chosen/manifest.json")).unwrap();
+    let entry = "\"train.micro_batch_tokens\": \"4096\"";
+    assert!(manifest.contains(entry), "{manifest}");
+
+    // a run that was begun with another number goes on with it, whatever would be chosen today
+    let out = run("begun", "train.micro_batch_tokens=64");
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    let out = run("begun", auto);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    assert!(
+        out.stderr.contains("everything here was played before"),
+        "{}",
+        out.stderr
+    );
+
+    let why = "must be a whole number or \"auto\", got \"most\"";
+    w.refused(
+        &[
+            "run",
+            "r.toml",
+            "--set",
+            "train.micro_batch_tokens=\"most\"",
+        ],
+        why,
+    );
+    let fit = w.accepted(&["fit", "r.toml", "--set", auto]);
+    assert!(fit.contains("rows at a time"), "{fit}");
 }
 
 fn skipped() -> bool {

@@ -8,7 +8,7 @@ use randori_store::{Lock, Open, Run, RunSpec};
 
 use crate::args::Who;
 use crate::builtin;
-use crate::recipe::Recipe;
+use crate::recipe::{OrAuto, Recipe};
 use crate::session::Session;
 
 /// `runs/NAME`, or the run folder that was given instead of a recipe.
@@ -17,6 +17,15 @@ pub fn of(who: &Who, recipe: &Recipe) -> PathBuf {
         Some(path) if path.is_dir() => path.clone(),
         _ => who.common.runs.join(&recipe.run.name),
     }
+}
+
+/// What was chosen when the run in `dir` began stays chosen, though the memory that is free may be another now.
+pub fn keep_choices(recipe: &mut Recipe, dir: &Path, fresh: bool) -> Result<()> {
+    let kept = dir.join("recipe.toml");
+    if !fresh && recipe.train.micro_batch_tokens == OrAuto::Auto && kept.exists() {
+        recipe.train.micro_batch_tokens = Recipe::load(&kept, &[])?.train.micro_batch_tokens;
+    }
+    Ok(())
 }
 
 /// Refuses a folder that another process has, before anything is loaded.

@@ -15,6 +15,7 @@ mod game;
 )]
 mod ggufmeta;
 mod measure;
+mod memory;
 mod outbox;
 mod pairs;
 mod plan;

@@ -156,7 +156,7 @@ pub fn logps(
     let scores = score(
         player,
         &items,
-        session.recipe.train.micro_batch_tokens,
+        session.recipe.micro_batch_tokens(),
         &mut |done, tokens| {
             bar.set(done, tokens);
         },
@@ -243,7 +243,7 @@ pub fn nll(session: &Session, player: &Player, examples: &Part, label: &str) -> 
     let scores = score(
         player,
         &items,
-        session.recipe.train.micro_batch_tokens,
+        session.recipe.micro_batch_tokens(),
         &mut |done, tokens| {
             bar.set(done, tokens);
         },

@@ -124,7 +124,7 @@ impl Plan {
     }
 
     pub fn pairs(&self, batch: usize) -> Packing {
-        let tokens = self.recipe.train.micro_batch_tokens;
+        let tokens = self.recipe.micro_batch_tokens();
         Packing::fullest(
             self.recipe.data.max_prompt_tokens,
             &self.responses(),
@@ -134,14 +134,14 @@ impl Plan {
     }
 
     pub fn supervised(&self) -> Packing {
-        let (data, train) = (&self.recipe.data, &self.recipe.train);
+        let data = &self.recipe.data;
         let responses = [data.max_response_tokens];
         let batch = self.recipe.sft.batch;
         Packing::fullest(
             data.max_prompt_tokens,
             &responses,
             batch,
-            train.micro_batch_tokens,
+            self.recipe.micro_batch_tokens(),
         )
     }
 
@@ -167,6 +167,15 @@ impl Plan {
         Ok(self.game.train(packing, checkpoint, self.players() + 1)?)
     }
 
+    /// Whether the recipe has a supervised stage, before the game or beside it.
+    pub fn is_supervised(&self) -> bool {
+        self.recipe.sft.epochs > 0 || self.recipe.compare.continued_sft
+    }
+
+    pub fn sft(&self, packing: &Packing) -> Result<Peak> {
+        Ok(self.sft.train(packing, self.recipe.train.checkpoint, 2)?)
+    }
+
     pub fn score(&self, packing: &Packing) -> Result<Peak> {
         Ok(self.game.score(packing, self.players())?)
     }
@@ -187,9 +196,9 @@ impl Plan {
         let at = |d: Decoding| format!("{} slots of {} + {} tokens", d.slots, d.prompt, d.response);
         let rows = |p: &Packing| format!("{} rows at a time", p.rows);
         let mut stages = vec![("load", "one tensor at a time".to_string(), self.game.load())];
-        if r.sft.epochs > 0 || r.compare.continued_sft {
+        if self.is_supervised() {
             let packing = self.supervised();
-            let peak = self.sft.train(&packing, r.train.checkpoint, 2)?;
+            let peak = self.sft(&packing)?;
             stages.push(("sft", rows(&packing), peak));
         }
         stages.push((

@@ -14,6 +14,7 @@ use crate::args::{Common, Who};
 use crate::artefacts::Learnt;
 use crate::builtin;
 use crate::folder;
+use crate::memory;
 use crate::progress::Console;
 use crate::recipe::{AdapterKind, PluginChoice, PluginOption, Recipe};
 use crate::settings;
@@ -66,9 +67,10 @@ pub struct Opened {
 
 impl Opened {
     /// Opens plugins, the model's files and the tokenizer.
-    pub fn with(recipe: Recipe, common: &Common) -> Result<Opened> {
+    pub fn with(mut recipe: Recipe, common: &Common) -> Result<Opened> {
         let console = Console::new(common.quiet);
         let host = host(Some(&recipe), common)?;
+        memory::settle(&mut recipe, &host, &console)?;
         let name = recipe.model.source.0.clone();
         let at_source = || format!("{}: model.source", recipe.place("model.source"));
         let checkpoint = weights::open(source(&recipe)?).with_context(at_source)?;

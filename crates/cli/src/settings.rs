@@ -81,7 +81,7 @@ fn common(recipe: &Recipe) -> TrainSettings {
         min_learning_rate: None,
         clip: Some(recipe.train.clip).filter(|c| *c > 0.0),
         max_steps: None,
-        micro_batch_tokens: recipe.train.micro_batch_tokens,
+        micro_batch_tokens: recipe.micro_batch_tokens(),
         checkpoint: recipe.train.checkpoint,
         shuffle: true,
         beta: 1.0,

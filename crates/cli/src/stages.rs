@@ -169,7 +169,7 @@ pub fn scored(
         let found = randori_engine::score(
             player,
             &items,
-            session.recipe.train.micro_batch_tokens,
+            session.recipe.micro_batch_tokens(),
             &mut |done, t| {
                 now = t;
                 bar.set(before + done, tokens + t);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::RecipeError;
 use super::plural::{Files, PerIteration, PluginChoice, Texts};
-use super::setting::{Bound, Key, ModelSource, Section, Setting, choice};
+use super::setting::{Bound, Key, ModelSource, OrAuto, Section, Setting, choice};
 use super::source::Entries;
 
 macro_rules! section {
@@ -316,8 +316,9 @@ section! {
         epochs: PerIteration<usize> = "1", Bound::at_least(1.0);
         /// Pairs in a step.
         batch: usize = "32", Bound::at_least(1.0);
-        /// Tokens computed at a time; a step's pairs are split so and their gradients summed exactly.
-        micro_batch_tokens: usize = "4096", Bound::at_least(1.0);
+        /// Tokens computed at a time; a step's pairs are split so and their gradients summed exactly. `auto`: as many as
+        /// the memory that is free when the run begins allows, 4096 at most; the run's folder then holds the number.
+        micro_batch_tokens: OrAuto = "4096", Bound::at_least(1.0);
         /// The learning rate's course after warm-up.
         schedule: ScheduleKind = "\"linear\"";
         /// Share of the steps in which the learning rate rises from zero.

@@ -17,11 +17,16 @@ pub use docs::markdown;
 pub use keys::*;
 pub use plural::{PluginChoice, PluginOption};
 
+pub use setting::OrAuto;
 use setting::Section;
 use source::Entries;
 
 /// Keys of a section with their values as TOML.
 type Rows = Vec<(&'static str, Option<String>)>;
+
+/// The most tokens that `train.micro_batch_tokens = "auto"` becomes: larger micro-batches are not faster
+/// (docs/performance.md).
+pub const AUTO_MOST: usize = 4096;
 
 /// Everything a run is told. Two equal recipes play the same game.
 #[derive(Debug, Clone)]
@@ -125,6 +130,14 @@ impl Recipe {
         entries.refuse_the_rest(&keys::all())?;
         recipe.check_across_keys()?;
         Ok(recipe)
+    }
+
+    /// `train.micro_batch_tokens`; while it is still to be chosen, the most that is.
+    pub fn micro_batch_tokens(&self) -> usize {
+        match self.train.micro_batch_tokens {
+            OrAuto::Auto => AUTO_MOST,
+            OrAuto::Of(tokens) => tokens,
+        }
     }
 
     /// Where `key` (`data.train`) is given, for messages about its value.

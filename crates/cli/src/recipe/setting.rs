@@ -298,6 +298,36 @@ impl Setting for ModelSource {
     }
 }
 
+/// A number, or `auto`: chosen when a run begins, and a number in its folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OrAuto {
+    /// Not chosen yet.
+    Auto,
+    /// Given, or chosen.
+    Of(usize),
+}
+
+impl Setting for OrAuto {
+    fn shape() -> String {
+        "`auto`, or whole number".into()
+    }
+    fn read(raw: Option<&Raw>, bound: &Bound) -> Result<Self, Fault> {
+        match raw {
+            Some(raw) if raw.text.trim_matches('"') == "auto" => Ok(OrAuto::Auto),
+            Some(raw) if !matches!(raw.value, RawValue::Int(_)) => {
+                Err(raw.expected("a whole number or \"auto\""))
+            }
+            raw => usize::read(raw, bound).map(OrAuto::Of),
+        }
+    }
+    fn show(&self) -> Option<String> {
+        Some(match self {
+            OrAuto::Auto => toml_text("auto"),
+            OrAuto::Of(n) => n.to_string(),
+        })
+    }
+}
+
 impl<T: Setting> Setting for Option<T> {
     fn shape() -> String {
         T::shape()

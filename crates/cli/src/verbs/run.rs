@@ -29,9 +29,10 @@ struct Corpus {
 /// Plays, or goes on playing.
 pub fn run(who: &Who, fresh: bool) -> Result<()> {
     let began = Instant::now();
-    let (recipe, _) = session::recipe(who)?;
+    let (mut recipe, _) = session::recipe(who)?;
     let dir = folder::of(who, &recipe);
     folder::refuse_if_held(&dir)?;
+    folder::keep_choices(&mut recipe, &dir, fresh)?;
     let session = Session::with(recipe, who.adapter.clone(), &who.common)?;
     let corpus = open_corpus(&session)?;
     check_choices(&session)?;

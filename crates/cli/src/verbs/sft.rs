@@ -13,11 +13,12 @@ use crate::{folder, measure, outbox, session, settings, supervised};
 
 /// Trains (resumable, in `runs/NAME-sft`) and writes the player to `out`.
 pub fn run(who: &Who, out: Option<&Path>, fresh: bool) -> Result<()> {
-    let (recipe, adapter) = session::recipe(who)?;
+    let (mut recipe, adapter) = session::recipe(who)?;
     let dir = who.common.runs.join(format!("{}-sft", recipe.run.name));
     let out = out.map_or_else(|| dir.join("out"), Path::to_path_buf);
     outbox::refuse_taken(&out, false)?;
     folder::refuse_if_held(&dir)?;
+    folder::keep_choices(&mut recipe, &dir, fresh)?;
     let session = Session::with(recipe, adapter, &who.common)?;
     session.check_start()?;
     let (recipe, tokenizer) = (&session.recipe, &session.tokenizer);

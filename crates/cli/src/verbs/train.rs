@@ -16,10 +16,11 @@ use crate::{folder, outbox, pairs, session, settings};
 
 /// Trains (resumable, in `runs/NAME-train`) and writes the player to `out`.
 pub fn run(who: &Who, file: &Path, iteration: usize, out: &Path, fresh: bool) -> Result<()> {
-    let (recipe, adapter) = session::recipe(who)?;
+    let (mut recipe, adapter) = session::recipe(who)?;
     outbox::refuse_taken(out, false)?;
     let dir = who.common.runs.join(format!("{}-train", recipe.run.name));
     folder::refuse_if_held(&dir)?;
+    folder::keep_choices(&mut recipe, &dir, fresh)?;
     let session = Session::with(recipe, adapter, &who.common)?;
     session.check_start()?;
     let seed = session.recipe.run.seed;

@@ -65,7 +65,8 @@ pub struct TrainSettings {
     /// Stop (and end the schedule) after this many steps even if `epochs` would last longer.
     pub max_steps: Option<usize>,
     /// Rows of a forward pass: a step's pairs are packed into micro-batches of at most this size. It changes memory
-    /// and speed, and the result only by rounding.
+    /// and speed, and the result only by rounding. When memory runs out in a step, the trainer halves it for itself and
+    /// repeats the step.
     pub micro_batch_tokens: usize,
     /// Keep block inputs only and recompute each block in the backward pass.
     pub checkpoint: bool,
@@ -240,8 +241,8 @@ impl Trainer {
     ///
     /// # Errors
     /// No pairs, an empty prompt, an opponent's log-prob that is not finite, a loss that fails, or a loss or gradient
-    /// that is not finite: the message names the step and the pair's place, and the step has changed nothing. Also
-    /// whatever `on_step` returns.
+    /// that is not finite: the message names the step and the pair's place, and the step has changed nothing. No memory
+    /// for a pair alone ([`Error::OutOfMemory`]). Also whatever `on_step` returns.
     pub fn train_pairs(
         &mut self,
         pairs: &[Pair],

@@ -1,6 +1,6 @@
 //! The loop over steps and micro-batches: gradients summed over a step, clipped, applied.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 
@@ -24,6 +24,8 @@ pub struct Trainer {
     pub(super) step: usize,
     /// Rows computed.
     pub(super) num_tokens: u64,
+    /// Rows at a time: the settings', or fewer since memory ran out.
+    pub(super) micro_batch_tokens: usize,
     /// What the steps so far were done on.
     pub(super) subject: Option<String>,
 }
@@ -42,6 +44,7 @@ impl Trainer {
         }
         Ok(Trainer {
             player,
+            micro_batch_tokens: settings.micro_batch_tokens,
             settings,
             moments: Moments::default(),
             step: 0,
@@ -68,6 +71,11 @@ impl Trainer {
     /// What it was made with.
     pub fn settings(&self) -> &TrainSettings {
         &self.settings
+    }
+
+    /// Rows at a time now: fewer than its settings say once memory has run out.
+    pub fn micro_batch_tokens(&self) -> usize {
+        self.micro_batch_tokens
     }
 
     /// Runs the steps that are left.
@@ -126,9 +134,12 @@ impl Trainer {
         let number = self.step + 1;
         let at_step = |e: Error| match e {
             Error::Rule(sentence) => Error::Rule(format!("step {number} of {total}: {sentence}")),
+            Error::OutOfMemory(sentence) => {
+                Error::OutOfMemory(format!("step {number} of {total}: {sentence}"))
+            }
             other => other,
         };
-        let (grads, tokens) = self.gradients(task, items, total).map_err(at_step)?;
+        let (grads, tokens) = self.repeated(task, items, total).map_err(at_step)?;
         let (loss, pairs, extra) = task.finish();
         let grad_norm = global_norm(&grads)?;
         if !grad_norm.is_finite() {
@@ -160,27 +171,55 @@ impl Trainer {
         })
     }
 
-    /// The step's gradients, summed over its micro-batches, and the rows computed.
-    fn gradients(
-        &self,
+    /// The step's gradients, with micro-batches half as large as often as memory runs out. Gradients are summed over the
+    /// step and a slope depends on its own item alone, so that a step's result changes by rounding only (and by other
+    /// draws of dropout, where it is used).
+    fn repeated(
+        &mut self,
         task: &mut dyn Task,
         items: &[usize],
         total: usize,
     ) -> Result<(Grads, u64)> {
+        let size = |task: &dyn Task, i: usize| {
+            let (prompt, responses) = task.item(i);
+            score::rows(prompt, &responses)
+        };
+        let sizes: Vec<usize> = items.iter().map(|&i| size(task, i)).collect();
+        loop {
+            let mut at = 0..0;
+            let out = match self.gradients(task, items, &sizes, total, &mut at) {
+                Err(e) if e.is_out_of_memory() => e,
+                done => return done,
+            };
+            let rows: usize = sizes[at.clone()].iter().sum();
+            if at.len() < 2 {
+                let place = items.get(at.start).map_or("", |&i| task.place(i));
+                return Err(Error::OutOfMemory(format!(
+                    "{place}: no memory for this item alone, {rows} rows ({out}); keep less (train.checkpoint = true), hold the base in less (model.dtype, adapter.kind = \"qlora\") or take shorter items (data.max_prompt_tokens, data.max_response_tokens, generate.max_new_tokens)"
+                )));
+            }
+            // what stands in the settings may be far more than the step has
+            self.micro_batch_tokens = self.micro_batch_tokens.min(rows).div_ceil(2);
+        }
+    }
+
+    /// The step's gradients, summed over its micro-batches, and the rows computed. `at` tells which items are under way.
+    fn gradients(
+        &self,
+        task: &mut dyn Task,
+        items: &[usize],
+        sizes: &[usize],
+        total: usize,
+        at: &mut Range<usize>,
+    ) -> Result<(Grads, u64)> {
         task.begin(items, self.step as f64 / total as f64);
-        let sizes: Vec<usize> = items
-            .iter()
-            .map(|&i| {
-                let (prompt, responses) = task.item(i);
-                score::rows(prompt, &responses)
-            })
-            .collect();
         let mut grads = Grads::new();
         let mut tokens = 0;
-        for (k, range) in score::fill(&sizes, self.settings.micro_batch_tokens)?
+        for (k, range) in score::fill(sizes, self.micro_batch_tokens)?
             .into_iter()
             .enumerate()
         {
+            *at = range.clone();
             let dropout_seed = self.settings.dropout.then(|| {
                 rng::word(
                     Stream::Dropout,

@@ -5,7 +5,7 @@ use randori_engine::fit::{Packing, largest};
 
 use crate::bytes::{shown, unit};
 use crate::plan::{MOST, Model, PROCESS, Plan, bytes, micro_batch, slots};
-use crate::recipe::{AdapterKind, Dtype, Recipe};
+use crate::recipe::{AdapterKind, Dtype, OrAuto, Recipe};
 
 /// Says whether it fits, the largest sizes that do, and what would make it fit.
 pub fn against(model: &Model, plan: &Plan, limit: u64) -> Result<()> {
@@ -21,8 +21,8 @@ pub fn against(model: &Model, plan: &Plan, limit: u64) -> Result<()> {
     );
     let prompt = plan.recipe.data.max_prompt_tokens;
     let response = largest(free, MOST, &mut |n| {
-        let r = &plan.recipe.train;
-        let packing = Packing::fullest(prompt, &[n, n], r.batch, r.micro_batch_tokens);
+        let r = &plan.recipe;
+        let packing = Packing::fullest(prompt, &[n, n], r.train.batch, r.micro_batch_tokens());
         bytes(plan.train(&packing))
     })?;
     let pair = response.map(|n| {
@@ -95,8 +95,8 @@ const SWITCHES: [Switch; 5] = [
         Ok(n.map(|n| format!("generate.batch = {n}")))
     },
     |r, plan, free| {
-        let n = micro_batch(plan, free)?.filter(|n| *n < r.train.micro_batch_tokens);
-        r.train.micro_batch_tokens = n.unwrap_or(r.train.micro_batch_tokens);
+        let n = micro_batch(plan, free)?.filter(|n| *n < r.micro_batch_tokens());
+        r.train.micro_batch_tokens = n.map_or(r.train.micro_batch_tokens, OrAuto::Of);
         Ok(n.map(|n| format!("train.micro_batch_tokens = {n}")))
     },
     |r, _, _| {

@@ -4,11 +4,15 @@
 mod limits;
 mod time;
 
+use std::path::Path;
+
 use anyhow::Result;
 
 use crate::args::Who;
 use crate::bytes::{shown, unit};
+use crate::memory::{chosen, free};
 use crate::plan::{Model, PROCESS, Plan};
+use crate::recipe::OrAuto;
 use crate::session::{host, recipe};
 
 /// Prints the plan; an error where `limit` is given and the recipe does not fit.
@@ -16,7 +20,11 @@ pub fn run(who: &Who, limit: Option<u64>) -> Result<()> {
     let (recipe, adapter) = recipe(who)?;
     let host = host(Some(&recipe), &who.common)?;
     let model = Model::of(&recipe, adapter, &host)?;
-    let plan = Plan::of(&model, recipe)?;
+    let mut plan = Plan::of(&model, recipe)?;
+    if plan.recipe.train.micro_batch_tokens == OrAuto::Auto {
+        let limit = limit.or(free(Path::new("/"))).unwrap_or(u64::MAX);
+        plan.recipe.train.micro_batch_tokens = OrAuto::Of(chosen(&plan, limit)?);
+    }
     print!("{}", memory(&plan, &model)?);
     print!("{}", time::shown(&plan)?);
     match limit {
