@@ -56,6 +56,7 @@ fn predictions_are_what_processes_take() {
         "bf16",
         "bf16-generate",
         "gguf",
+        "gguf-generate",
     ] {
         compare(NAME, case, &file);
     }
@@ -80,7 +81,9 @@ fn a_7b_model_trains_in_nine_gigabytes() {
 fn the_verb_says_what_fits_and_what_would() {
     let w = World::new();
     std::fs::create_dir(w.dir().join("model")).unwrap();
-    w.file("model/config.json", &(SMALL.config)().to_string());
+    let mut config = (SMALL.config)();
+    config["num_hidden_layers"] = 6.into();
+    w.file("model/config.json", &config.to_string());
     let small = "[model]\nsource = \"model\"\n[train]\nmicro_batch_tokens = 2048\n";
     w.file("f.toml", small);
     let said = w.accepted(&["fit", "f.toml", "--vram", "4GiB"]);
@@ -97,6 +100,11 @@ fn the_verb_says_what_fits_and_what_would() {
     ] {
         assert!(said.contains(part), "no {part:?} in {said}");
     }
+    // no more slots are ever filled than there are prompts
+    let few = ["--set", "eval.limit=8", "--set", "generate.chunk=24"];
+    let said = w.accepted(&[&["fit", "f.toml", "--vram", "4GiB"], &few[..]].concat());
+    let bound = "any (generate.chunk = 24 prompts are answered at a time, eval.limit = 8";
+    assert!(said.contains(bound), "{said}");
     let line = w.refused(
         &["fit", "f.toml", "--vram", "512MiB"],
         "does not fit into 512.0 MiB: train ",

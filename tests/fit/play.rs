@@ -30,7 +30,7 @@ pub const SMALL: Scene = Scene {
     config: || {
         json!({
             "model_type": "llama", "vocab_size": 12_000, "hidden_size": 512, "intermediate_size": 1408,
-            "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 4, "rms_norm_eps": 1e-5,
+            "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 4, "rms_norm_eps": 1e-5,
             "rope_theta": 10_000.0, "max_position_embeddings": 1024, "tie_word_embeddings": false,
         })
     },

@@ -39,10 +39,7 @@ pub fn against(model: &Model, plan: &Plan, limit: u64) -> Result<()> {
     let slots = slots(plan, free)?;
     println!(
         "  generate.batch               {}",
-        or_none(slots.map(|n| match n >= MOST {
-            true => format!("{n} and more"),
-            false => n.to_string(),
-        }))
+        or_none(slots.map(|n| any_slots(n, plan)))
     );
     if peak <= limit {
         return Ok(());
@@ -78,6 +75,21 @@ fn bounded(rows: usize, plan: &Plan) -> String {
             plan.recipe.train.batch
         ),
         false => rows.to_string(),
+    }
+}
+
+/// A number of slots, or that none is too large: no more are filled than there are prompts at a time.
+fn any_slots(slots: usize, plan: &Plan) -> String {
+    let chunk = plan.recipe.generate.chunk;
+    match plan.recipe.eval.limit {
+        Some(limit) if slots >= chunk.max(limit) => format!(
+            "any (generate.chunk = {chunk} prompts are answered at a time, eval.limit = {limit} are measured on)"
+        ),
+        _ if slots > chunk => {
+            let more = if slots >= MOST { " and more" } else { "" };
+            format!("{slots}{more}, of which the game fills generate.chunk = {chunk}")
+        }
+        _ => slots.to_string(),
     }
 }
 
