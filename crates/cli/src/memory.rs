@@ -9,7 +9,7 @@ use randori_host::Host;
 use crate::bytes::{shown, unit};
 use crate::plan::{Model, PROCESS, Plan};
 use crate::progress::Console;
-use crate::recipe::{AUTO_MOST, OrAuto, Recipe};
+use crate::recipe::{AUTO_MOST, ComputeDevice, OrAuto, Recipe};
 
 /// The smallest micro-batch that is chosen; a larger pair stands alone in one.
 const LEAST: usize = 256;
@@ -23,7 +23,8 @@ pub fn settle(recipe: &mut Recipe, host: &Host, console: &Console) -> Result<()>
     }
     let model = Model::of(recipe, Vec::new(), host)?;
     let plan = Plan::of(&model, recipe.clone())?;
-    let free = free(Path::new("/"));
+    // a GPU's memory is another; should it be too small, the first step halves the micro-batch
+    let free = free(Path::new("/")).filter(|_| recipe.model.device == ComputeDevice::Cpu);
     let limit = free.map_or(u64::MAX, |free| (SHARE * free as f64) as u64);
     let tokens = chosen(&plan, limit)?;
     recipe.train.micro_batch_tokens = OrAuto::Of(tokens);
