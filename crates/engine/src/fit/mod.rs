@@ -4,8 +4,7 @@
 //! Every figure is in bytes and is what *this engine on the CPU* allocates. Passes are run on shapes ([`meter`], [`undo`])
 //! and hold what the tape holds, as long as it holds it, so the figures follow the architecture, not a rule of thumb. They
 //! do not count what a process has before a model is opened (some 20 MiB: program, plugins, thread stacks), the data set, or
-//! what lies in the operating system's page cache. [`SLACK`], [`THREAD`] and [`TOUCHED`] are
-//! measured rather than counted.
+//! what lies in the operating system's page cache. [`SLACK`] and [`THREAD`] are measured rather than counted.
 //! Pure: no file, no clock (but for [`Ceilings::measure`]), no allocation of the sizes it speaks of.
 mod ceilings;
 mod ledger;
@@ -38,8 +37,6 @@ pub const SLACK: f64 = 1.05;
 /// Of every thread: what the products pack their factors into, and its part of the allocator.
 pub const THREAD: u64 = 3 << 20;
 
-/// The share of a list's unwritten room that is in memory all the same: others wrote there before.
-pub const TOUCHED: f64 = 0.6;
 /// Freed blocks up to this size stay with the process (glibc's largest threshold for a map of their own).
 pub const HEAP: u64 = 32 << 20;
 
