@@ -13,6 +13,7 @@ use randori_cuda::{
     ops::{
         binary::{Binary, ToSecond, binary},
         elementwise::{self, Unary},
+        softmax::SoftMax,
     },
 };
 
@@ -287,5 +288,59 @@ fn binaries_broadcast_and_sum_back_as_f64() {
     let at = floats(&[0.0; 8]).ptr();
     for wrong in [&[2, 3][..], &[3, 2, 4], &[4]] {
         assert!(binary(on, Binary::Add, Float::F32, (at, &[2, 4]), (at, wrong), at).is_err());
+    }
+}
+
+const FLOATS: [Float; 2] = [Float::F32, Float::Bf16];
+
+fn soft_max(x: &[f64]) -> (Vec<f64>, f64) {
+    let most = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = x.iter().map(|x| (x - most).exp()).sum();
+    (
+        x.iter().map(|x| (x - most).exp() / sum).collect(),
+        most + sum.ln(),
+    )
+}
+
+#[test]
+fn soft_max_and_its_gradient_are_those_of_f64() {
+    let Some(on) = emulator() else { return };
+    let mut dice = Dice(31);
+    for float in FLOATS {
+        for (rows, width) in [(3, 1), (4, 8), (5, 61), (2, 3001), (1, 9000)] {
+            let r = SoftMax { float, rows, width };
+            let mut values: Vec<f32> = dice.normals(rows * width).iter().map(|v| v * 4.0).collect();
+            if width > 8 {
+                values[3] = f32::NEG_INFINITY; // masked
+                values[0] = f32::NEG_INFINITY;
+            }
+            let (x, dy) = (
+                Any::of(float, &values),
+                Any::of(float, &dice.normals(rows * width)),
+            );
+            let y = Any::room(float, rows * width);
+            r.forward(on, x.ptr(), y.ptr()).unwrap();
+            let want: Vec<f64> = x.get().chunks(width).flat_map(|x| soft_max(x).0).collect();
+            let own = match float {
+                Float::F32 => 1e-5,
+                Float::Bf16 => 1.0 / 256.0 + 1e-5,
+            };
+            for (g, w) in y.get().iter().zip(&want) {
+                assert!((g - w).abs() <= own * w + 1e-9, "{r:?}: {g} is not {w}");
+            }
+            let mut want = Vec::new();
+            for (y, dy) in y.get().chunks(width).zip(dy.get().chunks(width)) {
+                let mean: f64 = y.iter().zip(dy).map(|(y, d)| y * d).sum();
+                want.extend(y.iter().zip(dy).map(|(y, d)| y * (d - mean)));
+            }
+            r.backward(on, y.ptr(), dy.ptr(), y.ptr()).unwrap(); // over y
+            let far: f64 = y
+                .get()
+                .iter()
+                .zip(&want)
+                .map(|(g, w)| (g - w).abs() - own * w.abs())
+                .fold(0.0, f64::max);
+            assert!(far < 3e-6, "{r:?}: {far}");
+        }
     }
 }

@@ -1,16 +1,16 @@
-//! A bias or a factor for each column, and sums over rows.
+//! A number for each column of (rows, width): biases, DoRA's gains, and the gradients that are sums over the rows. Those are
+//! summed in f32 in an order that the shape alone decides, and added onto f32.
 
 use crate::{Arg, Float, Grid, Launch, Ptr, Result, int};
 
-/// Rows that one block sums.
-const EACH: usize = 64;
-/// Blocks along y at most.
-const PARTS: usize = 65_535;
+/// Blocks that are worth starting for a sum, and rows that are worth one.
+const BLOCKS: usize = 1024;
+const LEAST: usize = 64;
 
-/// Rows of `width` values.
+/// Rows of f32 or bf16.
 #[derive(Debug, Clone, Copy)]
 pub struct Columns {
-    /// Values in rows.
+    /// Values.
     pub float: Float,
     /// Rows.
     pub rows: usize,
@@ -19,38 +19,83 @@ pub struct Columns {
 }
 
 impl Columns {
-    /// y = y · factors + bias in place, both f32 (width) or null.
+    fn vector(&self) -> usize {
+        16 / self.float.bytes()
+    }
+
+    fn parts(&self) -> usize {
+        let across = self.width.div_ceil(32 * self.vector()).max(1);
+        (BLOCKS / across)
+            .clamp(1, 256)
+            .min(self.rows.div_ceil(LEAST).max(1))
+    }
+
+    /// How many f32 values `parts` must hold for the sums.
+    pub fn room(&self) -> usize {
+        self.parts() * self.width
+    }
+
+    /// y (rows, width) = y · factors + bias in place, both f32 (width) or null.
     ///
     /// # Errors
     /// As [`Launch::launch`].
     pub fn scale(&self, on: &dyn Launch, y: Ptr, factors: Ptr, bias: Ptr) -> Result<()> {
-        let count = self.rows * self.width;
-        if count == 0 {
+        if self.rows == 0 || self.width == 0 {
             return Ok(());
         }
+        let vectors = self.width.div_ceil(self.vector());
+        let x = vectors.next_power_of_two().min(128);
+        let rows = 128 / x;
+        let grid = Grid {
+            blocks: [
+                self.rows.div_ceil(rows * 8) as u32,
+                vectors.div_ceil(x) as u32,
+                1,
+            ],
+            threads: [x as u32, rows as u32, 1],
+            shared: 0,
+        };
+        let sizes = [self.rows, self.width].map(|n| Arg::U64(n as u64));
+        let args = [y.into(), factors.into(), bias.into(), sizes[0], sizes[1]];
+        let kernel = format!("columns_scale_{}", self.float.suffix());
+        on.launch(&kernel, grid, &args)
+    }
+
+    fn sums(
+        &self,
+        on: &dyn Launch,
+        name: &str,
+        pointers: [Ptr; 4],
+        divisor: Ptr,
+        parts: Ptr,
+        onto: Ptr,
+    ) -> Result<()> {
+        if self.rows == 0 || self.width == 0 {
+            return Ok(());
+        }
+        let count = self.parts();
+        let run = self.rows.div_ceil(count);
+        let grid = Grid {
+            blocks: [
+                self.width.div_ceil(32 * self.vector()) as u32,
+                count as u32,
+                1,
+            ],
+            threads: [32, 8, 1],
+            shared: 0,
+        };
+        let mut args = pointers.map(Arg::Ptr).to_vec();
+        args.push(parts.into());
+        args.extend([self.rows, self.width, run].map(|n| Arg::U64(n as u64)));
+        on.launch(&format!("{name}_{}", self.float.suffix()), grid, &args)?;
         let args = [
-            y.into(),
-            factors.into(),
-            bias.into(),
-            (count as u64).into(),
-            (self.width as u64).into(),
+            parts.into(),
+            divisor.into(),
+            onto.into(),
+            Arg::U64(self.width as u64),
+            int(count)?,
         ];
-        on.launch(
-            &format!("columns_scale_{}", self.float.suffix()),
-            Grid::each(count),
-            &args,
-        )
-    }
-
-    /// Rows a block sums, and how many blocks that makes.
-    fn cut(&self) -> (usize, usize) {
-        let each = EACH.max(self.rows.div_ceil(PARTS));
-        (each, self.rows.div_ceil(each))
-    }
-
-    /// How many f32 values `parts` must hold for [`Columns::sum`].
-    pub fn room(&self) -> usize {
-        self.cut().1 * self.width
+        on.launch("column_parts", Grid::each(self.width), &args)
     }
 
     /// onto (width) f32 += Σ over rows of dy, or, with x (as dy) and inverse (rows) f32, of dy · x · inverse. `parts` is room as
@@ -66,30 +111,50 @@ impl Columns {
         parts: Ptr,
         onto: Ptr,
     ) -> Result<()> {
-        if self.rows == 0 || self.width == 0 {
-            return Ok(());
+        match by {
+            Some((x, inverse)) => self.scale_gradient(on, x, Ptr::NULL, inverse, dy, parts, onto),
+            None => {
+                let pointers = [dy, dy, Ptr::NULL, Ptr::NULL];
+                self.sums(on, "column_sums", pointers, Ptr::NULL, parts, onto)
+            }
         }
-        let (each, count) = self.cut();
-        let (x, inverse) = by.unwrap_or((Ptr::NULL, Ptr::NULL));
-        let mut args: Vec<Arg> = [dy, x, inverse, parts].map(Arg::from).to_vec();
-        args.extend([
-            (self.rows as u64).into(),
-            (self.width as u64).into(),
-            int(each)?,
-        ]);
-        let mut grid = Grid::each(self.width);
-        grid.blocks[1] = count as u32;
-        on.launch(
-            &format!("columns_part_{}", self.float.suffix()),
-            grid,
-            &args,
-        )?;
-        let args = [
-            parts.into(),
-            onto.into(),
-            int(count)?,
-            (self.width as u64).into(),
-        ];
-        on.launch("columns_join", Grid::each(self.width), &args)
+    }
+
+    /// A norm's dw (width, f32) += Σ dy · (x - mean) · inverse over the rows; `means` (rows) is null for RMSNorm. `parts` is
+    /// room as [`Columns::room`] says.
+    ///
+    /// # Errors
+    /// As [`Launch::launch`].
+    pub fn scale_gradient(
+        &self,
+        on: &dyn Launch,
+        x: Ptr,
+        means: Ptr,
+        inverse: Ptr,
+        dy: Ptr,
+        parts: Ptr,
+        dw: Ptr,
+    ) -> Result<()> {
+        let pointers = [dy, x, means, inverse];
+        self.sums(on, "column_sums_scale", pointers, Ptr::NULL, parts, dw)
+    }
+
+    /// DoRA's dm (width, f32) += Σ dy · (y - bias) / m over the rows, nothing where m is 0; `bias` (width, f32) may be null.
+    /// `parts` is room as [`Columns::room`] says.
+    ///
+    /// # Errors
+    /// As [`Launch::launch`].
+    pub fn magnitude_gradient(
+        &self,
+        on: &dyn Launch,
+        y: Ptr,
+        bias: Ptr,
+        dy: Ptr,
+        magnitude: Ptr,
+        parts: Ptr,
+        dm: Ptr,
+    ) -> Result<()> {
+        let pointers = [dy, y, bias, Ptr::NULL];
+        self.sums(on, "column_sums_gain", pointers, magnitude, parts, dm)
     }
 }

@@ -14,4 +14,5 @@ pub mod nf4;
 pub mod norm;
 pub mod rope;
 pub mod sample;
+pub mod softmax;
 pub mod tiles;

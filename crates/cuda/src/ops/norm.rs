@@ -1,8 +1,18 @@
-//! RMSNorm.
+//! RMSNorm and layer norm. The scales' gradients are sums over columns: [`super::columns`].
 
 use crate::{Error, Float, Grid, Launch, Ptr, Result, int};
 
-/// Sizes and constants of a norm over rows.
+fn grid(float: Float, rows: usize, width: usize) -> Result<Grid> {
+    if width == 0 {
+        return Err(Error::rule("a norm over rows of no values"));
+    }
+    // a thread for 16 bytes or so, whole warps
+    let vectors = width.div_ceil(16 / float.bytes());
+    let threads = vectors.next_multiple_of(32).clamp(32, 1024);
+    Ok(Grid::line(rows, threads as u32))
+}
+
+/// Sizes and constants of an RMSNorm over rows.
 #[derive(Debug, Clone, Copy)]
 pub struct RmsNorm {
     /// Values in x and y.
@@ -18,15 +28,6 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
-    fn grid(&self) -> Result<Grid> {
-        if self.width == 0 {
-            return Err(Error::rule("a norm over rows of no values"));
-        }
-        // a thread for 4 values or so, whole warps
-        let threads = self.width.div_ceil(4).next_multiple_of(32).clamp(32, 1024);
-        Ok(Grid::line(self.rows, threads as u32))
-    }
-
     /// y = x / sqrt(mean(x²) + eps) · (w + plus); `inverse` (rows, f32) is kept for the backward pass. w is f32.
     ///
     /// # Errors
@@ -45,7 +46,7 @@ impl RmsNorm {
             self.eps.into(),
             self.plus.into(),
         ];
-        on.launch(&kernel, self.grid()?, &args)
+        on.launch(&kernel, grid(self.float, self.rows, self.width)?, &args)
     }
 
     /// The gradient to x, from what the forward pass kept.
@@ -74,6 +75,83 @@ impl RmsNorm {
             int(self.width)?,
             self.plus.into(),
         ];
-        on.launch(&kernel, self.grid()?, &args)
+        on.launch(&kernel, grid(self.float, self.rows, self.width)?, &args)
+    }
+}
+
+/// Sizes and constants of a layer norm over rows.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerNorm {
+    /// Values in x and y.
+    pub float: Float,
+    /// Rows.
+    pub rows: usize,
+    /// Values in a row.
+    pub width: usize,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+impl LayerNorm {
+    /// y = (x - mean) / sqrt(variance + eps) · w + bias; `means` and `inverse` (rows, f32) are kept for the backward pass. w
+    /// and bias (null for none) are f32.
+    ///
+    /// # Errors
+    /// As [`Launch::launch`].
+    pub fn forward(
+        &self,
+        on: &dyn Launch,
+        x: Ptr,
+        w: Ptr,
+        bias: Ptr,
+        y: Ptr,
+        means: Ptr,
+        inverse: Ptr,
+    ) -> Result<()> {
+        if self.rows == 0 {
+            return Ok(());
+        }
+        let args = [
+            x.into(),
+            w.into(),
+            bias.into(),
+            y.into(),
+            means.into(),
+            inverse.into(),
+            int(self.width)?,
+            self.eps.into(),
+        ];
+        let kernel = format!("layer_norm_{}", self.float.suffix());
+        on.launch(&kernel, grid(self.float, self.rows, self.width)?, &args)
+    }
+
+    /// The gradient to x, from what the forward pass kept.
+    ///
+    /// # Errors
+    /// As [`Launch::launch`].
+    pub fn backward(
+        &self,
+        on: &dyn Launch,
+        x: Ptr,
+        w: Ptr,
+        means: Ptr,
+        inverse: Ptr,
+        dy: Ptr,
+        dx: Ptr,
+    ) -> Result<()> {
+        if self.rows == 0 {
+            return Ok(());
+        }
+        let args = [
+            x.into(),
+            w.into(),
+            means.into(),
+            inverse.into(),
+            dy.into(),
+            dx.into(),
+            int(self.width)?,
+        ];
+        let kernel = format!("layer_norm_backward_{}", self.float.suffix());
+        on.launch(&kernel, grid(self.float, self.rows, self.width)?, &args)
     }
 }
