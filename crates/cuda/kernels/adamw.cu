@@ -4,7 +4,7 @@
 // with shrink = rate · decay, size = rate / (1 - beta1^t), root = sqrt(1 - beta2^t). Moments are f32, or 8 bits in blocks of 256
 // (arXiv 2110.02861): map[code] · the block's largest magnitude. RMSProp as PyTorch's, without centring.
 // Every product and sum is rounded by itself: the result does not depend on what the compiler fuses.
-#include "common.cuh"
+#include "device.cuh"
 
 namespace optimiser {
 struct Adam { float scale, beta1, rest1, beta2, rest2, eps, shrink, size, root; };

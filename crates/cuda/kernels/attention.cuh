@@ -3,7 +3,7 @@
 // Queries and keys meet by lists that the host makes (src/ops/tiles.rs): a Block of at most 64 rows of one side and, of the other
 // side, the Runs that any of them meets. A query sees a key when query position - window < key position <= query position.
 #pragma once
-#include "common.cuh"
+#include "device.cuh"
 
 namespace attention {
 

@@ -1,5 +1,5 @@
 // bf16 <-> f32, `n` values, 8 a thread: 16-byte loads and stores where both addresses allow them.
-#include "common.cuh"
+#include "device.cuh"
 
 namespace cast {
 constexpr int RUN = 8; // values a thread

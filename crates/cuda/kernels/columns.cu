@@ -1,5 +1,5 @@
 // What runs along columns: a factor and a bias for each, and sums over rows in a fixed order, in two stages.
-#include "common.cuh"
+#include "device.cuh"
 
 namespace columns {
 enum { BIAS, SCALE, GAIN };

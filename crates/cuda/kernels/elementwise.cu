@@ -1,6 +1,6 @@
 // Functions of every element, forward and backward; binary functions with broadcasting; SwiGLU; LoRA's dropout.
 // A thread has 16 bytes of consecutive values. Results may lie where an argument lies.
-#include "common.cuh"
+#include "device.cuh"
 
 namespace elem {
 // sqrt(2/π) and the cubic coefficient of the tanh approximation of GELU, sqrt(1/2), 1/sqrt(2π).

@@ -2,7 +2,7 @@
 // bytes, whose blocks are of odd sizes (18, 34, 210), go to shared memory as they lie, in loads of 16 bytes; from there each
 // thread makes runs that are 16 bytes of y. Products whose order of rounding could matter are exact in f32 (a half times 6 bits
 // times 5 bits), so it makes no difference whether the compiler fuses the sum behind them.
-#include "common.cuh"
+#include "device.cuh"
 
 namespace gguf {
 constexpr int THREADS = 256;

@@ -1,5 +1,5 @@
 // Rows gathered and scattered, ranges of columns copied.
-#include "common.cuh"
+#include "device.cuh"
 
 namespace layout {
 // y's row = x's row ids[row]; an id that is no row gives NaN. One block a row.

@@ -1,6 +1,6 @@
 // Log-probs of chosen tokens from rows of logits, and the gradient back to the logits, in place:
 // log p(y) = z_y - log Σ e^z;  d loss / d z = Σ_targets slope · (onehot(y) - softmax(z)). One block a row.
-#include "common.cuh"
+#include "device.cuh"
 
 namespace logprob {
 // sums[row] = (max z, log Σ e^(z - max)): two floats, which the host adds in f64.

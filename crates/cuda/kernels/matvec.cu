@@ -2,7 +2,7 @@
 // from memory, so W is read once and never written out. A warp computes R outputs for N rows of x; pieces of 1024 columns of x lie
 // in shared memory in f32. Lane l sums its columns of every piece in ascending order, then the lanes are added up as a tree:
 // neither N nor R nor the grid changes a sum.
-#include "common.cuh"
+#include "device.cuh"
 
 namespace matvec {
 constexpr int THREADS = 128;

@@ -1,7 +1,7 @@
 // 4-bit weights as bitsandbytes has them -> f32 or bf16: levels[code] · scale of the code's block, in that order of rounding,
 // so that f32 equals the CPU's bit for bit. Codes run over the flattened matrix, the first of two in the high nibble; blocks
 // are a power of two of at least 32 weights. A scale is plain, or offset + map[code] · (scale of its block of scales).
-#include "common.cuh"
+#include "device.cuh"
 
 namespace nf4 {
 constexpr int THREADS = 256;

@@ -2,7 +2,7 @@
 //
 // With x̂ = (x - μ) r, μ = 0 for RMS, r = 1 / sqrt(mean((x - μ)²) + eps), and y = x̂ (w + plus) + bias, u = dy (w + plus):
 // dx = r (u - x̂ mean(u x̂)), and for layer norm - r mean(u) too.
-#include "common.cuh"
+#include "device.cuh"
 
 namespace norms {
 // This thread's values at a time, 16 bytes or one, and their weights.

@@ -1,6 +1,6 @@
 // Rotary position embedding (arXiv 2104.09864): each pair of features (a, b) of a head becomes (a cos - b sin, a sin + b cos) by its
 // row's angle. `sign` -1 turns back, which is the gradient.
-#include "common.cuh"
+#include "device.cuh"
 
 namespace rope {
 // A thread a pair: i counts (row, head, pair). Half-split pairs of a head of `dim` values are (p, p + pairs), interleaved ones (2p, 2p + 1).

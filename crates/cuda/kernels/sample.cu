@@ -5,7 +5,7 @@
 // Every truncating sampler keeps the best tokens by (logit, then lower id), so what it leaves is told by the last token kept.
 // That token is found by bisection over the logits' bits, and over ids among equals; as soon as few tokens are left in question
 // they are listed in shared memory.
-#include "common.cuh"
+#include "device.cuh"
 
 namespace sample {
 constexpr int STEPS = 4, LIST = 2048;

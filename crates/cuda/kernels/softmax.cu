@@ -1,5 +1,5 @@
 // Soft-max over rows, forward and backward. One block a row.
-#include "common.cuh"
+#include "device.cuh"
 
 namespace softmax {
 // Calls f(value, column) for this thread's share of a row.

@@ -127,6 +127,10 @@ fn compile(compiler: &str, kernels: &Path, all: &str, ready: &Path) {
 impl Launch for Emulator {
     fn launch(&self, kernel: &str, grid: Grid, args: &[Arg]) -> Result<()> {
         let turn = self.turn.lock().unwrap_or_else(|e| e.into_inner());
+        #[allow(
+            clippy::infallible_destructuring_match,
+            reason = "with a GPU there are two"
+        )]
         let library = match &self.on {
             On::Host(library) => library,
             #[cfg(feature = "cuda")]

@@ -98,6 +98,7 @@ pub(crate) fn beside(y: Tensor, like: &Tensor) -> Result<Tensor> {
 }
 
 /// f(x) on the processor, wherever x lies: for what is rare, or small, and has no kernel on a GPU.
+#[cfg(feature = "cuda")]
 pub(crate) fn through_host(
     x: &Tensor,
     f: impl FnOnce(&Tensor) -> Result<Tensor>,

@@ -159,6 +159,10 @@ pub(crate) fn backward(
     stats: &Stats,
     dy: &Tensor,
 ) -> Result<Tensor> {
+    #[allow(
+        clippy::infallible_destructuring_match,
+        reason = "on a GPU there are two"
+    )]
     let stats = match stats {
         Stats::Rows(stats) => stats,
         #[cfg(feature = "cuda")]
@@ -215,6 +219,10 @@ fn backward_rows(
 
 /// dw += Σ dy · x̂ over rows.
 pub(crate) fn scale_gradient(x: &Tensor, stats: &Stats, dy: &Tensor, dw: &Tensor) -> Result<()> {
+    #[allow(
+        clippy::infallible_destructuring_match,
+        reason = "on a GPU there are two"
+    )]
     let stats = match stats {
         Stats::Rows(stats) => stats,
         #[cfg(feature = "cuda")]

@@ -10,7 +10,7 @@ use crate::{
     Error, Packed, Params, Player, Result,
     inputs::Probe,
     kernels::{
-        self, Values,
+        Values,
         attention::{Keys, Span},
         rope::Table,
     },
@@ -43,7 +43,7 @@ pub(crate) struct Pass<'a> {
     sights: Vec<Sight>,
     /// Who sees whom, as a GPU's kernels read it.
     #[cfg(feature = "cuda")]
-    pub(crate) gpu_sights: kernels::gpu::attention::Sights,
+    pub(crate) gpu_sights: crate::kernels::gpu::attention::Sights,
     tables: RefCell<Vec<(RopeSpec, Rc<Table>)>>,
     pub(super) gains: Arc<Gains>,
     /// Seed of the LoRA dropout masks; `None`: no dropout.
@@ -184,8 +184,8 @@ impl<'a> Pass<'a> {
         };
         let seed = seed ^ fnv1a(projection);
         #[cfg(feature = "cuda")]
-        if kernels::gpu::on(x) {
-            return kernels::gpu::elementwise::drop_out(x, p, seed);
+        if crate::kernels::gpu::on(x) {
+            return crate::kernels::gpu::elementwise::drop_out(x, p, seed);
         }
         randori_lora::dropout(x, p, seed).map_err(|e| Error::rule(e.to_string()))
     }
