@@ -33,13 +33,15 @@ __device__ void scatter(const T *x, const uint32_t *places, const uint32_t *star
         to[i] = narrow<T>(sum);
     }
 }
-// to[row][to_start + i] = from[row][from_start + i] for i < len: rows of from_width and to_width values.
-template <class T>
-__device__ void columns(const T *from, uint64_t from_width, uint64_t from_start, T *to, uint64_t to_width, uint64_t to_start, uint64_t len, uint64_t count) {
-    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= count) return;
-    uint64_t row = i / len, column = i % len;
-    to[row * to_width + to_start + column] = from[row * from_width + from_start + column];
+// to[row][i] = from[row][i] for i < len, in units U; rows lie steps apart. The threads of a block lie as (columns, rows), so that
+// no division is needed and narrow rows waste no threads; blocks along y share wide rows.
+template <class U>
+__device__ void columns(const U *from, uint64_t from_step, U *to, uint64_t to_step, uint64_t len, uint64_t rows) {
+    uint64_t row = (uint64_t)blockIdx.x * blockDim.y + threadIdx.y;
+    if (row >= rows) return;
+    from += row * from_step;
+    to += row * to_step;
+    for (uint64_t i = (uint64_t)blockIdx.y * blockDim.x + threadIdx.x; i < len; i += (uint64_t)gridDim.y * blockDim.x) to[i] = from[i];
 }
 } // namespace layout
 
@@ -52,11 +54,16 @@ __device__ void columns(const T *from, uint64_t from_width, uint64_t from_start,
                                                      const float *factors, T *onto, uint64_t width) {                          \
         layout::scatter(x, places, starts, sources, factors, onto, width);                                                     \
     }                                                                                                                          \
-    EXPORT(layout_scatter_##name)                                                                                              \
-    extern "C" __global__ void layout_columns_##name(const T *from, uint64_t from_width, uint64_t from_start, T *to, uint64_t to_width, \
-                                                     uint64_t to_start, uint64_t len, uint64_t count) {                        \
-        layout::columns(from, from_width, from_start, to, to_width, to_start, len, count);                                     \
-    }                                                                                                                          \
-    EXPORT(layout_columns_##name)
+    EXPORT(layout_scatter_##name)
 LAYOUT(float, f32)
 LAYOUT(bf16, bf16)
+
+#define LAYOUT_COLUMNS(U, bytes)                                                                                               \
+    extern "C" __global__ void layout_columns_##bytes(const U *from, uint64_t from_step, U *to, uint64_t to_step, uint64_t len, \
+                                                      uint64_t rows) {                                                         \
+        layout::columns(from, from_step, to, to_step, len, rows);                                                              \
+    }                                                                                                                          \
+    EXPORT(layout_columns_##bytes)
+LAYOUT_COLUMNS(uint16_t, 2)
+LAYOUT_COLUMNS(uint32_t, 4)
+LAYOUT_COLUMNS(uint4, 16)

@@ -317,3 +317,114 @@ fn log_probs_and_their_gradient_are_those_of_f64() {
     logits.sums(on, sums.ptr()).unwrap();
     assert!(sums.get()[1].is_nan() && sums.get()[3].is_finite());
 }
+
+fn turned(x: &[f64], cos: &[f32], sin: &[f32], r: &Rope, sign: f64) -> Vec<f64> {
+    let mut y = x.to_vec();
+    for (i, head) in y.chunks_mut(r.dim).enumerate() {
+        for k in 0..r.pairs {
+            let at = i / r.heads * r.pairs + k;
+            let (c, s) = (f64::from(cos[at]), sign * f64::from(sin[at]));
+            let (p, q) = if r.interleaved {
+                (2 * k, 2 * k + 1)
+            } else {
+                (k, k + r.pairs)
+            };
+            let (a, b) = (head[p], head[q]);
+            (head[p], head[q]) = (a * c - b * s, a * s + b * c);
+        }
+    }
+    y
+}
+
+#[test]
+fn rope_passes_what_it_does_not_turn_and_reads_16_bytes_as_it_reads_one_value() {
+    let Some(on) = emulator() else { return };
+    let mut dice = Dice(21);
+    // (heads, d, pairs): whole vectors, tails, partial rotations, odd widths
+    for (heads, d, pairs) in [
+        (3, 64, 32),
+        (2, 32, 8),
+        (1, 6, 3),
+        (2, 7, 2),
+        (3, 80, 16),
+        (2, 24, 12),
+    ] {
+        for (float, interleaved) in [Float::F32, Float::Bf16]
+            .into_iter()
+            .flat_map(|f| [(f, false), (f, true)])
+        {
+            let tokens = 5;
+            let r = Rope {
+                float,
+                tokens,
+                heads,
+                dim: d,
+                pairs,
+                interleaved,
+            };
+            let angles: Vec<f64> = (0..tokens * pairs).map(|_| dice.unit() * 6.3).collect();
+            let cos: Vec<f32> = angles.iter().map(|a| a.cos() as f32).collect();
+            let sin: Vec<f32> = angles.iter().map(|a| a.sin() as f32).collect();
+            let (cb, sb) = (floats(&cos), floats(&sin));
+            let x = Any::of(float, &dice.normals(tokens * heads * d));
+            let y = Any::room(float, tokens * heads * d);
+            let most = match float {
+                Float::F32 => 1e-6,
+                Float::Bf16 => 0.02,
+            };
+            r.turn(on, x.ptr(), (cb.ptr(), sb.ptr()), y.ptr(), false)
+                .unwrap();
+            let far = apart(y.get(), &turned(&x.get(), &cos, &sin, &r, 1.0));
+            assert!(far < most, "{r:?}: {far}");
+            // back, in place
+            let want = turned(&y.get(), &cos, &sin, &r, -1.0);
+            r.turn(on, y.ptr(), (cb.ptr(), sb.ptr()), y.ptr(), true)
+                .unwrap();
+            let far = apart(y.get(), &want);
+            assert!(far < most, "back {r:?}: {far}");
+            assert!(
+                Rope { pairs: d, ..r }
+                    .turn(on, x.ptr(), (cb.ptr(), sb.ptr()), y.ptr(), false)
+                    .is_err()
+            );
+        }
+    }
+}
+
+#[test]
+fn columns_are_cut_out_and_joined_in_units_of_any_size() {
+    let Some(on) = emulator() else { return };
+    let mut dice = Dice(22);
+    for float in [Float::F32, Float::Bf16] {
+        for (rows, widths) in [
+            (3, [8, 16, 24]),
+            (5, [1, 7, 3]),
+            (1, [40, 8, 3000]),
+            (300, [4, 4, 8]),
+        ] {
+            let total: usize = widths.iter().sum();
+            let whole = Any::of(float, &dice.normals(rows * total));
+            let joined = Any::room(float, rows * total);
+            let mut start = 0;
+            for width in widths {
+                let part = Any::room(float, rows * width);
+                let of = |b: &Any, width, start| layout::Columns {
+                    at: b.ptr(),
+                    width,
+                    start,
+                };
+                let (from, near) = (of(&whole, total, start), of(&part, width, 0));
+                layout::columns(on, float, from, near, (rows, width)).unwrap();
+                let want: Vec<f64> = whole
+                    .get()
+                    .chunks(total)
+                    .flat_map(|r| r[start..start + width].to_vec())
+                    .collect();
+                assert_eq!(part.get(), want);
+                layout::columns(on, float, near, of(&joined, total, start), (rows, width)).unwrap();
+                start += width;
+            }
+            assert_eq!(joined.get(), whole.get());
+        }
+    }
+}

@@ -142,24 +142,36 @@ pub fn columns(
             c.width
         )));
     }
-    let count = rows * len;
-    if count == 0 {
+    if rows == 0 || len == 0 {
         return Ok(());
     }
+    // in bytes, then in the largest unit in which all of them can be counted
+    let first = |c: Columns| c.at.offset(c.start * float.bytes());
+    let (from_at, to_at) = (first(from), first(to));
+    let bytes = [from.width, to.width, len].map(|n| n * float.bytes());
+    let fits = bytes.iter().all(|b| b.is_multiple_of(16))
+        && [from_at, to_at].iter().all(|p| p.0.is_multiple_of(16));
+    let unit = if fits { 16 } else { float.bytes() };
+    let [from_step, to_step, len] = bytes.map(|b| b / unit);
     let wide = |n: usize| (n as u64).into();
     let args = [
-        from.at.into(),
-        wide(from.width),
-        wide(from.start),
-        to.at.into(),
-        wide(to.width),
-        wide(to.start),
+        from_at.into(),
+        wide(from_step),
+        to_at.into(),
+        wide(to_step),
         wide(len),
-        wide(count),
+        wide(rows),
     ];
-    on.launch(
-        &format!("layout_columns_{}", float.suffix()),
-        Grid::each(count),
-        &args,
-    )
+    let across = len.next_power_of_two().min(256);
+    let down = 256 / across;
+    let grid = Grid {
+        blocks: [
+            rows.div_ceil(down) as u32,
+            len.div_ceil(across * 4).min(64) as u32,
+            1,
+        ],
+        threads: [across as u32, down as u32, 1],
+        shared: 0,
+    };
+    on.launch(&format!("layout_columns_{unit}"), grid, &args)
 }

@@ -1,6 +1,6 @@
 //! Rotary position embedding.
 
-use crate::{Arg, Error, Float, Grid, Launch, Ptr, Result, int};
+use crate::{Error, Float, Grid, Launch, Ptr, Result};
 
 /// Sizes of x (tokens, heads, dim).
 #[derive(Debug, Clone, Copy)]
@@ -21,7 +21,7 @@ pub struct Rope {
 
 impl Rope {
     /// y = x turned by the angles of its rows, whose cosines and sines (tokens, pairs) are f32; with `back`, turned back, which takes
-    /// the gradient to y to that to x. y may be x; values behind the pairs are not written.
+    /// the gradient to y to that to x. y may be x; values behind the pairs pass as they are.
     ///
     /// # Errors
     /// As [`Launch::launch`].
@@ -33,14 +33,34 @@ impl Rope {
         y: Ptr,
         back: bool,
     ) -> Result<()> {
-        if 2 * self.pairs > self.dim {
+        let (d, pairs) = (self.dim, self.pairs);
+        let sizes = (
+            u32::try_from(self.heads),
+            u32::try_from(d),
+            u32::try_from(pairs),
+        );
+        let (Ok(heads), Ok(d32), Ok(pairs32)) = sizes else {
+            return Err(Error::rule(format!("heads of {d} features")));
+        };
+        if 2 * pairs > d {
             return Err(Error::rule(format!(
-                "{} pairs do not fit a head of {}",
-                self.pairs, self.dim
+                "{pairs} pairs want {} features or more a head, not {d}",
+                2 * pairs
             )));
         }
-        let count = self.tokens * self.heads * self.pairs;
-        if count == 0 {
+        let vector = 16 / self.float.bytes();
+        let part = if self.interleaved { 2 * pairs } else { pairs };
+        let wide = [x, y].iter().all(|p| p.0.is_multiple_of(16))
+            && d.is_multiple_of(vector)
+            && part.is_multiple_of(vector);
+        let (kernel, units) = match (self.interleaved, wide) {
+            (true, true) => ("interleaved", d / vector),
+            (true, false) => ("interleaved", d.div_ceil(2)),
+            (false, true) => ("half", (d - pairs) / vector),
+            (false, false) => ("half", d - pairs),
+        };
+        let n = self.tokens * self.heads * units;
+        if n == 0 {
             return Ok(());
         }
         let args = [
@@ -48,17 +68,14 @@ impl Rope {
             cosines.into(),
             sines.into(),
             y.into(),
-            (count as u64).into(),
-            int(self.heads)?,
-            int(self.dim)?,
-            int(self.pairs)?,
-            Arg::I32(self.interleaved.into()),
-            (if back { -1.0f32 } else { 1.0 }).into(),
+            (n as u64).into(),
+            heads.into(),
+            d32.into(),
+            pairs32.into(),
+            if back { -1.0 } else { 1.0 }.into(),
+            i32::from(wide).into(),
         ];
-        on.launch(
-            &format!("rope_{}", self.float.suffix()),
-            Grid::each(count),
-            &args,
-        )
+        let kernel = format!("rope_{kernel}_{}", self.float.suffix());
+        on.launch(&kernel, Grid::each(n), &args)
     }
 }
