@@ -97,15 +97,6 @@ pub(crate) fn beside(y: Tensor, like: &Tensor) -> Result<Tensor> {
     Ok(y.to_dtype(like.dtype())?.to_device(like.device())?)
 }
 
-/// f(x) on the processor, wherever x lies: for what is rare, or small, and has no kernel on a GPU.
-#[cfg(feature = "cuda")]
-pub(crate) fn through_host(
-    x: &Tensor,
-    f: impl FnOnce(&Tensor) -> Result<Tensor>,
-) -> Result<Tensor> {
-    beside(f(&host(x)?)?, x)
-}
-
 /// Adds to y in place what `f` adds to zeros of its shape, on the processor where y lies on a GPU.
 pub(crate) fn add_through_host(y: &Tensor, f: impl FnOnce(&Tensor) -> Result<()>) -> Result<()> {
     if y.device().is_cpu() {

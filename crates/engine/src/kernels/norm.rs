@@ -9,7 +9,7 @@ use rayon::prelude::*;
 #[cfg(feature = "cuda")]
 use super::gpu;
 use super::{
-    Values, beside, change, host,
+    Values, change,
     linear::floats,
     math::{add_scaled, dot, sum, vectorised},
     rows, task_rows, tensor,
@@ -30,9 +30,9 @@ pub(crate) struct RowStats {
 /// What the backward pass needs of all rows.
 pub(crate) enum Stats {
     Rows(Vec<RowStats>),
-    /// The inverses (rows) in f32, on a GPU.
+    /// The inverses (rows) in f32, on a GPU; for layer norm the means too.
     #[cfg(feature = "cuda")]
-    Gpu(Tensor),
+    Gpu(Tensor, Option<Tensor>),
 }
 
 /// Which norm.
@@ -70,14 +70,16 @@ pub(crate) fn forward(
     eps: f64,
 ) -> Result<(Tensor, Stats)> {
     #[cfg(feature = "cuda")]
-    if let (true, Norm::Rms { plus }) = (gpu::on(x), norm) {
-        let (y, inverse) = gpu::norm::forward(x, w, eps, plus)?;
-        return Ok((y, Stats::Gpu(inverse)));
+    if gpu::on(x) {
+        let (y, inverse, means) = match norm {
+            Norm::Rms { plus } => gpu::norm::forward(x, w, eps, plus)?,
+            Norm::Layer => gpu::norm::layer_forward(x, w, bias, eps)?,
+        };
+        return Ok((y, Stats::Gpu(inverse, means)));
     }
-    let near = host(x)?;
     let (w, bias) = (floats(w)?, bias.map(floats).transpose()?);
-    let (y, stats) = forward_rows(&near, &w, bias.as_deref(), norm, eps)?;
-    Ok((beside(y, x)?, Stats::Rows(stats)))
+    let (y, stats) = forward_rows(x, &w, bias.as_deref(), norm, eps)?;
+    Ok((y, Stats::Rows(stats)))
 }
 
 fn forward_rows(
@@ -166,10 +168,11 @@ pub(crate) fn backward(
     let stats = match stats {
         Stats::Rows(stats) => stats,
         #[cfg(feature = "cuda")]
-        Stats::Gpu(inverse) => return gpu::norm::backward(x, w, inverse, norm.plus(), dy),
+        Stats::Gpu(inverse, means) => {
+            return gpu::norm::backward(x, w, (inverse, means.as_ref()), norm.plus(), dy);
+        }
     };
-    let (near, dy) = (host(x)?, host(dy)?);
-    beside(backward_rows(&near, &floats(w)?, norm, stats, &dy)?, x)
+    backward_rows(x, &floats(w)?, norm, stats, dy)
 }
 
 fn backward_rows(
@@ -226,10 +229,11 @@ pub(crate) fn scale_gradient(x: &Tensor, stats: &Stats, dy: &Tensor, dw: &Tensor
     let stats = match stats {
         Stats::Rows(stats) => stats,
         #[cfg(feature = "cuda")]
-        Stats::Gpu(inverse) => return gpu::norm::scale_gradient(x, inverse, dy, dw),
+        Stats::Gpu(inverse, means) => {
+            return gpu::norm::scale_gradient(x, (inverse, means.as_ref()), dy, dw);
+        }
     };
-    let (x, dy) = (host(x)?, host(dy)?);
-    super::add_through_host(dw, |dw| scale_gradient_rows(&x, stats, &dy, dw))
+    scale_gradient_rows(x, stats, dy, dw)
 }
 
 fn scale_gradient_rows(x: &Tensor, stats: &[RowStats], dy: &Tensor, dw: &Tensor) -> Result<()> {

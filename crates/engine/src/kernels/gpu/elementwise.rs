@@ -6,6 +6,7 @@ use randori_cuda::{
     ops::{
         binary::{self, ToSecond},
         elementwise as ops,
+        softmax::SoftMax,
     },
 };
 use randori_sdk::seam::{Binary, Unary};
@@ -13,10 +14,10 @@ use randori_sdk::seam::{Binary, Unary};
 use super::{float, gpu, maybe, ptr, room};
 use crate::{
     Result,
-    kernels::{self, beside, elementwise, host},
+    kernels::{self, beside},
 };
 
-/// The kernel of a function; soft-max, which no stock architecture uses outside attention, has none.
+/// The kernel of a function; soft-max goes by rows.
 fn kernel(op: Unary) -> Option<ops::Unary> {
     Some(match op {
         Unary::Silu => ops::Unary::Silu,
@@ -32,7 +33,9 @@ fn kernel(op: Unary) -> Option<ops::Unary> {
 
 pub(crate) fn unary(op: Unary, x: &Tensor) -> Result<Tensor> {
     let Some(op) = kernel(op) else {
-        return kernels::through_host(x, |x| elementwise::unary(op, x));
+        let y = room(x, x.dims())?; // every value is written
+        rows_of(x)?.forward(gpu()?, ptr(x)?, ptr(&y)?)?;
+        return Ok(y);
     };
     let y = room(x, x.dims())?; // every value is written
     ops::unary(gpu()?, op, float(x)?, x.elem_count(), ptr(x)?, ptr(&y)?)?;
@@ -41,13 +44,23 @@ pub(crate) fn unary(op: Unary, x: &Tensor) -> Result<Tensor> {
 
 pub(crate) fn unary_backward(op: Unary, saved: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let Some(op) = kernel(op) else {
-        let saved = host(saved)?;
-        return kernels::through_host(dy, |dy| elementwise::unary_backward(op, &saved, dy));
+        let dx = room(dy, dy.dims())?; // every value is written
+        rows_of(dy)?.backward(gpu()?, ptr(saved)?, ptr(dy)?, ptr(&dx)?)?;
+        return Ok(dx);
     };
     let dx = room(dy, dy.dims())?; // every value is written
     let (saved, from, to) = (ptr(saved)?, ptr(dy)?, ptr(&dx)?);
     ops::unary_backward(gpu()?, op, float(dy)?, dy.elem_count(), saved, from, to)?;
     Ok(dx)
+}
+
+fn rows_of(x: &Tensor) -> Result<SoftMax> {
+    let (rows, width) = kernels::rows(x.dims());
+    Ok(SoftMax {
+        float: float(x)?,
+        rows,
+        width,
+    })
 }
 
 pub(crate) fn affine(x: &Tensor, mul: f32, add: f32) -> Result<Tensor> {
