@@ -126,11 +126,17 @@ fn start(
 fn trampolines() -> Result<String, Box<dyn Error>> {
     let names = fs::read_to_string("src/gpu/symbols.txt")?;
     let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
+    // candle-flash-attn starts its kernels through cudart, which then is linked in earnest
+    let flash = env::var_os("CARGO_FEATURE_FLASH_ATTN").is_some();
     let (mut code, mut table) = (String::from(".text\n"), String::new());
     for (i, line) in names.lines().filter(|l| !l.starts_with('#')).enumerate() {
-        let (_, name) = line
+        let (library, name) = line
             .split_once(' ')
             .ok_or("symbols.txt: a line is `library function`")?;
+        table += "    .quad randori_cuda_missing\n";
+        if flash && library == "cudart" {
+            continue;
+        }
         let jump = match arch.as_str() {
             "x86_64" => format!("    jmp *randori_cuda_slots+{}(%rip)\n", 8 * i),
             "aarch64" => format!(
@@ -146,7 +152,6 @@ fn trampolines() -> Result<String, Box<dyn Error>> {
         code += &format!(
             ".globl {name}\n.hidden {name}\n.type {name}, %function\n.p2align 4\n{name}:\n{jump}"
         );
-        table += "    .quad randori_cuda_missing\n";
     }
     Ok(format!(
         "{code}.data\n.p2align 3\n.globl randori_cuda_slots\n.hidden randori_cuda_slots\nrandori_cuda_slots:\n{table}.text\n"

@@ -1,4 +1,6 @@
 //! One GPU: its memory, its queue, our kernels and cuBLAS's products on candle's CUDA tensors.
+#[cfg(feature = "flash-attn")]
+pub mod flash;
 mod libraries;
 mod product;
 

@@ -94,7 +94,7 @@ pub(crate) fn sizes(q: &Tensor, h: &Heads) -> Result<Attention> {
     })
 }
 
-/// q against k and v by a list.
+/// q against k and v, by candle-flash-attn where there is that, else by a list.
 pub(crate) fn by_lists(
     [q, k, v]: [&Tensor; 3],
     h: &Heads,
@@ -102,7 +102,25 @@ pub(crate) fn by_lists(
     spans: impl FnOnce() -> Vec<Span>,
 ) -> Result<Attended> {
     let a = sizes(q, h)?;
+    #[cfg(feature = "flash-attn")]
+    let spans = {
+        let spans = spans();
+        if let Some(out) = randori_cuda::gpu::flash::forward(&a, [q, k, v], &spans)? {
+            return Ok(Attended {
+                out,
+                lse: Vec::new(),
+                gpu: None,
+            });
+        }
+        || spans
+    };
     let sight = sight(sights, a.tokens, h.window, spans)?;
+    by_own([q, k, v], h, &sight)
+}
+
+/// By our kernels, which keep log Σ e^score.
+fn by_own([q, k, v]: [&Tensor; 3], h: &Heads, sight: &Sight) -> Result<Attended> {
+    let a = sizes(q, h)?;
     let gpu = gpu()?;
     let out = room(q, q.dims())?; // every query of every block is written
     let lse = gpu.room(&[h.heads, a.tokens], DType::F32)?;
@@ -164,6 +182,12 @@ pub(crate) fn backward(
     // every row is in some block of the lists, and all rows of blocks are written
     let (dq, dk, dv) = (room(q, q.dims())?, room(k, k.dims())?, room(v, v.dims())?);
     let delta = gpu.room(&[h.heads, a.tokens], DType::F32)?;
+    // candle-flash-attn keeps nothing: then ours runs again
+    let again = match &forward.gpu {
+        Some(_) => None,
+        None => Some(by_own([q, k, v], h, &sight)?),
+    };
+    let forward = again.as_ref().unwrap_or(forward);
     let lse = match &forward.gpu {
         Some(lse) => ptr(lse)?,
         None => return Err(crate::Error::rule("attention kept nothing on the GPU")),
