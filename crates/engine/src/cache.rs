@@ -13,6 +13,14 @@ use crate::{
     tape::Gains,
 };
 
+/// Tokens of a page, on a GPU.
+pub(crate) const PAGE: usize = 64;
+
+/// How many pages are made when `pages` are all taken.
+pub(crate) fn more_pages(pages: usize) -> usize {
+    (pages / 4).max(8)
+}
+
 /// The KV cache: `slots` independent sequences that grow by [`Player::step`].
 pub struct KvCache {
     /// By block, then call of attention inside the block (nearly always one), then slot.

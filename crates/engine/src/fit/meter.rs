@@ -2,73 +2,10 @@
 //! [`crate::tape`] would. Each op here stands beside one of `tape/forward.rs`; a change there belongs here too
 //! (tests/fit.rs measures whether it was made).
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::BTreeMap,
-};
-
 use randori_sdk::seam::{AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary};
 
-use super::{
-    Learnt, Work,
-    ledger::{Held, Ledger},
-};
-use crate::{
-    kernels::{attention::QUERIES, elementwise::saves_result},
-    tape::rules,
-};
-
-/// What the ops of one pass share.
-pub(super) struct Pass<'a> {
-    pub(super) ledger: Ledger,
-    pub(super) learnt: &'a Learnt,
-    /// Weights by name: bytes, and whether products go over them a few widened rows at a time.
-    pub(super) stored: &'a BTreeMap<String, (u64, bool)>,
-    /// (query, key) pairs.
-    pub(super) attended: u64,
-    /// What has been done so far.
-    pub(super) work: Cell<Work>,
-    /// Most keys that a query sees.
-    pub(super) keys: usize,
-    pub(super) threads: u64,
-    /// Rotary tables, made once a pass.
-    pub(super) tables: RefCell<Vec<(RopeSpec, Held)>>,
-    /// Gradients of what is trained, by name; they outlive the pass.
-    pub(super) grads: RefCell<BTreeMap<String, Held>>,
-}
-
-impl Pass<'_> {
-    pub(super) fn gradient(&self, name: &str, count: usize) {
-        let mut grads = self.grads.borrow_mut();
-        if !grads.contains_key(name) {
-            grads.insert(name.into(), self.ledger.hold(4 * count as u64));
-        }
-    }
-
-    /// Counts `products` multiply-adds.
-    pub(super) fn multiplies(&self, products: u64) {
-        let mut work = self.work.get();
-        work.multiply_adds += products as f64;
-        self.work.set(work);
-    }
-
-    /// Counts a product of `rows` rows with a weight.
-    pub(super) fn goes_over(&self, weight: &str, rows: usize, numbers: usize) {
-        self.multiplies((rows * numbers) as u64);
-        let own = self.learnt.full.contains(weight); // a player's own copy, in f32
-        let stored = self.stored.get(weight).filter(|_| !own);
-        let (bytes, widened) = stored.copied().unwrap_or((4 * numbers as u64, false));
-        let mut work = self.work.get();
-        work.bytes += bytes as f64;
-        work.widened += if widened { numbers as f64 } else { 0.0 };
-        self.work.set(work);
-    }
-
-    /// Queries' scores against their keys, in every thread: `of` matrices of one block of queries.
-    pub(super) fn scores(&self, of: u64) -> u64 {
-        self.threads * of * 4 * (QUERIES * self.keys) as u64
-    }
-}
+use super::{ledger::Held, pass::Pass};
+use crate::{kernels::elementwise::saves_result, tape::rules};
 
 /// A value of the arena.
 #[derive(Clone)]
@@ -108,6 +45,7 @@ pub(super) enum Undo {
         counts: [usize; 3],
         /// Of a query over all heads.
         width: usize,
+        heads: usize,
     },
     /// Both inputs get the same gradient.
     Add {
@@ -116,11 +54,12 @@ pub(super) enum Undo {
         same: bool,
         b_count: usize,
     },
-    /// `again`: numbers of the first factor that are computed again.
+    /// `first`: the first factor, which goes when b has its gradient, or what it is computed from; `again`: its numbers then.
     Multiply {
         a: Id,
         b: Id,
         counts: (usize, usize),
+        first: Option<Held>,
         again: usize,
     },
     /// The gradient's memory is shared.
@@ -211,7 +150,7 @@ impl<'a, 'p> Meter<'a, 'p> {
     }
 
     fn hold(&self, count: usize) -> Held {
-        self.pass.ledger.hold(4 * count as u64)
+        self.pass.values(count)
     }
 
     /// Adds a value; records the op when it needs a gradient and the tape records.
@@ -264,19 +203,10 @@ impl<'a, 'p> Meter<'a, 'p> {
             .filter(|(name, _)| self.pass.learnt.full.contains(name))
             .collect();
         let y = self.make(&value, value.dims.clone(), value.needs || !own.is_empty());
-        // a mean and a deviation a row
-        let stats = self.hold(2 * value.count() / width.max(1));
+        let stats = self.pass.row_stats(value.count() / width.max(1));
         let count = value.count();
         let undo = Undo::Norm { x, count, own };
         self.push(y, undo, vec![value.held, Some(stats)])
-    }
-
-    /// Rows of a weight that lie widened in every thread's buffer.
-    fn widening(&self, name: &str, inputs: usize) -> u64 {
-        match self.pass.stored.get(name).is_some_and(|s| s.1) {
-            true => self.pass.threads * 4 * (64 * inputs) as u64,
-            false => 0,
-        }
     }
 }
 
@@ -298,13 +228,18 @@ impl Backend for Meter<'_, '_> {
         let rank = learnt.ranks.get(name).copied();
         let n = value.count() / inputs.max(1);
         let y = self.make(&value, shape, value.needs || own || bias || rank.is_some());
-        self.pass.ledger.touch(self.widening(&weight, inputs));
+        self.pass
+            .ledger
+            .touch(self.pass.widening(&weight, n, (out, inputs)));
         self.pass.goes_over(&weight, n, inputs * out);
         let update = rank.map_or(0, |rank| n * rank * (inputs + out));
         self.pass.multiplies(update as u64);
         let masked = (learnt.dropout && rank.is_some()).then(|| self.hold(value.count()));
         let xa = rank.map(|rank| self.hold(n * rank));
         drop(masked);
+        if let Some(rank) = rank.filter(|_| learnt.dora) {
+            self.pass.gain(&weight, rank, (out, inputs));
+        }
         let gained = (rank.is_some() && learnt.dora)
             .then(|| y.held.clone())
             .flatten();
@@ -333,7 +268,7 @@ impl Backend for Meter<'_, '_> {
         let value = self.value(x)?;
         let mut tables = self.pass.tables.borrow_mut();
         if !tables.iter().any(|(s, _)| s == spec) {
-            let table = self.hold(2 * value.rows * spec.inv_freq.len());
+            let table = self.pass.single(2 * value.rows * spec.inv_freq.len());
             tables.push((spec.clone(), table));
         }
         drop(tables);
@@ -348,13 +283,25 @@ impl Backend for Meter<'_, '_> {
         let shape = rules::attention(&q.dims, &k.dims, &v.dims, spec)?;
         let counts = [q.count(), k.count(), v.count()];
         let width = q.dims.iter().product::<usize>();
+        self.pass
+            .pool(counts[1] / k.rows.max(1) + counts[2] / v.rows.max(1));
         let y = self.make(&q, shape, q.needs || k.needs || v.needs);
-        let sums = self.hold(q.rows * q.dims[0]);
+        let sums = self.pass.row_sums(q.rows, q.dims[0], width);
         self.pass.ledger.touch(self.pass.scores(1));
         // scores, then their sum over v
         self.pass.multiplies(2 * width as u64 * self.pass.attended);
+        let heads = q.dims[0];
         let kept = vec![q.held, k.held, v.held, y.held.clone(), Some(sums)];
-        self.push(y, Undo::Attention { ids, counts, width }, kept)
+        self.push(
+            y,
+            Undo::Attention {
+                ids,
+                counts,
+                width,
+                heads,
+            },
+            kept,
+        )
     }
 
     fn moe(
@@ -446,9 +393,10 @@ impl Backend for Meter<'_, '_> {
             a,
             b,
             counts,
+            first,
             again,
         };
-        self.push(y, undo, vec![first, second])
+        self.push(y, undo, vec![second])
     }
 
     fn affine(&mut self, x: Id, mul: f64, add: f64) -> OpResult {

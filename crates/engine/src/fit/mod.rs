@@ -1,14 +1,16 @@
 //! How much memory a player takes and how much work its passes are, from its architecture's shapes alone: nothing is
 //! loaded, nothing computed.
 //!
-//! Every figure is in bytes and is what *this engine on the CPU* allocates. Passes are run on shapes ([`meter`], [`undo`])
+//! Every figure is in bytes and is what *this engine* allocates on the CPU or, after [`Planner::on_card`], on a GPU. Passes are run on shapes ([`meter`], [`undo`])
 //! and hold what the tape holds, as long as it holds it, so the figures follow the architecture, not a rule of thumb. They
 //! do not count what a process has before a model is opened (some 20 MiB: program, plugins, thread stacks), the data set, or
 //! what lies in the operating system's page cache. [`SLACK`] and [`THREAD`] are measured rather than counted.
 //! Pure: no file, no clock (but for [`Ceilings::measure`]), no allocation of the sizes it speaks of.
+mod card;
 mod ceilings;
 mod ledger;
 mod meter;
+mod pass;
 mod passes;
 mod undo;
 mod work;
@@ -21,6 +23,7 @@ use std::{
 use randori_lora::LoraSpec;
 use randori_sdk::seam::{Architecture, Id};
 
+pub use card::{CONTEXT, ROUNDING};
 pub use ceilings::Ceilings;
 pub use passes::Decoding;
 pub use work::Work;
@@ -29,7 +32,7 @@ use crate::{
     Error, Result, adapter,
     kernels::attention::QUERIES,
     trace::{Trace, last_uses},
-    weights::HeldWeight,
+    weights::{HeldWeight, Holding},
 };
 
 /// The allocator's share: what a pass frees and asks for again does not always fit where it was.
@@ -145,16 +148,35 @@ pub struct Planner {
     arch: Arc<dyn Architecture>,
     trace: Trace,
     weights: Vec<HeldWeight>,
-    /// By name: bytes as they are held, and whether products go over a few widened rows at a time.
-    stored: BTreeMap<String, (u64, bool)>,
+    /// By name.
+    stored: BTreeMap<String, Stored>,
     learnt: Learnt,
     threads: usize,
     /// As the tape gets them, by block.
     last_uses: Vec<Option<Vec<Vec<Id>>>>,
-    /// Numbers in each tensor of a player's own.
-    own: Vec<u64>,
+    /// Each tensor of a player's own.
+    own: Vec<Own>,
     /// Whether a first and a second moment is kept.
     moments: (bool, bool),
+    /// On a GPU: bytes of the numbers it computes in.
+    card: Option<u64>,
+}
+
+/// How a weight is held.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stored {
+    pub(crate) bytes: u64,
+    /// Whether products on the CPU go over a few widened rows at a time.
+    pub(crate) widened: bool,
+    pub(crate) held: Holding,
+}
+
+/// A tensor of a player's own.
+#[derive(Debug, Clone, Copy)]
+struct Own {
+    numbers: u64,
+    /// Whether it has more than one axis.
+    matrix: bool,
 }
 
 impl Planner {
@@ -174,9 +196,14 @@ impl Planner {
         let last_uses = (0..arch.layers())
             .map(|layer| last_uses(&*arch, layer, trace.width))
             .collect();
-        let stored = weights
-            .iter()
-            .map(|w| (w.name.clone(), (w.bytes, w.widened)));
+        let stored = weights.iter().map(|w| {
+            let stored = Stored {
+                bytes: w.bytes,
+                widened: w.widened,
+                held: w.held,
+            };
+            (w.name.clone(), stored)
+        });
         Ok(Planner {
             stored: stored.collect(),
             arch,
@@ -187,6 +214,7 @@ impl Planner {
             last_uses,
             own,
             moments,
+            card: None,
         })
     }
 
@@ -197,7 +225,12 @@ impl Planner {
 
     /// One player's own tensors; their gradients take as much.
     pub fn player(&self) -> u64 {
-        4 * self.own.iter().sum::<u64>()
+        4 * self.trained()
+    }
+
+    /// The largest of them.
+    pub(crate) fn largest(&self) -> u64 {
+        4 * self.own.iter().map(|o| o.numbers).max().unwrap_or(0)
     }
 
     /// The optimiser's moments.
@@ -208,7 +241,7 @@ impl Planner {
 
     /// How many numbers are trained.
     pub fn trained(&self) -> u64 {
-        self.own.iter().sum()
+        self.own.iter().map(|o| o.numbers).sum()
     }
 
     /// The architecture's trace.
@@ -258,13 +291,20 @@ pub fn largest(
     Ok(Some(fits))
 }
 
-/// What a player of this kind has of its own, and how many numbers each tensor holds.
-fn learnt(arch: &dyn Architecture, trace: &Trace, learns: Learns) -> Result<(Learnt, Vec<u64>)> {
-    let size = |name: &str| -> Result<u64> {
+/// What a player of this kind has of its own, and its tensors.
+fn learnt(arch: &dyn Architecture, trace: &Trace, learns: Learns) -> Result<(Learnt, Vec<Own>)> {
+    let size = |name: &str| -> Result<Own> {
         let weight = trace.weights.iter().find(|w| w.name == name);
         let weight =
             weight.ok_or_else(|| Error::rule(format!("the model has no weight `{name}`")))?;
-        Ok(weight.shape.iter().product::<usize>() as u64)
+        Ok(Own {
+            numbers: weight.shape.iter().product::<usize>() as u64,
+            matrix: weight.shape.len() > 1,
+        })
+    };
+    let tensor = |numbers: usize, matrix| Own {
+        numbers: numbers as u64,
+        matrix,
     };
     let mut learnt = Learnt::default();
     let mut own = Vec::new();
@@ -275,8 +315,8 @@ fn learnt(arch: &dyn Architecture, trace: &Trace, learns: Learns) -> Result<(Lea
             for l in &wanted.projections {
                 let rank = spec.rank_of(&l.name);
                 learnt.ranks.insert(l.name.clone(), rank);
-                own.extend([(rank * l.inputs) as u64, (rank * l.outputs) as u64]);
-                own.extend(spec.dora.then_some(l.outputs as u64));
+                own.extend([rank * l.inputs, rank * l.outputs].map(|n| tensor(n, true)));
+                own.extend(spec.dora.then_some(tensor(l.outputs, false)));
             }
             learnt.full = wanted.saved.into_iter().collect();
             learnt.dora = spec.dora;

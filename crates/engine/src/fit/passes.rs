@@ -9,7 +9,8 @@ use std::{
 use super::{
     HEAP, Packing, Peak, Planner, SLACK, THREAD,
     ledger::{Held, Ledger},
-    meter::{Input, Meter, Pass, Recorded, Undo},
+    meter::{Input, Meter, Recorded, Undo},
+    pass::Pass,
 };
 use crate::{
     Error, Result,
@@ -52,17 +53,13 @@ impl Planner {
     /// # Errors
     /// What the architecture refuses.
     pub fn train(&self, packing: &Packing, checkpoint: bool, players: usize) -> Result<Peak> {
-        let pass = self.pass(packing.keys, packing.attended);
-        let mut kept = self.forward_backward(&pass, packing, checkpoint)?;
-        if packing.several {
-            // whatever a step's first micro-batch has made of gradients lies there in the next
-            pass.tables.borrow_mut().clear();
-            kept = self.forward_backward(&pass, packing, checkpoint)?;
+        let (peak, kept) = self.step_of_training(packing, checkpoint)?;
+        if self.card.is_some() {
+            return Ok(self.trained_on_card(peak, kept));
         }
         // an update makes a tensor anew, with all gradients there; saving copies every tensor, and one more as bytes
-        let largest = 4 * self.own.iter().copied().max().unwrap_or(0);
-        let others = self.player() + largest;
-        let most = self.slack(pass.ledger.peak().max(others));
+        let others = self.player() + self.largest();
+        let most = self.slack(peak.max(others));
         let gradients = self.player();
         let kept = kept.min(most.saturating_sub(gradients));
         Ok(Peak {
@@ -77,6 +74,18 @@ impl Planner {
         })
     }
 
+    /// The most that a step's passes hold, gradients included, and what the forward pass keeps.
+    fn step_of_training(&self, packing: &Packing, checkpoint: bool) -> Result<(u64, u64)> {
+        let pass = self.pass(packing.keys, packing.attended);
+        let mut kept = self.forward_backward(&pass, packing, checkpoint)?;
+        if packing.several {
+            // whatever a step's first micro-batch has made of gradients lies there in the next
+            pass.tables.borrow_mut().clear();
+            kept = self.forward_backward(&pass, packing, checkpoint)?;
+        }
+        Ok((pass.ledger.peak(), kept))
+    }
+
     /// Log-probs of a micro-batch.
     ///
     /// # Errors
@@ -88,6 +97,9 @@ impl Planner {
             self.head(&pass, rows, false, false)?;
         }
         drop(hidden);
+        if self.card.is_some() {
+            return Ok(self.scored_on_card(pass.ledger.peak()));
+        }
         Ok(Peak {
             base: self.base(),
             players: players as u64 * self.player(),
@@ -103,6 +115,9 @@ impl Planner {
     /// # Errors
     /// What the architecture refuses.
     pub fn generate(&self, d: &Decoding, players: usize) -> Result<Peak> {
+        if self.card.is_some() {
+            return self.generated_on_card(d);
+        }
         let pieces = PREFILL.min(d.slots.saturating_mul(d.prompt));
         let fed = pieces.div_ceil(d.prompt.clamp(1, PIECE));
         let beginning = self.step(pieces, fed, d.prompt)?;
@@ -136,7 +151,10 @@ impl Planner {
 
     /// One step over `rows` new tokens of `sequences` sequences.
     fn step(&self, rows: usize, sequences: usize, keys: usize) -> Result<u64> {
-        let pass = self.pass(keys, 0);
+        self.cached_step(self.pass(keys, 0), rows, sequences)
+    }
+
+    pub(super) fn cached_step(&self, pass: Pass, rows: usize, sequences: usize) -> Result<u64> {
         let x = self.blocks(&pass, rows, false)?;
         let head = self.head(&pass, sequences, false, false)?;
         drop((x, head));
@@ -154,6 +172,8 @@ impl Planner {
             threads: self.threads as u64,
             tables: RefCell::default(),
             grads: RefCell::new(BTreeMap::new()),
+            card: self.card,
+            growth: None,
         }
     }
 
@@ -213,10 +233,7 @@ impl Planner {
 
     /// The head in chunks, and the gradient to the hidden state if it needs one.
     fn through_head(&self, pass: &Pass, packing: &Packing, needs: bool) -> Result<Option<Held>> {
-        let hold_up = || {
-            let count = packing.rows * self.trace.width;
-            pass.ledger.hold(4 * count as u64)
-        };
+        let hold_up = || pass.values(packing.rows * self.trace.width);
         let sizes = chunks(packing.targets, chunk_rows(self.trace.vocab));
         let backward = |head: Recorded| {
             let logits = head.output.clone();
@@ -265,13 +282,14 @@ impl Planner {
         record: bool,
         needs: bool,
     ) -> Result<Recorded> {
-        let x = pass.ledger.hold(4 * (rows * self.trace.width) as u64);
+        let x = pass.values(rows * self.trace.width);
         self.run(pass, Part::Head, record, self.wide(x, rows, needs))
     }
 
     fn ids(&self, pass: &Pass, rows: usize) -> Input {
         Input {
-            held: pass.ledger.hold(4 * rows as u64),
+            // a GPU's are taken from the host, and gone when they have been looked up
+            held: pass.single(if self.card.is_some() { 0 } else { rows }),
             rows,
             dims: Vec::new(),
             needs: false,

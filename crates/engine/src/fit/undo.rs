@@ -4,7 +4,8 @@ use randori_sdk::seam::Id;
 
 use super::{
     ledger::Held,
-    meter::{Pass, Recorded, Undo},
+    meter::{Recorded, Undo},
+    pass::Pass,
 };
 
 /// Gradients to a call's values; whether each has memory of its own.
@@ -54,9 +55,14 @@ impl Recorded {
 }
 
 fn step(pass: &Pass, undo: Undo, dy: Held, arena: &mut Arena) {
-    let hold = |count: usize| pass.ledger.hold(4 * count as u64);
+    let hold = |count: usize| pass.values(count);
     match undo {
-        Undo::Embed(own) => own.iter().for_each(|(name, n)| pass.gradient(name, *n)),
+        Undo::Embed(own) => own.iter().for_each(|(name, n)| {
+            pass.gradient(name, *n);
+            if pass.card.is_some() {
+                drop(pass.single(*n)); // made on the host, and brought over whole
+            }
+        }),
         Undo::Each(to) => {
             let wanted = to.into_iter().filter(|(id, _)| arena.needs(*id));
             let made: Vec<(Id, Held)> = wanted.map(|(id, n)| (id, hold(n))).collect();
@@ -93,7 +99,10 @@ fn step(pass: &Pass, undo: Undo, dy: Held, arena: &mut Arena) {
             });
             let dx = arena.needs(x).then(|| hold(count));
             if dx.is_some() {
-                pass.goes_over(&format!("{name}.weight"), n, inputs * outputs);
+                let weight = format!("{name}.weight");
+                pass.ledger
+                    .touch(pass.backward_widening(&weight, (outputs, inputs)));
+                pass.goes_over(&weight, n, inputs * outputs);
             }
             if let Some(rank) = rank {
                 // B's gradient and the slope through it, A's, and on to x
@@ -111,10 +120,19 @@ fn step(pass: &Pass, undo: Undo, dy: Held, arena: &mut Arena) {
                 arena.add(pass, x, dx, true);
             }
         }
-        Undo::Attention { ids, counts, width } => {
+        Undo::Attention {
+            ids,
+            counts,
+            width,
+            heads,
+        } => {
             let dq = hold(counts[0]);
-            // a gradient to keys and values for every query head, before those that share keys are summed
-            let shares = hold(2 * counts[0]);
+            // a gradient to keys and values for every query head, before those that share keys are summed; on a GPU they are
+            // summed at once, and what is made is a number for each query and head
+            let shares = match pass.card {
+                Some(_) => pass.single(counts[0] / width.max(1) * heads),
+                None => hold(2 * counts[0]),
+            };
             pass.ledger.touch(pass.scores(2));
             // scores again, then to them, to v, to q and to k
             pass.multiplies(5 * width as u64 * pass.attended);
@@ -142,12 +160,13 @@ fn step(pass: &Pass, undo: Undo, dy: Held, arena: &mut Arena) {
             a,
             b,
             counts,
+            first,
             again,
         } => {
             if arena.needs(b) {
-                let first = hold(again);
+                let made = hold(again);
                 let db = hold(counts.1);
-                drop(first);
+                drop((first, made));
                 arena.add(pass, b, db, true);
             }
             if arena.needs(a) {

@@ -12,7 +12,7 @@ use randori_cuda::{
 
 use crate::{
     Result,
-    cache::Entry,
+    cache::{Entry, PAGE, more_pages},
     kernels::{
         self,
         attention::{Attended, Heads},
@@ -20,8 +20,6 @@ use crate::{
     },
 };
 
-/// Tokens of a page.
-const PAGE: usize = 64;
 /// New tokens of one sequence up to which it counts as decoding.
 const FEW: usize = 4;
 
@@ -135,7 +133,7 @@ impl Paged {
     /// A page; when none is free, there are a quarter more of them.
     fn page(&mut self) -> u32 {
         if self.free.is_empty() {
-            let more = (self.pages / 4).max(8);
+            let more = more_pages(self.pages);
             self.free
                 .extend((self.pages..self.pages + more).rev().map(|p| p as u32));
             self.pages += more;

@@ -59,6 +59,11 @@ struct State {
 }
 
 impl Four {
+    /// Whether its scales are quantised too.
+    pub(super) fn double(&self) -> bool {
+        self.nested.is_some()
+    }
+
     /// Bytes of the scales of `count` weights.
     pub(super) fn scale_bytes(&self, count: u64) -> u64 {
         let scales = count.div_ceil(self.block.max(1) as u64);

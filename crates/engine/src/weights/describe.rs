@@ -27,6 +27,20 @@ pub struct Described {
     weights: Option<Weights>,
 }
 
+/// How a weight is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holding {
+    /// f32, bf16 or f16.
+    Dense,
+    /// 4-bit codes; whether their scales are quantised too.
+    Nf4 {
+        /// Double quantisation.
+        double: bool,
+    },
+    /// A GGUF file's own blocks.
+    Blocks,
+}
+
 /// One weight as a base would hold it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldWeight {
@@ -38,6 +52,8 @@ pub struct HeldWeight {
     pub beside: u64,
     /// Whether products go over it a few widened rows at a time: it is not f32.
     pub widened: bool,
+    /// How it is held.
+    pub held: Holding,
 }
 
 /// Reads a source's configuration, and its index where the weights are at hand. Of a hub repository that is not in the
@@ -135,18 +151,22 @@ fn held(
     random: bool,
 ) -> HeldWeight {
     let count = wanted.shape.iter().product::<usize>() as u64;
-    let item = |bytes, beside, widened| HeldWeight {
+    let item = |bytes, beside, widened, held| HeldWeight {
         name: wanted.name.clone(),
         bytes,
         beside,
         widened,
+        held,
     };
     if let Some(stored) = stored.filter(|s| plan.keeps(wanted, s)) {
-        let (bytes, beside) = match &stored.format {
-            Format::Four(four) => (stored.len + four.scale_bytes(count), 0),
-            _ => (stored.len, stored.len), // the bytes as they were read
+        return match &stored.format {
+            Format::Four(four) => {
+                let double = four.double();
+                let bytes = stored.len + four.scale_bytes(count);
+                item(bytes, 0, true, Holding::Nf4 { double })
+            }
+            _ => item(stored.len, stored.len, true, Holding::Blocks), // the bytes as they were read
         };
-        return item(bytes, beside, true);
     }
     let reading = match stored {
         Some(stored) => convert::reading(stored),
@@ -157,14 +177,15 @@ fn held(
         let bytes = nf4_bytes(count, double);
         // in f32, and once more as a list, with plain scales until they are quantised
         let scales = if double { 4 * count.div_ceil(NF4.0) } else { 0 };
-        return item(bytes, (8 * count + scales).max(4 * count + reading), true);
+        let beside = (8 * count + scales).max(4 * count + reading);
+        return item(bytes, beside, true, Holding::Nf4 { double });
     }
     let size = match plan.dtype(wanted) {
         super::Dtype::F32 => 4,
         _ => 2,
     };
     let made = if random && size != 4 { 4 * count } else { 0 };
-    item(size * count, made.max(reading), size != 4)
+    item(size * count, made.max(reading), size != 4, Holding::Dense)
 }
 
 /// Bytes of `count` weights in NF4: two a byte, and a scale for each 64, of f32 or (`double`) of 8 bits with an f32 for

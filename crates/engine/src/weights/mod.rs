@@ -21,7 +21,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-pub use describe::{Described, HeldWeight, describe};
+pub use describe::{Described, HeldWeight, Holding, describe};
 pub use gguf::{GgufTokenizer, hf_name};
 pub use stream::Stream;
 

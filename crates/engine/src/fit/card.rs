@@ -1,0 +1,191 @@
+//! What lies on a GPU's memory. The passes are those of the CPU, in the numbers that the card computes in; parameters, moments
+//! and drawing stay in the machine's memory, and a copy of one player's parameters is on the card.
+
+use super::{Decoding, Peak, Planner, passes::chunk_rows};
+use crate::{
+    Error, Result,
+    cache::{PAGE, more_pages},
+    generate::{PIECE, PREFILL},
+    weights::{Dtype, Holding},
+};
+
+/// What a process has on a card before it opens a model: the CUDA context, kernels, cuBLAS's workspace. Assumed, not measured.
+pub const CONTEXT: u64 = 614 << 20;
+/// The share by which a card's pool of memory is taken to be larger than what lies in it. Assumed, not measured.
+pub const ROUNDING: f64 = 0.03;
+
+/// Tables beside a matrix in 4 bits: 16 levels, and the 256 values of quantised scales.
+const LEVELS: u64 = 4 * 16;
+const MAP: u64 = 4 * 256;
+
+/// What a step over a cache does to its pages.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Growth {
+    /// Tokens that the pools have room for before they grow in it; 0 where they do not.
+    pub(super) before: usize,
+    /// Whether each sequence has a new token or a few.
+    pub(super) decodes: bool,
+}
+
+impl Planner {
+    /// The same on a GPU that computes in `float`.
+    ///
+    /// # Errors
+    /// Numbers that it does not compute in.
+    pub fn on_card(mut self, float: Dtype) -> Result<Self> {
+        let size = match float {
+            Dtype::F32 => 4,
+            Dtype::Bf16 => 2,
+            Dtype::F16 => return Err(Error::rule("a GPU computes in f32 or bf16, not f16")),
+        };
+        for held in &mut self.weights {
+            let traced = self.trace.weights.iter().find(|w| w.name == held.name);
+            let shape = traced.map_or(&[][..], |w| &w.shape);
+            let number = if shape.len() > 1 { size } else { 4 };
+            match held.held {
+                Holding::Dense => held.bytes = number * shape.iter().product::<usize>() as u64,
+                Holding::Nf4 { double } => held.bytes += LEVELS + if double { MAP } else { 0 },
+                Holding::Blocks => {}
+            }
+            held.beside = 0; // it is made in the machine's memory
+            if let Some(stored) = self.stored.get_mut(&held.name) {
+                stored.bytes = held.bytes;
+            }
+        }
+        self.card = Some(size);
+        Ok(self)
+    }
+
+    /// A player's own tensors as they are copied to the card.
+    fn copy(&self) -> u64 {
+        let float = self.card.unwrap_or(4);
+        let of = |matrix| if matrix { float } else { 4 };
+        self.own.iter().map(|o| of(o.matrix) * o.numbers).sum()
+    }
+
+    /// The machine's memory beside the card, once the base is up: `players`' parameters, the moments, a step's gradients and
+    /// the tensor being changed.
+    pub fn beside_card(&self, players: usize) -> u64 {
+        (players as u64 + 1) * self.player() + self.moments() + self.largest()
+    }
+
+    /// Of a peak of a step's passes, gradients included.
+    pub(super) fn trained_on_card(&self, peak: u64, kept: u64) -> Peak {
+        let gradients = self.player().min(peak);
+        let kept = kept.min(peak - gradients);
+        Peak {
+            gradients,
+            kept,
+            work: peak - gradients - kept,
+            ..self.scored_on_card(0)
+        }
+    }
+
+    /// Of a peak of a pass.
+    pub(super) fn scored_on_card(&self, peak: u64) -> Peak {
+        let vocab = self.trace.vocab;
+        Peak {
+            base: self.base(),
+            players: self.copy(),
+            work: peak,
+            logits: self.card.unwrap_or(4) * (chunk_rows(vocab) * vocab) as u64,
+            ..Peak::default()
+        }
+    }
+
+    /// Answers to prompts, all as long as can be.
+    pub(super) fn generated_on_card(&self, d: &Decoding) -> Result<Peak> {
+        let float = self.card.unwrap_or(4);
+        let slots = d.slots.max(1);
+        let all = (d.prompt + d.response).saturating_sub(1).max(1); // the last token is not fed
+        let step = |rows, sequences, pages: (usize, usize), decodes| -> Result<u64> {
+            let mut pass = self.pass(all, 0);
+            let before = if pages.1 > pages.0 { pages.0 } else { 0 } * PAGE;
+            pass.growth = Some(Growth { before, decodes });
+            let pools = (pages.1 * PAGE * self.trace.cache_bytes_per_token) as u64 * float / 4;
+            Ok(pools + self.cached_step(pass, rows, sequences)?)
+        };
+        let (mut most, mut held) = (0, 0);
+        let entrance = Entrance::of(slots, d.prompt, all);
+        // pools grow: the last rounds hold most
+        for round in entrance.rounds.saturating_sub(3)..entrance.rounds {
+            let (rows, sequences, wanted) = entrance.round(round);
+            let pages = pool(wanted);
+            most = most.max(step(rows, sequences, (held, pages), false)?);
+            held = pages;
+        }
+        let full = pool(slots * all.div_ceil(PAGE));
+        // all cross a page's end at once
+        let last = pool(slots * (all.div_ceil(PAGE) - 1)).max(held);
+        most = most.max(step(slots, slots, (last, full), true)?);
+        if d.refilled {
+            let rows = entrance.fed * d.prompt.min(PIECE) + slots - entrance.fed;
+            most = most.max(step(rows, slots, (full, full), false)?);
+        }
+        let kept = (full * PAGE * self.trace.cache_bytes_per_token) as u64 * float / 4;
+        let kept = kept.min(most);
+        Ok(Peak {
+            kept,
+            logits: float * (slots * self.trace.vocab) as u64,
+            ..self.scored_on_card(most - kept)
+        })
+    }
+}
+
+/// Prompts enter the cache some at a time, while those that are in go on.
+struct Entrance {
+    slots: usize,
+    prompt: usize,
+    all: usize,
+    /// Prompts in a step, and steps that each takes.
+    fed: usize,
+    pieces: usize,
+    rounds: usize,
+}
+
+impl Entrance {
+    fn of(slots: usize, prompt: usize, all: usize) -> Self {
+        let prompt = prompt.max(1);
+        let fed = (PREFILL / prompt.min(PIECE)).clamp(1, slots);
+        let pieces = prompt.div_ceil(PIECE);
+        Entrance {
+            slots,
+            prompt,
+            all,
+            fed,
+            pieces,
+            rounds: slots.div_ceil(fed) * pieces,
+        }
+    }
+
+    /// New rows, sequences, and pages taken.
+    fn round(&self, round: usize) -> (usize, usize, usize) {
+        let inside = round / self.pieces * self.fed;
+        let entering = self.fed.min(self.slots - inside.min(self.slots));
+        let grown = (self.prompt + round).min(self.all).div_ceil(PAGE);
+        (
+            entering * self.prompt.min(PIECE) + inside,
+            entering + inside,
+            inside * grown + entering * self.prompt.div_ceil(PAGE),
+        )
+    }
+}
+
+/// Pages that there are once `wanted` are taken.
+fn pool(wanted: usize) -> usize {
+    let mut pages = 0;
+    while pages < wanted {
+        pages += more_pages(pages);
+    }
+    pages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pool;
+
+    #[test]
+    fn pools_grow_by_a_quarter() {
+        assert_eq!([0, 1, 9, 33, 41, 100].map(pool), [0, 8, 16, 40, 50, 120]);
+    }
+}

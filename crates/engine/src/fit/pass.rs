@@ -1,0 +1,160 @@
+//! What the ops of one pass share, and what an op holds besides its result, on the CPU and on a GPU.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+};
+
+use randori_sdk::seam::RopeSpec;
+
+use super::{
+    Learnt, Stored, Work,
+    card::Growth,
+    ledger::{Held, Ledger},
+};
+use crate::{kernels::attention::QUERIES, weights::Holding};
+
+/// Rows up to which a GPU reads 4-bit codes as they are (`ops::matvec` of `randori-cuda`).
+const READ_AS_THEY_ARE: usize = 8;
+/// Keys that one block of a GPU's decoding takes (`ops::decode` of `randori-cuda`); more are joined.
+const CHUNK: usize = 512;
+
+#[cfg(feature = "cuda")]
+const _: () = {
+    assert!(READ_AS_THEY_ARE == randori_cuda::ops::matvec::MOST);
+    assert!(CHUNK == randori_cuda::ops::decode::CHUNK);
+};
+
+/// One pass.
+pub(super) struct Pass<'a> {
+    pub(super) ledger: Ledger,
+    pub(super) learnt: &'a Learnt,
+    /// Weights by name.
+    pub(super) stored: &'a BTreeMap<String, Stored>,
+    /// (query, key) pairs.
+    pub(super) attended: u64,
+    /// What has been done so far.
+    pub(super) work: Cell<Work>,
+    /// Most keys that a query sees.
+    pub(super) keys: usize,
+    pub(super) threads: u64,
+    /// Rotary tables, made once a pass.
+    pub(super) tables: RefCell<Vec<(RopeSpec, Held)>>,
+    /// Gradients of what is trained, by name; they outlive the pass.
+    pub(super) grads: RefCell<BTreeMap<String, Held>>,
+    /// On a GPU: bytes of the numbers it computes in.
+    pub(super) card: Option<u64>,
+    /// On a GPU, over a cache: what its pages do.
+    pub(super) growth: Option<Growth>,
+}
+
+impl Pass<'_> {
+    /// Numbers of the pass's own kind.
+    pub(super) fn values(&self, count: usize) -> Held {
+        self.ledger.hold(self.card.unwrap_or(4) * count as u64)
+    }
+
+    /// f32 wherever the pass runs.
+    pub(super) fn single(&self, count: usize) -> Held {
+        self.ledger.hold(4 * count as u64)
+    }
+
+    pub(super) fn gradient(&self, name: &str, count: usize) {
+        let mut grads = self.grads.borrow_mut();
+        if !grads.contains_key(name) {
+            grads.insert(name.into(), self.single(count));
+        }
+    }
+
+    /// Counts `products` multiply-adds.
+    pub(super) fn multiplies(&self, products: u64) {
+        let mut work = self.work.get();
+        work.multiply_adds += products as f64;
+        self.work.set(work);
+    }
+
+    /// Counts a product of `rows` rows with a weight.
+    pub(super) fn goes_over(&self, weight: &str, rows: usize, numbers: usize) {
+        self.multiplies((rows * numbers) as u64);
+        let (bytes, widened) = match self.stored(weight) {
+            Some(stored) => (stored.bytes, stored.widened),
+            None => (4 * numbers as u64, false),
+        };
+        let mut work = self.work.get();
+        work.bytes += bytes as f64;
+        work.widened += if widened { numbers as f64 } else { 0.0 };
+        self.work.set(work);
+    }
+
+    /// The base's weight, unless the player has a copy of its own, in f32.
+    fn stored(&self, weight: &str) -> Option<&Stored> {
+        let own = self.learnt.full.contains(weight);
+        self.stored.get(weight).filter(|_| !own)
+    }
+
+    /// Beside a product of `rows` rows with a weight (out, in): on the CPU, rows of it that lie widened in every thread's
+    /// buffer; on a GPU, all of a quantised one dequantised, unless the rows are few enough to read its codes.
+    pub(super) fn widening(&self, weight: &str, rows: usize, (out, inputs): (usize, usize)) -> u64 {
+        let Some(float) = self.card else {
+            return match self.stored.get(weight).is_some_and(|s| s.widened) {
+                true => self.threads * 4 * (64 * inputs) as u64,
+                false => 0,
+            };
+        };
+        let few = rows <= READ_AS_THEY_ARE && inputs.is_multiple_of(32);
+        match self.stored(weight).map(|s| s.held) {
+            Some(Holding::Nf4 { .. }) if few => 0,
+            Some(Holding::Nf4 { .. } | Holding::Blocks) => float * (out * inputs) as u64,
+            Some(Holding::Dense) | None => 0,
+        }
+    }
+
+    /// The same beside the product with its transpose, which the CPU widens no rows for that last.
+    pub(super) fn backward_widening(&self, weight: &str, (out, inputs): (usize, usize)) -> u64 {
+        match self.card {
+            Some(_) => self.widening(weight, usize::MAX, (out, inputs)),
+            None => 0,
+        }
+    }
+
+    /// DoRA's gains on a GPU: A·Wᵀ, and once the whole of a quantised weight in f32, for its rows' norms.
+    pub(super) fn gain(&self, weight: &str, rank: usize, (out, inputs): (usize, usize)) {
+        let Some(float) = self.card else { return };
+        let dense = self.widening(weight, usize::MAX, (out, inputs));
+        let product = float * (rank * out) as u64 + self.widening(weight, rank, (out, inputs));
+        self.ledger.touch((4 / float * dense).max(product));
+    }
+
+    /// What a norm keeps of its rows: a mean and a deviation, on a GPU (which has only RMS norm) the latter alone.
+    pub(super) fn row_stats(&self, rows: usize) -> Held {
+        self.single(if self.card.is_some() { rows } else { 2 * rows })
+    }
+
+    /// What attention keeps: a number for each query and head. Decoding on a GPU keeps nothing, but wants room for the
+    /// parts of long sequences, `width` values and a weight for each head.
+    pub(super) fn row_sums(&self, queries: usize, heads: usize, width: usize) -> Held {
+        match &self.growth {
+            Some(growth) if growth.decodes => {
+                let parts = Some(self.keys.div_ceil(CHUNK)).filter(|n| *n > 1);
+                self.single(parts.unwrap_or(0) * queries * (width + heads))
+            }
+            _ => self.single(queries * heads),
+        }
+    }
+
+    /// A block's pool of pages on a GPU, `width` values of keys and values a token: a grown one is made beside the old one.
+    pub(super) fn pool(&self, width: usize) {
+        if let (Some(float), Some(growth)) = (self.card, &self.growth) {
+            self.ledger.touch(float * (growth.before * width) as u64);
+        }
+    }
+
+    /// Queries' scores against their keys, in every thread: `of` matrices of one block of queries. A GPU's stay in its
+    /// registers.
+    pub(super) fn scores(&self, of: u64) -> u64 {
+        match self.card {
+            Some(_) => 0,
+            None => self.threads * of * 4 * (QUERIES * self.keys) as u64,
+        }
+    }
+}

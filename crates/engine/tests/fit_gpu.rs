@@ -1,0 +1,281 @@
+//! `fit`'s figures for a GPU against what lies in its memory. The stand-in for one (`crates/cuda/stand_in/build.sh DIR`, then
+//! `LD_LIBRARY_PATH=DIR`) reports at its end the most bytes that ever were allocated on it, to the byte; a figure may be
+//! 5 % off. Skips, loudly, without the stand-in: a real card tells no such thing.
+//!
+//! Each case runs in a process of its own, this test program started again with [`CASE`] set.
+#![cfg(feature = "cuda")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::{process::Command, sync::Arc};
+
+use randori_engine::{
+    GenerateOptions, Player, ScoreItem,
+    fit::{Decoding, Learns, Packing, Peak, Planner},
+    generate, score, trace,
+    train::{Control, Optimizer, Pair, TrainSettings, Trainer},
+    weights::{Dtype, LoadOptions, Quant, Source, describe, open},
+};
+use randori_lora::{LoraSpec, Targets};
+use randori_sdk::seam::{Architecture, AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, Unary};
+
+mod tiny;
+use tiny::{Logistic, lists};
+
+const NAME: &str = "figures_are_what_lies_on_the_card";
+const CASE: &str = "RANDORI_FIT_GPU_CASE";
+/// The stand-in's switch.
+const REPORT: &str = "RANDORI_STAND_IN_REPORT";
+const OFF: f64 = 0.05;
+
+const CASES: [&str; 11] = [
+    "f32",
+    "bf16",
+    "bf16-checkpoint",
+    "f32-nf4-several",
+    "bf16-nf4-checkpoint",
+    "bf16-dora-dropout",
+    "bf16-full",
+    "bf16-nf4-score",
+    "f32-generate",
+    "bf16-nf4-generate",
+    "bf16-generate-refill",
+];
+
+const VOCAB: usize = 1500;
+const WIDTH: usize = 128;
+const HEADS: usize = 4;
+const KV: usize = 2;
+const FFN: usize = 352;
+const LAYERS: usize = 3;
+
+const PROMPT: usize = 70;
+const RESPONSE: usize = 90;
+const PAIRS: usize = 4;
+const SLOTS: usize = 20;
+const NEW: usize = 60; // over a page's end, where pools grow
+
+/// A Llama.
+struct Llama;
+
+impl Architecture for Llama {
+    fn name(&self) -> &str {
+        "llama"
+    }
+    fn layers(&self) -> usize {
+        LAYERS
+    }
+    fn embed(&self, ops: &mut dyn Backend, ids: Id) -> OpResult {
+        ops.embed("embed", ids, VOCAB, WIDTH)
+    }
+    fn block(&self, ops: &mut dyn Backend, layer: usize, x: Id) -> OpResult {
+        let name = |part: &str| format!("layers.{layer}.{part}");
+        let dim = WIDTH / HEADS;
+        let rope = RopeSpec {
+            interleaved: false,
+            inv_freq: (0..dim / 2).map(|i| 0.8f32.powi(i as i32)).collect(),
+            mscale: 1.0,
+        };
+        let h = ops.rms_norm(&name("norm1"), x, 1e-5, 0.0)?;
+        let q = ops.linear(&name("q_proj"), h, WIDTH, false)?;
+        let k = ops.linear(&name("k_proj"), h, dim * KV, false)?;
+        let v = ops.linear(&name("v_proj"), h, dim * KV, false)?;
+        let (q, k) = (ops.unflatten(q, HEADS)?, ops.unflatten(k, KV)?);
+        let v = ops.unflatten(v, KV)?;
+        let (q, k) = (ops.rope(q, &rope)?, ops.rope(k, &rope)?);
+        let a = ops.attention(q, k, v, &AttnSpec::default())?;
+        let a = ops.flatten(a)?;
+        let a = ops.linear(&name("o_proj"), a, WIDTH, false)?;
+        let x = ops.binary(Binary::Add, x, a)?;
+        let h = ops.rms_norm(&name("norm2"), x, 1e-5, 0.0)?;
+        let gate = ops.linear(&name("gate_proj"), h, FFN, false)?;
+        let gate = ops.unary(Unary::Silu, gate)?;
+        let up = ops.linear(&name("up_proj"), h, FFN, false)?;
+        let h = ops.binary(Binary::Mul, gate, up)?;
+        let h = ops.linear(&name("down_proj"), h, WIDTH, false)?;
+        ops.binary(Binary::Add, x, h)
+    }
+    fn head(&self, ops: &mut dyn Backend, x: Id) -> OpResult {
+        let x = ops.rms_norm("norm", x, 1e-5, 0.0)?;
+        ops.linear("head", x, VOCAB, false)
+    }
+}
+
+struct Case {
+    name: &'static str,
+    float: Dtype,
+    options: LoadOptions,
+    spec: LoraSpec,
+    settings: TrainSettings,
+}
+
+impl Case {
+    fn of(name: &'static str) -> Case {
+        let has = |part: &str| name.split('-').any(|p| p == part);
+        let float = if has("f32") { Dtype::F32 } else { Dtype::Bf16 };
+        Case {
+            name,
+            float,
+            options: LoadOptions {
+                quant: has("nf4").then_some(Quant::Nf4 { double: true }),
+                dtype: float,
+            },
+            spec: LoraSpec {
+                rank: 8,
+                targets: Targets::AllLinear,
+                dora: has("dora"),
+                dropout: 0.1,
+                ..LoraSpec::default()
+            },
+            settings: TrainSettings {
+                optimizer: Optimizer::adamw(),
+                learning_rate: 1e-4,
+                batch: PAIRS,
+                epochs: 2, // a second step's copy of the parameters replaces the first's
+                micro_batch_tokens: if has("several") { 500 } else { 2048 },
+                checkpoint: has("checkpoint"),
+                dropout: has("dropout"),
+                ..TrainSettings::default()
+            },
+        }
+    }
+
+    fn has(&self, part: &str) -> bool {
+        self.name.split('-').any(|p| p == part)
+    }
+
+    fn source() -> Source {
+        let config = serde_json::json!({ "vocab_size": VOCAB });
+        Source::Random { config, seed: 1 }
+    }
+
+    fn predicted(&self) -> Peak {
+        let arch: Arc<dyn Architecture> = Arc::new(Llama);
+        let traced = trace(&*arch).unwrap();
+        let held = describe(Case::source()).unwrap();
+        let held = held.held(&traced, &self.options, arch.name()).unwrap();
+        let learns = match self.has("full") {
+            true => Learns::Full,
+            false => Learns::Lora(&self.spec, self.settings.dropout),
+        };
+        let planner = Planner::new(arch, traced, held, learns, (true, true), 2).unwrap();
+        let planner = planner.on_card(self.float).unwrap();
+        let tokens = self.settings.micro_batch_tokens;
+        let packing = Packing::fullest(PROMPT, &[RESPONSE; 2], PAIRS, tokens);
+        let decoding = Decoding {
+            slots: SLOTS,
+            prompt: PROMPT,
+            response: NEW,
+            refilled: self.has("refill"),
+        };
+        let peak = match (self.has("generate"), self.has("score")) {
+            (true, _) => planner.generate(&decoding, 1),
+            (_, true) => planner.score(&packing, 1),
+            _ => planner.train(&packing, self.settings.checkpoint, 1),
+        };
+        peak.unwrap()
+    }
+
+    fn play(&self) {
+        let base = open(Case::source()).unwrap();
+        let base = base
+            .load(Arc::new(Llama), &self.options, &mut |_, _| ())
+            .unwrap();
+        let float = match self.float {
+            Dtype::F32 => candle_core::DType::F32,
+            _ => candle_core::DType::BF16,
+        };
+        let base = Arc::new(base.to_gpu(float, &mut |_, _| ()).unwrap());
+        let player = match self.has("full") {
+            true => Player::full(base),
+            false => Player::with_lora(base, self.spec.clone(), 1),
+        };
+        let player = player.unwrap();
+        if self.has("generate") {
+            return self.answer(&player);
+        }
+        let of = |seed, n| lists(seed, PAIRS, n..n + 1, VOCAB);
+        let (prompts, real, generated) = (of(1, PROMPT), of(2, RESPONSE), of(3, RESPONSE));
+        if self.has("score") {
+            let items: Vec<ScoreItem> = (0..PAIRS)
+                .map(|i| ScoreItem {
+                    prompt: &prompts[i],
+                    responses: vec![&real[i], &generated[i]],
+                })
+                .collect();
+            score(&player, &items, 2048, &mut |_, _| ()).unwrap();
+            return;
+        }
+        let pairs: Vec<Pair> = (0..PAIRS)
+            .map(|i| Pair {
+                prompt: prompts[i].clone(),
+                real: real[i].clone(),
+                generated: generated[i].clone(),
+                ref_real: -600.0,
+                ref_generated: -600.0,
+                place: format!("pair {i}"),
+            })
+            .collect();
+        let mut trainer = Trainer::new(player, self.settings.clone()).unwrap();
+        let step = &mut |_: &_, _: &Trainer| Ok(Control::Continue);
+        trainer.train_pairs(&pairs, &Logistic(0.1), step).unwrap();
+    }
+
+    fn answer(&self, player: &Player) {
+        let count = SLOTS * if self.has("refill") { 2 } else { 1 };
+        let options = GenerateOptions {
+            max_new_tokens: NEW,
+            min_new_tokens: NEW, // all as long as can be
+            slots: SLOTS,
+            ..GenerateOptions::default()
+        };
+        let prompts = lists(4, count, PROMPT..PROMPT + 1, VOCAB);
+        generate(player, &prompts, &[], &options, &mut |_, _| ()).unwrap();
+    }
+}
+
+#[test]
+fn figures_are_what_lies_on_the_card() {
+    if let Ok(case) = std::env::var(CASE) {
+        let case = CASES.into_iter().find(|c| *c == case).unwrap();
+        return Case::of(case).play();
+    }
+    match randori_engine::gpu::card() {
+        Ok((name, ..)) if name.contains("stand-in") => {}
+        Ok((name, ..)) => return eprintln!("SKIPPED: only the stand-in reports, not {name}"),
+        Err(e) => return eprintln!("SKIPPED: {e}"),
+    }
+    let mut wrong = Vec::new();
+    for name in CASES {
+        let peak = Case::of(name).predicted();
+        let reported = reported(name);
+        let off = peak.total() as f64 / reported as f64 - 1.0;
+        println!(
+            "{name:22} reported {reported:>9}  predicted {:>9}  ({:+.1} %)  {peak:?}",
+            peak.total(),
+            100.0 * off
+        );
+        if off.abs() > OFF {
+            wrong.push(name);
+        }
+    }
+    assert!(wrong.is_empty(), "more than {OFF} off: {wrong:?}");
+}
+
+/// The most bytes that a case had on the card.
+fn reported(case: &str) -> u64 {
+    let out = Command::new(std::env::current_exe().unwrap())
+        .args([NAME, "--exact", "--nocapture", "--test-threads=1"])
+        .env(CASE, case)
+        .env(REPORT, "1")
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{case}: {errors}");
+    let line = errors.lines().find_map(|l| l.split_once("at most "));
+    let line = line.unwrap_or_else(|| panic!("{case} reported nothing: {errors}"));
+    line.1.split(' ').next().unwrap().parse().unwrap()
+}
