@@ -91,7 +91,7 @@ fn the_verb_says_what_fits_and_what_would() {
     let said = w.accepted(&["fit", "f.toml", "--vram", "4GiB"]);
     for part in [
         "Memory of the engine as it runs on the CPU",
-        "For a GPU this is not verified",
+        "With model.device = \"cuda\" it is the GPU's",
         "only the configuration is at hand",
         "2048 rows at a time, no checkpointing",
         "Fits into 4.00 GiB",
@@ -137,6 +137,33 @@ fn the_verb_says_what_fits_and_what_would() {
         &["fit", "f.toml", "--vram", "40MiB"],
         "no switch of the recipe makes it",
     );
+    w.nothing_written();
+}
+
+/// The same of a card's memory, which needs neither a card nor a program that can use one.
+#[test]
+fn the_verb_speaks_of_a_card() {
+    let w = World::new();
+    std::fs::create_dir(w.dir().join("model")).unwrap();
+    w.file("model/config.json", &(SMALL.config)().to_string());
+    let text = "[model]\nsource = \"model\"\ndevice = \"cuda\"\ndtype = \"bf16\"\n[adapter]\nkind = \"qlora\"\n";
+    w.file("f.toml", text);
+    let said = w.accepted(&["fit", "f.toml", "--vram", "4GiB"]);
+    for part in [
+        "Memory of the GPU (model.device = \"cuda\")",
+        "are in the machine's own memory",
+        "never measured on a card",
+        "No time is estimated for a GPU",
+        "Fits into 4.00 GiB",
+    ] {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
+    assert!(!said.contains("as it runs on the CPU"), "{said}");
+    // the context alone takes more
+    w.refused(&["fit", "f.toml", "--vram", "600MiB"], "does not fit");
+    let f16 = ["--set", "model.dtype=f16"];
+    let why = "a GPU computes in f32 or bf16, not f16";
+    w.refused(&[&["fit", "f.toml"], &f16[..]].concat(), why);
     w.nothing_written();
 }
 

@@ -7,7 +7,7 @@ use randori_engine::fit::Packing;
 use randori_host::Host;
 
 use crate::bytes::{shown, unit};
-use crate::plan::{Model, PROCESS, Plan};
+use crate::plan::{Model, Plan};
 use crate::progress::Console;
 use crate::recipe::{AUTO_MOST, ComputeDevice, OrAuto, Recipe};
 
@@ -23,8 +23,10 @@ pub fn settle(recipe: &mut Recipe, host: &Host, console: &Console) -> Result<()>
     }
     let model = Model::of(recipe, Vec::new(), host)?;
     let plan = Plan::of(&model, recipe.clone())?;
-    // a GPU's memory is another; should it be too small, the first step halves the micro-batch
-    let free = free(Path::new("/")).filter(|_| recipe.model.device == ComputeDevice::Cpu);
+    let free = match recipe.model.device {
+        ComputeDevice::Cpu => free(Path::new("/")),
+        ComputeDevice::Cuda => free_on_card(),
+    };
     let limit = free.map_or(u64::MAX, |free| (SHARE * free as f64) as u64);
     let tokens = chosen(&plan, limit)?;
     recipe.train.micro_batch_tokens = OrAuto::Of(tokens);
@@ -67,7 +69,20 @@ fn needed(plan: &Plan, tokens: usize) -> Result<u64> {
         let packing = Packing::fullest(prompt, &responses[..1], r.sft.batch, tokens);
         most = most.max(plan.sft(&packing)?.total());
     }
-    Ok(PROCESS + most)
+    Ok(plan.besides() + most)
+}
+
+/// Bytes that are free on the card, and what this process has taken there by being open: figures count that besides.
+#[cfg(feature = "cuda")]
+fn free_on_card() -> Option<u64> {
+    let (_, free, _) = randori_engine::gpu::card().ok()?;
+    Some(free as u64 + randori_engine::fit::CONTEXT)
+}
+
+/// Of a card that this program cannot use nothing is known.
+#[cfg(not(feature = "cuda"))]
+fn free_on_card() -> Option<u64> {
+    None
 }
 
 /// Bytes that a process can get without anything being swapped: what the system says (Linux), or less where a control

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use randori_engine::fit::{Decoding, Learns, Packing, Peak, Planner, largest};
+use randori_engine::fit::{CONTEXT, Decoding, Learns, Packing, Peak, Planner, ROUNDING, largest};
 use randori_engine::weights::{Described, LoadOptions, describe};
 use randori_engine::{Trace, trace};
 use randori_lora::LoraSpec;
@@ -14,7 +14,7 @@ use randori_sdk::seam::Architecture;
 use randori_host::Host;
 
 use crate::artefacts::Learnt;
-use crate::recipe::{AdapterKind, Recipe};
+use crate::recipe::{AdapterKind, ComputeDevice, Recipe};
 use crate::session::{architecture, source};
 use crate::settings;
 
@@ -72,6 +72,8 @@ pub struct Plan {
     pub game: Planner,
     pub sft: Planner,
     pub threads: usize,
+    /// Whether the figures are of a GPU's memory.
+    pub card: bool,
 }
 
 impl Plan {
@@ -84,12 +86,13 @@ impl Plan {
             .with_context(at)?;
         let own = settings::lora(&recipe)?;
         let spec = model.given.as_deref().unwrap_or(&own);
+        let card = recipe.model.device == ComputeDevice::Cuda;
         let planner = |dropout, optimizer: randori_engine::train::Optimizer| {
             let learns = match recipe.adapter.kind {
                 AdapterKind::Full => Learns::Full,
                 _ => Learns::Lora(spec, dropout),
             };
-            Planner::new(
+            let planner = Planner::new(
                 model.arch.clone(),
                 model.trace.clone(),
                 held.clone(),
@@ -97,7 +100,12 @@ impl Plan {
                 optimizer.moments(),
                 model.threads,
             )
-            .with_context(|| format!("{}: [adapter]", recipe.place("adapter.targets")))
+            .with_context(|| format!("{}: [adapter]", recipe.place("adapter.targets")))?;
+            let at = || format!("{}: model.dtype", recipe.place("model.dtype"));
+            match card {
+                true => planner.on_card(options.dtype).with_context(at),
+                false => Ok(planner),
+            }
         };
         let game = planner(false, settings::game(&recipe, 0, 0, 1.0).optimizer)?;
         let sft = planner(true, settings::sft(&recipe, 0).optimizer)?;
@@ -107,7 +115,36 @@ impl Plan {
             game,
             sft,
             threads: model.threads,
+            card,
         })
+    }
+
+    /// What is taken besides the figures: a process, or the context that it has on a card.
+    pub fn besides(&self) -> u64 {
+        if self.card { CONTEXT } else { PROCESS }
+    }
+
+    /// With what a card's pool of memory takes for itself.
+    fn rounded(&self, peak: Peak) -> Peak {
+        let more = if self.card { ROUNDING } else { 0.0 };
+        Peak {
+            work: peak.work + (more * peak.total() as f64) as u64,
+            ..peak
+        }
+    }
+
+    /// The machine's own memory beside a card: while the base loads, and afterwards.
+    pub fn beside_card(&self) -> (u64, u64) {
+        let of = |planner: &Planner, players| planner.beside_card(players);
+        let (loading, game) = of(&self.game, self.players() + 1);
+        let training = match self.is_supervised() {
+            true => game.max(of(&self.sft, 2).1),
+            false => game,
+        };
+        // a row of logits as a list, and two of its samplers, for every sequence
+        let decoding = self.decoding(self.recipe.generate.batch, false);
+        let rows = 3 * 4 * (decoding.slots * self.game.trace().vocab) as u64;
+        (loading + PROCESS, training + rows + PROCESS)
     }
 
     /// Players in memory besides one that is being trained: the start, and the opponent once it is another.
@@ -164,7 +201,8 @@ impl Plan {
 
     pub fn train(&self, packing: &Packing) -> Result<Peak> {
         let checkpoint = self.recipe.train.checkpoint;
-        Ok(self.game.train(packing, checkpoint, self.players() + 1)?)
+        let peak = self.game.train(packing, checkpoint, self.players() + 1)?;
+        Ok(self.rounded(peak))
     }
 
     /// Whether the recipe has a supervised stage, before the game or beside it.
@@ -173,19 +211,19 @@ impl Plan {
     }
 
     pub fn sft(&self, packing: &Packing) -> Result<Peak> {
-        Ok(self.sft.train(packing, self.recipe.train.checkpoint, 2)?)
+        let checkpoint = self.recipe.train.checkpoint;
+        Ok(self.rounded(self.sft.train(packing, checkpoint, 2)?))
     }
 
     pub fn score(&self, packing: &Packing) -> Result<Peak> {
-        Ok(self.game.score(packing, self.players())?)
+        Ok(self.rounded(self.game.score(packing, self.players())?))
     }
 
     /// Generation at so many slots, of the game or of the measures (which have the trained player besides).
     pub fn generate(&self, slots: usize, measured: bool) -> Result<Peak> {
         let players = self.players() + usize::from(measured);
-        Ok(self
-            .game
-            .generate(&self.decoding(slots, measured), players)?)
+        let decoding = self.decoding(slots, measured);
+        Ok(self.rounded(self.game.generate(&decoding, players)?))
     }
 
     /// Every stage's name, what decides its size, and its memory.
@@ -195,7 +233,11 @@ impl Plan {
         let slots = r.generate.batch;
         let at = |d: Decoding| format!("{} slots of {} + {} tokens", d.slots, d.prompt, d.response);
         let rows = |p: &Packing| format!("{} rows at a time", p.rows);
-        let mut stages = vec![("load", "one tensor at a time".to_string(), self.game.load())];
+        let mut stages = vec![(
+            "load",
+            "one tensor at a time".to_string(),
+            self.rounded(self.game.load()),
+        )];
         if self.is_supervised() {
             let packing = self.supervised();
             let peak = self.sft(&packing)?;
@@ -225,10 +267,10 @@ impl Plan {
         Ok(stages)
     }
 
-    /// The largest stage's memory, the process itself included.
+    /// The largest stage's memory, with what is taken besides.
     pub fn peak(&self) -> Result<u64> {
         let stages = self.stages()?.into_iter().map(|(_, _, peak)| peak.total());
-        Ok(PROCESS + stages.max().unwrap_or(0))
+        Ok(self.besides() + stages.max().unwrap_or(0))
     }
 }
 

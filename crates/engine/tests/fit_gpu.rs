@@ -31,7 +31,7 @@ const CASE: &str = "RANDORI_FIT_GPU_CASE";
 const REPORT: &str = "RANDORI_STAND_IN_REPORT";
 const OFF: f64 = 0.05;
 
-const CASES: [&str; 11] = [
+const CASES: [&str; 12] = [
     "f32",
     "bf16",
     "bf16-checkpoint",
@@ -43,6 +43,7 @@ const CASES: [&str; 11] = [
     "f32-generate",
     "bf16-nf4-generate",
     "bf16-generate-refill",
+    "bf16-generate-long",
 ];
 
 const VOCAB: usize = 1500;
@@ -53,6 +54,7 @@ const FFN: usize = 352;
 const LAYERS: usize = 3;
 
 const PROMPT: usize = 70;
+const LONG: usize = 530; // enters in two pieces; its keys are attended to in two parts
 const RESPONSE: usize = 90;
 const PAIRS: usize = 4;
 const SLOTS: usize = 20;
@@ -110,6 +112,8 @@ struct Case {
     options: LoadOptions,
     spec: LoraSpec,
     settings: TrainSettings,
+    slots: usize,
+    prompt: usize,
 }
 
 impl Case {
@@ -140,6 +144,8 @@ impl Case {
                 dropout: has("dropout"),
                 ..TrainSettings::default()
             },
+            slots: if has("long") { 3 } else { SLOTS },
+            prompt: if has("long") { LONG } else { PROMPT },
         }
     }
 
@@ -166,8 +172,8 @@ impl Case {
         let tokens = self.settings.micro_batch_tokens;
         let packing = Packing::fullest(PROMPT, &[RESPONSE; 2], PAIRS, tokens);
         let decoding = Decoding {
-            slots: SLOTS,
-            prompt: PROMPT,
+            slots: self.slots,
+            prompt: self.prompt,
             response: NEW,
             refilled: self.has("refill"),
         };
@@ -225,14 +231,14 @@ impl Case {
     }
 
     fn answer(&self, player: &Player) {
-        let count = SLOTS * if self.has("refill") { 2 } else { 1 };
+        let count = self.slots * if self.has("refill") { 2 } else { 1 };
         let options = GenerateOptions {
             max_new_tokens: NEW,
             min_new_tokens: NEW, // all as long as can be
-            slots: SLOTS,
+            slots: self.slots,
             ..GenerateOptions::default()
         };
-        let prompts = lists(4, count, PROMPT..PROMPT + 1, VOCAB);
+        let prompts = lists(4, count, self.prompt..self.prompt + 1, VOCAB);
         generate(player, &prompts, &[], &options, &mut |_, _| ()).unwrap();
     }
 }

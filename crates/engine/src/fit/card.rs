@@ -18,6 +18,15 @@ pub const ROUNDING: f64 = 0.03;
 const LEVELS: u64 = 4 * 16;
 const MAP: u64 = 4 * 256;
 
+/// A GPU, as far as memory goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Card {
+    /// Bytes of the numbers it computes in.
+    pub(super) float: u64,
+    /// What loading takes in the machine's own memory.
+    loading: u64,
+}
+
 /// What a step over a cache does to its pages.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Growth {
@@ -38,6 +47,7 @@ impl Planner {
             Dtype::Bf16 => 2,
             Dtype::F16 => return Err(Error::rule("a GPU computes in f32 or bf16, not f16")),
         };
+        let loading = self.load().total();
         for held in &mut self.weights {
             let traced = self.trace.weights.iter().find(|w| w.name == held.name);
             let shape = traced.map_or(&[][..], |w| &w.shape);
@@ -52,21 +62,31 @@ impl Planner {
                 stored.bytes = held.bytes;
             }
         }
-        self.card = Some(size);
+        self.card = Some(Card {
+            float: size,
+            loading,
+        });
         Ok(self)
+    }
+
+    /// Bytes of the numbers that passes compute in.
+    fn float(&self) -> u64 {
+        self.card.map_or(4, |card| card.float)
     }
 
     /// A player's own tensors as they are copied to the card.
     fn copy(&self) -> u64 {
-        let float = self.card.unwrap_or(4);
+        let float = self.float();
         let of = |matrix| if matrix { float } else { 4 };
         self.own.iter().map(|o| of(o.matrix) * o.numbers).sum()
     }
 
-    /// The machine's memory beside the card, once the base is up: `players`' parameters, the moments, a step's gradients and
-    /// the tensor being changed.
-    pub fn beside_card(&self, players: usize) -> u64 {
-        (players as u64 + 1) * self.player() + self.moments() + self.largest()
+    /// The machine's own memory beside a card: the base while it loads; afterwards the parameters of `players`, the moments, a
+    /// step's gradients and the tensor that is being changed.
+    pub fn beside_card(&self, players: usize) -> (u64, u64) {
+        let loading = self.card.map_or(0, |card| card.loading);
+        let training = (players as u64 + 1) * self.player() + self.moments() + self.largest();
+        (loading, training)
     }
 
     /// Of a peak of a step's passes, gradients included.
@@ -88,14 +108,14 @@ impl Planner {
             base: self.base(),
             players: self.copy(),
             work: peak,
-            logits: self.card.unwrap_or(4) * (chunk_rows(vocab) * vocab) as u64,
+            logits: self.float() * (chunk_rows(vocab) * vocab) as u64,
             ..Peak::default()
         }
     }
 
     /// Answers to prompts, all as long as can be.
     pub(super) fn generated_on_card(&self, d: &Decoding) -> Result<Peak> {
-        let float = self.card.unwrap_or(4);
+        let float = self.float();
         let slots = d.slots.max(1);
         let all = (d.prompt + d.response).saturating_sub(1).max(1); // the last token is not fed
         let step = |rows, sequences, pages: (usize, usize), decodes| -> Result<u64> {

@@ -158,8 +158,8 @@ pub struct Planner {
     own: Vec<Own>,
     /// Whether a first and a second moment is kept.
     moments: (bool, bool),
-    /// On a GPU: bytes of the numbers it computes in.
-    card: Option<u64>,
+    /// The GPU that it is about.
+    card: Option<card::Card>,
 }
 
 /// How a weight is held.

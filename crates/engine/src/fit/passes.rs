@@ -172,7 +172,7 @@ impl Planner {
             threads: self.threads as u64,
             tables: RefCell::default(),
             grads: RefCell::new(BTreeMap::new()),
-            card: self.card,
+            card: self.card.map(|card| card.float),
             growth: None,
         }
     }

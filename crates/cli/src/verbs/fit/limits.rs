@@ -4,14 +4,14 @@ use anyhow::Result;
 use randori_engine::fit::{Packing, largest};
 
 use crate::bytes::{shown, unit};
-use crate::plan::{MOST, Model, PROCESS, Plan, bytes, micro_batch, slots};
+use crate::plan::{MOST, Model, Plan, bytes, micro_batch, slots};
 use crate::recipe::{AdapterKind, Dtype, OrAuto, Recipe};
 
 /// Says whether it fits, the largest sizes that do, and what would make it fit.
 pub fn against(model: &Model, plan: &Plan, limit: u64) -> Result<()> {
     let peak = plan.peak()?;
     let size = |bytes: u64| format!("{} {}", shown(bytes, limit), unit(limit));
-    let free = limit.saturating_sub(PROCESS);
+    let free = limit.saturating_sub(plan.besides());
     if peak <= limit {
         println!("\nFits into {}: {} at most.", size(limit), size(peak));
     }
@@ -48,7 +48,7 @@ pub fn against(model: &Model, plan: &Plan, limit: u64) -> Result<()> {
     let large: Vec<String> = stages
         .iter()
         .filter(|(_, _, p)| p.total() > free)
-        .map(|(name, _, p)| format!("{name} {}", size(p.total() + PROCESS)))
+        .map(|(name, _, p)| format!("{name} {}", size(p.total() + plan.besides())))
         .collect();
     let would = match remedies(model, plan, limit)? {
         Some((each, peak)) => format!("this would, with {} at most: {}", size(peak), each.join("; or: ")),
@@ -126,7 +126,7 @@ const SWITCHES: [Switch; 5] = [
 /// What would make it fit, and the memory it then takes at most: single switches if there are any, or else as many as it
 /// needs, one after the other.
 fn remedies(model: &Model, plan: &Plan, limit: u64) -> Result<Option<(Vec<String>, u64)>> {
-    let free = limit.saturating_sub(PROCESS);
+    let free = limit.saturating_sub(plan.besides());
     let (mut single, mut most) = (Vec::new(), 0);
     for switch in SWITCHES {
         let mut recipe = plan.recipe.clone();

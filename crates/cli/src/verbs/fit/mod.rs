@@ -7,11 +7,12 @@ mod time;
 use std::path::Path;
 
 use anyhow::Result;
+use randori_engine::fit::Peak;
 
 use crate::args::Who;
 use crate::bytes::{shown, unit};
 use crate::memory::{chosen, free};
-use crate::plan::{Model, PROCESS, Plan};
+use crate::plan::{Model, Plan};
 use crate::recipe::OrAuto;
 use crate::session::{host, recipe};
 
@@ -22,11 +23,15 @@ pub fn run(who: &Who, limit: Option<u64>) -> Result<()> {
     let model = Model::of(&recipe, adapter, &host)?;
     let mut plan = Plan::of(&model, recipe)?;
     if plan.recipe.train.micro_batch_tokens == OrAuto::Auto {
-        let limit = limit.or(free(Path::new("/"))).unwrap_or(u64::MAX);
+        let here = free(Path::new("/")).filter(|_| !plan.card);
+        let limit = limit.or(here).unwrap_or(u64::MAX);
         plan.recipe.train.micro_batch_tokens = OrAuto::Of(chosen(&plan, limit)?);
     }
     print!("{}", memory(&plan, &model)?);
-    print!("{}", time::shown(&plan)?);
+    match plan.card {
+        true => println!("No time is estimated for a GPU."),
+        false => print!("{}", time::shown(&plan)?),
+    }
     match limit {
         Some(limit) => limits::against(&model, &plan, limit),
         None => Ok(()),
@@ -55,10 +60,7 @@ fn memory(plan: &Plan, model: &Model) -> Result<String> {
     );
     let stages = plan.stages()?;
     let most = stages.iter().map(|(_, _, p)| p.total()).max().unwrap_or(0);
-    out.push_str(&format!(
-        "Memory of the engine as it runs on the CPU, at its peak in each stage, in {}. For a GPU this is not verified.\n\n",
-        unit(most)
-    ));
+    out.push_str(&about(plan, most));
     let columns = [
         "base",
         "players",
@@ -95,14 +97,7 @@ fn memory(plan: &Plan, model: &Model) -> Result<String> {
             .map(|s| s.2)
             .unwrap_or_default()
     };
-    let (train, generate) = (of("train"), of("generate"));
-    out.push_str(&format!(
-        "\nkept: the tape, or keys and values. work: all else a pass holds; in train it has {} of attention and {} of logits, in\ngenerate {} of logits. A process takes some {} besides.\n",
-        shown(train.attention, most),
-        shown(train.logits, most),
-        shown(generate.logits, most),
-        shown(PROCESS, most)
-    ));
+    out.push_str(&words(plan, &of("train"), &of("generate"), most));
     let (player, moments) = (plan.game.player(), plan.game.moments());
     out.push_str(&format!(
         "Disk: {} {} for every iteration's player, up to {} more while one is trained; texts and log-probs besides.\n",
@@ -111,4 +106,42 @@ fn memory(plan: &Plan, model: &Model) -> Result<String> {
         shown(2 * (player + moments), most)
     ));
     Ok(out)
+}
+
+/// What the table is about.
+fn about(plan: &Plan, most: u64) -> String {
+    let unit = unit(most);
+    if !plan.card {
+        return format!(
+            "Memory of the engine as it runs on the CPU, at its peak in each stage, in {unit}. With model.device = \"cuda\" it is the GPU's.\n\n"
+        );
+    }
+    let (loading, training) = plan.beside_card();
+    format!(
+        "Memory of the GPU (model.device = \"cuda\"), at its peak in each stage, in {unit}. What is trained, as it is trained, and the\noptimiser's moments are in the machine's own memory, through which the base is loaded, too: {} while it loads, {} then.\n\n",
+        shown(loading, most),
+        shown(training, most),
+    )
+}
+
+/// What the columns hold.
+fn words(plan: &Plan, train: &Peak, generate: &Peak, most: u64) -> String {
+    let of = |bytes| shown(bytes, most);
+    let head = "\nkept: the tape, or keys and values. work: all else a pass holds; in train it has";
+    if plan.card {
+        return format!(
+            "{head} {} of logits, in generate {}.\nplayers: a copy of the one that works. Of each figure 3 % is for the pool of memory; the CUDA context, kernels and cuBLAS are\ntaken to need {} {} besides. These two are assumptions, never measured on a card.\n",
+            of(train.logits),
+            of(generate.logits),
+            of(plan.besides()),
+            unit(most),
+        );
+    }
+    format!(
+        "{head} {} of attention and {} of logits, in\ngenerate {} of logits. A process takes some {} besides.\n",
+        of(train.attention),
+        of(train.logits),
+        of(generate.logits),
+        of(plan.besides())
+    )
 }
