@@ -14,7 +14,7 @@ namespace {
 constexpr size_t GUARD = 64;
 std::recursive_mutex turn;
 std::unordered_map<uint64_t, size_t> &blocks() { static std::unordered_map<uint64_t, size_t> b; return b; }
-size_t used = 0, most = 0;
+size_t used = 0, most = 0, high = 0; // now, at most, at most since the program asked to forget
 size_t total() {
     static size_t t = [] { const char *m = getenv("RANDORI_STAND_IN_MEMORY"); return (m ? atoll(m) : 4096ll) << 20; }();
     return t;
@@ -30,6 +30,7 @@ Result allocate(uint64_t *p, size_t n) {
     blocks()[(uint64_t)m] = n;
     used += n;
     if (used > most) most = used;
+    if (used > high) high = used;
     *p = (uint64_t)m;
     return SUCCESS;
 }
@@ -100,8 +101,11 @@ API Result cuMemcpyDtoDAsync_v2(uint64_t d, uint64_t s, size_t n, void *) { memm
 API Result cuMemsetD8Async(uint64_t d, unsigned char v, size_t n, void *) { memset((void *)d, v, n); return SUCCESS; }
 API Result cuMemsetD8_v2(uint64_t d, unsigned char v, size_t n) { memset((void *)d, v, n); return SUCCESS; }
 API Result cuDeviceGetDefaultMemPool(void **p, int) { *p = (void *)4; return SUCCESS; }
-API Result cuMemPoolSetAttribute(void *, int, void *) { return SUCCESS; }
-API Result cuMemPoolGetAttribute(void *, int, void *v) { *(uint64_t *)v = used; return SUCCESS; }
+API Result cuMemPoolSetAttribute(void *, int what, void *) {
+    if (what == 8 /* most that was used */) high = used;
+    return SUCCESS;
+}
+API Result cuMemPoolGetAttribute(void *, int what, void *v) { *(uint64_t *)v = what == 8 ? high : used; return SUCCESS; }
 API Result cuModuleLoadData(void **m, const void *) { *m = (void *)5; return SUCCESS; }
 API Result cuModuleUnload(void *) { return SUCCESS; }
 API Result cuModuleGetFunction(void **f, void *, const char *name) {

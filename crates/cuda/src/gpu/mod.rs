@@ -115,6 +115,40 @@ impl Gpu {
             .map_err(driver)
     }
 
+    /// Most bytes that tensors have held at once, since the start or [`Gpu::forget_peak`].
+    ///
+    /// # Errors
+    /// A driver that does not tell.
+    pub fn peak(&self) -> Result<u64> {
+        let silent = || Error::rule("this driver does not tell how much memory was used");
+        let pool = pool(&self.device).ok_or_else(silent)?;
+        let mut most = 0u64;
+        let what = sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+        // SAFETY: the pool is the device's, and the attribute a u64.
+        let done = unsafe { sys::cuMemPoolGetAttribute(pool, what, (&raw mut most).cast()) };
+        match done {
+            sys::CUresult::CUDA_SUCCESS => Ok(most),
+            _ => Err(silent()),
+        }
+    }
+
+    /// Lets [`Gpu::peak`] begin again with what is held now.
+    ///
+    /// # Errors
+    /// A driver that does not count.
+    pub fn forget_peak(&self) -> Result<()> {
+        let silent = || Error::rule("this driver does not count how much memory is used");
+        let pool = pool(&self.device).ok_or_else(silent)?;
+        let mut zero = 0u64; // the only value that the driver takes
+        let what = sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+        // SAFETY: the pool is the device's, and the attribute a u64.
+        let done = unsafe { sys::cuMemPoolSetAttribute(pool, what, (&raw mut zero).cast()) };
+        match done {
+            sys::CUresult::CUDA_SUCCESS => Ok(()),
+            _ => Err(silent()),
+        }
+    }
+
     /// Waits for all that was asked for.
     ///
     /// # Errors
@@ -283,22 +317,28 @@ pub fn ptr(t: &Tensor) -> Result<Ptr> {
     Ok(Ptr(base).offset(start * t.dtype().size_in_bytes()))
 }
 
-/// Memory that is freed stays the process's: asking the system for it anew would wait for the GPU every time.
-fn keep_memory(device: &CudaDevice) {
+/// Where the device's memory comes from; none where the driver knows no pools.
+fn pool(device: &CudaDevice) -> Option<sys::CUmemoryPool> {
     let context = device.cuda_stream().context().clone();
     if !context.has_async_alloc() {
-        return;
+        return None;
     }
     let mut pool = std::ptr::null_mut();
+    // SAFETY: the device is open, and the pool lives as long as it.
+    let done = unsafe { sys::cuDeviceGetDefaultMemPool(&mut pool, context.cu_device()) };
+    (done == sys::CUresult::CUDA_SUCCESS).then_some(pool)
+}
+
+/// Memory that is freed stays the process's: asking the system for it anew would wait for the GPU every time.
+fn keep_memory(device: &CudaDevice) {
+    let Some(pool) = pool(device) else {
+        return;
+    };
     let mut most = u64::MAX;
-    // SAFETY: the device is open; a driver that refuses leaves its default, which is only slower.
+    // SAFETY: the pool is the device's; a driver that refuses leaves its default, which is only slower.
     unsafe {
-        if sys::cuDeviceGetDefaultMemPool(&mut pool, context.cu_device())
-            == sys::CUresult::CUDA_SUCCESS
-        {
-            let what = sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-            let _ = sys::cuMemPoolSetAttribute(pool, what, (&raw mut most).cast());
-        }
+        let what = sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        let _ = sys::cuMemPoolSetAttribute(pool, what, (&raw mut most).cast());
     }
 }
 
