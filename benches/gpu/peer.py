@@ -22,7 +22,7 @@ model = sizes["model"]
 DEVICE = "cpu" if SMALL else "cuda"
 GIB = 1 << 30
 ROTATED = 256 << 20
-BNB = not SMALL and importlib.util.find_spec("bitsandbytes") is not None
+BNB = importlib.util.find_spec("bitsandbytes") is not None
 FLASH = not SMALL and importlib.util.find_spec("flash_attn") is not None
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 WEIGHTS = ("NF4 by bitsandbytes" if BNB else "bf16 weights") + (", flash-attn" if FLASH else ", SDPA")
@@ -107,9 +107,10 @@ def quantised():
     held = rows * columns * (0.5 + 1 / 64)
     count = sets(int(held))
     many = [B.quantize_4bit(halves(rows, columns) * 0.04, quant_type="nf4", compress_statistics=True) for _ in range(count)]
-    out = torch.empty(rows, columns, device=DEVICE, dtype=torch.bfloat16)
-    s = seconds(lambda i: B.dequantize_4bit(many[i % count][0], many[i % count][1], out=out))
+    s = seconds(lambda i: B.dequantize_4bit(*many[i % count]))
     say("nf4", (held + 2 * rows * columns) / s / 1e9, "GB/s", "bitsandbytes")
+    if SMALL:
+        return                                      # bitsandbytes has it for GPUs only
     x = halves(1, 1, columns)
     s = seconds(lambda i: B.gemv_4bit(x, many[i % count][0].t(), state=many[i % count][1]))
     say("matvec 1", held / s / 1e9, "GB/s", "bitsandbytes")
@@ -120,11 +121,12 @@ def net():
     from transformers import LlamaConfig, LlamaForCausalLM
     config = LlamaConfig(**{k: v for k, v in model.items() if k != "model_type"}, attn_implementation="flash_attention_2" if FLASH else "sdpa")
     torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cpu" if BNB else DEVICE):
-        config.dtype = torch.bfloat16
-        made = LlamaForCausalLM(config) if not BNB else None
+    config.dtype = torch.bfloat16
     if BNB:
         made = in_four_bits(config)
+    else:
+        with torch.device(DEVICE):
+            made = LlamaForCausalLM(config)
     torch.set_default_dtype(torch.float32)
     made.generation_config.eos_token_id = None      # every answer is as long as asked for
     made.generation_config.pad_token_id = 0
@@ -141,7 +143,8 @@ def in_four_bits(config):
     with torch.no_grad():
         for name, p in made.named_parameters():
             p.fill_(1) if p.dim() == 1 else p.normal_(0, 0.02)
-    made.model.rotary_emb = type(made.model.rotary_emb)(config, device=DEVICE)
+    with torch.device(DEVICE):                      # its table is no parameter
+        made.model.rotary_emb = type(made.model.rotary_emb)(config)
     for block in made.model.layers:
         for part in (block.self_attn, block.mlp):
             for name in PROJECTIONS:
@@ -152,7 +155,8 @@ def in_four_bits(config):
                                         compress_statistics=True, quant_type="nf4", device="meta")
                 new.weight = bnb.nn.Params4bit(old.weight.data.cpu(), requires_grad=False, compress_statistics=True, quant_type="nf4").to(DEVICE)
                 setattr(part, name, new)
-        torch.cuda.empty_cache()
+        if not SMALL:
+            torch.cuda.empty_cache()
     made.is_loaded_in_4bit = True                   # peft asks
     return made
 
@@ -228,6 +232,9 @@ def generate():
     made, of = net().eval(), sizes["generate"]
     batch, new = of["batch"], of["new"]
     ids = torch.randint(0, model["vocab_size"], (batch, of["prompt"]), generator=torch.Generator().manual_seed(7)).to(DEVICE)
+    if not SMALL:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     times = []
     for i in range(of["repeats"] + 1):
         count = new if i else min(new, 8)

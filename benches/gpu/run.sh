@@ -4,7 +4,7 @@
 # and python3 with torch, transformers and peft (bitsandbytes and flash-attn are used where they are). No Rust, no network.
 # usage: run.sh [--small] [--out FOLDER] DIR
 #   DIR      where build.sh left randori-gpu.tar.xz
-#   --out    where results.json, table.md and every program's output go (a new folder under /tmp unless named)
+#   --out    where results.json, table.md and every program's output go (a new temporary folder unless named)
 #   --small  tiny sizes, PyTorch on the processor: to try the script without a GPU, on crates/cuda/stand_in
 # RANDORI_BENCH_SECONDS (570): parts that would begin later are left out, and said to be. PYTHON names the interpreter.
 set -uo pipefail
@@ -79,9 +79,9 @@ limit=$all
 : >"$out/ours.jsonl"
 : >"$out/peer.jsonl"
 for case in kernels train generate; do
-    ours "ours-$case" 150 "$work/bin/gpu" "$case" "$sizes" || tail -5 "$out/ours-$case.log"
+    ours "ours-$case" 150 "$work/bin/gpu" "$case" "$sizes" || tail -12 "$out/ours-$case.log"
     grep '^{' "$out/ours-$case.log" >>"$out/ours.jsonl"
-    peer "peer-$case" 150 "$here/peer.py" "$case" "$sizes" ${small[@]+"${small[@]}"} || tail -5 "$out/peer-$case.log"
+    peer "peer-$case" 150 "$here/peer.py" "$case" "$sizes" ${small[@]+"${small[@]}"} || tail -12 "$out/peer-$case.log"
     grep '^{' "$out/peer-$case.log" >>"$out/peer.jsonl"
 done
 "$python" "$here/table.py" "$out" "$seed" "$work/commit" "$SECONDS" ${small[@]+"${small[@]}"}

@@ -56,7 +56,7 @@ def line_of(key, title, goal, ours, peer):
         if unit == "GiB":
             ratio = 1 / ratio                       # in our favour, like the rest
     reached = None
-    if goal:
+    if goal and not SMALL:
         kind, bound = goal
         value = ratio if kind == "ratio" else mine and mine["value"]
         if value is not None:

@@ -14,7 +14,10 @@ use crate::{FFN, HEAD_DIM, HEADS, KV_HEADS, VOCAB, WIDTH, config, layers};
 fn tensors(base: &Base) -> impl Iterator<Item = (&String, &Tensor)> {
     base.weights.iter().map(|(name, weight)| match weight {
         Weight::Dense(tensor) => (name, tensor),
-        Weight::Quant(_) => panic!("{name} is quantised; the files are written from dense weights"),
+        _ => panic!(
+            "{name} is {}; the files are written from dense weights",
+            weight.format()
+        ),
     })
 }
 

@@ -20,7 +20,9 @@ use super::{Sizes, random, say, seconds};
 const ROTATED: usize = 256 << 20;
 
 pub fn all(gpu: &Gpu, sizes: &Sizes) {
-    product(gpu, sizes.count("product"));
+    let n = sizes.count("product");
+    let note = format!("{n}^3");
+    say("product", product(gpu, n) / 1e12, "TFLOP/s", &note);
     let copy = copy(gpu, sizes.count("copy_mib") << 20);
     quantised(gpu, sizes, copy);
     norm(gpu, sizes.count("rows"), sizes.model("hidden_size"), copy);
@@ -59,7 +61,7 @@ fn at(t: &Tensor) -> Ptr {
     ptr(t).unwrap()
 }
 
-/// The rate of bf16 products, which the passes' shares refer to.
+/// The rate of bf16 products, which the passes' shares refer to, in operations a second (a multiply-add is two).
 pub fn product(gpu: &Gpu, n: usize) -> f64 {
     let (a, b) = (halves(gpu, 1, &[n, n]), halves(gpu, 2, &[n, n]));
     let count = sets(3 * 2 * n * n);
@@ -83,9 +85,7 @@ pub fn product(gpu: &Gpu, n: usize) -> f64 {
         };
         gpu.multiply(&product).unwrap();
     });
-    let rate = 2.0 * (n as f64).powi(3) / s;
-    say("product", rate / 1e12, "TFLOP/s", &format!("{n}^3, bf16"));
-    rate
+    2.0 * (n as f64).powi(3) / s
 }
 
 fn copy(gpu: &Gpu, bytes: usize) -> f64 {

@@ -92,7 +92,7 @@ impl Step<'_> {
 }
 
 pub fn train(gpu: &Gpu, sizes: &Sizes) {
-    // first, while the card is as cold or warm as it was: what the shares refer to
+    // what the shares refer to, in this process too: the card's clock changes with its warmth
     let rate = kernels::product(gpu, sizes.count("product"));
     let host = host();
     let base = base(&host, sizes);
@@ -174,7 +174,11 @@ fn one(gpu: &Gpu, sizes: &Sizes, host: &Host, base: &Arc<Base>, step: &Step, rat
         &note,
     );
     let share = |work: f64| 200.0 * work / typical / rate;
-    let note = format!("{:.0} % with what checkpointing repeats", share(work));
+    let note = format!(
+        "{:.0} % with what checkpointing repeats; the product here {:.4} TFLOP/s",
+        share(work),
+        rate / 1e12
+    );
     say(&format!("share, {name}"), share(work - again), "%", &note);
     let note = format!("the whole card {:.2} GiB", taken(gpu) / GIB);
     say(&format!("memory, {name}"), peak / GIB, "GiB", &note);
