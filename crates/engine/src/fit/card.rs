@@ -128,7 +128,8 @@ impl Planner {
         let (mut most, mut held) = (0, 0);
         let entrance = Entrance::of(slots, d.prompt, all);
         // pools grow: the last rounds hold most
-        for round in entrance.rounds.saturating_sub(3)..entrance.rounds {
+        let first = entrance.rounds.saturating_sub(entrance.pieces + 2);
+        for round in first..entrance.rounds {
             let (rows, sequences, wanted) = entrance.round(round);
             let pages = pool(wanted);
             most = most.max(step(rows, sequences, (held, pages), false)?);
@@ -181,12 +182,21 @@ impl Entrance {
     /// New rows, sequences, and pages taken.
     fn round(&self, round: usize) -> (usize, usize, usize) {
         let inside = round / self.pieces * self.fed;
-        let entering = self.fed.min(self.slots - inside.min(self.slots));
+        let outside = self.slots - inside.min(self.slots);
+        let entering = self.fed.min(outside);
+        let before = round % self.pieces * PIECE;
+        let piece = PIECE.min(self.prompt - before);
+        // beside long prompts' last pieces the next ones' first have room
+        let next = match before {
+            0 => 0,
+            _ => (PREFILL.saturating_sub(entering * piece) / PIECE).min(outside - entering),
+        };
         let grown = (self.prompt + round).min(self.all).div_ceil(PAGE);
+        let begun = entering * (before + piece).div_ceil(PAGE) + next * (PIECE / PAGE);
         (
-            entering * self.prompt.min(PIECE) + inside,
-            entering + inside,
-            inside * grown + entering * self.prompt.div_ceil(PAGE),
+            entering * piece + next * PIECE + inside,
+            entering + next + inside,
+            inside * grown + begun,
         )
     }
 }
