@@ -192,10 +192,11 @@ impl<'a, 'p> Meter<'a, 'p> {
         self.push(value, Undo::Alias(x), Vec::new())
     }
 
-    fn norm(&mut self, name: &str, x: Id, eps: f64, bias: bool) -> OpResult {
+    /// Layer norm, with or without a bias, or (`None`) RMS norm.
+    fn norm(&mut self, name: &str, x: Id, eps: f64, layer: Option<bool>) -> OpResult {
         let value = self.value(x)?;
         let width = rules::norm(name, &value.dims, eps)?;
-        let names = [Some("weight"), bias.then_some("bias")];
+        let names = [Some("weight"), layer.unwrap_or(false).then_some("bias")];
         let own: Vec<(String, usize)> = names
             .into_iter()
             .flatten()
@@ -203,7 +204,9 @@ impl<'a, 'p> Meter<'a, 'p> {
             .filter(|(name, _)| self.pass.learnt.full.contains(name))
             .collect();
         let y = self.make(&value, value.dims.clone(), value.needs || !own.is_empty());
-        let stats = self.pass.row_stats(value.count() / width.max(1));
+        let stats = self
+            .pass
+            .row_stats(value.count() / width.max(1), layer.is_none());
         let count = value.count();
         let undo = Undo::Norm { x, count, own };
         self.push(y, undo, vec![value.held, Some(stats)])
@@ -257,11 +260,11 @@ impl Backend for Meter<'_, '_> {
     }
 
     fn rms_norm(&mut self, name: &str, x: Id, eps: f64, _plus: f32) -> OpResult {
-        self.norm(name, x, eps, false)
+        self.norm(name, x, eps, None)
     }
 
     fn layer_norm(&mut self, name: &str, x: Id, eps: f64, bias: bool) -> OpResult {
-        self.norm(name, x, eps, bias)
+        self.norm(name, x, eps, Some(bias))
     }
 
     fn rope(&mut self, x: Id, spec: &RopeSpec) -> OpResult {

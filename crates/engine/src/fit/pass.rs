@@ -125,9 +125,10 @@ impl Pass<'_> {
         self.ledger.touch((4 / float * dense).max(product));
     }
 
-    /// What a norm keeps of its rows: a mean and a deviation, on a GPU (which has only RMS norm) the latter alone.
-    pub(super) fn row_stats(&self, rows: usize) -> Held {
-        self.single(if self.card.is_some() { rows } else { 2 * rows })
+    /// What a norm keeps of its rows: a mean and a deviation, of RMS norm on a GPU the latter alone.
+    pub(super) fn row_stats(&self, rows: usize, rms: bool) -> Held {
+        let alone = rms && self.card.is_some();
+        self.single(if alone { rows } else { 2 * rows })
     }
 
     /// What attention keeps: a number for each query and head. Decoding on a GPU keeps nothing, but wants room for the
