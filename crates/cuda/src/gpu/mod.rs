@@ -12,7 +12,6 @@ use std::{
 
 use candle_core::{
     CudaDevice, DType, Device, Storage, Tensor,
-    backend::BackendDevice,
     cuda_backend::{
         CudaStorageSlice,
         cudarc::driver::{CudaFunction, CudaModule, DevicePtr, result, sys},
@@ -63,7 +62,8 @@ impl Gpu {
                 "RANDORI_GPU must be a GPU's number, not {number:?}"
             ))
         })?;
-        let device = CudaDevice::new(number)
+        // one queue for all threads of the process; candle's usual device has one for each thread, which know nothing of each other
+        let device = CudaDevice::new_with_stream(number)
             .map_err(|e| Error::rule(format!("GPU {number} does not open: {}", plain(&e))))?;
         // SAFETY: everything runs on one queue, in order, so that nothing is read before it is written.
         unsafe { device.disable_event_tracking() };
