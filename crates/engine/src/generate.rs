@@ -6,13 +6,14 @@
 
 use std::sync::Arc;
 
-use candle_core::DType;
 use randori_sdk::seam::{SamplerFn, SamplerState};
 use rayon::prelude::*;
 
 use crate::{Error, KvCache, Player, Result, SlotTokens};
 
 mod draw;
+#[cfg(feature = "cuda")]
+mod on_gpu;
 use draw::{At, Scratch};
 
 /// Prompts enter the cache in pieces of this many tokens …
@@ -168,27 +169,40 @@ impl Sequence {
         samplers: &[Arc<dyn SamplerFn>],
         o: &GenerateOptions,
     ) -> Result<()> {
-        let position = self.out.tokens.len();
         let at = At {
             seed: o.seed,
             iteration: o.iteration,
-            sequence: o.first_sequence + self.index as u64,
-            position: position as u64,
+            sequence: self.number(o),
+            position: self.out.tokens.len() as u64,
             tokens: &self.tokens,
             prompt: self.prompt,
-            banned: if position < o.min_new_tokens {
-                &o.stop
-            } else {
-                &[]
-            },
+            banned: self.banned(o),
         };
         let drawn = draw::draw(logits, samplers, &mut self.states, &mut self.scratch, &at)?;
-        self.tokens.push(drawn.token);
-        self.out.tokens.push(drawn.token);
-        self.out.logps.push(drawn.logp as f32);
-        self.out.behaviour.push(drawn.behaviour as f32);
-        self.out.ended = o.stop.contains(&drawn.token);
+        self.take(drawn.token, drawn.logp, drawn.behaviour, o);
         Ok(())
+    }
+
+    /// Its number, for the draws.
+    fn number(&self, o: &GenerateOptions) -> u64 {
+        o.first_sequence + self.index as u64
+    }
+
+    /// What may not be drawn next.
+    fn banned<'a>(&self, o: &'a GenerateOptions) -> &'a [u32] {
+        match self.out.tokens.len() < o.min_new_tokens {
+            true => &o.stop,
+            false => &[],
+        }
+    }
+
+    /// Goes on with a token, given its log-probs under the model and under what it was drawn from.
+    fn take(&mut self, token: u32, logp: f64, behaviour: f64, o: &GenerateOptions) {
+        self.tokens.push(token);
+        self.out.tokens.push(token);
+        self.out.logps.push(logp as f32);
+        self.out.behaviour.push(behaviour as f32);
+        self.out.ended = o.stop.contains(&token);
     }
 }
 
@@ -232,7 +246,7 @@ fn advance(
             })
         })
         .collect();
-    let logits = player.step(cache, &batch)?;
+    let logits = player.step_where_it_runs(cache, &batch)?;
     let (rows, vocab) = logits.dims2()?;
     if rows != batch.len() || vocab == 0 {
         return Err(Error::rule(format!(
@@ -240,8 +254,21 @@ fn advance(
             batch.len()
         )));
     }
-    let logits = logits
-        .to_dtype(DType::F32)?
+    #[cfg(feature = "cuda")]
+    if samplers.is_empty() && logits.device().is_cuda() {
+        let fed = slots.iter_mut().zip(&takes).filter(|(_, take)| **take > 0);
+        let mut fed: Vec<(&mut Sequence, bool)> = fed
+            .filter_map(|(s, take)| s.as_mut().zip(Some(*take)))
+            .map(|(s, take)| {
+                s.cached += take;
+                let ready = s.cached == s.tokens.len();
+                (s, ready)
+            })
+            .collect();
+        on_gpu::draw(&mut fed, &logits, o)?;
+        return Ok(fed.iter().filter(|(_, ready)| *ready).count());
+    }
+    let logits = crate::kernels::host(&logits)?
         .flatten_all()?
         .to_vec1::<f32>()?;
     let fed = slots.iter_mut().zip(&takes).filter(|(_, take)| **take > 0);

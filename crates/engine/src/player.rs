@@ -139,6 +139,15 @@ impl Player {
     /// # Errors
     /// An empty batch or entry, a slot that does not exist or occurs twice, or as [`Player::hidden`].
     pub fn step(&self, cache: &mut KvCache, batch: &[SlotTokens]) -> Result<Tensor> {
+        crate::kernels::host(&self.step_where_it_runs(cache, batch)?)
+    }
+
+    /// [`Player::step`], with logits in the numbers and the place of the pass.
+    pub(crate) fn step_where_it_runs(
+        &self,
+        cache: &mut KvCache,
+        batch: &[SlotTokens],
+    ) -> Result<Tensor> {
         let (mut ids, mut positions) = (Vec::new(), Vec::new());
         let mut entries: Vec<Entry> = Vec::with_capacity(batch.len());
         for SlotTokens { slot, tokens } in batch {
@@ -199,7 +208,7 @@ impl Player {
         if last.len() < pass.rows() {
             x = crate::kernels::layout::gather(&x, &last)?;
         }
-        crate::kernels::host(&self.run_head(&pass, false, x, false)?.output)
+        Ok(self.run_head(&pass, false, x, false)?.output)
     }
 
     /// The player's own tensors where its base computes.
