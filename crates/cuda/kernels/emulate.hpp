@@ -43,7 +43,7 @@ constexpr size_t STACK = 256 << 10;
 constexpr unsigned char GUARD = 0xA5;
 
 extern "C" void randori_emulate_switch(void **save, void *load);
-#if defined(__x86_64__)
+#if defined(__x86_64__) && defined(__linux__)
 asm(R"(
 .text
 .weak randori_emulate_switch
@@ -97,7 +97,7 @@ inline State &state() { static State s; return s; }
 inline void to_main() {
     State &s = state();
     Fiber *f = s.now;
-#if defined(__x86_64__)
+#if defined(__x86_64__) && defined(__linux__)
     randori_emulate_switch(&f->sp, s.main_sp);
 #else
     swapcontext(&f->context, &s.main_context);
@@ -111,7 +111,7 @@ inline void entry() {
     abort();
 }
 inline void prepare(Fiber &f) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && defined(__linux__)
     void **top = (void **)(f.stack + STACK);
     *--top = nullptr;            // keeps the stack 16-byte aligned at entry
     *--top = (void *)&entry;     // return address
@@ -186,7 +186,7 @@ inline void run_block(unsigned count) {
             if (f.done || f.waits_block > s.generation || f.waits_warp > s.warps[f.warp].generation) continue;
             s.now = &f;
             moved = true;
-#if defined(__x86_64__)
+#if defined(__x86_64__) && defined(__linux__)
             randori_emulate_switch(&s.main_sp, f.sp);
 #else
             swapcontext(&s.main_context, &f.context);

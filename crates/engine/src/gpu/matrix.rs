@@ -3,12 +3,15 @@
 use candle_core::{DType, Tensor};
 use randori_cuda::{
     Float,
-    gpu::{self, Gpu, Matrix, Product},
+    gpu::{self, Gpu},
     ops::{gguf::Gguf, matvec, nf4},
 };
 use randori_qlora::{Nf4Scales, QuantMatrix};
 
-use crate::{Error, Result, kernels};
+use crate::{
+    Error, Result,
+    kernels::{self, gpu::linear},
+};
 
 /// A frozen quantised matrix (out, in). Products of many rows dequantise it into room that is free again afterwards; products of
 /// up to eight rows read the 4-bit codes as they are.
@@ -169,10 +172,10 @@ impl GpuMatrix {
                 "a matrix of {columns} inputs does not take rows of {inputs}"
             )));
         }
-        let gpu = Gpu::open()?;
-        let y = gpu.room(&[n, outputs], x.dtype())?; // written whole
-        crate::work::count((n, outputs, inputs));
         if n <= matvec::MOST && inputs.is_multiple_of(32) && matches!(self.held, Held::Nf4 { .. }) {
+            let gpu = Gpu::open()?;
+            let y = gpu.room(&[n, outputs], x.dtype())?; // written whole
+            crate::work::count((n, outputs, inputs));
             let rows = matvec::Rows {
                 float: gpu::float(x)?,
                 n,
@@ -182,38 +185,13 @@ impl GpuMatrix {
             matvec::nf4(gpu, &self.nf4()?, &rows)?;
             return Ok(y);
         }
-        let w = self.dequantise(gpu::float(x)?)?;
-        let w = Matrix::rows(gpu::ptr(&w)?, gpu::float(&w)?, inputs).t();
-        multiply((n, outputs, inputs), x, w, &y)?;
-        Ok(y)
+        linear::forward(x, &self.dequantise(gpu::float(x)?)?)
     }
 
     /// The gradient to the input, dy·W: (n, out) -> (n, in).
     pub(crate) fn backward(&self, dy: &Tensor) -> Result<Tensor> {
-        let ((n, _), (outputs, inputs)) = (kernels::rows(dy.dims()), self.shape);
-        let gpu = Gpu::open()?;
-        let dx = gpu.room(&[n, inputs], dy.dtype())?; // written whole
-        let dense = self.dequantise(gpu::float(dy)?)?;
-        crate::work::count((n, inputs, outputs));
-        let w = Matrix::rows(gpu::ptr(&dense)?, gpu::float(&dense)?, inputs);
-        multiply((n, inputs, outputs), dy, w, &dx)?;
-        Ok(dx)
+        linear::backward(dy, &self.dequantise(gpu::float(dy)?)?)
     }
-}
-
-/// c = a b.
-fn multiply((m, n, k): (usize, usize, usize), a: &Tensor, b: Matrix, c: &Tensor) -> Result<()> {
-    let product = Product {
-        m,
-        n,
-        k,
-        a: Matrix::rows(gpu::ptr(a)?, gpu::float(a)?, k),
-        b,
-        c: Matrix::rows(gpu::ptr(c)?, gpu::float(c)?, n),
-        alpha: 1.0,
-        beta: 0.0,
-    };
-    Ok(Gpu::open()?.multiply(&product)?)
 }
 
 impl Scales {
