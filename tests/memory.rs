@@ -235,7 +235,7 @@ fn play(case: &str) {
         trainer
             .train_pairs(pairs, &*loss, &mut |_, _| Ok(Control::Continue))
             .unwrap();
-        trainer.into_player()
+        trainer.into_player().unwrap()
     };
     let prompts: Vec<Vec<u32>> = (0..2).map(|i| tokens(i, 24)).collect();
     let made_up: Vec<Vec<u32>> = (0..2).map(|i| tokens(10 + i, 16)).collect();

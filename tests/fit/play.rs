@@ -147,8 +147,7 @@ pub fn play(name: &str, scene: Scene) {
         true => Learns::Full,
         false => Learns::Lora(&case.spec, false),
     };
-    let moments = settings.optimizer.moments();
-    let planner = Planner::new(arch.clone(), traced, held, learns, moments, 2).unwrap();
+    let planner = Planner::new(arch.clone(), traced, held, learns, settings.optimizer, 2).unwrap();
     let packing = Packing::fullest(scene.prompt, &[scene.response; 2], case.pairs, case.tokens);
     let decoding = |refilled| Decoding {
         slots: SLOTS,

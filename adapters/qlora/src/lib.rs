@@ -4,6 +4,7 @@
 //! Weights are dequantised exactly, a block of rows at a time into a buffer that stays in cache, and multiplied in f32:
 //! activations are never quantised, and results do not depend on the number of threads. It must not know: models, files,
 //! adapters, or candle's autograd.
+mod dynamic;
 mod error;
 mod fused;
 mod gguf;
@@ -13,6 +14,7 @@ mod product;
 mod scales;
 mod wide;
 
+pub use dynamic::{signed_map, unsigned_map};
 pub use error::{Error, Result};
 pub use gguf::GgufMatrix;
 pub use matrix::QuantMatrix;

@@ -8,7 +8,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use crate::{Error, Result};
+use crate::{Error, Result, dynamic::SIGNED};
 
 /// Scales that share a scale, where we quantise.
 const NESTED: usize = 256;
@@ -54,7 +54,7 @@ impl Nf4Scales {
             codes,
             scales,
             offset,
-            map: DYNAMIC.clone(),
+            map: SIGNED.clone(),
             block: NESTED,
         }
     }
@@ -117,37 +117,12 @@ static CODES: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut code = 0usize;
     let entry = |i: usize| {
         let v = -1.0 + (2.0 * i as f32) / (STEPS - 1) as f32;
-        while code < 255 && 0.5 * (DYNAMIC[code] + DYNAMIC[code + 1]) < v {
+        while code < 255 && 0.5 * (SIGNED[code] + SIGNED[code + 1]) < v {
             code += 1;
         }
         code as u8
     };
     (0..STEPS).map(entry).collect()
-});
-
-/// bitsandbytes' signed dynamic map: for each decade 10^-6 … 1, the midpoints of 2^i equal parts of (0.1, 1) and their
-/// negatives, with 0 and 1; ascending.
-pub(crate) static DYNAMIC: LazyLock<Arc<[f32; 256]>> = LazyLock::new(|| {
-    let mut map = vec![0.0, 1.0];
-    for i in 0..7i32 {
-        let parts = 1u32 << i;
-        // torch.linspace(0.1, 1) in f32, with a fused product and sum, from whichever end is nearer
-        let (low, high) = (0.1f32, 1.0f32);
-        let width = (high - low) / parts as f32;
-        let edge = |k: u32| {
-            if k < parts.div_ceil(2) {
-                width.mul_add(k as f32, low)
-            } else {
-                width.mul_add(-((parts - k) as f32), high)
-            }
-        };
-        for k in 0..parts {
-            let mid = 10f64.powi(i - 6) as f32 * ((edge(k) + edge(k + 1)) / 2.0);
-            map.extend([mid, -mid]);
-        }
-    }
-    map.sort_by(f32::total_cmp);
-    Arc::new(std::array::from_fn(|i| map[i]))
 });
 
 /// Lanes of torch's vectors (256 bits, whatever the machine has).

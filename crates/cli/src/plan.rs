@@ -97,13 +97,15 @@ impl Plan {
                 model.trace.clone(),
                 held.clone(),
                 learns,
-                optimizer.moments(),
+                optimizer,
                 model.threads,
             )
             .with_context(|| format!("{}: [adapter]", recipe.place("adapter.targets")))?;
             let at = || format!("{}: model.dtype", recipe.place("model.dtype"));
             match card {
-                true => planner.on_card(options.dtype).with_context(at),
+                true => planner
+                    .on_card(options.dtype, recipe.train.offload_optimizer)
+                    .with_context(at),
                 false => Ok(planner),
             }
         };

@@ -83,6 +83,7 @@ fn common(recipe: &Recipe) -> TrainSettings {
         max_steps: None,
         micro_batch_tokens: recipe.micro_batch_tokens(),
         checkpoint: recipe.train.checkpoint,
+        offload_optimizer: recipe.train.offload_optimizer,
         shuffle: true,
         beta: 1.0,
         ..TrainSettings::default()
@@ -93,6 +94,12 @@ fn optimizer(recipe: &Recipe, kind: OptimizerKind, weight_decay: f64) -> train::
     let t = &recipe.train;
     match kind {
         OptimizerKind::AdamW => train::Optimizer::AdamW {
+            beta1: t.beta1,
+            beta2: t.beta2,
+            eps: t.eps,
+            weight_decay,
+        },
+        OptimizerKind::AdamW8 => train::Optimizer::AdamW8 {
             beta1: t.beta1,
             beta2: t.beta2,
             eps: t.eps,

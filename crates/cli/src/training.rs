@@ -71,7 +71,7 @@ pub fn trained(
         )));
     }
     bar.finish();
-    Ok(trainer.into_player())
+    Ok(trainer.into_player()?)
 }
 
 /// What is said, once, when memory ran out in a step and the trainer goes on with fewer rows at a time than before.

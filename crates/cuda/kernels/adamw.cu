@@ -139,3 +139,18 @@ extern "C" __global__ void rmsprop_f32(float *w, const float *g, float *buffer, 
     s[i] = square;
 }
 EXPORT(rmsprop_f32)
+
+// parts[block] = Σ x² over the block's 16,384 values, in f64 and a fixed order.
+extern "C" __global__ __launch_bounds__(256) void square_sums(const float *x, double *parts, uint64_t n) {
+    __shared__ double sums[256];
+    uint64_t from = (uint64_t)blockIdx.x * 16384, to = from + 16384 < n ? from + 16384 : n;
+    double sum = 0;
+    for (uint64_t i = from + threadIdx.x; i < to; i += 256) sum += (double)x[i] * x[i];
+    sums[threadIdx.x] = sum;
+    for (int half = 128; half; half >>= 1) {
+        __syncthreads();
+        if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    }
+    if (threadIdx.x == 0) parts[blockIdx.x] = sums[0];
+}
+EXPORT(square_sums)

@@ -7,10 +7,9 @@
 )]
 mod emulator;
 
-use candle_core::{Device, Tensor};
 use emulator::*;
-use randori_cuda::ops::adamw::{AdamW, Moments8, RmsProp, signed_map, unsigned_map, zero};
-use randori_qlora::{Nf4Scales, QuantMatrix};
+use randori_cuda::ops::adamw::{AdamW, Moments8, PART, RmsProp, squares};
+use randori_qlora::{signed_map, unsigned_map};
 
 fn options(count: usize) -> AdamW {
     AdamW {
@@ -97,33 +96,21 @@ fn rmsprop_is_that_of_f64() {
 }
 
 #[test]
-fn the_maps_are_those_of_bitsandbytes() {
-    let w = Tensor::ones((8, 64), candle_core::DType::F32, &Device::Cpu).unwrap();
-    let QuantMatrix::Nf4(m) = QuantMatrix::nf4(&w, true).unwrap() else {
-        panic!("another matrix")
-    };
-    let Nf4Scales::Double { map, .. } = &m.parts().scales else {
-        panic!("plain scales")
-    };
-    assert_eq!(signed_map(), &**map);
-    // the unsigned one from its definition, in f64
-    let mut want = vec![0.0, 1.0];
-    for i in 0..7 {
-        let parts = 2 << i;
-        want.extend(
-            (0..parts)
-                .map(|k| 10f64.powi(i - 6) * (0.1 + 0.9 * (f64::from(k) + 0.5) / f64::from(parts))),
+fn squares_are_summed_in_f64() {
+    let Some(on) = emulator() else { return };
+    let mut dice = Dice(44);
+    for n in [0, 1, 255, PART, PART + 1, 3 * PART + 777] {
+        let values = dice.normals(n);
+        let (x, parts) = (
+            floats(&values),
+            Buffer::of(&vec![f64::NAN; n.div_ceil(PART)], 7.0),
         );
+        squares(on, n, x.ptr(), parts.ptr()).unwrap();
+        for (got, part) in parts.get().iter().zip(values.chunks(PART)) {
+            let want: f64 = part.iter().map(|v| f64::from(*v).powi(2)).sum();
+            assert!((got - want).abs() <= 1e-12 * want, "{n}: {got} {want}");
+        }
     }
-    want.sort_by(f64::total_cmp);
-    assert_eq!(want.len(), 256);
-    for (got, want) in unsigned_map().iter().zip(want) {
-        assert!(
-            (f64::from(*got) - want).abs() <= 2e-7 * want,
-            "{got} {want}"
-        );
-    }
-    assert_eq!((zero(signed_map()), zero(unsigned_map())), (127, 0));
 }
 
 /// One moment: codes and their blocks' scales.
@@ -137,7 +124,7 @@ impl Moment {
     fn new(n: usize, map: &'static [f32; 256]) -> Moment {
         let blocks = n.div_ceil(256);
         Moment {
-            codes: vec![zero(map); 256 * blocks],
+            codes: vec![map.iter().position(|v| *v == 0.0).unwrap() as u8; 256 * blocks],
             most: vec![0.0; blocks],
             map,
         }

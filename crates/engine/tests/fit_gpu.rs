@@ -31,12 +31,15 @@ const CASE: &str = "RANDORI_FIT_GPU_CASE";
 const REPORT: &str = "RANDORI_STAND_IN_REPORT";
 const OFF: f64 = 0.05;
 
-const CASES: [&str; 12] = [
+const CASES: [&str; 15] = [
     "f32",
     "bf16",
     "bf16-checkpoint",
     "f32-nf4-several",
     "bf16-nf4-checkpoint",
+    "bf16-full-eight-bits",
+    "f32-rmsprop",
+    "bf16-offloaded",
     "bf16-dora-dropout",
     "bf16-full",
     "bf16-nf4-score",
@@ -135,7 +138,12 @@ impl Case {
                 ..LoraSpec::default()
             },
             settings: TrainSettings {
-                optimizer: Optimizer::adamw(),
+                optimizer: match (has("eight"), has("rmsprop")) {
+                    (true, _) => Optimizer::adamw_8bit(),
+                    (_, true) => Optimizer::rmsprop(),
+                    _ => Optimizer::adamw(),
+                },
+                offload_optimizer: has("offloaded"),
                 learning_rate: 1e-4,
                 batch: PAIRS,
                 epochs: 2, // a second step's copy of the parameters replaces the first's
@@ -167,8 +175,10 @@ impl Case {
             true => Learns::Full,
             false => Learns::Lora(&self.spec, self.settings.dropout),
         };
-        let planner = Planner::new(arch, traced, held, learns, (true, true), 2).unwrap();
-        let planner = planner.on_card(self.float).unwrap();
+        let planner = Planner::new(arch, traced, held, learns, self.settings.optimizer, 2).unwrap();
+        let planner = planner
+            .on_card(self.float, self.settings.offload_optimizer)
+            .unwrap();
         let tokens = self.settings.micro_batch_tokens;
         let packing = Packing::fullest(PROMPT, &[RESPONSE; 2], PAIRS, tokens);
         let decoding = Decoding {

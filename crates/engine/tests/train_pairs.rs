@@ -144,7 +144,7 @@ fn accumulated_is_the_full_batch() {
         };
         let mut trainer = Trainer::new(opponent.clone(), settings).unwrap();
         let metrics = train(&mut trainer, &pairs);
-        (trainer.player(), metrics)
+        (trainer.player().unwrap(), metrics)
     };
     let (full, full_metrics) = run(10_000, false);
     assert!(
@@ -227,7 +227,7 @@ fn dropout_is_off_unless_asked_for() {
         };
         let mut trainer = Trainer::new(opponent.clone(), settings).unwrap();
         train(&mut trainer, &pairs);
-        trainer.player()
+        trainer.player().unwrap()
     };
     assert_eq!(largest_difference(&run(false, 1), &run(false, 2)), 0.0);
     assert_eq!(largest_difference(&run(true, 1), &run(true, 1)), 0.0);
@@ -284,7 +284,7 @@ fn a_loss_that_is_not_finite_names_step_and_pair_and_changes_nothing() {
         let mut good = None;
         let error = trainer
             .train_pairs(&pairs, &loss, &mut |_, trainer| {
-                good = Some(trainer.player());
+                good = Some(trainer.player().unwrap());
                 Ok(Control::Continue)
             })
             .unwrap_err()
@@ -294,7 +294,10 @@ fn a_loss_that_is_not_finite_names_step_and_pair_and_changes_nothing() {
             "{error}"
         );
         assert_eq!(trainer.step(), 1);
-        assert_eq!(largest_difference(&trainer.player(), &good.unwrap()), 0.0);
+        assert_eq!(
+            largest_difference(&trainer.player().unwrap(), &good.unwrap()),
+            0.0
+        );
     }
 }
 
@@ -333,7 +336,7 @@ fn a_gradient_that_is_not_finite_names_step_and_pair_and_changes_nothing() {
     assert_eq!(
         (
             trainer.step(),
-            largest_difference(&trainer.player(), &opponent)
+            largest_difference(&trainer.player().unwrap(), &opponent)
         ),
         (0, 0.0)
     );
@@ -452,5 +455,8 @@ fn a_listener_stops_and_its_error_comes_back() {
         "the update was made before the listener failed"
     );
     assert_eq!(train(&mut parts, &pairs).len(), 1);
-    assert_eq!(largest_difference(&whole.player(), &parts.player()), 0.0);
+    assert_eq!(
+        largest_difference(&whole.player().unwrap(), &parts.player().unwrap()),
+        0.0
+    );
 }

@@ -105,6 +105,7 @@ impl Optim {
                     state[0] = momentum * state[0] + g / (state[1].sqrt() + eps);
                     *w -= rate * state[0];
                 }
+                Optimizer::AdamW8 { .. } => panic!("no number has 8-bit moments of its own"),
             }
         }
     }
@@ -207,7 +208,7 @@ fn compare(
         figures.iter().any(|f| f.1 > 0.3),
         "clipping should have happened"
     );
-    let player = trainer.player();
+    let player = trainer.player().unwrap();
     for (name, expected) in [("embed.weight", &model.e), ("head.weight", &model.w)] {
         let values = player.params[name]
             .flatten_all()

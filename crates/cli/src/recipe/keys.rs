@@ -288,6 +288,8 @@ choice! {
     OptimizerKind {
         /// Adam with decoupled weight decay.
         AdamW = "adamw",
+        /// The same with its state in 8 bits, as bitsandbytes keeps it.
+        AdamW8 = "adamw_8bit",
         /// The paper's.
         RmsProp = "rmsprop",
     }
@@ -339,6 +341,8 @@ section! {
         eps: f64 = "1e-8", Bound::above(0.0);
         /// Keep block inputs only and compute each block again in the backward pass: less memory, a third more time.
         checkpoint: bool = "false";
+        /// On a GPU: parameters and the optimiser's state stay in the machine's memory, and the optimiser works there.
+        offload_optimizer: bool = "false";
         /// Steps between two saves; a killed run repeats at most so many.
         save_every: usize = "50", Bound::at_least(1.0);
     }

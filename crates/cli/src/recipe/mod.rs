@@ -254,6 +254,12 @@ impl Recipe {
         if !self.adapter.init.0.is_empty() && self.adapter.kind == AdapterKind::Full {
             return Err(self.refuse("adapter.init", "starts a LoRA adapter; with adapter.kind = \"full\" give the model itself in model.source"));
         }
+        if self.train.offload_optimizer && self.model.device != ComputeDevice::Cuda {
+            return Err(self.refuse(
+                "train.offload_optimizer",
+                "is for a GPU, whose memory it spares: it needs model.device = \"cuda\", got true with \"cpu\"",
+            ));
+        }
         if self.data.validation.0.is_empty()
             && self.data.validation_share == 0.0
             && self.compare.continued_sft

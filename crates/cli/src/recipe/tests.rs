@@ -171,6 +171,11 @@ fn bad_recipes_are_refused_with_place_rule_and_value() {
             "recipe.toml:3: adapter.init starts a LoRA adapter",
         ),
         (
+            "[train]\noffload_optimizer = true\n",
+            &[],
+            "recipe.toml:2: train.offload_optimizer is for a GPU",
+        ),
+        (
             "name = \"a/b\"\n",
             &[],
             "recipe.toml:1: name must be a plain folder name",

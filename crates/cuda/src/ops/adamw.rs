@@ -1,7 +1,5 @@
 //! Optimiser steps on the device: AdamW with moments in f32 or 8 bits, RMSProp; the meaning of the engine's optimisers.
 
-use std::sync::LazyLock;
-
 use crate::{Arg, Error, Grid, Launch, Ptr, Result};
 
 /// Values that share a scale in 8-bit moments.
@@ -29,7 +27,7 @@ pub struct AdamW {
 /// Moments in 8 bits.
 #[derive(Debug, Clone, Copy)]
 pub struct Moments8 {
-    /// u8 codes of the first moment, padded to whole blocks, at a multiple of 8; [`zero`] at the start.
+    /// u8 codes of the first moment, padded to whole blocks, at a multiple of 8; the code of 0 at the start.
     pub first: Ptr,
     /// u8 codes of the second moment, likewise.
     pub second: Ptr,
@@ -37,9 +35,9 @@ pub struct Moments8 {
     pub first_most: Ptr,
     /// f32, one a block, of the second moment.
     pub second_most: Ptr,
-    /// f32 (256): [`signed_map`].
+    /// f32 (256): what the first moment's codes mean, ascending (bitsandbytes' signed dynamic map).
     pub signed_map: Ptr,
-    /// f32 (256): [`unsigned_map`].
+    /// f32 (256): what the second moment's codes mean, ascending (its unsigned one).
     pub unsigned_map: Ptr,
 }
 
@@ -166,46 +164,21 @@ impl RmsProp {
     }
 }
 
-/// bitsandbytes' signed dynamic map, ascending: for each decade 10^-6 … 1, the midpoints of 2^i equal parts of (0.1, 1) and
-/// their negatives, with 0 and 1.
-pub fn signed_map() -> &'static [f32; 256] {
-    static MAP: LazyLock<[f32; 256]> = LazyLock::new(|| map(true));
-    &MAP
-}
+/// Values that one partial sum of [`squares`] covers.
+pub const PART: usize = 1 << 14;
 
-/// bitsandbytes' unsigned dynamic map, ascending: twice as many parts a decade, no negatives.
-pub fn unsigned_map() -> &'static [f32; 256] {
-    static MAP: LazyLock<[f32; 256]> = LazyLock::new(|| map(false));
-    &MAP
-}
-
-/// The code of 0 in a map.
-pub fn zero(map: &[f32; 256]) -> u8 {
-    map.iter().position(|v| *v == 0.0).unwrap_or(0) as u8
-}
-
-fn map(signed: bool) -> [f32; 256] {
-    let mut map = vec![0.0, 1.0];
-    for i in 0..7i32 {
-        let parts = if signed { 1u32 << i } else { 2 << i };
-        // torch.linspace(0.1, 1) in f32, with a fused product and sum, from whichever end is nearer
-        let (low, high) = (0.1f32, 1.0f32);
-        let width = (high - low) / parts as f32;
-        let edge = |k: u32| {
-            if k < parts.div_ceil(2) {
-                width.mul_add(k as f32, low)
-            } else {
-                width.mul_add(-((parts - k) as f32), high)
-            }
-        };
-        for k in 0..parts {
-            let middle = 10f64.powi(i - 6) as f32 * ((edge(k) + edge(k + 1)) / 2.0);
-            map.push(middle);
-            if signed {
-                map.push(-middle);
-            }
-        }
+/// Partial sums of x², f64 (n / [`PART`], rounded up), of x f32 (n): each in a fixed order.
+///
+/// # Errors
+/// As [`Launch::launch`].
+pub fn squares(on: &dyn Launch, n: usize, x: Ptr, parts: Ptr) -> Result<()> {
+    if n == 0 {
+        return Ok(());
     }
-    map.sort_by(f32::total_cmp);
-    std::array::from_fn(|i| map[i])
+    let grid = Grid::each(n.div_ceil(PART) * 256);
+    on.launch(
+        "square_sums",
+        grid,
+        &[x.into(), parts.into(), (n as u64).into()],
+    )
 }

@@ -1,5 +1,6 @@
-//! What lies on a GPU's memory. The passes are those of the CPU, in the numbers that the card computes in; parameters, moments
-//! and drawing stay in the machine's memory, and a copy of one player's parameters is on the card.
+//! What lies on a GPU's memory. The passes are those of the CPU, in the numbers that the card computes in. Players lie in the
+//! machine's memory, and a copy of the one that works is on the card; while it is trained, its parameters and their moments too,
+//! unless they are asked to stay.
 
 use super::{Decoding, Peak, Planner, passes::chunk_rows};
 use crate::{
@@ -25,6 +26,8 @@ pub(super) struct Card {
     pub(super) float: u64,
     /// What loading takes in the machine's own memory.
     loading: u64,
+    /// Whether parameters and moments stay in the machine's memory while they are trained.
+    offload_optimizer: bool,
 }
 
 /// What a step over a cache does to its pages.
@@ -37,11 +40,11 @@ pub(super) struct Growth {
 }
 
 impl Planner {
-    /// The same on a GPU that computes in `float`.
+    /// The same on a GPU that computes in `float`, with [`crate::train::TrainSettings::offload_optimizer`].
     ///
     /// # Errors
     /// Numbers that it does not compute in.
-    pub fn on_card(mut self, float: Dtype) -> Result<Self> {
+    pub fn on_card(mut self, float: Dtype, offload_optimizer: bool) -> Result<Self> {
         let size = match float {
             Dtype::F32 => 4,
             Dtype::Bf16 => 2,
@@ -65,6 +68,7 @@ impl Planner {
         self.card = Some(Card {
             float: size,
             loading,
+            offload_optimizer,
         });
         Ok(self)
     }
@@ -81,8 +85,25 @@ impl Planner {
         self.own.iter().map(|o| of(o.matrix) * o.numbers).sum()
     }
 
-    /// The machine's own memory beside a card: the base while it loads; afterwards the parameters of `players`, the moments, a
-    /// step's gradients and the tensor that is being changed.
+    /// Parameters and moments on the card, in training: what has one axis is in f32 in passes, too, and is there once.
+    fn optimised(&self) -> (u64, u64) {
+        if self.card.is_some_and(|card| card.offload_optimizer) {
+            return (self.copy(), 0);
+        }
+        let shared = |o: &&super::Own| self.float() == 4 || !o.matrix;
+        let shared: u64 = self.own.iter().filter(shared).map(|o| 4 * o.numbers).sum();
+        let coded = self
+            .own
+            .iter()
+            .any(|o| self.optimizer.in_8_bits(o.numbers as usize));
+        let maps = if coded { 2 * MAP } else { 0 };
+        let params = self.player() + self.copy() - shared;
+        (params, self.moments() + maps)
+    }
+
+    /// The machine's own memory beside a card: the base while it loads; afterwards the parameters of `players`, and where the
+    /// optimiser works there, the moments, a step's gradients and the tensor that is being changed; otherwise what comes down to
+    /// be saved.
     pub fn beside_card(&self, players: usize) -> (u64, u64) {
         let loading = self.card.map_or(0, |card| card.loading);
         let training = (players as u64 + 1) * self.player() + self.moments() + self.largest();
@@ -93,7 +114,10 @@ impl Planner {
     pub(super) fn trained_on_card(&self, peak: u64, kept: u64) -> Peak {
         let gradients = self.player().min(peak);
         let kept = kept.min(peak - gradients);
+        let (players, moments) = self.optimised();
         Peak {
+            players,
+            moments,
             gradients,
             kept,
             work: peak - gradients - kept,

@@ -32,6 +32,7 @@ use crate::{
     Error, Result, adapter,
     kernels::attention::QUERIES,
     trace::{Trace, last_uses},
+    train::Optimizer,
     weights::{HeldWeight, Holding},
 };
 
@@ -156,8 +157,7 @@ pub struct Planner {
     last_uses: Vec<Option<Vec<Vec<Id>>>>,
     /// Each tensor of a player's own.
     own: Vec<Own>,
-    /// Whether a first and a second moment is kept.
-    moments: (bool, bool),
+    optimizer: Optimizer,
     /// The GPU that it is about.
     card: Option<card::Card>,
 }
@@ -180,7 +180,7 @@ struct Own {
 }
 
 impl Planner {
-    /// `moments`: [`crate::train::Optimizer::moments`]; `threads`: those that will work.
+    /// `threads`: those that will work.
     ///
     /// # Errors
     /// An adapter that does not fit the model, naming the projections there are.
@@ -189,7 +189,7 @@ impl Planner {
         trace: Trace,
         weights: Vec<HeldWeight>,
         learns: Learns,
-        moments: (bool, bool),
+        optimizer: Optimizer,
         threads: usize,
     ) -> Result<Self> {
         let (learnt, own) = learnt(&*arch, &trace, learns)?;
@@ -213,7 +213,7 @@ impl Planner {
             threads,
             last_uses,
             own,
-            moments,
+            optimizer,
             card: None,
         })
     }
@@ -235,8 +235,8 @@ impl Planner {
 
     /// The optimiser's moments.
     pub fn moments(&self) -> u64 {
-        let (first, second) = self.moments;
-        (u64::from(first) + u64::from(second)) * self.player()
+        let of = |o: &Own| self.optimizer.moment_bytes(o.numbers as usize);
+        self.own.iter().map(of).sum()
     }
 
     /// How many numbers are trained.

@@ -414,7 +414,15 @@ mod tests {
         let config = serde_json::json!({});
         let described = describe(Source::Random { config, seed: 1 }).unwrap();
         let held = described.held(&traced, &LoadOptions::default(), "plain");
-        Planner::new(arch, traced, held.unwrap(), learns, (true, true), 1).unwrap()
+        Planner::new(
+            arch,
+            traced,
+            held.unwrap(),
+            learns,
+            crate::train::Optimizer::adamw(),
+            1,
+        )
+        .unwrap()
     }
 
     const PACKING: Packing = Packing {

@@ -1,9 +1,10 @@
 //! A base in a GPU's memory, and players' own tensors beside it.
 //!
 //! Weights go up one at a time: quantised ones as they are, dense matrices in the numbers passes compute in, norms and biases in
-//! f32. The policy's parameters stay in the machine's memory, where the optimiser changes them (its state takes no room on the
-//! card); a copy in the passes' numbers goes up when they have changed.
+//! f32. A player's parameters come from the machine's memory, or in training lie on the card in f32 ([`optim`]); passes read a
+//! copy in their own numbers, which is made when the parameters have changed.
 mod matrix;
+pub(crate) mod optim;
 pub(crate) mod pages;
 
 use std::sync::{Arc, Weak};
@@ -99,9 +100,15 @@ impl Compute {
     }
 }
 
-/// A tensor on the GPU: a matrix in the passes' numbers, what has one axis in f32.
+/// A tensor on the GPU: a matrix in the passes' numbers, what has one axis in f32; itself where it is that already.
 fn up(t: &Tensor, float: DType, device: &Device) -> Result<Tensor> {
     let float = if t.rank() > 1 { float } else { DType::F32 };
+    if t.device().is_cuda() {
+        return match t.dtype() == float {
+            true => Ok(t.clone()),
+            false => crate::kernels::gpu::rounded(t),
+        };
+    }
     let near = t.to_device(&Device::Cpu)?.to_dtype(float)?.contiguous()?;
     Ok(near.to_device(device)?)
 }

@@ -1,4 +1,5 @@
-//! A trainer on disk: `trainer.json` (settings, step) beside one safetensors file (parameters and moments, f32).
+//! A trainer on disk: `trainer.json` (settings, step) beside one safetensors file (parameters and moments: f32, or
+//! codes in u8 with f32 scales).
 //!
 //! The tensors are written first, under a name with their step; renaming `trainer.json` over the old one is the
 //! moment the checkpoint changes. A kill at any point leaves the old checkpoint or the new one.
@@ -13,12 +14,13 @@ use std::{
 };
 
 use candle_core::Tensor;
-use safetensors::{Dtype, SafeTensors, View};
+use safetensors::{Dtype, SafeTensors, View, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::{
     TrainSettings, Trainer,
-    optim::{Moments, with_floats},
+    moments::{Codes, Moment, Moments, Which},
+    optim::with_floats,
 };
 use crate::{Error, Player, Result, player::Params};
 
@@ -54,7 +56,16 @@ impl Trainer {
             settings: self.settings.clone(),
             tensors: tensors.clone(),
         };
-        let views = self.views()?;
+        let (params, moments) = (
+            self.moments.near(&self.player.params)?,
+            self.moments.moments()?,
+        );
+        let moments = if self.step > 0 {
+            &*moments
+        } else {
+            &Moments::default()
+        };
+        let views = views(&params, moments)?;
         replace(&dir.join(&tensors), |temporary| {
             safetensors::serialize_to_file(views, None, temporary).map_err(|e| match e {
                 safetensors::SafeTensorError::IoError(source) => io(temporary, source),
@@ -93,65 +104,95 @@ impl Trainer {
             )));
         }
         same_settings(&path, &manifest.settings, &settings)?;
-        let mut trainer = Trainer::new(player, settings)?;
-        let (params, moments) = read(&dir.join(&manifest.tensors), &trainer, manifest.step)?;
-        trainer.player.params = Arc::new(params);
-        trainer.moments = moments;
+        settings.check()?;
+        let mut player = player;
+        let path = dir.join(&manifest.tensors);
+        let (params, moments) = read(&path, &player, &settings, manifest.step)?;
+        player.params = Arc::new(params);
+        let mut trainer = Trainer::begin(player, settings, moments)?;
         trainer.step = manifest.step;
         trainer.num_tokens = manifest.num_tokens;
         trainer.subject = manifest.subject;
         Ok(trainer)
     }
+}
 
-    /// Everything to be written, by its name in the file.
-    fn views(&self) -> Result<BTreeMap<String, Floats<'_>>> {
-        let mut views = BTreeMap::new();
-        for (name, param) in self.player.params.iter() {
-            let shape = param.dims().to_vec();
-            let values = Cow::Owned(with_floats(param, |w| w.to_vec())?);
-            for (prefix, moments) in [
-                ("first", &self.moments.first),
-                ("second", &self.moments.second),
-            ] {
-                if let Some(values) = moments.get(name) {
-                    let values = Cow::Borrowed(values.as_slice());
-                    views.insert(
-                        format!("{prefix}.{name}"),
-                        Floats {
-                            shape: shape.clone(),
-                            values,
-                        },
-                    );
+/// Everything to be written, by its name in the file.
+fn views<'a>(params: &Params, moments: &'a Moments) -> Result<BTreeMap<String, Kept<'a>>> {
+    let mut views = BTreeMap::new();
+    for (name, param) in params {
+        let shape = param.dims().to_vec();
+        for (prefix, moments) in [("first", &moments.first), ("second", &moments.second)] {
+            match moments.get(name) {
+                Some(Moment::F32(values)) => {
+                    let of = Kept::floats(&shape, Cow::Borrowed(values.as_slice()));
+                    views.insert(format!("{prefix}.{name}"), of);
                 }
+                Some(Moment::Codes(c)) => {
+                    let most = Kept::floats(&[c.most.len()], Cow::Borrowed(c.most.as_slice()));
+                    views.insert(format!("{prefix}_scales.{name}"), most);
+                    let codes = Kept {
+                        shape: vec![c.codes.len()],
+                        values: Values::Bytes(&c.codes),
+                    };
+                    views.insert(format!("{prefix}.{name}"), codes);
+                }
+                None => {}
             }
-            views.insert(format!("param.{name}"), Floats { shape, values });
         }
-        Ok(views)
+        let values = Cow::Owned(with_floats(param, |w| w.to_vec())?);
+        views.insert(format!("param.{name}"), Kept::floats(&shape, values));
+    }
+    Ok(views)
+}
+
+/// An array as safetensors wants it.
+struct Kept<'a> {
+    shape: Vec<usize>,
+    values: Values<'a>,
+}
+
+enum Values<'a> {
+    Floats(Cow<'a, [f32]>),
+    Bytes(&'a [u8]),
+}
+
+impl<'a> Kept<'a> {
+    fn floats(shape: &[usize], values: Cow<'a, [f32]>) -> Self {
+        Kept {
+            shape: shape.to_vec(),
+            values: Values::Floats(values),
+        }
     }
 }
 
-/// An f32 array as safetensors wants it.
-struct Floats<'a> {
-    shape: Vec<usize>,
-    values: Cow<'a, [f32]>,
-}
-
-impl View for Floats<'_> {
+impl View for Kept<'_> {
     fn dtype(&self) -> Dtype {
-        Dtype::F32
+        match self.values {
+            Values::Floats(_) => Dtype::F32,
+            Values::Bytes(_) => Dtype::U8,
+        }
     }
     fn shape(&self) -> &[usize] {
         &self.shape
     }
     fn data(&self) -> Cow<'_, [u8]> {
-        let mut bytes = Vec::with_capacity(self.data_len());
-        for value in self.values.iter() {
-            bytes.extend_from_slice(&value.to_le_bytes());
+        match &self.values {
+            Values::Bytes(bytes) => Cow::Borrowed(bytes),
+            Values::Floats(values) => {
+                let mut bytes = Vec::with_capacity(self.data_len());
+                for value in values.iter() {
+                    bytes.extend_from_slice(&value.to_le_bytes());
+                }
+                bytes.into()
+            }
         }
-        bytes.into()
     }
     fn data_len(&self) -> usize {
-        self.values.len() * 4
+        match &self.values {
+            Values::Floats(values) => values.len() * 4,
+            Values::Bytes(bytes) => bytes.len(),
+        }
     }
 }
 
@@ -226,56 +267,94 @@ fn same_settings(path: &Path, saved: &TrainSettings, now: &TrainSettings) -> Res
     }))
 }
 
-/// Reads parameters and moments and checks them against the trainer's player.
-fn read(path: &Path, trainer: &Trainer, step: usize) -> Result<(Params, Moments)> {
+/// Reads parameters and moments and checks them against the player.
+fn read(
+    path: &Path,
+    player: &Player,
+    settings: &TrainSettings,
+    step: usize,
+) -> Result<(Params, Moments)> {
     let file = fs::File::open(path).map_err(|source| io(path, source))?;
     // SAFETY: a checkpoint's tensors are never written in place: they are replaced by renaming another file over
     // them, which leaves the mapped one as it is.
     let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(|source| io(path, source))?;
     let file = SafeTensors::deserialize(&bytes)
         .map_err(|e| Error::rule(format!("{}: {e}", path.display())))?;
-    let mut unread: HashMap<String, _> = file.tensors().into_iter().collect();
-    let mut take = |name: String, shape: &[usize]| -> Result<Vec<f32>> {
-        let view = unread
-            .remove(&name)
-            .ok_or_else(|| Error::rule(format!("{}: `{name}` is missing", path.display())))?;
-        if view.dtype() != Dtype::F32 || view.shape() != shape {
-            let (dtype, found, path) = (view.dtype(), view.shape(), path.display());
-            return Err(Error::rule(format!(
-                "{path}: `{name}` is {dtype:?} {found:?}, the player's is F32 {shape:?}"
-            )));
-        }
-        Ok(view
-            .data()
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect())
+    let mut file = Unread {
+        path,
+        tensors: file.tensors().into_iter().collect(),
     };
     let (mut params, mut moments) = (Params::new(), Moments::default());
-    let keeps = trainer.settings.optimizer.moments();
-    for (name, param) in trainer.player.params.iter() {
-        let shape = param.dims();
+    let optimizer = &settings.optimizer;
+    let keeps = optimizer.moments();
+    for (name, param) in player.params.iter() {
+        let (shape, n) = (param.dims(), param.elem_count());
+        let values = file.floats(format!("param.{name}"), shape)?;
         params.insert(
             name.clone(),
-            Tensor::from_vec(take(format!("param.{name}"), shape)?, shape, param.device())?,
+            Tensor::from_vec(values, shape, param.device())?,
         );
         // before the first step there are no moments
-        if step > 0 && keeps.0 {
-            moments
-                .first
-                .insert(name.clone(), take(format!("first.{name}"), shape)?);
+        if step == 0 {
+            continue;
         }
-        if step > 0 && keeps.1 {
-            moments
-                .second
-                .insert(name.clone(), take(format!("second.{name}"), shape)?);
+        let mut moment = |prefix: &str, which| match optimizer.in_8_bits(n) {
+            true => file.codes(prefix, name, which, n),
+            false => {
+                let values = file.floats(format!("{prefix}.{name}"), shape)?;
+                Ok(Moment::F32(values))
+            }
+        };
+        if keeps.0 {
+            let first = moment("first", Which::First)?;
+            moments.first.insert(name.clone(), first);
+        }
+        if keeps.1 {
+            let second = moment("second", Which::Second)?;
+            moments.second.insert(name.clone(), second);
         }
     }
-    match unread.keys().min() {
+    match file.tensors.keys().min() {
         Some(name) => Err(Error::rule(format!(
             "{}: `{name}` belongs to no parameter of the player",
             path.display()
         ))),
         None => Ok((params, moments)),
+    }
+}
+
+/// What a file holds and nobody has taken yet.
+struct Unread<'a> {
+    path: &'a Path,
+    tensors: HashMap<String, TensorView<'a>>,
+}
+
+impl Unread<'_> {
+    fn take(&mut self, name: String, dtype: Dtype, shape: &[usize]) -> Result<TensorView<'_>> {
+        let path = self.path.display();
+        let view = self
+            .tensors
+            .remove(&name)
+            .ok_or_else(|| Error::rule(format!("{path}: `{name}` is missing")))?;
+        if view.dtype() != dtype || view.shape() != shape {
+            let (is, found) = (view.dtype(), view.shape());
+            return Err(Error::rule(format!(
+                "{path}: `{name}` is {is:?} {found:?}, the player's is {dtype:?} {shape:?}"
+            )));
+        }
+        Ok(view)
+    }
+
+    fn floats(&mut self, name: String, shape: &[usize]) -> Result<Vec<f32>> {
+        let view = self.take(name, Dtype::F32, shape)?;
+        let (words, _) = view.data().as_chunks::<4>();
+        Ok(words.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    }
+
+    fn codes(&mut self, prefix: &str, name: &str, which: Which, n: usize) -> Result<Moment> {
+        let (codes, scales) = Codes::lengths(n);
+        let most = self.floats(format!("{prefix}_scales.{name}"), &[scales])?;
+        let view = self.take(format!("{prefix}.{name}"), Dtype::U8, &[codes])?;
+        Ok(Moment::Codes(Codes::new(which, view.data().to_vec(), most)))
     }
 }

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
+mod apply;
 mod checkpoint;
+pub(crate) mod moments;
 pub mod optim;
 mod pairs;
 pub mod schedule;
@@ -70,6 +72,10 @@ pub struct TrainSettings {
     pub micro_batch_tokens: usize,
     /// Keep block inputs only and recompute each block in the backward pass.
     pub checkpoint: bool,
+    /// On a GPU: parameters and moments stay in the machine's memory and the optimiser works there, which leaves the card their
+    /// room and takes time; the result changes by rounding.
+    #[serde(default)]
+    pub offload_optimizer: bool,
     /// Seed of the order and of dropout.
     pub seed: u64,
     /// Use the adapter's dropout. SPIN trains without.
@@ -98,6 +104,7 @@ impl Default for TrainSettings {
             max_steps: None,
             micro_batch_tokens: 2048,
             checkpoint: false,
+            offload_optimizer: false,
             seed: 42,
             dropout: false,
             shuffle: true,

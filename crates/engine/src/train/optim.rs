@@ -1,11 +1,10 @@
-//! Optimisers: AdamW and RMSProp with PyTorch's semantics. Weights and moments are f32, the arithmetic f64.
-
-use std::collections::BTreeMap;
+//! Optimisers: AdamW and RMSProp with PyTorch's semantics. Weights are f32, moments f32 or in 8 bits, the arithmetic f64.
 
 use candle_core::{Storage, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::moments::{Codes, Moment, SHARED, SMALLEST, decode, encode};
 use crate::{Error, Result, player::Grads};
 
 /// Elements a thread takes at a time; also the fixed blocks of the norm's sum, so that it does not depend on threads.
@@ -17,6 +16,18 @@ const BLOCK: usize = 1 << 14;
 pub enum Optimizer {
     /// Adam with decoupled weight decay and bias correction.
     AdamW {
+        /// Decay of the first moment.
+        beta1: f64,
+        /// Decay of the second moment.
+        beta2: f64,
+        /// Added to the root of the second moment.
+        eps: f64,
+        /// Per step: w ← w·(1 − lr·weight_decay).
+        weight_decay: f64,
+    },
+    /// The same with moments of large tensors in 8 bits ([`super::moments`]).
+    #[serde(rename = "adamw_8bit")]
+    AdamW8 {
         /// Decay of the first moment.
         beta1: f64,
         /// Decay of the second moment.
@@ -50,6 +61,16 @@ impl Optimizer {
         }
     }
 
+    /// The same with moments in 8 bits.
+    pub fn adamw_8bit() -> Self {
+        Optimizer::AdamW8 {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+        }
+    }
+
     /// RMSProp with PyTorch's constants, as SPIN uses it.
     pub fn rmsprop() -> Self {
         Optimizer::RmsProp {
@@ -64,6 +85,12 @@ impl Optimizer {
     pub fn check(&self) -> Result<()> {
         let (decays, eps, weight_decay) = match *self {
             Optimizer::AdamW {
+                beta1,
+                beta2,
+                eps,
+                weight_decay,
+            }
+            | Optimizer::AdamW8 {
                 beta1,
                 beta2,
                 eps,
@@ -103,14 +130,61 @@ impl Optimizer {
     /// Whether it keeps (a first moment or momentum, a second moment).
     pub fn moments(&self) -> (bool, bool) {
         match *self {
-            Optimizer::AdamW { .. } => (true, true),
+            Optimizer::AdamW { .. } | Optimizer::AdamW8 { .. } => (true, true),
             Optimizer::RmsProp { momentum, .. } => (momentum > 0.0, true),
         }
     }
 
-    /// One step over one tensor. All slices have the same length, except that `first` is empty where
-    /// [`Optimizer::moments`] says it is not kept.
-    pub fn update(
+    /// Whether it keeps the moments of a tensor of `n` numbers in 8 bits.
+    pub fn in_8_bits(&self, n: usize) -> bool {
+        matches!(self, Optimizer::AdamW8 { .. }) && n >= SMALLEST
+    }
+
+    /// Memory of the moments of a tensor of `n` numbers.
+    pub fn moment_bytes(&self, n: usize) -> u64 {
+        let (first, second) = self.moments();
+        let each = match self.in_8_bits(n) {
+            true => n.div_ceil(SHARED) * (SHARED + 4),
+            false => 4 * n,
+        };
+        (u64::from(first) + u64::from(second)) * each as u64
+    }
+
+    /// One step over one tensor: w and g have the same length, and so have the moments, of which the first is left alone where
+    /// [`Optimizer::moments`] says that it is not kept.
+    ///
+    /// # Errors
+    /// Moments of another length or kind.
+    pub(super) fn update(
+        &self,
+        w: &mut [f32],
+        g: &[f32],
+        first: &mut Moment,
+        second: &mut Moment,
+        step: &Update,
+    ) -> Result<()> {
+        let n = w.len();
+        let kept = self.moments().0;
+        match (first, second) {
+            (Moment::F32(m), Moment::F32(v))
+                if g.len() == n && v.len() == n && (m.len() == n || !kept) =>
+            {
+                self.plain(w, g, m, v, step);
+                Ok(())
+            }
+            (Moment::Codes(m), Moment::Codes(v))
+                if g.len() == n && m.most.len() == n.div_ceil(SHARED) && self.in_8_bits(n) =>
+            {
+                self.coded(w, g, m, v, step);
+                Ok(())
+            }
+            _ => Err(Error::rule(format!(
+                "the optimiser's moments of a tensor of {n} numbers are of another kind or length"
+            ))),
+        }
+    }
+
+    fn plain(
         &self,
         w: &mut [f32],
         g: &[f32],
@@ -125,35 +199,79 @@ impl Optimizer {
         if self.moments().0 {
             weights
                 .zip(first.par_chunks_mut(BLOCK))
-                .for_each(|(((w, g), v), m)| match *self {
-                    Optimizer::AdamW {
-                        beta1,
-                        beta2,
-                        eps,
-                        weight_decay,
-                    } => {
-                        let decay = if step.decay { weight_decay } else { 0.0 };
-                        adamw(w, g, m, v, [beta1, beta2, eps, decay], step);
-                    }
-                    Optimizer::RmsProp {
-                        alpha,
-                        eps,
-                        weight_decay,
-                        momentum,
-                    } => {
-                        let decay = if step.decay { weight_decay } else { 0.0 };
-                        rmsprop(w, g, Some((m, momentum)), v, [alpha, eps, decay], step);
-                    }
-                });
-        } else if let Optimizer::RmsProp {
-            alpha,
-            eps,
-            weight_decay,
-            ..
-        } = *self
-        {
-            let decay = if step.decay { weight_decay } else { 0.0 };
-            weights.for_each(|((w, g), v)| rmsprop(w, g, None, v, [alpha, eps, decay], step));
+                .for_each(|(((w, g), v), m)| self.few(w, g, Some(m), v, step));
+        } else {
+            weights.for_each(|((w, g), v)| self.few(w, g, None, v, step));
+        }
+    }
+
+    /// The same on codes: a block's moments are made f32, changed, and made codes again.
+    fn coded<'a>(
+        &self,
+        w: &mut [f32],
+        g: &[f32],
+        first: &'a mut Codes,
+        second: &'a mut Codes,
+        step: &Update,
+    ) {
+        let maps = [first.which().map(), second.which().map()];
+        const SCALES: usize = BLOCK / SHARED;
+        let parts = |c: &'a mut Codes| {
+            let codes = c.codes.par_chunks_mut(BLOCK);
+            codes.zip(c.most.par_chunks_mut(SCALES))
+        };
+        w.par_chunks_mut(BLOCK)
+            .zip(g.par_chunks(BLOCK))
+            .zip(parts(first))
+            .zip(parts(second))
+            .for_each(|(((w, g), (mc, mm)), (vc, vm))| {
+                let blocks = w.chunks_mut(SHARED).zip(g.chunks(SHARED));
+                let first = mc.chunks_mut(SHARED).zip(mm);
+                let second = vc.chunks_mut(SHARED).zip(vm);
+                for (((w, g), (mc, mm)), (vc, vm)) in blocks.zip(first).zip(second) {
+                    let (mut m, mut v) = ([0f32; SHARED], [0f32; SHARED]);
+                    let n = w.len();
+                    decode(maps[0], mc, *mm, &mut m[..n]);
+                    decode(maps[1], vc, *vm, &mut v[..n]);
+                    self.few(w, g, Some(&mut m[..n]), &mut v[..n], step);
+                    *mm = encode(maps[0], &m, mc);
+                    *vm = encode(maps[1], &v, vc);
+                }
+            });
+    }
+
+    /// One step over a few values; `m` is there where a first moment is kept.
+    fn few(&self, w: &mut [f32], g: &[f32], m: Option<&mut [f32]>, v: &mut [f32], step: &Update) {
+        let decay = |weight_decay| if step.decay { weight_decay } else { 0.0 };
+        match (*self, m) {
+            (
+                Optimizer::AdamW {
+                    beta1,
+                    beta2,
+                    eps,
+                    weight_decay,
+                }
+                | Optimizer::AdamW8 {
+                    beta1,
+                    beta2,
+                    eps,
+                    weight_decay,
+                },
+                Some(m),
+            ) => adamw(w, g, m, v, [beta1, beta2, eps, decay(weight_decay)], step),
+            (
+                Optimizer::RmsProp {
+                    alpha,
+                    eps,
+                    weight_decay,
+                    momentum,
+                },
+                m,
+            ) => {
+                let buffer = m.map(|m| (m, momentum));
+                rmsprop(w, g, buffer, v, [alpha, eps, decay(weight_decay)], step);
+            }
+            _ => {} // an AdamW without a first moment was refused
         }
     }
 }
@@ -215,15 +333,12 @@ fn rmsprop(
     }
 }
 
-/// Moments by parameter name; a map stays empty where the optimiser keeps none.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Moments {
-    pub first: BTreeMap<String, Vec<f32>>,
-    pub second: BTreeMap<String, Vec<f32>>,
-}
-
 /// The Euclidean norm over all gradients, summed in f64.
 pub fn global_norm(grads: &Grads) -> Result<f64> {
+    #[cfg(feature = "cuda")]
+    if grads.values().any(|g| g.device().is_cuda()) {
+        return crate::gpu::optim::global_norm(grads);
+    }
     let mut sum = 0.0;
     for grad in grads.values() {
         sum += with_floats(grad, |g| {
@@ -252,188 +367,4 @@ pub(super) fn with_floats<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Re
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GRADIENTS: [f32; 6] = [0.5, -0.25, 1.5, 0.125, -2.0, 0.75];
-
-    /// Runs `optimizer` on one weight starting at 1 and answers the weight after each step.
-    fn path(optimizer: Optimizer, rate: f64, scale: f64, decay: bool) -> Vec<f64> {
-        let (mut w, mut m, mut v) = (
-            [1.0f32],
-            vec![0.0f32; optimizer.moments().0 as usize],
-            [0.0f32],
-        );
-        let mut path = Vec::new();
-        for (i, g) in GRADIENTS.iter().enumerate() {
-            optimizer.update(
-                &mut w,
-                &[*g],
-                &mut m,
-                &mut v,
-                &Update {
-                    rate,
-                    scale,
-                    count: i + 1,
-                    decay,
-                },
-            );
-            path.push(w[0] as f64);
-        }
-        path
-    }
-
-    fn near(a: &[f64], b: &[f64]) {
-        for (a, b) in a.iter().zip(b) {
-            assert!((a - b).abs() < 1e-6, "{a} {b}");
-        }
-    }
-
-    /// Closed form: the moments as explicit weighted sums over all gradients so far.
-    #[test]
-    fn adamw_is_its_closed_form() {
-        let (beta1, beta2, eps, weight_decay, rate) = (0.9, 0.99, 1e-3, 0.1, 0.05);
-        let mut w = 1.0f64;
-        let mut expected = Vec::new();
-        for t in 1..=GRADIENTS.len() {
-            let weighted = |beta: f64, power: i32| -> f64 {
-                let sum: f64 = (0..t)
-                    .map(|i| beta.powi((t - 1 - i) as i32) * (GRADIENTS[i] as f64).powi(power))
-                    .sum();
-                (1.0 - beta) * sum / (1.0 - beta.powi(t as i32))
-            };
-            w = w
-                - rate * weight_decay * w
-                - rate * weighted(beta1, 1) / (weighted(beta2, 2).sqrt() + eps);
-            expected.push(w);
-        }
-        near(
-            &path(
-                Optimizer::AdamW {
-                    beta1,
-                    beta2,
-                    eps,
-                    weight_decay,
-                },
-                rate,
-                1.0,
-                true,
-            ),
-            &expected,
-        );
-    }
-
-    #[test]
-    fn adamws_first_step_is_the_rate_whatever_the_gradient() {
-        let path = path(Optimizer::adamw(), 0.01, 1e-3, false);
-        assert!((path[0] - 0.99).abs() < 1e-6);
-    }
-
-    #[test]
-    fn rmsprop_is_its_closed_form_with_and_without_momentum() {
-        let (alpha, eps, weight_decay, rate) = (0.9, 1e-3, 0.2, 0.05);
-        for momentum in [0.0, 0.7] {
-            let (mut w, mut expected, mut seen, mut changes) = (1.0f64, vec![], vec![], vec![]);
-            for (t, g) in GRADIENTS.iter().enumerate() {
-                seen.push(*g as f64 + weight_decay * w);
-                let mean: f64 = (0..=t)
-                    .map(|i| (1.0 - alpha) * f64::powi(alpha, (t - i) as i32) * seen[i] * seen[i])
-                    .sum();
-                changes.push(seen[t] / (mean.sqrt() + eps));
-                w -= rate
-                    * (0..=t)
-                        .map(|i| f64::powi(momentum, (t - i) as i32) * changes[i])
-                        .sum::<f64>();
-                expected.push(w);
-            }
-            near(
-                &path(
-                    Optimizer::RmsProp {
-                        alpha,
-                        eps,
-                        weight_decay,
-                        momentum,
-                    },
-                    rate,
-                    1.0,
-                    true,
-                ),
-                &expected,
-            );
-        }
-    }
-
-    #[test]
-    fn rmsprops_first_step_is_ten_rates() {
-        let path = path(Optimizer::rmsprop(), 1e-3, 1.0, true);
-        assert!((path[0] - (1.0 - 1e-2)).abs() < 1e-6);
-    }
-
-    #[test]
-    fn the_scale_is_on_the_gradient_and_decay_can_be_off() {
-        let decayed = Optimizer::RmsProp {
-            alpha: 0.5,
-            eps: 1.0,
-            weight_decay: 0.3,
-            momentum: 0.0,
-        };
-        let plain = Optimizer::RmsProp {
-            alpha: 0.5,
-            eps: 1.0,
-            weight_decay: 0.0,
-            momentum: 0.0,
-        };
-        assert_eq!(path(decayed, 0.1, 0.5, false), path(plain, 0.1, 0.5, true));
-        assert_ne!(path(plain, 0.1, 0.5, true), path(plain, 0.1, 1.0, true));
-    }
-
-    #[test]
-    fn the_norm_is_over_all_tensors() {
-        let device = candle_core::Device::Cpu;
-        let big = Tensor::full(0.5f32, 40_000, &device).unwrap();
-        let grads = Grads::from([
-            (
-                "a".to_string(),
-                Tensor::new(&[[3.0f32, 0.0], [4.0, 0.0]], &device)
-                    .unwrap()
-                    .t()
-                    .unwrap(),
-            ),
-            ("b".to_string(), big.narrow(0, 10_000, 30_000).unwrap()),
-        ]);
-        assert!((global_norm(&grads).unwrap() - (25.0f64 + 7500.0).sqrt()).abs() < 1e-9);
-    }
-
-    #[test]
-    fn constants_are_checked() {
-        assert!(Optimizer::adamw().check().is_ok() && Optimizer::rmsprop().check().is_ok());
-        for bad in [
-            Optimizer::AdamW {
-                beta1: 1.0,
-                beta2: 0.9,
-                eps: 1e-8,
-                weight_decay: 0.0,
-            },
-            Optimizer::AdamW {
-                beta1: 0.9,
-                beta2: f64::NAN,
-                eps: 1e-8,
-                weight_decay: 0.0,
-            },
-            Optimizer::AdamW {
-                beta1: 0.9,
-                beta2: 0.9,
-                eps: 0.0,
-                weight_decay: 0.0,
-            },
-            Optimizer::RmsProp {
-                alpha: 0.9,
-                eps: 1e-8,
-                weight_decay: -1.0,
-                momentum: 0.0,
-            },
-        ] {
-            assert!(bad.check().is_err(), "{bad:?}");
-        }
-    }
-}
+mod tests;

@@ -1,12 +1,14 @@
 //! The loop over steps and micro-batches: gradients summed over a step, clipped, applied.
 
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Device;
 
 use super::{
     Control, StepMetrics, Task, TrainSettings,
-    optim::{Moments, Update, global_norm, with_floats},
+    apply::{Kept, on_card, placed},
+    moments::Moments,
+    optim::{Update, global_norm},
 };
 use crate::{
     Error, Packed, Player, Result,
@@ -19,7 +21,7 @@ use crate::{
 pub struct Trainer {
     pub(super) player: Player,
     pub(super) settings: TrainSettings,
-    pub(super) moments: Moments,
+    pub(super) moments: Kept,
     /// Steps done.
     pub(super) step: usize,
     /// Rows computed.
@@ -34,33 +36,47 @@ impl Trainer {
     /// Starts at step 0 from the player's parameters.
     ///
     /// # Errors
-    /// Settings that cannot be meant, or a player without parameters.
+    /// Settings that cannot be meant, a player without parameters, or no memory on a GPU for them and their moments.
     pub fn new(player: Player, settings: TrainSettings) -> Result<Self> {
+        Trainer::begin(player, settings, Moments::default())
+    }
+
+    /// The same with moments of steps before.
+    pub(super) fn begin(player: Player, settings: TrainSettings, moments: Moments) -> Result<Self> {
         settings.check()?;
         if player.params.is_empty() {
             return Err(Error::rule(
                 "the player has no trainable parameters; give it an adapter or train it in full",
             ));
         }
+        let (player, moments) = placed(player, &settings, moments)?;
         Ok(Trainer {
             player,
             micro_batch_tokens: settings.micro_batch_tokens,
             settings,
-            moments: Moments::default(),
+            moments,
             step: 0,
             num_tokens: 0,
             subject: None,
         })
     }
 
-    /// The policy as it stands; it shares the parameters, and later steps do not change it.
-    pub fn player(&self) -> Player {
-        self.player.clone()
+    /// The policy as it stands, in the machine's memory; later steps do not change it.
+    ///
+    /// # Errors
+    /// A GPU that fails.
+    pub fn player(&self) -> Result<Player> {
+        let mut player = self.player.clone();
+        player.params = self.moments.near(&self.player.params)?;
+        Ok(player)
     }
 
-    /// The policy as it stands; frees the optimiser's moments.
-    pub fn into_player(self) -> Player {
-        self.player
+    /// The same; frees the optimiser's moments.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn into_player(self) -> Result<Player> {
+        self.player()
     }
 
     /// Steps done.
@@ -155,7 +171,13 @@ impl Trainer {
         let scale = settings
             .clip
             .map_or(1.0, |clip| (clip / (grad_norm + 1e-6)).min(1.0));
-        self.update(grads, learning_rate, scale)?;
+        let update = Update {
+            rate: learning_rate,
+            scale,
+            count: self.step + 1,
+            decay: true,
+        };
+        self.update(grads, &update)?;
         self.step += 1;
         self.num_tokens += tokens;
         Ok(StepMetrics {
@@ -229,9 +251,11 @@ impl Trainer {
             });
             tokens += self.micro_batch(task, &items[range], dropout_seed, &mut grads)?;
         }
-        // the optimiser works here, wherever the passes ran
-        for grad in grads.values_mut() {
-            *grad = grad.to_device(&Device::Cpu)?;
+        if !on_card(&self.player, &self.settings) {
+            // the optimiser works here, wherever the passes ran
+            for grad in grads.values_mut() {
+                *grad = grad.to_device(&Device::Cpu)?;
+            }
         }
         Ok((grads, tokens))
     }
@@ -289,60 +313,6 @@ impl Trainer {
         Error::rule(format!(
             "the gradient's norm is {norm}, though of no single pair; the step's first is {first}"
         ))
-    }
-
-    /// Applies the gradients; a parameter that got none has a zero gradient.
-    fn update(&mut self, mut grads: Grads, rate: f64, scale: f64) -> Result<()> {
-        if let Some(name) = grads
-            .keys()
-            .find(|name| !self.player.params.contains_key(*name))
-        {
-            return Err(Error::rule(format!(
-                "a gradient came back for `{name}`, which is no parameter of the player"
-            )));
-        }
-        let optimizer = self.settings.optimizer;
-        let (keeps_first, _) = optimizer.moments();
-        // the map's tensors are shared with frozen players; replacing them here leaves those untouched
-        let params = Arc::make_mut(&mut self.player.params);
-        for (name, param) in params.iter_mut() {
-            let n = param.elem_count();
-            let gradient = match grads.remove(name) {
-                Some(gradient) if gradient.shape() != param.shape() => {
-                    return Err(Error::rule(format!(
-                        "the gradient of `{name}` has shape {:?}, the parameter {:?}",
-                        gradient.dims(),
-                        param.dims()
-                    )));
-                }
-                Some(gradient) => gradient,
-                None => Tensor::zeros(param.shape(), DType::F32, param.device())?,
-            };
-            let mut values = with_floats(param, |w| w.to_vec())?;
-            let zeros = || vec![0.0; n];
-            let second = self
-                .moments
-                .second
-                .entry(name.clone())
-                .or_insert_with(zeros);
-            let mut none = Vec::new();
-            let first = match keeps_first {
-                true => self.moments.first.entry(name.clone()).or_insert_with(zeros),
-                false => &mut none,
-            };
-            let step = Update {
-                rate,
-                scale,
-                count: self.step + 1,
-                // one axis: a norm or a bias, which decay would pull towards nothing
-                decay: param.rank() > 1,
-            };
-            with_floats(&gradient, |g| {
-                optimizer.update(&mut values, g, first, second, &step)
-            })?;
-            *param = Tensor::from_vec(values, param.shape(), param.device())?;
-        }
-        Ok(())
     }
 }
 

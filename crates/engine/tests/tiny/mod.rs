@@ -112,9 +112,14 @@ pub fn llama() -> Arc<Base> {
 
 /// A LoRA player over [`llama`].
 pub fn lora() -> Player {
+    lora_of(2)
+}
+
+/// The same of another rank: of 300, A is large enough for moments in 8 bits.
+pub fn lora_of(rank: usize) -> Player {
     let targets = Targets::Names(["q_proj", "v_proj", "down_proj"].map(String::from).to_vec());
     let spec = LoraSpec {
-        rank: 2,
+        rank,
         alpha: 4.0,
         rslora: false,
         dropout: 0.25,

@@ -5,7 +5,7 @@ use randori_engine::fit::{Packing, largest};
 
 use crate::bytes::{shown, unit};
 use crate::plan::{MOST, Model, Plan, bytes, micro_batch, slots};
-use crate::recipe::{AdapterKind, Dtype, OrAuto, Recipe};
+use crate::recipe::{AdapterKind, ComputeDevice, Dtype, OptimizerKind, OrAuto, Recipe};
 
 /// Says whether it fits, the largest sizes that do, and what would make it fit.
 pub fn against(model: &Model, plan: &Plan, limit: u64) -> Result<()> {
@@ -96,7 +96,7 @@ fn any_slots(slots: usize, plan: &Plan) -> String {
 /// Switches in the order in which they cost least: each a recipe key and its value, from a plan that does not fit.
 type Switch = fn(&mut Recipe, &Plan, u64) -> Result<Option<String>>;
 
-const SWITCHES: [Switch; 5] = [
+const SWITCHES: [Switch; 7] = [
     |r, _, _| {
         let changes = !std::mem::replace(&mut r.train.checkpoint, true);
         Ok(changes.then(|| "train.checkpoint = true".into()))
@@ -121,6 +121,18 @@ const SWITCHES: [Switch; 5] = [
         r.adapter.kind = AdapterKind::Qlora;
         Ok(changes.then(|| "adapter.kind = \"qlora\"".into()))
     },
+    |r, _, _| {
+        let card = r.model.device == ComputeDevice::Cuda;
+        let changes = card && !std::mem::replace(&mut r.train.offload_optimizer, card);
+        Ok(changes.then(|| "train.offload_optimizer = true".into()))
+    },
+    |r, _, _| {
+        let changes = r.train.optimizer == OptimizerKind::AdamW;
+        if changes {
+            r.train.optimizer = OptimizerKind::AdamW8;
+        }
+        Ok(changes.then(|| "train.optimizer = \"adamw_8bit\"".into()))
+    },
 ];
 
 /// What would make it fit, and the memory it then takes at most: single switches if there are any, or else as many as it
@@ -144,7 +156,7 @@ fn remedies(model: &Model, plan: &Plan, limit: u64) -> Result<Option<(Vec<String
     // sizes last: only when nothing else is left is known how small they must be
     let mut together = Vec::new();
     let mut now = Plan::of(model, plan.recipe.clone())?;
-    for i in [0, 3, 4, 1, 2] {
+    for i in [0, 5, 6, 3, 4, 1, 2] {
         let mut recipe = now.recipe.clone();
         let Some(what) = SWITCHES[i](&mut recipe, &now, free)? else {
             continue;

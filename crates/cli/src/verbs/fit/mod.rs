@@ -118,7 +118,7 @@ fn about(plan: &Plan, most: u64) -> String {
     }
     let (loading, training) = plan.beside_card();
     format!(
-        "Memory of the GPU (model.device = \"cuda\"), at its peak in each stage, in {unit}. What is trained, as it is trained, and the\noptimiser's moments are in the machine's own memory, through which the base is loaded, too: {} while it loads, {} then.\n\n",
+        "Memory of the GPU (model.device = \"cuda\"), at its peak in each stage, in {unit}. In the machine's own memory lie\nplayers that wait, what comes down to be saved, and the base on its way to the card: {} while it loads, {} then.\n\n",
         shown(loading, most),
         shown(training, most),
     )
@@ -130,7 +130,7 @@ fn words(plan: &Plan, train: &Peak, generate: &Peak, most: u64) -> String {
     let head = "\nkept: the tape, or keys and values. work: all else a pass holds; in train it has";
     if plan.card {
         return format!(
-            "{head} {} of logits, in generate {}.\nplayers: a copy of the one that works. Of each figure 3 % is for the pool of memory; the CUDA context, kernels and cuBLAS are\ntaken to need {} {} besides. These two are assumptions, never measured on a card.\n",
+            "{head} {} of logits, in generate {}.\nplayers: a copy of the one that works, and in train its\nparameters in f32. Of each figure 3 % is for the pool of memory; the CUDA context, kernels and cuBLAS are\ntaken to need {} {} besides. These two are assumptions, never measured on a card.\n",
             of(train.logits),
             of(generate.logits),
             of(plan.besides()),

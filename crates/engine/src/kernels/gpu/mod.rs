@@ -8,7 +8,7 @@ pub(crate) mod logprob;
 pub(crate) mod low_rank;
 pub(crate) mod norm;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use randori_cuda::{
     Ptr,
     gpu::{self, Gpu},
@@ -33,6 +33,13 @@ pub(crate) fn room(like: &Tensor, dims: &[usize]) -> Result<Tensor> {
 /// An optional tensor's address.
 pub(crate) fn maybe(t: Option<&Tensor>) -> Result<Ptr> {
     Ok(t.map(gpu::ptr).transpose()?.unwrap_or(Ptr::NULL))
+}
+
+/// f32 in bf16, to nearest.
+pub(crate) fn rounded(x: &Tensor) -> Result<Tensor> {
+    let y = gpu()?.room(x.dims(), DType::BF16)?; // written whole
+    ops::cast::cast(gpu()?, float(x)?, x.elem_count(), ptr(x)?, ptr(&y)?)?;
+    Ok(y)
 }
 
 /// x (tokens, heads, d), turned; with `back`, dx from dy.
