@@ -74,15 +74,16 @@ impl Trainer {
     pub(super) fn update(&mut self, mut grads: Grads, step: &Update) -> Result<()> {
         self.fits(&grads)?;
         let optimizer = self.settings.optimizer;
-        let moments = match &mut self.moments {
-            Kept::Near(moments) => moments,
-            #[cfg(feature = "cuda")]
-            Kept::Card(moments) => {
-                moments.step(&optimizer, &self.player.params, &grads, step)?;
-                // what was made of them is old now: see `Compute::uploaded`
-                self.player.params = Arc::new(self.player.params.as_ref().clone());
-                return Ok(());
-            }
+        #[cfg(feature = "cuda")]
+        if let Kept::Card(moments) = &self.moments {
+            moments.step(&optimizer, &self.player.params, &grads, step)?;
+            // what was made of them is old now: see `Compute::uploaded`
+            self.player.params = Arc::new(self.player.params.as_ref().clone());
+            return Ok(());
+        }
+        #[allow(irrefutable_let_patterns, reason = "there is one place without a GPU")]
+        let Kept::Near(moments) = &mut self.moments else {
+            return Ok(());
         };
         // the map's tensors are shared with frozen players; replacing them here leaves those untouched
         let params = Arc::make_mut(&mut self.player.params);
