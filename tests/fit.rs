@@ -152,9 +152,9 @@ fn the_verb_speaks_of_a_card() {
     let said = w.accepted(&["fit", "f.toml", "--vram", "4GiB"]);
     for part in [
         "Memory of the GPU (model.device = \"cuda\")",
-        "are in the machine's own memory",
+        "In the machine's own memory lie",
         "never measured on a card",
-        "No time is estimated for a GPU",
+        "No time is estimated: it is measured on the GPU itself",
         "Fits into 4.00 GiB",
     ] {
         assert!(said.contains(part), "no {part:?} in {said}");

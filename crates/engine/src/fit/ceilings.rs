@@ -1,4 +1,4 @@
-//! What this machine can do, measured in a moment, and how long work takes by that.
+//! What this machine or its GPU can do, measured in a moment, and how long work takes by that.
 
 use std::{
     hint::black_box,
@@ -14,6 +14,9 @@ use crate::{Result, kernels};
 /// The share of a bare product's speed that whole passes reach: attention, norms, thin products of the update and memory
 /// traffic take the rest. From docs/performance.md, where training, scoring and prefill reach 51 to 69 %.
 const REACHED: f64 = 0.65;
+/// The same on a GPU. Assumed: no pass has been timed on one.
+#[cfg(feature = "cuda")]
+const REACHED_ON_CARD: f64 = 0.5;
 /// Multiply-adds in whose time one weight is widened to f32. A guess from the same tables, never measured alone; docs/memory.md
 /// has how far the estimates are off with it.
 const WIDENING: f64 = 16.0;
@@ -23,16 +26,21 @@ const ROWS: usize = 512;
 const WIDEST: usize = 2048;
 /// The most memory that is read.
 const STREAM: u64 = 512 << 20;
+/// Products or copies on a GPU between two waits for it.
+#[cfg(feature = "cuda")]
+const AT_ONCE: usize = 4;
 /// Time for either.
 const LONG_ENOUGH: Duration = Duration::from_millis(250);
 
-/// The machine's speed, all threads together.
+/// The machine's speed, all threads together, or a GPU's.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ceilings {
-    /// Multiply-adds a second in a product of f32 matrices.
+    /// Multiply-adds a second in a product of matrices, f32 or what a GPU computes in.
     pub multiply_adds: f64,
-    /// Bytes a second that are read from memory.
+    /// Bytes a second that are read from memory; on a GPU read or written.
     pub bytes: f64,
+    /// The share of a bare product's speed that whole passes reach.
+    pub reached: f64,
 }
 
 impl Ceilings {
@@ -45,13 +53,53 @@ impl Ceilings {
         Ok(Ceilings {
             multiply_adds: product(width.clamp(64, WIDEST))?,
             bytes: reading(weights.clamp(1 << 20, STREAM)),
+            reached: REACHED,
+        })
+    }
+
+    /// The same of the GPU: a product in `float`, and a copy in its memory.
+    ///
+    /// # Errors
+    /// No GPU, or one that fails.
+    #[cfg(feature = "cuda")]
+    pub fn measure_on_card(
+        width: usize,
+        weights: u64,
+        float: candle_core::DType,
+    ) -> Result<Ceilings> {
+        let gpu = randori_cuda::gpu::Gpu::open()?;
+        let timed = |mut work: Box<dyn FnMut() -> Result<()>>| {
+            median(|| {
+                // several, so that waiting for the host does not count
+                for _ in 0..AT_ONCE {
+                    work()?;
+                }
+                Ok(gpu.synchronise()?)
+            })
+            .map(|seconds| seconds / AT_ONCE as f64)
+        };
+        let width = width.clamp(64, 2 * WIDEST);
+        let zeros = |rows: usize| Ok::<_, crate::Error>(gpu.zeros(&[rows, width], float)?);
+        let (x, w) = (zeros(4 * ROWS)?, zeros(width)?);
+        let product = timed(Box::new(move || kernels::linear::forward(&x, &w).map(drop)))?;
+        let bytes = weights.clamp(1 << 20, STREAM) as usize;
+        let from = gpu.zeros(&[bytes], candle_core::DType::U8)?;
+        let to = gpu.zeros(&[bytes], candle_core::DType::U8)?;
+        let copy = timed(Box::new(move || {
+            use randori_cuda::gpu::ptr;
+            Ok(gpu.copy(ptr(&from)?, ptr(&to)?, bytes)?)
+        }))?;
+        Ok(Ceilings {
+            multiply_adds: (4 * ROWS * width * width) as f64 / product,
+            bytes: 2.0 * bytes as f64 / copy,
+            reached: REACHED_ON_CARD,
         })
     }
 
     /// How long work takes, by experience: the products at their share of the ceiling, then the memory traffic, then the
     /// widening.
     pub fn seconds(&self, work: &Work) -> f64 {
-        let products = work.multiply_adds / REACHED + WIDENING * work.widened;
+        let products = work.multiply_adds / self.reached + WIDENING * work.widened;
         products / self.multiply_adds + work.bytes / self.bytes
     }
 }
@@ -106,6 +154,7 @@ mod tests {
         let machine = Ceilings {
             multiply_adds: 100.0,
             bytes: 10.0,
+            reached: 0.65,
         };
         let seconds = |multiply_adds, bytes, widened| {
             machine.seconds(&Work {

@@ -73,7 +73,7 @@ impl Pass<'_> {
         self.work.set(work);
     }
 
-    /// Counts a product of `rows` rows with a weight.
+    /// Counts a product of `rows` rows with a weight, and the memory that goes by.
     pub(super) fn goes_over(&self, weight: &str, rows: usize, numbers: usize) {
         self.multiplies((rows * numbers) as u64);
         let (bytes, widened) = match self.stored(weight) {
@@ -82,7 +82,17 @@ impl Pass<'_> {
         };
         let mut work = self.work.get();
         work.bytes += bytes as f64;
-        work.widened += if widened { numbers as f64 } else { 0.0 };
+        match self.card {
+            // a card writes the dequantised matrix, and reads it again
+            Some(float) if rows > READ_AS_THEY_ARE => {
+                let held = self.stored(weight).map(|s| s.held);
+                if matches!(held, Some(Holding::Nf4 { .. } | Holding::Blocks)) {
+                    work.bytes += (2 * float) as f64 * numbers as f64;
+                }
+            }
+            Some(_) => {}
+            None => work.widened += if widened { numbers as f64 } else { 0.0 },
+        }
         self.work.set(work);
     }
 

@@ -28,10 +28,7 @@ pub fn run(who: &Who, limit: Option<u64>) -> Result<()> {
         plan.recipe.train.micro_batch_tokens = OrAuto::Of(chosen(&plan, limit)?);
     }
     print!("{}", memory(&plan, &model)?);
-    match plan.card {
-        true => println!("No time is estimated for a GPU."),
-        false => print!("{}", time::shown(&plan)?),
-    }
+    print!("{}", time::shown(&plan)?);
     match limit {
         Some(limit) => limits::against(&model, &plan, limit),
         None => Ok(()),

@@ -17,12 +17,27 @@ const SUPPOSED: usize = 1000;
 /// One line for each stage of the whole game, and their sum.
 pub fn shown(plan: &Plan) -> Result<String> {
     let numbers = Numbers::of(&plan.recipe);
-    let machine = Ceilings::measure(plan.game.trace().width, plan.game.base())?;
+    let (machine, where_measured) = match plan.card {
+        true => match on_card(plan) {
+            Ok(machine) => (
+                machine,
+                "on the GPU; the share of it that passes reach is assumed".into(),
+            ),
+            Err(e) => {
+                return Ok(format!(
+                    "\nNo time is estimated: it is measured on the GPU itself, but {e}\n"
+                ));
+            }
+        },
+        false => {
+            let machine = Ceilings::measure(plan.game.trace().width, plan.game.base())?;
+            (machine, format!("on {} threads", plan.threads))
+        }
+    };
     let mut out = format!(
-        "\nTime of the whole game, an estimate, here and now ({:.0} billion multiply-adds and {:.1} GB a second, measured just\nnow on {} threads): {}, prompts and answers all as long as the recipe allows.\n\n",
+        "\nTime of the whole game, an estimate, here and now ({:.0} billion multiply-adds and {:.1} GB a second, measured just\nnow {where_measured}): {}, prompts and answers all as long as the recipe allows.\n\n",
         machine.multiply_adds / 1e9,
         machine.bytes / 1e9,
-        plan.threads,
         numbers.what
     );
     let mut all = 0.0;
@@ -40,6 +55,21 @@ pub fn shown(plan: &Plan) -> Result<String> {
         "\nNot in it: loading, saving, the baseline of compare.continued_sft, and what else the machine does meanwhile.\n",
     );
     Ok(out)
+}
+
+#[cfg(feature = "cuda")]
+fn on_card(plan: &Plan) -> Result<Ceilings> {
+    let float = match plan.recipe.model.dtype {
+        crate::recipe::Dtype::F32 => candle_core::DType::F32,
+        _ => candle_core::DType::BF16,
+    };
+    let (width, weights) = (plan.game.trace().width, plan.game.base());
+    Ok(Ceilings::measure_on_card(width, weights, float)?)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn on_card(_: &Plan) -> Result<Ceilings> {
+    anyhow::bail!("this program is built without the feature `cuda`")
 }
 
 fn time(seconds: f64) -> String {
