@@ -13,7 +13,7 @@
 use std::{process::Command, sync::Arc};
 
 use randori_engine::{
-    GenerateOptions, Player, ScoreItem,
+    Compute, GenerateOptions, Player, ScoreItem,
     fit::{Decoding, Learns, Packing, Peak, Planner},
     generate, score, trace,
     train::{Control, Optimizer, Pair, TrainSettings, Trainer},
@@ -186,15 +186,20 @@ impl Case {
     }
 
     fn play(&self) {
-        let base = open(Case::source()).unwrap();
-        let base = base
-            .load(Arc::new(Llama), &self.options, &mut |_, _| ())
-            .unwrap();
-        let float = match self.float {
+        let compute = Compute::on_gpu(match self.float {
             Dtype::F32 => candle_core::DType::F32,
             _ => candle_core::DType::BF16,
-        };
-        let base = Arc::new(base.to_gpu(float, &mut |_, _| ()).unwrap());
+        });
+        let base = open(Case::source())
+            .unwrap()
+            .load_where(
+                Arc::new(Llama),
+                &self.options,
+                compute.unwrap(),
+                &mut |_, _| (),
+            )
+            .unwrap();
+        let base = Arc::new(base);
         let player = match self.has("full") {
             true => Player::full(base),
             false => Player::with_lora(base, self.spec.clone(), 1),

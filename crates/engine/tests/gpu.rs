@@ -11,7 +11,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 use randori_engine::{
-    Base, GenerateOptions, Grads, Packed, PassOptions, Player, ScoreItem, Weight, generate, score,
+    Base, Compute, GenerateOptions, Grads, Packed, PassOptions, Player, ScoreItem, Weight,
+    generate, score,
     train::{Control, Pair, TrainSettings, Trainer},
 };
 use randori_qlora::QuantMatrix;
@@ -31,14 +32,15 @@ fn skip() -> bool {
 
 /// The same weights on the GPU.
 fn up(base: &Base, float: DType) -> Arc<Base> {
-    let copy = Base {
+    let compute = Compute::on_gpu(float).unwrap();
+    let place = |(name, w): (&String, &Weight)| (name.clone(), compute.place(w.clone()).unwrap());
+    Arc::new(Base {
         arch: base.arch.clone(),
         config: base.config.clone(),
-        weights: base.weights.clone(),
+        weights: base.weights.iter().map(place).collect(),
         squares: Default::default(),
-        compute: Default::default(),
-    };
-    Arc::new(copy.to_gpu(float, &mut |_, _| {}).unwrap())
+        compute,
+    })
 }
 
 fn on(base: Arc<Base>, player: &Player) -> Player {

@@ -118,7 +118,7 @@ fn about(plan: &Plan, most: u64) -> String {
     }
     let (loading, training) = plan.beside_card();
     format!(
-        "Memory of the GPU (model.device = \"cuda\"), at its peak in each stage, in {unit}. What is trained, as it is trained, and the\noptimiser's moments are in the machine's own memory, through which the base is loaded, too: {} while it loads, {} then.\n\n",
+        "Memory of the GPU (model.device = \"cuda\"), at its peak in each stage, in {unit}. What is trained, as it is trained, and the\noptimiser's moments are in the machine's own memory, through which the base's weights go one by one: {} while it loads, {} then.\n\n",
         shown(loading, most),
         shown(training, most),
     )
