@@ -31,7 +31,7 @@ const CASE: &str = "RANDORI_FIT_GPU_CASE";
 const REPORT: &str = "RANDORI_STAND_IN_REPORT";
 const OFF: f64 = 0.05;
 
-const CASES: [&str; 12] = [
+const CASES: [&str; 15] = [
     "f32",
     "bf16",
     "bf16-checkpoint",
@@ -39,7 +39,10 @@ const CASES: [&str; 12] = [
     "bf16-nf4-checkpoint",
     "bf16-dora-dropout",
     "bf16-full",
+    "bf16-chunks",
+    "bf16-full-chunks",
     "bf16-nf4-score",
+    "bf16-score-chunks",
     "f32-generate",
     "bf16-nf4-generate",
     "bf16-generate-refill",
@@ -56,7 +59,8 @@ const LAYERS: usize = 3;
 const PROMPT: usize = 70;
 const LONG: usize = 530; // enters in two pieces; its keys are attended to in two parts
 const RESPONSE: usize = 90;
-const PAIRS: usize = 4;
+const PAIRS: usize = 4; // their targets go through the head at once
+const MANY: usize = 8; // these do not
 const SLOTS: usize = 20;
 const NEW: usize = 60; // over a page's end, where pools grow
 
@@ -114,12 +118,14 @@ struct Case {
     settings: TrainSettings,
     slots: usize,
     prompt: usize,
+    pairs: usize,
 }
 
 impl Case {
     fn of(name: &'static str) -> Case {
         let has = |part: &str| name.split('-').any(|p| p == part);
         let float = if has("f32") { Dtype::F32 } else { Dtype::Bf16 };
+        let pairs = if has("chunks") { MANY } else { PAIRS };
         Case {
             name,
             float,
@@ -137,7 +143,7 @@ impl Case {
             settings: TrainSettings {
                 optimizer: Optimizer::adamw(),
                 learning_rate: 1e-4,
-                batch: PAIRS,
+                batch: pairs,
                 epochs: 2, // a second step's copy of the parameters replaces the first's
                 micro_batch_tokens: if has("several") { 500 } else { 2048 },
                 checkpoint: has("checkpoint"),
@@ -146,6 +152,7 @@ impl Case {
             },
             slots: if has("long") { 3 } else { SLOTS },
             prompt: if has("long") { LONG } else { PROMPT },
+            pairs,
         }
     }
 
@@ -170,7 +177,7 @@ impl Case {
         let planner = Planner::new(arch, traced, held, learns, (true, true), 2).unwrap();
         let planner = planner.on_card(self.float).unwrap();
         let tokens = self.settings.micro_batch_tokens;
-        let packing = Packing::fullest(PROMPT, &[RESPONSE; 2], PAIRS, tokens);
+        let packing = Packing::fullest(PROMPT, &[RESPONSE; 2], self.pairs, tokens);
         let decoding = Decoding {
             slots: self.slots,
             prompt: self.prompt,
@@ -208,10 +215,10 @@ impl Case {
         if self.has("generate") {
             return self.answer(&player);
         }
-        let of = |seed, n| lists(seed, PAIRS, n..n + 1, VOCAB);
+        let of = |seed, n| lists(seed, self.pairs, n..n + 1, VOCAB);
         let (prompts, real, generated) = (of(1, PROMPT), of(2, RESPONSE), of(3, RESPONSE));
         if self.has("score") {
-            let items: Vec<ScoreItem> = (0..PAIRS)
+            let items: Vec<ScoreItem> = (0..self.pairs)
                 .map(|i| ScoreItem {
                     prompt: &prompts[i],
                     responses: vec![&real[i], &generated[i]],
@@ -220,7 +227,7 @@ impl Case {
             score(&player, &items, 2048, &mut |_, _| ()).unwrap();
             return;
         }
-        let pairs: Vec<Pair> = (0..PAIRS)
+        let pairs: Vec<Pair> = (0..self.pairs)
             .map(|i| Pair {
                 prompt: prompts[i].clone(),
                 real: real[i].clone(),

@@ -1,7 +1,7 @@
 //! What lies on a GPU's memory. The passes are those of the CPU, in the numbers that the card computes in; parameters, moments
 //! and drawing stay in the machine's memory, and a copy of one player's parameters is on the card.
 
-use super::{Decoding, Peak, Planner, passes::chunk_rows};
+use super::{Decoding, Peak, Planner};
 use crate::{
     Error, Result,
     cache::{PAGE, more_pages},
@@ -115,7 +115,7 @@ impl Planner {
             base: self.base(),
             players: self.copy(),
             work: peak,
-            logits: self.float() * (chunk_rows(vocab) * vocab) as u64,
+            logits: self.float() * (self.chunk_rows() * vocab) as u64,
             ..Peak::default()
         }
     }
