@@ -331,7 +331,7 @@ fn tokens(seed: usize, n: usize) -> Vec<u32> {
 fn bytes(base: &Base) -> usize {
     let of = |weight: &Weight| match weight {
         Weight::Dense(t) => tensor_bytes(t),
-        Weight::Quant(q) => q.bytes(),
+        other => other.bytes(),
     };
     base.weights.values().map(of).sum()
 }

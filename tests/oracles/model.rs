@@ -214,7 +214,7 @@ pub fn player(shape: &Shape, weights: &Weights) -> Player {
 pub fn dense(base: &Base) -> Weights {
     let tensor = |weight: &Weight| match weight {
         Weight::Dense(t) => t.to_dtype(candle_core::DType::F32).unwrap(),
-        Weight::Quant(q) => q.dequantise().unwrap(),
+        other => other.to_f32().unwrap(),
     };
     base.weights
         .iter()

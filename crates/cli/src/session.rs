@@ -106,12 +106,12 @@ impl Opened {
         } = self.setting;
         let mut stage = console.stage(format!("loading {}", short(&base_name)), 1, "model");
         let options = settings::load_options(&recipe);
+        let compute = settings::compute(&recipe)
+            .with_context(|| format!("{}: model.device", recipe.place("model.device")))?;
         let base = self
             .checkpoint
-            .load(self.arch, &options, &mut |_, _| {})
+            .load_where(self.arch, &options, compute, &mut |_, _| {})
             .with_context(|| format!("{}: model.source", recipe.place("model.source")))?;
-        let base = settings::place(&recipe, base)
-            .with_context(|| format!("{}: model.device", recipe.place("model.device")))?;
         stage.set(1, 0);
         stage.note(format!("{:.1} MB", weight_bytes(&base) as f64 / 1e6));
         stage.finish();

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use randori_core::{OpponentRule, Rules, StopRule};
 use randori_engine::train::{self, TrainSettings};
-use randori_engine::{GenerateOptions, weights};
+use randori_engine::{Compute, GenerateOptions, weights};
 use randori_lora::{LoraSpec, Targets};
 
 use crate::recipe::{Dtype, OptimizerKind, QuantKind, Recipe, ScheduleKind};
@@ -228,32 +228,32 @@ pub fn measured(recipe: &Recipe, stop: &[u32], seed: u64) -> GenerateOptions {
     }
 }
 
-/// The base where `model.device` wants it.
+/// Where `model.device` wants the base and its passes.
 ///
 /// # Errors
 /// No GPU, or a program that cannot use one.
 #[cfg(feature = "cuda")]
-pub fn place(recipe: &Recipe, base: randori_engine::Base) -> anyhow::Result<randori_engine::Base> {
+pub fn compute(recipe: &Recipe) -> Result<Compute> {
     use crate::recipe::{ComputeDevice, Dtype};
     let float = match (recipe.model.device, recipe.model.dtype) {
-        (ComputeDevice::Cpu, _) => return Ok(base),
+        (ComputeDevice::Cpu, _) => return Ok(Compute::default()),
         (ComputeDevice::Cuda, Dtype::F32) => candle_core::DType::F32,
         (ComputeDevice::Cuda, Dtype::Bf16) => candle_core::DType::BF16,
         (ComputeDevice::Cuda, Dtype::F16) => {
             anyhow::bail!("a GPU computes in f32 or bf16; model.dtype is \"f16\"")
         }
     };
-    Ok(base.to_gpu(float, &mut |_, _| {})?)
+    Ok(Compute::on_gpu(float)?)
 }
 
-/// The base where `model.device` wants it.
+/// Where `model.device` wants the base and its passes.
 ///
 /// # Errors
 /// A GPU is wanted, which this program cannot use.
 #[cfg(not(feature = "cuda"))]
-pub fn place(recipe: &Recipe, base: randori_engine::Base) -> anyhow::Result<randori_engine::Base> {
+pub fn compute(recipe: &Recipe) -> Result<Compute> {
     match recipe.model.device {
-        crate::recipe::ComputeDevice::Cpu => Ok(base),
+        crate::recipe::ComputeDevice::Cpu => Ok(Compute::default()),
         crate::recipe::ComputeDevice::Cuda => anyhow::bail!(
             "this program was built without the feature `cuda`: build it with `cargo build --release --features cuda`, or choose \"cpu\""
         ),

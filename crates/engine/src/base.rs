@@ -91,6 +91,21 @@ impl Default for Compute {
     }
 }
 
+impl Compute {
+    /// A weight where passes want it. On a GPU: quantised ones as they are, dense matrices in the passes' numbers, what has one
+    /// axis in f32.
+    ///
+    /// # Errors
+    /// Not enough memory there.
+    pub fn place(&self, weight: Weight) -> Result<Weight> {
+        #[cfg(feature = "cuda")]
+        if self.device.is_cuda() {
+            return self.up(weight);
+        }
+        Ok(weight)
+    }
+}
+
 /// A model without adapters.
 pub struct Base {
     /// What runs it.

@@ -19,10 +19,10 @@ use crate::{
     tape::{Pass, Place, Recorded},
 };
 
-/// Bytes of logits that exist at a time.
-pub(crate) const LOGITS: usize = 16 << 20;
-/// Rows in a chunk, at most.
-pub(crate) const ROWS: usize = 128;
+/// Bytes of logits that exist at a time, counted in f32, and rows in a chunk, both at most: what a processor's caches hold.
+const CHUNK: (usize, usize) = (16 << 20, 128);
+/// The same on a GPU, which wants more rows to be busy.
+const CHUNK_ON_GPU: (usize, usize) = (128 << 20, 1024);
 
 /// Rows that go through the head together.
 struct Chunk {
@@ -31,15 +31,15 @@ struct Chunk {
     wanted: Vec<Wanted>,
 }
 
-/// Rows of a chunk.
-fn chunk_rows(vocab: usize) -> usize {
-    (LOGITS / (4 * vocab.max(1))).clamp(1, ROWS)
+/// Rows of a chunk, on a GPU or the processor.
+pub(crate) fn chunk_rows(vocab: usize, on_gpu: bool) -> usize {
+    let (logits, rows) = if on_gpu { CHUNK_ON_GPU } else { CHUNK };
+    (logits / (4 * vocab.max(1))).clamp(1, rows)
 }
 
-/// A row for every target (a row with several targets as often), in the plan's order, cut into chunks. `None` where one
+/// A row for every target (a row with several targets as often), in the plan's order, cut into chunks of `size`. `None` where one
 /// chunk would hold all of them, and where many rows have so many targets that this is more than [`chunks`] twice.
-fn single_chunks(plan: &Packed, vocab: usize) -> Option<Vec<Chunk>> {
-    let size = chunk_rows(vocab);
+fn single_chunks(plan: &Packed, size: usize) -> Option<Vec<Chunk>> {
     let rows: HashSet<usize> = plan.targets.iter().map(|t| t.row).collect();
     if rows.len() <= size || 2 * plan.targets.len() > 3 * rows.len() {
         return None;
@@ -59,9 +59,8 @@ fn single_chunks(plan: &Packed, vocab: usize) -> Option<Vec<Chunk>> {
     Some(plan.targets.chunks(size).enumerate().map(chunk).collect())
 }
 
-/// The targets' rows, each once, cut into chunks.
-fn chunks(plan: &Packed, vocab: usize) -> Vec<Chunk> {
-    let size = chunk_rows(vocab);
+/// The targets' rows, each once, cut into chunks of `size`.
+fn chunks(plan: &Packed, size: usize) -> Vec<Chunk> {
     let mut order: Vec<usize> = (0..plan.targets.len()).collect();
     order.sort_by_key(|&t| plan.targets[t].row); // stable
     let mut chunks: Vec<Chunk> = Vec::new();
@@ -174,7 +173,7 @@ impl Player {
         if !forward.needs {
             return Ok(None);
         }
-        let Some(chunks) = single_chunks(plan, self.vocab()) else {
+        let Some(chunks) = single_chunks(plan, self.chunk_rows()) else {
             return Ok(None);
         };
         let mut logps = vec![0.0; plan.targets.len()];
@@ -230,8 +229,10 @@ impl Player {
     ) -> Result<Scored> {
         let mut logps = vec![0.0; plan.targets.len()];
         // without a gradient, cut as training with a frozen head cuts: step 0 then agrees to the last bit
-        let single = (!keep).then(|| single_chunks(plan, self.vocab())).flatten();
-        let chunks = single.unwrap_or_else(|| chunks(plan, self.vocab()));
+        let single = (!keep)
+            .then(|| single_chunks(plan, self.chunk_rows()))
+            .flatten();
+        let chunks = single.unwrap_or_else(|| chunks(plan, self.chunk_rows()));
         let mut kept = None;
         let keep = keep && chunks.len() == 1;
         for chunk in &chunks {
@@ -320,10 +321,11 @@ impl Player {
         Ok(())
     }
 
-    /// Size of the vocabulary, for choosing a chunk; a guess is good enough.
-    fn vocab(&self) -> usize {
+    /// Rows that go through the head together; of the vocabulary a guess is good enough.
+    fn chunk_rows(&self) -> usize {
         let configured = self.base.config.get("vocab_size").and_then(|v| v.as_u64());
-        configured.map_or(1 << 16, |v| v as usize)
+        let vocab = configured.map_or(1 << 16, |v| v as usize);
+        chunk_rows(vocab, self.base.compute.device.is_cuda())
     }
 }
 

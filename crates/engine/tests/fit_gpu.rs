@@ -13,7 +13,7 @@
 use std::{process::Command, sync::Arc};
 
 use randori_engine::{
-    GenerateOptions, Player, ScoreItem,
+    Compute, GenerateOptions, Player, ScoreItem,
     fit::{Decoding, Learns, Packing, Peak, Planner},
     generate, score, trace,
     train::{Control, Optimizer, Pair, TrainSettings, Trainer},
@@ -42,7 +42,10 @@ const CASES: [&str; 15] = [
     "bf16-offloaded",
     "bf16-dora-dropout",
     "bf16-full",
+    "bf16-chunks",
+    "bf16-full-chunks",
     "bf16-nf4-score",
+    "bf16-score-chunks",
     "f32-generate",
     "bf16-nf4-generate",
     "bf16-generate-refill",
@@ -59,7 +62,8 @@ const LAYERS: usize = 3;
 const PROMPT: usize = 70;
 const LONG: usize = 530; // enters in two pieces; its keys are attended to in two parts
 const RESPONSE: usize = 90;
-const PAIRS: usize = 4;
+const PAIRS: usize = 4; // their targets go through the head at once
+const MANY: usize = 8; // these do not
 const SLOTS: usize = 20;
 const NEW: usize = 60; // over a page's end, where pools grow
 
@@ -117,12 +121,14 @@ struct Case {
     settings: TrainSettings,
     slots: usize,
     prompt: usize,
+    pairs: usize,
 }
 
 impl Case {
     fn of(name: &'static str) -> Case {
         let has = |part: &str| name.split('-').any(|p| p == part);
         let float = if has("f32") { Dtype::F32 } else { Dtype::Bf16 };
+        let pairs = if has("chunks") { MANY } else { PAIRS };
         Case {
             name,
             float,
@@ -145,7 +151,7 @@ impl Case {
                 },
                 offload_optimizer: has("offloaded"),
                 learning_rate: 1e-4,
-                batch: PAIRS,
+                batch: pairs,
                 epochs: 2, // a second step's copy of the parameters replaces the first's
                 micro_batch_tokens: if has("several") { 500 } else { 2048 },
                 checkpoint: has("checkpoint"),
@@ -154,6 +160,7 @@ impl Case {
             },
             slots: if has("long") { 3 } else { SLOTS },
             prompt: if has("long") { LONG } else { PROMPT },
+            pairs,
         }
     }
 
@@ -180,7 +187,7 @@ impl Case {
             .on_card(self.float, self.settings.offload_optimizer)
             .unwrap();
         let tokens = self.settings.micro_batch_tokens;
-        let packing = Packing::fullest(PROMPT, &[RESPONSE; 2], PAIRS, tokens);
+        let packing = Packing::fullest(PROMPT, &[RESPONSE; 2], self.pairs, tokens);
         let decoding = Decoding {
             slots: self.slots,
             prompt: self.prompt,
@@ -196,15 +203,20 @@ impl Case {
     }
 
     fn play(&self) {
-        let base = open(Case::source()).unwrap();
-        let base = base
-            .load(Arc::new(Llama), &self.options, &mut |_, _| ())
-            .unwrap();
-        let float = match self.float {
+        let compute = Compute::on_gpu(match self.float {
             Dtype::F32 => candle_core::DType::F32,
             _ => candle_core::DType::BF16,
-        };
-        let base = Arc::new(base.to_gpu(float, &mut |_, _| ()).unwrap());
+        });
+        let base = open(Case::source())
+            .unwrap()
+            .load_where(
+                Arc::new(Llama),
+                &self.options,
+                compute.unwrap(),
+                &mut |_, _| (),
+            )
+            .unwrap();
+        let base = Arc::new(base);
         let player = match self.has("full") {
             true => Player::full(base),
             false => Player::with_lora(base, self.spec.clone(), 1),
@@ -213,10 +225,10 @@ impl Case {
         if self.has("generate") {
             return self.answer(&player);
         }
-        let of = |seed, n| lists(seed, PAIRS, n..n + 1, VOCAB);
+        let of = |seed, n| lists(seed, self.pairs, n..n + 1, VOCAB);
         let (prompts, real, generated) = (of(1, PROMPT), of(2, RESPONSE), of(3, RESPONSE));
         if self.has("score") {
-            let items: Vec<ScoreItem> = (0..PAIRS)
+            let items: Vec<ScoreItem> = (0..self.pairs)
                 .map(|i| ScoreItem {
                     prompt: &prompts[i],
                     responses: vec![&real[i], &generated[i]],
@@ -225,7 +237,7 @@ impl Case {
             score(&player, &items, 2048, &mut |_, _| ()).unwrap();
             return;
         }
-        let pairs: Vec<Pair> = (0..PAIRS)
+        let pairs: Vec<Pair> = (0..self.pairs)
             .map(|i| Pair {
                 prompt: prompts[i].clone(),
                 real: real[i].clone(),

@@ -11,7 +11,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 use randori_engine::{
-    Base, GenerateOptions, Grads, Packed, PassOptions, Player, ScoreItem, Weight, generate, score,
+    Base, Compute, GenerateOptions, Grads, Packed, PassOptions, Player, ScoreItem, Weight,
+    generate, score,
     train::{Control, Optimizer, Pair, TrainSettings, Trainer},
 };
 use randori_qlora::QuantMatrix;
@@ -31,14 +32,15 @@ fn skip() -> bool {
 
 /// The same weights on the GPU.
 fn up(base: &Base, float: DType) -> Arc<Base> {
-    let copy = Base {
+    let compute = Compute::on_gpu(float).unwrap();
+    let place = |(name, w): (&String, &Weight)| (name.clone(), compute.place(w.clone()).unwrap());
+    Arc::new(Base {
         arch: base.arch.clone(),
         config: base.config.clone(),
-        weights: base.weights.clone(),
+        weights: base.weights.iter().map(place).collect(),
         squares: Default::default(),
-        compute: Default::default(),
-    };
-    Arc::new(copy.to_gpu(float, &mut |_, _| {}).unwrap())
+        compute,
+    })
 }
 
 fn on(base: Arc<Base>, player: &Player) -> Player {
@@ -64,9 +66,12 @@ fn learnt(rank: usize) -> Player {
 
 /// Shared prompts with two responses each, long enough for several tiles.
 fn plan() -> Packed {
+    packed(&[(70, 9, 66), (3, 5, 1), (64, 64, 20)])
+}
+
+fn packed(sizes: &[(usize, usize, usize)]) -> Packed {
     let mut plan = Packed::default();
-    let sizes = [(70, 9, 66), (3, 5, 1), (64, 64, 20)];
-    for (i, (prompt, real, generated)) in sizes.into_iter().enumerate() {
+    for (i, &(prompt, real, generated)) in sizes.iter().enumerate() {
         let list = |k: usize, n: usize| -> Vec<u32> {
             lists((10 * i + k) as u64, 1, n..n + 1, VOCAB).remove(0)
         };
@@ -76,7 +81,7 @@ fn plan() -> Packed {
     plan
 }
 
-fn gradients(player: &Player, options: &PassOptions) -> (Vec<f64>, Grads) {
+fn gradients(player: &Player, plan: &Packed, options: &PassOptions) -> (Vec<f64>, Grads) {
     let mut grads = Grads::new();
     let mut logps = Vec::new();
     let mut slopes = |l: &[f64]| {
@@ -84,7 +89,7 @@ fn gradients(player: &Player, options: &PassOptions) -> (Vec<f64>, Grads) {
         Ok((0..l.len()).map(|i| 0.3 - 0.1 * (i % 7) as f64).collect())
     };
     player
-        .forward_backward(&plan(), options, &mut slopes, &mut grads)
+        .forward_backward(plan, options, &mut slopes, &mut grads)
         .unwrap();
     (logps, grads)
 }
@@ -105,7 +110,19 @@ fn apart(got: &[f64], want: &[f64]) -> f64 {
 }
 
 fn compare(what: &str, near: &Player, far: &Player, options: &PassOptions, tolerance: f64) {
-    let ((a, ga), (b, gb)) = (gradients(near, options), gradients(far, options));
+    compare_on(&plan(), what, near, far, options, tolerance);
+}
+
+fn compare_on(
+    plan: &Packed,
+    what: &str,
+    near: &Player,
+    far: &Player,
+    options: &PassOptions,
+    tolerance: f64,
+) {
+    let (a, ga) = gradients(near, plan, options);
+    let (b, gb) = gradients(far, plan, options);
     assert!(apart(&b, &a) < tolerance, "{what}: {}", apart(&b, &a));
     assert!(ga.keys().eq(gb.keys()), "{what}");
     for (name, want) in &ga {
@@ -115,7 +132,7 @@ fn compare(what: &str, near: &Player, far: &Player, options: &PassOptions, toler
     if options.dropout_seed.is_some() {
         return; // nothing is dropped in scoring
     }
-    let logps = far.logps(&plan()).unwrap();
+    let logps = far.logps(plan).unwrap();
     assert!(apart(&logps, &a) < tolerance, "{what}, scored");
 }
 
@@ -177,6 +194,22 @@ fn a_fully_trained_player_has_the_processors_gradients() {
     let near = Player::full(llama()).unwrap();
     let far = on(up(&near.base, DType::F32), &near);
     compare("full", &near, &far, &PassOptions::default(), 1e-5);
+}
+
+/// More targets than go through a GPU's head at once, with a frozen head and with a trained one.
+#[test]
+fn chunks_of_the_head_are_the_processors() {
+    if skip() {
+        return;
+    }
+    let plan = packed(&[(4, 170, 190); 3]);
+    assert!(plan.targets.len() > 1024);
+    for near in [learnt(), Player::full(llama()).unwrap()] {
+        let far = on(up(&near.base, DType::F32), &near);
+        let what = format!("chunks, LoRA {}", near.lora.is_some());
+        let options = PassOptions::default();
+        compare_on(&plan, &what, &near, &far, &options, 1e-5);
+    }
 }
 
 #[test]

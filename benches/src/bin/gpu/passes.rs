@@ -7,7 +7,7 @@ use candle_core::DType;
 use randori_benches::{host, random, tokens};
 use randori_cuda::gpu::Gpu;
 use randori_engine::{
-    Base, GenerateOptions, Packed, Player, generate as answers,
+    Base, Compute, GenerateOptions, Packed, Player, generate as answers,
     train::{
         Control, Optimizer, Pair, Schedule, ScheduleKind, StepMetrics, TrainSettings, Trainer,
     },
@@ -36,22 +36,26 @@ fn base(host: &Host, sizes: &Sizes) -> Arc<Base> {
     };
     let single = random(host, single, &options);
     let family = config["model_type"].as_str().expect("a model_type");
+    let compute = Compute::on_gpu(DType::BF16).unwrap();
     let mut weights = std::collections::HashMap::new();
     for (name, weight) in &single.weights {
-        match name.strip_prefix(FIRST) {
-            Some(rest) => weights
-                .extend((0..layers).map(|i| (format!("model.layers.{i}.{rest}"), weight.clone()))),
-            None => drop(weights.insert(name.clone(), weight.clone())),
+        let names = match name.strip_prefix(FIRST) {
+            Some(rest) => (0..layers)
+                .map(|i| format!("model.layers.{i}.{rest}"))
+                .collect(),
+            None => vec![name.clone()],
+        };
+        for name in names {
+            weights.insert(name, compute.place(weight.clone()).unwrap());
         }
     }
-    let many = Base {
+    Arc::new(Base {
         arch: host.architecture(family, &config.to_string()).unwrap(),
         config: config.clone(),
         weights,
         squares: Default::default(),
-        compute: Default::default(),
-    };
-    Arc::new(many.to_gpu(DType::BF16, &mut |_, _| ()).unwrap())
+        compute,
+    })
 }
 
 /// Bytes of the card that are taken, by whomever.

@@ -2,7 +2,7 @@
 //! machine's memory, and a copy of the one that works is on the card; while it is trained, its parameters and their moments too,
 //! unless they are asked to stay.
 
-use super::{Decoding, Peak, Planner, passes::chunk_rows};
+use super::{Decoding, Peak, Planner};
 use crate::{
     Error, Result,
     cache::{PAGE, more_pages},
@@ -24,7 +24,7 @@ const MAP: u64 = 4 * 256;
 pub(super) struct Card {
     /// Bytes of the numbers it computes in.
     pub(super) float: u64,
-    /// What loading takes in the machine's own memory.
+    /// What loading takes in the machine's own memory: the weight that needs most.
     loading: u64,
     /// Whether parameters and moments stay in the machine's memory while they are trained.
     offload_optimizer: bool,
@@ -50,17 +50,24 @@ impl Planner {
             Dtype::Bf16 => 2,
             Dtype::F16 => return Err(Error::rule("a GPU computes in f32 or bf16, not f16")),
         };
-        let loading = self.load().total();
+        let mut loading = 0;
         for held in &mut self.weights {
             let traced = self.trace.weights.iter().find(|w| w.name == held.name);
             let shape = traced.map_or(&[][..], |w| &w.shape);
             let number = if shape.len() > 1 { size } else { 4 };
+            // in the machine's memory it is alone: made, in other numbers if need be, and gone
+            let (made, beside) = (held.bytes, held.beside);
             match held.held {
                 Holding::Dense => held.bytes = number * shape.iter().product::<usize>() as u64,
                 Holding::Nf4 { double } => held.bytes += LEVELS + if double { MAP } else { 0 },
                 Holding::Blocks => {}
             }
-            held.beside = 0; // it is made in the machine's memory
+            let again = match held.held {
+                Holding::Dense if held.bytes != made => held.bytes,
+                _ => 0,
+            };
+            loading = loading.max(made + beside.max(again));
+            held.beside = 0;
             if let Some(stored) = self.stored.get_mut(&held.name) {
                 stored.bytes = held.bytes;
             }
@@ -101,7 +108,7 @@ impl Planner {
         (params, self.moments() + maps)
     }
 
-    /// The machine's own memory beside a card: the base while it loads; afterwards the parameters of `players`, and where the
+    /// The machine's own memory beside a card: a weight of the base while it loads; afterwards the parameters of `players`, and where the
     /// optimiser works there, the moments, a step's gradients and the tensor that is being changed; otherwise what comes down to
     /// be saved.
     pub fn beside_card(&self, players: usize) -> (u64, u64) {
@@ -132,7 +139,7 @@ impl Planner {
             base: self.base(),
             players: self.copy(),
             work: peak,
-            logits: self.float() * (chunk_rows(vocab) * vocab) as u64,
+            logits: self.float() * (self.chunk_rows() * vocab) as u64,
             ..Peak::default()
         }
     }

@@ -16,7 +16,7 @@ use crate::{
     Error, Result,
     generate::{PIECE, PREFILL},
     player::EARLY,
-    training_pass::{LOGITS, ROWS},
+    training_pass::chunk_rows,
 };
 
 /// Generation at its fullest.
@@ -70,7 +70,7 @@ impl Planner {
             kept,
             work: most.saturating_sub(gradients + kept),
             attention: self.attention(packing, true)?,
-            logits: 4 * (chunk_rows(self.trace.vocab) * self.trace.vocab) as u64,
+            logits: 4 * (self.chunk_rows() * self.trace.vocab) as u64,
         })
     }
 
@@ -93,7 +93,7 @@ impl Planner {
     pub fn score(&self, packing: &Packing, players: usize) -> Result<Peak> {
         let pass = self.pass(packing.keys, packing.attended);
         let hidden = self.blocks(&pass, packing.rows, true)?;
-        for rows in chunks(packing.targets, chunk_rows(self.trace.vocab)) {
+        for rows in chunks(packing.targets, self.chunk_rows()) {
             self.head(&pass, rows, false, false)?;
         }
         drop(hidden);
@@ -105,7 +105,7 @@ impl Planner {
             players: players as u64 * self.player(),
             work: self.slack(pass.ledger.peak()),
             attention: self.attention(packing, false)?,
-            logits: 4 * (chunk_rows(self.trace.vocab) * self.trace.vocab) as u64,
+            logits: 4 * (self.chunk_rows() * self.trace.vocab) as u64,
             ..Peak::default()
         })
     }
@@ -234,7 +234,7 @@ impl Planner {
     /// The head in chunks, and the gradient to the hidden state if it needs one.
     fn through_head(&self, pass: &Pass, packing: &Packing, needs: bool) -> Result<Option<Held>> {
         let hold_up = || pass.values(packing.rows * self.trace.width);
-        let sizes = chunks(packing.targets, chunk_rows(self.trace.vocab));
+        let sizes = chunks(packing.targets, self.chunk_rows());
         let backward = |head: Recorded| {
             let logits = head.output.clone();
             head.backward(pass, logits)
@@ -284,6 +284,11 @@ impl Planner {
     ) -> Result<Recorded> {
         let x = pass.values(rows * self.trace.width);
         self.run(pass, Part::Head, record, self.wide(x, rows, needs))
+    }
+
+    /// Rows that go through the head together.
+    pub(super) fn chunk_rows(&self) -> usize {
+        chunk_rows(self.trace.vocab, self.card.is_some())
     }
 
     fn ids(&self, pass: &Pass, rows: usize) -> Input {
@@ -345,10 +350,6 @@ impl Planner {
         });
         Ok(plain.scores(2) + shares.max().unwrap_or(0))
     }
-}
-
-pub(super) fn chunk_rows(vocab: usize) -> usize {
-    (LOGITS / (4 * vocab.max(1))).clamp(1, ROWS)
 }
 
 /// `all` rows in chunks of at most `size`.

@@ -2,7 +2,7 @@
 
 use std::ops::{AddAssign, Mul};
 
-use super::{Decoding, Packing, Planner, attended, passes::chunk_rows};
+use super::{Decoding, Packing, Planner, attended};
 use crate::Result;
 
 /// Work that takes time.
@@ -62,7 +62,7 @@ impl Planner {
     pub fn scoring_work(&self, packing: &Packing) -> Result<Work> {
         let pass = self.pass(packing.keys, packing.attended);
         self.blocks(&pass, packing.rows, true)?;
-        for rows in super::passes::chunks(packing.targets, chunk_rows(self.trace.vocab)) {
+        for rows in super::passes::chunks(packing.targets, self.chunk_rows()) {
             self.head(&pass, rows, false, false)?;
         }
         Ok(pass.work.get())

@@ -1,6 +1,6 @@
 //! A base in a GPU's memory, and players' own tensors beside it.
 //!
-//! Weights go up one at a time: quantised ones as they are, dense matrices in the numbers passes compute in, norms and biases in
+//! Weights go up one at a time, as they are loaded: quantised ones as they are, dense matrices in the numbers passes compute in, norms and biases in
 //! f32. A player's parameters come from the machine's memory, or in training lie on the card in f32 ([`optim`]); passes read a
 //! copy in their own numbers, which is made when the parameters have changed.
 mod matrix;
@@ -14,7 +14,7 @@ use randori_cuda::gpu::Gpu;
 
 pub use matrix::GpuMatrix;
 
-use crate::{Base, Compute, Error, Params, Result, Weight};
+use crate::{Compute, Error, Params, Result, Weight};
 
 /// What is up already: the parameters it was made of, and the copy.
 pub(crate) type Uploads = Vec<(Weak<Params>, Arc<Params>)>;
@@ -35,45 +35,35 @@ pub fn card() -> Result<(String, usize, usize)> {
     Ok((gpu.name(), free, all))
 }
 
-impl Base {
-    /// The base in the GPU's memory, for passes in `float` (f32 or bf16). `progress` is told bytes done and all.
+impl Compute {
+    /// A GPU's, in `float` (f32 or bf16).
     ///
     /// # Errors
-    /// No GPU, not enough memory on it, another kind of numbers.
-    pub fn to_gpu(mut self, float: DType, progress: &mut dyn FnMut(u64, u64)) -> Result<Base> {
+    /// No GPU; another kind of numbers.
+    pub fn on_gpu(float: DType) -> Result<Compute> {
         if !matches!(float, DType::F32 | DType::BF16) {
             return Err(Error::rule(format!(
                 "a GPU computes in f32 or bf16, not {float:?}"
             )));
         }
-        let gpu = Gpu::open()?;
-        let device = gpu.device();
-        let (mut done, all) = (0, self.bytes() as u64);
-        let mut names: Vec<String> = self.weights.keys().cloned().collect();
-        names.sort();
-        for name in names {
-            let Some(weight) = self.weights.remove(&name) else {
-                continue;
-            };
-            done += weight.bytes() as u64;
-            let up = match weight {
-                Weight::Dense(t) => Weight::Dense(up(&t, float, &device)?),
-                Weight::Quant(q) => Weight::Gpu(Arc::new(GpuMatrix::new(gpu, &q, float)?)),
-                up @ Weight::Gpu(_) => up,
-            };
-            self.weights.insert(name, up);
-            progress(done, all);
-        }
-        self.compute = Compute {
-            device,
+        Ok(Compute {
+            device: Gpu::open()?.device(),
             float,
             uploads: Arc::default(),
-        };
-        Ok(self)
+        })
     }
-}
 
-impl Compute {
+    /// [`Compute::place`] on the GPU.
+    pub(crate) fn up(&self, weight: Weight) -> Result<Weight> {
+        Ok(match weight {
+            Weight::Dense(t) => Weight::Dense(up(&t, self.float, &self.device)?),
+            Weight::Quant(q) => {
+                Weight::Gpu(Arc::new(GpuMatrix::new(Gpu::open()?, &q, self.float)?))
+            }
+            up @ Weight::Gpu(_) => up,
+        })
+    }
+
     /// A player's own tensors on the GPU; made when they are asked for the first time.
     pub(crate) fn uploaded(&self, params: &Arc<Params>) -> Result<Arc<Params>> {
         if params.is_empty() {

@@ -12,7 +12,7 @@ use super::{
     random,
 };
 use crate::{
-    Base, Error, Result, Weight,
+    Base, Compute, Error, Result, Weight,
     trace::{Trace, TracedWeight, trace},
 };
 
@@ -28,8 +28,23 @@ impl Checkpoint {
         options: &LoadOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Base> {
+        self.load_where(arch, options, Compute::default(), progress)
+    }
+
+    /// [`Checkpoint::load`] for passes elsewhere: each weight goes where they run as soon as it is read and quantised, so that
+    /// beside a GPU the machine's memory holds one of them at a time.
+    ///
+    /// # Errors
+    /// As there; a GPU without room for a weight.
+    pub fn load_where(
+        self,
+        arch: Arc<dyn Architecture>,
+        options: &LoadOptions,
+        compute: Compute,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Base> {
         let trace = trace(&*arch)?;
-        self.load_traced(arch, &trace, options, progress)
+        self.read(arch, &trace, options, compute, progress)
     }
 
     /// [`Checkpoint::load`] for who has traced the architecture already.
@@ -43,15 +58,26 @@ impl Checkpoint {
         options: &LoadOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Base> {
+        self.read(arch, trace, options, Compute::default(), progress)
+    }
+
+    fn read(
+        self,
+        arch: Arc<dyn Architecture>,
+        trace: &Trace,
+        options: &LoadOptions,
+        compute: Compute,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Base> {
         let plan = Plan { trace, options };
         plan.check(&self.weights, &self.config, arch.name())?;
-        let weights = plan.read(&self.weights, progress)?;
+        let weights = plan.read(&self.weights, &compute, progress)?;
         Ok(Base {
             arch,
             config: self.config,
             weights,
             squares: Default::default(),
-            compute: Default::default(),
+            compute,
         })
     }
 }
@@ -128,6 +154,7 @@ impl Plan<'_> {
     fn read(
         &self,
         source: &Weights,
+        compute: &Compute,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<HashMap<String, Weight>> {
         let size = |wanted: &TracedWeight| match source {
@@ -137,7 +164,8 @@ impl Plan<'_> {
         let total = self.trace.weights.iter().map(size).sum();
         let (mut done, mut weights) = (0, HashMap::new());
         for wanted in &self.trace.weights {
-            weights.insert(wanted.name.clone(), self.weight(source, wanted)?);
+            let weight = compute.place(self.weight(source, wanted)?)?;
+            weights.insert(wanted.name.clone(), weight);
             done += size(wanted);
             progress(done, total);
         }

@@ -115,7 +115,7 @@ fn about(plan: &Plan, most: u64) -> String {
     }
     let (loading, training) = plan.beside_card();
     format!(
-        "Memory of the GPU (model.device = \"cuda\"), at its peak in each stage, in {unit}. In the machine's own memory lie\nplayers that wait, what comes down to be saved, and the base on its way to the card: {} while it loads, {} then.\n\n",
+        "Memory of the GPU (model.device = \"cuda\"), at its peak in each stage, in {unit}. In the machine's own memory lie\nplayers that wait, what comes down to be saved, and each of the base's weights on its way to the card: {} while it loads, {} then.\n\n",
         shown(loading, most),
         shown(training, most),
     )
