@@ -31,7 +31,7 @@ const CASE: &str = "RANDORI_FIT_GPU_CASE";
 const REPORT: &str = "RANDORI_STAND_IN_REPORT";
 const OFF: f64 = 0.05;
 
-const CASES: [&str; 15] = [
+const CASES: [&str; 18] = [
     "f32",
     "bf16",
     "bf16-checkpoint",

@@ -204,7 +204,7 @@ fn chunks_of_the_head_are_the_processors() {
     }
     let plan = packed(&[(4, 170, 190); 3]);
     assert!(plan.targets.len() > 1024);
-    for near in [learnt(), Player::full(llama()).unwrap()] {
+    for near in [learnt(2), Player::full(llama()).unwrap()] {
         let far = on(up(&near.base, DType::F32), &near);
         let what = format!("chunks, LoRA {}", near.lora.is_some());
         let options = PassOptions::default();
