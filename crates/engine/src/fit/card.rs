@@ -1,9 +1,13 @@
 //! What lies on a GPU's memory. The passes are those of the CPU, in the numbers that the card computes in; parameters, moments
 //! and drawing stay in the machine's memory, and a copy of one player's parameters is on the card.
 
-use super::{Decoding, Peak, Planner, passes::chunk_rows};
+use super::{
+    Decoding, Packing, Peak, Planner,
+    passes::{Part, chunk_rows},
+};
 use crate::{
     Error, Result,
+    block_input::moves,
     cache::{PAGE, more_pages},
     generate::{PIECE, PREFILL},
     weights::{Dtype, Holding},
@@ -23,6 +27,8 @@ const MAP: u64 = 4 * 256;
 pub(super) struct Card {
     /// Bytes of the numbers it computes in.
     pub(super) float: u64,
+    /// Whether block inputs wait for the backward pass in the host's memory.
+    pub(super) offloads: bool,
     /// What loading takes in the machine's own memory.
     loading: u64,
 }
@@ -64,9 +70,18 @@ impl Planner {
         }
         self.card = Some(Card {
             float: size,
+            offloads: false,
             loading,
         });
         Ok(self)
+    }
+
+    /// The same with block inputs offloaded in checkpointed training; says nothing of a machine without a card.
+    pub fn offload_inputs(mut self, offloads: bool) -> Self {
+        if let Some(card) = &mut self.card {
+            card.offloads = offloads;
+        }
+        self
     }
 
     /// Bytes of the numbers that passes compute in.
@@ -82,11 +97,29 @@ impl Planner {
     }
 
     /// The machine's own memory beside a card: the base while it loads; afterwards the parameters of `players`, the moments, a
-    /// step's gradients and the tensor that is being changed.
+    /// step's gradients and the tensor that is being changed. What is pinned for block inputs comes on top ([`Planner::pinned`]).
     pub fn beside_card(&self, players: usize) -> (u64, u64) {
         let loading = self.card.map_or(0, |card| card.loading);
         let training = (players as u64 + 1) * self.player() + self.moments() + self.largest();
         (loading, training)
+    }
+
+    /// Whether a block's input waits for the backward pass in the host's memory.
+    pub(super) fn moves(&self, layer: usize, embedding_stays: bool) -> bool {
+        let offloads = self.card.is_some_and(|card| card.offloads);
+        offloads && moves(layer, self.arch.layers(), embedding_stays)
+    }
+
+    /// Bytes of the host's memory that are pinned for the inputs of a micro-batch's blocks.
+    ///
+    /// # Errors
+    /// What the architecture refuses.
+    pub fn pinned(&self, packing: &Packing) -> Result<u64> {
+        let pass = self.pass(packing.keys, packing.attended);
+        let stays = self.run(&pass, Part::Embed, true, self.ids(&pass, packing.rows))?;
+        let moved = (0..self.arch.layers()).filter(|layer| self.moves(*layer, stays.needs));
+        let input = pass.values(packing.rows * self.trace.width);
+        Ok(moved.count() as u64 * input.bytes())
     }
 
     /// Of a peak of a step's passes, gradients included.

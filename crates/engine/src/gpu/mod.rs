@@ -4,6 +4,7 @@
 //! f32. The policy's parameters stay in the machine's memory, where the optimiser changes them (its state takes no room on the
 //! card); a copy in the passes' numbers goes up when they have changed.
 mod matrix;
+pub(crate) mod offload;
 pub(crate) mod pages;
 
 use std::sync::{Arc, Weak};
@@ -67,6 +68,7 @@ impl Base {
             device,
             float,
             uploads: Arc::default(),
+            pinned: Default::default(),
         };
         Ok(self)
     }

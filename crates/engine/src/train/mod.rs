@@ -70,6 +70,9 @@ pub struct TrainSettings {
     pub micro_batch_tokens: usize,
     /// Keep block inputs only and recompute each block in the backward pass.
     pub checkpoint: bool,
+    /// On a GPU, with `checkpoint`: block inputs wait for the backward pass in pinned memory of the host's.
+    #[serde(default)]
+    pub offload_inputs: bool,
     /// Seed of the order and of dropout.
     pub seed: u64,
     /// Use the adapter's dropout. SPIN trains without.
@@ -98,6 +101,7 @@ impl Default for TrainSettings {
             max_steps: None,
             micro_batch_tokens: 2048,
             checkpoint: false,
+            offload_inputs: false,
             seed: 42,
             dropout: false,
             shuffle: true,
