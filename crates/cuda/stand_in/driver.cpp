@@ -5,9 +5,9 @@
 // allocation, is found. RANDORI_STAND_IN_MEMORY says how many MiB the card has (default 4096), RANDORI_STAND_IN_PINNED how many of the
 // host's it pins (default 65536): what does not fit is refused as a driver refuses it.
 //
-// Queues: the first that is created (and the null one) is the main one. What it is asked for is done before a call returns; what
-// others are asked for as late as can be: when a host or another queue waits for it. With RANDORI_STAND_IN_EAGER set it is the
-// other way round. Whatever order a real card might choose lies between the two, so that a wait that is missing shows in one of them.
+// Queues: the first that is created (and the null one) is the main one. RANDORI_STAND_IN_EAGER says which do what they are asked for
+// before the call returns: `main` (the default), `others` or `none`; the rest do it as late as can be, when the host or another queue
+// waits for it. A real card's order lies between these, so a wait that is missing shows in one of the three.
 #include "kernels.inc"
 #include <deque>
 #include <functional>
@@ -34,8 +34,8 @@ std::vector<Queue *> &queues() { static std::vector<Queue *> q; return q; }
 Queue *main_queue() { static Queue q; static bool once = (queues().push_back(&q), true); (void)once; return &q; }
 Queue *queue(void *s) { return s && s != first ? (Queue *)s : main_queue(); }
 bool is_late(Queue *q) {
-    static bool others_first = getenv("RANDORI_STAND_IN_EAGER") != nullptr;
-    return (q == main_queue()) == others_first;
+    static std::string eager = [] { const char *e = getenv("RANDORI_STAND_IN_EAGER"); return std::string(e ? e : "main"); }();
+    return eager != (q == main_queue() ? "main" : "others");
 }
 void submit(void *s, std::function<void()> f) { Queue *q = queue(s); if (is_late(q)) q->work.push_back(std::move(f)); else f(); }
 void step(Queue *q) { auto f = std::move(q->work.front()); q->work.pop_front(); f(); }
@@ -85,6 +85,17 @@ Result allocate(uint64_t *p, size_t n, void *stream) {
     *p = (uint64_t)m;
     return SUCCESS;
 }
+// What is used after it was freed is NaN; what is written into it then is found when its turn comes to go.
+void poison(uint64_t p, size_t n) {
+    memset((void *)p, 0xFF, n);
+    freed().push_back({p, n});
+    for (kept += n; kept > KEPT; freed().pop_front()) {
+        auto [old, bytes] = freed().front();
+        if (!all((void *)old, bytes, 0xFF)) fail("something wrote into these bytes when they were freed", bytes);
+        free((void *)old);
+        kept -= bytes;
+    }
+}
 Result release(uint64_t p, void *stream) {
     Turn g(turn);
     auto found = blocks().find(p);
@@ -94,14 +105,7 @@ Result release(uint64_t p, void *stream) {
     blocks().erase(found);
     submit(stream, [=] {
         if (!all((char *)p + n, GUARD, 0xA5)) fail("something wrote past the end of these bytes", n);
-        memset((void *)p, 0xFF, n);
-        freed().push_back({p, n});
-        for (kept += n; kept > KEPT; freed().pop_front()) {
-            auto [old, bytes] = freed().front();
-            if (!all((void *)old, bytes, 0xFF)) fail("something wrote into these bytes when they were freed", bytes);
-            free((void *)old);
-            kept -= bytes;
-        }
+        poison(p, n);
     });
     return SUCCESS;
 }
@@ -121,10 +125,10 @@ Result unpin(void *p) {
     Turn g(turn);
     auto found = pins().find((uint64_t)p);
     if (found == pins().end()) fail("unpinned what was not pinned", 0);
-    memset(p, 0xFF, found->second);
-    pinned -= found->second;
+    size_t n = found->second;
+    pinned -= n;
     pins().erase(found);
-    free(p); // without waiting for anybody: what is still to be copied must be waited for before
+    poison((uint64_t)p, n); // without waiting for anybody: what is still to be copied must be waited for before
     return SUCCESS;
 }
 Result up(uint64_t d, const void *s, size_t n, void *stream) {
