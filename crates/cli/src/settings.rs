@@ -83,6 +83,7 @@ fn common(recipe: &Recipe) -> TrainSettings {
         max_steps: None,
         micro_batch_tokens: recipe.micro_batch_tokens(),
         checkpoint: recipe.train.checkpoint,
+        offload_inputs: recipe.train.offload_inputs,
         shuffle: true,
         beta: 1.0,
         ..TrainSettings::default()

@@ -339,6 +339,9 @@ section! {
         eps: f64 = "1e-8", Bound::above(0.0);
         /// Keep block inputs only and compute each block again in the backward pass: less memory, a third more time.
         checkpoint: bool = "false";
+        /// Of the inputs that checkpointing keeps, let those that are not computed on wait in pinned memory of the host, copied
+        /// while the GPU computes: less of its memory, the same results. Wants `train.checkpoint` and `model.device = "cuda"`.
+        offload_inputs: bool = "false";
         /// Steps between two saves; a killed run repeats at most so many.
         save_every: usize = "50", Bound::at_least(1.0);
     }

@@ -254,6 +254,17 @@ impl Recipe {
         if !self.adapter.init.0.is_empty() && self.adapter.kind == AdapterKind::Full {
             return Err(self.refuse("adapter.init", "starts a LoRA adapter; with adapter.kind = \"full\" give the model itself in model.source"));
         }
+        let on_gpu = self.model.device == ComputeDevice::Cuda;
+        if self.train.offload_inputs && !(self.train.checkpoint && on_gpu) {
+            let device = if on_gpu { "cuda" } else { "cpu" };
+            return Err(self.refuse(
+                "train.offload_inputs",
+                format!(
+                    "must be false but with train.checkpoint = true and model.device = \"cuda\", got true with train.checkpoint = {} and model.device = \"{device}\"",
+                    self.train.checkpoint
+                ),
+            ));
+        }
         if self.data.validation.0.is_empty()
             && self.data.validation_share == 0.0
             && self.compare.continued_sft
