@@ -162,6 +162,19 @@ fn the_verb_speaks_of_a_card() {
     assert!(!said.contains("as it runs on the CPU"), "{said}");
     // the context alone takes more
     w.refused(&["fit", "f.toml", "--vram", "600MiB"], "does not fit");
+    // what a deep model's blocks keep may wait in the machine's own memory
+    let mut config = (SMALL.config)();
+    config["num_hidden_layers"] = 32.into();
+    w.file("model/config.json", &config.to_string());
+    let deep = "[train]\ncheckpoint = true\n[generate]\nbatch = 1\n";
+    w.file("d.toml", &format!("{text}{deep}"));
+    let line = w.refused(&["fit", "d.toml", "--vram", "850MiB"], "does not fit");
+    assert!(line.contains("train.offload_inputs = true; or: "), "{line}");
+    let moved = ["--set", "train.offload_inputs=true"];
+    let said = w.accepted(&[&["fit", "d.toml", "--vram", "850MiB"], &moved[..]].concat());
+    for part in ["124.0 of it pinned", "checkpointed, inputs offloaded"] {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
     let f16 = ["--set", "model.dtype=f16"];
     let why = "a GPU computes in f32 or bf16, not f16";
     w.refused(&[&["fit", "f.toml"], &f16[..]].concat(), why);

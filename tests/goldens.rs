@@ -116,7 +116,7 @@ impl Golden {
         for checkpoint in [false, true] {
             let options = PassOptions {
                 checkpoint,
-                dropout_seed: None,
+                ..PassOptions::default()
             };
             let mut grads = Grads::new();
             player

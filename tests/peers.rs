@@ -97,7 +97,7 @@ fn gradients_of_step_0_are_the_peers() {
         grads = Grads::new();
         let options = PassOptions {
             checkpoint,
-            dropout_seed: None,
+            ..PassOptions::default()
         };
         player
             .forward_backward(

@@ -102,12 +102,15 @@ impl Plan {
             )
             .with_context(|| format!("{}: [adapter]", recipe.place("adapter.targets")))?;
             let at = || format!("{}: model.dtype", recipe.place("model.dtype"));
-            match card {
-                true => planner
-                    .on_card(options.dtype, recipe.train.offload_optimizer)
-                    .with_context(at),
-                false => Ok(planner),
-            }
+            anyhow::Ok(match card {
+                true => {
+                    let planner = planner.on_card(options.dtype).with_context(at)?;
+                    planner
+                        .offload_inputs(recipe.train.offload_inputs)
+                        .offload_optimizer(recipe.train.offload_optimizer)
+                }
+                false => planner,
+            })
         };
         let game = planner(false, settings::game(&recipe, 0, 0, 1.0).optimizer)?;
         let sft = planner(true, settings::sft(&recipe, 0).optimizer)?;
@@ -135,8 +138,8 @@ impl Plan {
         }
     }
 
-    /// The machine's own memory beside a card: while the base loads, and afterwards.
-    pub fn beside_card(&self) -> (u64, u64) {
+    /// The machine's own memory beside a card: while the base loads, and afterwards, what is pinned included.
+    pub fn beside_card(&self) -> Result<(u64, u64)> {
         let of = |planner: &Planner, players| planner.beside_card(players);
         let (loading, game) = of(&self.game, self.players() + 1);
         let training = match self.is_supervised() {
@@ -146,7 +149,18 @@ impl Plan {
         // a row of logits as a list, and two of its samplers, for every sequence
         let decoding = self.decoding(self.recipe.generate.batch, false);
         let rows = 3 * 4 * (decoding.slots * self.game.trace().vocab) as u64;
-        (loading + PROCESS, training + rows + PROCESS)
+        let pinned = self.pinned()?;
+        Ok((loading + PROCESS, training + rows + pinned + PROCESS))
+    }
+
+    /// What of that memory is pinned for block inputs, from the first step on.
+    pub fn pinned(&self) -> Result<u64> {
+        let game = self.game.pinned(&self.pairs(self.recipe.train.batch))?;
+        let sft = match self.is_supervised() {
+            true => self.sft.pinned(&self.supervised())?,
+            false => 0,
+        };
+        Ok(game.max(sft))
     }
 
     /// Players in memory besides one that is being trained: the start, and the opponent once it is another.
@@ -251,10 +265,10 @@ impl Plan {
             self.generate(slots, false)?,
         ));
         stages.push(("score", rows(&scored), self.score(&scored)?));
-        let switch = if r.train.checkpoint {
-            "checkpointed"
-        } else {
-            "no checkpointing"
+        let switch = match (r.train.checkpoint, r.train.offload_inputs) {
+            (false, _) => "no checkpointing",
+            (true, false) => "checkpointed",
+            (true, true) => "checkpointed, inputs offloaded",
         };
         stages.push((
             "train",

@@ -84,6 +84,7 @@ fn common(recipe: &Recipe) -> TrainSettings {
         micro_batch_tokens: recipe.micro_batch_tokens(),
         checkpoint: recipe.train.checkpoint,
         offload_optimizer: recipe.train.offload_optimizer,
+        offload_inputs: recipe.train.offload_inputs,
         shuffle: true,
         beta: 1.0,
         ..TrainSettings::default()

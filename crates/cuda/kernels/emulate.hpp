@@ -156,12 +156,15 @@ template <class T> struct Exchange {
 
 typedef void (*Wrapper)(void **);
 inline std::map<std::string, Wrapper> &registry() { static std::map<std::string, Wrapper> r; return r; }
+// How many bytes each of a kernel's arguments has: who runs a launch later must copy them.
+inline std::map<std::string, std::vector<size_t>> &arguments() { static std::map<std::string, std::vector<size_t>> a; return a; }
 template <class F, F f> struct Wrap;
 template <class... A, void (*f)(A...)> struct Wrap<void (*)(A...), f> {
     template <size_t... I> static void go(void **args, std::index_sequence<I...>) { f(*(typename std::remove_reference<A>::type *)args[I]...); }
     static void call(void **args) { go(args, std::index_sequence_for<A...>()); }
+    static std::vector<size_t> sizes() { return {sizeof(typename std::remove_reference<A>::type)...}; }
 };
-struct Register { Register(const char *name, Wrapper w) { registry()[name] = w; } };
+struct Register { Register(const char *name, Wrapper w, std::vector<size_t> sizes) { registry()[name] = w; arguments()[name] = sizes; } };
 
 inline bool reversed() { static bool r = getenv("RANDORI_EMULATE_REVERSE") != nullptr; return r; }
 
@@ -207,7 +210,7 @@ inline void run_block(unsigned count) {
 #define blockDim (emu::state().threads)
 #define gridDim (emu::state().blocks)
 #define DYNAMIC_SHARED(name) char *name = emu::state().shared.data()
-#define EXPORT(name) static emu::Register register_##name(#name, emu::Wrap<decltype(&name), &name>::call);
+#define EXPORT(name) static emu::Register register_##name(#name, emu::Wrap<decltype(&name), &name>::call, emu::Wrap<decltype(&name), &name>::sizes());
 
 inline void __syncthreads() { emu::barrier(); }
 inline void __syncwarp(unsigned = ~0u) { emu::warp_barrier(); }

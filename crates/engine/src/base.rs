@@ -77,6 +77,9 @@ pub struct Compute {
     pub float: DType,
     #[cfg(feature = "cuda")]
     pub(crate) uploads: Arc<Mutex<crate::gpu::Uploads>>,
+    /// Where block inputs wait for the backward pass, if they are offloaded; used again by every pass.
+    #[cfg(feature = "cuda")]
+    pub(crate) pinned: randori_cuda::gpu::host::PinnedPool,
 }
 
 impl Default for Compute {
@@ -87,6 +90,8 @@ impl Default for Compute {
             float: DType::F32,
             #[cfg(feature = "cuda")]
             uploads: Arc::default(),
+            #[cfg(feature = "cuda")]
+            pinned: Default::default(),
         }
     }
 }

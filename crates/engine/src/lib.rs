@@ -4,6 +4,7 @@
 //! It must not know: a plugin's ABI, the recipe, the run folder, the terminal, text (it sees token ids only).
 mod adapter;
 pub mod base;
+mod block_input;
 pub mod cache;
 mod error;
 pub mod fit;

@@ -36,6 +36,9 @@ pub struct Player {
 pub struct PassOptions {
     /// Keep block inputs only and recompute each block in the backward pass.
     pub checkpoint: bool,
+    /// Of those inputs only what is computed on stays on the GPU: the others wait in pinned memory of the host's. Wants
+    /// `checkpoint` and a base on a GPU; the results are the same to the bit.
+    pub offload_inputs: bool,
     /// Seed of this pass's LoRA dropout masks; `None` switches dropout off.
     pub dropout_seed: Option<u64>,
 }

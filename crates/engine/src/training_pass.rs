@@ -6,14 +6,16 @@
 //! gradient is slope · that, and the head runs once forward and once backward. Where the head itself is trained, its
 //! weights' gradients want the slopes at once: it then runs again, recorded (unless one chunk holds everything).
 //!
-//! Blocks are recorded at once, or, with checkpointing, again in the backward pass; both give the same bits.
+//! Blocks are recorded at once, or, with checkpointing, again in the backward pass; both give the same bits. So does keeping
+//! their inputs elsewhere meanwhile.
 
 use std::collections::HashSet;
 
 use candle_core::Tensor;
 
 use crate::{
-    Error, Grads, Packed, PassOptions, Player, Result, Target,
+    Error, Grads, Packed, PassOptions, Player, Result, Target, block_input,
+    block_input::Input,
     kernels::{layout, logprob, logprob::Wanted},
     player::in_pool,
     tape::{Pass, Place, Recorded},
@@ -134,8 +136,9 @@ impl Player {
         slopes: &mut dyn FnMut(&[f64]) -> Result<Vec<f64>>,
         grads: &mut Grads,
     ) -> Result<()> {
+        block_input::check(options, &self.base.compute)?;
         let pass = Pass::packed(self, plan, options.dropout_seed)?;
-        let forward = self.forward(&pass, !options.checkpoint)?;
+        let forward = self.forward(&pass, options)?;
         let mut slopes = |logps: &[f64]| {
             let slopes = slopes(logps)?;
             match slopes.len() == plan.targets.len() {
@@ -194,21 +197,27 @@ impl Player {
         Ok(Some((logps, slopes)))
     }
 
-    fn forward(&self, pass: &Pass, record: bool) -> Result<Forward> {
+    fn forward(&self, pass: &Pass, options: &PassOptions) -> Result<Forward> {
         let embed = self.run_embed(pass, true)?;
         let (mut x, mut needs) = (embed.output.clone(), embed.needs);
-        let mut blocks = Vec::with_capacity(self.base.arch.layers());
-        for layer in 0..self.base.arch.layers() {
-            let input = Input {
-                x: x.clone(),
-                needs,
+        // where it is not trained nothing of it is wanted again, least of all its result
+        let embed = needs.then_some(embed);
+        let (record, layers) = (!options.checkpoint, self.base.arch.layers());
+        let mut blocks = Vec::with_capacity(layers);
+        for layer in 0..layers {
+            let moves =
+                options.offload_inputs && block_input::moves(layer, layers, embed.is_some());
+            let moves = moves.then_some(&self.base.compute);
+            let mut input = match record {
+                true => None,
+                false => Some(Input::of(&x, needs, moves)?),
             };
             let done = self.run_block(pass, Place::Packed, layer, record, x, needs)?;
+            if let Some(input) = &mut input {
+                input.was_used();
+            }
             (x, needs) = (done.output.clone(), done.needs);
-            blocks.push(match record {
-                true => Kept::Tape(done),
-                false => Kept::Input(input),
-            });
+            blocks.push(input.map_or(Kept::Tape(done), Kept::Input));
         }
         Ok(Forward {
             embed,
@@ -304,12 +313,17 @@ impl Player {
         up: Tensor,
         grads: &mut Grads,
     ) -> Result<()> {
-        let mut up = up;
-        for (layer, kept) in forward.blocks.into_iter().enumerate().rev() {
+        let (mut up, mut blocks) = (up, forward.blocks);
+        while let Some(kept) = blocks.pop() {
+            // comes while this block is computed
+            if let Some(Kept::Input(next)) = blocks.last_mut() {
+                next.fetch()?;
+            }
             let tape = match kept {
                 Kept::Tape(tape) => tape,
                 Kept::Input(input) => {
-                    self.run_block(pass, Place::Packed, layer, true, input.x, input.needs)?
+                    let (x, needs) = input.take()?;
+                    self.run_block(pass, Place::Packed, blocks.len(), true, x, needs)?
                 }
             };
             match tape.backward(pass, up, grads)? {
@@ -317,7 +331,9 @@ impl Player {
                 None => return Ok(()), // nothing trainable below
             }
         }
-        forward.embed.backward(pass, up, grads)?;
+        if let Some(embed) = forward.embed {
+            embed.backward(pass, up, grads)?;
+        }
         Ok(())
     }
 
@@ -340,12 +356,6 @@ fn join(rows: &[Slope], slopes: &[f64], hidden: &Tensor) -> Result<Tensor> {
     Ok(up)
 }
 
-/// A block's input, from which it can be run again.
-struct Input {
-    x: Tensor,
-    needs: bool,
-}
-
 /// What the forward pass keeps of a block.
 enum Kept {
     Tape(Recorded),
@@ -354,7 +364,8 @@ enum Kept {
 
 /// The forward pass up to the head.
 struct Forward {
-    embed: Recorded,
+    /// `None` where no gradient reaches it.
+    embed: Option<Recorded>,
     blocks: Vec<Kept>,
     hidden: Tensor,
     needs: bool,

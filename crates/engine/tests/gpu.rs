@@ -11,8 +11,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 use randori_engine::{
-    Base, Compute, GenerateOptions, Grads, Packed, PassOptions, Player, ScoreItem, Weight,
-    generate, score,
+    Base, GenerateOptions, Grads, Packed, PassOptions, Player, ScoreItem, Weight, generate, score,
     train::{Control, Optimizer, Pair, TrainSettings, Trainer},
 };
 use randori_qlora::QuantMatrix;
@@ -28,19 +27,6 @@ fn skip() -> bool {
             true
         }
     }
-}
-
-/// The same weights on the GPU.
-fn up(base: &Base, float: DType) -> Arc<Base> {
-    let compute = Compute::on_gpu(float).unwrap();
-    let place = |(name, w): (&String, &Weight)| (name.clone(), compute.place(w.clone()).unwrap());
-    Arc::new(Base {
-        arch: base.arch.clone(),
-        config: base.config.clone(),
-        weights: base.weights.iter().map(place).collect(),
-        squares: Default::default(),
-        compute,
-    })
 }
 
 fn on(base: Arc<Base>, player: &Player) -> Player {
@@ -147,6 +133,7 @@ fn log_probs_and_gradients_are_the_processors() {
             let options = PassOptions {
                 checkpoint,
                 dropout_seed,
+                ..PassOptions::default()
             };
             for (float, tolerance) in [(DType::F32, 1e-5), (DType::BF16, 2e-2)] {
                 let far = on(up(&near.base, float), &near);

@@ -10,6 +10,7 @@ use randori_engine::{
     Base, Compute,
     fit::{Learns, Planner},
     trace,
+    train::Optimizer,
     weights::{Dtype, LoadOptions, Quant, Source, describe, open},
 };
 use randori_sdk::seam::{Architecture, Backend, Binary, Id, OpResult};
@@ -58,7 +59,7 @@ fn predicted(options: &LoadOptions) -> u64 {
     let traced = trace(&*arch).unwrap();
     let held = describe(source()).unwrap();
     let held = held.held(&traced, options, arch.name()).unwrap();
-    let planner = Planner::new(arch, traced, held, Learns::Full, (false, false), 2).unwrap();
+    let planner = Planner::new(arch, traced, held, Learns::Full, Optimizer::adamw(), 2).unwrap();
     planner.on_card(options.dtype).unwrap().beside_card(1).0
 }
 

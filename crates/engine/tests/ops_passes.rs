@@ -74,8 +74,8 @@ fn checkpointed_and_plain_gradients_are_the_same_bits() {
         adapted(llama(), Targets::Regex(".*layers.1.*v_proj".into()), 0.0),
     ] {
         let mut options = PassOptions {
-            checkpoint: false,
             dropout_seed: Some(11),
+            ..PassOptions::default()
         };
         let plain = gradients(&player, &plan, &options);
         options.checkpoint = true;
@@ -265,8 +265,8 @@ fn the_number_of_threads_changes_no_bit() {
                 .unwrap();
             pool.install(|| {
                 let options = PassOptions {
-                    checkpoint: false,
                     dropout_seed: Some(1),
+                    ..PassOptions::default()
                 };
                 (
                     player.logps(&plan).unwrap(),
@@ -291,8 +291,8 @@ fn dropout_is_a_function_of_its_seed_and_off_without_one() {
     let plan = plan(29, 5);
     let run = |seed| {
         let options = PassOptions {
-            checkpoint: false,
             dropout_seed: seed,
+            ..PassOptions::default()
         };
         let mut seen = Vec::new();
         let mut grads = Grads::new();
@@ -329,6 +329,7 @@ fn dropout_is_a_function_of_its_seed_and_off_without_one() {
         let options = PassOptions {
             checkpoint: true,
             dropout_seed: Some(seed),
+            ..PassOptions::default()
         };
         player
             .forward_backward(
@@ -354,6 +355,7 @@ fn dropout_gradients_equal_finite_differences() {
         PassOptions {
             checkpoint: true,
             dropout_seed: Some(3),
+            ..PassOptions::default()
         },
     );
     let weights = slopes(&plan);

@@ -100,7 +100,7 @@ fn training_pass() {
     let run = |player: &Player, checkpoint: bool| {
         let options = PassOptions {
             checkpoint,
-            dropout_seed: None,
+            ..PassOptions::default()
         };
         let mut grads = Grads::new();
         let mut slopes = |l: &[f64]| Ok(vec![0.1; l.len()]);

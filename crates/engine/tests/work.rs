@@ -139,7 +139,7 @@ fn a_step_does_the_work_of_its_trace_and_no_more() {
     for checkpoint in [false, true] {
         let options = PassOptions {
             checkpoint,
-            dropout_seed: None,
+            ..PassOptions::default()
         };
         let step = || {
             let mut grads = Grads::new();

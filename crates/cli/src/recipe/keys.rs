@@ -343,6 +343,9 @@ section! {
         checkpoint: bool = "false";
         /// On a GPU: parameters and the optimiser's state stay in the machine's memory, and the optimiser works there.
         offload_optimizer: bool = "false";
+        /// Of the inputs that checkpointing keeps, let those that are not computed on wait in pinned memory of the host, copied
+        /// while the GPU computes: less of its memory, the same results. Wants `train.checkpoint` and `model.device = "cuda"`.
+        offload_inputs: bool = "false";
         /// Steps between two saves; a killed run repeats at most so many.
         save_every: usize = "50", Bound::at_least(1.0);
     }

@@ -254,10 +254,21 @@ impl Recipe {
         if !self.adapter.init.0.is_empty() && self.adapter.kind == AdapterKind::Full {
             return Err(self.refuse("adapter.init", "starts a LoRA adapter; with adapter.kind = \"full\" give the model itself in model.source"));
         }
-        if self.train.offload_optimizer && self.model.device != ComputeDevice::Cuda {
+        let on_gpu = self.model.device == ComputeDevice::Cuda;
+        if self.train.offload_optimizer && !on_gpu {
             return Err(self.refuse(
                 "train.offload_optimizer",
-                "is for a GPU, whose memory it spares: it needs model.device = \"cuda\", got true with \"cpu\"",
+                "must be false but with model.device = \"cuda\", got true with model.device = \"cpu\"",
+            ));
+        }
+        if self.train.offload_inputs && !(self.train.checkpoint && on_gpu) {
+            let device = if on_gpu { "cuda" } else { "cpu" };
+            return Err(self.refuse(
+                "train.offload_inputs",
+                format!(
+                    "must be false but with train.checkpoint = true and model.device = \"cuda\", got true with train.checkpoint = {} and model.device = \"{device}\"",
+                    self.train.checkpoint
+                ),
             ));
         }
         if self.data.validation.0.is_empty()

@@ -50,6 +50,8 @@ fn values_are_read_and_lists_are_per_iteration() {
     );
     assert_eq!(recipe.place("train.lr"), "recipe.toml:3");
     assert_eq!(accepted("", &["name=nan"]).run.name, "nan");
+    let moved = "[model]\ndevice = \"cuda\"\n[train]\ncheckpoint = true\noffload_inputs = true\n";
+    assert!(accepted(moved, &[]).train.offload_inputs);
 }
 
 #[test]
@@ -173,7 +175,7 @@ fn bad_recipes_are_refused_with_place_rule_and_value() {
         (
             "[train]\noffload_optimizer = true\n",
             &[],
-            "recipe.toml:2: train.offload_optimizer is for a GPU",
+            "recipe.toml:2: train.offload_optimizer must be false but with model.device",
         ),
         (
             "name = \"a/b\"\n",
@@ -189,6 +191,21 @@ fn bad_recipes_are_refused_with_place_rule_and_value() {
             "[generate]\nmin_new_tokens = 300\n",
             &[],
             "recipe.toml:2: generate.min_new_tokens must be <= generate.max_new_tokens = 256, got 300",
+        ),
+        (
+            "[train]\noffload_inputs = true\n",
+            &[],
+            "recipe.toml:2: train.offload_inputs must be false but with train.checkpoint = true and model.device = \"cuda\", got true with train.checkpoint = false and model.device = \"cpu\"",
+        ),
+        (
+            "[train]\ncheckpoint = true\noffload_inputs = true\n",
+            &[],
+            "recipe.toml:3: train.offload_inputs must be false but with",
+        ),
+        (
+            "[model]\ndevice = \"cuda\"\n",
+            &["train.offload_inputs=true"],
+            "--set train.offload_inputs=true: train.offload_inputs must be false but with",
         ),
     ];
     for (text, overrides, want) in cases {

@@ -1,6 +1,7 @@
 //! One GPU: its memory, its queue, our kernels and cuBLAS's products on candle's CUDA tensors.
 #[cfg(feature = "flash-attn")]
 pub mod flash;
+pub mod host;
 mod libraries;
 mod product;
 

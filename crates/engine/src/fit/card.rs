@@ -2,9 +2,10 @@
 //! machine's memory, and a copy of the one that works is on the card; while it is trained, its parameters and their moments too,
 //! unless they are asked to stay.
 
-use super::{Decoding, Peak, Planner};
+use super::{Decoding, Packing, Peak, Planner, passes::Part};
 use crate::{
     Error, Result,
+    block_input::moves,
     cache::{PAGE, more_pages},
     generate::{PIECE, PREFILL},
     weights::{Dtype, Holding},
@@ -24,6 +25,8 @@ const MAP: u64 = 4 * 256;
 pub(super) struct Card {
     /// Bytes of the numbers it computes in.
     pub(super) float: u64,
+    /// Whether block inputs wait for the backward pass in the host's memory.
+    pub(super) offloads: bool,
     /// What loading takes in the machine's own memory: the weight that needs most.
     loading: u64,
     /// Whether parameters and moments stay in the machine's memory while they are trained.
@@ -40,11 +43,11 @@ pub(super) struct Growth {
 }
 
 impl Planner {
-    /// The same on a GPU that computes in `float`, with [`crate::train::TrainSettings::offload_optimizer`].
+    /// The same on a GPU that computes in `float`.
     ///
     /// # Errors
     /// Numbers that it does not compute in.
-    pub fn on_card(mut self, float: Dtype, offload_optimizer: bool) -> Result<Self> {
+    pub fn on_card(mut self, float: Dtype) -> Result<Self> {
         let size = match float {
             Dtype::F32 => 4,
             Dtype::Bf16 => 2,
@@ -74,10 +77,27 @@ impl Planner {
         }
         self.card = Some(Card {
             float: size,
+            offloads: false,
             loading,
-            offload_optimizer,
+            offload_optimizer: false,
         });
         Ok(self)
+    }
+
+    /// The same with block inputs offloaded in checkpointed training; says nothing of a machine without a card.
+    pub fn offload_inputs(mut self, offloads: bool) -> Self {
+        if let Some(card) = &mut self.card {
+            card.offloads = offloads;
+        }
+        self
+    }
+
+    /// Whether parameters and moments stay in the machine's memory ([`crate::train::TrainSettings::offload_optimizer`]).
+    pub fn offload_optimizer(mut self, offloads: bool) -> Self {
+        if let Some(card) = &mut self.card {
+            card.offload_optimizer = offloads;
+        }
+        self
     }
 
     /// Bytes of the numbers that passes compute in.
@@ -111,10 +131,29 @@ impl Planner {
     /// The machine's own memory beside a card: a weight of the base while it loads; afterwards the parameters of `players`, and where the
     /// optimiser works there, the moments, a step's gradients and the tensor that is being changed; otherwise what comes down to
     /// be saved.
+    /// What is pinned for block inputs comes on top ([`Planner::pinned`]).
     pub fn beside_card(&self, players: usize) -> (u64, u64) {
         let loading = self.card.map_or(0, |card| card.loading);
         let training = (players as u64 + 1) * self.player() + self.moments() + self.largest();
         (loading, training)
+    }
+
+    /// Whether a block's input waits for the backward pass in the host's memory.
+    pub(super) fn moves(&self, layer: usize, embedding_stays: bool) -> bool {
+        let offloads = self.card.is_some_and(|card| card.offloads);
+        offloads && moves(layer, self.arch.layers(), embedding_stays)
+    }
+
+    /// Bytes of the host's memory that are pinned for the inputs of a micro-batch's blocks.
+    ///
+    /// # Errors
+    /// What the architecture refuses.
+    pub fn pinned(&self, packing: &Packing) -> Result<u64> {
+        let pass = self.pass(packing.keys, packing.attended);
+        let stays = self.run(&pass, Part::Embed, true, self.ids(&pass, packing.rows))?;
+        let moved = (0..self.arch.layers()).filter(|layer| self.moves(*layer, stays.needs));
+        let input = pass.values(packing.rows * self.trace.width);
+        Ok(moved.count() as u64 * input.bytes())
     }
 
     /// Of a peak of a step's passes, gradients included.

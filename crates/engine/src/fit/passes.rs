@@ -34,7 +34,7 @@ pub struct Decoding {
 
 /// The parts of a model.
 #[derive(Clone, Copy)]
-enum Part {
+pub(super) enum Part {
     Embed,
     /// A block; whether its values are let go at their last use.
     Block(usize, bool),
@@ -44,7 +44,8 @@ enum Part {
 /// What the forward pass keeps of a block.
 enum Kept {
     Tape(Recorded),
-    Input(Held, bool),
+    /// An input, unless it is in the host's memory, and whether a gradient must reach it.
+    Input(Option<Held>, bool),
 }
 
 impl Planner {
@@ -201,22 +202,32 @@ impl Planner {
         let rows = packing.rows;
         let embed = self.run(pass, Part::Embed, true, self.ids(pass, rows))?;
         let (mut x, mut needs) = (embed.output.clone(), embed.needs);
+        let embed = needs.then_some(embed);
         let mut blocks = Vec::new();
         for layer in 0..self.arch.layers() {
-            let input = Kept::Input(x.clone(), needs);
+            let (input, needed) = (x.clone(), needs);
             let part = Part::Block(layer, rows >= EARLY);
             let done = self.run(pass, part, !checkpoint, self.wide(x, rows, needs))?;
             (x, needs) = (done.output.clone(), done.needs);
-            blocks.push(if checkpoint { input } else { Kept::Tape(done) });
+            let stays = !self.moves(layer, embed.is_some());
+            blocks.push(match checkpoint {
+                true => Kept::Input(stays.then_some(input), needed),
+                false => Kept::Tape(done),
+            });
         }
         let hidden = x;
         let kept = pass.ledger.live() - before;
         if let Some(mut up) = self.through_head(pass, packing, needs)? {
-            for (layer, block) in blocks.into_iter().enumerate().rev() {
+            while let Some(block) = blocks.pop() {
+                let fetched = || pass.values(rows * self.trace.width);
+                if let Some(Kept::Input(next @ None, _)) = blocks.last_mut() {
+                    *next = Some(fetched());
+                }
                 let tape = match block {
                     Kept::Tape(tape) => tape,
                     Kept::Input(x, needs) => {
-                        let part = Part::Block(layer, rows >= EARLY);
+                        let part = Part::Block(blocks.len(), rows >= EARLY);
+                        let x = x.unwrap_or_else(fetched);
                         self.run(pass, part, true, self.wide(x, rows, needs))?
                     }
                 };
@@ -225,7 +236,9 @@ impl Planner {
                     None => return Ok(kept),
                 }
             }
-            embed.backward(pass, up);
+            if let Some(embed) = embed {
+                embed.backward(pass, up);
+            }
         }
         drop(hidden);
         Ok(kept)
@@ -291,7 +304,7 @@ impl Planner {
         chunk_rows(self.trace.vocab, self.card.is_some())
     }
 
-    fn ids(&self, pass: &Pass, rows: usize) -> Input {
+    pub(super) fn ids(&self, pass: &Pass, rows: usize) -> Input {
         Input {
             // a GPU's are taken from the host, and gone when they have been looked up
             held: pass.single(if self.card.is_some() { 0 } else { rows }),
@@ -312,7 +325,13 @@ impl Planner {
         }
     }
 
-    fn run(&self, pass: &Pass, part: Part, record: bool, input: Input) -> Result<Recorded> {
+    pub(super) fn run(
+        &self,
+        pass: &Pass,
+        part: Part,
+        record: bool,
+        input: Input,
+    ) -> Result<Recorded> {
         let arch = &*self.arch;
         let uses = match part {
             Part::Block(layer, true) => self.last_uses.get(layer).and_then(Option::as_deref),
@@ -471,7 +490,7 @@ mod tests {
         assert_eq!(kept(true), (LAYERS as u64 + 1) * wide);
         // the first block's norm has nothing trained below it
         let blocks = LAYERS as u64 * (2 * wide + xa) + (LAYERS as u64 - 1) * stats;
-        assert_eq!(kept(false), wide + blocks);
+        assert_eq!(kept(false), blocks);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! f32. A player's parameters come from the machine's memory, or in training lie on the card in f32 ([`optim`]); passes read a
 //! copy in their own numbers, which is made when the parameters have changed.
 mod matrix;
+pub(crate) mod offload;
 pub(crate) mod optim;
 pub(crate) mod pages;
 
@@ -50,6 +51,7 @@ impl Compute {
             device: Gpu::open()?.device(),
             float,
             uploads: Arc::default(),
+            pinned: Default::default(),
         })
     }
 

@@ -76,6 +76,9 @@ pub struct TrainSettings {
     /// room and takes time; the result changes by rounding.
     #[serde(default)]
     pub offload_optimizer: bool,
+    /// On a GPU, with `checkpoint`: block inputs wait for the backward pass in pinned memory of the host's.
+    #[serde(default)]
+    pub offload_inputs: bool,
     /// Seed of the order and of dropout.
     pub seed: u64,
     /// Use the adapter's dropout. SPIN trains without.
@@ -105,6 +108,7 @@ impl Default for TrainSettings {
             micro_batch_tokens: 2048,
             checkpoint: false,
             offload_optimizer: false,
+            offload_inputs: false,
             seed: 42,
             dropout: false,
             shuffle: true,

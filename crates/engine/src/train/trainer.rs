@@ -217,7 +217,7 @@ impl Trainer {
             if at.len() < 2 {
                 let place = items.get(at.start).map_or("", |&i| task.place(i));
                 return Err(Error::OutOfMemory(format!(
-                    "{place}: no memory for this item alone, {rows} rows ({out}); keep less (train.checkpoint = true), hold the base in less (model.dtype, adapter.kind = \"qlora\") or take shorter items (data.max_prompt_tokens, data.max_response_tokens, generate.max_new_tokens)"
+                    "{place}: no memory for this item alone, {rows} rows ({out}); keep less (train.checkpoint = true, on a GPU then train.offload_inputs = true), hold the base in less (model.dtype, adapter.kind = \"qlora\") or take shorter items (data.max_prompt_tokens, data.max_response_tokens, generate.max_new_tokens)"
                 )));
             }
             // what stands in the settings may be far more than the step has
@@ -275,6 +275,7 @@ impl Trainer {
         }
         let options = PassOptions {
             checkpoint: self.settings.checkpoint,
+            offload_inputs: self.settings.offload_inputs,
             dropout_seed,
         };
         let mut slopes = |logps: &[f64]| -> Result<Vec<f64>> {

@@ -281,3 +281,17 @@ pub fn lists(
         })
         .collect()
 }
+
+/// The same weights on the GPU.
+#[cfg(feature = "cuda")]
+pub fn up(base: &Base, float: DType) -> Arc<Base> {
+    let compute = randori_engine::Compute::on_gpu(float).unwrap();
+    let place = |(name, w): (&String, &Weight)| (name.clone(), compute.place(w.clone()).unwrap());
+    Arc::new(Base {
+        arch: base.arch.clone(),
+        config: base.config.clone(),
+        weights: base.weights.iter().map(place).collect(),
+        squares: Default::default(),
+        compute,
+    })
+}

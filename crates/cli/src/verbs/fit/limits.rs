@@ -96,10 +96,15 @@ fn any_slots(slots: usize, plan: &Plan) -> String {
 /// Switches in the order in which they cost least: each a recipe key and its value, from a plan that does not fit.
 type Switch = fn(&mut Recipe, &Plan, u64) -> Result<Option<String>>;
 
-const SWITCHES: [Switch; 7] = [
+const SWITCHES: [Switch; 8] = [
     |r, _, _| {
         let changes = !std::mem::replace(&mut r.train.checkpoint, true);
         Ok(changes.then(|| "train.checkpoint = true".into()))
+    },
+    |r, _, _| {
+        let may = r.train.checkpoint && r.model.device == ComputeDevice::Cuda;
+        let changes = may && !std::mem::replace(&mut r.train.offload_inputs, true);
+        Ok(changes.then(|| "train.offload_inputs = true".into()))
     },
     |r, plan, free| {
         let n = slots(plan, free)?.filter(|n| *n < r.generate.batch);
@@ -156,7 +161,7 @@ fn remedies(model: &Model, plan: &Plan, limit: u64) -> Result<Option<(Vec<String
     // sizes last: only when nothing else is left is known how small they must be
     let mut together = Vec::new();
     let mut now = Plan::of(model, plan.recipe.clone())?;
-    for i in [0, 5, 6, 3, 4, 1, 2] {
+    for i in [0, 1, 6, 7, 4, 5, 2, 3] {
         let mut recipe = now.recipe.clone();
         let Some(what) = SWITCHES[i](&mut recipe, &now, free)? else {
             continue;

@@ -57,7 +57,7 @@ fn memory(plan: &Plan, model: &Model) -> Result<String> {
     );
     let stages = plan.stages()?;
     let most = stages.iter().map(|(_, _, p)| p.total()).max().unwrap_or(0);
-    out.push_str(&about(plan, most));
+    out.push_str(&about(plan, most)?);
     let columns = [
         "base",
         "players",
@@ -106,19 +106,23 @@ fn memory(plan: &Plan, model: &Model) -> Result<String> {
 }
 
 /// What the table is about.
-fn about(plan: &Plan, most: u64) -> String {
+fn about(plan: &Plan, most: u64) -> Result<String> {
     let unit = unit(most);
     if !plan.card {
-        return format!(
+        return Ok(format!(
             "Memory of the engine as it runs on the CPU, at its peak in each stage, in {unit}. With model.device = \"cuda\" it is the GPU's.\n\n"
-        );
+        ));
     }
-    let (loading, training) = plan.beside_card();
-    format!(
-        "Memory of the GPU (model.device = \"cuda\"), at its peak in each stage, in {unit}. In the machine's own memory lie\nplayers that wait, what comes down to be saved, and each of the base's weights on its way to the card: {} while it loads, {} then.\n\n",
+    let (loading, training) = plan.beside_card()?;
+    let pinned = match plan.pinned()? {
+        0 => String::new(),
+        pinned => format!("\n({} of it pinned, for block inputs)", shown(pinned, most)),
+    };
+    Ok(format!(
+        "Memory of the GPU (model.device = \"cuda\"), at its peak in each stage, in {unit}. In the machine's own memory lie\nplayers that wait, what comes down to be saved, and each of the base's weights on its way to the card: {} while it loads, {} then{pinned}.\n\n",
         shown(loading, most),
         shown(training, most),
-    )
+    ))
 }
 
 /// What the columns hold.
