@@ -16,6 +16,7 @@ use randori_cuda::{
     ops::{
         matvec::{self, Rows},
         nf4::{Nf4, Scales},
+        product4,
     },
 };
 use randori_qlora::{NF4_LEVELS, Nf4Matrix, Nf4Parts, Nf4Scales, QuantMatrix};
@@ -109,6 +110,81 @@ fn both(
     }
 }
 
+/// A random matrix of 4-bit codes with all that it points to, and its values.
+struct Coded {
+    held: Buffer<Sixteen>,
+    levels: Buffer<f32>,
+    scale: Buffer<f32>,
+    map: Buffer<f32>,
+    nested: Buffer<u8>,
+    shape: (usize, usize, usize),
+    double: bool,
+    values: Vec<f64>,
+}
+
+impl Coded {
+    fn new(dice: &mut Dice, rows: usize, columns: usize, block: usize, double: bool) -> Coded {
+        let blocks = (rows * columns).div_ceil(block);
+        let codes: Vec<u64> = (0..rows * columns / 16).map(|_| dice.word()).collect();
+        let scale_codes: Vec<u8> = (0..blocks).map(|_| dice.word() as u8).collect();
+        let plain = dice.normals(if double { blocks.div_ceil(256) } else { blocks });
+        let map: [f32; 256] = std::array::from_fn(|_| dice.normal());
+        let bytes: Vec<u8> = codes.iter().flat_map(|c| c.to_le_bytes()).collect();
+        let scales = if double {
+            Nf4Scales::Double {
+                codes: scale_codes.clone(),
+                scales: plain.clone(),
+                offset: 0.3,
+                map: Arc::new(map),
+                block: 256,
+            }
+        } else {
+            Nf4Scales::Plain(plain.clone())
+        };
+        let parts = Nf4Parts {
+            rows,
+            columns,
+            block,
+            levels: NF4_LEVELS,
+            codes: bytes.clone(),
+            scales,
+        };
+        let mut w = vec![0.0; rows * columns];
+        QuantMatrix::Nf4(Nf4Matrix::from_parts(parts).unwrap()).fill(0..rows, &mut w);
+        Coded {
+            held: aligned(&bytes),
+            levels: floats(&NF4_LEVELS),
+            scale: floats(&plain),
+            map: floats(&map),
+            nested: Buffer::of(&scale_codes, 1),
+            shape: (rows, columns, block),
+            double,
+            values: w.iter().map(|v| f64::from(*v)).collect(),
+        }
+    }
+
+    fn matrix(&self) -> Nf4 {
+        let (rows, columns, block) = self.shape;
+        Nf4 {
+            rows,
+            columns,
+            block,
+            codes: self.held.ptr(),
+            levels: self.levels.ptr(),
+            scales: match self.double {
+                true => Scales::Double {
+                    codes: self.nested.ptr(),
+                    scales: self.scale.ptr(),
+                    map: self.map.ptr(),
+                    offset: 0.3,
+                    block: 256,
+                },
+                false => Scales::Plain(self.scale.ptr()),
+            },
+        }
+    }
+}
+
 fn nf4(
     on: &dyn Launch,
     dice: &mut Dice,
@@ -118,67 +194,12 @@ fn nf4(
     block: usize,
     double: bool,
 ) {
-    let blocks = (rows * columns).div_ceil(block);
-    let codes: Vec<u64> = (0..rows * columns / 16).map(|_| dice.word()).collect();
-    let scale_codes: Vec<u8> = (0..blocks).map(|_| dice.word() as u8).collect();
-    let plain = dice.normals(if double { blocks.div_ceil(256) } else { blocks });
-    let map: [f32; 256] = std::array::from_fn(|_| dice.normal());
-    let bytes: Vec<u8> = codes.iter().flat_map(|c| c.to_le_bytes()).collect();
-    let scales = if double {
-        Nf4Scales::Double {
-            codes: scale_codes.clone(),
-            scales: plain.clone(),
-            offset: 0.3,
-            map: Arc::new(map),
-            block: 256,
-        }
-    } else {
-        Nf4Scales::Plain(plain.clone())
-    };
-    let parts = Nf4Parts {
-        rows,
-        columns,
-        block,
-        levels: NF4_LEVELS,
-        codes: bytes.clone(),
-        scales,
-    };
-    let mut w = vec![0.0; rows * columns];
-    QuantMatrix::Nf4(Nf4Matrix::from_parts(parts).unwrap()).fill(0..rows, &mut w);
-    let w: Vec<f64> = w.iter().map(|v| f64::from(*v)).collect();
-    let held = aligned(&bytes);
-    let (levels, scale, mapped, nested) = (
-        floats(&NF4_LEVELS),
-        floats(&plain),
-        floats(&map),
-        Buffer::of(&scale_codes, 1),
-    );
-    let m = Nf4 {
-        rows,
-        columns,
-        block,
-        codes: held.ptr(),
-        levels: levels.ptr(),
-        scales: if double {
-            Scales::Double {
-                codes: nested.ptr(),
-                scales: scale.ptr(),
-                map: mapped.ptr(),
-                offset: 0.3,
-                block: 256,
-            }
-        } else {
-            Scales::Plain(scale.ptr())
-        },
-    };
-    both(
-        dice,
-        n,
-        (rows, columns),
-        &w,
-        &format!("nf4 {n} {rows} x {columns} {double}"),
-        |r| matvec::nf4(on, &m, r).unwrap(),
-    );
+    let coded = Coded::new(dice, rows, columns, block, double);
+    let name = format!("nf4 {n} {rows} x {columns} {double}");
+    let m = coded.matrix();
+    both(dice, n, (rows, columns), &coded.values, &name, |r| {
+        matvec::nf4(on, &m, r).unwrap()
+    });
 }
 
 #[test]
@@ -197,6 +218,59 @@ fn from_4_bit_codes() {
     // several outputs a warp, the last warp with fewer
     nf4(on, &mut dice, 1, 8195, 32, 64, true);
     nf4(on, &mut dice, 4, 4097, 64, 64, false);
+}
+
+/// Of many rows, on the tensor cores: W in bf16, as it is dequantised.
+#[test]
+fn of_many_rows_from_4_bit_codes() {
+    let Some(on) = emulator() else { return };
+    let mut dice = Dice(33);
+    for (n, rows, columns, block, double) in [
+        (9, 130, 32, 32, true),
+        (16, 5, 608, 64, false),
+        (17, 40, 1024, 64, true), // in two shares
+        (64, 129, 2080, 4096, true),
+        (33, 16, 4096, 128, false),
+        (1, 3, 64, 64, true),
+    ] {
+        let coded = Coded::new(&mut dice, rows, columns, block, double);
+        let round = |v: &f64| f64::from(f32::from(bf16::from_f32(*v as f32)));
+        let w: Vec<f64> = coded.values.iter().map(round).collect();
+        let x = dice.normals(n * columns);
+        let held = halves(&x);
+        let bytes: Vec<u8> = held.get().iter().flat_map(|v| v.to_le_bytes()).collect();
+        let run = |from: usize, n: usize| {
+            let (x, y) = (aligned(&bytes[2 * from * columns..]), half_room(n * rows));
+            let parts = room(product4::parts(n, rows, columns));
+            let r = product4::Rows {
+                n,
+                x: x.ptr(),
+                y: y.ptr(),
+                parts: parts.ptr(),
+            };
+            product4::nf4(on, &coded.matrix(), &r).unwrap();
+            y
+        };
+        let (y, name) = (run(0, n), format!("{n} {rows} x {columns} {double}"));
+        let want = reference(&widened(held.get()), &w, columns);
+        check(&widened(y.get()), &want, Float::Bf16, &name);
+        // a row's answer is the same alone
+        let alone = run(n - 1, 1);
+        assert!(alone.get() == &y.get()[(n - 1) * rows..], "{name}");
+    }
+    let coded = Coded::new(&mut dice, 8, 64, 64, true);
+    let rows = |n| product4::Rows {
+        n,
+        x: coded.held.ptr(),
+        y: coded.held.ptr(),
+        parts: coded.held.ptr(),
+    };
+    let e = product4::nf4(on, &coded.matrix(), &rows(65)).unwrap_err();
+    assert!(e.to_string().contains("64 rows, not 65"), "{e}");
+    let mut odd = coded.matrix();
+    odd.columns = 48;
+    let e = product4::nf4(on, &odd, &rows(9)).unwrap_err();
+    assert!(e.to_string().contains("columns in 32s"), "{e}");
 }
 
 #[test]

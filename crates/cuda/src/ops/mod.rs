@@ -12,6 +12,7 @@ pub mod logprob;
 pub mod matvec;
 pub mod nf4;
 pub mod norm;
+pub mod product4;
 pub mod rope;
 pub mod sample;
 pub mod softmax;

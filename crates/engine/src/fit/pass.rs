@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
 };
 
+use randori_cuda::ops::{decode, matvec, product4};
 use randori_sdk::seam::RopeSpec;
 
 use super::{
@@ -13,17 +14,6 @@ use super::{
     ledger::{Held, Ledger},
 };
 use crate::{kernels::attention::QUERIES, weights::Holding};
-
-/// Rows up to which a GPU reads 4-bit codes as they are (`ops::matvec` of `randori-cuda`).
-const READ_AS_THEY_ARE: usize = 8;
-/// Keys that one block of a GPU's decoding takes (`ops::decode` of `randori-cuda`); more are joined.
-const CHUNK: usize = 512;
-
-#[cfg(feature = "cuda")]
-const _: () = {
-    assert!(READ_AS_THEY_ARE == randori_cuda::ops::matvec::MOST);
-    assert!(CHUNK == randori_cuda::ops::decode::CHUNK);
-};
 
 /// One pass.
 pub(super) struct Pass<'a> {
@@ -84,13 +74,16 @@ impl Pass<'_> {
         work.bytes += bytes as f64;
         match self.card {
             // a card writes the dequantised matrix, and reads it again
-            Some(float) if rows > READ_AS_THEY_ARE => {
-                let held = self.stored(weight).map(|s| s.held);
-                if matches!(held, Some(Holding::Nf4 { .. } | Holding::Blocks)) {
+            Some(float) => {
+                let dequantised = match self.stored(weight).map(|s| s.held) {
+                    Some(Holding::Nf4 { .. }) => rows > self.coded(),
+                    Some(Holding::Blocks) => true,
+                    Some(Holding::Dense) | None => false,
+                };
+                if dequantised {
                     work.bytes += (2 * float) as f64 * numbers as f64;
                 }
             }
-            Some(_) => {}
             None => work.widened += if widened { numbers as f64 } else { 0.0 },
         }
         self.work.set(work);
@@ -102,8 +95,18 @@ impl Pass<'_> {
         self.stored.get(weight).filter(|_| !own)
     }
 
+    /// Most rows whose products on the card read 4-bit codes as they are.
+    fn coded(&self) -> usize {
+        if self.card == Some(2) {
+            product4::MOST
+        } else {
+            matvec::MOST
+        }
+    }
+
     /// Beside a product of `rows` rows with a weight (out, in): on the CPU, rows of it that lie widened in every thread's
-    /// buffer; on a GPU, all of a quantised one dequantised, unless the rows are few enough to read its codes.
+    /// buffer; on a GPU, all of a quantised one dequantised, unless the rows are few
+    /// enough to read its codes: then room for sums, of more than a few.
     pub(super) fn widening(&self, weight: &str, rows: usize, (out, inputs): (usize, usize)) -> u64 {
         let Some(float) = self.card else {
             return match self.stored.get(weight).is_some_and(|s| s.widened) {
@@ -111,9 +114,10 @@ impl Pass<'_> {
                 false => 0,
             };
         };
-        let few = rows <= READ_AS_THEY_ARE && inputs.is_multiple_of(32);
+        let few = rows <= self.coded() && inputs.is_multiple_of(32);
         match self.stored(weight).map(|s| s.held) {
-            Some(Holding::Nf4 { .. }) if few => 0,
+            Some(Holding::Nf4 { .. }) if few && rows <= matvec::MOST => 0,
+            Some(Holding::Nf4 { .. }) if few => 4 * product4::parts(rows, out, inputs) as u64,
             Some(Holding::Nf4 { .. } | Holding::Blocks) => float * (out * inputs) as u64,
             Some(Holding::Dense) | None => 0,
         }
@@ -146,7 +150,7 @@ impl Pass<'_> {
     pub(super) fn row_sums(&self, queries: usize, heads: usize, width: usize) -> Held {
         match &self.growth {
             Some(growth) if growth.decodes => {
-                let parts = Some(self.keys.div_ceil(CHUNK)).filter(|n| *n > 1);
+                let parts = Some(self.keys.div_ceil(decode::CHUNK)).filter(|n| *n > 1);
                 self.single(parts.unwrap_or(0) * queries * (width + heads))
             }
             _ => self.single(queries * heads),

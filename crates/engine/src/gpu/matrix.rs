@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor};
 use randori_cuda::{
     Float,
     gpu::{self, Gpu},
-    ops::{gguf::Gguf, matvec, nf4},
+    ops::{gguf::Gguf, matvec, nf4, product4},
 };
 use randori_qlora::{Nf4Scales, QuantMatrix};
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A frozen quantised matrix (out, in). Products of many rows dequantise it into room that is free again afterwards; products of
-/// up to eight rows read the 4-bit codes as they are.
+/// up to eight rows, in bf16 of up to 64, read the 4-bit codes as they are.
 pub struct GpuMatrix {
     shape: (usize, usize),
     format: String,
@@ -185,7 +185,35 @@ impl GpuMatrix {
             matvec::nf4(gpu, &self.nf4()?, &rows)?;
             return Ok(y);
         }
-        linear::forward(x, &self.dequantise(gpu::float(x)?)?)
+        match self.by_codes(x, n)? {
+            Some(y) => Ok(y),
+            None => linear::forward(x, &self.dequantise(gpu::float(x)?)?),
+        }
+    }
+
+    /// The product with some rows of bf16, from 4-bit codes on the tensor cores; `None` where that cannot be.
+    fn by_codes(&self, x: &Tensor, n: usize) -> Result<Option<Tensor>> {
+        let (outputs, inputs) = self.shape;
+        let fits = n <= product4::MOST && inputs.is_multiple_of(32) && x.dtype() == DType::BF16;
+        if !fits || !matches!(self.held, Held::Nf4 { .. }) || !gpu::ptr(x)?.0.is_multiple_of(16) {
+            return Ok(None);
+        }
+        let gpu = Gpu::open()?;
+        let y = gpu.room(&[n, outputs], x.dtype())?; // written whole
+        // shares' sums, every one of which is written before it is read
+        let parts = match product4::parts(n, outputs, inputs) {
+            0 => None,
+            many => Some(gpu.room(&[many], DType::F32)?),
+        };
+        crate::work::count((n, outputs, inputs));
+        let rows = product4::Rows {
+            n,
+            x: gpu::ptr(x)?,
+            y: gpu::ptr(&y)?,
+            parts: kernels::gpu::maybe(parts.as_ref())?,
+        };
+        product4::nf4(gpu, &self.nf4()?, &rows)?;
+        Ok(Some(y))
     }
 
     /// The gradient to the input, dy·W: (n, out) -> (n, in).
