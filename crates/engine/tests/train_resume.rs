@@ -139,6 +139,23 @@ fn every_step_can_be_saved_from_the_listener() {
     }
 }
 
+/// One saved by a version that had no offloading.
+#[test]
+fn a_checkpoint_without_offload_inputs_is_one_with_it_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = settings(Optimizer::adamw());
+    let mut trainer = Trainer::new(lora(), now.clone()).unwrap();
+    trainer.save(folder.path()).unwrap();
+    let manifest = folder.path().join("trainer.json");
+    let mut json: serde_json::Value =
+        serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+    let fields = json["settings"].as_object_mut().unwrap();
+    assert_eq!(fields.remove("offload_inputs"), Some(false.into()));
+    fs::write(&manifest, json.to_string()).unwrap();
+    trainer = Trainer::load(folder.path(), lora(), now).unwrap();
+    assert!(!trainer.settings().offload_inputs);
+}
+
 /// A kill between the two renames leaves new tensors beside the old manifest and its tensors.
 #[test]
 fn a_kill_while_saving_leaves_the_old_checkpoint() {
