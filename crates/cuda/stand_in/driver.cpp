@@ -5,6 +5,8 @@
 // allocation, is found. RANDORI_STAND_IN_MEMORY says how many MiB the card has (default 4096), RANDORI_STAND_IN_PINNED how many of the
 // host's it pins (default 65536): what does not fit is refused as a driver refuses it.
 //
+// RANDORI_STAND_IN_IDLE: kernels and products do nothing and memory is 0, so that what is left is the host's own time.
+//
 // Queues: the first that is created (and the null one) is the main one. RANDORI_STAND_IN_EAGER says which do what they are asked for
 // before the call returns: `main` (the default), `others` or `none`; the rest do it as late as can be, when the host or another queue
 // waits for it. A real card's order lies between these, so a wait that is missing shows in one of the three.
@@ -51,10 +53,13 @@ size_t used = 0, most = 0, high = 0, kept = 0; // now, at most, at most since th
 size_t pinned = 0, most_pinned = 0, times_pinned = 0;
 size_t mebibytes(const char *name, long long otherwise) { const char *m = getenv(name); return (size_t)(m ? atoll(m) : otherwise) << 20; }
 size_t total() { static size_t t = mebibytes("RANDORI_STAND_IN_MEMORY", 4096); return t; }
+bool idle() { static bool i = getenv("RANDORI_STAND_IN_IDLE") != nullptr; return i; }
+size_t launches = 0, products = 0, allocations = 0;
 struct Report {
     ~Report() {
         if (!getenv("RANDORI_STAND_IN_REPORT")) return;
         fprintf(stderr, "stand-in: at most %zu bytes, %zu at the end\n", most, used);
+        fprintf(stderr, "stand-in: %zu launches, %zu products, %zu allocations\n", launches, products, allocations);
         fprintf(stderr, "stand-in: %zu bytes pinned, %zu blocks of them asked for\n", most_pinned, times_pinned);
     }
 } report;
@@ -69,12 +74,21 @@ bool is_pinned(const void *p) {
     --after;
     return (uint64_t)p < after->first + after->second;
 }
+// Zeros that cost nothing until they are touched; where they really begin stands before them.
+char *blank(size_t n) {
+    char *all = (char *)calloc(1, n + GUARD + 512);
+    if (!all) return nullptr;
+    char *m = (char *)(((uint64_t)all + 511) / 256 * 256);
+    ((char **)m)[-1] = all;
+    return m;
+}
 Result allocate(uint64_t *p, size_t n, void *stream) {
     Turn g(turn);
     if (used + n > total()) return OUT_OF_MEMORY;
-    char *m = (char *)aligned_alloc(256, (n + GUARD + 255) / 256 * 256);
+    char *m = idle() ? blank(n) : (char *)aligned_alloc(256, (n + GUARD + 255) / 256 * 256);
     if (!m) return OUT_OF_MEMORY;
-    memset(m, 0xFF, n);
+    allocations++;
+    if (!idle()) memset(m, 0xFF, n);
     memset(m + n, 0xA5, GUARD);
     // on a card it may be memory whose last holder is still at work: it is this allocation's only when the queue comes to it
     if (is_late(queue(stream))) submit(stream, [=] { memset(m, 0xFF, n); });
@@ -87,6 +101,7 @@ Result allocate(uint64_t *p, size_t n, void *stream) {
 }
 // What is used after it was freed is NaN; what is written into it then is found when its turn comes to go.
 void poison(uint64_t p, size_t n) {
+    if (idle()) return free(((void **)p)[-1]);
     memset((void *)p, 0xFF, n);
     freed().push_back({p, n});
     for (kept += n; kept > KEPT; freed().pop_front()) {
@@ -128,6 +143,7 @@ Result unpin(void *p) {
     size_t n = found->second;
     pinned -= n;
     pins().erase(found);
+    if (idle()) return free(p), SUCCESS;
     poison((uint64_t)p, n); // without waiting for anybody: what is still to be copied must be waited for before
     return SUCCESS;
 }
@@ -239,6 +255,8 @@ API Result cuModuleGetFunction(void **f, void *, const char *name) {
 API Result cuFuncSetAttribute(void *, int, int) { return SUCCESS; }
 API Result cuLaunchKernel(void *f, unsigned x, unsigned y, unsigned z, unsigned a, unsigned b, unsigned c, unsigned shared, void *q, void **args, void **) {
     Turn g(turn);
+    launches++;
+    if (idle()) return SUCCESS;
     const std::string &name = *(std::string *)f;
     std::vector<std::string> copies; // who launches may forget them at once
     for (size_t size : emu::arguments()[name]) copies.emplace_back((const char *)args[copies.size()], size);
@@ -286,7 +304,8 @@ API int cublasGemmEx(void *h, int ta, int tb, int m, int n, int k, const void *a
     if (m < 0 || n < 0 || k < 0 || lda < (ta ? k : m) || ldb < (tb ? n : k) || ldc < m) return 7; // CUBLAS_STATUS_INVALID_VALUE
     float al = *(const float *)alpha, be = *(const float *)beta;
     Turn g(turn);
-    submit(((Blas *)h)->queue, [=] { product(ta, tb, m, n, k, al, a, at, lda, b, bt, ldb, be, c, ct, ldc); });
+    products++;
+    if (!idle()) submit(((Blas *)h)->queue, [=] { product(ta, tb, m, n, k, al, a, at, lda, b, bt, ldb, be, c, ct, ldc); });
     return 0;
 }
 API int curandCreateGenerator(void **g, int) { *g = (void *)7; return 0; }

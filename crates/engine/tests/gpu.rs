@@ -11,10 +11,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 use randori_engine::{
-    Base, GenerateOptions, Grads, Packed, PassOptions, Player, ScoreItem, Weight, generate, score,
+    Base, Compute, GenerateOptions, Grads, Packed, PassOptions, Player, ScoreItem, Weight,
+    generate, score,
     train::{Control, Optimizer, Pair, TrainSettings, Trainer},
+    weights::{Dtype, LoadOptions, Quant, Source, open},
 };
 use randori_qlora::QuantMatrix;
+use randori_sdk::seam::{Architecture, Backend, Binary, Id, OpResult};
 
 mod tiny;
 use tiny::*;
@@ -169,6 +172,64 @@ fn quantised_bases_are_the_processors() {
             let far = on(up(&near.base, float), &near);
             let what = format!("nf4, double {double}, {float:?}");
             compare(&what, &near, &far, &PassOptions::default(), tolerance);
+        }
+    }
+}
+
+/// Widths that 4-bit codes are read at as they are.
+struct Wide;
+
+impl Architecture for Wide {
+    fn name(&self) -> &str {
+        "wide"
+    }
+    fn layers(&self) -> usize {
+        1
+    }
+    fn embed(&self, ops: &mut dyn Backend, ids: Id) -> OpResult {
+        ops.embed("embed", ids, VOCAB, 64)
+    }
+    fn block(&self, ops: &mut dyn Backend, _: usize, x: Id) -> OpResult {
+        let h = ops.linear("up", x, 1056, false)?;
+        let h = ops.linear("down", h, 64, false)?;
+        ops.binary(Binary::Add, x, h)
+    }
+    fn head(&self, ops: &mut dyn Backend, x: Id) -> OpResult {
+        ops.linear("head", x, VOCAB, false)
+    }
+}
+
+/// A few rows, some, and many: from codes one by one, from codes on the tensor cores, from a dequantised matrix.
+#[test]
+fn products_of_any_number_of_rows_are_the_processors() {
+    if skip() {
+        return;
+    }
+    let base = |compute| {
+        let config = serde_json::json!({ "vocab_size": VOCAB });
+        let options = LoadOptions {
+            quant: Some(Quant::Nf4 { double: true }),
+            dtype: Dtype::F32,
+        };
+        let source = open(Source::Random { config, seed: 1 }).unwrap();
+        let base = source.load_where(Arc::new(Wide), &options, compute, &mut |_, _| ());
+        Player::bare(Arc::new(base.unwrap()))
+    };
+    let near = base(Compute::default());
+    for (float, tolerance) in [(DType::F32, 1e-5), (DType::BF16, 1e-2)] {
+        let far = base(Compute::on_gpu(float).unwrap());
+        for sizes in [(2, 2, 3), (4, 3, 5), (20, 30, 14), (40, 30, 40)] {
+            let plan = packed(&[sizes]);
+            let (a, b) = (near.logps(&plan).unwrap(), far.logps(&plan).unwrap());
+            assert!(
+                apart(&b, &a) < tolerance,
+                "{float:?}, {sizes:?}: {}",
+                apart(&b, &a)
+            );
+            assert!(
+                apart(&b, &a) > 0.0,
+                "{float:?}, {sizes:?}: not another machine's"
+            );
         }
     }
 }
