@@ -197,14 +197,13 @@ impl Case {
             Dtype::F32 => candle_core::DType::F32,
             _ => candle_core::DType::BF16,
         });
+        let compute = match self.has("full") {
+            true => compute.unwrap().for_full_training(),
+            false => compute.unwrap(),
+        };
         let base = open(Case::source())
             .unwrap()
-            .load_where(
-                Arc::new(Llama),
-                &self.options,
-                compute.unwrap(),
-                &mut |_, _| (),
-            )
+            .load_where(Arc::new(Llama), &self.options, compute, &mut |_, _| ())
             .unwrap();
         let base = Arc::new(base);
         let player = match self.has("full") {

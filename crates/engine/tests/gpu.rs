@@ -32,12 +32,15 @@ fn skip() -> bool {
 
 /// The same weights on the GPU.
 fn up(base: &Base, float: DType) -> Arc<Base> {
-    let compute = Compute::on_gpu(float).unwrap();
-    let place = |(name, w): (&String, &Weight)| (name.clone(), compute.place(w.clone()).unwrap());
+    place(base, Compute::on_gpu(float).unwrap())
+}
+
+fn place(base: &Base, compute: Compute) -> Arc<Base> {
+    let one = |(name, w): (&String, &Weight)| (name.clone(), compute.place(w.clone()).unwrap());
     Arc::new(Base {
         arch: base.arch.clone(),
         config: base.config.clone(),
-        weights: base.weights.iter().map(place).collect(),
+        weights: base.weights.iter().map(one).collect(),
         squares: Default::default(),
         compute,
     })
@@ -194,6 +197,14 @@ fn a_fully_trained_player_has_the_processors_gradients() {
     let near = Player::full(llama()).unwrap();
     let far = on(up(&near.base, DType::F32), &near);
     compare("full", &near, &far, &PassOptions::default(), 1e-5);
+    // with the base where it was loaded, which an adapter's player can use, too
+    for near in [near, learnt()] {
+        let compute = Compute::on_gpu(DType::F32).unwrap().for_full_training();
+        let far = on(place(&near.base, compute), &near);
+        let dense = |w: &Weight| matches!(w, Weight::Dense(t) if t.device().is_cpu());
+        assert!(far.base.weights.values().all(dense));
+        compare("stays", &near, &far, &PassOptions::default(), 1e-5);
+    }
 }
 
 /// More targets than go through a GPU's head at once, with a frozen head and with a trained one.

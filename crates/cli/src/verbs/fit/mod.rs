@@ -13,7 +13,7 @@ use crate::args::Who;
 use crate::bytes::{shown, unit};
 use crate::memory::{chosen, free};
 use crate::plan::{Model, Plan};
-use crate::recipe::OrAuto;
+use crate::recipe::{AdapterKind, OrAuto};
 use crate::session::{host, recipe};
 
 /// Prints the plan; an error where `limit` is given and the recipe does not fit.
@@ -117,8 +117,12 @@ fn about(plan: &Plan, most: u64) -> String {
         );
     }
     let (loading, training) = plan.beside_card();
+    let base = match plan.recipe.adapter.kind {
+        AdapterKind::Full => "in which the base stays, too",
+        _ => "through which the base's weights go one by one",
+    };
     format!(
-        "Memory of the GPU (model.device = \"cuda\"), at its peak in each stage, in {unit}. What is trained, as it is trained, and the\noptimiser's moments are in the machine's own memory, through which the base's weights go one by one: {} while it loads, {} then.\n\n",
+        "Memory of the GPU (model.device = \"cuda\"), at its peak in each stage, in {unit}. What is trained, as it is trained, and the\noptimiser's moments are in the machine's own memory, {base}: {} while it loads, {} then.\n\n",
         shown(loading, most),
         shown(training, most),
     )
