@@ -14,8 +14,11 @@ use randori_engine::{
     Base, Compute, GenerateOptions, Grads, Packed, PassOptions, Player, ScoreItem, Weight,
     generate, score,
     train::{Control, Pair, TrainSettings, Trainer},
+    weights::{LoadOptions, Source, open},
 };
+use randori_lora::{LoraSpec, Targets};
 use randori_qlora::QuantMatrix;
+use randori_sdk::seam::{Architecture, Backend, Binary, Id, OpResult, Unary};
 
 mod tiny;
 use tiny::*;
@@ -56,7 +59,10 @@ fn on(base: Arc<Base>, player: &Player) -> Player {
 
 /// A LoRA player whose B is not zero.
 fn learnt() -> Player {
-    let mut player = lora();
+    trained(lora())
+}
+
+fn trained(mut player: Player) -> Player {
     let mut params = (*player.params).clone();
     for (i, (name, t)) in params.iter_mut().enumerate() {
         if name.ends_with("lora_B") {
@@ -220,6 +226,83 @@ fn chunks_of_the_head_are_the_processors() {
         let what = format!("chunks, LoRA {}", near.lora.is_some());
         let options = PassOptions::default();
         compare_on(&plan, &what, &near, &far, &options, 1e-5);
+    }
+}
+
+/// Silus in every place: as a product's first factor alone, its second, both, with something else that uses them, over
+/// values of which one is not trained, behind rows that are many or few.
+struct Silus;
+
+impl Architecture for Silus {
+    fn name(&self) -> &str {
+        "silus"
+    }
+    fn layers(&self) -> usize {
+        6
+    }
+    fn embed(&self, ops: &mut dyn Backend, ids: Id) -> OpResult {
+        ops.embed("embed", ids, VOCAB, 16)
+    }
+    fn block(&self, ops: &mut dyn Backend, layer: usize, x: Id) -> OpResult {
+        let name = |part: &str| format!("layers.{layer}.{part}");
+        let g = ops.linear(&name("gate"), x, 16, false)?;
+        let a = ops.unary(Unary::Silu, g)?;
+        let u = match layer {
+            0 => x, // nothing trained in or below it
+            _ => ops.linear(&name("up"), x, 16, false)?,
+        };
+        let y = match layer {
+            0 | 1 => ops.binary(Binary::Mul, a, u)?,
+            2 => ops.binary(Binary::Mul, u, a)?,
+            3 => ops.binary(Binary::Mul, a, a)?,
+            4 => {
+                let y = ops.binary(Binary::Mul, a, u)?;
+                ops.binary(Binary::Add, y, a)?
+            }
+            _ => {
+                let u = ops.unary(Unary::Silu, u)?;
+                let y = ops.binary(Binary::Mul, a, u)?;
+                ops.unary(Unary::Silu, y)?
+            }
+        };
+        ops.binary(Binary::Add, x, y)
+    }
+    fn head(&self, ops: &mut dyn Backend, x: Id) -> OpResult {
+        ops.linear("head", x, VOCAB, false)
+    }
+}
+
+#[test]
+fn silus_are_the_processors_wherever_they_stand() {
+    if skip() {
+        return;
+    }
+    let config = serde_json::json!({ "vocab_size": VOCAB });
+    let base = open(Source::Random { config, seed: 1 }).unwrap();
+    let mut base = base
+        .load(Arc::new(Silus), &LoadOptions::default(), &mut |_, _| ())
+        .unwrap();
+    let sorted: BTreeMap<&String, &mut Weight> = base.weights.iter_mut().collect();
+    for (i, w) in sorted.into_values().enumerate() {
+        *w = Weight::Dense(random(8, i as u64, &w.shape(), 0.5));
+    }
+    let spec = |names: &[&str]| LoraSpec {
+        rank: 2,
+        targets: Targets::Names(names.iter().map(|n| n.to_string()).collect()),
+        ..LoraSpec::default()
+    };
+    let base = Arc::new(base);
+    for names in [&["gate", "up"][..], &["gate"], &["up"]] {
+        let near = trained(Player::with_lora(base.clone(), spec(names), 3).unwrap());
+        for checkpoint in [false, true] {
+            let options = PassOptions {
+                checkpoint,
+                dropout_seed: None,
+            };
+            let far = on(up(&near.base, DType::F32), &near);
+            let what = format!("silus, {names:?}, {options:?}");
+            compare(&what, &near, &far, &options, 1e-5);
+        }
     }
 }
 

@@ -186,6 +186,22 @@ fn step(pass: &Pass, op: Op, dy: Tensor, arena: &mut Arena, grads: &mut Grads) -
             }
             Ok(())
         }
+        Op::SwiGlu { gate, up, g, u } => match (arena.needs(gate), arena.needs(up)) {
+            (true, true) => {
+                let (dg, du) = elementwise::swiglu_backward(&g, &u, &dy)?;
+                arena.add(gate, dg, true)?;
+                arena.add(up, du, true)
+            }
+            (true, false) => {
+                let da = elementwise::binary(Binary::Mul, &dy, &u)?;
+                let dg = elementwise::unary_backward(Unary::Silu, &g, &da)?;
+                arena.add(gate, dg, true)
+            }
+            (false, _) => {
+                let a = elementwise::unary(Unary::Silu, &g)?;
+                arena.add(up, elementwise::binary(Binary::Mul, &dy, &a)?, true)
+            }
+        },
         Op::Affine { x, mul } => arena.add(x, elementwise::affine(&dy, mul, 0.0)?, true),
         Op::Reshape { x, dims } => arena.add(x, dy.reshape(dims)?, false),
         Op::Narrow { x, start, width } => arena.add(x, layout::widen(&dy, start, width)?, true),

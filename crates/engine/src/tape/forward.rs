@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use randori_sdk::seam::{AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary};
 
-use super::{Factor, Linear, Matrix, Node, Op, Place, Tape, Update, rules, say};
+use super::{Factor, Linear, Matrix, Node, Op, Place, Tape, Update, Value, rules, say};
 use crate::{
     Error, Result,
     kernels::{
@@ -286,6 +286,13 @@ impl Backend for Tape<'_, '_> {
         if op == Unary::Softmax {
             rules::soft_max(trailing(&value))?;
         }
+        if op == Unary::Silu && value.device().is_cuda() {
+            return Ok(self.keep(Value {
+                tensor: None,
+                silu: Some((x, value)),
+                needs,
+            }));
+        }
         let y = elementwise::unary(op, &value).map_err(say)?;
         let saved = if elementwise::saves_result(op) {
             y.clone()
@@ -296,6 +303,13 @@ impl Backend for Tape<'_, '_> {
     }
 
     fn binary(&mut self, op: Binary, a: Id, b: Id) -> OpResult {
+        if let Some((gate, g, g_needs)) = self.waiting(a, b).filter(|_| op == Binary::Mul) {
+            let (u, u_needs) = self.float(b)?;
+            if u.dims() == g.dims() {
+                let y = elementwise::swiglu(&g, &u).map_err(say)?;
+                return self.push(y, g_needs || u_needs, || Op::SwiGlu { gate, up: b, g, u });
+            }
+        }
         let ((av, a_needs), (bv, b_needs)) = (self.float(a)?, self.float(b)?);
         rules::binary(trailing(&av), trailing(&bv))?;
         if av.dims()[0] != bv.dims()[0] {
