@@ -18,7 +18,7 @@ use randori_engine::{
 };
 use randori_lora::{LoraSpec, Targets};
 use randori_qlora::QuantMatrix;
-use randori_sdk::seam::{Architecture, Backend, Binary, Id, OpResult, Unary};
+use randori_sdk::seam::{Architecture, Backend, Binary, Id, OpResult, RouteSpec, Unary};
 
 mod tiny;
 use tiny::*;
@@ -272,26 +272,31 @@ impl Architecture for Silus {
     }
 }
 
-#[test]
-fn silus_are_the_processors_wherever_they_stand() {
-    if skip() {
-        return;
-    }
+/// Random weights, large enough that functions are not straight lines.
+fn drawn(arch: Arc<dyn Architecture>) -> Arc<Base> {
     let config = serde_json::json!({ "vocab_size": VOCAB });
     let base = open(Source::Random { config, seed: 1 }).unwrap();
     let mut base = base
-        .load(Arc::new(Silus), &LoadOptions::default(), &mut |_, _| ())
+        .load(arch, &LoadOptions::default(), &mut |_, _| ())
         .unwrap();
     let sorted: BTreeMap<&String, &mut Weight> = base.weights.iter_mut().collect();
     for (i, w) in sorted.into_values().enumerate() {
         *w = Weight::Dense(random(8, i as u64, &w.shape(), 0.5));
     }
+    Arc::new(base)
+}
+
+#[test]
+fn silus_are_the_processors_wherever_they_stand() {
+    if skip() {
+        return;
+    }
+    let base = drawn(Arc::new(Silus));
     let spec = |names: &[&str]| LoraSpec {
         rank: 2,
         targets: Targets::Names(names.iter().map(|n| n.to_string()).collect()),
         ..LoraSpec::default()
     };
-    let base = Arc::new(base);
     for names in [&["gate", "up"][..], &["gate"], &["up"]] {
         let near = trained(Player::with_lora(base.clone(), spec(names), 3).unwrap());
         for checkpoint in [false, true] {
@@ -302,6 +307,66 @@ fn silus_are_the_processors_wherever_they_stand() {
             let far = on(up(&near.base, DType::F32), &near);
             let what = format!("silus, {names:?}, {options:?}");
             compare(&what, &near, &far, &options, 1e-5);
+        }
+    }
+}
+
+/// Four experts, of which every token goes to two.
+struct Experts(bool);
+
+impl Architecture for Experts {
+    fn name(&self) -> &str {
+        "experts"
+    }
+    fn layers(&self) -> usize {
+        2
+    }
+    fn embed(&self, ops: &mut dyn Backend, ids: Id) -> OpResult {
+        ops.embed("embed", ids, VOCAB, 16)
+    }
+    fn block(&self, ops: &mut dyn Backend, layer: usize, x: Id) -> OpResult {
+        let router = ops.linear(&format!("layers.{layer}.router"), x, 4, false)?;
+        let route = RouteSpec {
+            top_k: 2,
+            sigmoid: self.0,
+            normalise: layer == 0,
+            scale: 1.5,
+        };
+        let y = ops.moe(router, x, &route, &mut |ops, e, x| {
+            let name = |part: &str| format!("layers.{layer}.{e}.{part}");
+            let run = |ops: &mut dyn Backend| {
+                let g = ops.linear(&name("gate"), x, 24, false)?;
+                let g = ops.unary(Unary::Silu, g)?;
+                let u = ops.linear(&name("up"), x, 24, false)?;
+                let h = ops.binary(Binary::Mul, g, u)?;
+                ops.linear(&name("down"), h, 16, false)
+            };
+            run(ops).unwrap_or(0)
+        })?;
+        ops.binary(Binary::Add, x, y)
+    }
+    fn head(&self, ops: &mut dyn Backend, x: Id) -> OpResult {
+        ops.linear("head", x, VOCAB, false)
+    }
+}
+
+#[test]
+fn experts_are_the_processors() {
+    if skip() {
+        return;
+    }
+    for sigmoid in [false, true] {
+        let base = drawn(Arc::new(Experts(sigmoid)));
+        let spec = LoraSpec {
+            rank: 2,
+            targets: Targets::AllLinear,
+            ..LoraSpec::default()
+        };
+        let lora = trained(Player::with_lora(base.clone(), spec, 3).unwrap());
+        for near in [lora, Player::full(base.clone()).unwrap()] {
+            let what = format!("experts, sigmoid {sigmoid}, LoRA {}", near.lora.is_some());
+            let far = on(up(&near.base, DType::F32), &near);
+            compare(&what, &near, &far, &PassOptions::default(), 1e-5);
         }
     }
 }

@@ -352,7 +352,7 @@ impl Backend for Meter<'_, '_> {
         let mut picked = value.clone();
         // tokens spread evenly: what any one expert sees cannot be known
         picked.rows = (value.rows * route.top_k).div_ceil(experts);
-        let mut outs = Vec::new();
+        let (mut outs, mut sum) = (Vec::new(), None);
         for e in 0..experts {
             let part = self.make(&picked, value.dims.clone(), value.needs);
             let id = self.push(part, Undo::Each(vec![(x, value.count())]), Vec::new())?;
@@ -360,14 +360,15 @@ impl Backend for Meter<'_, '_> {
                 0 => return Err(format!("expert {e} failed")),
                 y => outs.push(y),
             }
+            let dims = self.value(outs[0])?.dims;
+            sum.get_or_insert_with(|| self.make(&value, dims, false));
         }
         let parts = outs
             .iter()
             .map(|y| self.value(*y))
             .collect::<Result<Vec<_>, _>>()?;
-        let dims = parts.first().ok_or("moe has no expert")?.dims.clone();
-        let needs = route_value.needs || parts.iter().any(|p| p.needs);
-        let out = self.make(&value, dims, needs);
+        let mut out = sum.ok_or("moe has no expert")?;
+        out.needs = route_value.needs || parts.iter().any(|p| p.needs);
         let mut to: Vec<(Id, usize)> = outs
             .iter()
             .copied()

@@ -7,7 +7,8 @@ use super::{Factor, Linear, Matrix, Op, Pass, Recorded, Vector, forward::flat};
 use crate::{
     Error, Grads, Result,
     kernels::{
-        self, attention_backward, elementwise, layout, linear, low_rank, norm, rope, route::Routing,
+        self, attention_backward, elementwise, layout, linear, low_rank, norm, rope,
+        route::{self, Routing},
     },
 };
 
@@ -310,15 +311,20 @@ fn mix(
     arena: &mut Arena,
 ) -> Result<()> {
     let mut dweights = vec![0f32; routing.places()];
-    let near = kernels::host(dout)?;
+    let mut slopes = Vec::new();
     for (y, share, value) in parts {
-        if let Some(value) = value {
-            let value = kernels::host(&value)?;
-            routing.weight_gradient(&share, &value, &near, &mut dweights)?;
-        }
+        let own = layout::gather(dout, &share.rows)?;
+        let slope = value.map(|value| route::weight_gradient(&value, &own));
         if arena.needs(y) {
-            let dy = routing.expert_gradient(&share, &near)?;
-            arena.add(y, kernels::beside(dy, dout)?, true)?;
+            arena.add(y, routing.expert_gradient(&share, &own)?, true)?;
+        }
+        slopes.extend(slope.transpose()?.map(|slope| (share, slope)));
+    }
+    // only now does a GPU have to be waited for
+    for (share, slope) in slopes {
+        let slope = kernels::host(&slope)?.flatten_all()?.to_vec1::<f32>()?;
+        for (place, d) in share.places.iter().zip(slope) {
+            dweights[*place as usize] = d;
         }
     }
     if arena.needs(router) {

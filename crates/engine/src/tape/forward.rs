@@ -235,8 +235,8 @@ impl Backend for Tape<'_, '_> {
         let (value, x_needs) = self.float(x)?;
         let experts = rules::moe(trailing(&router_value), route)?;
         let routing = Routing::new(&router_value, route).map_err(say)?;
-        let (mut parts, mut out, mut needs) = (Vec::new(), Vec::new(), router_needs);
-        let mut shape: Option<Vec<usize>> = None;
+        let (mut parts, mut needs) = (Vec::new(), router_needs);
+        let mut out: Option<Tensor> = None;
         for e in 0..experts {
             let share = routing.share(e);
             if share.rows.is_empty() {
@@ -255,25 +255,24 @@ impl Backend for Tape<'_, '_> {
                 y => y,
             };
             let (y_value, y_needs) = self.float(y)?;
-            let wanted = shape.get_or_insert_with(|| dims(&value, trailing(&y_value)));
-            if y_value.dims()[0] != share.rows.len() || trailing(&y_value) != &wanted[1..] {
+            let sum = match out.take() {
+                Some(sum) => sum,
+                None => layout::zeros(&dims(&value, trailing(&y_value)), &value).map_err(say)?,
+            };
+            if y_value.dims()[0] != share.rows.len() || trailing(&y_value) != trailing(&sum) {
                 return Err(format!(
                     "expert {e} answered the shape {:?} for {} tokens; the first expert's trailing shape was {:?}",
                     y_value.dims(),
                     share.rows.len(),
-                    &wanted[1..]
+                    trailing(&sum)
                 ));
             }
-            out.resize(wanted.iter().product(), 0.0);
-            let near = kernels::host(&y_value).map_err(say)?;
-            routing.add_weighted(&share, &near, &mut out).map_err(say)?;
+            routing.add_weighted(&share, &y_value, &sum).map_err(say)?;
+            out = Some(sum);
             needs |= y_needs;
             parts.push((y, share, router_needs.then_some(y_value)));
         }
-        let shape = shape.ok_or("moe was called without tokens")?;
-        let out = kernels::tensor(out, &shape)
-            .and_then(|out| kernels::beside(out, &value))
-            .map_err(say)?;
+        let out = out.ok_or("moe was called without tokens")?;
         self.push(out, needs, || Op::Moe {
             router,
             routing,

@@ -126,6 +126,14 @@ pub(crate) fn binary_backward_b(
     Ok(db)
 }
 
+/// a·b of each row (the first axis): (rows, 1).
+pub(crate) fn row_dots(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let size = (a.dims()[0], a.dims()[1..].iter().product::<usize>());
+    let (a, b) = (a.reshape(size)?, b.reshape(size)?);
+    // what a factor of each row would get
+    binary_backward_b(Binary::Mul, Some(&a), None, &[size.0, 1], &b)
+}
+
 /// y's columns times their factors, in place.
 pub(crate) fn scale_columns(y: &Tensor, factors: &[f32]) -> Result<()> {
     let factors = gpu()?.upload(factors)?;
