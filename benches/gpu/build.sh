@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds what run.sh needs on a machine with a GPU, and packs it: the test programs of crates/cuda, the engine's `gpu` and
-# `gpu_offload`, the bench `gpu`, and the plugins it loads. Wants Rust, CUDA's compiler (CUDA_HOME or NVCC) and python3 here;
+# `gpu_train` and `gpu_offload`, the bench `gpu`, and the plugins it loads. Wants Rust, CUDA's compiler (CUDA_HOME or NVCC) and python3 here;
 # nothing of them there.
 # usage: build.sh DIR        RANDORI_CUDA_ARCHS (90 unless set) says for which cards; CARGO_TARGET_DIR is honoured
 set -euo pipefail
@@ -15,7 +15,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$root"
 
 packages=(cuda engine benches plugin-llama plugin-losses)
-targets=(--lib --bin gpu --test gpu --test gpu_offload)
+targets=(--lib --bin gpu --test gpu --test gpu_train --test gpu_offload)
 for test in crates/cuda/tests/*.rs; do targets+=(--test "$(basename "$test" .rs)"); done
 # one call, so that all packages share one build of candle
 cargo build --release "${packages[@]/#/-prandori-}" --features randori-cuda/cuda,randori-engine/cuda,randori-benches/cuda \

@@ -235,7 +235,7 @@ pub fn measured(recipe: &Recipe, stop: &[u32], seed: u64) -> GenerateOptions {
 /// No GPU, or a program that cannot use one.
 #[cfg(feature = "cuda")]
 pub fn compute(recipe: &Recipe) -> Result<Compute> {
-    use crate::recipe::{ComputeDevice, Dtype};
+    use crate::recipe::{AdapterKind, ComputeDevice, Dtype};
     let float = match (recipe.model.device, recipe.model.dtype) {
         (ComputeDevice::Cpu, _) => return Ok(Compute::default()),
         (ComputeDevice::Cuda, Dtype::F32) => candle_core::DType::F32,
@@ -244,7 +244,11 @@ pub fn compute(recipe: &Recipe) -> Result<Compute> {
             anyhow::bail!("a GPU computes in f32 or bf16; model.dtype is \"f16\"")
         }
     };
-    Ok(Compute::on_gpu(float)?)
+    let compute = Compute::on_gpu(float)?;
+    Ok(match recipe.adapter.kind {
+        AdapterKind::Full => compute.for_full_training(),
+        AdapterKind::Lora | AdapterKind::Qlora => compute,
+    })
 }
 
 /// Where `model.device` wants the base and its passes.

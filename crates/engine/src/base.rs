@@ -75,6 +75,9 @@ pub struct Compute {
     pub device: Device,
     /// What they are: f32, or bf16 on a GPU.
     pub float: DType,
+    /// Whether dense weights of the base stay in the machine's memory.
+    #[cfg(feature = "cuda")]
+    pub(crate) stays: bool,
     #[cfg(feature = "cuda")]
     pub(crate) uploads: Arc<Mutex<crate::gpu::Uploads>>,
     /// Where block inputs wait for the backward pass, if they are offloaded; used again by every pass.
@@ -89,6 +92,8 @@ impl Default for Compute {
             device: Device::Cpu,
             float: DType::F32,
             #[cfg(feature = "cuda")]
+            stays: false,
+            #[cfg(feature = "cuda")]
             uploads: Arc::default(),
             #[cfg(feature = "cuda")]
             pinned: Default::default(),
@@ -97,6 +102,28 @@ impl Default for Compute {
 }
 
 impl Compute {
+    /// For full training, where every player has all dense weights as its own: the base's stay in the machine's memory, and a
+    /// GPU has room for the player's alone. A pass that wants one of the base's all the same takes it up for the while.
+    pub fn for_full_training(self) -> Self {
+        #[cfg(feature = "cuda")]
+        let this = Compute {
+            stays: true,
+            ..self
+        };
+        #[cfg(not(feature = "cuda"))]
+        let this = self; // the processor's memory is the machine's
+        this
+    }
+
+    /// A dense weight of the base where passes run.
+    pub(crate) fn near(&self, t: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if self.device.is_cuda() && t.device().is_cpu() {
+            return self.copy(t);
+        }
+        Ok(t.clone())
+    }
+
     /// A weight where passes want it. On a GPU: quantised ones as they are, dense matrices in the passes' numbers, what has one
     /// axis in f32.
     ///

@@ -20,7 +20,9 @@ use randori_engine::{
     weights::{Dtype, LoadOptions, Quant, Source, describe, open},
 };
 use randori_lora::{LoraSpec, Targets};
-use randori_sdk::seam::{Architecture, AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, Unary};
+use randori_sdk::seam::{
+    Architecture, AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary,
+};
 
 mod tiny;
 use tiny::{Logistic, lists};
@@ -31,7 +33,7 @@ const CASE: &str = "RANDORI_FIT_GPU_CASE";
 const REPORT: &str = "RANDORI_STAND_IN_REPORT";
 const OFF: f64 = 0.05;
 
-const CASES: [&str; 20] = [
+const CASES: [&str; 21] = [
     "f32",
     "bf16",
     "bf16-checkpoint",
@@ -46,6 +48,7 @@ const CASES: [&str; 20] = [
     "bf16-full",
     "bf16-chunks",
     "bf16-full-chunks",
+    "bf16-experts",
     "bf16-nf4-score",
     "bf16-score-chunks",
     "f32-generate",
@@ -70,8 +73,18 @@ const MANY: usize = 8; // these do not
 const SLOTS: usize = 20;
 const NEW: usize = 60; // over a page's end, where pools grow
 
-/// A Llama.
-struct Llama(usize);
+/// A Llama of so many blocks, with four experts or without.
+struct Llama(usize, bool);
+
+impl Llama {
+    fn mlp(&self, ops: &mut dyn Backend, name: &dyn Fn(&str) -> String, h: Id) -> OpResult {
+        let gate = ops.linear(&name("gate_proj"), h, FFN, false)?;
+        let gate = ops.unary(Unary::Silu, gate)?;
+        let up = ops.linear(&name("up_proj"), h, FFN, false)?;
+        let h = ops.binary(Binary::Mul, gate, up)?;
+        ops.linear(&name("down_proj"), h, WIDTH, false)
+    }
+}
 
 impl Architecture for Llama {
     fn name(&self) -> &str {
@@ -103,11 +116,22 @@ impl Architecture for Llama {
         let a = ops.linear(&name("o_proj"), a, WIDTH, false)?;
         let x = ops.binary(Binary::Add, x, a)?;
         let h = ops.rms_norm(&name("norm2"), x, 1e-5, 0.0)?;
-        let gate = ops.linear(&name("gate_proj"), h, FFN, false)?;
-        let gate = ops.unary(Unary::Silu, gate)?;
-        let up = ops.linear(&name("up_proj"), h, FFN, false)?;
-        let h = ops.binary(Binary::Mul, gate, up)?;
-        let h = ops.linear(&name("down_proj"), h, WIDTH, false)?;
+        let h = match self.1 {
+            true => {
+                let router = ops.linear(&name("router"), h, 4, false)?;
+                let route = RouteSpec {
+                    top_k: 2,
+                    sigmoid: false,
+                    normalise: true,
+                    scale: 1.0,
+                };
+                ops.moe(router, h, &route, &mut |ops, e, h| {
+                    let name = |part: &str| name(&format!("{e}.{part}"));
+                    self.mlp(ops, &name, h).unwrap_or(0)
+                })?
+            }
+            false => self.mlp(ops, &name, h)?,
+        };
         ops.binary(Binary::Add, x, h)
     }
     fn head(&self, ops: &mut dyn Backend, x: Id) -> OpResult {
@@ -173,7 +197,8 @@ impl Case {
     }
 
     fn arch(&self) -> Arc<dyn Architecture> {
-        Arc::new(Llama(if self.has("offload") { DEEP } else { LAYERS }))
+        let layers = if self.has("offload") { DEEP } else { LAYERS };
+        Arc::new(Llama(layers, self.has("experts")))
     }
 
     fn source() -> Source {
@@ -223,9 +248,13 @@ impl Case {
             Dtype::F32 => candle_core::DType::F32,
             _ => candle_core::DType::BF16,
         });
+        let compute = match self.has("full") {
+            true => compute.unwrap().for_full_training(),
+            false => compute.unwrap(),
+        };
         let base = open(Case::source())
             .unwrap()
-            .load_where(self.arch(), &self.options, compute.unwrap(), &mut |_, _| ())
+            .load_where(self.arch(), &self.options, compute, &mut |_, _| ())
             .unwrap();
         let base = Arc::new(base);
         let player = match self.has("full") {
@@ -288,7 +317,9 @@ fn figures_are_what_lies_on_the_card() {
         Err(e) => return eprintln!("SKIPPED: {e}"),
     }
     let mut wrong = Vec::new();
-    for name in CASES {
+    // all, or those whose names hold this
+    let some = std::env::var("RANDORI_FIT_GPU_ONLY").unwrap_or_default();
+    for name in CASES.into_iter().filter(|c| c.contains(&some)) {
         let (peak, pinned) = Case::of(name).predicted();
         let [reported, reported_pinned] = reported(name);
         let off = |figure: u64, reported: u64| figure as f64 / reported.max(1) as f64 - 1.0;

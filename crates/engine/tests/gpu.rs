@@ -1,4 +1,4 @@
-//! The GPU's passes against the processor's: log-probs, gradients, generation, training. Wants the feature `cuda`, and a GPU or the
+//! The GPU's passes against the processor's: log-probs, gradients, generation. Wants the feature `cuda`, and a GPU or the
 //! stand-in for one (`crates/cuda/stand_in/build.sh DIR`, then `LD_LIBRARY_PATH=DIR`); skips, loudly, without either.
 #![cfg(feature = "cuda")]
 #![allow(
@@ -9,49 +9,17 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::DType;
 use randori_engine::{
-    Base, Compute, GenerateOptions, Grads, Packed, PassOptions, Player, ScoreItem, Weight,
-    generate, score,
-    train::{Control, Optimizer, Pair, TrainSettings, Trainer},
+    Base, Compute, GenerateOptions, Grads, Packed, PassOptions, Player, Weight, generate,
     weights::{Dtype, LoadOptions, Quant, Source, open},
 };
+use randori_lora::{LoraSpec, Targets};
 use randori_qlora::QuantMatrix;
-use randori_sdk::seam::{Architecture, Backend, Binary, Id, OpResult};
+use randori_sdk::seam::{Architecture, Backend, Binary, Id, OpResult, RouteSpec, Unary};
 
 mod tiny;
-use tiny::*;
-
-fn skip() -> bool {
-    match randori_engine::gpu::card() {
-        Ok(_) => false,
-        Err(e) => {
-            eprintln!("SKIPPED: {e}");
-            true
-        }
-    }
-}
-
-fn on(base: Arc<Base>, player: &Player) -> Player {
-    Player {
-        base,
-        lora: player.lora.clone(),
-        params: player.params.clone(),
-    }
-}
-
-/// A LoRA player whose B is not zero.
-fn learnt(rank: usize) -> Player {
-    let mut player = lora_of(rank);
-    let mut params = (*player.params).clone();
-    for (i, (name, t)) in params.iter_mut().enumerate() {
-        if name.ends_with("lora_B") {
-            *t = random(5, i as u64, t.dims(), 0.3);
-        }
-    }
-    player.params = Arc::new(params);
-    player
-}
+use tiny::{card::*, *};
 
 /// Shared prompts with two responses each, long enough for several tiles.
 fn plan() -> Packed {
@@ -81,21 +49,6 @@ fn gradients(player: &Player, plan: &Packed, options: &PassOptions) -> (Vec<f64>
         .forward_backward(plan, options, &mut slopes, &mut grads)
         .unwrap();
     (logps, grads)
-}
-
-fn host(t: &Tensor) -> Vec<f64> {
-    let t = t.to_device(&Device::Cpu).unwrap();
-    let t = t.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
-    t.to_vec1().unwrap()
-}
-
-/// The difference's length over the reference's.
-fn apart(got: &[f64], want: &[f64]) -> f64 {
-    assert_eq!(got.len(), want.len());
-    let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
-    let far = norm(&mut got.iter().zip(want).map(|(g, w)| g - w));
-    let far = if far.is_finite() { far } else { f64::INFINITY };
-    far / norm(&mut want.iter().copied()).max(1e-30)
 }
 
 fn compare(what: &str, near: &Player, far: &Player, options: &PassOptions, tolerance: f64) {
@@ -242,6 +195,14 @@ fn a_fully_trained_player_has_the_processors_gradients() {
     let near = Player::full(llama()).unwrap();
     let far = on(up(&near.base, DType::F32), &near);
     compare("full", &near, &far, &PassOptions::default(), 1e-5);
+    // with the base where it was loaded, which an adapter's player can use, too
+    for near in [near, learnt(2)] {
+        let compute = Compute::on_gpu(DType::F32).unwrap().for_full_training();
+        let far = on(place(&near.base, compute), &near);
+        let dense = |w: &Weight| matches!(w, Weight::Dense(t) if t.device().is_cpu());
+        assert!(far.base.weights.values().all(dense));
+        compare("stays", &near, &far, &PassOptions::default(), 1e-5);
+    }
 }
 
 /// More targets than go through a GPU's head at once, with a frozen head and with a trained one.
@@ -257,6 +218,149 @@ fn chunks_of_the_head_are_the_processors() {
         let what = format!("chunks, LoRA {}", near.lora.is_some());
         let options = PassOptions::default();
         compare_on(&plan, &what, &near, &far, &options, 1e-5);
+    }
+}
+
+/// Silus in every place: as a product's first factor alone, its second, both, with something else that uses them, over
+/// values of which one is not trained, behind rows that are many or few.
+struct Silus;
+
+impl Architecture for Silus {
+    fn name(&self) -> &str {
+        "silus"
+    }
+    fn layers(&self) -> usize {
+        6
+    }
+    fn embed(&self, ops: &mut dyn Backend, ids: Id) -> OpResult {
+        ops.embed("embed", ids, VOCAB, 16)
+    }
+    fn block(&self, ops: &mut dyn Backend, layer: usize, x: Id) -> OpResult {
+        let name = |part: &str| format!("layers.{layer}.{part}");
+        let g = ops.linear(&name("gate"), x, 16, false)?;
+        let a = ops.unary(Unary::Silu, g)?;
+        let u = match layer {
+            0 => x, // nothing trained in or below it
+            _ => ops.linear(&name("up"), x, 16, false)?,
+        };
+        let y = match layer {
+            0 | 1 => ops.binary(Binary::Mul, a, u)?,
+            2 => ops.binary(Binary::Mul, u, a)?,
+            3 => ops.binary(Binary::Mul, a, a)?,
+            4 => {
+                let y = ops.binary(Binary::Mul, a, u)?;
+                ops.binary(Binary::Add, y, a)?
+            }
+            _ => {
+                let u = ops.unary(Unary::Silu, u)?;
+                let y = ops.binary(Binary::Mul, a, u)?;
+                ops.unary(Unary::Silu, y)?
+            }
+        };
+        ops.binary(Binary::Add, x, y)
+    }
+    fn head(&self, ops: &mut dyn Backend, x: Id) -> OpResult {
+        ops.linear("head", x, VOCAB, false)
+    }
+}
+
+/// Random weights, large enough that functions are not straight lines.
+fn drawn(arch: Arc<dyn Architecture>) -> Arc<Base> {
+    let config = serde_json::json!({ "vocab_size": VOCAB });
+    let base = open(Source::Random { config, seed: 1 }).unwrap();
+    let mut base = base
+        .load(arch, &LoadOptions::default(), &mut |_, _| ())
+        .unwrap();
+    let sorted: BTreeMap<&String, &mut Weight> = base.weights.iter_mut().collect();
+    for (i, w) in sorted.into_values().enumerate() {
+        *w = Weight::Dense(random(8, i as u64, &w.shape(), 0.5));
+    }
+    Arc::new(base)
+}
+
+#[test]
+fn silus_are_the_processors_wherever_they_stand() {
+    if skip() {
+        return;
+    }
+    let base = drawn(Arc::new(Silus));
+    let spec = |names: &[&str]| LoraSpec {
+        rank: 2,
+        targets: Targets::Names(names.iter().map(|n| n.to_string()).collect()),
+        ..LoraSpec::default()
+    };
+    for names in [&["gate", "up"][..], &["gate"], &["up"]] {
+        let near = with_b(Player::with_lora(base.clone(), spec(names), 3).unwrap());
+        for checkpoint in [false, true] {
+            let options = PassOptions {
+                checkpoint,
+                dropout_seed: None,
+                ..PassOptions::default()
+            };
+            let far = on(up(&near.base, DType::F32), &near);
+            let what = format!("silus, {names:?}, {options:?}");
+            compare(&what, &near, &far, &options, 1e-5);
+        }
+    }
+}
+
+/// Four experts, of which every token goes to two.
+struct Experts(bool);
+
+impl Architecture for Experts {
+    fn name(&self) -> &str {
+        "experts"
+    }
+    fn layers(&self) -> usize {
+        2
+    }
+    fn embed(&self, ops: &mut dyn Backend, ids: Id) -> OpResult {
+        ops.embed("embed", ids, VOCAB, 16)
+    }
+    fn block(&self, ops: &mut dyn Backend, layer: usize, x: Id) -> OpResult {
+        let router = ops.linear(&format!("layers.{layer}.router"), x, 4, false)?;
+        let route = RouteSpec {
+            top_k: 2,
+            sigmoid: self.0,
+            normalise: layer == 0,
+            scale: 1.5,
+        };
+        let y = ops.moe(router, x, &route, &mut |ops, e, x| {
+            let name = |part: &str| format!("layers.{layer}.{e}.{part}");
+            let run = |ops: &mut dyn Backend| {
+                let g = ops.linear(&name("gate"), x, 24, false)?;
+                let g = ops.unary(Unary::Silu, g)?;
+                let u = ops.linear(&name("up"), x, 24, false)?;
+                let h = ops.binary(Binary::Mul, g, u)?;
+                ops.linear(&name("down"), h, 16, false)
+            };
+            run(ops).unwrap_or(0)
+        })?;
+        ops.binary(Binary::Add, x, y)
+    }
+    fn head(&self, ops: &mut dyn Backend, x: Id) -> OpResult {
+        ops.linear("head", x, VOCAB, false)
+    }
+}
+
+#[test]
+fn experts_are_the_processors() {
+    if skip() {
+        return;
+    }
+    for sigmoid in [false, true] {
+        let base = drawn(Arc::new(Experts(sigmoid)));
+        let spec = LoraSpec {
+            rank: 2,
+            targets: Targets::AllLinear,
+            ..LoraSpec::default()
+        };
+        let lora = with_b(Player::with_lora(base.clone(), spec, 3).unwrap());
+        for near in [lora, Player::full(base.clone()).unwrap()] {
+            let what = format!("experts, sigmoid {sigmoid}, LoRA {}", near.lora.is_some());
+            let far = on(up(&near.base, DType::F32), &near);
+            compare(&what, &near, &far, &PassOptions::default(), 1e-5);
+        }
     }
 }
 
@@ -299,117 +403,4 @@ fn generation_draws_the_processors_tokens() {
         assert!(apart(&wide(&b.logps), &wide(&a.logps)) < 1e-5);
     }
     assert!(a.iter().any(|g| g.tokens.len() > 64), "no long response");
-}
-
-/// Losses of 16 steps, and what became of the parameters. `stop`: saved after so many and resumed.
-fn trained(
-    player: &Player,
-    settings: &TrainSettings,
-    stop: usize,
-) -> (Vec<f64>, BTreeMap<String, Vec<f64>>) {
-    let lists_of = |seed| lists(seed, 24, 2..9, VOCAB);
-    let (prompts, real, generated) = (lists_of(1), lists_of(2), lists_of(3));
-    let items: Vec<ScoreItem> = (0..24)
-        .map(|i| ScoreItem {
-            prompt: &prompts[i],
-            responses: vec![&real[i], &generated[i]],
-        })
-        .collect();
-    let scores = score(player, &items, 64, &mut |_, _| {}).unwrap();
-    let pairs: Vec<Pair> = (0..24)
-        .map(|i| Pair {
-            prompt: prompts[i].clone(),
-            real: real[i].clone(),
-            generated: generated[i].clone(),
-            ref_real: scores[i][0],
-            ref_generated: scores[i][1],
-            place: format!("pair {i}"),
-        })
-        .collect();
-    let mut trainer = Trainer::new(player.clone(), settings.clone()).unwrap();
-    let mut losses = Vec::new();
-    let mut run = |trainer: &mut Trainer, until: usize| {
-        trainer
-            .train_pairs(&pairs, &Logistic(0.1), &mut |m, _| {
-                losses.push(m.loss);
-                Ok(match m.step == until {
-                    true => Control::Stop,
-                    false => Control::Continue,
-                })
-            })
-            .unwrap();
-    };
-    if stop > 0 {
-        let folder = tempfile::tempdir().unwrap();
-        run(&mut trainer, stop);
-        trainer.save(folder.path()).unwrap();
-        trainer = Trainer::load(folder.path(), player.clone(), settings.clone()).unwrap();
-        assert_eq!(trainer.step(), stop);
-    }
-    run(&mut trainer, 0);
-    let params = trainer.into_player().unwrap().params;
-    assert!(params.values().all(|t| t.device().is_cpu()));
-    let values = |(name, t): (&String, &Tensor)| (name.clone(), host(t));
-    (losses, params.iter().map(values).collect())
-}
-
-#[test]
-fn sixteen_steps_follow_the_processors() {
-    if skip() {
-        return;
-    }
-    let settings = |optimizer, learning_rate| TrainSettings {
-        optimizer,
-        learning_rate,
-        batch: 3,
-        epochs: 2,
-        micro_batch_tokens: 40,
-        ..TrainSettings::default()
-    };
-    let momentum = Optimizer::RmsProp {
-        alpha: 0.9,
-        eps: 1e-6,
-        weight_decay: 0.01,
-        momentum: 0.5,
-    };
-    // of values in 8 bits, some fall on the other side of a middle
-    for (optimizer, rate, rank, tolerance) in [
-        (Optimizer::rmsprop(), 1e-2, 2, 1e-4),
-        (momentum, 1e-3, 2, 1e-4),
-        (Optimizer::adamw(), 1e-2, 2, 1e-4),
-        (Optimizer::adamw_8bit(), 3e-3, 300, 2e-3),
-    ] {
-        let near = learnt(rank);
-        let far = on(up(&near.base, DType::F32), &near);
-        let settings = settings(optimizer, rate);
-        let ((a, pa), (b, pb)) = (trained(&near, &settings, 0), trained(&far, &settings, 0));
-        assert_eq!(a.len(), 16);
-        assert!(apart(&b, &a) < tolerance, "{optimizer:?}: {a:?} {b:?}");
-        assert!((b[0] - std::f64::consts::LN_2).abs() < 1e-6, "{}", b[0]);
-        assert!(
-            a.iter().any(|l| (l - a[0]).abs() > 1e-3),
-            "{optimizer:?} does not learn: {a:?}"
-        );
-        for (name, want) in &pa {
-            let d = apart(&pb[name], want);
-            assert!(
-                d < 20.0 * tolerance,
-                "{optimizer:?}: {name} is {d} off after 16 steps"
-            );
-        }
-        // the processor's optimiser beside the card's passes, and a run that is resumed
-        let mut offloaded = settings.clone();
-        offloaded.offload_optimizer = true;
-        let (c, pc) = trained(&far, &offloaded, 0);
-        assert!(apart(&c, &a) < tolerance, "{optimizer:?}, offloaded");
-        assert!(
-            pc != pb,
-            "{optimizer:?}: the card's arithmetic is the processor's"
-        );
-        assert_eq!(
-            trained(&far, &settings, 5),
-            (b, pb),
-            "{optimizer:?}, resumed"
-        );
-    }
 }

@@ -14,7 +14,7 @@ use std::{
     sync::Arc,
 };
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use randori_engine::{
     Base, Error, Grads, Packed, PassOptions, Player, Weight,
     train::{Control, Pair, StepMetrics, TrainSettings, Trainer},
@@ -22,7 +22,7 @@ use randori_engine::{
 use randori_sdk::seam::{Architecture, Backend, Id, OpResult};
 
 mod tiny;
-use tiny::*;
+use tiny::{card::*, *};
 
 /// [`TinyLlama`] with as many blocks as it takes for inputs to be under way both ways.
 struct Deep;
@@ -95,12 +95,6 @@ const OFFLOADED: PassOptions = PassOptions {
     offload_inputs: true,
     ..CHECKPOINTED
 };
-
-fn host(t: &Tensor) -> Vec<f64> {
-    let t = t.to_device(&Device::Cpu).unwrap();
-    let t = t.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
-    t.to_vec1().unwrap()
-}
 
 fn bits(values: &[f64]) -> Vec<u64> {
     assert!(values.iter().all(|v| v.is_finite()), "not a number");

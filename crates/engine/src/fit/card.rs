@@ -8,7 +8,7 @@ use crate::{
     block_input::moves,
     cache::{PAGE, more_pages},
     generate::{PIECE, PREFILL},
-    weights::{Dtype, Holding},
+    weights::{Dtype, HeldWeight, Holding},
 };
 
 /// What a process has on a card before it opens a model: the CUDA context, kernels, cuBLAS's workspace. Assumed, not measured.
@@ -31,6 +31,8 @@ pub(super) struct Card {
     loading: u64,
     /// Whether parameters and moments stay in the machine's memory while they are trained.
     offload_optimizer: bool,
+    /// The base where it stays there: in full training, in which every player has all of it as its own.
+    stays: u64,
 }
 
 /// What a step over a cache does to its pages.
@@ -53,6 +55,12 @@ impl Planner {
             Dtype::Bf16 => 2,
             Dtype::F16 => return Err(Error::rule("a GPU computes in f32 or bf16, not f16")),
         };
+        let whole = self.load().total();
+        let full = |w: &HeldWeight| self.learnt.full.contains(&w.name);
+        let stays = match self.weights.iter().all(full) {
+            true => self.base(),
+            false => 0,
+        };
         let mut loading = 0;
         for held in &mut self.weights {
             let traced = self.trace.weights.iter().find(|w| w.name == held.name);
@@ -71,6 +79,9 @@ impl Planner {
             };
             loading = loading.max(made + beside.max(again));
             held.beside = 0;
+            if stays > 0 {
+                held.bytes = 0;
+            }
             if let Some(stored) = self.stored.get_mut(&held.name) {
                 stored.bytes = held.bytes;
             }
@@ -78,8 +89,9 @@ impl Planner {
         self.card = Some(Card {
             float: size,
             offloads: false,
-            loading,
             offload_optimizer: false,
+            loading: if stays > 0 { whole } else { loading },
+            stays,
         });
         Ok(self)
     }
@@ -128,13 +140,15 @@ impl Planner {
         (params, self.moments() + maps)
     }
 
-    /// The machine's own memory beside a card: a weight of the base while it loads; afterwards the parameters of `players`, and where the
+    /// The machine's own memory beside a card: a weight of the base while it loads (in full training all of it,
+    /// which then stays); afterwards the parameters of `players`, and where the
     /// optimiser works there, the moments, a step's gradients and the tensor that is being changed; otherwise what comes down to
     /// be saved.
     /// What is pinned for block inputs comes on top ([`Planner::pinned`]).
     pub fn beside_card(&self, players: usize) -> (u64, u64) {
-        let loading = self.card.map_or(0, |card| card.loading);
-        let training = (players as u64 + 1) * self.player() + self.moments() + self.largest();
+        let (loading, stays) = self.card.map_or((0, 0), |card| (card.loading, card.stays));
+        let training =
+            stays + (players as u64 + 1) * self.player() + self.moments() + self.largest();
         (loading, training)
     }
 

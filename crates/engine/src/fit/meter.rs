@@ -11,6 +11,8 @@ use crate::{kernels::elementwise::saves_result, tape::rules};
 #[derive(Clone)]
 struct Value {
     held: Option<Held>,
+    /// A silu that nobody has asked for yet, on a GPU: what it is of.
+    silu: Option<(Id, Held)>,
     rows: usize,
     dims: Vec<usize>,
     needs: bool,
@@ -61,6 +63,12 @@ pub(super) enum Undo {
         counts: (usize, usize),
         first: Option<Held>,
         again: usize,
+    },
+    /// Each input's gradient at once where both are wanted, or else over another value.
+    SwiGlu {
+        gate: Id,
+        up: Id,
+        count: usize,
     },
     /// The gradient's memory is shared.
     Alias(Id),
@@ -114,6 +122,7 @@ impl<'a, 'p> Meter<'a, 'p> {
     ) -> Result<Recorded, String> {
         let values = vec![Value {
             held: Some(input.held),
+            silu: None,
             rows: input.rows,
             dims: input.dims,
             needs: input.needs,
@@ -137,16 +146,24 @@ impl<'a, 'p> Meter<'a, 'p> {
         })
     }
 
-    fn value(&self, id: Id) -> Result<Value, String> {
+    fn value(&mut self, id: Id) -> Result<Value, String> {
+        let (made, pass) = (self.values.len(), self.pass);
         let value = (id as usize)
             .checked_sub(1)
-            .and_then(|i| self.values.get(i));
-        value.cloned().ok_or_else(|| {
-            format!(
-                "value {id} does not exist: this call has made {}",
-                self.values.len()
-            )
-        })
+            .and_then(|i| self.values.get_mut(i));
+        let value =
+            value.ok_or_else(|| format!("value {id} does not exist: this call has made {made}"))?;
+        if let Some((x, argument)) = value.silu.take() {
+            value.held = Some(pass.values(value.count()));
+            if value.needs && self.record {
+                self.nodes.push(Node {
+                    out: id,
+                    undo: Undo::Each(vec![(x, value.count())]),
+                    kept: vec![argument],
+                });
+            }
+        }
+        Ok(value.clone())
     }
 
     fn hold(&self, count: usize) -> Held {
@@ -156,6 +173,16 @@ impl<'a, 'p> Meter<'a, 'p> {
     /// Adds a value; records the op when it needs a gradient and the tape records.
     fn push(&mut self, value: Value, undo: Undo, kept: Vec<Option<Held>>) -> OpResult {
         let needs = value.needs;
+        let out = self.keep(value);
+        if needs && self.record {
+            let kept = kept.into_iter().flatten().collect();
+            self.nodes.push(Node { out, undo, kept });
+        }
+        Ok(out)
+    }
+
+    /// Adds a value and lets go of those whose last use this was.
+    fn keep(&mut self, value: Value) -> Id {
         self.values.push(value);
         let out = self.values.len() as Id;
         for &id in self
@@ -164,20 +191,25 @@ impl<'a, 'p> Meter<'a, 'p> {
             .into_iter()
             .flatten()
         {
-            self.values[id as usize - 1].held = None;
+            let value = &mut self.values[id as usize - 1];
+            (value.held, value.silu) = (None, None);
         }
         self.silu = None;
-        if needs && self.record {
-            let kept = kept.into_iter().flatten().collect();
-            self.nodes.push(Node { out, undo, kept });
-        }
-        Ok(out)
+        out
+    }
+
+    /// What `a` is the silu of, if a product with `b` can take it from there, and a value like it.
+    fn waiting(&self, a: Id, b: Id) -> Option<(Id, Held, Value)> {
+        let value = self.values.get((a as usize).checked_sub(1)?)?;
+        let (x, argument) = value.silu.clone().filter(|_| a != b)?;
+        Some((x, argument, value.clone()))
     }
 
     /// A new value of `x`'s rows.
     fn make(&self, x: &Value, dims: Vec<usize>, needs: bool) -> Value {
         let mut value = Value {
             held: None,
+            silu: None,
             rows: x.rows,
             dims,
             needs,
@@ -217,7 +249,8 @@ impl Backend for Meter<'_, '_> {
     fn embed(&mut self, name: &str, ids: Id, vocab: usize, width: usize) -> OpResult {
         let name = format!("{name}.weight");
         let own = self.pass.learnt.full.contains(&name);
-        let y = self.make(&self.value(ids)?, vec![width], own);
+        let ids = self.value(ids)?;
+        let y = self.make(&ids, vec![width], own);
         self.push(y, Undo::Embed(vec![(name, vocab * width)]), Vec::new())
     }
 
@@ -319,7 +352,7 @@ impl Backend for Meter<'_, '_> {
         let mut picked = value.clone();
         // tokens spread evenly: what any one expert sees cannot be known
         picked.rows = (value.rows * route.top_k).div_ceil(experts);
-        let mut outs = Vec::new();
+        let (mut outs, mut sum) = (Vec::new(), None);
         for e in 0..experts {
             let part = self.make(&picked, value.dims.clone(), value.needs);
             let id = self.push(part, Undo::Each(vec![(x, value.count())]), Vec::new())?;
@@ -327,14 +360,15 @@ impl Backend for Meter<'_, '_> {
                 0 => return Err(format!("expert {e} failed")),
                 y => outs.push(y),
             }
+            let dims = self.value(outs[0])?.dims;
+            sum.get_or_insert_with(|| self.make(&value, dims, false));
         }
         let parts = outs
             .iter()
             .map(|y| self.value(*y))
             .collect::<Result<Vec<_>, _>>()?;
-        let dims = parts.first().ok_or("moe has no expert")?.dims.clone();
-        let needs = route_value.needs || parts.iter().any(|p| p.needs);
-        let out = self.make(&value, dims, needs);
+        let mut out = sum.ok_or("moe has no expert")?;
+        out.needs = route_value.needs || parts.iter().any(|p| p.needs);
         let mut to: Vec<(Id, usize)> = outs
             .iter()
             .copied()
@@ -350,6 +384,14 @@ impl Backend for Meter<'_, '_> {
 
     fn unary(&mut self, op: Unary, x: Id) -> OpResult {
         let value = self.value(x)?;
+        if op == Unary::Silu && self.pass.card.is_some() {
+            let argument = value.held.ok_or("a value is gone")?;
+            return Ok(self.keep(Value {
+                held: None,
+                silu: Some((x, argument)),
+                ..value
+            }));
+        }
         let y = self.make(&value, value.dims.clone(), value.needs);
         let undo = Undo::Each(vec![(x, value.count())]);
         let saved = match saves_result(op) {
@@ -365,6 +407,18 @@ impl Backend for Meter<'_, '_> {
     }
 
     fn binary(&mut self, op: Binary, a: Id, b: Id) -> OpResult {
+        if let Some((gate, g, av)) = self.waiting(a, b).filter(|_| op == Binary::Mul) {
+            let bv = self.value(b)?;
+            if av.dims == bv.dims {
+                let y = self.make(&bv, bv.dims.clone(), av.needs || bv.needs);
+                let undo = Undo::SwiGlu {
+                    gate,
+                    up: b,
+                    count: bv.count(),
+                };
+                return self.push(y, undo, vec![Some(g), bv.held]);
+            }
+        }
         let (av, bv) = (self.value(a)?, self.value(b)?);
         let shape = rules::binary(&av.dims, &bv.dims)?;
         let silu = self.silu.take().filter(|(out, _)| *out == a);

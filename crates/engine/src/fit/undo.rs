@@ -156,6 +156,17 @@ fn step(pass: &Pass, undo: Undo, dy: Held, arena: &mut Arena) {
             }
             arena.add(pass, a, dy, false);
         }
+        Undo::SwiGlu { gate, up, count } => {
+            let (first, second) = (hold(count), hold(count));
+            match (arena.needs(gate), arena.needs(up)) {
+                (true, true) => {
+                    arena.add(pass, gate, first, true);
+                    arena.add(pass, up, second, true);
+                }
+                (true, false) => arena.add(pass, gate, first, true),
+                (false, _) => arena.add(pass, up, second, true),
+            }
+        }
         Undo::Multiply {
             a,
             b,

@@ -50,6 +50,7 @@ impl Compute {
         Ok(Compute {
             device: Gpu::open()?.device(),
             float,
+            stays: false,
             uploads: Arc::default(),
             pinned: Default::default(),
         })
@@ -58,12 +59,18 @@ impl Compute {
     /// [`Compute::place`] on the GPU.
     pub(crate) fn up(&self, weight: Weight) -> Result<Weight> {
         Ok(match weight {
-            Weight::Dense(t) => Weight::Dense(up(&t, self.float, &self.device)?),
+            Weight::Dense(t) if self.stays => Weight::Dense(t),
+            Weight::Dense(t) => Weight::Dense(self.copy(&t)?),
             Weight::Quant(q) => {
                 Weight::Gpu(Arc::new(GpuMatrix::new(Gpu::open()?, &q, self.float)?))
             }
             up @ Weight::Gpu(_) => up,
         })
+    }
+
+    /// A dense tensor on the GPU.
+    pub(crate) fn copy(&self, t: &Tensor) -> Result<Tensor> {
+        up(t, self.float, &self.device)
     }
 
     /// A player's own tensors on the GPU; made when they are asked for the first time.

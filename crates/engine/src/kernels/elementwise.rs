@@ -286,6 +286,20 @@ fn zip_tasks(y: &mut [f32], a: &[f32], b: &[f32], f: fn(&mut [f32], &[f32], &[f3
     }
 }
 
+/// silu(g)·u, of one shape.
+pub(crate) fn swiglu(g: &Tensor, u: &Tensor) -> Result<Tensor> {
+    on_gpu!(g, gpu::elementwise::swiglu(g, u));
+    binary(Binary::Mul, &unary(Unary::Silu, g)?, u)
+}
+
+/// Its gradients to g and u.
+pub(crate) fn swiglu_backward(g: &Tensor, u: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)> {
+    on_gpu!(dy, gpu::elementwise::swiglu_backward(g, u, dy));
+    let du = binary(Binary::Mul, dy, &unary(Unary::Silu, g)?)?;
+    let dg = unary_backward(Unary::Silu, g, &binary(Binary::Mul, dy, u)?)?;
+    Ok((dg, du))
+}
+
 /// The gradient to a of a·b or a/b (a sum passes dy on as it is).
 pub(crate) fn binary_backward_a(op: Binary, b: &Tensor, dy: &Tensor) -> Result<Tensor> {
     match op {

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use randori_sdk::seam::RouteSpec;
 
-use super::{Values, elementwise, math, tensor};
+use super::{Values, elementwise, layout, math, on_gpu, tensor};
 use crate::Result;
 
 /// The choice for every token.
@@ -16,6 +16,16 @@ pub(crate) struct Routing {
     weights: Vec<f32>,
     experts: usize,
     route: RouteSpec,
+}
+
+/// d loss / d weight of an expert's rows, a number for each: its gradient · y, where these lie.
+pub(crate) fn weight_gradient(y: &Tensor, dout: &Tensor) -> Result<Tensor> {
+    on_gpu!(y, super::gpu::elementwise::row_dots(y, dout));
+    let (rows, width) = (y.dims()[0], y.dims()[1..].iter().product());
+    let (y, dout) = (Values::of(y)?, Values::of(dout)?);
+    let pairs = dout.chunks_exact(width).zip(y.chunks_exact(width));
+    let dots = pairs.map(|(d, y)| math::dot(d, y) as f32).collect();
+    tensor(dots, &[rows])
 }
 
 /// One expert's share.
@@ -75,61 +85,22 @@ impl Routing {
         Share { rows, places }
     }
 
+    fn weights(&self, share: &Share) -> Vec<f32> {
+        let of = |&place: &u32| self.weights[place as usize];
+        share.places.iter().map(of).collect()
+    }
+
     /// out[row] += weight · y's row.
-    pub(crate) fn add_weighted(&self, share: &Share, y: &Tensor, out: &mut [f32]) -> Result<()> {
-        let width: usize = y.dims()[1..].iter().product();
-        let y = Values::of(y)?;
-        for ((&row, &place), y) in share
-            .rows
-            .iter()
-            .zip(&share.places)
-            .zip(y.chunks_exact(width))
-        {
-            let out = &mut out[row as usize * width..][..width];
-            math::add_scaled(out, self.weights[place as usize], y);
-        }
-        Ok(())
+    pub(crate) fn add_weighted(&self, share: &Share, y: &Tensor, out: &Tensor) -> Result<()> {
+        layout::scatter(y, &share.rows, Some(&self.weights(share)), out)
     }
 
-    /// dy of an expert's output: weight · the gradient of its rows.
+    /// dy of an expert's output from the gradient of its rows, which lie one behind the other: weight · that.
     pub(crate) fn expert_gradient(&self, share: &Share, dout: &Tensor) -> Result<Tensor> {
-        let mut dims = dout.dims().to_vec();
-        let width: usize = dims[1..].iter().product();
-        dims[0] = share.rows.len();
-        let dout = Values::of(dout)?;
-        let mut dy = vec![0f32; share.rows.len() * width];
-        for ((&row, &place), dy) in share
-            .rows
-            .iter()
-            .zip(&share.places)
-            .zip(dy.chunks_exact_mut(width))
-        {
-            let from = &dout[row as usize * width..][..width];
-            math::add_scaled(dy, self.weights[place as usize], from);
-        }
-        tensor(dy, &dims)
-    }
-
-    /// Writes d loss / d weight of an expert's places: dout · y.
-    pub(crate) fn weight_gradient(
-        &self,
-        share: &Share,
-        y: &Tensor,
-        dout: &Tensor,
-        dweights: &mut [f32],
-    ) -> Result<()> {
-        let width: usize = y.dims()[1..].iter().product();
-        let (y, dout) = (Values::of(y)?, Values::of(dout)?);
-        for ((&row, &place), y) in share
-            .rows
-            .iter()
-            .zip(&share.places)
-            .zip(y.chunks_exact(width))
-        {
-            let from = &dout[row as usize * width..][..width];
-            dweights[place as usize] = math::dot(from, y) as f32;
-        }
-        Ok(())
+        let dy = layout::zeros(dout.dims(), dout)?;
+        let each: Vec<u32> = (0..share.rows.len() as u32).collect();
+        layout::scatter(dout, &each, Some(&self.weights(share)), &dy)?;
+        Ok(dy)
     }
 
     /// How many (token, expert) places there are.

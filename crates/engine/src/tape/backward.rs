@@ -7,7 +7,8 @@ use super::{Factor, Linear, Matrix, Op, Pass, Recorded, Vector, forward::flat};
 use crate::{
     Error, Grads, Result,
     kernels::{
-        self, attention_backward, elementwise, layout, linear, low_rank, norm, rope, route::Routing,
+        self, attention_backward, elementwise, layout, linear, low_rank, norm, rope,
+        route::{self, Routing},
     },
 };
 
@@ -186,6 +187,22 @@ fn step(pass: &Pass, op: Op, dy: Tensor, arena: &mut Arena, grads: &mut Grads) -
             }
             Ok(())
         }
+        Op::SwiGlu { gate, up, g, u } => match (arena.needs(gate), arena.needs(up)) {
+            (true, true) => {
+                let (dg, du) = elementwise::swiglu_backward(&g, &u, &dy)?;
+                arena.add(gate, dg, true)?;
+                arena.add(up, du, true)
+            }
+            (true, false) => {
+                let da = elementwise::binary(Binary::Mul, &dy, &u)?;
+                let dg = elementwise::unary_backward(Unary::Silu, &g, &da)?;
+                arena.add(gate, dg, true)
+            }
+            (false, _) => {
+                let a = elementwise::unary(Unary::Silu, &g)?;
+                arena.add(up, elementwise::binary(Binary::Mul, &dy, &a)?, true)
+            }
+        },
         Op::Affine { x, mul } => arena.add(x, elementwise::affine(&dy, mul, 0.0)?, true),
         Op::Reshape { x, dims } => arena.add(x, dy.reshape(dims)?, false),
         Op::Narrow { x, start, width } => arena.add(x, layout::widen(&dy, start, width)?, true),
@@ -294,15 +311,20 @@ fn mix(
     arena: &mut Arena,
 ) -> Result<()> {
     let mut dweights = vec![0f32; routing.places()];
-    let near = kernels::host(dout)?;
+    let mut slopes = Vec::new();
     for (y, share, value) in parts {
-        if let Some(value) = value {
-            let value = kernels::host(&value)?;
-            routing.weight_gradient(&share, &value, &near, &mut dweights)?;
-        }
+        let own = layout::gather(dout, &share.rows)?;
+        let slope = value.map(|value| route::weight_gradient(&value, &own));
         if arena.needs(y) {
-            let dy = routing.expert_gradient(&share, &near)?;
-            arena.add(y, kernels::beside(dy, dout)?, true)?;
+            arena.add(y, routing.expert_gradient(&share, &own)?, true)?;
+        }
+        slopes.extend(slope.transpose()?.map(|slope| (share, slope)));
+    }
+    // only now does a GPU have to be waited for
+    for (share, slope) in slopes {
+        let slope = kernels::host(&slope)?.flatten_all()?.to_vec1::<f32>()?;
+        for (place, d) in share.places.iter().zip(slope) {
+            dweights[*place as usize] = d;
         }
     }
     if arena.needs(router) {

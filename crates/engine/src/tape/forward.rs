@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use randori_sdk::seam::{AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary};
 
-use super::{Factor, Linear, Matrix, Node, Op, Place, Tape, Update, rules, say};
+use super::{Factor, Linear, Matrix, Node, Op, Place, Tape, Update, Value, rules, say};
 use crate::{
     Error, Result,
     kernels::{
@@ -235,8 +235,8 @@ impl Backend for Tape<'_, '_> {
         let (value, x_needs) = self.float(x)?;
         let experts = rules::moe(trailing(&router_value), route)?;
         let routing = Routing::new(&router_value, route).map_err(say)?;
-        let (mut parts, mut out, mut needs) = (Vec::new(), Vec::new(), router_needs);
-        let mut shape: Option<Vec<usize>> = None;
+        let (mut parts, mut needs) = (Vec::new(), router_needs);
+        let mut out: Option<Tensor> = None;
         for e in 0..experts {
             let share = routing.share(e);
             if share.rows.is_empty() {
@@ -255,25 +255,24 @@ impl Backend for Tape<'_, '_> {
                 y => y,
             };
             let (y_value, y_needs) = self.float(y)?;
-            let wanted = shape.get_or_insert_with(|| dims(&value, trailing(&y_value)));
-            if y_value.dims()[0] != share.rows.len() || trailing(&y_value) != &wanted[1..] {
+            let sum = match out.take() {
+                Some(sum) => sum,
+                None => layout::zeros(&dims(&value, trailing(&y_value)), &value).map_err(say)?,
+            };
+            if y_value.dims()[0] != share.rows.len() || trailing(&y_value) != trailing(&sum) {
                 return Err(format!(
                     "expert {e} answered the shape {:?} for {} tokens; the first expert's trailing shape was {:?}",
                     y_value.dims(),
                     share.rows.len(),
-                    &wanted[1..]
+                    trailing(&sum)
                 ));
             }
-            out.resize(wanted.iter().product(), 0.0);
-            let near = kernels::host(&y_value).map_err(say)?;
-            routing.add_weighted(&share, &near, &mut out).map_err(say)?;
+            routing.add_weighted(&share, &y_value, &sum).map_err(say)?;
+            out = Some(sum);
             needs |= y_needs;
             parts.push((y, share, router_needs.then_some(y_value)));
         }
-        let shape = shape.ok_or("moe was called without tokens")?;
-        let out = kernels::tensor(out, &shape)
-            .and_then(|out| kernels::beside(out, &value))
-            .map_err(say)?;
+        let out = out.ok_or("moe was called without tokens")?;
         self.push(out, needs, || Op::Moe {
             router,
             routing,
@@ -286,6 +285,13 @@ impl Backend for Tape<'_, '_> {
         if op == Unary::Softmax {
             rules::soft_max(trailing(&value))?;
         }
+        if op == Unary::Silu && value.device().is_cuda() {
+            return Ok(self.keep(Value {
+                tensor: None,
+                silu: Some((x, value)),
+                needs,
+            }));
+        }
         let y = elementwise::unary(op, &value).map_err(say)?;
         let saved = if elementwise::saves_result(op) {
             y.clone()
@@ -296,6 +302,13 @@ impl Backend for Tape<'_, '_> {
     }
 
     fn binary(&mut self, op: Binary, a: Id, b: Id) -> OpResult {
+        if let Some((gate, g, g_needs)) = self.waiting(a, b).filter(|_| op == Binary::Mul) {
+            let (u, u_needs) = self.float(b)?;
+            if u.dims() == g.dims() {
+                let y = elementwise::swiglu(&g, &u).map_err(say)?;
+                return self.push(y, g_needs || u_needs, || Op::SwiGlu { gate, up: b, g, u });
+            }
+        }
         let ((av, a_needs), (bv, b_needs)) = (self.float(a)?, self.float(b)?);
         rules::binary(trailing(&av), trailing(&bv))?;
         if av.dims()[0] != bv.dims()[0] {

@@ -24,6 +24,7 @@ use crate::{
     cache::BlockCache,
     kernels::{
         attention::{Attended, Heads},
+        elementwise,
         norm::{Norm, Stats},
         rope::Table,
         route::{Routing, Share},
@@ -42,8 +43,10 @@ pub(crate) enum Place<'a> {
 
 /// A value of the arena.
 struct Value {
-    /// `None` after its last use.
+    /// `None` after its last use, and of a silu that nobody has asked for yet.
     tensor: Option<Tensor>,
+    /// What that is the silu of. On a GPU it waits: a product takes it from here, and nobody else may come.
+    silu: Option<(Id, Tensor)>,
     /// Whether a gradient must reach it.
     needs: bool,
 }
@@ -101,6 +104,13 @@ enum Op {
         a_value: Option<Factor>,
         b_value: Option<Tensor>,
         b_dims: Vec<usize>,
+    },
+    /// silu(g)·u of values of one shape, in one go.
+    SwiGlu {
+        gate: Id,
+        up: Id,
+        g: Tensor,
+        u: Tensor,
     },
     Affine {
         x: Id,
@@ -208,6 +218,7 @@ impl<'a, 'p> Tape<'a, 'p> {
     ) -> Result<Recorded> {
         let values = vec![Value {
             tensor: Some(input),
+            silu: None,
             needs,
         }];
         let mut tape = Tape {
@@ -230,16 +241,25 @@ impl<'a, 'p> Tape<'a, 'p> {
     }
 
     /// A value and whether it needs a gradient.
-    fn value(&self, id: Id) -> std::result::Result<(Tensor, bool), String> {
+    fn value(&mut self, id: Id) -> std::result::Result<(Tensor, bool), String> {
+        let made = self.values.len();
         let Some(value) = (id as usize)
             .checked_sub(1)
-            .and_then(|i| self.values.get(i))
+            .and_then(|i| self.values.get_mut(i))
         else {
             return Err(format!(
-                "value {id} does not exist: this call has made {}",
-                self.values.len()
+                "value {id} does not exist: this call has made {made}"
             ));
         };
+        if let Some((x, argument)) = value.silu.take() {
+            let op = Unary::Silu;
+            value.tensor = Some(elementwise::unary(op, &argument).map_err(say)?);
+            if value.needs && self.record {
+                let saved = argument;
+                let op = Op::Unary { op, x, saved };
+                self.nodes.push(Node { out: id, op });
+            }
+        }
         match &value.tensor {
             Some(tensor) => Ok((tensor.clone(), value.needs)),
             None => Err(format!(
@@ -249,7 +269,7 @@ impl<'a, 'p> Tape<'a, 'p> {
     }
 
     /// An f32 value and whether it needs a gradient.
-    fn float(&self, id: Id) -> std::result::Result<(Tensor, bool), String> {
+    fn float(&mut self, id: Id) -> std::result::Result<(Tensor, bool), String> {
         let value = self.value(id)?;
         match value.0.dtype() {
             DType::F32 | DType::BF16 => Ok(value),
@@ -259,19 +279,35 @@ impl<'a, 'p> Tape<'a, 'p> {
 
     /// Adds a value; records `op` when it needs a gradient and the tape records.
     fn push(&mut self, tensor: Tensor, needs: bool, op: impl FnOnce() -> Op) -> OpResult {
-        self.values.push(Value {
+        let out = self.keep(Value {
             tensor: Some(tensor),
+            silu: None,
             needs,
         });
-        let out = self.values.len() as Id;
-        let over = self.last_uses.as_ref().and_then(|l| l.get(out as usize));
-        for &id in over.into_iter().flatten() {
-            self.values[id as usize - 1].tensor = None;
-        }
         if needs && self.record {
             self.nodes.push(Node { out, op: op() });
         }
         Ok(out)
+    }
+
+    /// Adds a value and lets go of those whose last use this was.
+    fn keep(&mut self, value: Value) -> Id {
+        self.values.push(value);
+        let out = self.values.len() as Id;
+        let over = self.last_uses.as_ref().and_then(|l| l.get(out as usize));
+        for &id in over.into_iter().flatten() {
+            let value = &mut self.values[id as usize - 1];
+            (value.tensor, value.silu) = (None, None);
+        }
+        out
+    }
+
+    /// What `a` is the silu of, if a product with `b` can take it from there: the argument, its id, and whether it needs a
+    /// gradient.
+    fn waiting(&self, a: Id, b: Id) -> Option<(Id, Tensor, bool)> {
+        let value = self.values.get((a as usize).checked_sub(1)?)?;
+        let (x, argument) = value.silu.as_ref().filter(|_| a != b)?;
+        Some((*x, argument.clone(), value.needs))
     }
 }
 

@@ -44,7 +44,7 @@ impl Pass<'_> {
             (Matrix::Own(own.clone(), full.clone()), own.dims().to_vec())
         } else {
             match self.player.base.weights.get(&full) {
-                Some(Weight::Dense(w)) => (Matrix::Frozen(w.clone()), w.dims().to_vec()),
+                Some(Weight::Dense(w)) => (Matrix::Frozen(self.near(w)?), w.dims().to_vec()),
                 Some(Weight::Quant(w)) => {
                     (Matrix::Quant(w.clone()), vec![w.shape().0, w.shape().1])
                 }
@@ -66,7 +66,7 @@ impl Pass<'_> {
         } else {
             match self.player.base.weights.get(&full) {
                 Some(Weight::Dense(w)) => Vector {
-                    values: w.clone(),
+                    values: self.near(w)?,
                     own: None,
                 },
                 Some(_) => {
@@ -79,6 +79,10 @@ impl Pass<'_> {
         };
         check(&full, vector.values.dims(), &[width])?;
         Ok(vector)
+    }
+
+    fn near(&self, w: &Tensor) -> Result<Tensor, String> {
+        self.player.base.compute.near(w).map_err(|e| e.to_string())
     }
 
     pub(crate) fn update(&self, name: &str) -> Option<Update> {

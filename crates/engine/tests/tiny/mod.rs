@@ -11,6 +11,9 @@ use randori_sdk::seam::{
     RopeSpec, Rows, SamplerFn, SamplerState, Step, Unary,
 };
 
+#[cfg(feature = "cuda")]
+pub mod card;
+
 /// A Llama of two blocks.
 pub struct TinyLlama;
 
@@ -280,18 +283,4 @@ pub fn lists(
                 .collect()
         })
         .collect()
-}
-
-/// The same weights on the GPU.
-#[cfg(feature = "cuda")]
-pub fn up(base: &Base, float: DType) -> Arc<Base> {
-    let compute = randori_engine::Compute::on_gpu(float).unwrap();
-    let place = |(name, w): (&String, &Weight)| (name.clone(), compute.place(w.clone()).unwrap());
-    Arc::new(Base {
-        arch: base.arch.clone(),
-        config: base.config.clone(),
-        weights: base.weights.iter().map(place).collect(),
-        squares: Default::default(),
-        compute,
-    })
 }

@@ -13,7 +13,7 @@ use crate::args::Who;
 use crate::bytes::{shown, unit};
 use crate::memory::{chosen, free};
 use crate::plan::{Model, Plan};
-use crate::recipe::OrAuto;
+use crate::recipe::{AdapterKind, OrAuto};
 use crate::session::{host, recipe};
 
 /// Prints the plan; an error where `limit` is given and the recipe does not fit.
@@ -118,8 +118,12 @@ fn about(plan: &Plan, most: u64) -> Result<String> {
         0 => String::new(),
         pinned => format!("\n({} of it pinned, for block inputs)", shown(pinned, most)),
     };
+    let base = match plan.recipe.adapter.kind {
+        AdapterKind::Full => "the base, which stays there",
+        _ => "each of the base's weights on its way to the card",
+    };
     Ok(format!(
-        "Memory of the GPU (model.device = \"cuda\"), at its peak in each stage, in {unit}. In the machine's own memory lie\nplayers that wait, what comes down to be saved, and each of the base's weights on its way to the card: {} while it loads, {} then{pinned}.\n\n",
+        "Memory of the GPU (model.device = \"cuda\"), at its peak in each stage, in {unit}. In the machine's own memory lie\nplayers that wait, what comes down to be saved, and {base}: {} while it loads, {} then{pinned}.\n\n",
         shown(loading, most),
         shown(training, most),
     ))

@@ -86,6 +86,30 @@ pub(crate) fn binary(op: Binary, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Ok(y)
 }
 
+/// silu(g)·u, of one shape.
+pub(crate) fn swiglu(g: &Tensor, u: &Tensor) -> Result<Tensor> {
+    let y = room(u, u.dims())?; // every value is written
+    ops::swiglu(
+        gpu()?,
+        float(u)?,
+        u.elem_count(),
+        ptr(g)?,
+        ptr(u)?,
+        ptr(&y)?,
+    )?;
+    Ok(y)
+}
+
+/// Its gradients to g and u.
+pub(crate) fn swiglu_backward(g: &Tensor, u: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)> {
+    let (dg, du) = (room(dy, dy.dims())?, room(dy, dy.dims())?); // every value is written
+    let (gate, up, from) = (ptr(g)?, ptr(u)?, ptr(dy)?);
+    let (to_gate, to_up) = (ptr(&dg)?, ptr(&du)?);
+    let n = dy.elem_count();
+    ops::swiglu_backward(gpu()?, float(dy)?, n, gate, up, from, to_gate, to_up)?;
+    Ok((dg, du))
+}
+
 pub(crate) fn binary_backward_b(
     op: Binary,
     a: Option<&Tensor>,
@@ -100,6 +124,14 @@ pub(crate) fn binary_backward_b(
     let (a, b) = (maybe(a)?, maybe(b)?);
     sum.run(gpu()?, op, a, b, ptr(dy)?, ptr(&scratch)?, ptr(&db)?)?;
     Ok(db)
+}
+
+/// a·b of each row (the first axis): (rows, 1).
+pub(crate) fn row_dots(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let size = (a.dims()[0], a.dims()[1..].iter().product::<usize>());
+    let (a, b) = (a.reshape(size)?, b.reshape(size)?);
+    // what a factor of each row would get
+    binary_backward_b(Binary::Mul, Some(&a), None, &[size.0, 1], &b)
 }
 
 /// y's columns times their factors, in place.
