@@ -7,8 +7,8 @@ use super::{Factor, Linear, Matrix, Node, Op, Place, Tape, Update, Value, rules,
 use crate::{
     Error, Result,
     kernels::{
-        self, attention, attention::Heads, elementwise, layout, linear, low_rank, norm, norm::Norm,
-        rope, route::Routing, rows,
+        attention, attention::Heads, elementwise, layout, linear, low_rank, norm, norm::Norm, rope,
+        route::Routing, rows,
     },
 };
 
@@ -85,9 +85,9 @@ impl Tape<'_, '_> {
         let [q, k, v] = values;
         let (_, width) = heads.widths();
         #[cfg(feature = "cuda")]
-        if kernels::gpu::on(q) {
+        if crate::kernels::gpu::on(q) {
             return match &mut self.place {
-                Place::Packed => kernels::gpu::attention::packed(self.pass, q, k, v, heads),
+                Place::Packed => crate::kernels::gpu::attention::packed(self.pass, q, k, v, heads),
                 Place::Cached(cache) => cache.attend_on_gpu(q, k, v, heads),
                 Place::Rows => Err(Error::rule("attention belongs into a block")),
             };
