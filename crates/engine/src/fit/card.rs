@@ -2,7 +2,7 @@
 //! machine's memory, and a copy of the one that works is on the card; while it is trained, its parameters and their moments too,
 //! unless they are asked to stay.
 
-use super::{Decoding, Packing, Peak, Planner, passes::Part};
+use super::{Decoding, HEAP, Packing, Peak, Planner, passes::Part};
 use crate::{
     Error, Result,
     block_input::moves,
@@ -90,7 +90,11 @@ impl Planner {
             float: size,
             offloads: false,
             offload_optimizer: false,
-            loading: if stays > 0 { whole } else { loading },
+            // what was freed of a weight may stay with the process while the next is made
+            loading: match stays {
+                0 => loading + loading.min(HEAP),
+                _ => whole,
+            },
             stays,
         });
         Ok(self)
