@@ -1,0 +1,112 @@
+//! Passes that are small enough to be added up by hand.
+
+use std::sync::Arc;
+
+use randori_lora::LoraSpec;
+use randori_sdk::seam::{Architecture, Backend, Binary, Id, OpResult};
+
+use super::{super::Learns, *};
+use crate::{
+    trace::trace,
+    weights::{LoadOptions, Source, describe},
+};
+
+const WIDTH: usize = 8;
+const VOCAB: usize = 32;
+const LAYERS: usize = 3;
+
+/// x + W·norm(x) three times: small enough to be added up by hand.
+struct Plain;
+
+impl Architecture for Plain {
+    fn name(&self) -> &str {
+        "plain"
+    }
+    fn layers(&self) -> usize {
+        LAYERS
+    }
+    fn embed(&self, ops: &mut dyn Backend, ids: Id) -> OpResult {
+        ops.embed("embed", ids, VOCAB, WIDTH)
+    }
+    fn block(&self, ops: &mut dyn Backend, layer: usize, x: Id) -> OpResult {
+        let h = ops.rms_norm(&format!("norm.{layer}"), x, 1e-5, 0.0)?;
+        let y = ops.linear(&format!("w.{layer}"), h, WIDTH, false)?;
+        ops.binary(Binary::Add, x, y)
+    }
+    fn head(&self, ops: &mut dyn Backend, x: Id) -> OpResult {
+        ops.linear("head", x, VOCAB, false)
+    }
+}
+
+fn planner(learns: Learns) -> Planner {
+    let arch: Arc<dyn Architecture> = Arc::new(Plain);
+    let traced = trace(&*arch).unwrap();
+    let config = serde_json::json!({});
+    let described = describe(Source::Random { config, seed: 1 }).unwrap();
+    let held = described.held(&traced, &LoadOptions::default(), "plain");
+    Planner::new(
+        arch,
+        traced,
+        held.unwrap(),
+        learns,
+        crate::train::Optimizer::adamw(),
+        1,
+    )
+    .unwrap()
+}
+
+const PACKING: Packing = Packing {
+    rows: 100,
+    targets: 60,
+    keys: 50,
+    attended: 0,
+    several: false,
+};
+
+#[test]
+fn sizes_are_closed_forms() {
+    let spec = LoraSpec {
+        rank: 2,
+        ..LoraSpec::default()
+    };
+    let lora = planner(Learns::Lora(&spec, false));
+    let weights = 2 * VOCAB * WIDTH + LAYERS * (WIDTH * WIDTH + WIDTH);
+    assert_eq!(lora.base(), 4 * weights as u64);
+    assert_eq!(lora.player(), 4 * (LAYERS * 2 * 2 * WIDTH) as u64);
+    assert_eq!(lora.moments(), 2 * lora.player());
+    assert_eq!(planner(Learns::Full).player(), lora.base());
+}
+
+#[test]
+fn the_tape_holds_what_can_be_counted_by_hand() {
+    let spec = LoraSpec {
+        rank: 2,
+        ..LoraSpec::default()
+    };
+    let planner = planner(Learns::Lora(&spec, false));
+    let kept = |checkpoint| {
+        let pass = planner.pass(PACKING.keys, PACKING.attended);
+        let kept = planner
+            .forward_backward(&pass, &PACKING, checkpoint)
+            .unwrap();
+        let grads: u64 = pass.grads.take().values().map(Held::bytes).sum();
+        assert_eq!(grads, planner.player());
+        assert_eq!(pass.ledger.live(), 0, "a pass leaves nothing else behind");
+        kept
+    };
+    let n = PACKING.rows as u64;
+    let (wide, xa, stats) = (4 * n * WIDTH as u64, 4 * n * 2, 8 * n);
+    // every block's input, the last block's output
+    assert_eq!(kept(true), (LAYERS as u64 + 1) * wide);
+    // the first block's norm has nothing trained below it
+    let blocks = LAYERS as u64 * (2 * wide + xa) + (LAYERS as u64 - 1) * stats;
+    assert_eq!(kept(false), blocks);
+}
+
+#[test]
+fn a_slots_room_doubles() {
+    assert_eq!(
+        [(10, 10), (10, 11), (10, 41), (2000, 2100)].map(|(p, all)| room(p, all)),
+        [10, 20, 80, 4096]
+    );
+}
