@@ -149,7 +149,7 @@ fn one(gpu: &Gpu, sizes: &Sizes, host: &Host, base: &Arc<Base>, step: &Step, rat
     let (mut seconds, mut work, mut losses) = (Vec::new(), 0.0, Vec::new());
     let (mut last, mut done) = (Instant::now(), multiply_adds());
     let mut each = |m: &StepMetrics, _: &Trainer| {
-        // gradients have come down and the optimiser has run: nothing of the step is left to wait for
+        // the optimiser has run on the card: nothing of the step is left to wait for then
         gpu.synchronise()?;
         seconds.push(last.elapsed().as_secs_f64());
         work = (multiply_adds() - done) as f64;
