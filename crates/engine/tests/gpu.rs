@@ -205,6 +205,28 @@ fn a_fully_trained_player_has_the_processors_gradients() {
     }
 }
 
+/// The magnitudes' gradients too, and in bf16 the embedding's, which is summed in f32.
+#[test]
+fn dora_and_full_players_have_the_processors_gradients() {
+    if skip() {
+        return;
+    }
+    let spec = LoraSpec {
+        dora: true,
+        ..(*lora().lora.unwrap()).clone()
+    };
+    let dora = with_b(Player::with_lora(llama(), spec, 7).unwrap());
+    let names: Vec<&String> = dora.params.keys().collect();
+    assert!(names.iter().any(|n| n.ends_with("lora_magnitude_vector")));
+    for near in [dora.clone(), Player::full(llama()).unwrap()] {
+        for (float, tolerance) in [(DType::F32, 1e-5), (DType::BF16, 2e-2)] {
+            let far = on(up(&near.base, float), &near);
+            let what = format!("DoRA {}, {float:?}", near.lora.is_some());
+            compare(&what, &near, &far, &PassOptions::default(), tolerance);
+        }
+    }
+}
+
 /// More targets than go through a GPU's head at once, with a frozen head and with a trained one.
 #[test]
 fn chunks_of_the_head_are_the_processors() {

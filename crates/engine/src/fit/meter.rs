@@ -72,7 +72,10 @@ pub(super) enum Undo {
     },
     /// The gradient's memory is shared.
     Alias(Id),
-    Embed(Vec<(String, usize)>),
+    Embed {
+        own: (String, usize),
+        count: usize,
+    },
 }
 
 /// A recorded op.
@@ -251,7 +254,11 @@ impl Backend for Meter<'_, '_> {
         let own = self.pass.learnt.full.contains(&name);
         let ids = self.value(ids)?;
         let y = self.make(&ids, vec![width], own);
-        self.push(y, Undo::Embed(vec![(name, vocab * width)]), Vec::new())
+        let undo = Undo::Embed {
+            own: (name, vocab * width),
+            count: y.count(),
+        };
+        self.push(y, undo, Vec::new())
     }
 
     fn linear(&mut self, name: &str, x: Id, out: usize, bias: bool) -> OpResult {

@@ -57,12 +57,12 @@ impl Recorded {
 fn step(pass: &Pass, undo: Undo, dy: Held, arena: &mut Arena) {
     let hold = |count: usize| pass.values(count);
     match undo {
-        Undo::Embed(own) => own.iter().for_each(|(name, n)| {
-            pass.gradient(name, *n);
-            if pass.card.is_some() {
-                drop(pass.single(*n)); // made on the host, and brought over whole
+        Undo::Embed { own, count } => {
+            pass.gradient(&own.0, own.1);
+            if pass.card == Some(2) {
+                drop(pass.single(count)); // what is added is widened first
             }
-        }),
+        }
         Undo::Each(to) => {
             let wanted = to.into_iter().filter(|(id, _)| arena.needs(*id));
             let made: Vec<(Id, Held)> = wanted.map(|(id, n)| (id, hold(n))).collect();

@@ -97,16 +97,6 @@ pub(crate) fn beside(y: Tensor, like: &Tensor) -> Result<Tensor> {
     Ok(y.to_dtype(like.dtype())?.to_device(like.device())?)
 }
 
-/// Adds to y in place what `f` adds to zeros of its shape, on the processor where y lies on a GPU.
-pub(crate) fn add_through_host(y: &Tensor, f: impl FnOnce(&Tensor) -> Result<()>) -> Result<()> {
-    if y.device().is_cpu() {
-        return f(y);
-    }
-    let more = Tensor::zeros(y.dims(), DType::F32, &Device::Cpu)?;
-    f(&more)?;
-    layout::add_onto(y, &beside(more, y)?)
-}
-
 /// Answers from the GPU's side of a kernel where the tensor lies there.
 macro_rules! on_gpu {
     ($x:expr, $call:expr) => {

@@ -87,10 +87,13 @@ impl Gain {
         dy: &Tensor,
         dm: &Tensor,
     ) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if kernels::gpu::on(y) {
+            return kernels::gpu::norm::magnitude_gradient(y, bias, dy, &self.magnitude, dm);
+        }
         let width = self.magnitude.len();
         let bias = bias.map(floats).transpose()?;
-        let (y, dy) = (kernels::host(y)?, kernels::host(dy)?);
-        let (y, dy) = (Values::of(&y)?, Values::of(&dy)?);
+        let (y, dy) = (Values::of(y)?, Values::of(dy)?);
         let mut sums = vec![0f64; width];
         for (y, dy) in y.chunks_exact(width).zip(dy.chunks_exact(width)) {
             for (i, sum) in sums.iter_mut().enumerate() {
@@ -98,14 +101,12 @@ impl Gain {
                 *sum += f64::from(dy[i]) * f64::from(own);
             }
         }
-        kernels::add_through_host(dm, |dm| {
-            change(dm, |dm| {
-                for ((dm, sum), &m) in dm.iter_mut().zip(&sums).zip(&self.magnitude) {
-                    if m != 0.0 {
-                        *dm += (sum / f64::from(m)) as f32;
-                    }
+        change(dm, |dm| {
+            for ((dm, sum), &m) in dm.iter_mut().zip(&sums).zip(&self.magnitude) {
+                if m != 0.0 {
+                    *dm += (sum / f64::from(m)) as f32;
                 }
-            })
+            }
         })
     }
 }

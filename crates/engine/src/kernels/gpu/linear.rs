@@ -1,13 +1,13 @@
 //! Projections by dense weights, biases, and their gradients. Shapes: x (n, in), W (out, in), y (n, out).
 
 use candle_core::{DType, Tensor};
-use randori_cuda::gpu::{Matrix, Product};
-
-use super::{float, gpu, ptr, room};
-use crate::{
-    Result,
-    kernels::{self, rows},
+use randori_cuda::{
+    gpu::{Matrix, Product},
+    ops,
 };
+
+use super::{float, gpu, layout, ptr, room};
+use crate::{Result, kernels::rows};
 
 /// A matrix as it lies: the last axis is a row.
 pub(super) fn matrix(t: &Tensor) -> Result<Matrix> {
@@ -73,18 +73,17 @@ pub(crate) fn bias_gradient(dy: &Tensor, db: &Tensor) -> Result<()> {
     super::norm::add_columns(dy, db)
 }
 
-/// dtable[id] += dy's row: on the processor, since it happens once a pass and only in full training.
+/// dtable[id] += dy's row; dtable is f32, and so is what is added.
 pub(crate) fn lookup_gradient(ids: &[u32], dy: &Tensor, dtable: &Tensor) -> Result<()> {
-    let near = kernels::host(dy)?;
-    kernels::add_through_host(dtable, |table| {
-        kernels::linear::lookup_gradient(ids, &near, table)
-    })
+    layout::scatter(&single(dy)?, ids, None, dtable)
 }
 
 /// In f32.
 fn single(t: &Tensor) -> Result<Tensor> {
-    match t.dtype() {
-        DType::F32 => Ok(t.clone()),
-        _ => Ok(kernels::host(t)?.to_device(t.device())?),
+    if t.dtype() == DType::F32 {
+        return Ok(t.clone());
     }
+    let y = gpu()?.room(t.dims(), DType::F32)?; // written whole
+    ops::cast::cast(gpu()?, float(t)?, t.elem_count(), ptr(t)?, ptr(&y)?)?;
+    Ok(y)
 }

@@ -115,6 +115,21 @@ pub(crate) fn add_columns(dy: &Tensor, onto: &Tensor) -> Result<()> {
     Ok(columns.sum(gpu()?, dy, None, parts, ptr(onto)?)?)
 }
 
+/// DoRA's dm += Σ dy · (y - bias) / m over the rows, nothing where m is 0.
+pub(crate) fn magnitude_gradient(
+    y: &Tensor,
+    bias: Option<&Tensor>,
+    dy: &Tensor,
+    magnitude: &[f32],
+    dm: &Tensor,
+) -> Result<()> {
+    let (columns, parts) = columns(dy)?;
+    let magnitude = gpu()?.upload(magnitude)?;
+    let (y, bias, dy) = (ptr(y)?, maybe(bias)?, ptr(dy)?);
+    let (magnitude, parts) = (ptr(&magnitude)?, ptr(&parts)?);
+    Ok(columns.magnitude_gradient(gpu()?, y, bias, dy, magnitude, parts, ptr(dm)?)?)
+}
+
 /// y's columns times factors, then plus a bias, both f32 (width) where they are given, in place.
 pub(crate) fn scale_columns(
     y: &Tensor,
