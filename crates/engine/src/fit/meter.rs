@@ -4,7 +4,7 @@
 
 use randori_sdk::seam::{AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary};
 
-use super::{ledger::Held, pass::Pass};
+use super::{ledger::Held, pass::Pass, undo::Undo};
 use crate::{kernels::elementwise::saves_result, tape::rules};
 
 /// A value of the arena.
@@ -23,59 +23,6 @@ impl Value {
     fn count(&self) -> usize {
         self.rows * self.dims.iter().product::<usize>()
     }
-}
-
-/// What a recorded op's backward pass does, besides freeing what it kept.
-pub(super) enum Undo {
-    /// Weights' gradients, then a gradient to each input of so many numbers, all at once.
-    Each(Vec<(Id, usize)>),
-    Linear {
-        name: String,
-        x: Id,
-        /// Numbers in x, rows, features in and out.
-        size: (usize, usize, usize, usize),
-        own: bool,
-        bias: bool,
-    },
-    Norm {
-        x: Id,
-        count: usize,
-        own: Vec<(String, usize)>,
-    },
-    Attention {
-        ids: [Id; 3],
-        counts: [usize; 3],
-        /// Of a query over all heads.
-        width: usize,
-        heads: usize,
-    },
-    /// Both inputs get the same gradient.
-    Add {
-        a: Id,
-        b: Id,
-        same: bool,
-        b_count: usize,
-    },
-    /// `first`: the first factor, which goes when b has its gradient, or what it is computed from; `again`: its numbers then.
-    Multiply {
-        a: Id,
-        b: Id,
-        counts: (usize, usize),
-        first: Option<Held>,
-        again: usize,
-    },
-    /// Each input's gradient at once where both are wanted, or else over another value.
-    SwiGlu {
-        gate: Id,
-        up: Id,
-        count: usize,
-    },
-    /// The gradient's memory is shared.
-    Alias(Id),
-    Embed {
-        own: (String, usize),
-        count: usize,
-    },
 }
 
 /// A recorded op.

@@ -9,8 +9,9 @@ use std::{
 use super::{
     HEAP, Packing, Peak, Planner, SLACK, THREAD,
     ledger::{Held, Ledger},
-    meter::{Input, Meter, Recorded, Undo},
+    meter::{Input, Meter, Recorded},
     pass::Pass,
+    undo::Undo,
 };
 use crate::{
     Error, Result,
