@@ -2,7 +2,7 @@
 // from memory, so W is read once and never written out. A warp computes R outputs for N rows of x; pieces of 1024 columns of x lie
 // in shared memory in f32. Lane l sums its columns of every piece in ascending order, then the lanes are added up as a tree:
 // neither N nor R nor the grid changes a sum.
-#include "device.cuh"
+#include "scales.cuh"
 
 namespace matvec {
 constexpr int THREADS = 128;
@@ -35,19 +35,10 @@ template <int N, int R> __device__ __forceinline__ void add4(float sum[R][N], co
 // Where the codes of 32 columns become 32 levels, and their sum is scaled once.
 struct Nf4 {
     const uint8_t *codes;
-    const float *scale;
-    const uint8_t *scale_codes; // null: plain
-    const float *map;
-    float offset;
-    uint32_t nested;
+    Scales scales;
     int shift;
     const float *level; // 16, in shared memory
 
-    __device__ __forceinline__ float scale_at(uint64_t element) const {
-        uint32_t block = (uint32_t)(element >> shift);
-        if (!scale_codes) return __ldg(scale + block);
-        return __fadd_rn(__fmul_rn(__ldg(map + scale_codes[block]), __ldg(scale + block / nested)), offset);
-    }
     // A piece's share; `width` is a multiple of 32.
     template <int N, int R>
     __device__ __forceinline__ void piece(float sum[R][N], uint64_t row, uint64_t rows, uint64_t columns, uint64_t from, int width,
@@ -55,12 +46,12 @@ struct Nf4 {
         int c = (threadIdx.x & 31) * 32;
         if (c >= width) return;
         uint4 word[R];
-        float scales[R], part[R][N];
+        float factor[R], part[R][N];
 #pragma unroll
         for (int o = 0; o < R; o++) {
             uint64_t at = min(row + o, rows - 1) * columns + from + c;
             word[o] = __ldg((const uint4 *)(codes + at / 2));
-            scales[o] = scale_at(at);
+            factor[o] = scales.at((uint32_t)(at >> shift));
 #pragma unroll
             for (int r = 0; r < N; r++) part[o][r] = 0;
         }
@@ -80,7 +71,7 @@ struct Nf4 {
 #pragma unroll
         for (int o = 0; o < R; o++)
 #pragma unroll
-            for (int r = 0; r < N; r++) sum[o][r] = fmaf(scales[o], part[o][r], sum[o][r]);
+            for (int r = 0; r < N; r++) sum[o][r] = fmaf(factor[o], part[o][r], sum[o][r]);
     }
 };
 
@@ -156,7 +147,7 @@ __device__ __forceinline__ void product(const W &weights, const T *x, T *y, int 
         DYNAMIC_SHARED(matvec_shared);                                                                                       \
         __shared__ float level[16];                                                                                          \
         if (threadIdx.x < 16) level[threadIdx.x] = levels[threadIdx.x];                                                      \
-        matvec::Nf4 w{codes, scale, scale_codes, map, offset, nested, shift, level};                                         \
+        matvec::Nf4 w{codes, {scale, scale_codes, map, offset, nested}, shift, level};                                         \
         matvec::product<N, R>(w, x, y, n, rows, columns, span, (float *)matvec_shared);                                      \
     }                                                                                                                        \
     EXPORT(matvec_nf4_##N##x##R##_##name)                                                                                    \

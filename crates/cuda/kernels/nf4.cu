@@ -1,24 +1,11 @@
 // 4-bit weights as bitsandbytes has them -> f32 or bf16: levels[code] · scale of the code's block, in that order of rounding,
 // so that f32 equals the CPU's bit for bit. Codes run over the flattened matrix, the first of two in the high nibble; blocks
 // are a power of two of at least 32 weights. A scale is plain, or offset + map[code] · (scale of its block of scales).
-#include "device.cuh"
+#include "scales.cuh"
 
 namespace nf4 {
 constexpr int THREADS = 256;
 constexpr int RUNS = 4; // 16-byte stores a thread
-
-struct Scales {
-    const float *plain;         // one a block, or with `codes` one for each `nested` codes
-    const uint8_t *codes;       // null: plain
-    const float *map;           // 256
-    float offset;
-    uint32_t nested;
-    __device__ __forceinline__ float at(uint32_t block) const {
-        if (!codes) return __ldg(plain + block);
-        // two roundings, as on the CPU
-        return __fadd_rn(__fmul_rn(__ldg(map + codes[block]), __ldg(plain + block / nested)), offset);
-    }
-};
 
 // The run's codes, the first in the lowest byte. `codes` + `byte` is aligned to the run.
 __device__ __forceinline__ uint32_t read(const uint8_t *codes, uint64_t byte, float *) { return *(const uint16_t *)(codes + byte); }
@@ -71,7 +58,7 @@ __device__ __forceinline__ void stage(float *level, const float *levels) {
         float offset, uint32_t nested, int shift, uint64_t first, uint64_t count, T *y) {                                    \
         __shared__ float level[16];                                                                                          \
         nf4::stage(level, levels);                                                                                           \
-        nf4::Scales scales{scale, scale_codes, map, offset, nested};                                                         \
+        Scales scales{scale, scale_codes, map, offset, nested};                                                         \
         nf4::expand(codes, level, scales, shift, first, count, y, blockIdx.x);                                               \
     }                                                                                                                        \
     EXPORT(nf4_dequantise_##name)                                                                                            \
@@ -81,7 +68,7 @@ __device__ __forceinline__ void stage(float *level, const float *levels) {
         float offset, uint32_t nested, int shift, const uint32_t *ids, uint64_t rows, uint64_t columns, T *y) {              \
         __shared__ float level[16];                                                                                          \
         nf4::stage(level, levels);                                                                                           \
-        nf4::Scales scales{scale, scale_codes, map, offset, nested};                                                         \
+        Scales scales{scale, scale_codes, map, offset, nested};                                                         \
         uint64_t row = ids[blockIdx.x];                                                                                      \
         y += blockIdx.x * columns;                                                                                           \
         if (row < rows) {                                                                                                    \

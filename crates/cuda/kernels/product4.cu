@@ -5,7 +5,7 @@
 // order of columns is free: lane (g, t) of a warp reads 16 bytes of codes of rows g and g + 8, which are columns 32t .. 32t + 31, and
 // step s of mma's k takes columns 32t + 4s .. + 3 from every t, of W and of x alike. Weights are level · scale, rounded to bf16 as
 // when they are dequantised. Shares are added up in ascending order by a second kernel: a row of y depends neither on n nor on the grid.
-#include "device.cuh"
+#include "scales.cuh"
 
 namespace product4 {
 constexpr int THREADS = 256, OUTPUTS = 128, CHUNK = 128;
@@ -15,11 +15,7 @@ __device__ __forceinline__ int place(int row, int piece) { return row * ROW + pi
 
 struct Codes {
     const uint8_t *codes;
-    const float *scale;
-    const uint8_t *scale_codes; // null: plain
-    const float *map;
-    float offset;
-    uint32_t nested;
+    Scales scales;
     int shift;
 };
 
@@ -29,9 +25,7 @@ struct Run {
     float scale;
     __device__ __forceinline__ void read(const Codes &w, uint64_t element) {
         word = __ldg((const uint4 *)(w.codes + element / 2));
-        uint32_t block = (uint32_t)(element >> w.shift);
-        scale = w.scale_codes ? __fadd_rn(__fmul_rn(__ldg(w.map + w.scale_codes[block]), __ldg(w.scale + block / w.nested)), w.offset)
-                              : __ldg(w.scale + block);
+        scale = w.scales.at((uint32_t)(element >> w.shift));
     }
     // Weights 2b and 2b + 1: a byte, the first in its high nibble.
     __device__ __forceinline__ uint32_t pair(const float *level, int b) const {
@@ -125,7 +119,7 @@ __device__ __forceinline__ void product(const Codes &w, const float *level, cons
         __shared__ float level[16]; /* in 16 banks: lanes that look different ones up do not wait for each other */                  \
         if (threadIdx.x < 16) level[threadIdx.x] = levels[threadIdx.x];                                                               \
         __syncthreads();                                                                                                              \
-        product4::Codes w{codes, scale, scale_codes, map, offset, nested, shift};                                                     \
+        product4::Codes w{codes, {scale, scale_codes, map, offset, nested}, shift};                                                     \
         product4::product<N>(w, level, x, y, parts, n, rows, columns, share, (uint4 *)product4_shared);                               \
     }                                                                                                                                 \
     EXPORT(nf4_product_##N)

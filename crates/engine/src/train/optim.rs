@@ -81,9 +81,9 @@ impl Optimizer {
         }
     }
 
-    /// Refuses constants outside their range.
-    pub fn check(&self) -> Result<()> {
-        let (decays, eps, weight_decay) = match *self {
+    /// β1, β2, ε and weight decay, where it is an AdamW of either kind.
+    pub(crate) fn adam(&self) -> Option<[f64; 4]> {
+        match *self {
             Optimizer::AdamW {
                 beta1,
                 beta2,
@@ -95,17 +95,34 @@ impl Optimizer {
                 beta2,
                 eps,
                 weight_decay,
-            } => ([("beta1", beta1), ("beta2", beta2)], eps, weight_decay),
+            } => Some([beta1, beta2, eps, weight_decay]),
+            Optimizer::RmsProp { .. } => None,
+        }
+    }
+
+    /// α, ε, weight decay and momentum, where it is RMSProp.
+    pub(crate) fn rms(&self) -> Option<[f64; 4]> {
+        match *self {
             Optimizer::RmsProp {
                 alpha,
                 eps,
                 weight_decay,
                 momentum,
-            } => (
-                [("alpha", alpha), ("momentum", momentum)],
-                eps,
-                weight_decay,
-            ),
+            } => Some([alpha, eps, weight_decay, momentum]),
+            Optimizer::AdamW { .. } | Optimizer::AdamW8 { .. } => None,
+        }
+    }
+
+    /// Refuses constants outside their range.
+    pub fn check(&self) -> Result<()> {
+        let (decays, eps, weight_decay) = match (self.adam(), self.rms()) {
+            (Some([beta1, beta2, eps, decay]), _) => {
+                ([("beta1", beta1), ("beta2", beta2)], eps, decay)
+            }
+            (_, Some([alpha, eps, decay, momentum])) => {
+                ([("alpha", alpha), ("momentum", momentum)], eps, decay)
+            }
+            (None, None) => return Ok(()), // there is no third kind
         };
         for (name, value) in decays {
             if !(0.0..1.0).contains(&value) {
@@ -243,31 +260,11 @@ impl Optimizer {
     /// One step over a few values; `m` is there where a first moment is kept.
     fn few(&self, w: &mut [f32], g: &[f32], m: Option<&mut [f32]>, v: &mut [f32], step: &Update) {
         let decay = |weight_decay| if step.decay { weight_decay } else { 0.0 };
-        match (*self, m) {
-            (
-                Optimizer::AdamW {
-                    beta1,
-                    beta2,
-                    eps,
-                    weight_decay,
-                }
-                | Optimizer::AdamW8 {
-                    beta1,
-                    beta2,
-                    eps,
-                    weight_decay,
-                },
-                Some(m),
-            ) => adamw(w, g, m, v, [beta1, beta2, eps, decay(weight_decay)], step),
-            (
-                Optimizer::RmsProp {
-                    alpha,
-                    eps,
-                    weight_decay,
-                    momentum,
-                },
-                m,
-            ) => {
+        match (self.adam(), self.rms(), m) {
+            (Some([beta1, beta2, eps, weight_decay]), _, Some(m)) => {
+                adamw(w, g, m, v, [beta1, beta2, eps, decay(weight_decay)], step);
+            }
+            (_, Some([alpha, eps, weight_decay, momentum]), m) => {
                 let buffer = m.map(|m| (m, momentum));
                 rmsprop(w, g, buffer, v, [alpha, eps, decay(weight_decay)], step);
             }
