@@ -30,9 +30,9 @@ const FILE: &str = "RANDORI_FIT_FILE";
 const MIB: f64 = 1024.0 * 1024.0;
 /// A figure may be off by this share of what was measured.
 const OFF: f64 = 0.10;
-/// The same where little but keys and values is there, too low and too high: lists double, so that up to half of their room is
-/// never touched and counts for nothing in the process; how much of it lay in fresh pages is the allocator's luck.
-const OFF_LISTS: (f64, f64) = (0.15, 0.40);
+/// Too high where little but keys and values is there: lists double, and up to half of their room is never touched, so that it
+/// counts for nothing in the process unless it lay in pages that were used before.
+const OFF_LISTS: f64 = 0.20;
 
 #[test]
 fn predictions_are_what_processes_take() {
@@ -265,6 +265,8 @@ fn measure(test: &str, case: &str, file: &Path) -> (f64, f64, f64, bool) {
         .env(CASE, case)
         .env(FILE, file)
         .env("RAYON_NUM_THREADS", "2")
+        // the thread that libtest plays on has an arena before `heap::steady` can say one; the program's main thread has not
+        .env("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
@@ -288,10 +290,10 @@ fn measure(test: &str, case: &str, file: &Path) -> (f64, f64, f64, bool) {
     for note in text.lines().filter(|l| l.starts_with("  ")) {
         println!("{note}");
     }
-    let (low, high) = match case.ends_with("-generate") {
+    let high = match case.ends_with("-generate") {
         true => OFF_LISTS,
-        false => (OFF, OFF),
+        false => OFF,
     };
     let off = predicted / measured - 1.0;
-    (peak, measured, predicted, (-low..=high).contains(&off))
+    (peak, measured, predicted, (-OFF..=high).contains(&off))
 }

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Instant};
 use randori_engine::{
     GenerateOptions, Player, ScoreItem,
     fit::{Ceilings, Decoding, Learns, Packing, Planner, Work},
-    generate, score, trace,
+    generate, heap, score, trace,
     train::{Control, Optimizer, Pair, TrainSettings, Trainer},
     weights::{Dtype, LoadOptions, Quant, Source, describe, open},
     work::multiply_adds,
@@ -126,6 +126,7 @@ impl Case {
 
 /// Plays a case and prints its figures.
 pub fn play(name: &str, scene: Scene) {
+    heap::steady(); // as the program does
     let host = Host::discover(&SearchPath::standard()).unwrap();
     let config = (scene.config)();
     let kind = config["model_type"].as_str().unwrap().to_string();

@@ -37,6 +37,7 @@ const NOISE: f64 = 0.1;
 const CACHED: usize = 100;
 
 fn main() {
+    randori_engine::heap::steady();
     let mut quick = false;
     let mut part = String::new();
     for arg in std::env::args().skip(1) {

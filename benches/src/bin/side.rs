@@ -38,6 +38,7 @@ type Ids = [Vec<u32>; 3];
 
 fn main() {
     let started = Instant::now();
+    randori_engine::heap::steady();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [case, model, ids, rest @ ..] = args.as_slice() else {
         panic!("side CASE MODEL IDS.json [key=value …]");

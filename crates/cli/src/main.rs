@@ -30,5 +30,6 @@ mod training;
 mod verbs;
 
 fn main() -> std::process::ExitCode {
+    randori_engine::heap::steady();
     args::main()
 }

@@ -11,6 +11,7 @@ pub mod fit;
 pub mod generate;
 #[cfg(feature = "cuda")]
 pub mod gpu;
+pub mod heap;
 mod inputs;
 mod kernels;
 pub mod plan;

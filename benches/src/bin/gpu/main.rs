@@ -24,6 +24,7 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 fn main() {
+    randori_engine::heap::steady();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [case, sizes] = args.as_slice() else {
         panic!("gpu kernels|train|generate SIZES.json");

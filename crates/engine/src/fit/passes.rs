@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    HEAP, Packing, Peak, Planner, SLACK, THREAD,
+    Packing, Peak, Planner, SLACK, THREAD,
     ledger::{Held, Ledger},
     meter::{Input, Meter, Recorded},
     pass::Pass,
@@ -133,9 +133,6 @@ impl Planner {
             d.slots as u64 * tokens as u64 * self.trace.cache_bytes_per_token as u64
         };
         let (short, long) = (of(d.prompt), of(room(d.prompt, d.prompt + d.response)));
-        // a list grows into what is left of loading only where it fits; a pass of training takes it up
-        let left = self.weights.iter().map(|w| w.beside).filter(|b| *b <= HEAP);
-        let left = left.max().unwrap_or(0);
         // a row of logits as a list, and two of its samplers, for every sequence
         let rows = 3 * 4 * (d.slots * self.trace.vocab) as u64;
         let peak = (short + beginning).max(long + going_on.max(refill));
@@ -144,7 +141,7 @@ impl Planner {
             base: self.base(),
             players: players as u64 * self.player(),
             kept,
-            work: self.slack(peak + rows + left) - kept,
+            work: self.slack(peak + rows) - kept,
             attention: self.pass(d.prompt + d.response, 0).scores(1),
             logits: 4 * (d.slots * self.trace.vocab) as u64 + rows,
             ..Peak::default()

@@ -1,0 +1,21 @@
+//! The C library's heap, told how large a program lives here.
+//!
+//! glibc gives every thread that allocates an arena of its own, and learns from what is freed which blocks to map and how
+//! much to give back. Tensors of many sizes, freed by whichever thread held them last, then leave holes that differ with the
+//! number of threads: a training pass took up to a quarter more memory with three threads than with two (docs/log.md).
+
+/// One arena, blocks under 32 MiB in it, at most 64 MiB of its free end kept: the same memory whatever the threads do, a
+/// little less of it, and no slower. A program calls this once, before it starts threads; where the C library is not glibc it
+/// does nothing. A library must not: the heap is the whole program's.
+pub fn steady() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    for (parameter, value) in [
+        (libc::M_ARENA_MAX, 1),
+        (libc::M_MMAP_THRESHOLD, 32 << 20), // the most that glibc takes
+        (libc::M_TRIM_THRESHOLD, 64 << 20),
+    ] {
+        // SAFETY: `mallopt` takes two numbers and locks what it changes; a value that it does not like is ignored (it answers
+        // 0), which leaves the heap as it was.
+        unsafe { libc::mallopt(parameter, value) };
+    }
+}
