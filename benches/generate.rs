@@ -50,8 +50,7 @@ fn generation(c: &mut Criterion<Clock>) {
             group.throughput(Throughput::Elements(batch * new as u64));
             group.bench_function(BenchmarkId::new(name, batch), |b| {
                 b.iter(|| {
-                    generate(&player, &prompts, samplers, &options, &mut |_, _| ())
-                        .expect("responses")
+                    generate(&player, &prompts, samplers, &options, &mut |_| ()).expect("responses")
                 });
             });
         }

@@ -292,7 +292,7 @@ fn answer(player: &Player, prompts: &[Vec<u32>]) -> Vec<Vec<u32>> {
         max_new_tokens: 12,
         ..GenerateOptions::default()
     };
-    let answers = generate(player, prompts, &[], &options, &mut |_, _| ()).unwrap();
+    let answers = generate(player, prompts, &[], &options, &mut |_| ()).unwrap();
     answers.into_iter().map(|answer| answer.tokens).collect()
 }
 
@@ -308,7 +308,7 @@ fn pairs(prompts: &[Vec<u32>], generated: &[Vec<u32>], opponent: Option<&Player>
         })
         .collect();
     let scores = match opponent {
-        Some(opponent) => score(opponent, &items, 512, &mut |_, _| ()).unwrap(),
+        Some(opponent) => score(opponent, &items, 512, &mut |_| ()).unwrap(),
         None => vec![vec![0.0, 0.0]; prompts.len()],
     };
     let pair = |(i, score): (usize, &Vec<f64>)| Pair {

@@ -54,7 +54,7 @@ fn scores_are_the_peers() {
     for quant in [Some(Quant::Gguf), None] {
         let player = Player::bare(peer.base(quant));
         let start = std::time::Instant::now();
-        let scores = score(&player, &items, 1024, &mut |_, _| {}).unwrap();
+        let scores = score(&player, &items, 1024, &mut |_| {}).unwrap();
         let seconds = start.elapsed().as_secs_f64();
         let (mut plain, mut lse) = (0f64, 0f64);
         for (row, ours) in expected.as_array().unwrap().iter().zip(&scores) {
@@ -271,7 +271,7 @@ fn scored(opponent: &Player, pairs: &[[Vec<u32>; 3]]) -> Vec<Pair> {
             responses: vec![&p[1], &p[2]],
         })
         .collect();
-    let scores = score(opponent, &items, 1024, &mut |_, _| {}).unwrap();
+    let scores = score(opponent, &items, 1024, &mut |_| {}).unwrap();
     let pair = |(i, (p, s)): (usize, (&[Vec<u32>; 3], &Vec<f64>))| Pair {
         prompt: p[0].clone(),
         real: p[1].clone(),

@@ -280,7 +280,7 @@ fn perform(case: &Case, scene: &Scene, player: Player, settings: TrainSettings, 
                     responses: vec![&p.real, &p.generated],
                 })
                 .collect();
-            score(&player, &items, case.tokens, &mut |_, _| ()).unwrap();
+            score(&player, &items, case.tokens, &mut |_| ()).unwrap();
         }
         Stage::Generate { refilled } => {
             let count = SLOTS * if refilled { 2 } else { 1 };
@@ -292,7 +292,7 @@ fn perform(case: &Case, scene: &Scene, player: Player, settings: TrainSettings, 
                 min_new_tokens: NEW, // all as long as can be
                 ..GenerateOptions::default()
             };
-            generate(&player, &prompts, &[], &options, &mut |_, _| ()).unwrap();
+            generate(&player, &prompts, &[], &options, &mut |_| ()).unwrap();
         }
         Stage::Train => {
             let loss = host.loss("spin", &[]).unwrap();

@@ -177,7 +177,7 @@ impl Run {
         let (mut seconds, mut tokens) = (Vec::new(), Vec::new());
         for pairs in self.limited().chunks(4) {
             let start = Instant::now();
-            let scores = score(&player, &items(pairs), 1 << 20, &mut |_, _| {}).expect("scores");
+            let scores = score(&player, &items(pairs), 1 << 20, &mut |_| {}).expect("scores");
             assert_eq!(scores.len(), pairs.len());
             seconds.push(start.elapsed().as_secs_f64());
             tokens.push(pairs.iter().map(|p| p[1].len() + p[2].len()).sum::<usize>());
@@ -204,7 +204,7 @@ impl Run {
                 ..GenerateOptions::default()
             };
             let start = Instant::now();
-            let out = generate(&player, &prompts, &[], &options, &mut |_, _| ()).expect("answers");
+            let out = generate(&player, &prompts, &[], &options, &mut |_| ()).expect("answers");
             assert!(out.iter().all(|g| g.tokens.len() == options.max_new_tokens));
             if i > 0 {
                 seconds.push(start.elapsed().as_secs_f64());
@@ -226,7 +226,7 @@ impl Run {
             seed: SEED,
             ..GenerateOptions::default()
         };
-        let out = generate(&opponent, &prompts, &[], &options, &mut |_, _| ()).expect("answers");
+        let out = generate(&opponent, &prompts, &[], &options, &mut |_| ()).expect("answers");
         let generate_s = start.elapsed().as_secs_f64();
         let ids: Vec<Ids> = self
             .limited()
@@ -349,7 +349,7 @@ fn items(pairs: &[Ids]) -> Vec<ScoreItem<'_>> {
 
 /// The pairs with the opponent's log-probs.
 fn scored(opponent: &Player, pairs: &[Ids]) -> Vec<Pair> {
-    let scores = score(opponent, &items(pairs), 1024, &mut |_, _| {}).expect("scores");
+    let scores = score(opponent, &items(pairs), 1024, &mut |_| {}).expect("scores");
     let pair = |(i, (p, s)): (usize, (&Ids, &Vec<f64>))| Pair {
         prompt: p[0].clone(),
         real: p[1].clone(),

@@ -88,7 +88,7 @@ pub fn scoring(name: &str, base: &Arc<Base>, pairs: Vec<Pair>) -> Case {
                 responses: vec![&p.real, &p.generated],
             })
             .collect();
-        black_box(score(&player, &items, usize::MAX, &mut |_, _| ()).unwrap());
+        black_box(score(&player, &items, usize::MAX, &mut |_| ()).unwrap());
     })
 }
 

@@ -9,6 +9,7 @@ use randori_eval::{Check, Tally};
 use serde::{Deserialize, Serialize};
 
 use crate::corpus::Part;
+use crate::progress::AtOnce;
 use crate::report::Measures;
 use crate::session::Session;
 use crate::settings;
@@ -67,11 +68,9 @@ pub fn answer(
     let samplers = session.samplers(&session.recipe.eval.sampling)?;
     let prompts: Vec<Vec<u32>> = held_out.examples.iter().map(|e| e.prompt.clone()).collect();
     let seeds = &session.recipe.eval.seeds;
-    let mut bar = session.console.stage(
-        format!("{label}: answers"),
-        prompts.len() * seeds.len(),
-        "answers",
-    );
+    let label = format!("{label}: answers");
+    let answers = prompts.len() * seeds.len();
+    let mut bar = session.console.stage(&label, answers, "answers");
     let mut out = Answered {
         first: Vec::new(),
         exact_match: Vec::new(),
@@ -80,11 +79,14 @@ pub fn answer(
         cut: 0.0,
     };
     let (mut form, mut tokens, mut cut) = (Tally::default(), 0, Tally::default());
+    let mut slots = AtOnce::slots(&session.recipe);
     for (k, &seed) in seeds.iter().enumerate() {
-        let options = settings::measured(&session.recipe, session.tokenizer.stop_ids(), seed);
+        let mut options = settings::measured(&session.recipe, session.tokenizer.stop_ids(), seed);
+        options.slots = slots.now();
         let before = tokens;
-        let generations = generate(player, &prompts, &samplers, &options, &mut |done, now| {
-            bar.set(k * prompts.len() + done, before + now);
+        let generations = generate(player, &prompts, &samplers, &options, &mut |now| {
+            session.console.fewer(&label, &mut slots, now.at_once);
+            bar.set(k * prompts.len() + now.done, before + now.tokens);
         })?;
         let mut right = Tally::default();
         for (i, (example, generation)) in held_out.examples.iter().zip(&generations).enumerate() {
@@ -150,17 +152,13 @@ pub fn logps(
             responses: vec![&e.response, &o.tokens],
         })
         .collect();
-    let mut bar = session
-        .console
-        .stage(format!("{label}: likelihood"), items.len(), "pairs");
-    let scores = score(
-        player,
-        &items,
-        session.recipe.micro_batch_tokens(),
-        &mut |done, tokens| {
-            bar.set(done, tokens);
-        },
-    )?;
+    let label = format!("{label}: likelihood");
+    let mut bar = session.console.stage(&label, items.len(), "pairs");
+    let mut rows = AtOnce::rows(&session.recipe);
+    let scores = score(player, &items, rows.now(), &mut |now| {
+        session.console.fewer(&label, &mut rows, now.at_once);
+        bar.set(now.done, now.tokens);
+    })?;
     bar.finish();
     Ok(scores.into_iter().map(|s| (s[0], s[1])).collect())
 }
@@ -240,14 +238,11 @@ pub fn nll(session: &Session, player: &Player, examples: &Part, label: &str) -> 
         })
         .collect();
     let mut bar = session.console.stage(label, items.len(), "examples");
-    let scores = score(
-        player,
-        &items,
-        session.recipe.micro_batch_tokens(),
-        &mut |done, tokens| {
-            bar.set(done, tokens);
-        },
-    )?;
+    let mut rows = AtOnce::rows(&session.recipe);
+    let scores = score(player, &items, rows.now(), &mut |now| {
+        session.console.fewer(label, &mut rows, now.at_once);
+        bar.set(now.done, now.tokens);
+    })?;
     bar.finish();
     let mut likelihood = randori_eval::Likelihood::default();
     for (example, scores) in examples.examples.iter().zip(&scores) {

@@ -5,6 +5,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use crate::recipe::Recipe;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Time between plain lines.
@@ -30,6 +31,13 @@ impl Console {
     pub fn say(&self, line: impl AsRef<str>) {
         if !self.quiet {
             eprintln!("{}", line.as_ref());
+        }
+    }
+
+    /// Says so if fewer are taken at a time than before.
+    pub fn fewer(&self, label: &str, before: &mut AtOnce, now: usize) {
+        if let Some(line) = before.fewer(now, "") {
+            self.say(format!("  {label:<38} {line}"));
         }
     }
 
@@ -60,6 +68,49 @@ impl Console {
             done: 0,
             tokens: 0,
         }
+    }
+}
+
+/// How many of something are taken at a time; memory may run out, and there are fewer from then on.
+pub struct AtOnce {
+    now: usize,
+    /// Of what, and the recipe's key.
+    unit: &'static str,
+    key: &'static str,
+}
+
+impl AtOnce {
+    /// As the recipe asks.
+    pub fn new(now: usize, unit: &'static str, key: &'static str) -> AtOnce {
+        AtOnce { now, unit, key }
+    }
+
+    /// Rows of a micro-batch.
+    pub fn rows(recipe: &Recipe) -> AtOnce {
+        let key = "train.micro_batch_tokens";
+        AtOnce::new(recipe.micro_batch_tokens(), "tokens", key)
+    }
+
+    /// Sequences that are answered.
+    pub fn slots(recipe: &Recipe) -> AtOnce {
+        AtOnce::new(recipe.generate.batch, "prompts", "generate.batch")
+    }
+
+    /// So many.
+    pub fn now(&self) -> usize {
+        self.now
+    }
+
+    /// What is said, once, when there are fewer than before. `place` goes behind "memory ran out".
+    pub fn fewer(&mut self, now: usize, place: &str) -> Option<String> {
+        if now >= self.now {
+            return None;
+        }
+        let was = std::mem::replace(&mut self.now, now);
+        let AtOnce { unit, key, .. } = self;
+        Some(format!(
+            "memory ran out{place}: repeated with {now} {unit} at a time instead of {was}, and so it goes on ({key})"
+        ))
     }
 }
 
@@ -247,5 +298,18 @@ mod tests {
             (grouped(0), grouped(999), grouped(1000), grouped(1_234_567)),
             ("0".into(), "999".into(), "1,000".into(), "1,234,567".into())
         );
+    }
+
+    #[test]
+    fn fewer_at_a_time_is_said_once() {
+        let mut rows = AtOnce::new(4096, "tokens", "train.micro_batch_tokens");
+        assert_eq!(rows.fewer(4096, " in step 1"), None);
+        assert_eq!(
+            rows.fewer(1024, " in step 2").as_deref(),
+            Some(
+                "memory ran out in step 2: repeated with 1024 tokens at a time instead of 4096, and so it goes on (train.micro_batch_tokens)"
+            )
+        );
+        assert_eq!((rows.fewer(1024, " in step 3"), rows.now()), (None, 1024));
     }
 }

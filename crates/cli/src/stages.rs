@@ -10,6 +10,7 @@ use randori_store::Rows;
 
 use crate::artefacts::{Answer, Answers, PairRow, Pairs};
 use crate::corpus::{self, Part};
+use crate::progress::AtOnce;
 use crate::session::Session;
 use crate::settings;
 
@@ -43,6 +44,7 @@ pub fn answers(
         .stage(label, examples.examples.len(), "prompts");
     bar.resumed_at(done);
     let mut tokens = 0;
+    let mut slots = AtOnce::slots(&session.recipe);
     while done < examples.examples.len() {
         let end = examples
             .examples
@@ -50,22 +52,19 @@ pub fn answers(
             .min(done + session.recipe.generate.chunk);
         let part = &examples.examples[done..end];
         let prompts: Vec<Vec<u32>> = part.iter().map(|e| e.prompt.clone()).collect();
-        let options = settings::generate(
+        let mut options = settings::generate(
             &session.recipe,
             session.tokenizer.stop_ids(),
             draws.seed,
             draws.t,
             done,
         );
-        let generations = randori_engine::generate(
-            player,
-            &prompts,
-            draws.samplers,
-            &options,
-            &mut |finished, now| {
-                bar.set(done + finished, tokens + now);
-            },
-        )?;
+        options.slots = slots.now();
+        let generations =
+            randori_engine::generate(player, &prompts, draws.samplers, &options, &mut |now| {
+                session.console.fewer(label, &mut slots, now.at_once);
+                bar.set(done + now.done, tokens + now.tokens);
+            })?;
         let rows: Vec<Answer> = part
             .iter()
             .zip(generations)
@@ -156,6 +155,7 @@ pub fn scored(
     let mut bar = session.console.stage(label, rows.len(), "pairs");
     bar.resumed_at(scores.len());
     let mut tokens = 0;
+    let mut rows_at_once = AtOnce::rows(&session.recipe);
     while scores.len() < rows.len() {
         let part = &rows[scores.len()..rows.len().min(scores.len() + SCORED_AT_ONCE)];
         let items: Vec<ScoreItem> = part
@@ -166,15 +166,11 @@ pub fn scored(
             })
             .collect();
         let (before, mut now) = (scores.len(), 0);
-        let found = randori_engine::score(
-            player,
-            &items,
-            session.recipe.micro_batch_tokens(),
-            &mut |done, t| {
-                now = t;
-                bar.set(before + done, tokens + t);
-            },
-        )
+        let found = randori_engine::score(player, &items, rows_at_once.now(), &mut |p| {
+            now = p.tokens;
+            session.console.fewer(label, &mut rows_at_once, p.at_once);
+            bar.set(before + p.done, tokens + p.tokens);
+        })
         .with_context(|| {
             part.first()
                 .map_or(String::new(), |r| format!("pairs from {}", r.place))

@@ -5,7 +5,7 @@ use randori_engine::Player;
 use randori_engine::train::{Control, StepMetrics, TrainSettings, Trainer};
 use randori_store::Desk;
 
-use crate::session::Session;
+use crate::{progress::AtOnce, session::Session};
 
 /// Called after each step.
 type OnStep<'a> = dyn FnMut(&StepMetrics, &Trainer) -> randori_engine::Result<Control> + 'a;
@@ -29,12 +29,17 @@ pub fn trained(
     let mut bar = session.console.stage(label, 0, "steps");
     bar.resumed_at(resumed);
     let mut disk: Option<anyhow::Error> = None;
-    let mut rows = trainer.micro_batch_tokens();
+    let mut rows = AtOnce::new(
+        trainer.micro_batch_tokens(),
+        "tokens",
+        "train.micro_batch_tokens",
+    );
     let every = session.recipe.train.save_every;
     let ended = run(&mut trainer, &mut |metrics, trainer| {
         let before =
             *tokens_before.get_or_insert(if resumed == 0 { 0 } else { metrics.num_tokens });
-        if let Some(line) = halved(&mut rows, trainer.micro_batch_tokens(), metrics.step) {
+        let place = format!(" in step {}", metrics.step);
+        if let Some(line) = rows.fewer(trainer.micro_batch_tokens(), &place) {
             session.console.say(format!("  {label:<38} {line}"));
         }
         bar.of(metrics.total_steps);
@@ -72,35 +77,4 @@ pub fn trained(
     }
     bar.finish();
     Ok(trainer.into_player()?)
-}
-
-/// What is said, once, when memory ran out in a step and the trainer goes on with fewer rows at a time than before.
-fn halved(before: &mut usize, now: usize, step: usize) -> Option<String> {
-    let was = std::mem::replace(before, now);
-    (now < was).then(|| {
-        format!(
-            "memory ran out in step {step}: it was repeated with {now} tokens at a time instead of {was}, and so it goes on (train.micro_batch_tokens)"
-        )
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::halved;
-
-    #[test]
-    fn a_halved_micro_batch_is_said_once() {
-        let mut rows = 4096;
-        assert_eq!(halved(&mut rows, 4096, 1), None);
-        let said = halved(&mut rows, 1024, 2).unwrap_or_default();
-        for part in [
-            "step 2",
-            "1024 tokens",
-            "instead of 4096",
-            "train.micro_batch_tokens",
-        ] {
-            assert!(said.contains(part), "no {part} in {said}");
-        }
-        assert_eq!(halved(&mut rows, 1024, 3), None);
-    }
 }

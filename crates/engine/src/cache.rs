@@ -13,20 +13,20 @@ use crate::{
     tape::Gains,
 };
 
+mod rows;
+pub(crate) use rows::Rows;
+
 /// Tokens of a page, on a GPU.
 pub(crate) const PAGE: usize = 64;
 
-/// How many pages are made when `pages` are all taken.
-pub(crate) fn more_pages(pages: usize) -> usize {
-    (pages / 4).max(8)
-}
-
 /// The KV cache: `slots` independent sequences that grow by [`Player::step`].
 pub struct KvCache {
-    /// By block, then call of attention inside the block (nearly always one), then slot.
-    pub(crate) blocks: Vec<Vec<Vec<SlotKv>>>,
+    /// By block, then call of attention inside the block (nearly always one).
+    pub(crate) blocks: Vec<Vec<Rows>>,
     /// Tokens held, by slot.
     pub(crate) lens: Vec<usize>,
+    /// Tokens that each slot gets room for at once; 0: as they come.
+    pub(crate) room: usize,
     /// Of the player it was made for.
     pub(crate) gains: Arc<Gains>,
     /// Where keys and values are when the player's base is on a GPU.
@@ -34,23 +34,24 @@ pub struct KvCache {
     pub(crate) paged: Option<crate::gpu::pages::Paged>,
 }
 
-/// One slot's keys and values in one block, each (tokens, kv_heads · head_dim) in f32, keys already rotated.
-#[derive(Clone, Default)]
-pub(crate) struct SlotKv {
-    pub(crate) k: Vec<f32>,
-    pub(crate) v: Vec<f32>,
-}
-
 impl KvCache {
-    /// An empty cache for `slots` sequences of this player's base.
+    /// An empty cache for `slots` sequences of this player's base, which takes memory as they grow.
     pub fn new(player: &Player, slots: usize) -> Self {
+        KvCache::with_room(player, &vec![0; slots])
+    }
+
+    /// An empty cache of `longest.len()` slots that is given its memory once: at no time will there be sequences longer than
+    /// the longest of these, the two longest longer than the two longest of these, and so on. On a GPU that is pages for
+    /// exactly these; on the CPU room of which only what is written takes memory.
+    pub fn with_room(player: &Player, longest: &[usize]) -> Self {
         KvCache {
-            blocks: vec![Vec::new(); player.base.arch.layers()],
-            lens: vec![0; slots],
+            blocks: (0..player.base.arch.layers()).map(|_| Vec::new()).collect(),
+            lens: vec![0; longest.len()],
+            room: longest.iter().copied().max().unwrap_or(0),
             gains: Arc::default(),
             #[cfg(feature = "cuda")]
             paged: (player.base.compute.device.is_cuda())
-                .then(|| crate::gpu::pages::Paged::new(player.base.arch.layers(), slots)),
+                .then(|| crate::gpu::pages::Paged::new(player.base.arch.layers(), longest)),
         }
     }
 
@@ -59,12 +60,6 @@ impl KvCache {
         #[cfg(feature = "cuda")]
         if let Some(paged) = &mut self.paged {
             paged.clear(slot);
-        }
-        for block in self.blocks.iter_mut().flatten() {
-            if let Some(kv) = block.get_mut(slot) {
-                kv.k.clear();
-                kv.v.clear();
-            }
         }
         if let Some(len) = self.lens.get_mut(slot) {
             *len = 0;
@@ -86,18 +81,13 @@ impl KvCache {
         self.lens.len()
     }
 
-    /// Bytes allocated for keys and values.
+    /// Bytes of the room for keys and values. On the CPU only what was ever written of it takes memory.
     pub fn bytes(&self) -> usize {
         #[cfg(feature = "cuda")]
         if let Some(paged) = &self.paged {
             return paged.bytes();
         }
-        self.blocks
-            .iter()
-            .flatten()
-            .flatten()
-            .map(|kv| 4 * (kv.k.capacity() + kv.v.capacity()))
-            .sum()
+        self.blocks.iter().flatten().map(Rows::bytes).sum()
     }
 }
 
@@ -113,8 +103,9 @@ pub(crate) struct Entry {
 
 /// One block's part of the cache, for the time of one step.
 pub(crate) struct BlockCache<'a> {
-    calls: &'a mut Vec<Vec<SlotKv>>,
+    calls: &'a mut Vec<Rows>,
     lens: &'a [usize],
+    room: usize,
     batch: &'a [Entry],
     /// Calls of attention so far.
     call: usize,
@@ -124,13 +115,15 @@ pub(crate) struct BlockCache<'a> {
 
 impl<'a> BlockCache<'a> {
     pub(crate) fn new(
-        calls: &'a mut Vec<Vec<SlotKv>>,
+        calls: &'a mut Vec<Rows>,
         lens: &'a [usize],
+        room: usize,
         batch: &'a [Entry],
     ) -> Self {
         BlockCache {
             calls,
             lens,
+            room,
             batch,
             call: 0,
             #[cfg(feature = "cuda")]
@@ -162,17 +155,19 @@ impl<'a> BlockCache<'a> {
 
     /// Puts the new rows of k and v, `width` values each, behind what their slots hold.
     pub(crate) fn append(&mut self, k: &Tensor, v: &Tensor, width: usize) -> Result<()> {
+        let lens = self.lens;
+        let most = self.batch.iter().map(|e| lens[e.slot] + e.len).max();
+        let most = most.unwrap_or(0);
         if self.calls.len() == self.call {
-            self.calls.push(vec![SlotKv::default(); self.lens.len()]);
+            let room = self.room.max(most);
+            self.calls.push(Rows::new(lens.len(), room, width)?);
         }
+        let rows = &mut self.calls[self.call];
+        rows.grow(most, lens)?;
         let (k, v) = (Values::of(k)?, Values::of(v)?);
         for e in self.batch {
-            let kv = &mut self.calls[self.call][e.slot];
-            let place = e.row * width..(e.row + e.len) * width;
-            for (kept, new) in [(&mut kv.k, &k[place.clone()]), (&mut kv.v, &v[place])] {
-                kept.truncate(self.lens[e.slot] * width); // what a failed step left
-                kept.extend_from_slice(new);
-            }
+            let new = e.row * width..(e.row + e.len) * width;
+            rows.write(e.slot, lens[e.slot], [&k[new.clone()], &v[new]]);
         }
         self.call += 1;
         Ok(())
@@ -180,12 +175,13 @@ impl<'a> BlockCache<'a> {
 
     /// The batch's queries over what its slots hold, after [`BlockCache::append`].
     pub(crate) fn spans(&self) -> Vec<Span<'_>> {
-        let slots = &self.calls[self.call - 1];
+        let rows = &self.calls[self.call - 1];
         let span = |(tree, e): (usize, &Entry)| {
-            let (old, kv) = (self.lens[e.slot], &slots[e.slot]);
+            let old = self.lens[e.slot];
+            let [k, v] = rows.slot(e.slot, old + e.len);
             let keys = Keys {
-                k: &kv.k,
-                v: &kv.v,
+                k,
+                v,
                 row: 0,
                 len: old + e.len,
                 position: 0,

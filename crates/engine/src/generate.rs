@@ -9,7 +9,7 @@ use std::sync::Arc;
 use randori_sdk::seam::{SamplerFn, SamplerState};
 use rayon::prelude::*;
 
-use crate::{Error, KvCache, Player, Result, SlotTokens};
+use crate::{Error, KvCache, Player, Progress, Result, SlotTokens};
 
 mod draw;
 #[cfg(feature = "cuda")]
@@ -68,37 +68,67 @@ pub struct Generation {
 }
 
 /// One response per prompt, in the prompts' order. `samplers` reshape the logits one after the other (none: the
-/// model's own distribution); the host draws by inverse CDF. `progress` is told finished responses and tokens so far.
+/// model's own distribution); the host draws by inverse CDF. When memory runs out, the responses that are not finished
+/// begin once more in half as many slots.
 ///
 /// # Errors
 /// An empty prompt, options that contradict each other, logits that are not finite (sequence and position are
-/// named), a sampler that fails or leaves no token, or the engine's own.
+/// named), a sampler that fails or leaves no token, no memory for one sequence alone, or the engine's own.
 pub fn generate(
     player: &Player,
     prompts: &[Vec<u32>],
     samplers: &[Arc<dyn SamplerFn>],
     o: &GenerateOptions,
-    progress: &mut dyn FnMut(usize, usize),
+    progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<Generation>> {
     check(prompts, o)?;
-    let mut done = vec![Generation::default(); prompts.len()];
+    let mut done = vec![None; prompts.len()];
     if o.max_new_tokens == 0 || prompts.is_empty() {
-        return Ok(done);
+        return Ok(vec![Generation::default(); prompts.len()]);
     }
+    let mut at_once = o.slots;
+    while let Err(e) = answer(player, prompts, samplers, o, at_once, &mut done, progress) {
+        if !e.is_out_of_memory() {
+            return Err(e);
+        }
+        let taken = at_once.min(done.iter().filter(|d| d.is_none()).count());
+        if taken == 1 {
+            return Err(Error::OutOfMemory(format!(
+                "no memory for the answer to one prompt alone ({e}); hold the base in less (model.dtype, adapter.kind = \"qlora\") or take shorter ones (data.max_prompt_tokens, generate.max_new_tokens)"
+            )));
+        }
+        at_once = taken.div_ceil(2);
+    }
+    Ok(done.into_iter().map(Option::unwrap_or_default).collect())
+}
+
+/// Answers what is not answered yet, in `at_once` slots.
+fn answer(
+    player: &Player,
+    prompts: &[Vec<u32>],
+    samplers: &[Arc<dyn SamplerFn>],
+    o: &GenerateOptions,
+    at_once: usize,
+    done: &mut [Option<Generation>],
+    progress: &mut dyn FnMut(Progress),
+) -> Result<()> {
+    let open: Vec<usize> = (0..done.len()).filter(|&i| done[i].is_none()).collect();
     let mut slots: Vec<Option<Sequence>> = Vec::new();
-    slots.resize_with(o.slots.min(prompts.len()), || None);
-    let mut cache = KvCache::new(player, slots.len());
-    let mut waiting = prompts.iter().enumerate();
-    let (mut finished, mut tokens) = (0, 0);
-    while finished < prompts.len() {
+    slots.resize_with(at_once.min(open.len()), || None);
+    let longest = longest(open.iter().map(|&i| prompts[i].len()), slots.len(), o);
+    let mut cache = KvCache::with_room(player, &longest);
+    let mut finished = done.len() - open.len();
+    let mut tokens = done.iter().flatten().map(|g| g.tokens.len()).sum();
+    let mut waiting = open.into_iter();
+    while finished < done.len() {
         for (slot, place) in slots
             .iter_mut()
             .enumerate()
             .filter(|(_, place)| place.is_none())
         {
-            if let Some((index, prompt)) = waiting.next() {
+            if let Some(index) = waiting.next() {
                 cache.clear(slot);
-                *place = Some(Sequence::new(index, prompt, samplers));
+                *place = Some(Sequence::new(index, &prompts[index], samplers));
             }
         }
         tokens += advance(player, &mut cache, &mut slots, samplers, o)?;
@@ -106,13 +136,26 @@ pub fn generate(
             if let Some(sequence) =
                 place.take_if(|s| s.out.ended || s.out.tokens.len() == o.max_new_tokens)
             {
-                done[sequence.index] = sequence.out;
+                done[sequence.index] = Some(sequence.out);
                 finished += 1;
             }
         }
-        progress(finished, tokens);
+        progress(Progress {
+            done: finished,
+            tokens,
+            at_once,
+        });
     }
-    Ok(done)
+    Ok(())
+}
+
+/// The most tokens that so many sequences can hold at once, the longest first.
+fn longest(prompts: impl Iterator<Item = usize>, slots: usize, o: &GenerateOptions) -> Vec<usize> {
+    // the last token is not fed
+    let mut all: Vec<usize> = prompts.map(|len| len + o.max_new_tokens - 1).collect();
+    all.sort_unstable_by(|a, b| b.cmp(a));
+    all.truncate(slots);
+    all
 }
 
 /// Refuses what cannot be meant.

@@ -4,7 +4,10 @@
 //! much to give back. Tensors of many sizes, freed by whichever thread held them last, then leave holes that differ with the
 //! number of threads: a training pass took up to a quarter more memory with three threads than with two (docs/log.md).
 
-/// One arena, blocks under 32 MiB in it, at most 64 MiB of its free end kept: the same memory whatever the threads do, a
+/// So much of the heap's free end stays with the process.
+pub const KEPT: usize = 64 << 20;
+
+/// One arena, blocks under 32 MiB in it, at most [`KEPT`] of its free end kept: the same memory whatever the threads do, a
 /// little less of it, and no slower. A program calls this once, before it starts threads; where the C library is not glibc it
 /// does nothing. A library must not: the heap is the whole program's.
 pub fn steady() {
@@ -12,7 +15,7 @@ pub fn steady() {
     for (parameter, value) in [
         (libc::M_ARENA_MAX, 1),
         (libc::M_MMAP_THRESHOLD, 32 << 20), // the most that glibc takes
-        (libc::M_TRIM_THRESHOLD, 64 << 20),
+        (libc::M_TRIM_THRESHOLD, KEPT as libc::c_int),
     ] {
         // SAFETY: `mallopt` takes two numbers and locks what it changes; a value that it does not like is ignored (it answers
         // 0), which leaves the heap as it was.

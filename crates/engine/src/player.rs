@@ -198,7 +198,7 @@ impl Player {
             None => None,
         };
         for (layer, calls) in cache.blocks.iter_mut().enumerate() {
-            let block = BlockCache::new(calls, &cache.lens, entries);
+            let block = BlockCache::new(calls, &cache.lens, cache.room, entries);
             #[cfg(feature = "cuda")]
             let block = match (&mut cache.paged, &step) {
                 (Some(paged), Some(step)) => block.on_gpu(paged.block(layer, step)),

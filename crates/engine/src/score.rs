@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::{Error, Packed, Player, Result};
+use crate::{Error, Packed, Player, Progress, Result};
 
 /// A prompt and the responses to it that are scored (they share the prompt's computation).
 #[derive(Debug, Clone)]
@@ -16,45 +16,74 @@ pub struct ScoreItem<'a> {
 
 /// log p(response | prompt), summed over each response's tokens in f64, natural logarithm; one inner entry per
 /// response. An empty response scores 0. Items are packed in order until a micro-batch holds `micro_batch_tokens`
-/// rows (a larger item stands alone). `progress` is told items and rows done.
+/// rows (a larger item stands alone). When memory runs out, micro-batches are halved; a score changes by no more than
+/// rounding.
 ///
 /// # Errors
-/// An empty prompt, `micro_batch_tokens` of 0, a log-prob that is not finite (naming the item), or the engine's own.
+/// An empty prompt, `micro_batch_tokens` of 0, a log-prob that is not finite (naming the item), no memory for an item
+/// alone, or the engine's own.
 pub fn score(
     player: &Player,
     items: &[ScoreItem],
     micro_batch_tokens: usize,
-    progress: &mut dyn FnMut(usize, usize),
+    progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<Vec<f64>>> {
     if let Some(i) = items.iter().position(|item| item.prompt.is_empty()) {
         return Err(Error::rule(format!(
             "item {i} to score has an empty prompt; it needs at least one token"
         )));
     }
+    budgeted(micro_batch_tokens)?;
     let sizes: Vec<usize> = items
         .iter()
         .map(|item| rows(item.prompt, &item.responses))
         .collect();
     let mut scores = Vec::with_capacity(items.len());
-    let mut tokens = 0;
-    for range in fill(&sizes, micro_batch_tokens)? {
-        let mut plan = Packed::default();
-        for item in &items[range.clone()] {
-            plan.push(item.prompt, &item.responses);
-        }
-        let mut sums = sums(&plan, &player.logps(&plan)?)?.into_iter();
-        for item in &items[range] {
-            let of_item: Vec<f64> = sums.by_ref().take(item.responses.len()).collect();
-            if let Some(bad) = of_item.iter().find(|logp| !logp.is_finite()) {
-                let i = scores.len();
-                return Err(Error::rule(format!(
-                    "item {i} to score: a response's log-prob is {bad}, not a finite number"
+    let (mut tokens, mut at_once) = (0, micro_batch_tokens);
+    while scores.len() < items.len() {
+        let from = scores.len();
+        let count = first(&sizes[from..], at_once);
+        let rows: usize = sizes[from..from + count].iter().sum();
+        match together(player, &items[from..from + count], from) {
+            Ok(new) => scores.extend(new),
+            Err(e) if e.is_out_of_memory() && count > 1 => {
+                at_once = at_once.min(rows).div_ceil(2);
+                continue;
+            }
+            Err(e) if e.is_out_of_memory() => {
+                return Err(Error::OutOfMemory(format!(
+                    "item {from} to score: no memory for it alone, {rows} rows ({e}); hold the base in less (model.dtype, adapter.kind = \"qlora\") or take shorter items (data.max_prompt_tokens, data.max_response_tokens, generate.max_new_tokens)"
                 )));
             }
-            scores.push(of_item);
+            Err(e) => return Err(e),
         }
-        tokens += plan.ids.len();
-        progress(scores.len(), tokens);
+        tokens += rows;
+        progress(Progress {
+            done: scores.len(),
+            tokens,
+            at_once,
+        });
+    }
+    Ok(scores)
+}
+
+/// A micro-batch's scores; the first item's number is `from`.
+fn together(player: &Player, items: &[ScoreItem], from: usize) -> Result<Vec<Vec<f64>>> {
+    let mut plan = Packed::default();
+    for item in items {
+        plan.push(item.prompt, &item.responses);
+    }
+    let mut sums = sums(&plan, &player.logps(&plan)?)?.into_iter();
+    let mut scores = Vec::with_capacity(items.len());
+    for (i, item) in items.iter().enumerate() {
+        let of_item: Vec<f64> = sums.by_ref().take(item.responses.len()).collect();
+        if let Some(bad) = of_item.iter().find(|logp| !logp.is_finite()) {
+            return Err(Error::rule(format!(
+                "item {} to score: a response's log-prob is {bad}, not a finite number",
+                from + i
+            )));
+        }
+        scores.push(of_item);
     }
     Ok(scores)
 }
@@ -70,24 +99,32 @@ pub(crate) fn rows(prompt: &[u32], responses: &[&[u32]]) -> usize {
 
 /// Consecutive ranges, each as long as its sizes' sum stays within `budget`; one that is larger stands alone.
 pub(crate) fn fill(sizes: &[usize], budget: usize) -> Result<Vec<Range<usize>>> {
-    if budget == 0 {
-        return Err(Error::rule(
-            "micro_batch_tokens is 0; a micro-batch holds at least one token",
-        ));
-    }
-    let mut ranges = Vec::new();
-    let (mut start, mut held) = (0, 0);
-    for (i, &size) in sizes.iter().enumerate() {
-        if i > start && held + size > budget {
-            ranges.push(start..i);
-            (start, held) = (i, 0);
-        }
-        held += size;
-    }
-    if start < sizes.len() {
-        ranges.push(start..sizes.len());
+    budgeted(budget)?;
+    let (mut ranges, mut start) = (Vec::new(), 0);
+    while start < sizes.len() {
+        let end = start + first(&sizes[start..], budget);
+        ranges.push(start..end);
+        start = end;
     }
     Ok(ranges)
+}
+
+/// How many of the first sizes stay within `budget` together, at least one.
+fn first(sizes: &[usize], budget: usize) -> usize {
+    let sums = sizes.iter().scan(0, |sum, size| {
+        *sum += size;
+        Some(*sum)
+    });
+    sums.take_while(|sum| *sum <= budget).count().max(1)
+}
+
+fn budgeted(micro_batch_tokens: usize) -> Result<()> {
+    match micro_batch_tokens {
+        0 => Err(Error::rule(
+            "micro_batch_tokens is 0; a micro-batch holds at least one token",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Target log-probs summed by response.

@@ -274,7 +274,7 @@ impl Case {
                     responses: vec![&real[i], &generated[i]],
                 })
                 .collect();
-            score(&player, &items, 2048, &mut |_, _| ()).unwrap();
+            score(&player, &items, 2048, &mut |_| ()).unwrap();
             return;
         }
         let pairs: Vec<Pair> = (0..self.pairs)
@@ -301,7 +301,7 @@ impl Case {
             ..GenerateOptions::default()
         };
         let prompts = lists(4, count, self.prompt..self.prompt + 1, VOCAB);
-        generate(player, &prompts, &[], &options, &mut |_, _| ()).unwrap();
+        generate(player, &prompts, &[], &options, &mut |_| ()).unwrap();
     }
 }
 

@@ -31,7 +31,7 @@ fn run(
     samplers: &[Arc<dyn SamplerFn>],
     o: &GenerateOptions,
 ) -> Vec<Generation> {
-    generate(player, prompts, samplers, o, &mut |_, _| {}).unwrap()
+    generate(player, prompts, samplers, o, &mut |_| {}).unwrap()
 }
 
 fn error(
@@ -40,7 +40,7 @@ fn error(
     samplers: &[Arc<dyn SamplerFn>],
     o: &GenerateOptions,
 ) -> String {
-    generate(player, prompts, samplers, o, &mut |_, _| {})
+    generate(player, prompts, samplers, o, &mut |_| {})
         .unwrap_err()
         .to_string()
 }
@@ -275,13 +275,9 @@ fn stop_ids_are_masked_until_min_new_tokens() {
 fn progress_counts_up_to_everything() {
     let mut seen = vec![];
     let prompts = vec![vec![0]; 5];
-    generate(
-        &cycle(),
-        &prompts,
-        &[],
-        &options(3, 0, 2, &[]),
-        &mut |done, tokens| seen.push((done, tokens)),
-    )
+    generate(&cycle(), &prompts, &[], &options(3, 0, 2, &[]), &mut |p| {
+        seen.push((p.done, p.tokens))
+    })
     .unwrap();
     assert!(seen.is_sorted());
     assert_eq!(seen.last(), Some(&(5, 15)));

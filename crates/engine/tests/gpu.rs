@@ -410,14 +410,14 @@ fn generation_draws_the_processors_tokens() {
     // through the host, where samplers are
     let chain = [temperature::<7>()];
     for (o, samplers) in [(&options, &[][..]), (&early, &[]), (&early, &chain)] {
-        let run = |p: &Player| generate(p, &prompts, samplers, o, &mut |_, _| {}).unwrap();
+        let run = |p: &Player| generate(p, &prompts, samplers, o, &mut |_| {}).unwrap();
         for (i, (a, b)) in run(&near).iter().zip(&run(&far)).enumerate() {
             assert_eq!((&a.tokens, a.ended), (&b.tokens, b.ended), "prompt {i}");
             let wide = |l: &[f32]| l.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
             assert!(apart(&wide(&b.behaviour), &wide(&a.behaviour)) < 1e-5);
         }
     }
-    let run = |p: &Player| generate(p, &prompts, &[], &options, &mut |_, _| {}).unwrap();
+    let run = |p: &Player| generate(p, &prompts, &[], &options, &mut |_| {}).unwrap();
     let (a, b) = (run(&near), run(&far));
     for (i, (a, b)) in a.iter().zip(&b).enumerate() {
         assert_eq!(a.tokens, b.tokens, "prompt {i}");

@@ -31,7 +31,7 @@ fn trained(
             responses: vec![&real[i], &generated[i]],
         })
         .collect();
-    let scores = score(player, &items, 64, &mut |_, _| {}).unwrap();
+    let scores = score(player, &items, 64, &mut |_| {}).unwrap();
     let pairs: Vec<Pair> = (0..24)
         .map(|i| Pair {
             prompt: prompts[i].clone(),

@@ -26,7 +26,7 @@ fn a_score_is_the_sum_of_next_token_log_probs() {
     let player = Player::bare(llama());
     let (prompts, responses) = (lists(1, 4, 1..6, VOCAB), lists(2, 8, 1..7, VOCAB));
     let items = items(&prompts, &responses);
-    let scores = score(&player, &items, 1000, &mut |_, _| {}).unwrap();
+    let scores = score(&player, &items, 1000, &mut |_| {}).unwrap();
     for (item, scores) in items.iter().zip(scores) {
         for (response, score) in item.responses.iter().zip(scores) {
             let mut tokens = item.prompt.to_vec();
@@ -46,14 +46,11 @@ fn micro_batches_change_nothing_and_progress_arrives() {
     let (prompts, responses) = (lists(5, 9, 1..6, VOCAB), lists(6, 18, 0..7, VOCAB));
     let items = items(&prompts, &responses);
     let mut whole_tokens = 0;
-    let whole = score(&player, &items, 10_000, &mut |_, tokens| {
-        whole_tokens = tokens
-    })
-    .unwrap();
+    let whole = score(&player, &items, 10_000, &mut |p| whole_tokens = p.tokens).unwrap();
     for budget in [1, 20, 45] {
         let mut seen = vec![];
-        let parts = score(&player, &items, budget, &mut |done, tokens| {
-            seen.push((done, tokens))
+        let parts = score(&player, &items, budget, &mut |p| {
+            seen.push((p.done, p.tokens))
         })
         .unwrap();
         for (a, b) in whole.iter().flatten().zip(parts.iter().flatten()) {
@@ -62,7 +59,7 @@ fn micro_batches_change_nothing_and_progress_arrives() {
         assert_eq!(seen.last(), Some(&(9, whole_tokens)));
         assert_eq!(
             parts,
-            score(&player, &items, budget, &mut |_, _| {}).unwrap(),
+            score(&player, &items, budget, &mut |_| {}).unwrap(),
             "the same twice, to the bit"
         );
     }
@@ -80,7 +77,7 @@ fn a_known_distribution_is_scored_exactly() {
         prompt: &[1],
         responses: vec![&[2, 3, 4], &[0]],
     };
-    let scores = score(&uniform, &[item], 10, &mut |_, _| {}).unwrap();
+    let scores = score(&uniform, &[item], 10, &mut |_| {}).unwrap();
     assert!(
         (scores[0][0] + 3.0 * 8f64.ln()).abs() < 1e-6 && (scores[0][1] + 8f64.ln()).abs() < 1e-6
     );
@@ -103,14 +100,14 @@ fn bad_items_are_named() {
             },
         ],
         8,
-        &mut |_, _| {},
+        &mut |_| {},
     )
     .unwrap_err();
     assert!(e.to_string().contains("item 1"), "{e}");
-    let e = score(&player, std::slice::from_ref(&good), 8, &mut |_, _| {}).unwrap_err();
+    let e = score(&player, std::slice::from_ref(&good), 8, &mut |_| {}).unwrap_err();
     assert!(
         e.to_string().contains("item 0") && e.to_string().contains("finite"),
         "{e}"
     );
-    assert!(score(&fixed(&[0.0]), &[good], 0, &mut |_, _| {}).is_err());
+    assert!(score(&fixed(&[0.0]), &[good], 0, &mut |_| {}).is_err());
 }

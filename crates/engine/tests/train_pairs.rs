@@ -29,7 +29,7 @@ fn pairs(opponent: &Player, count: usize, vocab: usize) -> Vec<Pair> {
             responses: vec![&real[i], &generated[i]],
         })
         .collect();
-    let scores = score(opponent, &items, 1000, &mut |_, _| {}).unwrap();
+    let scores = score(opponent, &items, 1000, &mut |_| {}).unwrap();
     (0..count)
         .map(|i| Pair {
             prompt: prompts[i].clone(),

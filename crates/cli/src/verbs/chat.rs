@@ -73,7 +73,7 @@ fn answer(session: &Session, player: &Player, messages: &[Message], turn: usize)
     options.max_new_tokens = options.max_new_tokens.min(room);
     options.min_new_tokens = options.min_new_tokens.min(options.max_new_tokens);
     let samplers = session.samplers(&session.recipe.generate.sampling)?;
-    let generations = generate(player, &[prompt], &samplers, &options, &mut |_, _| {})?;
+    let generations = generate(player, &[prompt], &samplers, &options, &mut |_| {})?;
     Ok(generations
         .first()
         .map(|g| session.tokenizer.decode(&g.tokens))

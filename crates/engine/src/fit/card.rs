@@ -6,7 +6,7 @@ use super::{Decoding, HEAP, Packing, Peak, Planner, passes::Part};
 use crate::{
     Error, Result,
     block_input::moves,
-    cache::{PAGE, more_pages},
+    cache::PAGE,
     generate::{PIECE, PREFILL},
     weights::{Dtype, HeldWeight, Holding},
 };
@@ -33,15 +33,6 @@ pub(super) struct Card {
     offload_optimizer: bool,
     /// The base where it stays there: in full training, in which every player has all of it as its own.
     stays: u64,
-}
-
-/// What a step over a cache does to its pages.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Growth {
-    /// Tokens that the pools have room for before they grow in it; 0 where they do not.
-    pub(super) before: usize,
-    /// Whether each sequence has a new token or a few.
-    pub(super) decodes: bool,
 }
 
 impl Planner {
@@ -206,37 +197,29 @@ impl Planner {
         let float = self.float();
         let slots = d.slots.max(1);
         let all = (d.prompt + d.response).saturating_sub(1).max(1); // the last token is not fed
-        let step = |rows, sequences, pages: (usize, usize), decodes| -> Result<u64> {
+        let step = |rows, sequences, decodes| {
             let mut pass = self.pass(all, 0);
-            let before = if pages.1 > pages.0 { pages.0 } else { 0 } * PAGE;
-            pass.growth = Some(Growth { before, decodes });
-            let pools = (pages.1 * PAGE * self.trace.cache_bytes_per_token) as u64 * float / 4;
-            Ok(pools + self.cached_step(pass, rows, sequences)?)
+            pass.decodes = decodes;
+            self.cached_step(pass, rows, sequences)
         };
-        let (mut most, mut held) = (0, 0);
-        let entrance = Entrance::of(slots, d.prompt, all);
-        // pools grow: the last rounds hold most
-        let first = entrance.rounds.saturating_sub(entrance.pieces + 2);
-        for round in first..entrance.rounds {
-            let (rows, sequences, wanted) = entrance.round(round);
-            let pages = pool(wanted);
-            most = most.max(step(rows, sequences, (held, pages), false)?);
-            held = pages;
+        let mut most = step(slots, slots, true)?;
+        let entrance = Entrance::of(slots, d.prompt);
+        // the round with the most rows, and that with the most sequences
+        let last = entrance.round(entrance.rounds.saturating_sub(1));
+        let rounds = (0..entrance.rounds).map(|round| entrance.round(round));
+        for (rows, sequences) in rounds.max().into_iter().chain([last]) {
+            most = most.max(step(rows, sequences, false)?);
         }
-        let full = pool(slots * all.div_ceil(PAGE));
-        // all cross a page's end at once
-        let last = pool(slots * (all.div_ceil(PAGE) - 1)).max(held);
-        most = most.max(step(slots, slots, (last, full), true)?);
         if d.refilled {
             let rows = entrance.fed * d.prompt.min(PIECE) + slots - entrance.fed;
-            most = most.max(step(rows, slots, (full, full), false)?);
+            most = most.max(step(rows, slots, false)?);
         }
-        let kept = (full * PAGE * self.trace.cache_bytes_per_token) as u64 * float / 4;
-        let kept = kept.min(most);
+        let pages = slots * all.div_ceil(PAGE);
+        let kept = (pages * PAGE * self.trace.cache_bytes_per_token) as u64 * float / 4;
         Ok(Peak {
             kept,
             logits: float * (slots * self.trace.vocab) as u64,
-            ..self.scored_on_card(most - kept)
+            ..self.scored_on_card(most)
         })
     }
 }
@@ -245,7 +228,6 @@ impl Planner {
 struct Entrance {
     slots: usize,
     prompt: usize,
-    all: usize,
     /// Prompts in a step, and steps that each takes.
     fed: usize,
     pieces: usize,
@@ -253,22 +235,21 @@ struct Entrance {
 }
 
 impl Entrance {
-    fn of(slots: usize, prompt: usize, all: usize) -> Self {
+    fn of(slots: usize, prompt: usize) -> Self {
         let prompt = prompt.max(1);
         let fed = (PREFILL / prompt.min(PIECE)).clamp(1, slots);
         let pieces = prompt.div_ceil(PIECE);
         Entrance {
             slots,
             prompt,
-            all,
             fed,
             pieces,
             rounds: slots.div_ceil(fed) * pieces,
         }
     }
 
-    /// New rows, sequences, and pages taken.
-    fn round(&self, round: usize) -> (usize, usize, usize) {
+    /// New rows, and sequences.
+    fn round(&self, round: usize) -> (usize, usize) {
         let inside = round / self.pieces * self.fed;
         let outside = self.slots - inside.min(self.slots);
         let entering = self.fed.min(outside);
@@ -279,31 +260,7 @@ impl Entrance {
             0 => 0,
             _ => (PREFILL.saturating_sub(entering * piece) / PIECE).min(outside - entering),
         };
-        let grown = (self.prompt + round).min(self.all).div_ceil(PAGE);
-        let begun = entering * (before + piece).div_ceil(PAGE) + next * (PIECE / PAGE);
-        (
-            entering * piece + next * PIECE + inside,
-            entering + next + inside,
-            inside * grown + begun,
-        )
-    }
-}
-
-/// Pages that there are once `wanted` are taken.
-fn pool(wanted: usize) -> usize {
-    let mut pages = 0;
-    while pages < wanted {
-        pages += more_pages(pages);
-    }
-    pages
-}
-
-#[cfg(test)]
-mod tests {
-    use super::pool;
-
-    #[test]
-    fn pools_grow_by_a_quarter() {
-        assert_eq!([0, 1, 9, 33, 41, 100].map(pool), [0, 8, 16, 40, 50, 120]);
+        let rows = entering * piece + next * PIECE + inside;
+        (rows, entering + next + inside)
     }
 }

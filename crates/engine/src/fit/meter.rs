@@ -273,8 +273,6 @@ impl Backend for Meter<'_, '_> {
         let shape = rules::attention(&q.dims, &k.dims, &v.dims, spec)?;
         let counts = [q.count(), k.count(), v.count()];
         let width = q.dims.iter().product::<usize>();
-        self.pass
-            .pool(counts[1] / k.rows.max(1) + counts[2] / v.rows.max(1));
         let y = self.make(&q, shape, q.needs || k.needs || v.needs);
         let sums = self.pass.row_sums(q.rows, q.dims[0], width);
         self.pass.ledger.touch(self.pass.scores(1));

@@ -10,7 +10,6 @@ use randori_sdk::seam::RopeSpec;
 
 use super::{
     Learnt, Stored, Work,
-    card::Growth,
     ledger::{Held, Ledger},
 };
 use crate::{kernels::attention::QUERIES, weights::Holding};
@@ -34,8 +33,8 @@ pub(super) struct Pass<'a> {
     pub(super) grads: RefCell<BTreeMap<String, Held>>,
     /// On a GPU: bytes of the numbers it computes in.
     pub(super) card: Option<u64>,
-    /// On a GPU, over a cache: what its pages do.
-    pub(super) growth: Option<Growth>,
+    /// On a GPU, over a cache: whether each sequence has a new token or a few.
+    pub(super) decodes: bool,
 }
 
 impl Pass<'_> {
@@ -148,20 +147,11 @@ impl Pass<'_> {
     /// What attention keeps: a number for each query and head. Decoding on a GPU keeps nothing, but wants room for the
     /// parts of long sequences, `width` values and a weight for each head.
     pub(super) fn row_sums(&self, queries: usize, heads: usize, width: usize) -> Held {
-        match &self.growth {
-            Some(growth) if growth.decodes => {
-                let parts = Some(self.keys.div_ceil(decode::CHUNK)).filter(|n| *n > 1);
-                self.single(parts.unwrap_or(0) * queries * (width + heads))
-            }
-            _ => self.single(queries * heads),
+        if self.decodes {
+            let parts = Some(self.keys.div_ceil(decode::CHUNK)).filter(|n| *n > 1);
+            return self.single(parts.unwrap_or(0) * queries * (width + heads));
         }
-    }
-
-    /// A block's pool of pages on a GPU, `width` values of keys and values a token: a grown one is made beside the old one.
-    pub(super) fn pool(&self, width: usize) {
-        if let (Some(float), Some(growth)) = (self.card, &self.growth) {
-            self.ledger.touch(float * (growth.before * width) as u64);
-        }
+        self.single(queries * heads)
     }
 
     /// Queries' scores against their keys, in every thread: `of` matrices of one block of queries. A GPU's stay in its

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     Error, Result,
     generate::{PIECE, PREFILL},
+    heap,
     player::EARLY,
     training_pass::chunk_rows,
 };
@@ -132,10 +133,12 @@ impl Planner {
         let of = |tokens: usize| {
             d.slots as u64 * tokens as u64 * self.trace.cache_bytes_per_token as u64
         };
-        let (short, long) = (of(d.prompt), of(room(d.prompt, d.prompt + d.response)));
+        let (short, long) = (of(d.prompt), of((d.prompt + d.response).saturating_sub(1)));
         // a row of logits as a list, and two of its samplers, for every sequence
         let rows = 3 * 4 * (d.slots * self.trace.vocab) as u64;
-        let peak = (short + beginning).max(long + going_on.max(refill));
+        // keys and values lie outside the heap, which keeps some of what prompts took
+        let free = beginning.min(heap::KEPT as u64);
+        let peak = (short + beginning).max(long + going_on.max(refill).max(free));
         let kept = long.min(peak);
         Ok(Peak {
             base: self.base(),
@@ -172,7 +175,7 @@ impl Planner {
             tables: RefCell::default(),
             grads: RefCell::new(BTreeMap::new()),
             card: self.card.map(|card| card.float),
-            growth: None,
+            decodes: false,
         }
     }
 
@@ -375,15 +378,6 @@ pub(super) fn chunks(all: usize, size: usize) -> Vec<usize> {
         .step_by(size)
         .map(|from| size.min(all - from))
         .collect()
-}
-
-/// Tokens that a slot has room for when it holds `all` and began with `prompt`: lists double.
-fn room(prompt: usize, all: usize) -> usize {
-    let mut room = prompt.clamp(1, PIECE);
-    while room < all {
-        room *= 2;
-    }
-    room
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use randori_cuda::{
 
 use crate::{
     Result,
-    cache::{Entry, PAGE, more_pages},
+    cache::{Entry, PAGE},
     kernels::{
         self,
         attention::{Attended, Heads},
@@ -63,14 +63,24 @@ pub(crate) struct PagedBlock<'a> {
 }
 
 impl Paged {
-    pub(crate) fn new(blocks: usize, slots: usize) -> Paged {
+    /// With pages for sequences of these tokens.
+    pub(crate) fn new(blocks: usize, longest: &[usize]) -> Paged {
         let mut pools = Vec::new();
         pools.resize_with(blocks, Vec::new);
-        Paged {
+        let mut paged = Paged {
             pools,
-            tables: vec![Vec::new(); slots],
+            tables: vec![Vec::new(); longest.len()],
             ..Paged::default()
-        }
+        };
+        paged.more(longest.iter().map(|tokens| tokens.div_ceil(PAGE)).sum());
+        paged
+    }
+
+    /// Pages that are free; the pools follow when they are next written to.
+    fn more(&mut self, pages: usize) {
+        let new = self.pages..self.pages + pages;
+        self.free.extend(new.rev().map(|p| p as u32));
+        self.pages += pages;
     }
 
     /// Takes a slot's pages back.
@@ -130,13 +140,10 @@ impl Paged {
         })
     }
 
-    /// A page; when none is free, there are a quarter more of them.
+    /// A page; when none is free (nobody said how many there would be), there are a quarter more of them.
     fn page(&mut self) -> u32 {
         if self.free.is_empty() {
-            let more = more_pages(self.pages);
-            self.free
-                .extend((self.pages..self.pages + more).rev().map(|p| p as u32));
-            self.pages += more;
+            self.more((self.pages / 4).max(8));
         }
         self.free.pop().unwrap_or_default()
     }

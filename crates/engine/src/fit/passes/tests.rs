@@ -102,11 +102,3 @@ fn the_tape_holds_what_can_be_counted_by_hand() {
     let blocks = LAYERS as u64 * (2 * wide + xa) + (LAYERS as u64 - 1) * stats;
     assert_eq!(kept(false), blocks);
 }
-
-#[test]
-fn a_slots_room_doubles() {
-    assert_eq!(
-        [(10, 10), (10, 11), (10, 41), (2000, 2100)].map(|(p, all)| room(p, all)),
-        [10, 20, 80, 4096]
-    );
-}

@@ -1,0 +1,155 @@
+//! What scoring and generating do when memory runs out. It is an architecture that says so here, as a device would.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use randori_engine::{
+    Base, Error, GenerateOptions, Generation, Player, Progress, ScoreItem, generate, score,
+};
+use randori_sdk::seam::{Architecture, Backend, Id, OpResult};
+
+mod tiny;
+use tiny::*;
+
+/// The tiny model, whose passes of some numbers find no memory.
+struct Short<F> {
+    refuses: F,
+    passes: AtomicUsize,
+}
+
+impl<F: Fn(usize) -> bool + Send + Sync> Architecture for Short<F> {
+    fn name(&self) -> &str {
+        TinyLlama.name()
+    }
+    fn layers(&self) -> usize {
+        TinyLlama.layers()
+    }
+    fn embed(&self, ops: &mut dyn Backend, ids: Id) -> OpResult {
+        let pass = self.passes.fetch_add(1, Relaxed);
+        if (self.refuses)(pass) {
+            return Err("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")".into());
+        }
+        TinyLlama.embed(ops, ids)
+    }
+    fn block(&self, ops: &mut dyn Backend, layer: usize, x: Id) -> OpResult {
+        TinyLlama.block(ops, layer, x)
+    }
+    fn head(&self, ops: &mut dyn Backend, x: Id) -> OpResult {
+        TinyLlama.head(ops, x)
+    }
+}
+
+fn short(refuses: impl Fn(usize) -> bool + Send + Sync + 'static) -> Player {
+    let base = llama();
+    Player::bare(Arc::new(Base {
+        arch: Arc::new(Short {
+            refuses,
+            passes: AtomicUsize::new(0),
+        }),
+        config: base.config.clone(),
+        weights: base.weights.clone(),
+        squares: Default::default(),
+        compute: Default::default(),
+    }))
+}
+
+#[test]
+fn scoring_goes_on_with_half_the_micro_batch() {
+    let (prompts, responses) = (lists(5, 9, 2..5, VOCAB), lists(6, 9, 2..5, VOCAB));
+    let items: Vec<ScoreItem> = prompts
+        .iter()
+        .zip(&responses)
+        .map(|(p, r)| ScoreItem {
+            prompt: p,
+            responses: vec![r],
+        })
+        .collect();
+    let want = score(&Player::bare(llama()), &items, 1000, &mut |_| {}).unwrap();
+    let mut seen: Vec<Progress> = vec![];
+    // all at once, then after a half
+    let player = short(|pass| [0, 2].contains(&pass));
+    let got = score(&player, &items, 1000, &mut |p| seen.push(p)).unwrap();
+    for (a, b) in want.iter().flatten().zip(got.iter().flatten()) {
+        assert!((a - b).abs() < 1e-4, "{a} and {b}");
+    }
+    let rows: usize = prompts
+        .iter()
+        .zip(&responses)
+        .map(|(p, r)| p.len() + r.len() - 1)
+        .sum();
+    let (first, last) = (seen[0], seen[seen.len() - 1]);
+    assert_eq!(first.at_once, rows.div_ceil(2));
+    assert!(
+        last.at_once <= first.at_once.div_ceil(2),
+        "{last:?} after {first:?}"
+    );
+    assert_eq!((last.done, last.tokens), (9, rows));
+    assert!(seen.is_sorted_by_key(|p| p.done));
+
+    let error = score(&short(|_| true), &items, 1000, &mut |_| {}).unwrap_err();
+    assert!(matches!(error, Error::OutOfMemory(_)), "{error:?}");
+    let text = error.to_string();
+    assert!(
+        text.starts_with("item 0 to score: no memory for it alone, "),
+        "{text}"
+    );
+}
+
+#[test]
+fn answers_go_on_in_half_as_many_slots() {
+    let prompts = lists(7, 12, 3..6, VOCAB);
+    let options = GenerateOptions {
+        max_new_tokens: 9,
+        slots: 8,
+        seed: 3,
+        stop: vec![1, 2],
+        ..GenerateOptions::default()
+    };
+    let run = |player: &Player| -> (Vec<Vec<u32>>, Vec<Progress>) {
+        let mut seen = vec![];
+        let out = generate(player, &prompts, &[], &options, &mut |p| seen.push(p)).unwrap();
+        (
+            out.into_iter().map(|g: Generation| g.tokens).collect(),
+            seen,
+        )
+    };
+    let (want, whole) = run(&Player::bare(llama()));
+    assert!(whole.iter().all(|p| p.at_once == 8));
+    let all = whole[whole.len() - 1];
+
+    let (got, seen) = run(&short(|pass| pass == 0));
+    assert_eq!(got, want);
+    assert!(seen.iter().all(|p| p.at_once == 4), "{seen:?}");
+    // when some are finished, which stay
+    let later = whole
+        .iter()
+        .position(|p| (3..12).contains(&p.done))
+        .unwrap()
+        + 1;
+    let (got, seen) = run(&short(move |pass| pass == later));
+    assert_eq!(got, want);
+    let fell = seen.iter().position(|p| p.at_once == 4).unwrap();
+    assert!(
+        fell == later && seen[fell].done >= whole[later - 1].done,
+        "{seen:?}"
+    );
+    assert_eq!(
+        (seen[seen.len() - 1].done, seen[seen.len() - 1].tokens),
+        (12, all.tokens)
+    );
+
+    let error = generate(&short(|_| true), &prompts, &[], &options, &mut |_| {}).unwrap_err();
+    assert!(matches!(error, Error::OutOfMemory(_)), "{error:?}");
+    let text = error.to_string();
+    assert!(
+        text.starts_with("no memory for the answer to one prompt alone ("),
+        "{text}"
+    );
+}
