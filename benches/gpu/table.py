@@ -21,6 +21,8 @@ ROWS = [
     ("attention backward", "attention, backward", None),
     ("matvec 1", "4-bit product, 1 row", None),
     ("matvec 8", "4-bit product, 8 rows", None),
+    ("matvec q4_k 1", "Q4_K product, 1 row", None),
+    ("matvec q4_k 8", "Q4_K product, 8 rows", None),
     ("train, one pair", "training step, a pair at once", ("ratio", 2.0)),
     ("share, one pair", "… useful share of the product's rate", ("least", 40.0)),
     ("memory, one pair", "… peak memory", None),

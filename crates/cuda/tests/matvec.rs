@@ -5,15 +5,19 @@
     clippy::panic,
     reason = "a test fails by panicking"
 )]
+#[path = "emulator/blocks.rs"]
+mod blocks;
 mod emulator;
 
 use std::sync::Arc;
 
+use blocks::*;
 use emulator::*;
 use half::bf16;
 use randori_cuda::{
     Float, Launch,
     ops::{
+        gguf::Gguf,
         matvec::{self, Rows},
         nf4::{Nf4, Scales},
         product4,
@@ -274,6 +278,44 @@ fn of_many_rows_from_4_bit_codes() {
 }
 
 #[test]
+fn from_ggufs_blocks() {
+    let Some(on) = emulator() else { return };
+    let mut dice = Dice(34);
+    for dtype in FORMATS {
+        let block = dtype.block_size();
+        for (n, rows, blocks) in [
+            (1, 9, 1),
+            (3, 7, 1024 / block + 1),
+            (8, 5, 2048 / block + 3),
+            (2, 2, 3),
+            (5, 1, 9 * 1024 / block), // more than lies in shared memory at once
+        ] {
+            let columns = blocks * block;
+            let (cpu, data) = case(&mut dice, dtype, rows, columns);
+            let mut w = vec![0.0; rows * columns];
+            cpu.fill(0..rows, &mut w);
+            let w: Vec<f64> = w.iter().map(|v| f64::from(*v)).collect();
+            // at every place that an upload or a row may have
+            for skip in [0, 2, 4, 8] {
+                let mut bytes = vec![0xA5; skip];
+                bytes.extend(&data);
+                let held = aligned(&bytes);
+                let m = Gguf {
+                    dtype,
+                    rows,
+                    columns,
+                    data: held.ptr().offset(skip),
+                };
+                let name = format!("{dtype:?} {n} {rows} x {columns} at {skip}");
+                both(&mut dice, n, (rows, columns), &w, &name, |r| {
+                    matvec::gguf(on, &m, r).unwrap();
+                });
+            }
+        }
+    }
+}
+
+#[test]
 fn from_bf16() {
     let Some(on) = emulator() else { return };
     let mut dice = Dice(32);
@@ -309,6 +351,12 @@ fn misfits_are_errors() {
         x: x.ptr(),
         y: y.ptr(),
     };
+    let blocks = Gguf {
+        dtype: candle_core::quantized::GgmlDType::Q4_0,
+        rows: 8,
+        columns: 32,
+        data: w.ptr(),
+    };
     for (result, words) in [
         (
             matvec::dense(on, w.ptr(), (8, 16), &rows(9)),
@@ -318,6 +366,7 @@ fn misfits_are_errors() {
             matvec::dense(on, w.ptr(), (8, 12), &rows(1)),
             "columns in 8s",
         ),
+        (matvec::gguf(on, &blocks, &rows(9)), "takes 8, not 9"),
         (
             matvec::dense(on, w.ptr().offset(2), (8, 16), &rows(1)),
             "multiple of 16",

@@ -9,13 +9,16 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use candle_core::DType;
+use candle_core::{
+    DType,
+    quantized::{GgmlDType, QTensor},
+};
 use randori_engine::{
     Base, Compute, GenerateOptions, Grads, Packed, PassOptions, Player, Weight, generate,
     weights::{Dtype, LoadOptions, Quant, Source, open},
 };
 use randori_lora::{LoraSpec, Targets};
-use randori_qlora::QuantMatrix;
+use randori_qlora::{GgufMatrix, QuantMatrix};
 use randori_sdk::seam::{Architecture, Backend, Binary, Id, OpResult, RouteSpec, Unary};
 
 mod tiny;
@@ -129,8 +132,8 @@ fn quantised_bases_are_the_processors() {
     }
 }
 
-/// Widths that 4-bit codes are read at as they are.
-struct Wide;
+/// Widths that quantised weights are read at as they are: the model's, and within its block.
+struct Wide(usize, usize);
 
 impl Architecture for Wide {
     fn name(&self) -> &str {
@@ -140,11 +143,11 @@ impl Architecture for Wide {
         1
     }
     fn embed(&self, ops: &mut dyn Backend, ids: Id) -> OpResult {
-        ops.embed("embed", ids, VOCAB, 64)
+        ops.embed("embed", ids, VOCAB, self.0)
     }
     fn block(&self, ops: &mut dyn Backend, _: usize, x: Id) -> OpResult {
-        let h = ops.linear("up", x, 1056, false)?;
-        let h = ops.linear("down", h, 64, false)?;
+        let h = ops.linear("up", x, self.1, false)?;
+        let h = ops.linear("down", h, self.0, false)?;
         ops.binary(Binary::Add, x, h)
     }
     fn head(&self, ops: &mut dyn Backend, x: Id) -> OpResult {
@@ -152,37 +155,72 @@ impl Architecture for Wide {
     }
 }
 
-/// A few rows, some, and many: from codes one by one, from codes on the tensor cores, from a dequantised matrix.
+fn wide(arch: Wide, quant: Option<Quant>, compute: Compute) -> Base {
+    let config = serde_json::json!({ "vocab_size": VOCAB });
+    let dtype = Dtype::F32;
+    let source = open(Source::Random { config, seed: 1 }).unwrap();
+    let options = LoadOptions { quant, dtype };
+    let base = source.load_where(Arc::new(arch), &options, compute, &mut |_, _| ());
+    base.unwrap()
+}
+
+/// Log-probs of a few rows, of some and of many.
+fn compare_rows(near: &Player, far: &Player, tolerance: f64, what: &str) {
+    for sizes in [(2, 2, 3), (4, 3, 5), (20, 30, 14), (40, 30, 40)] {
+        let plan = packed(&[sizes]);
+        let (a, b) = (near.logps(&plan).unwrap(), far.logps(&plan).unwrap());
+        let off = apart(&b, &a);
+        assert!(off < tolerance, "{what}, {sizes:?}: {off}");
+        assert!(off > 0.0, "{what}, {sizes:?}: not another machine's");
+    }
+}
+
+/// From codes one by one, from codes on the tensor cores, from a dequantised matrix.
 #[test]
 fn products_of_any_number_of_rows_are_the_processors() {
     if skip() {
         return;
     }
     let base = |compute| {
-        let config = serde_json::json!({ "vocab_size": VOCAB });
-        let options = LoadOptions {
-            quant: Some(Quant::Nf4 { double: true }),
-            dtype: Dtype::F32,
-        };
-        let source = open(Source::Random { config, seed: 1 }).unwrap();
-        let base = source.load_where(Arc::new(Wide), &options, compute, &mut |_, _| ());
-        Player::bare(Arc::new(base.unwrap()))
+        let nf4 = Some(Quant::Nf4 { double: true });
+        Player::bare(Arc::new(wide(Wide(64, 1056), nf4, compute)))
     };
     let near = base(Compute::default());
     for (float, tolerance) in [(DType::F32, 1e-5), (DType::BF16, 1e-2)] {
         let far = base(Compute::on_gpu(float).unwrap());
-        for sizes in [(2, 2, 3), (4, 3, 5), (20, 30, 14), (40, 30, 40)] {
-            let plan = packed(&[sizes]);
-            let (a, b) = (near.logps(&plan).unwrap(), far.logps(&plan).unwrap());
-            assert!(
-                apart(&b, &a) < tolerance,
-                "{float:?}, {sizes:?}: {}",
-                apart(&b, &a)
-            );
-            assert!(
-                apart(&b, &a) > 0.0,
-                "{float:?}, {sizes:?}: not another machine's"
-            );
+        compare_rows(&near, &far, tolerance, &format!("{float:?}"));
+    }
+}
+
+/// The same of GGUF's blocks.
+#[test]
+fn blocks_are_the_processors() {
+    if skip() {
+        return;
+    }
+    for dtype in [
+        GgmlDType::Q4_0,
+        GgmlDType::Q5_1,
+        GgmlDType::Q8_0,
+        GgmlDType::Q4K,
+        GgmlDType::Q6K,
+    ] {
+        let mut base = wide(Wide(256, 1280), None, Compute::default());
+        for name in ["up.weight", "down.weight"] {
+            let weight = base.weights.get_mut(name).unwrap();
+            let Weight::Dense(t) = &*weight else {
+                panic!("{name} is quantised")
+            };
+            let (blocks, (rows, columns)) =
+                (QTensor::quantize(t, dtype).unwrap(), t.dims2().unwrap());
+            let data = blocks.data().unwrap();
+            let matrix = GgufMatrix::new(dtype, rows, columns, &data, None).unwrap();
+            *weight = Weight::Quant(Arc::new(QuantMatrix::Gguf(matrix)));
+        }
+        let near = Player::bare(Arc::new(base));
+        for (float, tolerance) in [(DType::F32, 1e-5), (DType::BF16, 1e-2)] {
+            let far = Player::bare(up(&near.base, float));
+            compare_rows(&near, &far, tolerance, &format!("{dtype:?}, {float:?}"));
         }
     }
 }

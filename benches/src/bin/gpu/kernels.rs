@@ -1,12 +1,16 @@
 //! What the card can do at best, and how near single kernels come to it. Buffers are rotated through more memory than any
 //! cache holds.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{
+    DType, Device, Tensor,
+    quantized::{GgmlDType, QTensor},
+};
 use randori_cuda::{
     Float, Ptr,
     gpu::{Gpu, Matrix, Product, ptr},
     ops::{
         attention::{Attention, Given, Gradients, Met},
+        gguf::Gguf,
         matvec, nf4,
         norm::RmsNorm,
         tiles::{KeyRun, Lists, Span},
@@ -182,21 +186,53 @@ fn quantised(gpu: &Gpu, sizes: &Sizes, copy: f64) {
     let rate = (held + 2.0 * (rows * columns) as f64) / s;
     say("nf4", rate / 1e9, "GB/s", &share(rate, copy));
 
-    for n in [1, matvec::MOST] {
-        let x = halves(gpu, 5, &[n, columns]);
-        let y = gpu.room(&[n, rows], DType::BF16).unwrap();
-        let given = matvec::Rows {
-            float: Float::Bf16,
-            n,
-            x: at(&x),
-            y: at(&y),
+    let few = Few {
+        gpu,
+        shape: (rows, columns),
+        copy,
+    };
+    few.run("matvec", held, &|i, given| {
+        matvec::nf4(gpu, &matrices[i % count].view(), given).unwrap();
+    });
+
+    let blocks = QTensor::quantize(&weights, GgmlDType::Q4K).unwrap();
+    let data = blocks.data().unwrap();
+    let copies: Vec<Tensor> = (0..count).map(|_| gpu.upload(&data[..]).unwrap()).collect();
+    few.run("matvec q4_k", data.len() as f64, &|i, given| {
+        let m = Gguf {
+            dtype: GgmlDType::Q4K,
+            rows,
+            columns,
+            data: at(&copies[i % count]),
         };
-        let s = seconds(gpu, |i| {
-            matvec::nf4(gpu, &matrices[i % count].view(), &given).unwrap();
-        });
-        let rate = held / s;
-        let note = format!("{}; {:.1} µs", share(rate, copy), 1e6 * s);
-        say(&format!("matvec {n}"), rate / 1e9, "GB/s", &note);
+        matvec::gguf(gpu, &m, given).unwrap();
+    });
+}
+
+/// Products of one row and of some with a matrix.
+struct Few<'a> {
+    gpu: &'a Gpu,
+    shape: (usize, usize),
+    copy: f64,
+}
+
+impl Few<'_> {
+    fn run(&self, name: &str, held: f64, product: &dyn Fn(usize, &matvec::Rows)) {
+        let (rows, columns) = self.shape;
+        for n in [1, matvec::MOST] {
+            let x = halves(self.gpu, 5, &[n, columns]);
+            let y = self.gpu.room(&[n, rows], DType::BF16).unwrap();
+            let given = matvec::Rows {
+                float: Float::Bf16,
+                n,
+                x: at(&x),
+                y: at(&y),
+            };
+            let s = seconds(self.gpu, |i| product(i, &given));
+            let rate = held / s;
+            let note = format!("{}; {:.1} µs", share(rate, self.copy), 1e6 * s);
+            say(&format!("{name} {n}"), rate / 1e9, "GB/s", &note);
+        }
     }
 }
 

@@ -87,7 +87,7 @@ impl Gguf {
     }
 
     /// The format as kernels are called, and a row's bytes.
-    fn check(&self) -> Result<(&'static str, usize)> {
+    pub(super) fn check(&self) -> Result<(&'static str, usize)> {
         let format = match self.dtype {
             GgmlDType::Q4_0 => "q4_0",
             GgmlDType::Q4_1 => "q4_1",

@@ -2,15 +2,20 @@
 //!
 //! Sums are f32 in an order that only the columns decide: a row of y does not depend on how many rows there are.
 
-use crate::{Arg, Error, Float, Grid, Launch, Ptr, Result, ops::nf4::Nf4};
+use crate::{
+    Arg, Error, Float, Grid, Launch, Ptr, Result,
+    ops::{gguf::Gguf, nf4::Nf4},
+};
 
 /// Most rows of x.
 pub const MOST: usize = 8;
 const PIECE: usize = 1024;
 /// A piece of a row of x in shared memory, padded.
 const PIECE_BYTES: usize = PIECE / 32 * 36 * 4;
-/// Of dynamic shared memory: what a block gets without asking, less the levels.
+/// Of dynamic shared memory: what a block gets without asking, less the levels, or less a piece's blocks of 8 outputs (34 bytes
+/// for 32 columns at most).
 const SHARED: usize = 47 << 10;
+const SHARED_BLOCKS: usize = (48 << 10) - 8 * PIECE / 32 * 34;
 
 /// x (n, columns), y (n, rows), both of `float`.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +42,27 @@ pub fn nf4(on: &dyn Launch, w: &Nf4, rows: &Rows) -> Result<()> {
             w.columns, w.codes.0
         )));
     }
-    launch(on, "nf4", w.args()?, (w.rows, w.columns), rows)
+    let several = several(w.rows, rows.n);
+    let kind = Kind {
+        name: "nf4",
+        several,
+        shared: SHARED,
+    };
+    launch(on, kind, w.args()?, (w.rows, w.columns), rows)
+}
+
+/// y = x·Wᵀ from GGUF's blocks, whose values are not rounded to bf16.
+///
+/// # Errors
+/// More than 8 rows, what the matrix refuses, as [`Launch::launch`].
+pub fn gguf(on: &dyn Launch, w: &Gguf, rows: &Rows) -> Result<()> {
+    let (name, _) = w.check()?;
+    let kind = Kind {
+        name,
+        several: 2,
+        shared: SHARED_BLOCKS,
+    };
+    launch(on, kind, vec![w.data.into()], (w.rows, w.columns), rows)
 }
 
 /// y = x·Wᵀ with W bf16 (out, in) as `shape` says, at a multiple of 16.
@@ -51,12 +76,35 @@ pub fn dense(on: &dyn Launch, w: Ptr, shape: (usize, usize), rows: &Rows) -> Res
             shape.1, w.0
         )));
     }
-    launch(on, "dense", vec![w.into()], shape, rows)
+    let kind = Kind {
+        name: "dense",
+        several: several(shape.0, rows.n),
+        shared: SHARED,
+    };
+    launch(on, kind, vec![w.into()], shape, rows)
+}
+
+/// Outputs of a warp. Several share their reads of x; only where that leaves the card enough warps.
+fn several(outputs: usize, n: usize) -> usize {
+    let several = if n <= 2 { 4 } else { 2 };
+    match outputs >= 2048 * several {
+        true => several,
+        false => 1,
+    }
+}
+
+/// Which kernels.
+struct Kind {
+    name: &'static str,
+    /// Outputs of a warp.
+    several: usize,
+    /// Bytes of shared memory for x.
+    shared: usize,
 }
 
 fn launch(
     on: &dyn Launch,
-    kind: &str,
+    kind: Kind,
     mut args: Vec<Arg>,
     (outputs, columns): (usize, usize),
     rows: &Rows,
@@ -71,14 +119,8 @@ fn launch(
         return Ok(());
     }
     let n = rows.n.next_power_of_two();
-    // several outputs a warp share their reads of x; only where that leaves the card enough warps
-    let several = if n <= 2 { 4 } else { 2 };
-    let each = if outputs >= 2048 * several {
-        several
-    } else {
-        1
-    };
-    let most = (SHARED / (n * PIECE_BYTES)).max(1);
+    let each = kind.several;
+    let most = (kind.shared / (n * PIECE_BYTES)).max(1);
     let pieces = columns.div_ceil(PIECE).clamp(1, most);
     args.extend::<[Arg; 6]>([
         rows.x.into(),
@@ -89,6 +131,6 @@ fn launch(
         Arg::I32((pieces * PIECE) as i32),
     ]);
     let grid = Grid::line(outputs.div_ceil(4 * each), 128).shared(n * pieces * PIECE_BYTES);
-    let kernel = format!("matvec_{kind}_{n}x{each}_{}", rows.float.suffix());
+    let kernel = format!("matvec_{}_{n}x{each}_{}", kind.name, rows.float.suffix());
     on.launch(&kernel, grid, &args)
 }

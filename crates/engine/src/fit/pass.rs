@@ -115,7 +115,7 @@ impl Pass<'_> {
         };
         let few = rows <= self.coded() && inputs.is_multiple_of(32);
         match self.stored(weight).map(|s| s.held) {
-            Some(Holding::Nf4 { .. }) if few && rows <= matvec::MOST => 0,
+            Some(Holding::Nf4 { .. } | Holding::Blocks) if few && rows <= matvec::MOST => 0,
             Some(Holding::Nf4 { .. }) if few => 4 * product4::parts(rows, out, inputs) as u64,
             Some(Holding::Nf4 { .. } | Holding::Blocks) => float * (out * inputs) as u64,
             Some(Holding::Dense) | None => 0,

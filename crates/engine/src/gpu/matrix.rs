@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A frozen quantised matrix (out, in). Products of many rows dequantise it into room that is free again afterwards; products of
-/// up to eight rows, in bf16 of up to 64, read the 4-bit codes as they are.
+/// up to eight rows, with 4-bit codes in bf16 of up to 64, read it as it is.
 pub struct GpuMatrix {
     shape: (usize, usize),
     format: String,
@@ -172,7 +172,7 @@ impl GpuMatrix {
                 "a matrix of {columns} inputs does not take rows of {inputs}"
             )));
         }
-        if n <= matvec::MOST && inputs.is_multiple_of(32) && matches!(self.held, Held::Nf4 { .. }) {
+        if n <= matvec::MOST && inputs.is_multiple_of(32) {
             let gpu = Gpu::open()?;
             let y = gpu.room(&[n, outputs], x.dtype())?; // written whole
             crate::work::count((n, outputs, inputs));
@@ -182,7 +182,10 @@ impl GpuMatrix {
                 x: gpu::ptr(x)?,
                 y: gpu::ptr(&y)?,
             };
-            matvec::nf4(gpu, &self.nf4()?, &rows)?;
+            match &self.held {
+                Held::Nf4 { .. } => matvec::nf4(gpu, &self.nf4()?, &rows)?,
+                Held::Gguf { .. } => matvec::gguf(gpu, &self.gguf()?, &rows)?,
+            }
             return Ok(y);
         }
         match self.by_codes(x, n)? {
