@@ -208,7 +208,7 @@ pub fn generate(gpu: &Gpu, sizes: &Sizes) {
             ..GenerateOptions::default()
         };
         let start = Instant::now();
-        let out = answers(&player, &prompts, &[], &options, &mut |_, _| ()).unwrap();
+        let out = answers(&player, &prompts, &[], &options, &mut |_| ()).unwrap();
         gpu.synchronise().unwrap();
         assert!(out.iter().all(|g| g.tokens.len() == many));
         if i > 0 {
