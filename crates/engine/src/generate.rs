@@ -69,7 +69,8 @@ pub struct Generation {
 
 /// One response per prompt, in the prompts' order. `samplers` reshape the logits one after the other (none: the
 /// model's own distribution); the host draws by inverse CDF. When memory runs out, the responses that are not finished
-/// begin once more in half as many slots.
+/// begin once more: first in a cache that grows with them rather than one for the longest that they might become, then in
+/// half as many slots.
 ///
 /// # Errors
 /// An empty prompt, options that contradict each other, logits that are not finite (sequence and position are
@@ -86,10 +87,23 @@ pub fn generate(
     if o.max_new_tokens == 0 || prompts.is_empty() {
         return Ok(vec![Generation::default(); prompts.len()]);
     }
-    let mut at_once = o.slots;
-    while let Err(e) = answer(player, prompts, samplers, o, at_once, &mut done, progress) {
+    let (mut at_once, mut grows) = (o.slots, false);
+    loop {
+        let cache = |longest: &[usize]| match grows {
+            true => KvCache::new(player, longest.len()),
+            false => KvCache::with_room(player, longest),
+        };
+        let Err(e) = answer(
+            player, prompts, samplers, o, at_once, &cache, &mut done, progress,
+        ) else {
+            return Ok(done.into_iter().map(Option::unwrap_or_default).collect());
+        };
         if !e.is_out_of_memory() {
             return Err(e);
+        }
+        if !grows {
+            grows = true;
+            continue;
         }
         let taken = at_once.min(done.iter().filter(|d| d.is_none()).count());
         if taken == 1 {
@@ -99,7 +113,6 @@ pub fn generate(
         }
         at_once = taken.div_ceil(2);
     }
-    Ok(done.into_iter().map(Option::unwrap_or_default).collect())
 }
 
 /// Answers what is not answered yet, in `at_once` slots.
@@ -109,6 +122,7 @@ fn answer(
     samplers: &[Arc<dyn SamplerFn>],
     o: &GenerateOptions,
     at_once: usize,
+    cache: &dyn Fn(&[usize]) -> KvCache,
     done: &mut [Option<Generation>],
     progress: &mut dyn FnMut(Progress),
 ) -> Result<()> {
@@ -116,7 +130,7 @@ fn answer(
     let mut slots: Vec<Option<Sequence>> = Vec::new();
     slots.resize_with(at_once.min(open.len()), || None);
     let longest = longest(open.iter().map(|&i| prompts[i].len()), slots.len(), o);
-    let mut cache = KvCache::with_room(player, &longest);
+    let mut cache = cache(&longest);
     let mut finished = done.len() - open.len();
     let mut tokens = done.iter().flatten().map(|g| g.tokens.len()).sum();
     let mut waiting = open.into_iter();
@@ -152,7 +166,8 @@ fn answer(
 /// The most tokens that so many sequences can hold at once, the longest first.
 fn longest(prompts: impl Iterator<Item = usize>, slots: usize, o: &GenerateOptions) -> Vec<usize> {
     // the last token is not fed
-    let mut all: Vec<usize> = prompts.map(|len| len + o.max_new_tokens - 1).collect();
+    let of = |len: usize| len.saturating_add(o.max_new_tokens.saturating_sub(1));
+    let mut all: Vec<usize> = prompts.map(of).collect();
     all.sort_unstable_by(|a, b| b.cmp(a));
     all.truncate(slots);
     all

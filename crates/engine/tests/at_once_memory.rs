@@ -124,7 +124,11 @@ fn answers_go_on_in_half_as_many_slots() {
     assert!(whole.iter().all(|p| p.at_once == 8));
     let all = whole[whole.len() - 1];
 
+    // in a cache that grows
     let (got, seen) = run(&short(|pass| pass == 0));
+    assert_eq!(got, want);
+    assert!(seen.iter().all(|p| p.at_once == 8), "{seen:?}");
+    let (got, seen) = run(&short(|pass| pass < 2));
     assert_eq!(got, want);
     assert!(seen.iter().all(|p| p.at_once == 4), "{seen:?}");
     // when some are finished, which stay
@@ -133,7 +137,7 @@ fn answers_go_on_in_half_as_many_slots() {
         .position(|p| (3..12).contains(&p.done))
         .unwrap()
         + 1;
-    let (got, seen) = run(&short(move |pass| pass == later));
+    let (got, seen) = run(&short(move |pass| (later..later + 2).contains(&pass)));
     assert_eq!(got, want);
     let fell = seen.iter().position(|p| p.at_once == 4).unwrap();
     assert!(
@@ -152,4 +156,25 @@ fn answers_go_on_in_half_as_many_slots() {
         text.starts_with("no memory for the answer to one prompt alone ("),
         "{text}"
     );
+}
+
+/// Room for the longest answers cannot be had; the answers are short.
+#[test]
+fn answers_that_are_never_cut_take_what_they_need() {
+    let prompts = lists(7, 12, 3..6, VOCAB);
+    let run = |max_new_tokens| {
+        let options = GenerateOptions {
+            max_new_tokens,
+            slots: 8,
+            seed: 3,
+            stop: vec![1, 2, 3],
+            ..GenerateOptions::default()
+        };
+        generate(&Player::bare(llama()), &prompts, &[], &options, &mut |_| {}).unwrap()
+    };
+    let want = run(1000);
+    assert!(want.iter().all(|g| g.ended));
+    for most in [1 << 50, usize::MAX] {
+        assert_eq!(run(most), want);
+    }
 }

@@ -18,14 +18,16 @@ pub(crate) struct Rows {
 impl Rows {
     /// Room for `room` rows in each of `slots`.
     pub(super) fn new(slots: usize, room: usize, width: usize) -> Result<Rows> {
-        let list = || {
-            // a map holds something
-            let bytes = (4 * slots * room * width).max(1);
-            MmapMut::map_anon(bytes).map_err(|e| {
-                let (mib, at) = (bytes >> 20, "keys or values of one block");
-                Error::OutOfMemory(format!("out of memory: {mib} MiB for {at}: {e}"))
-            })
+        let bytes = slots.saturating_mul(room).saturating_mul(4 * width);
+        let short = |e| {
+            let (mib, at) = (bytes >> 20, "keys or values of one block");
+            Error::OutOfMemory(format!("out of memory: {mib} MiB for {at}: {e}"))
         };
+        if bytes > isize::MAX as usize {
+            return Err(short(std::io::ErrorKind::OutOfMemory.into()));
+        }
+        // a map holds something
+        let list = || MmapMut::map_anon(bytes.max(1)).map_err(short);
         let (k, v) = (list()?, list()?);
         Ok(Rows {
             k,
@@ -96,7 +98,9 @@ mod tests {
 
     #[test]
     fn too_much_is_an_error() {
-        let error = Rows::new(1 << 20, 1 << 20, 1 << 10).err().unwrap();
-        assert!(error.is_out_of_memory(), "{error}");
+        for (slots, room) in [(1 << 20, 1 << 20), (1 << 40, 1 << 40)] {
+            let error = Rows::new(slots, room, 1 << 10).err().unwrap();
+            assert!(error.is_out_of_memory(), "{error}");
+        }
     }
 }

@@ -22,6 +22,8 @@ use crate::{
 
 /// New tokens of one sequence up to which it counts as decoding.
 const FEW: usize = 4;
+/// Pages whose rows an i32 can number.
+const MOST: usize = (1 << 31) / PAGE;
 
 /// Keys and values of one call of attention: (pages · 64, kv_heads · dim).
 struct Pool {
@@ -36,7 +38,10 @@ pub(crate) struct Paged {
     pools: Vec<Vec<Pool>>,
     /// Each slot's pages.
     tables: Vec<Vec<u32>>,
+    /// Pages that were taken once.
     free: Vec<u32>,
+    /// The first that never was.
+    next: usize,
     /// How many there are, taken or free.
     pages: usize,
 }
@@ -67,20 +72,13 @@ impl Paged {
     pub(crate) fn new(blocks: usize, longest: &[usize]) -> Paged {
         let mut pools = Vec::new();
         pools.resize_with(blocks, Vec::new);
-        let mut paged = Paged {
+        let pages = longest.iter().map(|tokens| tokens.div_ceil(PAGE));
+        Paged {
             pools,
             tables: vec![Vec::new(); longest.len()],
+            pages: pages.fold(0, usize::saturating_add).min(MOST),
             ..Paged::default()
-        };
-        paged.more(longest.iter().map(|tokens| tokens.div_ceil(PAGE)).sum());
-        paged
-    }
-
-    /// Pages that are free; the pools follow when they are next written to.
-    fn more(&mut self, pages: usize) {
-        let new = self.pages..self.pages + pages;
-        self.free.extend(new.rev().map(|p| p as u32));
-        self.pages += pages;
+        }
     }
 
     /// Takes a slot's pages back.
@@ -142,10 +140,14 @@ impl Paged {
 
     /// A page; when none is free (nobody said how many there would be), there are a quarter more of them.
     fn page(&mut self) -> u32 {
-        if self.free.is_empty() {
-            self.more((self.pages / 4).max(8));
+        if let Some(page) = self.free.pop() {
+            return page;
         }
-        self.free.pop().unwrap_or_default()
+        if self.next == self.pages {
+            self.pages += (self.pages / 4).max(8);
+        }
+        self.next += 1;
+        (self.next - 1) as u32
     }
 
     /// A block's part.
