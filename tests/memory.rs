@@ -14,7 +14,7 @@ use std::{process::Command, sync::Arc};
 
 use candle_core::Tensor;
 use randori_engine::{
-    Base, GenerateOptions, Inputs, Player, ScoreItem, Weight, generate, score,
+    Base, GenerateOptions, Inputs, Player, ScoreItem, Weight, generate, heap, score,
     train::{Control, Optimizer, Pair, Schedule, TrainSettings, Trainer},
     weights::{Dtype, LoadOptions, Source, open},
 };
@@ -39,6 +39,7 @@ fn two_players_hold_one_base() {
         return;
     }
     if let Ok(case) = std::env::var(CASE) {
+        heap::steady();
         return play(&case);
     }
     let [one, two, copies] = ["one", "two", "copies"].map(measure);
@@ -67,6 +68,7 @@ fn an_export_holds_a_tensor_at_a_time() {
         return;
     }
     if let Ok(case) = std::env::var(CASE) {
+        heap::steady();
         return export(&case, &std::env::var(FOLDER).unwrap());
     }
     let dir = tempfile::tempdir().unwrap();
@@ -178,6 +180,8 @@ fn measure_test(test: &str, case: &str, more: &[(&str, &str)]) -> Figures {
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env(CASE, case)
         .env("RAYON_NUM_THREADS", "2")
+        // as `heap::steady` has it in the program; libtest's thread has an arena before it could be called
+        .env("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
