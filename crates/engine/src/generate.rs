@@ -2,7 +2,8 @@
 //!
 //! What is drawn depends on the sequence's own prompt, tokens and random numbers only, so the number of slots
 //! changes speed, not text. One caveat: a product over another number of rows may round differently in the last
-//! bit, which matters where two tokens' logits, or a draw and a boundary, are that close.
+//! bit, which matters where two tokens' logits, or a draw and a boundary, are that close. On a GPU in bf16 a quantised
+//! matrix's values are rounded to bf16 in products of many rows and not in those of a few.
 
 use std::sync::Arc;
 
@@ -69,8 +70,8 @@ pub struct Generation {
 
 /// One response per prompt, in the prompts' order. `samplers` reshape the logits one after the other (none: the
 /// model's own distribution); the host draws by inverse CDF. When memory runs out, the responses that are not finished
-/// begin once more: first in a cache that grows with them rather than one for the longest that they might become, then in
-/// half as many slots.
+/// begin once more: first in a cache that grows with them rather than one for the longest that they might become, then both
+/// again in half as many slots.
 ///
 /// # Errors
 /// An empty prompt, options that contradict each other, logits that are not finite (sequence and position are
@@ -111,7 +112,7 @@ pub fn generate(
                 "no memory for the answer to one prompt alone ({e}); hold the base in less (model.dtype, adapter.kind = \"qlora\") or take shorter ones (data.max_prompt_tokens, generate.max_new_tokens)"
             )));
         }
-        at_once = taken.div_ceil(2);
+        (at_once, grows) = (taken.div_ceil(2), false);
     }
 }
 

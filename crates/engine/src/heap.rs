@@ -10,15 +10,29 @@ pub const KEPT: usize = 64 << 20;
 /// One arena, blocks under 32 MiB in it, at most [`KEPT`] of its free end kept: the same memory whatever the threads do, a
 /// little less of it, and no slower. A program calls this once, before it starts threads; where the C library is not glibc it
 /// does nothing. A library must not: the heap is the whole program's.
-pub fn steady() {
+///
+/// `false` where the heap is not as it was told to be.
+pub fn steady() -> bool {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    for (parameter, value) in [
+    return [
         (libc::M_ARENA_MAX, 1),
         (libc::M_MMAP_THRESHOLD, 32 << 20), // the most that glibc takes
         (libc::M_TRIM_THRESHOLD, KEPT as libc::c_int),
-    ] {
+    ]
+    .into_iter()
+    .fold(true, |all, (parameter, value)| {
         // SAFETY: `mallopt` takes two numbers and locks what it changes; a value that it does not like is ignored (it answers
         // 0), which leaves the heap as it was.
-        unsafe { libc::mallopt(parameter, value) };
+        unsafe { libc::mallopt(parameter, value) == 1 && all }
+    });
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    false
+}
+
+#[cfg(all(test, target_os = "linux", target_env = "gnu"))]
+mod tests {
+    #[test]
+    fn glibc_takes_what_it_is_told() {
+        assert!(super::steady());
     }
 }

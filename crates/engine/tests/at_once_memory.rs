@@ -7,7 +7,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
 };
 
 use randori_engine::{
@@ -18,10 +18,22 @@ use randori_sdk::seam::{Architecture, Backend, Id, OpResult};
 mod tiny;
 use tiny::*;
 
-/// The tiny model, whose passes of some numbers find no memory.
+/// The tiny model, whose passes of some numbers find no memory: at their beginning, or late, when keys and values have been
+/// written.
 struct Short<F> {
     refuses: F,
+    late: bool,
     passes: AtomicUsize,
+    refused: AtomicBool,
+}
+
+impl<F> Short<F> {
+    fn refuse(&self, late: bool) -> Result<(), String> {
+        match self.late == late && self.refused.load(Relaxed) {
+            true => Err("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")".into()),
+            false => Ok(()),
+        }
+    }
 }
 
 impl<F: Fn(usize) -> bool + Send + Sync> Architecture for Short<F> {
@@ -33,25 +45,27 @@ impl<F: Fn(usize) -> bool + Send + Sync> Architecture for Short<F> {
     }
     fn embed(&self, ops: &mut dyn Backend, ids: Id) -> OpResult {
         let pass = self.passes.fetch_add(1, Relaxed);
-        if (self.refuses)(pass) {
-            return Err("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")".into());
-        }
+        self.refused.store((self.refuses)(pass), Relaxed);
+        self.refuse(false)?;
         TinyLlama.embed(ops, ids)
     }
     fn block(&self, ops: &mut dyn Backend, layer: usize, x: Id) -> OpResult {
         TinyLlama.block(ops, layer, x)
     }
     fn head(&self, ops: &mut dyn Backend, x: Id) -> OpResult {
+        self.refuse(true)?;
         TinyLlama.head(ops, x)
     }
 }
 
-fn short(refuses: impl Fn(usize) -> bool + Send + Sync + 'static) -> Player {
+fn short(late: bool, refuses: impl Fn(usize) -> bool + Send + Sync + 'static) -> Player {
     let base = llama();
     Player::bare(Arc::new(Base {
         arch: Arc::new(Short {
             refuses,
+            late,
             passes: AtomicUsize::new(0),
+            refused: AtomicBool::new(false),
         }),
         config: base.config.clone(),
         weights: base.weights.clone(),
@@ -62,6 +76,11 @@ fn short(refuses: impl Fn(usize) -> bool + Send + Sync + 'static) -> Player {
 
 #[test]
 fn scoring_goes_on_with_half_the_micro_batch() {
+    scoring(false);
+    scoring(true);
+}
+
+fn scoring(late: bool) {
     let (prompts, responses) = (lists(5, 9, 2..5, VOCAB), lists(6, 9, 2..5, VOCAB));
     let items: Vec<ScoreItem> = prompts
         .iter()
@@ -74,7 +93,7 @@ fn scoring_goes_on_with_half_the_micro_batch() {
     let want = score(&Player::bare(llama()), &items, 1000, &mut |_| {}).unwrap();
     let mut seen: Vec<Progress> = vec![];
     // all at once, then after a half
-    let player = short(|pass| [0, 2].contains(&pass));
+    let player = short(late, |pass| [0, 2].contains(&pass));
     let got = score(&player, &items, 1000, &mut |p| seen.push(p)).unwrap();
     for (a, b) in want.iter().flatten().zip(got.iter().flatten()) {
         assert!((a - b).abs() < 1e-4, "{a} and {b}");
@@ -93,7 +112,7 @@ fn scoring_goes_on_with_half_the_micro_batch() {
     assert_eq!((last.done, last.tokens), (9, rows));
     assert!(seen.is_sorted_by_key(|p| p.done));
 
-    let error = score(&short(|_| true), &items, 1000, &mut |_| {}).unwrap_err();
+    let error = score(&short(late, |_| true), &items, 1000, &mut |_| {}).unwrap_err();
     assert!(matches!(error, Error::OutOfMemory(_)), "{error:?}");
     let text = error.to_string();
     assert!(
@@ -104,6 +123,11 @@ fn scoring_goes_on_with_half_the_micro_batch() {
 
 #[test]
 fn answers_go_on_in_half_as_many_slots() {
+    answering(false);
+    answering(true);
+}
+
+fn answering(late: bool) {
     let prompts = lists(7, 12, 3..6, VOCAB);
     let options = GenerateOptions {
         max_new_tokens: 9,
@@ -125,10 +149,10 @@ fn answers_go_on_in_half_as_many_slots() {
     let all = whole[whole.len() - 1];
 
     // in a cache that grows
-    let (got, seen) = run(&short(|pass| pass == 0));
+    let (got, seen) = run(&short(late, |pass| pass == 0));
     assert_eq!(got, want);
     assert!(seen.iter().all(|p| p.at_once == 8), "{seen:?}");
-    let (got, seen) = run(&short(|pass| pass < 2));
+    let (got, seen) = run(&short(late, |pass| pass < 2));
     assert_eq!(got, want);
     assert!(seen.iter().all(|p| p.at_once == 4), "{seen:?}");
     // when some are finished, which stay
@@ -137,7 +161,7 @@ fn answers_go_on_in_half_as_many_slots() {
         .position(|p| (3..12).contains(&p.done))
         .unwrap()
         + 1;
-    let (got, seen) = run(&short(move |pass| (later..later + 2).contains(&pass)));
+    let (got, seen) = run(&short(late, move |pass| (later..later + 2).contains(&pass)));
     assert_eq!(got, want);
     let fell = seen.iter().position(|p| p.at_once == 4).unwrap();
     assert!(
@@ -149,7 +173,7 @@ fn answers_go_on_in_half_as_many_slots() {
         (12, all.tokens)
     );
 
-    let error = generate(&short(|_| true), &prompts, &[], &options, &mut |_| {}).unwrap_err();
+    let error = generate(&short(late, |_| true), &prompts, &[], &options, &mut |_| {}).unwrap_err();
     assert!(matches!(error, Error::OutOfMemory(_)), "{error:?}");
     let text = error.to_string();
     assert!(

@@ -26,8 +26,14 @@ impl Rows {
         if bytes > isize::MAX as usize {
             return Err(short(std::io::ErrorKind::OutOfMemory.into()));
         }
-        // a map holds something
-        let list = || MmapMut::map_anon(bytes.max(1)).map_err(short);
+        let list = || -> Result<MmapMut> {
+            // a map holds something
+            let map = MmapMut::map_anon(bytes.max(1)).map_err(short)?;
+            // Where the system gives large pages unasked, each slot's first row would take 2 MiB. It may not know the advice.
+            #[cfg(target_os = "linux")]
+            let _ = map.advise(memmap2::Advice::NoHugePage);
+            Ok(map)
+        };
         let (k, v) = (list()?, list()?);
         Ok(Rows {
             k,
