@@ -10,12 +10,17 @@
     reason = "a test fails by panicking"
 )]
 
-use std::{process::Command, sync::Arc};
+use std::{path::Path, process::Command, sync::Arc};
 
+use candle_core::{
+    Device, Tensor,
+    quantized::{GgmlDType, gguf_file::Value},
+};
 use randori_engine::{
     Compute, GenerateOptions, Player, ScoreItem,
     fit::{Decoding, Learns, Packing, Peak, Planner},
-    generate, score, trace,
+    generate, score,
+    trace::{TracedWeight, trace},
     train::{Control, Optimizer, Pair, TrainSettings, Trainer},
     weights::{Dtype, LoadOptions, Quant, Source, describe, open},
 };
@@ -24,6 +29,8 @@ use randori_sdk::seam::{
     Architecture, AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary,
 };
 
+#[path = "weights/model.rs"]
+mod model;
 mod tiny;
 use tiny::{Logistic, lists};
 
@@ -33,7 +40,7 @@ const CASE: &str = "RANDORI_FIT_GPU_CASE";
 const REPORT: &str = "RANDORI_STAND_IN_REPORT";
 const OFF: f64 = 0.05;
 
-const CASES: [&str; 21] = [
+const CASES: [&str; 25] = [
     "f32",
     "bf16",
     "bf16-checkpoint",
@@ -55,6 +62,10 @@ const CASES: [&str; 21] = [
     "bf16-nf4-generate",
     "bf16-generate-refill",
     "bf16-generate-long",
+    "bf16-gguf-checkpoint",
+    "f32-gguf",
+    "bf16-gguf-generate",
+    "bf16-gguf-generate-few",
 ];
 
 const VOCAB: usize = 1500;
@@ -71,6 +82,7 @@ const RESPONSE: usize = 90;
 const PAIRS: usize = 4; // their targets go through the head at once
 const MANY: usize = 8; // these do not
 const SLOTS: usize = 20;
+const FEW: usize = 8; // products of so many rows read quantised matrices as they are
 const NEW: usize = 60; // over a page's end, where pools grow
 
 /// A Llama of so many blocks, with four experts or without.
@@ -94,28 +106,28 @@ impl Architecture for Llama {
         self.0
     }
     fn embed(&self, ops: &mut dyn Backend, ids: Id) -> OpResult {
-        ops.embed("embed", ids, VOCAB, WIDTH)
+        ops.embed("model.embed_tokens", ids, VOCAB, WIDTH)
     }
     fn block(&self, ops: &mut dyn Backend, layer: usize, x: Id) -> OpResult {
-        let name = |part: &str| format!("layers.{layer}.{part}");
+        let name = |part: &str| format!("model.layers.{layer}.{part}");
         let dim = WIDTH / HEADS;
         let rope = RopeSpec {
             interleaved: false,
             inv_freq: (0..dim / 2).map(|i| 0.8f32.powi(i as i32)).collect(),
             mscale: 1.0,
         };
-        let h = ops.rms_norm(&name("norm1"), x, 1e-5, 0.0)?;
-        let q = ops.linear(&name("q_proj"), h, WIDTH, false)?;
-        let k = ops.linear(&name("k_proj"), h, dim * KV, false)?;
-        let v = ops.linear(&name("v_proj"), h, dim * KV, false)?;
+        let h = ops.rms_norm(&name("input_layernorm"), x, 1e-5, 0.0)?;
+        let q = ops.linear(&name("self_attn.q_proj"), h, WIDTH, false)?;
+        let k = ops.linear(&name("self_attn.k_proj"), h, dim * KV, false)?;
+        let v = ops.linear(&name("self_attn.v_proj"), h, dim * KV, false)?;
         let (q, k) = (ops.unflatten(q, HEADS)?, ops.unflatten(k, KV)?);
         let v = ops.unflatten(v, KV)?;
         let (q, k) = (ops.rope(q, &rope)?, ops.rope(k, &rope)?);
         let a = ops.attention(q, k, v, &AttnSpec::default())?;
         let a = ops.flatten(a)?;
-        let a = ops.linear(&name("o_proj"), a, WIDTH, false)?;
+        let a = ops.linear(&name("self_attn.o_proj"), a, WIDTH, false)?;
         let x = ops.binary(Binary::Add, x, a)?;
-        let h = ops.rms_norm(&name("norm2"), x, 1e-5, 0.0)?;
+        let h = ops.rms_norm(&name("post_attention_layernorm"), x, 1e-5, 0.0)?;
         let h = match self.1 {
             true => {
                 let router = ops.linear(&name("router"), h, 4, false)?;
@@ -130,13 +142,13 @@ impl Architecture for Llama {
                     self.mlp(ops, &name, h).unwrap_or(0)
                 })?
             }
-            false => self.mlp(ops, &name, h)?,
+            false => self.mlp(ops, &|part| name(&format!("mlp.{part}")), h)?,
         };
         ops.binary(Binary::Add, x, h)
     }
     fn head(&self, ops: &mut dyn Backend, x: Id) -> OpResult {
-        let x = ops.rms_norm("norm", x, 1e-5, 0.0)?;
-        ops.linear("head", x, VOCAB, false)
+        let x = ops.rms_norm("model.norm", x, 1e-5, 0.0)?;
+        ops.linear("lm_head", x, VOCAB, false)
     }
 }
 
@@ -160,7 +172,11 @@ impl Case {
             name,
             float,
             options: LoadOptions {
-                quant: has("nf4").then_some(Quant::Nf4 { double: true }),
+                quant: match (has("nf4"), has("gguf")) {
+                    (true, _) => Some(Quant::Nf4 { double: true }),
+                    (_, true) => Some(Quant::Gguf),
+                    _ => None,
+                },
                 dtype: float,
             },
             spec: LoraSpec {
@@ -186,7 +202,11 @@ impl Case {
                 dropout: has("dropout"),
                 ..TrainSettings::default()
             },
-            slots: if has("long") { 3 } else { SLOTS },
+            slots: match (has("long"), has("few")) {
+                (true, _) => 3,
+                (_, true) => FEW,
+                _ => SLOTS,
+            },
             prompt: if has("long") { LONG } else { PROMPT },
             pairs,
         }
@@ -201,16 +221,48 @@ impl Case {
         Arc::new(Llama(layers, self.has("experts")))
     }
 
-    fn source() -> Source {
-        let config = serde_json::json!({ "vocab_size": VOCAB });
-        Source::Random { config, seed: 1 }
+    /// Random weights, or a file of them in `dir`.
+    fn source(&self, dir: &Path) -> Source {
+        if !self.has("gguf") {
+            let config = serde_json::json!({ "vocab_size": VOCAB });
+            return Source::Random { config, seed: 1 };
+        }
+        let file = dir.join("model.gguf");
+        std::fs::write(&file, self.gguf()).unwrap();
+        Source::Gguf(file)
+    }
+
+    /// All matrices in Q4_0.
+    fn gguf(&self) -> Vec<u8> {
+        let random = |w: TracedWeight| {
+            let t = Tensor::randn(0f32, 0.05, w.shape, &Device::Cpu).unwrap();
+            (w.name, t)
+        };
+        let weights = trace(&*self.arch()).unwrap().weights;
+        let weights = weights.into_iter().map(random).collect();
+        let count = |n: usize| Value::U32(n as u32);
+        let mut metadata = model::gguf_metadata();
+        for (key, value) in [
+            ("llama.block_count", count(LAYERS)),
+            ("llama.embedding_length", count(WIDTH)),
+            ("llama.feed_forward_length", count(FFN)),
+            ("llama.attention.head_count", count(HEADS)),
+            ("llama.attention.head_count_kv", count(KV)),
+            ("llama.rope.dimension_count", count(WIDTH / HEADS)),
+            ("llama.vocab_size", count(VOCAB)),
+        ] {
+            metadata.retain(|(k, _)| k != key);
+            metadata.push((key.to_string(), value));
+        }
+        model::gguf_bytes(&metadata, &weights, GgmlDType::Q4_0)
     }
 
     /// The peak on the card, and what is pinned of the host's memory.
     fn predicted(&self) -> (Peak, u64) {
         let arch = self.arch();
         let traced = trace(&*arch).unwrap();
-        let held = describe(Case::source()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let held = describe(self.source(dir.path())).unwrap();
         let held = held.held(&traced, &self.options, arch.name()).unwrap();
         let learns = match self.has("full") {
             true => Learns::Full,
@@ -252,7 +304,8 @@ impl Case {
             true => compute.unwrap().for_full_training(),
             false => compute.unwrap(),
         };
-        let base = open(Case::source())
+        let dir = tempfile::tempdir().unwrap();
+        let base = open(self.source(dir.path()))
             .unwrap()
             .load_where(self.arch(), &self.options, compute, &mut |_, _| ())
             .unwrap();

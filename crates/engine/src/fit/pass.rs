@@ -76,7 +76,7 @@ impl Pass<'_> {
             Some(float) => {
                 let dequantised = match self.stored(weight).map(|s| s.held) {
                     Some(Holding::Nf4 { .. }) => rows > self.coded(),
-                    Some(Holding::Blocks) => true,
+                    Some(Holding::Blocks) => rows > matvec::MOST,
                     Some(Holding::Dense) | None => false,
                 };
                 if dequantised {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Packing, Peak, Planner, SLACK, THREAD,
+    HEAP, Packing, Peak, Planner, SLACK, THREAD,
     ledger::{Held, Ledger},
     meter::{Input, Meter, Recorded},
     pass::Pass,
@@ -136,15 +136,16 @@ impl Planner {
         let (short, long) = (of(d.prompt), of((d.prompt + d.response).saturating_sub(1)));
         // a row of logits as a list, and two of its samplers, for every sequence
         let rows = 3 * 4 * (d.slots * self.trace.vocab) as u64;
-        // keys and values lie outside the heap, which keeps some of what prompts took
-        let free = beginning.min(heap::KEPT as u64);
+        // keys and values lie outside the heap, which keeps some of what loading and prompts took
+        let left = self.weights.iter().map(|w| w.beside).filter(|b| *b <= HEAP);
+        let free = left.fold(beginning, u64::max).min(heap::KEPT as u64);
         let peak = (short + beginning).max(long + going_on.max(refill).max(free));
         let kept = long.min(peak);
         Ok(Peak {
             base: self.base(),
             players: players as u64 * self.player(),
             kept,
-            work: self.slack(peak + rows) - kept,
+            work: self.slack(peak - kept + rows),
             attention: self.pass(d.prompt + d.response, 0).scores(1),
             logits: 4 * (d.slots * self.trace.vocab) as u64 + rows,
             ..Peak::default()

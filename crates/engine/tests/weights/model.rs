@@ -209,6 +209,7 @@ pub fn gguf_name(hf: &str) -> String {
     let table = [
         ("model.embed_tokens", "token_embd"),
         ("model.norm", "output_norm"),
+        ("lm_head", "output"),
         ("model.layers.", "blk."),
         ("input_layernorm", "attn_norm"),
         ("post_attention_layernorm", "ffn_norm"),
