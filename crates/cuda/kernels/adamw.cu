@@ -114,6 +114,7 @@ extern "C" __global__ __launch_bounds__(256) void adamw_8bit(float *w, const flo
     }
     *(uint2 *)(m + at) = optimiser::pack(middles[0], first, pm);
     *(uint2 *)(v + at) = optimiser::pack(middles[1], second, qm);
+    __syncwarp(); // all lanes have read them
     if ((threadIdx.x & 31) == 0) {
         m_most[block] = pm;
         v_most[block] = qm;

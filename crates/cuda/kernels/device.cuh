@@ -79,7 +79,8 @@ __device__ __forceinline__ float warp_max(float v) {
     for (int m = 16; m; m >>= 1) v = fmaxf(v, __shfl_xor_sync(FULL, v, m));
     return v;
 }
-// Over a block of up to 1024 threads, a multiple of 32. `scratch` holds 33 floats; every thread gets the result.
+// Over a block of up to 1024 threads, a multiple of 32. `scratch` holds 33 floats for these two alone, which may follow each other at
+// once: the last of them is written behind a barrier. Every thread gets the result.
 __device__ __forceinline__ float block_sum(float v, float *scratch) {
     int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
     v = warp_sum(v);
@@ -90,9 +91,7 @@ __device__ __forceinline__ float block_sum(float v, float *scratch) {
         if (lane == 0) scratch[32] = t;
     }
     __syncthreads();
-    float t = scratch[32];
-    __syncthreads(); // scratch may be used again at once
-    return t;
+    return scratch[32];
 }
 __device__ __forceinline__ float block_max(float v, float *scratch) {
     int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
@@ -104,9 +103,7 @@ __device__ __forceinline__ float block_max(float v, float *scratch) {
         if (lane == 0) scratch[32] = t;
     }
     __syncthreads();
-    float t = scratch[32];
-    __syncthreads();
-    return t;
+    return scratch[32];
 }
 
 // d += a b for a 16 x 16 bf16 (row-major fragments), b 16 x 8 bf16 (column-major fragments), d 16 x 8 f32: the layout of PTX's
@@ -143,6 +140,8 @@ __device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4], const 
 template <bool ACROSS> __device__ __forceinline__ void load_matrices(uint32_t r[4], const bf16 *row) {
 #if defined(RANDORI_EMULATE)
     struct Row { uint16_t v[8]; } mine;
+    emu::aligned(row, 16, "ldmatrix from an address that is no multiple of 16");
+    emu::touch(row, 16, emu::READ);
     memcpy(&mine, row, 16);
     emu::Exchange<Row> all(mine);
     unsigned lane = emu::state().now->lane, g = lane / 4, t = lane % 4;
@@ -162,24 +161,29 @@ template <bool ACROSS> __device__ __forceinline__ void load_matrices(uint32_t r[
 #endif
 }
 
-// 16 bytes from global to shared memory without waiting, or 16 zero bytes; both addresses aligned. What was started before a
+// The first `bytes` of 16 from global to shared memory without waiting, and zeros for the rest; both addresses aligned. What was started before a
 // copy_commit() is one group; copy_wait<N>() waits until at most N groups are on their way, then others need a barrier.
-__device__ __forceinline__ void copy_start(void *to, const void *from, bool there) {
+__device__ __forceinline__ void copy_start(void *to, const void *from, int bytes) {
 #if defined(RANDORI_EMULATE)
-    if (there) memcpy(to, from, 16); else memset(to, 0, 16);
+    emu::copy_start(to, from, bytes);
 #else
-    int bytes = there ? 16 : 0;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                  :: "r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(bytes) : "memory");
 #endif
 }
+// All 16, or 16 zero bytes.
+__device__ __forceinline__ void copy_start(void *to, const void *from, bool there) { copy_start(to, from, there ? 16 : 0); }
 __device__ __forceinline__ void copy_commit() {
-#if !defined(RANDORI_EMULATE)
+#if defined(RANDORI_EMULATE)
+    emu::copy_commit();
+#else
     asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
 template <int N> __device__ __forceinline__ void copy_wait() {
-#if !defined(RANDORI_EMULATE)
+#if defined(RANDORI_EMULATE)
+    emu::copy_wait(N);
+#else
     asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory");
 #endif
 }

@@ -3,9 +3,10 @@
 //
 // Blocks run one after another; the threads of a block are fibers that take turns at every barrier and warp exchange.
 // A barrier that not all threads reach, and a warp exchange that not all 32 lanes join, is found and reported, as is a
-// write past the end of dynamic shared memory (a guard behind it). What it cannot find: races between barriers that the fixed order
-// hides (threads run in ascending order, or in descending order when RANDORI_EMULATE_REVERSE is set: run both), misaligned
-// accesses, launch limits other than those in `launch`.
+// write past the end of dynamic shared memory (a guard behind it). Copies that do not wait (cp.async) arrive as late as they may: when
+// their thread waits for them. Built with watch.cpp, races and misaligned accesses are found too; without it only those races
+// that change a result in the order of threads that is run (ascending, or descending when RANDORI_EMULATE_REVERSE is set). What it
+// cannot find: limits of a card, other than those in `randori_emulate`.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -59,10 +60,16 @@ randori_emulate_switch:
 
 struct Warp {
     unsigned long generation = 0;
+    unsigned long ordered = 0; // __syncwarp()s: exchanges wait for each other, but order no memory
     unsigned arrived = 0;
     unsigned char slots[2][WARP][64]; // what each lane published, by parity of the exchange
 };
+// A copy that was started, of so many-eth group of its thread.
+struct Copy { void *to; const void *from; int bytes; unsigned long group; };
 struct Fiber {
+    Copy *copies = nullptr;
+    size_t copying = 0, room = 0;
+    unsigned long group = 0;
     void *sp = nullptr;
     ucontext_t context;
     uint3e thread;
@@ -88,6 +95,17 @@ struct State {
     std::vector<char *> stacks;
 };
 inline State &state() { static State s; return s; }
+
+// What the compiler's instrumentation is not to see, and what tells the watcher (watch.cpp) instead.
+#define UNSEEN __attribute__((noinline, no_sanitize("thread")))
+enum Access { READ, WRITE, ATOMIC };
+#ifdef RANDORI_WATCH
+void touch(const void *at, size_t bytes, Access access);
+void forget(); // a new launch
+#else
+inline void touch(const void *, size_t, Access) {}
+inline void forget() {}
+#endif
 
 [[noreturn]] inline void fail(const char *what) {
     State &s = state();
@@ -132,17 +150,45 @@ inline void barrier() {
     f->waits_block = s.generation + 1;
     to_main();
 }
-inline void warp_barrier() {
+inline void warp_barrier(bool orders = false) {
     State &s = state();
     Fiber *f = s.now;
     Warp &w = s.warps[f->warp];
     unsigned lanes = 0;
     unsigned all = s.threads.x * s.threads.y * s.threads.z;
     lanes = all - f->warp * WARP < WARP ? all - f->warp * WARP : WARP;
-    if (++w.arrived == lanes) { w.arrived = 0; w.generation++; return; }
+    if (++w.arrived == lanes) { w.arrived = 0; w.generation++; w.ordered += orders; return; }
     f->waits_warp = w.generation + 1;
     to_main();
 }
+inline void aligned(const void *at, size_t bytes, const char *what) {
+    if ((size_t)at % bytes) fail(what);
+}
+UNSEEN inline void copy_start(void *to, const void *from, int bytes) {
+    Fiber &f = *state().now;
+    aligned(to, 16, "cp.async to an address that is no multiple of 16");
+    aligned(from, 16, "cp.async from an address that is no multiple of 16");
+    touch(to, 16, WRITE);
+    touch(from, bytes, READ);
+    memset(to, 0xFF, 16); // nobody may look until it has arrived
+    if (f.copying == f.room) f.copies = (Copy *)realloc(f.copies, (f.room = 2 * f.room + 16) * sizeof(Copy));
+    f.copies[f.copying++] = {to, from, bytes, f.group};
+}
+inline void copy_commit() { state().now->group++; }
+// Those of all groups but the last `but` arrive.
+UNSEEN inline void copy_wait(unsigned but) {
+    Fiber &f = *state().now;
+    size_t left = 0;
+    for (size_t i = 0; i < f.copying; i++) {
+        Copy c = f.copies[i];
+        if (c.group + but >= f.group) { f.copies[left++] = c; continue; }
+        touch(c.to, 16, WRITE);
+        memset(c.to, 0, 16);
+        memcpy(c.to, c.from, c.bytes);
+    }
+    f.copying = left;
+}
+
 // Every lane publishes `mine`; `read(lane)` then gives any lane's value until this lane's next exchange.
 template <class T> struct Exchange {
     Warp &w; unsigned parity;
@@ -178,6 +224,7 @@ inline void run_block(unsigned count) {
         Fiber &f = s.fibers[i];
         f.thread = {i % s.threads.x, i / s.threads.x % s.threads.y, i / (s.threads.x * s.threads.y)};
         f.lane = i % WARP; f.warp = i / WARP; f.number = i; f.done = false; f.waits_block = f.waits_warp = 0;
+        f.copying = 0; f.group = 0;
         f.stack = s.stacks[i];
         prepare(f);
     }
@@ -194,6 +241,7 @@ inline void run_block(unsigned count) {
 #else
             swapcontext(&s.main_context, &f.context);
 #endif
+            s.now = nullptr;
             if (f.done) {
                 left--; s.alive--;
                 // a thread that has returned counts as arrived at barriers, as on Volta and later
@@ -213,7 +261,7 @@ inline void run_block(unsigned count) {
 #define EXPORT(name) static emu::Register register_##name(#name, emu::Wrap<decltype(&name), &name>::call, emu::Wrap<decltype(&name), &name>::sizes());
 
 inline void __syncthreads() { emu::barrier(); }
-inline void __syncwarp(unsigned = ~0u) { emu::warp_barrier(); }
+inline void __syncwarp(unsigned = ~0u) { emu::warp_barrier(true); }
 template <class T> T __shfl_xor_sync(unsigned, T v, int mask) { emu::Exchange<T> e(v); return e.read(emu::state().now->lane ^ mask); }
 template <class T> T __shfl_sync(unsigned, T v, int lane) { emu::Exchange<T> e(v); return e.read(lane); }
 template <class T> T __shfl_down_sync(unsigned, T v, int by) {
@@ -235,9 +283,7 @@ template <class T> T min(T a, T b) { return a < b ? a : b; }
 template <class T> T max(T a, T b) { return a > b ? a : b; }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) { return (unsigned long long)(((unsigned __int128)a * b) >> 64); }
-template <class T> T atomicAdd(T *p, T v) { T old = *p; *p = old + v; return old; }
-template <class T> T atomicMax(T *p, T v) { T old = *p; if (v > old) *p = v; return old; }
-inline unsigned atomicInc_(unsigned *p) { return (*p)++; }
+template <class T> UNSEEN T atomicAdd(T *p, T v) { emu::touch(p, sizeof(T), emu::ATOMIC); T old = *p; *p = old + v; return old; }
 inline void __threadfence() {}
 
 // Runs a kernel by name. 0, or what is wrong: 1 no such kernel, 2 too many threads, 3 too much shared memory, 4 empty grid.
@@ -247,9 +293,10 @@ extern "C" __attribute__((weak)) int randori_emulate(const char *name, const uns
     emu::State &s = emu::state();
     unsigned count = threads[0] * threads[1] * threads[2];
     if (count == 0 || count > 1024) return 2;
-    if (shared > 227 * 1024) return 3;
+    if (shared > 99 * 1024) return 3; // the most on compute capabilities 8.6 and 8.9
     if (!blocks[0] || !blocks[1] || !blocks[2] || blocks[1] > 65535 || blocks[2] > 65535) return 4;
     s.kernel = found->first.c_str();
+    emu::forget();
     s.blocks = {blocks[0], blocks[1], blocks[2]};
     s.threads = {threads[0], threads[1], threads[2]};
     struct Call { emu::Wrapper f; void **args; } call{found->second, args};

@@ -10,7 +10,11 @@
 // Queues: the first that is created (and the null one) is the main one. RANDORI_STAND_IN_EAGER says which do what they are asked for
 // before the call returns: `main` (the default), `others` or `none`; the rest do it as late as can be, when the host or another queue
 // waits for it. A real card's order lies between these, so a wait that is missing shows in one of the three.
+#ifdef RANDORI_WATCH
+#include "device.cuh" // the kernels are compiled apart, with what the watcher needs
+#else
 #include "kernels.inc"
+#endif
 #include <deque>
 #include <functional>
 #include <memory>

@@ -20,7 +20,7 @@ use randori_cuda::{
         gguf::Gguf,
         matvec::{self, Rows},
         nf4::{Nf4, Scales},
-        product4,
+        product4::{self, Stored},
     },
 };
 use randori_qlora::{NF4_LEVELS, Nf4Matrix, Nf4Parts, Nf4Scales, QuantMatrix};
@@ -224,6 +224,38 @@ fn from_4_bit_codes() {
     nf4(on, &mut dice, 4, 4097, 64, 64, false);
 }
 
+/// Runs `go` on many rows of bf16 and on the last alone.
+fn many(
+    dice: &mut Dice,
+    n: usize,
+    (rows, columns): (usize, usize),
+    w: &[f64],
+    stored: Stored,
+    name: &str,
+    go: &dyn Fn(&product4::Rows),
+) {
+    let held = halves(&dice.normals(n * columns));
+    let bytes: Vec<u8> = held.get().iter().flat_map(|v| v.to_le_bytes()).collect();
+    let run = |from: usize, n: usize| {
+        let (x, y) = (aligned(&bytes[2 * from * columns..]), half_room(n * rows));
+        let parts = room(stored.parts(n, rows, columns));
+        go(&product4::Rows {
+            n,
+            x: x.ptr(),
+            y: y.ptr(),
+            parts: parts.ptr(),
+        });
+        assert!(parts.get().iter().all(|v| v.is_finite()), "{name}");
+        y
+    };
+    let y = run(0, n);
+    let want = reference(&widened(held.get()), w, columns);
+    check(&widened(y.get()), &want, Float::Bf16, name);
+    // a row's answer is the same alone
+    let alone = run(n - 1, 1);
+    assert!(alone.get() == &y.get()[(n - 1) * rows..], "{name}");
+}
+
 /// Of many rows, on the tensor cores: W in bf16, as it is dequantised.
 #[test]
 fn of_many_rows_from_4_bit_codes() {
@@ -240,27 +272,16 @@ fn of_many_rows_from_4_bit_codes() {
         let coded = Coded::new(&mut dice, rows, columns, block, double);
         let round = |v: &f64| f64::from(f32::from(bf16::from_f32(*v as f32)));
         let w: Vec<f64> = coded.values.iter().map(round).collect();
-        let x = dice.normals(n * columns);
-        let held = halves(&x);
-        let bytes: Vec<u8> = held.get().iter().flat_map(|v| v.to_le_bytes()).collect();
-        let run = |from: usize, n: usize| {
-            let (x, y) = (aligned(&bytes[2 * from * columns..]), half_room(n * rows));
-            let parts = room(product4::parts(n, rows, columns));
-            let r = product4::Rows {
-                n,
-                x: x.ptr(),
-                y: y.ptr(),
-                parts: parts.ptr(),
-            };
-            product4::nf4(on, &coded.matrix(), &r).unwrap();
-            y
-        };
-        let (y, name) = (run(0, n), format!("{n} {rows} x {columns} {double}"));
-        let want = reference(&widened(held.get()), &w, columns);
-        check(&widened(y.get()), &want, Float::Bf16, &name);
-        // a row's answer is the same alone
-        let alone = run(n - 1, 1);
-        assert!(alone.get() == &y.get()[(n - 1) * rows..], "{name}");
+        let name = format!("{n} {rows} x {columns} {double}");
+        many(
+            &mut dice,
+            n,
+            (rows, columns),
+            &w,
+            Stored::Nf4,
+            &name,
+            &|r| product4::nf4(on, &coded.matrix(), r).unwrap(),
+        );
     }
     let coded = Coded::new(&mut dice, 8, 64, 64, true);
     let rows = |n| product4::Rows {
@@ -275,6 +296,44 @@ fn of_many_rows_from_4_bit_codes() {
     odd.columns = 48;
     let e = product4::nf4(on, &odd, &rows(9)).unwrap_err();
     assert!(e.to_string().contains("columns in 32s"), "{e}");
+}
+
+#[test]
+fn of_many_rows_from_ggufs_blocks() {
+    let Some(on) = emulator() else { return };
+    let mut dice = Dice(35);
+    for dtype in FORMATS {
+        let block = dtype.block_size();
+        for (n, rows, columns) in [
+            (9, 130, block),
+            (33, 17, 1024 + block), // in two shares, the last stage not whole
+            (64, 9, 256 + 3 * block),
+        ] {
+            let (cpu, data) = case(&mut dice, dtype, rows, columns);
+            let mut w = vec![0.0; rows * columns];
+            cpu.fill(0..rows, &mut w);
+            let round = |v: &f32| f64::from(f32::from(bf16::from_f32(*v)));
+            let w: Vec<f64> = w.iter().map(round).collect();
+            // nothing behind the last block may be looked at: 16 bytes of it could be another's
+            let held = aligned(&data);
+            let m = Gguf {
+                dtype,
+                rows,
+                columns,
+                data: held.ptr(),
+            };
+            let name = format!("{dtype:?} {n} {rows} x {columns}");
+            many(
+                &mut dice,
+                n,
+                (rows, columns),
+                &w,
+                Stored::Blocks,
+                &name,
+                &|r| product4::gguf(on, &m, r).unwrap(),
+            );
+        }
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ use randori_cuda::{
         gguf::Gguf,
         matvec, nf4,
         norm::RmsNorm,
+        product4,
         tiles::{KeyRun, Lists, Span},
     },
 };
@@ -192,7 +193,12 @@ fn quantised(gpu: &Gpu, sizes: &Sizes, copy: f64) {
         copy,
     };
     few.run("matvec", held, &|i, given| {
-        matvec::nf4(gpu, &matrices[i % count].view(), given).unwrap();
+        let m = matrices[i % count].view();
+        match given {
+            Asked::Few(rows) => matvec::nf4(gpu, &m, rows),
+            Asked::Many(rows) => product4::nf4(gpu, &m, rows),
+        }
+        .unwrap();
     });
 
     let blocks = QTensor::quantize(&weights, GgmlDType::Q4K).unwrap();
@@ -205,11 +211,21 @@ fn quantised(gpu: &Gpu, sizes: &Sizes, copy: f64) {
             columns,
             data: at(&copies[i % count]),
         };
-        matvec::gguf(gpu, &m, given).unwrap();
+        match given {
+            Asked::Few(rows) => matvec::gguf(gpu, &m, rows),
+            Asked::Many(rows) => product4::gguf(gpu, &m, rows),
+        }
+        .unwrap();
     });
 }
 
-/// Products of one row and of some with a matrix.
+/// Rows of a product.
+enum Asked {
+    Few(matvec::Rows),
+    Many(product4::Rows),
+}
+
+/// Products of one row and of more with a matrix.
 struct Few<'a> {
     gpu: &'a Gpu,
     shape: (usize, usize),
@@ -217,16 +233,29 @@ struct Few<'a> {
 }
 
 impl Few<'_> {
-    fn run(&self, name: &str, held: f64, product: &dyn Fn(usize, &matvec::Rows)) {
+    fn run(&self, name: &str, held: f64, product: &dyn Fn(usize, &Asked)) {
         let (rows, columns) = self.shape;
-        for n in [1, matvec::MOST] {
+        for n in [1, matvec::MOST, product4::MOST] {
             let x = halves(self.gpu, 5, &[n, columns]);
             let y = self.gpu.room(&[n, rows], DType::BF16).unwrap();
-            let given = matvec::Rows {
-                float: Float::Bf16,
-                n,
-                x: at(&x),
-                y: at(&y),
+            let (x, y) = (at(&x), at(&y));
+            let parts = [product4::Stored::Nf4, product4::Stored::Blocks]
+                .map(|s| s.parts(n, rows, columns));
+            let parts = self.gpu.room(&[parts[0].max(parts[1]).max(1)], DType::F32);
+            let parts = parts.unwrap();
+            let given = match n <= matvec::MOST {
+                true => Asked::Few(matvec::Rows {
+                    float: Float::Bf16,
+                    n,
+                    x,
+                    y,
+                }),
+                false => Asked::Many(product4::Rows {
+                    n,
+                    x,
+                    y,
+                    parts: at(&parts),
+                }),
             };
             let s = seconds(self.gpu, |i| product(i, &given));
             let rate = held / s;

@@ -1,9 +1,12 @@
-//! x·Wᵀ for 9 to 64 rows of bf16, straight from 4-bit codes on the tensor cores: what decoding many sequences at once does.
+//! x·Wᵀ for 9 to 64 rows of bf16, straight from a quantised W on the tensor cores: what decoding many sequences at once does.
 //!
 //! Weights are rounded to bf16 as dequantising rounds them; sums are f32 in an order that only the matrix decides, so that a row of
 //! y does not depend on how many rows there are.
 
-use crate::{Arg, Error, Grid, Launch, Ptr, Result, ops::nf4::Nf4};
+use crate::{
+    Arg, Error, Grid, Launch, Ptr, Result,
+    ops::{gguf::Gguf, nf4::Nf4},
+};
 
 /// Most rows of x.
 pub const MOST: usize = 64;
@@ -25,24 +28,43 @@ pub struct Rows {
     pub x: Ptr,
     /// (n, rows)
     pub y: Ptr,
-    /// f32, as many as [`parts`] says.
+    /// f32, as many as [`Stored::parts`] says.
     pub parts: Ptr,
 }
 
-/// Shares of the columns that blocks of their own go through, and a share's columns.
-fn shares(outputs: usize, columns: usize) -> (usize, usize) {
-    let chunks = columns.div_ceil(CHUNK).max(1);
+/// Shares of the columns that blocks of their own go through, and a share's columns: a multiple of `unit`.
+fn shares(outputs: usize, columns: usize, unit: usize) -> (usize, usize) {
+    let units = columns.div_ceil(unit).max(1);
     let wanted = BLOCKS.div_ceil(outputs.div_ceil(OUTPUTS).max(1));
-    let most = wanted.clamp(1, (chunks / CHUNKS).max(1));
-    let share = chunks.div_ceil(most);
-    (chunks.div_ceil(share), share * CHUNK)
+    let most = wanted.clamp(1, (units * unit / CHUNK / CHUNKS).max(1));
+    let share = units.div_ceil(most);
+    (units.div_ceil(share), share * unit)
 }
 
-/// Numbers (f32) that the sums of `n` rows need room for.
-pub fn parts(n: usize, outputs: usize, columns: usize) -> usize {
-    match shares(outputs, columns).0 {
-        1 => 0,
-        shares => shares * n * outputs,
+/// How a matrix is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// 4-bit codes.
+    Nf4,
+    /// GGUF's blocks.
+    Blocks,
+}
+
+impl Stored {
+    /// Columns that a share has a whole number of: a chunk, or the longest block.
+    fn unit(self) -> usize {
+        match self {
+            Stored::Nf4 => CHUNK,
+            Stored::Blocks => 2 * CHUNK,
+        }
+    }
+
+    /// Numbers (f32) that the sums of `n` rows need room for.
+    pub fn parts(self, n: usize, outputs: usize, columns: usize) -> usize {
+        match shares(outputs, columns, self.unit()).0 {
+            1 => 0,
+            shares => shares * n * outputs,
+        }
     }
 }
 
@@ -52,51 +74,92 @@ pub fn parts(n: usize, outputs: usize, columns: usize) -> usize {
 /// More than 64 rows, columns that are no multiple of 32, codes or rows that are not aligned, what the matrix refuses, as
 /// [`Launch::launch`].
 pub fn nf4(on: &dyn Launch, w: &Nf4, rows: &Rows) -> Result<()> {
-    if !w.columns.is_multiple_of(32)
-        || !w.codes.0.is_multiple_of(16)
-        || !rows.x.0.is_multiple_of(16)
-    {
+    let kind = Kind {
+        name: "nf4_product",
+        stored: Stored::Nf4,
+        weights: 0,
+    };
+    launch(on, kind, w.args()?, w.codes, (w.rows, w.columns), rows)
+}
+
+/// The same of GGUF's blocks, which lie at a multiple of 16.
+///
+/// # Errors
+/// As [`nf4`].
+pub fn gguf(on: &dyn Launch, w: &Gguf, rows: &Rows) -> Result<()> {
+    let (format, stride) = w.check()?;
+    let (size, bytes) = (w.dtype.block_size(), w.dtype.type_size());
+    debug_assert_eq!(stride, w.columns / size * bytes);
+    // a stage of 128 columns or of one block, and how far into its first 16 bytes a row may begin
+    let stage = size.max(CHUNK) / size * bytes;
+    let offset = 16 - (1 << bytes.trailing_zeros().min(4));
+    let kind = Kind {
+        name: &format!("product_{format}"),
+        stored: Stored::Blocks,
+        // two stages of 16 rows for each of 8 warps
+        weights: 8 * 2 * 16 * (stage + offset).div_ceil(16) * 16,
+    };
+    let shape = (w.rows, w.columns);
+    launch(on, kind, vec![w.data.into()], w.data, shape, rows)
+}
+
+struct Kind<'a> {
+    name: &'a str,
+    stored: Stored,
+    /// Shared memory for them.
+    weights: usize,
+}
+
+fn launch(
+    on: &dyn Launch,
+    kind: Kind,
+    mut args: Vec<Arg>,
+    weights: Ptr,
+    (outputs, columns): (usize, usize),
+    rows: &Rows,
+) -> Result<()> {
+    let aligned = [weights, rows.x].iter().all(|p| p.0.is_multiple_of(16));
+    if !columns.is_multiple_of(32) || !aligned {
         return Err(Error::rule(format!(
-            "a product with 4-bit codes wants columns in 32s, codes and rows at multiples of 16, not {}, {:#x} and {:#x}",
-            w.columns, w.codes.0, rows.x.0
+            "a product with a quantised matrix wants columns in 32s, weights and rows at multiples of 16, not {columns}, {:#x} and {:#x}",
+            weights.0, rows.x.0
         )));
     }
     if rows.n > MOST {
         return Err(Error::rule(format!(
-            "a product with 4-bit codes takes {MOST} rows, not {}",
+            "a product with a quantised matrix takes {MOST} rows, not {}",
             rows.n
         )));
     }
-    let mut args = w.args()?;
-    if rows.n == 0 || w.rows == 0 || w.columns == 0 {
+    if rows.n == 0 || outputs == 0 || columns == 0 {
         return Ok(());
     }
     let n = rows.n.next_power_of_two().max(16);
-    let (shares, share) = shares(w.rows, w.columns);
+    let (shares, share) = shares(outputs, columns, kind.stored.unit());
     args.extend::<[Arg; 7]>([
         rows.x.into(),
         rows.y.into(),
         rows.parts.into(),
         Arg::I32(rows.n as i32),
-        (w.rows as u64).into(),
-        (w.columns as u64).into(),
+        (outputs as u64).into(),
+        (columns as u64).into(),
         (share as u32).into(),
     ]);
     let grid = Grid {
-        blocks: [w.rows.div_ceil(OUTPUTS) as u32, shares as u32, 1],
+        blocks: [outputs.div_ceil(OUTPUTS) as u32, shares as u32, 1],
         threads: [256, 1, 1],
-        shared: (2 * n * ROW * 16) as u32,
+        shared: (2 * n * ROW * 16 + kind.weights) as u32,
     };
-    on.launch(&format!("nf4_product_{n}"), grid, &args)?;
+    on.launch(&format!("{}_{n}", kind.name), grid, &args)?;
     if shares > 1 {
-        let count = rows.n * w.rows;
+        let count = rows.n * outputs;
         let args = [
             rows.parts.into(),
             rows.y.into(),
             (count as u64).into(),
             Arg::I32(shares as i32),
         ];
-        on.launch("nf4_product_sum", Grid::each(count), &args)?;
+        on.launch("product_sum", Grid::each(count), &args)?;
     }
     Ok(())
 }
@@ -109,16 +172,18 @@ mod tests {
     fn every_column_is_in_one_share() {
         for outputs in [1, 128, 1024, 4096, 14_336, 32_000] {
             for columns in [32, 576, 4096, 11_008, 14_336] {
-                let (n, share) = shares(outputs, columns);
-                assert!(share.is_multiple_of(CHUNK) && n * share >= columns);
-                assert!(
-                    (n - 1) * share < columns,
-                    "{outputs} {columns}: an empty share"
-                );
-                assert!(n <= 65_535 && (n == 1 || share >= CHUNK * CHUNKS));
+                for unit in [CHUNK, 2 * CHUNK] {
+                    let (n, share) = shares(outputs, columns, unit);
+                    assert!(share.is_multiple_of(unit) && n * share >= columns);
+                    assert!(
+                        (n - 1) * share < columns,
+                        "{outputs} {columns}: an empty share"
+                    );
+                    assert!(n <= 65_535 && (n == 1 || share >= CHUNK * CHUNKS));
+                }
             }
         }
         // Mistral's projections: about as many blocks as a card has places
-        assert_eq!(shares(4096, 4096), (5, 7 * CHUNK));
+        assert_eq!(shares(4096, 4096, CHUNK), (5, 7 * CHUNK));
     }
 }

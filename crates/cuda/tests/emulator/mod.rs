@@ -75,6 +75,7 @@ fn build() -> Option<Emulator> {
         .collect();
     // one build for all test programs: its name is of what it was made from
     let mut hash = std::hash::DefaultHasher::new();
+    include_str!("mod.rs").hash(&mut hash); // which has the options
     for file in std::fs::read_dir(&kernels).expect("kernels") {
         let path = file.expect("entry").path();
         (path.file_name(), std::fs::read(&path).expect("kernel")).hash(&mut hash);
@@ -92,36 +93,50 @@ fn build() -> Option<Emulator> {
     })
 }
 
-/// Compiles them under a name of this process, then renames: somebody else may be doing the same.
+/// Compiles them under a name of this process, then renames: somebody else may be doing the same. With the watcher of races and
+/// misaligned accesses (kernels/watch.cpp), or without it, said loudly, by a compiler that has no such instrumentation.
 fn compile(compiler: &str, kernels: &Path, all: &str, ready: &Path) {
     let to = ready.with_extension(format!("{}.so", std::process::id()));
-    let unit = to.with_extension("cpp");
+    let (unit, object) = (to.with_extension("cpp"), to.with_extension("o"));
     std::fs::write(&unit, all).expect("unit");
-    let out = Command::new(compiler)
-        .args([
-            "-std=c++17",
-            "-O2",
-            "-fPIC",
-            "-shared",
-            "-w",
-            "-fno-strict-aliasing",
-            "-ffp-contract=off",
-            "-DRANDORI_EMULATE",
-        ])
-        .arg("-I")
-        .arg(kernels)
-        .arg(&unit)
-        .arg("-o")
-        .arg(&to)
-        .output()
-        .expect("compiler");
-    assert!(
-        out.status.success(),
-        "the kernels do not compile for the emulator:\n{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    let run = |args: &[&str], more: &[&Path]| {
+        let out = Command::new(compiler)
+            .args(["-std=c++17", "-O2", "-g1", "-fPIC", "-w"])
+            .args(["-fno-strict-aliasing", "-ffp-contract=off"])
+            .args(["-DRANDORI_EMULATE", "-I"])
+            .arg(kernels)
+            .args(args)
+            .args(more)
+            .output()
+            .expect("compiler");
+        if out.status.success() {
+            return Ok(());
+        }
+        Err(String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let watched = run(
+        &[
+            "-DRANDORI_WATCH",
+            "-fsanitize=thread,alignment",
+            "-fno-sanitize-recover=alignment",
+            "-c",
+        ],
+        &[&unit, Path::new("-o"), &object],
+    )
+    .and_then(|()| {
+        let watcher = kernels.join("watch.cpp");
+        run(
+            &["-DRANDORI_WATCH", "-shared", "-Wl,-z,defs"],
+            &[&object, &watcher, Path::new("-o"), &to],
+        )
+    });
+    if let Err(why) = watched {
+        eprintln!("SKIPPED: the search for races and misaligned accesses in kernels: {why}");
+        run(&["-shared"], &[&unit, Path::new("-o"), &to])
+            .unwrap_or_else(|e| panic!("the kernels do not compile for the emulator:\n{e}"));
+    }
     std::fs::rename(&to, ready).expect("renamed");
-    let _ = std::fs::remove_file(unit);
+    let _ = (std::fs::remove_file(unit), std::fs::remove_file(object));
 }
 
 impl Launch for Emulator {

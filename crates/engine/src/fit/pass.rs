@@ -75,8 +75,7 @@ impl Pass<'_> {
             // a card writes the dequantised matrix, and reads it again
             Some(float) => {
                 let dequantised = match self.stored(weight).map(|s| s.held) {
-                    Some(Holding::Nf4 { .. }) => rows > self.coded(),
-                    Some(Holding::Blocks) => rows > matvec::MOST,
+                    Some(Holding::Nf4 { .. } | Holding::Blocks) => rows > self.coded(),
                     Some(Holding::Dense) | None => false,
                 };
                 if dequantised {
@@ -94,7 +93,7 @@ impl Pass<'_> {
         self.stored.get(weight).filter(|_| !own)
     }
 
-    /// Most rows whose products on the card read 4-bit codes as they are.
+    /// Most rows whose products on the card read quantised weights as they are.
     fn coded(&self) -> usize {
         if self.card == Some(2) {
             product4::MOST
@@ -105,7 +104,7 @@ impl Pass<'_> {
 
     /// Beside a product of `rows` rows with a weight (out, in): on the CPU, rows of it that lie widened in every thread's
     /// buffer; on a GPU, all of a quantised one dequantised, unless the rows are few
-    /// enough to read its codes: then room for sums, of more than a few.
+    /// enough to read it as it is: then room for sums, of more than a few.
     pub(super) fn widening(&self, weight: &str, rows: usize, (out, inputs): (usize, usize)) -> u64 {
         let Some(float) = self.card else {
             return match self.stored.get(weight).is_some_and(|s| s.widened) {
@@ -116,7 +115,12 @@ impl Pass<'_> {
         let few = rows <= self.coded() && inputs.is_multiple_of(32);
         match self.stored(weight).map(|s| s.held) {
             Some(Holding::Nf4 { .. } | Holding::Blocks) if few && rows <= matvec::MOST => 0,
-            Some(Holding::Nf4 { .. }) if few => 4 * product4::parts(rows, out, inputs) as u64,
+            Some(Holding::Nf4 { .. }) if few => {
+                4 * product4::Stored::Nf4.parts(rows, out, inputs) as u64
+            }
+            Some(Holding::Blocks) if few => {
+                4 * product4::Stored::Blocks.parts(rows, out, inputs) as u64
+            }
             Some(Holding::Nf4 { .. } | Holding::Blocks) => float * (out * inputs) as u64,
             Some(Holding::Dense) | None => 0,
         }

@@ -4,7 +4,11 @@ use candle_core::{DType, Tensor};
 use randori_cuda::{
     Float,
     gpu::{self, Gpu},
-    ops::{gguf::Gguf, matvec, nf4, product4},
+    ops::{
+        gguf::Gguf,
+        matvec, nf4,
+        product4::{self, Stored},
+    },
 };
 use randori_qlora::{Nf4Scales, QuantMatrix};
 
@@ -194,17 +198,21 @@ impl GpuMatrix {
         }
     }
 
-    /// The product with some rows of bf16, from 4-bit codes on the tensor cores; `None` where that cannot be.
+    /// The product with some rows of bf16, from the stored weights on the tensor cores; `None` where that cannot be.
     fn by_codes(&self, x: &Tensor, n: usize) -> Result<Option<Tensor>> {
         let (outputs, inputs) = self.shape;
         let fits = n <= product4::MOST && inputs.is_multiple_of(32) && x.dtype() == DType::BF16;
-        if !fits || !matches!(self.held, Held::Nf4 { .. }) || !gpu::ptr(x)?.0.is_multiple_of(16) {
+        if !fits || !gpu::ptr(x)?.0.is_multiple_of(16) {
             return Ok(None);
         }
+        let stored = match self.held {
+            Held::Nf4 { .. } => Stored::Nf4,
+            Held::Gguf { .. } => Stored::Blocks,
+        };
         let gpu = Gpu::open()?;
         let y = gpu.room(&[n, outputs], x.dtype())?; // written whole
         // shares' sums, every one of which is written before it is read
-        let parts = match product4::parts(n, outputs, inputs) {
+        let parts = match stored.parts(n, outputs, inputs) {
             0 => None,
             many => Some(gpu.room(&[many], DType::F32)?),
         };
@@ -215,7 +223,10 @@ impl GpuMatrix {
             y: gpu::ptr(&y)?,
             parts: kernels::gpu::maybe(parts.as_ref())?,
         };
-        product4::nf4(gpu, &self.nf4()?, &rows)?;
+        match stored {
+            Stored::Nf4 => product4::nf4(gpu, &self.nf4()?, &rows)?,
+            Stored::Blocks => product4::gguf(gpu, &self.gguf()?, &rows)?,
+        }
         Ok(Some(y))
     }
 
