@@ -23,8 +23,7 @@ constexpr size_t PAGE = 1024;
 struct Page { Byte bytes[PAGE]; };
 struct Shadow {
     std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages;
-    uintptr_t last = ~(uintptr_t)0;
-    Page *page = nullptr;
+    struct { uintptr_t number; Page *page; } recent[64] = {};
 };
 Shadow &shadow() { static Shadow s; return s; }
 uint32_t block_number() {
@@ -33,13 +32,13 @@ uint32_t block_number() {
 }
 Byte &byte(uintptr_t at) {
     Shadow &s = shadow();
-    if (at / PAGE != s.last) {
+    auto &recent = s.recent[at / PAGE % 64];
+    if (recent.number != at / PAGE || !recent.page) {
         auto &page = s.pages[at / PAGE];
         if (!page) page = std::make_unique<Page>();
-        s.last = at / PAGE;
-        s.page = page.get();
+        recent = {at / PAGE, page.get()};
     }
-    return s.page->bytes[at % PAGE];
+    return recent.page->bytes[at % PAGE];
 }
 template <class T> bool within(uintptr_t at, const T *from, size_t count) { return at - (uintptr_t)from < count * sizeof(T); }
 
@@ -68,7 +67,7 @@ void told(const char *what, const void *at, const char *kind, int other) {
 
 void forget() {
     shadow().pages.clear();
-    shadow().last = ~(uintptr_t)0;
+    for (auto &recent : shadow().recent) recent = {};
 }
 
 void touch(const void *place, size_t bytes, Access access) {
