@@ -7,6 +7,7 @@
 )]
 mod emulator;
 
+use candle_core::cpu::erf::erfc_f64;
 use emulator::*;
 use randori_cuda::{
     Float,
@@ -33,21 +34,10 @@ fn close(got: Vec<f64>, want: &[f64], float: Float, what: &str) {
     }
 }
 
-fn erf(x: f64) -> f64 {
-    // Taylor's series in quad-like care is enough for |x| < 5
-    let (mut term, mut sum, mut n) = (x, x, 0.0);
-    while term.abs() > 1e-18 {
-        n += 1.0;
-        term *= -x * x / n;
-        sum += term / (2.0 * n + 1.0);
-    }
-    sum * 2.0 / std::f64::consts::PI.sqrt()
-}
-
 fn f(op: Unary, x: f64) -> f64 {
     match op {
         Unary::Silu => x / (1.0 + (-x).exp()),
-        Unary::Gelu => 0.5 * x * (1.0 + erf(x / 2f64.sqrt())),
+        Unary::Gelu => 0.5 * x * erfc_f64(-x / 2f64.sqrt()), // of 1 + erf nothing would be left far below 0
         Unary::GeluTanh => {
             0.5 * x
                 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())

@@ -172,9 +172,12 @@ fn draws_are_those_of_the_cpu() {
         } else {
             Float::Bf16
         };
-        // where rows are peaked, tokens below 2^-45 of the best are not drawn; f64 has them at u = 0
-        let least = if spread > 2.0 { dice.unit() } else { 0.0 };
-        let u: Vec<f64> = vec![dice.unit(), least, 1.0 - f64::EPSILON / 2.0];
+        // where rows are peaked, tokens below 2^-45 of the best are not drawn; f64 has them at u = 0 and near 1
+        let ends = match spread > 2.0 {
+            true => [dice.unit(), dice.unit()],
+            false => [0.0, 1.0 - f64::EPSILON / 2.0],
+        };
+        let u: Vec<f64> = vec![dice.unit(), ends[0], ends[1]];
         let bans = [1u32];
         let forbid = Buffer::of(&[1u32, 0, 1], 3);
         let tokens = Buffer::of(&bans, 3);
