@@ -148,8 +148,13 @@ impl Moment {
                 let away = |e: &f32| (f64::from(*e) - f64::from(v)).abs();
                 let least = self.map.iter().map(away).fold(f64::INFINITY, f64::min);
                 // the middle of two entries is rounded
-                let most = least + f64::from(v.abs()) * 1e-7 + 1e-12;
-                assert!(away(&self.map[above]) <= most, "not the nearest entry");
+                let most = least + f64::from(v.abs()) * 2.5e-7 + 1e-12;
+                assert!(
+                    away(&self.map[above]) <= most,
+                    "not the nearest entry: {v:e} {:e} {least:e} {:e}",
+                    self.map[above],
+                    away(&self.map[above])
+                );
                 self.codes[256 * b + i] = above as u8;
             }
         }
