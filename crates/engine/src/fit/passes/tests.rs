@@ -8,7 +8,7 @@ use randori_sdk::seam::{Architecture, Backend, Binary, Id, OpResult};
 use super::{super::Learns, *};
 use crate::{
     trace::trace,
-    weights::{LoadOptions, Source, describe},
+    weights::{Dtype, Holding, LoadOptions, Source, describe},
 };
 
 const WIDTH: usize = 8;
@@ -101,4 +101,25 @@ fn the_tape_holds_what_can_be_counted_by_hand() {
     // the first block's norm has nothing trained below it
     let blocks = LAYERS as u64 * (2 * wide + xa) + (LAYERS as u64 - 1) * stats;
     assert_eq!(kept(false), blocks);
+}
+
+#[test]
+fn a_card_reads_a_quantised_weight_as_it_is_until_rows_are_many() {
+    for (float, few) in [(Dtype::F32, 8), (Dtype::Bf16, 64)] {
+        let spec = LoraSpec::default();
+        let mut planner = planner(Learns::Lora(&spec, false)).on_card(float).unwrap();
+        let width = if float == Dtype::F32 { 4.0 } else { 2.0 };
+        for held in [Holding::Nf4 { double: true }, Holding::Blocks] {
+            let stored = planner.stored.get_mut("w.0.weight").unwrap();
+            (stored.bytes, stored.held) = (100, held);
+            let bytes = |rows| {
+                let pass = planner.pass(1, 0);
+                pass.goes_over("w.0.weight", rows, 64);
+                pass.work.get().bytes
+            };
+            assert_eq!([bytes(1), bytes(few)], [100.0; 2], "{held:?}");
+            // written dequantised, and read
+            assert_eq!(bytes(few + 1), 100.0 + 2.0 * width * 64.0, "{held:?}");
+        }
+    }
 }
