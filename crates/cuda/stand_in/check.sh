@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The engine's tests of its GPU side, on the stand-in: a C++ compiler is enough. Some ten minutes on two cores; with --watch, which ends
-# a test at a kernel's first race or misaligned access, an hour.
+# a test at a kernel's first race or misaligned access, ten times as long.
 # usage: check.sh [--watch] [TEST...]
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
