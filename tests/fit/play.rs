@@ -174,7 +174,7 @@ pub fn play(name: &str, scene: Scene) {
     let (stage, load, work) = (stage.unwrap(), planner.load(), work.unwrap());
     let predicted = stage.total().max(load.total()) as f64 / MIB;
 
-    let floor = status("VmRSS:");
+    let floor = status("VmRSS:") - code();
     let began = Instant::now();
     let base = open(source())
         .unwrap()
@@ -201,8 +201,9 @@ pub fn play(name: &str, scene: Scene) {
     perform(&case, &scene, player, settings, &host);
     let seconds = began.elapsed().as_secs_f64();
     let done = (multiply_adds() - before) as f64;
-    let peak = status("VmHWM:");
-    println!("\nfigures: {floor} {peak} {predicted}");
+    let highest = status("VmHWM:");
+    let peak = highest - code();
+    println!("\nfigures: {floor} {peak} {highest} {predicted}");
     let mib = |bytes: u64| bytes as f64 / MIB;
     println!(
         "  base {:.1}, players {:.1}, moments {:.1}, gradients {:.1}, kept {:.1}, work {:.1} (attention {:.1}, logits {:.1}); load {:.1}",
@@ -337,6 +338,25 @@ pub fn gguf_file(out: &Path) {
         &mut |_, _| (),
     )
     .unwrap();
+}
+
+/// What of the program and its libraries is in memory, in MiB: that is read from their files as the system likes, here page by
+/// page as they are used, there whole at the first touch, and no figure of the engine's speaks of it.
+fn code() -> f64 {
+    let program = std::env::current_exe().unwrap();
+    let program = program.to_str().unwrap();
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let (mut ours, mut kib) = (false, 0.0);
+    for line in maps.lines() {
+        if line.starts_with(|c: char| c.is_ascii_hexdigit() && !c.is_ascii_uppercase()) {
+            // a mapping's first line begins with its addresses and ends with its file, its figures begin with capital letters
+            ours = line.ends_with(program) || line.contains(".so");
+        }
+        if let Some(rss) = line.strip_prefix("Rss:").filter(|_| ours) {
+            kib += rss.trim_end_matches("kB").trim().parse::<f64>().unwrap();
+        }
+    }
+    kib / 1024.0
 }
 
 /// A line of this process's status, in MiB.

@@ -37,9 +37,9 @@ use crate::{
 };
 
 /// The allocator's share: what a pass frees and asks for again does not always fit where it was.
-pub const SLACK: f64 = 1.05;
+pub const SLACK: f64 = 1.02;
 /// Of every thread: what the products pack their factors into, and its part of the allocator.
-pub const THREAD: u64 = 3 << 20;
+pub const THREAD: u64 = 2 << 20;
 
 /// Freed blocks up to this size stay with the process (glibc's largest threshold for a map of their own).
 pub const HEAP: u64 = 32 << 20;

@@ -62,7 +62,8 @@ impl Planner {
         }
         // an update makes a tensor anew, with all gradients there; saving copies every tensor, and one more as bytes
         let others = self.player() + self.largest();
-        let most = self.slack(peak.max(others));
+        // where a tensor was before an update is a hole in the heap, which the next step's passes seldom fill
+        let most = self.slack((peak + self.largest()).max(others));
         let gradients = self.player();
         let kept = kept.min(most.saturating_sub(gradients));
         Ok(Peak {
