@@ -16,6 +16,7 @@ mod game;
 mod ggufmeta;
 mod measure;
 mod memory;
+mod model_files;
 mod outbox;
 mod pairs;
 mod plan;

@@ -14,8 +14,8 @@ use randori_sdk::seam::Architecture;
 use randori_host::Host;
 
 use crate::artefacts::Learnt;
+use crate::model_files::{architecture, source};
 use crate::recipe::{AdapterKind, ComputeDevice, Recipe};
-use crate::session::{architecture, source};
 use crate::settings;
 
 /// What a process has before it opens a model: program, plugins, data.

@@ -1,6 +1,6 @@
 //! The recipe: a TOML file (and `--set` overrides) parsed once into a value that cannot be wrong.
 //!
-//! Every key is declared once, in `keys.rs`; parsing, `--set`, the resolved recipe of a run folder, docs/recipe.md and
+//! Every key is declared once, in `keys`; parsing, `--set`, the resolved recipe of a run folder, docs/recipe.md and
 //! the suggestions for misspelt keys all come from that declaration. What a plugin declares (options of a loss or a
 //! sampler) is checked by the plugin host, with the lines kept here.
 

@@ -1,0 +1,148 @@
+//! The files a recipe's model is made of: where its weights and configuration lie, which architecture
+//! runs it, and its tokenizer with the chat template.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use randori_data::{ChatTemplate, GgufTokenizer, Tokenizer};
+use randori_engine::weights::{self, Source, TokenizerSource};
+use randori_host::Host;
+use randori_sdk::seam::Architecture;
+
+use crate::builtin;
+use crate::recipe::Recipe;
+
+/// What runs a model of this configuration: the recipe's choice, or else what the configuration names.
+pub fn architecture(
+    recipe: &Recipe,
+    host: &Host,
+    config: &serde_json::Value,
+) -> Result<Arc<dyn Architecture>> {
+    let named = recipe.model.arch.as_deref();
+    let Some(arch) = named.or(config["model_type"].as_str()) else {
+        anyhow::bail!(recipe.refuse(
+            "model.arch",
+            "must be given: the model's configuration has no model_type"
+        ));
+    };
+    host.architecture(arch, &config.to_string())
+        .with_context(|| format!("{}: model.source", recipe.place("model.source")))
+}
+
+/// Where the recipe's model comes from.
+pub fn source(recipe: &Recipe) -> Result<Source> {
+    let text = &recipe.model.source.0;
+    if let Some(name) = text.strip_prefix("builtin:") {
+        let model = builtin::model(name).ok_or_else(|| builtin::unknown(text))?;
+        let config = serde_json::from_slice(model.config)?;
+        return Ok(Source::Memory {
+            config,
+            tensors: model.weights.to_vec(),
+        });
+    }
+    if let Some(file) = text.strip_prefix("random:") {
+        let path = recipe.path(file);
+        let bytes = std::fs::read(&path)
+            .with_context(|| format!("{}: {}", recipe.place("model.source"), path.display()))?;
+        let config = serde_json::from_slice(&bytes)
+            .with_context(|| format!("{} is not JSON", path.display()))?;
+        return Ok(Source::Random {
+            config,
+            seed: recipe.run.seed,
+        });
+    }
+    let path = recipe.path(text);
+    if path.is_dir() {
+        return Ok(Source::Folder(path));
+    }
+    if path.is_file() || text.ends_with(".gguf") {
+        return Ok(Source::Gguf(path));
+    }
+    // `org/name` and nothing else looks like a hub id; anything longer or with a dot in front is a path
+    let (repo, revision) = text.split_once('@').unwrap_or((text, "main"));
+    let parts: Vec<&str> = repo.split('/').collect();
+    if parts.len() == 2 && parts.iter().all(|p| !p.is_empty() && !p.starts_with('.')) {
+        return Ok(Source::Hub {
+            repo: repo.to_string(),
+            revision: revision.to_string(),
+        });
+    }
+    Err(recipe
+        .refuse("model.source", format!("is neither a folder, a .gguf file nor a hub id (org/name), got \"{text}\" ({} does not exist)", path.display()))
+        .into())
+}
+
+/// The tokenizer the recipe names, or the model's own, with the recipe's chat template if it gives one.
+pub fn tokenizer(recipe: &Recipe, own: TokenizerSource) -> Result<Tokenizer> {
+    let mut tokenizer = match (
+        &recipe.model.tokenizer,
+        recipe.model.source.0.strip_prefix("builtin:"),
+    ) {
+        (Some(given), _) => {
+            let path = recipe.path(given);
+            let read = match path.extension().is_some_and(|e| e == "gguf") {
+                true => match weights::open(Source::Gguf(path.clone()))?.tokenizer() {
+                    TokenizerSource::Gguf(gguf) => Tokenizer::from_gguf(&converted(*gguf)),
+                    _ => anyhow::bail!(recipe.refuse(
+                        "model.tokenizer",
+                        format!("holds no tokenizer: {}", path.display())
+                    )),
+                },
+                false => Tokenizer::from_folder(&path),
+            };
+            read.with_context(|| format!("{}: model.tokenizer", recipe.place("model.tokenizer")))?
+        }
+        (None, Some(name)) => {
+            let model =
+                builtin::model(name).ok_or_else(|| builtin::unknown(&recipe.model.source.0))?;
+            Tokenizer::from_bytes(model.tokenizer, Some(model.tokenizer_config), None)?
+        }
+        (None, None) => match own {
+            TokenizerSource::Folder(dir) => Tokenizer::from_folder(&dir)
+                .with_context(|| format!("{}: model.source", recipe.place("model.source")))?,
+            TokenizerSource::Gguf(gguf) => Tokenizer::from_gguf(&converted(*gguf))?,
+            TokenizerSource::None => anyhow::bail!(recipe.refuse(
+                "model.tokenizer",
+                "must be given: the model comes without a tokenizer"
+            )),
+        },
+    };
+    match recipe.model.chat_template.as_deref() {
+        None => {}
+        Some("plain") => tokenizer.set_chat_template(ChatTemplate::new(randori_data::PLAIN)?),
+        Some(file) => {
+            let path = recipe.path(file);
+            let text = std::fs::read_to_string(&path).with_context(|| {
+                format!(
+                    "{}: model.chat_template {}",
+                    recipe.place("model.chat_template"),
+                    path.display()
+                )
+            })?;
+            tokenizer.set_chat_template(ChatTemplate::new(&text)?);
+        }
+    }
+    tokenizer.chat_template()?;
+    Ok(tokenizer)
+}
+
+/// The engine reads GGUF metadata, the data crate makes a tokenizer of it; neither knows the other.
+fn converted(g: weights::GgufTokenizer) -> GgufTokenizer {
+    GgufTokenizer {
+        model: g.model,
+        pre: g.pre,
+        tokens: g.tokens,
+        scores: g.scores,
+        token_types: g.types,
+        merges: g.merges,
+        bos: g.bos,
+        eos: g.eos,
+        eot: g.eot,
+        unk: g.unk,
+        pad: g.pad,
+        add_bos: g.add_bos,
+        add_eos: g.add_eos,
+        add_space_prefix: g.add_space_prefix,
+        chat_template: g.chat_template,
+    }
+}

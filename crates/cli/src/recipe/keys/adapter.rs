@@ -1,0 +1,64 @@
+//! Keys of what is trained.
+
+use crate::recipe::RecipeError;
+use crate::recipe::plural::{Files, Texts};
+use crate::recipe::setting::{Bound, Key, Section, Setting, choice};
+use crate::recipe::source::Entries;
+
+choice! {
+    /// What is trained.
+    AdapterKind {
+        /// Low-rank updates beside dense base weights.
+        Lora = "lora",
+        /// Low-rank updates beside quantised base weights.
+        Qlora = "qlora",
+        /// Every weight.
+        Full = "full",
+    }
+}
+
+choice! {
+    /// How the frozen base of `qlora` is quantised.
+    QuantKind {
+        /// 4-bit NormalFloat, quantised while loading.
+        Nf4 = "nf4",
+        /// The GGUF file's own blocks, as they are.
+        Gguf = "gguf",
+    }
+}
+
+section! {
+    /// What is trained: every player is the shared base plus its own adapter.
+    ["adapter"] Adapter {
+        /// Low-rank updates, the same over a quantised base, or every weight.
+        kind: AdapterKind = "\"lora\"";
+        /// Rank of the update.
+        rank: usize = "16", Bound::at_least(1.0);
+        /// The update is scaled by alpha / rank.
+        alpha: f64 = "32.0", Bound::above(0.0);
+        /// Scale by alpha / sqrt(rank) instead.
+        rslora: bool = "false";
+        /// Dropout in front of the update, in SFT only: the paper's game plays without.
+        dropout: f64 = "0.0", Bound::between(0.0, 0.9);
+        /// Projections that get an update: names (`q_proj`), patterns over full names, `regex:…`, or `all-linear`.
+        targets: Texts = "\"all-linear\"";
+        /// Projections left out although `targets` names them, spelt alike.
+        exclude: Texts = "[]";
+        /// Other ranks: `["PATTERN=RANK", …]`; a pattern is a regular expression that the projection's name ends with
+        /// (PEFT's rank_pattern), the first that fits counts.
+        rank_pattern: Texts = "[]";
+        /// Other alphas, likewise: `["PATTERN=ALPHA", …]`.
+        alpha_pattern: Texts = "[]";
+        /// Train each output's magnitude apart from its direction (DoRA).
+        dora: bool = "false";
+        /// Modules trained in full beside the update: `["lm_head"]`. vLLM takes no such adapter; export it merged.
+        modules_to_save: Texts = "[]";
+        /// How the base of `qlora` is quantised.
+        quant: QuantKind = "\"nf4\"";
+        /// Quantise NF4's block scales too (0.37 bits a weight less).
+        double_quant: bool = "true";
+        /// A PEFT adapter folder to start from instead of a fresh one; rank, alpha and targets are then its own. A list
+        /// is a stack: the start is their sum.
+        init: Files = "[]";
+    }
+}

@@ -1,0 +1,98 @@
+//! Keys of the data.
+
+use crate::recipe::RecipeError;
+use crate::recipe::plural::Files;
+use crate::recipe::setting::{Bound, Key, Section, Setting, choice};
+use crate::recipe::source::Entries;
+
+choice! {
+    /// Shape of a data file.
+    DataFormat {
+        /// Told by its fields.
+        Auto = "auto",
+        /// `messages: [{role, content}]`.
+        Messages = "messages",
+        /// `prompt`, `response`.
+        PromptResponse = "prompt-response",
+        /// `instruction`, `input`, `output`.
+        Alpaca = "alpaca",
+        /// `conversations: [{from, value}]`.
+        ShareGpt = "sharegpt",
+        /// `real`, `generated`.
+        Spin = "spin",
+        /// `chosen`, `rejected`.
+        Preference = "preference",
+        /// `question`, `answer`.
+        QuestionAnswer = "question-answer",
+    }
+}
+
+choice! {
+    /// Which assistant turns are responses.
+    DataTurns {
+        /// The last one.
+        Last = "last",
+        /// Each, with everything before it as its prompt.
+        Every = "every",
+    }
+}
+
+choice! {
+    /// What happens to calculator annotations.
+    OnCalculator {
+        /// They stay.
+        Keep = "keep",
+        /// They go.
+        Remove = "remove",
+    }
+}
+
+choice! {
+    /// What happens to an unwanted example.
+    OnBad {
+        /// Use it.
+        Keep = "keep",
+        /// Leave it out and count it.
+        Drop = "drop",
+        /// Stop with an error naming it.
+        Error = "error",
+    }
+}
+
+section! {
+    /// The human responses, and what counts as a usable pair.
+    ["data"] Data {
+        /// Training data: JSONL or Parquet, one file or several, or `builtin:demo`.
+        train: Files = "\"builtin:demo\"";
+        /// Validation data: settings are chosen on it.
+        validation: Files = "[]";
+        /// Held-out data: only measured on. Where it is empty, the validation data is measured on.
+        held_out: Files = "[]";
+        /// Share of the training data, from its end, kept aside as validation where `data.validation` is empty.
+        validation_share: f64 = "0.0", Bound::between(0.0, 0.5);
+        /// Shape of the files.
+        format: DataFormat = "\"auto\"";
+        /// Which assistant turns are responses.
+        turns: DataTurns = "\"last\"";
+        /// GSM8K's calculator annotations (`<<48/2=24>>`) in responses.
+        calculator: OnCalculator = "\"keep\"";
+        /// A system message put before prompts that have none.
+        system: Option<String> = "";
+        /// Use the first so many training examples.
+        limit: Option<usize> = "", Bound::at_least(1.0);
+        /// Longest prompt, in tokens.
+        max_prompt_tokens: usize = "512", Bound::at_least(1.0);
+        /// Longest human response, in tokens, its end of turn included; see `cut_real` for longer ones.
+        max_response_tokens: usize = "512", Bound::at_least(1.0);
+        /// Responses without a token besides the end of turn.
+        empty: OnBad = "\"drop\"";
+        /// Pairs whose two responses are the same: they have no gradient.
+        identical: OnBad = "\"drop\"";
+        /// Generated responses cut at the token limit: they carry no end of turn into the loss.
+        cut: OnBad = "\"keep\"";
+        /// Human responses cut at their limit. One that never ends tells the two players apart by that alone.
+        cut_real: OnBad = "\"drop\"";
+        /// Prompts longer than `max_prompt_tokens`; `keep` shortens them on the left.
+        too_long: OnBad = "\"drop\"";
+    }
+}

@@ -1,0 +1,27 @@
+//! Inputs that once failed, each with its right value and where that value comes from (a program that
+//! is not Randori, or a closed form). One file a kind of fault; inputs are made here, by the test.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "cases/files.rs"]
+mod files;
+#[path = "cases/heads.rs"]
+mod heads;
+#[path = "cases/losses.rs"]
+mod losses;
+#[path = "cases/python.rs"]
+mod python;
+#[path = "cases/reuse.rs"]
+mod reuse;
+#[path = "cases/rows.rs"]
+mod rows;
+#[path = "cases/safety.rs"]
+mod safety;
+#[path = "cases/turns.rs"]
+mod turns;
+
+mod program;

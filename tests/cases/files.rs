@@ -1,0 +1,1 @@
+//! Files of one model that disagree: decided as transformers decides, or refused.

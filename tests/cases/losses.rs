@@ -1,0 +1,1 @@
+//! Losses over a step's whole batch, and trainings that cannot learn.

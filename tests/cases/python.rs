@@ -1,0 +1,1 @@
+//! Chat templates render as Python's jinja2 renders them; tokenizers as transformers loads them.

@@ -1,0 +1,1 @@
+//! An artefact is reused only for the same inputs.

@@ -1,0 +1,1 @@
+//! What a data file says reaches the model, or is counted.

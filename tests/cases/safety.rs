@@ -1,0 +1,1 @@
+//! Nothing that is downloaded runs, hangs or draws.
