@@ -86,7 +86,7 @@ pub struct Rejected {
 }
 
 /// An example as token ids.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Encoded {
     /// The prompt's ids.
     pub prompt: Vec<u32>,
@@ -96,6 +96,8 @@ pub struct Encoded {
     pub cut: bool,
     /// The other response of a pair.
     pub rejected: Option<Rejected>,
+    /// What the file says the two responses of a pair are worth, the real one's first.
+    pub rewards: Option<[f64; 2]>,
     /// Where the example was read.
     pub place: Place,
     /// Which of the records it is, from 0: for its text.
@@ -203,6 +205,7 @@ fn fit(record: &Record, tokenizer: &Tokenizer, limits: &Limits, policy: &Policy)
         response,
         cut,
         rejected,
+        rewards: record.rewards,
         place: record.place.clone(),
         record: 0,
     };

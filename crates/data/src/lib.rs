@@ -73,7 +73,7 @@ impl Message {
 }
 
 /// One example: a conversation up to the response, the real response, and for pairs the other one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// Where it was read.
     pub place: Place,
@@ -87,4 +87,7 @@ pub struct Record {
     /// gets no end-of-turn.
     #[serde(default)]
     pub rejected_cut: bool,
+    /// What the file says the two responses of a pair are worth, the real one's first.
+    #[serde(default)]
+    pub rewards: Option<[f64; 2]>,
 }

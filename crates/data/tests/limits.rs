@@ -28,6 +28,7 @@ fn record(line: usize, prompt: &str, response: &str, rejected: Option<&str>) -> 
         response: response.into(),
         rejected: rejected.map(str::to_owned),
         rejected_cut: false,
+        rewards: None,
     }
 }
 

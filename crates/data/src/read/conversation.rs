@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::Turns;
+use super::values::present;
 use crate::{Error, Message, Place, Result};
 
 /// A message and whether its author wants it trained (OpenAI's `weight: 0` says no).
@@ -145,11 +146,6 @@ pub(super) fn asks(messages: &[Message]) -> bool {
         !matches!(m.role.as_str(), "system" | "developer" | "assistant")
             && !m.content.trim().is_empty()
     })
-}
-
-/// A key that is there and not null: Parquet and JSON exports spell "absent" as null.
-pub(super) fn present<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
-    map.get(key).filter(|v| !v.is_null())
 }
 
 /// The first of these keys that holds text.

@@ -4,8 +4,10 @@
 mod array;
 mod conversation;
 mod pages;
+mod rewards;
 mod rows;
 mod shapes;
+mod values;
 
 use std::collections::VecDeque;
 use std::fs::File;

@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::conversation::{Turn, asks, kind, messages, present, split, text_of};
+use super::conversation::{Turn, asks, kind, messages, split, text_of};
+use super::rewards::rewards;
+use super::values::present;
 use super::{Calculator, ReadOptions};
 use crate::{Error, Message, Place, Record, Result};
 
@@ -305,6 +307,7 @@ fn pair(place: &Place, map: &Map<String, Value>, real: &str, other: &str) -> Res
     record.rejected_cut = present(map, "truncated")
         .and_then(Value::as_bool)
         .unwrap_or(false);
+    record.rewards = rewards(place, map)?.map(|(values, _)| values);
     Ok(record)
 }
 
@@ -403,6 +406,7 @@ fn record(place: &Place, prompt: Vec<Message>, response: String) -> Record {
         response,
         rejected: None,
         rejected_cut: false,
+        rewards: None,
     }
 }
 

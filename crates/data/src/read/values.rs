@@ -1,0 +1,168 @@
+//! Values as the people who write data files mean them: numbers where text is expected, 0 and 1 where a yes or no is,
+//! lists of text parts. What has no such meaning is an error that names the field, never taken as absent.
+
+use serde_json::{Map, Number, Value};
+
+use super::conversation::kind;
+use crate::{Error, Place, Result};
+
+/// Text: as it stands, a number as Python prints it, or text parts one after another. `at` names it in errors.
+pub(super) fn text(place: &Place, at: &str, value: &Value) -> Result<String> {
+    match value {
+        Value::String(text) => Ok(text.clone()),
+        Value::Number(number) => python_number(number).ok_or_else(|| {
+            let what = format!(
+                "`{at}` is the number {number}, whose digits are not all kept: write it as text"
+            );
+            Error::example(place, what)
+        }),
+        Value::Array(parts) => joined(place, at, parts),
+        other => Err(wrong(place, at, "text", other)),
+    }
+}
+
+/// Text parts (`{"type": "text", "text": …}`) one after another. Several bare texts have no one meaning: nobody says
+/// what belongs between them.
+fn joined(place: &Place, at: &str, parts: &[Value]) -> Result<String> {
+    if let [Value::String(only)] = parts {
+        return Ok(only.clone());
+    }
+    let mut out = String::new();
+    for part in parts {
+        match part {
+            Value::Object(map) => match map.get("text") {
+                Some(Value::String(text)) => out.push_str(text),
+                _ => {
+                    let what =
+                        format!("`{at}` has a part that is not text; only text can be trained");
+                    return Err(Error::example(place, what));
+                }
+            },
+            Value::String(_) => {
+                let what = format!(
+                    "`{at}` is a list of {} texts: write one text, or parts {{\"type\": \"text\", \"text\": …}}",
+                    parts.len()
+                );
+                return Err(Error::example(place, what));
+            }
+            other => {
+                let what = format!("`{at}` has a part that is {}", kind(other));
+                return Err(Error::example(place, what));
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// A yes or no: true, false, 0, 1, or these as text in any case. Blank text (an empty cell of a CSV) says nothing.
+pub(super) fn flag(place: &Place, at: &str, value: &Value) -> Result<Option<bool>> {
+    match plain_flag(value) {
+        Some(flag) => Ok(Some(flag)),
+        None if blank(value) => Ok(None),
+        None => Err(wrong(place, at, "true or false (or 1 or 0)", value)),
+    }
+}
+
+/// The yes or no that a value is, if it is one.
+pub(super) fn plain_flag(value: &Value) -> Option<bool> {
+    let number = match value {
+        Value::Bool(flag) => return Some(*flag),
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => match text.trim().to_ascii_lowercase().as_str() {
+            "true" | "yes" => return Some(true),
+            "false" | "no" => return Some(false),
+            other => other.parse().ok(),
+        },
+        _ => None,
+    };
+    match number {
+        Some(0.0) => Some(false),
+        Some(1.0) => Some(true),
+        _ => None,
+    }
+}
+
+/// A finite number, or text that spells one. Blank text (an empty cell of a CSV) says nothing.
+pub(super) fn number(place: &Place, at: &str, value: &Value) -> Result<Option<f64>> {
+    let number = match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    match number.filter(|x| x.is_finite()) {
+        Some(number) => Ok(Some(number)),
+        None if blank(value) => Ok(None),
+        None => Err(wrong(place, at, "a number", value)),
+    }
+}
+
+/// The error for a value that is not what its field takes.
+pub(super) fn wrong(place: &Place, at: &str, wanted: &str, value: &Value) -> Error {
+    let found = match value {
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::String(text) if text.chars().count() <= 40 => format!("{text:?}"),
+        other => kind(other).to_owned(),
+    };
+    Error::example(place, format!("`{at}` should be {wanted}, is {found}"))
+}
+
+/// A key that is there and not null: Parquet and JSON exports spell "absent" as null.
+pub(super) fn present<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    map.get(key).filter(|v| !v.is_null())
+}
+
+fn blank(value: &Value) -> bool {
+    matches!(value, Value::String(text) if text.trim().is_empty())
+}
+
+/// A number as Python's `str` prints it; `None` where JSON wrote more digits than a 64-bit number keeps.
+pub(super) fn python_number(number: &Number) -> Option<String> {
+    if !number.is_f64() {
+        return Some(number.to_string());
+    }
+    let x = number.as_f64()?;
+    if x.abs() >= 9_007_199_254_740_992.0 {
+        return None; // 2^53: a whole number with its last digits gone looks the same
+    }
+    let scientific = format!("{x:e}");
+    let (mantissa, exponent) = scientific.split_once('e')?;
+    let exponent: i32 = exponent.parse().ok()?;
+    if (-4..16).contains(&exponent) || x == 0.0 {
+        let plain = x.to_string();
+        let point = if plain.contains('.') { "" } else { ".0" };
+        return Some(format!("{plain}{point}"));
+    }
+    let sign = if exponent < 0 { '-' } else { '+' };
+    Some(format!("{mantissa}e{sign}{:02}", exponent.abs()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test that cannot go on should say where
+mod tests {
+    use super::*;
+
+    /// Right values: Python 3.12, `str(json.loads(text))`.
+    #[test]
+    fn numbers_print_as_in_python() {
+        for (json, python) in [
+            ("12", "12"),
+            ("-3", "-3"),
+            ("18446744073709551615", "18446744073709551615"),
+            ("5.0", "5.0"),
+            ("1.50", "1.5"),
+            ("1e3", "1000.0"),
+            ("0.0001", "0.0001"),
+            ("0.00001", "1e-05"),
+            ("1.25e-7", "1.25e-07"),
+            ("1.5e-100", "1.5e-100"),
+            ("-0.0", "-0.0"),
+            ("123456789.125", "123456789.125"),
+            ("0.1", "0.1"),
+        ] {
+            let number: Number = serde_json::from_str(json).unwrap();
+            assert_eq!(python_number(&number).as_deref(), Some(python), "{json}");
+        }
+        let long: Number = serde_json::from_str("123456789012345678901").unwrap();
+        assert_eq!(python_number(&long), None);
+    }
+}
