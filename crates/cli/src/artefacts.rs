@@ -4,9 +4,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result};
 use candle_core::{Device, Tensor};
-use randori_data::Message;
+use randori_data::{Context, Message};
 use randori_engine::train::Pair;
 use randori_engine::{Params, Player};
 use randori_lora::{LoraSpec, peft};
@@ -23,6 +23,9 @@ pub struct Answer {
     pub place: String,
     /// The conversation before the answer.
     pub prompt: Vec<Message>,
+    /// What the row gives its chat template besides (`tools`), under the names of a data set.
+    #[serde(flatten)]
+    pub context: Context,
     /// The human response's text.
     pub real: String,
     /// The answer's text.

@@ -8,6 +8,7 @@ use randori_data::{
 use crate::args::Split;
 use crate::builtin;
 use crate::recipe::{DataFormat, DataTurns, OnBad, OnCalculator, Recipe};
+use crate::session::Bounds;
 
 /// One split as token ids.
 pub struct Part {
@@ -15,6 +16,8 @@ pub struct Part {
     pub examples: Vec<Encoded>,
     /// Their prompts as conversations.
     pub prompts: Vec<Vec<Message>>,
+    /// What their rows give the chat template besides.
+    pub contexts: Vec<randori_data::Context>,
     /// What happened to the others.
     pub counts: Counts,
 }
@@ -25,21 +28,21 @@ pub fn part(
     recipe: &Recipe,
     tokenizer: &Tokenizer,
     split: Split,
-    window: usize,
+    bounds: Bounds,
     pairs: bool,
 ) -> Result<Part> {
     let mut records = records(recipe, split)?;
     if !pairs {
         records.iter_mut().for_each(|r| r.rejected = None);
     }
-    encode(recipe, tokenizer, &records, window, key(recipe, split))
+    encode(recipe, tokenizer, &records, bounds, key(recipe, split))
 }
 
 /// A few of the training examples, from the beginning of the first file.
 pub fn few(
     recipe: &Recipe,
     tokenizer: &Tokenizer,
-    window: usize,
+    bounds: Bounds,
     count: usize,
 ) -> Result<Vec<Encoded>> {
     let key = "data.train";
@@ -53,7 +56,7 @@ pub fn few(
     let mut records = read_with(recipe, file, key, &options)?;
     with_system(recipe, &mut records);
     records.iter_mut().for_each(|r| r.rejected = None);
-    let mut part = encode(recipe, tokenizer, &records, window, key)?;
+    let mut part = encode(recipe, tokenizer, &records, bounds, key)?;
     part.examples.truncate(count);
     Ok(part.examples)
 }
@@ -63,28 +66,23 @@ pub fn encode(
     recipe: &Recipe,
     tokenizer: &Tokenizer,
     records: &[Record],
-    window: usize,
+    bounds: Bounds,
     key: &str,
 ) -> Result<Part> {
     let limits = Limits {
         max_prompt: recipe.data.max_prompt_tokens,
         max_response: recipe.data.max_response_tokens,
-        max_total: window,
+        max_total: bounds.window,
+        vocabulary: bounds.vocabulary,
     };
     let (examples, counts) = randori_data::encode(records, tokenizer, &limits, &policy(recipe))
         .with_context(|| format!("{}: {key}", recipe.place(key)))?;
-    let prompts = examples
-        .iter()
-        .map(|e| {
-            records
-                .get(e.record)
-                .map(|r| r.prompt.clone())
-                .unwrap_or_default()
-        })
-        .collect();
+    let of = examples.iter().filter_map(|e| records.get(e.record));
+    let (prompts, contexts) = of.map(|r| (r.prompt.clone(), r.context.clone())).unzip();
     Ok(Part {
         examples,
         prompts,
+        contexts,
         counts,
     })
 }
@@ -172,7 +170,7 @@ fn with_system(recipe: &Recipe, records: &mut [Record]) {
         return;
     };
     for record in records {
-        if record.prompt.first().is_none_or(|m| m.role != "system") {
+        if record.prompt.first().is_none_or(|m| m.role() != "system") {
             let message = Message::new("system", system.clone());
             record.prompt.insert(0, message);
         }

@@ -81,7 +81,7 @@ pub fn answer(
     let (mut form, mut tokens, mut cut) = (Tally::default(), 0, Tally::default());
     let mut slots = AtOnce::slots(&session.recipe);
     for (k, &seed) in seeds.iter().enumerate() {
-        let mut options = settings::measured(&session.recipe, session.tokenizer.stop_ids(), seed);
+        let mut options = settings::measured(session, seed);
         options.slots = slots.now();
         let before = tokens;
         let generations = generate(player, &prompts, &samplers, &options, &mut |now| {

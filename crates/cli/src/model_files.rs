@@ -123,6 +123,10 @@ pub fn tokenizer(recipe: &Recipe, own: TokenizerSource) -> Result<Tokenizer> {
         }
     }
     tokenizer.chat_template()?;
+    for (name, value) in &recipe.data.template_args.0 {
+        let place = || format!("{}: data.template_args", recipe.place("data.template_args"));
+        tokenizer.give(name, value).with_context(place)?;
+    }
     Ok(tokenizer)
 }
 

@@ -22,6 +22,10 @@ pub struct Pairs {
 /// Reads a file of pairs.
 pub fn read(session: &Session, file: &Path) -> Result<Pairs> {
     if let Ok(rows) = randori_store::read_rows::<PairRow>(file) {
+        for row in &rows {
+            let ids = row.prompt.iter().chain(&row.real).chain(&row.generated);
+            known(session, &row.place, ids)?;
+        }
         session
             .console
             .say(format!("  {:<38} {} scored", "pairs", rows.len()));
@@ -47,7 +51,7 @@ pub fn read(session: &Session, file: &Path) -> Result<Pairs> {
         &session.recipe,
         &session.tokenizer,
         &records,
-        session.window,
+        session.bounds,
         "data.train",
     )?;
     let (examples, counts) = match answers {
@@ -61,6 +65,15 @@ pub fn read(session: &Session, file: &Path) -> Result<Pairs> {
     })
 }
 
+/// Refuses token ids of another model's file that this model has no row for.
+fn known<'a>(session: &Session, place: &str, ids: impl Iterator<Item = &'a u32>) -> Result<()> {
+    let vocabulary = session.bounds.vocabulary;
+    session
+        .tokenizer
+        .below(vocabulary, ids)
+        .map_err(|rule| anyhow::anyhow!("{place}: {rule}"))
+}
+
 /// Puts the sampler's own token ids beside the real responses.
 fn with_answers(
     session: &Session,
@@ -71,6 +84,9 @@ fn with_answers(
         read: answers.len(),
         ..Counts::default()
     };
+    for answer in answers {
+        known(session, &answer.place, answer.tokens.iter())?;
+    }
     let pair = |e: Encoded| {
         let answer = answers.get(e.record)?;
         Some(Encoded {

@@ -19,6 +19,25 @@ use crate::progress::Console;
 use crate::recipe::{AdapterKind, PluginChoice, PluginOption, Recipe};
 use crate::settings;
 
+/// What a model takes, by its configuration; no limit where that names none.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Tokens of a prompt and its response.
+    pub window: usize,
+    /// Rows of its embedding: token ids are below.
+    pub vocabulary: usize,
+}
+
+impl Bounds {
+    fn of(config: &serde_json::Value) -> Bounds {
+        let number = |key: &str| config[key].as_u64().map_or(usize::MAX, |n| n as usize);
+        Bounds {
+            window: number("max_position_embeddings"),
+            vocabulary: number("vocab_size"),
+        }
+    }
+}
+
 /// Everything a verb needs.
 pub struct Session {
     /// What was asked for.
@@ -33,8 +52,8 @@ pub struct Session {
     pub base_name: String,
     /// Tokenizer and chat template.
     pub tokenizer: Tokenizer,
-    /// The model's window in tokens.
-    pub window: usize,
+    /// What the model takes.
+    pub bounds: Bounds,
     /// The player to start from instead of the recipe's own start: an adapter, or a stack of them.
     pub adapter: Vec<PathBuf>,
 }
@@ -51,8 +70,8 @@ pub struct Setting {
     pub base_name: String,
     /// Tokenizer and chat template.
     pub tokenizer: Tokenizer,
-    /// The model's window in tokens.
-    pub window: usize,
+    /// What the model takes.
+    pub bounds: Bounds,
 }
 
 /// A recipe opened, its weights not yet read.
@@ -77,9 +96,7 @@ impl Opened {
         let config = checkpoint.config().clone();
         let arch = architecture(&recipe, &host, &config)?;
         let tokenizer = tokenizer(&recipe, checkpoint.tokenizer())?;
-        let window = config["max_position_embeddings"]
-            .as_u64()
-            .map_or(usize::MAX, |w| w as usize);
+        let bounds = Bounds::of(&config);
         Ok(Opened {
             setting: Setting {
                 recipe,
@@ -87,7 +104,7 @@ impl Opened {
                 host,
                 base_name: name,
                 tokenizer,
-                window,
+                bounds,
             },
             checkpoint,
             arch,
@@ -102,7 +119,7 @@ impl Opened {
             host,
             base_name,
             tokenizer,
-            window,
+            bounds,
         } = self.setting;
         let mut stage = console.stage(format!("loading {}", short(&base_name)), 1, "model");
         let options = settings::load_options(&recipe);
@@ -122,7 +139,7 @@ impl Opened {
             base: Arc::new(base),
             base_name,
             tokenizer,
-            window,
+            bounds,
             adapter,
         })
     }

@@ -7,6 +7,7 @@ use randori_engine::{Compute, GenerateOptions, weights};
 use randori_lora::{LoraSpec, Targets};
 
 use crate::recipe::{Dtype, OptimizerKind, QuantKind, Recipe, ScheduleKind};
+use crate::session::Session;
 
 /// The rules of the game; `beta` of each iteration, for losses that have one.
 pub fn rules(recipe: &Recipe, beta: Vec<f64>) -> Result<Rules> {
@@ -199,18 +200,15 @@ pub fn load_options(recipe: &Recipe) -> weights::LoadOptions {
 }
 
 /// Generation of the game's answers (`first` is the number of the first prompt).
-pub fn generate(
-    recipe: &Recipe,
-    stop: &[u32],
-    seed: u64,
-    t: usize,
-    first: usize,
-) -> GenerateOptions {
+pub fn generate(session: &Session, seed: u64, t: usize, first: usize) -> GenerateOptions {
+    let options = &session.recipe.generate;
     GenerateOptions {
-        max_new_tokens: recipe.generate.max_new_tokens,
-        min_new_tokens: recipe.generate.min_new_tokens,
-        slots: recipe.generate.batch,
-        stop: stop.to_vec(),
+        max_new_tokens: options.max_new_tokens,
+        min_new_tokens: options.min_new_tokens,
+        window: session.bounds.window,
+        vocabulary: session.tokenizer.vocab_size(),
+        slots: options.batch,
+        stop: session.tokenizer.stop_ids().to_vec(),
         seed,
         iteration: t as u64,
         first_sequence: first as u64,
@@ -218,14 +216,15 @@ pub fn generate(
 }
 
 /// Generation of measured answers: the same draws for every player, so that players differ and luck does not.
-pub fn measured(recipe: &Recipe, stop: &[u32], seed: u64) -> GenerateOptions {
+pub fn measured(session: &Session, seed: u64) -> GenerateOptions {
+    let recipe = &session.recipe;
     GenerateOptions {
         max_new_tokens: recipe
             .eval
             .max_new_tokens
             .unwrap_or(recipe.generate.max_new_tokens),
         iteration: u64::MAX, // no iteration of a game has this number
-        ..generate(recipe, stop, seed, 0, 0)
+        ..generate(session, seed, 0, 0)
     }
 }
 

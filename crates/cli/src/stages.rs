@@ -52,13 +52,7 @@ pub fn answers(
             .min(done + session.recipe.generate.chunk);
         let part = &examples.examples[done..end];
         let prompts: Vec<Vec<u32>> = part.iter().map(|e| e.prompt.clone()).collect();
-        let mut options = settings::generate(
-            &session.recipe,
-            session.tokenizer.stop_ids(),
-            draws.seed,
-            draws.t,
-            done,
-        );
+        let mut options = settings::generate(session, draws.seed, draws.t, done);
         options.slots = slots.now();
         let generations =
             randori_engine::generate(player, &prompts, draws.samplers, &options, &mut |now| {
@@ -73,6 +67,7 @@ pub fn answers(
                 example: done + i,
                 place: example.place.to_string(),
                 prompt: examples.prompts[done + i].clone(),
+                context: examples.contexts[done + i].clone(),
                 real: session.tokenizer.decode(&example.response),
                 generated: session.tokenizer.decode(&g.tokens),
                 truncated: !g.ended,

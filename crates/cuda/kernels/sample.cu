@@ -253,13 +253,14 @@ __device__ __forceinline__ void narrow_to(Shared &s, const Row<T> &row, int step
 }
 
 template <class T>
-__device__ void draw(const T *logits, int vocab, const double *uniform, const uint32_t *banned, int bans, const uint32_t *forbid,
+__device__ void draw(const T *logits, int vocab, int open, const double *uniform, const uint32_t *banned, int bans, const uint32_t *forbid,
                      uint32_t kinds, const double *values, int shift, uint32_t *ids, double *logp, double *behaviour) {
     __shared__ Shared s;
     size_t at = blockIdx.x;
     float scale = __uint_as_float((uint32_t)(127 + shift) << 23), raw_top, top;
     Row<T> raw{logits + at * vocab, vocab, banned, 0, scale}, row = raw;
     row.bans = forbid && forbid[at] ? bans : 0;
+    row.vocab = open;
     // every logit must be finite, also the lowest
     uint32_t worst = 0;
     for (int i = threadIdx.x; i < vocab; i += blockDim.x) worst = max(worst, !(fabsf(widen(raw.x[i])) < INFINITE) ? 1u : 0u);
@@ -278,7 +279,7 @@ __device__ void draw(const T *logits, int vocab, const double *uniform, const ui
     uint64_t all = row.sum(s, steps, top), raw_all = raw.sum(s, 0, raw_top);
     // the first token whose cumulated sum is above u · all: exact, as u has 53 bits
     uint64_t threshold = __umul64hi((uint64_t)(uniform[at] * 18446744073709551616.0), all);
-    int from = 0, to = vocab;
+    int from = 0, to = open;
     narrow_to(s, row, steps, top, false, from, to, threshold);
     narrow_to(s, row, steps, top, false, from, to, threshold);
     narrow_to(s, row, steps, top, true, from, to, threshold);
@@ -297,14 +298,16 @@ __device__ void draw(const T *logits, int vocab, const double *uniform, const ui
 }
 } // namespace sample
 
-// logits (rows, vocab); uniform, logp, behaviour (rows) f64; ids (rows). `kinds` holds a step a byte, the first in the lowest; its
-// value is `values[i]`. Where forbid[row] is not 0 the `bans` tokens `banned` cannot be drawn; `forbid` may be null.
+// logits (rows, vocab), of which the first `open` columns can be drawn; uniform, logp, behaviour (rows) f64; ids (rows).
+// `kinds` holds a step a byte, the first in the lowest; its value is `values[i]`. Where forbid[row] is not 0 the `bans` tokens
+// `banned` cannot be drawn; `forbid` may be null.
 #define SAMPLE(T, name)                                                                                                     \
     extern "C" __global__ __launch_bounds__(1024) void sample_##name(                                                        \
-        const T *logits, int vocab, const double *uniform, const uint32_t *banned, int bans, const uint32_t *forbid,         \
-        uint32_t kinds, double v0, double v1, double v2, double v3, int shift, uint32_t *ids, double *logp, double *behaviour) { \
+        const T *logits, int vocab, int open, const double *uniform, const uint32_t *banned, int bans,                \
+        const uint32_t *forbid, uint32_t kinds, double v0, double v1, double v2, double v3, int shift, uint32_t *ids,   \
+        double *logp, double *behaviour) {                                                                                   \
         double values[4] = {v0, v1, v2, v3};                                                                                 \
-        sample::draw(logits, vocab, uniform, banned, bans, forbid, kinds, values, shift, ids, logp, behaviour);              \
+        sample::draw(logits, vocab, open, uniform, banned, bans, forbid, kinds, values, shift, ids, logp, behaviour);        \
     }                                                                                                                        \
     EXPORT(sample_##name)
 SAMPLE(float, f32)

@@ -1,8 +1,11 @@
 //! What happened to the examples on their way to token ids, for the run's report.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+use crate::Opened;
 
 /// How many examples were read, kept, and touched by each rule. An example may count under several.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,12 +28,40 @@ pub struct Counts {
     pub cut_real: usize,
     /// Generated (rejected) responses cut at a limit: they have no end-of-turn.
     pub cut_generated: usize,
+    /// Answers whose own opening of reasoning was left out, since the prompt ends in it.
+    #[serde(default)]
+    pub reasoning_once: usize,
+    /// Answers whose reasoning, in a field that the template leaves out, was put inside what the prompt opens.
+    #[serde(default)]
+    pub reasoning_inside: usize,
+    /// Answers without reasoning, before which an empty one was closed, since the prompt opens it.
+    #[serde(default)]
+    pub reasoning_closed: usize,
+    /// Answers without reasoning that are trained inside what the prompt opens: what closes it is not known.
+    #[serde(default)]
+    pub reasoning_left_open: usize,
+    /// What the data say and the chat template does not read: the key, and how many examples have it.
+    #[serde(default)]
+    pub unread: BTreeMap<String, usize>,
     /// Tokens of the kept prompts.
     pub prompt_tokens: usize,
     /// Tokens of the kept real responses.
     pub real_tokens: usize,
     /// Tokens of the kept generated (rejected) responses.
     pub generated_tokens: usize,
+}
+
+impl Counts {
+    /// Counts what was done to an answer because of open reasoning.
+    pub(crate) fn opened(&mut self, what: Opened) {
+        match what {
+            Opened::AsItIs => {}
+            Opened::Once => self.reasoning_once += 1,
+            Opened::Inside => self.reasoning_inside += 1,
+            Opened::Closed => self.reasoning_closed += 1,
+            Opened::LeftOpen => self.reasoning_left_open += 1,
+        }
+    }
 }
 
 impl fmt::Display for Counts {
@@ -44,10 +75,29 @@ impl fmt::Display for Counts {
             (self.identical, "pairs identical"),
             (self.cut_real, "real responses cut"),
             (self.cut_generated, "generated responses cut"),
+            (
+                self.reasoning_once,
+                "answers without the opening of reasoning that the prompt has",
+            ),
+            (
+                self.reasoning_inside,
+                "answers' reasoning put inside what the prompt opens",
+            ),
+            (
+                self.reasoning_closed,
+                "answers without reasoning: an empty one closed before them",
+            ),
+            (
+                self.reasoning_left_open,
+                "answers trained inside the reasoning that the prompt opens (what closes it is not known)",
+            ),
         ] {
             if count > 0 {
                 write!(f, ", {count} {what}")?;
             }
+        }
+        for (key, examples) in &self.unread {
+            write!(f, ", `{key}` of {examples} not read by the chat template")?;
         }
         if self.kept > 0 {
             write!(

@@ -1,10 +1,13 @@
 //! Records as token ids under limits, and what is done with examples that teach nothing or the wrong thing.
 
+use std::collections::BTreeSet;
+
+use crate::tokenizer::REASONING;
+use crate::unread::unread;
+use crate::{Counts, Error, Message, Opened, Place, Record, Result, Tokenizer};
 use rayon::prelude::*;
 
-use crate::{Counts, Error, Place, Record, Result, Tokenizer};
-
-/// Lengths in tokens that an example may have. The default has no limit.
+/// Lengths in tokens that an example may have, and the tokens. The default has no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Of the prompt.
@@ -13,6 +16,8 @@ pub struct Limits {
     pub max_response: usize,
     /// Of prompt and response together: the model's window.
     pub max_total: usize,
+    /// Token ids that the model has a row for: those below this.
+    pub vocabulary: usize,
 }
 
 impl Default for Limits {
@@ -21,6 +26,7 @@ impl Default for Limits {
             max_prompt: usize::MAX,
             max_response: usize::MAX,
             max_total: usize::MAX,
+            vocabulary: usize::MAX,
         }
     }
 }
@@ -122,21 +128,20 @@ pub fn encode(
     let fitted = records
         .par_iter()
         .enumerate()
-        .map(|(index, record)| {
-            let fitted = fit(record, tokenizer, limits, policy)?;
-            Ok(fitted.of(index))
-        })
+        .map(|(index, record)| fit(record, index, tokenizer, limits, policy))
         .collect::<Result<Vec<_>>>()?;
     let mut examples = Vec::with_capacity(fitted.len());
-    for outcome in fitted {
-        match outcome {
-            Fit::Whole(example) => examples.push(example),
-            Fit::Shortened(example) => {
-                counts.prompt_shortened += 1;
-                examples.push(example);
-            }
-            Fit::TooLong => counts.prompt_too_long += 1,
+    for fitted in fitted {
+        let Some(fitted) = fitted else {
+            counts.prompt_too_long += 1;
+            continue;
+        };
+        for key in fitted.unread {
+            *counts.unread.entry(key).or_default() += 1;
         }
+        counts.prompt_shortened += usize::from(fitted.shortened);
+        fitted.opened.iter().for_each(|what| counts.opened(*what));
+        examples.push(fitted.example);
     }
     let examples = screen(examples, tokenizer, policy, &mut counts)?;
     if examples.is_empty() && !records.is_empty() {
@@ -145,32 +150,35 @@ pub fn encode(
     Ok((examples, counts))
 }
 
-enum Fit {
-    Whole(Encoded),
-    Shortened(Encoded),
-    TooLong,
+/// An example within the limits.
+struct Fitted {
+    example: Encoded,
+    /// Its prompt was shortened.
+    shortened: bool,
+    /// What open reasoning did to its answers.
+    opened: Vec<Opened>,
+    /// Keys that the chat template leaves out.
+    unread: BTreeSet<String>,
 }
 
-impl Fit {
-    /// Notes which record it came from.
-    fn of(mut self, index: usize) -> Self {
-        match &mut self {
-            Fit::Whole(example) | Fit::Shortened(example) => example.record = index,
-            Fit::TooLong => {}
-        }
-        self
-    }
-}
-
-fn fit(record: &Record, tokenizer: &Tokenizer, limits: &Limits, policy: &Policy) -> Result<Fit> {
+/// An example as token ids; `None` where its prompt is too long and the policy drops it.
+fn fit(
+    record: &Record,
+    index: usize,
+    tokenizer: &Tokenizer,
+    limits: &Limits,
+    policy: &Policy,
+) -> Result<Option<Fitted>> {
     let at = |e: Error| e.at(&record.place);
-    let mut prompt = tokenizer.prompt(&record.prompt).map_err(at)?;
+    let mut prompt = tokenizer
+        .prompt_in(&record.prompt, &record.context)
+        .map_err(at)?;
     // A prompt must leave room for one token of response.
     let longest = limits.max_prompt.min(limits.max_total.saturating_sub(1));
     let shortened = prompt.len() > longest;
     if shortened {
         match policy.too_long {
-            Choice::Drop => return Ok(Fit::TooLong),
+            Choice::Drop => return Ok(None),
             Choice::Keep => shorten(&mut prompt, longest, tokenizer.bos()),
             Choice::Error => {
                 let what = format!(
@@ -182,21 +190,18 @@ fn fit(record: &Record, tokenizer: &Tokenizer, limits: &Limits, policy: &Policy)
         }
     }
     let room = limits.max_response.min(limits.max_total - prompt.len());
-    let (response, cut) = limited(
-        tokenizer
-            .response(&record.prompt, &record.response)
-            .map_err(at)?,
-        room,
-        false,
-    );
+    let mut opened = Vec::new();
+    let mut answer = |message: &Message, ended: bool| {
+        let response = tokenizer.response_in(&record.prompt, &record.context, message, ended);
+        let response = response.map_err(at)?;
+        opened.push(response.opened);
+        Ok(limited(response.ids, room, !ended))
+    };
+    let (response, cut) = answer(&record.response, true)?;
     let rejected = match &record.rejected {
         None => None,
-        Some(text) => {
-            let ids = match record.rejected_cut {
-                true => tokenizer.cut_response(&record.prompt, text),
-                false => tokenizer.response(&record.prompt, text),
-            };
-            let (ids, cut) = limited(ids.map_err(at)?, room, record.rejected_cut);
+        Some(other) => {
+            let (ids, cut) = answer(other, !record.rejected_cut)?;
             Some(Rejected { ids, cut })
         }
     };
@@ -207,13 +212,27 @@ fn fit(record: &Record, tokenizer: &Tokenizer, limits: &Limits, policy: &Policy)
         rejected,
         rewards: record.rewards,
         place: record.place.clone(),
-        record: 0,
+        record: index,
     };
-    Ok(if shortened {
-        Fit::Shortened(example)
-    } else {
-        Fit::Whole(example)
-    })
+    let rejected = example.rejected.iter().flat_map(|r| &r.ids);
+    let all = example
+        .prompt
+        .iter()
+        .chain(&example.response)
+        .chain(rejected);
+    tokenizer
+        .below(limits.vocabulary, all)
+        .map_err(|rule| Error::example(&record.place, rule))?;
+    let mut unread = unread(record, tokenizer).map_err(at)?;
+    if opened.contains(&Opened::Inside) {
+        unread.retain(|key| !REASONING.contains(&key.as_str()));
+    }
+    Ok(Some(Fitted {
+        example,
+        shortened,
+        opened,
+        unread,
+    }))
 }
 
 /// Keeps the prompt's end, where the question and the generation prompt are, and its beginning-of-text token.

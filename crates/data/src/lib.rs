@@ -11,22 +11,25 @@ mod contain;
 mod counts;
 mod encode;
 mod error;
+mod message;
 mod modelfile;
 mod pack;
 mod read;
 mod template;
 mod tokenizer;
+mod unread;
 
 use serde::{Deserialize, Serialize};
 
 pub use counts::Counts;
 pub use encode::{Choice, Encoded, Limits, Policy, Rejected, encode, screen};
 pub use error::{Error, Result};
+pub use message::{Context, Message};
 pub use modelfile::{OllamaTemplate, modelfile};
 pub use pack::{pack, pack_by_length};
 pub use read::{Calculator, Format, ReadOptions, Reader, Turns, read, read_bytes};
 pub use template::{ChatTemplate, PLAIN};
-pub use tokenizer::{GgufTokenizer, Tokenizer, known_pre_tokenizers};
+pub use tokenizer::{GgufTokenizer, Opened, Response, Tokenizer, known_pre_tokenizers};
 
 /// Where an example was read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -43,35 +46,6 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Message {
-    /// `system`, `user`, `assistant`, `tool`, or whatever else the chat template knows.
-    pub role: String,
-    /// What was said.
-    pub content: String,
-}
-
-impl Message {
-    /// A message of any role.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self {
-            role: role.into(),
-            content: content.into(),
-        }
-    }
-
-    /// A message of the user.
-    pub fn user(content: impl Into<String>) -> Self {
-        Self::new("user", content)
-    }
-
-    /// A message of the model.
-    pub fn assistant(content: impl Into<String>) -> Self {
-        Self::new("assistant", content)
-    }
-}
-
 /// One example: a conversation up to the response, the real response, and for pairs the other one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -79,10 +53,13 @@ pub struct Record {
     pub place: Place,
     /// The conversation before the response.
     pub prompt: Vec<Message>,
-    /// The real (human, chosen) response.
-    pub response: String,
+    /// What the row gives the chat template besides the messages.
+    #[serde(default, skip_serializing_if = "Context::is_empty")]
+    pub context: Context,
+    /// The real (human, chosen) response: an assistant's message, which may be a tool call or hold reasoning.
+    pub response: Message,
     /// The rejected response, or SPIN's generated one.
-    pub rejected: Option<String>,
+    pub rejected: Option<Message>,
     /// Whether the file says (`truncated: true`) that the rejected response was cut at a token limit: it then
     /// gets no end-of-turn.
     #[serde(default)]

@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
 
 use randori_data::{
-    Choice, Encoded, Error, Limits, Message, Place, Policy, Record, Rejected, Tokenizer, encode,
-    screen,
+    Choice, Context, Encoded, Error, Limits, Message, Place, Policy, Record, Rejected, Tokenizer,
+    encode, screen,
 };
 
 const END: u32 = 4; // <|im_end|>
@@ -25,8 +25,9 @@ fn record(line: usize, prompt: &str, response: &str, rejected: Option<&str>) -> 
             line,
         },
         prompt: vec![Message::user(prompt)],
-        response: response.into(),
-        rejected: rejected.map(str::to_owned),
+        context: Context::new(),
+        response: Message::assistant(response),
+        rejected: rejected.map(Message::assistant),
         rejected_cut: false,
         rewards: None,
     }
@@ -66,7 +67,7 @@ fn without_limits_everything_is_whole() {
         assert_eq!(
             example.response,
             tokenizer
-                .response(&record.prompt, &record.response)
+                .response(&record.prompt, record.response.content())
                 .unwrap()
         );
         assert_eq!((example.cut, example.response.last()), (false, Some(&END)));

@@ -33,7 +33,7 @@ fn messages() {
         {"role": "assistant", "content": "a2"}, {"role": "user", "content": "thanks"}]}"#
         .replace('\n', "");
     let record = one(&line);
-    assert_eq!(record.response, "a2");
+    assert_eq!(record.response.content(), "a2");
     assert_eq!(record.prompt.len(), 4);
     assert_eq!(record.prompt[3], Message::user("q2"));
     assert_eq!(record.place.to_string(), "train.jsonl:1");
@@ -44,7 +44,7 @@ fn messages() {
     let records = read_bytes("x", line.as_bytes(), &every).unwrap();
     let answers: Vec<(usize, &str)> = records
         .iter()
-        .map(|r| (r.prompt.len(), r.response.as_str()))
+        .map(|r| (r.prompt.len(), r.response.content()))
         .collect();
     assert_eq!(answers, [(2, "a1"), (4, "a2")]);
 }
@@ -59,7 +59,7 @@ fn every_turn_that_answers_somebody_and_is_meant_to_be_trained() {
     let records = read_bytes("x", line.as_bytes(), &every).unwrap();
     assert_eq!(records.len(), 1);
     assert_eq!(
-        (records[0].prompt.len(), records[0].response.as_str()),
+        (records[0].prompt.len(), records[0].response.content()),
         (4, "a2")
     );
 }
@@ -67,11 +67,16 @@ fn every_turn_that_answers_somebody_and_is_meant_to_be_trained() {
 #[test]
 fn prompt_and_response() {
     assert_eq!(one(r#"{"prompt": "q", "response": "a"}"#).prompt, user("q"));
-    assert_eq!(one(r#"{"prompt": "q", "completion": "a"}"#).response, "a");
+    assert_eq!(
+        one(r#"{"prompt": "q", "completion": "a"}"#)
+            .response
+            .content(),
+        "a"
+    );
     let listed = one(
         r#"{"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]}"#,
     );
-    assert_eq!((listed.prompt, listed.response.as_str()), (user("q"), "a"));
+    assert_eq!((listed.prompt, listed.response.content()), (user("q"), "a"));
     let system = one(r#"{"system": "brief", "prompt": "q", "response": "a"}"#);
     assert_eq!(
         system.prompt,
@@ -83,7 +88,7 @@ fn prompt_and_response() {
 fn alpaca() {
     let record = one(r#"{"instruction": "Add.", "input": "1 2", "output": "3"}"#);
     assert_eq!(
-        (record.prompt, record.response.as_str()),
+        (record.prompt, record.response.content()),
         (user("Add.\n\n1 2"), "3")
     );
     assert_eq!(
@@ -111,7 +116,7 @@ fn sharegpt() {
         record.prompt,
         [Message::new("system", "s"), Message::user("q")]
     );
-    assert_eq!(record.response, "a");
+    assert_eq!(record.response.content(), "a");
 }
 
 #[test]
@@ -122,15 +127,19 @@ fn spin() {
     assert_eq!(
         (
             lists.prompt,
-            lists.response.as_str(),
-            lists.rejected.as_deref()
+            lists.response.content(),
+            lists.rejected.as_ref().map(Message::content)
         ),
         (user("q"), "a", Some("b"))
     );
     assert!(!lists.rejected_cut);
     let texts = one(r#"{"prompt": "q", "real": "a", "generated": "b", "truncated": true}"#);
     assert_eq!(
-        (texts.prompt, texts.rejected.as_deref(), texts.rejected_cut),
+        (
+            texts.prompt,
+            texts.rejected.as_ref().map(Message::content),
+            texts.rejected_cut
+        ),
         (user("q"), Some("b"), true)
     );
 }
@@ -141,8 +150,8 @@ fn preference_pairs() {
     assert_eq!(
         (
             texts.prompt,
-            texts.response.as_str(),
-            texts.rejected.as_deref()
+            texts.response.content(),
+            texts.rejected.as_ref().map(Message::content)
         ),
         (user("q"), "a", Some("b"))
     );
@@ -151,13 +160,13 @@ fn preference_pairs() {
         r#"{"prompt": "q", "messages": [], "chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}]}"#,
     );
     assert_eq!(
-        (lists.prompt, lists.rejected.as_deref()),
+        (lists.prompt, lists.rejected.as_ref().map(Message::content)),
         (user("q"), Some("b"))
     );
     let apart = one(
         r#"{"prompt": [{"role": "user", "content": "q"}], "chosen": [{"role": "assistant", "content": "a"}], "rejected": [{"role": "assistant", "content": "b"}]}"#,
     );
-    assert_eq!((apart.prompt, apart.response.as_str()), (user("q"), "a"));
+    assert_eq!((apart.prompt, apart.response.content()), (user("q"), "a"));
     let error = refused(
         r#"{"chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "rejected": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "b"}]}"#,
     );
@@ -171,26 +180,31 @@ fn preference_pairs() {
 #[test]
 fn gsm8k() {
     let line = r#"{"question": "q", "answer": "48/2 = <<48/2=24>>24, a << b\n>> and <<1+1=2>>2\n#### 24"}"#;
-    assert!(one(line).response.contains("<<48/2=24>>"));
+    assert!(one(line).response.content().contains("<<48/2=24>>"));
     let options = ReadOptions {
         calculator: Calculator::Remove,
         ..ReadOptions::default()
     };
     let record = &read_bytes("x", line.as_bytes(), &options).unwrap()[0];
-    assert_eq!(record.response, "48/2 = 24, a << b\n>> and 2\n#### 24");
+    assert_eq!(
+        record.response.content(),
+        "48/2 = 24, a << b\n>> and 2\n#### 24"
+    );
     assert_eq!(record.prompt, user("q"));
 }
 
 #[test]
 fn a_set_format_goes_before_the_keys() {
     let line = r#"{"messages": [{"role": "user", "content": "m"}, {"role": "assistant", "content": "n"}], "prompt": "q", "response": "a"}"#;
-    assert_eq!(one(line).response, "n");
+    assert_eq!(one(line).response.content(), "n");
     let options = ReadOptions {
         format: "prompt".parse().unwrap(),
         ..ReadOptions::default()
     };
     assert_eq!(
-        read_bytes("x", line.as_bytes(), &options).unwrap()[0].response,
+        read_bytes("x", line.as_bytes(), &options).unwrap()[0]
+            .response
+            .content(),
         "a"
     );
     let options = ReadOptions {
@@ -222,7 +236,7 @@ fn a_json_array_and_mixed_lines() {
         [2, 4]
     );
     assert_eq!(
-        (records[0].response.as_str(), records[1].response.as_str()),
+        (records[0].response.content(), records[1].response.content()),
         ("b", "r")
     );
     assert!(
@@ -246,7 +260,7 @@ fn parquet() {
         assert_eq!(records.len(), 5);
         assert_eq!(records[4].prompt, user("What is 4 plus 4?"));
         assert_eq!(
-            (records[4].response.as_str(), records[4].place.line),
+            (records[4].response.content(), records[4].place.line),
             ("8", 5)
         );
     }

@@ -62,7 +62,7 @@ fn smollm2_ids_equal_the_peers() {
         .unwrap();
     assert_eq!((records.len(), expected.len()), (64, 64));
     for (record, row) in records.iter().zip(expected) {
-        let rejected = record.rejected.as_deref().unwrap();
+        let rejected = record.rejected.as_ref().unwrap().content();
         assert_eq!(
             tokenizer.prompt(&record.prompt).unwrap(),
             ids(&row["prompt_ids"]),
@@ -70,7 +70,7 @@ fn smollm2_ids_equal_the_peers() {
             record.place
         );
         let real = tokenizer
-            .response(&record.prompt, &record.response)
+            .response(&record.prompt, record.response.content())
             .unwrap();
         assert_eq!(real, ids(&row["real_ids"]), "{}", record.place);
         // The peer closed the cut ones too.
@@ -80,7 +80,7 @@ fn smollm2_ids_equal_the_peers() {
             let cut = tokenizer.cut_response(&record.prompt, rejected).unwrap();
             assert_eq!(cut, generated[..generated.len() - 1], "{}", record.place);
         }
-        assert_eq!(tokenizer.decode(&real), record.response);
+        assert_eq!(tokenizer.decode(&real), record.response.content());
     }
 }
 
@@ -99,14 +99,20 @@ fn gsm8k_goes_there_and_back() {
     let started = std::time::Instant::now();
     for record in &records {
         assert!(
-            !record.response.contains("<<") && record.response.contains("#### "),
+            !record.response.content().contains("<<")
+                && record.response.content().contains("#### "),
             "{}",
             record.place
         );
         let ids = tokenizer
-            .response(&record.prompt, &record.response)
+            .response(&record.prompt, record.response.content())
             .unwrap();
-        assert_eq!(tokenizer.decode(&ids), record.response, "{}", record.place);
+        assert_eq!(
+            tokenizer.decode(&ids),
+            record.response.content(),
+            "{}",
+            record.place
+        );
     }
     eprintln!("{} responses in {:?}", records.len(), started.elapsed());
 }

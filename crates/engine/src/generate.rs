@@ -29,6 +29,11 @@ pub struct GenerateOptions {
     pub max_new_tokens: usize,
     /// No stop token is drawn before a response has this many tokens.
     pub min_new_tokens: usize,
+    /// Prompt and response together have at most this many tokens: a response is cut there too.
+    pub window: usize,
+    /// Only ids below this are drawn: the rows of a padded vocabulary are no tokens. Log-probs under the model are
+    /// over the whole row, as in training.
+    pub vocabulary: usize,
     /// Sequences in the cache at once.
     pub slots: usize,
     /// Tokens that end a response.
@@ -41,11 +46,20 @@ pub struct GenerateOptions {
     pub first_sequence: u64,
 }
 
+impl GenerateOptions {
+    /// The most tokens of the response to a prompt of this many.
+    fn room(&self, prompt: usize) -> usize {
+        self.max_new_tokens.min(self.window.saturating_sub(prompt))
+    }
+}
+
 impl Default for GenerateOptions {
     fn default() -> Self {
         GenerateOptions {
             max_new_tokens: 256,
             min_new_tokens: 1,
+            window: usize::MAX,
+            vocabulary: usize::MAX,
             slots: 16,
             stop: Vec::new(),
             seed: 0,
@@ -64,7 +78,8 @@ pub struct Generation {
     pub logps: Vec<f32>,
     /// log-prob of each token under the distribution it was drawn from.
     pub behaviour: Vec<f32>,
-    /// Whether a stop token ended it; `false`: it was cut at `max_new_tokens`, and no stop token was appended.
+    /// Whether a stop token ended it; `false`: it was cut at `max_new_tokens` or the window, and no
+    /// stop token was appended.
     pub ended: bool,
 }
 
@@ -74,7 +89,7 @@ pub struct Generation {
 /// again in half as many slots.
 ///
 /// # Errors
-/// An empty prompt, options that contradict each other, logits that are not finite (sequence and position are
+/// An empty prompt or one that fills the window, options that contradict each other, logits that are not finite (sequence and position are
 /// named), a sampler that fails or leaves no token, no memory for one sequence alone, or the engine's own.
 pub fn generate(
     player: &Player,
@@ -149,7 +164,7 @@ fn answer(
         tokens += advance(player, &mut cache, &mut slots, samplers, o)?;
         for place in &mut slots {
             if let Some(sequence) =
-                place.take_if(|s| s.out.ended || s.out.tokens.len() == o.max_new_tokens)
+                place.take_if(|s| s.out.ended || s.out.tokens.len() == o.room(s.prompt))
             {
                 done[sequence.index] = Some(sequence.out);
                 finished += 1;
@@ -167,7 +182,7 @@ fn answer(
 /// The most tokens that so many sequences can hold at once, the longest first.
 fn longest(prompts: impl Iterator<Item = usize>, slots: usize, o: &GenerateOptions) -> Vec<usize> {
     // the last token is not fed
-    let of = |len: usize| len.saturating_add(o.max_new_tokens.saturating_sub(1));
+    let of = |len: usize| len.saturating_add(o.room(len).saturating_sub(1));
     let mut all: Vec<usize> = prompts.map(of).collect();
     all.sort_unstable_by(|a, b| b.cmp(a));
     all.truncate(slots);
@@ -180,6 +195,18 @@ fn check(prompts: &[Vec<u32>], o: &GenerateOptions) -> Result<()> {
         return Err(Error::rule(format!(
             "prompt {i} is empty; a response needs at least one token to continue"
         )));
+    }
+    if let Some(i) = prompts.iter().position(|p| p.len() >= o.window) {
+        return Err(Error::rule(format!(
+            "prompt {i} has {} tokens; the model's window is {}, and a response needs at least one of them",
+            prompts[i].len(),
+            o.window
+        )));
+    }
+    if o.vocabulary == 0 {
+        return Err(Error::rule(
+            "the vocabulary is empty; there is no token to draw",
+        ));
     }
     if o.slots == 0 {
         return Err(Error::rule("slots is 0; generation needs at least one"));
@@ -236,6 +263,7 @@ impl Sequence {
             tokens: &self.tokens,
             prompt: self.prompt,
             banned: self.banned(o),
+            vocabulary: o.vocabulary,
         };
         let drawn = draw::draw(logits, samplers, &mut self.states, &mut self.scratch, &at)?;
         self.take(drawn.token, drawn.logp, drawn.behaviour, o);

@@ -9,6 +9,7 @@ mod keys;
 mod plural;
 mod setting;
 mod source;
+mod variables;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

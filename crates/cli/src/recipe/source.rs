@@ -146,10 +146,33 @@ impl Entries {
             from_command_line: true,
             ..raw
         };
+        // `data.template_args.enable_thinking=false` sets one entry of a table
+        let (key, raw) = match key.split_once('.') {
+            None => (key, raw),
+            Some((key, name)) => (key, self.with_entry(section, key, name, raw)),
+        };
         self.entries
             .retain(|e| !(e.section == section && e.key == key));
         self.push(section, key, raw);
         Ok(())
+    }
+
+    /// The table that a key holds (an empty one where it holds none), with one entry set.
+    fn with_entry(&self, section: &str, key: &str, name: &str, raw: Raw) -> Raw {
+        let of = |e: &&Entry| e.section == section && e.key == key;
+        let mut rows = match self.entries.iter().find(of).map(|e| &e.raw.value) {
+            Some(RawValue::Table(rows)) => rows.clone(),
+            _ => Vec::new(),
+        };
+        rows.retain(|(other, _)| other != name);
+        let (place, text) = (raw.place.clone(), format!("{{{name} = {}}}", raw.text));
+        rows.push((name.to_string(), raw));
+        Raw {
+            value: RawValue::Table(rows),
+            text,
+            place,
+            from_command_line: true,
+        }
     }
 
     /// Where every given key stands.
@@ -284,6 +307,16 @@ impl Raw {
     ) -> Option<Raw> {
         match item {
             Item::Value(value) => Some(Raw::new(value, text, place)),
+            Item::Table(table) => {
+                let row =
+                    |(key, item)| Some((str::to_string(key), Raw::from_item(item, text, place)?));
+                Some(Raw {
+                    value: RawValue::Table(table.iter().map(row).collect::<Option<_>>()?),
+                    text: "a table".into(),
+                    place: place(table.span()),
+                    from_command_line: false,
+                })
+            }
             Item::ArrayOfTables(tables) => {
                 let mut list = Vec::new();
                 for table in tables.iter() {

@@ -55,23 +55,14 @@ pub fn run(who: &Who, system: Option<&str>) -> Result<()> {
 
 fn answer(session: &Session, player: &Player, messages: &[Message], turn: usize) -> Result<String> {
     let prompt = session.tokenizer.prompt(messages)?;
-    let mut options = settings::generate(
-        &session.recipe,
-        session.tokenizer.stop_ids(),
-        session.recipe.run.seed,
-        0,
-        turn,
-    );
-    let room = session.window.saturating_sub(prompt.len());
-    if room == 0 {
+    if prompt.len() >= session.bounds.window {
         anyhow::bail!(
             "the conversation has {} tokens, the model's window {}; /new starts over",
             prompt.len(),
-            session.window
+            session.bounds.window
         );
     }
-    options.max_new_tokens = options.max_new_tokens.min(room);
-    options.min_new_tokens = options.min_new_tokens.min(options.max_new_tokens);
+    let options = settings::generate(session, session.recipe.run.seed, 0, turn);
     let samplers = session.samplers(&session.recipe.generate.sampling)?;
     let generations = generate(player, &[prompt], &samplers, &options, &mut |_| {})?;
     Ok(generations

@@ -18,7 +18,7 @@ pub fn run(who: &Who, split: Split, out: Option<&Path>) -> Result<()> {
         &session.recipe,
         &session.tokenizer,
         split,
-        session.window,
+        session.bounds,
         false,
     )?;
     session

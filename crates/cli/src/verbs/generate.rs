@@ -17,7 +17,7 @@ pub fn run(who: &Who, split: Split, iteration: usize, out: &Path) -> Result<()> 
         &session.recipe,
         &session.tokenizer,
         split,
-        session.window,
+        session.bounds,
         false,
     )?;
     session

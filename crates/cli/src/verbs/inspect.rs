@@ -17,7 +17,7 @@ pub fn run(who: &Who, count: usize) -> Result<()> {
         &session.recipe,
         &session.tokenizer,
         Split::Train,
-        session.window,
+        session.bounds,
         true,
     )?;
     let paint = Paint {
@@ -35,7 +35,7 @@ pub fn run(who: &Who, count: usize) -> Result<()> {
         .unwrap_or(0);
     println!(
         "longest example {longest} tokens, the model's window {}",
-        session.window
+        session.bounds.window
     );
     Ok(())
 }

@@ -93,7 +93,7 @@ fn write(run: &mut Run, session: &Session, summary: &Summary, first: &Path) -> R
 
 fn open_corpus(session: &Session) -> Result<Corpus> {
     let (recipe, tokenizer) = (&session.recipe, &session.tokenizer);
-    let read = |split| part(recipe, tokenizer, split, session.window, false);
+    let read = |split| part(recipe, tokenizer, split, session.bounds, false);
     let corpus = Corpus {
         train: read(Split::Train)?,
         validation: recipe
@@ -279,7 +279,7 @@ fn sample(dir: &Path, iterations: usize) -> Option<Sample> {
         prompt: start
             .prompt
             .last()
-            .map(|m| m.content.clone())
+            .map(|m| m.content().to_owned())
             .unwrap_or_default(),
         human: start.real,
         start: start.generated,

@@ -22,13 +22,13 @@ pub fn run(who: &Who, out: Option<&Path>, fresh: bool) -> Result<()> {
     let session = Session::with(recipe, adapter, &who.common)?;
     session.check_start()?;
     let (recipe, tokenizer) = (&session.recipe, &session.tokenizer);
-    let train = part(recipe, tokenizer, Split::Train, session.window, false)?;
+    let train = part(recipe, tokenizer, Split::Train, session.bounds, false)?;
     session
         .console
         .say(format!("  {:<38} {}", "training data", train.counts));
     let validated = !recipe.data.validation.0.is_empty() || recipe.data.validation_share > 0.0;
     let validation = validated
-        .then(|| part(recipe, tokenizer, Split::Validation, session.window, false))
+        .then(|| part(recipe, tokenizer, Split::Validation, session.bounds, false))
         .transpose()?;
     let seed = recipe.run.seed;
     let how = if fresh { Open::Fresh } else { Open::Resume };

@@ -61,6 +61,8 @@ pub struct Sample<'a> {
     pub rows: usize,
     /// Logits of a row, up to 2^24.
     pub vocab: usize,
+    /// The first so many of them can be drawn: what follows is a vocabulary's padding.
+    pub open: usize,
     /// Samplers in their order.
     pub chain: &'a [Step],
     /// What is removed before them.
@@ -101,6 +103,12 @@ impl Sample<'_> {
                 self.vocab
             )));
         }
+        if self.open == 0 || self.open > self.vocab {
+            return Err(Error::rule(format!(
+                "cannot draw from the first {} of {} tokens",
+                self.open, self.vocab
+            )));
+        }
         if self.rows == 0 {
             return Ok(());
         }
@@ -113,6 +121,7 @@ impl Sample<'_> {
         let mut args = vec![
             logits.into(),
             Arg::I32(self.vocab as i32),
+            Arg::I32(self.open as i32),
             uniform.into(),
             tokens.into(),
             crate::int(count)?,

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::Turns;
 use super::values::present;
-use crate::{Error, Message, Place, Result};
+use crate::{Context, Error, Message, Place, Result};
 
 /// A message and whether its author wants it trained (OpenAI's `weight: 0` says no).
 pub(super) struct Turn {
@@ -36,17 +36,20 @@ fn message(place: &Place, at: &str, item: &Value) -> Result<Turn> {
             format!("`{at}` should be a message, is {}", kind(item)),
         ));
     };
-    let role = text_of(map, &["role", "from"])
+    let given = text_of(map, &["role", "from"])
         .ok_or_else(|| Error::example(place, format!("`{at}` has no role (`role` or `from`)")))?;
-    let role = role_name(role).ok_or_else(|| {
+    let role = role_name(given).ok_or_else(|| {
         Error::example(
             place,
-            format!("`{at}` has the unknown role `{role}`; known: {ROLES}"),
+            format!("`{at}` has the unknown role `{given}`; known: {ROLES}"),
         )
     })?;
-    let content = present(map, "content").or_else(|| present(map, "value"));
-    let content = match content {
-        Some(value) => content_text(place, at, value)?,
+    let spoken = ["content", "value"]
+        .into_iter()
+        .find(|key| present(map, key).is_some());
+    let content = match spoken.and_then(|key| map.get(key)) {
+        Some(value) => Some(Value::String(content_text(place, at, value)?)),
+        None if role == "assistant" && SPOKEN.iter().any(|key| present(map, key).is_some()) => None,
         None => {
             return Err(Error::example(
                 place,
@@ -56,9 +59,76 @@ fn message(place: &Place, at: &str, item: &Value) -> Result<Turn> {
     };
     let trained = map.get("weight").and_then(Value::as_f64) != Some(0.0);
     Ok(Turn {
-        message: Message::new(role, content),
+        message: Message::of(fields(map, role, spoken, content)),
         trained,
     })
+}
+
+/// Fields by which an assistant says something without `content`.
+const SPOKEN: [&str; 6] = [
+    "tool_calls",
+    "function_call",
+    "tool_plan",
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+];
+
+/// The message's fields under the names that templates know, in the data's order: role and content in their
+/// usual spelling, whatever else is not null as it is. A null content stays where the data have one.
+fn fields(
+    map: &Map<String, Value>,
+    role: &str,
+    spoken: Option<&str>,
+    mut content: Option<Value>,
+) -> Map<String, Value> {
+    let named = if map.get("role").is_some_and(Value::is_string) {
+        "role"
+    } else {
+        "from"
+    };
+    let mut fields = Map::new();
+    for (key, value) in map {
+        match key.as_str() {
+            key if key == named => _ = fields.insert("role".to_owned(), role.into()),
+            key if Some(key) == spoken => {
+                fields.extend(content.take().map(|text| ("content".to_owned(), text)));
+            }
+            "content" | "value" if spoken.is_none() => {
+                _ = fields.insert("content".to_owned(), Value::Null);
+            }
+            // said to whoever trains, not to the model
+            "weight" => {}
+            _ if value.is_null() => {}
+            _ => _ = fields.insert(key.clone(), value.clone()),
+        }
+    }
+    fields
+}
+
+/// What a row gives its template besides the messages. Tools are often kept as their JSON text, since a column
+/// of a table has one type: that text is read.
+///
+/// # Errors
+/// `tools` that are text but no JSON, `chat_template_kwargs` that are no object.
+pub(super) fn context(place: &Place, map: &Map<String, Value>) -> Result<Context> {
+    let mut context = Context::new();
+    for key in ["tools", "documents", "chat_template_kwargs"] {
+        let value = match present(map, key) {
+            None => continue,
+            Some(Value::String(text)) if text.trim().is_empty() => continue,
+            Some(Value::String(text)) => serde_json::from_str(text).map_err(|e| {
+                Error::example(place, format!("`{key}` is text, but not JSON: {e}"))
+            })?,
+            Some(value) => value.clone(),
+        };
+        if key == "chat_template_kwargs" && !value.is_object() {
+            let what = format!("`{key}` should be an object, is {}", kind(&value));
+            return Err(Error::example(place, what));
+        }
+        context.insert(key.to_owned(), value);
+    }
+    Ok(context)
 }
 
 const ROLES: &str = "system, developer, user (human), assistant (gpt), tool (observation)";
@@ -110,9 +180,9 @@ pub(super) fn split(
     key: &str,
     turns: Vec<Turn>,
     which: Turns,
-) -> Result<Vec<(Vec<Message>, String)>> {
+) -> Result<Vec<(Vec<Message>, Message)>> {
     let candidates: Vec<usize> = (0..turns.len())
-        .filter(|&i| turns[i].message.role == "assistant" && turns[i].trained)
+        .filter(|&i| turns[i].message.role() == "assistant" && turns[i].trained)
         .collect();
     let Some(&last) = candidates.last() else {
         return Err(Error::example(
@@ -136,15 +206,14 @@ pub(super) fn split(
     }
     Ok(chosen
         .into_iter()
-        .map(|i| (messages[..i].to_vec(), messages[i].content.clone()))
+        .map(|i| (messages[..i].to_vec(), messages[i].clone()))
         .collect())
 }
 
 /// Whether these messages ask for something: one that is neither the system's nor the assistant's, and not blank.
 pub(super) fn asks(messages: &[Message]) -> bool {
     messages.iter().any(|m| {
-        !matches!(m.role.as_str(), "system" | "developer" | "assistant")
-            && !m.content.trim().is_empty()
+        !matches!(m.role(), "system" | "developer" | "assistant") && !m.content().trim().is_empty()
     })
 }
 

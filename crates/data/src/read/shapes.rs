@@ -2,11 +2,11 @@
 
 use serde_json::{Map, Value};
 
-use super::conversation::{Turn, asks, kind, messages, split, text_of};
+use super::conversation::{Turn, asks, context, kind, messages, split, text_of};
 use super::rewards::rewards;
 use super::values::present;
 use super::{Calculator, ReadOptions};
-use crate::{Error, Message, Place, Record, Result};
+use crate::{Context, Error, Message, Place, Record, Result};
 
 /// A shape of examples.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -128,12 +128,17 @@ pub(super) fn records(place: &Place, value: &Value, options: &ReadOptions) -> Re
             vec![simple(place, map, "prompt", &["response", "completion"])?]
         }
     };
+    let context = context(place, map)?;
     for record in &mut records {
+        record.context.clone_from(&context);
         if !asks(&record.prompt) {
             return Err(Error::example(place, "an empty prompt"));
         }
         if options.calculator == Calculator::Remove {
-            record.response = without_calculator(&record.response);
+            let text = without_calculator(record.response.content());
+            if text != record.response.content() {
+                record.response = std::mem::take(&mut record.response).with("content", text);
+            }
         }
     }
     Ok(records)
@@ -265,7 +270,7 @@ fn alpaca(place: &Place, map: &Map<String, Value>) -> Result<Record> {
     Ok(record(
         place,
         with_system(map, prompt),
-        text(place, map, "output")?.to_owned(),
+        Message::assistant(text(place, map, "output")?),
     ))
 }
 
@@ -332,10 +337,10 @@ fn side(
     key: &str,
     value: Option<&Value>,
     prompt: Option<Vec<Message>>,
-) -> Result<(Vec<Message>, String)> {
+) -> Result<(Vec<Message>, Message)> {
     match value {
         Some(Value::String(response)) => match prompt {
-            Some(prompt) => Ok((prompt, response.clone())),
+            Some(prompt) => Ok((prompt, Message::assistant(response))),
             None => Err(Error::example(
                 place,
                 format!("`{key}` is text, so a `prompt` is needed beside it"),
@@ -344,13 +349,13 @@ fn side(
         Some(list @ Value::Array(_)) => {
             let mut list = unwrap(messages(place, key, list)?);
             match list.pop() {
-                Some(last) if last.role == "assistant" => {
+                Some(last) if last.role() == "assistant" => {
                     let head = if list.is_empty() {
                         prompt.unwrap_or_default()
                     } else {
                         list
                     };
-                    Ok((head, last.content))
+                    Ok((head, last))
                 }
                 _ => {
                     let what = format!(
@@ -379,7 +384,7 @@ fn unwrap(turns: Vec<Turn>) -> Vec<Message> {
 fn with_system(map: &Map<String, Value>, mut prompt: Vec<Message>) -> Vec<Message> {
     let system = text_of(map, &["system", "system_prompt"]).filter(|text| !text.trim().is_empty());
     if let (Some(text), Some(first)) = (system, prompt.first())
-        && first.role != "system"
+        && first.role() != "system"
     {
         prompt.insert(0, Message::new("system", text));
     }
@@ -399,10 +404,11 @@ fn text<'a>(place: &Place, map: &'a Map<String, Value>, key: &str) -> Result<&'a
     }
 }
 
-fn record(place: &Place, prompt: Vec<Message>, response: String) -> Record {
+fn record(place: &Place, prompt: Vec<Message>, response: Message) -> Record {
     Record {
         place: place.clone(),
         prompt,
+        context: Context::new(),
         response,
         rejected: None,
         rejected_cut: false,

@@ -10,7 +10,7 @@ use minijinja::value::Value;
 use minijinja::{Environment, ErrorKind};
 
 use crate::contain::contain;
-use crate::{Error, Message, Result};
+use crate::{Context, Error, Message, Result};
 pub(crate) use turns::Turns;
 
 /// The template of models that take text as it is: the messages' contents one after another with nothing between,
@@ -28,6 +28,8 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
     variables: BTreeMap<String, Value>,
+    /// Names of the variables that a user gave.
+    given: Vec<String>,
 }
 
 impl ChatTemplate {
@@ -63,6 +65,7 @@ impl ChatTemplate {
             environment,
             source: source.to_owned(),
             variables: BTreeMap::new(),
+            given: Vec::new(),
         };
         template.set_day(FIXED_DAY)?;
         Ok(template)
@@ -86,7 +89,27 @@ impl ChatTemplate {
         Ok(())
     }
 
-    /// Sets a variable that the template asks for beyond the usual ones, such as `enable_thinking`.
+    /// Sets a variable that a user gives, such as `enable_thinking`: one that the template does not name is counted
+    /// with every example.
+    pub fn give(&mut self, name: &str, value: &serde_json::Value) {
+        self.set_variable(name, value);
+        self.given.push(name.to_owned());
+    }
+
+    /// The variables that a user gave.
+    pub(crate) fn given(&self) -> impl Iterator<Item = &str> {
+        self.given.iter().map(String::as_str)
+    }
+
+    /// Whether the source holds this name as a word: else nothing of that name can be read.
+    pub(crate) fn names(&self, name: &str) -> bool {
+        let part = |c: char| c.is_alphanumeric() || c == '_';
+        self.source.match_indices(name).any(|(at, _)| {
+            !self.source[..at].ends_with(part) && !self.source[at + name.len()..].starts_with(part)
+        })
+    }
+
+    /// Sets a variable that the template asks for beyond the usual ones, such as the spelling of a special token.
     pub fn set_variable(&mut self, name: &str, value: &serde_json::Value) {
         self.variables
             .insert(name.to_owned(), Value::from_serialize(value));
@@ -97,7 +120,32 @@ impl ChatTemplate {
     /// # Errors
     /// When the template refuses the conversation (`raise_exception`) or fails.
     pub fn render(&self, messages: &[Message], generation_prompt: bool) -> Result<String> {
+        self.render_in(messages, &Context::new(), generation_prompt)
+    }
+
+    /// The same with what the row gives besides the messages; its `chat_template_kwargs` go before the
+    /// variables that were set.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_in(
+        &self,
+        messages: &[Message],
+        context: &Context,
+        generation_prompt: bool,
+    ) -> Result<String> {
         let mut variables = self.variables.clone();
+        for (name, value) in context {
+            match value {
+                serde_json::Value::Object(given) if name == "chat_template_kwargs" => {
+                    let given = given
+                        .iter()
+                        .map(|(k, v)| (k.clone(), Value::from_serialize(v)));
+                    variables.extend(given);
+                }
+                value => _ = variables.insert(name.clone(), Value::from_serialize(value)),
+            }
+        }
         variables.insert("messages".into(), Value::from_serialize(messages));
         variables.insert("add_generation_prompt".into(), generation_prompt.into());
         for name in ["tools", "documents"] {

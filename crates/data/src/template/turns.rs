@@ -80,19 +80,19 @@ impl Turns {
 
     /// The conversation up to where the answer begins.
     fn render(&self, messages: &[Message]) -> String {
-        let system = messages.iter().find(|m| m.role == "system");
+        let system = messages.iter().find(|m| m.role() == "system");
         let has_system = system.is_some() && self.system != System::None;
         let mut out = self.bos.clone();
         if !has_system {
             out.push_str(&self.head);
         }
-        let users = messages.iter().filter(|m| m.role == "user").count();
+        let users = messages.iter().filter(|m| m.role() == "user").count();
         let mut seen = 0;
         for message in messages {
-            let frame = match message.role.as_str() {
+            let frame = match message.role() {
                 "user" => {
                     seen += 1;
-                    let text = system.map_or("", |m| m.content.as_str());
+                    let text = system.map_or("", |m| m.content());
                     out.push_str(&self.before_user(has_system, seen == 1, seen == users, text));
                     Frame {
                         before: String::new(),
@@ -106,7 +106,7 @@ impl Turns {
                 _ => self.assistant.clone(),
             };
             out.push_str(&frame.before);
-            out.push_str(&message.content);
+            out.push_str(message.content());
             out.push_str(&frame.after);
         }
         out + &self.generation
@@ -332,7 +332,7 @@ fn trials<'a>(
 }
 
 fn outline(messages: &[Message]) -> String {
-    let roles: Vec<&str> = messages.iter().map(|m| m.role.as_str()).collect();
+    let roles: Vec<&str> = messages.iter().map(|m| m.role()).collect();
     roles.join(", ")
 }
 

@@ -4,6 +4,7 @@
 mod files;
 mod gguf;
 mod pretokenizers;
+mod reasoning;
 mod response;
 mod spaces;
 mod to_gguf;
@@ -16,9 +17,12 @@ use serde_json::Value;
 use tokenizers::{Encoding, Tokenizer as Core};
 
 use crate::contain::contain;
-use crate::{ChatTemplate, Error, Message, Result};
+use crate::{ChatTemplate, Context, Error, Message, Result};
 pub use gguf::GgufTokenizer;
 pub use pretokenizers::known_pre_tokenizers;
+pub use reasoning::Opened;
+pub(crate) use response::REASONING;
+pub use response::Response;
 use spaces::LeadingSpace;
 
 /// The special tokens a model's files name.
@@ -38,7 +42,8 @@ pub struct Tokenizer {
     /// The same for text that follows a special token.
     verbatim: OnceLock<Core>,
     leading: LeadingSpace,
-    /// Spellings of the special tokens, to notice them in a response's text.
+    /// Spellings of the special tokens, to notice them in a response's text; not those of reasoning's marks, which are
+    /// meant.
     spellings: Vec<String>,
     special: Special,
     adds_bos: bool,
@@ -111,7 +116,7 @@ impl Tokenizer {
         let spellings = core
             .get_added_tokens_decoder()
             .into_values()
-            .filter(|t| t.special)
+            .filter(|t| t.special && !reasoning::is_reasoning(&t.content))
             .map(|t| t.content)
             .collect();
         let first = encode(&core, "", true)?.get_ids().first().copied();
@@ -170,13 +175,36 @@ impl Tokenizer {
         self.template.as_mut().ok_or(Error::NoTemplate)
     }
 
+    /// Gives the chat template a variable of the user's, such as `enable_thinking`; the stop tokens are found anew.
+    ///
+    /// # Errors
+    /// Without a chat template, or for a name that has its value from the data.
+    pub fn give(&mut self, name: &str, value: &Value) -> Result<()> {
+        if ["messages", "add_generation_prompt"].contains(&name) {
+            return Err(Error::Template(format!(
+                "`{name}` comes from the data and cannot be a variable of the recipe"
+            )));
+        }
+        self.chat_template_mut()?.give(name, value);
+        self.find_stops();
+        Ok(())
+    }
+
     /// Token ids of a conversation up to where the answer begins. Special tokens are those the template writes: none
     /// is added, so none is there twice.
     ///
     /// # Errors
     /// Without a chat template, or when it refuses the conversation.
     pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        self.ids(&self.chat_template()?.render(messages, true)?)
+        self.prompt_in(messages, &Context::new())
+    }
+
+    /// The same with what the row gives its template besides the messages.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::prompt`].
+    pub fn prompt_in(&self, messages: &[Message], context: &Context) -> Result<Vec<u32>> {
+        self.ids(&self.chat_template()?.render_in(messages, context, true)?)
     }
 
     /// Token ids of text as it is, special tokens recognised, none added.
@@ -208,6 +236,25 @@ impl Tokenizer {
     /// One token's text as the vocabulary spells it, for looking at ids one by one.
     pub fn token(&self, id: u32) -> Option<String> {
         self.core.id_to_token(id)
+    }
+
+    /// Whether a model with so many rows in its embedding has one for each of these ids; else the rule that is broken.
+    ///
+    /// # Errors
+    /// The first id that has none, in words.
+    pub fn below<'a>(
+        &self,
+        rows: usize,
+        mut ids: impl Iterator<Item = &'a u32>,
+    ) -> std::result::Result<(), String> {
+        match ids.find(|id| **id as usize >= rows) {
+            None => Ok(()),
+            Some(&id) => Err(format!(
+                "token {id} ({:?}) must be below {rows}, the rows of the model's embedding: the tokenizer is of \
+                 another model (model.tokenizer, model.source)",
+                self.token(id).unwrap_or_default()
+            )),
+        }
     }
 
     /// One more than the largest id.

@@ -1,13 +1,29 @@
 //! The response's token ids: what the template writes between the generation prompt and the end of the turn, found
 //! by rendering the conversation with and without it, and tokenised apart from the prompt.
 
+use serde_json::Value;
+use tokenizers::Tokenizer as Core;
+
+use super::reasoning::{Opened, Opening};
 use super::spaces::{LeadingSpace, verbatim};
 use super::{Tokenizer, broken, encode};
 use crate::contain::contain;
-use crate::{Error, Message, Result};
+use crate::{Context, Error, Message, Result};
 
 /// A text no conversation holds, to see where a template puts an answer.
 const PROBE: &str = "randori7f3a9c";
+
+/// Fields that hold reasoning, by the names that templates and data sets use.
+pub(crate) const REASONING: [&str; 3] = ["reasoning_content", "reasoning", "thinking"];
+
+/// A response as token ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Response {
+    /// Its ids, with the end-of-turn token unless it was cut.
+    pub ids: Vec<u32>,
+    /// What was done because the prompt ends in open reasoning.
+    pub opened: Opened,
+}
 
 /// How a template frames the answer to a conversation.
 struct Frame {
@@ -18,6 +34,31 @@ struct Frame {
     before: Option<String>,
     /// What follows the answer: the end of the turn and often a line break.
     after: String,
+    /// Reasoning that the prompt leaves open.
+    opening: Option<Opening>,
+}
+
+impl Frame {
+    /// What a finished conversation has where the prompt ends in its opening.
+    fn instead<'a>(&self, whole: &'a str) -> Option<&'a str> {
+        let opening = self.opening.as_ref()?;
+        let written = whole.strip_prefix(opening.not_in(&self.prompt)?)?;
+        Some(opening.without_other(written))
+    }
+}
+
+/// A stretch of a response.
+enum Piece<'a> {
+    /// The template wrote it: spelt special tokens are meant.
+    Written(&'a str),
+    /// Its author wrote it: spelt special tokens are text.
+    Said(&'a str),
+}
+
+/// A conversation that waits for an answer.
+struct Asked<'a> {
+    messages: &'a [Message],
+    context: &'a Context,
 }
 
 impl Tokenizer {
@@ -32,7 +73,10 @@ impl Tokenizer {
     /// Without a chat template, when it refuses the conversation or leaves answers out, or when there is no token
     /// to end the turn with.
     pub fn response(&self, messages: &[Message], text: &str) -> Result<Vec<u32>> {
-        self.answer(messages, text, true)
+        let answer = Message::assistant(text);
+        Ok(self
+            .response_in(messages, &Context::new(), &answer, true)?
+            .ids)
     }
 
     /// The same for an answer that was cut at a limit: no end-of-turn, nothing trimmed.
@@ -40,26 +84,113 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::response`].
     pub fn cut_response(&self, messages: &[Message], text: &str) -> Result<Vec<u32>> {
-        self.answer(messages, text, false)
+        let answer = Message::assistant(text);
+        Ok(self
+            .response_in(messages, &Context::new(), &answer, false)?
+            .ids)
     }
 
-    fn answer(&self, messages: &[Message], text: &str, ended: bool) -> Result<Vec<u32>> {
-        let frame = self.frame(messages)?;
-        let mut body = match &frame.before {
-            Some(before) if ended => self.as_written(messages, &frame, before, text)?,
-            Some(before) => format!("{before}{text}"),
-            None => text.to_owned(),
+    /// The assistant's next message as the template writes it, with what the row gives its template: a text, a tool
+    /// call, reasoning in a field of its own. Without `ended` it was cut at a limit, and gets no end-of-turn.
+    ///
+    /// Where the prompt ends in open reasoning, the response goes on inside: see [`Opened`].
+    ///
+    /// # Errors
+    /// As [`Tokenizer::response`]; and for a message that the template does not write where its generation prompt ends.
+    pub fn response_in(
+        &self,
+        messages: &[Message],
+        context: &Context,
+        answer: &Message,
+        ended: bool,
+    ) -> Result<Response> {
+        let asked = Asked { messages, context };
+        let frame = self.frame(&asked)?;
+        let said = answer.content();
+        let more = answer
+            .fields()
+            .keys()
+            .any(|key| key != "role" && key != "content");
+        let whole = match more {
+            true => self.finished(&asked, answer)?,
+            false => String::new(),
+        };
+        // most fields beside a text change nothing: the text's own way keeps its spelt tokens apart
+        if more && whole != self.finished(&asked, &Message::assistant(said))? {
+            return self.with_fields(&asked, &frame, answer, &whole, ended);
+        }
+        let body = match &frame.before {
+            Some(before) if ended => self.as_written(&asked, &frame, before, said)?,
+            Some(before) => format!("{before}{said}"),
+            None => said.to_owned(),
         };
         let (lead, end) = self.ending(&frame.after)?;
+        let (body, opened) = self.after_opening(&asked, &frame, answer, body, ended);
+        let before = frame
+            .before
+            .as_deref()
+            .filter(|b| body.starts_with(*b))
+            .unwrap_or("");
+        let mut pieces = vec![Piece::Written(before), Piece::Said(&body[before.len()..])];
         if ended {
-            body.push_str(&lead);
+            pieces.push(Piece::Written(&lead));
         }
-        let mut ids =
-            self.continuation(&frame.prompt, &body, frame.before.as_deref().unwrap_or(""))?;
+        let mut ids = self.continuation(&frame.prompt, &pieces)?;
         if ended {
             ids.push(end);
         }
-        Ok(ids)
+        Ok(Response { ids, opened })
+    }
+
+    /// A message of which the template reads more than the content.
+    fn with_fields(
+        &self,
+        asked: &Asked,
+        frame: &Frame,
+        answer: &Message,
+        whole: &str,
+        ended: bool,
+    ) -> Result<Response> {
+        let written = match whole.strip_prefix(frame.prompt.as_str()) {
+            Some(written) => written,
+            // a finished turn does not begin with what the prompt opens
+            None => frame.instead(whole).ok_or_else(|| {
+                Error::Template(
+                    "it writes the assistant's message, with its fields, elsewhere than where its generation prompt \
+                     ends, so nothing could be trained"
+                        .into(),
+                )
+            })?,
+        };
+        let (body, end) = self.end_of(written, frame)?;
+        let (body, opened) = self.after_opening(asked, frame, answer, body, ended);
+        let mut ids = self.continuation(&frame.prompt, &self.pieces(&body, answer))?;
+        if ended {
+            ids.push(end);
+        }
+        Ok(Response { ids, opened })
+    }
+
+    /// A response that goes on after the prompt, and not in a second opening of what the prompt opens.
+    fn after_opening(
+        &self,
+        asked: &Asked,
+        frame: &Frame,
+        answer: &Message,
+        body: String,
+        ended: bool,
+    ) -> (String, Opened) {
+        let Some(opening) = &frame.opening else {
+            return (body, Opened::AsItIs);
+        };
+        let reasoning = REASONING.iter().map(|key| answer.text(key));
+        let reasoning = reasoning.map(str::trim).find(|text| !text.is_empty());
+        if let Some(reasoning) = reasoning.filter(|text| !body.contains(text)) {
+            return (opening.inside(reasoning, &body), Opened::Inside);
+        }
+        self.continued(opening, &body, ended, || {
+            self.closed(opening, asked.messages, asked.context, &frame.prompt)
+        })
     }
 
     /// The token that ends the assistant's turn after these messages.
@@ -67,38 +198,40 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::response`].
     pub fn end_of_turn(&self, messages: &[Message]) -> Result<u32> {
-        Ok(self.ending(&self.frame(messages)?.after)?.1)
+        let context = &Context::new();
+        let frame = self.frame(&Asked { messages, context })?;
+        Ok(self.ending(&frame.after)?.1)
     }
 
-    fn frame(&self, messages: &[Message]) -> Result<Frame> {
-        let template = self.chat_template()?;
-        let prompt = template.render(messages, true)?;
-        let whole = template.render(&with_answer(messages, PROBE), false)?;
+    fn frame(&self, asked: &Asked) -> Result<Frame> {
+        let prompt = self
+            .chat_template()?
+            .render_in(asked.messages, asked.context, true)?;
+        let whole = self.finished(asked, &Message::assistant(PROBE))?;
         let Some((head, after)) = whole.split_once(PROBE) else {
             return Err(Error::Template(
                 "it leaves the assistant's last message out, so nothing could be trained".into(),
             ));
         };
-        let before = head.strip_prefix(prompt.as_str()).map(str::to_owned);
         Ok(Frame {
-            prompt,
-            before,
+            before: head.strip_prefix(prompt.as_str()).map(str::to_owned),
+            opening: self.opening(&prompt, head, after),
             after: after.to_owned(),
+            prompt,
         })
     }
 
+    /// The conversation with its answer.
+    fn finished(&self, asked: &Asked, answer: &Message) -> Result<String> {
+        let mut all = asked.messages.to_vec();
+        all.push(answer.clone());
+        self.chat_template()?.render_in(&all, asked.context, false)
+    }
+
     /// The answer as the template writes it after the generation prompt, end of turn excluded.
-    fn as_written(
-        &self,
-        messages: &[Message],
-        frame: &Frame,
-        before: &str,
-        text: &str,
-    ) -> Result<String> {
+    fn as_written(&self, asked: &Asked, frame: &Frame, before: &str, text: &str) -> Result<String> {
         let plain = format!("{before}{text}");
-        let whole = self
-            .chat_template()?
-            .render(&with_answer(messages, text), false)?;
+        let whole = self.finished(asked, &Message::assistant(text))?;
         let written = whole
             .strip_prefix(frame.prompt.as_str())
             .and_then(|tail| tail.strip_suffix(frame.after.as_str()));
@@ -115,14 +248,9 @@ impl Tokenizer {
     /// Splits what follows an answer into the text before the end-of-turn token, and that token. A template that
     /// ends no turn gets the end-of-text token: else the model would never learn to stop.
     fn ending(&self, after: &str) -> Result<(String, u32)> {
-        let encoding = contain(|| self.core.encode(after, false))
-            .map_err(Error::Tokenizer)?
-            .map_err(broken)?;
-        let added = self.core.get_added_vocabulary().get_added_tokens_decoder();
-        for (id, (start, _)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
-            if added.contains_key(id) {
-                return Ok((after[..*start].to_owned(), *id));
-            }
+        let encoding = self.spelt(after)?;
+        if let Some((start, _, id)) = encoding.first() {
+            return Ok((after[..*start].to_owned(), *id));
         }
         match self.eos() {
             Some(eos) => Ok((after.trim_end().to_owned(), eos)),
@@ -134,41 +262,110 @@ impl Tokenizer {
         }
     }
 
-    /// Ids of `body` where it goes on after `prompt`. Special tokens count in its first part `before`, which the
-    /// template wrote; the rest is the author's text.
-    fn continuation(&self, prompt: &str, body: &str, before: &str) -> Result<Vec<u32>> {
-        let mut ids = Vec::new();
-        let mut rest = body;
-        if !before.is_empty() && body.starts_with(before) {
-            let encoding = contain(|| self.core.encode(before, false))
-                .map_err(Error::Tokenizer)?
-                .map_err(broken)?;
-            let added = self.core.get_added_vocabulary().get_added_tokens_decoder();
-            let last = encoding
-                .get_ids()
-                .iter()
-                .rposition(|id| added.contains_key(id));
-            if let Some(last) = last {
-                ids.extend_from_slice(&encoding.get_ids()[..=last]);
-                rest = &body[encoding.get_offsets()[last].1..];
+    /// Splits a message with fields, as the template writes it, into what is before the end-of-turn token, and that token:
+    /// the last one, if it may end a turn (a tool call may end with another than a text does), else the one that ends a text.
+    fn end_of(&self, written: &str, frame: &Frame) -> Result<(String, u32)> {
+        let (lead, end) = self.ending(&frame.after)?;
+        if let Some(&(start, stop, id)) = self.spelt(written)?.last()
+            && written[stop..].trim().is_empty()
+            && (id == end || self.stop.contains(&id) || self.special_id(id))
+        {
+            return Ok((written[..start].to_owned(), id));
+        }
+        let body = written
+            .strip_suffix(frame.after.as_str())
+            .unwrap_or(written.trim_end());
+        Ok((format!("{body}{lead}"), end))
+    }
+
+    fn special_id(&self, id: u32) -> bool {
+        let added = self.core.get_added_vocabulary().get_added_tokens_decoder();
+        added.get(&id).is_some_and(|token| token.special)
+    }
+
+    /// The added tokens that a text spells: from, to (in bytes) and id.
+    fn spelt(&self, text: &str) -> Result<Vec<(usize, usize, u32)>> {
+        let encoding = contain(|| self.core.encode(text, false))
+            .map_err(Error::Tokenizer)?
+            .map_err(broken)?;
+        let added = self.core.get_added_vocabulary().get_added_tokens_decoder();
+        let ids = encoding.get_ids().iter().zip(encoding.get_offsets());
+        Ok(ids
+            .filter(|(id, _)| added.contains_key(id))
+            .map(|(id, (from, to))| (*from, *to, *id))
+            .collect())
+    }
+
+    /// A message with fields in pieces: texts of its author that spell a special token stay texts.
+    fn pieces<'a>(&self, body: &'a str, answer: &Message) -> Vec<Piece<'a>> {
+        let mut texts = Vec::new();
+        for value in answer.fields().values() {
+            strings(value, &mut texts);
+        }
+        let mut said: Vec<(usize, usize)> = texts
+            .into_iter()
+            .filter(|text| self.spells_special(text))
+            .flat_map(|text| body.match_indices(text).map(|(at, t)| (at, at + t.len())))
+            .collect();
+        said.sort_unstable();
+        let (mut pieces, mut at) = (Vec::new(), 0);
+        for (from, to) in said {
+            if from >= at {
+                pieces.push(Piece::Written(&body[at..from]));
+                pieces.push(Piece::Said(&body[from..to]));
+                at = to;
             }
         }
-        let spelt = self
-            .spellings
+        pieces.push(Piece::Written(&body[at..]));
+        pieces
+    }
+
+    fn spells_special(&self, text: &str) -> bool {
+        self.spellings
             .iter()
-            .any(|spelling| rest.contains(spelling.as_str()));
+            .any(|spelling| text.contains(spelling.as_str()))
+    }
+
+    /// Ids of pieces where they go on after `prompt`.
+    fn continuation(&self, prompt: &str, pieces: &[Piece]) -> Result<Vec<u32>> {
+        let (mut ids, mut text) = (Vec::new(), String::new());
+        for piece in pieces {
+            match piece {
+                Piece::Said(said) => text.push_str(said),
+                Piece::Written(written) if written.is_empty() => {}
+                Piece::Written(written) => {
+                    let mut at = 0;
+                    for (from, to, id) in self.spelt(written)? {
+                        text.push_str(&written[at..from]);
+                        self.go_on(prompt, &mut ids, &std::mem::take(&mut text))?;
+                        ids.push(id);
+                        at = to;
+                    }
+                    text.push_str(&written[at..]);
+                }
+            }
+        }
+        self.go_on(prompt, &mut ids, &text)?;
+        Ok(ids)
+    }
+
+    /// Adds the ids of a text without special tokens, where it goes on after `prompt` and `ids`.
+    fn go_on(&self, prompt: &str, ids: &mut Vec<u32>, text: &str) -> Result<()> {
+        if text.is_empty() {
+            return Ok(());
+        }
         let keep_space = match self.leading {
             LeadingSpace::Never => true,
             LeadingSpace::Start => false,
             LeadingSpace::Segments => !ids.is_empty() || self.ends_special(prompt)?,
         };
-        let core = match (keep_space, spelt) {
+        let core = match (keep_space, self.spells_special(text)) {
             (true, false) if self.leading != LeadingSpace::Start => &self.core,
             (true, _) => self.copy(&self.verbatim, true)?,
             (false, _) => self.copy(&self.continuing, false)?,
         };
-        ids.extend_from_slice(encode(core, rest, false)?.get_ids());
-        Ok(ids)
+        ids.extend_from_slice(encode(core, text, false)?.get_ids());
+        Ok(())
     }
 
     /// Whether the last thing in a rendered prompt is a special token.
@@ -181,11 +378,7 @@ impl Tokenizer {
     }
 
     /// The copy of the tokenizer kept in `slot`, made when first needed.
-    fn copy<'a>(
-        &self,
-        slot: &'a std::sync::OnceLock<tokenizers::Tokenizer>,
-        keep_space: bool,
-    ) -> Result<&'a tokenizers::Tokenizer> {
+    fn copy<'a>(&self, slot: &'a std::sync::OnceLock<Core>, keep_space: bool) -> Result<&'a Core> {
         if let Some(copy) = slot.get() {
             return Ok(copy);
         }
@@ -194,10 +387,14 @@ impl Tokenizer {
     }
 }
 
-fn with_answer(messages: &[Message], text: &str) -> Vec<Message> {
-    let mut all = messages.to_vec();
-    all.push(Message::assistant(text));
-    all
+/// The texts inside a value.
+fn strings<'a>(value: &'a Value, out: &mut Vec<&'a str>) {
+    match value {
+        Value::String(text) => out.push(text),
+        Value::Array(items) => items.iter().for_each(|item| strings(item, out)),
+        Value::Object(map) => map.values().for_each(|item| strings(item, out)),
+        _ => {}
+    }
 }
 
 /// Whether a text ends with another, white space aside.

@@ -7,6 +7,7 @@ use randori_sdk::seam::{SamplerFn, SamplerState, Step};
 use crate::{Error, Result, kernels::math, rng};
 
 /// Where a token is drawn.
+#[derive(Clone, Copy)]
 pub(super) struct At<'a> {
     pub seed: u64,
     pub iteration: u64,
@@ -19,6 +20,8 @@ pub(super) struct At<'a> {
     pub prompt: usize,
     /// Tokens that may not be drawn here.
     pub banned: &'a [u32],
+    /// Only ids below this are tokens.
+    pub vocabulary: usize,
 }
 
 impl At<'_> {
@@ -60,13 +63,15 @@ pub(super) fn draw(
             raw[i]
         )));
     }
+    // the rows of a padded vocabulary behind the tokens are the model's, but cannot be drawn
+    let (open, padding) = raw.split_at(raw.len().min(at.vocabulary));
     let Scratch { logits, weights } = scratch;
     let plain = samplers.is_empty() && at.banned.is_empty();
     let row = if plain {
-        raw
+        open
     } else {
         logits.clear();
-        logits.extend_from_slice(raw);
+        logits.extend_from_slice(open);
         reshape(logits, samplers, states, at)?;
         logits
     };
@@ -76,7 +81,7 @@ pub(super) fn draw(
         rng::uniform(at.seed, at.iteration, at.sequence, at.position, 0),
     );
     let logp = if plain {
-        behaviour
+        behaviour - beside(f64::from(raw[index]) - behaviour, padding)
     } else {
         raw[index] as f64 - log_sum_exp(raw)
     };
@@ -169,6 +174,14 @@ fn inverse_cdf(row: &[f32], weights: &mut Vec<f32>, u: f64) -> (usize, f64) {
     )
 }
 
+/// What log Σ exp, `sum`, grows by when the finite logits `more` join it.
+fn beside(sum: f64, more: &[f32]) -> f64 {
+    match more {
+        [] => 0.0,
+        more => (log_sum_exp(more) - sum).exp().ln_1p(),
+    }
+}
+
 /// log Σ exp of a finite row.
 fn log_sum_exp(row: &[f32]) -> f64 {
     let max = math::max(row);
@@ -197,6 +210,35 @@ mod tests {
             let (i, logp) = inverse_cdf(&row, &mut weights, u);
             assert_eq!(i, token, "u = {u}");
             assert!((logp - f64::ln(p)).abs() < 1e-7);
+        }
+    }
+
+    #[test]
+    fn padding_behind_the_tokens_counts_in_the_log_prob_alone() {
+        // p = 1, 3, 4 of 8 under the model; of the first two alone 1/4 and 3/4
+        let row = [1.0f32.ln(), 3.0f32.ln(), 4.0f32.ln()];
+        let at = At {
+            seed: 1,
+            iteration: 0,
+            sequence: 0,
+            position: 0,
+            tokens: &[],
+            prompt: 0,
+            banned: &[],
+            vocabulary: 2,
+        };
+        for (banned, alone) in [(&[][..], [0.25f64, 0.75]), (&[0][..], [0.0, 1.0])] {
+            for position in 0..40 {
+                let at = At {
+                    position,
+                    banned,
+                    ..at
+                };
+                let drawn = draw(&row, &[], &mut [], &mut Scratch::default(), &at).unwrap();
+                let (token, p) = (drawn.token as usize, [0.125f64, 0.375]);
+                assert!((drawn.logp - p[token].ln()).abs() < 1e-7);
+                assert!((drawn.behaviour - alone[token].ln()).abs() < 1e-7);
+            }
         }
     }
 

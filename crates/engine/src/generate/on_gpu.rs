@@ -52,6 +52,7 @@ pub(super) fn draw(
         float: float(logits)?,
         rows,
         vocab,
+        open: vocab.min(o.vocabulary),
         chain: &[],
         banned,
     };

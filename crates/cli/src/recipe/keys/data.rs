@@ -4,6 +4,7 @@ use crate::recipe::RecipeError;
 use crate::recipe::plural::Files;
 use crate::recipe::setting::{Bound, Key, Section, Setting, choice};
 use crate::recipe::source::Entries;
+use crate::recipe::variables::Variables;
 
 choice! {
     /// Shape of a data file.
@@ -78,6 +79,9 @@ section! {
         calculator: OnCalculator = "\"keep\"";
         /// A system message put before prompts that have none.
         system: Option<String> = "";
+        /// Variables of the chat template, in training, generation and chat alike: `{enable_thinking = false}`. A row's own
+        /// `chat_template_kwargs` go before them.
+        template_args: Variables = "{}";
         /// Use the first so many training examples.
         limit: Option<usize> = "", Bound::at_least(1.0);
         /// Longest prompt, in tokens.

@@ -33,7 +33,7 @@ pub fn inputs(setting: &Setting, stream: &Stream, learnt: &Learnt) -> Result<Inp
     let examples = corpus::few(
         &setting.recipe,
         &setting.tokenizer,
-        setting.window,
+        setting.bounds,
         EXAMPLES,
     )
     .map_err(|e| one_line(&e))?;

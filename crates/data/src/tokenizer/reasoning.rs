@@ -1,0 +1,279 @@
+//! Reasoning that a generation prompt begins: where it ends in an open `<think>` (or `[THINK]`, or whatever the template
+//! writes there), an answer goes on inside it. So must the data's answers, or real and generated ones would begin at
+//! different tokens: one that opens its reasoning itself must not open it twice, one without reasoning must close it.
+//!
+//! What the prompt opens is found from the template: it is what the prompt for an answer ends in and a finished turn does not
+//! have there.
+
+use serde_json::Value;
+
+use super::Tokenizer;
+use crate::{Context, Message};
+
+/// What was done to an answer because the prompt ends in open reasoning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Opened {
+    /// Nothing: the prompt opens none, or the answer goes on inside it.
+    #[default]
+    AsItIs,
+    /// The answer's own opening was left out: the prompt has it.
+    Once,
+    /// Reasoning in a field of its own, which the template leaves out, was put inside.
+    Inside,
+    /// The answer has no reasoning: an empty one was closed before it.
+    Closed,
+    /// The answer has no reasoning, and what closes it is not known: it is trained inside.
+    LeftOpen,
+}
+
+/// What a generation prompt ends in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Opening {
+    /// With the white space after it: `"<think>\n"`.
+    text: String,
+    /// What ends the reasoning (`</think>`); `None` where neither template nor vocabulary tells.
+    close: Option<String>,
+    /// What a finished turn without reasoning has in its place.
+    other: String,
+}
+
+impl Opening {
+    /// The mark without white space.
+    fn mark(&self) -> &str {
+        first_mark(&self.text).unwrap_or(self.text.trim())
+    }
+
+    /// Whether a text goes on to close what is open.
+    fn is_closed_in(&self, text: &str) -> bool {
+        self.close
+            .as_deref()
+            .is_some_and(|close| text.contains(close))
+    }
+
+    /// A prompt without what it opens.
+    pub(super) fn not_in<'a>(&self, prompt: &'a str) -> Option<&'a str> {
+        prompt.strip_suffix(self.text.as_str())
+    }
+
+    /// A finished turn's words without what stands in the opening's place.
+    pub(super) fn without_other<'a>(&self, written: &'a str) -> &'a str {
+        written.strip_prefix(self.other.as_str()).unwrap_or(written)
+    }
+
+    /// An answer without what the prompt has already; `None` where it does not begin with it.
+    pub(super) fn once<'a>(&self, answer: &'a str) -> Option<&'a str> {
+        let mut rest = answer.trim_start().strip_prefix(self.mark())?;
+        let (_, after) = self.text.split_once(self.mark())?;
+        for c in after.chars() {
+            match rest.strip_prefix(c) {
+                Some(next) => rest = next,
+                None => break,
+            }
+        }
+        Some(rest)
+    }
+
+    /// How an answer's reasoning and content go on after the prompt.
+    pub(super) fn inside(&self, reasoning: &str, content: &str) -> String {
+        let reasoning = self.once(reasoning).unwrap_or(reasoning);
+        match &self.close {
+            Some(close) if self.text.ends_with('\n') => {
+                format!("{}\n{close}\n\n{content}", reasoning.trim_matches('\n'))
+            }
+            Some(close) => format!("{reasoning}{close}{content}"),
+            None => format!("{reasoning}{content}"),
+        }
+    }
+}
+
+impl Tokenizer {
+    /// What the prompt for an answer opens and leaves open. `head` is what the template writes before the content of the
+    /// finished turn, `after` what it writes behind it.
+    pub(super) fn opening(&self, prompt: &str, head: &str, after: &str) -> Option<Opening> {
+        if head.starts_with(prompt) {
+            return self.opening_of_both(prompt, &head[prompt.len()..], after);
+        }
+        let border = border(prompt, head);
+        let (text, other) = (&prompt[border..], &head[border..]);
+        // what is no mark (an odd space), or is closed already, opens nothing
+        let mark = first_mark(text).filter(|mark| text.trim_start().starts_with(mark))?;
+        let close = self.closing(mark);
+        match &close {
+            Some(close) if text.contains(close) => return None,
+            None if !is_reasoning(text) => return None,
+            _ => {}
+        }
+        Some(Opening {
+            text: text.to_owned(),
+            close,
+            other: other.to_owned(),
+        })
+    }
+
+    /// The same where a finished turn begins with the whole prompt: the mark at the prompt's end is reasoning's only if the
+    /// template knows what closes it, and neither closes it before the content nor behind it, as it does a role's.
+    fn opening_of_both(&self, prompt: &str, before: &str, after: &str) -> Option<Opening> {
+        let text = &prompt[last_mark(prompt)?..];
+        let source = self.template.as_ref()?.source();
+        let close = closings(text.trim_end())
+            .into_iter()
+            .find(|close| source.contains(close))?;
+        (!before.contains(&close) && !after.contains(&close)).then(|| Opening {
+            text: text.to_owned(),
+            close: Some(close),
+            other: String::new(),
+        })
+    }
+
+    /// What closes a mark: of the usual spellings the one that the template or the vocabulary has; the first for any
+    /// `<think>`, whoever has it.
+    fn closing(&self, mark: &str) -> Option<String> {
+        let spellings = closings(mark);
+        let source = self.template.as_ref().map_or("", |t| t.source());
+        let known = |close: &&String| {
+            source.contains(close.as_str()) || self.core.token_to_id(close).is_some()
+        };
+        let plain = is_reasoning(mark) && mark.starts_with('<') && !mark.starts_with("<|");
+        spellings
+            .iter()
+            .find(known)
+            .or(spellings.first().filter(|_| plain))
+            .cloned()
+    }
+
+    /// What closes reasoning without any, right after the prompt: as the template itself writes it, where it does (in a
+    /// finished turn, or for `enable_thinking = false`), else an empty block.
+    pub(super) fn closed(
+        &self,
+        opening: &Opening,
+        messages: &[Message],
+        context: &Context,
+        prompt: &str,
+    ) -> Option<String> {
+        let close = opening.close.as_deref()?;
+        if opening.other.contains(close) {
+            return Some(opening.other.clone());
+        }
+        let mut without = context.clone();
+        let off = without
+            .entry("chat_template_kwargs")
+            .or_insert_with(|| Value::Object(Context::new()));
+        for name in ["enable_thinking", "thinking"] {
+            off[name] = Value::Bool(false);
+        }
+        let written = self.template.as_ref()?.render_in(messages, &without, true);
+        let written = written.ok()?.strip_prefix(prompt).map(str::to_owned);
+        let own = written.filter(|text| text.contains(close));
+        let empty = || opening.inside("", opening.other.trim_start());
+        Some(own.unwrap_or_else(empty))
+    }
+
+    /// An answer as it goes on after a prompt that ends in open reasoning, and what was done to it. One that was cut
+    /// (`ended` is false) may have ended inside.
+    pub(super) fn continued(
+        &self,
+        opening: &Opening,
+        answer: &str,
+        ended: bool,
+        closed: impl FnOnce() -> Option<String>,
+    ) -> (String, Opened) {
+        if let Some(rest) = opening.once(answer) {
+            return (rest.to_owned(), Opened::Once);
+        }
+        if !ended || opening.is_closed_in(answer) {
+            return (answer.to_owned(), Opened::AsItIs);
+        }
+        match closed() {
+            Some(closed) => (format!("{closed}{answer}"), Opened::Closed),
+            None => (answer.to_owned(), Opened::LeftOpen),
+        }
+    }
+}
+
+const OPENING: [char; 3] = ['<', '[', '◁'];
+const CLOSING: [char; 3] = ['>', ']', '▷'];
+
+/// Where two texts part, not inside a mark.
+fn border(a: &str, b: &str) -> usize {
+    let same = a.char_indices().zip(b.chars()).find(|((_, x), y)| x != y);
+    let same = same.map_or(a.len().min(b.len()), |((i, _), _)| i);
+    let inside = |open: &usize| !a[*open..same].contains([' ', '\n', '>', ']', '▷']);
+    a[..same].rfind(OPENING).filter(inside).unwrap_or(same)
+}
+
+/// The first mark of a text: `<think>`, `[THINK]`, `<|START_THINKING|>`.
+fn first_mark(text: &str) -> Option<&str> {
+    let start = text.find(OPENING)?;
+    let end = text[start..].find(CLOSING)? + start;
+    let end = end + text[end..].chars().next()?.len_utf8();
+    Some(&text[start..end]).filter(|mark| !mark.contains(char::is_whitespace))
+}
+
+/// Where the mark begins that a text ends in, white space aside.
+fn last_mark(text: &str) -> Option<usize> {
+    let end = text.trim_end();
+    let start = end.rfind(OPENING)?;
+    let mark = first_mark(&end[start..])?;
+    (start + mark.len() == end.len()).then_some(start)
+}
+
+/// How marks of this kind are closed, the likeliest first.
+fn closings(mark: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    for (begin, end) in [
+        ("START", "END"),
+        ("start", "end"),
+        ("BEGIN", "END"),
+        ("begin", "end"),
+    ] {
+        if mark.contains(begin) {
+            out.push(mark.replacen(begin, end, 1));
+        }
+    }
+    let first = mark.chars().next().map_or(0, char::len_utf8);
+    out.push(format!("{}/{}", &mark[..first], &mark[first..]));
+    if let Some(inner) = mark.strip_prefix("<|") {
+        out.push(format!("<|/{inner}"));
+    }
+    out
+}
+
+/// Whether a special token's spelling is reasoning's: a text that holds it means the token, as transformers reads it.
+pub(super) fn is_reasoning(spelling: &str) -> bool {
+    let name = spelling.to_lowercase();
+    ["think", "thought", "reason"]
+        .iter()
+        .any(|word| name.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_found_whole() {
+        assert_eq!(first_mark("<think>\n"), Some("<think>"));
+        assert_eq!(first_mark(" and [THINK]"), Some("[THINK]"));
+        assert_eq!(first_mark("a < b, b > c"), None);
+        assert_eq!(last_mark("<|bot|><think>\n"), Some(7));
+        assert_eq!(last_mark("<|bot|>: "), None);
+        // parted after "<", which belongs to both marks
+        assert_eq!(border("<a><think>", "<a></think>"), 3);
+        assert_eq!(border("<a>x", "<a>y"), 3);
+        assert_eq!(border("<a>", "<a>"), 3);
+    }
+
+    #[test]
+    fn closings_in_the_spellings_of_known_templates() {
+        for (mark, close) in [
+            ("<think>", "</think>"),
+            ("[THINK]", "[/THINK]"),
+            ("◁think▷", "◁/think▷"),
+            ("<seed:think>", "</seed:think>"),
+            ("<|START_THINKING|>", "<|END_THINKING|>"),
+            ("<|begin_of_thought|>", "<|end_of_thought|>"),
+        ] {
+            assert_eq!(closings(mark)[0], close);
+        }
+    }
+}
