@@ -169,7 +169,7 @@ impl Tokenizer {
     }
 
     /// An answer as it goes on after a prompt that ends in open reasoning, and what was done to it. One that was cut
-    /// (`ended` is false) may have ended inside.
+    /// (`ended` is false) may have ended inside; an empty one stays empty, for whoever counts those.
     pub(super) fn continued(
         &self,
         opening: &Opening,
@@ -180,7 +180,7 @@ impl Tokenizer {
         if let Some(rest) = opening.once(answer) {
             return (rest.to_owned(), Opened::Once);
         }
-        if !ended || opening.is_closed_in(answer) {
+        if !ended || opening.is_closed_in(answer) || answer.trim().is_empty() {
             return (answer.to_owned(), Opened::AsItIs);
         }
         match closed() {
