@@ -22,6 +22,7 @@ fn options(max: usize, min: usize, slots: usize, stop: &[u32]) -> GenerateOption
         seed: 5,
         iteration: 1,
         first_sequence: 0,
+        ..GenerateOptions::default()
     }
 }
 
