@@ -12,6 +12,7 @@ pub mod generate;
 #[cfg(feature = "cuda")]
 pub mod gpu;
 pub mod heap;
+pub mod hub;
 mod inputs;
 mod kernels;
 pub mod plan;

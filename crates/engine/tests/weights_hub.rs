@@ -1,7 +1,9 @@
 //! The hub's way, against a small server in this process: what is downloaded, what is cached, what an error says.
 //!
 //! The hub's address and cache come from the environment, so each case runs in a process of its own: this test program
-//! started again with [`CASE`] set.
+//! started again with [`CASE`] set. The cache's layout (blobs, snapshots by commit, refs, trees) and what is found in it
+//! are those of huggingface_hub 2.4.0's `snapshot_download`, run against such a server.
+#![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,64 +11,88 @@
     reason = "a test fails by panicking"
 )]
 
-use std::{
-    collections::HashMap,
-    io::{BufRead, BufReader, Write},
-    net::{TcpListener, TcpStream},
-    path::Path,
-    process::Command,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 #[path = "weights/model.rs"]
 mod model;
+#[path = "hub/server.rs"]
+mod server;
 
 use candle_core::DType;
 use model::*;
+use randori_engine::hub::{Kind, Snapshot};
 use randori_engine::weights::{LoadOptions, Source, TokenizerSource, open};
+use server::{Files, Hub, REPO};
 
 const CASE: &str = "RANDORI_HUB_CASE";
-const REPO: &str = "someone/small";
+const FIRST: &str = "1111111111111111111111111111111111111111";
+const SECOND: &str = "2222222222222222222222222222222222222222";
 
 /// Runs in the processes started by the tests below.
 #[test]
 fn case() {
-    if std::env::var(CASE).is_err() {
+    let Ok(case) = std::env::var(CASE) else {
         return;
-    }
-    let source = Source::Hub {
-        repo: REPO.into(),
-        revision: "main".into(),
     };
-    match open(source).and_then(|c| {
-        let TokenizerSource::Folder(dir) = c.tokenizer() else {
-            panic!("no folder")
-        };
-        let has = dir.join("tokenizer.json").exists();
-        Ok((load(c, LoadOptions::default())?, has))
-    }) {
-        Ok((base, has)) => {
-            let same = tensors().iter().all(|(n, t)| weight(&base, n) == values(t));
-            println!("LOADED same weights: {same}, tokenizer: {has}");
-        }
+    let said = match case.split_once(' ').unwrap() {
+        ("dataset", revision) => dataset(revision),
+        (_, revision) => whole_model(revision),
+    };
+    match said {
+        Ok(said) => println!("LOADED {said}"),
         Err(e) => println!("FAILED {e}"),
     }
 }
 
-fn run(endpoint: &str, home: &Path) -> String {
-    let out = Command::new(std::env::current_exe().unwrap())
+fn whole_model(revision: &str) -> randori_engine::Result<String> {
+    let checkpoint = open(Source::Hub {
+        repo: REPO.into(),
+        revision: revision.into(),
+    })?;
+    let TokenizerSource::Folder(dir) = checkpoint.tokenizer() else {
+        panic!("no folder")
+    };
+    let has = dir.join("tokenizer.json").exists();
+    let window = checkpoint.config()["max_position_embeddings"].clone();
+    let base = load(checkpoint, LoadOptions::default())?;
+    let same = tensors().iter().all(|(n, t)| weight(&base, n) == values(t));
+    Ok(format!(
+        "same weights: {same}, tokenizer: {has}, window {window}"
+    ))
+}
+
+fn dataset(revision: &str) -> randori_engine::Result<String> {
+    let snapshot = Snapshot::open(Kind::Dataset, REPO, revision)?;
+    let names: Vec<&str> = snapshot.names()?.collect();
+    let mut said = format!("{} {}", snapshot.commit(), names.join(","));
+    for name in names.iter().filter(|n| n.ends_with(".jsonl")) {
+        said += &format!(" {}", fs::read_to_string(snapshot.get(name)?).unwrap());
+    }
+    Ok(said)
+}
+
+fn run(case: &str, endpoint: &str, home: &Path, vars: &[(&str, &str)]) -> String {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
         .args(["case", "--exact", "--nocapture", "--test-threads=1"])
-        .env(CASE, "1")
+        .env(CASE, case)
         .env("HF_ENDPOINT", endpoint)
-        .env("HF_HOME", home)
-        .env_remove("http_proxy")
-        .env_remove("https_proxy")
-        .env_remove("HTTP_PROXY")
-        .env_remove("HTTPS_PROXY")
-        .env_remove("ALL_PROXY")
-        .env_remove("all_proxy")
-        .output()
-        .unwrap();
+        .env("HF_HOME", home);
+    for name in [
+        "http_proxy",
+        "https_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "all_proxy",
+        "HF_HUB_OFFLINE",
+        "TRANSFORMERS_OFFLINE",
+        "HF_HUB_CACHE",
+        "HUGGINGFACE_HUB_CACHE",
+    ] {
+        command.env_remove(name);
+    }
+    let out = command.envs(vars.iter().copied()).output().unwrap();
     let text =
         String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
     let line = text.lines().find_map(|l| {
@@ -77,76 +103,15 @@ fn run(endpoint: &str, home: &Path) -> String {
     line.unwrap_or(text)
 }
 
-/// Answers as the hub does: a repository's list of files, and files by range.
-fn serve(files: HashMap<String, Vec<u8>>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    let files = Arc::new(files);
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let files = files.clone();
-            std::thread::spawn(move || answer(stream, &files));
-        }
-    });
-    address
-}
+const NOBODY: &str = "http://127.0.0.1:9"; // nobody listens on the discard port
+const OFFLINE: &[(&str, &str)] = &[("HF_HUB_OFFLINE", "True")];
+const WHOLE: &str = "LOADED same weights: true, tokenizer: true, window 64";
 
-fn answer(mut stream: TcpStream, files: &HashMap<String, Vec<u8>>) -> Option<()> {
-    let mut reader = BufReader::new(stream.try_clone().ok()?);
-    loop {
-        let (mut line, mut range) = (String::new(), None);
-        reader.read_line(&mut line).ok().filter(|&n| n > 0)?;
-        let path = line.split_whitespace().nth(1)?.to_string();
-        loop {
-            let mut header = String::new();
-            reader.read_line(&mut header).ok()?;
-            if header.trim().is_empty() {
-                break;
-            }
-            if let Some(r) = header.to_lowercase().trim().strip_prefix("range: bytes=") {
-                let (a, b) = r.split_once('-')?;
-                range = Some((a.parse::<usize>().ok()?, b.parse::<usize>().ok()));
-            }
-        }
-        let list = format!("/api/models/{REPO}/revision/main");
-        let file = path
-            .strip_prefix(&format!("/{REPO}/resolve/main/"))
-            .and_then(|name| files.get(name));
-        let (status, extra, body) = match file {
-            _ if path == list => {
-                let names: Vec<_> = files
-                    .keys()
-                    .map(|f| serde_json::json!({"rfilename": f}))
-                    .collect();
-                let body = serde_json::json!({"siblings": names, "sha": "0123abcd"}).to_string();
-                ("200 OK", String::new(), body.into_bytes())
-            }
-            Some(bytes) => {
-                let (a, b) = range.unwrap_or((0, None));
-                let b = b.unwrap_or(bytes.len() - 1).min(bytes.len() - 1);
-                let extra = format!(
-                    "x-repo-commit: 0123abcd\r\netag: \"{:x}\"\r\ncontent-range: bytes {a}-{b}/{}\r\n",
-                    bytes.len() * 31 + path.len(),
-                    bytes.len()
-                );
-                ("206 Partial Content", extra, bytes[a..=b].to_vec())
-            }
-            None => ("404 Not Found", String::new(), Vec::new()),
-        };
-        let head = format!(
-            "HTTP/1.1 {status}\r\n{extra}content-length: {}\r\n\r\n",
-            body.len()
-        );
-        stream
-            .write_all(head.as_bytes())
-            .and_then(|()| stream.write_all(&body))
-            .ok()?;
-    }
-}
-
-fn whole() -> HashMap<String, Vec<u8>> {
-    HashMap::from([
-        ("config.json".to_string(), config().to_string().into_bytes()),
+fn files() -> Files {
+    let mut config = config();
+    config["max_position_embeddings"] = 64.into();
+    BTreeMap::from([
+        ("config.json".to_string(), config.to_string().into_bytes()),
         (
             "model.safetensors".to_string(),
             safetensors_bytes(&tensors(), DType::F32),
@@ -156,35 +121,52 @@ fn whole() -> HashMap<String, Vec<u8>> {
     ])
 }
 
+/// Another commit: a longer window, other weights.
+fn other_files() -> Files {
+    let mut files = files();
+    let mut config = config();
+    config["max_position_embeddings"] = 128.into();
+    files.insert("config.json".into(), config.to_string().into_bytes());
+    let doubled: Tensors = tensors()
+        .into_iter()
+        .map(|(n, t)| (n, (t * 2.0).unwrap()))
+        .collect();
+    files.insert(
+        "model.safetensors".into(),
+        safetensors_bytes(&doubled, DType::F32),
+    );
+    files
+}
+
+fn cache(home: &Path) -> std::path::PathBuf {
+    home.join("hub/models--someone--small")
+}
+
 #[test]
 fn downloads_then_needs_no_network() {
     let home = tempfile::tempdir().unwrap();
-    let offline = "http://127.0.0.1:9"; // nobody listens on the discard port
-    let refused = run(offline, home.path());
+    let refused = run("model main", NOBODY, home.path(), &[]);
     assert!(
         refused.starts_with(&format!(
             "FAILED cannot get {REPO} (revision main) from the hub"
         )),
         "{refused}"
     );
-    assert!(
-        refused.contains("name a local folder or GGUF file"),
-        "{refused}"
-    );
-    assert_eq!(
-        run(&serve(whole()), home.path()),
-        "LOADED same weights: true, tokenizer: true"
-    );
-    assert_eq!(
-        run(offline, home.path()),
-        "LOADED same weights: true, tokenizer: true"
-    );
+    assert!(refused.contains("name a local folder or file"), "{refused}");
+    let hub = Hub::serve(&[(FIRST, files())]);
+    assert_eq!(run("model main", &hub.address, home.path(), &[]), WHOLE);
+    assert_eq!(run("model main", NOBODY, home.path(), &[]), WHOLE);
+    let names: Vec<_> = fs::read_dir(cache(home.path()).join("snapshots").join(FIRST))
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    assert_eq!(names.len(), 3, "{names:?}");
 }
 
 #[test]
 fn shards_by_their_index() {
     let home = tempfile::tempdir().unwrap();
-    let mut files = whole();
+    let mut files = files();
     files.remove("model.safetensors");
     let all = tensors();
     let file = |name: &str| {
@@ -202,23 +184,188 @@ fn shards_by_their_index() {
             .collect();
         files.insert(shard.into(), safetensors_bytes(&part, DType::F32));
     }
-    let map: HashMap<&String, &str> = all.keys().map(|n| (n, file(n))).collect();
+    let map: BTreeMap<&String, &str> = all.keys().map(|n| (n, file(n))).collect();
     let index = serde_json::json!({"metadata": {}, "weight_map": map}).to_string();
     files.insert("model.safetensors.index.json".into(), index.into_bytes());
-    assert_eq!(
-        run(&serve(files), home.path()),
-        "LOADED same weights: true, tokenizer: true"
-    );
+    let hub = Hub::serve(&[(FIRST, files)]);
+    assert_eq!(run("model main", &hub.address, home.path(), &[]), WHOLE);
 }
 
 #[test]
 fn a_repository_without_weights() {
     let home = tempfile::tempdir().unwrap();
-    let mut files = whole();
+    let mut files = files();
     files.remove("model.safetensors");
-    let e = run(&serve(files), home.path());
+    let hub = Hub::serve(&[(FIRST, files)]);
+    let e = run("model main", &hub.address, home.path(), &[]);
     assert!(
         e.contains("it has neither model.safetensors nor model.safetensors.index.json"),
+        "{e}"
+    );
+}
+
+/// hf-hub 0.4.3's own `get` would take the cached config.json of the first commit and fetch the weights of the second.
+#[test]
+fn a_branch_that_moves_never_mixes_two_commits() {
+    let home = tempfile::tempdir().unwrap();
+    let hub = Hub::serve(&[(FIRST, files())]);
+    assert_eq!(run("model main", &hub.address, home.path(), &[]), WHOLE);
+    // a part of the first commit is left in the cache
+    let first = cache(home.path()).join("snapshots").join(FIRST);
+    fs::remove_file(first.join("model.safetensors")).unwrap();
+    let hub = Hub::serve(&[(FIRST, files()), (SECOND, other_files())]);
+    let second = "LOADED same weights: false, tokenizer: true, window 128";
+    assert_eq!(run("model main", &hub.address, home.path(), &[]), second);
+    let by_commit = format!("model {FIRST}");
+    assert_eq!(run(&by_commit, &hub.address, home.path(), &[]), WHOLE);
+    // without a network a branch is what it last was, a commit itself
+    assert_eq!(run("model main", NOBODY, home.path(), &[]), second);
+    assert_eq!(run(&by_commit, NOBODY, home.path(), &[]), WHOLE);
+    let asked = hub.asked();
+    let again = run(&by_commit, &hub.address, home.path(), &[]);
+    assert_eq!((again.as_str(), hub.asked()), (WHOLE, asked));
+}
+
+/// `snapshot_download(REPO, revision=COMMIT)` writes no ref; older ones no list of files either.
+#[test]
+fn what_python_fetched_by_commit_is_found_offline() {
+    for listed in [true, false] {
+        let home = tempfile::tempdir().unwrap();
+        let hub = Hub::serve(&[(FIRST, files())]);
+        let dir = cache(home.path());
+        fs::create_dir_all(dir.join("snapshots").join(FIRST)).unwrap();
+        fs::create_dir_all(dir.join("blobs")).unwrap();
+        fs::create_dir_all(dir.join("trees")).unwrap();
+        for (i, (name, bytes)) in files().iter().enumerate() {
+            fs::write(dir.join(format!("blobs/{i}")), bytes).unwrap();
+            let link = dir.join("snapshots").join(FIRST).join(name);
+            std::os::unix::fs::symlink(format!("../../blobs/{i}"), link).unwrap();
+        }
+        if listed {
+            let entry = |f: &Vec<u8>| serde_json::json!({"size": f.len(), "blob_id": "ab"});
+            let files: BTreeMap<_, _> =
+                files().iter().map(|(n, f)| (n.clone(), entry(f))).collect();
+            let tree = serde_json::json!({"format_version": 1, "files": files});
+            let path = dir.join(format!("trees/{FIRST}.json"));
+            fs::write(path, tree.to_string()).unwrap();
+        }
+        let case = format!("model {FIRST}");
+        assert_eq!(run(&case, &hub.address, home.path(), OFFLINE), WHOLE);
+        assert_eq!(run(&case, NOBODY, home.path(), &[]), WHOLE);
+        assert_eq!(hub.asked(), 0);
+        // a cache elsewhere
+        let vars = [OFFLINE[0], ("HF_HUB_CACHE", "$HF_HOME/moved")];
+        fs::rename(home.path().join("hub"), home.path().join("moved")).unwrap();
+        assert_eq!(run(&case, &hub.address, home.path(), &vars), WHOLE);
+    }
+}
+
+#[test]
+fn offline_means_that_nobody_is_asked() {
+    let home = tempfile::tempdir().unwrap();
+    let hub = Hub::serve(&[(FIRST, files())]);
+    for vars in [OFFLINE, &[("TRANSFORMERS_OFFLINE", "yes")]] {
+        let e = run("model main", &hub.address, home.path(), vars);
+        assert!(
+            e.contains("HF_HUB_OFFLINE is set and the cache does not have it"),
+            "{e}"
+        );
+    }
+    assert_eq!(hub.asked(), 0);
+    let vars = [("HF_HUB_OFFLINE", "0"), ("TRANSFORMERS_OFFLINE", "1")];
+    assert_eq!(run("model main", &hub.address, home.path(), &vars), WHOLE);
+    let asked = hub.asked();
+    assert!(asked > 0);
+    assert_eq!(run("model main", &hub.address, home.path(), OFFLINE), WHOLE);
+    assert_eq!(hub.asked(), asked);
+}
+
+#[test]
+fn a_part_of_a_commit_does_not_pass_for_the_whole() {
+    let home = tempfile::tempdir().unwrap();
+    let mut files = files();
+    files.insert("chat_template.jinja".into(), b"{{ 1 }}".to_vec());
+    let hub = Hub::serve(&[(FIRST, files)]);
+    assert_eq!(run("model main", &hub.address, home.path(), &[]), WHOLE);
+    let dir = cache(home.path()).join("snapshots").join(FIRST);
+    for name in ["model.safetensors", "chat_template.jinja"] {
+        // the name is gone; its blob is gone; its blob was cut short
+        for harm in 0..3 {
+            let link = dir.join(name);
+            let blob = fs::canonicalize(&link).unwrap();
+            match harm {
+                0 => fs::remove_file(&link).unwrap(),
+                1 => fs::remove_file(&blob).unwrap(),
+                _ => fs::write(&blob, b"{{").unwrap(),
+            }
+            for (endpoint, vars) in [(NOBODY, &[][..]), (hub.address.as_str(), OFFLINE)] {
+                let e = run("model main", endpoint, home.path(), vars);
+                let named = e.starts_with("FAILED cannot get someone/small (revision main)");
+                assert!(named && e.contains(name), "{harm}: {e}");
+            }
+            assert_eq!(
+                run("model main", &hub.address, home.path(), &[]),
+                WHOLE,
+                "{name} {harm}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_revision_that_is_not_there() {
+    let home = tempfile::tempdir().unwrap();
+    let hub = Hub::serve(&[(FIRST, files())]);
+    assert_eq!(run("model main", &hub.address, home.path(), &[]), WHOLE);
+    // a branch that was there once: the cache still names its commit
+    let refs = cache(home.path()).join("refs");
+    fs::copy(refs.join("main"), refs.join("gone")).unwrap();
+    let e = run("model gone", &hub.address, home.path(), &[]);
+    assert!(
+        e.contains("(revision gone) from the hub: it has no such revision"),
+        "{e}"
+    );
+    for odd in ["../main", "", "a?b", "/etc"] {
+        let e = run(&format!("model {odd}"), &hub.address, home.path(), &[]);
+        assert!(e.contains("a revision is a branch, tag or commit"), "{e}");
+    }
+}
+
+#[test]
+fn data_sets_are_fetched_likewise() {
+    let home = tempfile::tempdir().unwrap();
+    let of = |text: &str| {
+        Files::from([
+            ("data/a.jsonl".to_string(), text.as_bytes().to_vec()),
+            ("data/b.parquet".to_string(), b"not asked for".to_vec()),
+        ])
+    };
+    let hub = Hub::serve(&[(FIRST, of("one"))]);
+    let first = format!("LOADED {FIRST} data/a.jsonl,data/b.parquet one");
+    assert_eq!(run("dataset main", &hub.address, home.path(), &[]), first);
+    assert_eq!(run("dataset main", NOBODY, home.path(), &[]), first);
+    let hub = Hub::serve(&[(FIRST, of("one")), (SECOND, of("two"))]);
+    let second = format!("LOADED {SECOND} data/a.jsonl,data/b.parquet two");
+    assert_eq!(run("dataset main", &hub.address, home.path(), &[]), second);
+    let by_commit = format!("dataset {FIRST}");
+    assert_eq!(run(&by_commit, &hub.address, home.path(), OFFLINE), first);
+    // without a list nobody knows whether the cache has all of it
+    let trees = home.path().join("hub/datasets--someone--small/trees");
+    fs::remove_dir_all(trees).unwrap();
+    let e = run(&by_commit, NOBODY, home.path(), &[]);
+    assert!(
+        e.contains("the list of its files is not in the cache"),
+        "{e}"
+    );
+}
+
+#[test]
+fn a_name_that_leads_elsewhere_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let hub = Hub::serve(&[(FIRST, Files::from([("../x.jsonl".into(), b"x".to_vec())]))]);
+    let e = run("dataset main", &hub.address, home.path(), &[]);
+    assert!(
+        e.contains("\"../x.jsonl\" is not the name of a file in it"),
         "{e}"
     );
 }

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{Error, Result};
 
-const WHOLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const WHOLE: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 pub(super) fn open(dir: &Path) -> Result<Checkpoint> {
     if !dir.is_dir() {

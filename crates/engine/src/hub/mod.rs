@@ -1,0 +1,301 @@
+//! Files of a Hugging Face repository, all of one commit, kept in the cache that huggingface_hub keeps.
+//!
+//! ```no_run
+//! use randori_engine::hub::{Kind, Snapshot};
+//! # fn main() -> randori_engine::Result<()> {
+//! let snapshot = Snapshot::open(Kind::Dataset, "openai/gsm8k", "main")?;
+//! let commit = snapshot.commit(); // to be recorded: `open` with it means the same bytes for ever
+//! for name in snapshot.names()?.filter(|n| n.ends_with(".parquet")) {
+//!     let file = snapshot.get(name)?; // fetched where the cache has it not
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! hf-hub downloads and lays the cache out; which commit is meant is decided here, once, because its
+//! `get` mixes the files of two commits when a branch moves, does not see what Python fetched by commit
+//! (that writes no ref), and asks the network whatever `HF_HUB_OFFLINE` says.
+
+mod environment;
+mod listing;
+
+use std::path::{Component, Path, PathBuf};
+
+use hf_hub::{
+    Cache, Repo, RepoType,
+    api::sync::{ApiBuilder, ApiRepo},
+};
+
+use crate::{Error, Result};
+use environment::Environment;
+use listing::Listing;
+
+/// What a repository holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A model.
+    Model,
+    /// A data set.
+    Dataset,
+}
+
+/// A repository at one commit.
+#[derive(Debug)]
+pub struct Snapshot {
+    repo: String,
+    revision: String,
+    commit: String,
+    dir: PathBuf,
+    listing: Option<Listing>,
+    /// What fetches, or why nothing can be fetched.
+    api: std::result::Result<ApiRepo, String>,
+}
+
+impl Snapshot {
+    /// Finds out which commit `revision` (a branch, tag or commit) of `repo` (`org/name`) is. The hub
+    /// is asked; where it cannot be (no network, or `HF_HUB_OFFLINE` forbids), the cache says which
+    /// commit it last was. A full commit whose list of files is in the cache needs no asking. No file is
+    /// fetched yet.
+    ///
+    /// # Errors
+    /// A revision that the repository has not; whatever else the hub answers, unless the cache has it.
+    pub fn open(kind: Kind, repo: &str, revision: &str) -> Result<Snapshot> {
+        let environment = Environment::of(&|name| std::env::var(name).ok());
+        let place = Place::new(kind, repo, revision, &environment)?;
+        if environment.offline {
+            let why = "HF_HUB_OFFLINE is set and the cache does not have it".to_string();
+            return place.from_cache(Err(why));
+        }
+        let builder = ApiBuilder::from_cache(place.cache.clone())
+            .with_progress(false)
+            .with_endpoint(environment.endpoint.clone())
+            .with_token(environment.token());
+        let api = builder.build().map_err(|e| place.refused(&e.to_string()))?;
+        let at = |revision: &str| {
+            api.repo(Repo::with_revision(
+                repo.to_string(),
+                kind.into(),
+                revision.to_string(),
+            ))
+        };
+        if is_commit(revision) && Listing::read(&place.dir, revision).is_some() {
+            return place.from_cache(Ok(at(revision)));
+        }
+        match listing::ask(&at(revision)) {
+            Ok((commit, listing)) => {
+                listing.keep(&place.dir, &commit);
+                place.note(&commit);
+                Ok(place.at(commit.clone(), Some(listing), Ok(at(&commit))))
+            }
+            Err(listing::Unanswered::NoSuchRevision) => {
+                Err(place.refused("it has no such revision"))
+            }
+            Err(listing::Unanswered::Other(why)) => place.from_cache(Err(why)),
+        }
+    }
+
+    /// What the cache has of a revision, and nothing else: no network is used, now or later.
+    pub fn cached(kind: Kind, repo: &str, revision: &str) -> Option<Snapshot> {
+        let environment = Environment::of(&|name| std::env::var(name).ok());
+        let place = Place::new(kind, repo, revision, &environment).ok()?;
+        place.from_cache(Err("not in the cache".into())).ok()
+    }
+
+    /// The commit's hash.
+    pub fn commit(&self) -> &str {
+        &self.commit
+    }
+
+    /// The folder that the files lie in, under their names.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Every file of the commit, in the alphabet's order.
+    ///
+    /// # Errors
+    /// The network is out of reach and the cache has no list: what it holds may be a part.
+    pub fn names(&self) -> Result<impl Iterator<Item = &str>> {
+        match &self.listing {
+            Some(listing) => Ok(listing.files.keys().map(String::as_str)),
+            None => Err(self.refused("the list of its files is not in the cache")),
+        }
+    }
+
+    /// Whether the commit has a file. Where no list of its files is at hand: whether the cache has it.
+    pub fn has(&self, name: &str) -> bool {
+        match &self.listing {
+            Some(listing) => listing.files.contains_key(name),
+            None => self.dir.join(name).is_file(),
+        }
+    }
+
+    /// A file of this commit: from the cache, or else fetched.
+    ///
+    /// # Errors
+    /// What the hub answered; a cached file whose size is not the one that the hub says.
+    pub fn get(&self, name: &str) -> Result<PathBuf> {
+        if !is_plain(name) {
+            return Err(self.refused(&format!("{name:?} is not the name of a file in it")));
+        }
+        let path = self.dir.join(name);
+        let size = self
+            .listing
+            .as_ref()
+            .and_then(|l| l.files.get(name).copied().flatten());
+        let found = std::fs::metadata(&path).ok().filter(|m| m.is_file());
+        let whole = |len: u64| size.is_none_or(|size| size == len);
+        if found.as_ref().is_some_and(|m| whole(m.len())) {
+            return Ok(path);
+        }
+        let api = self.api.as_ref().map_err(|why| match &found {
+            Some(m) => self.refused(&format!(
+                "{} has {} bytes, the hub's file {}: {why}",
+                path.display(),
+                m.len(),
+                size.unwrap_or_default()
+            )),
+            None => self.refused(&format!("{name}: {why}")),
+        })?;
+        if found.is_none() && path.is_symlink() {
+            // its blob is gone; hf-hub would stumble over the name
+            std::fs::remove_file(&path).map_err(|source| Error::Io {
+                path: path.clone(),
+                source,
+            })?;
+        }
+        let got = api
+            .download(name)
+            .map_err(|e| self.refused(&format!("{name}: {e}")))?;
+        if got != path {
+            return Err(self.refused(&format!(
+                "{name} came from another commit than {}: {}",
+                self.commit,
+                got.display()
+            )));
+        }
+        let len = std::fs::metadata(&path).map_or(0, |m| m.len());
+        match whole(len) {
+            true => Ok(path),
+            false => Err(self.refused(&format!(
+                "{name} came with {len} bytes, the hub says {}",
+                size.unwrap_or_default()
+            ))),
+        }
+    }
+
+    fn refused(&self, why: &str) -> Error {
+        refused(&self.repo, &self.revision, why)
+    }
+}
+
+fn refused(repo: &str, revision: &str, why: &str) -> Error {
+    Error::rule(format!(
+        "cannot get {repo} (revision {revision}) from the hub: {why}; without a network, name a local folder or file"
+    ))
+}
+
+/// Where the cache keeps a repository, and what is asked of it.
+struct Place {
+    cache: Cache,
+    kind: Kind,
+    repo: String,
+    revision: String,
+    dir: PathBuf,
+}
+
+impl Place {
+    fn new(kind: Kind, repo: &str, revision: &str, environment: &Environment) -> Result<Place> {
+        let parts = repo.split('/').count();
+        let refuse = |what: &str| Err(refused(repo, revision, what));
+        if !is_plain(repo) || parts > 2 {
+            return refuse("a repository is org/name");
+        }
+        if !is_plain(revision) {
+            return refuse("a revision is a branch, tag or commit");
+        }
+        let cache = Cache::new(environment.cache.clone());
+        let named = Repo::new(repo.to_string(), kind.into());
+        Ok(Place {
+            dir: environment.cache.join(named.folder_name()),
+            cache,
+            kind,
+            repo: repo.to_string(),
+            revision: revision.to_string(),
+        })
+    }
+
+    /// The commit that the cache knows for the revision: itself, or what the ref says.
+    fn from_cache(self, api: std::result::Result<ApiRepo, String>) -> Result<Snapshot> {
+        let itself =
+            is_commit(&self.revision) || self.dir.join("snapshots").join(&self.revision).is_dir();
+        let commit = match itself {
+            true => Some(self.revision.clone()),
+            false => std::fs::read_to_string(self.dir.join("refs").join(&self.revision))
+                .ok()
+                .map(|text| text.trim().to_string())
+                .filter(|commit| is_plain(commit)),
+        };
+        let there =
+            |commit: &String| api.is_ok() || self.dir.join("snapshots").join(commit).is_dir();
+        let Some(commit) = commit.filter(there) else {
+            let why = api.err();
+            return Err(self.refused(why.as_deref().unwrap_or("it is not in the cache")));
+        };
+        let listing = Listing::read(&self.dir, &commit);
+        Ok(self.at(commit, listing, api))
+    }
+
+    /// Notes which commit a branch or tag is now, for days without a network. A cache that cannot be
+    /// written to costs those days only.
+    fn note(&self, commit: &str) {
+        if self.revision != commit {
+            let named =
+                Repo::with_revision(self.repo.clone(), self.kind.into(), self.revision.clone());
+            let _ = self.cache.repo(named).create_ref(commit);
+        }
+    }
+
+    fn at(
+        self,
+        commit: String,
+        listing: Option<Listing>,
+        api: std::result::Result<ApiRepo, String>,
+    ) -> Snapshot {
+        Snapshot {
+            dir: self.dir.join("snapshots").join(&commit),
+            repo: self.repo,
+            revision: self.revision,
+            commit,
+            listing,
+            api,
+        }
+    }
+
+    fn refused(&self, why: &str) -> Error {
+        refused(&self.repo, &self.revision, why)
+    }
+}
+
+impl From<Kind> for RepoType {
+    fn from(kind: Kind) -> RepoType {
+        match kind {
+            Kind::Model => RepoType::Model,
+            Kind::Dataset => RepoType::Dataset,
+        }
+    }
+}
+
+/// A whole commit hash, which means the same bytes for ever.
+pub fn is_commit(revision: &str) -> bool {
+    let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    revision.len() == 40 && revision.bytes().all(hex)
+}
+
+/// A relative name that stays below its folder and means the same in an address.
+fn is_plain(name: &str) -> bool {
+    !name.is_empty()
+        && !name.contains(['#', '?', '%', '\\'])
+        && Path::new(name)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)))
+}
