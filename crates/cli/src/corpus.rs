@@ -2,12 +2,13 @@
 
 use anyhow::{Context, Result};
 use randori_data::{
-    Choice, Counts, Encoded, Limits, Message, Policy, ReadOptions, Record, Tokenizer,
+    BadRows, Choice, Counts, Encoded, Error, Left, Limits, Message, Policy, ReadOptions, Record,
+    Tokenizer,
 };
 
 use crate::args::Split;
 use crate::builtin;
-use crate::recipe::{DataFormat, DataTurns, OnBad, OnCalculator, Recipe};
+use crate::recipe::{DataFormat, DataTurns, OnBad, OnBadRow, OnCalculator, Recipe};
 use crate::session::Bounds;
 
 /// One split as token ids.
@@ -31,11 +32,12 @@ pub fn part(
     bounds: Bounds,
     pairs: bool,
 ) -> Result<Part> {
-    let mut records = records(recipe, split)?;
+    let (mut records, left) = records(recipe, split)?;
     if !pairs {
         records.iter_mut().for_each(|r| r.rejected = None);
     }
-    encode(recipe, tokenizer, &records, bounds, key(recipe, split))
+    let key = key(recipe, split);
+    encode(recipe, tokenizer, &records, left, bounds, key)
 }
 
 /// A few of the training examples, from the beginning of the first file.
@@ -53,19 +55,21 @@ pub fn few(
         limit: Some(8 * count), // some may be dropped
         ..read_options(recipe)
     };
-    let mut records = read_with(recipe, file, key, &options)?;
+    let (mut records, left) = read_with(recipe, file, key, &options)?;
     with_system(recipe, &mut records);
     records.iter_mut().for_each(|r| r.rejected = None);
-    let mut part = encode(recipe, tokenizer, &records, bounds, key)?;
+    let mut part = encode(recipe, tokenizer, &records, left, bounds, key)?;
     part.examples.truncate(count);
     Ok(part.examples)
 }
 
-/// Records as token ids under the recipe's limits; `key` is whose file an error is about.
+/// Records as token ids under the recipe's limits; `left` is what reading them left out, `key` is whose file an error
+/// is about.
 pub fn encode(
     recipe: &Recipe,
     tokenizer: &Tokenizer,
     records: &[Record],
+    left: Left,
     bounds: Bounds,
     key: &str,
 ) -> Result<Part> {
@@ -75,8 +79,18 @@ pub fn encode(
         max_total: bounds.window,
         vocabulary: bounds.vocabulary,
     };
-    let (examples, counts) = randori_data::encode(records, tokenizer, &limits, &policy(recipe))
-        .with_context(|| format!("{}: {key}", recipe.place(key)))?;
+    let encoded = randori_data::encode(records, tokenizer, &limits, &policy(recipe));
+    let (examples, counts) = match encoded {
+        Ok((examples, counts)) => (examples, counts.and(left)),
+        Err(error) => {
+            let error = match error {
+                Error::NothingLeft(counts) => Error::NothingLeft(Box::new(counts.and(left))),
+                other => other,
+            };
+            let at = format!("{}: {key}", recipe.place(key));
+            return Err(anyhow::Error::new(error).context(at));
+        }
+    };
     let of = examples.iter().filter_map(|e| records.get(e.record));
     let (prompts, contexts) = of.map(|r| (r.prompt.clone(), r.context.clone())).unzip();
     Ok(Part {
@@ -117,10 +131,12 @@ fn key(recipe: &Recipe, split: Split) -> &'static str {
 
 /// How many examples a split's files hold, before any is dropped; `None` where they cannot be read.
 pub fn count(recipe: &Recipe, split: Split) -> Option<usize> {
-    records(recipe, split).ok().map(|records| records.len())
+    records(recipe, split)
+        .ok()
+        .map(|(records, _)| records.len())
 }
 
-fn records(recipe: &Recipe, split: Split) -> Result<Vec<Record>> {
+fn records(recipe: &Recipe, split: Split) -> Result<(Vec<Record>, Left)> {
     let d = &recipe.data;
     let key = key(recipe, split);
     let files = match key {
@@ -133,11 +149,12 @@ fn records(recipe: &Recipe, split: Split) -> Result<Vec<Record>> {
             .refuse(key, "must name at least one file, got none")
             .into());
     }
-    let mut records = Vec::new();
+    let (mut records, mut left) = (Vec::new(), Left::default());
     for file in files {
-        records.extend(
-            read(recipe, file, key).with_context(|| format!("{}: {key}", recipe.place(key)))?,
-        );
+        let (more, besides) = read_with(recipe, file, key, &read_options(recipe))
+            .with_context(|| format!("{}: {key}", recipe.place(key)))?;
+        records.extend(more);
+        left.add(besides);
     }
     // `limit` counts training examples; the share for validation lies behind them
     if key == "data.train" {
@@ -161,7 +178,7 @@ fn records(recipe: &Recipe, split: Split) -> Result<Vec<Record>> {
         records.truncate(recipe.eval.limit.unwrap_or(records.len()));
     }
     with_system(recipe, &mut records);
-    Ok(records)
+    Ok((records, left))
 }
 
 /// The recipe's system message in front of conversations without one.
@@ -177,11 +194,12 @@ fn with_system(recipe: &Recipe, records: &mut [Record]) {
     }
 }
 
-fn read(recipe: &Recipe, file: &str, key: &str) -> Result<Vec<Record>> {
-    read_with(recipe, file, key, &read_options(recipe))
-}
-
-fn read_with(recipe: &Recipe, file: &str, key: &str, options: &ReadOptions) -> Result<Vec<Record>> {
+fn read_with(
+    recipe: &Recipe,
+    file: &str,
+    key: &str,
+    options: &ReadOptions,
+) -> Result<(Vec<Record>, Left)> {
     if let Some(name) = file.strip_prefix("builtin:") {
         let split = match key {
             "data.train" => Split::Train,
@@ -214,6 +232,10 @@ pub fn read_options(recipe: &Recipe) -> ReadOptions {
         calculator: match recipe.data.calculator {
             OnCalculator::Keep => randori_data::Calculator::Keep,
             OnCalculator::Remove => randori_data::Calculator::Remove,
+        },
+        bad_rows: match recipe.data.bad_rows {
+            OnBadRow::Error => BadRows::Error,
+            OnBadRow::Drop => BadRows::Drop,
         },
         limit: None,
     }

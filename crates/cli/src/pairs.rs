@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
-use anyhow::Result;
-use randori_data::{Counts, Encoded, Rejected};
+use anyhow::{Result, ensure};
+use randori_data::{BadRows, Counts, Encoded, ReadOptions, Rejected};
 
 use crate::artefacts::{Answer, PairRow};
-use crate::corpus;
+use crate::corpus::{self, Part};
 use crate::session::Session;
 use crate::stages::rows_of;
 
@@ -31,17 +31,31 @@ pub fn read(session: &Session, file: &Path) -> Result<Pairs> {
             .say(format!("  {:<38} {} scored", "pairs", rows.len()));
         return Ok(Pairs { rows, scored: true });
     }
-    let mut records = randori_data::read(file, &corpus::read_options(&session.recipe))?;
+    let answers = randori_store::read_rows::<Answer>(file).ok();
+    let mut options = corpus::read_options(&session.recipe);
+    if answers.is_some() {
+        // token ids stand beside the rows by number: none may be missing
+        options = ReadOptions {
+            bad_rows: BadRows::Error,
+            ..options
+        };
+    }
+    let (mut records, mut left) = randori_data::read(file, &options)?;
     if let Some(alone) = records.iter().find(|r| r.rejected.is_none()) {
         anyhow::bail!(
             "{}: not a pair: it needs two responses (`real` and `generated`, or `chosen` and `rejected`)",
             alone.place
         );
     }
-    let answers = randori_store::read_rows::<Answer>(file)
-        .ok()
-        .filter(|a| a.len() == records.len());
-    if answers.is_some() {
+    if let Some(answers) = &answers {
+        ensure!(
+            answers.len() == records.len(),
+            "{}: {} answers with token ids, but {} pairs",
+            file.display(),
+            answers.len(),
+            records.len()
+        );
+        left.unread.clear(); // read as answers
         records.iter_mut().for_each(|r| r.rejected = None);
     }
     if let Some(limit) = session.recipe.data.limit {
@@ -51,12 +65,13 @@ pub fn read(session: &Session, file: &Path) -> Result<Pairs> {
         &session.recipe,
         &session.tokenizer,
         &records,
+        left,
         session.bounds,
         "data.train",
     )?;
     let (examples, counts) = match answers {
         None => (part.examples, part.counts),
-        Some(answers) => with_answers(session, part.examples, &answers)?,
+        Some(answers) => with_answers(session, part, &answers)?,
     };
     session.console.say(format!("  {:<38} {counts}", "pairs"));
     Ok(Pairs {
@@ -77,12 +92,16 @@ fn known<'a>(session: &Session, place: &str, ids: impl Iterator<Item = &'a u32>)
 /// Puts the sampler's own token ids beside the real responses.
 fn with_answers(
     session: &Session,
-    examples: Vec<Encoded>,
+    part: Part,
     answers: &[Answer],
 ) -> Result<(Vec<Encoded>, Counts)> {
+    // real responses were looked at before, those that are gone since among them
+    let (empty_real, cut_real) = (part.counts.empty_real, part.counts.cut_real);
     let mut counts = Counts {
-        read: answers.len(),
-        ..Counts::default()
+        kept: 0,
+        prompt_tokens: 0,
+        real_tokens: 0,
+        ..part.counts
     };
     for answer in answers {
         known(session, &answer.place, answer.tokens.iter())?;
@@ -97,12 +116,13 @@ fn with_answers(
             ..e
         })
     };
-    let pairs = examples.into_iter().filter_map(pair).collect();
+    let pairs = part.examples.into_iter().filter_map(pair).collect();
     let kept = randori_data::screen(
         pairs,
         &session.tokenizer,
         &corpus::policy(&session.recipe),
         &mut counts,
     )?;
+    (counts.empty_real, counts.cut_real) = (empty_real, cut_real);
     Ok((kept, counts))
 }

@@ -5,12 +5,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Opened;
+use crate::{Left, Opened};
 
 /// How many examples were read, kept, and touched by each rule. An example may count under several.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Examples that came in.
+    /// Examples that came in, rows that were left out while reading among them.
     pub read: usize,
     /// Examples that went out.
     pub kept: usize,
@@ -49,9 +49,19 @@ pub struct Counts {
     pub real_tokens: usize,
     /// Tokens of the kept generated (rejected) responses.
     pub generated_tokens: usize,
+    /// What of the files' rows did not become examples.
+    #[serde(default)]
+    pub left: Left,
 }
 
 impl Counts {
+    /// These, and what reading left out.
+    pub fn and(mut self, left: Left) -> Self {
+        self.read += left.rows();
+        self.left.add(left);
+        self
+    }
+
     /// Counts what was done to an answer because of open reasoning.
     pub(crate) fn opened(&mut self, what: Opened) {
         match what {
@@ -108,6 +118,10 @@ impl fmt::Display for Counts {
             if self.generated_tokens > 0 {
                 write!(f, ", {} generated", self.generated_tokens)?;
             }
+        }
+        let left = self.left.to_string();
+        if !left.is_empty() {
+            write!(f, "; {left}")?;
         }
         Ok(())
     }

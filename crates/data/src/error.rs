@@ -33,6 +33,14 @@ pub enum Error {
         /// The rule it breaks.
         what: String,
     },
+    /// A file cannot be read from here on: its rows are lost, so they are never counted as dropped.
+    #[error("{place}: {what}")]
+    Broken {
+        /// Where reading ended.
+        place: Place,
+        /// Why.
+        what: String,
+    },
     /// The tokenizer's files or metadata cannot be used.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
@@ -72,10 +80,21 @@ impl Error {
         }
     }
 
+    pub(crate) fn broken(place: &Place, what: impl Into<String>) -> Self {
+        Self::Broken {
+            place: place.clone(),
+            what: what.into(),
+        }
+    }
+
     /// The same error with the example it happened at; an error that names a place keeps it.
     pub(crate) fn at(self, place: &Place) -> Self {
         match self {
-            Self::Example { .. } | Self::Io { .. } | Self::File { .. } | Self::NoTemplate => self,
+            Self::Example { .. }
+            | Self::Broken { .. }
+            | Self::Io { .. }
+            | Self::File { .. }
+            | Self::NoTemplate => self,
             other => Self::example(place, other.to_string()),
         }
     }

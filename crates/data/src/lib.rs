@@ -27,7 +27,7 @@ pub use error::{Error, Result};
 pub use message::{Context, Message};
 pub use modelfile::{OllamaTemplate, modelfile};
 pub use pack::{pack, pack_by_length};
-pub use read::{Calculator, Format, ReadOptions, Reader, Turns, read, read_bytes};
+pub use read::{BadRows, Calculator, Format, Left, ReadOptions, Reader, Turns, read, read_bytes};
 pub use template::{ChatTemplate, PLAIN};
 pub use tokenizer::{GgufTokenizer, Opened, Response, Tokenizer, known_pre_tokenizers};
 

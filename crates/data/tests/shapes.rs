@@ -7,7 +7,9 @@ use randori_data::{
 };
 
 fn read_text(text: &str) -> Vec<Record> {
-    read_bytes("train.jsonl", text.as_bytes(), &ReadOptions::default()).unwrap()
+    read_bytes("train.jsonl", text.as_bytes(), &ReadOptions::default())
+        .unwrap()
+        .0
 }
 
 fn one(text: &str) -> Record {
@@ -41,7 +43,7 @@ fn messages() {
         turns: Turns::Every,
         ..ReadOptions::default()
     };
-    let records = read_bytes("x", line.as_bytes(), &every).unwrap();
+    let records = read_bytes("x", line.as_bytes(), &every).unwrap().0;
     let answers: Vec<(usize, &str)> = records
         .iter()
         .map(|r| (r.prompt.len(), r.response.content()))
@@ -56,7 +58,7 @@ fn every_turn_that_answers_somebody_and_is_meant_to_be_trained() {
         turns: Turns::Every,
         ..ReadOptions::default()
     };
-    let records = read_bytes("x", line.as_bytes(), &every).unwrap();
+    let records = read_bytes("x", line.as_bytes(), &every).unwrap().0;
     assert_eq!(records.len(), 1);
     assert_eq!(
         (records[0].prompt.len(), records[0].response.content()),
@@ -185,7 +187,7 @@ fn gsm8k() {
         calculator: Calculator::Remove,
         ..ReadOptions::default()
     };
-    let record = &read_bytes("x", line.as_bytes(), &options).unwrap()[0];
+    let record = &read_bytes("x", line.as_bytes(), &options).unwrap().0[0];
     assert_eq!(
         record.response.content(),
         "48/2 = 24, a << b\n>> and 2\n#### 24"
@@ -202,7 +204,7 @@ fn a_set_format_goes_before_the_keys() {
         ..ReadOptions::default()
     };
     assert_eq!(
-        read_bytes("x", line.as_bytes(), &options).unwrap()[0]
+        read_bytes("x", line.as_bytes(), &options).unwrap().0[0]
             .response
             .content(),
         "a"
@@ -254,8 +256,10 @@ fn parquet() {
     let path =
         std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/messages.parquet");
     for records in [
-        read(&path, &ReadOptions::default()).unwrap(),
-        read_bytes("x", &std::fs::read(&path).unwrap(), &ReadOptions::default()).unwrap(),
+        read(&path, &ReadOptions::default()).unwrap().0,
+        read_bytes("x", &std::fs::read(&path).unwrap(), &ReadOptions::default())
+            .unwrap()
+            .0,
     ] {
         assert_eq!(records.len(), 5);
         assert_eq!(records[4].prompt, user("What is 4 plus 4?"));
@@ -359,7 +363,7 @@ fn a_reader_goes_on_after_a_bad_line_and_stops_at_the_limit() {
         ..ReadOptions::default()
     };
     assert_eq!(
-        read_bytes("x", text.as_bytes(), &limited).unwrap().len(),
+        read_bytes("x", text.as_bytes(), &limited).unwrap().0.len(),
         1,
         "what follows is not read"
     );

@@ -54,7 +54,7 @@ fn smollm2_ids_equal_the_peers() {
         (Some(1), Some(2), Some(2))
     );
     assert_eq!(tokenizer.vocab_size(), 49152);
-    let records = read(&pairs, &ReadOptions::default()).unwrap();
+    let records = read(&pairs, &ReadOptions::default()).unwrap().0;
     let expected: Value = serde_json::from_slice(&std::fs::read(expected).unwrap()).unwrap();
     let expected = expected
         .as_array()
@@ -94,7 +94,7 @@ fn gsm8k_goes_there_and_back() {
         calculator: Calculator::Remove,
         ..ReadOptions::default()
     };
-    let records = read(&train, &options).unwrap();
+    let records = read(&train, &options).unwrap().0;
     assert_eq!(records.len(), 7473);
     let started = std::time::Instant::now();
     for record in &records {
@@ -130,8 +130,8 @@ fn the_peers_pairs_are_gsm8k_without_its_calculator() {
         ..ReadOptions::default()
     };
     let (pairs, train) = (
-        read(&pairs, &options).unwrap(),
-        read(&train, &options).unwrap(),
+        read(&pairs, &options).unwrap().0,
+        read(&train, &options).unwrap().0,
     );
     assert_eq!((pairs.len(), train.len()), (64, 7473));
     for pair in &pairs {

@@ -1,8 +1,7 @@
 //! A data set that is one JSON array (as Alpaca's): its elements with the line each starts on.
 
-use serde_json::Value;
-
-use super::json;
+use super::Row;
+use super::json::json;
 use crate::{Error, Place, Result};
 
 /// The top-level elements of an array's text, found without parsing it whole.
@@ -31,7 +30,7 @@ impl Elements {
     }
 
     /// The next element, parsed.
-    pub(super) fn next(&mut self, file: &str) -> Option<Result<(Place, Value)>> {
+    pub(super) fn next(&mut self, file: &str) -> Option<Result<Row>> {
         if self.state == State::Ended {
             return None;
         }
@@ -52,7 +51,7 @@ impl Elements {
             }
             None => {
                 self.state = State::Ended;
-                return Some(Err(Error::example(
+                return Some(Err(Error::broken(
                     &place,
                     "not JSON: the array that starts the file never ends",
                 )));
@@ -61,11 +60,11 @@ impl Elements {
         }
         let start = self.at;
         self.skip_element();
-        let element = json(&place, &self.text[start..self.at]);
+        let element = json(place, &self.text[start..self.at]);
         if self.text.get(self.at) == Some(&b',') {
             self.at += 1;
         }
-        Some(element.map(|value| (place, value)))
+        Some(element)
     }
 
     fn skip_space(&mut self) {

@@ -3,20 +3,26 @@
 use serde_json::{Map, Value};
 
 use super::Turns;
-use super::values::present;
+use super::json::list_in;
+use super::values::{self, flag, plain_flag, present, wrong};
 use crate::{Context, Error, Message, Place, Result};
 
-/// A message and whether its author wants it trained (OpenAI's `weight: 0` says no).
+/// A message and whether its author wants it trained: OpenAI's `weight: 0` and axolotl's `train: false` say no.
 pub(super) struct Turn {
     pub message: Message,
     pub trained: bool,
 }
 
-/// The messages of a list value; `key` names the list in errors.
+/// The messages of a list value, or of one message; `key` names it in errors. A list may be kept as its JSON text,
+/// since a column of a table has one type.
 pub(super) fn messages(place: &Place, key: &str, value: &Value) -> Result<Vec<Turn>> {
     let list = match value {
         Value::Array(list) => list,
+        Value::Object(_) => return Ok(vec![message(place, key, value)?]),
         other => {
+            if let Some(list) = other.as_str().and_then(list_in) {
+                return messages(place, key, &list);
+            }
             return Err(Error::example(
                 place,
                 format!("`{key}` should be a list of messages, is {}", kind(other)),
@@ -36,8 +42,14 @@ fn message(place: &Place, at: &str, item: &Value) -> Result<Turn> {
             format!("`{at}` should be a message, is {}", kind(item)),
         ));
     };
-    let given = text_of(map, &["role", "from"])
-        .ok_or_else(|| Error::example(place, format!("`{at}` has no role (`role` or `from`)")))?;
+    let given = match first(map, &["role", "from"]) {
+        Some((_, Value::String(role))) => role,
+        Some((key, other)) => return Err(wrong(place, &format!("{at}.{key}"), "text", other)),
+        None => {
+            let what = format!("`{at}` has no role (`role` or `from`)");
+            return Err(Error::example(place, what));
+        }
+    };
     let role = role_name(given).ok_or_else(|| {
         Error::example(
             place,
@@ -48,7 +60,7 @@ fn message(place: &Place, at: &str, item: &Value) -> Result<Turn> {
         .into_iter()
         .find(|key| present(map, key).is_some());
     let content = match spoken.and_then(|key| map.get(key)) {
-        Some(value) => Some(Value::String(content_text(place, at, value)?)),
+        Some(value) => Some(Value::String(content_text(place, at, role, value)?)),
         None if role == "assistant" && SPOKEN.iter().any(|key| present(map, key).is_some()) => None,
         None => {
             return Err(Error::example(
@@ -57,11 +69,25 @@ fn message(place: &Place, at: &str, item: &Value) -> Result<Turn> {
             ));
         }
     };
-    let trained = map.get("weight").and_then(Value::as_f64) != Some(0.0);
+    let trained = trained(place, at, map)?;
     Ok(Turn {
         message: Message::of(fields(map, role, spoken, content)),
         trained,
     })
+}
+
+/// Fields of a message that are said to whoever trains, not to the model: OpenAI's and axolotl's.
+const TRAINS: [&str; 3] = ["weight", "train", "training"];
+
+/// Whether a message is to be trained. `loss` is ms-swift's word for it, where it is a yes or no.
+fn trained(place: &Place, at: &str, map: &Map<String, Value>) -> Result<bool> {
+    let mut trained = true;
+    for key in TRAINS {
+        if let Some(value) = present(map, key) {
+            trained &= flag(place, &format!("{at}.{key}"), value)?.unwrap_or(true);
+        }
+    }
+    Ok(trained && map.get("loss").and_then(plain_flag).unwrap_or(true))
 }
 
 /// Fields by which an assistant says something without `content`.
@@ -82,11 +108,7 @@ fn fields(
     spoken: Option<&str>,
     mut content: Option<Value>,
 ) -> Map<String, Value> {
-    let named = if map.get("role").is_some_and(Value::is_string) {
-        "role"
-    } else {
-        "from"
-    };
+    let named = first(map, &["role", "from"]).map_or("role", |(key, _)| key);
     let mut fields = Map::new();
     for (key, value) in map {
         match key.as_str() {
@@ -97,8 +119,8 @@ fn fields(
             "content" | "value" if spoken.is_none() => {
                 _ = fields.insert("content".to_owned(), Value::Null);
             }
-            // said to whoever trains, not to the model
-            "weight" => {}
+            key if TRAINS.contains(&key) => {}
+            "loss" if plain_flag(value).is_some() => {}
             _ if value.is_null() => {}
             _ => _ = fields.insert(key.clone(), value.clone()),
         }
@@ -144,70 +166,65 @@ fn role_name(role: &str) -> Option<&'static str> {
     })
 }
 
-/// A message's content: text, or a list of text parts.
-fn content_text(place: &Place, at: &str, value: &Value) -> Result<String> {
+/// A message's content: text, a list of text parts, or a number where nobody trains it. How a number is to be spelt in
+/// an answer is for the data to say: 5 and 5.0 are other tokens.
+fn content_text(place: &Place, at: &str, role: &str, value: &Value) -> Result<String> {
     match value {
-        Value::String(text) => Ok(text.clone()),
-        Value::Array(parts) => parts
-            .iter()
-            .map(|part| match part {
-                Value::String(text) => Ok(text.as_str()),
-                Value::Object(map) => text_of(map, &["text"]).ok_or_else(|| {
-                    Error::example(
-                        place,
-                        format!("`{at}` has a part that is not text; only text can be trained"),
-                    )
-                }),
-                other => Err(Error::example(
-                    place,
-                    format!("`{at}` has a part that is {}", kind(other)),
-                )),
-            })
-            .collect(),
-        other => Err(Error::example(
-            place,
-            format!("the content of `{at}` should be text, is {}", kind(other)),
-        )),
+        Value::String(_) | Value::Array(_) => values::text(place, at, value),
+        Value::Number(_) if role != "assistant" => values::text(place, at, value),
+        other => {
+            let what = format!("the content of `{at}` should be text, is {}", kind(other));
+            Err(Error::example(place, what))
+        }
     }
 }
 
-/// The (prompt, response) pairs that a conversation trains.
+/// What a conversation trains.
+pub(super) struct Trained {
+    /// Prompt and response, one for each example.
+    pub pairs: Vec<(Vec<Message>, Message)>,
+    /// Responses that would be trained but for what their message says.
+    pub untrained: usize,
+}
+
+/// The (prompt, response) pairs that a conversation trains; none where its messages say so.
 ///
-/// `Last`: the last assistant turn, whatever follows it. `Every`: each assistant turn that answers somebody; an
-/// opening line of the assistant is history for the next.
-pub(super) fn split(
-    place: &Place,
-    key: &str,
-    turns: Vec<Turn>,
-    which: Turns,
-) -> Result<Vec<(Vec<Message>, Message)>> {
-    let candidates: Vec<usize> = (0..turns.len())
-        .filter(|&i| turns[i].message.role() == "assistant" && turns[i].trained)
+/// `Last`: the last assistant turn that is to be trained, whatever follows it. `Every`: each assistant turn that answers
+/// somebody; an opening line of the assistant is history for the next.
+pub(super) fn split(place: &Place, key: &str, turns: Vec<Turn>, which: Turns) -> Result<Trained> {
+    let trained: Vec<bool> = turns.iter().map(|t| t.trained).collect();
+    let messages: Vec<Message> = turns.into_iter().map(|t| t.message).collect();
+    let mut answers: Vec<usize> = (0..messages.len())
+        .filter(|&i| messages[i].role() == "assistant")
         .collect();
-    let Some(&last) = candidates.last() else {
+    if answers.is_empty() {
         return Err(Error::example(
             place,
             format!("an example without response: `{key}` has no assistant message"),
         ));
-    };
-    let messages: Vec<Message> = turns.into_iter().map(|t| t.message).collect();
-    let chosen: Vec<usize> = match which {
-        Turns::Last => vec![last],
-        Turns::Every => candidates
-            .into_iter()
-            .filter(|&i| asks(&messages[..i]))
-            .collect(),
-    };
-    if chosen.is_empty() || !asks(&messages[..chosen[0]]) {
+    }
+    match which {
+        // those before the last one that is trained are history
+        Turns::Last => {
+            let last = answers.iter().rposition(|&i| trained[i]);
+            answers.drain(..last.unwrap_or(answers.len() - 1));
+        }
+        Turns::Every => answers.retain(|&i| asks(&messages[..i])),
+    }
+    if answers.first().is_none_or(|&i| !asks(&messages[..i])) {
         return Err(Error::example(
             place,
             format!("an empty prompt: nobody speaks before the assistant in `{key}`"),
         ));
     }
-    Ok(chosen
-        .into_iter()
-        .map(|i| (messages[..i].to_vec(), messages[i].clone()))
-        .collect())
+    let (chosen, not): (Vec<usize>, Vec<usize>) = answers.into_iter().partition(|&i| trained[i]);
+    Ok(Trained {
+        pairs: chosen
+            .into_iter()
+            .map(|i| (messages[..i].to_vec(), messages[i].clone()))
+            .collect(),
+        untrained: not.len(),
+    })
 }
 
 /// Whether these messages ask for something: one that is neither the system's nor the assistant's, and not blank.
@@ -217,10 +234,13 @@ pub(super) fn asks(messages: &[Message]) -> bool {
     })
 }
 
-/// The first of these keys that holds text.
-pub(super) fn text_of<'a>(map: &'a Map<String, Value>, keys: &[&str]) -> Option<&'a str> {
+/// The first of these keys that is there and not null, with its value.
+pub(super) fn first<'a>(
+    map: &'a Map<String, Value>,
+    keys: &[&'static str],
+) -> Option<(&'static str, &'a Value)> {
     keys.iter()
-        .find_map(|key| map.get(*key).and_then(Value::as_str))
+        .find_map(|key| present(map, key).map(|value| (*key, value)))
 }
 
 /// A value's kind, for errors.

@@ -6,7 +6,7 @@ use super::values::{number, present};
 use crate::{Error, Place, Result};
 
 /// The columns of the real (chosen) and the generated (rejected) response's reward.
-pub(super) const COLUMNS: [[&str; 2]; 8] = [
+const COLUMNS: [[&str; 2]; 8] = [
     ["reward_real", "reward_generated"],
     ["reward_chosen", "reward_rejected"],
     ["score_real", "score_generated"],
@@ -18,46 +18,48 @@ pub(super) const COLUMNS: [[&str; 2]; 8] = [
 ];
 
 /// The one column that holds both, real (chosen) first.
-pub(super) const BOTH: &str = "reward";
+const BOTH: &str = "reward";
 
-/// The pair's rewards, and the keys they stand under.
-pub(super) fn rewards(
-    place: &Place,
-    map: &Map<String, Value>,
-) -> Result<Option<([f64; 2], &'static [&'static str])>> {
-    if let Some(Value::Array(both)) = present(map, BOTH) {
-        return match both.as_slice() {
-            [real, other] => Ok(
-                match (number(place, BOTH, real)?, number(place, BOTH, other)?) {
-                    (Some(real), Some(other)) => Some(([real, other], &[BOTH])),
-                    _ => None,
-                },
-            ),
-            _ => {
-                let what = format!("`{BOTH}` should be two numbers, has {}", both.len());
-                Err(Error::example(place, what))
-            }
-        };
+/// The columns that hold this row's rewards, if it has any.
+pub(super) fn columns(map: &Map<String, Value>) -> Option<&'static [&'static str]> {
+    if let Some(Value::Array(_)) = present(map, BOTH) {
+        return Some(&[BOTH]);
     }
-    for columns in &COLUMNS {
-        let mut found = [None; 2];
-        for (found, key) in found.iter_mut().zip(columns) {
-            if let Some(value) = present(map, key) {
-                *found = number(place, key, value)?;
-            }
-        }
-        match found {
-            [Some(real), Some(other)] => return Ok(Some(([real, other], columns))),
-            [None, None] => {}
-            [first, _] => {
-                let (has, lacks) = match first {
-                    Some(_) => (columns[0], columns[1]),
-                    None => (columns[1], columns[0]),
-                };
-                let what = format!("`{has}` without `{lacks}`: a pair has two rewards or none");
-                return Err(Error::example(place, what));
-            }
-        }
+    COLUMNS
+        .iter()
+        .find(|pair| pair.iter().any(|key| present(map, key).is_some()))
+        .map(|pair| pair.as_slice())
+}
+
+/// The pair's rewards, the real (chosen) response's first.
+pub(super) fn rewards(place: &Place, map: &Map<String, Value>) -> Result<Option<[f64; 2]>> {
+    let refuse = |what: String| Err(Error::example(place, what));
+    let given: Vec<(&str, Option<&Value>)> = match columns(map) {
+        None => return Ok(None),
+        Some([both]) => match present(map, both).and_then(Value::as_array) {
+            Some(list) => list.iter().map(|value| (*both, Some(value))).collect(),
+            None => Vec::new(),
+        },
+        Some(keys) => keys.iter().map(|key| (*key, present(map, key))).collect(),
+    };
+    let [(real_key, real), (other_key, other)] = given[..] else {
+        return refuse(format!(
+            "`{BOTH}` should be two numbers, has {}",
+            given.len()
+        ));
+    };
+    let number_of = |key: &str, value: Option<&Value>| match value {
+        Some(value) => number(place, key, value),
+        None => Ok(None),
+    };
+    match (number_of(real_key, real)?, number_of(other_key, other)?) {
+        (Some(real), Some(other)) => Ok(Some([real, other])),
+        (None, None) => Ok(None),
+        (Some(_), None) => refuse(alone(real_key, other_key)),
+        (None, Some(_)) => refuse(alone(other_key, real_key)),
     }
-    Ok(None)
+}
+
+fn alone(has: &str, lacks: &str) -> String {
+    format!("`{has}` without `{lacks}`: a pair has two rewards or none")
 }

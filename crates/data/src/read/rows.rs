@@ -1,14 +1,20 @@
 //! Parquet rows as JSON values, through the crate's record interface: nested lists and groups become arrays and
 //! objects, row group by row group.
 
+use parquet::basic::Compression;
+use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
 use parquet::record::reader::RowIter;
-use parquet::record::{Field, Row};
+use parquet::record::{Field, Row as Columns};
 use serde_json::{Map, Value};
 
 use super::pages::Checked;
+use super::{NO_TEXT, Row};
 use crate::contain::contain;
 use crate::{Error, Place, Result};
+
+/// Why a text of a row read here may be none.
+const BYTES: &str = "bytes that are not UTF-8";
 
 /// The rows of one file.
 pub(super) struct Rows {
@@ -20,20 +26,28 @@ pub(super) struct Rows {
 impl Rows {
     pub(super) fn open<C: ChunkReader + 'static>(file: &str, whole: C) -> Result<Self> {
         let open = || {
-            let reader = SerializedFileReader::new(whole).map_err(|e| e.to_string())?;
+            let reader =
+                SerializedFileReader::new(whole).map_err(|e| Opening::Damaged(e.to_string()))?;
+            supported(reader.metadata())?;
             Ok(RowIter::from_file_into(
                 Box::new(Checked(reader)) as Box<dyn FileReader>
             ))
         };
-        let rows = contain(open).and_then(|rows| rows);
+        let rows = contain(open)
+            .map_err(Opening::Damaged)
+            .and_then(|rows| rows);
+        let rows = rows.map_err(|e| match e {
+            Opening::Damaged(e) => Error::file(file, format!("not Parquet: {e}")),
+            Opening::Unsupported(what) => Error::file(file, what),
+        })?;
         Ok(Self {
-            rows: rows.map_err(|e| Error::file(file, format!("not Parquet: {e}")))?,
+            rows,
             row: 0,
             broken: false,
         })
     }
 
-    pub(super) fn next(&mut self, file: &str) -> Option<Result<(Place, Value)>> {
+    pub(super) fn next(&mut self, file: &str) -> Option<Result<Row>> {
         if self.broken {
             return None;
         }
@@ -47,24 +61,49 @@ impl Rows {
             line: self.row,
         };
         Some(match row {
-            Ok(row) => Ok((place, object(&row))),
+            Ok(columns) => {
+                let mut no_text = None;
+                let value = object(&columns, &mut no_text);
+                Ok(Row {
+                    no_text,
+                    ..Row::new(place, value)
+                })
+            }
             Err(e) => {
                 self.broken = true; // what follows a damaged page is not trustworthy
-                Err(Error::example(&place, format!("damaged Parquet: {e}")))
+                Err(Error::broken(&place, format!("damaged Parquet: {e}")))
             }
         })
     }
 }
 
-fn object(row: &Row) -> Value {
+enum Opening {
+    Damaged(String),
+    Unsupported(String),
+}
+
+/// Refuses, before a page is read, what no page of the file would decompress to.
+fn supported(file: &ParquetMetaData) -> std::result::Result<(), Opening> {
+    for column in file.row_groups().iter().flat_map(|group| group.columns()) {
+        if let Compression::LZO = column.compression() {
+            return Err(Opening::Unsupported(format!(
+                "the column `{}` is compressed with LZO, which is not supported",
+                column.column_path().string().escape_debug()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn object(row: &Columns, no_text: &mut Option<&'static str>) -> Value {
     Value::Object(
         row.get_column_iter()
-            .map(|(name, field)| (name.clone(), value(field)))
+            .map(|(name, field)| (name.clone(), value(field, no_text)))
             .collect(),
     )
 }
 
-fn value(field: &Field) -> Value {
+fn value(field: &Field, no_text: &mut Option<&'static str>) -> Value {
     match field {
         Field::Null => Value::Null,
         Field::Bool(x) => Value::Bool(*x),
@@ -76,28 +115,43 @@ fn value(field: &Field) -> Value {
         Field::UShort(x) => (*x).into(),
         Field::UInt(x) => (*x).into(),
         Field::ULong(x) => (*x).into(),
-        Field::Float(x) => (*x).into(),
-        Field::Double(x) => (*x).into(),
+        Field::Float16(x) => float(x.to_f64()),
+        // the shortest digits that give the same number: 0.1 stays 0.1
+        Field::Float(x) => float(x.to_string().parse().unwrap_or(f64::NAN)),
+        Field::Double(x) => float(*x),
         Field::Str(x) => Value::String(x.clone()),
-        // Old writers leave text without its annotation.
-        Field::Bytes(x) => x
-            .as_utf8()
-            .map_or(Value::Null, |text| Value::String(text.to_owned())),
-        Field::Group(row) => object(row),
-        Field::ListInternal(list) => Value::Array(list.elements().iter().map(value).collect()),
-        Field::MapInternal(map) => Value::Object(
-            map.entries()
-                .iter()
-                .map(|(k, v)| {
-                    (
-                        value(k)
-                            .as_str()
-                            .map_or_else(|| k.to_string(), str::to_owned),
-                        value(v),
-                    )
-                })
-                .collect::<Map<_, _>>(),
-        ),
+        // Old writers leave text without its annotation; pictures and sound are in nobody's way until they are used.
+        Field::Bytes(x) => Value::String(match x.as_utf8() {
+            Ok(text) => text.to_owned(),
+            Err(_) => {
+                *no_text = Some(BYTES);
+                NO_TEXT.to_string()
+            }
+        }),
+        Field::Group(row) => object(row, no_text),
+        Field::ListInternal(list) => {
+            Value::Array(list.elements().iter().map(|x| value(x, no_text)).collect())
+        }
+        Field::MapInternal(map) => {
+            let mut out = Map::new();
+            for (k, v) in map.entries() {
+                let key = match value(k, no_text) {
+                    Value::String(key) => key,
+                    other => other.to_string(),
+                };
+                out.insert(key, value(v, no_text));
+            }
+            Value::Object(out)
+        }
         other => Value::String(other.to_string()),
+    }
+}
+
+/// As JSON's reader has it: NaN is null, infinities are the text that Python prints.
+fn float(x: f64) -> Value {
+    match x {
+        f64::INFINITY => "inf".into(),
+        f64::NEG_INFINITY => "-inf".into(),
+        x => x.into(),
     }
 }

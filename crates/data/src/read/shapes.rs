@@ -1,109 +1,30 @@
-//! The shapes of examples that people have, told apart by their keys.
+//! Rows of each shape as records.
 
 use serde_json::{Map, Value};
 
-use super::conversation::{Turn, asks, context, kind, messages, split, text_of};
+use super::conversation::{Turn, asks, context, first, kind, messages, split};
+use super::format::{Format, check, detect, spell};
+use super::json::list_in;
 use super::rewards::rewards;
-use super::values::present;
-use super::{Calculator, ReadOptions};
+use super::unread::{PROMPTS, ROUNDS, SYSTEMS, note};
+use super::values::{self, flag, plain_flag, present};
+use super::{Calculator, Left, ReadOptions};
 use crate::{Context, Error, Message, Place, Record, Result};
 
-/// A shape of examples.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Format {
-    /// Told from each example's keys.
-    #[default]
-    Auto,
-    /// `messages`: a list of role and content, as OpenAI's.
-    Messages,
-    /// `prompt` and `response` (or `completion`): text, or lists of messages.
-    Prompt,
-    /// `instruction`, `input`, `output`.
-    Alpaca,
-    /// `conversations`: a list of from and value.
-    ShareGpt,
-    /// `real` and `generated`: SPIN's own pairs.
-    Spin,
-    /// `chosen` and `rejected`: preference pairs.
-    Preference,
-    /// `question` and `answer`, as GSM8K.
-    Question,
+/// A row of a file: where it stands and what it holds.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    place: &'a Place,
+    map: &'a Map<String, Value>,
 }
 
-/// The shapes in the order they are tried: pairs first, since preference sets often carry `messages` too.
-const TRIED: [(Format, &str, &[&[&str]]); 7] = [
-    (Format::Spin, "spin", &[&["real"], &["generated"]]),
-    (
-        Format::Preference,
-        "preference",
-        &[&["chosen"], &["rejected"]],
-    ),
-    (Format::Messages, "messages", &[&["messages"]]),
-    (
-        Format::ShareGpt,
-        "sharegpt",
-        &[&["conversations", "conversation"]],
-    ),
-    (Format::Alpaca, "alpaca", &[&["instruction"], &["output"]]),
-    (
-        Format::Prompt,
-        "prompt",
-        &[&["prompt"], &["response", "completion"]],
-    ),
-    (Format::Question, "question", &[&["question"], &["answer"]]),
-];
-
-impl Format {
-    /// The names a recipe may use.
-    pub const NAMES: [&'static str; 8] = [
-        "auto",
-        "messages",
-        "prompt",
-        "alpaca",
-        "sharegpt",
-        "spin",
-        "preference",
-        "question",
-    ];
-
-    /// The name in a recipe.
-    pub fn name(self) -> &'static str {
-        TRIED
-            .iter()
-            .find(|(format, ..)| *format == self)
-            .map_or("auto", |(_, name, _)| name)
-    }
-
-    fn keys(self) -> &'static [&'static [&'static str]] {
-        TRIED
-            .iter()
-            .find(|(format, ..)| *format == self)
-            .map_or(&[], |(.., keys)| keys)
-    }
-}
-
-impl std::str::FromStr for Format {
-    type Err = String;
-
-    fn from_str(name: &str) -> std::result::Result<Self, String> {
-        if name == "auto" {
-            return Ok(Self::Auto);
-        }
-        TRIED
-            .iter()
-            .find(|(_, known, _)| *known == name)
-            .map(|(format, ..)| *format)
-            .ok_or_else(|| {
-                format!(
-                    "unknown data format `{name}`; known: {}",
-                    Self::NAMES.join(", ")
-                )
-            })
-    }
-}
-
-/// The records of one example.
-pub(super) fn records(place: &Place, value: &Value, options: &ReadOptions) -> Result<Vec<Record>> {
+/// The records of one row, none where it says that nothing of it is to be trained; `left` counts what of it is not.
+pub(super) fn records(
+    place: &Place,
+    value: &Value,
+    options: &ReadOptions,
+    left: &mut Left,
+) -> Result<Vec<Record>> {
     let Value::Object(map) = value else {
         return Err(Error::example(
             place,
@@ -117,16 +38,15 @@ pub(super) fn records(place: &Place, value: &Value, options: &ReadOptions) -> Re
             given
         }
     };
+    let row = Row { place, map };
     let mut records = match format {
-        Format::Messages => conversation(place, map, &["messages"], options)?,
-        Format::ShareGpt => conversation(place, map, &["conversations", "conversation"], options)?,
-        Format::Alpaca => vec![alpaca(place, map)?],
-        Format::Question => vec![simple(place, map, "question", &["answer"])?],
-        Format::Spin => vec![pair(place, map, "real", "generated")?],
-        Format::Preference => vec![pair(place, map, "chosen", "rejected")?],
-        Format::Prompt | Format::Auto => {
-            vec![simple(place, map, "prompt", &["response", "completion"])?]
-        }
+        Format::Messages => row.conversation(&["messages"], options, left)?,
+        Format::ShareGpt => row.conversation(&["conversations", "conversation"], options, left)?,
+        Format::Alpaca => row.alpaca()?,
+        Format::Question => row.simple("question", &["answer"])?,
+        Format::Spin => row.pair("real", "generated")?,
+        Format::Preference => row.pair("chosen", "rejected")?,
+        Format::Prompt | Format::Auto => row.simple("prompt", &["response", "completion"])?,
     };
     let context = context(place, map)?;
     for record in &mut records {
@@ -141,279 +61,259 @@ pub(super) fn records(place: &Place, value: &Value, options: &ReadOptions) -> Re
             }
         }
     }
+    note(map, format, &records, left);
+    if !wanted(map, format) {
+        records.clear();
+    }
     Ok(records)
 }
 
-fn detect(place: &Place, map: &Map<String, Value>) -> Result<Format> {
-    let has = |any: &&[&str]| any.iter().any(|key| present(map, key).is_some());
-    if let Some((format, ..)) = TRIED.iter().find(|(.., keys)| keys.iter().all(has)) {
-        return Ok(*format);
-    }
-    // The first half of a shape without the second is an example without response.
-    if let Some((_, name, keys)) = TRIED
+/// Whether a row is to be trained as a whole. The words are common ones, so a value that is no yes or no is a column
+/// about something else, which nobody reads.
+fn wanted(map: &Map<String, Value>, format: Format) -> bool {
+    WHOLE
         .iter()
-        .find(|(.., keys)| keys.len() == 2 && has(&keys[0]))
-    {
-        let (first, second) = (spell(keys[0]), spell(keys[1]));
-        return Err(Error::example(
-            place,
-            format!("an example without response: {first} but no {second} (shape {name})"),
-        ));
-    }
-    let shapes: Vec<String> = TRIED
-        .iter()
-        .map(|(_, name, keys)| {
-            format!(
-                "{name} ({})",
-                keys.iter()
-                    .map(|k| spell(k))
-                    .collect::<Vec<_>>()
-                    .join(" + ")
-            )
-        })
-        .collect();
-    Err(Error::example(
-        place,
-        format!(
-            "no known shape has the keys {}. Known: {}",
-            keys_of(map),
-            shapes.join(", ")
-        ),
-    ))
+        .all(|key| says(map, key, format) != Some(false))
 }
 
-fn check(place: &Place, map: &Map<String, Value>, format: Format) -> Result<()> {
-    for any in format.keys() {
-        if !any.iter().any(|key| present(map, key).is_some()) {
-            let what = format!(
-                "no {} (the format is set to {}); keys found: {}",
-                spell(any),
-                format.name(),
-                keys_of(map)
-            );
-            return Err(Error::example(place, what));
-        }
-    }
-    Ok(())
-}
+/// Columns that say whether a row is to be trained: KTO's under the names of TRL and LLaMA-Factory, then the words
+/// that messages use too.
+pub(super) const WHOLE: [&str; 4] = ["label", "kto_tag", "train", "weight"];
 
-fn spell(any: &[&str]) -> String {
-    any.iter()
-        .map(|key| format!("`{key}`"))
-        .collect::<Vec<_>>()
-        .join(" or ")
-}
-
-fn keys_of(map: &Map<String, Value>) -> String {
-    match map.is_empty() {
-        true => "(none)".to_owned(),
-        false => map
-            .keys()
-            .map(|key| format!("`{key}`"))
-            .collect::<Vec<_>>()
-            .join(", "),
+/// What a column of [`WHOLE`] says. A label of 0 or 1 is KTO's beside a prompt and its completion; elsewhere it
+/// may be a class. A pair has no label: both its responses are wanted.
+pub(super) fn says(map: &Map<String, Value>, key: &str, format: Format) -> Option<bool> {
+    let value = present(map, key)?;
+    let pair = matches!(format, Format::Spin | Format::Preference);
+    match (key, value) {
+        ("label" | "kto_tag", _) if pair => None,
+        ("label", Value::Number(_)) if format != Format::Prompt => None,
+        _ => plain_flag(value),
     }
 }
 
-fn conversation(
-    place: &Place,
-    map: &Map<String, Value>,
-    keys: &[&str],
-    options: &ReadOptions,
-) -> Result<Vec<Record>> {
-    let (key, value) = keys
-        .iter()
-        .find_map(|key| present(map, key).map(|value| (*key, value)))
-        .ok_or_else(|| Error::example(place, format!("no {}", spell(keys))))?;
-    let turns = messages(place, key, value)?;
-    let parts = split(place, key, turns, options.turns)?;
-    Ok(parts
-        .into_iter()
-        .map(|(prompt, response)| record(place, with_system(map, prompt), response))
-        .collect())
-}
+impl<'a> Row<'a> {
+    fn conversation(
+        self,
+        keys: &[&'static str],
+        options: &ReadOptions,
+        left: &mut Left,
+    ) -> Result<Vec<Record>> {
+        let (key, value) = first(self.map, keys)
+            .ok_or_else(|| Error::example(self.place, format!("no {}", spell(keys))))?;
+        let turns = messages(self.place, key, value)?;
+        let trained = split(self.place, key, turns, options.turns)?;
+        left.untrained += trained.untrained;
+        let records = trained.pairs.into_iter();
+        records
+            .map(|(prompt, response)| Ok(self.record(self.with_system(prompt)?, response)))
+            .collect()
+    }
 
-fn alpaca(place: &Place, map: &Map<String, Value>) -> Result<Record> {
-    let mut prompt = Vec::new();
-    // LLaMA-Factory's earlier rounds: a list of [instruction, output].
-    for round in present(map, "history")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
-        match round.as_array().map(Vec::as_slice) {
-            Some([Value::String(asked), Value::String(answered)]) => {
-                prompt.extend([Message::user(asked), Message::assistant(answered)]);
+    fn alpaca(self) -> Result<Vec<Record>> {
+        let prompt = self.instruction()?;
+        let response = Message::assistant(self.text("output")?);
+        Ok(vec![self.record(self.with_system(prompt)?, response)])
+    }
+
+    /// Alpaca's prompt: the earlier rounds, then instruction and input.
+    fn instruction(self) -> Result<Vec<Message>> {
+        let mut prompt = self.history()?;
+        let mut asked = match present(self.map, "instruction") {
+            Some(value) => values::text(self.place, "instruction", value)?,
+            None => self.text("instruction")?.to_owned(),
+        };
+        let input = match present(self.map, "input") {
+            Some(value) => values::text(self.place, "input", value)?,
+            None => String::new(),
+        };
+        if !input.trim().is_empty() {
+            if !asked.is_empty() {
+                asked.push_str("\n\n");
             }
-            _ => {
-                return Err(Error::example(
-                    place,
-                    "`history` should be a list of [instruction, output]",
-                ));
-            }
+            asked.push_str(&input);
         }
-    }
-    let mut asked = text(place, map, "instruction")?.to_owned();
-    if let Some(input) = text_of(map, &["input"]).filter(|input| !input.trim().is_empty()) {
-        if !asked.is_empty() {
-            asked.push_str("\n\n");
-        }
-        asked.push_str(input);
-    }
-    prompt.push(Message::user(asked.clone()));
-    if asked.trim().is_empty() {
-        return Err(Error::example(
-            place,
-            "an empty prompt: `instruction` and `input` are blank",
-        ));
-    }
-    Ok(record(
-        place,
-        with_system(map, prompt),
-        Message::assistant(text(place, map, "output")?),
-    ))
-}
-
-/// A prompt under one key, a response under another.
-fn simple(place: &Place, map: &Map<String, Value>, ask: &str, answers: &[&str]) -> Result<Record> {
-    let prompt = prompt_of(place, ask, present(map, ask))?.unwrap_or_default();
-    let answer = answers
-        .iter()
-        .find(|key| present(map, key).is_some())
-        .copied()
-        .unwrap_or(answers[0]);
-    let (prompt, response) = side(place, answer, present(map, answer), Some(prompt))?;
-    Ok(record(place, with_system(map, prompt), response))
-}
-
-/// Two responses to one prompt, each text or a list of messages that may carry the prompt.
-fn pair(place: &Place, map: &Map<String, Value>, real: &str, other: &str) -> Result<Record> {
-    let mut prompt = None;
-    for key in ["prompt", "question", "instruction"] {
-        if prompt.is_none() {
-            prompt = prompt_of(place, key, present(map, key))?;
-        }
-    }
-    let (head, response) = side(place, real, present(map, real), prompt.clone())?;
-    let (other_head, rejected) = side(place, other, present(map, other), prompt)?;
-    if head != other_head {
-        let at = head
-            .iter()
-            .zip(&other_head)
-            .take_while(|(a, b)| a == b)
-            .count()
-            + 1;
-        let what =
-            format!("`{real}` and `{other}` answer different prompts: they part at message {at}");
-        return Err(Error::example(place, what));
-    }
-    let mut record = record(place, with_system(map, head), response);
-    record.rejected = Some(rejected);
-    record.rejected_cut = present(map, "truncated")
-        .and_then(Value::as_bool)
-        .unwrap_or(false);
-    record.rewards = rewards(place, map)?.map(|(values, _)| values);
-    Ok(record)
-}
-
-/// A prompt given as text or as messages; `None` when the key is absent.
-fn prompt_of(place: &Place, key: &str, value: Option<&Value>) -> Result<Option<Vec<Message>>> {
-    Ok(match value {
-        None => None,
-        Some(Value::String(text)) => Some(vec![Message::user(text)]),
-        Some(value @ Value::Array(_)) => Some(unwrap(messages(place, key, value)?)),
-        Some(other) => {
+        if asked.trim().is_empty() {
             return Err(Error::example(
-                place,
-                format!("`{key}` should be text or messages, is {}", kind(other)),
+                self.place,
+                "an empty prompt: `instruction` and `input` are blank",
             ));
         }
-    })
-}
+        prompt.push(Message::user(asked));
+        Ok(prompt)
+    }
 
-/// One response and the prompt it answers: the messages before it where it has some, else the given prompt.
-fn side(
-    place: &Place,
-    key: &str,
-    value: Option<&Value>,
-    prompt: Option<Vec<Message>>,
-) -> Result<(Vec<Message>, Message)> {
-    match value {
-        Some(Value::String(response)) => match prompt {
-            Some(prompt) => Ok((prompt, Message::assistant(response))),
-            None => Err(Error::example(
-                place,
-                format!("`{key}` is text, so a `prompt` is needed beside it"),
-            )),
-        },
-        Some(list @ Value::Array(_)) => {
-            let mut list = unwrap(messages(place, key, list)?);
-            match list.pop() {
-                Some(last) if last.role() == "assistant" => {
-                    let head = if list.is_empty() {
-                        prompt.unwrap_or_default()
-                    } else {
-                        list
-                    };
-                    Ok((head, last))
+    /// LLaMA-Factory's earlier rounds: a list of [instruction, output], or its JSON text.
+    fn history(self) -> Result<Vec<Message>> {
+        let rounds = match present(self.map, ROUNDS) {
+            None => return Ok(Vec::new()),
+            Some(Value::String(text)) if text.trim().is_empty() => return Ok(Vec::new()),
+            Some(Value::String(text)) => list_in(text),
+            Some(other) => Some(other.clone()),
+        };
+        let wrong = || {
+            let what = format!("`{ROUNDS}` should be a list of [instruction, output]");
+            Error::example(self.place, what)
+        };
+        let Some(Value::Array(rounds)) = rounds else {
+            return Err(wrong());
+        };
+        let mut prompt = Vec::new();
+        for round in &rounds {
+            let Some([asked, answered]) = round.as_array().map(Vec::as_slice) else {
+                return Err(wrong());
+            };
+            prompt.extend([
+                Message::user(values::text(self.place, ROUNDS, asked)?),
+                Message::assistant(values::text(self.place, ROUNDS, answered)?),
+            ]);
+        }
+        Ok(prompt)
+    }
+
+    /// A prompt under one key, a response under another.
+    fn simple(self, ask: &'static str, answers: &[&'static str]) -> Result<Vec<Record>> {
+        let prompt = self.prompt(ask)?.unwrap_or_default();
+        let answer = first(self.map, answers).map_or(answers[0], |(key, _)| key);
+        let side = self.side(answer, Some(prompt))?;
+        if !side.trained {
+            return Ok(Vec::new());
+        }
+        Ok(vec![
+            self.record(self.with_system(side.prompt)?, side.response),
+        ])
+    }
+
+    /// Two responses to one prompt, each text or a list of messages that may carry the prompt.
+    fn pair(self, real: &'static str, other: &'static str) -> Result<Vec<Record>> {
+        let prompt = match first(self.map, &PROMPTS) {
+            Some(("instruction", Value::String(_) | Value::Number(_))) => Some(self.instruction()?),
+            Some((key, _)) => self.prompt(key)?,
+            None => None,
+        };
+        let real_side = self.side(real, prompt.clone())?;
+        let other_side = self.side(other, prompt)?;
+        let (head, other_head) = (&real_side.prompt, &other_side.prompt);
+        if head != other_head {
+            let same = head.iter().zip(other_head).take_while(|(a, b)| a == b);
+            let what = format!(
+                "`{real}` and `{other}` answer different prompts: they part at message {}",
+                same.count() + 1
+            );
+            return Err(Error::example(self.place, what));
+        }
+        let mut record = self.record(self.with_system(real_side.prompt)?, real_side.response);
+        record.rejected = Some(other_side.response);
+        if let Some(value) = present(self.map, "truncated") {
+            record.rejected_cut = flag(self.place, "truncated", value)?.unwrap_or(false);
+        }
+        record.rewards = rewards(self.place, self.map)?;
+        Ok(match real_side.trained && other_side.trained {
+            true => vec![record],
+            false => Vec::new(),
+        })
+    }
+
+    /// A prompt given as text or as messages; `None` when the key is absent.
+    fn prompt(self, key: &str) -> Result<Option<Vec<Message>>> {
+        Ok(match present(self.map, key) {
+            None => None,
+            Some(value @ (Value::Array(_) | Value::Object(_))) => {
+                Some(unwrap(messages(self.place, key, value)?))
+            }
+            Some(value @ (Value::String(_) | Value::Number(_))) => {
+                Some(vec![Message::user(values::text(self.place, key, value)?)])
+            }
+            Some(other) => {
+                let what = format!("`{key}` should be text or messages, is {}", kind(other));
+                return Err(Error::example(self.place, what));
+            }
+        })
+    }
+
+    /// One response and the prompt it answers: the messages before it where it has some, else the given prompt.
+    fn side(self, key: &str, prompt: Option<Vec<Message>>) -> Result<Side> {
+        let what = match present(self.map, key) {
+            Some(Value::String(response)) => match prompt {
+                Some(prompt) => {
+                    return Ok(Side {
+                        prompt,
+                        response: Message::assistant(response),
+                        trained: true,
+                    });
                 }
-                _ => {
-                    let what = format!(
+                None => format!("`{key}` is text, so a `prompt` is needed beside it"),
+            },
+            Some(list @ (Value::Array(_) | Value::Object(_))) => {
+                let mut list = messages(self.place, key, list)?;
+                match list.pop() {
+                    Some(last) if last.message.role() == "assistant" => {
+                        return Ok(Side {
+                            prompt: match list.is_empty() {
+                                true => prompt.unwrap_or_default(),
+                                false => unwrap(list),
+                            },
+                            response: last.message,
+                            trained: last.trained,
+                        });
+                    }
+                    _ => format!(
                         "an example without response: `{key}` does not end with an assistant message"
-                    );
-                    Err(Error::example(place, what))
+                    ),
                 }
             }
-        }
-        Some(other) => Err(Error::example(
-            place,
-            format!("`{key}` should be text or messages, is {}", kind(other)),
-        )),
-        None => Err(Error::example(
-            place,
-            format!("an example without response: no `{key}`"),
-        )),
+            Some(other) => format!("`{key}` should be text or messages, is {}", kind(other)),
+            None => format!("an example without response: no `{key}`"),
+        };
+        Err(Error::example(self.place, what))
     }
+
+    /// Puts a `system` column before the conversation, unless that has a system message.
+    fn with_system(self, mut prompt: Vec<Message>) -> Result<Vec<Message>> {
+        if let Some((key, value)) = first(self.map, &SYSTEMS) {
+            let text = values::text(self.place, key, value)?;
+            let own = prompt.first().is_none_or(|m| m.role() == "system");
+            if !own && !text.trim().is_empty() {
+                prompt.insert(0, Message::new("system", text));
+            }
+        }
+        Ok(prompt)
+    }
+
+    fn text(self, key: &str) -> Result<&'a str> {
+        match self.map.get(key) {
+            Some(Value::String(text)) => Ok(text),
+            other => {
+                let found = other.map_or("absent", kind);
+                let what = format!("`{key}` should be text, is {found}");
+                Err(Error::example(self.place, what))
+            }
+        }
+    }
+
+    fn record(self, prompt: Vec<Message>, response: Message) -> Record {
+        Record {
+            place: self.place.clone(),
+            prompt,
+            context: Context::new(),
+            response,
+            rejected: None,
+            rejected_cut: false,
+            rewards: None,
+        }
+    }
+}
+
+/// One response of a row.
+struct Side {
+    prompt: Vec<Message>,
+    response: Message,
+    /// Its message does not say otherwise.
+    trained: bool,
 }
 
 fn unwrap(turns: Vec<Turn>) -> Vec<Message> {
     turns.into_iter().map(|turn| turn.message).collect()
-}
-
-/// Puts a `system` column before the conversation, unless that has a system message.
-fn with_system(map: &Map<String, Value>, mut prompt: Vec<Message>) -> Vec<Message> {
-    let system = text_of(map, &["system", "system_prompt"]).filter(|text| !text.trim().is_empty());
-    if let (Some(text), Some(first)) = (system, prompt.first())
-        && first.role() != "system"
-    {
-        prompt.insert(0, Message::new("system", text));
-    }
-    prompt
-}
-
-fn text<'a>(place: &Place, map: &'a Map<String, Value>, key: &str) -> Result<&'a str> {
-    match map.get(key) {
-        Some(Value::String(text)) => Ok(text),
-        other => {
-            let what = format!(
-                "`{key}` should be text, is {}",
-                other.map_or("absent", kind)
-            );
-            Err(Error::example(place, what))
-        }
-    }
-}
-
-fn record(place: &Place, prompt: Vec<Message>, response: Message) -> Record {
-    Record {
-        place: place.clone(),
-        prompt,
-        context: Context::new(),
-        response,
-        rejected: None,
-        rejected_cut: false,
-        rewards: None,
-    }
 }
 
 /// The text without `<<48/2=24>>`; an opening without a closing on its line stays.

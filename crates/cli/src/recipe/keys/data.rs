@@ -60,10 +60,20 @@ choice! {
     }
 }
 
+choice! {
+    /// What happens to a row that is no example.
+    OnBadRow {
+        /// Stop with an error naming it.
+        Error = "error",
+        /// Leave it out and count it.
+        Drop = "drop",
+    }
+}
+
 section! {
     /// The human responses, and what counts as a usable pair.
     ["data"] Data {
-        /// Training data: JSONL or Parquet, one file or several, or `builtin:demo`.
+        /// Training data: JSONL, JSON, CSV, TSV or Parquet, one file or several, or `builtin:demo`.
         train: Files = "\"builtin:demo\"";
         /// Validation data: settings are chosen on it.
         validation: Files = "[]";
@@ -84,6 +94,9 @@ section! {
         template_args: Variables = "{}";
         /// Use the first so many training examples.
         limit: Option<usize> = "", Bound::at_least(1.0);
+        /// Rows that are no example: no shape fits, a field holds what it cannot (docs/formats.md). Dropped ones are
+        /// counted, and the first is named.
+        bad_rows: OnBadRow = "\"error\"";
         /// Longest prompt, in tokens.
         max_prompt_tokens: usize = "512", Bound::at_least(1.0);
         /// Longest human response, in tokens, its end of turn included; see `cut_real` for longer ones.

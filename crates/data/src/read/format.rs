@@ -1,0 +1,175 @@
+//! The shapes of examples that people have, told apart by their keys.
+
+use serde_json::{Map, Value};
+
+use super::values::present;
+use crate::{Error, Place, Result};
+
+/// A shape of examples.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// Told from each example's keys.
+    #[default]
+    Auto,
+    /// `messages`: a list of role and content, as OpenAI's.
+    Messages,
+    /// `prompt` and `response` (or `completion`): text, or lists of messages.
+    Prompt,
+    /// `instruction`, `input`, `output`.
+    Alpaca,
+    /// `conversations`: a list of from and value.
+    ShareGpt,
+    /// `real` and `generated`: SPIN's own pairs.
+    Spin,
+    /// `chosen` and `rejected`: preference pairs.
+    Preference,
+    /// `question` and `answer`, as GSM8K.
+    Question,
+}
+
+/// The shapes in the order they are tried: pairs first, since preference sets often carry `messages` too.
+const TRIED: [(Format, &str, &[&[&str]]); 7] = [
+    (Format::Spin, "spin", &[&["real"], &["generated"]]),
+    (
+        Format::Preference,
+        "preference",
+        &[&["chosen"], &["rejected"]],
+    ),
+    (Format::Messages, "messages", &[&["messages"]]),
+    (
+        Format::ShareGpt,
+        "sharegpt",
+        &[&["conversations", "conversation"]],
+    ),
+    (Format::Alpaca, "alpaca", &[&["instruction"], &["output"]]),
+    (
+        Format::Prompt,
+        "prompt",
+        &[&["prompt"], &["response", "completion"]],
+    ),
+    (Format::Question, "question", &[&["question"], &["answer"]]),
+];
+
+impl Format {
+    /// The names a recipe may use.
+    pub const NAMES: [&'static str; 8] = [
+        "auto",
+        "messages",
+        "prompt",
+        "alpaca",
+        "sharegpt",
+        "spin",
+        "preference",
+        "question",
+    ];
+
+    /// The name in a recipe.
+    pub fn name(self) -> &'static str {
+        TRIED
+            .iter()
+            .find(|(format, ..)| *format == self)
+            .map_or("auto", |(_, name, _)| name)
+    }
+
+    /// What a row of this shape must have: one key of each list.
+    pub(super) fn keys(self) -> &'static [&'static [&'static str]] {
+        TRIED
+            .iter()
+            .find(|(format, ..)| *format == self)
+            .map_or(&[], |(.., keys)| keys)
+    }
+}
+
+impl std::str::FromStr for Format {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        if name == "auto" {
+            return Ok(Self::Auto);
+        }
+        TRIED
+            .iter()
+            .find(|(_, known, _)| *known == name)
+            .map(|(format, ..)| *format)
+            .ok_or_else(|| {
+                format!(
+                    "unknown data format `{name}`; known: {}",
+                    Self::NAMES.join(", ")
+                )
+            })
+    }
+}
+
+/// The shape of a row, told from its keys.
+pub(super) fn detect(place: &Place, map: &Map<String, Value>) -> Result<Format> {
+    let has = |any: &&[&str]| any.iter().any(|key| present(map, key).is_some());
+    if let Some((format, ..)) = TRIED.iter().find(|(.., keys)| keys.iter().all(has)) {
+        return Ok(*format);
+    }
+    // The first half of a shape without the second is an example without response.
+    if let Some((_, name, keys)) = TRIED
+        .iter()
+        .find(|(.., keys)| keys.len() == 2 && has(&keys[0]))
+    {
+        let (first, second) = (spell(keys[0]), spell(keys[1]));
+        return Err(Error::example(
+            place,
+            format!("an example without response: {first} but no {second} (shape {name})"),
+        ));
+    }
+    let shapes: Vec<String> = TRIED
+        .iter()
+        .map(|(_, name, keys)| {
+            format!(
+                "{name} ({})",
+                keys.iter()
+                    .map(|k| spell(k))
+                    .collect::<Vec<_>>()
+                    .join(" + ")
+            )
+        })
+        .collect();
+    Err(Error::example(
+        place,
+        format!(
+            "no known shape has the keys {}. Known: {}",
+            keys_of(map),
+            shapes.join(", ")
+        ),
+    ))
+}
+
+/// Refuses a row without the keys of the shape that was set.
+pub(super) fn check(place: &Place, map: &Map<String, Value>, format: Format) -> Result<()> {
+    for any in format.keys() {
+        if !any.iter().any(|key| present(map, key).is_some()) {
+            let what = format!(
+                "no {} (the format is set to {}); keys found: {}",
+                spell(any),
+                format.name(),
+                keys_of(map)
+            );
+            return Err(Error::example(place, what));
+        }
+    }
+    Ok(())
+}
+
+/// Keys of which one is needed, for errors.
+pub(super) fn spell(any: &[&str]) -> String {
+    any.iter()
+        .map(|key| format!("`{key}`"))
+        .collect::<Vec<_>>()
+        .join(" or ")
+}
+
+fn keys_of(map: &Map<String, Value>) -> String {
+    match map.is_empty() {
+        true => "(none)".to_owned(),
+        false => map
+            .keys()
+            .map(|key| format!("`{key}`"))
+            .collect::<Vec<_>>()
+            .join(", "),
+    }
+}

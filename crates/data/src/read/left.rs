@@ -1,0 +1,86 @@
+//! What reading left out, and what of the rows nobody read: counted, so that nothing goes unsaid.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Keys that are named, of those that nobody reads; of the others the number is said.
+const NAMED: usize = 12;
+
+/// What of a data set did not become examples.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// Rows that are no example, left out because [`BadRows::Drop`](crate::BadRows) says so.
+    pub bad_rows: usize,
+    /// Place and fault of the first of them.
+    pub first_bad: Option<String>,
+    /// Rows with nothing to train: `"label": false`, or each response marked as not to be trained.
+    pub untrained_rows: usize,
+    /// Responses marked as not to be trained (`"train": false`, `"weight": 0`) in rows that have others.
+    pub untrained: usize,
+    /// Keys that nobody reads, with the number of rows that have them. What goes to the chat template is read.
+    pub unread: BTreeMap<String, usize>,
+}
+
+impl Left {
+    /// Rows that were left out.
+    pub fn rows(&self) -> usize {
+        self.bad_rows + self.untrained_rows
+    }
+
+    /// Adds another file's.
+    pub fn add(&mut self, other: Left) {
+        self.bad_rows += other.bad_rows;
+        self.first_bad = self.first_bad.take().or(other.first_bad);
+        self.untrained_rows += other.untrained_rows;
+        self.untrained += other.untrained;
+        for (key, rows) in other.unread {
+            *self.unread.entry(key).or_default() += rows;
+        }
+    }
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        if self.bad_rows > 0 {
+            let first = self.first_bad.as_deref().unwrap_or_default();
+            parts.push(format!(
+                "{} bad rows dropped (first: {first})",
+                self.bad_rows
+            ));
+        }
+        if self.untrained_rows > 0 {
+            parts.push(format!(
+                "{} rows with nothing to train",
+                self.untrained_rows
+            ));
+        }
+        if self.untrained > 0 {
+            let more = match parts.is_empty() {
+                true => "",
+                false => "more ",
+            };
+            parts.push(format!(
+                "{} {more}responses marked as not to be trained",
+                self.untrained
+            ));
+        }
+        if !self.unread.is_empty() {
+            let mut keys: Vec<(&String, &usize)> = self.unread.iter().collect();
+            keys.sort_by_key(|(_, rows)| std::cmp::Reverse(**rows)); // stable: then by name
+            let named: Vec<String> = keys
+                .iter()
+                .take(NAMED)
+                .map(|(key, rows)| format!("`{}` ({rows} rows)", key.escape_debug()))
+                .collect();
+            let more = match keys.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                more => format!(" and {more} others"),
+            };
+            parts.push(format!("keys nobody reads: {}{more}", named.join(", ")));
+        }
+        f.write_str(&parts.join("; "))
+    }
+}

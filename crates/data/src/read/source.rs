@@ -1,0 +1,160 @@
+//! Where rows come from: JSON Lines, a JSON array, CSV or TSV, each also compressed with gzip or zstd, and Parquet. All
+//! but CSV and TSV are told by their first bytes, not by the file's name.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
+
+use super::Row;
+use super::array::Elements;
+use super::json::json;
+use super::rows::Rows;
+use super::table::{Table, style};
+use crate::{Error, Place, Result};
+
+/// Bytes that are looked at to tell what a file is.
+const HEAD: u64 = 4096;
+
+/// The rows of one file, one at a time.
+pub(super) enum Source {
+    /// One JSON object a line.
+    Lines {
+        input: Box<dyn BufRead + Send>,
+        line: usize,
+    },
+    /// One JSON array.
+    Elements(Elements),
+    /// CSV or TSV.
+    Table(Table),
+    /// Parquet.
+    Rows(Rows),
+    /// Nothing more.
+    Ended,
+}
+
+/// What is no data file that can be read, by its first bytes, and what to do about it.
+const OTHERS: [(&[u8], &str); 8] = [
+    (b"PARE", "an encrypted Parquet file"),
+    (
+        b"ARROW1",
+        "an Arrow file; save it as Parquet (`to_parquet`)",
+    ),
+    (
+        b"\xff\xff\xff\xff",
+        "an Arrow stream; save it as Parquet (`to_parquet`)",
+    ),
+    (b"PK\x03\x04", "a zip archive; unpack it"),
+    (b"BZh", "compressed with bzip2; unpack it"),
+    (b"\xfd7zXZ\0", "compressed with xz; unpack it"),
+    (b"SQLite format 3\0", "an SQLite database"),
+    (
+        b"version https://git-lfs.github.com/spec/",
+        "a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`",
+    ),
+];
+
+impl Source {
+    /// The rows of a file on disk.
+    pub(super) fn of_file(name: &str, mut file: File) -> Result<Self> {
+        let io = |e| Error::io(name, e);
+        let mut head = Vec::new();
+        file.by_ref()
+            .take(HEAD)
+            .read_to_end(&mut head)
+            .map_err(io)?;
+        file.seek(SeekFrom::Start(0)).map_err(io)?;
+        if head.starts_with(b"PAR1") {
+            return Ok(Self::Rows(Rows::open(name, file)?));
+        }
+        Self::of_stream(name, Box::new(BufReader::with_capacity(1 << 16, file)))
+    }
+
+    /// The rows of bytes in memory.
+    pub(super) fn of_bytes(name: &str, bytes: Vec<u8>) -> Result<Self> {
+        Self::of_stream(name, Box::new(Cursor::new(bytes)))
+    }
+
+    fn of_stream(name: &str, input: Box<dyn BufRead + Send>) -> Result<Self> {
+        let io = |e| Error::io(name, e);
+        let (head, input) = peek(input).map_err(io)?;
+        let unpacked: Box<dyn Read + Send> = if head.starts_with(b"\x1f\x8b") {
+            Box::new(flate2::bufread::MultiGzDecoder::new(input))
+        } else if head.starts_with(b"\x28\xb5\x2f\xfd") {
+            Box::new(zstd::Decoder::with_buffer(input).map_err(io)?)
+        } else {
+            return Self::of_plain(name, &head, input);
+        };
+        let unpacked = Box::new(BufReader::with_capacity(1 << 16, unpacked));
+        let (head, unpacked) = peek(unpacked).map_err(io)?;
+        Self::of_plain(name, &head, unpacked)
+    }
+
+    fn of_plain(name: &str, head: &[u8], mut input: Box<dyn BufRead + Send>) -> Result<Self> {
+        let io = |e| Error::io(name, e);
+        if let Some((_, what)) = OTHERS.iter().find(|(magic, _)| head.starts_with(magic)) {
+            return Err(Error::file(name, format!("it is {what}")));
+        }
+        if head.starts_with(b"PAR1") {
+            let mut whole = Vec::new();
+            input.read_to_end(&mut whole).map_err(io)?;
+            return Ok(Self::Rows(Rows::open(name, bytes::Bytes::from(whole))?));
+        }
+        let head = match head.strip_prefix(b"\xef\xbb\xbf") {
+            Some(rest) => {
+                input.read_exact(&mut [0; 3]).map_err(io)?;
+                rest
+            }
+            None => head,
+        };
+        if let Some(style) = style(name, head) {
+            return Ok(Self::Table(Table::open(name, input, &style)?));
+        }
+        if head.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'[') {
+            let mut text = Vec::new();
+            input.read_to_end(&mut text).map_err(io)?;
+            return Ok(Self::Elements(Elements::new(text)));
+        }
+        Ok(Self::Lines { input, line: 0 })
+    }
+
+    /// The next row. An [`Error::Example`] is one row's; after any other there are no more.
+    pub(super) fn next(&mut self, file: &str) -> Option<Result<Row>> {
+        let answer = match self {
+            Self::Lines { input, line } => next_line(input, line, file),
+            Self::Elements(elements) => elements.next(file),
+            Self::Table(table) => table.next(file),
+            Self::Rows(rows) => rows.next(file),
+            Self::Ended => None,
+        };
+        if !matches!(answer, Some(Ok(_) | Err(Error::Example { .. }))) {
+            *self = Self::Ended;
+        }
+        answer
+    }
+}
+
+/// An input's first bytes, and the input as it was.
+fn peek(mut input: Box<dyn BufRead + Send>) -> std::io::Result<(Vec<u8>, Box<dyn BufRead + Send>)> {
+    let mut head = Vec::new();
+    input.by_ref().take(HEAD).read_to_end(&mut head)?;
+    Ok((head.clone(), Box::new(Cursor::new(head).chain(input))))
+}
+
+/// The next line that is not blank.
+fn next_line(input: &mut dyn BufRead, line: &mut usize, file: &str) -> Option<Result<Row>> {
+    let mut text = Vec::new();
+    loop {
+        text.clear();
+        match input.read_until(b'\n', &mut text) {
+            Ok(0) => return None,
+            Ok(_) => *line += 1,
+            Err(e) => return Some(Err(Error::io(file, e))),
+        }
+        if !text.trim_ascii().is_empty() {
+            let place = Place {
+                file: file.to_owned(),
+                line: *line,
+            };
+            return Some(json(place, &text));
+        }
+    }
+}

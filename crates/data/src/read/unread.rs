@@ -1,0 +1,78 @@
+//! Keys of a row that nobody reads. Those that go to the chat template are counted where it is known what that reads.
+
+use serde_json::{Map, Value};
+
+use super::Left;
+use super::conversation::first;
+use super::format::Format;
+use super::rewards::columns;
+use super::shapes::{WHOLE, says};
+use crate::Record;
+
+/// Where the prompt of a pair may stand; the first that is there is read.
+pub(super) const PROMPTS: [&str; 3] = ["prompt", "question", "instruction"];
+
+/// Where a system message may stand beside a conversation; the first that is there is read.
+pub(super) const SYSTEMS: [&str; 2] = ["system", "system_prompt"];
+
+/// The earlier rounds of Alpaca's shape.
+pub(super) const ROUNDS: &str = "history";
+
+/// Keys of a row that the chat template gets.
+const TEMPLATE: [&str; 3] = ["tools", "documents", "chat_template_kwargs"];
+
+/// Counts the keys of one row that are not read.
+pub(super) fn note(map: &Map<String, Value>, format: Format, records: &[Record], left: &mut Left) {
+    let read = read(map, format, records);
+    for (key, value) in map {
+        if !says_nothing(value) && !read.contains(&key.as_str()) {
+            *left.unread.entry(key.clone()).or_default() += 1;
+        }
+    }
+}
+
+/// The keys that made the records.
+fn read(map: &Map<String, Value>, format: Format, records: &[Record]) -> Vec<&'static str> {
+    let mut read: Vec<&'static str> = format
+        .keys()
+        .iter()
+        .filter_map(|any| first(map, any))
+        .map(|(key, _)| key)
+        .chain(TEMPLATE)
+        .collect();
+    let pair = matches!(format, Format::Spin | Format::Preference);
+    let prompt = first(map, &PROMPTS).filter(|_| pair).map(|(key, _)| key);
+    read.extend(prompt);
+    if format == Format::Alpaca || prompt == Some("instruction") {
+        read.extend(["input", ROUNDS]);
+    }
+    if pair {
+        read.push("truncated");
+        read.extend(columns(map).into_iter().flatten());
+    }
+    read.extend(
+        WHOLE
+            .into_iter()
+            .filter(|key| says(map, key, format).is_some()),
+    );
+    // a conversation's own system message goes before the column's
+    let system = first(map, &SYSTEMS).filter(|(_, value)| {
+        records.iter().all(|record| {
+            let own = record.prompt.first().filter(|m| m.role() == "system");
+            own.is_some_and(|own| value.as_str().is_none_or(|text| text == own.content()))
+        })
+    });
+    read.extend(system.map(|(key, _)| key));
+    read
+}
+
+/// Null, blank text, an empty list: what exports put where a row has nothing.
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.trim().is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    }
+}
