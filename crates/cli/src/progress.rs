@@ -34,6 +34,11 @@ impl Console {
         }
     }
 
+    /// What the user should know though nothing failed: it is a result rather than progress, so `quiet` keeps it.
+    pub fn notes(&self, notes: &[String]) {
+        notes.iter().for_each(|note| eprintln!("note: {note}"));
+    }
+
     /// Says so if fewer are taken at a time than before.
     pub fn fewer(&self, label: &str, before: &mut AtOnce, now: usize) {
         if let Some(line) = before.fewer(now, "") {

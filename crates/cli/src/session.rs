@@ -93,6 +93,7 @@ impl Opened {
         let name = recipe.model.source.0.clone();
         let at_source = || format!("{}: model.source", recipe.place("model.source"));
         let checkpoint = weights::open(source(&recipe)?).with_context(at_source)?;
+        console.notes(checkpoint.notes());
         let config = checkpoint.config().clone();
         let arch = architecture(&recipe, &host, &config)?;
         let tokenizer = tokenizer(&recipe, checkpoint.tokenizer())?;

@@ -8,7 +8,7 @@ use randori_lora::{LoraSpec, Targets, peft};
 
 use crate::{
     Base, Error, Params, Player, Result, trace,
-    trace::{Trace, TracedLinear, Use},
+    trace::{Trace, TracedLinear},
     weights::Stream,
 };
 
@@ -73,9 +73,7 @@ pub(crate) fn saved(traced: &Trace, spec: &LoraSpec) -> Result<Vec<String>> {
             .map_or(name, |(module, _)| module)
             .to_string()
     };
-    let tied = traced.weights.iter().find(|w| {
-        w.used_as == Use::Embed && traced.linears.iter().any(|l| l.name == module(&w.name))
-    });
+    let tied = traced.tied_head();
     let mut found = Vec::new();
     for wanted in &spec.modules_to_save {
         let one = LoraSpec {

@@ -74,6 +74,19 @@ pub struct Trace {
     pub cache_bytes_per_token: usize,
 }
 
+impl Trace {
+    /// The embedding, where it is the head too (a tied model): the one answer to whether a model is tied, for every
+    /// architecture. A configuration that says so and a file with a head of its own were settled when the file was opened.
+    pub fn tied_head(&self) -> Option<&TracedWeight> {
+        let is_head = |w: &&TracedWeight| {
+            let module = w.name.strip_suffix(".weight");
+            let heads = self.linears.iter().filter(|l| l.layer.is_none());
+            w.used_as == Use::Embed && heads.into_iter().any(|l| Some(l.name.as_str()) == module)
+        };
+        self.weights.iter().find(is_head)
+    }
+}
+
 /// The largest models have some hundred; a damaged configuration may ask for billions.
 const MOST_LAYERS: usize = 1024;
 

@@ -205,8 +205,16 @@ fn llama_3_scaling_is_found_from_its_divisors() {
         json!(500_000.0)
     );
     load(checkpoint, dense()).unwrap();
-    let (_dir, odd) = with(vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 9.0]);
-    assert!(odd.err().unwrap().to_string().contains("not the divisors"));
+    // any others are taken as they are
+    let own = [1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 9.0];
+    let (_dir, odd) = with(own.to_vec());
+    let odd = odd.unwrap();
+    let scaling = &odd.config()["rope_parameters"];
+    assert_eq!(scaling["rope_type"], "longrope");
+    for list in ["short_factor", "long_factor"] {
+        assert_eq!(scaling[list], json!(own), "{list}");
+    }
+    assert_eq!(scaling["attention_factor"], json!(1.0));
 }
 
 /// Changes one metadata entry (or removes it) and expects these words.

@@ -37,7 +37,7 @@ pub(crate) fn dtype_name(dtype: Dtype) -> &'static str {
     }
 }
 
-/// Completes one spelling from the other; v5's wins where both are there.
+/// Completes one spelling from the other; where both were there, opening the model has settled what v5's says.
 fn rope(config: &mut Map<String, Value>) {
     let parameters = match config.get("rope_parameters") {
         // by layer type (Gemma 3): v4 has no spelling for that
@@ -54,7 +54,7 @@ fn rope(config: &mut Map<String, Value>) {
             }
             p.entry("rope_type").or_insert(json!("default"));
             if let Some(theta) = config.get("rope_theta") {
-                p.insert("rope_theta".into(), theta.clone());
+                p.entry("rope_theta").or_insert(theta.clone());
             }
             p
         }

@@ -32,6 +32,22 @@ impl Config {
         self.get(key).is_some()
     }
 
+    /// Whether the key is written there, be it with the value `null`: a class may have a default for the one and mean
+    /// "none" by the other (Mistral's `sliding_window`).
+    pub fn names(&self, key: &str) -> bool {
+        self.json.get(key).is_some()
+    }
+
+    /// Every key whose value is not `null`, with that value, in the file's order.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &Json)> {
+        let members = match &self.json {
+            Json::Object(members) => members.as_slice(),
+            _ => &[],
+        };
+        let there = members.iter().filter(|(_, value)| *value != Json::Null);
+        there.map(|(key, value)| (key.as_str(), value))
+    }
+
     /// The object under `key`, if there is one.
     pub fn section(&self, key: &str) -> Result<Option<Config>> {
         match self.get(key) {
@@ -120,6 +136,21 @@ impl Config {
                 values.iter().map(number).collect::<Result<_>>().map(Some)
             }
             Some(other) => Err(self.wrong(key, "a list of numbers", other)),
+        }
+    }
+
+    /// A list of texts, if there is one.
+    pub fn strs(&self, key: &str) -> Result<Option<Vec<&str>>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Json::Array(values)) => {
+                let text = |value| match value {
+                    &Json::Text(ref text) => Ok(text.as_str()),
+                    other => Err(self.wrong(key, "a list of texts", other)),
+                };
+                values.iter().map(text).collect::<Result<_>>().map(Some)
+            }
+            Some(other) => Err(self.wrong(key, "a list of texts", other)),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::f64::consts::TAU;
 
-use crate::{Config, Result, seam::RopeSpec};
+use crate::{Config, Result, json::Json, seam::RopeSpec};
 
 /// theta when a configuration has none, as in transformers.
 const DEFAULT_THETA: f64 = 10_000.0;
@@ -10,22 +10,111 @@ const DEFAULT_THETA: f64 = 10_000.0;
 const MOST_FEATURES: usize = 65_536;
 
 impl RopeSpec {
-    /// The frequencies of a model whose heads have `head_dim` features: `default`, `linear` and `llama3` scaling,
-    /// `partial_rotary_factor`.
+    /// The frequencies of a model whose heads have `head_dim` features, of which `partial_rotary_factor` is turned:
+    /// `default`, `linear`, `llama3`, and `longrope` where it has one list of divisors for short and long texts.
+    ///
+    /// As transformers 5 reads them: `rope_scaling` (v4) goes before `rope_parameters` (v5) where both are there, and a
+    /// theta that the section of the two which counts does not have is the one beside it, or else 10,000.
+    ///
+    /// # Errors
+    /// A kind that is not known, a key that it needs and does not have, sections keyed by layer type.
     pub fn from(config: &Config, head_dim: usize) -> Result<RopeSpec> {
-        // v5 keeps everything in `rope_parameters`; v4 had theta at the top and the rest in `rope_scaling`
-        let section = match config.section("rope_parameters")? {
-            Some(section) => Some(section),
-            None => config.section("rope_scaling")?,
+        let rotary = Rotary::of(config)?;
+        let share = rotary.number("partial_rotary_factor")?.unwrap_or(1.0);
+        rotary.spec(head_dim, (head_dim as f64 * share) as usize)
+    }
+
+    /// The same for an architecture that always turns whole heads (Llama, Mistral): `partial_rotary_factor` is not read
+    /// beside plain frequencies, as in transformers.
+    ///
+    /// # Errors
+    /// As there; a `partial_rotary_factor` beside any other kind: transformers cannot compute that either.
+    pub fn of_whole_heads(config: &Config, head_dim: usize) -> Result<RopeSpec> {
+        let rotary = Rotary::of(config)?;
+        let share = rotary.number("partial_rotary_factor")?.unwrap_or(1.0);
+        if share != 1.0 && rotary.kind()? != "default" {
+            let what = format!(
+                "is {share} beside rope_type \"{}\": this architecture turns whole heads",
+                rotary.kind()?
+            );
+            return Err(config.error("partial_rotary_factor", &what));
+        }
+        rotary.spec(head_dim, head_dim)
+    }
+}
+
+/// A configuration's rotary keys, wherever they stand.
+struct Rotary<'a> {
+    config: &'a Config,
+    section: Option<Config>,
+}
+
+impl<'a> Rotary<'a> {
+    fn of(config: &'a Config) -> Result<Self> {
+        let mut section = None;
+        for key in ["rope_parameters", "rope_scaling"] {
+            // an empty one counts as absent; the later of the two, v4's, goes first
+            let found = config.section(key)?;
+            section = found.filter(|s| s.entries().next().is_some()).or(section);
+        }
+        if let Some(section) = &section
+            && let Some((key, _)) = section
+                .entries()
+                .find(|(_, v)| matches!(v, Json::Object(_)))
+        {
+            let what = "is keyed by layer type, which is not supported: all layers turn alike";
+            return Err(section.error(key, what));
+        }
+        Ok(Rotary { config, section })
+    }
+
+    /// Of the section, or else beside it.
+    fn number(&self, key: &str) -> Result<Option<f64>> {
+        let inside = match &self.section {
+            Some(section) => section.f64_opt(key)?,
+            None => None,
         };
-        let section = section.as_ref().unwrap_or(config);
-        let both = |key: &str, default: f64| match section.f64_opt(key)? {
-            Some(value) => Ok(value),
-            None => config.f64_or(key, default),
+        match inside {
+            Some(value) => Ok(Some(value)),
+            None => self.config.f64_opt(key),
+        }
+    }
+
+    fn kind(&self) -> Result<&str> {
+        match &self.section {
+            None => Ok("default"),
+            Some(section) => section.str_or("rope_type", section.str_or("type", "default")?),
+        }
+    }
+
+    /// A list of the section that must have `pairs` entries.
+    fn divisors(&self, section: &Config, key: &str, pairs: usize) -> Result<Vec<f64>> {
+        match section.f64s(key)? {
+            None => Err(section.error(key, "is missing")),
+            Some(list) if list.len() != pairs => {
+                let what = format!("has {} entries for {pairs} pairs of features", list.len());
+                Err(section.error(key, &what))
+            }
+            Some(list) => Ok(list),
+        }
+    }
+
+    /// The context that the model was first trained on. As in transformers, what stands beside the section goes before
+    /// what stands in it.
+    fn original_context(&self, section: &Config) -> Result<f64> {
+        let key = "original_max_position_embeddings";
+        let named = match self.config.f64_opt(key)? {
+            Some(length) => Some(length),
+            None => section.f64_opt(key)?,
         };
-        let theta = both("rope_theta", DEFAULT_THETA)?;
-        let share = both("partial_rotary_factor", 1.0)?;
-        let dim = (head_dim as f64 * share) as usize;
+        match named {
+            Some(length) => Ok(length),
+            None => self.config.f64("max_position_embeddings"),
+        }
+    }
+
+    fn spec(&self, head_dim: usize, dim: usize) -> Result<RopeSpec> {
+        let theta = self.number("rope_theta")?.unwrap_or(DEFAULT_THETA);
         if head_dim > MOST_FEATURES {
             let sentence =
                 format!("heads of {head_dim} features: at most {MOST_FEATURES} are possible");
@@ -39,27 +128,62 @@ impl RopeSpec {
         }
         // θ_i = theta^(-2i/d)
         let plain = (0..dim / 2).map(|i| theta.powf(-((2 * i) as f64) / dim as f64));
-        let legacy = section.str_or("type", "default")?;
-        let inv_freq: Vec<f64> = match section.str_or("rope_type", legacy)? {
+        let section = self.section.as_ref().unwrap_or(self.config);
+        let mut mscale = 1.0;
+        let inv_freq: Vec<f64> = match self.kind()? {
             "default" => plain.collect(),
             "linear" => {
                 let factor = section.f64("factor")?;
                 plain.map(|f| f / factor).collect()
             }
             "llama3" => {
-                let scale = Llama3::new(config, section)?;
+                let scale = Llama3 {
+                    factor: section.f64("factor")?,
+                    low: section.f64("low_freq_factor")?,
+                    high: section.f64("high_freq_factor")?,
+                    old_context: self.original_context(section)?,
+                };
                 plain.map(|f| scale.apply(f)).collect()
             }
+            "longrope" => {
+                mscale = self.long_attention(section)?;
+                let short = self.divisors(section, "short_factor", dim / 2)?;
+                if short != self.divisors(section, "long_factor", dim / 2)? {
+                    let what = "differs from short_factor: frequencies that change with a text's \
+                                length are not supported";
+                    return Err(section.error("long_factor", what));
+                }
+                plain.zip(short).map(|(f, divisor)| f / divisor).collect()
+            }
             other => {
-                let what = format!("is \"{other}\"; supported: default, linear, llama3");
+                let what = format!("is \"{other}\"; supported: default, linear, llama3, longrope");
                 return Err(section.error("rope_type", &what));
             }
         };
+        if let Some(bad) = inv_freq.iter().find(|f| !f.is_finite()) {
+            return Err(format!("a rotary frequency of this configuration is {bad}").into());
+        }
         Ok(RopeSpec {
             interleaved: false,
             inv_freq: inv_freq.into_iter().map(|f| f as f32).collect(),
-            mscale: 1.0,
+            mscale: mscale as f32,
         })
+    }
+
+    /// longrope's factor on cosine and sine: `attention_factor`, or sqrt(1 + ln(factor) / ln(original context)).
+    fn long_attention(&self, section: &Config) -> Result<f64> {
+        if let Some(given) = section.f64_opt("attention_factor")? {
+            return Ok(given);
+        }
+        let original = self.original_context(section)?;
+        let factor = match section.f64_opt("factor")? {
+            Some(factor) => factor,
+            None => self.config.f64("max_position_embeddings")? / original,
+        };
+        match factor <= 1.0 {
+            true => Ok(1.0),
+            false => Ok((1.0 + factor.ln() / original.ln()).sqrt()),
+        }
     }
 }
 
@@ -72,22 +196,6 @@ struct Llama3 {
 }
 
 impl Llama3 {
-    fn new(config: &Config, section: &Config) -> Result<Self> {
-        let key = "original_max_position_embeddings";
-        let old_context = match section.f64_opt(key)? {
-            Some(length) => length,
-            None => config
-                .f64(key)
-                .or_else(|_| config.f64("max_position_embeddings"))?,
-        };
-        Ok(Llama3 {
-            factor: section.f64("factor")?,
-            low: section.f64("low_freq_factor")?,
-            high: section.f64("high_freq_factor")?,
-            old_context,
-        })
-    }
-
     fn apply(&self, frequency: f64) -> f64 {
         // how often the wave turns within the old context
         let turns = self.old_context * frequency / TAU;
@@ -140,6 +248,103 @@ mod tests {
                 "{wavelength}: {s} {want}"
             );
         }
+    }
+
+    #[test]
+    fn v4_goes_before_v5_and_takes_the_theta_beside_it() {
+        let theta = |t: f32| RopeSpec {
+            inv_freq: vec![1.0, t.powf(-0.5)],
+            ..rope("{}", 4)
+        };
+        let linear = r#""rope_scaling": {"type": "linear", "factor": 2}"#;
+        let v5 = r#""rope_parameters": {"rope_type": "default", "rope_theta": 400}"#;
+        let both = rope(&format!("{{{linear}, {v5}}}"), 4);
+        assert_eq!(both, rope(&format!("{{{linear}}}"), 4));
+        assert_eq!(both.inv_freq, [0.5, 0.005]); // 10,000: the other section's theta is not read
+        let all = rope(&format!("{{{linear}, {v5}, \"rope_theta\": 900}}"), 4);
+        assert!((all.inv_freq[1] * 2.0 - 900f32.powf(-0.5)).abs() < 1e-7);
+        for empty in ["null", "{}"] {
+            let v4 = rope(&format!("{{\"rope_scaling\": {empty}, {v5}}}"), 4);
+            assert_eq!(v4, theta(400.0), "{empty}");
+        }
+        let inside = rope(&format!("{{\"rope_theta\": 900, {v5}}}"), 4);
+        assert_eq!(inside, theta(400.0));
+    }
+
+    #[test]
+    fn whole_heads_know_no_partial_factor() {
+        let whole = |json: &str| RopeSpec::of_whole_heads(&Config::parse(json).unwrap(), 8);
+        let partial = r#"{"partial_rotary_factor": 0.5}"#;
+        assert_eq!(whole(partial), whole("{}"));
+        let scaled =
+            r#"{"partial_rotary_factor": 0.5, "rope_scaling": {"type": "linear", "factor": 2}}"#;
+        let error = whole(scaled).unwrap_err().0;
+        assert!(
+            error.contains("`partial_rotary_factor` is 0.5 beside rope_type"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn llama3_takes_the_original_length_beside_the_section_first() {
+        let with = |inside: &str, beside: &str| {
+            rope(
+                &format!(
+                    r#"{{"rope_parameters": {{"rope_type": "llama3", "factor": 8, "low_freq_factor": 1,
+                    "high_freq_factor": 4, "rope_theta": 500{inside}}}, "max_position_embeddings": 64{beside}}}"#
+                ),
+                16,
+            )
+        };
+        let key = r#", "original_max_position_embeddings":"#;
+        assert_ne!(with(&format!("{key} 16"), ""), with("", ""));
+        assert_eq!(with(&format!("{key} 64"), ""), with("", ""));
+        let beside = with(&format!("{key} 16"), &format!("{key} 32"));
+        assert_eq!(beside, with(&format!("{key} 32"), ""));
+    }
+
+    #[test]
+    fn longrope_with_one_list_divides_each_frequency() {
+        let long = |lists: &str| {
+            let json = format!(
+                r#"{{"rope_parameters": {{"rope_type": "longrope", {lists},
+                "original_max_position_embeddings": 64}}, "max_position_embeddings": 256}}"#
+            );
+            RopeSpec::of_whole_heads(&Config::parse(&json).unwrap(), 4)
+        };
+        let got = long(r#""short_factor": [1, 4], "long_factor": [1, 4], "attention_factor": 1.5"#);
+        let got = got.unwrap();
+        assert_eq!((got.inv_freq, got.mscale), (vec![1.0, 0.0025], 1.5));
+        // sqrt(1 + ln 4 / ln 64) = sqrt(4 / 3)
+        let got = long(r#""short_factor": [1, 4], "long_factor": [1, 4]"#).unwrap();
+        assert!((got.mscale - 1.154_700_5).abs() < 1e-6);
+        for (lists, says) in [
+            (
+                r#""short_factor": [1, 4], "long_factor": [1, 5]"#,
+                "`rope_parameters.long_factor` differs",
+            ),
+            (
+                r#""short_factor": [1], "long_factor": [1]"#,
+                "has 1 entries for 2 pairs",
+            ),
+            (
+                r#""short_factor": [1, 4]"#,
+                "`rope_parameters.long_factor` is missing",
+            ),
+        ] {
+            let error = long(lists).unwrap_err().0;
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn sections_keyed_by_layer_type_are_refused() {
+        let json = r#"{"rope_parameters": {"full_attention": {"rope_theta": 500000}}}"#;
+        let error = RopeSpec::from(&Config::parse(json).unwrap(), 8)
+            .unwrap_err()
+            .0;
+        let says = "`rope_parameters.full_attention` is keyed by layer type";
+        assert!(error.contains(says), "{error}");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! same shape: SmolLM2, TinyLlama, Yi, DeepSeek-LLM.
 //!
 //! Read from the configuration: grouped-query attention, `head_dim`, tied embeddings, `attention_bias`, `mlp_bias`,
-//! rotary frequencies as they are, divided (`linear`) or with Llama 3.1's ramp (`llama3`).
+//! rotary frequencies as they are, divided (`linear`, `longrope`) or with Llama 3.1's ramp (`llama3`). What is absent has
+//! the value that transformers' class gives it; `partial_rotary_factor` is none of its keys.
 
 use randori_sdk::{Arch, Attn, Config, Graph, Result, Rope, Tensor, plugin};
 
@@ -28,7 +29,7 @@ impl Arch for Llama {
         "Llama 1 to 3.x, and models of the same shape (SmolLM2, TinyLlama, Yi)";
 
     fn new(c: &Config) -> Result<Self> {
-        c.only("hidden_act", &["silu"])?;
+        c.only("hidden_act", &["silu", "swish"])?; // two names of one function
         let (width, heads) = (c.usize("hidden_size")?, c.usize("num_attention_heads")?);
         if heads == 0 {
             return Err(c.error("num_attention_heads", "is 0"));
@@ -40,10 +41,12 @@ impl Arch for Llama {
             return Err(c.error("num_key_value_heads", &what));
         }
         let head_dim = c.usize_or("head_dim", width / heads)?;
+        let layers = c.usize("num_hidden_layers")?;
+        no_windows(c, layers)?;
         Ok(Llama {
             vocab: c.usize("vocab_size")?,
             width,
-            layers: c.usize("num_hidden_layers")?,
+            layers,
             heads,
             kv_heads,
             head_dim,
@@ -52,7 +55,7 @@ impl Arch for Llama {
             tied: c.bool_or("tie_word_embeddings", false)?,
             attention_bias: c.bool_or("attention_bias", false)?,
             mlp_bias: c.bool_or("mlp_bias", false)?,
-            rope: Rope::from(c, head_dim)?,
+            rope: Rope::of_whole_heads(c, head_dim)?,
         })
     }
 
@@ -107,6 +110,31 @@ impl Llama {
     }
 }
 
+/// An error where a configuration asks for a sliding window: transformers' Llama computes a whole text without it, and with
+/// it while it generates.
+fn no_windows(c: &Config, layers: usize) -> Result<()> {
+    let context = c.usize_or("max_position_embeddings", 2048)?;
+    if let Some(window) = c.usize_opt("sliding_window")?.filter(|w| *w < context) {
+        let what = format!("is {window}: this architecture has no sliding window");
+        return Err(c.error("sliding_window", &what));
+    }
+    let Some(kinds) = c.strs("layer_types")? else {
+        return Ok(());
+    };
+    if kinds.len() != layers {
+        let what = format!("has {} entries for {layers} layers", kinds.len());
+        return Err(c.error("layer_types", &what));
+    }
+    let other = |kind: &&&str| !["full_attention", "attention"].contains(kind);
+    match kinds.iter().find(other) {
+        Some(other) => {
+            let what = format!("has \"{other}\"; supported: full_attention");
+            Err(c.error("layer_types", &what))
+        }
+        None => Ok(()),
+    }
+}
+
 plugin!("The Llama family", arch Llama);
 
 #[cfg(test)]
@@ -136,11 +164,16 @@ mod tests {
         for (more, says) in [
             (
                 r#", "hidden_act": "gelu""#,
-                "`hidden_act` is \"gelu\"; supported: silu",
+                "`hidden_act` is \"gelu\"; supported: silu, swish",
             ),
             (
                 r#", "num_key_value_heads": 3"#,
                 "which does not divide num_attention_heads (4)",
+            ),
+            (r#", "sliding_window": 8"#, "`sliding_window` is 8: this"),
+            (
+                r#", "layer_types": ["full_attention"]"#,
+                "`layer_types` has 1 entries for 3 layers",
             ),
             (r#", "vocab_size": null"#, "`vocab_size` is missing"),
             (

@@ -1,7 +1,8 @@
 //! Mistral 7B and its successors (Jiang et al. 2023, arXiv 2310.06825): Llama's block with a sliding window.
 //!
 //! A query at position i sees keys at i - window < j <= i; information still travels layers · window tokens far. A
-//! configuration whose `sliding_window` is null (v0.2 on) attends to everything. `head_dim` may differ from
+//! configuration whose `sliding_window` is null (v0.2 on) attends to everything; one that has no such key means 4096, as
+//! transformers' class does. `layer_types` says which layers have the window (Ministral). `head_dim` may differ from
 //! hidden_size / num_attention_heads (Nemo, Small).
 
 use randori_sdk::{Arch, Attn, Config, Graph, Result, Rope, Tensor, plugin};
@@ -18,45 +19,47 @@ pub struct Mistral {
     eps: f64,
     tied: bool,
     rope: Rope,
-    attn: Attn,
+    /// One a layer; `None`: all tokens are seen.
+    windows: Vec<Option<usize>>,
 }
+
+/// transformers' values of keys that are absent.
+const WINDOW: usize = 4096;
+const KV_HEADS: usize = 8;
 
 impl Arch for Mistral {
     const NAME: &'static str = "mistral";
     const DOC: &'static str = "Mistral 7B, Nemo and Small: Llama's block with a sliding window";
 
     fn new(c: &Config) -> Result<Self> {
-        c.only("hidden_act", &["silu"])?;
+        c.only("hidden_act", &["silu", "swish"])?; // two names of one function
         let (width, heads) = (c.usize("hidden_size")?, c.usize("num_attention_heads")?);
         if heads == 0 {
             return Err(c.error("num_attention_heads", "is 0"));
         }
-        let kv_heads = c.usize_or("num_key_value_heads", heads)?;
+        let kv_heads = match c.names("num_key_value_heads") {
+            true => c.usize_or("num_key_value_heads", heads)?,
+            false => KV_HEADS,
+        };
         if kv_heads == 0 || heads % kv_heads != 0 {
             let what =
                 format!("is {kv_heads}, which does not divide num_attention_heads ({heads})");
             return Err(c.error("num_key_value_heads", &what));
         }
-        let window = c.usize_opt("sliding_window")?;
-        if window == Some(0) {
-            return Err(c.error("sliding_window", "is 0: no token would see itself"));
-        }
         let head_dim = c.usize_or("head_dim", width / heads)?;
+        let layers = c.usize("num_hidden_layers")?;
         Ok(Mistral {
             vocab: c.usize("vocab_size")?,
             width,
-            layers: c.usize("num_hidden_layers")?,
+            layers,
             heads,
             kv_heads,
             head_dim,
             ffn: c.usize("intermediate_size")?,
             eps: c.f64_or("rms_norm_eps", 1e-6)?,
             tied: c.bool_or("tie_word_embeddings", false)?,
-            rope: Rope::from(c, head_dim)?,
-            attn: Attn {
-                window,
-                ..Attn::default()
-            },
+            rope: Rope::of_whole_heads(c, head_dim)?,
+            windows: windows(c, layers)?,
         })
     }
 
@@ -70,7 +73,7 @@ impl Arch for Mistral {
 
     fn block<'g>(&self, g: &Graph<'g>, layer: usize, x: Tensor<'g>) -> Tensor<'g> {
         let g = &g.scope(format_args!("model.layers.{layer}"));
-        let x = x + self.attention(g, g.rms_norm("input_layernorm", x, self.eps));
+        let x = x + self.attention(g, layer, g.rms_norm("input_layernorm", x, self.eps));
         x + self.mlp(g, g.rms_norm("post_attention_layernorm", x, self.eps))
     }
 
@@ -87,13 +90,17 @@ impl Arch for Mistral {
 
 impl Mistral {
     /// o·softmax(rope(q)·rope(k)ᵀ / √d over the window)·v, each key-value head serving heads / kv_heads query heads.
-    fn attention<'g>(&self, g: &Graph<'g>, x: Tensor<'g>) -> Tensor<'g> {
+    fn attention<'g>(&self, g: &Graph<'g>, layer: usize, x: Tensor<'g>) -> Tensor<'g> {
         let g = &g.scope("self_attn");
         let project = |name, heads| g.linear(name, x, heads * self.head_dim).heads(heads);
         let q = project("q_proj", self.heads).rope(&self.rope); // (tokens, heads, head_dim)
         let k = project("k_proj", self.kv_heads).rope(&self.rope); // (tokens, kv_heads, head_dim)
         let v = project("v_proj", self.kv_heads); // (tokens, kv_heads, head_dim)
-        let y = g.attention(q, k, v, self.attn).merge(); // (tokens, heads·head_dim)
+        let attn = Attn {
+            window: self.windows.get(layer).copied().flatten(),
+            ..Attn::default()
+        };
+        let y = g.attention(q, k, v, attn).merge(); // (tokens, heads·head_dim)
         g.linear("o_proj", y, self.width)
     }
 
@@ -104,6 +111,37 @@ impl Mistral {
         let up = g.linear("up_proj", x, self.ffn); // (tokens, ffn)
         g.linear("down_proj", gate * up, self.width)
     }
+}
+
+/// Each layer's window: `sliding_window` in every layer, or in those that `layer_types` names.
+fn windows(c: &Config, layers: usize) -> Result<Vec<Option<usize>>> {
+    let window = match c.names("sliding_window") {
+        true => c.usize_opt("sliding_window")?,
+        false => Some(WINDOW),
+    };
+    if window == Some(0) {
+        return Err(c.error("sliding_window", "is 0: no token would see itself"));
+    }
+    let Some(kinds) = c.strs("layer_types")? else {
+        return Ok(vec![window; layers]);
+    };
+    if kinds.len() != layers {
+        let what = format!("has {} entries for {layers} layers", kinds.len());
+        return Err(c.error("layer_types", &what));
+    }
+    let one = |kind: &&str| match (*kind, window) {
+        ("full_attention" | "attention", _) => Ok(None),
+        ("sliding_attention", Some(_)) => Ok(window),
+        ("sliding_attention", None) => {
+            let what = "asks for sliding_attention, but sliding_window is null";
+            Err(c.error("layer_types", what))
+        }
+        (other, _) => {
+            let what = format!("has \"{other}\"; supported: full_attention, sliding_attention");
+            Err(c.error("layer_types", &what))
+        }
+    };
+    kinds.iter().map(one).collect()
 }
 
 plugin!("The Mistral family", arch Mistral);
@@ -121,16 +159,26 @@ mod tests {
 
     #[test]
     fn the_window_is_read_and_null_means_none() {
-        assert_eq!(
-            new(r#", "sliding_window": 8"#).unwrap().attn.window,
-            Some(8)
-        );
-        assert_eq!(
-            new(r#", "sliding_window": null"#).unwrap().attn.window,
-            None
-        );
-        assert_eq!(new("").unwrap().attn.window, None);
+        let windows = |more: &str| new(more).unwrap().windows;
+        assert_eq!(windows(r#", "sliding_window": 8"#), [Some(8); 2]);
+        assert_eq!(windows(r#", "sliding_window": null"#), [None; 2]);
+        assert_eq!(windows(""), [Some(4096); 2]);
+        let kinds =
+            r#", "sliding_window": 8, "layer_types": ["full_attention", "sliding_attention"]"#;
+        assert_eq!(windows(kinds), [None, Some(8)]);
+        let none = r#", "sliding_window": 8, "layer_types": null"#;
+        assert_eq!(windows(none), [Some(8); 2]);
+    }
+
+    #[test]
+    fn absent_keys_have_the_class_s_values() {
         assert_eq!(new(r#", "head_dim": 6"#).unwrap().head_dim, 6);
+        let heads = r#"{"hidden_size": 64, "num_attention_heads": 16, "intermediate_size": 24,
+            "num_hidden_layers": 2, "vocab_size": 32"#;
+        let kv = |more: &str| Mistral::new(&Config::parse(&format!("{heads}{more}}}")).unwrap());
+        assert_eq!(kv("").unwrap().kv_heads, 8);
+        assert_eq!(kv("").unwrap().eps, 1e-6);
+        assert_eq!(kv(r#", "num_key_value_heads": null"#).unwrap().kv_heads, 16);
     }
 
     #[test]
@@ -138,8 +186,20 @@ mod tests {
         for (more, says) in [
             (r#", "sliding_window": 0"#, "`sliding_window` is 0"),
             (
+                r#", "layer_types": ["full_attention"]"#,
+                "`layer_types` has 1 entries for 2 layers",
+            ),
+            (
+                r#", "layer_types": ["full_attention", "chunked_attention"]"#,
+                "`layer_types` has \"chunked_attention\"",
+            ),
+            (
+                r#", "sliding_window": null, "layer_types": ["full_attention", "sliding_attention"]"#,
+                "but sliding_window is null",
+            ),
+            (
                 r#", "hidden_act": "relu""#,
-                "`hidden_act` is \"relu\"; supported: silu",
+                "`hidden_act` is \"relu\"; supported: silu, swish",
             ),
             (
                 r#", "num_key_value_heads": 0"#,

@@ -87,7 +87,12 @@ pub(super) fn from_files(mut files: BTreeMap<String, Vec<u8>>) -> Result<Tokeniz
             }
         }
     }
-    let named_stops = eos_ids(&generation["eos_token_id"]);
+    // as transformers: where there are generation settings, nothing is read of the configuration's
+    let settings = match files.contains_key("generation_config.json") {
+        true => &generation,
+        false => &model,
+    };
+    let named_stops = eos_ids(&settings["eos_token_id"]);
     if special.eos.is_none() {
         // The config's first is the model's end of text.
         let first = eos_ids(&model["eos_token_id"])

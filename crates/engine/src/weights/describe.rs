@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{
-    Checkpoint, LoadOptions, Quant, Source, TokenizerSource, Weights, convert, folder, hub,
+    Checkpoint, LoadOptions, Quant, Source, TokenizerSource, Weights, agree, convert, folder, hub,
     index::{Format, Stored},
     load::Plan,
     open,
@@ -25,6 +25,7 @@ pub struct Described {
     tokenizer: TokenizerSource,
     /// `None`: the weights are not at hand, and are taken for dense safetensors.
     weights: Option<Weights>,
+    notes: Vec<String>,
 }
 
 /// How a weight is held.
@@ -75,12 +76,14 @@ pub fn describe(source: Source) -> Result<Described> {
 }
 
 fn bare(config: &Path) -> Result<Described> {
-    let value = folder::json(config)?;
+    let (mut value, mut notes) = (folder::json(config)?, Vec::new());
     super::is_object(&value, &config.display().to_string())?;
+    agree::rope(&mut value, &mut notes);
     Ok(Described {
         config: value,
         tokenizer: TokenizerSource::None,
         weights: None,
+        notes,
     })
 }
 
@@ -90,12 +93,18 @@ impl Described {
             config: checkpoint.config,
             tokenizer: checkpoint.tokenizer,
             weights: Some(checkpoint.weights),
+            notes: checkpoint.notes,
         }
     }
 
     /// The configuration in Hugging Face's spelling.
     pub fn config(&self) -> &Value {
         &self.config
+    }
+
+    /// As [`Checkpoint::notes`].
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Whether the weights themselves are at hand, so that their formats are known and not supposed.
@@ -120,7 +129,7 @@ impl Described {
     ) -> Result<Vec<HeldWeight>> {
         let plan = Plan { trace, options };
         match &self.weights {
-            Some(weights) => plan.check(weights, &self.config, arch)?,
+            Some(weights) => plan.check(weights, arch)?,
             None if options.quant == Some(Quant::Gguf) => {
                 return Err(Error::rule(
                     "a base quantised as its GGUF file is needs that file; only a configuration is at hand",

@@ -70,7 +70,7 @@ impl Checkpoint {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Base> {
         let plan = Plan { trace, options };
-        plan.check(&self.weights, &self.config, arch.name())?;
+        plan.check(&self.weights, arch.name())?;
         let weights = plan.read(&self.weights, &compute, progress)?;
         Ok(Base {
             arch,
@@ -90,14 +90,9 @@ pub(super) struct Plan<'a> {
 
 impl Plan<'_> {
     /// Holds the checkpoint against what the architecture and the options ask for.
-    pub(super) fn check(
-        &self,
-        weights: &Weights,
-        config: &serde_json::Value,
-        arch: &str,
-    ) -> Result<()> {
+    pub(super) fn check(&self, weights: &Weights, arch: &str) -> Result<()> {
         match weights {
-            Weights::Stored(index) => self.check_file(index, config, arch),
+            Weights::Stored(index) => self.check_file(index, arch),
             Weights::Random(_) if self.options.quant == Some(Quant::Gguf) => Err(Error::rule(
                 "a base quantised as its GGUF file is needs a GGUF file; this one is random",
             )),
@@ -105,7 +100,7 @@ impl Plan<'_> {
         }
     }
 
-    fn check_file(&self, index: &Index, config: &serde_json::Value, arch: &str) -> Result<()> {
+    fn check_file(&self, index: &Index, arch: &str) -> Result<()> {
         for wanted in &self.trace.weights {
             let name = &wanted.name;
             let stored = index
@@ -127,12 +122,8 @@ impl Plan<'_> {
                 )));
             }
         }
-        let tied = config
-            .get("tie_word_embeddings")
-            .and_then(serde_json::Value::as_bool)
-            .unwrap_or(false);
         let unused = |name: &&String| {
-            !self.trace.weights.iter().any(|w| w.name == **name) && !harmless(name, tied)
+            !self.trace.weights.iter().any(|w| w.name == **name) && !harmless(name)
         };
         if let Some(name) = index.tensors.keys().find(unused) {
             return Err(Error::rule(format!(
@@ -263,8 +254,8 @@ fn quantise(wanted: &TracedWeight, t: &Tensor, double: bool) -> Result<Weight> {
 }
 
 /// Tensors that checkpoints carry and nobody reads.
-fn harmless(name: &str, tied: bool) -> bool {
-    name.ends_with(".rotary_emb.inv_freq") || (tied && name == "lm_head.weight")
+fn harmless(name: &str) -> bool {
+    name.ends_with(".rotary_emb.inv_freq")
 }
 
 fn missing(wanted: &TracedWeight, index: &Index) -> Error {

@@ -5,6 +5,7 @@
 //! the peak of memory is the result plus one tensor. Files are read by position, not mapped: a file that is cut short while
 //! it is read is an error, not a crash. No input, however damaged, may panic or make us allocate more than the file's size
 //! warrants.
+mod agree;
 mod bnb;
 mod convert;
 mod describe;
@@ -110,6 +111,7 @@ pub struct Checkpoint {
     config: Value,
     tokenizer: TokenizerSource,
     weights: Weights,
+    notes: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -136,21 +138,30 @@ pub fn open(source: Source) -> Result<Checkpoint> {
             )?;
             Checkpoint::stored(config, TokenizerSource::None, index)
         }
-        Source::Random { config, seed } => {
+        Source::Random { mut config, seed } => {
             is_object(&config, "the configuration")?;
+            let mut notes = Vec::new();
+            agree::rope(&mut config, &mut notes);
             Ok(Checkpoint {
                 config,
                 tokenizer: TokenizerSource::None,
                 weights: Weights::Random(seed),
+                notes,
             })
         }
     }
 }
 
 impl Checkpoint {
-    /// The configuration in Hugging Face's spelling.
+    /// The configuration in Hugging Face's spelling, settled: where it disagrees with itself or with the weights, it says
+    /// what holds.
     pub fn config(&self) -> &Value {
         &self.config
+    }
+
+    /// What whoever opened it should be told: where its files disagree, and what was decided. A sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Where its tokenizer is.
@@ -170,13 +181,21 @@ impl Checkpoint {
         }
     }
 
-    fn stored(config: Value, tokenizer: TokenizerSource, mut index: index::Index) -> Result<Self> {
+    fn stored(
+        mut config: Value,
+        tokenizer: TokenizerSource,
+        mut index: index::Index,
+    ) -> Result<Self> {
         is_object(&config, "the configuration")?;
         bnb::join(&mut index, &config)?;
+        let mut notes = Vec::new();
+        agree::rope(&mut config, &mut notes);
+        agree::head(&mut config, &mut index, &mut notes)?;
         Ok(Checkpoint {
             config,
             tokenizer,
             weights: Weights::Stored(index),
+            notes,
         })
     }
 }

@@ -45,7 +45,7 @@ impl Checkpoint {
             trace: &trace,
             options,
         };
-        plan.check(&self.weights, &self.config, arch.name())?;
+        plan.check(&self.weights, arch.name())?;
         Ok(Stream {
             arch,
             config: self.config,

@@ -4,6 +4,7 @@ mod file;
 mod lora;
 mod model;
 mod names;
+mod rope;
 
 use std::{collections::BTreeMap, fmt, path::Path, str::FromStr};
 

@@ -2,7 +2,11 @@
 
 use serde_json::Value;
 
-use super::{Meta, names::Heads};
+use super::{
+    Meta,
+    names::Heads,
+    rope::{Rope, rope_number},
+};
 use crate::{Error, Result};
 
 /// Both families go by this architecture.
@@ -27,18 +31,6 @@ pub(super) struct Model {
     pub notes: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
-enum Rope {
-    Plain,
-    Linear(f64),
-    Llama3 {
-        factor: f64,
-        low: f64,
-        high: f64,
-        original: f64,
-    },
-}
-
 impl Model {
     /// # Errors
     /// Another family, a missing key, or something that llama.cpp's `llama` does not compute.
@@ -61,7 +53,13 @@ impl Model {
             })
         };
         let (width, heads) = (number("hidden_size")?, number("num_attention_heads")?);
-        let kv_heads = whole(config, "num_key_value_heads")?.unwrap_or(heads);
+        let mistral = kind == "mistral";
+        let absent = |key: &str| mistral && config.get(key).is_none();
+        // what transformers' class has where the key is absent; null means something else
+        let kv_heads = match absent("num_key_value_heads") {
+            true => 8,
+            false => whole(config, "num_key_value_heads")?.unwrap_or(heads),
+        };
         let head_dim = whole(config, "head_dim")?.unwrap_or(width / heads);
         if heads % kv_heads != 0 || head_dim % 2 != 0 {
             return Err(Error::rule(format!(
@@ -85,10 +83,14 @@ impl Model {
                 .and_then(Value::as_f64)
                 .unwrap_or(1e-6),
             theta: rope_number(config, "rope_theta").unwrap_or(10_000.0),
-            rope: Rope::new(config)?,
+            rope: Rope::new(config, head_dim)?,
             notes: Vec::new(),
         };
-        model.within_window(whole(config, "sliding_window")?);
+        let window = match absent("sliding_window") {
+            true => Some(4096),
+            false => whole(config, "sliding_window")?,
+        };
+        model.within_window(window.filter(|_| mistral && slides(config)));
         Ok(model)
     }
 
@@ -127,13 +129,8 @@ impl Model {
             count("rope.dimension_count", self.head_dim)?,
             real("rope.freq_base", self.theta),
         ];
-        if let Rope::Linear(factor) = self.rope {
-            keys.push((
-                format!("{ARCHITECTURE}.rope.scaling.type"),
-                Meta::Text("linear".into()),
-            ));
-            keys.push(real("rope.scaling.factor", factor));
-        }
+        let prefix = |key: &str| format!("{ARCHITECTURE}.rope.scaling.{key}");
+        keys.extend(self.rope.keys(prefix));
         Ok(keys)
     }
 
@@ -146,84 +143,10 @@ impl Model {
         }
     }
 
-    /// Llama 3's scaling as llama.cpp wants it: the divisor of every frequency, (head_dim / 2), in f32 throughout as its
-    /// converter computes them.
-    ///
-    /// With wavelength w = 2π·theta^(2i/d) and original length L: 1 where w < L/high, the factor where w > L/low, and
-    /// between them 1 / ((1 - s)/factor + s) with s = (L/w - low) / (high - low).
+    /// The divisor of every rotary frequency, (head_dim / 2), where they are not all the same.
     pub fn rope_divisors(&self) -> Option<Vec<f32>> {
-        let Rope::Llama3 {
-            factor,
-            low,
-            high,
-            original,
-        } = self.rope
-        else {
-            return None;
-        };
-        let divisor = |i: usize| {
-            let exponent = (2 * i) as f32 / self.head_dim as f32;
-            let frequency = 1.0 / (self.theta as f32).powf(exponent);
-            let wave = std::f32::consts::TAU / frequency;
-            let (low, high, factor) = (low as f32, high as f32, factor as f32);
-            let original = original as f32;
-            if wave < original / high {
-                1.0
-            } else if wave > original / low {
-                factor
-            } else {
-                let smooth = (original / wave - low) / (high - low);
-                1.0 / ((1.0 - smooth) / factor + smooth)
-            }
-        };
-        Some((0..self.head_dim / 2).map(divisor).collect())
+        self.rope.divisors(self.theta, self.head_dim)
     }
-}
-
-impl Rope {
-    fn new(config: &Value) -> Result<Rope> {
-        let section = rope_section(config);
-        let kind = ["rope_type", "type"]
-            .iter()
-            .find_map(|k| section.get(*k).and_then(Value::as_str))
-            .unwrap_or("default");
-        let need = |key: &str| {
-            rope_number(config, key).ok_or_else(|| {
-                Error::rule(format!(
-                    "the rope scaling {kind:?} of the model's configuration has no {key}"
-                ))
-            })
-        };
-        match kind {
-            "default" => Ok(Rope::Plain),
-            "linear" => Ok(Rope::Linear(need("factor")?)),
-            "llama3" => Ok(Rope::Llama3 {
-                factor: need("factor")?,
-                low: need("low_freq_factor")?,
-                high: need("high_freq_factor")?,
-                original: match rope_number(config, "original_max_position_embeddings") {
-                    Some(length) => length,
-                    None => need("max_position_embeddings")?,
-                },
-            }),
-            other => Err(Error::rule(format!(
-                "the rope scaling {other:?} cannot be written as GGUF; default, linear and llama3 can"
-            ))),
-        }
-    }
-}
-
-/// transformers v5 keeps everything in `rope_parameters`; v4 had theta at the top and the rest in `rope_scaling`.
-fn rope_section(config: &Value) -> &Value {
-    ["rope_parameters", "rope_scaling"]
-        .iter()
-        .find_map(|k| config.get(*k).filter(|v| v.is_object()))
-        .unwrap_or(config)
-}
-
-fn rope_number(config: &Value, key: &str) -> Option<f64> {
-    let section = rope_section(config).get(key).and_then(Value::as_f64);
-    section.or_else(|| config.get(key).and_then(Value::as_f64))
 }
 
 /// A whole number above 0; null counts as absent.
@@ -243,20 +166,20 @@ fn whole(config: &Value, key: &str) -> Result<Option<usize>> {
     }
 }
 
+/// Whether any layer has the sliding window: all of them, or those that `layer_types` names.
+fn slides(config: &Value) -> bool {
+    match config.get("layer_types").and_then(Value::as_array) {
+        Some(kinds) => kinds.iter().any(|kind| kind == "sliding_attention"),
+        None => true,
+    }
+}
+
 fn refuse_unknown_arithmetic(config: &Value) -> Result<()> {
     match config.get("hidden_act").and_then(Value::as_str) {
-        None | Some("silu" | "swish") => {}
-        Some(other) => {
-            return Err(Error::rule(format!(
-                "hidden_act is {other:?}; GGUF's llama computes silu"
-            )));
-        }
-    }
-    match rope_number(config, "partial_rotary_factor") {
-        Some(share) if share != 1.0 => Err(Error::rule(format!(
-            "partial_rotary_factor is {share}; GGUF's llama rotates whole heads"
+        None | Some("silu" | "swish") => Ok(()),
+        Some(other) => Err(Error::rule(format!(
+            "hidden_act is {other:?}; GGUF's llama computes silu"
         ))),
-        _ => Ok(()),
     }
 }
 
@@ -299,7 +222,6 @@ mod tests {
         for (key, value, words) in [
             ("model_type", json!("qwen2"), "\"qwen2\""),
             ("hidden_act", json!("gelu"), "gelu"),
-            ("partial_rotary_factor", json!(0.5), "0.5"),
             ("head_dim", json!(-4), "head_dim"),
             ("num_hidden_layers", Value::Null, "num_hidden_layers"),
             (

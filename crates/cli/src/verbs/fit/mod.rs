@@ -13,6 +13,7 @@ use crate::args::Who;
 use crate::bytes::{shown, unit};
 use crate::memory::{chosen, free};
 use crate::plan::{Model, Plan};
+use crate::progress::Console;
 use crate::recipe::{AdapterKind, OrAuto};
 use crate::session::{host, recipe};
 
@@ -21,6 +22,7 @@ pub fn run(who: &Who, limit: Option<u64>) -> Result<()> {
     let (recipe, adapter) = recipe(who)?;
     let host = host(Some(&recipe), &who.common)?;
     let model = Model::of(&recipe, adapter, &host)?;
+    Console::new(who.common.quiet).notes(model.described.notes());
     let mut plan = Plan::of(&model, recipe)?;
     if plan.recipe.train.micro_batch_tokens == OrAuto::Auto {
         let here = free(Path::new("/")).filter(|_| !plan.card);

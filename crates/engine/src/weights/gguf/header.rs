@@ -329,6 +329,30 @@ impl Header {
         })
     }
 
+    /// A whole number, or a list with the same for each of so many layers.
+    pub fn alike(&self, key: &str, layers: usize) -> Read<Option<usize>> {
+        let Some(Value::Ints(list)) = self.metadata.get(key) else {
+            return self.whole(key);
+        };
+        if list.len() != layers {
+            return Err(format!(
+                "{key} has {} entries for {layers} layers",
+                list.len()
+            ));
+        }
+        match list.iter().find(|n| Some(*n) != list.first()) {
+            Some(other) => Err(format!(
+                "{key} differs between layers ({} and {other}), which is not supported: all layers are alike",
+                list[0]
+            )),
+            None => list
+                .first()
+                .map(|n| usize::try_from(*n))
+                .transpose()
+                .map_err(|e| format!("{key}: {e}")),
+        }
+    }
+
     pub fn float(&self, key: &str) -> Read<Option<f64>> {
         self.get(key, "a number", |v| match v {
             Value::Float(f) => Some(*f),

@@ -5,6 +5,8 @@
 mod config;
 mod header;
 mod names;
+mod parts;
+mod rope;
 mod tokenizer;
 
 use std::path::Path;
@@ -14,26 +16,21 @@ pub use tokenizer::GgufTokenizer;
 
 use super::{
     Checkpoint, TokenizerSource,
-    index::{Index, Place, Stored},
+    index::{Index, Place},
 };
 use crate::{Error, Result};
 
 pub(super) fn open(path: &Path) -> Result<Checkpoint> {
     let place = Place::open(path)?;
     let header = header::read(&place)?;
-    let in_file = |what: String| Error::rule(format!("{}: {what}", place.name));
-    let config = config::config(&header, &place).map_err(in_file)?;
+    let file = place.name.clone();
+    let in_file = |what: String| Error::rule(format!("{file}: {what}"));
+    let mut config = config::config(&header, &place).map_err(in_file)?;
     let tokenizer = match tokenizer::tokenizer(&header).map_err(in_file)? {
         Some(t) => TokenizerSource::Gguf(Box::new(t)),
         None => TokenizerSource::None,
     };
-    let heads = |key: &str| {
-        config
-            .get(key)
-            .and_then(serde_json::Value::as_u64)
-            .map(|h| h as usize)
-    };
-    let (q_heads, k_heads) = (heads("num_attention_heads"), heads("num_key_value_heads"));
+    let heads = parts::Heads::of(&config);
     let mut index = Index {
         files: vec![place.into()],
         ..Index::default()
@@ -42,15 +39,8 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint> {
         if name == names::ROPE_FACTORS {
             continue; // they are in the config now
         }
-        let permuted = match name.rsplit('.').nth(1) {
-            Some("attn_q") => q_heads,
-            Some("attn_k") => k_heads,
-            _ => None,
-        };
-        index.add(
-            hf_name(&name).unwrap_or(name),
-            Stored { permuted, ..tensor },
-        )?;
+        parts::add(&mut index, name, tensor, &heads).map_err(|e| in_file(e.to_string()))?;
     }
+    parts::biases(&mut index, &mut config)?;
     Checkpoint::stored(config, tokenizer, index)
 }

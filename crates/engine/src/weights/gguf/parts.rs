@@ -1,0 +1,140 @@
+//! A GGUF's tensors as Hugging Face's: one tensor for q, k and v taken apart, biases that only some projections have.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{
+    super::index::{Data, Format, Index, Place, Stored},
+    hf_name,
+};
+use crate::{Error, Result};
+
+/// Heads of a layer, which tell q, k and v apart and give llama.cpp's permutation of q and k.
+pub(super) struct Heads {
+    query: usize,
+    key: usize,
+    features: usize,
+}
+
+impl Heads {
+    /// Of the configuration made from the file's metadata, which has all three.
+    pub fn of(config: &Value) -> Self {
+        let number = |key: &str| {
+            let n = config.get(key).and_then(Value::as_u64);
+            n.and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
+        };
+        Heads {
+            query: number("num_attention_heads"),
+            key: number("num_key_value_heads"),
+            features: number("head_dim"),
+        }
+    }
+}
+
+/// Adds one of the file's tensors: under its Hugging Face name, or as the three that it holds.
+///
+/// # Errors
+/// A fused tensor whose rows are not those of q, k and v; a name that is there already.
+pub(super) fn add(index: &mut Index, name: String, tensor: Stored, heads: &Heads) -> Result<()> {
+    let permuted = |part: &str| match part {
+        "attn_q" => Some(heads.query),
+        "attn_k" => Some(heads.key),
+        _ => None,
+    };
+    let parts: Vec<&str> = name.split('.').collect();
+    let &["blk", layer, part, kind] = parts.as_slice() else {
+        return index.add(hf_name(&name).unwrap_or(name), tensor);
+    };
+    if part != "attn_qkv" || !["weight", "bias"].contains(&kind) {
+        let permuted = permuted(part);
+        let stored = Stored { permuted, ..tensor };
+        return index.add(hf_name(&name).unwrap_or(name), stored);
+    }
+    let (q, k) = (
+        heads.query.saturating_mul(heads.features),
+        heads.key.saturating_mul(heads.features),
+    );
+    let found = tensor.shape.first().copied().unwrap_or(0);
+    let all = q.saturating_add(k).saturating_add(k);
+    if found != all || !tensor.len.is_multiple_of(found.max(1) as u64) {
+        return Err(Error::rule(format!(
+            "{name} has {found} rows; {} query and twice {} key-value heads of {} features have {all}",
+            heads.query, heads.key, heads.features
+        )));
+    }
+    let row = tensor.len / found as u64;
+    let mut first = 0;
+    for (part, rows) in [("attn_q", q), ("attn_k", k), ("attn_v", k)] {
+        let mut shape = tensor.shape.clone();
+        shape[0] = rows;
+        let stored = Stored {
+            start: tensor.start + first * row,
+            len: rows as u64 * row,
+            shape,
+            permuted: permuted(part),
+            ..tensor.clone()
+        };
+        let own = format!("blk.{layer}.{part}.{kind}");
+        index.add(hf_name(&own).unwrap_or(own), stored)?;
+        first += rows as u64;
+    }
+    Ok(())
+}
+
+const ATTENTION: [&str; 4] = ["q_proj", "k_proj", "v_proj", "o_proj"];
+const MLP: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
+
+/// llama.cpp adds each bias that is there; a configuration has one word for all of attention's, and one for the MLP's.
+/// Where a file has some of them, the others become zeros, which compute the same.
+pub(super) fn biases(index: &mut Index, config: &mut Value) -> Result<()> {
+    for (key, part, projections) in [
+        ("attention_bias", "self_attn", &ATTENTION[..]),
+        ("mlp_bias", "mlp", &MLP[..]),
+    ] {
+        let of_group = |name: &str, kind: &str| {
+            let module = name.strip_suffix(kind).and_then(|m| m.rsplit_once('.'));
+            module.is_some_and(|(block, projection)| {
+                block.ends_with(part) && projections.contains(&projection)
+            })
+        };
+        let has = index.tensors.keys().any(|n| of_group(n, ".bias"));
+        config[key] = Value::Bool(has);
+        if !has {
+            continue;
+        }
+        let lacking: Vec<(String, usize)> = index
+            .tensors
+            .iter()
+            .filter(|(name, _)| of_group(name, ".weight"))
+            .filter_map(|(name, weight)| {
+                let bias = format!("{}.bias", name.strip_suffix(".weight")?);
+                Some((bias, *weight.shape.first()?))
+            })
+            .filter(|(bias, _)| !index.tensors.contains_key(bias))
+            .collect();
+        zeros(index, lacking)?;
+    }
+    Ok(())
+}
+
+fn zeros(index: &mut Index, wanted: Vec<(String, usize)>) -> Result<()> {
+    let Some(longest) = wanted.iter().map(|(_, rows)| *rows).max() else {
+        return Ok(());
+    };
+    let (file, bytes) = (index.files.len(), vec![0; 4 * longest]);
+    let place = Place::new("biases that the file does not have", Data::Memory(bytes))?;
+    index.files.push(Arc::new(place));
+    for (name, rows) in wanted {
+        let zero = Stored {
+            file,
+            start: 0,
+            len: 4 * rows as u64,
+            shape: vec![rows],
+            format: Format::F32,
+            permuted: None,
+        };
+        index.add(name, zero)?;
+    }
+    Ok(())
+}
