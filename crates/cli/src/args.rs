@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::verbs;
+use crate::{terminal, verbs};
 
 /// Self-play fine-tuning at home: a language model practises against its own past self.
 #[derive(Parser)]
@@ -21,9 +21,12 @@ pub struct Common {
     /// Overrides one key of the recipe: `--set train.lr=1e-4`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// A plugin file, or a folder of them, beside those in the binary's own folder
+    /// A plugin file, or a folder of them, beside those in the binary's own folder. Naming it here is trusting it
     #[arg(long = "plugin", value_name = "PATH")]
     pub plugins: Vec<PathBuf>,
+    /// Trusts the plugins that the recipe names, as they are now: loading one runs its code. Remembered by SHA-256
+    #[arg(long)]
+    pub trust: bool,
     /// Folder of run folders
     #[arg(long, value_name = "FOLDER", default_value = "runs")]
     pub runs: PathBuf,
@@ -168,7 +171,7 @@ enum Verb {
 
 /// Parses, runs, and says what went wrong in one line: exit code 1, or 2 for a command line that cannot be read.
 pub fn main() -> ExitCode {
-    end_quietly_when_nobody_reads();
+    terminal::end_quietly_when_nobody_reads();
     let command = match Command::try_parse() {
         Ok(command) => command,
         Err(e) => {
@@ -179,23 +182,10 @@ pub fn main() -> ExitCode {
     match dispatch(command.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("randori: {}", one_line(&e));
+            errln!("randori: {}", one_line(&e));
             ExitCode::FAILURE
         }
     }
-}
-
-/// `randori plugins | head` closes our output early: that is no failure, and no reason for a panic's message.
-fn end_quietly_when_nobody_reads() {
-    let usual = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        let message = info.payload().downcast_ref::<String>();
-        if message.is_some_and(|m| m.starts_with("failed printing to") && m.contains("os error 32"))
-        {
-            std::process::exit(0);
-        }
-        usual(info);
-    }));
 }
 
 fn dispatch(verb: Verb) -> anyhow::Result<()> {
@@ -223,7 +213,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
         Verb::Inspect { who, examples } => verbs::inspect::run(&who, examples),
         Verb::Fit { who, vram } => verbs::fit::run(&who, vram),
         Verb::RecipeDocs => {
-            print!("{}", crate::recipe::markdown());
+            out!("{}", crate::recipe::markdown());
             Ok(())
         }
     }

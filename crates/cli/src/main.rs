@@ -1,6 +1,15 @@
 //! `randori`: the whole game as one command. This crate alone knows TOML, the terminal and the environment; it wires
 //! recipe, data, engine, plugins and store together and holds no arithmetic of its own.
 
+#![deny(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "what is printed goes through `terminal`, which escapes it"
+)]
+
+#[macro_use]
+mod terminal;
+
 mod args;
 mod artefacts;
 mod builtin;
@@ -9,10 +18,6 @@ mod card;
 mod corpus;
 mod folder;
 mod game;
-#[allow(
-    dead_code,
-    reason = "for the verb export, which does not write GGUF yet"
-)]
 mod ggufmeta;
 mod measure;
 mod memory;
@@ -28,6 +33,7 @@ mod settings;
 mod stages;
 mod supervised;
 mod training;
+mod trust;
 mod verbs;
 
 fn main() -> std::process::ExitCode {

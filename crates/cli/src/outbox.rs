@@ -1,49 +1,37 @@
 //! What a verb writes outside a run folder: a player in the form other tools read, whole or not at all.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use randori_engine::Player;
 use randori_engine::weights::Dtype;
-use randori_export::{AsHeld, Companion, FolderOptions, Merged, Report, Whole};
-use randori_store::Disk;
+use randori_export::{AsHeld, Companion, FolderOptions, Merged, Whole};
+use randori_store::{Disk, OutFiles, OutFolder};
 
 use crate::session::Session;
 use crate::settings;
 
 const CARD: &str = "README.md";
-/// Stands in the card of every folder and in the metadata of every GGUF that we write.
 const TAG: &str = "randori";
-/// A GGUF's own keys come first.
-const HEAD: u64 = 1 << 12;
 
-/// What lies at `out` is ours to replace only if it is an earlier result of ours of the same kind, a file or a folder:
-/// never somebody's model.
-pub fn refuse_taken(out: &Path, file: bool) -> Result<()> {
-    if !out.exists() {
-        return Ok(());
-    }
-    let ours = match (out.is_dir(), file) {
-        (true, false) => {
-            let card = std::fs::read_to_string(out.join(CARD)).unwrap_or_default();
-            std::fs::read_dir(out)?.next().is_none() || card.contains(&format!("- \"{TAG}\""))
-        }
-        (false, true) => {
-            let mut head = Vec::new();
-            File::open(out)?.take(HEAD).read_to_end(&mut head)?;
-            let has = |text: &str| head.windows(text.len()).any(|w| w == text.as_bytes());
-            head.starts_with(b"GGUF") && has("general.tags") && has(TAG)
-        }
-        _ => false,
-    };
-    match ours {
-        true => Ok(()),
-        false => bail!(
-            "--out {}: something else is there; name a new place",
+/// A folder that may be written at `out`: what is there was written by us, or nothing is.
+pub fn folder(out: &Path) -> Result<OutFolder> {
+    OutFolder::open(Disk::new(), out).context("--out")
+}
+
+/// A file that may be written at `out`, and others `beside` it.
+pub fn files(out: &Path, beside: &[PathBuf]) -> Result<OutFiles> {
+    OutFiles::open(Disk::new(), out, beside).context("--out")
+}
+
+/// Refuses to write a file of results where a folder stands.
+pub fn refuse_folder(out: &Path) -> Result<()> {
+    match out.is_dir() {
+        true => bail!(
+            "--out {}: a file is written, and a folder is there; name a new place",
             out.display()
         ),
+        false => Ok(()),
     }
 }
 
@@ -63,24 +51,21 @@ fn short_card(session: &Session, player: &Player) -> String {
     )
 }
 
-/// A PEFT adapter folder, or in full training a Hugging Face model folder.
-pub fn player(session: &Session, player: &Player, out: &Path) -> Result<()> {
+/// Writes a PEFT adapter folder, or in full training a Hugging Face model folder, at `out`, for which `to` was opened.
+pub fn player(session: &Session, player: &Player, out: &Path, to: &OutFolder) -> Result<()> {
+    make_parent(out)?;
     match player.lora {
-        Some(_) => adapter(session, player, out),
-        None => model(
-            session,
-            player,
-            settings::load_options(&session.recipe).dtype,
-            out,
-        )
-        .map(drop),
+        Some(_) => adapter(session, player, to),
+        None => {
+            let dtype = settings::load_options(&session.recipe).dtype;
+            model(session, player, dtype, to)
+        }
     }
 }
 
 /// A PEFT adapter folder.
-pub fn adapter(session: &Session, player: &Player, out: &Path) -> Result<()> {
-    make_parent(out)?;
-    Disk::new().replace(out, |fresh| {
+fn adapter(session: &Session, player: &Player, out: &OutFolder) -> Result<()> {
+    out.write(|fresh| {
         randori_export::adapter(player, fresh, &session.base_name)?;
         Ok(std::fs::write(
             fresh.join(CARD),
@@ -91,8 +76,7 @@ pub fn adapter(session: &Session, player: &Player, out: &Path) -> Result<()> {
 }
 
 /// A Hugging Face model folder, adapters merged in f32 and rounded once.
-pub fn model(session: &Session, player: &Player, dtype: Dtype, out: &Path) -> Result<Report> {
-    make_parent(out)?;
+fn model(session: &Session, player: &Player, dtype: Dtype, out: &OutFolder) -> Result<()> {
     let files = session.tokenizer.files()?;
     let mut companions: Vec<Companion> = files
         .into_iter()
@@ -102,7 +86,6 @@ pub fn model(session: &Session, player: &Player, dtype: Dtype, out: &Path) -> Re
     companions.push(Companion::File(CARD.into(), card));
     let options = FolderOptions {
         dtype,
-        replace: true,
         ..FolderOptions::default()
     };
     let mut bar = session.console.stage("writing", 0, "MB");
@@ -112,16 +95,19 @@ pub fn model(session: &Session, player: &Player, dtype: Dtype, out: &Path) -> Re
         bar.set((done / 1_000_000) as usize, 0);
     };
     let mut unheard = |_: &str, _: &Merged, _: &AsHeld| Ok(());
-    let report = randori_export::folder(
-        &whole,
-        &companions,
-        out,
-        &options,
-        &mut unheard,
-        &mut progress,
-    )?;
+    out.write(|fresh| {
+        randori_export::folder(
+            &whole,
+            &companions,
+            fresh,
+            &options,
+            &mut unheard,
+            &mut progress,
+        )?;
+        Ok(())
+    })?;
     bar.finish();
-    Ok(report)
+    Ok(())
 }
 
 /// Makes the folder that `out` is to lie in.

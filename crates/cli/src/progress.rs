@@ -6,6 +6,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use crate::recipe::Recipe;
+use crate::terminal::escaped;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Time between plain lines.
@@ -30,7 +31,7 @@ impl Console {
     /// One line.
     pub fn say(&self, line: impl AsRef<str>) {
         if !self.quiet {
-            eprintln!("{}", line.as_ref());
+            errln!("{}", line.as_ref());
         }
     }
 
@@ -48,7 +49,8 @@ impl Console {
 
     /// A stage of `total` units.
     pub fn stage(&self, label: impl Into<String>, total: usize, unit: &'static str) -> Stage {
-        let label = label.into();
+        // the bar draws by itself, past the door that escapes
+        let label = escaped(&label.into()).into_owned();
         let bar = (self.terminal && !self.quiet).then(|| {
             let bar = ProgressBar::with_draw_target(
                 Some(total as u64),
@@ -150,7 +152,7 @@ impl Stage {
             bar.set_position(done as u64);
             bar.set_message(line());
         } else if !self.quiet && self.printed.elapsed() >= EVERY && done < self.total {
-            eprintln!("  {:<38} {}", self.label, line());
+            errln!("  {:<38} {}", self.label, line());
             self.printed = Instant::now();
         }
     }
@@ -167,7 +169,7 @@ impl Stage {
 
     /// Something to see beside the figures, such as `loss 0.512`.
     pub fn note(&mut self, note: String) {
-        self.note = note;
+        self.note = escaped(&note).into_owned();
     }
 
     /// The last line stays. Answers how long the stage took and how many tokens it did.
@@ -176,7 +178,7 @@ impl Stage {
             bar.finish_and_clear();
         }
         if !self.quiet {
-            eprintln!("  {:<38} {}", self.label, self.figures().line());
+            errln!("  {:<38} {}", self.label, self.figures().line());
         }
         (self.began.elapsed(), self.tokens)
     }

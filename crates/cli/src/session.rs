@@ -18,6 +18,7 @@ use crate::model_files::{architecture, source, tokenizer};
 use crate::progress::Console;
 use crate::recipe::{AdapterKind, PluginChoice, PluginOption, Recipe};
 use crate::settings;
+use crate::trust::Trust;
 
 /// What a model takes, by its configuration; no limit where that names none.
 #[derive(Clone, Copy, Debug)]
@@ -184,7 +185,7 @@ pub fn first_game(dir: &Path, recipe: &Recipe) -> PathBuf {
     }
 }
 
-/// Loads the plugins of the binary's own folder, of the recipe and of the command line.
+/// Loads the plugins of the binary's own folder, of the recipe (where the user trusts them) and of the command line.
 pub fn host(recipe: Option<&Recipe>, common: &Common) -> Result<Host> {
     let mut path = SearchPath::standard();
     let from_recipe = recipe
@@ -197,7 +198,9 @@ pub fn host(recipe: Option<&Recipe>, common: &Common) -> Result<Host> {
             path.files.push(named);
         }
     }
-    let host = Host::discover(&path)?;
+    let place = recipe.map(|r| r.place("plugins.paths"));
+    let trust = Trust::new(common, place.unwrap_or_default());
+    let host = Host::discover_asking(&path, &mut |file, sha256| trust.ask(file, sha256))?;
     #[cfg(feature = "bundled")]
     let host = bundled(host)?;
     Ok(host)

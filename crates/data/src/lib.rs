@@ -1,5 +1,5 @@
 //! From files to token ids: data sets in the shapes people have, the model's own chat template and tokenizer,
-//! limits and policies, and the order-preserving plan that packs sequences under a token budget.
+//! limits and policies.
 //!
 //! One [`Tokenizer`] serves generation and training, so that both see the same prompt; prompt and response are
 //! tokenised apart, so that the prompt's ids never depend on what follows; and nothing is cut, dropped or
@@ -13,7 +13,6 @@ mod encode;
 mod error;
 mod message;
 mod modelfile;
-mod pack;
 mod read;
 mod template;
 mod tokenizer;
@@ -26,7 +25,6 @@ pub use encode::{Choice, Encoded, Limits, Policy, Rejected, encode, screen};
 pub use error::{Error, Result};
 pub use message::{Context, Message};
 pub use modelfile::{OllamaTemplate, modelfile};
-pub use pack::{pack, pack_by_length};
 pub use read::{BadRows, Calculator, Format, Left, ReadOptions, Reader, Turns, read, read_bytes};
 pub use template::{ChatTemplate, PLAIN};
 pub use tokenizer::{GgufTokenizer, Opened, Response, Tokenizer, known_pre_tokenizers};

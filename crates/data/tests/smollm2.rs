@@ -1,38 +1,31 @@
 //! SmolLM2's tokenizer from its GGUF metadata against the ids that PyTorch's peer used, and against GSM8K as it is.
-//! Ignored: the metadata comes from a 100 MB download; fixtures/dump_gguf_tokenizer.py says how to get it.
+//! Two are ignored, since the metadata comes from a 100 MB download (fixtures/dump_gguf_tokenizer.py says how to get it);
+//! asked for without it, they fail.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test that cannot go on should say where
 
 use std::path::{Path, PathBuf};
 
 use randori_data::{Calculator, GgufTokenizer, ReadOptions, Tokenizer, read};
 use serde_json::Value;
 
-fn tokenizer() -> Option<Tokenizer> {
-    let Ok(path) = std::env::var("RANDORI_SMOLLM2_TOKENIZER_JSON") else {
-        eprintln!(
-            "SKIPPED: RANDORI_SMOLLM2_TOKENIZER_JSON is not set (fixtures/dump_gguf_tokenizer.py makes the file)"
-        );
-        return None;
-    };
+fn tokenizer() -> Tokenizer {
+    let path = std::env::var("RANDORI_SMOLLM2_TOKENIZER_JSON").expect(
+        "RANDORI_SMOLLM2_TOKENIZER_JSON does not name SmolLM2's metadata: \
+         crates/data/tests/fixtures/dump_gguf_tokenizer.py makes the file, and says from what",
+    );
     let gguf: GgufTokenizer = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    Some(Tokenizer::from_gguf(&gguf).unwrap())
+    Tokenizer::from_gguf(&gguf).unwrap()
 }
 
-fn shared(file: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("RANDORI_SHARED")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"));
-    let path = root.join(file);
-    if !path.exists() {
-        eprintln!(
-            "SKIPPED: {} is absent; RANDORI_SHARED names its folder",
-            path.display()
-        );
-        return None;
-    }
-    Some(path)
+fn file(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .join(path)
 }
+
+const PAIRS: &str = "benches/peers/fixtures/pairs_small.jsonl";
+const GSM8K: &str = "configs/gsm8k/train.jsonl";
 
 fn ids(value: &Value) -> Vec<u32> {
     serde_json::from_value(value.clone()).unwrap()
@@ -41,13 +34,8 @@ fn ids(value: &Value) -> Vec<u32> {
 #[test]
 #[ignore = "needs SmolLM2's metadata"]
 fn smollm2_ids_equal_the_peers() {
-    let (Some(tokenizer), Some(pairs), Some(expected)) = (
-        tokenizer(),
-        shared("peers/pairs_small.jsonl"),
-        shared("peers/expected_scores_f32.json"),
-    ) else {
-        return;
-    };
+    let (tokenizer, pairs) = (tokenizer(), file(PAIRS));
+    let expected = file("benches/peers/fixtures/expected_scores_f32.json");
     assert_eq!(tokenizer.stop_ids(), [2]);
     assert_eq!(
         (tokenizer.bos(), tokenizer.eos(), tokenizer.pad()),
@@ -87,15 +75,13 @@ fn smollm2_ids_equal_the_peers() {
 #[test]
 #[ignore = "needs SmolLM2's metadata"]
 fn gsm8k_goes_there_and_back() {
-    let (Some(tokenizer), Some(train)) = (tokenizer(), shared("data/gsm8k/train.jsonl")) else {
-        return;
-    };
+    let (tokenizer, train) = (tokenizer(), file(GSM8K));
     let options = ReadOptions {
         calculator: Calculator::Remove,
         ..ReadOptions::default()
     };
     let records = read(&train, &options).unwrap().0;
-    assert_eq!(records.len(), 7473);
+    assert_eq!(records.len(), 520);
     let started = std::time::Instant::now();
     for record in &records {
         assert!(
@@ -119,12 +105,7 @@ fn gsm8k_goes_there_and_back() {
 
 #[test]
 fn the_peers_pairs_are_gsm8k_without_its_calculator() {
-    let (Some(pairs), Some(train)) = (
-        shared("peers/pairs_small.jsonl"),
-        shared("data/gsm8k/train.jsonl"),
-    ) else {
-        return;
-    };
+    let (pairs, train) = (file(PAIRS), file(GSM8K));
     let options = ReadOptions {
         calculator: Calculator::Remove,
         ..ReadOptions::default()
@@ -133,7 +114,7 @@ fn the_peers_pairs_are_gsm8k_without_its_calculator() {
         read(&pairs, &options).unwrap().0,
         read(&train, &options).unwrap().0,
     );
-    assert_eq!((pairs.len(), train.len()), (64, 7473));
+    assert_eq!((pairs.len(), train.len()), (64, 520));
     for pair in &pairs {
         let own = train.iter().find(|record| record.prompt == pair.prompt);
         assert_eq!(

@@ -20,7 +20,7 @@ use crate::{
     Companion, Error, Result, Tensors,
     config::{config_json, dtype_name},
     fidelity::Each,
-    folder::{Draft, generation},
+    folder::{Draft, generation, refuse_taken},
 };
 
 /// How a checkpoint is written.
@@ -32,8 +32,6 @@ pub struct BnbOptions {
     pub dtype: Dtype,
     /// Largest weight file.
     pub shard_bytes: u64,
-    /// Replace a folder that is there already.
-    pub replace: bool,
 }
 
 impl Default for BnbOptions {
@@ -42,7 +40,6 @@ impl Default for BnbOptions {
             double: true,
             dtype: Dtype::Bf16,
             shard_bytes: 5_000_000_000,
-            replace: false,
         }
     }
 }
@@ -74,12 +71,7 @@ pub fn bnb(
     each: &mut Each,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<BnbReport> {
-    if !options.replace && out.exists() {
-        return Err(Error::rule(format!(
-            "{} is there already; choose another place or ask to replace it",
-            out.display()
-        )));
-    }
+    refuse_taken(out)?;
     tensors.check()?;
     let weights: Vec<Planned> = planned(tensors.list(), options);
     let quantised = weights.iter().filter(|w| w.quantised).count();

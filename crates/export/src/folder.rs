@@ -34,8 +34,6 @@ pub struct FolderOptions {
     pub stochastic: Option<u64>,
     /// Largest weight file, bytes; a tensor larger than that gets a file of its own.
     pub shard_bytes: u64,
-    /// Replace a folder that is there already.
-    pub replace: bool,
 }
 
 impl Default for FolderOptions {
@@ -44,7 +42,6 @@ impl Default for FolderOptions {
             dtype: Dtype::Bf16,
             stochastic: None,
             shard_bytes: 5_000_000_000,
-            replace: false,
         }
     }
 }
@@ -87,12 +84,7 @@ pub fn folder(
     each: &mut Each,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Report> {
-    if !options.replace && out.exists() {
-        return Err(Error::rule(format!(
-            "{} is there already; choose another place or ask to replace it",
-            out.display()
-        )));
-    }
+    refuse_taken(out)?;
     if options.stochastic.is_some() && options.dtype != Dtype::Bf16 {
         return Err(Error::rule(
             "stochastic rounding is for bf16 output: f32 and f16 keep small updates by themselves",
@@ -160,6 +152,17 @@ fn weights(
     })
 }
 
+/// A folder is written anew; what stands at its place is for the caller to judge.
+pub(crate) fn refuse_taken(out: &Path) -> Result<()> {
+    match fs::symlink_metadata(out).is_ok() {
+        true => Err(Error::rule(format!(
+            "{} is there already; choose another place",
+            out.display()
+        ))),
+        false => Ok(()),
+    }
+}
+
 /// Special ids for `generate()`, where the model brings no settings of its own.
 pub(crate) fn generation(config: &Value) -> Value {
     let mut settings = json!({"_from_model_config": true});
@@ -179,7 +182,7 @@ pub(crate) struct Draft {
 
 impl Draft {
     pub(crate) fn begin(out: &Path) -> Result<Self> {
-        let dir = beside(out, "partial")?;
+        let dir = partial(out)?;
         if dir.exists() {
             fs::remove_dir_all(&dir).map_err(Error::io(&dir))?; // of an export that was killed
         }
@@ -218,24 +221,14 @@ impl Draft {
             .map_err(Error::io(&path))
     }
 
-    /// Gives the folder its name. What stood there is moved aside first and removed last, so that a kill at any moment
-    /// leaves one of the two whole.
+    /// Gives the folder its name.
     pub(crate) fn publish(self, out: &Path) -> Result<()> {
-        let old = beside(out, "replaced")?;
-        if out.exists() {
-            if old.exists() {
-                fs::remove_dir_all(&old).map_err(Error::io(&old))?; // of an export that was killed
-            }
-            fs::rename(out, &old).map_err(Error::io(out))?;
-        }
+        refuse_taken(out)?;
         fs::rename(&self.dir, out).map_err(Error::io(out))?;
         self.published.set(true);
         if let Some(parent) = out.parent().filter(|p| !p.as_os_str().is_empty()) {
             // makes the rename durable where the system allows it
             let _ = File::open(parent).and_then(|d| d.sync_all());
-        }
-        if old.exists() {
-            fs::remove_dir_all(&old).map_err(Error::io(&old))?;
         }
         Ok(())
     }
@@ -249,12 +242,13 @@ impl Drop for Draft {
     }
 }
 
-/// `models/mine` -> `models/mine.partial`
-fn beside(out: &Path, suffix: &str) -> Result<PathBuf> {
+/// `models/mine` -> `models/.mine.partial.tmp`, a name that nobody else gives
+fn partial(out: &Path) -> Result<PathBuf> {
     let name = out
         .file_name()
         .ok_or_else(|| Error::rule(format!("{} names no folder to write", out.display())))?;
-    let mut name: OsString = name.to_os_string();
-    name.push(format!(".{suffix}"));
-    Ok(out.with_file_name(name))
+    let mut hidden = OsString::from(".");
+    hidden.push(name);
+    hidden.push(".partial.tmp");
+    Ok(out.with_file_name(hidden))
 }

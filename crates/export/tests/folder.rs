@@ -237,9 +237,9 @@ fn survival_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let written = |player: &Player, dtype: Dtype| {
         let out = dir.path().join("out");
+        let _ = fs::remove_dir_all(&out);
         let options = FolderOptions {
             dtype,
-            replace: true,
             ..FolderOptions::default()
         };
         try_export(&whole(player), &[], &out, &options).unwrap().1
@@ -486,15 +486,9 @@ fn faults_leave_nothing_behind() {
     // a folder that is there
     export(&player, &out, &plain);
     fails(&player, &plain, "is there already");
-    // a killed export's remains are no hindrance; replacing leaves one folder
-    fs::create_dir(dir.path().join("out.partial")).unwrap();
-    export(
-        &Player::bare(base(None)),
-        &out,
-        &FolderOptions {
-            replace: true,
-            ..plain
-        },
-    );
+    // a killed export's remains are no hindrance
+    fs::remove_dir_all(&out).unwrap();
+    fs::create_dir(dir.path().join(".out.partial.tmp")).unwrap();
+    export(&Player::bare(base(None)), &out, &plain);
     assert_eq!(here(), ["out"]);
 }

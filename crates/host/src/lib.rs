@@ -9,6 +9,7 @@
 
 mod architecture;
 mod error;
+mod frozen;
 mod info;
 mod library;
 mod loss;
@@ -21,7 +22,10 @@ mod sink;
 mod slopes;
 mod trust;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use randori_sdk::{abi, seam};
 
@@ -31,6 +35,10 @@ use object::Object;
 pub use error::{Error, Result};
 pub use info::{ItemInfo, Kind, PluginInfo};
 pub use search::SearchPath;
+
+/// Asked whether a plugin may be loaded, before any of its code runs: its file, and the SHA-256 (hexadecimal) of the
+/// very bytes that would be loaded. `Err` is the reason of a refusal.
+pub type Ask<'a> = dyn FnMut(&Path, &str) -> std::result::Result<(), String> + 'a;
 
 /// The plugins of this process.
 #[derive(Default)]
@@ -43,15 +51,21 @@ pub struct Host {
 }
 
 impl Host {
-    /// Loads every plugin of a search path. A file that is named like a plugin and is none, breaks a rule of trust or
-    /// offers what another plugin offers is an error that names it.
+    /// [`Host::discover_asking`] of a caller who vouches for all that the path holds.
     pub fn discover(path: &SearchPath) -> Result<Host> {
+        Host::discover_asking(path, &mut |_, _| Ok(()))
+    }
+
+    /// Loads every plugin of a search path. `ask` is asked about each that does not lie in a folder of
+    /// [`SearchPath::standard`]. A file that is named like a plugin and is none, breaks a rule of trust or
+    /// offers what another plugin offers is an error that names it.
+    pub fn discover_asking(path: &SearchPath, ask: &mut Ask) -> Result<Host> {
         let mut host = Host {
             searched: path.dirs.clone(),
             ..Host::default()
         };
         for file in path.plugins()? {
-            let (info, functions) = library::load(&file)?;
+            let (info, functions) = library::load(&file, ask)?;
             host.add(info, functions)?;
         }
         Ok(host)

@@ -1,32 +1,64 @@
 //! Loads a plugin's shared library and finds its descriptor.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
 
 use libloading::Library;
 use randori_sdk::abi;
 
 use crate::{
-    Error, Result,
+    Ask, Error, Result,
+    frozen::Frozen,
     info::{self, Functions, PluginInfo},
     trust,
 };
 
-/// Checks, loads and lists one plugin. It stays loaded: what came out of it may live for ever.
-pub(crate) fn load(file: &Path) -> Result<(PluginInfo, Vec<Functions>)> {
-    let path = trust::check(file)?;
-    let sha256 = trust::sha256(&path)?;
+/// Libraries of this process by the SHA-256 of their bytes: the same bytes are loaded once.
+static LOADED: Mutex<BTreeMap<String, &'static Library>> = Mutex::new(BTreeMap::new());
+
+/// Checks, loads and lists one plugin. It stays loaded: what came out of it may live for ever. The bytes that are
+/// hashed, and that `ask` is asked about, are the bytes that are loaded, whatever happens to the file meanwhile.
+pub(crate) fn load(file: &Path, ask: &mut Ask) -> Result<(PluginInfo, Vec<Functions>)> {
+    let trust::Admitted { path, own } = trust::check(file)?;
     let refuse = |reason: String| Error::Plugin {
         path: path.clone(),
         reason,
     };
-    let library = open(&path).map_err(|e| refuse(chain(&e)))?;
-    // dropping it would unload it
-    let library: &'static Library = Box::leak(Box::new(library));
+    let frozen = Frozen::read(&path).map_err(|e| refuse(e.to_string()))?;
+    let sha256 = trust::sha256(frozen.bytes());
+    if !own {
+        ask(&path, &sha256).map_err(refuse)?;
+    }
+    let library = library(frozen, &sha256, &path).map_err(refuse)?;
     let descriptor = descriptor(library, &path).map_err(refuse)?;
     // SAFETY: by its symbol's name this is a descriptor of interface 1, and the library is never unloaded.
     let (mut info, functions) = unsafe { info::read(descriptor, &path) }.map_err(refuse)?;
     info.sha256 = sha256;
     Ok((info, functions))
+}
+
+fn library(
+    frozen: Frozen,
+    sha256: &str,
+    path: &Path,
+) -> std::result::Result<&'static Library, String> {
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(&library) = loaded.get(sha256) {
+        return Ok(library);
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let copy = frozen
+        .file(&name)
+        .map_err(|e| format!("its bytes could not be kept for loading: {e}"))?;
+    let library = open(copy.path()).map_err(|e| chain(&e))?;
+    copy.keep();
+    // dropping it would unload it
+    let library: &'static Library = Box::leak(Box::new(library));
+    loaded.insert(sha256.to_owned(), library);
+    Ok(library)
 }
 
 #[cfg(unix)]

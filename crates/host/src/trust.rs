@@ -1,4 +1,5 @@
-//! Which files are let into the process: the rules, and the hash that goes into a run's manifest.
+//! Which files are let into the process: the rules, and the hash by which a plugin is trusted and that goes into a
+//! run's manifest.
 
 use std::{
     env, fs,
@@ -9,12 +10,20 @@ use sha2::{Digest, Sha256};
 
 use crate::{Error, Result, search};
 
-/// Checks a plugin's file and answers its resolved path. Rules, since a plugin is native code:
+/// A file that may be loaded as far as its place and mode go.
+pub(crate) struct Admitted {
+    /// Resolved.
+    pub path: PathBuf,
+    /// Whether it lies beside the binary or where plugins are installed: then nobody is asked.
+    pub own: bool,
+}
+
+/// Checks a plugin's place and mode. Rules, since a plugin is native code:
 /// - never from the working directory (a downloaded archive must not bring code that runs by being entered), unless
 ///   that is the binary's own folder;
 /// - never from a folder that holds a model;
 /// - never writable by anybody but its owner.
-pub(crate) fn check(file: &Path) -> Result<PathBuf> {
+pub(crate) fn check(file: &Path) -> Result<Admitted> {
     let refuse = |reason: String| Error::Plugin {
         path: file.to_owned(),
         reason,
@@ -32,11 +41,13 @@ pub(crate) fn check(file: &Path) -> Result<PathBuf> {
         };
         dir.canonicalize().ok()
     });
+    let mut own = false;
     for dir in [path.parent().map(Path::to_owned), named]
         .into_iter()
         .flatten()
     {
         if search::is_standard(&dir) {
+            own = true;
             continue;
         }
         if env::current_dir().and_then(|cwd| cwd.canonicalize()).ok() == Some(dir.clone()) {
@@ -52,7 +63,7 @@ pub(crate) fn check(file: &Path) -> Result<PathBuf> {
         }
     }
     writable(&path).map_or(Ok(()), |reason| Err(refuse(reason)))?;
-    Ok(path)
+    Ok(Admitted { path, own })
 }
 
 /// The file by which a folder is known to hold a model.
@@ -107,12 +118,8 @@ fn writable(_path: &Path) -> Option<String> {
     None
 }
 
-/// SHA-256 of a file, in hexadecimal.
-pub(crate) fn sha256(path: &Path) -> Result<String> {
-    let bytes = fs::read(path).map_err(|e| Error::Plugin {
-        path: path.to_owned(),
-        reason: e.to_string(),
-    })?;
-    let digest = Sha256::digest(&bytes);
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+/// SHA-256 in hexadecimal.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -65,6 +65,57 @@ fn hashes_are_sha256() {
 }
 
 #[test]
+fn a_refused_plugin_is_not_loaded_and_the_binarys_own_are_not_asked_about() {
+    let dir = folder("asked");
+    let file = copy("sampling", &dir, "misbehave"); // no plugin: loading would say so
+    let mut asked = Vec::new();
+    let path = SearchPath {
+        files: vec![file.clone()],
+        ..SearchPath::standard()
+    };
+    let host = Host::discover_asking(&path, &mut |file, sha256| {
+        asked.push((file.to_owned(), sha256.len()));
+        Err("nobody knows it".into())
+    });
+    let error = host.err().unwrap().to_string();
+    let file = file.canonicalize().unwrap();
+    assert_eq!(error, format!("plugin {}: nobody knows it", file.display()));
+    assert_eq!(asked, [(file, 64)]);
+}
+
+#[test]
+fn the_bytes_that_were_hashed_are_the_bytes_that_are_loaded() {
+    let dir = folder("swapped");
+    let file = copy("misbehave", &dir, "newer");
+    let sha256 = only(std::slice::from_ref(&file)).unwrap().plugins()[0]
+        .sha256
+        .clone();
+    // whoever can write the file changes it between the question and the loading: another file, and other bytes in it
+    for swap in [
+        &mut |file: &Path| fs::rename(dir.join("other"), file) as std::io::Result<()>,
+        &mut |file: &Path| fs::write(file, "not a library"),
+    ] as [&mut dyn FnMut(&Path) -> std::io::Result<()>; 2]
+    {
+        fs::copy(library("misbehave"), &file).unwrap();
+        // bytes that this process has not loaded yet
+        let mut bytes = fs::read(&file).unwrap();
+        bytes.push(bytes.len() as u8);
+        fs::write(&file, &bytes).unwrap();
+        fs::write(dir.join("other"), "not a library either").unwrap();
+        let path = SearchPath {
+            dirs: Vec::new(),
+            files: vec![file.clone()],
+        };
+        let host = Host::discover_asking(&path, &mut |file, asked| {
+            assert_ne!(asked, sha256);
+            swap(file).map_err(|e| e.to_string())
+        });
+        assert_eq!(host.unwrap().plugins()[0].name, "newer");
+        assert!(fs::read(&file).unwrap().starts_with(b"not a library"));
+    }
+}
+
+#[test]
 fn static_plugins_go_through_the_same_descriptor() {
     let mut host = Host::default();
     host.add_static(&randori_plugin_llama::PLUGIN).unwrap();

@@ -69,6 +69,16 @@ impl Disk {
         path: &Path,
         fill: impl FnOnce(&Path) -> std::result::Result<(), BoxError>,
     ) -> Result<()> {
+        self.made(path, fill, |fresh| self.place(fresh, path))
+    }
+
+    /// [`Disk::replace`] with another way of giving what was made its name.
+    pub(crate) fn made(
+        &self,
+        path: &Path,
+        fill: impl FnOnce(&Path) -> std::result::Result<(), BoxError>,
+        publish: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
         let fresh = hidden(path, "new");
         self.remove(&fresh)?;
         let filled = self
@@ -77,7 +87,7 @@ impl Disk {
             .and_then(|()| fill(&fresh));
         let placed = match filled {
             Err(source) => Err(Error::artefact("save", path, source)),
-            Ok(()) => self.place(&fresh, path),
+            Ok(()) => self.sync_tree(&fresh).and_then(|()| publish(&fresh)),
         };
         if placed.is_err() {
             let _ = self.remove(&fresh); // gives a full disk its space back; the first error is the one to report
@@ -153,13 +163,16 @@ impl Disk {
             .map_err(|e| Error::io("sync", path, e))
     }
 
-    fn place(&self, fresh: &Path, path: &Path) -> Result<()> {
-        self.sync_tree(fresh)?;
+    /// Gives what is on disk at `fresh` the name `path`.
+    pub(crate) fn place(&self, fresh: &Path, path: &Path) -> Result<()> {
         // A rename replaces a file at once, but no folder that has something in it: that one steps aside first. A
         // crash between the two renames leaves nothing under the name, and the stage that was not yet marked
         // finished is made again.
         let old = hidden(path, "old");
         let aside = path.is_dir();
+        if aside && !fresh.is_dir() {
+            return Err(Error::taken(path, "a folder is there"));
+        }
         if aside {
             self.remove(&old)?;
             self.rename(path, &old)?;
@@ -172,7 +185,19 @@ impl Disk {
         Ok(())
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+    /// Removes a folder that holds nothing.
+    pub(crate) fn remove_empty(&self, path: &Path) -> Result<()> {
+        self.gate(Op::Remove(path))
+            .and_then(|()| fs::remove_dir(path))
+            .map_err(|e| Error::io("remove", path, e))
+    }
+
+    /// Makes what was renamed into a folder or out of it last.
+    pub(crate) fn sync_parent(&self, path: &Path) -> Result<()> {
+        self.sync_folder(parent(path))
+    }
+
+    pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         self.gate(Op::Rename(from, to))
             .and_then(|()| fs::rename(from, to))
             .map_err(|e| Error::io("rename", from, e))
@@ -227,7 +252,7 @@ pub(crate) fn is_hidden(path: &Path) -> bool {
 }
 
 /// `dir/.NAME.new.tmp`: same folder, hence same file system, hence a rename and not a copy.
-fn hidden(path: &Path, what: &str) -> PathBuf {
+pub(crate) fn hidden(path: &Path, what: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{what}.tmp"))
 }

@@ -74,6 +74,14 @@ pub enum Error {
         /// `train.lr was 1e-4, is 2e-4`.
         changes: Vec<String>,
     },
+    /// Something at a place to write that was not written by us, or was changed since.
+    #[error("{}: something else is there ({why}); move it away, or name a new place", path.display())]
+    Taken {
+        /// What is there.
+        path: PathBuf,
+        /// How that is known.
+        why: String,
+    },
     /// A folder with things in it that no run has written.
     #[error("{} is not a run folder: it has no manifest.json but {found}; use another name", dir.display())]
     NotARun {
@@ -142,6 +150,14 @@ impl Error {
                 path: path.to_owned(),
                 source,
             },
+        }
+    }
+
+    /// Refuses to replace what stands at `path`.
+    pub(crate) fn taken(path: &Path, why: impl Into<String>) -> Error {
+        Error::Taken {
+            path: path.to_owned(),
+            why: why.into(),
         }
     }
 

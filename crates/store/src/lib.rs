@@ -11,6 +11,9 @@
 //! 3. What the next stage gets is always read back from disk, so a resumed game cannot see other values than an
 //!    undisturbed one.
 //!
+//! Results that lie outside a run folder, where people keep things of their own too, go through [`OutFolder`] and
+//! [`OutFiles`], which replace nothing but what they wrote.
+//!
 //! This crate knows no tensor, no TOML and no terminal: artefacts save and load themselves ([`Artefact`]), and a
 //! recipe is text plus a list of keys and values.
 #![forbid(unsafe_code)]
@@ -24,6 +27,7 @@ mod hash;
 mod json;
 mod lock;
 mod manifest;
+mod outbox;
 mod run;
 mod tensorboard;
 
@@ -36,5 +40,6 @@ pub use hash::{Hash, hash, hash_bytes};
 pub use json::{Appender, read_json, read_rows, write_json, write_rows};
 pub use lock::Lock;
 pub use manifest::{Done, Manifest, RunSpec};
+pub use outbox::{OutFiles, OutFolder};
 pub use run::{Open, Run, load, place_of};
 pub use tensorboard::EventFile;

@@ -1,5 +1,7 @@
 //! Line charts as inline SVG: no script, no font, no host but the page itself.
 
+use crate::terminal::escaped;
+
 /// One line of a chart.
 pub struct Line<'a> {
     /// In the legend.
@@ -146,9 +148,10 @@ fn short(value: f64) -> String {
     }
 }
 
-/// For text between tags and in attributes.
+/// For text between tags and in attributes; what would draw is spelled, as on a terminal.
 pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
+    escaped(text)
+        .replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
         .replace('"', "&quot;")

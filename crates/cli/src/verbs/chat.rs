@@ -31,7 +31,7 @@ pub fn run(who: &Who, system: Option<&str>) -> Result<()> {
     let mut turn = 0;
     loop {
         if terminal {
-            print!("\n> ");
+            out!("\n> ");
             std::io::stdout().flush()?;
         }
         let mut line = String::new();
@@ -45,7 +45,7 @@ pub fn run(who: &Who, system: Option<&str>) -> Result<()> {
             text => {
                 messages.push(Message::user(text));
                 let answer = answer(&session, &player, &messages, turn)?;
-                println!("{answer}");
+                outln!("{answer}");
                 messages.push(Message::assistant(answer));
                 turn += 1;
             }

@@ -8,11 +8,13 @@ use randori_store::{Disk, write_json};
 use crate::args::{Split, Who};
 use crate::corpus::part;
 use crate::measure;
+use crate::outbox;
 use crate::report::{self, Played, Summary};
 use crate::session::Session;
 
 /// Measures, prints, and writes `out` if it is named.
 pub fn run(who: &Who, split: Split, out: Option<&Path>) -> Result<()> {
+    out.map_or(Ok(()), outbox::refuse_folder)?;
     let session = Session::open(who)?;
     let part = part(
         &session.recipe,
@@ -52,7 +54,7 @@ pub fn run(who: &Who, split: Split, out: Option<&Path>) -> Result<()> {
         seconds: 0.0,
         peak_bytes: None,
     };
-    println!("{}", report::table(&summary).replace("start", "player"));
+    outln!("{}", report::table(&summary).replace("start", "player"));
     if let Some(out) = out {
         write_json(&Disk::new(), out, &summary.json()["start"])?;
     }

@@ -7,11 +7,13 @@ use randori_store::Disk;
 
 use crate::args::{Split, Who};
 use crate::corpus::part;
+use crate::outbox;
 use crate::session::Session;
 use crate::stages::{Draws, answers, write_rows};
 
 /// Writes `out` once all answers are there.
 pub fn run(who: &Who, split: Split, iteration: usize, out: &Path) -> Result<()> {
+    outbox::refuse_folder(out)?;
     let session = Session::open(who)?;
     let part = part(
         &session.recipe,
@@ -44,7 +46,7 @@ pub fn run(who: &Who, split: Split, iteration: usize, out: &Path) -> Result<()> 
     Disk::new().replace(out, |path| Ok(write_rows(path, &answers)?))?;
     let cut = answers.iter().filter(|a| a.truncated).count();
     let same = answers.iter().filter(|a| a.generated == a.real).count();
-    println!(
+    outln!(
         "{}: {} answers, {cut} cut at the limit, {same} equal to the human one",
         out.display(),
         answers.len()

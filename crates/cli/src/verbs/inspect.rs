@@ -9,6 +9,7 @@ use randori_data::{Encoded, Tokenizer};
 use crate::args::{Split, Who};
 use crate::corpus::part;
 use crate::session::Session;
+use crate::terminal::{escaped, painted};
 
 /// Shows `count` examples and what happened to the others.
 pub fn run(who: &Who, count: usize) -> Result<()> {
@@ -24,16 +25,16 @@ pub fn run(who: &Who, count: usize) -> Result<()> {
         colours: std::io::stdout().is_terminal(),
     };
     for example in part.examples.iter().take(count) {
-        println!("{}", shown(example, &session.tokenizer, &paint));
+        painted(&shown(example, &session.tokenizer, &paint));
     }
-    println!("{}", part.counts);
+    outln!("{}", part.counts);
     let longest = part
         .examples
         .iter()
         .map(|e| e.prompt.len() + e.response.len())
         .max()
         .unwrap_or(0);
-    println!(
+    outln!(
         "longest example {longest} tokens, the model's window {}",
         session.bounds.window
     );
@@ -64,7 +65,7 @@ impl Paint {
 fn shown(example: &Encoded, tokenizer: &Tokenizer, paint: &Paint) -> String {
     let mut out = format!(
         "{} ({} + {} tokens)\n",
-        example.place,
+        escaped(&example.place.to_string()),
         example.prompt.len(),
         example.response.len()
     );
@@ -83,7 +84,7 @@ fn response(ids: &[u32], cut: bool, tokenizer: &Tokenizer, paint: &Paint) -> Str
     format!("{}{mark}", paint.trained(&spelled(ids, tokenizer)))
 }
 
-/// Text with every special token visible, the end of turn too.
+/// Text with every special token visible, the end of turn too, and every control character spelled.
 fn spelled(ids: &[u32], tokenizer: &Tokenizer) -> String {
     let end = ids
         .iter()
@@ -95,5 +96,5 @@ fn spelled(ids: &[u32], tokenizer: &Tokenizer) -> String {
         .iter()
         .map(|&id| tokenizer.token(id).unwrap_or_else(|| format!("<{id}>")))
         .collect();
-    tokenizer.decode(body) + &stops
+    escaped(&(tokenizer.decode(body) + &stops)).into_owned()
 }

@@ -18,7 +18,7 @@ pub fn run(common: &Common) -> Result<()> {
     let mut plugins: Vec<&PluginInfo> = host.plugins().iter().collect();
     plugins.sort_by(|a, b| a.name.cmp(&b.name));
     let each: Vec<String> = plugins.into_iter().map(listed).collect();
-    println!("{}", each.join("\n"));
+    outln!("{}", each.join("\n"));
     Ok(())
 }
 

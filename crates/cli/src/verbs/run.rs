@@ -288,11 +288,11 @@ fn sample(dir: &Path, iterations: usize) -> Option<Sample> {
 }
 
 fn show(summary: &Summary, dir: &Path, began: Instant) {
-    println!("\n{}", report::table(summary));
-    println!("{}", report::verdict(summary));
+    outln!("\n{}", report::table(summary));
+    outln!("{}", report::verdict(summary));
     if let Some(s) = &summary.sample {
-        println!("\nThe first held-out prompt: {}", s.prompt.trim());
-        println!(
+        outln!("\nThe first held-out prompt: {}", s.prompt.trim());
+        outln!(
             "  human                       {}\n  iteration 0 (the start)     {}\n  last iteration              {}",
             s.human.trim(),
             s.start.trim(),
@@ -302,7 +302,7 @@ fn show(summary: &Summary, dir: &Path, began: Instant) {
     let memory = summary.peak_bytes.map_or(String::new(), |b| {
         format!(", at most {:.0} MB of memory", b as f64 / 1e6)
     });
-    println!(
+    outln!(
         "\n{}: summary.json, report.html ({}{memory})",
         dir.display(),
         clock(began.elapsed())

@@ -6,12 +6,13 @@ use anyhow::Result;
 use randori_store::Disk;
 
 use crate::args::Who;
-use crate::pairs;
 use crate::session::Session;
 use crate::stages::{scored, write_rows};
+use crate::{outbox, pairs};
 
 /// Writes `out` once all pairs are scored.
 pub fn run(who: &Who, file: &Path, out: &Path) -> Result<()> {
+    outbox::refuse_folder(out)?;
     let session = Session::open(who)?;
     let rows = pairs::read(&session, file)?.rows;
     let player = session.start(session.recipe.run.seed)?;
@@ -28,7 +29,7 @@ pub fn run(who: &Who, file: &Path, out: &Path) -> Result<()> {
     let n = rows.len().max(1) as f64;
     let mean =
         |of: &dyn Fn(&crate::artefacts::PairRow) -> f64| rows.iter().map(of).sum::<f64>() / n;
-    println!(
+    outln!(
         "{}: {} pairs, log p(real) {:.3}, log p(generated) {:.3} on average",
         out.display(),
         rows.len(),

@@ -16,7 +16,7 @@ pub fn run(who: &Who, out: Option<&Path>, fresh: bool) -> Result<()> {
     let (mut recipe, adapter) = session::recipe(who)?;
     let dir = who.common.runs.join(format!("{}-sft", recipe.run.name));
     let out = out.map_or_else(|| dir.join("out"), Path::to_path_buf);
-    outbox::refuse_taken(&out, false)?;
+    let to = outbox::folder(&out)?;
     folder::refuse_if_held(&dir)?;
     folder::keep_choices(&mut recipe, &dir, fresh)?;
     let session = Session::with(recipe, adapter, &who.common)?;
@@ -52,10 +52,10 @@ pub fn run(who: &Who, out: Option<&Path>, fresh: bool) -> Result<()> {
             &validation,
             "validation",
         )?;
-        println!("validation NLL {nll:.4} nats a token");
+        outln!("validation NLL {nll:.4} nats a token");
     }
-    outbox::player(&session, &learnt.player(&session.base), &out)?;
-    println!(
+    outbox::player(&session, &learnt.player(&session.base), &out, &to)?;
+    outln!(
         "{}: metrics in {}",
         out.display(),
         dir.join("sft").display()

@@ -17,7 +17,7 @@ use crate::{folder, outbox, pairs, session, settings};
 /// Trains (resumable, in `runs/NAME-train`) and writes the player to `out`.
 pub fn run(who: &Who, file: &Path, iteration: usize, out: &Path, fresh: bool) -> Result<()> {
     let (mut recipe, adapter) = session::recipe(who)?;
-    outbox::refuse_taken(out, false)?;
+    let to = outbox::folder(out)?;
     let dir = who.common.runs.join(format!("{}-train", recipe.run.name));
     folder::refuse_if_held(&dir)?;
     folder::keep_choices(&mut recipe, &dir, fresh)?;
@@ -60,8 +60,8 @@ pub fn run(who: &Who, file: &Path, iteration: usize, out: &Path, fresh: bool) ->
         )?;
         anyhow::Ok(Learnt::of(&player, &session.base_name))
     })?;
-    outbox::player(&session, &learnt.player(&session.base), out)?;
-    println!(
+    outbox::player(&session, &learnt.player(&session.base), out, &to)?;
+    outln!(
         "{}: trained on {} pairs; metrics in {}",
         out.display(),
         pairs.len(),

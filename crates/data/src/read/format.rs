@@ -44,25 +44,17 @@ const TRIED: [(Format, &str, &[&[&str]]); 7] = [
     (Format::Alpaca, "alpaca", &[&["instruction"], &["output"]]),
     (
         Format::Prompt,
-        "prompt",
+        "prompt-response",
         &[&["prompt"], &["response", "completion"]],
     ),
-    (Format::Question, "question", &[&["question"], &["answer"]]),
+    (
+        Format::Question,
+        "question-answer",
+        &[&["question"], &["answer"]],
+    ),
 ];
 
 impl Format {
-    /// The names a recipe may use.
-    pub const NAMES: [&'static str; 8] = [
-        "auto",
-        "messages",
-        "prompt",
-        "alpaca",
-        "sharegpt",
-        "spin",
-        "preference",
-        "question",
-    ];
-
     /// The name in a recipe.
     pub fn name(self) -> &'static str {
         TRIED
@@ -77,26 +69,6 @@ impl Format {
             .iter()
             .find(|(format, ..)| *format == self)
             .map_or(&[], |(.., keys)| keys)
-    }
-}
-
-impl std::str::FromStr for Format {
-    type Err = String;
-
-    fn from_str(name: &str) -> std::result::Result<Self, String> {
-        if name == "auto" {
-            return Ok(Self::Auto);
-        }
-        TRIED
-            .iter()
-            .find(|(_, known, _)| *known == name)
-            .map(|(format, ..)| *format)
-            .ok_or_else(|| {
-                format!(
-                    "unknown data format `{name}`; known: {}",
-                    Self::NAMES.join(", ")
-                )
-            })
     }
 }
 

@@ -50,8 +50,8 @@ section! {
 section! {
     /// Plugins beyond those in the binary's own folder.
     ["plugins"] Plugins {
-        /// Plugin files (`librandori_plugin_NAME.so`) or folders of them. Loading a plugin runs its code: name only
-        /// what you trust.
+        /// Plugin files (`librandori_plugin_NAME.so`) or folders of them. Loading a plugin runs its code, so each is
+        /// loaded only after `--trust` was given once for it as it is (docs/plugins.md).
         paths: Vec<PathBuf> = "[]";
     }
 }

@@ -49,7 +49,8 @@ section! {
         warmup: f64 = "0.1", Bound::between(0.0, 1.0);
         /// Longest gradient; a longer one is scaled to it. 0: never.
         clip: f64 = "1.0", Bound::at_least(0.0);
-        /// Decoupled weight decay.
+        /// Weight decay: with AdamW decoupled (weights shrink by rate times decay), with RMSProp added to the
+        /// gradient, both as PyTorch.
         weight_decay: f64 = "0.0", Bound::at_least(0.0);
         /// AdamW: decay of the gradient's mean.
         beta1: f64 = "0.9", Bound::between(0.0, 0.9999999);
@@ -88,7 +89,8 @@ section! {
         schedule: ScheduleKind = "\"cosine\"";
         /// Share of the steps in which the learning rate rises from zero.
         warmup: f64 = "0.05", Bound::between(0.0, 1.0);
-        /// Decoupled weight decay.
+        /// Weight decay: with AdamW decoupled (weights shrink by rate times decay), with RMSProp added to the
+        /// gradient, both as PyTorch.
         weight_decay: f64 = "0.0", Bound::at_least(0.0);
     }
 }

@@ -181,18 +181,18 @@ impl Measured {
 
     /// Says all of it.
     pub fn print(&self) {
-        print!("{}", self.table());
+        out!("{}", self.table());
         if self.report.total.is_none() {
             return;
         }
         if let Some(why) = &self.without_outputs {
-            println!("no output errors, since the recipe's data could not be used: {why}");
+            outln!("no output errors, since the recipe's data could not be used: {why}");
         }
         if let Some(moved) = self.moved() {
-            println!("{moved}");
+            outln!("{moved}");
         }
         if let Some(warning) = self.warning() {
-            eprintln!("warning: {warning}");
+            errln!("warning: {warning}");
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod fidelity;
 mod options;
+mod places;
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,7 @@ use randori_export::{
     BnbOptions, Companion, Each, Fidelity, FolderOptions, GgufLoraOptions, GgufOptions, Merging,
     Tensors, gguf as gguf_model,
 };
-use randori_store::{BoxError, Disk, Manifest, place_of};
+use randori_store::{BoxError, Manifest, OutFiles, OutFolder, place_of};
 
 use crate::args::Who;
 use crate::artefacts::Learnt;
@@ -27,6 +28,7 @@ use crate::settings;
 use fidelity::Measured;
 pub use options::{Args, Onto, Which};
 use options::{Quant, Target};
+use places::{FIDELITY, MODELFILE};
 
 /// Told of bytes done and bytes in all.
 type Progress<'a> = &'a mut dyn FnMut(u64, u64);
@@ -45,8 +47,37 @@ struct Player {
 pub fn run(args: &Args) -> Result<()> {
     let target = args.target()?;
     let out = args.out.as_path();
-    let file = matches!(target, Target::Gguf { .. } | Target::GgufLora);
-    outbox::refuse_taken(out, file)?;
+    match target {
+        Target::Peft => peft(outbox::folder(out)?, &ready(args)?, out),
+        Target::Hf {
+            dtype,
+            stochastic,
+            shard_bytes,
+        } => hf(
+            outbox::folder(out)?,
+            &ready(args)?,
+            dtype,
+            stochastic,
+            shard_bytes,
+            out,
+        ),
+        Target::Gguf { quant } => {
+            let beside = [out.with_extension(FIDELITY), out.with_extension(MODELFILE)];
+            gguf(outbox::files(out, &beside)?, &ready(args)?, quant, out)
+        }
+        Target::GgufLora => {
+            let beside = [out.with_extension(MODELFILE)];
+            gguf_lora(outbox::files(out, &beside)?, &ready(args)?, out)
+        }
+        Target::Bnb { dtype, shard_bytes } => {
+            bnb(outbox::folder(out)?, &ready(args)?, dtype, shard_bytes, out)
+        }
+    }
+}
+
+/// The player, and the folder that `args.out` is to lie in.
+fn ready(args: &Args) -> Result<Player> {
+    let out = args.out.as_path();
     let player = open(args)?;
     let base = player
         .setting
@@ -59,17 +90,7 @@ pub fn run(args: &Args) -> Result<()> {
         );
     }
     outbox::make_parent(out)?;
-    match target {
-        Target::Peft => peft(&player, out),
-        Target::Hf {
-            dtype,
-            stochastic,
-            shard_bytes,
-        } => hf(&player, dtype, stochastic, shard_bytes, out),
-        Target::Gguf { quant } => gguf(&player, quant, out),
-        Target::GgufLora => gguf_lora(&player, out),
-        Target::Bnb { dtype, shard_bytes } => bnb(&player, dtype, shard_bytes, out),
-    }
+    Ok(player)
 }
 
 fn open(args: &Args) -> Result<Player> {
@@ -222,67 +243,6 @@ impl Player {
         })
     }
 
-    /// What `write` writes under a temporary name, measured, and with it what `beside` adds before it gets its own.
-    fn written(
-        &self,
-        out: &Path,
-        form: &str,
-        lossless: Option<&'static str>,
-        write: impl FnOnce(&dyn Tensors, &Path, &mut Each, Progress) -> Result<()>,
-        beside: impl FnOnce(&Path, &Measured) -> Result<()>,
-    ) -> Result<Measured> {
-        let mut measured = None;
-        Disk::new().replace(out, |fresh| {
-            let m = self.measured(form, lossless, |tensors, each, progress| {
-                write(tensors, fresh, each, progress)
-            })?;
-            beside(fresh, &m)?;
-            measured = Some(m);
-            Ok(())
-        })?;
-        measured.context("nothing was written")
-    }
-
-    /// A folder, with its card and report.
-    fn folder(
-        &self,
-        out: &Path,
-        form: &str,
-        lossless: Option<&'static str>,
-        write: impl FnOnce(&dyn Tensors, &Path, &mut Each, Progress) -> Result<()>,
-    ) -> Result<Measured> {
-        self.written(out, form, lossless, write, |fresh, m| {
-            let how = format!("Hugging Face folder in {form}, {}", self.merged_onto());
-            std::fs::write(fresh.join("README.md"), self.card(how, Some(m)))?;
-            std::fs::write(fresh.join("fidelity.json"), m.text())?;
-            let modelfile = randori_data::modelfile(&self.setting.tokenizer, ".", None)?;
-            Ok(std::fs::write(fresh.join("Modelfile"), modelfile)?)
-        })
-    }
-
-    /// A file, and its report as NAME.fidelity.json.
-    fn file(
-        &self,
-        out: &Path,
-        form: &str,
-        lossless: Option<&'static str>,
-        write: impl FnOnce(&dyn Tensors, &Path, &mut Each, Progress) -> Result<()>,
-    ) -> Result<Measured> {
-        let measured = self.written(out, form, lossless, write, |_, _| Ok(()))?;
-        let report = out.with_extension("fidelity.json");
-        Disk::new().write(&report, measured.text().as_bytes())?;
-        Ok(measured)
-    }
-
-    /// Ollama's Modelfile beside `out`.
-    fn modelfile(&self, out: &Path, from: &str, adapter: Option<&str>) -> Result<()> {
-        let text = randori_data::modelfile(&self.setting.tokenizer, from, adapter)?;
-        let path = out.with_extension("Modelfile");
-        Disk::new().write(&path, text.as_bytes())?;
-        println!("{}: for Ollama (ollama create NAME -f {0})", path.display());
-        Ok(())
-    }
-
     /// What receives the update, in words.
     fn merged_onto(&self) -> &'static str {
         match self.onto {
@@ -292,7 +252,7 @@ impl Player {
     }
 }
 
-fn peft(player: &Player, out: &Path) -> Result<()> {
+fn peft(to: OutFolder, player: &Player, out: &Path) -> Result<()> {
     if player.learnt.lora.is_none() {
         bail!(
             "only a LoRA player has an adapter to write; this one is {}",
@@ -308,11 +268,11 @@ fn peft(player: &Player, out: &Path) -> Result<()> {
         ..player.learnt.clone()
     };
     let card = player.card("PEFT adapter".into(), None);
-    Disk::new().replace(out, |fresh| {
+    to.write(|fresh| {
         learnt.write(fresh).map_err(BoxError::from)?;
         Ok(std::fs::write(fresh.join("README.md"), card)?)
     })?;
-    println!(
+    outln!(
         "{}: a PEFT adapter for {}",
         out.display(),
         player.setting.base_name
@@ -321,6 +281,7 @@ fn peft(player: &Player, out: &Path) -> Result<()> {
 }
 
 fn hf(
+    to: OutFolder,
     player: &Player,
     dtype: weights::Dtype,
     stochastic: Option<u64>,
@@ -331,7 +292,6 @@ fn hf(
         dtype,
         stochastic,
         shard_bytes,
-        replace: true,
     };
     let form = match (dtype, stochastic) {
         (weights::Dtype::F32, _) => "f32".to_string(),
@@ -341,7 +301,7 @@ fn hf(
     };
     let companions = player.companions()?;
     let mut report = None;
-    let measured = player.folder(out, &form, None, |tensors, fresh, each, progress| {
+    let measured = player.folder(&to, &form, None, |tensors, fresh, each, progress| {
         let written =
             randori_export::folder(tensors, &companions, fresh, &options, each, progress)?;
         report = Some(written);
@@ -352,7 +312,7 @@ fn hf(
             1 => String::new(),
             n => format!(" in {n} files"),
         };
-        println!(
+        outln!(
             "{}: {} tensors{files}, {:.1} MB in {form}",
             out.display(),
             report.tensors,
@@ -363,7 +323,7 @@ fn hf(
     Ok(())
 }
 
-fn gguf(player: &Player, quant: Quant, out: &Path) -> Result<()> {
+fn gguf(mut to: OutFiles, player: &Player, quant: Quant, out: &Path) -> Result<()> {
     let lossless = match quant {
         Quant::F32 | Quant::F16 | Quant::Bf16 => None,
         _ => Some("the base with a GGUF adapter (--to gguf-lora)"),
@@ -376,31 +336,34 @@ fn gguf(player: &Player, quant: Quant, out: &Path) -> Result<()> {
     };
     let form = quant.to_string();
     let mut report = None;
-    let measured = player.file(out, &form, lossless, |tensors, fresh, each, progress| {
-        let written = gguf_model(tensors, &vocabulary, fresh, &options, each, progress)?;
-        report = Some(written);
-        Ok(())
-    })?;
+    let measured = player.file(
+        &mut to,
+        out,
+        &form,
+        lossless,
+        |tensors, fresh, each, progress| {
+            let written = gguf_model(tensors, &vocabulary, fresh, &options, each, progress)?;
+            report = Some(written);
+            Ok(())
+        },
+    )?;
     if let Some(report) = report {
         let kinds = report.kinds.iter().map(|(kind, n)| format!("{n} {kind}"));
-        println!(
+        outln!(
             "{}: {} tensors ({}), {:.1} MB",
             out.display(),
             report.tensors,
             kinds.collect::<Vec<_>>().join(", "),
             report.bytes as f64 / 1e6
         );
-        report
-            .notes
-            .iter()
-            .for_each(|note| println!("note: {note}"));
+        report.notes.iter().for_each(|note| outln!("note: {note}"));
     }
-    player.modelfile(out, &format!("./{}", file_name(out)), None)?;
+    player.modelfile(&mut to, out, &format!("./{}", file_name(out)), None)?;
     measured.print();
     Ok(())
 }
 
-fn gguf_lora(player: &Player, out: &Path) -> Result<()> {
+fn gguf_lora(mut to: OutFiles, player: &Player, out: &Path) -> Result<()> {
     let Some(spec) = &player.learnt.lora else {
         bail!("only a LoRA player has an adapter to write; export this one merged (--to gguf)");
     };
@@ -414,7 +377,7 @@ fn gguf_lora(player: &Player, out: &Path) -> Result<()> {
         name: player.setting.recipe.run.name.clone(),
     };
     let mut report = None;
-    Disk::new().replace(out, |fresh| {
+    to.write(out, |fresh| {
         let (params, config) = (&player.learnt.params, player.stream.config());
         let scale = |projection: &str| spec.scale_of(projection);
         report = Some(randori_export::gguf_lora(
@@ -423,7 +386,7 @@ fn gguf_lora(player: &Player, out: &Path) -> Result<()> {
         Ok(())
     })?;
     if let Some(report) = report {
-        println!(
+        outln!(
             "{}: a GGUF LoRA for {}, {} tensors, {:.1} MB",
             out.display(),
             player.setting.base_name,
@@ -436,7 +399,7 @@ fn gguf_lora(player: &Player, out: &Path) -> Result<()> {
         true => base.display().to_string(),
         false => player.setting.base_name.clone(),
     };
-    player.modelfile(out, &from, Some(&format!("./{}", file_name(out))))
+    player.modelfile(&mut to, out, &from, Some(&format!("./{}", file_name(out))))
 }
 
 fn file_name(path: &Path) -> String {
@@ -444,24 +407,29 @@ fn file_name(path: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-fn bnb(player: &Player, dtype: weights::Dtype, shard_bytes: u64, out: &Path) -> Result<()> {
+fn bnb(
+    to: OutFolder,
+    player: &Player,
+    dtype: weights::Dtype,
+    shard_bytes: u64,
+    out: &Path,
+) -> Result<()> {
     let lossless = Some("the base with its PEFT adapter (--to peft)");
     let companions = player.companions()?;
     let options = BnbOptions {
         double: player.setting.recipe.adapter.double_quant,
         dtype,
         shard_bytes,
-        replace: true,
     };
     let form = "bitsandbytes NF4";
     let mut report = None;
-    let measured = player.folder(out, form, lossless, |tensors, fresh, each, progress| {
+    let measured = player.folder(&to, form, lossless, |tensors, fresh, each, progress| {
         let written = randori_export::bnb(tensors, &companions, fresh, &options, each, progress)?;
         report = Some(written);
         Ok(())
     })?;
     if let Some(report) = report {
-        println!(
+        outln!(
             "{}: {} weights, {} of them in 4 bits, {:.1} MB in {form}",
             out.display(),
             report.tensors,

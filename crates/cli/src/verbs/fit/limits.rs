@@ -13,9 +13,9 @@ pub fn against(model: &Model, plan: &Plan, limit: u64) -> Result<()> {
     let size = |bytes: u64| format!("{} {}", shown(bytes, limit), unit(limit));
     let free = limit.saturating_sub(plan.besides());
     if peak <= limit {
-        println!("\nFits into {}: {} at most.", size(limit), size(peak));
+        outln!("\nFits into {}: {} at most.", size(limit), size(peak));
     }
-    println!(
+    outln!(
         "\nThe largest that fit into {}, all else as in the recipe:",
         size(limit)
     );
@@ -31,13 +31,13 @@ pub fn against(model: &Model, plan: &Plan, limit: u64) -> Result<()> {
             Packing::item(prompt, &[n, n])
         )
     });
-    println!("  longest pair                 {}", or_none(pair));
-    println!(
+    outln!("  longest pair                 {}", or_none(pair));
+    outln!(
         "  train.micro_batch_tokens     {}",
         or_none(micro_batch(plan, free)?.map(|n| bounded(n, plan)))
     );
     let slots = slots(plan, free)?;
-    println!(
+    outln!(
         "  generate.batch               {}",
         or_none(slots.map(|n| any_slots(n, plan)))
     );

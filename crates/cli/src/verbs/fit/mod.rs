@@ -29,8 +29,8 @@ pub fn run(who: &Who, limit: Option<u64>) -> Result<()> {
         let limit = limit.or(here).unwrap_or(u64::MAX);
         plan.recipe.train.micro_batch_tokens = OrAuto::Of(chosen(&plan, limit)?);
     }
-    print!("{}", memory(&plan, &model)?);
-    print!("{}", time::shown(&plan)?);
+    out!("{}", memory(&plan, &model)?);
+    out!("{}", time::shown(&plan)?);
     match limit {
         Some(limit) => limits::against(&model, &plan, limit),
         None => Ok(()),
