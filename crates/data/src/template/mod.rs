@@ -1,5 +1,5 @@
 //! Chat templates: the Jinja program that comes with a tokenizer and spells a conversation as the model saw it.
-//! Rendered by minijinja with the settings transformers uses, so that both write the same text.
+//! Rendered as jinja2 renders it where transformers sets it up (`python`), so that both write the same text.
 
 mod python;
 mod turns;
@@ -7,10 +7,10 @@ mod turns;
 use std::collections::BTreeMap;
 
 use minijinja::value::Value;
-use minijinja::{Environment, ErrorKind};
 
 use crate::contain::contain;
 use crate::{Context, Error, Message, Result};
+use python::{Budget, Day, Program};
 pub(crate) use turns::Turns;
 
 /// The template of models that take text as it is: the messages' contents one after another with nothing between,
@@ -25,7 +25,7 @@ const FIXED_DAY: &str = "2024-07-26";
 /// A chat template, ready to render.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    program: Program,
     source: String,
     variables: BTreeMap<String, Value>,
     /// Names of the variables that a user gave.
@@ -43,26 +43,11 @@ impl ChatTemplate {
         } else {
             source
         };
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.set_formatter(python::write);
-        environment.add_filter("tojson", python::to_json);
-        environment.add_test("iterable", python::is_iterable);
-        environment.add_function(
-            "raise_exception",
-            |message: String| -> std::result::Result<Value, minijinja::Error> {
-                Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-            },
-        );
-        let accepted = accept_generation_blocks(source);
-        contain(|| environment.add_template_owned("chat_template", accepted))
-            .map_err(Error::Template)?
-            .map_err(|e| Error::Template(describe(&e)))?;
+        let program = contain(|| Program::new(source, Budget::default()))
+            .and_then(|program| program)
+            .map_err(Error::Template)?;
         let mut template = Self {
-            environment,
+            program,
             source: source.to_owned(),
             variables: BTreeMap::new(),
             given: Vec::new(),
@@ -81,11 +66,10 @@ impl ChatTemplate {
     /// # Errors
     /// When it is not a day.
     pub fn set_day(&mut self, day: &str) -> Result<()> {
-        let day = python::Day::parse(day).ok_or_else(|| {
+        let day = Day::parse(day).ok_or_else(|| {
             Error::Template(format!("`{day}` is not a day; write it as 2024-07-26"))
         })?;
-        self.environment
-            .add_function("strftime_now", move |format: String| day.format(&format));
+        self.program.set_day(day);
         Ok(())
     }
 
@@ -153,53 +137,8 @@ impl ChatTemplate {
                 .entry(name.into())
                 .or_insert_with(|| Value::from(()));
         }
-        let template = self
-            .environment
-            .get_template("chat_template")
-            .map_err(|e| Error::Template(describe(&e)))?;
-        // minijinja panics over a few sums that leave its numbers, such as the negative of the smallest
-        contain(|| template.render(Value::from(variables)))
-            .map_err(Error::Template)?
-            .map_err(|e| Error::Template(describe(&e)))
+        contain(|| self.program.render(Value::from(variables)))
+            .and_then(|text| text)
+            .map_err(Error::Template)
     }
-}
-
-/// An error with the line it happened at, without minijinja's habit of repeating the kind.
-fn describe(error: &minijinja::Error) -> String {
-    let what = error
-        .detail()
-        .map_or_else(|| error.kind().to_string(), str::to_owned);
-    match error.line() {
-        Some(line) => format!("{what} (line {line} of the template)"),
-        None => what,
-    }
-}
-
-/// transformers marks the assistant's words with `{% generation %}…{% endgeneration %}`; for rendering they are a
-/// block that is always written. Spelling them as `if` keeps their effect on whitespace.
-fn accept_generation_blocks(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(open) = rest.find("{%") {
-        let (before, tag) = rest.split_at(open);
-        // behind the opening sign: the two must not share theirs, as in `{%}`
-        let Some(close) = tag[2..].find("%}") else {
-            break;
-        };
-        out.push_str(before);
-        let (tag, after) = tag.split_at(close + 4);
-        let inner = &tag[2..tag.len() - 2];
-        let word = inner
-            .trim_start_matches(['-', '+'])
-            .trim_end_matches(['-', '+'])
-            .trim();
-        match word {
-            "generation" => out.push_str(&tag.replacen(word, "if true", 1)),
-            "endgeneration" => out.push_str(&tag.replacen(word, "endif", 1)),
-            _ => out.push_str(tag),
-        }
-        rest = after;
-    }
-    out.push_str(rest);
-    out
 }

@@ -1,0 +1,175 @@
+//! Jinja's tests: what `is` asks.
+
+use minijinja::{Environment, State, Value};
+
+use super::arguments::Args;
+use super::objects::Method;
+use super::operators::holds;
+use super::values::{Kind, Number, Outcome, called, kind, length, number, wrong};
+use super::words;
+use super::written::string;
+
+/// Every test.
+const NAMES: [&str; 39] = [
+    "odd",
+    "even",
+    "divisibleby",
+    "defined",
+    "undefined",
+    "none",
+    "boolean",
+    "true",
+    "false",
+    "integer",
+    "float",
+    "lower",
+    "upper",
+    "string",
+    "mapping",
+    "number",
+    "sequence",
+    "iterable",
+    "callable",
+    "sameas",
+    "escaped",
+    "filter",
+    "test",
+    "in",
+    "==",
+    "eq",
+    "equalto",
+    "!=",
+    "ne",
+    "<",
+    "lt",
+    "lessthan",
+    "<=",
+    "le",
+    ">",
+    "gt",
+    "greaterthan",
+    ">=",
+    "ge",
+];
+
+/// Adds the tests to an environment.
+pub(super) fn register(environment: &mut Environment<'_>) {
+    for name in NAMES {
+        environment.add_test(
+            name,
+            move |state: &State, args: minijinja::value::Rest<Value>| call(state, name, &args),
+        );
+    }
+}
+
+fn call(state: &State<'_, '_>, name: &str, args: &[Value]) -> Outcome<bool> {
+    let args = Args::new(name, args)?;
+    if let Some(sign) = comparison(name) {
+        let [left, right] = args.bind(["a", "b"], 2)?;
+        return holds(&left.unwrap_or_default(), sign, &right.unwrap_or_default());
+    }
+    match name {
+        "divisibleby" => {
+            let [value, by] = args.bind(["value", "num"], 2)?;
+            match (
+                whole(&value.unwrap_or_default(), name)?,
+                whole(&by.unwrap_or_default(), name)?,
+            ) {
+                (_, 0) => wrong("division by zero"),
+                (value, by) => Ok(value % by == 0),
+            }
+        }
+        "sameas" => {
+            let [value, other] = args.bind(["value", "other"], 2)?;
+            let (value, other) = (value.unwrap_or_default(), other.unwrap_or_default());
+            let same =
+                std::mem::discriminant(&kind(&value)) == std::mem::discriminant(&kind(&other));
+            Ok(same && value == other)
+        }
+        "filter" | "test" => {
+            let [value] = args.bind(["value"], 1)?;
+            let wanted = string(&value.unwrap_or_default())?;
+            Ok(match name {
+                "test" => NAMES.contains(&wanted.as_str()),
+                _ => {
+                    let tried = state.apply_filter(&wanted, &[]);
+                    !tried.is_err_and(|e| e.kind() == minijinja::ErrorKind::UnknownFilter)
+                }
+            })
+        }
+        _ => {
+            let [value] = args.bind(["value"], 1)?;
+            about(name, &value.unwrap_or_default())
+        }
+    }
+}
+
+fn comparison(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "==" | "eq" | "equalto" => "==",
+        "!=" | "ne" => "!=",
+        "<" | "lt" | "lessthan" => "<",
+        "<=" | "le" => "<=",
+        ">" | "gt" | "greaterthan" => ">",
+        ">=" | "ge" => ">=",
+        "in" => "in",
+        _ => return None,
+    })
+}
+
+fn whole(value: &Value, name: &str) -> Outcome<i128> {
+    match number(kind(value)) {
+        Some(Number::Whole(whole)) => Ok(whole),
+        _ => wrong(format!(
+            "`is {name}` wants a whole number, got {}",
+            called(value)
+        )),
+    }
+}
+
+fn about(name: &str, value: &Value) -> Outcome<bool> {
+    let kind = kind(value);
+    Ok(match name {
+        "odd" => whole(value, name)?.rem_euclid(2) == 1,
+        "even" => whole(value, name)?.rem_euclid(2) == 0,
+        "defined" => !value.is_undefined(),
+        "undefined" => value.is_undefined(),
+        "none" => matches!(kind, Kind::None),
+        "boolean" => matches!(kind, Kind::Bool(_)),
+        "true" => matches!(kind, Kind::Bool(true)),
+        "false" => matches!(kind, Kind::Bool(false)),
+        "integer" => matches!(kind, Kind::Whole(_)),
+        "float" => matches!(kind, Kind::Float(_)),
+        "number" => number(kind).is_some(),
+        "string" => matches!(kind, Kind::Text(_)),
+        "mapping" => matches!(kind, Kind::Dict),
+        "lower" => words::about(&string(value)?, "islower").unwrap_or(false),
+        "upper" => words::about(&string(value)?, "isupper").unwrap_or(false),
+        "escaped" => false,
+        "sequence" => match kind {
+            Kind::Undefined | Kind::Text(_) | Kind::List | Kind::Tuple | Kind::Dict => true,
+            Kind::Series => value.kind() == minijinja::value::ValueKind::Seq,
+            _ => false,
+        },
+        "iterable" => match kind {
+            Kind::None | Kind::Bool(_) | Kind::Whole(_) | Kind::Float(_) => false,
+            Kind::Other => value.try_iter().is_ok() && length(value).is_some(),
+            _ => true,
+        },
+        "callable" => match kind {
+            // jinja2's undefined value has a call that fails
+            Kind::Undefined => true,
+            Kind::Other => value.downcast_object_ref::<Method>().is_some() || is_function(value),
+            _ => false,
+        },
+        _ => return wrong(format!("the test `{name}` is not there")),
+    })
+}
+
+/// Functions and macros; namespaces are objects that cannot be called.
+fn is_function(value: &Value) -> bool {
+    let name = value
+        .as_object()
+        .map_or("", minijinja::value::DynObject::type_name);
+    !name.ends_with("::Namespace")
+}

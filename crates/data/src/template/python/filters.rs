@@ -1,0 +1,343 @@
+//! Jinja's filters on single values: text, numbers, defaults. Those on sequences are in `sequences`.
+
+use minijinja::{State, Value};
+
+use super::arguments::{Args, as_flag, as_text, as_whole};
+use super::objects::{list, text};
+use super::values::{Kind, Number, Outcome, called, kind, length, number, wrong};
+use super::written::{string, to_json};
+use super::{budget, format, methods, operators, sequences, words};
+
+/// Every filter that is computed here.
+pub(super) const NAMES: [&str; 47] = [
+    "abs",
+    "attr",
+    "batch",
+    "capitalize",
+    "center",
+    "count",
+    "d",
+    "default",
+    "dictsort",
+    "first",
+    "float",
+    "format",
+    "groupby",
+    "indent",
+    "int",
+    "items",
+    "join",
+    "last",
+    "length",
+    "list",
+    "lower",
+    "map",
+    "max",
+    "min",
+    "reject",
+    "rejectattr",
+    "replace",
+    "reverse",
+    "round",
+    "select",
+    "selectattr",
+    "slice",
+    "sort",
+    "string",
+    "sum",
+    "title",
+    "tojson",
+    "trim",
+    "truncate",
+    "unique",
+    "upper",
+    "wordcount",
+    "e",
+    "escape",
+    "safe",
+    "pprint",
+    "random",
+];
+
+/// `value | name(arguments)`
+pub(super) fn call(state: &State<'_, '_>, name: &str, args: &[Value]) -> Outcome {
+    let args = Args::new(name, args)?;
+    match name {
+        "upper" | "lower" | "capitalize" | "title" => {
+            let [value] = args.bind(["s"], 1)?;
+            let whole = string(&value.unwrap_or_default())?;
+            text(match name {
+                "title" => words::title_filter(&whole),
+                _ => words::cased(&whole, name),
+            })
+        }
+        "trim" => {
+            let [value, chars] = args.bind(["value", "chars"], 1)?;
+            let chars = chars.filter(|chars| !chars.is_none());
+            let chars = chars
+                .as_ref()
+                .map(|chars| as_text(chars, name))
+                .transpose()?;
+            let whole = string(&value.unwrap_or_default())?;
+            text(words::stripped(&whole, chars, true, true))
+        }
+        "replace" => {
+            let [value, old, new, count] = args.bind(["s", "old", "new", "count"], 3)?;
+            let [value, old, new] = [value, old, new].map(|part| string(&part.unwrap_or_default()));
+            let count = as_whole(count.as_ref().filter(|count| !count.is_none()), -1, name)?;
+            methods::replaced(&value?, &old?, &new?, count)
+        }
+        "truncate" => truncate(args),
+        "wordcount" => {
+            let [value] = args.bind(["s"], 1)?;
+            let whole = string(&value.unwrap_or_default())?;
+            let words = whole.split(|c: char| c != '_' && !c.is_alphanumeric());
+            Ok(Value::from(words.filter(|word| !word.is_empty()).count()))
+        }
+        "center" => {
+            let [value, width] = args.bind(["value", "width"], 1)?;
+            let width = as_whole(width.as_ref(), 80, name)?.max(0) as usize;
+            budget::made(width)?;
+            text(words::padded(
+                &string(&value.unwrap_or_default())?,
+                name,
+                width,
+                ' ',
+            ))
+        }
+        "indent" => indent(args),
+        "format" => {
+            let (values, of) = args.positional.split_at(1.min(args.positional.len()));
+            let whole = string(&values.first().cloned().unwrap_or_default())?;
+            let values = match (of, args.named.is_empty()) {
+                (_, true) => super::objects::tuple(of.to_vec())?,
+                ([], false) => super::objects::dict(
+                    args.named
+                        .iter()
+                        .map(|(k, v)| (Value::from(k.as_str()), v.clone()))
+                        .collect(),
+                )?,
+                _ => return wrong("`format` takes values with or without names, not both"),
+            };
+            text(format::percent(&whole, &values)?)
+        }
+        "string" => {
+            let [value] = args.bind(["value"], 1)?;
+            let value = value.unwrap_or_default();
+            match kind(&value) {
+                Kind::Text(_) => Ok(value),
+                _ => text(string(&value)?),
+            }
+        }
+        "list" => {
+            let [value] = args.bind(["value"], 1)?;
+            list(super::values::items(&value.unwrap_or_default())?)
+        }
+        "length" | "count" => {
+            let [value] = args.bind(["value"], 1)?;
+            let value = value.unwrap_or_default();
+            match length(&value) {
+                Some(length) => Ok(Value::from(length)),
+                None => wrong(format!("{} has no length", called(&value))),
+            }
+        }
+        "default" | "d" => {
+            let [value, default, falsy] = args.bind(["value", "default_value", "boolean"], 1)?;
+            let value = value.unwrap_or_default();
+            match value.is_undefined() || (as_flag(falsy.as_ref()) && !value.is_true()) {
+                true => Ok(default.unwrap_or(Value::from(""))),
+                false => Ok(value),
+            }
+        }
+        "attr" => {
+            let [value, name] = args.bind(["obj", "name"], 2)?;
+            let value = value.unwrap_or_default();
+            let name = string(&name.unwrap_or_default())?;
+            match kind(&value) {
+                // the keys of a mapping are no attributes
+                Kind::Dict if !super::names::DICT.contains(&name.as_str()) => Ok(Value::UNDEFINED),
+                _ => operators::attribute(&value, &name),
+            }
+        }
+        "tojson" => to_json(args),
+        "abs" => {
+            let [value] = args.bind(["x"], 1)?;
+            match number(kind(&value.unwrap_or_default())) {
+                Some(Number::Whole(whole)) => Ok(operators::whole_value(whole.saturating_abs())),
+                Some(Number::Float(float)) => Ok(Value::from(float.abs())),
+                None => wrong("`abs` wants a number"),
+            }
+        }
+        "int" => int(args),
+        "float" => float(args),
+        "round" => round(args),
+        "e" | "escape" => {
+            let [value] = args.bind(["s"], 1)?;
+            let whole = string(&value.unwrap_or_default())?;
+            text(escaped(&whole))
+        }
+        "safe" => {
+            let [value] = args.bind(["value"], 1)?;
+            text(string(&value.unwrap_or_default())?)
+        }
+        "pprint" | "random" => wrong(format!("the filter `{name}` is not for chat templates")),
+        _ => sequences::call(state, name, args),
+    }
+}
+
+/// Text for HTML.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '\'' => out.push_str("&#39;"),
+            '"' => out.push_str("&#34;"),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+fn truncate(args: Args) -> Outcome {
+    let [value, length, cut, end, leeway] =
+        args.bind(["s", "length", "killwords", "end", "leeway"], 1)?;
+    let whole = string(&value.unwrap_or_default())?;
+    let length = as_whole(length.as_ref(), 255, "truncate")?;
+    let leeway = as_whole(leeway.as_ref().filter(|v| !v.is_none()), 5, "truncate")?;
+    let end = end.map_or(Ok("...".to_owned()), |end| string(&end))?;
+    let room = length - end.chars().count() as i64;
+    if room < 0 || leeway < 0 {
+        return wrong("`truncate` leaves no room for its end");
+    }
+    if whole.chars().count() as i64 <= length.saturating_add(leeway) {
+        return text(whole);
+    }
+    let kept: String = whole.chars().take(room as usize).collect();
+    let kept = match as_flag(cut.as_ref()) {
+        true => kept.as_str(),
+        false => kept
+            .rsplit_once(' ')
+            .map_or(kept.as_str(), |(words, _)| words),
+    };
+    text(format!("{kept}{end}"))
+}
+
+fn indent(args: Args) -> Outcome {
+    let [value, width, first, blank] = args.bind(["s", "width", "first", "blank"], 1)?;
+    let whole = string(&value.unwrap_or_default())? + "\n";
+    let margin = match width.as_ref().map(kind) {
+        Some(Kind::Text(margin)) => margin.to_owned(),
+        _ => " ".repeat(as_whole(width.as_ref(), 4, "indent")?.clamp(0, 1000) as usize),
+    };
+    let lines = words::lines(&whole, false);
+    budget::made(margin.len().saturating_mul(lines.len()))?;
+    let mut out = String::new();
+    for (i, line) in lines.iter().enumerate() {
+        let wanted = match i {
+            0 => as_flag(first.as_ref()),
+            _ => as_flag(blank.as_ref()) || !line.is_empty(),
+        };
+        if i > 0 {
+            out.push('\n');
+        }
+        if wanted {
+            out.push_str(&margin);
+        }
+        out.push_str(line);
+    }
+    text(out)
+}
+
+/// Text as a whole number: spaces around, a sign and underscores between digits are allowed.
+fn whole_of(text: &str, radix: i64) -> Option<i128> {
+    let trimmed = words::stripped(text, None, true, true).to_lowercase();
+    let (negative, digits) = match trimmed.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, trimmed.strip_prefix('+').unwrap_or(&trimmed)),
+    };
+    let marked = [("0x", 16), ("0o", 8), ("0b", 2)];
+    let (digits, radix) = match (
+        marked.iter().find(|(mark, _)| digits.starts_with(mark)),
+        radix,
+    ) {
+        (Some((_, own)), 0) => (&digits[2..], *own),
+        (Some((_, own)), radix) if radix == i64::from(*own) => (&digits[2..], *own),
+        (_, 0) => (digits, 10),
+        (_, radix) => (
+            digits,
+            u32::try_from(radix).ok().filter(|r| (2..=36).contains(r))?,
+        ),
+    };
+    let misplaced =
+        digits.starts_with(['_', '+', '-']) || digits.ends_with('_') || digits.contains("__");
+    let value = i128::from_str_radix(&digits.replace('_', ""), radix).ok();
+    let value = value.filter(|_| !misplaced)?;
+    Some(if negative { -value } else { value })
+}
+
+/// Text as a float, as Python reads it.
+fn float_of(text: &str) -> Option<f64> {
+    let trimmed = words::stripped(text, None, true, true);
+    let misplaced = trimmed.starts_with('_') || trimmed.ends_with('_') || trimmed.contains("__");
+    trimmed.replace('_', "").parse().ok().filter(|_| !misplaced)
+}
+
+fn int(args: Args) -> Outcome {
+    let [value, default, base] = args.bind(["value", "default", "base"], 1)?;
+    let value = value.unwrap_or_default();
+    let base = as_whole(base.as_ref(), 10, "int")?;
+    let whole = match kind(&value) {
+        Kind::Undefined => return wrong("`int` wants a number, got an undefined value"),
+        Kind::Text(text) => whole_of(text, base).or_else(|| {
+            let float = float_of(text).filter(|float| float.is_finite())?;
+            Some(float.trunc() as i128)
+        }),
+        other => match number(other) {
+            Some(Number::Whole(whole)) => Some(whole),
+            Some(Number::Float(float)) if float.is_finite() => Some(float.trunc() as i128),
+            _ => None,
+        },
+    };
+    Ok(whole.map_or(default.unwrap_or(Value::from(0)), operators::whole_value))
+}
+
+fn float(args: Args) -> Outcome {
+    let [value, default] = args.bind(["value", "default"], 1)?;
+    let value = value.unwrap_or_default();
+    let float = match kind(&value) {
+        Kind::Undefined => return wrong("`float` wants a number, got an undefined value"),
+        Kind::Text(text) => float_of(text),
+        other => number(other).map(Number::float),
+    };
+    Ok(float.map_or(default.unwrap_or(Value::from(0.0)), Value::from))
+}
+
+fn round(args: Args) -> Outcome {
+    let [value, precision, how] = args.bind(["value", "precision", "method"], 1)?;
+    let value = value.unwrap_or_default();
+    let precision = as_whole(precision.as_ref(), 0, "round")?.clamp(-300, 300);
+    let how = how.map_or(Ok("common".to_owned()), |how| string(&how))?;
+    let Some(number) = number(kind(&value)) else {
+        return wrong(format!("`round` wants a number, got {}", called(&value)));
+    };
+    let scale = 10_f64.powi(precision as i32);
+    let x = number.float();
+    match (how.as_str(), number) {
+        ("common", Number::Whole(whole)) if precision >= 0 => Ok(operators::whole_value(whole)),
+        ("common", Number::Whole(_)) => Ok(operators::whole_value(
+            ((x * scale).round_ties_even() / scale) as i128,
+        )),
+        // Rust writes a float's exact value, halves to even, as Python rounds
+        ("common", Number::Float(_)) if precision >= 0 && x.is_finite() => {
+            let shown = format!("{x:.*}", precision as usize);
+            Ok(Value::from(shown.parse::<f64>().unwrap_or(x)))
+        }
+        ("common", Number::Float(_)) => Ok(Value::from((x * scale).round_ties_even() / scale)),
+        ("ceil", _) => Ok(Value::from((x * scale).ceil() / scale)),
+        ("floor", _) => Ok(Value::from((x * scale).floor() / scale)),
+        _ => wrong("`round` rounds by `common`, `ceil` or `floor`"),
+    }
+}

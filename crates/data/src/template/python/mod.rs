@@ -1,0 +1,171 @@
+//! Jinja as Python has it: minijinja runs a template's statements, and what it computes in another way than jinja2 3.1
+//! in the sandbox that transformers makes (operators, methods, filters, tests, how values print) is here.
+//!
+//! A template is translated before minijinja reads it (`source`, `expressions`): operators become calls of functions
+//! (`operators`), so that `'%s' % x`, `-7 // 2` or `none in 'x'` give what Python gives.
+
+mod arguments;
+mod budget;
+mod checks;
+mod day;
+mod expressions;
+mod filters;
+mod format;
+mod methods;
+mod names;
+mod objects;
+mod operators;
+mod reader;
+mod sequences;
+mod source;
+#[cfg(test)]
+mod tests;
+mod tokens;
+mod values;
+mod words;
+mod written;
+
+use minijinja::value::{Rest, Value};
+use minijinja::{Environment, ErrorKind, State};
+
+use arguments::Args;
+pub(crate) use budget::Budget;
+pub(crate) use day::Day;
+use values::{Outcome, wrong};
+
+const NAME: &str = "chat_template";
+
+/// Macros and recursive loops within one another, as minijinja counts them (a macro's call is 5): what the stack of a
+/// thread holds.
+const MOST_CALLS: usize = 200;
+
+/// A template that can be rendered.
+#[derive(Debug)]
+pub(crate) struct Program {
+    environment: Environment<'static>,
+    budget: Budget,
+}
+
+impl Program {
+    /// Reads a template.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where.
+    pub(crate) fn new(source: &str, budget: Budget) -> Result<Self, String> {
+        let translated = source::translate(source)
+            .map_err(|fault| format!("{} (line {} of the template)", fault.what, fault.line))?;
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_recursion_limit(MOST_CALLS);
+        environment.set_fuel(Some(budget.steps));
+        environment.set_formatter(written::write);
+        environment.remove_global("debug");
+        for name in filters::NAMES {
+            environment.add_filter(name, move |state: &State, args: Rest<Value>| {
+                filters::call(state, name, &args)
+            });
+        }
+        checks::register(&mut environment);
+        operators::register(&mut environment);
+        functions(&mut environment);
+        environment
+            .add_template_owned(NAME, translated)
+            .map_err(|error| describe(&error))?;
+        Ok(Self {
+            environment,
+            budget,
+        })
+    }
+
+    /// Sets the day that `strftime_now` tells.
+    pub(crate) fn set_day(&mut self, day: Day) {
+        self.environment
+            .add_function("strftime_now", move |format: String| day.format(&format));
+    }
+
+    /// The template's text for these variables.
+    ///
+    /// # Errors
+    /// When the template refuses them, fails, or takes more than the budget.
+    pub(crate) fn render(&self, variables: Value) -> Result<String, String> {
+        let template = self.environment.get_template(NAME);
+        let template = template.map_err(|error| describe(&error))?;
+        budget::begin(self.budget);
+        let mut out = budget::Limited {
+            text: Vec::new(),
+            most: self.budget.output,
+        };
+        let rendered = template.render_captured_to(variables, &mut out);
+        rendered.map_err(|error| match error.kind() {
+            ErrorKind::WriteFailure => describe(&budget::output_is_full()),
+            _ => describe(&error),
+        })?;
+        String::from_utf8(out.text).map_err(|_| "the text is not UTF-8".to_owned())
+    }
+}
+
+/// jinja2's global functions, and `raise_exception`.
+fn functions(environment: &mut Environment<'_>) {
+    environment.add_function("range", |args: Rest<Value>| {
+        operators::range(Args::new("range", &args)?)
+    });
+    environment.add_function("dict", |args: Rest<Value>| mapping("dict", &args));
+    environment.add_function("namespace", |args: Rest<Value>| namespace(&args));
+    environment.add_function("cycler", |args: Rest<Value>| {
+        minijinja_contrib::globals::cycler(args.0)
+    });
+    environment.add_function("joiner", minijinja_contrib::globals::joiner);
+    environment.add_function("raise_exception", |message: Value| -> Outcome {
+        wrong(written::string(&message)?)
+    });
+}
+
+/// A namespace; as in transformers' its names do not begin with an underscore.
+fn namespace(args: &[Value]) -> Outcome {
+    let start = mapping("namespace", args)?;
+    let mut names = values::items(&start)?.into_iter();
+    match names.find(|name| name.as_str().is_some_and(|name| name.starts_with('_'))) {
+        Some(name) => wrong(format!("`{name}` begins with an underscore")),
+        None => minijinja::functions::namespace(Some(start)),
+    }
+}
+
+/// A mapping from another, from pairs, and from keyword arguments.
+fn mapping(of: &str, args: &[Value]) -> Outcome {
+    let mut args = Args::new(of, args)?;
+    let named = std::mem::take(&mut args.named);
+    let [from] = args.bind(["from"], 0)?;
+    let mut pairs = match from {
+        None => Vec::new(),
+        Some(from) if matches!(values::kind(&from), values::Kind::Dict) => values::pairs(&from)?,
+        Some(from) => {
+            let rows = values::items(&from)?.into_iter().map(|row| {
+                match values::items(&row)?.as_slice() {
+                    [key, value] => Ok((key.clone(), value.clone())),
+                    _ => wrong(format!("`{of}` wants pairs")),
+                }
+            });
+            rows.collect::<Outcome<Vec<_>>>()?
+        }
+    };
+    pairs.extend(
+        named
+            .into_iter()
+            .map(|(name, value)| (Value::from(name), value)),
+    );
+    objects::dict(pairs)
+}
+
+/// An error with the line it happened at, without minijinja's habit of repeating the kind.
+fn describe(error: &minijinja::Error) -> String {
+    let what = match (error.kind(), error.detail()) {
+        (_, Some(detail)) => detail.to_owned(),
+        (ErrorKind::OutOfFuel, None) => "it takes more steps than a chat template may".to_owned(),
+        (kind, None) => kind.to_string(),
+    };
+    match error.line() {
+        Some(line) => format!("{what} (line {line} of the template)"),
+        None => what,
+    }
+}

@@ -1,0 +1,264 @@
+//! Values that minijinja has not: tuples, views of a mapping, generators, ranges, methods without their call. Lists and
+//! mappings that a template makes are objects too, since each knows how deep the values in it go.
+
+use std::sync::{Arc, Mutex};
+
+use minijinja::State;
+use minijinja::value::{Enumerator, Object, ObjectRepr, Value};
+
+use super::budget::{self, DEEPEST};
+use super::values::{Kind, Outcome, called, is_namespace, kind, lookup, wrong};
+
+/// A list, counted against the depth of values.
+#[derive(Debug)]
+struct List {
+    items: Vec<Value>,
+    depth: u32,
+}
+
+/// A tuple; groups have names for their two parts.
+#[derive(Debug)]
+pub(super) struct Tuple {
+    items: Vec<Value>,
+    names: &'static [&'static str],
+    depth: u32,
+}
+
+/// A mapping that a template wrote.
+#[derive(Debug)]
+struct Dict {
+    inner: Value,
+    depth: u32,
+}
+
+/// `d.keys()`, `d.values()` or `d.items()`.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) name: &'static str,
+    pub(super) items: Vec<Value>,
+    depth: u32,
+}
+
+/// What a filter answers that Python would compute when asked: it can be looped over once, has no length and is true.
+#[derive(Debug)]
+pub(super) struct Generator {
+    items: Mutex<Option<Vec<Value>>>,
+    depth: u32,
+}
+
+/// `range(start, stop, step)`.
+#[derive(Debug)]
+pub(super) struct Range {
+    pub(super) start: i64,
+    pub(super) stop: i64,
+    pub(super) step: i64,
+    pub(super) count: usize,
+}
+
+/// A method that is named and not called.
+#[derive(Debug)]
+pub(super) struct Method {
+    pub(super) of: Value,
+    pub(super) name: String,
+    depth: u32,
+}
+
+/// How deep the values in a value go: what came from outside is flat enough to be 1.
+fn depth(value: &Value) -> Outcome<u32> {
+    if is_namespace(value) {
+        return wrong("a namespace, loop or macro cannot be kept in another value");
+    }
+    let object = value.as_object();
+    Ok(object.map_or(0, |object| {
+        None.or(object.downcast_ref::<List>().map(|o| o.depth))
+            .or(object.downcast_ref::<Tuple>().map(|o| o.depth))
+            .or(object.downcast_ref::<Dict>().map(|o| o.depth))
+            .or(object.downcast_ref::<View>().map(|o| o.depth))
+            .or(object.downcast_ref::<Generator>().map(|o| o.depth))
+            .or(object.downcast_ref::<Method>().map(|o| o.depth))
+            .unwrap_or(1)
+    }))
+}
+
+fn depth_of(items: &[Value]) -> Outcome<u32> {
+    budget::steps(items.len())?;
+    let mut deepest = 0;
+    for item in items {
+        deepest = deepest.max(depth(item)?);
+    }
+    match deepest < DEEPEST {
+        true => Ok(deepest + 1),
+        false => wrong("values within values, too deep for a chat template"),
+    }
+}
+
+pub(super) fn list(items: Vec<Value>) -> Outcome {
+    let depth = depth_of(&items)?;
+    Ok(Value::from_object(List { items, depth }))
+}
+
+pub(super) fn tuple(items: Vec<Value>) -> Outcome {
+    named_tuple(items, &[])
+}
+
+pub(super) fn named_tuple(items: Vec<Value>, names: &'static [&'static str]) -> Outcome {
+    let depth = depth_of(&items)?;
+    Ok(Value::from_object(Tuple {
+        items,
+        names,
+        depth,
+    }))
+}
+
+pub(super) fn dict(pairs: Vec<(Value, Value)>) -> Outcome {
+    let values: Vec<Value> = pairs.iter().map(|(_, value)| value.clone()).collect();
+    let depth = depth_of(&values)?;
+    for (key, _) in &pairs {
+        hashable(key)?;
+    }
+    let inner = pairs.into_iter().collect::<Value>();
+    Ok(Value::from_object(Dict { inner, depth }))
+}
+
+pub(super) fn view(name: &'static str, items: Vec<Value>) -> Outcome {
+    let depth = depth_of(&items)?;
+    Ok(Value::from_object(View { name, items, depth }))
+}
+
+pub(super) fn generator(items: Vec<Value>) -> Outcome {
+    let depth = depth_of(&items)?;
+    let items = Mutex::new(Some(items));
+    Ok(Value::from_object(Generator { items, depth }))
+}
+
+pub(super) fn method(of: &Value, name: &str) -> Outcome {
+    Ok(Value::from_object(Method {
+        of: of.clone(),
+        name: name.to_owned(),
+        depth: depth_of(std::slice::from_ref(of))?,
+    }))
+}
+
+/// What a namespace may hold.
+pub(super) fn held(value: Value) -> Outcome {
+    depth(&value)?;
+    Ok(value)
+}
+
+/// A text, counted.
+pub(super) fn text(text: impl Into<String>) -> Outcome {
+    let text = text.into();
+    budget::made(text.len())?;
+    Ok(Value::from(text))
+}
+
+pub(super) fn texts<T: Into<String>>(items: impl IntoIterator<Item = T>) -> Outcome {
+    list(items.into_iter().map(text).collect::<Outcome<_>>()?)
+}
+
+fn hashable(key: &Value) -> Outcome<()> {
+    match kind(key) {
+        Kind::List | Kind::Dict => wrong(format!("{} cannot be a key", called(key))),
+        _ => Ok(()),
+    }
+}
+
+impl Object for List {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.items.get(key.as_usize()?).cloned()
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.items.len())
+    }
+}
+
+impl Object for Tuple {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let at = match key.as_str() {
+            Some(name) => self.names.iter().position(|known| *known == name),
+            None => key.as_usize(),
+        };
+        self.items.get(at?).cloned()
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.items.len())
+    }
+}
+
+impl Object for Dict {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        lookup(&self.inner, key)
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.inner.try_iter().into_iter().flatten().collect())
+    }
+}
+
+impl Object for View {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Iterable
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.items.clone())
+    }
+
+    fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
+        Some(self.items.len())
+    }
+}
+
+impl Object for Generator {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Iterable
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        let items = self.items.lock().ok().and_then(|mut items| items.take());
+        Enumerator::Values(items.unwrap_or_default())
+    }
+
+    fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
+        None
+    }
+
+    fn is_true(self: &Arc<Self>) -> bool {
+        true
+    }
+}
+
+impl Object for Range {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let at = key.as_usize().filter(|at| *at < self.count)?;
+        Some(Value::from(self.start + self.step * at as i64))
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.count)
+    }
+}
+
+impl Object for Method {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn call(self: &Arc<Self>, state: &State<'_, '_>, args: &[Value]) -> Outcome {
+        super::methods::call(state, &self.of, &self.name, args)
+    }
+}

@@ -1,0 +1,320 @@
+//! A chat template's source as minijinja is to read it. What is outside tags and the marks that trim white space stay
+//! as they are; expressions go through `Reader`, and the blocks that transformers adds become minijinja's.
+
+use super::reader::Reader;
+use super::tokens::{self, Fault};
+
+/// A block whose body may be rendered more than once: it pays for its text each time.
+struct Body {
+    end: &'static str,
+    /// Where in the output the payment goes, and the bytes of text before it.
+    place: usize,
+    before: usize,
+    /// Tags that begin the body, and the end of the tag that opens it.
+    head: String,
+    close: String,
+}
+
+struct Writer<'a> {
+    source: &'a str,
+    pieces: Vec<String>,
+    /// Bytes of text outside tags so far.
+    raw: usize,
+    open: Vec<Body>,
+    line: usize,
+}
+
+/// The source in minijinja's terms, lines kept.
+pub(super) fn translate(source: &str) -> Result<String, Fault> {
+    let source = source.replace("\r\n", "\n").replace('\r', "\n");
+    let mut writer = Writer {
+        source: &source,
+        pieces: Vec::new(),
+        raw: 0,
+        open: Vec::new(),
+        line: 1,
+    };
+    let mut at = 0;
+    while let Some(found) = next_tag(&source[at..]) {
+        writer.text(&source[at..at + found]);
+        at = writer.tag(at + found)?;
+    }
+    writer.text(&source[at..]);
+    if let Some(body) = writer.open.pop() {
+        let what = format!("`{}` is missing at the end", body.end);
+        let line = writer.line;
+        return Err(Fault { line, what });
+    }
+    Ok(writer.pieces.concat())
+}
+
+/// Where the next `{%`, `{{` or `{#` stands.
+fn next_tag(text: &str) -> Option<usize> {
+    text.match_indices('{')
+        .map(|(at, _)| at)
+        .find(|at| matches!(text.as_bytes().get(at + 1), Some(b'%' | b'{' | b'#')))
+}
+
+impl Writer<'_> {
+    fn text(&mut self, text: &str) {
+        self.raw += text.len();
+        self.copy(text);
+    }
+
+    fn copy(&mut self, text: &str) {
+        self.line += text.matches('\n').count();
+        self.pieces.push(text.to_owned());
+    }
+
+    /// Writes the tag that begins at `at` and says where it ends.
+    fn tag(&mut self, at: usize) -> Result<usize, Fault> {
+        let rest = &self.source[at..];
+        let line = self.line;
+        if rest.starts_with("{#") {
+            let Some(end) = rest.find("#}") else {
+                let what = "a comment that begins here is not closed by `#}`".to_owned();
+                return Err(Fault { line, what });
+            };
+            self.copy(&rest[..end + 2]);
+            return Ok(at + end + 2);
+        }
+        let is_block = rest.starts_with("{%");
+        let trim = match rest.as_bytes().get(2) {
+            Some(b'-') => "-",
+            Some(b'+') => "+",
+            _ => "",
+        };
+        let start = at + 2 + trim.len();
+        if is_block && let Some(length) = verbatim(rest) {
+            self.text(&rest[..length]);
+            return Ok(at + length);
+        }
+        let close = if is_block { "%}" } else { "}}" };
+        let tag = tokens::read(self.source, start, close, line)?;
+        let mut reader = Reader::new(&tag.tokens);
+        // a line break that a text or the space between tokens had
+        let breaks = "\n".repeat(tag.breaks);
+        let shut = format!("{breaks} {}{close}", tag.trim);
+        if is_block {
+            self.statement(&mut reader, trim, shut)?;
+        } else {
+            let value = reader.tuple(true)?;
+            reader.end()?;
+            // `{{+` means nothing to jinja2 either
+            let trim = if trim == "+" { "" } else { trim };
+            self.pieces.push(format!("{{{{{trim} {value}{shut}"));
+        }
+        self.line += tag.breaks;
+        Ok(tag.end)
+    }
+
+    fn statement(
+        &mut self,
+        reader: &mut Reader<'_>,
+        trim: &str,
+        shut: String,
+    ) -> Result<(), Fault> {
+        let word = reader.name()?;
+        let mut head = String::new();
+        let inside = match word.as_str() {
+            "if" | "elif" => format!("{word} {}", reader.tuple(false)?),
+            "for" => head_of_for(reader)?,
+            "set" => set(reader)?,
+            "macro" => format!(
+                "macro {}({})",
+                reader.name()?,
+                parameters(reader, &mut head)?
+            ),
+            "call" => {
+                let given = match reader.is_sign("(") {
+                    true => format!("({})", parameters(reader, &mut head)?),
+                    false => String::new(),
+                };
+                format!("call{given} {}", reader.expression()?)
+            }
+            "filter" => format!("filter {}{}", reader.filter()?, reader.filters()?),
+            "with" => with(reader)?,
+            "do" => format!("set _py_done = {}", reader.tuple(true)?),
+            // transformers marks the assistant's words with it; for rendering it is a scope
+            "generation" => "with".to_owned(),
+            "endgeneration" => "endwith".to_owned(),
+            "include" | "import" | "from" | "extends" => {
+                return reader.fault(format!(
+                    "`{word}` needs another file, which a chat template has not"
+                ));
+            }
+            // without another file there is nothing to put into a block: it is a scope with a name
+            "block" => {
+                reader.name()?;
+                reader.skip_name("scoped");
+                "with".to_owned()
+            }
+            "endblock" => {
+                let _ = reader.rest();
+                "endwith".to_owned()
+            }
+            "autoescape" => return reader.fault("`autoescape` is not for chat templates"),
+            _ => format!("{word}{}", reader.rest()),
+        };
+        reader.end()?;
+        let ends = match word.as_str() {
+            "for" => Some("endfor"),
+            "macro" => Some("endmacro"),
+            "call" => Some("endcall"),
+            _ => None,
+        };
+        if let Some(end) = ends {
+            self.pieces.push(format!("{{%{trim} {inside}"));
+            self.open.push(Body {
+                end,
+                place: self.pieces.len(),
+                before: self.raw,
+                head,
+                close: shut,
+            });
+            self.pieces.push(String::new());
+            return Ok(());
+        }
+        if self.open.last().is_some_and(|body| body.end == word)
+            && let Some(body) = self.open.pop()
+        {
+            let mut head = body.head;
+            match self.raw - body.before {
+                0 => {}
+                bytes => head.push_str(&format!(" %}}{{% set _py_paid = _py_pay({bytes})")),
+            }
+            self.pieces[body.place] = head + &body.close;
+        }
+        self.pieces.push(format!("{{%{trim} {inside}{shut}"));
+        Ok(())
+    }
+}
+
+/// The bytes of a `{% raw %}` block at the beginning of a text, both tags included.
+fn verbatim(rest: &str) -> Option<usize> {
+    let opened = raw_tag(rest, "raw")?;
+    let mut at = opened;
+    loop {
+        at += rest[at..].find("{%")?;
+        match raw_tag(&rest[at..], "endraw") {
+            Some(length) => return Some(at + length),
+            None => at += 2,
+        }
+    }
+}
+
+/// The bytes of a tag of this one word at the beginning of a text.
+fn raw_tag(rest: &str, word: &str) -> Option<usize> {
+    let inner = rest.strip_prefix("{%")?;
+    let inner = inner.trim_start_matches(['-', '+']).trim_start();
+    let inner = inner.strip_prefix(word)?.trim_start();
+    let inner = inner.trim_start_matches(['-', '+']).strip_prefix("%}")?;
+    Some(rest.len() - inner.len())
+}
+
+/// A target of an assignment, and whether it takes a value apart.
+fn target(reader: &mut Reader<'_>) -> Result<(String, bool), Fault> {
+    let mut items = Vec::new();
+    let mut several = false;
+    loop {
+        if reader.skip_sign("(") {
+            let (inner, apart) = target(reader)?;
+            reader.sign(")")?;
+            items.push(format!("({inner})"));
+            several |= apart;
+        } else {
+            let mut name = reader.name()?;
+            while reader.skip_sign(".") {
+                name = format!("{name}.{}", reader.name()?);
+            }
+            items.push(name);
+        }
+        if !reader.skip_sign(",") {
+            break;
+        }
+        several = true;
+        if reader.is_name("in") || reader.is_sign("=") || reader.is_sign(")") {
+            break;
+        }
+    }
+    Ok((items.join(", "), several))
+}
+
+fn head_of_for(reader: &mut Reader<'_>) -> Result<String, Fault> {
+    let (items, several) = target(reader)?;
+    if !reader.skip_name("in") {
+        return reader.fault("expected `in` after the names of a loop");
+    }
+    let over = reader.tuple(false)?;
+    let function = if several { "_py_rows" } else { "_py_iter" };
+    let mut out = format!("for {items} in {function}({over})");
+    if reader.skip_name("if") {
+        out.push_str(&format!(" if {}", reader.expression()?));
+    }
+    if reader.skip_name("recursive") {
+        out.push_str(" recursive");
+    }
+    Ok(out)
+}
+
+fn set(reader: &mut Reader<'_>) -> Result<String, Fault> {
+    let (items, several) = target(reader)?;
+    if !reader.skip_sign("=") {
+        return Ok(format!("set {items} {}", reader.filters()?));
+    }
+    let value = reader.tuple(true)?;
+    Ok(match (several, items.contains('.')) {
+        // transformers' namespaces take no such name, when it is set and not before
+        (_, true) if items.contains("._") => {
+            format!("set {items} = raise_exception(\"`{items}` begins with an underscore\")")
+        }
+        (true, _) => format!("set {items} = _py_row({value})"),
+        (false, true) => format!("set {items} = _py_held({value})"),
+        (false, false) => format!("set {items} = {value}"),
+    })
+}
+
+/// The parameters of a macro. Their defaults are set at the beginning of its body, where a default may use the
+/// parameters before it; minijinja computes the last one first.
+fn parameters(reader: &mut Reader<'_>, head: &mut String) -> Result<String, Fault> {
+    reader.sign("(")?;
+    let mut out = Vec::new();
+    while !reader.skip_sign(")") {
+        let name = reader.name()?;
+        out.push(match reader.skip_sign("=") {
+            true => {
+                let default = reader.expression()?;
+                head.push_str(&format!(
+                    " %}}{{% set {name} = ({name} if {name} is defined() else {default})"
+                ));
+                format!("{name}=_py_missing")
+            }
+            false => name,
+        });
+        if !reader.skip_sign(",") {
+            reader.sign(")")?;
+            break;
+        }
+    }
+    Ok(out.join(", "))
+}
+
+fn with(reader: &mut Reader<'_>) -> Result<String, Fault> {
+    let mut out = Vec::new();
+    while reader.end().is_err() {
+        let (items, _) = target_of_with(reader)?;
+        reader.sign("=")?;
+        out.push(format!("{items} = {}", reader.expression()?));
+        if !reader.skip_sign(",") {
+            break;
+        }
+    }
+    Ok(format!("with {}", out.join(", ")))
+}
+
+fn target_of_with(reader: &mut Reader<'_>) -> Result<(String, bool), Fault> {
+    match reader.is_sign("(") {
+        true => target(reader),
+        false => Ok((reader.name()?, false)),
+    }
+}

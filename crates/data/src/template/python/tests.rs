@@ -1,0 +1,143 @@
+//! Small templates against what Python's jinja2 makes of them as transformers sets it up
+//! (tests/interop/make_templates.py), and templates that would not end.
+
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::{Budget, Program};
+
+const GOLDENS: &str = include_str!("../../../tests/fixtures/jinja.json");
+
+fn rendered(source: &str, variables: &Value, budget: Budget) -> Result<String, String> {
+    let mut program = Program::new(source, budget)?;
+    program.set_day(super::Day::parse("2024-07-26").unwrap());
+    program.render(minijinja::Value::from_serialize(variables))
+}
+
+#[test]
+fn every_small_template_renders_as_in_python() {
+    let goldens: Value = serde_json::from_str(GOLDENS).unwrap();
+    let rows = goldens["templates"].as_array().unwrap();
+    assert!(rows.len() > 1000, "{}", rows.len());
+    let mut wrong = Vec::new();
+    for row in rows {
+        let source = row[0].as_str().unwrap();
+        let got = rendered(source, &goldens["variables"], Budget::default());
+        if got.as_deref().ok() != row[1].as_str() {
+            wrong.push(format!("{source}\n  Python: {}\n  here:   {got:?}", row[1]));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} differ:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
+
+/// A hundredth of what a template may do, so that the test is quick where nothing is optimised.
+const SMALL: Budget = Budget {
+    steps: 200_000,
+    made: 5 << 20,
+    output: 640 << 10,
+};
+
+#[test]
+fn what_does_not_end_is_an_error_that_says_what_ran_out() {
+    let text = "z".repeat(20_000);
+    let in_a_block =
+        format!("{{% set x %}}{{% for a in range(99999) %}}{text}{{% endfor %}}{{% endset %}}");
+    let in_a_macro = format!(
+        "{{% macro m() %}}{text}{{% endmacro %}}{{% for a in range(99999) %}}{{% set x = m() %}}{{% endfor %}}"
+    );
+    let doubled = |grow: &str, use_it: &str| {
+        format!(
+            "{{% set ns = namespace(s='ab', l=[1]) %}}{{% for a in range(99) %}}{{% set {grow} %}}{{% endfor %}}{use_it}"
+        )
+    };
+    let cases: &[(String, &str)] = &[
+        // loops
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}".into(), "more steps"),
+        ("{% for a in range(99999) %}{% for b in range(99999) if no %}{% endfor %}{% endfor %}".into(), "more steps"),
+        // work within one instruction
+        ("{% for a in range(999) %}{% set x = range(99999) | map('string') | list %}{% endfor %}".into(), "more"),
+        ("{{ range(99999) | list | unique | list }}".into(), "more steps"),
+        ("{{ (range(99999) | list) * 1000 }}".into(), "more steps"),
+        (doubled("ns.l = [ns.l, ns.l]", "{{ ns.l }}"), "more steps"),
+        (doubled("ns.l = [ns.l, ns.l]", "{{ ns.l | tojson }}"), "more steps"),
+        (doubled("ns.l = [ns.l, ns.l]", "{{ ns.l == ns.l }}"), "more steps"),
+        (doubled("ns.l = {'a': ns.l, 'b': ns.l}", "{{ ns.l < ns.l or ns.l == ns.l }}"), "mapping"),
+        (doubled("ns.l = ns.l + ns.l", ""), "more steps"),
+        // text on the way and at the end
+        (doubled("ns.s = ns.s ~ ns.s", ""), "more bytes of text"),
+        (doubled("ns.s = ns.s + ns.s", ""), "more bytes of text"),
+        ("{{ 'x' * 10 ** 12 }}".into(), "more bytes of text"),
+        ("{{ ('x' * 99999) | replace('x', 'y' * 99999) }}".into(), "more bytes of text"),
+        ("{{ ('x' * 99999).join(range(99999) | map('string')) }}".into(), "more"),
+        ("{{ '%99999999d' % 1 }}".into(), "100,000"),
+        (in_a_block, "more bytes of text"),
+        (in_a_macro, "more bytes of text"),
+        ("{% for a in range(9999) %}{{ 'x' * 9999 }}{% endfor %}".into(), "more text"),
+        // depth
+        ("{% macro f(x) %}{{ f(x) }}{{ f(x) }}{% endmacro %}{{ f(1) }}".into(), "recursion"),
+        ("{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}".into(), "recursion"),
+        ("{% block a %}{{ self.a() }}{% endblock %}".into(), "not found"),
+        (doubled("ns.l = [ns.l]", "").replace("99", "9999"), "too deep"),
+        (doubled("ns.l = ns", ""), "cannot be kept"),
+        (format!("{{{{ {}1{} }}}}", "(".repeat(9999), ")".repeat(9999)), "too deep"),
+        (format!("{{{{ {}1 }}}}", "- ".repeat(9999)), "too many"),
+        ("{{ range(10 ** 9) }}".into(), "100,000 items"),
+    ];
+    for (source, expected) in cases {
+        let start = Instant::now();
+        let error = rendered(source, &Value::Null, SMALL).unwrap_err();
+        let shown = &source[..source.len().min(120)];
+        assert!(error.contains(expected), "{shown}: {error}");
+        assert!(
+            start.elapsed().as_secs() < 5,
+            "{shown}: {:?}",
+            start.elapsed()
+        );
+    }
+}
+
+#[test]
+fn a_long_conversation_stays_far_within_the_budget() {
+    let messages: Vec<Value> = (0..1000)
+        .map(|i| serde_json::json!({"role": if i % 2 == 0 { "user" } else { "assistant" }, "content": "x".repeat(500)}))
+        .collect();
+    let source = "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}\
+                  {{ raise_exception('no') }}{% endif %}<|{{ m['role'] }}|>\n{{ m.content | trim }}\n{% endfor %}";
+    let tenth = Budget {
+        steps: 2_000_000,
+        ..Budget::default()
+    };
+    let text = rendered(source, &serde_json::json!({"messages": messages}), tenth).unwrap();
+    assert_eq!(text.len(), 500 * (500 + 10) + 500 * (500 + 15));
+}
+
+#[test]
+fn errors_name_the_line() {
+    let error = |source: &str| rendered(source, &Value::Null, Budget::default()).unwrap_err();
+    assert_eq!(
+        error("a\n{{ 1 +\n }}"),
+        "unexpected the end of the tag, expected an expression (line 3 of the template)"
+    );
+    assert_eq!(
+        error("a\n{% if 1 %}\n{{ none | length }}{% endif %}"),
+        "none has no length (line 3 of the template)"
+    );
+    assert_eq!(
+        error("{{ raise_exception('Roles!') }}"),
+        "Roles! (line 1 of the template)"
+    );
+    assert_eq!(
+        error("{% for a in b %}\nx"),
+        "`endfor` is missing at the end (line 2 of the template)"
+    );
+    assert_eq!(
+        error("{{ [1}] }}"),
+        "unexpected `}`, expected `]` (line 1 of the template)"
+    );
+}

@@ -1,0 +1,339 @@
+//! Values as text: Python's `str` and `repr`, and `json.dumps`.
+
+use minijinja::{Output, State, Value};
+
+use super::arguments::{Args, as_flag};
+use super::budget;
+use super::objects::{Method, Range, View, text};
+use super::values::{Kind, Outcome, called, items, kind, order, pairs, wrong};
+
+/// Writes an expression's value.
+pub(super) fn write(out: &mut Output, _state: &State, value: &Value) -> Outcome<()> {
+    let written = match kind(value) {
+        Kind::Text(text) => {
+            budget::made(text.len())?;
+            out.write_str(text)
+        }
+        _ => out.write_str(&string(value)?),
+    };
+    written.map_err(|_| budget::output_is_full())
+}
+
+/// Python's `str`.
+pub(super) fn string(value: &Value) -> Outcome<String> {
+    let mut out = String::new();
+    match kind(value) {
+        Kind::Text(text) => out.push_str(text),
+        Kind::Undefined => {}
+        _ => repr_into(value, &mut out)?,
+    }
+    budget::made(out.len())?;
+    Ok(out)
+}
+
+/// Python's `repr`.
+pub(super) fn repr(value: &Value) -> Outcome<String> {
+    let mut out = String::new();
+    repr_into(value, &mut out)?;
+    budget::made(out.len())?;
+    Ok(out)
+}
+
+fn repr_into(value: &Value, out: &mut String) -> Outcome<()> {
+    budget::steps(1)?;
+    match kind(value) {
+        Kind::Undefined => out.push_str("Undefined"),
+        Kind::None => out.push_str("None"),
+        Kind::Bool(true) => out.push_str("True"),
+        Kind::Bool(false) => out.push_str("False"),
+        Kind::Whole(whole) => out.push_str(&whole.to_string()),
+        Kind::Float(float) => out.push_str(&self::float(float)),
+        Kind::Text(text) => quoted(text, out)?,
+        Kind::List => row("[", &items(value)?, "]", out)?,
+        Kind::Tuple => match items(value)?.as_slice() {
+            [one] => row("(", std::slice::from_ref(one), ",)", out)?,
+            several => row("(", several, ")", out)?,
+        },
+        Kind::Dict => {
+            out.push('{');
+            for (i, (key, value)) in pairs(value)?.iter().enumerate() {
+                if i > 0 {
+                    out.push_str(", ");
+                }
+                repr_into(key, out)?;
+                out.push_str(": ");
+                repr_into(value, out)?;
+            }
+            out.push('}');
+        }
+        Kind::Series => series(value, out)?,
+        Kind::Other => match value.downcast_object_ref::<Method>() {
+            Some(method) => {
+                return wrong(format!("the method `{}` is not called", method.name));
+            }
+            None => out.push_str(&value.to_string()),
+        },
+    }
+    Ok(())
+}
+
+fn series(value: &Value, out: &mut String) -> Outcome<()> {
+    if let Some(view) = value.downcast_object_ref::<View>() {
+        out.push_str(view.name);
+        return row("([", &view.items, "])", out);
+    }
+    if let Some(range) = value.downcast_object_ref::<Range>() {
+        out.push_str(&match range.step {
+            1 => format!("range({}, {})", range.start, range.stop),
+            step => format!("range({}, {}, {step})", range.start, range.stop),
+        });
+        return Ok(());
+    }
+    wrong("a filter's results have no text before they are a list: add `| list`")
+}
+
+fn row(open: &str, items: &[Value], close: &str, out: &mut String) -> Outcome<()> {
+    out.push_str(open);
+    for (i, item) in items.iter().enumerate() {
+        if i > 0 {
+            out.push_str(", ");
+        }
+        repr_into(item, out)?;
+    }
+    out.push_str(close);
+    Ok(())
+}
+
+/// A text in quotes: single ones unless only those occur in it.
+fn quoted(text: &str, out: &mut String) -> Outcome<()> {
+    budget::made(text.len())?;
+    let quote = match text.contains('\'') && !text.contains('"') {
+        true => '"',
+        false => '\'',
+    };
+    out.push(quote);
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c == quote => out.extend(['\\', c]),
+            c if is_printable(c) => out.push(c),
+            c => match c as u32 {
+                code @ ..=0xff => out.push_str(&format!("\\x{code:02x}")),
+                code @ ..=0xffff => out.push_str(&format!("\\u{code:04x}")),
+                code => out.push_str(&format!("\\U{code:08x}")),
+            },
+        }
+    }
+    out.push(quote);
+    Ok(())
+}
+
+/// Whether Python's `repr` shows a character: neither control, format, private, unassigned nor a separator but space.
+/// Rust's debug output knows the same classes; at the start of a text it escapes combining marks too.
+pub(super) fn is_printable(c: char) -> bool {
+    if c.is_ascii() {
+        return c == ' ' || c.is_ascii_graphic();
+    }
+    let shown = format!("{:?}", format!("a{c}"));
+    !shown.contains("\\u{")
+}
+
+/// Python's `repr` of a float: the shortest digits that read back, an exponent below 1e-4 and from 1e16.
+pub(super) fn float(value: f64) -> String {
+    if value.is_nan() {
+        return "nan".to_owned();
+    }
+    if value.is_infinite() {
+        return if value > 0.0 { "inf" } else { "-inf" }.to_owned();
+    }
+    if value == 0.0 || (1e-4..1e16).contains(&value.abs()) {
+        let plain = format!("{value}");
+        return match plain.contains('.') {
+            true => plain,
+            false => format!("{plain}.0"),
+        };
+    }
+    let scientific = format!("{value:e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let (sign, size) = match exponent.strip_prefix('-') {
+        Some(size) => ('-', size),
+        None => ('+', exponent),
+    };
+    format!("{digits}e{sign}{size:0>2}")
+}
+
+/// How `tojson` writes.
+struct Json {
+    ascii: bool,
+    sorted: bool,
+    indent: Option<String>,
+    item: String,
+    key: String,
+}
+
+/// `tojson` as transformers defines it: `json.dumps` with its own defaults but `ensure_ascii=False`, nothing escaped
+/// for HTML.
+pub(super) fn to_json(args: Args) -> Outcome {
+    let [value, ascii, indent, separators, sorted] = args.bind(
+        ["x", "ensure_ascii", "indent", "separators", "sort_keys"],
+        1,
+    )?;
+    let value = value.unwrap_or_default();
+    let indent = match indent.as_ref().map(|indent| (kind(indent), indent)) {
+        None | Some((Kind::None, _)) => None,
+        Some((Kind::Text(text), _)) => Some(text.to_owned()),
+        Some((_, width)) => {
+            let width = super::arguments::as_whole(Some(width), 0, "indent")?;
+            Some(" ".repeat(width.clamp(0, 1000) as usize))
+        }
+    };
+    let parts = match &separators {
+        Some(given) if !given.is_none() => items(given)?,
+        _ => Vec::new(),
+    };
+    let (item, key) = match parts.as_slice() {
+        [] => (
+            if indent.is_some() { "," } else { ", " }.to_owned(),
+            ": ".to_owned(),
+        ),
+        [item, key] => (string(item)?, string(key)?),
+        _ => return wrong("`separators` wants two texts"),
+    };
+    let json = Json {
+        ascii: as_flag(ascii.as_ref()),
+        sorted: as_flag(sorted.as_ref()),
+        indent,
+        item,
+        key,
+    };
+    let mut out = String::new();
+    json.value(&value, 0, &mut out)?;
+    text(out)
+}
+
+impl Json {
+    fn value(&self, value: &Value, depth: usize, out: &mut String) -> Outcome<()> {
+        budget::steps(1)?;
+        match kind(value) {
+            Kind::None => out.push_str("null"),
+            Kind::Bool(true) => out.push_str("true"),
+            Kind::Bool(false) => out.push_str("false"),
+            Kind::Whole(whole) => out.push_str(&whole.to_string()),
+            Kind::Float(float) => out.push_str(&json_float(float)),
+            Kind::Text(text) => self.text(text, out)?,
+            Kind::List | Kind::Tuple => {
+                let items = items(value)?;
+                self.block("[", "]", items.len(), depth, out, |at, out| {
+                    self.value(&items[at], depth + 1, out)
+                })?;
+            }
+            Kind::Dict => {
+                let mut pairs = pairs(value)?;
+                if self.sorted {
+                    sort_keys(&mut pairs)?;
+                }
+                self.block("{", "}", pairs.len(), depth, out, |at, out| {
+                    let (key, value) = &pairs[at];
+                    self.text(&key_text(key)?, out)?;
+                    out.push_str(&self.key);
+                    self.value(value, depth + 1, out)
+                })?;
+            }
+            _ => return wrong(format!("{} has no form in JSON", called(value))),
+        }
+        Ok(())
+    }
+
+    fn block(
+        &self,
+        open: &str,
+        close: &str,
+        count: usize,
+        depth: usize,
+        out: &mut String,
+        mut each: impl FnMut(usize, &mut String) -> Outcome<()>,
+    ) -> Outcome<()> {
+        out.push_str(open);
+        for at in 0..count {
+            if at > 0 {
+                out.push_str(&self.item);
+            }
+            self.open_line(depth + 1, out)?;
+            each(at, out)?;
+        }
+        if count > 0 {
+            self.open_line(depth, out)?;
+        }
+        out.push_str(close);
+        Ok(())
+    }
+
+    fn open_line(&self, depth: usize, out: &mut String) -> Outcome<()> {
+        if let Some(indent) = &self.indent {
+            budget::made(indent.len() * depth)?;
+            out.push('\n');
+            out.extend(std::iter::repeat_n(indent.as_str(), depth));
+        }
+        Ok(())
+    }
+
+    fn text(&self, text: &str, out: &mut String) -> Outcome<()> {
+        budget::made(text.len())?;
+        out.push('"');
+        for c in text.chars() {
+            match c {
+                '"' => out.push_str("\\\""),
+                '\\' => out.push_str("\\\\"),
+                '\n' => out.push_str("\\n"),
+                '\r' => out.push_str("\\r"),
+                '\t' => out.push_str("\\t"),
+                '\x08' => out.push_str("\\b"),
+                '\x0c' => out.push_str("\\f"),
+                c if c < ' ' || (self.ascii && !(' '..='~').contains(&c)) => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        out.push_str(&format!("\\u{unit:04x}"));
+                    }
+                }
+                c => out.push(c),
+            }
+        }
+        out.push('"');
+        Ok(())
+    }
+}
+
+fn json_float(value: f64) -> String {
+    if value.is_nan() {
+        "NaN".to_owned()
+    } else if value.is_infinite() {
+        if value > 0.0 { "Infinity" } else { "-Infinity" }.to_owned()
+    } else {
+        float(value)
+    }
+}
+
+fn key_text(key: &Value) -> Outcome<String> {
+    Ok(match kind(key) {
+        Kind::Text(text) => text.to_owned(),
+        Kind::None => "null".to_owned(),
+        Kind::Bool(value) => value.to_string(),
+        Kind::Whole(whole) => whole.to_string(),
+        Kind::Float(float) => json_float(float),
+        _ => return wrong(format!("{} cannot be a key in JSON", called(key))),
+    })
+}
+
+fn sort_keys(pairs: &mut [(Value, Value)]) -> Outcome<()> {
+    let mut failed = None;
+    pairs.sort_by(|(a, _), (b, _)| match order(a, b) {
+        Ok(order) => order.unwrap_or(std::cmp::Ordering::Equal),
+        Err(error) => {
+            failed.get_or_insert(error);
+            std::cmp::Ordering::Equal
+        }
+    });
+    failed.map_or(Ok(()), Err)
+}
