@@ -51,7 +51,7 @@ impl Loaded {
     }
 
     fn table(&self) -> &abi::Arch {
-        // SAFETY: `info` has checked kind and size of the table.
+        // SAFETY: `info` has checked the table's kind and made it as long as ours.
         unsafe { &*self.object.functions.vtable.cast::<abi::Arch>() }
     }
 

@@ -7,6 +7,7 @@ use std::{
 
 use randori_sdk::{
     abi,
+    growing::{self, Growing, Misfit},
     seam::{OptionSpec, Value},
 };
 
@@ -83,12 +84,8 @@ pub(crate) unsafe fn read(
     path: &Path,
 ) -> Result<(PluginInfo, Vec<Functions>), String> {
     // SAFETY: `size` comes first in every version.
-    let size = unsafe { plugin.cast::<usize>().read() };
-    at_least("descriptor", size, size_of::<abi::Plugin>())?;
-    // SAFETY: it is as long as our version of it.
-    let plugin = unsafe { &*plugin };
-    at_least("item", plugin.item_size, size_of::<abi::Item>())?;
-    at_least("option", plugin.opt_size, size_of::<abi::Opt>())?;
+    let plugin = unsafe { growing::read(plugin) }.map_err(|misfit| foreign(misfit, ""))?;
+    let sdk = text(plugin.sdk);
     let mut info = PluginInfo {
         name: text(plugin.name),
         version: text(plugin.version),
@@ -102,20 +99,30 @@ pub(crate) unsafe fn read(
     }
     let mut functions = Vec::new();
     for i in 0..plugin.n_items {
-        // SAFETY: items lie `item_size` bytes apart, which is at least the size of ours.
-        let item = unsafe { &*plugin.items.byte_add(i * plugin.item_size) };
-        let Some(kind) = kind(item.kind) else {
+        // SAFETY: items lie `item_size` bytes apart.
+        let item = unsafe { plugin.items.byte_add(i * plugin.item_size) };
+        // SAFETY: every version of an item begins with its kind.
+        let Some(kind) = kind(unsafe { item.cast::<u32>().read() }) else {
             continue; // a newer plugin's, of a kind this host does not know
         };
-        functions.push(functions_of(item, kind)?);
-        // SAFETY: options lie `opt_size` bytes apart, as above.
-        let options =
-            (0..item.n_opts).map(|i| unsafe { &*item.opts.byte_add(i * plugin.opt_size) });
+        // SAFETY: it is as long as the descriptor says.
+        let item = unsafe { growing::read_sized(item, plugin.item_size) }
+            .map_err(|misfit| foreign(misfit, &sdk))?;
+        let name = text(item.name);
+        let mismatch = |misfit| format!("{kind} `{name}`: {}", foreign(misfit, &sdk));
+        functions.push(functions_of(&item, kind, &mismatch)?);
+        let options = (0..item.n_opts).map(|i| {
+            // SAFETY: options lie `opt_size` bytes apart.
+            let read = unsafe {
+                growing::read_sized(item.opts.byte_add(i * plugin.opt_size), plugin.opt_size)
+            };
+            option(&read.map_err(&mismatch)?)
+        });
         info.items.push(ItemInfo {
             kind,
-            name: text(item.name),
+            name: name.clone(),
             doc: text(item.doc),
-            options: options.map(option).collect::<Result<_, _>>()?,
+            options: options.collect::<Result<_, String>>()?,
         });
     }
     Ok((info, functions))
@@ -130,7 +137,11 @@ fn kind(kind: u32) -> Option<Kind> {
     }
 }
 
-fn functions_of(item: &abi::Item, kind: Kind) -> Result<Functions, String> {
+fn functions_of(
+    item: &abi::Item,
+    kind: Kind,
+    mismatch: &dyn Fn(Misfit) -> String,
+) -> Result<Functions, String> {
     let name = text(item.name);
     let (Some(create), Some(destroy), false) = (item.create, item.destroy, item.vtable.is_null())
     else {
@@ -138,26 +149,25 @@ fn functions_of(item: &abi::Item, kind: Kind) -> Result<Functions, String> {
             "{kind} `{name}` lacks create, destroy or its table"
         ));
     };
-    // SAFETY: every version of a table begins with its size.
-    let size = unsafe { item.vtable.cast::<usize>().read() };
-    // SAFETY, all three: the table is of this kind and, by the check before, at least as long as ours.
-    let complete = match kind {
+    let (vtable, complete) = match kind {
         Kind::Arch => {
-            at_least(&name, size, size_of::<abi::Arch>())?;
-            // SAFETY: above.
-            let t = unsafe { &*item.vtable.cast::<abi::Arch>() };
-            t.layers.is_some() && t.embed.is_some() && t.block.is_some() && t.head.is_some()
+            // SAFETY: the item's kind says what its table is, and every version begins with its size.
+            let t = unsafe { kept::<abi::Arch>(item.vtable) }.map_err(mismatch)?;
+            let complete =
+                t.layers.is_some() && t.embed.is_some() && t.block.is_some() && t.head.is_some();
+            ((&raw const *t).cast(), complete)
         }
         Kind::Loss => {
-            at_least(&name, size, size_of::<abi::Loss>())?;
-            // SAFETY: above.
-            unsafe { &*item.vtable.cast::<abi::Loss>() }.eval.is_some()
+            // SAFETY: as above.
+            let t = unsafe { kept::<abi::Loss>(item.vtable) }.map_err(mismatch)?;
+            ((&raw const *t).cast(), t.eval.is_some())
         }
         Kind::Sampler => {
-            at_least(&name, size, size_of::<abi::Sampler>())?;
-            // SAFETY: above.
-            let t = unsafe { &*item.vtable.cast::<abi::Sampler>() };
-            t.begin.is_some() && t.apply.is_some() && t.accept.is_some() && t.end.is_some()
+            // SAFETY: as above.
+            let t = unsafe { kept::<abi::Sampler>(item.vtable) }.map_err(mismatch)?;
+            let complete =
+                t.begin.is_some() && t.apply.is_some() && t.accept.is_some() && t.end.is_some();
+            ((&raw const *t).cast(), complete)
         }
     };
     if !complete {
@@ -168,18 +178,32 @@ fn functions_of(item: &abi::Item, kind: Kind) -> Result<Functions, String> {
     Ok(Functions {
         create,
         destroy,
-        vtable: item.vtable,
+        vtable,
     })
 }
 
-fn at_least(what: &str, size: usize, ours: usize) -> Result<(), String> {
-    if size >= ours {
-        return Ok(());
-    }
-    Err(format!(
-        "its {what} is {size} bytes long, plugin interface {} asks for {ours}: it was not built against it",
-        abi::MAJOR
-    ))
+/// A table as this host knows it, for ever, as its library is.
+///
+/// # Safety
+/// As [`growing::read`].
+unsafe fn kept<T: Growing>(table: *const c_void) -> Result<&'static T, Misfit> {
+    // SAFETY: the caller's promise.
+    let table = unsafe { growing::read(table.cast::<T>()) }?;
+    Ok(Box::leak(Box::new(table)))
+}
+
+/// What does not fit, and which SDK it comes from.
+fn foreign(misfit: Misfit, sdk: &str) -> String {
+    let own = randori_sdk::VERSION;
+    let from = match sdk {
+        "" => "an SDK that does not tell its version".to_owned(),
+        version => format!("SDK {version}"),
+    };
+    let help = match misfit {
+        Misfit::Short { .. } => "it was not built against it",
+        Misfit::Unknown { .. } => "take a newer program, or rebuild the plugin",
+    };
+    format!("{misfit}; it was built with {from}, this program has SDK {own}: {help}")
 }
 
 fn option(opt: &abi::Opt) -> Result<OptionSpec, String> {

@@ -128,9 +128,8 @@ impl Host {
     ) -> Result<Arc<dyn seam::LossFn>> {
         let (item, functions) = self.find(Kind::Loss, name)?;
         let values = options::check(item, options)?;
-        let loss = loss::Loaded::new(Object::new(item, functions, &values, "")?);
-        slopes::check(&loss).map_err(Error::Rule)?;
-        Ok(Arc::new(loss))
+        let object = Object::new(item, functions, &values, "")?;
+        Ok(Arc::new(loss::Loaded::new(object).map_err(Error::Rule)?))
     }
 
     /// A sampler with its options checked and set.

@@ -7,20 +7,29 @@ use randori_sdk::{
     seam::{LossFn, LossOut, Rows},
 };
 
-use crate::{object::Object, sink::Complaint};
+use crate::{object::Object, sink::Complaint, slopes};
 
 /// [`LossFn`] over the C table.
 pub(crate) struct Loaded {
     object: Object,
+    /// Found by asking it: see `slopes`.
+    equal_pairs_cancel: bool,
 }
 
 impl Loaded {
-    pub(crate) fn new(object: Object) -> Self {
-        Loaded { object }
+    /// The loss, when its values and slopes have passed their checks.
+    pub(crate) fn new(object: Object) -> Result<Self, String> {
+        let mut loss = Loaded {
+            object,
+            equal_pairs_cancel: false,
+        };
+        slopes::check(&loss)?;
+        loss.equal_pairs_cancel = slopes::equal_pairs_cancel(&loss)?;
+        Ok(loss)
     }
 
     fn table(&self) -> &abi::Loss {
-        // SAFETY: `info` has checked kind and size of the table.
+        // SAFETY: `info` has checked the table's kind and made it as long as ours.
         unsafe { &*self.object.functions.vtable.cast::<abi::Loss>() }
     }
 }
@@ -34,9 +43,27 @@ impl LossFn for Loaded {
         self.table().needs_ref != 0
     }
 
+    fn needs_reward(&self) -> bool {
+        self.table().needs_reward != 0
+    }
+
+    fn coupled(&self) -> bool {
+        self.table().coupled != 0
+    }
+
+    fn equal_pairs_cancel(&self) -> bool {
+        self.equal_pairs_cancel
+    }
+
     /// Whether the numbers are finite is the trainer's to check: it knows which pair is to blame.
     fn eval(&self, rows: &Rows) -> Result<LossOut, String> {
         let n = check(rows)?;
+        if self.needs_reward() && rows.reward.is_none() {
+            let name = &self.object.name;
+            return Err(format!(
+                "loss {name} needs rewards, and the pairs have none"
+            ));
+        }
         let input = abi::Rows {
             size: size_of::<abi::Rows>(),
             n,

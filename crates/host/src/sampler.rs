@@ -46,7 +46,7 @@ impl SamplerFn for Loaded {
 }
 
 fn table(object: &Object) -> &abi::Sampler {
-    // SAFETY: `info` has checked kind and size of the table.
+    // SAFETY: `info` has checked the table's kind and made it as long as ours.
     unsafe { &*object.functions.vtable.cast::<abi::Sampler>() }
 }
 

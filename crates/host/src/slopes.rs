@@ -2,7 +2,8 @@
 //!
 //! On batches of plausible random pairs each slope is held against the central difference
 //! (ℓ(x + h) - ℓ(x - h)) / 2h of the groups' summed loss. NaN and infinity are refused, also where policy and opponent
-//! are equal (the first step of an iteration). A loss that says it needs no opponent gets NaN for its log-probs.
+//! are equal (the first step of an iteration). A loss that says it needs no opponent gets NaN for its log-probs, and one
+//! that does not say it is coupled must say the same of a pair alone as among others.
 
 use randori_sdk::seam::{GENERATED, LossFn, REAL, Rows};
 
@@ -32,6 +33,20 @@ impl Batch {
         }
     }
 
+    /// One of its pairs alone.
+    fn alone(&self, pair: usize) -> Batch {
+        let own = 2 * pair..2 * pair + 2;
+        Batch {
+            group: vec![0; 2],
+            role: self.role[own.clone()].to_vec(),
+            logp: self.logp[own.clone()].to_vec(),
+            ref_logp: self.ref_logp[own.clone()].to_vec(),
+            len: self.len[own.clone()].to_vec(),
+            reward: self.reward.as_ref().map(|r| r[own].to_vec()),
+            progress: self.progress,
+        }
+    }
+
     /// For messages.
     fn show(&self, row: usize) -> String {
         let role = if self.role[row] == REAL {
@@ -49,21 +64,64 @@ const PAIRS: usize = 6;
 
 /// An error naming the first slope or value that is wrong.
 pub(crate) fn check(loss: &dyn LossFn) -> Result<(), String> {
-    let mut random = Random(0x5eed);
-    for round in 0..4 {
-        // how far policy and opponent are apart: from an iteration's first steps to far beyond its last
-        let apart = [0.0, 0.1, 1.0, 4.0][round];
-        let mut batch = batch(&mut random, apart, round);
-        if !loss.needs_ref() {
-            batch.ref_logp.fill(f64::NAN);
-        }
+    for mut batch in batches(loss) {
         finite(loss, &batch)?;
         // where both are equal a loss may well have a kink
-        if apart > 0.0 {
+        if batch.progress > 0.0 {
             differences(loss, &mut batch)?;
         }
     }
+    for batch in batches(loss) {
+        for pair in 0..PAIRS {
+            match loss.coupled() {
+                // a step's last batch may have one pair
+                true => finite(loss, &batch.alone(pair))?,
+                false => separate(loss, &batch, pair)?,
+            }
+        }
+    }
     Ok(())
+}
+
+/// Whether the two slopes of a pair of equal responses cancel, wherever the policy stands: then the pair has no
+/// gradient. Asked of the loss itself, with its options: it cannot be declared wrongly, nor for a term that an option
+/// has switched on.
+pub(crate) fn equal_pairs_cancel(loss: &dyn LossFn) -> Result<bool, String> {
+    for batch in batches(loss) {
+        for pair in 0..PAIRS {
+            let (first, second) = (2 * pair, 2 * pair + 1);
+            let mut equal = batch.clone();
+            equal.logp[second] = equal.logp[first];
+            equal.ref_logp[second] = equal.ref_logp[first];
+            equal.len[second] = equal.len[first];
+            let slopes = loss.eval(&equal.rows())?.d_logp;
+            let (one, other) = (slopes[first], slopes[second]);
+            if (one + other).abs() > 1e-9 * (one.abs() + other.abs()) {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Batches with policy and opponent ever further apart: from an iteration's first steps (`progress` 0: equal) to far
+/// beyond its last.
+fn batches(loss: &dyn LossFn) -> Vec<Batch> {
+    let mut random = Random(0x5eed);
+    let apart = [0.0, 0.1, 1.0, 4.0].into_iter().enumerate();
+    apart
+        .map(|(round, apart)| {
+            let mut batch = batch(&mut random, apart, round);
+            if !loss.needs_ref() {
+                batch.ref_logp.fill(f64::NAN);
+            }
+            // one that can do without rewards must do so
+            if !loss.needs_reward() && !round.is_multiple_of(2) {
+                batch.reward = None;
+            }
+            batch
+        })
+        .collect()
 }
 
 fn batch(random: &mut Random, apart: f64, round: usize) -> Batch {
@@ -96,7 +154,8 @@ fn batch(random: &mut Random, apart: f64, round: usize) -> Batch {
         logp,
         ref_logp,
         len,
-        reward: real_first.then(|| (0..rows).map(|_| random.normal()).collect()),
+        // scores, or probabilities to win
+        reward: Some((0..rows).map(|_| random.uniform()).collect()),
         progress: round as f64 / 3.0,
     }
 }
@@ -133,6 +192,23 @@ fn not_finite(loss: &dyn LossFn, batch: &Batch) -> Result<Option<String>, String
         let (name, slope) = (loss.name(), out.d_logp[row]);
         format!("a slope of loss {name} is {slope}; {}", batch.show(row))
     }))
+}
+
+/// A pair of a loss that is not coupled has the same loss and slopes alone as among others.
+fn separate(loss: &dyn LossFn, batch: &Batch, pair: usize) -> Result<(), String> {
+    let among = loss.eval(&batch.rows())?;
+    let alone = loss.eval(&batch.alone(pair).rows())?;
+    let own = 2 * pair..2 * pair + 2;
+    let among = [&among.loss[pair..=pair], &among.d_logp[own]].concat();
+    let alone = [alone.loss, alone.d_logp].concat();
+    let differ = |(a, b): &(&f64, &f64)| (*a - *b).abs() > 1e-9 * (1.0 + a.abs().max(b.abs()));
+    match among.iter().zip(&alone).find(differ) {
+        Some((among, alone)) => Err(format!(
+            "loss {} of a pair depends on the other pairs of its batch ({among:.6} among {PAIRS}, {alone:.6} alone), and does not say so: declare COUPLED (in C: coupled = 1)",
+            loss.name()
+        )),
+        None => Ok(()),
+    }
 }
 
 fn differences(loss: &dyn LossFn, batch: &mut Batch) -> Result<(), String> {

@@ -143,7 +143,7 @@ fn another_interface_is_named() {
     );
     let error = refused(copy("misbehave", &dir, "short"));
     assert!(
-        error.contains("its descriptor is 8 bytes long, plugin interface 1 asks for "),
+        error.contains("its Plugin is 8 bytes long, plugin interface 1 asks for "),
         "{error}"
     );
     let error = refused(copy("misbehave", &dir, "renamed"));
@@ -170,6 +170,20 @@ fn a_newer_plugin_runs_and_its_unknown_items_are_skipped() {
     let names: Vec<_> = plugin.items.iter().map(|item| item.name.as_str()).collect();
     assert_eq!(names, ["bad_pair"]);
     host.loss("bad_pair", &[]).unwrap();
+}
+
+#[test]
+fn what_an_older_plugin_does_not_say_is_no() {
+    let host = only(&[copy("misbehave", &folder("older"), "older")]).unwrap();
+    let loss = host.loss("bad_groups", &[]).unwrap();
+    assert!(!loss.coupled() && !loss.needs_reward() && !loss.needs_ref());
+}
+
+#[test]
+fn a_plugin_that_asks_for_something_unknown_is_refused() {
+    let error = refused(copy("misbehave", &folder("newest"), "newest"));
+    let says = "loss `bad_groups`: its Loss is 40 bytes long, of which 32 are known here, and asks for something at offset 37; it was built with SDK 9.9.9, this program has SDK ";
+    assert!(error.contains(says), "{error}");
 }
 
 #[test]

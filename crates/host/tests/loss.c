@@ -54,7 +54,7 @@ static uint32_t eval(const void *object, const RandoriRows *rows, const RandoriG
     return 1;
 }
 
-static const RandoriLoss table = { sizeof(RandoriLoss), 1, eval };
+static const RandoriLoss table = { sizeof(RandoriLoss), 1, eval, 0, 0 };
 
 static const RandoriOpt options[] = {{
     RANDORI_STR("beta"),
@@ -76,4 +76,5 @@ const RandoriPlugin RANDORI_SYMBOL(randori_plugin_c_loss) = {
     RANDORI_STR("1.0.0"),
     RANDORI_STR("A loss in C"),
     items, 1,
+    RANDORI_STR(RANDORI_SDK_VERSION),
 };

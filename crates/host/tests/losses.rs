@@ -60,6 +60,11 @@ fn wrong_slopes_are_found_on_load() {
         ),
         (
             "bad_groups",
+            "couples rightly",
+            "loss bad_groups of a pair depends on the other pairs of its batch (",
+        ),
+        (
+            "bad_groups",
             "reads ref",
             "loss bad_groups says that it does not read the opponent's log-probs, but does: without them ",
         ),
@@ -193,4 +198,72 @@ fn every_stock_loss_passes_its_check_at_the_bounds_of_its_options() {
             }
         }
     }
+}
+
+/// Which stock losses have no gradient where both responses are the same: those of the margin alone, unless an option
+/// adds a term of the real response (docs/spin.md's table, derived from the formulas).
+#[test]
+fn whether_equal_pairs_cancel_is_found_out() {
+    let host = stock();
+    let nll = |weight| vec![("nll".to_owned(), Value::Float(weight))];
+    let of = |kind: &str| vec![("of".to_owned(), Value::Str(kind.to_owned()))];
+    for (name, options, cancel) in [
+        ("spin", vec![], true),
+        ("spin", nll(0.0), true),
+        ("spin", nll(0.001), false),
+        ("hinge", vec![], true),
+        ("hinge", nll(1.0), false),
+        ("exponential", vec![], true),
+        ("exponential", nll(1.0), false),
+        ("correlation", vec![], true),
+        ("correlation", nll(1.0), false),
+        ("ipo", vec![], true),
+        ("simpo", vec![], true),
+        ("sigmoid_norm", vec![], true),
+        ("odpo", vec![], true),
+        ("aot", of("margins"), true),
+        ("aot", of("responses"), false),
+        ("sppo_hard", vec![], false),
+        ("dpop", vec![], false),
+        ("space", vec![], false),
+    ] {
+        let loss = host.loss(name, &options).unwrap();
+        assert_eq!(loss.equal_pairs_cancel(), cancel, "{name} {options:?}");
+    }
+}
+
+#[test]
+fn what_a_loss_asks_for() {
+    let host = stock();
+    let asks = |name: &str| {
+        let loss = host.loss(name, &[]).unwrap();
+        (loss.needs_ref(), loss.needs_reward(), loss.coupled())
+    };
+    assert_eq!(asks("spin"), (true, false, false));
+    assert_eq!(asks("simpo"), (false, false, false));
+    assert_eq!(asks("odpo"), (true, true, false));
+    assert_eq!(asks("aot"), (true, false, true));
+}
+
+#[test]
+fn rewards_arrive_or_are_missed() {
+    let odpo = stock().loss("odpo", &[]).unwrap();
+    let mut rows = Rows {
+        groups: 1,
+        group: &[0, 0],
+        role: &[GENERATED, REAL],
+        logp: &[-2.0, -3.0],
+        ref_logp: &[-2.0, -3.0],
+        len: &[1, 1],
+        reward: Some(&[0.25, 1.5]),
+        progress: 0.5,
+    };
+    // ln(1 + exp(1.5 - 0.25))
+    let loss = odpo.eval(&rows).unwrap().loss[0];
+    assert!((loss - 1.25f64.exp().ln_1p()).abs() < 1e-12, "{loss}");
+    rows.reward = None;
+    assert_eq!(
+        odpo.eval(&rows).unwrap_err(),
+        "loss odpo needs rewards, and the pairs have none"
+    );
 }

@@ -7,7 +7,10 @@
  *     const RandoriPlugin RANDORI_SYMBOL(randori_plugin_mine) = { ... };
  *
  * Rules, for as long as `MAJOR` stays 1:
- * - a table starts with its size in bytes and grows at its end only; a reader looks at no field beyond that size;
+ * - a struct starts with its size in bytes (an item's and an option's stand in `Plugin`) and grows at its end only. To a
+ *   reader a field beyond that size is 0, which always means what was before the field; and of a struct that is longer
+ *   than the reader knows, all bytes that it does not know must be 0, or the struct is refused. A new field begins at
+ *   the size of the struct before it and fills it up to 8 bytes, so that padding never becomes a field;
  * - numbers that name things (`Item.kind`, ops, `Value.kind`) are never reused; a host skips kinds it does not know;
  * - text is UTF-8 with a length and lives as long as the call (in descriptors: for ever);
  * - no unwinding crosses: both sides catch their panics and answer `0` or `NULL` after telling a `Sink` or `Ops.fail`;
@@ -26,6 +29,9 @@ extern "C" {
 
 /* The name of a plugin's exported constant; `krate` is the library's name without `lib` and ending. */
 #define RANDORI_SYMBOL(krate) randori_plugin_v1_##krate
+
+/* Version of the SDK that this header is from: a plugin's `sdk`. */
+#define RANDORI_SDK_VERSION "0.1.0"
 
 /* Text from a literal. */
 #define RANDORI_STR(literal) { (const uint8_t *)(literal), sizeof(literal) - 1 }
@@ -214,7 +220,7 @@ typedef struct RandoriRows {
     const double *ref_logp;
     /* Response tokens. */
     const uint32_t *len;
-    /* External rewards; NULL where the data has none. */
+    /* External rewards; NULL unless every pair of the training has them. */
     const double *reward;
     /* Share of the training that is over, 0..1. */
     double progress;
@@ -242,6 +248,10 @@ typedef struct RandoriLoss {
     uint32_t needs_ref;
     /* Writes values and slopes of a batch; 1 when it did, 0 after telling the sink why not. */
     uint32_t (*eval)(const void *object, const RandoriRows *rows, const RandoriGrads *out, RandoriSink sink);
+    /* 1: a pair's loss depends on the step's other pairs, which `eval` then gets all at once. */
+    uint32_t coupled;
+    /* 1: reads `reward`, which then is never NULL. */
+    uint32_t needs_reward;
 } RandoriLoss;
 
 /* One row of logits to be reshaped in place; -inf removes a token. */
@@ -378,6 +388,8 @@ typedef struct RandoriPlugin {
     const RandoriItem *items;
     /* How many. */
     size_t n_items;
+    /* Version of the SDK (or of this header) that it was built with, for messages. */
+    RandoriStr sdk;
 } RandoriPlugin;
 
 #ifdef __cplusplus

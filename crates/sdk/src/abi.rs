@@ -1,7 +1,10 @@
 //! The C ABI between host and plugins: what `include/randori_plugin.h` is generated from.
 //!
 //! Rules, for as long as [`MAJOR`] stays 1:
-//! - a table starts with its size in bytes and grows at its end only; a reader looks at no field beyond that size;
+//! - a struct starts with its size in bytes (an item's and an option's stand in `Plugin`) and grows at its end only. To a
+//!   reader a field beyond that size is 0, which always means what was before the field; and of a struct that is longer
+//!   than the reader knows, all bytes that it does not know must be 0, or the struct is refused. A new field begins at
+//!   the size of the struct before it and fills it up to 8 bytes, so that padding never becomes a field;
 //! - numbers that name things ([`Item::kind`], ops, [`Value::kind`]) are never reused; a host skips kinds it does not know;
 //! - text is UTF-8 with a length and lives as long as the call (in descriptors: for ever);
 //! - no unwinding crosses: both sides catch their panics and answer `0` or `NULL` after telling a [`Sink`] or [`Ops::fail`];
@@ -41,6 +44,7 @@ pub struct Sink {
 
 /// Rotary embedding of the first 2·n features of every head.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Rope {
     /// Bytes of this struct.
     pub size: usize,
@@ -56,6 +60,7 @@ pub struct Rope {
 
 /// Causal attention's options.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Attn {
     /// Bytes of this struct.
     pub size: usize,
@@ -69,6 +74,7 @@ pub struct Attn {
 
 /// How a mixture of experts chooses.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Route {
     /// Bytes of this struct.
     pub size: usize,
@@ -174,6 +180,7 @@ pub struct Ops {
 
 /// An architecture's functions; `object` is what [`Item::create`] made.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Arch {
     /// Bytes of this table.
     pub size: usize,
@@ -211,6 +218,7 @@ pub const GENERATED: u32 = 1;
 
 /// The log-probs of a batch of groups (pairs). Arrays have `n` entries.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Rows {
     /// Bytes of this struct.
     pub size: usize,
@@ -228,7 +236,7 @@ pub struct Rows {
     pub ref_logp: *const f64,
     /// Response tokens.
     pub len: *const u32,
-    /// External rewards; NULL where the data has none.
+    /// External rewards; NULL unless every pair of the training has them.
     pub reward: *const f64,
     /// Share of the training that is over, 0..1.
     pub progress: f64,
@@ -236,6 +244,7 @@ pub struct Rows {
 
 /// Where a loss writes.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Grads {
     /// Bytes of this struct.
     pub size: usize,
@@ -251,6 +260,7 @@ pub struct Grads {
 
 /// A loss's functions.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Loss {
     /// Bytes of this table.
     pub size: usize,
@@ -265,6 +275,10 @@ pub struct Loss {
             sink: Sink,
         ) -> u32,
     >,
+    /// 1: a pair's loss depends on the step's other pairs, which `eval` then gets all at once.
+    pub coupled: u32,
+    /// 1: reads `reward`, which then is never NULL.
+    pub needs_reward: u32,
 }
 
 /// One row of logits to be reshaped in place; -inf removes a token.
@@ -299,6 +313,7 @@ pub struct Step {
 
 /// A sampler's functions.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Sampler {
     /// Bytes of this table.
     pub size: usize,
@@ -353,6 +368,7 @@ pub struct Value {
 
 /// A declared option.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Opt {
     /// Key in the recipe.
     pub name: Str,
@@ -379,6 +395,7 @@ pub const SAMPLER: u32 = 3;
 
 /// Something a plugin offers.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Item {
     /// `ARCH`, `LOSS`, `SAMPLER`; a host skips what it does not know.
     pub kind: u32,
@@ -408,6 +425,7 @@ pub struct Item {
 
 /// A plugin's one exported constant; listing it runs no code.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Plugin {
     /// Bytes of this struct.
     pub size: usize,
@@ -425,6 +443,8 @@ pub struct Plugin {
     pub items: *const Item,
     /// How many.
     pub n_items: usize,
+    /// Version of the SDK (or of this header) that it was built with, for messages.
+    pub sdk: Str,
 }
 
 impl Str {

@@ -34,6 +34,7 @@ mod config;
 mod dual;
 mod error;
 mod graph;
+pub mod growing;
 pub mod guard;
 pub mod json;
 pub mod loss;
@@ -52,6 +53,9 @@ pub use loss::{Loss, Out, Pair, PairLoss, Response};
 pub use options::{OptionType, Options};
 pub use sampler::{Logits, Sampler, Step};
 pub use seam::{AttnSpec as Attn, GENERATED, REAL, RopeSpec as Rope, RouteSpec as Route, Rows};
+
+/// This SDK's version; every plugin carries that of the SDK it was built with.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The guide's examples, compiled and run.
 #[cfg(doctest)]

@@ -5,6 +5,7 @@ use std::{ffi::c_void, marker::PhantomData, mem::size_of};
 use crate::{
     Dual, Options, Result, abi,
     boundary::{free, report, say},
+    growing,
     guard::guard,
     options,
     seam::{GENERATED, REAL, Rows},
@@ -19,7 +20,7 @@ pub struct Response {
     pub ref_logp: f64,
     /// Response tokens.
     pub len: f64,
-    /// External reward, where the data has one.
+    /// External reward: in all pairs of a training or in none.
     pub reward: Option<f64>,
 }
 
@@ -73,8 +74,10 @@ impl Pair {
 pub trait PairLoss: Options {
     /// What recipes call it.
     const NAME: &'static str;
-    /// Whether it reads the opponent's log-probs.
+    /// Whether it reads the opponent's log-probs. If not, the opponent does not score.
     const NEEDS_REF: bool = true;
+    /// Whether it needs the data's rewards; data without them is then refused, and `reward` is never `None`.
+    const NEEDS_REWARD: bool = false;
     /// The pair's loss.
     fn loss(&self, pair: &Pair) -> Dual;
 }
@@ -100,8 +103,13 @@ impl Out<'_> {
 pub trait Loss: Options {
     /// What recipes call it.
     const NAME: &'static str;
-    /// Whether it reads the opponent's log-probs.
+    /// Whether it reads the opponent's log-probs. If not, the opponent does not score.
     const NEEDS_REF: bool = true;
+    /// Whether it needs the data's rewards; data without them is then refused, and `reward` is never `None`.
+    const NEEDS_REWARD: bool = false;
+    /// Whether a pair's loss depends on the other pairs: `eval` then gets all pairs of a step at once, which costs a step
+    /// of several micro-batches one more forward pass. Otherwise it gets them in any number of parts.
+    const COUPLED: bool = false;
     /// Writes one value per group and one slope per row.
     fn eval(&self, rows: &Rows, out: &mut Out) -> Result<()>;
 }
@@ -109,6 +117,7 @@ pub trait Loss: Options {
 impl<P: PairLoss> Loss for P {
     const NAME: &'static str = P::NAME;
     const NEEDS_REF: bool = P::NEEDS_REF;
+    const NEEDS_REWARD: bool = P::NEEDS_REWARD;
 
     fn eval(&self, rows: &Rows, out: &mut Out) -> Result<()> {
         for (group, [real, generated]) in pairs(rows)?.into_iter().enumerate() {
@@ -160,6 +169,26 @@ pub fn pairs(rows: &Rows) -> Result<Vec<[usize; 2]>> {
     }
 }
 
+/// Values (one a group) and slopes (one a row) of a loss, for tests; what it reports besides goes nowhere.
+pub fn evaluate<L: Loss>(loss: &L, rows: &Rows) -> Result<(Vec<f64>, Vec<f64>)> {
+    unsafe extern "C" fn nowhere(_: *mut c_void, _: abi::Str, _: f64) {}
+    let (mut values, mut slopes) = (vec![f64::NAN; rows.groups], vec![f64::NAN; rows.logp.len()]);
+    let grads = abi::Grads {
+        size: size_of::<abi::Grads>(),
+        loss: values.as_mut_ptr(),
+        d_logp: slopes.as_mut_ptr(),
+        metric: nowhere,
+        ctx: std::ptr::null_mut(),
+    };
+    let mut out = Out {
+        loss: &mut values,
+        d_logp: &mut slopes,
+        grads: &raw const grads,
+    };
+    loss.eval(rows, &mut out)?;
+    Ok((values, slopes))
+}
+
 /// The descriptor of a loss.
 pub const fn item<L: Loss>() -> abi::Item {
     abi::Item {
@@ -181,6 +210,8 @@ impl<L: Loss> Table<L> {
         size: size_of::<abi::Loss>(),
         needs_ref: <L as Loss>::NEEDS_REF as u32,
         eval: Some(eval::<L>),
+        coupled: <L as Loss>::COUPLED as u32,
+        needs_reward: <L as Loss>::NEEDS_REWARD as u32,
     };
 }
 
@@ -190,10 +221,18 @@ unsafe extern "C" fn eval<L: Loss>(
     grads: *const abi::Grads,
     sink: abi::Sink,
 ) -> u32 {
-    // SAFETY: `this` is what `create` made; `rows` and `grads` are the host's, filled, during the call; its arrays
-    // have the lengths that `abi` says, and nothing else writes to the output arrays.
+    // SAFETY: both are the host's, filled, during the call, and begin with their sizes.
+    let given = unsafe { growing::read(rows).and_then(|r| Ok((r, growing::read(grads)?))) };
+    let (r, g) = match given {
+        Ok(given) => given,
+        Err(misfit) => {
+            say(sink, &format!("this host and the plugin differ: {misfit}"));
+            return 0;
+        }
+    };
+    // SAFETY: `this` is what `create` made; the arrays have the lengths that `abi` says, and nothing else writes to the
+    // output arrays.
     let (loss, rows, mut out) = unsafe {
-        let (r, g) = (&*rows, &*grads);
         let rows = Rows {
             groups: r.groups,
             group: abi::slice(r.group, r.n),

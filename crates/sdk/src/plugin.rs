@@ -26,6 +26,7 @@ macro_rules! plugin {
                 doc: $crate::abi::Str::new($doc),
                 items: ITEMS.as_ptr(),
                 n_items: ITEMS.len(),
+                sdk: $crate::abi::Str::new($crate::VERSION),
             }
         };
     };

@@ -137,7 +137,7 @@ pub const REAL: u32 = 0;
 /// Role of a row in [`Rows`]: the opponent's response.
 pub const GENERATED: u32 = 1;
 
-/// The log-probs of a batch of pairs. All slices but `reward` have one entry a row.
+/// The log-probs of a batch of pairs: some of a step's, or all for a loss that is coupled. All slices but `reward` have one entry a row.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
     /// How many groups (pairs).
@@ -152,7 +152,7 @@ pub struct Rows<'a> {
     pub ref_logp: &'a [f64],
     /// Response tokens.
     pub len: &'a [u32],
-    /// External rewards where the data has them.
+    /// External rewards, where every pair of the training has them.
     pub reward: Option<&'a [f64]>,
     /// Share of the training that is over, 0..1.
     pub progress: f64,
@@ -163,7 +163,7 @@ pub struct Rows<'a> {
 pub struct LossOut {
     /// One value per group.
     pub loss: Vec<f64>,
-    /// Slope of its group's loss to each row's `logp`.
+    /// Slope of the groups' summed loss to each row's `logp`.
     pub d_logp: Vec<f64>,
     /// Extra named values (batch means).
     pub metrics: Vec<(String, f64)>,
@@ -175,6 +175,18 @@ pub trait LossFn: Send + Sync {
     fn name(&self) -> &str;
     /// Whether it reads `ref_logp`.
     fn needs_ref(&self) -> bool;
+    /// Whether it needs `reward`.
+    fn needs_reward(&self) -> bool {
+        false
+    }
+    /// Whether a pair's loss depends on the other pairs, so that it wants a step's pairs all at once.
+    fn coupled(&self) -> bool {
+        false
+    }
+    /// Whether a pair of two equal responses has no gradient: its two slopes always cancel.
+    fn equal_pairs_cancel(&self) -> bool {
+        true
+    }
     /// Values and slopes.
     fn eval(&self, rows: &Rows) -> Result<LossOut, String>;
 }

@@ -27,6 +27,9 @@ extern \"C\" {
 /* The name of a plugin's exported constant; `krate` is the library's name without `lib` and ending. */
 #define RANDORI_SYMBOL(krate) randori_plugin_v1_##krate
 
+/* Version of the SDK that this header is from: a plugin's `sdk`. */
+#define RANDORI_SDK_VERSION \"VERSION\"
+
 /* Text from a literal. */
 #define RANDORI_STR(literal) { (const uint8_t *)(literal), sizeof(literal) - 1 }
 
@@ -188,7 +191,8 @@ fn header() -> String {
         .map(|line| format!(" *{}\n", plain(line)))
         .collect();
     let body: Vec<_> = declarations(source).iter().map(translate).collect();
-    format!("{HEAD}{rules}{MIDDLE}{}\n{TAIL}", body.join("\n"))
+    let middle = MIDDLE.replace("VERSION\"", &format!("{}\"", randori_sdk::VERSION));
+    format!("{HEAD}{rules}{middle}{}\n{TAIL}", body.join("\n"))
 }
 
 #[test]

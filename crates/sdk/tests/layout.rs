@@ -5,7 +5,7 @@
 
 use std::mem::{offset_of, size_of};
 
-use randori_sdk::abi::*;
+use randori_sdk::{abi::*, growing::Growing};
 
 /// Size and field offsets of a struct, against what was released.
 macro_rules! check {
@@ -30,15 +30,34 @@ fn interface_1_lies_where_it_lay() {
     check!(Rows: 80, size 0, n 8, groups 16, group 24, role 32, logp 40, ref_logp 48, len 56,
         reward 64, progress 72);
     check!(Grads: 40, size 0, loss 8, d_logp 16, metric 24, ctx 32);
-    check!(Loss: 24, size 0, needs_ref 8, eval 16);
+    check!(Loss: 32, size 0, needs_ref 8, eval 16, coupled 24, needs_reward 28);
     check!(Candidates: 32, size 0, n 8, ids 16, logits 24);
     check!(Step: 48, size 0, tokens 8, n 16, prompt 24, uniform 32, ctx 40);
     check!(Sampler: 40, size 0, begin 8, apply 16, accept 24, end 32);
     check!(Value: 40, kind 0, int_ 8, float_ 16, text 24);
     check!(Opt: 104, name 0, doc 16, default_ 32, min 72, max 80, choices 88, n_choices 96);
     check!(Item: 80, kind 0, name 8, doc 24, opts 40, n_opts 48, create 56, destroy 64, vtable 72);
-    check!(Plugin: 88, size 0, item_size 8, opt_size 16, name 24, version 40, doc 56, items 72,
-        n_items 80);
+    check!(Plugin: 104, size 0, item_size 8, opt_size 16, name 24, version 40, doc 56, items 72,
+        n_items 80, sdk 88);
+}
+
+/// How long each growing struct was when interface 1 was first released: never to be changed.
+#[test]
+fn what_was_released_first_is_read_for_ever() {
+    let first = [
+        <Rope as Growing>::FIRST,
+        <Attn as Growing>::FIRST,
+        <Route as Growing>::FIRST,
+        <Arch as Growing>::FIRST,
+        <Rows as Growing>::FIRST,
+        <Grads as Growing>::FIRST,
+        <Loss as Growing>::FIRST,
+        <Sampler as Growing>::FIRST,
+        <Opt as Growing>::FIRST,
+        <Item as Growing>::FIRST,
+        <Plugin as Growing>::FIRST,
+    ];
+    assert_eq!(first, [32, 24, 32, 40, 80, 40, 24, 40, 104, 80, 88]);
 }
 
 #[test]

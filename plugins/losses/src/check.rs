@@ -1,7 +1,7 @@
 //! How every loss here is tested: its value against the formula written out a second time in plain arithmetic, its slopes
 //! against finite differences, on random pairs and at margins of 10,000 nats either way.
 
-use randori_sdk::{Pair, PairLoss};
+use randori_sdk::{Error, Loss, Pair, PairLoss, Rows};
 
 /// The numbers of one pair.
 #[derive(Debug, Clone, Copy)]
@@ -146,4 +146,30 @@ pub fn grid() -> Vec<At> {
         });
     }
     pairs
+}
+
+/// A step's pairs, (log p, opponent's log p) of y and of y': each pair's loss and slopes, as the host would get them.
+pub fn step<L: Loss>(
+    loss: &L,
+    pairs: &[[(f64, f64); 2]],
+) -> Result<(Vec<f64>, Vec<[f64; 2]>), Error> {
+    let all = || pairs.iter().flatten();
+    let (logp, ref_logp): (Vec<f64>, Vec<f64>) = all().copied().unzip();
+    let rows = Rows {
+        groups: pairs.len(),
+        group: &(0..2 * pairs.len() as u32)
+            .map(|i| i / 2)
+            .collect::<Vec<_>>(),
+        role: &all()
+            .enumerate()
+            .map(|(i, _)| i as u32 % 2)
+            .collect::<Vec<_>>(),
+        logp: &logp,
+        ref_logp: &ref_logp,
+        len: &vec![10; logp.len()],
+        reward: None,
+        progress: 0.0,
+    };
+    let (value, slopes) = randori_sdk::loss::evaluate(loss, &rows)?;
+    Ok((value, slopes.chunks(2).map(|s| [s[0], s[1]]).collect()))
 }

@@ -1,14 +1,16 @@
 //! The losses that come with Randori, one file each: formula, code and tests. What they have in common: they see the
 //! log-probs of one pair, the human response y and the opponent's y', under the policy and under the opponent, and answer
-//! one number; the SDK differentiates it. They know no tensor, no token and no training step.
+//! one number; the SDK differentiates it (`aot` alone sees all pairs of a step, and has its slopes by hand). They know no tensor, no token and no training step.
 //!
 //! `a` and `b` are the log-ratios of y and y' to the opponent; the whole table, with what each is good for: docs/spin.md.
 
+pub mod aot;
 pub mod correlation;
 pub mod dpop;
 pub mod exponential;
 pub mod hinge;
 pub mod ipo;
+pub mod odpo;
 mod per_token;
 pub mod sigmoid_norm;
 pub mod simpo;
@@ -32,6 +34,10 @@ randori_sdk::plugin!(
     // log p(real) must not fall
     loss dpop::Dpop,
     loss space::Space,
+    // distributions of a whole step
+    loss aot::Aot,
+    // the data's own scores
+    loss odpo::Odpo,
 );
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 
 use crate::check::{At, eval, grid};
 use crate::{
-    correlation::Correlation, dpop::Dpop, exponential::Exponential, hinge::Hinge, ipo::Ipo,
-    sigmoid_norm::SigmoidNorm, simpo::Simpo, space::Space, spin::Spin, sppo_hard::SppoHard,
+    aot::Aot, correlation::Correlation, dpop::Dpop, exponential::Exponential, hinge::Hinge,
+    ipo::Ipo, odpo::Odpo, sigmoid_norm::SigmoidNorm, simpo::Simpo, space::Space, spin::Spin,
+    sppo_hard::SppoHard,
 };
 use randori_sdk::PairLoss;
 
@@ -150,7 +151,10 @@ fn names() {
         SigmoidNorm::NAME,
         Dpop::NAME,
         Space::NAME,
+        <Aot as randori_sdk::Loss>::NAME,
+        Odpo::NAME,
     ];
-    let expected = "spin hinge exponential correlation ipo sppo_hard simpo sigmoid_norm dpop space";
+    let expected =
+        "spin hinge exponential correlation ipo sppo_hard simpo sigmoid_norm dpop space aot odpo";
     assert_eq!(names.join(" "), expected);
 }

@@ -1,7 +1,7 @@
 //! A plugin that misbehaves on demand, for the host's tests. Never loaded unless named.
 //!
 //! The architecture goes by its configuration's key `misbehave`, losses and samplers by their option `how`; "well"
-//! behaves. Two more exported constants stand for plugins of other versions: a copy of this file under their crate's
+//! behaves. More exported constants stand for plugins of other versions: a copy of this file under their crate's
 //! name is such a plugin.
 #![allow(clippy::panic)] // panicking is its purpose
 
@@ -120,7 +120,7 @@ options! {
     /// A loss over groups that misbehaves on demand.
     pub struct BadGroups {
         /// What it does wrong.
-        how: String = "well", ["well", "error", "unwritten", "order", "reads ref", "couples"];
+        how: String = "well", ["well", "error", "unwritten", "order", "reads ref", "couples", "couples rightly"];
     }
 }
 
@@ -152,6 +152,11 @@ impl Loss for BadGroups {
                 // every loss depends on row 0, whose slope does not say so
                 out.loss[group] += 0.1 * rows.logp[0];
             }
+        }
+        if self.how == "couples rightly" {
+            // its slope does, but the loss does not declare it
+            out.loss.iter_mut().for_each(|l| *l += 0.1 * rows.logp[0]);
+            out.d_logp[0] += 0.1 * rows.groups as f64;
         }
         out.metric("rows", rows.logp.len() as f64);
         Ok(())
@@ -249,11 +254,11 @@ const NEWER_ITEMS: &[NewerItem] = &[
             kind: 99,
             ..randori_sdk::loss::item::<BadPair>()
         },
-        more: [0; 3],
+        more: [7; 3],
     },
     NewerItem {
         item: randori_sdk::loss::item::<BadPair>(),
-        more: [7; 3],
+        more: [0; 3],
     },
 ];
 
@@ -269,6 +274,82 @@ pub static randori_plugin_v1_randori_plugin_newer: NewerPlugin = NewerPlugin {
         doc: abi::Str::new("From a later SDK"),
         items: NEWER_ITEMS.as_ptr().cast(),
         n_items: NEWER_ITEMS.len(),
+        sdk: abi::Str::new("9.0.0"),
     },
     more: [0; 5],
 };
+
+/// A loss's table of another version, in room that ends with something else.
+#[repr(C)]
+pub struct LossRoom<const N: usize> {
+    table: abi::Loss,
+    behind: [u8; N],
+}
+
+/// The table of a [`BadGroups`] that says it is `size` bytes long.
+const fn loss_room<const N: usize>(size: usize, behind: [u8; N]) -> LossRoom<N> {
+    let item = randori_sdk::loss::item::<BadGroups>();
+    // SAFETY: the item's table is a loss's.
+    let table = unsafe { *item.vtable.cast::<abi::Loss>() };
+    LossRoom {
+        table: abi::Loss {
+            size,
+            // no part of a table that ends before them
+            coupled: u32::MAX,
+            needs_reward: u32::MAX,
+            ..table
+        },
+        behind,
+    }
+}
+
+/// Tables of an SDK without `coupled` and `needs_reward`, and of one with a field that nobody knows yet.
+const OLDER_LOSS: &LossRoom<0> = &loss_room(core::mem::offset_of!(abi::Loss, coupled), []);
+const NEWEST_LOSS: &LossRoom<8> = &loss_room(size_of::<abi::Loss>() + 8, [0, 0, 0, 0, 0, 1, 0, 0]);
+
+const fn with_table(vtable: *const core::ffi::c_void) -> abi::Item {
+    abi::Item {
+        vtable,
+        ..randori_sdk::loss::item::<BadGroups>()
+    }
+}
+
+const OLDER_ITEMS: &[abi::Item] = &[with_table((OLDER_LOSS as *const LossRoom<0>).cast())];
+const NEWEST_ITEMS: &[abi::Item] = &[with_table((NEWEST_LOSS as *const LossRoom<8>).cast())];
+
+const fn of_version(
+    name: &'static str,
+    size: usize,
+    items: &'static [abi::Item],
+    sdk: &'static str,
+) -> abi::Plugin {
+    abi::Plugin {
+        size,
+        item_size: size_of::<abi::Item>(),
+        opt_size: size_of::<abi::Opt>(),
+        name: abi::Str::new(name),
+        version: abi::Str::new("9.0.0"),
+        doc: abi::Str::new("From another SDK"),
+        items: items.as_ptr(),
+        n_items: items.len(),
+        sdk: abi::Str::new(sdk),
+    }
+}
+
+/// A plugin of the first SDK: its descriptor ends before `sdk`, its loss's table before `coupled`.
+#[unsafe(no_mangle)]
+pub static randori_plugin_v1_randori_plugin_older: abi::Plugin = of_version(
+    "randori-plugin-older",
+    core::mem::offset_of!(abi::Plugin, sdk),
+    OLDER_ITEMS,
+    "not part of it",
+);
+
+/// A plugin whose loss asks for what nobody knows yet.
+#[unsafe(no_mangle)]
+pub static randori_plugin_v1_randori_plugin_newest: abi::Plugin = of_version(
+    "randori-plugin-newest",
+    size_of::<abi::Plugin>(),
+    NEWEST_ITEMS,
+    "9.9.9",
+);
