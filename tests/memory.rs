@@ -321,6 +321,7 @@ fn pairs(prompts: &[Vec<u32>], generated: &[Vec<u32>], opponent: Option<&Player>
         generated: generated[i].clone(),
         ref_real: score[0],
         ref_generated: score[1],
+        rewards: None,
         place: format!("made up:{i}"),
     };
     scores.iter().enumerate().map(pair).collect()

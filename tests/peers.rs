@@ -176,7 +176,7 @@ fn sixteen_steps_are_the_peers() {
                 "step {seen:2}: loss {:.6} (peer {:.6}), margin {:.5} (peer {:.5}), norm {:.4} (peer {:.4})",
                 m.loss,
                 want["loss"].as_f64().unwrap(),
-                m.pairs.unwrap().margins,
+                m.pairs.unwrap().rewards.unwrap().margins,
                 want["rewards/margins"].as_f64().unwrap(),
                 m.grad_norm,
                 want["grad_norm"].as_f64().unwrap()
@@ -215,10 +215,10 @@ fn figures(m: &StepMetrics) -> Vec<(&'static str, f64)> {
     let p = m.pairs.unwrap();
     let values = [
         m.loss,
-        p.rewards_real,
-        p.rewards_generated,
-        p.margins,
-        p.accuracies,
+        p.rewards.unwrap().real,
+        p.rewards.unwrap().generated,
+        p.rewards.unwrap().margins,
+        p.rewards.unwrap().accuracies,
         p.logps_real,
         p.logps_generated,
         m.grad_norm,
@@ -281,6 +281,7 @@ fn scored(opponent: &Player, pairs: &[[Vec<u32>; 3]]) -> Vec<Pair> {
         generated: p[2].clone(),
         ref_real: s[0],
         ref_generated: s[1],
+        rewards: None,
         place: format!("pairs_small.jsonl:{}", i + 1),
     };
     pairs.iter().zip(&scores).enumerate().map(pair).collect()

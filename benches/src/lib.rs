@@ -140,6 +140,7 @@ pub fn pairs_of(n: usize, [prompt, real, generated]: [usize; 3]) -> Vec<Pair> {
         generated: tokens(3 * i + 2, generated, VOCAB),
         ref_real: -500.0,
         ref_generated: -900.0,
+        rewards: None,
         place: format!("bench:{i}"),
     };
     (0..n as u64).map(pair).collect()

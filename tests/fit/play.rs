@@ -269,6 +269,7 @@ fn perform(case: &Case, scene: &Scene, player: Player, settings: TrainSettings, 
             generated: tokens(20 + i, scene.response),
             ref_real: -1000.0,
             ref_generated: -1000.0,
+            rewards: None,
             place: format!("made up:{i}"),
         })
         .collect();

@@ -147,33 +147,38 @@ pub fn row_norms(
     Ok((0..outputs).map(norm).collect())
 }
 
-/// Zeroes each element with probability `p` and divides the others by 1 - p. The mask is a pure function of `seed` and
-/// the index, so the backward pass is this same function of the gradient.
+/// Zeroes each element of x (rows, …) with probability `p` and divides the others by 1 - p. A row's mask is a pure
+/// function of its key, `salt` (which tells projections apart) and the index in the row: it does not depend on which
+/// rows are computed together, and the backward pass is this same function of the gradient.
 ///
 /// # Errors
-/// `p` outside 0..1, or another dtype than f32.
-pub fn dropout(x: &Tensor, p: f32, seed: u64) -> Result<Tensor> {
+/// `p` outside 0..1, another number of rows than keys, or another dtype than f32.
+pub fn dropout(x: &Tensor, p: f32, keys: &[u64], salt: u64) -> Result<Tensor> {
     if !(0.0..1.0).contains(&p) {
         return Err(Error::rule(format!("a dropout must be in 0..1, not {p}")));
     }
-    if p == 0.0 {
+    if x.dims().first() != Some(&keys.len()) {
+        return Err(Error::rule(format!(
+            "dropout got {} rows' keys for a value of shape {:?}",
+            keys.len(),
+            x.dims()
+        )));
+    }
+    if p == 0.0 || x.elem_count() == 0 {
         return Ok(x.clone());
     }
     let keep = 1.0 / (1.0 - p);
     let threshold = (f64::from(p) * (1u64 << 24) as f64) as u64;
-    let values = x.flatten_all()?.to_vec1::<f32>()?;
-    let masked: Vec<f32> = values
-        .iter()
-        .enumerate()
-        .map(|(i, &v)| {
-            if (word(seed, i as u64) >> 40) < threshold {
-                0.0
-            } else {
-                v * keep
-            }
-        })
-        .collect();
-    Ok(Tensor::from_vec(masked, x.shape(), x.device())?)
+    let mut values = x.flatten_all()?.to_vec1::<f32>()?;
+    let width = values.len() / keys.len();
+    for (row, key) in values.chunks_exact_mut(width).zip(keys) {
+        let seed = key ^ salt;
+        for (i, value) in row.iter_mut().enumerate() {
+            let gone = (word(seed, i as u64) >> 40) < threshold;
+            *value = if gone { 0.0 } else { *value * keep };
+        }
+    }
+    Ok(Tensor::from_vec(values, x.shape(), x.device())?)
 }
 
 fn check(x: &Tensor, a: &Tensor, b: &Tensor) -> Result<()> {

@@ -134,15 +134,30 @@ fn merged_weight_does_what_weight_and_update_do() {
     assert!(e.contains("A must be (rank, 7)"), "{e}");
 }
 
+/// Any 64 bits will do as a key.
+fn splitmix_word(seed: u64, i: u64) -> u64 {
+    let x = (seed + i).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x ^ (x >> 29)
+}
+
 #[test]
 fn dropout_keeps_the_mean_and_its_mask() {
     let x = Tensor::ones((100, 100), candle_core::DType::F32, &Device::Cpu).unwrap();
-    let y = values(&dropout(&x, 0.25, 9).unwrap());
+    let keys: Vec<u64> = (0..100).map(|row| splitmix_word(7, row)).collect();
+    let y = values(&dropout(&x, 0.25, &keys, 9).unwrap());
     let kept = y.iter().filter(|&&v| v != 0.0).count();
     assert!((7300..7700).contains(&kept), "{kept} of 10,000 kept");
     assert!(y.iter().all(|&v| v == 0.0 || (v - 4.0 / 3.0).abs() < 1e-6));
-    assert_eq!(y, values(&dropout(&x, 0.25, 9).unwrap()));
-    assert_ne!(y, values(&dropout(&x, 0.25, 10).unwrap()));
+    assert_eq!(y, values(&dropout(&x, 0.25, &keys, 9).unwrap()));
+    assert_ne!(y, values(&dropout(&x, 0.25, &keys, 10).unwrap()));
+    // a row's mask is its own, wherever the row stands
+    let some = [3usize, 70, 3];
+    let picked: Vec<u64> = some.iter().map(|&row| keys[row]).collect();
+    let alone = values(&dropout(&x.narrow(0, 0, 3).unwrap(), 0.25, &picked, 9).unwrap());
+    for (i, row) in some.iter().enumerate() {
+        assert_eq!(alone[100 * i..100 * (i + 1)], y[100 * row..100 * (row + 1)]);
+    }
+    assert!(dropout(&x, 0.25, &keys[1..], 9).is_err());
 }
 
 #[test]

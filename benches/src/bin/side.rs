@@ -356,6 +356,7 @@ fn scored(opponent: &Player, pairs: &[Ids]) -> Vec<Pair> {
         generated: p[2].clone(),
         ref_real: s[0],
         ref_generated: s[1],
+        rewards: None,
         place: format!("pairs:{}", i + 1),
     };
     pairs.iter().zip(&scores).enumerate().map(pair).collect()

@@ -41,7 +41,7 @@ pub struct Answer {
 /// All answers of an iteration.
 pub type Answers = Rows<Answer>;
 
-/// One pair with the opponent's log-probs.
+/// One pair, with the opponent's log-probs where the loss asks for them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PairRow {
     /// Where the example was read.
@@ -54,10 +54,15 @@ pub struct PairRow {
     pub real: Vec<u32>,
     /// Token ids.
     pub generated: Vec<u32>,
-    /// log p_theta_t(y|x), summed.
-    pub ref_real: f64,
-    /// log p_theta_t(y'|x), summed.
-    pub ref_generated: f64,
+    /// log p_theta_t(y|x), summed; absent where nobody scored, for the loss does not ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ref_real: Option<f64>,
+    /// log p_theta_t(y'|x), summed; absent likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ref_generated: Option<f64>,
+    /// The data's rewards of the real and the generated response.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewards: Option<[f64; 2]>,
 }
 
 /// All pairs of an iteration.
@@ -70,8 +75,10 @@ impl PairRow {
             prompt: self.prompt.clone(),
             real: self.real.clone(),
             generated: self.generated.clone(),
-            ref_real: self.ref_real,
-            ref_generated: self.ref_generated,
+            // the trainer refuses what is no number, unless its loss does not read it
+            ref_real: self.ref_real.unwrap_or(f64::NAN),
+            ref_generated: self.ref_generated.unwrap_or(f64::NAN),
+            rewards: self.rewards,
             place: self.place.clone(),
         }
     }

@@ -8,7 +8,7 @@ use randori_data::{
 
 use crate::args::Split;
 use crate::builtin;
-use crate::recipe::{DataFormat, DataTurns, OnBad, OnBadRow, OnCalculator, Recipe};
+use crate::recipe::{DataFormat, DataTurns, OnBad, OnBadRow, OnCalculator, OnIdentical, Recipe};
 use crate::session::Bounds;
 
 /// One split as token ids.
@@ -111,7 +111,12 @@ pub fn policy(recipe: &Recipe) -> Policy {
     let d = &recipe.data;
     Policy {
         empty: choice(d.empty),
-        identical: choice(d.identical),
+        identical: match d.identical {
+            // settled when a model is opened; before that no pair is looked at
+            OnIdentical::Auto | OnIdentical::Drop => Choice::Drop,
+            OnIdentical::Keep => Choice::Keep,
+            OnIdentical::Error => Choice::Error,
+        },
         cut: choice(d.cut),
         cut_real: choice(d.cut_real),
         too_long: choice(d.too_long),

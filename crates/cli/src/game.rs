@@ -135,6 +135,7 @@ impl Game for SpinGame<'_> {
         window: &Window<Answers>,
         desk: &mut Desk,
     ) -> Result<Pairs> {
+        let session = self.session;
         let mut counts = Counts::default();
         let mut rows = Vec::new();
         for (t, Rows(answers)) in window.iter() {
@@ -148,6 +149,14 @@ impl Game for SpinGame<'_> {
                 "iteration {}: no pair is left to train on ({counts}); see data.identical, data.empty and data.cut",
                 now.t
             );
+        }
+        if !session.loss(now.t)?.needs_ref() {
+            let name = &session.recipe.loss.name;
+            session.console.say(format!(
+                "  {:<38} not scored: the loss {name} does not ask",
+                self.label(now.t, "opponent's log-probs")
+            ));
+            return Ok(Rows(rows));
         }
         let (chunks, mut log) = desk.items("scores")?;
         let label = self.label(now.t, "opponent's log-probs");

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use randori_data::{BadRows, Counts, Encoded, ReadOptions, Rejected};
+use randori_sdk::seam::LossFn;
 
 use crate::artefacts::{Answer, PairRow};
 use crate::corpus::{self, Part};
-use crate::session::Session;
+use crate::session::Setting;
 use crate::stages::rows_of;
 
 /// Pairs under the recipe's limits and rules.
@@ -20,19 +21,23 @@ pub struct Pairs {
 }
 
 /// Reads a file of pairs.
-pub fn read(session: &Session, file: &Path) -> Result<Pairs> {
+pub fn read(setting: &Setting, file: &Path) -> Result<Pairs> {
     if let Ok(rows) = randori_store::read_rows::<PairRow>(file) {
         for row in &rows {
             let ids = row.prompt.iter().chain(&row.real).chain(&row.generated);
-            known(session, &row.place, ids)?;
+            known(setting, &row.place, ids)?;
         }
-        session
+        let scored = rows
+            .iter()
+            .all(|r| r.ref_real.is_some() && r.ref_generated.is_some());
+        let how = if scored { "scored" } else { "not scored" };
+        setting
             .console
-            .say(format!("  {:<38} {} scored", "pairs", rows.len()));
-        return Ok(Pairs { rows, scored: true });
+            .say(format!("  {:<38} {} {how}", "pairs", rows.len()));
+        return Ok(Pairs { rows, scored });
     }
     let answers = randori_store::read_rows::<Answer>(file).ok();
-    let mut options = corpus::read_options(&session.recipe);
+    let mut options = corpus::read_options(&setting.recipe);
     if answers.is_some() {
         // token ids stand beside the rows by number: none may be missing
         options = ReadOptions {
@@ -58,22 +63,22 @@ pub fn read(session: &Session, file: &Path) -> Result<Pairs> {
         left.unread.clear(); // read as answers
         records.iter_mut().for_each(|r| r.rejected = None);
     }
-    if let Some(limit) = session.recipe.data.limit {
+    if let Some(limit) = setting.recipe.data.limit {
         records.truncate(limit);
     }
     let part = corpus::encode(
-        &session.recipe,
-        &session.tokenizer,
+        &setting.recipe,
+        &setting.tokenizer,
         &records,
         left,
-        session.bounds,
+        setting.bounds,
         "data.train",
     )?;
     let (examples, counts) = match answers {
         None => (part.examples, part.counts),
-        Some(answers) => with_answers(session, part, &answers)?,
+        Some(answers) => with_answers(setting, part, &answers)?,
     };
-    session.console.say(format!("  {:<38} {counts}", "pairs"));
+    setting.console.say(format!("  {:<38} {counts}", "pairs"));
     Ok(Pairs {
         rows: rows_of(examples, 0),
         scored: false,
@@ -81,9 +86,9 @@ pub fn read(session: &Session, file: &Path) -> Result<Pairs> {
 }
 
 /// Refuses token ids of another model's file that this model has no row for.
-fn known<'a>(session: &Session, place: &str, ids: impl Iterator<Item = &'a u32>) -> Result<()> {
-    let vocabulary = session.bounds.vocabulary;
-    session
+fn known<'a>(setting: &Setting, place: &str, ids: impl Iterator<Item = &'a u32>) -> Result<()> {
+    let vocabulary = setting.bounds.vocabulary;
+    setting
         .tokenizer
         .below(vocabulary, ids)
         .map_err(|rule| anyhow::anyhow!("{place}: {rule}"))
@@ -91,7 +96,7 @@ fn known<'a>(session: &Session, place: &str, ids: impl Iterator<Item = &'a u32>)
 
 /// Puts the sampler's own token ids beside the real responses.
 fn with_answers(
-    session: &Session,
+    setting: &Setting,
     part: Part,
     answers: &[Answer],
 ) -> Result<(Vec<Encoded>, Counts)> {
@@ -104,7 +109,7 @@ fn with_answers(
         ..part.counts
     };
     for answer in answers {
-        known(session, &answer.place, answer.tokens.iter())?;
+        known(setting, &answer.place, answer.tokens.iter())?;
     }
     let pair = |e: Encoded| {
         let answer = answers.get(e.record)?;
@@ -113,16 +118,44 @@ fn with_answers(
                 ids: answer.tokens.clone(),
                 cut: answer.truncated,
             }),
+            rewards: None, // nobody has given the answer one
             ..e
         })
     };
     let pairs = part.examples.into_iter().filter_map(pair).collect();
     let kept = randori_data::screen(
         pairs,
-        &session.tokenizer,
-        &corpus::policy(&session.recipe),
+        &setting.tokenizer,
+        &corpus::policy(&setting.recipe),
         &mut counts,
     )?;
     (counts.empty_real, counts.cut_real) = (empty_real, cut_real);
     Ok((kept, counts))
+}
+
+/// Holds the pairs' rewards against what the loss asks for, and says so where some have none and the loss gets none.
+///
+/// # Errors
+/// A loss that needs rewards, and the first pair without.
+pub fn check_rewards(rows: &[PairRow], loss: &dyn LossFn, setting: &Setting) -> Result<()> {
+    let Some(first) = rows.iter().find(|row| row.rewards.is_none()) else {
+        return Ok(());
+    };
+    if loss.needs_reward() {
+        let rule = format!(
+            "is {:?}, which needs a reward of each response, and the pair from {} has none",
+            loss.name(),
+            first.place
+        );
+        return Err(setting.recipe.refuse("loss.name", rule).into());
+    }
+    let with = rows.iter().filter(|row| row.rewards.is_some()).count();
+    if with > 0 {
+        setting.console.say(format!(
+            "  {:<38} {with} of {} pairs have some; the loss gets none, as all must have them",
+            "rewards",
+            rows.len()
+        ));
+    }
+    Ok(())
 }

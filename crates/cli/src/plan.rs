@@ -9,11 +9,12 @@ use randori_engine::fit::{CONTEXT, Decoding, Learns, Packing, Peak, Planner, ROU
 use randori_engine::weights::{Described, LoadOptions, describe};
 use randori_engine::{Trace, trace};
 use randori_lora::LoraSpec;
-use randori_sdk::seam::Architecture;
+use randori_sdk::seam::{Architecture, LossFn};
 
 use randori_host::Host;
 
 use crate::artefacts::Learnt;
+use crate::losses;
 use crate::model_files::{architecture, source};
 use crate::recipe::{AdapterKind, ComputeDevice, Recipe};
 use crate::settings;
@@ -30,6 +31,8 @@ pub struct Model {
     pub trace: Trace,
     /// Settings of the adapter that the game starts from, where it is given.
     pub given: Option<Arc<LoraSpec>>,
+    /// The loss, of which only what it asks for counts.
+    pub loss: Arc<dyn LossFn>,
     pub threads: usize,
 }
 
@@ -56,6 +59,7 @@ impl Model {
             false => Learnt::read_stack(&named)?.lora,
         };
         Ok(Model {
+            loss: losses::loss(recipe, host, 0)?,
             described,
             arch,
             trace,
@@ -71,6 +75,10 @@ pub struct Plan {
     pub options: LoadOptions,
     pub game: Planner,
     pub sft: Planner,
+    /// Whether the opponent scores.
+    pub scores: bool,
+    /// Whether the loss wants a step's pairs all at once.
+    pub coupled: bool,
     pub threads: usize,
     /// Whether the figures are of a GPU's memory.
     pub card: bool,
@@ -119,6 +127,8 @@ impl Plan {
             options,
             game,
             sft,
+            scores: model.loss.needs_ref(),
+            coupled: model.loss.coupled(),
             threads: model.threads,
             card,
         })
@@ -217,8 +227,22 @@ impl Plan {
 
     pub fn train(&self, packing: &Packing) -> Result<Peak> {
         let checkpoint = self.recipe.train.checkpoint;
-        let peak = self.game.train(packing, checkpoint, self.players() + 1)?;
+        let players = self.players() + 1;
+        let mut peak = self.game.train(packing, checkpoint, players)?;
+        if self.passes_twice(packing) {
+            // without a tape there is more room: what training takes is the most
+            let mut ahead = self.game.score(packing, players)?;
+            ahead.moments = peak.moments;
+            if ahead.total() > peak.total() {
+                peak = ahead;
+            }
+        }
         Ok(self.rounded(peak))
+    }
+
+    /// Whether a step needs its log-probs before its gradients: one forward pass more.
+    pub fn passes_twice(&self, packing: &Packing) -> bool {
+        self.coupled && packing.several
     }
 
     /// Whether the recipe has a supervised stage, before the game or beside it.
@@ -264,15 +288,21 @@ impl Plan {
             at(self.decoding(slots, false)),
             self.generate(slots, false)?,
         ));
-        stages.push(("score", rows(&scored), self.score(&scored)?));
+        if self.scores {
+            stages.push(("score", rows(&scored), self.score(&scored)?));
+        }
         let switch = match (r.train.checkpoint, r.train.offload_inputs) {
             (false, _) => "no checkpointing",
             (true, false) => "checkpointed",
             (true, true) => "checkpointed, inputs offloaded",
         };
+        let twice = match self.passes_twice(&step) {
+            true => ", log-probs of the whole step first",
+            false => "",
+        };
         stages.push((
             "train",
-            format!("{}, {switch}", rows(&step)),
+            format!("{}, {switch}{twice}", rows(&step)),
             self.train(&step)?,
         ));
         stages.push((

@@ -8,15 +8,16 @@ use randori_data::Tokenizer;
 use randori_engine::weights::{self, Checkpoint};
 use randori_engine::{Base, Player};
 use randori_host::{Host, SearchPath};
-use randori_sdk::seam::{Architecture, LossFn, SamplerFn, Value};
+use randori_sdk::seam::Architecture;
 
 use crate::args::{Common, Who};
 use crate::artefacts::Learnt;
 use crate::folder;
+use crate::losses;
 use crate::memory;
 use crate::model_files::{architecture, source, tokenizer};
 use crate::progress::Console;
-use crate::recipe::{AdapterKind, PluginChoice, PluginOption, Recipe};
+use crate::recipe::{AdapterKind, Recipe};
 use crate::settings;
 use crate::trust::Trust;
 
@@ -39,24 +40,21 @@ impl Bounds {
     }
 }
 
-/// Everything a verb needs.
+/// Everything a verb needs: a [`Setting`], whose fields and methods it has, with its model's weights.
 pub struct Session {
-    /// What was asked for.
-    pub recipe: Recipe,
-    /// Where progress goes.
-    pub console: Console,
-    /// Loaded plugins.
-    pub host: Host,
+    /// All but the weights.
+    pub setting: Setting,
     /// The shared base.
     pub base: Arc<Base>,
-    /// The base's name.
-    pub base_name: String,
-    /// Tokenizer and chat template.
-    pub tokenizer: Tokenizer,
-    /// What the model takes.
-    pub bounds: Bounds,
     /// The player to start from instead of the recipe's own start: an adapter, or a stack of them.
     pub adapter: Vec<PathBuf>,
+}
+
+impl std::ops::Deref for Session {
+    type Target = Setting;
+    fn deref(&self) -> &Setting {
+        &self.setting
+    }
 }
 
 /// A recipe with everything but its model's weights.
@@ -91,6 +89,7 @@ impl Opened {
         let console = Console::new(common.quiet);
         let host = host(Some(&recipe), common)?;
         memory::settle(&mut recipe, &host, &console)?;
+        losses::settle_identical(&mut recipe, &host);
         let name = recipe.model.source.0.clone();
         let at_source = || format!("{}: model.source", recipe.place("model.source"));
         let checkpoint = weights::open(source(&recipe)?).with_context(at_source)?;
@@ -115,17 +114,12 @@ impl Opened {
 
     /// Loads the weights.
     pub fn load(self, adapter: Vec<PathBuf>) -> Result<Session> {
-        let Setting {
-            recipe,
-            console,
-            host,
-            base_name,
-            tokenizer,
-            bounds,
-        } = self.setting;
-        let mut stage = console.stage(format!("loading {}", short(&base_name)), 1, "model");
-        let options = settings::load_options(&recipe);
-        let compute = settings::compute(&recipe)
+        let setting = self.setting;
+        let recipe = &setting.recipe;
+        let name = short(&setting.base_name);
+        let mut stage = setting.console.stage(format!("loading {name}"), 1, "model");
+        let options = settings::load_options(recipe);
+        let compute = settings::compute(recipe)
             .with_context(|| format!("{}: model.device", recipe.place("model.device")))?;
         let base = self
             .checkpoint
@@ -135,13 +129,8 @@ impl Opened {
         stage.note(format!("{:.1} MB", weight_bytes(&base) as f64 / 1e6));
         stage.finish();
         Ok(Session {
-            recipe,
-            console,
-            host,
+            setting,
             base: Arc::new(base),
-            base_name,
-            tokenizer,
-            bounds,
             adapter,
         })
     }
@@ -286,65 +275,6 @@ impl Session {
             }
         }
     }
-
-    /// The loss of iteration `t`.
-    pub fn loss(&self, t: usize) -> Result<Arc<dyn LossFn>> {
-        let r = &self.recipe;
-        self.host
-            .loss(&r.loss.name, &at(&r.loss_options, t))
-            .map_err(|e| placed(e, &r.loss_options, &r.place("loss.name")))
-    }
-
-    /// The loss's `beta` in iteration `t`: the recipe's, the plugin's default, or 1 for a loss without one.
-    pub fn beta(&self, t: usize) -> f64 {
-        let number = |value: &Value| match value {
-            Value::Float(v) => Some(*v),
-            Value::Int(v) => Some(*v as f64),
-            _ => None,
-        };
-        let given = self
-            .recipe
-            .loss_options
-            .iter()
-            .find(|o| o.name == "beta")
-            .map(|o| o.at(t));
-        let items = self.host.plugins().iter().flat_map(|p| &p.items);
-        let declared = items
-            .filter(|item| item.name == self.recipe.loss.name)
-            .flat_map(|item| &item.options)
-            .find(|o| o.name == "beta")
-            .map(|o| o.default.clone());
-        given
-            .or(declared)
-            .as_ref()
-            .and_then(number)
-            .filter(|b| *b > 0.0)
-            .unwrap_or(1.0)
-    }
-
-    /// Samplers in order.
-    pub fn samplers(&self, choices: &[PluginChoice]) -> Result<Vec<Arc<dyn SamplerFn>>> {
-        let one = |c: &PluginChoice| {
-            self.host
-                .sampler(&c.name, &at(&c.options, 0))
-                .map_err(|e| placed(e, &c.options, &c.place))
-        };
-        choices.iter().map(one).collect()
-    }
-}
-
-fn at(options: &[PluginOption], t: usize) -> Vec<(String, Value)> {
-    options.iter().map(|o| (o.name.clone(), o.at(t))).collect()
-}
-
-/// A plugin's complaint with the line of the option it names, or of the choice itself.
-fn placed(error: randori_host::Error, options: &[PluginOption], choice: &str) -> anyhow::Error {
-    let text = error.to_string();
-    // the first name the message says is the one it is about; later ones are suggestions
-    let at = |o: &&PluginOption| text.find(&format!("`{}`", o.name));
-    let named = options.iter().filter(|o| at(o).is_some()).min_by_key(at);
-    let place = named.map_or(choice, |o| &o.place).to_string();
-    anyhow::Error::new(error).context(place)
 }
 
 fn check_same_shape(fresh: &Player, learnt: &Learnt) -> Result<()> {

@@ -1,6 +1,6 @@
 //! From the recipe to the settings of core and engine: names change here and nowhere else.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use randori_core::{OpponentRule, Rules, StopRule};
 use randori_engine::train::{self, TrainSettings};
 use randori_engine::{Compute, GenerateOptions, weights};
@@ -75,6 +75,46 @@ pub fn continued_sft(
         dropout: recipe.adapter.dropout > 0.0,
         ..game(recipe, 0, seed, 1.0)
     }
+}
+
+/// Refuses a recipe of which some training over `examples` examples (or the pairs made of them) would have the rate 0 at
+/// every step. It may be called before anything is loaded: fewer examples are no more steps.
+///
+/// # Errors
+/// The numbers, at the warm-up's place in the recipe.
+pub fn check_rates(recipe: &Recipe, examples: usize, supervised: bool) -> Result<()> {
+    let at = |key: &str| format!("{}: {key}", recipe.place(key));
+    if supervised {
+        return sft(recipe, 0)
+            .check_rates(examples, "examples")
+            .with_context(|| at("sft.warmup"));
+    }
+    for t in 0..recipe.game.iterations {
+        let pairs = examples * (t + 1).min(recipe.game.window);
+        check_game_rates(recipe, t, pairs)?;
+    }
+    let compare = &recipe.compare;
+    for &epochs in compare.epochs.iter().filter(|_| compare.continued_sft) {
+        // 0: as many as the game's tokens pay for
+        let steps = epochs * examples.div_ceil(recipe.train.batch);
+        let settings = continued_sft(recipe, 0, 1.0, epochs, steps);
+        if epochs > 0 {
+            settings
+                .check_rates(examples, "examples")
+                .with_context(|| at("compare.epochs"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The same of iteration `t` over `pairs` pairs.
+///
+/// # Errors
+/// As there.
+pub fn check_game_rates(recipe: &Recipe, t: usize, pairs: usize) -> Result<()> {
+    game(recipe, t, 0, 1.0)
+        .check_rates(pairs, "pairs")
+        .with_context(|| format!("{}: train.warmup", recipe.place("train.warmup")))
 }
 
 fn common(recipe: &Recipe) -> TrainSettings {

@@ -108,6 +108,7 @@ pub fn screened(
             };
             Ok(Encoded {
                 rejected: Some(rejected),
+                rewards: None, // the file's are of another response
                 ..example.clone()
             })
         })
@@ -130,8 +131,9 @@ pub fn rows_of(pairs: Vec<Encoded>, iteration: usize) -> Vec<PairRow> {
         prompt: e.prompt,
         real: e.response,
         generated: e.rejected.map(|r| r.ids).unwrap_or_default(),
-        ref_real: 0.0,
-        ref_generated: 0.0,
+        ref_real: None,
+        ref_generated: None,
+        rewards: e.rewards,
     };
     pairs.into_iter().map(row).collect()
 }
@@ -177,7 +179,7 @@ pub fn scored(
     }
     bar.finish();
     for (row, (real, generated)) in rows.iter_mut().zip(scores) {
-        (row.ref_real, row.ref_generated) = (real, generated);
+        (row.ref_real, row.ref_generated) = (Some(real), Some(generated));
     }
     Ok(Rows(rows))
 }

@@ -43,6 +43,12 @@ pub fn trained(
             session.console.say(format!("  {label:<38} {line}"));
         }
         bar.of(metrics.total_steps);
+        if metrics.converged {
+            let (step, total) = (metrics.step, metrics.total_steps);
+            session.console.say(format!(
+                "  {label:<38} converged at step {step} of {total}: the loss asks no pair for a change, every slope is 0"
+            ));
+        }
         bar.note(format!("loss {:.4}", metrics.loss));
         bar.set(metrics.step, (metrics.num_tokens - before) as usize);
         let values: serde_json::Map<String, serde_json::Value> = metrics

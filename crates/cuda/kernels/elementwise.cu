@@ -239,8 +239,12 @@ __device__ __forceinline__ void broadcast_sum(int op, int across, const T *a, co
         elem::map1(x, y, n, [=](float v, size_t) { return v * mul + add; });                                                \
     }                                                                                                                       \
     EXPORT(affine_##t)                                                                                                      \
-    extern "C" __global__ void dropout_##t(const T *x, T *y, uint64_t n, uint64_t seed, uint64_t threshold, float keep) {   \
-        elem::map1(x, y, n, [=](float v, size_t i) { return (elem::word(seed, i) >> 40) < threshold ? 0.0f : v * keep; });  \
+    extern "C" __global__ void dropout_##t(const T *x, T *y, uint64_t n, const uint64_t *keys, uint32_t width,              \
+                                           uint64_t salt, uint64_t threshold, float keep) {                                 \
+        elem::map1(x, y, n, [=](float v, size_t i) {                                                                        \
+            size_t row = i / width;                                                                                         \
+            return (elem::word(keys[row] ^ salt, i - row * width) >> 40) < threshold ? 0.0f : v * keep;                     \
+        });                                                                                                                 \
     }                                                                                                                       \
     EXPORT(dropout_##t)                                                                                                     \
     extern "C" __global__ void swiglu_##t(const T *g, const T *u, T *y, uint64_t n) {                                       \

@@ -178,21 +178,28 @@ fn affine_fill_and_adding_onto_touch_their_values_alone() {
 #[test]
 fn dropout_has_the_mask_of_the_lora_crate() {
     let Some(on) = emulator() else { return };
-    let (n, p, seed) = (4099usize, 0.1f32, 0x1234_5678_9abc_def0u64);
+    let (n, p, salt) = (4099usize * 3, 0.1f32, 0x1234_5678_9abc_def0u64);
+    let keys = [5u64, 0xfeed_0000_0000_0000, 77];
+    let k = Buffer::of(&keys, 0);
     let x = Dice(14).normals(n);
     let (b, y) = (floats(&x), room(n));
-    elementwise::dropout(on, Float::F32, n, b.ptr(), p, seed, y.ptr()).unwrap();
-    let mut words = Dice(seed); // splitmix64 from the seed: word i is the i-th drawn
+    elementwise::dropout(on, Float::F32, n, b.ptr(), p, (k.ptr(), 3), salt, y.ptr()).unwrap();
+    let mut words = Dice(0);
     let mut dropped = 0;
-    for (x, y) in x.iter().zip(y.get()) {
+    for (i, (x, y)) in x.iter().zip(y.get()).enumerate() {
+        if i % 4099 == 0 {
+            words = Dice(keys[i / 4099] ^ salt); // splitmix64 from the row's seed: word i is the i-th drawn
+        }
         let gone = (words.word() >> 40) < (f64::from(p) * f64::from(1 << 24)) as u64;
         dropped += usize::from(gone);
         let want = if gone { 0.0 } else { x * (1.0 / (1.0 - p)) };
         assert_eq!(y.to_bits(), want.to_bits());
     }
-    assert!((300..520).contains(&dropped), "{dropped}");
-    for p in [1.0, -0.1, f32::NAN] {
-        assert!(elementwise::dropout(on, Float::F32, n, b.ptr(), p, 0, b.ptr()).is_err());
+    assert!((1000..1460).contains(&dropped), "{dropped}");
+    let dropout =
+        |p, rows| elementwise::dropout(on, Float::F32, n, b.ptr(), p, (k.ptr(), rows), 0, b.ptr());
+    for (p, rows) in [(1.0, 3), (-0.1, 3), (f32::NAN, 3), (0.1, 2), (0.1, 0)] {
+        assert!(dropout(p, rows).is_err());
     }
 }
 

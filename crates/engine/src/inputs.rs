@@ -79,7 +79,7 @@ fn walk(
     let mut pass = Pass::packed(&player, plan, None)?;
     pass.probe = Some(probe.clone());
     let x = layout::gather(&x, &spread(x.dims()[0], rows))?; // a head's row is wide
-    player.run_head(&pass, false, x, false)?;
+    player.run_head(&pass, Place::Rows, false, x, false)?;
     Ok(probe.seen.take())
 }
 

@@ -13,6 +13,10 @@ pub struct Segment {
     pub parent: Option<usize>,
     /// Position of its first token (root: 0; child: the parent's length).
     pub position: usize,
+    /// The pair or example it belongs to, whatever else is in the plan: masks of dropout go by it.
+    pub item: u64,
+    /// 0: a prompt; k: the item's k-th response.
+    pub response: u64,
 }
 
 /// One response token whose log-prob is wanted.
@@ -43,16 +47,24 @@ impl Packed {
     /// Adds a prompt and any number of responses that share it (one: SFT and scoring; two: a pair, real first).
     /// The first token of each response is predicted by the prompt's last row. `prompt` must not be empty.
     pub fn push(&mut self, prompt: &[u32], responses: &[&[u32]]) {
+        let roots = self.segments.iter().filter(|s| s.parent.is_none());
+        self.push_item(roots.count() as u64, prompt, responses);
+    }
+
+    /// The same with the item's number: see [`Segment::item`].
+    pub fn push_item(&mut self, item: u64, prompt: &[u32], responses: &[&[u32]]) {
         let root = self.segments.len();
         self.segments.push(Segment {
             start: self.ids.len(),
             len: prompt.len(),
             parent: None,
             position: 0,
+            item,
+            response: 0,
         });
         self.ids.extend_from_slice(prompt);
         let last = self.ids.len() - 1;
-        for response in responses {
+        for (number, response) in responses.iter().enumerate() {
             let start = self.ids.len();
             // the last response token predicts nothing, so it need not be computed
             let len = response.len().saturating_sub(1);
@@ -70,6 +82,8 @@ impl Packed {
                     len,
                     parent: Some(root),
                     position: prompt.len(),
+                    item,
+                    response: number as u64 + 1,
                 });
                 self.ids.extend_from_slice(&response[..len]);
             }

@@ -39,7 +39,8 @@ pub struct PassOptions {
     /// Of those inputs only what is computed on stays on the GPU: the others wait in pinned memory of the host's. Wants
     /// `checkpoint` and a base on a GPU; the results are the same to the bit.
     pub offload_inputs: bool,
-    /// Seed of this pass's LoRA dropout masks; `None` switches dropout off.
+    /// Seed of LoRA's dropout masks; `None` switches dropout off. A row's mask is a function of the seed, its item,
+    /// response and position, and the projection: not of what else is in the plan.
     pub dropout_seed: Option<u64>,
 }
 
@@ -211,7 +212,7 @@ impl Player {
         if last.len() < pass.rows() {
             x = crate::kernels::layout::gather(&x, &last)?;
         }
-        Ok(self.run_head(&pass, false, x, false)?.output)
+        Ok(self.run_head(&pass, Place::Rows, false, x, false)?.output)
     }
 
     /// The player's own tensors where its base computes.
@@ -268,11 +269,12 @@ impl Player {
     pub(crate) fn run_head(
         &self,
         pass: &Pass,
+        place: Place,
         record: bool,
         x: Tensor,
         needs: bool,
     ) -> Result<Recorded> {
-        let done = Tape::run(pass, Place::Rows, record, x, needs, None, |tape, x| {
+        let done = Tape::run(pass, place, record, x, needs, None, |tape, x| {
             self.base.arch.head(tape, x)
         })
         .map_err(|e| self.at("head", e))?;

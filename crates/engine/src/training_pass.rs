@@ -116,8 +116,16 @@ impl Player {
     /// # Errors
     /// As [`Player::hidden`]; a target token outside the vocabulary.
     pub fn logps(&self, plan: &Packed) -> Result<Vec<f64>> {
+        self.logps_dropped(plan, None)
+    }
+
+    /// The same with LoRA's dropout, as a training pass with this seed has it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn logps_dropped(&self, plan: &Packed, dropout_seed: Option<u64>) -> Result<Vec<f64>> {
         in_pool(|| {
-            let pass = Pass::packed(self, plan, None)?;
+            let pass = Pass::packed(self, plan, dropout_seed)?;
             let hidden = self.run_blocks(&pass)?;
             let scored = self.score_targets(&pass, plan, &hidden, false, false)?;
             Ok(scored.logps)
@@ -266,7 +274,8 @@ impl Player {
         record: bool,
     ) -> Result<Recorded> {
         let rows = layout::gather(hidden, &chunk.rows)?; // (rows, width)
-        self.run_head(pass, record, rows, needs)
+        let place = Place::Picked(chunk.rows.as_slice().into());
+        self.run_head(pass, place, record, rows, needs)
     }
 
     /// Gradients of the head's weights, and the gradient to the hidden state when it needs one.

@@ -337,6 +337,7 @@ impl Case {
                 generated: generated[i].clone(),
                 ref_real: -600.0,
                 ref_generated: -600.0,
+                rewards: None,
                 place: format!("pair {i}"),
             })
             .collect();

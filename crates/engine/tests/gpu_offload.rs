@@ -137,6 +137,7 @@ fn trained(player: &Player, offload_inputs: bool) -> Vec<Vec<u64>> {
             generated: generated[i].clone(),
             ref_real: -60.0,
             ref_generated: -60.0,
+            rewards: None,
             place: format!("pair {i}"),
         })
         .collect();

@@ -39,6 +39,7 @@ fn trained(
             generated: generated[i].clone(),
             ref_real: scores[i][0],
             ref_generated: scores[i][1],
+            rewards: None,
             place: format!("pair {i}"),
         })
         .collect();

@@ -26,6 +26,7 @@ fn pairs(count: usize) -> Vec<Pair> {
             generated: generated[i].clone(),
             ref_real: -10.0,
             ref_generated: -10.0,
+            rewards: None,
             place: format!("data.jsonl:{}", i + 1),
         })
         .collect()

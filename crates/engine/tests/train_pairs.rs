@@ -37,6 +37,7 @@ fn pairs(opponent: &Player, count: usize, vocab: usize) -> Vec<Pair> {
             generated: generated[i].clone(),
             ref_real: scores[i][0],
             ref_generated: scores[i][1],
+            rewards: None,
             place: format!("data.jsonl:{}", i + 1),
         })
         .collect()
@@ -100,10 +101,14 @@ fn step_0_has_loss_ln_2_and_no_rewards() {
         "{}",
         first.loss
     );
-    for reward in [p.rewards_real, p.rewards_generated, p.margins] {
+    for reward in [
+        p.rewards.unwrap().real,
+        p.rewards.unwrap().generated,
+        p.rewards.unwrap().margins,
+    ] {
         assert!(reward.abs() < 1e-5, "{p:?}");
     }
-    assert_eq!(p.accuracies, 0.0, "a tie is not a win");
+    assert_eq!(p.rewards.unwrap().accuracies, 0.0, "a tie is not a win");
     assert!(first.grad_norm > 1e-3);
     assert_eq!((first.step, first.total_steps, first.epoch), (1, 1, 1.0));
 }
@@ -162,7 +167,10 @@ fn accumulated_is_the_full_batch() {
             assert!((a.loss - b.loss).abs() < 1e-6 && (a.grad_norm - b.grad_norm).abs() < 1e-6);
             assert_eq!(a.num_tokens, b.num_tokens);
             let (p, q) = (a.pairs.unwrap(), b.pairs.unwrap());
-            assert!((p.margins - q.margins).abs() < 1e-5 && p.accuracies == q.accuracies);
+            assert!(
+                (p.rewards.unwrap().margins - q.rewards.unwrap().margins).abs() < 1e-5
+                    && p.rewards.unwrap().accuracies == q.rewards.unwrap().accuracies
+            );
             // extra metrics are means over pairs whatever the micro-batches: here of a constant per batch
             assert_eq!(a.extra[1].0, "progress");
             assert!((a.extra[1].1 - b.extra[1].1).abs() < 1e-12);
@@ -191,8 +199,8 @@ fn training_separates_the_pairs_and_leaves_the_opponent() {
         metrics[0].loss,
         last.loss
     );
-    assert_eq!(last.pairs.unwrap().accuracies, 1.0);
-    assert!(last.pairs.unwrap().margins > 0.1);
+    assert_eq!(last.pairs.unwrap().rewards.unwrap().accuracies, 1.0);
+    assert!(last.pairs.unwrap().rewards.unwrap().margins > 0.1);
     assert_eq!(
         before,
         values(&opponent.params),
@@ -352,6 +360,7 @@ fn a_model_that_is_not_finite_names_the_pair() {
         generated: vec![0],
         ref_real: 0.0,
         ref_generated: 0.0,
+        rewards: None,
         place: place.into(),
     };
     let mut trainer = Trainer::new(Player::full(bigram(&table)).unwrap(), settings()).unwrap();

@@ -288,6 +288,7 @@ fn training_on_pairs_is_the_reference() {
         .map(|i| Pair {
             ref_real: start.logp(&prompts[i], &real[i]),
             ref_generated: start.logp(&prompts[i], &generated[i]),
+            rewards: None,
             prompt: prompts[i].clone(),
             real: real[i].clone(),
             generated: generated[i].clone(),
@@ -325,8 +326,9 @@ fn training_on_pairs_is_the_reference() {
         for (m, margin) in metrics.iter().zip(&margins) {
             let p = m.pairs.unwrap();
             assert!(
-                (p.margins - margin).abs() < 1e-5
-                    && (p.rewards_real - p.rewards_generated - margin).abs() < 1e-5
+                (p.rewards.unwrap().margins - margin).abs() < 1e-5
+                    && (p.rewards.unwrap().real - p.rewards.unwrap().generated - margin).abs()
+                        < 1e-5
             );
         }
     }

@@ -28,6 +28,7 @@ fn pairs() -> Vec<Pair> {
             generated: generated[i].clone(),
             ref_real: -3.0 * real[i].len() as f64,
             ref_generated: -3.0 * generated[i].len() as f64,
+            rewards: None,
             place: format!("p:{i}"),
         })
         .collect()

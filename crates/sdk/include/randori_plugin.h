@@ -7,10 +7,9 @@
  *     const RandoriPlugin RANDORI_SYMBOL(randori_plugin_mine) = { ... };
  *
  * Rules, for as long as `MAJOR` stays 1:
- * - a struct starts with its size in bytes (an item's and an option's stand in `Plugin`) and grows at its end only. To a
- *   reader a field beyond that size is 0, which always means what was before the field; and of a struct that is longer
- *   than the reader knows, all bytes that it does not know must be 0, or the struct is refused. A new field begins at
- *   the size of the struct before it and fills it up to 8 bytes, so that padding never becomes a field;
+ * - a struct starts with its size in bytes (an item's and an option's stand in `Plugin`) and grows at its end only, from
+ *   the old size on and by whole 8 bytes. What a shorter struct lacks is 0, which always means what was before; what a
+ *   longer one has beyond the reader's own version must be 0, or it is refused;
  * - numbers that name things (`Item.kind`, ops, `Value.kind`) are never reused; a host skips kinds it does not know;
  * - text is UTF-8 with a length and lives as long as the call (in descriptors: for ever);
  * - no unwinding crosses: both sides catch their panics and answer `0` or `NULL` after telling a `Sink` or `Ops.fail`;

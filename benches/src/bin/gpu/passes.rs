@@ -81,6 +81,7 @@ impl Step<'_> {
             // about what random weights give: the loss is to be near ln 2, as in a real game
             ref_real: -(response as f64) * (vocab as f64).ln(),
             ref_generated: -(response as f64) * (vocab as f64).ln(),
+            rewards: None,
             place: format!("bench:{i}"),
         };
         (0..self.count("pairs") as u64).map(pair).collect()

@@ -87,6 +87,8 @@ pub struct Played {
     pub continued_sft: Option<Baseline>,
     /// Tokens the game was trained on.
     pub tokens: usize,
+    /// For each iteration: the step at which its training ended since its loss asked no pair for a change.
+    pub converged: Vec<Option<usize>>,
 }
 
 /// One prompt and how it is answered.
@@ -188,6 +190,23 @@ impl Summary {
         rows
     }
 
+    /// A line for every training that ended before its time.
+    pub fn converged(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for p in &self.played {
+            let seed = match self.played.len() {
+                1 => String::new(),
+                _ => format!("seed {}, ", p.seed),
+            };
+            for (t, step) in p.converged.iter().enumerate() {
+                lines.extend(step.map(|step| {
+                    format!("{seed}iteration {t} converged at step {step}: its loss asked no pair for a change")
+                }));
+            }
+        }
+        lines
+    }
+
     /// `summary.json`.
     pub fn json(&self) -> Value {
         let rows = self.rows();
@@ -217,6 +236,7 @@ impl Summary {
                 json!({
                     "seed": p.seed,
                     "trained_tokens": p.tokens,
+                    "converged_at_step": p.converged,
                     "start": finite(&p.start),
                     "iterations": p.iterations.iter().map(finite).collect::<Vec<_>>(),
                     "continued_sft": p.continued_sft.as_ref().map(|b| finite(&b.measures)),
@@ -274,6 +294,7 @@ pub(super) mod tests {
                     tokens: 1000,
                 }),
                 tokens: 1000,
+                converged: vec![None, Some(4)],
             })
             .collect();
         Summary {

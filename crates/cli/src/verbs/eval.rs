@@ -41,6 +41,7 @@ pub fn run(who: &Who, split: Split, out: Option<&Path>) -> Result<()> {
     );
     let measures = measure::measures(&signals, true);
     let played = Played {
+        converged: Vec::new(),
         seed,
         start: measures,
         iterations: Vec::new(),

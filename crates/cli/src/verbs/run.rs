@@ -13,10 +13,11 @@ use crate::corpus::{Part, part};
 use crate::game::{ANSWERS, SpinGame};
 use crate::measure::{self, HeldOutAnswer};
 use crate::progress::clock;
+use crate::recipe::Recipe;
 use crate::report::{self, Played, Sample, Summary};
-use crate::session::{self, Session};
+use crate::session::{self, Opened, Session, Setting};
 use crate::stages::write_rows;
-use crate::supervised::{self, Contest, Setting};
+use crate::supervised::{self, Contest};
 use crate::{folder, settings};
 
 /// The data of a run.
@@ -33,8 +34,11 @@ pub fn run(who: &Who, fresh: bool) -> Result<()> {
     let dir = folder::of(who, &recipe);
     folder::refuse_if_held(&dir)?;
     folder::keep_choices(&mut recipe, &dir, fresh)?;
-    let session = Session::with(recipe, who.adapter.clone(), &who.common)?;
-    let corpus = open_corpus(&session)?;
+    let opened = Opened::with(recipe, &who.common)?;
+    opened.setting.check_losses()?;
+    let corpus = open_corpus(&opened.setting)?;
+    check_rates(&opened.setting.recipe, &corpus)?;
+    let session = opened.load(who.adapter.clone())?;
     check_choices(&session)?;
     session.check_start()?;
     let how = if fresh { Open::Fresh } else { Open::Resume };
@@ -91,7 +95,7 @@ fn write(run: &mut Run, session: &Session, summary: &Summary, first: &Path) -> R
     Ok(())
 }
 
-fn open_corpus(session: &Session) -> Result<Corpus> {
+fn open_corpus(session: &Setting) -> Result<Corpus> {
     let (recipe, tokenizer) = (&session.recipe, &session.tokenizer);
     let read = |split| part(recipe, tokenizer, split, session.bounds, false);
     let corpus = Corpus {
@@ -113,11 +117,17 @@ fn open_corpus(session: &Session) -> Result<Corpus> {
     Ok(corpus)
 }
 
+/// Whether every training of the run can learn.
+fn check_rates(recipe: &Recipe, corpus: &Corpus) -> Result<()> {
+    let examples = corpus.train.examples.len();
+    if recipe.sft.epochs > 0 {
+        settings::check_rates(recipe, examples, true)?;
+    }
+    settings::check_rates(recipe, examples, false)
+}
+
 /// Everything that can be wrong with the choice of plugins is found before anything is computed.
 fn check_choices(session: &Session) -> Result<()> {
-    for t in 0..session.recipe.game.iterations {
-        session.loss(t)?;
-    }
     session.samplers(&session.recipe.generate.sampling)?;
     session.samplers(&session.recipe.eval.sampling)?;
     measure::check(session)?;
@@ -130,7 +140,7 @@ fn one(
     corpus: &Corpus,
     run: &mut Run,
     seed: u64,
-    chosen: &mut Option<Setting>,
+    chosen: &mut Option<supervised::Setting>,
     label: &str,
 ) -> Result<Played> {
     let (train, held_out) = (&corpus.train, &corpus.held_out);
@@ -185,6 +195,7 @@ fn one(
             .collect(),
         continued_sft,
         tokens,
+        converged: converged(run.dir(), signals.len()),
     })
 }
 
@@ -251,6 +262,19 @@ fn trained_tokens(dir: &Path, iterations: usize) -> usize {
     (0..iterations).map(last).sum()
 }
 
+/// The step at which each iteration's training ended because its loss asked no pair for a change.
+fn converged(dir: &Path, iterations: usize) -> Vec<Option<usize>> {
+    let step = |t: usize| {
+        let rows = metrics(dir, t);
+        let last = rows
+            .last()
+            .filter(|row| row["converged"].as_f64() == Some(1.0));
+        last.and_then(|row| row["step"].as_u64())
+            .map(|step| step as usize)
+    };
+    (0..iterations).map(step).collect()
+}
+
 fn losses(dir: &Path, iterations: usize) -> Vec<(usize, Vec<f64>)> {
     let of = |t: usize| {
         metrics(dir, t)
@@ -290,6 +314,7 @@ fn sample(dir: &Path, iterations: usize) -> Option<Sample> {
 fn show(summary: &Summary, dir: &Path, began: Instant) {
     outln!("\n{}", report::table(summary));
     outln!("{}", report::verdict(summary));
+    summary.converged().iter().for_each(|line| outln!("{line}"));
     if let Some(s) = &summary.sample {
         outln!("\nThe first held-out prompt: {}", s.prompt.trim());
         outln!(

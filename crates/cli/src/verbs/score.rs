@@ -27,8 +27,9 @@ pub fn run(who: &Who, file: &Path, out: &Path) -> Result<()> {
     .0;
     Disk::new().replace(out, |path| Ok(write_rows(path, &rows)?))?;
     let n = rows.len().max(1) as f64;
-    let mean =
-        |of: &dyn Fn(&crate::artefacts::PairRow) -> f64| rows.iter().map(of).sum::<f64>() / n;
+    let mean = |of: &dyn Fn(&crate::artefacts::PairRow) -> Option<f64>| {
+        rows.iter().filter_map(of).sum::<f64>() / n
+    };
     outln!(
         "{}: {} pairs, log p(real) {:.3}, log p(generated) {:.3} on average",
         out.display(),

@@ -8,7 +8,7 @@ use randori_store::Open;
 use crate::args::{Split, Who};
 use crate::artefacts::Learnt;
 use crate::corpus::part;
-use crate::session::Session;
+use crate::session::Opened;
 use crate::{folder, measure, outbox, session, settings, supervised};
 
 /// Trains (resumable, in `runs/NAME-sft`) and writes the player to `out`.
@@ -19,10 +19,14 @@ pub fn run(who: &Who, out: Option<&Path>, fresh: bool) -> Result<()> {
     let to = outbox::folder(&out)?;
     folder::refuse_if_held(&dir)?;
     folder::keep_choices(&mut recipe, &dir, fresh)?;
-    let session = Session::with(recipe, adapter, &who.common)?;
+    let opened = Opened::with(recipe, &who.common)?;
+    let at_hand = &opened.setting;
+    let (recipe, tokenizer) = (&at_hand.recipe, &at_hand.tokenizer);
+    let train = part(recipe, tokenizer, Split::Train, at_hand.bounds, false)?;
+    settings::check_rates(recipe, train.examples.len(), true)?;
+    let session = opened.load(adapter)?;
     session.check_start()?;
     let (recipe, tokenizer) = (&session.recipe, &session.tokenizer);
-    let train = part(recipe, tokenizer, Split::Train, session.bounds, false)?;
     session
         .console
         .say(format!("  {:<38} {}", "training data", train.counts));

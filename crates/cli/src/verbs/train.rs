@@ -9,7 +9,7 @@ use randori_store::{Open, Rows};
 
 use crate::args::Who;
 use crate::artefacts::{Learnt, PairRow};
-use crate::session::Session;
+use crate::session::Opened;
 use crate::stages::scored;
 use crate::training::trained;
 use crate::{folder, outbox, pairs, session, settings};
@@ -21,19 +21,23 @@ pub fn run(who: &Who, file: &Path, iteration: usize, out: &Path, fresh: bool) ->
     let dir = who.common.runs.join(format!("{}-train", recipe.run.name));
     folder::refuse_if_held(&dir)?;
     folder::keep_choices(&mut recipe, &dir, fresh)?;
-    let session = Session::with(recipe, adapter, &who.common)?;
+    let opened = Opened::with(recipe, &who.common)?;
+    let loss = opened.setting.loss(iteration)?;
+    let given = pairs::read(&opened.setting, file)?;
+    pairs::check_rewards(&given.rows, loss.as_ref(), &opened.setting)?;
+    settings::check_game_rates(&opened.setting.recipe, iteration, given.rows.len())?;
+    let session = opened.load(adapter)?;
     session.check_start()?;
     let seed = session.recipe.run.seed;
-    let loss = session.loss(iteration)?;
     let settings = settings::game(&session.recipe, iteration, seed, session.beta(iteration));
-    let given = pairs::read(&session, file)?;
     let how = if fresh { Open::Fresh } else { Open::Resume };
     let mut run = folder::open(&session, &dir, seed, how)?;
     let start = session.start(seed)?;
     let place = format!("iteration-{iteration}");
     let pairs = run.stage(&place, "pairs", |desk| {
-        if given.scored {
-            return Ok(Rows(given.rows)); // by whoever ran `randori score`: that player is the reference
+        // by whoever ran `randori score`: that player is the reference; or nobody asks for it
+        if given.scored || !loss.needs_ref() {
+            return Ok(Rows(given.rows));
         }
         let (chunks, mut log) = desk.items("scores")?;
         scored(

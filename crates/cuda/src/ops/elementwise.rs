@@ -152,30 +152,40 @@ pub fn swiglu_backward(
     each(on, "swiglu_backward", float, n, &args)
 }
 
-/// y = x / (1 - p) where the mask keeps it, else 0: the mask of `randori_lora::dropout`, a pure function of `seed` and the
-/// index, so the backward pass is this same function of dy.
+/// y = x / (1 - p) where the mask keeps it, else 0: the mask of `randori_lora::dropout`, a pure function of the row's key
+/// (u64 in `keys.0`, `keys.1` of them), `salt` and the index in the row, so the backward pass is this same function of dy.
 ///
 /// # Errors
-/// `p` outside 0..1; as [`Launch::launch`].
+/// `p` outside 0..1; a number of rows that does not divide `n`; as [`Launch::launch`].
 pub fn dropout(
     on: &dyn Launch,
     float: Float,
     n: usize,
     x: Ptr,
     p: f32,
-    seed: u64,
+    keys: (Ptr, usize),
+    salt: u64,
     y: Ptr,
 ) -> Result<()> {
     if !(0.0..1.0).contains(&p) {
         return Err(Error::rule(format!("a dropout must be in 0..1, not {p}")));
     }
+    let (keys, rows) = keys;
+    let width = n.checked_div(rows).and_then(|w| u32::try_from(w).ok());
+    let Some(width) = width.filter(|&w| w as usize * rows == n) else {
+        return Err(Error::rule(format!(
+            "dropout of {n} values wants as many in each of {rows} rows"
+        )));
+    };
     let threshold = (f64::from(p) * (1u64 << 24) as f64) as u64;
     let keep = 1.0 / (1.0 - p);
     let args = [
         x.into(),
         y.into(),
         count(n),
-        seed.into(),
+        keys.into(),
+        width.into(),
+        salt.into(),
         threshold.into(),
         keep.into(),
     ];

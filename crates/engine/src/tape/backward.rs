@@ -280,7 +280,8 @@ fn project(
         });
     }
     if let (Some(u), Some(x), Some(xa)) = (&op.update, &op.x_value, &op.xa) {
-        let x = pass.drop_out(x, &op.name, u.dropout)?;
+        let rows = op.rows.as_deref();
+        let x = pass.drop_out(x, &op.name, u.dropout, rows)?;
         let lora = &u.lora;
         let device = dy.device();
         let da = slot(grads, &format!("{}.lora_A", op.name), lora.a.dims(), device)?.clone();
@@ -291,7 +292,7 @@ fn project(
             Some(dx) if pass.dropout.is_some() && u.dropout > 0.0 => {
                 let masked = Tensor::zeros(dx.dims(), dx.dtype(), dx.device())?;
                 low_rank::through(&through, &lora.a, &masked)?;
-                layout::add_onto(dx, &pass.drop_out(&masked, &op.name, u.dropout)?)?;
+                layout::add_onto(dx, &pass.drop_out(&masked, &op.name, u.dropout, rows)?)?;
             }
             Some(dx) => low_rank::through(&through, &lora.a, dx)?,
             None => {}

@@ -68,7 +68,7 @@ impl Tape<'_, '_> {
 
     /// Rows without neighbours know neither positions nor sequences.
     fn sequences(&self, op: &str, x: &Tensor) -> std::result::Result<(), String> {
-        if matches!(self.place, Place::Rows) {
+        if matches!(self.place, Place::Rows | Place::Picked(_)) {
             return Err(format!(
                 "{op} belongs into a block: the embedding and the head see single rows"
             ));
@@ -81,6 +81,16 @@ impl Tape<'_, '_> {
         Ok(())
     }
 
+    /// Runs `call` on values that have these rows of the present ones.
+    fn among<T>(&mut self, rows: &[u32], call: impl FnOnce(&mut Self) -> T) -> T {
+        let outer = self.rows.take();
+        let of_pass = |&row: &u32| outer.as_ref().map_or(row, |outer| outer[row as usize]);
+        self.rows = Some(rows.iter().map(of_pass).collect());
+        let done = call(self);
+        self.rows = outer;
+        done
+    }
+
     fn attend(&mut self, values: &[Tensor; 3], heads: &Heads) -> Result<attention::Attended> {
         let [q, k, v] = values;
         let (_, width) = heads.widths();
@@ -89,7 +99,9 @@ impl Tape<'_, '_> {
             return match &mut self.place {
                 Place::Packed => crate::kernels::gpu::attention::packed(self.pass, q, k, v, heads),
                 Place::Cached(cache) => cache.attend_on_gpu(q, k, v, heads),
-                Place::Rows => Err(Error::rule("attention belongs into a block")),
+                Place::Rows | Place::Picked(_) => {
+                    Err(Error::rule("attention belongs into a block"))
+                }
             };
         }
         match &mut self.place {
@@ -100,7 +112,7 @@ impl Tape<'_, '_> {
                 cache.append(k, v, width)?;
                 attention::forward(q, &cache.spans(), heads)
             }
-            Place::Rows => Err(Error::rule("attention belongs into a block")),
+            Place::Rows | Place::Picked(_) => Err(Error::rule("attention belongs into a block")),
         }
     }
 }
@@ -156,7 +168,9 @@ impl Backend for Tape<'_, '_> {
             let y = project(&x, &matrix)?; // (n, out)
             let (mut xa, mut gain) = (None, None);
             if let Some(Update { lora, dropout }) = &update {
-                let x = self.pass.drop_out(&x, name, *dropout)?;
+                let x = self
+                    .pass
+                    .drop_out(&x, name, *dropout, self.rows.as_deref())?;
                 let kept = low_rank::forward(&x, lora, &y)
                     .map_err(|e| Error::rule(format!("`{name}`: {e}")))?;
                 xa = Some(kept);
@@ -173,6 +187,7 @@ impl Backend for Tape<'_, '_> {
         let own_matrix = matches!(matrix, Matrix::Own(..));
         let own_bias = bias.as_ref().is_some_and(|b| b.own.is_some());
         let needs = x_needs || own_matrix || own_bias || update.is_some();
+        let rows = self.rows.clone();
         let saves_x = own_matrix || update.is_some();
         self.push(y, needs, || {
             Op::Linear(Box::new(Linear {
@@ -184,6 +199,7 @@ impl Backend for Tape<'_, '_> {
                 update,
                 x_value: saves_x.then_some(x_flat),
                 xa,
+                rows,
                 gain,
             }))
         })
@@ -250,7 +266,7 @@ impl Backend for Tape<'_, '_> {
                 rows,
                 dims: source,
             })?;
-            let y = match expert(self, e, id) {
+            let y = match self.among(&share.rows, |tape| expert(tape, e, id)) {
                 0 => return Err(format!("expert {e} failed")),
                 y => y,
             };

@@ -39,6 +39,8 @@ pub(crate) enum Place<'a> {
     Cached(BlockCache<'a>),
     /// Embedding or head: rows without neighbours.
     Rows,
+    /// The head over these rows of the pass.
+    Picked(Rc<[u32]>),
 }
 
 /// A value of the arena.
@@ -148,6 +150,8 @@ struct Linear {
     /// x, when the weight or the update is trained, and x·Aᵀ.
     x_value: Option<Tensor>,
     xa: Option<Tensor>,
+    /// The pass's rows that x has; `None`: all.
+    rows: Option<Rc<[u32]>>,
     /// With DoRA: the gain, and y, bias included.
     gain: Option<(Arc<Gain>, Tensor)>,
 }
@@ -161,6 +165,8 @@ pub(crate) struct Tape<'a, 'p> {
     nodes: Vec<Node>,
     /// Values that may go once a value has been made, by its id.
     last_uses: Option<Vec<Vec<Id>>>,
+    /// The pass's rows that values have: of the head's chunk, of an expert; `None`: all.
+    rows: Option<Rc<[u32]>>,
 }
 
 /// What a call left behind.
@@ -221,7 +227,12 @@ impl<'a, 'p> Tape<'a, 'p> {
             silu: None,
             needs,
         }];
+        let rows = match &place {
+            Place::Picked(rows) => Some(rows.clone()),
+            _ => None,
+        };
         let mut tape = Tape {
+            rows,
             pass,
             place,
             record,

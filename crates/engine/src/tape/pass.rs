@@ -1,19 +1,20 @@
 //! What the ops of one pass share: the player, every row's position, who may attend to whom, rotary tables, dropout.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{borrow::Cow, cell::RefCell, rc::Rc, sync::Arc};
 
 use candle_core::Tensor;
 use randori_sdk::seam::RopeSpec;
 
 use super::Gains;
 use crate::{
-    Error, Packed, Params, Player, Result,
+    Error, Packed, Params, Player, Result, Segment,
     inputs::Probe,
     kernels::{
         Values,
         attention::{Keys, Span},
         rope::Table,
     },
+    rng::{self, Stream},
 };
 
 /// Rows of a segment and their place in the sequence.
@@ -46,8 +47,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) gpu_sights: crate::kernels::gpu::attention::Sights,
     tables: RefCell<Vec<(RopeSpec, Rc<Table>)>>,
     pub(super) gains: Arc<Gains>,
-    /// Seed of the LoRA dropout masks; `None`: no dropout.
-    pub(crate) dropout: Option<u64>,
+    /// Key of each row's dropout masks; `None`: no dropout.
+    pub(crate) dropout: Option<Vec<u64>>,
     /// Keeps what the projections get to multiply.
     pub(crate) probe: Option<Rc<Probe>>,
 }
@@ -74,6 +75,7 @@ impl<'a> Pass<'a> {
                 positions[row] = position;
             }
         }
+        let dropout = dropout.map(|seed| row_keys(plan, seed));
         Ok(Pass {
             player,
             params: player.at_hand()?,
@@ -177,18 +179,45 @@ impl<'a> Pass<'a> {
         self.sights.iter().map(span).collect()
     }
 
-    /// x with this projection's dropout mask on it (also: the gradient to x from the gradient to that).
-    pub(crate) fn drop_out(&self, x: &Tensor, projection: &str, p: f32) -> Result<Tensor> {
-        let Some(seed) = self.dropout.filter(|_| p > 0.0) else {
+    /// x (n, in), of the pass's `rows` (`None`: all), with this projection's dropout mask on it (also: the gradient to x
+    /// from the gradient to that).
+    pub(crate) fn drop_out(
+        &self,
+        x: &Tensor,
+        projection: &str,
+        p: f32,
+        rows: Option<&[u32]>,
+    ) -> Result<Tensor> {
+        let Some(keys) = self.dropout.as_ref().filter(|_| p > 0.0) else {
             return Ok(x.clone());
         };
-        let seed = seed ^ fnv1a(projection);
+        let keys: Cow<[u64]> = match rows {
+            None => keys.into(),
+            Some(rows) => rows.iter().map(|&row| keys[row as usize]).collect(),
+        };
+        // a token's heads, where a projection goes over each of them, have one mask together
+        let by_token = x.reshape((keys.len(), x.elem_count() / keys.len().max(1)))?;
+        let salt = fnv1a(projection);
         #[cfg(feature = "cuda")]
         if crate::kernels::gpu::on(x) {
-            return crate::kernels::gpu::elementwise::drop_out(x, p, seed);
+            let masked = crate::kernels::gpu::elementwise::drop_out(&by_token, p, &keys, salt)?;
+            return Ok(masked.reshape(x.dims())?);
         }
-        randori_lora::dropout(x, p, seed).map_err(|e| Error::rule(e.to_string()))
+        let masked = randori_lora::dropout(&by_token, p, &keys, salt);
+        Ok(masked
+            .map_err(|e| Error::rule(e.to_string()))?
+            .reshape(x.dims())?)
     }
+}
+
+/// A key for every row of a plan: who it is, wherever it stands.
+fn row_keys(plan: &Packed, seed: u64) -> Vec<u64> {
+    let of_segment = |s: &Segment| {
+        let (item, response, first) = (s.item, s.response, s.position as u64);
+        (0..s.len as u64)
+            .map(move |i| rng::word(Stream::Dropout, seed, [item, response, first + i, 0]))
+    };
+    plan.segments.iter().flat_map(of_segment).collect()
 }
 
 /// FNV-1a over a name, 64 bits.

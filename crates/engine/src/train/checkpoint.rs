@@ -33,6 +33,9 @@ struct Manifest {
     format: u32,
     step: usize,
     num_tokens: u64,
+    /// Steps in a row without a slope; not in older checkpoints.
+    #[serde(default)]
+    quiet: usize,
     subject: Option<String>,
     settings: TrainSettings,
     /// File name of the tensors.
@@ -52,6 +55,7 @@ impl Trainer {
             format: FORMAT,
             step: self.step,
             num_tokens: self.num_tokens,
+            quiet: self.quiet,
             subject: self.subject.clone(),
             settings: self.settings.clone(),
             tensors: tensors.clone(),
@@ -112,6 +116,7 @@ impl Trainer {
         let mut trainer = Trainer::begin(player, settings, moments)?;
         trainer.step = manifest.step;
         trainer.num_tokens = manifest.num_tokens;
+        trainer.quiet = manifest.quiet;
         trainer.subject = manifest.subject;
         Ok(trainer)
     }

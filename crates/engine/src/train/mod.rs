@@ -27,10 +27,12 @@ pub struct Pair {
     pub real: Vec<u32>,
     /// The opponent's response's token ids (no end-of-turn token if it was cut).
     pub generated: Vec<u32>,
-    /// Summed log-prob of `real` under the opponent; finite (0 where the loss needs none).
+    /// Summed log-prob of `real` under the opponent; finite. Not read where the loss needs none.
     pub ref_real: f64,
-    /// Summed log-prob of `generated` under the opponent; finite.
+    /// Summed log-prob of `generated` under the opponent; finite. Not read where the loss needs none.
     pub ref_generated: f64,
+    /// External rewards of `real` and `generated`; a loss gets them where all pairs of a training have them.
+    pub rewards: Option<[f64; 2]>,
     /// Where it comes from, for messages: `file:line`.
     pub place: String,
 }
@@ -157,6 +159,29 @@ impl TrainSettings {
         }
     }
 
+    /// Refuses a training over `n` items (`noun`: pairs, examples) in which every step's rate is 0: a single step that
+    /// the warm-up begins with.
+    pub fn check_rates(&self, n: usize, noun: &str) -> Result<()> {
+        let total = self.total_steps(n);
+        if n == 0 || (0..total).any(|step| self.rate(step, total) > 0.0) {
+            return Ok(());
+        }
+        let steps = match total {
+            1 => "1 step".to_string(),
+            n => format!("{n} steps"),
+        };
+        Err(Error::rule(format!(
+            "nothing would be learnt: {n} {noun}, batch {}, epochs {} make {steps}, and a warm-up of {} begins at rate 0; take a smaller batch, more epochs or a warm-up of 0",
+            self.batch, self.epochs, self.schedule.warmup_ratio
+        )))
+    }
+
+    /// The learning rate of `step` (from 0) of `total`.
+    pub fn rate(&self, step: usize, total: usize) -> f64 {
+        let floor = self.min_learning_rate.unwrap_or(0.0);
+        self.schedule.rate(self.learning_rate, floor, step, total)
+    }
+
     /// Steps of an epoch over `n` pairs or examples.
     pub fn steps_per_epoch(&self, n: usize) -> usize {
         n.div_ceil(self.batch.max(1))
@@ -169,17 +194,24 @@ impl TrainSettings {
     }
 }
 
-/// What a step over pairs adds to [`StepMetrics`]: means over the step's pairs.
+/// What a step over pairs tells of the policy against its opponent: means over the step's pairs.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct PairMetrics {
+pub struct Rewards {
     /// beta·(log p_policy(real) − log p_opponent(real)).
-    pub rewards_real: f64,
+    pub real: f64,
     /// The same of the generated responses.
-    pub rewards_generated: f64,
+    pub generated: f64,
     /// Real minus generated reward.
     pub margins: f64,
     /// Share of pairs with a margin above 0 (a tie within f32's rounding is none).
     pub accuracies: f64,
+}
+
+/// What a step over pairs adds to [`StepMetrics`]: means over the step's pairs.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct PairMetrics {
+    /// `None` where the loss needs no opponent, whose log-probs are then unknown.
+    pub rewards: Option<Rewards>,
     /// log p_policy(real), summed over a response's tokens.
     pub logps_real: f64,
     /// log p_policy(generated).
@@ -201,8 +233,10 @@ pub struct StepMetrics {
     pub grad_norm: f64,
     /// This step's learning rate.
     pub learning_rate: f64,
-    /// Rows computed since training began (a pair's prompt counts once).
+    /// Rows computed since training began (a pair's prompt counts once, and so does a pass that had to be repeated).
     pub num_tokens: u64,
+    /// An epoch is over in which every slope of the loss was 0: it is satisfied by all pairs, and the training ends here.
+    pub converged: bool,
     /// In training on pairs.
     pub pairs: Option<PairMetrics>,
     /// What the loss reports besides, as means over the step's pairs.
@@ -219,16 +253,21 @@ impl StepMetrics {
             ("num_tokens", self.num_tokens as f64),
             ("epoch", self.epoch),
         ];
+        if let Some(r) = self.pairs.as_ref().and_then(|p| p.rewards.as_ref()) {
+            values.extend([
+                ("rewards/real", r.real),
+                ("rewards/generated", r.generated),
+                ("rewards/margins", r.margins),
+                ("rewards/accuracies", r.accuracies),
+            ]);
+        }
         if let Some(p) = &self.pairs {
             values.extend([
-                ("rewards/real", p.rewards_real),
-                ("rewards/generated", p.rewards_generated),
-                ("rewards/margins", p.margins),
-                ("rewards/accuracies", p.accuracies),
                 ("logps/real", p.logps_real),
                 ("logps/generated", p.logps_generated),
             ]);
         }
+        values.extend(self.converged.then_some(("converged", 1.0)));
         values
             .into_iter()
             .map(|(key, value)| (key.to_string(), value))
@@ -247,11 +286,12 @@ pub enum Control {
 }
 
 impl Trainer {
-    /// Trains on pairs, from the step the trainer stands at to the last. After every update `on_step` gets the step's
-    /// figures and the trainer (to save it).
+    /// Trains on pairs, from the step the trainer stands at to the last, or to the end of an epoch in which every slope of
+    /// the loss was 0 ([`StepMetrics::converged`]). After every update `on_step` gets the step's figures and the trainer
+    /// (to save it).
     ///
     /// # Errors
-    /// No pairs, an empty prompt, an opponent's log-prob that is not finite, a loss that fails, or a loss or gradient
+    /// No pairs, steps that all have the rate 0, a loss that needs rewards where a pair has none, an empty prompt, an opponent's log-prob that is not finite, a loss that fails, or a loss or gradient
     /// that is not finite: the message names the step and the pair's place, and the step has changed nothing. No memory
     /// for a pair alone ([`Error::OutOfMemory`]). Also whatever `on_step` returns.
     pub fn train_pairs(
@@ -282,6 +322,12 @@ impl Trainer {
 trait Task {
     /// Its kind, for checkpoints: `pairs spin`, `sft`.
     fn kind(&self) -> String;
+    /// What its items are called.
+    fn noun(&self) -> &'static str;
+    /// Whether [`Task::slopes`] wants all items of a step at once.
+    fn coupled(&self) -> bool {
+        false
+    }
     /// How many items.
     fn len(&self) -> usize;
     /// Prompt and responses of an item.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use randori_sdk::seam::{GENERATED, LossFn, REAL, Rows};
 
-use super::{Pair, PairMetrics, Task};
+use super::{Pair, PairMetrics, Rewards, Task};
 use crate::{Error, Result};
 
 /// Two f32 passes over one response, in micro-batches of other sizes, agree to about this share of its log-prob. A
@@ -15,6 +15,8 @@ pub(super) struct PairTask<'a> {
     pairs: &'a [Pair],
     loss: &'a dyn LossFn,
     beta: f64,
+    /// Whether all pairs have rewards.
+    rewarded: bool,
     /// Pairs in the step.
     count: usize,
     progress: f64,
@@ -33,19 +35,32 @@ impl<'a> PairTask<'a> {
             if pair.prompt.is_empty() {
                 return Err(Error::rule(format!("{place}: the pair's prompt is empty")));
             }
-            for (name, value) in [("real", pair.ref_real), ("generated", pair.ref_generated)] {
+            let of_opponent = [("real", pair.ref_real), ("generated", pair.ref_generated)];
+            for (name, value) in of_opponent.into_iter().filter(|_| loss.needs_ref()) {
                 if !value.is_finite() {
                     return Err(Error::rule(format!(
                         "{place}: the opponent's log-prob of the {name} response is {value}"
                     )));
                 }
             }
+            if let Some(reward) = pair.rewards.iter().flatten().find(|r| !r.is_finite()) {
+                return Err(Error::rule(format!("{place}: a reward is {reward}")));
+            }
+        }
+        let without = pairs.iter().find(|pair| pair.rewards.is_none());
+        if let Some(pair) = without.filter(|_| loss.needs_reward()) {
+            return Err(Error::rule(format!(
+                "{}: the loss {} needs a reward of each response, and this pair has none",
+                pair.place,
+                loss.name()
+            )));
         }
         let figures = PairMetrics::default();
         Ok(PairTask {
             pairs,
             loss,
             beta,
+            rewarded: without.is_none(),
             count: 1,
             progress: 0.0,
             sum: 0.0,
@@ -57,17 +72,19 @@ impl<'a> PairTask<'a> {
     /// Adds one pair's share of the step's means.
     fn count_pair(&mut self, pair: &Pair, real: f64, generated: f64) {
         let share = 1.0 / self.count as f64;
-        let (reward_real, reward_generated) = (
-            self.beta * (real - pair.ref_real),
-            self.beta * (generated - pair.ref_generated),
-        );
-        let margin = reward_real - reward_generated;
         let f = &mut self.figures;
-        f.rewards_real += share * reward_real;
-        f.rewards_generated += share * reward_generated;
-        f.margins += share * margin;
-        let noise = ROUNDING * self.beta * (real.abs() + generated.abs());
-        f.accuracies += if margin > noise { share } else { 0.0 };
+        if let Some(rewards) = &mut f.rewards {
+            let (reward_real, reward_generated) = (
+                self.beta * (real - pair.ref_real),
+                self.beta * (generated - pair.ref_generated),
+            );
+            let margin = reward_real - reward_generated;
+            rewards.real += share * reward_real;
+            rewards.generated += share * reward_generated;
+            rewards.margins += share * margin;
+            let noise = ROUNDING * self.beta * (real.abs() + generated.abs());
+            rewards.accuracies += if margin > noise { share } else { 0.0 };
+        }
         f.logps_real += share * real;
         f.logps_generated += share * generated;
     }
@@ -76,6 +93,14 @@ impl<'a> PairTask<'a> {
 impl Task for PairTask<'_> {
     fn kind(&self) -> String {
         format!("pairs, loss {}", self.loss.name())
+    }
+
+    fn noun(&self) -> &'static str {
+        "pairs"
+    }
+
+    fn coupled(&self) -> bool {
+        self.loss.coupled()
     }
 
     fn len(&self) -> usize {
@@ -93,23 +118,28 @@ impl Task for PairTask<'_> {
 
     fn begin(&mut self, items: &[usize], progress: f64) {
         (self.count, self.progress, self.sum) = (items.len().max(1), progress, 0.0);
-        self.figures = PairMetrics::default();
+        self.figures = PairMetrics {
+            rewards: self.loss.needs_ref().then(Rewards::default),
+            ..PairMetrics::default()
+        };
         self.extra.clear();
     }
 
     fn slopes(&mut self, items: &[usize], sums: &[f64]) -> Result<Vec<f64>> {
         let pairs = self.pairs;
-        let mut rows = (vec![], vec![], vec![], vec![]);
+        let mut rows = (vec![], vec![], vec![], vec![], vec![]);
+        let needs_ref = self.loss.needs_ref();
         for (group, &i) in items.iter().enumerate() {
             let pair = &pairs[i];
-            for (role, ref_logp, len) in [
-                (REAL, pair.ref_real, pair.real.len()),
-                (GENERATED, pair.ref_generated, pair.generated.len()),
+            for (side, role, ref_logp, len) in [
+                (0, REAL, pair.ref_real, pair.real.len()),
+                (1, GENERATED, pair.ref_generated, pair.generated.len()),
             ] {
                 rows.0.push(group as u32);
                 rows.1.push(role);
-                rows.2.push(ref_logp);
+                rows.2.push(if needs_ref { ref_logp } else { f64::NAN });
                 rows.3.push(len as u32);
+                rows.4.extend(pair.rewards.map(|rewards| rewards[side]));
             }
             let (real, generated) = (sums[2 * group], sums[2 * group + 1]);
             if !(real.is_finite() && generated.is_finite()) {
@@ -127,7 +157,7 @@ impl Task for PairTask<'_> {
             logp: sums,
             ref_logp: &rows.2,
             len: &rows.3,
-            reward: None,
+            reward: self.rewarded.then_some(&rows.4),
             progress: self.progress,
         };
         let name = self.loss.name();

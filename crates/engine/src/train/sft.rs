@@ -42,6 +42,10 @@ impl Task for SftTask<'_> {
         "sft".to_string()
     }
 
+    fn noun(&self) -> &'static str {
+        "examples"
+    }
+
     fn len(&self) -> usize {
         self.examples.len()
     }

@@ -30,6 +30,30 @@ pub struct Trainer {
     pub(super) micro_batch_tokens: usize,
     /// What the steps so far were done on.
     pub(super) subject: Option<String>,
+    /// Steps in a row, up to this one, in which every slope of the loss was 0.
+    pub(super) quiet: usize,
+}
+
+/// A step under way.
+struct Step<'a> {
+    items: &'a [usize],
+    /// Rows of each item.
+    sizes: Vec<usize>,
+    /// Steps of the whole training.
+    total: usize,
+    /// Slopes to all responses, where a coupled loss has told them.
+    slopes: Option<Vec<f64>>,
+    /// The items of the micro-batch that is being computed.
+    at: Range<usize>,
+}
+
+/// What a step's passes come to.
+struct Sums {
+    grads: Grads,
+    /// Rows computed; a pass that is repeated counts once.
+    rows: u64,
+    /// Whether every slope of the loss was 0: nobody asks for a change.
+    quiet: bool,
 }
 
 impl Trainer {
@@ -58,6 +82,7 @@ impl Trainer {
             step: 0,
             num_tokens: 0,
             subject: None,
+            quiet: 0,
         })
     }
 
@@ -117,20 +142,29 @@ impl Trainer {
             self.settings.steps_per_epoch(n),
             self.settings.total_steps(n),
         );
+        if self.step == 0 {
+            self.settings.check_rates(n, task.noun())?;
+        }
         let mut order = (usize::MAX, Vec::new());
-        while self.step < total {
+        while self.step < total && !self.converged(per_epoch) {
             let (epoch, k) = (self.step / per_epoch, self.step % per_epoch);
             if order.0 != epoch {
                 order = (epoch, self.order(epoch, n));
             }
             let items = &order.1[k * batch..n.min((k + 1) * batch)];
             let mut metrics = self.one_step(task, items, total)?;
+            metrics.converged = self.converged(per_epoch);
             metrics.epoch = epoch as f64 + (k + 1) as f64 / per_epoch as f64;
             if on_step(&metrics, self)? == Control::Stop {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Whether an epoch is over in which no item asked for a change: the loss is satisfied by all of them.
+    fn converged(&self, per_epoch: usize) -> bool {
+        self.step > 0 && self.step.is_multiple_of(per_epoch) && self.quiet >= per_epoch
     }
 
     fn order(&self, epoch: usize, n: usize) -> Vec<usize> {
@@ -155,18 +189,22 @@ impl Trainer {
             }
             other => other,
         };
-        let (grads, tokens) = self.repeated(task, items, total).map_err(at_step)?;
+        let mut step = Step {
+            items,
+            sizes: items.iter().map(|&i| size(task, i)).collect(),
+            total,
+            slopes: None,
+            at: 0..0,
+        };
+        let Sums { grads, rows, quiet } = self.repeated(task, &mut step).map_err(at_step)?;
         let (loss, pairs, extra) = task.finish();
         let grad_norm = global_norm(&grads)?;
         if !grad_norm.is_finite() {
             drop(grads);
-            return Err(at_step(self.culprit(task, items, grad_norm)));
+            return Err(at_step(self.culprit(task, &step, grad_norm)));
         }
         let settings = &self.settings;
-        let floor = settings.min_learning_rate.unwrap_or(0.0);
-        let learning_rate = settings
-            .schedule
-            .rate(settings.learning_rate, floor, self.step, total);
+        let learning_rate = settings.rate(self.step, total);
         // as torch's clip_grad_norm_
         let scale = settings
             .clip
@@ -179,11 +217,13 @@ impl Trainer {
         };
         self.update(grads, &update)?;
         self.step += 1;
-        self.num_tokens += tokens;
+        self.num_tokens += rows;
+        self.quiet = if quiet { self.quiet + 1 } else { 0 };
         Ok(StepMetrics {
             step: self.step,
             total_steps: total,
             epoch: 0.0,
+            converged: false,
             loss,
             grad_norm,
             learning_rate,
@@ -194,28 +234,18 @@ impl Trainer {
     }
 
     /// The step's gradients, with micro-batches half as large as often as memory runs out. Gradients are summed over the
-    /// step and a slope depends on its own item alone, so that a step's result changes by rounding only (and by other
-    /// draws of dropout, where it is used).
-    fn repeated(
-        &mut self,
-        task: &mut dyn Task,
-        items: &[usize],
-        total: usize,
-    ) -> Result<(Grads, u64)> {
-        let size = |task: &dyn Task, i: usize| {
-            let (prompt, responses) = task.item(i);
-            score::rows(prompt, &responses)
-        };
-        let sizes: Vec<usize> = items.iter().map(|&i| size(task, i)).collect();
+    /// step, dropout goes by item and position, and a slope depends on its own item alone or, of a coupled loss, is taken
+    /// from all: so a step's result changes by rounding only.
+    fn repeated(&mut self, task: &mut dyn Task, step: &mut Step) -> Result<Sums> {
         loop {
-            let mut at = 0..0;
-            let out = match self.gradients(task, items, &sizes, total, &mut at) {
+            let out = match self.gradients(task, step) {
                 Err(e) if e.is_out_of_memory() => e,
                 done => return done,
             };
-            let rows: usize = sizes[at.clone()].iter().sum();
+            let at = step.at.clone();
+            let rows: usize = step.sizes[at.clone()].iter().sum();
             if at.len() < 2 {
-                let place = items.get(at.start).map_or("", |&i| task.place(i));
+                let place = step.items.get(at.start).map_or("", |&i| task.place(i));
                 return Err(Error::OutOfMemory(format!(
                     "{place}: no memory for this item alone, {rows} rows ({out}); keep less (train.checkpoint = true, on a GPU then train.offload_inputs = true), hold the base in less (model.dtype, adapter.kind = \"qlora\") or take shorter items (data.max_prompt_tokens, data.max_response_tokens, generate.max_new_tokens)"
                 )));
@@ -225,79 +255,110 @@ impl Trainer {
         }
     }
 
-    /// The step's gradients, summed over its micro-batches, and the rows computed. `at` tells which items are under way.
-    fn gradients(
-        &self,
-        task: &mut dyn Task,
-        items: &[usize],
-        sizes: &[usize],
-        total: usize,
-        at: &mut Range<usize>,
-    ) -> Result<(Grads, u64)> {
-        task.begin(items, self.step as f64 / total as f64);
-        let mut grads = Grads::new();
-        let mut tokens = 0;
-        for (k, range) in score::fill(sizes, self.micro_batch_tokens)?
-            .into_iter()
-            .enumerate()
-        {
-            *at = range.clone();
-            let dropout_seed = self.settings.dropout.then(|| {
-                rng::word(
-                    Stream::Dropout,
-                    self.settings.seed,
-                    [self.step as u64, k as u64, 0, 0],
-                )
-            });
-            tokens += self.micro_batch(task, &items[range], dropout_seed, &mut grads)?;
+    /// The step's gradients, summed over its micro-batches. `step.at` tells which items are under way.
+    fn gradients(&self, task: &mut dyn Task, step: &mut Step) -> Result<Sums> {
+        let parts = score::fill(&step.sizes, self.micro_batch_tokens)?;
+        if step.slopes.is_none() {
+            task.begin(step.items, self.step as f64 / step.total as f64);
+            if task.coupled() && parts.len() > 1 {
+                let logps = self.log_probs(task, step, &parts)?;
+                step.slopes = Some(task.slopes(step.items, &logps)?);
+            }
+        }
+        let mut sums = Sums {
+            grads: Grads::new(),
+            rows: 0,
+            quiet: true,
+        };
+        for part in parts {
+            step.at = part.clone();
+            let dropout = self.dropout();
+            let (rows, slopes) =
+                self.micro_batch(task, step, part.clone(), dropout, &mut sums.grads)?;
+            sums.rows += rows;
+            sums.quiet &= slopes.iter().all(|&slope| slope == 0.0);
+            if part.len() == step.items.len() {
+                step.slopes = Some(slopes).filter(|_| task.coupled());
+            }
         }
         if !on_card(&self.player, &self.settings) {
             // the optimiser works here, wherever the passes ran
-            for grad in grads.values_mut() {
+            for grad in sums.grads.values_mut() {
                 *grad = grad.to_device(&Device::Cpu)?;
             }
         }
-        Ok((grads, tokens))
+        Ok(sums)
     }
 
-    /// Adds one micro-batch's gradients; answers its rows.
+    /// Seed of the step's dropout masks, where there are any.
+    fn dropout(&self) -> Option<u64> {
+        let at = [self.step as u64, 0, 0, 0];
+        let seed = self.settings.seed;
+        let used = self.settings.dropout;
+        used.then(|| rng::word(Stream::Dropout, seed, at))
+    }
+
+    /// Summed log-prob of every response of the step, as the passes with gradients will find them, but without a tape.
+    fn log_probs(
+        &self,
+        task: &dyn Task,
+        step: &mut Step,
+        parts: &[Range<usize>],
+    ) -> Result<Vec<f64>> {
+        let mut logps = Vec::new();
+        for part in parts {
+            step.at = part.clone();
+            let plan = packed(task, &step.items[part.clone()]);
+            let of_tokens = self.player.logps_dropped(&plan, self.dropout())?;
+            logps.extend(score::sums(&plan, &of_tokens)?);
+        }
+        Ok(logps)
+    }
+
+    /// Adds the gradients of the step's items in `part`; answers rows, and the loss's slope to each response.
     fn micro_batch(
         &self,
         task: &mut dyn Task,
-        items: &[usize],
+        step: &Step,
+        part: Range<usize>,
         dropout_seed: Option<u64>,
         grads: &mut Grads,
-    ) -> Result<u64> {
-        let mut plan = Packed::default();
-        for &i in items {
-            let (prompt, responses) = task.item(i);
-            plan.push(prompt, &responses);
-        }
+    ) -> Result<(u64, Vec<f64>)> {
+        let items = &step.items[part.clone()];
+        let plan = packed(task, items);
         let options = PassOptions {
             checkpoint: self.settings.checkpoint,
             offload_inputs: self.settings.offload_inputs,
             dropout_seed,
         };
+        let known = step.slopes.as_ref().map(|all| {
+            let each = all.len() / step.items.len();
+            all[each * part.start..each * part.end].to_vec()
+        });
+        let mut of_responses = Vec::new();
         let mut slopes = |logps: &[f64]| -> Result<Vec<f64>> {
+            of_responses = match &known {
+                Some(known) => known.clone(),
+                None => task.slopes(items, &score::sums(&plan, logps)?)?,
+            };
             // d loss / d (log-prob of a token) is that of the response's sum
-            let of_response = task.slopes(items, &score::sums(&plan, logps)?)?;
             Ok(plan
                 .targets
                 .iter()
-                .map(|target| of_response[target.seq])
+                .map(|target| of_responses[target.seq])
                 .collect())
         };
         self.player
             .forward_backward(&plan, &options, &mut slopes, grads)?;
-        Ok(plan.ids.len() as u64)
+        Ok((plan.ids.len() as u64, of_responses))
     }
 
     /// Which of a step's items makes the gradient infinite or NaN: each is tried alone.
-    fn culprit(&self, task: &mut dyn Task, items: &[usize], norm: f64) -> Error {
-        for &i in items {
+    fn culprit(&self, task: &mut dyn Task, step: &Step, norm: f64) -> Error {
+        for (k, &i) in step.items.iter().enumerate() {
             let mut grads = Grads::new();
             let alone = self
-                .micro_batch(task, &[i], None, &mut grads)
+                .micro_batch(task, step, k..k + 1, None, &mut grads)
                 .and_then(|_| global_norm(&grads));
             match alone {
                 Ok(norm) if norm.is_finite() => {}
@@ -310,11 +371,27 @@ impl Trainer {
                 Err(e) => return e,
             }
         }
-        let first = items.first().map_or("", |&i| task.place(i));
+        let first = step.items.first().map_or("", |&i| task.place(i));
         Error::rule(format!(
             "the gradient's norm is {norm}, though of no single pair; the step's first is {first}"
         ))
     }
+}
+
+/// Rows of an item.
+fn size(task: &dyn Task, i: usize) -> usize {
+    let (prompt, responses) = task.item(i);
+    score::rows(prompt, &responses)
+}
+
+/// These items as a micro-batch.
+fn packed(task: &dyn Task, items: &[usize]) -> Packed {
+    let mut plan = Packed::default();
+    for &i in items {
+        let (prompt, responses) = task.item(i);
+        plan.push_item(i as u64, prompt, &responses);
+    }
+    plan
 }
 
 /// Kind, number and token ids of what is trained on (FNV-1a over the ids and lengths): resuming with other data

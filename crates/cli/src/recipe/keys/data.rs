@@ -70,6 +70,20 @@ choice! {
     }
 }
 
+choice! {
+    /// What happens to pairs of equal responses.
+    OnIdentical {
+        /// Left out where the loss gives them no gradient, used where it does (resolved when a run begins).
+        Auto = "auto",
+        /// Use them.
+        Keep = "keep",
+        /// Leave them out and count them.
+        Drop = "drop",
+        /// Stop with an error naming it.
+        Error = "error",
+    }
+}
+
 section! {
     /// The human responses, and what counts as a usable pair.
     ["data"] Data {
@@ -103,8 +117,9 @@ section! {
         max_response_tokens: usize = "512", Bound::at_least(1.0);
         /// Responses without a token besides the end of turn.
         empty: OnBad = "\"drop\"";
-        /// Pairs whose two responses are the same: they have no gradient.
-        identical: OnBad = "\"drop\"";
+        /// Pairs whose two responses are the same. A loss of the margin alone gives them no gradient, one with another term
+        /// does: `auto` asks the loss, with its options, and drops or keeps them accordingly.
+        identical: OnIdentical = "\"auto\"";
         /// Generated responses cut at the token limit: they carry no end of turn into the loss.
         cut: OnBad = "\"keep\"";
         /// Human responses cut at their limit. One that never ends tells the two players apart by that alone.

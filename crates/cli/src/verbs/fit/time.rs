@@ -152,17 +152,22 @@ fn stages(plan: &Plan, numbers: &Numbers) -> Result<Vec<(&'static str, String, W
     let mut work =
         plan.game.training_work(&packing, r.train.checkpoint)? * share(trained, item, &packing);
     work += plan.game.update_work() * steps as f64;
+    if plan.passes_twice(&packing) {
+        work += plan.game.scoring_work(&packing)? * share(trained, item, &packing);
+    }
     // the start is measured too; log-probs are those of policy and opponent
     let measured = numbers.held_out * r.eval.seeds.len() * (iterations + 1);
     let mut measuring = answers(measured, true)?;
     measuring += scored(numbers.held_out * (2 * iterations + 1))?;
+    stages.push((
+        "generate",
+        times("answers", n * iterations),
+        answers(n * iterations, false)?,
+    ));
+    if plan.scores {
+        stages.push(("score", times("pairs scored", pairs), scored(pairs)?));
+    }
     stages.extend([
-        (
-            "generate",
-            times("answers", n * iterations),
-            answers(n * iterations, false)?,
-        ),
-        ("score", times("pairs scored", pairs), scored(pairs)?),
         ("train", times("pairs trained on", trained), work),
         ("eval", times("answers measured", measured), measuring),
     ]);

@@ -147,10 +147,13 @@ pub(crate) fn add_onto(a: &Tensor, b: &Tensor) -> Result<()> {
 }
 
 /// x with the mask of `randori_lora::dropout` on it.
-pub(crate) fn drop_out(x: &Tensor, p: f32, seed: u64) -> Result<Tensor> {
+pub(crate) fn drop_out(x: &Tensor, p: f32, keys: &[u64], salt: u64) -> Result<Tensor> {
     let y = room(x, x.dims())?; // every value is written
-    let (from, to) = (ptr(x)?, ptr(&y)?);
-    ops::dropout(gpu()?, float(x)?, x.elem_count(), from, p, seed, to)?;
+    // candle has no u64; the kernel reads the same 64 bits
+    let bits: Vec<i64> = keys.iter().map(|key| key.cast_signed()).collect();
+    let bits = gpu()?.upload(&bits)?;
+    let (from, to, keys) = (ptr(x)?, ptr(&y)?, (ptr(&bits)?, keys.len()));
+    ops::dropout(gpu()?, float(x)?, x.elem_count(), from, p, keys, salt, to)?;
     Ok(y)
 }
 
