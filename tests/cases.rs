@@ -11,6 +11,8 @@
 mod files;
 #[path = "cases/heads.rs"]
 mod heads;
+#[path = "cases/intervals.rs"]
+mod intervals;
 #[path = "cases/losses.rs"]
 mod losses;
 #[path = "cases/python.rs"]

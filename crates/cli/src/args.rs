@@ -1,5 +1,6 @@
 //! The command line: verbs and flags, and the one line an error becomes.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -175,7 +176,11 @@ pub fn main() -> ExitCode {
     let command = match Command::try_parse() {
         Ok(command) => command,
         Err(e) => {
-            let _ = e.print();
+            let text = e.render().to_string(); // an argument may be a file's name, and be quoted in it
+            match terminal::escaped(&text) {
+                Cow::Owned(text) => err!("{text}"),
+                Cow::Borrowed(_) => drop(e.print()), // with its colours
+            }
             return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
         }
     };

@@ -22,6 +22,8 @@ use crate::training::trained;
 
 /// The file of a player's held-out answers, beside its `eval.json`.
 pub const ANSWERS: &str = "answers.jsonl";
+/// The file of what was measured of a player on each held-out prompt, beside its `eval.json`.
+pub const PROMPTS: &str = "prompts.jsonl";
 
 /// A game with one seed.
 pub struct SpinGame<'a> {
@@ -211,15 +213,10 @@ impl Game for SpinGame<'_> {
             &theirs,
             &self.label(now.t, "opponent"),
         )?;
-        let signals = measure::signals(
-            session,
-            held_out,
-            &own,
-            &of_policy,
-            &of_opponent,
-            &theirs,
-            now.beta,
-        );
+        let pairs = measure::pairs(held_out, &of_policy, &of_opponent, &theirs);
+        let signals = measure::signals(session, &own, &pairs, now.beta);
+        let prompts = measure::prompts(&own, &pairs, now.beta);
+        desk.write(PROMPTS, |path| write_rows(path, &prompts))?;
         desk.write(ANSWERS, |path| write_rows(path, &own.first))?;
         self.answers = Some((now.t + 1, own.first));
         Ok(signals)

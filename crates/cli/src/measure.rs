@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::corpus::Part;
 use crate::progress::AtOnce;
-use crate::report::Measures;
+use crate::report::{Measures, PromptRow};
 use crate::session::Session;
 use crate::settings;
 
@@ -45,6 +45,19 @@ pub struct Answered {
     pub tokens: f64,
     /// Share of cut answers.
     pub cut: f64,
+    /// Whether answers were checked.
+    checked: bool,
+    /// Of each prompt, over all seeds.
+    prompts: Vec<Counted>,
+}
+
+/// The answers to one prompt.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counted {
+    right: Tally,
+    in_form: Tally,
+    cut: Tally,
+    tokens: usize,
 }
 
 /// How answers are checked; `None`: they are not.
@@ -77,6 +90,8 @@ pub fn answer(
         in_form: 0.0,
         tokens: 0.0,
         cut: 0.0,
+        checked: check.is_some(),
+        prompts: vec![Counted::default(); prompts.len()],
     };
     let (mut form, mut tokens, mut cut) = (Tally::default(), 0, Tally::default());
     let mut slots = AtOnce::slots(&session.recipe);
@@ -97,10 +112,16 @@ pub fn answer(
                 &held_out.prompts[i],
                 generation,
             );
+            let in_form = check.as_ref().is_some_and(|c| c.in_form(&one.generated));
             right.add(one.right.unwrap_or(false));
-            form.add(check.as_ref().is_some_and(|c| c.in_form(&one.generated)));
+            form.add(in_form);
             cut.add(one.truncated);
             tokens += generation.tokens.len();
+            let of_prompt = &mut out.prompts[i];
+            of_prompt.right.add(one.right.unwrap_or(false));
+            of_prompt.in_form.add(in_form);
+            of_prompt.cut.add(one.truncated);
+            of_prompt.tokens += generation.tokens.len();
             if k == 0 {
                 out.first.push(one);
             }
@@ -163,33 +184,49 @@ pub fn logps(
     Ok(scores.into_iter().map(|s| (s[0], s[1])).collect())
 }
 
-/// The signals of a player against its opponent on held-out pairs (real, the opponent's answer).
-pub fn signals(
-    session: &Session,
+/// The held-out pairs (real, the opponent's answer) of a player and its opponent.
+pub fn pairs(
     held_out: &Part,
-    own: &Answered,
     policy: &[(f64, f64)],
     opponent: &[(f64, f64)],
     opponent_answers: &[HeldOutAnswer],
-    beta: f64,
-) -> Signals {
+) -> Vec<PairLogps> {
     let rows = held_out
         .examples
         .iter()
         .zip(policy)
         .zip(opponent)
         .zip(opponent_answers);
-    let pairs: Vec<PairLogps> = rows
-        .map(|(((e, p), o), a)| PairLogps {
-            policy_real: p.0,
-            policy_generated: p.1,
-            opponent_real: o.0,
-            opponent_generated: o.1,
-            real_tokens: e.response.len(),
-            generated_tokens: a.tokens.len(),
-        })
-        .collect();
-    let mut signals = Signals::of(&pairs, beta);
+    rows.map(|(((e, p), o), a)| PairLogps {
+        policy_real: p.0,
+        policy_generated: p.1,
+        opponent_real: o.0,
+        opponent_generated: o.1,
+        real_tokens: e.response.len(),
+        generated_tokens: a.tokens.len(),
+    })
+    .collect()
+}
+
+/// What of a player is measured on each prompt.
+pub fn prompts(own: &Answered, pairs: &[PairLogps], beta: f64) -> Vec<PromptRow> {
+    let share = |tally: Tally| tally.share().unwrap_or(f64::NAN);
+    let row = |(counted, pair): (&Counted, &PairLogps)| PromptRow {
+        exact_match: own.checked.then(|| share(counted.right)),
+        in_form: own.checked.then(|| share(counted.in_form)),
+        cut: share(counted.cut),
+        tokens: counted.tokens as f64 / counted.cut.seen.max(1) as f64,
+        logps_real: pair.policy_real,
+        real_tokens: pair.real_tokens,
+        logps_generated: pair.policy_generated,
+        margin: pair.margin(beta),
+    };
+    own.prompts.iter().zip(pairs).map(row).collect()
+}
+
+/// The signals of a player against its opponent on held-out pairs.
+pub fn signals(session: &Session, own: &Answered, pairs: &[PairLogps], beta: f64) -> Signals {
+    let mut signals = Signals::of(pairs, beta);
     signals.exact_match = mean(&own.exact_match);
     let mut extra = |name: &str, value: f64| {
         if value.is_finite() {

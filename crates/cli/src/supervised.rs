@@ -9,11 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::artefacts::Learnt;
 use crate::corpus::Part;
+use crate::game::PROMPTS;
 use crate::measure::{self, HeldOutAnswer};
 use crate::recipe::ChosenBy;
 use crate::report::Baseline;
 use crate::session::Session;
 use crate::settings;
+use crate::stages::write_rows;
 use crate::training::trained;
 
 /// Trains on the real responses; resumable through its desk.
@@ -127,7 +129,7 @@ pub fn baseline(
     };
     let stage = format!("held-out-lr-{:e}-epochs-{}", setting.lr, setting.epochs);
     let name = format!("{label}continued SFT");
-    let signals = run.stage(&place, &stage, |_| {
+    let signals = run.stage(&place, &stage, |desk| {
         let player = learnt.player(&session.base);
         let own = measure::answer(session, &player, of.held_out, &name)?;
         let policy = measure::logps(session, &player, of.held_out, of.start_answers, &name)?;
@@ -140,16 +142,12 @@ pub fn baseline(
             &format!("{label}start"),
         )?;
         let beta = session.beta(0);
-        anyhow::Ok(measure::signals(
-            session,
-            of.held_out,
-            &own,
-            &policy,
-            &opponent,
-            of.start_answers,
-            beta,
-        ))
+        let pairs = measure::pairs(of.held_out, &policy, &opponent, of.start_answers);
+        let prompts = measure::prompts(&own, &pairs, beta);
+        desk.write(PROMPTS, |path| write_rows(path, &prompts))?;
+        anyhow::Ok(measure::signals(session, &own, &pairs, beta))
     })?;
+    let prompts = randori_store::read_rows(&run.place(&place).join(PROMPTS)).unwrap_or_default();
     let measures = measure::measures(&signals, false);
     let tokens = steps.max * steps.tokens_per_step;
     Ok((
@@ -158,6 +156,7 @@ pub fn baseline(
             lr: setting.lr,
             epochs: steps.epochs(),
             tokens,
+            prompts,
         },
         setting,
     ))

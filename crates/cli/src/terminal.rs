@@ -23,6 +23,11 @@ macro_rules! out {
     ($($text:tt)*) => { $crate::terminal::out(format_args!($($text)*)) };
 }
 
+/// What is no result and brings its own line ends, on standard error.
+macro_rules! err {
+    ($($text:tt)*) => { $crate::terminal::err(format_args!($($text)*)) };
+}
+
 /// One line that is no result, on standard error.
 macro_rules! errln {
     ($($text:tt)*) => { $crate::terminal::err(format_args!("{}\n", format_args!($($text)*))) };
@@ -54,7 +59,7 @@ pub fn out(text: fmt::Arguments) {
     print!("{}", escaped(&text.to_string()));
 }
 
-/// Behind `errln!`.
+/// Behind `errln!` and `err!`.
 pub fn err(text: fmt::Arguments) {
     eprint!("{}", escaped(&text.to_string()));
 }

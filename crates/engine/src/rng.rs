@@ -11,6 +11,8 @@ pub enum Stream {
     Shuffle = 1,
     /// Seeds of LoRA's dropout masks.
     Dropout = 2,
+    /// Held-out prompts drawn again, for the intervals of what is measured on them.
+    Resample = 3,
 }
 
 /// A uniform number in [0, 1) with 53 random bits, for drawing token `position` of response `sequence`.

@@ -1,5 +1,6 @@
-//! Multiple choice by likelihood, as the Open LLM Leaderboard counts it: `acc` by the summed log-prob of each choice,
-//! `acc_norm` by the log-prob per byte of its text, `mc2` by the probability on the true choices.
+//! Multiple choice by likelihood, as lm-eval 0.4.13 counts it: `acc` by the summed log-prob of each choice, `acc_norm` by
+//! the log-prob per character of its text, `mc2` by the probability on the true choices. Of choices that are level the
+//! first is taken.
 
 use crate::Tally;
 
@@ -8,10 +9,26 @@ use crate::Tally;
 pub struct Choice {
     /// Summed log-prob given the question, in nats.
     pub logps: f64,
-    /// Bytes of its text.
-    pub bytes: usize,
+    /// Characters of its text (Unicode scalar values, as Python's `len` counts them), not bytes and not tokens.
+    pub characters: usize,
     /// Whether it is (one of) the right one(s).
     pub right: bool,
+}
+
+impl Choice {
+    /// A choice of this text.
+    pub fn new(text: &str, logps: f64, right: bool) -> Choice {
+        Choice {
+            logps,
+            characters: text.chars().count(),
+            right,
+        }
+    }
+
+    /// Log-prob per character; a choice without text is taken as one character.
+    fn per_character(&self) -> f64 {
+        self.logps / self.characters.max(1) as f64
+    }
 }
 
 /// Running multiple-choice measures.
@@ -19,7 +36,7 @@ pub struct Choice {
 pub struct MultipleChoice {
     /// Right by summed log-prob.
     pub acc: Tally,
-    /// Right by log-prob per byte.
+    /// Right by log-prob per character.
     pub acc_norm: Tally,
     /// Sum over questions of the probability mass on right choices.
     mc2: f64,
@@ -28,15 +45,8 @@ pub struct MultipleChoice {
 impl MultipleChoice {
     /// Counts one question; a question without choices counts as wrong.
     pub fn add(&mut self, choices: &[Choice]) {
-        let best = |score: &dyn Fn(&Choice) -> f64| {
-            choices
-                .iter()
-                .max_by(|a, b| score(a).total_cmp(&score(b)))
-                .is_some_and(|c| c.right)
-        };
-        self.acc.add(best(&|c| c.logps));
-        self.acc_norm
-            .add(best(&|c| c.logps / c.bytes.max(1) as f64));
+        self.acc.add(best(choices, |c| c.logps));
+        self.acc_norm.add(best(choices, Choice::per_character));
         let top = choices
             .iter()
             .map(|c| c.logps)
@@ -60,6 +70,18 @@ impl MultipleChoice {
     }
 }
 
+/// Whether the first of the choices with the highest score is right.
+fn best(choices: &[Choice], score: impl Fn(&Choice) -> f64) -> bool {
+    let mut best: Option<(f64, bool)> = None;
+    for choice in choices {
+        let score = score(choice);
+        if best.is_none_or(|(highest, _)| score > highest) {
+            best = Some((score, choice.right));
+        }
+    }
+    best.is_some_and(|(_, right)| right)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,20 +90,44 @@ mod tests {
     fn length_normalisation_can_change_the_winner() {
         let mut m = MultipleChoice::default();
         m.add(&[
-            Choice {
-                logps: -2.0,
-                bytes: 1,
-                right: false,
-            },
-            Choice {
-                logps: -3.0,
-                bytes: 10,
-                right: true,
-            },
+            Choice::new("x", -2.0, false),
+            Choice::new("ten letter", -3.0, true),
         ]);
         assert_eq!((m.acc.right, m.acc_norm.right), (0, 1));
         let p = (-3f64).exp() / ((-3f64).exp() + (-2f64).exp());
         assert!((m.mc2().unwrap() - p).abs() < 1e-12);
+    }
+
+    /// Seven characters are 13 bytes here: by bytes the wrong one would win (-9/13 against -9/10), by characters -9/7 loses
+    /// against -9/10. lm-eval: `completion_len = np.array([float(len(i)) for i in choices])`.
+    #[test]
+    fn length_is_counted_in_characters() {
+        let mut m = MultipleChoice::default();
+        m.add(&[
+            Choice::new("привет!", -9.0, false),
+            Choice::new("ten letter", -9.0, true),
+        ]);
+        assert_eq!("привет!".len(), 13);
+        assert_eq!(m.acc_norm.right, 1);
+        let mut m = MultipleChoice::default();
+        m.add(&[
+            Choice::new("é漢👩", -3.0, false), // 3 characters, 9 bytes: -1 a character, -0.33 a byte
+            Choice::new("four", -2.0, true),
+        ]);
+        assert_eq!((m.acc.right, m.acc_norm.right), (1, 1));
+    }
+
+    /// `np.argmax` answers the first.
+    #[test]
+    fn of_level_choices_the_first_is_taken() {
+        for (first, second, right) in [(true, false, 1), (false, true, 0)] {
+            let mut m = MultipleChoice::default();
+            m.add(&[
+                Choice::new("ab", -2.0, first),
+                Choice::new("cd", -2.0, second),
+            ]);
+            assert_eq!((m.acc.right, m.acc_norm.right), (right, right));
+        }
     }
 
     #[test]

@@ -4,13 +4,15 @@
 //! tensor, a file or the terminal; so every figure that a run prints can be checked by hand.
 
 mod answer;
+mod bootstrap;
 mod choice;
 mod likelihood;
 mod spread;
 
 pub use answer::{Check, Tally};
+pub use bootstrap::{Resamples, ratio};
 pub use choice::{Choice, MultipleChoice};
-pub use likelihood::{Likelihood, PairMeasures, PairRow};
+pub use likelihood::Likelihood;
 pub use spread::{Spread, spread};
 
 /// What can be wrong with an evaluation's settings.

@@ -1,6 +1,5 @@
-//! A mean with its 95 % interval over seeds (Student's t: a handful of seeds is not a normal distribution).
-
-use serde::{Deserialize, Serialize};
+//! A mean with its 95 % interval: how far it would move with other seeds (Student's t: a handful of seeds is not a normal
+//! distribution), and with other held-out prompts.
 
 /// Two-sided 97.5 % quantiles of Student's t for 1, 2, … 30 degrees of freedom (standard tables).
 const T: [f64; 30] = [
@@ -9,33 +8,44 @@ const T: [f64; 30] = [
     2.052, 2.048, 2.045, 2.042,
 ];
 
-/// Mean and half-width of its 95 % interval.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// The normal distribution's: a bootstrap's thousand draws are.
+const NORMAL: f64 = 1.96;
+
+/// A mean, and the half-width of its 95 % interval with what that is made of.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spread {
-    /// Arithmetic mean.
+    /// Arithmetic mean over seeds.
     pub mean: f64,
-    /// Half-width; 0 for a single value (nothing is known of its spread).
-    pub half: f64,
-    /// How many values.
-    pub n: usize,
+    /// Half-width with all that is known to vary; `None` where nothing is.
+    pub half: Option<f64>,
+    /// Its part by seeds; `None` with one seed, which says nothing of its spread.
+    pub by_seeds: Option<f64>,
+    /// Its part by held-out prompts.
+    pub by_prompts: Option<f64>,
 }
 
-/// Over the values; `None` where there is none.
-pub fn spread(values: &[f64]) -> Option<Spread> {
+/// Over one value a seed, and the standard error that the choice of prompts gives their mean, where it is known. The two
+/// are independent and are added as squares; that seeds differ more on some prompts than on others is in both, so the
+/// interval is rather too wide than too narrow. `None` where there is no value.
+pub fn spread(values: &[f64], prompts: Option<f64>) -> Option<Spread> {
     let n = values.len();
     if n == 0 {
         return None;
     }
     let mean = values.iter().sum::<f64>() / n as f64;
-    if n == 1 {
-        return Some(Spread { mean, half: 0.0, n });
-    }
-    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
-    let t = T.get(n - 2).copied().unwrap_or(1.96);
+    let by_seeds = (n > 1).then(|| {
+        let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
+        let t = T.get(n - 2).copied().unwrap_or(NORMAL);
+        t * (variance / n as f64).sqrt()
+    });
+    let by_prompts = prompts.map(|error| NORMAL * error);
+    let known = by_seeds.or(by_prompts).is_some();
+    let half = by_seeds.unwrap_or(0.0).hypot(by_prompts.unwrap_or(0.0));
     Some(Spread {
         mean,
-        half: t * (variance / n as f64).sqrt(),
-        n,
+        half: known.then_some(half),
+        by_seeds,
+        by_prompts,
     })
 }
 
@@ -45,17 +55,19 @@ mod tests {
 
     #[test]
     fn by_hand() {
-        assert_eq!(spread(&[]), None);
-        assert_eq!(
-            spread(&[2.0]),
-            Some(Spread {
-                mean: 2.0,
-                half: 0.0,
-                n: 1
-            })
-        );
+        assert_eq!(spread(&[], Some(1.0)), None);
+        let one = spread(&[2.0], None).unwrap();
+        assert_eq!((one.mean, one.half), (2.0, None));
         // 1, 2, 3: standard deviation 1, standard error 1/sqrt 3, t(2) = 4.303
-        let s = spread(&[1.0, 2.0, 3.0]).unwrap();
-        assert!((s.mean - 2.0).abs() < 1e-12 && (s.half - 4.303 / 3f64.sqrt()).abs() < 1e-9);
+        let s = spread(&[1.0, 2.0, 3.0], None).unwrap();
+        let seeds = 4.303 / 3f64.sqrt();
+        assert!((s.mean - 2.0).abs() < 1e-12 && (s.half.unwrap() - seeds).abs() < 1e-9);
+        // beside it 1.96 standard errors of the prompts, as squares
+        let s = spread(&[1.0, 2.0, 3.0], Some(0.5)).unwrap();
+        let both = (seeds * seeds + 0.98 * 0.98).sqrt();
+        assert!((s.half.unwrap() - both).abs() < 1e-9);
+        assert_eq!(s.by_prompts, Some(0.98));
+        let s = spread(&[2.0], Some(0.5)).unwrap();
+        assert_eq!((s.half, s.by_seeds), (Some(0.98), None));
     }
 }

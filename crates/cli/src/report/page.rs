@@ -2,7 +2,7 @@
 
 use super::summary::{Row, Summary};
 use super::svg::{Line, chart, escape};
-use super::table::{cell, table};
+use super::table::{cell, legend, table};
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}\
 svg{width:100%;max-width:28rem;height:auto}.charts{display:flex;flex-wrap:wrap;gap:1rem}.charts>*{flex:1 1 24rem}\
@@ -72,10 +72,11 @@ pub fn page(summary: &Summary, recipe: &str, losses: &[(usize, Vec<f64>)]) -> St
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
          <title>{name}</title><style>{STYLE}</style></head><body>\n<h1>{name}</h1>\n<p>{verdict}</p>\n\
-         <pre>{table}</pre>\n<div class=\"charts\">\n{charts}</div>\n{sample}<h2>Recipe</h2>\n<details><summary>resolved</summary><pre>{recipe}</pre></details>\n</body></html>\n",
+         <pre>{table}</pre>\n<p>{legend}</p>\n<div class=\"charts\">\n{charts}</div>\n{sample}<h2>Recipe</h2>\n<details><summary>resolved</summary><pre>{recipe}</pre></details>\n</body></html>\n",
         name = escape(&summary.name),
         verdict = escape(&verdict(summary)),
         table = escape(&table(summary)),
+        legend = escape(&legend(summary)),
         sample = sample.unwrap_or_default(),
         recipe = escape(recipe),
     )
@@ -100,21 +101,20 @@ pub fn verdict(summary: &Summary) -> String {
         name.1
     );
     if let Some(sft) = find("continued SFT") {
-        let (Some(a), Some(b)) = (last.spread(name.0), sft.spread(name.0)) else {
+        let better = match name.0 {
+            "nll_real" => sft.more_than(last, name.0), // less is better
+            _ => last.more_than(sft, name.0),
+        };
+        let Some(better) = better else {
             return out + ".";
         };
-        let better = if name.0 == "nll_real" {
-            b.mean - a.mean
-        } else {
-            a.mean - b.mean
-        };
-        let apart = better.abs() > (a.half.powi(2) + b.half.powi(2)).sqrt() && a.n > 1;
-        let words = match (apart, better > 0.0, a.n > 1) {
-            (true, true, _) => "better than",
-            (true, false, _) => "worse than",
-            (false, _, true) => "not told apart from",
-            (false, true, false) => "(one seed, no interval) above",
-            (false, false, false) => "(one seed, no interval) not above",
+        let apart = better.half.map(|half| better.mean.abs() > half);
+        let words = match (apart, better.mean > 0.0) {
+            (Some(true), true) => "better than",
+            (Some(true), false) => "worse than",
+            (Some(false), _) => "not told apart from",
+            (None, true) => "(one seed, no interval) better than",
+            (None, false) => "(one seed, no interval) not better than",
         };
         out.push_str(&format!(
             ": {words} continued SFT from the same start, {}",
@@ -139,7 +139,10 @@ fn curve<'a>(rows: &[Row], name: &str, label: &'a str, colour: &'a str) -> Line<
         .filter(|r| r.label != "continued SFT")
         .enumerate();
     let points = played
-        .filter_map(|(x, row)| row.spread(name).map(|s| (x as f64, s.mean, s.half)))
+        .filter_map(|(x, row)| {
+            row.spread(name)
+                .map(|s| (x as f64, s.mean, s.half.unwrap_or(0.0)))
+        })
         .collect();
     Line {
         label,

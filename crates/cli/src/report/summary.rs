@@ -1,8 +1,12 @@
 //! The figures of a run: measured per seed, averaged over seeds, as `summary.json`.
 
-use randori_eval::{Spread, spread};
+use std::rc::Rc;
+
+use randori_eval::{Resamples, Spread};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+
+use super::prompts::{PromptRow, Prompts, draws, interval};
 
 /// What is measured of one player on the held-out data. NaN: not measured (or not defined).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -72,6 +76,8 @@ pub struct Baseline {
     pub epochs: f64,
     /// Tokens it was trained on.
     pub tokens: usize,
+    /// What was measured on each prompt.
+    pub prompts: Vec<PromptRow>,
 }
 
 /// One game.
@@ -89,6 +95,8 @@ pub struct Played {
     pub tokens: usize,
     /// For each iteration: the step at which its training ended since its loss asked no pair for a change.
     pub converged: Vec<Option<usize>>,
+    /// What of all that was measured on each prompt.
+    pub prompts: Prompts,
 }
 
 /// One prompt and how it is answered.
@@ -125,34 +133,66 @@ pub struct Row {
     pub label: String,
     /// One per seed.
     pub seeds: Vec<Measures>,
+    /// What was measured on each prompt, one list per seed; empty where it was not kept.
+    prompts: Vec<Vec<PromptRow>>,
+    draws: Rc<Resamples>,
 }
 
 impl Row {
-    /// Mean and interval over seeds of one measure; `None` where no seed has it.
+    /// Mean of one measure over seeds, with its interval over seeds and held-out prompts; `None` where no seed has it.
     pub fn spread(&self, name: &str) -> Option<Spread> {
+        let mut values = self.values(name);
+        values.retain(|value| value.is_finite());
+        interval(name, &values, &self.prompts, None, &self.draws)
+    }
+
+    /// How much more of one measure this player has than another, paired seed by seed and prompt by prompt; `None`
+    /// where one of them lacks it.
+    pub fn more_than(&self, other: &Row, name: &str) -> Option<Spread> {
+        let (own, theirs) = (self.values(name), other.values(name));
+        let pairs = own.iter().zip(&theirs);
+        let differences: Vec<f64> = pairs.map(|(a, b)| a - b).collect();
+        if own.len() != theirs.len() || differences.iter().any(|d| !d.is_finite()) {
+            return None;
+        }
+        interval(
+            name,
+            &differences,
+            &self.prompts,
+            Some(&other.prompts),
+            &self.draws,
+        )
+    }
+
+    /// Of how many prompts the interval speaks; 0 where they were not kept.
+    pub fn prompts(&self) -> usize {
+        let all = self.prompts.iter().map(Vec::len).min();
+        all.unwrap_or(0)
+    }
+
+    /// One per seed.
+    fn values(&self, name: &str) -> Vec<f64> {
         let of = |m: &Measures| m.entries().iter().find(|e| e.0 == name).map(|e| e.1);
-        let values: Vec<f64> = self
-            .seeds
-            .iter()
-            .filter_map(of)
-            .filter(|v| v.is_finite())
-            .collect();
-        spread(&values)
+        self.seeds.iter().filter_map(of).collect()
     }
 
     fn json(&self) -> Map<String, Value> {
         let mut out = Map::new();
-        let mut intervals = Map::new();
+        let mut intervals: [(&str, Map<String, Value>); 3] = [
+            ("interval95", Map::new()),
+            ("interval95_by_seeds", Map::new()),
+            ("interval95_by_prompts", Map::new()),
+        ];
         for (name, _) in Measures::NONE.entries() {
             let spread = self.spread(name);
             out.insert(name.into(), spread.map_or(Value::Null, |s| json!(s.mean)));
-            if let Some(s) = spread.filter(|s| s.n > 1) {
-                intervals.insert(name.into(), json!(s.half));
+            let halves = spread.map_or([None; 3], |s| [s.half, s.by_seeds, s.by_prompts]);
+            for ((_, all), half) in intervals.iter_mut().zip(halves) {
+                all.extend(half.map(|half| (name.to_string(), json!(half))));
             }
         }
-        if !intervals.is_empty() {
-            out.insert("interval95".into(), Value::Object(intervals));
-        }
+        let given = intervals.into_iter().filter(|(_, all)| !all.is_empty());
+        out.extend(given.map(|(key, all)| (key.to_string(), Value::Object(all))));
         out
     }
 }
@@ -160,10 +200,23 @@ impl Row {
 impl Summary {
     /// Start, iterations, then the baseline if there is one.
     pub fn rows(&self) -> Vec<Row> {
-        let row = |label: String, seeds: Vec<Measures>| Row { label, seeds };
+        let first = self.played.first();
+        let kept = first.map_or(0, |p| p.prompts.start.len());
+        let draws = Rc::new(draws(kept, first.map_or(0, |p| p.seed)));
+        let row = |label: String, seeds: Vec<Measures>, prompts: Vec<Vec<PromptRow>>| Row {
+            label,
+            seeds,
+            prompts,
+            draws: draws.clone(),
+        };
+        let of = |which: &dyn Fn(&Prompts) -> Option<Vec<PromptRow>>| -> Vec<Vec<PromptRow>> {
+            let all = self.played.iter().filter_map(|p| which(&p.prompts));
+            all.collect()
+        };
         let mut rows = vec![row(
             "start".into(),
             self.played.iter().map(|p| p.start).collect(),
+            of(&|p| Some(p.start.clone())),
         )];
         let longest = self
             .played
@@ -177,7 +230,8 @@ impl Summary {
                 .iter()
                 .filter_map(|p| p.iterations.get(t).copied())
                 .collect();
-            rows.push(row(format!("iteration {t}"), seeds));
+            let prompts = of(&|p| p.iterations.get(t).cloned());
+            rows.push(row(format!("iteration {t}"), seeds, prompts));
         }
         let baseline: Vec<Measures> = self
             .played
@@ -185,7 +239,9 @@ impl Summary {
             .filter_map(|p| p.continued_sft.as_ref().map(|b| b.measures))
             .collect();
         if !baseline.is_empty() {
-            rows.push(row("continued SFT".into(), baseline));
+            let each = self.played.iter().filter_map(|p| p.continued_sft.as_ref());
+            let prompts = each.map(|b| b.prompts.clone()).collect();
+            rows.push(row("continued SFT".into(), baseline, prompts));
         }
         rows
     }
@@ -292,9 +348,11 @@ pub(super) mod tests {
                     lr: 1e-4,
                     epochs: 2.0,
                     tokens: 1000,
+                    prompts: Vec::new(),
                 }),
                 tokens: 1000,
                 converged: vec![None, Some(4)],
+                prompts: Prompts::default(),
             })
             .collect();
         Summary {

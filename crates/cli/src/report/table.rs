@@ -13,7 +13,7 @@ const COLUMNS: &[(&str, &str, usize)] = &[
     ("tokens", "generated_tokens", 1),
 ];
 
-/// The table as lines, with 95 % intervals where there is more than one seed.
+/// The table as lines, with 95 % intervals; [`legend`] says over what.
 pub fn table(summary: &Summary) -> String {
     let rows = summary.rows();
     let label = rows.iter().map(|r| r.label.len()).max().unwrap_or(0);
@@ -53,9 +53,28 @@ pub fn table(summary: &Summary) -> String {
 pub(super) fn cell(row: &Row, name: &str, digits: usize) -> String {
     match row.spread(name) {
         None => "-".into(),
-        Some(s) if s.n > 1 => format!("{:.digits$} ±{:.digits$}", s.mean, s.half),
-        Some(s) => format!("{:.digits$}", s.mean),
+        Some(s) => match s.half {
+            Some(half) => format!("{:.digits$} ±{half:.digits$}", s.mean),
+            None => format!("{:.digits$}", s.mean),
+        },
     }
+}
+
+/// What the intervals of the table speak of; "" where there are none.
+pub fn legend(summary: &Summary) -> String {
+    let rows = summary.rows();
+    let prompts = rows.iter().map(Row::prompts).min().unwrap_or(0);
+    let what = match (summary.played.len(), prompts) {
+        (0 | 1, 0 | 1) => return String::new(),
+        (0 | 1, n) => format!(
+            "{n} held-out prompts; with one seed, what another seed would change is not in it"
+        ),
+        (seeds, 0 | 1) => {
+            format!("{seeds} seeds; what other held-out prompts would change is not in it")
+        }
+        (seeds, n) => format!("{seeds} seeds and {n} held-out prompts"),
+    };
+    format!("±: half of the 95 % interval over {what}")
 }
 
 #[cfg(test)]
@@ -76,5 +95,11 @@ mod tests {
         let widths: Vec<usize> = lines.iter().map(|l| l.chars().count()).collect();
         assert!(widths.iter().all(|w| *w == widths[0]), "{text}");
         assert!(!table(&example(1)).contains('±'));
+        assert_eq!(legend(&example(1)), "");
+        let of = legend(&example(3));
+        assert!(
+            of.contains("over 3 seeds; what other held-out prompts"),
+            "{of}"
+        );
     }
 }

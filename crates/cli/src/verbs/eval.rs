@@ -9,7 +9,7 @@ use crate::args::{Split, Who};
 use crate::corpus::part;
 use crate::measure;
 use crate::outbox;
-use crate::report::{self, Played, Summary};
+use crate::report::{self, Played, Prompts, Summary};
 use crate::session::Session;
 
 /// Measures, prints, and writes `out` if it is named.
@@ -30,15 +30,8 @@ pub fn run(who: &Who, split: Split, out: Option<&Path>) -> Result<()> {
     let player = session.start(seed)?;
     let own = measure::answer(&session, &player, &part, "player")?;
     let logps = measure::logps(&session, &player, &part, &own.first, "player")?;
-    let signals = measure::signals(
-        &session,
-        &part,
-        &own,
-        &logps,
-        &logps,
-        &own.first,
-        session.beta(0),
-    );
+    let pairs = measure::pairs(&part, &logps, &logps, &own.first);
+    let signals = measure::signals(&session, &own, &pairs, session.beta(0));
     let measures = measure::measures(&signals, true);
     let played = Played {
         converged: Vec::new(),
@@ -47,6 +40,10 @@ pub fn run(who: &Who, split: Split, out: Option<&Path>) -> Result<()> {
         iterations: Vec::new(),
         continued_sft: None,
         tokens: 0,
+        prompts: Prompts {
+            start: measure::prompts(&own, &pairs, session.beta(0)),
+            iterations: Vec::new(),
+        },
     };
     let summary = Summary {
         name: "player".into(),
@@ -55,7 +52,8 @@ pub fn run(who: &Who, split: Split, out: Option<&Path>) -> Result<()> {
         seconds: 0.0,
         peak_bytes: None,
     };
-    outln!("{}", report::table(&summary).replace("start", "player"));
+    let table = report::table(&summary).replace("start", "player");
+    outln!("{table}{}", report::legend(&summary));
     if let Some(out) = out {
         write_json(&Disk::new(), out, &summary.json()["start"])?;
     }

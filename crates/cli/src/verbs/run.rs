@@ -10,11 +10,11 @@ use randori_store::{Open, Run};
 use crate::args::{Split, Who};
 use crate::artefacts::Learnt;
 use crate::corpus::{Part, part};
-use crate::game::{ANSWERS, SpinGame};
+use crate::game::{ANSWERS, PROMPTS, SpinGame};
 use crate::measure::{self, HeldOutAnswer};
 use crate::progress::clock;
 use crate::recipe::Recipe;
-use crate::report::{self, Played, Sample, Summary};
+use crate::report::{self, Played, PromptRow, Prompts, Sample, Summary};
 use crate::session::{self, Opened, Session, Setting};
 use crate::stages::write_rows;
 use crate::supervised::{self, Contest};
@@ -196,7 +196,18 @@ fn one(
         continued_sft,
         tokens,
         converged: converged(run.dir(), signals.len()),
+        prompts: Prompts {
+            start: prompts(run, "start"),
+            iterations: (0..signals.len())
+                .map(|t| prompts(run, &randori_store::place_of(t)))
+                .collect(),
+        },
     })
+}
+
+/// What was measured on each prompt; nothing where a run of an earlier version did not keep it.
+fn prompts(run: &Run, place: &str) -> Vec<PromptRow> {
+    randori_store::read_rows(&run.place(place).join(PROMPTS)).unwrap_or_default()
 }
 
 /// The start, after its supervised stage if the recipe has one.
@@ -233,15 +244,10 @@ fn measured_start(
         let own = measure::answer(session, &player, held_out, &name)?;
         let logps = measure::logps(session, &player, held_out, &own.first, &name)?;
         desk.write(ANSWERS, |path| write_rows(path, &own.first))?;
-        anyhow::Ok(measure::signals(
-            session,
-            held_out,
-            &own,
-            &logps,
-            &logps,
-            &own.first,
-            session.beta(0),
-        ))
+        let pairs = measure::pairs(held_out, &logps, &logps, &own.first);
+        let prompts = measure::prompts(&own, &pairs, session.beta(0));
+        desk.write(PROMPTS, |path| write_rows(path, &prompts))?;
+        anyhow::Ok(measure::signals(session, &own, &pairs, session.beta(0)))
     })?;
     let kept = run.place("start").join(ANSWERS);
     let answers = match randori_store::read_rows::<HeldOutAnswer>(&kept) {
@@ -312,7 +318,7 @@ fn sample(dir: &Path, iterations: usize) -> Option<Sample> {
 }
 
 fn show(summary: &Summary, dir: &Path, began: Instant) {
-    outln!("\n{}", report::table(summary));
+    outln!("\n{}{}", report::table(summary), report::legend(summary));
     outln!("{}", report::verdict(summary));
     summary.converged().iter().for_each(|line| outln!("{line}"));
     if let Some(s) = &summary.sample {

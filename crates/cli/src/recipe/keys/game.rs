@@ -79,7 +79,8 @@ choice! {
 section! {
     /// What the game is compared with.
     ["compare"] Compare {
-        /// The game is played once for each seed and means are given with 95 % intervals; empty: once, with `seed`.
+        /// The game is played once for each seed, and the intervals then say what another seed would change, beside what
+        /// other held-out prompts would (docs/spin.md); empty: once, with `seed`.
         seeds: Vec<u64> = "[]";
         /// Spend the game's trained tokens on more supervised fine-tuning from the same start (the paper's baseline).
         continued_sft: bool = "false";
