@@ -37,7 +37,7 @@ impl Console {
 
     /// What the user should know though nothing failed: it is a result rather than progress, so `quiet` keeps it.
     pub fn notes(&self, notes: &[String]) {
-        notes.iter().for_each(|note| eprintln!("note: {note}"));
+        notes.iter().for_each(|note| errln!("note: {note}"));
     }
 
     /// Says so if fewer are taken at a time than before.
