@@ -1,8 +1,10 @@
-//! The hub's way, against a small server in this process: what is downloaded, what is cached, what an error says.
+//! The hub's way, against a small server in this process: what is downloaded, what is cached, what
+//! an error says.
 //!
-//! The hub's address and cache come from the environment, so each case runs in a process of its own: this test program
-//! started again with [`CASE`] set. The cache's layout (blobs, snapshots by commit, refs, trees) and what is found in it
-//! are those of huggingface_hub 2.4.0's `snapshot_download`, run against such a server.
+//! The hub's address and cache come from the environment, so each case runs in a process of its
+//! own: this test program started again with [`CASE`] set. The cache's layout (blobs, snapshots by
+//! commit, refs, trees) and what is found in it are those of huggingface_hub 2.4.0's
+//! `snapshot_download`, run against such a server.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -204,7 +206,8 @@ fn a_repository_without_weights() {
     );
 }
 
-/// hf-hub 0.4.3's own `get` would take the cached config.json of the first commit and fetch the weights of the second.
+/// hf-hub 0.4.3's own `get` would take the cached config.json of the first commit and fetch the
+/// weights of the second.
 #[test]
 fn a_branch_that_moves_never_mixes_two_commits() {
     let home = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! What the environment says about the hub, read as huggingface_hub reads it, so that both tools use one
-//! cache, one token and one idea of being offline.
+//! What the environment says about the hub, read as huggingface_hub reads it, so that both tools
+//! use one cache, one token and one idea of being offline.
 
 use std::path::PathBuf;
 
@@ -52,7 +52,8 @@ fn is_true(text: &str) -> bool {
     ["1", "ON", "YES", "TRUE"].contains(&text.to_uppercase().as_str())
 }
 
-/// A path with `~`, `$NAME` and `${NAME}` replaced; a variable that is not set stays as it is written.
+/// A path with `~`, `$NAME` and `${NAME}` replaced; a variable that is not set stays as it is
+/// written.
 fn expanded(path: &str, var: &dyn Fn(&str) -> Option<String>) -> String {
     let home = || var("HOME").or_else(|| var("USERPROFILE"));
     let mut rest = path;
@@ -99,8 +100,8 @@ mod tests {
         Environment::of(&found)
     }
 
-    /// Right values: huggingface_hub 2.4.0's constants HF_HUB_CACHE, ENDPOINT and HF_HUB_OFFLINE in a
-    /// process with these variables.
+    /// Right values: huggingface_hub 2.4.0's constants HF_HUB_CACHE, ENDPOINT and HF_HUB_OFFLINE in
+    /// a process with these variables.
     #[test]
     fn variables_mean_what_they_mean_to_python() {
         let cache = |vars: &[(&str, &str)]| with(vars).cache.display().to_string();

@@ -1,4 +1,5 @@
-//! Files of a Hugging Face repository, all of one commit, kept in the cache that huggingface_hub keeps.
+//! Files of a Hugging Face repository, all of one commit, kept in the cache that huggingface_hub
+//! keeps.
 //!
 //! ```no_run
 //! use randori_engine::hub::{Kind, Snapshot};
@@ -11,9 +12,9 @@
 //! # Ok(()) }
 //! ```
 //!
-//! hf-hub downloads and lays the cache out; which commit is meant is decided here, once, because its
-//! `get` mixes the files of two commits when a branch moves, does not see what Python fetched by commit
-//! (that writes no ref), and asks the network whatever `HF_HUB_OFFLINE` says.
+//! hf-hub downloads and lays the cache out; which commit is meant is decided here, once, because
+//! its `get` mixes the files of two commits when a branch moves, does not see what Python fetched
+//! by commit (that writes no ref), and asks the network whatever `HF_HUB_OFFLINE` says.
 
 mod environment;
 mod listing;
@@ -51,13 +52,14 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Finds out which commit `revision` (a branch, tag or commit) of `repo` (`org/name`) is. The hub
-    /// is asked; where it cannot be (no network, or `HF_HUB_OFFLINE` forbids), the cache says which
-    /// commit it last was. A full commit whose list of files is in the cache needs no asking. No file is
-    /// fetched yet.
+    /// Finds out which commit `revision` (a branch, tag or commit) of `repo` (`org/name`) is. The
+    /// hub is asked; where it cannot be (no network, or `HF_HUB_OFFLINE` forbids), the cache says
+    /// which commit it last was. A full commit whose list of files is in the cache needs no asking.
+    /// No file is fetched yet.
     ///
     /// # Errors
-    /// A revision that the repository has not; whatever else the hub answers, unless the cache has it.
+    /// A revision that the repository has not; whatever else the hub answers, unless the cache has
+    /// it.
     pub fn open(kind: Kind, repo: &str, revision: &str) -> Result<Snapshot> {
         let environment = Environment::of(&|name| std::env::var(name).ok());
         let place = Place::new(kind, repo, revision, &environment)?;
@@ -121,7 +123,8 @@ impl Snapshot {
         }
     }
 
-    /// Whether the commit has a file. Where no list of its files is at hand: whether the cache has it.
+    /// Whether the commit has a file. Where no list of its files is at hand: whether the cache has
+    /// it.
     pub fn has(&self, name: &str) -> bool {
         match &self.listing {
             Some(listing) => listing.files.contains_key(name),
@@ -245,8 +248,8 @@ impl Place {
         Ok(self.at(commit, listing, api))
     }
 
-    /// Notes which commit a branch or tag is now, for days without a network. A cache that cannot be
-    /// written to costs those days only.
+    /// Notes which commit a branch or tag is now, for days without a network. A cache that cannot
+    /// be written to costs those days only.
     fn note(&self, commit: &str) {
         if self.revision != commit {
             let named =

@@ -91,7 +91,8 @@ impl Trainer {
     }
 
     /// Goes on from a checkpoint: `player` says what base and parameters to expect (a fresh one with the same
-    /// adapter), `settings` must be those it was saved with.
+    /// adapter), `settings` must be those it was saved with, but for those that change memory only
+    /// (`micro_batch_tokens`, `checkpoint`, `offload_inputs`).
     ///
     /// # Errors
     /// A missing or damaged file, other settings (the first difference is named), or parameters that do not fit the
@@ -248,8 +249,14 @@ fn forget(dir: &Path, keep: &str) {
     }
 }
 
-/// Names the first setting that differs.
+/// Names the first setting that differs. Those that change memory only may.
 fn same_settings(path: &Path, saved: &TrainSettings, now: &TrainSettings) -> Result<()> {
+    let saved = &TrainSettings {
+        micro_batch_tokens: now.micro_batch_tokens,
+        checkpoint: now.checkpoint,
+        offload_inputs: now.offload_inputs,
+        ..saved.clone()
+    };
     if saved == now {
         return Ok(());
     }

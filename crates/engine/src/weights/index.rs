@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{Read, Seek, SeekFrom},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
@@ -51,6 +51,8 @@ pub(super) enum Format {
 #[derive(Debug)]
 pub(super) struct Place {
     pub name: String,
+    /// Where it lies; none for bytes in memory.
+    pub path: Option<PathBuf>,
     data: Source,
     len: u64,
 }
@@ -81,6 +83,7 @@ impl Place {
         };
         Ok(Place {
             name: name.to_string(),
+            path: None,
             data,
             len,
         })
@@ -92,7 +95,10 @@ impl Place {
         if file.metadata().map_err(|e| io(&name, e))?.is_dir() {
             return Err(Error::rule(format!("{name} is a folder, not a file")));
         }
-        Place::new(&name, Data::File(file))
+        Ok(Place {
+            path: Some(path.to_path_buf()),
+            ..Place::new(&name, Data::File(file))?
+        })
     }
 
     /// Bytes in all.

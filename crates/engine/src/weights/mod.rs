@@ -169,6 +169,14 @@ impl Checkpoint {
         self.tokenizer.clone()
     }
 
+    /// The files that its weights are read from (none for those in memory and fresh ones).
+    pub fn files(&self) -> Vec<PathBuf> {
+        match &self.weights {
+            Weights::Stored(index) => index.files.iter().filter_map(|f| f.path.clone()).collect(),
+            Weights::Random(_) => Vec::new(),
+        }
+    }
+
     /// Every tensor the file has, by Hugging Face's names, with its shape (none for [`Source::Random`]).
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         match &self.weights {
