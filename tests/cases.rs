@@ -11,6 +11,8 @@
 mod files;
 #[path = "cases/heads.rs"]
 mod heads;
+#[path = "cases/hub.rs"]
+mod hub;
 #[path = "cases/intervals.rs"]
 mod intervals;
 #[path = "cases/losses.rs"]

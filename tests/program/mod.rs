@@ -108,13 +108,21 @@ impl World {
     }
 
     pub fn run(&self, args: &[&str]) -> Out {
-        let out = Command::new(env!("CARGO_BIN_EXE_randori"))
-            .args(args)
-            .current_dir(self.dir())
-            // not what whoever runs the tests trusts
-            .env("XDG_CONFIG_HOME", self.dir().join("config"))
-            .output()
-            .unwrap();
+        self.run_with(&[], args)
+    }
+
+    /// [`World::run`] with these environment variables; an empty value: without it.
+    pub fn run_with(&self, vars: &[(&str, &str)], args: &[&str]) -> Out {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_randori"));
+        // not what whoever runs the tests trusts
+        command.env("XDG_CONFIG_HOME", self.dir().join("config"));
+        for (name, value) in vars {
+            match value.is_empty() {
+                true => command.env_remove(name),
+                false => command.env(name, value),
+            };
+        }
+        let out = command.args(args).current_dir(self.dir()).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Out {
             code: out.status.code().unwrap_or(-1),

@@ -19,6 +19,7 @@ mod corpus;
 mod folder;
 mod game;
 mod ggufmeta;
+mod inputs;
 mod losses;
 mod measure;
 mod memory;

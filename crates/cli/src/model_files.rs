@@ -1,10 +1,12 @@
-//! The files a recipe's model is made of: where its weights and configuration lie, which architecture
-//! runs it, and its tokenizer with the chat template.
+//! The files a recipe's model is made of: where its weights and configuration lie, which
+//! architecture runs it, and its tokenizer with the chat template.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use randori_data::{ChatTemplate, GgufTokenizer, Tokenizer};
+use randori_engine::hub::{Kind, Snapshot, is_commit};
 use randori_engine::weights::{self, Source, TokenizerSource};
 use randori_host::Host;
 use randori_sdk::seam::Architecture;
@@ -12,7 +14,8 @@ use randori_sdk::seam::Architecture;
 use crate::builtin;
 use crate::recipe::Recipe;
 
-/// What runs a model of this configuration: the recipe's choice, or else what the configuration names.
+/// What runs a model of this configuration: the recipe's choice, or else what the configuration
+/// names.
 pub fn architecture(
     recipe: &Recipe,
     host: &Host,
@@ -58,21 +61,50 @@ pub fn source(recipe: &Recipe) -> Result<Source> {
     if path.is_file() || text.ends_with(".gguf") {
         return Ok(Source::Gguf(path));
     }
-    // `org/name` and nothing else looks like a hub id; anything longer or with a dot in front is a path
-    let (repo, revision) = text.split_once('@').unwrap_or((text, "main"));
-    let parts: Vec<&str> = repo.split('/').collect();
-    if parts.len() == 2 && parts.iter().all(|p| !p.is_empty() && !p.starts_with('.')) {
-        return Ok(Source::Hub {
-            repo: repo.to_string(),
-            revision: revision.to_string(),
-        });
+    if let Some((repo, revision)) = hub_id(recipe) {
+        return Ok(Source::Hub { repo, revision });
     }
     Err(recipe
         .refuse("model.source", format!("is neither a folder, a .gguf file nor a hub id (org/name), got \"{text}\" ({} does not exist)", path.display()))
         .into())
 }
 
-/// The tokenizer the recipe names, or the model's own, with the recipe's chat template if it gives one.
+/// Repository and revision of a model from the hub. `org/name` and nothing else looks like one;
+/// what is there on disk, what is longer, or has a dot in front is a path.
+pub fn hub_id(recipe: &Recipe) -> Option<(String, String)> {
+    let text = &recipe.model.source.0;
+    let (repo, revision) = text.split_once('@').unwrap_or((text, "main"));
+    let parts: Vec<&str> = repo.split('/').collect();
+    let named = parts.len() == 2 && parts.iter().all(|p| !p.is_empty() && !p.starts_with('.'));
+    let local = text.contains(':') || text.ends_with(".gguf") || recipe.path(text).exists();
+    (named && !local).then(|| (repo.to_string(), revision.to_string()))
+}
+
+/// Puts the commit in the place of a hub's branch or tag, once: the one that the run in hand was
+/// begun with (`kept` of its manifest), or else the one that it is today.
+///
+/// # Errors
+/// What the hub answered.
+pub fn settle_source(recipe: &mut Recipe, kept: &BTreeMap<String, String>) -> Result<()> {
+    let Some((repo, revision)) = hub_id(recipe).filter(|(_, r)| !is_commit(r)) else {
+        return Ok(());
+    };
+    let asked = format!("model.source {repo}@{revision}");
+    let meant = match kept.get(&asked) {
+        Some(meant) => meant.clone(),
+        None => {
+            let snapshot = Snapshot::open(Kind::Model, &repo, &revision)
+                .with_context(|| format!("{}: model.source", recipe.place("model.source")))?;
+            format!("{repo}@{}", snapshot.commit())
+        }
+    };
+    recipe.model.source.0 = meant.clone();
+    recipe.resolved.insert(asked, meant);
+    Ok(())
+}
+
+/// The tokenizer the recipe names, or the model's own, with the recipe's chat template if it gives
+/// one.
 pub fn tokenizer(recipe: &Recipe, own: TokenizerSource) -> Result<Tokenizer> {
     let mut tokenizer = match (
         &recipe.model.tokenizer,

@@ -66,6 +66,9 @@ pub fn read(setting: &Setting, file: &Path) -> Result<Pairs> {
     if let Some(limit) = setting.recipe.data.limit {
         records.truncate(limit);
     }
+    if let Some(answers) = &answers {
+        refuse_other_tokens(setting, file, answers)?;
+    }
     let part = corpus::encode(
         &setting.recipe,
         &setting.tokenizer,
@@ -92,6 +95,21 @@ fn known<'a>(setting: &Setting, place: &str, ids: impl Iterator<Item = &'a u32>)
         .tokenizer
         .below(vocabulary, ids)
         .map_err(|rule| anyhow::anyhow!("{place}: {rule}"))
+}
+
+/// Token ids mean what they meant when they were drawn only with the same tokenizer: their text must be the text that
+/// stands beside them.
+fn refuse_other_tokens(setting: &Setting, file: &Path, answers: &[Answer]) -> Result<()> {
+    let other = |answer: &&Answer| setting.tokenizer.decode(&answer.tokens) != answer.generated;
+    match answers.iter().find(other) {
+        None => Ok(()),
+        Some(answer) => anyhow::bail!(
+            "{}: the tokens of the answer to {} are not those of {:?} in this tokenizer: they were generated with another",
+            file.display(),
+            answer.place,
+            answer.generated
+        ),
+    }
 }
 
 /// Puts the sampler's own token ids beside the real responses.

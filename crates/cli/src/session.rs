@@ -13,9 +13,10 @@ use randori_sdk::seam::Architecture;
 use crate::args::{Common, Who};
 use crate::artefacts::Learnt;
 use crate::folder;
+use crate::inputs::{self, ModelInputs};
 use crate::losses;
 use crate::memory;
-use crate::model_files::{architecture, source, tokenizer};
+use crate::model_files::{architecture, hub_id, source, tokenizer};
 use crate::progress::Console;
 use crate::recipe::{AdapterKind, Recipe};
 use crate::settings;
@@ -71,6 +72,8 @@ pub struct Setting {
     pub tokenizer: Tokenizer,
     /// What the model takes.
     pub bounds: Bounds,
+    /// The files that base and tokenizer are read from.
+    pub model: ModelInputs,
 }
 
 /// A recipe opened, its weights not yet read.
@@ -90,7 +93,8 @@ impl Opened {
         let host = host(Some(&recipe), common)?;
         memory::settle(&mut recipe, &host, &console)?;
         losses::settle_identical(&mut recipe, &host);
-        let name = recipe.model.source.0.clone();
+        // a hub's model is known by its name alone, whatever the commit
+        let name = hub_id(&recipe).map_or_else(|| recipe.model.source.0.clone(), |(repo, _)| repo);
         let at_source = || format!("{}: model.source", recipe.place("model.source"));
         let checkpoint = weights::open(source(&recipe)?).with_context(at_source)?;
         console.notes(checkpoint.notes());
@@ -98,6 +102,7 @@ impl Opened {
         let arch = architecture(&recipe, &host, &config)?;
         let tokenizer = tokenizer(&recipe, checkpoint.tokenizer())?;
         let bounds = Bounds::of(&config);
+        let model = ModelInputs::of(&recipe, &checkpoint);
         Ok(Opened {
             setting: Setting {
                 recipe,
@@ -106,10 +111,18 @@ impl Opened {
                 base_name: name,
                 tokenizer,
                 bounds,
+                model,
             },
             checkpoint,
             arch,
         })
+    }
+
+    /// Opens the recipe of `who`. A run folder stands for what it made of its model, which must not have changed.
+    pub fn of(who: &Who, recipe: Recipe) -> Result<Opened> {
+        let opened = Opened::with(recipe, &who.common)?;
+        inputs::refuse_another_model(who, &opened.setting)?;
+        Ok(opened)
     }
 
     /// Loads the weights.
@@ -162,7 +175,15 @@ fn last_policy(dir: &Path, recipe: &Recipe) -> Result<Option<PathBuf>> {
     // the baseline's stages are called `policy` too: the game's are those of its iterations
     let iterations = (0..).map_while(|t| manifest.done(&randori_store::place_of(t), "policy"));
     let last = iterations.last().or(manifest.done("start", "policy"));
-    Ok(last.map(|done| game.join(&done.place).join(&done.file)))
+    last.map(|done| {
+        Ok(randori_store::intact(
+            &game,
+            &manifest,
+            &done.place,
+            &done.stage,
+        )?)
+    })
+    .transpose()
 }
 
 /// The folder of a run's game; of its first seed where it holds a game for each.
@@ -215,24 +236,14 @@ impl Session {
                 "{}: no iteration is finished here yet; give the recipe for the start, or --adapter",
                 dir.display()
             ),
-            _ => Session::with(recipe, adapter, &who.common),
+            _ => Opened::of(who, recipe)?.load(adapter),
         }
-    }
-
-    /// Opens everything for a recipe at hand.
-    pub fn with(recipe: Recipe, adapter: Vec<PathBuf>, common: &Common) -> Result<Session> {
-        Opened::with(recipe, common)?.load(adapter)
     }
 
     /// The player the recipe starts from, before any supervised stage: a fresh adapter, a given one, or the weights
     /// themselves in full training.
     pub fn start(&self, seed: u64) -> Result<Player> {
-        let mut named = self.adapter.clone();
-        if named.is_empty() {
-            let init = self.recipe.adapter.init.0.iter();
-            named = init.map(|p| self.recipe.path(p)).collect();
-        }
-        match (&named[..], self.recipe.adapter.kind) {
+        match (&self.stack()[..], self.recipe.adapter.kind) {
             ([], AdapterKind::Full) => Ok(Player::full(self.base.clone())?),
             ([], _) => Ok(Player::with_lora(
                 self.base.clone(),
@@ -243,10 +254,20 @@ impl Session {
         }
     }
 
+    /// The folders of what the start has learnt already: those given, or else the recipe's own; none for a fresh one.
+    pub fn stack(&self) -> Vec<PathBuf> {
+        match self.adapter.is_empty() {
+            true => {
+                let init = self.recipe.adapter.init.0.iter();
+                init.map(|p| self.recipe.path(p)).collect()
+            }
+            false => self.adapter.clone(),
+        }
+    }
+
     /// Whether [`Session::start`] will find what it needs: asked before a run folder is begun.
     pub fn check_start(&self) -> Result<()> {
-        let named = !self.adapter.is_empty() || !self.recipe.adapter.init.0.is_empty();
-        match (named, self.recipe.adapter.kind) {
+        match (!self.stack().is_empty(), self.recipe.adapter.kind) {
             (true, _) => self.start(0).map(drop),
             (false, AdapterKind::Full) => Ok(()),
             (false, _) => Player::check_lora(&self.base, &settings::lora(&self.recipe)?)

@@ -64,7 +64,7 @@ pub enum Error {
     },
     /// A resumed run whose recipe or inputs are not those it was started with.
     #[error(
-        "{} was started with another recipe: {}; use another name, undo the change, or start afresh with --fresh",
+        "{} was started with another recipe or other inputs: {}; use another name, undo the change, or start afresh with --fresh",
         dir.display(),
         changes.join("; ")
     )]
@@ -99,6 +99,17 @@ pub enum Error {
         found: u64,
         /// Ours.
         ours: u64,
+    },
+    /// A run folder of an earlier version, to be gone on with.
+    #[error(
+        "{} was started by an earlier randori (format {found}), which did not record everything that decides the results: finish it with that version, use another name, or start afresh with --fresh",
+        dir.display()
+    )]
+    Older {
+        /// The run folder.
+        dir: PathBuf,
+        /// Its format.
+        found: u64,
     },
     /// A finished artefact whose bytes are not those that were written.
     #[error("{} has changed since it was written ({why}); put it back, or start afresh with --fresh", path.display())]

@@ -41,5 +41,5 @@ pub use json::{Appender, read_json, read_rows, write_json, write_rows};
 pub use lock::Lock;
 pub use manifest::{Done, Manifest, RunSpec};
 pub use outbox::{OutFiles, OutFolder};
-pub use run::{Open, Run, load, place_of};
+pub use run::{Open, Run, intact, load, place_of};
 pub use tensorboard::EventFile;

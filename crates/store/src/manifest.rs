@@ -1,14 +1,19 @@
-//! `manifest.json`: what a run was started with, and which stages are finished. Written last, so what it says is true.
+//! `manifest.json`: what a run was started with, and which stages are finished. Written last, so
+//! what it says is true.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{Disk, Error, Result, json};
 
-/// The format this version writes; it reads all up to it.
-pub(crate) const FORMAT: u64 = 1;
+/// The format this version writes; it reads all up to it. 2: every input is in the manifest, by
+/// content.
+pub(crate) const FORMAT: u64 = 2;
 /// The manifest's file.
 pub(crate) const FILE: &str = "manifest.json";
 
@@ -19,10 +24,18 @@ pub struct RunSpec {
     pub recipe_text: String,
     /// The resolved recipe, key by key: `train.lr` -> `1e-4`.
     pub recipe: BTreeMap<String, String>,
-    /// Keys that may change under a resumed run: `game.iterations`, whatever only concerns display.
+    /// Keys that may change under a resumed run, since nothing that is finished depends on them:
+    /// `game.iterations`.
     pub free: Vec<String>,
-    /// SHA-256 of base, data and plugins by name: `plugin losses` -> `ab12…`. A change is refused like the recipe's.
+    /// Keys that may change since they change the memory that is used and nothing else:
+    /// `generate.batch`. Each change is noted in [`Manifest::accepted`].
+    pub noted: Vec<String>,
+    /// Everything from outside that decides the bytes, by name: SHA-256 of base, data and plugins,
+    /// a hub's commit (`plugin losses` -> `ab12…`). A change is refused like the recipe's.
     pub hashes: BTreeMap<String, String>,
+    /// What names that can come to mean something else stood for when the run began: `model
+    /// org/name` -> `org/name@COMMIT`. Kept for as long as the run lasts; not compared.
+    pub resolved: BTreeMap<String, String>,
     /// Versions of randori and its plugins: written down, not compared.
     pub versions: BTreeMap<String, String>,
 }
@@ -38,10 +51,14 @@ pub struct Manifest {
     pub hashes: BTreeMap<String, String>,
     /// See [`RunSpec`].
     pub recipe: BTreeMap<String, String>,
-    /// Changes that were accepted since.
+    /// See [`RunSpec`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub resolved: BTreeMap<String, String>,
+    /// Changes of [`RunSpec::noted`] keys since, each with what was finished by then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accepted: Vec<String>,
-    /// Everything is being removed for a fresh start; a crash in the middle is finished on the next open.
+    /// Everything is being removed for a fresh start; a crash in the middle is finished on the next
+    /// open.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub clearing: bool,
     /// Folders of stages, so that a fresh start removes these and nothing else.
@@ -107,6 +124,7 @@ impl Manifest {
             versions: spec.versions.clone(),
             hashes: spec.hashes.clone(),
             recipe: spec.recipe.clone(),
+            resolved: spec.resolved.clone(),
             ..Manifest::default()
         }
     }
@@ -115,37 +133,98 @@ impl Manifest {
         json::write_json(disk, &dir.join(FILE), self)
     }
 
-    /// What differs from `spec`, in words; free keys aside.
-    pub(crate) fn changes(&self, spec: &RunSpec) -> Vec<String> {
-        let mut changes = differences(&self.recipe, &spec.recipe, |key| {
-            spec.free.iter().any(|free| free == key)
+    /// The manifest of a run that can be gone on with; `None` if there is none, or nothing but one
+    /// to be cleared.
+    ///
+    /// # Errors
+    /// [`Error::Older`]: the run was begun before every input was recorded.
+    pub fn resumable(dir: &Path) -> Result<Option<Manifest>> {
+        match Manifest::read(dir)? {
+            Some(old) if old.format < FORMAT && !old.clearing => Err(Error::Older {
+                dir: dir.to_owned(),
+                found: old.format,
+            }),
+            found => Ok(found.filter(|manifest| !manifest.clearing)),
+        }
+    }
+
+    /// What differs from `spec`, in words: what may (and is noted), and what may not.
+    pub(crate) fn changes(&self, spec: &RunSpec) -> (Vec<String>, Vec<String>) {
+        let is_one = |keys: &[String], key: &str| keys.iter().any(|one| one == key);
+        let noted = differences(&self.recipe, &spec.recipe, |key| is_one(&spec.noted, key));
+        let mut refused = differences(&self.recipe, &spec.recipe, |key| {
+            !is_one(&spec.noted, key) && !is_one(&spec.free, key)
         });
-        changes.extend(differences(&self.hashes, &spec.hashes, |_| false));
-        changes
+        refused.extend(differences(&self.hashes, &spec.hashes, |_| true));
+        (noted, refused)
+    }
+
+    /// Which of the inputs that a later command reads again are not those of the run, in words.
+    /// Only names that both know are compared.
+    pub fn other_inputs(&self, now: &BTreeMap<String, String>) -> Vec<String> {
+        differences(&self.hashes, now, |name| {
+            self.hashes.contains_key(name) && now.contains_key(name)
+        })
     }
 }
 
 fn differences(
     was: &BTreeMap<String, String>,
     is: &BTreeMap<String, String>,
-    free: impl Fn(&str) -> bool,
+    counts: impl Fn(&str) -> bool,
 ) -> Vec<String> {
-    let say = |value: Option<&String>| value.map_or("not set".into(), |value| short(value));
-    let mut keys: Vec<&String> = was
-        .keys()
-        .chain(is.keys().filter(|key| !was.contains_key(*key)))
-        .collect();
-    keys.sort();
+    let keys: BTreeSet<&String> = was.keys().chain(is.keys()).collect();
     keys.into_iter()
-        .filter(|key| was.get(*key) != is.get(*key) && !free(key))
-        .map(|key| format!("{key} was {}, is {}", say(was.get(key)), say(is.get(key))))
+        .filter(|key| was.get(*key) != is.get(*key) && counts(key))
+        .map(|key| {
+            let (was, is) = (was.get(key), is.get(key));
+            format!("{key} was {}, is {}", shown(was, is), shown(is, was))
+        })
         .collect()
 }
 
-/// Long values (hashes, prompts) by their beginning.
-fn short(value: &str) -> String {
-    match value.char_indices().nth(40) {
-        Some((end, _)) => format!("{}…", &value[..end]),
-        None => value.to_owned(),
+/// Characters that are shown of a long value.
+const SHOWN: usize = 40;
+/// Characters that are shown before the first that differs, and at least so many after it.
+const BEFORE: usize = 8;
+const AFTER: usize = 16;
+
+/// A value; a long one (hash, prompt) by the part where it begins to differ from the `other`.
+fn shown(value: Option<&String>, other: Option<&String>) -> String {
+    let Some(value) = value else {
+        return "not set".into();
+    };
+    if value.chars().count() <= SHOWN {
+        return value.clone();
+    }
+    let other = other.map_or("", String::as_str);
+    let same = value.chars().zip(other.chars());
+    let same = same.take_while(|(a, b)| a == b).count();
+    let first = match same {
+        near if near + AFTER <= SHOWN => 0,
+        far => far - BEFORE,
+    };
+    let part: String = value.chars().skip(first).take(SHOWN).collect();
+    let (before, after) = (first > 0, value.chars().count() > first + SHOWN);
+    let dots = |cut: bool| if cut { "…" } else { "" };
+    format!("{}{part}{}", dots(before), dots(after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_value_is_shown_where_it_differs() {
+        let show = |a: &str, b: &str| shown(Some(&a.to_string()), Some(&b.to_string()));
+        assert_eq!(show("short", "other"), "short");
+        let hash = "ab".repeat(32);
+        assert_eq!(show(&hash, "cd"), format!("{}…", "ab".repeat(20)));
+        let long = "x".repeat(60);
+        let (one, two) = (format!("{long}é one"), format!("{long}é two"));
+        assert_eq!(show(&one, &two), "…xxxxxxé one");
+        // the other goes on where it ends
+        assert_eq!(show(&long, &format!("{long} more")), "…xxxxxxxx");
+        assert_eq!(shown(None, Some(&long)), "not set");
     }
 }

@@ -24,11 +24,10 @@ pub fn place_of(t: usize) -> String {
 /// What to do with what is in the folder already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Open {
-    /// Go on with it; refuse if the recipe or an input has changed.
+    /// Go on with it; refuse if the recipe or an input has changed, but for the keys that may
+    /// ([`RunSpec::free`], [`RunSpec::noted`]).
     #[default]
     Resume,
-    /// Go on with it and note down what has changed. The bytes are no longer those of an undisturbed run.
-    AcceptChanges,
     /// Remove what earlier runs wrote (and nothing else) and begin again.
     Fresh,
 }
@@ -54,13 +53,13 @@ impl Run {
         refuse_foreign(dir)?;
         disk.folder(dir)?;
         let lock = Lock::take(dir)?;
-        let manifest = match Manifest::read(dir)? {
-            None => begin(&disk, dir, spec)?,
-            Some(old) if how == Open::Fresh || old.clearing => {
+        let manifest = match (Manifest::read(dir)?, how) {
+            (None, _) => begin(&disk, dir, spec)?,
+            (Some(old), how) if how == Open::Fresh || old.clearing => {
                 clear(&disk, dir, old)?;
                 begin(&disk, dir, spec)?
             }
-            Some(old) => resume(&disk, dir, old, spec, how)?,
+            (Some(_), _) => resume(&disk, dir, spec)?,
         };
         let run = Run {
             dir: dir.to_owned(),
@@ -299,6 +298,13 @@ pub fn load<A: Artefact>(dir: &Path, place: &str, stage: &str) -> Result<A> {
 }
 
 fn load_done<A: Artefact>(dir: &Path, manifest: &Manifest, place: &str, stage: &str) -> Result<A> {
+    let path = intact(dir, manifest, place, stage)?;
+    A::load(&path).map_err(|source| Error::artefact("load", &path, source))
+}
+
+/// Where the artefact of a finished stage lies, after checking that its bytes are those that were written. Needs no
+/// lock.
+pub fn intact(dir: &Path, manifest: &Manifest, place: &str, stage: &str) -> Result<PathBuf> {
     let done = manifest
         .done(place, stage)
         .ok_or_else(|| Error::NotFinished {
@@ -321,7 +327,7 @@ fn load_done<A: Artefact>(dir: &Path, manifest: &Manifest, place: &str, stage: &
             done.sha256, now.sha256
         )));
     }
-    A::load(&path).map_err(|source| Error::artefact("load", &path, source))
+    Ok(path)
 }
 
 fn begin(disk: &Disk, dir: &Path, spec: &RunSpec) -> Result<Manifest> {
@@ -331,22 +337,22 @@ fn begin(disk: &Disk, dir: &Path, spec: &RunSpec) -> Result<Manifest> {
     Ok(manifest)
 }
 
-fn resume(
-    disk: &Disk,
-    dir: &Path,
-    mut manifest: Manifest,
-    spec: &RunSpec,
-    how: Open,
-) -> Result<Manifest> {
-    let changes = manifest.changes(spec);
-    if !changes.is_empty() && how != Open::AcceptChanges {
+fn resume(disk: &Disk, dir: &Path, spec: &RunSpec) -> Result<Manifest> {
+    let mut manifest = Manifest::resumable(dir)?.unwrap_or_default();
+    let (noted, changes) = manifest.changes(spec);
+    if !changes.is_empty() {
         return Err(Error::Changed {
             dir: dir.to_owned(),
             changes,
         });
     }
     let before = manifest.clone();
-    manifest.accepted.extend(changes);
+    let when = match manifest.stages.last() {
+        Some(done) => format!("after {}/{}", done.place, done.stage),
+        None => "before any stage was finished".into(),
+    };
+    let noted = noted.into_iter().map(|change| format!("{change} ({when})"));
+    manifest.accepted.extend(noted);
     manifest.recipe = spec.recipe.clone();
     manifest.hashes = spec.hashes.clone();
     manifest.versions = spec.versions.clone();

@@ -75,7 +75,7 @@ fn a_changed_recipe_is_refused_in_words() {
             .unwrap_err()
             .to_string();
         let message = format!(
-            "{} was started with another recipe: {expect}; use another name, undo the change, or start afresh with --fresh",
+            "{} was started with another recipe or other inputs: {expect}; use another name, undo the change, or start afresh with --fresh",
             dir.display()
         );
         assert_eq!(error, message);
@@ -116,12 +116,42 @@ fn a_changed_recipe_is_refused_in_words() {
     assert_eq!(outcome.signals.len(), 3);
     drop(run);
 
-    // And a change can be accepted; the manifest remembers.
-    set(&mut longer, "train.lr", "3e-4");
-    let run = Run::open(&dir, &longer, Open::AcceptChanges).unwrap();
-    assert_eq!(run.manifest().accepted, ["train.lr was 1e-4, is 3e-4"]);
+    // What changes memory only may change too; the manifest remembers, and what was finished by then.
+    set(&mut longer, "generate.batch", "4");
+    let error = Run::open(&dir, &longer, Open::Resume).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("generate.batch was not set, is 4")
+    );
+    longer.noted = vec!["generate.batch".into()];
+    let run = Run::open(&dir, &longer, Open::Resume).unwrap();
+    let noted = ["generate.batch was not set, is 4 (after iter-2/eval)"];
+    assert_eq!(run.manifest().accepted, noted);
     drop(run);
-    Run::open(&dir, &longer, Open::Resume).unwrap();
+    let run = Run::open(&dir, &longer, Open::Resume).unwrap();
+    assert_eq!(run.manifest().accepted, noted);
+}
+
+/// A run of the format before, which did not record all inputs: its results can be read, it cannot be gone on with.
+#[test]
+fn a_run_of_an_earlier_format_is_refused_in_one_sentence() {
+    let home = scene::home();
+    let dir = home.path().join("demo");
+    act(Disk::new(), &dir).unwrap();
+    let path = dir.join("manifest.json");
+    let mut old: serde_json::Value = randori_store::read_json(&path).unwrap();
+    old["format"] = 1.into();
+    fs::write(&path, old.to_string()).unwrap();
+    let before = tree(&dir);
+    let error = Run::open(&dir, &spec(), Open::Resume).unwrap_err();
+    assert!(matches!(error, Error::Older { found: 1, .. }));
+    assert!(!error.to_string().contains('\n'), "{error}");
+    assert_eq!(tree(&dir), before);
+    let manifest = Manifest::read(&dir).unwrap().unwrap();
+    randori_store::intact(&dir, &manifest, "iter-0", "policy").unwrap();
+    Run::open(&dir, &spec(), Open::Fresh).unwrap();
+    Run::open(&dir, &spec(), Open::Resume).unwrap();
 }
 
 #[test]
@@ -297,7 +327,7 @@ fn a_later_format_is_refused() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.ends_with("has format 9; this randori reads up to 1: use a newer one"),
+        error.ends_with("has format 9; this randori reads up to 2: use a newer one"),
         "{error}"
     );
 }

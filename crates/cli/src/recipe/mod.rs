@@ -18,8 +18,8 @@ pub use docs::markdown;
 pub use keys::*;
 pub use plural::{PluginChoice, PluginOption};
 
-pub use setting::OrAuto;
 use setting::Section;
+pub use setting::{OnResume, OrAuto};
 use source::Entries;
 
 /// Keys of a section with their values as TOML.
@@ -58,6 +58,9 @@ pub struct Recipe {
     pub sft: Sft,
     /// `[compare]`
     pub compare: Compare,
+    /// What names that can come to mean something else stand for since the run began, for its manifest:
+    /// `model.source org/name@main` -> `org/name@COMMIT`.
+    pub resolved: BTreeMap<String, String>,
     /// Where each given key stands (`recipe.toml:14`, `--set train.lr=…`).
     places: BTreeMap<String, String>,
     /// The recipe file's name, for keys it does not give.
@@ -124,6 +127,7 @@ impl Recipe {
             eval: Eval::read(&mut entries)?,
             sft: Sft::read(&mut entries)?,
             compare: Compare::read(&mut entries)?,
+            resolved: BTreeMap::new(),
             places,
             file: file.to_string(),
             folder,
@@ -180,6 +184,30 @@ impl Recipe {
 
     /// The resolved recipe without the folder it lies in: equal texts, equal games.
     pub fn canonical(&self) -> String {
+        let mut out = String::new();
+        for (section, rows) in self.sections() {
+            if !section.is_empty() {
+                out.push_str(&format!("\n[{section}]\n"));
+            }
+            for (key, value) in rows {
+                out.push_str(&format!("{} = {value}\n", toml_edit::Key::new(key)));
+            }
+        }
+        out
+    }
+
+    /// Key by key, as a run folder's manifest keeps it; the folder the recipe lies in is no part of it.
+    pub fn values(&self) -> BTreeMap<String, String> {
+        let full = |section, (key, value): (String, String)| (source::full(section, &key), value);
+        self.sections()
+            .into_iter()
+            .flat_map(|(section, rows)| rows.into_iter().map(move |row| full(section, row)))
+            .collect()
+    }
+
+    /// Sections in order, with every key that has a value and the value as TOML, on one line; a loss's options
+    /// stand with it.
+    fn sections(&self) -> Vec<(&'static str, Vec<(String, String)>)> {
         let sections: [(&str, Rows); 12] = [
             (Run::NAME, self.run.show()),
             (Model::NAME, self.model.show()),
@@ -194,38 +222,25 @@ impl Recipe {
             (Sft::NAME, self.sft.show()),
             (Compare::NAME, self.compare.show()),
         ];
-        let mut out = String::new();
-        for (name, rows) in sections {
-            if !name.is_empty() {
-                out.push_str(&format!("\n[{name}]\n"));
-            }
-            for (key, value) in rows {
-                if let (false, Some(value)) = (key == "root", value) {
-                    out.push_str(&format!("{key} = {value}\n"));
-                }
-            }
+        let given = |(name, rows): (&'static str, Rows)| {
+            let shown = |(key, value): (&str, Option<String>)| Some((key.to_string(), value?));
+            let mut rows: Vec<(String, String)> = rows.into_iter().filter_map(shown).collect();
+            rows.retain(|(key, _)| !(name == Run::NAME && key == "root"));
             if name == Loss::NAME {
-                for option in &self.loss_options {
-                    out.push_str(&format!("{} = {}\n", option.name, option.show()));
-                }
+                let options = self.loss_options.iter();
+                rows.extend(options.map(|o| (o.name.clone(), o.show())));
             }
-        }
-        out
+            (name, rows)
+        };
+        sections.into_iter().map(given).collect()
     }
 
-    /// Key by key, as a run folder's manifest keeps it; the folder the recipe lies in is no part of it.
-    pub fn values(&self) -> BTreeMap<String, String> {
-        let mut values = BTreeMap::new();
-        let mut section = "";
-        let text = self.canonical();
-        for line in text.lines() {
-            if let Some(name) = line.strip_prefix('[') {
-                section = name.trim_end_matches(']');
-            } else if let Some((key, value)) = line.split_once(" = ") {
-                values.insert(source::full(section, key), value.to_string());
-            }
-        }
-        values
+    /// Full names of the keys that may change in this way when a run is resumed.
+    pub fn keys_that(on_resume: OnResume) -> Vec<String> {
+        let keys = keys::all().into_iter();
+        keys.filter(|key| key.on_resume == on_resume)
+            .map(|key| source::full(key.section, key.name))
+            .collect()
     }
 
     /// Rules that span keys.
@@ -285,9 +300,11 @@ impl Recipe {
     }
 }
 
-/// `text` as a TOML string.
+/// `text` as a TOML string on one line: JSON's escapes are TOML's too, but for DEL, which JSON leaves as it is.
 pub(crate) fn toml_text(text: &str) -> String {
-    toml_edit::Value::from(text).to_string()
+    serde_json::Value::from(text)
+        .to_string()
+        .replace('\u{7f}', "\\u007f")
 }
 
 #[cfg(test)]

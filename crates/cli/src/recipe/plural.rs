@@ -236,7 +236,7 @@ impl Setting for PluginChoice {
         parts.extend(
             self.options
                 .iter()
-                .map(|o| format!("{} = {}", o.name, o.show())),
+                .map(|o| format!("{} = {}", toml_edit::Key::new(&o.name), o.show())),
         );
         Some(format!("{{ {} }}", parts.join(", ")))
     }

@@ -149,6 +149,20 @@ pub struct Key {
     pub shape: String,
     /// Its range.
     pub bound: Bound,
+    /// Whether it may change between the start of a run and its resumption.
+    pub on_resume: OnResume,
+}
+
+/// What happens to a run that is resumed with another value of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnResume {
+    /// It is refused: the value decides what the stages make.
+    Refused,
+    /// It goes on, and the manifest notes the change: the value decides how much memory is used, and
+    /// nothing else but the last digits of sums.
+    Memory,
+    /// It goes on: nothing that is finished depends on the value.
+    Free,
 }
 
 /// A section of the recipe; implemented by `section!`.

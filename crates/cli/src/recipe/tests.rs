@@ -69,6 +69,41 @@ fn the_resolved_recipe_reads_back_as_itself() {
     assert_eq!(again.train, recipe.train);
 }
 
+/// Whatever a value looks like as text, its key has it whole, on one line, and reading it back gives it again.
+#[test]
+fn values_are_whole_whatever_is_in_them() {
+    let texts = [
+        "You are short.\nAnswer = yes\n[train]\nlr = 1.0",
+        "a \"quoted\" 'text' with \\ and \"\"\"",
+        " = ",
+        "[loss]",
+        "tab\tand \u{7f}\u{1}\r\n",
+        "",
+        "ünï…\u{2028}",
+    ];
+    for text in texts {
+        let toml = toml_edit::Value::from(text).to_string();
+        let given = format!(
+            "[data]\nsystem = {toml}\ntrain = [{toml}, {toml}]\n[loss]\n\"a = b.c\" = {toml}\n\
+             [generate]\nsampling = [{{ name = \"x\", \"odd key\" = {toml} }}]\n"
+        );
+        let recipe = accepted(&given, &[]);
+        let values = recipe.values();
+        let whole: toml_edit::Value = values["data.system"].parse().unwrap();
+        assert_eq!(whole.as_str(), Some(text));
+        let option: toml_edit::Value = values["loss.a = b.c"].parse().unwrap();
+        assert_eq!(option.as_str(), Some(text));
+        let list: toml_edit::Value = values["data.train"].parse().unwrap();
+        assert_eq!(list.as_array().unwrap().len(), 2);
+        assert!(values.values().all(|v| !v.contains('\n')), "{values:?}");
+        // as many keys as without: nothing of a value passes for a key
+        let plain = accepted("[data]\nsystem = \"x\"\n[loss]\ny = 1\n", &[]);
+        assert_eq!(values.len(), plain.values().len());
+        let again = accepted(&recipe.canonical(), &[]);
+        assert_eq!(again.values(), values);
+    }
+}
+
 #[test]
 fn bad_recipes_are_refused_with_place_rule_and_value() {
     let cases: &[(&str, &[&str], &str)] = &[

@@ -68,7 +68,6 @@ fn key(name: &str) -> String {
 fn text(value: &Value) -> String {
     match value {
         Value::Null => "\"\"".into(), // TOML has none, so none was read
-        Value::String(text) if text.contains('\n') => Value::from(text.as_str()).to_string(),
         Value::String(text) => toml_text(text),
         Value::Number(n) if n.is_f64() => show_float(n.as_f64().unwrap_or_default()),
         Value::Array(list) => {

@@ -18,7 +18,7 @@ use crate::report::{self, Played, PromptRow, Prompts, Sample, Summary};
 use crate::session::{self, Opened, Session, Setting};
 use crate::stages::write_rows;
 use crate::supervised::{self, Contest};
-use crate::{folder, settings};
+use crate::{folder, inputs, settings};
 
 /// The data of a run.
 struct Corpus {
@@ -33,7 +33,7 @@ pub fn run(who: &Who, fresh: bool) -> Result<()> {
     let (mut recipe, _) = session::recipe(who)?;
     let dir = folder::of(who, &recipe);
     folder::refuse_if_held(&dir)?;
-    folder::keep_choices(&mut recipe, &dir, fresh)?;
+    folder::settle(&mut recipe, &dir, fresh)?;
     let opened = Opened::with(recipe, &who.common)?;
     opened.setting.check_losses()?;
     let corpus = open_corpus(&opened.setting)?;
@@ -50,14 +50,16 @@ pub fn run(who: &Who, fresh: bool) -> Result<()> {
         compare.seeds.clone()
     };
     let several = seeds.len() > 1;
+    let data = inputs::data(&session.recipe)?;
+    let open = |dir: &Path, seed| folder::open(&session, dir, seed, data.clone(), how);
     let mut whole = several
-        .then(|| folder::open(&session, &dir, session.recipe.run.seed, how))
+        .then(|| open(&dir, session.recipe.run.seed))
         .transpose()?;
     let (mut played, mut chosen, mut last) = (Vec::new(), None, None);
     let mut news = 0;
     for &seed in &seeds {
         let place = folder::of_seed(&dir, seed, several);
-        let mut run = folder::open(&session, &place, seed, how)?;
+        let mut run = open(&place, seed)?;
         let label = if several {
             format!("seed {seed}, ")
         } else {
@@ -77,7 +79,7 @@ pub fn run(who: &Who, fresh: bool) -> Result<()> {
         peak_bytes: peak_bytes(),
     };
     // a finished run keeps its summary: the time and memory in it are those of the playing
-    if news == 0 && dir.join("summary.json").exists() {
+    if news == 0 && tells_the_same(&dir.join("summary.json"), &summary) {
         session.console.say("everything here was played before");
     } else if let Some(run) = whole.as_mut().or(last.as_mut()) {
         write(run, &session, &summary, &first)?;
@@ -93,6 +95,17 @@ fn write(run: &mut Run, session: &Session, summary: &Summary, first: &Path) -> R
     let page = report::page(summary, &session.recipe.resolved(), &losses);
     run.write("report.html", page.as_bytes())?;
     Ok(())
+}
+
+/// Whether a kept summary differs in time and memory at most: fewer iterations or seeds are another summary.
+fn tells_the_same(kept: &Path, summary: &Summary) -> bool {
+    let measured = |mut all: serde_json::Value| {
+        if let Some(map) = all.as_object_mut() {
+            map.retain(|key, _| !["seconds", "peak_bytes"].contains(&key.as_str()));
+        }
+        all
+    };
+    randori_store::read_json(kept).is_ok_and(|kept| measured(kept) == measured(summary.json()))
 }
 
 fn open_corpus(session: &Setting) -> Result<Corpus> {

@@ -9,7 +9,7 @@ use crate::args::{Split, Who};
 use crate::artefacts::Learnt;
 use crate::corpus::part;
 use crate::session::Opened;
-use crate::{folder, measure, outbox, session, settings, supervised};
+use crate::{folder, inputs, measure, outbox, session, settings, supervised};
 
 /// Trains (resumable, in `runs/NAME-sft`) and writes the player to `out`.
 pub fn run(who: &Who, out: Option<&Path>, fresh: bool) -> Result<()> {
@@ -18,8 +18,8 @@ pub fn run(who: &Who, out: Option<&Path>, fresh: bool) -> Result<()> {
     let out = out.map_or_else(|| dir.join("out"), Path::to_path_buf);
     let to = outbox::folder(&out)?;
     folder::refuse_if_held(&dir)?;
-    folder::keep_choices(&mut recipe, &dir, fresh)?;
-    let opened = Opened::with(recipe, &who.common)?;
+    folder::settle(&mut recipe, &dir, fresh)?;
+    let opened = Opened::of(who, recipe)?;
     let at_hand = &opened.setting;
     let (recipe, tokenizer) = (&at_hand.recipe, &at_hand.tokenizer);
     let train = part(recipe, tokenizer, Split::Train, at_hand.bounds, false)?;
@@ -36,7 +36,8 @@ pub fn run(who: &Who, out: Option<&Path>, fresh: bool) -> Result<()> {
         .transpose()?;
     let seed = recipe.run.seed;
     let how = if fresh { Open::Fresh } else { Open::Resume };
-    let mut run = folder::open(&session, &dir, seed, how)?;
+    let data = inputs::data(recipe)?;
+    let mut run = folder::open(&session, &dir, seed, data, how)?;
     let learnt: Learnt = run.stage("sft", "policy", |desk| {
         let settings = settings::sft(recipe, seed);
         let player = supervised::tuned(

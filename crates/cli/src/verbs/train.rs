@@ -20,8 +20,8 @@ pub fn run(who: &Who, file: &Path, iteration: usize, out: &Path, fresh: bool) ->
     let to = outbox::folder(out)?;
     let dir = who.common.runs.join(format!("{}-train", recipe.run.name));
     folder::refuse_if_held(&dir)?;
-    folder::keep_choices(&mut recipe, &dir, fresh)?;
-    let opened = Opened::with(recipe, &who.common)?;
+    folder::settle(&mut recipe, &dir, fresh)?;
+    let opened = Opened::of(who, recipe)?;
     let loss = opened.setting.loss(iteration)?;
     let given = pairs::read(&opened.setting, file)?;
     pairs::check_rewards(&given.rows, loss.as_ref(), &opened.setting)?;
@@ -31,7 +31,8 @@ pub fn run(who: &Who, file: &Path, iteration: usize, out: &Path, fresh: bool) ->
     let seed = session.recipe.run.seed;
     let settings = settings::game(&session.recipe, iteration, seed, session.beta(iteration));
     let how = if fresh { Open::Fresh } else { Open::Resume };
-    let mut run = folder::open(&session, &dir, seed, how)?;
+    let pairs = [("--pairs".to_string(), randori_store::hash(file)?.sha256)];
+    let mut run = folder::open(&session, &dir, seed, pairs.into(), how)?;
     let start = session.start(seed)?;
     let place = format!("iteration-{iteration}");
     let pairs = run.stage(&place, "pairs", |desk| {

@@ -192,6 +192,7 @@ pub fn spec() -> RunSpec {
         free: vec!["game.iterations".into()],
         hashes: pairs(&[("base", "aa11"), ("plugin losses", "bb22")]),
         versions: pairs(&[("randori", "0.1.0")]),
+        ..RunSpec::default()
     }
 }
 

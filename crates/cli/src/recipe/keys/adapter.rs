@@ -2,7 +2,7 @@
 
 use crate::recipe::RecipeError;
 use crate::recipe::plural::{Files, Texts};
-use crate::recipe::setting::{Bound, Key, Section, Setting, choice};
+use crate::recipe::setting::{Bound, Key, OnResume, Section, Setting, choice};
 use crate::recipe::source::Entries;
 
 choice! {

@@ -2,7 +2,7 @@
 
 use crate::recipe::RecipeError;
 use crate::recipe::plural::PluginChoice;
-use crate::recipe::setting::{Bound, Key, Section, Setting, choice};
+use crate::recipe::setting::{Bound, Key, OnResume, Section, Setting, choice};
 use crate::recipe::source::Entries;
 
 section! {
@@ -13,9 +13,9 @@ section! {
         /// Fewest tokens before an answer may end.
         min_new_tokens: usize = "1", Bound::at_least(0.0);
         /// Answers decoded at a time.
-        batch: usize = "16", Bound::at_least(1.0);
+        batch: usize = "16", Bound::at_least(1.0) => Memory;
         /// Prompts answered between two saves; a killed run repeats at most so many.
-        chunk: usize = "64", Bound::at_least(1.0);
+        chunk: usize = "64", Bound::at_least(1.0) => Memory;
         /// Samplers in order, each a plugin's item with its options; none: the model's own distribution (temperature 1),
         /// which is what the theory asks for.
         sampling: Vec<PluginChoice> = "[]";
@@ -35,7 +35,7 @@ section! {
     /// The game.
     ["game"] Game {
         /// Iterations: the policy of one is the opponent of the next.
-        iterations: usize = "3", Bound::at_least(1.0);
+        iterations: usize = "3", Bound::at_least(1.0) => Free;
         /// How many iterations' pairs are trained on: 1, or 2 for the paper's (this one's and the one's before, scored
         /// again by the current opponent).
         window: usize = "2", Bound::at_least(1.0);
@@ -81,7 +81,7 @@ section! {
     ["compare"] Compare {
         /// The game is played once for each seed, and the intervals then say what another seed would change, beside what
         /// other held-out prompts would (docs/spin.md); empty: once, with `seed`.
-        seeds: Vec<u64> = "[]";
+        seeds: Vec<u64> = "[]" => Free;
         /// Spend the game's trained tokens on more supervised fine-tuning from the same start (the paper's baseline).
         continued_sft: bool = "false";
         /// What decides on the validation split between its settings: `exact_match` or `nll`.

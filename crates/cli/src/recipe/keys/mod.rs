@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use super::RecipeError;
 use super::plural::PluginChoice;
-use super::setting::{Bound, Key, Section, Setting};
+use super::setting::{Bound, Key, OnResume, Section, Setting};
 use super::source::Entries;
 
+/// A section: `/// doc`, `key: Type = "default", BOUND => CHANGE;`. Without a bound any value of the type is allowed;
+/// without a change ([`OnResume`]) a run is not resumed with another value.
 macro_rules! section {
     ($(#[doc = $sdoc:literal])* [$path:literal] $name:ident {
-        $( $(#[doc = $doc:literal])* $key:ident : $ty:ty = $default:literal $(, $bound:expr)? ; )*
+        $( $(#[doc = $doc:literal])* $key:ident : $ty:ty = $default:literal $(, $bound:expr)? $(=> $change:ident)? ; )*
     }) => {
         $(#[doc = $sdoc])*
         #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +27,7 @@ macro_rules! section {
                 vec![$( Key {
                     section: $path, name: stringify!($key), doc: &[$($doc),*], default: $default,
                     shape: <$ty as Setting>::shape(), bound: section!(@bound $($bound)?),
+                    on_resume: section!(@change $($change)?),
                 } ),*]
             }
             fn read(entries: &mut Entries) -> Result<Self, RecipeError> {
@@ -37,6 +40,8 @@ macro_rules! section {
     };
     (@bound) => { Bound::ANY };
     (@bound $bound:expr) => { $bound };
+    (@change) => { OnResume::Refused };
+    (@change $change:ident) => { OnResume::$change };
 }
 
 mod adapter;
@@ -65,7 +70,7 @@ section! {
         /// Seed of everything random: initial adapters, the order of examples, sampling.
         seed: u64 = "42";
         /// Folder that relative paths start from; the recipe's own folder where it is not given.
-        root: Option<PathBuf> = "";
+        root: Option<PathBuf> = "" => Free;
     }
 }
 

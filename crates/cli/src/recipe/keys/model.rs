@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::recipe::RecipeError;
-use crate::recipe::setting::{Bound, Key, ModelSource, Section, Setting, choice};
+use crate::recipe::setting::{Bound, Key, ModelSource, OnResume, Section, Setting, choice};
 use crate::recipe::source::Entries;
 
 choice! {
@@ -32,7 +32,8 @@ section! {
     /// The supervised fine-tuned model the game starts from.
     ["model"] Model {
         /// A Hugging Face folder, a `.gguf` file, a hub id (`org/name` or `org/name@revision`), `builtin:demo`, or
-        /// `random:config.json` (fresh weights of that configuration, from `seed`).
+        /// `random:config.json` (fresh weights of that configuration, from `seed`). A run records the commit that a
+        /// hub's revision (`main` where none is given) is when it begins, and goes on with that.
         source: ModelSource = "\"builtin:demo\"";
         /// Architecture plugin; `model_type` of the model's configuration where it is not given.
         arch: Option<String> = "";

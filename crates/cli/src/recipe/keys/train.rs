@@ -2,7 +2,7 @@
 
 use crate::recipe::RecipeError;
 use crate::recipe::plural::PerIteration;
-use crate::recipe::setting::{Bound, Key, OrAuto, Section, Setting, choice};
+use crate::recipe::setting::{Bound, Key, OnResume, OrAuto, Section, Setting, choice};
 use crate::recipe::source::Entries;
 
 choice! {
@@ -42,7 +42,7 @@ section! {
         batch: usize = "32", Bound::at_least(1.0);
         /// Tokens computed at a time; a step's pairs are split so and their gradients summed exactly. `auto`: as many as
         /// the memory that is free when the run begins allows, 4096 at most; the run's folder then holds the number.
-        micro_batch_tokens: OrAuto = "4096", Bound::at_least(1.0);
+        micro_batch_tokens: OrAuto = "4096", Bound::at_least(1.0) => Memory;
         /// The learning rate's course after warm-up.
         schedule: ScheduleKind = "\"linear\"";
         /// Share of the steps in which the learning rate rises from zero.
@@ -63,14 +63,15 @@ section! {
         /// Added to the root of the square.
         eps: f64 = "1e-8", Bound::above(0.0);
         /// Keep block inputs only and compute each block again in the backward pass: less memory, a third more time.
-        checkpoint: bool = "false";
+        checkpoint: bool = "false" => Memory;
         /// On a GPU: parameters and the optimiser's state stay in the machine's memory, and the optimiser works there.
+        /// Its sums are then rounded otherwise than the GPU's.
         offload_optimizer: bool = "false";
         /// Of the inputs that checkpointing keeps, let those that are not computed on wait in pinned memory of the host, copied
         /// while the GPU computes: less of its memory, the same results. Wants `train.checkpoint` and `model.device = "cuda"`.
-        offload_inputs: bool = "false";
+        offload_inputs: bool = "false" => Memory;
         /// Steps between two saves; a killed run repeats at most so many.
-        save_every: usize = "50", Bound::at_least(1.0);
+        save_every: usize = "50", Bound::at_least(1.0) => Free;
     }
 }
 

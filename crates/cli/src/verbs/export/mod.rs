@@ -14,7 +14,7 @@ use randori_export::{
     BnbOptions, Companion, Each, Fidelity, FolderOptions, GgufLoraOptions, GgufOptions, Merging,
     Tensors, gguf as gguf_model,
 };
-use randori_store::{BoxError, Manifest, OutFiles, OutFolder, place_of};
+use randori_store::{BoxError, Manifest, OutFiles, OutFolder, intact, place_of};
 
 use crate::args::Who;
 use crate::artefacts::Learnt;
@@ -95,7 +95,7 @@ fn ready(args: &Args) -> Result<Player> {
 
 fn open(args: &Args) -> Result<Player> {
     let (recipe, stack, game) = chosen(&args.who, args.iteration)?;
-    let opened = Opened::with(recipe, &args.who.common)?;
+    let opened = Opened::of(&args.who, recipe)?;
     let options = settings::load_options(&opened.setting.recipe);
     let source = opened.setting.recipe.place("model.source");
     let stream = opened
@@ -137,21 +137,19 @@ fn chosen(who: &Who, which: Option<Which>) -> Result<Chosen> {
     };
     let game = session::first_game(dir, &recipe);
     let manifest = Manifest::read(&game)?.unwrap_or_default();
-    let policy = |place: &str| {
-        let done = manifest.done(place, "policy")?;
-        Some(vec![game.join(&done.place).join(&done.file)])
+    let there = |place: &str| manifest.done(place, "policy").is_some();
+    let policy = |place: &str| -> Result<Vec<PathBuf>> {
+        Ok(vec![intact(&game, &manifest, place, "policy")?])
     };
-    let finished = (0..)
-        .take_while(|t| policy(&place_of(*t)).is_some())
-        .count();
+    let finished = (0..).take_while(|t| there(&place_of(*t))).count();
     let stack = match which {
-        Some(Which::Start) => policy("start").unwrap_or_else(|| init(&recipe)),
-        Some(Which::Iteration(t)) => policy(&place_of(t)).with_context(|| {
-            format!(
-                "--iteration {t}: {} has {finished} finished iterations, numbered from 0",
-                dir.display()
-            )
-        })?,
+        Some(Which::Start) if there("start") => policy("start")?,
+        Some(Which::Start) => init(&recipe),
+        Some(Which::Iteration(t)) if there(&place_of(t)) => policy(&place_of(t))?,
+        Some(Which::Iteration(t)) => bail!(
+            "--iteration {t}: {} has {finished} finished iterations, numbered from 0",
+            dir.display()
+        ),
         None if last.is_empty() => bail!(
             "{}: no iteration is finished here yet; give the recipe for the start, or --adapter",
             dir.display()
