@@ -7,6 +7,8 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "cases/datasets.rs"]
+mod datasets;
 #[path = "cases/files.rs"]
 mod files;
 #[path = "cases/heads.rs"]

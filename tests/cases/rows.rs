@@ -125,6 +125,8 @@ fn pairs_of_answers_count_what_they_drop() {
         "r.toml",
         "--pairs",
         "answers.jsonl",
+        "--out",
+        "trained",
         "--set",
         "data.max_prompt_tokens=12",
     ];

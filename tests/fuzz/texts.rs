@@ -128,7 +128,7 @@ fn reads(name: &str, kind: Kind, inputs: &[Vec<u8>], count: u64) {
         ..ReadOptions::default()
     };
     storm(name, kind, inputs, count, &mut |damaged| {
-        read_bytes("data", damaged, &options).is_ok()
+        read_bytes(&format!("data.{name}"), damaged, &options).is_ok()
     });
 }
 
@@ -138,6 +138,8 @@ fn data_sets() {
     let array = format!("[\n{}\n]\n", lines.join(",\n"));
     reads("jsonl", Kind::Text, &[LINES.into()], CASES);
     reads("json array", Kind::Text, &[array.into()], CASES);
+    let table = b"prompt,response,label\n\"2+2?\",\"4, \"\"four\"\"\",True\n3+3?,6,1\n";
+    reads("csv", Kind::Text, &[table.to_vec()], CASES);
 }
 
 #[test]
@@ -145,7 +147,11 @@ fn parquet() {
     reads(
         "parquet",
         Kind::Bytes,
-        &[fixture("messages.parquet")],
+        &[
+            fixture("messages.parquet"),
+            fixture("columns/brotli.parquet"),
+            fixture("columns/lz4.parquet"),
+        ],
         CASES,
     );
 }

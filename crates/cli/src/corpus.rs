@@ -8,6 +8,7 @@ use randori_data::{
 
 use crate::args::Split;
 use crate::builtin;
+use crate::hub_data;
 use crate::recipe::{DataFormat, DataTurns, OnBad, OnBadRow, OnCalculator, OnIdentical, Recipe};
 use crate::session::Bounds;
 
@@ -214,7 +215,16 @@ fn read_with(
         let (shown, bytes) = builtin::data(name, split).ok_or_else(|| builtin::unknown(file))?;
         return Ok(randori_data::read_bytes(shown, bytes, options)?);
     }
-    Ok(randori_data::read(&recipe.path(file), options)?)
+    let (mut records, mut left) = (Vec::new(), Left::default());
+    for (_, path) in hub_data::files(recipe, file, key)? {
+        if options.limit.is_some_and(|limit| records.len() >= limit) {
+            break; // a few were asked for
+        }
+        let (more, besides) = randori_data::read(&path, options)?;
+        records.extend(more);
+        left.add(besides);
+    }
+    Ok((records, left))
 }
 
 /// How the recipe's files are read.

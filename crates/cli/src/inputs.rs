@@ -10,6 +10,7 @@ use randori_store::Manifest;
 
 use crate::args::Who;
 use crate::builtin;
+use crate::hub_data;
 use crate::model_files::hub_id;
 use crate::recipe::Recipe;
 use crate::session::{self, Session, Setting};
@@ -149,11 +150,14 @@ pub fn data(recipe: &Recipe) -> Result<Hashes> {
     let mut hashes = Hashes::new();
     for (key, files) in splits {
         for file in files {
-            let hash = match file.strip_prefix("builtin:") {
-                Some(name) => builtin::data_digest(name),
-                None => randori_store::hash(&recipe.path(file))?.sha256,
-            };
-            hashes.insert(format!("{key} {file}"), hash);
+            if let Some(name) = file.strip_prefix("builtin:") {
+                hashes.insert(format!("{key} {file}"), builtin::data_digest(name));
+                continue;
+            }
+            for (name, path) in hub_data::files(recipe, file, key)? {
+                let hash = randori_store::hash(&path)?.sha256;
+                hashes.insert(format!("{key} {name}"), hash);
+            }
         }
     }
     Ok(hashes)

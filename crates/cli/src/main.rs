@@ -19,6 +19,7 @@ mod corpus;
 mod folder;
 mod game;
 mod ggufmeta;
+mod hub_data;
 mod inputs;
 mod losses;
 mod measure;

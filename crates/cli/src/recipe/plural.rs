@@ -6,6 +6,7 @@ use super::setting::{
     Bound, Fault, Raw, RawValue, Setting, absolute_if_from_shell, missing, show_float,
 };
 use super::toml_text;
+use crate::hub_data;
 
 impl<T: Setting> Setting for Vec<T> {
     fn shape() -> String {
@@ -78,6 +79,31 @@ impl Setting for Files {
                 .map(|t| absolute_if_from_shell(raw, t))
                 .collect(),
         ))
+    }
+    fn show(&self) -> Option<String> {
+        Texts(self.0.clone()).show()
+    }
+}
+
+/// Data to read: files as in [`Files`], or data sets of the hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataSets(pub Vec<String>);
+
+impl Setting for DataSets {
+    fn shape() -> String {
+        "path or hub id, or a list of them".into()
+    }
+    fn read(raw: Option<&Raw>, bound: &Bound) -> Result<Self, Fault> {
+        let Texts(texts) = Texts::read(raw, bound)?;
+        let of_hub = |text: &String| {
+            let here = std::path::Path::new(text).exists();
+            !here && hub_data::Named::parse(text).is_some()
+        };
+        let each = texts.into_iter().map(|text| match of_hub(&text) {
+            true => text,
+            false => absolute_if_from_shell(raw, text),
+        });
+        Ok(DataSets(each.collect()))
     }
     fn show(&self) -> Option<String> {
         Texts(self.0.clone()).show()

@@ -1,7 +1,7 @@
 //! Keys of the data.
 
 use crate::recipe::RecipeError;
-use crate::recipe::plural::Files;
+use crate::recipe::plural::DataSets;
 use crate::recipe::setting::{Bound, Key, OnResume, Section, Setting, choice};
 use crate::recipe::source::Entries;
 use crate::recipe::variables::Variables;
@@ -87,12 +87,13 @@ choice! {
 section! {
     /// The human responses, and what counts as a usable pair.
     ["data"] Data {
-        /// Training data: JSONL, JSON, CSV, TSV or Parquet, one file or several, or `builtin:demo`.
-        train: Files = "\"builtin:demo\"";
+        /// Training data: JSONL, JSON, CSV, TSV or Parquet, one file or several, data sets of the hub
+        /// (`org/name`, `org/name@revision:split`; docs/formats.md), or `builtin:demo`.
+        train: DataSets = "\"builtin:demo\"";
         /// Validation data: settings are chosen on it.
-        validation: Files = "[]";
+        validation: DataSets = "[]";
         /// Held-out data: only measured on. Where it is empty, the validation data is measured on.
-        held_out: Files = "[]";
+        held_out: DataSets = "[]";
         /// Share of the training data, from its end, kept aside as validation where `data.validation` is empty.
         validation_share: f64 = "0.0", Bound::between(0.0, 0.5);
         /// Shape of the files.
