@@ -5,6 +5,7 @@
 //! (dense or quantised), training, or candle's autograd: tensors here are plain values.
 mod error;
 mod init;
+mod matched;
 pub mod peft;
 mod product;
 mod spec;
@@ -13,7 +14,8 @@ mod targets;
 
 pub use error::{Error, Result};
 pub use init::splitmix;
+pub use matched::{Matched, Projection};
 pub use product::{backward, dropout, forward, merge, row_norms, row_squares};
-pub use spec::{LoraSpec, Update};
+pub use spec::{LoraSpec, Update, saved_by};
 pub use stack::stack;
 pub use targets::Targets;

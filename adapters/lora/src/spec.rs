@@ -5,10 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    Error, Result, Targets, splitmix,
-    targets::{ends_with_components, pattern_key},
-};
+use crate::{Error, Projection, Result, Targets, splitmix, targets::pattern_key};
 
 /// LoRA settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,9 +36,15 @@ pub struct LoraSpec {
     /// Train each output's magnitude apart from its direction (DoRA, arXiv 2402.09353).
     #[serde(default)]
     pub dora: bool,
-    /// Modules trained in full beside the update, by the last components of their names (`lm_head`, `embed_tokens`).
+    /// Modules trained in full beside the update, by how their names end (`lm_head`; as in PEFT, `norm` is every
+    /// layernorm), with all that lies below them.
     #[serde(default)]
     pub modules_to_save: Vec<String>,
+    /// Weights of the base that the adapter brings values of its own for, by full name (`model.embed_tokens.weight`):
+    /// what PEFT saves of embeddings, or under `base_layer`. They play in the base's place, below an update if the
+    /// projection has one.
+    #[serde(default)]
+    pub replaced: Vec<String>,
 }
 
 /// The update of one projection, as stored.
@@ -71,6 +74,7 @@ impl Default for LoraSpec {
             alpha_pattern: Vec::new(),
             dora: false,
             modules_to_save: Vec::new(),
+            replaced: Vec::new(),
         }
     }
 }
@@ -130,11 +134,27 @@ impl LoraSpec {
         self.targets.wants(projection) && !excluded && !self.saves(projection)
     }
 
-    /// Whether this module is trained in full. As in PEFT, a part of such a module gets no update either.
+    /// Whether this projection gets an update. A head that shares the embedding's weight is meant by its own name and
+    /// by that of the weight; "all-linear" means no head.
+    pub fn adapts(&self, projection: &Projection) -> bool {
+        let named = |targets: &Targets| {
+            let all = matches!(targets, Targets::AllLinear);
+            projection.names().any(|name| targets.wants(name)) && !(all && projection.head)
+        };
+        named(&self.targets)
+            && !self.exclude.as_ref().is_some_and(named)
+            && !self.saves(&projection.name)
+    }
+
+    /// Whether this module, or one that it is part of, is trained in full.
     pub fn saves(&self, module: &str) -> bool {
-        self.modules_to_save
-            .iter()
-            .any(|m| ends_with_components(module, m))
+        self.modules_to_save.iter().any(|m| saved_by(m, module))
+    }
+
+    /// Whether a tensor of this full name is the adapter's own in full, rather than a part of an update.
+    pub fn owns(&self, tensor: &str) -> bool {
+        let module = tensor.rsplit_once('.').map_or(tensor, |(m, _)| m);
+        self.saves(module) || self.replaced.iter().any(|name| name == tensor)
     }
 
     /// The update of a projection among an adapter's tensors; `None` where it has none.
@@ -150,30 +170,39 @@ impl LoraSpec {
 
     /// A fresh pair: A (rank, inputs) uniform in ±1/sqrt(inputs), B (outputs, rank) zero, so the update starts at 0.
     ///
-    /// A is a pure function of `seed`, the name `{projection}.lora_A` and the index, so that any program can make the
+    /// A is a pure function of `seed`, the name `{weight}.lora_A` and the index, so that any program can make the
     /// same start ([`splitmix`]).
     ///
     /// # Errors
     /// Settings refused by [`LoraSpec::check`], or no inputs.
-    pub fn init(
-        &self,
-        projection: &str,
-        inputs: usize,
-        outputs: usize,
-        seed: u64,
-    ) -> Result<(Tensor, Tensor)> {
+    pub fn init(&self, projection: &Projection, seed: u64) -> Result<(Tensor, Tensor)> {
         self.check()?;
+        let Projection {
+            name,
+            weight,
+            inputs,
+            outputs,
+            ..
+        } = projection;
+        let (inputs, outputs) = (*inputs, *outputs);
         if inputs == 0 || outputs == 0 {
             return Err(Error::rule(format!(
-                "{projection} has {inputs} inputs and {outputs} outputs: nothing to adapt"
+                "{name} has {inputs} inputs and {outputs} outputs: nothing to adapt"
             )));
         }
-        let (bound, rank) = ((inputs as f64).powf(-0.5), self.rank_of(projection));
-        let a: Vec<f32> = splitmix(seed, &format!("{projection}.lora_A"), rank * inputs)
+        let (bound, rank) = ((inputs as f64).powf(-0.5), self.rank_of(name));
+        let a: Vec<f32> = splitmix(seed, &format!("{weight}.lora_A"), rank * inputs)
             .map(|u| ((2.0 * u - 1.0) * bound) as f32)
             .collect();
         let a = Tensor::from_vec(a, (rank, inputs), &Device::Cpu)?;
         let b = Tensor::zeros((outputs, rank), candle_core::DType::F32, &Device::Cpu)?;
         Ok((a, b))
     }
+}
+
+/// Whether an entry of `modules_to_save` means this module: PEFT takes every module whose name ends so, component or not.
+pub fn saved_by(entry: &str, module: &str) -> bool {
+    let ends = module.match_indices('.').map(|(at, _)| at);
+    ends.chain([module.len()])
+        .any(|end| module[..end].ends_with(entry))
 }

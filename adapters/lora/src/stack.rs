@@ -32,7 +32,10 @@ pub fn stack(mut adapters: Vec<(LoraSpec, Params)>) -> Result<(LoraSpec, Params)
     for (spec, params) in &adapters {
         names.extend(peft::projections(params));
         for (name, tensor) in params.iter().filter(|(name, _)| !peft::is_update(name)) {
-            if whole.insert(name.clone(), tensor.clone()).is_some() {
+            let before = whole.insert(name.clone(), tensor.clone());
+            // PEFT saves the same copy of an untrained embedding in both
+            let copy = before.as_ref().map(|b| same(b, tensor)).transpose()?;
+            if copy == Some(false) || (copy == Some(true) && !spec.replaced.contains(name)) {
                 return Err(Error::rule(format!(
                     "two adapters of the stack train {name} in full; only one can"
                 )));
@@ -51,6 +54,11 @@ pub fn stack(mut adapters: Vec<(LoraSpec, Params)>) -> Result<(LoraSpec, Params)
         whole.insert(format!("{name}.lora_B"), b);
     }
     Ok((settings(&adapters, &ranks), whole))
+}
+
+fn same(a: &Tensor, b: &Tensor) -> Result<bool> {
+    let values = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
+    Ok(a.dims() == b.dims() && values(a)? == values(b)?)
 }
 
 /// Their halves side by side, each B times its scale.
@@ -92,6 +100,12 @@ fn settings(adapters: &[(LoraSpec, Params)], ranks: &BTreeMap<String, usize>) ->
         modules_to_save: adapters
             .iter()
             .flat_map(|(spec, _)| spec.modules_to_save.clone())
+            .collect(),
+        replaced: adapters
+            .iter()
+            .flat_map(|(spec, _)| spec.replaced.clone())
+            .collect::<BTreeSet<_>>()
+            .into_iter()
             .collect(),
     }
 }

@@ -52,20 +52,22 @@ impl Targets {
 
     /// Whether this projection is one of them. A pattern that [`Targets::check`] refuses matches nothing.
     pub fn wants(&self, projection: &str) -> bool {
-        let matches = |text: &str| matches(text, projection);
         match self {
-            Targets::Names(names) => names.iter().any(|name| {
-                if is_glob(name) {
-                    matches(&glob(name))
-                } else {
-                    ends_with_components(projection, name)
-                }
-            }),
-            Targets::Regex(text) => matches(text),
+            Targets::Names(names) => names.iter().any(|name| named(name, projection)),
+            Targets::Regex(text) => matches(text, projection),
             Targets::AllLinear => !HEADS
                 .iter()
                 .any(|head| ends_with_components(projection, head)),
         }
+    }
+}
+
+/// Whether one entry of a list of names means this projection.
+pub(crate) fn named(entry: &str, projection: &str) -> bool {
+    if is_glob(entry) {
+        matches(&glob(entry), projection)
+    } else {
+        ends_with_components(projection, entry)
     }
 }
 
@@ -116,11 +118,13 @@ fn pattern(text: &str, as_written: &str) -> Result<Regex> {
 
 /// The value of the first pattern that this name ends with (whole components of it), as PEFT looks up its patterns.
 pub(crate) fn pattern_key<T: Copy>(patterns: &[(String, T)], name: &str) -> Option<T> {
-    let fits = |key: &str| matches(&format!("(.*\\.)?(?:{key})"), name);
-    patterns
-        .iter()
-        .find(|(key, _)| fits(key))
-        .map(|(_, value)| *value)
+    let found = patterns.iter().find(|(key, _)| key_fits(key, name));
+    found.map(|(_, value)| *value)
+}
+
+/// Whether a key of a rank or alpha pattern means this projection.
+pub(crate) fn key_fits(key: &str, name: &str) -> bool {
+    matches(&format!("(.*\\.)?(?:{key})"), name)
 }
 
 fn matches(text: &str, name: &str) -> bool {

@@ -8,7 +8,8 @@
 
 use candle_core::{Device, Tensor};
 use randori_lora::{
-    LoraSpec, Targets, Update, backward, dropout, forward, merge, row_norms, row_squares, splitmix,
+    LoraSpec, Projection, Targets, Update, backward, dropout, forward, merge, row_norms,
+    row_squares, splitmix,
 };
 
 fn spec(rank: usize) -> LoraSpec {
@@ -51,7 +52,10 @@ fn the_start_is_the_pytorch_peers() {
         .collect();
     assert_eq!(bits, [16191809, 12111086, 7040886, 13818477]);
     let (a, b) = spec(8)
-        .init("model.layers.0.self_attn.q_proj", 576, 576, 7)
+        .init(
+            &Projection::new("model.layers.0.self_attn.q_proj", 576, 576),
+            7,
+        )
         .unwrap();
     assert_eq!(
         values(&a)[..4],
@@ -61,7 +65,10 @@ fn the_start_is_the_pytorch_peers() {
     assert!(values(&b).iter().all(|&v| v == 0.0));
     // the last of 8 x 1536 for another name
     let (a, _) = spec(8)
-        .init("model.layers.29.mlp.down_proj", 1536, 576, 7)
+        .init(
+            &Projection::new("model.layers.29.mlp.down_proj", 1536, 576),
+            7,
+        )
         .unwrap();
     assert_eq!(values(&a)[8 * 1536 - 1], 0.015_616_823);
 }
@@ -201,7 +208,7 @@ fn settings_that_mean_nothing_are_refused() {
             ..spec(1)
         },
     ] {
-        assert!(bad.init("q", 4, 4, 0).is_err(), "{bad:?}");
+        assert!(bad.init(&Projection::new("q", 4, 4), 0).is_err(), "{bad:?}");
     }
 }
 

@@ -4,54 +4,29 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use crate::{LoraSpec, Targets, targets::is_glob};
+use super::{
+    fields,
+    json::{self, Read},
+};
+use crate::{
+    LoraSpec, Targets, saved_by,
+    targets::{is_glob, named},
+};
 
-type Read<T> = std::result::Result<T, String>;
-
-/// Settings whose effect we do not have: true, or anything but empty, is refused.
-const UNKNOWN: [&str; 9] = [
-    "fan_in_fan_out",
-    "lora_bias",
-    "use_qalora",
-    "use_bdlora",
-    "target_parameters",
-    "trainable_token_indices",
-    "layer_replication",
-    "alora_invocation_tokens",
-    "arrow_config",
-];
-/// Ways to begin that leave the base as it is. Others (PiSSA, OLoRA, CorDA, LoftQ) take the start out of the base's
-/// weights, so that the file alone does not say what the model computes.
+/// Ways to begin that leave the base as it is.
 const HARMLESS_STARTS: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica"];
+/// Ways that take the start out of the base's weights, which PEFT itself can turn into a plain LoRA.
+const CONVERTED_STARTS: [&str; 4] = ["pissa", "olora", "corda", "lora_ga"];
+/// PEFT's defaults.
+const RANK: usize = 8;
+const ALPHA: f64 = 8.0;
 
+/// The settings of these projections, spelt so that PEFT matches exactly them: names of its own kind where the settings
+/// have such, full names where they have patterns, and ranks and alphas by full name, since PEFT sorts its patterns when
+/// it saves.
 pub(super) fn write(spec: &LoraSpec, pairs: &BTreeSet<String>, base_name: &str) -> Value {
-    let last = |name: &String| name.rsplit('.').next().unwrap_or(name).to_string();
-    // PEFT has no globs: the whole names say the same
-    let names = |targets: &Targets| match targets {
-        Targets::Regex(text) => json!(text),
-        Targets::Names(names) if names.iter().any(|n| is_glob(n)) => json!(pairs),
-        Targets::Names(names) => json!(names),
-        Targets::AllLinear => json!(pairs.iter().map(last).collect::<BTreeSet<_>>()),
-    };
-    // an excluding glob is in the names already
-    let excluding = spec.exclude.as_ref().filter(|e| match e {
-        Targets::Names(names) => !names.iter().any(|n| is_glob(n)),
-        _ => true,
-    });
-    let targets = match (&spec.exclude, excluding) {
-        (Some(_), None) => json!(pairs),
-        _ => names(&spec.targets),
-    };
-    let ranks: Map<String, Value> = spec
-        .rank_pattern
-        .iter()
-        .map(|(key, rank)| (key.clone(), json!(rank)))
-        .collect();
-    let alphas: Map<String, Value> = spec
-        .alpha_pattern
-        .iter()
-        .map(|(key, alpha)| (key.clone(), number(*alpha)))
-        .collect();
+    let ranks = of_each(pairs, |p| spec.rank_of(p), spec.rank, |r| json!(r));
+    let alphas = of_each(pairs, |p| spec.alpha_of(p), spec.alpha, |a| number(*a));
     let saved = (!spec.modules_to_save.is_empty()).then_some(&spec.modules_to_save);
     json!({
         "peft_type": "LORA",
@@ -60,8 +35,8 @@ pub(super) fn write(spec: &LoraSpec, pairs: &BTreeSet<String>, base_name: &str) 
         "r": spec.rank,
         "lora_alpha": number(spec.alpha),
         "lora_dropout": shortest(spec.dropout),
-        "target_modules": targets,
-        "exclude_modules": excluding.map(names),
+        "target_modules": targets_of(spec, pairs),
+        "exclude_modules": null,
         "bias": "none",
         "use_rslora": spec.rslora,
         "use_dora": spec.dora,
@@ -72,6 +47,36 @@ pub(super) fn write(spec: &LoraSpec, pairs: &BTreeSet<String>, base_name: &str) 
         "init_lora_weights": true,
         "inference_mode": true,
     })
+}
+
+/// Names that PEFT finds exactly these projections by: the end of a name is enough where the settings say no more.
+fn targets_of(spec: &LoraSpec, pairs: &BTreeSet<String>) -> Value {
+    let last = |name: &String| name.rsplit('.').next().unwrap_or(name).to_string();
+    match &spec.targets {
+        _ if spec.exclude.is_some() => json!(pairs),
+        Targets::Names(names)
+            if !names.iter().any(|n| is_glob(n))
+                && names.iter().all(|n| pairs.iter().any(|p| named(n, p)))
+                && pairs.iter().all(|p| names.iter().any(|n| named(n, p))) =>
+        {
+            json!(names)
+        }
+        Targets::AllLinear => json!(pairs.iter().map(last).collect::<BTreeSet<_>>()),
+        _ => json!(pairs),
+    }
+}
+
+/// What differs from the default, by full name.
+fn of_each<T: PartialEq>(
+    pairs: &BTreeSet<String>,
+    value: impl Fn(&str) -> T,
+    default: T,
+    spell: impl Fn(&T) -> Value,
+) -> Map<String, Value> {
+    let each = pairs.iter().map(|name| (name, value(name)));
+    each.filter(|(_, v)| *v != default)
+        .map(|(name, v)| (name.replace('.', "\\."), spell(&v)))
+        .collect()
 }
 
 /// 0.1, not 0.10000000149011612.
@@ -90,107 +95,90 @@ fn number(alpha: f64) -> Value {
 
 /// The settings, and the layers they are limited to, if any.
 pub(super) fn read(config: &Value) -> Read<(LoraSpec, Option<Vec<u64>>)> {
-    let kind = config
-        .get("peft_type")
-        .and_then(Value::as_str)
-        .unwrap_or("");
+    let config = config.as_object().ok_or("it must be a JSON object")?;
+    let kind = config.get("peft_type").unwrap_or(&Value::Null);
     if kind != "LORA" {
-        return Err(format!("peft_type must be \"LORA\", not {kind:?}"));
+        return Err(format!("peft_type must be \"LORA\", not {kind}"));
     }
-    supported(config)?;
-    let rank = config.get("r").and_then(Value::as_u64);
-    let rank = rank.ok_or("r must be a whole number")?;
-    let alpha = config.get("lora_alpha").and_then(Value::as_f64);
-    let flag = |key: &str| config.get(key).and_then(Value::as_bool).unwrap_or(false);
+    fields::supported(config)?;
+    start(config.get("init_lora_weights").unwrap_or(&Value::Null))?;
+    bias(config.get("bias").unwrap_or(&Value::Null))?;
+    let saved = json::texts(config, "modules_to_save")?;
+    tying(config, &saved)?;
+    let dropout = json::or(config, "lora_dropout", 0.0, json::number)?;
     let spec = LoraSpec {
-        rank: usize::try_from(rank).map_err(|e| e.to_string())?,
-        alpha: alpha.ok_or("lora_alpha must be a number")?,
-        rslora: flag("use_rslora"),
-        dropout: config
-            .get("lora_dropout")
-            .and_then(Value::as_f64)
-            .unwrap_or(0.0) as f32,
+        rank: json::or(config, "r", RANK, json::count)?,
+        alpha: json::or(config, "lora_alpha", ALPHA, json::number)?,
+        rslora: json::flag(config, "use_rslora")?,
+        dropout: dropout as f32,
         targets: targets(config, "target_modules")?
             .ok_or("target_modules must be a list of names or a text")?,
         exclude: targets(config, "exclude_modules")?,
-        rank_pattern: pattern(config, "rank_pattern", |v| {
-            v.as_u64().and_then(|r| usize::try_from(r).ok())
-        })?,
-        alpha_pattern: pattern(config, "alpha_pattern", Value::as_f64)?,
-        dora: flag("use_dora"),
-        modules_to_save: match config.get("modules_to_save") {
-            None | Some(Value::Null) => Vec::new(),
-            Some(list) => serde_json::from_value(list.clone())
-                .map_err(|_| "modules_to_save must be a list of names")?,
-        },
+        rank_pattern: json::pattern(config, "rank_pattern", json::count)?,
+        alpha_pattern: json::pattern(config, "alpha_pattern", json::number)?,
+        dora: json::flag(config, "use_dora")?,
+        modules_to_save: saved,
+        replaced: Vec::new(),
     };
     spec.check().map_err(|e| e.to_string())?;
-    let layers = match config.get("layers_to_transform") {
-        None | Some(Value::Null) => None,
-        Some(Value::Number(n)) => n.as_u64().map(|n| vec![n]),
-        Some(list) => Some(
-            serde_json::from_value::<Vec<u64>>(list.clone())
-                .map_err(|_| "layers_to_transform must be a list of layer numbers")?,
-        )
-        .filter(|l| !l.is_empty()),
-    };
-    Ok((spec, layers))
+    Ok((spec, json::layers(config, "layers_to_transform")?))
 }
 
-fn supported(config: &Value) -> Read<()> {
-    let set = |key: &str| match config.get(key) {
-        None | Some(Value::Null) | Some(Value::Bool(false)) => false,
-        Some(Value::Object(map)) => !map.is_empty(),
-        Some(Value::Array(list)) => !list.is_empty(),
-        Some(_) => true,
-    };
-    if let Some(key) = UNKNOWN.iter().find(|key| set(key)) {
-        return Err(format!("{key} is not supported"));
-    }
-    if let Some(start) = config.get("init_lora_weights").and_then(Value::as_str)
-        && !HARMLESS_STARTS.contains(&start)
-    {
-        return Err(format!(
-            "init_lora_weights {start:?} changed the base's weights; convert the adapter to a plain LoRA first (save_pretrained with path_initial_model_for_weight_conversion)"
-        ));
-    }
-    match config
-        .get("bias")
-        .and_then(Value::as_str)
-        .filter(|b| *b != "none")
-    {
-        Some(bias) => Err(format!("bias must be \"none\", not {bias:?}")),
-        None => Ok(()),
+/// How A and B began matters only where the base was changed for it.
+fn start(value: &Value) -> Read<()> {
+    let begins = |starts: &[&str], text: &str| starts.iter().any(|s| text.starts_with(s));
+    match value {
+        Value::Null | Value::Bool(_) => Ok(()),
+        Value::String(text) if HARMLESS_STARTS.contains(&text.to_lowercase().as_str()) => Ok(()),
+        Value::String(text) if begins(&CONVERTED_STARTS, &text.to_lowercase()) => Err(format!(
+            "init_lora_weights {text:?} took the start out of the base's weights, so these tensors alone are not what was \
+             learnt; peft writes them as a plain LoRA of twice the rank with \
+             save_pretrained(…, path_initial_model_for_weight_conversion=FOLDER_OF_THE_START)"
+        )),
+        Value::String(text) if text == "loftq" => Err(format!(
+            "init_lora_weights {text:?} changed the base's weights, which this file does not hold: merge it with peft and \
+             load the merged model"
+        )),
+        other => Err(format!(
+            "init_lora_weights is {other}, which is no start of peft 0.21"
+        )),
     }
 }
 
-fn targets(config: &Value, key: &str) -> Read<Option<Targets>> {
+/// A saved embedding that stays tied to the head would be one tensor for two uses.
+fn tying(config: &Map<String, Value>, saved: &[String]) -> Read<()> {
+    let ties = |entry: &&String| {
+        ["lm_head", "model.embed_tokens"]
+            .iter()
+            .any(|m| saved_by(entry, m))
+    };
+    match saved.iter().find(ties) {
+        Some(entry) if json::flag(config, "ensure_weight_tying")? => Err(format!(
+            "ensure_weight_tying is true and modules_to_save has {entry}, which is not supported: merge it with peft and \
+             load the merged model"
+        )),
+        _ => json::flag(config, "ensure_weight_tying").map(drop),
+    }
+}
+
+/// Biases that PEFT trained lie in the file and play from there.
+fn bias(value: &Value) -> Read<()> {
+    match value {
+        Value::Null => Ok(()),
+        Value::String(text) if ["none", "all", "lora_only"].contains(&text.as_str()) => Ok(()),
+        other => Err(format!(
+            "bias must be \"none\", \"all\" or \"lora_only\", not {other}"
+        )),
+    }
+}
+
+fn targets(config: &Map<String, Value>, key: &str) -> Read<Option<Targets>> {
     match config.get(key) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Array(list)) if list.is_empty() && key != "target_modules" => Ok(None),
         Some(value) => serde_json::from_value::<Targets>(value.clone())
             .map(Some)
-            .map_err(|_| format!("{key} must be a list of names or a text")),
-    }
-}
-
-fn pattern<T>(
-    config: &Value,
-    key: &str,
-    value: impl Fn(&Value) -> Option<T>,
-) -> Read<Vec<(String, T)>> {
-    match config.get(key) {
-        None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::Object(map)) => map
-            .iter()
-            .map(|(name, v)| {
-                let v = value(v).ok_or_else(|| format!("{key}: {name} has {v}, not a number"))?;
-                Ok((name.clone(), v))
-            })
-            .collect(),
-        Some(other) => Err(format!(
-            "{key} must map patterns to numbers, not be {other}"
-        )),
+            .map_err(|_| format!("{key} must be a list of names or a text, not {value}")),
     }
 }
 

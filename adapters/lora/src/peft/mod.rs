@@ -3,6 +3,8 @@
 //! PEFT loads a file with wrong tensor names as the bare base model, with no more than a warning. Here a name that does
 //! not fit, and a missing half of a pair, are errors.
 mod config;
+mod fields;
+mod json;
 mod tensors;
 
 use std::{
@@ -14,17 +16,19 @@ use std::{
 use candle_core::Tensor;
 use serde_json::Value;
 
-use crate::{Error, LoraSpec, Result};
+use crate::{Error, LoraSpec, Projection, Result, saved_by};
 
 /// File name of the settings.
 pub const CONFIG: &str = "adapter_config.json";
 /// File name of the tensors.
 pub const MODEL: &str = "adapter_model.safetensors";
+/// What PEFT wrote before safetensors.
+const PICKLE: &str = "adapter_model.bin";
 const PARTS: [&str; 3] = ["lora_A", "lora_B", "lora_magnitude_vector"];
 
 /// Writes an adapter. `params` are `{projection}.lora_A` (r, in) and `{projection}.lora_B` (out, r), with DoRA
-/// `{projection}.lora_magnitude_vector` (out), and every tensor of the modules trained in full (`lm_head.weight`);
-/// `base_name` is the model's name or path as PEFT should find it.
+/// `{projection}.lora_magnitude_vector` (out), and every tensor of the modules trained in full (`lm_head.weight`) or
+/// replaced; `base_name` is the model's name or path as PEFT should find it.
 ///
 /// Files are written under temporary names and renamed, the settings last.
 ///
@@ -39,7 +43,7 @@ pub fn save(
     spec.check()?;
     let pairs = complete(spec, params, "the adapter to save")?;
     fs::create_dir_all(dir).map_err(Error::io(dir))?;
-    tensors::write(&dir.join(MODEL), params)?;
+    tensors::write(&dir.join(MODEL), spec, params)?;
     let config = config::write(spec, &pairs, base_name);
     let text = serde_json::to_string_pretty(&config).map_err(|e| Error::rule(e.to_string()))?;
     tensors::write_atomic(&dir.join(CONFIG), (text + "\n").as_bytes())
@@ -48,8 +52,8 @@ pub fn save(
 /// Reads an adapter: its settings, and its tensors by our names (as [`save`] takes them), in f32.
 ///
 /// # Errors
-/// A file that is missing or damaged; settings that we cannot honour; a tensor name that is not PEFT's; half a pair; a
-/// shape that does not fit the rank. Each names the file.
+/// A file that is missing or damaged, or PEFT's older pickle; settings that we cannot honour; a tensor name that is not
+/// PEFT's; half a pair; a shape that does not fit the rank. Each names the file.
 pub fn load(dir: &Path) -> Result<(LoraSpec, BTreeMap<String, Tensor>)> {
     let path = dir.join(CONFIG);
     let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
@@ -59,8 +63,17 @@ pub fn load(dir: &Path) -> Result<(LoraSpec, BTreeMap<String, Tensor>)> {
     let (mut spec, layers) = config::read(&json).map_err(bad)?;
     let path = dir.join(MODEL);
     let place = path.display().to_string();
+    if !path.exists() && dir.join(PICKLE).exists() {
+        return Err(Error::rule(format!(
+            "{}: a pickle, which runs code when it is read, so it is not read: load it in peft and save_pretrained it again, which writes {MODEL}",
+            dir.join(PICKLE).display()
+        )));
+    }
     let bytes = fs::read(&path).map_err(Error::io(&path))?;
     let params = tensors::read(&bytes, &place)?;
+    // PEFT saves copies of the embeddings under their own names, which it loads into the base
+    let copies = params.keys().filter(|n| !is_update(n) && !spec.owns(n));
+    spec.replaced = copies.cloned().collect();
     let pairs = complete(&spec, &params, &place)?;
     if let Some(stray) = pairs.iter().find(|p| !spec.wants(p)) {
         return Err(Error::rule(format!(
@@ -74,17 +87,23 @@ pub fn load(dir: &Path) -> Result<(LoraSpec, BTreeMap<String, Tensor>)> {
     Ok((spec, params))
 }
 
-/// Holds an adapter's tensors against the projections of a base, each (name, inputs, outputs).
+/// Holds an adapter's tensors against the projections of a base.
 ///
 /// # Errors
 /// The first wanted projection without a pair, the first tensor of an unknown projection, the first shape that does not fit.
 pub fn fits(
     spec: &LoraSpec,
     params: &BTreeMap<String, Tensor>,
-    projections: &[(String, usize, usize)],
+    projections: &[Projection],
 ) -> Result<()> {
     let have = complete(spec, params, "the adapter")?;
-    for (name, inputs, outputs) in projections.iter().filter(|(name, ..)| spec.wants(name)) {
+    for p in projections.iter().filter(|p| spec.adapts(p)) {
+        let Projection {
+            name,
+            inputs,
+            outputs,
+            ..
+        } = p;
         let Some(update) = spec.update(params, name) else {
             return Err(Error::rule(format!(
                 "the adapter has no {name}.lora_A, which its targets ask for"
@@ -104,7 +123,7 @@ pub fn fits(
     }
     match have
         .iter()
-        .find(|p| !projections.iter().any(|(name, ..)| name == *p))
+        .find(|p| !projections.iter().any(|known| known.name == **p))
     {
         Some(stray) => Err(Error::rule(format!(
             "the adapter has {stray}.lora_A, but the base has no projection {stray}"
@@ -140,7 +159,6 @@ fn complete(
     place: &str,
 ) -> Result<BTreeSet<String>> {
     for name in params.keys() {
-        let module = name.rsplit_once('.').map_or(name.as_str(), |(m, _)| m);
         if let Some((projection, part)) = split(name) {
             let needs: &[&str] = if spec.dora { &PARTS } else { &PARTS[..2] };
             if let Some(other) = needs
@@ -156,7 +174,7 @@ fn complete(
                     "{place} has {name}, but its settings do not say use_dora"
                 )));
             }
-        } else if !spec.saves(module) {
+        } else if !spec.owns(name) {
             return Err(Error::rule(format!(
                 "{place}: {name} is no adapter tensor (names end in lora_A or lora_B) and modules_to_save does not name its module"
             )));
@@ -165,14 +183,7 @@ fn complete(
     for module in &spec.modules_to_save {
         let saved = |name: &String| {
             let owner = name.rsplit_once('.').map_or(name.as_str(), |(m, _)| m);
-            !is_update(name)
-                && LoraSpec::saves(
-                    &LoraSpec {
-                        modules_to_save: vec![module.clone()],
-                        ..LoraSpec::default()
-                    },
-                    owner,
-                )
+            !is_update(name) && saved_by(module, owner)
         };
         if !params.keys().any(saved) {
             return Err(Error::rule(format!(

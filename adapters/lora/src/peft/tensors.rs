@@ -8,15 +8,25 @@ use std::{
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::{Error, Result};
+use crate::{Error, LoraSpec, Result};
 
 const PREFIX: &str = "base_model.model.";
+const BASE_LAYER: &str = "base_layer";
 const MAGNITUDE: &str = ".lora_magnitude_vector";
 
-pub(super) fn write(path: &Path, params: &BTreeMap<String, Tensor>) -> Result<()> {
+pub(super) fn write(path: &Path, spec: &LoraSpec, params: &BTreeMap<String, Tensor>) -> Result<()> {
     let named = |name: &String| {
-        let update = name.ends_with(".lora_A") || name.ends_with(".lora_B");
-        format!("{PREFIX}{name}{}", if update { ".weight" } else { "" })
+        if name.ends_with(".lora_A") || name.ends_with(".lora_B") {
+            return format!("{PREFIX}{name}.weight");
+        }
+        // below an update PEFT's wrapper has the weight under another name
+        let below = name.rsplit_once('.').filter(|(module, _)| {
+            spec.replaced.contains(name) && params.contains_key(&format!("{module}.lora_A"))
+        });
+        match below {
+            Some((module, part)) => format!("{PREFIX}{module}.{BASE_LAYER}.{part}"),
+            None => format!("{PREFIX}{name}"),
+        }
     };
     let tensors: HashMap<String, Tensor> = params
         .iter()
@@ -33,11 +43,7 @@ pub(super) fn read(bytes: &[u8], place: &str) -> Result<BTreeMap<String, Tensor>
         .map_err(|e| Error::rule(format!("{place} is damaged or no safetensors file: {e}")))?;
     let mut params = BTreeMap::new();
     for (name, view) in file.tensors() {
-        let own = ours(&name).ok_or_else(|| {
-            Error::rule(format!(
-                "{place}: the tensor name {name} does not fit; PEFT's are {PREFIX}PROJECTION.lora_A.weight and .lora_B.weight, and those of modules_to_save"
-            ))
-        })?;
+        let own = ours(&name).map_err(|why| Error::rule(format!("{place}: {name} {why}")))?;
         let dtype = match view.dtype() {
             safetensors::Dtype::F32 => DType::F32,
             safetensors::Dtype::F16 => DType::F16,
@@ -50,31 +56,60 @@ pub(super) fn read(bytes: &[u8], place: &str) -> Result<BTreeMap<String, Tensor>
         };
         let t = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?
             .to_dtype(DType::F32)?;
-        params.insert(own, t);
+        if params.insert(own.clone(), t).is_some() {
+            return Err(Error::rule(format!("{place} has two tensors for {own}")));
+        }
     }
     Ok(params)
 }
 
-/// `base_model.model.lm_head.weight` -> `lm_head.weight`, `….q_proj.lora_A.weight` -> `….q_proj.lora_A`.
-fn ours(name: &str) -> Option<String> {
-    let name = name.strip_prefix(PREFIX)?;
-    if name.contains("lora_embedding_") {
-        return None; // updates of embeddings are looked up, not multiplied
+/// `base_model.model.lm_head.weight` and `….lm_head.base_layer.weight` -> `lm_head.weight`, `….q_proj.lora_A.weight` ->
+/// `….q_proj.lora_A`; else what is wrong with the name.
+fn ours(name: &str) -> std::result::Result<String, String> {
+    let strange = || {
+        Err(format!(
+            "does not fit; PEFT's names are {PREFIX}PROJECTION.lora_A.weight and .lora_B.weight, those of modules_to_save, and copies of embeddings"
+        ))
+    };
+    let Some(name) = name.strip_prefix(PREFIX) else {
+        return strange();
+    };
+    for (part, what) in [
+        (
+            ".lora_embedding_",
+            "is an update of an embedding, which is looked up and not multiplied",
+        ),
+        (".token_adapter.", "holds trained rows of an embedding"),
+        (".lora_B.bias", "is a bias of B (lora_bias)"),
+    ] {
+        if name.contains(part) {
+            return Err(format!(
+                "{what}: that is not supported; merge the adapter with peft and load the merged model"
+            ));
+        }
     }
     let bare = name.strip_suffix(".weight").unwrap_or(name);
     if bare.ends_with(MAGNITUDE) {
-        return Some(bare.to_string()); // older files have `.weight` behind it
+        return Ok(bare.to_string()); // older files have `.weight` behind it
     }
     if bare.ends_with(".lora_A") || bare.ends_with(".lora_B") {
-        return (bare != name).then(|| bare.to_string());
+        return if bare != name {
+            Ok(bare.to_string())
+        } else {
+            strange()
+        };
     }
-    // the wrapper's own names, which some tools write
+    // the wrappers' own names: some tools write those of modules_to_save
     let plain = name
         .replace(".modules_to_save.default.", ".")
-        .replace(".modules_to_save.", ".");
-    (plain.ends_with(".weight") || plain.ends_with(".bias"))
-        .then_some(plain)
-        .filter(|n| !n.contains("lora_") && !n.contains("base_layer"))
+        .replace(".modules_to_save.", ".")
+        .replace(&format!(".{BASE_LAYER}."), ".");
+    let ends = plain.ends_with(".weight") || plain.ends_with(".bias");
+    if ends && !plain.contains("lora_") {
+        Ok(plain)
+    } else {
+        strange()
+    }
 }
 
 pub(super) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
