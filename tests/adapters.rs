@@ -217,18 +217,6 @@ fn what_cannot_be_meant_is_refused() {
     run("adapter.rank_pattern=[\"q_proj\"]", "adapter.rank_pattern");
     run("adapter.rank_pattern=[\"q_proj=0\"]", "at least 1");
     run("adapter.alpha_pattern=[\"(=4\"]", "is not a pattern");
-    run("adapter.modules_to_save=[\"head\"]", "no module head");
+    run("adapter.modules_to_save=[\"heads\"]", "no module heads");
     run("adapter.exclude=\"regex:.*\"", "no projection matches");
-    let config = fs::read_to_string(w.dir().join("config.json")).unwrap();
-    w.file(
-        "config.json",
-        &config.replace(
-            "\"tie_word_embeddings\":false",
-            "\"tie_word_embeddings\":true",
-        ),
-    );
-    run(
-        "adapter.modules_to_save=[\"lm_head\"]",
-        "this model's head is its embedding",
-    );
 }

@@ -19,6 +19,10 @@ mod hub;
 mod intervals;
 #[path = "cases/losses.rs"]
 mod losses;
+#[path = "cases/peft_adapters.rs"]
+mod peft_adapters;
+#[path = "cases/players.rs"]
+mod players;
 #[path = "cases/python.rs"]
 mod python;
 #[path = "cases/reuse.rs"]

@@ -20,7 +20,7 @@ use randori_engine::{
 };
 use randori_export::{AsHeld, Fidelity, FolderOptions, Merged};
 use randori_host::{Host, SearchPath};
-use randori_lora::{LoraSpec, Targets};
+use randori_lora::{LoraSpec, Projection, Targets};
 use serde_json::json;
 
 /// Set in the processes that are measured: `one`, `two` or `copies`.
@@ -131,7 +131,9 @@ fn adapter(trace: &randori_engine::Trace) -> (LoraSpec, randori_engine::Params) 
     };
     let mut params = randori_engine::Params::new();
     for l in trace.linears.iter().filter(|l| l.layer.is_some()) {
-        let (a, b) = spec.init(&l.name, l.inputs, l.outputs, 1).unwrap();
+        let (a, b) = spec
+            .init(&Projection::new(&l.name, l.inputs, l.outputs), 1)
+            .unwrap();
         params.insert(format!("{}.lora_A", l.name), a);
         params.insert(format!("{}.lora_B", l.name), (b + 0.01).unwrap());
     }

@@ -56,7 +56,13 @@ impl Model {
         };
         let given = match named.is_empty() {
             true => None,
-            false => Learnt::read_stack(&named)?.lora,
+            // copies of base weights count as the base's own, which they are but for a changed vocabulary
+            false => Learnt::read_stack(&named)?.lora.map(|spec| {
+                Arc::new(LoraSpec {
+                    replaced: Vec::new(),
+                    ..(*spec).clone()
+                })
+            }),
         };
         Ok(Model {
             loss: losses::loss(recipe, host, 0)?,
@@ -94,6 +100,10 @@ impl Plan {
             .with_context(at)?;
         let own = settings::lora(&recipe)?;
         let spec = model.given.as_deref().unwrap_or(&own);
+        if model.given.is_none() && recipe.adapter.kind != AdapterKind::Full {
+            randori_engine::matched(&model.trace, spec)
+                .with_context(|| format!("{}: [adapter]", recipe.place("adapter.targets")))?;
+        }
         let card = recipe.model.device == ComputeDevice::Cuda;
         let planner = |dropout, optimizer: randori_engine::train::Optimizer| {
             let learns = match recipe.adapter.kind {

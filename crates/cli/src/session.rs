@@ -254,6 +254,15 @@ impl Session {
         }
     }
 
+    /// The same for who plays and does not train: a fresh adapter computes what the base does, and is left out.
+    pub fn player(&self) -> Result<Player> {
+        match (&self.stack()[..], self.recipe.adapter.kind) {
+            ([], AdapterKind::Full) => Ok(Player::full(self.base.clone())?),
+            ([], _) => Ok(Player::bare(self.base.clone())),
+            (stack, _) => self.learnt(stack),
+        }
+    }
+
     /// The folders of what the start has learnt already: those given, or else the recipe's own; none for a fresh one.
     pub fn stack(&self) -> Vec<PathBuf> {
         match self.adapter.is_empty() {
@@ -270,8 +279,15 @@ impl Session {
         match (!self.stack().is_empty(), self.recipe.adapter.kind) {
             (true, _) => self.start(0).map(drop),
             (false, AdapterKind::Full) => Ok(()),
-            (false, _) => Player::check_lora(&self.base, &settings::lora(&self.recipe)?)
-                .with_context(|| format!("{}: [adapter]", self.recipe.place("adapter.targets"))),
+            (false, _) => {
+                let spec = settings::lora(&self.recipe)?;
+                let found = Player::check_lora(&self.base, &spec).with_context(|| {
+                    format!("{}: [adapter]", self.recipe.place("adapter.targets"))
+                })?;
+                self.console
+                    .say(format!("  {:<38} {found}", "projections adapted"));
+                Ok(())
+            }
         }
     }
 

@@ -189,6 +189,7 @@ pub fn lora(recipe: &Recipe) -> Result<LoraSpec> {
         alpha_pattern: patterns(recipe, "adapter.alpha_pattern", &a.alpha_pattern.0)?,
         dora: a.dora,
         modules_to_save: a.modules_to_save.0.clone(),
+        replaced: Vec::new(),
     };
     spec.check()
         .map_err(|e| anyhow::anyhow!("{}: [adapter]: {e}", recipe.place("adapter.targets")))?;

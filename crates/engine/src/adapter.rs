@@ -1,25 +1,25 @@
 //! A stored adapter on its base: held against the base's projections before it plays; and what an adapter takes from
 //! the base when it begins.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use randori_lora::{LoraSpec, Targets, peft};
+use randori_lora::{LoraSpec, Matched, Projection, peft};
 
-use crate::{
-    Base, Error, Params, Player, Result, trace,
-    trace::{Trace, TracedLinear},
-    weights::Stream,
-};
+use crate::{Base, Error, Params, Player, Result, head, trace, trace::Trace, weights::Stream};
 
 impl Player {
-    /// Base with an adapter that was trained earlier (what `peft::load` answers).
+    /// Base with an adapter that was trained earlier (what `peft::load` answers), by the names of this base: an update
+    /// of a tied head is the head's, and copies of the base's own weights are dropped.
     ///
     /// # Errors
     /// A projection that the adapter's targets name and its tensors lack, a tensor of a projection that the base does not
     /// have, a shape that does not fit: an adapter of another model must not play as the bare base.
     pub fn with_adapter(base: Arc<Base>, spec: LoraSpec, params: Params) -> Result<Player> {
-        fits(&trace(base.arch.as_ref())?, &spec, &params)?;
+        let traced = trace(base.arch.as_ref())?;
+        let held = |name: &str| head::held(&base, name);
+        let (spec, params) = head::settled(&traced, spec, params, &held)?;
+        fits(&traced, &spec, &params)?;
         Ok(Player {
             base,
             lora: Some(Arc::new(spec)),
@@ -30,76 +30,56 @@ impl Player {
 
 /// What a fresh adapter of these settings adapts.
 pub(crate) struct Wanted {
-    pub(crate) projections: Vec<TracedLinear>,
+    pub(crate) projections: Vec<Projection>,
     /// Full names of the weights that are trained in full.
     pub(crate) saved: Vec<String>,
 }
 
-/// # Errors
-/// No projection matches: those there are.
-pub(crate) fn wanted(base: &Base, spec: &LoraSpec) -> Result<Wanted> {
-    wanted_of(base.arch.name(), &trace(base.arch.as_ref())?, spec)
-}
-
-/// The same of an architecture of which there is a trace only.
+/// What a fresh adapter of these settings would adapt, for people: how many projections of each name.
 ///
 /// # Errors
-/// As there.
-pub(crate) fn wanted_of(arch: &str, traced: &Trace, spec: &LoraSpec) -> Result<Wanted> {
-    let all = matches!(spec.targets, Targets::AllLinear);
-    let fits = |l: &&TracedLinear| spec.wants(&l.name) && (!all || l.layer.is_some());
-    let projections: Vec<TracedLinear> = traced.linears.iter().filter(fits).cloned().collect();
+/// An entry of the settings that matches nothing, with names that are near.
+pub fn matched(traced: &Trace, spec: &LoraSpec) -> Result<Matched> {
+    let found = spec.matched(&traced.projections(), &names(traced));
+    found.map_err(|e| Error::rule(e.to_string()))
+}
+
+fn names(traced: &Trace) -> Vec<String> {
+    traced.weights.iter().map(|w| w.name.clone()).collect()
+}
+
+/// # Errors
+/// An entry of the settings that matches nothing: names that are near, and those there are.
+pub(crate) fn wanted(base: &Base, spec: &LoraSpec) -> Result<Wanted> {
+    let traced = trace(base.arch.as_ref())?;
+    matched(&traced, spec)?;
+    wanted_of(&traced, spec)
+}
+
+/// The same of an architecture of which there is a trace only, for an adapter that may be stored already: PEFT does not
+/// mind entries that match nothing.
+///
+/// # Errors
+/// No projection at all, or a module to save that the model does not have.
+pub(crate) fn wanted_of(traced: &Trace, spec: &LoraSpec) -> Result<Wanted> {
+    let all = traced.projections().into_iter();
+    let projections: Vec<Projection> = all.filter(|p| spec.adapts(p)).collect();
     if projections.is_empty() {
-        let last = |l: &TracedLinear| l.name.rsplit('.').next().map(str::to_string);
-        let names: BTreeSet<String> = traced.linears.iter().filter_map(last).collect();
-        return Err(Error::rule(format!(
-            "no projection matches the adapter's targets {:?}; `{arch}` has: {}",
-            spec.targets,
-            names.into_iter().collect::<Vec<_>>().join(", ")
-        )));
+        matched(traced, spec)?; // says what there is
     }
     let saved = saved(traced, spec)?;
     Ok(Wanted { projections, saved })
 }
 
-/// The weights of the modules that an adapter trains in full.
+/// The weights that an adapter has of its own in full.
 ///
 /// # Errors
-/// A module that the model does not have; an embedding that is the head too: PEFT would train a copy for one of the two
-/// and untie them.
-pub(crate) fn saved(traced: &Trace, spec: &LoraSpec) -> Result<Vec<String>> {
-    let module = |name: &str| {
-        name.rsplit_once('.')
-            .map_or(name, |(module, _)| module)
-            .to_string()
-    };
-    let tied = traced.tied_head();
-    let mut found = Vec::new();
-    for wanted in &spec.modules_to_save {
-        let one = LoraSpec {
-            modules_to_save: vec![wanted.clone()],
-            ..LoraSpec::default()
-        };
-        let of_it: Vec<String> = traced
-            .weights
-            .iter()
-            .filter(|w| one.saves(&module(&w.name)))
-            .map(|w| w.name.clone())
-            .collect();
-        if let Some(tied) = tied.filter(|t| of_it.is_empty() || of_it.contains(&t.name)) {
-            return Err(Error::rule(format!(
-                "modules_to_save: {wanted} cannot be trained apart: this model's head is its embedding ({}); train it in full, or untie the model first",
-                tied.name
-            )));
-        }
-        if of_it.is_empty() {
-            return Err(Error::rule(format!(
-                "modules_to_save: the model has no module {wanted}"
-            )));
-        }
-        found.extend(of_it);
-    }
-    Ok(found)
+/// A module that the model does not have.
+fn saved(traced: &Trace, spec: &LoraSpec) -> Result<Vec<String>> {
+    let full = spec.full(&traced.projections(), &names(traced));
+    let mut full = full.map_err(|e| Error::rule(e.to_string()))?;
+    full.extend(spec.replaced.iter().cloned());
+    Ok(full)
 }
 
 /// DoRA begins with each row's own length: (out).
@@ -154,23 +134,17 @@ impl Stream {
 
 /// An adapter of another model must not play as the bare base.
 fn fits(traced: &Trace, spec: &LoraSpec, params: &Params) -> Result<()> {
-    let all = matches!(spec.targets, Targets::AllLinear);
-    let projections: Vec<(String, usize, usize)> = traced
-        .linears
-        .iter()
-        .filter(|l| l.layer.is_some() || !all)
-        .map(|l| (l.name.clone(), l.inputs, l.outputs))
-        .collect();
-    peft::fits(spec, params, &projections).map_err(|e| Error::rule(e.to_string()))?;
+    peft::fits(spec, params, &traced.projections()).map_err(|e| Error::rule(e.to_string()))?;
     let saved = saved(traced, spec)?;
     for name in &saved {
-        let want = traced.weights.iter().find(|w| w.name == *name);
+        let source = traced.source(name);
+        let want = traced.weights.iter().find(|w| w.name == source);
         let want = want.map(|w| w.shape.as_slice());
         match params.get(name).map(Tensor::dims) {
             Some(found) if Some(found) == want => {}
             found => {
                 return Err(Error::rule(format!(
-                    "the adapter trains {name} in full: the base wants {want:?}, the adapter has {found:?}"
+                    "the adapter has {name} of its own: the base wants {want:?}, the adapter has {found:?}"
                 )));
             }
         }

@@ -11,6 +11,7 @@ pub mod fit;
 pub mod generate;
 #[cfg(feature = "cuda")]
 pub mod gpu;
+pub mod head;
 pub mod heap;
 pub mod hub;
 mod inputs;
@@ -27,6 +28,7 @@ mod training_pass;
 pub mod weights;
 pub mod work;
 
+pub use adapter::matched;
 pub use base::{Base, Compute, Weight};
 pub use cache::KvCache;
 pub use error::{Error, Result};

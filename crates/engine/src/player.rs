@@ -62,36 +62,36 @@ impl Player {
         }
     }
 
-    /// Whether [`Player::with_lora`] can begin with this, without making anything.
+    /// What [`Player::with_lora`] would begin with, without making anything.
     ///
     /// # Errors
     /// As there.
-    pub fn check_lora(base: &Base, spec: &randori_lora::LoraSpec) -> Result<()> {
+    pub fn check_lora(base: &Base, spec: &randori_lora::LoraSpec) -> Result<randori_lora::Matched> {
         spec.check().map_err(|e| Error::rule(e.to_string()))?;
-        crate::adapter::wanted(base, spec).map(drop)
+        crate::adapter::matched(&trace(base.arch.as_ref())?, spec)
     }
 
     /// Base with a fresh adapter (B = 0) on every projection that `spec` wants. The head is adapted only when it is
-    /// asked for by name, not by "all linear".
+    /// asked for by name, not by "all linear". A head that shares the embedding's weight goes by `lm_head` or by the
+    /// weight's name; the embedding itself gets no update.
     ///
     /// # Errors
-    /// When no projection matches, listing those there are.
+    /// An entry of the settings that matches nothing, with names that are near.
     pub fn with_lora(base: Arc<Base>, spec: randori_lora::LoraSpec, seed: u64) -> Result<Player> {
         let wanted = crate::adapter::wanted(base.as_ref(), &spec)?;
         let mut params = Params::new();
-        for linear in &wanted.projections {
-            let (a, b) = spec
-                .init(&linear.name, linear.inputs, linear.outputs, seed)
-                .map_err(|e| Error::rule(e.to_string()))?;
-            params.insert(format!("{}.lora_A", linear.name), a);
-            params.insert(format!("{}.lora_B", linear.name), b);
+        for p in &wanted.projections {
+            let (a, b) = spec.init(p, seed).map_err(|e| Error::rule(e.to_string()))?;
+            params.insert(format!("{}.lora_A", p.name), a);
+            params.insert(format!("{}.lora_B", p.name), b);
             if spec.dora {
-                let m = crate::adapter::magnitude(&base, &linear.name)?;
-                params.insert(format!("{}.lora_magnitude_vector", linear.name), m);
+                let m = crate::adapter::magnitude(&base, &p.weight)?;
+                params.insert(format!("{}.lora_magnitude_vector", p.name), m);
             }
         }
+        let traced = trace(base.arch.as_ref())?;
         for weight in wanted.saved {
-            let own = trainable(&base, &weight)?;
+            let own = trainable(&base, &traced.source(&weight))?;
             params.insert(weight, own);
         }
         Ok(Player {

@@ -8,7 +8,7 @@ use randori_sdk::seam::{
     Architecture, AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary,
 };
 
-pub(crate) use part::{Part, last_uses, wanted};
+pub(crate) use part::{Part, last_uses, tied_embedding, wanted};
 
 use crate::{Error, Result, kernels::elementwise::saves_result, tape::rules};
 

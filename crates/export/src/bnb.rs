@@ -80,7 +80,7 @@ pub fn bnb(
     for companion in companions {
         draft.add(companion)?;
     }
-    let config = config(tensors.config(), options)?;
+    let config = config(&tensors.config(), options)?;
     if !draft.dir.join("generation_config.json").exists() {
         draft.json("generation_config.json", &generation(&config))?;
     }

@@ -102,7 +102,7 @@ pub fn folder(
     for companion in companions {
         draft.add(companion)?;
     }
-    let config = config_json(tensors.config(), options.dtype)?;
+    let config = config_json(&tensors.config(), options.dtype)?;
     if !draft.dir.join("generation_config.json").exists() {
         draft.json("generation_config.json", &generation(&config))?;
     }

@@ -1,8 +1,15 @@
 //! A player's weights as plain tensors, from a base in memory or weight by weight from disk.
 
+use std::borrow::Cow;
+
 use candle_core::Tensor;
-use randori_engine::{Base, Params, Player, weights::Stream};
+use randori_engine::{
+    Base, Params, Player,
+    head::{HEAD, untied},
+    weights::Stream,
+};
 use randori_lora::LoraSpec;
+use serde_json::Value;
 
 use crate::{Error, Result};
 
@@ -16,9 +23,10 @@ pub struct Merged {
 
 /// A model's weights, merged, one at a time: what every output format is written from.
 pub trait Tensors {
-    /// The configuration in Hugging Face's spelling.
-    fn config(&self) -> &serde_json::Value;
-    /// Every tensor's full name and shape, sorted by name.
+    /// The configuration in Hugging Face's spelling, of the merged model: where head and embedding shared a weight and
+    /// the player changed one of the two uses, it says that they are two.
+    fn config(&self) -> Cow<'_, Value>;
+    /// Every tensor's full name and shape, sorted by name; with a head of its own where the player untied it.
     fn list(&self) -> Vec<(String, Vec<usize>)>;
     /// One of them, in f32, with the base's values where the player changed it.
     ///
@@ -58,6 +66,8 @@ pub struct Merging<'a> {
     lora: Option<&'a LoraSpec>,
     params: &'a Params,
     onto: Onto,
+    /// The embedding that the player's head shares no more.
+    untied: Option<String>,
 }
 
 impl<'a> Merging<'a> {
@@ -72,40 +82,78 @@ impl<'a> Merging<'a> {
         onto: Onto,
     ) -> Result<Self> {
         stream.accepts(lora, params)?;
-        let known = |name: &str| stream.trace().weights.iter().any(|w| w.name == name);
-        no_stray(params, &known)?;
-        Ok(Merging {
+        let merging = Merging {
             stream,
             lora,
             params,
             onto,
-        })
+            untied: untied(stream.arch().as_ref(), lora, params)?,
+        };
+        let list = merging.list();
+        no_stray(params, &|name| list.iter().any(|(known, _)| known == name))?;
+        Ok(merging)
     }
 }
 
 impl Tensors for Merging<'_> {
-    fn config(&self) -> &serde_json::Value {
-        self.stream.config()
+    fn config(&self) -> Cow<'_, Value> {
+        config(self.stream.config(), self.untied.as_deref())
     }
 
     fn list(&self) -> Vec<(String, Vec<usize>)> {
-        self.stream.list()
+        list(self.stream.list(), self.untied.as_deref())
     }
 
     fn read(&self, name: &str) -> Result<Merged> {
+        let untied = self.untied.as_deref();
+        let source = source(name, untied);
         let weight = match self.onto {
-            Onto::Dequantised => self.stream.weight(name)?.to_f32()?,
-            Onto::Original => self.stream.original(name)?,
+            Onto::Dequantised => self.stream.weight(&source)?.to_f32()?,
+            Onto::Original => self.stream.original(&source)?,
         };
-        updated(weight, self.lora, self.params, name)
+        updated(weight, self.lora, self.params, name, untied)
     }
 
     fn trained_on(&self, name: &str) -> Result<Option<Tensor>> {
         if self.onto == Onto::Dequantised || !goes_onto(self.params, name) {
             return Ok(None);
         }
-        Ok(Some(self.stream.weight(name)?.to_f32()?))
+        let source = source(name, self.untied.as_deref());
+        Ok(Some(self.stream.weight(&source)?.to_f32()?))
     }
+}
+
+/// The base's configuration, or that of two weights where it has one.
+fn config<'a>(base: &'a Value, untied: Option<&str>) -> Cow<'a, Value> {
+    let mut config = Cow::Borrowed(base);
+    if untied.is_some() {
+        config.to_mut()["tie_word_embeddings"] = false.into();
+    }
+    config
+}
+
+/// The base's weights, and the head's own where it has one now.
+fn list(base: Vec<(String, Vec<usize>)>, untied: Option<&str>) -> Vec<(String, Vec<usize>)> {
+    let mut all = base;
+    if let Some(embedding) = untied {
+        let shared = all.iter().find(|(name, _)| *name == full(embedding));
+        let shape = shared.map(|(_, shape)| shape.clone());
+        all.extend(shape.map(|shape| (full(HEAD), shape)));
+        all.sort();
+    }
+    all
+}
+
+/// The base's weight that this one of the merged model is made of.
+fn source(name: &str, untied: Option<&str>) -> String {
+    match untied {
+        Some(embedding) if name == full(HEAD) => full(embedding),
+        _ => name.to_string(),
+    }
+}
+
+fn full(module: &str) -> String {
+    format!("{module}.weight")
 }
 
 /// A player whose base is in memory.
@@ -116,20 +164,30 @@ pub struct Whole<'a> {
     pub onto: Option<&'a Base>,
 }
 
+impl Whole<'_> {
+    fn base(&self) -> &Base {
+        self.onto.unwrap_or(&self.player.base)
+    }
+}
+
+/// The embedding that a player's head shares no more.
+fn untied_by(player: &Player) -> Result<Option<String>> {
+    let arch = player.base.arch.as_ref();
+    Ok(untied(arch, player.lora.as_deref(), &player.params)?)
+}
+
 impl Tensors for Whole<'_> {
-    fn config(&self) -> &serde_json::Value {
-        &self.onto.unwrap_or(&self.player.base).config
+    fn config(&self) -> Cow<'_, Value> {
+        // an architecture that refuses a run on shapes is refused by `check`
+        let untied = untied_by(self.player).unwrap_or(None);
+        config(&self.base().config, untied.as_deref())
     }
 
     fn list(&self) -> Vec<(String, Vec<usize>)> {
-        let base = self.onto.unwrap_or(&self.player.base);
-        let mut all: Vec<_> = base
-            .weights
-            .iter()
-            .map(|(name, w)| (name.clone(), w.shape()))
-            .collect();
+        let weights = self.base().weights.iter();
+        let mut all: Vec<_> = weights.map(|(name, w)| (name.clone(), w.shape())).collect();
         all.sort();
-        all
+        list(all, untied_by(self.player).unwrap_or(None).as_deref())
     }
 
     fn read(&self, name: &str) -> Result<Merged> {
@@ -137,12 +195,16 @@ impl Tensors for Whole<'_> {
     }
 
     fn check(&self) -> Result<()> {
-        let base = self.onto.unwrap_or(&self.player.base);
-        no_stray(&self.player.params, &|name| base.weights.contains_key(name))
+        untied_by(self.player)?;
+        let list = self.list();
+        no_stray(&self.player.params, &|name| {
+            list.iter().any(|(known, _)| known == name)
+        })
     }
 
     fn trained_on(&self, name: &str) -> Result<Option<Tensor>> {
-        match (self.onto, self.player.base.weights.get(name)) {
+        let source = source(name, untied_by(self.player)?.as_deref());
+        match (self.onto, self.player.base.weights.get(&source)) {
             (Some(_), Some(w)) if goes_onto(&self.player.params, name) => Ok(Some(w.to_f32()?)),
             _ => Ok(None),
         }
@@ -157,46 +219,52 @@ impl Tensors for Whole<'_> {
 /// A weight that the base does not have, or an update of another shape.
 pub fn merged(player: &Player, onto: Option<&Base>, name: &str) -> Result<Merged> {
     let base = onto.unwrap_or(&player.base);
+    let untied = untied_by(player)?;
     let weight = base
         .weights
-        .get(name)
+        .get(&source(name, untied.as_deref()))
         .ok_or_else(|| Error::rule(format!("the base has no {name}")))?
         .to_f32()?;
-    updated(weight, player.lora.as_deref(), &player.params, name)
+    let lora = player.lora.as_deref();
+    updated(weight, lora, &player.params, name, untied.as_deref())
 }
 
-/// A base's weight with what was learnt for it.
-pub(crate) fn updated(
+/// A base's weight with what was learnt for it: values of its own, and an update on top of what it is then.
+fn updated(
     weight: Tensor,
     lora: Option<&LoraSpec>,
     params: &Params,
     name: &str,
+    untied: Option<&str>,
 ) -> Result<Merged> {
-    if let Some(trained) = params.get(name) {
-        if trained.dims() != weight.dims() {
-            return Err(Error::rule(format!(
-                "{name} is {:?} in the base and {:?} in the player",
-                weight.dims(),
-                trained.dims()
-            )));
-        }
-        return Ok(Merged {
-            weight: trained.clone(),
-            base: Some(weight),
-        });
+    // a copy of a shared weight is both uses'
+    let shared = source(name, untied);
+    let copied = |spec: &LoraSpec| spec.replaced.contains(&shared);
+    let own = params
+        .get(name)
+        .or_else(|| params.get(&shared).filter(|_| lora.is_some_and(copied)));
+    if let Some(own) = own.filter(|own| own.dims() != weight.dims()) {
+        return Err(Error::rule(format!(
+            "{name} is {:?} in the base and {:?} in the player",
+            weight.dims(),
+            own.dims()
+        )));
     }
     let projection = name.strip_suffix(".weight").unwrap_or(name);
-    match lora.and_then(|spec| spec.update(params, projection)) {
-        Some(update) => {
-            let sum = randori_lora::merge(&weight, &update)
-                .map_err(|e| Error::rule(format!("{projection}: {e}")))?;
-            Ok(Merged {
-                weight: sum,
-                base: Some(weight),
-            })
-        }
-        _ => Ok(Merged { weight, base: None }),
-    }
+    let sum = match lora.and_then(|spec| spec.update(params, projection)) {
+        Some(update) => Some(
+            randori_lora::merge(own.unwrap_or(&weight), &update)
+                .map_err(|e| Error::rule(format!("{projection}: {e}")))?,
+        ),
+        None => own.cloned(),
+    };
+    Ok(match sum {
+        Some(sum) => Merged {
+            weight: sum,
+            base: Some(weight),
+        },
+        None => Merged { weight, base: None },
+    })
 }
 
 /// Whether an update goes onto the weight of this full name (one that was trained in full is what it is on any base).
@@ -206,7 +274,7 @@ fn goes_onto(params: &Params, name: &str) -> bool {
 }
 
 /// An adapter of another model must not be dropped in silence.
-pub(crate) fn no_stray(params: &Params, known: &dyn Fn(&str) -> bool) -> Result<()> {
+fn no_stray(params: &Params, known: &dyn Fn(&str) -> bool) -> Result<()> {
     let belongs = |name: &str| {
         let adapter = name
             .rsplit_once('.')

@@ -21,7 +21,7 @@ use randori_export::{
     AsHeld, Companion, Fidelity, FidelityReport, FolderOptions, Merged, Merging, Onto, Report,
     Result, Tensors, Whole, adapter, folder, merged,
 };
-use randori_lora::{LoraSpec, Targets};
+use randori_lora::{LoraSpec, Projection, Targets};
 use serde_json::{Value, json};
 
 fn base(quant: Option<Quant>) -> Arc<Base> {
@@ -54,8 +54,12 @@ fn adapted(base: Arc<Base>, size: f64) -> Player {
     };
     let mut params = BTreeMap::new();
     for l in trace().linears.iter().filter(|l| spec.wants(&l.name)) {
-        let (a, _) = spec.init(&l.name, l.inputs, l.outputs, 1).unwrap();
-        let (b, _) = spec.init(&l.name, l.outputs, 1, 2).unwrap(); // (4, out): any numbers will do
+        let (a, _) = spec
+            .init(&Projection::new(&l.name, l.inputs, l.outputs), 1)
+            .unwrap();
+        let (b, _) = spec
+            .init(&Projection::new(&l.name, l.outputs, 1), 2)
+            .unwrap(); // (4, out): any numbers will do
         params.insert(format!("{}.lora_A", l.name), a);
         params.insert(
             format!("{}.lora_B", l.name),

@@ -35,8 +35,8 @@ impl Plain {
 }
 
 impl Tensors for Plain {
-    fn config(&self) -> &Value {
-        &self.config
+    fn config(&self) -> std::borrow::Cow<'_, Value> {
+        std::borrow::Cow::Borrowed(&self.config)
     }
 
     fn list(&self) -> Vec<(String, Vec<usize>)> {

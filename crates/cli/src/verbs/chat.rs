@@ -13,7 +13,7 @@ use crate::settings;
 /// Reads messages from standard input and answers them.
 pub fn run(who: &Who, system: Option<&str>) -> Result<()> {
     let session = Session::open(who)?;
-    let player = session.start(session.recipe.run.seed)?;
+    let player = session.player()?;
     let terminal = std::io::stdin().is_terminal();
     if terminal {
         session

@@ -27,7 +27,7 @@ pub fn run(who: &Who, split: Split, out: Option<&Path>) -> Result<()> {
         .console
         .say(format!("  {:<38} {}", "data", part.counts));
     let seed = session.recipe.run.seed;
-    let player = session.start(seed)?;
+    let player = session.player()?;
     let own = measure::answer(&session, &player, &part, "player")?;
     let logps = measure::logps(&session, &player, &part, &own.first, "player")?;
     let pairs = measure::pairs(&part, &logps, &logps, &own.first);

@@ -27,7 +27,7 @@ pub fn run(who: &Who, split: Split, iteration: usize, out: &Path) -> Result<()> 
         .say(format!("  {:<38} {}", "prompts", part.counts));
     let samplers = session.samplers(&session.recipe.generate.sampling)?;
     let seed = session.recipe.run.seed;
-    let player = session.start(seed)?;
+    let player = session.player()?;
     let draws = Draws {
         seed,
         t: iteration,

@@ -15,7 +15,7 @@ pub fn run(who: &Who, file: &Path, out: &Path) -> Result<()> {
     outbox::refuse_folder(out)?;
     let session = Session::open(who)?;
     let rows = pairs::read(&session, file)?.rows;
-    let player = session.start(session.recipe.run.seed)?;
+    let player = session.player()?;
     let rows = scored(
         &session,
         &player,

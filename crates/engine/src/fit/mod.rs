@@ -192,7 +192,7 @@ impl Planner {
         optimizer: Optimizer,
         threads: usize,
     ) -> Result<Self> {
-        let (learnt, own) = learnt(&*arch, &trace, learns)?;
+        let (learnt, own) = learnt(&trace, learns)?;
         let last_uses = (0..arch.layers())
             .map(|layer| last_uses(&*arch, layer, trace.width))
             .collect();
@@ -292,7 +292,7 @@ pub fn largest(
 }
 
 /// What a player of this kind has of its own, and its tensors.
-fn learnt(arch: &dyn Architecture, trace: &Trace, learns: Learns) -> Result<(Learnt, Vec<Own>)> {
+fn learnt(trace: &Trace, learns: Learns) -> Result<(Learnt, Vec<Own>)> {
     let size = |name: &str| -> Result<Own> {
         let weight = trace.weights.iter().find(|w| w.name == name);
         let weight =
@@ -311,14 +311,14 @@ fn learnt(arch: &dyn Architecture, trace: &Trace, learns: Learns) -> Result<(Lea
     match learns {
         Learns::Full => learnt.full = trace.weights.iter().map(|w| w.name.clone()).collect(),
         Learns::Lora(spec, dropout) => {
-            let wanted = adapter::wanted_of(arch.name(), trace, spec)?;
+            let wanted = adapter::wanted_of(trace, spec)?;
             for l in &wanted.projections {
                 let rank = spec.rank_of(&l.name);
-                learnt.ranks.insert(l.name.clone(), rank);
+                learnt.ranks.insert(l.weight.clone(), rank);
                 own.extend([rank * l.inputs, rank * l.outputs].map(|n| tensor(n, true)));
                 own.extend(spec.dora.then_some(tensor(l.outputs, false)));
             }
-            learnt.full = wanted.saved.into_iter().collect();
+            learnt.full = wanted.saved.iter().map(|w| trace.source(w)).collect();
             learnt.dora = spec.dora;
             learnt.dropout = dropout && spec.dropout > 0.0;
         }

@@ -28,7 +28,7 @@ pub(crate) struct Gain {
 pub(crate) struct Gains(Mutex<HashMap<String, Arc<Gain>>>);
 
 impl Pass<'_> {
-    /// The gain of a projection whose update has a magnitude.
+    /// The gain of a projection whose update has a magnitude; `name` is its weight's.
     pub(crate) fn gain(
         &self,
         name: &str,
@@ -42,7 +42,12 @@ impl Pass<'_> {
         if let Some(gain) = known.get(name) {
             return Ok(Some(gain.clone()));
         }
-        let squares = self.player.base.row_squares(&format!("{name}.weight"))?;
+        let squares = match matrix {
+            Matrix::Own(w, own) => randori_lora::row_squares(&kernels::host(w)?)
+                .map(Arc::new)
+                .map_err(|e| Error::rule(format!("`{own}`: {e}")))?,
+            _ => self.player.base.row_squares(&format!("{name}.weight"))?,
+        };
         let aw = kernels::host(&project(&update.a, matrix)?)?; // (rank, out)
         let (a, b) = (kernels::host(&update.a)?, kernels::host(&update.b)?);
         let norms = randori_lora::row_norms(&squares, &aw, &a, &b, update.scale)

@@ -154,11 +154,13 @@ impl Backend for Tape<'_, '_> {
         let (value, x_needs) = self.float(x)?;
         let (inputs, shape) = rules::linear(name, trailing(&value), out)?;
         let pass = self.pass;
-        let matrix = pass.matrix(name, (out, inputs))?;
+        let matrix = pass.projection(name, (out, inputs))?;
         let bias = match bias {
             true => Some(pass.vector(format!("{name}.bias"), out)?),
             false => None,
         };
+        let base = name;
+        let name = pass.goes_by(name);
         let update = pass.update(name);
         let run = || -> Result<_> {
             let x = flat(&value)?; // (n, in)
@@ -174,7 +176,7 @@ impl Backend for Tape<'_, '_> {
                 let kept = low_rank::forward(&x, lora, &y)
                     .map_err(|e| Error::rule(format!("`{name}`: {e}")))?;
                 xa = Some(kept);
-                gain = self.pass.gain(name, &matrix, lora)?;
+                gain = self.pass.gain(base, &matrix, lora)?;
                 gain.iter().try_for_each(|g| g.apply(&y))?;
             }
             if let Some(bias) = &bias {

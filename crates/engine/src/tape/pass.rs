@@ -51,6 +51,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) dropout: Option<Vec<u64>>,
     /// Keeps what the projections get to multiply.
     pub(crate) probe: Option<Rc<Probe>>,
+    /// The embedding that the head shares in the base, where the player may have learnt something of one of the two.
+    pub(super) tied: Option<String>,
 }
 
 impl<'a> Pass<'a> {
@@ -88,6 +90,7 @@ impl<'a> Pass<'a> {
             gains: Arc::default(),
             dropout,
             probe: None,
+            tied: tied(player)?,
         })
     }
 
@@ -110,6 +113,7 @@ impl<'a> Pass<'a> {
             gains,
             dropout: None,
             probe: None,
+            tied: tied(player)?,
         })
     }
 
@@ -218,6 +222,11 @@ fn row_keys(plan: &Packed, seed: u64) -> Vec<u64> {
             .map(move |i| rng::word(Stream::Dropout, seed, [item, response, first + i, 0]))
     };
     plan.segments.iter().flat_map(of_segment).collect()
+}
+
+fn tied(player: &Player) -> Result<Option<String>> {
+    let spec = player.lora.as_deref();
+    crate::head::embedding_of(player.base.arch.as_ref(), spec, &player.params)
 }
 
 /// FNV-1a over a name, 64 bits.

@@ -6,7 +6,10 @@ use candle_core::Tensor;
 use randori_qlora::QuantMatrix;
 
 use super::Pass;
-use crate::Weight;
+use crate::{
+    Weight,
+    head::{self, HEAD},
+};
 
 /// A projection's or embedding's weight, (out, in) or (vocab, width).
 #[derive(Clone)]
@@ -40,21 +43,52 @@ pub(crate) struct Update {
 impl Pass<'_> {
     pub(crate) fn matrix(&self, name: &str, shape: (usize, usize)) -> Result<Matrix, String> {
         let full = format!("{name}.weight");
-        let (matrix, found) = if let Some(own) = self.params.get(&full) {
-            (Matrix::Own(own.clone(), full.clone()), own.dims().to_vec())
-        } else {
-            match self.player.base.weights.get(&full) {
-                Some(Weight::Dense(w)) => (Matrix::Frozen(self.near(w)?), w.dims().to_vec()),
-                Some(Weight::Quant(w)) => {
-                    (Matrix::Quant(w.clone()), vec![w.shape().0, w.shape().1])
-                }
-                #[cfg(feature = "cuda")]
-                Some(Weight::Gpu(w)) => (Matrix::Gpu(w.clone()), vec![w.shape().0, w.shape().1]),
-                None => return Err(format!("the model has no weight `{full}`")),
+        match self.params.get(&full) {
+            Some(own) => {
+                check(&full, own.dims(), &[shape.0, shape.1])?;
+                Ok(Matrix::Own(own.clone(), full))
             }
+            None => self.bases(full, shape),
+        }
+    }
+
+    /// The base's weight of this full name.
+    fn bases(&self, full: String, shape: (usize, usize)) -> Result<Matrix, String> {
+        let (matrix, found) = match self.player.base.weights.get(&full) {
+            Some(Weight::Dense(w)) => (Matrix::Frozen(self.near(w)?), w.dims().to_vec()),
+            Some(Weight::Quant(w)) => (Matrix::Quant(w.clone()), vec![w.shape().0, w.shape().1]),
+            #[cfg(feature = "cuda")]
+            Some(Weight::Gpu(w)) => (Matrix::Gpu(w.clone()), vec![w.shape().0, w.shape().1]),
+            None => return Err(format!("the model has no weight `{full}`")),
         };
         check(&full, &found, &[shape.0, shape.1])?;
         Ok(matrix)
+    }
+
+    /// What this projection's own tensors go by: a tied head's by its own name, not by the embedding's.
+    pub(crate) fn goes_by<'n>(&self, name: &'n str) -> &'n str {
+        if self.tied.as_deref() == Some(name) {
+            HEAD
+        } else {
+            name
+        }
+    }
+
+    /// A projection's weight: for a tied head its own, where it has one, else what the base's embedding is.
+    pub(crate) fn projection(&self, name: &str, shape: (usize, usize)) -> Result<Matrix, String> {
+        if self.tied.as_deref() != Some(name) {
+            return self.matrix(name, shape);
+        }
+        let (own, shared) = (head::weight(HEAD), head::weight(name));
+        if let Some(t) = self.params.get(&own) {
+            check(&own, t.dims(), &[shape.0, shape.1])?;
+            return Ok(Matrix::Own(t.clone(), own));
+        }
+        let spec = self.player.lora.as_ref();
+        match spec.is_some_and(|spec| spec.replaced.contains(&shared)) {
+            true => self.matrix(name, shape),
+            false => self.bases(shared, shape),
+        }
     }
 
     pub(crate) fn vector(&self, full: String, width: usize) -> Result<Vector, String> {

@@ -42,6 +42,22 @@ pub(crate) fn wanted(
     Ok(tracer.trace.weights)
 }
 
+/// The embedding whose weight the head multiplies with too (`model.embed_tokens`), where there is one: [`Trace::tied`]
+/// for who has no trace, by two calls.
+///
+/// # Errors
+/// What the architecture refuses.
+pub(crate) fn tied_embedding(arch: &dyn Architecture) -> Result<Option<String>> {
+    let mut tracer = Tracer::default();
+    let ids = tracer.start(Vec::new());
+    let x = arch.embed(&mut tracer, ids).map_err(Error::rule)?;
+    let hidden = tracer.shape(x).map_err(Error::rule)?;
+    tracer.place = Place::Head;
+    let x = tracer.start(hidden);
+    arch.head(&mut tracer, x).map_err(Error::rule)?;
+    Ok(tracer.trace.tied().map(str::to_string))
+}
+
 /// Which values a block needs no more once it has made value `out`: index `out`. The same ops run on tensors in the same
 /// order, so the tape may drop them there. `None` for a block that the trace refuses, or with a mixture of experts (whose
 /// ops depend on the tokens).

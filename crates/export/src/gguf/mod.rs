@@ -141,7 +141,7 @@ pub fn gguf(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<GgufReport> {
     tensors.check()?;
-    let mut model = Model::new(tensors.config())?;
+    let mut model = Model::new(&tensors.config())?;
     let plan = plan(tensors, &model, options.quant)?;
     let rows = plan
         .iter()

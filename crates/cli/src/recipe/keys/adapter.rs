@@ -40,7 +40,8 @@ section! {
         rslora: bool = "false";
         /// Dropout in front of the update, in SFT only: the paper's game plays without.
         dropout: f64 = "0.0", Bound::between(0.0, 0.9);
-        /// Projections that get an update: names (`q_proj`), patterns over full names, `regex:…`, or `all-linear`.
+        /// Projections that get an update: names (`q_proj`, `lm_head`), patterns over full names, `regex:…`, or `all-linear`
+        /// (all but the head). Each entry must match something.
         targets: Texts = "\"all-linear\"";
         /// Projections left out although `targets` names them, spelt alike.
         exclude: Texts = "[]";
@@ -51,7 +52,8 @@ section! {
         alpha_pattern: Texts = "[]";
         /// Train each output's magnitude apart from its direction (DoRA).
         dora: bool = "false";
-        /// Modules trained in full beside the update: `["lm_head"]`. vLLM takes no such adapter; export it merged.
+        /// Modules trained in full beside the update, by how their names end: `["lm_head"]`. vLLM takes no such adapter;
+        /// export it merged.
         modules_to_save: Texts = "[]";
         /// How the base of `qlora` is quantised.
         quant: QuantKind = "\"nf4\"";

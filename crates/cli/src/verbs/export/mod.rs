@@ -106,10 +106,8 @@ fn open(args: &Args) -> Result<Player> {
         [] => Learnt::nothing(&opened.setting.base_name),
         stack => {
             let learnt = Learnt::read_stack(stack)?;
-            let fits = stream.accepts(learnt.lora.as_deref(), &learnt.params);
             let names = stack.iter().map(|dir| dir.display().to_string());
-            fits.with_context(|| names.collect::<Vec<_>>().join(" + "))?;
-            learnt
+            on_its_base(learnt, &stream).with_context(|| names.collect::<Vec<_>>().join(" + "))?
         }
     };
     Ok(Player {
@@ -119,6 +117,17 @@ fn open(args: &Args) -> Result<Player> {
         onto: args.onto.unwrap_or(Onto::Dequantised),
         game,
     })
+}
+
+/// What was learnt, held against its base and by the base's names.
+fn on_its_base(mut learnt: Learnt, stream: &Stream) -> Result<Learnt> {
+    if let Some(spec) = learnt.lora.take() {
+        let (spec, params) = stream.settled((*spec).clone(), (*learnt.params).clone())?;
+        learnt.lora = Some(spec.into());
+        learnt.params = params.into();
+    }
+    stream.accepts(learnt.lora.as_deref(), &learnt.params)?;
+    Ok(learnt)
 }
 
 /// A player's recipe, the folders of what it learnt (none: nothing), and the run it comes from.
