@@ -84,6 +84,8 @@ def peft(case):
         warnings.simplefilter("always")
         loaded = wide(PeftModel.from_pretrained(base, case["adapter"]).eval())
     complaints = [str(w.message)[:200] for w in said if not issubclass(w.category, (FutureWarning, DeprecationWarning))]
+    if case.get("tied"):  # peft warns of its own merge, which changes the one shared matrix
+        complaints = [c for c in complaints if not c.startswith("Model has `tie_word_embeddings=True`")]
     return against(loaded, case, complaints)
 
 

@@ -70,6 +70,11 @@ fn kinds(model: &Model) -> Vec<(&'static str, Value, bool)> {
             false,
         ),
     ];
+    kinds.push((
+        "LoRA on the head",
+        json!({"rank": 8, "alpha": 16.0, "targets": ["q_proj", "lm_head"]}),
+        !model.tied(),
+    ));
     if !model.tied() {
         kinds.push((
             "LoRA and a saved head",
@@ -271,7 +276,7 @@ impl<'a> Adapter<'a> {
             "adapter in peft",
             self.model,
             LOGITS,
-            json!({"base": self.model.hf, "adapter": adapter, "ours": self.ours, "of": self.kind}),
+            json!({"base": self.model.hf, "adapter": adapter, "ours": self.ours, "of": self.kind, "tied": self.model.tied()}),
         );
     }
 

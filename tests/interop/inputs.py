@@ -121,6 +121,7 @@ def adapters(name):
                                alpha_pattern={"k_proj": 5, "layers.0.self_attn.v_proj": 40}),
               "dora-rslora-patterns": lora(r=4, lora_alpha=8, target_modules=ALL, use_dora=True, use_rslora=True,
                                            rank_pattern={"v_proj": 2}, alpha_pattern={"down_proj": 3})}
+    kinds["head"] = lora(r=4, lora_alpha=8, target_modules=["q_proj", "lm_head"])  # saved with a copy of the head's weight
     if name in ("llama", "mistral"):
         kinds["saved-head"] = lora(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], modules_to_save=["lm_head"])
     return kinds

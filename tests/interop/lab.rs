@@ -51,27 +51,33 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// `None`, with a word on the terminal, where there is no Python.
-    pub fn find() -> Option<Lab> {
-        let Some(python) = std::env::var_os("RANDORI_PYTHON").map(PathBuf::from) else {
-            eprintln!(
-                "SKIPPED: RANDORI_PYTHON names no interpreter with the packages of tests/interop/requirements.txt"
-            );
-            return None;
+    /// Fails where an input is missing: who asks for this test wants to know what the other programs compute. `whole`: on
+    /// SmolLM2 too, unless RANDORI_SMOLLM2 is "none".
+    pub fn find(name: &str, whole: bool) -> Lab {
+        let named = |key: &str, what: &str| {
+            std::env::var_os(key)
+                .map(PathBuf::from)
+                .unwrap_or_else(|| panic!("{key} does not name {what}"))
         };
-        let smollm2 = std::env::var_os("RANDORI_SMOLLM2").map(PathBuf::from);
-        if smollm2.is_none() {
-            eprintln!("SKIPPED: SmolLM2, since RANDORI_SMOLLM2 does not name its GGUF");
+        let python = named(
+            "RANDORI_PYTHON",
+            "an interpreter with the packages of tests/interop/requirements.txt",
+        );
+        let smollm2 =
+            whole.then(|| named("RANDORI_SMOLLM2", "SmolLM2's GGUF, and is not \"none\""));
+        let smollm2 = smollm2.filter(|path| path.as_os_str() != "none");
+        for path in [Some(&python), smollm2.as_ref()].into_iter().flatten() {
+            assert!(path.exists(), "{} is not there", path.display());
         }
-        let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("interop");
+        let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::remove_dir_all(&out).ok();
         fs::create_dir_all(&out).unwrap();
-        Some(Lab {
+        Lab {
             out,
             python,
             smollm2,
             cases: Vec::new(),
-        })
+        }
     }
 
     /// Runs a script of tests/interop.
