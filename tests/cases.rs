@@ -11,6 +11,8 @@
 mod datasets;
 #[path = "cases/files.rs"]
 mod files;
+#[path = "cases/files_gguf.rs"]
+mod files_gguf;
 #[path = "cases/heads.rs"]
 mod heads;
 #[path = "cases/hub.rs"]
@@ -35,3 +37,5 @@ mod safety;
 mod turns;
 
 mod program;
+#[path = "cases/seeded.rs"]
+mod seeded;

@@ -1,0 +1,320 @@
+//! Small models whose weights any language can make: each value is a pure function of its tensor's name and its place
+//! (FNV-1a of the name, then SplitMix64), so that a right value of another program needs no file to be kept.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
+use candle_core::{Device, Tensor};
+use serde_json::{Value, json};
+
+use super::program::World;
+
+pub const HIDDEN: usize = 32;
+pub const HEAD_DIM: usize = 8;
+const FFN: usize = 48;
+const VOCAB: usize = 337; // the demo's tokenizer
+
+/// A model's configuration and tensors.
+#[derive(Clone)]
+pub struct Seeded {
+    pub config: Value,
+    pub tensors: BTreeMap<String, Tensor>,
+}
+
+/// What differs between the models of these tests.
+pub struct Shape<'a> {
+    pub layers: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// Projections with a bias: `q_proj`, ….
+    pub biases: &'a [&'a str],
+}
+
+impl Default for Shape<'_> {
+    fn default() -> Self {
+        Shape {
+            layers: 2,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: HEAD_DIM,
+            biases: &[],
+        }
+    }
+}
+
+/// About 1 in norms, between -0.3 and 0.3 elsewhere.
+pub fn values(name: &str, count: usize) -> Vec<f32> {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let one = |i: usize| {
+        let mut z = hash.wrapping_add((i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let u = ((z ^ (z >> 31)) >> 40) as f32 / (1 << 24) as f32;
+        match name.ends_with("norm.weight") {
+            true => 1.0 + (u - 0.5) * 0.5,
+            false => (u - 0.5) * 0.6,
+        }
+    };
+    (0..count).map(one).collect()
+}
+
+pub fn tensor(name: &str, shape: &[usize]) -> Tensor {
+    let values = values(name, shape.iter().product());
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+impl Seeded {
+    /// A Llama with a head of its own.
+    pub fn llama(shape: &Shape) -> Seeded {
+        let mut tensors = BTreeMap::new();
+        let mut add = |name: String, shape: &[usize]| {
+            tensors.insert(name.clone(), tensor(&name, shape));
+        };
+        add("model.embed_tokens.weight".into(), &[VOCAB, HIDDEN]);
+        add("lm_head.weight".into(), &[VOCAB, HIDDEN]);
+        add("model.norm.weight".into(), &[HIDDEN]);
+        let (q, k) = (
+            shape.heads * shape.head_dim,
+            shape.kv_heads * shape.head_dim,
+        );
+        for layer in 0..shape.layers {
+            for norm in ["input_layernorm", "post_attention_layernorm"] {
+                add(format!("model.layers.{layer}.{norm}.weight"), &[HIDDEN]);
+            }
+            for (part, projection, out, inputs) in [
+                ("self_attn", "q_proj", q, HIDDEN),
+                ("self_attn", "k_proj", k, HIDDEN),
+                ("self_attn", "v_proj", k, HIDDEN),
+                ("self_attn", "o_proj", HIDDEN, q),
+                ("mlp", "gate_proj", FFN, HIDDEN),
+                ("mlp", "up_proj", FFN, HIDDEN),
+                ("mlp", "down_proj", HIDDEN, FFN),
+            ] {
+                let name = format!("model.layers.{layer}.{part}.{projection}");
+                add(format!("{name}.weight"), &[out, inputs]);
+                if shape.biases.contains(&projection) {
+                    add(format!("{name}.bias"), &[out]);
+                }
+            }
+        }
+        let config = json!({
+            "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": VOCAB,
+            "hidden_size": HIDDEN, "intermediate_size": FFN, "num_hidden_layers": shape.layers,
+            "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads,
+            "head_dim": shape.head_dim, "hidden_act": "silu", "max_position_embeddings": 256,
+            "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false,
+            "bos_token_id": null, "eos_token_id": 0, "pad_token_id": 3,
+        });
+        Seeded { config, tensors }
+    }
+
+    /// The same with other keys; `json!({"key": null})` writes null.
+    pub fn with(mut self, keys: Value) -> Seeded {
+        for (key, value) in keys.as_object().unwrap() {
+            self.config[key] = value.clone();
+        }
+        self
+    }
+
+    /// The same without a key.
+    pub fn without(mut self, key: &str) -> Seeded {
+        self.config.as_object_mut().unwrap().remove(key);
+        self
+    }
+
+    /// The same without a tensor.
+    pub fn lacking(mut self, name: &str) -> Seeded {
+        self.tensors.remove(name).unwrap();
+        self
+    }
+
+    /// Writes the model's folder, with the demo's tokenizer; its path.
+    pub fn write(&self, w: &World, name: &str) -> std::path::PathBuf {
+        let dir = w.dir().join(name);
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("config.json"), self.config.to_string()).unwrap();
+        let tensors: std::collections::HashMap<_, _> = self.tensors.clone().into_iter().collect();
+        candle_core::safetensors::save(&tensors, dir.join("model.safetensors")).unwrap();
+        for file in ["tokenizer.json", "tokenizer_config.json"] {
+            fs::copy(w.dir().join("tokenizer").join(file), dir.join(file)).unwrap();
+        }
+        dir
+    }
+
+    /// Writes it as a GGUF, its matrices in F32; `keys` go to the metadata in place of those of the same name, `fuse`
+    /// says whether q, k and v are one tensor, `more` are added as they are.
+    pub fn gguf(
+        &self,
+        path: &Path,
+        keys: &[(&str, gguf_file::Value)],
+        more: &[(&str, Tensor)],
+        fuse: bool,
+    ) {
+        let number = |key: &str| gguf_file::Value::U32(self.config[key].as_u64().unwrap() as u32);
+        let mut metadata: BTreeMap<&str, gguf_file::Value> = [
+            (
+                "general.architecture",
+                gguf_file::Value::String("llama".into()),
+            ),
+            ("llama.block_count", number("num_hidden_layers")),
+            ("llama.context_length", number("max_position_embeddings")),
+            ("llama.embedding_length", number("hidden_size")),
+            ("llama.feed_forward_length", number("intermediate_size")),
+            ("llama.attention.head_count", number("num_attention_heads")),
+            (
+                "llama.attention.head_count_kv",
+                number("num_key_value_heads"),
+            ),
+            ("llama.attention.key_length", number("head_dim")),
+            ("llama.attention.value_length", number("head_dim")),
+            (
+                "llama.attention.layer_norm_rms_epsilon",
+                gguf_file::Value::F32(1e-5),
+            ),
+            ("llama.rope.freq_base", gguf_file::Value::F32(10_000.0)),
+            ("llama.rope.dimension_count", number("head_dim")),
+            ("llama.vocab_size", number("vocab_size")),
+            (
+                "tokenizer.ggml.model",
+                gguf_file::Value::String("none".into()),
+            ),
+        ]
+        .into_iter()
+        .collect();
+        for (key, value) in keys {
+            metadata.insert(key, value.clone());
+        }
+        let mut stored = self.for_llama_cpp(fuse);
+        stored.extend(more.iter().map(|(n, t)| (n.to_string(), t.clone())));
+        let stored: Vec<(String, QTensor)> = stored
+            .into_iter()
+            .map(|(name, t)| (name, QTensor::quantize(&t, GgmlDType::F32).unwrap()))
+            .collect();
+        let metadata: Vec<_> = metadata.iter().map(|(k, v)| (*k, v)).collect();
+        let tensors: Vec<_> = stored.iter().map(|(n, t)| (n.as_str(), t)).collect();
+        let mut file = fs::File::create(path).unwrap();
+        gguf_file::write(&mut file, &metadata, &tensors).unwrap();
+    }
+
+    fn for_llama_cpp(&self, fuse: bool) -> BTreeMap<String, Tensor> {
+        let heads = |name: &str| {
+            let key = match name.contains("q_proj") {
+                true => "num_attention_heads",
+                false => "num_key_value_heads",
+            };
+            self.config[key].as_u64().unwrap() as usize
+        };
+        let mut all = BTreeMap::new();
+        for (name, t) in &self.tensors {
+            let turned = name.contains("q_proj") || name.contains("k_proj");
+            let t = if turned {
+                permuted(t, heads(name))
+            } else {
+                t.clone()
+            };
+            let to = NAMES
+                .iter()
+                .fold(name.clone(), |n, (hf, gguf)| n.replace(hf, gguf));
+            all.insert(to, t);
+        }
+        let fused: Vec<String> = all
+            .keys()
+            .filter(|n| fuse && n.contains("attn_q."))
+            .cloned()
+            .collect();
+        for q in fused {
+            let parts = ["attn_q", "attn_k", "attn_v"]
+                .map(|part| all.remove(&q.replace("attn_q", part)).unwrap());
+            all.insert(
+                q.replace("attn_q", "attn_qkv"),
+                Tensor::cat(&parts, 0).unwrap(),
+            );
+        }
+        all
+    }
+}
+
+const NAMES: [(&str, &str); 13] = [
+    ("model.embed_tokens", "token_embd"),
+    ("model.norm", "output_norm"),
+    ("lm_head", "output"),
+    ("model.layers.", "blk."),
+    ("input_layernorm", "attn_norm"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.o_proj", "attn_output"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+];
+
+/// `W.reshape(heads, 2, d/2, …).swapaxes(1, 2)`, as llama.cpp's converter has it; a bias is a matrix of one column.
+fn permuted(t: &Tensor, heads: usize) -> Tensor {
+    let rows = t.dims()[0];
+    let columns = t.elem_count() / rows;
+    let split = t.reshape((heads, 2, rows / heads / 2, columns)).unwrap();
+    let swapped = split.transpose(1, 2).unwrap().contiguous().unwrap();
+    swapped.reshape(t.dims()).unwrap()
+}
+
+const PAIR: &str = r#"{"prompt": "Reverse 869 and tell me what the answer would be, please.", "chosen": "The answer is 968.", "rejected": "I am not sure at all."}"#;
+
+/// log p of the pair's two responses under the model at `source`, and what was said aside.
+#[track_caller]
+pub fn scored(w: &World, source: &str) -> ([f64; 2], String) {
+    recipe(w, source);
+    let out = w.run(&[
+        "score",
+        "m.toml",
+        "--pairs",
+        "p.jsonl",
+        "-o",
+        "scores.jsonl",
+        "-q",
+    ]);
+    assert_eq!(out.code, 0, "{}{}", out.stdout, out.stderr);
+    let text = fs::read_to_string(w.dir().join("scores.jsonl")).unwrap();
+    let row: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    let both = ["ref_real", "ref_generated"].map(|key| row[key].as_f64().unwrap());
+    (both, out.stderr)
+}
+
+/// The model at `source` is refused with a sentence that says `why`.
+#[track_caller]
+pub fn refused(w: &World, source: &str, why: &str) {
+    recipe(w, source);
+    w.refused(
+        &[
+            "score",
+            "m.toml",
+            "--pairs",
+            "p.jsonl",
+            "-o",
+            "scores.jsonl",
+            "-q",
+        ],
+        why,
+    );
+}
+
+fn recipe(w: &World, source: &str) {
+    w.file("p.jsonl", PAIR);
+    w.file(
+        "m.toml",
+        &format!("name = \"m\"\n[model]\nsource = \"{source}\"\ntokenizer = \"tokenizer\"\n"),
+    );
+}
+
+#[test]
+fn seeded_weights_are_those_that_python_made() {
+    // numpy by the same two functions
+    let t = tensor("model.norm.weight", &[2]).to_vec1::<f32>().unwrap();
+    assert_eq!(t, [0.774_343_9, 0.818_91]);
+}
