@@ -71,4 +71,47 @@ impl Message {
         self.0.insert(key.to_owned(), value.into());
         self
     }
+
+    /// The message as transformers 5 hands it to a template: reasoning under any of its names is there as
+    /// `reasoning_content` and as `thinking`, whichever the template reads.
+    pub(crate) fn with_reasoning_named(&self) -> Self {
+        let given = ["reasoning_content", "thinking", "reasoning"].map(|name| self.0.get(name));
+        let Some(reasoning) = given.into_iter().flatten().find(|value| !value.is_null()) else {
+            return self.clone();
+        };
+        let mut fields = Map::new();
+        fields.insert("thinking".to_owned(), reasoning.clone());
+        fields.extend(self.0.clone());
+        fields.insert("reasoning_content".to_owned(), reasoning.clone());
+        Self(fields)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `_alias_reasoning_fields` of transformers 5.24.0 answers.
+    #[test]
+    fn reasoning_has_the_names_that_templates_read() {
+        for (given, expected) in [
+            (
+                r#"{"role":"assistant","reasoning":"r","content":"c"}"#,
+                r#"{"thinking":"r","role":"assistant","reasoning":"r","content":"c","reasoning_content":"r"}"#,
+            ),
+            (
+                r#"{"role":"assistant","reasoning_content":null,"thinking":"t"}"#,
+                r#"{"thinking":"t","role":"assistant","reasoning_content":"t"}"#,
+            ),
+            (
+                r#"{"thinking":"","reasoning":"x"}"#,
+                r#"{"thinking":"","reasoning":"x","reasoning_content":""}"#,
+            ),
+            (r#"{"role":"user"}"#, r#"{"role":"user"}"#),
+        ] {
+            let message: Message = serde_json::from_str(given).unwrap();
+            let named = serde_json::to_string(&message.with_reasoning_named()).unwrap();
+            assert_eq!(named, expected);
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::{Context, Message, Record, Result, Tokenizer};
+use crate::{ChatTemplate, Context, Message, Record, Result, Tokenizer};
 
 /// The keys of an example that the chat template leaves out: of its messages (besides role and content), of what the row
 /// gives, and of the variables that a user gave. A key is read if the template names it and the conversation is written
@@ -36,7 +36,7 @@ pub(crate) fn unread(record: &Record, tokenizer: &Tokenizer) -> Result<BTreeSet<
         let without = || messages.iter().map(|m| m.without(key)).collect::<Vec<_>>();
         // of the other response alone, naming it has to do
         let here = messages.iter().any(|m| m.fields().contains_key(key));
-        if !template.names(key) || here && same(&without(), &record.context)? {
+        if !names(template, key) || here && same(&without(), &record.context)? {
             unread.insert(key.to_owned());
         }
     }
@@ -74,5 +74,14 @@ fn is_empty(value: &Value) -> bool {
         Value::Array(items) => items.is_empty(),
         Value::Object(map) => map.is_empty(),
         _ => false,
+    }
+}
+
+/// Whether a template names a message's key; reasoning goes by any of its names.
+fn names(template: &ChatTemplate, key: &str) -> bool {
+    let reasoning = ["reasoning_content", "reasoning", "thinking"];
+    match reasoning.contains(&key) {
+        true => reasoning.iter().any(|name| template.names(name)),
+        false => template.names(key),
     }
 }

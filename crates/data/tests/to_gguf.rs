@@ -217,3 +217,12 @@ fn merges_that_scores_cannot_say_are_refused() {
     };
     refused(&mix, "mixed");
 }
+
+#[test]
+fn what_llama_cpp_has_not_is_said() {
+    let plain = byte_level(|_| {});
+    assert_eq!(plain.lost_in_gguf(), None);
+    let nfc = byte_level(|json| json["normalizer"] = json!({"type": "NFC"}));
+    assert!(nfc.lost_in_gguf().unwrap().contains("NFC"));
+    assert!(nfc.to_gguf().is_ok());
+}

@@ -30,6 +30,8 @@ pub struct ChatTemplate {
     variables: BTreeMap<String, Value>,
     /// Names of the variables that a user gave.
     given: Vec<String>,
+    /// Whether the model has another template for conversations with tools.
+    refuses_tools: bool,
 }
 
 impl ChatTemplate {
@@ -51,6 +53,7 @@ impl ChatTemplate {
             source: source.to_owned(),
             variables: BTreeMap::new(),
             given: Vec::new(),
+            refuses_tools: false,
         };
         template.set_day(FIXED_DAY)?;
         Ok(template)
@@ -99,6 +102,11 @@ impl ChatTemplate {
             .insert(name.to_owned(), Value::from_serialize(value));
     }
 
+    /// Notes that the model has another template for conversations with tools, which this one is not to render.
+    pub(crate) fn refuse_tools(&mut self) {
+        self.refuses_tools = true;
+    }
+
     /// The conversation as the model reads it; with `generation_prompt`, up to where the answer begins.
     ///
     /// # Errors
@@ -118,6 +126,13 @@ impl ChatTemplate {
         context: &Context,
         generation_prompt: bool,
     ) -> Result<String> {
+        let tools = context.get("tools").is_some_and(|tools| !tools.is_null());
+        if tools && self.refuses_tools {
+            return Err(Error::Template(
+                "the model has another template for conversations with tools, `tool_use`; give it as model.chat_template"
+                    .to_owned(),
+            ));
+        }
         let mut variables = self.variables.clone();
         for (name, value) in context {
             match value {
@@ -130,7 +145,8 @@ impl ChatTemplate {
                 value => _ = variables.insert(name.clone(), Value::from_serialize(value)),
             }
         }
-        variables.insert("messages".into(), Value::from_serialize(messages));
+        let messages: Vec<Message> = messages.iter().map(Message::with_reasoning_named).collect();
+        variables.insert("messages".into(), Value::from_serialize(&messages));
         variables.insert("add_generation_prompt".into(), generation_prompt.into());
         for name in ["tools", "documents"] {
             variables

@@ -6,15 +6,18 @@ use std::path::Path;
 use serde_json::Value;
 use tokenizers::Tokenizer as Core;
 
+use super::added::Named;
+use super::patterns::as_oniguruma;
 use super::{Special, Tokenizer};
 use crate::contain::contain;
 use crate::{Error, Result};
 
 /// The files that matter, as far as they exist.
-const WANTED: [&str; 7] = [
+const WANTED: [&str; 8] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "chat_template.jinja",
     "generation_config.json",
     "config.json",
@@ -33,6 +36,9 @@ pub(super) fn from_folder(dir: &Path) -> Result<Tokenizer> {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => return Err(Error::io(path.display().to_string(), e)),
         }
+    }
+    for (name, bytes) in named_templates(dir)? {
+        files.insert(name, bytes);
     }
     if !files.contains_key("tokenizer.json") {
         let what = match files.contains_key("tokenizer.model") {
@@ -55,7 +61,7 @@ pub(super) fn from_files(mut files: BTreeMap<String, Vec<u8>>) -> Result<Tokeniz
         .get("tokenizer.json")
         .map(Vec::as_slice)
         .unwrap_or_default();
-    let core = contain(|| Core::from_bytes(bytes).map_err(|e| e.to_string()))
+    let mut core = contain(|| Core::from_bytes(as_oniguruma(bytes)).map_err(|e| e.to_string()))
         .and_then(|core| core)
         .map_err(|e| Error::file("tokenizer.json", format!("not a tokenizer: {e}")))?;
     let config = json(&files, "tokenizer_config.json")?;
@@ -63,30 +69,14 @@ pub(super) fn from_files(mut files: BTreeMap<String, Vec<u8>>) -> Result<Tokeniz
     let generation = json(&files, "generation_config.json")?;
     let model = json(&files, "config.json")?;
 
-    let mut special = Special::default();
-    for (slot, name) in [
-        (&mut special.bos, "bos_token"),
-        (&mut special.eos, "eos_token"),
-        (&mut special.pad, "pad_token"),
-        (&mut special.unk, "unk_token"),
-    ] {
-        for (file, source) in [
-            ("tokenizer_config.json", &config),
-            ("special_tokens_map.json", &map),
-        ] {
-            if slot.is_none()
-                && let Some(text) = token_text(&source[name])
-            {
-                let id = core.token_to_id(text).ok_or_else(|| {
-                    Error::file(
-                        file,
-                        format!("{name} is `{text}`, which is not in the vocabulary"),
-                    )
-                })?;
-                *slot = Some((id, text.to_owned()));
-            }
-        }
-    }
+    let named = Named::read(&core, &config, &map, &json(&files, "added_tokens.json")?)?;
+    contain(|| named.add_to(&mut core)).map_err(Error::Tokenizer)??;
+    let mut special = Special {
+        bos: named.get(&core, "bos_token"),
+        eos: named.get(&core, "eos_token"),
+        pad: named.get(&core, "pad_token"),
+        unk: named.get(&core, "unk_token"),
+    };
     // as transformers: where there are generation settings, nothing is read of the configuration's
     let settings = match files.contains_key("generation_config.json") {
         true => &generation,
@@ -101,11 +91,15 @@ pub(super) fn from_files(mut files: BTreeMap<String, Vec<u8>>) -> Result<Tokeniz
             .copied();
         special.eos = first.and_then(|id| core.id_to_token(id).map(|text| (id, text)));
     }
-    let template = template(&files, &config)?;
-    for not_ours in ["config.json", "chat_template.jinja"] {
-        files.remove(not_ours);
+    let (template, for_tools) = template(&files, &config)?;
+    files.retain(|name, _| {
+        name != "config.json" && name != "chat_template.jinja" && !name.starts_with(TEMPLATES)
+    });
+    let mut made = Tokenizer::assemble(core, special, named_stops, template.as_deref(), files)?;
+    if let (true, Some(template)) = (for_tools, &mut made.template) {
+        template.refuse_tools();
     }
-    Tokenizer::assemble(core, special, named_stops, template.as_deref(), files)
+    Ok(made)
 }
 
 /// A JSON file that may be absent.
@@ -118,14 +112,6 @@ fn json(files: &BTreeMap<String, Vec<u8>>, name: &str) -> Result<Value> {
     }
 }
 
-/// A special token is its text, or an object with the text in it.
-fn token_text(value: &Value) -> Option<&str> {
-    value
-        .as_str()
-        .or_else(|| value["content"].as_str())
-        .filter(|text| !text.is_empty())
-}
-
 /// One id or a list of them.
 fn eos_ids(value: &Value) -> Vec<u32> {
     let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
@@ -135,26 +121,63 @@ fn eos_ids(value: &Value) -> Vec<u32> {
     }
 }
 
-/// The chat template: its own file (transformers 5), else the config's text, or `default` of the config's list.
-fn template(files: &BTreeMap<String, Vec<u8>>, config: &Value) -> Result<Option<String>> {
+/// The folder with templates of other names than `default`.
+const TEMPLATES: &str = "additional_chat_templates/";
+
+/// The files of that folder.
+fn named_templates(dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    let folder = dir.join(TEMPLATES);
+    let Ok(entries) = std::fs::read_dir(&folder) else {
+        return Ok(Vec::new());
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry
+            .map_err(|e| Error::io(folder.display().to_string(), e))?
+            .path();
+        if path.extension().is_some_and(|end| end == "jinja")
+            && let Some(name) = path.file_name().and_then(|name| name.to_str())
+        {
+            let bytes =
+                std::fs::read(&path).map_err(|e| Error::io(path.display().to_string(), e))?;
+            found.push((format!("{TEMPLATES}{name}"), bytes));
+        }
+    }
+    Ok(found)
+}
+
+/// The chat template, and whether there is another one for conversations with tools: as transformers 5, files go before
+/// the config, and of several templates `default` is taken.
+fn template(files: &BTreeMap<String, Vec<u8>>, config: &Value) -> Result<(Option<String>, bool)> {
+    let in_files = files.keys().any(|name| name.starts_with(TEMPLATES));
+    let for_tools = files.contains_key(&format!("{TEMPLATES}tool_use.jinja"));
+    let several = |file: &str| {
+        Err(Error::file(
+            file,
+            "has several chat templates and none is called `default`; give one as model.chat_template",
+        ))
+    };
     if let Some(bytes) = files.get("chat_template.jinja") {
         let text = std::str::from_utf8(bytes)
             .map_err(|_| Error::file("chat_template.jinja", "not UTF-8"))?;
-        return Ok(Some(text.to_owned()));
+        return Ok((Some(text.to_owned()), for_tools));
+    }
+    if in_files {
+        return several(TEMPLATES);
     }
     match &config["chat_template"] {
-        Value::String(text) => Ok(Some(text.clone())),
+        Value::String(text) => Ok((Some(text.clone()), false)),
         Value::Array(list) => {
             let named = |name: &str| list.iter().find(|t| t["name"] == name);
             let chosen = named("default").or(if list.len() == 1 { list.first() } else { None });
             match chosen.and_then(|t| t["template"].as_str()) {
-                Some(text) => Ok(Some(text.to_owned())),
-                None => Err(Error::file(
-                    "tokenizer_config.json",
-                    "has several chat templates and none is called `default`; give one as model.chat_template",
+                Some(text) => Ok((
+                    Some(text.to_owned()),
+                    named("tool_use").is_some() && list.len() > 1,
                 )),
+                None => several("tokenizer_config.json"),
             }
         }
-        _ => Ok(None),
+        _ => Ok((None, false)),
     }
 }

@@ -1,8 +1,10 @@
 //! Tokenizer, chat template and special tokens as one object: the only way from a conversation to token ids and
 //! back, for generation and training alike.
 
+mod added;
 mod files;
 mod gguf;
+mod patterns;
 mod pretokenizers;
 mod reasoning;
 mod response;

@@ -30,7 +30,7 @@ impl Tokenizer {
     ///
     /// A tokenizer that puts a space at the very start of a text but not after special tokens has no flag in GGUF; it gets
     /// the one with which chat prompts come out the same. A byte-level tokenizer's NFC normalizer is left out, as
-    /// llama.cpp has none.
+    /// llama.cpp has none ([`Tokenizer::lost_in_gguf`]).
     ///
     /// # Errors
     /// Another kind of tokenizer, a pre-tokenizer or normalizer that GGUF has no name for, merges that scores cannot say,
@@ -54,6 +54,19 @@ impl Tokenizer {
         self.special_ids(&mut gguf)?;
         self.choose_prefix(&mut gguf, byte_level)?;
         Ok(gguf)
+    }
+
+    /// What [`Tokenizer::to_gguf`] leaves out because llama.cpp has none: NFC.
+    pub fn lost_in_gguf(&self) -> Option<&'static str> {
+        let normalizer = self.core.get_normalizer();
+        let normalizer = normalizer.and_then(|n| serde_json::to_value(n).ok());
+        let lost = steps(&normalizer.unwrap_or_default())
+            .iter()
+            .any(|step| step["type"] == "NFC");
+        lost.then_some(
+            "the tokenizer brings text into Unicode's form NFC and llama.cpp does not: text in another form gets \
+             other ids there",
+        )
     }
 
     /// Texts and types by id; ids that no token has get one that text never makes.

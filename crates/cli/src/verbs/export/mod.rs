@@ -336,6 +336,9 @@ fn gguf(mut to: OutFiles, player: &Player, quant: Quant, out: &Path) -> Result<(
         _ => Some("the base with a GGUF adapter (--to gguf-lora)"),
     };
     let vocabulary = ggufmeta::vocabulary(player.setting.tokenizer.to_gguf()?);
+    if let Some(lost) = player.setting.tokenizer.lost_in_gguf() {
+        errln!("warning: {lost}");
+    }
     let options = GgufOptions {
         quant: quant.to_string().parse()?,
         replace: true,

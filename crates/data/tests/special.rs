@@ -1,0 +1,368 @@
+//! Special and added tokens that other files than `tokenizer.json` name, and files that disagree: ids, lengths and
+//! named tokens are those of transformers 5.24.0's AutoTokenizer on the same folders.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use randori_data::{Message, Tokenizer};
+use serde_json::{Value, json};
+
+/// A folder with the demo model's tokenizer, its config changed as `config` says (null takes a key out), and files.
+fn folder(name: &str, config: &Value, files: &[(&str, Value)]) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("special-{name}"));
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).unwrap();
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/demo/model");
+    fs::copy(demo.join("tokenizer.json"), dir.join("tokenizer.json")).unwrap();
+    let mut whole = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>", "pad_token": "<|pad|>", "bos_token": null,
+    });
+    for (key, value) in config.as_object().unwrap() {
+        match value {
+            Value::Null => _ = whole.as_object_mut().unwrap().remove(key),
+            value => whole[key] = value.clone(),
+        }
+    }
+    fs::write(dir.join("tokenizer_config.json"), whole.to_string()).unwrap();
+    for (file, content) in files {
+        let path = dir.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let text = content.as_str().map_or(content.to_string(), str::to_owned);
+        fs::write(path, text).unwrap();
+    }
+    dir
+}
+
+fn loaded(name: &str, config: Value, files: &[(&str, Value)]) -> Tokenizer {
+    Tokenizer::from_folder(&folder(name, &config, files)).unwrap()
+}
+
+/// Ids of a turn whose marks are added as 337 and 338, and of the same with the marks as plain text.
+const TURN: &str = "<|im_start|>user\nHi<|im_end|>";
+const KNOWN: [u32; 8] = [337, 121, 119, 262, 14, 76, 109, 338];
+const UNKNOWN: [u32; 26] = [
+    64, 128, 109, 113, 99, 119, 120, 297, 120, 128, 66, 121, 119, 262, 14, 76, 109, 64, 128, 109,
+    113, 99, 318, 104, 128, 66,
+];
+
+fn token(content: &str, special: bool) -> Value {
+    json!({"content": content, "lstrip": false, "rstrip": false, "normalized": false, "single_word": false,
+           "special": special})
+}
+
+#[test]
+fn special_tokens_that_another_file_names_are_added_after_the_vocabulary() {
+    let both = json!(["<|im_start|>", "<|im_end|>"]);
+    let decoder = |a: &str, b: &str| json!({"added_tokens_decoder": {a: token("<|im_start|>", true), b: token("<|im_end|>", true)}});
+    let cases: &[(&str, Value, &[(&str, Value)])] = &[
+        (
+            "additional",
+            json!({"additional_special_tokens": both}),
+            &[],
+        ),
+        ("extra", json!({"extra_special_tokens": both}), &[]),
+        (
+            "extra-map",
+            json!({"extra_special_tokens": {"a": "<|im_start|>", "b": "<|im_end|>"}}),
+            &[],
+        ),
+        ("decoder", decoder("337", "338"), &[]),
+        // the ids only give the order
+        ("decoder-gap", decoder("340", "341"), &[]),
+        (
+            "added",
+            json!({}),
+            &[(
+                "added_tokens.json",
+                json!({"<|im_start|>": 337, "<|im_end|>": 338}),
+            )],
+        ),
+        (
+            "added-gap",
+            json!({}),
+            &[(
+                "added_tokens.json",
+                json!({"<|im_end|>": 346, "<|im_start|>": 345}),
+            )],
+        ),
+        (
+            "map",
+            json!({}),
+            &[(
+                "special_tokens_map.json",
+                json!({"additional_special_tokens": both}),
+            )],
+        ),
+        (
+            "map-extra",
+            json!({}),
+            &[(
+                "special_tokens_map.json",
+                json!({"extra_special_tokens": both}),
+            )],
+        ),
+    ];
+    for (name, config, files) in cases {
+        let tokenizer = loaded(name, config.clone(), files);
+        assert_eq!(tokenizer.ids(TURN).unwrap(), KNOWN, "{name}");
+        assert_eq!(tokenizer.vocab_size(), 339, "{name}");
+    }
+    let none = loaded("none", json!({}), &[]);
+    assert_eq!(none.ids(TURN).unwrap(), UNKNOWN);
+    assert_eq!(none.vocab_size(), 337);
+    let swapped = loaded("swapped", decoder("338", "337"), &[]);
+    assert_eq!(swapped.ids("<|im_start|><|im_end|>").unwrap(), [338, 337]);
+    // of the two names the newer one counts, where both are there
+    let newer = json!({"extra_special_tokens": ["<|im_end|>"], "additional_special_tokens": both});
+    assert_eq!(
+        loaded("newer", newer, &[]).ids("<|im_end|>").unwrap(),
+        [337]
+    );
+    // with added_tokens_decoder in the config the older files are not read
+    let older: &[(&str, Value)] = &[
+        ("added_tokens.json", json!({"<|im_end|>": 337})),
+        ("special_tokens_map.json", json!({"eos_token": "<|user|>"})),
+    ];
+    let alone = json!({"added_tokens_decoder": {"337": token("<|im_start|>", false)}});
+    let alone = loaded("alone", alone, older);
+    assert_eq!(alone.ids("<|im_start|>").unwrap(), [337]);
+    assert_eq!((alone.vocab_size(), alone.eos()), (338, Some(0)));
+}
+
+#[test]
+fn flags_of_a_known_token_may_be_changed() {
+    let mut changed = token("<|user|>", true);
+    changed["rstrip"] = true.into();
+    let tokenizer = loaded(
+        "rstrip",
+        json!({"added_tokens_decoder": {"1": changed}}),
+        &[],
+    );
+    assert_eq!(tokenizer.ids("<|user|>  Hi").unwrap(), [1, 76, 109]);
+    let same = json!({"added_tokens_decoder": {"5": token("<|user|>", true)}});
+    assert_eq!(
+        loaded("same", same, &[]).ids("<|user|>  Hi").unwrap(),
+        [1, 36, 36, 76, 109]
+    );
+}
+
+#[test]
+fn named_tokens_that_the_vocabulary_lacks_are_added_in_order() {
+    let pad = loaded("pad", json!({"pad_token": "<pad>"}), &[]);
+    assert_eq!(
+        (pad.pad(), pad.eos(), pad.vocab_size()),
+        (Some(337), Some(0), 338)
+    );
+    assert_eq!(pad.ids("x<pad><|end|>").unwrap(), [124, 337, 0]);
+    let several = json!({"bos_token": "<b>", "unk_token": "<u>", "pad_token": "<p>", "sep_token": "<s>",
+                         "cls_token": "<c>", "mask_token": "<m>"});
+    let several = loaded("several", several, &[]);
+    assert_eq!(
+        several.ids("<b><u><p><s><c><m>").unwrap(),
+        [337, 338, 340, 339, 341, 342]
+    );
+    let mixed =
+        json!({"pad_token": "<pad>", "unk_token": "<unk>", "additional_special_tokens": ["<x>"]});
+    let mixed = loaded("mixed", mixed, &[]);
+    assert_eq!(mixed.ids("<pad><unk><x>").unwrap(), [338, 337, 339]);
+    assert_eq!(
+        loaded("no-pad", json!({"pad_token": null}), &[]).pad(),
+        None
+    );
+    let eos = loaded("eos", json!({"eos_token": "<|new|>"}), &[]);
+    assert_eq!(
+        (eos.eos(), eos.ids("a<|new|>b").unwrap()),
+        (Some(337), vec![101, 337, 102])
+    );
+    // a word of the vocabulary that is named is found before any merge
+    let word = loaded("word", json!({"additional_special_tokens": ["e"]}), &[]);
+    assert_eq!(word.ids("hello").unwrap(), [108, 105, 112, 112, 115]);
+}
+
+#[test]
+fn the_map_of_special_tokens_goes_before_the_config() {
+    let map = |content: Value| [("special_tokens_map.json", content)];
+    let pad = loaded("map-pad", json!({}), &map(json!({"pad_token": "<pad>"})));
+    assert_eq!((pad.pad(), pad.vocab_size()), (Some(337), 338));
+    let eos = loaded(
+        "map-eos",
+        json!({}),
+        &map(json!({"eos_token": token("<|user|>", true)})),
+    );
+    assert_eq!(eos.eos(), Some(1));
+    let only = loaded(
+        "map-only",
+        json!({"eos_token": null}),
+        &map(json!({"eos_token": "<|user|>"})),
+    );
+    assert_eq!(only.eos(), Some(1));
+}
+
+#[test]
+fn of_several_chat_templates_the_default_is_taken_and_tools_are_refused() {
+    let two = json!([{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]);
+    let folder_of = [
+        ("chat_template.jinja", json!("D")),
+        ("additional_chat_templates/tool_use.jinja", json!("T")),
+    ];
+    for (name, config, files) in [
+        ("list", json!({"chat_template": two}), &folder_of[..0]),
+        ("folder", json!({"chat_template": "C"}), &folder_of[..]),
+    ] {
+        let tokenizer = loaded(name, config, files);
+        let template = tokenizer.chat_template().unwrap();
+        let user = [Message::user("x")];
+        assert_eq!(template.render(&user, true).unwrap(), "D", "{name}");
+        let mut context = randori_data::Context::new();
+        context.insert("tools".into(), json!([{"type": "function"}]));
+        let error = template.render_in(&user, &context, true).unwrap_err();
+        assert!(error.to_string().contains("`tool_use`"), "{name}: {error}");
+        assert!(
+            !tokenizer
+                .files()
+                .unwrap()
+                .keys()
+                .any(|name| name.contains('/'))
+        );
+    }
+    // the file goes before the config's list, and then there is no other template
+    let file = loaded(
+        "file",
+        json!({"chat_template": two}),
+        &[("chat_template.jinja", json!("F"))],
+    );
+    let mut context = randori_data::Context::new();
+    context.insert("tools".into(), json!([{"type": "function"}]));
+    let rendered = file
+        .chat_template()
+        .unwrap()
+        .render_in(&[Message::user("x")], &context, true);
+    assert_eq!(rendered.unwrap(), "F");
+    // without a default transformers renders nothing
+    for (name, config, files) in [
+        (
+            "named",
+            json!({"chat_template": [{"name": "a", "template": "A"}, {"name": "b", "template": "B"}]}),
+            &folder_of[..0],
+        ),
+        ("only-tools", json!({"chat_template": "C"}), &folder_of[1..]),
+    ] {
+        let error = Tokenizer::from_folder(&folder(name, &config, files))
+            .err()
+            .unwrap();
+        assert!(
+            error.to_string().contains("none is called `default`"),
+            "{name}: {error}"
+        );
+    }
+}
+
+#[test]
+fn what_is_no_token_is_refused_with_its_file() {
+    for (name, config, files, expected) in [
+        (
+            "bad-extra",
+            json!({"extra_special_tokens": 5}),
+            vec![],
+            "tokenizer_config.json: extra_special_tokens: 5",
+        ),
+        (
+            "bad-item",
+            json!({"additional_special_tokens": [["x"]]}),
+            vec![],
+            "additional_special_tokens: [\"x\"]",
+        ),
+        (
+            "bad-id",
+            json!({}),
+            vec![("added_tokens.json", json!({"<a>": "x"}))],
+            "added_tokens.json: <a>: \"x\"",
+        ),
+        (
+            "bad-eos",
+            json!({"eos_token": 7}),
+            vec![],
+            "eos_token: 7 is not a token",
+        ),
+        (
+            "bad-key",
+            json!({"added_tokens_decoder": {"x": token("a", true)}}),
+            vec![],
+            "\"x\" is not a token",
+        ),
+    ] {
+        let error = Tokenizer::from_folder(&folder(name, &config, &files))
+            .err()
+            .unwrap();
+        assert!(error.to_string().contains(expected), "{name}: {error}");
+    }
+}
+
+/// A tokenizer of a few digits and letters that cuts words by this expression.
+fn cut_by(pattern: &str) -> Tokenizer {
+    let vocab = [
+        "1", "2", "3", "4", "12", "123", "1234", "34", "a", "aa", "aaa",
+    ];
+    let vocab: serde_json::Map<String, Value> = vocab
+        .iter()
+        .enumerate()
+        .map(|(id, text)| ((*text).to_owned(), id.into()))
+        .collect();
+    let file = json!({
+        "version": "1.0", "added_tokens": [],
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false},
+        "model": {"type": "BPE", "vocab": vocab,
+                  "merges": [["1", "2"], ["12", "3"], ["123", "4"], ["3", "4"], ["a", "a"], ["aa", "a"]]},
+    });
+    Tokenizer::from_bytes(file.to_string().as_bytes(), None, None).unwrap()
+}
+
+/// Ids of tokenizers 0.23.3 in Python, which reads expressions with Oniguruma.
+#[test]
+fn a_repeat_of_a_repeat_is_a_group_as_in_python() {
+    for (pattern, expected) in [
+        (
+            r"\p{N}{1,3}",
+            [vec![5, 3], vec![5, 3, 4], vec![0, 8, 1, 10, 3, 9]],
+        ),
+        (
+            r"\p{N}{1,3}+",
+            [vec![6], vec![6, 4], vec![0, 8, 1, 10, 3, 9]],
+        ),
+        (
+            r"[0-9]{1,3}+|a++",
+            [vec![6], vec![6, 4], vec![0, 8, 1, 10, 3, 9]],
+        ),
+        (
+            r"[1-4]{,3}|a",
+            [vec![5, 3], vec![5, 3, 4], vec![0, 8, 1, 8, 8, 8, 3, 8, 8]],
+        ),
+        (
+            r"[0-9]{1,2}*|a",
+            [vec![6], vec![6, 4], vec![0, 8, 1, 8, 8, 8, 3, 8, 8]],
+        ),
+        (
+            r"[\]0-9]{2}+|a+",
+            [vec![6], vec![6, 4], vec![0, 8, 1, 10, 3, 9]],
+        ),
+        (
+            r"(?i:a{2})+|[0-9]{2,}+",
+            [vec![6], vec![6, 4], vec![0, 8, 1, 9, 8, 3, 9]],
+        ),
+        (
+            r"(?<=1)2{1,3}+|(a|1){1,2}+",
+            [vec![0, 1, 7], vec![0, 1, 7, 0, 1], vec![0, 8, 1, 10, 3, 9]],
+        ),
+    ] {
+        let tokenizer = cut_by(pattern);
+        for (text, expected) in ["1234", "123412", "1a2aaa4aa"].into_iter().zip(expected) {
+            assert_eq!(
+                tokenizer.ids(text).unwrap(),
+                expected,
+                "{pattern} of {text}"
+            );
+        }
+    }
+}
