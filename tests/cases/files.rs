@@ -1,8 +1,9 @@
-//! Files of one model that disagree: decided as transformers decides, or refused. The table of docs/formats.md ("Where two
-//! files disagree") names these tests.
+//! Files of one model that disagree: decided as transformers decides, or refused. The table of
+//! docs/formats.md ("Where two files disagree") names these tests.
 //!
-//! Right values: transformers 5.24.0 with torch 2.15.0 in f32 on the same seeded weights, `AutoModelForCausalLM`'s
-//! summed log-probs of the same token ids (without a cache; ends of generation: `generate`).
+//! Right values: transformers 5.24.0 with torch 2.15.0 in f32 on the same seeded weights,
+//! `AutoModelForCausalLM`'s summed log-probs of the same token ids (without a cache; ends of
+//! generation: `generate`).
 
 use serde_json::{Value, json};
 
@@ -140,7 +141,8 @@ fn tensors_and_keys_that_do_not_fit_are_refused_by_name() {
     };
     let tied = json!({"tie_word_embeddings": true});
     all_refused(vec![
-        // transformers makes up random weights for the first four, leaves out the others, and fails at the last
+        // transformers makes up random weights for the first four, leaves out the others, and fails
+        // at the last
         (
             "lm_head.weight: config wants (337, 32)",
             plain().lacking(HEAD),
@@ -412,7 +414,8 @@ fn mistral_obeys_layer_types_and_llama_refuses_windows() {
             "has 1 entries for 2 layers",
             mistral(json!(4), Some(json!([full]))),
         ),
-        // transformers' Llama computes a text at once without these windows, and with them while it generates
+        // transformers' Llama computes a text at once without these windows, and with them while it
+        // generates
         (
             "`layer_types` has \"sliding_attention\"",
             plain().with(json!({"layer_types": [full, sliding]})),

@@ -1,7 +1,7 @@
 //! A GGUF's metadata and tensors as llama.cpp reads them.
 //!
-//! Right values: llama.cpp b11549 (xllamacpp 2026.10.11549, in f32, a token at a time) on the same seeded weights with
-//! q and k permuted, written by gguf-py 0.19.
+//! Right values: llama.cpp b11549 (xllamacpp 2026.10.11549, in f32, a token at a time) on the same
+//! seeded weights with q and k permuted, written by gguf-py 0.19.
 
 use candle_core::quantized::gguf_file::Value;
 use candle_core::{Device, Tensor};
@@ -271,6 +271,11 @@ fn what_llama_cpp_refuses_is_refused_by_name() {
         &[("blk.2.attn_norm.weight", norm)],
         "the file has model.layers.2.input_layernorm.weight",
     );
+}
+
+#[test]
+fn one_tensor_of_other_rows_than_q_k_and_v_is_refused() {
+    let w = World::new();
     let mut odd = biased(&["q_proj", "k_proj", "v_proj"]);
     odd.config["num_key_value_heads"] = 1.into();
     for name in ["weight", "bias"] {

@@ -1,5 +1,6 @@
-//! Small models whose weights any language can make: each value is a pure function of its tensor's name and its place
-//! (FNV-1a of the name, then SplitMix64), so that a right value of another program needs no file to be kept.
+//! Small models whose weights any language can make: each value is a pure function of its tensor's
+//! name and its place (FNV-1a of the name, then SplitMix64), so that a right value of another
+//! program needs no file to be kept.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -146,8 +147,8 @@ impl Seeded {
         dir
     }
 
-    /// Writes it as a GGUF, its matrices in F32; `keys` go to the metadata in place of those of the same name, `fuse`
-    /// says whether q, k and v are one tensor, `more` are added as they are.
+    /// Writes it as a GGUF, its matrices in F32; `keys` go to the metadata in place of those of the
+    /// same name, `fuse` says whether q, k and v are one tensor, `more` are added as they are.
     pub fn gguf(
         &self,
         path: &Path,
@@ -255,7 +256,8 @@ const NAMES: [(&str, &str); 13] = [
     ("mlp.down_proj", "ffn_down"),
 ];
 
-/// `W.reshape(heads, 2, d/2, …).swapaxes(1, 2)`, as llama.cpp's converter has it; a bias is a matrix of one column.
+/// `W.reshape(heads, 2, d/2, …).swapaxes(1, 2)`, as llama.cpp's converter has it; a bias is a
+/// matrix of one column.
 fn permuted(t: &Tensor, heads: usize) -> Tensor {
     let rows = t.dims()[0];
     let columns = t.elem_count() / rows;

@@ -1,4 +1,5 @@
-//! Rotary frequencies from a configuration: transformers v5 (`rope_parameters`) and v4 (`rope_theta`, `rope_scaling`).
+//! Rotary frequencies from a configuration: transformers v5 (`rope_parameters`) and v4
+//! (`rope_theta`, `rope_scaling`).
 
 use std::f64::consts::TAU;
 
@@ -6,29 +7,34 @@ use crate::{Config, Result, json::Json, seam::RopeSpec};
 
 /// theta when a configuration has none, as in transformers.
 const DEFAULT_THETA: f64 = 10_000.0;
-/// Heads have some hundred features; a damaged configuration may say billions, and each has its frequency.
+/// Heads have some hundred features; a damaged configuration may say billions, and each has its
+/// frequency.
 const MOST_FEATURES: usize = 65_536;
 
 impl RopeSpec {
-    /// The frequencies of a model whose heads have `head_dim` features, of which `partial_rotary_factor` is turned:
-    /// `default`, `linear`, `llama3`, and `longrope` where it has one list of divisors for short and long texts.
+    /// The frequencies of a model whose heads have `head_dim` features, of which
+    /// `partial_rotary_factor` is turned: `default`, `linear`, `llama3`, and `longrope` where it
+    /// has one list of divisors for short and long texts.
     ///
-    /// As transformers 5 reads them: `rope_scaling` (v4) goes before `rope_parameters` (v5) where both are there, and a
-    /// theta that the section of the two which counts does not have is the one beside it, or else 10,000.
+    /// As transformers 5 reads them: `rope_scaling` (v4) goes before `rope_parameters` (v5) where
+    /// both are there, and a theta that the section of the two which counts does not have is the
+    /// one beside it, or else 10,000.
     ///
     /// # Errors
-    /// A kind that is not known, a key that it needs and does not have, sections keyed by layer type.
+    /// A kind that is not known, a key that it needs and does not have, sections keyed by layer
+    /// type.
     pub fn from(config: &Config, head_dim: usize) -> Result<RopeSpec> {
         let rotary = Rotary::of(config)?;
         let share = rotary.number("partial_rotary_factor")?.unwrap_or(1.0);
         rotary.spec(head_dim, (head_dim as f64 * share) as usize)
     }
 
-    /// The same for an architecture that always turns whole heads (Llama, Mistral): `partial_rotary_factor` is not read
-    /// beside plain frequencies, as in transformers.
+    /// The same for an architecture that always turns whole heads (Llama, Mistral):
+    /// `partial_rotary_factor` is not read beside plain frequencies, as in transformers.
     ///
     /// # Errors
-    /// As there; a `partial_rotary_factor` beside any other kind: transformers cannot compute that either.
+    /// As there; a `partial_rotary_factor` beside any other kind: transformers cannot compute that
+    /// either.
     pub fn of_whole_heads(config: &Config, head_dim: usize) -> Result<RopeSpec> {
         let rotary = Rotary::of(config)?;
         let share = rotary.number("partial_rotary_factor")?.unwrap_or(1.0);
@@ -99,8 +105,8 @@ impl<'a> Rotary<'a> {
         }
     }
 
-    /// The context that the model was first trained on. As in transformers, what stands beside the section goes before
-    /// what stands in it.
+    /// The context that the model was first trained on. As in transformers, what stands beside the
+    /// section goes before what stands in it.
     fn original_context(&self, section: &Config) -> Result<f64> {
         let key = "original_max_position_embeddings";
         let named = match self.config.f64_opt(key)? {
@@ -170,7 +176,8 @@ impl<'a> Rotary<'a> {
         })
     }
 
-    /// longrope's factor on cosine and sine: `attention_factor`, or sqrt(1 + ln(factor) / ln(original context)).
+    /// longrope's factor on cosine and sine: `attention_factor`, or sqrt(1 + ln(factor) /
+    /// ln(original context)).
     fn long_attention(&self, section: &Config) -> Result<f64> {
         if let Some(given) = section.f64_opt("attention_factor")? {
             return Ok(given);
@@ -234,7 +241,8 @@ mod tests {
         let plain = rope(r#"{"rope_theta": 500000.0}"#, 128).inv_freq;
         assert_eq!(scaled[0], plain[0]);
         assert!((scaled[63] * 8.0 / plain[63] - 1.0).abs() < 1e-6);
-        // the wavelength 4000 lies on the ramp: by transformers' formula (smooth = (8192 / wavelength - 1) / 3)
+        // the wavelength 4000 lies on the ramp: by transformers' formula (smooth = (8192 /
+        // wavelength - 1) / 3)
         for (s, p) in scaled.iter().zip(&plain) {
             let wavelength = TAU / f64::from(*p);
             let smooth = (8192.0 / wavelength - 1.0) / 3.0;

@@ -1,5 +1,6 @@
-//! Where `config.json` disagrees with itself or with the tensors beside it: settled once, when a checkpoint is opened, as
-//! transformers settles it, so that whoever asks afterwards (architecture, adapters, exports) gets one answer.
+//! Where `config.json` disagrees with itself or with the tensors beside it: settled once, when a
+//! checkpoint is opened, as transformers settles it, so that whoever asks afterwards (architecture,
+//! adapters, exports) gets one answer.
 
 use serde_json::{Map, Value, json};
 
@@ -15,13 +16,16 @@ const TIED: &str = "tie_word_embeddings";
 /// About so many bytes of two tensors are compared at a time.
 const PIECE: u64 = 4 << 20;
 
-/// Settles whether the head is the embedding, where the configuration says that it is (transformers 5.24):
+/// Settles whether the head is the embedding, where the configuration says that it is (transformers
+/// 5.24):
 ///
 /// - only one of both stored: it serves as both;
 /// - both stored and equal: tied;
-/// - both stored and different: the file's own head counts, `tie_word_embeddings` becomes false, and a note says so.
+/// - both stored and different: the file's own head counts, `tie_word_embeddings` becomes false,
+///   and a note says so.
 ///
-/// Afterwards the configuration says what holds, and of a tied model the index has the embedding alone.
+/// Afterwards the configuration says what holds, and of a tied model the index has the embedding
+/// alone.
 pub(super) fn head(config: &mut Value, index: &mut Index, notes: &mut Vec<String>) -> Result<()> {
     if config.get(TIED).and_then(Value::as_bool) != Some(true) {
         return Ok(());
@@ -70,10 +74,11 @@ fn same(index: &Index, a: &Stored, b: &Stored) -> Result<bool> {
     Ok(values(EMBEDDING, a, here)? == values(HEAD, b, there)?)
 }
 
-/// Settles what a configuration says twice about its rotary embedding (transformers 5.24): `rope_scaling` (v4) goes before
-/// `rope_parameters` (v5), a theta inside the section that counts before the one beside it, and an original length beside
-/// the sections before the one inside. Where the two disagree a note says which counts, and the configuration then has
-/// what counts in both.
+/// Settles what a configuration says twice about its rotary embedding (transformers 5.24):
+/// `rope_scaling` (v4) goes before `rope_parameters` (v5), a theta inside the section that counts
+/// before the one beside it, and an original length beside the sections before the one inside.
+/// Where the two disagree a note says which counts, and the configuration then has what counts in
+/// both.
 pub(super) fn rope(config: &mut Value, notes: &mut Vec<String>) {
     const THETA: &str = "rope_theta";
     const LENGTH: &str = "original_max_position_embeddings";

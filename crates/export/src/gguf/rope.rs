@@ -1,4 +1,5 @@
-//! A configuration's rotary scaling as llama.cpp keeps it: one factor, or a divisor of each frequency.
+//! A configuration's rotary scaling as llama.cpp keeps it: one factor, or a divisor of each
+//! frequency.
 
 use serde_json::Value;
 
@@ -88,10 +89,12 @@ impl Rope {
         }
     }
 
-    /// The divisor of every frequency; Llama 3's in f32 throughout as llama.cpp's converter computes them.
+    /// The divisor of every frequency; Llama 3's in f32 throughout as llama.cpp's converter
+    /// computes them.
     ///
-    /// With wavelength w = 2π·theta^(2i/d) and original length L: 1 where w < L/high, the factor where w > L/low, and
-    /// between them 1 / ((1 - s)/factor + s) with s = (L/w - low) / (high - low).
+    /// With wavelength w = 2π·theta^(2i/d) and original length L: 1 where w < L/high, the factor
+    /// where w > L/low, and between them 1 / ((1 - s)/factor + s) with s = (L/w - low) / (high -
+    /// low).
     pub fn divisors(&self, theta: f64, head_dim: usize) -> Option<Vec<f32>> {
         let (factor, low, high, original) = match self {
             Rope::Plain | Rope::Linear(_) => return None,
@@ -122,7 +125,8 @@ impl Rope {
 
 const ORIGINAL: &str = "original_max_position_embeddings";
 
-/// The length that a scaling stretches: what stands beside the section goes before what stands in it, as in transformers.
+/// The length that a scaling stretches: what stands beside the section goes before what stands in
+/// it, as in transformers.
 fn original(config: &Value) -> Option<f64> {
     let beside = |key: &str| config.get(key).and_then(Value::as_f64);
     beside(ORIGINAL)
@@ -130,8 +134,8 @@ fn original(config: &Value) -> Option<f64> {
         .or_else(|| beside("max_position_embeddings"))
 }
 
-/// transformers v4 had theta at the top and the rest in `rope_scaling`, v5 keeps everything in `rope_parameters`; where
-/// both are there v4's counts, as transformers 5 has it.
+/// transformers v4 had theta at the top and the rest in `rope_scaling`, v5 keeps everything in
+/// `rope_parameters`; where both are there v4's counts, as transformers 5 has it.
 fn section(config: &Value) -> &Value {
     let filled = |v: &&Value| v.as_object().is_some_and(|section| !section.is_empty());
     ["rope_scaling", "rope_parameters"]

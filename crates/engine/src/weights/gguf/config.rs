@@ -6,33 +6,7 @@ use super::{super::index::Place, header::Header, rope};
 
 /// The configuration, in both spellings of transformers (v4: `rope_theta`, `rope_scaling`; v5: `rope_parameters`).
 pub(super) fn config(header: &Header, place: &Place) -> Result<Value, String> {
-    let arch = header
-        .text("general.architecture")?
-        .ok_or("general.architecture is missing")?;
-    if arch != "llama" {
-        return Err(format!(
-            "the GGUF architecture {arch} is not supported; llama (which Llama and Mistral go by) is"
-        ));
-    }
-    if header.whole("llama.expert_count")?.unwrap_or(0) > 0 {
-        return Err("a mixture of experts, which is not supported from GGUF".into());
-    }
-    if let Some(used @ 1..) = header.whole("llama.expert_used_count")? {
-        return Err(format!(
-            "llama.expert_used_count is {used}, but there are no experts"
-        ));
-    }
-    if header.flag("llama.attention.causal")? == Some(false) {
-        return Err(
-            "llama.attention.causal is false: only what reads from left to right is supported"
-                .into(),
-        );
-    }
-    if let Some(parts @ 2..) = header.whole("split.count")? {
-        return Err(format!(
-            "one of {parts} parts of a model; join them with llama-gguf-split --merge"
-        ));
-    }
+    supported(header)?;
     let number = |key: &str| -> Result<usize, String> {
         let key = format!("llama.{key}");
         match header.whole(&key)? {
@@ -59,22 +33,7 @@ pub(super) fn config(header: &Header, place: &Place) -> Result<Value, String> {
     let head_dim = header
         .whole("llama.attention.key_length")?
         .unwrap_or(width / heads);
-    let of_values = header
-        .whole("llama.attention.value_length")?
-        .unwrap_or(head_dim);
-    if of_values != head_dim {
-        return Err(format!(
-            "heads of {head_dim} features whose values have {of_values}, which is not supported from GGUF"
-        ));
-    }
-    let turned = header
-        .whole("llama.rope.dimension_count")?
-        .unwrap_or(head_dim);
-    if turned != head_dim {
-        return Err(format!(
-            "heads of {head_dim} features of which {turned} are rotated, which is not supported from GGUF"
-        ));
-    }
+    whole_heads(header, head_dim)?;
     let epsilon = header
         .float("llama.attention.layer_norm_rms_epsilon")?
         .ok_or("llama.attention.layer_norm_rms_epsilon is missing")?;
@@ -112,6 +71,59 @@ pub(super) fn config(header: &Header, place: &Place) -> Result<Value, String> {
     parameters["rope_theta"] = json!(theta);
     config["rope_parameters"] = parameters;
     Ok(config)
+}
+
+/// Refuses what is no `llama`, and what of it is not computed here.
+fn supported(header: &Header) -> Result<(), String> {
+    let arch = header
+        .text("general.architecture")?
+        .ok_or("general.architecture is missing")?;
+    if arch != "llama" {
+        return Err(format!(
+            "the GGUF architecture {arch} is not supported; llama (which Llama and Mistral go by) is"
+        ));
+    }
+    if header.whole("llama.expert_count")?.unwrap_or(0) > 0 {
+        return Err("a mixture of experts, which is not supported from GGUF".into());
+    }
+    if let Some(used @ 1..) = header.whole("llama.expert_used_count")? {
+        return Err(format!(
+            "llama.expert_used_count is {used}, but there are no experts"
+        ));
+    }
+    if header.flag("llama.attention.causal")? == Some(false) {
+        return Err(
+            "llama.attention.causal is false: only what reads from left to right is supported"
+                .into(),
+        );
+    }
+    if let Some(parts @ 2..) = header.whole("split.count")? {
+        return Err(format!(
+            "one of {parts} parts of a model; join them with llama-gguf-split --merge"
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses heads whose values have another size, or of which a part is rotated.
+fn whole_heads(header: &Header, head_dim: usize) -> Result<(), String> {
+    let of_values = header
+        .whole("llama.attention.value_length")?
+        .unwrap_or(head_dim);
+    if of_values != head_dim {
+        return Err(format!(
+            "heads of {head_dim} features whose values have {of_values}, which is not supported from GGUF"
+        ));
+    }
+    let turned = header
+        .whole("llama.rope.dimension_count")?
+        .unwrap_or(head_dim);
+    if turned != head_dim {
+        return Err(format!(
+            "heads of {head_dim} features of which {turned} are rotated, which is not supported from GGUF"
+        ));
+    }
+    Ok(())
 }
 
 /// The embedding knows best: files disagree on the key.

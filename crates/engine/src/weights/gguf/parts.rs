@@ -1,4 +1,5 @@
-//! A GGUF's tensors as Hugging Face's: one tensor for q, k and v taken apart, biases that only some projections have.
+//! A GGUF's tensors as Hugging Face's: one tensor for q, k and v taken apart, biases that only some
+//! projections have.
 
 use std::sync::Arc;
 
@@ -85,8 +86,9 @@ pub(super) fn add(index: &mut Index, name: String, tensor: Stored, heads: &Heads
 const ATTENTION: [&str; 4] = ["q_proj", "k_proj", "v_proj", "o_proj"];
 const MLP: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
 
-/// llama.cpp adds each bias that is there; a configuration has one word for all of attention's, and one for the MLP's.
-/// Where a file has some of them, the others become zeros, which compute the same.
+/// llama.cpp adds each bias that is there; a configuration has one word for all of attention's, and
+/// one for the MLP's. Where a file has some of them, the others become zeros, which compute the
+/// same.
 pub(super) fn biases(index: &mut Index, config: &mut Value) -> Result<()> {
     for (key, part, projections) in [
         ("attention_bias", "self_attn", &ATTENTION[..]),

@@ -1,7 +1,7 @@
 //! A GGUF's rotary scaling as transformers would say it.
 //!
-//! llama.cpp divides every frequency by one factor, and by `rope_freqs.weight`'s divisor of that frequency, and multiplies
-//! cosine and sine by `attn_factor`; each of the three may stand alone.
+//! llama.cpp divides every frequency by one factor, and by `rope_freqs.weight`'s divisor of that
+//! frequency, and multiplies cosine and sine by `attn_factor`; each of the three may stand alone.
 
 use serde_json::{Value, json};
 
@@ -14,10 +14,12 @@ use super::{
     names::ROPE_FACTORS,
 };
 
-/// `linear` and `llama3` where they say the same, or else `longrope` with the divisors themselves; `None`: plain.
+/// `linear` and `llama3` where they say the same, or else `longrope` with the divisors themselves;
+/// `None`: plain.
 ///
 /// # Errors
-/// A type that is not known, a factor or a divisor that is no positive number, divisors for other heads.
+/// A type that is not known, a factor or a divisor that is no positive number, divisors for other
+/// heads.
 pub(super) fn scaling(
     header: &Header,
     place: &Place,
@@ -62,8 +64,8 @@ pub(super) fn scaling(
     })))
 }
 
-/// What divides all frequencies: `rope.scaling.factor`, or older files' `rope.scale_linear`; the type that a file does
-/// not name is linear, and 0 means no scaling.
+/// What divides all frequencies: `rope.scaling.factor`, or older files' `rope.scale_linear`; the
+/// type that a file does not name is linear, and 0 means no scaling.
 fn factor(header: &Header) -> Result<f64, String> {
     match header.text("llama.rope.scaling.type")? {
         None | Some("linear") => {}
@@ -101,8 +103,9 @@ fn divisors(stored: &Stored, place: &Place, pairs: usize) -> Result<Vec<f32>, St
     }
 }
 
-/// The parameters of Llama 3's scaling whose divisors these are: by hypothesis its usual 1 and 4, over the usual original
-/// lengths, in f32 as llama.cpp's converter computes them. Other tools know this kind better than a list.
+/// The parameters of Llama 3's scaling whose divisors these are: by hypothesis its usual 1 and 4,
+/// over the usual original lengths, in f32 as llama.cpp's converter computes them. Other tools know
+/// this kind better than a list.
 fn llama3(stored: &[f32], theta: f64, head_dim: usize) -> Option<Value> {
     let factor = stored.iter().copied().fold(1.0, f32::max);
     let (low, high) = (1.0f32, 4.0f32);
@@ -110,7 +113,8 @@ fn llama3(stored: &[f32], theta: f64, head_dim: usize) -> Option<Value> {
         let one = |i: usize| {
             let frequency = 1.0 / (theta as f32).powf((2 * i) as f32 / head_dim as f32);
             let turns = *original as f32 * frequency / std::f32::consts::TAU;
-            // turns of the original length: many keep their frequency, few divide it, between them a blend
+            // turns of the original length: many keep their frequency, few divide it, between them
+            // a blend
             let smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0);
             1.0 / ((1.0 - smooth) / factor + smooth)
         };
