@@ -51,6 +51,47 @@ fn variables<'a>(home: &'a str, address: &'a str, offline: &'a str) -> Vec<(&'a 
     hub.into_iter().chain(without).collect()
 }
 
+/// The commit of the branch is recorded when a run begins, though data are named at several keys.
+#[test]
+fn a_run_keeps_its_data_sets_commit() {
+    let w = World::new();
+    let data = fs::read(w.dir().join("data.jsonl")).unwrap();
+    let files = Files::from([
+        ("train.jsonl".to_string(), data.clone()),
+        ("test.jsonl".to_string(), data.clone()),
+    ]);
+    let home = w.dir().join("home").display().to_string();
+    let (train, held_out) = (
+        format!("data.train={REPO}"),
+        format!("data.held_out={REPO}"),
+    );
+    let run = |address: &str, offline: &str, args: &[&str]| {
+        let sets = ["--set", train.as_str(), "--set", held_out.as_str(), "-q"];
+        let args = [&["run", "r.toml"][..], &sets, args].concat();
+        let out = w.run_with(&variables(&home, address, offline), &args);
+        assert_eq!(out.code, 0, "{args:?}\n{}{}", out.stdout, out.stderr);
+    };
+    let manifest = || -> Value {
+        let bytes = fs::read(w.dir().join("runs/r/manifest.json")).unwrap();
+        serde_json::from_slice(&bytes).unwrap()
+    };
+    let at = |commit: &str| format!("\"{REPO}@{commit}\"");
+    let hub = Hub::serve(&[(FIRST, files.clone())]);
+    run(&hub.address, "", &[]);
+    assert_eq!(manifest()["recipe"]["data.train"], at(FIRST));
+    assert_eq!(manifest()["resolved"][format!("data {REPO}@main")], FIRST);
+
+    let mut moved = files;
+    moved.insert("train.jsonl".into(), [&data[..], &data[..]].concat());
+    let hub = Hub::serve(&[(FIRST, Files::new()), (SECOND, moved)]);
+    run(&hub.address, "", &["--set", "game.iterations=2"]);
+    run(&hub.address, "yes", &["--set", "game.iterations=2"]);
+    assert_eq!(manifest()["recipe"]["data.held_out"], at(FIRST));
+    assert_eq!(hub.asked(), 0);
+    run(&hub.address, "", &["--fresh"]);
+    assert_eq!(manifest()["recipe"]["data.train"], at(SECOND));
+}
+
 #[test]
 fn a_run_keeps_the_commit_that_it_was_started_with() {
     let (w, files) = world();

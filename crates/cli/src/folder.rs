@@ -7,6 +7,7 @@ use anyhow::Result;
 use randori_store::{Lock, Manifest, Open, Run, RunSpec};
 
 use crate::args::Who;
+use crate::hub_data;
 use crate::inputs::{self, Hashes};
 use crate::model_files::settle_source;
 use crate::recipe::{OnResume, OrAuto, Recipe};
@@ -27,11 +28,7 @@ pub fn of(who: &Who, recipe: &Recipe) -> PathBuf {
 /// # Errors
 /// A run of an earlier version; what the hub answered.
 pub fn settle(recipe: &mut Recipe, dir: &Path, fresh: bool) -> Result<()> {
-    let kept = match fresh {
-        true => None,
-        false => Manifest::resumable(dir)?,
-    };
-    let kept = kept.unwrap_or_default();
+    let kept = kept(dir, fresh)?;
     if recipe.train.micro_batch_tokens == OrAuto::Auto {
         let tokens = kept.recipe.get("train.micro_batch_tokens");
         if let Some(tokens) = tokens.and_then(|text| text.parse().ok()) {
@@ -39,6 +36,22 @@ pub fn settle(recipe: &mut Recipe, dir: &Path, fresh: bool) -> Result<()> {
         }
     }
     settle_source(recipe, &kept.resolved)
+}
+
+/// The same for the recipe's data: the commits that data sets of the hub were.
+///
+/// # Errors
+/// As [`settle`].
+pub fn settle_data(recipe: &mut Recipe, dir: &Path, fresh: bool) -> Result<()> {
+    hub_data::settle(recipe, &kept(dir, fresh)?.resolved)
+}
+
+fn kept(dir: &Path, fresh: bool) -> Result<Manifest> {
+    let kept = match fresh {
+        true => None,
+        false => Manifest::resumable(dir)?,
+    };
+    Ok(kept.unwrap_or_default())
 }
 
 /// Refuses a folder that another process has, before anything is loaded.

@@ -1,10 +1,11 @@
 //! Data sets of the hub in a recipe: `org/name`, `org/name@revision:split`, `hub:org/name/path/*.parquet`; and which of
 //! a repository's files are meant.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail, ensure};
-use randori_engine::hub::{Kind, Snapshot};
+use anyhow::{Context, Result, bail, ensure};
+use randori_engine::hub::{Kind, Snapshot, is_commit};
 
 use crate::args::Split;
 use crate::recipe::Recipe;
@@ -29,6 +30,44 @@ pub fn files(recipe: &Recipe, text: &str, key: &str) -> Result<Vec<(String, Path
     wanted
         .map(|name| Ok((format!("{text} {name}"), snapshot.get(&name)?)))
         .collect()
+}
+
+/// Puts the commit in the place of each data set's branch or tag, once: the one that the run in hand
+/// was begun with (`kept` of its manifest), or else the one that it is today.
+///
+/// # Errors
+/// What the hub answered.
+pub fn settle(recipe: &mut Recipe, kept: &BTreeMap<String, String>) -> Result<()> {
+    let d = recipe.data.clone();
+    let mut settled = |key: &str, texts: &[String]| -> Result<Vec<String>> {
+        let mut each = Vec::new();
+        for text in texts {
+            let moves = named(recipe, text).filter(|named| !is_commit(&named.revision));
+            let Some(named) = moves else {
+                each.push(text.clone());
+                continue;
+            };
+            let asked = format!("data {}@{}", named.repo, named.revision);
+            let known = kept.get(&asked).or(recipe.resolved.get(&asked)).cloned();
+            let commit = match known {
+                Some(commit) => commit,
+                None => Snapshot::open(Kind::Dataset, &named.repo, &named.revision)
+                    .with_context(|| format!("{}: {key}", recipe.place(key)))?
+                    .commit()
+                    .to_string(),
+            };
+            each.push(named.at(&commit));
+            recipe.resolved.insert(asked, commit);
+        }
+        Ok(each)
+    };
+    let train = settled("data.train", &d.train.0)?;
+    let validation = settled("data.validation", &d.validation.0)?;
+    let held_out = settled("data.held_out", &d.held_out.0)?;
+    recipe.data.train.0 = train;
+    recipe.data.validation.0 = validation;
+    recipe.data.held_out.0 = held_out;
+    Ok(())
 }
 
 /// The data set that a text names, unless it is a file that is there.
@@ -99,6 +138,16 @@ impl Named {
             pattern,
             split,
         })
+    }
+
+    /// Its name in a recipe at another revision, which also tells it from a file's.
+    fn at(&self, revision: &str) -> String {
+        let part = |mark: char, text: &Option<String>| {
+            text.as_ref()
+                .map_or(String::new(), |text| format!("{mark}{text}"))
+        };
+        let (pattern, split) = (part('/', &self.pattern), part(':', &self.split));
+        format!("{}@{revision}{pattern}{split}", self.repo)
     }
 
     /// The files that are meant, of those that the repository has; `split` is what the recipe's key asks for.
@@ -303,6 +352,22 @@ mod tests {
             "org/na me",
         ] {
             assert_eq!(Named::parse(file), None, "{file}");
+        }
+    }
+
+    #[test]
+    fn a_name_at_a_commit_is_the_same_data_set() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        for text in [
+            "o/n",
+            "o/n@v1:dev",
+            "hub:o/n/main/train.jsonl",
+            "o/n/a/*.csv:x",
+        ] {
+            let named = Named::parse(text).unwrap();
+            let fixed = Named::parse(&named.at(commit)).unwrap();
+            let revision = commit.to_owned();
+            assert_eq!(fixed, Named { revision, ..named }, "{text}");
         }
     }
 

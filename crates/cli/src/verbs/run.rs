@@ -34,6 +34,7 @@ pub fn run(who: &Who, fresh: bool) -> Result<()> {
     let dir = folder::of(who, &recipe);
     folder::refuse_if_held(&dir)?;
     folder::settle(&mut recipe, &dir, fresh)?;
+    folder::settle_data(&mut recipe, &dir, fresh)?;
     let opened = Opened::with(recipe, &who.common)?;
     opened.setting.check_losses()?;
     let corpus = open_corpus(&opened.setting)?;

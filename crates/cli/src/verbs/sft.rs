@@ -19,6 +19,7 @@ pub fn run(who: &Who, out: Option<&Path>, fresh: bool) -> Result<()> {
     let to = outbox::folder(&out)?;
     folder::refuse_if_held(&dir)?;
     folder::settle(&mut recipe, &dir, fresh)?;
+    folder::settle_data(&mut recipe, &dir, fresh)?;
     let opened = Opened::of(who, recipe)?;
     let at_hand = &opened.setting;
     let (recipe, tokenizer) = (&at_hand.recipe, &at_hand.tokenizer);
