@@ -201,7 +201,7 @@ fn control_characters_of_data_and_templates_are_shown_and_not_obeyed() {
         &row(&format!("4 + 4 ={draws}"), " 8").repeat(8),
     );
     let spelled = "\\u{1b}[2J\\u{1b}]0;pwned\\u{7}\\u{9b}31m\\u{8}\\u{202e}fdp\\u{2066}";
-    let out = w.run(&["run", "r.toml"]);
+    let out = w.run(&["run", "r.toml", "--set", "train.warmup=0"]);
     assert_eq!(out.code, 0, "{}", out.stderr);
     assert!(
         out.stdout

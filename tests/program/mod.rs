@@ -179,7 +179,9 @@ impl World {
 
     /// A model folder of this name, written by `randori sft`.
     pub fn model(&self, name: &str) -> PathBuf {
-        self.accepted(&["sft", "r.toml", "-q", "--out", name, "--runs", "elsewhere"]);
+        let sft = ["sft", "r.toml", "-q", "--out", name, "--runs", "elsewhere"];
+        // several steps: the first is one of warm-up
+        self.accepted(&[&sft[..], &["--set", "sft.batch=8"]].concat());
         self.dir().join(name)
     }
 }

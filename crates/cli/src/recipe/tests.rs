@@ -200,7 +200,7 @@ fn bad_recipes_are_refused_with_place_rule_and_value() {
         (
             "[train.lr]\nx = 1\n",
             &[],
-            "recipe.toml:1: train.lr must be a value, got a table",
+            "recipe.toml:1: train.lr must be a number, got a table",
         ),
         (
             "[adapter]\nkind = \"full\"\ninit = \"a\"\n",
