@@ -1,21 +1,24 @@
-//! One message of a conversation with all that its data hold, and what a whole row gives its template.
+//! One message of a conversation with all that its data hold, and what a whole row gives its
+//! template.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// What a row gives its chat template besides the messages: `tools` and `documents` as transformers'
+/// What a row gives its chat template besides the messages: `tools` and `documents` as
+/// transformers'
 /// `apply_chat_template` takes them, and `chat_template_kwargs`, whose entries are variables of their own.
 pub type Context = Map<String, Value>;
 
-/// One turn of a conversation: an object with a `role`, mostly a `content`, and whatever else its data
-/// hold (`tool_calls`, `tool_call_id`, `name`, `reasoning_content`), in the data's order, as the chat
-/// template is to see it.
+/// One turn of a conversation: an object with a `role`, mostly a `content`, and whatever else its
+/// data hold (`tool_calls`, `tool_call_id`, `name`, `reasoning_content`), in the data's order, as
+/// the chat template is to see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Message(Map<String, Value>);
 
 impl Message {
-    /// A message of any role (`system`, `user`, `assistant`, `tool`, or whatever the template knows).
+    /// A message of any role (`system`, `user`, `assistant`, `tool`, or whatever the template
+    /// knows).
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         let fields = [("role", role.into()), ("content", content.into())];
         let fields = fields.map(|(key, text)| (key.to_owned(), Value::String(text)));

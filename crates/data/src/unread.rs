@@ -1,4 +1,5 @@
-//! What an example says and its chat template leaves out: nothing of the data vanishes without being counted.
+//! What an example says and its chat template leaves out: nothing of the data vanishes without
+//! being counted.
 
 use std::collections::BTreeSet;
 
@@ -6,9 +7,10 @@ use serde_json::Value;
 
 use crate::{ChatTemplate, Context, Message, Record, Result, Tokenizer};
 
-/// The keys of an example that the chat template leaves out: of its messages (besides role and content), of what the row
-/// gives, and of the variables that a user gave. A key is read if the template names it and the conversation is written
-/// otherwise without it; what is empty is not missed.
+/// The keys of an example that the chat template leaves out: of its messages (besides role and
+/// content), of what the row gives, and of the variables that a user gave. A key is read if the
+/// template names it and the conversation is written otherwise without it; what is empty is not
+/// missed.
 ///
 /// # Errors
 /// Without a chat template, or when it refuses the conversation.

@@ -1,9 +1,10 @@
-//! Reasoning that a generation prompt begins: where it ends in an open `<think>` (or `[THINK]`, or whatever the template
-//! writes there), an answer goes on inside it. So must the data's answers, or real and generated ones would begin at
-//! different tokens: one that opens its reasoning itself must not open it twice, one without reasoning must close it.
+//! Reasoning that a generation prompt begins: where it ends in an open `<think>` (or `[THINK]`, or
+//! whatever the template writes there), an answer goes on inside it. So must the data's answers, or
+//! real and generated ones would begin at different tokens: one that opens its reasoning itself
+//! must not open it twice, one without reasoning must close it.
 //!
-//! What the prompt opens is found from the template: it is what the prompt for an answer ends in and a finished turn does not
-//! have there.
+//! What the prompt opens is found from the template: it is what the prompt for an answer ends in
+//! and a finished turn does not have there.
 
 use serde_json::Value;
 
@@ -33,7 +34,7 @@ pub(super) struct Opening {
     text: String,
     /// What ends the reasoning (`</think>`); `None` where neither template nor vocabulary tells.
     close: Option<String>,
-    /// What a finished turn without reasoning has in its place.
+    /// What a finished turn without reasoning has in its place, before its content.
     other: String,
 }
 
@@ -44,7 +45,7 @@ impl Opening {
     }
 
     /// Whether a text goes on to close what is open.
-    fn is_closed_in(&self, text: &str) -> bool {
+    pub(super) fn is_closed_in(&self, text: &str) -> bool {
         self.close
             .as_deref()
             .is_some_and(|close| text.contains(close))
@@ -87,20 +88,24 @@ impl Opening {
 }
 
 impl Tokenizer {
-    /// What the prompt for an answer opens and leaves open. `head` is what the template writes before the content of the
-    /// finished turn, `after` what it writes behind it.
+    /// What the prompt for an answer opens and leaves open. `head` is what the template writes
+    /// before the content of the finished turn, `after` what it writes behind it.
     pub(super) fn opening(&self, prompt: &str, head: &str, after: &str) -> Option<Opening> {
-        if head.starts_with(prompt) {
-            return self.opening_of_both(prompt, &head[prompt.len()..], after);
-        }
-        let border = border(prompt, head);
-        let (text, other) = (&prompt[border..], &head[border..]);
-        // what is no mark (an odd space), or is closed already, opens nothing
+        let parted = border(prompt, head);
+        // a finished turn may begin with the same mark, and close it or not
+        let shared = prompt[parted..].trim().is_empty();
+        let start = match shared {
+            true => last_mark(prompt)?,
+            false => parted,
+        };
+        let (text, other) = (&prompt[start..], &head[start..]);
         let mark = first_mark(text).filter(|mark| text.trim_start().starts_with(mark))?;
         let close = self.closing(mark);
         match &close {
+            // a role's mark is closed behind the content, and the template need not know it
+            Some(close) if shared && (after.contains(close) || !self.writes(close)) => return None,
             Some(close) if text.contains(close) => return None,
-            None if !is_reasoning(text) => return None,
+            None if shared || !is_reasoning(text) => return None,
             _ => {}
         }
         Some(Opening {
@@ -110,29 +115,19 @@ impl Tokenizer {
         })
     }
 
-    /// The same where a finished turn begins with the whole prompt: the mark at the prompt's end is reasoning's only if the
-    /// template knows what closes it, and neither closes it before the content nor behind it, as it does a role's.
-    fn opening_of_both(&self, prompt: &str, before: &str, after: &str) -> Option<Opening> {
-        let text = &prompt[last_mark(prompt)?..];
-        let source = self.template.as_ref()?.source();
-        let close = closings(text.trim_end())
-            .into_iter()
-            .find(|close| source.contains(close))?;
-        (!before.contains(&close) && !after.contains(&close)).then(|| Opening {
-            text: text.to_owned(),
-            close: Some(close),
-            other: String::new(),
-        })
+    /// Whether the template's source holds this text.
+    fn writes(&self, text: &str) -> bool {
+        self.template
+            .as_ref()
+            .is_some_and(|t| t.source().contains(text))
     }
 
-    /// What closes a mark: of the usual spellings the one that the template or the vocabulary has; the first for any
+    /// What closes a mark: of the usual spellings the one that the template or the vocabulary has;
+    /// the first for any
     /// `<think>`, whoever has it.
     fn closing(&self, mark: &str) -> Option<String> {
         let spellings = closings(mark);
-        let source = self.template.as_ref().map_or("", |t| t.source());
-        let known = |close: &&String| {
-            source.contains(close.as_str()) || self.core.token_to_id(close).is_some()
-        };
+        let known = |close: &&String| self.writes(close) || self.core.token_to_id(close).is_some();
         let plain = is_reasoning(mark) && mark.starts_with('<') && !mark.starts_with("<|");
         spellings
             .iter()
@@ -141,8 +136,8 @@ impl Tokenizer {
             .cloned()
     }
 
-    /// What closes reasoning without any, right after the prompt: as the template itself writes it, where it does (in a
-    /// finished turn, or for `enable_thinking = false`), else an empty block.
+    /// What closes reasoning without any, right after the prompt: as the template itself writes it,
+    /// where it does (in a finished turn, or for `enable_thinking = false`), else an empty block.
     pub(super) fn closed(
         &self,
         opening: &Opening,
@@ -151,8 +146,9 @@ impl Tokenizer {
         prompt: &str,
     ) -> Option<String> {
         let close = opening.close.as_deref()?;
-        if opening.other.contains(close) {
-            return Some(opening.other.clone());
+        let other = opening.once(&opening.other).unwrap_or(&opening.other);
+        if other.contains(close) {
+            return Some(other.to_owned());
         }
         let mut without = context.clone();
         let off = without
@@ -164,12 +160,13 @@ impl Tokenizer {
         let written = self.template.as_ref()?.render_in(messages, &without, true);
         let written = written.ok()?.strip_prefix(prompt).map(str::to_owned);
         let own = written.filter(|text| text.contains(close));
-        let empty = || opening.inside("", opening.other.trim_start());
+        let empty = || opening.inside("", other.trim_start());
         Some(own.unwrap_or_else(empty))
     }
 
-    /// An answer as it goes on after a prompt that ends in open reasoning, and what was done to it. One that was cut
-    /// (`ended` is false) may have ended inside; an empty one stays empty, for whoever counts those.
+    /// An answer as it goes on after a prompt that ends in open reasoning, and what was done to it.
+    /// One that was cut (`ended` is false) may have ended inside; an empty one stays empty, for
+    /// whoever counts those.
     pub(super) fn continued(
         &self,
         opening: &Opening,
@@ -234,11 +231,14 @@ fn closings(mark: &str) -> Vec<String> {
     out.push(format!("{}/{}", &mark[..first], &mark[first..]));
     if let Some(inner) = mark.strip_prefix("<|") {
         out.push(format!("<|/{inner}"));
+        // Gemma 4: `<|channel>` and `<channel|>`
+        out.extend(inner.strip_suffix('>').map(|name| format!("<{name}|>")));
     }
     out
 }
 
-/// Whether a special token's spelling is reasoning's: a text that holds it means the token, as transformers reads it.
+/// Whether a special token's spelling is reasoning's: a text that holds it means the token, as
+/// transformers reads it.
 pub(super) fn is_reasoning(spelling: &str) -> bool {
     let name = spelling.to_lowercase();
     ["think", "thought", "reason"]
@@ -272,8 +272,9 @@ mod tests {
             ("<seed:think>", "</seed:think>"),
             ("<|START_THINKING|>", "<|END_THINKING|>"),
             ("<|begin_of_thought|>", "<|end_of_thought|>"),
+            ("<|channel>", "<channel|>"),
         ] {
-            assert_eq!(closings(mark)[0], close);
+            assert!(closings(mark).contains(&close.to_owned()), "{mark}");
         }
     }
 }

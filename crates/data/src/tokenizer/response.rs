@@ -1,5 +1,6 @@
-//! The response's token ids: what the template writes between the generation prompt and the end of the turn, found
-//! by rendering the conversation with and without it, and tokenised apart from the prompt.
+//! The response's token ids: what the template writes between the generation prompt and the end of
+//! the turn, found by rendering the conversation with and without it, and tokenised apart from the
+//! prompt.
 
 use serde_json::Value;
 use tokenizers::Tokenizer as Core;
@@ -29,8 +30,8 @@ pub struct Response {
 struct Frame {
     /// The rendered prompt.
     prompt: String,
-    /// What stands between the generation prompt and the answer (Mistral's space); `None` for a template whose
-    /// finished conversation does not begin with its generation prompt.
+    /// What stands between the generation prompt and the answer (Mistral's space); `None` for a
+    /// template whose finished conversation does not begin with its generation prompt.
     before: Option<String>,
     /// What follows the answer: the end of the turn and often a line break.
     after: String,
@@ -39,6 +40,16 @@ struct Frame {
 }
 
 impl Frame {
+    /// What is written before any answer after the prompt: not what closes reasoning, which depends
+    /// on the answer.
+    fn before(&self) -> &str {
+        let before = self.before.as_deref().unwrap_or("");
+        match &self.opening {
+            Some(opening) if opening.is_closed_in(before) => "",
+            _ => before,
+        }
+    }
+
     /// What a finished conversation has where the prompt ends in its opening.
     fn instead<'a>(&self, whole: &'a str) -> Option<&'a str> {
         let opening = self.opening.as_ref()?;
@@ -62,16 +73,18 @@ struct Asked<'a> {
 }
 
 impl Tokenizer {
-    /// Token ids of an answer to `messages`: its text as the template writes it and the end-of-turn token, without
-    /// what the template writes after that. Nothing is put before it: no beginning-of-text, no leading space that
-    /// the prompt's end does not call for. Special tokens spelt out in the text are read as plain text.
+    /// Token ids of an answer to `messages`: its text as the template writes it and the end-of-turn
+    /// token, without what the template writes after that. Nothing is put before it: no
+    /// beginning-of-text, no leading space that the prompt's end does not call for. Special tokens
+    /// spelt out in the text are read as plain text.
     ///
-    /// Where the template rewrites an answer beyond trimming it (reasoning that later turns leave out), the answer
-    /// is taken as it is, right after the generation prompt: that is where the model would write it.
+    /// Where the template rewrites an answer beyond trimming it (reasoning that later turns leave
+    /// out), the answer is taken as it is, right after the generation prompt: that is where the
+    /// model would write it.
     ///
     /// # Errors
-    /// Without a chat template, when it refuses the conversation or leaves answers out, or when there is no token
-    /// to end the turn with.
+    /// Without a chat template, when it refuses the conversation or leaves answers out, or when
+    /// there is no token to end the turn with.
     pub fn response(&self, messages: &[Message], text: &str) -> Result<Vec<u32>> {
         let answer = Message::assistant(text);
         Ok(self
@@ -90,13 +103,15 @@ impl Tokenizer {
             .ids)
     }
 
-    /// The assistant's next message as the template writes it, with what the row gives its template: a text, a tool
-    /// call, reasoning in a field of its own. Without `ended` it was cut at a limit, and gets no end-of-turn.
+    /// The assistant's next message as the template writes it, with what the row gives its
+    /// template: a text, a tool call, reasoning in a field of its own. Without `ended` it was cut
+    /// at a limit, and gets no end-of-turn.
     ///
     /// Where the prompt ends in open reasoning, the response goes on inside: see [`Opened`].
     ///
     /// # Errors
-    /// As [`Tokenizer::response`]; and for a message that the template does not write where its generation prompt ends.
+    /// As [`Tokenizer::response`]; and for a message that the template does not write where its
+    /// generation prompt ends.
     pub fn response_in(
         &self,
         messages: &[Message],
@@ -119,10 +134,10 @@ impl Tokenizer {
         if more && whole != self.finished(&asked, &Message::assistant(said))? {
             return self.with_fields(&asked, &frame, answer, &whole, ended);
         }
+        let before = frame.before();
         let body = match &frame.before {
-            Some(before) if ended => self.as_written(&asked, &frame, before, said)?,
-            Some(before) => format!("{before}{said}"),
-            None => said.to_owned(),
+            Some(_) if ended => self.as_written(&asked, &frame, before, said)?,
+            _ => format!("{before}{said}"),
         };
         let (lead, end) = self.ending(&frame.after)?;
         let (body, opened) = self.after_opening(&asked, &frame, answer, body, ended);
@@ -171,7 +186,8 @@ impl Tokenizer {
         Ok(Response { ids, opened })
     }
 
-    /// A response that goes on after the prompt, and not in a second opening of what the prompt opens.
+    /// A response that goes on after the prompt, and not in a second opening of what the prompt
+    /// opens.
     fn after_opening(
         &self,
         asked: &Asked,
@@ -185,12 +201,18 @@ impl Tokenizer {
         };
         let reasoning = REASONING.iter().map(|key| answer.text(key));
         let reasoning = reasoning.map(str::trim).find(|text| !text.is_empty());
-        if let Some(reasoning) = reasoning.filter(|text| !body.contains(text)) {
+        if let Some(reasoning) = reasoning.filter(|text| !body.contains(*text)) {
             return (opening.inside(reasoning, &body), Opened::Inside);
         }
-        self.continued(opening, &body, ended, || {
+        let (body, opened) = self.continued(opening, &body, ended, || {
             self.closed(opening, asked.messages, asked.context, &frame.prompt)
-        })
+        });
+        // what the template has closed itself counts as well
+        let closes = opening.is_closed_in(&body) && !opening.is_closed_in(answer.content());
+        match (opened, reasoning) {
+            (Opened::AsItIs, None) if closes => (body, Opened::Closed),
+            _ => (body, opened),
+        }
     }
 
     /// The token that ends the assistant's turn after these messages.
@@ -236,8 +258,8 @@ impl Tokenizer {
             .strip_prefix(frame.prompt.as_str())
             .and_then(|tail| tail.strip_suffix(frame.after.as_str()));
         Ok(match written {
-            // Trimmed, re-spaced, or begun by the generation prompt (`<think>`), but all there: the template's own
-            // form is what the model was trained on.
+            // Trimmed, re-spaced, or begun by the generation prompt (`<think>`), but all there: the
+            // template's own form is what the model was trained on.
             Some(written) if ends_alike(&format!("{}{written}", frame.prompt), text) => {
                 written.to_owned()
             }
@@ -245,8 +267,9 @@ impl Tokenizer {
         })
     }
 
-    /// Splits what follows an answer into the text before the end-of-turn token, and that token. A template that
-    /// ends no turn gets the end-of-text token: else the model would never learn to stop.
+    /// Splits what follows an answer into the text before the end-of-turn token, and that token. A
+    /// template that ends no turn gets the end-of-text token: else the model would never learn to
+    /// stop.
     fn ending(&self, after: &str) -> Result<(String, u32)> {
         let encoding = self.spelt(after)?;
         if let Some((start, _, id)) = encoding.first() {
@@ -262,8 +285,9 @@ impl Tokenizer {
         }
     }
 
-    /// Splits a message with fields, as the template writes it, into what is before the end-of-turn token, and that token:
-    /// the last one, if it may end a turn (a tool call may end with another than a text does), else the one that ends a text.
+    /// Splits a message with fields, as the template writes it, into what is before the end-of-turn
+    /// token, and that token: the last one, if it may end a turn (a tool call may end with another
+    /// than a text does), else the one that ends a text.
     fn end_of(&self, written: &str, frame: &Frame) -> Result<(String, u32)> {
         let (lead, end) = self.ending(&frame.after)?;
         if let Some(&(start, stop, id)) = self.spelt(written)?.last()
