@@ -49,7 +49,7 @@ fn said(tokenizer: &Tokenizer, text: &str) -> (String, Opened) {
 }
 
 fn counted(tokenizer: &Tokenizer, lines: &str) -> Counts {
-    let records = read_bytes("d.jsonl", lines.as_bytes(), &ReadOptions::default()).unwrap();
+    let (records, _) = read_bytes("d.jsonl", lines.as_bytes(), &ReadOptions::default()).unwrap();
     let (limits, policy) = (Limits::default(), Policy::default());
     encode(&records, tokenizer, &limits, &policy).unwrap().1
 }
@@ -248,7 +248,7 @@ fn tools_and_results_are_in_the_prompt() {
     assert_ne!(line, as_text);
     let tokenizer = tokenizer(TOOLS);
     for line in [line, as_text] {
-        let records = read_bytes("d.jsonl", line.as_bytes(), &ReadOptions::default()).unwrap();
+        let (records, _) = read_bytes("d.jsonl", line.as_bytes(), &ReadOptions::default()).unwrap();
         let template = tokenizer.chat_template().unwrap();
         let prompt = template.render_in(&records[0].prompt, &records[0].context, true);
         assert_eq!(prompt.unwrap(), want);
@@ -310,7 +310,7 @@ fn variables_come_from_the_user_and_from_the_row() {
 fn a_token_that_the_model_has_no_row_for_is_found_with_its_place() {
     let tokenizer = tokenizer(OPENS);
     let lines = "{\"prompt\": \"q\", \"response\": \"a\"}\n{\"prompt\": \"q\", \"response\": \"The answer\"}";
-    let records = read_bytes("d.jsonl", lines.as_bytes(), &ReadOptions::default()).unwrap();
+    let (records, _) = read_bytes("d.jsonl", lines.as_bytes(), &ReadOptions::default()).unwrap();
     let last = tokenizer
         .response(&records[1].prompt, "The answer")
         .unwrap();
