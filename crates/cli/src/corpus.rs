@@ -255,3 +255,22 @@ pub fn read_options(recipe: &Recipe) -> ReadOptions {
         limit: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_have_one_name_in_recipes_errors_and_docs() {
+        let docs = include_str!("../../../docs/formats.md");
+        let (_, table) = docs.split_once("| `data.format` |").unwrap();
+        let (table, _) = table.split_once("\n\n").unwrap();
+        let rows = table.lines().filter_map(|line| line.strip_prefix("| `"));
+        let names: Vec<&str> = rows.filter_map(|row| row.split('`').next()).collect();
+        assert_eq!(names.len(), 7, "{names:?}");
+        for name in names {
+            let recipe = Recipe::without_file(&[format!("data.format={name}")]).unwrap();
+            assert_eq!(read_options(&recipe).format.name(), name);
+        }
+    }
+}
