@@ -1,6 +1,5 @@
 //! The command line: verbs and flags, and the one line an error becomes.
 
-use std::borrow::Cow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -176,10 +175,10 @@ pub fn main() -> ExitCode {
     let command = match Command::try_parse() {
         Ok(command) => command,
         Err(e) => {
-            let text = e.render().to_string(); // an argument may be a file's name, and be quoted in it
-            match terminal::escaped(&text) {
-                Cow::Owned(text) => err!("{text}"),
-                Cow::Borrowed(_) => drop(e.print()), // with its colours
+            match e.use_stderr() {
+                // without colours: an argument is quoted in it, and may be the name of a file from anywhere
+                true => err!("{}", e.render()),
+                false => drop(e.print()),
             }
             return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
         }
