@@ -148,7 +148,7 @@ fn template_variables_come_from_the_recipe() {
     let own = json!({"prompt": "q", "response": "a", "chat_template_kwargs": {"day": "Friday"}});
     let own = inspected(&world, &[own], &[]);
     assert!(own.contains("Friday<|user|>q<|end|>"), "{own}");
-    world.accepted(&["run", "r.toml", "-q"]);
+    world.accepted(&["run", "r.toml", "-q", "--set", "train.warmup=0"]);
     let manifest = fs::read_to_string(world.dir().join("runs/r/manifest.json")).unwrap();
     let manifest: Value = serde_json::from_str(&manifest).unwrap();
     let kept = manifest["recipe"]["data.template_args"].as_str().unwrap();
@@ -157,6 +157,8 @@ fn template_variables_come_from_the_recipe() {
         "run",
         "r.toml",
         "-q",
+        "--set",
+        "train.warmup=0",
         "--set",
         "data.template_args.day=Friday",
     ];
@@ -201,7 +203,7 @@ fn a_token_beyond_the_embedding_is_found_with_its_row() {
 fn rows_beyond_the_tokenizer_are_never_drawn() {
     let world = World::new();
     configure(&world, "vocab_size", 600);
-    for sampling in ["[]", "[{name=\"temperature\", value=0.7}]"] {
+    for sampling in ["[]", "[{name=\"temperature\", t=0.7}]"] {
         let sampling = format!("generate.sampling={sampling}");
         world.accepted(&[
             "generate", "r.toml", "-q", "--out", "g.jsonl", "--set", &sampling,
