@@ -8,8 +8,8 @@ mod server;
 
 use server::{Files, Hub, REPO};
 
-/// `org/name` is a data set of the hub: the files of the key's split, from one commit; from the cache where the hub
-/// cannot be asked; other bytes than a run began with are refused.
+/// `org/name` is a data set of the hub: the files of the key's split, from one commit; from the
+/// cache where the hub cannot be asked; other bytes than a run began with are refused.
 #[test]
 fn a_data_set_by_hub_id() {
     let world = World::new();

@@ -16,8 +16,9 @@ fn refused(world: &World, file: &str, text: &str, why: &str) {
     world.refused(&["inspect", "r.toml", "-q", "--set", &train], why);
 }
 
-/// One odd row among good ones. Python's `json.loads` reads the first and the third; a tokenizer refuses the third's
-/// response (`'utf-8' codec can't encode character '\ud83d'`), transformers 5.24.
+/// One odd row among good ones. Python's `json.loads` reads the first and the third; a tokenizer
+/// refuses the third's response (`'utf-8' codec can't encode character '\ud83d'`), transformers
+/// 5.24.
 #[test]
 fn one_odd_row_is_read_or_dropped_and_counted() {
     let world = World::new();

@@ -1,5 +1,5 @@
-//! Data sets of the hub in a recipe: `org/name`, `org/name@revision:split`, `hub:org/name/path/*.parquet`; and which of
-//! a repository's files are meant.
+//! Data sets of the hub in a recipe: `org/name`, `org/name@revision:split`,
+//! `hub:org/name/path/*.parquet`; and which of a repository's files are meant.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,8 +10,9 @@ use randori_engine::hub::{Kind, Snapshot, is_commit};
 use crate::args::Split;
 use crate::recipe::Recipe;
 
-/// The files of this machine that a name in a recipe's data stands for, fetched where it names a data set of the hub,
-/// with their names for messages and manifests. `key` is where it stands: it says which split is meant.
+/// The files of this machine that a name in a recipe's data stands for, fetched where it names a
+/// data set of the hub, with their names for messages and manifests. `key` is where it stands: it
+/// says which split is meant.
 ///
 /// # Errors
 /// What the hub answered; a repository where it is not clear which files are meant.
@@ -32,8 +33,8 @@ pub fn files(recipe: &Recipe, text: &str, key: &str) -> Result<Vec<(String, Path
         .collect()
 }
 
-/// Puts the commit in the place of each data set's branch or tag, once: the one that the run in hand
-/// was begun with (`kept` of its manifest), or else the one that it is today.
+/// Puts the commit in the place of each data set's branch or tag, once: the one that the run in
+/// hand was begun with (`kept` of its manifest), or else the one that it is today.
 ///
 /// # Errors
 /// What the hub answered.
@@ -100,8 +101,8 @@ const ABOUT: [&str; 4] = [
 ];
 
 impl Named {
-    /// The data set that a text names; `None` where it names a file of this machine. With a path in the repository the
-    /// prefix `hub:`, a revision or a `*` tells the two apart.
+    /// The data set that a text names; `None` where it names a file of this machine. With a path in
+    /// the repository the prefix `hub:`, a revision or a `*` tells the two apart.
     pub fn parse(text: &str) -> Option<Named> {
         let (plain, sure) = match text.strip_prefix("hub:") {
             Some(rest) => (rest, true),
@@ -150,7 +151,8 @@ impl Named {
         format!("{}@{revision}{pattern}{split}", self.repo)
     }
 
-    /// The files that are meant, of those that the repository has; `split` is what the recipe's key asks for.
+    /// The files that are meant, of those that the repository has; `split` is what the recipe's key
+    /// asks for.
     ///
     /// # Errors
     /// Where none fits, or where they are several data sets or several spellings of one.
@@ -252,7 +254,8 @@ fn stem(file: &str) -> &str {
     }
 }
 
-/// The split in `SPLIT-00000-of-00003` (the way `push_to_hub` names files), with or without a hash behind.
+/// The split in `SPLIT-00000-of-00003` (the way `push_to_hub` names files), with or without a hash
+/// behind.
 fn sharded(stem: &str) -> Option<&str> {
     let (before, after) = stem.split_once("-of-")?;
     let (split, number) = before.rsplit_once('-')?;
@@ -269,8 +272,8 @@ fn usual(split: Split) -> &'static str {
     }
 }
 
-/// Whether a file belongs to a split: by the way `push_to_hub` names files, by its own name or a folder's, or by a
-/// word of its name that means the split.
+/// Whether a file belongs to a split: by the way `push_to_hub` names files, by its own name or a
+/// folder's, or by a word of its name that means the split.
 fn belongs(file: &str, split: &str) -> bool {
     if let Some(named) = sharded(stem(file)) {
         return named == split;

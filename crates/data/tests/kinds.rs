@@ -1,4 +1,5 @@
-//! Kinds of data files: tables, compressed files, Parquet in every compression and with the types that data sets have.
+//! Kinds of data files: tables, compressed files, Parquet in every compression and with the types
+//! that data sets have.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
 
@@ -158,7 +159,8 @@ fn parquet_in_every_compression() {
     }
 }
 
-/// The older LZ4 of Parquet, with Hadoop's framing, which pyarrow reads and does not write; bytes that are no text.
+/// The older LZ4 of Parquet, with Hadoop's framing, which pyarrow reads and does not write; bytes
+/// that are no text.
 #[test]
 fn parquet_written_by_others() {
     use parquet::basic::Compression;

@@ -1,4 +1,5 @@
-//! Values of rows as people write them: taken as they mean it, or refused with file, line and field; never absent.
+//! Values of rows as people write them: taken as they mean it, or refused with file, line and
+//! field; never absent.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
 

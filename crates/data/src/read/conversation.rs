@@ -1,4 +1,5 @@
-//! Conversations in their spellings (role/content, from/value, content in parts) and the turns that are trained.
+//! Conversations in their spellings (role/content, from/value, content in parts) and the turns that
+//! are trained.
 
 use serde_json::{Map, Value};
 
@@ -7,14 +8,15 @@ use super::json::list_in;
 use super::values::{self, flag, plain_flag, present, wrong};
 use crate::{Context, Error, Message, Place, Result};
 
-/// A message and whether its author wants it trained: OpenAI's `weight: 0` and axolotl's `train: false` say no.
+/// A message and whether its author wants it trained: OpenAI's `weight: 0` and axolotl's `train:
+/// false` say no.
 pub(super) struct Turn {
     pub message: Message,
     pub trained: bool,
 }
 
-/// The messages of a list value, or of one message; `key` names it in errors. A list may be kept as its JSON text,
-/// since a column of a table has one type.
+/// The messages of a list value, or of one message; `key` names it in errors. A list may be kept as
+/// its JSON text, since a column of a table has one type.
 pub(super) fn messages(place: &Place, key: &str, value: &Value) -> Result<Vec<Turn>> {
     let list = match value {
         Value::Array(list) => list,
@@ -100,8 +102,9 @@ const SPOKEN: [&str; 6] = [
     "thinking",
 ];
 
-/// The message's fields under the names that templates know, in the data's order: role and content in their
-/// usual spelling, whatever else is not null as it is. A null content stays where the data have one.
+/// The message's fields under the names that templates know, in the data's order: role and content
+/// in their usual spelling, whatever else is not null as it is. A null content stays where the data
+/// have one.
 fn fields(
     map: &Map<String, Value>,
     role: &str,
@@ -128,8 +131,8 @@ fn fields(
     fields
 }
 
-/// What a row gives its template besides the messages. Tools are often kept as their JSON text, since a column
-/// of a table has one type: that text is read.
+/// What a row gives its template besides the messages. Tools are often kept as their JSON text,
+/// since a column of a table has one type: that text is read.
 ///
 /// # Errors
 /// `tools` that are text but no JSON, `chat_template_kwargs` that are no object.
@@ -166,8 +169,8 @@ fn role_name(role: &str) -> Option<&'static str> {
     })
 }
 
-/// A message's content: text, a list of text parts, or a number where nobody trains it. How a number is to be spelt in
-/// an answer is for the data to say: 5 and 5.0 are other tokens.
+/// A message's content: text, a list of text parts, or a number where nobody trains it. How a
+/// number is to be spelt in an answer is for the data to say: 5 and 5.0 are other tokens.
 fn content_text(place: &Place, at: &str, role: &str, value: &Value) -> Result<String> {
     match value {
         Value::String(_) | Value::Array(_) => values::text(place, at, value),
@@ -189,8 +192,8 @@ pub(super) struct Trained {
 
 /// The (prompt, response) pairs that a conversation trains; none where its messages say so.
 ///
-/// `Last`: the last assistant turn that is to be trained, whatever follows it. `Every`: each assistant turn that answers
-/// somebody; an opening line of the assistant is history for the next.
+/// `Last`: the last assistant turn that is to be trained, whatever follows it. `Every`: each
+/// assistant turn that answers somebody; an opening line of the assistant is history for the next.
 pub(super) fn split(place: &Place, key: &str, turns: Vec<Turn>, which: Turns) -> Result<Trained> {
     let trained: Vec<bool> = turns.iter().map(|t| t.trained).collect();
     let messages: Vec<Message> = turns.into_iter().map(|t| t.message).collect();
@@ -227,7 +230,8 @@ pub(super) fn split(place: &Place, key: &str, turns: Vec<Turn>, which: Turns) ->
     })
 }
 
-/// Whether these messages ask for something: one that is neither the system's nor the assistant's, and not blank.
+/// Whether these messages ask for something: one that is neither the system's nor the assistant's,
+/// and not blank.
 pub(super) fn asks(messages: &[Message]) -> bool {
     messages.iter().any(|m| {
         !matches!(m.role(), "system" | "developer" | "assistant") && !m.content().trim().is_empty()

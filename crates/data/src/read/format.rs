@@ -27,7 +27,8 @@ pub enum Format {
     Question,
 }
 
-/// The shapes in the order they are tried: pairs first, since preference sets often carry `messages` too.
+/// The shapes in the order they are tried: pairs first, since preference sets often carry
+/// `messages` too.
 const TRIED: [(Format, &str, &[&[&str]]); 7] = [
     (Format::Spin, "spin", &[&["real"], &["generated"]]),
     (

@@ -1,5 +1,6 @@
-//! One example's JSON as Python's `json` reads it. That module writes NaN and Infinity, and half of a surrogate pair
-//! where a text was cut in the middle of one; strict JSON has none of them, and one such row would refuse a whole file.
+//! One example's JSON as Python's `json` reads it. That module writes NaN and Infinity, and half of
+//! a surrogate pair where a text was cut in the middle of one; strict JSON has none of them, and
+//! one such row would refuse a whole file.
 
 use serde_json::Value;
 
@@ -90,8 +91,8 @@ fn strict(text: &str) -> Option<Strict> {
     (changed || out.half).then_some(out)
 }
 
-/// NaN is null, which is what pandas means by it; infinities are the text that Python prints, so that a field that
-/// takes a number refuses them.
+/// NaN is null, which is what pandas means by it; infinities are the text that Python prints, so
+/// that a field that takes a number refuses them.
 fn number(token: &str) -> &str {
     match token {
         "NaN" => "null",

@@ -17,9 +17,11 @@ pub struct Left {
     pub first_bad: Option<String>,
     /// Rows with nothing to train: `"label": false`, or each response marked as not to be trained.
     pub untrained_rows: usize,
-    /// Responses marked as not to be trained (`"train": false`, `"weight": 0`) in rows that have others.
+    /// Responses marked as not to be trained (`"train": false`, `"weight": 0`) in rows that have
+    /// others.
     pub untrained: usize,
-    /// Keys that nobody reads, with the number of rows that have them. What goes to the chat template is read.
+    /// Keys that nobody reads, with the number of rows that have them. What goes to the chat
+    /// template is read.
     pub unread: BTreeMap<String, usize>,
 }
 

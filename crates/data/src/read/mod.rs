@@ -1,5 +1,5 @@
-//! Data sets as records, one at a time, so that a large file is never held as text; and what of its rows was left out or
-//! not read.
+//! Data sets as records, one at a time, so that a large file is never held as text; and what of its
+//! rows was left out or not read.
 
 mod array;
 mod conversation;
@@ -92,16 +92,19 @@ pub struct ReadOptions {
     pub limit: Option<usize>,
 }
 
-/// All records of a file, and what of its rows did not become any. See [`Reader`] for one at a time.
+/// All records of a file, and what of its rows did not become any. See [`Reader`] for one at a
+/// time.
 ///
 /// # Errors
-/// The first row that is not an example, as `file:line: the rule it breaks`, unless such rows are dropped; a file that
-/// cannot be read to its end, or holds no example; [`Error::NothingLeft`] where all that it holds was left out.
+/// The first row that is not an example, as `file:line: the rule it breaks`, unless such rows are
+/// dropped; a file that cannot be read to its end, or holds no example; [`Error::NothingLeft`]
+/// where all that it holds was left out.
 pub fn read(path: &Path, options: &ReadOptions) -> Result<(Vec<Record>, Left)> {
     collect(Reader::open(path, options)?)
 }
 
-/// All records of a file's bytes; `name` stands for the file in errors, and tells by its end whether it is CSV.
+/// All records of a file's bytes; `name` stands for the file in errors, and tells by its end
+/// whether it is CSV.
 ///
 /// # Errors
 /// As [`read`].
@@ -124,8 +127,8 @@ fn collect(mut reader: Reader) -> Result<(Vec<Record>, Left)> {
     Ok((records, reader.left))
 }
 
-/// The records of a file, one at a time. An [`Error::Example`] does not end it: the next call goes on with the next
-/// row, so a caller may report and skip.
+/// The records of a file, one at a time. An [`Error::Example`] does not end it: the next call goes
+/// on with the next row, so a caller may report and skip.
 pub struct Reader {
     options: ReadOptions,
     file: String,
@@ -139,7 +142,8 @@ impl Reader {
     /// Opens a file and tells its kind.
     ///
     /// # Errors
-    /// When it cannot be read, is of a kind that is not supported, or is Parquet that cannot be understood.
+    /// When it cannot be read, is of a kind that is not supported, or is Parquet that cannot be
+    /// understood.
     pub fn open(path: &Path, options: &ReadOptions) -> Result<Self> {
         let name = path.display().to_string();
         let file = File::open(path).map_err(|e| Error::io(&name, e))?;
@@ -150,7 +154,8 @@ impl Reader {
         Ok(Self::new(name, source, options))
     }
 
-    /// Reads bytes in memory; `name` stands for the file in errors, and tells by its end whether it is CSV.
+    /// Reads bytes in memory; `name` stands for the file in errors, and tells by its end whether it
+    /// is CSV.
     ///
     /// # Errors
     /// As [`Reader::open`].

@@ -1,8 +1,8 @@
-//! A Parquet reader that looks at each page before the parquet crate makes room for what its header promises: a damaged
-//! header of a few bytes may promise two thousand million dictionary entries.
+//! A Parquet reader that looks at each page before the parquet crate makes room for what its header
+//! promises: a damaged header of a few bytes may promise two thousand million dictionary entries.
 //!
-//! Not caught: the size that a compressed page says it will have, for which the crate reserves up to 2 GiB before it
-//! finds that less comes out; that header is not to be seen from outside.
+//! Not caught: the size that a compressed page says it will have, for which the crate reserves up
+//! to 2 GiB before it finds that less comes out; that header is not to be seen from outside.
 
 use parquet::basic::Type;
 use parquet::bloom_filter::Sbbf;

@@ -1,5 +1,5 @@
-//! Parquet rows as JSON values, through the crate's record interface: nested lists and groups become arrays and
-//! objects, row group by row group.
+//! Parquet rows as JSON values, through the crate's record interface: nested lists and groups
+//! become arrays and objects, row group by row group.
 
 use parquet::basic::Compression;
 use parquet::file::metadata::ParquetMetaData;
@@ -120,7 +120,8 @@ fn value(field: &Field, no_text: &mut Option<&'static str>) -> Value {
         Field::Float(x) => float(x.to_string().parse().unwrap_or(f64::NAN)),
         Field::Double(x) => float(*x),
         Field::Str(x) => Value::String(x.clone()),
-        // Old writers leave text without its annotation; pictures and sound are in nobody's way until they are used.
+        // Old writers leave text without its annotation; pictures and sound are in nobody's way
+        // until they are used.
         Field::Bytes(x) => Value::String(match x.as_utf8() {
             Ok(text) => text.to_owned(),
             Err(_) => {

@@ -18,7 +18,8 @@ struct Row<'a> {
     map: &'a Map<String, Value>,
 }
 
-/// The records of one row, none where it says that nothing of it is to be trained; `left` counts what of it is not.
+/// The records of one row, none where it says that nothing of it is to be trained; `left` counts
+/// what of it is not.
 pub(super) fn records(
     place: &Place,
     value: &Value,
@@ -68,20 +69,20 @@ pub(super) fn records(
     Ok(records)
 }
 
-/// Whether a row is to be trained as a whole. The words are common ones, so a value that is no yes or no is a column
-/// about something else, which nobody reads.
+/// Whether a row is to be trained as a whole. The words are common ones, so a value that is no yes
+/// or no is a column about something else, which nobody reads.
 fn wanted(map: &Map<String, Value>, format: Format) -> bool {
     WHOLE
         .iter()
         .all(|key| says(map, key, format) != Some(false))
 }
 
-/// Columns that say whether a row is to be trained: KTO's under the names of TRL and LLaMA-Factory, then the words
-/// that messages use too.
+/// Columns that say whether a row is to be trained: KTO's under the names of TRL and LLaMA-Factory,
+/// then the words that messages use too.
 pub(super) const WHOLE: [&str; 4] = ["label", "kto_tag", "train", "weight"];
 
-/// What a column of [`WHOLE`] says. A label of 0 or 1 is KTO's beside a prompt and its completion; elsewhere it
-/// may be a class. A pair has no label: both its responses are wanted.
+/// What a column of [`WHOLE`] says. A label of 0 or 1 is KTO's beside a prompt and its completion;
+/// elsewhere it may be a class. A pair has no label: both its responses are wanted.
 pub(super) fn says(map: &Map<String, Value>, key: &str, format: Format) -> Option<bool> {
     let value = present(map, key)?;
     let pair = matches!(format, Format::Spin | Format::Preference);
@@ -231,7 +232,8 @@ impl<'a> Row<'a> {
         })
     }
 
-    /// One response and the prompt it answers: the messages before it where it has some, else the given prompt.
+    /// One response and the prompt it answers: the messages before it where it has some, else the
+    /// given prompt.
     fn side(self, key: &str, prompt: Option<Vec<Message>>) -> Result<Side> {
         let what = match present(self.map, key) {
             Some(Value::String(response)) => match prompt {

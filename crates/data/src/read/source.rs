@@ -1,5 +1,5 @@
-//! Where rows come from: JSON Lines, a JSON array, CSV or TSV, each also compressed with gzip or zstd, and Parquet. All
-//! but CSV and TSV are told by their first bytes, not by the file's name.
+//! Where rows come from: JSON Lines, a JSON array, CSV or TSV, each also compressed with gzip or
+//! zstd, and Parquet. All but CSV and TSV are told by their first bytes, not by the file's name.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};

@@ -1,4 +1,5 @@
-//! CSV and TSV with a header: each record is an example whose keys are the header's names, and every value is text.
+//! CSV and TSV with a header: each record is an example whose keys are the header's names, and
+//! every value is text.
 
 use std::io::{BufRead, Read};
 
@@ -42,8 +43,9 @@ pub(super) struct Style {
     crlf: bool,
 }
 
-/// How the table in a file is written, from its name and first line, where the name says that it is one: a tab between
-/// values in `.tsv`; in `.csv` a comma, or what spreadsheets write where the comma is the decimal point.
+/// How the table in a file is written, from its name and first line, where the name says that it is
+/// one: a tab between values in `.tsv`; in `.csv` a comma, or what spreadsheets write where the
+/// comma is the decimal point.
 pub(super) fn style(name: &str, head: &[u8]) -> Option<Style> {
     let name = name.to_ascii_lowercase();
     let name = name.trim_end_matches(".gz").trim_end_matches(".zst");

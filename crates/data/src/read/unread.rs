@@ -1,4 +1,5 @@
-//! Keys of a row that nobody reads. Those that go to the chat template are counted where it is known what that reads.
+//! Keys of a row that nobody reads. Those that go to the chat template are counted where it is
+//! known what that reads.
 
 use serde_json::{Map, Value};
 

@@ -1,12 +1,14 @@
-//! Values as the people who write data files mean them: numbers where text is expected, 0 and 1 where a yes or no is,
-//! lists of text parts. What has no such meaning is an error that names the field, never taken as absent.
+//! Values as the people who write data files mean them: numbers where text is expected, 0 and 1
+//! where a yes or no is, lists of text parts. What has no such meaning is an error that names the
+//! field, never taken as absent.
 
 use serde_json::{Map, Number, Value};
 
 use super::conversation::kind;
 use crate::{Error, Place, Result};
 
-/// Text: as it stands, a number as Python prints it, or text parts one after another. `at` names it in errors.
+/// Text: as it stands, a number as Python prints it, or text parts one after another. `at` names it
+/// in errors.
 pub(super) fn text(place: &Place, at: &str, value: &Value) -> Result<String> {
     match value {
         Value::String(text) => Ok(text.clone()),
@@ -21,8 +23,8 @@ pub(super) fn text(place: &Place, at: &str, value: &Value) -> Result<String> {
     }
 }
 
-/// Text parts (`{"type": "text", "text": …}`) one after another. Several bare texts have no one meaning: nobody says
-/// what belongs between them.
+/// Text parts (`{"type": "text", "text": …}`) one after another. Several bare texts have no one
+/// meaning: nobody says what belongs between them.
 fn joined(place: &Place, at: &str, parts: &[Value]) -> Result<String> {
     if let [Value::String(only)] = parts {
         return Ok(only.clone());
@@ -54,7 +56,8 @@ fn joined(place: &Place, at: &str, parts: &[Value]) -> Result<String> {
     Ok(out)
 }
 
-/// A yes or no: true, false, 0, 1, or these as text in any case. Blank text (an empty cell of a CSV) says nothing.
+/// A yes or no: true, false, 0, 1, or these as text in any case. Blank text (an empty cell of a
+/// CSV) says nothing.
 pub(super) fn flag(place: &Place, at: &str, value: &Value) -> Result<Option<bool>> {
     match plain_flag(value) {
         Some(flag) => Ok(Some(flag)),
@@ -115,7 +118,8 @@ fn blank(value: &Value) -> bool {
     matches!(value, Value::String(text) if text.trim().is_empty())
 }
 
-/// A number as Python's `str` prints it; `None` where JSON wrote more digits than a 64-bit number keeps.
+/// A number as Python's `str` prints it; `None` where JSON wrote more digits than a 64-bit number
+/// keeps.
 pub(super) fn python_number(number: &Number) -> Option<String> {
     if !number.is_f64() {
         return Some(number.to_string());
