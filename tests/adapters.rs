@@ -94,9 +94,8 @@ fn a_game_with_dora_patterns_and_a_head_of_its_own() {
     assert_eq!(spec.scale_of("model.layers.1.mlp.down_proj"), 3.0 / 4.0);
     // everything was trained: nothing is as it began
     let sft = |out: &str, lr: &str| {
-        let mut args = vec![
-            "sft", "r.toml", "-q", "--out", out, "--runs", out, "--set", lr,
-        ];
+        let mut args = vec!["sft", "r.toml", "-q", "--out", out, "--runs", "elsewhere"];
+        args.extend(["--set", lr, "--set", "sft.warmup=0"]);
         args.extend(DORA);
         w.accepted(&args);
         peft::load(&w.dir().join(out)).unwrap().1
@@ -122,6 +121,7 @@ fn a_game_with_dora_patterns_and_a_head_of_its_own() {
 fn a_stack_starts_plays_and_answers() {
     let w = world();
     let sft = |out: &str, more: &[&str]| {
+        let runs = &format!("{out}-runs");
         let mut args = vec![
             "sft",
             "r.toml",
@@ -129,7 +129,7 @@ fn a_stack_starts_plays_and_answers() {
             "--out",
             out,
             "--runs",
-            out,
+            runs,
             "--set",
             "sft.lr=1e-2",
             "--set",
@@ -187,7 +187,16 @@ fn a_stack_starts_plays_and_answers() {
         "g.jsonl",
     ]);
     // DoRA does not stack
-    let mut args = vec!["sft", "r.toml", "-q", "--out", "dora", "--runs", "dora"];
+    let mut args = vec![
+        "sft",
+        "r.toml",
+        "-q",
+        "--out",
+        "dora",
+        "--runs",
+        "dora-runs",
+    ];
+    args.extend(["--set", "sft.batch=8"]);
     args.extend(DORA);
     w.accepted(&args);
     w.refused(

@@ -244,7 +244,9 @@ fn world() -> World {
     w.file("config.json", &config.to_string());
     let recipe = fs::read_to_string(w.dir().join("r.toml")).unwrap();
     let lora = "kind = \"lora\"\nrank = 2\nalpha = 8.0\ntargets = [\"q_proj\", \"lm_head\"]";
-    w.file("r.toml", &recipe.replace("kind = \"full\"", lora));
+    let recipe = recipe.replace("kind = \"full\"", lora);
+    // the one step that there is has a rate
+    w.file("r.toml", &format!("{recipe}[sft]\nwarmup = 0\n"));
     w
 }
 
@@ -285,8 +287,8 @@ fn an_export_scores_as_the_player() {
         let row: Value = serde_json::from_str(row.trim()).unwrap();
         ["ref_real", "ref_generated"].map(|k| row[k].as_f64().unwrap())
     };
-    let player = score(&["--adapter", "ad"], "a");
-    assert!(apart(player, score(&[], "bare")) > 0.1);
+    let player = score(&["--adapter", "ad"], "of-ad.jsonl");
+    assert!(apart(player, score(&[], "bare.jsonl")) > 0.1);
     // a GGUF is told by its file's name
     for (to, out, more) in [
         ("hf", "hf", ["--dtype", "f32"]),
@@ -315,7 +317,8 @@ fn an_export_scores_as_the_player() {
             "--set",
             "adapter.targets=['embed_tokens']",
         ];
-        assert!(apart(score(&set, to), player) < 1e-3, "{to}");
+        let scored = score(&set, &format!("of-{to}.jsonl"));
+        assert!(apart(scored, player) < 1e-3, "{to}");
     }
     let args = [
         "export",
@@ -329,7 +332,7 @@ fn an_export_scores_as_the_player() {
         "-q",
     ];
     w.accepted(&args);
-    assert_eq!(score(&["--adapter", "peft"], "p"), player);
+    assert_eq!(score(&["--adapter", "peft"], "of-peft.jsonl"), player);
     let args = [
         "export",
         "r.toml",
