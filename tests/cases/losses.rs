@@ -87,7 +87,7 @@ fn a_loss_over_the_step_does_not_depend_on_micro_batches() {
             loss,
             rows,
             "loss.beta=2.0",
-            "train.lr=3e-3",
+            "train.lr=1e-3",
             "train.epochs=4",
         ];
         let metrics = trained(&world, name, "p.jsonl", &set);
@@ -106,8 +106,8 @@ fn a_loss_over_the_step_does_not_depend_on_micro_batches() {
         let each = a.iter().zip(b).map(|(a, b)| (a - b).abs());
         each.fold(0.0, f64::max)
     };
-    assert!(apart(&whole, &parts) < 1e-4, "{whole:?} {parts:?}");
-    assert!(apart(&whole, &pairwise) > 1e-3, "{whole:?} {pairwise:?}");
+    assert!(apart(&whole, &parts) < 1e-5, "{whole:?} {parts:?}");
+    assert!(apart(&whole, &pairwise) > 5e-4, "{whole:?} {pairwise:?}");
 }
 
 /// `simpo` reads no opponent: nobody scores, nothing about it is recorded or foreseen.
@@ -223,7 +223,7 @@ fn a_satisfied_hinge_ends_as_converged() {
     let pair = |i: u32, opponent: f64| {
         serde_json::json!({
             "place": format!("p:{i}"), "iteration": 0, "prompt": [1, 2 + i], "real": [5, 6],
-            "generated": [7, 8 + i], "ref_real": opponent, "ref_generated": 0.0,
+            "generated": [7, 8 + i], "ref_real": opponent, "ref_generated": -500.0 - opponent,
         })
         .to_string()
     };
@@ -231,7 +231,7 @@ fn a_satisfied_hinge_ends_as_converged() {
         let all: Vec<String> = (0..4)
             .map(|i| pair(i, if i == 3 { last } else { -500.0 }))
             .collect();
-        world.file(name, &all.join("\n"));
+        world.file(name, &(all.join("\n") + "\n"));
     };
     file("won.jsonl", -500.0);
     file("open.jsonl", 0.0);
