@@ -87,6 +87,26 @@ pub struct Opened {
 }
 
 impl Opened {
+    /// Says what a fresh adapter adapts, before data and weights are read; nothing of one that is given, or of full
+    /// training.
+    ///
+    /// # Errors
+    /// An entry of the adapter's settings that matches nothing.
+    pub fn check_adapter(&self, given: &[PathBuf]) -> Result<()> {
+        let recipe = &self.setting.recipe;
+        let fresh = given.is_empty() && recipe.adapter.init.0.is_empty();
+        if !fresh || recipe.adapter.kind == AdapterKind::Full {
+            return Ok(());
+        }
+        let spec = settings::lora(recipe)?;
+        let found = randori_engine::trace(&*self.arch)
+            .and_then(|trace| randori_engine::matched(&trace, &spec))
+            .with_context(|| format!("{}: [adapter]", recipe.place("adapter.targets")))?;
+        let line = format!("  {:<38} {found}", "projections adapted");
+        self.setting.console.say(line);
+        Ok(())
+    }
+
     /// Opens plugins, the model's files and the tokenizer.
     pub fn with(mut recipe: Recipe, common: &Common) -> Result<Opened> {
         let console = Console::new(common.quiet);
@@ -281,12 +301,9 @@ impl Session {
             (false, AdapterKind::Full) => Ok(()),
             (false, _) => {
                 let spec = settings::lora(&self.recipe)?;
-                let found = Player::check_lora(&self.base, &spec).with_context(|| {
-                    format!("{}: [adapter]", self.recipe.place("adapter.targets"))
-                })?;
-                self.console
-                    .say(format!("  {:<38} {found}", "projections adapted"));
-                Ok(())
+                let found = Player::check_lora(&self.base, &spec).map(drop);
+                found
+                    .with_context(|| format!("{}: [adapter]", self.recipe.place("adapter.targets")))
             }
         }
     }

@@ -36,6 +36,7 @@ pub fn run(who: &Who, fresh: bool) -> Result<()> {
     folder::settle(&mut recipe, &dir, fresh)?;
     folder::settle_data(&mut recipe, &dir, fresh)?;
     let opened = Opened::with(recipe, &who.common)?;
+    opened.check_adapter(&who.adapter)?;
     opened.setting.check_losses()?;
     let corpus = open_corpus(&opened.setting)?;
     check_rates(&opened.setting.recipe, &corpus)?;

@@ -21,6 +21,7 @@ pub fn run(who: &Who, out: Option<&Path>, fresh: bool) -> Result<()> {
     folder::settle(&mut recipe, &dir, fresh)?;
     folder::settle_data(&mut recipe, &dir, fresh)?;
     let opened = Opened::of(who, recipe)?;
+    opened.check_adapter(&adapter)?;
     let at_hand = &opened.setting;
     let (recipe, tokenizer) = (&at_hand.recipe, &at_hand.tokenizer);
     let train = part(recipe, tokenizer, Split::Train, at_hand.bounds, false)?;

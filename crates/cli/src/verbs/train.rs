@@ -22,6 +22,7 @@ pub fn run(who: &Who, file: &Path, iteration: usize, out: &Path, fresh: bool) ->
     folder::refuse_if_held(&dir)?;
     folder::settle(&mut recipe, &dir, fresh)?;
     let opened = Opened::of(who, recipe)?;
+    opened.check_adapter(&adapter)?;
     let loss = opened.setting.loss(iteration)?;
     let given = pairs::read(&opened.setting, file)?;
     pairs::check_rewards(&given.rows, loss.as_ref(), &opened.setting)?;
