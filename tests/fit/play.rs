@@ -6,7 +6,7 @@ use randori_engine::{
     GenerateOptions, Player, ScoreItem,
     fit::{Ceilings, Decoding, Learns, Packing, Planner, Work},
     generate, heap, score, trace,
-    train::{Control, Optimizer, Pair, TrainSettings, Trainer},
+    train::{Control, Optimizer, Pair, Schedule, TrainSettings, Trainer},
     weights::{Dtype, LoadOptions, Quant, Source, describe, open},
     work::multiply_adds,
 };
@@ -117,6 +117,7 @@ impl Case {
             batch: self.pairs,
             epochs: if seven { 1 } else { 2 },
             max_steps: seven.then_some(1),
+            schedule: Schedule::default(), // a single step of a warm-up would be refused
             micro_batch_tokens: self.tokens,
             checkpoint: self.checkpoint,
             ..TrainSettings::default()
