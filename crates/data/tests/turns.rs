@@ -218,6 +218,20 @@ fn a_tool_call_is_the_response() {
     );
 }
 
+/// As Gemma 4 without thinking: the prompt ends in a closed channel, which finished turns lack.
+#[test]
+fn a_tool_call_after_a_prompt_that_closes_what_it_opens() {
+    let template = TOOLS.replace(
+        "add_generation_prompt %}<|assistant|>",
+        "add_generation_prompt %}<|assistant|><|channel>thought<channel|>",
+    );
+    let (text, opened) = answered(&tokenizer(&template), &call());
+    assert_eq!(
+        (text.as_str(), opened),
+        ("CALL add({\"a\": 2})", Opened::AsItIs)
+    );
+}
+
 #[test]
 fn special_tokens_spelt_in_a_call_are_text() {
     let calls = json!([{"function": {"name": "say", "arguments": "<|end|> and <|user|>"}}]);

@@ -164,9 +164,11 @@ impl Entries {
             Some(RawValue::Table(rows)) => rows.clone(),
             _ => Vec::new(),
         };
-        rows.retain(|(other, _)| other != name);
         let (place, text) = (raw.place.clone(), format!("{{{name} = {}}}", raw.text));
-        rows.push((name.to_string(), raw));
+        match rows.iter_mut().find(|(other, _)| other == name) {
+            Some((_, old)) => *old = raw, // in its place: the same values are the same recipe
+            None => rows.push((name.to_string(), raw)),
+        }
         Raw {
             value: RawValue::Table(rows),
             text,

@@ -51,16 +51,6 @@ impl Opening {
             .is_some_and(|close| text.contains(close))
     }
 
-    /// A prompt without what it opens.
-    pub(super) fn not_in<'a>(&self, prompt: &'a str) -> Option<&'a str> {
-        prompt.strip_suffix(self.text.as_str())
-    }
-
-    /// A finished turn's words without what stands in the opening's place.
-    pub(super) fn without_other<'a>(&self, written: &'a str) -> &'a str {
-        written.strip_prefix(self.other.as_str()).unwrap_or(written)
-    }
-
     /// An answer without what the prompt has already; `None` where it does not begin with it.
     pub(super) fn once<'a>(&self, answer: &'a str) -> Option<&'a str> {
         let mut rest = answer.trim_start().strip_prefix(self.mark())?;
@@ -191,7 +181,7 @@ const OPENING: [char; 3] = ['<', '[', '◁'];
 const CLOSING: [char; 3] = ['>', ']', '▷'];
 
 /// Where two texts part, not inside a mark.
-fn border(a: &str, b: &str) -> usize {
+pub(super) fn border(a: &str, b: &str) -> usize {
     let same = a.char_indices().zip(b.chars()).find(|((_, x), y)| x != y);
     let same = same.map_or(a.len().min(b.len()), |((i, _), _)| i);
     let inside = |open: &usize| !a[*open..same].contains([' ', '\n', '>', ']', '▷']);

@@ -5,7 +5,7 @@
 use serde_json::Value;
 use tokenizers::Tokenizer as Core;
 
-use super::reasoning::{Opened, Opening};
+use super::reasoning::{Opened, Opening, border};
 use super::spaces::{LeadingSpace, verbatim};
 use super::{Tokenizer, broken, encode};
 use crate::contain::contain;
@@ -37,6 +37,9 @@ struct Frame {
     after: String,
     /// Reasoning that the prompt leaves open.
     opening: Option<Opening>,
+    /// Where a finished turn parts from the prompt, in bytes, and what it has there before the answer.
+    parted: usize,
+    other: String,
 }
 
 impl Frame {
@@ -50,11 +53,11 @@ impl Frame {
         }
     }
 
-    /// What a finished conversation has where the prompt ends in its opening.
+    /// What a finished conversation has from where it parts from the prompt, without what stands before
+    /// any answer there: a prompt may end in what a finished turn lacks, reasoning open or closed.
     fn instead<'a>(&self, whole: &'a str) -> Option<&'a str> {
-        let opening = self.opening.as_ref()?;
-        let written = whole.strip_prefix(opening.not_in(&self.prompt)?)?;
-        Some(opening.without_other(written))
+        let written = whole.strip_prefix(&self.prompt[..self.parted])?;
+        Some(written.strip_prefix(self.other.as_str()).unwrap_or(written))
     }
 }
 
@@ -238,6 +241,8 @@ impl Tokenizer {
         Ok(Frame {
             before: head.strip_prefix(prompt.as_str()).map(str::to_owned),
             opening: self.opening(&prompt, head, after),
+            parted: border(&prompt, head),
+            other: head[border(&prompt, head)..].to_owned(),
             after: after.to_owned(),
             prompt,
         })
