@@ -198,6 +198,8 @@ fn the_stages_chain_by_hand() {
         "adapter.kind=lora",
         "--set",
         "name=dpo",
+        "--set",
+        "train.warmup=0",
     ]);
 }
 
