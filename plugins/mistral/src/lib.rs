@@ -19,8 +19,25 @@ pub struct Mistral {
     eps: f64,
     tied: bool,
     rope: Rope,
-    /// One a layer; `None`: all tokens are seen.
-    windows: Vec<Option<usize>>,
+    windows: Windows,
+}
+
+/// The sliding window of each layer in tokens; `None`: all tokens are seen.
+enum Windows {
+    /// One for all layers: nothing is kept for each, so that a configuration of absurdly many
+    /// layers is refused by its tensors and not by the memory for this.
+    Every(Option<usize>),
+    /// As `layer_types` says, layer by layer.
+    Each(Vec<Option<usize>>),
+}
+
+impl Windows {
+    fn of(&self, layer: usize) -> Option<usize> {
+        match self {
+            Windows::Every(window) => *window,
+            Windows::Each(windows) => windows.get(layer).copied().flatten(),
+        }
+    }
 }
 
 /// transformers' values of keys that are absent.
@@ -97,7 +114,7 @@ impl Mistral {
         let k = project("k_proj", self.kv_heads).rope(&self.rope); // (tokens, kv_heads, head_dim)
         let v = project("v_proj", self.kv_heads); // (tokens, kv_heads, head_dim)
         let attn = Attn {
-            window: self.windows.get(layer).copied().flatten(),
+            window: self.windows.of(layer),
             ..Attn::default()
         };
         let y = g.attention(q, k, v, attn).merge(); // (tokens, heads·head_dim)
@@ -114,7 +131,7 @@ impl Mistral {
 }
 
 /// Each layer's window: `sliding_window` in every layer, or in those that `layer_types` names.
-fn windows(c: &Config, layers: usize) -> Result<Vec<Option<usize>>> {
+fn windows(c: &Config, layers: usize) -> Result<Windows> {
     let window = match c.names("sliding_window") {
         true => c.usize_opt("sliding_window")?,
         false => Some(WINDOW),
@@ -123,7 +140,7 @@ fn windows(c: &Config, layers: usize) -> Result<Vec<Option<usize>>> {
         return Err(c.error("sliding_window", "is 0: no token would see itself"));
     }
     let Some(kinds) = c.strs("layer_types")? else {
-        return Ok(vec![window; layers]);
+        return Ok(Windows::Every(window));
     };
     if kinds.len() != layers {
         let what = format!("has {} entries for {layers} layers", kinds.len());
@@ -141,7 +158,7 @@ fn windows(c: &Config, layers: usize) -> Result<Vec<Option<usize>>> {
             Err(c.error("layer_types", &what))
         }
     };
-    kinds.iter().map(one).collect()
+    Ok(Windows::Each(kinds.iter().map(one).collect::<Result<_>>()?))
 }
 
 plugin!("The Mistral family", arch Mistral);
@@ -159,7 +176,7 @@ mod tests {
 
     #[test]
     fn the_window_is_read_and_null_means_none() {
-        let windows = |more: &str| new(more).unwrap().windows;
+        let windows = |more: &str| [0, 1].map(|layer| new(more).unwrap().windows.of(layer));
         assert_eq!(windows(r#", "sliding_window": 8"#), [Some(8); 2]);
         assert_eq!(windows(r#", "sliding_window": null"#), [None; 2]);
         assert_eq!(windows(""), [Some(4096); 2]);
