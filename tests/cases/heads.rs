@@ -1,7 +1,8 @@
-//! A tied head is two uses of one weight: what is learnt of one of them is that one's in every export.
+//! A tied head is two uses of one weight: what is learnt of one of them is that one's in every
+//! export.
 //!
-//! The right value of an export is what the player itself computes; what peft computes of such players is in
-//! peft_adapters.rs.
+//! The right value of an export is what the player itself computes; what peft computes of such
+//! players is in peft_adapters.rs.
 
 use std::{fs, sync::Arc};
 

@@ -1,4 +1,5 @@
-//! Intervals hold the sampling error of the held-out set, also with one seed, and say over what they are.
+//! Intervals hold the sampling error of the held-out set, also with one seed, and say over what
+//! they are.
 
 use std::fs;
 
@@ -6,7 +7,8 @@ use serde_json::Value;
 
 use super::program::World;
 
-/// The textbook's standard error of a mean: what the bootstrap must come to, but for its 1,000 draws (2 %).
+/// The textbook's standard error of a mean: what the bootstrap must come to, but for its 1,000
+/// draws (2 %).
 fn standard_error(values: &[f64]) -> f64 {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;

@@ -51,7 +51,8 @@ fn number(row: &serde_json::Value, key: &str) -> f64 {
     row[key].as_f64().unwrap()
 }
 
-/// The values are the formula's: at step 0 policy and reference are one, so a pair's loss is ln(1 + exp(alpha·(r − r'))).
+/// The values are the formula's: at step 0 policy and reference are one, so a pair's loss is ln(1 +
+/// exp(alpha·(r − r'))).
 #[test]
 fn rewards_reach_the_loss_from_the_data_s_columns() {
     let world = World::new();
@@ -76,8 +77,8 @@ fn rewards_reach_the_loss_from_the_data_s_columns() {
     world.nothing_written();
 }
 
-/// `aot` sorts a whole step. Micro-batches of one pair or of all give the same losses; asked pair by pair, each would be
-/// `spin`'s, which differ from the second step on.
+/// `aot` sorts a whole step. Micro-batches of one pair or of all give the same losses; asked pair
+/// by pair, each would be `spin`'s, which differ from the second step on.
 #[test]
 fn a_loss_over_the_step_does_not_depend_on_micro_batches() {
     let world = World::new();
@@ -267,7 +268,8 @@ fn a_satisfied_hinge_ends_as_converged() {
     assert!(said.contains("converged at step 2 of 10"), "{said}");
 }
 
-/// The column "equal answers" of docs/spin.md: dropped where the pair has no gradient, kept where it has.
+/// The column "equal answers" of docs/spin.md: dropped where the pair has no gradient, kept where
+/// it has.
 #[test]
 fn identical_pairs_follow_the_loss() {
     let world = World::new();

@@ -1,6 +1,6 @@
-//! Adapters as peft 0.21.2 saves them, by its defaults and with every setting that touches more than projections: each
-//! plays as peft plays it, or is refused by name. Files and right values: tests/interop/make_heads.py (peft 0.21.2,
-//! transformers 5.24.0).
+//! Adapters as peft 0.21.2 saves them, by its defaults and with every setting that touches more
+//! than projections: each plays as peft plays it, or is refused by name. Files and right values:
+//! tests/interop/make_heads.py (peft 0.21.2, transformers 5.24.0).
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -71,7 +71,8 @@ fn every_adapter_that_peft_saves_plays_as_in_peft() {
     assert!(off.is_empty(), "{}", off.join("\n"));
 }
 
-/// What peft saves beside the pairs is the base's own: nothing to carry along, to train or to refuse.
+/// What peft saves beside the pairs is the base's own: nothing to carry along, to train or to
+/// refuse.
 #[test]
 fn copies_of_the_bases_weights_are_dropped() {
     for (kind, of) in [

@@ -1,4 +1,5 @@
-//! The tiny Llamas of tests/fixtures/heads as bases, players on them, their log-probs, and what exports of them compute.
+//! The tiny Llamas of tests/fixtures/heads as bases, players on them, their log-probs, and what
+//! exports of them compute.
 
 use std::{collections::BTreeMap, path::Path, path::PathBuf, sync::Arc};
 

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::program::World;
 
-/// Prompt ids of a pair that asks "Hi", with these changes to the tokenizer's config and this chat template.
+/// Prompt ids of a pair that asks "Hi", with these changes to the tokenizer's config and this chat
+/// template.
 fn prompt(config: &Value, template: &str) -> Vec<u64> {
     let w = world(config, template);
     w.accepted(&[
@@ -46,7 +47,8 @@ fn world(config: &Value, template: &str) -> World {
     w
 }
 
-/// Ids of transformers 5.24.0: `apply_chat_template` of the same folder, then the tokenizer without special tokens added.
+/// Ids of transformers 5.24.0: `apply_chat_template` of the same folder, then the tokenizer without
+/// special tokens added.
 #[test]
 fn special_tokens_named_only_in_tokenizer_config() {
     let template = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}\

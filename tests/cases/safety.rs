@@ -1,5 +1,5 @@
-//! Nothing that is downloaded runs, draws or removes: plugins that recipes name, control characters in texts of data
-//! and models, and what stands where an export is written again.
+//! Nothing that is downloaded runs, draws or removes: plugins that recipes name, control characters
+//! in texts of data and models, and what stands where an export is written again.
 
 use std::{
     fs,
@@ -9,8 +9,8 @@ use std::{
 
 use super::program::World;
 
-/// A plugin that runs code as soon as it is loaded: its constructor adds a line to `ran` in the working directory. It
-/// brings a loss, and a sentence about itself that would clear the screen.
+/// A plugin that runs code as soon as it is loaded: its constructor adds a line to `ran` in the
+/// working directory. It brings a loss, and a sentence about itself that would clear the screen.
 const PLUGIN: &str = r#"
 #include "randori_plugin.h"
 #include <stdio.h>

@@ -1,5 +1,6 @@
-//! Head, embedding, whole modules, biases: what peft saved of them (tests/fixtures/heads), written by us, in peft again;
-//! fresh players of every kind in peft, and merged in transformers; settings whose spelling must survive peft's.
+//! Head, embedding, whole modules, biases: what peft saved of them (tests/fixtures/heads), written
+//! by us, in peft again; fresh players of every kind in peft, and merged in transformers; settings
+//! whose spelling must survive peft's.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
 

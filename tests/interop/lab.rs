@@ -51,8 +51,8 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Fails where an input is missing: who asks for this test wants to know what the other programs compute. `whole`: on
-    /// SmolLM2 too, unless RANDORI_SMOLLM2 is "none".
+    /// Fails where an input is missing: who asks for this test wants to know what the other
+    /// programs compute. `whole`: on SmolLM2 too, unless RANDORI_SMOLLM2 is "none".
     pub fn find(name: &str, whole: bool) -> Lab {
         let named = |key: &str, what: &str| {
             std::env::var_os(key)

@@ -1,4 +1,5 @@
-//! Which projections the settings of a fresh adapter mean, and which of its entries mean none: those are mistakes.
+//! Which projections the settings of a fresh adapter mean, and which of its entries mean none:
+//! those are mistakes.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -13,7 +14,8 @@ use crate::{
 pub struct Projection {
     /// What its update goes by: `model.layers.0.self_attn.q_proj`, `lm_head`.
     pub name: String,
-    /// What its weight goes by, without `.weight`: the same, but for a head that shares the embedding's.
+    /// What its weight goes by, without `.weight`: the same, but for a head that shares the
+    /// embedding's.
     pub weight: String,
     /// Features in.
     pub inputs: usize,
@@ -49,7 +51,8 @@ pub struct Matched {
     pub projections: BTreeMap<String, usize>,
     /// Weights trained in full, by full name.
     pub saved: Vec<String>,
-    /// The weight that the head shares with the embedding, where the head is among the projections or trained in full.
+    /// The weight that the head shares with the embedding, where the head is among the projections
+    /// or trained in full.
     pub tied: Option<String>,
 }
 
@@ -73,11 +76,12 @@ impl fmt::Display for Matched {
 }
 
 impl LoraSpec {
-    /// Holds settings of a fresh adapter against a model's projections and weights (full names): each entry must mean
-    /// something there.
+    /// Holds settings of a fresh adapter against a model's projections and weights (full names):
+    /// each entry must mean something there.
     ///
     /// # Errors
-    /// An entry of targets, exclude, the patterns or `modules_to_save` that matches nothing, with names that are near.
+    /// An entry of targets, exclude, the patterns or `modules_to_save` that matches nothing, with
+    /// names that are near.
     pub fn matched(&self, projections: &[Projection], weights: &[String]) -> Result<Matched> {
         let adapted: Vec<&Projection> = projections.iter().filter(|p| self.adapts(p)).collect();
         for (key, targets) in [
@@ -119,8 +123,8 @@ impl LoraSpec {
         })
     }
 
-    /// The weights that `modules_to_save` means, by full name; a head that shares the embedding's weight has one of its
-    /// own then.
+    /// The weights that `modules_to_save` means, by full name; a head that shares the embedding's
+    /// weight has one of its own then.
     ///
     /// # Errors
     /// An entry that means none.

@@ -147,9 +147,10 @@ pub fn row_norms(
     Ok((0..outputs).map(norm).collect())
 }
 
-/// Zeroes each element of x (rows, …) with probability `p` and divides the others by 1 - p. A row's mask is a pure
-/// function of its key, `salt` (which tells projections apart) and the index in the row: it does not depend on which
-/// rows are computed together, and the backward pass is this same function of the gradient.
+/// Zeroes each element of x (rows, …) with probability `p` and divides the others by 1 - p. A row's
+/// mask is a pure function of its key, `salt` (which tells projections apart) and the index in the
+/// row: it does not depend on which rows are computed together, and the backward pass is this same
+/// function of the gradient.
 ///
 /// # Errors
 /// `p` outside 0..1, another number of rows than keys, or another dtype than f32.

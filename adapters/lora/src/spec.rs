@@ -36,13 +36,13 @@ pub struct LoraSpec {
     /// Train each output's magnitude apart from its direction (DoRA, arXiv 2402.09353).
     #[serde(default)]
     pub dora: bool,
-    /// Modules trained in full beside the update, by how their names end (`lm_head`; as in PEFT, `norm` is every
-    /// layernorm), with all that lies below them.
+    /// Modules trained in full beside the update, by how their names end (`lm_head`; as in PEFT,
+    /// `norm` is every layernorm), with all that lies below them.
     #[serde(default)]
     pub modules_to_save: Vec<String>,
-    /// Weights of the base that the adapter brings values of its own for, by full name (`model.embed_tokens.weight`):
-    /// what PEFT saves of embeddings, or under `base_layer`. They play in the base's place, below an update if the
-    /// projection has one.
+    /// Weights of the base that the adapter brings values of its own for, by full name
+    /// (`model.embed_tokens.weight`): what PEFT saves of embeddings, or under `base_layer`. They
+    /// play in the base's place, below an update if the projection has one.
     #[serde(default)]
     pub replaced: Vec<String>,
 }
@@ -134,8 +134,8 @@ impl LoraSpec {
         self.targets.wants(projection) && !excluded && !self.saves(projection)
     }
 
-    /// Whether this projection gets an update. A head that shares the embedding's weight is meant by its own name and
-    /// by that of the weight; "all-linear" means no head.
+    /// Whether this projection gets an update. A head that shares the embedding's weight is meant
+    /// by its own name and by that of the weight; "all-linear" means no head.
     pub fn adapts(&self, projection: &Projection) -> bool {
         let named = |targets: &Targets| {
             let all = matches!(targets, Targets::AllLinear);
@@ -151,7 +151,8 @@ impl LoraSpec {
         self.modules_to_save.iter().any(|m| saved_by(m, module))
     }
 
-    /// Whether a tensor of this full name is the adapter's own in full, rather than a part of an update.
+    /// Whether a tensor of this full name is the adapter's own in full, rather than a part of an
+    /// update.
     pub fn owns(&self, tensor: &str) -> bool {
         let module = tensor.rsplit_once('.').map_or(tensor, |(m, _)| m);
         self.saves(module) || self.replaced.iter().any(|name| name == tensor)
@@ -170,8 +171,8 @@ impl LoraSpec {
 
     /// A fresh pair: A (rank, inputs) uniform in ±1/sqrt(inputs), B (outputs, rank) zero, so the update starts at 0.
     ///
-    /// A is a pure function of `seed`, the name `{weight}.lora_A` and the index, so that any program can make the
-    /// same start ([`splitmix`]).
+    /// A is a pure function of `seed`, the name `{weight}.lora_A` and the index, so that any
+    /// program can make the same start ([`splitmix`]).
     ///
     /// # Errors
     /// Settings refused by [`LoraSpec::check`], or no inputs.
@@ -200,7 +201,8 @@ impl LoraSpec {
     }
 }
 
-/// Whether an entry of `modules_to_save` means this module: PEFT takes every module whose name ends so, component or not.
+/// Whether an entry of `modules_to_save` means this module: PEFT takes every module whose name ends
+/// so, component or not.
 pub fn saved_by(entry: &str, module: &str) -> bool {
     let ends = module.match_indices('.').map(|(at, _)| at);
     ends.chain([module.len()])

@@ -1,5 +1,5 @@
-//! Every field of peft 0.21.2's LoraConfig: honoured, without effect, or refused by name with its value; and values of
-//! another type than expected.
+//! Every field of peft 0.21.2's LoraConfig: honoured, without effect, or refused by name with its
+//! value; and values of another type than expected.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -224,7 +224,8 @@ fn what_decides_is_read() {
     assert!(e.contains("rank 8"), "{e}");
 }
 
-/// A value of another type is what people mean by it, or an error with file and key: never as if it were not there.
+/// A value of another type is what people mean by it, or an error with file and key: never as if it
+/// were not there.
 #[test]
 fn values_of_other_types() {
     for yes in [
@@ -323,7 +324,8 @@ fn tensors_of_other_kinds_are_refused_by_name() {
     }
 }
 
-/// What we write is found by PEFT's own rule (a name, or what follows a dot), and its order says nothing.
+/// What we write is found by PEFT's own rule (a name, or what follows a dot), and its order says
+/// nothing.
 #[test]
 fn written_names_and_patterns_are_whole() {
     let names = [

@@ -21,10 +21,12 @@ pub struct Common {
     /// Overrides one key of the recipe: `--set train.lr=1e-4`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// A plugin file, or a folder of them, beside those in the binary's own folder. Naming it here is trusting it
+    /// A plugin file, or a folder of them, beside those in the binary's own folder. Naming it here
+    /// is trusting it
     #[arg(long = "plugin", value_name = "PATH")]
     pub plugins: Vec<PathBuf>,
-    /// Trusts the plugins that the recipe names, as they are now: loading one runs its code. Remembered by SHA-256
+    /// Trusts the plugins that the recipe names, as they are now: loading one runs its code.
+    /// Remembered by SHA-256
     #[arg(long)]
     pub trust: bool,
     /// Folder of run folders
@@ -176,7 +178,8 @@ pub fn main() -> ExitCode {
         Ok(command) => command,
         Err(e) => {
             match e.use_stderr() {
-                // without colours: an argument is quoted in it, and may be the name of a file from anywhere
+                // without colours: an argument is quoted in it, and may be the name of a file from
+                // anywhere
                 true => err!("{}", e.render()),
                 false => drop(e.print()),
             }

@@ -64,8 +64,8 @@ pub fn few(
     Ok(part.examples)
 }
 
-/// Records as token ids under the recipe's limits; `left` is what reading them left out, `key` is whose file an error
-/// is about.
+/// Records as token ids under the recipe's limits; `left` is what reading them left out, `key` is
+/// whose file an error is about.
 pub fn encode(
     recipe: &Recipe,
     tokenizer: &Tokenizer,

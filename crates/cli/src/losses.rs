@@ -1,5 +1,5 @@
-//! A recipe's losses and samplers, and what follows from the choice of a loss: whether a training can use the data, and
-//! what becomes of pairs that have no gradient.
+//! A recipe's losses and samplers, and what follows from the choice of a loss: whether a training
+//! can use the data, and what becomes of pairs that have no gradient.
 
 use std::sync::Arc;
 
@@ -13,14 +13,16 @@ use crate::session::Setting;
 /// The loss of iteration `t`.
 ///
 /// # Errors
-/// A loss that there is not, or options that it does not have or refuses, at their place in the recipe.
+/// A loss that there is not, or options that it does not have or refuses, at their place in the
+/// recipe.
 pub fn loss(recipe: &Recipe, host: &Host, t: usize) -> Result<Arc<dyn LossFn>> {
     host.loss(&recipe.loss.name, &at(&recipe.loss_options, t))
         .map_err(|e| placed(e, &recipe.loss_options, &recipe.place("loss.name")))
 }
 
-/// Puts `keep` or `drop` in the place of `data.identical = "auto"`: pairs of equal responses stay where the loss of any
-/// iteration gives them a gradient. A loss that cannot be had is an error of whoever trains with it.
+/// Puts `keep` or `drop` in the place of `data.identical = "auto"`: pairs of equal responses stay
+/// where the loss of any iteration gives them a gradient. A loss that cannot be had is an error of
+/// whoever trains with it.
 pub fn settle_identical(recipe: &mut Recipe, host: &Host) {
     if recipe.data.identical != OnIdentical::Auto {
         return;
@@ -34,8 +36,8 @@ pub fn settle_identical(recipe: &mut Recipe, host: &Host) {
 }
 
 impl Setting {
-    /// Whether the game can be played with the recipe's losses: they are there, and ask for nothing that a generated
-    /// answer does not have.
+    /// Whether the game can be played with the recipe's losses: they are there, and ask for nothing
+    /// that a generated answer does not have.
     pub fn check_losses(&self) -> Result<()> {
         for t in 0..self.recipe.game.iterations {
             if self.loss(t)?.needs_reward() {
@@ -54,7 +56,8 @@ impl Setting {
         loss(&self.recipe, &self.host, t)
     }
 
-    /// The loss's `beta` in iteration `t`: the recipe's, the plugin's default, or 1 for a loss without one.
+    /// The loss's `beta` in iteration `t`: the recipe's, the plugin's default, or 1 for a loss
+    /// without one.
     pub fn beta(&self, t: usize) -> f64 {
         let number = |value: &Value| match value {
             Value::Float(v) => Some(*v),

@@ -51,7 +51,8 @@ fn short_card(session: &Session, player: &Player) -> String {
     )
 }
 
-/// Writes a PEFT adapter folder, or in full training a Hugging Face model folder, at `out`, for which `to` was opened.
+/// Writes a PEFT adapter folder, or in full training a Hugging Face model folder, at `out`, for
+/// which `to` was opened.
 pub fn player(session: &Session, player: &Player, out: &Path, to: &OutFolder) -> Result<()> {
     make_parent(out)?;
     match player.lora {

@@ -97,8 +97,8 @@ fn known<'a>(setting: &Setting, place: &str, ids: impl Iterator<Item = &'a u32>)
         .map_err(|rule| anyhow::anyhow!("{place}: {rule}"))
 }
 
-/// Token ids mean what they meant when they were drawn only with the same tokenizer: their text must be the text that
-/// stands beside them.
+/// Token ids mean what they meant when they were drawn only with the same tokenizer: their text
+/// must be the text that stands beside them.
 fn refuse_other_tokens(setting: &Setting, file: &Path, answers: &[Answer]) -> Result<()> {
     let other = |answer: &&Answer| setting.tokenizer.decode(&answer.tokens) != answer.generated;
     match answers.iter().find(other) {
@@ -151,7 +151,8 @@ fn with_answers(
     Ok((kept, counts))
 }
 
-/// Holds the pairs' rewards against what the loss asks for, and says so where some have none and the loss gets none.
+/// Holds the pairs' rewards against what the loss asks for, and says so where some have none and
+/// the loss gets none.
 ///
 /// # Errors
 /// A loss that needs rewards, and the first pair without.

@@ -56,7 +56,8 @@ impl Model {
         };
         let given = match named.is_empty() {
             true => None,
-            // copies of base weights count as the base's own, which they are but for a changed vocabulary
+            // copies of base weights count as the base's own, which they are but for a changed
+            // vocabulary
             false => Learnt::read_stack(&named)?.lora.map(|spec| {
                 Arc::new(LoraSpec {
                     replaced: Vec::new(),

@@ -35,7 +35,8 @@ impl Console {
         }
     }
 
-    /// What the user should know though nothing failed: it is a result rather than progress, so `quiet` keeps it.
+    /// What the user should know though nothing failed: it is a result rather than progress, so
+    /// `quiet` keeps it.
     pub fn notes(&self, notes: &[String]) {
         notes.iter().for_each(|note| errln!("note: {note}"));
     }

@@ -41,7 +41,8 @@ impl Bounds {
     }
 }
 
-/// Everything a verb needs: a [`Setting`], whose fields and methods it has, with its model's weights.
+/// Everything a verb needs: a [`Setting`], whose fields and methods it has, with its model's
+/// weights.
 pub struct Session {
     /// All but the weights.
     pub setting: Setting,
@@ -87,8 +88,8 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Says what a fresh adapter adapts, before data and weights are read; nothing of one that is given, or of full
-    /// training.
+    /// Says what a fresh adapter adapts, before data and weights are read; nothing of one that is
+    /// given, or of full training.
     ///
     /// # Errors
     /// An entry of the adapter's settings that matches nothing.
@@ -138,7 +139,8 @@ impl Opened {
         })
     }
 
-    /// Opens the recipe of `who`. A run folder stands for what it made of its model, which must not have changed.
+    /// Opens the recipe of `who`. A run folder stands for what it made of its model, which must not
+    /// have changed.
     pub fn of(who: &Who, recipe: Recipe) -> Result<Opened> {
         let opened = Opened::with(recipe, &who.common)?;
         inputs::refuse_another_model(who, &opened.setting)?;
@@ -215,7 +217,8 @@ pub fn first_game(dir: &Path, recipe: &Recipe) -> PathBuf {
     }
 }
 
-/// Loads the plugins of the binary's own folder, of the recipe (where the user trusts them) and of the command line.
+/// Loads the plugins of the binary's own folder, of the recipe (where the user trusts them) and of
+/// the command line.
 pub fn host(recipe: Option<&Recipe>, common: &Common) -> Result<Host> {
     let mut path = SearchPath::standard();
     let from_recipe = recipe
@@ -274,7 +277,8 @@ impl Session {
         }
     }
 
-    /// The same for who plays and does not train: a fresh adapter computes what the base does, and is left out.
+    /// The same for who plays and does not train: a fresh adapter computes what the base does, and
+    /// is left out.
     pub fn player(&self) -> Result<Player> {
         match (&self.stack()[..], self.recipe.adapter.kind) {
             ([], AdapterKind::Full) => Ok(Player::full(self.base.clone())?),
@@ -283,7 +287,8 @@ impl Session {
         }
     }
 
-    /// The folders of what the start has learnt already: those given, or else the recipe's own; none for a fresh one.
+    /// The folders of what the start has learnt already: those given, or else the recipe's own;
+    /// none for a fresh one.
     pub fn stack(&self) -> Vec<PathBuf> {
         match self.adapter.is_empty() {
             true => {

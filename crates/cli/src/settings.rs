@@ -77,8 +77,9 @@ pub fn continued_sft(
     }
 }
 
-/// Refuses a recipe of which some training over `examples` examples (or the pairs made of them) would have the rate 0 at
-/// every step. It may be called before anything is loaded: fewer examples are no more steps.
+/// Refuses a recipe of which some training over `examples` examples (or the pairs made of them)
+/// would have the rate 0 at every step. It may be called before anything is loaded: fewer examples
+/// are no more steps.
 ///
 /// # Errors
 /// The numbers, at the warm-up's place in the recipe.

@@ -1,7 +1,8 @@
-//! The one door to standard output and standard error. What is printed is for people: it holds text of models, data
-//! sets, plugins and servers, and in such text a control character could move the cursor, rename the window or turn the
-//! order of letters round. So all text goes out with these characters spelled, as `\u{1b}`, whether or not a terminal
-//! reads it; files that Randori writes hold texts as they are.
+//! The one door to standard output and standard error. What is printed is for people: it holds text
+//! of models, data sets, plugins and servers, and in such text a control character could move the
+//! cursor, rename the window or turn the order of letters round. So all text goes out with these
+//! characters spelled, as `\u{1b}`, whether or not a terminal reads it; files that Randori writes
+//! hold texts as they are.
 //!
 //! Clippy refuses `println!` and its like everywhere else in this crate.
 #![allow(
@@ -69,8 +70,8 @@ pub fn painted(line: &str) {
     println!("{line}");
 }
 
-/// `randori plugins | head` closes our output early: that is no failure, and no reason for a panic's message. Any other
-/// panic is told as usual, its text escaped.
+/// `randori plugins | head` closes our output early: that is no failure, and no reason for a
+/// panic's message. Any other panic is told as usual, its text escaped.
 pub fn end_quietly_when_nobody_reads() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {

@@ -1,9 +1,10 @@
-//! Which plugins may run: those that the user named on the command line, and those whose bytes the user trusted
-//! before. A recipe cannot decide that: it may have been downloaded, with the plugin beside it.
+//! Which plugins may run: those that the user named on the command line, and those whose bytes the
+//! user trusted before. A recipe cannot decide that: it may have been downloaded, with the plugin
+//! beside it.
 //!
-//! `$XDG_CONFIG_HOME/randori/trusted/` (without that variable `~/.config/randori/trusted/`, on Windows under
-//! `%APPDATA%`) holds a file for each plugin that is trusted: its name is the SHA-256 of the plugin's bytes, its text
-//! where the plugin lay. Removing the file ends the trust.
+//! `$XDG_CONFIG_HOME/randori/trusted/` (without that variable `~/.config/randori/trusted/`, on
+//! Windows under `%APPDATA%`) holds a file for each plugin that is trusted: its name is the SHA-256
+//! of the plugin's bytes, its text where the plugin lay. Removing the file ends the trust.
 
 use std::env;
 use std::fs;

@@ -31,16 +31,19 @@ pub struct Counts {
     /// Answers whose own opening of reasoning was left out, since the prompt ends in it.
     #[serde(default)]
     pub reasoning_once: usize,
-    /// Answers whose reasoning, in a field that the template leaves out, was put inside what the prompt opens.
+    /// Answers whose reasoning, in a field that the template leaves out, was put inside what the
+    /// prompt opens.
     #[serde(default)]
     pub reasoning_inside: usize,
     /// Answers without reasoning, before which an empty one was closed, since the prompt opens it.
     #[serde(default)]
     pub reasoning_closed: usize,
-    /// Answers without reasoning that are trained inside what the prompt opens: what closes it is not known.
+    /// Answers without reasoning that are trained inside what the prompt opens: what closes it is
+    /// not known.
     #[serde(default)]
     pub reasoning_left_open: usize,
-    /// What the data say and the chat template does not read: the key, and how many examples have it.
+    /// What the data say and the chat template does not read: the key, and how many examples have
+    /// it.
     #[serde(default)]
     pub unread: BTreeMap<String, usize>,
     /// Tokens of the kept prompts.

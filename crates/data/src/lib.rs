@@ -54,7 +54,8 @@ pub struct Record {
     /// What the row gives the chat template besides the messages.
     #[serde(default, skip_serializing_if = "Context::is_empty")]
     pub context: Context,
-    /// The real (human, chosen) response: an assistant's message, which may be a tool call or hold reasoning.
+    /// The real (human, chosen) response: an assistant's message, which may be a tool call or hold
+    /// reasoning.
     pub response: Message,
     /// The rejected response, or SPIN's generated one.
     pub rejected: Option<Message>,

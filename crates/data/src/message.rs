@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// What a row gives its chat template besides the messages: `tools` and `documents` as
-/// transformers'
-/// `apply_chat_template` takes them, and `chat_template_kwargs`, whose entries are variables of their own.
+/// transformers' `apply_chat_template` takes them, and `chat_template_kwargs`, whose entries are
+/// variables of their own.
 pub type Context = Map<String, Value>;
 
 /// One turn of a conversation: an object with a `role`, mostly a `content`, and whatever else its
@@ -75,8 +75,8 @@ impl Message {
         self
     }
 
-    /// The message as transformers 5 hands it to a template: reasoning under any of its names is there as
-    /// `reasoning_content` and as `thinking`, whichever the template reads.
+    /// The message as transformers 5 hands it to a template: reasoning under any of its names is
+    /// there as `reasoning_content` and as `thinking`, whichever the template reads.
     pub(crate) fn with_reasoning_named(&self) -> Self {
         let given = ["reasoning_content", "thinking", "reasoning"].map(|name| self.0.get(name));
         let Some(reasoning) = given.into_iter().flatten().find(|value| !value.is_null()) else {

@@ -60,7 +60,8 @@ fn every_template_renders_and_tokenises_as_in_python() {
         );
         let response = tokenizer.response(&messages, answer).unwrap();
         match name {
-            // its prompt opens reasoning, which a finished turn lacks: an answer without any closes it first
+            // its prompt opens reasoning, which a finished turn lacks: an answer without any closes
+            // it first
             "reasoning" if !answer.is_empty() => {
                 let closed = format!("\n</think>\n\n{answer}");
                 assert_eq!(tokenizer.decode(&response), closed, "{context}");

@@ -1,6 +1,6 @@
-//! SmolLM2's tokenizer from its GGUF metadata against the ids that PyTorch's peer used, and against GSM8K as it is.
-//! Two are ignored, since the metadata comes from a 100 MB download (fixtures/dump_gguf_tokenizer.py says how to get it);
-//! asked for without it, they fail.
+//! SmolLM2's tokenizer from its GGUF metadata against the ids that PyTorch's peer used, and against
+//! GSM8K as it is. Two are ignored, since the metadata comes from a 100 MB download
+//! (fixtures/dump_gguf_tokenizer.py says how to get it); asked for without it, they fail.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test that cannot go on should say where
 

@@ -1,5 +1,6 @@
-//! Special and added tokens that other files than `tokenizer.json` name, and files that disagree: ids, lengths and
-//! named tokens are those of transformers 5.24.0's AutoTokenizer on the same folders.
+//! Special and added tokens that other files than `tokenizer.json` name, and files that disagree:
+//! ids, lengths and named tokens are those of transformers 5.24.0's AutoTokenizer on the same
+//! folders.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
 
@@ -9,7 +10,8 @@ use std::path::{Path, PathBuf};
 use randori_data::{Message, Tokenizer};
 use serde_json::{Value, json};
 
-/// A folder with the demo model's tokenizer, its config changed as `config` says (null takes a key out), and files.
+/// A folder with the demo model's tokenizer, its config changed as `config` says (null takes a key
+/// out), and files.
 fn folder(name: &str, config: &Value, files: &[(&str, Value)]) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("special-{name}"));
     let _ = fs::remove_dir_all(&dir);
@@ -39,7 +41,8 @@ fn loaded(name: &str, config: Value, files: &[(&str, Value)]) -> Tokenizer {
     Tokenizer::from_folder(&folder(name, &config, files)).unwrap()
 }
 
-/// Ids of a turn whose marks are added as 337 and 338, and of the same with the marks as plain text.
+/// Ids of a turn whose marks are added as 337 and 338, and of the same with the marks as plain
+/// text.
 const TURN: &str = "<|im_start|>user\nHi<|im_end|>";
 const KNOWN: [u32; 8] = [337, 121, 119, 262, 14, 76, 109, 338];
 const UNKNOWN: [u32; 26] = [

@@ -9,8 +9,9 @@ use randori_lora::{LoraSpec, Matched, Projection, peft};
 use crate::{Base, Error, Params, Player, Result, head, trace, trace::Trace, weights::Stream};
 
 impl Player {
-    /// Base with an adapter that was trained earlier (what `peft::load` answers), by the names of this base: an update
-    /// of a tied head is the head's, and copies of the base's own weights are dropped.
+    /// Base with an adapter that was trained earlier (what `peft::load` answers), by the names of
+    /// this base: an update of a tied head is the head's, and copies of the base's own weights are
+    /// dropped.
     ///
     /// # Errors
     /// A projection that the adapter's targets name and its tensors lack, a tensor of a projection that the base does not
@@ -35,7 +36,8 @@ pub(crate) struct Wanted {
     pub(crate) saved: Vec<String>,
 }
 
-/// What a fresh adapter of these settings would adapt, for people: how many projections of each name.
+/// What a fresh adapter of these settings would adapt, for people: how many projections of each
+/// name.
 ///
 /// # Errors
 /// An entry of the settings that matches nothing, with names that are near.
@@ -56,8 +58,8 @@ pub(crate) fn wanted(base: &Base, spec: &LoraSpec) -> Result<Wanted> {
     wanted_of(&traced, spec)
 }
 
-/// The same of an architecture of which there is a trace only, for an adapter that may be stored already: PEFT does not
-/// mind entries that match nothing.
+/// The same of an architecture of which there is a trace only, for an adapter that may be stored
+/// already: PEFT does not mind entries that match nothing.
 ///
 /// # Errors
 /// No projection at all, or a module to save that the model does not have.

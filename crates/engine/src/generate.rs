@@ -31,8 +31,8 @@ pub struct GenerateOptions {
     pub min_new_tokens: usize,
     /// Prompt and response together have at most this many tokens: a response is cut there too.
     pub window: usize,
-    /// Only ids below this are drawn: the rows of a padded vocabulary are no tokens. Log-probs under the model are
-    /// over the whole row, as in training.
+    /// Only ids below this are drawn: the rows of a padded vocabulary are no tokens. Log-probs
+    /// under the model are over the whole row, as in training.
     pub vocabulary: usize,
     /// Sequences in the cache at once.
     pub slots: usize,
@@ -89,8 +89,9 @@ pub struct Generation {
 /// again in half as many slots.
 ///
 /// # Errors
-/// An empty prompt or one that fills the window, options that contradict each other, logits that are not finite (sequence and position are
-/// named), a sampler that fails or leaves no token, no memory for one sequence alone, or the engine's own.
+/// An empty prompt or one that fills the window, options that contradict each other, logits that
+/// are not finite (sequence and position are named), a sampler that fails or leaves no token, no
+/// memory for one sequence alone, or the engine's own.
 pub fn generate(
     player: &Player,
     prompts: &[Vec<u32>],

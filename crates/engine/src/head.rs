@@ -1,8 +1,9 @@
-//! The head of a model whose embedding is its weight too: two uses of one weight, of which an adapter means one.
+//! The head of a model whose embedding is its weight too: two uses of one weight, of which an
+//! adapter means one.
 //!
-//! Decided here for every kind of adapter and export: what is learnt of the head goes by `lm_head`, as in PEFT, whatever
-//! the weight is called; the embedding stays the base's. Together they are a model with two weights, so a merged export
-//! writes both and says so in its configuration.
+//! Decided here for every kind of adapter and export: what is learnt of the head goes by `lm_head`,
+//! as in PEFT, whatever the weight is called; the embedding stays the base's. Together they are a
+//! model with two weights, so a merged export writes both and says so in its configuration.
 
 use candle_core::{DType, Tensor};
 use randori_lora::{LoraSpec, Projection};
@@ -39,7 +40,8 @@ impl Trace {
         each.collect()
     }
 
-    /// The weight that a tensor trained in full stands for: its own name, or the embedding's for a tied head's.
+    /// The weight that a tensor trained in full stands for: its own name, or the embedding's for a
+    /// tied head's.
     pub(crate) fn source(&self, own: &str) -> String {
         match self.tied() {
             Some(embedding) if own == weight(HEAD) => weight(embedding),
@@ -53,7 +55,8 @@ pub(crate) fn weight(module: &str) -> String {
     format!("{module}.weight")
 }
 
-/// Whether one of the two uses of a tied embedding may have something of its own; if not, there is nothing to look for.
+/// Whether one of the two uses of a tied embedding may have something of its own; if not, there is
+/// nothing to look for.
 fn may_be_apart(spec: &LoraSpec, params: &Params) -> bool {
     !spec.modules_to_save.is_empty()
         || !spec.replaced.is_empty()
@@ -72,7 +75,8 @@ pub(crate) fn embedding_of(
     }
 }
 
-/// What unties a head: one of the two uses has learnt something that the other has not. The embedding's name then.
+/// What unties a head: one of the two uses has learnt something that the other has not. The
+/// embedding's name then.
 ///
 /// # Errors
 /// What the architecture says to a run on shapes.
@@ -92,8 +96,9 @@ pub fn untied(
     Ok((heads || own).then_some(embedding))
 }
 
-/// An adapter by the names that this base's players go by, without what says nothing: a tied head's update is the
-/// head's, a copy of a tied weight is that weight's, and a copy that is the base's own is dropped.
+/// An adapter by the names that this base's players go by, without what says nothing: a tied head's
+/// update is the head's, a copy of a tied weight is that weight's, and a copy that is the base's
+/// own is dropped.
 pub(crate) fn settled(
     traced: &Trace,
     mut spec: LoraSpec,
@@ -176,10 +181,12 @@ pub(crate) fn held(base: &Base, name: &str) -> Result<Option<Tensor>> {
 }
 
 impl Stream {
-    /// An adapter by the names that players on this base go by, as [`crate::Player::with_adapter`] takes it.
+    /// An adapter by the names that players on this base go by, as [`crate::Player::with_adapter`]
+    /// takes it.
     ///
     /// # Errors
-    /// Tensors of one weight that differ, a copy of a weight that the base does not have, or what the file refuses.
+    /// Tensors of one weight that differ, a copy of a weight that the base does not have, or what
+    /// the file refuses.
     pub fn settled(&self, spec: LoraSpec, params: Params) -> Result<(LoraSpec, Params)> {
         settled(self.trace(), spec, params, &|name| {
             if !self.trace().weights.iter().any(|w| w.name == name) {

@@ -39,8 +39,8 @@ pub struct PassOptions {
     /// Of those inputs only what is computed on stays on the GPU: the others wait in pinned memory of the host's. Wants
     /// `checkpoint` and a base on a GPU; the results are the same to the bit.
     pub offload_inputs: bool,
-    /// Seed of LoRA's dropout masks; `None` switches dropout off. A row's mask is a function of the seed, its item,
-    /// response and position, and the projection: not of what else is in the plan.
+    /// Seed of LoRA's dropout masks; `None` switches dropout off. A row's mask is a function of the
+    /// seed, its item, response and position, and the projection: not of what else is in the plan.
     pub dropout_seed: Option<u64>,
 }
 
@@ -71,9 +71,9 @@ impl Player {
         crate::adapter::matched(&trace(base.arch.as_ref())?, spec)
     }
 
-    /// Base with a fresh adapter (B = 0) on every projection that `spec` wants. The head is adapted only when it is
-    /// asked for by name, not by "all linear". A head that shares the embedding's weight goes by `lm_head` or by the
-    /// weight's name; the embedding itself gets no update.
+    /// Base with a fresh adapter (B = 0) on every projection that `spec` wants. The head is adapted
+    /// only when it is asked for by name, not by "all linear". A head that shares the embedding's
+    /// weight goes by `lm_head` or by the weight's name; the embedding itself gets no update.
     ///
     /// # Errors
     /// An entry of the settings that matches nothing, with names that are near.

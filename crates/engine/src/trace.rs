@@ -75,8 +75,9 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// The embedding, where it is the head too (a tied model): the one answer to whether a model is tied, for every
-    /// architecture. A configuration that says so and a file with a head of its own were settled when the file was opened.
+    /// The embedding, where it is the head too (a tied model): the one answer to whether a model is
+    /// tied, for every architecture. A configuration that says so and a file with a head of its own
+    /// were settled when the file was opened.
     pub fn tied_head(&self) -> Option<&TracedWeight> {
         let is_head = |w: &&TracedWeight| {
             let module = w.name.strip_suffix(".weight");

@@ -1,5 +1,5 @@
-//! Losses over a whole step's pairs, dropout by item and position, and trainings that have nothing to learn: on a small
-//! Llama, with gradients read off a single update.
+//! Losses over a whole step's pairs, dropout by item and position, and trainings that have nothing
+//! to learn: on a small Llama, with gradients read off a single update.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -21,8 +21,8 @@ use randori_sdk::seam::{LossFn, LossOut, Rows};
 mod tiny;
 use tiny::*;
 
-/// Every pair against the mean margin of its batch: softplus(−(m_i − mean m)). It is nothing but coupled: a pair alone has
-/// the loss ln 2 and no slope.
+/// Every pair against the mean margin of its batch: softplus(−(m_i − mean m)). It is nothing but
+/// coupled: a pair alone has the loss ln 2 and no slope.
 #[derive(Default)]
 struct Centred {
     /// Says that it is not.
@@ -198,7 +198,8 @@ fn a_coupled_loss_sees_the_step_whatever_the_micro_batches() {
     assert!((parts.loss - whole.loss).abs() > 1e-2 && apart(&gradient, &g) > 0.5);
 }
 
-/// The loss, at parameters moved along a direction, against the slope that the gradient promises there.
+/// The loss, at parameters moved along a direction, against the slope that the gradient promises
+/// there.
 #[test]
 fn the_gradient_of_a_coupled_loss_is_its_finite_difference() {
     let (player, pairs) = (player(), pairs(5));
@@ -309,7 +310,8 @@ fn dropout_does_not_depend_on_micro_batches() {
     assert!((whole.0 - parts.0).abs() < 1e-6 && apart(&whole.1, &parts.1) < 1e-4);
 }
 
-/// −logp(y)/n + logp(y')/n, the opponent's log-probs unread; rewards, where they come, are reported.
+/// −logp(y)/n + logp(y')/n, the opponent's log-probs unread; rewards, where they come, are
+/// reported.
 struct Plain;
 
 impl LossFn for Plain {

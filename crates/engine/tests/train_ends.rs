@@ -1,4 +1,5 @@
-//! Trainings that have nothing to learn: whose rates are all 0, and whose loss is satisfied by every pair.
+//! Trainings that have nothing to learn: whose rates are all 0, and whose loss is satisfied by
+//! every pair.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -37,8 +38,8 @@ impl LossFn for Hinge {
     }
 }
 
-/// Eight pairs; the policy is 100 nats better than its opponent at telling the `won` ones apart, and as much worse at
-/// the others.
+/// Eight pairs; the policy is 100 nats better than its opponent at telling the `won` ones apart,
+/// and as much worse at the others.
 fn pairs(won: impl Fn(usize) -> bool) -> Vec<Pair> {
     let (prompts, real, generated) = (
         lists(1, 8, 1..6, VOCAB),
@@ -136,8 +137,8 @@ fn a_gradient_of_0_is_no_satisfied_loss() {
     assert!(metrics.iter().all(|m| !m.converged && m.grad_norm < 1e-5));
 }
 
-/// transformers' warm-up begins at 0: `get_linear_schedule_with_warmup` of one step and one of warm-up has the rate 0
-/// alone (transformers 5.24.0).
+/// transformers' warm-up begins at 0: `get_linear_schedule_with_warmup` of one step and one of
+/// warm-up has the rate 0 alone (transformers 5.24.0).
 #[test]
 fn rates_that_are_all_0_are_refused_before_the_first_step() {
     let warmup = |kind, warmup_ratio, batch, epochs, max_steps| TrainSettings {

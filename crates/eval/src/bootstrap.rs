@@ -1,8 +1,10 @@
-//! The sampling error of a held-out set: how far a figure would move with other prompts of the same kind, by drawing
-//! the prompts at hand again, with replacement (Efron's bootstrap). All players and measures of a comparison are given
-//! the same draws, so that what is common to them, easy prompts and hard ones, leaves their differences (paired).
+//! The sampling error of a held-out set: how far a figure would move with other prompts of the same
+//! kind, by drawing the prompts at hand again, with replacement (Efron's bootstrap). All players
+//! and measures of a comparison are given the same draws, so that what is common to them, easy
+//! prompts and hard ones, leaves their differences (paired).
 
-/// How often the prompts are drawn again. The error of the standard error is 1 / sqrt(2 · 1000): 2 %.
+/// How often the prompts are drawn again. The error of the standard error is 1 / sqrt(2 · 1000): 2
+/// %.
 const DRAWS: usize = 1000;
 
 /// Draws of a held-out set's prompts.
@@ -14,7 +16,8 @@ pub struct Resamples {
 }
 
 impl Resamples {
-    /// Draws of so many prompts; `index` answers one of them at random, all alike, each time it is asked.
+    /// Draws of so many prompts; `index` answers one of them at random, all alike, each time it is
+    /// asked.
     pub fn draw(prompts: usize, index: &mut dyn FnMut() -> usize) -> Resamples {
         let mut counts = vec![0; DRAWS * prompts];
         for draw in counts.chunks_mut(prompts.max(1)) {
@@ -30,8 +33,9 @@ impl Resamples {
         self.prompts
     }
 
-    /// The standard error of a figure over prompts: `figure` computes it, given how often each prompt counts. `None`
-    /// where it cannot be known: of fewer than two prompts, or of a figure that is not finite.
+    /// The standard error of a figure over prompts: `figure` computes it, given how often each
+    /// prompt counts. `None` where it cannot be known: of fewer than two prompts, or of a figure
+    /// that is not finite.
     pub fn error(&self, figure: &mut dyn FnMut(&[u32]) -> f64) -> Option<f64> {
         if self.prompts < 2 {
             return None;
@@ -43,7 +47,8 @@ impl Resamples {
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
         let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
-        // a resample of n prompts varies as n - 1 do: with this a mean's error is that of the textbook
+        // a resample of n prompts varies as n - 1 do: with this a mean's error is that of the
+        // textbook
         let prompts = self.prompts as f64;
         Some((variance * prompts / (prompts - 1.0)).sqrt())
     }
@@ -117,8 +122,8 @@ mod tests {
         assert!((error / want - 1.0).abs() < 0.08, "{error} {want}");
     }
 
-    /// Two players that differ by little on prompts that differ by much: the error of their difference is that of the
-    /// differences, not of the players.
+    /// Two players that differ by little on prompts that differ by much: the error of their
+    /// difference is that of the differences, not of the players.
     #[test]
     fn pairing_removes_what_is_common() {
         let hard = values(100, 7);

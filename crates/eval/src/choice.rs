@@ -1,6 +1,6 @@
-//! Multiple choice by likelihood, as lm-eval 0.4.13 counts it: `acc` by the summed log-prob of each choice, `acc_norm` by
-//! the log-prob per character of its text, `mc2` by the probability on the true choices. Of choices that are level the
-//! first is taken.
+//! Multiple choice by likelihood, as lm-eval 0.4.13 counts it: `acc` by the summed log-prob of each
+//! choice, `acc_norm` by the log-prob per character of its text, `mc2` by the probability on the
+//! true choices. Of choices that are level the first is taken.
 
 use crate::Tally;
 
@@ -9,7 +9,8 @@ use crate::Tally;
 pub struct Choice {
     /// Summed log-prob given the question, in nats.
     pub logps: f64,
-    /// Characters of its text (Unicode scalar values, as Python's `len` counts them), not bytes and not tokens.
+    /// Characters of its text (Unicode scalar values, as Python's `len` counts them), not bytes and
+    /// not tokens.
     pub characters: usize,
     /// Whether it is (one of) the right one(s).
     pub right: bool,
@@ -98,8 +99,9 @@ mod tests {
         assert!((m.mc2().unwrap() - p).abs() < 1e-12);
     }
 
-    /// Seven characters are 13 bytes here: by bytes the wrong one would win (-9/13 against -9/10), by characters -9/7 loses
-    /// against -9/10. lm-eval: `completion_len = np.array([float(len(i)) for i in choices])`.
+    /// Seven characters are 13 bytes here: by bytes the wrong one would win (-9/13 against -9/10),
+    /// by characters -9/7 loses against -9/10. lm-eval: `completion_len = np.array([float(len(i))
+    /// for i in choices])`.
     #[test]
     fn length_is_counted_in_characters() {
         let mut m = MultipleChoice::default();

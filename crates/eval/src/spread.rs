@@ -1,5 +1,5 @@
-//! A mean with its 95 % interval: how far it would move with other seeds (Student's t: a handful of seeds is not a normal
-//! distribution), and with other held-out prompts.
+//! A mean with its 95 % interval: how far it would move with other seeds (Student's t: a handful of
+//! seeds is not a normal distribution), and with other held-out prompts.
 
 /// Two-sided 97.5 % quantiles of Student's t for 1, 2, … 30 degrees of freedom (standard tables).
 const T: [f64; 30] = [
@@ -24,9 +24,10 @@ pub struct Spread {
     pub by_prompts: Option<f64>,
 }
 
-/// Over one value a seed, and the standard error that the choice of prompts gives their mean, where it is known. The two
-/// are independent and are added as squares; that seeds differ more on some prompts than on others is in both, so the
-/// interval is rather too wide than too narrow. `None` where there is no value.
+/// Over one value a seed, and the standard error that the choice of prompts gives their mean, where
+/// it is known. The two are independent and are added as squares; that seeds differ more on some
+/// prompts than on others is in both, so the interval is rather too wide than too narrow. `None`
+/// where there is no value.
 pub fn spread(values: &[f64], prompts: Option<f64>) -> Option<Spread> {
     let n = values.len();
     if n == 0 {

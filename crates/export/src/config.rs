@@ -37,7 +37,8 @@ pub(crate) fn dtype_name(dtype: Dtype) -> &'static str {
     }
 }
 
-/// Completes one spelling from the other; where both were there, opening the model has settled what v5's says.
+/// Completes one spelling from the other; where both were there, opening the model has settled what
+/// v5's says.
 fn rope(config: &mut Map<String, Value>) {
     let parameters = match config.get("rope_parameters") {
         // by layer type (Gemma 3): v4 has no spelling for that

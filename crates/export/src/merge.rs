@@ -23,10 +23,11 @@ pub struct Merged {
 
 /// A model's weights, merged, one at a time: what every output format is written from.
 pub trait Tensors {
-    /// The configuration in Hugging Face's spelling, of the merged model: where head and embedding shared a weight and
-    /// the player changed one of the two uses, it says that they are two.
+    /// The configuration in Hugging Face's spelling, of the merged model: where head and embedding
+    /// shared a weight and the player changed one of the two uses, it says that they are two.
     fn config(&self) -> Cow<'_, Value>;
-    /// Every tensor's full name and shape, sorted by name; with a head of its own where the player untied it.
+    /// Every tensor's full name and shape, sorted by name; with a head of its own where the player
+    /// untied it.
     fn list(&self) -> Vec<(String, Vec<usize>)>;
     /// One of them, in f32, with the base's values where the player changed it.
     ///
@@ -229,7 +230,8 @@ pub fn merged(player: &Player, onto: Option<&Base>, name: &str) -> Result<Merged
     updated(weight, lora, &player.params, name, untied.as_deref())
 }
 
-/// A base's weight with what was learnt for it: values of its own, and an update on top of what it is then.
+/// A base's weight with what was learnt for it: values of its own, and an update on top of what it
+/// is then.
 fn updated(
     weight: Tensor,
     lora: Option<&LoraSpec>,

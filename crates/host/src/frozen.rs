@@ -1,9 +1,13 @@
-//! A plugin's bytes, read once and kept so that nobody can change them between their hash and their loading.
+//! A plugin's bytes, read once and kept so that nobody can change them between their hash and their
+//! loading.
 //!
-//! The system's loader takes a path, not bytes, and a file can be replaced after it was read. So what is loaded is
+//! The system's loader takes a path, not bytes, and a file can be replaced after it was read. So
+//! what is loaded is
 //! - on Linux a file in memory, sealed against every change, its owner's too;
-//! - on other Unix systems, and where Linux has no such files, a copy in a new folder that its owner alone may enter;
-//! - on Windows the file itself, held open in a mode in which the system lets nobody write, move or remove it.
+//! - on other Unix systems, and where Linux has no such files, a copy in a new folder that its
+//!   owner alone may enter;
+//! - on Windows the file itself, held open in a mode in which the system lets nobody write, move or
+//!   remove it.
 
 use std::{
     fs::File,
@@ -97,8 +101,9 @@ impl Copy {
         &self.path
     }
 
-    /// It was loaded. A file in memory stays open: its path is its number, and the loader takes a path that it knows
-    /// for a library that it has. A private copy goes; what was mapped of it stays.
+    /// It was loaded. A file in memory stays open: its path is its number, and the loader takes a
+    /// path that it knows for a library that it has. A private copy goes; what was mapped of it
+    /// stays.
     pub fn keep(self) {
         #[cfg(any(target_os = "linux", not(unix)))]
         std::mem::forget(self.held);

@@ -36,8 +36,8 @@ pub use error::{Error, Result};
 pub use info::{ItemInfo, Kind, PluginInfo};
 pub use search::SearchPath;
 
-/// Asked whether a plugin may be loaded, before any of its code runs: its file, and the SHA-256 (hexadecimal) of the
-/// very bytes that would be loaded. `Err` is the reason of a refusal.
+/// Asked whether a plugin may be loaded, before any of its code runs: its file, and the SHA-256
+/// (hexadecimal) of the very bytes that would be loaded. `Err` is the reason of a refusal.
 pub type Ask<'a> = dyn FnMut(&Path, &str) -> std::result::Result<(), String> + 'a;
 
 /// The plugins of this process.
@@ -56,9 +56,9 @@ impl Host {
         Host::discover_asking(path, &mut |_, _| Ok(()))
     }
 
-    /// Loads every plugin of a search path. `ask` is asked about each that does not lie in a folder of
-    /// [`SearchPath::standard`]. A file that is named like a plugin and is none, breaks a rule of trust or
-    /// offers what another plugin offers is an error that names it.
+    /// Loads every plugin of a search path. `ask` is asked about each that does not lie in a folder
+    /// of [`SearchPath::standard`]. A file that is named like a plugin and is none, breaks a rule
+    /// of trust or offers what another plugin offers is an error that names it.
     pub fn discover_asking(path: &SearchPath, ask: &mut Ask) -> Result<Host> {
         let mut host = Host {
             searched: path.dirs.clone(),

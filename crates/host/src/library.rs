@@ -19,8 +19,9 @@ use crate::{
 /// Libraries of this process by the SHA-256 of their bytes: the same bytes are loaded once.
 static LOADED: Mutex<BTreeMap<String, &'static Library>> = Mutex::new(BTreeMap::new());
 
-/// Checks, loads and lists one plugin. It stays loaded: what came out of it may live for ever. The bytes that are
-/// hashed, and that `ask` is asked about, are the bytes that are loaded, whatever happens to the file meanwhile.
+/// Checks, loads and lists one plugin. It stays loaded: what came out of it may live for ever. The
+/// bytes that are hashed, and that `ask` is asked about, are the bytes that are loaded, whatever
+/// happens to the file meanwhile.
 pub(crate) fn load(file: &Path, ask: &mut Ask) -> Result<(PluginInfo, Vec<Functions>)> {
     let trust::Admitted { path, own } = trust::check(file)?;
     let refuse = |reason: String| Error::Plugin {

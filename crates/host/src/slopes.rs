@@ -83,9 +83,9 @@ pub(crate) fn check(loss: &dyn LossFn) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether the two slopes of a pair of equal responses cancel, wherever the policy stands: then the pair has no
-/// gradient. Asked of the loss itself, with its options: it cannot be declared wrongly, nor for a term that an option
-/// has switched on.
+/// Whether the two slopes of a pair of equal responses cancel, wherever the policy stands: then the
+/// pair has no gradient. Asked of the loss itself, with its options: it cannot be declared wrongly,
+/// nor for a term that an option has switched on.
 pub(crate) fn equal_pairs_cancel(loss: &dyn LossFn) -> Result<bool, String> {
     for batch in batches(loss) {
         for pair in 0..PAIRS {
@@ -104,8 +104,8 @@ pub(crate) fn equal_pairs_cancel(loss: &dyn LossFn) -> Result<bool, String> {
     Ok(true)
 }
 
-/// Batches with policy and opponent ever further apart: from an iteration's first steps (`progress` 0: equal) to far
-/// beyond its last.
+/// Batches with policy and opponent ever further apart: from an iteration's first steps (`progress`
+/// 0: equal) to far beyond its last.
 fn batches(loss: &dyn LossFn) -> Vec<Batch> {
     let mut random = Random(0x5eed);
     let apart = [0.0, 0.1, 1.0, 4.0].into_iter().enumerate();

@@ -1,5 +1,5 @@
-//! Which files are let into the process: the rules, and the hash by which a plugin is trusted and that goes into a
-//! run's manifest.
+//! Which files are let into the process: the rules, and the hash by which a plugin is trusted and
+//! that goes into a run's manifest.
 
 use std::{
     env, fs,

@@ -90,7 +90,8 @@ fn the_bytes_that_were_hashed_are_the_bytes_that_are_loaded() {
     let sha256 = only(std::slice::from_ref(&file)).unwrap().plugins()[0]
         .sha256
         .clone();
-    // whoever can write the file changes it between the question and the loading: another file, and other bytes in it
+    // whoever can write the file changes it between the question and the loading: another file, and
+    // other bytes in it
     for swap in [
         &mut |file: &Path| fs::rename(dir.join("other"), file) as std::io::Result<()>,
         &mut |file: &Path| fs::write(file, "not a library"),

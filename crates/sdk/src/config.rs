@@ -32,8 +32,8 @@ impl Config {
         self.get(key).is_some()
     }
 
-    /// Whether the key is written there, be it with the value `null`: a class may have a default for the one and mean
-    /// "none" by the other (Mistral's `sliding_window`).
+    /// Whether the key is written there, be it with the value `null`: a class may have a default
+    /// for the one and mean "none" by the other (Mistral's `sliding_window`).
     pub fn names(&self, key: &str) -> bool {
         self.json.get(key).is_some()
     }

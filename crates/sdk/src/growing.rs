@@ -1,8 +1,9 @@
-//! Reads the ABI's structs that grow at their ends, whichever side of the boundary is the newer one.
+//! Reads the ABI's structs that grow at their ends, whichever side of the boundary is the newer
+//! one.
 //!
-//! What the other side's struct is too short for is 0, which means what was before that field. What it has beyond our
-//! own version must be 0 as well: it then asks for nothing that we do not know. Anything else is refused, for ignoring
-//! it could give wrong results in silence.
+//! What the other side's struct is too short for is 0, which means what was before that field. What
+//! it has beyond our own version must be 0 as well: it then asks for nothing that we do not know.
+//! Anything else is refused, for ignoring it could give wrong results in silence.
 
 use core::{fmt, mem::MaybeUninit};
 
@@ -11,8 +12,8 @@ use crate::abi;
 /// A struct of the ABI that only ever gets fields at its end.
 ///
 /// # Safety
-/// `repr(C)`, and every field that lies beyond [`Growing::FIRST`] is valid with all its bytes 0 (a number, a raw
-/// pointer, an `Option` of a function).
+/// `repr(C)`, and every field that lies beyond [`Growing::FIRST`] is valid with all its bytes 0 (a
+/// number, a raw pointer, an `Option` of a function).
 pub unsafe trait Growing: Copy {
     /// For messages.
     const NAME: &'static str;

@@ -76,7 +76,8 @@ pub trait PairLoss: Options {
     const NAME: &'static str;
     /// Whether it reads the opponent's log-probs. If not, the opponent does not score.
     const NEEDS_REF: bool = true;
-    /// Whether it needs the data's rewards; data without them is then refused, and `reward` is never `None`.
+    /// Whether it needs the data's rewards; data without them is then refused, and `reward` is
+    /// never `None`.
     const NEEDS_REWARD: bool = false;
     /// The pair's loss.
     fn loss(&self, pair: &Pair) -> Dual;
@@ -105,10 +106,12 @@ pub trait Loss: Options {
     const NAME: &'static str;
     /// Whether it reads the opponent's log-probs. If not, the opponent does not score.
     const NEEDS_REF: bool = true;
-    /// Whether it needs the data's rewards; data without them is then refused, and `reward` is never `None`.
+    /// Whether it needs the data's rewards; data without them is then refused, and `reward` is
+    /// never `None`.
     const NEEDS_REWARD: bool = false;
-    /// Whether a pair's loss depends on the other pairs: `eval` then gets all pairs of a step at once, which costs a step
-    /// of several micro-batches one more forward pass. Otherwise it gets them in any number of parts.
+    /// Whether a pair's loss depends on the other pairs: `eval` then gets all pairs of a step at
+    /// once, which costs a step of several micro-batches one more forward pass. Otherwise it gets
+    /// them in any number of parts.
     const COUPLED: bool = false;
     /// Writes one value per group and one slope per row.
     fn eval(&self, rows: &Rows, out: &mut Out) -> Result<()>;
@@ -169,7 +172,8 @@ pub fn pairs(rows: &Rows) -> Result<Vec<[usize; 2]>> {
     }
 }
 
-/// Values (one a group) and slopes (one a row) of a loss, for tests; what it reports besides goes nowhere.
+/// Values (one a group) and slopes (one a row) of a loss, for tests; what it reports besides goes
+/// nowhere.
 pub fn evaluate<L: Loss>(loss: &L, rows: &Rows) -> Result<(Vec<f64>, Vec<f64>)> {
     unsafe extern "C" fn nowhere(_: *mut c_void, _: abi::Str, _: f64) {}
     let (mut values, mut slopes) = (vec![f64::NAN; rows.groups], vec![f64::NAN; rows.logp.len()]);

@@ -137,7 +137,8 @@ pub const REAL: u32 = 0;
 /// Role of a row in [`Rows`]: the opponent's response.
 pub const GENERATED: u32 = 1;
 
-/// The log-probs of a batch of pairs: some of a step's, or all for a loss that is coupled. All slices but `reward` have one entry a row.
+/// The log-probs of a batch of pairs: some of a step's, or all for a loss that is coupled. All
+/// slices but `reward` have one entry a row.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
     /// How many groups (pairs).
@@ -179,7 +180,8 @@ pub trait LossFn: Send + Sync {
     fn needs_reward(&self) -> bool {
         false
     }
-    /// Whether a pair's loss depends on the other pairs, so that it wants a step's pairs all at once.
+    /// Whether a pair's loss depends on the other pairs, so that it wants a step's pairs all at
+    /// once.
     fn coupled(&self) -> bool {
         false
     }

@@ -11,8 +11,8 @@
 //! 3. What the next stage gets is always read back from disk, so a resumed game cannot see other values than an
 //!    undisturbed one.
 //!
-//! Results that lie outside a run folder, where people keep things of their own too, go through [`OutFolder`] and
-//! [`OutFiles`], which replace nothing but what they wrote.
+//! Results that lie outside a run folder, where people keep things of their own too, go through
+//! [`OutFolder`] and [`OutFiles`], which replace nothing but what they wrote.
 //!
 //! This crate knows no tensor, no TOML and no terminal: artefacts save and load themselves ([`Artefact`]), and a
 //! recipe is text plus a list of keys and values.

@@ -1,9 +1,11 @@
-//! What a program writes where people keep things too: a folder for other tools, or a file with others beside it.
+//! What a program writes where people keep things too: a folder for other tools, or a file with
+//! others beside it.
 //!
-//! Beside what it writes it leaves a list: names, and the SHA-256 of each. What is written there again takes the place
-//! of files on the list whose bytes are still those, and of nothing else: a file that somebody put there stays, one that
-//! somebody changed is a refusal, before anything is touched. A kill at any moment loses nothing of either; what it
-//! left half done is finished or undone when the same place is written again.
+//! Beside what it writes it leaves a list: names, and the SHA-256 of each. What is written there
+//! again takes the place of files on the list whose bytes are still those, and of nothing else: a
+//! file that somebody put there stays, one that somebody changed is a refusal, before anything is
+//! touched. A kill at any moment loses nothing of either; what it left half done is finished or
+//! undone when the same place is written again.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +25,8 @@ use crate::{
 /// The list's name in a folder; beside a file `m.gguf` it is `m.exported.json`.
 const LIST: &str = "exported.json";
 
-/// The files that were written: the SHA-256 of each in hexadecimal, of two while one takes the place of the other.
+/// The files that were written: the SHA-256 of each in hexadecimal, of two while one takes the
+/// place of the other.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct List {
     files: BTreeMap<String, Vec<String>>,
@@ -65,8 +68,8 @@ pub struct OutFolder {
 }
 
 impl OutFolder {
-    /// Looks whether `out` can be written: nothing, an empty folder, or what was written before and not changed since.
-    /// What a killed writer left there is put right first.
+    /// Looks whether `out` can be written: nothing, an empty folder, or what was written before and
+    /// not changed since. What a killed writer left there is put right first.
     pub fn open(disk: Disk, out: &Path) -> Result<OutFolder> {
         let dir = match fs::symlink_metadata(out) {
             Ok(meta) if meta.is_symlink() => {
@@ -113,8 +116,8 @@ impl OutFolder {
         Ok(Some(known))
     }
 
-    /// Lets `fill` make the folder at the path that it is given, and puts it in its place. What stood there and was
-    /// not written before stays in it.
+    /// Lets `fill` make the folder at the path that it is given, and puts it in its place. What
+    /// stood there and was not written before stays in it.
     pub fn write(
         &self,
         fill: impl FnOnce(&Path) -> std::result::Result<(), BoxError>,
@@ -155,8 +158,8 @@ impl OutFolder {
         self.clear(&old)
     }
 
-    /// After a kill: the old folder goes back where the new one did not get its name, or what is not ours goes over to
-    /// the new one.
+    /// After a kill: the old folder goes back where the new one did not get its name, or what is
+    /// not ours goes over to the new one.
     fn recover(&self) -> Result<()> {
         let old = hidden(&self.dir, "old");
         match (stands(&old), stands(&self.dir)) {
@@ -202,8 +205,8 @@ pub struct OutFiles {
 }
 
 impl OutFiles {
-    /// Looks whether `out` and the files `beside` it can be written: each is not there, or was written before and not
-    /// changed since.
+    /// Looks whether `out` and the files `beside` it can be written: each is not there, or was
+    /// written before and not changed since.
     pub fn open(disk: Disk, out: &Path, beside: &[PathBuf]) -> Result<OutFiles> {
         let list = out.with_extension(LIST);
         let known = List::read(&list)?.unwrap_or_default();

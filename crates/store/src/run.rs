@@ -302,8 +302,8 @@ fn load_done<A: Artefact>(dir: &Path, manifest: &Manifest, place: &str, stage: &
     A::load(&path).map_err(|source| Error::artefact("load", &path, source))
 }
 
-/// Where the artefact of a finished stage lies, after checking that its bytes are those that were written. Needs no
-/// lock.
+/// Where the artefact of a finished stage lies, after checking that its bytes are those that were
+/// written. Needs no lock.
 pub fn intact(dir: &Path, manifest: &Manifest, place: &str, stage: &str) -> Result<PathBuf> {
     let done = manifest
         .done(place, stage)

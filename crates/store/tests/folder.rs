@@ -116,7 +116,8 @@ fn a_changed_recipe_is_refused_in_words() {
     assert_eq!(outcome.signals.len(), 3);
     drop(run);
 
-    // What changes memory only may change too; the manifest remembers, and what was finished by then.
+    // What changes memory only may change too; the manifest remembers, and what was finished by
+    // then.
     set(&mut longer, "generate.batch", "4");
     let error = Run::open(&dir, &longer, Open::Resume).unwrap_err();
     assert!(
@@ -133,7 +134,8 @@ fn a_changed_recipe_is_refused_in_words() {
     assert_eq!(run.manifest().accepted, noted);
 }
 
-/// A run of the format before, which did not record all inputs: its results can be read, it cannot be gone on with.
+/// A run of the format before, which did not record all inputs: its results can be read, it cannot
+/// be gone on with.
 #[test]
 fn a_run_of_an_earlier_format_is_refused_in_one_sentence() {
     let home = scene::home();

@@ -1,5 +1,5 @@
-//! What is written where people keep things too: only what was written before is replaced, and a kill at any
-//! operation loses nothing of anybody.
+//! What is written where people keep things too: only what was written before is replaced, and a
+//! kill at any operation loses nothing of anybody.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test that panics has failed: that is how it speaks
 
 use std::{
@@ -28,7 +28,8 @@ fn export(disk: Disk, out: &Path, files: &[(&str, &str)]) -> Result<()> {
 const FIRST: [(&str, &str); 3] = [("README.md", "card 1"), ("a", "1"), ("b", "1")];
 const SECOND: [(&str, &str); 3] = [("README.md", "card 2"), ("a", "2"), ("c", "2")];
 
-/// Every file below a folder, hidden ones too, by its path and with its text; links with what they say.
+/// Every file below a folder, hidden ones too, by its path and with its text; links with what they
+/// say.
 fn tree(dir: &Path) -> BTreeMap<PathBuf, String> {
     let mut all = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()) {

@@ -1,9 +1,10 @@
 //! Llama 1 to 3.x (Touvron et al. 2023, arXiv 2302.13971; Grattafiori et al. 2024, arXiv 2407.21783) and models of the
 //! same shape: SmolLM2, TinyLlama, Yi, DeepSeek-LLM.
 //!
-//! Read from the configuration: grouped-query attention, `head_dim`, tied embeddings, `attention_bias`, `mlp_bias`,
-//! rotary frequencies as they are, divided (`linear`, `longrope`) or with Llama 3.1's ramp (`llama3`). What is absent has
-//! the value that transformers' class gives it; `partial_rotary_factor` is none of its keys.
+//! Read from the configuration: grouped-query attention, `head_dim`, tied embeddings,
+//! `attention_bias`, `mlp_bias`, rotary frequencies as they are, divided (`linear`, `longrope`) or
+//! with Llama 3.1's ramp (`llama3`). What is absent has the value that transformers' class gives
+//! it; `partial_rotary_factor` is none of its keys.
 
 use randori_sdk::{Arch, Attn, Config, Graph, Result, Rope, Tensor, plugin};
 
@@ -110,8 +111,8 @@ impl Llama {
     }
 }
 
-/// An error where a configuration asks for a sliding window: transformers' Llama computes a whole text without it, and with
-/// it while it generates.
+/// An error where a configuration asks for a sliding window: transformers' Llama computes a whole
+/// text without it, and with it while it generates.
 fn no_windows(c: &Config, layers: usize) -> Result<()> {
     let context = c.usize_or("max_position_embeddings", 2048)?;
     if let Some(window) = c.usize_opt("sliding_window")?.filter(|w| *w < context) {

@@ -1,5 +1,5 @@
-//! `aot`: alignment by optimal transport (Melnyk et al. 2024, arXiv 2406.05882). It compares two distributions of a whole
-//! step, quantile by quantile, instead of two answers to one prompt.
+//! `aot`: alignment by optimal transport (Melnyk et al. 2024, arXiv 2406.05882). It compares two
+//! distributions of a whole step, quantile by quantile, instead of two answers to one prompt.
 //!
 //! ```text
 //! L = mean over ranks k of softplus(-beta (u_(k) - v_(k)))        u_(1) <= u_(2) <= …, v likewise
@@ -7,19 +7,22 @@
 //! of = "margins":    u = log p(y) - log p(y') of all pairs,       v = the same under the opponent
 //! ```
 //!
-//! "responses" is the paper's unpaired form: the data's log-ratios are to dominate the opponent's stochastically, and no
-//! answer is held against the other to its own prompt, so one prompt that is hard for both players cannot own the step.
-//! "margins" is its paired form. Among equal values the pair that comes first in the step has the lower rank; at step 0,
-//! where all ratios are 0, "responses" therefore is `spin`.
+//! "responses" is the paper's unpaired form: the data's log-ratios are to dominate the opponent's
+//! stochastically, and no answer is held against the other to its own prompt, so one prompt that is
+//! hard for both players cannot own the step. "margins" is its paired form. Among equal values the
+//! pair that comes first in the step has the lower rank; at step 0, where all ratios are 0,
+//! "responses" therefore is `spin`.
 
 use randori_sdk::{Dual, Error, Loss, Out, Result, Rows, loss::pairs, options};
 
 options! {
-    /// AOT (Melnyk et al. 2024): the step's real log-ratios are to lie above the generated ones, quantile by quantile.
+    /// AOT (Melnyk et al. 2024): the step's real log-ratios are to lie above the generated ones,
+    /// quantile by quantile.
     pub struct Aot {
         /// How strongly the policy is held to its opponent.
         beta: f64 = 0.1, 0.0001..=100.0;
-        /// What is sorted: the log-ratios of real and of generated responses, or the pairs' margins.
+        /// What is sorted: the log-ratios of real and of generated responses, or the pairs'
+        /// margins.
         of: String = "responses", ["responses", "margins"];
     }
 }

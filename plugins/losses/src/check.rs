@@ -148,7 +148,8 @@ pub fn grid() -> Vec<At> {
     pairs
 }
 
-/// A step's pairs, (log p, opponent's log p) of y and of y': each pair's loss and slopes, as the host would get them.
+/// A step's pairs, (log p, opponent's log p) of y and of y': each pair's loss and slopes, as the
+/// host would get them.
 pub fn step<L: Loss>(
     loss: &L,
     pairs: &[[(f64, f64); 2]],

@@ -1,6 +1,8 @@
-//! The losses that come with Randori, one file each: formula, code and tests. What they have in common: they see the
-//! log-probs of one pair, the human response y and the opponent's y', under the policy and under the opponent, and answer
-//! one number; the SDK differentiates it (`aot` alone sees all pairs of a step, and has its slopes by hand). They know no tensor, no token and no training step.
+//! The losses that come with Randori, one file each: formula, code and tests. What they have in
+//! common: they see the log-probs of one pair, the human response y and the opponent's y', under
+//! the policy and under the opponent, and answer one number; the SDK differentiates it (`aot` alone
+//! sees all pairs of a step, and has its slopes by hand). They know no tensor, no token and no
+//! training step.
 //!
 //! `a` and `b` are the log-ratios of y and y' to the opponent; the whole table, with what each is good for: docs/spin.md.
 

@@ -1,18 +1,20 @@
-//! `odpo`: direct preference optimisation with an offset (Amini et al. 2024, arXiv 2402.10571), for pairs whose responses
-//! have been scored: `randori train --pairs` on data with rewards.
+//! `odpo`: direct preference optimisation with an offset (Amini et al. 2024, arXiv 2402.10571), for
+//! pairs whose responses have been scored: `randori train --pairs` on data with rewards.
 //!
 //! ```text
 //! L = softplus(-beta (a - b) + alpha (r(y) - r(y')))
 //! ```
 //!
-//! `spin`, but the margin is wanted the larger the more the data prefers y: pairs that are nearly as good as each other
-//! pull little once their margin is reached. Here the scores' difference is taken as it is (the paper's f is the
-//! identity); with scores from 1 to 10, start with alpha near 0.1.
+//! `spin`, but the margin is wanted the larger the more the data prefers y: pairs that are nearly
+//! as good as each other pull little once their margin is reached. Here the scores' difference is
+//! taken as it is (the paper's f is the identity); with scores from 1 to 10, start with alpha near
+//! 0.1.
 
 use randori_sdk::{Dual, Pair, PairLoss, options};
 
 options! {
-    /// DPO with an offset (Amini et al. 2024): the margin has to exceed the difference of the data's rewards.
+    /// DPO with an offset (Amini et al. 2024): the margin has to exceed the difference of the
+    /// data's rewards.
     pub struct Odpo {
         /// How strongly the policy is held to its reference.
         beta: f64 = 0.1, 0.0001..=100.0;

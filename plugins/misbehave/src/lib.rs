@@ -1,8 +1,8 @@
 //! A plugin that misbehaves on demand, for the host's tests. Never loaded unless named.
 //!
-//! The architecture goes by its configuration's key `misbehave`, losses and samplers by their option `how`; "well"
-//! behaves. More exported constants stand for plugins of other versions: a copy of this file under their crate's
-//! name is such a plugin.
+//! The architecture goes by its configuration's key `misbehave`, losses and samplers by their
+//! option `how`; "well" behaves. More exported constants stand for plugins of other versions: a
+//! copy of this file under their crate's name is such a plugin.
 #![allow(clippy::panic)] // panicking is its purpose
 
 use randori_sdk::{
@@ -303,7 +303,8 @@ const fn loss_room<const N: usize>(size: usize, behind: [u8; N]) -> LossRoom<N> 
     }
 }
 
-/// Tables of an SDK without `coupled` and `needs_reward`, and of one with a field that nobody knows yet.
+/// Tables of an SDK without `coupled` and `needs_reward`, and of one with a field that nobody knows
+/// yet.
 const OLDER_LOSS: &LossRoom<0> = &loss_room(core::mem::offset_of!(abi::Loss, coupled), []);
 const NEWEST_LOSS: &LossRoom<8> = &loss_room(size_of::<abi::Loss>() + 8, [0, 0, 0, 0, 0, 1, 0, 0]);
 

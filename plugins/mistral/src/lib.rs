@@ -1,9 +1,10 @@
 //! Mistral 7B and its successors (Jiang et al. 2023, arXiv 2310.06825): Llama's block with a sliding window.
 //!
-//! A query at position i sees keys at i - window < j <= i; information still travels layers · window tokens far. A
-//! configuration whose `sliding_window` is null (v0.2 on) attends to everything; one that has no such key means 4096, as
-//! transformers' class does. `layer_types` says which layers have the window (Ministral). `head_dim` may differ from
-//! hidden_size / num_attention_heads (Nemo, Small).
+//! A query at position i sees keys at i - window < j <= i; information still travels layers ·
+//! window tokens far. A configuration whose `sliding_window` is null (v0.2 on) attends to
+//! everything; one that has no such key means 4096, as transformers' class does. `layer_types` says
+//! which layers have the window (Ministral). `head_dim` may differ from hidden_size /
+//! num_attention_heads (Nemo, Small).
 
 use randori_sdk::{Arch, Attn, Config, Graph, Result, Rope, Tensor, plugin};
 

@@ -15,15 +15,16 @@ use crate::{
 
 /// Ways to begin that leave the base as it is.
 const HARMLESS_STARTS: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica"];
-/// Ways that take the start out of the base's weights, which PEFT itself can turn into a plain LoRA.
+/// Ways that take the start out of the base's weights, which PEFT itself can turn into a plain
+/// LoRA.
 const CONVERTED_STARTS: [&str; 4] = ["pissa", "olora", "corda", "lora_ga"];
 /// PEFT's defaults.
 const RANK: usize = 8;
 const ALPHA: f64 = 8.0;
 
-/// The settings of these projections, spelt so that PEFT matches exactly them: names of its own kind where the settings
-/// have such, full names where they have patterns, and ranks and alphas by full name, since PEFT sorts its patterns when
-/// it saves.
+/// The settings of these projections, spelt so that PEFT matches exactly them: names of its own
+/// kind where the settings have such, full names where they have patterns, and ranks and alphas by
+/// full name, since PEFT sorts its patterns when it saves.
 pub(super) fn write(spec: &LoraSpec, pairs: &BTreeSet<String>, base_name: &str) -> Value {
     let ranks = of_each(pairs, |p| spec.rank_of(p), spec.rank, |r| json!(r));
     let alphas = of_each(pairs, |p| spec.alpha_of(p), spec.alpha, |a| number(*a));
@@ -49,7 +50,8 @@ pub(super) fn write(spec: &LoraSpec, pairs: &BTreeSet<String>, base_name: &str) 
     })
 }
 
-/// Names that PEFT finds exactly these projections by: the end of a name is enough where the settings say no more.
+/// Names that PEFT finds exactly these projections by: the end of a name is enough where the
+/// settings say no more.
 fn targets_of(spec: &LoraSpec, pairs: &BTreeSet<String>) -> Value {
     let last = |name: &String| name.rsplit('.').next().unwrap_or(name).to_string();
     match &spec.targets {

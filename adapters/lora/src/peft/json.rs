@@ -1,5 +1,5 @@
-//! Values of a settings file by type. What is there but of another type is taken as people mean it, or is an error that
-//! names key and value: never as if it were absent. null is absent, as in PEFT.
+//! Values of a settings file by type. What is there but of another type is taken as people mean it,
+//! or is an error that names key and value: never as if it were absent. null is absent, as in PEFT.
 
 use serde_json::{Map, Value};
 

@@ -26,9 +26,10 @@ pub const MODEL: &str = "adapter_model.safetensors";
 const PICKLE: &str = "adapter_model.bin";
 const PARTS: [&str; 3] = ["lora_A", "lora_B", "lora_magnitude_vector"];
 
-/// Writes an adapter. `params` are `{projection}.lora_A` (r, in) and `{projection}.lora_B` (out, r), with DoRA
-/// `{projection}.lora_magnitude_vector` (out), and every tensor of the modules trained in full (`lm_head.weight`) or
-/// replaced; `base_name` is the model's name or path as PEFT should find it.
+/// Writes an adapter. `params` are `{projection}.lora_A` (r, in) and `{projection}.lora_B` (out,
+/// r), with DoRA `{projection}.lora_magnitude_vector` (out), and every tensor of the modules
+/// trained in full (`lm_head.weight`) or replaced; `base_name` is the model's name or path as PEFT
+/// should find it.
 ///
 /// Files are written under temporary names and renamed, the settings last.
 ///
@@ -52,8 +53,9 @@ pub fn save(
 /// Reads an adapter: its settings, and its tensors by our names (as [`save`] takes them), in f32.
 ///
 /// # Errors
-/// A file that is missing or damaged, or PEFT's older pickle; settings that we cannot honour; a tensor name that is not
-/// PEFT's; half a pair; a shape that does not fit the rank. Each names the file.
+/// A file that is missing or damaged, or PEFT's older pickle; settings that we cannot honour; a
+/// tensor name that is not PEFT's; half a pair; a shape that does not fit the rank. Each names the
+/// file.
 pub fn load(dir: &Path) -> Result<(LoraSpec, BTreeMap<String, Tensor>)> {
     let path = dir.join(CONFIG);
     let text = fs::read_to_string(&path).map_err(Error::io(&path))?;

@@ -63,8 +63,8 @@ pub(super) fn read(bytes: &[u8], place: &str) -> Result<BTreeMap<String, Tensor>
     Ok(params)
 }
 
-/// `base_model.model.lm_head.weight` and `….lm_head.base_layer.weight` -> `lm_head.weight`, `….q_proj.lora_A.weight` ->
-/// `….q_proj.lora_A`; else what is wrong with the name.
+/// `base_model.model.lm_head.weight` and `….lm_head.base_layer.weight` -> `lm_head.weight`,
+/// `….q_proj.lora_A.weight` -> `….q_proj.lora_A`; else what is wrong with the name.
 fn ours(name: &str) -> std::result::Result<String, String> {
     let strange = || {
         Err(format!(

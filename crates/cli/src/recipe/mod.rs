@@ -1,8 +1,9 @@
 //! The recipe: a TOML file (and `--set` overrides) parsed once into a value that cannot be wrong.
 //!
-//! Every key is declared once, in `keys`; parsing, `--set`, the resolved recipe of a run folder, docs/recipe.md and
-//! the suggestions for misspelt keys all come from that declaration. What a plugin declares (options of a loss or a
-//! sampler) is checked by the plugin host, with the lines kept here.
+//! Every key is declared once, in `keys`; parsing, `--set`, the resolved recipe of a run folder,
+//! docs/recipe.md and the suggestions for misspelt keys all come from that declaration. What a
+//! plugin declares (options of a loss or a sampler) is checked by the plugin host, with the lines
+//! kept here.
 
 mod docs;
 mod keys;
@@ -58,8 +59,8 @@ pub struct Recipe {
     pub sft: Sft,
     /// `[compare]`
     pub compare: Compare,
-    /// What names that can come to mean something else stand for since the run began, for its manifest:
-    /// `model.source org/name@main` -> `org/name@COMMIT`.
+    /// What names that can come to mean something else stand for since the run began, for its
+    /// manifest: `model.source org/name@main` -> `org/name@COMMIT`.
     pub resolved: BTreeMap<String, String>,
     /// Where each given key stands (`recipe.toml:14`, `--set train.lr=…`).
     places: BTreeMap<String, String>,
@@ -196,7 +197,8 @@ impl Recipe {
         out
     }
 
-    /// Key by key, as a run folder's manifest keeps it; the folder the recipe lies in is no part of it.
+    /// Key by key, as a run folder's manifest keeps it; the folder the recipe lies in is no part of
+    /// it.
     pub fn values(&self) -> BTreeMap<String, String> {
         let full = |section, (key, value): (String, String)| (source::full(section, &key), value);
         self.sections()
@@ -205,8 +207,8 @@ impl Recipe {
             .collect()
     }
 
-    /// Sections in order, with every key that has a value and the value as TOML, on one line; a loss's options
-    /// stand with it.
+    /// Sections in order, with every key that has a value and the value as TOML, on one line; a
+    /// loss's options stand with it.
     fn sections(&self) -> Vec<(&'static str, Vec<(String, String)>)> {
         let sections: [(&str, Rows); 12] = [
             (Run::NAME, self.run.show()),
@@ -300,7 +302,8 @@ impl Recipe {
     }
 }
 
-/// `text` as a TOML string on one line: JSON's escapes are TOML's too, but for DEL, which JSON leaves as it is.
+/// `text` as a TOML string on one line: JSON's escapes are TOML's too, but for DEL, which JSON
+/// leaves as it is.
 pub(crate) fn toml_text(text: &str) -> String {
     serde_json::Value::from(text)
         .to_string()

@@ -158,8 +158,8 @@ pub struct Key {
 pub enum OnResume {
     /// It is refused: the value decides what the stages make.
     Refused,
-    /// It goes on, and the manifest notes the change: the value decides how much memory is used, and
-    /// nothing else but the last digits of sums.
+    /// It goes on, and the manifest notes the change: the value decides how much memory is used,
+    /// and nothing else but the last digits of sums.
     Memory,
     /// It goes on: nothing that is finished depends on the value.
     Free,

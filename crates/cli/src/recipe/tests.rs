@@ -69,7 +69,8 @@ fn the_resolved_recipe_reads_back_as_itself() {
     assert_eq!(again.train, recipe.train);
 }
 
-/// Whatever a value looks like as text, its key has it whole, on one line, and reading it back gives it again.
+/// Whatever a value looks like as text, its key has it whole, on one line, and reading it back
+/// gives it again.
 #[test]
 fn values_are_whole_whatever_is_in_them() {
     let texts = [

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 pub struct PromptRow {
     /// Share of right answers over `eval.seeds`; `None` where answers are not checked.
     pub exact_match: Option<f64>,
-    /// Share of answers in which an answer can be found at all; `None` where answers are not checked.
+    /// Share of answers in which an answer can be found at all; `None` where answers are not
+    /// checked.
     pub in_form: Option<f64>,
     /// Share of answers that were cut at the token limit.
     pub cut: f64,
@@ -26,7 +27,8 @@ pub struct PromptRow {
 }
 
 impl PromptRow {
-    /// A measure's part of this prompt and its weight: the measure is the sum of the parts by that of the weights.
+    /// A measure's part of this prompt and its weight: the measure is the sum of the parts by that
+    /// of the weights.
     fn part(&self, name: &str) -> Option<(f64, f64)> {
         let share = |yes: bool| Some((f64::from(u8::from(yes)), 1.0));
         match name {
@@ -68,8 +70,8 @@ pub fn draws(prompts: usize, seed: u64) -> Resamples {
 /// One player's prompts, of each seed.
 pub type Seeds<'a> = &'a [Vec<PromptRow>];
 
-/// The mean over `values`, one a seed, with the interval that seeds and prompts give it; less that of `other`, if given,
-/// which is paired seed by seed and prompt by prompt.
+/// The mean over `values`, one a seed, with the interval that seeds and prompts give it; less that
+/// of `other`, if given, which is paired seed by seed and prompt by prompt.
 pub fn interval(
     name: &str,
     values: &[f64],
@@ -133,7 +135,8 @@ mod tests {
         assert_eq!(none.unwrap().half, None);
     }
 
-    /// A player against itself, right on the same prompts: nothing varies, however hard the prompts are.
+    /// A player against itself, right on the same prompts: nothing varies, however hard the prompts
+    /// are.
     #[test]
     fn differences_are_paired() {
         let rows = [(0..100).map(row).collect::<Vec<_>>()];

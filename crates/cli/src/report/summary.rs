@@ -93,7 +93,8 @@ pub struct Played {
     pub continued_sft: Option<Baseline>,
     /// Tokens the game was trained on.
     pub tokens: usize,
-    /// For each iteration: the step at which its training ended since its loss asked no pair for a change.
+    /// For each iteration: the step at which its training ended since its loss asked no pair for a
+    /// change.
     pub converged: Vec<Option<usize>>,
     /// What of all that was measured on each prompt.
     pub prompts: Prompts,
@@ -139,15 +140,16 @@ pub struct Row {
 }
 
 impl Row {
-    /// Mean of one measure over seeds, with its interval over seeds and held-out prompts; `None` where no seed has it.
+    /// Mean of one measure over seeds, with its interval over seeds and held-out prompts; `None`
+    /// where no seed has it.
     pub fn spread(&self, name: &str) -> Option<Spread> {
         let mut values = self.values(name);
         values.retain(|value| value.is_finite());
         interval(name, &values, &self.prompts, None, &self.draws)
     }
 
-    /// How much more of one measure this player has than another, paired seed by seed and prompt by prompt; `None`
-    /// where one of them lacks it.
+    /// How much more of one measure this player has than another, paired seed by seed and prompt by
+    /// prompt; `None` where one of them lacks it.
     pub fn more_than(&self, other: &Row, name: &str) -> Option<Spread> {
         let (own, theirs) = (self.values(name), other.values(name));
         let pairs = own.iter().zip(&theirs);

@@ -99,7 +99,8 @@ fn write(run: &mut Run, session: &Session, summary: &Summary, first: &Path) -> R
     Ok(())
 }
 
-/// Whether a kept summary differs in time and memory at most: fewer iterations or seeds are another summary.
+/// Whether a kept summary differs in time and memory at most: fewer iterations or seeds are another
+/// summary.
 fn tells_the_same(kept: &Path, summary: &Summary) -> bool {
     let measured = |mut all: serde_json::Value| {
         if let Some(map) = all.as_object_mut() {

@@ -152,8 +152,9 @@ pub fn swiglu_backward(
     each(on, "swiglu_backward", float, n, &args)
 }
 
-/// y = x / (1 - p) where the mask keeps it, else 0: the mask of `randori_lora::dropout`, a pure function of the row's key
-/// (u64 in `keys.0`, `keys.1` of them), `salt` and the index in the row, so the backward pass is this same function of dy.
+/// y = x / (1 - p) where the mask keeps it, else 0: the mask of `randori_lora::dropout`, a pure
+/// function of the row's key (u64 in `keys.0`, `keys.1` of them), `salt` and the index in the row,
+/// so the backward pass is this same function of dy.
 ///
 /// # Errors
 /// `p` outside 0..1; a number of rows that does not divide `n`; as [`Launch::launch`].

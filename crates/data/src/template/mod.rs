@@ -1,5 +1,6 @@
-//! Chat templates: the Jinja program that comes with a tokenizer and spells a conversation as the model saw it.
-//! Rendered as jinja2 renders it where transformers sets it up (`python`), so that both write the same text.
+//! Chat templates: the Jinja program that comes with a tokenizer and spells a conversation as the
+//! model saw it. Rendered as jinja2 renders it where transformers sets it up (`python`), so that
+//! both write the same text.
 
 mod python;
 mod turns;
@@ -76,8 +77,8 @@ impl ChatTemplate {
         Ok(())
     }
 
-    /// Sets a variable that a user gives, such as `enable_thinking`: one that the template does not name is counted
-    /// with every example.
+    /// Sets a variable that a user gives, such as `enable_thinking`: one that the template does not
+    /// name is counted with every example.
     pub fn give(&mut self, name: &str, value: &serde_json::Value) {
         self.set_variable(name, value);
         self.given.push(name.to_owned());
@@ -96,13 +97,15 @@ impl ChatTemplate {
         })
     }
 
-    /// Sets a variable that the template asks for beyond the usual ones, such as the spelling of a special token.
+    /// Sets a variable that the template asks for beyond the usual ones, such as the spelling of a
+    /// special token.
     pub fn set_variable(&mut self, name: &str, value: &serde_json::Value) {
         self.variables
             .insert(name.to_owned(), Value::from_serialize(value));
     }
 
-    /// Notes that the model has another template for conversations with tools, which this one is not to render.
+    /// Notes that the model has another template for conversations with tools, which this one is
+    /// not to render.
     pub(crate) fn refuse_tools(&mut self) {
         self.refuses_tools = true;
     }
@@ -115,8 +118,8 @@ impl ChatTemplate {
         self.render_in(messages, &Context::new(), generation_prompt)
     }
 
-    /// The same with what the row gives besides the messages; its `chat_template_kwargs` go before the
-    /// variables that were set.
+    /// The same with what the row gives besides the messages; its `chat_template_kwargs` go before
+    /// the variables that were set.
     ///
     /// # Errors
     /// As [`ChatTemplate::render`].

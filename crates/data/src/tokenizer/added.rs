@@ -1,5 +1,5 @@
-//! Special and added tokens that other files than `tokenizer.json` name, added as transformers 5.24 adds them: those
-//! that `tokenizer.json` has not get the next ids after its vocabulary.
+//! Special and added tokens that other files than `tokenizer.json` name, added as transformers 5.24
+//! adds them: those that `tokenizer.json` has not get the next ids after its vocabulary.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,8 +30,8 @@ pub(super) struct Named {
 }
 
 impl Named {
-    /// Reads the files. `special_tokens_map.json` goes before `tokenizer_config.json`, and neither it nor
-    /// `added_tokens.json` is read where the config has `added_tokens_decoder`.
+    /// Reads the files. `special_tokens_map.json` goes before `tokenizer_config.json`, and neither
+    /// it nor `added_tokens.json` is read where the config has `added_tokens_decoder`.
     pub(super) fn read(core: &Core, config: &Value, map: &Value, added: &Value) -> Result<Self> {
         const CONFIG: &str = "tokenizer_config.json";
         let mut parts: BTreeMap<String, (Value, &str)> = fields(config)
@@ -188,7 +188,8 @@ fn wrong(file: &str, name: &str, value: &Value) -> Error {
     Error::file(file, format!("{name}: {value} is not a token"))
 }
 
-/// A special token: its text, or an object with the text and flags; none for null and the empty text.
+/// A special token: its text, or an object with the text and flags; none for null and the empty
+/// text.
 fn token(value: &Value, name: &str, file: &str) -> Result<Option<AddedToken>> {
     match value {
         Value::Null => Ok(None),

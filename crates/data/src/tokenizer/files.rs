@@ -146,8 +146,8 @@ fn named_templates(dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     Ok(found)
 }
 
-/// The chat template, and whether there is another one for conversations with tools: as transformers 5, files go before
-/// the config, and of several templates `default` is taken.
+/// The chat template, and whether there is another one for conversations with tools: as
+/// transformers 5, files go before the config, and of several templates `default` is taken.
 fn template(files: &BTreeMap<String, Vec<u8>>, config: &Value) -> Result<(Option<String>, bool)> {
     let in_files = files.keys().any(|name| name.starts_with(TEMPLATES));
     let for_tools = files.contains_key(&format!("{TEMPLATES}tool_use.jinja"));

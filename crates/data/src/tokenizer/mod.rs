@@ -44,8 +44,8 @@ pub struct Tokenizer {
     /// The same for text that follows a special token.
     verbatim: OnceLock<Core>,
     leading: LeadingSpace,
-    /// Spellings of the special tokens, to notice them in a response's text; not those of reasoning's marks, which are
-    /// meant.
+    /// Spellings of the special tokens, to notice them in a response's text; not those of
+    /// reasoning's marks, which are meant.
     spellings: Vec<String>,
     special: Special,
     adds_bos: bool,
@@ -177,7 +177,8 @@ impl Tokenizer {
         self.template.as_mut().ok_or(Error::NoTemplate)
     }
 
-    /// Gives the chat template a variable of the user's, such as `enable_thinking`; the stop tokens are found anew.
+    /// Gives the chat template a variable of the user's, such as `enable_thinking`; the stop tokens
+    /// are found anew.
     ///
     /// # Errors
     /// Without a chat template, or for a name that has its value from the data.
@@ -240,7 +241,8 @@ impl Tokenizer {
         self.core.id_to_token(id)
     }
 
-    /// Whether a model with so many rows in its embedding has one for each of these ids; else the rule that is broken.
+    /// Whether a model with so many rows in its embedding has one for each of these ids; else the
+    /// rule that is broken.
     ///
     /// # Errors
     /// The first id that has none, in words.

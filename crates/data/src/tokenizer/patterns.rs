@@ -1,5 +1,6 @@
-//! Regular expressions of a `tokenizer.json` as Oniguruma reads them, which Python's tokenizers library uses. Ours takes
-//! `{1,3}+` for a repeat that gives nothing back; to Oniguruma it is a repeated group, so that a long number is one word.
+//! Regular expressions of a `tokenizer.json` as Oniguruma reads them, which Python's tokenizers
+//! library uses. Ours takes `{1,3}+` for a repeat that gives nothing back; to Oniguruma it is a
+//! repeated group, so that a long number is one word.
 
 use std::borrow::Cow;
 
@@ -141,7 +142,8 @@ fn class(rest: &str) -> usize {
     rest.len()
 }
 
-/// The repeat `{n}`, `{n,}`, `{n,m}` or `{,m}` at the beginning, with its lower bound, and its bytes.
+/// The repeat `{n}`, `{n,}`, `{n,m}` or `{,m}` at the beginning, with its lower bound, and its
+/// bytes.
 fn interval(rest: &str) -> Option<(String, usize)> {
     let end = rest.find('}')?;
     let (low, high) = match rest[1..end].split_once(',') {

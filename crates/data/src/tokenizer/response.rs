@@ -37,7 +37,8 @@ struct Frame {
     after: String,
     /// Reasoning that the prompt leaves open.
     opening: Option<Opening>,
-    /// Where a finished turn parts from the prompt, in bytes, and what it has there before the answer.
+    /// Where a finished turn parts from the prompt, in bytes, and what it has there before the
+    /// answer.
     parted: usize,
     other: String,
 }
@@ -53,8 +54,9 @@ impl Frame {
         }
     }
 
-    /// What a finished conversation has from where it parts from the prompt, without what stands before
-    /// any answer there: a prompt may end in what a finished turn lacks, reasoning open or closed.
+    /// What a finished conversation has from where it parts from the prompt, without what stands
+    /// before any answer there: a prompt may end in what a finished turn lacks, reasoning open or
+    /// closed.
     fn instead<'a>(&self, whole: &'a str) -> Option<&'a str> {
         let written = whole.strip_prefix(&self.prompt[..self.parted])?;
         Some(written.strip_prefix(self.other.as_str()).unwrap_or(written))

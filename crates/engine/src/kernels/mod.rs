@@ -1,8 +1,8 @@
 //! Arithmetic: functions from tensors to tensors, forward and backward, each on contiguous f32 (weights may be f16 or bf16).
 //!
-//! This is the only place that looks into a tensor's memory. A function dispatches on where the tensor lies: on
-//! the CPU it works on slices, with rayon and gemm; on a GPU it starts a kernel of `randori-cuda`, where there is
-//! one. Nothing here uses candle's autograd.
+//! This is the only place that looks into a tensor's memory. A function dispatches on where the
+//! tensor lies: on the CPU it works on slices, with rayon and gemm; on a GPU it starts a kernel of
+//! `randori-cuda`, where there is one. Nothing here uses candle's autograd.
 //!
 //! Results are bit-identical whatever the number of threads: work is cut by fixed sizes, and sums run in a fixed order.
 pub(crate) mod attention;

@@ -51,7 +51,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) dropout: Option<Vec<u64>>,
     /// Keeps what the projections get to multiply.
     pub(crate) probe: Option<Rc<Probe>>,
-    /// The embedding that the head shares in the base, where the player may have learnt something of one of the two.
+    /// The embedding that the head shares in the base, where the player may have learnt something
+    /// of one of the two.
     pub(super) tied: Option<String>,
 }
 
@@ -183,8 +184,8 @@ impl<'a> Pass<'a> {
         self.sights.iter().map(span).collect()
     }
 
-    /// x (n, in), of the pass's `rows` (`None`: all), with this projection's dropout mask on it (also: the gradient to x
-    /// from the gradient to that).
+    /// x (n, in), of the pass's `rows` (`None`: all), with this projection's dropout mask on it
+    /// (also: the gradient to x from the gradient to that).
     pub(crate) fn drop_out(
         &self,
         x: &Tensor,

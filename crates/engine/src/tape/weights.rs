@@ -65,7 +65,8 @@ impl Pass<'_> {
         Ok(matrix)
     }
 
-    /// What this projection's own tensors go by: a tied head's by its own name, not by the embedding's.
+    /// What this projection's own tensors go by: a tied head's by its own name, not by the
+    /// embedding's.
     pub(crate) fn goes_by<'n>(&self, name: &'n str) -> &'n str {
         if self.tied.as_deref() == Some(name) {
             HEAD
@@ -74,7 +75,8 @@ impl Pass<'_> {
         }
     }
 
-    /// A projection's weight: for a tied head its own, where it has one, else what the base's embedding is.
+    /// A projection's weight: for a tied head its own, where it has one, else what the base's
+    /// embedding is.
     pub(crate) fn projection(&self, name: &str, shape: (usize, usize)) -> Result<Matrix, String> {
         if self.tied.as_deref() != Some(name) {
             return self.matrix(name, shape);

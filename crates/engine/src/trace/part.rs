@@ -42,8 +42,8 @@ pub(crate) fn wanted(
     Ok(tracer.trace.weights)
 }
 
-/// The embedding whose weight the head multiplies with too (`model.embed_tokens`), where there is one: [`Trace::tied`]
-/// for who has no trace, by two calls.
+/// The embedding whose weight the head multiplies with too (`model.embed_tokens`), where there is
+/// one: [`Trace::tied`] for who has no trace, by two calls.
 ///
 /// # Errors
 /// What the architecture refuses.

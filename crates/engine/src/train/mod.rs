@@ -29,9 +29,11 @@ pub struct Pair {
     pub generated: Vec<u32>,
     /// Summed log-prob of `real` under the opponent; finite. Not read where the loss needs none.
     pub ref_real: f64,
-    /// Summed log-prob of `generated` under the opponent; finite. Not read where the loss needs none.
+    /// Summed log-prob of `generated` under the opponent; finite. Not read where the loss needs
+    /// none.
     pub ref_generated: f64,
-    /// External rewards of `real` and `generated`; a loss gets them where all pairs of a training have them.
+    /// External rewards of `real` and `generated`; a loss gets them where all pairs of a training
+    /// have them.
     pub rewards: Option<[f64; 2]>,
     /// Where it comes from, for messages: `file:line`.
     pub place: String,
@@ -159,8 +161,8 @@ impl TrainSettings {
         }
     }
 
-    /// Refuses a training over `n` items (`noun`: pairs, examples) in which every step's rate is 0: a single step that
-    /// the warm-up begins with.
+    /// Refuses a training over `n` items (`noun`: pairs, examples) in which every step's rate is 0:
+    /// a single step that the warm-up begins with.
     pub fn check_rates(&self, n: usize, noun: &str) -> Result<()> {
         let total = self.total_steps(n);
         if n == 0 || (0..total).any(|step| self.rate(step, total) > 0.0) {
@@ -233,9 +235,11 @@ pub struct StepMetrics {
     pub grad_norm: f64,
     /// This step's learning rate.
     pub learning_rate: f64,
-    /// Rows computed since training began (a pair's prompt counts once, and so does a pass that had to be repeated).
+    /// Rows computed since training began (a pair's prompt counts once, and so does a pass that had
+    /// to be repeated).
     pub num_tokens: u64,
-    /// An epoch is over in which every slope of the loss was 0: it is satisfied by all pairs, and the training ends here.
+    /// An epoch is over in which every slope of the loss was 0: it is satisfied by all pairs, and
+    /// the training ends here.
     pub converged: bool,
     /// In training on pairs.
     pub pairs: Option<PairMetrics>,
@@ -286,14 +290,16 @@ pub enum Control {
 }
 
 impl Trainer {
-    /// Trains on pairs, from the step the trainer stands at to the last, or to the end of an epoch in which every slope of
-    /// the loss was 0 ([`StepMetrics::converged`]). After every update `on_step` gets the step's figures and the trainer
-    /// (to save it).
+    /// Trains on pairs, from the step the trainer stands at to the last, or to the end of an epoch
+    /// in which every slope of the loss was 0 ([`StepMetrics::converged`]). After every update
+    /// `on_step` gets the step's figures and the trainer (to save it).
     ///
     /// # Errors
-    /// No pairs, steps that all have the rate 0, a loss that needs rewards where a pair has none, an empty prompt, an opponent's log-prob that is not finite, a loss that fails, or a loss or gradient
-    /// that is not finite: the message names the step and the pair's place, and the step has changed nothing. No memory
-    /// for a pair alone ([`Error::OutOfMemory`]). Also whatever `on_step` returns.
+    /// No pairs, steps that all have the rate 0, a loss that needs rewards where a pair has none,
+    /// an empty prompt, an opponent's log-prob that is not finite, a loss that fails, or a loss or
+    /// gradient that is not finite: the message names the step and the pair's place, and the step
+    /// has changed nothing. No memory for a pair alone ([`Error::OutOfMemory`]). Also whatever
+    /// `on_step` returns.
     pub fn train_pairs(
         &mut self,
         pairs: &[Pair],

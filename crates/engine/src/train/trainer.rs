@@ -162,7 +162,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// Whether an epoch is over in which no item asked for a change: the loss is satisfied by all of them.
+    /// Whether an epoch is over in which no item asked for a change: the loss is satisfied by all
+    /// of them.
     fn converged(&self, per_epoch: usize) -> bool {
         self.step > 0 && self.step.is_multiple_of(per_epoch) && self.quiet >= per_epoch
     }
@@ -233,9 +234,10 @@ impl Trainer {
         })
     }
 
-    /// The step's gradients, with micro-batches half as large as often as memory runs out. Gradients are summed over the
-    /// step, dropout goes by item and position, and a slope depends on its own item alone or, of a coupled loss, is taken
-    /// from all: so a step's result changes by rounding only.
+    /// The step's gradients, with micro-batches half as large as often as memory runs out.
+    /// Gradients are summed over the step, dropout goes by item and position, and a slope depends
+    /// on its own item alone or, of a coupled loss, is taken from all: so a step's result changes
+    /// by rounding only.
     fn repeated(&mut self, task: &mut dyn Task, step: &mut Step) -> Result<Sums> {
         loop {
             let out = match self.gradients(task, step) {
@@ -255,7 +257,8 @@ impl Trainer {
         }
     }
 
-    /// The step's gradients, summed over its micro-batches. `step.at` tells which items are under way.
+    /// The step's gradients, summed over its micro-batches. `step.at` tells which items are under
+    /// way.
     fn gradients(&self, task: &mut dyn Task, step: &mut Step) -> Result<Sums> {
         let parts = score::fill(&step.sizes, self.micro_batch_tokens)?;
         if step.slopes.is_none() {
@@ -298,7 +301,8 @@ impl Trainer {
         used.then(|| rng::word(Stream::Dropout, seed, at))
     }
 
-    /// Summed log-prob of every response of the step, as the passes with gradients will find them, but without a tape.
+    /// Summed log-prob of every response of the step, as the passes with gradients will find them,
+    /// but without a tape.
     fn log_probs(
         &self,
         task: &dyn Task,
@@ -315,7 +319,8 @@ impl Trainer {
         Ok(logps)
     }
 
-    /// Adds the gradients of the step's items in `part`; answers rows, and the loss's slope to each response.
+    /// Adds the gradients of the step's items in `part`; answers rows, and the loss's slope to each
+    /// response.
     fn micro_batch(
         &self,
         task: &mut dyn Task,

@@ -153,13 +153,14 @@ pub fn open(source: Source) -> Result<Checkpoint> {
 }
 
 impl Checkpoint {
-    /// The configuration in Hugging Face's spelling, settled: where it disagrees with itself or with the weights, it says
-    /// what holds.
+    /// The configuration in Hugging Face's spelling, settled: where it disagrees with itself or
+    /// with the weights, it says what holds.
     pub fn config(&self) -> &Value {
         &self.config
     }
 
-    /// What whoever opened it should be told: where its files disagree, and what was decided. A sentence each.
+    /// What whoever opened it should be told: where its files disagree, and what was decided. A
+    /// sentence each.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }

@@ -40,27 +40,27 @@ section! {
         rslora: bool = "false";
         /// Dropout in front of the update, in SFT only: the paper's game plays without.
         dropout: f64 = "0.0", Bound::between(0.0, 0.9);
-        /// Projections that get an update: names (`q_proj`, `lm_head`), patterns over full names, `regex:…`, or `all-linear`
-        /// (all but the head). Each entry must match something.
+        /// Projections that get an update: names (`q_proj`, `lm_head`), patterns over full names,
+        /// `regex:…`, or `all-linear` (all but the head). Each entry must match something.
         targets: Texts = "\"all-linear\"";
         /// Projections left out although `targets` names them, spelt alike.
         exclude: Texts = "[]";
-        /// Other ranks: `["PATTERN=RANK", …]`; a pattern is a regular expression that the projection's name ends with
-        /// (PEFT's rank_pattern), the first that fits counts.
+        /// Other ranks: `["PATTERN=RANK", …]`; a pattern is a regular expression that the
+        /// projection's name ends with (PEFT's rank_pattern), the first that fits counts.
         rank_pattern: Texts = "[]";
         /// Other alphas, likewise: `["PATTERN=ALPHA", …]`.
         alpha_pattern: Texts = "[]";
         /// Train each output's magnitude apart from its direction (DoRA).
         dora: bool = "false";
-        /// Modules trained in full beside the update, by how their names end: `["lm_head"]`. vLLM takes no such adapter;
-        /// export it merged.
+        /// Modules trained in full beside the update, by how their names end: `["lm_head"]`. vLLM
+        /// takes no such adapter; export it merged.
         modules_to_save: Texts = "[]";
         /// How the base of `qlora` is quantised.
         quant: QuantKind = "\"nf4\"";
         /// Quantise NF4's block scales too (0.37 bits a weight less).
         double_quant: bool = "true";
-        /// A PEFT adapter folder to start from instead of a fresh one; rank, alpha and targets are then its own. A list
-        /// is a stack: the start is their sum.
+        /// A PEFT adapter folder to start from instead of a fresh one; rank, alpha and targets are
+        /// then its own. A list is a stack: the start is their sum.
         init: Files = "[]";
     }
 }

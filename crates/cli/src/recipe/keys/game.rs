@@ -16,15 +16,16 @@ section! {
         batch: usize = "16", Bound::at_least(1.0) => Memory;
         /// Prompts answered between two saves; a killed run repeats at most so many.
         chunk: usize = "64", Bound::at_least(1.0) => Memory;
-        /// Samplers in order, each a plugin's item with its options; none: the model's own distribution (temperature 1),
-        /// which is what the theory asks for.
+        /// Samplers in order, each a plugin's item with its options; none: the model's own
+        /// distribution (temperature 1), which is what the theory asks for.
         sampling: Vec<PluginChoice> = "[]";
     }
 }
 
 section! {
-    /// What tells real from generated. Every other key here is an option of the chosen loss (`randori plugins` lists
-    /// them), checked by the plugin's declaration; a number may be a list, one per iteration (`beta = [0.1, 0.1, 5.0]`).
+    /// What tells real from generated. Every other key here is an option of the chosen loss
+    /// (`randori plugins` lists them), checked by the plugin's declaration; a number may be a list,
+    /// one per iteration (`beta = [0.1, 0.1, 5.0]`).
     ["loss"] Loss {
         /// A loss plugin's item.
         name: String = "\"spin\"";
@@ -36,11 +37,11 @@ section! {
     ["game"] Game {
         /// Iterations: the policy of one is the opponent of the next.
         iterations: usize = "3", Bound::at_least(1.0) => Free;
-        /// How many iterations' pairs are trained on: 1, or 2 for the paper's (this one's and the one's before, scored
-        /// again by the current opponent).
+        /// How many iterations' pairs are trained on: 1, or 2 for the paper's (this one's and the
+        /// one's before, scored again by the current opponent).
         window: usize = "2", Bound::at_least(1.0);
-        /// Stop after so many iterations in a row in which the policy cannot tell held-out real from generated: the
-        /// opponent is as good as the data. 0: play every iteration.
+        /// Stop after so many iterations in a row in which the policy cannot tell held-out real
+        /// from generated: the opponent is as good as the data. 0: play every iteration.
         stop_patience: usize = "0", Bound::at_least(0.0);
         /// Standard errors above one half that an accuracy must be to count as told apart.
         stop_noise: f64 = "2.0", Bound::at_least(0.0);
@@ -60,8 +61,8 @@ section! {
         max_new_tokens: Option<usize> = "", Bound::at_least(1.0);
         /// Samplers of the measured answers; none: temperature 1.
         sampling: Vec<PluginChoice> = "[]";
-        /// How an answer is checked: `exact` (the whole text), `after:####` (what follows the last `####`, as a number
-        /// where both are), or `none`.
+        /// How an answer is checked: `exact` (the whole text), `after:####` (what follows the last
+        /// `####`, as a number where both are), or `none`.
         answer: String = "\"exact\"";
     }
 }
@@ -79,10 +80,12 @@ choice! {
 section! {
     /// What the game is compared with.
     ["compare"] Compare {
-        /// The game is played once for each seed, and the intervals then say what another seed would change, beside what
-        /// other held-out prompts would (docs/spin.md); empty: once, with `seed`.
+        /// The game is played once for each seed, and the intervals then say what another seed
+        /// would change, beside what other held-out prompts would (docs/spin.md); empty: once, with
+        /// `seed`.
         seeds: Vec<u64> = "[]" => Free;
-        /// Spend the game's trained tokens on more supervised fine-tuning from the same start (the paper's baseline).
+        /// Spend the game's trained tokens on more supervised fine-tuning from the same start (the
+        /// paper's baseline).
         continued_sft: bool = "false";
         /// What decides on the validation split between its settings: `exact_match` or `nll`.
         choose: ChosenBy = "\"exact_match\"";

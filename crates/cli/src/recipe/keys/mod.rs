@@ -7,8 +7,8 @@ use super::plural::PluginChoice;
 use super::setting::{Bound, Key, OnResume, Section, Setting};
 use super::source::Entries;
 
-/// A section: `/// doc`, `key: Type = "default", BOUND => CHANGE;`. Without a bound any value of the type is allowed;
-/// without a change ([`OnResume`]) a run is not resumed with another value.
+/// A section: `/// doc`, `key: Type = "default", BOUND => CHANGE;`. Without a bound any value of
+/// the type is allowed; without a change ([`OnResume`]) a run is not resumed with another value.
 macro_rules! section {
     ($(#[doc = $sdoc:literal])* [$path:literal] $name:ident {
         $( $(#[doc = $doc:literal])* $key:ident : $ty:ty = $default:literal $(, $bound:expr)? $(=> $change:ident)? ; )*

@@ -40,8 +40,9 @@ section! {
         epochs: PerIteration<usize> = "1", Bound::at_least(1.0);
         /// Pairs in a step.
         batch: usize = "32", Bound::at_least(1.0);
-        /// Tokens computed at a time; a step's pairs are split so and their gradients summed exactly. `auto`: as many as
-        /// the memory that is free when the run begins allows, 4096 at most; the run's folder then holds the number.
+        /// Tokens computed at a time; a step's pairs are split so and their gradients summed
+        /// exactly. `auto`: as many as the memory that is free when the run begins allows, 4096 at
+        /// most; the run's folder then holds the number.
         micro_batch_tokens: OrAuto = "4096", Bound::at_least(1.0) => Memory;
         /// The learning rate's course after warm-up.
         schedule: ScheduleKind = "\"linear\"";
@@ -49,8 +50,8 @@ section! {
         warmup: f64 = "0.1", Bound::between(0.0, 1.0);
         /// Longest gradient; a longer one is scaled to it. 0: never.
         clip: f64 = "1.0", Bound::at_least(0.0);
-        /// Weight decay: with AdamW decoupled (weights shrink by rate times decay), with RMSProp added to the
-        /// gradient, both as PyTorch.
+        /// Weight decay: with AdamW decoupled (weights shrink by rate times decay), with RMSProp
+        /// added to the gradient, both as PyTorch.
         weight_decay: f64 = "0.0", Bound::at_least(0.0);
         /// AdamW: decay of the gradient's mean.
         beta1: f64 = "0.9", Bound::between(0.0, 0.9999999);
@@ -62,13 +63,15 @@ section! {
         momentum: f64 = "0.0", Bound::between(0.0, 0.9999999);
         /// Added to the root of the square.
         eps: f64 = "1e-8", Bound::above(0.0);
-        /// Keep block inputs only and compute each block again in the backward pass: less memory, a third more time.
+        /// Keep block inputs only and compute each block again in the backward pass: less memory, a
+        /// third more time.
         checkpoint: bool = "false" => Memory;
-        /// On a GPU: parameters and the optimiser's state stay in the machine's memory, and the optimiser works there.
-        /// Its sums are then rounded otherwise than the GPU's.
+        /// On a GPU: parameters and the optimiser's state stay in the machine's memory, and the
+        /// optimiser works there. Its sums are then rounded otherwise than the GPU's.
         offload_optimizer: bool = "false";
-        /// Of the inputs that checkpointing keeps, let those that are not computed on wait in pinned memory of the host, copied
-        /// while the GPU computes: less of its memory, the same results. Wants `train.checkpoint` and `model.device = "cuda"`.
+        /// Of the inputs that checkpointing keeps, let those that are not computed on wait in
+        /// pinned memory of the host, copied while the GPU computes: less of its memory, the same
+        /// results. Wants `train.checkpoint` and `model.device = "cuda"`.
         offload_inputs: bool = "false" => Memory;
         /// Steps between two saves; a killed run repeats at most so many.
         save_every: usize = "50", Bound::at_least(1.0) => Free;
@@ -90,8 +93,8 @@ section! {
         schedule: ScheduleKind = "\"cosine\"";
         /// Share of the steps in which the learning rate rises from zero.
         warmup: f64 = "0.05", Bound::between(0.0, 1.0);
-        /// Weight decay: with AdamW decoupled (weights shrink by rate times decay), with RMSProp added to the
-        /// gradient, both as PyTorch.
+        /// Weight decay: with AdamW decoupled (weights shrink by rate times decay), with RMSProp
+        /// added to the gradient, both as PyTorch.
         weight_decay: f64 = "0.0", Bound::at_least(0.0);
     }
 }

@@ -1,4 +1,5 @@
-//! What is written and measured, with what stands beside it: a folder with its card, a file with its report.
+//! What is written and measured, with what stands beside it: a folder with its card, a file with
+//! its report.
 
 use std::path::Path;
 

@@ -1,5 +1,6 @@
-//! How much a template may do: it comes with a model from anywhere, and a loop in it must not hold the program or fill
-//! the machine. minijinja counts its own instructions; what functions of ours do and the text they make is counted here.
+//! How much a template may do: it comes with a model from anywhere, and a loop in it must not hold
+//! the program or fill the machine. minijinja counts its own instructions; what functions of ours
+//! do and the text they make is counted here.
 
 use std::cell::Cell;
 

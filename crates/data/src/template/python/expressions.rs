@@ -1,5 +1,6 @@
-//! Jinja's grammar of expressions. An expression is read as jinja2 reads it and written for minijinja with a call of
-//! a function of ours (`_py_…`) for every operator in which the two differ.
+//! Jinja's grammar of expressions. An expression is read as jinja2 reads it and written for
+//! minijinja with a call of a function of ours (`_py_…`) for every operator in which the two
+//! differ.
 
 use super::names;
 use super::reader::{Reader, Written, quoted};
@@ -29,7 +30,8 @@ impl Node {
 }
 
 impl Reader<'_> {
-    /// What may stand in `{{ }}` or after `=`: an expression, or several with commas, which are a tuple.
+    /// What may stand in `{{ }}` or after `=`: an expression, or several with commas, which are a
+    /// tuple.
     pub(super) fn tuple(&mut self, conditional: bool) -> Written {
         let mut items = Vec::new();
         let mut several = false;
@@ -85,8 +87,8 @@ impl Reader<'_> {
         self.joined("and", Self::negation)
     }
 
-    /// `a and b`: minijinja computes those of constants itself, and then answers a boolean, so that a constant goes
-    /// through a function.
+    /// `a and b`: minijinja computes those of constants itself, and then answers a boolean, so that
+    /// a constant goes through a function.
     fn joined(&mut self, word: &str, part: fn(&mut Self) -> Written) -> Written {
         let mut parts = vec![part(self)?];
         while self.skip_name(word) {

@@ -1,4 +1,5 @@
-//! Jinja's filters on single values: text, numbers, defaults. Those on sequences are in `sequences`.
+//! Jinja's filters on single values: text, numbers, defaults. Those on sequences are in
+//! `sequences`.
 
 use minijinja::{State, Value};
 

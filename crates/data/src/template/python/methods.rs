@@ -1,5 +1,5 @@
-//! Methods of Python's text, lists, tuples and mappings. Those that would change a value are refused, as transformers'
-//! sandbox refuses them.
+//! Methods of Python's text, lists, tuples and mappings. Those that would change a value are
+//! refused, as transformers' sandbox refuses them.
 
 use minijinja::{State, Value};
 
@@ -223,8 +223,8 @@ fn partition(whole: &str, name: &str, args: Args) -> Outcome {
     tuple(parts.into_iter().map(text).collect::<Outcome<_>>()?)
 }
 
-/// The part of a text between two places in characters, and how many characters stand before it; none where the
-/// beginning lies past the end.
+/// The part of a text between two places in characters, and how many characters stand before it;
+/// none where the beginning lies past the end.
 fn span<'a>(
     whole: &'a str,
     start: Option<&Value>,

@@ -1,8 +1,10 @@
-//! Jinja as Python has it: minijinja runs a template's statements, and what it computes in another way than jinja2 3.1
-//! in the sandbox that transformers makes (operators, methods, filters, tests, how values print) is here.
+//! Jinja as Python has it: minijinja runs a template's statements, and what it computes in another
+//! way than jinja2 3.1 in the sandbox that transformers makes (operators, methods, filters, tests,
+//! how values print) is here.
 //!
-//! A template is translated before minijinja reads it (`source`, `expressions`): operators become calls of functions
-//! (`operators`), so that `'%s' % x`, `-7 // 2` or `none in 'x'` give what Python gives.
+//! A template is translated before minijinja reads it (`source`, `expressions`): operators become
+//! calls of functions (`operators`), so that `'%s' % x`, `-7 // 2` or `none in 'x'` give what
+//! Python gives.
 
 mod arguments;
 mod budget;
@@ -35,8 +37,8 @@ use values::{Outcome, wrong};
 
 const NAME: &str = "chat_template";
 
-/// Macros and recursive loops within one another, as minijinja counts them (a macro's call is 5): what the stack of a
-/// thread holds.
+/// Macros and recursive loops within one another, as minijinja counts them (a macro's call is 5):
+/// what the stack of a thread holds.
 const MOST_CALLS: usize = 200;
 
 /// A template that can be rendered.

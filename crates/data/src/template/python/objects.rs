@@ -1,5 +1,6 @@
-//! Values that minijinja has not: tuples, views of a mapping, generators, ranges, methods without their call. Lists and
-//! mappings that a template makes are objects too, since each knows how deep the values in it go.
+//! Values that minijinja has not: tuples, views of a mapping, generators, ranges, methods without
+//! their call. Lists and mappings that a template makes are objects too, since each knows how deep
+//! the values in it go.
 
 use std::sync::{Arc, Mutex};
 
@@ -39,7 +40,8 @@ pub(super) struct View {
     depth: u32,
 }
 
-/// What a filter answers that Python would compute when asked: it can be looped over once, has no length and is true.
+/// What a filter answers that Python would compute when asked: it can be looped over once, has no
+/// length and is true.
 #[derive(Debug)]
 pub(super) struct Generator {
     items: Mutex<Option<Vec<Value>>>,

@@ -1,4 +1,5 @@
-//! Operators, subscripts and attributes as Python computes them: the `_py_…` functions that translated expressions call.
+//! Operators, subscripts and attributes as Python computes them: the `_py_…` functions that
+//! translated expressions call.
 
 use std::cmp::Ordering;
 
@@ -374,7 +375,8 @@ fn places(
     })
 }
 
-/// `range(stop)`, `range(start, stop)`, `range(start, stop, step)`: of at most 100,000 items, as in a sandbox.
+/// `range(stop)`, `range(start, stop)`, `range(start, stop, step)`: of at most 100,000 items, as in
+/// a sandbox.
 pub(super) fn range(args: Args) -> Outcome {
     let given = args.positional.len();
     let [first, second, third] = args.bind(["start", "stop", "step"], 1)?;

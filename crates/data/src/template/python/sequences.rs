@@ -1,5 +1,5 @@
-//! Jinja's filters on sequences. What jinja2 computes when asked is a generator here too: true, without a length, and
-//! empty once it has been looped over.
+//! Jinja's filters on sequences. What jinja2 computes when asked is a generator here too: true,
+//! without a length, and empty once it has been looped over.
 
 use std::cmp::Ordering;
 

@@ -1,5 +1,6 @@
-//! A chat template's source as minijinja is to read it. What is outside tags and the marks that trim white space stay
-//! as they are; expressions go through `Reader`, and the blocks that transformers adds become minijinja's.
+//! A chat template's source as minijinja is to read it. What is outside tags and the marks that
+//! trim white space stay as they are; expressions go through `Reader`, and the blocks that
+//! transformers adds become minijinja's.
 
 use super::reader::Reader;
 use super::tokens::{self, Fault};
@@ -274,8 +275,8 @@ fn set(reader: &mut Reader<'_>) -> Result<String, Fault> {
     })
 }
 
-/// The parameters of a macro. Their defaults are set at the beginning of its body, where a default may use the
-/// parameters before it; minijinja computes the last one first.
+/// The parameters of a macro. Their defaults are set at the beginning of its body, where a default
+/// may use the parameters before it; minijinja computes the last one first.
 fn parameters(reader: &mut Reader<'_>, head: &mut String) -> Result<String, Fault> {
     reader.sign("(")?;
     let mut out = Vec::new();

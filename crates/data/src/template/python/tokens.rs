@@ -38,7 +38,8 @@ pub(super) struct Tag {
     pub(super) breaks: usize,
 }
 
-/// Reads the tag whose inside begins at `start`, up to `close` (`%}` or `}}`) where no bracket is open.
+/// Reads the tag whose inside begins at `start`, up to `close` (`%}` or `}}`) where no bracket is
+/// open.
 pub(super) fn read(source: &str, start: usize, close: &str, line: usize) -> Result<Tag, Fault> {
     let mut at = start;
     let mut now = line;
@@ -115,7 +116,8 @@ fn one(rest: &str) -> Result<(Token, usize), String> {
     }
 }
 
-/// Whole numbers in any base and with underscores; floats need digits on both sides of the dot, or an exponent.
+/// Whole numbers in any base and with underscores; floats need digits on both sides of the dot, or
+/// an exponent.
 fn number(rest: &str) -> Result<(Token, usize), String> {
     let digits = |from: usize, radix: u32| {
         let tail = &rest[from..];

@@ -131,8 +131,9 @@ fn quoted(text: &str, out: &mut String) -> Outcome<()> {
     Ok(())
 }
 
-/// Whether Python's `repr` shows a character: neither control, format, private, unassigned nor a separator but space.
-/// Rust's debug output knows the same classes; at the start of a text it escapes combining marks too.
+/// Whether Python's `repr` shows a character: neither control, format, private, unassigned nor a
+/// separator but space. Rust's debug output knows the same classes; at the start of a text it
+/// escapes combining marks too.
 pub(super) fn is_printable(c: char) -> bool {
     if c.is_ascii() {
         return c == ' ' || c.is_ascii_graphic();
@@ -141,7 +142,8 @@ pub(super) fn is_printable(c: char) -> bool {
     !shown.contains("\\u{")
 }
 
-/// Python's `repr` of a float: the shortest digits that read back, an exponent below 1e-4 and from 1e16.
+/// Python's `repr` of a float: the shortest digits that read back, an exponent below 1e-4 and from
+/// 1e16.
 pub(super) fn float(value: f64) -> String {
     if value.is_nan() {
         return "nan".to_owned();
@@ -174,8 +176,8 @@ struct Json {
     key: String,
 }
 
-/// `tojson` as transformers defines it: `json.dumps` with its own defaults but `ensure_ascii=False`, nothing escaped
-/// for HTML.
+/// `tojson` as transformers defines it: `json.dumps` with its own defaults but
+/// `ensure_ascii=False`, nothing escaped for HTML.
 pub(super) fn to_json(args: Args) -> Outcome {
     let [value, ascii, indent, separators, sorted] = args.bind(
         ["x", "ensure_ascii", "indent", "separators", "sort_keys"],
