@@ -328,7 +328,7 @@ fn bad_lines_name_their_place_and_rule() {
     let error = with(r#"{"text": "q", "label": 1}"#);
     assert!(error.starts_with("train.jsonl:3: no known shape has the keys `text`, `label`. Known: spin (`real` + `generated`), "), "{error}");
     assert!(
-        error.contains("prompt (`prompt` + `response` or `completion`)"),
+        error.contains("prompt-response (`prompt` + `response` or `completion`)"),
         "{error}"
     );
     let error = read_bytes("x", b"{\"prompt\": \"\xff\"}", &ReadOptions::default())
