@@ -198,6 +198,45 @@ fn parquet_written_by_others() {
     );
 }
 
+/// A time that no calendar has (a sentinel such as i64's largest) is in nobody's way until it is read:
+/// the parquet crate panics where it would print one (found by tests/fuzz).
+#[test]
+fn times_beyond_the_calendar() {
+    use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+    use parquet::file::writer::SerializedFileWriter;
+    let file = |name: &str| {
+        let schema = format!(
+            "message m {{ REQUIRED BINARY prompt (UTF8); REQUIRED BINARY response (UTF8);
+             REQUIRED INT64 {name} (TIMESTAMP_MILLIS); }}"
+        );
+        let schema = parquet::schema::parser::parse_message_type(&schema).unwrap();
+        let mut out = Vec::new();
+        let mut writer =
+            SerializedFileWriter::new(&mut out, schema.into(), Default::default()).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        for value in ["What is 12 plus 30?", "42"] {
+            let mut column = group.next_column().unwrap().unwrap();
+            let value = [ByteArray::from(value)];
+            let texts = column.typed::<ByteArrayType>();
+            texts.write_batch(&value, None, None).unwrap();
+            column.close().unwrap();
+        }
+        let mut column = group.next_column().unwrap().unwrap();
+        let times = column.typed::<Int64Type>();
+        times.write_batch(&[i64::MAX], None, None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+        out
+    };
+    let (records, _) = rows("x", &file("seen")).unwrap();
+    assert_eq!(records[0].response, Message::assistant("42"));
+    assert_eq!(
+        refused("x", &file("system")),
+        "x:1: `system` has a time beyond the calendar, which no text can have"
+    );
+}
+
 /// No writer makes LZO, so the file says so of bytes that are not.
 #[test]
 fn a_compression_that_is_not_supported_is_named() {

@@ -15,6 +15,8 @@ use crate::{Error, Place, Result};
 
 /// Why a text of a row read here may be none.
 const BYTES: &str = "bytes that are not UTF-8";
+/// The same of a time that the parquet crate cannot print: it panics.
+const TIME: &str = "a time beyond the calendar";
 
 /// The rows of one file.
 pub(super) struct Rows {
@@ -144,7 +146,10 @@ fn value(field: &Field, no_text: &mut Option<&'static str>) -> Value {
             }
             Value::Object(out)
         }
-        other => Value::String(other.to_string()),
+        other => Value::String(contain(|| other.to_string()).unwrap_or_else(|_| {
+            *no_text = Some(TIME);
+            NO_TEXT.to_string()
+        })),
     }
 }
 
