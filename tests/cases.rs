@@ -40,3 +40,6 @@ mod turns;
 mod program;
 #[path = "cases/seeded.rs"]
 mod seeded;
+/// A hub in this process.
+#[path = "../crates/engine/tests/hub/server.rs"]
+mod server;

@@ -2,11 +2,7 @@
 
 use crate::program::World;
 
-#[path = "../../crates/engine/tests/hub/server.rs"]
-#[allow(dead_code)] // other tests count requests
-mod server;
-
-use server::{Files, Hub, REPO};
+use crate::server::{Files, Hub, REPO};
 
 /// `org/name` is a data set of the hub: the files of the key's split, from one commit; from the
 /// cache where the hub cannot be asked; other bytes than a run began with are refused.

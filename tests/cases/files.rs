@@ -474,7 +474,7 @@ fn generated(w: &World) -> Vec<u64> {
 #[test]
 fn ends_of_text_are_those_of_the_generation_settings_or_else_of_the_configuration() {
     let w = World::new();
-    let all = vec![13, 232, 24, 108, 79, 64];
+    let all = [13, 232, 24, 108, 79, 64];
     for (config, settings, right) in [
         (json!([0, 24]), None, &all[..3]),
         (json!(24), None, &all[..3]),

@@ -7,10 +7,7 @@ use serde_json::Value;
 
 use crate::program::World;
 
-#[path = "../../crates/engine/tests/hub/server.rs"]
-mod server;
-
-use server::{Files, Hub, REPO};
+use crate::server::{Files, Hub, REPO};
 
 const FIRST: &str = "1111111111111111111111111111111111111111";
 const SECOND: &str = "2222222222222222222222222222222222222222";

@@ -144,11 +144,11 @@ impl Config {
         match self.get(key) {
             None => Ok(None),
             Some(Json::Array(values)) => {
-                let text = |value| match value {
-                    &Json::Text(ref text) => Ok(text.as_str()),
+                let texts = values.iter().map(|value| match value {
+                    Json::Text(text) => Ok(text.as_str()),
                     other => Err(self.wrong(key, "a list of texts", other)),
-                };
-                values.iter().map(text).collect::<Result<_>>().map(Some)
+                });
+                texts.collect::<Result<_>>().map(Some)
             }
             Some(other) => Err(self.wrong(key, "a list of texts", other)),
         }

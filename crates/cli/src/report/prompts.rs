@@ -106,7 +106,7 @@ mod tests {
 
     fn row(i: usize) -> PromptRow {
         PromptRow {
-            exact_match: Some(f64::from(u8::from(i % 4 == 0))),
+            exact_match: Some(f64::from(u8::from(i.is_multiple_of(4)))),
             in_form: None,
             cut: 0.0,
             tokens: 3.0,

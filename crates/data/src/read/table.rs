@@ -100,7 +100,7 @@ impl Table {
         let within_quotes = self
             .record
             .iter()
-            .last()
+            .next_back()
             .is_some_and(|v| v.contains(&b'\n'));
         let answer = self.reader.read_byte_record(&mut self.record);
         let line = self.record.position().map_or(0, |p| p.line());

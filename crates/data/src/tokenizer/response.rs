@@ -363,7 +363,7 @@ impl Tokenizer {
         for piece in pieces {
             match piece {
                 Piece::Said(said) => text.push_str(said),
-                Piece::Written(written) if written.is_empty() => {}
+                Piece::Written("") => {}
                 Piece::Written(written) => {
                     let mut at = 0;
                     for (from, to, id) in self.spelt(written)? {

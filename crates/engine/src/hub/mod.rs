@@ -65,7 +65,7 @@ impl Snapshot {
         let place = Place::new(kind, repo, revision, &environment)?;
         if environment.offline {
             let why = "HF_HUB_OFFLINE is set and the cache does not have it".to_string();
-            return place.from_cache(Err(why));
+            return place.cached(Err(why));
         }
         let builder = ApiBuilder::from_cache(place.cache.clone())
             .with_progress(false)
@@ -80,7 +80,7 @@ impl Snapshot {
             ))
         };
         if is_commit(revision) && Listing::read(&place.dir, revision).is_some() {
-            return place.from_cache(Ok(at(revision)));
+            return place.cached(Ok(at(revision)));
         }
         match listing::ask(&at(revision)) {
             Ok((commit, listing)) => {
@@ -91,7 +91,7 @@ impl Snapshot {
             Err(listing::Unanswered::NoSuchRevision) => {
                 Err(place.refused("it has no such revision"))
             }
-            Err(listing::Unanswered::Other(why)) => place.from_cache(Err(why)),
+            Err(listing::Unanswered::Other(why)) => place.cached(Err(why)),
         }
     }
 
@@ -99,7 +99,7 @@ impl Snapshot {
     pub fn cached(kind: Kind, repo: &str, revision: &str) -> Option<Snapshot> {
         let environment = Environment::of(&|name| std::env::var(name).ok());
         let place = Place::new(kind, repo, revision, &environment).ok()?;
-        place.from_cache(Err("not in the cache".into())).ok()
+        place.cached(Err("not in the cache".into())).ok()
     }
 
     /// The commit's hash.
@@ -228,7 +228,7 @@ impl Place {
     }
 
     /// The commit that the cache knows for the revision: itself, or what the ref says.
-    fn from_cache(self, api: std::result::Result<ApiRepo, String>) -> Result<Snapshot> {
+    fn cached(self, api: std::result::Result<ApiRepo, String>) -> Result<Snapshot> {
         let itself =
             is_commit(&self.revision) || self.dir.join("snapshots").join(&self.revision).is_dir();
         let commit = match itself {

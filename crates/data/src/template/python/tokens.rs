@@ -81,10 +81,14 @@ pub(super) fn read(source: &str, start: usize, close: &str, line: usize) -> Resu
 }
 
 fn balance(open: &mut Vec<&'static str>, sign: &'static str) -> Result<(), String> {
+    let closing = match sign {
+        "(" => Some(")"),
+        "[" => Some("]"),
+        "{" => Some("}"),
+        _ => None,
+    };
+    open.extend(closing);
     let wanted = match sign {
-        "(" => return Ok(open.push(")")),
-        "[" => return Ok(open.push("]")),
-        "{" => return Ok(open.push("}")),
         ")" | "]" | "}" => sign,
         _ => return Ok(()),
     };
