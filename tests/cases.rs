@@ -28,6 +28,8 @@ mod peft_adapters;
 mod players;
 #[path = "cases/python.rs"]
 mod python;
+#[path = "cases/results.rs"]
+mod results;
 #[path = "cases/reuse.rs"]
 mod reuse;
 #[path = "cases/rows.rs"]

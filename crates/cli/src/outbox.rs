@@ -8,6 +8,8 @@ use randori_engine::weights::Dtype;
 use randori_export::{AsHeld, Companion, FolderOptions, Merged, Whole};
 use randori_store::{Disk, OutFiles, OutFolder};
 
+use crate::args::Who;
+use crate::recipe::Recipe;
 use crate::session::Session;
 use crate::settings;
 
@@ -24,15 +26,53 @@ pub fn files(out: &Path, beside: &[PathBuf]) -> Result<OutFiles> {
     OutFiles::open(Disk::new(), out, beside).context("--out")
 }
 
-/// Refuses to write a file of results where a folder stands.
-pub fn refuse_folder(out: &Path) -> Result<()> {
-    match out.is_dir() {
-        true => bail!(
-            "--out {}: a file is written, and a folder is there; name a new place",
-            out.display()
-        ),
-        false => Ok(()),
+/// Refuses to write a file of results over a folder, over one of the command's own inputs
+/// (`inputs`), or inside a run folder, whose files are the run's.
+pub fn refuse_results(out: &Path, inputs: &[PathBuf]) -> Result<()> {
+    let shown = out.display();
+    if out.is_dir() {
+        bail!("--out {shown}: a file is written, and a folder is there; name a new place");
     }
+    let Ok(whole) = out.canonicalize() else {
+        return Ok(());
+    };
+    let same = |input: &&PathBuf| input.canonicalize().is_ok_and(|input| input == whole);
+    if let Some(input) = inputs.iter().find(same) {
+        bail!(
+            "--out {shown}: {} is read by this command and would be lost; name a new place",
+            input.display()
+        );
+    }
+    for folder in whole.ancestors().skip(1) {
+        if let Ok(Some(_)) = randori_store::Manifest::read(folder) {
+            bail!(
+                "--out {shown}: it is a file of the run {}; name a new place",
+                folder.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The files that a verb reads for `who` and `recipe`, as far as they are named by path.
+pub fn inputs(who: &Who, recipe: &Recipe) -> Vec<PathBuf> {
+    let data = &recipe.data;
+    let files = [&data.train.0, &data.validation.0, &data.held_out.0];
+    let files = files.into_iter().flatten().map(|file| recipe.path(file));
+    files.chain(who.recipe.clone()).collect()
+}
+
+/// Writes a file of results, whole or not at all. A link stays one, and what it names is replaced;
+/// a pipe or a device is written to as it is.
+pub fn write_results(
+    out: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), randori_store::BoxError>,
+) -> Result<()> {
+    let place = out.canonicalize().unwrap_or_else(|_| out.to_owned());
+    if place.exists() && !place.is_file() {
+        return fill(&place).map_err(|e| anyhow::anyhow!("--out {}: {e}", out.display()));
+    }
+    Ok(Disk::new().replace(&place, fill)?)
 }
 
 /// The card of a folder that no run folder tells more about.

@@ -273,7 +273,23 @@ impl Session {
                 settings::lora(&self.recipe)?,
                 seed,
             )?),
-            (stack, _) => self.learnt(stack),
+            (stack, kind) => {
+                let player = self.learnt(stack)?;
+                let held = match player.lora {
+                    Some(_) => "a LoRA adapter",
+                    None => "a model trained in full",
+                };
+                match player.lora.is_none() == (kind == AdapterKind::Full) {
+                    true => Ok(player),
+                    false => Err(self
+                        .recipe
+                        .refuse(
+                            "adapter.kind",
+                            format!("does not fit the start, which is {held}"),
+                        )
+                        .into()),
+                }
+            }
         }
     }
 

@@ -210,9 +210,21 @@ fn of_several_chat_templates_the_default_is_taken_and_tools_are_refused() {
         ("chat_template.jinja", json!("D")),
         ("additional_chat_templates/tool_use.jinja", json!("T")),
     ];
+    // of AutoTokenizer 5.24: the folder's `default` goes before the file beside it
+    let named = [
+        ("additional_chat_templates/default.jinja", json!("D")),
+        ("additional_chat_templates/tool_use.jinja", json!("T")),
+    ];
+    let both = [
+        ("additional_chat_templates/default.jinja", json!("D")),
+        ("additional_chat_templates/tool_use.jinja", json!("T")),
+        ("chat_template.jinja", json!("E")),
+    ];
     for (name, config, files) in [
         ("list", json!({"chat_template": two}), &folder_of[..0]),
         ("folder", json!({"chat_template": "C"}), &folder_of[..]),
+        ("default", json!({"chat_template": "C"}), &named[..]),
+        ("both", json!({"chat_template": "C"}), &both[..]),
     ] {
         let tokenizer = loaded(name, config, files);
         let template = tokenizer.chat_template().unwrap();

@@ -335,6 +335,10 @@ fn rewards_of_pairs_under_the_names_people_use() {
             Some([5.0, 2.0]),
         ),
         (r#", "reward": [2, 3]"#, Some([2.0, 3.0])),
+        (
+            r#", "reward": [2, 3], "score_chosen": 2, "score_rejected": 3"#,
+            Some([2.0, 3.0]),
+        ),
         (r#", "score_chosen": null, "score_rejected": null"#, None),
     ] {
         assert_eq!(pair(more), Ok(rewards), "{more}");
@@ -355,6 +359,10 @@ fn rewards_of_pairs_under_the_names_people_use() {
         (
             r#", "score_chosen": Infinity, "score_rejected": 1"#,
             "`score_chosen` should be a number, is \"inf\"",
+        ),
+        (
+            r#", "reward": [2, 3], "score_chosen": 2, "score_rejected": 4"#,
+            "`reward` says the rewards [2.0, 3.0] and `score_chosen` [2.0, 4.0]; leave one of them",
         ),
         (
             r#", "reward": [1]"#,

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use anyhow::Result;
-use randori_store::{Disk, write_json};
 
 use crate::args::{Split, Who};
 use crate::corpus::part;
@@ -14,8 +13,10 @@ use crate::session::Session;
 
 /// Measures, prints, and writes `out` if it is named.
 pub fn run(who: &Who, split: Split, out: Option<&Path>) -> Result<()> {
-    out.map_or(Ok(()), outbox::refuse_folder)?;
+    out.map_or(Ok(()), |out| outbox::refuse_results(out, &[]))?;
     let session = Session::open(who)?;
+    let inputs = outbox::inputs(who, &session.recipe);
+    out.map_or(Ok(()), |out| outbox::refuse_results(out, &inputs))?;
     let part = part(
         &session.recipe,
         &session.tokenizer,
@@ -55,7 +56,9 @@ pub fn run(who: &Who, split: Split, out: Option<&Path>) -> Result<()> {
     let table = report::table(&summary).replace("start", "player");
     outln!("{table}{}", report::legend(&summary));
     if let Some(out) = out {
-        write_json(&Disk::new(), out, &summary.json()["start"])?;
+        let mut json = serde_json::to_vec_pretty(&summary.json()["start"])?;
+        json.push(b'\n');
+        outbox::write_results(out, |path| Ok(std::fs::write(path, &json)?))?;
     }
     Ok(())
 }

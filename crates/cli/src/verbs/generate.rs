@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use anyhow::Result;
-use randori_store::Disk;
 
 use crate::args::{Split, Who};
 use crate::corpus::part;
@@ -13,8 +12,9 @@ use crate::stages::{Draws, answers, write_rows};
 
 /// Writes `out` once all answers are there.
 pub fn run(who: &Who, split: Split, iteration: usize, out: &Path) -> Result<()> {
-    outbox::refuse_folder(out)?;
+    outbox::refuse_results(out, &[])?;
     let session = Session::open(who)?;
+    outbox::refuse_results(out, &outbox::inputs(who, &session.recipe))?;
     let part = part(
         &session.recipe,
         &session.tokenizer,
@@ -43,7 +43,7 @@ pub fn run(who: &Who, split: Split, iteration: usize, out: &Path) -> Result<()> 
         &mut |_| Ok(()),
     )?
     .0;
-    Disk::new().replace(out, |path| Ok(write_rows(path, &answers)?))?;
+    outbox::write_results(out, |path| Ok(write_rows(path, &answers)?))?;
     let cut = answers.iter().filter(|a| a.truncated).count();
     let same = answers.iter().filter(|a| a.generated == a.real).count();
     outln!(

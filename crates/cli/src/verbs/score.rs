@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use anyhow::Result;
-use randori_store::Disk;
 
 use crate::args::Who;
 use crate::session::Session;
@@ -12,8 +11,9 @@ use crate::{outbox, pairs};
 
 /// Writes `out` once all pairs are scored.
 pub fn run(who: &Who, file: &Path, out: &Path) -> Result<()> {
-    outbox::refuse_folder(out)?;
+    outbox::refuse_results(out, &[file.to_owned()])?;
     let session = Session::open(who)?;
+    outbox::refuse_results(out, &outbox::inputs(who, &session.recipe))?;
     let rows = pairs::read(&session, file)?.rows;
     let player = session.player()?;
     let rows = scored(
@@ -25,7 +25,7 @@ pub fn run(who: &Who, file: &Path, out: &Path) -> Result<()> {
         &mut |_| Ok(()),
     )?
     .0;
-    Disk::new().replace(out, |path| Ok(write_rows(path, &rows)?))?;
+    outbox::write_results(out, |path| Ok(write_rows(path, &rows)?))?;
     let n = rows.len().max(1) as f64;
     let mean = |of: &dyn Fn(&crate::artefacts::PairRow) -> Option<f64>| {
         rows.iter().filter_map(of).sum::<f64>() / n

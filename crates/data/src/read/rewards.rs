@@ -22,25 +22,53 @@ const BOTH: &str = "reward";
 
 /// The columns that hold this row's rewards, if it has any.
 pub(super) fn columns(map: &Map<String, Value>) -> Option<&'static [&'static str]> {
-    if let Some(Value::Array(_)) = present(map, BOTH) {
-        return Some(&[BOTH]);
-    }
-    COLUMNS
-        .iter()
-        .find(|pair| pair.iter().any(|key| present(map, key).is_some()))
-        .map(|pair| pair.as_slice())
+    all_columns(map).next()
 }
 
-/// The pair's rewards, the real (chosen) response's first.
+/// Every set of columns in which this row has rewards.
+fn all_columns(map: &Map<String, Value>) -> impl Iterator<Item = &'static [&'static str]> {
+    let both = matches!(present(map, BOTH), Some(Value::Array(_)));
+    let both: Option<&'static [&'static str]> = both.then_some(&[BOTH]);
+    let has = |pair: &&[&str; 2]| pair.iter().any(|key| present(map, key).is_some());
+    let pairs = COLUMNS.iter().filter(has).map(|pair| pair.as_slice());
+    both.into_iter().chain(pairs)
+}
+
+/// The pair's rewards, the real (chosen) response's first; refused where two sets of columns differ.
 pub(super) fn rewards(place: &Place, map: &Map<String, Value>) -> Result<Option<[f64; 2]>> {
+    let mut found: Option<(&str, [f64; 2])> = None;
+    for keys in all_columns(map) {
+        let Some(these) = rewards_in(place, map, keys)? else {
+            continue;
+        };
+        match found {
+            None => found = Some((keys[0], these)),
+            Some((first, others)) if others != these => {
+                let what = format!(
+                    "`{first}` says the rewards {others:?} and `{}` {these:?}; leave one of them",
+                    keys[0]
+                );
+                return Err(Error::example(place, what));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(found.map(|(_, rewards)| rewards))
+}
+
+/// The rewards in one set of columns.
+fn rewards_in(
+    place: &Place,
+    map: &Map<String, Value>,
+    keys: &'static [&'static str],
+) -> Result<Option<[f64; 2]>> {
     let refuse = |what: String| Err(Error::example(place, what));
-    let given: Vec<(&str, Option<&Value>)> = match columns(map) {
-        None => return Ok(None),
-        Some([both]) => match present(map, both).and_then(Value::as_array) {
+    let given: Vec<(&str, Option<&Value>)> = match keys {
+        [both] => match present(map, both).and_then(Value::as_array) {
             Some(list) => list.iter().map(|value| (*both, Some(value))).collect(),
             None => Vec::new(),
         },
-        Some(keys) => keys.iter().map(|key| (*key, present(map, key))).collect(),
+        keys => keys.iter().map(|key| (*key, present(map, key))).collect(),
     };
     let [(real_key, real), (other_key, other)] = given[..] else {
         return refuse(format!(

@@ -157,10 +157,12 @@ fn template(files: &BTreeMap<String, Vec<u8>>, config: &Value) -> Result<(Option
             "has several chat templates and none is called `default`; give one as model.chat_template",
         ))
     };
-    if let Some(bytes) = files.get("chat_template.jinja") {
-        let text = std::str::from_utf8(bytes)
-            .map_err(|_| Error::file("chat_template.jinja", "not UTF-8"))?;
-        return Ok((Some(text.to_owned()), for_tools));
+    // the folder's `default` goes before the file beside it (transformers 5.24)
+    for name in [&*format!("{TEMPLATES}default.jinja"), "chat_template.jinja"] {
+        if let Some(bytes) = files.get(name) {
+            let text = std::str::from_utf8(bytes).map_err(|_| Error::file(name, "not UTF-8"))?;
+            return Ok((Some(text.to_owned()), for_tools));
+        }
     }
     if in_files {
         return several(TEMPLATES);

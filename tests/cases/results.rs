@@ -1,0 +1,66 @@
+//! Where `--out` may write: never over what the command reads, nor into a run.
+
+use std::fs;
+
+use crate::program::World;
+
+#[test]
+fn results_never_replace_what_the_command_reads() {
+    let w = World::new();
+    let recipe = fs::read(w.dir().join("r.toml")).unwrap();
+    let data = fs::read(w.dir().join("data.jsonl")).unwrap();
+    for out in ["data.jsonl", "r.toml", "./data.jsonl"] {
+        let why = "is read by this command and would be lost";
+        w.refused(&["generate", "r.toml", "--out", out, "-q"], why);
+    }
+    fs::copy(w.dir().join("data.jsonl"), w.dir().join("eval.jsonl")).unwrap();
+    let held_out = [
+        "eval",
+        "r.toml",
+        "--set",
+        "data.held_out=\"eval.jsonl\"",
+        "--out",
+        "eval.jsonl",
+        "-q",
+    ];
+    w.refused(&held_out, "is read by this command and would be lost");
+    w.file(
+        "p.jsonl",
+        "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}\n",
+    );
+    let score = [
+        "score", "r.toml", "--pairs", "p.jsonl", "--out", "p.jsonl", "-q",
+    ];
+    w.refused(&score, "is read by this command and would be lost");
+    assert_eq!(fs::read(w.dir().join("r.toml")).unwrap(), recipe);
+    assert_eq!(fs::read(w.dir().join("data.jsonl")).unwrap(), data);
+    assert_eq!(fs::read(w.dir().join("eval.jsonl")).unwrap(), data);
+}
+
+#[test]
+fn results_never_replace_a_run_s_own_files() {
+    let w = World::new();
+    w.accepted(&["run", "r.toml", "-q"]);
+    let kept = w.dir().join("runs/r/iter-0/generated.jsonl");
+    let before = fs::read(&kept).unwrap();
+    let out = kept.to_str().unwrap();
+    w.refused(
+        &["generate", "r.toml", "--out", out, "-q"],
+        "it is a file of the run",
+    );
+    assert_eq!(fs::read(&kept).unwrap(), before);
+}
+
+/// A link stays a link, and what it names gets the results.
+#[cfg(unix)]
+#[test]
+fn results_go_through_a_link() {
+    let w = World::new();
+    w.file("kept.jsonl", "old\n");
+    let link = w.dir().join("link.jsonl");
+    std::os::unix::fs::symlink("kept.jsonl", &link).unwrap();
+    w.accepted(&["generate", "r.toml", "--out", "link.jsonl", "-q"]);
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    let rows = fs::read_to_string(w.dir().join("kept.jsonl")).unwrap();
+    assert_eq!(rows.lines().count(), 24, "{rows}");
+}
