@@ -36,6 +36,8 @@ mod reuse;
 mod rows;
 #[path = "cases/safety.rs"]
 mod safety;
+#[path = "cases/starts.rs"]
+mod starts;
 #[path = "cases/turns.rs"]
 mod turns;
 

@@ -16,7 +16,7 @@ fn json(path: &Path) -> Value {
 }
 
 /// A LoRA adapter in the folder `out`, trained at this rate from the first step on.
-fn adapter(w: &World, out: &str, lr: &str) {
+pub(super) fn adapter(w: &World, out: &str, lr: &str) {
     let (rate, name) = (format!("sft.lr={lr}"), format!("name={out}"));
     let lora = ["adapter.kind=lora", "adapter.rank=2", "sft.warmup=0"];
     let sets = [&rate, &name].map(String::as_str).into_iter().chain(lora);

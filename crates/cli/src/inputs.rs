@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use randori_engine::weights::{Checkpoint, TokenizerSource};
 use randori_store::Manifest;
 
@@ -126,7 +126,14 @@ pub fn of(session: &Session) -> Result<Hashes> {
     for plugin in session.host.plugins() {
         hashes.insert(format!("plugin {}", plugin.name), plugin.sha256.clone());
     }
-    let stack = session.stack();
+    hashes.extend(starts(&session.stack())?);
+    Ok(hashes)
+}
+
+/// The files of the players that are the start together: `start NAME`, or `start 2 NAME` of the
+/// second of several.
+fn starts(stack: &[PathBuf]) -> Result<Hashes> {
+    let mut hashes = Hashes::new();
     for (i, dir) in stack.iter().enumerate() {
         let key = match stack.len() {
             1 => "start".to_string(),
@@ -191,6 +198,29 @@ pub fn refuse_another_model(who: &Who, setting: &Setting) -> Result<()> {
     }
 }
 
+/// The start of the run in `dir` is what its manifest says by content: a `stack` of other files is
+/// refused, and one that the recipe does not name.
+///
+/// # Errors
+/// What was and what is, by name.
+pub fn refuse_another_start(dir: &Path, manifest: &Manifest, stack: &[PathBuf]) -> Result<()> {
+    let place = || format!("{}: --iteration start", dir.display());
+    let now = starts(stack).with_context(place)?;
+    let changes = manifest.changed_inputs(&now, |name| name.starts_with("start "));
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let (place, changes) = (place(), changes.join("; "));
+    match stack.is_empty() {
+        true => bail!(
+            "{place}: the run was started with --adapter, which its recipe does not name: {changes}; give that folder with --adapter"
+        ),
+        false => bail!(
+            "{place}: the recipe's adapter.init is not what the run was started from: {changes}; put it back, or give the start's folder with --adapter"
+        ),
+    }
+}
+
 /// The files of a player's folder that are read: an adapter's configuration and its tensors.
 fn adapter_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let wanted = |path: &PathBuf| {
@@ -198,7 +228,7 @@ fn adapter_files(dir: &Path) -> Result<Vec<PathBuf>> {
         name == "adapter_config.json" || name.ends_with(".safetensors")
     };
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
+    for entry in std::fs::read_dir(dir).with_context(|| dir.display().to_string())? {
         files.push(entry?.path());
     }
     files.retain(|path| path.is_file() && wanted(path));

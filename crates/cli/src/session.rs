@@ -187,6 +187,31 @@ pub fn recipe(who: &Who) -> Result<(Recipe, Vec<PathBuf>)> {
     Ok((recipe, last))
 }
 
+/// [`recipe`] for whoever needs the player: all but those that begin a run or go on with it.
+///
+/// # Errors
+/// As [`refuse_unfinished`].
+pub fn player(who: &Who) -> Result<(Recipe, Vec<PathBuf>)> {
+    let (recipe, adapter) = recipe(who)?;
+    refuse_unfinished(who, &adapter)?;
+    Ok((recipe, adapter))
+}
+
+/// A run folder stands for what it made: where `adapter`, what [`recipe`] found, is nothing, the
+/// bare start must not pass for it.
+///
+/// # Errors
+/// A run folder without a player, and none named.
+pub fn refuse_unfinished(who: &Who, adapter: &[PathBuf]) -> Result<()> {
+    match &who.recipe {
+        Some(dir) if dir.is_dir() && adapter.is_empty() => anyhow::bail!(
+            "{}: no iteration is finished here yet; give the recipe for the start, or --adapter",
+            dir.display()
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// What ended the last finished iteration of the run in `dir` (or its supervised start, where none is finished); of its
 /// first seed where it holds a game for each.
 fn last_policy(dir: &Path, recipe: &Recipe) -> Result<Option<PathBuf>> {
@@ -252,15 +277,8 @@ fn bundled(mut host: Host) -> Result<Host> {
 impl Session {
     /// Opens everything.
     pub fn open(who: &Who) -> Result<Session> {
-        let (recipe, adapter) = recipe(who)?;
-        // a run folder stands for what it made: the bare start must not pass for it
-        match &who.recipe {
-            Some(dir) if dir.is_dir() && adapter.is_empty() => anyhow::bail!(
-                "{}: no iteration is finished here yet; give the recipe for the start, or --adapter",
-                dir.display()
-            ),
-            _ => Opened::of(who, recipe)?.load(adapter),
-        }
+        let (recipe, adapter) = player(who)?;
+        Opened::of(who, recipe)?.load(adapter)
     }
 
     /// The player the recipe starts from, before any supervised stage: a fresh adapter, a given one, or the weights

@@ -166,6 +166,19 @@ impl Manifest {
             self.hashes.contains_key(name) && now.contains_key(name)
         })
     }
+
+    /// Which inputs are not those of the run, in words, of the names that count; one that only the
+    /// run or only `now` has is among them. None of a run begun before every input was recorded.
+    pub fn changed_inputs(
+        &self,
+        now: &BTreeMap<String, String>,
+        counts: impl Fn(&str) -> bool,
+    ) -> Vec<String> {
+        match self.format < FORMAT {
+            true => Vec::new(),
+            false => differences(&self.hashes, now, counts),
+        }
+    }
 }
 
 fn differences(

@@ -13,7 +13,7 @@ use crate::{folder, inputs, measure, outbox, session, settings, supervised};
 
 /// Trains (resumable, in `runs/NAME-sft`) and writes the player to `out`.
 pub fn run(who: &Who, out: Option<&Path>, fresh: bool) -> Result<()> {
-    let (mut recipe, adapter) = session::recipe(who)?;
+    let (mut recipe, adapter) = session::player(who)?;
     let dir = who.common.runs.join(format!("{}-sft", recipe.run.name));
     let out = out.map_or_else(|| dir.join("out"), Path::to_path_buf);
     let to = outbox::folder(&out)?;

@@ -16,7 +16,7 @@ use crate::{folder, outbox, pairs, session, settings};
 
 /// Trains (resumable, in `runs/NAME-train`) and writes the player to `out`.
 pub fn run(who: &Who, file: &Path, iteration: usize, out: &Path, fresh: bool) -> Result<()> {
-    let (mut recipe, adapter) = session::recipe(who)?;
+    let (mut recipe, adapter) = session::player(who)?;
     let to = outbox::folder(out)?;
     let dir = who.common.runs.join(format!("{}-train", recipe.run.name));
     folder::refuse_if_held(&dir)?;

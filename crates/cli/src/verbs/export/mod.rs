@@ -20,6 +20,7 @@ use crate::args::Who;
 use crate::artefacts::Learnt;
 use crate::card::Card;
 use crate::ggufmeta;
+use crate::inputs;
 use crate::outbox;
 use crate::recipe::Recipe;
 use crate::session::{self, Opened, Setting};
@@ -153,17 +154,24 @@ fn chosen(who: &Who, which: Option<Which>) -> Result<Chosen> {
     let finished = (0..).take_while(|t| there(&place_of(*t))).count();
     let stack = match which {
         Some(Which::Start) if there("start") => policy("start")?,
-        Some(Which::Start) => init(&recipe),
+        Some(Which::Start) if recipe.sft.epochs > 0 => bail!(
+            "{}: --iteration start: the supervised start is not finished here yet; go on with `randori run`",
+            dir.display()
+        ),
+        Some(Which::Start) => {
+            let stack = init(&recipe);
+            inputs::refuse_another_start(dir, &manifest, &stack)?;
+            stack
+        }
         Some(Which::Iteration(t)) if there(&place_of(t)) => policy(&place_of(t))?,
         Some(Which::Iteration(t)) => bail!(
             "--iteration {t}: {} has {finished} finished iterations, numbered from 0",
             dir.display()
         ),
-        None if last.is_empty() => bail!(
-            "{}: no iteration is finished here yet; give the recipe for the start, or --adapter",
-            dir.display()
-        ),
-        None => last,
+        None => {
+            session::refuse_unfinished(who, &last)?;
+            last
+        }
     };
     let which = which.unwrap_or(match finished.checked_sub(1) {
         Some(t) => Which::Iteration(t),

@@ -1,0 +1,87 @@
+//! A run folder stands for what it made, and its start is what the run was started from. The right
+//! values are rules: the bare base passes for neither, nor does a folder that has changed since.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::program::World;
+use crate::reuse::adapter;
+
+const TENSORS: &str = "adapter_model.safetensors";
+
+#[test]
+fn a_run_without_a_finished_iteration_is_nobodys_start() {
+    let w = World::new();
+    w.accepted(&["run", "r.toml", "-q"]);
+    // as a run that was stopped in its first iteration leaves it
+    let path = w.dir().join("runs/r/manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let stages = manifest["stages"].as_array_mut().unwrap();
+    stages.retain(|done| done["place"] == "start");
+    assert!(!stages.is_empty());
+    fs::write(&path, manifest.to_string()).unwrap();
+    let pair = "{\"prompt\": \"Reverse abc.\", \"chosen\": \"cba\", \"rejected\": \"abc\"}\n";
+    w.file("a.jsonl", pair);
+    let train = ["train", "runs/r", "--pairs", "a.jsonl", "--out", "q"];
+    for args in [
+        &train[..],
+        &["sft", "runs/r", "--out", "q"],
+        &["generate", "runs/r", "--out", "q"],
+        &["score", "runs/r", "--pairs", "a.jsonl", "--out", "q"],
+        &["export", "runs/r", "--out", "q"],
+    ] {
+        w.refused(args, "runs/r: no iteration is finished here yet");
+        for name in ["q", "runs/r-train", "runs/r-sft"] {
+            assert!(!w.dir().join(name).exists(), "{args:?} began {name}");
+        }
+    }
+    // one that is named is a start, and so is the recipe
+    let named = [
+        "--set",
+        "train.warmup=0",
+        "--adapter",
+        "runs/r/iter-0/adapter",
+    ];
+    w.accepted(&[&train[..], &named].concat());
+    let sft = ["sft", "runs/r/recipe.toml", "-q", "--out", "s"];
+    w.accepted(&[&sft[..], &["--set", "sft.warmup=0"]].concat());
+}
+
+#[test]
+fn the_start_of_a_run_is_exported_as_it_was_or_not_at_all() {
+    let w = World::new();
+    adapter(&w, "a", "1e-3");
+    adapter(&w, "b", "2e-3");
+    let lora = ["--set", "adapter.kind=lora", "-q"];
+    let init = ["run", "r.toml", "--set", "adapter.init=a"];
+    let given = ["run", "r.toml", "--adapter", "a", "--set", "name=g"];
+    w.accepted(&[&init[..], &lora].concat());
+    w.accepted(&[&given[..], &lora].concat());
+    let export =
+        |run: &'static str, out: &'static str| ["export", run, "-q", "--to", "peft", "--out", out];
+    let start = |run: &'static str, out: &'static str| {
+        [&export(run, out)[..], &["--iteration", "start"]].concat()
+    };
+    let [a, b] = ["a", "b"].map(|name| fs::read(w.dir().join(name).join(TENSORS)).unwrap());
+    let exported = |out: &str| fs::read(w.dir().join(out).join(TENSORS)).unwrap();
+    assert_ne!(a, b);
+    w.accepted(&start("runs/r", "s"));
+    assert_eq!(exported("s"), a);
+
+    // the recipe does not say what --adapter said
+    let line = w.refused(&start("runs/g", "none"), "runs/g: --iteration start: ");
+    assert!(line.contains("started with --adapter"), "{line}");
+    assert!(line.contains(&format!("start {TENSORS} was ")), "{line}");
+    w.accepted(&[&export("runs/g", "t")[..], &["--adapter", "a"]].concat());
+    assert_eq!(exported("t"), a);
+
+    // another adapter in the same folder
+    fs::write(w.dir().join("a").join(TENSORS), &b).unwrap();
+    let line = w.refused(&start("runs/r", "none"), "runs/r: --iteration start: ");
+    assert!(line.contains(&format!("start {TENSORS} was ")), "{line}");
+    assert!(!w.dir().join("none").exists());
+    w.accepted(&export("runs/r", "last"));
+    fs::remove_dir_all(w.dir().join("a")).unwrap();
+    w.refused(&start("runs/r", "none"), "runs/r: --iteration start: ");
+}
