@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use randori_data::{Context, Message};
 use randori_engine::train::Pair;
 use randori_engine::{Params, Player};
@@ -198,11 +198,23 @@ impl Learnt {
         }
         let params = candle_core::safetensors::load(&file, &Device::Cpu)
             .with_context(|| format!("{} cannot be read", file.display()))?;
+        let mut params: Params = params.into_iter().collect();
+        for (name, t) in &mut params {
+            *t = trainable(name, t).with_context(|| file.display().to_string())?;
+        }
         Ok(Learnt {
             lora: None,
-            params: Arc::new(params.into_iter().collect()),
+            params: Arc::new(params),
             base_name: String::new(),
         })
+    }
+}
+
+/// A tensor of a whole model as a player has it, in f32: its file may be in the base's dtype.
+fn trainable(name: &str, t: &Tensor) -> Result<Tensor> {
+    match t.dtype() {
+        DType::F32 | DType::F16 | DType::BF16 => Ok(t.to_dtype(DType::F32)?),
+        other => anyhow::bail!("{name} is {other:?}; weights trained in full are F32, F16 or BF16"),
     }
 }
 
@@ -215,5 +227,37 @@ impl Artefact for Learnt {
     }
     fn load(path: &Path) -> Result<Self, BoxError> {
         Learnt::read(path).map_err(Into::into)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A whole model's folder with one tensor of this dtype.
+    fn folder(dtype: DType) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let t = Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap();
+        let t = t.to_dtype(dtype).unwrap();
+        let tensors = std::collections::HashMap::from([("model.norm.weight".to_string(), t)]);
+        candle_core::safetensors::save(&tensors, dir.path().join(WEIGHTS)).unwrap();
+        dir
+    }
+
+    #[test]
+    fn a_whole_model_is_read_in_f32() {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let learnt = Learnt::read(folder(dtype).path()).unwrap();
+            let t = &learnt.params["model.norm.weight"];
+            assert_eq!(t.to_vec1::<f32>().unwrap(), [1.0, 2.0], "{dtype:?}");
+        }
+        let Err(e) = Learnt::read(folder(DType::U32).path()) else {
+            unreachable!("whole numbers are no weights");
+        };
+        let e = format!("{e:#}");
+        assert!(
+            e.contains(WEIGHTS) && e.contains("model.norm.weight is U32"),
+            "{e}"
+        );
     }
 }
