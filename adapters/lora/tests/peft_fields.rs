@@ -324,6 +324,55 @@ fn tensors_of_other_kinds_are_refused_by_name() {
     }
 }
 
+/// The names that peft 0.21.2 writes by its defaults beside a resized vocabulary. In its files the
+/// bare and the wrapped name agree; where they do not it loads the bare one, so do we.
+#[test]
+fn copies_of_resized_embeddings_are_taken_as_peft_loads_them() {
+    let with_copies = |copies: &[(&str, f32)]| {
+        let dir = with(&[("modules_to_save", json!(["lm_head"]))]);
+        let path = dir.path().join(peft::MODEL);
+        let mut file = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+        for (name, value) in copies {
+            let t = Tensor::full(*value, (5, 4), &Device::Cpu).unwrap();
+            file.insert(format!("base_model.model.{name}"), t);
+        }
+        candle_core::safetensors::save(&file, &path).unwrap();
+        dir
+    };
+    let wrapped = ("lm_head.modules_to_save.weight", 1.0);
+    let unused = ("lm_head.original_module.weight", 2.0);
+    let bare = ("lm_head.weight", 3.0);
+    let embedding = ("model.embed_tokens.weight", 4.0);
+    for (copies, head) in [
+        (vec![wrapped, unused, bare, embedding], 3.0),
+        (vec![wrapped, unused, embedding], 1.0),
+        (vec![unused, bare, embedding], 3.0),
+    ] {
+        let (_, params) = peft::load(with_copies(&copies).path()).unwrap();
+        let value = |name: &str| {
+            let flat = params[name].flatten_all().unwrap();
+            flat.to_vec1::<f32>().unwrap()[0]
+        };
+        assert_eq!(value("lm_head.weight"), head, "{copies:?}");
+        assert_eq!(value("model.embed_tokens.weight"), 4.0);
+        assert!(!params.keys().any(|n| n.contains("original_module")));
+    }
+    for (copies, why) in [
+        (
+            vec![wrapped, ("lm_head.modules_to_save.default.weight", 1.0)],
+            "two tensors for lm_head.weight",
+        ),
+        (
+            vec![wrapped, bare, ("lm_head.base_layer.weight", 1.0)],
+            "two tensors for lm_head.weight",
+        ),
+        (vec![unused], "has no tensor of lm_head"),
+    ] {
+        let e = peft::load(with_copies(&copies).path()).unwrap_err();
+        assert!(e.to_string().contains(why), "{e}");
+    }
+}
+
 /// What we write is found by PEFT's own rule (a name, or what follows a dot), and its order says
 /// nothing.
 #[test]

@@ -14,6 +14,18 @@ const PREFIX: &str = "base_model.model.";
 const BASE_LAYER: &str = "base_layer";
 const MAGNITUDE: &str = ".lora_magnitude_vector";
 
+/// Under which of a wrapper's names a tensor was found; of several the first here counts.
+///
+/// Beside a resized vocabulary PEFT writes what it trained of an embedding or head under both, with
+/// the same values, and loads the bare name into the wrapper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Found {
+    /// The name that PEFT loads: `lm_head.weight`, `lm_head.base_layer.weight`.
+    Bare,
+    /// The name within the wrapper: `lm_head.modules_to_save.weight`.
+    Wrapped,
+}
+
 pub(super) fn write(path: &Path, spec: &LoraSpec, params: &BTreeMap<String, Tensor>) -> Result<()> {
     let named = |name: &String| {
         if name.ends_with(".lora_A") || name.ends_with(".lora_B") {
@@ -41,9 +53,12 @@ pub(super) fn write(path: &Path, spec: &LoraSpec, params: &BTreeMap<String, Tens
 pub(super) fn read(bytes: &[u8], place: &str) -> Result<BTreeMap<String, Tensor>> {
     let file = safetensors::SafeTensors::deserialize(bytes)
         .map_err(|e| Error::rule(format!("{place} is damaged or no safetensors file: {e}")))?;
-    let mut params = BTreeMap::new();
+    let mut all: BTreeMap<(String, Found), Tensor> = BTreeMap::new();
     for (name, view) in file.tensors() {
         let own = ours(&name).map_err(|why| Error::rule(format!("{place}: {name} {why}")))?;
+        let Some((own, found)) = own else {
+            continue;
+        };
         let dtype = match view.dtype() {
             safetensors::Dtype::F32 => DType::F32,
             safetensors::Dtype::F16 => DType::F16,
@@ -56,16 +71,21 @@ pub(super) fn read(bytes: &[u8], place: &str) -> Result<BTreeMap<String, Tensor>
         };
         let t = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?
             .to_dtype(DType::F32)?;
-        if params.insert(own.clone(), t).is_some() {
+        if all.insert((own.clone(), found), t).is_some() {
             return Err(Error::rule(format!("{place} has two tensors for {own}")));
         }
+    }
+    let mut params = BTreeMap::new();
+    for ((own, _), t) in all {
+        params.entry(own).or_insert(t); // in the order of Found
     }
     Ok(params)
 }
 
 /// `base_model.model.lm_head.weight` and `….lm_head.base_layer.weight` -> `lm_head.weight`,
-/// `….q_proj.lora_A.weight` -> `….q_proj.lora_A`; else what is wrong with the name.
-fn ours(name: &str) -> std::result::Result<String, String> {
+/// `….q_proj.lora_A.weight` -> `….q_proj.lora_A`; nothing for the base's own copy, which the wrapper
+/// keeps unused (`….lm_head.original_module.weight`); else what is wrong with the name.
+fn ours(name: &str) -> std::result::Result<Option<(String, Found)>, String> {
     let strange = || {
         Err(format!(
             "does not fit; PEFT's names are {PREFIX}PROJECTION.lora_A.weight and .lora_B.weight, those of modules_to_save, and copies of embeddings"
@@ -90,23 +110,28 @@ fn ours(name: &str) -> std::result::Result<String, String> {
     }
     let bare = name.strip_suffix(".weight").unwrap_or(name);
     if bare.ends_with(MAGNITUDE) {
-        return Ok(bare.to_string()); // older files have `.weight` behind it
+        return Ok(Some((bare.to_string(), Found::Bare))); // older files have `.weight` behind it
     }
     if bare.ends_with(".lora_A") || bare.ends_with(".lora_B") {
         return if bare != name {
-            Ok(bare.to_string())
+            Ok(Some((bare.to_string(), Found::Bare)))
         } else {
             strange()
         };
     }
-    // the wrappers' own names: some tools write those of modules_to_save
+    let found = match name.contains(".modules_to_save.") {
+        true => Found::Wrapped,
+        false => Found::Bare,
+    };
+    // the wrappers' own names, which PEFT writes of resized embeddings and some tools of all
     let plain = name
         .replace(".modules_to_save.default.", ".")
         .replace(".modules_to_save.", ".")
         .replace(&format!(".{BASE_LAYER}."), ".");
     let ends = plain.ends_with(".weight") || plain.ends_with(".bias");
     if ends && !plain.contains("lora_") {
-        Ok(plain)
+        let unused = plain.contains(".original_module.");
+        Ok((!unused).then_some((plain, found)))
     } else {
         strange()
     }
