@@ -22,6 +22,8 @@ mod hub;
 mod intervals;
 #[path = "cases/losses.rs"]
 mod losses;
+#[path = "cases/pairs.rs"]
+mod pairs;
 #[path = "cases/peft_adapters.rs"]
 mod peft_adapters;
 #[path = "cases/players.rs"]

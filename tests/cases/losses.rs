@@ -274,11 +274,9 @@ fn a_satisfied_hinge_ends_as_converged() {
 fn identical_pairs_follow_the_loss() {
     let world = World::new();
     for (loss, option, want) in [
-        ("spin", None, "drop"),
-        ("spin", Some("loss.nll=0.1"), "keep"),
+        ("spin", None, "auto"),
         ("spin", Some("data.identical=error"), "error"),
-        ("dpop", None, "keep"),
-        ("aot", None, "keep"),
+        ("dpop", None, "auto"),
     ] {
         world.file("p.jsonl", &pairs(false));
         let named = format!("loss.name={loss}");
@@ -295,14 +293,16 @@ fn identical_pairs_follow_the_loss() {
     }
     let same = "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"b\"}\n";
     world.file("p.jsonl", &(pairs(false) + same));
-    let count = |name: &str, loss: &str| {
-        trained(&world, name, "p.jsonl", &[loss]);
+    let count = |name: &str, loss: &[&str]| {
+        trained(&world, name, "p.jsonl", loss);
         rows(
             &world,
             &format!("runs/{name}-train/iteration-0/pairs.jsonl"),
         )
         .len()
     };
-    assert_eq!(count("dropped", "loss.name=spin"), 6);
-    assert_eq!(count("kept", "loss.name=dpop"), 7);
+    assert_eq!(count("dropped", &["loss.name=spin"]), 6);
+    assert_eq!(count("nll", &["loss.name=spin", "loss.nll=0.1"]), 7);
+    assert_eq!(count("dpop", &["loss.name=dpop"]), 7);
+    assert_eq!(count("aot", &["loss.name=aot"]), 7);
 }

@@ -5,6 +5,7 @@ use randori_data::{
     BadRows, Choice, Counts, Encoded, Error, Left, Limits, Message, Policy, ReadOptions, Record,
     Tokenizer,
 };
+use randori_sdk::seam::LossFn;
 
 use crate::args::Split;
 use crate::builtin;
@@ -24,21 +25,22 @@ pub struct Part {
     pub counts: Counts,
 }
 
-/// Reads, encodes and screens one split. The generated side of pairs in the files is left alone unless `pairs`: the
-/// game generates its own.
+/// Reads, encodes and screens one split. The generated side of pairs in the files is left alone unless `pairs`,
+/// the rules for pairs, is there: the game generates its own.
 pub fn part(
     recipe: &Recipe,
     tokenizer: &Tokenizer,
     split: Split,
     bounds: Bounds,
-    pairs: bool,
+    pairs: Option<&Policy>,
 ) -> Result<Part> {
     let (mut records, left) = records(recipe, split)?;
-    if !pairs {
+    if pairs.is_none() {
         records.iter_mut().for_each(|r| r.rejected = None);
     }
     let key = key(recipe, split);
-    encode(recipe, tokenizer, &records, left, bounds, key)
+    let rules = pairs.copied().unwrap_or_else(|| policy(recipe, None));
+    encode(recipe, tokenizer, &records, left, bounds, key, &rules)
 }
 
 /// A few of the training examples, from the beginning of the first file.
@@ -59,13 +61,14 @@ pub fn few(
     let (mut records, left) = read_with(recipe, file, key, &options)?;
     with_system(recipe, &mut records);
     records.iter_mut().for_each(|r| r.rejected = None);
-    let mut part = encode(recipe, tokenizer, &records, left, bounds, key)?;
+    let rules = policy(recipe, None);
+    let mut part = encode(recipe, tokenizer, &records, left, bounds, key, &rules)?;
     part.examples.truncate(count);
     Ok(part.examples)
 }
 
 /// Records as token ids under the recipe's limits; `left` is what reading them left out, `key` is
-/// whose file an error is about.
+/// whose file an error is about, `rules` are for doubtful examples.
 pub fn encode(
     recipe: &Recipe,
     tokenizer: &Tokenizer,
@@ -73,6 +76,7 @@ pub fn encode(
     left: Left,
     bounds: Bounds,
     key: &str,
+    rules: &Policy,
 ) -> Result<Part> {
     let limits = Limits {
         max_prompt: recipe.data.max_prompt_tokens,
@@ -80,7 +84,7 @@ pub fn encode(
         max_total: bounds.window,
         vocabulary: bounds.vocabulary,
     };
-    let encoded = randori_data::encode(records, tokenizer, &limits, &policy(recipe));
+    let encoded = randori_data::encode(records, tokenizer, &limits, rules);
     let (examples, counts) = match encoded {
         Ok((examples, counts)) => (examples, counts.and(left)),
         Err(error) => {
@@ -102,8 +106,9 @@ pub fn encode(
     })
 }
 
-/// The recipe's rules for doubtful examples.
-pub fn policy(recipe: &Recipe) -> Policy {
+/// The recipe's rules for doubtful examples. `loss` is the one that pairs are trained with, which
+/// `data.identical = "auto"` asks; without a loss equal responses stay.
+pub fn policy(recipe: &Recipe, loss: Option<&dyn LossFn>) -> Policy {
     let choice = |on: OnBad| match on {
         OnBad::Keep => Choice::Keep,
         OnBad::Drop => Choice::Drop,
@@ -113,8 +118,11 @@ pub fn policy(recipe: &Recipe) -> Policy {
     Policy {
         empty: choice(d.empty),
         identical: match d.identical {
-            // settled when a model is opened; before that no pair is looked at
-            OnIdentical::Auto | OnIdentical::Drop => Choice::Drop,
+            OnIdentical::Auto => match loss.is_some_and(|loss| loss.equal_pairs_cancel()) {
+                true => Choice::Drop,
+                false => Choice::Keep,
+            },
+            OnIdentical::Drop => Choice::Drop,
             OnIdentical::Keep => Choice::Keep,
             OnIdentical::Error => Choice::Error,
         },

@@ -138,21 +138,24 @@ impl Game for SpinGame<'_> {
         desk: &mut Desk,
     ) -> Result<Pairs> {
         let session = self.session;
+        let loss = session.loss(now.t)?;
         let mut counts = Counts::default();
         let mut rows = Vec::new();
         for (t, Rows(answers)) in window.iter() {
-            rows.extend(screened(self.session, self.train, answers, t, &mut counts)?);
+            let kept = screened(session, self.train, answers, t, &*loss, &mut counts)?;
+            rows.extend(kept);
         }
         self.session
             .console
             .say(format!("  {:<38} {counts}", self.label(now.t, "pairs")));
+        session.say_identical(&counts, &*loss);
         if rows.is_empty() {
             anyhow::bail!(
                 "iteration {}: no pair is left to train on ({counts}); see data.identical, data.empty and data.cut",
                 now.t
             );
         }
-        if !session.loss(now.t)?.needs_ref() {
+        if !loss.needs_ref() {
             let name = &session.recipe.loss.name;
             session.console.say(format!(
                 "  {:<38} not scored: the loss {name} does not ask",

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use randori_data::Counts;
 use randori_host::Host;
 use randori_sdk::seam::{LossFn, SamplerFn, Value};
 
@@ -20,22 +21,21 @@ pub fn loss(recipe: &Recipe, host: &Host, t: usize) -> Result<Arc<dyn LossFn>> {
         .map_err(|e| placed(e, &recipe.loss_options, &recipe.place("loss.name")))
 }
 
-/// Puts `keep` or `drop` in the place of `data.identical = "auto"`: pairs of equal responses stay
-/// where the loss of any iteration gives them a gradient. A loss that cannot be had is an error of
-/// whoever trains with it.
-pub fn settle_identical(recipe: &mut Recipe, host: &Host) {
-    if recipe.data.identical != OnIdentical::Auto {
-        return;
-    }
-    let mut losses = (0..recipe.game.iterations.max(1)).map(|t| loss(recipe, host, t));
-    let pulls = losses.any(|loss| loss.is_ok_and(|loss| !loss.equal_pairs_cancel()));
-    recipe.data.identical = match pulls {
-        true => OnIdentical::Keep,
-        false => OnIdentical::Drop,
-    };
-}
-
 impl Setting {
+    /// Says what became of pairs of equal responses where `data.identical = "auto"` asked the loss.
+    pub fn say_identical(&self, counts: &Counts, loss: &dyn LossFn) {
+        if self.recipe.data.identical != OnIdentical::Auto || counts.identical == 0 {
+            return;
+        }
+        let what = match loss.equal_pairs_cancel() {
+            true => "dropped: the loss gives them no gradient",
+            false => "kept: the loss gives them a gradient",
+        };
+        let (n, name) = (counts.identical, loss.name());
+        self.console
+            .say(format!("  {:<38} {n} {what} ({name})", "identical pairs"));
+    }
+
     /// Whether the game can be played with the recipe's losses: they are there, and ask for nothing
     /// that a generated answer does not have.
     pub fn check_losses(&self) -> Result<()> {

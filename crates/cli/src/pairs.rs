@@ -1,10 +1,11 @@
 //! Anybody's pairs from a file: real and generated, chosen and rejected, or what `randori generate` and `randori
 //! score` wrote, whose token ids are then taken as they are: text is never tokenised again.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use randori_data::{BadRows, Counts, Encoded, ReadOptions, Rejected};
+use randori_data::{BadRows, Choice, Counts, Encoded, Place, Policy, ReadOptions, Rejected};
 use randori_sdk::seam::LossFn;
 
 use crate::artefacts::{Answer, PairRow};
@@ -20,20 +21,21 @@ pub struct Pairs {
     pub scored: bool,
 }
 
-/// Reads a file of pairs.
-pub fn read(setting: &Setting, file: &Path) -> Result<Pairs> {
+/// Reads a file of pairs. `loss` is the one they are trained with, `None` where nobody trains.
+pub fn read(setting: &Setting, file: &Path, loss: Option<&dyn LossFn>) -> Result<Pairs> {
+    let rules = corpus::policy(&setting.recipe, loss);
     if let Ok(rows) = randori_store::read_rows::<PairRow>(file) {
-        for row in &rows {
-            let ids = row.prompt.iter().chain(&row.real).chain(&row.generated);
-            known(setting, &row.place, ids)?;
-        }
+        let (rows, counts) = with_ids(setting, file, rows, &rules)?;
         let scored = rows
             .iter()
             .all(|r| r.ref_real.is_some() && r.ref_generated.is_some());
         let how = if scored { "scored" } else { "not scored" };
         setting
             .console
-            .say(format!("  {:<38} {} {how}", "pairs", rows.len()));
+            .say(format!("  {:<38} {counts}; {how}", "pairs"));
+        if let Some(loss) = loss {
+            setting.say_identical(&counts, loss);
+        }
         return Ok(Pairs { rows, scored });
     }
     let answers = randori_store::read_rows::<Answer>(file).ok();
@@ -76,16 +78,120 @@ pub fn read(setting: &Setting, file: &Path) -> Result<Pairs> {
         left,
         setting.bounds,
         "data.train",
+        &rules,
     )?;
     let (examples, counts) = match answers {
         None => (part.examples, part.counts),
-        Some(answers) => with_answers(setting, part, &answers)?,
+        Some(answers) => with_answers(setting, part, &answers, &rules)?,
     };
     setting.console.say(format!("  {:<38} {counts}", "pairs"));
+    if let Some(loss) = loss {
+        setting.say_identical(&counts, loss);
+    }
     Ok(Pairs {
         rows: rows_of(examples, 0),
         scored: false,
     })
+}
+
+/// Rows of token ids under the recipe's limits and rules. Log-probs may stand beside the ids, so
+/// nothing is shortened: what is too long is dropped or refused.
+fn with_ids(
+    setting: &Setting,
+    file: &Path,
+    mut rows: Vec<PairRow>,
+    rules: &Policy,
+) -> Result<(Vec<PairRow>, Counts)> {
+    let (data, window) = (&setting.recipe.data, setting.bounds.window);
+    if let Some(limit) = data.limit {
+        rows.truncate(limit);
+    }
+    let mut counts = Counts {
+        read: rows.len(),
+        ..Counts::default()
+    };
+    let mut pairs = Vec::with_capacity(rows.len());
+    for (record, row) in rows.iter().enumerate() {
+        let ids = row.prompt.iter().chain(&row.real).chain(&row.generated);
+        known(setting, &row.place, ids)?;
+        let longest = data.max_prompt_tokens.min(window.saturating_sub(1));
+        if row.prompt.len() > longest {
+            let said = format!(
+                "the prompt has {} tokens, at most {longest} are allowed",
+                row.prompt.len()
+            );
+            unless_dropped(setting, rules.too_long, "data.too_long", row, &said)?;
+            counts.prompt_too_long += 1;
+            continue;
+        }
+        let longest = data.max_response_tokens;
+        let cut = row.real.len() > longest;
+        if cut {
+            let said = format!(
+                "the real response has {} tokens, at most {longest} are allowed",
+                row.real.len()
+            );
+            unless_dropped(setting, rules.cut_real, "data.cut_real", row, &said)?;
+        }
+        let tokens = row.prompt.len() + row.real.len().max(row.generated.len());
+        ensure!(
+            cut || tokens <= window,
+            "{}: prompt and response have {tokens} tokens, the model's window is {window}",
+            row.place
+        );
+        // the file does not say whether the answer was cut: one that was has no end of turn
+        let ends = |id: &u32| setting.tokenizer.stop_ids().contains(id);
+        pairs.push(Encoded {
+            prompt: row.prompt.clone(),
+            response: row.real.clone(),
+            cut,
+            rejected: Some(Rejected {
+                ids: row.generated.clone(),
+                cut: !row.generated.last().is_some_and(ends),
+            }),
+            rewards: row.rewards,
+            place: place(row, file, record),
+            record,
+        });
+    }
+    let kept = randori_data::screen(pairs, &setting.tokenizer, rules, &mut counts)?;
+    if kept.is_empty() && !rows.is_empty() {
+        let error = randori_data::Error::NothingLeft(Box::new(counts));
+        return Err(anyhow::Error::new(error).context(file.display().to_string()));
+    }
+    let kept: BTreeSet<usize> = kept.iter().map(|e| e.record).collect();
+    let rows = rows.into_iter().enumerate();
+    let rows = rows.filter(|(record, _)| kept.contains(record));
+    Ok((rows.map(|(_, row)| row).collect(), counts))
+}
+
+/// The error about a row that is too long, unless the rule leaves it out.
+fn unless_dropped(
+    setting: &Setting,
+    rule: Choice,
+    key: &str,
+    row: &PairRow,
+    said: &str,
+) -> Result<()> {
+    match rule {
+        Choice::Drop => Ok(()),
+        Choice::Error => anyhow::bail!("{}: {said}", row.place),
+        Choice::Keep => {
+            let rule = format!(
+                "is \"keep\", but pairs of token ids are not shortened: take \"drop\" or \"error\" ({}: {said})",
+                row.place
+            );
+            Err(setting.recipe.refuse(key, rule).into())
+        }
+    }
+}
+
+/// Where a row's example was read, by its own word; else its line in the file of pairs.
+fn place(row: &PairRow, file: &Path, record: usize) -> Place {
+    let own = row.place.rsplit_once(':');
+    let own = own.and_then(|(file, line)| Some((file.to_string(), line.parse::<usize>().ok()?)));
+    let (file, line) = own.unwrap_or_else(|| (file.display().to_string(), record + 1));
+    Place { file, line }
 }
 
 /// Refuses token ids of another model's file that this model has no row for.
@@ -117,6 +223,7 @@ fn with_answers(
     setting: &Setting,
     part: Part,
     answers: &[Answer],
+    rules: &Policy,
 ) -> Result<(Vec<Encoded>, Counts)> {
     // real responses were looked at before, those that are gone since among them
     let (empty_real, cut_real) = (part.counts.empty_real, part.counts.cut_real);
@@ -141,12 +248,7 @@ fn with_answers(
         })
     };
     let pairs = part.examples.into_iter().filter_map(pair).collect();
-    let kept = randori_data::screen(
-        pairs,
-        &setting.tokenizer,
-        &corpus::policy(&setting.recipe),
-        &mut counts,
-    )?;
+    let kept = randori_data::screen(pairs, &setting.tokenizer, rules, &mut counts)?;
     (counts.empty_real, counts.cut_real) = (empty_real, cut_real);
     Ok((kept, counts))
 }

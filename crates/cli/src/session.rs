@@ -14,7 +14,6 @@ use crate::args::{Common, Who};
 use crate::artefacts::Learnt;
 use crate::folder;
 use crate::inputs::{self, ModelInputs};
-use crate::losses;
 use crate::memory;
 use crate::model_files::{architecture, hub_id, source, tokenizer};
 use crate::progress::Console;
@@ -113,7 +112,6 @@ impl Opened {
         let console = Console::new(common.quiet);
         let host = host(Some(&recipe), common)?;
         memory::settle(&mut recipe, &host, &console)?;
-        losses::settle_identical(&mut recipe, &host);
         // a hub's model is known by its name alone, whatever the commit
         let name = hub_id(&recipe).map_or_else(|| recipe.model.source.0.clone(), |(repo, _)| repo);
         let at_source = || format!("{}: model.source", recipe.place("model.source"));

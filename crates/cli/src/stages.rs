@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use randori_data::{Counts, Encoded, Rejected};
 use randori_engine::{Player, ScoreItem};
-use randori_sdk::seam::SamplerFn;
+use randori_sdk::seam::{LossFn, SamplerFn};
 use randori_store::Rows;
 
 use crate::artefacts::{Answer, Answers, PairRow, Pairs};
@@ -85,12 +85,13 @@ pub fn answers(
     Ok(Rows(chunks.into_iter().flatten().collect()))
 }
 
-/// The pairs that the recipe's rules leave, without log-probs yet.
+/// The pairs that the recipe's rules and this loss leave, without log-probs yet.
 pub fn screened(
     session: &Session,
     train: &Part,
     answers: &[Answer],
     t: usize,
+    loss: &dyn LossFn,
     counts: &mut Counts,
 ) -> Result<Vec<PairRow>> {
     let pairs = answers
@@ -117,7 +118,7 @@ pub fn screened(
     let kept = randori_data::screen(
         pairs,
         &session.tokenizer,
-        &corpus::policy(&session.recipe),
+        &corpus::policy(&session.recipe, Some(loss)),
         counts,
     )?;
     Ok(rows_of(kept, t))

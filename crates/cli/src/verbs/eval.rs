@@ -22,7 +22,7 @@ pub fn run(who: &Who, split: Split, out: Option<&Path>) -> Result<()> {
         &session.tokenizer,
         split,
         session.bounds,
-        false,
+        None,
     )?;
     session
         .console

@@ -20,7 +20,7 @@ pub fn run(who: &Who, split: Split, iteration: usize, out: &Path) -> Result<()> 
         &session.tokenizer,
         split,
         session.bounds,
-        false,
+        None,
     )?;
     session
         .console

@@ -7,19 +7,22 @@ use anyhow::Result;
 use randori_data::{Encoded, Tokenizer};
 
 use crate::args::{Split, Who};
-use crate::corpus::part;
+use crate::corpus::{part, policy};
 use crate::session::Session;
 use crate::terminal::{escaped, painted};
 
 /// Shows `count` examples and what happened to the others.
 pub fn run(who: &Who, count: usize) -> Result<()> {
     let session = Session::open(who)?;
+    // as the first iteration's training would
+    let loss = session.loss(0).ok();
+    let rules = policy(&session.recipe, loss.as_deref());
     let part = part(
         &session.recipe,
         &session.tokenizer,
         Split::Train,
         session.bounds,
-        true,
+        Some(&rules),
     )?;
     let paint = Paint {
         colours: std::io::stdout().is_terminal(),

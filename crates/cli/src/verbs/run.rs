@@ -113,7 +113,7 @@ fn tells_the_same(kept: &Path, summary: &Summary) -> bool {
 
 fn open_corpus(session: &Setting) -> Result<Corpus> {
     let (recipe, tokenizer) = (&session.recipe, &session.tokenizer);
-    let read = |split| part(recipe, tokenizer, split, session.bounds, false);
+    let read = |split| part(recipe, tokenizer, split, session.bounds, None);
     let corpus = Corpus {
         train: read(Split::Train)?,
         validation: recipe

@@ -24,7 +24,7 @@ pub fn run(who: &Who, out: Option<&Path>, fresh: bool) -> Result<()> {
     opened.check_adapter(&adapter)?;
     let at_hand = &opened.setting;
     let (recipe, tokenizer) = (&at_hand.recipe, &at_hand.tokenizer);
-    let train = part(recipe, tokenizer, Split::Train, at_hand.bounds, false)?;
+    let train = part(recipe, tokenizer, Split::Train, at_hand.bounds, None)?;
     settings::check_rates(recipe, train.examples.len(), true)?;
     let session = opened.load(adapter)?;
     session.check_start()?;
@@ -34,7 +34,7 @@ pub fn run(who: &Who, out: Option<&Path>, fresh: bool) -> Result<()> {
         .say(format!("  {:<38} {}", "training data", train.counts));
     let validated = !recipe.data.validation.0.is_empty() || recipe.data.validation_share > 0.0;
     let validation = validated
-        .then(|| part(recipe, tokenizer, Split::Validation, session.bounds, false))
+        .then(|| part(recipe, tokenizer, Split::Validation, session.bounds, None))
         .transpose()?;
     let seed = recipe.run.seed;
     let how = if fresh { Open::Fresh } else { Open::Resume };

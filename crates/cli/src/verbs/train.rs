@@ -24,7 +24,7 @@ pub fn run(who: &Who, file: &Path, iteration: usize, out: &Path, fresh: bool) ->
     let opened = Opened::of(who, recipe)?;
     opened.check_adapter(&adapter)?;
     let loss = opened.setting.loss(iteration)?;
-    let given = pairs::read(&opened.setting, file)?;
+    let given = pairs::read(&opened.setting, file, Some(&*loss))?;
     pairs::check_rewards(&given.rows, loss.as_ref(), &opened.setting)?;
     settings::check_game_rates(&opened.setting.recipe, iteration, given.rows.len())?;
     let session = opened.load(adapter)?;

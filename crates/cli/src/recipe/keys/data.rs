@@ -73,8 +73,8 @@ choice! {
 choice! {
     /// What happens to pairs of equal responses.
     OnIdentical {
-        /// Left out where the loss gives them no gradient, used where it does (resolved when a run
-        /// begins).
+        /// Left out where the loss gives them no gradient, used where it does (asked where
+        /// pairs are screened).
         Auto = "auto",
         /// Use them.
         Keep = "keep",

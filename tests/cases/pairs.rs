@@ -1,0 +1,119 @@
+//! Files of pairs under the recipe's rules, whoever wrote them. The right values are rules: what a
+//! key says of pairs holds for token ids as for text, and what is left out is counted.
+
+use std::fs;
+
+use crate::program::World;
+
+/// A scored pair: a prompt of `prompt` tokens, two real tokens, this answer.
+fn pair(prompt: usize, generated: &[u32]) -> String {
+    let row = serde_json::json!({
+        "place": format!("p:{prompt}"), "iteration": 0, "prompt": vec![40; prompt],
+        "real": [50, 51, 0], "generated": generated, "ref_real": -9.0, "ref_generated": -9.0,
+    });
+    format!("{row}\n")
+}
+
+/// Four good pairs, one with a longer prompt, one of equal responses, one with an empty answer.
+fn seven() -> String {
+    let good: String = (1..5).map(|n| pair(n, &[52, 53, 0])).collect();
+    good + &pair(20, &[52, 0]) + &pair(6, &[50, 51, 0]) + &pair(7, &[0])
+}
+
+fn train<'a>(sets: &[&'a str]) -> Vec<&'a str> {
+    let start = [
+        "train", "r.toml", "--pairs", "p.jsonl", "--out", "out", "--fresh",
+    ];
+    let first = ["train.warmup=0"];
+    let sets = first.iter().chain(sets);
+    let sets = sets.flat_map(|set| ["--set", *set]);
+    start.into_iter().chain(sets).collect()
+}
+
+fn lines(world: &World, file: &str) -> usize {
+    let text = fs::read_to_string(world.dir().join(file)).unwrap();
+    text.lines().count()
+}
+
+#[test]
+fn pairs_of_token_ids_are_under_the_data_s_rules() {
+    for (sets, said) in [
+        (
+            &["data.max_prompt_tokens=12"][..],
+            "4 of 7 examples kept, 1 prompts too long, 1 generated responses empty, 1 pairs identical",
+        ),
+        (&["data.limit=2"][..], "2 of 2 examples kept"),
+        (
+            &["data.empty=keep", "data.identical=keep"][..],
+            "7 of 7 examples kept, 1 generated responses empty, 1 pairs identical",
+        ),
+    ] {
+        let world = World::new();
+        world.file("p.jsonl", &seven());
+        let out = world.run(&train(sets));
+        assert_eq!(out.code, 0, "{}", out.stderr);
+        assert!(out.stderr.contains(said), "{said}: {}", out.stderr);
+    }
+}
+
+#[test]
+fn pairs_of_token_ids_are_refused_by_their_place_and_key() {
+    let world = World::new();
+    world.file("p.jsonl", &seven());
+    let short = "data.max_prompt_tokens=12";
+    for (sets, why) in [
+        (
+            &[short, "data.too_long=error"][..],
+            "p:20: the prompt has 20 tokens, at most 12 are allowed",
+        ),
+        (
+            &[short, "data.too_long=keep"][..],
+            "data.too_long is \"keep\", but pairs of token ids are not shortened",
+        ),
+        (
+            &["data.max_response_tokens=2", "data.cut_real=error"][..],
+            "p:1: the real response has 3 tokens, at most 2 are allowed",
+        ),
+        (
+            &["data.identical=error"][..],
+            "p:6: both responses are the same",
+        ),
+        (
+            &["data.max_response_tokens=2"][..],
+            "no example is left: 0 of 7 examples kept",
+        ),
+    ] {
+        world.refused(&train(sets), why);
+    }
+    world.file("p.jsonl", &pair(2, &[52; 300]));
+    world.refused(&train(&[]), "p:2: prompt and response have 302 tokens");
+}
+
+/// Scoring asks no loss: whoever trains on the file leaves out what theirs has no gradient for.
+#[test]
+fn scoring_keeps_equal_pairs_and_training_asks_its_own_loss() {
+    let world = World::new();
+    world.file("p.jsonl", &seven());
+    let score = ["score", "r.toml", "--pairs", "p.jsonl", "-o", "s.jsonl"];
+    world.accepted(&score);
+    assert_eq!(lines(&world, "s.jsonl"), 6);
+    for (set, kept) in [("loss.name=spin", 5), ("loss.name=dpop", 6)] {
+        world.accepted(&train(&[set]));
+        let pairs = "runs/r-train/iteration-0/pairs.jsonl";
+        assert_eq!(lines(&world, pairs), kept, "{set}");
+        fs::remove_dir_all(world.dir().join("out")).unwrap();
+    }
+}
+
+/// Another loss than the run's is asked itself, and more iterations, which may change, change
+/// nothing else.
+#[test]
+fn a_run_folder_keeps_auto() {
+    let world = World::new();
+    let nll = ["run", "r.toml", "-q", "--set", "loss.nll=[0.0, 1.0]"];
+    world.accepted(&nll);
+    let kept = fs::read_to_string(world.dir().join("runs/r/recipe.toml")).unwrap();
+    let line = kept.lines().find(|line| line.starts_with("identical"));
+    assert!(line.unwrap().contains("\"auto\""), "{line:?}");
+    world.accepted(&[&nll[..], &["--set", "game.iterations=2"]].concat());
+}
