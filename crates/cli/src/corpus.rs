@@ -25,8 +25,8 @@ pub struct Part {
     pub counts: Counts,
 }
 
-/// Reads, encodes and screens one split. The generated side of pairs in the files is left alone unless `pairs`,
-/// the rules for pairs, is there: the game generates its own.
+/// Reads, encodes and screens one split. The generated side of pairs in the files is left alone
+/// unless `pairs`, the rules for pairs, is there: the game generates its own.
 pub fn part(
     recipe: &Recipe,
     tokenizer: &Tokenizer,
