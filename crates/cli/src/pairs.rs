@@ -1,7 +1,7 @@
 //! Anybody's pairs from a file: real and generated, chosen and rejected, or what `randori generate` and `randori
 //! score` wrote, whose token ids are then taken as they are: text is never tokenised again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Result, ensure};
@@ -104,7 +104,13 @@ fn with_ids(
 ) -> Result<(Vec<PairRow>, Counts)> {
     let (data, window) = (&setting.recipe.data, setting.bounds.window);
     if let Some(limit) = data.limit {
-        rows.truncate(limit);
+        // of each iteration: a game's pairs hold an example once for every iteration of the window
+        let mut seen: BTreeMap<usize, usize> = BTreeMap::new();
+        rows.retain(|row| {
+            let nth = seen.entry(row.iteration).or_default();
+            *nth += 1;
+            *nth <= limit
+        });
     }
     let mut counts = Counts {
         read: rows.len(),
