@@ -126,6 +126,72 @@ fn compressed_files() {
     }
 }
 
+/// What is lost of a damaged array is never "one bad row".
+#[test]
+fn a_json_array_is_read_to_the_end_of_its_file() {
+    let drop = ReadOptions {
+        bad_rows: BadRows::Drop,
+        ..ReadOptions::default()
+    };
+    let row = r#"{"prompt": "q", "response": "r"}"#;
+    for (text, line, why) in [
+        (
+            format!("[{row}]\n[{row}]"),
+            2,
+            "the array that starts the file is followed by `[`; only white space may be there",
+        ),
+        (
+            format!("[{row}] garbage"),
+            1,
+            "the array that starts the file is followed by `g`; only white space may be there",
+        ),
+        (
+            format!("[{row}]\0"),
+            1,
+            "the array that starts the file is followed by the byte 0x00; only white space may be there",
+        ),
+        (
+            format!("[{row}}}]"),
+            1,
+            "an array's element is followed by `}`; only a comma or `]` may be there",
+        ),
+        (
+            format!("[{row},\n}}]"),
+            2,
+            "an array's element cannot begin with `}`",
+        ),
+        (
+            format!("[{row},,{row}]"),
+            1,
+            "an array's element cannot begin with `,`",
+        ),
+        (
+            format!("[{row},\n{{\"prompt\": \"cut"),
+            2,
+            "the array that starts the file never ends",
+        ),
+    ] {
+        let said = read_bytes("d.json", text.as_bytes(), &drop)
+            .unwrap_err()
+            .to_string();
+        assert_eq!(said, format!("d.json:{line}: not JSON: {why}"), "{text}");
+    }
+    let missing = format!("[{row},\n{row} {row},\n{row}]");
+    let said = read_bytes("d.json", missing.as_bytes(), &drop)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        said.starts_with("d.json:2: not JSON: trailing characters"),
+        "{said}"
+    );
+    // a row that is no example is one row, and so are wrong bytes in a text
+    let mut text = format!("[{row}, 7, {{\"prompt\": \"").into_bytes();
+    text.push(0xff);
+    text.extend(format!("\", \"response\": \"r\"}}, {row}]\n \n").into_bytes());
+    let (records, left) = read_bytes("d.json", &text, &drop).unwrap();
+    assert_eq!((records.len(), left.bad_rows), (2, 2));
+}
+
 /// The fixtures are pyarrow 26's (make.py), and so are the right values.
 #[test]
 fn parquet_in_every_compression() {

@@ -40,31 +40,69 @@ impl Elements {
             self.state = State::Inside;
         }
         self.skip_space();
-        let place = Place {
-            file: file.to_owned(),
-            line: self.line,
+        let place = self.place(file);
+        let first = match self.text.get(self.at).copied() {
+            None => return self.broken(&place, "the array that starts the file never ends"),
+            Some(b']') => return self.end(file),
+            Some(first) => first,
         };
-        match self.text.get(self.at) {
-            Some(b']') => {
-                self.state = State::Ended;
-                return None;
-            }
-            None => {
-                self.state = State::Ended;
-                return Some(Err(Error::broken(
-                    &place,
-                    "not JSON: the array that starts the file never ends",
-                )));
-            }
-            Some(_) => {}
+        if matches!(first, b',' | b'}') {
+            let what = format!("an array's element cannot begin with {}", spell(first));
+            return self.broken(&place, &what);
         }
         let start = self.at;
         self.skip_element();
-        let element = json(place, &self.text[start..self.at]);
-        if self.text.get(self.at) == Some(&b',') {
-            self.at += 1;
+        let end = self.at;
+        match self.text.get(end).copied() {
+            None => return self.broken(&place, "the array that starts the file never ends"),
+            Some(b',') => self.at += 1,
+            Some(b']') => {}
+            Some(other) => {
+                let what = format!(
+                    "an array's element is followed by {}; only a comma or `]` may be there",
+                    spell(other)
+                );
+                let here = self.place(file);
+                return self.broken(&here, &what);
+            }
         }
-        Some(element)
+        let bytes = &self.text[start..end];
+        match json(place, bytes) {
+            // of wrong bytes in a text, the element's end is still known; of wrong JSON it is not
+            Err(Error::Example { place, what }) if std::str::from_utf8(bytes).is_ok() => {
+                self.state = State::Ended;
+                Some(Err(Error::Broken { place, what }))
+            }
+            element => Some(element),
+        }
+    }
+
+    /// The array's bracket: what follows it is an error, never lost.
+    fn end(&mut self, file: &str) -> Option<Result<Row>> {
+        self.at += 1;
+        self.skip_space();
+        self.state = State::Ended;
+        let other = *self.text.get(self.at)?;
+        let what = format!(
+            "the array that starts the file is followed by {}; only white space may be there",
+            spell(other)
+        );
+        let here = self.place(file);
+        self.broken(&here, &what)
+    }
+
+    /// Where reading stands.
+    fn place(&self, file: &str) -> Place {
+        Place {
+            file: file.to_owned(),
+            line: self.line,
+        }
+    }
+
+    /// The end of a damaged array: where its next element begins, nobody knows.
+    fn broken(&mut self, place: &Place, what: &str) -> Option<Result<Row>> {
+        self.state = State::Ended;
+        Some(Err(Error::broken(place, format!("not JSON: {what}"))))
     }
 
     fn skip_space(&mut self) {
@@ -91,5 +129,13 @@ impl Elements {
             }
             self.at += 1;
         }
+    }
+}
+
+/// A byte for errors.
+fn spell(byte: u8) -> String {
+    match byte.is_ascii_graphic() {
+        true => format!("`{}`", char::from(byte)),
+        false => format!("the byte 0x{byte:02x}"),
     }
 }
