@@ -38,6 +38,9 @@ fn tables_of_any_shape() {
     let kto = "prompt,completion,label\nq,good,True\nq,bad,False\n";
     let (records, left) = rows("d.csv", kto.as_bytes()).unwrap();
     assert_eq!((records.len(), left.untrained_rows), (1, 1));
+    let classes = "question,answer,label\nq,a,0\nq,b,no\nq,c,1\n";
+    let (records, left) = rows("d.csv", classes.as_bytes()).unwrap();
+    assert_eq!((records.len(), left.unread["label"]), (3, 3));
     let pairs =
         "prompt,chosen,rejected,truncated,score_chosen,score_rejected\nq,a,b,1,2.5,0\nq,a,b,,,\n";
     let (records, _) = rows("d.csv", pairs.as_bytes()).unwrap();

@@ -215,6 +215,7 @@ fn rows_that_are_not_to_be_trained() {
         r#"{"prompt": "q", "completion": "bad", "label": false}"#,
         r#"{"prompt": "q", "completion": "bad", "label": 0}"#,
         r#"{"prompt": "q", "completion": "bad", "label": "False"}"#,
+        r#"{"prompt": "q", "completion": "bad", "label": "0"}"#,
         r#"{"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "bad"}], "label": false}"#,
         r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "bad"}], "label": false}"#,
         r#"{"instruction": "q", "output": "bad", "kto_tag": false}"#,
@@ -230,6 +231,11 @@ fn rows_that_are_not_to_be_trained() {
     // a class, or a pair's: nobody reads it, and that is said
     for row in [
         r#"{"question": "q", "answer": "a", "label": 0}"#,
+        r#"{"question": "q", "answer": "a", "label": "0"}"#,
+        r#"{"question": "q", "answer": "a", "label": "no"}"#,
+        r#"{"instruction": "q", "output": "a", "label": "false"}"#,
+        r#"{"prompt": "q", "response": "a", "label": "no"}"#,
+        r#"{"prompt": "q", "response": "a", "label": 0}"#,
         r#"{"prompt": "q", "completion": "a", "label": 3}"#,
         r#"{"prompt": "q", "completion": "a", "label": "news"}"#,
         r#"{"prompt": "q", "chosen": "a", "rejected": "b", "label": false}"#,

@@ -81,14 +81,16 @@ fn wanted(map: &Map<String, Value>, format: Format) -> bool {
 /// then the words that messages use too.
 pub(super) const WHOLE: [&str; 4] = ["label", "kto_tag", "train", "weight"];
 
-/// What a column of [`WHOLE`] says. A label of 0 or 1 is KTO's beside a prompt and its completion;
-/// elsewhere it may be a class. A pair has no label: both its responses are wanted.
+/// What a column of [`WHOLE`] says. A label that is a number or text (all that a CSV has) is KTO's
+/// beside a prompt and its completion; elsewhere it is a class. A pair has no label: both its
+/// responses are wanted.
 pub(super) fn says(map: &Map<String, Value>, key: &str, format: Format) -> Option<bool> {
     let value = present(map, key)?;
     let pair = matches!(format, Format::Spin | Format::Preference);
+    let kto = format == Format::Prompt && present(map, "response").is_none();
     match (key, value) {
         ("label" | "kto_tag", _) if pair => None,
-        ("label", Value::Number(_)) if format != Format::Prompt => None,
+        ("label", Value::Number(_) | Value::String(_)) if !kto => None,
         _ => plain_flag(value),
     }
 }
