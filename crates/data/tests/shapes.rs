@@ -320,6 +320,14 @@ fn bad_lines_name_their_place_and_rule() {
         ),
         (
             r#"{"messages": [{"role": "user", "content": [{"type": "image"}]}]}"#,
+            "train.jsonl:3: `messages[0]` has a part of type \"image\"; only text can be trained",
+        ),
+        (
+            r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": [{"type": "thinking", "text": "Hm."}, {"type": "text", "text": "a"}]}]}"#,
+            "train.jsonl:3: `messages[1]` has a part of type \"thinking\"; only text can be trained",
+        ),
+        (
+            r#"{"messages": [{"role": "user", "content": [{"text": null}]}]}"#,
             "train.jsonl:3: `messages[0]` has a part that is not text; only text can be trained",
         ),
     ] {

@@ -24,10 +24,12 @@ fn every() -> ReadOptions {
 #[test]
 fn numbers_and_text_parts_where_a_prompt_takes_text() {
     let parts = r#"[{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]"#;
+    let named = r#"[{"type": "input_text", "text": "a"}, {"text": "b"}, {"type": "output_text", "text": "c"}]"#;
     for (value, meant) in [
         ("12", "12"),
         ("1.50", "1.5"),
         (parts, "ab"),
+        (named, "abc"),
         (r#"["x"]"#, "x"),
     ] {
         for (row, at) in [

@@ -23,8 +23,12 @@ pub(super) fn text(place: &Place, at: &str, value: &Value) -> Result<String> {
     }
 }
 
+/// Types of parts that are text, as chat completions and as OpenAI's responses call them.
+const TEXTS: [&str; 3] = ["text", "input_text", "output_text"];
+
 /// Text parts (`{"type": "text", "text": …}`) one after another. Several bare texts have no one
-/// meaning: nobody says what belongs between them.
+/// meaning: nobody says what belongs between them. A part of another type is none, also with a text
+/// in it: what is thought is not what is said.
 fn joined(place: &Place, at: &str, parts: &[Value]) -> Result<String> {
     if let [Value::String(only)] = parts {
         return Ok(only.clone());
@@ -32,8 +36,14 @@ fn joined(place: &Place, at: &str, parts: &[Value]) -> Result<String> {
     let mut out = String::new();
     for part in parts {
         match part {
-            Value::Object(map) => match map.get("text") {
-                Some(Value::String(text)) => out.push_str(text),
+            Value::Object(map) => match (present(map, "type"), map.get("text")) {
+                (Some(other), _) if other.as_str().is_none_or(|t| !TEXTS.contains(&t)) => {
+                    let found = shown(other);
+                    let what =
+                        format!("`{at}` has a part of type {found}; only text can be trained");
+                    return Err(Error::example(place, what));
+                }
+                (_, Some(Value::String(text))) => out.push_str(text),
                 _ => {
                     let what =
                         format!("`{at}` has a part that is not text; only text can be trained");
@@ -101,12 +111,17 @@ pub(super) fn number(place: &Place, at: &str, value: &Value) -> Result<Option<f6
 
 /// The error for a value that is not what its field takes.
 pub(super) fn wrong(place: &Place, at: &str, wanted: &str, value: &Value) -> Error {
-    let found = match value {
+    let found = shown(value);
+    Error::example(place, format!("`{at}` should be {wanted}, is {found}"))
+}
+
+/// A value for errors: itself where it is short, else its kind.
+fn shown(value: &Value) -> String {
+    match value {
         Value::Bool(_) | Value::Number(_) => value.to_string(),
         Value::String(text) if text.chars().count() <= 40 => format!("{text:?}"),
         other => kind(other).to_owned(),
-    };
-    Error::example(place, format!("`{at}` should be {wanted}, is {found}"))
+    }
 }
 
 /// A key that is there and not null: Parquet and JSON exports spell "absent" as null.
