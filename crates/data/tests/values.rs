@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
 
-use randori_data::{BadRows, Left, Message, ReadOptions, Record, Turns, read_bytes};
+use randori_data::{BadRows, Error, Left, Message, ReadOptions, Record, Turns, read_bytes};
 
 fn read(text: &str) -> Result<(Vec<Record>, Left), String> {
     read_bytes("d.jsonl", text.as_bytes(), &ReadOptions::default()).map_err(|e| e.to_string())
@@ -303,6 +303,34 @@ not json
         cut.unwrap_err().to_string(),
         "x:1: not JSON: the array that starts the file never ends"
     );
+    for (last, why) in [
+        (
+            r#"{"prompt": "q", "respo"#,
+            "EOF while parsing a string at column 22; the file breaks off here",
+        ),
+        (
+            r#"{"prompt":"#,
+            "EOF while parsing a value at column 10; the file breaks off here",
+        ),
+    ] {
+        let whole = r#"{"prompt": "q", "response": "r"}"#;
+        let cut = read_bytes("x", format!("{whole}\n{last}").as_bytes(), &drop);
+        assert_eq!(
+            cut.unwrap_err().to_string(),
+            format!("x:2: not JSON: {why}"),
+            "{last}"
+        );
+        // a line that is whole, or wrong before its end, is one row
+        for row in [format!("{last}\n"), "not json".to_owned()] {
+            let text = format!("{whole}\n{row}");
+            let (records, left) = read_bytes("x", text.as_bytes(), &drop).unwrap();
+            assert_eq!((records.len(), left.bad_rows), (1, 1), "{row}");
+        }
+    }
+    let odd = read_bytes("x", b"{\"prompt\": NaN, \"response\": \"\xc3", &drop);
+    assert!(matches!(odd, Err(Error::Broken { .. })));
+    let odd = read_bytes("x", b"{\"prompt\": NaN, \"response\": \"r", &drop);
+    assert!(matches!(odd, Err(Error::Broken { .. })));
     let all = read_bytes("x", b"7\n8\n", &drop).unwrap_err().to_string();
     assert_eq!(
         all,

@@ -12,34 +12,54 @@ const HALF: &str = "half of a surrogate pair";
 
 /// The row in these bytes.
 pub(super) fn json(place: Place, bytes: &[u8]) -> Result<Row> {
+    row(place, bytes, false)
+}
+
+/// The row in the bytes that a file ends with, without a line's end: where they end in the middle of
+/// it, the file breaks off.
+pub(super) fn last(place: Place, bytes: &[u8]) -> Result<Row> {
+    row(place, bytes, true)
+}
+
+fn row(place: Place, bytes: &[u8], last: bool) -> Result<Row> {
     let text = std::str::from_utf8(bytes).map_err(|e| {
         let what = format!("not UTF-8: a wrong byte at column {}", e.valid_up_to() + 1);
-        Error::example(&place, what)
+        // no length: the bytes end in the middle of a character
+        match last && e.error_len().is_none() {
+            true => Error::broken(&place, what),
+            false => Error::example(&place, what),
+        }
     })?;
     let text = text.trim();
     let error = match serde_json::from_str(text) {
         Ok(value) => return Ok(Row::new(place, value)),
         Err(error) => error,
     };
-    let strict = strict(text);
-    if let Some(value) = strict
-        .as_ref()
-        .and_then(|s| serde_json::from_str(&s.text).ok())
-    {
-        let no_text = strict.is_some_and(|s| s.half).then_some(HALF);
-        return Ok(Row {
-            no_text,
-            ..Row::new(place, value)
-        });
+    let mut cut = error.is_eof();
+    if let Some(strict) = strict(text) {
+        match serde_json::from_str::<Value>(&strict.text) {
+            Ok(value) => {
+                let no_text = strict.half.then_some(HALF);
+                return Ok(Row {
+                    no_text,
+                    ..Row::new(place, value)
+                });
+            }
+            Err(error) => cut |= error.is_eof(),
+        }
     }
     let said = error.to_string();
     let said = said.split(" at line ").next().unwrap_or(&said);
-    let hint = match error.is_eof() {
+    let hint = match cut {
+        true if last => "; the file breaks off here",
         true => "; one whole JSON object is expected on each line",
         false => "",
     };
     let what = format!("not JSON: {said} at column {}{hint}", error.column());
-    Err(Error::example(&place, what))
+    Err(match last && cut {
+        true => Error::broken(&place, what),
+        false => Error::example(&place, what),
+    })
 }
 
 /// The list that a text holds as JSON: how CSV and some Parquet files store messages.

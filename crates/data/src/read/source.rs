@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
 
 use super::Row;
 use super::array::Elements;
-use super::json::json;
+use super::json::{json, last};
 use super::rows::Rows;
 use super::table::{Table, style};
 use crate::{Error, Place, Result};
@@ -154,7 +154,10 @@ fn next_line(input: &mut dyn BufRead, line: &mut usize, file: &str) -> Option<Re
                 file: file.to_owned(),
                 line: *line,
             };
-            return Some(json(place, &text));
+            return Some(match text.ends_with(b"\n") {
+                true => json(place, &text),
+                false => last(place, &text),
+            });
         }
     }
 }
