@@ -146,6 +146,64 @@ fn spin() {
     );
 }
 
+/// TRL's shape of tool use: what is asked under `prompt`, the model's calls before its answer.
+#[test]
+fn a_response_of_several_messages_goes_on_from_its_prompt() {
+    let asks = r#"{"role": "user", "content": "q"}"#;
+    let system = r#"{"role": "system", "content": "s"}"#;
+    let call = r#"{"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}]}, {"role": "tool", "content": "4"}"#;
+    let answer = |text: &str| format!(r#"{{"role": "assistant", "content": "{text}"}}"#);
+    let (a, b) = (answer("a"), answer("b"));
+    let with_system = format!("{system}, {asks}");
+    let whole = format!("{system}, {asks}, {call}");
+    for (prompt, list, roles) in [
+        (format!("[{asks}]"), call, "user assistant tool"),
+        (r#""q""#.to_owned(), call, "user assistant tool"),
+        (
+            format!("[{system}, {asks}]"),
+            call,
+            "system user assistant tool",
+        ),
+        // only the system's: the conversation follows
+        (format!("[{system}]"), asks, "system user"),
+        // the whole conversation, with a system message of its own
+        (
+            r#"" q\n""#.to_owned(),
+            whole.as_str(),
+            "system user assistant tool",
+        ),
+        (
+            format!("[{system}, {asks}]"),
+            with_system.as_str(),
+            "system user",
+        ),
+        // a blank prompt is none
+        (r#""""#.to_owned(), asks, "user"),
+    ] {
+        for row in [
+            format!(r#"{{"prompt": {prompt}, "completion": [{list}, {a}]}}"#),
+            format!(
+                r#"{{"prompt": {prompt}, "chosen": [{list}, {a}], "rejected": [{list}, {b}]}}"#
+            ),
+        ] {
+            let record = one(&row);
+            let said: Vec<&str> = record.prompt.iter().map(Message::role).collect();
+            assert_eq!(said.join(" "), roles, "{row}");
+            assert_eq!(record.response.content(), "a", "{row}");
+        }
+    }
+    let other = r#"{"role": "user", "content": "another"}"#;
+    let error = refused(&format!(
+        r#"{{"prompt": [{asks}], "completion": [{other}, {a}]}}"#
+    ));
+    assert!(
+        error.starts_with(
+            "train.jsonl:1: `completion` neither begins with the messages of `prompt` nor goes on from them"
+        ),
+        "{error}"
+    );
+}
+
 #[test]
 fn preference_pairs() {
     let texts = one(r#"{"prompt": "q", "chosen": "a", "rejected": "b"}"#);

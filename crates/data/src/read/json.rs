@@ -15,8 +15,8 @@ pub(super) fn json(place: Place, bytes: &[u8]) -> Result<Row> {
     row(place, bytes, false)
 }
 
-/// The row in the bytes that a file ends with, without a line's end: where they end in the middle of
-/// it, the file breaks off.
+/// The row in the bytes that a file ends with, without a line's end: where they end in the middle
+/// of it, the file breaks off.
 pub(super) fn last(place: Place, bytes: &[u8]) -> Result<Row> {
     row(place, bytes, true)
 }

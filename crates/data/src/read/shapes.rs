@@ -178,7 +178,7 @@ impl<'a> Row<'a> {
     fn simple(self, ask: &'static str, answers: &[&'static str]) -> Result<Vec<Record>> {
         let prompt = self.prompt(ask)?.unwrap_or_default();
         let answer = first(self.map, answers).map_or(answers[0], |(key, _)| key);
-        let side = self.side(answer, Some(prompt))?;
+        let side = self.side(answer, ask, Some(prompt))?;
         if !side.trained {
             return Ok(Vec::new());
         }
@@ -189,13 +189,15 @@ impl<'a> Row<'a> {
 
     /// Two responses to one prompt, each text or a list of messages that may carry the prompt.
     fn pair(self, real: &'static str, other: &'static str) -> Result<Vec<Record>> {
-        let prompt = match first(self.map, &PROMPTS) {
+        let given = first(self.map, &PROMPTS);
+        let ask = given.map_or(PROMPTS[0], |(key, _)| key);
+        let prompt = match given {
             Some(("instruction", Value::String(_) | Value::Number(_))) => Some(self.instruction()?),
             Some((key, _)) => self.prompt(key)?,
             None => None,
         };
-        let real_side = self.side(real, prompt.clone())?;
-        let other_side = self.side(other, prompt)?;
+        let real_side = self.side(real, ask, prompt.clone())?;
+        let other_side = self.side(other, ask, prompt)?;
         let (head, other_head) = (&real_side.prompt, &other_side.prompt);
         if head != other_head {
             let same = head.iter().zip(other_head).take_while(|(a, b)| a == b);
@@ -234,9 +236,9 @@ impl<'a> Row<'a> {
         })
     }
 
-    /// One response and the prompt it answers: the messages before it where it has some, else the
-    /// given prompt.
-    fn side(self, key: &str, prompt: Option<Vec<Message>>) -> Result<Side> {
+    /// One response under `key` and the prompt it answers: the one given under `ask`, with the
+    /// messages before the response where it has some.
+    fn side(self, key: &str, ask: &str, prompt: Option<Vec<Message>>) -> Result<Side> {
         let what = match present(self.map, key) {
             Some(Value::String(response)) => match prompt {
                 Some(prompt) => {
@@ -253,10 +255,8 @@ impl<'a> Row<'a> {
                 match list.pop() {
                     Some(last) if last.message.role() == "assistant" => {
                         return Ok(Side {
-                            prompt: match list.is_empty() {
-                                true => prompt.unwrap_or_default(),
-                                false => unwrap(list),
-                            },
+                            prompt: self
+                                .joined((ask, prompt.unwrap_or_default()), (key, unwrap(list)))?,
                             response: last.message,
                             trained: last.trained,
                         });
@@ -269,6 +269,36 @@ impl<'a> Row<'a> {
             Some(other) => format!("`{key}` should be text or messages, is {}", kind(other)),
             None => format!("an example without response: no `{key}`"),
         };
+        Err(Error::example(self.place, what))
+    }
+
+    /// A prompt and the messages that stand before the response to it, each with its key. They are
+    /// the whole conversation where they begin with the prompt, and go on from it where they begin
+    /// with the model's own (a tool call) or the prompt has only the system's; anything else would
+    /// lose one of the two.
+    fn joined(
+        self,
+        (ask, mut prompt): (&str, Vec<Message>),
+        (key, list): (&str, Vec<Message>),
+    ) -> Result<Vec<Message>> {
+        let Some(begins) = list.first().map(|m| m.role().to_owned()) else {
+            return Ok(prompt);
+        };
+        let systems = list.iter().take_while(|m| is_system(m)).count();
+        let blank = prompt.iter().all(|m| m.content().trim().is_empty());
+        // a whole conversation may have a system message that its prompt alone has not
+        if blank || starts_with(&list, &prompt) || starts_with(&list[systems..], &prompt) {
+            return Ok(list);
+        }
+        let replies = matches!(begins.as_str(), "assistant" | "tool");
+        if replies || systems == 0 && prompt.iter().all(is_system) {
+            prompt.extend(list);
+            return Ok(prompt);
+        }
+        let what = format!(
+            "`{key}` neither begins with the messages of `{ask}` nor goes on from them: its first \
+             is another one of the role `{begins}`; leave one of the two"
+        );
         Err(Error::example(self.place, what))
     }
 
@@ -314,6 +344,18 @@ struct Side {
     response: Message,
     /// Its message does not say otherwise.
     trained: bool,
+}
+
+fn is_system(message: &Message) -> bool {
+    matches!(message.role(), "system" | "developer")
+}
+
+/// Whether a conversation begins with these messages, white space around their text aside.
+fn starts_with(list: &[Message], head: &[Message]) -> bool {
+    let same = |(a, b): (&Message, &Message)| {
+        a.content().trim() == b.content().trim() && a.without("content") == b.without("content")
+    };
+    list.len() >= head.len() && list.iter().zip(head).all(same)
 }
 
 fn unwrap(turns: Vec<Turn>) -> Vec<Message> {
