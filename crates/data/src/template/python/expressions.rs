@@ -68,6 +68,7 @@ impl Reader<'_> {
         }
         let mut value = self.either()?;
         while self.skip_name("if") {
+            self.link()?;
             let test = self.either()?;
             value = if self.skip_name("else") {
                 format!("({value} if {test} else {})", self.expression()?)
@@ -92,6 +93,7 @@ impl Reader<'_> {
     fn joined(&mut self, word: &str, part: fn(&mut Self) -> Written) -> Written {
         let mut parts = vec![part(self)?];
         while self.skip_name(word) {
+            self.link()?;
             parts.push(part(self)?);
         }
         match parts.len() {
@@ -269,6 +271,9 @@ impl Reader<'_> {
 
     fn postfix(&mut self, mut node: Node) -> Result<Node, Fault> {
         loop {
+            if matches!(self.peek(), Token::Sign("." | "[" | "(")) {
+                self.link()?;
+            }
             node = match self.peek() {
                 Token::Sign(".") => {
                     self.at += 1;
@@ -383,10 +388,12 @@ impl Reader<'_> {
             if self.is_sign("|") {
                 out = format!("{out}{}", self.filters()?);
             } else if self.skip_name("is") {
+                self.link()?;
                 let negated = if self.skip_name("not") { "not " } else { "" };
                 let name = self.dotted()?;
                 out = format!("{out} is {negated}{name}({})", self.test_arguments()?);
             } else if self.is_sign("(") {
+                self.link()?;
                 out = format!("({out})({})", self.arguments()?);
             } else {
                 return Ok(format!("({out})"));
@@ -398,6 +405,7 @@ impl Reader<'_> {
     pub(super) fn filters(&mut self) -> Written {
         let mut out = String::new();
         while self.skip_sign("|") {
+            self.link()?;
             out.push('|');
             out.push_str(&self.filter()?);
         }
@@ -417,6 +425,7 @@ impl Reader<'_> {
     fn dotted(&mut self) -> Written {
         let mut name = self.name()?;
         while self.skip_sign(".") {
+            self.link()?;
             name = format!("{name}.{}", self.name()?);
         }
         Ok(name)

@@ -5,17 +5,38 @@ use super::tokens::{Fault, Token};
 /// What a part of an expression becomes.
 pub(super) type Written = Result<String, Fault>;
 
+/// Links of chains in one tag (`a.b`, `a[0]`, `a()`, `a|b`, `a is b`, `a and b`): minijinja's parser
+/// and compiler go one call deeper for each, and the stack must hold them.
+const MOST_LINKS: usize = 400;
+
 /// Reads a tag's tokens from the left.
 pub(super) struct Reader<'a> {
     tokens: &'a [(Token, usize)],
     pub(super) at: usize,
     pub(super) depth: usize,
+    links: usize,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(tokens: &'a [(Token, usize)]) -> Self {
-        let (at, depth) = (0, 0);
-        Self { tokens, at, depth }
+        let (at, depth, links) = (0, 0, 0);
+        Self {
+            tokens,
+            at,
+            depth,
+            links,
+        }
+    }
+
+    /// Counts a link of a chain.
+    pub(super) fn link(&mut self) -> Result<(), Fault> {
+        self.links += 1;
+        match self.links > MOST_LINKS {
+            true => self.fault(format!(
+                "attributes, calls, filters, `and`s and `or`s in one tag, too many: more than {MOST_LINKS}"
+            )),
+            false => Ok(()),
+        }
     }
 
     pub(super) fn peek(&self) -> &'a Token {

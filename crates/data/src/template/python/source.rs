@@ -16,12 +16,19 @@ struct Body {
     close: String,
 }
 
+/// `elif`s of the `if`s that are open: minijinja's parser and compiler go one call deeper for each,
+/// and the stack must hold them.
+const MOST_ELIFS: usize = 200;
+
 struct Writer<'a> {
     source: &'a str,
     pieces: Vec<String>,
     /// Bytes of text outside tags so far.
     raw: usize,
     open: Vec<Body>,
+    /// How many `elif`s each open `if` has, and all of them together.
+    ifs: Vec<usize>,
+    elifs: usize,
     line: usize,
 }
 
@@ -33,6 +40,8 @@ pub(super) fn translate(source: &str) -> Result<String, Fault> {
         pieces: Vec::new(),
         raw: 0,
         open: Vec::new(),
+        ifs: Vec::new(),
+        elifs: 0,
         line: 1,
     };
     let mut at = 0;
@@ -116,6 +125,22 @@ impl Writer<'_> {
         shut: String,
     ) -> Result<(), Fault> {
         let word = reader.name()?;
+        match word.as_str() {
+            "if" => self.ifs.push(0),
+            "elif" => {
+                self.elifs += 1;
+                if let Some(count) = self.ifs.last_mut() {
+                    *count += 1;
+                }
+                if self.elifs > MOST_ELIFS {
+                    return reader.fault(format!(
+                        "`elif` after `elif`, too many: more than {MOST_ELIFS}"
+                    ));
+                }
+            }
+            "endif" => self.elifs -= self.ifs.pop().unwrap_or(0),
+            _ => {}
+        }
         let mut head = String::new();
         let inside = match word.as_str() {
             "if" | "elif" => format!("{word} {}", reader.tuple(false)?),
@@ -226,6 +251,7 @@ fn target(reader: &mut Reader<'_>) -> Result<(String, bool), Fault> {
         } else {
             let mut name = reader.name()?;
             while reader.skip_sign(".") {
+                reader.link()?;
                 name = format!("{name}.{}", reader.name()?);
             }
             items.push(name);

@@ -87,6 +87,12 @@ fn what_does_not_end_is_an_error_that_says_what_ran_out() {
         (doubled("ns.l = ns", ""), "cannot be kept"),
         (format!("{{{{ {}1{} }}}}", "(".repeat(9999), ")".repeat(9999)), "too deep"),
         (format!("{{{{ {}1 }}}}", "- ".repeat(9999)), "too many"),
+        (format!("{{{{ a{} }}}}", " and a".repeat(100_000)), "too many"),
+        (format!("{{{{ a{} }}}}", " or a".repeat(100_000)), "too many"),
+        (format!("{{{{ a{} }}}}", ".a".repeat(100_000)), "too many"),
+        (format!("{{{{ a{} }}}}", "[0]".repeat(100_000)), "too many"),
+        (format!("{{{{ a{} }}}}", "|trim".repeat(100_000)), "too many"),
+        (format!("{{% if a %}}{}{{% endif %}}", "{% elif a %}".repeat(100_000)), "too many"),
         ("{{ range(10 ** 9) }}".into(), "100,000 items"),
     ];
     for (source, expected) in cases {
@@ -99,6 +105,26 @@ fn what_does_not_end_is_an_error_that_says_what_ran_out() {
             "{shown}: {:?}",
             start.elapsed()
         );
+    }
+}
+
+#[test]
+fn chains_longer_than_any_real_template_has_are_read() {
+    let cases = [
+        (format!("{{{{ 1{} }}}}", " and 1".repeat(150)), "1"),
+        (format!("{{{{ 0{} }}}}", " or 0".repeat(150)), "0"),
+        (format!("{{{{ 'a'{} }}}}", "|trim".repeat(150)), "a"),
+        (
+            format!(
+                "{{% if no %}}b{}{{% else %}}a{{% endif %}}",
+                "{% elif no %}b".repeat(150)
+            ),
+            "a",
+        ),
+    ];
+    for (source, right) in cases {
+        let got = rendered(&source, &Value::Null, Budget::default());
+        assert_eq!(got.as_deref(), Ok(right));
     }
 }
 
