@@ -53,6 +53,11 @@ pub(super) fn steps(count: usize) -> Result<(), Error> {
     }
 }
 
+/// Takes the steps of reading through a text.
+pub(super) fn reading(bytes: usize) -> Result<(), Error> {
+    steps(1 + bytes / 64)
+}
+
 /// Takes bytes of text.
 pub(super) fn made(bytes: usize) -> Result<(), Error> {
     let (steps, made) = LEFT.get();

@@ -5,9 +5,9 @@ use minijinja::{Environment, State, Value};
 use super::arguments::Args;
 use super::objects::Method;
 use super::operators::holds;
-use super::values::{Kind, Number, Outcome, called, kind, length, number, wrong};
-use super::words;
+use super::values::{Kind, Number, Outcome, called, equal, kind, length, number, wrong};
 use super::written::string;
+use super::{budget, words};
 
 /// Every test.
 const NAMES: [&str; 39] = [
@@ -84,7 +84,7 @@ fn call(state: &State<'_, '_>, name: &str, args: &[Value]) -> Outcome<bool> {
             let (value, other) = (value.unwrap_or_default(), other.unwrap_or_default());
             let same =
                 std::mem::discriminant(&kind(&value)) == std::mem::discriminant(&kind(&other));
-            Ok(same && value == other)
+            Ok(same && equal(&value, &other)?)
         }
         "filter" | "test" => {
             let [value] = args.bind(["value"], 1)?;
@@ -129,6 +129,9 @@ fn whole(value: &Value, name: &str) -> Outcome<i128> {
 
 fn about(name: &str, value: &Value) -> Outcome<bool> {
     let kind = kind(value);
+    if let (Kind::Text(text), "lower" | "upper") = (kind, name) {
+        budget::reading(text.len())?;
+    }
     Ok(match name {
         "odd" => whole(value, name)?.rem_euclid(2) == 1,
         "even" => whole(value, name)?.rem_euclid(2) == 0,

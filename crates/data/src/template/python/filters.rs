@@ -137,6 +137,9 @@ pub(super) fn call(state: &State<'_, '_>, name: &str, args: &[Value]) -> Outcome
         "length" | "count" => {
             let [value] = args.bind(["value"], 1)?;
             let value = value.unwrap_or_default();
+            if let Kind::Text(text) = kind(&value) {
+                budget::reading(text.len())?;
+            }
             match length(&value) {
                 Some(length) => Ok(Value::from(length)),
                 None => wrong(format!("{} has no length", called(&value))),

@@ -4,7 +4,7 @@
 use minijinja::{State, Value};
 
 use super::arguments::{Args, as_flag, as_text, as_whole};
-use super::objects::{dict, list, text, texts, tuple, view};
+use super::objects::{dict, list, pay_for_key, text, texts, tuple, view};
 use super::values::{Kind, Outcome, called, equal, items, kind, lookup, pairs, wrong};
 use super::{budget, format, names, words};
 
@@ -50,7 +50,9 @@ fn of_dict(of: &Value, name: &str, args: Args) -> Outcome {
                 return wrong(format!("`get` takes no argument by name, got `{given}`"));
             }
             let [key, default] = args.bind(["key", "default"], 1)?;
-            Ok(lookup(of, &key.unwrap_or_default()).unwrap_or(default.unwrap_or(Value::from(()))))
+            let key = key.unwrap_or_default();
+            pay_for_key(&key)?;
+            Ok(lookup(of, &key).unwrap_or(default.unwrap_or(Value::from(()))))
         }
         "keys" => view(
             "dict_keys",
@@ -97,6 +99,7 @@ fn of_list(of: &Value, name: &str, args: Args) -> Outcome {
 
 fn of_text(whole: &str, name: &str, args: Args) -> Outcome {
     budget::made(whole.len())?;
+    budget::reading(whole.len())?;
     if let Some(answer) = words::about(whole, name) {
         let [] = args.bind([], 0)?;
         return Ok(Value::from(answer));
@@ -261,6 +264,7 @@ fn ends(whole: &str, name: &str, args: Args) -> Outcome {
     let part = span(whole, start.as_ref(), end.as_ref(), name)?;
     for choice in &choices {
         let choice = as_text(choice, name)?;
+        budget::reading(choice.len().min(whole.len()))?;
         let found = part.is_some_and(|(part, _)| match name {
             "startswith" => part.starts_with(choice),
             _ => part.ends_with(choice),

@@ -8,7 +8,11 @@ use minijinja::State;
 use minijinja::value::{Enumerator, Object, ObjectRepr, Value};
 
 use super::budget::{self, DEEPEST};
-use super::values::{Kind, Outcome, called, is_namespace, kind, lookup, wrong};
+use super::values::{Kind, Outcome, called, is_namespace, items, kind, lookup, pairs, wrong};
+
+/// How deep a mapping's key may go, and how many values it may hold.
+const DEEPEST_KEY: u32 = 32;
+const MOST_IN_KEY: usize = 10_000;
 
 /// A list, counted against the depth of values.
 #[derive(Debug)]
@@ -161,8 +165,44 @@ pub(super) fn texts<T: Into<String>>(items: impl IntoIterator<Item = T>) -> Outc
 fn hashable(key: &Value) -> Outcome<()> {
     match kind(key) {
         Kind::List | Kind::Dict => wrong(format!("{} cannot be a key", called(key))),
-        _ => Ok(()),
+        _ => pay_for_key(key),
     }
+}
+
+/// Takes the steps of hashing a key, which goes through every value within it: tuples of tuples
+/// share their parts, so that these may be far more than were ever made.
+pub(super) fn pay_for_key(key: &Value) -> Outcome<()> {
+    let mut left = MOST_IN_KEY;
+    pay_for_part(key, 0, &mut left)
+}
+
+fn pay_for_part(part: &Value, depth: u32, left: &mut usize) -> Outcome<()> {
+    if depth > DEEPEST_KEY {
+        return wrong(format!(
+            "values within values in a mapping's key, more than {DEEPEST_KEY} deep"
+        ));
+    }
+    if *left == 0 {
+        return wrong(format!(
+            "a mapping's key holds more than {MOST_IN_KEY} values"
+        ));
+    }
+    *left -= 1;
+    let parts: Vec<Value> = match kind(part) {
+        Kind::Text(text) => return budget::reading(text.len()),
+        Kind::List | Kind::Tuple => items(part)?,
+        Kind::Dict => pairs(part)?.into_iter().flat_map(|(a, b)| [a, b]).collect(),
+        // to hash one is to loop over it, which it allows once
+        Kind::Series if part.downcast_object_ref::<Generator>().is_some() => {
+            return wrong(format!("{} cannot be a key", called(part)));
+        }
+        Kind::Series => items(part)?,
+        _ => return budget::steps(1),
+    };
+    for part in &parts {
+        pay_for_part(part, depth + 1, left)?;
+    }
+    Ok(())
 }
 
 impl Object for List {
@@ -204,6 +244,10 @@ impl Object for Dict {
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
         Enumerator::Values(self.inner.try_iter().into_iter().flatten().collect())
+    }
+
+    fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
+        self.inner.len()
     }
 }
 

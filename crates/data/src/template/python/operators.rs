@@ -7,7 +7,7 @@ use minijinja::value::Rest;
 use minijinja::{Environment, State, Value};
 
 use super::arguments::Args;
-use super::objects::{Method, Range, dict, held, list, method, text, tuple};
+use super::objects::{Method, Range, dict, held, list, method, pay_for_key, text, tuple};
 use super::values::{
     Kind, Number, Outcome, called, equal, items, kind, length, lookup, number, order, wrong,
 };
@@ -230,7 +230,10 @@ fn contains(container: &Value, value: &Value) -> Outcome<bool> {
         (Kind::Dict, Kind::List | Kind::Dict) => {
             wrong(format!("{} cannot be a key", called(value)))
         }
-        (Kind::Dict, _) => Ok(lookup(container, value).is_some()),
+        (Kind::Dict, _) => {
+            pay_for_key(value)?;
+            Ok(lookup(container, value).is_some())
+        }
         (Kind::Other, _) => wrong("`in` wants something that can be looped over"),
         _ => {
             for item in items(container)? {
@@ -254,12 +257,18 @@ pub(super) fn item(of: &Value, key: &Value) -> Outcome {
         _ => None,
     };
     let name = key.as_str();
+    if matches!(kind(of), Kind::Dict) {
+        pay_for_key(key)?;
+    }
     Ok(match (kind(of), index, name) {
         (Kind::Undefined, ..) => return undefined_has(&string(key)?),
-        (Kind::Text(whole), Some(index), _) => match at(whole.chars().count(), index) {
-            Some(at) => whole.chars().nth(at).map(Value::from).unwrap_or_default(),
-            None => Value::UNDEFINED,
-        },
+        (Kind::Text(whole), Some(index), _) => {
+            budget::reading(whole.len())?;
+            match at(whole.chars().count(), index) {
+                Some(at) => whole.chars().nth(at).map(Value::from).unwrap_or_default(),
+                None => Value::UNDEFINED,
+            }
+        }
         (Kind::List | Kind::Tuple, Some(index), _) => indexed(of, index),
         (Kind::Series, Some(index), _) if of.downcast_object_ref::<Range>().is_some() => {
             indexed(of, index)

@@ -244,6 +244,7 @@ fn target(reader: &mut Reader<'_>) -> Result<(String, bool), Fault> {
     let mut several = false;
     loop {
         if reader.skip_sign("(") {
+            reader.link()?;
             let (inner, apart) = target(reader)?;
             reader.sign(")")?;
             items.push(format!("({inner})"));

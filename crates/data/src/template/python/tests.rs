@@ -56,6 +56,11 @@ fn what_does_not_end_is_an_error_that_says_what_ran_out() {
             "{{% set ns = namespace(s='ab', l=[1]) %}}{{% for a in range(99) %}}{{% set {grow} %}}{{% endfor %}}{use_it}"
         )
     };
+    let long = |what: &str| {
+        format!(
+            "{{% set x = 'a' * 999999 %}}{{% set y = 'a' * 999999 %}}{{% for a in range(99) %}}{{% set z = {what} %}}{{% endfor %}}"
+        )
+    };
     let cases: &[(String, &str)] = &[
         // loops
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}".into(), "more steps"),
@@ -93,6 +98,19 @@ fn what_does_not_end_is_an_error_that_says_what_ran_out() {
         (format!("{{{{ a{} }}}}", "[0]".repeat(100_000)), "too many"),
         (format!("{{{{ a{} }}}}", "|trim".repeat(100_000)), "too many"),
         (format!("{{% if a %}}{}{{% endif %}}", "{% elif a %}".repeat(100_000)), "too many"),
+        // keys, and long texts
+        (doubled("ns.l = (ns.l, ns.l)", "{{ {ns.l: 1} }}"), "more than 32 deep"),
+        (doubled("ns.l = (ns.l, ns.l)", "{{ {1: 2}[ns.l] }}"), "more than 32 deep"),
+        (doubled("ns.l = (ns.l, ns.l)", "{{ {1: 2}.get(ns.l) }}"), "more than 32 deep"),
+        (doubled("ns.l = (ns.l, ns.l)", "{{ ns.l in {1: 2} }}"), "more than 32 deep"),
+        (doubled("ns.l = (ns.l, ns.l)", "{{ {ns.l: 1} }}").replace("99", "20"), "10000 values"),
+        (doubled("ns.l = (ns.l, ns.l)", "{{ ns.l is sameas ns.l }}"), "more steps"),
+        (long("x | length"), "more steps"),
+        (long("x == y"), "more steps"),
+        (long("x < y"), "more steps"),
+        (long("x[-1]"), "more steps"),
+        (long("x is lower"), "more"),
+        (long("x.find('b')"), "more"),
         ("{{ range(10 ** 9) }}".into(), "100,000 items"),
     ];
     for (source, expected) in cases {

@@ -6,7 +6,7 @@ use minijinja::value::{DynObject, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
 use super::budget;
-use super::objects::{Generator, Range, Tuple, list};
+use super::objects::{Generator, Range, Tuple, list, pay_for_key};
 
 pub(super) type Outcome<T = Value> = Result<T, Error>;
 
@@ -126,7 +126,11 @@ pub(super) fn equal(a: &Value, b: &Value) -> Outcome<bool> {
     budget::steps(1)?;
     Ok(match (kind(a), kind(b)) {
         (Kind::Undefined, Kind::Undefined) | (Kind::None, Kind::None) => true,
-        (Kind::Text(a), Kind::Text(b)) => a == b,
+        (Kind::Text(a), Kind::Text(b)) if a.len() == b.len() => {
+            budget::reading(a.len())?;
+            a == b
+        }
+        (Kind::Text(_), Kind::Text(_)) => false,
         (Kind::List, Kind::List) | (Kind::Tuple, Kind::Tuple) => {
             let (a, b) = (items(a)?, items(b)?);
             if a.len() != b.len() {
@@ -145,6 +149,7 @@ pub(super) fn equal(a: &Value, b: &Value) -> Outcome<bool> {
                 return Ok(false);
             }
             for (key, value) in left {
+                pay_for_key(&key)?;
                 match lookup(b, &key) {
                     Some(other) if equal(&value, &other)? => {}
                     _ => return Ok(false),
@@ -221,7 +226,10 @@ pub(super) fn order(a: &Value, b: &Value) -> Outcome<Option<Ordering>> {
         return Ok(a.partial_cmp(&b));
     }
     match (left, right) {
-        (Kind::Text(a), Kind::Text(b)) => Ok(Some(a.cmp(b))),
+        (Kind::Text(a), Kind::Text(b)) => {
+            budget::reading(a.len().min(b.len()))?;
+            Ok(Some(a.cmp(b)))
+        }
         (Kind::List, Kind::List) | (Kind::Tuple, Kind::Tuple) => {
             let (a, b) = (items(a)?, items(b)?);
             for (a, b) in a.iter().zip(&b) {
