@@ -47,6 +47,37 @@ fn said(tokenizer: &Tokenizer, text: &str) -> (String, Opened) {
     answered(tokenizer, &Message::assistant(text))
 }
 
+#[test]
+fn what_depends_on_the_answer_is_the_answers_and_no_probes() {
+    let template = |answer: &str| {
+        let source = "{% for m in messages %}<|{{ m.role }}|>ANSWER<|end|>{% endfor %}\
+            {% if add_generation_prompt %}<|assistant|>{% endif %}";
+        tokenizer(&source.replace("ANSWER", answer))
+    };
+    let cases = [
+        ("{{ m.content }}", "4.<|end|>"),
+        (
+            "{{ m.content }}{{ m|tojson }}",
+            "4.{\"role\": \"assistant\", \"content\": \"4.\"}<|end|>",
+        ),
+        (
+            "{{ m.content }} ({{ m.content|length }} chars)",
+            "4. (2 chars)<|end|>",
+        ),
+        ("{{ m.content|length }}: {{ m.content }}", "2: 4.<|end|>"),
+    ];
+    for (answer, right) in cases {
+        assert_eq!(said(&template(answer), "4.").0, right, "{answer}");
+    }
+    let cut = template("{{ m.content }}{{ m|tojson }}");
+    let ids = cut.cut_response(&ask(), "4.").unwrap();
+    assert_eq!(cut.decode(&ids), "4.");
+    let elsewhere =
+        tokenizer("{{ messages[-1].content }}:{{ messages[-1].content|length }}<|end|>");
+    let error = elsewhere.response(&ask(), "4.").unwrap_err().to_string();
+    assert!(error.contains("depends on the message"), "{error}");
+}
+
 fn counted(tokenizer: &Tokenizer, lines: &str) -> Counts {
     let (records, _) = read_bytes("d.jsonl", lines.as_bytes(), &ReadOptions::default()).unwrap();
     let (limits, policy) = (Limits::default(), Policy::default());

@@ -50,6 +50,8 @@ pub struct Tokenizer {
     special: Special,
     adds_bos: bool,
     template: Option<ChatTemplate>,
+    /// Whether what the template writes around an answer depends on the answer, once it was tried.
+    echoes: OnceLock<bool>,
     stop: Vec<u32>,
     /// Stop ids the files name, to which the template adds its own.
     named_stops: Vec<u32>,
@@ -132,6 +134,7 @@ impl Tokenizer {
             special,
             adds_bos,
             template: None,
+            echoes: OnceLock::new(),
             stop: Vec::new(),
             named_stops,
             files,
@@ -145,6 +148,7 @@ impl Tokenizer {
 
     /// Takes this chat template instead of the tokenizer's own.
     pub fn set_chat_template(&mut self, mut template: ChatTemplate) {
+        self.echoes = OnceLock::new();
         let special = [
             ("bos_token", &self.special.bos),
             ("eos_token", &self.special.eos),
@@ -174,6 +178,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::chat_template`].
     pub fn chat_template_mut(&mut self) -> Result<&mut ChatTemplate> {
+        self.echoes = OnceLock::new();
         self.template.as_mut().ok_or(Error::NoTemplate)
     }
 

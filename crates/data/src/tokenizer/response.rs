@@ -14,6 +14,9 @@ use crate::{Context, Error, Message, Result};
 /// A text no conversation holds, to see where a template puts an answer.
 const PROBE: &str = "randori7f3a9c";
 
+/// Another, longer one, to see whether what is around an answer depends on it.
+const LONGER: &str = "randori5b8e41d720c9";
+
 /// Fields that hold reasoning, by the names that templates and data sets use.
 pub(crate) const REASONING: [&str; 3] = ["reasoning_content", "reasoning", "thinking"];
 
@@ -41,6 +44,8 @@ struct Frame {
     /// answer.
     parted: usize,
     other: String,
+    /// Whether `before` or `after` depends on the answer: they then hold the probe or its length.
+    echoes: bool,
 }
 
 impl Frame {
@@ -126,6 +131,9 @@ impl Tokenizer {
     ) -> Result<Response> {
         let asked = Asked { messages, context };
         let frame = self.frame(&asked)?;
+        if frame.echoes {
+            return self.echoed(&asked, &frame, answer, ended);
+        }
         let said = answer.content();
         let more = answer
             .fields()
@@ -241,6 +249,7 @@ impl Tokenizer {
             ));
         };
         Ok(Frame {
+            echoes: self.echoes(asked, head, after),
             before: head.strip_prefix(prompt.as_str()).map(str::to_owned),
             opening: self.opening(&prompt, head, after),
             parted: border(&prompt, head),
@@ -248,6 +257,60 @@ impl Tokenizer {
             after: after.to_owned(),
             prompt,
         })
+    }
+
+    /// Whether a template's text around an answer depends on the answer.
+    fn echoes(&self, asked: &Asked, head: &str, after: &str) -> bool {
+        let tried = || {
+            let other = self.finished(asked, &Message::assistant(LONGER));
+            other.is_ok_and(|whole| {
+                let around = whole.split_once(LONGER);
+                around.is_some_and(|around| around != (head, after))
+            })
+        };
+        after.contains(PROBE) || *self.echoes.get_or_init(tried)
+    }
+
+    /// The response of a template that writes around an answer what depends on it: all that its
+    /// finished conversation has after the prompt.
+    fn echoed(
+        &self,
+        asked: &Asked,
+        frame: &Frame,
+        answer: &Message,
+        ended: bool,
+    ) -> Result<Response> {
+        let refused = || {
+            Error::Template(
+                "what it writes around the assistant's message depends on the message, and its \
+                 finished conversation does not go on from its generation prompt to that message \
+                 and the end of the turn, so nothing could be trained"
+                    .into(),
+            )
+        };
+        let whole = self.finished(asked, answer)?;
+        let prompt = frame.prompt.as_str();
+        let written = whole.strip_prefix(prompt).ok_or_else(refused)?;
+        let said = answer.content();
+        let spelt = self.spelt(written)?;
+        let (body, end) = match spelt.last() {
+            // cut within its own text: what follows that was never written
+            _ if !ended => {
+                let at = written.find(said).filter(|_| !said.is_empty());
+                (&written[..at.ok_or_else(refused)? + said.len()], None)
+            }
+            Some(&(start, stop, id))
+                if written[stop..].trim().is_empty()
+                    && (self.stop.contains(&id) || self.special_id(id)) =>
+            {
+                (&written[..start], Some(id))
+            }
+            _ => (written.trim_end(), Some(self.eos().ok_or_else(refused)?)),
+        };
+        let (body, opened) = self.after_opening(asked, frame, answer, body.to_owned(), ended);
+        let mut ids = self.continuation(prompt, &self.pieces(&body, answer))?;
+        ids.extend(end);
+        Ok(Response { ids, opened })
     }
 
     /// The conversation with its answer.
