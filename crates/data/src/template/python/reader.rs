@@ -5,8 +5,8 @@ use super::tokens::{Fault, Token};
 /// What a part of an expression becomes.
 pub(super) type Written = Result<String, Fault>;
 
-/// Links of chains in one tag (`a.b`, `a[0]`, `a()`, `a|b`, `a is b`, `a and b`): minijinja's parser
-/// and compiler go one call deeper for each, and the stack must hold them.
+/// Links of chains in one tag (`a.b`, `a[0]`, `a()`, `a|b`, `a is b`, `a and b`): minijinja's
+/// parser and compiler go one call deeper for each, and the stack must hold them.
 const MOST_LINKS: usize = 400;
 
 /// Reads a tag's tokens from the left.
