@@ -198,7 +198,7 @@ fn a_response_of_several_messages_goes_on_from_its_prompt() {
     ));
     assert!(
         error.starts_with(
-            "train.jsonl:1: `completion` neither begins with the messages of `prompt` nor goes on from them"
+            "train.jsonl:1: `completion` neither holds the messages of `prompt` nor goes on from them"
         ),
         "{error}"
     );

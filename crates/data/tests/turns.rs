@@ -55,16 +55,16 @@ fn what_depends_on_the_answer_is_the_answers_and_no_probes() {
         tokenizer(&source.replace("ANSWER", answer))
     };
     let cases = [
-        ("{{ m.content }}", "4.<|end|>"),
+        ("{{ m.content }}", "4."),
         (
             "{{ m.content }}{{ m|tojson }}",
-            "4.{\"role\": \"assistant\", \"content\": \"4.\"}<|end|>",
+            "4.{\"role\": \"assistant\", \"content\": \"4.\"}",
         ),
         (
             "{{ m.content }} ({{ m.content|length }} chars)",
-            "4. (2 chars)<|end|>",
+            "4. (2 chars)",
         ),
-        ("{{ m.content|length }}: {{ m.content }}", "2: 4.<|end|>"),
+        ("{{ m.content|length }}: {{ m.content }}", "2: 4."),
     ];
     for (answer, right) in cases {
         assert_eq!(said(&template(answer), "4.").0, right, "{answer}");

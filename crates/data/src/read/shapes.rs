@@ -273,7 +273,7 @@ impl<'a> Row<'a> {
     }
 
     /// A prompt and the messages that stand before the response to it, each with its key. They are
-    /// the whole conversation where they begin with the prompt, and go on from it where they begin
+    /// the whole conversation where they hold the prompt, and go on from it where they begin
     /// with the model's own (a tool call) or the prompt has only the system's; anything else would
     /// lose one of the two.
     fn joined(
@@ -286,8 +286,9 @@ impl<'a> Row<'a> {
         };
         let systems = list.iter().take_while(|m| is_system(m)).count();
         let blank = prompt.iter().all(|m| m.content().trim().is_empty());
-        // a whole conversation may have a system message that its prompt alone has not
-        if blank || starts_with(&list, &prompt) || starts_with(&list[systems..], &prompt) {
+        // a whole conversation may have messages before those that stand as its prompt: a system
+        // message, or earlier turns where the prompt is the last one alone
+        if blank || (0..list.len()).any(|from| starts_with(&list[from..], &prompt)) {
             return Ok(list);
         }
         let replies = matches!(begins.as_str(), "assistant" | "tool");
@@ -296,7 +297,7 @@ impl<'a> Row<'a> {
             return Ok(prompt);
         }
         let what = format!(
-            "`{key}` neither begins with the messages of `{ask}` nor goes on from them: its first \
+            "`{key}` neither holds the messages of `{ask}` nor goes on from them: its first \
              is another one of the role `{begins}`; leave one of the two"
         );
         Err(Error::example(self.place, what))
