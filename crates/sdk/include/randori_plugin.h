@@ -7,9 +7,10 @@
  *     const RandoriPlugin RANDORI_SYMBOL(randori_plugin_mine) = { ... };
  *
  * Rules, for as long as `MAJOR` stays 1:
- * - a struct starts with its size in bytes (an item's and an option's stand in `Plugin`) and grows at its end only, from
- *   the old size on and by whole 8 bytes. What a shorter struct lacks is 0, which always means what was before; what a
- *   longer one has beyond the reader's own version must be 0, or it is refused;
+ * - a struct starts with its size in bytes (an item's and an option's stand in `Plugin`) and grows
+ *   at its end only, from the old size on and by whole 8 bytes. What a shorter struct lacks is 0,
+ *   which always means what was before; what a longer one has beyond the reader's own version must
+ *   be 0, or it is refused;
  * - numbers that name things (`Item.kind`, ops, `Value.kind`) are never reused; a host skips kinds it does not know;
  * - text is UTF-8 with a length and lives as long as the call (in descriptors: for ever);
  * - no unwinding crosses: both sides catch their panics and answer `0` or `NULL` after telling a `Sink` or `Ops.fail`;
