@@ -129,6 +129,15 @@ pub fn policy(recipe: &Recipe, loss: Option<&dyn LossFn>) -> Policy {
         cut: choice(d.cut),
         cut_real: choice(d.cut_real),
         too_long: choice(d.too_long),
+        bad_rows: bad_rows(recipe),
+    }
+}
+
+/// What becomes of rows that are no example.
+fn bad_rows(recipe: &Recipe) -> BadRows {
+    match recipe.data.bad_rows {
+        OnBadRow::Error => BadRows::Error,
+        OnBadRow::Drop => BadRows::Drop,
     }
 }
 
@@ -256,10 +265,7 @@ pub fn read_options(recipe: &Recipe) -> ReadOptions {
             OnCalculator::Keep => randori_data::Calculator::Keep,
             OnCalculator::Remove => randori_data::Calculator::Remove,
         },
-        bad_rows: match recipe.data.bad_rows {
-            OnBadRow::Error => BadRows::Error,
-            OnBadRow::Drop => BadRows::Drop,
-        },
+        bad_rows: bad_rows(recipe),
         limit: None,
     }
 }

@@ -23,7 +23,7 @@ pub struct Pairs {
 
 /// Reads a file of pairs. `loss` is the one they are trained with, `None` where nobody trains.
 pub fn read(setting: &Setting, file: &Path, loss: Option<&dyn LossFn>) -> Result<Pairs> {
-    let rules = corpus::policy(&setting.recipe, loss);
+    let mut rules = corpus::policy(&setting.recipe, loss);
     if let Ok(rows) = randori_store::read_rows::<PairRow>(file) {
         let (rows, counts) = with_ids(setting, file, rows, &rules)?;
         let scored = rows
@@ -42,10 +42,8 @@ pub fn read(setting: &Setting, file: &Path, loss: Option<&dyn LossFn>) -> Result
     let mut options = corpus::read_options(&setting.recipe);
     if answers.is_some() {
         // token ids stand beside the rows by number: none may be missing
-        options = ReadOptions {
-            bad_rows: BadRows::Error,
-            ..options
-        };
+        options.bad_rows = BadRows::Error;
+        rules.bad_rows = BadRows::Error;
     }
     let (mut records, mut left) = randori_data::read(file, &options)?;
     if let Some(alone) = records.iter().find(|r| r.rejected.is_none()) {

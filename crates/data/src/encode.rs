@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::tokenizer::REASONING;
 use crate::unread::unread;
-use crate::{Counts, Error, Message, Opened, Place, Record, Result, Tokenizer};
+use crate::{BadRows, Counts, Error, Message, Opened, Place, Record, Result, Tokenizer};
 use rayon::prelude::*;
 
 /// Lengths in tokens that an example may have, and the tokens. The default has no limit.
@@ -68,6 +68,8 @@ pub struct Policy {
     pub cut_real: Choice,
     /// A prompt over its limit; `Keep` cuts it on the left (after a beginning-of-text token).
     pub too_long: Choice,
+    /// A conversation that the chat template refuses (two turns of one role, say).
+    pub bad_rows: BadRows,
 }
 
 impl Default for Policy {
@@ -78,6 +80,7 @@ impl Default for Policy {
             cut: Choice::Keep,
             cut_real: Choice::Drop,
             too_long: Choice::Drop,
+            bad_rows: BadRows::Error,
         }
     }
 }
@@ -129,9 +132,17 @@ pub fn encode(
         .par_iter()
         .enumerate()
         .map(|(index, record)| fit(record, index, tokenizer, limits, policy))
-        .collect::<Result<Vec<_>>>()?;
+        .collect::<Vec<_>>();
     let mut examples = Vec::with_capacity(fitted.len());
     for fitted in fitted {
+        let fitted = match fitted {
+            Err(refused @ Error::Refused { .. }) if policy.bad_rows == BadRows::Drop => {
+                counts.left.bad_rows += 1;
+                counts.left.first_bad.get_or_insert(refused.to_string());
+                continue;
+            }
+            other => other?,
+        };
         let Some(fitted) = fitted else {
             counts.prompt_too_long += 1;
             continue;

@@ -47,6 +47,14 @@ pub enum Error {
     /// The chat template cannot be read, or refuses a conversation.
     #[error("chat template: {0}")]
     Template(String),
+    /// The chat template refuses one example's conversation.
+    #[error("{place}: chat template: {what}")]
+    Refused {
+        /// Where the example stands.
+        place: Place,
+        /// Why, in the template's or its engine's words.
+        what: String,
+    },
     /// The tokenizer comes without a chat template.
     #[error(
         "the tokenizer has no chat template: set model.chat_template to a file (\"template.jinja\"), or to \"plain\" \
@@ -92,9 +100,14 @@ impl Error {
         match self {
             Self::Example { .. }
             | Self::Broken { .. }
+            | Self::Refused { .. }
             | Self::Io { .. }
             | Self::File { .. }
             | Self::NoTemplate => self,
+            Self::Template(what) => Self::Refused {
+                place: place.clone(),
+                what,
+            },
             other => Self::example(place, other.to_string()),
         }
     }

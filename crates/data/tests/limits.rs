@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
 
 use randori_data::{
-    Choice, Context, Encoded, Error, Limits, Message, Place, Policy, Record, Rejected, Tokenizer,
-    encode, screen,
+    BadRows, Choice, Context, Encoded, Error, Limits, Message, Place, Policy, Record, Rejected,
+    Tokenizer, encode, screen,
 };
 
 const END: u32 = 4; // <|im_end|>
@@ -41,6 +41,7 @@ fn keep_all() -> Policy {
         cut: keep,
         cut_real: keep,
         too_long: keep,
+        bad_rows: BadRows::Error,
     }
 }
 

@@ -4,7 +4,8 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
 use randori_data::{
-    Context, Counts, Limits, Message, Opened, Policy, ReadOptions, Tokenizer, encode, read_bytes,
+    BadRows, Context, Counts, Limits, Message, Opened, Policy, ReadOptions, Tokenizer, encode,
+    read_bytes,
 };
 use serde_json::{Value, json};
 
@@ -82,6 +83,36 @@ fn counted(tokenizer: &Tokenizer, lines: &str) -> Counts {
     let (records, _) = read_bytes("d.jsonl", lines.as_bytes(), &ReadOptions::default()).unwrap();
     let (limits, policy) = (Limits::default(), Policy::default());
     encode(&records, tokenizer, &limits, &policy).unwrap().1
+}
+
+/// Mistral's and Gemma's check: a row that the template refuses is a bad row like any other.
+#[test]
+fn a_conversation_that_the_template_refuses_is_a_bad_row() {
+    let alternating = tokenizer(
+        "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}\
+         {{ raise_exception('roles must alternate') }}{% endif %}<|{{ m.role }}|>{{ m.content }}\
+         <|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}",
+    );
+    let good = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
+    let bad = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "c"}, {"role": "assistant", "content": "b"}]}"#;
+    let lines = format!("{good}\n{bad}\n{good}\n");
+    let (records, _) = read_bytes("d.jsonl", lines.as_bytes(), &ReadOptions::default()).unwrap();
+    let encoded = |bad_rows| {
+        let policy = Policy {
+            bad_rows,
+            ..Policy::default()
+        };
+        encode(&records, &alternating, &Limits::default(), &policy)
+    };
+    let error = encoded(BadRows::Error).unwrap_err().to_string();
+    assert!(error.starts_with("d.jsonl:2: chat template: "), "{error}");
+    assert!(error.contains("roles must alternate"), "{error}");
+    let (examples, counts) = encoded(BadRows::Drop).unwrap();
+    assert_eq!(
+        (examples.len(), counts.read, counts.left.bad_rows),
+        (2, 3, 1)
+    );
+    assert_eq!(counts.left.first_bad, Some(error));
 }
 
 #[test]

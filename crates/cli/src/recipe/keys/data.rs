@@ -111,8 +111,8 @@ section! {
         template_args: Variables = "{}";
         /// Use the first so many training examples.
         limit: Option<usize> = "", Bound::at_least(1.0);
-        /// Rows that are no example: no shape fits, a field holds what it cannot (docs/formats.md).
-        /// Dropped ones are counted, and the first is named.
+        /// Rows that are no example: no shape fits, a field holds what it cannot, the chat template
+        /// refuses them (docs/formats.md). Dropped ones are counted, and the first is named.
         bad_rows: OnBadRow = "\"error\"";
         /// Longest prompt, in tokens.
         max_prompt_tokens: usize = "512", Bound::at_least(1.0);
