@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use randori_data::{BadRows, Choice, Counts, Encoded, Place, Policy, ReadOptions, Rejected};
+use randori_data::{BadRows, Choice, Counts, Encoded, Place, Policy, Rejected};
 use randori_sdk::seam::LossFn;
 
 use crate::artefacts::{Answer, PairRow};
