@@ -18,7 +18,7 @@
 //!
 //! In order: tests/interop/inputs.py makes models, and adapters and 4-bit checkpoints of other programs. This test loads
 //! them, exports every kind of adapter in every format with the real `randori`, and writes down what Randori computes.
-//! tests/interop/check.py loads the exports, compares, and prints the table that is in the README.
+//! tests/interop/check.py loads the exports, compares, and prints the table of benches/results/exports.md.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

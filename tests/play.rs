@@ -369,13 +369,13 @@ fn the_demo_s_splits_share_no_prompt() {
     }
 }
 
-/// docs/spin.md names a test beside each of its claims: `` `folder` tests: `name`, `name`; `folder`: … ``, the last
-/// column of its tables of invariants and defects.
+/// docs/explanation/spin.md names a test beside each of its claims: `` `folder` tests: `name`,
+/// `name`; `folder`: … ``, the last column of its tables of invariants and defects.
 #[test]
 fn every_test_that_the_page_on_the_game_names_exists() {
-    let page = fs::read_to_string(repository().join("docs/spin.md")).unwrap();
+    let page = fs::read_to_string(repository().join("docs/explanation/spin.md")).unwrap();
     let mut named = 0;
-    for title in ["### Invariants", "## The ten defects"] {
+    for title in ["## Invariants", "## The ten defects"] {
         let part = page.split(title).nth(1).unwrap();
         let part = part.split("\n## ").next().unwrap();
         let table = part
@@ -393,7 +393,7 @@ fn every_test_that_the_page_on_the_game_names_exists() {
                 for test in tests {
                     assert!(
                         is_test(&repository().join(folder), test),
-                        "docs/spin.md names {test} in {folder}, which has no such test"
+                        "docs/explanation/spin.md names {test} in {folder}, which has no such test"
                     );
                     named += 1;
                 }

@@ -1,4 +1,5 @@
-//! Recipes on the real program: those in configs/ are valid, docs/recipe.md is the table, verbs chain.
+//! Recipes on the real program: those in configs/ are valid, docs/reference/recipe.md is the table,
+//! verbs chain.
 
 mod program;
 
@@ -9,7 +10,7 @@ use program::World;
 
 #[test]
 fn docs_recipe_md_is_what_the_program_prints() {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/recipe.md");
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/recipe.md");
     let w = World::new();
     assert_eq!(
         w.accepted(&["recipe-docs"]),

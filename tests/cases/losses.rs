@@ -268,8 +268,8 @@ fn a_satisfied_hinge_ends_as_converged() {
     assert!(said.contains("converged at step 2 of 10"), "{said}");
 }
 
-/// The column "equal answers" of docs/spin.md: dropped where the pair has no gradient, kept where
-/// it has.
+/// The column "equal answers" of docs/reference/losses.md: dropped where the pair has no gradient,
+/// kept where it has.
 #[test]
 fn identical_pairs_follow_the_loss() {
     let world = World::new();

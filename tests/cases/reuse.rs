@@ -57,7 +57,10 @@ fn what_changes_memory_only_may_change_and_is_noted() {
     w.accepted(&["run", "runs/r", "-q"]);
     assert_eq!(json(&w.dir().join("runs/r/manifest.json")), manifest);
     // key by key in the documentation
-    let docs = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/recipe.md"));
+    let docs = fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../docs/reference/recipe.md"
+    ));
     let docs = docs.unwrap();
     let marked = |mark: &str| -> Vec<String> {
         let rows = docs.lines().filter(|line| line.contains(mark));

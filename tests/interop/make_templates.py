@@ -6,7 +6,7 @@ makes of a thousand small templates over one set of variables.
 
 The file holds {"variables": {...}, "templates": [[source, text or null], ...]}; null where rendering fails. An entry of
 EXPRESSIONS is a template of that one expression. crates/data/src/template/python/tests.rs renders all; what is known to
-differ (docs/formats.md) is not among them.
+differ (docs/reference/chat-templates.md) is not among them.
 """
 import json
 from pathlib import Path

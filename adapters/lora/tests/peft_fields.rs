@@ -96,10 +96,10 @@ fn refused(key: &str, value: Value) {
     assert!(words.iter().all(|w| e.contains(w)), "{key} {value}: {e}");
 }
 
-/// The table of docs/formats.md has a row for each field, and each row a field.
+/// The table of docs/reference/adapters.md has a row for each field, and each row a field.
 #[test]
 fn the_documents_say_what_becomes_of_every_field() {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/formats.md");
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/adapters.md");
     let page = fs::read_to_string(page).unwrap();
     let table = page.split("| `LoraConfig` | here |").nth(1).unwrap();
     let rows = table.lines().skip(2).take_while(|l| l.starts_with("| `"));

@@ -1,4 +1,5 @@
-//! How far each stage is from what this machine could do, and how its cost grows. docs/performance.md explains the tables.
+//! How far each stage is from what this machine could do, and how its cost grows.
+//! docs/explanation/speed.md explains the tables.
 //!
 //! ```text
 //! roofline [--quick] [PART OF A NAME]

@@ -166,7 +166,7 @@ enum Verb {
         #[arg(long, value_name = "BYTES", value_parser = crate::bytes::parse)]
         vram: Option<u64>,
     },
-    /// Writes docs/recipe.md to standard output
+    /// Writes docs/reference/recipe.md to standard output
     #[command(hide = true)]
     RecipeDocs,
 }

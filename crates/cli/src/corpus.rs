@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn formats_have_one_name_in_recipes_errors_and_docs() {
-        let docs = include_str!("../../../docs/formats.md");
+        let docs = include_str!("../../../docs/reference/data.md");
         let (_, table) = docs.split_once("| `data.format` |").unwrap();
         let (table, _) = table.split_once("\n\n").unwrap();
         let rows = table.lines().filter_map(|line| line.strip_prefix("| `"));

@@ -201,8 +201,8 @@ fn every_stock_loss_passes_its_check_at_the_bounds_of_its_options() {
 }
 
 /// Which stock losses have no gradient where both responses are the same: those of the margin
-/// alone, unless an option adds a term of the real response (docs/spin.md's table, derived from the
-/// formulas).
+/// alone, unless an option adds a term of the real response (docs/reference/losses.md's table,
+/// derived from the formulas).
 #[test]
 fn whether_equal_pairs_cancel_is_found_out() {
     let host = stock();

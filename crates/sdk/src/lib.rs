@@ -57,7 +57,10 @@ pub use seam::{AttnSpec as Attn, GENERATED, REAL, RopeSpec as Rope, RouteSpec as
 /// This SDK's version; every plugin carries that of the SDK it was built with.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The guide's examples, compiled and run.
+/// The manual's examples, compiled and run.
 #[cfg(doctest)]
-#[doc = include_str!("../../../docs/plugins.md")]
-struct Guide;
+#[doc = include_str!("../../../docs/reference/plugins.md")]
+#[doc = include_str!("../../../docs/how-to/add-a-loss.md")]
+#[doc = include_str!("../../../docs/how-to/add-a-sampler.md")]
+#[doc = include_str!("../../../docs/how-to/add-an-architecture.md")]
+struct Manual;

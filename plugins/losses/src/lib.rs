@@ -4,7 +4,8 @@
 //! sees all pairs of a step, and has its slopes by hand). They know no tensor, no token and no
 //! training step.
 //!
-//! `a` and `b` are the log-ratios of y and y' to the opponent; the whole table, with what each is good for: docs/spin.md.
+//! `a` and `b` are the log-ratios of y and y' to the opponent; the whole table, with what each is
+//! good for: docs/reference/losses.md.
 
 pub mod aot;
 pub mod correlation;

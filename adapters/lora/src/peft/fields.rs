@@ -1,5 +1,5 @@
-//! Every field of PEFT's `LoraConfig` and what becomes of it here; docs/formats.md shows the same
-//! as a table.
+//! Every field of PEFT's `LoraConfig` and what becomes of it here; docs/reference/adapters.md shows
+//! the same as a table.
 
 use serde_json::{Map, Value};
 

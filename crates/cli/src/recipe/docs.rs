@@ -1,10 +1,10 @@
-//! docs/recipe.md, and the nearest name to a misspelt one: both from the table of keys.
+//! docs/reference/recipe.md, and the nearest name to a misspelt one: both from the table of keys.
 
 use super::keys::{SECTIONS, all};
 use super::setting::OnResume;
 use super::source::full;
 
-/// docs/recipe.md, whole.
+/// docs/reference/recipe.md, whole.
 pub fn markdown() -> String {
     let mut out = String::from(
         "# The recipe\n\n\
@@ -27,7 +27,8 @@ pub fn markdown() -> String {
         } else {
             format!("`[{name}]`")
         };
-        out.push_str(&format!("\n## {title}\n\n{}\n\n", join(doc)));
+        let lines: Vec<&str> = doc.iter().map(|line| line.trim()).collect();
+        out.push_str(&format!("\n## {title}\n\n{}\n\n", lines.join("\n")));
         out.push_str("| key | type | default | meaning |\n|---|---|---|---|\n");
         for key in keys.iter().filter(|k| k.section == *name) {
             let range = key.bound.words();

@@ -1,9 +1,9 @@
 //! The recipe: a TOML file (and `--set` overrides) parsed once into a value that cannot be wrong.
 //!
 //! Every key is declared once, in `keys`; parsing, `--set`, the resolved recipe of a run folder,
-//! docs/recipe.md and the suggestions for misspelt keys all come from that declaration. What a
-//! plugin declares (options of a loss or a sampler) is checked by the plugin host, with the lines
-//! kept here.
+//! docs/reference/recipe.md and the suggestions for misspelt keys all come from that declaration.
+//! What a plugin declares (options of a loss or a sampler) is checked by the plugin host, with the
+//! lines kept here.
 
 mod docs;
 mod keys;
@@ -26,8 +26,8 @@ use source::Entries;
 /// Keys of a section with their values as TOML.
 type Rows = Vec<(&'static str, Option<String>)>;
 
-/// The most tokens that `train.micro_batch_tokens = "auto"` becomes: larger micro-batches are not faster
-/// (docs/performance.md).
+/// The most tokens that `train.micro_batch_tokens = "auto"` becomes: larger micro-batches are not
+/// faster (docs/explanation/speed.md).
 pub const AUTO_MOST: usize = 4096;
 
 /// Everything a run is told. Two equal recipes play the same game.

@@ -126,7 +126,7 @@ impl Bound {
 
 /// A type a key can have.
 pub trait Setting: Sized {
-    /// In words, for docs/recipe.md.
+    /// In words, for docs/reference/recipe.md.
     fn shape() -> String;
     /// From what is given; `None`: neither given nor defaulted.
     fn read(raw: Option<&Raw>, bound: &Bound) -> Result<Self, Fault>;

@@ -253,10 +253,10 @@ fn bad_recipes_are_refused_with_place_rule_and_value() {
 
 #[test]
 fn docs_recipe_md_is_the_table() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/recipe.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/recipe.md");
     let on_disk = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         on_disk == markdown(),
-        "docs/recipe.md is out of date: cargo run -- recipe-docs > docs/recipe.md"
+        "docs/reference/recipe.md is out of date: cargo run -- recipe-docs > docs/reference/recipe.md"
     );
 }

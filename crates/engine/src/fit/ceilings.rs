@@ -11,14 +11,15 @@ use rayon::prelude::*;
 use super::Work;
 use crate::{Result, kernels};
 
-/// The share of a bare product's speed that whole passes reach: attention, norms, thin products of the update and memory
-/// traffic take the rest. From docs/performance.md, where training, scoring and prefill reach 51 to 69 %.
+/// The share of a bare product's speed that whole passes reach: attention, norms, thin products of
+/// the update and memory traffic take the rest. From benches/results/roofline.md, where training,
+/// scoring and prefill reach 51 to 69 %.
 const REACHED: f64 = 0.65;
 /// The same on a GPU. Assumed: no pass has been timed on one.
 #[cfg(feature = "cuda")]
 const REACHED_ON_CARD: f64 = 0.5;
-/// Multiply-adds in whose time one weight is widened to f32. A guess from the same tables, never measured alone; docs/memory.md
-/// has how far the estimates are off with it.
+/// Multiply-adds in whose time one weight is widened to f32. A guess from the same tables, never
+/// measured alone; benches/results/memory.md has how far the estimates are off with it.
 const WIDENING: f64 = 16.0;
 
 /// Rows of the product that is measured, and the most of its other sizes.

@@ -89,7 +89,7 @@ section! {
     /// The human responses, and what counts as a usable pair.
     ["data"] Data {
         /// Training data: JSONL, JSON, CSV, TSV or Parquet, one file or several, data sets of the
-        /// hub (`org/name`, `org/name@revision:split`; docs/formats.md), or `builtin:demo`.
+        /// hub (`org/name`, `org/name@revision:split`; docs/reference/data.md), or `builtin:demo`.
         train: DataSets = "\"builtin:demo\"";
         /// Validation data: settings are chosen on it.
         validation: DataSets = "[]";
@@ -112,7 +112,7 @@ section! {
         /// Use the first so many training examples.
         limit: Option<usize> = "", Bound::at_least(1.0);
         /// Rows that are no example: no shape fits, a field holds what it cannot, the chat template
-        /// refuses them (docs/formats.md). Dropped ones are counted, and the first is named.
+        /// refuses them (docs/reference/data.md). Dropped ones are counted, and the first is named.
         bad_rows: OnBadRow = "\"error\"";
         /// Longest prompt, in tokens.
         max_prompt_tokens: usize = "512", Bound::at_least(1.0);

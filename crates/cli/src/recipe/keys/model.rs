@@ -56,7 +56,7 @@ section! {
     ["plugins"] Plugins {
         /// Plugin files (`librandori_plugin_NAME.so`) or folders of them. Loading a plugin runs its
         /// code, so each is loaded only after `--trust` was given once for it as it is
-        /// (docs/plugins.md).
+        /// (docs/reference/plugins.md).
         paths: Vec<PathBuf> = "[]";
     }
 }
