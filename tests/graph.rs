@@ -1,5 +1,7 @@
-//! Holds the source tree to ARCHITECTURE.md: who depends on whom, who never may, where `unsafe` is, how long a file is,
-//! and what nothing is called. Each rule is a fenced block of that page, read by this test; so the page cannot go stale.
+//! Holds the source tree to ARCHITECTURE.md: who depends on whom, who never may, where `unsafe` is,
+//! how long a file is, and what nothing is called. Each of these rules is a fenced block of that
+//! page, read by this test, so the page cannot go stale. The form of documents and comments is held
+//! by `graph/prose.rs`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,6 +15,16 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
 };
+
+#[path = "graph/prose.rs"]
+mod prose;
+#[path = "graph/rust.rs"]
+mod rust;
+
+use rust::has_unsafe;
+
+/// Folders of source files.
+const SOURCES: [&str; 5] = ["adapters", "benches", "crates", "plugins", "tests"];
 
 /// Package -> what it depends on, by short name: `randori-core` is `core`, `candle-core` stays.
 type Graph = BTreeMap<String, BTreeSet<String>>;
@@ -296,8 +308,8 @@ fn internal(graph: &Graph, all: &BTreeSet<&String>) -> Graph {
         .collect()
 }
 
-/// Everything that each of our packages depends on, directly or through others. Beyond our own packages the edges are
-/// those of Cargo.lock, which for them holds no dev-dependencies.
+/// Everything that each of our packages depends on, directly or through others. Beyond our own
+/// packages the edges are those of Cargo.lock, which for them holds no dev-dependencies.
 fn reachable(ours: &Graph, lock: &Graph) -> Graph {
     let edges = |from: &String| {
         ours.get(from)
@@ -370,11 +382,16 @@ fn text(path: &Path) -> String {
 
 /// Files with this extension (all, if empty) in the source folders, relative to the root, sorted.
 fn sources(extension: &str) -> Vec<PathBuf> {
+    let mut found = files(&SOURCES);
+    found.retain(|path| extension.is_empty() || path.extension().is_some_and(|e| e == extension));
+    found
+}
+
+/// Every file in these folders, relative to the root, sorted; hidden ones and builds left out.
+fn files(folders: &[&str]) -> Vec<PathBuf> {
     let root = root();
     let mut found = BTreeSet::new();
-    let mut open: Vec<PathBuf> = ["crates", "adapters", "plugins", "tests", "benches"]
-        .map(|folder| root.join(folder))
-        .into();
+    let mut open: Vec<PathBuf> = folders.iter().map(|folder| root.join(folder)).collect();
     while let Some(folder) = open.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -384,70 +401,10 @@ fn sources(extension: &str) -> Vec<PathBuf> {
             }
             if path.is_dir() {
                 open.push(path);
-            } else if extension.is_empty()
-                || path.extension().is_some_and(|found| found == extension)
-            {
+            } else {
                 found.insert(path.strip_prefix(&root).unwrap().to_owned());
             }
         }
     }
     found.into_iter().collect()
-}
-
-/// Whether the word is in the code: not in a comment, a string, or a longer word.
-fn has_unsafe(source: &str) -> bool {
-    let code = code_only(source);
-    let word = |c: char| c.is_alphanumeric() || c == '_';
-    code.match_indices("unsafe").any(|(at, found)| {
-        !code[..at].ends_with(word) && !code[at + found.len()..].starts_with(word)
-    })
-}
-
-/// Rust source with comments and the insides of strings left out. Good enough for looking for a word.
-fn code_only(source: &str) -> String {
-    let mut code = String::new();
-    let mut rest = source;
-    while let Some(next) = rest.chars().next() {
-        let raw = rest
-            .strip_prefix('r')
-            .map(|tail| tail.len() - tail.trim_start_matches('#').len());
-        let skipped = if rest.starts_with("//") {
-            rest.find('\n').unwrap_or(rest.len())
-        } else if rest.starts_with("/*") {
-            rest.find("*/").map_or(rest.len(), |end| end + 2)
-        } else if let Some(hashes) =
-            raw.filter(|n| rest[1 + n..].starts_with('"') && !code.ends_with(char::is_alphanumeric))
-        {
-            let (open, close) = (hashes + 2, format!("\"{}", "#".repeat(hashes)));
-            rest[open..]
-                .find(&close)
-                .map_or(rest.len(), |end| open + end + close.len())
-        } else if next == '"' {
-            string_end(rest)
-        } else if rest.starts_with("'\"'") || rest.starts_with("'\\\"'") {
-            rest[1..].find('\'').map_or(rest.len(), |end| end + 2)
-        } else {
-            0
-        };
-        if skipped == 0 {
-            code.push(next);
-            rest = &rest[next.len_utf8()..];
-        } else {
-            code.push(' ');
-            rest = &rest[skipped..];
-        }
-    }
-    code
-}
-
-/// Length of the string literal at the beginning of `text`, quotes included.
-fn string_end(text: &str) -> usize {
-    let mut escaped = false;
-    for (at, c) in text.char_indices().skip(1) {
-        match c {
-            '"' if !escaped => return at + 1,
-            _ => escaped = c == '\\' && !escaped,
-        }
-    }
-    text.len()
 }
