@@ -1,4 +1,5 @@
-//! Generation: 1, 8 and 32 sequences at once, each a prompt as long as GSM8K's and a fixed number of new tokens.
+//! Generation: 1, 8 and 32 sequences at once, each a prompt as long as GSM8K's and a fixed number
+//! of new tokens.
 //!
 //! `RANDORI_BENCH_NEW` sets that number (32; the PyTorch peer was measured with 128).
 #![allow(

@@ -1,4 +1,5 @@
-//! From a file to the first token: open, validate, load, and run a prompt of 16 tokens. The files are in the system's cache.
+//! From a file to the first token: open, validate, load, and run a prompt of 16 tokens. The files
+//! are in the system's cache.
 #![allow(
     missing_docs,
     clippy::expect_used,

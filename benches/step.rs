@@ -1,7 +1,7 @@
 //! One SPIN training step: four pairs as long as GSM8K's, forward, backward and update.
 //!
-//! Throughput counts tokens as the PyTorch peer does, a pair's prompt once per response (1,160 a step), although the prompt
-//! is computed once here: so the figures compare as times do.
+//! Throughput counts tokens as the PyTorch peer does, a pair's prompt once per response (1,160 a
+//! step), although the prompt is computed once here: so the figures compare as times do.
 #![allow(
     missing_docs,
     clippy::expect_used,

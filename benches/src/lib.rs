@@ -1,7 +1,8 @@
-//! What the benches run on: SmolLM2-135M's shapes with random weights, and architectures of a single op.
+//! What the benches run on: SmolLM2-135M's shapes with random weights, and architectures of a
+//! single op.
 //!
-//! Speed does not depend on a weight's value, so nothing is downloaded. `RANDORI_BENCH_LAYERS` sets the number of blocks
-//! (6; SmolLM2 has 30). It must not know: what is measured, and how.
+//! Speed does not depend on a weight's value, so nothing is downloaded. `RANDORI_BENCH_LAYERS` sets
+//! the number of blocks (6; SmolLM2 has 30). It must not know: what is measured, and how.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -4,9 +4,10 @@
 //! ```text
 //! roofline [--quick] [PART OF A NAME]
 //! ```
-//! Prints markdown; progress goes to standard error. With a part of a name only those rows are measured, for instance under a
-//! profiler. `RANDORI_BENCH_LAYERS` sets the blocks (30; 6 with `--quick`), `RANDORI_BENCH_REPEATS` the repeats of a stage (7;
-//! 3) and RAYON_NUM_THREADS the threads.
+//! Prints markdown; progress goes to standard error. With a part of a name only those rows are
+//! measured, for instance under a profiler. `RANDORI_BENCH_LAYERS` sets the blocks (30; 6 with
+//! `--quick`), `RANDORI_BENCH_REPEATS` the repeats of a stage (7; 3) and RAYON_NUM_THREADS the
+//! threads.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,10 +1,12 @@
-//! One piece of the work on a real model, for `benches/side_by_side.py`, which runs the PyTorch and llama.cpp peers beside it.
+//! One piece of the work on a real model, for `benches/side_by_side.py`, which runs the PyTorch and
+//! llama.cpp peers beside it.
 //!
 //! ```text
 //! side CASE MODEL IDS.json [key=value …]
 //! ```
-//! `MODEL` is a Hugging Face folder or a GGUF file, `IDS.json` the pairs' token ids (`expected_scores_f32.json` of the
-//! peers). Prints one JSON line: wall seconds of every repeat, tokens, the process's peak memory.
+//! `MODEL` is a Hugging Face folder or a GGUF file, `IDS.json` the pairs' token ids
+//! (`expected_scores_f32.json` of the peers). Prints one JSON line: wall seconds of every repeat,
+//! tokens, the process's peak memory.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -185,8 +187,8 @@ impl Run {
         json!({ "wall_s": seconds, "tokens": tokens })
     }
 
-    /// `batch` sequences of `new` tokens, `reps` times, drawn from the model's own distribution; with `lora=1`, through
-    /// a fresh adapter.
+    /// `batch` sequences of `new` tokens, `reps` times, drawn from the model's own distribution;
+    /// with `lora=1`, through a fresh adapter.
     fn generate(&self) -> Value {
         let (batch, new) = (self.number("batch", 32), self.number("new", 128));
         let player = match self.number("lora", 0) {
@@ -246,8 +248,9 @@ impl Run {
         })
     }
 
-    /// GFLOP/s of products as the engine runs them: n rows through two projections, k to m and back, in a block of a model;
-    /// with `head=1`, n rows to m tokens' logits and their gradient back, soft-max and log-probs included.
+    /// GFLOP/s of products as the engine runs them: n rows through two projections, k to m and
+    /// back, in a block of a model; with `head=1`, n rows to m tokens' logits and their gradient
+    /// back, soft-max and log-probs included.
     fn product(&self) -> Value {
         let (n, k, m) = (
             self.number("n", 256),
@@ -316,7 +319,8 @@ fn head(n: usize, k: usize, m: usize) -> f64 {
         block: |ops: &mut dyn Backend, x: Id| ops.rms_norm("norm", x, 1e-5, 0.0),
     }
     .base();
-    // only the norm below the head is trained: the gradient has to come through, and goes no further
+    // only the norm below the head is trained: the gradient has to come through, and goes no
+    // further
     let full = Player::full(base).expect("dense weights");
     let norm = full.params["norm.weight"].clone();
     let player = Player {

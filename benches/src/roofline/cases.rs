@@ -33,7 +33,8 @@ impl Case {
     }
 }
 
-/// Median seconds of every case. One round warms up; then the cases take turns, so that a disturbance meets all alike.
+/// Median seconds of every case. One round warms up; then the cases take turns, so that a
+/// disturbance meets all alike.
 pub fn medians(cases: &mut [Case], repeats: usize) -> Vec<f64> {
     let mut seconds = vec![Vec::with_capacity(repeats); cases.len()];
     for round in 0..=repeats {
@@ -104,13 +105,14 @@ pub fn prefill(name: &str, base: &Arc<Base>, batch: usize, len: usize) -> Case {
     })
 }
 
-/// The next token of `batch` sequences that hold `cached` tokens in the middle of `repeats`: every run adds one. Drawing the
-/// token is not part of it.
+/// The next token of `batch` sequences that hold `cached` tokens in the middle of `repeats`: every
+/// run adds one. Drawing the token is not part of it.
 pub fn decoding(name: &str, base: &Arc<Base>, batch: usize, cached: usize, repeats: usize) -> Case {
     let work = Costs::of(base).step(batch, cached, 1);
     let player = Player::bare(base.clone());
     let mut cache = KvCache::new(&player, batch);
-    // the round that warms up adds a token too, so the middle one of those that count finds `cached`
+    // the round that warms up adds a token too, so the middle one of those that count finds
+    // `cached`
     let before = cached - repeats.div_ceil(2);
     let held = prompts(batch, before);
     for first in (0..before).step_by(PIECE) {

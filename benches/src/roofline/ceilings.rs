@@ -5,8 +5,9 @@ use std::{hint::black_box, time::Instant};
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
-/// (rows, in, out) of the products that are tried; the ceiling is the fastest. First those of a step of four pairs and a square
-/// one as a textbook has it, then those that a step has besides: a chunk of the head, and a low-rank update's two.
+/// (rows, in, out) of the products that are tried; the ceiling is the fastest. First those of a
+/// step of four pairs and a square one as a textbook has it, then those that a step has besides: a
+/// chunk of the head, and a low-rank update's two.
 pub const PRODUCTS: [(usize, usize, usize); 6] = [
     (1024, 576, 1536),
     (1024, 1536, 576),
@@ -45,7 +46,8 @@ impl Ceilings {
         self.products.iter().copied().fold(0.0, f64::max)
     }
 
-    /// By how much the two ceilings differ from another measurement's, as the larger share of the better one.
+    /// By how much the two ceilings differ from another measurement's, as the larger share of the
+    /// better one.
     pub fn apart(&self, other: &Ceilings) -> f64 {
         let share = |a: f64, b: f64| 1.0 - a.min(b) / a.max(b);
         share(self.flops(), other.flops()).max(share(self.bytes, other.bytes))
@@ -72,8 +74,8 @@ fn shortest(repeats: usize, mut work: impl FnMut()) -> f64 {
     seconds.fold(f64::INFINITY, f64::min)
 }
 
-/// x·Wᵀ through candle, whose products are the gemm crate's, like the engine's. Small ones are repeated, so that the clock's
-/// own time does not count.
+/// x·Wᵀ through candle, whose products are the gemm crate's, like the engine's. Small ones are
+/// repeated, so that the clock's own time does not count.
 fn product((rows, inputs, outputs): (usize, usize, usize), repeats: usize) -> f64 {
     let flops = 2.0 * (rows * inputs * outputs) as f64;
     let times = (1e9 / flops).ceil();

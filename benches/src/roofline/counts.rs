@@ -1,8 +1,8 @@
 //! Operations and bytes that a stage cannot do without.
 //!
-//! Only matrix products and attention count as operations (a multiply-add is two); norms, soft-max, activations and the
-//! optimiser's arithmetic do not. Only what cannot stay in a cache counts as bytes: weights, the tape, the KV cache, the
-//! adapter with its gradient and moments.
+//! Only matrix products and attention count as operations (a multiply-add is two); norms, soft-max,
+//! activations and the optimiser's arithmetic do not. Only what cannot stay in a cache counts as
+//! bytes: weights, the tape, the KV cache, the adapter with its gradient and moments.
 
 use std::ops::Add;
 
@@ -45,7 +45,8 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Of a packed micro-batch: a segment's rows see all that it continues, and themselves causally.
+    /// Of a packed micro-batch: a segment's rows see all that it continues, and themselves
+    /// causally.
     pub fn of(plan: &Packed) -> Rows {
         let mut head: Vec<usize> = plan.targets.iter().map(|t| t.row).collect();
         head.sort_unstable();
@@ -61,7 +62,8 @@ impl Rows {
         }
     }
 
-    /// Of `new` tokens behind `old` cached ones, in each of `batch` sequences; one row of each goes through the head.
+    /// Of `new` tokens behind `old` cached ones, in each of `batch` sequences; one row of each goes
+    /// through the head.
     pub fn cached(batch: usize, old: usize, new: usize) -> Rows {
         Rows {
             rows: (batch * new) as f64,
@@ -71,7 +73,8 @@ impl Rows {
     }
 }
 
-/// Pairs packed as the trainer packs them: in order, while a micro-batch holds at most `budget` rows.
+/// Pairs packed as the trainer packs them: in order, while a micro-batch holds at most `budget`
+/// rows.
 pub fn micro_batches(pairs: &[Pair], budget: usize) -> Vec<Packed> {
     let mut plans: Vec<Packed> = Vec::new();
     for pair in pairs {
@@ -97,7 +100,8 @@ pub struct Costs {
     head: f64,
     /// Σ (in + out) over the blocks' projections, all of which carry LoRA.
     low_rank: f64,
-    /// Σ in, and Σ in·out, over the projections whose input needs no gradient: nothing is trained below them.
+    /// Σ in, and Σ in·out, over the projections whose input needs no gradient: nothing is trained
+    /// below them.
     lowest: (f64, f64),
     /// Of the adapter.
     rank: f64,
@@ -142,8 +146,8 @@ impl Costs {
         (self.trace.flops_per_token + self.trace.flops_per_head_row) / 2.0
     }
 
-    /// A pass of the bare base that records nothing:
-    /// operations = rows·token + pairs·pair + head rows·head row; bytes = weights once, and the embedding's rows.
+    /// A pass of the bare base that records nothing: operations = rows·token + pairs·pair + head
+    /// rows·head row; bytes = weights once, and the embedding's rows.
     pub fn forward(&self, r: &Rows) -> Work {
         let t = &self.trace;
         Work {
@@ -154,8 +158,8 @@ impl Costs {
         }
     }
 
-    /// A pass over cached sequences: as [`Costs::forward`], and every key and value of a sequence once, those of its new
-    /// tokens written, the older ones read.
+    /// A pass over cached sequences: as [`Costs::forward`], and every key and value of a sequence
+    /// once, those of its new tokens written, the older ones read.
     pub fn step(&self, batch: usize, old: usize, new: usize) -> Work {
         let cache = (batch * (old + new) * self.trace.cache_bytes_per_token) as f64;
         self.forward(&Rows::cached(batch, old, new))
@@ -167,12 +171,14 @@ impl Costs {
 
     /// A training step with LoRA on every projection of the blocks, without checkpointing.
     ///
-    /// Operations: forward, then the gradient to the input of every projection (as much again, but for the lowest ones) and
-    /// of the head; attention's backward is five products where forward is two, since the tape keeps no scores; LoRA's
-    /// own, 2·r·(in + out) a row forward and twice that backward. No gradient of a frozen weight.
+    /// Operations: forward, then the gradient to the input of every projection (as much again, but
+    /// for the lowest ones) and of the head; attention's backward is five products where forward is
+    /// two, since the tape keeps no scores; LoRA's own, 2·r·(in + out) a row forward and twice that
+    /// backward. No gradient of a frozen weight.
     ///
-    /// Bytes: a micro-batch reads the weights in each direction, and writes the tape and reads it back; adapters are read in
-    /// each direction and their gradients written; AdamW reads parameter, gradient and two moments and writes three.
+    /// Bytes: a micro-batch reads the weights in each direction, and writes the tape and reads it
+    /// back; adapters are read in each direction and their gradients written; AdamW reads
+    /// parameter, gradient and two moments and writes three.
     pub fn training(&self, micro_batches: &[Rows]) -> Work {
         let t = &self.trace;
         let trained = 4.0 * self.rank * self.low_rank;
@@ -202,7 +208,8 @@ mod tests {
 
     #[test]
     fn rows_and_pairs_are_those_of_a_plan_counted_by_hand() {
-        // rows: prompt 3, responses 2 - 1 and 3 - 1; both responses' first tokens share the prompt's last row
+        // rows: prompt 3, responses 2 - 1 and 3 - 1; both responses' first tokens share the
+        // prompt's last row
         let plan = &micro_batches(&pairs_of(1, [3, 2, 3]), 100)[0];
         let r = Rows::of(plan);
         assert_eq!((r.rows, r.head), (6.0, 1.0 + 1.0 + 2.0));
@@ -238,7 +245,8 @@ mod tests {
         };
         let products = 10.0 * 2.0 * 2.0 * 16.0 + 3.0 * 2.0 * 4.0 * 7.0;
         assert_eq!(costs.forward(&r).flops, products);
-        // both blocks share one weight here, which the trace names once: LoRA's part is of one projection
+        // both blocks share one weight here, which the trace names once: LoRA's part is of one
+        // projection
         let low_rank = 10.0 * 8.0 * 6.0 * 8.0;
         assert_eq!(costs.training(&[r]).flops, 2.0 * products + low_rank);
     }

@@ -1,4 +1,5 @@
-//! What a piece of work costs at least, what this machine can do at most, and how far one is from the other.
+//! What a piece of work costs at least, what this machine can do at most, and how far one is from
+//! the other.
 //!
 //! The counts come from the engine's trace of the model and from the plan's rows;
 //! docs/explanation/speed.md explains them.

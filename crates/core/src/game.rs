@@ -4,8 +4,8 @@ use crate::{Iteration, Journal, Keeps, OpponentRule, Rules, Signals, Stage, Wind
 
 /// Plays the iterations that the journal does not hold yet.
 ///
-/// Killed at any point and called again with the same journal, it makes the calls that were still missing and no
-/// other: a finished stage is restored, never repeated.
+/// Killed at any point and called again with the same journal, it makes the calls that were still
+/// missing and no other: a finished stage is restored, never repeated.
 pub fn play<G, J>(
     game: &mut G,
     journal: &mut J,
@@ -35,7 +35,8 @@ where
             game.generate(&now, &opponent, desk)
         })?;
         window.push(t, generated);
-        // Every pair in the window, old ones too, gets the log-probs of *this* opponent: constants of the iteration.
+        // Every pair in the window, old ones too, gets the log-probs of *this* opponent: constants
+        // of the iteration.
         let pairs = stage(game, journal, &now, Stage::Pairs, |game, desk| {
             game.score(&now, &opponent, &window, desk)
         })?;
@@ -61,18 +62,20 @@ where
 
 /// The players and their world. Six methods are required; the three that only watch are not.
 ///
-/// A method must be a function of its arguments and of what the game was built with: `play` may skip any call whose
-/// result the journal holds.
+/// A method must be a function of its arguments and of what the game was built with: `play` may
+/// skip any call whose result the journal holds.
 pub trait Game {
     /// What is trained, e.g. an adapter's tensors.
     type Policy;
-    /// A frozen policy. Training must not reach it: in Rust terms, it shares no memory that training writes to.
+    /// A frozen policy. Training must not reach it: in Rust terms, it shares no memory that
+    /// training writes to.
     type Opponent;
     /// One answer of the opponent to every prompt.
     type Generated;
     /// Real and generated answers with the opponent's log-probs of both.
     type Pairs;
-    /// Where a stage may keep unfinished work, so that a killed one goes on where it was; the journal lends it.
+    /// Where a stage may keep unfinished work, so that a killed one goes on where it was; the
+    /// journal lends it.
     type Desk;
     /// What can go wrong.
     type Error;
@@ -100,7 +103,8 @@ pub trait Game {
         desk: &mut Self::Desk,
     ) -> Result<Self::Pairs, Self::Error>;
 
-    /// The policy learns to tell real from generated (paper, eq. 4.7) with this iteration's settings.
+    /// The policy learns to tell real from generated (paper, eq. 4.7) with this iteration's
+    /// settings.
     fn train(
         &mut self,
         now: &Iteration,
@@ -155,8 +159,9 @@ pub enum Ended {
     Indistinguishable,
 }
 
-/// What the journal holds of earlier runs: the last policy, the answers still inside the window, and the signals of
-/// every iteration that is finished. An iteration of which any stage is missing is not finished.
+/// What the journal holds of earlier runs: the last policy, the answers still inside the window,
+/// and the signals of every iteration that is finished. An iteration of which any stage is missing
+/// is not finished.
 fn so_far<G, J>(
     game: &mut G,
     journal: &mut J,

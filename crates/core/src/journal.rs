@@ -44,8 +44,9 @@ pub trait Keeps<A>: Journal {
     /// The result of a finished stage; an error for one that is not finished.
     fn restore(&mut self, t: usize, stage: Stage) -> Result<A, Self::Error>;
 
-    /// Makes the stage's result, keeps it, and only then calls the stage finished. What it answers must equal what
-    /// [`Keeps::restore`] will answer after a crash, or a resumed game would differ from an undisturbed one.
+    /// Makes the stage's result, keeps it, and only then calls the stage finished. What it answers
+    /// must equal what [`Keeps::restore`] will answer after a crash, or a resumed game would differ
+    /// from an undisturbed one.
     fn record<E: From<Self::Error>>(
         &mut self,
         t: usize,

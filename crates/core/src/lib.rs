@@ -1,10 +1,10 @@
-//! The self-play loop and nothing else: iterations, the opponent's update, the data window, per-iteration settings,
-//! the stop rule, and what is measured of an iteration.
+//! The self-play loop and nothing else: iterations, the opponent's update, the data window,
+//! per-iteration settings, the stop rule, and what is measured of an iteration.
 //!
-//! This crate knows no tensor, no file format, no clock and no terminal; it depends on nothing but `thiserror`. It is
-//! generic over the players ([`Game`]) and over where finished work is kept ([`Journal`]), so the loop that trains a
-//! 7B model is the loop that `tests/theory.rs` plays with soft-max tables in milliseconds, against the theorems of
-//! the paper (SPIN, arXiv 2401.01335).
+//! This crate knows no tensor, no file format, no clock and no terminal; it depends on nothing but
+//! `thiserror`. It is generic over the players ([`Game`]) and over where finished work is kept
+//! ([`Journal`]), so the loop that trains a 7B model is the loop that `tests/theory.rs` plays with
+//! soft-max tables in milliseconds, against the theorems of the paper (SPIN, arXiv 2401.01335).
 #![forbid(unsafe_code)]
 
 mod game;

@@ -4,12 +4,14 @@ use std::str::FromStr;
 
 use crate::StopRule;
 
-/// The rules of a game. [`Rules::check`] says whether they make sense; [`Rules::paper`] is an example.
+/// The rules of a game. [`Rules::check`] says whether they make sense; [`Rules::paper`] is an
+/// example.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rules {
     /// How many iterations at most.
     pub iterations: usize,
-    /// Pairs of how many iterations a policy is trained on: 1 = this iteration's, 2 = also the previous one's.
+    /// Pairs of how many iterations a policy is trained on: 1 = this iteration's, 2 = also the
+    /// previous one's.
     pub window: usize,
     /// Whom the policy plays against.
     pub opponent: OpponentRule,
@@ -24,7 +26,8 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// The settings that gave the paper's numbers (its section 6.1 and the authors' configurations).
+    /// The settings that gave the paper's numbers (its section 6.1 and the authors'
+    /// configurations).
     pub fn paper() -> Rules {
         Rules {
             iterations: 4,
@@ -87,7 +90,8 @@ pub struct Iteration {
     pub epochs: usize,
 }
 
-/// A setting that may differ between iterations: a value for each, of which the last goes on for ever.
+/// A setting that may differ between iterations: a value for each, of which the last goes on for
+/// ever.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PerIteration<T>(pub Vec<T>);
 
@@ -97,7 +101,8 @@ impl<T: Copy> PerIteration<T> {
         PerIteration(vec![value])
     }
 
-    /// The value of iteration `t`; `None` only when there is no value at all, which [`Rules::check`] refuses.
+    /// The value of iteration `t`; `None` only when there is no value at all, which
+    /// [`Rules::check`] refuses.
     pub fn at(&self, t: usize) -> Option<T> {
         self.0.get(t).or(self.0.last()).copied()
     }

@@ -1,21 +1,25 @@
-//! What is measured of an iteration, and how it follows from log-probs: rewards, margin, accuracy and the honest rest.
+//! What is measured of an iteration, and how it follows from log-probs: rewards, margin, accuracy
+//! and the honest rest.
 
 use std::collections::BTreeMap;
 
-/// What is measured at the end of an iteration. A measure that was not taken is NaN; only `exact_match` may be absent.
+/// What is measured at the end of an iteration. A measure that was not taken is NaN; only
+/// `exact_match` may be absent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Signals {
     /// Pairs measured.
     pub pairs: usize,
     /// Mean negative log-prob per token of the real responses.
     pub nll_real: f64,
-    /// Mean over pairs of log p(real), summed over the response's tokens. May fall though the loss falls: watch it.
+    /// Mean over pairs of log p(real), summed over the response's tokens. May fall though the loss
+    /// falls: watch it.
     pub logps_real: f64,
     /// Mean over pairs of log p(generated).
     pub logps_generated: f64,
     /// Mean of reward(real) - reward(generated).
     pub margin: f64,
-    /// Share of pairs with a margin above 0, strictly: 0 before the first step, when all rewards are 0.
+    /// Share of pairs with a margin above 0, strictly: 0 before the first step, when all rewards
+    /// are 0.
     pub accuracy: f64,
     /// Share of pairs with a margin of exactly 0, as identical answers have.
     pub ties: f64,
@@ -112,12 +116,14 @@ impl Signals {
         }
     }
 
-    /// How much longer the generated responses are, in tokens: far from 0, length alone tells the two apart.
+    /// How much longer the generated responses are, in tokens: far from 0, length alone tells the
+    /// two apart.
     pub fn length_gap(&self) -> f64 {
         self.generated_tokens - self.real_tokens
     }
 
-    /// Every measure under the name it has in `eval.json`, in reading order; `pairs` and the extras included.
+    /// Every measure under the name it has in `eval.json`, in reading order; `pairs` and the extras
+    /// included.
     pub fn entries(&self) -> Vec<(&str, f64)> {
         let mut entries = vec![
             ("pairs", self.pairs as f64),
@@ -141,7 +147,8 @@ impl Signals {
         entries
     }
 
-    /// The inverse of [`Signals::entries`]: unknown names become extras, missing ones stay unmeasured.
+    /// The inverse of [`Signals::entries`]: unknown names become extras, missing ones stay
+    /// unmeasured.
     pub fn from_entries<'a>(entries: impl IntoIterator<Item = (&'a str, f64)>) -> Signals {
         let mut signals = Signals::none();
         for (name, value) in entries {

@@ -4,9 +4,10 @@ use crate::Signals;
 
 /// Stops the game after `patience` iterations in a row that ended in a draw.
 ///
-/// An iteration is a draw when the trained policy cannot tell real from generated: of its pairs, ties counted half,
-/// it gets no more right than chance would by `noise` standard errors, or its mean margin is not above `margin`.
-/// At the fixed point p_theta = p_data (paper, Theorem 5.2) every iteration is a draw.
+/// An iteration is a draw when the trained policy cannot tell real from generated: of its pairs,
+/// ties counted half, it gets no more right than chance would by `noise` standard errors, or its
+/// mean margin is not above `margin`. At the fixed point p_theta = p_data (paper, Theorem 5.2)
+/// every iteration is a draw.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StopRule {
     /// Draws in a row that end the game; 0 = never.

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 /// Generated answers of the last few iterations, oldest first; the newest is this iteration's.
 ///
-/// Only the answers carry over. The opponent's log-probs of them do not: each iteration scores the whole window
-/// again with its own opponent.
+/// Only the answers carry over. The opponent's log-probs of them do not: each iteration scores the
+/// whole window again with its own opponent.
 #[derive(Debug, Clone)]
 pub struct Window<G> {
     size: usize,

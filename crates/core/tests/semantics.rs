@@ -1,5 +1,5 @@
-//! What the loop promises besides converging: the order of calls, whose opponent it is, the data window, the
-//! stop rule, and that a resumed game makes exactly the calls that were missing.
+//! What the loop promises besides converging: the order of calls, whose opponent it is, the data
+//! window, the stop rule, and that a resumed game makes exactly the calls that were missing.
 
 use std::{any::Any, collections::BTreeMap};
 
@@ -8,7 +8,8 @@ use randori_core::{
     play,
 };
 
-/// Players whose state is a word: the policy that ends iteration t is `theta{t+1}`. Every call is written down.
+/// Players whose state is a word: the policy that ends iteration t is `theta{t+1}`. Every call is
+/// written down.
 #[derive(Default)]
 struct Scripted {
     calls: Vec<String>,
@@ -178,8 +179,9 @@ fn the_paper_s_game_call_by_call() {
         (out.policy.as_str(), out.ended),
         ("theta4", Ended::AllPlayed)
     );
-    // Defect 7 of the official code: the opponent of iteration t is theta_t, never theta_0 for ever. And the window:
-    // gen_0, gen_0 + gen_1, gen_1 + gen_2, gen_2 + gen_3, each scored by the opponent of the day.
+    // Defect 7 of the official code: the opponent of iteration t is theta_t, never theta_0 for
+    // ever. And the window: gen_0, gen_0 + gen_1, gen_1 + gen_2, gen_2 + gen_3, each scored by the
+    // opponent of the day.
     assert_eq!(
         game.calls,
         [

@@ -1,6 +1,7 @@
-//! The loop against the paper's theorems, with the smallest players there are: one prompt, K possible answers, a
-//! policy that is a table of K soft-max logits. Expectations are exact sums over pairs of answers, and training is
-//! gradient descent on the logistic loss of eq. 4.7 until nothing moves, so what comes out must be what is proved.
+//! The loop against the paper's theorems, with the smallest players there are: one prompt, K
+//! possible answers, a policy that is a table of K soft-max logits. Expectations are exact sums
+//! over pairs of answers, and training is gradient descent on the logistic loss of eq. 4.7 until
+//! nothing moves, so what comes out must be what is proved.
 
 use std::convert::Infallible;
 
@@ -85,7 +86,8 @@ impl Game for Tabular {
         })
     }
 
-    /// Minimises `E_{y ~ data, y' ~ generated} log(1 + exp(-beta (r(y) - r(y'))))`, r = log p_theta - log p_opponent.
+    /// Minimises `E_{y ~ data, y' ~ generated} log(1 + exp(-beta (r(y) - r(y'))))`, r = log p_theta -
+    /// log p_opponent.
     fn train(
         &mut self,
         now: &Iteration,
@@ -250,7 +252,8 @@ fn the_fixed_point_stays() {
     }
 }
 
-/// Why the paper stops far short of the optimum with lambda = 0.1 (docs: facts on the exponent 1/lambda).
+/// Why the paper stops far short of the optimum with lambda = 0.1 (docs: facts on the exponent
+/// 1/lambda).
 #[test]
 fn a_small_lambda_trained_to_the_end_overshoots() {
     let out = play(&mut tabular(START), &mut NoJournal, &rules(1, 0.25, 4000)).unwrap();
@@ -272,7 +275,8 @@ fn before_the_first_step_all_rewards_are_zero() {
     assert!((loss - std::f64::consts::LN_2).abs() < 1e-12);
 }
 
-/// Theorem 5.2 seen by the stop rule: near the fixed point the opponent cannot be told from the data.
+/// Theorem 5.2 seen by the stop rule: near the fixed point the opponent cannot be told from the
+/// data.
 #[test]
 fn the_stop_rule_ends_the_game_near_the_data() {
     let stop = StopRule {

@@ -1,7 +1,9 @@
-//! Held-out measures: is an answer right, how likely is the data, which choice wins, how sure are we.
+//! Held-out measures: is an answer right, how likely is the data, which choice wins, how sure are
+//! we.
 //!
-//! Everything here is arithmetic over texts and log-probs that somebody else produced. It must not know a model, a
-//! tensor, a file or the terminal; so every figure that a run prints can be checked by hand.
+//! Everything here is arithmetic over texts and log-probs that somebody else produced. It must not
+//! know a model, a tensor, a file or the terminal; so every figure that a run prints can be checked
+//! by hand.
 
 mod answer;
 mod bootstrap;

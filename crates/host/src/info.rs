@@ -1,4 +1,5 @@
-//! What a plugin says it offers, as plain data, read from its descriptor without running any of its code.
+//! What a plugin says it offers, as plain data, read from its descriptor without running any of its
+//! code.
 
 use std::{
     ffi::c_void,
@@ -151,7 +152,8 @@ fn functions_of(
     };
     let (vtable, complete) = match kind {
         Kind::Arch => {
-            // SAFETY: the item's kind says what its table is, and every version begins with its size.
+            // SAFETY: the item's kind says what its table is, and every version begins with its
+            // size.
             let t = unsafe { kept::<abi::Arch>(item.vtable) }.map_err(mismatch)?;
             let complete =
                 t.layers.is_some() && t.embed.is_some() && t.block.is_some() && t.head.is_some();

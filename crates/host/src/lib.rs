@@ -1,9 +1,10 @@
-//! Finds, checks and loads plugins, and turns what they offer into the safe traits of [`randori_sdk::seam`].
+//! Finds, checks and loads plugins, and turns what they offer into the safe traits of
+//! [`randori_sdk::seam`].
 //!
-//! Besides the SDK this is the only crate that speaks the C ABI. It knows neither a tensor library nor any plugin:
-//! architectures, losses and samplers come in as shared libraries (or, in a binary that bundles them, as linked
-//! constants through [`Host::add_static`]). Only this crate's tests depend on plugin crates, so that cargo builds
-//! their libraries beside the test programs.
+//! Besides the SDK this is the only crate that speaks the C ABI. It knows neither a tensor library
+//! nor any plugin: architectures, losses and samplers come in as shared libraries (or, in a binary
+//! that bundles them, as linked constants through [`Host::add_static`]). Only this crate's tests
+//! depend on plugin crates, so that cargo builds their libraries beside the test programs.
 //!
 //! Loaded plugins are never unloaded.
 
@@ -71,8 +72,8 @@ impl Host {
         Ok(host)
     }
 
-    /// Adds a plugin that is linked into the program (`PLUGIN` of its crate). One that was loaded from a file under
-    /// the same name takes precedence.
+    /// Adds a plugin that is linked into the program (`PLUGIN` of its crate). One that was loaded
+    /// from a file under the same name takes precedence.
     pub fn add_static(&mut self, plugin: &'static abi::Plugin) -> Result<()> {
         let (info, functions) = library::linked(plugin)?;
         if self.plugins.iter().any(|other| other.name == info.name) {
@@ -109,7 +110,8 @@ impl Host {
         &self.plugins
     }
 
-    /// The architecture for a configuration's `model_type`, made for that configuration (`config.json`'s text).
+    /// The architecture for a configuration's `model_type`, made for that configuration
+    /// (`config.json`'s text).
     pub fn architecture(
         &self,
         name: &str,

@@ -35,7 +35,8 @@ pub(crate) fn load(file: &Path, ask: &mut Ask) -> Result<(PluginInfo, Vec<Functi
     }
     let library = library(frozen, &sha256, &path).map_err(refuse)?;
     let descriptor = descriptor(library, &path).map_err(refuse)?;
-    // SAFETY: by its symbol's name this is a descriptor of interface 1, and the library is never unloaded.
+    // SAFETY: by its symbol's name this is a descriptor of interface 1, and the library is never
+    // unloaded.
     let (mut info, functions) = unsafe { info::read(descriptor, &path) }.map_err(refuse)?;
     info.sha256 = sha256;
     Ok((info, functions))
@@ -65,7 +66,8 @@ fn library(
 #[cfg(unix)]
 fn open(path: &Path) -> std::result::Result<Library, libloading::Error> {
     use libloading::os::unix;
-    // NOW: a missing symbol is an error here and not a crash later. LOCAL: two plugins' symbols never meet.
+    // NOW: a missing symbol is an error here and not a crash later. LOCAL: two plugins' symbols
+    // never meet.
     // SAFETY: running a trusted plugin's initialisers is what loading means.
     unsafe { unix::Library::open(Some(path), unix::RTLD_NOW | unix::RTLD_LOCAL).map(Into::into) }
 }

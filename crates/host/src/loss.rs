@@ -92,7 +92,8 @@ impl LossFn for Loaded {
         };
         let complaint = Complaint::default();
         let eval = self.table().eval.ok_or("its function is missing")?;
-        // SAFETY: every array has the length that `abi` says and lives during the call, like the sinks.
+        // SAFETY: every array has the length that `abi` says and lives during the call, like the
+        // sinks.
         let done = unsafe {
             eval(
                 self.object.this,

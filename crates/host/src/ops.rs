@@ -1,8 +1,8 @@
-//! The op table a plugin calls: each function finds the backend of the running call, guards it against panics and
-//! keeps the first failure.
+//! The op table a plugin calls: each function finds the backend of the running call, guards it
+//! against panics and keeps the first failure.
 //!
-//! After a failure every op answers 0 without reaching the backend, so the first message is the one that matters and
-//! the plugin's forward code runs to its end harmlessly.
+//! After a failure every op answers 0 without reaching the backend, so the first message is the one
+//! that matters and the plugin's forward code runs to its end harmlessly.
 
 use std::{
     cell::{Cell, RefCell},
@@ -37,7 +37,8 @@ impl Call {
     /// Runs `code` with a graph on `backend`: the tensor it answers, or the first failure.
     pub(crate) fn run(backend: &mut dyn Backend, code: impl FnOnce(Graph) -> Tensor) -> OpResult {
         let backend: *mut (dyn Backend + '_) = backend;
-        // SAFETY: only the lifetime is forgotten; the pointer is used during `code` and by nobody else.
+        // SAFETY: only the lifetime is forgotten; the pointer is used during `code` and by nobody
+        // else.
         let backend: *mut (dyn Backend + 'static) = unsafe { std::mem::transmute(backend) };
         let call = Call {
             backend: Cell::new(backend),
@@ -87,8 +88,8 @@ impl Call {
         if inputs.contains(&0) {
             return self.fail(|| format!("{} was given tensor 0, which no op answered", what()));
         }
-        // SAFETY: the backend lives during the call, and whoever lent it waits for us: `moe` lends it on through
-        // `expert` and touches it again only afterwards.
+        // SAFETY: the backend lives during the call, and whoever lent it waits for us: `moe` lends
+        // it on through `expert` and touches it again only afterwards.
         match guard(|| run(unsafe { &mut *self.backend.get() })) {
             Ok(Ok(id)) if id != 0 => id,
             Ok(Ok(_)) => self.fail(|| format!("{}: the host answered no tensor", what())),
@@ -154,8 +155,8 @@ unsafe extern "C" fn fail(g: Graph, message: Str, file: Str, line: u32) {
     }
 }
 
-// SAFETY of the ops below: a plugin passes the graph of the running call, and names, specs and arrays that live
-// during the op; that is what the ABI asks of it.
+// SAFETY of the ops below: a plugin passes the graph of the running call, and names, specs and
+// arrays that live during the op; that is what the ABI asks of it.
 
 unsafe extern "C" fn embed(g: Graph, name: Str, ids: Tensor, vocab: usize, width: usize) -> Tensor {
     // SAFETY: above.
@@ -188,7 +189,8 @@ unsafe extern "C" fn layer_norm(g: Graph, name: Str, x: Tensor, eps: f64, bias: 
 }
 
 unsafe extern "C" fn rope(g: Graph, x: Tensor, rope: *const abi::Rope) -> Tensor {
-    // SAFETY: above; fields beyond `size` are not read, and this version's are all there from the start.
+    // SAFETY: above; fields beyond `size` are not read, and this version's are all there from the
+    // start.
     let (call, rope, inv_freq) =
         unsafe { (call(g), &*rope, abi::slice((*rope).inv_freq, (*rope).n)) };
     let mut spec = call.rope.borrow_mut();
@@ -255,7 +257,8 @@ struct Turn<'a> {
 impl<'a> Turn<'a> {
     fn of(call: &'a Call, backend: &mut dyn Backend) -> Self {
         let backend: *mut (dyn Backend + '_) = backend;
-        // SAFETY: only the lifetime is forgotten; `drop` takes the pointer back before the borrow ends.
+        // SAFETY: only the lifetime is forgotten; `drop` takes the pointer back before the borrow
+        // ends.
         let backend: *mut (dyn Backend + 'static) = unsafe { std::mem::transmute(backend) };
         let before = call.backend.replace(backend);
         Turn { call, before }

@@ -4,8 +4,8 @@ use randori_sdk::seam::{OptionSpec, Value};
 
 use crate::{Error, ItemInfo, Result};
 
-/// One value per declared option, in order: as given, else the default. Refuses unknown names, wrong types and values
-/// outside the bounds.
+/// One value per declared option, in order: as given, else the default. Refuses unknown names,
+/// wrong types and values outside the bounds.
 pub(crate) fn check(item: &ItemInfo, given: &[(String, Value)]) -> Result<Vec<Value>> {
     for (i, (name, _)) in given.iter().enumerate() {
         if !item.options.iter().any(|option| option.name == *name) {
@@ -104,7 +104,8 @@ fn range(option: &OptionSpec) -> String {
     }
 }
 
-/// The name nearest to a mistyped one, if any is near: at most a third of its letters differ, two at least.
+/// The name nearest to a mistyped one, if any is near: at most a third of its letters differ, two
+/// at least.
 pub(crate) fn nearest<'a>(name: &str, names: &[&'a str]) -> Option<&'a str> {
     let distances = names.iter().map(|other| (distance(name, other), *other));
     let (distance, best) = distances.min()?;

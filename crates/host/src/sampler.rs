@@ -1,4 +1,5 @@
-//! A loaded sampler as the generator sees it. Every row it reshapes is checked: no NaN, no +inf, one token left.
+//! A loaded sampler as the generator sees it. Every row it reshapes is checked: no NaN, no +inf,
+//! one token left.
 
 use std::{ffi::c_void, sync::Arc};
 
@@ -89,7 +90,8 @@ impl SamplerState for State {
         };
         let complaint = Complaint::default();
         let apply = table(&self.object).apply.ok_or("its function is missing")?;
-        // SAFETY: object and state are alive, the state is ours alone; step, row and sink live during the call.
+        // SAFETY: object and state are alive, the state is ours alone; step, row and sink live
+        // during the call.
         let done = unsafe {
             apply(
                 self.object.this,

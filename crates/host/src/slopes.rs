@@ -1,9 +1,10 @@
 //! Every loss is checked when it is loaded: are its slopes those of its values?
 //!
-//! On batches of plausible random pairs each slope is held against the central difference
-//! (ℓ(x + h) - ℓ(x - h)) / 2h of the groups' summed loss. NaN and infinity are refused, also where policy and opponent
-//! are equal (the first step of an iteration). A loss that says it needs no opponent gets NaN for its log-probs, and one
-//! that does not say it is coupled must say the same of a pair alone as among others.
+//! On batches of plausible random pairs each slope is held against the central difference (ℓ(x + h) -
+//! ℓ(x - h)) / 2h of the groups' summed loss. NaN and infinity are refused, also where policy and
+//! opponent are equal (the first step of an iteration). A loss that says it needs no opponent gets
+//! NaN for its log-probs, and one that does not say it is coupled must say the same of a pair alone
+//! as among others.
 
 use randori_sdk::seam::{GENERATED, LossFn, REAL, Rows};
 

@@ -19,8 +19,8 @@ pub(crate) struct Admitted {
 }
 
 /// Checks a plugin's place and mode. Rules, since a plugin is native code:
-/// - never from the working directory (a downloaded archive must not bring code that runs by being entered), unless
-///   that is the binary's own folder;
+/// - never from the working directory (a downloaded archive must not bring code that runs by being
+///   entered), unless that is the binary's own folder;
 /// - never from a folder that holds a model;
 /// - never writable by anybody but its owner.
 pub(crate) fn check(file: &Path) -> Result<Admitted> {
@@ -87,8 +87,8 @@ fn writable(path: &Path) -> Option<String> {
     const WORLD: u32 = 0o002;
     const STICKY: u32 = 0o1000;
     let mode = |path: &Path| fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
-    // Beside the binary, who can write the binary gains nothing from writing a plugin: with umask 002 (Fedora) cargo
-    // makes both writable by the owner's own group.
+    // Beside the binary, who can write the binary gains nothing from writing a plugin: with umask
+    // 002 (Fedora) cargo makes both writable by the owner's own group.
     let binary = match env::current_exe() {
         Ok(exe) if path.parent().is_some_and(search::is_standard) => mode(&exe) & GROUP,
         _ => 0,

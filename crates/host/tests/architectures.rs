@@ -1,4 +1,5 @@
-//! The stock architectures, loaded from their libraries, ask for exactly the weights of their checkpoints.
+//! The stock architectures, loaded from their libraries, ask for exactly the weights of their
+//! checkpoints.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
 
 mod recorder;

@@ -1,4 +1,5 @@
-//! What goes wrong inside an architecture becomes one sentence with the plugin's file and line, and the host goes on.
+//! What goes wrong inside an architecture becomes one sentence with the plugin's file and line, and
+//! the host goes on.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
 
 mod recorder;

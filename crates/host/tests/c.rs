@@ -1,4 +1,5 @@
-//! A loss plugin written in C against the generated header: compiled, loaded, its slopes checked, evaluated.
+//! A loss plugin written in C against the generated header: compiled, loaded, its slopes checked,
+//! evaluated.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
 #![cfg(unix)]
 

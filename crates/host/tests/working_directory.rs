@@ -1,4 +1,5 @@
-//! A plugin in the working directory is refused, however it is named. Alone in its program: it changes the directory.
+//! A plugin in the working directory is refused, however it is named. Alone in its program: it
+//! changes the directory.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
 
 mod recorder;

@@ -21,9 +21,11 @@ pub trait Arch: Sized + Send + Sync + 'static {
     fn layers(&self) -> usize;
     /// (tokens) ids -> (tokens, width).
     fn embed<'g>(&self, g: &Graph<'g>, ids: Tensor<'g>) -> Tensor<'g>;
-    /// One block: (tokens, width) -> (tokens, width). Checkpointing, offload and the KV cache work block by block.
+    /// One block: (tokens, width) -> (tokens, width). Checkpointing, offload and the KV cache work
+    /// block by block.
     fn block<'g>(&self, g: &Graph<'g>, layer: usize, x: Tensor<'g>) -> Tensor<'g>;
-    /// Final norm and projection: (rows, width) -> (rows, vocab). The host calls it on chunks of rows.
+    /// Final norm and projection: (rows, width) -> (rows, vocab). The host calls it on chunks of
+    /// rows.
     fn head<'g>(&self, g: &Graph<'g>, x: Tensor<'g>) -> Tensor<'g>;
 }
 
@@ -64,8 +66,8 @@ unsafe extern "C" fn create<A: Arch>(
     make(sink, || A::new(&Config::parse(&config)?))
 }
 
-// SAFETY of the four functions below: `this` is what `create` made, an `A` that nobody frees during a call; `ops` and
-// `g` belong to the host's call.
+// SAFETY of the four functions below: `this` is what `create` made, an `A` that nobody frees during
+// a call; `ops` and `g` belong to the host's call.
 
 unsafe extern "C" fn layers<A: Arch>(this: *const c_void, sink: abi::Sink) -> usize {
     // SAFETY: above.

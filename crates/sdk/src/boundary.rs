@@ -42,7 +42,8 @@ pub(crate) fn make<T>(sink: abi::Sink, new: impl FnOnce() -> Result<T>) -> *mut 
     }
 }
 
-/// Frees what [`make`] made. A panic in the author's `Drop` ends here, unreported: nobody waits for an answer.
+/// Frees what [`make`] made. A panic in the author's `Drop` ends here, unreported: nobody waits for
+/// an answer.
 pub(crate) unsafe extern "C" fn free<T>(this: *mut c_void) {
     // SAFETY: the host gives back what `make` made, once.
     let object = unsafe { Box::from_raw(this.cast::<T>()) };

@@ -1,6 +1,7 @@
 //! Forward-mode derivatives: a number that carries its slopes to a pair's two log-probs.
 //!
-//! An author writes a loss's formula once; value and slopes come out together, exactly, so they cannot disagree.
+//! An author writes a loss's formula once; value and slopes come out together, exactly, so they
+//! cannot disagree.
 
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
@@ -147,8 +148,8 @@ impl Dual {
         }
     }
 
-    /// The same value with no slope (stop-gradient). The host's slope check sees a difference: use it for weights that
-    /// do not change the checked slope only.
+    /// The same value with no slope (stop-gradient). The host's slope check sees a difference: use
+    /// it for weights that do not change the checked slope only.
     pub fn detach(self) -> f64 {
         self.value
     }
@@ -197,7 +198,8 @@ impl Neg for Dual {
     }
 }
 
-/// One binary operator for dual-dual, dual-number and number-dual, from its value and its two partial derivatives.
+/// One binary operator for dual-dual, dual-number and number-dual, from its value and its two
+/// partial derivatives.
 macro_rules! operator {
     ($trait:ident, $method:ident, |$a:ident, $b:ident| $value:expr, $da:expr, $db:expr) => {
         #[allow(clippy::suspicious_arithmetic_impl)] // derivatives need the other operators

@@ -1,8 +1,9 @@
-//! What an architecture's forward code is written with: [`Graph`] names weights, [`Tensor`] has methods and operators.
+//! What an architecture's forward code is written with: [`Graph`] names weights, [`Tensor`] has
+//! methods and operators.
 //!
-//! A tensor is a number the host understands and nothing else: it has no memory, no shape and no value on this side. A
-//! failed op answers poison, every op on poison answers poison, and the host keeps the first reason with the line of
-//! the author's source, so forward code needs no `?`.
+//! A tensor is a number the host understands and nothing else: it has no memory, no shape and no
+//! value on this side. A failed op answers poison, every op on poison answers poison, and the host
+//! keeps the first reason with the line of the author's source, so forward code needs no `?`.
 
 use std::{
     cell::Cell,
@@ -40,13 +41,14 @@ pub struct Tensor<'g> {
     session: &'g Session,
 }
 
-/// Calls an op that the host may be too old to have; evaluates to its answer, with the author's line noted on failure.
+/// Calls an op that the host may be too old to have; evaluates to its answer, with the author's
+/// line noted on failure.
 macro_rules! call {
     ($session:expr, $op:ident($($argument:expr),*)) => {{
         let session: &Session = $session;
         if session.has(offset_of!(abi::Ops, $op)) {
-            // SAFETY: `ops` is the host's table, alive during the call, and long enough to hold this op; pointers
-            // among the arguments are to values that outlive this statement.
+            // SAFETY: `ops` is the host's table, alive during the call, and long enough to hold
+            // this op; pointers among the arguments are to values that outlive this statement.
             let id = unsafe { ((*session.ops).$op)(session.graph, $($argument),*) };
             if id == 0 {
                 session.place();
@@ -62,7 +64,8 @@ impl Session {
     /// `ops` and `graph` as the host gave them.
     ///
     /// # Safety
-    /// `ops` points to a table of `ops.size` bytes whose functions take `graph`; both live as long as the session.
+    /// `ops` points to a table of `ops.size` bytes whose functions take `graph`; both live as long
+    /// as the session.
     pub(crate) unsafe fn new(ops: *const abi::Ops, graph: abi::Graph) -> Self {
         Session {
             ops,
@@ -212,8 +215,8 @@ impl<'g> Graph<'g> {
         self.session.tensor(id)
     }
 
-    /// A mixture of experts: `router` (tokens, experts) chooses; `expert` runs on the rows of `x` that chose it,
-    /// (rows, width) -> (rows, width); the host sums the outputs by their weights.
+    /// A mixture of experts: `router` (tokens, experts) chooses; `expert` runs on the rows of `x`
+    /// that chose it, (rows, width) -> (rows, width); the host sums the outputs by their weights.
     #[track_caller]
     pub fn moe<F>(
         &self,
@@ -310,7 +313,8 @@ unsafe extern "C" fn run_expert<'g, F>(
 where
     F: FnMut(usize, Tensor<'g>) -> Tensor<'g>,
 {
-    // SAFETY: the host hands back the `user` of `Graph::moe`, during that call and from its thread only.
+    // SAFETY: the host hands back the `user` of `Graph::moe`, during that call and from its thread
+    // only.
     let call = unsafe { &mut *user.cast::<ExpertCall<'g, F>>() };
     let session = call.session;
     session.run(|| (call.expert)(expert, session.tensor(x)))

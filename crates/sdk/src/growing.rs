@@ -24,7 +24,8 @@ pub unsafe trait Growing: Copy {
 /// Implements [`Growing`] for structs of [`abi`]: name and first size.
 macro_rules! growing {
     ($($type:ident $first:literal),+ $(,)?) => {
-        // SAFETY: all are `repr(C)`; what has been added since is numbers and pointers (tests/layout.rs lists them).
+        // SAFETY: all are `repr(C)`; what has been added since is numbers and pointers
+        // (tests/layout.rs lists them).
         $(unsafe impl Growing for abi::$type {
             const NAME: &'static str = stringify!($type);
             #[cfg(target_pointer_width = "64")]

@@ -1,9 +1,10 @@
 //! What a Randori plugin is written against: architectures, losses and samplers in safe Rust.
 //!
-//! A plugin describes, the host executes: [`Arch`] calls ops by weight name on opaque [`Tensor`]s, [`PairLoss`] is a
-//! formula over [`Dual`] numbers, [`Sampler`] reshapes a row of logits. [`options!`] declares what a recipe may set and
-//! [`plugin!`] exports it all as one constant over the C ABI in [`abi`]. This crate depends on nothing and must not
-//! know the host, the engine or any tensor library; [`seam`] is where those two meet.
+//! A plugin describes, the host executes: [`Arch`] calls ops by weight name on opaque [`Tensor`]s,
+//! [`PairLoss`] is a formula over [`Dual`] numbers, [`Sampler`] reshapes a row of logits.
+//! [`options!`] declares what a recipe may set and [`plugin!`] exports it all as one constant over
+//! the C ABI in [`abi`]. This crate depends on nothing and must not know the host, the engine or
+//! any tensor library; [`seam`] is where those two meet.
 //!
 //! ```
 //! use randori_sdk::{Dual, Pair, PairLoss, options, plugin};

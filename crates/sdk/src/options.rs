@@ -1,4 +1,5 @@
-//! Options of losses and samplers: declared once with type, default, bounds and doc; checked by the host.
+//! Options of losses and samplers: declared once with type, default, bounds and doc; checked by the
+//! host.
 
 use std::ffi::c_void;
 
@@ -124,9 +125,9 @@ pub(crate) unsafe extern "C" fn create<O: Options>(
     })
 }
 
-/// Declares the options of a loss or sampler: a struct with public fields, its `Default`, and what the host shows and
-/// checks. Types: `f64`, `f32`, `i64`, `u32`, `usize`, `bool`, `String`; bounds `min..=max` or choices `["a", "b"]`
-/// may follow the default.
+/// Declares the options of a loss or sampler: a struct with public fields, its `Default`, and what
+/// the host shows and checks. Types: `f64`, `f32`, `i64`, `u32`, `usize`, `bool`, `String`; bounds
+/// `min..=max` or choices `["a", "b"]` may follow the default.
 ///
 /// ```
 /// randori_sdk::options! {

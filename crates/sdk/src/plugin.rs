@@ -1,10 +1,11 @@
 //! [`plugin!`](crate::plugin): the one constant a plugin exports.
 
-/// Exports a plugin: one sentence, then its items, each `arch`, `loss` ([`PairLoss`](crate::PairLoss) or
-/// [`Loss`](crate::Loss)) or `sampler` and a type.
+/// Exports a plugin: one sentence, then its items, each `arch`, `loss`
+/// ([`PairLoss`](crate::PairLoss) or [`Loss`](crate::Loss)) or `sampler` and a type.
 ///
-/// The crate needs `crate-type = ["cdylib", "rlib"]`, and a name that begins with `randori-plugin-` for the host to
-/// find it by itself. The constant is also `PLUGIN`, for a host that links the crate.
+/// The crate needs `crate-type = ["cdylib", "rlib"]`, and a name that begins with `randori-plugin-`
+/// for the host to find it by itself. The constant is also `PLUGIN`, for a host that links the
+/// crate.
 #[macro_export]
 macro_rules! plugin {
     ($doc:expr, $($kind:ident $item:ty),+ $(,)?) => {

@@ -1,4 +1,5 @@
-//! [`Sampler`]: reshapes one row of logits before the host draws from it. Samplers chain in the recipe's order.
+//! [`Sampler`]: reshapes one row of logits before the host draws from it. Samplers chain in the
+//! recipe's order.
 
 use std::{
     ffi::c_void,
@@ -39,14 +40,15 @@ impl<'a> Step<'a> {
         self.tokens.get(self.prompt..).unwrap_or(&[])
     }
 
-    /// The next uniform draw in [0, 1) that belongs to this sequence and position: the same whatever else is in the
-    /// batch.
+    /// The next uniform draw in [0, 1) that belongs to this sequence and position: the same
+    /// whatever else is in the batch.
     pub fn uniform(&self) -> f64 {
         (self.uniform)()
     }
 }
 
-/// One row of logits, a slice of `f32` to be changed in place; `-inf` removes a token. At least one must stay finite.
+/// One row of logits, a slice of `f32` to be changed in place; `-inf` removes a token. At least one
+/// must stay finite.
 pub struct Logits<'a> {
     ids: Option<&'a [u32]>,
     values: &'a mut [f32],
@@ -134,8 +136,8 @@ unsafe extern "C" fn apply<S: Sampler>(
     candidates: *const abi::Candidates,
     sink: abi::Sink,
 ) -> u32 {
-    // SAFETY: `this` and `state` are what `create` and `begin` made, the state used by this thread alone; `step` and
-    // `candidates` are the host's, filled, during the call.
+    // SAFETY: `this` and `state` are what `create` and `begin` made, the state used by this thread
+    // alone; `step` and `candidates` are the host's, filled, during the call.
     unsafe {
         let (sampler, state) = (&*this.cast::<S>(), &mut *state.cast::<S::State>());
         let (step, c) = (&*step, &*candidates);

@@ -1,14 +1,17 @@
 //! The seam: safe traits at which the two sides of the plugin boundary meet.
 //!
-//! `randori-host` implements [`Architecture`], [`LossFn`] and [`SamplerFn`] for what it has loaded; the engine
-//! implements [`Backend`] (eager and traced) and calls them. Neither knows the other, and nothing here knows the C ABI.
+//! `randori-host` implements [`Architecture`], [`LossFn`] and [`SamplerFn`] for what it has loaded;
+//! the engine implements [`Backend`] (eager and traced) and calls them. Neither knows the other,
+//! and nothing here knows the C ABI.
 
 /// Id of a value in a backend's arena. `0` is poison; a [`Backend`] never sees it.
 pub type Id = u32;
-/// What an op answers: the id of its result, or one sentence saying which rule was broken by which value.
+/// What an op answers: the id of its result, or one sentence saying which rule was broken by which
+/// value.
 pub type OpResult = Result<Id, String>;
 
-/// Rotary embedding of the first `2 * inv_freq.len()` features of every head; the rest pass unchanged.
+/// Rotary embedding of the first `2 * inv_freq.len()` features of every head; the rest pass
+/// unchanged.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeSpec {
     /// `false`: pairs are (i, i + n) (Llama, NeoX); `true`: pairs are (2i, 2i + 1).
@@ -79,8 +82,8 @@ pub enum Binary {
     Div = 4,
 }
 
-/// Runs ops. Values have the shape (tokens, trailing axes…); `name`s are checkpoint names without `.weight`
-/// (`model.layers.0.self_attn.q_proj`). Ops touch trailing axes only.
+/// Runs ops. Values have the shape (tokens, trailing axes…); `name`s are checkpoint names without
+/// `.weight` (`model.layers.0.self_attn.q_proj`). Ops touch trailing axes only.
 pub trait Backend {
     /// Rows of `name.weight` (vocab, width) -> (tokens, width).
     fn embed(&mut self, name: &str, ids: Id, vocab: usize, width: usize) -> OpResult;
@@ -94,7 +97,8 @@ pub trait Backend {
     fn rope(&mut self, x: Id, rope: &RopeSpec) -> OpResult;
     /// q (tokens, heads, d), k and v (tokens, kv_heads, d) -> (tokens, heads, d).
     fn attention(&mut self, q: Id, k: Id, v: Id, attn: &AttnSpec) -> OpResult;
-    /// `router` (tokens, experts); `expert` is called with each expert's rows and answers its output, or 0 on failure.
+    /// `router` (tokens, experts); `expert` is called with each expert's rows and answers its
+    /// output, or 0 on failure.
     fn moe(
         &mut self,
         router: Id,
@@ -213,7 +217,8 @@ pub trait SamplerFn: Send + Sync {
 
 /// One sequence's sampler state.
 pub trait SamplerState: Send {
-    /// Reshapes one row of logits in place; `-inf` removes a token. At least one finite logit must remain.
+    /// Reshapes one row of logits in place; `-inf` removes a token. At least one finite logit must
+    /// remain.
     fn apply(&mut self, step: &mut Step, logits: &mut [f32]) -> Result<(), String>;
     /// Told which token the host drew, and its log-prob under the reshaped distribution.
     fn accept(&mut self, token: u32, logp: f32);

@@ -1,5 +1,6 @@
-//! `include/randori_plugin.h` is `src/abi.rs` in C, written by the small translator below. The test fails when the
-//! header is out of date; `RANDORI_WRITE_HEADER=1 cargo test -p randori-sdk --test header` writes it anew.
+//! `include/randori_plugin.h` is `src/abi.rs` in C, written by the small translator below. The test
+//! fails when the header is out of date; `RANDORI_WRITE_HEADER=1 cargo test -p randori-sdk --test
+//! header` writes it anew.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
 
 use std::{env, fs, path::Path};

@@ -8,14 +8,14 @@ use serde_json::{Map, Value};
 
 use crate::{BoxError, json};
 
-/// Something that a stage makes and a later one reads. Three required methods, no context: what is loaded must stand
-/// on its own (an adapter's tensors, not the base they go with).
+/// Something that a stage makes and a later one reads. Three required methods, no context: what is
+/// loaded must stand on its own (an adapter's tensors, not the base they go with).
 pub trait Artefact: Sized {
     /// Its file or folder in the place where `stage` happens: `generated.jsonl`, `adapter`.
     fn file_name(stage: &str) -> String;
 
-    /// Writes it to `path`, where nothing is yet; makes the folder, if it is one. The store takes care of the rest:
-    /// fsync, rename, hash, mark.
+    /// Writes it to `path`, where nothing is yet; makes the folder, if it is one. The store takes
+    /// care of the rest: fsync, rename, hash, mark.
     fn save(&self, path: &Path) -> Result<(), BoxError>;
 
     /// Reads it back, equal to what was saved.

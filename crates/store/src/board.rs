@@ -1,7 +1,9 @@
-//! A run's curves for TensorBoard: `train/<key>` from the rows of `metrics.jsonl`, `eval/<key>` from the signals.
+//! A run's curves for TensorBoard: `train/<key>` from the rows of `metrics.jsonl`, `eval/<key>`
+//! from the signals.
 //!
-//! The event file is a view of what the run folder holds anyway, so it is written anew whenever the run is opened: no
-//! point is lost or doubled by a kill. `train/*` counts steps through the whole game, `eval/*` iterations.
+//! The event file is a view of what the run folder holds anyway, so it is written anew whenever the
+//! run is opened: no point is lost or doubled by a kill. `train/*` counts steps through the whole
+//! game, `eval/*` iterations.
 
 use std::{
     fmt,
@@ -83,8 +85,8 @@ impl Board {
         Ok(())
     }
 
-    /// A row of training metrics: every number in it but the step. Iterations make one curve, `train/<key>`; any
-    /// other place has its own, `sft/<key>`.
+    /// A row of training metrics: every number in it but the step. Iterations make one curve,
+    /// `train/<key>`; any other place has its own, `sft/<key>`.
     pub fn row(&self, place: &str, row: &Map<String, Value>) -> Result<()> {
         let mut inner = self.inner();
         let Some(step) = step_of(row) else {

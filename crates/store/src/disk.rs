@@ -1,5 +1,5 @@
-//! The only place that changes files: everything here is atomic or append-only, and every operation passes a gate
-//! where tests can break the disk.
+//! The only place that changes files: everything here is atomic or append-only, and every operation
+//! passes a gate where tests can break the disk.
 
 use std::{
     fmt, fs,
@@ -54,16 +54,17 @@ impl Disk {
         Disk::default()
     }
 
-    /// A disk whose every operation asks `gate` first: for fault injection. An append that is refused has written
-    /// half of its bytes by then, as a real one may have.
+    /// A disk whose every operation asks `gate` first: for fault injection. An append that is
+    /// refused has written half of its bytes by then, as a real one may have.
     pub fn gated(gate: impl Fn(Op) -> io::Result<()> + Send + Sync + 'static) -> Disk {
         Disk {
             gate: Some(Arc::new(gate)),
         }
     }
 
-    /// Lets `fill` write a file or a folder at the temporary path it is given, and puts it at `path`, whole and on
-    /// disk or not at all. What stood there before is gone only when the new one stands.
+    /// Lets `fill` write a file or a folder at the temporary path it is given, and puts it at
+    /// `path`, whole and on disk or not at all. What stood there before is gone only when the new
+    /// one stands.
     pub fn replace(
         &self,
         path: &Path,
@@ -165,9 +166,9 @@ impl Disk {
 
     /// Gives what is on disk at `fresh` the name `path`.
     pub(crate) fn place(&self, fresh: &Path, path: &Path) -> Result<()> {
-        // A rename replaces a file at once, but no folder that has something in it: that one steps aside first. A
-        // crash between the two renames leaves nothing under the name, and the stage that was not yet marked
-        // finished is made again.
+        // A rename replaces a file at once, but no folder that has something in it: that one steps
+        // aside first. A crash between the two renames leaves nothing under the name, and the stage
+        // that was not yet marked finished is made again.
         let old = hidden(path, "old");
         let aside = path.is_dir();
         if aside && !fresh.is_dir() {

@@ -149,7 +149,8 @@ impl Error {
         }
     }
 
-    /// Wraps an artefact's own error; a full disk anywhere in its chain of causes becomes [`Error::Full`].
+    /// Wraps an artefact's own error; a full disk anywhere in its chain of causes becomes
+    /// [`Error::Full`].
     pub(crate) fn artefact(doing: &'static str, path: &Path, source: BoxError) -> Error {
         if is_full(source.as_ref()) {
             return Error::full(path);
@@ -188,8 +189,8 @@ impl Error {
     }
 }
 
-/// Whether a full disk (or quota) is behind an error. Libraries wrap it in many ways, so the chain of causes is
-/// searched, and its words as a last resort.
+/// Whether a full disk (or quota) is behind an error. Libraries wrap it in many ways, so the chain
+/// of causes is searched, and its words as a last resort.
 fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {

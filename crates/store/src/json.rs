@@ -1,6 +1,7 @@
 //! Typed JSON and JSON Lines: whole files atomically, logs by appending; errors name file and line.
 //!
-//! JSON has no NaN and no infinity: serde_json writes them as `null`, and reading `null` into a number is an error.
+//! JSON has no NaN and no infinity: serde_json writes them as `null`, and reading `null` into a
+//! number is an error.
 
 use std::{
     fs::{self, File},
@@ -18,7 +19,8 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     serde_json::from_str(&text).map_err(|e| parse_error(path, e.line(), &e))
 }
 
-/// Reads one value a line. A last line without its line feed is an error here; [`Appender::resume`] forgives it.
+/// Reads one value a line. A last line without its line feed is an error here; [`Appender::resume`]
+/// forgives it.
 pub fn read_rows<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let text = read_text(path)?;
     if !text.is_empty() && !text.ends_with('\n') {
@@ -55,9 +57,10 @@ pub struct Appender {
 }
 
 impl Appender {
-    /// Opens a log to go on with it, and answers the rows that stay: those before the first one that `stays` refuses.
-    /// That row and all after it are cut off, as is a last line that a crash left half-written. Nothing is ever
-    /// appended behind rows of a part that will be played again, so no row can appear twice.
+    /// Opens a log to go on with it, and answers the rows that stay: those before the first one
+    /// that `stays` refuses. That row and all after it are cut off, as is a last line that a crash
+    /// left half-written. Nothing is ever appended behind rows of a part that will be played again,
+    /// so no row can appear twice.
     pub fn resume<T: DeserializeOwned>(
         disk: &Disk,
         path: &Path,
@@ -90,7 +93,8 @@ impl Appender {
         Ok(first_rows(path, &read_text(path)?, &mut stays)?.0)
     }
 
-    /// Appends a row. It is in the operating system's hands at once, and on disk after [`Appender::sync`].
+    /// Appends a row. It is in the operating system's hands at once, and on disk after
+    /// [`Appender::sync`].
     pub fn push<T: Serialize>(&mut self, row: &T) -> Result<()> {
         let mut line =
             serde_json::to_vec(row).map_err(|e| Error::artefact("save", &self.path, e.into()))?;
@@ -124,7 +128,8 @@ pub(crate) fn save_rows<'a, T: Serialize + 'a>(
     Ok(out.flush()?)
 }
 
-/// The rows before the first that does not stay, or that is half-written, and how many bytes they take.
+/// The rows before the first that does not stay, or that is half-written, and how many bytes they
+/// take.
 fn first_rows<T: DeserializeOwned>(
     path: &Path,
     text: &str,

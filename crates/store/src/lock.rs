@@ -1,5 +1,5 @@
-//! One process per run folder: a lock of the operating system, which vanishes with the process that holds it, however
-//! that process ends. Nothing stale can be left behind.
+//! One process per run folder: a lock of the operating system, which vanishes with the process that
+//! holds it, however that process ends. Nothing stale can be left behind.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -16,8 +16,8 @@ pub struct Lock {
 }
 
 impl Drop for Lock {
-    /// Closing alone would not do: a child that another thread is just starting holds a copy of every open file until it
-    /// becomes another program, and the lock would last as long.
+    /// Closing alone would not do: a child that another thread is just starting holds a copy of
+    /// every open file until it becomes another program, and the lock would last as long.
     fn drop(&mut self) {
         let _ = self.file.unlock();
     }

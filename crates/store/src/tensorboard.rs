@@ -1,9 +1,10 @@
-//! TensorBoard's event file, scalars only, written by hand: a few lines instead of a protobuf library.
+//! TensorBoard's event file, scalars only, written by hand: a few lines instead of a protobuf
+//! library.
 //!
-//! The file is a list of TFRecords: length (u64, little-endian), masked CRC-32C of the length (u32), data, masked
-//! CRC-32C of the data (u32). The data is a protobuf `Event`:
-//! `1: wall_time (double), 2: step (int64), 3: file_version (string), 5: summary { 1: value { 1: tag (string),
-//! 2: simple_value (float) } }`.
+//! The file is a list of TFRecords: length (u64, little-endian), masked CRC-32C of the length
+//! (u32), data, masked CRC-32C of the data (u32). The data is a protobuf `Event`: `1: wall_time
+//! (double), 2: step (int64), 3: file_version (string), 5: summary { 1: value { 1: tag (string), 2:
+//! simple_value (float) } }`.
 
 use std::{fs::File, io::Write, path::Path};
 
@@ -17,7 +18,8 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// A new file, or an old one emptied. Its name must contain `tfevents` for TensorBoard to find it.
+    /// A new file, or an old one emptied. Its name must contain `tfevents` for TensorBoard to find
+    /// it.
     pub fn create(path: &Path, wall_time: f64) -> Result<EventFile> {
         let file = File::create(path).map_err(|e| Error::io("make", path, e))?;
         let mut events = EventFile {
@@ -58,7 +60,8 @@ impl EventFile {
     }
 }
 
-/// TFRecord's checksum: CRC-32C, rotated and shifted so that the checksum of data with checksums in it stays useful.
+/// TFRecord's checksum: CRC-32C, rotated and shifted so that the checksum of data with checksums in
+/// it stays useful.
 fn masked_crc32c(bytes: &[u8]) -> u32 {
     crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -117,8 +120,8 @@ mod tests {
         check(&(0..32).rev().collect::<Vec<u8>>(), 0x113f_db5c);
     }
 
-    /// The first record that TensorFlow writes to every event file has 24 bytes of data; this is the checksum of its
-    /// length field, as in any file of theirs.
+    /// The first record that TensorFlow writes to every event file has 24 bytes of data; this is
+    /// the checksum of its length field, as in any file of theirs.
     #[test]
     fn masked_crc_of_a_length() {
         assert_eq!(masked_crc32c(&24u64.to_le_bytes()), 0x224b_7fa3);

@@ -9,8 +9,8 @@ use randori_core::Signals;
 use randori_store::{Board, Disk, Open, Rows, Run, load};
 use scene::{Adapter, Answer, rules, spec};
 
-/// An event file read by a reader that shares nothing with the writer: framing, both checksums (table-driven), and a
-/// protobuf walk that knows the fields by number.
+/// An event file read by a reader that shares nothing with the writer: framing, both checksums
+/// (table-driven), and a protobuf walk that knows the fields by number.
 mod events {
     use super::*;
 

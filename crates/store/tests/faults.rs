@@ -1,5 +1,6 @@
-//! The disk is broken at every single operation of a game, by an error, by a kill and by filling up; each time the
-//! folder must be sound, and the resumed game must end with the same bytes as an undisturbed one.
+//! The disk is broken at every single operation of a game, by an error, by a kill and by filling
+//! up; each time the folder must be sound, and the resumed game must end with the same bytes as an
+//! undisturbed one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test that panics has failed: that is how it speaks
 
 mod scene;
@@ -124,8 +125,8 @@ fn no_row_of_metrics_appears_twice() {
     }
 }
 
-/// What no kill of a process can show, only a power cut: nothing gets its name before its bytes are on disk, and the
-/// name itself is on disk before anything else happens.
+/// What no kill of a process can show, only a power cut: nothing gets its name before its bytes are
+/// on disk, and the name itself is on disk before anything else happens.
 #[test]
 fn renames_stand_between_two_syncs() {
     let home = scene::home();
@@ -168,7 +169,8 @@ fn renames_stand_between_two_syncs() {
     assert!(synced < begun);
 }
 
-/// The kill itself: a child process that aborts at an operation. Run by the test below, skipped otherwise.
+/// The kill itself: a child process that aborts at an operation. Run by the test below, skipped
+/// otherwise.
 #[test]
 fn child_that_aborts() {
     let (Ok(dir), Ok(at)) = (
@@ -206,7 +208,8 @@ fn a_killed_process_leaves_no_lock_and_resumes() {
     }
 }
 
-/// A disk with room for these many bytes of appended rows and, for want of a real one, of filled files.
+/// A disk with room for these many bytes of appended rows and, for want of a real one, of filled
+/// files.
 fn full_after(operations: usize) -> (Disk, Arc<AtomicBool>) {
     let count = AtomicUsize::new(0);
     let hit = Arc::new(AtomicBool::new(false));
@@ -267,7 +270,8 @@ fn a_full_disk_is_one_clear_error_and_no_loss() {
     one("summary.json | everything up to iter-1/eval");
 }
 
-/// An artefact's own library reports a full disk in its own words, somewhere in its chain of causes.
+/// An artefact's own library reports a full disk in its own words, somewhere in its chain of
+/// causes.
 #[test]
 fn a_full_disk_is_recognised_behind_other_errors() {
     #[derive(Debug, thiserror::Error)]
@@ -327,7 +331,8 @@ fn a_really_full_disk() {
         assert!(matches!(&error, Error::Full { .. }), "{error}");
         check_sound(&dir, "really full");
         std::fs::remove_file(&filler).unwrap();
-        // Still too small for the whole game perhaps, but it must get further, and never worse than a clear error.
+        // Still too small for the whole game perhaps, but it must get further, and never worse than
+        // a clear error.
         match act(Disk::new(), &dir) {
             Ok(_) | Err(Error::Full { .. }) => {}
             Err(other) => panic!("{other}"),

@@ -1,5 +1,5 @@
-//! Llama 1 to 3.x (Touvron et al. 2023, arXiv 2302.13971; Grattafiori et al. 2024, arXiv 2407.21783) and models of the
-//! same shape: SmolLM2, TinyLlama, Yi, DeepSeek-LLM.
+//! Llama 1 to 3.x (Touvron et al. 2023, arXiv 2302.13971; Grattafiori et al. 2024, arXiv
+//! 2407.21783) and models of the same shape: SmolLM2, TinyLlama, Yi, DeepSeek-LLM.
 //!
 //! Read from the configuration: grouped-query attention, `head_dim`, tied embeddings,
 //! `attention_bias`, `mlp_bias`, rotary frequencies as they are, divided (`linear`, `longrope`) or
@@ -86,7 +86,8 @@ impl Arch for Llama {
 }
 
 impl Llama {
-    /// o·softmax(rope(q)·rope(k)ᵀ / √d)·v, each key-value head serving heads / kv_heads query heads.
+    /// o·softmax(rope(q)·rope(k)ᵀ / √d)·v, each key-value head serving heads / kv_heads query
+    /// heads.
     fn attention<'g>(&self, g: &Graph<'g>, x: Tensor<'g>) -> Tensor<'g> {
         let g = &g.scope("self_attn");
         let project = |name, heads| {

@@ -1,5 +1,6 @@
-//! How every loss here is tested: its value against the formula written out a second time in plain arithmetic, its slopes
-//! against finite differences, on random pairs and at margins of 10,000 nats either way.
+//! How every loss here is tested: its value against the formula written out a second time in plain
+//! arithmetic, its slopes against finite differences, on random pairs and at margins of 10,000 nats
+//! either way.
 
 use randori_sdk::{Error, Loss, Pair, PairLoss, Rows};
 
@@ -80,7 +81,8 @@ pub fn check<L: PairLoss>(loss: &L, formula: impl Fn(&At) -> f64) {
 
 const STEP: f64 = 1e-4;
 
-/// The derivative of `f` at 0 by a five-point difference, exact for polynomials up to the fourth degree.
+/// The derivative of `f` at 0 by a five-point difference, exact for polynomials up to the fourth
+/// degree.
 fn slope(f: impl Fn(f64) -> f64) -> f64 {
     (f(-2.0 * STEP) - 8.0 * f(-STEP) + 8.0 * f(STEP) - f(2.0 * STEP)) / (12.0 * STEP)
 }
@@ -112,8 +114,8 @@ pub fn close(what: &str, got: f64, expected: f64, tolerance: f64, at: &At) {
     );
 }
 
-/// 2,000 random pairs: a third near step 0 (but not at it, where dpop has its kink), a third ordinary, a third with
-/// log-ratios up to 10,000 nats.
+/// 2,000 random pairs: a third near step 0 (but not at it, where dpop has its kink), a third
+/// ordinary, a third with log-ratios up to 10,000 nats.
 pub fn grid() -> Vec<At> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut uniform = move || {

@@ -1,4 +1,5 @@
-//! `correlation`: the paper's game with l(t) = 1 - t (arXiv 2401.01335), an integral probability metric.
+//! `correlation`: the paper's game with l(t) = 1 - t (arXiv 2401.01335), an integral probability
+//! metric.
 //!
 //! ```text
 //! L = 1 - beta (a - b)    [+ nll * (-log p(y) / |y|)]

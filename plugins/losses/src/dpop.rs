@@ -4,13 +4,14 @@
 //! L = -log sigmoid(beta (a - b - lambda max(0, -a)))
 //! ```
 //!
-//! `spin` with a penalty as soon as log p(y) is below the opponent's. Every iteration starts exactly at the kink, a = 0:
-//! the slope taken there is that of a > 0, spin's.
+//! `spin` with a penalty as soon as log p(y) is below the opponent's. Every iteration starts
+//! exactly at the kink, a = 0: the slope taken there is that of a > 0, spin's.
 
 use randori_sdk::{Dual, Pair, PairLoss, options};
 
 options! {
-    /// DPO-positive (Pal et al. 2024): the logistic loss with a penalty when the real response's log-prob falls.
+    /// DPO-positive (Pal et al. 2024): the logistic loss with a penalty when the real response's
+    /// log-prob falls.
     pub struct Dpop {
         /// How strongly the policy is held to its opponent.
         beta: f64 = 0.1, 0.0001..=100.0;

@@ -4,7 +4,8 @@
 //! L = max(0, 1 - beta (a - b))    [+ nll * (-log p(y) / |y|)]
 //! ```
 //!
-//! Slopes -beta and +beta until the margin reaches 1/beta, 0 from there on (and at the kink itself).
+//! Slopes -beta and +beta until the margin reaches 1/beta, 0 from there on (and at the kink
+//! itself).
 
 use crate::per_token;
 use randori_sdk::{Dual, Pair, PairLoss, options};

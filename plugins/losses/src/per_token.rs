@@ -1,4 +1,5 @@
-//! A response's log-probs per token, and the supervised term built on them that the SPIN family takes with `nll = c`.
+//! A response's log-probs per token, and the supervised term built on them that the SPIN family
+//! takes with `nll = c`.
 //!
 //! A response of no tokens counts as one: its log-prob is 0, and 0 it stays instead of 0/0.
 
@@ -14,8 +15,9 @@ pub fn ratio(r: &Response) -> Dual {
     r.ratio() / r.len.max(1.0)
 }
 
-/// `-log p(y|x) / |y|`, what supervised fine-tuning minimises. A loss on the margin alone may lower log p(y) as long as
-/// log p(y') falls faster; added to it, this term holds it (TRL calls the sum `sigmoid,sft`, LLaMA-Factory `pref_ftx`).
+/// `-log p(y|x) / |y|`, what supervised fine-tuning minimises. A loss on the margin alone may lower
+/// log p(y) as long as log p(y') falls faster; added to it, this term holds it (TRL calls the sum
+/// `sigmoid,sft`, LLaMA-Factory `pref_ftx`).
 pub fn nll(r: &Response) -> Dual {
     -logp(r)
 }

@@ -1,18 +1,19 @@
-//! `sigmoid_norm`: the logistic loss on per-token log-ratios (length-normalised DPO, Tulu 3, Lambert et al. 2024,
-//! arXiv 2411.15124).
+//! `sigmoid_norm`: the logistic loss on per-token log-ratios (length-normalised DPO, Tulu 3,
+//! Lambert et al. 2024, arXiv 2411.15124).
 //!
 //! ```text
 //! L = -log sigmoid(beta (a/|y| - b/|y'|))
 //! ```
 //!
-//! `spin` where the sums of a longer response do not weigh more, so length alone is no cue. Its beta is per token, hence
-//! larger: 5 in the paper.
+//! `spin` where the sums of a longer response do not weigh more, so length alone is no cue. Its
+//! beta is per token, hence larger: 5 in the paper.
 
 use crate::per_token;
 use randori_sdk::{Dual, Pair, PairLoss, options};
 
 options! {
-    /// Length-normalised logistic loss (Tulu 3): the margin is per token, so length alone is no cue.
+    /// Length-normalised logistic loss (Tulu 3): the margin is per token, so length alone is no
+    /// cue.
     pub struct SigmoidNorm {
         /// Scale of the per-token margin.
         beta: f64 = 5.0, 0.0001..=1000.0;

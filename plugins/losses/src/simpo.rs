@@ -4,14 +4,15 @@
 //! L = -log sigmoid(beta (log p(y)/|y| - log p(y')/|y'|) - gamma)
 //! ```
 //!
-//! No opponent term: the opponent's log-probs need not be computed, and nothing holds the policy near them. Step 0 is
-//! therefore not ln 2 but depends on the model.
+//! No opponent term: the opponent's log-probs need not be computed, and nothing holds the policy
+//! near them. Step 0 is therefore not ln 2 but depends on the model.
 
 use crate::per_token;
 use randori_sdk::{Dual, Pair, PairLoss, options};
 
 options! {
-    /// SimPO (Meng et al. 2024): logistic loss on per-token log-probs with a target gap; needs no opponent log-probs.
+    /// SimPO (Meng et al. 2024): logistic loss on per-token log-probs with a target gap; needs no
+    /// opponent log-probs.
     pub struct Simpo {
         /// Scale of the per-token gap.
         beta: f64 = 2.0, 0.0001..=100.0;

@@ -5,14 +5,15 @@
 //!   = softplus(ln mu - a) + mu softplus(b - ln mu)
 //! ```
 //!
-//! Each response is classified on its own as the data's or the opponent's, at mu answers of the opponent to one of the
-//! data. Where spin's objective goes flat when y' becomes like y, this one still pulls both log-ratios to 0. It has no
-//! beta: a and b are used as they are.
+//! Each response is classified on its own as the data's or the opponent's, at mu answers of the
+//! opponent to one of the data. Where spin's objective goes flat when y' becomes like y, this one
+//! still pulls both log-ratios to 0. It has no beta: a and b are used as they are.
 
 use randori_sdk::{Dual, Pair, PairLoss, options};
 
 options! {
-    /// SPACE (Wang et al. 2025): classifies real and generated responses each on its own (noise-contrastive).
+    /// SPACE (Wang et al. 2025): classifies real and generated responses each on its own
+    /// (noise-contrastive).
     pub struct Space {
         /// How many generated responses the classifier expects for one real one.
         mu: f64 = 1.0, 0.001..=1000.0;

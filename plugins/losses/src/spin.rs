@@ -5,14 +5,15 @@
 //! a = log p(y|x) - log p_opponent(y|x),  b = the same on y'
 //! ```
 //!
-//! Slopes: -beta sigmoid(-beta (a-b)) to log p(y), the opposite to log p(y'). `log_sigmoid` forms no positive exponent,
-//! so any finite margin has a finite value and slope.
+//! Slopes: -beta sigmoid(-beta (a-b)) to log p(y), the opposite to log p(y'). `log_sigmoid` forms
+//! no positive exponent, so any finite margin has a finite value and slope.
 
 use crate::per_token;
 use randori_sdk::{Dual, Pair, PairLoss, options};
 
 options! {
-    /// SPIN (Chen et al. 2024): logistic loss on how much more than its opponent the policy prefers the data.
+    /// SPIN (Chen et al. 2024): logistic loss on how much more than its opponent the policy prefers
+    /// the data.
     pub struct Spin {
         /// How strongly the policy is held to its opponent (the paper's lambda).
         beta: f64 = 0.1, 0.0001..=100.0;

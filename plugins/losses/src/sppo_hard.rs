@@ -1,17 +1,18 @@
-//! `sppo_hard`: self-play preference optimisation (Wu et al. 2024, arXiv 2405.00675) with the hard probabilities 1 and 0:
-//! y always wins.
+//! `sppo_hard`: self-play preference optimisation (Wu et al. 2024, arXiv 2405.00675) with the hard
+//! probabilities 1 and 0: y always wins.
 //!
 //! ```text
 //! L = (a - 1/(2 beta))^2 + (b + 1/(2 beta))^2
 //! ```
 //!
-//! Each side has a target of its own: log p(y) up by 1/(2 beta) nats, log p(y') down by as much. So log p(y) is not free to
-//! fall with log p(y'). The paper's eta is 1/beta.
+//! Each side has a target of its own: log p(y) up by 1/(2 beta) nats, log p(y') down by as much. So
+//! log p(y) is not free to fall with log p(y'). The paper's eta is 1/beta.
 
 use randori_sdk::{Dual, Pair, PairLoss, options};
 
 options! {
-    /// SPPO (Wu et al. 2024) with hard probabilities: squared distance of each side from its own target.
+    /// SPPO (Wu et al. 2024) with hard probabilities: squared distance of each side from its own
+    /// target.
     pub struct SppoHard {
         /// The targets are 1/(2 beta) nats above the opponent for y and below it for y'.
         beta: f64 = 0.1, 0.0001..=100.0;

@@ -241,7 +241,8 @@ pub struct NewerItem {
     more: [usize; 3],
 }
 
-/// A plugin of a later version of interface 1: a longer descriptor, longer items, an item of an unknown kind.
+/// A plugin of a later version of interface 1: a longer descriptor, longer items, an item of an
+/// unknown kind.
 #[repr(C)]
 pub struct NewerPlugin {
     plugin: abi::Plugin,

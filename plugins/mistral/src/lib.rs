@@ -1,4 +1,5 @@
-//! Mistral 7B and its successors (Jiang et al. 2023, arXiv 2310.06825): Llama's block with a sliding window.
+//! Mistral 7B and its successors (Jiang et al. 2023, arXiv 2310.06825): Llama's block with a
+//! sliding window.
 //!
 //! A query at position i sees keys at i - window < j <= i; information still travels layers ·
 //! window tokens far. A configuration whose `sliding_window` is null (v0.2 on) attends to
@@ -107,7 +108,8 @@ impl Arch for Mistral {
 }
 
 impl Mistral {
-    /// o·softmax(rope(q)·rope(k)ᵀ / √d over the window)·v, each key-value head serving heads / kv_heads query heads.
+    /// o·softmax(rope(q)·rope(k)ᵀ / √d over the window)·v, each key-value head serving heads /
+    /// kv_heads query heads.
     fn attention<'g>(&self, g: &Graph<'g>, layer: usize, x: Tensor<'g>) -> Tensor<'g> {
         let g = &g.scope("self_attn");
         let project = |name, heads| g.linear(name, x, heads * self.head_dim).heads(heads);

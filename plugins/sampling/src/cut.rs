@@ -1,10 +1,11 @@
 //! The order in which truncating samplers keep tokens, and the cut after the last one kept.
 //!
-//! Higher logit first; among equal logits the lower id. The order is total on a row without NaN, so "the k best" and "the
-//! smallest set" are unique, and results do not depend on which selection algorithm found them.
+//! Higher logit first; among equal logits the lower id. The order is total on a row without NaN, so
+//! "the k best" and "the smallest set" are unique, and results do not depend on which selection
+//! algorithm found them.
 //!
-//! A NaN logit is neither ranked nor removed: it stays where it is, for the host to refuse. A sampler that quietly dropped
-//! it would hide a model that has diverged.
+//! A NaN logit is neither ranked nor removed: it stays where it is, for the host to refuse. A
+//! sampler that quietly dropped it would hide a model that has diverged.
 
 use std::cmp::Ordering;
 

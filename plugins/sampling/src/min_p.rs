@@ -1,5 +1,6 @@
-//! `min_p` (Nguyen et al. 2024, arXiv 2407.01082): keeps the tokens that are at least `p` times as likely as the most
-//! likely one. The set narrows where the model is sure and widens where it is not.
+//! `min_p` (Nguyen et al. 2024, arXiv 2407.01082): keeps the tokens that are at least `p` times as
+//! likely as the most likely one. The set narrows where the model is sure and widens where it is
+//! not.
 
 use crate::cut;
 use randori_sdk::{Logits, Sampler, Step, options};
@@ -7,7 +8,8 @@ use randori_sdk::{Logits, Sampler, Step, options};
 options! {
     /// Keeps the tokens that are at least p times as likely as the most likely one.
     pub struct MinP {
-        /// Share of the highest probability; 0 keeps all, 1 only the most likely token and its equals.
+        /// Share of the highest probability; 0 keeps all, 1 only the most likely token and its
+        /// equals.
         p: f64 = 0.05, 0.0..=1.0;
     }
 }

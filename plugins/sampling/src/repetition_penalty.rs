@@ -1,9 +1,10 @@
-//! `repetition_penalty` (CTRL, Keskar et al. 2019, arXiv 1909.05858, section 4.1): makes tokens that occurred before less
-//! likely.
+//! `repetition_penalty` (CTRL, Keskar et al. 2019, arXiv 1909.05858, section 4.1): makes tokens
+//! that occurred before less likely.
 //!
-//! As in Hugging Face: a positive logit is divided by the penalty, any other multiplied, once for each different token of
-//! the prompt and of what was generated. The result depends on where the model puts its zero, so this comes first in a
-//! chain, before anything that scales or shifts. `skip_prompt` leaves the prompt's own tokens alone.
+//! As in Hugging Face: a positive logit is divided by the penalty, any other multiplied, once for
+//! each different token of the prompt and of what was generated. The result depends on where the
+//! model puts its zero, so this comes first in a chain, before anything that scales or shifts.
+//! `skip_prompt` leaves the prompt's own tokens alone.
 
 use randori_sdk::{Logits, Sampler, Step, options};
 use std::collections::HashSet;
@@ -11,7 +12,8 @@ use std::collections::HashSet;
 options! {
     /// Makes tokens that occurred before less likely.
     pub struct RepetitionPenalty {
-        /// Positive logits are divided by it, others multiplied; 1 changes nothing, below 1 repeats are favoured.
+        /// Positive logits are divided by it, others multiplied; 1 changes nothing, below 1 repeats
+        /// are favoured.
         penalty: f64 = 1.2, 0.01..=100.0;
         /// Count only what was generated, not the prompt.
         skip_prompt: bool = false;
@@ -90,7 +92,8 @@ mod tests {
         assert_eq!(penalise(false, &[5, u32::MAX], 1), ROW);
     }
 
-    /// Step by step with one state, as the host calls it, against the definition applied to the whole sequence.
+    /// Step by step with one state, as the host calls it, against the definition applied to the
+    /// whole sequence.
     #[test]
     fn remembers_between_steps() {
         for (skip_prompt, penalty) in [(false, 1.3), (true, 1.3), (false, 0.5), (false, 1.0)] {

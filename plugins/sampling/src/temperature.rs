@@ -1,6 +1,8 @@
-//! `temperature`: divides the logits by T. Below 1 the likely tokens gain, above 1 the unlikely ones.
+//! `temperature`: divides the logits by T. Below 1 the likely tokens gain, above 1 the unlikely
+//! ones.
 //!
-//! T = 0 is out of bounds: that is `greedy`. At the smallest T, 0.01, logits up to 3e36 stay finite.
+//! T = 0 is out of bounds: that is `greedy`. At the smallest T, 0.01, logits up to 3e36 stay
+//! finite.
 
 use randori_sdk::{Logits, Sampler, Step, options};
 
@@ -17,7 +19,8 @@ impl Sampler for Temperature {
     type State = ();
 
     fn apply(&self, _: &mut (), _: &Step, logits: &mut Logits) {
-        // Not by the reciprocal: T = 1 must leave every bit as it was, and so must T = 2^n up to the exponent.
+        // Not by the reciprocal: T = 1 must leave every bit as it was, and so must T = 2^n up to
+        // the exponent.
         let t = self.t as f32;
         if t != 1.0 {
             for l in logits.iter_mut() {

@@ -1,7 +1,8 @@
 //! `top_k`: keeps the k most likely tokens.
 //!
-//! Exactly k remain (or all, if there are fewer); equal logits keep the lower id. Hugging Face keeps every token that ties
-//! with the k-th instead, so its k may be more; ours makes `k = 1` and `greedy` the same.
+//! Exactly k remain (or all, if there are fewer); equal logits keep the lower id. Hugging Face
+//! keeps every token that ties with the k-th instead, so its k may be more; ours makes `k = 1` and
+//! `greedy` the same.
 
 use crate::cut::{self, Ranked};
 use randori_sdk::{Logits, Sampler, Step, options};
@@ -26,8 +27,8 @@ impl Sampler for TopK {
     }
 }
 
-/// Expected time is linear in the row for k well below it: once 2k tokens are held, the worst k are thrown away, and
-/// only what beats the k-th of them is looked at any further.
+/// Expected time is linear in the row for k well below it: once 2k tokens are held, the worst k are
+/// thrown away, and only what beats the k-th of them is looked at any further.
 fn keep(k: usize, row: &mut [f32], best: &mut Vec<Ranked>) {
     best.clear();
     let mut bar = f32::NEG_INFINITY; // k tokens already seen have this logit or a better one

@@ -1,8 +1,8 @@
-//! `top_p` (nucleus sampling, Holtzman et al. 2020, arXiv 1904.09751): keeps the smallest set of most likely tokens whose
-//! probabilities sum to at least p.
+//! `top_p` (nucleus sampling, Holtzman et al. 2020, arXiv 1904.09751): keeps the smallest set of
+//! most likely tokens whose probabilities sum to at least p.
 //!
-//! Probabilities are those of the row as it arrives, so `temperature` before `top_p` is not the same as after it. The token
-//! that reaches p is kept. Sums are f64.
+//! Probabilities are those of the row as it arrives, so `temperature` before `top_p` is not the
+//! same as after it. The token that reaches p is kept. Sums are f64.
 
 use crate::cut::{self, Ranked};
 use randori_sdk::{Logits, Sampler, Step, options};
@@ -17,7 +17,8 @@ options! {
 
 impl Sampler for TopP {
     const NAME: &'static str = "top_p";
-    /// The tokens among which the last one kept is sought; kept between calls so that a call allocates nothing.
+    /// The tokens among which the last one kept is sought; kept between calls so that a call
+    /// allocates nothing.
     type State = Vec<Ranked>;
 
     fn apply(&self, candidates: &mut Self::State, _: &Step, logits: &mut Logits) {
@@ -32,8 +33,8 @@ fn keep(p: f64, row: &mut [f32], candidates: &mut Vec<Ranked>) {
     let weight = |t: &Ranked| (f64::from(t.logit) - f64::from(top.logit)).exp();
     let total: f64 = cut::remaining(row).map(|t| weight(&t)).sum();
 
-    // All tokens below probability (1-p)/n together have less than 1-p: those above reach p without them. On a trained
-    // model's row this leaves tens or hundreds of 50,000.
+    // All tokens below probability (1-p)/n together have less than 1-p: those above reach p without
+    // them. On a trained model's row this leaves tens or hundreds of 50,000.
     let floor = (total * (1.0 - p) / row.len() as f64).ln() + f64::from(top.logit);
     candidates.clear();
     candidates.extend(cut::remaining(row).filter(|t| f64::from(t.logit) >= floor));
@@ -42,8 +43,9 @@ fn keep(p: f64, row: &mut [f32], candidates: &mut Vec<Ranked>) {
     }
 }
 
-/// The token at which the weights, summed from the best token down, reach `target`. Halves the candidates at the median and
-/// goes on in the half where the target is reached: linear expected time, where a sort would take n log n.
+/// The token at which the weights, summed from the best token down, reach `target`. Halves the
+/// candidates at the median and goes on in the half where the target is reached: linear expected
+/// time, where a sort would take n log n.
 fn reaches(
     target: f64,
     candidates: &mut [Ranked],

@@ -1,5 +1,5 @@
-//! What the card can do at best, and how near single kernels come to it. Buffers are rotated through more memory than any
-//! cache holds.
+//! What the card can do at best, and how near single kernels come to it. Buffers are rotated
+//! through more memory than any cache holds.
 
 use candle_core::{
     DType, Device, Tensor,
@@ -66,7 +66,8 @@ fn at(t: &Tensor) -> Ptr {
     ptr(t).unwrap()
 }
 
-/// The rate of bf16 products, which the passes' shares refer to, in operations a second (a multiply-add is two).
+/// The rate of bf16 products, which the passes' shares refer to, in operations a second (a
+/// multiply-add is two).
 pub fn product(gpu: &Gpu, n: usize) -> f64 {
     let (a, b) = (halves(gpu, 1, &[n, n]), halves(gpu, 2, &[n, n]));
     let count = sets(3 * 2 * n * n);

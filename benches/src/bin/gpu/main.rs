@@ -1,11 +1,12 @@
-//! The GPU's side of `benches/gpu/run.sh`: measures on the card, prints a JSON line for every figure.
+//! The GPU's side of `benches/gpu/run.sh`: measures on the card, prints a JSON line for every
+//! figure.
 //!
 //! ```text
 //! gpu kernels|train|generate SIZES.json
 //! ```
-//! `SIZES.json` is one of `benches/gpu/{full,small}.json`, which the PyTorch peer reads too. A line has `key`, `value`, `unit`,
-//! and where there is more to say a `note`. Everything is timed by the host's clock between two synchronisations, after a
-//! warm-up; figures are medians.
+//! `SIZES.json` is one of `benches/gpu/{full,small}.json`, which the PyTorch peer reads too. A line
+//! has `key`, `value`, `unit`, and where there is more to say a `note`. Everything is timed by the
+//! host's clock between two synchronisations, after a warm-up; figures are medians.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -74,8 +75,9 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Seconds of one `launch`, which is told a running number to rotate its buffers by. As many follow each other between two
-/// synchronisations as take some 20 ms, so that neither the clock nor the wait weighs.
+/// Seconds of one `launch`, which is told a running number to rotate its buffers by. As many follow
+/// each other between two synchronisations as take some 20 ms, so that neither the clock nor the
+/// wait weighs.
 fn seconds(gpu: &Gpu, mut launch: impl FnMut(usize)) -> f64 {
     let mut at = 0;
     let mut run = |n: usize| {
@@ -96,7 +98,8 @@ fn seconds(gpu: &Gpu, mut launch: impl FnMut(usize)) -> f64 {
     median((0..7).map(|_| run(n) / n as f64).collect())
 }
 
-/// `n` values in [-1, 1), the same ones for the same seed. Never zeros: on those a card's products run faster than on data.
+/// `n` values in [-1, 1), the same ones for the same seed. Never zeros: on those a card's products
+/// run faster than on data.
 fn random(seed: u64, n: usize) -> Vec<f32> {
     (0..n as u64)
         .into_par_iter()

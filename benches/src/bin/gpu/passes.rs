@@ -1,5 +1,6 @@
-//! Training steps and generation with random weights in NF4. All blocks have one block's values, each in memory of its own: the
-//! card holds and reads as much as with a real model, and the processor quantises a thirty-second of it.
+//! Training steps and generation with random weights in NF4. All blocks have one block's values,
+//! each in memory of its own: the card holds and reads as much as with a real model, and the
+//! processor quantises a thirty-second of it.
 
 use std::{sync::Arc, time::Instant};
 

@@ -1,4 +1,5 @@
-//! A backend that computes shapes and writes down what it is asked for, and where the tests' plugins lie.
+//! A backend that computes shapes and writes down what it is asked for, and where the tests'
+//! plugins lie.
 #![allow(dead_code)] // each test program uses a part of it
 
 use std::{collections::BTreeMap, path::PathBuf};

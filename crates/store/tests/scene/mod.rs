@@ -1,5 +1,6 @@
-//! A small game on a real run folder, with everything that can be interrupted: a list that grows, checkpoints, a log of
-//! steps, an artefact that is a folder. Its arithmetic is deterministic, so folders can be compared byte by byte.
+//! A small game on a real run folder, with everything that can be interrupted: a list that grows,
+//! checkpoints, a log of steps, an artefact that is a folder. Its arithmetic is deterministic, so
+//! folders can be compared byte by byte.
 #![allow(clippy::unwrap_used)]
 #![allow(dead_code)] // each test file uses its part
 
