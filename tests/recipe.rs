@@ -1,10 +1,16 @@
-//! Recipes on the real program: those in configs/ are valid, docs/reference/recipe.md is the table,
-//! verbs chain.
+//! Recipes on the real program: those in configs/ and in the manual are valid, and so are the
+//! manual's commands; docs/reference/recipe.md is the table; verbs chain.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, though not tests themselves"
+)]
 
 mod program;
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use program::World;
 
@@ -224,4 +230,83 @@ fn the_recipes_in_configs_are_valid() {
         seen += 1;
     }
     assert!(seen >= 3, "only {seen} recipes");
+}
+
+/// README and the pages of the manual, whole.
+fn pages() -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut pages = vec![root.join("README.md")];
+    for folder in ["", "/start", "/how-to", "/reference", "/explanation"] {
+        let files = fs::read_dir(root.join(format!("docs{folder}"))).unwrap();
+        pages.extend(files.map(|file| file.unwrap().path()));
+    }
+    pages.retain(|page| page.extension().is_some_and(|e| e == "md"));
+    let read = |page: PathBuf| {
+        let text = fs::read_to_string(&page).unwrap();
+        (page, text)
+    };
+    pages.into_iter().map(read).collect()
+}
+
+#[test]
+fn the_recipes_in_the_manual_are_valid() {
+    let w = World::new();
+    let mut seen = 0;
+    for (page, text) in pages() {
+        let recipes = text.split("```toml\n").skip(1);
+        for recipe in recipes.filter(|toml| toml.contains("[model]")) {
+            w.file("shown.toml", recipe.split("```").next().unwrap());
+            let args = [
+                "inspect",
+                "shown.toml",
+                "--set",
+                "model.source=./absent.gguf",
+            ];
+            let line = w.refused(&args, "absent.gguf");
+            assert!(line.contains("--set model.source"), "{page:?}: {line}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 2, "only {seen} recipes");
+}
+
+/// Every command that the manual shows is one of the program's verbs, with options it knows.
+#[test]
+fn the_commands_in_the_manual_exist() {
+    let w = World::new();
+    let mut helps: BTreeMap<String, String> = BTreeMap::new();
+    for (page, text) in pages() {
+        let code = text.split("```").skip(1).step_by(2);
+        for line in code.flat_map(str::lines) {
+            let words: Vec<&str> = line
+                .split(" #")
+                .next()
+                .unwrap()
+                .split_whitespace()
+                .collect();
+            let program = |word: &&str| *word == "randori" || word.ends_with("/randori");
+            let Some(at) = words.iter().position(program) else {
+                continue;
+            };
+            let verb = words.get(at + 1).copied().unwrap_or_default();
+            if !verb.starts_with(|c: char| c.is_ascii_lowercase()) {
+                continue; // the repository's address, not a command
+            }
+            let help = helps
+                .entry(verb.to_owned())
+                .or_insert_with(|| w.accepted(&[verb, "--help"]));
+            let knows = |option: &str| {
+                let mut words = help.split(|c: char| c.is_whitespace() || c == ',');
+                words.any(|word| word == option)
+            };
+            for word in &words[at + 2..] {
+                let option = word.trim_start_matches('[').trim_end_matches(']');
+                assert!(
+                    !option.starts_with('-') || knows(option),
+                    "{page:?}: `{line}`: {verb} has no {option}"
+                );
+            }
+        }
+    }
+    assert!(helps.len() >= 5, "only {:?}", helps.keys());
 }
