@@ -1,5 +1,6 @@
-//! bitsandbytes checkpoints: those that transformers saved are read with its logits, and those that we write hold the same
-//! tensors. The files in tests/fixtures/bnb and what is in them: tests/interop/make_bnb.py.
+//! bitsandbytes checkpoints: those that transformers saved are read with its logits, and those that
+//! we write hold the same tensors. The files in tests/fixtures/bnb and what is in them:
+//! tests/interop/make_bnb.py.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -202,7 +203,8 @@ fn same_tensors(got: &Path, want: &Path) {
     }
 }
 
-/// The dense model, quantised by us, against the same quantised by bitsandbytes; and our own file read back.
+/// The dense model, quantised by us, against the same quantised by bitsandbytes; and our own file
+/// read back.
 #[test]
 fn written_checkpoints_hold_bitsandbytes_tensors() {
     let base = load(source(&folder("dense")), &LoadOptions::default());

@@ -1,4 +1,5 @@
-//! What is exported computes what the player computed: merged folders and PEFT adapters, loaded again and run.
+//! What is exported computes what the player computed: merged folders and PEFT adapters, loaded
+//! again and run.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -215,7 +216,8 @@ fn a_fully_trained_player_comes_back() {
     assert!(difference(&logps(&player), &logps(&Player::bare(player.base.clone()))) > 0.01);
 }
 
-/// The base on disk, weight by weight, and in memory: the same files to the byte, and f32 answers as the merged weights do.
+/// The base on disk, weight by weight, and in memory: the same files to the byte, and f32 answers
+/// as the merged weights do.
 #[test]
 fn a_streamed_export_is_the_same_export() {
     let dir = tempfile::tempdir().unwrap();
@@ -284,8 +286,9 @@ fn a_streamed_export_is_the_same_export() {
     }
 }
 
-/// What each projection multiplies: the same from a base in memory and block by block from disk, and it is what the player
-/// computes with (the product of a merged projection comes out as base and adapter's).
+/// What each projection multiplies: the same from a base in memory and block by block from disk,
+/// and it is what the player computes with (the product of a merged projection comes out as base
+/// and adapter's).
 #[test]
 fn inputs_are_what_projections_multiply() {
     let dir = tempfile::tempdir().unwrap();

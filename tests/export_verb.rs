@@ -1,5 +1,5 @@
-//! `randori export` as people use it: of a run folder, of one of its iterations, killed, and with options that do not go
-//! together; and that what comes out computes what the run measured.
+//! `randori export` as people use it: of a run folder, of one of its iterations, killed, and with
+//! options that do not go together; and that what comes out computes what the run measured.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -125,7 +125,8 @@ fn of_a_run_and_of_each_iteration() {
         );
     }
 
-    // so do the other formats: a GGUF in f32 the same, 4 bits near it, and each with what belongs beside it
+    // so do the other formats: a GGUF in f32 the same, 4 bits near it, and each with what belongs
+    // beside it
     export(&w, "runs/r --to gguf --quant f32 --out last.gguf");
     export(&w, "runs/r --to bnb --dtype f32 --out four");
     let (folder, gguf) = (measured(&w, "last"), measured(&w, "last.gguf"));

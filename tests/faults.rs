@@ -1,5 +1,5 @@
-//! Bad input on the real program: one clear line that states the rule, the value and the place; an exit code that is
-//! not 0; and nothing half-written.
+//! Bad input on the real program: one clear line that states the rule, the value and the place; an
+//! exit code that is not 0; and nothing half-written.
 
 mod program;
 
@@ -303,7 +303,8 @@ fn plugins_that_cannot_be_trusted() {
     w.nothing_written();
 }
 
-/// A file system of 300 kB, in a mount namespace of its own; skipped, loudly, where that is not allowed.
+/// A file system of 300 kB, in a mount namespace of its own; skipped, loudly, where that is not
+/// allowed.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk() {

@@ -1,9 +1,11 @@
-//! Damaged input of every format: cut, flipped, spliced, with other numbers in it, 10,000 times each. Every time it is an
-//! error or a valid load: never a panic, a hang, or memory beyond the file's size class.
+//! Damaged input of every format: cut, flipped, spliced, with other numbers in it, 10,000 times
+//! each. Every time it is an error or a valid load: never a panic, a hang, or memory beyond the
+//! file's size class.
 //!
-//! Cases are numbered and always the same. `RANDORI_FUZZ_CASE=17 cargo test -p randori-cli --test fuzz jsonl` plays one
-//! again, `RANDORI_FUZZ_CASES` many more, `RANDORI_FUZZ_KEEP=folder` keeps the files that did harm. Recipes have the same test
-//! in crates/cli/src/recipe: they are read by the program alone.
+//! Cases are numbered and always the same. `RANDORI_FUZZ_CASE=17 cargo test -p randori-cli --test
+//! fuzz jsonl` plays one again, `RANDORI_FUZZ_CASES` many more, `RANDORI_FUZZ_KEEP=folder` keeps
+//! the files that did harm. Recipes have the same test in crates/cli/src/recipe: they are read by
+//! the program alone.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

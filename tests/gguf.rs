@@ -1,4 +1,5 @@
-//! A GGUF that we write computes what the player computed, and says what SmolLM2's own tokenizer says.
+//! A GGUF that we write computes what the player computed, and says what SmolLM2's own tokenizer
+//! says.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -274,7 +275,8 @@ fn smollm2s_tokenizer_comes_back_as_it_was() {
     );
 }
 
-/// Writes base, merged model and LoRA for other programs to load: `RANDORI_GGUF_OUT` names the folder.
+/// Writes base, merged model and LoRA for other programs to load: `RANDORI_GGUF_OUT` names the
+/// folder.
 #[test]
 #[ignore = "writes a gigabyte for other programs"]
 fn files_for_other_programs() {

@@ -1,8 +1,10 @@
-//! Randori against numbers that transformers and peft computed on a tiny Llama and a tiny Mistral with a window: adapters of
-//! every kind that peft wrote, their logits, log-probs, gradients and merged weights.
+//! Randori against numbers that transformers and peft computed on a tiny Llama and a tiny Mistral
+//! with a window: adapters of every kind that peft wrote, their logits, log-probs, gradients and
+//! merged weights.
 //!
-//! The files in tests/fixtures/goldens and what is in them: tests/interop/make_goldens.py. Every comparison is relative to
-//! the largest value of the row or tensor, at most 1e-5 (gradients, which are sums of many terms of both signs: 2e-5).
+//! The files in tests/fixtures/goldens and what is in them: tests/interop/make_goldens.py. Every
+//! comparison is relative to the largest value of the row or tensor, at most 1e-5 (gradients, which
+//! are sums of many terms of both signs: 2e-5).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -28,7 +30,8 @@ use randori_engine::{
 use randori_export::merged;
 use randori_lora::{peft, stack};
 
-/// d loss / d log-prob of each token of the real and of the generated response, as in make_goldens.py.
+/// d loss / d log-prob of each token of the real and of the generated response, as in
+/// make_goldens.py.
 const SLOPES: [f64; 2] = [-1.0, 0.5];
 const GRADIENT: f64 = 2e-5;
 
@@ -222,7 +225,8 @@ fn a_stack_is_the_sum_of_its_adapters() {
     golden.answers("stack_plain_rslora", &player);
 }
 
-/// Beside another adapter a DoRA has no meaning of its own: the other is merged first, and the norms are the merge's.
+/// Beside another adapter a DoRA has no meaning of its own: the other is merged first, and the
+/// norms are the merge's.
 #[test]
 fn a_dora_goes_onto_what_another_was_merged_into() {
     let mut golden = Golden::open("llama");

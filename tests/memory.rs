@@ -1,8 +1,10 @@
-//! One base in memory for both players: the peak RSS of a process in which an opponent and a policy play, against one in
-//! which a single player does the same work, and against one that holds the base twice (so that the test can fail). And
-//! an export's memory: a tensor at a time, against one with the base loaded.
+//! One base in memory for both players: the peak RSS of a process in which an opponent and a policy
+//! play, against one in which a single player does the same work, and against one that holds the
+//! base twice (so that the test can fail). And an export's memory: a tensor at a time, against one
+//! with the base loaded.
 //!
-//! Each case runs in a process of its own, this test program started again with [`CASE`] set: peak RSS is a process's.
+//! Each case runs in a process of its own, this test program started again with [`CASE`] set: peak
+//! RSS is a process's.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -60,7 +62,8 @@ fn two_players_hold_one_base() {
     );
 }
 
-/// An export's peak above what the process held before is a few copies of the largest tensor, not the base.
+/// An export's peak above what the process held before is a few copies of the largest tensor, not
+/// the base.
 #[test]
 fn an_export_holds_a_tensor_at_a_time() {
     if !cfg!(target_os = "linux") {
@@ -182,7 +185,8 @@ fn measure_test(test: &str, case: &str, more: &[(&str, &str)]) -> Figures {
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env(CASE, case)
         .env("RAYON_NUM_THREADS", "2")
-        // as `heap::steady` has it in the program; libtest's thread has an arena before it could be called
+        // as `heap::steady` has it in the program; libtest's thread has an arena before it could be
+        // called
         .env("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
         .output()
         .unwrap();
@@ -209,8 +213,9 @@ fn measure_test(test: &str, case: &str, more: &[(&str, &str)]) -> Figures {
     }
 }
 
-/// The same work in every case: the policy trains a step, somebody answers and scores the prompts, the policy trains on
-/// the answers. `two`: the answers are the opponent's, the policy as it was before its last step.
+/// The same work in every case: the policy trains a step, somebody answers and scores the prompts,
+/// the policy trains on the answers. `two`: the answers are the opponent's, the policy as it was
+/// before its last step.
 fn play(case: &str) {
     let host = Host::discover(&SearchPath::standard()).unwrap();
     let base = random_base(&host);
@@ -302,7 +307,8 @@ fn answer(player: &Player, prompts: &[Vec<u32>]) -> Vec<Vec<u32>> {
     answers.into_iter().map(|answer| answer.tokens).collect()
 }
 
-/// Pairs of made-up real responses and these generated ones, scored by the opponent if there is one.
+/// Pairs of made-up real responses and these generated ones, scored by the opponent if there is
+/// one.
 fn pairs(prompts: &[Vec<u32>], generated: &[Vec<u32>], opponent: Option<&Player>) -> Vec<Pair> {
     let real: Vec<Vec<u32>> = (0..prompts.len()).map(|i| tokens(20 + i, 16)).collect();
     let items: Vec<ScoreItem> = prompts

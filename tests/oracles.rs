@@ -1,7 +1,9 @@
-//! The engine with the real plugins against independent oracles: candle-transformers where it is right, straight loops in
-//! f64 everywhere; and the same model computed two ways (cached, packed, merged, quantised, from GGUF).
+//! The engine with the real plugins against independent oracles: candle-transformers where it is
+//! right, straight loops in f64 everywhere; and the same model computed two ways (cached, packed,
+//! merged, quantised, from GGUF).
 //!
-//! Every comparison is relative: the largest difference of a row of logits over the row's largest logit, at most 1e-5.
+//! Every comparison is relative: the largest difference of a row of logits over the row's largest
+//! logit, at most 1e-5.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -180,7 +182,8 @@ fn cached_decoding_equals_whole_prefixes() {
     }
 }
 
-/// Three sequences of different lengths in one cache, one of them in a slot that held another before.
+/// Three sequences of different lengths in one cache, one of them in a slot that held another
+/// before.
 #[test]
 fn a_batch_equals_each_sequence_alone() {
     let player = player(&LLAMA, &LLAMA.random(8));
@@ -375,7 +378,8 @@ fn a_gguf_file_in_every_format_equals_its_dequantised_weights() {
     }
 }
 
-/// llama.cpp stores Llama 3's scaling as a tensor of divisors, and leaves `output` out where the head is tied.
+/// llama.cpp stores Llama 3's scaling as a tensor of divisors, and leaves `output` out where the
+/// head is tied.
 #[test]
 fn a_gguf_file_of_a_tied_model_with_llama3_scaling() {
     let llama3 = Llama3 {

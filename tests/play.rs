@@ -1,4 +1,5 @@
-//! The whole game on the real program: the embedded demo made small, and what only a run from end to end can show.
+//! The whole game on the real program: the embedded demo made small, and what only a run from end
+//! to end can show.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -211,7 +212,8 @@ fn check_metrics(rows: &[Value]) {
     assert!(number(&rows[rows.len() - 1], "loss") < number(first, "loss"));
 }
 
-/// What is trained on is what was drawn, id by id: no text is tokenised again, nothing is appended or cut off.
+/// What is trained on is what was drawn, id by id: no text is tokenised again, nothing is appended
+/// or cut off.
 fn check_ids(iteration: &Path, examples: usize) {
     let answers = rows(&iteration.join("generated.jsonl"));
     let numbers: Vec<u64> = answers
@@ -270,8 +272,8 @@ fn kept(files: &BTreeMap<String, Vec<u8>>) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Two seeds, the paper's window: iteration 1 trains on both iterations' pairs, all scored by its own opponent, which
-/// is the policy that ended iteration 0 and no other.
+/// Two seeds, the paper's window: iteration 1 trains on both iterations' pairs, all scored by its
+/// own opponent, which is the policy that ended iteration 0 and no other.
 #[test]
 fn the_opponent_is_the_last_policy_and_scores_the_whole_window() {
     let w = World::new();

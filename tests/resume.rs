@@ -20,8 +20,9 @@ use serde_json::Value;
 
 const KILLS: usize = 20;
 
-/// Every kind of stage, each with something to save in the middle: a supervised start (with dropout), generation in
-/// chunks, training with a checkpoint every two steps, a window over two iterations.
+/// Every kind of stage, each with something to save in the middle: a supervised start (with
+/// dropout), generation in chunks, training with a checkpoint every two steps, a window over two
+/// iterations.
 const RECIPE: &str = r#"
 name = "r"
 seed = 5
@@ -117,7 +118,8 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-/// A finished run without its clocks: wall times of stages and of the whole, memory, and the curves' event file.
+/// A finished run without its clocks: wall times of stages and of the whole, memory, and the
+/// curves' event file.
 fn timeless(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut all = files(dir);
     all.retain(|name, _| !name.starts_with("events."));
@@ -172,8 +174,9 @@ fn random(state: &mut u64) -> f64 {
     ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// Kills come after random delays around a sixteenth of the undisturbed run; a process that had no time to get
-/// anywhere leaves its successor more. A run that ends before its twentieth kill is compared, and another begun.
+/// Kills come after random delays around a sixteenth of the undisturbed run; a process that had no
+/// time to get anywhere leaves its successor more. A run that ends before its twentieth kill is
+/// compared, and another begun.
 #[test]
 fn killed_twenty_times_it_ends_in_the_same_bytes() {
     let w = World::new();

@@ -1,4 +1,5 @@
-//! The cases: a small model (or a large one) trained, scored or made to answer, with what was predicted of it.
+//! The cases: a small model (or a large one) trained, scored or made to answer, with what was
+//! predicted of it.
 
 use std::{path::Path, sync::Arc, time::Instant};
 
@@ -226,7 +227,8 @@ pub fn play(name: &str, scene: Scene) {
     match case.stage {
         // the average of the keys that a token sees is rounded
         Stage::Generate { .. } => assert!((done / work.multiply_adds - 1.0).abs() < 0.01),
-        // DoRA takes the norms of its rows besides; a trained head finds out with a chunk of rows that it is trained
+        // DoRA takes the norms of its rows besides; a trained head finds out with a chunk of rows
+        // that it is trained
         _ if case.spec.dora || case.full => {
             assert!((done / work.multiply_adds - 1.0).abs() < 0.02)
         }
@@ -234,7 +236,8 @@ pub fn play(name: &str, scene: Scene) {
     }
 }
 
-/// Holds the estimated time against the real one, loosely: other programs have their share of the cores.
+/// Holds the estimated time against the real one, loosely: other programs have their share of the
+/// cores.
 fn timed(planner: &Planner, work: &Work, done: f64, seconds: f64) {
     let machine = Ceilings::measure(planner.trace().width, planner.base()).unwrap();
     let estimate = machine.seconds(work);
@@ -342,8 +345,9 @@ pub fn gguf_file(out: &Path) {
     .unwrap();
 }
 
-/// What of the program and its libraries is in memory, in MiB: that is read from their files as the system likes, here page by
-/// page as they are used, there whole at the first touch, and no figure of the engine's speaks of it.
+/// What of the program and its libraries is in memory, in MiB: that is read from their files as the
+/// system likes, here page by page as they are used, there whole at the first touch, and no figure
+/// of the engine's speaks of it.
 fn code() -> f64 {
     let program = std::env::current_exe().unwrap();
     let program = program.to_str().unwrap();
@@ -351,7 +355,8 @@ fn code() -> f64 {
     let (mut ours, mut kib) = (false, 0.0);
     for line in maps.lines() {
         if line.starts_with(|c: char| c.is_ascii_hexdigit() && !c.is_ascii_uppercase()) {
-            // a mapping's first line begins with its addresses and ends with its file, its figures begin with capital letters
+            // a mapping's first line begins with its addresses and ends with its file, its figures
+            // begin with capital letters
             ours = line.ends_with(program) || line.contains(".so");
         }
         if let Some(rss) = line.strip_prefix("Rss:").filter(|_| ours) {

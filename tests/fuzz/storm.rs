@@ -1,4 +1,5 @@
-//! Ten thousand damaged files against one reader: each must be an error or a valid load, soon, in little memory.
+//! Ten thousand damaged files against one reader: each must be an error or a valid load, soon, in
+//! little memory.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -33,7 +34,8 @@ fn grow(bytes: usize) {
     PEAK.set(PEAK.get().max(held));
 }
 
-// SAFETY: every call is passed on as it is; the counters are plain cells of the thread, without destructor.
+// SAFETY: every call is passed on as it is; the counters are plain cells of the thread, without
+// destructor.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         grow(layout.size());
@@ -105,7 +107,8 @@ fn keep(name: &str, case: u64, damaged: &[u8]) {
     }
 }
 
-/// Damages each of `inputs` in turn, `count` times in all, and gives it to `read`, which answers whether it was valid.
+/// Damages each of `inputs` in turn, `count` times in all, and gives it to `read`, which answers
+/// whether it was valid.
 pub fn storm(
     name: &str,
     kind: Kind,

@@ -1,4 +1,5 @@
-//! Where the comparison runs: its folder, the real `randori`, Python, and what Randori computes, written down for Python.
+//! Where the comparison runs: its folder, the real `randori`, Python, and what Randori computes,
+//! written down for Python.
 
 use std::{
     collections::HashMap,
@@ -113,8 +114,9 @@ impl Lab {
         text(&out.stdout)
     }
 
-    /// A recipe that names the model: what `randori export` starts from. Its own name becomes the GGUF's; transformers 5.23
-    /// takes a GGUF with "mistral" in that for an architecture that gguf-py does not know, and refuses it.
+    /// A recipe that names the model: what `randori export` starts from. Its own name becomes the
+    /// GGUF's; transformers 5.23 takes a GGUF with "mistral" in that for an architecture that
+    /// gguf-py does not know, and refuses it.
     fn recipe(&self, name: &str, source: &Path) {
         let text = format!(
             "name = \"interop\"\n[model]\nsource = {source:?}\n[data]\ntrain = \"builtin:demo\"\n[adapter]\nkind = \"lora\"\n"
@@ -122,7 +124,8 @@ impl Lab {
         fs::write(self.out.join(format!("{name}.toml")), text).unwrap();
     }
 
-    /// `randori export` of a model with an adapter, or bare, into `model/to`; the path of what was written.
+    /// `randori export` of a model with an adapter, or bare, into `model/to`; the path of what was
+    /// written.
     pub fn export(
         &self,
         model: &Model,
@@ -142,7 +145,8 @@ impl Lab {
         out
     }
 
-    /// Models, and what other programs made of them; SmolLM2's folder is our own export of its GGUF.
+    /// Models, and what other programs made of them; SmolLM2's folder is our own export of its
+    /// GGUF.
     pub fn make_inputs(&self) {
         let mut args = vec![self.out.clone()];
         if let Some(gguf) = &self.smollm2 {
@@ -229,7 +233,8 @@ impl Lab {
         self.cases.push(case);
     }
 
-    /// Compares everything and prints the table; what was compared, some 8 GB, stays only where something differs.
+    /// Compares everything and prints the table; what was compared, some 8 GB, stays only where
+    /// something differs.
     pub fn check(&self) {
         let cases = self.out.join("cases.json");
         fs::write(&cases, serde_json::to_vec_pretty(&self.cases).unwrap()).unwrap();

@@ -1,5 +1,5 @@
-//! candle-transformers' Llama and Mistral: logits at every position, by growing prefixes without a cache (they answer the
-//! last position only).
+//! candle-transformers' Llama and Mistral: logits at every position, by growing prefixes without a
+//! cache (they answer the last position only).
 
 use std::collections::HashMap;
 

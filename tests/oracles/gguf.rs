@@ -1,5 +1,5 @@
-//! A tiny Llama as a GGUF file, by candle's writer: names, metadata, reversed dimensions and permuted q and k as
-//! llama.cpp's converter makes them.
+//! A tiny Llama as a GGUF file, by candle's writer: names, metadata, reversed dimensions and
+//! permuted q and k as llama.cpp's converter makes them.
 
 use std::{collections::BTreeMap, fs::File, path::Path};
 
@@ -11,8 +11,8 @@ use gguf_file::Value;
 
 use super::model::{CONTEXT, EPS, Shape, Weights};
 
-/// Writes the model with every matrix in `dtype` (norms in F32); answers the weights the file really holds: what
-/// candle dequantises, rows back in Hugging Face's order.
+/// Writes the model with every matrix in `dtype` (norms in F32); answers the weights the file
+/// really holds: what candle dequantises, rows back in Hugging Face's order.
 pub fn write(path: &Path, shape: &Shape, weights: &Weights, dtype: GgmlDType) -> Weights {
     let mut stored: BTreeMap<String, QTensor> = BTreeMap::new();
     let mut held = Weights::new();
@@ -70,8 +70,8 @@ fn metadata(shape: &Shape) -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// `W.reshape(heads, parts, rest, in).swapaxes(1, 2)`: with 2 parts llama.cpp's permutation, with head_dim / 2 its
-/// inverse.
+/// `W.reshape(heads, parts, rest, in).swapaxes(1, 2)`: with 2 parts llama.cpp's permutation, with
+/// head_dim / 2 its inverse.
 fn swap_halves(w: &Tensor, heads: usize, parts: usize) -> Tensor {
     let (outputs, inputs) = w.dims2().unwrap();
     w.reshape((heads, parts, outputs / heads / parts, inputs))

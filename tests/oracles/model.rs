@@ -1,4 +1,5 @@
-//! Small models with random weights: as tensors, as a Hugging Face folder, and loaded through the real plugins.
+//! Small models with random weights: as tensors, as a Hugging Face folder, and loaded through the
+//! real plugins.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -145,7 +146,8 @@ impl Shape {
             .collect()
     }
 
-    /// Random weights: norms in 0.5..1.5, the rest such that attention is far from uniform and logits are of order 1.
+    /// Random weights: norms in 0.5..1.5, the rest such that attention is far from uniform and
+    /// logits are of order 1.
     pub fn random(&self, seed: u64) -> Weights {
         let tensor = |(name, shape): (String, Vec<usize>)| {
             let gain = match name.as_str() {
@@ -246,7 +248,8 @@ pub fn by_prefix(player: &Player, tokens: &[u32]) -> Rows {
     (1..=tokens.len()).map(last).collect()
 }
 
-/// Logits after each of the pieces that `tokens` is cut into, fed one after the other into one cache.
+/// Logits after each of the pieces that `tokens` is cut into, fed one after the other into one
+/// cache.
 pub fn cached(player: &Player, tokens: &[u32], pieces: &[usize]) -> Rows {
     let (mut cache, mut start) = (KvCache::new(player, 1), 0);
     let mut feed = |len: &usize| {
@@ -262,8 +265,8 @@ pub fn cached(player: &Player, tokens: &[u32], pieces: &[usize]) -> Rows {
     pieces.iter().map(&mut feed).collect()
 }
 
-/// log soft-max at every position by the training path: one packed plan in which every prefix is a prompt and every
-/// token of the vocabulary a response to it.
+/// log soft-max at every position by the training path: one packed plan in which every prefix is a
+/// prompt and every token of the vocabulary a response to it.
 pub fn packed(player: &Player, tokens: &[u32], vocab: usize) -> Rows {
     let answers: Vec<[u32; 1]> = (0..vocab as u32).map(|t| [t]).collect();
     let answers: Vec<&[u32]> = answers.iter().map(|a| a.as_slice()).collect();

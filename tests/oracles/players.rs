@@ -49,7 +49,8 @@ pub fn merged(player: &Player) -> Weights {
     weights
 }
 
-/// log-probs and gradients of prompts with two responses each, packed, against each response in a plan of its own.
+/// log-probs and gradients of prompts with two responses each, packed, against each response in a
+/// plan of its own.
 pub fn pair_equals_each_alone(what: &str, player: &Player, shape: &Shape) {
     let list = |seed: u64, n: usize| tokens(seed, n, shape.vocab);
     let pairs = [

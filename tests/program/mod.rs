@@ -1,4 +1,5 @@
-//! The real program in a folder of its own, with a small recipe, data and a model that it made itself.
+//! The real program in a folder of its own, with a small recipe, data and a model that it made
+//! itself.
 #![allow(dead_code)] // each test program uses a part
 #![allow(clippy::unwrap_used)] // helpers of tests, though not tests themselves
 
@@ -6,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A folder with `r.toml` (full training of a tiny random Llama, one short iteration) and `data.jsonl`.
+/// A folder with `r.toml` (full training of a tiny random Llama, one short iteration) and
+/// `data.jsonl`.
 pub struct World {
     dir: tempfile::TempDir,
 }

@@ -1,5 +1,6 @@
-//! The update's product with its backward, as a definition: the engine computes the same in place in its own kernels and is
-//! held against this. And the merge. All tensors are f32 and contiguous; n counts rows (tokens).
+//! The update's product with its backward, as a definition: the engine computes the same in place
+//! in its own kernels and is held against this. And the merge. All tensors are f32 and contiguous;
+//! n counts rows (tokens).
 
 use candle_core::{DType, Tensor};
 
@@ -7,7 +8,8 @@ use crate::{Error, Result, Update, init::word};
 
 /// scale · B·A·x for every row.
 ///
-/// `x` (n, in), `a` (r, in), `b` (out, r) -> the update (n, out) and x·Aᵀ (n, r), which [`backward`] wants back.
+/// `x` (n, in), `a` (r, in), `b` (out, r) -> the update (n, out) and x·Aᵀ (n, r), which
+/// [`backward`] wants back.
 ///
 /// # Errors
 /// Shapes that do not fit, or another dtype than f32.
@@ -40,8 +42,8 @@ pub fn backward(
     Ok((dx, da, db))
 }
 
-/// The weight with its update in f32, whatever W's dtype: W + scale · B·A (out, in), and with DoRA each of its rows
-/// brought to its magnitude, m · (W + scale · B·A) / ‖W + scale · B·A‖.
+/// The weight with its update in f32, whatever W's dtype: W + scale · B·A (out, in), and with DoRA
+/// each of its rows brought to its magnitude, m · (W + scale · B·A) / ‖W + scale · B·A‖.
 ///
 /// # Errors
 /// Shapes that do not fit.

@@ -26,8 +26,8 @@ pub struct LoraSpec {
     /// Projections left out although `targets` names them.
     #[serde(default)]
     pub exclude: Option<Targets>,
-    /// Another rank for projections whose name ends with one of these patterns (regular expressions, as in PEFT); the
-    /// first that fits counts.
+    /// Another rank for projections whose name ends with one of these patterns (regular
+    /// expressions, as in PEFT); the first that fits counts.
     #[serde(default)]
     pub rank_pattern: Vec<(String, usize)>,
     /// Another alpha, likewise.
@@ -83,7 +83,8 @@ impl LoraSpec {
     /// Refuses settings that cannot mean anything.
     ///
     /// # Errors
-    /// Rank 0, an alpha that is not finite or is 0, a dropout outside 0..1, targets that match nothing or are no pattern.
+    /// Rank 0, an alpha that is not finite or is 0, a dropout outside 0..1, targets that match
+    /// nothing or are no pattern.
     pub fn check(&self) -> Result<()> {
         let ranks = self.rank_pattern.iter().map(|(_, rank)| *rank);
         if std::iter::once(self.rank).chain(ranks).any(|r| r == 0) {
@@ -169,7 +170,8 @@ impl LoraSpec {
         })
     }
 
-    /// A fresh pair: A (rank, inputs) uniform in ±1/sqrt(inputs), B (outputs, rank) zero, so the update starts at 0.
+    /// A fresh pair: A (rank, inputs) uniform in ±1/sqrt(inputs), B (outputs, rank) zero, so the
+    /// update starts at 0.
     ///
     /// A is a pure function of `seed`, the name `{weight}.lora_A` and the index, so that any
     /// program can make the same start ([`splitmix`]).

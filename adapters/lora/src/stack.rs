@@ -1,7 +1,7 @@
 //! Several adapters on one base as a single one that computes their sum.
 //!
-//! Σ scaleᵢ · Bᵢ·Aᵢ = \[scale₁/s · B₁, scale₂/s · B₂, …\] · \[A₁; A₂; …\] · s: ranks add up, nothing is approximated (PEFT
-//! calls it `cat`).
+//! Σ scaleᵢ · Bᵢ·Aᵢ = \[scale₁/s · B₁, scale₂/s · B₂, …\] · \[A₁; A₂; …\] · s: ranks add up,
+//! nothing is approximated (PEFT calls it `cat`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,11 +13,12 @@ type Params = BTreeMap<String, Tensor>;
 
 /// One adapter that is the sum of these; a single one is answered as it is.
 ///
-/// The result's scale is 1 (alpha = rank, by patterns where ranks differ), its targets are the projections by full name.
+/// The result's scale is 1 (alpha = rank, by patterns where ranks differ), its targets are the
+/// projections by full name.
 ///
 /// # Errors
-/// None at all; DoRA beside another (its row norms depend on the order of merging); a module that two train in full;
-/// shapes that do not fit each other.
+/// None at all; DoRA beside another (its row norms depend on the order of merging); a module that
+/// two train in full; shapes that do not fit each other.
 pub fn stack(mut adapters: Vec<(LoraSpec, Params)>) -> Result<(LoraSpec, Params)> {
     if adapters.len() == 1 {
         return Ok(adapters.remove(0));

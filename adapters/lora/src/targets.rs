@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// Which projections get an update. In a file, as PEFT spells `target_modules`: a list of names, a regular expression,
-/// or `"all-linear"`.
+/// Which projections get an update. In a file, as PEFT spells `target_modules`: a list of names, a
+/// regular expression, or `"all-linear"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Spelling", into = "Spelling")]
 pub enum Targets {
-    /// Each entry is a name's last components (`q_proj`, `self_attn.q_proj`), or, with `*`, `?` or `[…]` in it, a glob
-    /// over the whole name (`model.layers.1?.*.v_proj`; `*` crosses dots).
+    /// Each entry is a name's last components (`q_proj`, `self_attn.q_proj`), or, with `*`, `?` or
+    /// `[…]` in it, a glob over the whole name (`model.layers.1?.*.v_proj`; `*` crosses dots).
     Names(Vec<String>),
     /// A regular expression that must match the whole name.
     Regex(String),
@@ -28,7 +28,8 @@ pub enum Targets {
 const ALL_LINEAR: &str = "all-linear";
 /// No adapter has nearly so many patterns.
 const MOST_COMPILED: usize = 256;
-/// Projections onto the vocabulary (tied ones go by the embedding's name), which "all-linear" leaves out as PEFT does.
+/// Projections onto the vocabulary (tied ones go by the embedding's name), which "all-linear"
+/// leaves out as PEFT does.
 const HEADS: [&str; 2] = ["lm_head", "embed_tokens"];
 
 impl Targets {
@@ -50,7 +51,8 @@ impl Targets {
         }
     }
 
-    /// Whether this projection is one of them. A pattern that [`Targets::check`] refuses matches nothing.
+    /// Whether this projection is one of them. A pattern that [`Targets::check`] refuses matches
+    /// nothing.
     pub fn wants(&self, projection: &str) -> bool {
         match self {
             Targets::Names(names) => names.iter().any(|name| named(name, projection)),
@@ -96,8 +98,8 @@ fn glob(text: &str) -> String {
     out
 }
 
-/// Python's patterns have look-around, which adapters of vision models use to leave towers out. Patterns are looked up
-/// at every pass, so compiled ones are kept.
+/// Python's patterns have look-around, which adapters of vision models use to leave towers out.
+/// Patterns are looked up at every pass, so compiled ones are kept.
 fn pattern(text: &str, as_written: &str) -> Result<Regex> {
     static COMPILED: LazyLock<Mutex<HashMap<String, Regex>>> = LazyLock::new(Mutex::default);
     let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,7 +118,8 @@ fn pattern(text: &str, as_written: &str) -> Result<Regex> {
     Ok(new)
 }
 
-/// The value of the first pattern that this name ends with (whole components of it), as PEFT looks up its patterns.
+/// The value of the first pattern that this name ends with (whole components of it), as PEFT looks
+/// up its patterns.
 pub(crate) fn pattern_key<T: Copy>(patterns: &[(String, T)], name: &str) -> Option<T> {
     let found = patterns.iter().find(|(key, _)| key_fits(key, name));
     found.map(|(_, value)| *value)

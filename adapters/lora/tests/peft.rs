@@ -1,4 +1,5 @@
-//! PEFT's folder: round trip, the exact names and keys PEFT reads, and every misfit as an error that names it.
+//! PEFT's folder: round trip, the exact names and keys PEFT reads, and every misfit as an error
+//! that names it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,5 @@
-//! The start against constants computed from the PyTorch peer's definition; the products against finite differences.
+//! The start against constants computed from the PyTorch peer's definition; the products against
+//! finite differences.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -83,8 +83,8 @@ pub(super) fn read(bytes: &[u8], place: &str) -> Result<BTreeMap<String, Tensor>
 }
 
 /// `base_model.model.lm_head.weight` and `….lm_head.base_layer.weight` -> `lm_head.weight`,
-/// `….q_proj.lora_A.weight` -> `….q_proj.lora_A`; nothing for the base's own copy, which the wrapper
-/// keeps unused (`….lm_head.original_module.weight`); else what is wrong with the name.
+/// `….q_proj.lora_A.weight` -> `….q_proj.lora_A`; nothing for the base's own copy, which the
+/// wrapper keeps unused (`….lm_head.original_module.weight`); else what is wrong with the name.
 fn ours(name: &str) -> std::result::Result<Option<(String, Found)>, String> {
     let strange = || {
         Err(format!(
