@@ -130,7 +130,7 @@ fn any_other_key_is_refused_with_what_was_and_is() {
         ("eval.seeds=[2]", "eval.seeds was [1], is [2]"),
         ("data.turns=every", "data.turns was \"last\", is \"every\""),
         ("model.dtype=bf16", "model.dtype was \"f32\", is \"bf16\""),
-        ("adapter.dropout=0.5", "adapter.dropout was 0.0, is 0.5"),
+        ("adapter.dropout=0.5", "adapter.dropout was not set, is 0.5"),
         ("seed=2", "seed was 1, is 2"),
     ] {
         let args = ["run", "system.toml", "--set", set];

@@ -18,6 +18,7 @@ use crate::losses;
 use crate::model_files::{architecture, source};
 use crate::recipe::{AdapterKind, ComputeDevice, Recipe};
 use crate::settings;
+use crate::started;
 
 /// What a process has before it opens a model: program, plugins, data.
 pub const PROCESS: u64 = 32 << 20;
@@ -31,6 +32,8 @@ pub struct Model {
     pub trace: Trace,
     /// Settings of the adapter that the game starts from, where it is given.
     pub given: Option<Arc<LoraSpec>>,
+    /// Where that lies.
+    pub stack: Vec<PathBuf>,
     /// The loss, of which only what it asks for counts.
     pub loss: Arc<dyn LossFn>,
     pub threads: usize,
@@ -44,16 +47,7 @@ impl Model {
         let described = describe(source(recipe)?).with_context(at_source)?;
         let arch = architecture(recipe, host, described.config())?;
         let trace = trace(&*arch).with_context(at_source)?;
-        let named: Vec<_> = match adapter.is_empty() {
-            true => recipe
-                .adapter
-                .init
-                .0
-                .iter()
-                .map(|p| recipe.path(p))
-                .collect(),
-            false => adapter,
-        };
+        let named = started::stack(recipe, &adapter);
         let given = match named.is_empty() {
             true => None,
             // copies of base weights count as the base's own, which they are but for a changed
@@ -71,8 +65,19 @@ impl Model {
             arch,
             trace,
             given,
+            stack: named,
             threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
         })
+    }
+
+    /// Refuses an adapter to start from that is not what the recipe says, as training does.
+    pub fn check_start(&self, recipe: &Recipe) -> Result<()> {
+        match &self.given {
+            Some(own) if recipe.adapter.kind != AdapterKind::Full => {
+                started::refuse_another(recipe, own, &self.trace, &self.stack)
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -99,8 +104,11 @@ impl Plan {
             .described
             .held(&model.trace, &options, model.arch.name())
             .with_context(at)?;
-        let own = settings::lora(&recipe)?;
-        let spec = model.given.as_deref().unwrap_or(&own);
+        let spec = match model.given.as_deref() {
+            Some(given) => started::trained_on(&recipe, given),
+            None => settings::lora(&recipe)?,
+        };
+        let spec = &spec;
         if model.given.is_none() && recipe.adapter.kind != AdapterKind::Full {
             randori_engine::matched(&model.trace, spec)
                 .with_context(|| format!("{}: [adapter]", recipe.place("adapter.targets")))?;

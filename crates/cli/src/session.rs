@@ -19,6 +19,7 @@ use crate::model_files::{architecture, hub_id, source, tokenizer};
 use crate::progress::Console;
 use crate::recipe::{AdapterKind, Recipe};
 use crate::settings;
+use crate::started;
 use crate::trust::Trust;
 
 /// What a model takes, by its configuration; no limit where that names none.
@@ -296,7 +297,7 @@ impl Session {
                     None => "a model trained in full",
                 };
                 match player.lora.is_none() == (kind == AdapterKind::Full) {
-                    true => Ok(player),
+                    true => self.trained_on(player, stack),
                     false => Err(self
                         .recipe
                         .refuse(
@@ -322,13 +323,21 @@ impl Session {
     /// The folders of what the start has learnt already: those given, or else the recipe's own;
     /// none for a fresh one.
     pub fn stack(&self) -> Vec<PathBuf> {
-        match self.adapter.is_empty() {
-            true => {
-                let init = self.recipe.adapter.init.0.iter();
-                init.map(|p| self.recipe.path(p)).collect()
-            }
-            false => self.adapter.clone(),
-        }
+        started::stack(&self.recipe, &self.adapter)
+    }
+
+    /// A player that was read from `stack`, with what the recipe says of training it.
+    fn trained_on(&self, player: Player, stack: &[PathBuf]) -> Result<Player> {
+        let Some(own) = &player.lora else {
+            return Ok(player);
+        };
+        let trace = randori_engine::trace(self.base.arch.as_ref())?;
+        started::refuse_another(&self.recipe, own, &trace, stack)?;
+        let spec = started::trained_on(&self.recipe, own);
+        Ok(Player {
+            lora: Some(Arc::new(spec)),
+            ..player
+        })
     }
 
     /// Whether [`Session::start`] will find what it needs: asked before a run folder is begun.
