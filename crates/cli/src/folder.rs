@@ -90,7 +90,13 @@ pub fn open(session: &Session, dir: &Path, seed: u64, given: Hashes, how: Open) 
         resolved: recipe.resolved.clone(),
         versions: versions(session),
     };
-    Ok(Run::open(dir, &spec, how)?)
+    let run = Run::open(dir, &spec, how)?;
+    for path in run.left() {
+        let path = path.display();
+        let line = format!("  {path} was not written by the run, and stays");
+        session.console.say(line);
+    }
+    Ok(run)
 }
 
 fn versions(session: &Session) -> BTreeMap<String, String> {

@@ -161,16 +161,37 @@ fn afresh_removes_what_a_run_wrote_and_nothing_else() {
     let home = scene::home();
     let dir = home.path().join("demo");
     act(Disk::new(), &dir).unwrap();
-    fs::write(dir.join("notes.txt"), "mine").unwrap();
+    let notes = [
+        "iter-0/adapter/notes.txt",
+        "iter-1/data/notes.txt",
+        "iter-1/my-notes.txt",
+        "notes.txt",
+    ];
+    fs::create_dir(dir.join("iter-1/data")).unwrap();
+    for name in notes {
+        fs::write(dir.join(name), "mine").unwrap();
+    }
     let mut other = spec();
     other.recipe.insert("train.lr".into(), "2e-4".into());
     other.recipe_text = "[train]\nlr = 2e-4\n".into();
-    drop(Run::open(&dir, &other, Open::Fresh).unwrap());
+    let run = Run::open(&dir, &other, Open::Fresh).unwrap();
+    // those in the folders of stages are named
+    assert_eq!(
+        run.left(),
+        notes[..3]
+            .iter()
+            .map(|name| dir.join(name))
+            .collect::<Vec<_>>()
+    );
+    drop(run);
     let left: Vec<String> = tree(&dir)
         .keys()
         .map(|path| path.to_string_lossy().into_owned())
         .collect();
-    assert_eq!(left, ["manifest.json", "notes.txt", "recipe.toml"]);
+    let mut expect = notes.to_vec();
+    expect.extend(["manifest.json", "recipe.toml"]);
+    expect.sort();
+    assert_eq!(left, expect);
     assert_eq!(
         fs::read_to_string(dir.join("recipe.toml")).unwrap(),
         other.recipe_text
