@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use randori_engine::fit::{CONTEXT, Decoding, Learns, Packing, Peak, Planner, ROUNDING, largest};
-use randori_engine::weights::{Described, LoadOptions, describe};
-use randori_engine::{Trace, trace};
+use randori_engine::weights::{Described, Holding, LoadOptions, describe};
+use randori_engine::{Trace, trace, trainable_in_full};
 use randori_lora::LoraSpec;
 use randori_sdk::seam::{Architecture, LossFn};
 
@@ -110,7 +110,10 @@ impl Plan {
         };
         let spec = &spec;
         if model.given.is_none() && recipe.adapter.kind != AdapterKind::Full {
+            let stored = |name: &str| held.iter().find(|weight| weight.name == name);
+            let quantised = |name: &str| stored(name).is_some_and(|w| w.held != Holding::Dense);
             randori_engine::matched(&model.trace, spec)
+                .and_then(|found| trainable_in_full(&model.trace, &found, &quantised))
                 .with_context(|| format!("{}: [adapter]", recipe.place("adapter.targets")))?;
         }
         let card = recipe.model.device == ComputeDevice::Cuda;

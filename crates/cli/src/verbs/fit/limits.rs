@@ -122,8 +122,12 @@ const SWITCHES: [Switch; 8] = [
         Ok(changes.then(|| "model.dtype = \"bf16\"".into()))
     },
     |r, _, _| {
-        let changes = r.adapter.kind != AdapterKind::Qlora;
-        r.adapter.kind = AdapterKind::Qlora;
+        // what is trained in full must stay dense
+        let may = r.adapter.modules_to_save.0.is_empty();
+        let changes = may && r.adapter.kind != AdapterKind::Qlora;
+        if changes {
+            r.adapter.kind = AdapterKind::Qlora;
+        }
         Ok(changes.then(|| "adapter.kind = \"qlora\"".into()))
     },
     |r, _, _| {
