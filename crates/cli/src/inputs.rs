@@ -179,7 +179,7 @@ pub fn refuse_another_model(who: &Who, setting: &Setting) -> Result<()> {
     let Some(dir) = who.recipe.as_ref().filter(|path| path.is_dir()) else {
         return Ok(());
     };
-    let Some(manifest) = Manifest::read(&session::first_game(dir, &setting.recipe))? else {
+    let Some(manifest) = Manifest::read(&session::first_game(dir, &setting.recipe)?)? else {
         return Ok(());
     };
     let values = setting.recipe.values();

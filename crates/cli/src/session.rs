@@ -214,7 +214,7 @@ pub fn refuse_unfinished(who: &Who, adapter: &[PathBuf]) -> Result<()> {
 /// What ended the last finished iteration of the run in `dir` (or its supervised start, where none is finished); of its
 /// first seed where it holds a game for each.
 fn last_policy(dir: &Path, recipe: &Recipe) -> Result<Option<PathBuf>> {
-    let game = first_game(dir, recipe);
+    let game = first_game(dir, recipe)?;
     let Some(manifest) = randori_store::Manifest::read(&game)? else {
         return Ok(None);
     };
@@ -233,12 +233,12 @@ fn last_policy(dir: &Path, recipe: &Recipe) -> Result<Option<PathBuf>> {
 }
 
 /// The folder of a run's game; of its first seed where it holds a game for each.
-pub fn first_game(dir: &Path, recipe: &Recipe) -> PathBuf {
-    let seeds = &recipe.compare.seeds;
-    match seeds.first() {
-        Some(&seed) => folder::of_seed(dir, seed, seeds.len() > 1),
-        None => dir.to_path_buf(),
-    }
+///
+/// # Errors
+/// A manifest that cannot be read.
+pub fn first_game(dir: &Path, recipe: &Recipe) -> Result<PathBuf> {
+    let first = folder::games(dir, recipe, false)?.into_iter().next();
+    Ok(first.map_or_else(|| dir.to_path_buf(), |(_, game)| game))
 }
 
 /// Loads the plugins of the binary's own folder, of the recipe (where the user trusts them) and of
