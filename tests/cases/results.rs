@@ -64,3 +64,34 @@ fn results_go_through_a_link() {
     let rows = fs::read_to_string(w.dir().join("kept.jsonl")).unwrap();
     assert_eq!(rows.lines().count(), 24, "{rows}");
 }
+
+/// A player is not written over the run that it is trained in: said before it is trained.
+#[test]
+fn a_player_never_lies_in_its_run_s_way() {
+    let w = World::new();
+    w.file(
+        "p.jsonl",
+        "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}\n",
+    );
+    let train = [
+        "train",
+        "r.toml",
+        "-q",
+        "--pairs",
+        "p.jsonl",
+        "--set",
+        "train.warmup=0",
+    ];
+    let sft = ["sft", "r.toml", "-q", "--set", "sft.warmup=0"];
+    for (verb, args) in [("train", &train[..]), ("sft", &sft[..])] {
+        for out in ["runs/r-VERB", "runs/r-VERB/iteration-0", "./runs", "."] {
+            let out = out.replace("VERB", verb);
+            let why = format!("the run itself is kept in runs/r-{verb}");
+            w.refused(&[args, &["--out", &out]].concat(), &why);
+            assert!(!w.dir().join("runs").exists(), "{out}: a run was begun");
+        }
+    }
+    w.accepted(&[&train[..], &["--out", "runs/q"]].concat());
+    w.accepted(&sft); // by itself into runs/r-sft/out
+    assert!(w.dir().join("runs/r-sft/out/model.safetensors").exists());
+}

@@ -40,7 +40,8 @@ pub fn part(
     }
     let key = key(recipe, split);
     let rules = pairs.copied().unwrap_or_else(|| policy(recipe, None));
-    encode(recipe, tokenizer, &records, left, bounds, key, &rules)
+    let at = format!("{}: {key}", recipe.place(key));
+    encode(recipe, tokenizer, &records, left, bounds, &at, &rules)
 }
 
 /// A few of the training examples, from the beginning of the first file.
@@ -62,20 +63,21 @@ pub fn few(
     with_system(recipe, &mut records);
     records.iter_mut().for_each(|r| r.rejected = None);
     let rules = policy(recipe, None);
-    let mut part = encode(recipe, tokenizer, &records, left, bounds, key, &rules)?;
+    let at = format!("{}: {key}", recipe.place(key));
+    let mut part = encode(recipe, tokenizer, &records, left, bounds, &at, &rules)?;
     part.examples.truncate(count);
     Ok(part.examples)
 }
 
-/// Records as token ids under the recipe's limits; `left` is what reading them left out, `key` is
-/// whose file an error is about, `rules` are for doubtful examples.
+/// Records as token ids under the recipe's limits; `left` is what reading them left out, `at` is
+/// where their file is named, for errors, `rules` are for doubtful examples.
 pub fn encode(
     recipe: &Recipe,
     tokenizer: &Tokenizer,
     records: &[Record],
     left: Left,
     bounds: Bounds,
-    key: &str,
+    at: &str,
     rules: &Policy,
 ) -> Result<Part> {
     let limits = Limits {
@@ -92,8 +94,7 @@ pub fn encode(
                 Error::NothingLeft(counts) => Error::NothingLeft(Box::new(counts.and(left))),
                 other => other,
             };
-            let at = format!("{}: {key}", recipe.place(key));
-            return Err(anyhow::Error::new(error).context(at));
+            return Err(anyhow::Error::new(error).context(at.to_string()));
         }
     };
     let of = examples.iter().filter_map(|e| records.get(e.record));

@@ -75,13 +75,14 @@ pub fn read(setting: &Setting, file: &Path, loss: Option<&dyn LossFn>) -> Result
         &records,
         left,
         setting.bounds,
-        "data.train",
+        &format!("--pairs {}", file.display()),
         &rules,
     )?;
     let (examples, counts) = match answers {
         None => (part.examples, part.counts),
         Some(answers) => with_answers(setting, part, &answers, &rules)?,
     };
+    some_left(file, examples.len(), &counts)?;
     setting.console.say(format!("  {:<38} {counts}", "pairs"));
     if let Some(loss) = loss {
         setting.say_identical(&counts, loss);
@@ -159,14 +160,24 @@ fn with_ids(
         });
     }
     let kept = randori_data::screen(pairs, &setting.tokenizer, rules, &mut counts)?;
-    if kept.is_empty() && !rows.is_empty() {
-        let error = randori_data::Error::NothingLeft(Box::new(counts));
-        return Err(anyhow::Error::new(error).context(file.display().to_string()));
-    }
+    some_left(file, kept.len(), &counts)?;
     let kept: BTreeSet<usize> = kept.iter().map(|e| e.record).collect();
     let rows = rows.into_iter().enumerate();
     let rows = rows.filter(|(record, _)| kept.contains(record));
     Ok((rows.map(|(_, row)| row).collect(), counts))
+}
+
+/// Refuses a file of which no pair is `left`.
+fn some_left(file: &Path, left: usize, counts: &Counts) -> Result<()> {
+    let at = format!("--pairs {}", file.display());
+    match left {
+        0 if counts.read == 0 => anyhow::bail!("{at}: there is no pair in it"),
+        0 => {
+            let error = randori_data::Error::NothingLeft(Box::new(counts.clone()));
+            Err(anyhow::Error::new(error).context(at))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The error about a row that is too long, unless the rule leaves it out.
