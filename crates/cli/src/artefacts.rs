@@ -213,7 +213,11 @@ impl Learnt {
 /// A tensor of a whole model as a player has it, in f32: its file may be in the base's dtype.
 fn trainable(name: &str, t: &Tensor) -> Result<Tensor> {
     match t.dtype() {
-        DType::F32 | DType::F16 | DType::BF16 => Ok(t.to_dtype(DType::F32)?),
+        DType::F32 | DType::F16 | DType::BF16 => {
+            let t = t.to_dtype(DType::F32)?;
+            randori_lora::finite(name, &t)?;
+            Ok(t)
+        }
         other => anyhow::bail!("{name} is {other:?}; weights trained in full are F32, F16 or BF16"),
     }
 }
@@ -259,5 +263,18 @@ mod tests {
             e.contains(WEIGHTS) && e.contains("model.norm.weight is U32"),
             "{e}"
         );
+    }
+
+    #[test]
+    fn a_whole_model_is_made_of_numbers() {
+        let dir = folder(DType::F16);
+        let t = Tensor::new(&[1f32, f32::NAN], &Device::Cpu).unwrap();
+        let tensors = std::collections::HashMap::from([("model.norm.weight".to_string(), t)]);
+        candle_core::safetensors::save(&tensors, dir.path().join(WEIGHTS)).unwrap();
+        let Err(e) = Learnt::read(dir.path()) else {
+            unreachable!("NaN is no weight");
+        };
+        let e = format!("{e:#}");
+        assert!(e.contains("model.norm.weight holds NaN at index 1"), "{e}");
     }
 }
