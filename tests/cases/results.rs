@@ -65,6 +65,30 @@ fn results_go_through_a_link() {
     assert_eq!(rows.lines().count(), 24, "{rows}");
 }
 
+/// What a large training writes in shards is a player like any other.
+#[test]
+fn a_model_in_shards_is_read_back() {
+    let w = World::new();
+    w.model("m");
+    let shards = ["--max-shard-size", "20KB", "--dtype", "f32", "--out", "s"];
+    let from = ["export", "r.toml", "-q", "--adapter", "m"];
+    w.accepted(&[&from[..], &shards].concat());
+    assert!(w.dir().join("s/model.safetensors.index.json").exists());
+    assert!(!w.dir().join("s/model.safetensors").exists());
+    let answers = |player: &str, out: &str| {
+        let generate = ["generate", "r.toml", "-q", "--adapter", player];
+        w.accepted(&[&generate[..], &["--out", out]].concat());
+        fs::read(w.dir().join(out)).unwrap()
+    };
+    assert_eq!(answers("s", "s.jsonl"), answers("m", "m.jsonl"));
+    let sft = ["sft", "r.toml", "-q", "--adapter", "s", "--out", "t"];
+    w.accepted(&[&sft[..], &["--set", "sft.warmup=0"]].concat());
+    let path = w.dir().join("s/model.safetensors.index.json");
+    let index = fs::read_to_string(&path).unwrap();
+    fs::write(&path, index.replace("model-00001", "model-00009")).unwrap();
+    w.refused(&[&sft[..], &["--runs", "u"]].concat(), "model-00009");
+}
+
 /// A player is not written over the run that it is trained in: said before it is trained.
 #[test]
 fn a_player_never_lies_in_its_run_s_way() {

@@ -225,7 +225,9 @@ pub fn refuse_another_start(dir: &Path, manifest: &Manifest, stack: &[PathBuf]) 
 fn adapter_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let wanted = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name == "adapter_config.json" || name.ends_with(".safetensors")
+        name == "adapter_config.json"
+            || name.ends_with(".safetensors")
+            || name.ends_with(".safetensors.index.json")
     };
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).with_context(|| dir.display().to_string())? {

@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 pub use describe::{Described, HeldWeight, Holding, describe};
+pub use folder::weight_files;
 pub use gguf::{GgufTokenizer, hf_name};
 pub use stream::Stream;
 
