@@ -17,6 +17,7 @@ use crate::artefacts::Learnt;
 use crate::losses;
 use crate::model_files::{architecture, source};
 use crate::recipe::{AdapterKind, ComputeDevice, Recipe};
+use crate::session::Bounds;
 use crate::settings;
 use crate::started;
 
@@ -94,6 +95,8 @@ pub struct Plan {
     pub threads: usize,
     /// Whether the figures are of a GPU's memory.
     pub card: bool,
+    /// Tokens that the model takes, prompt and response together.
+    window: usize,
 }
 
 impl Plan {
@@ -153,6 +156,7 @@ impl Plan {
             coupled: model.loss.coupled(),
             threads: model.threads,
             card,
+            window: Bounds::of(model.described.config()).window,
         })
     }
 
@@ -200,34 +204,31 @@ impl Plan {
         1 + usize::from(self.recipe.game.iterations > 1)
     }
 
-    /// The longest response of either player.
+    /// The longest prompt: a response needs at least one token of the window.
+    pub fn prompt(&self) -> usize {
+        let longest = self.window.saturating_sub(1);
+        self.recipe.data.max_prompt_tokens.min(longest)
+    }
+
+    /// The longest response of either player, whose prompts may be short.
     pub fn responses(&self) -> [usize; 2] {
+        let longest = self.window.saturating_sub(1);
+        let recipe = &self.recipe;
         [
-            self.recipe.data.max_response_tokens,
-            self.recipe.generate.max_new_tokens,
+            recipe.data.max_response_tokens.min(longest),
+            recipe.generate.max_new_tokens.min(longest),
         ]
     }
 
     pub fn pairs(&self, batch: usize) -> Packing {
         let tokens = self.recipe.micro_batch_tokens();
-        Packing::fullest(
-            self.recipe.data.max_prompt_tokens,
-            &self.responses(),
-            batch,
-            tokens,
-        )
+        Packing::fullest(self.prompt(), &self.responses(), batch, tokens)
     }
 
     pub fn supervised(&self) -> Packing {
-        let data = &self.recipe.data;
-        let responses = [data.max_response_tokens];
-        let batch = self.recipe.sft.batch;
-        Packing::fullest(
-            data.max_prompt_tokens,
-            &responses,
-            batch,
-            self.recipe.micro_batch_tokens(),
-        )
+        let responses = &self.responses()[..1];
+        let (batch, tokens) = (self.recipe.sft.batch, self.recipe.micro_batch_tokens());
+        Packing::fullest(self.prompt(), responses, batch, tokens)
     }
 
     /// Answers of the game, or of the measures.
@@ -239,10 +240,12 @@ impl Plan {
         } else {
             r.generate.chunk
         };
+        let response = measures.unwrap_or(r.generate.max_new_tokens);
         Decoding {
             slots: slots.min(prompts),
-            prompt: r.data.max_prompt_tokens,
-            response: measures.unwrap_or(r.generate.max_new_tokens),
+            prompt: self.prompt(),
+            // cut at the window, as generation cuts it
+            response: response.min(self.window.saturating_sub(self.prompt())),
             refilled: prompts > slots,
         }
     }
@@ -350,7 +353,7 @@ pub fn bytes(peak: Result<Peak>) -> randori_engine::Result<u64> {
 /// The largest micro-batch with which training and scoring fit; a pair that is larger stands alone, whatever is set.
 pub fn micro_batch(plan: &Plan, free: u64) -> Result<Option<usize>> {
     let r = &plan.recipe;
-    let (prompt, responses) = (r.data.max_prompt_tokens, plan.responses());
+    let (prompt, responses) = (plan.prompt(), plan.responses());
     let found = largest(free, MOST, &mut |n| {
         let of = |batch| Packing::fullest(prompt, &responses, batch, n);
         let train = bytes(plan.train(&of(r.train.batch)))?;

@@ -32,7 +32,8 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    fn of(config: &serde_json::Value) -> Bounds {
+    /// Of a model's configuration.
+    pub fn of(config: &serde_json::Value) -> Bounds {
         let number = |key: &str| config[key].as_u64().map_or(usize::MAX, |n| n as usize);
         Bounds {
             window: number("max_position_embeddings"),
