@@ -338,6 +338,10 @@ trait Task {
     fn len(&self) -> usize;
     /// Prompt and responses of an item.
     fn item(&self, i: usize) -> (&[u32], Vec<&[u32]>);
+    /// Numbers that are read of an item besides: the opponent's log-probs, rewards.
+    fn numbers(&self, _i: usize) -> Vec<f64> {
+        Vec::new()
+    }
     /// Where an item comes from.
     fn place(&self, i: usize) -> &str;
     /// A step over `items` begins; `progress` is the share of training that is over.
