@@ -14,6 +14,8 @@ mod datasets;
 mod files;
 #[path = "cases/files_gguf.rs"]
 mod files_gguf;
+#[path = "cases/files_weights.rs"]
+mod files_weights;
 #[path = "cases/heads.rs"]
 mod heads;
 #[path = "cases/hub.rs"]

@@ -97,6 +97,19 @@ fn attn_factor_and_divisors_count_alone_and_together() {
             ),
             (
                 (
+                    "attn, none",
+                    plain(),
+                    vec![
+                        attention.clone(),
+                        factor(4.0),
+                        ("llama.rope.scaling.type", text("none")),
+                    ],
+                    vec![],
+                ),
+                [-58.2800, -65.7935],
+            ),
+            (
+                (
                     "attn, linear",
                     plain(),
                     vec![attention.clone(), factor(4.0)],
@@ -134,6 +147,19 @@ fn numbers_may_be_lists_of_one_a_layer() {
         ("llama.feed_forward_length", list(&[48, 48])),
     ];
     computed(false, vec![(("lists", plain(), keys, vec![]), PLAIN)]);
+}
+
+/// Keys that only other architectures of llama.cpp have.
+#[test]
+fn keys_of_other_architectures_change_nothing() {
+    let keys = vec![
+        ("llama.attention.scale", Value::F32(0.5)),
+        ("llama.logit_scale", Value::F32(2.0)),
+        ("llama.residual_scale", Value::F32(0.5)),
+        ("llama.embedding_scale", Value::F32(3.0)),
+        ("llama.attention.sliding_window", Value::U32(4)),
+    ];
+    computed(false, vec![(("others'", plain(), keys, vec![]), PLAIN)]);
 }
 
 #[test]
@@ -229,6 +255,11 @@ fn what_llama_cpp_refuses_is_refused_by_name() {
         "llama.attention.head_count_kv",
         list(&[2, 4]),
         "differs between layers (2 and 4)",
+    );
+    key(
+        "llama.feed_forward_length",
+        list(&[48, 40]),
+        "differs between layers (48 and 40)",
     );
     key(
         "llama.rope.scaling.type",
