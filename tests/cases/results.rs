@@ -119,3 +119,31 @@ fn a_player_never_lies_in_its_run_s_way() {
     w.accepted(&sft); // by itself into runs/r-sft/out
     assert!(w.dir().join("runs/r-sft/out/model.safetensors").exists());
 }
+
+/// What somebody put into a run's folders outlives `--fresh`, and is named.
+#[test]
+fn a_fresh_start_keeps_what_no_stage_wrote() {
+    let w = World::new();
+    w.accepted(&["run", "r.toml", "-q"]);
+    let old = w.dir().join("runs/r/iter-0/generated.jsonl");
+    let [kept, inside] =
+        ["notes.txt", "adapter/notes.txt"].map(|name| w.dir().join("runs/r/iter-0").join(name));
+    for path in [&kept, &inside] {
+        fs::write(path, "mine").unwrap();
+    }
+    let fresh = ["run", "r.toml", "-q", "--fresh"];
+    w.refused(
+        &fresh,
+        "runs/r/iter-0/adapter/notes.txt: something else is there",
+    );
+    fs::remove_file(inside).unwrap();
+    fs::write(&old, "changed").unwrap(); // what a stage wrote goes all the same
+    let out = w.run(&fresh);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    let notes = out.stderr.lines().filter(|l| l.starts_with("note: "));
+    let notes: Vec<&str> = notes.collect();
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(notes[0].contains("runs/r/iter-0/notes.txt was not written by the run"));
+    assert_eq!(fs::read_to_string(kept).unwrap(), "mine");
+    assert_ne!(fs::read_to_string(old).unwrap(), "changed");
+}

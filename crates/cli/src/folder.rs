@@ -124,11 +124,9 @@ pub fn open(session: &Session, dir: &Path, seed: u64, given: Hashes, how: Open) 
         versions: versions(session),
     };
     let run = Run::open(dir, &spec, how)?;
-    for path in run.left() {
-        let path = path.display();
-        let line = format!("  {path} was not written by the run, and stays");
-        session.console.say(line);
-    }
+    let left = run.left().iter();
+    let stays = |path: &PathBuf| format!("{} was not written by the run: it stays", path.display());
+    session.console.notes(&left.map(stays).collect::<Vec<_>>());
     Ok(run)
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    Disk, Manifest, Result,
+    Disk, Error, Manifest, Result,
     desk::{CHECKPOINT, metrics_file},
     disk::{is_hidden, list},
     run::check_place,
@@ -15,10 +15,26 @@ use crate::{
 /// Removes what the manifest says a run has written, and answers what else lies in its stages'
 /// folders. The manifest says first that the run is being cleared, so that a crash half-way cannot
 /// leave a checkpoint of the old run to the new one.
+///
+/// # Errors
+/// Something else in an artefact's own folder, before anything is removed: the next run replaces
+/// that folder.
 pub(crate) fn clear(disk: &Disk, dir: &Path, mut manifest: Manifest) -> Result<Vec<PathBuf>> {
+    let written = written(&manifest);
+    for done in &manifest.stages {
+        let ours = |path: &String| {
+            let whole = format!("{}/{}", done.place, done.file);
+            written.contains(path) || written.contains(&whole)
+        };
+        let there = files_of(dir, &done.place, &done.file)?;
+        if let Some(path) = there.iter().find(|path| !ours(path)) {
+            let why = "the run did not write it, and begun afresh it replaces this folder";
+            return Err(Error::taken(&dir.join(path), why));
+        }
+    }
     manifest.clearing = true;
     manifest.write(disk, dir)?;
-    for path in written(&manifest) {
+    for path in written {
         check_place(&path)?; // the manifest is a file that anybody can edit
         disk.remove(&dir.join(path))?;
     }
@@ -84,7 +100,7 @@ pub(crate) fn files_of(dir: &Path, place: &str, file: &str) -> Result<Vec<String
     while let Some(name) = open.pop() {
         let path = dir.join(&name);
         if !path.is_dir() {
-            files.push(name);
+            files.extend(path.exists().then_some(name));
             continue;
         }
         for entry in list(&path)? {
