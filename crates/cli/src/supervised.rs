@@ -18,7 +18,8 @@ use crate::settings;
 use crate::stages::write_rows;
 use crate::training::trained;
 
-/// Trains on the real responses, with the dropout that the player's adapter says; resumable through its desk.
+/// Trains on the real responses, with the dropout that the player's adapter says; resumable through
+/// its desk.
 pub fn tuned(
     session: &Session,
     player: Player,

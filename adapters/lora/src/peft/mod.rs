@@ -54,8 +54,8 @@ pub fn save(
 ///
 /// # Errors
 /// A file that is missing or damaged, or PEFT's older pickle; settings that we cannot honour; a
-/// tensor name that is not PEFT's; a value that is no finite number; half a pair; a shape that does not fit the rank. Each names the
-/// file.
+/// tensor name that is not PEFT's; a value that is no finite number; half a pair; a shape that does
+/// not fit the rank. Each names the file.
 pub fn load(dir: &Path) -> Result<(LoraSpec, BTreeMap<String, Tensor>)> {
     let path = dir.join(CONFIG);
     let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
