@@ -69,6 +69,22 @@ fn the_resolved_recipe_reads_back_as_itself() {
     assert_eq!(again.train, recipe.train);
 }
 
+/// A resolved recipe spells defaults out; nobody said them.
+#[test]
+fn a_resolved_recipe_says_no_more_than_the_recipe() {
+    let recipe = accepted("[adapter]\nrank = 4\n", &["adapter.alpha=32.0"]);
+    assert!(recipe.says("adapter.rank") && recipe.says("adapter.alpha"));
+    assert!(!recipe.says("adapter.dora"));
+    let resolved = |sets: &[String]| {
+        let text = recipe.resolved();
+        Recipe::parse("runs/x/recipe.toml", &text, Path::new("x"), sets).unwrap()
+    };
+    let again = resolved(&[]);
+    assert!(again.says("adapter.rank"));
+    assert!(!again.says("adapter.alpha") && !again.says("adapter.dora"));
+    assert!(resolved(&["adapter.dora=false".to_owned()]).says("adapter.dora"));
+}
+
 /// Whatever a value looks like as text, its key has it whole, on one line, and reading it back
 /// gives it again.
 #[test]
