@@ -235,7 +235,9 @@ fn fit(
         .below(limits.vocabulary, all)
         .map_err(|rule| Error::example(&record.place, rule))?;
     let mut unread = unread(record, tokenizer).map_err(at)?;
-    if opened.contains(&Opened::Inside) {
+    // counted as what was done to them
+    let done = [Opened::Inside, Opened::Dropped];
+    if opened.iter().any(|what| done.contains(what)) {
         unread.retain(|key| !REASONING.contains(&key.as_str()));
     }
     Ok(Some(Fitted {

@@ -5,6 +5,7 @@ mod added;
 mod files;
 mod gguf;
 mod patterns;
+mod pieces;
 mod pretokenizers;
 mod reasoning;
 mod response;
