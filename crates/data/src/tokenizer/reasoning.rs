@@ -136,6 +136,9 @@ impl Tokenizer {
         };
         let (text, other) = (&prompt[start..], &head[start..]);
         let mark = first_mark(text).filter(|mark| text.trim_start().starts_with(mark))?;
+        if !openings(mark).is_empty() {
+            return None; // closed, not opened
+        }
         let close = self.closing(mark);
         match &close {
             // a role's mark is closed behind the content, and the template need not know it
