@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 
 use super::Turns;
-use super::json::list_in;
+use super::json::{inner, list_in};
 use super::values::{self, flag, plain_flag, present, wrong};
 use crate::{Context, Error, Message, Place, Result};
 
@@ -22,7 +22,9 @@ pub(super) fn messages(place: &Place, key: &str, value: &Value) -> Result<Vec<Tu
         Value::Array(list) => list,
         Value::Object(_) => return Ok(vec![message(place, key, value)?]),
         other => {
-            if let Some(list) = other.as_str().and_then(list_in) {
+            if let Some(text) = other.as_str()
+                && let Some(list) = list_in(place, key, text)?
+            {
                 return messages(place, key, &list);
             }
             return Err(Error::example(
@@ -135,14 +137,15 @@ fn fields(
 /// since a column of a table has one type: that text is read.
 ///
 /// # Errors
-/// `tools` that are text but no JSON, `chat_template_kwargs` that are no object.
+/// `tools` that are text but no JSON, or with a number that is not kept; `chat_template_kwargs` that
+/// are no object.
 pub(super) fn context(place: &Place, map: &Map<String, Value>) -> Result<Context> {
     let mut context = Context::new();
     for key in ["tools", "documents", "chat_template_kwargs"] {
         let value = match present(map, key) {
             None => continue,
             Some(Value::String(text)) if text.trim().is_empty() => continue,
-            Some(Value::String(text)) => serde_json::from_str(text).map_err(|e| {
+            Some(Value::String(text)) => inner(place, key, text)?.map_err(|e| {
                 Error::example(place, format!("`{key}` is text, but not JSON: {e}"))
             })?,
             Some(value) => value.clone(),

@@ -151,7 +151,7 @@ impl<'a> Row<'a> {
         let rounds = match present(self.map, ROUNDS) {
             None => return Ok(Vec::new()),
             Some(Value::String(text)) if text.trim().is_empty() => return Ok(Vec::new()),
-            Some(Value::String(text)) => list_in(text),
+            Some(Value::String(text)) => list_in(self.place, ROUNDS, text)?,
             Some(other) => Some(other.clone()),
         };
         let wrong = || {

@@ -11,6 +11,7 @@ use minijinja::value::Value;
 
 use crate::contain::contain;
 use crate::{Context, Error, Message, Result};
+pub(crate) use python::float as python_float;
 use python::{Budget, Day, Program};
 pub(crate) use turns::Turns;
 

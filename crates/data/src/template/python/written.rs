@@ -144,7 +144,7 @@ pub(super) fn is_printable(c: char) -> bool {
 
 /// Python's `repr` of a float: the shortest digits that read back, an exponent below 1e-4 and from
 /// 1e16.
-pub(super) fn float(value: f64) -> String {
+pub(crate) fn float(value: f64) -> String {
     if value.is_nan() {
         return "nan".to_owned();
     }
