@@ -8,7 +8,7 @@ use tokenizers::Tokenizer as Core;
 
 use super::added::Named;
 use super::patterns::as_oniguruma;
-use super::{Special, Tokenizer};
+use super::{Special, Tokenizer, settings};
 use crate::contain::contain;
 use crate::{Error, Result};
 
@@ -69,6 +69,7 @@ pub(super) fn from_files(mut files: BTreeMap<String, Vec<u8>>) -> Result<Tokeniz
     let generation = json(&files, "generation_config.json")?;
     let model = json(&files, "config.json")?;
 
+    settings::obey(&mut core, &config, &model)?;
     let named = Named::read(&core, &config, &map, &json(&files, "added_tokens.json")?)?;
     contain(|| named.add_to(&mut core)).map_err(Error::Tokenizer)??;
     let mut special = Special {

@@ -9,6 +9,7 @@ mod pieces;
 mod pretokenizers;
 mod reasoning;
 mod response;
+mod settings;
 mod spaces;
 mod to_gguf;
 
