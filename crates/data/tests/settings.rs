@@ -118,8 +118,8 @@ fn what_cannot_be_obeyed_is_refused_with_file_and_key() {
             "{error}"
         );
     }
-    for (step, config) in [
-        (&metaspace("first") as &dyn Fn(&mut Value), llama(true)),
+    let agreed: [(&dyn Fn(&mut Value), Value); 4] = [
+        (&metaspace("first"), llama(true)),
         (&metaspace("never"), llama(false)),
         (
             &several,
@@ -129,7 +129,8 @@ fn what_cannot_be_obeyed_is_refused_with_file_and_key() {
             &kept,
             json!({"split_special_tokens": false, "add_prefix_space": null}),
         ),
-    ] {
+    ];
+    for (step, config) in agreed {
         opened("agreed", step, &config, "llama").unwrap();
     }
 }

@@ -189,7 +189,9 @@ pub(super) fn to_json(args: Args) -> Outcome {
         Some((Kind::Text(text), _)) => Some(text.to_owned()),
         Some((_, width)) => {
             let width = super::arguments::as_whole(Some(width), 0, "indent")?;
-            Some(" ".repeat(width.clamp(0, 1000) as usize))
+            let width = width.max(0) as usize;
+            budget::made(width)?;
+            Some(" ".repeat(width))
         }
     };
     let parts = match &separators {
