@@ -156,9 +156,7 @@ impl Tokenizer {
 
     /// Whether the template's source holds this text.
     fn writes(&self, text: &str) -> bool {
-        self.template
-            .as_ref()
-            .is_some_and(|t| t.source().contains(text))
+        self.template.as_ref().is_some_and(|t| t.holds(text))
     }
 
     /// What closes a mark: of the usual spellings the one that the template or the vocabulary has;

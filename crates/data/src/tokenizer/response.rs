@@ -5,6 +5,7 @@
 use super::Tokenizer;
 use super::pieces::Piece;
 use super::reasoning::{Opened, Opening, PastReasoning, border};
+use crate::template::has_tools;
 use crate::{Context, Error, Message, Result};
 
 /// A text no conversation holds, to see where a template puts an answer.
@@ -263,7 +264,11 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::response`].
     pub fn end_of_turn(&self, messages: &[Message]) -> Result<u32> {
-        let context = &Context::new();
+        self.end_of_turn_in(messages, &Context::new())
+    }
+
+    /// The same with what the row gives its template besides the messages.
+    pub(super) fn end_of_turn_in(&self, messages: &[Message], context: &Context) -> Result<u32> {
         let frame = self.frame(&Asked { messages, context })?;
         Ok(self.ending(&frame.after)?.1)
     }
@@ -308,7 +313,8 @@ impl Tokenizer {
                 around.is_some_and(|around| around != (head, after))
             })
         };
-        after.contains(PROBE) || *self.echoes.get_or_init(tried)
+        let known = &self.echoes[usize::from(has_tools(asked.context))];
+        after.contains(PROBE) || *known.get_or_init(tried)
     }
 
     /// The response of a template that writes around an answer what depends on it: all that its
