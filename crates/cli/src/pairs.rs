@@ -45,7 +45,11 @@ pub fn read(setting: &Setting, file: &Path, loss: Option<&dyn LossFn>) -> Result
         options.bad_rows = BadRows::Error;
         rules.bad_rows = BadRows::Error;
     }
-    let (mut records, mut left) = randori_data::read(file, &options)?;
+    let read = randori_data::read(file, &options);
+    let (mut records, mut left) = read.map_err(|error| match answers {
+        Some(_) => anyhow::Error::from(error), // whatever the recipe says
+        None => corpus::bad_row(error, options.bad_rows),
+    })?;
     if let Some(alone) = records.iter().find(|r| r.rejected.is_none()) {
         anyhow::bail!(
             "{}: not a pair: it needs two responses (`real` and `generated`, or `chosen` and `rejected`)",

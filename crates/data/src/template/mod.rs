@@ -3,6 +3,7 @@
 //! both write the same text.
 
 mod python;
+mod roles;
 mod turns;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use crate::contain::contain;
 use crate::{Context, Error, Message, Result};
 pub(crate) use python::float as python_float;
 use python::{Budget, Day, Program};
+pub(crate) use roles::is_result;
 pub(crate) use turns::Turns;
 
 /// The template of models that take text as it is: the messages' contents one after another with nothing between,
@@ -34,6 +36,8 @@ pub struct ChatTemplate {
     given: Vec<String>,
     /// The model's other template, for conversations with tools.
     tool_use: Option<Box<ChatTemplate>>,
+    /// The names besides `tool` that it has for a tool's role.
+    results: Vec<&'static str>,
 }
 
 impl ChatTemplate {
@@ -56,6 +60,7 @@ impl ChatTemplate {
             variables: BTreeMap::new(),
             given: Vec::new(),
             tool_use: None,
+            results: roles::known(source),
         };
         template.set_day(FIXED_DAY)?;
         Ok(template)
@@ -161,7 +166,11 @@ impl ChatTemplate {
                 value => _ = variables.insert(name.clone(), Value::from_serialize(value)),
             }
         }
-        let messages: Vec<Message> = messages.iter().map(Message::with_reasoning_named).collect();
+        let messages: Vec<Message> = messages
+            .iter()
+            .map(Message::with_reasoning_named)
+            .map(|message| self.with_role_known(message))
+            .collect();
         variables.insert("messages".into(), Value::from_serialize(&messages));
         variables.insert("add_generation_prompt".into(), generation_prompt.into());
         for name in ["tools", "documents"] {
@@ -172,6 +181,15 @@ impl ChatTemplate {
         contain(|| self.program.render(Value::from(variables)))
             .and_then(|text| text)
             .map_err(Error::Template)
+    }
+
+    /// A tool's message under the name that its data have for the role where the template knows
+    /// that, else as `tool`'s: a template leaves out what it does not know.
+    fn with_role_known(&self, message: Message) -> Message {
+        match is_result(message.role()) && !self.results.contains(&message.role()) {
+            true => message.with("role", "tool"),
+            false => message,
+        }
     }
 }
 
