@@ -11,11 +11,11 @@ use super::program::World;
 use super::seeded::{Seeded, Shape, refused, scored};
 
 /// transformers' log p of the pair's two responses for the plain Llama.
-const PLAIN: [f64; 2] = [-56.09142, -65.01010];
+pub const PLAIN: [f64; 2] = [-56.09142, -65.01010];
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 
-fn plain() -> Seeded {
+pub fn plain() -> Seeded {
     Seeded::llama(&Shape::default())
 }
 
@@ -30,7 +30,7 @@ fn near(what: &str, got: [f64; 2], right: [f64; 2]) {
 
 /// Each model is read as transformers reads it, and nothing is said.
 #[track_caller]
-fn computed(rows: Vec<(&str, Seeded, [f64; 2])>) {
+pub fn computed(rows: Vec<(&str, Seeded, [f64; 2])>) {
     let w = World::new();
     for (what, model, right) in rows {
         model.write(&w, "model");

@@ -197,6 +197,23 @@ fn a_missing_head_is_the_embedding_and_rows_count_not_the_key() {
 }
 
 #[test]
+fn keys_of_other_architectures_are_not_read() {
+    let row = |key, value| ((key, plain(), vec![(key, value)], vec![]), PLAIN);
+    computed(
+        false,
+        vec![
+            row("llama.attention.scale", Value::F32(0.5)),
+            row("llama.attention.sliding_window", Value::U32(4)),
+            row("llama.logit_scale", Value::F32(2.0)),
+            row("llama.embedding_scale", Value::F32(2.0)),
+            row("llama.residual_scale", Value::F32(2.0)),
+            row("llama.attn_logit_softcapping", Value::F32(1.0)),
+            row("llama.final_logit_softcapping", Value::F32(1.0)),
+        ],
+    );
+}
+
+#[test]
 fn what_llama_cpp_refuses_is_refused_by_name() {
     let w = World::new();
     let bad = |keys: &[(&str, Value)], more: &[(&str, Tensor)], why: &str| {
