@@ -149,19 +149,6 @@ fn numbers_may_be_lists_of_one_a_layer() {
     computed(false, vec![(("lists", plain(), keys, vec![]), PLAIN)]);
 }
 
-/// Keys that only other architectures of llama.cpp have.
-#[test]
-fn keys_of_other_architectures_change_nothing() {
-    let keys = vec![
-        ("llama.attention.scale", Value::F32(0.5)),
-        ("llama.logit_scale", Value::F32(2.0)),
-        ("llama.residual_scale", Value::F32(0.5)),
-        ("llama.embedding_scale", Value::F32(3.0)),
-        ("llama.attention.sliding_window", Value::U32(4)),
-    ];
-    computed(false, vec![(("others'", plain(), keys, vec![]), PLAIN)]);
-}
-
 #[test]
 fn any_biases_are_added_and_one_tensor_of_q_k_and_v_is_taken_apart() {
     let row = |what, model| (what, model, vec![], vec![]);
@@ -218,6 +205,23 @@ fn a_missing_head_is_the_embedding_and_rows_count_not_the_key() {
                 [-55.6536, -68.1168],
             ),
             (("vocab_size", plain(), key, vec![]), PLAIN),
+        ],
+    );
+}
+
+#[test]
+fn keys_of_other_architectures_are_not_read() {
+    let row = |key, value| ((key, plain(), vec![(key, value)], vec![]), PLAIN);
+    computed(
+        false,
+        vec![
+            row("llama.attention.scale", Value::F32(0.5)),
+            row("llama.attention.sliding_window", Value::U32(4)),
+            row("llama.logit_scale", Value::F32(2.0)),
+            row("llama.embedding_scale", Value::F32(2.0)),
+            row("llama.residual_scale", Value::F32(2.0)),
+            row("llama.attn_logit_softcapping", Value::F32(1.0)),
+            row("llama.final_logit_softcapping", Value::F32(1.0)),
         ],
     );
 }

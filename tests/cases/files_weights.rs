@@ -44,27 +44,3 @@ fn the_whole_file_goes_before_shards_and_pickles() {
         "pickled weights (pytorch_model.bin) are not read",
     );
 }
-
-/// A key without a value is an absent key. transformers fails at the first two.
-#[test]
-fn null_is_absent() {
-    let without = plain().without("head_dim").without("attention_bias");
-    computed(vec![
-        (
-            "hidden_act",
-            plain().with(json!({"hidden_act": null})),
-            PLAIN,
-        ),
-        (
-            "rms_norm_eps",
-            plain().with(json!({"rms_norm_eps": null})),
-            [-56.09306, -65.00995],
-        ),
-        (
-            "rope_scaling",
-            plain().with(json!({"rope_scaling": null})),
-            PLAIN,
-        ),
-        ("width / heads, no biases", without, PLAIN),
-    ]);
-}

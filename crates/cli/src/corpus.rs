@@ -94,7 +94,11 @@ pub fn encode(
                 Error::NothingLeft(counts) => Error::NothingLeft(Box::new(counts.and(left))),
                 other => other,
             };
-            return Err(anyhow::Error::new(error).context(at.to_string()));
+            let error = match error {
+                refused @ Error::Refused { .. } => bad_row(refused, rules.bad_rows),
+                other => other.into(),
+            };
+            return Err(error.context(at.to_string()));
         }
     };
     let of = examples.iter().filter_map(|e| records.get(e.record));
@@ -139,6 +143,15 @@ fn bad_rows(recipe: &Recipe) -> BadRows {
     match recipe.data.bad_rows {
         OnBadRow::Error => BadRows::Error,
         OnBadRow::Drop => BadRows::Drop,
+    }
+}
+
+/// An error over one row, which the recipe may have left out, says how.
+pub fn bad_row(error: Error, on: BadRows) -> anyhow::Error {
+    let of_a_row = matches!(error, Error::Example { .. } | Error::Refused { .. });
+    match of_a_row && on == BadRows::Error {
+        true => anyhow::anyhow!("{error}; data.bad_rows = \"drop\" leaves such rows out"),
+        false => error.into(),
     }
 }
 
@@ -231,14 +244,16 @@ fn read_with(
             _ => Split::HeldOut,
         };
         let (shown, bytes) = builtin::data(name, split).ok_or_else(|| builtin::unknown(file))?;
-        return Ok(randori_data::read_bytes(shown, bytes, options)?);
+        let read = randori_data::read_bytes(shown, bytes, options);
+        return read.map_err(|error| bad_row(error, options.bad_rows));
     }
     let (mut records, mut left) = (Vec::new(), Left::default());
     for (_, path) in hub_data::files(recipe, file, key)? {
         if options.limit.is_some_and(|limit| records.len() >= limit) {
             break; // a few were asked for
         }
-        let (more, besides) = randori_data::read(&path, options)?;
+        let read = randori_data::read(&path, options);
+        let (more, besides) = read.map_err(|error| bad_row(error, options.bad_rows))?;
         records.extend(more);
         left.add(besides);
     }

@@ -18,13 +18,15 @@ use crate::session::{self, Session, Setting};
 /// What a folder's model says besides its weights.
 const SETTINGS: [&str; 2] = ["config.json", "generation_config.json"];
 /// What its tokenizer and chat template are made of, besides those.
-const TOKENIZER: [&str; 6] = [
+const TOKENIZER: [&str; 8] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
+    "additional_chat_templates/default.jinja",
+    "additional_chat_templates/tool_use.jinja",
 ];
 /// The keys that choose what [`ModelInputs`] are about.
 const KEYS: [&str; 3] = ["model.source", "model.tokenizer", "model.chat_template"];

@@ -204,7 +204,40 @@ fn the_map_of_special_tokens_goes_before_the_config() {
 }
 
 #[test]
-fn of_several_chat_templates_the_default_is_taken_and_tools_are_refused() {
+fn each_of_several_templates_gets_the_users_variables_and_ends_turns_its_own_way() {
+    let turns = |end: &str| {
+        format!(
+            "{{{{ mood }}}}{{% for m in messages %}}<|user|>{{{{ m.content }}}}{end}{{% endfor %}}"
+        )
+    };
+    let list = json!([
+        {"name": "default", "template": turns("<|end|>")},
+        {"name": "tool_use", "template": turns("<|pad|>")},
+    ]);
+    let mut tokenizer = loaded("stops", json!({"chat_template": list}), &[]);
+    tokenizer.give("mood", &json!("!")).unwrap();
+    let mut context = randori_data::Context::new();
+    context.insert("tools".into(), json!([]));
+    let user = [Message::user("x")];
+    let template = tokenizer.chat_template().unwrap();
+    let rendered = template.render_in(&user, &context, true).unwrap();
+    assert_eq!(rendered, "!<|user|>x<|pad|>");
+    for (context, end) in [
+        (&context, "<|pad|>"),
+        (&randori_data::Context::new(), "<|end|>"),
+    ] {
+        let answer = Message::assistant("y");
+        let response = tokenizer
+            .response_in(&user, context, &answer, true)
+            .unwrap();
+        let last = *response.ids.last().unwrap();
+        assert_eq!(tokenizer.token(last).as_deref(), Some(end));
+        assert!(tokenizer.stop_ids().contains(&last), "{end}");
+    }
+}
+
+#[test]
+fn of_several_chat_templates_tool_use_renders_tools_and_default_the_rest() {
     let two = json!([{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]);
     let folder_of = [
         ("chat_template.jinja", json!("D")),
@@ -232,15 +265,27 @@ fn of_several_chat_templates_the_default_is_taken_and_tools_are_refused() {
         assert_eq!(template.render(&user, true).unwrap(), "D", "{name}");
         let mut context = randori_data::Context::new();
         context.insert("tools".into(), json!([{"type": "function"}]));
-        let error = template.render_in(&user, &context, true).unwrap_err();
-        assert!(error.to_string().contains("`tool_use`"), "{name}: {error}");
-        assert!(
-            !tokenizer
-                .files()
-                .unwrap()
-                .keys()
-                .any(|name| name.contains('/'))
-        );
+        for (tools, right) in [
+            (json!([{"type": "function"}]), "T"),
+            (json!([]), "T"),
+            (Value::Null, "D"),
+        ] {
+            context.insert("tools".into(), tools);
+            let rendered = template.render_in(&user, &context, true).unwrap();
+            assert_eq!(rendered, right, "{name}");
+        }
+        // what an export writes says the same
+        let files = tokenizer.files().unwrap();
+        assert!(!files.keys().any(|name| name.contains('/')));
+        let again = folder(&format!("{name}-again"), &json!({}), &[]);
+        for (file, bytes) in files {
+            fs::write(again.join(file), bytes).unwrap();
+        }
+        let again = Tokenizer::from_folder(&again).unwrap();
+        let template = again.chat_template().unwrap();
+        context.insert("tools".into(), json!([]));
+        assert_eq!(template.render_in(&user, &context, true).unwrap(), "T");
+        assert_eq!(template.render(&user, true).unwrap(), "D", "{name}");
     }
     // the file goes before the config's list, and then there is no other template
     let file = loaded(

@@ -8,9 +8,9 @@ use tokenizers::Tokenizer as Core;
 
 use super::added::Named;
 use super::patterns::as_oniguruma;
-use super::{Special, Tokenizer};
+use super::{Special, Tokenizer, settings};
 use crate::contain::contain;
-use crate::{Error, Result};
+use crate::{ChatTemplate, Error, Result};
 
 /// The files that matter, as far as they exist.
 const WANTED: [&str; 8] = [
@@ -69,6 +69,7 @@ pub(super) fn from_files(mut files: BTreeMap<String, Vec<u8>>) -> Result<Tokeniz
     let generation = json(&files, "generation_config.json")?;
     let model = json(&files, "config.json")?;
 
+    settings::obey(&mut core, &config, &model)?;
     let named = Named::read(&core, &config, &map, &json(&files, "added_tokens.json")?)?;
     contain(|| named.add_to(&mut core)).map_err(Error::Tokenizer)??;
     let mut special = Special {
@@ -91,19 +92,15 @@ pub(super) fn from_files(mut files: BTreeMap<String, Vec<u8>>) -> Result<Tokeniz
             .copied();
         special.eos = first.and_then(|id| core.id_to_token(id).map(|text| (id, text)));
     }
-    let (template, for_tools) = template(&files, &config)?;
+    let template = template(&files, &config)?;
     files.retain(|name, _| {
         name != "config.json" && name != "chat_template.jinja" && !name.starts_with(TEMPLATES)
     });
-    let mut made = Tokenizer::assemble(core, special, named_stops, template.as_deref(), files)?;
-    if let (true, Some(template)) = (for_tools, &mut made.template) {
-        template.refuse_tools();
-    }
-    Ok(made)
+    Tokenizer::assemble(core, special, named_stops, template, files)
 }
 
 /// A JSON file that may be absent.
-fn json(files: &BTreeMap<String, Vec<u8>>, name: &str) -> Result<Value> {
+pub(super) fn json(files: &BTreeMap<String, Vec<u8>>, name: &str) -> Result<Value> {
     match files.get(name) {
         Some(bytes) => {
             serde_json::from_slice(bytes).map_err(|e| Error::file(name, format!("not JSON: {e}")))
@@ -146,11 +143,13 @@ fn named_templates(dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     Ok(found)
 }
 
-/// The chat template, and whether there is another one for conversations with tools: as
-/// transformers 5, files go before the config, and of several templates `default` is taken.
-fn template(files: &BTreeMap<String, Vec<u8>>, config: &Value) -> Result<(Option<String>, bool)> {
-    let in_files = files.keys().any(|name| name.starts_with(TEMPLATES));
-    let for_tools = files.contains_key(&format!("{TEMPLATES}tool_use.jinja"));
+/// The chat template: as transformers 5, files go before the config, and of several templates
+/// `default` is taken, for conversations with tools `tool_use`.
+fn template(files: &BTreeMap<String, Vec<u8>>, config: &Value) -> Result<Option<ChatTemplate>> {
+    let text = |name: &str| {
+        let text = files.get(name).map(|bytes| std::str::from_utf8(bytes));
+        text.transpose().map_err(|_| Error::file(name, "not UTF-8"))
+    };
     let several = |file: &str| {
         Err(Error::file(
             file,
@@ -159,27 +158,34 @@ fn template(files: &BTreeMap<String, Vec<u8>>, config: &Value) -> Result<(Option
     };
     // the folder's `default` goes before the file beside it (transformers 5.24)
     for name in [&*format!("{TEMPLATES}default.jinja"), "chat_template.jinja"] {
-        if let Some(bytes) = files.get(name) {
-            let text = std::str::from_utf8(bytes).map_err(|_| Error::file(name, "not UTF-8"))?;
-            return Ok((Some(text.to_owned()), for_tools));
+        if let Some(default) = text(name)? {
+            let tools = text(&format!("{TEMPLATES}tool_use.jinja"))?;
+            return both(default, tools).map(Some);
         }
     }
-    if in_files {
+    if files.keys().any(|name| name.starts_with(TEMPLATES)) {
         return several(TEMPLATES);
     }
     match &config["chat_template"] {
-        Value::String(text) => Ok((Some(text.clone()), false)),
+        Value::String(text) => both(text, None).map(Some),
         Value::Array(list) => {
             let named = |name: &str| list.iter().find(|t| t["name"] == name);
             let chosen = named("default").or(if list.len() == 1 { list.first() } else { None });
+            let tools = named("tool_use").and_then(|t| t["template"].as_str());
             match chosen.and_then(|t| t["template"].as_str()) {
-                Some(text) => Ok((
-                    Some(text.to_owned()),
-                    named("tool_use").is_some() && list.len() > 1,
-                )),
+                Some(text) => both(text, tools.filter(|_| list.len() > 1)).map(Some),
                 None => several("tokenizer_config.json"),
             }
         }
-        _ => Ok((None, false)),
+        _ => Ok(None),
     }
+}
+
+/// A template, and the one for conversations with tools.
+fn both(default: &str, tools: Option<&str>) -> Result<ChatTemplate> {
+    let mut template = ChatTemplate::new(default)?;
+    if let Some(tools) = tools {
+        template.set_tool_use(ChatTemplate::new(tools)?);
+    }
+    Ok(template)
 }

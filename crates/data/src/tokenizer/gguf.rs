@@ -10,7 +10,7 @@ use tokenizers::Tokenizer as Core;
 use super::pretokenizers::pre_tokenizer;
 use super::{Special, Tokenizer};
 use crate::contain::contain;
-use crate::{Error, Result};
+use crate::{ChatTemplate, Error, Result};
 
 /// The `tokenizer.*` metadata of a GGUF file, under the names of its keys.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -84,12 +84,14 @@ pub(super) fn build(gguf: &GgufTokenizer) -> Result<Tokenizer> {
     let core = contain(|| Core::from_bytes(bytes).map_err(|e| e.to_string()))
         .and_then(|core| core)
         .map_err(|e| Error::Tokenizer(format!("in the GGUF metadata: {e}")))?;
+    let template = gguf.chat_template.as_deref();
+    let template = template.map(ChatTemplate::new).transpose()?;
     let files = BTreeMap::from([("tokenizer_config.json".to_owned(), config(gguf, &special)?)]);
     Tokenizer::assemble(
         core,
         special,
         gguf.eot.into_iter().collect(),
-        gguf.chat_template.as_deref(),
+        template,
         files,
     )
 }

@@ -5,9 +5,11 @@ mod added;
 mod files;
 mod gguf;
 mod patterns;
+mod pieces;
 mod pretokenizers;
 mod reasoning;
 mod response;
+mod settings;
 mod spaces;
 mod to_gguf;
 
@@ -15,7 +17,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokenizers::{Encoding, Tokenizer as Core};
 
 use crate::contain::contain;
@@ -51,7 +53,8 @@ pub struct Tokenizer {
     adds_bos: bool,
     template: Option<ChatTemplate>,
     /// Whether what the template writes around an answer depends on the answer, once it was tried.
-    echoes: OnceLock<bool>,
+    /// Without tools and with them, for which the template may be another.
+    echoes: [OnceLock<bool>; 2],
     stop: Vec<u32>,
     /// Stop ids the files name, to which the template adds its own.
     named_stops: Vec<u32>,
@@ -110,7 +113,7 @@ impl Tokenizer {
         mut core: Core,
         special: Special,
         named_stops: Vec<u32>,
-        template: Option<&str>,
+        template: Option<ChatTemplate>,
         files: BTreeMap<String, Vec<u8>>,
     ) -> Result<Self> {
         // Some tokenizer.json carry the truncation and padding of whoever saved them last.
@@ -134,13 +137,13 @@ impl Tokenizer {
             special,
             adds_bos,
             template: None,
-            echoes: OnceLock::new(),
+            echoes: Default::default(),
             stop: Vec::new(),
             named_stops,
             files,
         };
         match template {
-            Some(source) => tokenizer.set_chat_template(ChatTemplate::new(source)?),
+            Some(template) => tokenizer.set_chat_template(template),
             None => tokenizer.find_stops(),
         }
         Ok(tokenizer)
@@ -148,7 +151,7 @@ impl Tokenizer {
 
     /// Takes this chat template instead of the tokenizer's own.
     pub fn set_chat_template(&mut self, mut template: ChatTemplate) {
-        self.echoes = OnceLock::new();
+        self.echoes = Default::default();
         let special = [
             ("bos_token", &self.special.bos),
             ("eos_token", &self.special.eos),
@@ -178,7 +181,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::chat_template`].
     pub fn chat_template_mut(&mut self) -> Result<&mut ChatTemplate> {
-        self.echoes = OnceLock::new();
+        self.echoes = Default::default();
         self.template.as_mut().ok_or(Error::NoTemplate)
     }
 
@@ -308,11 +311,28 @@ impl Tokenizer {
                 self.core.to_string(false).map_err(broken)?.into_bytes(),
             );
         }
-        if let Some(template) = &self.template {
-            files.insert(
-                "chat_template.jinja".into(),
-                template.source().as_bytes().to_vec(),
-            );
+        let Some(template) = &self.template else {
+            return Ok(files);
+        };
+        match template.tool_use() {
+            None => {
+                let source = template.source().as_bytes().to_vec();
+                files.insert("chat_template.jinja".into(), source);
+            }
+            // a file beside them would hide the list
+            Some(other) => {
+                let config = files::json(&files, "tokenizer_config.json")?;
+                let mut config = Some(config).filter(Value::is_object).unwrap_or(json!({}));
+                let named = [("default", template), ("tool_use", other)];
+                config["chat_template"] = named
+                    .into_iter()
+                    .map(|(name, t)| json!({"name": name, "template": t.source()}))
+                    .collect();
+                files.insert(
+                    "tokenizer_config.json".into(),
+                    config.to_string().into_bytes(),
+                );
+            }
         }
         Ok(files)
     }
@@ -325,7 +345,16 @@ impl Tokenizer {
             .chain(self.named_stops.iter().copied())
             .collect();
         // A template that refuses so small a conversation will say so where it is used.
-        stop.extend(self.end_of_turn(&[Message::user("Hello")]).ok());
+        let hello = [Message::user("Hello")];
+        stop.extend(self.end_of_turn(&hello).ok());
+        if self
+            .template
+            .as_ref()
+            .is_some_and(|t| t.tool_use().is_some())
+        {
+            let tools = Context::from_iter([("tools".to_owned(), json!([]))]);
+            stop.extend(self.end_of_turn_in(&hello, &tools).ok());
+        }
         let mut seen = Vec::new();
         for id in stop {
             if !seen.contains(&id) {

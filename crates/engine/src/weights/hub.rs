@@ -9,13 +9,15 @@ use crate::{
 };
 
 /// Taken along where the repository has them.
-const BESIDES: [&str; 6] = [
+const BESIDES: [&str; 8] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "generation_config.json",
     "chat_template.jinja",
+    "additional_chat_templates/default.jinja",
+    "additional_chat_templates/tool_use.jinja",
 ];
 
 /// Downloads what is not in the cache; answers the folder that holds the snapshot.
