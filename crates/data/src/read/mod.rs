@@ -213,7 +213,7 @@ fn unkept(place: &Place, keys: &str, why: &'static str, value: &Value) -> Error 
 }
 
 /// Refuses a record that took a text of a row which is no text.
-fn text_alone(row: &Row, record: &Record, why: &str) -> Result<()> {
+fn text_alone(row: &Row, record: &Record, why: &'static str) -> Result<()> {
     let spelt = |value: serde_json::Result<String>| value.is_ok_and(|v| v.contains(NO_TEXT));
     if !spelt(serde_json::to_string(record)) {
         return Ok(());
