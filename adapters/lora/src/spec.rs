@@ -84,7 +84,8 @@ impl LoraSpec {
     /// Refuses settings that cannot mean anything.
     ///
     /// # Errors
-    /// Rank 0, an alpha that is not finite or is 0, a dropout outside 0..1, targets that match nothing or are no pattern.
+    /// Rank 0, an alpha that is not finite or is 0 as updates are computed (f32), a dropout outside
+    /// 0..1, targets that match nothing or are no pattern.
     pub fn check(&self) -> Result<()> {
         let ranks = self.rank_pattern.iter().map(|(_, rank)| *rank);
         if std::iter::once(self.rank).chain(ranks).any(|r| r == 0) {
@@ -93,10 +94,10 @@ impl LoraSpec {
         let alphas = self.alpha_pattern.iter().map(|(_, alpha)| *alpha);
         if let Some(alpha) = std::iter::once(self.alpha)
             .chain(alphas)
-            .find(|alpha| !alpha.is_finite() || *alpha == 0.0)
+            .find(|alpha| !(*alpha as f32).is_finite() || *alpha as f32 == 0.0)
         {
             return Err(Error::rule(format!(
-                "a LoRA alpha must be a finite number other than 0, not {alpha}"
+                "a LoRA alpha must be a finite number other than 0 in f32, not {alpha:?}"
             )));
         }
         let keys = self.rank_pattern.iter().map(|(key, _)| key);

@@ -277,6 +277,10 @@ fn settings_that_mean_nothing_are_refused() {
             ..spec(1)
         },
         LoraSpec {
+            alpha: 1e-300, // 0 in f32
+            ..spec(1)
+        },
+        LoraSpec {
             dropout: 1.0,
             ..spec(1)
         },
