@@ -29,7 +29,7 @@ pub struct Common {
     /// Remembered by SHA-256
     #[arg(long)]
     pub trust: bool,
-    /// Folder of run folders
+    /// Folder that run, train and sft put run folders in; other verbs make none
     #[arg(long, value_name = "FOLDER", default_value = "runs")]
     pub runs: PathBuf,
     /// No progress, results only
