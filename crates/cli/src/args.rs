@@ -89,7 +89,7 @@ enum Verb {
     Score {
         #[command(flatten)]
         who: Who,
-        /// JSONL or Parquet file of pairs
+        /// File of pairs: JSONL, JSON, CSV, TSV or Parquet
         #[arg(long)]
         pairs: PathBuf,
         /// JSONL file to write
@@ -100,7 +100,7 @@ enum Verb {
     Train {
         #[command(flatten)]
         who: Who,
-        /// JSONL or Parquet file of pairs
+        /// File of pairs: JSONL, JSON, CSV, TSV or Parquet
         #[arg(long)]
         pairs: PathBuf,
         /// Iteration whose learning rate, epochs and loss options are used
