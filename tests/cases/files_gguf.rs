@@ -254,6 +254,16 @@ fn what_llama_cpp_refuses_is_refused_by_name() {
         Value::U32(2),
         "llama.expert_used_count is 2",
     );
+    key(
+        "llama.expert_group_count",
+        Value::U32(1),
+        "llama.expert_group_count is 1, but there are no experts",
+    );
+    key(
+        "llama.nextn_predict_layers",
+        Value::U32(1),
+        "llama.nextn_predict_layers is 1",
+    );
     // llama.cpp computes these three; we do not
     key(
         "llama.attention.head_count_kv",
@@ -326,6 +336,24 @@ fn one_tensor_of_other_rows_than_q_k_and_v_is_refused() {
         "m.gguf",
         "blk.0.attn_qkv.bias has 56 rows; 4 query and twice 1 key-value heads of 8 features have 48",
     );
+}
+
+/// llama.cpp: "wrong number of tensors" for one bias beside three weights; beside one weight it
+/// leaves out, in silence, biases that are not all three.
+#[test]
+fn biases_that_lie_otherwise_than_their_weights_are_refused() {
+    let w = World::new();
+    let bad = |fuse: bool, name: &str, rows: usize, why: &str| {
+        let bias = tensor("bias", &[rows]);
+        plain().gguf(&w.dir().join("m.gguf"), &[], &[(name, bias)], fuse);
+        refused(&w, "m.gguf", why);
+    };
+    let one = "m.gguf: it has blk.1.attn_qkv.bias, but no blk.1.attn_qkv.weight";
+    bad(false, "blk.1.attn_qkv.bias", 64, one);
+    let q = "it has blk.0.attn_q.bias beside blk.0.attn_qkv.weight, but no blk.0.attn_k.bias";
+    bad(true, "blk.0.attn_q.bias", 32, q);
+    let v = "it has blk.1.attn_v.bias beside blk.1.attn_qkv.weight, but no blk.1.attn_q.bias";
+    bad(true, "blk.1.attn_v.bias", 16, v);
 }
 
 /// Every scaling that a configuration may have goes into a GGUF and comes back out of it.

@@ -112,7 +112,7 @@ impl Opened {
     /// Opens plugins, the model's files and the tokenizer.
     pub fn with(mut recipe: Recipe, common: &Common) -> Result<Opened> {
         let console = Console::new(common.quiet);
-        let host = host(Some(&recipe), common)?;
+        let host = host(&recipe, common)?;
         memory::settle(&mut recipe, &host, &console)?;
         // a hub's model is known by its name alone, whatever the commit
         let name = hub_id(&recipe).map_or_else(|| recipe.model.source.0.clone(), |(repo, _)| repo);
@@ -244,11 +244,9 @@ pub fn first_game(dir: &Path, recipe: &Recipe) -> Result<PathBuf> {
 
 /// Loads the plugins of the binary's own folder, of the recipe (where the user trusts them) and of
 /// the command line.
-pub fn host(recipe: Option<&Recipe>, common: &Common) -> Result<Host> {
+pub fn host(recipe: &Recipe, common: &Common) -> Result<Host> {
     let mut path = SearchPath::standard();
-    let from_recipe = recipe
-        .iter()
-        .flat_map(|r| r.plugins.paths.iter().map(|p| r.path(p)));
+    let from_recipe = recipe.plugins.paths.iter().map(|p| recipe.path(p));
     for named in from_recipe.chain(common.plugins.iter().cloned()) {
         if named.is_dir() {
             path.dirs.push(named);
@@ -256,8 +254,7 @@ pub fn host(recipe: Option<&Recipe>, common: &Common) -> Result<Host> {
             path.files.push(named);
         }
     }
-    let place = recipe.map(|r| r.place("plugins.paths"));
-    let trust = Trust::new(common, place.unwrap_or_default());
+    let trust = Trust::new(common, recipe.place("plugins.paths"));
     let host = Host::discover_asking(&path, &mut |file, sha256| trust.ask(file, sha256))?;
     #[cfg(feature = "bundled")]
     let host = bundled(host)?;

@@ -193,6 +193,20 @@ fn shards_by_their_index() {
     assert_eq!(run("model main", &hub.address, home.path(), &[]), WHOLE);
 }
 
+/// transformers would play it; nothing is fetched of a model that is refused.
+#[test]
+fn an_adapter_beside_the_model() {
+    let home = tempfile::tempdir().unwrap();
+    let mut with = files();
+    with.insert("adapter_config.json".into(), b"{}".to_vec());
+    let hub = Hub::serve(&[(FIRST, with)]);
+    let said = run("model main", &hub.address, home.path(), &[]);
+    let why = format!("FAILED {REPO}: adapter_config.json: an adapter beside the model");
+    assert!(said.starts_with(&why), "{said}");
+    let snapshot = cache(home.path()).join("snapshots").join(FIRST);
+    assert!(!snapshot.join("model.safetensors").exists());
+}
+
 #[test]
 fn a_repository_without_weights() {
     let home = tempfile::tempdir().unwrap();

@@ -307,6 +307,13 @@ impl Recipe {
                 ),
             ));
         }
+        let clip = self.train.clip;
+        if clip > 0.0 && clip as f32 == 0.0 {
+            return Err(self.refuse(
+                "train.clip",
+                format!("must be 0 (never) or > 0 in f32 too, where it is 0, got {clip:e}"),
+            ));
+        }
         if self.data.validation.0.is_empty()
             && self.data.validation_share == 0.0
             && self.compare.continued_sft

@@ -144,6 +144,32 @@ fn bad_recipes_are_refused_with_place_rule_and_value() {
             &[],
             "recipe.toml:2: train.lr must be finite, got inf",
         ),
+        // what f32 takes for 0 trains nothing
+        (
+            "[train]\nlr = 1e-300\n",
+            &[],
+            "recipe.toml:2: train.lr must be > 0 and finite in f32 too, where it is 0, got 1e-300",
+        ),
+        (
+            "[sft]\nlr = 1e-46\n",
+            &[],
+            "recipe.toml:2: sft.lr must be > 0 and finite in f32 too, where it is 0, got 1e-46",
+        ),
+        (
+            "[adapter]\nalpha = 1e-300\n",
+            &[],
+            "recipe.toml:2: adapter.alpha must be > 0 and finite in f32 too, where it is 0, got 1e-300",
+        ),
+        (
+            "[train]\neps = 1e300\n",
+            &[],
+            "recipe.toml:2: train.eps must be > 0 and finite in f32 too, where it is inf, got 1e300",
+        ),
+        (
+            "[train]\nclip = 1e-300\n",
+            &[],
+            "recipe.toml:2: train.clip must be 0 (never) or > 0 in f32 too, where it is 0, got 1e-300",
+        ),
         (
             "[train]\nlr = [1e-4,\n 0.0]\n",
             &[],

@@ -3,7 +3,7 @@
 
 use std::io::IsTerminal;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use randori_data::{Encoded, Tokenizer};
 
 use crate::args::{Split, Who};
@@ -13,6 +13,11 @@ use crate::terminal::{escaped, painted};
 
 /// Shows `count` examples and what happened to the others.
 pub fn run(who: &Who, count: usize) -> Result<()> {
+    if !who.adapter.is_empty() {
+        bail!(
+            "--adapter changes nothing that inspect shows: examples are the same for every player"
+        );
+    }
     let session = Session::open(who)?;
     // as the first iteration's training would
     let loss = session.loss(0).ok();

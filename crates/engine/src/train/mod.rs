@@ -125,9 +125,13 @@ impl TrainSettings {
     /// Refuses values that cannot be meant, naming rule and value.
     pub fn check(&self) -> Result<()> {
         self.optimizer.check()?;
-        let positive = |name: &str, value: f64| match value.is_finite() && value > 0.0 {
-            true => Ok(()),
-            false => Err(Error::rule(format!(
+        // what weights are changed by is f32: below its smallest number nothing is
+        let positive = |name: &str, value: f64| match value as f32 {
+            held if held.is_finite() && held > 0.0 => Ok(()),
+            held if value > 0.0 => Err(Error::rule(format!(
+                "{name} is {value:?}; it must be a positive number in f32 too, where it is {held}"
+            ))),
+            _ => Err(Error::rule(format!(
                 "{name} is {value}; it must be a positive number"
             ))),
         };
@@ -161,11 +165,11 @@ impl TrainSettings {
         }
     }
 
-    /// Refuses a training over `n` items (`noun`: pairs, examples) in which every step's rate is 0:
-    /// a single step that the warm-up begins with.
+    /// Refuses a training over `n` items (`noun`: pairs, examples) in which every step's rate is 0
+    /// in f32, the numbers that weights are held in: a single step that the warm-up begins with.
     pub fn check_rates(&self, n: usize, noun: &str) -> Result<()> {
         let total = self.total_steps(n);
-        if n == 0 || (0..total).any(|step| self.rate(step, total) > 0.0) {
+        if n == 0 || (0..total).any(|step| self.rate(step, total) as f32 > 0.0) {
             return Ok(());
         }
         let steps = match total {

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::folder::{INDEX, WHOLE, shard_names};
+use super::{
+    beside,
+    folder::{INDEX, WHOLE, shard_names},
+};
 use crate::{
     Error, Result,
     hub::{Kind, Snapshot},
@@ -23,9 +26,9 @@ const BESIDES: [&str; 8] = [
 /// Downloads what is not in the cache; answers the folder that holds the snapshot.
 ///
 /// # Errors
-/// What the hub answered, unless the cache has all that is needed.
+/// What the hub answered, unless the cache has all that is needed; an adapter beside the model.
 pub(super) fn fetch(repo: &str, revision: &str) -> Result<PathBuf> {
-    let snapshot = Snapshot::open(Kind::Model, repo, revision)?;
+    let snapshot = opened(repo, revision)?;
     snapshot.get("config.json")?;
     for name in BESIDES.iter().filter(|name| snapshot.has(name)) {
         snapshot.get(name)?;
@@ -50,6 +53,9 @@ pub(super) fn fetch(repo: &str, revision: &str) -> Result<PathBuf> {
 /// The snapshot's folder, if an earlier download left it whole.
 pub(super) fn at_hand(repo: &str, revision: &str) -> Option<PathBuf> {
     let snapshot = Snapshot::cached(Kind::Model, repo, revision)?;
+    if snapshot.has(beside::ADAPTER) {
+        return None; // `configuration` says why
+    }
     snapshot.get("config.json").ok()?;
     if snapshot.get(WHOLE).is_err() {
         let shards = shard_names(&snapshot.get(INDEX).ok()?).ok()?;
@@ -63,7 +69,15 @@ pub(super) fn at_hand(repo: &str, revision: &str) -> Option<PathBuf> {
 /// `config.json` alone: from the cache, or else fetched.
 ///
 /// # Errors
-/// What the hub answered.
+/// What the hub answered; an adapter beside the model.
 pub(super) fn configuration(repo: &str, revision: &str) -> Result<PathBuf> {
-    Snapshot::open(Kind::Model, repo, revision)?.get("config.json")
+    opened(repo, revision)?.get("config.json")
+}
+
+fn opened(repo: &str, revision: &str) -> Result<Snapshot> {
+    let snapshot = Snapshot::open(Kind::Model, repo, revision)?;
+    match snapshot.has(beside::ADAPTER) {
+        true => Err(beside::played(&format!("{repo}: {}", beside::ADAPTER))),
+        false => Ok(snapshot),
+    }
 }

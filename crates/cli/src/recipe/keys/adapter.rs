@@ -44,7 +44,8 @@ section! {
         /// Projections that get an update: names (`q_proj`, `lm_head`), patterns over full names,
         /// `regex:…`, or `all-linear` (all but the head). Each entry must match something.
         targets: Texts = "\"all-linear\"";
-        /// Projections left out although `targets` names them, spelt alike.
+        /// Projections left out although `targets` names them, spelt alike. Each entry of a list
+        /// of targets must keep something.
         exclude: Texts = "[]";
         /// Other ranks: `["PATTERN=RANK", …]`; a pattern is a regular expression that the
         /// projection's name ends with (PEFT's rank_pattern), the first that fits counts.
