@@ -121,7 +121,7 @@ impl Opened {
         let arch = architecture(&recipe, &host, &config)?;
         let tokenizer = tokenizer(&recipe, checkpoint.tokenizer())?;
         let bounds = Bounds::of(&config);
-        let model = ModelInputs::of(&recipe, &checkpoint);
+        let model = ModelInputs::of(&recipe, &checkpoint)?;
         Ok(Opened {
             setting: Setting {
                 recipe,

@@ -1,7 +1,7 @@
 //! A tokenizer from Hugging Face files: which one says what, and which goes before which.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokenizers::Tokenizer as Core;
@@ -37,8 +37,10 @@ pub(super) fn from_folder(dir: &Path) -> Result<Tokenizer> {
             Err(e) => return Err(Error::io(path.display().to_string(), e)),
         }
     }
-    for (name, bytes) in named_templates(dir)? {
-        files.insert(name, bytes);
+    for path in named_templates(dir)? {
+        let bytes = std::fs::read(&path).map_err(|e| Error::io(path.display().to_string(), e))?;
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        files.insert(format!("{TEMPLATES}{file}"), bytes);
     }
     if !files.contains_key("tokenizer.json") {
         let what = match files.contains_key("tokenizer.model") {
@@ -121,25 +123,26 @@ fn eos_ids(value: &Value) -> Vec<u32> {
 /// The folder with templates of other names than `default`.
 const TEMPLATES: &str = "additional_chat_templates/";
 
-/// The files of that folder.
-fn named_templates(dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+/// The chat templates in a model folder's `additional_chat_templates`, in the alphabet's order: any
+/// of them decides which template a model has.
+///
+/// # Errors
+/// When that folder is there and cannot be listed.
+pub fn named_templates(dir: &Path) -> Result<Vec<PathBuf>> {
     let folder = dir.join(TEMPLATES);
-    let Ok(entries) = std::fs::read_dir(&folder) else {
+    if !folder.is_dir() {
         return Ok(Vec::new());
-    };
+    }
+    let io = |e| Error::io(folder.display().to_string(), e);
+    let entries = std::fs::read_dir(&folder).map_err(io)?;
     let mut found = Vec::new();
     for entry in entries {
-        let path = entry
-            .map_err(|e| Error::io(folder.display().to_string(), e))?
-            .path();
-        if path.extension().is_some_and(|end| end == "jinja")
-            && let Some(name) = path.file_name().and_then(|name| name.to_str())
-        {
-            let bytes =
-                std::fs::read(&path).map_err(|e| Error::io(path.display().to_string(), e))?;
-            found.push((format!("{TEMPLATES}{name}"), bytes));
+        let path = entry.map_err(io)?.path();
+        if path.extension().is_some_and(|end| end == "jinja") {
+            found.push(path);
         }
     }
+    found.sort();
     Ok(found)
 }
 

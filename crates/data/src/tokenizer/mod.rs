@@ -22,6 +22,7 @@ use tokenizers::{Encoding, Tokenizer as Core};
 
 use crate::contain::contain;
 use crate::{ChatTemplate, Context, Error, Message, Result};
+pub use files::named_templates;
 pub use gguf::GgufTokenizer;
 pub use pretokenizers::known_pre_tokenizers;
 pub use reasoning::Opened;
