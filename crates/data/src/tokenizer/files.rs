@@ -79,6 +79,7 @@ pub(super) fn from_files(mut files: BTreeMap<String, Vec<u8>>) -> Result<Tokeniz
         eos: named.get(&core, "eos_token"),
         pad: named.get(&core, "pad_token"),
         unk: named.get(&core, "unk_token"),
+        variables: named.variables(),
     };
     // as transformers: where there are generation settings, nothing is read of the configuration's
     let settings = match files.contains_key("generation_config.json") {

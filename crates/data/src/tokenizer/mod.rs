@@ -9,6 +9,7 @@ mod pieces;
 mod pretokenizers;
 mod reasoning;
 mod response;
+mod said;
 mod settings;
 mod spaces;
 mod to_gguf;
@@ -21,7 +22,7 @@ use serde_json::{Value, json};
 use tokenizers::{Encoding, Tokenizer as Core};
 
 use crate::contain::contain;
-use crate::{ChatTemplate, Context, Error, Message, Result};
+use crate::{ChatTemplate, Context, Error, Message, PLAIN, Result};
 pub use files::named_templates;
 pub use gguf::GgufTokenizer;
 pub use pretokenizers::known_pre_tokenizers;
@@ -37,6 +38,8 @@ struct Special {
     eos: Option<(u32, String)>,
     pad: Option<(u32, String)>,
     unk: Option<(u32, String)>,
+    /// Every name that the files give a token, with its text: variables of the chat template.
+    variables: Vec<(String, String)>,
 }
 
 /// Tokenizer, chat template and special tokens of one model.
@@ -153,16 +156,15 @@ impl Tokenizer {
     /// Takes this chat template instead of the tokenizer's own.
     pub fn set_chat_template(&mut self, mut template: ChatTemplate) {
         self.echoes = Default::default();
-        let special = [
-            ("bos_token", &self.special.bos),
-            ("eos_token", &self.special.eos),
-            ("pad_token", &self.special.pad),
-            ("unk_token", &self.special.unk),
-        ];
-        for (name, token) in special {
-            if let Some((_, text)) = token {
-                template.set_variable(name, &Value::String(text.clone()));
-            }
+        let plain = template.source() == PLAIN;
+        let special = &self.special;
+        let mut set = |name: &str, text: &str| template.set_variable(name, &Value::from(text));
+        // it is ours: it ends answers in the end of text, whichever file names that
+        if plain && let Some((_, text)) = &special.eos {
+            set("eos_token", text);
+        }
+        for (name, text) in &special.variables {
+            set(name, text);
         }
         template.set_variable("starts_with_bos", &Value::Bool(self.adds_bos));
         self.template = Some(template);
