@@ -12,6 +12,9 @@ use super::{Special, Tokenizer, settings};
 use crate::contain::contain;
 use crate::{ChatTemplate, Error, Result};
 
+/// The model's settings for generation.
+const GENERATION: &str = "generation_config.json";
+
 /// The files that matter, as far as they exist.
 const WANTED: [&str; 8] = [
     "tokenizer.json",
@@ -19,7 +22,7 @@ const WANTED: [&str; 8] = [
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
-    "generation_config.json",
+    GENERATION,
     "config.json",
     "tokenizer.model",
 ];
@@ -68,7 +71,7 @@ pub(super) fn from_files(mut files: BTreeMap<String, Vec<u8>>) -> Result<Tokeniz
         .map_err(|e| Error::file("tokenizer.json", format!("not a tokenizer: {e}")))?;
     let config = json(&files, "tokenizer_config.json")?;
     let map = json(&files, "special_tokens_map.json")?;
-    let generation = json(&files, "generation_config.json")?;
+    let generation = json(&files, GENERATION)?;
     let model = json(&files, "config.json")?;
 
     settings::obey(&mut core, &config, &model)?;
@@ -82,24 +85,23 @@ pub(super) fn from_files(mut files: BTreeMap<String, Vec<u8>>) -> Result<Tokeniz
         variables: named.variables(),
     };
     // as transformers: where there are generation settings, nothing is read of the configuration's
-    let settings = match files.contains_key("generation_config.json") {
-        true => &generation,
-        false => &model,
+    let configured = eos_ids(&model, "config.json")?;
+    let named_stops = match files.contains_key(GENERATION) {
+        true => eos_ids(&generation, GENERATION)?,
+        false => configured.clone(),
     };
-    let named_stops = eos_ids(&settings["eos_token_id"]);
     if special.eos.is_none() {
         // The config's first is the model's end of text.
-        let first = eos_ids(&model["eos_token_id"])
-            .first()
-            .or(named_stops.first())
-            .copied();
+        let first = configured.first().or(named_stops.first()).copied();
         special.eos = first.and_then(|id| core.id_to_token(id).map(|text| (id, text)));
     }
     let template = template(&files, &config)?;
     files.retain(|name, _| {
         name != "config.json" && name != "chat_template.jinja" && !name.starts_with(TEMPLATES)
     });
-    Tokenizer::assemble(core, special, named_stops, template, files)
+    let mut tokenizer = Tokenizer::assemble(core, special, named_stops, template, files)?;
+    tokenizer.notes.extend(unread(&generation));
+    Ok(tokenizer)
 }
 
 /// A JSON file that may be absent.
@@ -112,13 +114,69 @@ pub(super) fn json(files: &BTreeMap<String, Vec<u8>>, name: &str) -> Result<Valu
     }
 }
 
-/// One id or a list of them.
-fn eos_ids(value: &Value) -> Vec<u32> {
-    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    match value {
-        Value::Array(list) => list.iter().filter_map(id).collect(),
-        one => id(one).into_iter().collect(),
+/// The ids that a file calls ends of text: one or a list of them. As in transformers 5.24 the
+/// generation settings may spell them as 2.0, and a number that no token can have stops nothing.
+fn eos_ids(settings: &Value, file: &str) -> Result<Vec<u32>> {
+    let said = &settings["eos_token_id"];
+    let listed = match said {
+        Value::Null => return Ok(Vec::new()),
+        Value::Array(list) => list.as_slice(),
+        one => std::slice::from_ref(one),
+    };
+    let mut ids = Vec::new();
+    for value in listed {
+        let spelt = file == GENERATION || !value.is_f64();
+        let whole = value.as_f64().filter(|n| spelt && n.fract() == 0.0);
+        let Some(number) = whole else {
+            let what = format!("eos_token_id must be a token's id or a list of them, is {said}");
+            return Err(Error::file(file, what));
+        };
+        if (0.0..=f64::from(u32::MAX)).contains(&number) {
+            ids.push(number as u32);
+        }
     }
+    Ok(ids)
+}
+
+/// Keys of the generation settings by which transformers bans or forces tokens, or ends an answer:
+/// what it then draws differs from what is drawn here.
+const UNREAD: [&str; 13] = [
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "exponential_decay_length_penalty",
+    "forced_bos_token_id",
+    "forced_decoder_ids",
+    "forced_eos_token_id",
+    "min_length",
+    "min_new_tokens",
+    "no_repeat_ngram_size",
+    "sequence_bias",
+    "stop_strings",
+    "suppress_tokens",
+    "watermarking_config",
+];
+
+/// Says which of them ask for something.
+fn unread(generation: &Value) -> Option<String> {
+    let asks = |key: &&str| match &generation[*key] {
+        Value::Null | Value::Bool(false) => false,
+        Value::Number(number) => number.as_f64() != Some(0.0) || key.ends_with("_id"),
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+        Value::String(text) => !text.is_empty(),
+        Value::Bool(true) => true,
+    };
+    let keys: Vec<String> = UNREAD
+        .iter()
+        .filter(|key| asks(key))
+        .map(|key| format!("`{key}`"))
+        .collect();
+    (!keys.is_empty()).then(|| {
+        format!(
+            "{GENERATION}: not read: {}; no token is banned or forced, and ids alone end an answer",
+            keys.join(", ")
+        )
+    })
 }
 
 /// The folder with templates of other names than `default`.

@@ -63,6 +63,8 @@ pub struct Tokenizer {
     /// Stop ids the files name, to which the template adds its own.
     named_stops: Vec<u32>,
     files: BTreeMap<String, Vec<u8>>,
+    /// What the user should know of the files.
+    notes: Vec<String>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -145,12 +147,18 @@ impl Tokenizer {
             stop: Vec::new(),
             named_stops,
             files,
+            notes: Vec::new(),
         };
         match template {
             Some(template) => tokenizer.set_chat_template(template),
             None => tokenizer.find_stops(),
         }
         Ok(tokenizer)
+    }
+
+    /// What the files ask for that is not done, a sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Takes this chat template instead of the tokenizer's own.
