@@ -283,6 +283,12 @@ fn of_several_chat_templates_tool_use_renders_tools_and_default_the_rest() {
             &folder_of[..0],
         ),
         ("only-tools", json!({"chat_template": "C"}), &folder_of[1..]),
+        (
+            "one",
+            json!({"chat_template": [{"name": "rag", "template": "R"}]}),
+            &folder_of[..0],
+        ),
+        ("nothing", json!({"chat_template": []}), &folder_of[..0]),
     ] {
         let error = Tokenizer::from_folder(&folder(name, &config, files))
             .err()
@@ -295,7 +301,21 @@ fn of_several_chat_templates_tool_use_renders_tools_and_default_the_rest() {
 }
 
 #[test]
-fn what_is_no_token_is_refused_with_its_file() {
+fn of_two_chat_templates_with_one_name_the_last_counts_and_a_mapping_is_read() {
+    let twice = json!([{"name": "default", "template": "C"}, {"name": "default", "template": "D"}]);
+    for (name, templates) in [
+        ("twice", twice),
+        ("mapping", json!({"default": "D", "rag": "R"})),
+    ] {
+        let tokenizer = loaded(name, json!({"chat_template": templates}), &[]);
+        let template = tokenizer.chat_template().unwrap();
+        let rendered = template.render(&[Message::user("x")], true);
+        assert_eq!(rendered.unwrap(), "D", "{name}");
+    }
+}
+
+#[test]
+fn what_is_no_token_or_template_is_refused_with_its_file() {
     for (name, config, files, expected) in [
         (
             "bad-extra",
@@ -326,6 +346,24 @@ fn what_is_no_token_is_refused_with_its_file() {
             json!({"added_tokens_decoder": {"x": token("a", true)}}),
             vec![],
             "\"x\" is not a token",
+        ),
+        (
+            "bad-template",
+            json!({"chat_template": 5}),
+            vec![],
+            "tokenizer_config.json: chat_template: is neither text",
+        ),
+        (
+            "bad-templates",
+            json!({"chat_template": {"default": 5}}),
+            vec![],
+            "tokenizer_config.json: chat_template: `default` is no text",
+        ),
+        (
+            "bad-list",
+            json!({"chat_template": [{"name": "default"}]}),
+            vec![],
+            "chat_template: each of a list needs `name` and `template`",
         ),
     ] {
         let error = Tokenizer::from_folder(&folder(name, &config, &files))

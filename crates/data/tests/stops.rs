@@ -52,7 +52,10 @@ fn ids_are_numbers_or_refused() {
         for (file, right) in [(SETTINGS, of_settings), ("config.json", of_config)] {
             let tokenizer = read(&format!("{i}"), file, &content);
             match right {
-                Some(right) => assert_eq!(tokenizer.unwrap().stop_ids(), *right, "{file} {value}"),
+                Some(right) => {
+                    let right: &[u32] = right;
+                    assert_eq!(tokenizer.unwrap().stop_ids(), right, "{file} {value}");
+                }
                 None => {
                     let error = tokenizer.unwrap_err().to_string();
                     let why = format!(

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokenizers::Tokenizer as Core;
 
 use super::added::Named;
@@ -12,13 +12,15 @@ use super::{Special, Tokenizer, settings};
 use crate::contain::contain;
 use crate::{ChatTemplate, Error, Result};
 
+/// The tokenizer's configuration.
+const CONFIG: &str = "tokenizer_config.json";
 /// The model's settings for generation.
 const GENERATION: &str = "generation_config.json";
 
 /// The files that matter, as far as they exist.
 const WANTED: [&str; 8] = [
     "tokenizer.json",
-    "tokenizer_config.json",
+    CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
@@ -69,7 +71,7 @@ pub(super) fn from_files(mut files: BTreeMap<String, Vec<u8>>) -> Result<Tokeniz
     let mut core = contain(|| Core::from_bytes(as_oniguruma(bytes)).map_err(|e| e.to_string()))
         .and_then(|core| core)
         .map_err(|e| Error::file("tokenizer.json", format!("not a tokenizer: {e}")))?;
-    let config = json(&files, "tokenizer_config.json")?;
+    let config = json(&files, CONFIG)?;
     let map = json(&files, "special_tokens_map.json")?;
     let generation = json(&files, GENERATION)?;
     let model = json(&files, "config.json")?;
@@ -212,10 +214,10 @@ fn template(files: &BTreeMap<String, Vec<u8>>, config: &Value) -> Result<Option<
         let text = files.get(name).map(|bytes| std::str::from_utf8(bytes));
         text.transpose().map_err(|_| Error::file(name, "not UTF-8"))
     };
-    let several = |file: &str| {
+    let no_default = |file: &str| {
         Err(Error::file(
             file,
-            "has several chat templates and none is called `default`; give one as model.chat_template",
+            "its chat templates have names and none is called `default`; give one as model.chat_template",
         ))
     };
     // the folder's `default` goes before the file beside it (transformers 5.24)
@@ -226,20 +228,29 @@ fn template(files: &BTreeMap<String, Vec<u8>>, config: &Value) -> Result<Option<
         }
     }
     if files.keys().any(|name| name.starts_with(TEMPLATES)) {
-        return several(TEMPLATES);
+        return no_default(TEMPLATES);
     }
-    match &config["chat_template"] {
-        Value::String(text) => both(text, None).map(Some),
-        Value::Array(list) => {
-            let named = |name: &str| list.iter().find(|t| t["name"] == name);
-            let chosen = named("default").or(if list.len() == 1 { list.first() } else { None });
-            let tools = named("tool_use").and_then(|t| t["template"].as_str());
-            match chosen.and_then(|t| t["template"].as_str()) {
-                Some(text) => both(text, tools.filter(|_| list.len() > 1)).map(Some),
-                None => several("tokenizer_config.json"),
-            }
-        }
-        _ => Ok(None),
+    let wrong = |what: &str| Error::file(CONFIG, format!("chat_template: {what}"));
+    let named: Map<String, Value> = match &config["chat_template"] {
+        Value::Null => return Ok(None),
+        Value::String(text) => return both(text, None).map(Some),
+        Value::Object(named) => named.clone(),
+        // of two with one name the last counts
+        Value::Array(list) => list
+            .iter()
+            .map(|t| Some((t["name"].as_str()?.to_owned(), t.get("template")?.clone())))
+            .collect::<Option<_>>()
+            .ok_or_else(|| wrong("each of a list needs `name` and `template`"))?,
+        _ => return Err(wrong("is neither text nor a list or mapping of texts")),
+    };
+    let text = |name: &str| match named.get(name) {
+        Some(Value::String(text)) => Ok(Some(text.as_str())),
+        Some(_) => Err(wrong(&format!("`{name}` is no text"))),
+        None => Ok(None),
+    };
+    match text("default")? {
+        Some(default) => both(default, text("tool_use")?).map(Some),
+        None => no_default(CONFIG),
     }
 }
 
