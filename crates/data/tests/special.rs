@@ -297,6 +297,12 @@ fn of_several_chat_templates_tool_use_renders_tools_and_default_the_rest() {
             error.to_string().contains("none is called `default`"),
             "{name}: {error}"
         );
+        // as the error says, another one helps
+        let given = randori_data::ChatTemplate::new("G").unwrap();
+        let dir = folder(name, &config, files);
+        let tokenizer = Tokenizer::from_folder_with(&dir, given).unwrap();
+        let template = tokenizer.chat_template().unwrap();
+        assert_eq!(template.render(&[Message::user("x")], true).unwrap(), "G");
     }
 }
 

@@ -29,8 +29,8 @@ const WANTED: [&str; 8] = [
     "tokenizer.model",
 ];
 
-/// Reads a folder.
-pub(super) fn from_folder(dir: &Path) -> Result<Tokenizer> {
+/// Reads a folder; a template that is given takes the place of the folder's, which are not read.
+pub(super) fn from_folder(dir: &Path, given: Option<ChatTemplate>) -> Result<Tokenizer> {
     let mut files = BTreeMap::new();
     for name in WANTED {
         let path = dir.join(name);
@@ -56,14 +56,17 @@ pub(super) fn from_folder(dir: &Path) -> Result<Tokenizer> {
         };
         return Err(Error::file(dir.display().to_string(), what));
     }
-    from_files(files).map_err(|e| match e {
+    from_files(files, given).map_err(|e| match e {
         Error::File { file, what } => Error::file(dir.join(file).display().to_string(), what),
         other => other,
     })
 }
 
 /// Builds from files in memory. Errors name the file without its folder.
-pub(super) fn from_files(mut files: BTreeMap<String, Vec<u8>>) -> Result<Tokenizer> {
+pub(super) fn from_files(
+    mut files: BTreeMap<String, Vec<u8>>,
+    given: Option<ChatTemplate>,
+) -> Result<Tokenizer> {
     let bytes = files
         .get("tokenizer.json")
         .map(Vec::as_slice)
@@ -97,7 +100,10 @@ pub(super) fn from_files(mut files: BTreeMap<String, Vec<u8>>) -> Result<Tokeniz
         let first = configured.first().or(named_stops.first()).copied();
         special.eos = first.and_then(|id| core.id_to_token(id).map(|text| (id, text)));
     }
-    let template = template(&files, &config)?;
+    let template = match given {
+        Some(given) => Some(given),
+        None => template(&files, &config)?,
+    };
     files.retain(|name, _| {
         name != "config.json" && name != "chat_template.jinja" && !name.starts_with(TEMPLATES)
     });

@@ -85,7 +85,15 @@ impl Tokenizer {
     /// When `tokenizer.json` is missing, a file is not what it should be, or a special token is not in the
     /// vocabulary.
     pub fn from_folder(dir: &Path) -> Result<Self> {
-        files::from_folder(dir)
+        files::from_folder(dir, None)
+    }
+
+    /// The same with this chat template instead of the folder's own, which need not be good.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_folder`].
+    pub fn from_folder_with(dir: &Path, template: ChatTemplate) -> Result<Self> {
+        files::from_folder(dir, Some(template))
     }
 
     /// From files in memory: `tokenizer.json`, `tokenizer_config.json`, and a chat template that goes before the
@@ -103,7 +111,7 @@ impl Tokenizer {
         given.extend(
             template.map(|text| ("chat_template.jinja".to_owned(), text.as_bytes().to_vec())),
         );
-        files::from_files(given)
+        files::from_files(given, None)
     }
 
     /// From a GGUF file's metadata.
