@@ -77,8 +77,8 @@ fn settings_that_nobody_reads_are_said() {
     });
     let tokenizer = read("said", SETTINGS, &content).unwrap();
     let right = "generation_config.json: not read: `forced_bos_token_id`, `no_repeat_ngram_size`, \
-                 `stop_strings`, `suppress_tokens`; no token is banned or forced, and ids alone end \
-                 an answer";
+                 `stop_strings`, `suppress_tokens`; no token is banned or forced, and ids alone \
+                 end an answer";
     assert_eq!(tokenizer.notes(), [right]);
     let tokenizer = read("silent", SETTINGS, &json!({"eos_token_id": 0})).unwrap();
     assert!(tokenizer.notes().is_empty());

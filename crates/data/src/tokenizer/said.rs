@@ -1,6 +1,8 @@
 //! What `tokenizer_config.json` and `special_tokens_map.json` say of special tokens, settled as
 //! transformers 5.24 settles it where both say something.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
@@ -57,15 +59,14 @@ pub(super) fn settle(config: &Value, map: &Value, padding: Option<&str>) -> Resu
         }
     }
     keys.name_extra(&mut named);
-    for (name, said) in keys.0.iter().filter(|(name, said)| said.is_own(name)) {
-        named.set(name, said.clone());
-    }
-    for (name, said) in own.0 {
+    let extra = keys.take(EXTRA);
+    let later = keys.into_each().filter(|(name, said)| said.is_own(name));
+    for (name, said) in later.chain(own.into_each()) {
         named.set(&name, said);
     }
     Ok(Settled {
-        named: named.0,
-        extra: keys.take(EXTRA),
+        named: named.into_each().collect(),
+        extra,
     })
 }
 
@@ -85,45 +86,58 @@ fn of_config(config: &Value) -> Result<(Keys, Keys)> {
     {
         keys.set(EXTRA, said);
     }
-    let (texts, rest) = keys
-        .0
-        .into_iter()
-        .partition(|(name, said)| is_own(name) && said.value.is_string());
-    let (mut own, mut keys) = (Keys(texts), Keys(rest));
-    keys.name_extra(&mut own);
-    match keys.take(OWN) {
+    let (mut own, mut rest) = (Keys::default(), Keys::default());
+    for (name, said) in keys.into_each() {
+        match is_own(&name) && said.value.is_string() {
+            true => own.set(&name, said),
+            false => rest.set(&name, said),
+        }
+    }
+    rest.name_extra(&mut own);
+    match rest.take(OWN) {
         // read only where no token has a key of its own
-        Some(said) if own.0.is_empty() => match &said.value {
+        Some(said) if own.said.is_empty() => match &said.value {
             Value::Null => {}
             Value::Object(tokens) => own.set_each(tokens, CONFIG),
             other => return Err(said.wrong(other)),
         },
         _ => {}
     }
-    Ok((keys, own))
+    Ok((rest, own))
 }
 
 /// Keys and what is said of them, in the order in which they came.
 #[derive(Default)]
-struct Keys(Vec<(String, Said)>);
+struct Keys {
+    /// None where it was taken.
+    said: Vec<(String, Option<Said>)>,
+    /// Where each is: files of a stranger may have any number.
+    places: HashMap<String, usize>,
+}
 
 impl Keys {
     fn get(&self, name: &str) -> Option<&Said> {
-        let found = self.0.iter().find(|(known, _)| known == name);
-        found.map(|(_, said)| said)
+        self.said[*self.places.get(name)?].1.as_ref()
     }
 
     /// Says it; a key that was there stays in its place.
     fn set(&mut self, name: &str, said: Said) {
-        match self.0.iter_mut().find(|(known, _)| known == name) {
-            Some((_, before)) => *before = said,
-            None => self.0.push((name.to_owned(), said)),
+        match self.places.get(name) {
+            Some(&at) => self.said[at].1 = Some(said),
+            None => {
+                self.places.insert(name.to_owned(), self.said.len());
+                self.said.push((name.to_owned(), Some(said)));
+            }
         }
     }
 
     fn take(&mut self, name: &str) -> Option<Said> {
-        let at = self.0.iter().position(|(known, _)| known == name)?;
-        Some(self.0.remove(at).1)
+        self.said[*self.places.get(name)?].1.take()
+    }
+
+    fn into_each(self) -> impl Iterator<Item = (String, Said)> {
+        let said = self.said.into_iter();
+        said.filter_map(|(name, said)| Some((name, said?)))
     }
 
     fn set_each(&mut self, tokens: &Map<String, Value>, file: &'static str) {
