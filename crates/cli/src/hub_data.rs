@@ -193,14 +193,14 @@ impl Named {
             let known = ["train", "validation", "test"]
                 .iter()
                 .any(|s| !of(s).is_empty());
-            let whole = self.split.is_none()
-                && (self.pattern.is_some() || split == Split::Train)
+            let wanted = self.split.as_deref().unwrap_or(usual(split));
+            let by_pattern = self.split.is_none() && self.pattern.is_some();
+            let whole = (by_pattern || wanted == "train")
                 && !known
                 && files.iter().all(|f| sharded(stem(f)).is_none());
             ensure!(
                 whole,
-                "{repo} has no files of the split `{}`: name one ({repo}:SPLIT) of {}",
-                self.split.as_deref().unwrap_or(usual(split)),
+                "{repo} has no files of the split `{wanted}`: name one ({repo}:SPLIT) of {}",
                 listed(&files)
             );
             chosen = files.into_iter().cloned().collect();
@@ -438,6 +438,15 @@ mod tests {
             ["alpaca.json"]
         );
         assert!(files("o/n", &["alpaca.json"], Split::HeldOut).is_err());
+        // whatever asks for `train`
+        for split in [Split::Train, Split::HeldOut] {
+            let all = files("o/n:train", &["alpaca.json"], split).unwrap();
+            assert_eq!(all, ["alpaca.json"]);
+        }
+        for (named, other) in [("o/n:test", "alpaca.json"), ("o/n:train", "test.json")] {
+            let why = files(named, &[other], Split::Train).unwrap_err();
+            assert!(why.contains("has no files of the split"), "{why}");
+        }
         assert!(files("o/n", &["README.md"], Split::Train).is_err());
     }
 

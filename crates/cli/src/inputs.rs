@@ -17,16 +17,15 @@ use crate::session::{self, Session, Setting};
 
 /// What a folder's model says besides its weights.
 const SETTINGS: [&str; 2] = ["config.json", "generation_config.json"];
-/// What its tokenizer and chat template are made of, besides those.
-const TOKENIZER: [&str; 8] = [
+/// What its tokenizer and chat template are made of, besides those and the templates with names of
+/// their own.
+const TOKENIZER: [&str; 6] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
-    "additional_chat_templates/default.jinja",
-    "additional_chat_templates/tool_use.jinja",
 ];
 /// The keys that choose what [`ModelInputs`] are about.
 const KEYS: [&str; 3] = ["model.source", "model.tokenizer", "model.chat_template"];
@@ -45,7 +44,10 @@ pub struct ModelInputs {
 
 impl ModelInputs {
     /// Of a recipe whose model is open.
-    pub fn of(recipe: &Recipe, checkpoint: &Checkpoint) -> ModelInputs {
+    ///
+    /// # Errors
+    /// A folder that cannot be listed.
+    pub fn of(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<ModelInputs> {
         let mut inputs = ModelInputs::default();
         let source = &recipe.model.source.0;
         let folder = match checkpoint.tokenizer() {
@@ -76,21 +78,21 @@ impl ModelInputs {
         if let Some(dir) = &folder {
             inputs.those_there("model.source", dir, &SETTINGS);
             if recipe.model.tokenizer.is_none() {
-                inputs.those_there("model.source", dir, &TOKENIZER);
+                inputs.tokenizer("model.source", dir)?;
             }
         }
-        inputs.chosen_apart(recipe);
-        inputs
+        inputs.chosen_apart(recipe)?;
+        Ok(inputs)
     }
 
     /// `model.tokenizer` and `model.chat_template`.
-    fn chosen_apart(&mut self, recipe: &Recipe) {
+    fn chosen_apart(&mut self, recipe: &Recipe) -> Result<()> {
         if let Some(given) = &recipe.model.tokenizer {
             let path = recipe.path(given);
             match path.is_dir() {
                 true => {
                     self.those_there("model.tokenizer", &path, &SETTINGS);
-                    self.those_there("model.tokenizer", &path, &TOKENIZER);
+                    self.tokenizer("model.tokenizer", &path)?;
                 }
                 false => self.file("model.tokenizer", path),
             }
@@ -99,6 +101,16 @@ impl ModelInputs {
             None | Some("plain") => {}
             Some(file) => self.file("model.chat_template", recipe.path(file)),
         }
+        Ok(())
+    }
+
+    /// A folder's tokenizer and chat templates.
+    fn tokenizer(&mut self, key: &str, dir: &Path) -> Result<()> {
+        self.those_there(key, dir, &TOKENIZER);
+        for path in randori_data::named_templates(dir)? {
+            self.file(&named(&format!("{key} template"), &path), path);
+        }
+        Ok(())
     }
 
     fn file(&mut self, name: &str, path: PathBuf) {

@@ -122,8 +122,9 @@ impl Opened {
         let config = checkpoint.config().clone();
         let arch = architecture(&recipe, &host, &config)?;
         let tokenizer = tokenizer(&recipe, checkpoint.tokenizer())?;
+        console.notes(tokenizer.notes());
         let bounds = Bounds::of(&config);
-        let model = ModelInputs::of(&recipe, &checkpoint);
+        let model = ModelInputs::of(&recipe, &checkpoint)?;
         Ok(Opened {
             setting: Setting {
                 recipe,

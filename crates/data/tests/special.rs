@@ -5,37 +5,12 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use randori_data::{Message, Tokenizer};
 use serde_json::{Value, json};
 
-/// A folder with the demo model's tokenizer, its config changed as `config` says (null takes a key
-/// out), and files.
-fn folder(name: &str, config: &Value, files: &[(&str, Value)]) -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("special-{name}"));
-    let _ = fs::remove_dir_all(&dir);
-    fs::create_dir_all(&dir).unwrap();
-    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/demo/model");
-    fs::copy(demo.join("tokenizer.json"), dir.join("tokenizer.json")).unwrap();
-    let mut whole = json!({
-        "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>", "pad_token": "<|pad|>", "bos_token": null,
-    });
-    for (key, value) in config.as_object().unwrap() {
-        match value {
-            Value::Null => _ = whole.as_object_mut().unwrap().remove(key),
-            value => whole[key] = value.clone(),
-        }
-    }
-    fs::write(dir.join("tokenizer_config.json"), whole.to_string()).unwrap();
-    for (file, content) in files {
-        let path = dir.join(file);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let text = content.as_str().map_or(content.to_string(), str::to_owned);
-        fs::write(path, text).unwrap();
-    }
-    dir
-}
+mod demo;
+use demo::folder;
 
 fn loaded(name: &str, config: Value, files: &[(&str, Value)]) -> Tokenizer {
     Tokenizer::from_folder(&folder(name, &config, files)).unwrap()
@@ -308,6 +283,12 @@ fn of_several_chat_templates_tool_use_renders_tools_and_default_the_rest() {
             &folder_of[..0],
         ),
         ("only-tools", json!({"chat_template": "C"}), &folder_of[1..]),
+        (
+            "one",
+            json!({"chat_template": [{"name": "rag", "template": "R"}]}),
+            &folder_of[..0],
+        ),
+        ("nothing", json!({"chat_template": []}), &folder_of[..0]),
     ] {
         let error = Tokenizer::from_folder(&folder(name, &config, files))
             .err()
@@ -316,11 +297,31 @@ fn of_several_chat_templates_tool_use_renders_tools_and_default_the_rest() {
             error.to_string().contains("none is called `default`"),
             "{name}: {error}"
         );
+        // as the error says, another one helps
+        let given = randori_data::ChatTemplate::new("G").unwrap();
+        let dir = folder(name, &config, files);
+        let tokenizer = Tokenizer::from_folder_with(&dir, given).unwrap();
+        let template = tokenizer.chat_template().unwrap();
+        assert_eq!(template.render(&[Message::user("x")], true).unwrap(), "G");
     }
 }
 
 #[test]
-fn what_is_no_token_is_refused_with_its_file() {
+fn of_two_chat_templates_with_one_name_the_last_counts_and_a_mapping_is_read() {
+    let twice = json!([{"name": "default", "template": "C"}, {"name": "default", "template": "D"}]);
+    for (name, templates) in [
+        ("twice", twice),
+        ("mapping", json!({"default": "D", "rag": "R"})),
+    ] {
+        let tokenizer = loaded(name, json!({"chat_template": templates}), &[]);
+        let template = tokenizer.chat_template().unwrap();
+        let rendered = template.render(&[Message::user("x")], true);
+        assert_eq!(rendered.unwrap(), "D", "{name}");
+    }
+}
+
+#[test]
+fn what_is_no_token_or_template_is_refused_with_its_file() {
     for (name, config, files, expected) in [
         (
             "bad-extra",
@@ -351,6 +352,24 @@ fn what_is_no_token_is_refused_with_its_file() {
             json!({"added_tokens_decoder": {"x": token("a", true)}}),
             vec![],
             "\"x\" is not a token",
+        ),
+        (
+            "bad-template",
+            json!({"chat_template": 5}),
+            vec![],
+            "tokenizer_config.json: chat_template: is neither text",
+        ),
+        (
+            "bad-templates",
+            json!({"chat_template": {"default": 5}}),
+            vec![],
+            "tokenizer_config.json: chat_template: `default` is no text",
+        ),
+        (
+            "bad-list",
+            json!({"chat_template": [{"name": "default"}]}),
+            vec![],
+            "chat_template: each of a list needs `name` and `template`",
         ),
     ] {
         let error = Tokenizer::from_folder(&folder(name, &config, &files))

@@ -165,6 +165,27 @@ fn downloads_then_needs_no_network() {
     assert_eq!(names.len(), 3, "{names:?}");
 }
 
+/// As transformers 5.24 does: every template right in the folder, and no other file.
+#[test]
+fn chat_templates_with_names_are_fetched() {
+    let home = tempfile::tempdir().unwrap();
+    let mut all = files();
+    for name in ["default.jinja", "rag.jinja", "notes.txt", "more/x.jinja"] {
+        let name = format!("additional_chat_templates/{name}");
+        all.insert(name, b"{{ 1 }}".to_vec());
+    }
+    let hub = Hub::serve(&[(FIRST, all)]);
+    assert_eq!(run("model main", &hub.address, home.path(), &[]), WHOLE);
+    let folder = format!("snapshots/{FIRST}/additional_chat_templates");
+    let mut names: Vec<_> = fs::read_dir(cache(home.path()).join(folder))
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["default.jinja", "rag.jinja"]);
+    assert_eq!(run("model main", NOBODY, home.path(), &[]), WHOLE);
+}
+
 #[test]
 fn shards_by_their_index() {
     let home = tempfile::tempdir().unwrap();

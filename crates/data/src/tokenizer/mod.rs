@@ -9,6 +9,7 @@ mod pieces;
 mod pretokenizers;
 mod reasoning;
 mod response;
+mod said;
 mod settings;
 mod spaces;
 mod to_gguf;
@@ -21,7 +22,8 @@ use serde_json::{Value, json};
 use tokenizers::{Encoding, Tokenizer as Core};
 
 use crate::contain::contain;
-use crate::{ChatTemplate, Context, Error, Message, Result};
+use crate::{ChatTemplate, Context, Error, Message, PLAIN, Result};
+pub use files::named_templates;
 pub use gguf::GgufTokenizer;
 pub use pretokenizers::known_pre_tokenizers;
 pub use reasoning::Opened;
@@ -36,6 +38,8 @@ struct Special {
     eos: Option<(u32, String)>,
     pad: Option<(u32, String)>,
     unk: Option<(u32, String)>,
+    /// Every name that the files give a token, with its text: variables of the chat template.
+    variables: Vec<(String, String)>,
 }
 
 /// Tokenizer, chat template and special tokens of one model.
@@ -59,6 +63,8 @@ pub struct Tokenizer {
     /// Stop ids the files name, to which the template adds its own.
     named_stops: Vec<u32>,
     files: BTreeMap<String, Vec<u8>>,
+    /// What the user should know of the files.
+    notes: Vec<String>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -79,7 +85,15 @@ impl Tokenizer {
     /// When `tokenizer.json` is missing, a file is not what it should be, or a special token is not in the
     /// vocabulary.
     pub fn from_folder(dir: &Path) -> Result<Self> {
-        files::from_folder(dir)
+        files::from_folder(dir, None)
+    }
+
+    /// The same with this chat template instead of the folder's own, which need not be good.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_folder`].
+    pub fn from_folder_with(dir: &Path, template: ChatTemplate) -> Result<Self> {
+        files::from_folder(dir, Some(template))
     }
 
     /// From files in memory: `tokenizer.json`, `tokenizer_config.json`, and a chat template that goes before the
@@ -97,7 +111,7 @@ impl Tokenizer {
         given.extend(
             template.map(|text| ("chat_template.jinja".to_owned(), text.as_bytes().to_vec())),
         );
-        files::from_files(given)
+        files::from_files(given, None)
     }
 
     /// From a GGUF file's metadata.
@@ -141,6 +155,7 @@ impl Tokenizer {
             stop: Vec::new(),
             named_stops,
             files,
+            notes: Vec::new(),
         };
         match template {
             Some(template) => tokenizer.set_chat_template(template),
@@ -149,19 +164,23 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
+    /// What the files ask for that is not done, a sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     /// Takes this chat template instead of the tokenizer's own.
     pub fn set_chat_template(&mut self, mut template: ChatTemplate) {
         self.echoes = Default::default();
-        let special = [
-            ("bos_token", &self.special.bos),
-            ("eos_token", &self.special.eos),
-            ("pad_token", &self.special.pad),
-            ("unk_token", &self.special.unk),
-        ];
-        for (name, token) in special {
-            if let Some((_, text)) = token {
-                template.set_variable(name, &Value::String(text.clone()));
-            }
+        let plain = template.source() == PLAIN;
+        let special = &self.special;
+        let mut set = |name: &str, text: &str| template.set_variable(name, &Value::from(text));
+        // it is ours: it ends answers in the end of text, whichever file names that
+        if plain && let Some((_, text)) = &special.eos {
+            set("eos_token", text);
+        }
+        for (name, text) in &special.variables {
+            set(name, text);
         }
         template.set_variable("starts_with_bos", &Value::Bool(self.adds_bos));
         self.template = Some(template);

@@ -12,16 +12,16 @@ use crate::{
 };
 
 /// Taken along where the repository has them.
-const BESIDES: [&str; 8] = [
+const BESIDES: [&str; 6] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "generation_config.json",
     "chat_template.jinja",
-    "additional_chat_templates/default.jinja",
-    "additional_chat_templates/tool_use.jinja",
 ];
+/// The folder of chat templates with names of their own, which are taken along as well.
+const TEMPLATES: &str = "additional_chat_templates/";
 
 /// Downloads what is not in the cache; answers the folder that holds the snapshot.
 ///
@@ -32,6 +32,12 @@ pub(super) fn fetch(repo: &str, revision: &str) -> Result<PathBuf> {
     snapshot.get("config.json")?;
     for name in BESIDES.iter().filter(|name| snapshot.has(name)) {
         snapshot.get(name)?;
+    }
+    // without a list of the commit's files, those in the cache are there already
+    if let Ok(names) = snapshot.names() {
+        for name in names.filter(|name| is_template(name)) {
+            snapshot.get(name)?;
+        }
     }
     if !snapshot.has("tokenizer.json") && snapshot.has("tokenizer.model") {
         snapshot.get("tokenizer.model")?; // not read, but an error can say what it is
@@ -48,6 +54,12 @@ pub(super) fn fetch(repo: &str, revision: &str) -> Result<PathBuf> {
         )));
     }
     Ok(snapshot.dir().to_path_buf())
+}
+
+/// A template right in [`TEMPLATES`]: transformers looks no deeper.
+fn is_template(name: &str) -> bool {
+    let file = name.strip_prefix(TEMPLATES);
+    file.is_some_and(|file| file.ends_with(".jinja") && !file.contains('/'))
 }
 
 /// The snapshot's folder, if an earlier download left it whole.
