@@ -12,8 +12,12 @@
 mod datasets;
 #[path = "cases/files.rs"]
 mod files;
+#[path = "cases/files_absent.rs"]
+mod files_absent;
 #[path = "cases/files_gguf.rs"]
 mod files_gguf;
+#[path = "cases/files_weights.rs"]
+mod files_weights;
 #[path = "cases/heads.rs"]
 mod heads;
 #[path = "cases/hub.rs"]

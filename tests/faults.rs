@@ -187,6 +187,19 @@ fn a_command_line_that_cannot_be_read_is_exit_code_2() {
     assert_eq!(w.run(&["--help"]).code, 0);
 }
 
+/// An option that would change nothing is a misunderstanding, and what `--set` says is read.
+#[test]
+fn no_option_is_accepted_and_ignored() {
+    let w = World::new();
+    let inspect = ["inspect", "r.toml", "--adapter", "nowhere"];
+    w.refused(&inspect, "--adapter changes nothing that inspect shows");
+    let set = |set: &'static str| ["plugins", "--set", set];
+    w.refused(&set("plugins.pahts=['x']"), "unknown key `plugins.pahts`");
+    w.refused(&set("plugins.paths=['absent.so']"), "absent.so");
+    let said = w.accepted(&["plugins"]);
+    assert_eq!(w.accepted(&set("plugins.paths=[]")), said);
+}
+
 #[test]
 fn a_loss_that_turns_nan_stops_at_the_last_good_state_and_names_the_pair() {
     let w = World::new();

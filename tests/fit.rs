@@ -293,3 +293,17 @@ fn measure(test: &str, case: &str, file: &Path) -> (f64, f64, f64, bool) {
     let off = predicted / measured - 1.0;
     (highest, measured, predicted, off.abs() <= OFF)
 }
+
+/// Generation cuts an answer at the model's window (256 here), and so does the plan.
+#[test]
+fn answers_are_planned_as_long_as_generation_makes_them() {
+    let w = World::new();
+    let long = ["--set", "generate.max_new_tokens=1000"];
+    let said = w.accepted(&[&["fit", "r.toml"][..], &long].concat());
+    for part in ["8 slots of 64 + 192 tokens", "4 slots of 64 + 192 tokens"] {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
+    let prompts = ["--set", "data.max_prompt_tokens=1000"];
+    let said = w.accepted(&[&["fit", "r.toml"][..], &long, &prompts].concat());
+    assert!(said.contains("8 slots of 255 + 1 tokens"), "{said}");
+}

@@ -11,16 +11,16 @@ use super::program::World;
 use super::seeded::{Seeded, Shape, refused, scored};
 
 /// transformers' log p of the pair's two responses for the plain Llama.
-const PLAIN: [f64; 2] = [-56.09142, -65.01010];
+pub(super) const PLAIN: [f64; 2] = [-56.09142, -65.01010];
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 
-fn plain() -> Seeded {
+pub(super) fn plain() -> Seeded {
     Seeded::llama(&Shape::default())
 }
 
 #[track_caller]
-fn near(what: &str, got: [f64; 2], right: [f64; 2]) {
+pub(super) fn near(what: &str, got: [f64; 2], right: [f64; 2]) {
     let off = |i: usize| (got[i] - right[i]).abs();
     assert!(
         off(0) < 1e-3 && off(1) < 1e-3,
@@ -30,7 +30,7 @@ fn near(what: &str, got: [f64; 2], right: [f64; 2]) {
 
 /// Each model is read as transformers reads it, and nothing is said.
 #[track_caller]
-fn computed(rows: Vec<(&str, Seeded, [f64; 2])>) {
+pub(super) fn computed(rows: Vec<(&str, Seeded, [f64; 2])>) {
     let w = World::new();
     for (what, model, right) in rows {
         model.write(&w, "model");

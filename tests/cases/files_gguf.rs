@@ -97,6 +97,19 @@ fn attn_factor_and_divisors_count_alone_and_together() {
             ),
             (
                 (
+                    "attn, none",
+                    plain(),
+                    vec![
+                        attention.clone(),
+                        factor(4.0),
+                        ("llama.rope.scaling.type", text("none")),
+                    ],
+                    vec![],
+                ),
+                [-58.2800, -65.7935],
+            ),
+            (
+                (
                     "attn, linear",
                     plain(),
                     vec![attention.clone(), factor(4.0)],
@@ -197,6 +210,23 @@ fn a_missing_head_is_the_embedding_and_rows_count_not_the_key() {
 }
 
 #[test]
+fn keys_of_other_architectures_are_not_read() {
+    let row = |key, value| ((key, plain(), vec![(key, value)], vec![]), PLAIN);
+    computed(
+        false,
+        vec![
+            row("llama.attention.scale", Value::F32(0.5)),
+            row("llama.attention.sliding_window", Value::U32(4)),
+            row("llama.logit_scale", Value::F32(2.0)),
+            row("llama.embedding_scale", Value::F32(2.0)),
+            row("llama.residual_scale", Value::F32(2.0)),
+            row("llama.attn_logit_softcapping", Value::F32(1.0)),
+            row("llama.final_logit_softcapping", Value::F32(1.0)),
+        ],
+    );
+}
+
+#[test]
 fn what_llama_cpp_refuses_is_refused_by_name() {
     let w = World::new();
     let bad = |keys: &[(&str, Value)], more: &[(&str, Tensor)], why: &str| {
@@ -224,11 +254,26 @@ fn what_llama_cpp_refuses_is_refused_by_name() {
         Value::U32(2),
         "llama.expert_used_count is 2",
     );
+    key(
+        "llama.expert_group_count",
+        Value::U32(1),
+        "llama.expert_group_count is 1, but there are no experts",
+    );
+    key(
+        "llama.nextn_predict_layers",
+        Value::U32(1),
+        "llama.nextn_predict_layers is 1",
+    );
     // llama.cpp computes these three; we do not
     key(
         "llama.attention.head_count_kv",
         list(&[2, 4]),
         "differs between layers (2 and 4)",
+    );
+    key(
+        "llama.feed_forward_length",
+        list(&[48, 40]),
+        "differs between layers (48 and 40)",
     );
     key(
         "llama.rope.scaling.type",
@@ -291,6 +336,24 @@ fn one_tensor_of_other_rows_than_q_k_and_v_is_refused() {
         "m.gguf",
         "blk.0.attn_qkv.bias has 56 rows; 4 query and twice 1 key-value heads of 8 features have 48",
     );
+}
+
+/// llama.cpp: "wrong number of tensors" for one bias beside three weights; beside one weight it
+/// leaves out, in silence, biases that are not all three.
+#[test]
+fn biases_that_lie_otherwise_than_their_weights_are_refused() {
+    let w = World::new();
+    let bad = |fuse: bool, name: &str, rows: usize, why: &str| {
+        let bias = tensor("bias", &[rows]);
+        plain().gguf(&w.dir().join("m.gguf"), &[], &[(name, bias)], fuse);
+        refused(&w, "m.gguf", why);
+    };
+    let one = "m.gguf: it has blk.1.attn_qkv.bias, but no blk.1.attn_qkv.weight";
+    bad(false, "blk.1.attn_qkv.bias", 64, one);
+    let q = "it has blk.0.attn_q.bias beside blk.0.attn_qkv.weight, but no blk.0.attn_k.bias";
+    bad(true, "blk.0.attn_q.bias", 32, q);
+    let v = "it has blk.1.attn_v.bias beside blk.1.attn_qkv.weight, but no blk.1.attn_q.bias";
+    bad(true, "blk.1.attn_v.bias", 16, v);
 }
 
 /// Every scaling that a configuration may have goes into a GGUF and comes back out of it.

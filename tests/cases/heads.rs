@@ -397,3 +397,34 @@ fn an_entry_that_matches_nothing_is_named() {
         "looked up, not multiplied",
     );
 }
+
+/// What is trained in full must be dense in the base: said before a run begins, and by `fit`.
+#[test]
+fn what_the_base_holds_quantised_is_not_trained_in_full() {
+    let w = World::new();
+    let gguf = ["--to", "gguf", "--quant", "q8_0", "--out", "m.gguf"];
+    w.accepted(&[&["export", "r.toml", "-q"][..], &gguf].concat());
+    let of = |verb: &'static str, sets: &[&'static str]| {
+        let sets = ["adapter.kind=qlora", "sft.warmup=0"].iter().chain(sets);
+        let sets = sets.flat_map(|set| ["--set", *set]);
+        [verb, "r.toml", "-q"]
+            .into_iter()
+            .chain(sets)
+            .collect::<Vec<_>>()
+    };
+    let head = "adapter.modules_to_save=['lm_head']";
+    let blocks = ["model.source=m.gguf", "adapter.quant=gguf", head];
+    let down = ["adapter.modules_to_save=['down_proj']"];
+    for verb in ["fit", "run", "sft"] {
+        let line = w.refused(
+            &of(verb, &blocks),
+            "lm_head.weight is quantised in this base",
+        );
+        assert!(line.contains("adapter.modules_to_save"), "{line}");
+        let why = "model.layers.0.mlp.down_proj.weight is quantised in this base";
+        w.refused(&of(verb, &down), why);
+    }
+    w.nothing_written();
+    // NF4 leaves the head dense
+    w.accepted(&of("fit", &[head]));
+}

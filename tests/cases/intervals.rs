@@ -84,3 +84,34 @@ fn one_seed_has_the_prompts_error_and_two_have_both() {
     assert!(seeds > 0.0 && prompts > 0.0);
     assert!((part("interval95") - seeds.hypot(prompts)).abs() < 1e-12);
 }
+
+/// `compare.seeds` may change: a game that was played stays where it is, another goes beside it.
+#[test]
+fn other_seeds_are_played_beside_those_that_were() {
+    let w = World::new();
+    let run = |seeds: &str, more: &[&str]| {
+        let seeds = format!("compare.seeds={seeds}");
+        w.accepted(&[&["run", "r.toml", "-q", "--set", &seeds][..], more].concat())
+    };
+    let generated = |dir: &str| {
+        let path = w
+            .dir()
+            .join("runs")
+            .join(dir)
+            .join("iter-0/generated.jsonl");
+        std::fs::read(path).unwrap()
+    };
+    run("[7]", &[]);
+    let seven = generated("r");
+    run("[2]", &[]);
+    run("[2, 7, 1]", &[]);
+    assert_eq!(generated("r"), seven);
+    assert!(!w.dir().join("runs/r/seed-7").exists(), "played again");
+    run("[1]", &[]); // the recipe's own seed, of which the run folder holds no game
+    // each is the game that it is alone
+    run("[2]", &["--set", "name=two"]);
+    assert_eq!(generated("r/seed-2"), generated("two"));
+    run("[1]", &["--set", "name=one"]);
+    assert_eq!(generated("r/seed-1"), generated("one"));
+    assert_ne!(generated("one"), generated("two"));
+}

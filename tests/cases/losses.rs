@@ -217,6 +217,55 @@ fn a_training_whose_rates_are_all_0_is_refused() {
     );
 }
 
+/// The demo's model, which answers some questions, but not in the words of its data.
+const GREEDY: &str = r#"
+name = "r"
+[model]
+source = "builtin:demo"
+[data]
+train = "data.jsonl"
+held_out = "data.jsonl"
+[generate]
+max_new_tokens = 8
+sampling = [{ name = "greedy" }]
+[train]
+batch = 12
+[game]
+iterations = 1
+[eval]
+limit = 2
+"#;
+
+/// Enough examples, of whose pairs most fall away: known only when they are made, and no state is
+/// there yet that could be kept.
+#[test]
+fn a_game_whose_pairs_leave_one_step_says_so_before_it() {
+    let world = World::new();
+    world.file("g.toml", GREEDY);
+    world.accepted(&["generate", "g.toml", "-q", "--out", "g.jsonl"]);
+    let learnt = |(i, mut answer): (usize, serde_json::Value)| {
+        let key = if i < 4 { "real" } else { "generated" };
+        let prompt = answer["prompt"][0]["content"].take();
+        serde_json::json!({"prompt": prompt, "response": answer[key]}).to_string() + "\n"
+    };
+    let rows: String = rows(&world, "g.jsonl")
+        .into_iter()
+        .enumerate()
+        .map(learnt)
+        .collect();
+    world.file("data.jsonl", &rows);
+    let line = world.refused(
+        &["run", "g.toml", "-q"],
+        "policy: stopped before the first step was done: nothing would be learnt: ",
+    );
+    assert!(
+        line.contains(" pairs, batch 12, epochs 1 make 1 step"),
+        "{line}"
+    );
+    let kept = world.dir().join("runs/r/iter-0/checkpoint/policy");
+    assert!(!kept.exists() && !line.contains("kept in"), "{line}");
+}
+
 /// hinge: max(0, 1 − beta·margin) is flat from margin 1/beta on.
 #[test]
 fn a_satisfied_hinge_ends_as_converged() {

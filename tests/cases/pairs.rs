@@ -117,3 +117,21 @@ fn a_run_folder_keeps_auto() {
     assert!(line.unwrap().contains("\"auto\""), "{line:?}");
     world.accepted(&[&nll[..], &["--set", "game.iterations=2"]].concat());
 }
+
+/// A file without a pair to train on is an error about that file, before a run begins.
+#[test]
+fn a_file_without_a_usable_pair_is_named() {
+    let world = World::new();
+    let same = "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"b\"}\n";
+    for (text, why) in [
+        (String::new(), "there is no pair in it"),
+        (same.repeat(3), "no example is left: "),
+        (pair(3, &[50, 51, 0]), "no example is left: "),
+    ] {
+        world.file("p.jsonl", &text);
+        let line = world.refused(&train(&[]), why);
+        assert!(line.contains("--pairs p.jsonl: "), "{line}");
+        assert!(!line.contains("data.train"), "{line}");
+        assert!(!world.dir().join("runs").exists(), "a run was begun");
+    }
+}

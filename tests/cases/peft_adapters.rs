@@ -4,11 +4,14 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
+use candle_core::{Device, Tensor};
 use randori_engine::{Player, weights::Source};
 use randori_lora::peft;
 use serde_json::{Value, json};
 
 use super::players::{apart, base, fixture, logps};
+use super::program::World;
+use super::reuse::adapter;
 
 fn expected() -> Value {
     serde_json::from_slice(&fs::read(fixture("expected.json")).unwrap()).unwrap()
@@ -180,4 +183,29 @@ fn copies_of_another_shape_are_refused() {
         e.contains("model.embed_tokens.weight") && e.contains("[20, 16]"),
         "{e}"
     );
+}
+
+/// No export makes a model of NaN.
+#[test]
+fn what_is_no_number_is_refused_by_its_tensor() {
+    let w = World::new();
+    adapter(&w, "a", "1e-3");
+    let path = w.dir().join("a").join(peft::MODEL);
+    let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    let name = "model.layers.1.mlp.up_proj.lora_B";
+    let stored = format!("base_model.model.{name}.weight");
+    let shape = tensors[&stored].dims().to_vec();
+    for (bad, shown) in [(f32::NAN, "NaN"), (f32::NEG_INFINITY, "-inf")] {
+        let mut values = vec![0.5; shape.iter().product()];
+        values[3] = bad;
+        let tensor = Tensor::from_vec(values, shape.clone(), &Device::Cpu).unwrap();
+        tensors.insert(stored.clone(), tensor);
+        candle_core::safetensors::save(&tensors, &path).unwrap();
+        for to in ["hf", "gguf", "gguf-lora", "bnb", "peft"] {
+            let export = ["export", "r.toml", "-q", "--adapter", "a", "--to", to];
+            let why = format!("{name} holds {shown} at index 3");
+            w.refused(&[&export[..], &["--out", "x"]].concat(), &why);
+            assert!(!w.dir().join("x").exists(), "{to}");
+        }
+    }
 }

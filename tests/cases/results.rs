@@ -64,3 +64,86 @@ fn results_go_through_a_link() {
     let rows = fs::read_to_string(w.dir().join("kept.jsonl")).unwrap();
     assert_eq!(rows.lines().count(), 24, "{rows}");
 }
+
+/// What a large training writes in shards is a player like any other.
+#[test]
+fn a_model_in_shards_is_read_back() {
+    let w = World::new();
+    w.model("m");
+    let shards = ["--max-shard-size", "20KB", "--dtype", "f32", "--out", "s"];
+    let from = ["export", "r.toml", "-q", "--adapter", "m"];
+    w.accepted(&[&from[..], &shards].concat());
+    assert!(w.dir().join("s/model.safetensors.index.json").exists());
+    assert!(!w.dir().join("s/model.safetensors").exists());
+    let answers = |player: &str, out: &str| {
+        let generate = ["generate", "r.toml", "-q", "--adapter", player];
+        w.accepted(&[&generate[..], &["--out", out]].concat());
+        fs::read(w.dir().join(out)).unwrap()
+    };
+    assert_eq!(answers("s", "s.jsonl"), answers("m", "m.jsonl"));
+    let sft = ["sft", "r.toml", "-q", "--adapter", "s", "--out", "t"];
+    w.accepted(&[&sft[..], &["--set", "sft.warmup=0"]].concat());
+    let path = w.dir().join("s/model.safetensors.index.json");
+    let index = fs::read_to_string(&path).unwrap();
+    fs::write(&path, index.replace("model-00001", "model-00009")).unwrap();
+    w.refused(&[&sft[..], &["--runs", "u"]].concat(), "model-00009");
+}
+
+/// A player is not written over the run that it is trained in: said before it is trained.
+#[test]
+fn a_player_never_lies_in_its_run_s_way() {
+    let w = World::new();
+    w.file(
+        "p.jsonl",
+        "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}\n",
+    );
+    let train = [
+        "train",
+        "r.toml",
+        "-q",
+        "--pairs",
+        "p.jsonl",
+        "--set",
+        "train.warmup=0",
+    ];
+    let sft = ["sft", "r.toml", "-q", "--set", "sft.warmup=0"];
+    for (verb, args) in [("train", &train[..]), ("sft", &sft[..])] {
+        for out in ["runs/r-VERB", "runs/r-VERB/iteration-0", "./runs", "."] {
+            let out = out.replace("VERB", verb);
+            let why = format!("the run itself is kept in runs/r-{verb}");
+            w.refused(&[args, &["--out", &out]].concat(), &why);
+            assert!(!w.dir().join("runs").exists(), "{out}: a run was begun");
+        }
+    }
+    w.accepted(&[&train[..], &["--out", "runs/q"]].concat());
+    w.accepted(&sft); // by itself into runs/r-sft/out
+    assert!(w.dir().join("runs/r-sft/out/model.safetensors").exists());
+}
+
+/// What somebody put into a run's folders outlives `--fresh`, and is named.
+#[test]
+fn a_fresh_start_keeps_what_no_stage_wrote() {
+    let w = World::new();
+    w.accepted(&["run", "r.toml", "-q"]);
+    let old = w.dir().join("runs/r/iter-0/generated.jsonl");
+    let [kept, inside] =
+        ["notes.txt", "adapter/notes.txt"].map(|name| w.dir().join("runs/r/iter-0").join(name));
+    for path in [&kept, &inside] {
+        fs::write(path, "mine").unwrap();
+    }
+    let fresh = ["run", "r.toml", "-q", "--fresh"];
+    w.refused(
+        &fresh,
+        "runs/r/iter-0/adapter/notes.txt: something else is there",
+    );
+    fs::remove_file(inside).unwrap();
+    fs::write(&old, "changed").unwrap(); // what a stage wrote goes all the same
+    let out = w.run(&fresh);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    let notes = out.stderr.lines().filter(|l| l.starts_with("note: "));
+    let notes: Vec<&str> = notes.collect();
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(notes[0].contains("runs/r/iter-0/notes.txt was not written by the run"));
+    assert_eq!(fs::read_to_string(kept).unwrap(), "mine");
+    assert_ne!(fs::read_to_string(old).unwrap(), "changed");
+}

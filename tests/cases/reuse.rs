@@ -133,7 +133,7 @@ fn any_other_key_is_refused_with_what_was_and_is() {
         ("eval.seeds=[2]", "eval.seeds was [1], is [2]"),
         ("data.turns=every", "data.turns was \"last\", is \"every\""),
         ("model.dtype=bf16", "model.dtype was \"f32\", is \"bf16\""),
-        ("adapter.dropout=0.5", "adapter.dropout was 0.0, is 0.5"),
+        ("adapter.dropout=0.5", "adapter.dropout was not set, is 0.5"),
         ("seed=2", "seed was 1, is 2"),
     ] {
         let args = ["run", "system.toml", "--set", set];
@@ -203,8 +203,41 @@ fn the_models_files_are_inputs() {
         fs::remove_file(m.join(name)).unwrap();
     }
     w.file("m/notes.txt", "mine"); // read by nobody
+    fs::create_dir(m.join("additional_chat_templates")).unwrap();
+    w.file("m/additional_chat_templates/notes.txt", "mine");
     w.accepted(&["run", "r.toml", "-q"]);
     w.accepted(&["generate", "runs/r", "-q", "--out", "g.jsonl"]);
+}
+
+/// Each of them decides the prompt, or that the model has no `default`.
+#[test]
+fn chat_templates_with_names_are_inputs() {
+    let template = "{% for m in messages %}{{ m.content }} {% endfor %}";
+    for (dir, key) in [("m", "model.source"), ("tokenizer", "model.tokenizer")] {
+        let w = World::new();
+        if dir == "m" {
+            with_folder(&w);
+        }
+        let folder = format!("{dir}/additional_chat_templates");
+        fs::create_dir(w.dir().join(&folder)).unwrap();
+        let default = format!("{folder}/default.jinja");
+        w.file(&default, template);
+        w.accepted(&["run", "r.toml", "-q"]);
+        w.file(&default, &template.replace(" {% e", "\n{% e"));
+        let line = w.refused(&["run", "r.toml"], REFUSED);
+        let was = format!("{key} template default.jinja was ");
+        assert!(line.contains(&was), "{line}");
+        w.file(&default, template);
+        for name in ["tool_use", "rag"] {
+            let file = format!("{folder}/{name}.jinja");
+            w.file(&file, template);
+            let line = w.refused(&["run", "r.toml"], REFUSED);
+            let was = format!("{key} template {name}.jinja was not set, is ");
+            assert!(line.contains(&was), "{line}");
+            fs::remove_file(w.dir().join(file)).unwrap();
+        }
+        w.accepted(&["run", "r.toml", "-q"]);
+    }
 }
 
 #[test]

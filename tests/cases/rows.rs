@@ -43,6 +43,8 @@ fn one_odd_row_is_read_or_dropped_and_counted() {
     ] {
         let text = format!("{good}{row}\n");
         refused(&world, "odd.jsonl", &text, &format!("odd.jsonl:2: {why}"));
+        let hint = "; data.bad_rows = \"drop\" leaves such rows out";
+        refused(&world, "odd.jsonl", &text, hint);
         let said = inspected(&world, "odd.jsonl", &text, &drop);
         assert!(said.contains("1 of 2 examples kept"), "{said}");
         assert!(said.contains("1 bad rows dropped (first: "), "{said}");

@@ -85,3 +85,85 @@ fn the_start_of_a_run_is_exported_as_it_was_or_not_at_all() {
     fs::remove_dir_all(w.dir().join("a")).unwrap();
     w.refused(&start("runs/r", "none"), "runs/r: --iteration start: ");
 }
+
+#[test]
+fn a_recipe_says_nothing_else_of_an_adapter_than_the_adapter() {
+    let w = World::new();
+    adapter(&w, "a", "1e-3"); // rank 2, all else by default
+    w.file(
+        "p.jsonl",
+        "{\"prompt\": \"Reverse abc.\", \"chosen\": \"cba\", \"rejected\": \"abc\"}\n",
+    );
+    let lora = ["--set", "adapter.kind=lora", "--set"];
+    let other = |args: &[&str], set: &str, has: &str| {
+        let line = w.refused(
+            &[args, &lora, &[set]].concat(),
+            "a/adapter_config.json) has ",
+        );
+        let key = set.split_once('=').unwrap().0;
+        assert!(line.contains(&format!("{key} is ")), "{line}");
+        assert!(line.contains(&format!(" has {has}")), "{line}");
+    };
+    let run = ["run", "r.toml", "--set", "adapter.init=a"];
+    for (set, has) in [
+        ("adapter.rank=4", "2:"),
+        ("adapter.rank=16", "2:"), // the default, but said
+        ("adapter.alpha=8", "32.0:"),
+        ("adapter.rslora=true", "false:"),
+        ("adapter.targets=['q_proj']", "["),
+        ("adapter.exclude=['q_proj']", "none:"),
+        ("adapter.rank_pattern=['q_proj=3']", "[]:"),
+        ("adapter.alpha_pattern=['q_proj=3']", "[]:"),
+        ("adapter.dora=true", "false:"),
+        ("adapter.modules_to_save=['norm']", "[]:"),
+    ] {
+        other(&run, set, has);
+    }
+    w.nothing_written();
+    let pairs = ["--pairs", "p.jsonl", "--set", "train.warmup=0"];
+    let given = ["--adapter", "a", "--out", "q"];
+    other(&["fit", "r.toml", "--adapter", "a"], "adapter.rank=4", "2:");
+    other(
+        &[&["sft", "r.toml", "--set", "sft.warmup=0"][..], &given].concat(),
+        "adapter.rank=4",
+        "2:",
+    );
+    other(
+        &[&["train", "r.toml"][..], &pairs, &given].concat(),
+        "adapter.rank=4",
+        "2:",
+    );
+    // another spelling of the same is the same
+    let same = ["adapter.rank=2", "--set", "adapter.exclude=['lm_head']"];
+    w.accepted(&[&run[..], &lora, &same, &["-q"]].concat());
+    // a run's own recipe spells out the default of a rank that nobody said
+    w.accepted(&[&run[..], &lora, &["name=n", "-q"]].concat());
+    w.accepted(&["run", "runs/n/recipe.toml", "-q", "--runs", "again"]);
+}
+
+#[test]
+fn dropout_is_the_recipes_or_else_the_adapters() {
+    let w = World::new();
+    adapter(&w, "a", "1e-3");
+    adapter(&w, "b", "1e-3");
+    let path = w.dir().join("b/adapter_config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!(config["lora_dropout"], 0.0);
+    config["lora_dropout"] = 0.5.into();
+    fs::write(&path, config.to_string()).unwrap();
+    let trained = |name: &str, from: &str, more: &[&str]| {
+        let out = format!("{name}-out");
+        let args = ["sft", "r.toml", "-q", "--adapter", from, "--out", &out];
+        let sets = ["--runs", name, "--set", "adapter.kind=lora"];
+        let steps = ["--set", "sft.warmup=0", "--set", "sft.batch=8"];
+        w.accepted(&[&args[..], &sets, &steps, more].concat());
+        fs::read(w.dir().join(out).join(TENSORS)).unwrap()
+    };
+    let without = trained("w", "a", &[]);
+    let with = trained("x", "b", &[]);
+    assert_ne!(without, with, "the adapter's own dropout was not used");
+    let half = ["--set", "adapter.dropout=0.5"];
+    assert_eq!(trained("y", "a", &half), with);
+    let none = ["--set", "adapter.dropout=0"];
+    assert_eq!(trained("z", "b", &none), without);
+}

@@ -194,7 +194,33 @@ fn a_token_beyond_the_embedding_is_found_with_its_row() {
         "data.jsonl:3: token 337 (\"<odd>\") must be below 337, the rows of the model's embedding";
     world.refused(&["inspect", "r.toml"], why);
     world.refused(&["run", "r.toml"], why);
+    // in the sets to measure on too
+    world.file("good.jsonl", &[row("a"), row("b")].join("\n"));
+    let good = [
+        "inspect",
+        "r.toml",
+        "--set",
+        "data.train=good.jsonl",
+        "--set",
+        "data.held_out=good.jsonl",
+    ];
+    let said = world.accepted(&good);
+    let held_out = "held-out data: 2 of 2 examples kept";
+    assert!(said.contains(held_out), "{said}");
+    for set in ["data.held_out=data.jsonl", "data.validation=data.jsonl"] {
+        world.refused(&[&good[..], &["--set", set]].concat(), why);
+    }
     world.nothing_written();
+}
+
+/// Lengths of the demo's tokenizer in Python: a prompt of 4 tokens, answers of 1 and 9, and the
+/// end.
+#[test]
+fn the_longest_example_counts_the_longer_answer() {
+    let world = World::new();
+    let line = json!({"prompt": "q", "chosen": "a", "rejected": "xyzxyzxyz"});
+    let out = inspected(&world, &[line], &[]);
+    assert!(out.contains("longest example 14 tokens"), "{out}");
 }
 
 /// 263 rows of the embedding lie beyond the tokenizer: of random weights nearly half of all draws

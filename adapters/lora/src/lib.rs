@@ -4,6 +4,7 @@
 //! weight, how several become one, and how it is stored (PEFT's format). DoRA adds a trainable magnitude a row. It must not know: models, architectures, what holds the frozen weight
 //! (dense or quantised), training, or candle's autograd: tensors here are plain values.
 mod error;
+mod finite;
 mod init;
 mod matched;
 pub mod peft;
@@ -13,6 +14,7 @@ mod stack;
 mod targets;
 
 pub use error::{Error, Result};
+pub use finite::finite;
 pub use init::splitmix;
 pub use matched::{Matched, Projection};
 pub use product::{backward, dropout, forward, merge, row_norms, row_squares};

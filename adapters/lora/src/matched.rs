@@ -81,7 +81,7 @@ impl LoraSpec {
     ///
     /// # Errors
     /// An entry of targets, exclude, the patterns or `modules_to_save` that matches nothing, with
-    /// names that are near.
+    /// names that are near; an entry of targets of which `exclude` leaves nothing.
     pub fn matched(&self, projections: &[Projection], weights: &[String]) -> Result<Matched> {
         let adapted: Vec<&Projection> = projections.iter().filter(|p| self.adapts(p)).collect();
         for (key, targets) in [
@@ -90,6 +90,7 @@ impl LoraSpec {
         ] {
             entries(key, targets, projections)?;
         }
+        self.excluded(projections)?;
         if adapted.is_empty() {
             return Err(Error::rule(format!(
                 "no projection matches the adapter's targets {:?} once `exclude` and `modules_to_save` are taken away; there are: {}",
@@ -121,6 +122,25 @@ impl LoraSpec {
             tied: tied.map(|p| p.weight.clone()),
             saved,
         })
+    }
+
+    /// Every entry of a list of targets must keep a projection once `exclude` has taken its own.
+    fn excluded(&self, projections: &[Projection]) -> Result<()> {
+        let Targets::Names(list) = &self.targets else {
+            return Ok(());
+        };
+        let kept = |entry: &str| {
+            projections.iter().any(|p| {
+                p.names()
+                    .any(|name| named(entry, name) && !self.excludes(p, name))
+            })
+        };
+        match list.iter().find(|entry| !kept(entry)) {
+            Some(entry) => Err(Error::rule(format!(
+                "the adapter's exclude takes away every projection that {entry:?} of its targets matches: leave one of the two out"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// The weights that `modules_to_save` means, by full name; a head that shares the embedding's

@@ -23,7 +23,8 @@ pub struct LoraSpec {
     pub dropout: f32,
     /// Which projections get an update.
     pub targets: Targets,
-    /// Projections left out although `targets` names them.
+    /// Projections left out although `targets` names them. The name of an embedding leaves out a
+    /// head that shares its weight where `targets` means it by that name too, and no other.
     #[serde(default)]
     pub exclude: Option<Targets>,
     /// Another rank for projections whose name ends with one of these patterns (regular
@@ -83,8 +84,8 @@ impl LoraSpec {
     /// Refuses settings that cannot mean anything.
     ///
     /// # Errors
-    /// Rank 0, an alpha that is not finite or is 0, a dropout outside 0..1, targets that match
-    /// nothing or are no pattern.
+    /// Rank 0, an alpha that is not finite or is 0 as updates are computed (f32), a dropout outside
+    /// 0..1, targets that match nothing or are no pattern.
     pub fn check(&self) -> Result<()> {
         let ranks = self.rank_pattern.iter().map(|(_, rank)| *rank);
         if std::iter::once(self.rank).chain(ranks).any(|r| r == 0) {
@@ -93,10 +94,10 @@ impl LoraSpec {
         let alphas = self.alpha_pattern.iter().map(|(_, alpha)| *alpha);
         if let Some(alpha) = std::iter::once(self.alpha)
             .chain(alphas)
-            .find(|alpha| !alpha.is_finite() || *alpha == 0.0)
+            .find(|alpha| !(*alpha as f32).is_finite() || *alpha as f32 == 0.0)
         {
             return Err(Error::rule(format!(
-                "a LoRA alpha must be a finite number other than 0, not {alpha}"
+                "a LoRA alpha must be a finite number other than 0 in f32, not {alpha:?}"
             )));
         }
         let keys = self.rank_pattern.iter().map(|(key, _)| key);
@@ -138,13 +139,20 @@ impl LoraSpec {
     /// Whether this projection gets an update. A head that shares the embedding's weight is meant
     /// by its own name and by that of the weight; "all-linear" means no head.
     pub fn adapts(&self, projection: &Projection) -> bool {
-        let named = |targets: &Targets| {
-            let all = matches!(targets, Targets::AllLinear);
-            projection.names().any(|name| targets.wants(name)) && !(all && projection.head)
+        let meant =
+            |name: &str| means(&self.targets, projection, name) && !self.excludes(projection, name);
+        projection.names().any(meant) && !self.saves(&projection.name)
+    }
+
+    /// Whether `exclude` takes a projection away from whoever means it by this `name` of it. Its
+    /// own name there always does; the name of a weight that a head shares with the embedding
+    /// leaves a head that is a target by its own, as PEFT does.
+    pub(crate) fn excludes(&self, projection: &Projection, name: &str) -> bool {
+        let excluded = |name: &str| {
+            let exclude = self.exclude.as_ref();
+            exclude.is_some_and(|exclude| means(exclude, projection, name))
         };
-        named(&self.targets)
-            && !self.exclude.as_ref().is_some_and(named)
-            && !self.saves(&projection.name)
+        excluded(name) || excluded(&projection.name)
     }
 
     /// Whether this module, or one that it is part of, is trained in full.
@@ -201,6 +209,12 @@ impl LoraSpec {
         let b = Tensor::zeros((outputs, rank), candle_core::DType::F32, &Device::Cpu)?;
         Ok((a, b))
     }
+}
+
+/// Whether targets mean a projection by this name of it.
+fn means(targets: &Targets, projection: &Projection, name: &str) -> bool {
+    let all = matches!(targets, Targets::AllLinear);
+    targets.wants(name) && !(all && projection.head)
 }
 
 /// Whether an entry of `modules_to_save` means this module: PEFT takes every module whose name ends

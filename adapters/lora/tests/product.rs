@@ -192,6 +192,79 @@ fn targets() {
     assert!(Targets::Names(vec![]).check().is_err());
 }
 
+/// peft 0.21.2's choice of modules on a tied Llama, where that is one of projections: to leave the
+/// embedding out leaves a head that is named, or that a pattern matches, as it is.
+#[test]
+fn an_exclusion_takes_no_target_that_it_does_not_name() {
+    let head = Projection {
+        weight: "model.embed_tokens".into(),
+        head: true,
+        ..Projection::new("lm_head", 4, 9)
+    };
+    let q = Projection::new("model.layers.0.self_attn.q_proj", 4, 4);
+    let projections = [q, head];
+    let names = |list: &[&str]| Targets::Names(list.iter().map(ToString::to_string).collect());
+    let regex = |text: &str| Targets::Regex(text.into());
+    let matched = |targets: &Targets, exclude: &Targets| {
+        let spec = LoraSpec {
+            targets: targets.clone(),
+            exclude: Some(exclude.clone()),
+            ..spec(2)
+        };
+        let found = spec.matched(&projections, &[]);
+        found.map(|m| m.projections.into_keys().collect::<Vec<_>>())
+    };
+    let both = names(&["q_proj", "lm_head"]);
+    let pattern = regex(".*(q_proj|lm_head|embed_tokens)");
+    for (targets, exclude, right) in [
+        (
+            &names(&["lm_head"]),
+            names(&["embed_tokens"]),
+            &["lm_head"][..],
+        ),
+        (
+            &both,
+            names(&["model.embed_tokens"]),
+            &["lm_head", "q_proj"][..],
+        ),
+        (&both, regex(".*embed_tokens"), &["lm_head", "q_proj"][..]),
+        (&pattern, regex(".*embed.*"), &["lm_head", "q_proj"][..]),
+        (&pattern, names(&["lm_head"]), &["q_proj"][..]),
+        (
+            &regex(".*(q_proj|embed_tokens)"),
+            names(&["embed_tokens"]),
+            &["q_proj"][..],
+        ),
+    ] {
+        let found = matched(targets, &exclude).unwrap();
+        assert_eq!(found, right, "{targets:?} without {exclude:?}");
+    }
+    // an entry that keeps nothing is a mistake, whatever stands beside it (peft drops it)
+    for (targets, exclude, entry) in [
+        (both, names(&["lm_head"]), "lm_head"),
+        (names(&["lm_head", "q_proj"]), regex(".*q_proj"), "q_proj"),
+        (
+            names(&["q_proj", "embed_tokens"]),
+            names(&["embed_tokens"]),
+            "embed_tokens",
+        ),
+        (
+            names(&["q_proj", "embed_tokens"]),
+            names(&["lm_head"]),
+            "embed_tokens",
+        ),
+        (
+            names(&["lm_head", "embed_tokens"]),
+            names(&["embed_tokens"]),
+            "embed_tokens",
+        ),
+    ] {
+        let error = matched(&targets, &exclude).unwrap_err().to_string();
+        let says = format!("exclude takes away every projection that {entry:?} of its targets");
+        assert!(error.contains(&says), "{error}");
+    }
+}
+
 #[test]
 fn settings_that_mean_nothing_are_refused() {
     for bad in [
@@ -202,6 +275,10 @@ fn settings_that_mean_nothing_are_refused() {
         },
         LoraSpec {
             alpha: 0.0,
+            ..spec(1)
+        },
+        LoraSpec {
+            alpha: 1e-300, // 0 in f32
             ..spec(1)
         },
         LoraSpec {

@@ -29,7 +29,7 @@ pub struct Common {
     /// Remembered by SHA-256
     #[arg(long)]
     pub trust: bool,
-    /// Folder of run folders
+    /// Folder that run, train and sft put run folders in; other verbs make none
     #[arg(long, value_name = "FOLDER", default_value = "runs")]
     pub runs: PathBuf,
     /// No progress, results only
@@ -89,7 +89,7 @@ enum Verb {
     Score {
         #[command(flatten)]
         who: Who,
-        /// JSONL or Parquet file of pairs
+        /// File of pairs: JSONL, JSON, CSV, TSV or Parquet
         #[arg(long)]
         pairs: PathBuf,
         /// JSONL file to write
@@ -100,7 +100,7 @@ enum Verb {
     Train {
         #[command(flatten)]
         who: Who,
-        /// JSONL or Parquet file of pairs
+        /// File of pairs: JSONL, JSON, CSV, TSV or Parquet
         #[arg(long)]
         pairs: PathBuf,
         /// Iteration whose learning rate, epochs and loss options are used

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use candle_core::{DType, Device, Tensor};
 use randori_data::{Context, Message};
 use randori_engine::train::Pair;
+use randori_engine::weights::weight_files;
 use randori_engine::{Params, Player};
 use randori_lora::{LoraSpec, peft};
 use randori_store::{Artefact, BoxError, Rows};
@@ -172,7 +173,8 @@ impl Learnt {
         })
     }
 
-    /// Reads what [`Learnt::write`] wrote (or any PEFT adapter).
+    /// Reads what [`Learnt::write`] wrote, any PEFT adapter, or a whole model's folder, in shards
+    /// or not.
     pub fn read(dir: &Path) -> Result<Learnt> {
         if dir.join(peft::CONFIG).exists() {
             let (spec, params) = peft::load(dir)?;
@@ -188,19 +190,26 @@ impl Learnt {
                 base_name,
             });
         }
-        let file = dir.join(WEIGHTS);
-        if !file.exists() {
+        let files = weight_files(dir)?;
+        if files.is_empty() {
             anyhow::bail!(
                 "{}: neither {} (a PEFT adapter) nor {WEIGHTS} (full training) is there",
                 dir.display(),
                 peft::CONFIG
             );
         }
-        let params = candle_core::safetensors::load(&file, &Device::Cpu)
-            .with_context(|| format!("{} cannot be read", file.display()))?;
-        let mut params: Params = params.into_iter().collect();
-        for (name, t) in &mut params {
-            *t = trainable(name, t).with_context(|| file.display().to_string())?;
+        let mut params = Params::new();
+        for file in files {
+            let place = || file.display().to_string();
+            let held = candle_core::safetensors::load(&file, &Device::Cpu)
+                .with_context(|| format!("{} cannot be read", file.display()))?;
+            for (name, t) in held {
+                let t = trainable(&name, &t).with_context(place)?;
+                if params.contains_key(&name) {
+                    anyhow::bail!("{}: {name} is in another shard too", place());
+                }
+                params.insert(name, t);
+            }
         }
         Ok(Learnt {
             lora: None,
@@ -213,7 +222,11 @@ impl Learnt {
 /// A tensor of a whole model as a player has it, in f32: its file may be in the base's dtype.
 fn trainable(name: &str, t: &Tensor) -> Result<Tensor> {
     match t.dtype() {
-        DType::F32 | DType::F16 | DType::BF16 => Ok(t.to_dtype(DType::F32)?),
+        DType::F32 | DType::F16 | DType::BF16 => {
+            let t = t.to_dtype(DType::F32)?;
+            randori_lora::finite(name, &t)?;
+            Ok(t)
+        }
         other => anyhow::bail!("{name} is {other:?}; weights trained in full are F32, F16 or BF16"),
     }
 }
@@ -259,5 +272,18 @@ mod tests {
             e.contains(WEIGHTS) && e.contains("model.norm.weight is U32"),
             "{e}"
         );
+    }
+
+    #[test]
+    fn a_whole_model_is_made_of_numbers() {
+        let dir = folder(DType::F16);
+        let t = Tensor::new(&[1f32, f32::NAN], &Device::Cpu).unwrap();
+        let tensors = std::collections::HashMap::from([("model.norm.weight".to_string(), t)]);
+        candle_core::safetensors::save(&tensors, dir.path().join(WEIGHTS)).unwrap();
+        let Err(e) = Learnt::read(dir.path()) else {
+            unreachable!("NaN is no weight");
+        };
+        let e = format!("{e:#}");
+        assert!(e.contains("model.norm.weight holds NaN at index 1"), "{e}");
     }
 }

@@ -40,7 +40,8 @@ pub fn part(
     }
     let key = key(recipe, split);
     let rules = pairs.copied().unwrap_or_else(|| policy(recipe, None));
-    encode(recipe, tokenizer, &records, left, bounds, key, &rules)
+    let at = format!("{}: {key}", recipe.place(key));
+    encode(recipe, tokenizer, &records, left, bounds, &at, &rules)
 }
 
 /// A few of the training examples, from the beginning of the first file.
@@ -62,20 +63,21 @@ pub fn few(
     with_system(recipe, &mut records);
     records.iter_mut().for_each(|r| r.rejected = None);
     let rules = policy(recipe, None);
-    let mut part = encode(recipe, tokenizer, &records, left, bounds, key, &rules)?;
+    let at = format!("{}: {key}", recipe.place(key));
+    let mut part = encode(recipe, tokenizer, &records, left, bounds, &at, &rules)?;
     part.examples.truncate(count);
     Ok(part.examples)
 }
 
-/// Records as token ids under the recipe's limits; `left` is what reading them left out, `key` is
-/// whose file an error is about, `rules` are for doubtful examples.
+/// Records as token ids under the recipe's limits; `left` is what reading them left out, `at` is
+/// where their file is named, for errors, `rules` are for doubtful examples.
 pub fn encode(
     recipe: &Recipe,
     tokenizer: &Tokenizer,
     records: &[Record],
     left: Left,
     bounds: Bounds,
-    key: &str,
+    at: &str,
     rules: &Policy,
 ) -> Result<Part> {
     let limits = Limits {
@@ -92,8 +94,11 @@ pub fn encode(
                 Error::NothingLeft(counts) => Error::NothingLeft(Box::new(counts.and(left))),
                 other => other,
             };
-            let at = format!("{}: {key}", recipe.place(key));
-            return Err(anyhow::Error::new(error).context(at));
+            let error = match error {
+                refused @ Error::Refused { .. } => bad_row(refused, rules.bad_rows),
+                other => other.into(),
+            };
+            return Err(error.context(at.to_string()));
         }
     };
     let of = examples.iter().filter_map(|e| records.get(e.record));
@@ -138,6 +143,15 @@ fn bad_rows(recipe: &Recipe) -> BadRows {
     match recipe.data.bad_rows {
         OnBadRow::Error => BadRows::Error,
         OnBadRow::Drop => BadRows::Drop,
+    }
+}
+
+/// An error over one row, which the recipe may have left out, says how.
+pub fn bad_row(error: Error, on: BadRows) -> anyhow::Error {
+    let of_a_row = matches!(error, Error::Example { .. } | Error::Refused { .. });
+    match of_a_row && on == BadRows::Error {
+        true => anyhow::anyhow!("{error}; data.bad_rows = \"drop\" leaves such rows out"),
+        false => error.into(),
     }
 }
 
@@ -230,14 +244,16 @@ fn read_with(
             _ => Split::HeldOut,
         };
         let (shown, bytes) = builtin::data(name, split).ok_or_else(|| builtin::unknown(file))?;
-        return Ok(randori_data::read_bytes(shown, bytes, options)?);
+        let read = randori_data::read_bytes(shown, bytes, options);
+        return read.map_err(|error| bad_row(error, options.bad_rows));
     }
     let (mut records, mut left) = (Vec::new(), Left::default());
     for (_, path) in hub_data::files(recipe, file, key)? {
         if options.limit.is_some_and(|limit| records.len() >= limit) {
             break; // a few were asked for
         }
-        let (more, besides) = randori_data::read(&path, options)?;
+        let read = randori_data::read(&path, options);
+        let (more, besides) = read.map_err(|error| bad_row(error, options.bad_rows))?;
         records.extend(more);
         left.add(besides);
     }

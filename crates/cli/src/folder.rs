@@ -62,14 +62,47 @@ pub fn refuse_if_held(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The game's folder inside a run: the run's own if there is one game, `seed-S` if there are
-/// several.
-pub fn of_seed(dir: &Path, seed: u64, several: bool) -> PathBuf {
-    if several {
-        dir.join(format!("seed-{seed}"))
-    } else {
-        dir.to_path_buf()
+/// The folder of each of `compare.seeds`' games inside a run; of the one game without them, the
+/// run's own.
+///
+/// A run that begins with one game has it in its own folder, where it stays whatever seeds come
+/// later; every other lies in `seed-S`.
+///
+/// # Errors
+/// A manifest that cannot be read.
+pub fn games(dir: &Path, recipe: &Recipe, fresh: bool) -> Result<Vec<(u64, PathBuf)>> {
+    let seeds = &recipe.compare.seeds;
+    if seeds.is_empty() {
+        return Ok(vec![(recipe.run.seed, dir.to_path_buf())]);
     }
+    let kept = match fresh {
+        true => None,
+        false => Manifest::read(dir)?.filter(|manifest| !manifest.clearing),
+    };
+    let place = |&seed: &u64| {
+        let apart = dir.join(format!("seed-{seed}"));
+        let own = match &kept {
+            None => seeds.len() == 1,
+            Some(run) if recorded_seed(run) != Some(seed) => false,
+            Some(run) => !run.places.is_empty() || (seeds.len() == 1 && !apart.exists()),
+        };
+        (seed, if own { dir.to_path_buf() } else { apart })
+    };
+    Ok(seeds.iter().map(place).collect())
+}
+
+/// The seed that a run folder was opened with; a run of several games goes on with what it was,
+/// since its games have their own.
+///
+/// # Errors
+/// As [`games`].
+pub fn seed_of(dir: &Path, recipe: &Recipe, fresh: bool) -> Result<u64> {
+    let kept = kept(dir, fresh)?;
+    Ok(recorded_seed(&kept).unwrap_or(recipe.run.seed))
+}
+
+fn recorded_seed(run: &Manifest) -> Option<u64> {
+    run.recipe.get("seed")?.parse().ok()
 }
 
 /// Opens a run folder for this session's recipe with `seed`. `given` are the inputs that the
@@ -90,7 +123,11 @@ pub fn open(session: &Session, dir: &Path, seed: u64, given: Hashes, how: Open) 
         resolved: recipe.resolved.clone(),
         versions: versions(session),
     };
-    Ok(Run::open(dir, &spec, how)?)
+    let run = Run::open(dir, &spec, how)?;
+    let left = run.left().iter();
+    let stays = |path: &PathBuf| format!("{} was not written by the run: it stays", path.display());
+    session.console.notes(&left.map(stays).collect::<Vec<_>>());
+    Ok(run)
 }
 
 fn versions(session: &Session) -> BTreeMap<String, String> {

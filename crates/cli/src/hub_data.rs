@@ -26,9 +26,13 @@ pub fn files(recipe: &Recipe, text: &str, key: &str) -> Result<Vec<(String, Path
         _ => Split::HeldOut,
     };
     let snapshot = Snapshot::open(Kind::Dataset, &named.repo, &named.revision)?;
-    let all: Vec<String> = snapshot.names()?.map(str::to_owned).collect();
-    let wanted = named.files(&all, split)?.into_iter();
+    let all: Vec<String> = snapshot.names().map(str::to_owned).collect();
+    let wanted = named.files(&all, split)?;
+    if !snapshot.is_listed() && named.pattern.is_none() {
+        whole(&named.repo, &wanted)?;
+    }
     wanted
+        .into_iter()
         .map(|name| Ok((format!("{text} {name}"), snapshot.get(&name)?)))
         .collect()
 }
@@ -189,14 +193,14 @@ impl Named {
             let known = ["train", "validation", "test"]
                 .iter()
                 .any(|s| !of(s).is_empty());
-            let whole = self.split.is_none()
-                && (self.pattern.is_some() || split == Split::Train)
+            let wanted = self.split.as_deref().unwrap_or(usual(split));
+            let by_pattern = self.split.is_none() && self.pattern.is_some();
+            let whole = (by_pattern || wanted == "train")
                 && !known
                 && files.iter().all(|f| sharded(stem(f)).is_none());
             ensure!(
                 whole,
-                "{repo} has no files of the split `{}`: name one ({repo}:SPLIT) of {}",
-                self.split.as_deref().unwrap_or(usual(split)),
+                "{repo} has no files of the split `{wanted}`: name one ({repo}:SPLIT) of {}",
                 listed(&files)
             );
             chosen = files.into_iter().cloned().collect();
@@ -261,6 +265,24 @@ fn sharded(stem: &str) -> Option<&str> {
     let (split, number) = before.rsplit_once('-')?;
     let digits = |text: &str| text.len() >= 5 && text.bytes().all(|b| b.is_ascii_digit());
     (digits(number) && digits(after.split('-').next()?)).then_some(split)
+}
+
+/// Refuses files of which some say that they are more: `train-00000-of-00003` alone.
+fn whole(repo: &str, files: &[String]) -> Result<()> {
+    for file in files {
+        let Some(split) = sharded(stem(file)) else {
+            continue;
+        };
+        let parts = stem(file).split_once("-of-");
+        let parts = parts.and_then(|(_, after)| after.split('-').next()?.parse().ok());
+        let same = |f: &&String| sharded(stem(f)) == Some(split);
+        let (have, want) = (files.iter().filter(same).count(), parts.unwrap_or(0));
+        ensure!(
+            have >= want,
+            "{repo}: the cache has {have} of the {want} files of the split `{split}`, and no network to fetch the others"
+        );
+    }
+    Ok(())
 }
 
 /// The split that a key of the recipe asks for.
@@ -416,7 +438,28 @@ mod tests {
             ["alpaca.json"]
         );
         assert!(files("o/n", &["alpaca.json"], Split::HeldOut).is_err());
+        // whatever asks for `train`
+        for split in [Split::Train, Split::HeldOut] {
+            let all = files("o/n:train", &["alpaca.json"], split).unwrap();
+            assert_eq!(all, ["alpaca.json"]);
+        }
+        for (named, other) in [("o/n:test", "alpaca.json"), ("o/n:train", "test.json")] {
+            let why = files(named, &[other], Split::Train).unwrap_err();
+            assert!(why.contains("has no files of the split"), "{why}");
+        }
         assert!(files("o/n", &["README.md"], Split::Train).is_err());
+    }
+
+    #[test]
+    fn a_split_of_which_parts_are_missing() {
+        let files: Vec<String> = [0, 2]
+            .map(|i| format!("data/train-0000{i}-of-00003.parquet"))
+            .to_vec();
+        let e = whole("o/n", &files).unwrap_err().to_string();
+        assert!(e.contains("2 of the 3 files of the split `train`"), "{e}");
+        let all = [files, vec!["data/train-00001-of-00003.parquet".into()]].concat();
+        whole("o/n", &all).unwrap();
+        whole("o/n", &["a.jsonl".to_owned()]).unwrap();
     }
 
     #[test]

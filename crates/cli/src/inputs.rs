@@ -17,7 +17,8 @@ use crate::session::{self, Session, Setting};
 
 /// What a folder's model says besides its weights.
 const SETTINGS: [&str; 2] = ["config.json", "generation_config.json"];
-/// What its tokenizer and chat template are made of, besides those.
+/// What its tokenizer and chat template are made of, besides those and the templates with names of
+/// their own.
 const TOKENIZER: [&str; 6] = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -43,7 +44,10 @@ pub struct ModelInputs {
 
 impl ModelInputs {
     /// Of a recipe whose model is open.
-    pub fn of(recipe: &Recipe, checkpoint: &Checkpoint) -> ModelInputs {
+    ///
+    /// # Errors
+    /// A folder that cannot be listed.
+    pub fn of(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<ModelInputs> {
         let mut inputs = ModelInputs::default();
         let source = &recipe.model.source.0;
         let folder = match checkpoint.tokenizer() {
@@ -74,21 +78,21 @@ impl ModelInputs {
         if let Some(dir) = &folder {
             inputs.those_there("model.source", dir, &SETTINGS);
             if recipe.model.tokenizer.is_none() {
-                inputs.those_there("model.source", dir, &TOKENIZER);
+                inputs.tokenizer("model.source", dir)?;
             }
         }
-        inputs.chosen_apart(recipe);
-        inputs
+        inputs.chosen_apart(recipe)?;
+        Ok(inputs)
     }
 
     /// `model.tokenizer` and `model.chat_template`.
-    fn chosen_apart(&mut self, recipe: &Recipe) {
+    fn chosen_apart(&mut self, recipe: &Recipe) -> Result<()> {
         if let Some(given) = &recipe.model.tokenizer {
             let path = recipe.path(given);
             match path.is_dir() {
                 true => {
                     self.those_there("model.tokenizer", &path, &SETTINGS);
-                    self.those_there("model.tokenizer", &path, &TOKENIZER);
+                    self.tokenizer("model.tokenizer", &path)?;
                 }
                 false => self.file("model.tokenizer", path),
             }
@@ -97,6 +101,16 @@ impl ModelInputs {
             None | Some("plain") => {}
             Some(file) => self.file("model.chat_template", recipe.path(file)),
         }
+        Ok(())
+    }
+
+    /// A folder's tokenizer and chat templates.
+    fn tokenizer(&mut self, key: &str, dir: &Path) -> Result<()> {
+        self.those_there(key, dir, &TOKENIZER);
+        for path in randori_data::named_templates(dir)? {
+            self.file(&named(&format!("{key} template"), &path), path);
+        }
+        Ok(())
     }
 
     fn file(&mut self, name: &str, path: PathBuf) {
@@ -179,7 +193,7 @@ pub fn refuse_another_model(who: &Who, setting: &Setting) -> Result<()> {
     let Some(dir) = who.recipe.as_ref().filter(|path| path.is_dir()) else {
         return Ok(());
     };
-    let Some(manifest) = Manifest::read(&session::first_game(dir, &setting.recipe))? else {
+    let Some(manifest) = Manifest::read(&session::first_game(dir, &setting.recipe)?)? else {
         return Ok(());
     };
     let values = setting.recipe.values();
@@ -225,7 +239,9 @@ pub fn refuse_another_start(dir: &Path, manifest: &Manifest, stack: &[PathBuf]) 
 fn adapter_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let wanted = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name == "adapter_config.json" || name.ends_with(".safetensors")
+        name == "adapter_config.json"
+            || name.ends_with(".safetensors")
+            || name.ends_with(".safetensors.index.json")
     };
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).with_context(|| dir.display().to_string())? {

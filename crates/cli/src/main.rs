@@ -34,6 +34,7 @@ mod report;
 mod session;
 mod settings;
 mod stages;
+mod started;
 mod supervised;
 mod training;
 mod trust;

@@ -61,7 +61,7 @@ pub fn chosen(plan: &Plan, limit: u64) -> Result<usize> {
 /// What training and scoring take with micro-batches of so many tokens.
 fn needed(plan: &Plan, tokens: usize) -> Result<u64> {
     let r = &plan.recipe;
-    let (prompt, responses) = (r.data.max_prompt_tokens, plan.responses());
+    let (prompt, responses) = (plan.prompt(), plan.responses());
     let of = |batch| Packing::fullest(prompt, &responses, batch, tokens);
     let mut most = plan.train(&of(r.train.batch))?.total();
     most = most.max(plan.score(&of(usize::MAX))?.total());

@@ -2,6 +2,7 @@
 //! architecture runs it, and its tokenizer with the chat template.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -106,6 +107,11 @@ pub fn settle_source(recipe: &mut Recipe, kept: &BTreeMap<String, String>) -> Re
 /// The tokenizer the recipe names, or the model's own, with the recipe's chat template if it gives
 /// one.
 pub fn tokenizer(recipe: &Recipe, own: TokenizerSource) -> Result<Tokenizer> {
+    let mut template = chat_template(recipe)?;
+    let mut of_folder = |dir: &Path| match template.take() {
+        Some(template) => Tokenizer::from_folder_with(dir, template),
+        None => Tokenizer::from_folder(dir),
+    };
     let mut tokenizer = match (
         &recipe.model.tokenizer,
         recipe.model.source.0.strip_prefix("builtin:"),
@@ -120,7 +126,7 @@ pub fn tokenizer(recipe: &Recipe, own: TokenizerSource) -> Result<Tokenizer> {
                         format!("holds no tokenizer: {}", path.display())
                     )),
                 },
-                false => Tokenizer::from_folder(&path),
+                false => of_folder(&path),
             };
             read.with_context(|| format!("{}: model.tokenizer", recipe.place("model.tokenizer")))?
         }
@@ -130,7 +136,7 @@ pub fn tokenizer(recipe: &Recipe, own: TokenizerSource) -> Result<Tokenizer> {
             Tokenizer::from_bytes(model.tokenizer, Some(model.tokenizer_config), None)?
         }
         (None, None) => match own {
-            TokenizerSource::Folder(dir) => Tokenizer::from_folder(&dir)
+            TokenizerSource::Folder(dir) => of_folder(&dir)
                 .with_context(|| format!("{}: model.source", recipe.place("model.source")))?,
             TokenizerSource::Gguf(gguf) => Tokenizer::from_gguf(&converted(*gguf))?,
             TokenizerSource::None => anyhow::bail!(recipe.refuse(
@@ -139,20 +145,8 @@ pub fn tokenizer(recipe: &Recipe, own: TokenizerSource) -> Result<Tokenizer> {
             )),
         },
     };
-    match recipe.model.chat_template.as_deref() {
-        None => {}
-        Some("plain") => tokenizer.set_chat_template(ChatTemplate::new(randori_data::PLAIN)?),
-        Some(file) => {
-            let path = recipe.path(file);
-            let text = std::fs::read_to_string(&path).with_context(|| {
-                format!(
-                    "{}: model.chat_template {}",
-                    recipe.place("model.chat_template"),
-                    path.display()
-                )
-            })?;
-            tokenizer.set_chat_template(ChatTemplate::new(&text)?);
-        }
+    if let Some(template) = template {
+        tokenizer.set_chat_template(template);
     }
     tokenizer.chat_template()?;
     for (name, value) in &recipe.data.template_args.0 {
@@ -160,6 +154,25 @@ pub fn tokenizer(recipe: &Recipe, own: TokenizerSource) -> Result<Tokenizer> {
         tokenizer.give(name, value).with_context(place)?;
     }
     Ok(tokenizer)
+}
+
+/// The chat template that the recipe gives.
+fn chat_template(recipe: &Recipe) -> Result<Option<ChatTemplate>> {
+    let text = match recipe.model.chat_template.as_deref() {
+        None => return Ok(None),
+        Some("plain") => randori_data::PLAIN.to_string(),
+        Some(file) => {
+            let path = recipe.path(file);
+            std::fs::read_to_string(&path).with_context(|| {
+                format!(
+                    "{}: model.chat_template {}",
+                    recipe.place("model.chat_template"),
+                    path.display()
+                )
+            })?
+        }
+    };
+    Ok(Some(ChatTemplate::new(&text)?))
 }
 
 /// The engine reads GGUF metadata, the data crate makes a tokenizer of it; neither knows the other.

@@ -26,6 +26,32 @@ pub fn files(out: &Path, beside: &[PathBuf]) -> Result<OutFiles> {
     OutFiles::open(Disk::new(), out, beside).context("--out")
 }
 
+/// Refuses to write a player at `out` where it and the run in which it is trained (`dir`, which may
+/// not be there yet) would lie in each other's way: asked before anything is trained. `dir/out` is
+/// nobody else's.
+pub fn refuse_run(out: &Path, dir: &Path) -> Result<()> {
+    let (place, run) = (resolved(out), resolved(dir));
+    let apart = !place.starts_with(&run) && !run.starts_with(&place);
+    match apart || place.starts_with(run.join("out")) {
+        true => Ok(()),
+        false => bail!(
+            "--out {}: the run itself is kept in {}; name a place outside it that does not hold it",
+            out.display(),
+            dir.display()
+        ),
+    }
+}
+
+/// A path from the root, links followed as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let there = |above: &Path| {
+        let rest = whole.strip_prefix(above).ok()?;
+        Some(above.canonicalize().ok()?.join(rest))
+    };
+    whole.ancestors().find_map(there).unwrap_or(whole)
+}
+
 /// Refuses to write a file of results over a folder, over one of the command's own inputs
 /// (`inputs`), or inside a run folder, whose files are the run's.
 pub fn refuse_results(out: &Path, inputs: &[PathBuf]) -> Result<()> {

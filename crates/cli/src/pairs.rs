@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use randori_data::{BadRows, Choice, Counts, Encoded, Place, Policy, Rejected};
+use randori_data::{
+    BadRows, Choice, Counts, Encoded, Left, Place, Policy, ReadOptions, Record, Rejected,
+};
 use randori_sdk::seam::LossFn;
 
 use crate::artefacts::{Answer, PairRow};
@@ -45,7 +47,7 @@ pub fn read(setting: &Setting, file: &Path, loss: Option<&dyn LossFn>) -> Result
         options.bad_rows = BadRows::Error;
         rules.bad_rows = BadRows::Error;
     }
-    let (mut records, mut left) = randori_data::read(file, &options)?;
+    let (mut records, mut left) = rows_of_pairs(file, &options, answers.is_some())?;
     if let Some(alone) = records.iter().find(|r| r.rejected.is_none()) {
         anyhow::bail!(
             "{}: not a pair: it needs two responses (`real` and `generated`, or `chosen` and `rejected`)",
@@ -75,13 +77,14 @@ pub fn read(setting: &Setting, file: &Path, loss: Option<&dyn LossFn>) -> Result
         &records,
         left,
         setting.bounds,
-        "data.train",
+        &format!("--pairs {}", file.display()),
         &rules,
     )?;
     let (examples, counts) = match answers {
         None => (part.examples, part.counts),
         Some(answers) => with_answers(setting, part, &answers, &rules)?,
     };
+    some_left(file, examples.len(), &counts)?;
     setting.console.say(format!("  {:<38} {counts}", "pairs"));
     if let Some(loss) = loss {
         setting.say_identical(&counts, loss);
@@ -89,6 +92,15 @@ pub fn read(setting: &Setting, file: &Path, loss: Option<&dyn LossFn>) -> Result
     Ok(Pairs {
         rows: rows_of(examples, 0),
         scored: false,
+    })
+}
+
+/// The rows of a file; `whole`: beside token ids none may be left out, whatever the recipe says.
+fn rows_of_pairs(file: &Path, options: &ReadOptions, whole: bool) -> Result<(Vec<Record>, Left)> {
+    let read = randori_data::read(file, options);
+    read.map_err(|error| match whole {
+        true => anyhow::Error::from(error),
+        false => corpus::bad_row(error, options.bad_rows),
     })
 }
 
@@ -159,14 +171,24 @@ fn with_ids(
         });
     }
     let kept = randori_data::screen(pairs, &setting.tokenizer, rules, &mut counts)?;
-    if kept.is_empty() && !rows.is_empty() {
-        let error = randori_data::Error::NothingLeft(Box::new(counts));
-        return Err(anyhow::Error::new(error).context(file.display().to_string()));
-    }
+    some_left(file, kept.len(), &counts)?;
     let kept: BTreeSet<usize> = kept.iter().map(|e| e.record).collect();
     let rows = rows.into_iter().enumerate();
     let rows = rows.filter(|(record, _)| kept.contains(record));
     Ok((rows.map(|(_, row)| row).collect(), counts))
+}
+
+/// Refuses a file of which no pair is `left`.
+fn some_left(file: &Path, left: usize, counts: &Counts) -> Result<()> {
+    let at = format!("--pairs {}", file.display());
+    match left {
+        0 if counts.read == 0 => anyhow::bail!("{at}: there is no pair in it"),
+        0 => {
+            let error = randori_data::Error::NothingLeft(Box::new(counts.clone()));
+            Err(anyhow::Error::new(error).context(at))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The error about a row that is too long, unless the rule leaves it out.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use randori_engine::fit::{CONTEXT, Decoding, Learns, Packing, Peak, Planner, ROUNDING, largest};
-use randori_engine::weights::{Described, LoadOptions, describe};
-use randori_engine::{Trace, trace};
+use randori_engine::weights::{Described, Holding, LoadOptions, describe};
+use randori_engine::{Trace, trace, trainable_in_full};
 use randori_lora::LoraSpec;
 use randori_sdk::seam::{Architecture, LossFn};
 
@@ -17,7 +17,9 @@ use crate::artefacts::Learnt;
 use crate::losses;
 use crate::model_files::{architecture, source};
 use crate::recipe::{AdapterKind, ComputeDevice, Recipe};
+use crate::session::Bounds;
 use crate::settings;
+use crate::started;
 
 /// What a process has before it opens a model: program, plugins, data.
 pub const PROCESS: u64 = 32 << 20;
@@ -31,6 +33,8 @@ pub struct Model {
     pub trace: Trace,
     /// Settings of the adapter that the game starts from, where it is given.
     pub given: Option<Arc<LoraSpec>>,
+    /// Where that lies.
+    pub stack: Vec<PathBuf>,
     /// The loss, of which only what it asks for counts.
     pub loss: Arc<dyn LossFn>,
     pub threads: usize,
@@ -44,16 +48,7 @@ impl Model {
         let described = describe(source(recipe)?).with_context(at_source)?;
         let arch = architecture(recipe, host, described.config())?;
         let trace = trace(&*arch).with_context(at_source)?;
-        let named: Vec<_> = match adapter.is_empty() {
-            true => recipe
-                .adapter
-                .init
-                .0
-                .iter()
-                .map(|p| recipe.path(p))
-                .collect(),
-            false => adapter,
-        };
+        let named = started::stack(recipe, &adapter);
         let given = match named.is_empty() {
             true => None,
             // copies of base weights count as the base's own, which they are but for a changed
@@ -71,8 +66,19 @@ impl Model {
             arch,
             trace,
             given,
+            stack: named,
             threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
         })
+    }
+
+    /// Refuses an adapter to start from that is not what the recipe says, as training does.
+    pub fn check_start(&self, recipe: &Recipe) -> Result<()> {
+        match &self.given {
+            Some(own) if recipe.adapter.kind != AdapterKind::Full => {
+                started::refuse_another(recipe, own, &self.trace, &self.stack)
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -89,6 +95,8 @@ pub struct Plan {
     pub threads: usize,
     /// Whether the figures are of a GPU's memory.
     pub card: bool,
+    /// Tokens that the model takes, prompt and response together.
+    window: usize,
 }
 
 impl Plan {
@@ -99,10 +107,16 @@ impl Plan {
             .described
             .held(&model.trace, &options, model.arch.name())
             .with_context(at)?;
-        let own = settings::lora(&recipe)?;
-        let spec = model.given.as_deref().unwrap_or(&own);
+        let spec = match model.given.as_deref() {
+            Some(given) => started::trained_on(&recipe, given),
+            None => settings::lora(&recipe)?,
+        };
+        let spec = &spec;
         if model.given.is_none() && recipe.adapter.kind != AdapterKind::Full {
+            let stored = |name: &str| held.iter().find(|weight| weight.name == name);
+            let quantised = |name: &str| stored(name).is_some_and(|w| w.held != Holding::Dense);
             randori_engine::matched(&model.trace, spec)
+                .and_then(|found| trainable_in_full(&model.trace, &found, &quantised))
                 .with_context(|| format!("{}: [adapter]", recipe.place("adapter.targets")))?;
         }
         let card = recipe.model.device == ComputeDevice::Cuda;
@@ -142,6 +156,7 @@ impl Plan {
             coupled: model.loss.coupled(),
             threads: model.threads,
             card,
+            window: Bounds::of(model.described.config()).window,
         })
     }
 
@@ -189,34 +204,31 @@ impl Plan {
         1 + usize::from(self.recipe.game.iterations > 1)
     }
 
-    /// The longest response of either player.
+    /// The longest prompt: a response needs at least one token of the window.
+    pub fn prompt(&self) -> usize {
+        let longest = self.window.saturating_sub(1);
+        self.recipe.data.max_prompt_tokens.min(longest)
+    }
+
+    /// The longest response of either player, whose prompts may be short.
     pub fn responses(&self) -> [usize; 2] {
+        let longest = self.window.saturating_sub(1);
+        let recipe = &self.recipe;
         [
-            self.recipe.data.max_response_tokens,
-            self.recipe.generate.max_new_tokens,
+            recipe.data.max_response_tokens.min(longest),
+            recipe.generate.max_new_tokens.min(longest),
         ]
     }
 
     pub fn pairs(&self, batch: usize) -> Packing {
         let tokens = self.recipe.micro_batch_tokens();
-        Packing::fullest(
-            self.recipe.data.max_prompt_tokens,
-            &self.responses(),
-            batch,
-            tokens,
-        )
+        Packing::fullest(self.prompt(), &self.responses(), batch, tokens)
     }
 
     pub fn supervised(&self) -> Packing {
-        let data = &self.recipe.data;
-        let responses = [data.max_response_tokens];
-        let batch = self.recipe.sft.batch;
-        Packing::fullest(
-            data.max_prompt_tokens,
-            &responses,
-            batch,
-            self.recipe.micro_batch_tokens(),
-        )
+        let responses = &self.responses()[..1];
+        let (batch, tokens) = (self.recipe.sft.batch, self.recipe.micro_batch_tokens());
+        Packing::fullest(self.prompt(), responses, batch, tokens)
     }
 
     /// Answers of the game, or of the measures.
@@ -228,10 +240,12 @@ impl Plan {
         } else {
             r.generate.chunk
         };
+        let response = measures.unwrap_or(r.generate.max_new_tokens);
         Decoding {
             slots: slots.min(prompts),
-            prompt: r.data.max_prompt_tokens,
-            response: measures.unwrap_or(r.generate.max_new_tokens),
+            prompt: self.prompt(),
+            // cut at the window, as generation cuts it
+            response: response.min(self.window.saturating_sub(self.prompt())),
             refilled: prompts > slots,
         }
     }
@@ -339,7 +353,7 @@ pub fn bytes(peak: Result<Peak>) -> randori_engine::Result<u64> {
 /// The largest micro-batch with which training and scoring fit; a pair that is larger stands alone, whatever is set.
 pub fn micro_batch(plan: &Plan, free: u64) -> Result<Option<usize>> {
     let r = &plan.recipe;
-    let (prompt, responses) = (r.data.max_prompt_tokens, plan.responses());
+    let (prompt, responses) = (plan.prompt(), plan.responses());
     let found = largest(free, MOST, &mut |n| {
         let of = |batch| Packing::fullest(prompt, &responses, batch, n);
         let train = bytes(plan.train(&of(r.train.batch)))?;

@@ -19,6 +19,7 @@ use crate::model_files::{architecture, hub_id, source, tokenizer};
 use crate::progress::Console;
 use crate::recipe::{AdapterKind, Recipe};
 use crate::settings;
+use crate::started;
 use crate::trust::Trust;
 
 /// What a model takes, by its configuration; no limit where that names none.
@@ -31,7 +32,8 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    fn of(config: &serde_json::Value) -> Bounds {
+    /// Of a model's configuration.
+    pub fn of(config: &serde_json::Value) -> Bounds {
         let number = |key: &str| config[key].as_u64().map_or(usize::MAX, |n| n as usize);
         Bounds {
             window: number("max_position_embeddings"),
@@ -110,7 +112,7 @@ impl Opened {
     /// Opens plugins, the model's files and the tokenizer.
     pub fn with(mut recipe: Recipe, common: &Common) -> Result<Opened> {
         let console = Console::new(common.quiet);
-        let host = host(Some(&recipe), common)?;
+        let host = host(&recipe, common)?;
         memory::settle(&mut recipe, &host, &console)?;
         // a hub's model is known by its name alone, whatever the commit
         let name = hub_id(&recipe).map_or_else(|| recipe.model.source.0.clone(), |(repo, _)| repo);
@@ -120,8 +122,9 @@ impl Opened {
         let config = checkpoint.config().clone();
         let arch = architecture(&recipe, &host, &config)?;
         let tokenizer = tokenizer(&recipe, checkpoint.tokenizer())?;
+        console.notes(tokenizer.notes());
         let bounds = Bounds::of(&config);
-        let model = ModelInputs::of(&recipe, &checkpoint);
+        let model = ModelInputs::of(&recipe, &checkpoint)?;
         Ok(Opened {
             setting: Setting {
                 recipe,
@@ -213,7 +216,7 @@ pub fn refuse_unfinished(who: &Who, adapter: &[PathBuf]) -> Result<()> {
 /// What ended the last finished iteration of the run in `dir` (or its supervised start, where none is finished); of its
 /// first seed where it holds a game for each.
 fn last_policy(dir: &Path, recipe: &Recipe) -> Result<Option<PathBuf>> {
-    let game = first_game(dir, recipe);
+    let game = first_game(dir, recipe)?;
     let Some(manifest) = randori_store::Manifest::read(&game)? else {
         return Ok(None);
     };
@@ -232,21 +235,19 @@ fn last_policy(dir: &Path, recipe: &Recipe) -> Result<Option<PathBuf>> {
 }
 
 /// The folder of a run's game; of its first seed where it holds a game for each.
-pub fn first_game(dir: &Path, recipe: &Recipe) -> PathBuf {
-    let seeds = &recipe.compare.seeds;
-    match seeds.first() {
-        Some(&seed) => folder::of_seed(dir, seed, seeds.len() > 1),
-        None => dir.to_path_buf(),
-    }
+///
+/// # Errors
+/// A manifest that cannot be read.
+pub fn first_game(dir: &Path, recipe: &Recipe) -> Result<PathBuf> {
+    let first = folder::games(dir, recipe, false)?.into_iter().next();
+    Ok(first.map_or_else(|| dir.to_path_buf(), |(_, game)| game))
 }
 
 /// Loads the plugins of the binary's own folder, of the recipe (where the user trusts them) and of
 /// the command line.
-pub fn host(recipe: Option<&Recipe>, common: &Common) -> Result<Host> {
+pub fn host(recipe: &Recipe, common: &Common) -> Result<Host> {
     let mut path = SearchPath::standard();
-    let from_recipe = recipe
-        .iter()
-        .flat_map(|r| r.plugins.paths.iter().map(|p| r.path(p)));
+    let from_recipe = recipe.plugins.paths.iter().map(|p| recipe.path(p));
     for named in from_recipe.chain(common.plugins.iter().cloned()) {
         if named.is_dir() {
             path.dirs.push(named);
@@ -254,8 +255,7 @@ pub fn host(recipe: Option<&Recipe>, common: &Common) -> Result<Host> {
             path.files.push(named);
         }
     }
-    let place = recipe.map(|r| r.place("plugins.paths"));
-    let trust = Trust::new(common, place.unwrap_or_default());
+    let trust = Trust::new(common, recipe.place("plugins.paths"));
     let host = Host::discover_asking(&path, &mut |file, sha256| trust.ask(file, sha256))?;
     #[cfg(feature = "bundled")]
     let host = bundled(host)?;
@@ -296,7 +296,7 @@ impl Session {
                     None => "a model trained in full",
                 };
                 match player.lora.is_none() == (kind == AdapterKind::Full) {
-                    true => Ok(player),
+                    true => self.trained_on(player, stack),
                     false => Err(self
                         .recipe
                         .refuse(
@@ -322,13 +322,21 @@ impl Session {
     /// The folders of what the start has learnt already: those given, or else the recipe's own;
     /// none for a fresh one.
     pub fn stack(&self) -> Vec<PathBuf> {
-        match self.adapter.is_empty() {
-            true => {
-                let init = self.recipe.adapter.init.0.iter();
-                init.map(|p| self.recipe.path(p)).collect()
-            }
-            false => self.adapter.clone(),
-        }
+        started::stack(&self.recipe, &self.adapter)
+    }
+
+    /// A player that was read from `stack`, with what the recipe says of training it.
+    fn trained_on(&self, player: Player, stack: &[PathBuf]) -> Result<Player> {
+        let Some(own) = &player.lora else {
+            return Ok(player);
+        };
+        let trace = randori_engine::trace(self.base.arch.as_ref())?;
+        started::refuse_another(&self.recipe, own, &trace, stack)?;
+        let spec = started::trained_on(&self.recipe, own);
+        Ok(Player {
+            lora: Some(Arc::new(spec)),
+            ..player
+        })
     }
 
     /// Whether [`Session::start`] will find what it needs: asked before a run folder is begun.

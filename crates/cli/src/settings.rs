@@ -45,7 +45,7 @@ pub fn game(recipe: &Recipe, t: usize, seed: u64, beta: f64) -> TrainSettings {
     }
 }
 
-/// The supervised stage before the game.
+/// The supervised stage before the game; whether there is dropout is the adapter's to say.
 pub fn sft(recipe: &Recipe, seed: u64) -> TrainSettings {
     TrainSettings {
         optimizer: optimizer(recipe, recipe.sft.optimizer, recipe.sft.weight_decay),
@@ -54,7 +54,6 @@ pub fn sft(recipe: &Recipe, seed: u64) -> TrainSettings {
         batch: recipe.sft.batch,
         epochs: recipe.sft.epochs.max(1),
         seed: mixed(seed, u64::MAX),
-        dropout: recipe.adapter.dropout > 0.0,
         ..common(recipe)
     }
 }
@@ -72,7 +71,6 @@ pub fn continued_sft(
         epochs,
         max_steps: Some(max_steps),
         seed: mixed(seed, u64::MAX - 1),
-        dropout: recipe.adapter.dropout > 0.0,
         ..game(recipe, 0, seed, 1.0)
     }
 }
@@ -183,7 +181,7 @@ pub fn lora(recipe: &Recipe) -> Result<LoraSpec> {
         rank: a.rank,
         alpha: a.alpha,
         rslora: a.rslora,
-        dropout: a.dropout as f32,
+        dropout: a.dropout.unwrap_or(0.0) as f32,
         targets: targets(&a.targets.0),
         exclude: (!a.exclude.0.is_empty()).then(|| targets(&a.exclude.0)),
         rank_pattern: patterns(recipe, "adapter.rank_pattern", &a.rank_pattern.0)?,

@@ -18,7 +18,8 @@ use crate::settings;
 use crate::stages::write_rows;
 use crate::training::trained;
 
-/// Trains on the real responses; resumable through its desk.
+/// Trains on the real responses, with the dropout that the player's adapter says; resumable through
+/// its desk.
 pub fn tuned(
     session: &Session,
     player: Player,
@@ -27,6 +28,10 @@ pub fn tuned(
     desk: &mut Desk,
     label: &str,
 ) -> Result<Player> {
+    let settings = TrainSettings {
+        dropout: player.lora.as_ref().is_some_and(|own| own.dropout > 0.0),
+        ..settings
+    };
     let examples: Vec<Example> = examples
         .examples
         .iter()

@@ -11,7 +11,7 @@ use crate::{progress::AtOnce, session::Session};
 type OnStep<'a> = dyn FnMut(&StepMetrics, &Trainer) -> randori_engine::Result<Control> + 'a;
 
 /// A training stage: resumed from its desk, logged and saved as it goes. When a step fails (a loss that is not a
-/// number), the state before it is kept and the error says where.
+/// number), the state before it, if there is one, is kept and the error says where.
 pub fn trained(
     session: &Session,
     player: Player,
@@ -72,15 +72,22 @@ pub fn trained(
         return Err(e);
     }
     if let Err(e) = ended {
-        let step = trainer.step();
-        if step > 0 {
-            desk.checkpoint(step as u64, |dir| trainer.save(dir))?;
-        }
-        return Err(anyhow::Error::new(e).context(format!(
-            "{label}: stopped at the last good state, step {step}, kept in {}",
-            desk.place().join("checkpoint").display()
-        )));
+        let stopped = stopped(&trainer, desk, label)?;
+        return Err(anyhow::Error::new(e).context(stopped));
     }
     bar.finish();
     Ok(trainer.into_player()?)
+}
+
+/// Keeps what a training that has failed did before, if there is anything; says where.
+fn stopped(trainer: &Trainer, desk: &mut Desk, label: &str) -> Result<String> {
+    let step = trainer.step();
+    if step == 0 {
+        return Ok(format!("{label}: stopped before the first step was done"));
+    }
+    desk.checkpoint(step as u64, |dir| trainer.save(dir))?;
+    Ok(format!(
+        "{label}: stopped at the last good state, step {step}, kept in {}",
+        desk.place().join("checkpoint").display()
+    ))
 }

@@ -42,6 +42,9 @@ pub struct Counts {
     /// not known.
     #[serde(default)]
     pub reasoning_left_open: usize,
+    /// Answers whose own reasoning was left out, since the prompt has closed it already.
+    #[serde(default)]
+    pub reasoning_dropped: usize,
     /// What the data say and the chat template does not read: the key, and how many examples have
     /// it.
     #[serde(default)]
@@ -73,6 +76,7 @@ impl Counts {
             Opened::Inside => self.reasoning_inside += 1,
             Opened::Closed => self.reasoning_closed += 1,
             Opened::LeftOpen => self.reasoning_left_open += 1,
+            Opened::Dropped => self.reasoning_dropped += 1,
         }
     }
 }
@@ -103,6 +107,10 @@ impl fmt::Display for Counts {
             (
                 self.reasoning_left_open,
                 "answers trained inside the reasoning that the prompt opens (what closes it is not known)",
+            ),
+            (
+                self.reasoning_dropped,
+                "answers' reasoning left out, since the prompt has closed it already",
             ),
         ] {
             if count > 0 {

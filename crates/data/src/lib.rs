@@ -27,7 +27,9 @@ pub use message::{Context, Message};
 pub use modelfile::{OllamaTemplate, modelfile};
 pub use read::{BadRows, Calculator, Format, Left, ReadOptions, Reader, Turns, read, read_bytes};
 pub use template::{ChatTemplate, PLAIN};
-pub use tokenizer::{GgufTokenizer, Opened, Response, Tokenizer, known_pre_tokenizers};
+pub use tokenizer::{
+    GgufTokenizer, Opened, Response, Tokenizer, known_pre_tokenizers, named_templates,
+};
 
 /// Where an example was read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -374,7 +374,7 @@ fn bad_lines_name_their_place_and_rule() {
         ),
         (
             r#"{"messages": [{"role": "wizard", "content": "q"}]}"#,
-            "train.jsonl:3: `messages[0]` has the unknown role `wizard`; known: system, developer, user (human), assistant (gpt), tool (observation)",
+            "train.jsonl:3: `messages[0]` has the unknown role `wizard`; known: system, developer, user (human), assistant (gpt), function_call (tool_call), tool (function, observation, ipython)",
         ),
         (
             r#"{"messages": [{"role": "user", "content": [{"type": "image"}]}]}"#,

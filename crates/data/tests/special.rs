@@ -5,37 +5,12 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use randori_data::{Message, Tokenizer};
 use serde_json::{Value, json};
 
-/// A folder with the demo model's tokenizer, its config changed as `config` says (null takes a key
-/// out), and files.
-fn folder(name: &str, config: &Value, files: &[(&str, Value)]) -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("special-{name}"));
-    let _ = fs::remove_dir_all(&dir);
-    fs::create_dir_all(&dir).unwrap();
-    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/demo/model");
-    fs::copy(demo.join("tokenizer.json"), dir.join("tokenizer.json")).unwrap();
-    let mut whole = json!({
-        "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>", "pad_token": "<|pad|>", "bos_token": null,
-    });
-    for (key, value) in config.as_object().unwrap() {
-        match value {
-            Value::Null => _ = whole.as_object_mut().unwrap().remove(key),
-            value => whole[key] = value.clone(),
-        }
-    }
-    fs::write(dir.join("tokenizer_config.json"), whole.to_string()).unwrap();
-    for (file, content) in files {
-        let path = dir.join(file);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let text = content.as_str().map_or(content.to_string(), str::to_owned);
-        fs::write(path, text).unwrap();
-    }
-    dir
-}
+mod demo;
+use demo::folder;
 
 fn loaded(name: &str, config: Value, files: &[(&str, Value)]) -> Tokenizer {
     Tokenizer::from_folder(&folder(name, &config, files)).unwrap()
@@ -204,7 +179,40 @@ fn the_map_of_special_tokens_goes_before_the_config() {
 }
 
 #[test]
-fn of_several_chat_templates_the_default_is_taken_and_tools_are_refused() {
+fn each_of_several_templates_gets_the_users_variables_and_ends_turns_its_own_way() {
+    let turns = |end: &str| {
+        format!(
+            "{{{{ mood }}}}{{% for m in messages %}}<|user|>{{{{ m.content }}}}{end}{{% endfor %}}"
+        )
+    };
+    let list = json!([
+        {"name": "default", "template": turns("<|end|>")},
+        {"name": "tool_use", "template": turns("<|pad|>")},
+    ]);
+    let mut tokenizer = loaded("stops", json!({"chat_template": list}), &[]);
+    tokenizer.give("mood", &json!("!")).unwrap();
+    let mut context = randori_data::Context::new();
+    context.insert("tools".into(), json!([]));
+    let user = [Message::user("x")];
+    let template = tokenizer.chat_template().unwrap();
+    let rendered = template.render_in(&user, &context, true).unwrap();
+    assert_eq!(rendered, "!<|user|>x<|pad|>");
+    for (context, end) in [
+        (&context, "<|pad|>"),
+        (&randori_data::Context::new(), "<|end|>"),
+    ] {
+        let answer = Message::assistant("y");
+        let response = tokenizer
+            .response_in(&user, context, &answer, true)
+            .unwrap();
+        let last = *response.ids.last().unwrap();
+        assert_eq!(tokenizer.token(last).as_deref(), Some(end));
+        assert!(tokenizer.stop_ids().contains(&last), "{end}");
+    }
+}
+
+#[test]
+fn of_several_chat_templates_tool_use_renders_tools_and_default_the_rest() {
     let two = json!([{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]);
     let folder_of = [
         ("chat_template.jinja", json!("D")),
@@ -232,15 +240,27 @@ fn of_several_chat_templates_the_default_is_taken_and_tools_are_refused() {
         assert_eq!(template.render(&user, true).unwrap(), "D", "{name}");
         let mut context = randori_data::Context::new();
         context.insert("tools".into(), json!([{"type": "function"}]));
-        let error = template.render_in(&user, &context, true).unwrap_err();
-        assert!(error.to_string().contains("`tool_use`"), "{name}: {error}");
-        assert!(
-            !tokenizer
-                .files()
-                .unwrap()
-                .keys()
-                .any(|name| name.contains('/'))
-        );
+        for (tools, right) in [
+            (json!([{"type": "function"}]), "T"),
+            (json!([]), "T"),
+            (Value::Null, "D"),
+        ] {
+            context.insert("tools".into(), tools);
+            let rendered = template.render_in(&user, &context, true).unwrap();
+            assert_eq!(rendered, right, "{name}");
+        }
+        // what an export writes says the same
+        let files = tokenizer.files().unwrap();
+        assert!(!files.keys().any(|name| name.contains('/')));
+        let again = folder(&format!("{name}-again"), &json!({}), &[]);
+        for (file, bytes) in files {
+            fs::write(again.join(file), bytes).unwrap();
+        }
+        let again = Tokenizer::from_folder(&again).unwrap();
+        let template = again.chat_template().unwrap();
+        context.insert("tools".into(), json!([]));
+        assert_eq!(template.render_in(&user, &context, true).unwrap(), "T");
+        assert_eq!(template.render(&user, true).unwrap(), "D", "{name}");
     }
     // the file goes before the config's list, and then there is no other template
     let file = loaded(
@@ -263,6 +283,12 @@ fn of_several_chat_templates_the_default_is_taken_and_tools_are_refused() {
             &folder_of[..0],
         ),
         ("only-tools", json!({"chat_template": "C"}), &folder_of[1..]),
+        (
+            "one",
+            json!({"chat_template": [{"name": "rag", "template": "R"}]}),
+            &folder_of[..0],
+        ),
+        ("nothing", json!({"chat_template": []}), &folder_of[..0]),
     ] {
         let error = Tokenizer::from_folder(&folder(name, &config, files))
             .err()
@@ -271,11 +297,31 @@ fn of_several_chat_templates_the_default_is_taken_and_tools_are_refused() {
             error.to_string().contains("none is called `default`"),
             "{name}: {error}"
         );
+        // as the error says, another one helps
+        let given = randori_data::ChatTemplate::new("G").unwrap();
+        let dir = folder(name, &config, files);
+        let tokenizer = Tokenizer::from_folder_with(&dir, given).unwrap();
+        let template = tokenizer.chat_template().unwrap();
+        assert_eq!(template.render(&[Message::user("x")], true).unwrap(), "G");
     }
 }
 
 #[test]
-fn what_is_no_token_is_refused_with_its_file() {
+fn of_two_chat_templates_with_one_name_the_last_counts_and_a_mapping_is_read() {
+    let twice = json!([{"name": "default", "template": "C"}, {"name": "default", "template": "D"}]);
+    for (name, templates) in [
+        ("twice", twice),
+        ("mapping", json!({"default": "D", "rag": "R"})),
+    ] {
+        let tokenizer = loaded(name, json!({"chat_template": templates}), &[]);
+        let template = tokenizer.chat_template().unwrap();
+        let rendered = template.render(&[Message::user("x")], true);
+        assert_eq!(rendered.unwrap(), "D", "{name}");
+    }
+}
+
+#[test]
+fn what_is_no_token_or_template_is_refused_with_its_file() {
     for (name, config, files, expected) in [
         (
             "bad-extra",
@@ -306,6 +352,24 @@ fn what_is_no_token_is_refused_with_its_file() {
             json!({"added_tokens_decoder": {"x": token("a", true)}}),
             vec![],
             "\"x\" is not a token",
+        ),
+        (
+            "bad-template",
+            json!({"chat_template": 5}),
+            vec![],
+            "tokenizer_config.json: chat_template: is neither text",
+        ),
+        (
+            "bad-templates",
+            json!({"chat_template": {"default": 5}}),
+            vec![],
+            "tokenizer_config.json: chat_template: `default` is no text",
+        ),
+        (
+            "bad-list",
+            json!({"chat_template": [{"name": "default"}]}),
+            vec![],
+            "chat_template: each of a list needs `name` and `template`",
         ),
     ] {
         let error = Tokenizer::from_folder(&folder(name, &config, &files))

@@ -239,6 +239,85 @@ fn templates_that_close_empty_reasoning_themselves() {
     assert_eq!(said(&tokenizer(&switch), "Four."), closed);
 }
 
+/// As Qwen3's where `enable_thinking` is false: its prompt ends in an empty block.
+const CLOSES: &str = r"{% for m in messages %}{% if m.role == 'user' %}<|user|>{{ m.content }}<|end|>\
+    {% else %}{% set content = m.content or '' %}{% set thought = m.reasoning_content or '' %}\
+    {% if '</think>' in content %}{% set thought = content.split('</think>')[0].split('<think>')[-1] %}\
+    {% set content = content.split('</think>')[-1] %}{% endif %}\
+    <|assistant|>{{ '<think>\n' + thought.strip('\n') + '\n</think>\n\n' + content.lstrip('\n') }}<|end|>\
+    {% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>\
+    {% if enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}";
+
+/// The answer then begins where a generated one begins, whatever reasoning it brought.
+#[test]
+fn reasoning_beside_a_prompt_that_closed_it_is_left_out_and_counted() {
+    let qwen = CLOSES.replace("\\\n    ", "");
+    // as DeepSeek-V3.1's: the prompt closes what nothing opened
+    let alone = OPENS.replace("<think>\n{% endif %}", "</think>{% endif %}");
+    for (template, lines) in [(&qwen, true), (&alone, false)] {
+        let mut tokenizer = tokenizer(template);
+        tokenizer.give("enable_thinking", &json!(false)).unwrap();
+        let [wide, tight] = [
+            "<think>\nTwo.\n</think>\n\nFour.",
+            "<think>Two.</think>Four.",
+        ];
+        let four = ("Four.".to_owned(), Opened::Dropped);
+        assert_eq!(said(&tokenizer, tight), four);
+        let rest = if lines { "Four." } else { "\n\nFour." };
+        assert_eq!(said(&tokenizer, wide).0, rest);
+        for name in ["reasoning_content", "reasoning", "thinking"] {
+            let field = Message::assistant("Four.").with(name, "Two.");
+            assert_eq!(answered(&tokenizer, &field), four, "{name}");
+        }
+        assert_eq!(
+            said(&tokenizer, "Four."),
+            ("Four.".to_owned(), Opened::AsItIs)
+        );
+        // cut inside its reasoning: nothing is left of it
+        let cut = tokenizer.cut_response(&ask(), "<think>Two and").unwrap();
+        assert_eq!(tokenizer.decode(&cut), "");
+    }
+    let mut tokenizer = tokenizer(&qwen);
+    // reasoning that the template, too, knows by its end
+    let mark = "Two.</think>Four.";
+    let thinking = said(&tokenizer, mark);
+    assert_eq!(
+        thinking,
+        (
+            "<think>\nTwo.\n</think>\n\nFour.".to_owned(),
+            Opened::AsItIs
+        )
+    );
+    tokenizer.give("enable_thinking", &json!(false)).unwrap();
+    assert_eq!(said(&tokenizer, mark).0, "Four.");
+    let rows = [
+        json!({"prompt": "2+2?", "response": "<think>Two.</think>Four."}),
+        json!({"messages": [{"role": "user", "content": "2+2?"},
+            {"role": "assistant", "content": "Four.", "reasoning_content": "Two."}]}),
+        json!({"prompt": "2+2?", "response": "Four."}),
+    ];
+    let counts = counted(&tokenizer, &rows.map(|row| row.to_string()).join("\n"));
+    assert_eq!((counts.kept, counts.reasoning_dropped), (3, 2));
+    assert!(counts.unread.is_empty(), "{counts}");
+    assert!(
+        counts.to_string().contains("2 answers' reasoning left out"),
+        "{counts}"
+    );
+}
+
+/// What a user writes at a conversation's end closes nothing.
+#[test]
+fn a_close_in_the_users_text_is_the_users() {
+    let plain = tokenizer("{% for m in messages %}{{ m.content }}{% endfor %}");
+    let asked = [Message::user("Say <think></think>")];
+    let text = "<think>a</think>b";
+    let answer = Message::assistant(text);
+    let response = plain.response_in(&asked, &Context::new(), &answer, true);
+    let response = response.unwrap();
+    assert_eq!(plain.decode(&response.ids), text);
+    assert_eq!(response.opened, Opened::AsItIs);
+}
+
 #[test]
 fn reasoning_in_a_field_goes_inside() {
     let answer = Message::assistant("Four.").with("reasoning_content", "Two.");

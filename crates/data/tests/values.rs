@@ -94,7 +94,7 @@ fn what_has_no_one_meaning_is_refused_by_name() {
         (r#"{"prompt": "q", "response": "r", "system": ["Be", "brief."]}"#.into(), format!("`system` {bare}")),
         (r#"{"prompt": "q", "response": "r", "system": false}"#.into(), "`system` should be text, is false".into()),
         (r#"{"prompt": "q", "response": "r", "system": [3]}"#.into(), "`system` has a part that is a number".into()),
-        (r#"{"prompt": "q", "response": "r", "system": 123456789012345678901}"#.into(), "`system` is the number 1.2345678901234568e+20, whose digits are not all kept: write it as text".into()),
+        (r#"{"prompt": "q", "response": "r", "system": 123456789012345678901}"#.into(), "`system` has the number 123456789012345678901, which 64 bits do not keep: write it as text".into()),
         (r#"{"prompt": true, "response": "r"}"#.into(), "`prompt` should be text or messages, is true or false".into()),
         (r#"{"prompt": "q", "chosen": "a", "rejected": "b", "truncated": 2}"#.into(), "`truncated` should be true or false (or 1 or 0), is 2".into()),
         (r#"{"prompt": "q", "chosen": "a", "rejected": "b", "truncated": "maybe"}"#.into(), "`truncated` should be true or false (or 1 or 0), is \"maybe\"".into()),
@@ -339,6 +339,54 @@ not json
     );
 }
 
+/// Right values: Python 3.12's `json`, which keeps whole numbers of any size and knows NaN.
+#[test]
+fn numbers_that_are_not_kept_are_a_bad_row_where_they_are_used() {
+    let call = |number: &str| {
+        let arguments = format!(r#"{{"a": {number}}}"#);
+        let function = format!(r#"{{"function": {{"name": "f", "arguments": {arguments}}}}}"#);
+        format!(
+            r#"{{"messages": [{{"role": "user", "content": "q"}}, {{"role": "assistant", "tool_calls": [{function}]}}]}}"#
+        )
+    };
+    let tools = |number: &str| {
+        let tools = format!(r#"[{{"a": {number}}}]"#);
+        let row = |tools: &str| format!(r#"{{"prompt": "q", "response": "r", "tools": {tools}}}"#);
+        [row(&tools), row(&serde_json::to_string(&tools).unwrap())]
+    };
+    for number in ["12345678901234567890123", "1e400", "NaN", "-Infinity"] {
+        let why = |key: &str| {
+            format!(
+                "d.jsonl:1: `{key}` has the number {number}, which 64 bits do not keep: write it as text"
+            )
+        };
+        assert_eq!(one(&call(number)).unwrap_err(), why("messages"));
+        for row in tools(number) {
+            assert_eq!(one(&row).unwrap_err(), why("tools"), "{row}");
+        }
+        let prompt = format!(r#"{{"prompt": "q", "response": "r", "other": [{number}]}}"#);
+        assert!(one(&prompt).is_ok(), "nobody reads it: {prompt}");
+    }
+    for (number, kept) in [
+        ("18446744073709551615", "18446744073709551615"),
+        ("-0", "0"),
+        ("-0.0", "-0.0"),
+        ("0.1", "0.1"),
+    ] {
+        let record = one(&call(number)).unwrap();
+        let arguments = &record.response.fields()["tool_calls"][0]["function"]["arguments"];
+        assert_eq!(arguments["a"].to_string(), kept);
+        for row in tools(number) {
+            assert_eq!(
+                one(&row).unwrap().context["tools"][0]["a"].to_string(),
+                kept
+            );
+        }
+        let prompt = format!(r#"{{"instruction": {number}, "output": "r"}}"#);
+        assert_eq!(one(&prompt).unwrap().prompt, [Message::user(kept)]);
+    }
+}
+
 #[test]
 fn half_a_surrogate_pair_is_named_where_it_is_used() {
     let why = one(r#"{"prompt": "a", "response": "cut \ud83d"}"#).unwrap_err();
@@ -394,7 +442,7 @@ fn rewards_of_pairs_under_the_names_people_use() {
         ),
         (
             r#", "score_chosen": Infinity, "score_rejected": 1"#,
-            "`score_chosen` should be a number, is \"inf\"",
+            "`score_chosen` should be a number, is Infinity",
         ),
         (
             r#", "reward": [2, 3], "score_chosen": 2, "score_rejected": 4"#,

@@ -46,6 +46,29 @@ pub fn matched(traced: &Trace, spec: &LoraSpec) -> Result<Matched> {
     found.map_err(|e| Error::rule(e.to_string()))
 }
 
+/// Holds the weights that a fresh adapter would train in full against how the base holds them.
+///
+/// # Errors
+/// One that is `quantised` (asked by full name): it cannot be trained.
+pub fn trainable_in_full(
+    traced: &Trace,
+    found: &Matched,
+    quantised: &dyn Fn(&str) -> bool,
+) -> Result<()> {
+    let stuck = |name: &&String| quantised(&traced.source(name));
+    match found.saved.iter().find(stuck) {
+        Some(name) => Err(untrainable(name)),
+        None => Ok(()),
+    }
+}
+
+/// A weight that is to be trained in full and is quantised.
+pub(crate) fn untrainable(name: &str) -> Error {
+    Error::rule(format!(
+        "{name} is quantised in this base and cannot be trained in full: leave it out of adapter.modules_to_save, or take a dense base (adapter.kind = \"lora\")"
+    ))
+}
+
 fn names(traced: &Trace) -> Vec<String> {
     traced.weights.iter().map(|w| w.name.clone()).collect()
 }

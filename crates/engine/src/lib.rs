@@ -28,7 +28,7 @@ mod training_pass;
 pub mod weights;
 pub mod work;
 
-pub use adapter::matched;
+pub use adapter::{matched, trainable_in_full};
 pub use base::{Base, Compute, Weight};
 pub use cache::KvCache;
 pub use error::{Error, Result};

@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::{
     Base, Error, KvCache, Packed, Result, Weight,
+    adapter::{matched, trainable_in_full, untrainable},
     cache::{BlockCache, Entry},
     tape::{Pass, Place, Recorded, Tape},
     trace::{last_uses, trace},
@@ -68,7 +69,13 @@ impl Player {
     /// As there.
     pub fn check_lora(base: &Base, spec: &randori_lora::LoraSpec) -> Result<randori_lora::Matched> {
         spec.check().map_err(|e| Error::rule(e.to_string()))?;
-        crate::adapter::matched(&trace(base.arch.as_ref())?, spec)
+        let traced = trace(base.arch.as_ref())?;
+        let found = matched(&traced, spec)?;
+        let dense = |w: &Weight| matches!(w, Weight::Dense(_));
+        trainable_in_full(&traced, &found, &|name| {
+            base.weights.get(name).is_some_and(|w| !dense(w))
+        })?;
+        Ok(found)
     }
 
     /// Base with a fresh adapter (B = 0) on every projection that `spec` wants. The head is adapted
@@ -308,9 +315,7 @@ fn trainable(base: &Base, name: &str) -> Result<Tensor> {
             DType::F32 if t.device().is_cpu() => Ok(t.copy()?),
             _ => w.to_f32(),
         },
-        Some(_) => Err(Error::rule(format!(
-            "`{name}` is quantised and cannot be trained in full; use adapter.kind = \"qlora\", or load the base in f32, bf16 or f16"
-        ))),
+        Some(_) => Err(untrainable(name)),
         None => Err(Error::rule(format!("the model has no weight `{name}`"))),
     }
 }

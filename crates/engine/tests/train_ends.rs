@@ -137,6 +137,30 @@ fn a_gradient_of_0_is_no_satisfied_loss() {
     assert!(metrics.iter().all(|m| !m.converged && m.grad_norm < 1e-5));
 }
 
+/// Numbers above 0 that f32, in which weights are held, takes for 0.
+#[test]
+fn numbers_too_small_for_f32_are_refused() {
+    for (tiny, says) in [
+        (
+            TrainSettings {
+                learning_rate: 1e-300,
+                ..settings()
+            },
+            "learning_rate is 1e-300; it must be a positive number in f32 too, where it is 0",
+        ),
+        (
+            TrainSettings {
+                clip: Some(1e-300),
+                ..settings()
+            },
+            "clip is 1e-300; it must be a positive number in f32 too",
+        ),
+    ] {
+        let error = Trainer::new(lora(), tiny).err().unwrap().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+}
+
 /// transformers' warm-up begins at 0: `get_linear_schedule_with_warmup` of one step and one of
 /// warm-up has the rate 0 alone (transformers 5.24.0).
 #[test]
@@ -161,6 +185,14 @@ fn rates_that_are_all_0_are_refused_before_the_first_step() {
         (
             warmup(linear, 0.1, 4, 2, Some(1)),
             "8 pairs, batch 4, epochs 2 make 1 step",
+        ),
+        // half of 1e-45, f32's smallest number being 1.4e-45
+        (
+            TrainSettings {
+                learning_rate: 1e-45,
+                ..warmup(linear, 1.0, 4, 1, None)
+            },
+            "8 pairs, batch 4, epochs 1 make 2 steps",
         ),
     ] {
         let mut trainer = Trainer::new(lora(), settings).unwrap();

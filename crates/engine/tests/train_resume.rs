@@ -237,12 +237,24 @@ fn what_does_not_fit_is_refused() {
 
     // other data, another kind of training
     let mut loaded = Trainer::load(dir, lora(), own.clone()).unwrap();
-    let mut other = pairs();
-    other[3].real.push(1);
-    let error = loaded
-        .train_pairs(&other, &Logistic(0.5), &mut |_, _| Ok(Control::Continue))
-        .unwrap_err();
-    assert!(error.to_string().contains("other data"), "{error}");
+    let changes: [fn(&mut Vec<Pair>); 4] = [
+        |pairs| pairs[3].real.push(1),
+        |pairs| pairs[3].ref_real += 1e-9,
+        |pairs| pairs.swap(2, 3),
+        |pairs| {
+            pairs
+                .iter_mut()
+                .for_each(|pair| pair.rewards = Some([1.0, 0.0]))
+        },
+    ];
+    for change in changes {
+        let mut other = pairs();
+        change(&mut other);
+        let error = loaded
+            .train_pairs(&other, &Logistic(0.5), &mut |_, _| Ok(Control::Continue))
+            .unwrap_err();
+        assert!(error.to_string().contains("other data"), "{error}");
+    }
     let example = Example {
         prompt: vec![1],
         response: vec![1],

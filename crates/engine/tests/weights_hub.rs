@@ -65,7 +65,7 @@ fn whole_model(revision: &str) -> randori_engine::Result<String> {
 
 fn dataset(revision: &str) -> randori_engine::Result<String> {
     let snapshot = Snapshot::open(Kind::Dataset, REPO, revision)?;
-    let names: Vec<&str> = snapshot.names()?.collect();
+    let names: Vec<&str> = snapshot.names().collect();
     let mut said = format!("{} {}", snapshot.commit(), names.join(","));
     for name in names.iter().filter(|n| n.ends_with(".jsonl")) {
         said += &format!(" {}", fs::read_to_string(snapshot.get(name)?).unwrap());
@@ -165,6 +165,27 @@ fn downloads_then_needs_no_network() {
     assert_eq!(names.len(), 3, "{names:?}");
 }
 
+/// As transformers 5.24 does: every template right in the folder, and no other file.
+#[test]
+fn chat_templates_with_names_are_fetched() {
+    let home = tempfile::tempdir().unwrap();
+    let mut all = files();
+    for name in ["default.jinja", "rag.jinja", "notes.txt", "more/x.jinja"] {
+        let name = format!("additional_chat_templates/{name}");
+        all.insert(name, b"{{ 1 }}".to_vec());
+    }
+    let hub = Hub::serve(&[(FIRST, all)]);
+    assert_eq!(run("model main", &hub.address, home.path(), &[]), WHOLE);
+    let folder = format!("snapshots/{FIRST}/additional_chat_templates");
+    let mut names: Vec<_> = fs::read_dir(cache(home.path()).join(folder))
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["default.jinja", "rag.jinja"]);
+    assert_eq!(run("model main", NOBODY, home.path(), &[]), WHOLE);
+}
+
 #[test]
 fn shards_by_their_index() {
     let home = tempfile::tempdir().unwrap();
@@ -191,6 +212,20 @@ fn shards_by_their_index() {
     files.insert("model.safetensors.index.json".into(), index.into_bytes());
     let hub = Hub::serve(&[(FIRST, files)]);
     assert_eq!(run("model main", &hub.address, home.path(), &[]), WHOLE);
+}
+
+/// transformers would play it; nothing is fetched of a model that is refused.
+#[test]
+fn an_adapter_beside_the_model() {
+    let home = tempfile::tempdir().unwrap();
+    let mut with = files();
+    with.insert("adapter_config.json".into(), b"{}".to_vec());
+    let hub = Hub::serve(&[(FIRST, with)]);
+    let said = run("model main", &hub.address, home.path(), &[]);
+    let why = format!("FAILED {REPO}: adapter_config.json: an adapter beside the model");
+    assert!(said.starts_with(&why), "{said}");
+    let snapshot = cache(home.path()).join("snapshots").join(FIRST);
+    assert!(!snapshot.join("model.safetensors").exists());
 }
 
 #[test]
@@ -352,14 +387,31 @@ fn data_sets_are_fetched_likewise() {
     assert_eq!(run("dataset main", &hub.address, home.path(), &[]), second);
     let by_commit = format!("dataset {FIRST}");
     assert_eq!(run(&by_commit, &hub.address, home.path(), OFFLINE), first);
-    // without a list nobody knows whether the cache has all of it
+    // without a list it is what the cache holds
     let trees = home.path().join("hub/datasets--someone--small/trees");
     fs::remove_dir_all(trees).unwrap();
-    let e = run(&by_commit, NOBODY, home.path(), &[]);
-    assert!(
-        e.contains("the list of its files is not in the cache"),
-        "{e}"
-    );
+    let held = format!("LOADED {FIRST} data/a.jsonl one");
+    assert_eq!(run(&by_commit, NOBODY, home.path(), &[]), held);
+}
+
+/// What `snapshot_download` of huggingface_hub 2.4.0 fetches under these names, whose addresses it
+/// spells by `urllib.parse.quote`.
+#[test]
+fn names_that_an_address_spells_otherwise() {
+    let home = tempfile::tempdir().unwrap();
+    let names = ["a b/50%.jsonl", "a b/c#d?.jsonl", "a b/ü+~&.jsonl"];
+    let files: Files = (names.iter())
+        .map(|name| (name.to_string(), name.as_bytes().to_vec()))
+        .collect();
+    let hub = Hub::serve(&[(FIRST, files)]);
+    let all = format!("LOADED {FIRST} {} {}", names.join(","), names.join(" "));
+    assert_eq!(run("dataset main", &hub.address, home.path(), &[]), all);
+    let asked = hub.asked();
+    let by_commit = format!("dataset {FIRST}");
+    assert_eq!(run(&by_commit, &hub.address, home.path(), &[]), all);
+    assert_eq!(hub.asked(), asked);
+    let dir = home.path().join("hub/datasets--someone--small/snapshots");
+    assert_eq!(fs::read_dir(dir.join(FIRST)).unwrap().count(), 1);
 }
 
 #[test]

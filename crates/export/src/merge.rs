@@ -232,6 +232,9 @@ pub fn merged(player: &Player, onto: Option<&Base>, name: &str) -> Result<Merged
 
 /// A base's weight with what was learnt for it: values of its own, and an update on top of what it
 /// is then.
+///
+/// # Errors
+/// An update of another shape; a sum that is no finite number.
 fn updated(
     weight: Tensor,
     lora: Option<&LoraSpec>,
@@ -260,6 +263,9 @@ fn updated(
         ),
         None => own.cloned(),
     };
+    if let Some(sum) = &sum {
+        randori_lora::finite(name, sum)?;
+    }
     Ok(match sum {
         Some(sum) => Merged {
             weight: sum,

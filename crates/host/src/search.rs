@@ -1,7 +1,7 @@
 //! Where plugins are looked for, and which files count as plugins.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     env, fs,
     path::{Path, PathBuf},
     time::SystemTime,
@@ -36,12 +36,12 @@ impl SearchPath {
         let mut found: BTreeMap<String, PathBuf> = BTreeMap::new();
         for dir in &self.dirs {
             for (name, file) in plugins_of(dir)? {
-                if let Some(other) = found.get(&name).filter(|other| **other != file) {
-                    let file = choose(other, &file)?;
-                    found.insert(name, file);
-                } else {
-                    found.insert(name, file);
-                }
+                let chosen = match found.get(&name) {
+                    Some(other) if resolved(other) == resolved(&file) => continue, // a link
+                    Some(other) => choose(other, &file)?,
+                    None => file,
+                };
+                found.insert(name, chosen);
             }
         }
         for file in &self.files {
@@ -49,11 +49,16 @@ impl SearchPath {
                 found.remove(&*name.to_string_lossy());
             }
         }
-        Ok(found
-            .into_values()
-            .chain(self.files.iter().cloned())
-            .collect())
+        // a file under two names is one plugin
+        let mut seen = BTreeSet::new();
+        let all = found.into_values().chain(self.files.iter().cloned());
+        Ok(all.filter(|file| seen.insert(resolved(file))).collect())
     }
+}
+
+/// The file itself, whatever links lead to it.
+fn resolved(file: &Path) -> PathBuf {
+    file.canonicalize().unwrap_or_else(|_| file.to_owned())
 }
 
 /// The binary's folder and, in a cargo target directory, `deps` beside it: `cargo test` leaves plugins only there.

@@ -268,6 +268,26 @@ fn a_models_folder_is_refused() {
     }
 }
 
+/// A link to a plugin that is found anyway is no second one, whatever it is called.
+#[cfg(unix)]
+#[test]
+fn a_link_to_a_plugin_is_that_plugin() {
+    let dir = folder("links");
+    let own = library("llama").canonicalize().unwrap();
+    let name = own.file_name().unwrap();
+    let other = name.to_string_lossy().replace("llama", "zebra");
+    for link in [dir.join(name), dir.join(other)] {
+        std::os::unix::fs::symlink(&own, link).unwrap();
+    }
+    let path = SearchPath {
+        dirs: vec![own.parent().unwrap().to_owned(), dir.clone()],
+        files: vec![dir.join(name)],
+    };
+    let host = Host::discover(&path).unwrap();
+    let found = host.plugins().iter().filter(|p| p.name == "llama");
+    assert_eq!(found.count(), 1);
+}
+
 #[test]
 fn the_same_item_or_file_twice_is_refused() {
     let dir = folder("twice");

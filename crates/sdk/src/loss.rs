@@ -74,7 +74,8 @@ impl Pair {
 pub trait PairLoss: Options {
     /// What recipes call it.
     const NAME: &'static str;
-    /// Whether it reads the opponent's log-probs. If not, the opponent does not score.
+    /// Whether it reads the opponent's log-probs. If not, the opponent does not score
+    /// the pairs that are trained on.
     const NEEDS_REF: bool = true;
     /// Whether it needs the data's rewards; data without them is then refused, and `reward` is
     /// never `None`.
@@ -104,7 +105,8 @@ impl Out<'_> {
 pub trait Loss: Options {
     /// What recipes call it.
     const NAME: &'static str;
-    /// Whether it reads the opponent's log-probs. If not, the opponent does not score.
+    /// Whether it reads the opponent's log-probs. If not, the opponent does not score
+    /// the pairs that are trained on.
     const NEEDS_REF: bool = true;
     /// Whether it needs the data's rewards; data without them is then refused, and `reward` is
     /// never `None`.

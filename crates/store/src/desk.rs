@@ -26,6 +26,8 @@ pub struct Desk {
     work: PathBuf,
     metrics: Option<Appender>,
     board: Option<Board>,
+    /// Names given to [`Desk::write`].
+    written: Vec<String>,
     before: String,
 }
 
@@ -57,6 +59,7 @@ impl Desk {
             work,
             metrics: None,
             board,
+            written: Vec::new(),
             before,
         }
     }
@@ -112,11 +115,17 @@ impl Desk {
         name: &str,
         save: impl FnOnce(&Path) -> std::result::Result<(), E>,
     ) -> Result<()> {
+        self.written.push(name.to_owned());
         self.disk
             .replace(&self.place.join(name), |path| {
                 save(path).map_err(Into::into)
             })
             .map_err(|error| error.keeping(|| self.kept()))
+    }
+
+    /// Files and folders that were written into the place besides the artefact.
+    pub(crate) fn written(&self) -> &[String] {
+        &self.written
     }
 
     /// In words, for errors.

@@ -20,6 +20,7 @@
 
 mod artefact;
 mod board;
+mod clear;
 mod desk;
 mod disk;
 mod error;

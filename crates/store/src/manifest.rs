@@ -61,8 +61,12 @@ pub struct Manifest {
     /// open.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub clearing: bool,
-    /// Folders of stages, so that a fresh start removes these and nothing else.
+    /// Folders of stages.
     pub places: Vec<String>,
+    /// What stages wrote, by path inside the run folder, so that a fresh start removes this and
+    /// nothing else; not in older manifests.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub written: BTreeSet<String>,
     /// Files beside the manifest, likewise.
     pub files: Vec<String>,
     /// Finished stages, in the order they finished.

@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use crate::{
     Artefact, Board, Desk, Disk, Done, Error, Lock, Manifest, Result, RunSpec,
-    desk::CHECKPOINT,
+    clear::{clear, files_of},
+    desk::{CHECKPOINT, metrics_file},
     disk::{is_hidden, list},
     hash, json,
     manifest::FILE,
@@ -39,6 +40,7 @@ pub struct Run {
     disk: Disk,
     manifest: Manifest,
     board: Option<Board>,
+    left: Vec<PathBuf>,
     _lock: Lock,
 }
 
@@ -53,10 +55,11 @@ impl Run {
         refuse_foreign(dir)?;
         disk.folder(dir)?;
         let lock = Lock::take(dir)?;
+        let mut left = Vec::new();
         let manifest = match (Manifest::read(dir)?, how) {
             (None, _) => begin(&disk, dir, spec)?,
             (Some(old), how) if how == Open::Fresh || old.clearing => {
-                clear(&disk, dir, old)?;
+                left = clear(&disk, dir, old)?;
                 begin(&disk, dir, spec)?
             }
             (Some(_), _) => resume(&disk, dir, spec)?,
@@ -66,6 +69,7 @@ impl Run {
             disk,
             manifest,
             board: None,
+            left,
             _lock: lock,
         };
         run.sweep()?;
@@ -75,6 +79,12 @@ impl Run {
     /// The run folder.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// What a fresh start found in the folders of the run before that no stage wrote: it is still
+    /// there.
+    pub fn left(&self) -> &[PathBuf] {
+        &self.left
     }
 
     /// What the manifest says now.
@@ -106,7 +116,8 @@ impl Run {
         make: impl FnOnce(&mut Desk) -> std::result::Result<A, E>,
     ) -> std::result::Result<A, E> {
         let begun = Instant::now();
-        self.begin_stage(place, stage)?;
+        let file = A::file_name(stage);
+        self.begin_stage(place, stage, &file)?;
         let kept = self.kept();
         let mut desk = Desk::new(
             &self.disk,
@@ -118,12 +129,11 @@ impl Run {
         );
         let made = make(&mut desk)?;
         desk.sync()?;
-        let file = A::file_name(stage);
         self.disk
             .replace(&self.place(place).join(&file), |fresh| made.save(fresh))
             .map_err(|error| error.keeping(|| desk.kept()))?;
         drop(made);
-        self.finish_stage(place, stage, file, begun)
+        self.finish_stage(place, stage, file, desk.written(), begun)
             .map_err(|error| error.keeping(|| kept))?;
         Ok(self.load(place, stage)?)
     }
@@ -177,7 +187,7 @@ impl Run {
         }
     }
 
-    fn begin_stage(&mut self, place: &str, stage: &str) -> Result<()> {
+    fn begin_stage(&mut self, place: &str, stage: &str, file: &str) -> Result<()> {
         check_place(place)?;
         check_place(stage)?;
         let known = self.manifest.places.iter().any(|p| p == place);
@@ -190,12 +200,18 @@ impl Run {
                 .stages
                 .retain(|done| (done.place.as_str(), done.stage.as_str()) != (place, stage));
         }
+        let names = [file.to_owned(), metrics_file(stage)];
+        let names = names.map(|name| format!("{place}/{name}"));
+        let claimed = names
+            .into_iter()
+            .map(|name| self.manifest.written.insert(name));
+        let claims = claimed.filter(|new| *new).count() > 0;
         let kept = self.kept();
-        let written = match known && !done {
+        let noted = match known && !done && !claims {
             true => Ok(()),
             false => self.manifest.write(&self.disk, &self.dir),
         };
-        written
+        noted
             .and_then(|()| self.disk.folder(&self.place(place)))
             .map_err(|error| error.keeping(|| kept))
     }
@@ -205,9 +221,14 @@ impl Run {
         place: &str,
         stage: &str,
         file: String,
+        beside: &[String],
         begun: Instant,
     ) -> Result<()> {
         let hash = hash(&self.place(place).join(&file))?;
+        let written = &mut self.manifest.written;
+        written.remove(&format!("{place}/{file}"));
+        written.extend(files_of(&self.dir, place, &file)?);
+        written.extend(beside.iter().map(|name| format!("{place}/{name}")));
         self.manifest.stages.push(Done {
             place: place.to_owned(),
             stage: stage.to_owned(),
@@ -371,19 +392,6 @@ fn write_recipe(disk: &Disk, dir: &Path, spec: &RunSpec) -> Result<()> {
     }
 }
 
-/// Removes what the manifest says a run has written. It says first that it is being cleared, so that a crash half-way
-/// cannot leave a checkpoint of the old run to the new one.
-fn clear(disk: &Disk, dir: &Path, mut manifest: Manifest) -> Result<()> {
-    manifest.clearing = true;
-    manifest.write(disk, dir)?;
-    for name in manifest.places.iter().chain(&manifest.files) {
-        check_place(name)?; // the manifest is a file that anybody can edit
-        let first = Path::new(name).components().next();
-        disk.remove(&first.map_or(dir.join(name), |first| dir.join(first)))?;
-    }
-    Ok(())
-}
-
 /// A folder is ours if it has a manifest, or nothing at all but what a run leaves that was killed before it had one.
 fn refuse_foreign(dir: &Path) -> Result<()> {
     if !dir.exists() || dir.join(FILE).exists() {
@@ -405,7 +413,7 @@ fn refuse_foreign(dir: &Path) -> Result<()> {
     }
 }
 
-fn check_place(name: &str) -> Result<()> {
+pub(crate) fn check_place(name: &str) -> Result<()> {
     let plain = |part: &str| {
         !part.starts_with('.')
             && part

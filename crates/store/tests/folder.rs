@@ -161,21 +161,54 @@ fn afresh_removes_what_a_run_wrote_and_nothing_else() {
     let home = scene::home();
     let dir = home.path().join("demo");
     act(Disk::new(), &dir).unwrap();
-    fs::write(dir.join("notes.txt"), "mine").unwrap();
+    let notes = ["iter-1/data/notes.txt", "iter-1/my-notes.txt", "notes.txt"];
+    fs::create_dir(dir.join("iter-1/data")).unwrap();
+    for name in notes {
+        fs::write(dir.join(name), "mine").unwrap();
+    }
     let mut other = spec();
     other.recipe.insert("train.lr".into(), "2e-4".into());
     other.recipe_text = "[train]\nlr = 2e-4\n".into();
-    drop(Run::open(&dir, &other, Open::Fresh).unwrap());
+    let run = Run::open(&dir, &other, Open::Fresh).unwrap();
+    // those in the folders of stages are named
+    assert_eq!(
+        run.left(),
+        notes[..2]
+            .iter()
+            .map(|name| dir.join(name))
+            .collect::<Vec<_>>()
+    );
+    drop(run);
     let left: Vec<String> = tree(&dir)
         .keys()
         .map(|path| path.to_string_lossy().into_owned())
         .collect();
-    assert_eq!(left, ["manifest.json", "notes.txt", "recipe.toml"]);
+    let mut expect = notes.to_vec();
+    expect.extend(["manifest.json", "recipe.toml"]);
+    expect.sort();
+    assert_eq!(left, expect);
     assert_eq!(
         fs::read_to_string(dir.join("recipe.toml")).unwrap(),
         other.recipe_text
     );
     assert!(Manifest::read(&dir).unwrap().unwrap().stages.is_empty());
+}
+
+/// What lies in an artefact's own folder would go when the next run puts its artefact there.
+#[test]
+fn afresh_is_refused_where_something_lies_in_an_artefact() {
+    let home = scene::home();
+    let dir = home.path().join("demo");
+    act(Disk::new(), &dir).unwrap();
+    fs::write(dir.join("iter-1/adapter/notes.txt"), "mine").unwrap();
+    let before = tree(&dir);
+    let error = Run::open(&dir, &spec(), Open::Fresh).unwrap_err();
+    assert!(matches!(error, Error::Taken { .. }));
+    let error = error.to_string();
+    assert!(error.contains("iter-1/adapter/notes.txt: "), "{error}");
+    assert_eq!(tree(&dir), before);
+    fs::remove_file(dir.join("iter-1/adapter/notes.txt")).unwrap();
+    Run::open(&dir, &spec(), Open::Fresh).unwrap();
 }
 
 /// A crash while clearing must not leave the old run's checkpoint to the new run.

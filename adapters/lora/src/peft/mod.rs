@@ -16,7 +16,7 @@ use std::{
 use candle_core::Tensor;
 use serde_json::Value;
 
-use crate::{Error, LoraSpec, Projection, Result, saved_by};
+use crate::{Error, LoraSpec, Projection, Result, finite, saved_by};
 
 /// File name of the settings.
 pub const CONFIG: &str = "adapter_config.json";
@@ -54,8 +54,8 @@ pub fn save(
 ///
 /// # Errors
 /// A file that is missing or damaged, or PEFT's older pickle; settings that we cannot honour; a
-/// tensor name that is not PEFT's; half a pair; a shape that does not fit the rank. Each names the
-/// file.
+/// tensor name that is not PEFT's; a value that is no finite number; half a pair; a shape that does
+/// not fit the rank. Each names the file.
 pub fn load(dir: &Path) -> Result<(LoraSpec, BTreeMap<String, Tensor>)> {
     let path = dir.join(CONFIG);
     let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
@@ -73,6 +73,9 @@ pub fn load(dir: &Path) -> Result<(LoraSpec, BTreeMap<String, Tensor>)> {
     }
     let bytes = fs::read(&path).map_err(Error::io(&path))?;
     let params = tensors::read(&bytes, &place)?;
+    for (name, tensor) in &params {
+        finite(name, tensor).map_err(|e| Error::rule(format!("{place}: {e}")))?;
+    }
     // PEFT saves copies of the embeddings under their own names, which it loads into the base
     let copies = params.keys().filter(|n| !is_update(n) && !spec.owns(n));
     spec.replaced = copies.cloned().collect();

@@ -30,6 +30,9 @@ type Rows = Vec<(&'static str, Option<String>)>;
 /// faster (docs/explanation/speed.md).
 pub const AUTO_MOST: usize = 4096;
 
+/// How a resolved recipe begins.
+const RESOLVED: &str = "# Resolved from ";
+
 /// Everything a run is told. Two equal recipes play the same game.
 #[derive(Debug, Clone)]
 pub struct Recipe {
@@ -66,6 +69,8 @@ pub struct Recipe {
     places: BTreeMap<String, String>,
     /// The recipe file's name, for keys it does not give.
     file: String,
+    /// Every key stands in the file, defaults included: it is [`Recipe::resolved`]'s.
+    spelt_out: bool,
     /// Folder that relative paths start from.
     folder: PathBuf,
 }
@@ -131,6 +136,7 @@ impl Recipe {
             resolved: BTreeMap::new(),
             places,
             file: file.to_string(),
+            spelt_out: text.starts_with(RESOLVED),
             folder,
         };
         entries.refuse_the_rest(&keys::all())?;
@@ -152,6 +158,18 @@ impl Recipe {
             .get(key)
             .cloned()
             .unwrap_or_else(|| format!("{}: (default of {key})", self.file))
+    }
+
+    /// Whether `key` is given, and not only as the default that a resolved recipe spells out.
+    pub fn says(&self, key: &str) -> bool {
+        let Some(place) = self.places.get(key) else {
+            return false;
+        };
+        if !self.spelt_out || place.starts_with("--set") {
+            return true;
+        }
+        let defaults = Recipe::without_file(&[]).map(|recipe| recipe.values());
+        defaults.is_ok_and(|defaults| defaults.get(key) != self.values().get(key))
     }
 
     /// An error about the value of `key`.
@@ -177,7 +195,7 @@ impl Recipe {
         let root = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
         let text = self.canonical();
         format!(
-            "# Resolved from {} by randori; relative paths start from `root`.\nroot = {}\n{text}",
+            "{RESOLVED}{} by randori; relative paths start from `root`.\nroot = {}\n{text}",
             self.file,
             toml_text(&root.display().to_string())
         )
@@ -287,6 +305,13 @@ impl Recipe {
                     "must be false but with train.checkpoint = true and model.device = \"cuda\", got true with train.checkpoint = {} and model.device = \"{device}\"",
                     self.train.checkpoint
                 ),
+            ));
+        }
+        let clip = self.train.clip;
+        if clip > 0.0 && clip as f32 == 0.0 {
+            return Err(self.refuse(
+                "train.clip",
+                format!("must be 0 (never) or > 0 in f32 too, where it is 0, got {clip:e}"),
             ));
         }
         if self.data.validation.0.is_empty()

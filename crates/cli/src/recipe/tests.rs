@@ -69,6 +69,22 @@ fn the_resolved_recipe_reads_back_as_itself() {
     assert_eq!(again.train, recipe.train);
 }
 
+/// A resolved recipe spells defaults out; nobody said them.
+#[test]
+fn a_resolved_recipe_says_no_more_than_the_recipe() {
+    let recipe = accepted("[adapter]\nrank = 4\n", &["adapter.alpha=32.0"]);
+    assert!(recipe.says("adapter.rank") && recipe.says("adapter.alpha"));
+    assert!(!recipe.says("adapter.dora"));
+    let resolved = |sets: &[String]| {
+        let text = recipe.resolved();
+        Recipe::parse("runs/x/recipe.toml", &text, Path::new("x"), sets).unwrap()
+    };
+    let again = resolved(&[]);
+    assert!(again.says("adapter.rank"));
+    assert!(!again.says("adapter.alpha") && !again.says("adapter.dora"));
+    assert!(resolved(&["adapter.dora=false".to_owned()]).says("adapter.dora"));
+}
+
 /// Whatever a value looks like as text, its key has it whole, on one line, and reading it back
 /// gives it again.
 #[test]
@@ -127,6 +143,32 @@ fn bad_recipes_are_refused_with_place_rule_and_value() {
             "[train]\nlr = inf\n",
             &[],
             "recipe.toml:2: train.lr must be finite, got inf",
+        ),
+        // what f32 takes for 0 trains nothing
+        (
+            "[train]\nlr = 1e-300\n",
+            &[],
+            "recipe.toml:2: train.lr must be > 0 and finite in f32 too, where it is 0, got 1e-300",
+        ),
+        (
+            "[sft]\nlr = 1e-46\n",
+            &[],
+            "recipe.toml:2: sft.lr must be > 0 and finite in f32 too, where it is 0, got 1e-46",
+        ),
+        (
+            "[adapter]\nalpha = 1e-300\n",
+            &[],
+            "recipe.toml:2: adapter.alpha must be > 0 and finite in f32 too, where it is 0, got 1e-300",
+        ),
+        (
+            "[train]\neps = 1e300\n",
+            &[],
+            "recipe.toml:2: train.eps must be > 0 and finite in f32 too, where it is inf, got 1e300",
+        ),
+        (
+            "[train]\nclip = 1e-300\n",
+            &[],
+            "recipe.toml:2: train.clip must be 0 (never) or > 0 in f32 too, where it is 0, got 1e-300",
         ),
         (
             "[train]\nlr = [1e-4,\n 0.0]\n",

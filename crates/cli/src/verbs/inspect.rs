@@ -3,7 +3,7 @@
 
 use std::io::IsTerminal;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use randori_data::{Encoded, Tokenizer};
 
 use crate::args::{Split, Who};
@@ -11,37 +11,56 @@ use crate::corpus::{part, policy};
 use crate::session::Session;
 use crate::terminal::{escaped, painted};
 
-/// Shows `count` examples and what happened to the others.
+/// Shows `count` examples and what happened to the others; the sets to measure on are read as well,
+/// so that what a run would refuse in them is refused here.
 pub fn run(who: &Who, count: usize) -> Result<()> {
+    if !who.adapter.is_empty() {
+        bail!(
+            "--adapter changes nothing that inspect shows: examples are the same for every player"
+        );
+    }
     let session = Session::open(who)?;
     // as the first iteration's training would
     let loss = session.loss(0).ok();
     let rules = policy(&session.recipe, loss.as_deref());
-    let part = part(
-        &session.recipe,
-        &session.tokenizer,
-        Split::Train,
-        session.bounds,
-        Some(&rules),
-    )?;
+    let recipe = &session.recipe;
+    let read = |split, rules| part(recipe, &session.tokenizer, split, session.bounds, rules);
+    let train = read(Split::Train, Some(&rules))?;
+    let validated = !recipe.data.validation.0.is_empty() || recipe.data.validation_share > 0.0;
+    let others = [
+        ("validation", Split::Validation, validated),
+        (
+            "held-out",
+            Split::HeldOut,
+            !recipe.data.held_out.0.is_empty(),
+        ),
+    ];
+    let mut measured = Vec::new();
+    for (name, split, _) in others.into_iter().filter(|(.., there)| *there) {
+        measured.push((name, read(split, None)?.counts));
+    }
     let paint = Paint {
         colours: std::io::stdout().is_terminal(),
     };
-    for example in part.examples.iter().take(count) {
+    for example in train.examples.iter().take(count) {
         painted(&shown(example, &session.tokenizer, &paint));
     }
-    outln!("{}", part.counts);
-    let longest = part
-        .examples
-        .iter()
-        .map(|e| e.prompt.len() + e.response.len())
-        .max()
-        .unwrap_or(0);
+    outln!("{}", train.counts);
+    for (name, counts) in measured {
+        outln!("{name} data: {counts}");
+    }
+    let longest = train.examples.iter().map(tokens).max().unwrap_or(0);
     outln!(
         "longest example {longest} tokens, the model's window {}",
         session.bounds.window
     );
     Ok(())
+}
+
+/// Tokens of the prompt and the longer of its responses: what must fit the model's window.
+fn tokens(example: &Encoded) -> usize {
+    let other = example.rejected.as_ref().map_or(0, |other| other.ids.len());
+    example.prompt.len() + example.response.len().max(other)
 }
 
 struct Paint {

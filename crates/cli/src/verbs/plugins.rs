@@ -5,11 +5,13 @@ use randori_host::{ItemInfo, PluginInfo};
 use randori_sdk::seam::{OptionSpec, Value};
 
 use crate::args::Common;
+use crate::recipe::Recipe;
 use crate::session;
 
 /// Lists them.
 pub fn run(common: &Common) -> Result<()> {
-    let host = session::host(None, common)?;
+    let recipe = Recipe::without_file(&common.set)?; // of which `--set plugins.paths=…` counts
+    let host = session::host(&recipe, common)?;
     if host.plugins().is_empty() {
         anyhow::bail!(
             "no plugin was found beside the binary; `cargo build` at the repository's root builds them (`-p` and `--bin` do not)"

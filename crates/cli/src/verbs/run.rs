@@ -45,37 +45,41 @@ pub fn run(who: &Who, fresh: bool) -> Result<()> {
     session.check_start()?;
     let how = if fresh { Open::Fresh } else { Open::Resume };
 
-    let compare = &session.recipe.compare;
-    let seeds = if compare.seeds.is_empty() {
-        vec![session.recipe.run.seed]
-    } else {
-        compare.seeds.clone()
-    };
-    let several = seeds.len() > 1;
+    let games = folder::games(&dir, &session.recipe, fresh)?;
+    let several = games.len() > 1;
     let data = inputs::data(&session.recipe)?;
     let open = |dir: &Path, seed| folder::open(&session, dir, seed, data.clone(), how);
-    let mut whole = several
-        .then(|| open(&dir, session.recipe.run.seed))
-        .transpose()?;
-    let (mut played, mut chosen, mut last) = (Vec::new(), None, None);
+    let mut whole = match games.iter().any(|(_, place)| *place == dir) {
+        true => None, // it is one of the games
+        false => Some(open(&dir, folder::seed_of(&dir, &session.recipe, fresh)?)?),
+    };
+    let (mut played, mut chosen) = (Vec::new(), None);
     let mut news = 0;
-    for &seed in &seeds {
-        let place = folder::of_seed(&dir, seed, several);
-        let mut run = open(&place, seed)?;
+    for (seed, place) in &games {
+        let mut run = open(place, *seed)?;
         let label = if several {
             format!("seed {seed}, ")
         } else {
             String::new()
         };
         let before = run.manifest().stages.len();
-        played.push(one(&session, &corpus, &mut run, seed, &mut chosen, &label)?);
+        played.push(one(
+            &session,
+            &corpus,
+            &mut run,
+            *seed,
+            &mut chosen,
+            &label,
+        )?);
         news += run.manifest().stages.len() - before;
-        last = Some(run);
+        if *place == dir {
+            whole = Some(run);
+        }
     }
-    let first = folder::of_seed(&dir, seeds[0], several);
+    let first = &games[0].1;
     let summary = Summary {
         name: session.recipe.run.name.clone(),
-        sample: sample(&first, played[0].iterations.len()),
+        sample: sample(first, played[0].iterations.len()),
         played,
         seconds: began.elapsed().as_secs_f64(),
         peak_bytes: peak_bytes(),
@@ -83,8 +87,8 @@ pub fn run(who: &Who, fresh: bool) -> Result<()> {
     // a finished run keeps its summary: the time and memory in it are those of the playing
     if news == 0 && tells_the_same(&dir.join("summary.json"), &summary) {
         session.console.say("everything here was played before");
-    } else if let Some(run) = whole.as_mut().or(last.as_mut()) {
-        write(run, &session, &summary, &first)?;
+    } else if let Some(run) = whole.as_mut() {
+        write(run, &session, &summary, first)?;
     }
     show(&summary, &dir, began);
     Ok(())

@@ -16,6 +16,7 @@ pub fn run(who: &Who, out: Option<&Path>, fresh: bool) -> Result<()> {
     let (mut recipe, adapter) = session::player(who)?;
     let dir = who.common.runs.join(format!("{}-sft", recipe.run.name));
     let out = out.map_or_else(|| dir.join("out"), Path::to_path_buf);
+    outbox::refuse_run(&out, &dir)?;
     let to = outbox::folder(&out)?;
     folder::refuse_if_held(&dir)?;
     folder::settle(&mut recipe, &dir, fresh)?;

@@ -17,8 +17,9 @@ use crate::{folder, outbox, pairs, session, settings};
 /// Trains (resumable, in `runs/NAME-train`) and writes the player to `out`.
 pub fn run(who: &Who, file: &Path, iteration: usize, out: &Path, fresh: bool) -> Result<()> {
     let (mut recipe, adapter) = session::player(who)?;
-    let to = outbox::folder(out)?;
     let dir = who.common.runs.join(format!("{}-train", recipe.run.name));
+    outbox::refuse_run(out, &dir)?;
+    let to = outbox::folder(out)?;
     folder::refuse_if_held(&dir)?;
     folder::settle(&mut recipe, &dir, fresh)?;
     let opened = Opened::of(who, recipe)?;

@@ -1,10 +1,10 @@
 //! Conversations in their spellings (role/content, from/value, content in parts) and the turns that
 //! are trained.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::Turns;
-use super::json::list_in;
+use super::json::{inner, list_in};
 use super::values::{self, flag, plain_flag, present, wrong};
 use crate::{Context, Error, Message, Place, Result};
 
@@ -22,7 +22,9 @@ pub(super) fn messages(place: &Place, key: &str, value: &Value) -> Result<Vec<Tu
         Value::Array(list) => list,
         Value::Object(_) => return Ok(vec![message(place, key, value)?]),
         other => {
-            if let Some(list) = other.as_str().and_then(list_in) {
+            if let Some(text) = other.as_str()
+                && let Some(list) = list_in(place, key, text)?
+            {
                 return messages(place, key, &list);
             }
             return Err(Error::example(
@@ -61,7 +63,13 @@ fn message(place: &Place, at: &str, item: &Value) -> Result<Turn> {
     let spoken = ["content", "value"]
         .into_iter()
         .find(|key| present(map, key).is_some());
-    let content = match spoken.and_then(|key| map.get(key)) {
+    let said = spoken.and_then(|key| map.get(key));
+    let calls = match CALLS.contains(&given.trim().to_ascii_lowercase().as_str()) {
+        true if present(map, "tool_calls").is_none() => Some(calls(place, at, said)?),
+        _ => None,
+    };
+    let content = match said {
+        _ if calls.is_some() => Some(Value::String(String::new())),
         Some(value) => Some(Value::String(content_text(place, at, role, value)?)),
         None if role == "assistant" && SPOKEN.iter().any(|key| present(map, key).is_some()) => None,
         None => {
@@ -72,10 +80,39 @@ fn message(place: &Place, at: &str, item: &Value) -> Result<Turn> {
         }
     };
     let trained = trained(place, at, map)?;
+    let mut fields = fields(map, role, spoken, content);
+    fields.extend(calls.map(|calls| ("tool_calls".to_owned(), calls)));
     Ok(Turn {
-        message: Message::of(fields(map, role, spoken, content)),
+        message: Message::of(fields),
         trained,
     })
+}
+
+/// The calls that the content of a message of [`CALLS`] is, in OpenAI's shape.
+fn calls(place: &Place, at: &str, content: Option<&Value>) -> Result<Value> {
+    let wrong = || {
+        let what = format!(
+            "`{at}` should be a tool call, {{\"name\": …, \"arguments\": …}} or a list of them, as JSON"
+        );
+        Error::example(place, what)
+    };
+    let calls = match content {
+        Some(Value::String(text)) => inner(place, at, text)?.map_err(|_| wrong())?,
+        Some(calls) => calls.clone(),
+        None => return Err(wrong()),
+    };
+    let calls = match calls {
+        Value::Array(calls) if calls.is_empty() => return Err(wrong()),
+        Value::Array(calls) => calls,
+        one => vec![one],
+    };
+    let calls = calls.into_iter().map(|call| {
+        match call["name"].is_string() && !call["arguments"].is_null() {
+            true => Ok(json!({"type": "function", "function": call})),
+            false => Err(wrong()),
+        }
+    });
+    calls.collect::<Result<Vec<_>>>().map(Value::Array)
 }
 
 /// Fields of a message that are said to whoever trains, not to the model: OpenAI's and axolotl's.
@@ -135,14 +172,15 @@ fn fields(
 /// since a column of a table has one type: that text is read.
 ///
 /// # Errors
-/// `tools` that are text but no JSON, `chat_template_kwargs` that are no object.
+/// `tools` that are text but no JSON, or with a number that is not kept; `chat_template_kwargs`
+/// that are no object.
 pub(super) fn context(place: &Place, map: &Map<String, Value>) -> Result<Context> {
     let mut context = Context::new();
     for key in ["tools", "documents", "chat_template_kwargs"] {
         let value = match present(map, key) {
             None => continue,
             Some(Value::String(text)) if text.trim().is_empty() => continue,
-            Some(Value::String(text)) => serde_json::from_str(text).map_err(|e| {
+            Some(Value::String(text)) => inner(place, key, text)?.map_err(|e| {
                 Error::example(place, format!("`{key}` is text, but not JSON: {e}"))
             })?,
             Some(value) => value.clone(),
@@ -156,7 +194,11 @@ pub(super) fn context(place: &Place, map: &Map<String, Value>) -> Result<Context
     Ok(context)
 }
 
-const ROLES: &str = "system, developer, user (human), assistant (gpt), tool (observation)";
+const ROLES: &str = "system, developer, user (human), assistant (gpt), function_call (tool_call), \
+    tool (function, observation, ipython)";
+
+/// Roles of LLaMA-Factory and ms-swift for an assistant's message whose content is a tool call.
+const CALLS: [&str; 2] = ["function_call", "tool_call"];
 
 fn role_name(role: &str) -> Option<&'static str> {
     Some(match role.trim().to_ascii_lowercase().as_str() {
@@ -164,7 +206,12 @@ fn role_name(role: &str) -> Option<&'static str> {
         "developer" => "developer",
         "user" | "human" | "prompter" => "user",
         "assistant" | "gpt" | "chatgpt" | "bing" | "bard" | "model" => "assistant",
-        "tool" | "function" | "observation" | "ipython" => "tool",
+        call if CALLS.contains(&call) => "assistant",
+        "tool" | "tool_response" => "tool",
+        // as they are where the template knows them
+        "function" => "function",
+        "observation" => "observation",
+        "ipython" => "ipython",
         _ => return None,
     })
 }

@@ -1,14 +1,21 @@
 //! One example's JSON as Python's `json` reads it. That module writes NaN and Infinity, and half of
 //! a surrogate pair where a text was cut in the middle of one; strict JSON has none of them, and
-//! one such row would refuse a whole file.
+//! one such row would refuse a whole file. It keeps whole numbers of any size, which 64 bits do
+//! not.
 
+use std::borrow::Cow;
+
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::{NO_TEXT, Row};
+use super::{NO_TEXT, Row, unkept};
 use crate::{Error, Place, Result};
 
 /// Why a text of a row read by [`json`] may be none.
 const HALF: &str = "half of a surrogate pair";
+
+/// The same of a number, whose spelling then follows the mark.
+pub(super) const NUMBER: &str = "a number that 64 bits do not keep";
 
 /// The row in these bytes.
 pub(super) fn json(place: Place, bytes: &[u8]) -> Result<Row> {
@@ -30,24 +37,15 @@ fn row(place: Place, bytes: &[u8], last: bool) -> Result<Row> {
             false => Error::example(&place, what),
         }
     })?;
-    let text = text.trim();
-    let error = match serde_json::from_str(text) {
-        Ok(value) => return Ok(Row::new(place, value)),
-        Err(error) => error,
-    };
-    let mut cut = error.is_eof();
-    if let Some(strict) = strict(text) {
-        match serde_json::from_str::<Value>(&strict.text) {
-            Ok(value) => {
-                let no_text = strict.half.then_some(HALF);
-                return Ok(Row {
-                    no_text,
-                    ..Row::new(place, value)
-                });
-            }
-            Err(error) => cut |= error.is_eof(),
+    let Fault { error, cut } = match parsed(text.trim()) {
+        Ok((value, no_text)) => {
+            return Ok(Row {
+                no_text,
+                ..Row::new(place, value)
+            });
         }
-    }
+        Err(fault) => fault,
+    };
     let said = error.to_string();
     let said = said.split(" at line ").next().unwrap_or(&said);
     let hint = match cut {
@@ -62,67 +60,143 @@ fn row(place: Place, bytes: &[u8], last: bool) -> Result<Row> {
     })
 }
 
+/// What is no JSON.
+struct Fault {
+    error: serde_json::Error,
+    /// It would go on behind its end.
+    cut: bool,
+}
+
+/// A value, and why a text in it may be none.
+fn parsed(text: &str) -> std::result::Result<(Value, Option<&'static str>), Fault> {
+    let plain: std::result::Result<Value, _> = serde_json::from_str(text);
+    let mut cut = plain.as_ref().is_err_and(serde_json::Error::is_eof);
+    // a number that is spelt as a whole one and too large is a float here
+    let spelt = match plain.as_ref().is_ok_and(|value| !has_float(value)) {
+        true => None,
+        false => strict(text),
+    };
+    let Some(strict) = spelt else {
+        return match plain {
+            Ok(value) => Ok((value, None)),
+            Err(error) => Err(Fault { error, cut }),
+        };
+    };
+    match serde_json::from_str(&strict.text) {
+        Ok(value) => Ok((value, strict.no_text)),
+        Err(error) => {
+            cut |= error.is_eof();
+            let error = plain.err().unwrap_or(error);
+            Err(Fault { error, cut })
+        }
+    }
+}
+
+fn has_float(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.is_f64(),
+        Value::Array(items) => items.iter().any(has_float),
+        Value::Object(map) => map.values().any(has_float),
+        _ => false,
+    }
+}
+
+/// The value that a text holds as JSON, where a column of a table has one type; `at` names the text
+/// in errors.
+///
+/// # Errors
+/// The inner one where it is no JSON, the outer one where it has a text or number that is none.
+pub(super) fn inner(
+    place: &Place,
+    at: &str,
+    text: &str,
+) -> Result<std::result::Result<Value, serde_json::Error>> {
+    match parsed(text.trim()) {
+        Ok((value, None)) => Ok(Ok(value)),
+        Ok((value, Some(why))) if value.to_string().contains(NO_TEXT) => {
+            Err(unkept(place, &format!("`{at}`"), why, &value))
+        }
+        Ok((value, Some(_))) => Ok(Ok(value)),
+        Err(Fault { error, .. }) => Ok(Err(error)),
+    }
+}
+
 /// The list that a text holds as JSON: how CSV and some Parquet files store messages.
-pub(super) fn list_in(text: &str) -> Option<Value> {
-    let value = serde_json::from_str(text.trim()).ok()?;
-    matches!(value, Value::Array(_)).then_some(value)
+///
+/// # Errors
+/// As the outer one of [`inner`].
+pub(super) fn list_in(place: &Place, at: &str, text: &str) -> Result<Option<Value>> {
+    let value = inner(place, at, text)?.ok();
+    Ok(value.filter(Value::is_array))
 }
 
 /// Python's JSON in strict JSON.
 struct Strict {
     text: String,
-    /// A text in it has half of a surrogate pair, spelt [`NO_TEXT`] here.
-    half: bool,
+    /// Why a text in it with [`NO_TEXT`] is none.
+    no_text: Option<&'static str>,
 }
 
 /// `None` where nothing is to be spelt otherwise.
 fn strict(text: &str) -> Option<Strict> {
     let mut out = Strict {
         text: String::with_capacity(text.len() + 16),
-        half: false,
+        no_text: None,
     };
-    let mut changed = false;
+    let (mut changed, mut depth) = (false, 0_usize);
     let mut rest = text;
     while let Some(first) = rest.as_bytes().first() {
-        let (length, spelling) = match first {
-            b'"' => {
-                let end = string(rest, &mut out);
-                (end, None)
-            }
+        let length = match first {
+            b'"' => string(rest, &mut out),
             b'N' | b'I' | b'-' | b'0'..=b'9' => {
                 let end = rest
                     .find(|c: char| !(c.is_ascii_alphanumeric() || "+-.".contains(c)))
                     .unwrap_or(rest.len());
-                (end, Some(number(&rest[..end])))
+                let spelling = number(&rest[..end], depth);
+                changed |= spelling != rest[..end];
+                if spelling.contains(NO_TEXT) {
+                    out.no_text.get_or_insert(NUMBER);
+                }
+                out.text.push_str(&spelling);
+                end
             }
             _ => {
                 let end = rest
                     .find(|c: char| matches!(c, '"' | 'N' | 'I' | '-' | '0'..='9'))
                     .unwrap_or(rest.len());
-                (end, Some(&rest[..end]))
+                for byte in rest[..end].bytes() {
+                    match byte {
+                        b'{' | b'[' => depth += 1,
+                        b'}' | b']' => depth = depth.saturating_sub(1),
+                        _ => {}
+                    }
+                }
+                out.text.push_str(&rest[..end]);
+                end
             }
         };
-        if let Some(spelling) = spelling {
-            changed |= spelling != &rest[..length];
-            out.text.push_str(spelling);
-        }
         rest = &rest[length..];
     }
-    (changed || out.half).then_some(out)
+    (changed || out.no_text.is_some()).then_some(out)
 }
 
-/// NaN is null, which is what pandas means by it; infinities are the text that Python prints, so
-/// that a field that takes a number refuses them.
-fn number(token: &str) -> &str {
-    match token {
-        "NaN" => "null",
-        "Infinity" => "\"inf\"",
-        "-Infinity" => "\"-inf\"",
-        number => match number.parse::<f64>() {
-            Ok(f64::INFINITY) => "\"inf\"",
-            Ok(f64::NEG_INFINITY) => "\"-inf\"",
-            _ => number,
-        },
+/// NaN as a row's column is null, which is what pandas means by it. What 64 bits do not keep is
+/// marked as a text that is none: whoever reads it refuses it.
+fn number(token: &str, depth: usize) -> Cow<'_, str> {
+    let whole = || token.bytes().all(|b| b == b'-' || b.is_ascii_digit());
+    let kept = match token {
+        "NaN" if depth <= 1 => return Cow::Borrowed("null"),
+        "NaN" | "Infinity" | "-Infinity" => false,
+        // Python's whole numbers have one zero
+        "-0" => return Cow::Borrowed("0"),
+        // no number at all is an error of whoever parses
+        _ if serde_json::from_str::<IgnoredAny>(token).is_err() => true,
+        _ if whole() => token.parse::<i64>().is_ok() || token.parse::<u64>().is_ok(),
+        _ => token.parse::<f64>().is_ok_and(f64::is_finite),
+    };
+    match kept {
+        true => Cow::Borrowed(token),
+        false => Cow::Owned(format!("\"{NO_TEXT}{token}\"")),
     }
 }
 
@@ -143,7 +217,7 @@ fn string(rest: &str, out: &mut Strict) -> usize {
         ) {
             (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 12,
             (Some(0xd800..=0xdfff), _) => {
-                out.half = true;
+                out.no_text = Some(HALF);
                 out.text.push(NO_TEXT);
                 at += 6;
                 continue;
@@ -175,27 +249,41 @@ mod tests {
         json(Place { file, line: 1 }, text.as_bytes())
     }
 
-    /// Right values: Python 3.12, `json.loads` (NaN as null, infinities as `str` prints them).
+    /// Right values: Python 3.12, `json.loads` (a column's NaN as null).
     #[test]
     fn what_python_writes_is_read() {
-        for (text, same) in [
-            (
-                r#"{"a": NaN, "b": -Infinity}"#,
-                r#"{"a": null, "b": "-inf"}"#,
-            ),
-            (
-                r#"[NaN,Infinity,-1e400,1.5]"#,
-                r#"[null, "inf", "-inf", 1.5]"#,
-            ),
+        for (text, same, no_text) in [
+            (r#"{"a": NaN, "b": -0}"#, r#"{"a": null, "b": 0}"#, None),
+            (r#"[NaN,-0.0,1.5]"#, r#"[null, -0.0, 1.5]"#, None),
             (
                 r#"{"NaN": "NaN \" NaN", "b": NaN}"#,
                 r#"{"NaN": "NaN \" NaN", "b": null}"#,
+                None,
             ),
-            (r#"{"a": "é\\", "b": NaN}"#, r#"{"a": "é\\", "b": null}"#),
+            (
+                r#"{"a": "é\\", "b": NaN}"#,
+                r#"{"a": "é\\", "b": null}"#,
+                None,
+            ),
+            (
+                r#"[18446744073709551615, -9223372036854775808, 1e16]"#,
+                r#"[18446744073709551615, -9223372036854775808, 1e16]"#,
+                None,
+            ),
+            (
+                r#"[18446744073709551616, -9223372036854775809]"#,
+                r#"["\uffff18446744073709551616", "\uffff-9223372036854775809"]"#,
+                Some(NUMBER),
+            ),
+            (
+                r#"[Infinity, -1e400, {"a": NaN}]"#,
+                r#"["\uffffInfinity", "\uffff-1e400", {"a": "\uffffNaN"}]"#,
+                Some(NUMBER),
+            ),
         ] {
             let row = read(text).unwrap();
             assert_eq!(row.value, serde_json::from_str::<Value>(same).unwrap());
-            assert_eq!(row.no_text, None);
+            assert_eq!(row.no_text, no_text, "{text}");
         }
     }
 
@@ -218,6 +306,9 @@ mod tests {
             "{\"a\": \"\\ud8",
             "{\"a\": \"\\",
             "{\"a\": NaN",
+            "[Inf]",
+            "[012345678901234567890123]",
+            "[1.e400]",
         ] {
             assert!(read(text).is_err(), "{text}");
         }

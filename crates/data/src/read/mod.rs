@@ -26,7 +26,8 @@ pub use format::Format;
 pub use left::Left;
 use source::Source;
 
-/// What stands in a row's value for characters that are none, where [`Row::no_text`] says why.
+/// What stands in a row's value for characters that are none, and before a number that is not kept,
+/// where [`Row::no_text`] says why.
 const NO_TEXT: char = '\u{ffff}';
 
 /// One row of a file, before its shape is known.
@@ -197,19 +198,33 @@ impl Reader {
     }
 }
 
+/// The error for a value under these keys that is not what the file says.
+fn unkept(place: &Place, keys: &str, why: &'static str, value: &Value) -> Error {
+    if why != json::NUMBER {
+        let what = format!("{keys} has {why}, which no text can have");
+        return Error::example(place, what);
+    }
+    let text = value.to_string();
+    let (_, number) = text.split_once(NO_TEXT).unwrap_or_default();
+    let number = number.split('"').next().unwrap_or_default();
+    let what =
+        format!("{keys} has the number {number}, which 64 bits do not keep: write it as text");
+    Error::example(place, what)
+}
+
 /// Refuses a record that took a text of a row which is no text.
-fn text_alone(row: &Row, record: &Record, why: &str) -> Result<()> {
+fn text_alone(row: &Row, record: &Record, why: &'static str) -> Result<()> {
     let spelt = |value: serde_json::Result<String>| value.is_ok_and(|v| v.contains(NO_TEXT));
     if !spelt(serde_json::to_string(record)) {
         return Ok(());
     }
     let map = row.value.as_object().into_iter().flatten();
-    let keys: Vec<String> = map
+    let (keys, values): (Vec<String>, Vec<&Value>) = map
         .filter(|(_, value)| spelt(serde_json::to_string(value)))
-        .map(|(key, _)| format!("`{}`", key.escape_debug()))
-        .collect();
-    let what = format!("{} has {why}, which no text can have", keys.join(" or "));
-    Err(Error::example(&row.place, what))
+        .map(|(key, value)| (format!("`{}`", key.escape_debug()), value))
+        .unzip();
+    let first = values.first().copied().unwrap_or(&row.value);
+    Err(unkept(&row.place, &keys.join(" or "), why, first))
 }
 
 impl Iterator for Reader {

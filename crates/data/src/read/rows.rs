@@ -8,6 +8,7 @@ use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row as Columns};
 use serde_json::{Map, Value};
 
+use super::json::NUMBER;
 use super::pages::Checked;
 use super::{NO_TEXT, Row};
 use crate::contain::contain;
@@ -65,7 +66,7 @@ impl Rows {
         Some(match row {
             Ok(columns) => {
                 let mut no_text = None;
-                let value = object(&columns, &mut no_text);
+                let value = columns_of(&columns, &mut no_text);
                 Ok(Row {
                     no_text,
                     ..Row::new(place, value)
@@ -97,6 +98,20 @@ fn supported(file: &ParquetMetaData) -> std::result::Result<(), Opening> {
     Ok(())
 }
 
+/// A row's columns; NaN in one is null, which is what pandas means by it.
+fn columns_of(row: &Columns, no_text: &mut Option<&'static str>) -> Value {
+    let columns = row.get_column_iter().map(|(name, field)| {
+        let value = match field {
+            Field::Double(x) if x.is_nan() => Value::Null,
+            Field::Float(x) if x.is_nan() => Value::Null,
+            Field::Float16(x) if x.is_nan() => Value::Null,
+            field => value(field, no_text),
+        };
+        (name.clone(), value)
+    });
+    Value::Object(columns.collect())
+}
+
 fn object(row: &Columns, no_text: &mut Option<&'static str>) -> Value {
     Value::Object(
         row.get_column_iter()
@@ -117,10 +132,10 @@ fn value(field: &Field, no_text: &mut Option<&'static str>) -> Value {
         Field::UShort(x) => (*x).into(),
         Field::UInt(x) => (*x).into(),
         Field::ULong(x) => (*x).into(),
-        Field::Float16(x) => float(x.to_f64()),
+        Field::Float16(x) => float(x.to_f64(), no_text),
         // the shortest digits that give the same number: 0.1 stays 0.1
-        Field::Float(x) => float(x.to_string().parse().unwrap_or(f64::NAN)),
-        Field::Double(x) => float(*x),
+        Field::Float(x) => float(x.to_string().parse().unwrap_or(f64::NAN), no_text),
+        Field::Double(x) => float(*x, no_text),
         Field::Str(x) => Value::String(x.clone()),
         // Old writers leave text without its annotation; pictures and sound are in nobody's way
         // until they are used.
@@ -153,11 +168,11 @@ fn value(field: &Field, no_text: &mut Option<&'static str>) -> Value {
     }
 }
 
-/// As JSON's reader has it: NaN is null, infinities are the text that Python prints.
-fn float(x: f64) -> Value {
-    match x {
-        f64::INFINITY => "inf".into(),
-        f64::NEG_INFINITY => "-inf".into(),
-        x => x.into(),
+/// As JSON's reader has it: what is no number of JSON is marked.
+fn float(x: f64, no_text: &mut Option<&'static str>) -> Value {
+    if x.is_finite() {
+        return x.into();
     }
+    no_text.get_or_insert(NUMBER);
+    format!("{NO_TEXT}{x}").into()
 }

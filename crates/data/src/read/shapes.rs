@@ -9,6 +9,7 @@ use super::rewards::rewards;
 use super::unread::{PROMPTS, ROUNDS, SYSTEMS, note};
 use super::values::{self, flag, plain_flag, present};
 use super::{Calculator, Left, ReadOptions};
+use crate::template::is_result;
 use crate::{Context, Error, Message, Place, Record, Result};
 
 /// A row of a file: where it stands and what it holds.
@@ -151,7 +152,7 @@ impl<'a> Row<'a> {
         let rounds = match present(self.map, ROUNDS) {
             None => return Ok(Vec::new()),
             Some(Value::String(text)) if text.trim().is_empty() => return Ok(Vec::new()),
-            Some(Value::String(text)) => list_in(text),
+            Some(Value::String(text)) => list_in(self.place, ROUNDS, text)?,
             Some(other) => Some(other.clone()),
         };
         let wrong = || {
@@ -291,7 +292,7 @@ impl<'a> Row<'a> {
         if blank || (0..list.len()).any(|from| starts_with(&list[from..], &prompt)) {
             return Ok(list);
         }
-        let replies = matches!(begins.as_str(), "assistant" | "tool");
+        let replies = begins == "assistant" || is_result(&begins);
         if replies || systems == 0 && prompt.iter().all(is_system) {
             prompt.extend(list);
             return Ok(prompt);

@@ -4,7 +4,9 @@
 
 use serde_json::{Map, Number, Value};
 
+use super::NO_TEXT;
 use super::conversation::kind;
+use crate::template::python_float;
 use crate::{Error, Place, Result};
 
 /// Text: as it stands, a number as Python prints it, or text parts one after another. `at` names it
@@ -12,12 +14,7 @@ use crate::{Error, Place, Result};
 pub(super) fn text(place: &Place, at: &str, value: &Value) -> Result<String> {
     match value {
         Value::String(text) => Ok(text.clone()),
-        Value::Number(number) => python_number(number).ok_or_else(|| {
-            let what = format!(
-                "`{at}` is the number {number}, whose digits are not all kept: write it as text"
-            );
-            Error::example(place, what)
-        }),
+        Value::Number(number) => Ok(python_number(number)),
         Value::Array(parts) => joined(place, at, parts),
         other => Err(wrong(place, at, "text", other)),
     }
@@ -119,7 +116,11 @@ pub(super) fn wrong(place: &Place, at: &str, wanted: &str, value: &Value) -> Err
 fn shown(value: &Value) -> String {
     match value {
         Value::Bool(_) | Value::Number(_) => value.to_string(),
-        Value::String(text) if text.chars().count() <= 40 => format!("{text:?}"),
+        Value::String(text) => match text.strip_prefix(NO_TEXT) {
+            Some(number) => number.to_owned(),
+            None if text.chars().count() <= 40 => format!("{text:?}"),
+            None => kind(value).to_owned(),
+        },
         other => kind(other).to_owned(),
     }
 }
@@ -133,26 +134,12 @@ fn blank(value: &Value) -> bool {
     matches!(value, Value::String(text) if text.trim().is_empty())
 }
 
-/// A number as Python's `str` prints it; `None` where JSON wrote more digits than a 64-bit number
-/// keeps.
-pub(super) fn python_number(number: &Number) -> Option<String> {
-    if !number.is_f64() {
-        return Some(number.to_string());
+/// A number as Python's `str` prints it.
+pub(super) fn python_number(number: &Number) -> String {
+    match number.as_f64().filter(|_| number.is_f64()) {
+        Some(float) => python_float(float),
+        None => number.to_string(),
     }
-    let x = number.as_f64()?;
-    if x.abs() >= 9_007_199_254_740_992.0 {
-        return None; // 2^53: a whole number with its last digits gone looks the same
-    }
-    let scientific = format!("{x:e}");
-    let (mantissa, exponent) = scientific.split_once('e')?;
-    let exponent: i32 = exponent.parse().ok()?;
-    if (-4..16).contains(&exponent) || x == 0.0 {
-        let plain = x.to_string();
-        let point = if plain.contains('.') { "" } else { ".0" };
-        return Some(format!("{plain}{point}"));
-    }
-    let sign = if exponent < 0 { '-' } else { '+' };
-    Some(format!("{mantissa}e{sign}{:02}", exponent.abs()))
 }
 
 #[cfg(test)]
@@ -177,11 +164,11 @@ mod tests {
             ("-0.0", "-0.0"),
             ("123456789.125", "123456789.125"),
             ("0.1", "0.1"),
+            ("1e16", "1e+16"),
+            ("1.7976931348623157e308", "1.7976931348623157e+308"),
         ] {
             let number: Number = serde_json::from_str(json).unwrap();
-            assert_eq!(python_number(&number).as_deref(), Some(python), "{json}");
+            assert_eq!(python_number(&number), python, "{json}");
         }
-        let long: Number = serde_json::from_str("123456789012345678901").unwrap();
-        assert_eq!(python_number(&long), None);
     }
 }

@@ -3,6 +3,7 @@
 //! both write the same text.
 
 mod python;
+mod roles;
 mod turns;
 
 use std::collections::BTreeMap;
@@ -11,7 +12,9 @@ use minijinja::value::Value;
 
 use crate::contain::contain;
 use crate::{Context, Error, Message, Result};
+pub(crate) use python::float as python_float;
 use python::{Budget, Day, Program};
+pub(crate) use roles::is_result;
 pub(crate) use turns::Turns;
 
 /// The template of models that take text as it is: the messages' contents one after another with nothing between,
@@ -31,8 +34,10 @@ pub struct ChatTemplate {
     variables: BTreeMap<String, Value>,
     /// Names of the variables that a user gave.
     given: Vec<String>,
-    /// Whether the model has another template for conversations with tools.
-    refuses_tools: bool,
+    /// The model's other template, for conversations with tools.
+    tool_use: Option<Box<ChatTemplate>>,
+    /// The names besides `tool` that it has for a tool's role.
+    results: Vec<&'static str>,
 }
 
 impl ChatTemplate {
@@ -54,7 +59,8 @@ impl ChatTemplate {
             source: source.to_owned(),
             variables: BTreeMap::new(),
             given: Vec::new(),
-            refuses_tools: false,
+            tool_use: None,
+            results: roles::known(source),
         };
         template.set_day(FIXED_DAY)?;
         Ok(template)
@@ -74,6 +80,9 @@ impl ChatTemplate {
             Error::Template(format!("`{day}` is not a day; write it as 2024-07-26"))
         })?;
         self.program.set_day(day);
+        if let Some(other) = &mut self.tool_use {
+            other.program.set_day(day);
+        }
         Ok(())
     }
 
@@ -89,12 +98,18 @@ impl ChatTemplate {
         self.given.iter().map(String::as_str)
     }
 
-    /// Whether the source holds this name as a word: else nothing of that name can be read.
+    /// Whether a source of it holds this name as a word: else nothing of that name can be read.
     pub(crate) fn names(&self, name: &str) -> bool {
         let part = |c: char| c.is_alphanumeric() || c == '_';
-        self.source.match_indices(name).any(|(at, _)| {
+        let here = self.source.match_indices(name).any(|(at, _)| {
             !self.source[..at].ends_with(part) && !self.source[at + name.len()..].starts_with(part)
-        })
+        });
+        here || self.tool_use.as_ref().is_some_and(|t| t.names(name))
+    }
+
+    /// Whether a source of it holds this text.
+    pub(crate) fn holds(&self, text: &str) -> bool {
+        self.source.contains(text) || self.tool_use.as_ref().is_some_and(|t| t.holds(text))
     }
 
     /// Sets a variable that the template asks for beyond the usual ones, such as the spelling of a
@@ -102,12 +117,19 @@ impl ChatTemplate {
     pub fn set_variable(&mut self, name: &str, value: &serde_json::Value) {
         self.variables
             .insert(name.to_owned(), Value::from_serialize(value));
+        if let Some(other) = &mut self.tool_use {
+            other.set_variable(name, value);
+        }
     }
 
-    /// Notes that the model has another template for conversations with tools, which this one is
-    /// not to render.
-    pub(crate) fn refuse_tools(&mut self) {
-        self.refuses_tools = true;
+    /// Gives it the model's other template, `tool_use`, which renders conversations with tools.
+    pub(crate) fn set_tool_use(&mut self, other: ChatTemplate) {
+        self.tool_use = Some(Box::new(other));
+    }
+
+    /// The model's other template, for conversations with tools.
+    pub(crate) fn tool_use(&self) -> Option<&ChatTemplate> {
+        self.tool_use.as_deref()
     }
 
     /// The conversation as the model reads it; with `generation_prompt`, up to where the answer begins.
@@ -129,12 +151,8 @@ impl ChatTemplate {
         context: &Context,
         generation_prompt: bool,
     ) -> Result<String> {
-        let tools = context.get("tools").is_some_and(|tools| !tools.is_null());
-        if tools && self.refuses_tools {
-            return Err(Error::Template(
-                "the model has another template for conversations with tools, `tool_use`; give it as model.chat_template"
-                    .to_owned(),
-            ));
+        if let (true, Some(other)) = (has_tools(context), &self.tool_use) {
+            return other.render_in(messages, context, generation_prompt);
         }
         let mut variables = self.variables.clone();
         for (name, value) in context {
@@ -148,7 +166,11 @@ impl ChatTemplate {
                 value => _ = variables.insert(name.clone(), Value::from_serialize(value)),
             }
         }
-        let messages: Vec<Message> = messages.iter().map(Message::with_reasoning_named).collect();
+        let messages: Vec<Message> = messages
+            .iter()
+            .map(Message::with_reasoning_named)
+            .map(|message| self.with_role_known(message))
+            .collect();
         variables.insert("messages".into(), Value::from_serialize(&messages));
         variables.insert("add_generation_prompt".into(), generation_prompt.into());
         for name in ["tools", "documents"] {
@@ -160,4 +182,18 @@ impl ChatTemplate {
             .and_then(|text| text)
             .map_err(Error::Template)
     }
+
+    /// A tool's message under the name that its data have for the role where the template knows
+    /// that, else as `tool`'s: a template leaves out what it does not know.
+    fn with_role_known(&self, message: Message) -> Message {
+        match is_result(message.role()) && !self.results.contains(&message.role()) {
+            true => message.with("role", "tool"),
+            false => message,
+        }
+    }
+}
+
+/// Whether a row gives tools, as transformers asks it: an empty list is one.
+pub(crate) fn has_tools(context: &Context) -> bool {
+    context.get("tools").is_some_and(|tools| !tools.is_null())
 }

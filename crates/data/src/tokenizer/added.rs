@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 use tokenizers::{AddedToken, Tokenizer as Core};
 
+use super::said::{flags, settle, wrong};
 use crate::{Error, Result};
 
 /// The tokens with a part of their own, in the order in which missing ones are added.
-const NAMED: [&str; 7] = [
+pub(super) const NAMED: [&str; 7] = [
     "bos_token",
     "eos_token",
     "unk_token",
@@ -18,6 +19,9 @@ const NAMED: [&str; 7] = [
     "cls_token",
     "mask_token",
 ];
+
+/// Names that a chat template has values of its own for.
+const TAKEN: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
 
 /// What the files say besides `tokenizer.json`.
 pub(super) struct Named {
@@ -30,79 +34,34 @@ pub(super) struct Named {
 }
 
 impl Named {
-    /// Reads the files. `special_tokens_map.json` goes before `tokenizer_config.json`, and neither
-    /// it nor `added_tokens.json` is read where the config has `added_tokens_decoder`.
+    /// Reads the files. Neither `special_tokens_map.json` nor `added_tokens.json` is read where the
+    /// config has `added_tokens_decoder`.
     pub(super) fn read(core: &Core, config: &Value, map: &Value, added: &Value) -> Result<Self> {
         const CONFIG: &str = "tokenizer_config.json";
-        let mut parts: BTreeMap<String, (Value, &str)> = fields(config)
-            .map(|(name, value)| (name.clone(), (value.clone(), CONFIG)))
-            .collect();
-        let whole = parts.contains_key("added_tokens_decoder");
-        if !whole {
-            for (name, value) in fields(map) {
-                parts.insert(name.clone(), (value.clone(), "special_tokens_map.json"));
-            }
-        }
-        if let Some(padding) = core.get_padding() {
-            let own = Value::from(padding.pad_token.as_str());
-            parts
-                .entry("pad_token".to_owned())
-                .or_insert((own, "tokenizer.json"));
-        }
+        let padding = core.get_padding().map(|padding| padding.pad_token.as_str());
+        let settled = settle(config, map, padding)?;
         let mut tokens = Vec::new();
-        for name in NAMED {
-            if let Some((value, file)) = parts.get(name)
-                && let Some(token) = token(value, name, file)?
-            {
-                tokens.push((name.to_owned(), token));
+        for (name, said) in settled.named {
+            if TAKEN.contains(&name.as_str()) {
+                let what = format!("`{name}` cannot name a token: chat templates have it already");
+                return Err(Error::file(said.file(), what));
             }
+            tokens.push((name, said.token()?));
         }
-        for (name, (value, file)) in &parts {
-            let own = name.ends_with("_token") && !NAMED.contains(&name.as_str());
-            if own
-                && value.is_string()
-                && let Some(token) = token(value, name, file)?
-            {
-                tokens.push((name.clone(), token));
-            }
-        }
-        let mut extra = Vec::new();
-        let given = ["extra_special_tokens", "additional_special_tokens"]
-            .into_iter()
-            .find_map(|name| {
-                parts
-                    .get(name)
-                    .filter(|(v, _)| !is_empty(v))
-                    .map(|v| (name, v))
-            });
-        if let Some((name, (value, file))) = given {
-            match value {
-                Value::Array(list) => {
-                    for item in list {
-                        extra.extend(token(item, name, file)?);
-                    }
-                }
-                Value::Object(map) => {
-                    for (own, item) in map {
-                        tokens.extend(token(item, own, file)?.map(|token| (own.clone(), token)));
-                    }
-                }
-                other => return Err(wrong(file, name, other)),
-            }
-        }
+        let extra = settled.extra.map(|said| said.list()).transpose()?;
+        let extra = extra.unwrap_or_default();
         let mut numbered = BTreeMap::new();
-        if whole {
-            for (id, value) in fields(&config["added_tokens_decoder"]) {
+        if let Some(decoder) = config.get("added_tokens_decoder") {
+            for (id, value) in fields(decoder) {
                 let place = id.parse().map_err(|_| {
                     wrong(CONFIG, "added_tokens_decoder", &Value::from(id.as_str()))
                 })?;
-                numbered.extend(
-                    flags(value, "added_tokens_decoder", CONFIG)?.map(|token| (place, token)),
-                );
+                numbered.insert(place, flags(value, "added_tokens_decoder", CONFIG)?);
             }
         } else {
             let special: BTreeSet<&str> = tokens
                 .iter()
+                .filter(|(name, _)| NAMED.contains(&name.as_str()))
                 .map(|(_, token)| token)
                 .chain(&extra)
                 .map(|token| token.content.as_str())
@@ -160,9 +119,17 @@ impl Named {
 
     /// The token of this name, where it is in the tokenizer.
     pub(super) fn get(&self, core: &Core, name: &str) -> Option<(u32, String)> {
-        let (_, token) = self.tokens.iter().find(|(known, _)| known == name)?;
+        let mut tokens = self.tokens.iter();
+        let (_, token) =
+            tokens.find(|(known, token)| known == name && !token.content.is_empty())?;
         core.token_to_id(&token.content)
             .map(|id| (id, token.content.clone()))
+    }
+
+    /// Each name with its token's text: what a chat template gets as variables.
+    pub(super) fn variables(self) -> Vec<(String, String)> {
+        let texts = self.tokens.into_iter();
+        texts.map(|(name, token)| (name, token.content)).collect()
     }
 }
 
@@ -170,46 +137,7 @@ fn fields(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
     value.as_object().into_iter().flatten()
 }
 
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(list) => list.is_empty(),
-        Value::Object(map) => map.is_empty(),
-        _ => false,
-    }
-}
-
 fn same(a: &AddedToken, b: &AddedToken) -> bool {
     let flags = |t: &AddedToken| (t.single_word, t.lstrip, t.rstrip, t.normalized, t.special);
     a.content == b.content && flags(a) == flags(b)
-}
-
-fn wrong(file: &str, name: &str, value: &Value) -> Error {
-    Error::file(file, format!("{name}: {value} is not a token"))
-}
-
-/// A special token: its text, or an object with the text and flags; none for null and the empty
-/// text.
-fn token(value: &Value, name: &str, file: &str) -> Result<Option<AddedToken>> {
-    match value {
-        Value::Null => Ok(None),
-        Value::String(text) if text.is_empty() => Ok(None),
-        Value::String(text) => Ok(Some(AddedToken::from(text.as_str(), true))),
-        other => Ok(flags(other, name, file)?.map(|token| token.special(true))),
-    }
-}
-
-/// An object with a token's text and flags.
-fn flags(value: &Value, name: &str, file: &str) -> Result<Option<AddedToken>> {
-    let Some(content) = value["content"].as_str() else {
-        return Err(wrong(file, name, value));
-    };
-    let flag = |name: &str, default: bool| value[name].as_bool().unwrap_or(default);
-    let special = flag("special", false);
-    let token = AddedToken::from(content, special)
-        .single_word(flag("single_word", false))
-        .lstrip(flag("lstrip", false))
-        .rstrip(flag("rstrip", false))
-        .normalized(flag("normalized", !special));
-    Ok((!content.is_empty()).then_some(token))
 }

@@ -1,31 +1,36 @@
 //! A tokenizer from Hugging Face files: which one says what, and which goes before which.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokenizers::Tokenizer as Core;
 
 use super::added::Named;
 use super::patterns::as_oniguruma;
-use super::{Special, Tokenizer};
+use super::{Special, Tokenizer, settings};
 use crate::contain::contain;
-use crate::{Error, Result};
+use crate::{ChatTemplate, Error, Result};
+
+/// The tokenizer's configuration.
+const CONFIG: &str = "tokenizer_config.json";
+/// The model's settings for generation.
+const GENERATION: &str = "generation_config.json";
 
 /// The files that matter, as far as they exist.
 const WANTED: [&str; 8] = [
     "tokenizer.json",
-    "tokenizer_config.json",
+    CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
-    "generation_config.json",
+    GENERATION,
     "config.json",
     "tokenizer.model",
 ];
 
-/// Reads a folder.
-pub(super) fn from_folder(dir: &Path) -> Result<Tokenizer> {
+/// Reads a folder; a template that is given takes the place of the folder's, which are not read.
+pub(super) fn from_folder(dir: &Path, given: Option<ChatTemplate>) -> Result<Tokenizer> {
     let mut files = BTreeMap::new();
     for name in WANTED {
         let path = dir.join(name);
@@ -37,8 +42,10 @@ pub(super) fn from_folder(dir: &Path) -> Result<Tokenizer> {
             Err(e) => return Err(Error::io(path.display().to_string(), e)),
         }
     }
-    for (name, bytes) in named_templates(dir)? {
-        files.insert(name, bytes);
+    for path in named_templates(dir)? {
+        let bytes = std::fs::read(&path).map_err(|e| Error::io(path.display().to_string(), e))?;
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        files.insert(format!("{TEMPLATES}{file}"), bytes);
     }
     if !files.contains_key("tokenizer.json") {
         let what = match files.contains_key("tokenizer.model") {
@@ -49,14 +56,17 @@ pub(super) fn from_folder(dir: &Path) -> Result<Tokenizer> {
         };
         return Err(Error::file(dir.display().to_string(), what));
     }
-    from_files(files).map_err(|e| match e {
+    from_files(files, given).map_err(|e| match e {
         Error::File { file, what } => Error::file(dir.join(file).display().to_string(), what),
         other => other,
     })
 }
 
 /// Builds from files in memory. Errors name the file without its folder.
-pub(super) fn from_files(mut files: BTreeMap<String, Vec<u8>>) -> Result<Tokenizer> {
+pub(super) fn from_files(
+    mut files: BTreeMap<String, Vec<u8>>,
+    given: Option<ChatTemplate>,
+) -> Result<Tokenizer> {
     let bytes = files
         .get("tokenizer.json")
         .map(Vec::as_slice)
@@ -64,11 +74,12 @@ pub(super) fn from_files(mut files: BTreeMap<String, Vec<u8>>) -> Result<Tokeniz
     let mut core = contain(|| Core::from_bytes(as_oniguruma(bytes)).map_err(|e| e.to_string()))
         .and_then(|core| core)
         .map_err(|e| Error::file("tokenizer.json", format!("not a tokenizer: {e}")))?;
-    let config = json(&files, "tokenizer_config.json")?;
+    let config = json(&files, CONFIG)?;
     let map = json(&files, "special_tokens_map.json")?;
-    let generation = json(&files, "generation_config.json")?;
+    let generation = json(&files, GENERATION)?;
     let model = json(&files, "config.json")?;
 
+    settings::obey(&mut core, &config, &model)?;
     let named = Named::read(&core, &config, &map, &json(&files, "added_tokens.json")?)?;
     contain(|| named.add_to(&mut core)).map_err(Error::Tokenizer)??;
     let mut special = Special {
@@ -76,34 +87,33 @@ pub(super) fn from_files(mut files: BTreeMap<String, Vec<u8>>) -> Result<Tokeniz
         eos: named.get(&core, "eos_token"),
         pad: named.get(&core, "pad_token"),
         unk: named.get(&core, "unk_token"),
+        variables: named.variables(),
     };
     // as transformers: where there are generation settings, nothing is read of the configuration's
-    let settings = match files.contains_key("generation_config.json") {
-        true => &generation,
-        false => &model,
+    let configured = eos_ids(&model, "config.json")?;
+    let named_stops = match files.contains_key(GENERATION) {
+        true => eos_ids(&generation, GENERATION)?,
+        false => configured.clone(),
     };
-    let named_stops = eos_ids(&settings["eos_token_id"]);
     if special.eos.is_none() {
         // The config's first is the model's end of text.
-        let first = eos_ids(&model["eos_token_id"])
-            .first()
-            .or(named_stops.first())
-            .copied();
+        let first = configured.first().or(named_stops.first()).copied();
         special.eos = first.and_then(|id| core.id_to_token(id).map(|text| (id, text)));
     }
-    let (template, for_tools) = template(&files, &config)?;
+    let template = match given {
+        Some(given) => Some(given),
+        None => template(&files, &config)?,
+    };
     files.retain(|name, _| {
         name != "config.json" && name != "chat_template.jinja" && !name.starts_with(TEMPLATES)
     });
-    let mut made = Tokenizer::assemble(core, special, named_stops, template.as_deref(), files)?;
-    if let (true, Some(template)) = (for_tools, &mut made.template) {
-        template.refuse_tools();
-    }
-    Ok(made)
+    let mut tokenizer = Tokenizer::assemble(core, special, named_stops, template, files)?;
+    tokenizer.notes.extend(unread(&generation));
+    Ok(tokenizer)
 }
 
 /// A JSON file that may be absent.
-fn json(files: &BTreeMap<String, Vec<u8>>, name: &str) -> Result<Value> {
+pub(super) fn json(files: &BTreeMap<String, Vec<u8>>, name: &str) -> Result<Value> {
     match files.get(name) {
         Some(bytes) => {
             serde_json::from_slice(bytes).map_err(|e| Error::file(name, format!("not JSON: {e}")))
@@ -112,74 +122,149 @@ fn json(files: &BTreeMap<String, Vec<u8>>, name: &str) -> Result<Value> {
     }
 }
 
-/// One id or a list of them.
-fn eos_ids(value: &Value) -> Vec<u32> {
-    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    match value {
-        Value::Array(list) => list.iter().filter_map(id).collect(),
-        one => id(one).into_iter().collect(),
+/// The ids that a file calls ends of text: one or a list of them. As in transformers 5.24 the
+/// generation settings may spell them as 2.0, and a number that no token can have stops nothing.
+fn eos_ids(settings: &Value, file: &str) -> Result<Vec<u32>> {
+    let said = &settings["eos_token_id"];
+    let listed = match said {
+        Value::Null => return Ok(Vec::new()),
+        Value::Array(list) => list.as_slice(),
+        one => std::slice::from_ref(one),
+    };
+    let mut ids = Vec::new();
+    for value in listed {
+        let spelt = file == GENERATION || !value.is_f64();
+        let whole = value.as_f64().filter(|n| spelt && n.fract() == 0.0);
+        let Some(number) = whole else {
+            let what = format!("eos_token_id must be a token's id or a list of them, is {said}");
+            return Err(Error::file(file, what));
+        };
+        if (0.0..=f64::from(u32::MAX)).contains(&number) {
+            ids.push(number as u32);
+        }
     }
+    Ok(ids)
+}
+
+/// Keys of the generation settings by which transformers bans or forces tokens, or ends an answer:
+/// what it then draws differs from what is drawn here.
+const UNREAD: [&str; 13] = [
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "exponential_decay_length_penalty",
+    "forced_bos_token_id",
+    "forced_decoder_ids",
+    "forced_eos_token_id",
+    "min_length",
+    "min_new_tokens",
+    "no_repeat_ngram_size",
+    "sequence_bias",
+    "stop_strings",
+    "suppress_tokens",
+    "watermarking_config",
+];
+
+/// Says which of them ask for something.
+fn unread(generation: &Value) -> Option<String> {
+    let asks = |key: &&str| match &generation[*key] {
+        Value::Null | Value::Bool(false) => false,
+        Value::Number(number) => number.as_f64() != Some(0.0) || key.ends_with("_id"),
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+        Value::String(text) => !text.is_empty(),
+        Value::Bool(true) => true,
+    };
+    let keys: Vec<String> = UNREAD
+        .iter()
+        .filter(|key| asks(key))
+        .map(|key| format!("`{key}`"))
+        .collect();
+    (!keys.is_empty()).then(|| {
+        format!(
+            "{GENERATION}: not read: {}; no token is banned or forced, and ids alone end an answer",
+            keys.join(", ")
+        )
+    })
 }
 
 /// The folder with templates of other names than `default`.
 const TEMPLATES: &str = "additional_chat_templates/";
 
-/// The files of that folder.
-fn named_templates(dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+/// The chat templates in a model folder's `additional_chat_templates`, in the alphabet's order: any
+/// of them decides which template a model has.
+///
+/// # Errors
+/// When that folder is there and cannot be listed.
+pub fn named_templates(dir: &Path) -> Result<Vec<PathBuf>> {
     let folder = dir.join(TEMPLATES);
-    let Ok(entries) = std::fs::read_dir(&folder) else {
+    if !folder.is_dir() {
         return Ok(Vec::new());
-    };
+    }
+    let io = |e| Error::io(folder.display().to_string(), e);
+    let entries = std::fs::read_dir(&folder).map_err(io)?;
     let mut found = Vec::new();
     for entry in entries {
-        let path = entry
-            .map_err(|e| Error::io(folder.display().to_string(), e))?
-            .path();
-        if path.extension().is_some_and(|end| end == "jinja")
-            && let Some(name) = path.file_name().and_then(|name| name.to_str())
-        {
-            let bytes =
-                std::fs::read(&path).map_err(|e| Error::io(path.display().to_string(), e))?;
-            found.push((format!("{TEMPLATES}{name}"), bytes));
+        let path = entry.map_err(io)?.path();
+        if path.extension().is_some_and(|end| end == "jinja") {
+            found.push(path);
         }
     }
+    found.sort();
     Ok(found)
 }
 
-/// The chat template, and whether there is another one for conversations with tools: as
-/// transformers 5, files go before the config, and of several templates `default` is taken.
-fn template(files: &BTreeMap<String, Vec<u8>>, config: &Value) -> Result<(Option<String>, bool)> {
-    let in_files = files.keys().any(|name| name.starts_with(TEMPLATES));
-    let for_tools = files.contains_key(&format!("{TEMPLATES}tool_use.jinja"));
-    let several = |file: &str| {
+/// The chat template: as transformers 5, files go before the config, and of several templates
+/// `default` is taken, for conversations with tools `tool_use`.
+fn template(files: &BTreeMap<String, Vec<u8>>, config: &Value) -> Result<Option<ChatTemplate>> {
+    let text = |name: &str| {
+        let text = files.get(name).map(|bytes| std::str::from_utf8(bytes));
+        text.transpose().map_err(|_| Error::file(name, "not UTF-8"))
+    };
+    let no_default = |file: &str| {
         Err(Error::file(
             file,
-            "has several chat templates and none is called `default`; give one as model.chat_template",
+            "its chat templates have names and none is called `default`; give one as model.chat_template",
         ))
     };
     // the folder's `default` goes before the file beside it (transformers 5.24)
     for name in [&*format!("{TEMPLATES}default.jinja"), "chat_template.jinja"] {
-        if let Some(bytes) = files.get(name) {
-            let text = std::str::from_utf8(bytes).map_err(|_| Error::file(name, "not UTF-8"))?;
-            return Ok((Some(text.to_owned()), for_tools));
+        if let Some(default) = text(name)? {
+            let tools = text(&format!("{TEMPLATES}tool_use.jinja"))?;
+            return both(default, tools).map(Some);
         }
     }
-    if in_files {
-        return several(TEMPLATES);
+    if files.keys().any(|name| name.starts_with(TEMPLATES)) {
+        return no_default(TEMPLATES);
     }
-    match &config["chat_template"] {
-        Value::String(text) => Ok((Some(text.clone()), false)),
-        Value::Array(list) => {
-            let named = |name: &str| list.iter().find(|t| t["name"] == name);
-            let chosen = named("default").or(if list.len() == 1 { list.first() } else { None });
-            match chosen.and_then(|t| t["template"].as_str()) {
-                Some(text) => Ok((
-                    Some(text.to_owned()),
-                    named("tool_use").is_some() && list.len() > 1,
-                )),
-                None => several("tokenizer_config.json"),
-            }
-        }
-        _ => Ok((None, false)),
+    let wrong = |what: &str| Error::file(CONFIG, format!("chat_template: {what}"));
+    let named: Map<String, Value> = match &config["chat_template"] {
+        Value::Null => return Ok(None),
+        Value::String(text) => return both(text, None).map(Some),
+        Value::Object(named) => named.clone(),
+        // of two with one name the last counts
+        Value::Array(list) => list
+            .iter()
+            .map(|t| Some((t["name"].as_str()?.to_owned(), t.get("template")?.clone())))
+            .collect::<Option<_>>()
+            .ok_or_else(|| wrong("each of a list needs `name` and `template`"))?,
+        _ => return Err(wrong("is neither text nor a list or mapping of texts")),
+    };
+    let text = |name: &str| match named.get(name) {
+        Some(Value::String(text)) => Ok(Some(text.as_str())),
+        Some(_) => Err(wrong(&format!("`{name}` is no text"))),
+        None => Ok(None),
+    };
+    match text("default")? {
+        Some(default) => both(default, text("tool_use")?).map(Some),
+        None => no_default(CONFIG),
     }
+}
+
+/// A template, and the one for conversations with tools.
+fn both(default: &str, tools: Option<&str>) -> Result<ChatTemplate> {
+    let mut template = ChatTemplate::new(default)?;
+    if let Some(tools) = tools {
+        template.set_tool_use(ChatTemplate::new(tools)?);
+    }
+    Ok(template)
 }

@@ -10,7 +10,7 @@ use tokenizers::Tokenizer as Core;
 use super::pretokenizers::pre_tokenizer;
 use super::{Special, Tokenizer};
 use crate::contain::contain;
-use crate::{Error, Result};
+use crate::{ChatTemplate, Error, Result};
 
 /// The `tokenizer.*` metadata of a GGUF file, under the names of its keys.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -71,12 +71,14 @@ pub(super) fn build(gguf: &GgufTokenizer) -> Result<Tokenizer> {
     let text = |id: Option<u32>| {
         id.and_then(|id| gguf.tokens.get(id as usize).map(|text| (id, text.clone())))
     };
-    let special = Special {
+    let mut special = Special {
         bos: text(gguf.bos),
         eos: text(gguf.eos),
         pad: text(gguf.pad),
         unk: text(gguf.unk),
+        variables: Vec::new(),
     };
+    special.variables = named(&special);
     parts.insert("version".into(), "1.0".into());
     parts.insert("added_tokens".into(), added_tokens(gguf));
     parts.insert("post_processor".into(), post_processor(gguf, &special));
@@ -84,14 +86,31 @@ pub(super) fn build(gguf: &GgufTokenizer) -> Result<Tokenizer> {
     let core = contain(|| Core::from_bytes(bytes).map_err(|e| e.to_string()))
         .and_then(|core| core)
         .map_err(|e| Error::Tokenizer(format!("in the GGUF metadata: {e}")))?;
+    let template = gguf.chat_template.as_deref();
+    let template = template.map(ChatTemplate::new).transpose()?;
     let files = BTreeMap::from([("tokenizer_config.json".to_owned(), config(gguf, &special)?)]);
     Tokenizer::assemble(
         core,
         special,
         gguf.eot.into_iter().collect(),
-        gguf.chat_template.as_deref(),
+        template,
         files,
     )
+}
+
+/// The tokens that the metadata name, with their texts.
+fn named(special: &Special) -> Vec<(String, String)> {
+    let tokens = [
+        ("bos_token", &special.bos),
+        ("eos_token", &special.eos),
+        ("pad_token", &special.pad),
+        ("unk_token", &special.unk),
+    ];
+    let there = tokens.into_iter().filter_map(|(name, token)| {
+        let (_, text) = token.as_ref()?;
+        Some((name.to_owned(), text.clone()))
+    });
+    there.collect()
 }
 
 /// The lists fit together and the ids are in range.
@@ -293,17 +312,8 @@ fn post_processor(gguf: &GgufTokenizer, special: &Special) -> Value {
 fn config(gguf: &GgufTokenizer, special: &Special) -> Result<Vec<u8>> {
     let mut config = Map::new();
     config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
-    let tokens = [
-        ("bos_token", &special.bos),
-        ("eos_token", &special.eos),
-        ("pad_token", &special.pad),
-        ("unk_token", &special.unk),
-    ];
-    for (name, token) in tokens {
-        if let Some((_, text)) = token {
-            config.insert(name.into(), text.as_str().into());
-        }
-    }
+    let tokens = special.variables.iter();
+    config.extend(tokens.map(|(name, text)| (name.clone(), text.as_str().into())));
     config.extend(
         gguf.chat_template
             .iter()

@@ -5,9 +5,12 @@ mod added;
 mod files;
 mod gguf;
 mod patterns;
+mod pieces;
 mod pretokenizers;
 mod reasoning;
 mod response;
+mod said;
+mod settings;
 mod spaces;
 mod to_gguf;
 
@@ -15,11 +18,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokenizers::{Encoding, Tokenizer as Core};
 
 use crate::contain::contain;
-use crate::{ChatTemplate, Context, Error, Message, Result};
+use crate::{ChatTemplate, Context, Error, Message, PLAIN, Result};
+pub use files::named_templates;
 pub use gguf::GgufTokenizer;
 pub use pretokenizers::known_pre_tokenizers;
 pub use reasoning::Opened;
@@ -34,6 +38,8 @@ struct Special {
     eos: Option<(u32, String)>,
     pad: Option<(u32, String)>,
     unk: Option<(u32, String)>,
+    /// Every name that the files give a token, with its text: variables of the chat template.
+    variables: Vec<(String, String)>,
 }
 
 /// Tokenizer, chat template and special tokens of one model.
@@ -51,11 +57,14 @@ pub struct Tokenizer {
     adds_bos: bool,
     template: Option<ChatTemplate>,
     /// Whether what the template writes around an answer depends on the answer, once it was tried.
-    echoes: OnceLock<bool>,
+    /// Without tools and with them, for which the template may be another.
+    echoes: [OnceLock<bool>; 2],
     stop: Vec<u32>,
     /// Stop ids the files name, to which the template adds its own.
     named_stops: Vec<u32>,
     files: BTreeMap<String, Vec<u8>>,
+    /// What the user should know of the files.
+    notes: Vec<String>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -76,7 +85,15 @@ impl Tokenizer {
     /// When `tokenizer.json` is missing, a file is not what it should be, or a special token is not in the
     /// vocabulary.
     pub fn from_folder(dir: &Path) -> Result<Self> {
-        files::from_folder(dir)
+        files::from_folder(dir, None)
+    }
+
+    /// The same with this chat template instead of the folder's own, which need not be good.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_folder`].
+    pub fn from_folder_with(dir: &Path, template: ChatTemplate) -> Result<Self> {
+        files::from_folder(dir, Some(template))
     }
 
     /// From files in memory: `tokenizer.json`, `tokenizer_config.json`, and a chat template that goes before the
@@ -94,7 +111,7 @@ impl Tokenizer {
         given.extend(
             template.map(|text| ("chat_template.jinja".to_owned(), text.as_bytes().to_vec())),
         );
-        files::from_files(given)
+        files::from_files(given, None)
     }
 
     /// From a GGUF file's metadata.
@@ -110,7 +127,7 @@ impl Tokenizer {
         mut core: Core,
         special: Special,
         named_stops: Vec<u32>,
-        template: Option<&str>,
+        template: Option<ChatTemplate>,
         files: BTreeMap<String, Vec<u8>>,
     ) -> Result<Self> {
         // Some tokenizer.json carry the truncation and padding of whoever saved them last.
@@ -134,31 +151,36 @@ impl Tokenizer {
             special,
             adds_bos,
             template: None,
-            echoes: OnceLock::new(),
+            echoes: Default::default(),
             stop: Vec::new(),
             named_stops,
             files,
+            notes: Vec::new(),
         };
         match template {
-            Some(source) => tokenizer.set_chat_template(ChatTemplate::new(source)?),
+            Some(template) => tokenizer.set_chat_template(template),
             None => tokenizer.find_stops(),
         }
         Ok(tokenizer)
     }
 
+    /// What the files ask for that is not done, a sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     /// Takes this chat template instead of the tokenizer's own.
     pub fn set_chat_template(&mut self, mut template: ChatTemplate) {
-        self.echoes = OnceLock::new();
-        let special = [
-            ("bos_token", &self.special.bos),
-            ("eos_token", &self.special.eos),
-            ("pad_token", &self.special.pad),
-            ("unk_token", &self.special.unk),
-        ];
-        for (name, token) in special {
-            if let Some((_, text)) = token {
-                template.set_variable(name, &Value::String(text.clone()));
-            }
+        self.echoes = Default::default();
+        let plain = template.source() == PLAIN;
+        let special = &self.special;
+        let mut set = |name: &str, text: &str| template.set_variable(name, &Value::from(text));
+        // it is ours: it ends answers in the end of text, whichever file names that
+        if plain && let Some((_, text)) = &special.eos {
+            set("eos_token", text);
+        }
+        for (name, text) in &special.variables {
+            set(name, text);
         }
         template.set_variable("starts_with_bos", &Value::Bool(self.adds_bos));
         self.template = Some(template);
@@ -178,7 +200,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::chat_template`].
     pub fn chat_template_mut(&mut self) -> Result<&mut ChatTemplate> {
-        self.echoes = OnceLock::new();
+        self.echoes = Default::default();
         self.template.as_mut().ok_or(Error::NoTemplate)
     }
 
@@ -308,11 +330,28 @@ impl Tokenizer {
                 self.core.to_string(false).map_err(broken)?.into_bytes(),
             );
         }
-        if let Some(template) = &self.template {
-            files.insert(
-                "chat_template.jinja".into(),
-                template.source().as_bytes().to_vec(),
-            );
+        let Some(template) = &self.template else {
+            return Ok(files);
+        };
+        match template.tool_use() {
+            None => {
+                let source = template.source().as_bytes().to_vec();
+                files.insert("chat_template.jinja".into(), source);
+            }
+            // a file beside them would hide the list
+            Some(other) => {
+                let config = files::json(&files, "tokenizer_config.json")?;
+                let mut config = Some(config).filter(Value::is_object).unwrap_or(json!({}));
+                let named = [("default", template), ("tool_use", other)];
+                config["chat_template"] = named
+                    .into_iter()
+                    .map(|(name, t)| json!({"name": name, "template": t.source()}))
+                    .collect();
+                files.insert(
+                    "tokenizer_config.json".into(),
+                    config.to_string().into_bytes(),
+                );
+            }
         }
         Ok(files)
     }
@@ -325,7 +364,16 @@ impl Tokenizer {
             .chain(self.named_stops.iter().copied())
             .collect();
         // A template that refuses so small a conversation will say so where it is used.
-        stop.extend(self.end_of_turn(&[Message::user("Hello")]).ok());
+        let hello = [Message::user("Hello")];
+        stop.extend(self.end_of_turn(&hello).ok());
+        if self
+            .template
+            .as_ref()
+            .is_some_and(|t| t.tool_use().is_some())
+        {
+            let tools = Context::from_iter([("tools".to_owned(), json!([]))]);
+            stop.extend(self.end_of_turn_in(&hello, &tools).ok());
+        }
         let mut seen = Vec::new();
         for id in stop {
             if !seen.contains(&id) {

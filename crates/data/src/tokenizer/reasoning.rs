@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::Tokenizer;
 use crate::{Context, Message};
 
-/// What was done to an answer because the prompt ends in open reasoning.
+/// What was done to an answer because the prompt ends in reasoning, mostly open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Opened {
     /// Nothing: the prompt opens none, or the answer goes on inside it.
@@ -25,6 +25,9 @@ pub enum Opened {
     Closed,
     /// The answer has no reasoning, and what closes it is not known: it is trained inside.
     LeftOpen,
+    /// The prompt has closed reasoning already (`enable_thinking = false`): the answer's own was
+    /// left out.
+    Dropped,
 }
 
 /// What a generation prompt ends in.
@@ -53,15 +56,9 @@ impl Opening {
 
     /// An answer without what the prompt has already; `None` where it does not begin with it.
     pub(super) fn once<'a>(&self, answer: &'a str) -> Option<&'a str> {
-        let mut rest = answer.trim_start().strip_prefix(self.mark())?;
+        let rest = answer.trim_start().strip_prefix(self.mark())?;
         let (_, after) = self.text.split_once(self.mark())?;
-        for c in after.chars() {
-            match rest.strip_prefix(c) {
-                Some(next) => rest = next,
-                None => break,
-            }
-        }
-        Some(rest)
+        Some(past_same(rest, after))
     }
 
     /// How an answer's reasoning and content go on after the prompt.
@@ -73,6 +70,55 @@ impl Opening {
             }
             Some(close) => format!("{reasoning}{close}{content}"),
             None => format!("{reasoning}{content}"),
+        }
+    }
+}
+
+/// Reasoning that a prompt has closed at its end, empty: `"<think>\n\n</think>\n\n"`, or `</think>`
+/// alone. An answer goes on behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PastReasoning {
+    /// What closes it.
+    close: String,
+    /// The white space after that.
+    after: String,
+}
+
+impl PastReasoning {
+    /// What a prompt ends in, and where that begins, in bytes.
+    pub(super) fn of(prompt: &str) -> Option<(Self, usize)> {
+        let start = last_mark(prompt)?;
+        let close = first_mark(&prompt[start..])?;
+        let openings = openings(close);
+        let begun = openings.iter().filter_map(|open| {
+            let at = prompt[..start].rfind(open.as_str())?;
+            (!prompt[at..start].contains(close)).then_some(at)
+        });
+        let begun = begun.max().unwrap_or(start);
+        let past = Self {
+            close: close.to_owned(),
+            after: prompt[start + close.len()..].to_owned(),
+        };
+        (!openings.is_empty() && is_reasoning(&prompt[begun..])).then_some((past, begun))
+    }
+
+    /// An answer's text behind its own reasoning; `None` where it has none. Reasoning without its
+    /// opening is taken for one where `apart` says so. One that was cut (`ended` is false) within
+    /// its reasoning has nothing behind it.
+    pub(super) fn rest<'a>(
+        &self,
+        answer: &'a str,
+        ended: bool,
+        apart: impl Fn() -> bool,
+    ) -> Option<&'a str> {
+        let begun = answer.trim_start();
+        let opens = openings(&self.close)
+            .iter()
+            .any(|open| begun.starts_with(open.as_str()));
+        match begun.split_once(self.close.as_str()) {
+            Some((_, rest)) if opens || apart() => Some(past_same(rest, &self.after)),
+            None if opens && !ended => Some(""),
+            _ => None,
         }
     }
 }
@@ -90,6 +136,9 @@ impl Tokenizer {
         };
         let (text, other) = (&prompt[start..], &head[start..]);
         let mark = first_mark(text).filter(|mark| text.trim_start().starts_with(mark))?;
+        if !openings(mark).is_empty() {
+            return None; // closed, not opened
+        }
         let close = self.closing(mark);
         match &close {
             // a role's mark is closed behind the content, and the template need not know it
@@ -107,9 +156,7 @@ impl Tokenizer {
 
     /// Whether the template's source holds this text.
     fn writes(&self, text: &str) -> bool {
-        self.template
-            .as_ref()
-            .is_some_and(|t| t.source().contains(text))
+        self.template.as_ref().is_some_and(|t| t.holds(text))
     }
 
     /// What closes a mark: of the usual spellings the one that the template or the vocabulary has;
@@ -227,6 +274,34 @@ fn closings(mark: &str) -> Vec<String> {
     out
 }
 
+/// The marks that a mark closes: none where it closes nothing.
+fn openings(close: &str) -> Vec<String> {
+    let swapped = [
+        ("/", ""),
+        ("END", "START"),
+        ("end", "start"),
+        ("END", "BEGIN"),
+        ("end", "begin"),
+    ];
+    let swapped = swapped.map(|(end, begin)| close.replacen(end, begin, 1));
+    let turned = close
+        .strip_prefix('<')
+        .and_then(|name| name.strip_suffix("|>"))
+        .filter(|name| !name.starts_with('|'))
+        .map(|name| format!("<|{name}>"));
+    let candidates = swapped.into_iter().chain(turned);
+    candidates
+        .filter(|open| open != close && closings(open).iter().any(|known| known == close))
+        .collect()
+}
+
+/// A text without as much of `start` as it begins with.
+fn past_same<'a>(text: &'a str, start: &str) -> &'a str {
+    let same = start.chars().zip(text.chars()).take_while(|(a, b)| a == b);
+    let bytes: usize = same.map(|(c, _)| c.len_utf8()).sum();
+    &text[bytes..]
+}
+
 /// Whether a special token's spelling is reasoning's: a text that holds it means the token, as
 /// transformers reads it.
 pub(super) fn is_reasoning(spelling: &str) -> bool {
@@ -265,6 +340,8 @@ mod tests {
             ("<|channel>", "<channel|>"),
         ] {
             assert!(closings(mark).contains(&close.to_owned()), "{mark}");
+            assert!(openings(close).contains(&mark.to_owned()), "{close}");
+            assert!(openings(mark).is_empty(), "{mark}");
         }
     }
 }

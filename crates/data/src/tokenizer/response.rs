@@ -2,13 +2,10 @@
 //! the turn, found by rendering the conversation with and without it, and tokenised apart from the
 //! prompt.
 
-use serde_json::Value;
-use tokenizers::Tokenizer as Core;
-
-use super::reasoning::{Opened, Opening, border};
-use super::spaces::{LeadingSpace, verbatim};
-use super::{Tokenizer, broken, encode};
-use crate::contain::contain;
+use super::Tokenizer;
+use super::pieces::Piece;
+use super::reasoning::{Opened, Opening, PastReasoning, border};
+use crate::template::has_tools;
 use crate::{Context, Error, Message, Result};
 
 /// A text no conversation holds, to see where a template puts an answer.
@@ -40,6 +37,8 @@ struct Frame {
     after: String,
     /// Reasoning that the prompt leaves open.
     opening: Option<Opening>,
+    /// Reasoning that the prompt has closed already.
+    past: Option<PastReasoning>,
     /// Where a finished turn parts from the prompt, in bytes, and what it has there before the
     /// answer.
     parted: usize,
@@ -66,14 +65,6 @@ impl Frame {
         let written = whole.strip_prefix(&self.prompt[..self.parted])?;
         Some(written.strip_prefix(self.other.as_str()).unwrap_or(written))
     }
-}
-
-/// A stretch of a response.
-enum Piece<'a> {
-    /// The template wrote it: spelt special tokens are meant.
-    Written(&'a str),
-    /// Its author wrote it: spelt special tokens are text.
-    Said(&'a str),
 }
 
 /// A conversation that waits for an answer.
@@ -117,7 +108,8 @@ impl Tokenizer {
     /// template: a text, a tool call, reasoning in a field of its own. Without `ended` it was cut
     /// at a limit, and gets no end-of-turn.
     ///
-    /// Where the prompt ends in open reasoning, the response goes on inside: see [`Opened`].
+    /// Where the prompt ends in open reasoning, the response goes on inside; where it has closed
+    /// one, the answer's own is left out: see [`Opened`].
     ///
     /// # Errors
     /// As [`Tokenizer::response`]; and for a message that the template does not write where its
@@ -131,6 +123,13 @@ impl Tokenizer {
     ) -> Result<Response> {
         let asked = Asked { messages, context };
         let frame = self.frame(&asked)?;
+        if let Some(rest) = self.after_reasoning(&asked, &frame, answer, ended) {
+            let response = self.response_in(messages, context, &rest, ended)?;
+            return Ok(Response {
+                opened: Opened::Dropped,
+                ..response
+            });
+        }
         if frame.echoes {
             return self.echoed(&asked, &frame, answer, ended);
         }
@@ -168,6 +167,38 @@ impl Tokenizer {
             ids.push(end);
         }
         Ok(Response { ids, opened })
+    }
+
+    /// An answer without its own reasoning, whose place the prompt has closed; `None` where it has
+    /// none or the prompt closes none.
+    fn after_reasoning(
+        &self,
+        asked: &Asked,
+        frame: &Frame,
+        answer: &Message,
+        ended: bool,
+    ) -> Option<Message> {
+        let past = frame.past.as_ref()?;
+        let said = answer.content();
+        // reasoning without its opening is reasoning where the template takes it for one
+        let apart = || {
+            let whole = self.finished(asked, &Message::assistant(said));
+            whole.is_ok_and(|whole| !whole.contains(said.trim()))
+        };
+        let rest = past.rest(said, ended, apart);
+        let named = REASONING
+            .iter()
+            .any(|key| !answer.text(key).trim().is_empty());
+        if rest.is_none() && !named {
+            return None;
+        }
+        let bare = REASONING
+            .iter()
+            .fold(answer.clone(), |answer, key| answer.without(key));
+        Some(match rest {
+            Some(rest) => bare.with("content", rest),
+            None => bare,
+        })
     }
 
     /// A message of which the template reads more than the content.
@@ -233,7 +264,11 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::response`].
     pub fn end_of_turn(&self, messages: &[Message]) -> Result<u32> {
-        let context = &Context::new();
+        self.end_of_turn_in(messages, &Context::new())
+    }
+
+    /// The same with what the row gives its template besides the messages.
+    pub(super) fn end_of_turn_in(&self, messages: &[Message], context: &Context) -> Result<u32> {
         let frame = self.frame(&Asked { messages, context })?;
         Ok(self.ending(&frame.after)?.1)
     }
@@ -252,11 +287,21 @@ impl Tokenizer {
             echoes: self.echoes(asked, head, after),
             before: head.strip_prefix(prompt.as_str()).map(str::to_owned),
             opening: self.opening(&prompt, head, after),
+            past: self.past_reasoning(asked, &prompt),
             parted: border(&prompt, head),
             other: head[border(&prompt, head)..].to_owned(),
             after: after.to_owned(),
             prompt,
         })
+    }
+
+    /// Reasoning that the generation prompt itself has closed: not what a message ends in.
+    fn past_reasoning(&self, asked: &Asked, prompt: &str) -> Option<PastReasoning> {
+        let (past, start) = PastReasoning::of(prompt)?;
+        let template = self.template.as_ref()?;
+        let without = template.render_in(asked.messages, asked.context, false);
+        let without = without.ok()?;
+        (border(prompt, &without) <= start).then_some(past)
     }
 
     /// Whether a template's text around an answer depends on the answer.
@@ -268,7 +313,8 @@ impl Tokenizer {
                 around.is_some_and(|around| around != (head, after))
             })
         };
-        after.contains(PROBE) || *self.echoes.get_or_init(tried)
+        let known = &self.echoes[usize::from(has_tools(asked.context))];
+        after.contains(PROBE) || *known.get_or_init(tried)
     }
 
     /// The response of a template that writes around an answer what depends on it: all that its
@@ -375,119 +421,6 @@ impl Tokenizer {
     fn special_id(&self, id: u32) -> bool {
         let added = self.core.get_added_vocabulary().get_added_tokens_decoder();
         added.get(&id).is_some_and(|token| token.special)
-    }
-
-    /// The added tokens that a text spells: from, to (in bytes) and id.
-    fn spelt(&self, text: &str) -> Result<Vec<(usize, usize, u32)>> {
-        let encoding = contain(|| self.core.encode(text, false))
-            .map_err(Error::Tokenizer)?
-            .map_err(broken)?;
-        let added = self.core.get_added_vocabulary().get_added_tokens_decoder();
-        let ids = encoding.get_ids().iter().zip(encoding.get_offsets());
-        Ok(ids
-            .filter(|(id, _)| added.contains_key(id))
-            .map(|(id, (from, to))| (*from, *to, *id))
-            .collect())
-    }
-
-    /// A message with fields in pieces: texts of its author that spell a special token stay texts.
-    fn pieces<'a>(&self, body: &'a str, answer: &Message) -> Vec<Piece<'a>> {
-        let mut texts = Vec::new();
-        for value in answer.fields().values() {
-            strings(value, &mut texts);
-        }
-        let mut said: Vec<(usize, usize)> = texts
-            .into_iter()
-            .filter(|text| self.spells_special(text))
-            .flat_map(|text| body.match_indices(text).map(|(at, t)| (at, at + t.len())))
-            .collect();
-        said.sort_unstable();
-        let (mut pieces, mut at) = (Vec::new(), 0);
-        for (from, to) in said {
-            if from >= at {
-                pieces.push(Piece::Written(&body[at..from]));
-                pieces.push(Piece::Said(&body[from..to]));
-                at = to;
-            }
-        }
-        pieces.push(Piece::Written(&body[at..]));
-        pieces
-    }
-
-    fn spells_special(&self, text: &str) -> bool {
-        self.spellings
-            .iter()
-            .any(|spelling| text.contains(spelling.as_str()))
-    }
-
-    /// Ids of pieces where they go on after `prompt`.
-    fn continuation(&self, prompt: &str, pieces: &[Piece]) -> Result<Vec<u32>> {
-        let (mut ids, mut text) = (Vec::new(), String::new());
-        for piece in pieces {
-            match piece {
-                Piece::Said(said) => text.push_str(said),
-                Piece::Written("") => {}
-                Piece::Written(written) => {
-                    let mut at = 0;
-                    for (from, to, id) in self.spelt(written)? {
-                        text.push_str(&written[at..from]);
-                        self.go_on(prompt, &mut ids, &std::mem::take(&mut text))?;
-                        ids.push(id);
-                        at = to;
-                    }
-                    text.push_str(&written[at..]);
-                }
-            }
-        }
-        self.go_on(prompt, &mut ids, &text)?;
-        Ok(ids)
-    }
-
-    /// Adds the ids of a text without special tokens, where it goes on after `prompt` and `ids`.
-    fn go_on(&self, prompt: &str, ids: &mut Vec<u32>, text: &str) -> Result<()> {
-        if text.is_empty() {
-            return Ok(());
-        }
-        let keep_space = match self.leading {
-            LeadingSpace::Never => true,
-            LeadingSpace::Start => false,
-            LeadingSpace::Segments => !ids.is_empty() || self.ends_special(prompt)?,
-        };
-        let core = match (keep_space, self.spells_special(text)) {
-            (true, false) if self.leading != LeadingSpace::Start => &self.core,
-            (true, _) => self.copy(&self.verbatim, true)?,
-            (false, _) => self.copy(&self.continuing, false)?,
-        };
-        ids.extend_from_slice(encode(core, text, false)?.get_ids());
-        Ok(())
-    }
-
-    /// Whether the last thing in a rendered prompt is a special token.
-    fn ends_special(&self, prompt: &str) -> Result<bool> {
-        let added = self.core.get_added_vocabulary().get_added_tokens_decoder();
-        Ok(self
-            .ids(prompt)?
-            .last()
-            .is_some_and(|id| added.contains_key(id)))
-    }
-
-    /// The copy of the tokenizer kept in `slot`, made when first needed.
-    fn copy<'a>(&self, slot: &'a std::sync::OnceLock<Core>, keep_space: bool) -> Result<&'a Core> {
-        if let Some(copy) = slot.get() {
-            return Ok(copy);
-        }
-        let copy = verbatim(&self.core, keep_space)?;
-        Ok(slot.get_or_init(|| copy))
-    }
-}
-
-/// The texts inside a value.
-fn strings<'a>(value: &'a Value, out: &mut Vec<&'a str>) {
-    match value {
-        Value::String(text) => out.push(text),
-        Value::Array(items) => items.iter().for_each(|item| strings(item, out)),
-        Value::Object(map) => map.values().for_each(|item| strings(item, out)),
-        _ => {}
     }
 }
 

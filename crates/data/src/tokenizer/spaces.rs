@@ -124,7 +124,8 @@ fn visit(step: &Value, each: &mut dyn FnMut(&Value)) {
     }
 }
 
-fn kind(step: &Value) -> &str {
+/// A step's type; empty where it has none.
+pub(super) fn kind(step: &Value) -> &str {
     step.get("type").and_then(Value::as_str).unwrap_or("")
 }
 

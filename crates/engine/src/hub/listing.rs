@@ -18,6 +18,8 @@ pub(super) struct Listing {
     pub files: BTreeMap<String, Option<u64>>,
     /// As the cache keeps it; none where the hub did not say enough.
     kept: Option<Tree>,
+    /// Whether it is no list of the hub's, but what the cache holds: it may be a part.
+    pub found: bool,
 }
 
 /// `trees/COMMIT.json`.
@@ -116,7 +118,11 @@ impl Listing {
             format_version: FORMAT,
             files,
         });
-        Listing { files, kept }
+        Listing {
+            files,
+            kept,
+            found: false,
+        }
     }
 
     /// What the cache says of a commit, in a repository's folder.
@@ -128,7 +134,28 @@ impl Listing {
                 .map(|(name, entry)| (name.clone(), Some(entry.size)))
                 .collect(),
             kept: Some(tree),
+            found: false,
         })
+    }
+
+    /// What lies in a commit's folder of the cache, for one that nobody left a list of.
+    pub fn found(snapshot: &Path) -> Listing {
+        let (mut files, mut open) = (BTreeMap::new(), vec![String::new()]);
+        while let Some(folder) = open.pop() {
+            let entries = std::fs::read_dir(snapshot.join(&folder));
+            for entry in entries.into_iter().flatten().flatten() {
+                let name = format!("{folder}{}", entry.file_name().to_string_lossy());
+                match entry.path().is_dir() {
+                    true => open.push(format!("{name}/")),
+                    false => drop(files.insert(name, None)),
+                }
+            }
+        }
+        Listing {
+            files,
+            kept: None,
+            found: true,
+        }
     }
 
     /// Keeps it in the cache. One that cannot be written to is no fault: the hub is asked again.

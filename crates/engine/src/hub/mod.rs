@@ -6,7 +6,7 @@
 //! # fn main() -> randori_engine::Result<()> {
 //! let snapshot = Snapshot::open(Kind::Dataset, "openai/gsm8k", "main")?;
 //! let commit = snapshot.commit(); // to be recorded: `open` with it means the same bytes for ever
-//! for name in snapshot.names()?.filter(|n| n.ends_with(".parquet")) {
+//! for name in snapshot.names().filter(|n| n.ends_with(".parquet")) {
 //!     let file = snapshot.get(name)?; // fetched where the cache has it not
 //! }
 //! # Ok(()) }
@@ -46,7 +46,7 @@ pub struct Snapshot {
     revision: String,
     commit: String,
     dir: PathBuf,
-    listing: Option<Listing>,
+    listing: Listing,
     /// What fetches, or why nothing can be fetched.
     api: std::result::Result<ApiRepo, String>,
 }
@@ -86,7 +86,7 @@ impl Snapshot {
             Ok((commit, listing)) => {
                 listing.keep(&place.dir, &commit);
                 place.note(&commit);
-                Ok(place.at(commit.clone(), Some(listing), Ok(at(&commit))))
+                Ok(place.at(commit.clone(), listing, Ok(at(&commit))))
             }
             Err(listing::Unanswered::NoSuchRevision) => {
                 Err(place.refused("it has no such revision"))
@@ -112,24 +112,21 @@ impl Snapshot {
         &self.dir
     }
 
-    /// Every file of the commit, in the alphabet's order.
-    ///
-    /// # Errors
-    /// The network is out of reach and the cache has no list: what it holds may be a part.
-    pub fn names(&self) -> Result<impl Iterator<Item = &str>> {
-        match &self.listing {
-            Some(listing) => Ok(listing.files.keys().map(String::as_str)),
-            None => Err(self.refused("the list of its files is not in the cache")),
-        }
+    /// Every file of the commit, in the alphabet's order; where [`Snapshot::is_listed`] says no,
+    /// those that the cache holds.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.listing.files.keys().map(String::as_str)
     }
 
-    /// Whether the commit has a file. Where no list of its files is at hand: whether the cache has
-    /// it.
+    /// Whether the hub's list of the commit's files is at hand. Without a network the cache may
+    /// have none: what it holds may be a part then.
+    pub fn is_listed(&self) -> bool {
+        !self.listing.found
+    }
+
+    /// Whether the commit has a file. Where its list is not at hand: whether the cache has it.
     pub fn has(&self, name: &str) -> bool {
-        match &self.listing {
-            Some(listing) => listing.files.contains_key(name),
-            None => self.dir.join(name).is_file(),
-        }
+        self.listing.files.contains_key(name)
     }
 
     /// A file of this commit: from the cache, or else fetched.
@@ -137,14 +134,11 @@ impl Snapshot {
     /// # Errors
     /// What the hub answered; a cached file whose size is not the one that the hub says.
     pub fn get(&self, name: &str) -> Result<PathBuf> {
-        if !is_plain(name) {
+        if !is_inside(name) {
             return Err(self.refused(&format!("{name:?} is not the name of a file in it")));
         }
         let path = self.dir.join(name);
-        let size = self
-            .listing
-            .as_ref()
-            .and_then(|l| l.files.get(name).copied().flatten());
+        let size = self.listing.files.get(name).copied().flatten();
         let found = std::fs::metadata(&path).ok().filter(|m| m.is_file());
         let whole = |len: u64| size.is_none_or(|size| size == len);
         if found.as_ref().is_some_and(|m| whole(m.len())) {
@@ -166,16 +160,7 @@ impl Snapshot {
                 source,
             })?;
         }
-        let got = api
-            .download(name)
-            .map_err(|e| self.refused(&format!("{name}: {e}")))?;
-        if got != path {
-            return Err(self.refused(&format!(
-                "{name} came from another commit than {}: {}",
-                self.commit,
-                got.display()
-            )));
-        }
+        self.download(api, name)?;
         let len = std::fs::metadata(&path).map_or(0, |m| m.len());
         match whole(len) {
             true => Ok(path),
@@ -186,9 +171,56 @@ impl Snapshot {
         }
     }
 
+    /// Fetches a file that the cache has not. hf-hub takes one text for the address and for the
+    /// name in the cache, so what an address spells otherwise gets its name afterwards.
+    fn download(&self, api: &ApiRepo, name: &str) -> Result<()> {
+        let at = |e: &dyn std::fmt::Display| self.refused(&format!("{name}: {e}"));
+        let spelt = encoded(name);
+        let path = self.dir.join(&spelt);
+        if spelt != name && self.has(&spelt) {
+            let other = format!("an address spells it {spelt}, which is another file's name");
+            return Err(at(&other));
+        }
+        if spelt != name && path.is_symlink() {
+            std::fs::remove_file(&path).map_err(|e| at(&e))?; // of a download that was killed
+        }
+        let got = api.download(&spelt).map_err(|e| at(&e))?;
+        if got != path {
+            return Err(self.refused(&format!(
+                "{name} came from another commit than {}: {}",
+                self.commit,
+                got.display()
+            )));
+        }
+        if spelt != name {
+            let named = self.dir.join(name);
+            let folder = named.parent().unwrap_or(&self.dir);
+            std::fs::create_dir_all(folder)
+                .and_then(|()| std::fs::rename(&path, &named))
+                .map_err(|e| at(&e))?;
+            let folders = path.ancestors().skip(1);
+            for folder in folders.take_while(|folder| *folder != self.dir) {
+                let _ = std::fs::remove_dir(folder); // only if nothing else is in it
+            }
+        }
+        Ok(())
+    }
+
     fn refused(&self, why: &str) -> Error {
         refused(&self.repo, &self.revision, why)
     }
+}
+
+/// A file's name as an address spells it, as huggingface_hub does: what is no letter, digit or one
+/// of `-._~/` by its bytes.
+fn encoded(name: &str) -> String {
+    let spell = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+            char::from(byte).to_string()
+        }
+        other => format!("%{other:02X}"),
+    };
+    name.bytes().map(spell).collect()
 }
 
 fn refused(repo: &str, revision: &str, why: &str) -> Error {
@@ -244,7 +276,8 @@ impl Place {
             let why = api.err();
             return Err(self.refused(why.as_deref().unwrap_or("it is not in the cache")));
         };
-        let listing = Listing::read(&self.dir, &commit);
+        let listing = Listing::read(&self.dir, &commit)
+            .unwrap_or_else(|| Listing::found(&self.dir.join("snapshots").join(&commit)));
         Ok(self.at(commit, listing, api))
     }
 
@@ -261,7 +294,7 @@ impl Place {
     fn at(
         self,
         commit: String,
-        listing: Option<Listing>,
+        listing: Listing,
         api: std::result::Result<ApiRepo, String>,
     ) -> Snapshot {
         Snapshot {
@@ -296,8 +329,13 @@ pub fn is_commit(revision: &str) -> bool {
 
 /// A relative name that stays below its folder and means the same in an address.
 fn is_plain(name: &str) -> bool {
+    is_inside(name) && !name.contains(['#', '?', '%'])
+}
+
+/// A relative name that stays below its folder.
+fn is_inside(name: &str) -> bool {
     !name.is_empty()
-        && !name.contains(['#', '?', '%', '\\'])
+        && !name.contains('\\')
         && Path::new(name)
             .components()
             .all(|part| matches!(part, Component::Normal(_)))

@@ -125,9 +125,13 @@ impl TrainSettings {
     /// Refuses values that cannot be meant, naming rule and value.
     pub fn check(&self) -> Result<()> {
         self.optimizer.check()?;
-        let positive = |name: &str, value: f64| match value.is_finite() && value > 0.0 {
-            true => Ok(()),
-            false => Err(Error::rule(format!(
+        // what weights are changed by is f32: below its smallest number nothing is
+        let positive = |name: &str, value: f64| match value as f32 {
+            held if held.is_finite() && held > 0.0 => Ok(()),
+            held if value > 0.0 => Err(Error::rule(format!(
+                "{name} is {value:?}; it must be a positive number in f32 too, where it is {held}"
+            ))),
+            _ => Err(Error::rule(format!(
                 "{name} is {value}; it must be a positive number"
             ))),
         };
@@ -161,11 +165,11 @@ impl TrainSettings {
         }
     }
 
-    /// Refuses a training over `n` items (`noun`: pairs, examples) in which every step's rate is 0:
-    /// a single step that the warm-up begins with.
+    /// Refuses a training over `n` items (`noun`: pairs, examples) in which every step's rate is 0
+    /// in f32, the numbers that weights are held in: a single step that the warm-up begins with.
     pub fn check_rates(&self, n: usize, noun: &str) -> Result<()> {
         let total = self.total_steps(n);
-        if n == 0 || (0..total).any(|step| self.rate(step, total) > 0.0) {
+        if n == 0 || (0..total).any(|step| self.rate(step, total) as f32 > 0.0) {
             return Ok(());
         }
         let steps = match total {
@@ -338,6 +342,10 @@ trait Task {
     fn len(&self) -> usize;
     /// Prompt and responses of an item.
     fn item(&self, i: usize) -> (&[u32], Vec<&[u32]>);
+    /// Numbers that are read of an item besides: the opponent's log-probs, rewards.
+    fn numbers(&self, _i: usize) -> Vec<f64> {
+        Vec::new()
+    }
     /// Where an item comes from.
     fn place(&self, i: usize) -> &str;
     /// A step over `items` begins; `progress` is the share of training that is over.

@@ -112,6 +112,14 @@ impl Task for PairTask<'_> {
         (&pair.prompt, vec![&pair.real, &pair.generated])
     }
 
+    fn numbers(&self, i: usize) -> Vec<f64> {
+        let pair = &self.pairs[i];
+        let asked = self.loss.needs_ref();
+        let of_opponent = asked.then_some([pair.ref_real, pair.ref_generated]);
+        let rewards = pair.rewards.filter(|_| self.rewarded);
+        of_opponent.into_iter().chain(rewards).flatten().collect()
+    }
+
     fn place(&self, i: usize) -> &str {
         &self.pairs[i].place
     }

@@ -399,8 +399,9 @@ fn packed(task: &dyn Task, items: &[usize]) -> Packed {
     plan
 }
 
-/// Kind, number and token ids of what is trained on (FNV-1a over the ids and lengths): resuming with other data
-/// would be neither the old run nor a new one.
+/// Kind and number of what is trained on, and all that is read of it (FNV-1a over ids, lengths, the
+/// opponent's log-probs, rewards): resuming with other data would be neither the old run nor a new
+/// one.
 fn fingerprint(task: &dyn Task) -> String {
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     let mut mix = |word: u64| hash = (hash ^ word).wrapping_mul(0x100_0000_01b3);
@@ -410,6 +411,7 @@ fn fingerprint(task: &dyn Task) -> String {
             mix(ids.len() as u64);
             ids.iter().for_each(|&id| mix(id as u64));
         }
+        task.numbers(i).into_iter().for_each(|n| mix(n.to_bits()));
     }
     format!("{} over {} items ({hash:016x})", task.kind(), task.len())
 }

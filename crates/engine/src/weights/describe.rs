@@ -5,7 +5,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{
-    Checkpoint, LoadOptions, Quant, Source, TokenizerSource, Weights, agree, convert, folder, hub,
+    Checkpoint, LoadOptions, Quant, Source, TokenizerSource, Weights, agree, beside, convert,
+    folder, hub,
     index::{Format, Stored},
     load::Plan,
     open,
@@ -69,6 +70,7 @@ pub fn describe(source: Source) -> Result<Described> {
             None => bare(&hub::configuration(&repo, &revision)?),
         },
         Source::Folder(dir) if dir.join("config.json").exists() && !folder::has_weights(&dir) => {
+            beside::adapter(&dir)?;
             bare(&dir.join("config.json"))
         }
         other => open(other).map(Described::of),
@@ -78,6 +80,7 @@ pub fn describe(source: Source) -> Result<Described> {
 fn bare(config: &Path) -> Result<Described> {
     let (mut value, mut notes) = (folder::json(config)?, Vec::new());
     super::is_object(&value, &config.display().to_string())?;
+    beside::keys(&value)?;
     agree::rope(&mut value, &mut notes);
     Ok(Described {
         config: value,

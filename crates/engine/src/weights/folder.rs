@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    path::{Component, Path},
+    path::{Component, Path, PathBuf},
 };
 
 use serde_json::Value;
@@ -41,6 +41,23 @@ pub(super) fn open(dir: &Path) -> Result<Checkpoint> {
 /// Whether there are weights beside the configuration.
 pub(super) fn has_weights(dir: &Path) -> bool {
     dir.join(WHOLE).exists() || dir.join(INDEX).exists()
+}
+
+/// The files of a folder's weights: one, or the shards that its index names; none where it has
+/// neither.
+///
+/// # Errors
+/// An index that cannot be read, or names files elsewhere.
+pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let (whole, index) = (dir.join(WHOLE), dir.join(INDEX));
+    if whole.exists() {
+        return Ok(vec![whole]);
+    }
+    if !index.exists() {
+        return Ok(Vec::new());
+    }
+    let shards = shard_names(&index)?.into_iter();
+    Ok(shards.map(|shard| dir.join(shard)).collect())
 }
 
 /// The folder a hub repository's weights need beside its configuration: the shard names of an index file's text.

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::folder::{INDEX, WHOLE, shard_names};
+use super::{
+    beside,
+    folder::{INDEX, WHOLE, shard_names},
+};
 use crate::{
     Error, Result,
     hub::{Kind, Snapshot},
@@ -17,16 +20,24 @@ const BESIDES: [&str; 6] = [
     "generation_config.json",
     "chat_template.jinja",
 ];
+/// The folder of chat templates with names of their own, which are taken along as well.
+const TEMPLATES: &str = "additional_chat_templates/";
 
 /// Downloads what is not in the cache; answers the folder that holds the snapshot.
 ///
 /// # Errors
-/// What the hub answered, unless the cache has all that is needed.
+/// What the hub answered, unless the cache has all that is needed; an adapter beside the model.
 pub(super) fn fetch(repo: &str, revision: &str) -> Result<PathBuf> {
-    let snapshot = Snapshot::open(Kind::Model, repo, revision)?;
+    let snapshot = opened(repo, revision)?;
     snapshot.get("config.json")?;
     for name in BESIDES.iter().filter(|name| snapshot.has(name)) {
         snapshot.get(name)?;
+    }
+    // without a list of the commit's files, those in the cache are there already
+    if let Ok(names) = snapshot.names() {
+        for name in names.filter(|name| is_template(name)) {
+            snapshot.get(name)?;
+        }
     }
     if !snapshot.has("tokenizer.json") && snapshot.has("tokenizer.model") {
         snapshot.get("tokenizer.model")?; // not read, but an error can say what it is
@@ -45,9 +56,18 @@ pub(super) fn fetch(repo: &str, revision: &str) -> Result<PathBuf> {
     Ok(snapshot.dir().to_path_buf())
 }
 
+/// A template right in [`TEMPLATES`]: transformers looks no deeper.
+fn is_template(name: &str) -> bool {
+    let file = name.strip_prefix(TEMPLATES);
+    file.is_some_and(|file| file.ends_with(".jinja") && !file.contains('/'))
+}
+
 /// The snapshot's folder, if an earlier download left it whole.
 pub(super) fn at_hand(repo: &str, revision: &str) -> Option<PathBuf> {
     let snapshot = Snapshot::cached(Kind::Model, repo, revision)?;
+    if snapshot.has(beside::ADAPTER) {
+        return None; // `configuration` says why
+    }
     snapshot.get("config.json").ok()?;
     if snapshot.get(WHOLE).is_err() {
         let shards = shard_names(&snapshot.get(INDEX).ok()?).ok()?;
@@ -61,7 +81,15 @@ pub(super) fn at_hand(repo: &str, revision: &str) -> Option<PathBuf> {
 /// `config.json` alone: from the cache, or else fetched.
 ///
 /// # Errors
-/// What the hub answered.
+/// What the hub answered; an adapter beside the model.
 pub(super) fn configuration(repo: &str, revision: &str) -> Result<PathBuf> {
-    Snapshot::open(Kind::Model, repo, revision)?.get("config.json")
+    opened(repo, revision)?.get("config.json")
+}
+
+fn opened(repo: &str, revision: &str) -> Result<Snapshot> {
+    let snapshot = Snapshot::open(Kind::Model, repo, revision)?;
+    match snapshot.has(beside::ADAPTER) {
+        true => Err(beside::played(&format!("{repo}: {}", beside::ADAPTER))),
+        false => Ok(snapshot),
+    }
 }

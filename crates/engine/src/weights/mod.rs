@@ -6,6 +6,7 @@
 //! it is read is an error, not a crash. No input, however damaged, may panic or make us allocate more than the file's size
 //! warrants.
 mod agree;
+mod beside;
 mod bnb;
 mod convert;
 mod describe;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 pub use describe::{Described, HeldWeight, Holding, describe};
+pub use folder::weight_files;
 pub use gguf::{GgufTokenizer, hf_name};
 pub use stream::Stream;
 
@@ -126,7 +128,10 @@ enum Weights {
 /// A file that is missing, cut short or damaged, naming it and what is wrong with it; for the hub, what it answered.
 pub fn open(source: Source) -> Result<Checkpoint> {
     match source {
-        Source::Folder(dir) => folder::open(&dir),
+        Source::Folder(dir) => {
+            beside::adapter(&dir)?;
+            folder::open(&dir)
+        }
         Source::Gguf(path) => gguf::open(&path),
         Source::Hub { repo, revision } => folder::open(&hub::fetch(&repo, &revision)?),
         Source::Memory { config, tensors } => {
@@ -140,6 +145,7 @@ pub fn open(source: Source) -> Result<Checkpoint> {
         }
         Source::Random { mut config, seed } => {
             is_object(&config, "the configuration")?;
+            beside::keys(&config)?;
             let mut notes = Vec::new();
             agree::rope(&mut config, &mut notes);
             Ok(Checkpoint {
@@ -196,6 +202,7 @@ impl Checkpoint {
         mut index: index::Index,
     ) -> Result<Self> {
         is_object(&config, "the configuration")?;
+        beside::keys(&config)?;
         bnb::join(&mut index, &config)?;
         let mut notes = Vec::new();
         agree::rope(&mut config, &mut notes);

@@ -114,8 +114,9 @@ fn page(
         .strip_prefix(&format!("/{REPO}/resolve/"))
         .and_then(|rest| rest.split_once('/'));
     let found = named.and_then(|(revision, name)| {
-        let (commit, files) = at(revision)?;
-        Some((commit, name, files.get(name)?))
+        let ((commit, files), name) = (at(revision)?, decoded(name)?);
+        let bytes = files.get(&name)?;
+        Some((commit, name, bytes))
     });
     let Some((commit, name, bytes)) = found else {
         return not_found("EntryNotFound");
@@ -128,4 +129,15 @@ fn page(
         bytes.len()
     );
     ("206 Partial Content", extra, bytes[a..=b].to_vec())
+}
+
+/// A name whose address spells bytes as `%20`.
+fn decoded(name: &str) -> Option<String> {
+    let mut parts = name.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        bytes.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
+        bytes.extend(part[2..].bytes());
+    }
+    String::from_utf8(bytes).ok()
 }

@@ -38,12 +38,14 @@ section! {
         alpha: f64 = "32.0", Bound::above(0.0);
         /// Scale by alpha / sqrt(rank) instead.
         rslora: bool = "false";
-        /// Dropout in front of the update, in SFT only: the paper's game plays without.
-        dropout: f64 = "0.0", Bound::between(0.0, 0.9);
+        /// Dropout in front of the update, in SFT only: the paper's game plays without. Unset: that
+        /// of the adapter that is started from, none in a fresh one.
+        dropout: Option<f64> = "", Bound::between(0.0, 0.9);
         /// Projections that get an update: names (`q_proj`, `lm_head`), patterns over full names,
         /// `regex:…`, or `all-linear` (all but the head). Each entry must match something.
         targets: Texts = "\"all-linear\"";
-        /// Projections left out although `targets` names them, spelt alike.
+        /// Projections left out although `targets` names them, spelt alike. Each entry of a list
+        /// of targets must keep something.
         exclude: Texts = "[]";
         /// Other ranks: `["PATTERN=RANK", …]`; a pattern is a regular expression that the
         /// projection's name ends with (PEFT's rank_pattern), the first that fits counts.
@@ -59,8 +61,9 @@ section! {
         quant: QuantKind = "\"nf4\"";
         /// Quantise NF4's block scales too (0.37 bits a weight less).
         double_quant: bool = "true";
-        /// A PEFT adapter folder to start from instead of a fresh one; rank, alpha and targets are
-        /// then its own. A list is a stack: the start is their sum.
+        /// A PEFT adapter folder to start from instead of a fresh one. What it is it says itself:
+        /// `rank`, `alpha`, `targets` and the like need not be given, and are refused where they
+        /// say something else. A list is a stack: the start is their sum.
         init: Files = "[]";
     }
 }

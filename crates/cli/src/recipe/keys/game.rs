@@ -82,7 +82,7 @@ section! {
     ["compare"] Compare {
         /// The game is played once for each seed, and the intervals then say what another seed
         /// would change, beside what other held-out prompts would (docs/explanation/spin.md);
-        /// empty: once, with `seed`.
+        /// empty: once, with `seed`. Games that were played stay where they are.
         seeds: Vec<u64> = "[]" => Free;
         /// Spend the game's trained tokens on more supervised fine-tuning from the same start (the
         /// paper's baseline).

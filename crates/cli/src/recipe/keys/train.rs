@@ -81,7 +81,8 @@ section! {
 section! {
     /// A supervised stage before the game (and `randori sft`).
     ["sft"] Sft {
-        /// Passes over the training data; 0: none, the model is already fine-tuned.
+        /// Passes over the training data; 0: none before the game, the model is already fine-tuned
+        /// (`randori sft`, which does nothing else, then makes one).
         epochs: usize = "0", Bound::at_least(0.0);
         /// The optimiser; its constants are those of `[train]`.
         optimizer: OptimizerKind = "\"adamw\"";

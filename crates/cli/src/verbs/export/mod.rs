@@ -145,7 +145,7 @@ fn chosen(who: &Who, which: Option<Which>) -> Result<Chosen> {
         let stack = if last.is_empty() { init(&recipe) } else { last };
         return Ok((recipe, stack, None));
     };
-    let game = session::first_game(dir, &recipe);
+    let game = session::first_game(dir, &recipe)?;
     let manifest = Manifest::read(&game)?.unwrap_or_default();
     let there = |place: &str| manifest.done(place, "policy").is_some();
     let policy = |place: &str| -> Result<Vec<PathBuf>> {

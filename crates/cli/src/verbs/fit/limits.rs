@@ -19,7 +19,7 @@ pub fn against(model: &Model, plan: &Plan, limit: u64) -> Result<()> {
         "\nThe largest that fit into {}, all else as in the recipe:",
         size(limit)
     );
-    let prompt = plan.recipe.data.max_prompt_tokens;
+    let prompt = plan.prompt();
     let response = largest(free, MOST, &mut |n| {
         let r = &plan.recipe;
         let packing = Packing::fullest(prompt, &[n, n], r.train.batch, r.micro_batch_tokens());
@@ -67,8 +67,7 @@ fn or_none(found: Option<String>) -> String {
 
 /// A micro-batch's size, or that none is too large: a step has no more rows.
 fn bounded(rows: usize, plan: &Plan) -> String {
-    let step = plan.recipe.train.batch
-        * Packing::item(plan.recipe.data.max_prompt_tokens, &plan.responses());
+    let step = plan.recipe.train.batch * Packing::item(plan.prompt(), &plan.responses());
     match rows >= step {
         true => format!(
             "any (a step's {} pairs have at most {step} rows)",
@@ -122,8 +121,12 @@ const SWITCHES: [Switch; 8] = [
         Ok(changes.then(|| "model.dtype = \"bf16\"".into()))
     },
     |r, _, _| {
-        let changes = r.adapter.kind != AdapterKind::Qlora;
-        r.adapter.kind = AdapterKind::Qlora;
+        // what is trained in full must stay dense
+        let may = r.adapter.modules_to_save.0.is_empty();
+        let changes = may && r.adapter.kind != AdapterKind::Qlora;
+        if changes {
+            r.adapter.kind = AdapterKind::Qlora;
+        }
         Ok(changes.then(|| "adapter.kind = \"qlora\"".into()))
     },
     |r, _, _| {

@@ -20,8 +20,9 @@ use crate::session::{host, recipe};
 /// Prints the plan; an error where `limit` is given and the recipe does not fit.
 pub fn run(who: &Who, limit: Option<u64>) -> Result<()> {
     let (recipe, adapter) = recipe(who)?;
-    let host = host(Some(&recipe), &who.common)?;
+    let host = host(&recipe, &who.common)?;
     let model = Model::of(&recipe, adapter, &host)?;
+    model.check_start(&recipe)?;
     Console::new(who.common.quiet).notes(model.described.notes());
     let mut plan = Plan::of(&model, recipe)?;
     if plan.recipe.train.micro_batch_tokens == OrAuto::Auto {

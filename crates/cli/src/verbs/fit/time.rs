@@ -117,13 +117,13 @@ impl Numbers {
 /// Every stage of one game with its work.
 fn stages(plan: &Plan, numbers: &Numbers) -> Result<Vec<(&'static str, String, Work)>> {
     let r = &plan.recipe;
-    let (prompt, iterations) = (r.data.max_prompt_tokens, r.game.iterations);
+    let (prompt, iterations) = (plan.prompt(), r.game.iterations);
     let n = numbers.examples;
     let times = |what: &str, count: usize| format!("{} {what}", grouped(count));
     let mut stages = Vec::new();
     if r.sft.epochs > 0 {
         let seen = r.sft.epochs * n;
-        let item = Packing::item(prompt, &[r.data.max_response_tokens]);
+        let item = Packing::item(prompt, &plan.responses()[..1]);
         let packing = plan.supervised();
         let mut work =
             plan.sft.training_work(&packing, r.train.checkpoint)? * share(seen, item, &packing);

@@ -1,6 +1,9 @@
 //! Jinja's filters on single values: text, numbers, defaults. Those on sequences are in
 //! `sequences`.
 
+use std::cmp::Ordering;
+use std::num::IntErrorKind;
+
 use minijinja::{State, Value};
 
 use super::arguments::{Args, as_flag, as_text, as_whole};
@@ -167,7 +170,10 @@ pub(super) fn call(state: &State<'_, '_>, name: &str, args: &[Value]) -> Outcome
         "abs" => {
             let [value] = args.bind(["x"], 1)?;
             match number(kind(&value.unwrap_or_default())) {
-                Some(Number::Whole(whole)) => Ok(operators::whole_value(whole.saturating_abs())),
+                Some(Number::Whole(whole)) => match whole.checked_abs() {
+                    Some(whole) => Ok(operators::whole_value(whole)),
+                    None => operators::too_large(),
+                },
                 Some(Number::Float(float)) => Ok(Value::from(float.abs())),
                 None => wrong("`abs` wants a number"),
             }
@@ -212,7 +218,7 @@ fn truncate(args: Args) -> Outcome {
     let length = as_whole(length.as_ref(), 255, "truncate")?;
     let leeway = as_whole(leeway.as_ref().filter(|v| !v.is_none()), 5, "truncate")?;
     let end = end.map_or(Ok("...".to_owned()), |end| string(&end))?;
-    let room = length - end.chars().count() as i64;
+    let room = length.saturating_sub(end.chars().count() as i64);
     if room < 0 || leeway < 0 {
         return wrong("`truncate` leaves no room for its end");
     }
@@ -234,7 +240,11 @@ fn indent(args: Args) -> Outcome {
     let whole = string(&value.unwrap_or_default())? + "\n";
     let margin = match width.as_ref().map(kind) {
         Some(Kind::Text(margin)) => margin.to_owned(),
-        _ => " ".repeat(as_whole(width.as_ref(), 4, "indent")?.clamp(0, 1000) as usize),
+        _ => {
+            let width = as_whole(width.as_ref(), 4, "indent")?.max(0) as usize;
+            budget::made(width)?;
+            " ".repeat(width)
+        }
     };
     let lines = words::lines(&whole, false);
     budget::made(margin.len().saturating_mul(lines.len()))?;
@@ -256,7 +266,10 @@ fn indent(args: Args) -> Outcome {
 }
 
 /// Text as a whole number: spaces around, a sign and underscores between digits are allowed.
-fn whole_of(text: &str, radix: i64) -> Option<i128> {
+///
+/// # Errors
+/// One past 128 bits; `None` is none at all.
+fn whole_of(text: &str, radix: i64) -> Outcome<Option<i128>> {
     let trimmed = words::stripped(text, None, true, true).to_lowercase();
     let (negative, digits) = match trimmed.strip_prefix('-') {
         Some(digits) => (true, digits),
@@ -270,16 +283,24 @@ fn whole_of(text: &str, radix: i64) -> Option<i128> {
         (Some((_, own)), 0) => (&digits[2..], *own),
         (Some((_, own)), radix) if radix == i64::from(*own) => (&digits[2..], *own),
         (_, 0) => (digits, 10),
-        (_, radix) => (
-            digits,
-            u32::try_from(radix).ok().filter(|r| (2..=36).contains(r))?,
-        ),
+        (_, radix) => match u32::try_from(radix) {
+            Ok(radix @ 2..=36) => (digits, radix),
+            _ => return Ok(None),
+        },
     };
     let misplaced =
         digits.starts_with(['_', '+', '-']) || digits.ends_with('_') || digits.contains("__");
-    let value = i128::from_str_radix(&digits.replace('_', ""), radix).ok();
-    let value = value.filter(|_| !misplaced)?;
-    Some(if negative { -value } else { value })
+    if misplaced {
+        return Ok(None);
+    }
+    let sign = if negative { "-" } else { "" };
+    match i128::from_str_radix(&format!("{sign}{}", digits.replace('_', "")), radix) {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => match error.kind() {
+            IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => operators::too_large(),
+            _ => Ok(None),
+        },
+    }
 }
 
 /// Text as a float, as Python reads it.
@@ -295,13 +316,13 @@ fn int(args: Args) -> Outcome {
     let base = as_whole(base.as_ref(), 10, "int")?;
     let whole = match kind(&value) {
         Kind::Undefined => return wrong("`int` wants a number, got an undefined value"),
-        Kind::Text(text) => whole_of(text, base).or_else(|| {
-            let float = float_of(text).filter(|float| float.is_finite())?;
-            Some(float.trunc() as i128)
-        }),
+        Kind::Text(text) => match (whole_of(text, base)?, float_of(text)) {
+            (None, Some(float)) if float.is_finite() => Some(operators::truncated(float)?),
+            (whole, _) => whole,
+        },
         other => match number(other) {
             Some(Number::Whole(whole)) => Some(whole),
-            Some(Number::Float(float)) if float.is_finite() => Some(float.trunc() as i128),
+            Some(Number::Float(float)) if float.is_finite() => Some(operators::truncated(float)?),
             _ => None,
         },
     };
@@ -319,6 +340,20 @@ fn float(args: Args) -> Outcome {
     Ok(float.map_or(default.unwrap_or(Value::from(0.0)), Value::from))
 }
 
+/// A whole number with so many zeros at its end, halves to even; none past 128 bits.
+fn rounded(whole: i128, zeros: u32) -> Option<i128> {
+    let Some(unit) = 10_i128.checked_pow(zeros) else {
+        return Some(0);
+    };
+    let (below, rest) = operators::floor(whole, unit)?;
+    let up = match rest.cmp(&(unit - rest)) {
+        Ordering::Less => false,
+        Ordering::Equal => below % 2 != 0,
+        Ordering::Greater => true,
+    };
+    (below + i128::from(up)).checked_mul(unit)
+}
+
 fn round(args: Args) -> Outcome {
     let [value, precision, how] = args.bind(["value", "precision", "method"], 1)?;
     let value = value.unwrap_or_default();
@@ -331,9 +366,10 @@ fn round(args: Args) -> Outcome {
     let x = number.float();
     match (how.as_str(), number) {
         ("common", Number::Whole(whole)) if precision >= 0 => Ok(operators::whole_value(whole)),
-        ("common", Number::Whole(_)) => Ok(operators::whole_value(
-            ((x * scale).round_ties_even() / scale) as i128,
-        )),
+        ("common", Number::Whole(whole)) => match rounded(whole, precision.unsigned_abs() as u32) {
+            Some(whole) => Ok(operators::whole_value(whole)),
+            None => operators::too_large(),
+        },
         // Rust writes a float's exact value, halves to even, as Python rounds
         ("common", Number::Float(_)) if precision >= 0 && x.is_finite() => {
             let shown = format!("{x:.*}", precision as usize);

@@ -100,7 +100,7 @@ fn percent_one(value: &Value, mut spec: Spec, letter: Option<char>) -> Outcome<S
         Some(letter @ ('d' | 'i' | 'u' | 'x' | 'X' | 'o')) => {
             let whole = match (number(kind(value)), letter) {
                 (Some(Number::Whole(whole)), _) => whole,
-                (Some(Number::Float(float)), 'd' | 'i' | 'u') => float.trunc() as i128,
+                (Some(Number::Float(float)), 'd' | 'i' | 'u') => operators::truncated(float)?,
                 _ => return wrong(format!("`%{letter}` wants a number, got {}", called(value))),
             };
             spec.letter = Some(if matches!(letter, 'i' | 'u') {

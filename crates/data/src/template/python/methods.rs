@@ -150,7 +150,8 @@ fn of_text(whole: &str, name: &str, args: Args) -> Outcome {
         "center" | "ljust" | "rjust" | "zfill" => padded(whole, name, args),
         "expandtabs" => {
             let [size] = args.bind(["tabsize"], 0)?;
-            let size = as_whole(size.as_ref(), 8, name)?.clamp(0, 1000) as usize;
+            let size = as_whole(size.as_ref(), 8, name)?.max(0) as usize;
+            budget::made(size.saturating_mul(whole.matches('\t').count()))?;
             text(words::without_tabs(whole, size))
         }
         "join" => {

@@ -34,6 +34,7 @@ use arguments::Args;
 pub(crate) use budget::Budget;
 pub(crate) use day::Day;
 use values::{Outcome, wrong};
+pub(crate) use written::float;
 
 const NAME: &str = "chat_template";
 

@@ -291,7 +291,8 @@ impl Object for Range {
 
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         let at = key.as_usize().filter(|at| *at < self.count)?;
-        Some(Value::from(self.start + self.step * at as i64))
+        let item = i128::from(self.start) + i128::from(self.step) * at as i128;
+        Some(Value::from(item as i64))
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {

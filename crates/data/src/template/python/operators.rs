@@ -121,6 +121,20 @@ fn repeated(what: &Value, count: &Value) -> Outcome {
     }
 }
 
+/// The error of a whole number that is too large.
+pub(super) fn too_large<T>() -> Outcome<T> {
+    wrong("a whole number grows past 128 bits")
+}
+
+/// A float without what is behind its point, as a whole number.
+pub(super) fn truncated(float: f64) -> Outcome<i128> {
+    const END: f64 = -(i128::MIN as f64);
+    match (-END..END).contains(&float.trunc()) {
+        true => Ok(float.trunc() as i128),
+        false => too_large(),
+    }
+}
+
 /// Arithmetic: division rounds down, a remainder has the sign of what divides.
 fn numbers(a: Number, sign: &str, b: Number) -> Outcome {
     let whole = match (a, b) {
@@ -133,7 +147,7 @@ fn numbers(a: Number, sign: &str, b: Number) -> Outcome {
     }
     let exact = |value: Option<i128>| match value {
         Some(value) => Ok(whole_value(value)),
-        None => wrong("a whole number grows past 128 bits"),
+        None => too_large(),
     };
     match (sign, whole) {
         ("+", Some((a, b))) => exact(a.checked_add(b)),
@@ -161,7 +175,7 @@ fn numbers(a: Number, sign: &str, b: Number) -> Outcome {
 }
 
 /// Quotient and remainder, rounded down.
-fn floor(a: i128, b: i128) -> Option<(i128, i128)> {
+pub(super) fn floor(a: i128, b: i128) -> Option<(i128, i128)> {
     let (quotient, rest) = (a.checked_div(b)?, a.checked_rem(b)?);
     match rest != 0 && (rest < 0) != (b < 0) {
         true => Some((quotient - 1, rest + b)),
@@ -180,7 +194,7 @@ fn signed(sign: &str, value: &Value) -> Outcome {
     match (sign, number(kind(value))) {
         ("-", Some(Number::Whole(whole))) => match whole.checked_neg() {
             Some(value) => Ok(whole_value(value)),
-            None => wrong("a whole number grows past 128 bits"),
+            None => too_large(),
         },
         ("-", Some(Number::Float(float))) => Ok(Value::from(-float)),
         (_, Some(Number::Whole(whole))) => Ok(whole_value(whole)),

@@ -249,23 +249,37 @@ fn group(args: Args) -> Outcome {
 
 fn batch(args: Args) -> Outcome {
     let [value, size, fill] = args.bind(["value", "linecount", "fill_with"], 2)?;
-    let size = as_whole(size.as_ref(), 1, "batch")?.clamp(1, 100_000) as usize;
+    let size = as_whole(size.as_ref(), 1, "batch")?;
     let all = items(&value.unwrap_or_default())?;
-    let rows = all.chunks(size).map(|row| {
+    let mut rows = Vec::new();
+    // jinja2 ends a row before the item that finds it as long as asked for: at 0 an empty one
+    if size == 0 && !all.is_empty() {
+        rows.push(list(Vec::new())?);
+    }
+    let whole = all.len().max(1);
+    let size = usize::try_from(size).map_or(whole, |size| if size == 0 { whole } else { size });
+    for row in all.chunks(size) {
         let mut row = row.to_vec();
         if let Some(fill) = fill.as_ref().filter(|fill| !fill.is_none()) {
             budget::steps(size - row.len())?;
             row.resize(size, fill.clone());
         }
-        list(row)
-    });
-    generator(rows.collect::<Outcome<_>>()?)
+        rows.push(list(row)?);
+    }
+    generator(rows)
 }
 
 fn slice(args: Args) -> Outcome {
     let [value, count, fill] = args.bind(["value", "slices", "fill_with"], 2)?;
-    let count = as_whole(count.as_ref(), 1, "slice")?.clamp(1, 100_000) as usize;
+    let count = as_whole(count.as_ref(), 1, "slice")?;
+    if count == 0 {
+        return wrong("division by zero");
+    }
     let all = items(&value.unwrap_or_default())?;
+    let Ok(count) = usize::try_from(count) else {
+        return generator(Vec::new());
+    };
+    budget::made(count.saturating_mul(64))?; // empty rows take their room too
     let (size, longer) = (all.len() / count, all.len() % count);
     let mut rest = all.as_slice();
     let mut rows = Vec::new();

@@ -185,3 +185,39 @@ fn errors_name_the_line() {
         "unexpected `}`, expected `]` (line 1 of the template)"
     );
 }
+
+/// Python goes on; here it is an error, never another number.
+#[test]
+fn whole_numbers_past_128_bits_are_errors() {
+    for source in [
+        "{{ (-170141183460469231731687303715884105727 - 1) // -1 }}",
+        "{{ (-170141183460469231731687303715884105727 - 1) | abs }}",
+        "{{ 2 ** 127 }}",
+        "{{ 10 ** 40 // 7 }}",
+        "{{ 1e40 | int }}",
+        "{{ '1e40' | int }}",
+        "{{ ('9' * 44) | int }}",
+        "{{ '%d' % 1e40 }}",
+        "{{ 170141183460469231731687303715884105727 | round(-1) }}",
+    ] {
+        let error = rendered(source, &Value::Null, Budget::default()).unwrap_err();
+        assert!(error.contains("past 128 bits"), "{source}: {error}");
+    }
+}
+
+#[test]
+fn sizes_that_no_result_can_have_are_errors() {
+    for source in [
+        "{{ [1] | batch(9999999999, 0) | list }}",
+        "{{ [1] | slice(9999999999) | list }}",
+        "{{ 'a\nb' | indent(9999999999) }}",
+        "{{ [1] | tojson(indent=9999999999) }}",
+        "{{ 'a\tb'.expandtabs(9999999999) }}",
+    ] {
+        let error = rendered(source, &Value::Null, Budget::default()).unwrap_err();
+        assert!(
+            error.contains("than a chat template may"),
+            "{source}: {error}"
+        );
+    }
+}

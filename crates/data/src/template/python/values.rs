@@ -189,6 +189,16 @@ impl Number {
     }
 }
 
+/// A whole number beside a float, exactly: as a float it may be another number.
+fn beside(whole: i128, float: f64) -> Option<Ordering> {
+    match (whole as f64).partial_cmp(&float)? {
+        // 2^127, to which the largest whole numbers are rounded
+        Ordering::Equal if float >= i128::MAX as f64 => Some(Ordering::Less),
+        Ordering::Equal => Some(whole.cmp(&(float as i128))),
+        order => Some(order),
+    }
+}
+
 impl PartialEq for Number {
     fn eq(&self, other: &Self) -> bool {
         self.partial_cmp(other) == Some(Ordering::Equal)
@@ -199,7 +209,11 @@ impl PartialOrd for Number {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         match (self, other) {
             (Self::Whole(a), Self::Whole(b)) => Some(a.cmp(b)),
-            (a, b) => a.float().partial_cmp(&b.float()),
+            (Self::Whole(whole), Self::Float(float)) => beside(*whole, *float),
+            (Self::Float(float), Self::Whole(whole)) => {
+                beside(*whole, *float).map(Ordering::reverse)
+            }
+            (Self::Float(a), Self::Float(b)) => a.partial_cmp(b),
         }
     }
 }

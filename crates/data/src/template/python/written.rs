@@ -144,7 +144,7 @@ pub(super) fn is_printable(c: char) -> bool {
 
 /// Python's `repr` of a float: the shortest digits that read back, an exponent below 1e-4 and from
 /// 1e16.
-pub(super) fn float(value: f64) -> String {
+pub(crate) fn float(value: f64) -> String {
     if value.is_nan() {
         return "nan".to_owned();
     }
@@ -189,7 +189,9 @@ pub(super) fn to_json(args: Args) -> Outcome {
         Some((Kind::Text(text), _)) => Some(text.to_owned()),
         Some((_, width)) => {
             let width = super::arguments::as_whole(Some(width), 0, "indent")?;
-            Some(" ".repeat(width.clamp(0, 1000) as usize))
+            let width = width.max(0) as usize;
+            budget::made(width)?;
+            Some(" ".repeat(width))
         }
     };
     let parts = match &separators {

@@ -86,9 +86,14 @@ fn supported(header: &Header) -> Result<(), String> {
     if header.whole("llama.expert_count")?.unwrap_or(0) > 0 {
         return Err("a mixture of experts, which is not supported from GGUF".into());
     }
-    if let Some(used @ 1..) = header.whole("llama.expert_used_count")? {
+    for key in ["llama.expert_used_count", "llama.expert_group_count"] {
+        if let Some(n @ 1..) = header.whole(key)? {
+            return Err(format!("{key} is {n}, but there are no experts"));
+        }
+    }
+    if let Some(n @ 1..) = header.whole("llama.nextn_predict_layers")? {
         return Err(format!(
-            "llama.expert_used_count is {used}, but there are no experts"
+            "llama.nextn_predict_layers is {n}: blocks that predict further tokens are not supported"
         ));
     }
     if header.flag("llama.attention.causal")? == Some(false) {

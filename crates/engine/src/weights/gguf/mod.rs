@@ -30,6 +30,7 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint> {
         Some(t) => TokenizerSource::Gguf(Box::new(t)),
         None => TokenizerSource::None,
     };
+    parts::beside(header.tensors.keys()).map_err(|e| in_file(e.to_string()))?;
     let heads = parts::Heads::of(&config);
     let mut index = Index {
         files: vec![place.into()],

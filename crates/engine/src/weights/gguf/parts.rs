@@ -1,7 +1,7 @@
 //! A GGUF's tensors as Hugging Face's: one tensor for q, k and v taken apart, biases that only some
 //! projections have.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::Value;
 
@@ -79,6 +79,37 @@ pub(super) fn add(index: &mut Index, name: String, tensor: Stored, heads: &Heads
         let own = format!("blk.{layer}.{part}.{kind}");
         index.add(hf_name(&own).unwrap_or(own), stored)?;
         first += rows as u64;
+    }
+    Ok(())
+}
+
+/// Holds the biases of q, k and v against how their weights lie: llama.cpp takes those of one
+/// tensor only where the weights are one, and beside that all three or, in silence, none.
+///
+/// # Errors
+/// A bias that llama.cpp refuses or leaves out, and the weight that it belongs to or lies beside.
+pub(super) fn beside<'a>(names: impl Iterator<Item = &'a String>) -> Result<()> {
+    let names: BTreeSet<&str> = names.map(String::as_str).collect();
+    let has = |block: &str, end: &str| names.contains(format!("{block}{end}").as_str());
+    for name in &names {
+        let Some((block, end @ (".attn_qkv.bias" | ".attn_qkv.weight"))) =
+            name.find(".attn_qkv.").map(|at| name.split_at(at))
+        else {
+            continue;
+        };
+        if end == ".attn_qkv.bias" && !has(block, ".attn_qkv.weight") {
+            return Err(Error::rule(format!(
+                "it has {name}, but no {block}.attn_qkv.weight"
+            )));
+        }
+        let parts = [".attn_q.bias", ".attn_k.bias", ".attn_v.bias"];
+        let there = parts.iter().find(|part| has(block, part));
+        let lacking = parts.iter().find(|part| !has(block, part));
+        if let (Some(there), Some(lacking)) = (there, lacking) {
+            return Err(Error::rule(format!(
+                "it has {block}{there} beside {name}, but no {block}{lacking}"
+            )));
+        }
     }
     Ok(())
 }

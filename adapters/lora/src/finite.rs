@@ -1,0 +1,20 @@
+//! What has been learnt is numbers: a NaN in it would make a model of NaN out of any base.
+
+use candle_core::Tensor;
+
+use crate::{Error, Result};
+
+/// Refuses a tensor (f32) of this name that holds infinities or what is no number.
+///
+/// # Errors
+/// The tensor, the first such value and its index.
+pub fn finite(name: &str, tensor: &Tensor) -> Result<()> {
+    let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok(()),
+        Some(at) => Err(Error::rule(format!(
+            "{name} holds {} at index {at}; a weight must be a finite number: the file is damaged, or its training diverged",
+            values[at]
+        ))),
+    }
+}

@@ -1,0 +1,282 @@
+//! What `tokenizer_config.json` and `special_tokens_map.json` say of special tokens, settled as
+//! transformers 5.24 settles it where both say something.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+use tokenizers::AddedToken;
+
+use super::added::NAMED;
+use crate::{Error, Result};
+
+const CONFIG: &str = "tokenizer_config.json";
+const MAP: &str = "special_tokens_map.json";
+/// Special tokens beyond the named ones: a list, or a mapping that gives them names.
+const EXTRA: &str = "extra_special_tokens";
+/// The older name of the same key.
+const FORMERLY: &str = "additional_special_tokens";
+/// Names and tokens of a model's own.
+const OWN: &str = "model_specific_special_tokens";
+
+/// A value, and where it stands.
+#[derive(Clone)]
+pub(super) struct Said {
+    value: Value,
+    key: String,
+    file: &'static str,
+}
+
+/// What the two files say together.
+pub(super) struct Settled {
+    /// Names and tokens, a later one in the place of an earlier one of its name.
+    pub named: Vec<(String, Said)>,
+    /// `extra_special_tokens` as a list.
+    pub extra: Option<Said>,
+}
+
+/// Settles what the files say. `padding` is the padding token of `tokenizer.json`; the `map` is not
+/// read where the config has `added_tokens_decoder`.
+pub(super) fn settle(config: &Value, map: &Value, padding: Option<&str>) -> Result<Settled> {
+    let (mut keys, mut own) = of_config(config)?;
+    if keys.get("added_tokens_decoder").is_none() {
+        keys.add_map(map, &mut own)?;
+    }
+    if let Some(padding) = padding
+        && keys.get("pad_token").is_none()
+    {
+        let said = Said::new("pad_token", &Value::from(padding), "tokenizer.json");
+        keys.set("pad_token", said);
+    }
+    if keys.get(EXTRA).is_none()
+        && let Some(said) = keys.take(FORMERLY)
+    {
+        keys.set(EXTRA, said);
+    }
+    let mut named = Keys::default();
+    for name in NAMED {
+        if let Some(said) = keys.get(name).filter(|said| !said.value.is_null()) {
+            named.set(name, said.clone());
+        }
+    }
+    keys.name_extra(&mut named);
+    let extra = keys.take(EXTRA);
+    let later = keys.into_each().filter(|(name, said)| said.is_own(name));
+    for (name, said) in later.chain(own.into_each()) {
+        named.set(&name, said);
+    }
+    Ok(Settled {
+        named: named.into_each().collect(),
+        extra,
+    })
+}
+
+/// The config's keys, and apart from them the tokens that it gives names of its own: these go
+/// before whatever the map says.
+fn of_config(config: &Value) -> Result<(Keys, Keys)> {
+    let mut keys = Keys::default();
+    for (name, value) in config.as_object().into_iter().flatten() {
+        // with a tokenizer.json these are not read
+        if !["add_bos_token", "add_eos_token"].contains(&name.as_str()) {
+            keys.set(name, Said::new(name, value, CONFIG));
+        }
+    }
+    let extra = keys.get(EXTRA);
+    if extra.is_none_or(Said::is_empty)
+        && let Some(said) = keys.take(FORMERLY)
+    {
+        keys.set(EXTRA, said);
+    }
+    let (mut own, mut rest) = (Keys::default(), Keys::default());
+    for (name, said) in keys.into_each() {
+        match is_own(&name) && said.value.is_string() {
+            true => own.set(&name, said),
+            false => rest.set(&name, said),
+        }
+    }
+    rest.name_extra(&mut own);
+    match rest.take(OWN) {
+        // read only where no token has a key of its own
+        Some(said) if own.said.is_empty() => match &said.value {
+            Value::Null => {}
+            Value::Object(tokens) => own.set_each(tokens, CONFIG),
+            other => return Err(said.wrong(other)),
+        },
+        _ => {}
+    }
+    Ok((rest, own))
+}
+
+/// Keys and what is said of them, in the order in which they came.
+#[derive(Default)]
+struct Keys {
+    /// None where it was taken.
+    said: Vec<(String, Option<Said>)>,
+    /// Where each is: files of a stranger may have any number.
+    places: HashMap<String, usize>,
+}
+
+impl Keys {
+    fn get(&self, name: &str) -> Option<&Said> {
+        self.said[*self.places.get(name)?].1.as_ref()
+    }
+
+    /// Says it; a key that was there stays in its place.
+    fn set(&mut self, name: &str, said: Said) {
+        match self.places.get(name) {
+            Some(&at) => self.said[at].1 = Some(said),
+            None => {
+                self.places.insert(name.to_owned(), self.said.len());
+                self.said.push((name.to_owned(), Some(said)));
+            }
+        }
+    }
+
+    fn take(&mut self, name: &str) -> Option<Said> {
+        self.said[*self.places.get(name)?].1.take()
+    }
+
+    fn into_each(self) -> impl Iterator<Item = (String, Said)> {
+        let said = self.said.into_iter();
+        said.filter_map(|(name, said)| Some((name, said?)))
+    }
+
+    fn set_each(&mut self, tokens: &Map<String, Value>, file: &'static str) {
+        for (name, value) in tokens {
+            self.set(name, Said::new(name, value, file));
+        }
+    }
+
+    /// Moves extra tokens that have names to the named ones.
+    fn name_extra(&mut self, named: &mut Keys) {
+        if let Some(said) = self.get(EXTRA)
+            && let Value::Object(tokens) = &said.value
+        {
+            named.set_each(tokens, said.file);
+            self.take(EXTRA);
+        }
+    }
+
+    /// Adds what `special_tokens_map.json` says: its extra tokens come behind the config's, the
+    /// other keys in the place of the config's.
+    fn add_map(&mut self, map: &Value, own: &mut Keys) -> Result<()> {
+        for (name, value) in map.as_object().into_iter().flatten() {
+            let mut said = Said::new(name, value, MAP);
+            match (name.as_str(), value) {
+                (EXTRA, Value::Array(more)) => {
+                    let mut list = match self.get(EXTRA) {
+                        Some(before) => {
+                            before.list()?;
+                            before.value.as_array().cloned().unwrap_or_default()
+                        }
+                        None => Vec::new(),
+                    };
+                    list.extend(more.iter().map(as_special));
+                    said.list()?;
+                    said.value = Value::Array(list);
+                }
+                (OWN, Value::Null) => continue,
+                (OWN, _) | (FORMERLY, Value::Object(_)) => return Err(said.wrong(value)),
+                _ => {}
+            }
+            self.set(name, said);
+        }
+        self.name_extra(own);
+        Ok(())
+    }
+}
+
+impl Said {
+    fn new(key: &str, value: &Value, file: &'static str) -> Self {
+        Self {
+            value: value.clone(),
+            key: key.to_owned(),
+            file,
+        }
+    }
+
+    /// What is wrong: this value of the key is no token.
+    fn wrong(&self, value: &Value) -> Error {
+        wrong(self.file, &self.key, value)
+    }
+
+    fn is_empty(&self) -> bool {
+        match &self.value {
+            Value::Null => true,
+            Value::Array(list) => list.is_empty(),
+            Value::Object(map) => map.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// Whether it is a token under a name of the model's own; in the config an object is one only
+    /// where it says so.
+    fn is_own(&self, name: &str) -> bool {
+        let typed = self.value["__type"] == "AddedToken";
+        let object = self.value.is_object() && (typed || self.file == MAP);
+        is_own(name) && (object || self.value.is_string())
+    }
+
+    /// The token with a name; it is special whatever it says.
+    ///
+    /// # Errors
+    /// A value that is no token.
+    pub(super) fn token(&self) -> Result<AddedToken> {
+        self.one(&as_special(&self.value))
+    }
+
+    /// The tokens of a list; none where it is null.
+    ///
+    /// # Errors
+    /// No list, or a value in it that is no token.
+    pub(super) fn list(&self) -> Result<Vec<AddedToken>> {
+        match &self.value {
+            Value::Null => Ok(Vec::new()),
+            Value::Array(list) => list.iter().map(|item| self.one(item)).collect(),
+            other => Err(self.wrong(other)),
+        }
+    }
+
+    fn one(&self, value: &Value) -> Result<AddedToken> {
+        match value {
+            Value::String(text) => Ok(AddedToken::from(text.as_str(), true)),
+            other => flags(other, &self.key, self.file),
+        }
+    }
+
+    /// Where it stands, for an error about it.
+    pub(super) fn file(&self) -> &'static str {
+        self.file
+    }
+}
+
+/// `foo_token`, which is none of the seven.
+fn is_own(name: &str) -> bool {
+    name.ends_with("_token") && !NAMED.contains(&name)
+}
+
+/// An object marked as a special token.
+fn as_special(value: &Value) -> Value {
+    let mut value = value.clone();
+    if let Value::Object(token) = &mut value {
+        token.insert("special".to_owned(), Value::Bool(true));
+    }
+    value
+}
+
+pub(super) fn wrong(file: &str, name: &str, value: &Value) -> Error {
+    Error::file(file, format!("{name}: {value} is not a token"))
+}
+
+/// An object with a token's text and flags.
+pub(super) fn flags(value: &Value, name: &str, file: &str) -> Result<AddedToken> {
+    let Some(content) = value["content"].as_str() else {
+        return Err(wrong(file, name, value));
+    };
+    let flag = |name: &str, default: bool| value[name].as_bool().unwrap_or(default);
+    let special = flag("special", false);
+    Ok(AddedToken::from(content, special)
+        .single_word(flag("single_word", false))
+        .lstrip(flag("lstrip", false))
+        .rstrip(flag("rstrip", false))
+        .normalized(flag("normalized", !special)))
+}

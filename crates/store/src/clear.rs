@@ -1,0 +1,112 @@
+//! A fresh start: what a run wrote is removed, what somebody put beside it stays.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    Disk, Error, Manifest, Result,
+    desk::{CHECKPOINT, metrics_file},
+    disk::{is_hidden, list},
+    run::check_place,
+};
+
+/// Removes what the manifest says a run has written, and answers what else lies in its stages'
+/// folders. The manifest says first that the run is being cleared, so that a crash half-way cannot
+/// leave a checkpoint of the old run to the new one.
+///
+/// # Errors
+/// Something else in an artefact's own folder, before anything is removed: the next run replaces
+/// that folder.
+pub(crate) fn clear(disk: &Disk, dir: &Path, mut manifest: Manifest) -> Result<Vec<PathBuf>> {
+    let written = written(&manifest);
+    for done in &manifest.stages {
+        let ours = |path: &String| {
+            let whole = format!("{}/{}", done.place, done.file);
+            written.contains(path) || written.contains(&whole)
+        };
+        let there = files_of(dir, &done.place, &done.file)?;
+        if let Some(path) = there.iter().find(|path| !ours(path)) {
+            let why = "the run did not write it, and begun afresh it replaces this folder";
+            return Err(Error::taken(&dir.join(path), why));
+        }
+    }
+    manifest.clearing = true;
+    manifest.write(disk, dir)?;
+    for path in written {
+        check_place(&path)?; // the manifest is a file that anybody can edit
+        disk.remove(&dir.join(path))?;
+    }
+    let mut left = Vec::new();
+    for place in &manifest.places {
+        check_place(place)?;
+        let first = Path::new(place).components().next();
+        prune(
+            disk,
+            &first.map_or(dir.join(place), |first| dir.join(first)),
+            &mut left,
+        )?;
+    }
+    left.sort();
+    left.dedup();
+    Ok(left)
+}
+
+/// Paths inside the run folder.
+fn written(manifest: &Manifest) -> BTreeSet<String> {
+    let mut all = manifest.written.clone();
+    // a manifest of before `written` knows the artefacts
+    for done in &manifest.stages {
+        let artefact = format!("{}/{}", done.place, done.file);
+        let inside = format!("{artefact}/");
+        if !all.iter().any(|path| path.starts_with(&inside)) {
+            all.insert(artefact);
+        }
+        all.insert(format!("{}/{}", done.place, metrics_file(&done.stage)));
+    }
+    let checkpoints = manifest.places.iter();
+    all.extend(checkpoints.map(|place| format!("{place}/{CHECKPOINT}")));
+    all.extend(manifest.files.iter().cloned());
+    all
+}
+
+/// Removes folders that hold nothing, and half-written files; adds what else there is to `left`.
+fn prune(disk: &Disk, path: &Path, left: &mut Vec<PathBuf>) -> Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => {}
+        Ok(_) if is_hidden(path) => return disk.remove(path),
+        Ok(_) => {
+            left.push(path.to_owned());
+            return Ok(());
+        }
+        Err(_) => return Ok(()),
+    }
+    if is_hidden(path) {
+        return disk.remove(path);
+    }
+    for entry in list(path)? {
+        prune(disk, &entry, left)?;
+    }
+    match list(path)?.is_empty() {
+        true => disk.remove_empty(path),
+        false => Ok(()),
+    }
+}
+
+/// The files of an artefact in `place`, by path inside the run folder: itself, or what it holds.
+pub(crate) fn files_of(dir: &Path, place: &str, file: &str) -> Result<Vec<String>> {
+    let (mut files, mut open) = (Vec::new(), vec![format!("{place}/{file}")]);
+    while let Some(name) = open.pop() {
+        let path = dir.join(&name);
+        if !path.is_dir() {
+            files.extend(path.exists().then_some(name));
+            continue;
+        }
+        for entry in list(&path)? {
+            let entry = entry.file_name().unwrap_or_default().to_string_lossy();
+            open.push(format!("{name}/{entry}"));
+        }
+    }
+    Ok(files)
+}
