@@ -993,6 +993,12 @@ d.zz.y is defined
 d.get('zz').y is defined
 d.get('zz') is none
 d.get('zz', {}).get('y', 'deep')
+["हिन्दी", "ภาษาไทย กำลัง", "العَرَبِيَّة", "שָׁלוֹם", "தமிழ்", "tie\u0302\u0301ng", "か\u3099"]
+{'city': 'नई दिल\u094dली'}
+["❤\ufe0f", "1\ufe0f\u20e3", "👨\u200d👩", "🇩🇪", "\U0001fae0", "\U000e0067"]
+["\u00a0\u202f\u3000\u2028", "\u00ad\u200b\u200c\u200e\u2066\ufeff", "\ue000\uf8ff", "\u0378\U0002fffe"]
+'%r' % 'ไทย'
+['नई'.isprintable(), 'e\u0301\ufe0f'.isprintable(), 'a\u00a0'.isprintable(), '\u200d'.isprintable()]
 """.strip("\n").split("\n")
 
 TEMPLATES = [

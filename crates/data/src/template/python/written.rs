@@ -1,6 +1,9 @@
 //! Values as text: Python's `str` and `repr`, and `json.dumps`.
 
+use std::sync::LazyLock;
+
 use minijinja::{Output, State, Value};
+use regex::Regex;
 
 use super::arguments::{Args, as_flag};
 use super::budget;
@@ -131,15 +134,18 @@ fn quoted(text: &str, out: &mut String) -> Outcome<()> {
     Ok(())
 }
 
-/// Whether Python's `repr` shows a character: neither control, format, private, unassigned nor a
-/// separator but space. Rust's debug output knows the same classes; at the start of a text it
-/// escapes combining marks too.
+/// What Python's `repr` does not show: controls, formats, halves of surrogate pairs, what is private
+/// or unassigned, and separators.
+static HIDDEN: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"[\p{C}\p{Z}]").ok());
+
+/// Whether Python's `repr` shows a character. Which ones are assigned differs with the version of
+/// Unicode: the regex crate's is newer than most Pythons'.
 pub(super) fn is_printable(c: char) -> bool {
     if c.is_ascii() {
         return c == ' ' || c.is_ascii_graphic();
     }
-    let shown = format!("{:?}", format!("a{c}"));
-    !shown.contains("\\u{")
+    let hidden = HIDDEN.as_ref();
+    hidden.is_some_and(|hidden| !hidden.is_match(c.encode_utf8(&mut [0; 4])))
 }
 
 /// Python's `repr` of a float: the shortest digits that read back, an exponent below 1e-4 and from
