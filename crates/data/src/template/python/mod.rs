@@ -84,7 +84,12 @@ impl Program {
     /// Sets the day that `strftime_now` tells.
     pub(crate) fn set_day(&mut self, day: Day) {
         self.environment
-            .add_function("strftime_now", move |format: String| day.format(&format));
+            .add_function("strftime_now", move |format: String| -> Outcome {
+                match day.format(&format) {
+                    Ok(text) => objects::text(text),
+                    Err(what) => wrong(what),
+                }
+            });
     }
 
     /// The template's text for these variables.
