@@ -999,6 +999,7 @@ d.get('zz', {}).get('y', 'deep')
 ["\u00a0\u202f\u3000\u2028", "\u00ad\u200b\u200c\u200e\u2066\ufeff", "\ue000\uf8ff", "\u0378\U0002fffe"]
 '%r' % 'ไทย'
 ['नई'.isprintable(), 'e\u0301\ufe0f'.isprintable(), 'a\u00a0'.isprintable(), '\u200d'.isprintable()]
+['ǆa ǅ Ǉ ǋ ǳ'.title(), 'ǆ'.capitalize(), 'ᾀ ᾼ ῃ'.title(), 'აბ'.title(), 'ᾀ'.istitle(), 'ǅ'.istitle()]
 """.strip("\n").split("\n")
 
 TEMPLATES = [
@@ -1186,6 +1187,23 @@ TEMPLATES = [
     "{{ 'abc'|replace('b','')|upper|list|join('-') }}",
     "{% set msg = messages[1] %}{{ msg.content.strip().replace('2', 'two').upper() }}",
     "{{ ('a', 'b') | join('+') }}{{ ('a', 'b')[0] }}{% for x in ('a', 'b') %}{{ x }}{% endfor %}",
+    "{% for x in lst %}{% continue %}{% else %}E{% endfor %}|{% for x in lst %}{% break %}{% else %}E{% endfor %}",
+    "{% for x in lst %}{% if x == 2 %}{% continue %}{% endif %}{{ x }}{% else %}E{% endfor %}",
+    "{% for x in lst %}{% if x == 3 %}{% break %}{% endif %}{{ x }}{% else %}E{% endfor %}",
+    "{% for x in lst %}{% if x == 1 %}{% break %}{% endif %}{{ x }}{% else %}E{% endfor %}",
+    "{% for x in lst if x > 1 %}{{ x }}{% continue %}{% else %}E{% endfor %}{% for x in [] %}{% break %}{% else %}e{% endfor %}",
+    "{% set v = 1 %}{% for x in lst %}{% continue %}{% else %}{% set v = 5 %}{{ v }}{% endfor %}{{ v }}{{ x }}",
+    "  {%- for x in lst %}\n{{ x }}\n  {% continue %}\n  {%- else -%}\n  E\n  {%- endfor %}\nz",
+    "{% for x in lst %}{% for y in lst %}{% if y > x %}{% continue %}{% endif %}{{ y }}{% else %}e{% endfor %},{% if x == 1 %}{% break %}{% endif %}{% else %}E{% endfor %}",
+    "{% macro m(l) %}{% for x in l %}{% if x > 1 %}{% continue %}{% endif %}{{ x }}{% else %}E{% endfor %}{% endmacro %}{{ m(lst) }}{{ m([5]) }}{{ m([]) }}",
+    "{% for x in lst %}{% if x %}{% continue %}{% elif n %}q{% else %}w{% endif %}{% else %}E{% endfor %}",
+    "{% raw %}\n a{% endraw %}\nb",
+    "{%- raw -%}\n a{%- endraw -%}\nb",
+    "{%raw%}\n\na{%-endraw%}",
+    "x\n  {% raw %}  {{ a }}\n  {% endraw %}\n  b",
+    " {%- raw %}\n a {% endraw %}{{ n }}",
+    "{% macro m(kwargs, varargs=1) %}{{ kwargs }}{{ varargs }}{% endmacro %}{{ m(2) }}",
+    "{% set kwargs = 3 %}{{ kwargs }}{{ d.varargs }}",
 ]
 
 

@@ -49,6 +49,7 @@ pub(super) fn register(environment: &mut Environment<'_>) {
         });
         list(rows.collect::<Outcome<_>>()?)
     });
+    environment.add_function("_py_ran", || minijinja::functions::namespace(None));
     environment.add_function("_py_pay", |bytes: usize| budget::made(bytes));
     environment.add_function(
         "_py_call",

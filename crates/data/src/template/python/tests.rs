@@ -221,3 +221,60 @@ fn sizes_that_no_result_can_have_are_errors() {
         );
     }
 }
+
+/// minijinja would answer an empty text, or lose what follows; or Python would refuse it too.
+#[test]
+fn what_is_not_computed_is_refused_by_name_when_read() {
+    for (source, named) in [
+        ("{% macro m(a) %}{{ varargs }}{% endmacro %}", "`varargs`"),
+        (
+            "{% macro m() %}{% if kwargs.x %}{% endif %}{% endmacro %}",
+            "`kwargs`",
+        ),
+        (
+            "{% macro m(kwargs) %}{% call m() %}{{ kwargs }}{% endcall %}{% endmacro %}",
+            "`kwargs`",
+        ),
+        (
+            "{% for x in a %}{% with y = 1 %}{% continue %}{% endwith %}{% endfor %}",
+            "`with`",
+        ),
+        (
+            "{% for x in a %}{% set y %}{% if x %}{% break %}{% endif %}{% endset %}{% endfor %}",
+            "`set`",
+        ),
+        (
+            "{% for x in a %}{% filter upper %}{% break %}{% endfilter %}{% endfor %}",
+            "`filter`",
+        ),
+        (
+            "{% for x in a %}{% generation %}{% continue %}{% endgeneration %}{% endfor %}",
+            "`generation`",
+        ),
+        (
+            "{% for x in a %}{% macro m() %}{% break %}{% endmacro %}{% endfor %}",
+            "no loop",
+        ),
+        ("{% if a %}{% break %}{% endif %}", "no loop"),
+        (
+            "{% for x in a recursive %}{% continue %}{% else %}e{% endfor %}",
+            "recursive loop",
+        ),
+        (
+            "{% for x in a %}{% for y in a %}{% else %}{% break %}{% endfor %}{% endfor %}",
+            "`else`",
+        ),
+        (
+            "{{ 170141183460469231731687303715884105728 }}",
+            "past 128 bits",
+        ),
+        (
+            "{{ 0xffffffffffffffffffffffffffffffffff }}",
+            "past 128 bits",
+        ),
+        ("{{ '\\N{BULLET}' }}", "`\\N`"),
+    ] {
+        let error = Program::new(source, Budget::default()).unwrap_err();
+        assert!(error.contains(named), "{source}: {error}");
+    }
+}

@@ -22,8 +22,9 @@ fn is_decimal(c: char) -> bool {
     is_digit(c) && !written_small
 }
 
+/// Small, capital, or a capital only as the beginning of a word.
 fn is_cased(c: char) -> bool {
-    c.is_lowercase() || c.is_uppercase()
+    c.is_lowercase() || c.is_uppercase() || c.to_lowercase().ne([c])
 }
 
 /// `isalpha` and its like; none for another method.
@@ -71,8 +72,20 @@ pub(super) fn cased(text: &str, method: &str) -> String {
     }
 }
 
-/// The capital that begins a word: of what becomes two letters only the first.
+/// The capital that begins a word: of what becomes two letters only the first. Two letters in one
+/// sign, and Greek ones with an iota below, have a form of their own; Georgian ones have none.
 fn titlecase(c: char) -> String {
+    let own = match c as u32 {
+        code @ 0x1c4..=0x1cc => Some(0x1c5 + (code - 0x1c4) / 3 * 3),
+        0x1f1..=0x1f3 => Some(0x1f2),
+        code @ (0x10d0..=0x10fa | 0x10fd..=0x10ff) => Some(code),
+        code @ 0x1f80..=0x1faf => Some(code | 8),
+        code @ (0x1fb3 | 0x1fbc | 0x1fc3 | 0x1fcc | 0x1ff3 | 0x1ffc) => Some((code & !0xf) | 0xc),
+        _ => None,
+    };
+    if let Some(own) = own.and_then(char::from_u32) {
+        return own.to_string();
+    }
     let upper: Vec<char> = c.to_uppercase().collect();
     match upper.as_slice() {
         [first, rest @ ..] => {
