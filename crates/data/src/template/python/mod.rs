@@ -13,6 +13,7 @@ mod day;
 mod expressions;
 mod filters;
 mod format;
+mod markup;
 mod methods;
 mod names;
 mod objects;
@@ -20,6 +21,7 @@ mod operators;
 mod reader;
 mod sequences;
 mod source;
+mod spec;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -57,13 +59,13 @@ impl Program {
     pub(crate) fn new(source: &str, budget: Budget) -> Result<Self, String> {
         let translated = source::translate(source)
             .map_err(|fault| format!("{} (line {} of the template)", fault.what, fault.line))?;
-        let mut environment = Environment::new();
+        // none of minijinja's own filters, tests and functions: some are not jinja2's
+        let mut environment = Environment::empty();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         environment.set_recursion_limit(MOST_CALLS);
         environment.set_fuel(Some(budget.steps));
         environment.set_formatter(written::write);
-        environment.remove_global("debug");
         for name in filters::NAMES {
             environment.add_filter(name, move |state: &State, args: Rest<Value>| {
                 filters::call(state, name, &args)
@@ -121,7 +123,7 @@ fn functions(environment: &mut Environment<'_>) {
     environment.add_function("dict", |args: Rest<Value>| mapping("dict", &args));
     environment.add_function("namespace", |args: Rest<Value>| namespace(&args));
     environment.add_function("cycler", |args: Rest<Value>| {
-        minijinja_contrib::globals::cycler(args.0)
+        objects::cycler(Args::new("cycler", &args)?)
     });
     environment.add_function("joiner", minijinja_contrib::globals::joiner);
     environment.add_function("raise_exception", |message: Value| -> Outcome {

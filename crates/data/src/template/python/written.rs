@@ -51,6 +51,11 @@ fn repr_into(value: &Value, out: &mut String) -> Outcome<()> {
         Kind::Bool(false) => out.push_str("False"),
         Kind::Whole(whole) => out.push_str(&whole.to_string()),
         Kind::Float(float) => out.push_str(&self::float(float)),
+        Kind::Text(text) if value.is_safe() => {
+            out.push_str("Markup(");
+            quoted(text, out)?;
+            out.push(')');
+        }
         Kind::Text(text) => quoted(text, out)?,
         Kind::List => row("[", &items(value)?, "]", out)?,
         Kind::Tuple => match items(value)?.as_slice() {
@@ -74,7 +79,7 @@ fn repr_into(value: &Value, out: &mut String) -> Outcome<()> {
             Some(method) => {
                 return wrong(format!("the method `{}` is not called", method.name));
             }
-            None => out.push_str(&value.to_string()),
+            None => return wrong("a function, macro, namespace or loop has no text"),
         },
     }
     Ok(())
@@ -123,15 +128,20 @@ fn quoted(text: &str, out: &mut String) -> Outcome<()> {
             '\t' => out.push_str("\\t"),
             c if c == quote => out.extend(['\\', c]),
             c if is_printable(c) => out.push(c),
-            c => match c as u32 {
-                code @ ..=0xff => out.push_str(&format!("\\x{code:02x}")),
-                code @ ..=0xffff => out.push_str(&format!("\\u{code:04x}")),
-                code => out.push_str(&format!("\\U{code:08x}")),
-            },
+            c => out.push_str(&by_code(c)),
         }
     }
     out.push(quote);
     Ok(())
+}
+
+/// A character by its code, as Python escapes it.
+pub(super) fn by_code(c: char) -> String {
+    match c as u32 {
+        code @ ..=0xff => format!("\\x{code:02x}"),
+        code @ ..=0xffff => format!("\\u{code:04x}"),
+        code => format!("\\U{code:08x}"),
+    }
 }
 
 /// What Python's `repr` does not show: controls, formats, halves of surrogate pairs, what is private
