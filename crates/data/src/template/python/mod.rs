@@ -32,6 +32,7 @@ mod written;
 use minijinja::value::{Rest, Value};
 use minijinja::{Environment, ErrorKind, State};
 
+use crate::error::shortened;
 use arguments::Args;
 pub(crate) use budget::Budget;
 pub(crate) use day::Day;
@@ -43,6 +44,9 @@ const NAME: &str = "chat_template";
 /// Macros and recursive loops within one another, as minijinja counts them (a macro's call is 5):
 /// what the stack of a thread holds.
 const MOST_CALLS: usize = 200;
+
+/// Characters of an error that are shown: `raise_exception` may say any number.
+const MOST_SAID: usize = 300;
 
 /// A template that can be rendered.
 #[derive(Debug)]
@@ -57,8 +61,8 @@ impl Program {
     /// # Errors
     /// What is wrong with it, and where.
     pub(crate) fn new(source: &str, budget: Budget) -> Result<Self, String> {
-        let translated = source::translate(source)
-            .map_err(|fault| format!("{} (line {} of the template)", fault.what, fault.line))?;
+        let translated =
+            source::translate(source).map_err(|fault| at_line(fault.what, fault.line))?;
         // none of minijinja's own filters, tests and functions: some are not jinja2's
         let mut environment = Environment::empty();
         environment.set_trim_blocks(true);
@@ -175,7 +179,12 @@ fn describe(error: &minijinja::Error) -> String {
         (kind, None) => kind.to_string(),
     };
     match error.line() {
-        Some(line) => format!("{what} (line {line} of the template)"),
-        None => what,
+        Some(line) => at_line(what, line),
+        None => shortened(what, MOST_SAID),
     }
+}
+
+fn at_line(what: String, line: usize) -> String {
+    let what = shortened(what, MOST_SAID);
+    format!("{what} (line {line} of the template)")
 }

@@ -278,3 +278,17 @@ fn what_is_not_computed_is_refused_by_name_when_read() {
         assert!(error.contains(named), "{source}: {error}");
     }
 }
+
+#[test]
+fn a_long_error_is_shown_in_part() {
+    let source = "{{ raise_exception('x' * 10 ** 7) }}";
+    let error = rendered(source, &Value::Null, Budget::default()).unwrap_err();
+    let shown = "x".repeat(300);
+    assert_eq!(
+        error,
+        format!("{shown}… (10000000 characters) (line 1 of the template)")
+    );
+    let source = format!("{{{{ 1 {} }}}}", "a".repeat(5000));
+    let error = rendered(&source, &Value::Null, Budget::default()).unwrap_err();
+    assert!(error.len() < 400, "{}", error.len());
+}
