@@ -257,6 +257,10 @@ fn what_is_not_computed_is_refused_by_name_when_read() {
         ),
         ("{% if a %}{% break %}{% endif %}", "no loop"),
         (
+            "{% macro m() %}{% endmacro %}{{ m.catch_kwargs }}",
+            "`catch_kwargs`",
+        ),
+        (
             "{% for x in a recursive %}{% continue %}{% else %}e{% endfor %}",
             "recursive loop",
         ),
