@@ -1079,6 +1079,12 @@ n|truncate
 debug is defined
 'a\nb'|indent(1500)|length
 'ab'|center(1200)|length
+[1]|indent
+5|indent
+undefined|indent
+people|unique|list
+[[1], [1]]|unique|list
+[(1, 2), (1, 2), (2, 1)]|unique|list
 """.strip("\n").split("\n")
 
 TEMPLATES = [

@@ -465,7 +465,11 @@ fn variables_come_from_the_user_and_from_the_row() {
     let unread: Vec<&str> = counts.unread.keys().map(String::as_str).collect();
     assert_eq!(
         unread,
-        ["add_generation_prompt", "data.template_args.odd", "messages"]
+        [
+            "add_generation_prompt",
+            "data.template_args.odd",
+            "messages"
+        ]
     );
     assert!(tokenizer.give("messages", &json!([])).is_err());
 }

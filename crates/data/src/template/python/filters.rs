@@ -235,7 +235,7 @@ fn truncate(args: Args) -> Outcome {
 fn indent(args: Args) -> Outcome {
     let [value, width, first, blank] = args.bind(["s", "width", "first", "blank"], 1)?;
     let value = value.unwrap_or_default();
-    let whole = string(&value)? + "\n";
+    let whole = as_text(&value, "indent")?.to_owned() + "\n";
     let margin = match width.as_ref().map(kind) {
         Some(Kind::Text(margin)) => margin.to_owned(),
         _ => {

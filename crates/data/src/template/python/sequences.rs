@@ -215,6 +215,9 @@ fn unique(args: Args) -> Outcome {
     let mut kept = Vec::new();
     for item in items(&value.unwrap_or_default())? {
         let key = folded(under(&item, path.as_ref(), None)?, as_flag(case.as_ref()))?;
+        if matches!(kind(&key), Kind::List | Kind::Dict) {
+            return wrong(format!("`unique` cannot tell {} from others", called(&key)));
+        }
         let mut known = false;
         for other in &seen {
             known |= equal(other, &key)?;
