@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use randori_data::{BadRows, Choice, Counts, Encoded, Place, Policy, Rejected};
+use randori_data::{
+    BadRows, Choice, Counts, Encoded, Left, Place, Policy, ReadOptions, Record, Rejected,
+};
 use randori_sdk::seam::LossFn;
 
 use crate::artefacts::{Answer, PairRow};
@@ -45,11 +47,7 @@ pub fn read(setting: &Setting, file: &Path, loss: Option<&dyn LossFn>) -> Result
         options.bad_rows = BadRows::Error;
         rules.bad_rows = BadRows::Error;
     }
-    let read = randori_data::read(file, &options);
-    let (mut records, mut left) = read.map_err(|error| match answers {
-        Some(_) => anyhow::Error::from(error), // whatever the recipe says
-        None => corpus::bad_row(error, options.bad_rows),
-    })?;
+    let (mut records, mut left) = rows_of_pairs(file, &options, answers.is_some())?;
     if let Some(alone) = records.iter().find(|r| r.rejected.is_none()) {
         anyhow::bail!(
             "{}: not a pair: it needs two responses (`real` and `generated`, or `chosen` and `rejected`)",
@@ -93,6 +91,15 @@ pub fn read(setting: &Setting, file: &Path, loss: Option<&dyn LossFn>) -> Result
     Ok(Pairs {
         rows: rows_of(examples, 0),
         scored: false,
+    })
+}
+
+/// The rows of a file; `whole`: beside token ids none may be left out, whatever the recipe says.
+fn rows_of_pairs(file: &Path, options: &ReadOptions, whole: bool) -> Result<(Vec<Record>, Left)> {
+    let read = randori_data::read(file, options);
+    read.map_err(|error| match whole {
+        true => anyhow::Error::from(error),
+        false => corpus::bad_row(error, options.bad_rows),
     })
 }
 

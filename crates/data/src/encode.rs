@@ -235,9 +235,8 @@ fn fit(
         .below(limits.vocabulary, all)
         .map_err(|rule| Error::example(&record.place, rule))?;
     let mut unread = unread(record, tokenizer).map_err(at)?;
-    // counted as what was done to them
-    let done = [Opened::Inside, Opened::Dropped];
-    if opened.iter().any(|what| done.contains(what)) {
+    let counted = |what: &Opened| matches!(what, Opened::Inside | Opened::Dropped);
+    if opened.iter().any(counted) {
         unread.retain(|key| !REASONING.contains(&key.as_str()));
     }
     Ok(Some(Fitted {

@@ -204,6 +204,39 @@ fn the_map_of_special_tokens_goes_before_the_config() {
 }
 
 #[test]
+fn each_of_several_templates_gets_the_users_variables_and_ends_turns_its_own_way() {
+    let turns = |end: &str| {
+        format!(
+            "{{{{ mood }}}}{{% for m in messages %}}<|user|>{{{{ m.content }}}}{end}{{% endfor %}}"
+        )
+    };
+    let list = json!([
+        {"name": "default", "template": turns("<|end|>")},
+        {"name": "tool_use", "template": turns("<|pad|>")},
+    ]);
+    let mut tokenizer = loaded("stops", json!({"chat_template": list}), &[]);
+    tokenizer.give("mood", &json!("!")).unwrap();
+    let mut context = randori_data::Context::new();
+    context.insert("tools".into(), json!([]));
+    let user = [Message::user("x")];
+    let template = tokenizer.chat_template().unwrap();
+    let rendered = template.render_in(&user, &context, true).unwrap();
+    assert_eq!(rendered, "!<|user|>x<|pad|>");
+    for (context, end) in [
+        (&context, "<|pad|>"),
+        (&randori_data::Context::new(), "<|end|>"),
+    ] {
+        let answer = Message::assistant("y");
+        let response = tokenizer
+            .response_in(&user, context, &answer, true)
+            .unwrap();
+        let last = *response.ids.last().unwrap();
+        assert_eq!(tokenizer.token(last).as_deref(), Some(end));
+        assert!(tokenizer.stop_ids().contains(&last), "{end}");
+    }
+}
+
+#[test]
 fn of_several_chat_templates_tool_use_renders_tools_and_default_the_rest() {
     let two = json!([{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]);
     let folder_of = [
@@ -253,36 +286,6 @@ fn of_several_chat_templates_tool_use_renders_tools_and_default_the_rest() {
         context.insert("tools".into(), json!([]));
         assert_eq!(template.render_in(&user, &context, true).unwrap(), "T");
         assert_eq!(template.render(&user, true).unwrap(), "D", "{name}");
-    }
-    // each gets the user's variables, and ends turns with its own token
-    let turns = |end: &str| {
-        format!(
-            "{{{{ mood }}}}{{% for m in messages %}}<|user|>{{{{ m.content }}}}{end}{{% endfor %}}"
-        )
-    };
-    let list = json!([
-        {"name": "default", "template": turns("<|end|>")},
-        {"name": "tool_use", "template": turns("<|pad|>")},
-    ]);
-    let mut tokenizer = loaded("stops", json!({"chat_template": list}), &[]);
-    tokenizer.give("mood", &json!("!")).unwrap();
-    let mut context = randori_data::Context::new();
-    context.insert("tools".into(), json!([]));
-    let user = [Message::user("x")];
-    let template = tokenizer.chat_template().unwrap();
-    let rendered = template.render_in(&user, &context, true).unwrap();
-    assert_eq!(rendered, "!<|user|>x<|pad|>");
-    for (context, end) in [
-        (&context, "<|pad|>"),
-        (&randori_data::Context::new(), "<|end|>"),
-    ] {
-        let answer = Message::assistant("y");
-        let response = tokenizer
-            .response_in(&user, context, &answer, true)
-            .unwrap();
-        let last = *response.ids.last().unwrap();
-        assert_eq!(tokenizer.token(last).as_deref(), Some(end));
-        assert!(tokenizer.stop_ids().contains(&last), "{end}");
     }
     // the file goes before the config's list, and then there is no other template
     let file = loaded(

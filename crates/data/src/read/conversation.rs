@@ -172,8 +172,8 @@ fn fields(
 /// since a column of a table has one type: that text is read.
 ///
 /// # Errors
-/// `tools` that are text but no JSON, or with a number that is not kept; `chat_template_kwargs` that
-/// are no object.
+/// `tools` that are text but no JSON, or with a number that is not kept; `chat_template_kwargs`
+/// that are no object.
 pub(super) fn context(place: &Place, map: &Map<String, Value>) -> Result<Context> {
     let mut context = Context::new();
     for key in ["tools", "documents", "chat_template_kwargs"] {

@@ -1,7 +1,7 @@
 //! Keys of `tokenizer_config.json` that ask for other ids than the steps of `tokenizer.json` give:
-//! obeyed as transformers 5.24 obeys them, or refused by name. What is left there changes no ids of
-//! text without added tokens, or (`legacy`) replaces the steps by the class's own; here the steps of
-//! `tokenizer.json` stay.
+//! obeyed as transformers 5.24 obeys them, or refused by name. Others change no ids of text without
+//! added tokens, or (`legacy`) put the class's own steps in place of the file's: here the file's
+//! stay.
 
 use serde_json::{Value, json};
 use tokenizers::{PreTokenizerWrapper, Tokenizer as Core};
@@ -11,8 +11,8 @@ use crate::{Error, Result};
 
 const FILE: &str = "tokenizer_config.json";
 
-/// Classes that set the leading space of their byte-level step themselves, to false where the key is
-/// absent, whatever `tokenizer.json` says.
+/// Classes that set the leading space of their byte-level step themselves, to false where the key
+/// is absent, whatever `tokenizer.json` says.
 const BYTE_LEVEL: [&str; 8] = [
     "BartTokenizer",
     "CodeGenTokenizer",
