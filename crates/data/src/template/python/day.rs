@@ -81,8 +81,9 @@ impl Day {
         (self.since_year_1() % 7) as usize
     }
 
-    /// Midnight of the day in the notation of C's `strftime`, as glibc writes it in the locale `C` (and
-    /// Python, which adds `%f`): flags, a width and the marks `E` and `O` before a letter included.
+    /// Midnight of the day in the notation of C's `strftime`, as glibc writes it in the locale `C`
+    /// (and Python, which adds `%f`): flags, a width and the marks `E` and `O` before a letter
+    /// included.
     /// Midnight has no time zone: `%z` and `%Z` are empty, and `%s` counts in UTC.
     ///
     /// # Errors

@@ -156,22 +156,7 @@ impl Writer<'_> {
         shut: String,
     ) -> Result<(), Fault> {
         let word = reader.name()?;
-        match word.as_str() {
-            "if" => self.ifs.push(0),
-            "elif" => {
-                self.elifs += 1;
-                if let Some(count) = self.ifs.last_mut() {
-                    *count += 1;
-                }
-                if self.elifs > MOST_ELIFS {
-                    return reader.fault(format!(
-                        "`elif` after `elif`, too many: more than {MOST_ELIFS}"
-                    ));
-                }
-            }
-            "endif" => self.elifs -= self.ifs.pop().unwrap_or(0),
-            _ => {}
-        }
+        self.count_elifs(reader, &word)?;
         if word == "else" && self.blocks.last() == Some(&"endfor") {
             return self.loop_else(reader, trim, &shut);
         }
@@ -179,51 +164,7 @@ impl Writer<'_> {
             self.leave(reader, &word)?;
         }
         let mut head = String::new();
-        let mut opens = true;
-        let mut inside = match word.as_str() {
-            "if" | "elif" => format!("{word} {}", reader.tuple(false)?),
-            "for" => head_of_for(reader)?,
-            "set" => {
-                let (text, block) = set(reader)?;
-                opens = block;
-                text
-            }
-            "macro" => format!(
-                "macro {}({})",
-                reader.name()?,
-                parameters(reader, &mut head)?
-            ),
-            "call" => {
-                let given = match reader.is_sign("(") {
-                    true => format!("({})", parameters(reader, &mut head)?),
-                    false => String::new(),
-                };
-                format!("call{given} {}", reader.expression()?)
-            }
-            "filter" => format!("filter {}{}", reader.filter()?, reader.filters()?),
-            "with" => with(reader)?,
-            "do" => format!("set _py_done = {}", reader.tuple(true)?),
-            // transformers marks the assistant's words with it; for rendering it is a scope
-            "generation" => "with".to_owned(),
-            "endgeneration" => "endwith".to_owned(),
-            "include" | "import" | "from" | "extends" => {
-                return reader.fault(format!(
-                    "`{word}` needs another file, which a chat template has not"
-                ));
-            }
-            // without another file there is nothing to put into a block: it is a scope with a name
-            "block" => {
-                reader.name()?;
-                reader.skip_name("scoped");
-                "with".to_owned()
-            }
-            "endblock" => {
-                let _ = reader.rest();
-                "endwith".to_owned()
-            }
-            "autoescape" => return reader.fault("`autoescape` is not for chat templates"),
-            _ => format!("{word}{}", reader.rest()),
-        };
+        let (mut inside, opens) = inside(reader, &word, &mut head)?;
         reader.end()?;
         self.nest(&word, opens);
         let ends = match word.as_str() {
@@ -261,6 +202,30 @@ impl Writer<'_> {
             self.pieces[body.place] = head + &body.close;
         }
         self.pieces.push(format!("{{%{trim} {inside}{shut}"));
+        Ok(())
+    }
+
+    /// Counts the `elif`s of the `if`s that are open.
+    ///
+    /// # Errors
+    /// More than [`MOST_ELIFS`] of them.
+    fn count_elifs(&mut self, reader: &Reader<'_>, word: &str) -> Result<(), Fault> {
+        match word {
+            "if" => self.ifs.push(0),
+            "elif" => {
+                self.elifs += 1;
+                if let Some(count) = self.ifs.last_mut() {
+                    *count += 1;
+                }
+                if self.elifs > MOST_ELIFS {
+                    return reader.fault(format!(
+                        "`elif` after `elif`, too many: more than {MOST_ELIFS}"
+                    ));
+                }
+            }
+            "endif" => self.elifs -= self.ifs.pop().unwrap_or(0),
+            _ => {}
+        }
         Ok(())
     }
 
@@ -316,7 +281,8 @@ impl Writer<'_> {
         let opening = &mut self.pieces[body.place - 1];
         if opening.ends_with(" recursive") {
             return reader.fault(
-                "the `else` of a recursive loop with `break` or `continue` is not for chat templates",
+                "the `else` of a recursive loop with `break` or `continue` is not for chat \
+                 templates",
             );
         }
         body.moved = true;
@@ -324,7 +290,8 @@ impl Writer<'_> {
         let (mark, rest) = opening.split_at(body.mark);
         *opening = format!("{mark} set {name} = _py_ran() %}}{{%{rest}");
         self.pieces.push(format!(
-            "{{%{trim} set {name}.once = true %}}{{% endfor %}}{{% if not {name}.once %}}{{% with{shut}"
+            "{{%{trim} set {name}.once = true %}}{{% endfor %}}\
+             {{% if not {name}.once %}}{{% with{shut}"
         ));
         Ok(())
     }
@@ -351,6 +318,48 @@ impl Writer<'_> {
         }
         Ok(())
     }
+}
+
+/// A statement in minijinja's terms, and whether it may open a block; `head` gets the tags that begin
+/// its body.
+fn inside(reader: &mut Reader<'_>, word: &str, head: &mut String) -> Result<(String, bool), Fault> {
+    let text = match word {
+        "if" | "elif" => format!("{word} {}", reader.tuple(false)?),
+        "for" => head_of_for(reader)?,
+        "set" => return set(reader),
+        "macro" => format!("macro {}({})", reader.name()?, parameters(reader, head)?),
+        "call" => {
+            let given = match reader.is_sign("(") {
+                true => format!("({})", parameters(reader, head)?),
+                false => String::new(),
+            };
+            format!("call{given} {}", reader.expression()?)
+        }
+        "filter" => format!("filter {}{}", reader.filter()?, reader.filters()?),
+        "with" => with(reader)?,
+        "do" => format!("set _py_done = {}", reader.tuple(true)?),
+        // transformers marks the assistant's words with it; for rendering it is a scope
+        "generation" => "with".to_owned(),
+        "endgeneration" => "endwith".to_owned(),
+        "include" | "import" | "from" | "extends" => {
+            return reader.fault(format!(
+                "`{word}` needs another file, which a chat template has not"
+            ));
+        }
+        // without another file there is nothing to put into a block: it is a scope with a name
+        "block" => {
+            reader.name()?;
+            reader.skip_name("scoped");
+            "with".to_owned()
+        }
+        "endblock" => {
+            let _ = reader.rest();
+            "endwith".to_owned()
+        }
+        "autoescape" => return reader.fault("`autoescape` is not for chat templates"),
+        _ => format!("{word}{}", reader.rest()),
+    };
+    Ok((text, true))
 }
 
 /// The bytes of the `{% raw %}` at the beginning of a text, and of its block, both tags included.
