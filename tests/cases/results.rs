@@ -81,12 +81,16 @@ fn a_model_in_shards_is_read_back() {
         fs::read(w.dir().join(out)).unwrap()
     };
     assert_eq!(answers("s", "s.jsonl"), answers("m", "m.jsonl"));
-    let sft = ["sft", "r.toml", "-q", "--adapter", "s", "--out", "t"];
-    w.accepted(&[&sft[..], &["--set", "sft.warmup=0"]].concat());
+    let sft = [
+        ["sft", "r.toml", "-q", "--adapter"],
+        ["s", "--set", "sft.warmup=0", "--out"],
+    ]
+    .concat();
+    w.accepted(&[&sft[..], &["t"]].concat());
     let path = w.dir().join("s/model.safetensors.index.json");
     let index = fs::read_to_string(&path).unwrap();
     fs::write(&path, index.replace("model-00001", "model-00009")).unwrap();
-    w.refused(&[&sft[..], &["--runs", "u"]].concat(), "model-00009");
+    w.refused(&[&sft[..], &["v"]].concat(), "model-00009");
 }
 
 /// A player is not written over the run that it is trained in: said before it is trained.

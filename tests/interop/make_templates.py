@@ -993,6 +993,98 @@ d.zz.y is defined
 d.get('zz').y is defined
 d.get('zz') is none
 d.get('zz', {}).get('y', 'deep')
+["हिन्दी", "ภาษาไทย กำลัง", "العَرَبِيَّة", "שָׁלוֹם", "தமிழ்", "tie\u0302\u0301ng", "か\u3099"]
+{'city': 'नई दिल\u094dली'}
+["❤\ufe0f", "1\ufe0f\u20e3", "👨\u200d👩", "🇩🇪", "\U0001fae0", "\U000e0067"]
+["\u00a0\u202f\u3000\u2028", "\u00ad\u200b\u200c\u200e\u2066\ufeff", "\ue000\uf8ff", "\u0378\U0002fffe"]
+'%r' % 'ไทย'
+['नई'.isprintable(), 'e\u0301\ufe0f'.isprintable(), 'a\u00a0'.isprintable(), '\u200d'.isprintable()]
+['ǆa ǅ Ǉ ǋ ǳ'.title(), 'ǆ'.capitalize(), 'ᾀ ᾼ ῃ'.title(), 'აბ'.title(), 'ᾀ'.istitle(), 'ǅ'.istitle()]
+html|e|e
+(html|e) + '<b>'
+'<b>' + (html|e)
+'<tool>' + (d|tojson|safe) + '</tool>'
+html|safe + html
+(html|safe) ~ html
+[html|safe, html]|join
+['<', '>']|join('&'|safe)
+[html|safe, html|e]
+{'a': '<'|safe}
+('%s|%r|%d|%5s|%.1f'|safe) % ('<', '<', 3, '<'|safe, 2)
+('%(a)s'|safe) % {'a': '<'}
+('%x'|safe) % 3
+'%s' % (html|e)
+'%r' % ('<'|safe)
+('{:5}|{!r}|{:d}|{}'|safe).format('<', '<', 3, '<'|safe)
+('{:5}'|safe).format('<'|safe)
+'{}'.format('<'|safe) + '<'
+('{x}'|safe).format_map({'x': '<'})
+('<'|safe) * 2 + '<'
+2 * ('<'|safe) + '<'
+(html|safe) is escaped, html is escaped, (html|e) is escaped
+('<'|safe)|string is escaped, ('<'|safe)|trim is escaped, ('<'|safe)|title is escaped, ('a'|safe)|upper is escaped, ('a'|safe)|capitalize is escaped
+('a'|safe)|replace('a', 'b') is escaped, ('a'|safe)|indent is escaped, ('a'|safe)|center(3) is escaped, ('a'|safe)|format is escaped, '%s'|format('a'|safe) is escaped
+('a'|safe)|tojson, ('a'|safe)|list, ('a b'|safe)|truncate(1, leeway=0, end='<'), ('abcdef'|safe)|reverse
+('<'|safe)|first|e, ('<'|safe)|last|e, ('<'|safe)[0]|e, ('<>'|safe)[::-1]|e
+('a<b'|safe).replace('a', '<'), ('a<b'|safe).replace('<', '&'), ('<b<'|safe).strip('<'), ('a<b'|safe).split('<'), ('a<b'|safe).partition('<')
+('a<b'|safe).removeprefix('a<'), ('a<b'|safe).startswith('a<'), ('a<b'|safe).find('<'), ('a'|safe).join(['<', '>'|safe]), ('a'|safe).ljust(3, '-')
+('a'|safe).center(5, '<')
+none|safe, [1]|safe, undefined|safe, ['<']|e, ('<'|e)|forceescape, '<'|forceescape
+('<'|safe) == '<', {'<': 1}['<'|safe], '<' in ('<'|safe)
+('a'|safe) + 1
+4.0 is even, 3.5 is odd, 3.0 is odd, 6.0 is divisibleby(3), 6 is divisibleby(1.5), true is odd
+'x' is even
+'%d' is even
+6 is divisibleby(0)
+-2 % 0.5, -7.0 % 7, 7 % -7.0, -0.0 // 1, 1e300 // 1e-300, -1 // 1e300, 5.0 // 0.1, 7.5 // -2, -7.5 % 2
+10.0 ** 400
+range(5)[1:3], range(10)[::-2], range(5)[9:], range(2, 20, 3)[1:4:2], range(3)[:-1]|list
+'abc' % [1], 'abc' % {}, '%s' % [1], 'abc' % range(3), 'abc' % undefined, '%%' % [1]
+'abc' % 1
+'%(a)s %s' % {'a': 1}
+'%s %(a)s' % {'a': 1}
+[1, 2]|truncate(5), {'a': 1}|truncate(3), (1, 2, 3, 4)|truncate(3), none_list|truncate
+people|truncate(3, leeway=-1)
+lst|truncate(3, leeway=0), n|string|truncate
+n|truncate
+[1, 2, 3, 4, 5, 6, 7, 8, 9]|truncate(3)
+'%a' % 'é', '{!a}'.format('é🙂'), '{!a:>8}'.format('é'), '%a' % [uni]
+'%c' % 65, '%c' % 'x', '%5c|' % 65, '%c' % yes
+'%c' % -1
+'%c' % 3.0
+'{:c}'.format(65), '{:5c}|{:<5c}|{:05c}'.format(65, 66, 67)
+'{:c}'.format(65.0)
+'{:+c}'.format(65)
+'%*d' % (5, 3), '%-*d|' % (5, 3), '%*d|' % (-5, 3), '%.*f' % (2, 3.14159), '%.*s|' % (2, 'abc')
+'%*s' % ('a', 'b')
+'{:{}}|'.format('a', 5), '{:{}}{}'.format('a', 3, 'b'), '{:{w}.{p}}|'.format('abcd', w=6, p=2), '{0:{1}}|'.format('a', 3), '{:{x}>{w}}'.format('a', x='*', w=5)
+'{:{:{}}}'.format('a', 3, 'b')
+'{:5}|{:5}|{:d}'.format(yes, 3, yes), '{}'.format(none), '{:_x}'.format(1234567), '{:,}'.format(1234567)
+'{:5}'.format(none)
+'{:.2}'.format(3)
+'%.5d|%.3x|%+.3d|%#.4x' % (3, 10, 5, 255)
+'%E %G %F %e' % ('inf'|float, 'nan'|float, 'inf'|float, 'inf'|float)
+'１２'|int, '１２.５'|float, '٣'|int, '１２'.isdecimal(), '²'.isdecimal(), '²'|int
+'split' is filter, 'forceescape' is filter, 'wordwrap' is filter, 'startingwith' is test, 'bool' is filter, 'escaped' is test
+'a b'|split
+'a'|lines
+'1'|bool
+[1]|zip([2])
+[1]|chain([2])
+'a' is startingwith('a')
+'a' is endingwith('a')
+'a' is containing('a')
+'a' is safe
+1 is int
+debug is defined
+'a\nb'|indent(1500)|length
+'ab'|center(1200)|length
+[1]|indent
+5|indent
+undefined|indent
+people|unique|list
+[[1], [1]]|unique|list
+[(1, 2), (1, 2), (2, 1)]|unique|list
 """.strip("\n").split("\n")
 
 TEMPLATES = [
@@ -1180,6 +1272,28 @@ TEMPLATES = [
     "{{ 'abc'|replace('b','')|upper|list|join('-') }}",
     "{% set msg = messages[1] %}{{ msg.content.strip().replace('2', 'two').upper() }}",
     "{{ ('a', 'b') | join('+') }}{{ ('a', 'b')[0] }}{% for x in ('a', 'b') %}{{ x }}{% endfor %}",
+    "{% for x in lst %}{% continue %}{% else %}E{% endfor %}|{% for x in lst %}{% break %}{% else %}E{% endfor %}",
+    "{% for x in lst %}{% if x == 2 %}{% continue %}{% endif %}{{ x }}{% else %}E{% endfor %}",
+    "{% for x in lst %}{% if x == 3 %}{% break %}{% endif %}{{ x }}{% else %}E{% endfor %}",
+    "{% for x in lst %}{% if x == 1 %}{% break %}{% endif %}{{ x }}{% else %}E{% endfor %}",
+    "{% for x in lst if x > 1 %}{{ x }}{% continue %}{% else %}E{% endfor %}{% for x in [] %}{% break %}{% else %}e{% endfor %}",
+    "{% set v = 1 %}{% for x in lst %}{% continue %}{% else %}{% set v = 5 %}{{ v }}{% endfor %}{{ v }}{{ x }}",
+    "  {%- for x in lst %}\n{{ x }}\n  {% continue %}\n  {%- else -%}\n  E\n  {%- endfor %}\nz",
+    "{% for x in lst %}{% for y in lst %}{% if y > x %}{% continue %}{% endif %}{{ y }}{% else %}e{% endfor %},{% if x == 1 %}{% break %}{% endif %}{% else %}E{% endfor %}",
+    "{% macro m(l) %}{% for x in l %}{% if x > 1 %}{% continue %}{% endif %}{{ x }}{% else %}E{% endfor %}{% endmacro %}{{ m(lst) }}{{ m([5]) }}{{ m([]) }}",
+    "{% for x in lst %}{% if x %}{% continue %}{% elif n %}q{% else %}w{% endif %}{% else %}E{% endfor %}",
+    "{% raw %}\n a{% endraw %}\nb",
+    "{%- raw -%}\n a{%- endraw -%}\nb",
+    "{%raw%}\n\na{%-endraw%}",
+    "x\n  {% raw %}  {{ a }}\n  {% endraw %}\n  b",
+    " {%- raw %}\n a {% endraw %}{{ n }}",
+    "{% macro m(kwargs, varargs=1) %}{{ kwargs }}{{ varargs }}{% endmacro %}{{ m(2) }}",
+    "{% set kwargs = 3 %}{{ kwargs }}{{ d.varargs }}",
+    "{% set c = cycler(1, 2) %}{{ c.current }}{{ c.next() }}{{ c.current }}{{ c.next() }}{{ c.next() }}{{ c.reset() }}{{ c.current }}",
+    "{{ cycler() }}",
+    "{% set x %}<{% endset %}{{ x + '<' }}{{ x | e }}{{ x is escaped }}",
+    "{% macro f() %}<{% endmacro %}{{ f() + '<' }}{{ f() | e }}",
+    "{% for c in ('<>' | safe) %}{{ c | e }}{% endfor %}",
 ]
 
 

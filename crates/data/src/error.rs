@@ -66,6 +66,17 @@ pub enum Error {
     NothingLeft(Box<Counts>),
 }
 
+/// The most characters of an example's fault that are shown.
+const SHOWN: usize = 1000;
+
+/// A text's beginning, and how long it is, where it has more characters than are shown.
+pub(crate) fn shortened(text: String, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        None => text,
+        Some((at, _)) => format!("{}… ({} characters)", &text[..at], text.chars().count()),
+    }
+}
+
 impl Error {
     pub(crate) fn io(file: impl Into<String>, source: std::io::Error) -> Self {
         Self::Io {
@@ -84,14 +95,14 @@ impl Error {
     pub(crate) fn example(place: &Place, what: impl Into<String>) -> Self {
         Self::Example {
             place: place.clone(),
-            what: what.into(),
+            what: shortened(what.into(), SHOWN),
         }
     }
 
     pub(crate) fn broken(place: &Place, what: impl Into<String>) -> Self {
         Self::Broken {
             place: place.clone(),
-            what: what.into(),
+            what: shortened(what.into(), SHOWN),
         }
     }
 

@@ -45,7 +45,7 @@ pub(crate) fn unread(record: &Record, tokenizer: &Tokenizer) -> Result<BTreeSet<
     for (key, value) in record.context.iter().filter(|(_, value)| !is_empty(value)) {
         match value {
             Value::Object(given) if key == "chat_template_kwargs" => {
-                let missed = given.keys().filter(|name| !template.names(name));
+                let missed = given.keys().filter(|name| !hears(template, name));
                 unread.extend(missed.cloned());
             }
             _ => {
@@ -57,7 +57,7 @@ pub(crate) fn unread(record: &Record, tokenizer: &Tokenizer) -> Result<BTreeSet<
             }
         }
     }
-    let given = template.given().filter(|name| !template.names(name));
+    let given = template.given().filter(|name| !hears(template, name));
     unread.extend(given.map(|name| format!("data.template_args.{name}")));
     Ok(unread)
 }
@@ -77,6 +77,12 @@ fn is_empty(value: &Value) -> bool {
         Value::Object(map) => map.is_empty(),
         _ => false,
     }
+}
+
+/// Whether a variable of this name reaches the template and is named there: the conversation and
+/// whether an answer is to begin are not a row's or a recipe's to say.
+fn hears(template: &ChatTemplate, name: &str) -> bool {
+    !matches!(name, "messages" | "add_generation_prompt") && template.names(name)
 }
 
 /// Whether a template names a message's key; reasoning goes by any of its names.

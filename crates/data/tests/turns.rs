@@ -457,6 +457,20 @@ fn variables_come_from_the_user_and_from_the_row() {
     );
     let unread: Vec<&str> = counts.unread.keys().map(String::as_str).collect();
     assert_eq!(unread, ["data.template_args.odd", "tools"]);
+    // what is not a row's to say
+    let counts = counted(
+        &tokenizer,
+        r#"{"prompt": "q", "response": "a", "chat_template_kwargs": {"messages": [1], "add_generation_prompt": true, "mood": "?"}}"#,
+    );
+    let unread: Vec<&str> = counts.unread.keys().map(String::as_str).collect();
+    assert_eq!(
+        unread,
+        [
+            "add_generation_prompt",
+            "data.template_args.odd",
+            "messages"
+        ]
+    );
     assert!(tokenizer.give("messages", &json!([])).is_err());
 }
 

@@ -10,6 +10,8 @@ pub(super) struct Elements {
     at: usize,
     line: usize,
     state: State,
+    /// A comma promised another element.
+    promised: bool,
 }
 
 #[derive(PartialEq)]
@@ -26,6 +28,7 @@ impl Elements {
             at: 0,
             line: 1,
             state: State::Before,
+            promised: false,
         }
     }
 
@@ -43,6 +46,9 @@ impl Elements {
         let place = self.place(file);
         let first = match self.text.get(self.at).copied() {
             None => return self.broken(&place, "the array that starts the file never ends"),
+            Some(b']') if self.promised => {
+                return self.broken(&place, "an array's last comma has no element behind it");
+            }
             Some(b']') => return self.end(file),
             Some(first) => first,
         };
@@ -53,6 +59,7 @@ impl Elements {
         let start = self.at;
         self.skip_element();
         let end = self.at;
+        self.promised = self.text.get(end) == Some(&b',');
         match self.text.get(end).copied() {
             None => return self.broken(&place, "the array that starts the file never ends"),
             Some(b',') => self.at += 1,

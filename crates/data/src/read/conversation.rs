@@ -200,7 +200,8 @@ const ROLES: &str = "system, developer, user (human), assistant (gpt), function_
 /// Roles of LLaMA-Factory and ms-swift for an assistant's message whose content is a tool call.
 const CALLS: [&str; 2] = ["function_call", "tool_call"];
 
-fn role_name(role: &str) -> Option<&'static str> {
+/// The role that a spelling stands for.
+pub(super) fn role_name(role: &str) -> Option<&'static str> {
     Some(match role.trim().to_ascii_lowercase().as_str() {
         "system" => "system",
         "developer" => "developer",

@@ -15,7 +15,7 @@ pub enum Format {
     Messages,
     /// `prompt` and `response` (or `completion`): text, or lists of messages.
     Prompt,
-    /// `instruction`, `input`, `output`.
+    /// `instruction`, `input`, `output`, or Dolly's `instruction`, `context`, `response`.
     Alpaca,
     /// `conversations`: a list of from and value.
     ShareGpt,
@@ -23,7 +23,7 @@ pub enum Format {
     Spin,
     /// `chosen` and `rejected`: preference pairs.
     Preference,
-    /// `question` and `answer`, as GSM8K.
+    /// `question` and `answer`, as GSM8K, or `response`, as Orca.
     Question,
 }
 
@@ -42,7 +42,11 @@ const TRIED: [(Format, &str, &[&[&str]]); 7] = [
         "sharegpt",
         &[&["conversations", "conversation"]],
     ),
-    (Format::Alpaca, "alpaca", &[&["instruction"], &["output"]]),
+    (
+        Format::Alpaca,
+        "alpaca",
+        &[&["instruction"], &["output", "response"]],
+    ),
     (
         Format::Prompt,
         "prompt-response",
@@ -51,7 +55,7 @@ const TRIED: [(Format, &str, &[&[&str]]); 7] = [
     (
         Format::Question,
         "question-answer",
-        &[&["question"], &["answer"]],
+        &[&["question"], &["answer", "response"]],
     ),
 ];
 
@@ -76,7 +80,14 @@ impl Format {
 /// The shape of a row, told from its keys.
 pub(super) fn detect(place: &Place, map: &Map<String, Value>) -> Result<Format> {
     let has = |any: &&[&str]| any.iter().any(|key| present(map, key).is_some());
-    if let Some((format, ..)) = TRIED.iter().find(|(.., keys)| keys.iter().all(has)) {
+    // beside a prompt a response is that one's, and the instruction something else
+    let other = |format: Format| {
+        format == Format::Alpaca && has(&&["prompt"][..]) && !has(&&["output"][..])
+    };
+    let found = TRIED
+        .iter()
+        .find(|(format, _, keys)| keys.iter().all(has) && !other(*format));
+    if let Some((format, ..)) = found {
         return Ok(*format);
     }
     // The first half of a shape without the second is an example without response.

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
+use super::conversation::role_name;
 use super::{NO_TEXT, Row, unkept};
 use crate::{Error, Place, Result};
 
@@ -128,6 +129,28 @@ pub(super) fn inner(
 pub(super) fn list_in(place: &Place, at: &str, text: &str) -> Result<Option<Value>> {
     let value = inner(place, at, text)?.ok();
     Ok(value.filter(Value::is_array))
+}
+
+/// The message, or list of messages, that a cell of a table holds as its JSON, and why a text in it
+/// may be none. One object is a message where its role is known; others are an answer in JSON.
+pub(super) fn cell(text: &str) -> Option<(Value, Option<&'static str>)> {
+    let text = text.trim();
+    if !text.starts_with(['[', '{']) {
+        return None;
+    }
+    let (value, no_text) = parsed(text).ok()?;
+    let messages = match &value {
+        Value::Array(list) => !list.is_empty() && list.iter().all(|item| role(item).is_some()),
+        one => role(one).is_some_and(|role| role_name(role).is_some()),
+    };
+    messages.then_some((value, no_text))
+}
+
+/// The role of a value that has one, and content.
+fn role(value: &Value) -> Option<&str> {
+    let has = |keys: &[&str]| keys.iter().find_map(|key| value.get(key));
+    has(&["content", "value", "tool_calls"])?;
+    has(&["role", "from"])?.as_str()
 }
 
 /// Python's JSON in strict JSON.

@@ -133,8 +133,8 @@ fn value(field: &Field, no_text: &mut Option<&'static str>) -> Value {
         Field::UInt(x) => (*x).into(),
         Field::ULong(x) => (*x).into(),
         Field::Float16(x) => float(x.to_f64(), no_text),
-        // the shortest digits that give the same number: 0.1 stays 0.1
-        Field::Float(x) => float(x.to_string().parse().unwrap_or(f64::NAN), no_text),
+        // the same number in 64 bits, as pyarrow hands it to Python: 0.1 is 0.10000000149011612
+        Field::Float(x) => float(f64::from(*x), no_text),
         Field::Double(x) => float(*x, no_text),
         Field::Str(x) => Value::String(x.clone()),
         // Old writers leave text without its annotation; pictures and sound are in nobody's way

@@ -6,7 +6,7 @@ use super::conversation::{Turn, asks, context, first, kind, messages, split};
 use super::format::{Format, check, detect, spell};
 use super::json::list_in;
 use super::rewards::rewards;
-use super::unread::{PROMPTS, ROUNDS, SYSTEMS, note};
+use super::unread::{PROMPTS, ROUNDS, ROUNDS_ASKED, SYSTEMS, note};
 use super::values::{self, flag, plain_flag, present};
 use super::{Calculator, Left, ReadOptions};
 use crate::template::is_result;
@@ -45,7 +45,7 @@ pub(super) fn records(
         Format::Messages => row.conversation(&["messages"], options, left)?,
         Format::ShareGpt => row.conversation(&["conversations", "conversation"], options, left)?,
         Format::Alpaca => row.alpaca()?,
-        Format::Question => row.simple("question", &["answer"])?,
+        Format::Question => row.simple("question", &["answer", "response"])?,
         Format::Spin => row.pair("real", "generated")?,
         Format::Preference => row.pair("chosen", "rejected")?,
         Format::Prompt | Format::Auto => row.simple("prompt", &["response", "completion"])?,
@@ -116,7 +116,8 @@ impl<'a> Row<'a> {
 
     fn alpaca(self) -> Result<Vec<Record>> {
         let prompt = self.instruction()?;
-        let response = Message::assistant(self.text("output")?);
+        let answer = first(self.map, &["output", "response"]).map_or("output", |(key, _)| key);
+        let response = Message::assistant(self.text(answer)?);
         Ok(vec![self.record(self.with_system(prompt)?, response)])
     }
 
@@ -127,8 +128,8 @@ impl<'a> Row<'a> {
             Some(value) => values::text(self.place, "instruction", value)?,
             None => self.text("instruction")?.to_owned(),
         };
-        let input = match present(self.map, "input") {
-            Some(value) => values::text(self.place, "input", value)?,
+        let input = match first(self.map, inputs(self.map)) {
+            Some((key, value)) => values::text(self.place, key, value)?,
             None => String::new(),
         };
         if !input.trim().is_empty() {
@@ -140,7 +141,10 @@ impl<'a> Row<'a> {
         if asked.trim().is_empty() {
             return Err(Error::example(
                 self.place,
-                "an empty prompt: `instruction` and `input` are blank",
+                format!(
+                    "an empty prompt: `instruction` and `{}` are blank",
+                    inputs(self.map)[0]
+                ),
             ));
         }
         prompt.push(Message::user(asked));
@@ -190,10 +194,13 @@ impl<'a> Row<'a> {
 
     /// Two responses to one prompt, each text or a list of messages that may carry the prompt.
     fn pair(self, real: &'static str, other: &'static str) -> Result<Vec<Record>> {
-        let given = first(self.map, &PROMPTS);
+        let given = asked(self.map, [real, other]);
         let ask = given.map_or(PROMPTS[0], |(key, _)| key);
         let prompt = match given {
             Some(("instruction", Value::String(_) | Value::Number(_))) => Some(self.instruction()?),
+            Some((key, value)) if ROUNDS_ASKED.contains(&key) => {
+                Some(self.rounds_asked(key, value)?)
+            }
             Some((key, _)) => self.prompt(key)?,
             None => None,
         };
@@ -218,6 +225,21 @@ impl<'a> Row<'a> {
             true => vec![record],
             false => Vec::new(),
         })
+    }
+
+    /// A conversation that a pair's responses answer.
+    fn rounds_asked(self, key: &str, value: &Value) -> Result<Vec<Message>> {
+        let prompt = unwrap(messages(self.place, key, value)?);
+        match prompt.last().map(Message::role) {
+            Some("assistant") => {
+                let what = format!(
+                    "`{key}` ends with the assistant's message: beside a pair of responses it \
+                     should end with what they answer"
+                );
+                Err(Error::example(self.place, what))
+            }
+            _ => Ok(prompt),
+        }
     }
 
     /// A prompt given as text or as messages; `None` when the key is absent.
@@ -338,6 +360,29 @@ impl<'a> Row<'a> {
             rewards: None,
         }
     }
+}
+
+/// Where Alpaca's input may stand: under Dolly's name only in Dolly's shape.
+pub(super) fn inputs(map: &Map<String, Value>) -> &'static [&'static str] {
+    let dolly = present(map, "output").is_none() && present(map, "response").is_some();
+    match dolly {
+        true => &["input", "context"],
+        false => &["input"],
+    }
+}
+
+/// The prompt of a pair: one of [`PROMPTS`], else the conversation that stands beside responses of
+/// one message each (LLaMA-Factory's). Responses that are lists hold their prompt themselves.
+pub(super) fn asked<'a>(
+    map: &'a Map<String, Value>,
+    sides: [&str; 2],
+) -> Option<(&'static str, &'a Value)> {
+    let alone = |key: &str| match present(map, key) {
+        Some(Value::Array(list)) => list.len() == 1,
+        side => side.is_some(),
+    };
+    first(map, &PROMPTS)
+        .or_else(|| first(map, &ROUNDS_ASKED).filter(|_| sides.into_iter().all(alone)))
 }
 
 /// One response of a row.

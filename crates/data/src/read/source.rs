@@ -4,6 +4,8 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
 
+use flate2::bufread::GzDecoder;
+
 use super::Row;
 use super::array::Elements;
 use super::json::{json, last};
@@ -77,8 +79,8 @@ impl Source {
         let io = |e| Error::io(name, e);
         let (head, input) = peek(input).map_err(io)?;
         let unpacked: Box<dyn Read + Send> = if head.starts_with(b"\x1f\x8b") {
-            Box::new(flate2::bufread::MultiGzDecoder::new(input))
-        } else if head.starts_with(b"\x28\xb5\x2f\xfd") {
+            Box::new(Gzip::new(input))
+        } else if is_zstd(&head) {
             Box::new(zstd::Decoder::with_buffer(input).map_err(io)?)
         } else {
             return Self::of_plain(name, &head, input);
@@ -129,6 +131,53 @@ impl Source {
             *self = Self::Ended;
         }
         answer
+    }
+}
+
+/// Whether bytes begin a file of zstd: with its mark, or with that of a frame to be skipped.
+fn is_zstd(head: &[u8]) -> bool {
+    let skipped = matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]);
+    skipped || head.starts_with(b"\x28\xb5\x2f\xfd")
+}
+
+/// The members of a gzip file one after another; zero bytes behind one are padding, as Python has
+/// it.
+struct Gzip {
+    member: Option<GzDecoder<Box<dyn BufRead + Send>>>,
+}
+
+impl Gzip {
+    fn new(input: Box<dyn BufRead + Send>) -> Self {
+        let member = Some(GzDecoder::new(input));
+        Self { member }
+    }
+}
+
+impl Read for Gzip {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while let Some(member) = &mut self.member {
+            let count = member.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
+            }
+            let Some(mut input) = self.member.take().map(GzDecoder::into_inner) else {
+                break;
+            };
+            loop {
+                let waiting = input.fill_buf()?;
+                let zeros = waiting.iter().take_while(|b| **b == 0).count();
+                let (all, padding) = (waiting.len(), zeros);
+                input.consume(padding);
+                if all > padding {
+                    self.member = Some(GzDecoder::new(input));
+                    break;
+                }
+                if all == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(0)
     }
 }
 

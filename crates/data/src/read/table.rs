@@ -7,6 +7,7 @@ use csv::{ByteRecord, ErrorKind, ReaderBuilder};
 use serde_json::{Map, Value};
 
 use super::Row;
+use super::json::cell;
 use crate::{Error, Place, Result};
 
 /// The records of one file.
@@ -14,14 +15,17 @@ pub(super) struct Table {
     reader: csv::Reader<Tail>,
     header: Vec<String>,
     record: ByteRecord,
-    crlf: bool,
+    ends: LineEnds,
+    /// Records so far.
+    rows: usize,
     ended: bool,
 }
 
-/// The input, with the last byte of it that is no line end.
+/// The input, with the last byte of it that is no line end, and whether its end was met.
 struct Tail {
     input: Box<dyn BufRead + Send>,
     last: u8,
+    ended: bool,
 }
 
 impl Read for Tail {
@@ -31,6 +35,7 @@ impl Read for Tail {
         if let Some(last) = text.copied().find(|b| !b.is_ascii_whitespace()) {
             self.last = last;
         }
+        self.ended |= count == 0 && !buffer.is_empty();
         Ok(count)
     }
 }
@@ -39,9 +44,32 @@ impl Read for Tail {
 pub(super) struct Style {
     /// What stands between values.
     delimiter: u8,
-    /// Lines end with CR LF: the csv crate then counts a record's first line before the LF.
-    crlf: bool,
+    ends: LineEnds,
 }
+
+/// How lines end.
+#[derive(Clone, Copy, PartialEq)]
+enum LineEnds {
+    Lf,
+    /// The csv crate counts a record's first line before the LF.
+    CrLf,
+    /// The csv crate counts no lines.
+    Cr,
+}
+
+/// Columns that may hold a message or a list of messages, which a cell has as its JSON. (Those that
+/// hold nothing else are read wherever they stand.)
+const MESSAGES: [&str; 9] = [
+    "prompt",
+    "question",
+    "response",
+    "completion",
+    "answer",
+    "chosen",
+    "rejected",
+    "real",
+    "generated",
+];
 
 /// How the table in a file is written, from its name and first line, where the name says that it is
 /// one: a tab between values in `.tsv`; in `.csv` a comma, or what spreadsheets write where the
@@ -49,27 +77,42 @@ pub(super) struct Style {
 pub(super) fn style(name: &str, head: &[u8]) -> Option<Style> {
     let name = name.to_ascii_lowercase();
     let name = name.trim_end_matches(".gz").trim_end_matches(".zst");
-    let line = head.split(|&b| b == b'\n').next().unwrap_or_default();
+    let line = head.split(|b| b"\r\n".contains(b)).next();
+    let line = line.unwrap_or_default();
     let delimiter = match (name.ends_with(".tsv"), name.ends_with(".csv")) {
         (true, _) => b'\t',
         (_, true) => {
+            // what stands in quotes is a name's
+            let mut quoted = false;
+            let bare = line.iter().filter(|&&b| {
+                quoted ^= b == b'"';
+                !quoted
+            });
+            let bare: Vec<u8> = bare.copied().collect();
             let known = [b',', b';', b'\t'];
-            let first = known.into_iter().find(|d| line.contains(d));
+            let first = known.into_iter().find(|d| bare.contains(d));
             first.unwrap_or(b',')
         }
         _ => return None,
     };
-    Some(Style {
-        delimiter,
-        crlf: line.ends_with(b"\r"),
-    })
+    let rest = &head[line.len()..];
+    let ends = match (rest.starts_with(b"\r\n"), rest.starts_with(b"\r")) {
+        (true, _) => LineEnds::CrLf,
+        (false, true) => LineEnds::Cr,
+        (false, false) => LineEnds::Lf,
+    };
+    Some(Style { delimiter, ends })
 }
 
 impl Table {
     pub(super) fn open(file: &str, input: Box<dyn BufRead + Send>, style: &Style) -> Result<Self> {
         let mut reader = ReaderBuilder::new()
             .delimiter(style.delimiter)
-            .from_reader(Tail { input, last: b'\n' });
+            .from_reader(Tail {
+                input,
+                last: b'\n',
+                ended: false,
+            });
         let names = reader
             .byte_headers()
             .map_err(|e| Error::file(file, format!("its header cannot be read: {e}")))?;
@@ -88,7 +131,8 @@ impl Table {
             reader,
             header,
             record: ByteRecord::new(),
-            crlf: style.crlf,
+            ends: style.ends,
+            rows: 0,
             ended: false,
         })
     }
@@ -97,32 +141,42 @@ impl Table {
         if self.ended {
             return None;
         }
-        let within_quotes = self
-            .record
-            .iter()
-            .next_back()
-            .is_some_and(|v| v.contains(&b'\n'));
+        let within_quotes = self.goes_over_lines();
         let answer = self.reader.read_byte_record(&mut self.record);
+        self.rows += 1;
         let line = self.record.position().map_or(0, |p| p.line());
+        let line = usize::try_from(line).unwrap_or(usize::MAX);
         let place = Place {
             file: file.to_owned(),
-            line: usize::try_from(line).unwrap_or(usize::MAX) + usize::from(self.crlf),
+            line: match self.ends {
+                LineEnds::Lf => line,
+                LineEnds::CrLf => line.saturating_add(1),
+                LineEnds::Cr => self.rows + 1,
+            },
         };
+        let unclosed = "a quote that is never closed took the rest of the file";
         let error = match answer {
             Ok(true) => return Some(self.row(place)),
             Ok(false) => {
                 self.ended = true;
                 let open = within_quotes && self.reader.get_ref().last != b'"';
-                return open.then(|| {
-                    let what = "a quote that is never closed took the rest of the file";
-                    Err(Error::broken(&place, what))
-                });
+                return open.then(|| Err(Error::broken(&place, unclosed)));
             }
             Err(error) => error,
         };
         if let ErrorKind::UnequalLengths { len, .. } = error.kind() {
-            let what = format!("{len} values, but the header has {}", self.header.len());
-            return Some(Err(Error::example(&place, what)));
+            let wanted = self.header.len();
+            let what = format!("{len} values, but the header has {wanted}");
+            // the input was asked for more of this record: no line end stands behind it
+            let tail = self.reader.get_ref();
+            if !tail.ended || *len as usize > wanted {
+                return Some(Err(Error::example(&place, what)));
+            }
+            self.ended = true;
+            return Some(Err(match self.goes_over_lines() && tail.last != b'"' {
+                true => Error::broken(&place, unclosed),
+                false => Error::broken(&place, format!("{what}; the file breaks off here")),
+            }));
         }
         self.ended = true;
         Some(Err(match error.into_kind() {
@@ -131,15 +185,33 @@ impl Table {
         }))
     }
 
+    /// Whether the record's last value does, as one whose quote is never closed.
+    fn goes_over_lines(&self) -> bool {
+        let last = self.record.iter().next_back();
+        last.is_some_and(|value| value.iter().any(|b| b"\r\n".contains(b)))
+    }
+
     fn row(&self, place: Place) -> Result<Row> {
         let mut map = Map::new();
+        let mut no_text = None;
         for (name, value) in self.header.iter().zip(&self.record) {
             let value = std::str::from_utf8(value).map_err(|_| {
                 let what = format!("`{}` is not UTF-8", name.escape_debug());
                 Error::example(&place, what)
             })?;
-            map.insert(name.clone(), Value::String(value.to_owned()));
+            let held = MESSAGES.contains(&name.as_str()).then(|| cell(value));
+            let value = match held.flatten() {
+                Some((messages, why)) => {
+                    no_text = no_text.or(why);
+                    messages
+                }
+                None => Value::String(value.to_owned()),
+            };
+            map.insert(name.clone(), value);
         }
-        Ok(Row::new(place, Value::Object(map)))
+        Ok(Row {
+            no_text,
+            ..Row::new(place, Value::Object(map))
+        })
     }
 }

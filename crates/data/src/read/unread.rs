@@ -1,17 +1,22 @@
 //! Keys of a row that nobody reads. Those that go to the chat template are counted where it is
 //! known what that reads.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use super::Left;
 use super::conversation::first;
 use super::format::Format;
 use super::rewards::columns;
-use super::shapes::{WHOLE, says};
+use super::shapes::{WHOLE, asked, inputs, says};
 use crate::Record;
 
 /// Where the prompt of a pair may stand; the first that is there is read.
 pub(super) const PROMPTS: [&str; 3] = ["prompt", "question", "instruction"];
+
+/// Where a conversation may stand that a pair's responses answer.
+pub(super) const ROUNDS_ASKED: [&str; 3] = ["conversations", "conversation", "messages"];
 
 /// Where a system message may stand beside a conversation; the first that is there is read.
 pub(super) const SYSTEMS: [&str; 2] = ["system", "system_prompt"];
@@ -25,9 +30,40 @@ const TEMPLATE: [&str; 3] = ["tools", "documents", "chat_template_kwargs"];
 /// Counts the keys of one row that are not read.
 pub(super) fn note(map: &Map<String, Value>, format: Format, records: &[Record], left: &mut Left) {
     let read = read(map, format, records);
+    let mut unread = BTreeSet::new();
     for (key, value) in map {
-        if !says_nothing(value) && !read.contains(&key.as_str()) {
-            *left.unread.entry(key.clone()).or_default() += 1;
+        if says_nothing(value) {
+            continue;
+        }
+        match read.contains(&key.as_str()) {
+            true if !TEMPLATE.contains(&key.as_str()) => of_parts(value, &mut unread),
+            true => {}
+            false => _ = unread.insert(key.clone()),
+        }
+    }
+    for key in unread {
+        *left.unread.entry(key).or_default() += 1;
+    }
+}
+
+/// Keys of the text parts that are a message's content, besides type and text: nobody reads them.
+fn of_parts(messages: &Value, unread: &mut BTreeSet<String>) {
+    let messages = match messages {
+        Value::Array(list) => list.as_slice(),
+        one => std::slice::from_ref(one),
+    };
+    let contents = messages
+        .iter()
+        .flat_map(|message| ["content", "value"].map(|key| message.get(key)));
+    let parts = contents
+        .flatten()
+        .filter_map(Value::as_array)
+        .flatten()
+        .filter_map(Value::as_object)
+        .flatten();
+    for (key, value) in parts {
+        if !matches!(key.as_str(), "type" | "text") && !says_nothing(value) {
+            unread.insert(format!("content.{key}"));
         }
     }
 }
@@ -42,10 +78,15 @@ fn read(map: &Map<String, Value>, format: Format, records: &[Record]) -> Vec<&'s
         .chain(TEMPLATE)
         .collect();
     let pair = matches!(format, Format::Spin | Format::Preference);
-    let prompt = first(map, &PROMPTS).filter(|_| pair).map(|(key, _)| key);
+    let prompt = match (pair, format.keys()) {
+        (true, [[real, ..], [other, ..]]) => asked(map, [real, other]),
+        _ => None,
+    };
+    let prompt = prompt.map(|(key, _)| key);
     read.extend(prompt);
     if format == Format::Alpaca || prompt == Some("instruction") {
-        read.extend(["input", ROUNDS]);
+        read.push(ROUNDS);
+        read.extend(first(map, inputs(map)).map(|(key, _)| key));
     }
     if pair {
         read.push("truncated");

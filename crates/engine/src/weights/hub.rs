@@ -33,11 +33,8 @@ pub(super) fn fetch(repo: &str, revision: &str) -> Result<PathBuf> {
     for name in BESIDES.iter().filter(|name| snapshot.has(name)) {
         snapshot.get(name)?;
     }
-    // without a list of the commit's files, those in the cache are there already
-    if let Ok(names) = snapshot.names() {
-        for name in names.filter(|name| is_template(name)) {
-            snapshot.get(name)?;
-        }
+    for name in snapshot.names().filter(|name| is_template(name)) {
+        snapshot.get(name)?;
     }
     if !snapshot.has("tokenizer.json") && snapshot.has("tokenizer.model") {
         snapshot.get("tokenizer.model")?; // not read, but an error can say what it is

@@ -15,7 +15,7 @@ choice! {
         Messages = "messages",
         /// `prompt`, `response`.
         PromptResponse = "prompt-response",
-        /// `instruction`, `input`, `output`.
+        /// `instruction`, `input`, `output`; Dolly's `context` and `response` too.
         Alpaca = "alpaca",
         /// `conversations: [{from, value}]`.
         ShareGpt = "sharegpt",
@@ -23,7 +23,7 @@ choice! {
         Spin = "spin",
         /// `chosen`, `rejected`.
         Preference = "preference",
-        /// `question`, `answer`.
+        /// `question`, `answer` or `response`.
         QuestionAnswer = "question-answer",
     }
 }
@@ -109,7 +109,8 @@ section! {
         /// Variables of the chat template, in training, generation and chat alike:
         /// `{enable_thinking = false}`. A row's own `chat_template_kwargs` go before them.
         template_args: Variables = "{}";
-        /// Use the first so many training examples.
+        /// Use the first so many training examples. Every row is read and checked all the same: the
+        /// share for validation lies behind them.
         limit: Option<usize> = "", Bound::at_least(1.0);
         /// Rows that are no example: no shape fits, a field holds what it cannot, the chat template
         /// refuses them (docs/reference/data.md). Dropped ones are counted, and the first is named.

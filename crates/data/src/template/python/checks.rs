@@ -1,11 +1,11 @@
 //! Jinja's tests: what `is` asks.
 
-use minijinja::{Environment, State, Value};
+use minijinja::{Environment, Value};
 
 use super::arguments::Args;
 use super::objects::Method;
-use super::operators::holds;
-use super::values::{Kind, Number, Outcome, called, equal, kind, length, number, wrong};
+use super::operators::{holds, math};
+use super::values::{Kind, Outcome, equal, kind, length, number, wrong};
 use super::written::string;
 use super::{budget, words};
 
@@ -55,14 +55,13 @@ const NAMES: [&str; 39] = [
 /// Adds the tests to an environment.
 pub(super) fn register(environment: &mut Environment<'_>) {
     for name in NAMES {
-        environment.add_test(
-            name,
-            move |state: &State, args: minijinja::value::Rest<Value>| call(state, name, &args),
-        );
+        environment.add_test(name, move |args: minijinja::value::Rest<Value>| {
+            call(name, &args)
+        });
     }
 }
 
-fn call(state: &State<'_, '_>, name: &str, args: &[Value]) -> Outcome<bool> {
+fn call(name: &str, args: &[Value]) -> Outcome<bool> {
     let args = Args::new(name, args)?;
     if let Some(sign) = comparison(name) {
         let [left, right] = args.bind(["a", "b"], 2)?;
@@ -71,13 +70,7 @@ fn call(state: &State<'_, '_>, name: &str, args: &[Value]) -> Outcome<bool> {
     match name {
         "divisibleby" => {
             let [value, by] = args.bind(["value", "num"], 2)?;
-            match (
-                whole(&value.unwrap_or_default(), name)?,
-                whole(&by.unwrap_or_default(), name)?,
-            ) {
-                (_, 0) => wrong("division by zero"),
-                (value, by) => Ok(value % by == 0),
-            }
+            leaves(&value.unwrap_or_default(), by.unwrap_or_default(), 0)
         }
         "sameas" => {
             let [value, other] = args.bind(["value", "other"], 2)?;
@@ -91,10 +84,7 @@ fn call(state: &State<'_, '_>, name: &str, args: &[Value]) -> Outcome<bool> {
             let wanted = string(&value.unwrap_or_default())?;
             Ok(match name {
                 "test" => NAMES.contains(&wanted.as_str()),
-                _ => {
-                    let tried = state.apply_filter(&wanted, &[]);
-                    !tried.is_err_and(|e| e.kind() == minijinja::ErrorKind::UnknownFilter)
-                }
+                _ => super::filters::NAMES.contains(&wanted.as_str()),
             })
         }
         _ => {
@@ -117,14 +107,10 @@ fn comparison(name: &str) -> Option<&'static str> {
     })
 }
 
-fn whole(value: &Value, name: &str) -> Outcome<i128> {
-    match number(kind(value)) {
-        Some(Number::Whole(whole)) => Ok(whole),
-        _ => wrong(format!(
-            "`is {name}` wants a whole number, got {}",
-            called(value)
-        )),
-    }
+/// Whether a division leaves this remainder, computed as the operator `%` does.
+fn leaves(value: &Value, by: Value, rest: i64) -> Outcome<bool> {
+    let left = math(&[value.clone(), Value::from("%"), by])?;
+    equal(&left, &Value::from(rest))
 }
 
 fn about(name: &str, value: &Value) -> Outcome<bool> {
@@ -133,8 +119,8 @@ fn about(name: &str, value: &Value) -> Outcome<bool> {
         budget::reading(text.len())?;
     }
     Ok(match name {
-        "odd" => whole(value, name)?.rem_euclid(2) == 1,
-        "even" => whole(value, name)?.rem_euclid(2) == 0,
+        "odd" => leaves(value, Value::from(2), 1)?,
+        "even" => leaves(value, Value::from(2), 0)?,
         "defined" => !value.is_undefined(),
         "undefined" => value.is_undefined(),
         "none" => matches!(kind, Kind::None),
@@ -148,7 +134,7 @@ fn about(name: &str, value: &Value) -> Outcome<bool> {
         "mapping" => matches!(kind, Kind::Dict),
         "lower" => words::about(&string(value)?, "islower").unwrap_or(false),
         "upper" => words::about(&string(value)?, "isupper").unwrap_or(false),
-        "escaped" => false,
+        "escaped" => value.is_safe(),
         "sequence" => match kind {
             Kind::Undefined | Kind::Text(_) | Kind::List | Kind::Tuple | Kind::Dict => true,
             Kind::Series => value.kind() == minijinja::value::ValueKind::Seq,

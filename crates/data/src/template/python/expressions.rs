@@ -278,6 +278,10 @@ impl Reader<'_> {
                 Token::Sign(".") => {
                     self.at += 1;
                     match self.next() {
+                        // a macro's, which would be undefined here
+                        Token::Name(name) if name == "catch_kwargs" || name == "catch_varargs" => {
+                            return self.fault(format!("`{name}` is not for chat templates"));
+                        }
                         Token::Name(name) => Node::Attribute(node.written(), name.clone()),
                         Token::Whole(index) => {
                             Node::Other(format!("_py_item({}, {index})", node.written()))

@@ -10,10 +10,10 @@ use super::arguments::{Args, as_flag, as_text, as_whole};
 use super::objects::{list, text};
 use super::values::{Kind, Number, Outcome, called, kind, length, number, wrong};
 use super::written::{string, to_json};
-use super::{budget, format, methods, operators, sequences, words};
+use super::{budget, format, markup, methods, operators, sequences, words};
 
-/// Every filter that is computed here.
-pub(super) const NAMES: [&str; 47] = [
+/// Every filter of jinja2; those at the end are refused.
+pub(super) const NAMES: [&str; 54] = [
     "abs",
     "attr",
     "batch",
@@ -58,9 +58,16 @@ pub(super) const NAMES: [&str; 47] = [
     "wordcount",
     "e",
     "escape",
+    "forceescape",
     "safe",
+    "filesizeformat",
     "pprint",
     "random",
+    "striptags",
+    "urlencode",
+    "urlize",
+    "wordwrap",
+    "xmlattr",
 ];
 
 /// `value | name(arguments)`
@@ -69,11 +76,12 @@ pub(super) fn call(state: &State<'_, '_>, name: &str, args: &[Value]) -> Outcome
     match name {
         "upper" | "lower" | "capitalize" | "title" => {
             let [value] = args.bind(["s"], 1)?;
-            let whole = string(&value.unwrap_or_default())?;
-            text(match name {
-                "title" => words::title_filter(&whole),
-                _ => words::cased(&whole, name),
-            })
+            let value = value.unwrap_or_default();
+            let whole = string(&value)?;
+            match name {
+                "title" => text(words::title_filter(&whole)),
+                _ => markup::like(&value, words::cased(&whole, name)),
+            }
         }
         "trim" => {
             let [value, chars] = args.bind(["value", "chars"], 1)?;
@@ -82,8 +90,9 @@ pub(super) fn call(state: &State<'_, '_>, name: &str, args: &[Value]) -> Outcome
                 .as_ref()
                 .map(|chars| as_text(chars, name))
                 .transpose()?;
-            let whole = string(&value.unwrap_or_default())?;
-            text(words::stripped(&whole, chars, true, true))
+            let value = value.unwrap_or_default();
+            let whole = string(&value)?;
+            markup::like(&value, words::stripped(&whole, chars, true, true))
         }
         "replace" => {
             let [value, old, new, count] = args.bind(["s", "old", "new", "count"], 3)?;
@@ -102,17 +111,13 @@ pub(super) fn call(state: &State<'_, '_>, name: &str, args: &[Value]) -> Outcome
             let [value, width] = args.bind(["value", "width"], 1)?;
             let width = as_whole(width.as_ref(), 80, name)?.max(0) as usize;
             budget::made(width)?;
-            text(words::padded(
-                &string(&value.unwrap_or_default())?,
-                name,
-                width,
-                ' ',
-            ))
+            let value = value.unwrap_or_default();
+            markup::like(&value, words::padded(&string(&value)?, name, width, ' '))
         }
         "indent" => indent(args),
         "format" => {
             let (values, of) = args.positional.split_at(1.min(args.positional.len()));
-            let whole = string(&values.first().cloned().unwrap_or_default())?;
+            let pattern = values.first().cloned().unwrap_or_default();
             let values = match (of, args.named.is_empty()) {
                 (_, true) => super::objects::tuple(of.to_vec())?,
                 ([], false) => super::objects::dict(
@@ -123,7 +128,8 @@ pub(super) fn call(state: &State<'_, '_>, name: &str, args: &[Value]) -> Outcome
                 )?,
                 _ => return wrong("`format` takes values with or without names, not both"),
             };
-            text(format::percent(&whole, &values)?)
+            let filled = format::percent(&string(&pattern)?, &values, pattern.is_safe())?;
+            markup::like(&pattern, filled)
         }
         "string" => {
             let [value] = args.bind(["value"], 1)?;
@@ -181,50 +187,40 @@ pub(super) fn call(state: &State<'_, '_>, name: &str, args: &[Value]) -> Outcome
         "int" => int(args),
         "float" => float(args),
         "round" => round(args),
-        "e" | "escape" => {
+        "e" | "escape" | "forceescape" | "safe" => {
             let [value] = args.bind(["s"], 1)?;
-            let whole = string(&value.unwrap_or_default())?;
-            text(escaped(&whole))
+            let value = value.unwrap_or_default();
+            markup::safe(match name {
+                "safe" => string(&value)?,
+                "forceescape" => markup::escaped(&string(&value)?),
+                _ => markup::escape(&value)?,
+            })
         }
-        "safe" => {
-            let [value] = args.bind(["value"], 1)?;
-            text(string(&value.unwrap_or_default())?)
-        }
-        "pprint" | "random" => wrong(format!("the filter `{name}` is not for chat templates")),
+        "filesizeformat" | "pprint" | "random" | "striptags" | "urlencode" | "urlize"
+        | "wordwrap" | "xmlattr" => wrong(format!("the filter `{name}` is not for chat templates")),
         _ => sequences::call(state, name, args),
     }
 }
 
-/// Text for HTML.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '\'' => out.push_str("&#39;"),
-            '"' => out.push_str("&#34;"),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
 fn truncate(args: Args) -> Outcome {
-    let [value, length, cut, end, leeway] =
+    let [value, most, cut, end, leeway] =
         args.bind(["s", "length", "killwords", "end", "leeway"], 1)?;
-    let whole = string(&value.unwrap_or_default())?;
-    let length = as_whole(length.as_ref(), 255, "truncate")?;
+    let value = value.unwrap_or_default();
+    let most = as_whole(most.as_ref(), 255, "truncate")?;
     let leeway = as_whole(leeway.as_ref().filter(|v| !v.is_none()), 5, "truncate")?;
-    let end = end.map_or(Ok("...".to_owned()), |end| string(&end))?;
-    let room = length.saturating_sub(end.chars().count() as i64);
+    let end = end.unwrap_or(Value::from("..."));
+    let Some(mark) = length(&end) else {
+        return wrong(format!("`truncate` ends with {}", called(&end)));
+    };
+    let room = most.saturating_sub(mark as i64);
     if room < 0 || leeway < 0 {
         return wrong("`truncate` leaves no room for its end");
     }
-    if whole.chars().count() as i64 <= length.saturating_add(leeway) {
-        return text(whole);
+    // a list or mapping that is short enough stays one
+    if length(&value).is_some_and(|length| length as i64 <= most.saturating_add(leeway)) {
+        return Ok(value);
     }
+    let whole = as_text(&value, "truncate")?;
     let kept: String = whole.chars().take(room as usize).collect();
     let kept = match as_flag(cut.as_ref()) {
         true => kept.as_str(),
@@ -232,12 +228,14 @@ fn truncate(args: Args) -> Outcome {
             .rsplit_once(' ')
             .map_or(kept.as_str(), |(words, _)| words),
     };
-    text(format!("{kept}{end}"))
+    let kept = markup::like(&value, kept)?;
+    operators::math(&[kept, Value::from("+"), end])
 }
 
 fn indent(args: Args) -> Outcome {
     let [value, width, first, blank] = args.bind(["s", "width", "first", "blank"], 1)?;
-    let whole = string(&value.unwrap_or_default())? + "\n";
+    let value = value.unwrap_or_default();
+    let whole = as_text(&value, "indent")?.to_owned() + "\n";
     let margin = match width.as_ref().map(kind) {
         Some(Kind::Text(margin)) => margin.to_owned(),
         _ => {
@@ -262,7 +260,7 @@ fn indent(args: Args) -> Outcome {
         }
         out.push_str(line);
     }
-    text(out)
+    markup::like(&value, out)
 }
 
 /// Text as a whole number: spaces around, a sign and underscores between digits are allowed.
@@ -270,7 +268,8 @@ fn indent(args: Args) -> Outcome {
 /// # Errors
 /// One past 128 bits; `None` is none at all.
 fn whole_of(text: &str, radix: i64) -> Outcome<Option<i128>> {
-    let trimmed = words::stripped(text, None, true, true).to_lowercase();
+    let plain = words::ascii_digits(text);
+    let trimmed = words::stripped(&plain, None, true, true).to_lowercase();
     let (negative, digits) = match trimmed.strip_prefix('-') {
         Some(digits) => (true, digits),
         None => (false, trimmed.strip_prefix('+').unwrap_or(&trimmed)),
@@ -305,7 +304,8 @@ fn whole_of(text: &str, radix: i64) -> Outcome<Option<i128>> {
 
 /// Text as a float, as Python reads it.
 fn float_of(text: &str) -> Option<f64> {
-    let trimmed = words::stripped(text, None, true, true);
+    let plain = words::ascii_digits(text);
+    let trimmed = words::stripped(&plain, None, true, true);
     let misplaced = trimmed.starts_with('_') || trimmed.ends_with('_') || trimmed.contains("__");
     trimmed.replace('_', "").parse().ok().filter(|_| !misplaced)
 }

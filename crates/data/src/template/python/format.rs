@@ -2,37 +2,25 @@
 
 use minijinja::Value;
 
+use super::arguments::as_whole;
+use super::objects::Range;
+use super::spec::{Spec, WIDEST, digits, fitted, numeric, read_spec, too_wide, worded};
 use super::values::{Kind, Number, Outcome, called, items, kind, lookup, number, wrong};
-use super::written::{repr, string};
-use super::{budget, operators};
+use super::written::{by_code, repr, string};
+use super::{budget, markup, operators};
 
-/// How one value is to be written.
-#[derive(Clone, Debug, Default)]
-struct Spec {
-    fill: Option<char>,
-    /// `<`, `>`, `^` or `=` (between sign and digits).
-    align: Option<char>,
-    /// `+` or space, before numbers that are not negative.
-    sign: Option<char>,
-    alternate: bool,
-    zeros: bool,
-    width: usize,
-    /// Between thousands.
-    grouping: Option<char>,
-    precision: Option<usize>,
-    letter: Option<char>,
-}
-
-/// The most characters that a width or precision may ask for.
-const WIDEST: usize = 100_000;
-
-/// `'%s' % value`
-pub(super) fn percent(format: &str, value: &Value) -> Outcome<String> {
+/// `'%s' % value`; what goes into a `safe` text is escaped.
+pub(super) fn percent(format: &str, value: &Value, safe: bool) -> Outcome<String> {
     let given = match kind(value) {
         Kind::Tuple => items(value)?,
         _ => vec![value.clone()],
     };
-    let is_map = matches!(kind(value), Kind::Dict);
+    // Python asks whether it has items by key or place, and then lets it be left over
+    let is_map = match kind(value) {
+        Kind::Dict | Kind::List | Kind::Undefined => true,
+        Kind::Series => value.downcast_object_ref::<Range>().is_some(),
+        _ => false,
+    };
     let mut given = given.into_iter();
     let mut used_map = false;
     let mut out = String::new();
@@ -56,9 +44,18 @@ pub(super) fn percent(format: &str, value: &Value) -> Outcome<String> {
                 _ => spec.sign = spec.sign.or(Some(' ')),
             }
         }
-        spec.width = digits(&mut chars)?.unwrap_or(0);
+        if chars.next_if_eq(&'*').is_some() {
+            let width = starred(given.next())?;
+            spec.width = width.unsigned_abs() as usize;
+            spec.align = spec.align.or((width < 0).then_some('<'));
+        } else {
+            spec.width = digits(&mut chars)?.unwrap_or(0);
+        }
         if chars.next_if_eq(&'.').is_some() {
-            spec.precision = Some(digits(&mut chars)?.unwrap_or(0));
+            spec.precision = Some(match chars.next_if_eq(&'*') {
+                Some(_) => starred(given.next())?.max(0) as usize,
+                None => digits(&mut chars)?.unwrap_or(0),
+            });
         }
         let letter = chars.find(|c| !"hlL".contains(*c));
         if letter == Some('%') {
@@ -70,12 +67,13 @@ pub(super) fn percent(format: &str, value: &Value) -> Outcome<String> {
                 used_map = true;
                 lookup(value, &Value::from(key.as_str()))
             }
+            None if used_map => None,
             None => given.next(),
         };
         let Some(next) = next else {
             return wrong("a text with `%` wants more values than it gets");
         };
-        out.push_str(&percent_one(&next, spec, letter)?);
+        out.push_str(&percent_one(&next, spec, letter, safe)?);
     }
     if given.next().is_some() && !used_map && !is_map {
         return wrong("a text with `%` gets more values than it wants");
@@ -83,7 +81,18 @@ pub(super) fn percent(format: &str, value: &Value) -> Outcome<String> {
     Ok(out)
 }
 
-fn percent_one(value: &Value, mut spec: Spec, letter: Option<char>) -> Outcome<String> {
+/// A width or precision that stands among the values.
+fn starred(value: Option<Value>) -> Outcome<i64> {
+    let Some(value) = value else {
+        return wrong("a text with `%` wants more values than it gets");
+    };
+    match as_whole(Some(&value), 0, "%*")? {
+        size if size.unsigned_abs() > WIDEST as u64 => too_wide(),
+        size => Ok(size),
+    }
+}
+
+fn percent_one(value: &Value, mut spec: Spec, letter: Option<char>, safe: bool) -> Outcome<String> {
     let words = |out: String, mut spec: Spec| {
         spec.align = spec.align.or(Some('>'));
         spec.zeros = false;
@@ -91,10 +100,17 @@ fn percent_one(value: &Value, mut spec: Spec, letter: Option<char>) -> Outcome<S
         fitted("", &out.chars().take(cut).collect::<String>(), &spec)
     };
     match letter {
+        Some('s') if safe => words(markup::escape(value)?, spec),
         Some('s') => words(string(value)?, spec),
-        Some('r' | 'a') => words(repr(value)?, spec),
-        Some('c') => match kind(value) {
-            Kind::Text(text) if text.chars().count() == 1 => words(text.to_owned(), spec),
+        Some('r') if safe => words(markup::escaped(&repr(value)?), spec),
+        Some('r') => words(repr(value)?, spec),
+        Some('a' | 'c' | 'x' | 'X' | 'o') if safe => {
+            wrong("a safe text with `%` takes only `%s`, `%r`, `%d` and those of floats")
+        }
+        Some('a') => words(ascii(&repr(value)?), spec),
+        Some('c') => match (kind(value), number(kind(value))) {
+            (Kind::Text(text), _) if text.chars().count() == 1 => words(text.to_owned(), spec),
+            (_, Some(Number::Whole(code))) => words(character(code)?, spec),
             _ => wrong("`%c` wants one character"),
         },
         Some(letter @ ('d' | 'i' | 'u' | 'x' | 'X' | 'o')) => {
@@ -123,27 +139,52 @@ fn percent_one(value: &Value, mut spec: Spec, letter: Option<char>) -> Outcome<S
     }
 }
 
-fn digits(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Outcome<Option<usize>> {
-    let mut value = None;
-    while let Some(digit) = chars.next_if(char::is_ascii_digit) {
-        let digit = digit.to_digit(10).unwrap_or(0) as usize;
-        let now = value.unwrap_or(0_usize) * 10 + digit;
-        if now > WIDEST {
-            return wrong("a text is to be filled up to more than 100,000 characters");
-        }
-        value = Some(now);
+/// The character of a code point.
+fn character(code: i128) -> Outcome<String> {
+    match u32::try_from(code).ok().and_then(char::from_u32) {
+        Some(c) => Ok(c.to_string()),
+        None => wrong(format!("{code} is no character")),
     }
-    Ok(value)
 }
 
-/// `'{}'.format(value)`
+/// A `repr` with nothing in it but ASCII.
+fn ascii(shown: &str) -> String {
+    let mut out = String::with_capacity(shown.len());
+    for c in shown.chars() {
+        match c.is_ascii() {
+            true => out.push(c),
+            false => out.push_str(&by_code(c)),
+        }
+    }
+    out
+}
+
+/// What `format` fills in.
+#[derive(Clone, Copy)]
+struct Given<'a> {
+    positional: &'a [Value],
+    named: &'a [(String, Value)],
+    safe: bool,
+}
+
+/// `'{}'.format(value)`; what goes into a `safe` text is escaped.
 pub(super) fn braces(
     format: &str,
     positional: &[Value],
     named: &[(String, Value)],
+    safe: bool,
 ) -> Outcome<String> {
+    let given = Given {
+        positional,
+        named,
+        safe,
+    };
+    filled(format, given, &mut 0, false)
+}
+
+/// A text with its fields filled in; a field's format may have fields itself, which are `inner`.
+fn filled(format: &str, given: Given<'_>, next: &mut usize, inner: bool) -> Outcome<String> {
     let mut out = String::new();
-    let mut next = 0;
     let mut rest = format;
     while let Some(at) = rest.find(['{', '}']) {
         out.push_str(&rest[..at]);
@@ -154,19 +195,32 @@ pub(super) fn braces(
             rest = &after[1..];
             continue;
         }
-        let (true, Some(end)) = (sign == "{", after.find('}')) else {
+        let (true, Some(end)) = (sign == "{", closing(after)) else {
             return wrong("a text for `format` has a single `{` or `}`");
         };
         let (field, spec) = after[..end].split_once(':').unwrap_or((&after[..end], ""));
         let (name, conversion) = field.split_once('!').unwrap_or((field, ""));
-        let value = field_value(name, positional, named, &mut next)?;
-        let spec = read_spec(spec)?;
-        out.push_str(&match conversion {
+        let value = field_value(name, given, next)?;
+        let spec = match (spec.contains(['{', '}']), inner) {
+            (false, _) => read_spec(spec)?,
+            (true, false) => read_spec(&filled(spec, given, next, true)?)?,
+            (true, true) => return wrong("fields within fields within fields of `format`"),
+        };
+        let kept = given.safe && value.is_safe() && conversion.is_empty();
+        if kept && spec != Spec::default() {
+            return wrong("a safe text takes no format in another");
+        }
+        let shown = match conversion {
             "" => formatted(&value, &spec)?,
             "s" => worded(&string(&value)?, &spec)?,
-            "r" | "a" => worded(&repr(&value)?, &spec)?,
+            "r" => worded(&repr(&value)?, &spec)?,
+            "a" => worded(&ascii(&repr(&value)?), &spec)?,
             other => return wrong(format!("unknown conversion `!{other}`")),
-        });
+        };
+        match given.safe && !kept {
+            true => out.push_str(&markup::escaped(&shown)),
+            false => out.push_str(&shown),
+        }
         budget::made(out.len())?;
         rest = &after[end + 1..];
     }
@@ -174,22 +228,32 @@ pub(super) fn braces(
     Ok(out)
 }
 
+/// Where the bracket that ends a field stands, after those of fields within it.
+fn closing(text: &str) -> Option<usize> {
+    let mut open = 0_usize;
+    for (at, c) in text.char_indices() {
+        match c {
+            '{' => open += 1,
+            '}' if open == 0 => return Some(at),
+            '}' => open -= 1,
+            _ => {}
+        }
+    }
+    None
+}
+
 /// `name.attribute[key]`, the name a number, empty for the next one, or a keyword's.
-fn field_value(
-    path: &str,
-    positional: &[Value],
-    named: &[(String, Value)],
-    next: &mut usize,
-) -> Outcome {
+fn field_value(path: &str, given: Given<'_>, next: &mut usize) -> Outcome {
     let end = path.find(['.', '[']).unwrap_or(path.len());
     let (name, mut rest) = path.split_at(end);
     let found = if name.is_empty() {
         *next += 1;
-        positional.get(*next - 1)
+        given.positional.get(*next - 1)
     } else if let Ok(at) = name.parse::<usize>() {
-        positional.get(at)
+        given.positional.get(at)
     } else {
-        named
+        given
+            .named
             .iter()
             .find(|(known, _)| known == name)
             .map(|(_, value)| value)
@@ -217,181 +281,28 @@ fn field_value(
     Ok(value)
 }
 
-/// `[[fill]align][sign][#][0][width][,][.precision][letter]`
-fn read_spec(text: &str) -> Outcome<Spec> {
-    let mut spec = Spec::default();
-    let mut rest = text;
-    let mut first = text.chars();
-    if let (Some(fill), Some(align)) = (first.next(), first.next())
-        && "<>^=".contains(align)
-    {
-        (spec.fill, spec.align) = (Some(fill), Some(align));
-        rest = first.as_str();
-    } else if let Some(align) = text.chars().next().filter(|c| "<>^=".contains(*c)) {
-        spec.align = Some(align);
-        rest = &text[1..];
-    }
-    let mut chars = rest.chars().peekable();
-    spec.sign = chars.next_if(|c| "+- ".contains(*c)).filter(|c| *c != '-');
-    spec.alternate = chars.next_if_eq(&'#').is_some();
-    spec.zeros = chars.next_if_eq(&'0').is_some();
-    spec.width = digits(&mut chars)?.unwrap_or(0);
-    spec.grouping = chars.next_if(|c| ",_".contains(*c));
-    if chars.next_if_eq(&'.').is_some() {
-        spec.precision = digits(&mut chars)?;
-    }
-    spec.letter = chars.next();
-    match chars.next() {
-        None => Ok(spec),
-        Some(_) => wrong(format!("unknown format `{text}`")),
-    }
-}
-
 fn formatted(value: &Value, spec: &Spec) -> Outcome<String> {
-    match kind(value) {
-        Kind::Text(text) => worded(text, spec),
-        Kind::Whole(whole) => numeric(Number::Whole(whole), spec),
-        Kind::Bool(value) if spec.letter.is_some() => {
-            numeric(Number::Whole(i128::from(value)), spec)
-        }
-        Kind::Float(float) => numeric(Number::Float(float), spec),
-        _ => worded(&string(value)?, spec),
+    if *spec == Spec::default() {
+        return string(value);
     }
-}
-
-fn worded(text: &str, spec: &Spec) -> Outcome<String> {
-    if spec.letter.is_some_and(|letter| letter != 's') {
-        return wrong("a text cannot be formatted as a number");
-    }
-    let cut = spec.precision.unwrap_or(usize::MAX);
-    let mut spec = spec.clone();
-    spec.align = spec.align.or(Some('<'));
-    fitted("", &text.chars().take(cut).collect::<String>(), &spec)
-}
-
-fn numeric(value: Number, spec: &Spec) -> Outcome<String> {
-    let (negative, mut digits) = match (value, spec.letter) {
-        (Number::Whole(whole), None | Some('d' | 'n')) => {
-            (whole < 0, whole.unsigned_abs().to_string())
+    let number = match (kind(value), spec.letter) {
+        (Kind::Text(text), _) => return worded(text, spec),
+        (Kind::Whole(whole), Some('c')) if spec.sign.is_none() => {
+            let mut spec = spec.clone();
+            let zeros = spec.zeros && spec.align.is_none();
+            spec.fill = spec.fill.or(zeros.then_some('0'));
+            spec.align = spec.align.or(Some('>'));
+            return fitted("", &character(whole)?, &spec);
         }
-        (Number::Whole(whole), Some('x')) => (whole < 0, format!("{:x}", whole.unsigned_abs())),
-        (Number::Whole(whole), Some('X')) => (whole < 0, format!("{:X}", whole.unsigned_abs())),
-        (Number::Whole(whole), Some('o')) => (whole < 0, format!("{:o}", whole.unsigned_abs())),
-        (Number::Whole(whole), Some('b')) => (whole < 0, format!("{:b}", whole.unsigned_abs())),
-        (value, letter) => {
-            let float = value.float();
-            (
-                float.is_sign_negative(),
-                float_digits(float.abs(), letter, spec)?,
-            )
+        (Kind::Whole(_) | Kind::Bool(_), None | Some('b' | 'd' | 'n' | 'o' | 'x' | 'X'))
+            if spec.precision.is_some() =>
+        {
+            return wrong("a whole number takes no precision");
         }
+        (Kind::Bool(value), _) => Number::Whole(i128::from(value)),
+        (Kind::Whole(whole), _) => Number::Whole(whole),
+        (Kind::Float(float), _) => Number::Float(float),
+        _ => return wrong(format!("{} takes no format", called(value))),
     };
-    if let Some(mark) = spec.grouping {
-        digits = grouped(&digits, mark);
-    }
-    if let (true, Number::Whole(_), Some(letter @ ('x' | 'X' | 'o' | 'b'))) =
-        (spec.alternate, value, spec.letter)
-    {
-        digits = format!("0{letter}{digits}");
-    }
-    let sign = match (negative, spec.sign) {
-        (true, _) => "-".to_owned(),
-        (false, sign) => sign.map(String::from).unwrap_or_default(),
-    };
-    let mut spec = spec.clone();
-    if spec.zeros && spec.align.is_none() {
-        (spec.fill, spec.align) = (spec.fill.or(Some('0')), Some('='));
-    }
-    spec.align = spec.align.or(Some('>'));
-    fitted(&sign, &digits, &spec)
-}
-
-fn float_digits(value: f64, letter: Option<char>, spec: &Spec) -> Outcome<String> {
-    if !value.is_finite() {
-        return Ok(if value.is_nan() { "nan" } else { "inf" }.to_owned());
-    }
-    let precision = spec.precision.unwrap_or(6);
-    let exponent = |precision: usize| {
-        let text = format!("{value:.precision$e}");
-        let (digits, power) = text.split_once('e').unwrap_or((&text, "0"));
-        let (sign, size) = match power.strip_prefix('-') {
-            Some(size) => ('-', size),
-            None => ('+', power),
-        };
-        (
-            digits.to_owned(),
-            format!("e{sign}{size:0>2}"),
-            power.parse::<i64>().unwrap_or(0),
-        )
-    };
-    Ok(match letter {
-        None if spec.precision.is_none() => super::written::float(value),
-        Some('f' | 'F') => format!("{value:.precision$}"),
-        Some('%') => format!("{:.precision$}%", value * 100.0),
-        Some(letter @ ('e' | 'E')) => {
-            let (digits, power, _) = exponent(precision);
-            let shown = digits + &power;
-            if letter == 'E' {
-                shown.to_uppercase()
-            } else {
-                shown
-            }
-        }
-        None | Some('g' | 'G' | 'n') => {
-            let precision = precision.max(1);
-            let (digits, mark, power) = exponent(precision - 1);
-            let bare = |digits: &str| match digits.contains('.') && !spec.alternate {
-                true => digits
-                    .trim_end_matches('0')
-                    .trim_end_matches('.')
-                    .to_owned(),
-                false => digits.to_owned(),
-            };
-            let shown = match (-4..precision as i64).contains(&power) {
-                true => {
-                    let after = (precision as i64 - 1 - power).max(0) as usize;
-                    bare(&format!("{value:.after$}"))
-                }
-                false => bare(&digits) + &mark,
-            };
-            if letter == Some('G') {
-                shown.to_uppercase()
-            } else {
-                shown
-            }
-        }
-        Some(other) => return wrong(format!("a number has no format `{other}`")),
-    })
-}
-
-/// Digits with a mark between thousands.
-fn grouped(digits: &str, mark: char) -> String {
-    let end = digits
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(digits.len());
-    let (whole, rest) = digits.split_at(end);
-    let mut out = String::new();
-    for (i, c) in whole.chars().enumerate() {
-        if i > 0 && (whole.len() - i).is_multiple_of(3) {
-            out.push(mark);
-        }
-        out.push(c);
-    }
-    out + rest
-}
-
-fn fitted(sign: &str, body: &str, spec: &Spec) -> Outcome<String> {
-    let missing = spec.width.saturating_sub(sign.len() + body.chars().count());
-    budget::made(missing)?;
-    let fill = spec.fill.unwrap_or(' ');
-    let fills = |count: usize| std::iter::repeat_n(fill, count).collect::<String>();
-    Ok(match spec.align {
-        Some('<') => format!("{sign}{body}{}", fills(missing)),
-        Some('^') => {
-            let left = missing / 2;
-            format!("{}{sign}{body}{}", fills(left), fills(missing - left))
-        }
-        Some('=') => format!("{sign}{}{body}", fills(missing)),
-        _ => format!("{}{sign}{body}", fills(missing)),
-    })
+    numeric(number, spec)
 }

@@ -6,7 +6,7 @@ use minijinja::{State, Value};
 use super::arguments::{Args, as_flag, as_text, as_whole};
 use super::objects::{dict, list, pay_for_key, text, texts, tuple, view};
 use super::values::{Kind, Outcome, called, equal, items, kind, lookup, pairs, wrong};
-use super::{budget, format, names, words};
+use super::{budget, format, markup, names, words};
 
 /// `of.name(arguments)`
 pub(super) fn call(state: &State<'_, '_>, of: &Value, name: &str, args: &[Value]) -> Outcome {
@@ -27,7 +27,8 @@ pub(super) fn call(state: &State<'_, '_>, of: &Value, name: &str, args: &[Value]
     }
     let args = Args::new(name, args)?;
     match kind(of) {
-        Kind::Text(whole) => of_text(whole, name, args),
+        Kind::Text(whole) if of.is_safe() => markup::method(whole, name, args),
+        Kind::Text(whole) => of_text(whole, name, args, false),
         Kind::Dict => of_dict(of, name, args),
         _ => of_list(of, name, args),
     }
@@ -97,7 +98,8 @@ fn of_list(of: &Value, name: &str, args: Args) -> Outcome {
     }
 }
 
-fn of_text(whole: &str, name: &str, args: Args) -> Outcome {
+/// A method of a text; `safe` where what is formatted into it is to be escaped.
+pub(super) fn of_text(whole: &str, name: &str, args: Args, safe: bool) -> Outcome {
     budget::made(whole.len())?;
     budget::reading(whole.len())?;
     if let Some(answer) = words::about(whole, name) {
@@ -164,7 +166,7 @@ fn of_text(whole: &str, name: &str, args: Args) -> Outcome {
             budget::made(whole.len().saturating_mul(parts.len()))?;
             text(parts.join(whole))
         }
-        "format" => text(format::braces(whole, &args.positional, &args.named)?),
+        "format" => text(format::braces(whole, &args.positional, &args.named, safe)?),
         "format_map" => {
             let [map] = args.bind(["map"], 1)?;
             let named = pairs(&map.unwrap_or_default())?;
@@ -172,7 +174,7 @@ fn of_text(whole: &str, name: &str, args: Args) -> Outcome {
                 .into_iter()
                 .filter_map(|(key, value)| Some((key.as_str()?.to_owned(), value)))
                 .collect();
-            text(format::braces(whole, &[], &named)?)
+            text(format::braces(whole, &[], &named, safe)?)
         }
         _ => wrong(format!("the method `{name}` of a text is not there")),
     }

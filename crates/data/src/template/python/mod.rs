@@ -13,6 +13,7 @@ mod day;
 mod expressions;
 mod filters;
 mod format;
+mod markup;
 mod methods;
 mod names;
 mod objects;
@@ -20,6 +21,7 @@ mod operators;
 mod reader;
 mod sequences;
 mod source;
+mod spec;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -30,6 +32,7 @@ mod written;
 use minijinja::value::{Rest, Value};
 use minijinja::{Environment, ErrorKind, State};
 
+use crate::error::shortened;
 use arguments::Args;
 pub(crate) use budget::Budget;
 pub(crate) use day::Day;
@@ -41,6 +44,9 @@ const NAME: &str = "chat_template";
 /// Macros and recursive loops within one another, as minijinja counts them (a macro's call is 5):
 /// what the stack of a thread holds.
 const MOST_CALLS: usize = 200;
+
+/// Characters of an error that are shown: `raise_exception` may say any number.
+const MOST_SAID: usize = 300;
 
 /// A template that can be rendered.
 #[derive(Debug)]
@@ -55,15 +61,15 @@ impl Program {
     /// # Errors
     /// What is wrong with it, and where.
     pub(crate) fn new(source: &str, budget: Budget) -> Result<Self, String> {
-        let translated = source::translate(source)
-            .map_err(|fault| format!("{} (line {} of the template)", fault.what, fault.line))?;
-        let mut environment = Environment::new();
+        let translated =
+            source::translate(source).map_err(|fault| at_line(fault.what, fault.line))?;
+        // none of minijinja's own filters, tests and functions: some are not jinja2's
+        let mut environment = Environment::empty();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         environment.set_recursion_limit(MOST_CALLS);
         environment.set_fuel(Some(budget.steps));
         environment.set_formatter(written::write);
-        environment.remove_global("debug");
         for name in filters::NAMES {
             environment.add_filter(name, move |state: &State, args: Rest<Value>| {
                 filters::call(state, name, &args)
@@ -84,7 +90,12 @@ impl Program {
     /// Sets the day that `strftime_now` tells.
     pub(crate) fn set_day(&mut self, day: Day) {
         self.environment
-            .add_function("strftime_now", move |format: String| day.format(&format));
+            .add_function("strftime_now", move |format: String| -> Outcome {
+                match day.format(&format) {
+                    Ok(text) => objects::text(text),
+                    Err(what) => wrong(what),
+                }
+            });
     }
 
     /// The template's text for these variables.
@@ -116,7 +127,7 @@ fn functions(environment: &mut Environment<'_>) {
     environment.add_function("dict", |args: Rest<Value>| mapping("dict", &args));
     environment.add_function("namespace", |args: Rest<Value>| namespace(&args));
     environment.add_function("cycler", |args: Rest<Value>| {
-        minijinja_contrib::globals::cycler(args.0)
+        objects::cycler(Args::new("cycler", &args)?)
     });
     environment.add_function("joiner", minijinja_contrib::globals::joiner);
     environment.add_function("raise_exception", |message: Value| -> Outcome {
@@ -168,7 +179,12 @@ fn describe(error: &minijinja::Error) -> String {
         (kind, None) => kind.to_string(),
     };
     match error.line() {
-        Some(line) => format!("{what} (line {line} of the template)"),
-        None => what,
+        Some(line) => at_line(what, line),
+        None => shortened(what, MOST_SAID),
     }
+}
+
+fn at_line(what: String, line: usize) -> String {
+    let what = shortened(what, MOST_SAID);
+    format!("{what} (line {line} of the template)")
 }

@@ -2,11 +2,13 @@
 //! their call. Lists and mappings that a template makes are objects too, since each knows how deep
 //! the values in it go.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use minijinja::State;
 use minijinja::value::{Enumerator, Object, ObjectRepr, Value};
 
+use super::arguments::Args;
 use super::budget::{self, DEEPEST};
 use super::values::{Kind, Outcome, called, is_namespace, items, kind, lookup, pairs, wrong};
 
@@ -59,6 +61,13 @@ pub(super) struct Range {
     pub(super) stop: i64,
     pub(super) step: i64,
     pub(super) count: usize,
+}
+
+/// `cycler(…)`: its values by turns.
+#[derive(Debug)]
+struct Cycler {
+    items: Vec<Value>,
+    at: AtomicUsize,
 }
 
 /// A method that is named and not called.
@@ -143,6 +152,17 @@ pub(super) fn method(of: &Value, name: &str) -> Outcome {
         name: name.to_owned(),
         depth: depth_of(std::slice::from_ref(of))?,
     }))
+}
+
+/// `cycler(…)`
+pub(super) fn cycler(args: Args) -> Outcome {
+    if args.positional.is_empty() || !args.named.is_empty() {
+        return wrong("`cycler` wants values, without names");
+    }
+    let items = args.positional;
+    depth_of(&items)?;
+    let at = AtomicUsize::new(0);
+    Ok(Value::from_object(Cycler { items, at }))
 }
 
 /// What a namespace may hold.
@@ -297,6 +317,40 @@ impl Object for Range {
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
         Enumerator::Seq(self.count)
+    }
+}
+
+impl Object for Cycler {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let at = self.at.load(Ordering::Relaxed);
+        self.items
+            .get(at)
+            .filter(|_| key.as_str() == Some("current"))
+            .cloned()
+    }
+
+    fn call_method(
+        self: &Arc<Self>,
+        _state: &State<'_, '_>,
+        method: &str,
+        args: &[Value],
+    ) -> Outcome {
+        let [] = Args::new(method, args)?.bind([], 0)?;
+        let at = self.at.load(Ordering::Relaxed);
+        let (next, answer) = match method {
+            "next" => (
+                (at + 1) % self.items.len(),
+                self.items.get(at).cloned().unwrap_or_default(),
+            ),
+            "reset" => (0, Value::from(())),
+            _ => return wrong(format!("a cycler has no method `{method}`")),
+        };
+        self.at.store(next, Ordering::Relaxed);
+        Ok(answer)
     }
 }
 

@@ -12,7 +12,7 @@ use super::values::{
     Kind, Number, Outcome, called, equal, items, kind, length, lookup, number, order, wrong,
 };
 use super::written::string;
-use super::{budget, format, methods, names};
+use super::{budget, format, markup, methods, names};
 
 /// Adds the functions to an environment.
 pub(super) fn register(environment: &mut Environment<'_>) {
@@ -49,6 +49,7 @@ pub(super) fn register(environment: &mut Environment<'_>) {
         });
         list(rows.collect::<Outcome<_>>()?)
     });
+    environment.add_function("_py_ran", || minijinja::functions::namespace(None));
     environment.add_function("_py_pay", |bytes: usize| budget::made(bytes));
     environment.add_function(
         "_py_call",
@@ -85,13 +86,18 @@ fn binary(left: &Value, sign: &str, right: &Value) -> Outcome {
         return numbers(a, sign, b);
     }
     match (a, sign, b) {
+        (Kind::Text(_), "+", Kind::Text(_)) if left.is_safe() || right.is_safe() => {
+            markup::safe(markup::escape(left)? + &markup::escape(right)?)
+        }
         (Kind::Text(a), "+", Kind::Text(b)) => {
             budget::made(a.len() + b.len())?;
             Ok(Value::from([a, b].concat()))
         }
         (Kind::List, "+", Kind::List) => list([items(left)?, items(right)?].concat()),
         (Kind::Tuple, "+", Kind::Tuple) => tuple([items(left)?, items(right)?].concat()),
-        (Kind::Text(format), "%", _) => text(format::percent(format, right)?),
+        (Kind::Text(format), "%", _) => {
+            markup::like(left, format::percent(format, right, left.is_safe())?)
+        }
         (Kind::Text(_) | Kind::List | Kind::Tuple, "*", Kind::Whole(_) | Kind::Bool(_)) => {
             repeated(left, right)
         }
@@ -110,7 +116,7 @@ fn repeated(what: &Value, count: &Value) -> Outcome {
     let count = super::arguments::as_whole(Some(count), 0, "*")?.max(0) as usize;
     if let Kind::Text(part) = kind(what) {
         budget::made(part.len().saturating_mul(count))?;
-        return Ok(Value::from(part.repeat(count)));
+        return Ok(markup::marked(what, part.repeat(count)));
     }
     let once = items(what)?;
     budget::steps(once.len().saturating_mul(count))?;
@@ -162,16 +168,40 @@ fn numbers(a: Number, sign: &str, b: Number) -> Outcome {
         ("-", _) => Ok(Value::from(x - y)),
         ("*", _) => Ok(Value::from(x * y)),
         ("/", _) => Ok(Value::from(x / y)),
-        ("//", _) => Ok(Value::from((x / y).floor())),
-        ("%", _) => {
-            let rest = x % y;
-            let other_side = rest != 0.0 && (rest < 0.0) != (y < 0.0);
-            Ok(Value::from(if other_side { rest + y } else { rest }))
-        }
+        ("//", _) => Ok(Value::from(floor_of_floats(x, y).0)),
+        ("%", _) => Ok(Value::from(floor_of_floats(x, y).1)),
         ("**", _) if x == 0.0 && y < 0.0 => wrong("0 to a negative power"),
-        ("**", _) => Ok(Value::from(x.powf(y))),
+        ("**", _) if x < 0.0 && x.is_finite() && y.is_finite() && y.fract() != 0.0 => {
+            wrong("a negative number to a fraction is a complex one")
+        }
+        ("**", _) => match x.powf(y) {
+            power if power.is_infinite() && x.is_finite() && y.is_finite() => {
+                wrong("a power is past what a float holds")
+            }
+            power => Ok(Value::from(power)),
+        },
         _ => wrong(format!("unknown operator `{sign}`")),
     }
+}
+
+/// Quotient and remainder of floats, as Python has them: the remainder first, exactly, with the
+/// sign of what divides, also where it is 0; the quotient from what is left.
+fn floor_of_floats(x: f64, y: f64) -> (f64, f64) {
+    let mut rest = x % y;
+    let mut quotient = (x - rest) / y;
+    if rest == 0.0 {
+        rest = 0.0_f64.copysign(y);
+    } else if (rest < 0.0) != (y < 0.0) {
+        rest += y;
+        quotient -= 1.0;
+    }
+    let below = quotient.floor();
+    let below = match quotient {
+        0.0 => 0.0_f64.copysign(x / y),
+        quotient if quotient - below > 0.5 => below + 1.0,
+        _ => below,
+    };
+    (below, rest)
 }
 
 /// Quotient and remainder, rounded down.
@@ -279,7 +309,10 @@ pub(super) fn item(of: &Value, key: &Value) -> Outcome {
         (Kind::Text(whole), Some(index), _) => {
             budget::reading(whole.len())?;
             match at(whole.chars().count(), index) {
-                Some(at) => whole.chars().nth(at).map(Value::from).unwrap_or_default(),
+                Some(at) => match whole.chars().nth(at) {
+                    Some(c) => markup::marked(of, c.to_string()),
+                    None => Value::UNDEFINED,
+                },
                 None => Value::UNDEFINED,
             }
         }
@@ -349,7 +382,8 @@ fn slice(of: &Value, parts: &[Value]) -> Outcome {
         Kind::Text(whole) => {
             budget::steps(whole.len() / 64)?;
             let chars: Vec<char> = whole.chars().collect();
-            text(pick(chars.len()).map(|at| chars[at]).collect::<String>())
+            let picked = pick(chars.len()).map(|at| chars[at]);
+            markup::like(of, picked.collect::<String>())
         }
         Kind::List | Kind::Tuple => {
             let all = items(of)?;
@@ -360,20 +394,33 @@ fn slice(of: &Value, parts: &[Value]) -> Outcome {
             }
         }
         Kind::Series if of.downcast_object_ref::<Range>().is_some() => {
-            let all = items(of)?;
-            list(pick(all.len()).map(|at| all[at].clone()).collect())
+            range_slice(of, start, stop, step)
         }
         _ => wrong(format!("{} cannot be sliced", called(of))),
     }
 }
 
-/// The places that a slice takes, as Python's `slice.indices` says.
-fn places(
-    length: i64,
-    start: Option<i64>,
-    stop: Option<i64>,
-    step: i64,
-) -> impl Iterator<Item = usize> {
+/// A slice of a range, which is a range.
+fn range_slice(of: &Value, start: Option<i64>, stop: Option<i64>, step: i64) -> Outcome {
+    let Some(range) = of.downcast_object_ref::<Range>() else {
+        return wrong(format!("{} cannot be sliced", called(of)));
+    };
+    let length = range.count as i64;
+    let (first, last) = bounds(length, start, stop, step);
+    let at = |place: i64| {
+        let value = i128::from(range.start) + i128::from(range.step) * i128::from(place);
+        i64::try_from(value).or_else(|_| too_large())
+    };
+    Ok(Value::from_object(Range {
+        start: at(first)?,
+        stop: at(last)?,
+        step: range.step.checked_mul(step).map_or_else(too_large, Ok)?,
+        count: places(length, start, stop, step).count(),
+    }))
+}
+
+/// Where a slice begins and before which place it ends, as Python's `slice.indices` says.
+fn bounds(length: i64, start: Option<i64>, stop: Option<i64>, step: i64) -> (i64, i64) {
     let (low, high) = if step > 0 {
         (0, length)
     } else {
@@ -389,7 +436,17 @@ fn places(
     };
     let first = start.map_or(if step > 0 { low } else { high }, clamped);
     let last = stop.map_or(if step > 0 { high } else { low }, clamped);
-    let mut now = first;
+    (first, last)
+}
+
+/// The places that a slice takes.
+fn places(
+    length: i64,
+    start: Option<i64>,
+    stop: Option<i64>,
+    step: i64,
+) -> impl Iterator<Item = usize> {
+    let (mut now, last) = bounds(length, start, stop, step);
     std::iter::from_fn(move || {
         let inside = if step > 0 { now < last } else { now > last };
         let place = usize::try_from(now).ok().filter(|_| inside)?;

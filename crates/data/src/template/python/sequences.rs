@@ -10,7 +10,7 @@ use super::objects::{Generator, generator, list, named_tuple, text, tuple};
 use super::operators::{self, holds};
 use super::values::{Kind, Outcome, called, equal, items, kind, order, pairs, wrong};
 use super::written::string;
-use super::{budget, words};
+use super::{budget, markup, words};
 
 pub(super) fn call(state: &State<'_, '_>, name: &str, args: Args) -> Outcome {
     match name {
@@ -27,7 +27,10 @@ pub(super) fn call(state: &State<'_, '_>, name: &str, args: Args) -> Outcome {
                     "a filter's results have no last one before they are a list: add `| list`",
                 );
             }
-            Ok(items(&value)?.pop().unwrap_or_default())
+            match kind(&value) {
+                Kind::Text(_) => operators::item(&value, &Value::from(-1)),
+                _ => Ok(items(&value)?.pop().unwrap_or_default()),
+            }
         }
         "reverse" => reverse(args),
         "join" => join(args),
@@ -113,7 +116,7 @@ fn reverse(args: Args) -> Outcome {
     let [value] = args.bind(["value"], 1)?;
     let value = value.unwrap_or_default();
     if let Kind::Text(whole) = kind(&value) {
-        return text(whole.chars().rev().collect::<String>());
+        return markup::like(&value, whole.chars().rev().collect::<String>());
     }
     let mut all = items(&value)?;
     all.reverse();
@@ -212,6 +215,9 @@ fn unique(args: Args) -> Outcome {
     let mut kept = Vec::new();
     for item in items(&value.unwrap_or_default())? {
         let key = folded(under(&item, path.as_ref(), None)?, as_flag(case.as_ref()))?;
+        if matches!(kind(&key), Kind::List | Kind::Dict) {
+            return wrong(format!("`unique` cannot tell {} from others", called(&key)));
+        }
         let mut known = false;
         for other in &seen {
             known |= equal(other, &key)?;

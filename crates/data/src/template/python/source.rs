@@ -3,7 +3,7 @@
 //! transformers adds become minijinja's.
 
 use super::reader::Reader;
-use super::tokens::{self, Fault};
+use super::tokens::{self, Fault, Token};
 
 /// A block whose body may be rendered more than once: it pays for its text each time.
 struct Body {
@@ -14,7 +14,29 @@ struct Body {
     /// Tags that begin the body, and the end of the tag that opens it.
     head: String,
     close: String,
+    /// Bytes of what opens that tag: `{%`, `{%-` or `{%+`.
+    mark: usize,
+    /// A `break` or `continue` may end a pass before the body does.
+    left: bool,
+    /// The `else` of the loop was put behind it.
+    moved: bool,
 }
+
+/// What opens a block, and what ends it; a `set` opens one where it has no `=`.
+const BLOCKS: [(&str, &str); 9] = [
+    ("if", "endif"),
+    ("for", "endfor"),
+    ("macro", "endmacro"),
+    ("call", "endcall"),
+    ("filter", "endfilter"),
+    ("with", "endwith"),
+    ("generation", "endgeneration"),
+    ("block", "endblock"),
+    ("set", "endset"),
+];
+
+/// What a macro of jinja2 has without naming it, where it gets more arguments than it names.
+const IMPLIED: [&str; 2] = ["varargs", "kwargs"];
 
 /// `elif`s of the `if`s that are open: minijinja's parser and compiler go one call deeper for each,
 /// and the stack must hold them.
@@ -26,6 +48,8 @@ struct Writer<'a> {
     /// Bytes of text outside tags so far.
     raw: usize,
     open: Vec<Body>,
+    /// What ends each block that is open; `else` in a loop's own.
+    blocks: Vec<&'static str>,
     /// How many `elif`s each open `if` has, and all of them together.
     ifs: Vec<usize>,
     elifs: usize,
@@ -40,6 +64,7 @@ pub(super) fn translate(source: &str) -> Result<String, Fault> {
         pieces: Vec::new(),
         raw: 0,
         open: Vec::new(),
+        blocks: Vec::new(),
         ifs: Vec::new(),
         elifs: 0,
         line: 1,
@@ -95,12 +120,18 @@ impl Writer<'_> {
             _ => "",
         };
         let start = at + 2 + trim.len();
-        if is_block && let Some(length) = verbatim(rest) {
-            self.text(&rest[..length]);
+        if is_block && let Some((opened, length)) = verbatim(rest) {
+            // jinja2 trims no line break after `raw`, minijinja does unless told
+            match rest[..opened].ends_with("-%}") || rest[..opened].ends_with("+%}") {
+                true => self.text(&rest[..opened]),
+                false => self.text(&format!("{}+%}}", &rest[..opened - 2])),
+            }
+            self.text(&rest[opened..length]);
             return Ok(at + length);
         }
         let close = if is_block { "%}" } else { "}}" };
         let tag = tokens::read(self.source, start, close, line)?;
+        self.refuse_implied(&tag.tokens)?;
         let mut reader = Reader::new(&tag.tokens);
         // a line break that a text or the space between tokens had
         let breaks = "\n".repeat(tag.breaks);
@@ -125,7 +156,61 @@ impl Writer<'_> {
         shut: String,
     ) -> Result<(), Fault> {
         let word = reader.name()?;
-        match word.as_str() {
+        self.count_elifs(reader, &word)?;
+        if word == "else" && self.blocks.last() == Some(&"endfor") {
+            return self.loop_else(reader, trim, &shut);
+        }
+        if matches!(word.as_str(), "break" | "continue") {
+            self.leave(reader, &word)?;
+        }
+        let mut head = String::new();
+        let (mut inside, opens) = inside(reader, &word, &mut head)?;
+        reader.end()?;
+        self.nest(&word, opens);
+        let ends = match word.as_str() {
+            "for" => Some("endfor"),
+            "macro" => Some("endmacro"),
+            "call" => Some("endcall"),
+            _ => None,
+        };
+        if let Some(end) = ends {
+            self.pieces.push(format!("{{%{trim} {inside}"));
+            self.open.push(Body {
+                end,
+                place: self.pieces.len(),
+                before: self.raw,
+                head,
+                close: shut,
+                mark: 2 + trim.len(),
+                left: false,
+                moved: false,
+            });
+            self.pieces.push(String::new());
+            return Ok(());
+        }
+        if self.open.last().is_some_and(|body| body.end == word)
+            && let Some(body) = self.open.pop()
+        {
+            if body.moved {
+                inside = "endwith %}{% endif".to_owned();
+            }
+            let mut head = body.head;
+            match self.raw - body.before {
+                0 => {}
+                bytes => head.push_str(&format!(" %}}{{% set _py_paid = _py_pay({bytes})")),
+            }
+            self.pieces[body.place] = head + &body.close;
+        }
+        self.pieces.push(format!("{{%{trim} {inside}{shut}"));
+        Ok(())
+    }
+
+    /// Counts the `elif`s of the `if`s that are open.
+    ///
+    /// # Errors
+    /// More than [`MOST_ELIFS`] of them.
+    fn count_elifs(&mut self, reader: &Reader<'_>, word: &str) -> Result<(), Fault> {
+        match word {
             "if" => self.ifs.push(0),
             "elif" => {
                 self.elifs += 1;
@@ -141,89 +226,150 @@ impl Writer<'_> {
             "endif" => self.elifs -= self.ifs.pop().unwrap_or(0),
             _ => {}
         }
-        let mut head = String::new();
-        let inside = match word.as_str() {
-            "if" | "elif" => format!("{word} {}", reader.tuple(false)?),
-            "for" => head_of_for(reader)?,
-            "set" => set(reader)?,
-            "macro" => format!(
-                "macro {}({})",
-                reader.name()?,
-                parameters(reader, &mut head)?
-            ),
-            "call" => {
-                let given = match reader.is_sign("(") {
-                    true => format!("({})", parameters(reader, &mut head)?),
-                    false => String::new(),
-                };
-                format!("call{given} {}", reader.expression()?)
+        Ok(())
+    }
+
+    /// Keeps the list of open blocks.
+    fn nest(&mut self, word: &str, opens: bool) {
+        if let Some(&(_, end)) = BLOCKS.iter().find(|(begin, _)| opens && *begin == word) {
+            self.blocks.push(end);
+            return;
+        }
+        let ends = |end: &&str| *end == word || (*end == "else" && word == "endfor");
+        if self.blocks.last().is_some_and(ends) {
+            self.blocks.pop();
+        }
+    }
+
+    /// Notes a `break` or `continue` with its loop. minijinja jumps out of it and leaves open what
+    /// was opened between, so that the text from there on is lost.
+    fn leave(&mut self, reader: &Reader<'_>, word: &str) -> Result<(), Fault> {
+        match self.blocks.iter().rev().find(|end| **end != "endif") {
+            Some(&"endfor") => {
+                if let Some(body) = self.open.last_mut() {
+                    body.left = true;
+                }
+                Ok(())
             }
-            "filter" => format!("filter {}{}", reader.filter()?, reader.filters()?),
-            "with" => with(reader)?,
-            "do" => format!("set _py_done = {}", reader.tuple(true)?),
-            // transformers marks the assistant's words with it; for rendering it is a scope
-            "generation" => "with".to_owned(),
-            "endgeneration" => "endwith".to_owned(),
-            "include" | "import" | "from" | "extends" => {
-                return reader.fault(format!(
-                    "`{word}` needs another file, which a chat template has not"
-                ));
+            None | Some(&("endmacro" | "endcall")) => {
+                reader.fault(format!("`{word}` stands in no loop"))
             }
-            // without another file there is nothing to put into a block: it is a scope with a name
-            "block" => {
-                reader.name()?;
-                reader.skip_name("scoped");
-                "with".to_owned()
+            Some(&"else") => reader.fault(format!(
+                "`{word}` in the `else` of a loop is not for chat templates"
+            )),
+            Some(end) => {
+                let between = end.trim_start_matches("end");
+                reader.fault(format!(
+                    "`{word}` within a `{between}` of its loop is not for chat templates"
+                ))
             }
-            "endblock" => {
-                let _ = reader.rest();
-                "endwith".to_owned()
-            }
-            "autoescape" => return reader.fault("`autoescape` is not for chat templates"),
-            _ => format!("{word}{}", reader.rest()),
-        };
+        }
+    }
+
+    /// The `else` of a loop: jinja2 takes it where no pass came to the end of the body, minijinja
+    /// where there was no pass. The two differ where something ends a pass earlier: then the loop
+    /// notes that one came to its end, and the `else` follows it as an `if`.
+    fn loop_else(&mut self, reader: &Reader<'_>, trim: &str, shut: &str) -> Result<(), Fault> {
         reader.end()?;
-        let ends = match word.as_str() {
-            "for" => Some("endfor"),
-            "macro" => Some("endmacro"),
-            "call" => Some("endcall"),
-            _ => None,
-        };
-        if let Some(end) = ends {
-            self.pieces.push(format!("{{%{trim} {inside}"));
-            self.open.push(Body {
-                end,
-                place: self.pieces.len(),
-                before: self.raw,
-                head,
-                close: shut,
-            });
-            self.pieces.push(String::new());
+        if let Some(last) = self.blocks.last_mut() {
+            *last = "else";
+        }
+        let Some(body) = self.open.last_mut().filter(|body| body.left) else {
+            self.pieces.push(format!("{{%{trim} else{shut}"));
             return Ok(());
+        };
+        let opening = &mut self.pieces[body.place - 1];
+        if opening.ends_with(" recursive") {
+            return reader.fault(
+                "the `else` of a recursive loop with `break` or `continue` is not for chat \
+                 templates",
+            );
         }
-        if self.open.last().is_some_and(|body| body.end == word)
-            && let Some(body) = self.open.pop()
-        {
-            let mut head = body.head;
-            match self.raw - body.before {
-                0 => {}
-                bytes => head.push_str(&format!(" %}}{{% set _py_paid = _py_pay({bytes})")),
+        body.moved = true;
+        let name = format!("_py_ran_{}", body.place);
+        let (mark, rest) = opening.split_at(body.mark);
+        *opening = format!("{mark} set {name} = _py_ran() %}}{{%{rest}");
+        self.pieces.push(format!(
+            "{{%{trim} set {name}.once = true %}}{{% endfor %}}\
+             {{% if not {name}.once %}}{{% with{shut}"
+        ));
+        Ok(())
+    }
+
+    /// Refuses the lists of further arguments that a macro of jinja2 has: here they would be
+    /// undefined, so that what a template makes of them vanishes.
+    fn refuse_implied(&self, tokens: &[(Token, usize)]) -> Result<(), Fault> {
+        let Some(body) = self.open.iter().rev().find(|body| body.end != "endfor") else {
+            return Ok(());
+        };
+        let opening = &self.pieces[body.place - 1];
+        let part = |c: char| c != '_' && !c.is_alphanumeric();
+        for (at, (token, line)) in tokens.iter().enumerate() {
+            let Token::Name(name) = token else { continue };
+            let before = at.checked_sub(1).map(|before| &tokens[before].0);
+            let after = tokens.get(at + 1).map(|(token, _)| token);
+            let read = !matches!(before, Some(Token::Sign("." | "|")))
+                && !matches!(after, Some(Token::Sign("=")));
+            let implied = read && IMPLIED.contains(&name.as_str());
+            if implied && !opening.split(part).any(|own| own == name) {
+                let what = format!("`{name}` in a macro is not for chat templates");
+                return Err(Fault { line: *line, what });
             }
-            self.pieces[body.place] = head + &body.close;
         }
-        self.pieces.push(format!("{{%{trim} {inside}{shut}"));
         Ok(())
     }
 }
 
-/// The bytes of a `{% raw %}` block at the beginning of a text, both tags included.
-fn verbatim(rest: &str) -> Option<usize> {
+/// A statement in minijinja's terms, and whether it may open a block; `head` gets the tags that
+/// begin its body.
+fn inside(reader: &mut Reader<'_>, word: &str, head: &mut String) -> Result<(String, bool), Fault> {
+    let text = match word {
+        "if" | "elif" => format!("{word} {}", reader.tuple(false)?),
+        "for" => head_of_for(reader)?,
+        "set" => return set(reader),
+        "macro" => format!("macro {}({})", reader.name()?, parameters(reader, head)?),
+        "call" => {
+            let given = match reader.is_sign("(") {
+                true => format!("({})", parameters(reader, head)?),
+                false => String::new(),
+            };
+            format!("call{given} {}", reader.expression()?)
+        }
+        "filter" => format!("filter {}{}", reader.filter()?, reader.filters()?),
+        "with" => with(reader)?,
+        "do" => format!("set _py_done = {}", reader.tuple(true)?),
+        // transformers marks the assistant's words with it; for rendering it is a scope
+        "generation" => "with".to_owned(),
+        "endgeneration" => "endwith".to_owned(),
+        "include" | "import" | "from" | "extends" => {
+            return reader.fault(format!(
+                "`{word}` needs another file, which a chat template has not"
+            ));
+        }
+        // without another file there is nothing to put into a block: it is a scope with a name
+        "block" => {
+            reader.name()?;
+            reader.skip_name("scoped");
+            "with".to_owned()
+        }
+        "endblock" => {
+            let _ = reader.rest();
+            "endwith".to_owned()
+        }
+        "autoescape" => return reader.fault("`autoescape` is not for chat templates"),
+        _ => format!("{word}{}", reader.rest()),
+    };
+    Ok((text, true))
+}
+
+/// The bytes of the `{% raw %}` at the beginning of a text, and of its block, both tags included.
+fn verbatim(rest: &str) -> Option<(usize, usize)> {
     let opened = raw_tag(rest, "raw")?;
     let mut at = opened;
     loop {
         at += rest[at..].find("{%")?;
         match raw_tag(&rest[at..], "endraw") {
-            Some(length) => return Some(at + length),
+            Some(length) => return Some((opened, at + length)),
             None => at += 2,
         }
     }
@@ -285,13 +431,14 @@ fn head_of_for(reader: &mut Reader<'_>) -> Result<String, Fault> {
     Ok(out)
 }
 
-fn set(reader: &mut Reader<'_>) -> Result<String, Fault> {
+/// A `set`, and whether it opens a block.
+fn set(reader: &mut Reader<'_>) -> Result<(String, bool), Fault> {
     let (items, several) = target(reader)?;
     if !reader.skip_sign("=") {
-        return Ok(format!("set {items} {}", reader.filters()?));
+        return Ok((format!("set {items} {}", reader.filters()?), true));
     }
     let value = reader.tuple(true)?;
-    Ok(match (several, items.contains('.')) {
+    let text = match (several, items.contains('.')) {
         // transformers' namespaces take no such name, when it is set and not before
         (_, true) if items.contains("._") => {
             format!("set {items} = raise_exception(\"`{items}` begins with an underscore\")")
@@ -299,7 +446,8 @@ fn set(reader: &mut Reader<'_>) -> Result<String, Fault> {
         (true, _) => format!("set {items} = _py_row({value})"),
         (false, true) => format!("set {items} = _py_held({value})"),
         (false, false) => format!("set {items} = {value}"),
-    })
+    };
+    Ok((text, false))
 }
 
 /// The parameters of a macro. Their defaults are set at the beginning of its body, where a default

@@ -221,3 +221,78 @@ fn sizes_that_no_result_can_have_are_errors() {
         );
     }
 }
+
+/// minijinja would answer an empty text, or lose what follows; or Python would refuse it too.
+#[test]
+fn what_is_not_computed_is_refused_by_name_when_read() {
+    for (source, named) in [
+        ("{% macro m(a) %}{{ varargs }}{% endmacro %}", "`varargs`"),
+        (
+            "{% macro m() %}{% if kwargs.x %}{% endif %}{% endmacro %}",
+            "`kwargs`",
+        ),
+        (
+            "{% macro m(kwargs) %}{% call m() %}{{ kwargs }}{% endcall %}{% endmacro %}",
+            "`kwargs`",
+        ),
+        (
+            "{% for x in a %}{% with y = 1 %}{% continue %}{% endwith %}{% endfor %}",
+            "`with`",
+        ),
+        (
+            "{% for x in a %}{% set y %}{% if x %}{% break %}{% endif %}{% endset %}{% endfor %}",
+            "`set`",
+        ),
+        (
+            "{% for x in a %}{% filter upper %}{% break %}{% endfilter %}{% endfor %}",
+            "`filter`",
+        ),
+        (
+            "{% for x in a %}{% generation %}{% continue %}{% endgeneration %}{% endfor %}",
+            "`generation`",
+        ),
+        (
+            "{% for x in a %}{% macro m() %}{% break %}{% endmacro %}{% endfor %}",
+            "no loop",
+        ),
+        ("{% if a %}{% break %}{% endif %}", "no loop"),
+        (
+            "{% macro m() %}{% endmacro %}{{ m.catch_kwargs }}",
+            "`catch_kwargs`",
+        ),
+        (
+            "{% for x in a recursive %}{% continue %}{% else %}e{% endfor %}",
+            "recursive loop",
+        ),
+        (
+            "{% for x in a %}{% for y in a %}{% else %}{% break %}{% endfor %}{% endfor %}",
+            "`else`",
+        ),
+        (
+            "{{ 170141183460469231731687303715884105728 }}",
+            "past 128 bits",
+        ),
+        (
+            "{{ 0xffffffffffffffffffffffffffffffffff }}",
+            "past 128 bits",
+        ),
+        ("{{ '\\N{BULLET}' }}", "`\\N`"),
+    ] {
+        let error = Program::new(source, Budget::default()).unwrap_err();
+        assert!(error.contains(named), "{source}: {error}");
+    }
+}
+
+#[test]
+fn a_long_error_is_shown_in_part() {
+    let source = "{{ raise_exception('x' * 10 ** 7) }}";
+    let error = rendered(source, &Value::Null, Budget::default()).unwrap_err();
+    let shown = "x".repeat(300);
+    assert_eq!(
+        error,
+        format!("{shown}… (10000000 characters) (line 1 of the template)")
+    );
+    let source = format!("{{{{ 1 {} }}}}", "a".repeat(5000));
+    let error = rendered(&source, &Value::Null, Budget::default()).unwrap_err();
+    assert!(error.len() < 400, "{}", error.len());
+}

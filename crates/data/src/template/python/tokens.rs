@@ -1,5 +1,7 @@
 //! The tokens between the delimiters of a Jinja tag, cut as jinja2's lexer cuts them.
 
+use std::num::IntErrorKind;
+
 /// What is wrong with a template, and at which line.
 #[derive(Clone, Debug)]
 pub(super) struct Fault {
@@ -133,8 +135,13 @@ fn number(rest: &str) -> Result<(Token, usize), String> {
         if marks.iter().any(|mark| rest.starts_with(mark)) {
             let end = digits(2, radix);
             let plain = rest[2..end].replace('_', "");
-            let value = i128::from_str_radix(&plain, radix)
-                .map_err(|_| format!("`{}` is not a number", &rest[..end]))?;
+            let value =
+                i128::from_str_radix(&plain, radix).map_err(|error| match error.kind() {
+                    IntErrorKind::PosOverflow => {
+                        format!("`{}` is a whole number past 128 bits", &rest[..end])
+                    }
+                    _ => format!("`{}` is not a number", &rest[..end]),
+                })?;
             return Ok((Token::Whole(value.to_string()), end));
         }
     }
@@ -154,6 +161,9 @@ fn number(rest: &str) -> Result<(Token, usize), String> {
     if end == whole {
         let kept = plain.trim_start_matches('0');
         let shown = if kept.is_empty() { "0" } else { kept };
+        if shown.parse::<i128>().is_err() {
+            return Err(format!("`{plain}` is a whole number past 128 bits"));
+        }
         return Ok((Token::Whole(shown.to_owned()), end));
     }
     let value = plain
@@ -202,6 +212,12 @@ fn text(rest: &str, quote: char) -> Result<(Token, usize), String> {
                     chars = ahead;
                 }
                 out.extend(char::from_u32(value));
+            }
+            'N' => {
+                return Err(
+                    "`\\N` in a text, a character by its name, is not for chat templates"
+                        .to_owned(),
+                );
             }
             other => out.extend(['\\', other]),
         }

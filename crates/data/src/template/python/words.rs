@@ -1,5 +1,10 @@
 //! What Python's text methods do to letters, words, lines and spaces.
 
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use regex::Regex;
+
 /// Whether Python takes a character for white space.
 pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
@@ -16,14 +21,39 @@ fn is_digit(c: char) -> bool {
     }
 }
 
+/// Digits of any script.
+static DECIMALS: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\p{Nd}").ok());
+
 fn is_decimal(c: char) -> bool {
-    let written_small =
-        matches!(c, '²' | '³' | '¹' | '\u{2070}'..='\u{2089}' | '\u{2460}'..='\u{24ff}');
-    is_digit(c) && !written_small
+    if c.is_ascii() {
+        return c.is_ascii_digit();
+    }
+    let decimals = DECIMALS.as_ref();
+    decimals.is_some_and(|decimals| decimals.is_match(c.encode_utf8(&mut [0; 4])))
 }
 
+/// A text with the digits of every script as those of ASCII, for reading numbers. Unicode has them
+/// in rows of ten.
+pub(super) fn ascii_digits(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() {
+        return Cow::Borrowed(text);
+    }
+    let plain = |c: char| {
+        if c.is_ascii() || !is_decimal(c) {
+            return c;
+        }
+        let code = c as u32;
+        let before = (1..code)
+            .take_while(|back| char::from_u32(code - back).is_some_and(is_decimal))
+            .count();
+        char::from_digit(before as u32 % 10, 10).unwrap_or(c)
+    };
+    Cow::Owned(text.chars().map(plain).collect())
+}
+
+/// Small, capital, or a capital only as the beginning of a word.
 fn is_cased(c: char) -> bool {
-    c.is_lowercase() || c.is_uppercase()
+    c.is_lowercase() || c.is_uppercase() || c.to_lowercase().ne([c])
 }
 
 /// `isalpha` and its like; none for another method.
@@ -71,8 +101,20 @@ pub(super) fn cased(text: &str, method: &str) -> String {
     }
 }
 
-/// The capital that begins a word: of what becomes two letters only the first.
+/// The capital that begins a word: of what becomes two letters only the first. Two letters in one
+/// sign, and Greek ones with an iota below, have a form of their own; Georgian ones have none.
 fn titlecase(c: char) -> String {
+    let own = match c as u32 {
+        code @ 0x1c4..=0x1cc => Some(0x1c5 + (code - 0x1c4) / 3 * 3),
+        0x1f1..=0x1f3 => Some(0x1f2),
+        code @ (0x10d0..=0x10fa | 0x10fd..=0x10ff) => Some(code),
+        code @ 0x1f80..=0x1faf => Some(code | 8),
+        code @ (0x1fb3 | 0x1fbc | 0x1fc3 | 0x1fcc | 0x1ff3 | 0x1ffc) => Some((code & !0xf) | 0xc),
+        _ => None,
+    };
+    if let Some(own) = own.and_then(char::from_u32) {
+        return own.to_string();
+    }
     let upper: Vec<char> = c.to_uppercase().collect();
     match upper.as_slice() {
         [first, rest @ ..] => {

@@ -1,6 +1,9 @@
 //! Values as text: Python's `str` and `repr`, and `json.dumps`.
 
+use std::sync::LazyLock;
+
 use minijinja::{Output, State, Value};
+use regex::Regex;
 
 use super::arguments::{Args, as_flag};
 use super::budget;
@@ -48,6 +51,11 @@ fn repr_into(value: &Value, out: &mut String) -> Outcome<()> {
         Kind::Bool(false) => out.push_str("False"),
         Kind::Whole(whole) => out.push_str(&whole.to_string()),
         Kind::Float(float) => out.push_str(&self::float(float)),
+        Kind::Text(text) if value.is_safe() => {
+            out.push_str("Markup(");
+            quoted(text, out)?;
+            out.push(')');
+        }
         Kind::Text(text) => quoted(text, out)?,
         Kind::List => row("[", &items(value)?, "]", out)?,
         Kind::Tuple => match items(value)?.as_slice() {
@@ -71,7 +79,7 @@ fn repr_into(value: &Value, out: &mut String) -> Outcome<()> {
             Some(method) => {
                 return wrong(format!("the method `{}` is not called", method.name));
             }
-            None => out.push_str(&value.to_string()),
+            None => return wrong("a function, macro, namespace or loop has no text"),
         },
     }
     Ok(())
@@ -120,26 +128,34 @@ fn quoted(text: &str, out: &mut String) -> Outcome<()> {
             '\t' => out.push_str("\\t"),
             c if c == quote => out.extend(['\\', c]),
             c if is_printable(c) => out.push(c),
-            c => match c as u32 {
-                code @ ..=0xff => out.push_str(&format!("\\x{code:02x}")),
-                code @ ..=0xffff => out.push_str(&format!("\\u{code:04x}")),
-                code => out.push_str(&format!("\\U{code:08x}")),
-            },
+            c => out.push_str(&by_code(c)),
         }
     }
     out.push(quote);
     Ok(())
 }
 
-/// Whether Python's `repr` shows a character: neither control, format, private, unassigned nor a
-/// separator but space. Rust's debug output knows the same classes; at the start of a text it
-/// escapes combining marks too.
+/// A character by its code, as Python escapes it.
+pub(super) fn by_code(c: char) -> String {
+    match c as u32 {
+        code @ ..=0xff => format!("\\x{code:02x}"),
+        code @ ..=0xffff => format!("\\u{code:04x}"),
+        code => format!("\\U{code:08x}"),
+    }
+}
+
+/// What Python's `repr` does not show: controls, formats, halves of surrogate pairs, what is
+/// private or unassigned, and separators.
+static HIDDEN: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"[\p{C}\p{Z}]").ok());
+
+/// Whether Python's `repr` shows a character. Which ones are assigned differs with the version of
+/// Unicode: the regex crate's is newer than most Pythons'.
 pub(super) fn is_printable(c: char) -> bool {
     if c.is_ascii() {
         return c == ' ' || c.is_ascii_graphic();
     }
-    let shown = format!("{:?}", format!("a{c}"));
-    !shown.contains("\\u{")
+    let hidden = HIDDEN.as_ref();
+    hidden.is_some_and(|hidden| !hidden.is_match(c.encode_utf8(&mut [0; 4])))
 }
 
 /// Python's `repr` of a float: the shortest digits that read back, an exponent below 1e-4 and from
