@@ -103,7 +103,12 @@ fn reload(out: &Path) -> Base {
 }
 
 fn rounded(t: &Tensor, dtype: Dtype) -> Vec<f32> {
-    values(&t.to_dtype(dtype.into()).unwrap())
+    let dtype = match dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::Bf16 => DType::BF16,
+        Dtype::F16 => DType::F16,
+    };
+    values(&t.to_dtype(dtype).unwrap())
 }
 
 #[test]

@@ -19,7 +19,6 @@ use randori_store::{BoxError, Manifest, OutFiles, OutFolder, intact, place_of};
 use crate::args::Who;
 use crate::artefacts::Learnt;
 use crate::card::Card;
-use crate::ggufmeta;
 use crate::inputs;
 use crate::outbox;
 use crate::recipe::Recipe;
@@ -343,7 +342,7 @@ fn gguf(mut to: OutFiles, player: &Player, quant: Quant, out: &Path) -> Result<(
         Quant::F32 | Quant::F16 | Quant::Bf16 => None,
         _ => Some("the base with a GGUF adapter (--to gguf-lora)"),
     };
-    let vocabulary = ggufmeta::vocabulary(player.setting.tokenizer.to_gguf()?);
+    let tokenizer = player.setting.tokenizer.to_gguf()?;
     if let Some(lost) = player.setting.tokenizer.lost_in_gguf() {
         errln!("warning: {lost}");
     }
@@ -360,7 +359,7 @@ fn gguf(mut to: OutFiles, player: &Player, quant: Quant, out: &Path) -> Result<(
         &form,
         lossless,
         |tensors, fresh, each, progress| {
-            let written = gguf_model(tensors, &vocabulary, fresh, &options, each, progress)?;
+            let written = gguf_model(tensors, Some(&tokenizer), fresh, &options, each, progress)?;
             report = Some(written);
             Ok(())
         },

@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 /// For each decade 10^-6 … 1, the midpoints of 2^i equal parts of (0.1, 1) and their negatives, with 0 and 1; ascending.
-pub(crate) static SIGNED: LazyLock<Arc<[f32; 256]>> = LazyLock::new(|| Arc::new(map(true)));
+pub(super) static SIGNED: LazyLock<Arc<[f32; 256]>> = LazyLock::new(|| Arc::new(map(true)));
 static UNSIGNED: LazyLock<[f32; 256]> = LazyLock::new(|| map(false));
 
 /// The signed map: for each decade 10^-6 … 1, the midpoints of 2^i equal parts of (0.1, 1) and their negatives, with 0 and 1;

@@ -8,10 +8,11 @@
 
 use std::sync::{Arc, LazyLock};
 
-use crate::{Error, Result, dynamic::SIGNED};
+use super::dynamic::SIGNED;
+use crate::{Error, Result};
 
 /// Scales that share a scale, where we quantise.
-const NESTED: usize = 256;
+pub const NESTED: usize = 256;
 /// Steps of the table by which bitsandbytes finds 8-bit codes on the CPU.
 const STEPS: usize = 65_536;
 
@@ -83,7 +84,7 @@ impl Nf4Scales {
     }
 
     /// Memory, but for the map, which is shared.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         match self {
             Nf4Scales::Plain(s) => 4 * s.len(),
             Nf4Scales::Double { codes, scales, .. } => codes.len() + 4 * scales.len() + 4,
@@ -92,7 +93,7 @@ impl Nf4Scales {
 
     /// The scale of a block of weights.
     #[inline]
-    pub(crate) fn at(&self, index: usize) -> f32 {
+    pub fn at(&self, index: usize) -> f32 {
         match self {
             Nf4Scales::Plain(s) => s[index],
             Nf4Scales::Double {
@@ -103,6 +104,16 @@ impl Nf4Scales {
                 block,
             } => map[usize::from(codes[index])] * scales[index / block] + offset,
         }
+    }
+}
+
+/// Bytes of the scales of `count` weights in blocks of `block`: of f32, or of 8 bits with an f32 for each `nested` of them
+/// and one for all.
+pub fn scale_bytes(count: u64, block: usize, nested: Option<usize>) -> u64 {
+    let scales = count.div_ceil(block.max(1) as u64);
+    match nested {
+        Some(nested) => scales + 4 * scales.div_ceil(nested.max(1) as u64) + 4,
+        None => 4 * scales,
     }
 }
 
