@@ -103,11 +103,7 @@ fn reload(out: &Path) -> Base {
 }
 
 fn rounded(t: &Tensor, dtype: Dtype) -> Vec<f32> {
-    let dtype = match dtype {
-        Dtype::F32 => DType::F32,
-        Dtype::Bf16 => DType::BF16,
-        Dtype::F16 => DType::F16,
-    };
+    let dtype: DType = dtype.tag().to_lowercase().parse().unwrap();
     values(&t.to_dtype(dtype).unwrap())
 }
 
