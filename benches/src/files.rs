@@ -1,4 +1,5 @@
-//! The benched model as files: a Hugging Face folder, or a GGUF as llama.cpp's converter makes them.
+//! The benched model as files: a Hugging Face folder, or a GGUF as llama.cpp's converter makes
+//! them.
 
 use std::{collections::HashMap, path::Path};
 
@@ -30,8 +31,9 @@ pub fn folder(dir: &Path, base: &Base, dtype: DType) {
     candle_core::safetensors::save(&all, dir.join("model.safetensors")).unwrap();
 }
 
-/// Writes a GGUF with matrices in `block`, but for the embedding, which is in Q8_0 as llama.cpp's presets have it. (Rows of
-/// q and k are not permuted: they are random anyway; whoever reads the file undoes the permutation all the same.)
+/// Writes a GGUF with matrices in `block`, but for the embedding, which is in Q8_0 as llama.cpp's
+/// presets have it. (Rows of q and k are not permuted: they are random anyway; whoever reads the
+/// file undoes the permutation all the same.)
 pub fn gguf(path: &Path, base: &Base, block: Block) {
     let quantised = |(name, t): (&String, &Tensor)| {
         let kind = match name.as_str() {

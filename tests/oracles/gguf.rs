@@ -1,4 +1,5 @@
-//! A tiny Llama as a GGUF file, its blocks quantised by candle, q and k permuted as llama.cpp's converter does it.
+//! A tiny Llama as a GGUF file, its blocks quantised by candle, q and k permuted as llama.cpp's
+//! converter does it.
 
 use std::path::Path;
 
@@ -13,8 +14,8 @@ use randori_formats::{
 
 use super::model::{Shape, Weights};
 
-/// Writes the model with every matrix in `kind` (norms in F32); answers the weights the file really holds: what
-/// candle dequantises, rows back in Hugging Face's order.
+/// Writes the model with every matrix in `kind` (norms in F32); answers the weights the file really
+/// holds: what candle dequantises, rows back in Hugging Face's order.
 pub fn write(path: &Path, shape: &Shape, weights: &Weights, kind: Kind) -> Weights {
     let (mut stored, mut held) = (Vec::new(), Weights::new());
     let mut add = |name: &str, tensor: &Tensor, kind: Kind| {
@@ -55,8 +56,8 @@ fn of_candle(kind: Kind) -> GgmlDType {
     }
 }
 
-/// `W.reshape(heads, parts, rest, in).swapaxes(1, 2)`: with 2 parts llama.cpp's permutation, with head_dim / 2 its
-/// inverse.
+/// `W.reshape(heads, parts, rest, in).swapaxes(1, 2)`: with 2 parts llama.cpp's permutation, with
+/// head_dim / 2 its inverse.
 fn swap_halves(w: &Tensor, heads: usize, parts: usize) -> Tensor {
     let (outputs, inputs) = w.dims2().unwrap();
     w.reshape((heads, parts, outputs / heads / parts, inputs))

@@ -1,4 +1,5 @@
-//! GGUF's block formats, kept as the file has them. Each function writes the floats of one block exactly as ggml does.
+//! GGUF's block formats, kept as the file has them. Each function writes the floats of one block
+//! exactly as ggml does.
 
 use std::ops::Range;
 
@@ -32,8 +33,8 @@ pub fn dtype(block: gguf::Block) -> GgmlDType {
     }
 }
 
-/// The bytes of these values (whole blocks), as candle quantises them. Every block depends on its own values only, so that
-/// the work is shared among threads without changing a bit.
+/// The bytes of these values (whole blocks), as candle quantises them. Every block depends on its
+/// own values only, so that the work is shared among threads without changing a bit.
 ///
 /// # Errors
 /// What candle refuses.
@@ -68,11 +69,12 @@ pub struct GgufMatrix {
 }
 
 impl GgufMatrix {
-    /// Copies `data`, the blocks of (rows, columns) row after row. `row_order[i]` is the stored row that is row i of the
-    /// matrix (llama.cpp permutes the rows of q and k).
+    /// Copies `data`, the blocks of (rows, columns) row after row. `row_order[i]` is the stored row
+    /// that is row i of the matrix (llama.cpp permutes the rows of q and k).
     ///
     /// # Errors
-    /// A format we cannot read, rows that are not whole blocks, a length that does not fit, an order that is no permutation.
+    /// A format we cannot read, rows that are not whole blocks, a length that does not fit, an
+    /// order that is no permutation.
     pub fn new(
         dtype: GgmlDType,
         rows: usize,
@@ -221,7 +223,8 @@ fn permuted(data: &[u8], stride: usize, rows: usize, order: &[u32]) -> Result<Ve
         .collect())
 }
 
-/// The f16 at `at`, exactly. (The half crate asks for the processor's instructions at every number.)
+/// The f16 at `at`, exactly. (The half crate asks for the processor's instructions at every
+/// number.)
 #[inline(always)]
 fn half(bytes: &[u8], at: usize) -> f32 {
     let bits = u32::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]));
@@ -233,8 +236,8 @@ fn half(bytes: &[u8], at: usize) -> f32 {
     f32::from_bits(size.to_bits() | (bits & 0x8000) << 16)
 }
 
-/// How one block of B bytes becomes N floats. A type for each format rather than a function: a function that is handed
-/// on is compiled apart, without the caller's vector instructions.
+/// How one block of B bytes becomes N floats. A type for each format rather than a function: a
+/// function that is handed on is compiled apart, without the caller's vector instructions.
 trait Block<const B: usize, const N: usize> {
     fn write(b: &[u8; B], y: &mut [f32; N]);
 }

@@ -1,4 +1,5 @@
-//! 4-bit matrices decoded for products: each weight is one of 16 levels times the scale of its block.
+//! 4-bit matrices decoded for products: each weight is one of 16 levels times the scale of its
+//! block.
 
 use std::{
     ops::Range,

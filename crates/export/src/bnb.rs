@@ -1,7 +1,9 @@
-//! A bitsandbytes 4-bit checkpoint: the folder that transformers' `save_pretrained` writes of a model loaded in NF4.
+//! A bitsandbytes 4-bit checkpoint: the folder that transformers' `save_pretrained` writes of a
+//! model loaded in NF4.
 //!
-//! The blocks' projections are quantised as `qlora` does it, with bitsandbytes' own bytes; embedding, head, norms and biases
-//! stay dense, as transformers leaves them. Files are written one tensor at a time, every size being known beforehand.
+//! The blocks' projections are quantised as `qlora` does it, with bitsandbytes' own bytes;
+//! embedding, head, norms and biases stay dense, as transformers leaves them. Files are written one
+//! tensor at a time, every size being known beforehand.
 
 use std::path::Path;
 
@@ -55,12 +57,13 @@ pub struct BnbReport {
     pub bytes: u64,
 }
 
-/// Writes `tensors` as a bitsandbytes folder. `each` sees every weight before it is written, with a function that takes
-/// values of its shape through the format; `progress` hears of bytes done and bytes in all.
+/// Writes `tensors` as a bitsandbytes folder. `each` sees every weight before it is written, with a
+/// function that takes values of its shape through the format; `progress` hears of bytes done and
+/// bytes in all.
 ///
 /// # Errors
-/// A folder that is there already, a value that is not finite or beyond f16, what `each` refuses, a full disk; nothing is
-/// left behind then.
+/// A folder that is there already, a value that is not finite or beyond f16, what `each` refuses, a
+/// full disk; nothing is left behind then.
 pub fn bnb(
     tensors: &dyn Tensors,
     companions: &[Companion],
@@ -123,7 +126,8 @@ impl Planned {
     }
 }
 
-/// Quantised weights first: their parts are multiples of 8 bytes together, so every tensor begins aligned.
+/// Quantised weights first: their parts are multiples of 8 bytes together, so every tensor begins
+/// aligned.
 fn planned(list: Vec<(String, Vec<usize>)>) -> Vec<Planned> {
     let plan = |(name, shape): (String, Vec<usize>)| Planned {
         quantised: shape.len() == 2 && name.contains(".layers.") && name.ends_with(".weight"),

@@ -1,4 +1,5 @@
-//! A model as one GGUF file, for llama.cpp and Ollama; and a LoRA as the GGUF that they put on top of one.
+//! A model as one GGUF file, for llama.cpp and Ollama; and a LoRA as the GGUF that they put on top
+//! of one.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -14,15 +15,17 @@ use crate::{Error, Result, fidelity::Each, merge::Tensors};
 /// About so many values are converted at once.
 const CHUNK: usize = 4 << 20;
 
-/// Writes a model as a GGUF file, one tensor at a time, with this tokenizer; tokens are added where the embedding has more
-/// rows.
+/// Writes a model as a GGUF file, one tensor at a time, with this tokenizer; tokens are added where
+/// the embedding has more rows.
 ///
-/// `each` hears of every tensor by Hugging Face's name, with its values and a function that says what the file holds of
-/// values of that tensor (whole rows). `progress` hears of bytes done and bytes in all.
+/// `each` hears of every tensor by Hugging Face's name, with its values and a function that says
+/// what the file holds of values of that tensor (whole rows). `progress` hears of bytes done and
+/// bytes in all.
 ///
 /// # Errors
-/// A model that GGUF's `llama` cannot express, a tensor that is missing or unknown, a number beyond f16, a file that is
-/// there already, a full disk, or what `each` says; nothing is left behind then.
+/// A model that GGUF's `llama` cannot express, a tensor that is missing or unknown, a number beyond
+/// f16, a file that is there already, a full disk, or what `each` says; nothing is left behind
+/// then.
 pub fn gguf(
     tensors: &dyn Tensors,
     tokenizer: Option<&GgufTokenizer>,
@@ -59,7 +62,8 @@ pub fn gguf(
 }
 
 /// Writes the LoRA of a Llama or Mistral with this `config`; `params` by PEFT's short names
-/// (`model.layers.0.self_attn.q_proj.lora_A` (r, in), `.lora_B` (out, r)), `scale` the factor on B·A·x of a projection.
+/// (`model.layers.0.self_attn.q_proj.lora_A` (r, in), `.lora_B` (out, r)), `scale` the factor on
+/// B·A·x of a projection.
 ///
 /// # Errors
 /// As [`write_lora`].

@@ -50,7 +50,8 @@ impl Dtype {
     /// The bytes of these values of the tensor `name`, each rounded to the nearest number.
     ///
     /// # Errors
-    /// A number beyond f16: 65,504 is its largest, and a silent infinity would surface as NaN much later.
+    /// A number beyond f16: 65,504 is its largest, and a silent infinity would surface as NaN much
+    /// later.
     pub fn encode(self, name: &str, values: &[f32]) -> Result<Vec<u8>> {
         self.check(name, values)?;
         Ok(match self {

@@ -1,4 +1,5 @@
-//! A Hugging Face folder: `config.json` with `model.safetensors`, or shards and `model.safetensors.index.json`.
+//! A Hugging Face folder: `config.json` with `model.safetensors`, or shards and
+//! `model.safetensors.index.json`.
 
 use std::{
     collections::BTreeMap,
@@ -157,7 +158,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Fills files of at most `limit` bytes; the tensors of a unit stay together, and a larger unit gets a file of its own.
+    /// Fills files of at most `limit` bytes; the tensors of a unit stay together, and a larger unit
+    /// gets a file of its own.
     pub fn new(units: Vec<Vec<Coming>>, limit: u64) -> Layout {
         let size = |unit: &[Coming]| unit.iter().map(|t| t.bytes).sum::<u64>();
         let total = units.iter().map(|unit| size(unit)).sum();

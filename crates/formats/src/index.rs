@@ -102,7 +102,8 @@ impl Place {
         self.len
     }
 
-    /// Bytes `start..start + len`. The range is held against the file's length before anything is allocated.
+    /// Bytes `start..start + len`. The range is held against the file's length before anything is
+    /// allocated.
     ///
     /// # Errors
     /// A file that ends before, or cannot be read.
@@ -159,7 +160,8 @@ impl fmt::Display for Format {
 }
 
 impl Stored {
-    /// Bytes its shape and format ask for; `None` if that is no number, or blocks do not fit the rows.
+    /// Bytes its shape and format ask for; `None` if that is no number, or blocks do not fit the
+    /// rows.
     pub fn wanted_bytes(&self) -> Option<u64> {
         let (values, bytes) = self.format.block()?;
         let count = self

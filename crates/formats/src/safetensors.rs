@@ -1,5 +1,6 @@
-//! A safetensors file: 8 bytes of length, then a header of JSON `{name: {dtype, shape, data_offsets}}`, then the data. The
-//! header is read by hand so that each fault is named, and written before the data, for which it needs only names and shapes.
+//! A safetensors file: 8 bytes of length, then a header of JSON `{name: {dtype, shape,
+//! data_offsets}}`, then the data. The header is read by hand so that each fault is named, and
+//! written before the data, for which it needs only names and shapes.
 
 use std::{
     fs::File,

@@ -1,4 +1,5 @@
-//! bitsandbytes' 4 bits: how weights and their scales are quantised, and a checkpoint's tensors and configuration.
+//! bitsandbytes' 4 bits: how weights and their scales are quantised, and a checkpoint's tensors and
+//! configuration.
 mod declared;
 mod dynamic;
 mod nf4;

@@ -1,12 +1,14 @@
-//! 4-bit weights as bitsandbytes has them: each is one of 16 levels times the largest magnitude of its block of 64. Blocks
-//! run over the flattened matrix, the first of two values lies in the high nibble.
+//! 4-bit weights as bitsandbytes has them: each is one of 16 levels times the largest magnitude of
+//! its block of 64. Blocks run over the flattened matrix, the first of two values lies in the high
+//! nibble.
 //!
-//! We quantise to NF4, whose levels are the quantiles of a normal distribution, with the bytes of bitsandbytes 0.50 on the
-//! CPU. Its CUDA kernels give the same codes (the thresholds of their decision tree are the same f32 midpoints, and both
-//! give a tie to the lower level), except in blocks whose largest magnitude is below 1e-38: they divide by it as it is,
-//! which makes zeros NaN and so the lowest code, times a scale of 0. Also, the CPU divides in a last, shorter block and
-//! keeps its scale above 1e-38; CUDA multiplies by the inverse there as everywhere.
-//! Stored matrices may have other levels (FP4) and larger blocks.
+//! We quantise to NF4, whose levels are the quantiles of a normal distribution, with the bytes of
+//! bitsandbytes 0.50 on the CPU. Its CUDA kernels give the same codes (the thresholds of their
+//! decision tree are the same f32 midpoints, and both give a tie to the lower level), except in
+//! blocks whose largest magnitude is below 1e-38: they divide by it as it is, which makes zeros NaN
+//! and so the lowest code, times a scale of 0. Also, the CPU divides in a last, shorter block and
+//! keeps its scale above 1e-38; CUDA multiplies by the inverse there as everywhere. Stored matrices
+//! may have other levels (FP4) and larger blocks.
 
 use rayon::prelude::*;
 

@@ -1,9 +1,10 @@
-//! A projection in 4 bits as a file has it: packed codes with their scales and maps beside them, each a tensor of its own.
+//! A projection in 4 bits as a file has it: packed codes with their scales and maps beside them,
+//! each a tensor of its own.
 //!
-//! Beside `X.weight` lie `.absmax` and `.quant_map`, with double quantisation `.nested_absmax` and `.nested_quant_map`, and
-//! `.quant_state.bitsandbytes__nf4` (or `__fp4`), JSON as bytes. Read, they become one tensor of the projection's true
-//! shape. Written, sizes are known before values are: the JSON is filled up with spaces, which also keeps what follows
-//! aligned.
+//! Beside `X.weight` lie `.absmax` and `.quant_map`, with double quantisation `.nested_absmax` and
+//! `.nested_quant_map`, and `.quant_state.bitsandbytes__nf4` (or `__fp4`), JSON as bytes. Read,
+//! they become one tensor of the projection's true shape. Written, sizes are known before values
+//! are: the JSON is filled up with spaces, which also keeps what follows aligned.
 
 use std::sync::Arc;
 
@@ -109,8 +110,8 @@ impl Four {
 /// Joins what belongs together, and holds it against the configuration.
 ///
 /// # Errors
-/// A quantisation that cannot be read, naming what to do instead; parts that are missing or do not fit; a configuration
-/// that says something else.
+/// A quantisation that cannot be read, naming what to do instead; parts that are missing or do not
+/// fit; a configuration that says something else.
 pub fn join(index: &mut Index, config: &Value) -> Result<()> {
     let declared = Declared::of(config)?;
     refuse_eight_bit(index, declared.as_ref())?;
@@ -277,7 +278,8 @@ impl Part {
     }
 }
 
-/// The tensors that a matrix of `count` weights becomes, in the order of their bytes: multiples of 8 bytes together.
+/// The tensors that a matrix of `count` weights becomes, in the order of their bytes: multiples of
+/// 8 bytes together.
 pub fn coming(name: &str, count: usize, double: bool) -> Vec<Coming> {
     let floats = |part: &str, n| Coming::dense(&format!("{name}{part}"), vec![n], Dtype::F32);
     let bytes = |part: &str, shape: Vec<usize>| Coming {
@@ -305,7 +307,8 @@ pub fn coming(name: &str, count: usize, double: bool) -> Vec<Coming> {
     parts
 }
 
-/// The bytes of [`coming`], one tensor after another; `dtype` is what a reader dequantises to by default.
+/// The bytes of [`coming`], one tensor after another; `dtype` is what a reader dequantises to by
+/// default.
 ///
 /// # Errors
 /// Parts that take more bytes than were announced.

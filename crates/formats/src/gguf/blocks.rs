@@ -103,8 +103,8 @@ impl Kind {
         }
     }
 
-    /// Whether it can say these values of the tensor `name`. The scales of blocks are f16, whose largest number is 65,504;
-    /// and a block has no way to say NaN or infinity.
+    /// Whether it can say these values of the tensor `name`. The scales of blocks are f16, whose
+    /// largest number is 65,504; and a block has no way to say NaN or infinity.
     ///
     /// # Errors
     /// The first that it cannot.

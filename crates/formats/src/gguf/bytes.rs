@@ -1,4 +1,5 @@
-//! A file's bytes from front to back, a page at a time; everything that is asked for is held against what is left.
+//! A file's bytes from front to back, a page at a time; everything that is asked for is held
+//! against what is left.
 
 use crate::Place;
 

@@ -1,5 +1,6 @@
-//! The GGUF container (version 3, little-endian, data aligned to 32 bytes), written in one pass: the header needs only
-//! names and shapes, then the tensors' bytes follow. The file has another name until it is whole and on disk.
+//! The GGUF container (version 3, little-endian, data aligned to 32 bytes), written in one pass:
+//! the header needs only names and shapes, then the tensors' bytes follow. The file has another
+//! name until it is whole and on disk.
 
 use std::{
     ffi::OsString,
@@ -14,7 +15,8 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// A file being written; tensors must come in the order announced. Dropped before [`Writer::publish`], it leaves nothing.
+/// A file being written; tensors must come in the order announced. Dropped before
+/// [`Writer::publish`], it leaves nothing.
 pub struct Writer {
     out: Option<BufWriter<File>>,
     partial: PathBuf,
@@ -29,7 +31,8 @@ impl Writer {
     /// Writes the header.
     ///
     /// # Errors
-    /// A file that is there already and not to be replaced, a whole number that 32 bits do not hold, a full disk.
+    /// A file that is there already and not to be replaced, a whole number that 32 bits do not
+    /// hold, a full disk.
     pub fn create(
         target: &Path,
         replace: bool,

@@ -1,4 +1,5 @@
-//! What stands before the tensors: magic, version, counts, metadata, tensor infos. Everything is bounded by the file's size.
+//! What stands before the tensors: magic, version, counts, metadata, tensor infos. Everything is
+//! bounded by the file's size.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,7 +1,8 @@
 //! GGUF files (version 3; 2 is read too), little-endian.
 //!
-//! candle has a reader too; on damaged files it can divide by zero (alignment 0) and overflow (dimensions), and it
-//! multiplies small arrays by 32 in memory. This one checks every count against the bytes that are left.
+//! candle has a reader too; on damaged files it can divide by zero (alignment 0) and overflow
+//! (dimensions), and it multiplies small arrays by 32 in memory. This one checks every count
+//! against the bytes that are left.
 mod blocks;
 mod bytes;
 mod file;

@@ -17,7 +17,8 @@ pub struct GgufTokenizer {
     pub tokens: Vec<String>,
     /// `tokenizer.ggml.scores`; only `llama` needs them.
     pub scores: Vec<f32>,
-    /// `tokenizer.ggml.token_type`: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
+    /// `tokenizer.ggml.token_type`: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6
+    /// byte.
     pub token_types: Vec<i32>,
     /// `tokenizer.ggml.merges`, best first; only `gpt2` needs them.
     pub merges: Vec<String>,
@@ -31,7 +32,8 @@ pub struct GgufTokenizer {
     pub unk: Option<u32>,
     /// `tokenizer.ggml.padding_token_id`.
     pub pad: Option<u32>,
-    /// `tokenizer.ggml.add_bos_token`; absent means yes for `llama` and for Llama 3's pre-tokenizer.
+    /// `tokenizer.ggml.add_bos_token`; absent means yes for `llama` and for Llama 3's
+    /// pre-tokenizer.
     pub add_bos: Option<bool>,
     /// `tokenizer.ggml.add_eos_token`; absent means no.
     pub add_eos: Option<bool>,
@@ -148,8 +150,8 @@ impl GgufTokenizer {
         Ok(())
     }
 
-    /// The same with a token for each of so many rows of an embedding, as llama.cpp insists on: rows without one get one
-    /// that text never makes.
+    /// The same with a token for each of so many rows of an embedding, as llama.cpp insists on:
+    /// rows without one get one that text never makes.
     ///
     /// # Errors
     /// More tokens than rows.

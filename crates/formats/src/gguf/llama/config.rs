@@ -1,4 +1,5 @@
-//! A Llama's or Mistral's `config.json` as GGUF metadata, and back; what llama.cpp or we could not compute is refused.
+//! A Llama's or Mistral's `config.json` as GGUF metadata, and back; what llama.cpp or we could not
+//! compute is refused.
 
 use serde_json::{Value, json};
 
@@ -96,8 +97,8 @@ impl Model {
         Ok(model)
     }
 
-    /// llama.cpp's `llama` attends to everything. Up to the window's length that is the same, so that is the context the
-    /// file declares.
+    /// llama.cpp's `llama` attends to everything. Up to the window's length that is the same, so
+    /// that is the context the file declares.
     fn within_window(&mut self, window: Option<usize>) {
         if let Some(window) = window.filter(|w| *w < self.context) {
             self.notes.push(format!(
@@ -181,7 +182,8 @@ fn refuse_unknown_arithmetic(config: &Value) -> Result<()> {
     }
 }
 
-/// The configuration, in both spellings of transformers (v4: `rope_theta`, `rope_scaling`; v5: `rope_parameters`).
+/// The configuration, in both spellings of transformers (v4: `rope_theta`, `rope_scaling`; v5:
+/// `rope_parameters`).
 pub(super) fn read(header: &Header, place: &Place) -> Read<Value> {
     supported(header)?;
     let number = |key: &str| -> Read<usize> {

@@ -49,15 +49,16 @@ impl Param {
 }
 
 /// Writes the LoRA of a Llama or Mistral with this `config`; `params` by PEFT's short names
-/// (`model.layers.0.self_attn.q_proj.lora_A` (r, in), `.lora_B` (out, r)), `scale` the factor on B·A·x of a projection.
+/// (`model.layers.0.self_attn.q_proj.lora_A` (r, in), `.lora_B` (out, r)), `scale` the factor on
+/// B·A·x of a projection.
 ///
-/// llama.cpp scales by alpha / rank of B with one alpha for the whole file. That alpha is scale · rank of the first
-/// projection; where others have another (rank and alpha patterns, rsLoRA with several ranks), what is left is folded
-/// into their B in f32.
+/// llama.cpp scales by alpha / rank of B with one alpha for the whole file. That alpha is scale ·
+/// rank of the first projection; where others have another (rank and alpha patterns, rsLoRA with
+/// several ranks), what is left is folded into their B in f32.
 ///
 /// # Errors
-/// DoRA, weights trained in full, an adapter of the embedding or of a tied head, shapes that do not fit the
-/// configuration, a file that is there already, a full disk; nothing is left behind then.
+/// DoRA, weights trained in full, an adapter of the embedding or of a tied head, shapes that do not
+/// fit the configuration, a file that is there already, a full disk; nothing is left behind then.
 pub fn write_lora(
     params: &BTreeMap<String, Param>,
     config: &Value,
@@ -190,7 +191,8 @@ fn pair(
     ])
 }
 
-/// (out, in) of a projection; `None` for the head, whose rows the configuration does not tell for sure.
+/// (out, in) of a projection; `None` for the head, whose rows the configuration does not tell for
+/// sure.
 fn shape(model: &Model, module: &str) -> Option<(usize, usize)> {
     let (q, kv) = (
         model.heads * model.head_dim,

@@ -1,4 +1,5 @@
-//! Llama and Mistral as GGUF's architecture `llama`: names, row orders, keys, and the formats of a file's tensors.
+//! Llama and Mistral as GGUF's architecture `llama`: names, row orders, keys, and the formats of a
+//! file's tensors.
 mod config;
 mod lora;
 mod names;
@@ -34,7 +35,8 @@ pub struct Opened {
 /// Reads a model's metadata and tensor index.
 ///
 /// # Errors
-/// A file that is missing, cut short or damaged, another architecture, or what is not computed here.
+/// A file that is missing, cut short or damaged, another architecture, or what is not computed
+/// here.
 pub fn open(path: &Path) -> Result<Opened> {
     let place = Place::open(path)?;
     let header = Header::read(&place)?;

@@ -1,4 +1,5 @@
-//! Hugging Face's tensor names and llama.cpp's, and the order in which llama.cpp keeps the rows of q and k.
+//! Hugging Face's tensor names and llama.cpp's, and the order in which llama.cpp keeps the rows of
+//! q and k.
 
 /// Divisors of the rotary frequencies; no weight of the model.
 pub const ROPE_FACTORS: &str = "rope_freqs.weight";
@@ -67,7 +68,8 @@ pub(super) fn module(hf: &str) -> Option<Module> {
     })
 }
 
-/// `model.layers.3.mlp.up_proj.weight` -> `blk.3.ffn_up.weight`; `None` for a name that is not Llama's.
+/// `model.layers.3.mlp.up_proj.weight` -> `blk.3.ffn_up.weight`; `None` for a name that is not
+/// Llama's.
 pub fn gguf_name(hf: &str) -> Option<String> {
     named(hf).map(|module| module.name)
 }
@@ -82,7 +84,8 @@ pub(super) fn named(hf: &str) -> Option<Module> {
     })
 }
 
-/// `blk.3.ffn_up.weight` -> `model.layers.3.mlp.up_proj.weight`; `None` for a name that is not Llama's.
+/// `blk.3.ffn_up.weight` -> `model.layers.3.mlp.up_proj.weight`; `None` for a name that is not
+/// Llama's.
 pub fn hf_name(gguf: &str) -> Option<String> {
     let (stem, kind) = tensor(gguf)?;
     if let Some((name, ..)) = OUTSIDE.into_iter().find(|(_, theirs, _)| *theirs == stem) {
@@ -99,8 +102,9 @@ fn tensor(name: &str) -> Option<(&str, &str)> {
     parts.filter(|(_, kind)| matches!(*kind, "weight" | "bias"))
 }
 
-/// llama.cpp rotates neighbouring features where Hugging Face rotates the two halves of a head; so it keeps row
-/// (head, i, half) where the model has (head, half, i). Answers the model's row for every stored one.
+/// llama.cpp rotates neighbouring features where Hugging Face rotates the two halves of a head; so
+/// it keeps row (head, i, half) where the model has (head, half, i). Answers the model's row for
+/// every stored one.
 pub fn stored_rows(rows: usize, heads: usize) -> Vec<u32> {
     let (size, half) = (rows / heads, rows / heads / 2);
     (0..rows)
@@ -108,8 +112,8 @@ pub fn stored_rows(rows: usize, heads: usize) -> Vec<u32> {
         .collect()
 }
 
-/// The inverse of [`stored_rows`]: the stored row for every one of the model's; `None` where heads of pairs do not divide
-/// them.
+/// The inverse of [`stored_rows`]: the stored row for every one of the model's; `None` where heads
+/// of pairs do not divide them.
 pub fn model_rows(rows: usize, heads: usize) -> Option<Vec<u32>> {
     let pairs = heads.checked_mul(2).filter(|pairs| *pairs > 0)?;
     if !rows.is_multiple_of(pairs) {

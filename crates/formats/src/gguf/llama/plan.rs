@@ -20,8 +20,8 @@ use crate::{
 /// How a GGUF is written.
 #[derive(Debug, Clone)]
 pub struct GgufOptions {
-    /// Of the matrices. In 4-bit files the one that makes the logits is Q6_K; rows that blocks of 256 do not divide get
-    /// Q5_0 for Q4_K and Q8_0 for Q6_K, as in llama.cpp.
+    /// Of the matrices. In 4-bit files the one that makes the logits is Q6_K; rows that blocks of
+    /// 256 do not divide get Q5_0 for Q4_K and Q8_0 for Q6_K, as in llama.cpp.
     pub quant: GgufQuant,
     /// Replace a file that is there already.
     pub replace: bool,
@@ -74,11 +74,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan for a model of this `config` and these tensors (Hugging Face's names and shapes). Where the embedding has
-    /// more rows than the tokenizer has tokens, tokens are added.
+    /// The plan for a model of this `config` and these tensors (Hugging Face's names and shapes).
+    /// Where the embedding has more rows than the tokenizer has tokens, tokens are added.
     ///
     /// # Errors
-    /// A model that GGUF's `llama` cannot express, a tensor that is missing or unknown, more tokens than rows.
+    /// A model that GGUF's `llama` cannot express, a tensor that is missing or unknown, more tokens
+    /// than rows.
     pub fn new(
         config: &Value,
         list: Vec<(String, Vec<usize>)>,
@@ -149,7 +150,8 @@ fn factors(divisors: &[f32]) -> Coming {
     Coming::new(ROPE_FACTORS, &[divisors.len()], Kind::Dense(Dtype::F32))
 }
 
-/// Every tensor with its place and format, embedding first, layers in order; a complete Llama or an error.
+/// Every tensor with its place and format, embedding first, layers in order; a complete Llama or an
+/// error.
 fn planned(
     list: Vec<(String, Vec<usize>)>,
     model: &Model,
@@ -255,7 +257,8 @@ fn other_blocks(plan: &[Planned], quant: GgufQuant) -> Vec<String> {
         .collect()
 }
 
-/// The metadata of a model of this `config` whose embedding has so many rows, without a tokenizer's.
+/// The metadata of a model of this `config` whose embedding has so many rows, without a
+/// tokenizer's.
 ///
 /// # Errors
 /// What GGUF's `llama` cannot express.

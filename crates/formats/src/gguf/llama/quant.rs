@@ -74,9 +74,10 @@ impl GgufQuant {
 
     /// The format that llama.cpp's quantiser would choose without its per-layer exceptions.
     ///
-    /// Vectors stay F32. The matrix that makes the logits is Q6_K in every file of 4-bit blocks, since its errors go
-    /// straight into the probabilities. Rows that blocks of 256 do not divide get Q5_0 for Q4_K and Q8_0 for Q6_K (blocks
-    /// of 32); rows that 32 does not divide either, F16.
+    /// Vectors stay F32. The matrix that makes the logits is Q6_K in every file of 4-bit blocks,
+    /// since its errors go straight into the probabilities. Rows that blocks of 256 do not divide
+    /// get Q5_0 for Q4_K and Q8_0 for Q6_K (blocks of 32); rows that 32 does not divide either,
+    /// F16.
     pub(super) fn choose(self, role: Role, columns: usize) -> Kind {
         use Block::{Q4_0, Q4K, Q5_0, Q6K, Q8_0};
         let wanted = match (role, self) {
