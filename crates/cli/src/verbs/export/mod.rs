@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use randori_engine::weights::{self, Stream};
 use randori_export::{
-    BnbOptions, Companion, Each, Fidelity, FolderOptions, GgufLoraOptions, GgufOptions, Merging,
-    Tensors, gguf as gguf_model,
+    BnbOptions, Companion, Each, Fidelity, FolderOptions, GgufLoraOptions, GgufOptions, GgufQuant,
+    Merging, Tensors, gguf as gguf_model,
 };
 use randori_store::{BoxError, Manifest, OutFiles, OutFolder, intact, place_of};
 
@@ -26,8 +26,8 @@ use crate::session::{self, Opened, Setting};
 use crate::settings;
 
 use fidelity::Measured;
+use options::Target;
 pub use options::{Args, Onto, Which};
-use options::{Quant, Target};
 use places::{FIDELITY, MODELFILE};
 
 /// Told of bytes done and bytes in all.
@@ -337,9 +337,9 @@ fn hf(
     Ok(())
 }
 
-fn gguf(mut to: OutFiles, player: &Player, quant: Quant, out: &Path) -> Result<()> {
+fn gguf(mut to: OutFiles, player: &Player, quant: GgufQuant, out: &Path) -> Result<()> {
     let lossless = match quant {
-        Quant::F32 | Quant::F16 | Quant::Bf16 => None,
+        GgufQuant::F32 | GgufQuant::F16 | GgufQuant::Bf16 => None,
         _ => Some("the base with a GGUF adapter (--to gguf-lora)"),
     };
     let tokenizer = player.setting.tokenizer.to_gguf()?;
@@ -347,7 +347,7 @@ fn gguf(mut to: OutFiles, player: &Player, quant: Quant, out: &Path) -> Result<(
         errln!("warning: {lost}");
     }
     let options = GgufOptions {
-        quant: quant.to_string().parse()?,
+        quant,
         replace: true,
         name: player.setting.recipe.run.name.clone(),
     };

@@ -26,20 +26,9 @@ pub enum GgufQuant {
     Q6K,
 }
 
-const QUANTS: [(&str, GgufQuant); 7] = [
-    ("f32", GgufQuant::F32),
-    ("f16", GgufQuant::F16),
-    ("bf16", GgufQuant::Bf16),
-    ("q8_0", GgufQuant::Q8_0),
-    ("q4_0", GgufQuant::Q4_0),
-    ("q4_k", GgufQuant::Q4K),
-    ("q6_k", GgufQuant::Q6K),
-];
-
 impl fmt::Display for GgufQuant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = QUANTS.iter().find(|(_, q)| q == self);
-        f.write_str(name.map_or("", |(name, _)| name))
+        f.write_str(GgufQuant::NAMES[*self as usize])
     }
 }
 
@@ -47,18 +36,21 @@ impl FromStr for GgufQuant {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let found = QUANTS.iter().find(|(n, _)| n.eq_ignore_ascii_case(text));
-        found.map(|(_, q)| *q).ok_or_else(|| {
-            let names: Vec<&str> = QUANTS.iter().map(|(n, _)| *n).collect();
-            Error::rule(format!(
-                "{text:?} is no GGUF quantisation; {} are",
-                names.join(", ")
-            ))
+        use GgufQuant::{Bf16, F16, F32, Q4_0, Q4K, Q6K, Q8_0};
+        let all = [F32, F16, Bf16, Q8_0, Q4_0, Q4K, Q6K].into_iter();
+        let found = all.zip(GgufQuant::NAMES);
+        let mut found = found.filter(|(_, name)| name.eq_ignore_ascii_case(text));
+        found.next().map(|(quant, _)| quant).ok_or_else(|| {
+            let names = GgufQuant::NAMES.join(", ");
+            Error::rule(format!("{text:?} is no GGUF quantisation; {names} are"))
         })
     }
 }
 
 impl GgufQuant {
+    /// As people spell them, in the order of the variants.
+    pub const NAMES: [&str; 7] = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q6_k"];
+
     /// llama.cpp's number for a file that is mostly of this kind (`general.file_type`).
     pub(super) fn file_type(self) -> u32 {
         match self {
@@ -128,5 +120,9 @@ mod tests {
         assert_eq!(kind(GgufQuant::Q4_0, Role::Matrix, 40), "F16");
         assert_eq!(kind(GgufQuant::Q4_0, Role::Vector, 64), "F32");
         assert_eq!(kind(GgufQuant::F32, Role::Output, 64), "F32");
+        for name in GgufQuant::NAMES {
+            let parsed = name.parse::<GgufQuant>().map(|q| q.to_string());
+            assert_eq!(parsed.unwrap_or_default(), name);
+        }
     }
 }
