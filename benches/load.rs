@@ -6,13 +6,14 @@
     reason = "a bench stops at the first thing that does not work"
 )]
 
-use candle_core::{DType, quantized::GgmlDType};
+use candle_core::DType;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use randori_benches::{Clock, VOCAB, criterion, files, host, layers, load, smollm2, tokens};
 use randori_engine::{
     KvCache, Player, SlotTokens,
     weights::{Dtype, LoadOptions, Quant, Source},
 };
+use randori_formats::gguf::Block;
 
 fn first_token(c: &mut Criterion<Clock>) {
     let host = host();
@@ -25,14 +26,14 @@ fn first_token(c: &mut Criterion<Clock>) {
         let len = std::fs::metadata(folder.join("model.safetensors")).map(|m| m.len());
         (Source::Folder(folder), len.expect("a file"))
     };
-    let gguf = |dtype: GgmlDType| {
-        let path = dir.path().join(format!("{dtype:?}.gguf"));
-        files::gguf(&path, &base, dtype);
+    let gguf = |block: Block| {
+        let path = dir.path().join(format!("{}.gguf", block.name()));
+        files::gguf(&path, &base, block);
         let len = std::fs::metadata(&path).map(|m| m.len());
         (Source::Gguf(path), len.expect("a file"))
     };
     let (f32s, bf16s) = (folder("f32", DType::F32), folder("bf16", DType::BF16));
-    let (q4, q8) = (gguf(GgmlDType::Q4_1), gguf(GgmlDType::Q8_0));
+    let (q4, q8) = (gguf(Block::Q4_1), gguf(Block::Q8_0));
     drop(base);
 
     let nf4 = Some(Quant::Nf4 { double: true });

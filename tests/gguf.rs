@@ -7,8 +7,6 @@
     reason = "a test fails by panicking"
 )]
 
-#[path = "../crates/cli/src/ggufmeta.rs"]
-mod ggufmeta;
 #[path = "../crates/data/tests/texts/mod.rs"]
 mod texts;
 
@@ -25,8 +23,8 @@ use randori_engine::{
     weights::{Dtype, LoadOptions, Source, TokenizerSource, open},
 };
 use randori_export::{
-    AsHeld, FolderOptions, GgufLoraOptions, GgufOptions, GgufQuant, GgufReport, Merged, Meta,
-    Whole, folder, gguf, gguf_lora,
+    AsHeld, FolderOptions, GgufLoraOptions, GgufOptions, GgufQuant, GgufReport, Merged, Whole,
+    folder, gguf, gguf_lora,
 };
 use randori_host::{Host, SearchPath};
 use randori_lora::{LoraSpec, Targets};
@@ -133,7 +131,7 @@ type Held = BTreeMap<String, Vec<f32>>;
 
 fn export(
     player: &Player,
-    vocabulary: &[(String, Meta)],
+    tokenizer: Option<&GgufTokenizer>,
     out: &Path,
     quant: GgufQuant,
 ) -> (GgufReport, Held) {
@@ -151,7 +149,7 @@ fn export(
     };
     let report = gguf(
         &tensors,
-        vocabulary,
+        tokenizer,
         out,
         &options,
         &mut each,
@@ -183,7 +181,7 @@ fn what_is_loaded_again_computes_the_same_to_the_bit() {
         assert!(difference(&merged, &logps(&player)) < 2e-5);
         for quant in ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q6_k"] {
             let out = dir.path().join(format!("{i}-{quant}.gguf"));
-            let (_, held) = export(&player, &[], &out, quant.parse().unwrap());
+            let (_, held) = export(&player, None, &out, quant.parse().unwrap());
             let mut base = load(Source::Gguf(out.clone()));
             let ours = logps(&Player::bare(Arc::new(load(Source::Gguf(out)))));
             // the same model with the values that the file is said to hold
@@ -204,7 +202,7 @@ fn what_is_loaded_again_computes_the_same_to_the_bit() {
     // Llama 3's scaling goes through f32 divisors
     let player = trained(small(|c| c["rope_scaling"] = llama3.clone()));
     let out = dir.path().join("llama3.gguf");
-    export(&player, &[], &out, GgufQuant::F32);
+    export(&player, None, &out, GgufQuant::F32);
     let again = load(Source::Gguf(out));
     assert_eq!(again.config["rope_scaling"], llama3);
     assert!(difference(&logps(&Player::bare(Arc::new(again))), &logps(&player)) < 2e-5);
@@ -223,23 +221,7 @@ fn own_tokenizer(path: &Path) -> GgufTokenizer {
     let TokenizerSource::Gguf(g) = open(Source::Gguf(path.into())).unwrap().tokenizer() else {
         panic!("no tokenizer")
     };
-    GgufTokenizer {
-        model: g.model,
-        pre: g.pre,
-        tokens: g.tokens,
-        scores: g.scores,
-        token_types: g.types,
-        merges: g.merges,
-        bos: g.bos,
-        eos: g.eos,
-        eot: g.eot,
-        unk: g.unk,
-        pad: g.pad,
-        add_bos: g.add_bos,
-        add_eos: g.add_eos,
-        add_space_prefix: g.add_space_prefix,
-        chat_template: g.chat_template,
-    }
+    *g
 }
 
 #[test]
@@ -285,19 +267,19 @@ fn files_for_other_programs() {
     let out = out.expect("RANDORI_GGUF_OUT names no folder to write to");
     std::fs::create_dir_all(&out).unwrap();
     let tokenizer = Tokenizer::from_gguf(&own_tokenizer(&path)).unwrap();
-    let vocabulary = ggufmeta::vocabulary(tokenizer.to_gguf().unwrap());
+    let own = tokenizer.to_gguf().unwrap();
     let base = Arc::new(load(Source::Gguf(path)));
     let player = trained(base.clone());
     export(
         &Player::bare(base.clone()),
-        &vocabulary,
+        Some(&own),
         &out.join("base-f32.gguf"),
         GgufQuant::F32,
     );
     for quant in ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q6_k"] {
         let started = std::time::Instant::now();
         let file = out.join(format!("merged-{quant}.gguf"));
-        let (report, _) = export(&player, &vocabulary, &file, quant.parse().unwrap());
+        let (report, _) = export(&player, Some(&own), &file, quant.parse().unwrap());
         eprintln!(
             "{quant}: {:?} {:?} in {:?}",
             report.kinds,
@@ -376,11 +358,8 @@ fn vocabularies(out: &Path) {
         };
         assert!(gguf.pre.as_ref().is_none_or(|p| p == pre), "{name}");
         let base = small(|c| c["vocab_size"] = json!(tokenizer.vocab_size()));
-        let (file, keys) = (
-            out.join(format!("tiny-{name}.gguf")),
-            ggufmeta::vocabulary(gguf),
-        );
-        export(&Player::bare(base), &keys, &file, GgufQuant::F32);
+        let file = out.join(format!("tiny-{name}.gguf"));
+        export(&Player::bare(base), Some(&gguf), &file, GgufQuant::F32);
         texts_with_ids(&file.with_extension("json"), &tokenizer);
     }
 }

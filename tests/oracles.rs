@@ -22,7 +22,6 @@ mod naive;
 #[path = "oracles/players.rs"]
 mod players;
 
-use candle_core::quantized::GgmlDType;
 use model::{
     LLAMA, Llama3, MISTRAL, Shape, agree, base_from, by_prefix, cached, dense, distance, load,
     log_softmax, packed, player, tokens,
@@ -32,6 +31,7 @@ use randori_engine::{
     KvCache, Player, SlotTokens, Weight,
     weights::{Dtype, LoadOptions, Quant, Source},
 };
+use randori_formats::gguf::{Block, Kind};
 
 const N: usize = 24;
 
@@ -332,20 +332,22 @@ const BLOCKS: Shape = Shape {
 
 #[test]
 fn a_gguf_file_in_every_format_equals_its_dequantised_weights() {
-    use GgmlDType::{BF16, F16, F32, Q4_0, Q4_1, Q4K, Q5K, Q6K, Q8_0};
+    use Block::{Q4_0, Q4_1, Q4K, Q5K, Q6K, Q8_0};
+    let blocks = [Q8_0, Q4_0, Q4_1, Q4K, Q5K, Q6K].map(Kind::Block);
+    let dense_ones = Dtype::ALL.map(Kind::Dense);
     let dir = tempfile::tempdir().unwrap();
     let weights = BLOCKS.random(12);
     let tokens = tokens(12, 12, BLOCKS.vocab);
-    for dtype in [F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4K, Q5K, Q6K] {
-        let path = dir.path().join(format!("{dtype:?}.gguf"));
-        let held = gguf::write(&path, &BLOCKS, &weights, dtype);
+    for kind in dense_ones.into_iter().chain(blocks) {
+        let path = dir.path().join(format!("{}.gguf", kind.name()));
+        let held = gguf::write(&path, &BLOCKS, &weights, kind);
         let exact = naive::logits(&BLOCKS, &held, &tokens);
-        let quants = match dtype {
-            F32 | F16 | BF16 => vec![None],
-            _ => vec![None, Some(Quant::Gguf), Some(Quant::Nf4 { double: true })],
+        let quants = match kind {
+            Kind::Dense(_) => vec![None],
+            Kind::Block(_) => vec![None, Some(Quant::Gguf), Some(Quant::Nf4 { double: true })],
         };
         for quant in quants {
-            let what = format!("{dtype:?} loaded as {quant:?}");
+            let what = format!("{kind:?} loaded as {quant:?}");
             let base = load(
                 Source::Gguf(path.clone()),
                 &LoadOptions {
@@ -399,7 +401,7 @@ fn a_gguf_file_of_a_tied_model_with_llama3_scaling() {
     };
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tied.gguf");
-    let held = gguf::write(&path, &shape, &shape.random(13), GgmlDType::Q8_0);
+    let held = gguf::write(&path, &shape, &shape.random(13), Kind::Block(Block::Q8_0));
     let tokens = tokens(13, 16, shape.vocab);
     let exact = naive::logits(&shape, &held, &tokens);
     assert!(

@@ -3,8 +3,8 @@
 //! Right values: llama.cpp b11549 (xllamacpp 2026.10.11549, in f32, a token at a time) on the same
 //! seeded weights with q and k permuted, written by gguf-py 0.19.
 
-use candle_core::quantized::gguf_file::Value;
 use candle_core::{Device, Tensor};
+use randori_formats::gguf::Value;
 
 use super::program::World;
 use super::seeded::{HIDDEN, Seeded, Shape, refused, scored, tensor};
@@ -26,11 +26,11 @@ fn biased(names: &[&str]) -> Seeded {
 }
 
 fn text(text: &str) -> Value {
-    Value::String(text.into())
+    Value::Text(text.into())
 }
 
-fn list(numbers: &[u32]) -> Value {
-    Value::Array(numbers.iter().map(|n| Value::U32(*n)).collect())
+fn list(numbers: &[i64]) -> Value {
+    Value::Ints(numbers.to_vec())
 }
 
 fn divisors(values: &[f32]) -> Tensor {
@@ -63,8 +63,8 @@ fn computed(fuse: bool, rows: Vec<(Row, [f64; 2])>) {
 #[test]
 fn a_factor_is_linear_whatever_key_it_has() {
     let row = |what, keys| (what, plain(), keys, vec![]);
-    let factor = |v| ("llama.rope.scaling.factor", Value::F32(v));
-    let old = ("llama.rope.scale_linear", Value::F32(4.0));
+    let factor = |v| ("llama.rope.scaling.factor", Value::Float(v));
+    let old = ("llama.rope.scale_linear", Value::Float(4.0));
     let kind = |k| ("llama.rope.scaling.type", text(k));
     computed(
         false,
@@ -85,8 +85,8 @@ fn a_factor_is_linear_whatever_key_it_has() {
 
 #[test]
 fn attn_factor_and_divisors_count_alone_and_together() {
-    let attention = ("llama.rope.scaling.attn_factor", Value::F32(1.25));
-    let factor = |v| ("llama.rope.scaling.factor", Value::F32(v));
+    let attention = ("llama.rope.scaling.attn_factor", Value::Float(1.25));
+    let factor = |v| ("llama.rope.scaling.factor", Value::Float(v));
     let freqs = || vec![(FACTORS, divisors(&[1.0, 1.5, 2.0, 4.0]))];
     computed(
         false,
@@ -196,7 +196,7 @@ fn any_biases_are_added_and_one_tensor_of_q_k_and_v_is_taken_apart() {
 fn a_missing_head_is_the_embedding_and_rows_count_not_the_key() {
     let tied = plain().lacking("lm_head.weight");
     // of a file without tokens llama.cpp wants the key to be right, of others it does not read it
-    let key = vec![("llama.vocab_size", Value::U32(300))];
+    let key = vec![("llama.vocab_size", Value::Int(300))];
     computed(
         false,
         vec![
@@ -215,13 +215,13 @@ fn keys_of_other_architectures_are_not_read() {
     computed(
         false,
         vec![
-            row("llama.attention.scale", Value::F32(0.5)),
-            row("llama.attention.sliding_window", Value::U32(4)),
-            row("llama.logit_scale", Value::F32(2.0)),
-            row("llama.embedding_scale", Value::F32(2.0)),
-            row("llama.residual_scale", Value::F32(2.0)),
-            row("llama.attn_logit_softcapping", Value::F32(1.0)),
-            row("llama.final_logit_softcapping", Value::F32(1.0)),
+            row("llama.attention.scale", Value::Float(0.5)),
+            row("llama.attention.sliding_window", Value::Int(4)),
+            row("llama.logit_scale", Value::Float(2.0)),
+            row("llama.embedding_scale", Value::Float(2.0)),
+            row("llama.residual_scale", Value::Float(2.0)),
+            row("llama.attn_logit_softcapping", Value::Float(1.0)),
+            row("llama.final_logit_softcapping", Value::Float(1.0)),
         ],
     );
 }
@@ -241,27 +241,27 @@ fn what_llama_cpp_refuses_is_refused_by_name() {
     );
     key(
         "llama.rope.dimension_count",
-        Value::U32(4),
+        Value::Int(4),
         "of which 4 are rotated",
     );
     key(
         "llama.attention.value_length",
-        Value::U32(4),
+        Value::Int(4),
         "whose values have 4",
     );
     key(
         "llama.expert_used_count",
-        Value::U32(2),
+        Value::Int(2),
         "llama.expert_used_count is 2",
     );
     key(
         "llama.expert_group_count",
-        Value::U32(1),
+        Value::Int(1),
         "llama.expert_group_count is 1, but there are no experts",
     );
     key(
         "llama.nextn_predict_layers",
-        Value::U32(1),
+        Value::Int(1),
         "llama.nextn_predict_layers is 1",
     );
     // llama.cpp computes these three; we do not
@@ -287,7 +287,7 @@ fn what_llama_cpp_refuses_is_refused_by_name() {
     );
     key(
         "llama.rope.scaling.factor",
-        Value::F32(-2.0),
+        Value::Float(-2.0),
         "must be above 0, got -2",
     );
     bad(

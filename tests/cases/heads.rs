@@ -143,7 +143,7 @@ fn a_gguf_and_a_4_bit_folder_have_the_heads_own_weight() {
             replace: false,
             name: "small".into(),
         };
-        gguf(&merging, &[], &out, &options, &mut unheard, &mut |_, _| {}).unwrap();
+        gguf(&merging, None, &out, &options, &mut unheard, &mut |_, _| {}).unwrap();
         let read = Player::bare(super::players::base(Source::Gguf(out)));
         assert!(apart(logps(&read), logps(&player)) < 1e-4, "{kind}");
 

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use candle_core::{Device, Tensor};
+use randori_formats::Dtype;
+use randori_formats::gguf::{self, Coming, Kind, llama};
 use serde_json::{Value, json};
 
 use super::program::World;
@@ -152,54 +153,28 @@ impl Seeded {
     pub fn gguf(
         &self,
         path: &Path,
-        keys: &[(&str, gguf_file::Value)],
+        keys: &[(&str, gguf::Value)],
         more: &[(&str, Tensor)],
         fuse: bool,
     ) {
-        let number = |key: &str| gguf_file::Value::U32(self.config[key].as_u64().unwrap() as u32);
-        let mut metadata: BTreeMap<&str, gguf_file::Value> = [
-            (
-                "general.architecture",
-                gguf_file::Value::String("llama".into()),
-            ),
-            ("llama.block_count", number("num_hidden_layers")),
-            ("llama.context_length", number("max_position_embeddings")),
-            ("llama.embedding_length", number("hidden_size")),
-            ("llama.feed_forward_length", number("intermediate_size")),
-            ("llama.attention.head_count", number("num_attention_heads")),
-            (
-                "llama.attention.head_count_kv",
-                number("num_key_value_heads"),
-            ),
-            ("llama.attention.key_length", number("head_dim")),
-            ("llama.attention.value_length", number("head_dim")),
-            (
-                "llama.attention.layer_norm_rms_epsilon",
-                gguf_file::Value::F32(1e-5),
-            ),
-            ("llama.rope.freq_base", gguf_file::Value::F32(10_000.0)),
-            ("llama.rope.dimension_count", number("head_dim")),
-            ("llama.vocab_size", number("vocab_size")),
-            (
-                "tokenizer.ggml.model",
-                gguf_file::Value::String("none".into()),
-            ),
-        ]
-        .into_iter()
-        .collect();
-        for (key, value) in keys {
-            metadata.insert(key, value.clone());
+        let own = llama::keys(&self.config, VOCAB).unwrap();
+        let mut metadata: BTreeMap<String, gguf::Value> = own.into_iter().collect();
+        let none = [("tokenizer.ggml.model", gguf::Value::Text("none".into()))];
+        for (key, value) in none.iter().chain(keys) {
+            metadata.insert((*key).to_string(), value.clone());
         }
         let mut stored = self.for_llama_cpp(fuse);
         stored.extend(more.iter().map(|(n, t)| (n.to_string(), t.clone())));
-        let stored: Vec<(String, QTensor)> = stored
-            .into_iter()
-            .map(|(name, t)| (name, QTensor::quantize(&t, GgmlDType::F32).unwrap()))
+        let tensors: Vec<_> = stored
+            .iter()
+            .map(|(name, t)| {
+                let values: Vec<f32> = t.flatten_all().unwrap().to_vec1().unwrap();
+                let coming = Coming::new(name, t.dims(), Kind::Dense(Dtype::F32));
+                (coming, Dtype::F32.encode(name, &values).unwrap())
+            })
             .collect();
-        let metadata: Vec<_> = metadata.iter().map(|(k, v)| (*k, v)).collect();
-        let tensors: Vec<_> = stored.iter().map(|(n, t)| (n.as_str(), t)).collect();
-        let mut file = fs::File::create(path).unwrap();
-        gguf_file::write(&mut file, &metadata, &tensors).unwrap();
+        let metadata: Vec<_> = metadata.into_iter().collect();
+        gguf::write(path, true, &metadata, &tensors).unwrap();
     }
 
     fn for_llama_cpp(&self, fuse: bool) -> BTreeMap<String, Tensor> {
@@ -218,9 +193,7 @@ impl Seeded {
             } else {
                 t.clone()
             };
-            let to = NAMES
-                .iter()
-                .fold(name.clone(), |n, (hf, gguf)| n.replace(hf, gguf));
+            let to = llama::gguf_name(name).unwrap();
             all.insert(to, t);
         }
         let fused: Vec<String> = all
@@ -239,22 +212,6 @@ impl Seeded {
         all
     }
 }
-
-const NAMES: [(&str, &str); 13] = [
-    ("model.embed_tokens", "token_embd"),
-    ("model.norm", "output_norm"),
-    ("lm_head", "output"),
-    ("model.layers.", "blk."),
-    ("input_layernorm", "attn_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.o_proj", "attn_output"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-];
 
 /// `W.reshape(heads, 2, d/2, …).swapaxes(1, 2)`, as llama.cpp's converter has it; a bias is a
 /// matrix of one column.

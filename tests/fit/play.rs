@@ -336,7 +336,7 @@ pub fn gguf_file(out: &Path) {
     };
     gguf(
         &tensors,
-        &[],
+        None,
         out,
         &options,
         &mut |_, _, _| Ok(()),

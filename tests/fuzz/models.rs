@@ -6,14 +6,12 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use candle_core::{
-    Device, Tensor,
-    quantized::{GgmlDType, QTensor, gguf_file},
-};
+use candle_core::{Device, Tensor};
 use randori_engine::{
     Base, Player, Trace, trace,
     weights::{Dtype, LoadOptions, Quant, Source, TokenizerSource, open},
 };
+use randori_formats::gguf::{self, Block, Coming, GgufTokenizer, llama};
 use randori_host::{Host, SearchPath};
 use randori_lora::peft;
 use randori_sdk::seam::Architecture;
@@ -175,71 +173,65 @@ fn bitsandbytes() {
 }
 
 /// A little Llama as GGUF, each matrix in another format.
-fn gguf(formats: &[GgmlDType], tokenizer: &[(&str, gguf_file::Value)]) -> Vec<u8> {
-    use gguf_file::Value::{F32, String as Text, U32};
-    let names: [(&str, usize, usize); 9] = [
-        ("token_embd", 16, 256),
-        ("output", 16, 256),
-        ("blk.0.attn_q", 256, 256),
-        ("blk.0.attn_k", 128, 256),
-        ("blk.0.attn_v", 128, 256),
-        ("blk.0.attn_output", 256, 256),
-        ("blk.0.ffn_gate", 256, 256),
-        ("blk.0.ffn_up", 256, 256),
-        ("blk.0.ffn_down", 256, 256),
+fn gguf(kinds: &[gguf::Kind], tokenizer: Option<&GgufTokenizer>) -> Vec<u8> {
+    let names: [(&str, usize); 9] = [
+        ("model.embed_tokens", 16),
+        ("lm_head", 16),
+        ("model.layers.0.self_attn.q_proj", 256),
+        ("model.layers.0.self_attn.k_proj", 128),
+        ("model.layers.0.self_attn.v_proj", 128),
+        ("model.layers.0.self_attn.o_proj", 256),
+        ("model.layers.0.mlp.gate_proj", 256),
+        ("model.layers.0.mlp.up_proj", 256),
+        ("model.layers.0.mlp.down_proj", 256),
     ];
-    let mut stored = Vec::new();
-    for (i, (name, rows, columns)) in names.into_iter().enumerate() {
-        let values: Vec<f32> = randori_lora::splitmix(1, name, rows * columns)
-            .map(|u| (u - 0.5) as f32)
-            .collect();
-        let t = Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap();
-        let q = QTensor::quantize(&t, formats[i % formats.len()]).unwrap();
-        stored.push((format!("{name}.weight"), q));
-    }
-    for name in ["blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"] {
-        let t = Tensor::ones(256, candle_core::DType::F32, &Device::Cpu).unwrap();
-        let q = QTensor::quantize(&t, GgmlDType::F32).unwrap();
-        stored.push((format!("{name}.weight"), q));
-    }
-    let mut metadata = vec![
-        ("general.architecture", Text("llama".into())),
-        ("general.quantization_version", U32(2)),
-        ("llama.context_length", U32(64)),
-        ("llama.embedding_length", U32(256)),
-        ("llama.block_count", U32(1)),
-        ("llama.feed_forward_length", U32(256)),
-        ("llama.attention.head_count", U32(4)),
-        ("llama.attention.head_count_kv", U32(2)),
-        ("llama.attention.layer_norm_rms_epsilon", F32(1e-5)),
-        ("llama.rope.freq_base", F32(10_000.0)),
-        ("llama.rope.dimension_count", U32(64)),
+    let norms = [
+        "model.layers.0.input_layernorm",
+        "model.layers.0.post_attention_layernorm",
+        "model.norm",
     ];
-    metadata.extend(tokenizer.iter().map(|(k, v)| (*k, v.clone())));
-    let metadata: Vec<(&str, &gguf_file::Value)> = metadata.iter().map(|(k, v)| (*k, v)).collect();
-    let refs: Vec<(&str, &QTensor)> = stored.iter().map(|(n, q)| (n.as_str(), q)).collect();
-    let mut out = std::io::Cursor::new(Vec::new());
-    gguf_file::write(&mut out, &metadata, &refs).unwrap();
-    out.into_inner()
+    let f32s = gguf::Kind::Dense(Dtype::F32);
+    let matrices = names.into_iter().zip(kinds.iter().cycle());
+    let matrices = matrices.map(|((name, rows), kind)| (name, vec![rows, 256], *kind));
+    let norms = norms.into_iter().map(|name| (name, vec![256], f32s));
+    let tensors: Vec<_> = matrices
+        .chain(norms)
+        .map(|(name, shape, kind)| {
+            let drawn = randori_lora::splitmix(1, name, shape.iter().product());
+            let values: Vec<f32> = drawn.map(|u| (u - 0.5) as f32).collect();
+            let bytes = match kind {
+                gguf::Kind::Dense(dtype) => dtype.encode(name, &values).unwrap(),
+                gguf::Kind::Block(block) => randori_qlora::encode(block, &values).unwrap(),
+            };
+            let name = llama::gguf_name(&format!("{name}.weight")).unwrap();
+            (Coming::new(&name, &shape, kind), bytes)
+        })
+        .collect();
+    let config = json!({"model_type": "llama", "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-5});
+    let mut keys = llama::keys(&config, 16).unwrap();
+    keys.extend(tokenizer.into_iter().flat_map(GgufTokenizer::keys));
+    let dir = scratch();
+    let path = dir.path().join("model.gguf");
+    gguf::write(&path, false, &keys, &tensors).unwrap();
+    bytes(&path)
 }
 
 #[test]
 fn gguf_models() {
-    use GgmlDType::*;
-    let sets: [(&str, &[GgmlDType], Option<Quant>, u64); 3] = [
-        ("gguf f32 f16", &[F32, F16], None, CASES / 5),
+    use Block::*;
+    let dense = [Dtype::F32, Dtype::F16].map(gguf::Kind::Dense);
+    let kept = [Q4K, Q6K, Q5K, Q8_0].map(gguf::Kind::Block);
+    let decoded = [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4K, Q6K].map(gguf::Kind::Block);
+    let sets: [(&str, &[gguf::Kind], Option<Quant>, u64); 3] = [
+        ("gguf f32 f16", &dense, None, CASES / 5),
         (
             "gguf q4_k q6_k q8_0 kept",
-            &[Q4K, Q6K, Q5K, Q8_0],
+            &kept,
             Some(Quant::Gguf),
             CASES / 2,
         ),
-        (
-            "gguf blocks dequantised",
-            &[Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4K, Q6K],
-            None,
-            CASES * 3 / 10,
-        ),
+        ("gguf blocks dequantised", &decoded, None, CASES * 3 / 10),
     ];
     let dir = scratch();
     let path = dir.path().join("model.gguf");
@@ -247,7 +239,7 @@ fn gguf_models() {
         storm(
             name,
             Kind::Bytes,
-            &[gguf(formats, &[])],
+            &[gguf(formats, None)],
             count,
             &mut |damaged| {
                 std::fs::write(&path, damaged).unwrap();
@@ -257,43 +249,35 @@ fn gguf_models() {
     }
 }
 
-fn tokenizer_metadata(model: &str) -> Vec<(&'static str, gguf_file::Value)> {
-    use gguf_file::Value::{Array, Bool, F32, I32, String as Text, U32};
-    let texts = |all: &[&str]| Array(all.iter().map(|t| Text((*t).into())).collect());
-    let tokens = [
-        "<unk>", "<s>", "</s>", "a", "b", "ab", "c", "abc", "▁", "Ġ", "▁a", "<0x41>", "H", "e",
-        "l", "o",
-    ];
-    let kinds = [2, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 6, 1, 1, 1, 1];
-    vec![
-        ("tokenizer.ggml.model", Text(model.into())),
-        ("tokenizer.ggml.pre", Text("smollm".into())),
-        ("tokenizer.ggml.tokens", texts(&tokens)),
-        (
-            "tokenizer.ggml.scores",
-            Array((0..16).map(|i| F32(-(i as f32))).collect()),
+fn tokenizer(model: &str) -> GgufTokenizer {
+    let texts = |all: &[&str]| all.iter().map(|t| (*t).to_string()).collect();
+    GgufTokenizer {
+        model: model.into(),
+        pre: Some("smollm".into()),
+        tokens: texts(&[
+            "<unk>", "<s>", "</s>", "a", "b", "ab", "c", "abc", "▁", "Ġ", "▁a", "<0x41>", "H", "e",
+            "l", "o",
+        ]),
+        scores: (0..16).map(|i| -(i as f32)).collect(),
+        token_types: vec![2, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 6, 1, 1, 1, 1],
+        merges: texts(&["a b", "ab c"]),
+        bos: Some(1),
+        eos: Some(2),
+        unk: Some(0),
+        add_bos: Some(true),
+        chat_template: Some(
+            "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}".into(),
         ),
-        (
-            "tokenizer.ggml.token_type",
-            Array(kinds.iter().map(|k| I32(*k)).collect()),
-        ),
-        ("tokenizer.ggml.merges", texts(&["a b", "ab c"])),
-        ("tokenizer.ggml.bos_token_id", U32(1)),
-        ("tokenizer.ggml.eos_token_id", U32(2)),
-        ("tokenizer.ggml.unknown_token_id", U32(0)),
-        ("tokenizer.ggml.add_bos_token", Bool(true)),
-        (
-            "tokenizer.chat_template",
-            Text("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}".into()),
-        ),
-    ]
+        ..GgufTokenizer::default()
+    }
 }
 
 #[test]
 fn gguf_tokenizers() {
     let dir = scratch();
     let path = dir.path().join("model.gguf");
-    let whole = ["gpt2", "llama"].map(|m| gguf(&[GgmlDType::Q4K], &tokenizer_metadata(m)));
+    let whole =
+        ["gpt2", "llama"].map(|m| gguf(&[gguf::Kind::Block(Block::Q4K)], Some(&tokenizer(m))));
     // the header alone is damaged: what a tensor holds is another test
     let heads: Vec<Vec<u8>> = whole.iter().map(|file| file[..2600].to_vec()).collect();
     let mut turn = 0;
@@ -311,9 +295,7 @@ fn gguf_tokenizers() {
                 return false;
             };
             match checkpoint.tokenizer() {
-                TokenizerSource::Gguf(g) => {
-                    texts::works(randori_data::Tokenizer::from_gguf(&texts::converted(*g)))
-                }
+                TokenizerSource::Gguf(g) => texts::works(randori_data::Tokenizer::from_gguf(&g)),
                 _ => false,
             }
         },

@@ -2,10 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use randori_data::{
-    ChatTemplate, GgufTokenizer, Message, ReadOptions, Result, Tokenizer, Turns, read_bytes,
-};
-use randori_engine::weights;
+use randori_data::{ChatTemplate, Message, ReadOptions, Result, Tokenizer, Turns, read_bytes};
 
 use super::{CASES, mutate::Kind, storm::storm};
 
@@ -36,26 +33,6 @@ pub fn works(made: Result<Tokenizer>) -> bool {
     tokenizer.decode(&[0, 1, size.saturating_sub(1), size, u32::MAX]);
     let _ = tokenizer.files();
     true
-}
-
-pub fn converted(g: weights::GgufTokenizer) -> GgufTokenizer {
-    GgufTokenizer {
-        model: g.model,
-        pre: g.pre,
-        tokens: g.tokens,
-        scores: g.scores,
-        token_types: g.types,
-        merges: g.merges,
-        bos: g.bos,
-        eos: g.eos,
-        eot: g.eot,
-        unk: g.unk,
-        pad: g.pad,
-        add_bos: g.add_bos,
-        add_eos: g.add_eos,
-        add_space_prefix: g.add_space_prefix,
-        chat_template: g.chat_template,
-    }
 }
 
 const CONFIG: &[u8] = br#"{"eos_token": "<|im_end|>", "bos_token": {"content": "<s>", "special": true}, "model_max_length": 64,

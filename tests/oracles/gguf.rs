@@ -1,21 +1,30 @@
-//! A tiny Llama as a GGUF file, by candle's writer: names, metadata, reversed dimensions and
-//! permuted q and k as llama.cpp's converter makes them.
+//! A tiny Llama as a GGUF file, its blocks quantised by candle, q and k permuted as llama.cpp's
+//! converter does it.
 
-use std::{collections::BTreeMap, fs::File, path::Path};
+use std::path::Path;
 
 use candle_core::{
     Device, Tensor,
-    quantized::{GgmlDType, QTensor, gguf_file},
+    quantized::{GgmlDType, QTensor},
 };
-use gguf_file::Value;
+use randori_formats::{
+    Dtype,
+    gguf::{self, Coming, Kind, llama},
+};
 
-use super::model::{CONTEXT, EPS, Shape, Weights};
+use super::model::{Shape, Weights};
 
-/// Writes the model with every matrix in `dtype` (norms in F32); answers the weights the file
-/// really holds: what candle dequantises, rows back in Hugging Face's order.
-pub fn write(path: &Path, shape: &Shape, weights: &Weights, dtype: GgmlDType) -> Weights {
-    let mut stored: BTreeMap<String, QTensor> = BTreeMap::new();
-    let mut held = Weights::new();
+/// Writes the model with every matrix in `kind` (norms in F32); answers the weights the file really
+/// holds: what candle dequantises, rows back in Hugging Face's order.
+pub fn write(path: &Path, shape: &Shape, weights: &Weights, kind: Kind) -> Weights {
+    let (mut stored, mut held) = (Vec::new(), Weights::new());
+    let mut add = |name: &str, tensor: &Tensor, kind: Kind| {
+        let quantised = QTensor::quantize(tensor, of_candle(kind)).unwrap();
+        let bytes = quantised.data().unwrap().into_owned();
+        stored.push((Coming::new(name, tensor.dims(), kind), bytes));
+        quantised.dequantize(&Device::Cpu).unwrap()
+    };
+    let dense = Kind::Dense(Dtype::F32);
     for (name, tensor) in weights {
         let heads = match name {
             n if n.ends_with("q_proj.weight") => Some(shape.heads),
@@ -23,51 +32,28 @@ pub fn write(path: &Path, shape: &Shape, weights: &Weights, dtype: GgmlDType) ->
             _ => None,
         };
         let as_stored = heads.map_or(tensor.clone(), |h| swap_halves(tensor, h, 2));
-        let dtype = if tensor.rank() == 1 {
-            GgmlDType::F32
-        } else {
-            dtype
-        };
-        let quantised = QTensor::quantize(&as_stored, dtype).unwrap();
-        let back = quantised.dequantize(&Device::Cpu).unwrap();
+        let kind = if tensor.rank() == 1 { dense } else { kind };
+        let back = add(&llama::gguf_name(name).unwrap(), &as_stored, kind);
         let back = heads.map_or(back.clone(), |h| swap_halves(&back, h, shape.head_dim / 2));
         held.insert(name.clone(), back);
-        stored.insert(gguf_name(name), quantised);
     }
     if let Some(divisors) = rope_divisors(shape) {
         let n = divisors.len();
         let tensor = Tensor::from_vec(divisors, n, &Device::Cpu).unwrap();
-        stored.insert(
-            "rope_freqs.weight".into(),
-            QTensor::quantize(&tensor, GgmlDType::F32).unwrap(),
-        );
+        add(llama::ROPE_FACTORS, &tensor, dense);
     }
-    let metadata = metadata(shape);
-    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(k, v)| (*k, v)).collect();
-    let stored: Vec<(&str, &QTensor)> = stored.iter().map(|(n, t)| (n.as_str(), t)).collect();
-    gguf_file::write(&mut File::create(path).unwrap(), &metadata, &stored).unwrap();
+    let keys = llama::keys(&shape.config(), shape.vocab).unwrap();
+    gguf::write(path, false, &keys, &stored).unwrap();
     held
 }
 
-fn metadata(shape: &Shape) -> Vec<(&'static str, Value)> {
-    let number = |n: usize| Value::U32(n as u32);
-    vec![
-        ("general.architecture", Value::String("llama".into())),
-        ("general.quantization_version", Value::U32(2)),
-        ("llama.context_length", number(CONTEXT)),
-        ("llama.embedding_length", number(shape.width)),
-        ("llama.block_count", number(shape.layers)),
-        ("llama.feed_forward_length", number(shape.ffn)),
-        ("llama.attention.head_count", number(shape.heads)),
-        ("llama.attention.head_count_kv", number(shape.kv_heads)),
-        (
-            "llama.attention.layer_norm_rms_epsilon",
-            Value::F32(EPS as f32),
-        ),
-        ("llama.rope.freq_base", Value::F32(shape.theta as f32)),
-        ("llama.rope.dimension_count", number(shape.head_dim)),
-        ("llama.vocab_size", number(shape.vocab)),
-    ]
+fn of_candle(kind: Kind) -> GgmlDType {
+    match kind {
+        Kind::Dense(Dtype::F32) => GgmlDType::F32,
+        Kind::Dense(Dtype::F16) => GgmlDType::F16,
+        Kind::Dense(Dtype::Bf16) => GgmlDType::BF16,
+        Kind::Block(block) => randori_qlora::dtype(block),
+    }
 }
 
 /// `W.reshape(heads, parts, rest, in).swapaxes(1, 2)`: with 2 parts llama.cpp's permutation, with
@@ -77,27 +63,6 @@ fn swap_halves(w: &Tensor, heads: usize, parts: usize) -> Tensor {
     w.reshape((heads, parts, outputs / heads / parts, inputs))
         .and_then(|w| w.transpose(1, 2)?.contiguous()?.reshape((outputs, inputs)))
         .unwrap()
-}
-
-fn gguf_name(name: &str) -> String {
-    let parts = [
-        ("model.embed_tokens", "token_embd"),
-        ("model.norm", "output_norm"),
-        ("lm_head", "output"),
-        ("model.layers.", "blk."),
-        ("input_layernorm", "attn_norm"),
-        ("self_attn.q_proj", "attn_q"),
-        ("self_attn.k_proj", "attn_k"),
-        ("self_attn.v_proj", "attn_v"),
-        ("self_attn.o_proj", "attn_output"),
-        ("post_attention_layernorm", "ffn_norm"),
-        ("mlp.gate_proj", "ffn_gate"),
-        ("mlp.up_proj", "ffn_up"),
-        ("mlp.down_proj", "ffn_down"),
-    ];
-    parts
-        .iter()
-        .fold(name.to_string(), |name, (hf, gguf)| name.replace(hf, gguf))
 }
 
 /// What llama.cpp stores instead of Llama 3's parameters: by how much each frequency is divided.

@@ -6,6 +6,9 @@ pub enum Error {
     /// candle refused an operation.
     #[error("tensor operation failed: {0}")]
     Candle(#[from] candle_core::Error),
+    /// Stored parts do not fit together.
+    #[error(transparent)]
+    Formats(#[from] randori_formats::Error),
     /// Anything else: one complete sentence.
     #[error("{0}")]
     Rule(String),

@@ -1,11 +1,64 @@
-//! GGUF's block formats, kept as the file has them. Each function writes the floats of one block exactly as ggml does.
+//! GGUF's block formats, kept as the file has them. Each function writes the floats of one block
+//! exactly as ggml does.
 
 use std::ops::Range;
 
-use candle_core::quantized::GgmlDType;
+use candle_core::{
+    Device, Tensor,
+    quantized::{GgmlDType, QTensor},
+};
 use half::f16;
+use randori_formats::gguf;
+use rayon::prelude::*;
 
-use crate::{Error, Result, fused, product::Rows};
+use crate::{
+    Error, Result, fused,
+    product::{self, Rows},
+};
+
+/// Blocks that one thread encodes or decodes at a time.
+const TOGETHER: usize = 1024;
+
+/// candle's name of a format.
+pub fn dtype(block: gguf::Block) -> GgmlDType {
+    match block {
+        gguf::Block::Q4_0 => GgmlDType::Q4_0,
+        gguf::Block::Q4_1 => GgmlDType::Q4_1,
+        gguf::Block::Q5_0 => GgmlDType::Q5_0,
+        gguf::Block::Q5_1 => GgmlDType::Q5_1,
+        gguf::Block::Q8_0 => GgmlDType::Q8_0,
+        gguf::Block::Q4K => GgmlDType::Q4K,
+        gguf::Block::Q5K => GgmlDType::Q5K,
+        gguf::Block::Q6K => GgmlDType::Q6K,
+    }
+}
+
+/// The bytes of these values (whole blocks), as candle quantises them. Every block depends on its
+/// own values only, so that the work is shared among threads without changing a bit.
+///
+/// # Errors
+/// What candle refuses.
+pub fn encode(block: gguf::Block, values: &[f32]) -> Result<Vec<u8>> {
+    let one = |part: &[f32]| -> Result<Vec<u8>> {
+        let t = Tensor::from_slice(part, part.len(), &Device::Cpu)?;
+        Ok(QTensor::quantize(&t, dtype(block))?.data()?.into_owned())
+    };
+    let parts: Result<Vec<_>> = values
+        .par_chunks(TOGETHER * block.values())
+        .map(one)
+        .collect();
+    Ok(parts?.concat())
+}
+
+/// What these blocks hold.
+///
+/// # Errors
+/// Bytes that are no whole blocks.
+pub fn decode(block: gguf::Block, bytes: &[u8]) -> Result<Vec<f32>> {
+    let (rows, columns) = (bytes.len() / block.bytes(), block.values());
+    let m = GgufMatrix::new(dtype(block), rows, columns, bytes, None)?;
+    Ok(product::dequantise(&m)?.flatten_all()?.to_vec1()?)
+}
 
 /// A matrix (out, in) in one of GGUF's block formats.
 pub struct GgufMatrix {
@@ -16,11 +69,12 @@ pub struct GgufMatrix {
 }
 
 impl GgufMatrix {
-    /// Copies `data`, the blocks of (rows, columns) row after row. `row_order[i]` is the stored row that is row i of the
-    /// matrix (llama.cpp permutes the rows of q and k).
+    /// Copies `data`, the blocks of (rows, columns) row after row. `row_order[i]` is the stored row
+    /// that is row i of the matrix (llama.cpp permutes the rows of q and k).
     ///
     /// # Errors
-    /// A format we cannot read, rows that are not whole blocks, a length that does not fit, an order that is no permutation.
+    /// A format we cannot read, rows that are not whole blocks, a length that does not fit, an
+    /// order that is no permutation.
     pub fn new(
         dtype: GgmlDType,
         rows: usize,
@@ -169,7 +223,8 @@ fn permuted(data: &[u8], stride: usize, rows: usize, order: &[u32]) -> Result<Ve
         .collect())
 }
 
-/// The f16 at `at`, exactly. (The half crate asks for the processor's instructions at every number.)
+/// The f16 at `at`, exactly. (The half crate asks for the processor's instructions at every
+/// number.)
 #[inline(always)]
 fn half(bytes: &[u8], at: usize) -> f32 {
     let bits = u32::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]));
@@ -181,8 +236,8 @@ fn half(bytes: &[u8], at: usize) -> f32 {
     f32::from_bits(size.to_bits() | (bits & 0x8000) << 16)
 }
 
-/// How one block of B bytes becomes N floats. A type for each format rather than a function: a function that is handed
-/// on is compiled apart, without the caller's vector instructions.
+/// How one block of B bytes becomes N floats. A type for each format rather than a function: a
+/// function that is handed on is compiled apart, without the caller's vector instructions.
 trait Block<const B: usize, const N: usize> {
     fn write(b: &[u8; B], y: &mut [f32; N]);
 }
@@ -321,6 +376,32 @@ impl Block<210, 256> for Q6K {
                     y[128 * half + 32 * k + l] = d * scale * f32::from(code as i8 - 32);
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_decoded_is_what_candle_reads() {
+        use gguf::Block::*;
+        // more than are encoded together, and a last part that is shorter
+        let values: Vec<f32> = (0..1030 * 256).map(|i| (i as f32 * 0.7).sin()).collect();
+        for block in [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4K, Q5K, Q6K] {
+            let bytes = encode(block, &values).unwrap();
+            assert_eq!(
+                bytes.len() as u64,
+                gguf::Kind::Block(block).bytes(values.len())
+            );
+            let t = Tensor::from_slice(&values, values.len(), &Device::Cpu).unwrap();
+            let theirs = QTensor::quantize(&t, dtype(block)).unwrap();
+            assert_eq!(theirs.data().unwrap().as_ref(), bytes, "{block:?}");
+            let theirs: Vec<f32> = theirs.dequantize(&Device::Cpu).unwrap().to_vec1().unwrap();
+            assert_eq!(decode(block, &bytes).unwrap(), theirs, "{block:?}");
+            assert!(decode(block, &bytes[1..]).is_err());
         }
     }
 }

@@ -18,7 +18,6 @@ mod card;
 mod corpus;
 mod folder;
 mod game;
-mod ggufmeta;
 mod hub_data;
 mod inputs;
 mod losses;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use randori_data::{ChatTemplate, GgufTokenizer, Tokenizer};
+use randori_data::{ChatTemplate, Tokenizer};
 use randori_engine::hub::{Kind, Snapshot, is_commit};
 use randori_engine::weights::{self, Source, TokenizerSource};
 use randori_host::Host;
@@ -120,7 +120,7 @@ pub fn tokenizer(recipe: &Recipe, own: TokenizerSource) -> Result<Tokenizer> {
             let path = recipe.path(given);
             let read = match path.extension().is_some_and(|e| e == "gguf") {
                 true => match weights::open(Source::Gguf(path.clone()))?.tokenizer() {
-                    TokenizerSource::Gguf(gguf) => Tokenizer::from_gguf(&converted(*gguf)),
+                    TokenizerSource::Gguf(gguf) => Tokenizer::from_gguf(&gguf),
                     _ => anyhow::bail!(recipe.refuse(
                         "model.tokenizer",
                         format!("holds no tokenizer: {}", path.display())
@@ -138,7 +138,7 @@ pub fn tokenizer(recipe: &Recipe, own: TokenizerSource) -> Result<Tokenizer> {
         (None, None) => match own {
             TokenizerSource::Folder(dir) => of_folder(&dir)
                 .with_context(|| format!("{}: model.source", recipe.place("model.source")))?,
-            TokenizerSource::Gguf(gguf) => Tokenizer::from_gguf(&converted(*gguf))?,
+            TokenizerSource::Gguf(gguf) => Tokenizer::from_gguf(&gguf)?,
             TokenizerSource::None => anyhow::bail!(recipe.refuse(
                 "model.tokenizer",
                 "must be given: the model comes without a tokenizer"
@@ -173,25 +173,4 @@ fn chat_template(recipe: &Recipe) -> Result<Option<ChatTemplate>> {
         }
     };
     Ok(Some(ChatTemplate::new(&text)?))
-}
-
-/// The engine reads GGUF metadata, the data crate makes a tokenizer of it; neither knows the other.
-fn converted(g: weights::GgufTokenizer) -> GgufTokenizer {
-    GgufTokenizer {
-        model: g.model,
-        pre: g.pre,
-        tokens: g.tokens,
-        scores: g.scores,
-        token_types: g.types,
-        merges: g.merges,
-        bos: g.bos,
-        eos: g.eos,
-        eot: g.eot,
-        unk: g.unk,
-        pad: g.pad,
-        add_bos: g.add_bos,
-        add_eos: g.add_eos,
-        add_space_prefix: g.add_space_prefix,
-        chat_template: g.chat_template,
-    }
 }

@@ -25,11 +25,10 @@ pub use encode::{Choice, Encoded, Limits, Policy, Rejected, encode, screen};
 pub use error::{Error, Result};
 pub use message::{Context, Message};
 pub use modelfile::{OllamaTemplate, modelfile};
+pub use randori_formats::gguf::GgufTokenizer;
 pub use read::{BadRows, Calculator, Format, Left, ReadOptions, Reader, Turns, read, read_bytes};
 pub use template::{ChatTemplate, PLAIN};
-pub use tokenizer::{
-    GgufTokenizer, Opened, Response, Tokenizer, known_pre_tokenizers, named_templates,
-};
+pub use tokenizer::{Opened, Response, Tokenizer, known_pre_tokenizers, named_templates};
 
 /// Where an example was read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

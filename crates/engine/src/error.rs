@@ -41,6 +41,15 @@ impl Error {
     }
 }
 
+impl From<randori_formats::Error> for Error {
+    fn from(error: randori_formats::Error) -> Self {
+        match error {
+            randori_formats::Error::Io { path, source } => Error::Io { path, source },
+            randori_formats::Error::Rule(sentence) => Error::Rule(sentence),
+        }
+    }
+}
+
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
         let text = error.to_string();

@@ -1,7 +1,7 @@
 //! `config.json` in both of transformers' spellings: v4 reads `rope_theta`, `rope_scaling` and `torch_dtype`, v5 reads
 //! `rope_parameters` and `dtype`; either takes 10,000 for theta, silently, where its own spelling is missing.
 
-use randori_engine::weights::Dtype;
+use randori_formats::Dtype;
 use serde_json::{Map, Value, json};
 
 use crate::{Error, Result};
@@ -14,7 +14,7 @@ pub fn config_json(base: &Value, dtype: Dtype) -> Result<Value> {
     let Value::Object(mut config) = base.clone() else {
         return Err(Error::rule("the model's configuration is no JSON object"));
     };
-    let name = dtype_name(dtype);
+    let name = dtype.torch_name();
     config.insert("torch_dtype".into(), json!(name));
     config.insert("dtype".into(), json!(name));
     config.remove("quantization_config"); // the export is dense
@@ -27,14 +27,6 @@ pub fn config_json(base: &Value, dtype: Dtype) -> Result<Value> {
         config.insert("architectures".into(), json!([class]));
     }
     Ok(Value::Object(config))
-}
-
-pub(crate) fn dtype_name(dtype: Dtype) -> &'static str {
-    match dtype {
-        Dtype::F32 => "float32",
-        Dtype::Bf16 => "bfloat16",
-        Dtype::F16 => "float16",
-    }
 }
 
 /// Completes one spelling from the other; where both were there, opening the model has settled what

@@ -9,6 +9,12 @@ pub enum Error {
     /// A weight could not be read.
     #[error(transparent)]
     Engine(#[from] randori_engine::Error),
+    /// A file could not be written, or its format cannot say what it was to hold.
+    #[error(transparent)]
+    Formats(#[from] randori_formats::Error),
+    /// A matrix could not be decoded.
+    #[error(transparent)]
+    Qlora(#[from] randori_qlora::Error),
     /// An adapter does not fit or could not be written.
     #[error(transparent)]
     Lora(#[from] randori_lora::Error),

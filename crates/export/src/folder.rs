@@ -7,14 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use randori_engine::weights::Dtype;
+use randori_formats::{
+    Dtype, INDEX, Layout,
+    safetensors::{Coming, Writer},
+};
 use serde_json::{Value, json};
 
-use crate::{
-    Each, Error, Result, Rounding, Tensors,
-    config::config_json,
-    shards::{Coming, Layout, Writer, layout},
-};
+use crate::{Each, Error, Result, Rounding, Tensors, config::config_json};
 
 /// What stands beside the weights and is copied as it is.
 #[derive(Debug, Clone)]
@@ -91,25 +90,12 @@ pub fn folder(
         ));
     }
     tensors.check()?;
-    let coming: Vec<Coming> = tensors
-        .list()
-        .into_iter()
-        .map(|(name, shape)| Coming { name, shape })
-        .collect();
-    let plan = layout(coming, options.dtype, options.shard_bytes.max(1));
+    let list = tensors.list().into_iter();
+    let alone = |(name, shape): (String, _)| vec![Coming::dense(&name, shape, options.dtype)];
+    let plan = Layout::new(list.map(alone).collect(), options.shard_bytes);
 
-    let draft = Draft::begin(out)?;
-    for companion in companions {
-        draft.add(companion)?;
-    }
     let config = config_json(&tensors.config(), options.dtype)?;
-    if !draft.dir.join("generation_config.json").exists() {
-        draft.json("generation_config.json", &generation(&config))?;
-    }
-    draft.json("config.json", &config)?;
-    if let Some(index) = &plan.index {
-        draft.json("model.safetensors.index.json", index)?;
-    }
+    let draft = Draft::begin(out, companions, &config, &plan)?;
     let report = weights(tensors, &plan, &draft, options, each, progress)?;
     draft.publish(out)?;
     Ok(report)
@@ -124,9 +110,9 @@ fn weights(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Report> {
     let (mut done, mut count) = (0, 0);
-    for (file, group) in &plan.files {
-        let mut writer = Writer::create(&draft.dir.join(file), group, options.dtype)?;
-        for t in group {
+    for (file, units) in &plan.files {
+        let mut writer = Writer::create(&draft.dir.join(file), units.iter().flatten())?;
+        for t in units.iter().flatten() {
             let merged = tensors.read(&t.name)?;
             // what the player left alone is not worth noise
             let rounding = match options.stochastic.filter(|_| merged.base.is_some()) {
@@ -137,9 +123,11 @@ fn weights(
             let mut values = merged.weight.flatten_all()?.to_vec1::<f32>()?;
             drop(merged);
             rounding.apply(&t.name, &mut values)?;
-            writer.write(&t.name, &values)?;
+            for part in values.chunks(1 << 16) {
+                writer.write(&options.dtype.encode(&t.name, part)?)?;
+            }
             count += 1;
-            done += t.bytes(options.dtype);
+            done += t.bytes;
             progress(done, plan.total);
         }
         writer.finish()?;
@@ -164,7 +152,7 @@ pub(crate) fn refuse_taken(out: &Path) -> Result<()> {
 }
 
 /// Special ids for `generate()`, where the model brings no settings of its own.
-pub(crate) fn generation(config: &Value) -> Value {
+fn generation(config: &Value) -> Value {
     let mut settings = json!({"_from_model_config": true});
     for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
         if let Some(id) = config.get(key).filter(|id| !id.is_null()) {
@@ -181,19 +169,36 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    pub(crate) fn begin(out: &Path) -> Result<Self> {
+    /// With all but the weights.
+    pub(crate) fn begin(
+        out: &Path,
+        companions: &[Companion],
+        config: &Value,
+        plan: &Layout,
+    ) -> Result<Self> {
         let dir = partial(out)?;
         if dir.exists() {
             fs::remove_dir_all(&dir).map_err(Error::io(&dir))?; // of an export that was killed
         }
         fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
-        Ok(Self {
+        let draft = Self {
             dir,
             published: std::cell::Cell::new(false),
-        })
+        };
+        for companion in companions {
+            draft.add(companion)?;
+        }
+        if !draft.dir.join("generation_config.json").exists() {
+            draft.json("generation_config.json", &generation(config))?;
+        }
+        draft.json("config.json", config)?;
+        if let Some(index) = &plan.index {
+            draft.json(INDEX, index)?;
+        }
+        Ok(draft)
     }
 
-    pub(crate) fn add(&self, companion: &Companion) -> Result<()> {
+    fn add(&self, companion: &Companion) -> Result<()> {
         match companion {
             Companion::File(name, bytes) => self.write(name, bytes),
             Companion::Folder(from) => COPIED
@@ -209,7 +214,7 @@ impl Draft {
         }
     }
 
-    pub(crate) fn json(&self, name: &str, value: &Value) -> Result<()> {
+    fn json(&self, name: &str, value: &Value) -> Result<()> {
         self.write(name, format!("{value:#}\n").as_bytes())
     }
 

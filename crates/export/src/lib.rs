@@ -13,7 +13,6 @@ mod folder;
 mod gguf;
 mod merge;
 mod rounding;
-mod shards;
 
 use std::path::Path;
 
@@ -24,8 +23,9 @@ pub use config::config_json;
 pub use error::{Error, Result};
 pub use fidelity::{AsHeld, Choice, Each, Fidelity, FidelityReport, KEPT, Module, NOISE, Survival};
 pub use folder::{Companion, FolderOptions, Report, folder};
-pub use gguf::{GgufLoraOptions, GgufOptions, GgufQuant, GgufReport, Meta, gguf, gguf_lora};
+pub use gguf::{gguf, gguf_lora};
 pub use merge::{Merged, Merging, Onto, Tensors, Whole, merged};
+pub use randori_formats::gguf::llama::{GgufLoraOptions, GgufOptions, GgufQuant, GgufReport};
 pub use rounding::Rounding;
 
 /// Writes a player's adapter as PEFT reads it; `base_name` is the model's name or path as PEFT should find it.

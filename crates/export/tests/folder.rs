@@ -103,7 +103,8 @@ fn reload(out: &Path) -> Base {
 }
 
 fn rounded(t: &Tensor, dtype: Dtype) -> Vec<f32> {
-    values(&t.to_dtype(dtype.into()).unwrap())
+    let dtype: DType = dtype.tag().to_lowercase().parse().unwrap();
+    values(&t.to_dtype(dtype).unwrap())
 }
 
 #[test]

@@ -13,10 +13,9 @@ use std::{collections::BTreeMap, fs::File, io::Read, io::Seek, io::SeekFrom, pat
 
 use candle_core::{Device, Tensor, quantized::gguf_file};
 use model::{HEADS, KV_HEADS, VOCAB, WIDTH, config, permute, tensors, values, weight};
-use randori_engine::weights::{LoadOptions, Source, hf_name, open};
-use randori_export::{
-    Error, GgufOptions, GgufQuant, GgufReport, Merged, Meta, Result, Tensors, gguf,
-};
+use randori_engine::weights::{LoadOptions, Source, open};
+use randori_export::{Error, GgufOptions, GgufQuant, GgufReport, Merged, Result, Tensors, gguf};
+use randori_formats::gguf::{GgufTokenizer, llama::hf_name};
 use serde_json::{Value, json};
 
 /// A model in memory.
@@ -69,7 +68,7 @@ fn write(
     let mut held = BTreeMap::new();
     let report = gguf(
         model,
-        &vocabulary(VOCAB),
+        Some(&tokenizer(VOCAB)),
         out,
         &options(quant),
         &mut |name, merged, of| {
@@ -81,24 +80,18 @@ fn write(
     Ok((report, held))
 }
 
-fn vocabulary(n: usize) -> Vec<(String, Meta)> {
-    let key = |k: &str| format!("tokenizer.ggml.{k}");
-    vec![
-        (key("model"), Meta::Text("gpt2".into())),
-        (key("pre"), Meta::Text("smollm".into())),
-        (
-            key("tokens"),
-            Meta::Texts((0..n).map(|i| format!("t{i}")).collect()),
-        ),
-        (key("token_type"), Meta::Ints(vec![1; n])),
-        (
-            key("scores"),
-            Meta::Floats((0..n).map(|i| -(i as f32)).collect()),
-        ),
-        (key("merges"), Meta::Texts(vec!["a b".into()])),
-        (key("bos_token_id"), Meta::U32(1)),
-        (key("add_bos_token"), Meta::Bool(false)),
-    ]
+fn tokenizer(n: usize) -> GgufTokenizer {
+    GgufTokenizer {
+        model: "gpt2".into(),
+        pre: Some("smollm".into()),
+        tokens: (0..n).map(|i| format!("t{i}")).collect(),
+        token_types: vec![1; n],
+        scores: (0..n).map(|i| -(i as f32)).collect(),
+        merges: vec!["a b".into()],
+        bos: Some(1),
+        add_bos: Some(false),
+        ..GgufTokenizer::default()
+    }
 }
 
 #[test]
@@ -301,7 +294,7 @@ fn rows_without_a_token_get_one() {
     let write = |n: usize, out: &Path| {
         gguf(
             &model,
-            &vocabulary(n),
+            Some(&tokenizer(n)),
             out,
             &options(GgufQuant::F16),
             &mut |_, _, _| Ok(()),
@@ -361,7 +354,7 @@ fn an_error_leaves_nothing_and_names_the_tensor() {
     let with = |options: &GgufOptions, each: &mut dyn FnMut() -> Result<()>| {
         gguf(
             &model,
-            &[],
+            None,
             &out,
             options,
             &mut |_, _, _| each(),

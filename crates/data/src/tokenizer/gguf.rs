@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use serde::{Deserialize, Serialize};
+use randori_formats::gguf::{
+    GgufTokenizer,
+    token::{CONTROL, NORMAL, UNKNOWN, USER_DEFINED},
+};
 use serde_json::{Map, Value, json};
 use tokenizers::Tokenizer as Core;
 
@@ -11,49 +14,6 @@ use super::pretokenizers::pre_tokenizer;
 use super::{Special, Tokenizer};
 use crate::contain::contain;
 use crate::{ChatTemplate, Error, Result};
-
-/// The `tokenizer.*` metadata of a GGUF file, under the names of its keys.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct GgufTokenizer {
-    /// `tokenizer.ggml.model`: `gpt2` (byte-level BPE) or `llama` (SentencePiece-style).
-    pub model: String,
-    /// `tokenizer.ggml.pre`: how a byte-level tokenizer cuts words.
-    pub pre: Option<String>,
-    /// `tokenizer.ggml.tokens`, in the order of their ids.
-    pub tokens: Vec<String>,
-    /// `tokenizer.ggml.scores`; only `llama` needs them.
-    pub scores: Vec<f32>,
-    /// `tokenizer.ggml.token_type`: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
-    pub token_types: Vec<i32>,
-    /// `tokenizer.ggml.merges`, best first; only `gpt2` needs them.
-    pub merges: Vec<String>,
-    /// `tokenizer.ggml.bos_token_id`.
-    pub bos: Option<u32>,
-    /// `tokenizer.ggml.eos_token_id`.
-    pub eos: Option<u32>,
-    /// `tokenizer.ggml.eot_token_id`: the end of a turn, where it is not the end of text.
-    pub eot: Option<u32>,
-    /// `tokenizer.ggml.unknown_token_id`.
-    pub unk: Option<u32>,
-    /// `tokenizer.ggml.padding_token_id`.
-    pub pad: Option<u32>,
-    /// `tokenizer.ggml.add_bos_token`; absent means yes for `llama` and for Llama 3's pre-tokenizer.
-    pub add_bos: Option<bool>,
-    /// `tokenizer.ggml.add_eos_token`; absent means no.
-    pub add_eos: Option<bool>,
-    /// `tokenizer.ggml.add_space_prefix`; absent means yes for `llama`.
-    pub add_space_prefix: Option<bool>,
-    /// `tokenizer.chat_template`.
-    pub chat_template: Option<String>,
-}
-
-pub(super) const NORMAL: i32 = 1;
-pub(super) const UNKNOWN: i32 = 2;
-pub(super) const CONTROL: i32 = 3;
-pub(super) const USER_DEFINED: i32 = 4;
-pub(super) const UNUSED: i32 = 5;
-pub(super) const BYTE: i32 = 6;
 
 /// Builds the tokenizer.
 pub(super) fn build(gguf: &GgufTokenizer) -> Result<Tokenizer> {
@@ -120,30 +80,10 @@ fn check(gguf: &GgufTokenizer) -> Result<()> {
     if count == 0 {
         return wrong("no tokens (tokenizer.ggml.tokens)".into());
     }
-    if !gguf.token_types.is_empty() && gguf.token_types.len() != count {
-        return wrong(format!(
-            "{count} tokens but {} token types",
-            gguf.token_types.len()
-        ));
-    }
     if gguf.model == "llama" && gguf.scores.len() != count {
         return wrong(format!("{count} tokens but {} scores", gguf.scores.len()));
     }
-    let ids = [
-        ("bos", gguf.bos),
-        ("eos", gguf.eos),
-        ("eot", gguf.eot),
-        ("unknown", gguf.unk),
-        ("padding", gguf.pad),
-    ];
-    for (name, id) in ids {
-        if let Some(id) = id.filter(|id| *id as usize >= count) {
-            return wrong(format!(
-                "the {name} token's id is {id}, but there are {count} tokens"
-            ));
-        }
-    }
-    Ok(())
+    gguf.check().or_else(wrong)
 }
 
 fn kind(gguf: &GgufTokenizer, id: usize) -> i32 {

@@ -18,13 +18,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
+use randori_formats::gguf::GgufTokenizer;
 use serde_json::{Value, json};
 use tokenizers::{Encoding, Tokenizer as Core};
 
 use crate::contain::contain;
 use crate::{ChatTemplate, Context, Error, Message, PLAIN, Result};
 pub use files::named_templates;
-pub use gguf::GgufTokenizer;
 pub use pretokenizers::known_pre_tokenizers;
 pub use reasoning::Opened;
 pub(crate) use response::REASONING;

@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 
+use randori_formats::gguf::token::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
 use serde_json::Value;
 
-use super::gguf::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
 use super::pretokenizers::name_of;
 use super::spaces::{LeadingSpace, steps};
 use super::{GgufTokenizer, Tokenizer, broken};

@@ -2,12 +2,10 @@
 //! checkpoint is opened, as transformers settles it, so that whoever asks afterwards (architecture,
 //! adapters, exports) gets one answer.
 
+use randori_formats::{Dtype, Index, Stored};
 use serde_json::{Map, Value, json};
 
-use super::{
-    Dtype, convert,
-    index::{Index, Stored},
-};
+use super::convert;
 use crate::Result;
 
 const EMBEDDING: &str = "model.embed_tokens.weight";

@@ -4,9 +4,9 @@
 
 use std::path::Path;
 
+use randori_formats::WHOLE;
 use serde_json::Value;
 
-use super::folder::WHOLE;
 use crate::{Error, Result};
 
 /// By this file in a model's folder or repository transformers finds an adapter.

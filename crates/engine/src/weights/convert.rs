@@ -2,12 +2,9 @@
 
 use candle_core::{DType, Device, Tensor, WithDType};
 use half::{bf16, f16};
-use randori_qlora::{GgufMatrix, QuantMatrix};
+use randori_formats::{Dtype, Format, Place, Stored, gguf::llama::model_rows};
+use randori_qlora::{GgufMatrix, Nf4Matrix, QuantMatrix};
 
-use super::{
-    Dtype, bnb,
-    index::{Format, Place, Stored},
-};
 use crate::{Error, Result};
 
 /// About so many bytes of the file are held at once: they stay in the second cache until they are decoded, and the
@@ -51,14 +48,16 @@ pub(super) fn dense(name: &str, stored: &Stored, place: &Place, dtype: Dtype) ->
 /// Keeps a tensor's blocks as the file has them.
 pub(super) fn blocks(name: &str, stored: &Stored, place: &Place) -> Result<QuantMatrix> {
     if let Format::Four(four) = &stored.format {
-        return bnb::matrix(name, stored, four, place);
+        let parts = four.parts(name, stored, place)?;
+        return Nf4Matrix::from_parts(parts)
+            .map(QuantMatrix::Nf4)
+            .map_err(|e| Error::rule(format!("{name}: {e}")));
     }
     let bytes = place.read(stored.start, stored.len)?;
     let order = stored
         .permuted
         .map(|heads| row_order(name, stored.shape[0], heads))
         .transpose()?;
-    let order: Option<Vec<u32>> = order.map(|rows| rows.into_iter().map(|r| r as u32).collect());
     matrix(name, stored, stored.shape[0], &bytes, order.as_deref())
 }
 
@@ -69,11 +68,11 @@ fn matrix(
     bytes: &[u8],
     order: Option<&[u32]>,
 ) -> Result<QuantMatrix> {
-    let Format::Block(dtype) = stored.format else {
+    let Format::Block(block) = stored.format else {
         return Err(Error::rule(format!("{name} has no blocks")));
     };
     let columns: usize = stored.shape[1..].iter().product();
-    GgufMatrix::new(dtype, rows, columns, bytes, order)
+    GgufMatrix::new(randori_qlora::dtype(block), rows, columns, bytes, order)
         .map(QuantMatrix::Gguf)
         .map_err(|e| Error::rule(format!("{name}: {e}")))
 }
@@ -106,7 +105,7 @@ fn collect<T: WithDType>(
         // few and small (q and k): the whole tensor at once
         let bytes = place.read(stored.start, stored.len)?;
         for row in row_order(name, rows as usize, heads)? {
-            let start = row * stride as usize;
+            let start = row as usize * stride as usize;
             let row = bytes
                 .get(start..start + stride as usize)
                 .unwrap_or_default();
@@ -135,17 +134,8 @@ fn decode(
     bytes: &[u8],
     push: &mut impl FnMut(f32) -> Result<()>,
 ) -> Result<()> {
-    let pair = |b: &[u8]| [b[0], b[1]];
     match &stored.format {
-        Format::F32 => bytes
-            .chunks_exact(4)
-            .try_for_each(|b| push(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
-        Format::F16 => bytes
-            .chunks_exact(2)
-            .try_for_each(|b| push(f16::from_le_bytes(pair(b)).to_f32())),
-        Format::Bf16 => bytes
-            .chunks_exact(2)
-            .try_for_each(|b| push(bf16::from_le_bytes(pair(b)).to_f32())),
+        Format::Dense(dtype) => dtype.decode(bytes, push),
         Format::Block(_) => values(matrix(name, stored, rows, bytes, None)?)?
             .into_iter()
             .try_for_each(push),
@@ -168,14 +158,11 @@ pub(super) fn unreadable(name: &str, dtype: &str) -> String {
     format!("{name} has the dtype {dtype}")
 }
 
-/// Undoes llama.cpp's permutation of q and k: row (head, half, i) of the model is stored as row (head, i, half).
-fn row_order(name: &str, rows: usize, heads: usize) -> Result<Vec<usize>> {
-    if heads == 0 || !rows.is_multiple_of(2 * heads) {
-        return Err(Error::rule(format!(
+/// The stored row for every one of the model's.
+fn row_order(name: &str, rows: usize, heads: usize) -> Result<Vec<u32>> {
+    model_rows(rows, heads).ok_or_else(|| {
+        Error::rule(format!(
             "{name} has {rows} rows, which {heads} heads of pairs do not divide"
-        )));
-    }
-    let size = rows / heads;
-    let stored = |row: usize| row / size * size + row % (size / 2) * 2 + row % size / (size / 2);
-    Ok((0..rows).map(stored).collect())
+        ))
+    })
 }

@@ -2,22 +2,21 @@
 
 use std::path::Path;
 
+use randori_formats::{
+    Format, Stored,
+    bnb::{BLOCK, NESTED, scale_bytes},
+    has_weights, read_json,
+};
 use serde_json::Value;
 
 use super::{
-    Checkpoint, LoadOptions, Quant, Source, TokenizerSource, Weights, agree, beside, convert,
-    folder, hub,
-    index::{Format, Stored},
-    load::Plan,
-    open,
+    Checkpoint, LoadOptions, Quant, Source, TokenizerSource, Weights, agree, beside, convert, hub,
+    load::Plan, open,
 };
 use crate::{
     Error, Result,
     trace::{Trace, TracedWeight},
 };
-
-/// Weights that share a scale in NF4, and scales that share one.
-const NF4: (u64, u64) = (64, 256);
 
 /// A model of which nothing but the configuration, and an index where it has one, was read.
 #[derive(Debug)]
@@ -66,10 +65,10 @@ pub struct HeldWeight {
 pub fn describe(source: Source) -> Result<Described> {
     match source {
         Source::Hub { repo, revision } => match hub::at_hand(&repo, &revision) {
-            Some(dir) => folder::open(&dir).map(Described::of),
+            Some(dir) => Checkpoint::folder(dir).map(Described::of),
             None => bare(&hub::configuration(&repo, &revision)?),
         },
-        Source::Folder(dir) if dir.join("config.json").exists() && !folder::has_weights(&dir) => {
+        Source::Folder(dir) if dir.join("config.json").exists() && !has_weights(&dir) => {
             beside::adapter(&dir)?;
             bare(&dir.join("config.json"))
         }
@@ -78,7 +77,7 @@ pub fn describe(source: Source) -> Result<Described> {
 }
 
 fn bare(config: &Path) -> Result<Described> {
-    let (mut value, mut notes) = (folder::json(config)?, Vec::new());
+    let (mut value, mut notes) = (read_json(config)?, Vec::new());
     super::is_object(&value, &config.display().to_string())?;
     beside::keys(&value)?;
     agree::rope(&mut value, &mut notes);
@@ -188,27 +187,22 @@ fn held(
     if let Some(double) = plan.nf4(wanted).filter(|_| !chosen) {
         let bytes = nf4_bytes(count, double);
         // in f32, and once more as a list, with plain scales until they are quantised
-        let scales = if double { 4 * count.div_ceil(NF4.0) } else { 0 };
+        let scales = if double {
+            scale_bytes(count, BLOCK, None)
+        } else {
+            0
+        };
         let beside = (8 * count + scales).max(4 * count + reading);
         return item(bytes, beside, true, Holding::Nf4 { double });
     }
-    let size = match plan.dtype(wanted) {
-        super::Dtype::F32 => 4,
-        _ => 2,
-    };
+    let size = plan.dtype(wanted).width();
     let made = if random && size != 4 { 4 * count } else { 0 };
     item(size * count, made.max(reading), size != 4, Holding::Dense)
 }
 
-/// Bytes of `count` weights in NF4: two a byte, and a scale for each 64, of f32 or (`double`) of 8 bits with an f32 for
-/// each 256 of them and one for all.
+/// Bytes of `count` weights in NF4: two a byte, and their scales.
 fn nf4_bytes(count: u64, double: bool) -> u64 {
-    let scales = count.div_ceil(NF4.0);
-    count.div_ceil(2)
-        + match double {
-            true => scales + 4 * scales.div_ceil(NF4.1) + 4,
-            false => 4 * scales,
-        }
+    count.div_ceil(2) + scale_bytes(count, BLOCK, double.then_some(NESTED))
 }
 
 #[cfg(test)]

@@ -2,10 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::{
-    beside,
-    folder::{INDEX, WHOLE, shard_names},
-};
+use randori_formats::{INDEX, WHOLE, shard_names};
+
+use super::beside;
 use crate::{
     Error, Result,
     hub::{Kind, Snapshot},

@@ -3,14 +3,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use candle_core::{DType, Tensor};
+use randori_formats::{Dtype, Format, Index, Stored};
 use randori_qlora::QuantMatrix;
 use randori_sdk::seam::Architecture;
 
-use super::{
-    Checkpoint, Dtype, LoadOptions, Quant, Weights, convert,
-    index::{Format, Index, Stored},
-    random,
-};
+use super::{Checkpoint, LoadOptions, Quant, Weights, convert, random};
 use crate::{
     Base, Compute, Error, Result, Weight,
     trace::{Trace, TracedWeight, trace},
@@ -171,7 +168,7 @@ impl Plan<'_> {
                 let t = random::tensor(wanted, *seed)?;
                 match self.nf4(wanted) {
                     Some(double) => quantise(wanted, &t, double),
-                    None => Ok(Weight::Dense(t.to_dtype(self.dtype(wanted).into())?)),
+                    None => Ok(Weight::Dense(t.to_dtype(of_candle(self.dtype(wanted)))?)),
                 }
             }
         }
@@ -282,12 +279,11 @@ fn tuple(shape: &[usize]) -> String {
     format!("({})", axes.join(", "))
 }
 
-impl From<Dtype> for DType {
-    fn from(d: Dtype) -> DType {
-        match d {
-            Dtype::F32 => DType::F32,
-            Dtype::Bf16 => DType::BF16,
-            Dtype::F16 => DType::F16,
-        }
+/// candle's name of a dtype.
+fn of_candle(dtype: Dtype) -> DType {
+    match dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::Bf16 => DType::BF16,
+        Dtype::F16 => DType::F16,
     }
 }

@@ -7,25 +7,24 @@
 //! warrants.
 mod agree;
 mod beside;
-mod bnb;
 mod convert;
 mod describe;
-mod folder;
-mod gguf;
 mod hub;
-mod index;
 mod load;
 mod random;
-mod safetensors;
 mod stream;
 
 use std::path::PathBuf;
 
+use randori_formats::{
+    Index, Place, bnb,
+    gguf::{self, GgufTokenizer},
+    safetensors,
+};
 use serde_json::Value;
 
 pub use describe::{Described, HeldWeight, Holding, describe};
-pub use folder::weight_files;
-pub use gguf::{GgufTokenizer, hf_name};
+pub use randori_formats::{Dtype, weight_files};
 pub use stream::Stream;
 
 use crate::{Error, Result};
@@ -60,19 +59,6 @@ pub enum Source {
     },
 }
 
-/// How dense weights are kept in memory. Norms and biases are always f32.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// 4 bytes a weight.
-    #[default]
-    F32,
-    /// 2 bytes, f32's range.
-    Bf16,
-    /// 2 bytes, more digits, up to 65,504.
-    F16,
-}
-
 /// How projections are quantised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -92,7 +78,7 @@ pub enum Quant {
 pub struct LoadOptions {
     /// `None`: everything dense.
     pub quant: Option<Quant>,
-    /// For what stays dense.
+    /// For what stays dense; norms and biases are f32 always.
     pub dtype: Dtype,
 }
 
@@ -118,7 +104,7 @@ pub struct Checkpoint {
 
 #[derive(Debug)]
 enum Weights {
-    Stored(index::Index),
+    Stored(Index),
     Random(u64),
 }
 
@@ -130,17 +116,20 @@ pub fn open(source: Source) -> Result<Checkpoint> {
     match source {
         Source::Folder(dir) => {
             beside::adapter(&dir)?;
-            folder::open(&dir)
+            Checkpoint::folder(dir)
         }
-        Source::Gguf(path) => gguf::open(&path),
-        Source::Hub { repo, revision } => folder::open(&hub::fetch(&repo, &revision)?),
+        Source::Gguf(path) => {
+            let opened = gguf::llama::open(&path)?;
+            let tokenizer = match opened.tokenizer {
+                Some(t) => TokenizerSource::Gguf(Box::new(t)),
+                None => TokenizerSource::None,
+            };
+            Checkpoint::stored(opened.config, tokenizer, opened.index)
+        }
+        Source::Hub { repo, revision } => Checkpoint::folder(hub::fetch(&repo, &revision)?),
         Source::Memory { config, tensors } => {
-            let mut index = index::Index::default();
-            safetensors::add(
-                &mut index,
-                "the embedded model",
-                index::Data::Memory(tensors),
-            )?;
+            let mut index = Index::default();
+            safetensors::add(&mut index, Place::memory("the embedded model", tensors))?;
             Checkpoint::stored(config, TokenizerSource::None, index)
         }
         Source::Random { mut config, seed } => {
@@ -196,11 +185,12 @@ impl Checkpoint {
         }
     }
 
-    fn stored(
-        mut config: Value,
-        tokenizer: TokenizerSource,
-        mut index: index::Index,
-    ) -> Result<Self> {
+    fn folder(dir: PathBuf) -> Result<Self> {
+        let (config, index) = randori_formats::open(&dir)?;
+        Checkpoint::stored(config, TokenizerSource::Folder(dir), index)
+    }
+
+    fn stored(mut config: Value, tokenizer: TokenizerSource, mut index: Index) -> Result<Self> {
         is_object(&config, "the configuration")?;
         beside::keys(&config)?;
         bnb::join(&mut index, &config)?;

@@ -11,15 +11,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use randori_engine::weights::{self, Stream};
 use randori_export::{
-    BnbOptions, Companion, Each, Fidelity, FolderOptions, GgufLoraOptions, GgufOptions, Merging,
-    Tensors, gguf as gguf_model,
+    BnbOptions, Companion, Each, Fidelity, FolderOptions, GgufLoraOptions, GgufOptions, GgufQuant,
+    Merging, Tensors, gguf as gguf_model,
 };
 use randori_store::{BoxError, Manifest, OutFiles, OutFolder, intact, place_of};
 
 use crate::args::Who;
 use crate::artefacts::Learnt;
 use crate::card::Card;
-use crate::ggufmeta;
 use crate::inputs;
 use crate::outbox;
 use crate::recipe::Recipe;
@@ -27,8 +26,8 @@ use crate::session::{self, Opened, Setting};
 use crate::settings;
 
 use fidelity::Measured;
+use options::Target;
 pub use options::{Args, Onto, Which};
-use options::{Quant, Target};
 use places::{FIDELITY, MODELFILE};
 
 /// Told of bytes done and bytes in all.
@@ -338,17 +337,17 @@ fn hf(
     Ok(())
 }
 
-fn gguf(mut to: OutFiles, player: &Player, quant: Quant, out: &Path) -> Result<()> {
+fn gguf(mut to: OutFiles, player: &Player, quant: GgufQuant, out: &Path) -> Result<()> {
     let lossless = match quant {
-        Quant::F32 | Quant::F16 | Quant::Bf16 => None,
+        GgufQuant::F32 | GgufQuant::F16 | GgufQuant::Bf16 => None,
         _ => Some("the base with a GGUF adapter (--to gguf-lora)"),
     };
-    let vocabulary = ggufmeta::vocabulary(player.setting.tokenizer.to_gguf()?);
+    let tokenizer = player.setting.tokenizer.to_gguf()?;
     if let Some(lost) = player.setting.tokenizer.lost_in_gguf() {
         errln!("warning: {lost}");
     }
     let options = GgufOptions {
-        quant: quant.to_string().parse()?,
+        quant,
         replace: true,
         name: player.setting.recipe.run.name.clone(),
     };
@@ -360,7 +359,7 @@ fn gguf(mut to: OutFiles, player: &Player, quant: Quant, out: &Path) -> Result<(
         &form,
         lossless,
         |tensors, fresh, each, progress| {
-            let written = gguf_model(tensors, &vocabulary, fresh, &options, each, progress)?;
+            let written = gguf_model(tensors, Some(&tokenizer), fresh, &options, each, progress)?;
             report = Some(written);
             Ok(())
         },

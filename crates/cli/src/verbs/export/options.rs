@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use randori_engine::weights;
+use randori_export::GgufQuant;
 
 use crate::args::Who;
 
@@ -26,8 +28,8 @@ pub struct Args {
     #[arg(long, value_enum)]
     pub dtype: Option<Dtype>,
     /// Blocks of a GGUF file; q8_0 where it is not given
-    #[arg(long, value_enum)]
-    pub quant: Option<Quant>,
+    #[arg(long, value_parser = PossibleValuesParser::new(GgufQuant::NAMES).try_map(|q| q.parse::<GgufQuant>()))]
+    pub quant: Option<GgufQuant>,
     /// Which base receives the update: the one it was trained on (dequantised, or in the recipe's model.dtype), or the
     /// files' own values
     #[arg(long, value_enum)]
@@ -89,25 +91,6 @@ pub enum Dtype {
     Bf16,
 }
 
-/// Blocks of a GGUF file.
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Quant {
-    #[value(name = "f32")]
-    F32,
-    #[value(name = "f16")]
-    F16,
-    #[value(name = "bf16")]
-    Bf16,
-    #[value(name = "q8_0")]
-    Q80,
-    #[value(name = "q4_0")]
-    Q40,
-    #[value(name = "q4_k")]
-    Q4K,
-    #[value(name = "q6_k")]
-    Q6K,
-}
-
 /// Which base receives the update.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Onto {
@@ -127,7 +110,7 @@ pub enum Target {
         shard_bytes: u64,
     },
     Gguf {
-        quant: Quant,
+        quant: GgufQuant,
     },
     GgufLora,
     Bnb {
@@ -170,7 +153,7 @@ impl Args {
                 shard_bytes,
             },
             Format::Gguf => Target::Gguf {
-                quant: self.quant.unwrap_or(Quant::Q80),
+                quant: self.quant.unwrap_or(GgufQuant::Q8_0),
             },
             Format::GgufLora => Target::GgufLora,
             Format::Bnb => Target::Bnb { dtype, shard_bytes },
@@ -216,7 +199,7 @@ macro_rules! spelt {
         }
     )* };
 }
-spelt!(Format Quant Onto);
+spelt!(Format Onto);
 
 #[cfg(test)]
 mod tests {
@@ -249,7 +232,9 @@ mod tests {
         );
         assert_eq!(
             target("--to gguf --quant q4_k --onto original"),
-            Ok(Target::Gguf { quant: Quant::Q4K })
+            Ok(Target::Gguf {
+                quant: GgufQuant::Q4K
+            })
         );
         for (text, why) in [
             (

@@ -1,17 +1,21 @@
-//! The largest magnitude of each block of weights: plain, or itself quantised to 8 bits (double quantisation).
+//! The largest magnitude of each block of weights: plain, or itself quantised to 8 bits (double
+//! quantisation).
 //!
 //! Rounding is that of bitsandbytes 0.50 on the CPU, bit for bit. What decides the bytes there:
-//! - the offset is torch's f32 mean (sum in 8 lanes x 4 rows x 4 levels, as its vector code for x86 sums; a machine with
-//!   other lanes, several threads over more than 32,767 scales, or a GPU sum in another order and may end an ulp away);
-//! - codes come from a table of 65,536 steps over [-1, 1], where a GPU looks for the nearest entry: the two differ in about
-//!   one code in a thousand, by one entry, and only in how near the 8-bit scale is.
+//! - the offset is torch's f32 mean (sum in 8 lanes x 4 rows x 4 levels, as its vector code for
+//!   x86 sums; a machine with other lanes, several threads over more than 32,767 scales, or a GPU
+//!   sum in another order and may end an ulp away);
+//! - codes come from a table of 65,536 steps over [-1, 1], where a GPU looks for the nearest entry:
+//!   the two differ in about one code in a thousand, by one entry, and only in how near the 8-bit
+//!   scale is.
 
 use std::sync::{Arc, LazyLock};
 
-use crate::{Error, Result, dynamic::SIGNED};
+use super::dynamic::SIGNED;
+use crate::{Error, Result};
 
 /// Scales that share a scale, where we quantise.
-const NESTED: usize = 256;
+pub const NESTED: usize = 256;
 /// Steps of the table by which bitsandbytes finds 8-bit codes on the CPU.
 const STEPS: usize = 65_536;
 
@@ -83,7 +87,7 @@ impl Nf4Scales {
     }
 
     /// Memory, but for the map, which is shared.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         match self {
             Nf4Scales::Plain(s) => 4 * s.len(),
             Nf4Scales::Double { codes, scales, .. } => codes.len() + 4 * scales.len() + 4,
@@ -92,7 +96,7 @@ impl Nf4Scales {
 
     /// The scale of a block of weights.
     #[inline]
-    pub(crate) fn at(&self, index: usize) -> f32 {
+    pub fn at(&self, index: usize) -> f32 {
         match self {
             Nf4Scales::Plain(s) => s[index],
             Nf4Scales::Double {
@@ -103,6 +107,16 @@ impl Nf4Scales {
                 block,
             } => map[usize::from(codes[index])] * scales[index / block] + offset,
         }
+    }
+}
+
+/// Bytes of the scales of `count` weights in blocks of `block`: of f32, or of 8 bits with an f32
+/// for each `nested` of them and one for all.
+pub fn scale_bytes(count: u64, block: usize, nested: Option<usize>) -> u64 {
+    let scales = count.div_ceil(block.max(1) as u64);
+    match nested {
+        Some(nested) => scales + 4 * scales.div_ceil(nested.max(1) as u64) + 4,
+        None => 4 * scales,
     }
 }
 
@@ -129,7 +143,8 @@ static CODES: LazyLock<Vec<u8>> = LazyLock::new(|| {
 const LANES: usize = 8;
 /// Rows of vectors that it sums side by side.
 const ROWS: usize = 4;
-/// Levels of its cascade: sums of 2^p, 2^2p, … rows are added up separately, which keeps rounding small.
+/// Levels of its cascade: sums of 2^p, 2^2p, … rows are added up separately, which keeps rounding
+/// small.
 const LEVELS: usize = 4;
 
 type Wide = [[f32; LANES]; ROWS];

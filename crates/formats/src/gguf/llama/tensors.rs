@@ -5,27 +5,24 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::Value;
 
-use super::{
-    super::index::{Data, Format, Index, Place, Stored},
-    hf_name,
-};
-use crate::{Error, Result};
+use super::names::{Heads, PARTS, hf_name};
+use crate::{Dtype, Error, Format, Index, Place, Result, Stored};
 
 /// Heads of a layer, which tell q, k and v apart and give llama.cpp's permutation of q and k.
-pub(super) struct Heads {
+pub(super) struct HeadCounts {
     query: usize,
     key: usize,
     features: usize,
 }
 
-impl Heads {
+impl HeadCounts {
     /// Of the configuration made from the file's metadata, which has all three.
     pub fn of(config: &Value) -> Self {
         let number = |key: &str| {
             let n = config.get(key).and_then(Value::as_u64);
             n.and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
         };
-        Heads {
+        HeadCounts {
             query: number("num_attention_heads"),
             key: number("num_key_value_heads"),
             features: number("head_dim"),
@@ -37,11 +34,19 @@ impl Heads {
 ///
 /// # Errors
 /// A fused tensor whose rows are not those of q, k and v; a name that is there already.
-pub(super) fn add(index: &mut Index, name: String, tensor: Stored, heads: &Heads) -> Result<()> {
-    let permuted = |part: &str| match part {
-        "attn_q" => Some(heads.query),
-        "attn_k" => Some(heads.key),
-        _ => None,
+pub(super) fn add(
+    index: &mut Index,
+    name: String,
+    tensor: Stored,
+    counts: &HeadCounts,
+) -> Result<()> {
+    let permuted = |part: &str| {
+        let (.., heads) = PARTS.into_iter().find(|(_, theirs, _)| *theirs == part)?;
+        match heads {
+            Heads::None => None,
+            Heads::Query => Some(counts.query),
+            Heads::Key => Some(counts.key),
+        }
     };
     let parts: Vec<&str> = name.split('.').collect();
     let &["blk", layer, part, kind] = parts.as_slice() else {
@@ -53,15 +58,15 @@ pub(super) fn add(index: &mut Index, name: String, tensor: Stored, heads: &Heads
         return index.add(hf_name(&name).unwrap_or(name), stored);
     }
     let (q, k) = (
-        heads.query.saturating_mul(heads.features),
-        heads.key.saturating_mul(heads.features),
+        counts.query.saturating_mul(counts.features),
+        counts.key.saturating_mul(counts.features),
     );
     let found = tensor.shape.first().copied().unwrap_or(0);
     let all = q.saturating_add(k).saturating_add(k);
     if found != all || !tensor.len.is_multiple_of(found.max(1) as u64) {
         return Err(Error::rule(format!(
             "{name} has {found} rows; {} query and twice {} key-value heads of {} features have {all}",
-            heads.query, heads.key, heads.features
+            counts.query, counts.key, counts.features
         )));
     }
     let row = tensor.len / found as u64;
@@ -156,7 +161,7 @@ fn zeros(index: &mut Index, wanted: Vec<(String, usize)>) -> Result<()> {
         return Ok(());
     };
     let (file, bytes) = (index.files.len(), vec![0; 4 * longest]);
-    let place = Place::new("biases that the file does not have", Data::Memory(bytes))?;
+    let place = Place::memory("biases that the file does not have", bytes);
     index.files.push(Arc::new(place));
     for (name, rows) in wanted {
         let zero = Stored {
@@ -164,7 +169,7 @@ fn zeros(index: &mut Index, wanted: Vec<(String, usize)>) -> Result<()> {
             start: 0,
             len: 4 * rows as u64,
             shape: vec![rows],
-            format: Format::F32,
+            format: Format::Dense(Dtype::F32),
             permuted: None,
         };
         index.add(name, zero)?;

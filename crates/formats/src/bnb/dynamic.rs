@@ -1,13 +1,15 @@
-//! bitsandbytes' dynamic maps: what the 256 codes of 8-bit scales and 8-bit moments mean (arXiv 2110.02861, section 3).
+//! bitsandbytes' dynamic maps: what the 256 codes of 8-bit scales and 8-bit moments mean (arXiv
+//! 2110.02861, section 3).
 
 use std::sync::{Arc, LazyLock};
 
-/// For each decade 10^-6 … 1, the midpoints of 2^i equal parts of (0.1, 1) and their negatives, with 0 and 1; ascending.
-pub(crate) static SIGNED: LazyLock<Arc<[f32; 256]>> = LazyLock::new(|| Arc::new(map(true)));
+/// For each decade 10^-6 … 1, the midpoints of 2^i equal parts of (0.1, 1) and their negatives,
+/// with 0 and 1; ascending.
+pub(super) static SIGNED: LazyLock<Arc<[f32; 256]>> = LazyLock::new(|| Arc::new(map(true)));
 static UNSIGNED: LazyLock<[f32; 256]> = LazyLock::new(|| map(false));
 
-/// The signed map: for each decade 10^-6 … 1, the midpoints of 2^i equal parts of (0.1, 1) and their negatives, with 0 and 1;
-/// ascending.
+/// The signed map: for each decade 10^-6 … 1, the midpoints of 2^i equal parts of (0.1, 1) and
+/// their negatives, with 0 and 1; ascending.
 pub fn signed_map() -> &'static [f32; 256] {
     &SIGNED
 }

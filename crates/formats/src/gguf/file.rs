@@ -1,5 +1,6 @@
-//! The GGUF container (version 3, little-endian, data aligned to 32 bytes), written in one pass: the header needs only
-//! names and shapes, then the tensors' bytes follow. The file has another name until it is whole and on disk.
+//! The GGUF container (version 3, little-endian, data aligned to 32 bytes), written in one pass:
+//! the header needs only names and shapes, then the tensors' bytes follow. The file has another
+//! name until it is whole and on disk.
 
 use std::{
     ffi::OsString,
@@ -8,45 +9,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::{
+    Coming, Value,
+    header::{self, ALIGNMENT},
+};
 use crate::{Error, Result};
 
-/// Every tensor begins at a multiple of this, counted from the start of the data.
-const ALIGNMENT: u64 = 32;
-
-/// A metadata value with the type it gets in the file.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Meta {
-    /// A whole number.
-    U32(u32),
-    /// A number.
-    F32(f32),
-    /// A truth value.
-    Bool(bool),
-    /// A text.
-    Text(String),
-    /// A list of texts.
-    Texts(Vec<String>),
-    /// A list of numbers (f32).
-    Floats(Vec<f32>),
-    /// A list of whole numbers (i32).
-    Ints(Vec<i32>),
-}
-
-/// A tensor to come.
-#[derive(Debug, Clone)]
-pub(super) struct Coming {
-    /// llama.cpp's name.
-    pub name: String,
-    /// As in PyTorch, slowest axis first; the file has them reversed.
-    pub shape: Vec<usize>,
-    /// ggml's number of the format.
-    pub kind: u32,
-    /// Of its data.
-    pub bytes: u64,
-}
-
-/// A file being written; tensors must come in the order announced. Dropped before [`Writer::publish`], it leaves nothing.
-pub(super) struct Writer {
+/// A file being written; tensors must come in the order announced. Dropped before
+/// [`Writer::publish`], it leaves nothing.
+pub struct Writer {
     out: Option<BufWriter<File>>,
     partial: PathBuf,
     target: PathBuf,
@@ -58,10 +29,14 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Writes the header.
+    ///
+    /// # Errors
+    /// A file that is there already and not to be replaced, a whole number that 32 bits do not
+    /// hold, a full disk.
     pub fn create(
         target: &Path,
         replace: bool,
-        metadata: &[(String, Meta)],
+        metadata: &[(String, Value)],
         coming: Vec<Coming>,
     ) -> Result<Self> {
         if !replace && target.exists() {
@@ -76,7 +51,7 @@ impl Writer {
                 target.display()
             )));
         }
-        let header = header(metadata, &coming);
+        let header = header::write(metadata, &coming)?;
         let partial = beside(target)?;
         let file = File::create(&partial).map_err(Error::io(&partial))?;
         let mut writer = Writer {
@@ -92,11 +67,14 @@ impl Writer {
     }
 
     /// Begins the next tensor announced, which must be this one.
+    ///
+    /// # Errors
+    /// Another tensor's turn, or bytes that the one before lacks.
     pub fn begin(&mut self, name: &str) -> Result<()> {
         self.complete()?;
         match self.coming.next() {
             Some(next) if next.name == name => {
-                let bytes = next.bytes;
+                let bytes = next.bytes();
                 self.current = Some((next, bytes));
                 Ok(())
             }
@@ -108,6 +86,9 @@ impl Writer {
     }
 
     /// More of the current tensor's data.
+    ///
+    /// # Errors
+    /// More bytes than were announced, a full disk.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         match &mut self.current {
             Some((_, left)) if *left >= bytes.len() as u64 => *left -= bytes.len() as u64,
@@ -121,6 +102,9 @@ impl Writer {
     }
 
     /// Waits until the file is on disk, gives it its name, and answers its size in bytes.
+    ///
+    /// # Errors
+    /// What was announced and is not written, a full disk.
     pub fn publish(mut self) -> Result<u64> {
         self.complete()?;
         if let Some(missing) = self.coming.next() {
@@ -146,7 +130,8 @@ impl Writer {
             if left != 0 {
                 return Err(Error::rule(format!(
                     "{} lacks {left} of its {} bytes",
-                    tensor.name, tensor.bytes
+                    tensor.name,
+                    tensor.bytes()
                 )));
             }
             let gap = self.written.next_multiple_of(ALIGNMENT) - self.written;
@@ -172,73 +157,23 @@ impl Drop for Writer {
     }
 }
 
-/// Magic, version, counts, metadata, tensor infos, zeros up to the data.
-fn header(metadata: &[(String, Meta)], tensors: &[Coming]) -> Vec<u8> {
-    let mut out = b"GGUF".to_vec();
-    out.extend(3u32.to_le_bytes());
-    out.extend((tensors.len() as u64).to_le_bytes());
-    out.extend((metadata.len() as u64).to_le_bytes());
-    for (key, value) in metadata {
-        text(&mut out, key);
-        entry(&mut out, value);
+/// A file of tensors that are in memory; answers its size in bytes.
+///
+/// # Errors
+/// As [`Writer`] has them.
+pub fn write(
+    target: &Path,
+    replace: bool,
+    metadata: &[(String, Value)],
+    tensors: &[(Coming, Vec<u8>)],
+) -> Result<u64> {
+    let coming = tensors.iter().map(|(t, _)| t.clone()).collect();
+    let mut writer = Writer::create(target, replace, metadata, coming)?;
+    for (t, bytes) in tensors {
+        writer.begin(&t.name)?;
+        writer.write(bytes)?;
     }
-    let mut offset = 0u64;
-    for t in tensors {
-        text(&mut out, &t.name);
-        out.extend((t.shape.len() as u32).to_le_bytes());
-        for n in t.shape.iter().rev() {
-            out.extend((*n as u64).to_le_bytes());
-        }
-        out.extend(t.kind.to_le_bytes());
-        out.extend(offset.to_le_bytes());
-        offset = (offset + t.bytes).next_multiple_of(ALIGNMENT);
-    }
-    out.resize(out.len().next_multiple_of(ALIGNMENT as usize), 0);
-    out
-}
-
-/// A value with its type's number before it.
-fn entry(out: &mut Vec<u8>, value: &Meta) {
-    let list = |out: &mut Vec<u8>, kind: u32, n: usize| {
-        out.extend(9u32.to_le_bytes());
-        out.extend(kind.to_le_bytes());
-        out.extend((n as u64).to_le_bytes());
-    };
-    match value {
-        Meta::U32(v) => {
-            out.extend(4u32.to_le_bytes());
-            out.extend(v.to_le_bytes());
-        }
-        Meta::F32(v) => {
-            out.extend(6u32.to_le_bytes());
-            out.extend(v.to_le_bytes());
-        }
-        Meta::Bool(v) => {
-            out.extend(7u32.to_le_bytes());
-            out.push(u8::from(*v));
-        }
-        Meta::Text(v) => {
-            out.extend(8u32.to_le_bytes());
-            text(out, v);
-        }
-        Meta::Texts(v) => {
-            list(out, 8, v.len());
-            v.iter().for_each(|t| text(out, t));
-        }
-        Meta::Floats(v) => {
-            list(out, 6, v.len());
-            v.iter().for_each(|n| out.extend(n.to_le_bytes()));
-        }
-        Meta::Ints(v) => {
-            list(out, 5, v.len());
-            v.iter().for_each(|n| out.extend(n.to_le_bytes()));
-        }
-    }
-}
-
-fn text(out: &mut Vec<u8>, text: &str) {
-    out.extend((text.len() as u64).to_le_bytes());
-    out.extend(text.as_bytes());
+    writer.publish()
 }
 
 /// `models/mine.gguf` -> `models/mine.gguf.partial`
@@ -249,4 +184,67 @@ fn beside(target: &Path) -> Result<PathBuf> {
     let mut name: OsString = name.to_os_string();
     name.push(".partial");
     Ok(target.with_file_name(name))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::{Dtype, Place, gguf::Kind, gguf::header::Header};
+
+    fn coming(name: &str, n: usize) -> Coming {
+        Coming::new(name, &[n], Kind::Dense(Dtype::F32))
+    }
+
+    #[test]
+    fn a_file_is_read_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.gguf");
+        let metadata = [("general.name".to_string(), Value::Text("x".into()))];
+        let tensors = [("a", 3), ("b", 8), ("c", 1)].map(|(name, n)| {
+            let values: Vec<f32> = (0..n).map(|i| i as f32 + 0.5).collect();
+            (coming(name, n), Dtype::F32.encode(name, &values).unwrap())
+        });
+        let bytes = write(&path, false, &metadata, &tensors).unwrap();
+        assert_eq!(bytes, fs::metadata(&path).unwrap().len());
+        let place = Place::open(&path).unwrap();
+        let header = Header::read(&place).unwrap();
+        assert_eq!(header.metadata["general.name"], metadata[0].1);
+        for (t, bytes) in &tensors {
+            let stored = &header.tensors[&t.name];
+            assert_eq!(&place.read(stored.start, stored.len).unwrap(), bytes);
+        }
+        let again = write(&path, false, &metadata, &tensors).unwrap_err();
+        assert!(again.to_string().contains("there already"), "{again}");
+        assert_eq!(write(&path, true, &metadata, &tensors).unwrap(), bytes);
+    }
+
+    #[test]
+    fn what_is_not_as_announced_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.gguf");
+        let create =
+            || Writer::create(&path, false, &[], vec![coming("a", 2), coming("b", 2)]).unwrap();
+        let mut writer = create();
+        assert!(writer.begin("b").is_err());
+        drop(writer);
+        let mut writer = create();
+        writer.begin("a").unwrap();
+        assert!(writer.write(&[0; 9]).is_err());
+        writer.write(&[0; 4]).unwrap();
+        let e = writer.begin("b").unwrap_err().to_string();
+        assert!(e.contains("a lacks 4 of its 8 bytes"), "{e}");
+        drop(writer);
+        let mut writer = create();
+        writer.begin("a").unwrap();
+        writer.write(&[0; 8]).unwrap();
+        assert!(
+            writer
+                .publish()
+                .unwrap_err()
+                .to_string()
+                .contains("b was not written")
+        );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
 }

@@ -1,0 +1,178 @@
+//! A model as one GGUF file, for llama.cpp and Ollama; and a LoRA as the GGUF that they put on top
+//! of one.
+
+use std::{collections::BTreeMap, path::Path};
+
+use candle_core::{DType, Tensor};
+use randori_formats::gguf::{
+    GgufTokenizer, Kind,
+    llama::{GgufLoraOptions, GgufOptions, GgufReport, Param, Plan, Planned, write_lora},
+};
+use serde_json::Value;
+
+use crate::{Error, Result, fidelity::Each, merge::Tensors};
+
+/// About so many values are converted at once.
+const CHUNK: usize = 4 << 20;
+
+/// Writes a model as a GGUF file, one tensor at a time, with this tokenizer; tokens are added where
+/// the embedding has more rows.
+///
+/// `each` hears of every tensor by Hugging Face's name, with its values and a function that says
+/// what the file holds of values of that tensor (whole rows). `progress` hears of bytes done and
+/// bytes in all.
+///
+/// # Errors
+/// A model that GGUF's `llama` cannot express, a tensor that is missing or unknown, a number beyond
+/// f16, a file that is there already, a full disk, or what `each` says; nothing is left behind
+/// then.
+pub fn gguf(
+    tensors: &dyn Tensors,
+    tokenizer: Option<&GgufTokenizer>,
+    out: &Path,
+    options: &GgufOptions,
+    each: &mut Each,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<GgufReport> {
+    tensors.check()?;
+    let plan = Plan::new(&tensors.config(), tensors.list(), tokenizer, options)?;
+    let (mut done, total) = plan.bytes();
+    let mut writer = plan.create(out, options.replace)?;
+    for t in &plan.tensors {
+        let (merged, kind) = (tensors.read(&t.hf)?, t.coming.kind);
+        if merged.weight.dims() != t.coming.shape {
+            return Err(Error::rule(format!(
+                "{} was announced as {:?} and is {:?}",
+                t.hf,
+                t.coming.shape,
+                merged.weight.dims()
+            )));
+        }
+        each(&t.hf, &merged, &|values| held(kind, &t.hf, values))?;
+        writer.begin(&t.coming.name)?;
+        in_stored_order(t, &merged.weight, &mut |values| {
+            let bytes = encode(kind, &t.hf, &values)?;
+            done += bytes.len() as u64;
+            progress(done, total);
+            Ok(writer.write(&bytes)?)
+        })?;
+    }
+    let bytes = writer.publish()?;
+    Ok(plan.report(bytes))
+}
+
+/// Writes the LoRA of a Llama or Mistral with this `config`; `params` by PEFT's short names
+/// (`model.layers.0.self_attn.q_proj.lora_A` (r, in), `.lora_B` (out, r)), `scale` the factor on
+/// B·A·x of a projection.
+///
+/// # Errors
+/// As [`write_lora`].
+pub fn gguf_lora(
+    params: &BTreeMap<String, Tensor>,
+    config: &Value,
+    scale: &dyn Fn(&str) -> f64,
+    out: &Path,
+    options: &GgufLoraOptions,
+) -> Result<GgufReport> {
+    let mut held = BTreeMap::new();
+    for (name, t) in params {
+        let param = Param {
+            shape: t.dims().to_vec(),
+            values: values(t)?,
+        };
+        held.insert(name.clone(), param);
+    }
+    Ok(write_lora(&held, config, scale, out, options)?)
+}
+
+fn values(t: &Tensor) -> Result<Vec<f32>> {
+    Ok(t.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+}
+
+/// The bytes of these values (whole rows).
+fn encode(kind: Kind, name: &str, values: &[f32]) -> Result<Vec<u8>> {
+    kind.check(name, values)?;
+    match kind {
+        Kind::Dense(dtype) => Ok(dtype.encode(name, values)?),
+        Kind::Block(block) => Ok(randori_qlora::encode(block, values)?),
+    }
+}
+
+/// What the file holds of these values (whole rows): the bytes decoded again.
+fn held(kind: Kind, name: &str, values: &[f32]) -> Result<Vec<f32>> {
+    let bytes = encode(kind, name, values)?;
+    match kind {
+        Kind::Dense(dtype) => Ok(dtype.values(&bytes)),
+        Kind::Block(block) => Ok(randori_qlora::decode(block, &bytes)?),
+    }
+}
+
+/// The tensor's values as they stand in the file, some whole rows at a time.
+fn in_stored_order(
+    t: &Planned,
+    weight: &Tensor,
+    each: &mut dyn FnMut(Vec<f32>) -> Result<()>,
+) -> Result<()> {
+    let rows = t.coming.shape[0];
+    let columns: usize = t.coming.shape[1..].iter().product();
+    let step = (CHUNK / columns.max(1)).clamp(1, rows);
+    let order = t.order();
+    for first in (0..rows).step_by(step) {
+        let n = step.min(rows - first);
+        let part = match &order {
+            None => weight.narrow(0, first, n)?,
+            Some(order) => {
+                let ids = Tensor::from_slice(&order[first..first + n], n, weight.device())?;
+                weight.contiguous()?.index_select(&ids, 0)?
+            }
+        };
+        each(values(&part)?)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use randori_formats::{Dtype, gguf::Block};
+
+    use super::*;
+
+    #[test]
+    fn the_blocks_rows_fall_back_to_are_those_of_llama_cpp() {
+        let theirs = include_str!("../tests/fixtures/blocks.json");
+        let theirs: serde_json::Value = serde_json::from_str(theirs).unwrap_or_default();
+        let numbers: Vec<f32> = randori_lora::splitmix(7, "golden", 1024)
+            .map(|u| (u - 0.5) as f32)
+            .collect();
+        for block in [Block::Q5_0, Block::Q8_0] {
+            let ours = encode(Kind::Block(block), "w", &numbers).unwrap_or_default();
+            let ours: String = ours.iter().map(|b| format!("{b:02x}")).collect();
+            assert_eq!(theirs[block.name()]["bytes"], ours);
+        }
+    }
+
+    #[test]
+    fn what_f16_cannot_say_is_an_error() {
+        for (kind, value, fine) in [
+            (Kind::Dense(Dtype::F16), 7e4, false),
+            (Kind::Dense(Dtype::F16), f32::INFINITY, true),
+            (Kind::Block(Block::Q8_0), 7e4, false),
+            (Kind::Block(Block::Q4K), f32::NAN, false),
+            (Kind::Dense(Dtype::Bf16), 7e4, true),
+            (Kind::Dense(Dtype::F32), f32::NAN, true),
+        ] {
+            let mut values = vec![0.5f32; 256];
+            values[7] = value;
+            assert_eq!(
+                encode(kind, "w", &values).is_ok(),
+                fine,
+                "{kind:?} of {value}"
+            );
+            assert_eq!(
+                held(kind, "w", &values).is_ok(),
+                fine,
+                "{kind:?} of {value}"
+            );
+        }
+    }
+}

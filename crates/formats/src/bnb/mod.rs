@@ -1,0 +1,13 @@
+//! bitsandbytes' 4 bits: how weights and their scales are quantised, and a checkpoint's tensors and
+//! configuration.
+mod declared;
+mod dynamic;
+mod nf4;
+mod scales;
+mod stored;
+
+pub use declared::quantization_config;
+pub use dynamic::{signed_map, unsigned_map};
+pub use nf4::{BLOCK, NF4_LEVELS, Nf4Parts};
+pub use scales::{NESTED, Nf4Scales, scale_bytes};
+pub use stored::{Four, bytes, coming, join};

@@ -1,0 +1,400 @@
+//! A projection in 4 bits as a file has it: packed codes with their scales and maps beside them,
+//! each a tensor of its own.
+//!
+//! Beside `X.weight` lie `.absmax` and `.quant_map`, with double quantisation `.nested_absmax` and
+//! `.nested_quant_map`, and `.quant_state.bitsandbytes__nf4` (or `__fp4`), JSON as bytes. Read,
+//! they become one tensor of the projection's true shape. Written, sizes are known before values
+//! are: the JSON is filled up with spaces, which also keeps what follows aligned.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    BLOCK, NESTED, NF4_LEVELS, Nf4Parts, Nf4Scales,
+    declared::{Declared, refuse_eight_bit},
+    scale_bytes,
+};
+use crate::{Dtype, Error, Format, Index, Place, Result, Stored, safetensors::Coming};
+
+const STATE: &str = ".quant_state.bitsandbytes__";
+/// The JSON of a projection is a few hundred bytes long.
+const LONGEST_STATE: u64 = 1 << 16;
+/// Room for the JSON that we write, which has at most about 220 bytes.
+const ROOM: usize = 256;
+
+/// A matrix in 4 bits: all but its codes, which are the tensor's own bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Four {
+    block: usize,
+    levels: [f32; 16],
+    absmax: Part,
+    nested: Option<Nested>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Nested {
+    absmax: Part,
+    map: Arc<[f32; 256]>,
+    block: usize,
+    offset: f32,
+}
+
+/// A tensor that belongs to another; it may lie in another file.
+#[derive(Debug, Clone)]
+struct Part {
+    name: String,
+    place: Arc<Place>,
+    stored: Stored,
+}
+
+impl PartialEq for Part {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+/// `quant_state`: numbers that are no tensors.
+#[derive(Deserialize)]
+struct State {
+    quant_type: String,
+    blocksize: usize,
+    shape: Vec<usize>,
+    nested_blocksize: Option<usize>,
+    nested_offset: Option<f64>,
+}
+
+impl Four {
+    /// Whether its scales are quantised too.
+    pub fn double(&self) -> bool {
+        self.nested.is_some()
+    }
+
+    /// Bytes of the scales of `count` weights.
+    pub fn scale_bytes(&self, count: u64) -> u64 {
+        scale_bytes(count, self.block, self.nested.as_ref().map(|n| n.block))
+    }
+
+    /// The matrix that this tensor is, as it is stored.
+    ///
+    /// # Errors
+    /// A file that is cut short, another shape than a matrix's.
+    pub fn parts(&self, name: &str, stored: &Stored, place: &Place) -> Result<Nf4Parts> {
+        let fail = |what: String| Error::rule(format!("{name}: {what}"));
+        let scales = match &self.nested {
+            None => Nf4Scales::Plain(self.absmax.floats().map_err(fail)?),
+            Some(nested) => Nf4Scales::Double {
+                codes: self.absmax.read().map_err(fail)?,
+                scales: nested.absmax.floats().map_err(fail)?,
+                offset: nested.offset,
+                map: nested.map.clone(),
+                block: nested.block,
+            },
+        };
+        let (rows, columns) = match stored.shape[..] {
+            [rows, columns] => (rows, columns),
+            _ => return Err(fail(format!("has the shape {:?}", stored.shape))),
+        };
+        Ok(Nf4Parts {
+            rows,
+            columns,
+            block: self.block,
+            levels: self.levels,
+            codes: place.read(stored.start, stored.len)?,
+            scales,
+        })
+    }
+}
+
+/// Joins what belongs together, and holds it against the configuration.
+///
+/// # Errors
+/// A quantisation that cannot be read, naming what to do instead; parts that are missing or do not
+/// fit; a configuration that says something else.
+pub fn join(index: &mut Index, config: &Value) -> Result<()> {
+    let declared = Declared::of(config)?;
+    refuse_eight_bit(index, declared.as_ref())?;
+    let states: Vec<String> = index
+        .tensors
+        .keys()
+        .filter(|name| name.contains(STATE))
+        .cloned()
+        .collect();
+    for state in &states {
+        let (name, kind) = state.split_once(STATE).unwrap_or((state, ""));
+        let joined = Joiner { index, name }
+            .join(state, kind)
+            .and_then(|four| match &declared {
+                Some(declared) => declared.agrees(name, kind, &four.0).map(|()| four),
+                None => Ok(four),
+            })
+            .map_err(|what| Error::rule(format!("{name}: {what}")))?;
+        let (four, shape) = joined;
+        for part in ["absmax", "quant_map", "nested_absmax", "nested_quant_map"] {
+            index.tensors.remove(&format!("{name}.{part}"));
+        }
+        index.tensors.remove(state);
+        if let Some(stored) = index.tensors.get_mut(name) {
+            stored.shape = shape;
+            stored.format = Format::Four(Box::new(four));
+        }
+    }
+    if declared.is_some_and(|d| d.load_in_4bit) && states.is_empty() {
+        return Err(Error::rule(
+            "config.json's quantization_config says load_in_4bit, but no tensor of the model is quantised",
+        ));
+    }
+    Ok(())
+}
+
+type Read<T> = std::result::Result<T, String>;
+
+/// Parts of one projection.
+struct Joiner<'a> {
+    index: &'a Index,
+    /// `model.layers.0.self_attn.q_proj.weight`
+    name: &'a str,
+}
+
+impl Joiner<'_> {
+    /// All but the codes, and the true shape.
+    fn join(&self, state: &str, kind: &str) -> Read<(Four, Vec<usize>)> {
+        let json = self.part(state)?;
+        if json.stored.len > LONGEST_STATE {
+            return Err(format!("its quant_state is {} bytes long", json.stored.len));
+        }
+        let state: State = serde_json::from_slice(&json.read()?)
+            .map_err(|e| format!("its quant_state is damaged: {e}"))?;
+        if state.quant_type != kind || !["nf4", "fp4"].contains(&kind) {
+            return Err(format!(
+                "its quant_state is called {kind} and says {:?}; nf4 and fp4 can be read",
+                state.quant_type
+            ));
+        }
+        let levels: [f32; 16] = self.floats("quant_map")?;
+        let near = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-6;
+        if kind == "nf4" && !levels.iter().zip(&NF4_LEVELS).all(near) {
+            return Err("its quant_map does not hold NF4's levels".into());
+        }
+        let codes = self
+            .index
+            .tensors
+            .get(self.name)
+            .ok_or("it has a quant_state but no codes")?;
+        let count = state
+            .shape
+            .iter()
+            .try_fold(1u64, |n, &d| n.checked_mul(d as u64));
+        if state.shape.len() != 2 || count.map(|n| n.div_ceil(2)) != Some(codes.len) {
+            return Err(format!(
+                "its quant_state says the shape {:?}, which {} bytes of 4-bit codes do not hold",
+                state.shape, codes.len
+            ));
+        }
+        let four = Four {
+            block: state.blocksize,
+            levels,
+            absmax: self.beside("absmax")?,
+            nested: self.nested(&state)?,
+        };
+        Ok((four, state.shape))
+    }
+
+    fn nested(&self, state: &State) -> Read<Option<Nested>> {
+        let there = self
+            .index
+            .tensors
+            .contains_key(&format!("{}.nested_absmax", self.name));
+        match (there, state.nested_blocksize, state.nested_offset) {
+            (false, None, None) => Ok(None),
+            (true, Some(block), Some(offset)) if offset.is_finite() => Ok(Some(Nested {
+                absmax: self.beside("nested_absmax")?,
+                map: Arc::new(self.floats("nested_quant_map")?),
+                block,
+                offset: offset as f32,
+            })),
+            _ => Err(
+                "of nested_absmax, nested_blocksize and nested_offset, which belong together, some are missing".into(),
+            ),
+        }
+    }
+
+    /// `absmax`: the tensor `X.weight.absmax`.
+    fn beside(&self, part: &str) -> Read<Part> {
+        self.part(&format!("{}.{part}", self.name))
+    }
+
+    fn part(&self, name: &str) -> Read<Part> {
+        let stored =
+            self.index.tensors.get(name).ok_or_else(|| {
+                format!("the file lacks {name}, which bitsandbytes keeps beside it")
+            })?;
+        let place = self.index.files.get(stored.file);
+        Ok(Part {
+            name: name.to_string(),
+            place: place.ok_or("its file is not open")?.clone(),
+            stored: stored.clone(),
+        })
+    }
+
+    fn floats<const N: usize>(&self, part: &str) -> Read<[f32; N]> {
+        let part = self.beside(part)?;
+        if part.stored.len != 4 * N as u64 {
+            return Err(format!(
+                "{} has {} bytes, {N} numbers in f32 want {}",
+                part.name,
+                part.stored.len,
+                4 * N
+            ));
+        }
+        let values = part.floats()?;
+        if let Some(v) = values.iter().find(|v| !v.is_finite()) {
+            return Err(format!("{} holds {v}", part.name));
+        }
+        Ok(std::array::from_fn(|i| {
+            values.get(i).copied().unwrap_or_default()
+        }))
+    }
+}
+
+impl Part {
+    fn read(&self) -> Read<Vec<u8>> {
+        self.place
+            .read(self.stored.start, self.stored.len)
+            .map_err(|e| e.to_string())
+    }
+
+    fn floats(&self) -> Read<Vec<f32>> {
+        if self.stored.format != Format::Dense(Dtype::F32) {
+            return Err(format!(
+                "{} is stored as {}; F32 can be read",
+                self.name, self.stored.format
+            ));
+        }
+        self.stored
+            .numbers(&self.name, &self.place)
+            .map_err(|e| e.to_string())
+    }
+}
+
+/// The tensors that a matrix of `count` weights becomes, in the order of their bytes: multiples of
+/// 8 bytes together.
+pub fn coming(name: &str, count: usize, double: bool) -> Vec<Coming> {
+    let floats = |part: &str, n| Coming::dense(&format!("{name}{part}"), vec![n], Dtype::F32);
+    let bytes = |part: &str, shape: Vec<usize>| Coming {
+        name: format!("{name}{part}"),
+        tag: "U8",
+        bytes: shape.iter().product::<usize>() as u64,
+        shape,
+    };
+    let blocks = count.div_ceil(BLOCK);
+    let codes = bytes("", vec![count.div_ceil(2), 1]);
+    let mut parts = vec![floats(".quant_map", 16)];
+    if double {
+        parts.extend([
+            floats(".nested_quant_map", 256),
+            floats(".nested_absmax", blocks.div_ceil(NESTED)),
+            codes,
+            bytes(".absmax", vec![blocks]),
+        ]);
+    } else {
+        parts.extend([floats(".absmax", blocks), codes]);
+    }
+    let so_far = parts.iter().map(|p| p.bytes).sum::<u64>() as usize;
+    let state = (so_far + ROOM).next_multiple_of(8) - so_far;
+    parts.push(bytes(&format!("{STATE}nf4"), vec![state]));
+    parts
+}
+
+/// The bytes of [`coming`], one tensor after another; `dtype` is what a reader dequantises to by
+/// default.
+///
+/// # Errors
+/// Parts that take more bytes than were announced.
+pub fn bytes(name: &str, parts: &Nf4Parts, dtype: Dtype) -> Result<Vec<u8>> {
+    let double = matches!(parts.scales, Nf4Scales::Double { .. });
+    let coming = coming(name, parts.rows * parts.columns, double);
+    let announced = coming.iter().map(|p| p.bytes).sum::<u64>() as usize;
+    let mut out = Vec::with_capacity(announced);
+    let floats = |out: &mut Vec<u8>, v: &[f32]| out.extend(v.iter().flat_map(|v| v.to_le_bytes()));
+    let mut state = json!({
+        "quant_type": "nf4",
+        "blocksize": parts.block,
+        "dtype": dtype.torch_name(),
+        "shape": [parts.rows, parts.columns],
+    });
+    floats(&mut out, &parts.levels);
+    match &parts.scales {
+        Nf4Scales::Plain(scales) => {
+            floats(&mut out, scales);
+            out.extend(&parts.codes);
+        }
+        Nf4Scales::Double {
+            codes,
+            scales,
+            map,
+            offset,
+            block,
+        } => {
+            floats(&mut out, &map[..]);
+            floats(&mut out, scales);
+            out.extend(&parts.codes);
+            out.extend(codes);
+            state["nested_blocksize"] = json!(block);
+            state["nested_dtype"] = json!("float32");
+            state["nested_offset"] = json!(f64::from(*offset));
+        }
+    }
+    out.extend(state.to_string().as_bytes());
+    if out.len() > announced {
+        return Err(Error::rule(format!(
+            "{name} takes {} bytes, {announced} were announced",
+            out.len()
+        )));
+    }
+    out.resize(announced, b' '); // JSON ends in as many spaces as one likes
+    Ok(out)
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+mod tests {
+    use super::*;
+    use crate::{bnb::quantization_config, safetensors};
+
+    #[test]
+    fn a_matrix_is_read_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        for (rows, columns, double) in [(3, 7, false), (64, 64, true), (130, 384, true)] {
+            let count = rows * columns;
+            let values: Vec<f32> = (0..count).map(|i| (i as f32 * 0.37).sin() * 0.1).collect();
+            let parts = Nf4Parts::quantise(rows, columns, &values, double).unwrap();
+            let (name, path) = ("m.layers.0.w.weight", dir.path().join("x.safetensors"));
+            let mut writer =
+                safetensors::Writer::create(&path, &coming(name, count, double)).unwrap();
+            writer
+                .write(&bytes(name, &parts, Dtype::Bf16).unwrap())
+                .unwrap();
+            writer.finish().unwrap();
+            let mut index = Index::default();
+            safetensors::add(&mut index, Place::open(&path).unwrap()).unwrap();
+            let config = json!({"quantization_config": quantization_config(double, Dtype::Bf16)});
+            join(&mut index, &config).unwrap();
+            assert_eq!(index.tensors.len(), 1);
+            let stored = &index.tensors[name];
+            let Format::Four(four) = &stored.format else {
+                panic!("{:?}", stored.format);
+            };
+            let place = index.place(stored).unwrap();
+            assert_eq!(four.parts(name, stored, place).unwrap(), parts);
+            assert_eq!(four.double(), double);
+            let held = stored.len + four.scale_bytes(count as u64);
+            assert_eq!(held as usize, parts.bytes());
+        }
+    }
+}

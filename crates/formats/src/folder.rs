@@ -1,0 +1,260 @@
+//! A Hugging Face folder: `config.json` with `model.safetensors`, or shards and
+//! `model.safetensors.index.json`.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Component, Path, PathBuf},
+};
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    Error, Index, Place, Result,
+    safetensors::{self, Coming},
+};
+
+/// A folder's one file of weights.
+pub const WHOLE: &str = "model.safetensors";
+/// What lies beside more than one: which tensor is in which.
+pub const INDEX: &str = "model.safetensors.index.json";
+
+/// Reads configuration and index.
+///
+/// # Errors
+/// A file that is missing, cut short or damaged, naming it and what is wrong with it.
+pub fn open(dir: &Path) -> Result<(Value, Index)> {
+    if !dir.is_dir() {
+        return Err(Error::rule(format!("there is no folder {}", dir.display())));
+    }
+    let config = read_json(&dir.join("config.json"))?;
+    let mut index = Index::default();
+    if dir.join(WHOLE).exists() {
+        safetensors::add(&mut index, Place::open(&dir.join(WHOLE))?)?;
+    } else if dir.join(INDEX).exists() {
+        shards(&mut index, dir)?;
+    } else {
+        return Err(Error::rule(format!(
+            "{} has neither {WHOLE} nor {INDEX}{}",
+            dir.display(),
+            pickled(dir)
+        )));
+    }
+    Ok((config, index))
+}
+
+/// Whether there are weights beside the configuration.
+pub fn has_weights(dir: &Path) -> bool {
+    dir.join(WHOLE).exists() || dir.join(INDEX).exists()
+}
+
+/// The files of a folder's weights: one, or the shards that its index names; none where it has
+/// neither.
+///
+/// # Errors
+/// An index that cannot be read, or names files elsewhere.
+pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let (whole, index) = (dir.join(WHOLE), dir.join(INDEX));
+    if whole.exists() {
+        return Ok(vec![whole]);
+    }
+    if !index.exists() {
+        return Ok(Vec::new());
+    }
+    let shards = shard_names(&index)?.into_iter();
+    Ok(shards.map(|shard| dir.join(shard)).collect())
+}
+
+/// The files that an index names, sorted.
+///
+/// # Errors
+/// An index that cannot be read, or names what is no plain file name.
+pub fn shard_names(index_file: &Path) -> Result<Vec<String>> {
+    let mut names: Vec<String> = weight_map(index_file)?.into_values().collect();
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// A file that holds JSON.
+///
+/// # Errors
+/// One that cannot be read, or holds something else.
+pub fn read_json(path: &Path) -> Result<Value> {
+    let text = fs::read_to_string(path).map_err(Error::io(path))?;
+    serde_json::from_str(&text)
+        .map_err(|e| Error::rule(format!("{}: not JSON: {e}", path.display())))
+}
+
+/// Tensor name to file name; a file must be one of the index's own folder.
+fn weight_map(path: &Path) -> Result<BTreeMap<String, String>> {
+    let index = read_json(path)?;
+    let map: BTreeMap<String, String> = index
+        .get("weight_map")
+        .and_then(|map| serde_json::from_value(map.clone()).ok())
+        .ok_or_else(|| {
+            Error::rule(format!(
+                "{}: weight_map must map tensor names to file names",
+                path.display()
+            ))
+        })?;
+    match map.values().find(|shard| !is_plain(shard)) {
+        Some(shard) => Err(Error::rule(format!(
+            "{} names the shard {shard:?}, which is no plain file name",
+            path.display()
+        ))),
+        None => Ok(map),
+    }
+}
+
+fn is_plain(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    matches!(
+        (parts.next(), parts.next()),
+        (Some(Component::Normal(_)), None)
+    )
+}
+
+fn shards(index: &mut Index, dir: &Path) -> Result<()> {
+    let path = dir.join(INDEX);
+    let map = weight_map(&path)?;
+    let mut opened: BTreeMap<&str, usize> = BTreeMap::new();
+    for shard in map.values() {
+        if !opened.contains_key(shard.as_str()) {
+            opened.insert(shard, index.files.len());
+            safetensors::add(index, Place::open(&dir.join(shard))?)?;
+        }
+    }
+    for (tensor, shard) in &map {
+        if index.tensors.get(tensor).map(|t| t.file) != opened.get(shard.as_str()).copied() {
+            return Err(Error::rule(format!(
+                "{} says that {tensor} is in {shard}; it is not",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn pickled(dir: &Path) -> &'static str {
+    let bin = ["pytorch_model.bin", "pytorch_model.bin.index.json"]
+        .iter()
+        .any(|f| dir.join(f).exists());
+    if bin {
+        "; pickled weights (pytorch_model.bin) are not read: save them as safetensors"
+    } else {
+        ""
+    }
+}
+
+/// Which tensors go into which file, in order; and the index where there is more than one.
+pub struct Layout {
+    /// File names with their units of tensors.
+    pub files: Vec<(String, Vec<Vec<Coming>>)>,
+    /// For [`INDEX`].
+    pub index: Option<Value>,
+    /// Bytes of all tensors.
+    pub total: u64,
+}
+
+impl Layout {
+    /// Fills files of at most `limit` bytes; the tensors of a unit stay together, and a larger unit
+    /// gets a file of its own.
+    pub fn new(units: Vec<Vec<Coming>>, limit: u64) -> Layout {
+        let size = |unit: &[Coming]| unit.iter().map(|t| t.bytes).sum::<u64>();
+        let total = units.iter().map(|unit| size(unit)).sum();
+        let mut groups: Vec<Vec<Vec<Coming>>> = vec![Vec::new()];
+        let mut filled = 0;
+        for unit in units {
+            let bytes = size(&unit);
+            if filled > 0 && filled + bytes > limit.max(1) {
+                groups.push(Vec::new());
+                filled = 0;
+            }
+            filled += bytes;
+            if let Some(last) = groups.last_mut() {
+                last.push(unit);
+            }
+        }
+        let count = groups.len();
+        let name = |i: usize| match count {
+            1 => WHOLE.to_string(),
+            _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
+        };
+        let named = groups.into_iter().enumerate();
+        let files: Vec<_> = named.map(|(i, group)| (name(i), group)).collect();
+        let map = files.iter().flat_map(|(file, units)| {
+            units
+                .iter()
+                .flatten()
+                .map(move |t| (t.name.clone(), json!(file)))
+        });
+        // transformers insists on the metadata
+        let index = (count > 1).then(|| {
+            let map: Map<String, Value> = map.collect();
+            json!({"metadata": {"total_size": total}, "weight_map": map})
+        });
+        Layout {
+            files,
+            index,
+            total,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::{Dtype, Format, safetensors::Writer};
+
+    /// Writes tensors a (of two parts), b and c; answers the names of the files.
+    fn written(dir: &Path, limit: u64) -> Vec<String> {
+        let one = |name: &str, n| Coming::dense(name, vec![n, 2], Dtype::F32);
+        let units = vec![
+            vec![one("a", 3), one("a.part", 1)],
+            vec![one("b", 2)],
+            vec![one("c", 5)],
+        ];
+        let layout = Layout::new(units, limit);
+        assert_eq!(layout.total, 88);
+        fs::write(dir.join("config.json"), "{}").unwrap();
+        for (name, units) in &layout.files {
+            let tensors = units.iter().flatten();
+            let mut writer = Writer::create(&dir.join(name), tensors.clone()).unwrap();
+            for t in tensors {
+                let values = vec![t.name.len() as f32; t.shape.iter().product()];
+                writer
+                    .write(&Dtype::F32.encode(&t.name, &values).unwrap())
+                    .unwrap();
+            }
+            writer.finish().unwrap();
+        }
+        if let Some(index) = &layout.index {
+            fs::write(dir.join(INDEX), index.to_string()).unwrap();
+            let mut names: Vec<String> = layout.files.iter().map(|(n, _)| n.clone()).collect();
+            names.sort();
+            assert_eq!(shard_names(&dir.join(INDEX)).unwrap(), names);
+        }
+        layout.files.into_iter().map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn a_folder_is_read_as_it_was_laid_out() {
+        for (limit, files) in [(1000, 1), (48, 2), (40, 3), (0, 3)] {
+            let dir = tempfile::tempdir().unwrap();
+            assert_eq!(written(dir.path(), limit).len(), files, "{limit}");
+            assert!(has_weights(dir.path()));
+            let (config, index) = open(dir.path()).unwrap();
+            assert!(config.is_object() && index.files.len() == files);
+            for (name, rows) in [("a", 3), ("a.part", 1), ("b", 2), ("c", 5)] {
+                let stored = &index.tensors[name];
+                assert_eq!(stored.shape, [rows, 2]);
+                assert_eq!(stored.format, Format::Dense(Dtype::F32));
+                let numbers = stored.numbers(name, index.place(stored).unwrap()).unwrap();
+                assert!(numbers.iter().all(|v| *v == name.len() as f32), "{name}");
+            }
+            assert_eq!(index.tensors["a"].file, index.tensors["a.part"].file);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! A file's bytes from front to back, a page at a time; everything that is asked for is held
+//! against what is left.
+
+use crate::Place;
+
+/// What goes wrong, without the file's name.
+pub(super) type Read<T> = std::result::Result<T, String>;
+
+/// Parts of the file are fetched so many bytes at a time.
+const PAGE: u64 = 1 << 20;
+/// Nothing that describes a model is longer.
+const LONGEST_TEXT: u64 = 1 << 26;
+
+pub(super) struct Bytes<'a> {
+    place: &'a Place,
+    pub(super) at: u64,
+    page: Vec<u8>,
+    page_start: u64,
+}
+
+impl<'a> Bytes<'a> {
+    pub(super) fn of(place: &'a Place) -> Self {
+        Bytes {
+            place,
+            at: 0,
+            page: Vec::new(),
+            page_start: 0,
+        }
+    }
+
+    /// A text after its length.
+    pub(super) fn text(&mut self, what: &str) -> Read<String> {
+        let n = self.u64()?;
+        if n > LONGEST_TEXT || n > self.left() {
+            return Err(format!(
+                "{what} declares {n} characters, more than the file can hold or a text can need"
+            ));
+        }
+        // some writers end a text with zeros
+        let bytes = self.take(n)?;
+        Ok(String::from_utf8_lossy(&bytes)
+            .trim_end_matches('\0')
+            .to_string())
+    }
+
+    pub(super) fn left(&self) -> u64 {
+        self.place.size() - self.at
+    }
+
+    pub(super) fn take(&mut self, n: u64) -> Read<Vec<u8>> {
+        if n > self.left() {
+            return Err(format!("the header is cut short at byte {}", self.at));
+        }
+        let start = self.at;
+        self.at += n;
+        if n > PAGE {
+            return self.place.read(start, n).map_err(|e| e.to_string());
+        }
+        let within =
+            |r: &Self| start >= r.page_start && start + n <= r.page_start + r.page.len() as u64;
+        if !within(self) {
+            let len = PAGE.min(self.place.size() - start);
+            self.page = self.place.read(start, len).map_err(|e| e.to_string())?;
+            self.page_start = start;
+        }
+        let first = (start - self.page_start) as usize;
+        Ok(self
+            .page
+            .get(first..first + n as usize)
+            .unwrap_or_default()
+            .to_vec())
+    }
+
+    pub(super) fn array<const N: usize>(&mut self) -> Read<[u8; N]> {
+        self.take(N as u64)?
+            .try_into()
+            .map_err(|_| format!("the header is cut short at byte {}", self.at))
+    }
+
+    pub(super) fn u32(&mut self) -> Read<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(super) fn u64(&mut self) -> Read<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    pub(super) fn f32(&mut self) -> Read<f32> {
+        self.array().map(f32::from_le_bytes)
+    }
+}

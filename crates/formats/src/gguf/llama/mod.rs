@@ -1,0 +1,65 @@
+//! Llama and Mistral as GGUF's architecture `llama`: names, row orders, keys, and the formats of a
+//! file's tensors.
+mod config;
+mod lora;
+mod names;
+mod plan;
+mod quant;
+mod rope;
+mod tensors;
+
+use std::path::Path;
+
+use serde_json::Value;
+
+pub use lora::{GgufLoraOptions, Param, write_lora};
+pub use names::{ROPE_FACTORS, gguf_name, hf_name, model_rows, stored_rows};
+pub use plan::{GgufOptions, GgufReport, Plan, Planned, keys};
+pub use quant::GgufQuant;
+
+use super::{GgufTokenizer, header::Header};
+use crate::{Error, Index, Place, Result};
+use plan::about;
+
+/// A model's file of which no weight has been read.
+#[derive(Debug)]
+pub struct Opened {
+    /// As transformers would have it in `config.json`.
+    pub config: Value,
+    /// Where the file has one.
+    pub tokenizer: Option<GgufTokenizer>,
+    /// Tensors by Hugging Face's names.
+    pub index: Index,
+}
+
+/// Reads a model's metadata and tensor index.
+///
+/// # Errors
+/// A file that is missing, cut short or damaged, another architecture, or what is not computed
+/// here.
+pub fn open(path: &Path) -> Result<Opened> {
+    let place = Place::open(path)?;
+    let header = Header::read(&place)?;
+    let file = place.name.clone();
+    let in_file = |what: String| Error::rule(format!("{file}: {what}"));
+    let mut config = config::read(&header, &place).map_err(in_file)?;
+    let tokenizer = GgufTokenizer::read(&header).map_err(in_file)?;
+    tensors::beside(header.tensors.keys()).map_err(|e| in_file(e.to_string()))?;
+    let counts = tensors::HeadCounts::of(&config);
+    let mut index = Index {
+        files: vec![place.into()],
+        ..Index::default()
+    };
+    for (name, tensor) in header.tensors {
+        if name == ROPE_FACTORS {
+            continue; // they are in the config now
+        }
+        tensors::add(&mut index, name, tensor, &counts).map_err(|e| in_file(e.to_string()))?;
+    }
+    tensors::biases(&mut index, &mut config)?;
+    Ok(Opened {
+        config,
+        tokenizer,
+        index,
+    })
+}

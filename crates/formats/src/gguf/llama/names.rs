@@ -1,0 +1,167 @@
+//! Hugging Face's tensor names and llama.cpp's, and the order in which llama.cpp keeps the rows of
+//! q and k.
+
+/// Divisors of the rotary frequencies; no weight of the model.
+pub const ROPE_FACTORS: &str = "rope_freqs.weight";
+
+/// Whose heads permute a tensor's rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heads {
+    /// Nobody's.
+    None,
+    /// The queries'.
+    Query,
+    /// The keys'.
+    Key,
+}
+
+/// Where a module belongs: before the layers (0), layer n (n + 1), after them.
+const LAST: usize = usize::MAX;
+
+/// Outside the layers: Hugging Face's module, llama.cpp's, its place.
+const OUTSIDE: [(&str, &str, usize); 3] = [
+    ("model.embed_tokens", "token_embd", 0),
+    ("model.norm", "output_norm", LAST),
+    ("lm_head", "output", LAST),
+];
+
+/// Of every layer: Hugging Face's part, llama.cpp's part.
+pub(super) const PARTS: [(&str, &str, Heads); 9] = [
+    ("input_layernorm", "attn_norm", Heads::None),
+    ("self_attn.q_proj", "attn_q", Heads::Query),
+    ("self_attn.k_proj", "attn_k", Heads::Key),
+    ("self_attn.v_proj", "attn_v", Heads::None),
+    ("self_attn.o_proj", "attn_output", Heads::None),
+    ("post_attention_layernorm", "ffn_norm", Heads::None),
+    ("mlp.gate_proj", "ffn_gate", Heads::None),
+    ("mlp.up_proj", "ffn_up", Heads::None),
+    ("mlp.down_proj", "ffn_down", Heads::None),
+];
+
+/// What a module of the model is in a GGUF file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Module {
+    /// llama.cpp's name.
+    pub name: String,
+    /// The layer's number + 1; 0 before, [`usize::MAX`] after them.
+    pub place: usize,
+    /// Whether its rows are permuted, and by which heads.
+    pub heads: Heads,
+}
+
+/// `model.layers.3.mlp.up_proj` -> `blk.3.ffn_up`; `None` for a name that is not Llama's.
+pub(super) fn module(hf: &str) -> Option<Module> {
+    if let Some((_, name, place)) = OUTSIDE.into_iter().find(|(theirs, ..)| *theirs == hf) {
+        return Some(Module {
+            name: name.into(),
+            place,
+            heads: Heads::None,
+        });
+    }
+    let (layer, part) = hf.strip_prefix("model.layers.")?.split_once('.')?;
+    let layer: u32 = layer.parse().ok()?;
+    let (_, part, heads) = PARTS.into_iter().find(|(theirs, ..)| *theirs == part)?;
+    Some(Module {
+        name: format!("blk.{layer}.{part}"),
+        place: layer as usize + 1,
+        heads,
+    })
+}
+
+/// `model.layers.3.mlp.up_proj.weight` -> `blk.3.ffn_up.weight`; `None` for a name that is not
+/// Llama's.
+pub fn gguf_name(hf: &str) -> Option<String> {
+    named(hf).map(|module| module.name)
+}
+
+/// [`module`] of a tensor: with `.weight` or `.bias` at the end of its name.
+pub(super) fn named(hf: &str) -> Option<Module> {
+    let (stem, kind) = tensor(hf)?;
+    let module = module(stem)?;
+    Some(Module {
+        name: format!("{}.{kind}", module.name),
+        ..module
+    })
+}
+
+/// `blk.3.ffn_up.weight` -> `model.layers.3.mlp.up_proj.weight`; `None` for a name that is not
+/// Llama's.
+pub fn hf_name(gguf: &str) -> Option<String> {
+    let (stem, kind) = tensor(gguf)?;
+    if let Some((name, ..)) = OUTSIDE.into_iter().find(|(_, theirs, _)| *theirs == stem) {
+        return Some(format!("{name}.{kind}"));
+    }
+    let (layer, part) = stem.strip_prefix("blk.")?.split_once('.')?;
+    let layer: u32 = layer.parse().ok()?;
+    let (part, ..) = PARTS.into_iter().find(|(_, theirs, _)| *theirs == part)?;
+    Some(format!("model.layers.{layer}.{part}.{kind}"))
+}
+
+fn tensor(name: &str) -> Option<(&str, &str)> {
+    let parts = name.rsplit_once('.');
+    parts.filter(|(_, kind)| matches!(*kind, "weight" | "bias"))
+}
+
+/// llama.cpp rotates neighbouring features where Hugging Face rotates the two halves of a head; so
+/// it keeps row (head, i, half) where the model has (head, half, i). Answers the model's row for
+/// every stored one.
+pub fn stored_rows(rows: usize, heads: usize) -> Vec<u32> {
+    let (size, half) = (rows / heads, rows / heads / 2);
+    (0..rows)
+        .map(|s| (s / size * size + s % size % 2 * half + s % size / 2) as u32)
+        .collect()
+}
+
+/// The inverse of [`stored_rows`]: the stored row for every one of the model's; `None` where heads
+/// of pairs do not divide them.
+pub fn model_rows(rows: usize, heads: usize) -> Option<Vec<u32>> {
+    let pairs = heads.checked_mul(2).filter(|pairs| *pairs > 0)?;
+    if !rows.is_multiple_of(pairs) {
+        return None;
+    }
+    let size = rows / heads;
+    let stored = |row: usize| row / size * size + row % (size / 2) * 2 + row % size / (size / 2);
+    Some((0..rows).map(|row| stored(row) as u32).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reader_undoes_every_name() {
+        let mut names = vec![
+            "model.embed_tokens.weight".to_string(),
+            "model.norm.weight".into(),
+            "lm_head.weight".into(),
+        ];
+        for (part, ..) in PARTS {
+            names.push(format!("model.layers.12.{part}.weight"));
+            names.push(format!("model.layers.12.{part}.bias"));
+        }
+        for name in names {
+            let theirs = gguf_name(&name).unwrap_or_default();
+            assert_eq!(hf_name(&theirs), Some(name));
+        }
+        for odd in [
+            "model.layers.0.self_attn.rotary_emb.inv_freq",
+            "model.layers.x.mlp.up_proj.weight",
+            "transformer.h.0.weight",
+        ] {
+            assert_eq!(gguf_name(odd), None, "{odd}");
+        }
+        assert_eq!(hf_name("blk.0.ffn_gate_exps.weight"), None);
+    }
+
+    #[test]
+    fn halves_become_neighbours() {
+        // two heads of four features: rows 0 1 | 2 3 and 4 5 | 6 7
+        assert_eq!(stored_rows(8, 2), [0, 2, 1, 3, 4, 6, 5, 7]);
+        for (rows, heads) in [(8, 2), (64, 4), (48, 3)] {
+            let (stored, model) = (stored_rows(rows, heads), model_rows(rows, heads));
+            let model = model.unwrap_or_default();
+            assert!((0..rows).all(|row| stored[model[row] as usize] as usize == row));
+        }
+        assert_eq!((model_rows(6, 2), model_rows(6, 0)), (None, None));
+    }
+}

@@ -1,0 +1,333 @@
+//! A configuration's rotary scaling as llama.cpp keeps it, and back.
+//!
+//! llama.cpp divides every frequency by one factor, and by `rope_freqs.weight`'s divisor of that
+//! frequency, and multiplies cosine and sine by `attn_factor`; each of the three may stand alone.
+
+use serde_json::{Value, json};
+
+use super::names::ROPE_FACTORS;
+use crate::{
+    Error, Place, Result, Stored,
+    gguf::{self, bytes::Read, header::Header},
+};
+
+/// How rotary frequencies differ from theta's powers.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Rope {
+    /// Not at all.
+    Plain,
+    /// All are divided by this.
+    Linear(f64),
+    /// Llama 3's ramp.
+    Llama3 {
+        factor: f64,
+        low: f64,
+        high: f64,
+        original: f64,
+    },
+    /// Each has its divisor, (head_dim / 2); cosine and sine are multiplied by `attention`.
+    Each { divisors: Vec<f32>, attention: f64 },
+}
+
+impl Rope {
+    /// # Errors
+    /// A kind that a GGUF cannot say, a key that it needs and does not have.
+    pub fn new(config: &Value, head_dim: usize) -> Result<Rope> {
+        let section = section(config);
+        let kind = ["rope_type", "type"]
+            .iter()
+            .find_map(|k| section.get(*k).and_then(Value::as_str))
+            .unwrap_or("default");
+        let lacks = |key: &str| {
+            Error::rule(format!(
+                "the rope scaling {kind:?} of the model's configuration has no {key}"
+            ))
+        };
+        let need = |key: &str| rope_number(config, key).ok_or_else(|| lacks(key));
+        match kind {
+            "default" => Ok(Rope::Plain),
+            "linear" => Ok(Rope::Linear(need("factor")?)),
+            "llama3" => Ok(Rope::Llama3 {
+                factor: need("factor")?,
+                low: need("low_freq_factor")?,
+                high: need("high_freq_factor")?,
+                original: original(config).ok_or_else(|| lacks(ORIGINAL))?,
+            }),
+            "longrope" => {
+                let list = |key: &str| -> Result<Vec<f32>> {
+                    let list = section.get(key).and_then(Value::as_array);
+                    let list = list.ok_or_else(|| lacks(key))?;
+                    let numbers = list.iter().filter_map(Value::as_f64);
+                    Ok(numbers.map(|v| v as f32).collect())
+                };
+                let divisors = list("short_factor")?;
+                if divisors != list("long_factor")? || divisors.len() != head_dim / 2 {
+                    return Err(Error::rule(format!(
+                        "short_factor and long_factor of the rope scaling differ, or are not {} numbers: GGUF's llama \
+                         has one list",
+                        head_dim / 2
+                    )));
+                }
+                let attention = rope_number(config, "attention_factor");
+                Ok(Rope::Each {
+                    divisors,
+                    attention: attention.ok_or_else(|| lacks("attention_factor"))?,
+                })
+            }
+            other => Err(Error::rule(format!(
+                "the rope scaling {other:?} cannot be written as GGUF; default, linear, llama3 and longrope can"
+            ))),
+        }
+    }
+
+    /// The keys of `rope.scaling`, named by `name`.
+    pub fn keys(&self, name: impl Fn(&str) -> String) -> Vec<(String, gguf::Value)> {
+        match self {
+            Rope::Linear(factor) => vec![
+                (name("type"), gguf::Value::Text("linear".into())),
+                (name("factor"), gguf::Value::Float(*factor)),
+            ],
+            Rope::Each { attention, .. } if *attention != 1.0 => {
+                vec![(name("attn_factor"), gguf::Value::Float(*attention))]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The divisor of every frequency; Llama 3's in f32 throughout as llama.cpp's converter
+    /// computes them.
+    ///
+    /// With wavelength w = 2π·theta^(2i/d) and original length L: 1 where w < L/high, the factor
+    /// where w > L/low, and between them 1 / ((1 - s)/factor + s) with s = (L/w - low) / (high -
+    /// low).
+    pub fn divisors(&self, theta: f64, head_dim: usize) -> Option<Vec<f32>> {
+        let (factor, low, high, original) = match self {
+            Rope::Plain | Rope::Linear(_) => return None,
+            Rope::Each { divisors, .. } => return Some(divisors.clone()),
+            Rope::Llama3 {
+                factor,
+                low,
+                high,
+                original,
+            } => (*factor as f32, *low as f32, *high as f32, *original as f32),
+        };
+        let divisor = |i: usize| {
+            let exponent = (2 * i) as f32 / head_dim as f32;
+            let frequency = 1.0 / (theta as f32).powf(exponent);
+            let wave = std::f32::consts::TAU / frequency;
+            if wave < original / high {
+                1.0
+            } else if wave > original / low {
+                factor
+            } else {
+                let smooth = (original / wave - low) / (high - low);
+                1.0 / ((1.0 - smooth) / factor + smooth)
+            }
+        };
+        Some((0..head_dim / 2).map(divisor).collect())
+    }
+}
+
+const ORIGINAL: &str = "original_max_position_embeddings";
+
+/// The length that a scaling stretches: what stands beside the section goes before what stands in
+/// it, as in transformers.
+fn original(config: &Value) -> Option<f64> {
+    let beside = |key: &str| config.get(key).and_then(Value::as_f64);
+    beside(ORIGINAL)
+        .or_else(|| section(config).get(ORIGINAL).and_then(Value::as_f64))
+        .or_else(|| beside("max_position_embeddings"))
+}
+
+/// transformers v4 had theta at the top and the rest in `rope_scaling`, v5 keeps everything in
+/// `rope_parameters`; where both are there v4's counts, as transformers 5 has it.
+fn section(config: &Value) -> &Value {
+    let filled = |v: &&Value| v.as_object().is_some_and(|section| !section.is_empty());
+    ["rope_scaling", "rope_parameters"]
+        .iter()
+        .find_map(|k| config.get(*k).filter(filled))
+        .unwrap_or(config)
+}
+
+/// A number of the section that counts, or else beside it.
+pub(super) fn rope_number(config: &Value, key: &str) -> Option<f64> {
+    let inside = section(config).get(key).and_then(Value::as_f64);
+    inside.or_else(|| config.get(key).and_then(Value::as_f64))
+}
+
+/// `linear` and `llama3` where they say the same, or else `longrope` with the divisors themselves;
+/// `None`: plain.
+///
+/// # Errors
+/// A type that is not known, a factor or a divisor that is no positive number, divisors for other
+/// heads.
+pub(super) fn scaling(
+    header: &Header,
+    place: &Place,
+    theta: f64,
+    head_dim: usize,
+    context: usize,
+) -> Read<Option<Value>> {
+    let factor = factor(header)?;
+    let attention = match header.float("llama.rope.scaling.attn_factor")? {
+        Some(a) if a.is_finite() => a,
+        Some(a) => return Err(format!("llama.rope.scaling.attn_factor is {a}")),
+        None => 1.0,
+    };
+    let divisors = match header.tensors.get(ROPE_FACTORS) {
+        Some(stored) => Some(divisors(stored, place, head_dim / 2)?),
+        None => None,
+    };
+    let divisors = match divisors {
+        None if attention == 1.0 && factor == 1.0 => return Ok(None),
+        None if attention == 1.0 => {
+            return Ok(Some(json!({"rope_type": "linear", "factor": factor})));
+        }
+        None => vec![1.0; head_dim / 2],
+        Some(divisors) => divisors,
+    };
+    if attention == 1.0 && factor == 1.0 {
+        if divisors.iter().all(|d| *d == 1.0) {
+            return Ok(None);
+        }
+        if let Some(llama3) = llama3(&divisors, theta, head_dim) {
+            return Ok(Some(llama3));
+        }
+    }
+    let all: Vec<f64> = divisors.iter().map(|d| f64::from(*d) * factor).collect();
+    Ok(Some(json!({
+        "rope_type": "longrope",
+        "short_factor": all,
+        "long_factor": all,
+        "factor": 1.0,
+        "attention_factor": attention,
+        "original_max_position_embeddings": context,
+    })))
+}
+
+/// What divides all frequencies: `rope.scaling.factor`, or older files' `rope.scale_linear`; the
+/// type that a file does not name is linear, and 0 means no scaling.
+fn factor(header: &Header) -> Read<f64> {
+    match header.text("llama.rope.scaling.type")? {
+        None | Some("linear") => {}
+        Some("none") => return Ok(1.0),
+        Some(other) => {
+            return Err(format!(
+                "llama.rope.scaling.type {other:?} is not supported; none and linear are"
+            ));
+        }
+    }
+    for key in ["llama.rope.scaling.factor", "llama.rope.scale_linear"] {
+        match header.float(key)? {
+            None => {}
+            Some(0.0) => return Ok(1.0),
+            Some(factor) if factor.is_finite() && factor > 0.0 => return Ok(factor),
+            Some(other) => return Err(format!("{key} must be above 0, got {other}")),
+        }
+    }
+    Ok(1.0)
+}
+
+fn divisors(stored: &Stored, place: &Place, pairs: usize) -> Read<Vec<f32>> {
+    if stored.shape != [pairs] {
+        return Err(format!(
+            "{ROPE_FACTORS} has the shape {:?}, but heads have {pairs} pairs of features",
+            stored.shape
+        ));
+    }
+    let all = stored
+        .numbers(ROPE_FACTORS, place)
+        .map_err(|e| e.to_string())?;
+    match all.iter().find(|d| !d.is_finite() || **d <= 0.0) {
+        Some(bad) => Err(format!("{ROPE_FACTORS} holds {bad}; a divisor is above 0")),
+        None => Ok(all),
+    }
+}
+
+/// The parameters of Llama 3's scaling whose divisors these are: by hypothesis its usual 1 and 4,
+/// over the usual original lengths. Other tools know this kind better than a list.
+fn llama3(stored: &[f32], theta: f64, head_dim: usize) -> Option<Value> {
+    let factor = stored.iter().copied().fold(1.0, f32::max);
+    let (low, high) = (1.0f32, 4.0f32);
+    let fits = |original: &usize| {
+        let rope = Rope::Llama3 {
+            factor: factor.into(),
+            low: low.into(),
+            high: high.into(),
+            original: *original as f64,
+        };
+        let computed = rope.divisors(theta, head_dim).unwrap_or_default();
+        let mut pairs = computed.iter().zip(stored);
+        pairs.all(|(c, d)| (c - d).abs() <= 2e-5 * d)
+    };
+    let original = [8192usize, 4096, 2048, 16384, 32768]
+        .into_iter()
+        .find(fits)?;
+    Some(json!({
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": low,
+        "high_freq_factor": high,
+        "original_max_position_embeddings": original,
+    }))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::{
+        Dtype,
+        gguf::{Coming, Kind, header},
+    };
+
+    /// A header with this scaling's keys and divisors, and its file.
+    fn written(rope: &Rope, theta: f64, head_dim: usize) -> Place {
+        let keys = rope.keys(|key| format!("llama.rope.scaling.{key}"));
+        let divisors = rope.divisors(theta, head_dim);
+        let coming = divisors
+            .iter()
+            .map(|d| Coming::new(ROPE_FACTORS, &[d.len()], Kind::Dense(Dtype::F32)));
+        let mut bytes = header::write(&keys, &coming.collect::<Vec<_>>()).unwrap();
+        bytes.extend(
+            Dtype::F32
+                .encode("d", &divisors.unwrap_or_default())
+                .unwrap(),
+        );
+        Place::memory("x.gguf", bytes)
+    }
+
+    #[test]
+    fn every_scaling_is_read_as_it_was_written() {
+        let (each, theta) = (json!([1.0, 1.5, 2.0, 4.0]), 500_000.0);
+        let usual = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192});
+        for (section, same) in [
+            (json!({"rope_type": "default"}), true),
+            (json!({"rope_type": "linear", "factor": 4.0}), true),
+            (usual, true),
+            (
+                json!({"rope_type": "longrope", "short_factor": each, "long_factor": each, "factor": 1.0,
+                "attention_factor": 1.25, "original_max_position_embeddings": 64}),
+                true,
+            ),
+            // of other numbers than the usual: a list that computes the same
+            (
+                json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 2.0, "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64}),
+                false,
+            ),
+        ] {
+            let rope = Rope::new(&json!({"rope_parameters": section}), 8).unwrap();
+            let place = written(&rope, theta, 8);
+            let header = Header::read(&place).unwrap();
+            let read = scaling(&header, &place, theta, 8, 64).unwrap();
+            let read = read.unwrap_or(json!({"rope_type": "default"}));
+            let again = Rope::new(&json!({"rope_parameters": read}), 8).unwrap();
+            match same {
+                true => assert_eq!((&read["rope_type"], &again), (&section["rope_type"], &rope)),
+                false => assert_eq!(again.divisors(theta, 8), rope.divisors(theta, 8)),
+            }
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! GGUF files (version 3; 2 is read too), little-endian.
+//!
+//! candle has a reader too; on damaged files it can divide by zero (alignment 0) and overflow
+//! (dimensions), and it multiplies small arrays by 32 in memory. This one checks every count
+//! against the bytes that are left.
+mod blocks;
+mod bytes;
+mod file;
+mod header;
+pub mod llama;
+mod tokenizer;
+mod value;
+
+pub use blocks::{Block, Kind};
+pub use file::{Writer, write};
+pub use header::Coming;
+pub use tokenizer::{GgufTokenizer, token};
+pub use value::Value;

@@ -1,0 +1,285 @@
+//! The tokenizer in a GGUF's metadata: `tokenizer.ggml.*` and the chat template.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Value, bytes::Read, header::Header};
+use crate::{Error, Result};
+
+/// The `tokenizer.*` metadata of a GGUF file, under the names of its keys.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GgufTokenizer {
+    /// `tokenizer.ggml.model`: `gpt2` (byte-level BPE) or `llama` (SentencePiece-style).
+    pub model: String,
+    /// `tokenizer.ggml.pre`: how a byte-level tokenizer cuts words.
+    pub pre: Option<String>,
+    /// `tokenizer.ggml.tokens`, in the order of their ids.
+    pub tokens: Vec<String>,
+    /// `tokenizer.ggml.scores`; only `llama` needs them.
+    pub scores: Vec<f32>,
+    /// `tokenizer.ggml.token_type`: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6
+    /// byte.
+    pub token_types: Vec<i32>,
+    /// `tokenizer.ggml.merges`, best first; only `gpt2` needs them.
+    pub merges: Vec<String>,
+    /// `tokenizer.ggml.bos_token_id`.
+    pub bos: Option<u32>,
+    /// `tokenizer.ggml.eos_token_id`.
+    pub eos: Option<u32>,
+    /// `tokenizer.ggml.eot_token_id`: the end of a turn, where it is not the end of text.
+    pub eot: Option<u32>,
+    /// `tokenizer.ggml.unknown_token_id`.
+    pub unk: Option<u32>,
+    /// `tokenizer.ggml.padding_token_id`.
+    pub pad: Option<u32>,
+    /// `tokenizer.ggml.add_bos_token`; absent means yes for `llama` and for Llama 3's
+    /// pre-tokenizer.
+    pub add_bos: Option<bool>,
+    /// `tokenizer.ggml.add_eos_token`; absent means no.
+    pub add_eos: Option<bool>,
+    /// `tokenizer.ggml.add_space_prefix`; absent means yes for `llama`.
+    pub add_space_prefix: Option<bool>,
+    /// `tokenizer.chat_template`.
+    pub chat_template: Option<String>,
+}
+
+impl GgufTokenizer {
+    /// `None` where the file has no tokenizer.
+    pub(super) fn read(header: &Header) -> Read<Option<Self>> {
+        let Some(model) = header.text(&key("model"))? else {
+            return Ok(None);
+        };
+        let id = |name: &str| -> Read<Option<u32>> {
+            let key = key(name);
+            let beyond = |id| format!("{key} is {id}, which 32 bits do not hold");
+            let id = header.whole(&key)?;
+            id.map(|id| u32::try_from(id).map_err(|_| beyond(id)))
+                .transpose()
+        };
+        let texts = |name| Ok::<_, String>(header.texts(&key(name))?.unwrap_or_default().to_vec());
+        let flag = |name| Ok::<_, String>(header.flag(&key(name))?.copied());
+        let types = header.ints(&key("token_type"))?.unwrap_or_default();
+        let read = GgufTokenizer {
+            model: model.to_string(),
+            pre: header.text(&key("pre"))?.map(str::to_string),
+            tokens: texts("tokens")?,
+            scores: header.floats(&key("scores"))?.unwrap_or_default().to_vec(),
+            token_types: types.iter().map(|t| *t as i32).collect(),
+            merges: texts("merges")?,
+            bos: id("bos_token_id")?,
+            eos: id("eos_token_id")?,
+            eot: id("eot_token_id")?,
+            unk: id("unknown_token_id")?,
+            pad: id("padding_token_id")?,
+            add_bos: flag("add_bos_token")?,
+            add_eos: flag("add_eos_token")?,
+            add_space_prefix: flag("add_space_prefix")?,
+            chat_template: header.text(TEMPLATE)?.map(str::to_string),
+        };
+        read.check()?;
+        Ok(Some(read))
+    }
+
+    /// The keys of a file, lists that are empty left out.
+    pub fn keys(&self) -> Vec<(String, Value)> {
+        let text = |t: &String| Value::Text(t.clone());
+        let types = self.token_types.iter().map(|t| i64::from(*t)).collect();
+        let lists = [
+            (
+                "scores",
+                Value::Floats(self.scores.clone()),
+                self.scores.is_empty(),
+            ),
+            (
+                "token_type",
+                Value::Ints(types),
+                self.token_types.is_empty(),
+            ),
+            (
+                "merges",
+                Value::Texts(self.merges.clone()),
+                self.merges.is_empty(),
+            ),
+        ];
+        let lists = lists.into_iter().filter(|(.., empty)| !empty);
+        let flags = [
+            ("add_bos_token", self.add_bos),
+            ("add_eos_token", self.add_eos),
+            ("add_space_prefix", self.add_space_prefix),
+        ];
+        let mut keys = vec![("model", text(&self.model))];
+        keys.extend(self.pre.iter().map(|pre| ("pre", text(pre))));
+        keys.push(("tokens", Value::Texts(self.tokens.clone())));
+        keys.extend(lists.map(|(name, list, _)| (name, list)));
+        let ids = self.ids().into_iter();
+        keys.extend(ids.filter_map(|(name, id)| Some((name, Value::Int(id?.into())))));
+        let flags = flags.into_iter();
+        keys.extend(flags.filter_map(|(name, flag)| Some((name, Value::Bool(flag?)))));
+        let named = keys.into_iter().map(|(name, value)| (key(name), value));
+        let template = self.chat_template.iter();
+        named
+            .chain(template.map(|t| (TEMPLATE.to_string(), text(t))))
+            .collect()
+    }
+
+    /// Holds the lists and the special tokens' ids against the tokens.
+    ///
+    /// # Errors
+    /// A list of another length, an id that no token has.
+    pub fn check(&self) -> std::result::Result<(), String> {
+        let count = self.tokens.len();
+        for (what, len) in [
+            ("scores", self.scores.len()),
+            ("token_type", self.token_types.len()),
+        ] {
+            if len != 0 && len != count {
+                return Err(format!(
+                    "{} has {len} entries for {count} tokens",
+                    key(what)
+                ));
+            }
+        }
+        for (name, id) in self.ids() {
+            if let Some(id) = id.filter(|id| *id as usize >= count) {
+                return Err(format!(
+                    "{} is {id}, but there are {count} tokens",
+                    key(name)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The same with a token for each of so many rows of an embedding, as llama.cpp insists on:
+    /// rows without one get one that text never makes.
+    ///
+    /// # Errors
+    /// More tokens than rows.
+    pub fn padded(&self, rows: usize) -> Result<Self> {
+        let have = self.tokens.len();
+        if have > rows {
+            return Err(Error::rule(format!(
+                "the tokenizer has {have} tokens, but the embedding {rows} rows: llama.cpp needs as many"
+            )));
+        }
+        let mut padded = self.clone();
+        padded
+            .tokens
+            .extend((have..rows).map(|id| format!("[PAD{id}]")));
+        if !padded.token_types.is_empty() {
+            padded.token_types.resize(rows, token::UNUSED);
+        }
+        if !padded.scores.is_empty() {
+            let least = padded.scores.iter().copied().fold(0.0, f32::min);
+            padded.scores.resize(rows, least - 1.0);
+        }
+        Ok(padded)
+    }
+
+    fn ids(&self) -> [(&'static str, Option<u32>); 5] {
+        [
+            ("bos_token_id", self.bos),
+            ("eos_token_id", self.eos),
+            ("eot_token_id", self.eot),
+            ("unknown_token_id", self.unk),
+            ("padding_token_id", self.pad),
+        ]
+    }
+}
+
+const TEMPLATE: &str = "tokenizer.chat_template";
+
+/// What `token_types` say of a token.
+pub mod token {
+    /// Text.
+    pub const NORMAL: i32 = 1;
+    /// What stands for unknown text.
+    pub const UNKNOWN: i32 = 2;
+    /// Special.
+    pub const CONTROL: i32 = 3;
+    /// Found in text before anything else.
+    pub const USER_DEFINED: i32 = 4;
+    /// Nobody's.
+    pub const UNUSED: i32 = 5;
+    /// A byte that no other token spells.
+    pub const BYTE: i32 = 6;
+}
+
+fn key(name: &str) -> String {
+    format!("tokenizer.ggml.{name}")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    fn read(t: &GgufTokenizer) -> Read<Option<GgufTokenizer>> {
+        GgufTokenizer::read(&Header {
+            metadata: t.keys().into_iter().collect(),
+            ..Header::default()
+        })
+    }
+
+    fn whole() -> GgufTokenizer {
+        let texts = |all: &[&str]| all.iter().map(|t| (*t).to_string()).collect();
+        GgufTokenizer {
+            model: "gpt2".into(),
+            pre: Some("smollm".into()),
+            tokens: texts(&["<s>", "</s>", "a", "b", "ab"]),
+            scores: vec![0.0, 0.0, -1.0, -2.0, 0.0],
+            token_types: vec![3, 3, 1, 1, 1],
+            merges: texts(&["a b"]),
+            bos: Some(0),
+            eos: Some(1),
+            eot: Some(1),
+            unk: Some(0),
+            pad: Some(4),
+            add_bos: Some(false),
+            add_eos: Some(true),
+            add_space_prefix: Some(true),
+            chat_template: Some("{{ messages }}".into()),
+        }
+    }
+
+    #[test]
+    fn metadata_is_read_as_it_was_written() {
+        let bare = GgufTokenizer {
+            model: "none".into(),
+            ..GgufTokenizer::default()
+        };
+        for t in [whole(), bare] {
+            assert_eq!(read(&t).unwrap(), Some(t));
+        }
+        assert_eq!(GgufTokenizer::read(&Header::default()).unwrap(), None);
+    }
+
+    #[test]
+    fn lists_and_ids_must_fit_and_rows_get_tokens() {
+        let short = GgufTokenizer {
+            token_types: vec![1],
+            ..whole()
+        };
+        assert!(
+            read(&short)
+                .unwrap_err()
+                .contains("token_type has 1 entries for 5 tokens")
+        );
+        let beyond = GgufTokenizer {
+            eos: Some(5),
+            ..whole()
+        };
+        assert!(
+            read(&beyond)
+                .unwrap_err()
+                .contains("eos_token_id is 5, but there are 5 tokens")
+        );
+        let padded = whole().padded(7).unwrap();
+        assert_eq!(padded.tokens[5..], ["[PAD5]", "[PAD6]"]);
+        assert_eq!(
+            (&padded.token_types[5..], &padded.scores[5..]),
+            (&[5, 5][..], &[-3.0, -3.0][..])
+        );
+        assert!(whole().padded(4).is_err());
+    }
+}

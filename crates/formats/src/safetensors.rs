@@ -1,0 +1,240 @@
+//! A safetensors file: 8 bytes of length, then a header of JSON `{name: {dtype, shape,
+//! data_offsets}}`, then the data. The header is read by hand so that each fault is named, and
+//! written before the data, for which it needs only names and shapes.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Map, Value, json};
+
+use crate::{Dtype, Error, Format, Index, Place, Result, Stored};
+
+/// The format's own limit on its header.
+const LONGEST_HEADER: u64 = 100_000_000;
+
+/// Adds a file's tensors to the index.
+///
+/// # Errors
+/// A header that is cut short or damaged, a tensor that leaves the file or is in the index already.
+pub fn add(index: &mut Index, place: Place) -> Result<()> {
+    let (header, data_start) = header(&place)?;
+    let (file, name, data_len) = (
+        index.files.len(),
+        place.name.clone(),
+        place.size() - data_start,
+    );
+    index.files.push(place.into());
+    for (tensor, entry) in &header {
+        if tensor != "__metadata__" {
+            let stored = stored(entry, file, data_start, data_len)
+                .map_err(|what| Error::rule(format!("{name}: {tensor} {what}")))?;
+            index.add(tensor.clone(), stored)?;
+        }
+    }
+    Ok(())
+}
+
+fn header(place: &Place) -> Result<(Map<String, Value>, u64)> {
+    let name = &place.name;
+    if place.size() < 8 {
+        return Err(Error::rule(format!(
+            "{name} is no safetensors file: it has {} bytes",
+            place.size()
+        )));
+    }
+    let mut length = [0; 8];
+    length.copy_from_slice(&place.read(0, 8)?);
+    let length = u64::from_le_bytes(length);
+    if length > LONGEST_HEADER {
+        return Err(Error::rule(format!(
+            "{name} is no safetensors file: its header would be {length} bytes long"
+        )));
+    }
+    if length > place.size() - 8 {
+        return Err(Error::rule(format!(
+            "{name} is cut short: its header needs {length} bytes and {} follow",
+            place.size() - 8
+        )));
+    }
+    let text = place.read(8, length)?;
+    match serde_json::from_slice(&text) {
+        Ok(Value::Object(map)) => Ok((map, 8 + length)),
+        Ok(_) => Err(Error::rule(format!(
+            "{name} is no safetensors file: its header is not a JSON object"
+        ))),
+        Err(e) => Err(Error::rule(format!(
+            "{name} is damaged or no safetensors file: its header is not JSON: {e}"
+        ))),
+    }
+}
+
+fn stored(
+    entry: &Value,
+    file: usize,
+    data_start: u64,
+    data_len: u64,
+) -> std::result::Result<Stored, String> {
+    let dtype = entry
+        .get("dtype")
+        .and_then(Value::as_str)
+        .ok_or("has no dtype")?;
+    let known = Dtype::ALL.into_iter().find(|d| d.tag() == dtype);
+    let format = known.map_or_else(|| Format::Other(dtype.to_string()), Format::Dense);
+    let numbers = |key: &str| -> Option<Vec<u64>> {
+        entry
+            .get(key)?
+            .as_array()?
+            .iter()
+            .map(Value::as_u64)
+            .collect()
+    };
+    let shape = numbers("shape").ok_or("has no shape")?;
+    let shape: Vec<usize> = shape
+        .into_iter()
+        .map(usize::try_from)
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|e| e.to_string())?;
+    let offsets = numbers("data_offsets")
+        .filter(|o| o.len() == 2)
+        .ok_or("has no data_offsets")?;
+    let (begin, end) = (offsets[0], offsets[1]);
+    if begin > end || end > data_len {
+        return Err(format!(
+            "lies at bytes {begin}..{end} of {data_len} bytes of data: it leaves the file (is the file cut short?)"
+        ));
+    }
+    let stored = Stored {
+        file,
+        start: data_start + begin,
+        len: end - begin,
+        shape,
+        format,
+        permuted: None,
+    };
+    // a format we cannot read is an error only where the tensor is wanted
+    if !matches!(stored.format, Format::Other(_)) && stored.wanted_bytes() != Some(stored.len) {
+        return Err(format!(
+            "has the shape {:?} in {dtype} but {} bytes",
+            stored.shape, stored.len
+        ));
+    }
+    Ok(stored)
+}
+
+/// A tensor to come.
+#[derive(Debug, Clone)]
+pub struct Coming {
+    /// Its full name.
+    pub name: String,
+    /// What its numbers are, as the header says it.
+    pub tag: &'static str,
+    /// Slowest axis first.
+    pub shape: Vec<usize>,
+    /// Of its data.
+    pub bytes: u64,
+}
+
+impl Coming {
+    /// Dense numbers.
+    pub fn dense(name: &str, shape: Vec<usize>, dtype: Dtype) -> Self {
+        Coming {
+            name: name.to_string(),
+            tag: dtype.tag(),
+            bytes: dtype.width() * shape.iter().product::<usize>() as u64,
+            shape,
+        }
+    }
+}
+
+/// One file being written; tensors' bytes must come in the order announced.
+pub struct Writer {
+    path: PathBuf,
+    out: BufWriter<File>,
+}
+
+impl Writer {
+    /// Writes the header.
+    ///
+    /// # Errors
+    /// A file that cannot be made.
+    pub fn create<'a>(path: &Path, tensors: impl IntoIterator<Item = &'a Coming>) -> Result<Self> {
+        let mut header = Map::from_iter([("__metadata__".to_string(), json!({"format": "pt"}))]);
+        let mut at = 0;
+        for t in tensors {
+            let end = at + t.bytes;
+            header.insert(
+                t.name.clone(),
+                json!({"dtype": t.tag, "shape": t.shape, "data_offsets": [at, end]}),
+            );
+            at = end;
+        }
+        let mut header = Value::Object(header).to_string().into_bytes();
+        header.resize(header.len().next_multiple_of(8), b' '); // the data begins aligned
+        let mut writer = Self {
+            path: path.to_path_buf(),
+            out: BufWriter::with_capacity(1 << 20, File::create(path).map_err(Error::io(path))?),
+        };
+        writer.write(&(header.len() as u64).to_le_bytes())?;
+        writer.write(&header)?;
+        Ok(writer)
+    }
+
+    /// Appends bytes of the tensor whose turn it is.
+    ///
+    /// # Errors
+    /// A full disk.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.out.write_all(bytes).map_err(Error::io(&self.path))
+    }
+
+    /// Waits until the file is on disk.
+    ///
+    /// # Errors
+    /// A full disk.
+    pub fn finish(self) -> Result<()> {
+        let file = self
+            .out
+            .into_inner()
+            .map_err(|e| Error::io(&self.path)(e.into_error()))?;
+        file.sync_all().map_err(Error::io(&self.path))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        let values = [0.5f32, -3.0, 1e-3, 65_000.0, 0.0, 7.0];
+        let coming = Dtype::ALL.map(|d| Coming::dense(d.tag(), vec![2, 3], d));
+        let mut writer = Writer::create(&path, &coming).unwrap();
+        for dtype in Dtype::ALL {
+            writer.write(&dtype.encode("x", &values).unwrap()).unwrap();
+        }
+        writer.finish().unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        for place in [Place::open(&path).unwrap(), Place::memory("x", bytes)] {
+            let mut index = Index::default();
+            add(&mut index, place).unwrap();
+            assert_eq!(index.tensors.len(), 3);
+            for dtype in Dtype::ALL {
+                let stored = &index.tensors[dtype.tag()];
+                assert_eq!(
+                    (&stored.shape[..], &stored.format),
+                    (&[2, 3][..], &Format::Dense(dtype))
+                );
+                let mut rounded = values;
+                dtype.round("x", &mut rounded).unwrap();
+                let place = index.place(stored).unwrap();
+                assert_eq!(stored.numbers("x", place).unwrap(), rounded);
+            }
+        }
+    }
+}
