@@ -312,7 +312,8 @@ fn every_head_size() {
 #[test]
 fn rows_that_nobody_sees_get_zeros() {
     for float in [Float::F32, Float::Bf16] {
-        // queries 0..3 and 10..12 are in no span, nor are keys 0..70 and 90..95; the queries come before 5 of their keys
+        // queries 0..3 and 10..12 are in no span, nor are keys 0..70 and 90..95; the queries come
+        // before 5 of their keys
         let spans = [Span {
             row: 3,
             len: 7,

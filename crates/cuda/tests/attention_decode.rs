@@ -82,7 +82,8 @@ fn f64s(
     out
 }
 
-/// Decodes the batch, then by the kernel for many queries; both near f64. The bits of what was decoded.
+/// Decodes the batch, then by the kernel for many queries; both near f64. The bits of what was
+/// decoded.
 fn check(a: &Attention, b: &Batch, seed: u64) -> Vec<f64> {
     let Some(on) = emulator() else { return vec![] };
     let mut dice = Dice(seed);

@@ -17,8 +17,9 @@ fn wide(v: &[f32]) -> Vec<f64> {
     v.iter().map(|v| f64::from(*v)).collect()
 }
 
-/// Runs `f` on values in both floats: it gets the float, the address of the values, and their f64; what it leaves there is
-/// compared with what it answers: within `tolerance` of their root mean square, and in bf16 a rounding of each value.
+/// Runs `f` on values in both floats: it gets the float, the address of the values, and their f64;
+/// what it leaves there is compared with what it answers: within `tolerance` of their root mean
+/// square, and in bf16 a rounding of each value.
 fn in_place(values: &[f32], tolerance: f64, f: impl Fn(Float, Ptr, &[f64]) -> Vec<f64>) {
     let (single, half) = (floats(values), halves(values));
     let want = f(Float::F32, single.ptr(), &wide(values));

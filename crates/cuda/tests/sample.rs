@@ -67,7 +67,8 @@ fn apply(step: Step, row: &mut [f64]) -> f64 {
     f64::INFINITY
 }
 
-/// (token, log-prob under the model, under what it was drawn from, distance of u or p to the nearest boundary)
+/// (token, log-prob under the model, under what it was drawn from, distance of u or p to the
+/// nearest boundary)
 fn reference(raw: &[f64], banned: &[u32], chain: &[Step], u: f64) -> (usize, f64, f64, f64) {
     let mut row = raw.to_vec();
     banned.iter().for_each(|b| row[*b as usize] = GONE);
@@ -172,7 +173,8 @@ fn draws_are_those_of_the_cpu() {
         } else {
             Float::Bf16
         };
-        // where rows are peaked, tokens below 2^-45 of the best are not drawn; f64 has them at u = 0 and near 1
+        // where rows are peaked, tokens below 2^-45 of the best are not drawn; f64 has them at u =
+        // 0 and near 1
         let ends = match spread > 2.0 {
             true => [dice.unit(), dice.unit()],
             false => [0.0, 1.0 - f64::EPSILON / 2.0],

@@ -1,6 +1,7 @@
-//! Builds the kernels for the CPU and launches them there: see kernels/emulate.hpp. A test program built with the feature `cuda`
-//! runs the same tests on a GPU when `RANDORI_TEST_GPU` is set: buffers then lie in memory that both sides see. `RANDORI_TEST_SEED`
-//! gives every test other random input.
+//! Builds the kernels for the CPU and launches them there: see kernels/emulate.hpp. A test program
+//! built with the feature `cuda` runs the same tests on a GPU when `RANDORI_TEST_GPU` is set:
+//! buffers then lie in memory that both sides see. `RANDORI_TEST_SEED` gives every test other
+//! random input.
 #![allow(dead_code)] // every test program uses a part
 
 use std::{
@@ -37,7 +38,8 @@ fn gpu() -> Option<&'static randori_cuda::gpu::Gpu> {
     Some(randori_cuda::gpu::Gpu::open().expect("a GPU, since RANDORI_TEST_GPU is set"))
 }
 
-/// The emulator with every kernel, built once a test program; `None`, said loudly, without a C++ compiler.
+/// The emulator with every kernel, built once a test program; `None`, said loudly, without a C++
+/// compiler.
 pub fn emulator() -> Option<&'static Emulator> {
     static ONE: OnceLock<Option<Emulator>> = OnceLock::new();
     #[cfg(feature = "cuda")]
@@ -93,8 +95,9 @@ fn build() -> Option<Emulator> {
     })
 }
 
-/// Compiles them under a name of this process, then renames: somebody else may be doing the same. With the watcher of races and
-/// misaligned accesses (kernels/watch.cpp), or without it, said loudly, by a compiler that has no such instrumentation.
+/// Compiles them under a name of this process, then renames: somebody else may be doing the same.
+/// With the watcher of races and misaligned accesses (kernels/watch.cpp), or without it, said
+/// loudly, by a compiler that has no such instrumentation.
 fn compile(compiler: &str, kernels: &Path, all: &str, ready: &Path) {
     let to = ready.with_extension(format!("{}.so", std::process::id()));
     let (unit, object) = (to.with_extension("cpp"), to.with_extension("o"));
@@ -197,7 +200,8 @@ impl<T: Copy> Values<T> {
         if let Some(gpu) = gpu() {
             let at = gpu.shared(std::mem::size_of_val(&v[..])).expect("memory");
             let to = at.0 as *mut T;
-            // SAFETY: fresh memory of that many values, which the host may write as well as the GPU.
+            // SAFETY: fresh memory of that many values, which the host may write as well as the
+            // GPU.
             let values = unsafe {
                 std::ptr::copy_nonoverlapping(v.as_ptr(), to, v.len());
                 std::slice::from_raw_parts(to, v.len())
