@@ -1,5 +1,4 @@
-//! What a plugin says it offers, as plain data, read from its descriptor without running any of its
-//! code.
+//! A plugin's items as plain data, read from its descriptor without running any of its code.
 
 use std::{
     ffi::c_void,
@@ -12,7 +11,7 @@ use randori_sdk::{
     seam::{OptionSpec, Value},
 };
 
-/// A plugin.
+/// A plugin's description.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PluginInfo {
     /// Package name without `randori-plugin-`.
@@ -23,13 +22,13 @@ pub struct PluginInfo {
     pub doc: String,
     /// Its file; empty when it is linked into the binary.
     pub path: PathBuf,
-    /// Of its file, in hexadecimal; empty when it is linked into the binary.
+    /// SHA-256 of its file in hexadecimal; empty when it is linked into the binary.
     pub sha256: String,
-    /// What it offers.
+    /// Its items.
     pub items: Vec<ItemInfo>,
 }
 
-/// What an item is.
+/// Kind of an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A model architecture.
@@ -50,20 +49,20 @@ impl std::fmt::Display for Kind {
     }
 }
 
-/// One thing a plugin offers.
+/// An item's description.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ItemInfo {
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
-    /// What recipes call it; an architecture's `model_type`.
+    /// Its name in recipes; an architecture's `model_type`.
     pub name: String,
     /// One sentence.
     pub doc: String,
-    /// What may be set.
+    /// Its options.
     pub options: Vec<OptionSpec>,
 }
 
-/// The functions of an item, checked: sizes reach, pointers are there.
+/// An item's functions, checked: tables are long enough, pointers are not null.
 #[derive(Clone, Copy)]
 pub(crate) struct Functions {
     pub create: unsafe extern "C" fn(*const abi::Value, usize, abi::Str, abi::Sink) -> *mut c_void,
@@ -184,7 +183,7 @@ fn functions_of(
     })
 }
 
-/// A table as this host knows it, for ever, as its library is.
+/// A copy of a function table in this host's version, leaked as its library is.
 ///
 /// # Safety
 /// As [`growing::read`].
@@ -194,7 +193,7 @@ unsafe fn kept<T: Growing>(table: *const c_void) -> Result<&'static T, Misfit> {
     Ok(Box::leak(Box::new(table)))
 }
 
-/// What does not fit, and which SDK it comes from.
+/// Error text: what does not fit, and the plugin's SDK version.
 fn foreign(misfit: Misfit, sdk: &str) -> String {
     let own = randori_sdk::VERSION;
     let from = match sdk {
