@@ -56,7 +56,7 @@ impl Loaded {
     }
 
     /// Adds the architecture's name and part to an error.
-    fn named(&self, part: std::fmt::Arguments, result: OpResult) -> OpResult {
+    fn with_name(&self, part: std::fmt::Arguments, result: OpResult) -> OpResult {
         result.map_err(|why| format!("architecture {}, {part}: {why}", self.object.name))
     }
 }
@@ -78,21 +78,21 @@ impl Architecture for Loaded {
         let embed = self.table().embed.ok_or(CHECKED)?;
         // SAFETY: above.
         let run = |g| unsafe { embed(self.object.this, self.ops, g, ids) };
-        self.named(format_args!("embed"), Call::run(backend, run))
+        self.with_name(format_args!("embed"), Call::run(backend, run))
     }
 
     fn block(&self, backend: &mut dyn Backend, layer: usize, x: Id) -> OpResult {
         let block = self.table().block.ok_or(CHECKED)?;
         // SAFETY: above.
         let run = |g| unsafe { block(self.object.this, self.ops, g, layer, x) };
-        self.named(format_args!("block {layer}"), Call::run(backend, run))
+        self.with_name(format_args!("block {layer}"), Call::run(backend, run))
     }
 
     fn head(&self, backend: &mut dyn Backend, x: Id) -> OpResult {
         let head = self.table().head.ok_or(CHECKED)?;
         // SAFETY: above.
         let run = |g| unsafe { head(self.object.this, self.ops, g, x) };
-        self.named(format_args!("head"), Call::run(backend, run))
+        self.with_name(format_args!("head"), Call::run(backend, run))
     }
 }
 

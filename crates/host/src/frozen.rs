@@ -17,12 +17,12 @@ use std::{
 pub(crate) struct Frozen {
     bytes: Vec<u8>,
     #[cfg(not(unix))]
-    held: Held,
+    held: OpenFile,
 }
 
 /// The open file, and its path.
 #[cfg(not(unix))]
-struct Held {
+struct OpenFile {
     file: File,
     path: PathBuf,
 }
@@ -36,7 +36,7 @@ impl Frozen {
         Ok(Frozen {
             bytes,
             #[cfg(not(unix))]
-            held: Held {
+            held: OpenFile {
                 file,
                 path: path.to_owned(),
             },

@@ -84,7 +84,7 @@ pub(crate) unsafe fn read(
     path: &Path,
 ) -> Result<(PluginInfo, Vec<Functions>), String> {
     // SAFETY: `size` comes first in every version.
-    let plugin = unsafe { growing::read(plugin) }.map_err(|misfit| foreign(misfit, ""))?;
+    let plugin = unsafe { growing::read(plugin) }.map_err(|misfit| misfit_text(misfit, ""))?;
     let sdk = text(plugin.sdk);
     let mut info = PluginInfo {
         name: text(plugin.name),
@@ -107,9 +107,9 @@ pub(crate) unsafe fn read(
         };
         // SAFETY: it is as long as the descriptor says.
         let item = unsafe { growing::read_sized(item, plugin.item_size) }
-            .map_err(|misfit| foreign(misfit, &sdk))?;
+            .map_err(|misfit| misfit_text(misfit, &sdk))?;
         let name = text(item.name);
-        let mismatch = |misfit| format!("{kind} `{name}`: {}", foreign(misfit, &sdk));
+        let mismatch = |misfit| format!("{kind} `{name}`: {}", misfit_text(misfit, &sdk));
         functions.push(functions_of(&item, kind, &mismatch)?);
         let options = (0..item.n_opts).map(|i| {
             // SAFETY: options lie `opt_size` bytes apart.
@@ -153,19 +153,19 @@ fn functions_of(
         Kind::Arch => {
             // SAFETY: the item's kind says what its table is, and every version begins with its
             // size.
-            let t = unsafe { kept::<abi::Arch>(item.vtable) }.map_err(mismatch)?;
+            let t = unsafe { copy_table::<abi::Arch>(item.vtable) }.map_err(mismatch)?;
             let complete =
                 t.layers.is_some() && t.embed.is_some() && t.block.is_some() && t.head.is_some();
             ((&raw const *t).cast(), complete)
         }
         Kind::Loss => {
             // SAFETY: as above.
-            let t = unsafe { kept::<abi::Loss>(item.vtable) }.map_err(mismatch)?;
+            let t = unsafe { copy_table::<abi::Loss>(item.vtable) }.map_err(mismatch)?;
             ((&raw const *t).cast(), t.eval.is_some())
         }
         Kind::Sampler => {
             // SAFETY: as above.
-            let t = unsafe { kept::<abi::Sampler>(item.vtable) }.map_err(mismatch)?;
+            let t = unsafe { copy_table::<abi::Sampler>(item.vtable) }.map_err(mismatch)?;
             let complete =
                 t.begin.is_some() && t.apply.is_some() && t.accept.is_some() && t.end.is_some();
             ((&raw const *t).cast(), complete)
@@ -187,14 +187,14 @@ fn functions_of(
 ///
 /// # Safety
 /// As [`growing::read`].
-unsafe fn kept<T: Growing>(table: *const c_void) -> Result<&'static T, Misfit> {
+unsafe fn copy_table<T: Growing>(table: *const c_void) -> Result<&'static T, Misfit> {
     // SAFETY: the caller's promise.
     let table = unsafe { growing::read(table.cast::<T>()) }?;
     Ok(Box::leak(Box::new(table)))
 }
 
 /// Error text: what does not fit, and the plugin's SDK version.
-fn foreign(misfit: Misfit, sdk: &str) -> String {
+fn misfit_text(misfit: Misfit, sdk: &str) -> String {
     let own = randori_sdk::VERSION;
     let from = match sdk {
         "" => "an SDK that does not tell its version".to_owned(),

@@ -77,7 +77,7 @@ impl Host {
     /// Adds a plugin that is linked into the program (`PLUGIN` of its crate). A plugin of the same
     /// name that was loaded from a file takes precedence.
     pub fn add_static(&mut self, plugin: &'static abi::Plugin) -> Result<()> {
-        let (info, functions) = library::linked(plugin)?;
+        let (info, functions) = library::read_linked(plugin)?;
         if self.plugins.iter().any(|other| other.name == info.name) {
             return Ok(());
         }

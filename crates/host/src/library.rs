@@ -123,7 +123,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Reads the descriptor of a plugin that is linked into the program.
-pub(crate) fn linked(plugin: &'static abi::Plugin) -> Result<(PluginInfo, Vec<Functions>)> {
+pub(crate) fn read_linked(plugin: &'static abi::Plugin) -> Result<(PluginInfo, Vec<Functions>)> {
     let path = PathBuf::new();
     // SAFETY: a descriptor made by `plugin!` in this very program.
     unsafe { info::read(plugin, &path) }.map_err(|reason| Error::Plugin { path, reason })

@@ -2,7 +2,7 @@
 //!
 //! On batches of plausible random pairs each slope is compared with the central difference
 //! (ℓ(x + h) - ℓ(x - h)) / 2h of the groups' summed loss. NaN and infinity are refused, also where
-//! policy and opponent are equal (the first step of an iteration). A loss that declares that it needs no
+//! policy and opponent are equal (the first step of an iteration). A loss that declares to need no
 //! opponent gets NaN for the opponent's log-probs, and one that does not declare itself coupled
 //! must give a pair the same values alone as among others.
 
@@ -66,18 +66,18 @@ const PAIRS: usize = 6;
 /// Checks values and slopes; the error names the first that is wrong.
 pub(crate) fn check(loss: &dyn LossFn) -> Result<(), String> {
     for mut batch in batches(loss) {
-        finite(loss, &batch)?;
+        check_finite(loss, &batch)?;
         // where both are equal a loss may well have a kink
         if batch.progress > 0.0 {
-            differences(loss, &mut batch)?;
+            check_differences(loss, &mut batch)?;
         }
     }
     for batch in batches(loss) {
         for pair in 0..PAIRS {
             match loss.coupled() {
                 // a step's last batch may have one pair
-                true => finite(loss, &batch.alone(pair))?,
-                false => separate(loss, &batch, pair)?,
+                true => check_finite(loss, &batch.alone(pair))?,
+                false => check_alone(loss, &batch, pair)?,
             }
         }
     }
@@ -161,7 +161,7 @@ fn batch(random: &mut Random, apart: f64, round: usize) -> Batch {
     }
 }
 
-fn finite(loss: &dyn LossFn, batch: &Batch) -> Result<(), String> {
+fn check_finite(loss: &dyn LossFn, batch: &Batch) -> Result<(), String> {
     let Some(what) = not_finite(loss, batch)? else {
         return Ok(());
     };
@@ -197,7 +197,7 @@ fn not_finite(loss: &dyn LossFn, batch: &Batch) -> Result<Option<String>, String
 
 /// Checks that a loss that is not coupled gives a pair the same value and slopes alone as among
 /// others.
-fn separate(loss: &dyn LossFn, batch: &Batch, pair: usize) -> Result<(), String> {
+fn check_alone(loss: &dyn LossFn, batch: &Batch, pair: usize) -> Result<(), String> {
     let among = loss.eval(&batch.rows())?;
     let alone = loss.eval(&batch.alone(pair).rows())?;
     let own = 2 * pair..2 * pair + 2;
@@ -213,7 +213,7 @@ fn separate(loss: &dyn LossFn, batch: &Batch, pair: usize) -> Result<(), String>
     }
 }
 
-fn differences(loss: &dyn LossFn, batch: &mut Batch) -> Result<(), String> {
+fn check_differences(loss: &dyn LossFn, batch: &mut Batch) -> Result<(), String> {
     let slopes = loss.eval(&batch.rows())?.d_logp;
     for (row, &slope) in slopes.iter().enumerate() {
         // a kink between x - h and x + h spoils one difference; a smaller h avoids it
