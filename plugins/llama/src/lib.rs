@@ -3,8 +3,8 @@
 //!
 //! Read from the configuration: grouped-query attention, `head_dim`, tied embeddings,
 //! `attention_bias`, `mlp_bias`, rotary frequencies as they are, divided (`linear`, `longrope`) or
-//! with Llama 3.1's ramp (`llama3`). What is absent has the value that transformers' class gives
-//! it; `partial_rotary_factor` is none of its keys.
+//! with Llama 3.1's ramp (`llama3`). Absent keys have the defaults of transformers' class;
+//! `partial_rotary_factor` is not read.
 
 use randori_sdk::{Arch, Attn, Config, Graph, Result, Rope, Tensor, plugin};
 
@@ -112,8 +112,8 @@ impl Llama {
     }
 }
 
-/// An error where a configuration asks for a sliding window: transformers' Llama computes a whole
-/// text without it, and with it while it generates.
+/// Refuses a configuration with a sliding window: transformers' Llama ignores it for a whole text
+/// and applies it while generating.
 fn no_windows(c: &Config, layers: usize) -> Result<()> {
     let context = c.usize_or("max_position_embeddings", 2048)?;
     if let Some(window) = c.usize_opt("sliding_window")?.filter(|w| *w < context) {
