@@ -33,7 +33,7 @@ use randori_host::Host;
 
 /// Pairs of the stages' steps.
 const PAIRS: usize = 4;
-/// By how much a quiet machine's ceilings may differ from one moment to another.
+/// Most that a quiet machine's peak rates differ between two measurements.
 const NOISE: f64 = 0.1;
 /// Tokens a decoding sequence holds.
 const CACHED: usize = 100;
@@ -100,7 +100,7 @@ impl Run {
         print_growth(&growth, &best);
     }
 
-    /// What the floors are made of.
+    /// Prints the counts behind the lower bounds.
     fn print_counts(&self) {
         let config = config_of(self.layers, WIDTH).to_string();
         let t = trace(&*self.host.architecture("llama", &config).unwrap()).unwrap();
