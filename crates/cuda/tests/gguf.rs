@@ -1,4 +1,4 @@
-//! GGUF blocks: bit for bit what the CPU's side makes of them.
+//! Dequantised GGUF blocks: bit for bit as on the CPU.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! Rotary turns, rows gathered and scattered, columns, and log-probs, against f64.
+//! Rotary embedding, gathered and scattered rows, columns, and log-probs, against f64.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod emulator;
 
@@ -309,7 +309,7 @@ fn log_probs_and_their_gradient_are_those_of_f64() {
             want
         });
     }
-    // a logit that is no number makes its row's sum none
+    // a NaN logit makes its row's sum NaN
     let z = floats(&[1.0, f32::NAN, 2.0, 3.0]);
     let sums = room(4);
     let logits = Logits {

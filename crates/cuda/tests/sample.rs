@@ -1,4 +1,4 @@
-//! Drawing against the engine's semantics in f64, by sorting everything.
+//! Draws against the engine's rules in f64, by sorting everything.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,7 +15,7 @@ use randori_cuda::{
 
 const GONE: f64 = f64::NEG_INFINITY;
 
-/// Places in rank order: higher first, among equals the lower id.
+/// Token ids in rank order: higher logit first, among equals the lower id.
 fn ranked(row: &[f64]) -> Vec<usize> {
     let mut places: Vec<usize> = (0..row.len()).filter(|i| row[*i] > GONE).collect();
     places.sort_by(|a, b| row[*b].partial_cmp(&row[*a]).unwrap());
@@ -35,7 +35,7 @@ fn keep(row: &mut [f64], places: &[usize]) {
     }
 }
 
-/// One step; answers how near a boundary it was.
+/// Applies one sampler; returns the distance to the nearest boundary.
 fn apply(step: Step, row: &mut [f64]) -> f64 {
     let order = ranked(row);
     let all = log_sum(row);
@@ -67,8 +67,8 @@ fn apply(step: Step, row: &mut [f64]) -> f64 {
     f64::INFINITY
 }
 
-/// (token, log-prob under the model, under what it was drawn from, distance of u or p to the
-/// nearest boundary)
+/// The expected draw: (token, log-prob under the model, log-prob under the distribution drawn from,
+/// distance of u or p to the nearest boundary).
 fn reference(raw: &[f64], banned: &[u32], chain: &[Step], u: f64) -> (usize, f64, f64, f64) {
     let mut row = raw.to_vec();
     banned.iter().for_each(|b| row[*b as usize] = GONE);
