@@ -1,5 +1,5 @@
-//! How far each stage is from what this machine could do, and how its cost grows.
-//! docs/explanation/speed.md explains the tables.
+//! Compares each stage's time with its lower bound on this machine, and measures how its cost
+//! grows. docs/explanation/speed.md explains the tables.
 //!
 //! ```text
 //! roofline [--quick] [PART OF A NAME]
@@ -35,7 +35,7 @@ use randori_host::Host;
 const PAIRS: usize = 4;
 /// Most that a quiet machine's peak rates differ between two measurements.
 const NOISE: f64 = 0.1;
-/// Tokens a decoding sequence holds.
+/// Cached tokens of a decoding sequence.
 const CACHED: usize = 100;
 
 fn main() {
@@ -67,7 +67,7 @@ struct Run {
     begin: Instant,
 }
 
-/// A table's row about growth: cases of one size each.
+/// A series of one table: cases of growing size.
 struct Growth {
     stage: &'static str,
     what: String,
@@ -133,7 +133,7 @@ impl Run {
         eprintln!("{:5.0} s  {what}", self.begin.elapsed().as_secs_f64());
     }
 
-    /// Repeats where there are many sizes.
+    /// Number of repeats of a series.
     fn fewer(&self) -> usize {
         self.repeats.div_ceil(2)
     }
