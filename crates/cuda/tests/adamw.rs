@@ -1,4 +1,4 @@
-//! Optimiser steps against f64, and 8-bit moments against the algorithm on the host.
+//! Optimiser steps against f64, and 8-bit moments against the algorithm written out.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

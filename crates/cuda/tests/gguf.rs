@@ -1,4 +1,4 @@
-//! Dequantised GGUF blocks: bit for bit as on the CPU.
+//! GGUF blocks: bit for bit what the CPU's side makes of them.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! Dequantised 4-bit matrices: bit for bit as on the CPU.
+//! 4-bit matrices: bit for bit what the CPU's side makes of them.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! Rotary embedding, gathered and scattered rows, columns, and log-probs, against f64.
+//! Rotary turns, rows gathered and scattered, columns, and log-probs, against f64.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod emulator;
 

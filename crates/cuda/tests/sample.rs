@@ -1,4 +1,4 @@
-//! Draws against the engine's rules in f64, by sorting everything.
+//! Drawing against the engine's semantics in f64, by sorting everything.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

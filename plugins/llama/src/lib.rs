@@ -112,8 +112,8 @@ impl Llama {
     }
 }
 
-/// Refuses a configuration with a sliding window: transformers' Llama ignores it for a whole text
-/// and applies it while generating.
+/// An error where a configuration asks for a sliding window: transformers' Llama computes a whole
+/// text without it, and with it while it generates.
 fn no_windows(c: &Config, layers: usize) -> Result<()> {
     let context = c.usize_or("max_position_embeddings", 2048)?;
     if let Some(window) = c.usize_opt("sliding_window")?.filter(|w| *w < context) {
