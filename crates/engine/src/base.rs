@@ -11,6 +11,11 @@ use randori_sdk::seam::Architecture;
 
 use crate::{Error, Result};
 
+#[cfg(feature = "cuda")]
+mod card;
+#[cfg(feature = "cuda")]
+pub use card::card;
+
 /// One weight of the base.
 #[derive(Clone)]
 pub enum Weight {
@@ -20,7 +25,7 @@ pub enum Weight {
     Quant(Arc<QuantMatrix>),
     /// The same in a GPU's memory.
     #[cfg(feature = "cuda")]
-    Gpu(Arc<crate::gpu::GpuMatrix>),
+    Gpu(Arc<crate::kernels::card::GpuMatrix>),
 }
 
 impl Weight {
@@ -79,7 +84,7 @@ pub struct Compute {
     #[cfg(feature = "cuda")]
     pub(crate) stays: bool,
     #[cfg(feature = "cuda")]
-    pub(crate) uploads: Arc<Mutex<crate::gpu::Uploads>>,
+    pub(crate) uploads: Arc<Mutex<card::Uploads>>,
     /// Where block inputs wait for the backward pass, if they are offloaded; used again by every pass.
     #[cfg(feature = "cuda")]
     pub(crate) pinned: randori_cuda::gpu::host::PinnedPool,

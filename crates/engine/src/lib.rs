@@ -6,16 +6,16 @@ mod adapter;
 pub mod base;
 mod block_input;
 pub mod cache;
+mod dora;
 mod error;
 pub mod fit;
 pub mod generate;
-#[cfg(feature = "cuda")]
-pub mod gpu;
 pub mod head;
 pub mod heap;
 pub mod hub;
 mod inputs;
 mod kernels;
+mod passes;
 pub mod plan;
 pub mod player;
 mod progress;
@@ -29,6 +29,8 @@ pub mod weights;
 pub mod work;
 
 pub use adapter::{matched, trainable_in_full};
+#[cfg(feature = "cuda")]
+pub use base::card;
 pub use base::{Base, Compute, Weight};
 pub use cache::KvCache;
 pub use error::{Error, Result};

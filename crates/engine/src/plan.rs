@@ -1,6 +1,10 @@
 //! A micro-batch as a flat run of tokens: packed, not padded, a pair's prompt computed once.
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    kernels::{Plan, Run, Sight},
+    rng::{self, Stream},
+};
 
 /// A stretch of consecutive tokens that attends to its parent (whole) and, causally, to itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,9 +95,52 @@ impl Packed {
         }
     }
 
+    /// Its rows as a pass goes over them: who sees whom, and with a seed, who is dropped.
+    ///
+    /// # Errors
+    /// A plan that breaks its rules.
+    pub(crate) fn rows(&self, dropout: Option<u64>) -> Result<Plan> {
+        self.check()?;
+        let mut positions = vec![0; self.ids.len()];
+        let mut sights: Vec<Sight> = Vec::with_capacity(self.segments.len());
+        for (i, segment) in self.segments.iter().enumerate() {
+            let own = Run {
+                row: segment.start,
+                len: segment.len,
+                position: segment.position,
+            };
+            let (mut seen, tree) = match segment.parent {
+                Some(parent) => (sights[parent].seen.clone(), sights[parent].tree),
+                None => (Vec::new(), i),
+            };
+            seen.push(own);
+            sights.push(Sight { own, seen, tree });
+            for (row, position) in (own.row..own.row + own.len).zip(own.position as u32..) {
+                positions[row] = position;
+            }
+        }
+        Ok(Plan {
+            ids: self.ids.clone(),
+            positions,
+            sights,
+            dropout: dropout.map(|seed| self.row_keys(seed)),
+            ..Plan::default()
+        })
+    }
+
+    /// A key for every row: who it is, wherever it stands.
+    fn row_keys(&self, seed: u64) -> Vec<u64> {
+        let of_segment = |s: &Segment| {
+            let (item, response, first) = (s.item, s.response, s.position as u64);
+            (0..s.len as u64)
+                .map(move |i| rng::word(Stream::Dropout, seed, [item, response, first + i, 0]))
+        };
+        self.segments.iter().flat_map(of_segment).collect()
+    }
+
     /// Rules a pass relies on: segments tile the rows in order, parents come first, positions continue their parents,
     /// targets lie inside.
-    pub(crate) fn check(&self) -> Result<()> {
+    fn check(&self) -> Result<()> {
         let mut row = 0;
         if self.ids.is_empty() {
             return Err(Error::rule("a micro-batch must hold at least one token"));

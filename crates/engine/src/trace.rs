@@ -10,7 +10,7 @@ use randori_sdk::seam::{
 
 pub(crate) use part::{Part, last_uses, tied_embedding, wanted};
 
-use crate::{Error, Result, kernels::elementwise::saves_result, tape::rules};
+use crate::{Error, Result, kernels::saves_result, tape::rules};
 
 /// What a weight is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

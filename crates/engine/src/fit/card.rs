@@ -2,12 +2,13 @@
 //! machine's memory, and a copy of the one that works is on the card; while it is trained, its parameters and their moments too,
 //! unless they are asked to stay.
 
-use super::{Decoding, HEAP, Packing, Peak, Planner, passes::Part};
+use super::{Decoding, HEAP, Packing, Peak, Planner};
 use crate::{
     Error, Result,
     block_input::moves,
-    cache::PAGE,
     generate::{PIECE, PREFILL},
+    kernels::PAGE,
+    tape::Pass,
     weights::{Dtype, HeldWeight, Holding},
 };
 
@@ -147,10 +148,9 @@ impl Planner {
         (loading, training)
     }
 
-    /// Whether a block's input waits for the backward pass in the host's memory.
-    pub(super) fn moves(&self, layer: usize, embedding_stays: bool) -> bool {
-        let offloads = self.card.is_some_and(|card| card.offloads);
-        offloads && moves(layer, self.arch.layers(), embedding_stays)
+    /// Whether block inputs wait for the backward pass in the host's memory.
+    pub(super) fn offloads(&self) -> bool {
+        self.card.is_some_and(|card| card.offloads)
     }
 
     /// Bytes of the host's memory that are pinned for the inputs of a micro-batch's blocks.
@@ -158,11 +158,15 @@ impl Planner {
     /// # Errors
     /// What the architecture refuses.
     pub fn pinned(&self, packing: &Packing) -> Result<u64> {
-        let pass = self.pass(packing.keys, packing.attended);
-        let stays = self.run(&pass, Part::Embed, true, self.ids(&pass, packing.rows))?;
-        let moved = (0..self.arch.layers()).filter(|layer| self.moves(*layer, stays.needs));
-        let input = pass.values(packing.rows * self.trace.width);
-        Ok(moved.count() as u64 * input.bytes())
+        if !self.offloads() {
+            return Ok(0);
+        }
+        let kernels = self.kernels(packing.keys, packing.attended);
+        let embed = Pass::new(&kernels, self, packing.rows).run_embed(true)?;
+        let layers = self.arch.layers();
+        let moved = (0..layers).filter(|layer| moves(*layer, layers, embed.needs));
+        let input = self.float() * (packing.rows * self.trace.width) as u64;
+        Ok(moved.count() as u64 * input)
     }
 
     /// Of a peak of a step's passes, gradients included.
@@ -198,9 +202,9 @@ impl Planner {
         let slots = d.slots.max(1);
         let all = (d.prompt + d.response).saturating_sub(1).max(1); // the last token is not fed
         let step = |rows, sequences, decodes| {
-            let mut pass = self.pass(all, 0);
-            pass.decodes = decodes;
-            self.cached_step(pass, rows, sequences)
+            let mut kernels = self.kernels(all, 0);
+            kernels.decodes = decodes;
+            self.cached_step(kernels, rows, sequences)
         };
         let mut most = step(slots, slots, true)?;
         let entrance = Entrance::of(slots, d.prompt);

@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::Work;
-use crate::{Result, kernels};
+use crate::{Result, kernels::cpu};
 
 /// The share of a bare product's speed that whole passes reach: attention, norms, thin products of
 /// the update and memory traffic take the rest. From benches/results/roofline.md, where training,
@@ -82,7 +82,9 @@ impl Ceilings {
         let width = width.clamp(64, 2 * WIDEST);
         let zeros = |rows: usize| Ok::<_, crate::Error>(gpu.zeros(&[rows, width], float)?);
         let (x, w) = (zeros(4 * ROWS)?, zeros(width)?);
-        let product = timed(Box::new(move || kernels::linear::forward(&x, &w).map(drop)))?;
+        let product = timed(Box::new(move || {
+            crate::kernels::card::linear::forward(&x, &w).map(drop)
+        }))?;
         let bytes = weights.clamp(1 << 20, STREAM) as usize;
         let from = gpu.zeros(&[bytes], candle_core::DType::U8)?;
         let to = gpu.zeros(&[bytes], candle_core::DType::U8)?;
@@ -112,7 +114,7 @@ fn product(width: usize) -> Result<f64> {
     };
     let (x, w) = (values(ROWS)?, values(width)?);
     let seconds = median(|| {
-        black_box(kernels::linear::forward(&x, &w)?);
+        black_box(cpu::linear::forward(&x, &w)?);
         Ok(())
     })?;
     Ok((ROWS * width * width) as f64 / seconds)
@@ -125,7 +127,7 @@ fn reading(bytes: u64) -> f64 {
         .map(|i| (i % 8) as f32)
         .collect();
     let seconds = median(|| {
-        let sums = buffer.par_chunks(1 << 18).map(kernels::math::sum);
+        let sums = buffer.par_chunks(1 << 18).map(cpu::math::sum);
         black_box(sums.sum::<f64>());
         Ok(())
     });

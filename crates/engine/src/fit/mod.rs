@@ -1,18 +1,15 @@
 //! How much memory a player takes and how much work its passes are, from its architecture's shapes alone: nothing is
 //! loaded, nothing computed.
 //!
-//! Every figure is in bytes and is what *this engine* allocates on the CPU or, after [`Planner::on_card`], on a GPU. Passes are run on shapes ([`meter`], [`undo`])
-//! and hold what the tape holds, as long as it holds it, so the figures follow the architecture, not a rule of thumb. They
-//! do not count what a process has before a model is opened (some 20 MiB: program, plugins, thread stacks), the data set, or
+//! Every figure is in bytes and is what *this engine* allocates on the CPU or, after
+//! [`Planner::on_card`], on a GPU. The passes that are run are a player's, on kernels that compute
+//! nothing and declare what they take (`kernels::shapes`): so the figures follow the architecture
+//! and the tape, not a rule of thumb. They do not count what a process has before a model is opened (some 20 MiB: program, plugins, thread stacks), the data set, or
 //! what lies in the operating system's page cache. [`SLACK`] and [`THREAD`] are measured rather than counted.
 //! Pure: no file, no clock (but for [`Ceilings::measure`]), no allocation of the sizes it speaks of.
 mod card;
 mod ceilings;
-mod ledger;
-mod meter;
-mod pass;
 mod passes;
-mod undo;
 mod work;
 
 use std::{
@@ -23,17 +20,17 @@ use std::{
 use randori_lora::LoraSpec;
 use randori_sdk::seam::{Architecture, Id};
 
+pub use crate::kernels::shapes::Work;
 pub use card::{CONTEXT, ROUNDING};
 pub use ceilings::Ceilings;
 pub use passes::Decoding;
-pub use work::Work;
 
 use crate::{
     Error, Result, adapter,
-    kernels::attention::QUERIES,
+    kernels::{cpu::attention::QUERIES, shapes::Stored},
     trace::{Trace, last_uses},
     train::Optimizer,
-    weights::{HeldWeight, Holding},
+    weights::HeldWeight,
 };
 
 /// The allocator's share: what a pass frees and asks for again does not always fit where it was.
@@ -154,21 +151,12 @@ pub struct Planner {
     learnt: Learnt,
     threads: usize,
     /// As the tape gets them, by block.
-    last_uses: Vec<Option<Vec<Vec<Id>>>>,
+    last_uses: Vec<Option<Arc<[Vec<Id>]>>>,
     /// Each tensor of a player's own.
     own: Vec<Own>,
     optimizer: Optimizer,
     /// The GPU that it is about.
     card: Option<card::Card>,
-}
-
-/// How a weight is held.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Stored {
-    pub(crate) bytes: u64,
-    /// Whether products on the CPU go over a few widened rows at a time.
-    pub(crate) widened: bool,
-    pub(crate) held: Holding,
 }
 
 /// A tensor of a player's own.
@@ -194,7 +182,7 @@ impl Planner {
     ) -> Result<Self> {
         let (learnt, own) = learnt(&trace, learns)?;
         let last_uses = (0..arch.layers())
-            .map(|layer| last_uses(&*arch, layer, trace.width))
+            .map(|layer| last_uses(&*arch, layer, trace.width).map(Arc::from))
             .collect();
         let stored = weights.iter().map(|w| {
             let stored = Stored {

@@ -3,7 +3,11 @@
 use candle_core::Tensor;
 use randori_sdk::seam::RouteSpec;
 
-use super::{Values, elementwise, layout, math, on_gpu, tensor};
+use super::{
+    Mixed, OnCandle, Share, beside,
+    cpu::{Values, elementwise, math, tensor},
+    host,
+};
 use crate::Result;
 
 /// The choice for every token.
@@ -18,29 +22,11 @@ pub(crate) struct Routing {
     route: RouteSpec,
 }
 
-/// d loss / d weight of an expert's rows, a number for each: its gradient · y, where these lie.
-pub(crate) fn weight_gradient(y: &Tensor, dout: &Tensor) -> Result<Tensor> {
-    on_gpu!(y, super::gpu::elementwise::row_dots(y, dout));
-    let (rows, width) = (y.dims()[0], y.dims()[1..].iter().product());
-    let (y, dout) = (Values::of(y)?, Values::of(dout)?);
-    let pairs = dout.chunks_exact(width).zip(y.chunks_exact(width));
-    let dots = pairs.map(|(d, y)| math::dot(d, y) as f32).collect();
-    tensor(dots, &[rows])
-}
-
-/// One expert's share.
-pub(crate) struct Share {
-    /// Tokens (rows) that go to it, ascending.
-    pub(crate) rows: Vec<u32>,
-    /// Place of each in the (tokens, top_k) lists.
-    pub(crate) places: Vec<u32>,
-}
-
 impl Routing {
     /// Chooses `top_k` experts a token by score; of equals, the first.
     pub(crate) fn new(router: &Tensor, route: &RouteSpec) -> Result<Self> {
         let (tokens, experts) = router.dims2()?;
-        let mut scores = Values::of(&super::host(router)?)?.to_vec();
+        let mut scores = Values::of(&host(router)?)?.to_vec();
         if route.sigmoid {
             scores.iter_mut().for_each(|s| *s = math::sigmoid(*s));
         } else {
@@ -73,8 +59,8 @@ impl Routing {
         })
     }
 
-    /// Which rows an expert gets.
-    pub(crate) fn share(&self, expert: usize) -> Share {
+    /// Which rows an expert gets; `None`: none.
+    pub(super) fn share<K: OnCandle>(&self, expert: usize) -> Option<Share<K>> {
         let (mut rows, mut places) = (Vec::new(), Vec::new());
         for (place, &e) in self.chosen.iter().enumerate() {
             if e as usize == expert {
@@ -82,34 +68,60 @@ impl Routing {
                 places.push(place as u32);
             }
         }
-        Share { rows, places }
+        (!rows.is_empty()).then(|| Share {
+            rows: rows.into(),
+            places: places.into(),
+        })
     }
 
-    fn weights(&self, share: &Share) -> Vec<f32> {
+    /// The weights at these places.
+    pub(super) fn weights(&self, places: &[u32]) -> Vec<f32> {
         let of = |&place: &u32| self.weights[place as usize];
-        share.places.iter().map(of).collect()
+        places.iter().map(of).collect()
     }
 
-    /// out[row] += weight · y's row.
-    pub(crate) fn add_weighted(&self, share: &Share, y: &Tensor, out: &Tensor) -> Result<()> {
-        layout::scatter(y, &share.rows, Some(&self.weights(share)), out)
-    }
-
-    /// dy of an expert's output from the gradient of its rows, which lie one behind the other: weight · that.
-    pub(crate) fn expert_gradient(&self, share: &Share, dout: &Tensor) -> Result<Tensor> {
-        let dy = layout::zeros(dout.dims(), dout)?;
-        let each: Vec<u32> = (0..share.rows.len() as u32).collect();
-        layout::scatter(dout, &each, Some(&self.weights(share)), &dy)?;
-        Ok(dy)
-    }
-
-    /// How many (token, expert) places there are.
-    pub(crate) fn places(&self) -> usize {
-        self.chosen.len()
+    /// The gradients to the experts' outputs, weight · the gradient of their rows, and to the
+    /// router's logits.
+    pub(super) fn backward<K: OnCandle>(
+        &self,
+        kernels: &K,
+        parts: &[Mixed<K>],
+        router: bool,
+        dout: &Tensor,
+    ) -> Result<(Vec<Option<Tensor>>, Option<Tensor>)> {
+        let (mut outputs, mut slopes) = (Vec::with_capacity(parts.len()), Vec::new());
+        for Mixed {
+            share,
+            value,
+            needs,
+        } in parts
+        {
+            let own = kernels.gather(dout, &share.rows)?;
+            if let Some(value) = value {
+                slopes.push((share, kernels.row_dots(value, &own)?));
+            }
+            let output = || -> Result<Tensor> {
+                let dy = kernels.zeros(own.dims(), &own)?;
+                let each: Vec<u32> = (0..share.rows.len() as u32).collect();
+                kernels.scatter_by(&own, &each, Some(&self.weights(&share.places)), &dy)?;
+                Ok(dy)
+            };
+            outputs.push(needs.then(output).transpose()?);
+        }
+        let mut dweights = vec![0f32; self.chosen.len()];
+        // only now does a GPU have to be waited for
+        for (share, slope) in slopes {
+            let slope = host(&slope)?.flatten_all()?.to_vec1::<f32>()?;
+            for (place, d) in share.places.iter().zip(slope) {
+                dweights[*place as usize] = d;
+            }
+        }
+        let logits = || beside(self.router_gradient(&dweights)?, dout);
+        Ok((outputs, router.then(logits).transpose()?))
     }
 
     /// The gradient to the router's logits, (tokens, experts).
-    pub(crate) fn router_gradient(&self, dweights: &[f32]) -> Result<Tensor> {
+    fn router_gradient(&self, dweights: &[f32]) -> Result<Tensor> {
         let (experts, top_k, route) = (self.experts, self.route.top_k, &self.route);
         let tokens = self.chosen.len() / top_k.max(1);
         let mut d = vec![0f32; tokens * experts];

@@ -23,7 +23,7 @@ pub(super) enum Kept {
     Near(Moments),
     /// On the card, as are the parameters, which nobody else holds.
     #[cfg(feature = "cuda")]
-    Card(crate::gpu::optim::Moments),
+    Card(super::on_card::Moments),
 }
 
 /// Whether the optimiser works on a GPU.
@@ -40,8 +40,8 @@ pub(super) fn placed(
     #[cfg(feature = "cuda")]
     if on_card(&player, settings) {
         let mut player = player;
-        player.params = crate::gpu::optim::own(&player)?;
-        let moments = crate::gpu::optim::Moments::new(&player, &settings.optimizer, &moments)?;
+        player.params = super::on_card::own(&player)?;
+        let moments = super::on_card::Moments::new(&player, &settings.optimizer, &moments)?;
         return Ok((player, Kept::Card(moments)));
     }
     let _ = settings;
@@ -54,7 +54,7 @@ impl Kept {
         match self {
             Kept::Near(_) => Ok(params.clone()),
             #[cfg(feature = "cuda")]
-            Kept::Card(_) => crate::gpu::optim::down(params),
+            Kept::Card(_) => super::on_card::down(params),
         }
     }
 

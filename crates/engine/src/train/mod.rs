@@ -8,6 +8,8 @@ use crate::{Error, Result};
 mod apply;
 mod checkpoint;
 pub(crate) mod moments;
+#[cfg(feature = "cuda")]
+mod on_card;
 pub mod optim;
 mod pairs;
 pub mod schedule;

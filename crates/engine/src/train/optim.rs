@@ -334,7 +334,7 @@ fn rmsprop(
 pub fn global_norm(grads: &Grads) -> Result<f64> {
     #[cfg(feature = "cuda")]
     if grads.values().any(|g| g.device().is_cuda()) {
-        return crate::gpu::optim::global_norm(grads);
+        return super::on_card::global_norm(grads);
     }
     let mut sum = 0.0;
     for grad in grads.values() {
