@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     Error, Result,
-    kernels::{Gain, OnCandle, cpu::linear::floats, host},
+    kernels::{Gain, OnCandle, host},
     player::weights::Weights,
     tape::Matrix,
 };
@@ -44,7 +44,7 @@ impl Weights<'_> {
         let (a, b) = (host(&update.a)?, host(&update.b)?);
         let norms = randori_lora::row_norms(&squares, &aw, &a, &b, update.scale)
             .map_err(|e| Error::rule(format!("`{name}`: {e}")))?;
-        let magnitude = floats(magnitude)?;
+        let magnitude: Vec<f32> = host(magnitude)?.to_vec1()?;
         if magnitude.len() != norms.len() {
             return Err(Error::rule(format!(
                 "`{name}` has {} outputs and {} magnitudes",

@@ -8,7 +8,8 @@ use randori_sdk::seam::Architecture;
 
 use crate::{
     Error, Packed, Params, Player, Result,
-    kernels::{OnCandle, on_kernels},
+    base::on_kernels,
+    kernels::OnCandle,
     player::weights::Weights,
     tape::{Pass, Place},
     trace::{Part, wanted},

@@ -119,13 +119,8 @@ impl Packed {
                 positions[row] = position;
             }
         }
-        Ok(Plan {
-            ids: self.ids.clone(),
-            positions,
-            sights,
-            dropout: dropout.map(|seed| self.row_keys(seed)),
-            ..Plan::default()
-        })
+        let dropout = dropout.map(|seed| self.row_keys(seed));
+        Ok(Plan::packed(self.ids.clone(), positions, sights, dropout))
     }
 
     /// A key for every row: who it is, wherever it stands.

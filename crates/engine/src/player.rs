@@ -7,7 +7,8 @@ use candle_core::{DType, Tensor};
 use crate::{
     Base, Error, KvCache, Packed, Result, Weight,
     adapter::{matched, trainable_in_full, untrainable},
-    kernels::{Entry, OnCandle, Plan, host, on_kernels},
+    base::on_kernels,
+    kernels::{Entry, OnCandle, Plan, host},
     tape::Pass,
     trace::trace,
 };

@@ -10,7 +10,7 @@ use randori_sdk::seam::{
 
 pub(crate) use part::{Part, last_uses, tied_embedding, wanted};
 
-use crate::{Error, Result, kernels::saves_result, tape::rules};
+use crate::{Error, Result, tape::rules};
 
 /// What a weight is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -431,7 +431,7 @@ impl Backend for Tracer {
             rules::soft_max(&dims)?;
         }
         let y = self.push(dims)?;
-        self.save(&[if saves_result(op) { y } else { x }]);
+        self.save(&[if op.saves_result() { y } else { x }]);
         self.silu = (op == Unary::Silu).then_some(y);
         Ok(y)
     }

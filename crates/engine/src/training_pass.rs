@@ -12,9 +12,11 @@
 use std::collections::HashSet;
 
 use crate::{
-    Error, Grads, Packed, PassOptions, Player, Result, Target, block_input,
+    Error, Grads, Packed, PassOptions, Player, Result, Target,
+    base::on_kernels,
+    block_input,
     block_input::Input,
-    kernels::{Kernels, OnCandle, Shaped, Wanted, on_kernels},
+    kernels::{Kernels, OnCandle, Shaped, Wanted},
     player::{in_pool, weights::Weights},
     tape::{Gradients, Pass, Place, Recorded},
 };
@@ -228,7 +230,6 @@ impl<K: Kernels> Pass<'_, K> {
     /// Log-probs, and their gradients to the hidden state before any slope is known; `None` where
     /// that saves nothing or cannot be: as [`Targets::single_chunks`] says, and when nothing below
     /// the head or something in it is trained.
-    #[allow(clippy::type_complexity, reason = "log-probs, and a slope a chunk")]
     fn row_slopes(
         &self,
         targets: &dyn Targets<K>,
@@ -252,7 +253,7 @@ impl<K: Kernels> Pass<'_, K> {
             let sums = kernels.log_sum_exp(&head.output)?;
             kernels.log_probs(&head.output, &sums, &chunk.wanted, &mut logps)?;
             let logits = head.own_output()?;
-            kernels.into_gradient(&logits, &sums, &chunk.wanted, &|_| 1.0)?;
+            kernels.logits_gradient(&logits, &sums, &chunk.wanted, &|_| 1.0)?;
             if let Some(d) = head.backward(self, logits, &mut Gradients::<K>::new())? {
                 slopes.push(Slope { chunk, d });
             }
@@ -353,7 +354,7 @@ impl<K: Kernels> Pass<'_, K> {
                 return Ok(None);
             }
             let logits = head.own_output()?;
-            kernels.into_gradient(&logits, &sums, &chunk.wanted, &|t| slopes[t])?;
+            kernels.logits_gradient(&logits, &sums, &chunk.wanted, &|t| slopes[t])?;
             if let Some(d) = head.backward(self, logits, grads)? {
                 kernels.scatter(&d, &chunk.rows, &up)?;
             }

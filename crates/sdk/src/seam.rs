@@ -68,6 +68,44 @@ pub enum Unary {
     Softmax = 8,
 }
 
+impl Unary {
+    /// All there are.
+    pub const ALL: [Unary; 8] = [
+        Unary::Silu,
+        Unary::Gelu,
+        Unary::GeluTanh,
+        Unary::Tanh,
+        Unary::Sigmoid,
+        Unary::Relu,
+        Unary::Exp,
+        Unary::Softmax,
+    ];
+
+    /// The function of this number in the ABI.
+    pub fn numbered(number: u32) -> Option<Unary> {
+        Unary::ALL.into_iter().find(|op| *op as u32 == number)
+    }
+
+    /// What it is called, by messages and by the kernels of a GPU.
+    pub fn name(self) -> &'static str {
+        match self {
+            Unary::Silu => "silu",
+            Unary::Gelu => "gelu",
+            Unary::GeluTanh => "gelu_tanh",
+            Unary::Tanh => "tanh",
+            Unary::Sigmoid => "sigmoid",
+            Unary::Relu => "relu",
+            Unary::Exp => "exp",
+            Unary::Softmax => "softmax",
+        }
+    }
+
+    /// Whether its backward pass wants the function's result rather than its argument.
+    pub fn saves_result(self) -> bool {
+        !matches!(self, Unary::Silu | Unary::Gelu | Unary::GeluTanh)
+    }
+}
+
 /// Binary functions; `b` may have fewer leading axes or axes of size 1 (broadcast).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]

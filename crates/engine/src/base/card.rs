@@ -13,17 +13,11 @@ use randori_cuda::gpu::Gpu;
 use super::{Compute, Weight};
 use crate::{
     Error, Params, Result,
-    kernels::card::{GpuMatrix, rounded},
+    kernels::{GpuMatrix, rounded},
 };
 
 /// What is up already: the parameters it was made of, and the copy.
 pub(crate) type Uploads = Vec<(Weak<Params>, Arc<Params>)>;
-
-impl From<randori_cuda::Error> for Error {
-    fn from(e: randori_cuda::Error) -> Error {
-        Error::rule(e.to_string())
-    }
-}
 
 /// The GPU's name and its memory in bytes (free, all).
 ///

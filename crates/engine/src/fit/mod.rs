@@ -27,7 +27,7 @@ pub use passes::Decoding;
 
 use crate::{
     Error, Result, adapter,
-    kernels::{cpu::attention::QUERIES, shapes::Stored},
+    kernels::{QUERIES, shapes::Stored},
     trace::{Trace, last_uses},
     train::Optimizer,
     weights::HeldWeight,

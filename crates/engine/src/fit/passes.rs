@@ -1,7 +1,7 @@
 //! What training, scoring and generating hold at their worst moment: a player's passes, run on
 //! kernels that only count.
 
-use std::{cell::Cell, sync::Arc};
+use std::sync::Arc;
 
 use randori_sdk::seam::{Architecture, Id};
 
@@ -12,7 +12,7 @@ use crate::{
     heap,
     kernels::{
         Gain,
-        shapes::{self, Shapes, ledger::Ledger},
+        shapes::{self, Shapes},
     },
     tape::{Gradients, Matrix, Model, Pass, Place, Update, Vector},
     training_pass::{Chunk, Targets, chunk_rows},
@@ -286,17 +286,10 @@ impl Planner {
     }
 
     pub(super) fn kernels(&self, keys: usize, attended: u64) -> Shapes {
-        Shapes {
-            ledger: Ledger::default(),
-            work: Cell::default(),
-            keys,
-            attended,
-            threads: self.threads as u64,
-            card: self.card.map(|card| card.float),
-            decodes: false,
-            drops: self.learnt.dropout,
-            widest: Cell::default(),
-        }
+        let mut kernels = Shapes::new(self.threads, self.card.map(|card| card.float));
+        (kernels.keys, kernels.attended) = (keys, attended);
+        kernels.drops = self.learnt.dropout;
+        kernels
     }
 
     /// Rows that go through the head together.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use randori_sdk::seam::{SamplerFn, SamplerState, Step};
 
-use crate::{Error, Result, kernels::cpu::math, rng};
+use crate::{Error, Result, kernels::math, rng};
 
 /// Where a token is drawn.
 #[derive(Clone, Copy)]

@@ -5,7 +5,7 @@ use randori_sdk::seam::{AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, Route
 use super::{Factor, Linear, Node, Op, Place, Tape, Value, rules, say};
 use crate::{
     Error, Result,
-    kernels::{Heads, Kernels, Norm, Shaped, rows, saves_result},
+    kernels::{Heads, Kernels, Norm, Shaped, rows},
 };
 
 /// Trailing axes.
@@ -265,7 +265,7 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
             }));
         }
         let y = self.pass.kernels.unary(op, &value).map_err(say)?;
-        let saved = if saves_result(op) { y.clone() } else { value };
+        let saved = if op.saves_result() { y.clone() } else { value };
         self.push(y, needs, || Op::Unary { op, x, saved })
     }
 

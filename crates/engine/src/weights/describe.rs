@@ -13,6 +13,7 @@ use super::{
     Checkpoint, LoadOptions, Quant, Source, TokenizerSource, Weights, agree, beside, convert, hub,
     load::Plan, open,
 };
+use crate::kernels::shapes::Holding;
 use crate::{
     Error, Result,
     trace::{Trace, TracedWeight},
@@ -26,20 +27,6 @@ pub struct Described {
     /// `None`: the weights are not at hand, and are taken for dense safetensors.
     weights: Option<Weights>,
     notes: Vec<String>,
-}
-
-/// How a weight is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Holding {
-    /// f32, bf16 or f16.
-    Dense,
-    /// 4-bit codes; whether their scales are quantised too.
-    Nf4 {
-        /// Double quantisation.
-        double: bool,
-    },
-    /// A GGUF file's own blocks.
-    Blocks,
 }
 
 /// One weight as a base would hold it.

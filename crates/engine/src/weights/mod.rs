@@ -23,7 +23,8 @@ use randori_formats::{
 };
 use serde_json::Value;
 
-pub use describe::{Described, HeldWeight, Holding, describe};
+pub use crate::kernels::shapes::Holding;
+pub use describe::{Described, HeldWeight, describe};
 pub use randori_formats::{Dtype, weight_files};
 pub use stream::Stream;
 
