@@ -1,5 +1,5 @@
-//! A stored adapter on its base: held against the base's projections before it plays; and what an adapter takes from
-//! the base when it begins.
+//! A stored adapter on its base: held against the base's projections before it plays; and what an
+//! adapter takes from the base when it begins.
 
 use std::sync::Arc;
 
@@ -14,8 +14,9 @@ impl Player {
     /// dropped.
     ///
     /// # Errors
-    /// A projection that the adapter's targets name and its tensors lack, a tensor of a projection that the base does not
-    /// have, a shape that does not fit: an adapter of another model must not play as the bare base.
+    /// A projection that the adapter's targets name and its tensors lack, a tensor of a projection
+    /// that the base does not have, a shape that does not fit: an adapter of another model must not
+    /// play as the bare base.
     pub fn with_adapter(base: Arc<Base>, spec: LoraSpec, params: Params) -> Result<Player> {
         let traced = trace(base.arch.as_ref())?;
         let held = |name: &str| head::held(&base, name);
@@ -116,8 +117,8 @@ pub(crate) fn magnitude(base: &Base, projection: &str) -> Result<Tensor> {
 }
 
 impl Stream {
-    /// Holds what a player has learnt against this base: an adapter as [`Player::with_adapter`] does, a fully trained
-    /// player's weights one by one.
+    /// Holds what a player has learnt against this base: an adapter as [`Player::with_adapter`]
+    /// does, a fully trained player's weights one by one.
     ///
     /// # Errors
     /// As there; a weight that is missing, unknown, or of another shape.

@@ -27,7 +27,8 @@ pub struct Compute {
     pub(crate) stays: bool,
     #[cfg(feature = "cuda")]
     pub(crate) uploads: Arc<Mutex<card::Uploads>>,
-    /// Where block inputs wait for the backward pass, if they are offloaded; used again by every pass.
+    /// Where block inputs wait for the backward pass, if they are offloaded; used again by every
+    /// pass.
     #[cfg(feature = "cuda")]
     pub(crate) pinned: randori_cuda::gpu::host::PinnedPool,
 }
@@ -49,8 +50,9 @@ impl Default for Compute {
 }
 
 impl Compute {
-    /// For full training, where every player has all dense weights as its own: the base's stay in the machine's memory, and a
-    /// GPU has room for the player's alone. A pass that wants one of the base's all the same takes it up for the while.
+    /// For full training, where every player has all dense weights as its own: the base's stay in
+    /// the machine's memory, and a GPU has room for the player's alone. A pass that wants one of
+    /// the base's all the same takes it up for the while.
     pub fn for_full_training(self) -> Self {
         #[cfg(feature = "cuda")]
         let this = Compute {
@@ -71,8 +73,8 @@ impl Compute {
         Ok(t.clone())
     }
 
-    /// A weight where passes want it. On a GPU: quantised ones as they are, dense matrices in the passes' numbers, what has one
-    /// axis in f32.
+    /// A weight where passes want it. On a GPU: quantised ones as they are, dense matrices in the
+    /// passes' numbers, what has one axis in f32.
     ///
     /// # Errors
     /// Not enough memory there.
@@ -114,7 +116,8 @@ pub struct Base {
     pub arch: Arc<dyn Architecture>,
     /// The configuration in Hugging Face's spelling (also when it came from GGUF metadata).
     pub config: serde_json::Value,
-    /// By full tensor name: `model.embed_tokens.weight`, `model.layers.0.self_attn.q_proj.weight`, `….bias`.
+    /// By full tensor name: `model.embed_tokens.weight`, `model.layers.0.self_attn.q_proj.weight`,
+    /// `….bias`.
     pub weights: HashMap<String, Weight>,
     /// What DoRA has asked of them so far; begins empty.
     pub squares: RowSquares,

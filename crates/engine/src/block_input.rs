@@ -1,5 +1,6 @@
-//! A block's input between the forward and the backward pass, from which the block is run again: it stays where it lies, or it
-//! is moved to the host while the block computes, and fetched while the one above is run again.
+//! A block's input between the forward and the backward pass, from which the block is run again: it
+//! stays where it lies, or it is moved to the host while the block computes, and fetched while the
+//! one above is run again.
 
 use crate::{Compute, Error, PassOptions, Result, kernels::Kernels};
 
@@ -31,8 +32,8 @@ pub(crate) fn check(options: &PassOptions, compute: &Compute) -> Result<()> {
     }
 }
 
-/// Whether a block's input is worth moving: the last one is wanted again at once, and the first one is the embedding's result,
-/// which stays anyway where the embedding is trained.
+/// Whether a block's input is worth moving: the last one is wanted again at once, and the first one
+/// is the embedding's result, which stays anyway where the embedding is trained.
 pub(crate) fn moves(layer: usize, layers: usize, embedding_stays: bool) -> bool {
     layer + 1 < layers && !(layer == 0 && embedding_stays)
 }

@@ -17,9 +17,10 @@ impl KvCache {
         KvCache::with_room(player, &vec![0; slots])
     }
 
-    /// An empty cache of `longest.len()` slots that is given its memory once: at no time will there be sequences longer than
-    /// the longest of these, the two longest longer than the two longest of these, and so on. On a GPU that is pages for
-    /// exactly these; on the CPU room of which only what is written takes memory.
+    /// An empty cache of `longest.len()` slots that is given its memory once: at no time will there
+    /// be sequences longer than the longest of these, the two longest longer than the two longest
+    /// of these, and so on. On a GPU that is pages for exactly these; on the CPU room of which only
+    /// what is written takes memory.
     pub fn with_room(player: &Player, longest: &[usize]) -> Self {
         let base = &player.base;
         let on_card = base.compute.device.is_cuda();
@@ -49,7 +50,8 @@ impl KvCache {
         self.held.lens().len()
     }
 
-    /// Bytes of the room for keys and values. On the CPU only what was ever written of it takes memory.
+    /// Bytes of the room for keys and values. On the CPU only what was ever written of it takes
+    /// memory.
     pub fn bytes(&self) -> usize {
         self.held.bytes()
     }

@@ -1,5 +1,6 @@
-//! DoRA (arXiv 2402.09353): a projection's outputs brought to trained magnitudes, y = g · (W + s·B·A)·x with
-//! g = m / ‖W + s·B·A‖ a row. As in the paper (section 4.3) and PEFT, the norm counts as a constant in the backward pass.
+//! DoRA (arXiv 2402.09353): a projection's outputs brought to trained magnitudes, y = g · (W +
+//! s·B·A)·x with g = m / ‖W + s·B·A‖ a row. As in the paper (section 4.3) and PEFT, the norm counts
+//! as a constant in the backward pass.
 
 use std::{
     collections::HashMap,
@@ -13,8 +14,8 @@ use crate::{
     tape::Matrix,
 };
 
-/// The gains of one player's projections: they hold for as long as its parameters do, one training pass or one
-/// generation.
+/// The gains of one player's projections: they hold for as long as its parameters do, one training
+/// pass or one generation.
 #[derive(Default)]
 pub(crate) struct Gains(Mutex<HashMap<String, Arc<Gain>>>);
 

@@ -16,7 +16,8 @@ use crate::{
     weights::Stream,
 };
 
-/// By projection (`model.layers.0.mlp.up_proj`): some of the rows that it multiplied, (rows, in) in f32.
+/// By projection (`model.layers.0.mlp.up_proj`): some of the rows that it multiplied, (rows, in) in
+/// f32.
 pub type Inputs = BTreeMap<String, Tensor>;
 
 impl Player {
@@ -30,7 +31,8 @@ impl Player {
 }
 
 impl Stream {
-    /// [`Player::inputs`] of a player on this base, with the weights of one block at a time in memory.
+    /// [`Player::inputs`] of a player on this base, with the weights of one block at a time in
+    /// memory.
     ///
     /// # Errors
     /// As there, or what the file refuses.

@@ -1,4 +1,5 @@
-//! The engine: base weights, the tape and the passes over it, KV cache, generation, scoring, training.
+//! The engine: base weights, the tape and the passes over it, KV cache, generation, scoring,
+//! training.
 //!
 //! It runs what a [`randori_sdk::seam::Architecture`] describes, with its own reverse pass, on the
 //! kernels of `randori-kernels`: the processor's, a GPU's, or those that only count, by which

@@ -48,8 +48,9 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Adds a prompt and any number of responses that share it (one: SFT and scoring; two: a pair, real first).
-    /// The first token of each response is predicted by the prompt's last row. `prompt` must not be empty.
+    /// Adds a prompt and any number of responses that share it (one: SFT and scoring; two: a pair,
+    /// real first). The first token of each response is predicted by the prompt's last row.
+    /// `prompt` must not be empty.
     pub fn push(&mut self, prompt: &[u32], responses: &[&[u32]]) {
         let roots = self.segments.iter().filter(|s| s.parent.is_none());
         self.push_item(roots.count() as u64, prompt, responses);
@@ -133,8 +134,8 @@ impl Packed {
         self.segments.iter().flat_map(of_segment).collect()
     }
 
-    /// Rules a pass relies on: segments tile the rows in order, parents come first, positions continue their parents,
-    /// targets lie inside.
+    /// Rules a pass relies on: segments tile the rows in order, parents come first, positions
+    /// continue their parents, targets lie inside.
     fn check(&self) -> Result<()> {
         let mut row = 0;
         if self.ids.is_empty() {

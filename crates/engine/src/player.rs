@@ -16,8 +16,8 @@ use crate::{
 pub(crate) mod weights;
 use weights::Weights;
 
-/// Trainable tensors by name, all f32: `model.layers.0.self_attn.q_proj.lora_A` / `.lora_B`, or, in full training,
-/// `model.layers.0.self_attn.q_proj.weight`.
+/// Trainable tensors by name, all f32: `model.layers.0.self_attn.q_proj.lora_A` / `.lora_B`, or, in
+/// full training, `model.layers.0.self_attn.q_proj.weight`.
 pub type Params = BTreeMap<String, Tensor>;
 /// Their gradients, by the same names.
 pub type Grads = BTreeMap<String, Tensor>;
@@ -38,8 +38,8 @@ pub struct Player {
 pub struct PassOptions {
     /// Keep block inputs only and recompute each block in the backward pass.
     pub checkpoint: bool,
-    /// Of those inputs only what is computed on stays on the GPU: the others wait in pinned memory of the host's. Wants
-    /// `checkpoint` and a base on a GPU; the results are the same to the bit.
+    /// Of those inputs only what is computed on stays on the GPU: the others wait in pinned memory
+    /// of the host's. Wants `checkpoint` and a base on a GPU; the results are the same to the bit.
     pub offload_inputs: bool,
     /// Seed of LoRA's dropout masks; `None` switches dropout off. A row's mask is a function of the
     /// seed, its item, response and position, and the projection: not of what else is in the plan.
@@ -129,7 +129,8 @@ impl Player {
     /// (tokens, width) after the last block; nothing is recorded.
     ///
     /// # Errors
-    /// A plan that breaks its rules, a token outside the vocabulary, or whatever the architecture did wrong.
+    /// A plan that breaks its rules, a token outside the vocabulary, or whatever the architecture
+    /// did wrong.
     pub fn hidden(&self, plan: &Packed) -> Result<Tensor> {
         in_pool(|| {
             let weights = Weights::new(self, Arc::default())?;
@@ -140,11 +141,12 @@ impl Player {
         })
     }
 
-    /// Runs each entry's new tokens behind what its slot holds, appends their keys and values, and answers
-    /// (batch, vocab) f32 logits after each entry's last token.
+    /// Runs each entry's new tokens behind what its slot holds, appends their keys and values, and
+    /// answers (batch, vocab) f32 logits after each entry's last token.
     ///
     /// # Errors
-    /// An empty batch or entry, a slot that does not exist or occurs twice, or as [`Player::hidden`].
+    /// An empty batch or entry, a slot that does not exist or occurs twice, or as
+    /// [`Player::hidden`].
     pub fn step(&self, cache: &mut KvCache, batch: &[SlotTokens]) -> Result<Tensor> {
         host(&self.step_where_it_runs(cache, batch)?)
     }
@@ -215,8 +217,9 @@ fn cached_logits<K: OnCandle>(
     Ok(logits)
 }
 
-/// Runs a whole pass on one of the pool's own threads: a parallel product then is a push to that thread's queue, where from
-/// outside each would be a hand-over to the pool and back, hundreds a pass.
+/// Runs a whole pass on one of the pool's own threads: a parallel product then is a push to that
+/// thread's queue, where from outside each would be a hand-over to the pool and back, hundreds a
+/// pass.
 pub(crate) fn in_pool<T: Send>(pass: impl FnOnce() -> T + Send) -> T {
     rayon::scope(|_| pass())
 }

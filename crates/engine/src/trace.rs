@@ -1,4 +1,5 @@
-//! A shapes-only run of an architecture: which weights it wants, what may carry LoRA, what a token costs.
+//! A shapes-only run of an architecture: which weights it wants, what may carry LoRA, what a token
+//! costs.
 
 mod part;
 
@@ -60,7 +61,8 @@ pub struct Trace {
     pub width: usize,
     /// Size of the vocabulary (the head's last axis).
     pub vocab: usize,
-    /// Multiply-adds times two of one token's forward pass through embedding and blocks, without attention scores.
+    /// Multiply-adds times two of one token's forward pass through embedding and blocks, without
+    /// attention scores.
     pub flops_per_token: f64,
     /// The same for one row of the head.
     pub flops_per_head_row: f64,
@@ -94,8 +96,8 @@ const MOST_LAYERS: usize = 1024;
 /// Runs `arch` on shapes only.
 ///
 /// # Errors
-/// One sentence that names the part of the model, the op, and the shapes that do not fit; a weight asked for twice with
-/// different shapes.
+/// One sentence that names the part of the model, the op, and the shapes that do not fit; a weight
+/// asked for twice with different shapes.
 pub fn trace(arch: &dyn Architecture) -> Result<Trace> {
     let mut tracer = Tracer::default();
     let at = |part: &str, e: String| Error::rule(format!("`{}`, {part}: {e}", arch.name()));

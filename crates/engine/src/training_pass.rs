@@ -1,13 +1,15 @@
 //! The log-prob primitive, and the forward and backward pass around it.
 //!
-//! Only rows with targets go through the head, a chunk at a time, so (tokens, vocab) never exists. A loss's slopes depend on
-//! all log-probs, and are known when the last chunk is gone. But the head sees single rows, so its backward pass is linear
-//! in each row's slope: with d log p(y) / dh = Jᵀ(onehot(y) - softmax(z)) kept for every target, (targets, width), the
-//! gradient is slope · that, and the head runs once forward and once backward. Where the head itself is trained, its
-//! weights' gradients want the slopes at once: it then runs again, recorded (unless one chunk holds everything).
+//! Only rows with targets go through the head, a chunk at a time, so (tokens, vocab) never exists.
+//! A loss's slopes depend on all log-probs, and are known when the last chunk is gone. But the head
+//! sees single rows, so its backward pass is linear in each row's slope: with d log p(y) / dh =
+//! Jᵀ(onehot(y) - softmax(z)) kept for every target, (targets, width), the gradient is slope ·
+//! that, and the head runs once forward and once backward. Where the head itself is trained, its
+//! weights' gradients want the slopes at once: it then runs again, recorded (unless one chunk holds
+//! everything).
 //!
-//! Blocks are recorded at once, or, with checkpointing, again in the backward pass; both give the same bits. So does keeping
-//! their inputs elsewhere meanwhile.
+//! Blocks are recorded at once, or, with checkpointing, again in the backward pass; both give the
+//! same bits. So does keeping their inputs elsewhere meanwhile.
 
 use std::collections::HashSet;
 
@@ -21,7 +23,8 @@ use crate::{
     tape::{Gradients, Pass, Place, Recorded},
 };
 
-/// Bytes of logits that exist at a time, counted in f32, and rows in a chunk, both at most: what a processor's caches hold.
+/// Bytes of logits that exist at a time, counted in f32, and rows in a chunk, both at most: what a
+/// processor's caches hold.
 const CHUNK: (usize, usize) = (16 << 20, 128);
 /// The same on a GPU, which wants more rows to be busy.
 const CHUNK_ON_GPU: (usize, usize) = (128 << 20, 1024);
@@ -149,8 +152,8 @@ impl Player {
         })
     }
 
-    /// One forward and backward pass. `slopes` gets the log-prob of every target and answers d loss / d logp;
-    /// gradients are added into `grads`, in place where a name is there already.
+    /// One forward and backward pass. `slopes` gets the log-prob of every target and answers d loss
+    /// / d logp; gradients are added into `grads`, in place where a name is there already.
     ///
     /// # Errors
     /// As [`Player::logps`]; an error of `slopes`; another number of slopes than targets.

@@ -31,7 +31,8 @@ impl Error {
         Error::Rule(sentence.into())
     }
 
-    /// Whether it says that memory has run out. An error that went through an architecture or a plugin is text by then.
+    /// Whether it says that memory has run out. An error that went through an architecture or a
+    /// plugin is text by then.
     pub fn is_out_of_memory(&self) -> bool {
         match self {
             Error::OutOfMemory(_) => true,

@@ -1,4 +1,5 @@
-//! Mixture of experts: which experts a token goes to and with which weight, and the gradient to the router's logits.
+//! Mixture of experts: which experts a token goes to and with which weight, and the gradient to the
+//! router's logits.
 
 use candle_core::Tensor;
 use randori_sdk::seam::RouteSpec;

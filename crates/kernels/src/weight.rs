@@ -50,7 +50,8 @@ impl Weight {
         }
     }
 
-    /// Its values in f32, in the machine's memory; a dense f32 weight that lies there is shared, not copied.
+    /// Its values in f32, in the machine's memory; a dense f32 weight that lies there is shared,
+    /// not copied.
     ///
     /// # Errors
     /// What candle refuses.

@@ -1,5 +1,5 @@
-//! How much arithmetic has been done: every product counts itself, so that a test can hold a step's work against what its
-//! trace says it must cost. Work, unlike time, is the same on every machine.
+//! How much arithmetic has been done: every product counts itself, so that a test can hold a step's
+//! work against what its trace says it must cost. Work, unlike time, is the same on every machine.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

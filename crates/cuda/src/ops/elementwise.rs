@@ -1,4 +1,5 @@
-//! Functions of every element, forward and backward, SwiGLU, LoRA's dropout. A result may lie where an argument lies.
+//! Functions of every element, forward and backward, SwiGLU, LoRA's dropout. A result may lie where
+//! an argument lies.
 
 use crate::{Arg, Error, Float, Grid, Launch, Ptr, Result};
 
@@ -90,7 +91,8 @@ pub fn swiglu(on: &dyn Launch, float: Float, n: usize, g: Ptr, u: Ptr, y: Ptr) -
     each(on, "swiglu", float, n, &args)
 }
 
-/// The gradients of [`swiglu`] to g and u. dg may lie where g lies, du where u lies, either where dy lies.
+/// The gradients of [`swiglu`] to g and u. dg may lie where g lies, du where u lies, either where
+/// dy lies.
 ///
 /// # Errors
 /// As [`Launch::launch`].

@@ -75,12 +75,14 @@ impl Compute {
             .uploads
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        // parameters that changed have another address, since whoever changes them may not while we hold a weak reference
+        // parameters that changed have another address, since whoever changes them may not while we
+        // hold a weak reference
         let known = |of: &Weak<Params>| std::ptr::eq(of.as_ptr(), Arc::as_ptr(params));
         if let Some((_, copy)) = uploads.iter().find(|(of, _)| known(of)) {
             return Ok(copy.clone());
         }
-        // players take turns: another's copy is made again when its turn comes, and costs no memory until then
+        // players take turns: another's copy is made again when its turn comes, and costs no memory
+        // until then
         uploads.clear();
         let copy = params
             .iter()
@@ -92,7 +94,8 @@ impl Compute {
     }
 }
 
-/// A tensor on the GPU: a matrix in the passes' numbers, what has one axis in f32; itself where it is that already.
+/// A tensor on the GPU: a matrix in the passes' numbers, what has one axis in f32; itself where it
+/// is that already.
 fn up(t: &Tensor, float: DType, device: &Device) -> Result<Tensor> {
     let float = if t.rank() > 1 { float } else { DType::F32 };
     if t.device().is_cuda() {

@@ -1,6 +1,6 @@
-//! What lies on a GPU's memory. The passes are those of the CPU, in the numbers that the card computes in. Players lie in the
-//! machine's memory, and a copy of the one that works is on the card; while it is trained, its parameters and their moments too,
-//! unless they are asked to stay.
+//! What lies on a GPU's memory. The passes are those of the CPU, in the numbers that the card
+//! computes in. Players lie in the machine's memory, and a copy of the one that works is on the
+//! card; while it is trained, its parameters and their moments too, unless they are asked to stay.
 
 use super::{Decoding, HEAP, Packing, Peak, Planner};
 use crate::{
@@ -12,9 +12,11 @@ use crate::{
     weights::{Dtype, HeldWeight, Holding},
 };
 
-/// What a process has on a card before it opens a model: the CUDA context, kernels, cuBLAS's workspace. Assumed, not measured.
+/// What a process has on a card before it opens a model: the CUDA context, kernels, cuBLAS's
+/// workspace. Assumed, not measured.
 pub const CONTEXT: u64 = 614 << 20;
-/// The share by which a card's pool of memory is taken to be larger than what lies in it. Assumed, not measured.
+/// The share by which a card's pool of memory is taken to be larger than what lies in it. Assumed,
+/// not measured.
 pub const ROUNDING: f64 = 0.03;
 
 /// Tables beside a matrix in 4 bits: 16 levels, and the 256 values of quantised scales.
@@ -32,7 +34,8 @@ pub(super) struct Card {
     loading: u64,
     /// Whether parameters and moments stay in the machine's memory while they are trained.
     offload_optimizer: bool,
-    /// The base where it stays there: in full training, in which every player has all of it as its own.
+    /// The base where it stays there: in full training, in which every player has all of it as its
+    /// own.
     stays: u64,
 }
 
@@ -92,7 +95,8 @@ impl Planner {
         Ok(self)
     }
 
-    /// The same with block inputs offloaded in checkpointed training; says nothing of a machine without a card.
+    /// The same with block inputs offloaded in checkpointed training; says nothing of a machine
+    /// without a card.
     pub fn offload_inputs(mut self, offloads: bool) -> Self {
         if let Some(card) = &mut self.card {
             card.offloads = offloads;
@@ -100,7 +104,8 @@ impl Planner {
         self
     }
 
-    /// Whether parameters and moments stay in the machine's memory ([`crate::train::TrainSettings::offload_optimizer`]).
+    /// Whether parameters and moments stay in the machine's memory
+    /// ([`crate::train::TrainSettings::offload_optimizer`]).
     pub fn offload_optimizer(mut self, offloads: bool) -> Self {
         if let Some(card) = &mut self.card {
             card.offload_optimizer = offloads;
@@ -120,7 +125,8 @@ impl Planner {
         self.own.iter().map(|o| of(o.matrix) * o.numbers).sum()
     }
 
-    /// Parameters and moments on the card, in training: what has one axis is in f32 in passes, too, and is there once.
+    /// Parameters and moments on the card, in training: what has one axis is in f32 in passes, too,
+    /// and is there once.
     fn optimised(&self) -> (u64, u64) {
         if self.card.is_some_and(|card| card.offload_optimizer) {
             return (self.copy(), 0);
@@ -136,11 +142,11 @@ impl Planner {
         (params, self.moments() + maps)
     }
 
-    /// The machine's own memory beside a card: a weight of the base while it loads (in full training all of it,
-    /// which then stays); afterwards the parameters of `players`, and where the
-    /// optimiser works there, the moments, a step's gradients and the tensor that is being changed; otherwise what comes down to
-    /// be saved.
-    /// What is pinned for block inputs comes on top ([`Planner::pinned`]).
+    /// The machine's own memory beside a card: a weight of the base while it loads (in full
+    /// training all of it, which then stays); afterwards the parameters of `players`, and where the
+    /// optimiser works there, the moments, a step's gradients and the tensor that is being changed;
+    /// otherwise what comes down to be saved. What is pinned for block inputs comes on top
+    /// ([`Planner::pinned`]).
     pub fn beside_card(&self, players: usize) -> (u64, u64) {
         let (loading, stays) = self.card.map_or((0, 0), |card| (card.loading, card.stays));
         let training =

@@ -48,8 +48,8 @@ pub struct Ceilings {
 }
 
 impl Ceilings {
-    /// Measures a product as wide as the model and a read of as much memory as its weights take (both up to a limit), in
-    /// about half a second.
+    /// Measures a product as wide as the model and a read of as much memory as its weights take
+    /// (both up to a limit), in about half a second.
     ///
     /// # Errors
     /// What candle refuses.
@@ -101,8 +101,8 @@ impl Ceilings {
         })
     }
 
-    /// How long work takes, by experience: the products at their share of the ceiling, then the memory traffic, then the
-    /// widening.
+    /// How long work takes, by experience: the products at their share of the ceiling, then the
+    /// memory traffic, then the widening.
     pub fn seconds(&self, work: &Work) -> f64 {
         let products = work.multiply_adds / self.reached + WIDENING * work.widened;
         products / self.multiply_adds + work.bytes / self.bytes
@@ -136,7 +136,8 @@ fn reading(bytes: u64) -> f64 {
     bytes as f64 / seconds.unwrap_or(f64::INFINITY)
 }
 
-/// Of as many repeats as there is time for, after one that warms up. Not the shortest: what else runs here goes on running.
+/// Of as many repeats as there is time for, after one that warms up. Not the shortest: what else
+/// runs here goes on running.
 fn median(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     work()?;
     let began = Instant::now();

@@ -139,9 +139,11 @@ impl Planner {
         if self.card.is_some() {
             return Ok(self.trained_on_card(peak, kept));
         }
-        // an update makes a tensor anew, with all gradients there; saving copies every tensor, and one more as bytes
+        // an update makes a tensor anew, with all gradients there; saving copies every tensor, and
+        // one more as bytes
         let others = self.player() + self.largest();
-        // where a tensor was before an update is a hole in the heap, which the next step's passes seldom fill
+        // where a tensor was before an update is a hole in the heap, which the next step's passes
+        // seldom fill
         let most = self.slack((peak + self.largest()).max(others));
         let gradients = self.player();
         let kept = kept.min(most.saturating_sub(gradients));

@@ -1,4 +1,5 @@
-//! What passes do, counted on shapes: the time they take follows from it and from what a machine can do ([`super::Ceilings`]).
+//! What passes do, counted on shapes: the time they take follows from it and from what a machine
+//! can do ([`super::Ceilings`]).
 
 use super::{Decoding, Packing, Planner, attended};
 use crate::{
@@ -23,7 +24,8 @@ impl Planner {
         Ok(kernels.work.get())
     }
 
-    /// A step's update: every parameter, gradient and moment is read, and all but the gradient written.
+    /// A step's update: every parameter, gradient and moment is read, and all but the gradient
+    /// written.
     pub fn update_work(&self) -> Work {
         let bytes = 3 * self.player() + 2 * self.moments();
         Work {

@@ -66,8 +66,8 @@ impl<K: Kernels> Factor<K> {
 }
 
 impl<K: Kernels> Recorded<K> {
-    /// From the gradient to the result: adds the weights' gradients to `grads` and answers the input's, if it needs one.
-    /// What each op saved is freed as soon as it is done.
+    /// From the gradient to the result: adds the weights' gradients to `grads` and answers the
+    /// input's, if it needs one. What each op saved is freed as soon as it is done.
     pub(crate) fn backward(
         self,
         pass: &Pass<K>,

@@ -1,4 +1,5 @@
-//! The op set, run eagerly: checks shapes, calls a kernel, and says what the backward pass would need.
+//! The op set, run eagerly: checks shapes, calls a kernel, and says what the backward pass would
+//! need.
 
 use randori_sdk::seam::{AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary};
 

@@ -1,9 +1,10 @@
 //! The tape: runs an architecture's ops and, when asked, records what their backward pass needs. It
 //! is written once, over the kernels of any machine, those that only count shapes included.
 //!
-//! One tape lives for one call of `embed`, `block` or `head`. Its arena holds the values by [`Id`] (index + 1) until the
-//! call is over; afterwards only what the recorded ops saved is kept. An op is recorded only when something trainable
-//! lies at or below it, so no gradient is computed that nobody wants. Nothing here is candle's autograd.
+//! One tape lives for one call of `embed`, `block` or `head`. Its arena holds the values by [`Id`]
+//! (index + 1) until the call is over; afterwards only what the recorded ops saved is kept. An op
+//! is recorded only when something trainable lies at or below it, so no gradient is computed that
+//! nobody wants. Nothing here is candle's autograd.
 mod backward;
 mod forward;
 mod model;
@@ -182,7 +183,8 @@ pub(crate) struct Recorded<K: Kernels> {
 }
 
 impl<K: Kernels> Recorded<K> {
-    /// The result with memory of its own: no recorded op relies on it, so it may be changed in place.
+    /// The result with memory of its own: no recorded op relies on it, so it may be changed in
+    /// place.
     pub(crate) fn own_output(&self) -> Result<K::Tensor> {
         let fresh = self.nodes.last().is_some_and(|last| {
             let fresh = match &last.op {
@@ -301,8 +303,8 @@ impl<'a, 'p, K: Kernels> Tape<'a, 'p, K> {
         out
     }
 
-    /// What `a` is the silu of, if a product with `b` can take it from there: the argument, its id, and whether it needs a
-    /// gradient.
+    /// What `a` is the silu of, if a product with `b` can take it from there: the argument, its id,
+    /// and whether it needs a gradient.
     fn waiting(&self, a: Id, b: Id) -> Option<(Id, K::Tensor, bool)> {
         let value = self.values.get((a as usize).checked_sub(1)?)?;
         let (x, argument) = value.silu.as_ref().filter(|_| a != b)?;

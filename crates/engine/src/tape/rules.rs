@@ -1,5 +1,6 @@
-//! The rules of every op's shapes, shared by the eager and the shapes-only backend. Shapes here are trailing axes: the
-//! token axis in front of them belongs to the host. An error is one sentence with the rule and the values.
+//! The rules of every op's shapes, shared by the eager and the shapes-only backend. Shapes here are
+//! trailing axes: the token axis in front of them belongs to the host. An error is one sentence
+//! with the rule and the values.
 
 use std::fmt::Arguments;
 

@@ -1,7 +1,8 @@
 //! Where parameters and moments lie while they are trained, and the step that changes them.
 //!
-//! On the CPU, and with [`TrainSettings::offload_optimizer`] on a GPU, they lie in the machine's memory. Otherwise on a GPU they
-//! lie on the card: gradients then never leave it, and what was trained comes down when it is saved or the training is over.
+//! On the CPU, and with [`TrainSettings::offload_optimizer`] on a GPU, they lie in the machine's
+//! memory. Otherwise on a GPU they lie on the card: gradients then never leave it, and what was
+//! trained comes down when it is saved or the training is over.
 
 use std::sync::Arc;
 
@@ -69,8 +70,8 @@ impl Kept {
 }
 
 impl Trainer {
-    /// Applies the gradients; a parameter that got none has a zero gradient. What has one axis, a norm or a bias, does not decay:
-    /// that would pull it towards nothing.
+    /// Applies the gradients; a parameter that got none has a zero gradient. What has one axis, a
+    /// norm or a bias, does not decay: that would pull it towards nothing.
     pub(super) fn update(&mut self, mut grads: Grads, step: &Update) -> Result<()> {
         self.fits(&grads)?;
         let optimizer = self.settings.optimizer;
@@ -85,7 +86,8 @@ impl Trainer {
         let Kept::Near(moments) = &mut self.moments else {
             return Ok(());
         };
-        // the map's tensors are shared with frozen players; replacing them here leaves those untouched
+        // the map's tensors are shared with frozen players; replacing them here leaves those
+        // untouched
         let params = Arc::make_mut(&mut self.player.params);
         for (name, param) in params.iter_mut() {
             let n = param.elem_count();

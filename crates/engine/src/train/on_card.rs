@@ -1,6 +1,8 @@
-//! The optimiser on a GPU: parameters, gradients and moments lie on the card, and nothing but the gradient's norm comes down.
+//! The optimiser on a GPU: parameters, gradients and moments lie on the card, and nothing but the
+//! gradient's norm comes down.
 //!
-//! The arithmetic is f32 where the processor's is f64 (crates/cuda/kernels/adamw.cu): the two differ by rounding.
+//! The arithmetic is f32 where the processor's is f64 (crates/cuda/kernels/adamw.cu): the two
+//! differ by rounding.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -86,7 +88,8 @@ impl Held {
 }
 
 impl Moments {
-    /// Those of steps before, or zeros: all room is taken at once, so that a step that begins has what it needs.
+    /// Those of steps before, or zeros: all room is taken at once, so that a step that begins has
+    /// what it needs.
     pub(crate) fn new(
         player: &Player,
         optimizer: &Optimizer,

@@ -41,7 +41,8 @@ impl Uploaded {
     }
 }
 
-/// The lists of one pass under one window: who sees whom, and the inverse when a backward pass has asked for it.
+/// The lists of one pass under one window: who sees whom, and the inverse when a backward pass has
+/// asked for it.
 pub struct Sight {
     window: usize,
     lists: Lists,
@@ -89,7 +90,8 @@ pub fn sizes(q: &Tensor, h: &Heads) -> Result<Attention> {
     })
 }
 
-/// q against k and v over packed rows or a cache, by candle-flash-attn where there is that, else by a list.
+/// q against k and v over packed rows or a cache, by candle-flash-attn where there is that, else by
+/// a list.
 pub fn by_lists(
     [q, k, v]: [&Tensor; 3],
     h: &Heads,

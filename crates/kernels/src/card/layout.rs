@@ -83,7 +83,8 @@ pub fn gather(x: &Tensor, index: &[u32]) -> Result<Tensor> {
     Ok(y)
 }
 
-/// onto[index] += x's rows, each times its factor where there are factors; a row's sources in order.
+/// onto[index] += x's rows, each times its factor where there are factors; a row's sources in
+/// order.
 pub fn scatter(x: &Tensor, index: &[u32], factors: Option<&[f32]>, onto: &Tensor) -> Result<()> {
     if index.is_empty() {
         return Ok(());

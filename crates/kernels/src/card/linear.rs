@@ -1,4 +1,5 @@
-//! Projections by dense weights, biases, and their gradients. Shapes: x (n, in), W (out, in), y (n, out).
+//! Projections by dense weights, biases, and their gradients. Shapes: x (n, in), W (out, in), y (n,
+//! out).
 
 use candle_core::{DType, Tensor};
 use randori_cuda::{

@@ -1,4 +1,5 @@
-//! Log-probs of chosen tokens, and the gradient back to the logits. Only the sums of rows and the chosen logits leave the GPU.
+//! Log-probs of chosen tokens, and the gradient back to the logits. Only the sums of rows and the
+//! chosen logits leave the GPU.
 
 use std::collections::BTreeMap;
 

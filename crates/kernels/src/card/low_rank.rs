@@ -1,4 +1,5 @@
-//! The products of a low-rank update: y += s·(x·Aᵀ)·Bᵀ and its gradients. Shapes: x (n, in), A (r, in), B (out, r).
+//! The products of a low-rank update: y += s·(x·Aᵀ)·Bᵀ and its gradients. Shapes: x (n, in), A (r,
+//! in), B (out, r).
 
 use candle_core::Tensor;
 

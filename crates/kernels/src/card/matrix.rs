@@ -18,8 +18,9 @@ use crate::{
     host, rows,
 };
 
-/// A frozen quantised matrix (out, in). Products of many rows dequantise it into room that is free again afterwards; products of
-/// up to eight rows, with 4-bit codes in bf16 of up to 64, read it as it is.
+/// A frozen quantised matrix (out, in). Products of many rows dequantise it into room that is free
+/// again afterwards; products of up to eight rows, with 4-bit codes in bf16 of up to 64, read it as
+/// it is.
 pub struct GpuMatrix {
     shape: (usize, usize),
     format: String,
@@ -199,7 +200,8 @@ impl GpuMatrix {
         }
     }
 
-    /// The product with some rows of bf16, from the stored weights on the tensor cores; `None` where that cannot be.
+    /// The product with some rows of bf16, from the stored weights on the tensor cores; `None`
+    /// where that cannot be.
     fn by_codes(&self, x: &Tensor, n: usize) -> Result<Option<Tensor>> {
         let (outputs, inputs) = self.shape;
         let fits = n <= product4::MOST && inputs.is_multiple_of(32) && x.dtype() == DType::BF16;

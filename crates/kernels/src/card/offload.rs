@@ -1,5 +1,6 @@
-//! Block inputs that wait for the backward pass in pinned memory of the host's, so that of a deep model's only two lie on the
-//! card at a time. They leave while their block computes, and come back while the block above is run again.
+//! Block inputs that wait for the backward pass in pinned memory of the host's, so that of a deep
+//! model's only two lie on the card at a time. They leave while their block computes, and come back
+//! while the block above is run again.
 
 use candle_core::Tensor;
 use randori_cuda::gpu::{

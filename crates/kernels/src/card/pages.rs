@@ -1,5 +1,6 @@
-//! The KV cache on a GPU: pages of 64 tokens, handed to slots as they grow and taken back when a slot is cleared. Every block's
-//! keys and values lie in one pool each; all blocks share the slots' tables, since all grow alike.
+//! The KV cache on a GPU: pages of 64 tokens, handed to slots as they grow and taken back when a
+//! slot is cleared. Every block's keys and values lie in one pool each; all blocks share the slots'
+//! tables, since all grow alike.
 
 use candle_core::{DType, Tensor};
 use randori_cuda::{
@@ -131,7 +132,8 @@ impl Paged {
         self.step = None;
     }
 
-    /// A page; when none is free (nobody said how many there would be), there are a quarter more of them.
+    /// A page; when none is free (nobody said how many there would be), there are a quarter more of
+    /// them.
     fn page(&mut self) -> u32 {
         if let Some(page) = self.free.pop() {
             return page;

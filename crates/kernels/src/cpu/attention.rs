@@ -1,9 +1,11 @@
-//! Causal attention over packed segments or cached slots: O(tokens) memory, one block of queries at a time.
+//! Causal attention over packed segments or cached slots: O(tokens) memory, one block of queries at
+//! a time.
 //!
-//! A [`Span`] is a run of queries with the runs of keys it may see: for a packed segment its ancestors and itself, for a
-//! cached slot all that it holds. A key is visible when `query - window < key position <= query position`. The forward
-//! pass keeps each query's log Σ e^score; the backward pass ([`super::attention_backward`]) recomputes probabilities
-//! from it (FlashAttention, arXiv 2205.14135).
+//! A [`Span`] is a run of queries with the runs of keys it may see: for a packed segment its
+//! ancestors and itself, for a cached slot all that it holds. A key is visible when `query - window
+//! < key position <= query position`. The forward pass keeps each query's log Σ e^score; the
+//! backward pass ([`super::attention_backward`]) recomputes probabilities from it (FlashAttention,
+//! arXiv 2205.14135).
 
 use candle_core::Tensor;
 use gemm::Parallelism;
@@ -126,7 +128,8 @@ impl<'a> Block<'a> {
                 row: self.columns,
                 add: false,
             };
-            // SAFETY: `scores` holds len rows of `columns` values; this writes n columns from `column`.
+            // SAFETY: `scores` holds len rows of `columns` values; this writes n columns from
+            // `column`.
             unsafe {
                 let (q, k) = (View::new(q, q_width, 1), View::new(k, 1, k_width));
                 multiply_into((self.len, n, d), q, k, h.scale, into, Parallelism::None);
@@ -171,7 +174,8 @@ pub fn forward(q: &Tensor, spans: &[Span], h: &Heads) -> Result<(Tensor, Vec<f32
         }
         block.scores(h, head, q, &mut scratch[..size]);
         let lse = lse_at.at(head * tokens + block.row);
-        // SAFETY: a task writes the rows of its block in the columns of its head, of `out` and of `lse`; no other does.
+        // SAFETY: a task writes the rows of its block in the columns of its head, of `out` and of
+        // `lse`; no other does.
         unsafe { attend(h, block, head, &mut scratch[..size], out_at, lse) };
     };
     let work: usize = blocks
@@ -196,7 +200,8 @@ pub fn forward(q: &Tensor, spans: &[Span], h: &Heads) -> Result<(Tensor, Vec<f32
     Ok((tensor(out, dims)?, lse))
 }
 
-/// Scores to probabilities, times v. # Safety: rows of the block in the head's columns must be this task's alone.
+/// Scores to probabilities, times v. # Safety: rows of the block in the head's columns must be this
+/// task's alone.
 unsafe fn attend(
     h: &Heads,
     block: &Block,

@@ -1,8 +1,8 @@
-//! The gradient of attention. With p = softmax(s), o = p v, D = Σ do·o:
-//! dv = pᵀ do;  ds = p · (do vᵀ - D);  dq = scale · ds k;  dk = scale · dsᵀ q  (and ds·(1 - (s/cap)²) under a cap).
+//! The gradient of attention. With p = softmax(s), o = p v, D = Σ do·o: dv = pᵀ do;  ds = p · (do
+//! vᵀ - D);  dq = scale · ds k;  dk = scale · dsᵀ q  (and ds·(1 - (s/cap)²) under a cap).
 //!
-//! One task per (tree of segments, query head) recomputes p block by block; the heads that share keys are then summed
-//! in order, so the result does not depend on the number of threads.
+//! One task per (tree of segments, query head) recomputes p block by block; the heads that share
+//! keys are then summed in order, so the result does not depend on the number of threads.
 
 use candle_core::Tensor;
 use gemm::Parallelism;
@@ -191,7 +191,8 @@ impl Pass<'_> {
             };
             let p = View::new(&p[seen.column..], columns, 1);
             let to = share.dv[(seen.keys.row + seen.from - first) * d..].as_mut_ptr();
-            // SAFETY: dp holds m rows of `columns`; the share holds the tree's rows, which the keys lie in.
+            // SAFETY: dp holds m rows of `columns`; the share holds the tree's rows, which the keys
+            // lie in.
             unsafe {
                 let v = View::new(v, 1, k_width);
                 multiply_into((m, n(seen), d), dout, v, 1.0, into, Parallelism::None);
@@ -223,7 +224,8 @@ impl Pass<'_> {
                 add: i > 0,
             };
             let to = share.dk[(seen.keys.row + seen.from - first) * d..].as_mut_ptr();
-            // SAFETY: this task alone writes its tree's rows in its head's columns of dq; the share is its own.
+            // SAFETY: this task alone writes its tree's rows in its head's columns of dq; the share
+            // is its own.
             unsafe {
                 let k = View::new(k, k_width, 1);
                 multiply_into((m, d, n(seen)), ds, k, 1.0, into, Parallelism::None);

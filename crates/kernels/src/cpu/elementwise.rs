@@ -190,8 +190,8 @@ fn apply(op: Binary, a: f32, b: f32) -> f32 {
     }
 }
 
-/// How far b moves when an index of a moves: 0 along broadcast axes. The token axes are aligned, the trailing ones from
-/// the right.
+/// How far b moves when an index of a moves: 0 along broadcast axes. The token axes are aligned,
+/// the trailing ones from the right.
 struct Walk {
     dims: Vec<usize>,
     steps: Vec<usize>,
@@ -218,7 +218,8 @@ impl Walk {
         }
     }
 
-    /// Calls `row(first element in a, first in b, b's step along the last axis)` for every row of a's last axis.
+    /// Calls `row(first element in a, first in b, b's step along the last axis)` for every row of
+    /// a's last axis.
     fn rows(&self, mut row: impl FnMut(usize, usize, usize)) {
         let last = self.dims.len() - 1;
         let width = self.dims[last];
@@ -288,7 +289,8 @@ pub fn swiglu_backward(g: &Tensor, u: &Tensor, dy: &Tensor) -> Result<(Tensor, T
     Ok((dg, du))
 }
 
-/// The gradient to b, summed over what was broadcast. `a` and `b` are wanted by products and quotients.
+/// The gradient to b, summed over what was broadcast. `a` and `b` are wanted by products and
+/// quotients.
 pub fn binary_backward_b(
     op: Binary,
     a: Option<&Tensor>,

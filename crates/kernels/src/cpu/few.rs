@@ -1,7 +1,9 @@
-//! x Wᵀ for a few rows of x, as in decoding: every weight is read once, as it lies, and multiplied into all rows while it
-//! is in a register. (A general product first copies W into another order, which costs more than the product itself.)
+//! x Wᵀ for a few rows of x, as in decoding: every weight is read once, as it lies, and multiplied
+//! into all rows while it is in a register. (A general product first copies W into another order,
+//! which costs more than the product itself.)
 //!
-//! Written with x86 intrinsics, for AVX-512 and for AVX2 with FMA and F16C; elsewhere the general product does it.
+//! Written with x86 intrinsics, for AVX-512 and for AVX2 with FMA and F16C; elsewhere the general
+//! product does it.
 
 use std::ops::Range;
 
@@ -19,7 +21,8 @@ use crate::work;
 const ROWS: usize = 64;
 /// … or up to this many, where twice as many outputs share the work of turning them.
 const MOST: usize = 256;
-/// Rows of x from which a register of rows is quicker than a register of features, though a part of it stays empty.
+/// Rows of x from which a register of rows is quicker than a register of features, though a part of
+/// it stays empty.
 const PANEL: usize = 5;
 /// Multiply-adds that are worth a task.
 const TASK: usize = 1 << 18;
@@ -85,7 +88,8 @@ pub fn product<S: Stored>(x: &[f32], w: &[S], k: usize) -> Vec<f32> {
     let out = Shared::new(&mut y);
     let rows = share(n, outputs, k).next_multiple_of(8);
     let task = |(task, w): (usize, &[S])| {
-        // SAFETY: each task writes the columns of its own rows of W; `suits` was asked by the caller.
+        // SAFETY: each task writes the columns of its own rows of W; `suits` was asked by the
+        // caller.
         unsafe { block(w, x, k, out.at(task * rows), outputs) };
     };
     if outputs <= rows {
@@ -96,7 +100,8 @@ pub fn product<S: Stored>(x: &[f32], w: &[S], k: usize) -> Vec<f32> {
     y
 }
 
-/// Through a panel of x: W as it lies where it is f32, else some rows at a time, which `fill` appends in f32.
+/// Through a panel of x: W as it lies where it is f32, else some rows at a time, which `fill`
+/// appends in f32.
 pub fn by_panel(
     x: &[f32],
     (outputs, k): (usize, usize),
@@ -124,7 +129,8 @@ pub fn by_panel(
                     &buffer[..len]
                 }
             };
-            // SAFETY: each task writes the columns of its own rows of W; `suits` was asked by the caller.
+            // SAFETY: each task writes the columns of its own rows of W; `suits` was asked by the
+            // caller.
             unsafe { panel.multiply(w, out.from(first), outputs) };
         }
     };
@@ -142,7 +148,8 @@ pub fn by_panel(
 /// Floats of dequantised rows that stay in a core's first cache.
 const FIRST_CACHE: usize = 6 * 1024;
 
-/// [`product`] with a quantised W: a few of its rows at a time are dequantised into the first cache and multiplied there.
+/// [`product`] with a quantised W: a few of its rows at a time are dequantised into the first cache
+/// and multiplied there.
 pub fn quantised(x: &[f32], w: &QuantMatrix) -> Vec<f32> {
     let (outputs, k) = w.shape();
     let n = x.len() / k;
@@ -164,7 +171,8 @@ pub fn quantised(x: &[f32], w: &QuantMatrix) -> Vec<f32> {
                 buffer.resize(len, 0.0);
             }
             w.fill(here, &mut buffer[..len]);
-            // SAFETY: each task writes the columns of its own rows of W; `suits` was asked by the caller.
+            // SAFETY: each task writes the columns of its own rows of W; `suits` was asked by the
+            // caller.
             unsafe { block(&buffer[..len], x, k, out.at(first), outputs) };
         }
     };
@@ -203,7 +211,8 @@ mod x86 {
 
     use super::{Stored, bf16, f16};
 
-    /// Rows of W that one row of x is multiplied with at once: fewer sums would wait for each other.
+    /// Rows of W that one row of x is multiplied with at once: fewer sums would wait for each
+    /// other.
     const ALONE: usize = 8;
 
     impl Stored for f32 {

@@ -1,5 +1,6 @@
-//! One query against many rows of keys or values, as in decoding: the rows are read once, ahead of their use, since they
-//! seldom lie in a cache. Same bits on every instruction set, as in [`super::math`].
+//! One query against many rows of keys or values, as in decoding: the rows are read once, ahead of
+//! their use, since they seldom lie in a cache. Same bits on every instruction set, as in
+//! [`super::math`].
 
 use super::math;
 
@@ -8,14 +9,16 @@ const LANES: usize = 16;
 /// Rows that are fetched ahead.
 const AHEAD: usize = 12;
 
-/// out[i] = factor · q·kᵢ for rows kᵢ that begin `stride` apart: one query's scores, each as [`math::dot`] has it.
+/// out[i] = factor · q·kᵢ for rows kᵢ that begin `stride` apart: one query's scores, each as
+/// [`math::dot`] has it.
 pub fn dots(q: &[f32], k: &[f32], stride: usize, factor: f32, out: &mut [f32]) {
     let d = q.len();
     let factor = f64::from(factor);
     #[cfg(target_arch = "x86_64")]
     if d.is_multiple_of(LANES) && d <= math::RUN && out.len() <= rows(k, stride, d) {
         match math::instructions() {
-            // SAFETY: the features are there, and k holds a row of d values for each place of `out`.
+            // SAFETY: the features are there, and k holds a row of d values for each place of
+            // `out`.
             2 => return unsafe { x86::dots512(q, k.as_ptr(), stride, factor, out) },
             // SAFETY: as above.
             1 => return unsafe { x86::dots256(q, k.as_ptr(), stride, factor, out) },

@@ -1,5 +1,5 @@
-//! Projections and row look-ups by dense weights: f32 as they lie, f16 and bf16 widened a block at a time into a buffer
-//! that stays in cache. Shapes: x (n, in), W (out, in), y (n, out).
+//! Projections and row look-ups by dense weights: f32 as they lie, f16 and bf16 widened a block at
+//! a time into a buffer that stays in cache. Shapes: x (n, in), W (out, in), y (n, out).
 
 use candle_core::{CpuStorage, DType, Storage, Tensor};
 use gemm::Parallelism;
@@ -17,7 +17,8 @@ use crate::{Error, Result, work};
 
 /// Rows of W that are widened together.
 const BLOCK: usize = 64;
-/// In the backward pass: columns of W in one task, which sums over W's rows in order, so many at a time.
+/// In the backward pass: columns of W in one task, which sums over W's rows in order, so many at a
+/// time.
 const COLUMNS: usize = 128;
 const DEPTH: usize = 256;
 
@@ -77,8 +78,8 @@ fn forward_values(x: &Tensor, w: &Tensor) -> Result<Vec<f32>> {
     })
 }
 
-/// y = x Wᵀ for a quantised W: in registers for a row or a few, through the first cache for a few more, else a block of
-/// dequantised rows at a time.
+/// y = x Wᵀ for a quantised W: in registers for a row or a few, through the first cache for a few
+/// more, else a block of dequantised rows at a time.
 pub fn quantised(x: &Tensor, w: &QuantMatrix) -> Result<Tensor> {
     let (outputs, inputs) = w.shape();
     let (n, width) = rows(x.dims());

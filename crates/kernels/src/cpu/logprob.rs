@@ -64,7 +64,8 @@ pub fn logits_gradient(
                 if total[row] == 0.0 {
                     z.fill(0.0);
                 } else {
-                    // e^(z - lse) with the lse split, since z - (f32)lse would lose the lse's last digits
+                    // e^(z - lse) with the lse split, since z - (f32)lse would lose the lse's last
+                    // digits
                     let most = sums[row] as f32;
                     let rest = (f64::from(most) - sums[row]).exp();
                     math::exp_scaled(z, most, (-total[row] * rest) as f32);

@@ -1,6 +1,7 @@
-//! The products of a low-rank update, added where they belong: y += s·(x·Aᵀ)·Bᵀ and its gradients. What they compute is
-//! defined (and tested) in the lora crate; here nothing is allocated that is as wide as y or x, and no product asks the
-//! operating system how many cores there are, which candle's does every time. Shapes: x (n, in), A (r, in), B (out, r).
+//! The products of a low-rank update, added where they belong: y += s·(x·Aᵀ)·Bᵀ and its gradients.
+//! What they compute is defined (and tested) in the lora crate; here nothing is allocated that is
+//! as wide as y or x, and no product asks the operating system how many cores there are, which
+//! candle's does every time. Shapes: x (n, in), A (r, in), B (out, r).
 
 use candle_core::Tensor;
 
@@ -36,7 +37,8 @@ pub fn forward(x: &Tensor, update: &randori_lora::Update, y: &Tensor) -> Result<
             y.dims()
         )));
     }
-    // rows that vector registers do not divide have a tail summed apart; what is lost there the scale multiplies
+    // rows that vector registers do not divide have a tail summed apart; what is lost there the
+    // scale multiplies
     let xa = if inputs.is_multiple_of(LANES) {
         linear::forward(x, &update.a)?
     } else {
@@ -54,7 +56,8 @@ pub fn forward(x: &Tensor, update: &randori_lora::Update, y: &Tensor) -> Result<
     Ok(xa)
 }
 
-/// Gradients: adds to dA and dB in place, and answers u = s·dy·B (n, r), whose product with A goes to x.
+/// Gradients: adds to dA and dB in place, and answers u = s·dy·B (n, r), whose product with A goes
+/// to x.
 pub fn backward(
     x: &Tensor,
     xa: &Tensor,

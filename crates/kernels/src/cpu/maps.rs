@@ -1,12 +1,12 @@
-//! Keys and values in the machine's own memory: anonymous maps outside the heap, of whose room only what is written takes
-//! memory, and which leave no hole in the heap when they go.
+//! Keys and values in the machine's own memory: anonymous maps outside the heap, of whose room only
+//! what is written takes memory, and which leave no hole in the heap when they go.
 
 use memmap2::MmapMut;
 
 use crate::{Error, Result};
 
-/// Keys and values of one call of attention: for each slot room for as many rows, `width` values each, in f32, keys already
-/// rotated.
+/// Keys and values of one call of attention: for each slot room for as many rows, `width` values
+/// each, in f32, keys already rotated.
 pub struct Maps {
     k: MmapMut,
     v: MmapMut,
@@ -29,7 +29,8 @@ impl Maps {
         let list = || -> Result<MmapMut> {
             // a map holds something
             let map = MmapMut::map_anon(bytes.max(1)).map_err(short)?;
-            // Where the system gives large pages unasked, each slot's first row would take 2 MiB. It may not know the advice.
+            // Where the system gives large pages unasked, each slot's first row would take 2 MiB.
+            // It may not know the advice.
             #[cfg(target_os = "linux")]
             let _ = map.advise(memmap2::Advice::NoHugePage);
             Ok(map)

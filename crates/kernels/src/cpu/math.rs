@@ -1,5 +1,6 @@
-//! exp, sigmoid, tanh and sums over slices, written so that the compiler vectorises them, and compiled once per
-//! instruction set. No fused multiply-add and fixed lanes: every instruction set gives the same bits.
+//! exp, sigmoid, tanh and sums over slices, written so that the compiler vectorises them, and
+//! compiled once per instruction set. No fused multiply-add and fixed lanes: every instruction set
+//! gives the same bits.
 
 /// Lanes of a sum. Sixteen partial sums, added pairwise at the end.
 const LANES: usize = 16;
@@ -51,8 +52,8 @@ pub fn instructions() -> u8 {
     }
 }
 
-/// e^x to 2 ulp: x = n ln 2 + r, a polynomial in r (Cephes), 2^n put into the exponent. NaN stays NaN; below about
-/// -87, where f32 runs out of exponents, the result is 0.
+/// e^x to 2 ulp: x = n ln 2 + r, a polynomial in r (Cephes), 2^n put into the exponent. NaN stays
+/// NaN; below about -87, where f32 runs out of exponents, the result is 0.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to a whole number
@@ -95,8 +96,8 @@ pub fn tanh(x: f32) -> f32 {
     if size < 0.625 { near } else { far }
 }
 
-/// Pairwise sum of the lanes. Never inlined: the compiler would order the loop before it for this sum's sake, two lanes to
-/// a register.
+/// Pairwise sum of the lanes. Never inlined: the compiler would order the loop before it for this
+/// sum's sake, two lanes to a register.
 #[inline(never)]
 fn fold(lanes: [f32; LANES]) -> f32 {
     let mut sums = lanes;

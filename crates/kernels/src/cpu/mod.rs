@@ -208,8 +208,8 @@ pub fn tensor(values: Vec<f32>, dims: &[usize]) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
 }
 
-/// Changes a tensor's values in place. Every tensor that shares its memory changes too: only for tensors that were
-/// made here and handed to nobody, and for gradients.
+/// Changes a tensor's values in place. Every tensor that shares its memory changes too: only for
+/// tensors that were made here and handed to nobody, and for gradients.
 pub fn change(tensor: &Tensor, change: impl Fn(&mut [f32])) -> Result<()> {
     struct Change<F>(F);
     impl<F: Fn(&mut [f32])> InplaceOp1 for Change<F> {
@@ -238,7 +238,8 @@ pub fn task_rows(width: usize) -> usize {
 #[derive(Clone, Copy)]
 pub struct Shared(*mut f32);
 
-// SAFETY: every task that gets a copy writes only rows and columns that no other task touches (said where it is used).
+// SAFETY: every task that gets a copy writes only rows and columns that no other task touches (said
+// where it is used).
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}

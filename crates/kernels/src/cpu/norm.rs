@@ -1,7 +1,7 @@
 //! RMS norm and layer norm over the last axis, forward and backward.
 //!
-//! With x̂ = (x - μ)·s (μ = 0 for RMS) and y = x̂·g + b, g = plus + w, u = dy·g:
-//! dx = s·(u - x̂·mean(u·x̂)) for RMS, and minus s·mean(u) too for layer norm; dw = Σ dy·x̂; db = Σ dy.
+//! With x̂ = (x - μ)·s (μ = 0 for RMS) and y = x̂·g + b, g = plus + w, u = dy·g: dx = s·(u -
+//! x̂·mean(u·x̂)) for RMS, and minus s·mean(u) too for layer norm; dw = Σ dy·x̂; db = Σ dy.
 
 use candle_core::Tensor;
 use rayon::prelude::*;

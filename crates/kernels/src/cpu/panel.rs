@@ -1,9 +1,11 @@
-//! x Wᵀ for some rows of x, as in decoding many sequences at once: x is turned once into a panel whose rows hold one
-//! feature of all sequences, and every weight is read once, as it lies, and multiplied into a register of sequences.
-//! (A general product first copies W into another order, which costs as much as the product when x has few rows.)
+//! x Wᵀ for some rows of x, as in decoding many sequences at once: x is turned once into a panel
+//! whose rows hold one feature of all sequences, and every weight is read once, as it lies, and
+//! multiplied into a register of sequences. (A general product first copies W into another order,
+//! which costs as much as the product when x has few rows.)
 //!
-//! Each number is summed over the features in the same order however many sequences there are, so a sequence's numbers do
-//! not depend on what is beside it. Written with x86 intrinsics, for AVX-512 and for AVX2 with FMA.
+//! Each number is summed over the features in the same order however many sequences there are, so a
+//! sequence's numbers do not depend on what is beside it. Written with x86 intrinsics, for AVX-512
+//! and for AVX2 with FMA.
 
 use super::Shared;
 
@@ -11,7 +13,8 @@ use super::Shared;
 const GROUP: usize = 16;
 /// Lane groups that a tile of AVX-512 multiplies at once.
 const WIDEST: usize = 3;
-/// Features that are summed in one chain; the chains' sums are added in order, which loses less than a single long one.
+/// Features that are summed in one chain; the chains' sums are added in order, which loses less
+/// than a single long one.
 const CHAIN: usize = 128;
 /// Rows of W in a tile.
 pub(super) const TILE: usize = 8;
@@ -65,7 +68,8 @@ impl Panel {
             let w = &w[first * self.k..][..count * self.k];
             for (sequence, lanes) in self.pieces() {
                 let x = &self.values[sequence * self.k..][..lanes * self.k];
-                // SAFETY: the caller has the instructions; `count` rows of W, `lanes` sequences of x, and room for both.
+                // SAFETY: the caller has the instructions; `count` rows of W, `lanes` sequences of
+                // x, and room for both.
                 unsafe { tiles(w, x, self.k, lanes / GROUP, count, &mut out) };
                 for i in 0..lanes.min(self.n - sequence) {
                     let to = y.at((sequence + i) * y_row + first);
@@ -140,7 +144,8 @@ mod x86 {
                 let mut sums = [[_mm512_setzero_ps(); V]; R];
                 for at in first..k.min(first + CHAIN) {
                     if at % LINE == 0 {
-                        // the next tile's rows, behind this one's: eight streams are more than the hardware follows
+                        // the next tile's rows, behind this one's: eight streams are more than the
+                        // hardware follows
                         for r in R..2 * R {
                             _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(r * k + at).cast());
                         }
@@ -252,7 +257,8 @@ mod tests {
         let w: Vec<f32> = (0..TILE * k).map(value).collect();
         let x: Vec<f32> = (0..k * lanes).map(|i| value(i + 3)).collect();
         let [mut wide, mut narrow, mut single] = [(); 3].map(|()| vec![0f32; TILE * lanes]);
-        // SAFETY: whoever has AVX-512 has AVX2 and FMA; TILE rows of k, two groups of lanes, room for both.
+        // SAFETY: whoever has AVX-512 has AVX2 and FMA; TILE rows of k, two groups of lanes, room
+        // for both.
         unsafe {
             let (w, x) = (w.as_ptr(), x.as_ptr());
             x86::wide::<TILE, 2>(w, x, k, wide.as_mut_ptr());

@@ -4,7 +4,8 @@ use gemm::Parallelism;
 
 use crate::work;
 
-/// Multiply-adds from which a product is worth all threads. Below, one thread; the result is the same either way.
+/// Multiply-adds from which a product is worth all threads. Below, one thread; the result is the
+/// same either way.
 const PARALLEL: usize = 1 << 20;
 
 /// A matrix inside a slice: its first element, and the distances of its rows and columns.
@@ -48,7 +49,8 @@ pub struct Into {
 /// `out = factor · a b (+ out)` for a (m, k) and b (k, n).
 ///
 /// # Safety
-/// `out.to` must point at (m - 1) · row + n writable values, initialised when `add`, that nobody else touches meanwhile.
+/// `out.to` must point at (m - 1) · row + n writable values, initialised when `add`, that nobody
+/// else touches meanwhile.
 pub unsafe fn multiply_into(
     (m, n, k): (usize, usize, usize),
     a: View,

@@ -1,4 +1,5 @@
-//! Rotary position embedding (arXiv 2104.09864): each pair of features is turned by position · inverse frequency.
+//! Rotary position embedding (arXiv 2104.09864): each pair of features is turned by position ·
+//! inverse frequency.
 
 use candle_core::Tensor;
 use randori_sdk::seam::RopeSpec;

@@ -1,6 +1,6 @@
 //! Kernels that compute nothing: each answers the shape of its result and declares what the one of
-//! the same name takes in `Cpu` or `Card`, bytes in a [`Ledger`] and multiply-adds in a [`Work`]. Bytes stay counted as long as somebody holds the value, as a
-//! tensor's memory does.
+//! the same name takes in `Cpu` or `Card`, bytes in a [`Ledger`] and multiply-adds in a [`Work`].
+//! Bytes stay counted as long as somebody holds the value, as a tensor's memory does.
 //!
 //! What depends on numbers that nobody has here is answered as if it were the worst: tokens spread
 //! evenly over the experts, all of which work; rows are picked into memory of their own; a
