@@ -29,7 +29,7 @@ where
         game.begins(&now);
         // The opponent's update (paper, section 4.1): theta_t is whatever ended the last iteration.
         let opponent = match rules.opponent {
-            OpponentRule::Previous => game.freeze(&policy)?, // yesterday's self
+            OpponentRule::Previous => game.freeze(&policy)?, // SPIN's theta_t
         };
         let generated = stage(game, journal, &now, Stage::Generated, |game, desk| {
             game.generate(&now, &opponent, desk)

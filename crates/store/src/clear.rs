@@ -35,7 +35,7 @@ pub(crate) fn clear(disk: &Disk, dir: &Path, mut manifest: Manifest) -> Result<V
     manifest.clearing = true;
     manifest.write(disk, dir)?;
     for path in written {
-        check_place(&path)?; // the manifest is a file that anybody can edit
+        check_place(&path)?; // the manifest may have been edited
         disk.remove(&dir.join(path))?;
     }
     let mut left = Vec::new();

@@ -90,7 +90,8 @@ impl Disk {
             Ok(()) => self.sync_tree(&fresh).and_then(|()| publish(&fresh)),
         };
         if placed.is_err() {
-            let _ = self.remove(&fresh); // gives a full disk its space back; the first error is the one to report
+            // frees the space of a full disk; the first error is the one to report
+            let _ = self.remove(&fresh);
         }
         placed
     }

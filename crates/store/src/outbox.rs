@@ -141,7 +141,7 @@ impl OutFolder {
     }
 
     fn publish(&self, fresh: &Path) -> Result<()> {
-        let known = self.check()?; // it may have taken hours since the last look
+        let known = self.check()?; // hours may have passed since `open`
         if let Some(known) = &known {
             let own = |name: &String| name == LIST || known.files.contains_key(name);
             for name in list(fresh)?.iter().map(|entry| name_of(entry)) {
