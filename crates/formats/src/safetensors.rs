@@ -1,6 +1,6 @@
-//! A safetensors file: 8 bytes of length, then a header of JSON `{name: {dtype, shape,
-//! data_offsets}}`, then the data. The header is read by hand so that each fault is named, and
-//! written before the data, for which it needs only names and shapes.
+//! safetensors files: 8 bytes of length, then a JSON header `{name: {dtype, shape, data_offsets}}`,
+//! then the data. The header is parsed by hand so that each fault is named, and written before the
+//! data, for which names and shapes suffice.
 
 use std::{
     fs::File,
@@ -12,13 +12,13 @@ use serde_json::{Map, Value, json};
 
 use crate::{Dtype, Error, Format, Index, Place, Result, Stored};
 
-/// The format's own limit on its header.
+/// The format's limit on the header's length.
 const LONGEST_HEADER: u64 = 100_000_000;
 
 /// Adds a file's tensors to the index.
 ///
 /// # Errors
-/// A header that is cut short or damaged, a tensor that leaves the file or is in the index already.
+/// A truncated or damaged header, a tensor that exceeds the file or is in the index already.
 pub fn add(index: &mut Index, place: Place) -> Result<()> {
     let (header, data_start) = header(&place)?;
     let (file, name, data_len) = (
@@ -114,7 +114,7 @@ fn stored(
         format,
         permuted: None,
     };
-    // a format we cannot read is an error only where the tensor is wanted
+    // an unsupported format is an error only if the tensor is needed
     if !matches!(stored.format, Format::Other(_)) && stored.wanted_bytes() != Some(stored.len) {
         return Err(format!(
             "has the shape {:?} in {dtype} but {} bytes",
@@ -124,21 +124,21 @@ fn stored(
     Ok(stored)
 }
 
-/// A tensor to come.
+/// A tensor to be written.
 #[derive(Debug, Clone)]
 pub struct Coming {
     /// Its full name.
     pub name: String,
-    /// What its numbers are, as the header says it.
+    /// Dtype as the header names it.
     pub tag: &'static str,
-    /// Slowest axis first.
+    /// Shape, slowest axis first.
     pub shape: Vec<usize>,
-    /// Of its data.
+    /// Size of its data, in bytes.
     pub bytes: u64,
 }
 
 impl Coming {
-    /// Dense numbers.
+    /// A tensor of dense numbers.
     pub fn dense(name: &str, shape: Vec<usize>, dtype: Dtype) -> Self {
         Coming {
             name: name.to_string(),
@@ -149,17 +149,17 @@ impl Coming {
     }
 }
 
-/// One file being written; tensors' bytes must come in the order announced.
+/// A file being written; tensors' bytes must come in the order declared.
 pub struct Writer {
     path: PathBuf,
     out: BufWriter<File>,
 }
 
 impl Writer {
-    /// Writes the header.
+    /// Creates the file and writes the header.
     ///
     /// # Errors
-    /// A file that cannot be made.
+    /// A file that cannot be created.
     pub fn create<'a>(path: &Path, tensors: impl IntoIterator<Item = &'a Coming>) -> Result<Self> {
         let mut header = Map::from_iter([("__metadata__".to_string(), json!({"format": "pt"}))]);
         let mut at = 0;
@@ -182,7 +182,7 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Appends bytes of the tensor whose turn it is.
+    /// Appends bytes of the next tensor.
     ///
     /// # Errors
     /// A full disk.
@@ -190,7 +190,7 @@ impl Writer {
         self.out.write_all(bytes).map_err(Error::io(&self.path))
     }
 
-    /// Waits until the file is on disk.
+    /// Syncs the file to disk.
     ///
     /// # Errors
     /// A full disk.

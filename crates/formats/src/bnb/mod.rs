@@ -1,4 +1,4 @@
-//! bitsandbytes' 4 bits: how weights and their scales are quantised, and a checkpoint's tensors and
+//! bitsandbytes' 4-bit format: quantisation of weights and scales, and a checkpoint's tensors and
 //! configuration.
 mod declared;
 mod dynamic;

@@ -1,10 +1,10 @@
-//! A projection in 4 bits as a file has it: packed codes with their scales and maps beside them,
-//! each a tensor of its own.
+//! A 4-bit projection in a checkpoint: packed codes, with scales and maps in tensors of their own.
 //!
-//! Beside `X.weight` lie `.absmax` and `.quant_map`, with double quantisation `.nested_absmax` and
-//! `.nested_quant_map`, and `.quant_state.bitsandbytes__nf4` (or `__fp4`), JSON as bytes. Read,
-//! they become one tensor of the projection's true shape. Written, sizes are known before values
-//! are: the JSON is filled up with spaces, which also keeps what follows aligned.
+//! Beside `X.weight` are `.absmax` and `.quant_map`, with double quantisation `.nested_absmax` and
+//! `.nested_quant_map`, and `.quant_state.bitsandbytes__nf4` (or `__fp4`), JSON as bytes. Reading
+//! joins them into one tensor of the projection's true shape. When writing, sizes must be known
+//! before values, so the JSON is padded with spaces, which also keeps the following tensors
+//! aligned.
 
 use std::sync::Arc;
 
@@ -19,12 +19,12 @@ use super::{
 use crate::{Dtype, Error, Format, Index, Place, Result, Stored, safetensors::Coming};
 
 const STATE: &str = ".quant_state.bitsandbytes__";
-/// The JSON of a projection is a few hundred bytes long.
+/// Maximum length of a projection's JSON; real ones have a few hundred bytes.
 const LONGEST_STATE: u64 = 1 << 16;
-/// Room for the JSON that we write, which has at most about 220 bytes.
+/// Padded length of the JSON we write, which has at most about 220 bytes.
 const ROOM: usize = 256;
 
-/// A matrix in 4 bits: all but its codes, which are the tensor's own bytes.
+/// A 4-bit matrix without its codes, which are the tensor's own bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Four {
     block: usize,
@@ -41,7 +41,7 @@ struct Nested {
     offset: f32,
 }
 
-/// A tensor that belongs to another; it may lie in another file.
+/// An auxiliary tensor of a projection; it may be in another file.
 #[derive(Debug, Clone)]
 struct Part {
     name: String,
@@ -55,7 +55,7 @@ impl PartialEq for Part {
     }
 }
 
-/// `quant_state`: numbers that are no tensors.
+/// `quant_state`: the settings that are not tensors.
 #[derive(Deserialize)]
 struct State {
     quant_type: String,
@@ -76,10 +76,10 @@ impl Four {
         scale_bytes(count, self.block, self.nested.as_ref().map(|n| n.block))
     }
 
-    /// The matrix that this tensor is, as it is stored.
+    /// Reads the matrix that this tensor stores.
     ///
     /// # Errors
-    /// A file that is cut short, another shape than a matrix's.
+    /// A file that is cut short, a shape other than a matrix's.
     pub fn parts(&self, name: &str, stored: &Stored, place: &Place) -> Result<Nf4Parts> {
         let fail = |what: String| Error::rule(format!("{name}: {what}"));
         let scales = match &self.nested {
@@ -107,11 +107,12 @@ impl Four {
     }
 }
 
-/// Joins what belongs together, and holds it against the configuration.
+/// Joins every 4-bit projection's tensors into one entry of the index, and checks them against the
+/// configuration.
 ///
 /// # Errors
-/// A quantisation that cannot be read, naming what to do instead; parts that are missing or do not
-/// fit; a configuration that says something else.
+/// An unsupported quantisation, naming what to do instead; tensors that are missing or do not fit;
+/// a configuration that disagrees.
 pub fn join(index: &mut Index, config: &Value) -> Result<()> {
     let declared = Declared::of(config)?;
     refuse_eight_bit(index, declared.as_ref())?;
@@ -150,15 +151,15 @@ pub fn join(index: &mut Index, config: &Value) -> Result<()> {
 
 type Read<T> = std::result::Result<T, String>;
 
-/// Parts of one projection.
+/// Joins the tensors of one projection.
 struct Joiner<'a> {
     index: &'a Index,
-    /// `model.layers.0.self_attn.q_proj.weight`
+    /// Name of the weight: `model.layers.0.self_attn.q_proj.weight`
     name: &'a str,
 }
 
 impl Joiner<'_> {
-    /// All but the codes, and the true shape.
+    /// Reads all but the codes, and the true shape.
     fn join(&self, state: &str, kind: &str) -> Read<(Four, Vec<usize>)> {
         let json = self.part(state)?;
         if json.stored.len > LONGEST_STATE {
@@ -220,7 +221,7 @@ impl Joiner<'_> {
         }
     }
 
-    /// `absmax`: the tensor `X.weight.absmax`.
+    /// Looks up an auxiliary tensor: `absmax` is `X.weight.absmax`.
     fn beside(&self, part: &str) -> Read<Part> {
         self.part(&format!("{}.{part}", self.name))
     }
@@ -278,8 +279,8 @@ impl Part {
     }
 }
 
-/// The tensors that a matrix of `count` weights becomes, in the order of their bytes: multiples of
-/// 8 bytes together.
+/// The tensors in which a matrix of `count` weights is stored, in the order of their bytes: in all
+/// a multiple of 8 bytes.
 pub fn coming(name: &str, count: usize, double: bool) -> Vec<Coming> {
     let floats = |part: &str, n| Coming::dense(&format!("{name}{part}"), vec![n], Dtype::F32);
     let bytes = |part: &str, shape: Vec<usize>| Coming {
@@ -307,11 +308,11 @@ pub fn coming(name: &str, count: usize, double: bool) -> Vec<Coming> {
     parts
 }
 
-/// The bytes of [`coming`], one tensor after another; `dtype` is what a reader dequantises to by
-/// default.
+/// The bytes of the tensors of [`coming`], one after another; `dtype` is the dtype to which readers
+/// dequantise by default.
 ///
 /// # Errors
-/// Parts that take more bytes than were announced.
+/// Components with more bytes than declared.
 pub fn bytes(name: &str, parts: &Nf4Parts, dtype: Dtype) -> Result<Vec<u8>> {
     let double = matches!(parts.scales, Nf4Scales::Double { .. });
     let coming = coming(name, parts.rows * parts.columns, double);
@@ -353,7 +354,7 @@ pub fn bytes(name: &str, parts: &Nf4Parts, dtype: Dtype) -> Result<Vec<u8>> {
             out.len()
         )));
     }
-    out.resize(announced, b' '); // JSON ends in as many spaces as one likes
+    out.resize(announced, b' '); // JSON may end in spaces
     Ok(out)
 }
 

@@ -1,5 +1,5 @@
-//! Llama and Mistral as GGUF's architecture `llama`: names, row orders, keys, and the formats of a
-//! file's tensors.
+//! Llama and Mistral in GGUF's architecture `llama`: names, row orders, keys, and the formats of
+//! tensors.
 mod config;
 mod lora;
 mod names;
@@ -21,12 +21,12 @@ use super::{GgufTokenizer, header::Header};
 use crate::{Error, Index, Place, Result};
 use plan::about;
 
-/// A model's file of which no weight has been read.
+/// A model file with metadata and index read, but no weights.
 #[derive(Debug)]
 pub struct Opened {
-    /// As transformers would have it in `config.json`.
+    /// The configuration as in transformers' `config.json`.
     pub config: Value,
-    /// Where the file has one.
+    /// The tokenizer, if the file has one.
     pub tokenizer: Option<GgufTokenizer>,
     /// Tensors by Hugging Face's names.
     pub index: Index,
@@ -35,8 +35,7 @@ pub struct Opened {
 /// Reads a model's metadata and tensor index.
 ///
 /// # Errors
-/// A file that is missing, cut short or damaged, another architecture, or what is not computed
-/// here.
+/// A missing, truncated or damaged file, another architecture, or an unsupported feature.
 pub fn open(path: &Path) -> Result<Opened> {
     let place = Place::open(path)?;
     let header = Header::read(&place)?;
@@ -52,7 +51,7 @@ pub fn open(path: &Path) -> Result<Opened> {
     };
     for (name, tensor) in header.tensors {
         if name == ROPE_FACTORS {
-            continue; // they are in the config now
+            continue; // now part of the config
         }
         tensors::add(&mut index, name, tensor, &counts).map_err(|e| in_file(e.to_string()))?;
     }
