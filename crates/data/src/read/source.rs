@@ -1,5 +1,6 @@
-//! Where rows come from: JSON Lines, a JSON array, CSV or TSV, each also compressed with gzip or
-//! zstd, and Parquet. All but CSV and TSV are told by their first bytes, not by the file's name.
+//! Sources of rows: JSON Lines, a JSON array, CSV or TSV, each optionally compressed with gzip or
+//! zstd, and Parquet. All but CSV and TSV are detected by their first bytes, not by the file's
+//! name.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
@@ -13,12 +14,12 @@ use super::rows::Rows;
 use super::table::{Table, style};
 use crate::{Error, Place, Result};
 
-/// Bytes that are looked at to tell what a file is.
+/// Number of bytes read to detect a file's type.
 const HEAD: u64 = 4096;
 
-/// The rows of one file, one at a time.
+/// Iterator over the rows of one file.
 pub(super) enum Source {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Lines {
         input: Box<dyn BufRead + Send>,
         line: usize,
@@ -29,11 +30,11 @@ pub(super) enum Source {
     Table(Table),
     /// Parquet.
     Rows(Rows),
-    /// Nothing more.
+    /// The end.
     Ended,
 }
 
-/// What is no data file that can be read, by its first bytes, and what to do about it.
+/// Unsupported file types by their first bytes, with what to do about them.
 const OTHERS: [(&[u8], &str); 8] = [
     (b"PARE", "an encrypted Parquet file"),
     (
@@ -55,7 +56,7 @@ const OTHERS: [(&[u8], &str); 8] = [
 ];
 
 impl Source {
-    /// The rows of a file on disk.
+    /// Opens a file on disk.
     pub(super) fn of_file(name: &str, mut file: File) -> Result<Self> {
         let io = |e| Error::io(name, e);
         let mut head = Vec::new();
@@ -70,7 +71,7 @@ impl Source {
         Self::of_stream(name, Box::new(BufReader::with_capacity(1 << 16, file)))
     }
 
-    /// The rows of bytes in memory.
+    /// Opens bytes in memory.
     pub(super) fn of_bytes(name: &str, bytes: Vec<u8>) -> Result<Self> {
         Self::of_stream(name, Box::new(Cursor::new(bytes)))
     }
@@ -118,7 +119,8 @@ impl Source {
         Ok(Self::Lines { input, line: 0 })
     }
 
-    /// The next row. An [`Error::Example`] is one row's; after any other there are no more.
+    /// The next row. An [`Error::Example`] concerns one row; after any other error there are no
+    /// more.
     pub(super) fn next(&mut self, file: &str) -> Option<Result<Row>> {
         let answer = match self {
             Self::Lines { input, line } => next_line(input, line, file),
@@ -134,14 +136,13 @@ impl Source {
     }
 }
 
-/// Whether bytes begin a file of zstd: with its mark, or with that of a frame to be skipped.
+/// Whether bytes begin a zstd file: with its magic number, or that of a skippable frame.
 fn is_zstd(head: &[u8]) -> bool {
     let skipped = matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]);
     skipped || head.starts_with(b"\x28\xb5\x2f\xfd")
 }
 
-/// The members of a gzip file one after another; zero bytes behind one are padding, as Python has
-/// it.
+/// Concatenated members of a gzip file; zero bytes after a member are padding, as in Python.
 struct Gzip {
     member: Option<GzDecoder<Box<dyn BufRead + Send>>>,
 }
@@ -181,7 +182,7 @@ impl Read for Gzip {
     }
 }
 
-/// An input's first bytes, and the input as it was.
+/// Reads an input's first bytes and returns them with the input rewound.
 fn peek(mut input: Box<dyn BufRead + Send>) -> std::io::Result<(Vec<u8>, Box<dyn BufRead + Send>)> {
     let mut head = Vec::new();
     input.by_ref().take(HEAD).read_to_end(&mut head)?;

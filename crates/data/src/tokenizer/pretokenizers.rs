@@ -1,5 +1,5 @@
-//! How byte-level BPE tokenizers cut text into words before merging, by the name GGUF files give it
-//! (`tokenizer.ggml.pre`). A wrong one changes a token here and there without any error.
+//! Pre-tokenizers of byte-level BPE, which split text into words before merging, by their names in
+//! GGUF files (`tokenizer.ggml.pre`). A wrong one changes some tokens without any error.
 
 use serde_json::{Value, json};
 
@@ -7,15 +7,15 @@ use super::spaces::steps;
 use crate::{Error, Result};
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-/// The tails many share: symbols, line breaks, spaces.
+/// The pattern that many share.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
 
-/// One way of cutting: expressions applied one after another, whether single digits are cut off first, and whether
-/// a word that is a token as a whole is taken without merging.
+/// A pre-tokenizer: expressions applied in turn, whether single digits are split off first, and
+/// whether a word that is a whole token is taken without merging.
 struct Cut {
     names: &'static [&'static str],
     digits: bool,
@@ -118,7 +118,7 @@ const KNOWN: [Cut; 10] = [
     },
 ];
 
-/// Every name this knows.
+/// All known names.
 pub fn known_pre_tokenizers() -> Vec<&'static str> {
     let mut names: Vec<&str> = KNOWN
         .iter()
@@ -128,10 +128,11 @@ pub fn known_pre_tokenizers() -> Vec<&'static str> {
     names
 }
 
-/// The pre-tokenizer of a name as `tokenizer.json` spells it, and whether whole words go before merges.
+/// The pre-tokenizer of a name as in `tokenizer.json`, and whether whole words take precedence over
+/// merges.
 ///
 /// # Errors
-/// An unknown name, with those that are known.
+/// An unknown name, with the known ones.
 pub(super) fn pre_tokenizer(name: &str) -> Result<(Value, bool)> {
     let cut = KNOWN.iter().find(|cut| cut.names.contains(&name)).ok_or_else(|| {
         Error::Tokenizer(format!(
@@ -153,11 +154,11 @@ pub(super) fn pre_tokenizer(name: &str) -> Result<(Value, bool)> {
     ))
 }
 
-/// The inverse: llama.cpp's name for a pre-tokenizer as `tokenizer.json` spells it, `whole_words` being its model's
-/// `ignore_merges`.
+/// The inverse: llama.cpp's name for a pre-tokenizer as in `tokenizer.json`; `whole_words` is its
+/// model's `ignore_merges`.
 ///
 /// # Errors
-/// A way of cutting that has no name, or a step that is not part of any.
+/// A pre-tokenizer without a name, or a step that is part of none.
 pub(super) fn name_of(pre: &Value, whole_words: bool) -> Result<&'static str> {
     let unknown = |what: String| {
         Err(Error::Tokenizer(format!(
@@ -173,7 +174,7 @@ pub(super) fn name_of(pre: &Value, whole_words: bool) -> Result<&'static str> {
             ("Digits", _) if step["individual_digits"] == true && patterns.is_empty() => {
                 digits = true;
             }
-            // every piece is kept either way
+            // both keep every piece
             ("Split", Some(pattern))
                 if [
                     (Some("Isolated"), Some(false)),
