@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use crate::{
     Error, Result, fused,
-    product::{self, Rows},
+    product::{self, DecodeRows},
 };
 
 /// Number of blocks that one thread encodes or decodes at a time.
@@ -176,7 +176,7 @@ impl GgufMatrix {
     }
 }
 
-impl Rows for GgufMatrix {
+impl DecodeRows for GgufMatrix {
     fn shape(&self) -> (usize, usize) {
         (self.rows, self.columns)
     }

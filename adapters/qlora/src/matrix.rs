@@ -111,7 +111,7 @@ impl QuantMatrix {
         product::backward(self.source(), dy)
     }
 
-    fn source(&self) -> &dyn product::Rows {
+    fn source(&self) -> &dyn product::DecodeRows {
         match self {
             QuantMatrix::Nf4(m) => m,
             QuantMatrix::Gguf(m) => m,

@@ -9,7 +9,7 @@ use std::{
 use candle_core::{DType, Tensor};
 use randori_formats::bnb::{BLOCK, NF4_LEVELS, Nf4Parts};
 
-use crate::{Result, product::Rows, wide};
+use crate::{Result, product::DecodeRows, wide};
 
 /// A matrix (out, in) in 4 bits.
 pub struct Nf4Matrix {
@@ -103,7 +103,7 @@ impl Nf4Matrix {
     }
 }
 
-impl Rows for Nf4Matrix {
+impl DecodeRows for Nf4Matrix {
     fn shape(&self) -> (usize, usize) {
         (self.parts.rows, self.parts.columns)
     }

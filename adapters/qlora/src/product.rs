@@ -14,7 +14,7 @@ use crate::{Error, Result};
 
 /// A matrix (rows = outputs, columns = inputs) that can decode any range of columns of its rows to
 /// f32.
-pub(crate) trait Rows: Sync {
+pub(crate) trait DecodeRows: Sync {
     /// The shape (out, in).
     fn shape(&self) -> (usize, usize);
     /// Column ranges begin and end at multiples of this (or at the row's end).
@@ -27,7 +27,7 @@ pub(crate) trait Rows: Sync {
 const BLOCK: usize = 96 * 1024;
 
 /// x·Wᵀ: (n, in) -> (n, out).
-pub(crate) fn forward(w: &dyn Rows, x: &Tensor) -> Result<Tensor> {
+pub(crate) fn forward(w: &dyn DecodeRows, x: &Tensor) -> Result<Tensor> {
     let (outputs, inputs) = w.shape();
     with_rows(x, inputs, "x", |x, n| {
         let mut y = vec![0f32; n * outputs];
@@ -56,7 +56,7 @@ pub(crate) fn forward(w: &dyn Rows, x: &Tensor) -> Result<Tensor> {
 }
 
 /// dy·W: (n, out) -> (n, in).
-pub(crate) fn backward(w: &dyn Rows, dy: &Tensor) -> Result<Tensor> {
+pub(crate) fn backward(w: &dyn DecodeRows, dy: &Tensor) -> Result<Tensor> {
     let (outputs, inputs) = w.shape();
     with_rows(dy, outputs, "dy", |dy, n| {
         let mut dx = vec![0f32; n * inputs];
@@ -94,7 +94,7 @@ pub(crate) fn backward(w: &dyn Rows, dy: &Tensor) -> Result<Tensor> {
 }
 
 /// The whole matrix in f32.
-pub(crate) fn dequantise(w: &dyn Rows) -> Result<Tensor> {
+pub(crate) fn dequantise(w: &dyn DecodeRows) -> Result<Tensor> {
     let (outputs, inputs) = w.shape();
     let mut all = vec![0f32; outputs * inputs];
     let step = (BLOCK / inputs.max(1)).clamp(1, 256);
@@ -108,7 +108,7 @@ pub(crate) fn dequantise(w: &dyn Rows) -> Result<Tensor> {
 }
 
 /// Rows `ids` in f32: (ids, in).
-pub(crate) fn rows(w: &dyn Rows, ids: &[u32]) -> Result<Tensor> {
+pub(crate) fn rows(w: &dyn DecodeRows, ids: &[u32]) -> Result<Tensor> {
     let (outputs, inputs) = w.shape();
     let mut all = vec![0f32; ids.len() * inputs];
     for (&id, out) in ids.iter().zip(all.chunks_mut(inputs.max(1))) {

@@ -263,7 +263,8 @@ fn shorten(prompt: &mut Vec<u32>, longest: usize, bos: Option<u32>) {
     }
 }
 
-/// Truncates a response to `room` tokens; a truncated one loses its end-of-turn token.
+/// Truncates a response to `room` tokens, which removes its end-of-turn token, and returns whether
+/// it is truncated.
 fn limited(mut ids: Vec<u32>, room: usize, cut: bool) -> (Vec<u32>, bool) {
     let over = ids.len() > room;
     ids.truncate(room);

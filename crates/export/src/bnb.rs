@@ -11,7 +11,7 @@ use candle_core::Tensor;
 use randori_formats::{
     Dtype, Layout,
     bnb::{self, Nf4Parts, quantization_config},
-    safetensors::{Coming, Writer},
+    safetensors::{TensorSpec, Writer},
 };
 use randori_qlora::{Nf4Matrix, QuantMatrix};
 use serde_json::Value;
@@ -118,10 +118,14 @@ struct Planned {
 
 impl Planned {
     /// The tensors it is stored as, in the order of their bytes.
-    fn parts(&self, options: &BnbOptions) -> Vec<Coming> {
+    fn parts(&self, options: &BnbOptions) -> Vec<TensorSpec> {
         match self.quantised {
-            true => bnb::coming(&self.name, self.shape.iter().product(), options.double),
-            false => vec![Coming::dense(&self.name, self.shape.clone(), options.dtype)],
+            true => bnb::tensor_specs(&self.name, self.shape.iter().product(), options.double),
+            false => vec![TensorSpec::dense(
+                &self.name,
+                self.shape.clone(),
+                options.dtype,
+            )],
         }
     }
 }

@@ -61,7 +61,7 @@ pub struct Module {
 
 /// What another dtype would keep of the update.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Choice {
+pub struct DtypeFidelity {
     /// `f32`, `f16`, `bf16`, or `bf16, stochastic`.
     pub dtype: String,
     /// As [`Survival::kept`].
@@ -70,7 +70,7 @@ pub struct Choice {
     pub noise: Option<f64>,
 }
 
-impl Choice {
+impl DtypeFidelity {
     fn holds(&self) -> bool {
         self.kept >= KEPT && self.noise.is_some_and(|n| n <= NOISE)
     }
@@ -82,7 +82,7 @@ pub struct FidelityReport {
     /// Over all tensors; `None` if the player changed none.
     pub total: Option<Survival>,
     /// What each dtype would keep, narrowest last.
-    pub choices: Vec<Choice>,
+    pub choices: Vec<DtypeFidelity>,
     /// Per tensor, noisiest first.
     pub modules: Vec<Module>,
 }
@@ -90,7 +90,7 @@ pub struct FidelityReport {
 impl FidelityReport {
     /// The narrowest dtype (rounded to nearest) that would keep the update, if this output loses
     /// it.
-    pub fn better(&self) -> Option<&Choice> {
+    pub fn better(&self) -> Option<&DtypeFidelity> {
         self.total.filter(Survival::is_lost)?;
         let of = |dtype: &str| self.choices.iter().find(|c| c.dtype == dtype && c.holds());
         ["bf16", "f16", "f32"].into_iter().find_map(of)
@@ -216,8 +216,8 @@ impl Fidelity {
     }
 }
 
-fn choices(others: &[Sums]) -> Vec<Choice> {
-    let exact = Choice {
+fn choices(others: &[Sums]) -> Vec<DtypeFidelity> {
+    let exact = DtypeFidelity {
         dtype: "f32".into(),
         kept: 1.0,
         noise: Some(0.0),
@@ -225,7 +225,7 @@ fn choices(others: &[Sums]) -> Vec<Choice> {
     let each = OTHERS.iter().zip(others).map(|(dtype, sums)| {
         let s = sums.survival();
         let fits = s.noise.is_finite() && s.kept.is_finite();
-        Choice {
+        DtypeFidelity {
             dtype: (*dtype).into(),
             kept: if fits { s.kept } else { 0.0 },
             noise: fits.then_some(s.noise),

@@ -9,7 +9,7 @@ use std::{
 
 use randori_formats::{
     Dtype, INDEX, Layout,
-    safetensors::{Coming, Writer},
+    safetensors::{TensorSpec, Writer},
 };
 use serde_json::{Value, json};
 
@@ -92,7 +92,7 @@ pub fn folder(
     }
     tensors.check()?;
     let list = tensors.list().into_iter();
-    let alone = |(name, shape): (String, _)| vec![Coming::dense(&name, shape, options.dtype)];
+    let alone = |(name, shape): (String, _)| vec![TensorSpec::dense(&name, shape, options.dtype)];
     let plan = Layout::new(list.map(alone).collect(), options.shard_bytes);
 
     let config = config_json(&tensors.config(), options.dtype)?;

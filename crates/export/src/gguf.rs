@@ -38,17 +38,17 @@ pub fn gguf(
     let (mut done, total) = plan.bytes();
     let mut writer = plan.create(out, options.replace)?;
     for t in &plan.tensors {
-        let (merged, kind) = (tensors.read(&t.hf)?, t.coming.kind);
-        if merged.weight.dims() != t.coming.shape {
+        let (merged, kind) = (tensors.read(&t.hf)?, t.spec.kind);
+        if merged.weight.dims() != t.spec.shape {
             return Err(Error::rule(format!(
                 "{} was announced as {:?} and is {:?}",
                 t.hf,
-                t.coming.shape,
+                t.spec.shape,
                 merged.weight.dims()
             )));
         }
-        each(&t.hf, &merged, &|values| held(kind, &t.hf, values))?;
-        writer.begin(&t.coming.name)?;
+        each(&t.hf, &merged, &|values| round_trip(kind, &t.hf, values))?;
+        writer.begin(&t.spec.name)?;
         in_stored_order(t, &merged.weight, &mut |values| {
             let bytes = encode(kind, &t.hf, &values)?;
             done += bytes.len() as u64;
@@ -98,7 +98,7 @@ fn encode(kind: Kind, name: &str, values: &[f32]) -> Result<Vec<u8>> {
 }
 
 /// Rounds values (whole rows) to those the file holds, by encoding and decoding them.
-fn held(kind: Kind, name: &str, values: &[f32]) -> Result<Vec<f32>> {
+fn round_trip(kind: Kind, name: &str, values: &[f32]) -> Result<Vec<f32>> {
     let bytes = encode(kind, name, values)?;
     match kind {
         Kind::Dense(dtype) => Ok(dtype.values(&bytes)),
@@ -112,8 +112,8 @@ fn in_stored_order(
     weight: &Tensor,
     each: &mut dyn FnMut(Vec<f32>) -> Result<()>,
 ) -> Result<()> {
-    let rows = t.coming.shape[0];
-    let columns: usize = t.coming.shape[1..].iter().product();
+    let rows = t.spec.shape[0];
+    let columns: usize = t.spec.shape[1..].iter().product();
     let step = (CHUNK / columns.max(1)).clamp(1, rows);
     let order = t.order();
     for first in (0..rows).step_by(step) {
@@ -168,7 +168,7 @@ mod tests {
                 "{kind:?} of {value}"
             );
             assert_eq!(
-                held(kind, "w", &values).is_ok(),
+                round_trip(kind, "w", &values).is_ok(),
                 fine,
                 "{kind:?} of {value}"
             );

@@ -22,7 +22,9 @@ use randori_engine::Player;
 pub use bnb::{BnbOptions, BnbReport, bnb};
 pub use config::config_json;
 pub use error::{Error, Result};
-pub use fidelity::{AsHeld, Choice, Each, Fidelity, FidelityReport, KEPT, Module, NOISE, Survival};
+pub use fidelity::{
+    AsHeld, DtypeFidelity, Each, Fidelity, FidelityReport, KEPT, Module, NOISE, Survival,
+};
 pub use folder::{Companion, FolderOptions, Report, folder};
 pub use gguf::{gguf, gguf_lora};
 pub use merge::{Merged, Merging, Onto, Tensors, Whole, merged};

@@ -10,8 +10,8 @@ use std::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Error, Index, Place, Result,
-    safetensors::{self, Coming},
+    ByteSource, Error, Index, Result,
+    safetensors::{self, TensorSpec},
 };
 
 /// File name of unsharded weights.
@@ -30,7 +30,7 @@ pub fn open(dir: &Path) -> Result<(Value, Index)> {
     let config = read_json(&dir.join("config.json"))?;
     let mut index = Index::default();
     if dir.join(WHOLE).exists() {
-        safetensors::add(&mut index, Place::open(&dir.join(WHOLE))?)?;
+        safetensors::add(&mut index, ByteSource::open(&dir.join(WHOLE))?)?;
     } else if dir.join(INDEX).exists() {
         shards(&mut index, dir)?;
     } else {
@@ -121,7 +121,7 @@ fn shards(index: &mut Index, dir: &Path) -> Result<()> {
     for shard in map.values() {
         if !opened.contains_key(shard.as_str()) {
             opened.insert(shard, index.files.len());
-            safetensors::add(index, Place::open(&dir.join(shard))?)?;
+            safetensors::add(index, ByteSource::open(&dir.join(shard))?)?;
         }
     }
     for (tensor, shard) in &map {
@@ -149,7 +149,7 @@ fn pickled(dir: &Path) -> &'static str {
 /// Assignment of tensors to weight files, in order, with the index if there are several files.
 pub struct Layout {
     /// File names with their units of tensors.
-    pub files: Vec<(String, Vec<Vec<Coming>>)>,
+    pub files: Vec<(String, Vec<Vec<TensorSpec>>)>,
     /// Content of [`INDEX`].
     pub index: Option<Value>,
     /// Bytes of all tensors.
@@ -159,10 +159,10 @@ pub struct Layout {
 impl Layout {
     /// Fills files of at most `limit` bytes. The tensors of a unit stay together; a larger unit
     /// gets a file of its own.
-    pub fn new(units: Vec<Vec<Coming>>, limit: u64) -> Layout {
-        let size = |unit: &[Coming]| unit.iter().map(|t| t.bytes).sum::<u64>();
+    pub fn new(units: Vec<Vec<TensorSpec>>, limit: u64) -> Layout {
+        let size = |unit: &[TensorSpec]| unit.iter().map(|t| t.bytes).sum::<u64>();
         let total = units.iter().map(|unit| size(unit)).sum();
-        let mut groups: Vec<Vec<Vec<Coming>>> = vec![Vec::new()];
+        let mut groups: Vec<Vec<Vec<TensorSpec>>> = vec![Vec::new()];
         let mut filled = 0;
         for unit in units {
             let bytes = size(&unit);
@@ -209,7 +209,7 @@ mod tests {
 
     /// Writes tensors a (of two parts), b and c; returns the names of the files.
     fn written(dir: &Path, limit: u64) -> Vec<String> {
-        let one = |name: &str, n| Coming::dense(name, vec![n, 2], Dtype::F32);
+        let one = |name: &str, n| TensorSpec::dense(name, vec![n, 2], Dtype::F32);
         let units = vec![
             vec![one("a", 3), one("a.part", 1)],
             vec![one("b", 2)],
@@ -250,7 +250,9 @@ mod tests {
                 let stored = &index.tensors[name];
                 assert_eq!(stored.shape, [rows, 2]);
                 assert_eq!(stored.format, Format::Dense(Dtype::F32));
-                let numbers = stored.numbers(name, index.place(stored).unwrap()).unwrap();
+                let numbers = stored
+                    .numbers(name, index.source_of(stored).unwrap())
+                    .unwrap();
                 assert!(numbers.iter().all(|v| *v == name.len() as f32), "{name}");
             }
             assert_eq!(index.tensors["a"].file, index.tensors["a.part"].file);

@@ -17,7 +17,7 @@ pub struct Index {
     /// Tensors by full name.
     pub tensors: BTreeMap<String, Stored>,
     /// Files, in the order in which they were opened.
-    pub files: Vec<Arc<Place>>,
+    pub files: Vec<Arc<ByteSource>>,
 }
 
 /// Location, shape and format of one tensor.
@@ -52,7 +52,7 @@ pub enum Format {
 
 /// A file, or bytes in memory, with a name for errors.
 #[derive(Debug)]
-pub struct Place {
+pub struct ByteSource {
     /// Name for errors.
     pub name: String,
     /// Path of the file; `None` for bytes in memory.
@@ -67,10 +67,10 @@ enum Source {
     Memory(Vec<u8>),
 }
 
-impl Place {
+impl ByteSource {
     /// Wraps bytes in memory.
     pub fn memory(name: &str, bytes: Vec<u8>) -> Self {
-        Place {
+        ByteSource {
             name: name.to_string(),
             path: None,
             len: bytes.len() as u64,
@@ -89,7 +89,7 @@ impl Place {
         if about.is_dir() {
             return Err(Error::rule(format!("{name} is a folder, not a file")));
         }
-        Ok(Place {
+        Ok(ByteSource {
             name,
             path: Some(path.to_path_buf()),
             data: Source::File(Mutex::new(file)),
@@ -178,7 +178,7 @@ impl Stored {
     ///
     /// # Errors
     /// A format other than dense, a file that is cut short.
-    pub fn numbers(&self, name: &str, place: &Place) -> Result<Vec<f32>> {
+    pub fn numbers(&self, name: &str, place: &ByteSource) -> Result<Vec<f32>> {
         let Format::Dense(dtype) = self.format else {
             return Err(Error::rule(format!(
                 "{name} is stored as {}; F32, F16 and BF16 can be read",
@@ -207,7 +207,7 @@ impl Index {
     ///
     /// # Errors
     /// A tensor of another index.
-    pub fn place(&self, tensor: &Stored) -> Result<&Place> {
+    pub fn source_of(&self, tensor: &Stored) -> Result<&ByteSource> {
         self.files
             .get(tensor.file)
             .map(Arc::as_ref)

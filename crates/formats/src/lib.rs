@@ -17,4 +17,4 @@ pub mod safetensors;
 pub use dense::Dtype;
 pub use error::{Error, Result};
 pub use folder::{INDEX, Layout, WHOLE, has_weights, open, read_json, shard_names, weight_files};
-pub use index::{Format, Index, Place, Stored};
+pub use index::{ByteSource, Format, Index, Stored};

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use crate::{Dtype, Error, Format, Index, Place, Result, Stored};
+use crate::{ByteSource, Dtype, Error, Format, Index, Result, Stored};
 
 /// The format's limit on the header's length.
 const LONGEST_HEADER: u64 = 100_000_000;
@@ -19,7 +19,7 @@ const LONGEST_HEADER: u64 = 100_000_000;
 ///
 /// # Errors
 /// A truncated or damaged header, a tensor that exceeds the file or is in the index already.
-pub fn add(index: &mut Index, place: Place) -> Result<()> {
+pub fn add(index: &mut Index, place: ByteSource) -> Result<()> {
     let (header, data_start) = header(&place)?;
     let (file, name, data_len) = (
         index.files.len(),
@@ -37,7 +37,7 @@ pub fn add(index: &mut Index, place: Place) -> Result<()> {
     Ok(())
 }
 
-fn header(place: &Place) -> Result<(Map<String, Value>, u64)> {
+fn header(place: &ByteSource) -> Result<(Map<String, Value>, u64)> {
     let name = &place.name;
     if place.size() < 8 {
         return Err(Error::rule(format!(
@@ -126,7 +126,7 @@ fn stored(
 
 /// A tensor to be written.
 #[derive(Debug, Clone)]
-pub struct Coming {
+pub struct TensorSpec {
     /// Its full name.
     pub name: String,
     /// Dtype as the header names it.
@@ -137,10 +137,10 @@ pub struct Coming {
     pub bytes: u64,
 }
 
-impl Coming {
+impl TensorSpec {
     /// A tensor of dense numbers.
     pub fn dense(name: &str, shape: Vec<usize>, dtype: Dtype) -> Self {
-        Coming {
+        TensorSpec {
             name: name.to_string(),
             tag: dtype.tag(),
             bytes: dtype.width() * shape.iter().product::<usize>() as u64,
@@ -160,7 +160,10 @@ impl Writer {
     ///
     /// # Errors
     /// A file that cannot be created.
-    pub fn create<'a>(path: &Path, tensors: impl IntoIterator<Item = &'a Coming>) -> Result<Self> {
+    pub fn create<'a>(
+        path: &Path,
+        tensors: impl IntoIterator<Item = &'a TensorSpec>,
+    ) -> Result<Self> {
         let mut header = Map::from_iter([("__metadata__".to_string(), json!({"format": "pt"}))]);
         let mut at = 0;
         for t in tensors {
@@ -213,14 +216,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.safetensors");
         let values = [0.5f32, -3.0, 1e-3, 65_000.0, 0.0, 7.0];
-        let coming = Dtype::ALL.map(|d| Coming::dense(d.tag(), vec![2, 3], d));
+        let coming = Dtype::ALL.map(|d| TensorSpec::dense(d.tag(), vec![2, 3], d));
         let mut writer = Writer::create(&path, &coming).unwrap();
         for dtype in Dtype::ALL {
             writer.write(&dtype.encode("x", &values).unwrap()).unwrap();
         }
         writer.finish().unwrap();
         let bytes = std::fs::read(&path).unwrap();
-        for place in [Place::open(&path).unwrap(), Place::memory("x", bytes)] {
+        for place in [
+            ByteSource::open(&path).unwrap(),
+            ByteSource::memory("x", bytes),
+        ] {
             let mut index = Index::default();
             add(&mut index, place).unwrap();
             assert_eq!(index.tensors.len(), 3);
@@ -232,7 +238,7 @@ mod tests {
                 );
                 let mut rounded = values;
                 dtype.round("x", &mut rounded).unwrap();
-                let place = index.place(stored).unwrap();
+                let place = index.source_of(stored).unwrap();
                 assert_eq!(stored.numbers("x", place).unwrap(), rounded);
             }
         }

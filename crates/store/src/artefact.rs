@@ -42,9 +42,9 @@ impl<T: Serialize + DeserializeOwned> Artefact for Json<T> {
 
 /// A list of values, stored as `STAGE.jsonl`, one per line.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Rows<T>(pub Vec<T>);
+pub struct JsonLines<T>(pub Vec<T>);
 
-impl<T: Serialize + DeserializeOwned> Artefact for Rows<T> {
+impl<T: Serialize + DeserializeOwned> Artefact for JsonLines<T> {
     fn file_name(stage: &str) -> String {
         format!("{stage}.jsonl")
     }
@@ -54,7 +54,7 @@ impl<T: Serialize + DeserializeOwned> Artefact for Rows<T> {
     }
 
     fn load(path: &Path) -> Result<Self, BoxError> {
-        Ok(Rows(json::read_rows(path)?))
+        Ok(JsonLines(json::read_rows(path)?))
     }
 }
 

@@ -82,7 +82,7 @@ impl Desk {
         save: impl FnOnce(&Path) -> std::result::Result<(), E>,
     ) -> Result<()> {
         self.try_checkpoint(step, save)
-            .map_err(|error| error.keeping(|| self.kept()))
+            .map_err(|error| error.keeping(|| self.describe_saved()))
     }
 
     /// Appends a row to the place's `metrics.jsonl`: `{"step": step, …values}`, `values` being a
@@ -92,7 +92,7 @@ impl Desk {
     pub fn row(&mut self, step: u64, values: &impl Serialize) -> Result<()> {
         let row = self.with_step(step, values)?;
         self.push_row(&row)
-            .map_err(|error| error.keeping(|| self.kept()))?;
+            .map_err(|error| error.keeping(|| self.describe_saved()))?;
         match &self.board {
             Some(board) if self.stage == Stage::Policy.name() => board.row(&self.place_name, &row),
             _ => Ok(()),
@@ -107,7 +107,7 @@ impl Desk {
         Appender::resume(&self.disk, &self.work.join(format!("{name}.jsonl")), |_| {
             true
         })
-        .map_err(|error| error.keeping(|| self.kept()))
+        .map_err(|error| error.keeping(|| self.describe_saved()))
     }
 
     /// Writes one more file or folder into the place, atomically. Unlike the stage's artefact, it
@@ -122,7 +122,7 @@ impl Desk {
             .replace(&self.place.join(name), |path| {
                 save(path).map_err(Into::into)
             })
-            .map_err(|error| error.keeping(|| self.kept()))
+            .map_err(|error| error.keeping(|| self.describe_saved()))
     }
 
     /// Names of files and folders written into the place besides the artefact.
@@ -131,7 +131,7 @@ impl Desk {
     }
 
     /// Says what is saved so far, for errors.
-    pub(crate) fn kept(&self) -> String {
+    pub(crate) fn describe_saved(&self) -> String {
         match self.latest() {
             Ok(Some(last)) => format!(
                 "{}, and {}/{} up to step {}",

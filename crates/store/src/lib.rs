@@ -32,7 +32,7 @@ mod outbox;
 mod run;
 mod tensorboard;
 
-pub use artefact::{Artefact, Json, Rows, signals_json};
+pub use artefact::{Artefact, Json, JsonLines, signals_json};
 pub use board::Board;
 pub use desk::{Checkpoint, Desk};
 pub use disk::{Disk, Op};

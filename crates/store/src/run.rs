@@ -119,7 +119,7 @@ impl Run {
         let begun = Instant::now();
         let file = A::file_name(stage);
         self.begin_stage(place, stage, &file)?;
-        let kept = self.kept();
+        let kept = self.describe_saved();
         let mut desk = Desk::new(
             &self.disk,
             &self.dir,
@@ -132,7 +132,7 @@ impl Run {
         desk.sync()?;
         self.disk
             .replace(&self.place(place).join(&file), |fresh| made.save(fresh))
-            .map_err(|error| error.keeping(|| desk.kept()))?;
+            .map_err(|error| error.keeping(|| desk.describe_saved()))?;
         drop(made);
         self.finish_stage(place, stage, file, desk.written(), begun)
             .map_err(|error| error.keeping(|| kept))?;
@@ -155,7 +155,7 @@ impl Run {
     /// Writes a file beside the manifest (`report.html`), atomically.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         self.claim(name)?;
-        let kept = self.kept();
+        let kept = self.describe_saved();
         self.disk
             .write(&self.dir.join(name), bytes)
             .map_err(|error| error.keeping(|| kept))
@@ -164,7 +164,7 @@ impl Run {
     /// Writes a file beside the manifest as indented JSON (`summary.json`), atomically.
     pub fn write_json<T: Serialize>(&mut self, name: &str, value: &T) -> Result<()> {
         self.claim(name)?;
-        let kept = self.kept();
+        let kept = self.describe_saved();
         json::write_json(&self.disk, &self.dir.join(name), value)
             .map_err(|error| error.keeping(|| kept))
     }
@@ -181,7 +181,7 @@ impl Run {
     }
 
     /// Says what is saved so far, for errors.
-    fn kept(&self) -> String {
+    fn describe_saved(&self) -> String {
         match self.manifest.stages.last() {
             Some(done) => format!("everything up to {}/{}", done.place, done.stage),
             None => "what was there before".into(),
@@ -207,7 +207,7 @@ impl Run {
             .into_iter()
             .map(|name| self.manifest.written.insert(name));
         let claims = claimed.filter(|new| *new).count() > 0;
-        let kept = self.kept();
+        let kept = self.describe_saved();
         let noted = match known && !done && !claims {
             true => Ok(()),
             false => self.manifest.write(&self.disk, &self.dir),

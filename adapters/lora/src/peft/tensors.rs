@@ -19,7 +19,7 @@ const MAGNITUDE: &str = ".lora_magnitude_vector";
 /// With a resized vocabulary PEFT writes a trained embedding or head under both names, with equal
 /// values, and loads the bare one into the wrapper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Found {
+enum StoredAs {
     /// The name that PEFT loads: `lm_head.weight`, `lm_head.base_layer.weight`.
     Bare,
     /// The name within the wrapper: `lm_head.modules_to_save.weight`.
@@ -53,7 +53,7 @@ pub(super) fn write(path: &Path, spec: &LoraSpec, params: &BTreeMap<String, Tens
 pub(super) fn read(bytes: &[u8], place: &str) -> Result<BTreeMap<String, Tensor>> {
     let file = safetensors::SafeTensors::deserialize(bytes)
         .map_err(|e| Error::rule(format!("{place} is damaged or no safetensors file: {e}")))?;
-    let mut all: BTreeMap<(String, Found), Tensor> = BTreeMap::new();
+    let mut all: BTreeMap<(String, StoredAs), Tensor> = BTreeMap::new();
     for (name, view) in file.tensors() {
         let own = ours(&name).map_err(|why| Error::rule(format!("{place}: {name} {why}")))?;
         let Some((own, found)) = own else {
@@ -77,7 +77,7 @@ pub(super) fn read(bytes: &[u8], place: &str) -> Result<BTreeMap<String, Tensor>
     }
     let mut params = BTreeMap::new();
     for ((own, _), t) in all {
-        params.entry(own).or_insert(t); // the first variant of Found wins
+        params.entry(own).or_insert(t); // the first variant of StoredAs wins
     }
     Ok(params)
 }
@@ -88,7 +88,7 @@ pub(super) fn read(bytes: &[u8], place: &str) -> Result<BTreeMap<String, Tensor>
 ///
 /// # Errors
 /// What is wrong with the name.
-fn ours(name: &str) -> std::result::Result<Option<(String, Found)>, String> {
+fn ours(name: &str) -> std::result::Result<Option<(String, StoredAs)>, String> {
     let strange = || {
         Err(format!(
             "does not fit; PEFT's names are {PREFIX}PROJECTION.lora_A.weight and .lora_B.weight, those of modules_to_save, and copies of embeddings"
@@ -113,18 +113,18 @@ fn ours(name: &str) -> std::result::Result<Option<(String, Found)>, String> {
     }
     let bare = name.strip_suffix(".weight").unwrap_or(name);
     if bare.ends_with(MAGNITUDE) {
-        return Ok(Some((bare.to_string(), Found::Bare))); // older files append `.weight`
+        return Ok(Some((bare.to_string(), StoredAs::Bare))); // older files append `.weight`
     }
     if bare.ends_with(".lora_A") || bare.ends_with(".lora_B") {
         return if bare != name {
-            Ok(Some((bare.to_string(), Found::Bare)))
+            Ok(Some((bare.to_string(), StoredAs::Bare)))
         } else {
             strange()
         };
     }
     let found = match name.contains(".modules_to_save.") {
-        true => Found::Wrapped,
-        false => Found::Bare,
+        true => StoredAs::Wrapped,
+        false => StoredAs::Bare,
     };
     // names within the wrappers, which PEFT writes for resized embeddings and some tools always
     let plain = name

@@ -79,7 +79,7 @@ fn message(place: &Place, at: &str, item: &Value) -> Result<Turn> {
             ));
         }
     };
-    let trained = trained(place, at, map)?;
+    let trained = is_trained(place, at, map)?;
     let mut fields = fields(map, role, spoken, content);
     fields.extend(calls.map(|calls| ("tool_calls".to_owned(), calls)));
     Ok(Turn {
@@ -119,7 +119,7 @@ fn calls(place: &Place, at: &str, content: Option<&Value>) -> Result<Value> {
 const TRAINS: [&str; 3] = ["weight", "train", "training"];
 
 /// Whether a message is to be trained. `loss` is ms-swift's name for it, if boolean.
-fn trained(place: &Place, at: &str, map: &Map<String, Value>) -> Result<bool> {
+fn is_trained(place: &Place, at: &str, map: &Map<String, Value>) -> Result<bool> {
     let mut trained = true;
     for key in TRAINS {
         if let Some(value) = present(map, key) {
@@ -230,7 +230,7 @@ fn content_text(place: &Place, at: &str, role: &str, value: &Value) -> Result<St
 }
 
 /// Examples of a conversation.
-pub(super) struct Trained {
+pub(super) struct Examples {
     /// Prompt and response of each example.
     pub pairs: Vec<(Vec<Message>, Message)>,
     /// Number of responses that their messages exclude from training.
@@ -241,7 +241,7 @@ pub(super) struct Trained {
 ///
 /// `Last`: the last assistant turn that is to be trained, whatever follows it. `Every`: each
 /// assistant turn that responds to another role; an assistant's opening line is only context.
-pub(super) fn split(place: &Place, key: &str, turns: Vec<Turn>, which: Turns) -> Result<Trained> {
+pub(super) fn split(place: &Place, key: &str, turns: Vec<Turn>, which: Turns) -> Result<Examples> {
     let trained: Vec<bool> = turns.iter().map(|t| t.trained).collect();
     let messages: Vec<Message> = turns.into_iter().map(|t| t.message).collect();
     let mut answers: Vec<usize> = (0..messages.len())
@@ -268,7 +268,7 @@ pub(super) fn split(place: &Place, key: &str, turns: Vec<Turn>, which: Turns) ->
         ));
     }
     let (chosen, not): (Vec<usize>, Vec<usize>) = answers.into_iter().partition(|&i| trained[i]);
-    Ok(Trained {
+    Ok(Examples {
         pairs: chosen
             .into_iter()
             .map(|i| (messages[..i].to_vec(), messages[i].clone()))

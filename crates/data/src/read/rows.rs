@@ -20,13 +20,13 @@ const BYTES: &str = "bytes that are not UTF-8";
 const TIME: &str = "a time beyond the calendar";
 
 /// Iterator over the rows of one file.
-pub(super) struct Rows {
+pub(super) struct ParquetRows {
     rows: RowIter<'static>,
     row: usize,
     broken: bool,
 }
 
-impl Rows {
+impl ParquetRows {
     pub(super) fn open<C: ChunkReader + 'static>(file: &str, whole: C) -> Result<Self> {
         let open = || {
             let reader =

@@ -106,9 +106,9 @@ impl<'a> Row<'a> {
         let (key, value) = first(self.map, keys)
             .ok_or_else(|| Error::example(self.place, format!("no {}", spell(keys))))?;
         let turns = messages(self.place, key, value)?;
-        let trained = split(self.place, key, turns, options.turns)?;
-        left.untrained += trained.untrained;
-        let records = trained.pairs.into_iter();
+        let examples = split(self.place, key, turns, options.turns)?;
+        left.untrained += examples.untrained;
+        let records = examples.pairs.into_iter();
         records
             .map(|(prompt, response)| Ok(self.record(self.with_system(prompt)?, response)))
             .collect()

@@ -10,7 +10,7 @@ use flate2::bufread::GzDecoder;
 use super::Row;
 use super::array::Elements;
 use super::json::{json, last};
-use super::rows::Rows;
+use super::rows::ParquetRows;
 use super::table::{Table, style};
 use crate::{Error, Place, Result};
 
@@ -29,7 +29,7 @@ pub(super) enum Source {
     /// CSV or TSV.
     Table(Table),
     /// Parquet.
-    Rows(Rows),
+    Parquet(ParquetRows),
     /// The end.
     Ended,
 }
@@ -66,7 +66,7 @@ impl Source {
             .map_err(io)?;
         file.seek(SeekFrom::Start(0)).map_err(io)?;
         if head.starts_with(b"PAR1") {
-            return Ok(Self::Rows(Rows::open(name, file)?));
+            return Ok(Self::Parquet(ParquetRows::open(name, file)?));
         }
         Self::of_stream(name, Box::new(BufReader::with_capacity(1 << 16, file)))
     }
@@ -99,7 +99,10 @@ impl Source {
         if head.starts_with(b"PAR1") {
             let mut whole = Vec::new();
             input.read_to_end(&mut whole).map_err(io)?;
-            return Ok(Self::Rows(Rows::open(name, bytes::Bytes::from(whole))?));
+            return Ok(Self::Parquet(ParquetRows::open(
+                name,
+                bytes::Bytes::from(whole),
+            )?));
         }
         let head = match head.strip_prefix(b"\xef\xbb\xbf") {
             Some(rest) => {
@@ -126,7 +129,7 @@ impl Source {
             Self::Lines { input, line } => next_line(input, line, file),
             Self::Elements(elements) => elements.next(file),
             Self::Table(table) => table.next(file),
-            Self::Rows(rows) => rows.next(file),
+            Self::Parquet(rows) => rows.next(file),
             Self::Ended => None,
         };
         if !matches!(answer, Some(Ok(_) | Err(Error::Example { .. }))) {

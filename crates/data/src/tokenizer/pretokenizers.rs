@@ -16,15 +16,15 @@ const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r
 
 /// A pre-tokenizer: expressions applied in turn, whether single digits are split off first, and
 /// whether a word that is a whole token is taken without merging.
-struct Cut {
+struct PreTokenizer {
     names: &'static [&'static str],
     digits: bool,
     patterns: &'static [&'static str],
     whole_words: bool,
 }
 
-const KNOWN: [Cut; 10] = [
-    Cut {
+const KNOWN: [PreTokenizer; 10] = [
+    PreTokenizer {
         names: &[
             "gpt-2",
             "phi-2",
@@ -40,7 +40,7 @@ const KNOWN: [Cut; 10] = [
         patterns: &[GPT2],
         whole_words: false,
     },
-    Cut {
+    PreTokenizer {
         names: &[
             "smollm",
             "starcoder",
@@ -54,7 +54,7 @@ const KNOWN: [Cut; 10] = [
         patterns: &[GPT2],
         whole_words: false,
     },
-    Cut {
+    PreTokenizer {
         names: &[
             "llama-bpe",
             "llama3",
@@ -68,13 +68,13 @@ const KNOWN: [Cut; 10] = [
         patterns: &[LLAMA3],
         whole_words: true,
     },
-    Cut {
+    PreTokenizer {
         names: &["dbrx", "smaug-bpe", "chatglm-bpe", "glm4"],
         digits: false,
         patterns: &[LLAMA3],
         whole_words: false,
     },
-    Cut {
+    PreTokenizer {
         names: &[
             "qwen2",
             "deepseek-r1-qwen",
@@ -86,31 +86,31 @@ const KNOWN: [Cut; 10] = [
         patterns: &[QWEN2],
         whole_words: false,
     },
-    Cut {
+    PreTokenizer {
         names: &["tekken"],
         digits: false,
         patterns: &[TEKKEN],
         whole_words: true,
     },
-    Cut {
+    PreTokenizer {
         names: &["gpt-4o", "llama4"],
         digits: false,
         patterns: &[GPT4O],
         whole_words: false,
     },
-    Cut {
+    PreTokenizer {
         names: &["deepseek-v3"],
         digits: false,
         patterns: &[r"\p{N}{1,3}", r"[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3],
         whole_words: false,
     },
-    Cut {
+    PreTokenizer {
         names: &["falcon"],
         digits: false,
         patterns: &[r"[\p{P}$+<=>^~|`]+", GPT2, r"[0-9][0-9][0-9]"],
         whole_words: false,
     },
-    Cut {
+    PreTokenizer {
         names: &["default"],
         digits: false,
         patterns: &[r"[\p{P}$+<=>^~|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"],

@@ -20,23 +20,23 @@ const OWN: &str = "model_specific_special_tokens";
 
 /// A declared value, with its key and file.
 #[derive(Clone)]
-pub(super) struct Said {
+pub(super) struct Declaration {
     value: Value,
     key: String,
     file: &'static str,
 }
 
 /// The merged declarations.
-pub(super) struct Settled {
+pub(super) struct Declarations {
     /// Names and tokens; a later one replaces an earlier one of the same name.
-    pub named: Vec<(String, Said)>,
+    pub named: Vec<(String, Declaration)>,
     /// `extra_special_tokens` as a list.
-    pub extra: Option<Said>,
+    pub extra: Option<Declaration>,
 }
 
 /// Merges the declarations. `padding` is the padding token of `tokenizer.json`; the `map` is not
 /// used if the config has `added_tokens_decoder`.
-pub(super) fn settle(config: &Value, map: &Value, padding: Option<&str>) -> Result<Settled> {
+pub(super) fn settle(config: &Value, map: &Value, padding: Option<&str>) -> Result<Declarations> {
     let (mut keys, mut own) = of_config(config)?;
     if keys.get("added_tokens_decoder").is_none() {
         keys.add_map(map, &mut own)?;
@@ -44,7 +44,7 @@ pub(super) fn settle(config: &Value, map: &Value, padding: Option<&str>) -> Resu
     if let Some(padding) = padding
         && keys.get("pad_token").is_none()
     {
-        let said = Said::new("pad_token", &Value::from(padding), "tokenizer.json");
+        let said = Declaration::new("pad_token", &Value::from(padding), "tokenizer.json");
         keys.set("pad_token", said);
     }
     if keys.get(EXTRA).is_none()
@@ -64,7 +64,7 @@ pub(super) fn settle(config: &Value, map: &Value, padding: Option<&str>) -> Resu
     for (name, said) in later.chain(own.into_each()) {
         named.set(&name, said);
     }
-    Ok(Settled {
+    Ok(Declarations {
         named: named.into_each().collect(),
         extra,
     })
@@ -76,11 +76,11 @@ fn of_config(config: &Value) -> Result<(Keys, Keys)> {
     for (name, value) in config.as_object().into_iter().flatten() {
         // ignored with a tokenizer.json
         if !["add_bos_token", "add_eos_token"].contains(&name.as_str()) {
-            keys.set(name, Said::new(name, value, CONFIG));
+            keys.set(name, Declaration::new(name, value, CONFIG));
         }
     }
     let extra = keys.get(EXTRA);
-    if extra.is_none_or(Said::is_empty)
+    if extra.is_none_or(Declaration::is_empty)
         && let Some(said) = keys.take(FORMERLY)
     {
         keys.set(EXTRA, said);
@@ -109,18 +109,18 @@ fn of_config(config: &Value) -> Result<(Keys, Keys)> {
 #[derive(Default)]
 struct Keys {
     /// `None` once it was taken.
-    said: Vec<(String, Option<Said>)>,
+    said: Vec<(String, Option<Declaration>)>,
     /// Index of each key; an untrusted file may have any number.
     places: HashMap<String, usize>,
 }
 
 impl Keys {
-    fn get(&self, name: &str) -> Option<&Said> {
+    fn get(&self, name: &str) -> Option<&Declaration> {
         self.said[*self.places.get(name)?].1.as_ref()
     }
 
     /// Sets a declaration; a key that exists keeps its position.
-    fn set(&mut self, name: &str, said: Said) {
+    fn set(&mut self, name: &str, said: Declaration) {
         match self.places.get(name) {
             Some(&at) => self.said[at].1 = Some(said),
             None => {
@@ -130,18 +130,18 @@ impl Keys {
         }
     }
 
-    fn take(&mut self, name: &str) -> Option<Said> {
+    fn take(&mut self, name: &str) -> Option<Declaration> {
         self.said[*self.places.get(name)?].1.take()
     }
 
-    fn into_each(self) -> impl Iterator<Item = (String, Said)> {
+    fn into_each(self) -> impl Iterator<Item = (String, Declaration)> {
         let said = self.said.into_iter();
         said.filter_map(|(name, said)| Some((name, said?)))
     }
 
     fn set_each(&mut self, tokens: &Map<String, Value>, file: &'static str) {
         for (name, value) in tokens {
-            self.set(name, Said::new(name, value, file));
+            self.set(name, Declaration::new(name, value, file));
         }
     }
 
@@ -159,7 +159,7 @@ impl Keys {
     /// the config's.
     fn add_map(&mut self, map: &Value, own: &mut Keys) -> Result<()> {
         for (name, value) in map.as_object().into_iter().flatten() {
-            let mut said = Said::new(name, value, MAP);
+            let mut said = Declaration::new(name, value, MAP);
             match (name.as_str(), value) {
                 (EXTRA, Value::Array(more)) => {
                     let mut list = match self.get(EXTRA) {
@@ -184,7 +184,7 @@ impl Keys {
     }
 }
 
-impl Said {
+impl Declaration {
     fn new(key: &str, value: &Value, file: &'static str) -> Self {
         Self {
             value: value.clone(),

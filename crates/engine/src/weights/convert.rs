@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor, WithDType};
 use half::{bf16, f16};
-use randori_formats::{Dtype, Format, Place, Stored, gguf::llama::model_rows};
+use randori_formats::{ByteSource, Dtype, Format, Stored, gguf::llama::model_rows};
 use randori_qlora::{GgufMatrix, Nf4Matrix, QuantMatrix};
 
 use crate::{Error, Result};
@@ -34,7 +34,12 @@ pub(super) fn reading(stored: &Stored) -> u64 {
 }
 
 /// Reads a tensor as dense numbers of this dtype; `name` is for errors.
-pub(super) fn dense(name: &str, stored: &Stored, place: &Place, dtype: Dtype) -> Result<Tensor> {
+pub(super) fn dense(
+    name: &str,
+    stored: &Stored,
+    place: &ByteSource,
+    dtype: Dtype,
+) -> Result<Tensor> {
     match dtype {
         Dtype::F32 => collect(name, stored, place, |v: f32| Some(v)),
         Dtype::Bf16 => collect(name, stored, place, |v| Some(bf16::from_f32(v))),
@@ -46,7 +51,7 @@ pub(super) fn dense(name: &str, stored: &Stored, place: &Place, dtype: Dtype) ->
 }
 
 /// Keeps a tensor's blocks as the file has them.
-pub(super) fn blocks(name: &str, stored: &Stored, place: &Place) -> Result<QuantMatrix> {
+pub(super) fn blocks(name: &str, stored: &Stored, place: &ByteSource) -> Result<QuantMatrix> {
     if let Format::Four(four) = &stored.format {
         let parts = four.parts(name, stored, place)?;
         return Nf4Matrix::from_parts(parts)
@@ -81,7 +86,7 @@ fn matrix(
 fn collect<T: WithDType>(
     name: &str,
     stored: &Stored,
-    place: &Place,
+    place: &ByteSource,
     convert: impl Fn(f32) -> Option<T>,
 ) -> Result<Tensor> {
     let count: usize = stored.shape.iter().product();

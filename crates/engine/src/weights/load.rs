@@ -104,7 +104,7 @@ impl Plan<'_> {
                 .tensors
                 .get(name)
                 .ok_or_else(|| missing(wanted, index))?;
-            let place = &index.place(stored)?.name;
+            let place = &index.source_of(stored)?.name;
             if stored.shape != wanted.shape {
                 return Err(Error::rule(format!(
                     "{name}: config wants {}, the file has {} ({place})",
@@ -180,7 +180,7 @@ impl Plan<'_> {
             .tensors
             .get(name)
             .ok_or_else(|| missing(wanted, index))?;
-        let place = index.place(stored)?;
+        let place = index.source_of(stored)?;
         let in_file = |e: Error| Error::rule(format!("{}: {e}", place.name));
         if self.keeps(wanted, stored) {
             let blocks = convert::blocks(name, stored, place).map_err(in_file)?;
@@ -204,7 +204,7 @@ impl Plan<'_> {
             Weights::Stored(index) => {
                 let stored = index.tensors.get(&wanted.name);
                 let stored = stored.ok_or_else(|| missing(wanted, index))?;
-                let place = index.place(stored)?;
+                let place = index.source_of(stored)?;
                 convert::dense(&wanted.name, stored, place, Dtype::F32)
                     .map_err(|e| Error::rule(format!("{}: {e}", place.name)))
             }

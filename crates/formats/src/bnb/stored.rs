@@ -16,7 +16,7 @@ use super::{
     declared::{Declared, refuse_eight_bit},
     scale_bytes,
 };
-use crate::{Dtype, Error, Format, Index, Place, Result, Stored, safetensors::Coming};
+use crate::{ByteSource, Dtype, Error, Format, Index, Result, Stored, safetensors::TensorSpec};
 
 const STATE: &str = ".quant_state.bitsandbytes__";
 /// Maximum length of a projection's JSON; real ones have a few hundred bytes.
@@ -29,13 +29,13 @@ const ROOM: usize = 256;
 pub struct Four {
     block: usize,
     levels: [f32; 16],
-    absmax: Part,
+    absmax: AuxTensor,
     nested: Option<Nested>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 struct Nested {
-    absmax: Part,
+    absmax: AuxTensor,
     map: Arc<[f32; 256]>,
     block: usize,
     offset: f32,
@@ -43,13 +43,13 @@ struct Nested {
 
 /// An auxiliary tensor of a projection; it may be in another file.
 #[derive(Debug, Clone)]
-struct Part {
+struct AuxTensor {
     name: String,
-    place: Arc<Place>,
+    place: Arc<ByteSource>,
     stored: Stored,
 }
 
-impl PartialEq for Part {
+impl PartialEq for AuxTensor {
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name
     }
@@ -80,7 +80,7 @@ impl Four {
     ///
     /// # Errors
     /// A file that is cut short, a shape other than a matrix's.
-    pub fn parts(&self, name: &str, stored: &Stored, place: &Place) -> Result<Nf4Parts> {
+    pub fn parts(&self, name: &str, stored: &Stored, place: &ByteSource) -> Result<Nf4Parts> {
         let fail = |what: String| Error::rule(format!("{name}: {what}"));
         let scales = match &self.nested {
             None => Nf4Scales::Plain(self.absmax.floats().map_err(fail)?),
@@ -222,17 +222,17 @@ impl Joiner<'_> {
     }
 
     /// Looks up an auxiliary tensor: `absmax` is `X.weight.absmax`.
-    fn beside(&self, part: &str) -> Read<Part> {
+    fn beside(&self, part: &str) -> Read<AuxTensor> {
         self.part(&format!("{}.{part}", self.name))
     }
 
-    fn part(&self, name: &str) -> Read<Part> {
+    fn part(&self, name: &str) -> Read<AuxTensor> {
         let stored =
             self.index.tensors.get(name).ok_or_else(|| {
                 format!("the file lacks {name}, which bitsandbytes keeps beside it")
             })?;
         let place = self.index.files.get(stored.file);
-        Ok(Part {
+        Ok(AuxTensor {
             name: name.to_string(),
             place: place.ok_or("its file is not open")?.clone(),
             stored: stored.clone(),
@@ -259,7 +259,7 @@ impl Joiner<'_> {
     }
 }
 
-impl Part {
+impl AuxTensor {
     fn read(&self) -> Read<Vec<u8>> {
         self.place
             .read(self.stored.start, self.stored.len)
@@ -281,9 +281,9 @@ impl Part {
 
 /// The tensors in which a matrix of `count` weights is stored, in the order of their bytes: in all
 /// a multiple of 8 bytes.
-pub fn coming(name: &str, count: usize, double: bool) -> Vec<Coming> {
-    let floats = |part: &str, n| Coming::dense(&format!("{name}{part}"), vec![n], Dtype::F32);
-    let bytes = |part: &str, shape: Vec<usize>| Coming {
+pub fn tensor_specs(name: &str, count: usize, double: bool) -> Vec<TensorSpec> {
+    let floats = |part: &str, n| TensorSpec::dense(&format!("{name}{part}"), vec![n], Dtype::F32);
+    let bytes = |part: &str, shape: Vec<usize>| TensorSpec {
         name: format!("{name}{part}"),
         tag: "U8",
         bytes: shape.iter().product::<usize>() as u64,
@@ -308,14 +308,14 @@ pub fn coming(name: &str, count: usize, double: bool) -> Vec<Coming> {
     parts
 }
 
-/// The bytes of the tensors of [`coming`], one after another; `dtype` is the dtype to which readers
+/// The bytes of the tensors of [`tensor_specs`], one after another; `dtype` is the dtype to which readers
 /// dequantise by default.
 ///
 /// # Errors
 /// Components with more bytes than declared.
 pub fn bytes(name: &str, parts: &Nf4Parts, dtype: Dtype) -> Result<Vec<u8>> {
     let double = matches!(parts.scales, Nf4Scales::Double { .. });
-    let coming = coming(name, parts.rows * parts.columns, double);
+    let coming = tensor_specs(name, parts.rows * parts.columns, double);
     let announced = coming.iter().map(|p| p.bytes).sum::<u64>() as usize;
     let mut out = Vec::with_capacity(announced);
     let floats = |out: &mut Vec<u8>, v: &[f32]| out.extend(v.iter().flat_map(|v| v.to_le_bytes()));
@@ -377,13 +377,13 @@ mod tests {
             let parts = Nf4Parts::quantise(rows, columns, &values, double).unwrap();
             let (name, path) = ("m.layers.0.w.weight", dir.path().join("x.safetensors"));
             let mut writer =
-                safetensors::Writer::create(&path, &coming(name, count, double)).unwrap();
+                safetensors::Writer::create(&path, &tensor_specs(name, count, double)).unwrap();
             writer
                 .write(&bytes(name, &parts, Dtype::Bf16).unwrap())
                 .unwrap();
             writer.finish().unwrap();
             let mut index = Index::default();
-            safetensors::add(&mut index, Place::open(&path).unwrap()).unwrap();
+            safetensors::add(&mut index, ByteSource::open(&path).unwrap()).unwrap();
             let config = json!({"quantization_config": quantization_config(double, Dtype::Bf16)});
             join(&mut index, &config).unwrap();
             assert_eq!(index.tensors.len(), 1);
@@ -391,7 +391,7 @@ mod tests {
             let Format::Four(four) = &stored.format else {
                 panic!("{:?}", stored.format);
             };
-            let place = index.place(stored).unwrap();
+            let place = index.source_of(stored).unwrap();
             assert_eq!(four.parts(name, stored, place).unwrap(), parts);
             assert_eq!(four.double(), double);
             let held = stored.len + four.scale_bytes(count as u64);

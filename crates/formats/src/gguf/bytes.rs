@@ -1,7 +1,7 @@
 //! Sequential reader of a file's bytes, a page at a time; every requested length is checked against
 //! the bytes left.
 
-use crate::Place;
+use crate::ByteSource;
 
 /// Result with an error message that lacks the file's name.
 pub(super) type Read<T> = std::result::Result<T, String>;
@@ -12,14 +12,14 @@ const PAGE: u64 = 1 << 20;
 const LONGEST_TEXT: u64 = 1 << 26;
 
 pub(super) struct Bytes<'a> {
-    place: &'a Place,
+    place: &'a ByteSource,
     pub(super) at: u64,
     page: Vec<u8>,
     page_start: u64,
 }
 
 impl<'a> Bytes<'a> {
-    pub(super) fn of(place: &'a Place) -> Self {
+    pub(super) fn of(place: &'a ByteSource) -> Self {
         Bytes {
             place,
             at: 0,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Coming, Value,
+    TensorSpec, Value,
     header::{self, ALIGNMENT},
 };
 use crate::{Error, Result};
@@ -21,9 +21,9 @@ pub struct Writer {
     out: Option<BufWriter<File>>,
     partial: PathBuf,
     target: PathBuf,
-    coming: std::vec::IntoIter<Coming>,
+    coming: std::vec::IntoIter<TensorSpec>,
     /// The tensor being written and the number of bytes it still lacks.
-    current: Option<(Coming, u64)>,
+    current: Option<(TensorSpec, u64)>,
     written: u64,
 }
 
@@ -36,7 +36,7 @@ impl Writer {
         target: &Path,
         replace: bool,
         metadata: &[(String, Value)],
-        coming: Vec<Coming>,
+        coming: Vec<TensorSpec>,
     ) -> Result<Self> {
         if !replace && target.exists() {
             return Err(Error::rule(format!(
@@ -164,7 +164,7 @@ pub fn write(
     target: &Path,
     replace: bool,
     metadata: &[(String, Value)],
-    tensors: &[(Coming, Vec<u8>)],
+    tensors: &[(TensorSpec, Vec<u8>)],
 ) -> Result<u64> {
     let coming = tensors.iter().map(|(t, _)| t.clone()).collect();
     let mut writer = Writer::create(target, replace, metadata, coming)?;
@@ -189,10 +189,10 @@ fn beside(target: &Path) -> Result<PathBuf> {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
-    use crate::{Dtype, Place, gguf::Kind, gguf::header::Header};
+    use crate::{ByteSource, Dtype, gguf::Kind, gguf::header::Header};
 
-    fn coming(name: &str, n: usize) -> Coming {
-        Coming::new(name, &[n], Kind::Dense(Dtype::F32))
+    fn coming(name: &str, n: usize) -> TensorSpec {
+        TensorSpec::new(name, &[n], Kind::Dense(Dtype::F32))
     }
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
         });
         let bytes = write(&path, false, &metadata, &tensors).unwrap();
         assert_eq!(bytes, fs::metadata(&path).unwrap().len());
-        let place = Place::open(&path).unwrap();
+        let place = ByteSource::open(&path).unwrap();
         let header = Header::read(&place).unwrap();
         assert_eq!(header.metadata["general.name"], metadata[0].1);
         for (t, bytes) in &tensors {

@@ -8,7 +8,7 @@ use super::{
     bytes::{Bytes, Read},
     value::text,
 };
-use crate::{Error, Format, Place, Result, Stored};
+use crate::{ByteSource, Error, Format, Result, Stored};
 
 /// Alignment of the tensors we write, in bytes from the start of the data.
 pub(super) const ALIGNMENT: u64 = 32;
@@ -23,7 +23,7 @@ pub(super) struct Header {
 
 /// A tensor to be written.
 #[derive(Debug, Clone)]
-pub struct Coming {
+pub struct TensorSpec {
     /// llama.cpp's name.
     pub name: String,
     /// Shape as in PyTorch, slowest axis first; the file reverses it.
@@ -32,10 +32,10 @@ pub struct Coming {
     pub kind: Kind,
 }
 
-impl Coming {
+impl TensorSpec {
     /// A tensor with this name, shape and format.
     pub fn new(name: &str, shape: &[usize], kind: Kind) -> Self {
-        Coming {
+        TensorSpec {
             name: name.to_string(),
             shape: shape.to_vec(),
             kind,
@@ -52,7 +52,7 @@ impl Coming {
 ///
 /// # Errors
 /// An integer that exceeds 32 bits.
-pub(super) fn write(metadata: &[(String, Value)], tensors: &[Coming]) -> Result<Vec<u8>> {
+pub(super) fn write(metadata: &[(String, Value)], tensors: &[TensorSpec]) -> Result<Vec<u8>> {
     let mut out = b"GGUF".to_vec();
     out.extend(3u32.to_le_bytes());
     out.extend((tensors.len() as u64).to_le_bytes());
@@ -77,12 +77,12 @@ pub(super) fn write(metadata: &[(String, Value)], tensors: &[Coming]) -> Result<
 }
 
 impl Header {
-    pub fn read(place: &Place) -> Result<Header> {
+    pub fn read(place: &ByteSource) -> Result<Header> {
         header(place).map_err(|what| Error::rule(format!("{}: {what}", place.name)))
     }
 }
 
-fn header(place: &Place) -> Read<Header> {
+fn header(place: &ByteSource) -> Read<Header> {
     let mut bytes = Bytes::of(place);
     if place.size() < 4 || bytes.take(4)? != b"GGUF" {
         return Err("no GGUF file: it does not begin with GGUF".into());
@@ -160,7 +160,7 @@ fn info(bytes: &mut Bytes) -> Read<(String, Stored)> {
 
 /// Converts the offset to one from the start of the file and checks that the tensor lies within the
 /// file.
-fn locate(place: &Place, name: &str, tensor: &mut Stored, data: u64) -> Read<()> {
+fn locate(place: &ByteSource, name: &str, tensor: &mut Stored, data: u64) -> Read<()> {
     if matches!(tensor.format, Format::Other(_)) {
         return Ok(()); // an error only if the tensor is read
     }
@@ -299,13 +299,13 @@ mod tests {
             ("b.weight", vec![5], Kind::Dense(Dtype::F32)),
             ("c.weight", vec![2, 256], Kind::Block(Block::Q6K)),
         ]
-        .map(|(name, shape, kind)| Coming::new(name, &shape, kind));
+        .map(|(name, shape, kind)| TensorSpec::new(name, &shape, kind));
         let mut bytes = write(&metadata, &coming).unwrap();
         let data = bytes.len() as u64;
         assert!(data.is_multiple_of(ALIGNMENT));
         // 108 bytes and 20 zeros, 20 bytes and 12 zeros, 420 bytes
         bytes.resize(bytes.len() + 128 + 32 + 420, 0);
-        let header = Header::read(&Place::memory("x", bytes.clone())).unwrap();
+        let header = Header::read(&ByteSource::memory("x", bytes.clone())).unwrap();
         assert_eq!(header.metadata, metadata.into_iter().collect());
         for (coming, start) in coming.iter().zip([0, 128, 160]) {
             let stored = &header.tensors[&coming.name];
@@ -316,7 +316,7 @@ mod tests {
             );
         }
         bytes.pop();
-        let e = Header::read(&Place::memory("x", bytes)).unwrap_err();
+        let e = Header::read(&ByteSource::memory("x", bytes)).unwrap_err();
         assert!(e.to_string().contains("c.weight needs 420 bytes"), "{e}");
     }
 }

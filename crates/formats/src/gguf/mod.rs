@@ -13,6 +13,6 @@ mod value;
 
 pub use blocks::{Block, Kind};
 pub use file::{Writer, write};
-pub use header::Coming;
+pub use header::TensorSpec;
 pub use tokenizer::{GgufTokenizer, token};
 pub use value::Value;

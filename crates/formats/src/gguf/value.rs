@@ -164,7 +164,7 @@ pub(super) fn text(out: &mut Vec<u8>, text: &str) {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
-    use crate::Place;
+    use crate::ByteSource;
 
     #[test]
     fn values_are_read_as_they_were_written() {
@@ -180,7 +180,7 @@ mod tests {
         ] {
             let mut out = Vec::new();
             value.write("key", &mut out).unwrap();
-            let place = Place::memory("x", out);
+            let place = ByteSource::memory("x", out);
             let mut bytes = Bytes::of(&place);
             assert_eq!(Value::read(&mut bytes, "key").unwrap(), value);
             assert_eq!(bytes.left(), 0);

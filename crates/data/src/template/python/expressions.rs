@@ -368,7 +368,6 @@ impl Reader<'_> {
             ) {
                 let name = self.name()?;
                 self.at += 1;
-                // written so that minijinja does not fold it as a constant
                 out.push(format!("{name}={}", self.expression()?));
             } else {
                 out.push(self.expression()?);

@@ -70,13 +70,14 @@ pub(super) fn method(whole: &str, name: &str, mut args: Args) -> Outcome {
             .collect::<Outcome<_>>()?;
         *parts = list(texts)?;
     }
-    kept(methods::of_text(whole, name, args, true)?)
+    mark_safe(methods::of_text(whole, name, args, true)?)
 }
 
 /// Marks every string in a result as safe.
-fn kept(answer: Value) -> Outcome {
-    let all =
-        |answer: &Value| -> Outcome<Vec<Value>> { items(answer)?.into_iter().map(kept).collect() };
+fn mark_safe(answer: Value) -> Outcome {
+    let all = |answer: &Value| -> Outcome<Vec<Value>> {
+        items(answer)?.into_iter().map(mark_safe).collect()
+    };
     match kind(&answer) {
         Kind::Text(text) => safe(text.to_owned()),
         Kind::List => list(all(&answer)?),

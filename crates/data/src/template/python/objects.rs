@@ -13,6 +13,7 @@ use super::values::{Kind, Outcome, called, is_namespace, items, kind, lookup, pa
 
 /// Maximum nesting depth of a mapping's key.
 const DEEPEST_KEY: u32 = 32;
+/// Maximum number of values in a mapping's key.
 const MOST_IN_KEY: usize = 10_000;
 
 /// A list with its nesting depth.
@@ -164,7 +165,7 @@ pub(super) fn cycler(args: Args) -> Outcome {
 }
 
 /// Checks a value that a namespace is to hold.
-pub(super) fn held(value: Value) -> Outcome {
+pub(super) fn storable(value: Value) -> Outcome {
     depth(&value)?;
     Ok(value)
 }

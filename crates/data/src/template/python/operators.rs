@@ -7,7 +7,7 @@ use minijinja::value::Rest;
 use minijinja::{Environment, State, Value};
 
 use super::arguments::Args;
-use super::objects::{Method, Range, dict, held, list, method, pay_for_key, text, tuple};
+use super::objects::{Method, Range, dict, list, method, pay_for_key, storable, text, tuple};
 use super::values::{
     Kind, Number, Outcome, called, equal, items, kind, length, lookup, number, order, wrong,
 };
@@ -39,7 +39,7 @@ pub(super) fn register(environment: &mut Environment<'_>) {
     environment.add_function("_py_slice", |of: Value, parts: Rest<Value>| {
         slice(&of, &parts)
     });
-    environment.add_function("_py_held", held);
+    environment.add_function("_py_held", storable);
     environment.add_function("_py_iter", |over: Value| over_items(&over));
     environment.add_function("_py_row", |over: Value| list(items(&over)?));
     environment.add_function("_py_rows", |over: Value| {

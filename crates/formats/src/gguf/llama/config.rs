@@ -8,7 +8,7 @@ use super::{
     rope::{self, Rope, rope_number},
 };
 use crate::{
-    Error, Place, Result,
+    ByteSource, Error, Result,
     gguf::{self, bytes::Read, header::Header},
 };
 
@@ -186,7 +186,7 @@ fn refuse_unknown_arithmetic(config: &Value) -> Result<()> {
 
 /// Converts metadata to a configuration with both spellings of transformers (v4: `rope_theta`,
 /// `rope_scaling`; v5: `rope_parameters`).
-pub(super) fn read(header: &Header, place: &Place) -> Read<Value> {
+pub(super) fn read(header: &Header, place: &ByteSource) -> Read<Value> {
     supported(header)?;
     let number = |key: &str| -> Read<usize> {
         let key = format!("llama.{key}");
@@ -408,7 +408,7 @@ mod tests {
                 panic!()
             };
             let kind = gguf::Kind::Dense(crate::Dtype::F32);
-            let embedding = gguf::Coming::new("token_embd.weight", &[100, width], kind);
+            let embedding = gguf::TensorSpec::new("token_embd.weight", &[100, width], kind);
             let mut keys = model.keys(100);
             keys.push((
                 "general.architecture".into(),
@@ -418,7 +418,7 @@ mod tests {
                 panic!()
             };
             bytes.resize(bytes.len() + embedding.bytes() as usize, 0);
-            let place = Place::memory("x.gguf", bytes);
+            let place = ByteSource::memory("x.gguf", bytes);
             let Ok(header) = Header::read(&place) else {
                 panic!()
             };

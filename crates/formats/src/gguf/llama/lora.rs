@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Dtype, Error, Result,
-    gguf::{self, Coming, Kind},
+    gguf::{self, Kind, TensorSpec},
 };
 
 /// Options of a GGUF LoRA.
@@ -134,7 +134,7 @@ fn pair(
     model: &Model,
     projection: &str,
     ratio: f64,
-) -> Result<[(Coming, Vec<u8>); 2]> {
+) -> Result<[(TensorSpec, Vec<u8>); 2]> {
     let module = names::module(projection)
         .filter(|module| !module.name.ends_with("norm"))
         .ok_or_else(|| {
@@ -179,9 +179,9 @@ fn pair(
         // + 0 removes minus zeros
         turned.iter_mut().for_each(|v| *v = *v * ratio as f32 + 0.0);
     }
-    let stored = |half: &str, shape: [usize; 2], values: &[f32]| -> Result<(Coming, Vec<u8>)> {
+    let stored = |half: &str, shape: [usize; 2], values: &[f32]| -> Result<(TensorSpec, Vec<u8>)> {
         let name = format!("{name}.weight.{half}");
-        let coming = Coming::new(&name, &shape, Kind::Dense(Dtype::F32));
+        let coming = TensorSpec::new(&name, &shape, Kind::Dense(Dtype::F32));
         let bytes = Dtype::F32.encode(&coming.name, values)?;
         Ok((coming, bytes))
     };
@@ -209,7 +209,7 @@ fn shape(model: &Model, module: &str) -> Option<(usize, usize)> {
 }
 
 fn write(
-    halves: &[(Coming, Vec<u8>)],
+    halves: &[(TensorSpec, Vec<u8>)],
     alpha: f32,
     out: &Path,
     options: &GgufLoraOptions,
@@ -236,7 +236,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{Place, gguf::header::Header};
+    use crate::{ByteSource, gguf::header::Header};
 
     #[test]
     fn a_file_holds_the_halves_and_one_alpha() {
@@ -269,7 +269,7 @@ mod tests {
             (report.tensors, report.bytes),
             (4, std::fs::metadata(&out).unwrap().len())
         );
-        let place = Place::open(&out).unwrap();
+        let place = ByteSource::open(&out).unwrap();
         let header = Header::read(&place).unwrap();
         assert_eq!(header.float("adapter.lora.alpha").unwrap(), Some(8.0));
         let read = |name: &str| {

@@ -18,7 +18,7 @@ pub use plan::{GgufOptions, GgufReport, Plan, Planned, keys};
 pub use quant::GgufQuant;
 
 use super::{GgufTokenizer, header::Header};
-use crate::{Error, Index, Place, Result};
+use crate::{ByteSource, Error, Index, Result};
 use plan::about;
 
 /// A model file with metadata and index read, but no weights.
@@ -37,7 +37,7 @@ pub struct Opened {
 /// # Errors
 /// A missing, truncated or damaged file, another architecture, or an unsupported feature.
 pub fn open(path: &Path) -> Result<Opened> {
-    let place = Place::open(path)?;
+    let place = ByteSource::open(path)?;
     let header = Header::read(&place)?;
     let file = place.name.clone();
     let in_file = |what: String| Error::rule(format!("{file}: {what}"));

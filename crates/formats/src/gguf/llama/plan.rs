@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Dtype, Error, Result,
-    gguf::{self, Coming, GgufTokenizer, Kind, Writer},
+    gguf::{self, GgufTokenizer, Kind, TensorSpec, Writer},
 };
 
 /// Options of a GGUF model file.
@@ -50,7 +50,7 @@ pub struct Planned {
     /// Hugging Face's name.
     pub hf: String,
     /// Its name, shape and format in the file.
-    pub coming: Coming,
+    pub spec: TensorSpec,
     heads: Option<usize>,
     place: usize,
 }
@@ -59,7 +59,7 @@ impl Planned {
     /// The model's row for every stored one; `None` if not permuted.
     pub fn order(&self) -> Option<Vec<u32>> {
         self.heads
-            .map(|heads| names::stored_rows(self.coming.shape[0], heads))
+            .map(|heads| names::stored_rows(self.spec.shape[0], heads))
     }
 }
 
@@ -88,8 +88,8 @@ impl Plan {
     ) -> Result<Plan> {
         let mut model = Model::new(config)?;
         let tensors = planned(list, &model, options.quant)?;
-        let embedding = tensors.iter().find(|t| t.coming.name == EMBEDDING);
-        let rows = embedding.map_or(0, |t| t.coming.shape[0]);
+        let embedding = tensors.iter().find(|t| t.spec.name == EMBEDDING);
+        let rows = embedding.map_or(0, |t| t.spec.shape[0]);
         let mut metadata = about("model", &options.name, options.quant.file_type());
         metadata.extend(model.keys(rows));
         if let Some(tokenizer) = tokenizer {
@@ -110,7 +110,7 @@ impl Plan {
     /// # Errors
     /// As [`Writer::create`].
     pub fn create(&self, out: &Path, replace: bool) -> Result<Writer> {
-        let mut coming: Vec<Coming> = self.tensors.iter().map(|t| t.coming.clone()).collect();
+        let mut coming: Vec<TensorSpec> = self.tensors.iter().map(|t| t.spec.clone()).collect();
         if let Some(divisors) = &self.divisors {
             coming.insert(0, factors(divisors));
         }
@@ -125,7 +125,7 @@ impl Plan {
     /// Bytes of the tensors that [`Plan::create`] itself writes, and of all tensors.
     pub fn bytes(&self) -> (u64, u64) {
         let begun = self.divisors.as_ref().map_or(0, |d| factors(d).bytes());
-        let tensors = self.tensors.iter().map(|t| t.coming.bytes());
+        let tensors = self.tensors.iter().map(|t| t.spec.bytes());
         (begun, begun + tensors.sum::<u64>())
     }
 
@@ -133,7 +133,7 @@ impl Plan {
     pub fn report(self, bytes: u64) -> GgufReport {
         let mut kinds = BTreeMap::new();
         let divisors = self.divisors.map(|d| factors(&d).kind);
-        let of_tensors = self.tensors.iter().map(|t| t.coming.kind);
+        let of_tensors = self.tensors.iter().map(|t| t.spec.kind);
         for kind in divisors.into_iter().chain(of_tensors) {
             *kinds.entry(kind.name().to_string()).or_default() += 1;
         }
@@ -146,8 +146,8 @@ impl Plan {
     }
 }
 
-fn factors(divisors: &[f32]) -> Coming {
-    Coming::new(ROPE_FACTORS, &[divisors.len()], Kind::Dense(Dtype::F32))
+fn factors(divisors: &[f32]) -> TensorSpec {
+    TensorSpec::new(ROPE_FACTORS, &[divisors.len()], Kind::Dense(Dtype::F32))
 }
 
 /// Plans every tensor's position and format, embedding first, layers in order; refuses an
@@ -182,15 +182,15 @@ fn planned(
             _ => Role::Matrix,
         };
         let columns = shape[1..].iter().product();
-        let coming = Coming::new(&named.name, &shape, quant.choose(role, columns));
+        let spec = TensorSpec::new(&named.name, &shape, quant.choose(role, columns));
         plan.push(Planned {
             hf,
-            coming,
+            spec,
             heads,
             place: named.place,
         });
     }
-    plan.sort_by(|a, b| (a.place, &a.coming.name).cmp(&(b.place, &b.coming.name)));
+    plan.sort_by(|a, b| (a.place, &a.spec.name).cmp(&(b.place, &b.spec.name)));
     complete(&plan, model)?;
     Ok(plan)
 }
@@ -211,7 +211,7 @@ fn check_shape(hf: &str, shape: &[usize], model: &Model, heads: Heads) -> Result
 }
 
 fn complete(plan: &[Planned], model: &Model) -> Result<()> {
-    let there: HashSet<&str> = plan.iter().map(|t| t.coming.name.as_str()).collect();
+    let there: HashSet<&str> = plan.iter().map(|t| t.spec.name.as_str()).collect();
     let layers =
         (0..model.layers).flat_map(|l| PARTS.map(|(_, part, _)| format!("blk.{l}.{part}.weight")));
     let mut wanted = [EMBEDDING.into(), "output_norm.weight".into()]
@@ -236,11 +236,7 @@ fn complete(plan: &[Planned], model: &Model) -> Result<()> {
 /// For each format that was not asked for, one remark on how many tensors have it and why.
 fn other_blocks(plan: &[Planned], quant: GgufQuant) -> Vec<String> {
     let mut found: BTreeMap<(&str, usize), usize> = BTreeMap::new();
-    for t in plan
-        .iter()
-        .map(|t| &t.coming)
-        .filter(|t| t.shape.len() == 2)
-    {
+    for t in plan.iter().map(|t| &t.spec).filter(|t| t.shape.len() == 2) {
         let roomy = quant.choose(Role::Matrix, 256);
         let logits = quant.choose(Role::Output, 256);
         if t.kind != roomy && t.kind != logits {

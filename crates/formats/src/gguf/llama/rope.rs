@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::names::ROPE_FACTORS;
 use crate::{
-    Error, Place, Result, Stored,
+    ByteSource, Error, Result, Stored,
     gguf::{self, bytes::Read, header::Header},
 };
 
@@ -167,7 +167,7 @@ pub(super) fn rope_number(config: &Value, key: &str) -> Option<f64> {
 /// size.
 pub(super) fn scaling(
     header: &Header,
-    place: &Place,
+    place: &ByteSource,
     theta: f64,
     head_dim: usize,
     context: usize,
@@ -232,7 +232,7 @@ fn factor(header: &Header) -> Read<f64> {
     Ok(1.0)
 }
 
-fn divisors(stored: &Stored, place: &Place, pairs: usize) -> Read<Vec<f32>> {
+fn divisors(stored: &Stored, place: &ByteSource, pairs: usize) -> Read<Vec<f32>> {
     if stored.shape != [pairs] {
         return Err(format!(
             "{ROPE_FACTORS} has the shape {:?}, but heads have {pairs} pairs of features",
@@ -282,23 +282,23 @@ mod tests {
     use super::*;
     use crate::{
         Dtype,
-        gguf::{Coming, Kind, header},
+        gguf::{Kind, TensorSpec, header},
     };
 
     /// A header with this scaling's keys and divisors, and its file.
-    fn written(rope: &Rope, theta: f64, head_dim: usize) -> Place {
+    fn written(rope: &Rope, theta: f64, head_dim: usize) -> ByteSource {
         let keys = rope.keys(|key| format!("llama.rope.scaling.{key}"));
         let divisors = rope.divisors(theta, head_dim);
         let coming = divisors
             .iter()
-            .map(|d| Coming::new(ROPE_FACTORS, &[d.len()], Kind::Dense(Dtype::F32)));
+            .map(|d| TensorSpec::new(ROPE_FACTORS, &[d.len()], Kind::Dense(Dtype::F32)));
         let mut bytes = header::write(&keys, &coming.collect::<Vec<_>>()).unwrap();
         bytes.extend(
             Dtype::F32
                 .encode("d", &divisors.unwrap_or_default())
                 .unwrap(),
         );
-        Place::memory("x.gguf", bytes)
+        ByteSource::memory("x.gguf", bytes)
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use serde_json::Value;
 
 use super::names::{Heads, PARTS, hf_name};
-use crate::{Dtype, Error, Format, Index, Place, Result, Stored};
+use crate::{ByteSource, Dtype, Error, Format, Index, Result, Stored};
 
 /// Numbers of heads, by which a fused tensor is split into q, k and v and the rows of q and k are
 /// permuted.
@@ -162,7 +162,7 @@ fn zeros(index: &mut Index, wanted: Vec<(String, usize)>) -> Result<()> {
         return Ok(());
     };
     let (file, bytes) = (index.files.len(), vec![0; 4 * longest]);
-    let place = Place::memory("biases that the file does not have", bytes);
+    let place = ByteSource::memory("biases that the file does not have", bytes);
     index.files.push(Arc::new(place));
     for (name, rows) in wanted {
         let zero = Stored {
