@@ -159,8 +159,8 @@ impl Tokenizer {
         self.template.as_ref().is_some_and(|t| t.holds(text))
     }
 
-    /// The closing mark for `mark`: of the usual spellings the one in the template or vocabulary; if
-    /// neither has one, the first spelling for marks like `<think>`.
+    /// The closing mark for `mark`: of the usual spellings the one in the template or vocabulary;
+    /// if neither has one, the first spelling for marks like `<think>`.
     fn closing(&self, mark: &str) -> Option<String> {
         let spellings = closings(mark);
         let known = |close: &&String| self.writes(close) || self.core.token_to_id(close).is_some();

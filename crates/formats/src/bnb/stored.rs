@@ -308,8 +308,8 @@ pub fn tensor_specs(name: &str, count: usize, double: bool) -> Vec<TensorSpec> {
     parts
 }
 
-/// The bytes of the tensors of [`tensor_specs`], one after another; `dtype` is the dtype to which readers
-/// dequantise by default.
+/// The bytes of the tensors of [`tensor_specs`], one after another; `dtype` is the dtype to which
+/// readers dequantise by default.
 ///
 /// # Errors
 /// Components with more bytes than declared.
