@@ -80,7 +80,11 @@ impl LoraSpec {
     /// # Errors
     /// An entry of targets, exclude, the patterns or `modules_to_save` that matches nothing, with
     /// similar names; an entry of targets whose projections `exclude` all removes.
-    pub fn matched(&self, projections: &[Projection], weights: &[String]) -> Result<Matched> {
+    pub fn match_projections(
+        &self,
+        projections: &[Projection],
+        weights: &[String],
+    ) -> Result<Matched> {
         let adapted: Vec<&Projection> = projections.iter().filter(|p| self.adapts(p)).collect();
         for (key, targets) in [
             ("targets", Some(&self.targets)),
@@ -106,7 +110,7 @@ impl LoraSpec {
                 )));
             }
         }
-        let saved = self.full(projections, weights)?;
+        let saved = self.resolve_saved(projections, weights)?;
         let mut counts = BTreeMap::new();
         for p in &adapted {
             *counts.entry(last(&p.name).to_string()).or_insert(0) += 1;
@@ -146,7 +150,11 @@ impl LoraSpec {
     ///
     /// # Errors
     /// An entry that matches nothing.
-    pub fn full(&self, projections: &[Projection], weights: &[String]) -> Result<Vec<String>> {
+    pub fn resolve_saved(
+        &self,
+        projections: &[Projection],
+        weights: &[String],
+    ) -> Result<Vec<String>> {
         let own_heads = projections.iter().filter(|p| p.weight != p.name);
         let own_heads = own_heads.map(|p| format!("{}.weight", p.name));
         let all: Vec<String> = weights.iter().cloned().chain(own_heads).collect();

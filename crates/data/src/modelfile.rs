@@ -1,7 +1,7 @@
 //! Ollama's `Modelfile` of an exported model: path of the weights, chat template in Go's language,
 //! stop tokens.
 
-use crate::template::Turns;
+use crate::template::FramedTemplate;
 use crate::{Error, Result, Tokenizer};
 
 /// A chat template for Ollama.
@@ -22,7 +22,7 @@ impl Tokenizer {
     /// with conversations of one to four turns, with and without a system message.
     pub fn ollama_template(&self) -> Result<OllamaTemplate> {
         let bos = self.bos().and_then(|id| self.token(id)).unwrap_or_default();
-        let turns = Turns::of(self.chat_template()?, &bos).map_err(Error::Template)?;
+        let turns = FramedTemplate::of(self.chat_template()?, &bos).map_err(Error::Template)?;
         let mut notes = Vec::new();
         if turns.trims {
             notes.push(

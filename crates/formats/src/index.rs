@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use crate::{Dtype, Error, Result, bnb::Four, gguf::Block};
+use crate::{Dtype, Error, Result, bnb::Bnb4, gguf::Block};
 
 /// Tensors by Hugging Face's names, with their files.
 #[derive(Debug, Default)]
@@ -45,7 +45,7 @@ pub enum Format {
     /// Blocks that share a scale.
     Block(Block),
     /// bitsandbytes' 4-bit format; the bytes are the codes.
-    Four(Box<Four>),
+    Bnb4(Box<Bnb4>),
     /// An unsupported format, by name.
     Other(String),
 }
@@ -143,7 +143,7 @@ impl Format {
         match self {
             Format::Dense(dtype) => Some((1, dtype.width())),
             Format::Block(block) => Some((block.values() as u64, block.bytes() as u64)),
-            Format::Four(_) | Format::Other(_) => None,
+            Format::Bnb4(_) | Format::Other(_) => None,
         }
     }
 }
@@ -153,7 +153,7 @@ impl fmt::Display for Format {
         f.write_str(match self {
             Format::Dense(dtype) => dtype.tag(),
             Format::Block(block) => block.name(),
-            Format::Four(_) => "bitsandbytes' 4 bits",
+            Format::Bnb4(_) => "bitsandbytes' 4 bits",
             Format::Other(name) => name,
         })
     }

@@ -98,7 +98,7 @@ pub fn load(dir: &Path) -> Result<(LoraSpec, BTreeMap<String, Tensor>)> {
 /// # Errors
 /// The first target projection without a pair, the first tensor of an unknown projection, the first
 /// shape that does not fit.
-pub fn fits(
+pub fn check_fit(
     spec: &LoraSpec,
     params: &BTreeMap<String, Tensor>,
     projections: &[Projection],

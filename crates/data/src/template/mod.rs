@@ -15,7 +15,7 @@ use crate::{Context, Error, Message, Result};
 pub(crate) use python::float as python_float;
 use python::{Budget, Day, Program};
 pub(crate) use roles::is_result;
-pub(crate) use turns::Turns;
+pub(crate) use turns::FramedTemplate;
 
 /// A template for models without one: the messages' contents concatenated, after a
 /// beginning-of-text token if the tokenizer uses one, with the end-of-text token after each

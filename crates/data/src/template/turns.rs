@@ -27,7 +27,7 @@ enum System {
 
 /// A template as fixed texts around messages.
 #[derive(Clone, Debug)]
-pub(crate) struct Turns {
+pub(crate) struct FramedTemplate {
     /// Beginning-of-text token at the start of every conversation.
     bos: String,
     /// Text at the start of a conversation without a system message (a default one).
@@ -57,7 +57,7 @@ const CONTENTS: [&str; 7] = [
     "{\"name\": \"fall\", \"arguments\": {}}",
 ];
 
-impl Turns {
+impl FramedTemplate {
     /// Finds the texts and tests them on conversations.
     ///
     /// # Errors
@@ -212,7 +212,7 @@ fn literal(text: &str) -> String {
     out
 }
 
-fn derive(template: &ChatTemplate, bos: &str) -> Result<Turns, String> {
+fn derive(template: &ChatTemplate, bos: &str) -> Result<FramedTemplate, String> {
     let [user, later] = USER.map(Message::user);
     let (assistant, system) = (
         Message::assistant(ASSISTANT),
@@ -253,7 +253,7 @@ fn derive(template: &ChatTemplate, bos: &str) -> Result<Turns, String> {
         Some(head) => (head.to_owned(), None),
         None => (String::new(), Some(first)),
     };
-    let mut turns = Turns {
+    let mut turns = FramedTemplate {
         bos: bos.to_owned(),
         head,
         first,
@@ -279,7 +279,7 @@ fn derive(template: &ChatTemplate, bos: &str) -> Result<Turns, String> {
     Ok(turns)
 }
 
-impl Turns {
+impl FramedTemplate {
     /// Finds where the system message goes, from a conversation of one turn, split, and one of two.
     fn place(&self, parts: &[String], longer: &str) -> Result<System, String> {
         let (before, after) = (parts[0].clone(), parts[1].clone());

@@ -27,7 +27,7 @@ pub struct Response {
 }
 
 /// The template's text around the response to a conversation.
-struct Frame {
+struct AnswerFrame {
     /// The rendered prompt.
     prompt: String,
     /// Text between the generation prompt and the response (Mistral's space); `None` if the
@@ -48,7 +48,7 @@ struct Frame {
     echoes: bool,
 }
 
-impl Frame {
+impl AnswerFrame {
     /// Text between the prompt and any response, without a closing mark of reasoning, which depends
     /// on the response.
     fn before(&self) -> &str {
@@ -175,7 +175,7 @@ impl Tokenizer {
     fn after_reasoning(
         &self,
         asked: &Asked,
-        frame: &Frame,
+        frame: &AnswerFrame,
         answer: &Message,
         ended: bool,
     ) -> Option<Message> {
@@ -206,7 +206,7 @@ impl Tokenizer {
     fn with_fields(
         &self,
         asked: &Asked,
-        frame: &Frame,
+        frame: &AnswerFrame,
         answer: &Message,
         whole: &str,
         ended: bool,
@@ -235,7 +235,7 @@ impl Tokenizer {
     fn after_opening(
         &self,
         asked: &Asked,
-        frame: &Frame,
+        frame: &AnswerFrame,
         answer: &Message,
         body: String,
         ended: bool,
@@ -273,7 +273,7 @@ impl Tokenizer {
         Ok(self.ending(&frame.after)?.1)
     }
 
-    fn frame(&self, asked: &Asked) -> Result<Frame> {
+    fn frame(&self, asked: &Asked) -> Result<AnswerFrame> {
         let prompt = self
             .chat_template()?
             .render_in(asked.messages, asked.context, true)?;
@@ -283,7 +283,7 @@ impl Tokenizer {
                 "it leaves the assistant's last message out, so nothing could be trained".into(),
             ));
         };
-        Ok(Frame {
+        Ok(AnswerFrame {
             echoes: self.echoes(asked, head, after),
             before: head.strip_prefix(prompt.as_str()).map(str::to_owned),
             opening: self.opening(&prompt, head, after),
@@ -322,7 +322,7 @@ impl Tokenizer {
     fn echoed(
         &self,
         asked: &Asked,
-        frame: &Frame,
+        frame: &AnswerFrame,
         answer: &Message,
         ended: bool,
     ) -> Result<Response> {
@@ -367,7 +367,13 @@ impl Tokenizer {
     }
 
     /// The response as the template writes it after the generation prompt, without the end of turn.
-    fn as_written(&self, asked: &Asked, frame: &Frame, before: &str, text: &str) -> Result<String> {
+    fn as_written(
+        &self,
+        asked: &Asked,
+        frame: &AnswerFrame,
+        before: &str,
+        text: &str,
+    ) -> Result<String> {
         let plain = format!("{before}{text}");
         let whole = self.finished(asked, &Message::assistant(text))?;
         let written = whole
@@ -404,7 +410,7 @@ impl Tokenizer {
     /// Splits a message with fields, as the template writes it, into the text before the
     /// end-of-turn token, and that token: the last one, if it may end a turn (a tool call may end
     /// with another than a text), else the one that ends a text.
-    fn end_of(&self, written: &str, frame: &Frame) -> Result<(String, u32)> {
+    fn end_of(&self, written: &str, frame: &AnswerFrame) -> Result<(String, u32)> {
         let (lead, end) = self.ending(&frame.after)?;
         if let Some(&(start, stop, id)) = self.spelt(written)?.last()
             && written[stop..].trim().is_empty()

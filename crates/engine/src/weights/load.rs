@@ -187,7 +187,7 @@ impl Plan<'_> {
             return Ok(Weight::Quant(Arc::new(blocks)));
         }
         // a checkpoint in 4 bits has chosen what stays dense
-        let in_four = |t: &Stored| matches!(t.format, Format::Four(_));
+        let in_four = |t: &Stored| matches!(t.format, Format::Bnb4(_));
         let chosen = index.tensors.values().any(in_four);
         if let Some(double) = self.nf4(wanted).filter(|_| !chosen) {
             let dense = convert::dense(name, stored, place, Dtype::F32)?;
@@ -215,7 +215,7 @@ impl Plan<'_> {
     pub(super) fn keeps(&self, wanted: &TracedWeight, stored: &Stored) -> bool {
         let asked = match &stored.format {
             Format::Block(_) => self.options.quant == Some(Quant::Gguf),
-            Format::Four(_) => matches!(self.options.quant, Some(Quant::Nf4 { .. })),
+            Format::Bnb4(_) => matches!(self.options.quant, Some(Quant::Nf4 { .. })),
             _ => false,
         };
         asked && wanted.shape.len() == 2

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Four;
+use super::Bnb4;
 use crate::{Dtype, Error, Index, Result};
 
 /// The keys that decide how weights are decoded.
@@ -59,7 +59,7 @@ impl Declared {
         &self,
         name: &str,
         kind: &str,
-        four: &Four,
+        four: &Bnb4,
     ) -> std::result::Result<(), String> {
         let says = |what: String| Err(format!("config.json's quantization_config says {what}"));
         if let Some(other) = self.bnb_4bit_quant_type.as_deref().filter(|k| *k != kind) {

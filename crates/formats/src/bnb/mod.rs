@@ -10,4 +10,4 @@ pub use declared::quantization_config;
 pub use dynamic::{signed_map, unsigned_map};
 pub use nf4::{BLOCK, NF4_LEVELS, Nf4Parts};
 pub use scales::{NESTED, Nf4Scales, scale_bytes};
-pub use stored::{Four, bytes, join, tensor_specs};
+pub use stored::{Bnb4, bytes, join, tensor_specs};

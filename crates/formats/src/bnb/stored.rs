@@ -26,7 +26,7 @@ const ROOM: usize = 256;
 
 /// A 4-bit matrix without its codes, which are the tensor's own bytes.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Four {
+pub struct Bnb4 {
     block: usize,
     levels: [f32; 16],
     absmax: AuxTensor,
@@ -65,7 +65,7 @@ struct State {
     nested_offset: Option<f64>,
 }
 
-impl Four {
+impl Bnb4 {
     /// Whether its scales are quantised too.
     pub fn double(&self) -> bool {
         self.nested.is_some()
@@ -138,7 +138,7 @@ pub fn join(index: &mut Index, config: &Value) -> Result<()> {
         index.tensors.remove(state);
         if let Some(stored) = index.tensors.get_mut(name) {
             stored.shape = shape;
-            stored.format = Format::Four(Box::new(four));
+            stored.format = Format::Bnb4(Box::new(four));
         }
     }
     if declared.is_some_and(|d| d.load_in_4bit) && states.is_empty() {
@@ -160,7 +160,7 @@ struct Joiner<'a> {
 
 impl Joiner<'_> {
     /// Reads all but the codes, and the true shape.
-    fn join(&self, state: &str, kind: &str) -> Read<(Four, Vec<usize>)> {
+    fn join(&self, state: &str, kind: &str) -> Read<(Bnb4, Vec<usize>)> {
         let json = self.part(state)?;
         if json.stored.len > LONGEST_STATE {
             return Err(format!("its quant_state is {} bytes long", json.stored.len));
@@ -193,7 +193,7 @@ impl Joiner<'_> {
                 state.shape, codes.len
             ));
         }
-        let four = Four {
+        let four = Bnb4 {
             block: state.blocksize,
             levels,
             absmax: self.beside("absmax")?,
@@ -388,7 +388,7 @@ mod tests {
             join(&mut index, &config).unwrap();
             assert_eq!(index.tensors.len(), 1);
             let stored = &index.tensors[name];
-            let Format::Four(four) = &stored.format else {
+            let Format::Bnb4(four) = &stored.format else {
                 panic!("{:?}", stored.format);
             };
             let place = index.source_of(stored).unwrap();

@@ -23,7 +23,7 @@ use plan::about;
 
 /// A model file with metadata and index read, but no weights.
 #[derive(Debug)]
-pub struct Opened {
+pub struct GgufModel {
     /// The configuration as in transformers' `config.json`.
     pub config: Value,
     /// The tokenizer, if the file has one.
@@ -36,7 +36,7 @@ pub struct Opened {
 ///
 /// # Errors
 /// A missing, truncated or damaged file, another architecture, or an unsupported feature.
-pub fn open(path: &Path) -> Result<Opened> {
+pub fn open(path: &Path) -> Result<GgufModel> {
     let place = ByteSource::open(path)?;
     let header = Header::read(&place)?;
     let file = place.name.clone();
@@ -56,7 +56,7 @@ pub fn open(path: &Path) -> Result<Opened> {
         tensors::add(&mut index, name, tensor, &counts).map_err(|e| in_file(e.to_string()))?;
     }
     tensors::biases(&mut index, &mut config)?;
-    Ok(Opened {
+    Ok(GgufModel {
         config,
         tokenizer,
         index,
