@@ -43,7 +43,7 @@ pub(crate) struct Wanted {
 /// # Errors
 /// An entry of the settings that matches nothing, with names that are near.
 pub fn matched(traced: &Trace, spec: &LoraSpec) -> Result<Matched> {
-    let found = spec.matched(&traced.projections(), &names(traced));
+    let found = spec.match_projections(&traced.projections(), &names(traced));
     found.map_err(|e| Error::rule(e.to_string()))
 }
 
@@ -102,7 +102,7 @@ pub(crate) fn wanted_of(traced: &Trace, spec: &LoraSpec) -> Result<Wanted> {
 /// # Errors
 /// A module that the model does not have.
 fn saved(traced: &Trace, spec: &LoraSpec) -> Result<Vec<String>> {
-    let full = spec.full(&traced.projections(), &names(traced));
+    let full = spec.resolve_saved(&traced.projections(), &names(traced));
     let mut full = full.map_err(|e| Error::rule(e.to_string()))?;
     full.extend(spec.replaced.iter().cloned());
     Ok(full)
@@ -160,7 +160,7 @@ impl Stream {
 
 /// An adapter of another model must not play as the bare base.
 fn fits(traced: &Trace, spec: &LoraSpec, params: &Params) -> Result<()> {
-    peft::fits(spec, params, &traced.projections()).map_err(|e| Error::rule(e.to_string()))?;
+    peft::check_fit(spec, params, &traced.projections()).map_err(|e| Error::rule(e.to_string()))?;
     let saved = saved(traced, spec)?;
     for name in &saved {
         let source = traced.source(name);

@@ -134,7 +134,7 @@ impl Described {
         let chosen = trace
             .weights
             .iter()
-            .any(|w| stored(w).is_some_and(|s| matches!(s.format, Format::Four(_))));
+            .any(|w| stored(w).is_some_and(|s| matches!(s.format, Format::Bnb4(_))));
         let random = matches!(self.weights, Some(Weights::Random(_)));
         let one = |w: &TracedWeight| held(&plan, w, stored(w), chosen, random);
         Ok(trace.weights.iter().map(one).collect())
@@ -158,7 +158,7 @@ fn held(
     };
     if let Some(stored) = stored.filter(|s| plan.keeps(wanted, s)) {
         return match &stored.format {
-            Format::Four(four) => {
+            Format::Bnb4(four) => {
                 let double = four.double();
                 let bytes = stored.len + four.scale_bytes(count);
                 item(bytes, 0, true, Holding::Nf4 { double })

@@ -17,7 +17,7 @@ mod stream;
 use std::path::PathBuf;
 
 use randori_formats::{
-    Index, Place, bnb,
+    ByteSource, Index, bnb,
     gguf::{self, GgufTokenizer},
     safetensors,
 };
@@ -130,7 +130,10 @@ pub fn open(source: Source) -> Result<Checkpoint> {
         Source::Hub { repo, revision } => Checkpoint::folder(hub::fetch(&repo, &revision)?),
         Source::Memory { config, tensors } => {
             let mut index = Index::default();
-            safetensors::add(&mut index, Place::memory("the embedded model", tensors))?;
+            safetensors::add(
+                &mut index,
+                ByteSource::memory("the embedded model", tensors),
+            )?;
             Checkpoint::stored(config, TokenizerSource::None, index)
         }
         Source::Random { mut config, seed } => {
