@@ -1,5 +1,5 @@
-//! The kernels that take the time, alone: attention, norm, response log-probs, and products with
-//! quantised weights.
+//! Benches of single kernels: attention, norm, response log-probs, and products with quantised
+//! weights.
 //!
 //! Attention, norm and log-probs run through the engine as a model of that op (an embedding before,
 //! a small head behind); `floor` is such a model without the op, to be subtracted.
@@ -26,7 +26,7 @@ use randori_sdk::seam::{AttnSpec, Backend, Id, OpResult};
 /// Small enough that embedding and head cost little.
 const SMALL_VOCAB: usize = 64;
 
-/// A player that trains only what lies at the bottom, so that the backward pass goes through
+/// A player that trains only the lowest parameter, so that the backward pass runs through
 /// everything.
 fn bottom(base: Arc<Base>, name: &str) -> Player {
     let full = Player::full(base).expect("dense weights");

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# transformers 5.24.0: a Llama whose configuration has `sliding_window` is two models.
+# transformers 5.24.0: a Llama whose configuration has `sliding_window` computes two models.
 #
 # A guess: either the key is ignored (the Llama class never had windows) or it is obeyed.
 # Seen: one pass over the whole text ignores it, bit for bit, while `generate` keeps only the last

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# transformers 5.24.0: where a rope's numbers stand decides them, twice against a good guess.
+# transformers 5.24.0: the section in which a rope's numbers stand decides, twice unexpectedly.
 #
 # 1. `original_max_position_embeddings` beside `rope_parameters` goes before the one inside it.
 # 2. A Llama with `rope_parameters` keyed by layer type (as newer families write them) computes

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# transformers 5.24.0: which of a tokenizer's files is believed, where they disagree.
+# transformers 5.24.0: which of a tokenizer's files takes precedence where they disagree.
 #
 # 1. The ids that `added_tokens_decoder` and `added_tokens.json` declare for new tokens only order
 #    them: they get the next free ids, so an embedding made for the declared ones has other rows.

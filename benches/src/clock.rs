@@ -1,6 +1,6 @@
-//! What time is: the wall's, or what all threads of this process have spent computing.
+//! Clocks: wall time, or the CPU time of all threads of this process.
 //!
-//! On a machine that others use too, the second is the one that says something about the code.
+//! On a machine that is shared, only the second measures the code.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ pub fn criterion() -> Criterion<Clock> {
     })
 }
 
-/// A clock that was chosen at run time.
+/// A clock chosen at run time.
 pub struct Clock {
     cpu: bool,
     begin: Instant,

@@ -1,8 +1,8 @@
-//! What the benches run on: SmolLM2-135M's shapes with random weights, and architectures of a
-//! single op.
+//! Models of the benches: SmolLM2-135M's shapes with random weights, and architectures of a single
+//! op.
 //!
 //! Speed does not depend on a weight's value, so nothing is downloaded. `RANDORI_BENCH_LAYERS` sets
-//! the number of blocks (6; SmolLM2 has 30). It must not know: what is measured, and how.
+//! the number of blocks (6; SmolLM2 has 30). This crate does not know what is measured, or how.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -68,7 +68,8 @@ pub fn config() -> Value {
     config_of(layers(), WIDTH)
 }
 
-/// The same family in another size: SmolLM2-135M's proportions at a width that is a multiple of 192.
+/// The same family in another size: SmolLM2-135M's proportions at a width that is a multiple of
+/// 192.
 pub fn config_of(layers: usize, width: usize) -> Value {
     json!({
         "model_type": "llama",
@@ -149,11 +150,11 @@ pub fn pairs_of(n: usize, [prompt, real, generated]: [usize; 3]) -> Vec<Pair> {
 
 /// An embedding, `layers` blocks of one function, and a head: the smallest model around an op.
 pub struct Probe<F> {
-    /// Tokens there are.
+    /// Size of the vocabulary.
     pub vocab: usize,
     /// Features of the embedding.
     pub width: usize,
-    /// How often the function is applied.
+    /// How often the block is applied.
     pub layers: usize,
     /// The block.
     pub block: F,
@@ -178,7 +179,7 @@ impl<F: Fn(&mut dyn Backend, Id) -> OpResult + Send + Sync> Architecture for Pro
 }
 
 impl<F: Fn(&mut dyn Backend, Id) -> OpResult + Send + Sync + 'static> Probe<F> {
-    /// With random weights.
+    /// The model with random weights.
     pub fn base(self) -> Arc<Base> {
         let source = Source::Random {
             config: json!({}),

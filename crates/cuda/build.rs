@@ -1,6 +1,6 @@
-//! With the feature `cuda`: compiles every kernel with nvcc, for each compute capability asked for, into one fat binary a
-//! source. `RANDORI_CUDA_ARCHS` (default `80,86,89,90`) says which; PTX of the last serves newer cards. nvcc is `NVCC`, or lies under
-//! `CUDA_HOME` or `CUDA_PATH`, or in `PATH`.
+//! With the feature `cuda`, compiles each kernel source with nvcc into a fat binary for the compute
+//! capabilities in `RANDORI_CUDA_ARCHS` (default `80,86,89,90`), with PTX of the last for newer
+//! GPUs. nvcc is `NVCC`, or is found under `CUDA_HOME` or `CUDA_PATH`, or in `PATH`.
 use std::{
     env,
     error::Error,
@@ -121,12 +121,13 @@ fn start(
         })
 }
 
-/// A jump for every CUDA function through a table, `randori_cuda_slots`, that src/gpu/libraries.rs fills when the libraries are
-/// found: so the program starts without them. Until then, and for ever for cudart's, a jump ends in `randori_cuda_missing`.
+/// Assembly with a jump for every CUDA function through a table, `randori_cuda_slots`, so that the
+/// program starts without the libraries. src/gpu/libraries.rs fills the table when it loads them;
+/// until then, and always for cudart's functions, a jump leads to `randori_cuda_missing`.
 fn trampolines() -> Result<String, Box<dyn Error>> {
     let names = fs::read_to_string("src/gpu/symbols.txt")?;
     let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
-    // candle-flash-attn starts its kernels through cudart, which then is linked in earnest
+    // candle-flash-attn launches its kernels through cudart, which is then linked
     let flash = env::var_os("CARGO_FEATURE_FLASH_ATTN").is_some();
     let (mut code, mut table) = (String::from(".text\n"), String::new());
     for (i, line) in names.lines().filter(|l| !l.starts_with('#')).enumerate() {

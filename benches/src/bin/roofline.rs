@@ -1,5 +1,5 @@
-//! How far each stage is from what this machine could do, and how its cost grows.
-//! docs/explanation/speed.md explains the tables.
+//! Compares each stage's time with its lower bound on this machine, and measures how its cost
+//! grows. docs/explanation/speed.md explains the tables.
 //!
 //! ```text
 //! roofline [--quick] [PART OF A NAME]
@@ -33,9 +33,9 @@ use randori_host::Host;
 
 /// Pairs of the stages' steps.
 const PAIRS: usize = 4;
-/// By how much a quiet machine's ceilings may differ from one moment to another.
+/// Most that a quiet machine's peak rates differ between two measurements.
 const NOISE: f64 = 0.1;
-/// Tokens a decoding sequence holds.
+/// Cached tokens of a decoding sequence.
 const CACHED: usize = 100;
 
 fn main() {
@@ -67,7 +67,7 @@ struct Run {
     begin: Instant,
 }
 
-/// A table's row about growth: cases of one size each.
+/// A series of one table: cases of growing size.
 struct Growth {
     stage: &'static str,
     what: String,
@@ -100,7 +100,7 @@ impl Run {
         print_growth(&growth, &best);
     }
 
-    /// What the floors are made of.
+    /// Prints the counts behind the lower bounds.
     fn print_counts(&self) {
         let config = config_of(self.layers, WIDTH).to_string();
         let t = trace(&*self.host.architecture("llama", &config).unwrap()).unwrap();
@@ -133,7 +133,7 @@ impl Run {
         eprintln!("{:5.0} s  {what}", self.begin.elapsed().as_secs_f64());
     }
 
-    /// Repeats where there are many sizes.
+    /// Number of repeats of a series.
     fn fewer(&self) -> usize {
         self.repeats.div_ceil(2)
     }

@@ -30,7 +30,7 @@ use randori_host::Host;
 use randori_sdk::seam::{Backend, Id, Value as Given};
 use serde_json::{Value, json};
 
-/// The peer's.
+/// The loss's beta, as in the peer.
 const BETA: f64 = 0.1;
 const RATE: f64 = 1e-4;
 const SEED: u64 = 7;
@@ -277,7 +277,7 @@ impl Run {
     }
 }
 
-/// The median of some seconds of runs, the first left out.
+/// The median time of runs that take some seconds in all, without the first.
 fn typical(mut run: impl FnMut()) -> f64 {
     run();
     let mut seconds: Vec<f64> = Vec::new();
@@ -290,7 +290,7 @@ fn typical(mut run: impl FnMut()) -> f64 {
     seconds[seconds.len() / 2]
 }
 
-/// How often a pass goes through the two projections, so that the pass itself weighs little.
+/// How often a pass runs through the two projections, so that the rest of the pass matters little.
 const TIMES: usize = 8;
 
 fn projections(n: usize, k: usize, m: usize) -> f64 {

@@ -1,4 +1,4 @@
-//! The engine's stages as closures that can be timed, each with what it has to do at least.
+//! The engine's stages as closures to time, each with its lower bound of work.
 
 use std::{hint::black_box, ops::Range, sync::Arc, time::Instant};
 
@@ -14,11 +14,11 @@ use crate::{VOCAB, adapter, tokens};
 /// Tokens of a prompt that enter the cache together, as in generation.
 const PIECE: usize = 512;
 
-/// A piece of work.
+/// A stage to time.
 pub struct Case {
     /// For the table.
     pub name: String,
-    /// What it takes at least.
+    /// Its lower bound of work.
     pub work: Work,
     run: Box<dyn FnMut()>,
 }
@@ -33,8 +33,8 @@ impl Case {
     }
 }
 
-/// Median seconds of every case. One round warms up; then the cases take turns, so that a
-/// disturbance meets all alike.
+/// Median seconds of every case. After a warm-up round the cases take turns, so that a disturbance
+/// affects all alike.
 pub fn medians(cases: &mut [Case], repeats: usize) -> Vec<f64> {
     let mut seconds = vec![Vec::with_capacity(repeats); cases.len()];
     for round in 0..=repeats {

@@ -1,4 +1,4 @@
-//! What the machine can do at most: f32 products, and reading memory, on all threads.
+//! The machine's peak rates of f32 products and of reading memory, on all threads.
 
 use std::{hint::black_box, time::Instant};
 
@@ -20,10 +20,10 @@ pub const PRODUCTS: [(usize, usize, usize); 6] = [
 /// Bytes that are read: more than the last cache of any machine this is likely to run on.
 const BUFFER: usize = 1 << 30;
 
-/// Sums side by side, so that adding is no chain.
+/// Independent sums, so that additions do not wait for each other.
 const LANES: usize = 64;
 
-/// A machine's best.
+/// A machine's peak rates.
 #[derive(Clone, Debug)]
 pub struct Ceilings {
     /// Operations a second of every shape of [`PRODUCTS`].
@@ -33,7 +33,7 @@ pub struct Ceilings {
 }
 
 impl Ceilings {
-    /// The best of `repeats`: a ceiling is what can be done, and a disturbance only lowers it.
+    /// Measures the best of `repeats`, since a disturbance only lowers a rate.
     pub fn measure(repeats: usize) -> Ceilings {
         Ceilings {
             products: PRODUCTS.iter().map(|p| product(*p, repeats)).collect(),
@@ -46,8 +46,8 @@ impl Ceilings {
         self.products.iter().copied().fold(0.0, f64::max)
     }
 
-    /// By how much the two ceilings differ from another measurement's, as the larger share of the
-    /// better one.
+    /// How far the rates differ from another measurement's: the larger relative difference of the
+    /// two.
     pub fn apart(&self, other: &Ceilings) -> f64 {
         let share = |a: f64, b: f64| 1.0 - a.min(b) / a.max(b);
         share(self.flops(), other.flops()).max(share(self.bytes, other.bytes))
@@ -91,7 +91,7 @@ fn product((rows, inputs, outputs): (usize, usize, usize), repeats: usize) -> f6
 }
 
 fn reading(repeats: usize) -> f64 {
-    // written first, or every page would be the same page of zeros
+    // written first, or every page would map to one page of zeros
     let buffer: Vec<f32> = (0..BUFFER / 4)
         .into_par_iter()
         .map(|i| (i % 8) as f32)

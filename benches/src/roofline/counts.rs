@@ -1,4 +1,4 @@
-//! Operations and bytes that a stage cannot do without.
+//! Lower bounds of a stage's operations and bytes.
 //!
 //! Only matrix products and attention count as operations (a multiply-add is two); norms, soft-max,
 //! activations and the optimiser's arithmetic do not. Only what cannot stay in a cache counts as
@@ -14,7 +14,7 @@ use randori_engine::{
 
 use crate::adapter;
 
-/// What has to be computed and moved.
+/// Operations to compute and bytes to move.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Work {
     /// Multiply-adds times two.
@@ -33,7 +33,7 @@ impl Add for Work {
     }
 }
 
-/// What a pass computes, read off its plan.
+/// Sizes of a pass, from its plan.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rows {
     /// Rows through embedding and blocks.
@@ -91,7 +91,7 @@ pub fn micro_batches(pairs: &[Pair], budget: usize) -> Vec<Packed> {
     plans
 }
 
-/// What a model's parts cost.
+/// Operations and bytes of a model's parts.
 pub struct Costs {
     trace: Trace,
     /// Bytes of all weights that every pass reads: those of the blocks …
@@ -103,7 +103,7 @@ pub struct Costs {
     /// Σ in, and Σ in·out, over the projections whose input needs no gradient: nothing is trained
     /// below them.
     lowest: (f64, f64),
-    /// Of the adapter.
+    /// The adapter's rank.
     rank: f64,
 }
 

@@ -1,5 +1,5 @@
-//! What a piece of work costs at least, what this machine can do at most, and how far one is from
-//! the other.
+//! Lower bounds of a stage's operations and bytes, the machine's peak rates, and how near a stage
+//! comes to them.
 //!
 //! The counts come from the engine's trace of the model and from the plan's rows;
 //! docs/explanation/speed.md explains them.

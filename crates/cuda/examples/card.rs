@@ -1,4 +1,5 @@
-//! Says which GPU there is, or what is missing: `cargo run --release -p randori-cuda --features cuda --example card`.
+//! Prints the GPU's name and memory, or what is missing: `cargo run --release -p randori-cuda
+//! --features cuda --example card`.
 use randori_cuda::gpu::Gpu;
 
 fn main() {

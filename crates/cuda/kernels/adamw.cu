@@ -1,9 +1,10 @@
-// Optimiser steps on f32 weights, each value read and written once. AdamW (arXiv 1711.05101, PyTorch's form), with g the gradient
-// times `scale`:
+// Optimiser steps on f32 weights, each value read and written once. AdamW (arXiv 1711.05101,
+// PyTorch's form), with g the gradient times `scale`:
 //   m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g²,  w = w - shrink w - size m / (sqrt(v) / root + eps)
-// with shrink = rate · decay, size = rate / (1 - beta1^t), root = sqrt(1 - beta2^t). Moments are f32, or 8 bits in blocks of 256
-// (arXiv 2110.02861): map[code] · the block's largest magnitude. RMSProp as PyTorch's, without centring.
-// Every product and sum is rounded by itself: the result does not depend on what the compiler fuses.
+// with shrink = rate · decay, size = rate / (1 - beta1^t), root = sqrt(1 - beta2^t). Moments are
+// f32, or 8 bits in blocks of 256 (arXiv 2110.02861): map[code] · the block's largest magnitude.
+// RMSProp as PyTorch's, without centring. Every product and sum is rounded by itself: the result
+// does not depend on what the compiler fuses.
 #include "device.cuh"
 
 namespace optimiser {
@@ -17,7 +18,8 @@ __device__ __forceinline__ void adam(const Adam &c, float g, float &w, float &m,
     w = __fadd_rn(w, -__fadd_rn(__fmul_rn(c.shrink, w), step));
 }
 
-// The number of midpoints below v: the nearest entry, the lower of two as near.
+// The index of the map's entry nearest to v, of two equally near the lower: the number of midpoints
+// below v.
 __device__ __forceinline__ uint32_t nearest(const float *middle, float v) {
     uint32_t code = 0;
 #pragma unroll
@@ -28,7 +30,7 @@ __device__ __forceinline__ uint32_t nearest(const float *middle, float v) {
 __device__ __forceinline__ float unpack(const float *map, uint2 codes, int i) {
     return map[((i < 4 ? codes.x : codes.y) >> (i % 4 * 8)) & 255];
 }
-// The codes of 8 values divided by the warp's largest magnitude, which is answered in `largest`.
+// The codes of 8 values divided by the warp's largest magnitude, which is written to `largest`.
 __device__ __forceinline__ uint2 pack(const float *middle, const float x[8], float &largest) {
     float most = 0;
 #pragma unroll
@@ -64,8 +66,9 @@ extern "C" __global__ __launch_bounds__(256) void adamw_f32(float *w, const floa
 }
 EXPORT(adamw_f32)
 
-// The same with 8-bit moments: m, v hold a code a weight, padded to whole blocks of 256; `most` one f32 a block. A warp a block of
-// weights, 8 a lane. Maps ascend. The step uses the moments as they are before they are rounded to codes.
+// AdamW with 8-bit moments: m, v hold one code a weight, padded to whole blocks of 256; `most` one
+// f32 a block. A warp computes one block of weights, 8 a lane. Maps ascend. The step uses the
+// moments before they are rounded to codes.
 extern "C" __global__ __launch_bounds__(256) void adamw_8bit(float *w, const float *g, uint8_t *m, uint8_t *v, float *m_most, float *v_most,
                                                              const float *signed_map, const float *unsigned_map, uint64_t n, float scale,
                                                              float beta1, float rest1, float beta2, float rest2, float eps, float shrink,
@@ -122,8 +125,8 @@ extern "C" __global__ __launch_bounds__(256) void adamw_8bit(float *w, const flo
 }
 EXPORT(adamw_8bit)
 
-// s = alpha s + (1 - alpha) g² with g = scale g + decay w; change = g / (sqrt(s) + eps) + momentum · buffer; w -= rate · change.
-// `buffer` may be null: no momentum.
+// s = alpha s + (1 - alpha) g² with g = scale g + decay w; change = g / (sqrt(s) + eps) + momentum
+// · buffer; w -= rate · change. `buffer` may be null: no momentum.
 extern "C" __global__ void rmsprop_f32(float *w, const float *g, float *buffer, float *s, uint64_t n, float scale, float alpha, float rest,
                                        float eps, float decay, float momentum, float rate) {
     uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;

@@ -1,12 +1,14 @@
-// Attention, forward: out = softmax(cap(scale · q kᵀ)) v over what each query sees, and its log Σ e^score. One block of threads for
-// (block of at most 64 queries, head); the soft-max runs on line over tiles of keys (FlashAttention-2, arXiv 2307.08691):
+// Attention, forward: out = softmax(cap(scale · q kᵀ)) v over the keys that each query sees, and
+// lse = log Σ e^score. One thread block for (block of at most 64 queries, head), with an on-line
+// soft-max over tiles of keys (FlashAttention-2, arXiv 2307.08691):
 //   m' = max(m, s), l' = e^(m - m') l + Σ e^(s - m'), o' = e^(m - m') o + e^(s - m') v; out = o / l, lse = m + log l.
-// q, out (tokens, heads, d); k, v (rows, kv_heads, d); lse (heads, tokens). A query that sees no key gets zeros and lse -∞.
+// q, out (tokens, heads, d); k, v (rows, kv_heads, d); lse (heads, tokens). A query that sees no
+// key gets zeros and lse -∞.
 #include "attention.cuh"
 
 namespace attention {
 
-// Warps of 16 queries each; scores become weights without leaving their registers.
+// bf16: each warp computes 16 queries; scores become weights in registers.
 template <int D>
 __device__ __forceinline__ void forward(const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, float *lse, const Block *blocks, const Run *runs, const Sizes &s) {
     constexpr int KEYS = D > 128 ? 32 : 64;
@@ -29,13 +31,13 @@ __device__ __forceinline__ void forward(const bf16 *q, const bf16 *k, const bf16
     copy_commit();
     while (more) {
         copy_wait<0>();
-        __syncthreads(); // the keys are there, the last values done with
+        __syncthreads(); // the keys have arrived, the previous values have been used
         T::template load<KEYS, 128>(vs, v + now.row * k_row, k_row, now.count, s.d, wide, threadIdx.x);
         copy_commit();
         float a[KEYS / 8][4] = {};
         if (active) rows_by_rows<D, KEYS>(a, qs, warp * 16, ks);
         copy_wait<0>();
-        __syncthreads(); // the values are there, the keys done with
+        __syncthreads(); // the values have arrived, the keys have been used
         more = pieces.next(next);
         if (more) T::template load<KEYS, 128>(ks, k + next.row * k_row, k_row, next.count, s.d, wide, threadIdx.x);
         copy_commit();
@@ -58,7 +60,7 @@ __device__ __forceinline__ void forward(const bf16 *q, const bf16 *k, const bf16
             for (int r = 0; r < 2; r++) {
                 top[r] = fmaxf(top[r], __shfl_xor_sync(FULL, top[r], 1));
                 top[r] = fmaxf(top[r], __shfl_xor_sync(FULL, top[r], 2));
-                base[r] = top[r] == -INFINITE ? 0.0f : top[r]; // nothing seen yet: e^-∞ must stay 0
+                base[r] = top[r] == -INFINITE ? 0.0f : top[r]; // no key seen yet: e^-∞ must stay 0
                 float shrink = exp2f(most[r] - base[r]);
                 most[r] = top[r];
                 sum[r] *= shrink;
@@ -95,12 +97,12 @@ __device__ __forceinline__ void forward(const bf16 *q, const bf16 *k, const bf16
         if (t == 0 && row < b.count)
             lse[(size_t)head * s.tokens + b.row + row] = sum[r] > 0 ? most[r] * LN2 + logf(sum[r]) : -INFINITE;
     }
-    into_tile<D, D>(qs, warp * 16, 0, o, inverse[0], inverse[1]); // this warp's queries are done with
+    into_tile<D, D>(qs, warp * 16, 0, o, inverse[0], inverse[1]); // this warp needs its queries no more
     __syncwarp();
     T::template store<16>(out + b.row * q_row + head * s.d, qs, q_row, warp * 16, b.count, 0, D, s.d, wide);
 }
 
-// blockIdx.y takes 32 queries of the block.
+// f32: blockIdx.y selects 32 queries of the block.
 template <int D>
 __device__ __forceinline__ void forward(const float *q, const float *k, const float *v, float *out, float *lse, const Block *blocks, const Run *runs, const Sizes &s) {
     constexpr int STEP = passing(D), N = STEP / 16;
@@ -158,7 +160,7 @@ __device__ __forceinline__ void forward(const float *q, const float *k, const fl
             }
         }
         put_weights<D>(weights, a);
-        __syncthreads(); // the keys are done with
+        __syncthreads(); // the keys have been used
         T::template load<STEP, 128>(pass, v + now.row * k_row, k_row, now.count, s.d, wide, threadIdx.x);
         copy_commit();
         copy_wait<0>();

@@ -1,7 +1,8 @@
-// What the attention kernels share: who sees whom, tiles in shared memory, products of tiles.
+// What the attention kernels share: the mask, tiles in shared memory, products of tiles.
 //
-// Queries and keys meet by lists that the host makes (src/ops/tiles.rs): a Block of at most 64 rows of one side and, of the other
-// side, the Runs that any of them meets. A query sees a key when query position - window < key position <= query position.
+// The mask comes as lists that the host makes (src/ops/tiles.rs): a Block of at most 64 queries (or
+// keys) and the Runs of keys (or queries) that any of its rows sees (or is seen by). A query sees a
+// key when query position - window < key position <= query position.
 #pragma once
 #include "device.cuh"
 
@@ -13,7 +14,7 @@ struct Run { int row, count, position; };
 constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
 constexpr int MOST = 0x7fffffff; // as a window: none
 
-// Sizes of one call, as every kernel gets them. softcap 0: none.
+// Sizes of one call, the same for every kernel. softcap 0: none.
 struct Sizes {
     int tokens, heads, kv_heads, d;
     float scale;
@@ -23,7 +24,8 @@ struct Sizes {
 
 __device__ __forceinline__ bool sees(int query, int key, int window) { return (unsigned)(query - key) < (unsigned)window; }
 
-// The runs of a block in pieces of at most STEP rows; those that lie outside positions low..=high are left out.
+// The runs of a block in pieces of at most STEP rows; those that lie outside positions low..=high
+// are left out.
 template <int STEP> struct Pieces {
     const Run *run, *end;
     int from, low, high;
@@ -39,7 +41,7 @@ template <int STEP> struct Pieces {
         return false;
     }
 };
-// The keys that queries first..=last see between them.
+// The keys that any of queries first..=last sees.
 template <int STEP> __device__ __forceinline__ Pieces<STEP> keys_of(const Block &b, const Run *runs, int first, int last, int window) {
     return {runs + b.first, runs + b.end, 0, first - window + 1, last};
 }
@@ -52,7 +54,8 @@ __device__ __forceinline__ bool all_see(int query, int queries, int key, int key
     return sees(query, key + keys - 1, window) && sees(query + queries - 1, key, window) && sees(query, key, window);
 }
 
-// A score before the soft-max, from q·k: scale · q·k, or cap · tanh(scale · q·k / cap). `slope` becomes the cap's derivative.
+// A score before the soft-max, from q·k: scale · q·k, or cap · tanh(scale · q·k / cap). `slope`
+// becomes the cap's derivative.
 template <bool EXACT> __device__ __forceinline__ float score(float product, const Sizes &s, float &slope) {
     float x = product * s.scale;
     slope = 1.0f;
@@ -66,17 +69,19 @@ template <bool EXACT> __device__ __forceinline__ float score(float product, cons
     return x;
 }
 
-// Rows of D values (d of them used, the others zero) in shared memory. Where whole 128-byte lines allow it, 16-byte pieces are
-// exchanged by row so that reading 8 rows of one column meets all banks; otherwise 16 bytes of padding do that.
+// Rows of D values (d of them used, the others zero) in shared memory. Where a row is whole
+// 128-byte lines, its 16-byte pieces are swizzled by row, so that reading 8 rows of one column uses
+// all banks; otherwise 16 bytes of padding do that.
 template <class T, int D> struct Tile {
     static constexpr int PIECE = 16 / sizeof(T);
     static constexpr bool EXCHANGED = sizeof(T) == 2 && D % 64 == 0;
     static constexpr int ROW = EXCHANGED ? D : D + PIECE;
-    // Place of a column that is a multiple of PIECE.
+    // Index of a column that is a multiple of PIECE.
     static __device__ __forceinline__ int at(int row, int column) {
         return row * ROW + (EXCHANGED ? column ^ ((row & 7) << 3) : column);
     }
-    // Starts to load ROWS rows, of which `count` exist, by THREADS threads; `wide`: every row begins at 16 bytes.
+    // Starts to load ROWS rows, of which `count` exist, by THREADS threads; `wide`: every row
+    // begins at 16 bytes.
     template <int ROWS, int THREADS>
     static __device__ __forceinline__ void load(T *to, const T *from, size_t stride, int count, int d, bool wide, int thread) {
 #pragma unroll 4
@@ -112,7 +117,8 @@ template <class T> __device__ __forceinline__ bool wide_rows(int d, const void *
     return d * sizeof(T) % 16 == 0 && (((size_t)a | (size_t)b | (size_t)c | (size_t)e) & 15) == 0;
 }
 
-// acc += A Bᵀ: a warp's 16 rows of A from `row`, N rows of B, D columns. acc[n] is mma's layout of columns 8n..8n+8.
+// acc += A Bᵀ: a warp's 16 rows of A from `row`, N rows of B, D columns. acc[n] is mma's layout of
+// columns 8n..8n+8.
 template <int D, int N>
 __device__ __forceinline__ void rows_by_rows(float (*acc)[4], const bf16 *a, int row, const bf16 *b) {
     typedef Tile<bf16, D> T;
@@ -130,7 +136,8 @@ __device__ __forceinline__ void rows_by_rows(float (*acc)[4], const bf16 *a, int
         }
     }
 }
-// acc += P B for P 16 x K in registers (p[i]: columns 16i..) and columns begin..begin + COLUMNS of K rows of B.
+// acc += P B for P 16 x K in registers (p[i]: columns 16i..) and columns begin..begin + COLUMNS of
+// K rows of B.
 template <int D, int K, int COLUMNS>
 __device__ __forceinline__ void weights_by_rows(float (*acc)[4], const uint32_t (*p)[4], const bf16 *b, int begin) {
     typedef Tile<bf16, D> T;
@@ -146,14 +153,14 @@ __device__ __forceinline__ void weights_by_rows(float (*acc)[4], const uint32_t 
         }
     }
 }
-// What mma gave as d for 16 columns, as the next product's a.
+// Converts mma's result d of 16 columns to the next product's operand a.
 __device__ __forceinline__ void as_weights(uint32_t p[4], const float low[4], const float high[4]) {
     p[0] = pack_bf16(low[0], low[1]);
     p[1] = pack_bf16(low[2], low[3]);
     p[2] = pack_bf16(high[0], high[1]);
     p[3] = pack_bf16(high[2], high[3]);
 }
-// acc · factor (one for rows g, one for rows g + 8) into a warp's 16 rows of a tile.
+// Writes acc · factor (one for rows g, one for rows g + 8) to a warp's 16 rows of a tile.
 template <int D, int COLUMNS>
 __device__ __forceinline__ void into_tile(bf16 *tile, int row, int begin, const float (*acc)[4], float low, float high) {
     typedef Tile<bf16, D> T;
@@ -165,8 +172,9 @@ __device__ __forceinline__ void into_tile(bf16 *tile, int row, int begin, const 
     }
 }
 
-// The f32 kernels: 128 threads over 32 rows (of queries or keys) that stay and STEP that pass by. Thread (y, x) of 8 x 16 holds rows
-// 4y..4y+4; of a product with the passing rows columns x + 16j, of a result columns 2x + 32j, 2x + 32j + 1.
+// The f32 kernels: 128 threads over 32 rows (queries or keys) that stay in shared memory and STEP
+// rows of the other kind at a time. Thread (y, x) of 8 x 16 computes rows 4y..4y+4: of a product
+// with the STEP rows the columns x + 16j, of a result the columns 2x + 32j, 2x + 32j + 1.
 constexpr int STAY = 32;
 __host__ __device__ constexpr int passing(int D) { return D > 128 ? 16 : 32; }
 

@@ -1,12 +1,13 @@
 // Attention's gradient. With p = e^(s - lse), D = Σ dout·out (over d):
 //   dv = pᵀ dout;  ds = p · (dout vᵀ - D) · cap';  dq = scale · ds k;  dk = scale · dsᵀ q.
-// p is recomputed from lse (FlashAttention, arXiv 2205.14135). One kernel goes over blocks of queries for dq, one over blocks of keys for
-// dk and dv, with all query heads of a key head in order: nothing is added by two blocks, so the result is always the same.
+// p is recomputed from lse (FlashAttention, arXiv 2205.14135). One kernel runs over blocks of
+// queries for dq, one over blocks of keys for dk and dv, with all query heads of a key head in
+// order: no two blocks add to the same value, so the result is deterministic.
 #include "attention.cuh"
 
 namespace attention {
 
-// delta (heads, tokens) = Σ dout·out. A warp for each (token, head).
+// delta (heads, tokens) = Σ dout·out. One warp for each (token, head).
 template <class T>
 __device__ __forceinline__ void inner(const T *out, const T *dout, float *delta, int tokens, int heads, int d) {
     size_t row = (size_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
@@ -19,14 +20,15 @@ __device__ __forceinline__ void inner(const T *out, const T *dout, float *delta,
     if (threadIdx.x % 32 == 0) delta[row % heads * tokens + row / heads] = sum;
 }
 
-// What the gradient's kernels read.
+// Inputs of the gradient's kernels.
 template <class T> struct Given {
     const T *q, *k, *v, *dout;
     const float *lse, *delta;
     const Block *blocks;
     const Run *runs;
 };
-// e^(s - lse), and d s over d (q·k without scale) but for the factor p: cap' (dp - delta).
+// Replaces `product` by p = e^(s - lse), and `dp` by ds = p (dp - delta) cap', the gradient to
+// scale · q·k.
 template <bool EXACT> __device__ __forceinline__ void slope(float &product, float &dp, float lse, float delta, bool seen, const Sizes &s) {
     float cap, x = score<EXACT>(product, s, cap);
     float p = seen ? (EXACT ? expf(x - lse) : exp2f((x - lse) * LOG2E)) : 0.0f;
@@ -92,8 +94,8 @@ template <int D> __device__ __forceinline__ void backward_queries(const Given<bf
     T::template store<16>(dq + b.row * q_row + head * s.d, qs, q_row, warp * 16, b.count, 0, D, s.d, wide);
 }
 
-// 16 keys a warp. Above 128 columns dk and dv of 16 keys do not fit a warp's registers: two warps then share the keys, with half of
-// the columns each, and both compute the scores.
+// 16 keys a warp. Above 128 columns dk and dv of 16 keys do not fit a warp's registers: two warps
+// then share the keys, with half of the columns each, and both compute the scores.
 __host__ __device__ constexpr int halves(int D) { return D > 128 ? 2 : 1; }
 template <int D> __device__ __forceinline__ void backward_keys(const Given<bf16> &in, bf16 *dk, bf16 *dv, const Sizes &s) {
     constexpr int QUERIES = 32, THREADS = 128 * halves(D), COLUMNS = D / halves(D);
@@ -150,7 +152,7 @@ template <int D> __device__ __forceinline__ void backward_keys(const Given<bf16>
         }
     }
     copy_wait<0>();
-    __syncthreads(); // all warps are done with the keys and values, whose place the results take
+    __syncthreads(); // all warps have used the keys and values; the results overwrite them
     if (!active) return;
     into_tile<D, COLUMNS>(ks, warp * 16, begin, dks, s.scale, s.scale);
     into_tile<D, COLUMNS>(vs, warp * 16, begin, dvs, 1.0f, 1.0f);
@@ -159,7 +161,7 @@ template <int D> __device__ __forceinline__ void backward_keys(const Given<bf16>
     T::template store<16>(dv + k_at, vs, k_row, warp * 16, b.count, begin, COLUMNS, s.d, wide);
 }
 
-// blockIdx.y takes 32 queries of the block.
+// blockIdx.y selects 32 queries of the block.
 template <int D> __device__ __forceinline__ void backward_queries(const Given<float> &in, float *dq, const Sizes &s) {
     constexpr int STEP = passing(D), N = STEP / 16;
     typedef Tile<float, D> T;
@@ -218,7 +220,8 @@ template <int D> __device__ __forceinline__ void backward_queries(const Given<fl
     store_rows<D>(dq + q_at, q_row, acc, b.count, s.d, factor);
 }
 
-// blockIdx.y takes 32 keys of the block. One buffer serves q and dout in turn: q is loaded twice.
+// blockIdx.y selects 32 keys of the block. One buffer holds q and dout in turn, so q is loaded
+// twice.
 template <int D> __device__ __forceinline__ void backward_keys(const Given<float> &in, float *dk, float *dv, const Sizes &s) {
     constexpr int STEP = passing(D), N = STEP / 16;
     typedef Tile<float, D> T;
@@ -242,7 +245,7 @@ template <int D> __device__ __forceinline__ void backward_keys(const Given<float
         while (pieces.next(now)) {
             size_t q_at = now.row * q_row + head * s.d;
             auto bring = [&](const float *from) {
-                __syncthreads(); // the last one is done with, the weights are written
+                __syncthreads(); // the previous tile has been used, the weights are written
                 T::template load<STEP, 128>(pass, from + q_at, q_row, now.count, s.d, wide, threadIdx.x);
                 copy_commit();
                 copy_wait<0>();

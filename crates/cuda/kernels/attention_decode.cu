@@ -1,11 +1,12 @@
-// Attention of a few new queries over a paged cache, and the cache's growth.
+// Attention of a few new queries per sequence over a paged cache, and appending rows to that cache.
 //
-// A thread block takes (sequence, key head, 16 of its rows, chunk of CHUNK keys); a row is a (query, query head of the group), so keys and
-// values are read once for the whole group. Each of the 4 warps takes every fourth piece of 16 keys with a soft-max of its own; the
-// warps are joined in order, and the chunks of a sequence by a second kernel. Pieces and chunks are cut by place in the sequence alone:
-// a sequence's result does not depend on what else is in the batch.
-// q, out (tokens, heads, d); k, v pages (pages * page, kv_heads, d); key i of a sequence has position i and lies in row
-// table[i / page] * page + i % page.
+// A thread block computes (sequence, key head, 16 rows, chunk of CHUNK keys); a row is a (query,
+// query head of the group), so keys and values are read once for the whole group. Each of the 4
+// warps computes every fourth piece of 16 keys with its own on-line soft-max; the warps are merged
+// in order, and the chunks of a sequence by a second kernel. Pieces and chunks are cut by position
+// in the sequence: a sequence's result does not depend on the rest of the batch. q, out (tokens,
+// heads, d); k, v pages (pages * page, kv_heads, d); key i of a sequence has position i and lies in
+// row table[i / page] * page + i % page.
 #include "attention.cuh"
 
 namespace attention {
@@ -21,7 +22,7 @@ template <class T> struct Cache {
     __device__ __forceinline__ size_t row(const int *table, int key) const { return (size_t)table[key / page] * page + key % page; }
 };
 
-// 16 keys (those of first..end) into a warp's own tile.
+// Loads 16 keys (those of first..end) into a warp's own tile.
 template <class T, int D>
 __device__ __forceinline__ void load_keys(T *to, const T *from, const Cache<T> &c, const int *table, int first, int end, int kv, const Sizes &s, bool wide) {
     constexpr int PIECE = Tile<T, D>::PIECE;
@@ -38,14 +39,15 @@ __device__ __forceinline__ void load_keys(T *to, const T *from, const Cache<T> &
     }
 }
 
-// What a warp knows of its 16 rows: maxima, sums and unfinished outputs, as 2 x 16 and 16 x D floats in shared memory.
+// A warp's partial soft-max of its 16 rows: maxima, sums and unnormalised outputs, as 2 x 16 and 16
+// x D floats in shared memory.
 struct Part { float *most, *sum, *o; };
 
-// How a warp computes: begin, then scores and values of 16 keys at a time, then put.
+// A warp's computation: begin, then scores and values of 16 keys at a time, then put.
 template <class T, int D> struct Way;
-// The tensor cores' way: rows g and g + 8 of 16, scores and outputs in mma's layout.
+// bf16, on the tensor cores: rows g and g + 8 of 16, scores and outputs in mma's layout.
 template <int D> struct Way<bf16, D> {
-    static constexpr int TILES = 2; // keys and values have a tile each: one is on its way while the other is used
+    static constexpr int TILES = 2; // a tile for keys and one for values: one loads while the other is used
     float o[D / 8][4], most[2], sum[2];
     uint32_t p[1][4];
     __device__ __forceinline__ void begin() {
@@ -112,7 +114,8 @@ template <int D> struct Way<bf16, D> {
         }
     }
 };
-// f32: a lane has one key and 8 rows of the scores, and columns lane + 32j of all rows of the output; weights pass by shared memory.
+// f32: a lane computes one key and 8 rows of the scores, and columns lane + 32j of all rows of the
+// output; weights are exchanged in shared memory.
 template <int D> struct Way<float, D> {
     static constexpr int TILES = 1;
     float o[MERGE][D / 32], most[8], sum[8];
@@ -124,7 +127,7 @@ template <int D> struct Way<float, D> {
 #pragma unroll
         for (int r = 0; r < 8; r++) most[r] = -INFINITE, sum[r] = 0;
     }
-    // `weights`: 16 rows of 16, then 16 factors by which the outputs shrink.
+    // `weights`: 16 rows of 16, then 16 factors that rescale the outputs.
     __device__ __forceinline__ void scores(const float *qs, const float *ks, float *weights, int rows, int group, int first_row, int position, int key, int end, const Sizes &s) {
         constexpr int ROW = Tile<float, D>::ROW;
         int lane = threadIdx.x % 32, mine = lane % 16, half = lane / 16 * 8;
@@ -184,8 +187,9 @@ template <int D> struct Way<float, D> {
     }
 };
 
-// blockIdx: x (sequence, key head), y 16 rows, z chunk. One chunk in all: out directly. Otherwise `parts` (chunks, tokens, heads, d) gets
-// finished outputs and `weights` (chunks, tokens, heads) the log of what they sum, -∞ where nothing is seen.
+// blockIdx: x (sequence, key head), y 16 rows, z chunk. If there is one chunk, writes out directly.
+// Otherwise writes normalised outputs to `parts` (chunks, tokens, heads, d) and their log-sum-exp
+// to `weights` (chunks, tokens, heads), -∞ where no key is seen.
 template <class T, int D>
 __device__ __forceinline__ void decode(const T *q, const Cache<T> &c, T *out, float *parts, float *weights, const Sequence *sequences, const Sizes &s) {
     typedef Tile<T, D> Q;
@@ -230,7 +234,7 @@ __device__ __forceinline__ void decode(const T *q, const Cache<T> &c, T *out, fl
             copy_commit();
         }
         way.scores(qs, ks, passed, rows, group, first_row, position, key, end, s);
-        __syncwarp(); // the keys are done with
+        __syncwarp(); // all lanes have used the keys
         if (W::TILES == 1) load_keys<T, D>(vs, c.v, c, table, key, end, kv, s, wide);
         copy_commit();
         copy_wait<0>();
@@ -240,7 +244,7 @@ __device__ __forceinline__ void decode(const T *q, const Cache<T> &c, T *out, fl
             copy_commit();
         }
         way.values(vs, passed, rows);
-        __syncwarp(); // the values are done with
+        __syncwarp(); // all lanes have used the values
     }
     copy_wait<0>();
     __syncwarp();
@@ -268,7 +272,7 @@ __device__ __forceinline__ void decode(const T *q, const Cache<T> &c, T *out, fl
     }
 }
 
-// Joins the chunks: a warp for each (token, head).
+// Merges the chunks: one warp for each (token, head).
 template <class T>
 __device__ __forceinline__ void join(const float *parts, const float *weights, T *out, int rows, int chunks, int d) {
     int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
@@ -289,7 +293,7 @@ __device__ __forceinline__ void join(const float *parts, const float *weights, T
     }
 }
 
-// Row i of k and v (rows, width) into row places[i] of the caches; a negative place: nowhere.
+// Copies row i of k and v (rows, width) to row places[i] of the caches; skips a negative place.
 template <class T>
 __device__ __forceinline__ void append(const T *k, const T *v, T *k_cache, T *v_cache, const int *places, int width) {
     int place = places[blockIdx.x];

@@ -1,11 +1,11 @@
-// What runs along columns: a factor and a bias for each, and sums over rows in a fixed order, in two stages.
+// Per-column factors and biases, and sums over rows, in two stages of a fixed order.
 #include "device.cuh"
 
 namespace columns {
 enum { BIAS, SCALE, GAIN };
 
-// Blocks of (32, 8) threads: a thread has 16 bytes of columns and every eighth row of run blockIdx.y, and the eight are added in
-// order. parts[run][column] = Σ over the run's rows of
+// Blocks of (32, 8) threads: a thread has 16 bytes of columns and every eighth row of run
+// blockIdx.y, and the eight are added in order. parts[run][column] = Σ over the run's rows of
 //   BIAS: dy;  SCALE: dy (x - first[row]) second[row], first null for 0;  GAIN: dy (x - first[column]), first null for 0.
 template <class T, int MODE>
 __device__ __forceinline__ void sums(const T *dy, const T *x, const float *first, const float *second, float *parts, size_t rows,
@@ -52,7 +52,8 @@ __device__ __forceinline__ void sums(const T *dy, const T *x, const float *first
     }
 }
 
-// y = y · factors + bias, either of which may be null. A thread has 16 bytes of columns of 8 rows. blockDim as (columns, rows).
+// y = y · factors + bias; factors and bias may be null. A thread computes 16 bytes of columns of 8
+// rows. blockDim is (columns, rows).
 template <class T>
 __device__ __forceinline__ void scale(T *y, const float *factors, const float *bias, size_t rows, size_t width) {
     constexpr int N = in16<T>;
@@ -99,7 +100,8 @@ __device__ __forceinline__ void scale(T *y, const float *factors, const float *b
 COLUMNS(float, f32)
 COLUMNS(bf16, bf16)
 
-// onto[c] += Σ parts[p][c], p in order; with a divisor by divisor[c], nothing where that is 0.
+// onto[c] += Σ parts[p][c], p in ascending order, divided by divisor[c] if there is one; nothing is
+// added where that is 0.
 extern "C" __global__ void column_parts(const float *parts, const float *divisor, float *onto, uint64_t width, int count) {
     size_t c = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (c >= width) return;

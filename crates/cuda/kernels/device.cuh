@@ -1,11 +1,12 @@
-// What the kernels share: bf16 without a header, reductions, tensor-core products. Under RANDORI_EMULATE the host compiler
-// sees emulate.hpp instead of the device's intrinsics; everything else is the same text.
+// What the kernels share: bf16 without a header, reductions, tensor-core products. Under
+// RANDORI_EMULATE the host compiler sees emulate.hpp instead of the device's intrinsics; everything
+// else is the same text.
 #pragma once
 #ifdef RANDORI_EMULATE
 #include "emulate.hpp"
 #else
 #include <stdint.h>
-// Dynamic shared memory under one name a translation unit.
+// Declares dynamic shared memory; one name a translation unit.
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(16) char name[]
 #define EXPORT(name)
 #endif
@@ -19,21 +20,21 @@ struct __align__(4) bf162 { bf16 x, y; };
 __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ float widen(bf16 x) { return __uint_as_float((uint32_t)x.bits << 16); }
 
-// IEEE half, exactly.
+// IEEE half to float, exactly.
 __device__ __forceinline__ float widen_half(uint16_t h) {
 #if defined(__CUDA_ARCH__)
     float r;
     asm("cvt.f32.f16 %0, %1;" : "=f"(r) : "h"(h));
     return r;
 #else
-    // the exponent's bias is 15 instead of 127: 2^112 mends it, for numbers without a leading 1 too
+    // the exponent's bias is 15 instead of 127: 2^112 corrects it, for subnormal numbers too
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16, size = (uint32_t)(h & 0x7fffu) << 13;
     if ((h & 0x7c00u) == 0x7c00u) return __uint_as_float(sign | 0x7f800000u | size);
     return __uint_as_float(__float_as_uint(__uint_as_float(size) * __uint_as_float(0x77800000u)) | sign);
 #endif
 }
 
-// To nearest, ties to even; NaN stays NaN.
+// The bits of x in bf16, rounded to nearest, ties to even; NaN stays NaN.
 __device__ __forceinline__ uint16_t bf16_bits(float x) {
 #if defined(__CUDA_ARCH__)
     uint16_t r;
@@ -79,8 +80,9 @@ __device__ __forceinline__ float warp_max(float v) {
     for (int m = 16; m; m >>= 1) v = fmaxf(v, __shfl_xor_sync(FULL, v, m));
     return v;
 }
-// Over a block of up to 1024 threads, a multiple of 32. `scratch` holds 33 floats for these two alone, which may follow each other at
-// once: the last of them is written behind a barrier. Every thread gets the result.
+// Sum and maximum over a block of up to 1024 threads, a multiple of 32: every thread gets the
+// result. `scratch` is 33 floats used by these two alone; calls may follow each other without a
+// barrier, since the last float is written behind one.
 __device__ __forceinline__ float block_sum(float v, float *scratch) {
     int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
     v = warp_sum(v);
@@ -106,9 +108,10 @@ __device__ __forceinline__ float block_max(float v, float *scratch) {
     return scratch[32];
 }
 
-// d += a b for a 16 x 16 bf16 (row-major fragments), b 16 x 8 bf16 (column-major fragments), d 16 x 8 f32: the layout of PTX's
-// mma.sync.m16n8k16. With g = lane / 4, t = lane % 4: a[0] holds (row g, k 2t, 2t+1), a[1] (g+8, 2t..), a[2] (g, 2t+8..),
-// a[3] (g+8, 2t+8..); b[0] (k 2t, 2t+1; column g), b[1] (k 2t+8..; g); d[0], d[1] (g; columns 2t, 2t+1), d[2], d[3] (g+8).
+// d += a b for a 16 x 16 bf16 (row-major fragments), b 16 x 8 bf16 (column-major fragments), d 16 x
+// 8 f32: the layout of PTX's mma.sync.m16n8k16. With g = lane / 4, t = lane % 4: a[0] holds (row g,
+// k 2t, 2t+1), a[1] (g+8, 2t..), a[2] (g, 2t+8..), a[3] (g+8, 2t+8..); b[0] (k 2t, 2t+1; column g),
+// b[1] (k 2t+8..; g); d[0], d[1] (g; columns 2t, 2t+1), d[2], d[3] (g+8).
 __device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
 #if defined(RANDORI_EMULATE)
     struct Fragment { uint32_t a[4], b[2]; } mine;
@@ -135,8 +138,9 @@ __device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4], const 
 #endif
 }
 
-// Four 8 x 8 matrices of bf16 from shared memory: lane l gives the address of row l % 8 of matrix l / 8 (16 bytes, aligned). With
-// g = lane / 4, t = lane % 4, r[i] holds row g, columns 2t, 2t+1 of matrix i, or with ACROSS its rows 2t, 2t+1 of column g.
+// Four 8 x 8 matrices of bf16 from shared memory: lane l gives the address of row l % 8 of matrix l
+// / 8 (16 bytes, aligned). With g = lane / 4, t = lane % 4, r[i] holds row g, columns 2t, 2t+1 of
+// matrix i, or with ACROSS its rows 2t, 2t+1 of column g.
 template <bool ACROSS> __device__ __forceinline__ void load_matrices(uint32_t r[4], const bf16 *row) {
 #if defined(RANDORI_EMULATE)
     struct Row { uint16_t v[8]; } mine;
@@ -161,8 +165,9 @@ template <bool ACROSS> __device__ __forceinline__ void load_matrices(uint32_t r[
 #endif
 }
 
-// The first `bytes` of 16 from global to shared memory without waiting, and zeros for the rest; both addresses aligned. What was started before a
-// copy_commit() is one group; copy_wait<N>() waits until at most N groups are on their way, then others need a barrier.
+// Starts to copy the first `bytes` of 16 from global to shared memory, with zeros for the rest;
+// both addresses are aligned. Copies started before a copy_commit() are one group; copy_wait<N>()
+// waits until at most N groups are in flight, for this thread: others need a barrier.
 __device__ __forceinline__ void copy_start(void *to, const void *from, int bytes) {
 #if defined(RANDORI_EMULATE)
     emu::copy_start(to, from, bytes);
@@ -171,7 +176,7 @@ __device__ __forceinline__ void copy_start(void *to, const void *from, int bytes
                  :: "r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(bytes) : "memory");
 #endif
 }
-// All 16, or 16 zero bytes.
+// Starts to copy all 16 bytes, or 16 zero bytes.
 __device__ __forceinline__ void copy_start(void *to, const void *from, bool there) { copy_start(to, from, there ? 16 : 0); }
 __device__ __forceinline__ void copy_commit() {
 #if defined(RANDORI_EMULATE)

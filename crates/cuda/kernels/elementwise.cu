@@ -1,5 +1,6 @@
-// Functions of every element, forward and backward; binary functions with broadcasting; SwiGLU; LoRA's dropout.
-// A thread has 16 bytes of consecutive values. Results may lie where an argument lies.
+// Functions of every element, forward and backward; binary functions with broadcasting; SwiGLU;
+// LoRA's dropout. A thread has 16 bytes of consecutive values. Results may lie where an argument
+// lies.
 #include "device.cuh"
 
 namespace elem {
@@ -7,10 +8,12 @@ namespace elem {
 constexpr float GELU0 = 0.7978845608f, GELU1 = 0.044715f, HALF_ROOT = 0.7071067812f, DENSITY = 0.3989422804f;
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
-// σ(2u) = (1 + tanh u) / 2 of the tanh approximation, without the sum's cancellation where x is far below 0.
+// σ(2u) = (1 + tanh u) / 2 of the tanh approximation, without the sum's cancellation where x is far
+// below 0.
 __device__ __forceinline__ float gelu_gate(float x) { return sigmoid(2.0f * GELU0 * (x + GELU1 * x * x * x)); }
 
-// f(x), and its slope from what the backward pass is given: x for silu and the GELUs, f(x) for the others.
+// Each function has f(x), and its derivative from what is saved for the backward pass: x for silu
+// and the GELUs, f(x) for the others.
 struct Silu {
     static __device__ __forceinline__ float f(float x) { return x * sigmoid(x); }
     static __device__ __forceinline__ float slope(float x) { float s = sigmoid(x); return s * (1.0f + x * (1.0f - s)); }
@@ -45,7 +48,7 @@ struct Exp {
     static __device__ __forceinline__ float slope(float y) { return y; }
 };
 
-// The first of this thread's values.
+// Index of this thread's first value.
 template <class T> __device__ __forceinline__ size_t first() {
     return ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * in16<T>;
 }
@@ -135,16 +138,16 @@ enum { ADD = 1, SUB = 2, MUL = 3, DIV = 4 }; // the sdk's numbers
 __device__ __forceinline__ float apply(int op, float a, float b) {
     return op == ADD ? a + b : op == SUB ? a - b : op == MUL ? a * b : a / b;
 }
-// d(a ∘ b)/db · dy
+// dy times the derivative of op(a, b) to b.
 __device__ __forceinline__ float slope_b(int op, float dy, float a, float b) {
     return op == ADD ? dy : op == SUB ? -dy : op == MUL ? dy * a : -dy * a / (b * b);
 }
 
-// An index over up to 5 axes, the last the fastest, each with a step.
+// Strides over up to 5 axes, the last the fastest: turns an element's index into an offset.
 struct Axes {
     uint32_t d1, d2, d3, d4; // the first axis' size is not needed
     uint64_t s0, s1, s2, s3, s4;
-    // One division: in 32 bits where the number fits, which is several times faster.
+    // Divides i by d: in 32 bits where i fits, which is several times faster.
     static __device__ __forceinline__ uint32_t split(size_t &i, uint32_t d) {
         if (d == 1) return 0;
         uint32_t r;
@@ -195,9 +198,10 @@ __device__ __forceinline__ void broadcast(int op, const T *a, const T *b, T *y, 
     }
 }
 
-// The sum of slope_b over every element of a that b[j] met, in two stages of a fixed order: block row p of the grid takes the
-// reduced indices from p · run; `kept` leads from j to a, `reduced` from a reduced index on. `across`: a warp for each j
-// (the reduced axis lies innermost in a), else a thread.
+// The sum of slope_b over every element of a that b[j] met, in two stages of a fixed order: block
+// row p of the grid takes the reduced indices from p · run; `kept` leads from j to a, `reduced`
+// from a reduced index on. `across`: a warp for each j (the reduced axis lies innermost in a), else
+// a thread.
 template <class T>
 __device__ __forceinline__ void broadcast_sum(int op, int across, const T *a, const T *b, const T *dy, float *parts, size_t size,
                                               size_t many, size_t run, const Axes &kept, const Axes &reduced) {

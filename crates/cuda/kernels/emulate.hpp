@@ -1,12 +1,15 @@
-// Runs the kernels of this folder on a CPU, thread by thread, so that their arithmetic, indexing and synchronisation can be
-// checked where there is no GPU. Included before a kernel's source by a host C++ compiler with -DRANDORI_EMULATE.
+// Runs the kernels of this folder on a CPU, thread by thread, so that their arithmetic, indexing
+// and synchronisation can be checked where there is no GPU. Included before a kernel's source by a
+// host C++ compiler with -DRANDORI_EMULATE.
 //
-// Blocks run one after another; the threads of a block are fibers that take turns at every barrier and warp exchange.
-// A barrier that not all threads reach, and a warp exchange that not all 32 lanes join, is found and reported, as is a
-// write past the end of dynamic shared memory (a guard behind it). Copies that do not wait (cp.async) arrive as late as they may: when
-// their thread waits for them. Built with watch.cpp, races and misaligned accesses are found too; without it only those races
-// that change a result in the order of threads that is run (ascending, or descending when RANDORI_EMULATE_REVERSE is set). What it
-// cannot find: limits of a card, other than those in `randori_emulate`.
+// Blocks run one after another; the threads of a block are fibers that take turns at every barrier
+// and warp exchange. A barrier that not all threads reach, and a warp exchange that not all 32
+// lanes join, is found and reported, as is a write past the end of dynamic shared memory (a guard
+// behind it). Copies that do not wait (cp.async) arrive as late as they may: when their thread
+// waits for them. Built with watch.cpp, races and misaligned accesses are found too; without it
+// only those races that change a result in the order of threads that is run (ascending, or
+// descending when RANDORI_EMULATE_REVERSE is set). What it cannot find: limits of a card, other
+// than those in `randori_emulate`.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -64,7 +67,7 @@ struct Warp {
     unsigned arrived = 0;
     unsigned char slots[2][WARP][64]; // what each lane published, by parity of the exchange
 };
-// A copy that was started, of so many-eth group of its thread.
+// A started copy, with the number of its group in its thread.
 struct Copy { void *to; const void *from; int bytes; unsigned long group; };
 struct Fiber {
     Copy *copies = nullptr;
@@ -75,7 +78,7 @@ struct Fiber {
     uint3e thread;
     unsigned lane, warp, number;
     bool done = false;
-    unsigned long waits_block = 0, waits_warp = 0; // generation that must have passed
+    unsigned long waits_block = 0, waits_warp = 0; // generation to wait for
     char *stack = nullptr;
 };
 struct State {
@@ -96,7 +99,8 @@ struct State {
 };
 inline State &state() { static State s; return s; }
 
-// What the compiler's instrumentation is not to see, and what tells the watcher (watch.cpp) instead.
+// UNSEEN hides a function from the compiler's instrumentation; the functions below report to
+// watch.cpp instead.
 #define UNSEEN __attribute__((noinline, no_sanitize("thread")))
 enum Access { READ, WRITE, ATOMIC };
 #ifdef RANDORI_WATCH
@@ -170,12 +174,12 @@ UNSEEN inline void copy_start(void *to, const void *from, int bytes) {
     aligned(from, 16, "cp.async from an address that is no multiple of 16");
     touch(to, 16, WRITE);
     touch(from, bytes, READ);
-    memset(to, 0xFF, 16); // nobody may look until it has arrived
+    memset(to, 0xFF, 16); // NaN until it arrives
     if (f.copying == f.room) f.copies = (Copy *)realloc(f.copies, (f.room = 2 * f.room + 16) * sizeof(Copy));
     f.copies[f.copying++] = {to, from, bytes, f.group};
 }
 inline void copy_commit() { state().now->group++; }
-// Those of all groups but the last `but` arrive.
+// Completes the copies of all groups but the last `but`.
 UNSEEN inline void copy_wait(unsigned but) {
     Fiber &f = *state().now;
     size_t left = 0;
@@ -189,7 +193,8 @@ UNSEEN inline void copy_wait(unsigned but) {
     f.copying = left;
 }
 
-// Every lane publishes `mine`; `read(lane)` then gives any lane's value until this lane's next exchange.
+// A warp exchange: every lane publishes `mine`; `read(lane)` then returns any lane's value until
+// this lane's next exchange.
 template <class T> struct Exchange {
     Warp &w; unsigned parity;
     explicit Exchange(const T &mine) : w(state().warps[state().now->warp]), parity(w.generation & 1) {
@@ -202,7 +207,7 @@ template <class T> struct Exchange {
 
 typedef void (*Wrapper)(void **);
 inline std::map<std::string, Wrapper> &registry() { static std::map<std::string, Wrapper> r; return r; }
-// How many bytes each of a kernel's arguments has: who runs a launch later must copy them.
+// Bytes of each argument of a kernel, for a launch that runs later and must copy them.
 inline std::map<std::string, std::vector<size_t>> &arguments() { static std::map<std::string, std::vector<size_t>> a; return a; }
 template <class F, F f> struct Wrap;
 template <class... A, void (*f)(A...)> struct Wrap<void (*)(A...), f> {
@@ -286,7 +291,8 @@ inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
 template <class T> UNSEEN T atomicAdd(T *p, T v) { emu::touch(p, sizeof(T), emu::ATOMIC); T old = *p; *p = old + v; return old; }
 inline void __threadfence() {}
 
-// Runs a kernel by name. 0, or what is wrong: 1 no such kernel, 2 too many threads, 3 too much shared memory, 4 empty grid.
+// Runs a kernel by name. Returns 0, or an error: 1 no such kernel, 2 too many threads, 3 too much
+// shared memory, 4 empty grid.
 extern "C" __attribute__((weak)) int randori_emulate(const char *name, const unsigned *blocks, const unsigned *threads, unsigned shared, void **args) {
     auto found = emu::registry().find(name);
     if (found == emu::registry().end()) return 1;

@@ -1,5 +1,6 @@
-// GGUF's block formats -> f32 or bf16. A tile of 4096 values is one block of threads' work: its bytes, whose blocks are of odd sizes
-// (18, 34, 210), go to shared memory as they lie, in loads of 16 bytes; from there each thread makes runs that are 16 bytes of y.
+// Dequantises GGUF's block formats to f32 or bf16. A thread block expands a tile of 4096 values: it
+// copies the tile's bytes, whose blocks are no multiples of 16 bytes (18, 34, 210), to shared
+// memory in loads of 16 bytes; from there each thread writes runs of 16 bytes of y.
 #include "gguf.cuh"
 
 namespace gguf {
@@ -11,7 +12,7 @@ __device__ __forceinline__ void write(bf16 *y, const float *v) {
     *(uint4 *)y = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
 }
 
-// Tile `tile` of the `count` values whose blocks start at `data` (aligned to 2) into y.
+// Writes tile `tile` of the `count` values whose blocks start at `data` (aligned to 2 bytes) to y.
 template <class F, class T> __device__ void expand(const uint8_t *data, uint64_t count, T *y, uint64_t tile) {
     constexpr int BYTES = TILE / F::SIZE * F::BYTES, RUN = 16 / sizeof(T);
     static_assert(BYTES % 16 == 0, "tiles are whole vectors");

@@ -1,13 +1,14 @@
-// GGUF's block formats, value by value, in f32 bit for bit as ggml on the CPU. Products whose order of rounding could matter are exact
-// in f32 (a half times 6 bits times 5 bits), so it makes no difference whether the compiler fuses the sum behind them.
+// Reads GGUF's block formats to f32, bit for bit as ggml on the CPU. The products are exact in f32
+// (a half times 6 bits times 5 bits), so that it makes no difference whether the compiler fuses the
+// sum that follows.
 #pragma once
 #include "device.cuh"
 
 namespace gguf {
-// The half at p, which is aligned to 2.
+// Reads the half at p, which is aligned to 2 bytes.
 __device__ __forceinline__ float half_at(const uint8_t *p) { return widen_half(*(const uint16_t *)p); }
 
-// Every format: `run<R>` writes values j .. j + R of a block, R a divisor of 16 and j a multiple of R.
+// Each format has `run<R>`, which writes values j .. j + R of a block; R divides 16 and j.
 struct Q4_0 {
     static constexpr int BYTES = 18, SIZE = 32;
     template <int R> static __device__ __forceinline__ void run(const uint8_t *b, int j, float *y) {

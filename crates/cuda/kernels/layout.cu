@@ -1,8 +1,8 @@
-// Rows gathered and scattered, ranges of columns copied.
+// Gathers and scatters rows, copies ranges of columns.
 #include "device.cuh"
 
 namespace layout {
-// y's row = x's row ids[row]; an id that is no row gives NaN. One block a row.
+// Row i of y = row ids[i] of x; an id out of range gives NaN. One block a row.
 template <class T> __device__ void gather(const T *x, const uint32_t *ids, T *y, uint64_t rows, uint64_t width) {
     uint64_t id = ids[blockIdx.x];
     T *to = y + blockIdx.x * width;
@@ -18,8 +18,8 @@ template <class T> __device__ void gather(const T *x, const uint32_t *ids, T *y,
         for (uint64_t i = threadIdx.x; i < width; i += blockDim.x) to[i] = from[i];
     }
 }
-// onto's row places[k] += Σ factor · x's row, over sources starts[k]..starts[k + 1] in their order. One block a destination, each
-// once. `factors` may be missing: then they are 1.
+// Row places[k] of onto += Σ factor · row of x, over sources starts[k]..starts[k + 1] in their
+// order. One block a destination; destinations differ. `factors` may be null, for 1.
 template <class T>
 __device__ void scatter(const T *x, const uint32_t *places, const uint32_t *starts, const uint32_t *sources, const float *factors, T *onto, uint64_t width) {
     T *to = onto + places[blockIdx.x] * width;
@@ -33,8 +33,9 @@ __device__ void scatter(const T *x, const uint32_t *places, const uint32_t *star
         to[i] = narrow<T>(sum);
     }
 }
-// to[row][i] = from[row][i] for i < len, in units U; rows lie steps apart. The threads of a block lie as (columns, rows), so that
-// no division is needed and narrow rows waste no threads; blocks along y share wide rows.
+// to[row][i] = from[row][i] for i < len, in units U; rows lie steps apart. The threads of a block
+// lie as (columns, rows), so that no division is needed and narrow rows waste no threads; blocks
+// along y share wide rows.
 template <class U>
 __device__ void columns(const U *from, uint64_t from_step, U *to, uint64_t to_step, uint64_t len, uint64_t rows) {
     uint64_t row = (uint64_t)blockIdx.x * blockDim.y + threadIdx.y;

@@ -1,5 +1,5 @@
-// Log-probs of chosen tokens from rows of logits, and the gradient back to the logits, in place:
-// log p(y) = z_y - log Σ e^z;  d loss / d z = Σ_targets slope · (onehot(y) - softmax(z)). One block a row.
+// Log-probs of given tokens from rows of logits, and the gradient to the logits, in place: log p(y)
+// = z_y - log Σ e^z;  d loss / d z = Σ_targets slope · (onehot(y) - softmax(z)). One block a row.
 #include "device.cuh"
 
 namespace logprob {
@@ -29,8 +29,9 @@ template <class T> __device__ void pick(const T *z, const uint32_t *rows, const 
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < count) out[i] = widen(z[rows[i] * vocab + tokens[i]]);
 }
-// z becomes -total · softmax(z), plus slopes[e] at tokens[e] for the row's entries starts[row]..starts[row + 1]: at most one for each
-// thread, no token twice. With a total of 0 the soft-max is not computed: zeros.
+// Replaces z by -total · softmax(z), plus slopes[e] at tokens[e] for the row's targets
+// starts[row]..starts[row + 1]: at most one for each thread, no token twice. If total is 0, the
+// soft-max is not computed and counts as zeros.
 template <class T>
 __device__ void gradient(T *z, const float2 *lse, const float *totals, const uint32_t *starts, const uint32_t *tokens, const float *slopes, uint64_t vocab) {
     uint64_t row = blockIdx.x;
@@ -44,7 +45,7 @@ __device__ void gradient(T *z, const float2 *lse, const float *totals, const uin
         float p = total == 0 ? 0.0f : expf(widen(z[tokens[entry]]) - l.x - l.y);
         mine = slopes[entry] - total * p;
     }
-    __syncthreads(); // the entries have read their logits
+    __syncthreads(); // the targets' logits have been read
     for (uint64_t i = threadIdx.x; i < vocab; i += blockDim.x)
         z[i] = narrow<T>(total == 0 ? 0.0f : -total * expf(widen(z[i]) - l.x - l.y));
     __syncthreads();

@@ -3,14 +3,14 @@
 #include "scales.cuh"
 
 namespace matvec {
-// Where the codes of 32 columns become 32 levels, and their sum is scaled once.
+// W in 4-bit codes: the products of 32 columns are summed as levels, and each sum is scaled once.
 struct Nf4 {
     const uint8_t *codes;
     Scales scales;
     int shift;
     const float *level; // 16, in shared memory
 
-    // A piece's share; `width` is a multiple of 32.
+    // Adds a piece's products to the sums; `width` is a multiple of 32.
     template <int N, int R>
     __device__ __forceinline__ void piece(float sum[R][N], uint64_t row, uint64_t rows, uint64_t columns, uint64_t from, int width,
                                           const float *xs, int padded) const {
@@ -48,7 +48,7 @@ struct Nf4 {
 
 struct Dense {
     const bf16 *w;
-    // A piece's share; `width` is a multiple of 8.
+    // Adds a piece's products to the sums; `width` is a multiple of 8.
     template <int N, int R>
     __device__ __forceinline__ void piece(float sum[R][N], uint64_t row, uint64_t rows, uint64_t columns, uint64_t from, int width,
                                           const float *xs, int padded) const {

@@ -1,24 +1,27 @@
-// y (n, out) = x (n, in) Wᵀ for a few rows of x, straight from W as it lies in memory: what decoding waits for is W's way from there,
-// so W is read once and never written out. A warp computes R outputs for N rows of x; pieces of 1024 columns of x lie
-// in shared memory in f32. Lane l sums its columns of every piece in ascending order, then the lanes are added up as a tree:
-// neither N nor R nor the grid changes a sum.
+// y (n, out) = x (n, in) Wᵀ for a few rows of x, reading W as it is stored. Decoding is bound by
+// the bandwidth of reading W, so W is read once and never written out dequantised. A warp computes
+// R outputs for N rows of x; pieces of 1024 columns of x lie in shared memory in f32. Lane l sums
+// its columns of every piece in ascending order, then the lanes are added as a tree: no sum depends
+// on N, R or the grid.
 #pragma once
 #include "device.cuh"
 
 namespace matvec {
 constexpr int THREADS = 128;
 constexpr int PIECE = 1024;
-// 4 floats of padding behind each 32: lanes that read 4 floats at 32 (or 8) apart then meet different banks.
+// 4 floats of padding behind each 32: lanes that read 4 floats at 32 (or 8) apart then use
+// different banks.
 constexpr int PADDED = PIECE / 32 * 36;
 __device__ __forceinline__ int place(int column) { return column + column / 32 * 4; }
 
-// Columns from .. from + width of x's rows, the last N - n of which are not there and count as 0.
+// Loads columns from .. from + width of N rows of x, of which those from n on do not exist and
+// count as 0.
 template <int N, class T> __device__ void stage(float *xs, const T *x, int n, uint64_t columns, uint64_t from, int width, int padded) {
     for (int r = 0; r < N; r++)
         for (int c = threadIdx.x; c < width; c += THREADS) xs[r * padded + place(c)] = r < n ? widen(x[r * columns + from + c]) : 0.0f;
 }
 
-// 4 columns' share of R outputs for N rows: w[o] are the weights of output o.
+// Adds 4 columns' products to the sums of R outputs for N rows: w[o] are the weights of output o.
 template <int N, int R> __device__ __forceinline__ void add4(float sum[R][N], const float w[R][4], const float *xs, int padded) {
 #pragma unroll
     for (int r = 0; r < N; r++) {
@@ -33,7 +36,7 @@ template <int N, int R> __device__ __forceinline__ void add4(float sum[R][N], co
     }
 }
 
-// `span` columns of x, whole pieces, are in shared memory at once.
+// The kernel. `span` columns of x, a multiple of a piece, are in shared memory at once.
 template <int N, int R, class W, class T>
 __device__ __forceinline__ void product(const W &weights, const T *x, T *y, int n, uint64_t rows, uint64_t columns, int span, float *xs) {
     float sum[R][N];

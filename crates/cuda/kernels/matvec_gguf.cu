@@ -1,10 +1,11 @@
-// Products of a few rows with W in GGUF's blocks. Blocks are of odd sizes: a warp brings a piece's bytes to shared memory as they lie,
-// in the widest loads that their place allows, and reads values there. Weights are f32, as ggml has them.
+// Products of a few rows with W in GGUF's blocks. Block sizes are no multiples of 16 bytes: a warp
+// copies a piece's bytes to shared memory, in the widest loads that their alignment allows, and
+// reads values there. Weights are f32, as in ggml.
 #include "gguf.cuh"
 #include "matvec.cuh"
 
 namespace matvec {
-// `bytes` (even) from the device's memory, by one warp.
+// Copies `bytes` (even) bytes from the device's memory, by one warp.
 template <class V> __device__ __forceinline__ void fetch_as(void *to, const uint8_t *from, int bytes) {
     int whole = bytes / (int)sizeof(V), lane = threadIdx.x & 31;
 #pragma unroll(sizeof(V) == 16 ? 4 : 1)
@@ -25,7 +26,7 @@ template <class F> struct Blocks {
     const uint8_t *data;
     uint4 *raw; // this warp's, VECTORS for each of its outputs
 
-    // A piece's share; `width` is a multiple of the format's block.
+    // Adds a piece's products to the sums; `width` is a multiple of the format's block.
     template <int N, int R>
     __device__ __forceinline__ void piece(float sum[R][N], uint64_t row, uint64_t rows, uint64_t columns, uint64_t from, int width,
                                           const float *xs, int padded) const {

@@ -1,13 +1,14 @@
-// 4-bit weights as bitsandbytes has them -> f32 or bf16: levels[code] · scale of the code's block, in that order of rounding,
-// so that f32 equals the CPU's bit for bit. Codes run over the flattened matrix, the first of two in the high nibble; blocks
-// are a power of two of at least 32 weights. A scale is plain, or offset + map[code] · (scale of its block of scales).
+// Dequantises bitsandbytes' 4-bit weights to f32 or bf16: levels[code] · scale of the code's block,
+// rounded in that order, so that f32 equals the CPU's bit for bit. Codes run over the flattened
+// matrix, the first of two in the high nibble; a block's size is a power of two, at least 32
+// weights. A scale is plain, or offset + map[code] · (scale of its block of scales).
 #include "scales.cuh"
 
 namespace nf4 {
 constexpr int THREADS = 256;
 constexpr int RUNS = 4; // 16-byte stores a thread
 
-// The run's codes, the first in the lowest byte. `codes` + `byte` is aligned to the run.
+// Reads a run's codes, the first in the lowest byte. `codes` + `byte` is aligned to the run.
 __device__ __forceinline__ uint32_t read(const uint8_t *codes, uint64_t byte, float *) { return *(const uint16_t *)(codes + byte); }
 __device__ __forceinline__ uint32_t read(const uint8_t *codes, uint64_t byte, bf16 *) { return *(const uint32_t *)(codes + byte); }
 __device__ __forceinline__ void write(float *y, const float *v) { *(float4 *)y = make_float4(v[0], v[1], v[2], v[3]); }
@@ -15,8 +16,9 @@ __device__ __forceinline__ void write(bf16 *y, const float *v) {
     *(uint4 *)y = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
 }
 
-// Elements first .. first + count of the flattened matrix into y. `part` is this block's share, of all runs of 16 bytes of y.
-// Runs start at multiples of their length in the matrix, so none straddles a byte or a block of weights.
+// Dequantises elements first .. first + count of the flattened matrix to y. `part` is the index of
+// this thread block's runs of 16 bytes of y. Runs start at multiples of their length in the matrix,
+// so that none straddles a byte or a block of weights.
 template <class T>
 __device__ __forceinline__ void expand(const uint8_t *codes, const float *level, const Scales &scales, int shift, uint64_t first,
                                        uint64_t count, T *y, uint64_t part) {
@@ -45,7 +47,8 @@ __device__ __forceinline__ void expand(const uint8_t *codes, const float *level,
     }
 }
 
-// The 16 levels in 16 banks of shared memory: lanes that look different ones up do not wait for each other.
+// Loads the 16 levels into 16 banks of shared memory, so that lanes look up different levels
+// without conflicts.
 __device__ __forceinline__ void stage(float *level, const float *levels) {
     if (threadIdx.x < 16) level[threadIdx.x] = levels[threadIdx.x];
     __syncthreads();

@@ -1,11 +1,11 @@
 // RMSNorm and layer norm over rows of `width` values, one block a row.
 //
-// With x̂ = (x - μ) r, μ = 0 for RMS, r = 1 / sqrt(mean((x - μ)²) + eps), and y = x̂ (w + plus) + bias, u = dy (w + plus):
-// dx = r (u - x̂ mean(u x̂)), and for layer norm - r mean(u) too.
+// With x̂ = (x - μ) r, μ = 0 for RMS, r = 1 / sqrt(mean((x - μ)²) + eps), and y = x̂ (w + plus) +
+// bias, u = dy (w + plus): dx = r (u - x̂ mean(u x̂)), and for layer norm - r mean(u) too.
 #include "device.cuh"
 
 namespace norms {
-// This thread's values at a time, 16 bytes or one, and their weights.
+// Values that a thread processes at a time: 16 bytes of them, or one.
 template <class T, bool WIDE> constexpr int AT_ONCE = WIDE ? in16<T> : 1;
 template <class T, bool WIDE> __device__ __forceinline__ void load(const T *p, float *v) {
     if constexpr (WIDE) load16(p, v);

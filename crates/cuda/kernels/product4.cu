@@ -1,5 +1,5 @@
-// Products of 9 to 64 rows straight from 4-bit codes: see product4.cuh. A lane reads 16 bytes of codes of each of its rows at once, a chunk
-// ahead.
+// Products of 9 to 64 rows with 4-bit codes: see product4.cuh. A lane reads 16 bytes of codes of
+// each of its rows at once, a chunk ahead.
 #include "product4.cuh"
 #include "scales.cuh"
 
@@ -46,7 +46,8 @@ struct Codes {
 };
 } // namespace product4
 
-// `share`: columns a block goes through, a multiple of 128. `parts` (gridDim.y, n, out) f32 is written where there is more than one.
+// `share`: columns of a block, a multiple of 128. If gridDim.y > 1, the sums go to `parts`
+// (gridDim.y, n, out) f32.
 #define PRODUCT4(N)                                                                                                                  \
     extern "C" __global__ __launch_bounds__(256, 2) void nf4_product_##N(                                                             \
         const uint8_t *codes, const float *levels, const float *scale, const uint8_t *scale_codes, const float *map, float offset,    \

@@ -1,20 +1,23 @@
-// y (n, out) = x (n, in) Wᵀ for 9 to 64 rows of x in bf16, straight from a quantised W, by the tensor cores: decoding many sequences
-// at once waits for W's way from memory, and W dequantised would take that way several times as wide.
+// y (n, out) = x (n, in) Wᵀ for 9 to 64 rows of x in bf16 with a quantised W, on the tensor cores.
+// Decoding many sequences at once is bound by the bandwidth of reading W, and W dequantised is
+// several times as large.
 //
-// A block has 128 outputs, 16 a warp, and a share of the columns (blockIdx.y), which it goes through 128 at a time. A product's
-// order of columns is free: lane (g, t) of a warp has columns 32t .. 32t + 31 of rows g and g + 8, and step s of mma's k takes
-// columns 32t + 4s .. + 3 from every t, of W and of x alike. Weights are rounded to bf16 as when they are dequantised. Shares are added
-// up in ascending order by a second kernel: a row of y depends neither on n nor on the grid.
+// A block computes 128 outputs, 16 a warp, over its share of the columns (blockIdx.y), 128 at a
+// time. Columns may be permuted as long as W's and x's are permuted alike: lane (g, t) of a warp
+// holds columns 32t .. 32t + 31 of rows g and g + 8, and step s of mma's k takes columns 32t + 4s
+// .. + 3 from every t. Weights are rounded to bf16 as in dequantising. A second kernel adds the
+// shares in ascending order: a row of y depends neither on n nor on the grid.
 #pragma once
 #include "device.cuh"
 
 namespace product4 {
 constexpr int THREADS = 256, OUTPUTS = 128, CHUNK = 128;
-// A row of x in shared memory: 16 pieces of 16 bytes and room for 4, so that the pieces that 8 lanes read at once meet all banks.
+// A row of x in shared memory: 16 pieces of 16 bytes and 4 of padding, so that the pieces that 8
+// lanes read at once use all banks.
 constexpr int ROW = 20;
 __device__ __forceinline__ int place(int row, int piece) { return row * ROW + piece % 4 * 4 + piece / 4; }
 
-// Starts to load a chunk of x's rows; rows and columns that are not there are 0.
+// Starts to load a chunk of x's rows; rows and columns out of range are 0.
 template <int N> __device__ __forceinline__ void load(uint4 *xs, const bf16 *x, int n, uint64_t columns, uint64_t from) {
     for (int i = threadIdx.x; i < N * 16; i += THREADS) {
         int row = i / 16, piece = i % 16;
@@ -24,9 +27,11 @@ template <int N> __device__ __forceinline__ void load(uint4 *xs, const bf16 *x, 
     copy_commit();
 }
 
-// W has `start(c)`, which starts to bring the weights of the chunk at column c; `turn(c)`, when they are there, before they are
-// asked for; and `four(h, q, out)`: weights 4q .. 4q + 3 of the lane's 32 in its row g + 8h, as two pairs of bf16. Where there is no such
-// row or column it gives others, finite ones: their sums are dropped, or they meet zeros of x.
+// The kernel. W has `start(c)`, which starts to load the weights of the chunk at column c;
+// `turn(c)`, called when they have arrived, before they are read; and `four(h, q, out)`, which
+// returns weights 4q .. 4q + 3 of the lane's 32 in its row g + 8h as two pairs of bf16. For a row
+// or column out of range it returns any finite values: their sums are dropped, or multiplied by
+// zeros of x.
 template <int N, class W>
 __device__ __forceinline__ void product(W &w, const bf16 *x, bf16 *y, float *parts, int n, uint64_t rows, uint64_t columns, uint32_t share,
                                         uint4 *xs) {

@@ -1,6 +1,6 @@
-// Products of 9 to 64 rows straight from GGUF's blocks: see product4.cuh. Blocks are of odd sizes: a warp brings the bytes of its 16 rows
-// to shared memory as they lie, a stage of 128 columns or of one block ahead, in the 16-byte pieces that they touch, and reads
-// weights there.
+// Products of 9 to 64 rows with GGUF's blocks: see product4.cuh. Block sizes are no multiples of 16
+// bytes: a warp copies the bytes of its 16 rows to shared memory, a stage of 128 columns or of one
+// block ahead, in the 16-byte pieces that they touch, and reads weights there.
 #include "gguf.cuh"
 #include "product4.cuh"
 

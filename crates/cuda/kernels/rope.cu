@@ -1,11 +1,13 @@
-// Rotary position embedding (arXiv 2104.09864): x (tokens, heads, d), each pair of features turned by its angle:
-// (a, b) -> (a c - b s, a s + b c); backwards the angle is negated. Features beyond 2 · pairs pass as they are.
+// Rotary position embedding (arXiv 2104.09864): rotates each pair of features of x (tokens, heads,
+// d) by its angle: (a, b) -> (a c - b s, a s + b c); backwards the angle is negated. Features
+// beyond 2 · pairs are copied.
 #include "device.cuh"
 
 namespace rope {
 struct Sizes { size_t n; uint32_t heads, d, pairs; float sign; };
 
-// A thread turns V pairs (a, a + pairs), or copies V of the features behind them. V is 16 bytes of values, or 1.
+// A thread rotates V pairs (a, a + pairs), or copies V of the features behind them. V is 16 bytes
+// of values, or 1.
 template <class T, int V>
 __device__ __forceinline__ void half(const T *x, const float *cos, const float *sin, T *y, const Sizes &z) {
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -37,8 +39,8 @@ __device__ __forceinline__ void half(const T *x, const float *cos, const float *
     else { store16(to + at, a); store16(to + z.pairs + at, b); }
 }
 
-// A thread turns the pairs (2k, 2k+1) of V consecutive features, or copies them. V is 16 bytes of values, or 2; where d is
-// odd, the last thread of a head has one feature alone.
+// A thread rotates the pairs (2k, 2k+1) of V consecutive features, or copies them. V is 16 bytes of
+// values, or 2; where d is odd, the last thread of a head has one feature alone.
 template <class T, int V>
 __device__ __forceinline__ void interleaved(const T *x, const float *cos, const float *sin, T *y, const Sizes &z) {
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;

@@ -1,17 +1,18 @@
-// One token a row of logits: the sampler chain, the inverse CDF, both log-probs, as the engine draws on the CPU. A block a row.
+// Draws one token from each row of logits: the sampler chain, the inverse CDF and both log-probs,
+// as the engine does on the CPU. One block a row.
 //
-// Probabilities are whole numbers: e^(l - max) · 2^shift, cut off, with a shift for which a row's sum fits 64 bits. Such sums do not
-// depend on their order, so threads may add as they please, and thresholds are compared exactly.
-// Every truncating sampler keeps the best tokens by (logit, then lower id), so what it leaves is told by the last token kept.
-// That token is found by bisection over the logits' bits, and over ids among equals; as soon as few tokens are left in question
-// they are listed in shared memory.
+// Probabilities are integers: e^(l - max) · 2^shift, truncated, with a shift for which a row's sum
+// fits 64 bits. Such sums are exact in any order, and so are comparisons with thresholds. Every
+// truncating sampler keeps the best tokens by (logit, then lower id), so the last token kept
+// describes its result. That token is found by bisection over the logits' bits, and over ids among
+// equals; once few candidates are left, they are listed in shared memory.
 #include "device.cuh"
 
 namespace sample {
 constexpr int STEPS = 4, LIST = 2048;
 constexpr uint32_t NONE = 0, TEMPERATURE = 1, TOP_K = 2, TOP_P = 3, MIN_P = 4;
 
-// Ascending with the float; both zeros are one.
+// An integer that orders as the float does; both zeros are equal.
 __device__ __forceinline__ uint32_t key_of(float v) {
     uint32_t u = v == 0 ? 0u : __float_as_uint(v);
     return u >> 31 ? ~u : u | 0x80000000u;
@@ -37,7 +38,7 @@ __device__ __forceinline__ void total(Shared &s, uint64_t &sum, uint32_t &count)
         sum += __shfl_xor_sync(FULL, sum, m);
         count += __shfl_xor_sync(FULL, count, m);
     }
-    __syncthreads(); // the last answer has been read
+    __syncthreads(); // the previous result has been read
     if (lane == 0) {
         s.sums[warp] = sum;
         s.counts[warp] = count;
@@ -68,7 +69,7 @@ template <class T> struct Row {
     int bans;
     float scale; // 2^shift
 
-    // After the first `steps` steps; -inf: removed.
+    // Token i's logit after the first `steps` samplers; -inf: removed.
     __device__ __forceinline__ float value(const Shared &s, int i, int steps) const {
         float v = widen(x[i]);
         for (int b = 0; b < bans; b++)
@@ -87,7 +88,7 @@ template <class T> struct Row {
     __device__ __forceinline__ uint64_t weight(float v, float top) const {
         return v > -INFINITE ? (uint64_t)(expf(v - top) * scale) : 0;
     }
-    // The best logit after `steps` steps; false where there is none, or one that is infinite or not a number.
+    // The best logit after `steps` samplers; false where none is left, or one is infinite or NaN.
     __device__ __forceinline__ bool best(Shared &s, int steps, float &top) const {
         uint32_t key = 0;
         for (int i = threadIdx.x; i < vocab; i += blockDim.x) {
@@ -107,8 +108,9 @@ template <class T> struct Row {
     }
 };
 
-// What tokens of at least `least` sum to, by weight or number, and how many they are. Listed tokens come on top of `above` (all
-// tokens better than the listed ones), otherwise the row is read.
+// The sum, by weight or number, and the count of tokens whose key is at least `least`. If
+// candidates are listed, adds them to `above` (the sum of all better tokens); otherwise reads the
+// row.
 template <bool BY_WEIGHT, class T>
 __device__ __forceinline__ void reach(Shared &s, const Row<T> &row, int steps, float top, uint32_t least, bool listed, uint64_t &sum,
                                       uint32_t &count) {
@@ -124,7 +126,8 @@ __device__ __forceinline__ void reach(Shared &s, const Row<T> &row, int steps, f
     total(s, sum, count);
 }
 
-// The first token, from the best down, at which the sum reaches `target` (1 or more): `key` and `at`; false where it never does.
+// Finds the first token, from the best down, at which the sum reaches `target` (at least 1): `key`
+// and `at`; false if it never does.
 template <bool BY_WEIGHT, class T>
 __device__ bool select(Shared &s, const Row<T> &row, int steps, float top, uint64_t target, uint32_t &key, uint32_t &at) {
     uint32_t high = key_of(top), low = high, count, above_count = 0;
@@ -150,7 +153,7 @@ __device__ bool select(Shared &s, const Row<T> &row, int steps, float top, uint6
             for (int i = threadIdx.x; i < row.vocab; i += blockDim.x) {
                 uint32_t k = key_of(row.value(s, i, steps));
                 if (k < low || k > high) continue;
-                uint32_t place = atomicAdd(&s.listed, 1u); // their order does not matter
+                uint32_t place = atomicAdd(&s.listed, 1u); // in any order
                 s.keys[place] = k;
                 s.places[place] = i;
             }
@@ -195,13 +198,13 @@ __device__ bool select(Shared &s, const Row<T> &row, int steps, float top, uint6
     return true;
 }
 
-// Rounded up: the smallest whole number that is at least p · total, p in [0, 1).
+// p · total rounded up to an integer, p in [0, 1).
 __device__ __forceinline__ uint64_t share(double p, uint64_t total) {
     uint64_t fraction = (uint64_t)(p * 18446744073709551616.0);
     return __umul64hi(fraction, total) + (fraction * total != 0);
 }
 
-// The step's effect on what is left, into shared memory.
+// Computes what a sampler keeps of the tokens left, into shared memory.
 template <class T> __device__ __forceinline__ bool prepare(Shared &s, const Row<T> &row, int k, uint32_t kind, double value) {
     float top = 0;
     uint32_t key = 0, at = 0;
@@ -217,7 +220,7 @@ template <class T> __device__ __forceinline__ bool prepare(Shared &s, const Row<
         }
         if (kind == MIN_P) cut = value > 0.0;
     }
-    __syncthreads(); // nobody reads the steps any more
+    __syncthreads(); // all threads have read the samplers
     if (threadIdx.x == 0) {
         s.kind[k] = cut ? kind : NONE;
         s.divisor[k] = (float)value;
@@ -229,8 +232,9 @@ template <class T> __device__ __forceinline__ bool prepare(Shared &s, const Row<
     return true;
 }
 
-// The part, of `parts` equal ones of [from, to), in which the weights' sum passes `threshold`; narrows the range to it and takes
-// what lies before off the threshold. A warp sums each part; `wide` says whether lanes of warp 0 do instead.
+// Finds the part, of `parts` equal ones of [from, to), in which the cumulative weight passes
+// `threshold`; narrows the range to it and subtracts the weight before it from the threshold. A
+// warp sums each part, or with `wide` a lane of warp 0.
 template <class T>
 __device__ __forceinline__ void narrow_to(Shared &s, const Row<T> &row, int steps, float top, bool lanes, int &from, int &to, uint64_t &threshold) {
     int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, parts = lanes ? 32 : blockDim.x >> 5, part = (to - from + parts - 1) / parts;
@@ -298,9 +302,10 @@ __device__ void draw(const T *logits, int vocab, int open, const double *uniform
 }
 } // namespace sample
 
-// logits (rows, vocab), of which the first `open` columns can be drawn; uniform, logp, behaviour (rows) f64; ids (rows).
-// `kinds` holds a step a byte, the first in the lowest; its value is `values[i]`. Where forbid[row] is not 0 the `bans` tokens
-// `banned` cannot be drawn; `forbid` may be null.
+// logits (rows, vocab), of which the first `open` columns can be drawn; uniform, logp, behaviour
+// (rows) f64; ids (rows). `kinds` holds a step a byte, the first in the lowest; its value is
+// `values[i]`. Where forbid[row] is not 0 the `bans` tokens `banned` cannot be drawn; `forbid` may
+// be null.
 #define SAMPLE(T, name)                                                                                                     \
     extern "C" __global__ __launch_bounds__(1024) void sample_##name(                                                        \
         const T *logits, int vocab, int open, const double *uniform, const uint32_t *banned, int bans,                \

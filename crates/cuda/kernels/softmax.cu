@@ -2,7 +2,7 @@
 #include "device.cuh"
 
 namespace softmax {
-// Calls f(value, column) for this thread's share of a row.
+// Calls f(value, column) for this thread's values of a row.
 template <class T, class F> __device__ __forceinline__ void each(const T *x, size_t width, F f) {
     constexpr int N = in16<T>;
     // up to the first aligned value, then 16 bytes at a time, then the rest
@@ -19,7 +19,8 @@ template <class T, class F> __device__ __forceinline__ void each(const T *x, siz
     for (size_t i = ahead + whole * N + threadIdx.x; i < width; i += blockDim.x) f(widen(x[i]), i);
 }
 
-// The row's largest value and Σ e^(x - largest), in one pass (arXiv 1805.02867): the sum is brought to a new maximum.
+// A row's largest value and Σ e^(x - largest), in one pass that rescales the sum at each new
+// maximum (arXiv 1805.02867).
 struct Total { float most, sum; };
 template <class T> __device__ __forceinline__ Total total(const T *x, size_t width, float *scratch) {
     // not -∞, from which -∞ cannot be subtracted

@@ -1,10 +1,13 @@
-// Finds races and misaligned accesses in emulated kernels. They are compiled with -fsanitize=thread,alignment, but instead of that
-// sanitizer's library these functions are linked: the kernels' threads are fibers, of which it knows nothing.
+// Finds races and misaligned accesses in emulated kernels. They are compiled with
+// -fsanitize=thread,alignment, but linked with these functions instead of that sanitizer's library,
+// which does not know that the kernels' threads are fibers.
 //
-// A race is two accesses of one byte by two threads, not both reads and not both atomic, with nothing between them that orders
-// memory: a block's barrier, or __syncwarp() within a warp. Shuffles and tensor-core products order none. Nothing orders two blocks of
-// a launch; launches follow each other. Of the reads of a byte since its last write three are kept: the last, the last before it by
-// another thread of that warp, and the last of another warp. So of many unordered reads one may be forgotten, and its race missed.
+// A race is two accesses of one byte by two threads, not both reads and not both atomic, with
+// nothing between them that orders memory: a block's barrier, or __syncwarp() within a warp.
+// Shuffles and tensor-core products order none. Nothing orders two blocks of a launch; launches
+// follow each other. Of the reads of a byte since its last write three are recorded: the last, the
+// last before it by another thread of that warp, and the last of another warp. So of many unordered
+// reads one may be dropped, and its race missed.
 #include "emulate.hpp"
 #include <dlfcn.h>
 #include <memory>
@@ -14,7 +17,7 @@ extern "C" char __bss_start[] __attribute__((visibility("hidden"))), _end[] __at
 
 namespace emu {
 namespace {
-// Who did it, after how many barriers; `block` is 0 where nobody did.
+// An access: by which thread, after how many barriers; `block` is 0 for none.
 struct Who {
     uint64_t block : 23, atomic : 1, thread : 10, barriers : 15, warp_barriers : 15;
 };
@@ -42,7 +45,7 @@ Byte &byte(uintptr_t at) {
 }
 template <class T> bool within(uintptr_t at, const T *from, size_t count) { return at - (uintptr_t)from < count * sizeof(T); }
 
-// Whether `before` came before what a thread does now, or was its own.
+// Whether the access `before` is ordered before `now`, or by the same thread.
 bool ordered(Who before, Who now, bool shared) {
     if (!before.block || (before.block == now.block && before.thread == now.thread)) return true;
     if (before.block != now.block) return shared; // each block has its own
@@ -103,7 +106,7 @@ void touch(const void *place, size_t bytes, Access access) {
 }
 } // namespace emu
 
-// What instrumented code calls.
+// The functions that instrumented code calls.
 #define SEE(bytes)                                                                                                                                   \
     extern "C" void __tsan_read##bytes(void *p) { emu::where = (char *)__builtin_return_address(0); emu::touch(p, bytes, emu::READ); }                \
     extern "C" void __tsan_write##bytes(void *p) { emu::where = (char *)__builtin_return_address(0); emu::touch(p, bytes, emu::WRITE); }              \
@@ -119,7 +122,7 @@ extern "C" void __tsan_func_exit() {}
 extern "C" void __tsan_init() {}
 extern "C" char __tsan_atomic8_load(const volatile char *p, int) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 
-// An address that is no multiple of what its type asks for: a fault on a GPU.
+// A misaligned address, which is a fault on a GPU.
 struct Mismatch { const char *file; uint32_t line, column; };
 extern "C" void __ubsan_handle_type_mismatch_v1_abort(Mismatch *m, void *at) {
     fprintf(stderr, "%s:%u: a misaligned access of %p\n", m->file, m->line, at);

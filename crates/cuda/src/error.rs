@@ -1,15 +1,15 @@
-//! What can go wrong between host and device.
+//! Errors of the GPU side.
 
-/// Errors of this crate: one sentence each.
+/// An error of this crate, in one sentence.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A rule that was broken.
+    /// A broken rule, with the value that broke it.
     #[error("{0}")]
     Rule(String),
     /// Not enough device memory.
     #[error("out of device memory: {0}")]
     OutOfMemory(String),
-    /// What candle says.
+    /// An error of candle.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }
@@ -20,5 +20,5 @@ impl Error {
     }
 }
 
-/// Of this crate.
+/// This crate's result.
 pub type Result<T> = std::result::Result<T, Error>;

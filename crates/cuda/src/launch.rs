@@ -1,23 +1,23 @@
-//! How a kernel is started: by name, on a grid, with arguments that are device addresses or numbers. The device's driver is
-//! one way to do it, the emulator of the tests another; everything above is the same code for both.
+//! Kernel launches: by name, on a grid, with device addresses and numbers as arguments. [`Launch`]
+//! is implemented by the GPU and by the tests' emulator; the ops above it are the same for both.
 
 use crate::{Error, Result};
 
-/// A device address.
+/// A device address in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ptr(pub u64);
 
 impl Ptr {
-    /// No memory: an optional argument that is not there.
+    /// The null address, for an optional argument that is absent.
     pub const NULL: Ptr = Ptr(0);
 
-    /// `bytes` on.
+    /// The address `bytes` further on.
     pub fn offset(self, bytes: usize) -> Ptr {
         Ptr(self.0 + bytes as u64)
     }
 }
 
-/// One argument of a kernel, with the size that the kernel declares.
+/// One argument of a kernel, in the type that the kernel declares.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Arg {
     /// A pointer.
@@ -33,7 +33,7 @@ pub enum Arg {
 }
 
 impl Arg {
-    /// Where its bytes lie, as cuLaunchKernel wants it.
+    /// A pointer to the argument's value, as cuLaunchKernel takes it.
     pub fn address(&self) -> *const std::ffi::c_void {
         match self {
             Arg::Ptr(Ptr(v)) | Arg::U64(v) => std::ptr::from_ref(v).cast(),
@@ -70,29 +70,29 @@ impl From<i32> for Arg {
     }
 }
 
-/// A size as a kernel's `int`.
+/// A size as an argument of type `int`.
 ///
 /// # Errors
-/// More than an `int` holds.
+/// A size over 2^31 - 1.
 pub fn int(n: usize) -> Result<Arg> {
     i32::try_from(n)
         .map(Arg::I32)
         .map_err(|_| Error::rule(format!("a kernel cannot count to {n}")))
 }
 
-/// Blocks, threads in each, and bytes of dynamic shared memory.
+/// The dimensions of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grid {
     /// Blocks along x, y, z.
     pub blocks: [u32; 3],
-    /// Threads of a block.
+    /// Threads of a block along x, y, z.
     pub threads: [u32; 3],
     /// Bytes of dynamic shared memory of a block.
     pub shared: u32,
 }
 
 impl Grid {
-    /// `blocks` blocks of `threads` threads in a row.
+    /// A one-dimensional grid of `blocks` blocks of `threads` threads.
     pub fn line(blocks: usize, threads: u32) -> Grid {
         Grid {
             blocks: [blocks as u32, 1, 1],
@@ -101,28 +101,28 @@ impl Grid {
         }
     }
 
-    /// A thread for each of `n` elements, in blocks of 256.
+    /// One thread for each of `n` elements, in blocks of 256.
     pub fn each(n: usize) -> Grid {
         Grid::line(n.div_ceil(256), 256)
     }
 
-    /// With this much dynamic shared memory.
+    /// The same grid with `bytes` of dynamic shared memory a block.
     pub fn shared(mut self, bytes: usize) -> Grid {
         self.shared = bytes as u32;
         self
     }
 }
 
-/// Starts kernels in the order in which they are asked for.
+/// Launches kernels in the order of the calls.
 pub trait Launch {
-    /// Starts `kernel`; it may run later, but before what is started after it.
+    /// Queues `kernel`: it may run later, but before anything queued after it.
     ///
     /// # Errors
-    /// No such kernel, a grid that the device refuses, a device that failed.
+    /// An unknown kernel, a grid that the device refuses, a failed device.
     fn launch(&self, kernel: &str, grid: Grid, args: &[Arg]) -> Result<()>;
 }
 
-/// What values a buffer holds.
+/// The floating-point type of a buffer's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Float {
     /// 4 bytes.
@@ -132,7 +132,7 @@ pub enum Float {
 }
 
 impl Float {
-    /// As kernels' names end.
+    /// The ending of the kernels' names for this type.
     pub fn suffix(self) -> &'static str {
         match self {
             Float::F32 => "f32",
@@ -140,7 +140,7 @@ impl Float {
         }
     }
 
-    /// Of one value.
+    /// Bytes of one value.
     pub fn bytes(self) -> usize {
         match self {
             Float::F32 => 4,

@@ -1,8 +1,9 @@
-//! The GPU side: CUDA kernels (`kernels/*.cu`), how each is launched ([`ops`]), and, with the feature `cuda`, running them on
-//! candle's CUDA tensors.
+//! CUDA kernels (`kernels/*.cu`), their launches ([`ops`]) and, with the feature `cuda`,
+//! `gpu`: running them on candle's CUDA tensors.
 //!
-//! Kernels and launches are tested without a GPU: a host compiler builds the same sources against `kernels/emulate.hpp`, and
-//! the ops launch them there. It must not know: models, adapters, plans, what a pass is.
+//! Kernels and launches are tested without a GPU: a host compiler builds the same sources against
+//! `kernels/emulate.hpp`, and the ops launch them there. This crate knows no model, adapter, plan
+//! or pass.
 mod error;
 #[cfg(feature = "cuda")]
 pub mod gpu;

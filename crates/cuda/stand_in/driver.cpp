@@ -1,15 +1,18 @@
-// A stand-in for NVIDIA's driver, cuBLAS and cuRAND on a machine without a GPU: just as much of them as the program calls. Kernels
-// run in the emulator (kernels/emulate.hpp), memory is the machine's. With it the program's whole CUDA side runs unchanged, only very
-// slowly: made for checking, by build.sh beside this file.
-// Fresh memory is filled with NaN and so is freed memory, which is kept for a while: what is written into it, or past the end of an
-// allocation, is found. RANDORI_STAND_IN_MEMORY says how many MiB the card has (default 4096), RANDORI_STAND_IN_PINNED how many of the
-// host's it pins (default 65536): what does not fit is refused as a driver refuses it.
+// A stand-in for NVIDIA's driver, cuBLAS and cuRAND on a machine without a GPU, with just the
+// functions that the program calls. Kernels run in the emulator (kernels/emulate.hpp), memory is
+// the machine's. With it the program's whole CUDA side runs unchanged, but very slowly: it is for
+// checking, and built by build.sh beside this file. Fresh memory is filled with NaN and so is freed
+// memory, which is held for a while: writes into it, or past the end of an allocation, are found.
+// RANDORI_STAND_IN_MEMORY is the card's memory in MiB (default 4096), RANDORI_STAND_IN_PINNED the
+// host memory that it pins (default 65536): what does not fit is refused as by a driver.
 //
-// RANDORI_STAND_IN_IDLE: kernels and products do nothing and memory is 0, so that what is left is the host's own time.
+// RANDORI_STAND_IN_IDLE: kernels and products do nothing and memory is 0, so that only the host's
+// own time remains.
 //
-// Queues: the first that is created (and the null one) is the main one. RANDORI_STAND_IN_EAGER says which do what they are asked for
-// before the call returns: `main` (the default), `others` or `none`; the rest do it as late as can be, when the host or another queue
-// waits for it. A real card's order lies between these, so a wait that is missing shows in one of the three.
+// Queues: the first that is created (and the null one) is the main one. RANDORI_STAND_IN_EAGER says
+// which queues do their work before the call returns: `main` (the default), `others` or `none`; the
+// rest do it as late as possible, when the host or another queue waits for it. A real card's order
+// lies between these, so a missing wait shows in one of the three.
 #ifdef RANDORI_WATCH
 #include "device.cuh" // the kernels are compiled apart, with what the watcher needs
 #else
@@ -78,7 +81,8 @@ bool is_pinned(const void *p) {
     --after;
     return (uint64_t)p < after->first + after->second;
 }
-// Zeros that cost nothing until they are touched; where they really begin stands before them.
+// Allocates zeros that take no memory until touched; the allocation's true address stands before
+// them.
 char *blank(size_t n) {
     char *all = (char *)calloc(1, n + GUARD + 512);
     if (!all) return nullptr;
@@ -94,7 +98,8 @@ Result allocate(uint64_t *p, size_t n, void *stream) {
     allocations++;
     if (!idle()) memset(m, 0xFF, n);
     memset(m + n, 0xA5, GUARD);
-    // on a card it may be memory whose last holder is still at work: it is this allocation's only when the queue comes to it
+    // on a card its previous user may still be running: it is this allocation's only when the queue
+    // reaches this point
     if (is_late(queue(stream))) submit(stream, [=] { memset(m, 0xFF, n); });
     blocks()[(uint64_t)m] = n;
     used += n;
@@ -103,7 +108,7 @@ Result allocate(uint64_t *p, size_t n, void *stream) {
     *p = (uint64_t)m;
     return SUCCESS;
 }
-// What is used after it was freed is NaN; what is written into it then is found when its turn comes to go.
+// Fills freed memory with NaN; a write into it is found when it is released for good.
 void poison(uint64_t p, size_t n) {
     if (idle()) return free(((void **)p)[-1]);
     memset((void *)p, 0xFF, n);
@@ -148,7 +153,7 @@ Result unpin(void *p) {
     pinned -= n;
     pins().erase(found);
     if (idle()) return free(p), SUCCESS;
-    poison((uint64_t)p, n); // without waiting for anybody: what is still to be copied must be waited for before
+    poison((uint64_t)p, n); // without waiting: copies in flight must have been waited for before
     return SUCCESS;
 }
 Result up(uint64_t d, const void *s, size_t n, void *stream) {
@@ -196,7 +201,7 @@ API Result cuStreamCreate(void **s, unsigned) {
     Turn g(turn);
     Queue *q = new Queue;
     main_queue();
-    if (!first) first = q; // it stands for the main one
+    if (!first) first = q; // the null stream is the main one
     else queues().push_back(q);
     *s = q;
     return SUCCESS;

@@ -51,7 +51,8 @@ fn adamw_is_that_of_f64() {
             for (i, want) in want.iter().enumerate() {
                 let got = [&w, &m, &v].map(|b| f64::from(b.get()[i]));
                 for (got, want) in got.iter().zip(want) {
-                    assert!((got - want).abs() < 3e-6, "{n} {i}: {got} {want}"); // some roundings of values about 1
+                    // some roundings of values about 1
+                    assert!((got - want).abs() < 3e-6, "{n} {i}: {got} {want}");
                 }
             }
         }
@@ -132,7 +133,7 @@ impl Moment {
     fn get(&self, i: usize) -> f32 {
         self.map[usize::from(self.codes[i])] * self.most[i / 256]
     }
-    /// By looking at every entry.
+    /// Quantises by comparing with every entry of the map.
     fn set(&mut self, values: &[f32]) {
         for (b, values) in values.chunks(256).enumerate() {
             let most = values.iter().fold(0f32, |m, v| m.max(v.abs()));
@@ -161,7 +162,7 @@ impl Moment {
     }
 }
 
-/// A step in f32 as the paper has it, with moments that are stored in between.
+/// AdamW's step in f32 as in the paper, with moments quantised between steps.
 fn step8(o: &AdamW, w: &mut [f32], g: &[f32], first: &mut Moment, second: &mut Moment) {
     let [scale, beta1, rest1, beta2, rest2, eps] = [
         o.scale,

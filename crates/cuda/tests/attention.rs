@@ -15,7 +15,7 @@ fn wide(v: &[f32]) -> Vec<f64> {
     v.iter().map(|v| f64::from(*v)).collect()
 }
 
-/// Every (query row, key row) that sees, straight from the rule.
+/// The visible key rows of every query row, directly from the mask's definition.
 fn pairs(a: &Attention, spans: &[Span]) -> Vec<Vec<usize>> {
     let mut seen = vec![Vec::new(); a.tokens];
     for s in spans {
@@ -102,7 +102,7 @@ fn reference(
 fn own(row: usize, len: usize, position: usize) -> KeyRun {
     KeyRun { row, len, position }
 }
-/// One segment after another: prompts with the lengths of their two responses.
+/// Spans of packed prompts, each with its two responses; `shapes` are their lengths.
 fn packed(shapes: &[(usize, usize, usize)]) -> (Vec<Span>, usize) {
     let (mut spans, mut row) = (Vec::new(), 0);
     for (prompt, one, two) in shapes {
@@ -133,7 +133,7 @@ fn ints(v: &[i32]) -> Buffer<i32> {
     Buffer::of(v, -77)
 }
 
-/// Runs both passes and compares them; `rows` of k and v.
+/// Runs both passes and compares them with f64; k and v have `rows` rows.
 fn check(a: &Attention, spans: &[Span], rows: usize, seed: u64) {
     let Some(on) = emulator() else { return };
     let mut dice = Dice(seed);
@@ -231,7 +231,7 @@ fn check(a: &Attention, spans: &[Span], rows: usize, seed: u64) {
     let wants = [&want.out, &want.dq, &want.dk, &want.dv];
     for ((name, got), want) in names.iter().zip(&got).zip(wants) {
         let rms = |v: &[f64]| (v.iter().map(|v| v * v).sum::<f64>() / v.len() as f64).sqrt();
-        // with one key in sight dq and dk are 0: differences of values about 1
+        // with one visible key dq and dk are 0: differences of values about 1
         let some: Vec<f64> = want.iter().copied().filter(|w| *w != 0.0).collect();
         let unit = rms(&some).max(0.1);
         let difference: Vec<f64> = got.iter().zip(want.iter()).map(|(g, w)| g - w).collect();
@@ -312,7 +312,8 @@ fn every_head_size() {
 #[test]
 fn rows_that_nobody_sees_get_zeros() {
     for float in [Float::F32, Float::Bf16] {
-        // queries 0..3 and 10..12 are in no span, nor are keys 0..70 and 90..95; the queries come before 5 of their keys
+        // queries 0..3 and 10..12 are in no span, nor are keys 0..70 and 90..95; the queries come
+        // before 5 of their keys
         let spans = [Span {
             row: 3,
             len: 7,

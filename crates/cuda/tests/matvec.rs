@@ -25,7 +25,7 @@ use randori_cuda::{
 };
 use randori_qlora::{NF4_LEVELS, Nf4Matrix, Nf4Parts, Nf4Scales, QuantMatrix};
 
-/// Bytes that begin at a multiple of 16.
+/// Bytes aligned to 16.
 #[derive(Clone, Copy, PartialEq)]
 #[repr(align(16))]
 struct Sixteen([u8; 16]);
@@ -38,7 +38,7 @@ fn aligned(bytes: &[u8]) -> Buffer<Sixteen> {
     Buffer::of(&sixteens, Sixteen([0xA5; 16]))
 }
 
-/// x·wᵀ, and the same of magnitudes: what rounding is measured against.
+/// x·wᵀ, and the same of magnitudes, which bounds the rounding error.
 fn reference(x: &[f64], w: &[f64], columns: usize) -> Vec<(f64, f64)> {
     x.chunks(columns)
         .flat_map(|x| {
@@ -64,7 +64,7 @@ fn check(got: &[f64], want: &[(f64, f64)], float: Float, name: &str) {
     }
 }
 
-/// Runs `go` for both dtypes of x and y and holds the answers against W's values.
+/// Runs `go` for both types of x and y and compares the results with products of W's values.
 fn both(
     dice: &mut Dice,
     n: usize,
@@ -114,7 +114,7 @@ fn both(
     }
 }
 
-/// A random matrix of 4-bit codes with all that it points to, and its values.
+/// A random matrix of 4-bit codes with its buffers, and its values.
 struct Coded {
     held: Buffer<Sixteen>,
     levels: Buffer<f32>,
@@ -224,7 +224,7 @@ fn from_4_bit_codes() {
     nf4(on, &mut dice, 4, 4097, 64, 64, false);
 }
 
-/// Runs `go` on many rows of bf16 and on the last alone.
+/// Runs `go` on many rows of bf16, and on the last row alone.
 fn many(
     dice: &mut Dice,
     n: usize,
@@ -256,7 +256,7 @@ fn many(
     assert!(alone.get() == &y.get()[(n - 1) * rows..], "{name}");
 }
 
-/// Of many rows, on the tensor cores: W in bf16, as it is dequantised.
+/// Many rows on the tensor cores: W in bf16, as it is dequantised.
 #[test]
 fn of_many_rows_from_4_bit_codes() {
     let Some(on) = emulator() else { return };
@@ -314,7 +314,7 @@ fn of_many_rows_from_ggufs_blocks() {
             cpu.fill(0..rows, &mut w);
             let round = |v: &f32| f64::from(f32::from(bf16::from_f32(*v)));
             let w: Vec<f64> = w.iter().map(round).collect();
-            // nothing behind the last block may be looked at: 16 bytes of it could be another's
+            // nothing behind the last block may be read: it could belong to another allocation
             let held = aligned(&data);
             let m = Gguf {
                 dtype,
@@ -354,7 +354,7 @@ fn from_ggufs_blocks() {
             let mut w = vec![0.0; rows * columns];
             cpu.fill(0..rows, &mut w);
             let w: Vec<f64> = w.iter().map(|v| f64::from(*v)).collect();
-            // at every place that an upload or a row may have
+            // at every alignment that an upload or a row may have
             for skip in [0, 2, 4, 8] {
                 let mut bytes = vec![0xA5; skip];
                 bytes.extend(&data);

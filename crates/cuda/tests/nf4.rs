@@ -17,7 +17,7 @@ use randori_cuda::{
 };
 use randori_qlora::{NF4_LEVELS, Nf4Matrix, Nf4Parts, Nf4Scales, QuantMatrix};
 
-/// A matrix of random codes and scales, here and for the device.
+/// A matrix of random codes and scales, on the host and on the device.
 struct Case {
     cpu: QuantMatrix,
     codes: Buffer<u8>,

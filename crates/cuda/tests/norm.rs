@@ -163,7 +163,7 @@ fn layer_norm_and_its_gradient_are_those_of_f64() {
                 }
             }
             let far = apart(y.get(), &want);
-            // one column: the gradient is 0, and what is left of r = 316 is rounding
+            // one column: the gradient is 0, and the rest is rounding times r = 316
             let off = if width == 1 {
                 dx.get().iter().fold(0.0, |m: f64, v| m.max(v.abs())) / 316.0
             } else {
@@ -178,7 +178,7 @@ fn layer_norm_and_its_gradient_are_those_of_f64() {
     }
 }
 
-/// Results of one operation in f32, rounded once: each by its own size.
+/// Compares results of f32 arithmetic, rounded once, each relative to its own size.
 fn rounded(got: &[f64], want: &[f64], float: Float, what: &str) {
     let own = match float {
         Float::F32 => 1e-6,

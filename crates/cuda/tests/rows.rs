@@ -17,8 +17,9 @@ fn wide(v: &[f32]) -> Vec<f64> {
     v.iter().map(|v| f64::from(*v)).collect()
 }
 
-/// Runs `f` on values in both floats: it gets the float, the address of the values, and their f64; what it leaves there is
-/// compared with what it answers: within `tolerance` of their root mean square, and in bf16 a rounding of each value.
+/// Runs `f` on values in both floats: it gets the float, the address of the values, and their f64;
+/// what it leaves there is compared with what it answers: within `tolerance` of their root mean
+/// square, and in bf16 a rounding of each value.
 fn in_place(values: &[f32], tolerance: f64, f: impl Fn(Float, Ptr, &[f64]) -> Vec<f64>) {
     let (single, half) = (floats(values), halves(values));
     let want = f(Float::F32, single.ptr(), &wide(values));
@@ -308,7 +309,7 @@ fn log_probs_and_their_gradient_are_those_of_f64() {
             want
         });
     }
-    // a logit that is no number makes its row's sum none
+    // a NaN logit makes its row's sum NaN
     let z = floats(&[1.0, f32::NAN, 2.0, 3.0]);
     let sums = room(4);
     let logits = Logits {

@@ -15,7 +15,7 @@ use randori_cuda::{
 
 const GONE: f64 = f64::NEG_INFINITY;
 
-/// Places in rank order: higher first, among equals the lower id.
+/// Token ids in rank order: higher logit first, among equals the lower id.
 fn ranked(row: &[f64]) -> Vec<usize> {
     let mut places: Vec<usize> = (0..row.len()).filter(|i| row[*i] > GONE).collect();
     places.sort_by(|a, b| row[*b].partial_cmp(&row[*a]).unwrap());
@@ -35,7 +35,7 @@ fn keep(row: &mut [f64], places: &[usize]) {
     }
 }
 
-/// One step; answers how near a boundary it was.
+/// Applies one sampler; returns the distance to the nearest boundary.
 fn apply(step: Step, row: &mut [f64]) -> f64 {
     let order = ranked(row);
     let all = log_sum(row);
@@ -67,7 +67,8 @@ fn apply(step: Step, row: &mut [f64]) -> f64 {
     f64::INFINITY
 }
 
-/// (token, log-prob under the model, under what it was drawn from, distance of u or p to the nearest boundary)
+/// The expected draw: (token, log-prob under the model, log-prob under the distribution drawn from,
+/// distance of u or p to the nearest boundary).
 fn reference(raw: &[f64], banned: &[u32], chain: &[Step], u: f64) -> (usize, f64, f64, f64) {
     let mut row = raw.to_vec();
     banned.iter().for_each(|b| row[*b as usize] = GONE);
@@ -172,7 +173,8 @@ fn draws_are_those_of_the_cpu() {
         } else {
             Float::Bf16
         };
-        // where rows are peaked, tokens below 2^-45 of the best are not drawn; f64 has them at u = 0 and near 1
+        // where rows are peaked, tokens below 2^-45 of the best are not drawn; f64 has them at u =
+        // 0 and near 1
         let ends = match spread > 2.0 {
             true => [dice.unit(), dice.unit()],
             false => [0.0, 1.0 - f64::EPSILON / 2.0],

@@ -1,4 +1,4 @@
-//! A loaded architecture as the engine sees it.
+//! [`Architecture`] of a loaded plugin.
 
 use randori_sdk::{
     abi,
@@ -12,7 +12,7 @@ use crate::{
     sink::Complaint,
 };
 
-/// [`Architecture`] over the C table.
+/// Calls the architecture's C table.
 pub(crate) struct Loaded {
     object: Object,
     layers: usize,
@@ -29,7 +29,7 @@ impl Loaded {
         Self::with_ops(object, &OPS)
     }
 
-    /// With another op table than this host's, for tests of version skew.
+    /// Uses the given op table instead of this host's, for tests of version skew.
     pub(crate) fn with_ops(object: Object, ops: &'static abi::Ops) -> Result<Self> {
         let mut loaded = Loaded {
             object,
@@ -55,8 +55,8 @@ impl Loaded {
         unsafe { &*self.object.functions.vtable.cast::<abi::Arch>() }
     }
 
-    /// Says which part of which architecture failed.
-    fn named(&self, part: std::fmt::Arguments, result: OpResult) -> OpResult {
+    /// Adds the architecture's name and part to an error.
+    fn with_name(&self, part: std::fmt::Arguments, result: OpResult) -> OpResult {
         result.map_err(|why| format!("architecture {}, {part}: {why}", self.object.name))
     }
 }
@@ -78,21 +78,21 @@ impl Architecture for Loaded {
         let embed = self.table().embed.ok_or(CHECKED)?;
         // SAFETY: above.
         let run = |g| unsafe { embed(self.object.this, self.ops, g, ids) };
-        self.named(format_args!("embed"), Call::run(backend, run))
+        self.with_name(format_args!("embed"), Call::run(backend, run))
     }
 
     fn block(&self, backend: &mut dyn Backend, layer: usize, x: Id) -> OpResult {
         let block = self.table().block.ok_or(CHECKED)?;
         // SAFETY: above.
         let run = |g| unsafe { block(self.object.this, self.ops, g, layer, x) };
-        self.named(format_args!("block {layer}"), Call::run(backend, run))
+        self.with_name(format_args!("block {layer}"), Call::run(backend, run))
     }
 
     fn head(&self, backend: &mut dyn Backend, x: Id) -> OpResult {
         let head = self.table().head.ok_or(CHECKED)?;
         // SAFETY: above.
         let run = |g| unsafe { head(self.object.this, self.ops, g, x) };
-        self.named(format_args!("head"), Call::run(backend, run))
+        self.with_name(format_args!("head"), Call::run(backend, run))
     }
 }
 
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
     use crate::info;
 
-    /// The op table of a host in which everything from `concat` on had not been thought of.
+    /// The op table of an older host, which ends before `concat`.
     static OLD: abi::Ops = abi::Ops {
         size: offset_of!(abi::Ops, concat),
         ..OPS
@@ -129,12 +129,12 @@ mod tests {
         let says = "architecture misfit, block 0: this host is too old to have `concat` (";
         assert!(error.starts_with(says), "{error}");
         assert!(error.contains("misbehave/src/lib.rs:"), "{error}");
-        // what does not need it runs
+        // an architecture that does not use it runs
         assert_eq!(misfit("well", &OLD).block(&mut Any, 0, 1), Ok(7));
         assert_eq!(misfit("concat", &OPS).block(&mut Any, 0, 1), Ok(7));
     }
 
-    /// Answers 7 to everything.
+    /// A backend that returns 7 from every op.
     struct Any;
 
     impl Backend for Any {
@@ -188,7 +188,7 @@ mod tests {
         }
     }
 
-    /// A thousand ops without names.
+    /// An architecture of a thousand ops without weights.
     struct Chain;
 
     impl randori_sdk::Arch for Chain {
@@ -210,8 +210,8 @@ mod tests {
         }
     }
 
-    /// What a call through the boundary costs:
-    /// `cargo test --release -p randori-host --lib boundary_cost -- --ignored --nocapture`
+    /// Measures a call through the boundary: `cargo test --release -p randori-host --lib
+    /// boundary_cost -- --ignored --nocapture`
     #[test]
     #[ignore = "a measurement"]
     fn boundary_cost() {

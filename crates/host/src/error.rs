@@ -1,8 +1,8 @@
-//! The host's one error.
+//! The host's error.
 
 use std::path::PathBuf;
 
-/// What went wrong, in one sentence with the rule, the value and the place.
+/// An error in one sentence, with the rule, the value and the place.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A plugin was refused.
@@ -13,7 +13,7 @@ pub enum Error {
         /// Why.
         reason: String,
     },
-    /// Anything else.
+    /// Any other error.
     #[error("{0}")]
     Rule(String),
 }

@@ -1,13 +1,11 @@
-//! A plugin's bytes, read once and kept so that nobody can change them between their hash and their
-//! loading.
+//! A plugin's bytes, read once and protected against changes between hashing and loading.
 //!
 //! The system's loader takes a path, not bytes, and a file can be replaced after it was read. So
-//! what is loaded is
-//! - on Linux a file in memory, sealed against every change, its owner's too;
-//! - on other Unix systems, and where Linux has no such files, a copy in a new folder that its
-//!   owner alone may enter;
-//! - on Windows the file itself, held open in a mode in which the system lets nobody write, move or
-//!   remove it.
+//! the loader gets
+//! - on Linux a file in memory (memfd), sealed against every change, also by its owner;
+//! - on other Unix systems, and where memfd fails, a copy in a new folder that only its owner can
+//!   enter;
+//! - on Windows the file itself, held open in a mode that prevents writing, moving and removing it.
 
 use std::{
     fs::File,
@@ -19,12 +17,12 @@ use std::{
 pub(crate) struct Frozen {
     bytes: Vec<u8>,
     #[cfg(not(unix))]
-    held: Held,
+    held: OpenFile,
 }
 
-/// The file while it is held, and where it lies.
+/// The open file, and its path.
 #[cfg(not(unix))]
-struct Held {
+struct OpenFile {
     file: File,
     path: PathBuf,
 }
@@ -38,7 +36,7 @@ impl Frozen {
         Ok(Frozen {
             bytes,
             #[cfg(not(unix))]
-            held: Held {
+            held: OpenFile {
                 file,
                 path: path.to_owned(),
             },
@@ -85,10 +83,10 @@ fn open(path: &Path) -> io::Result<File> {
     options.read(true).share_mode(FILE_SHARE_READ).open(path)
 }
 
-/// A file to be loaded; what it needs goes with it when it is dropped.
+/// A file for the loader; on drop its file descriptor or folder is released.
 pub(crate) struct Copy {
     path: PathBuf,
-    /// Of a file in memory, or of a file that is held.
+    /// The file in memory, or the file held open.
     #[cfg(any(target_os = "linux", not(unix)))]
     held: Option<File>,
     #[cfg(unix)]
@@ -96,14 +94,14 @@ pub(crate) struct Copy {
 }
 
 impl Copy {
-    /// What the loader is given.
+    /// Path for the loader.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// It was loaded. A file in memory stays open: its path is its number, and the loader takes a
-    /// path that it knows for a library that it has. A private copy goes; what was mapped of it
-    /// stays.
+    /// Releases the copy after loading. A file in memory stays open for ever: its path is its
+    /// descriptor's number, and if that were reused, the loader would take the new file for this
+    /// library. A private copy is deleted; its mapping stays.
     pub fn keep(self) {
         #[cfg(any(target_os = "linux", not(unix)))]
         std::mem::forget(self.held);

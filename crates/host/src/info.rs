@@ -1,5 +1,4 @@
-//! What a plugin says it offers, as plain data, read from its descriptor without running any of its
-//! code.
+//! A plugin's items as plain data, read from its descriptor without running any of its code.
 
 use std::{
     ffi::c_void,
@@ -12,7 +11,7 @@ use randori_sdk::{
     seam::{OptionSpec, Value},
 };
 
-/// A plugin.
+/// A plugin's description.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PluginInfo {
     /// Package name without `randori-plugin-`.
@@ -23,13 +22,13 @@ pub struct PluginInfo {
     pub doc: String,
     /// Its file; empty when it is linked into the binary.
     pub path: PathBuf,
-    /// Of its file, in hexadecimal; empty when it is linked into the binary.
+    /// SHA-256 of its file in hexadecimal; empty when it is linked into the binary.
     pub sha256: String,
-    /// What it offers.
+    /// Its items.
     pub items: Vec<ItemInfo>,
 }
 
-/// What an item is.
+/// Kind of an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A model architecture.
@@ -50,20 +49,20 @@ impl std::fmt::Display for Kind {
     }
 }
 
-/// One thing a plugin offers.
+/// An item's description.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ItemInfo {
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
-    /// What recipes call it; an architecture's `model_type`.
+    /// Its name in recipes; an architecture's `model_type`.
     pub name: String,
     /// One sentence.
     pub doc: String,
-    /// What may be set.
+    /// Its options.
     pub options: Vec<OptionSpec>,
 }
 
-/// The functions of an item, checked: sizes reach, pointers are there.
+/// An item's functions, checked: tables are long enough, pointers are not null.
 #[derive(Clone, Copy)]
 pub(crate) struct Functions {
     pub create: unsafe extern "C" fn(*const abi::Value, usize, abi::Str, abi::Sink) -> *mut c_void,
@@ -85,7 +84,7 @@ pub(crate) unsafe fn read(
     path: &Path,
 ) -> Result<(PluginInfo, Vec<Functions>), String> {
     // SAFETY: `size` comes first in every version.
-    let plugin = unsafe { growing::read(plugin) }.map_err(|misfit| foreign(misfit, ""))?;
+    let plugin = unsafe { growing::read(plugin) }.map_err(|misfit| misfit_text(misfit, ""))?;
     let sdk = text(plugin.sdk);
     let mut info = PluginInfo {
         name: text(plugin.name),
@@ -108,9 +107,9 @@ pub(crate) unsafe fn read(
         };
         // SAFETY: it is as long as the descriptor says.
         let item = unsafe { growing::read_sized(item, plugin.item_size) }
-            .map_err(|misfit| foreign(misfit, &sdk))?;
+            .map_err(|misfit| misfit_text(misfit, &sdk))?;
         let name = text(item.name);
-        let mismatch = |misfit| format!("{kind} `{name}`: {}", foreign(misfit, &sdk));
+        let mismatch = |misfit| format!("{kind} `{name}`: {}", misfit_text(misfit, &sdk));
         functions.push(functions_of(&item, kind, &mismatch)?);
         let options = (0..item.n_opts).map(|i| {
             // SAFETY: options lie `opt_size` bytes apart.
@@ -154,19 +153,19 @@ fn functions_of(
         Kind::Arch => {
             // SAFETY: the item's kind says what its table is, and every version begins with its
             // size.
-            let t = unsafe { kept::<abi::Arch>(item.vtable) }.map_err(mismatch)?;
+            let t = unsafe { copy_table::<abi::Arch>(item.vtable) }.map_err(mismatch)?;
             let complete =
                 t.layers.is_some() && t.embed.is_some() && t.block.is_some() && t.head.is_some();
             ((&raw const *t).cast(), complete)
         }
         Kind::Loss => {
             // SAFETY: as above.
-            let t = unsafe { kept::<abi::Loss>(item.vtable) }.map_err(mismatch)?;
+            let t = unsafe { copy_table::<abi::Loss>(item.vtable) }.map_err(mismatch)?;
             ((&raw const *t).cast(), t.eval.is_some())
         }
         Kind::Sampler => {
             // SAFETY: as above.
-            let t = unsafe { kept::<abi::Sampler>(item.vtable) }.map_err(mismatch)?;
+            let t = unsafe { copy_table::<abi::Sampler>(item.vtable) }.map_err(mismatch)?;
             let complete =
                 t.begin.is_some() && t.apply.is_some() && t.accept.is_some() && t.end.is_some();
             ((&raw const *t).cast(), complete)
@@ -184,18 +183,18 @@ fn functions_of(
     })
 }
 
-/// A table as this host knows it, for ever, as its library is.
+/// A copy of a function table in this host's version, leaked as its library is.
 ///
 /// # Safety
 /// As [`growing::read`].
-unsafe fn kept<T: Growing>(table: *const c_void) -> Result<&'static T, Misfit> {
+unsafe fn copy_table<T: Growing>(table: *const c_void) -> Result<&'static T, Misfit> {
     // SAFETY: the caller's promise.
     let table = unsafe { growing::read(table.cast::<T>()) }?;
     Ok(Box::leak(Box::new(table)))
 }
 
-/// What does not fit, and which SDK it comes from.
-fn foreign(misfit: Misfit, sdk: &str) -> String {
+/// Error text: what does not fit, and the plugin's SDK version.
+fn misfit_text(misfit: Misfit, sdk: &str) -> String {
     let own = randori_sdk::VERSION;
     let from = match sdk {
         "" => "an SDK that does not tell its version".to_owned(),

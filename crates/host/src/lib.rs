@@ -1,10 +1,11 @@
-//! Finds, checks and loads plugins, and turns what they offer into the safe traits of
+//! Finds, checks and loads plugins, and wraps their items in the safe traits of
 //! [`randori_sdk::seam`].
 //!
-//! Besides the SDK this is the only crate that speaks the C ABI. It knows neither a tensor library
-//! nor any plugin: architectures, losses and samplers come in as shared libraries (or, in a binary
-//! that bundles them, as linked constants through [`Host::add_static`]). Only this crate's tests
-//! depend on plugin crates, so that cargo builds their libraries beside the test programs.
+//! Besides the SDK this is the only crate that uses the C ABI. It knows neither a tensor library
+//! nor a particular plugin: architectures, losses and samplers are loaded from shared libraries or,
+//! in a binary that bundles them, added as linked constants by [`Host::add_static`]. Only this
+//! crate's tests depend on plugin crates, so that cargo builds their libraries beside the test
+//! programs.
 //!
 //! Loaded plugins are never unloaded.
 
@@ -37,29 +38,30 @@ pub use error::{Error, Result};
 pub use info::{ItemInfo, Kind, PluginInfo};
 pub use search::SearchPath;
 
-/// Asked whether a plugin may be loaded, before any of its code runs: its file, and the SHA-256
-/// (hexadecimal) of the very bytes that would be loaded. `Err` is the reason of a refusal.
+/// Decides whether a plugin may be loaded, before any of its code runs. Gets its file and the
+/// SHA-256 (hexadecimal) of the bytes that would be loaded; `Err` is the reason of a refusal.
 pub type Ask<'a> = dyn FnMut(&Path, &str) -> std::result::Result<(), String> + 'a;
 
 /// The plugins of this process.
 #[derive(Default)]
 pub struct Host {
     plugins: Vec<PluginInfo>,
-    /// As `plugins[i].items`.
+    /// Functions of `plugins[i].items`, in the same order.
     functions: Vec<Vec<Functions>>,
-    /// For the error that nothing was found.
+    /// Folders searched, for error messages.
     searched: Vec<PathBuf>,
 }
 
 impl Host {
-    /// [`Host::discover_asking`] of a caller who vouches for all that the path holds.
+    /// Loads every plugin of a search path, all of which the caller trusts:
+    /// [`Host::discover_asking`] without refusals.
     pub fn discover(path: &SearchPath) -> Result<Host> {
         Host::discover_asking(path, &mut |_, _| Ok(()))
     }
 
-    /// Loads every plugin of a search path. `ask` is asked about each that does not lie in a folder
-    /// of [`SearchPath::standard`]. A file that is named like a plugin and is none, breaks a rule
-    /// of trust or offers what another plugin offers is an error that names it.
+    /// Loads every plugin of a search path. `ask` decides about each that is not in a folder of
+    /// [`SearchPath::standard`]. A file that is named like a plugin and is none, breaks a rule of
+    /// trust, or has an item of another plugin's name is an error that names it.
     pub fn discover_asking(path: &SearchPath, ask: &mut Ask) -> Result<Host> {
         let mut host = Host {
             searched: path.dirs.clone(),
@@ -72,10 +74,10 @@ impl Host {
         Ok(host)
     }
 
-    /// Adds a plugin that is linked into the program (`PLUGIN` of its crate). One that was loaded
-    /// from a file under the same name takes precedence.
+    /// Adds a plugin that is linked into the program (`PLUGIN` of its crate). A plugin of the same
+    /// name that was loaded from a file takes precedence.
     pub fn add_static(&mut self, plugin: &'static abi::Plugin) -> Result<()> {
-        let (info, functions) = library::linked(plugin)?;
+        let (info, functions) = library::read_linked(plugin)?;
         if self.plugins.iter().any(|other| other.name == info.name) {
             return Ok(());
         }
@@ -105,7 +107,7 @@ impl Host {
         Ok(())
     }
 
-    /// What was found.
+    /// The plugins found.
     pub fn plugins(&self) -> &[PluginInfo] {
         &self.plugins
     }
@@ -184,7 +186,7 @@ impl Host {
     }
 }
 
-/// Where a plugin came from, for messages.
+/// A plugin's origin, for messages.
 fn place(plugin: &PluginInfo) -> String {
     if plugin.path.as_os_str().is_empty() {
         format!("the built-in plugin {}", plugin.name)

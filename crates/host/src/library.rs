@@ -19,9 +19,9 @@ use crate::{
 /// Libraries of this process by the SHA-256 of their bytes: the same bytes are loaded once.
 static LOADED: Mutex<BTreeMap<String, &'static Library>> = Mutex::new(BTreeMap::new());
 
-/// Checks, loads and lists one plugin. It stays loaded: what came out of it may live for ever. The
-/// bytes that are hashed, and that `ask` is asked about, are the bytes that are loaded, whatever
-/// happens to the file meanwhile.
+/// Checks and loads one plugin, and reads its descriptor. It is never unloaded, so pointers into it
+/// stay valid. The bytes that are hashed and passed to `ask` are the bytes that are loaded, even if
+/// the file changes meanwhile.
 pub(crate) fn load(file: &Path, ask: &mut Ask) -> Result<(PluginInfo, Vec<Functions>)> {
     let trust::Admitted { path, own } = trust::check(file)?;
     let refuse = |reason: String| Error::Plugin {
@@ -78,7 +78,7 @@ fn open(path: &Path) -> std::result::Result<Library, libloading::Error> {
     unsafe { Library::new(path) }
 }
 
-/// The constant `randori_plugin_v1_<crate name>`, the crate's name being the file's.
+/// Finds the constant `randori_plugin_v1_<crate name>`; the crate's name is the file's.
 fn descriptor(
     library: &'static Library,
     path: &Path,
@@ -111,7 +111,7 @@ fn crate_name(path: &Path) -> String {
     stem.strip_prefix("lib").unwrap_or(&stem).replace('-', "_")
 }
 
-/// An error with its sources: libloading's own text says only that `dlopen` failed.
+/// An error's text with its sources': libloading's own says only that `dlopen` failed.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -122,8 +122,8 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Lists a plugin that is linked into the program.
-pub(crate) fn linked(plugin: &'static abi::Plugin) -> Result<(PluginInfo, Vec<Functions>)> {
+/// Reads the descriptor of a plugin that is linked into the program.
+pub(crate) fn read_linked(plugin: &'static abi::Plugin) -> Result<(PluginInfo, Vec<Functions>)> {
     let path = PathBuf::new();
     // SAFETY: a descriptor made by `plugin!` in this very program.
     unsafe { info::read(plugin, &path) }.map_err(|reason| Error::Plugin { path, reason })

@@ -1,4 +1,4 @@
-//! A loaded loss as the trainer sees it.
+//! [`LossFn`] of a loaded plugin.
 
 use std::{cell::RefCell, ffi::c_void};
 
@@ -9,15 +9,15 @@ use randori_sdk::{
 
 use crate::{object::Object, sink::Complaint, slopes};
 
-/// [`LossFn`] over the C table.
+/// Calls the loss's C table.
 pub(crate) struct Loaded {
     object: Object,
-    /// Found by asking it: see `slopes`.
+    /// Measured by [`slopes::equal_pairs_cancel`].
     equal_pairs_cancel: bool,
 }
 
 impl Loaded {
-    /// The loss, when its values and slopes have passed their checks.
+    /// Wraps the loss after checking its values and slopes.
     pub(crate) fn new(object: Object) -> Result<Self, String> {
         let mut loss = Loaded {
             object,
@@ -55,7 +55,7 @@ impl LossFn for Loaded {
         self.equal_pairs_cancel
     }
 
-    /// Whether the numbers are finite is the trainer's to check: it knows which pair is to blame.
+    /// Does not check that the numbers are finite: the trainer does, and names the pair.
     fn eval(&self, rows: &Rows) -> Result<LossOut, String> {
         let n = check(rows)?;
         if self.needs_reward() && rows.reward.is_none() {
@@ -76,7 +76,7 @@ impl LossFn for Loaded {
             reward: rows.reward.map_or(std::ptr::null(), <[f64]>::as_ptr),
             progress: rows.progress,
         };
-        // what the plugin leaves unwritten stays NaN and is found
+        // values that the plugin does not write stay NaN and are refused
         let mut out = LossOut {
             loss: vec![f64::NAN; rows.groups],
             d_logp: vec![f64::NAN; n],
@@ -110,7 +110,7 @@ impl LossFn for Loaded {
     }
 }
 
-/// The number of rows, if all arrays agree and the groups exist.
+/// Checks that all arrays have one length and all groups exist; returns the number of rows.
 fn check(rows: &Rows) -> Result<usize, String> {
     let n = rows.logp.len();
     let lengths = [

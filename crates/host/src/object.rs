@@ -1,4 +1,4 @@
-//! An object a plugin made: its functions, freed with the last owner.
+//! An object created by a plugin, with its functions; destroyed on drop.
 
 use std::ffi::c_void;
 
@@ -6,7 +6,7 @@ use randori_sdk::{abi, seam::Value};
 
 use crate::{Error, ItemInfo, Result, info::Functions, sink::Complaint};
 
-/// Made by an item's `create`; freed by its `destroy`.
+/// Created by an item's `create`, freed by its `destroy`.
 pub(crate) struct Object {
     pub this: *mut c_void,
     pub functions: Functions,
@@ -19,7 +19,8 @@ unsafe impl Send for Object {}
 unsafe impl Sync for Object {}
 
 impl Object {
-    /// With checked option values and, for an architecture, the configuration's JSON.
+    /// Creates an object from checked option values and, for an architecture, the configuration's
+    /// JSON.
     pub(crate) fn new(
         item: &ItemInfo,
         functions: Functions,

@@ -1,8 +1,8 @@
-//! The op table a plugin calls: each function finds the backend of the running call, guards it
-//! against panics and keeps the first failure.
+//! The host's op table: each function calls the running call's backend, catches its panics and
+//! records the first failure.
 //!
-//! After a failure every op answers 0 without reaching the backend, so the first message is the one
-//! that matters and the plugin's forward code runs to its end harmlessly.
+//! After a failure every op returns 0 without calling the backend, so that the first message is
+//! reported and the plugin's forward code runs to its end harmlessly.
 
 use std::{
     cell::{Cell, RefCell},
@@ -19,7 +19,7 @@ use crate::sink::with_place;
 
 /// One call into an architecture: what a plugin's `Graph` points to.
 pub(crate) struct Call {
-    /// The backend whose turn it is; an expert may run on another one.
+    /// The current backend; an expert may run on another one.
     backend: Cell<*mut dyn Backend>,
     failed: Cell<bool>,
     failure: RefCell<Failure>,
@@ -34,7 +34,7 @@ struct Failure {
 }
 
 impl Call {
-    /// Runs `code` with a graph on `backend`: the tensor it answers, or the first failure.
+    /// Runs `code` with a graph on `backend`; returns its tensor, or the first failure.
     pub(crate) fn run(backend: &mut dyn Backend, code: impl FnOnce(Graph) -> Tensor) -> OpResult {
         let backend: *mut (dyn Backend + '_) = backend;
         // SAFETY: only the lifetime is forgotten; the pointer is used during `code` and by nobody
@@ -70,7 +70,7 @@ impl Call {
         0
     }
 
-    /// One op on `inputs`.
+    /// Runs one op on `inputs`.
     fn op(
         &self,
         op: &str,
@@ -248,7 +248,8 @@ unsafe extern "C" fn moe(
     })
 }
 
-/// Lends the call to the backend that runs an expert, and gives it back even if that panics.
+/// Makes an expert's backend the current one, and restores the previous one on drop, also after a
+/// panic.
 struct Turn<'a> {
     call: &'a Call,
     before: *mut dyn Backend,

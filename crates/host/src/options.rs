@@ -1,11 +1,11 @@
-//! Holds a recipe's options against what an item declares.
+//! Checks a recipe's options against an item's declarations.
 
 use randori_sdk::seam::{OptionSpec, Value};
 
 use crate::{Error, ItemInfo, Result};
 
-/// One value per declared option, in order: as given, else the default. Refuses unknown names,
-/// wrong types and values outside the bounds.
+/// Returns one value per declared option, in order: the given one, or the default. Refuses unknown
+/// names, wrong types and values out of bounds.
 pub(crate) fn check(item: &ItemInfo, given: &[(String, Value)]) -> Result<Vec<Value>> {
     for (i, (name, _)) in given.iter().enumerate() {
         if !item.options.iter().any(|option| option.name == *name) {
@@ -39,7 +39,7 @@ fn rule(item: &ItemInfo, name: &str, what: String) -> Error {
     Error::Rule(format!("{}: option `{name}` {what}", item.name))
 }
 
-/// The value in the declared type; a whole number does for a real one.
+/// Converts the value to the declared type; an integer is accepted for a real number.
 fn fit(option: &OptionSpec, value: &Value) -> std::result::Result<Value, String> {
     let value = match (&option.default, value) {
         (Value::Float(_), Value::Int(n)) => Value::Float(*n as f64),
@@ -112,7 +112,7 @@ pub(crate) fn nearest<'a>(name: &str, names: &[&'a str]) -> Option<&'a str> {
     (distance <= (name.chars().count() / 3).max(2)).then_some(best)
 }
 
-/// Levenshtein's distance, one row at a time.
+/// Levenshtein distance, one row at a time.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

@@ -1,5 +1,5 @@
-//! A loaded sampler as the generator sees it. Every row it reshapes is checked: no NaN, no +inf,
-//! one token left.
+//! [`SamplerFn`] of a loaded plugin. Every row that it reshapes is checked: no NaN, no +inf, at
+//! least one token left.
 
 use std::{ffi::c_void, sync::Arc};
 
@@ -29,7 +29,7 @@ impl SamplerFn for Loaded {
         &self.object.name
     }
 
-    /// A failure shows at the first `apply`.
+    /// An error is returned by the first `apply`.
     fn begin(&self) -> Box<dyn SamplerState> {
         let complaint = Complaint::default();
         let state = match table(&self.object).begin {
@@ -55,7 +55,7 @@ fn table(object: &Object) -> &abi::Sampler {
 struct State {
     object: Arc<Object>,
     state: *mut c_void,
-    /// From `begin` or `accept`, which cannot report.
+    /// Error of `begin` or `accept`, which cannot return it.
     failure: Option<String>,
 }
 
@@ -137,7 +137,7 @@ unsafe extern "C" fn uniform(ctx: *mut c_void) -> f64 {
 }
 
 fn check(logits: &[f32]) -> Result<(), String> {
-    // one branch-free pass; the search for the culprit is for the error only
+    // one branch-free pass; the bad token is searched for only on an error
     let (mut any, mut bad) = (false, false);
     for &x in logits {
         any |= x.is_finite();

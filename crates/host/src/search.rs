@@ -1,4 +1,4 @@
-//! Where plugins are looked for, and which files count as plugins.
+//! The search path of plugins, and which files count as plugins.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,19 +9,19 @@ use std::{
 
 use crate::{Error, Result};
 
-/// Folders to look in and files to load, in addition to nothing: the working directory and model folders are never
-/// searched.
+/// Folders to search and files to load. The working directory and model folders are never searched.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SearchPath {
     /// Folders in which every plugin is loaded.
     pub dirs: Vec<PathBuf>,
-    /// Single plugins, named by the user; one of these replaces a folder's plugin of the same file name.
+    /// Plugins named by the user; each replaces a folder's plugin of the same file name.
     pub files: Vec<PathBuf>,
 }
 
 impl SearchPath {
-    /// The binary's own folder (with its `deps` when cargo built it there) and `$PREFIX/lib/randori/plugins`, where the
-    /// binary is `$PREFIX/bin/randori`. Only folders that exist.
+    /// The binary's own folder (with its `deps` when cargo built it there) and
+    /// `$PREFIX/lib/randori/plugins`, where the binary is `$PREFIX/bin/randori`. Only folders that
+    /// exist.
     pub fn standard() -> Self {
         let mut dirs = own_folders();
         dirs.extend(installed());
@@ -31,7 +31,7 @@ impl SearchPath {
         }
     }
 
-    /// The plugin files of this path, named ones last.
+    /// The plugin files of this path; those named by the user come last.
     pub(crate) fn plugins(&self) -> Result<Vec<PathBuf>> {
         let mut found: BTreeMap<String, PathBuf> = BTreeMap::new();
         for dir in &self.dirs {
@@ -56,12 +56,13 @@ impl SearchPath {
     }
 }
 
-/// The file itself, whatever links lead to it.
+/// The file's path with links resolved.
 fn resolved(file: &Path) -> PathBuf {
     file.canonicalize().unwrap_or_else(|_| file.to_owned())
 }
 
-/// The binary's folder and, in a cargo target directory, `deps` beside it: `cargo test` leaves plugins only there.
+/// The binary's folder and, in a cargo target directory, `deps` beside it: `cargo test` leaves
+/// plugins only there.
 pub(crate) fn own_folders() -> Vec<PathBuf> {
     let Some(own) = env::current_exe()
         .ok()
@@ -94,8 +95,8 @@ pub(crate) fn is_standard(dir: &Path) -> bool {
         .any(|d| d == dir)
 }
 
-/// Names of files that are plugins: `librandori_plugin_*.so` and its like on other systems, without the plugin that
-/// misbehaves for tests.
+/// Plugin files of a folder, by file name: `librandori_plugin_*.so` or the system's equivalent,
+/// without the tests' `misbehave`.
 fn plugins_of(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
     let refuse = |e| Error::Rule(format!("plugin folder {}: {e}", dir.display()));
     // resolved, so that a folder under two names is one folder
@@ -119,8 +120,8 @@ fn is_plugin(file: &str) -> bool {
     matches!(extension, "so" | "dylib" | "dll") && name.is_some_and(|name| name != "misbehave")
 }
 
-/// Of the copies in the binary's folder and in its `deps` the newer one; any other double is refused, since neither
-/// should silently win.
+/// Chooses between two files of one name: the newer, if they are in the binary's folder and its
+/// `deps`; any other double is refused, since neither should silently win.
 fn choose(a: &Path, b: &Path) -> Result<PathBuf> {
     let own = own_folders();
     let is_own = |file: &Path| {

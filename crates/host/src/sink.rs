@@ -1,15 +1,15 @@
-//! Where a plugin's failing call says why: the host's side of [`abi::Sink`].
+//! Collects a failing plugin call's message: the host's side of [`abi::Sink`].
 
 use std::{cell::RefCell, ffi::c_void};
 
 use randori_sdk::abi;
 
-/// Keeps the first sentence.
+/// The first message of a call.
 #[derive(Default)]
 pub(crate) struct Complaint(RefCell<Option<String>>);
 
 impl Complaint {
-    /// For one call of the plugin, during which `self` stays where it is.
+    /// The sink to pass to one call of the plugin, during which `self` must not move.
     pub(crate) fn sink(&self) -> abi::Sink {
         abi::Sink {
             ctx: (&raw const *self).cast_mut().cast(),
@@ -17,7 +17,7 @@ impl Complaint {
         }
     }
 
-    /// What the plugin said, or that it said nothing.
+    /// The plugin's message, or a sentence saying that it gave none.
     pub(crate) fn text(&self) -> String {
         let text = self.0.borrow_mut().take();
         text.unwrap_or_else(|| "it failed without saying why".to_owned())

@@ -1,14 +1,14 @@
-//! Every loss is checked when it is loaded: are its slopes those of its values?
+//! Checks a loss when it is loaded: its slopes must be the derivatives of its values.
 //!
-//! On batches of plausible random pairs each slope is held against the central difference (ℓ(x + h) -
-//! ℓ(x - h)) / 2h of the groups' summed loss. NaN and infinity are refused, also where policy and
-//! opponent are equal (the first step of an iteration). A loss that says it needs no opponent gets
-//! NaN for its log-probs, and one that does not say it is coupled must say the same of a pair alone
-//! as among others.
+//! On batches of plausible random pairs each slope is compared with the central difference
+//! (ℓ(x + h) - ℓ(x - h)) / 2h of the groups' summed loss. NaN and infinity are refused, also where
+//! policy and opponent are equal (the first step of an iteration). A loss that declares to need no
+//! opponent gets NaN for the opponent's log-probs, and one that does not declare itself coupled
+//! must give a pair the same values alone as among others.
 
 use randori_sdk::seam::{GENERATED, LossFn, REAL, Rows};
 
-/// An owned batch.
+/// A batch that owns its arrays.
 #[derive(Clone)]
 struct Batch {
     group: Vec<u32>,
@@ -48,7 +48,7 @@ impl Batch {
         }
     }
 
-    /// For messages.
+    /// A row's numbers, for messages.
     fn show(&self, row: usize) -> String {
         let role = if self.role[row] == REAL {
             "real"
@@ -63,30 +63,30 @@ impl Batch {
 /// Pairs per batch.
 const PAIRS: usize = 6;
 
-/// An error naming the first slope or value that is wrong.
+/// Checks values and slopes; the error names the first that is wrong.
 pub(crate) fn check(loss: &dyn LossFn) -> Result<(), String> {
     for mut batch in batches(loss) {
-        finite(loss, &batch)?;
+        check_finite(loss, &batch)?;
         // where both are equal a loss may well have a kink
         if batch.progress > 0.0 {
-            differences(loss, &mut batch)?;
+            check_differences(loss, &mut batch)?;
         }
     }
     for batch in batches(loss) {
         for pair in 0..PAIRS {
             match loss.coupled() {
                 // a step's last batch may have one pair
-                true => finite(loss, &batch.alone(pair))?,
-                false => separate(loss, &batch, pair)?,
+                true => check_finite(loss, &batch.alone(pair))?,
+                false => check_alone(loss, &batch, pair)?,
             }
         }
     }
     Ok(())
 }
 
-/// Whether the two slopes of a pair of equal responses cancel, wherever the policy stands: then the
-/// pair has no gradient. Asked of the loss itself, with its options: it cannot be declared wrongly,
-/// nor for a term that an option has switched on.
+/// Whether the two slopes of a pair of equal responses cancel for every policy: then the pair has
+/// no gradient. Measured on the loss with its options instead of declared by the plugin, so that it
+/// cannot be wrong, also where an option adds a term.
 pub(crate) fn equal_pairs_cancel(loss: &dyn LossFn) -> Result<bool, String> {
     for batch in batches(loss) {
         for pair in 0..PAIRS {
@@ -105,8 +105,8 @@ pub(crate) fn equal_pairs_cancel(loss: &dyn LossFn) -> Result<bool, String> {
     Ok(true)
 }
 
-/// Batches with policy and opponent ever further apart: from an iteration's first steps (`progress`
-/// 0: equal) to far beyond its last.
+/// Batches with policy and opponent increasingly far apart: from an iteration's first step
+/// (`progress` 0: equal) to far beyond its last.
 fn batches(loss: &dyn LossFn) -> Vec<Batch> {
     let mut random = Random(0x5eed);
     let apart = [0.0, 0.1, 1.0, 4.0].into_iter().enumerate();
@@ -116,7 +116,7 @@ fn batches(loss: &dyn LossFn) -> Vec<Batch> {
             if !loss.needs_ref() {
                 batch.ref_logp.fill(f64::NAN);
             }
-            // one that can do without rewards must do so
+            // a loss that needs no rewards must also work without
             if !loss.needs_reward() && !round.is_multiple_of(2) {
                 batch.reward = None;
             }
@@ -139,7 +139,7 @@ fn batch(random: &mut Random, apart: f64, round: usize) -> Batch {
         .iter()
         .map(|r| (r + apart * random.normal()).min(-1e-2 * random.uniform()));
     let logp = logp.collect();
-    // a loss has to go by `role`, not by order: in odd rounds the generated response comes first
+    // a loss must read `role`, not rely on order: in odd rounds the generated response comes first
     let real_first = round.is_multiple_of(2);
     Batch {
         group: (0..rows).map(|i| (i / 2) as u32).collect(),
@@ -161,7 +161,7 @@ fn batch(random: &mut Random, apart: f64, round: usize) -> Batch {
     }
 }
 
-fn finite(loss: &dyn LossFn, batch: &Batch) -> Result<(), String> {
+fn check_finite(loss: &dyn LossFn, batch: &Batch) -> Result<(), String> {
     let Some(what) = not_finite(loss, batch)? else {
         return Ok(());
     };
@@ -195,8 +195,9 @@ fn not_finite(loss: &dyn LossFn, batch: &Batch) -> Result<Option<String>, String
     }))
 }
 
-/// A pair of a loss that is not coupled has the same loss and slopes alone as among others.
-fn separate(loss: &dyn LossFn, batch: &Batch, pair: usize) -> Result<(), String> {
+/// Checks that a loss that is not coupled gives a pair the same value and slopes alone as among
+/// others.
+fn check_alone(loss: &dyn LossFn, batch: &Batch, pair: usize) -> Result<(), String> {
     let among = loss.eval(&batch.rows())?;
     let alone = loss.eval(&batch.alone(pair).rows())?;
     let own = 2 * pair..2 * pair + 2;
@@ -212,7 +213,7 @@ fn separate(loss: &dyn LossFn, batch: &Batch, pair: usize) -> Result<(), String>
     }
 }
 
-fn differences(loss: &dyn LossFn, batch: &mut Batch) -> Result<(), String> {
+fn check_differences(loss: &dyn LossFn, batch: &mut Batch) -> Result<(), String> {
     let slopes = loss.eval(&batch.rows())?.d_logp;
     for (row, &slope) in slopes.iter().enumerate() {
         // a kink between x - h and x + h spoils one difference; a smaller h avoids it
@@ -249,7 +250,7 @@ fn difference(
     let down = loss.eval(&batch.rows());
     batch.logp[row] = x;
     let (up, down) = (up?.loss, down?.loss);
-    // group by group: a huge loss of another pair must not drown the change
+    // group by group: a huge loss of another pair would hide the change by rounding
     let change: f64 = up.iter().zip(&down).map(|(u, d)| u - d).sum();
     let size = up
         .iter()

@@ -1,5 +1,5 @@
-//! Which files are let into the process: the rules, and the hash by which a plugin is trusted and
-//! that goes into a run's manifest.
+//! The rules for files that may be loaded, and the hash by which a plugin is trusted and recorded
+//! in a run's manifest.
 
 use std::{
     env, fs,
@@ -10,11 +10,12 @@ use sha2::{Digest, Sha256};
 
 use crate::{Error, Result, search};
 
-/// A file that may be loaded as far as its place and mode go.
+/// A file whose place and mode permit loading.
 pub(crate) struct Admitted {
-    /// Resolved.
+    /// Its path, links resolved.
     pub path: PathBuf,
-    /// Whether it lies beside the binary or where plugins are installed: then nobody is asked.
+    /// Whether it is beside the binary or where plugins are installed: then it is loaded without
+    /// asking.
     pub own: bool,
 }
 
@@ -32,7 +33,7 @@ pub(crate) fn check(file: &Path) -> Result<Admitted> {
     if !path.is_file() {
         return Err(refuse("a plugin is a file".into()));
     }
-    // links are resolved, but the folder that was named counts as well
+    // the rules hold for the resolved folder and for the one that was named
     let named = file.parent().and_then(|dir| {
         let dir = if dir.as_os_str().is_empty() {
             Path::new(".")
@@ -66,7 +67,7 @@ pub(crate) fn check(file: &Path) -> Result<Admitted> {
     Ok(Admitted { path, own })
 }
 
-/// The file by which a folder is known to hold a model.
+/// The file that shows that a folder holds a model, if any.
 fn model_in(dir: &Path) -> Option<String> {
     let is_model = |name: &str| {
         matches!(
@@ -87,7 +88,7 @@ fn writable(path: &Path) -> Option<String> {
     const WORLD: u32 = 0o002;
     const STICKY: u32 = 0o1000;
     let mode = |path: &Path| fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
-    // Beside the binary, who can write the binary gains nothing from writing a plugin: with umask
+    // Beside the binary, whoever can write the binary gains nothing by writing a plugin: with umask
     // 002 (Fedora) cargo makes both writable by the owner's own group.
     let binary = match env::current_exe() {
         Ok(exe) if path.parent().is_some_and(search::is_standard) => mode(&exe) & GROUP,

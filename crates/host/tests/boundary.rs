@@ -6,7 +6,7 @@ mod recorder;
 
 use recorder::{Recorder, forward, misbehave};
 
-/// What a forward pass of the architecture that misbehaves `how` says.
+/// The error of a forward pass of the architecture that misbehaves as `how` says.
 fn failure(how: &str, prepare: impl FnOnce(&mut Recorder)) -> String {
     let config = format!(r#"{{"misbehave": "{how}"}}"#);
     let arch = match misbehave().architecture("misfit", &config) {

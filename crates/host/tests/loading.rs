@@ -67,7 +67,7 @@ fn hashes_are_sha256() {
 #[test]
 fn a_refused_plugin_is_not_loaded_and_the_binarys_own_are_not_asked_about() {
     let dir = folder("asked");
-    let file = copy("sampling", &dir, "misbehave"); // no plugin: loading would say so
+    let file = copy("sampling", &dir, "misbehave"); // not a plugin: loading it would fail
     let mut asked = Vec::new();
     let path = SearchPath {
         files: vec![file.clone()],
@@ -306,12 +306,12 @@ fn the_same_item_or_file_twice_is_refused() {
         error.contains("the same plugin lies in two folders"),
         "{error}"
     );
-    // one folder under two names is no double
+    // the same folder under two names is not a double
     let own = library("llama").parent().unwrap().join("../deps");
     path.dirs.insert(0, own);
     path.dirs.pop();
     Host::discover(&path).unwrap();
-    // naming one settles it
+    // naming one resolves it
     path.files.push(copied.clone());
     let host = Host::discover(&path).unwrap();
     let llama = host.plugins().iter().find(|p| p.name == "llama").unwrap();

@@ -1,5 +1,5 @@
-//! A plugin in the working directory is refused, however it is named. Alone in its program: it
-//! changes the directory.
+//! A plugin in the working directory is refused, however it is named. It is the only test of its
+//! program, since it changes the directory.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
 
 mod recorder;
@@ -25,7 +25,7 @@ fn the_working_directory_is_refused() {
         let says = "plugins are never loaded from the working directory; move it";
         assert!(error.contains(says), "{error}");
     }
-    // one folder further down it is somebody's choice
+    // a folder inside the working directory is allowed, since somebody named it
     fs::create_dir_all("mine").unwrap();
     let inside = PathBuf::from("mine").join(&name);
     fs::copy(&name, &inside).unwrap();

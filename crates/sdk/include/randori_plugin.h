@@ -7,15 +7,15 @@
  *     const RandoriPlugin RANDORI_SYMBOL(randori_plugin_mine) = { ... };
  *
  * Rules, for as long as `MAJOR` stays 1:
- * - a struct starts with its size in bytes (an item's and an option's stand in `Plugin`) and grows
- *   at its end only, from the old size on and by whole 8 bytes. What a shorter struct lacks is 0,
- *   which always means what was before; what a longer one has beyond the reader's own version must
- *   be 0, or it is refused;
- * - numbers that name things (`Item.kind`, ops, `Value.kind`) are never reused; a host skips kinds it does not know;
+ * - a struct starts with its size in bytes (an item's and an option's are in `Plugin`) and grows
+ *   only at its end, by multiples of 8 bytes. Fields that a shorter one lacks are 0, the behaviour
+ *   before them; bytes of a longer one that its reader does not know must be 0, or it is refused;
+ * - numbers of kinds and ops are never reused; a host skips items of unknown `Item.kind`;
  * - text is UTF-8 with a length and lives as long as the call (in descriptors: for ever);
- * - no unwinding crosses: both sides catch their panics and answer `0` or `NULL` after telling a `Sink` or `Ops.fail`;
- * - every function of a plugin may be called from any thread, on one object also from several at once; only a
- *   sampler's state belongs to one thread at a time.
+ * - no unwinding crosses: both sides catch their panics, report them to a `Sink` or
+ *   `Ops.fail` and return `0` or `NULL`;
+ * - a plugin's functions may be called from any thread, on one object also from several at once;
+ *   only a sampler's state is used by one thread at a time.
  */
 #ifndef RANDORI_PLUGIN_H
 #define RANDORI_PLUGIN_H
@@ -47,17 +47,17 @@ typedef struct RandoriStr {
     size_t len;
 } RandoriStr;
 
-/* A value in the host's arena, valid during one call. 0 is poison: every op accepts it and answers it. */
+/* A value in the host, valid during one call; 0 after a failure: every op on 0 returns 0. */
 typedef uint32_t RandoriTensor;
 
 /* The host's side of one call; opaque. */
 typedef void *RandoriGraph;
 
-/* Where a failing call says why, once. */
+/* Where a failing call reports its error, once. */
 typedef struct RandoriSink {
     /* For `put`. */
     void *ctx;
-    /* Takes one sentence and the place in the plugin's source (`file` empty: unknown). */
+    /* Takes one sentence and the plugin's source line (`file` empty: unknown). */
     void (*put)(void *ctx, RandoriStr message, RandoriStr file, uint32_t line);
 } RandoriSink;
 
@@ -71,7 +71,7 @@ typedef struct RandoriRope {
     float mscale;
     /* Radians per position of each pair. */
     const float *inv_freq;
-    /* How many pairs. */
+    /* Number of pairs. */
     size_t n;
 } RandoriRope;
 
@@ -87,7 +87,7 @@ typedef struct RandoriAttn {
     float softcap;
 } RandoriAttn;
 
-/* How a mixture of experts chooses. */
+/* Routing options of a mixture of experts. */
 typedef struct RandoriRoute {
     /* Bytes of this struct. */
     size_t size;
@@ -141,15 +141,15 @@ typedef RandoriTensor (*RandoriExpert)(void *user, RandoriGraph g, size_t expert
 #define RANDORI_DIV 4
 
 /*
- * What the host does for an architecture. Shapes are (tokens, trailing axes...); names are checkpoint names without
- * `.weight`. An op that fails answers 0; the host keeps the first reason.
+ * The host's ops for architectures. Shapes are (tokens, trailing axes...); names are checkpoint
+ * names without `.weight`. A failing op returns 0; the host records the first error.
  */
 typedef struct RandoriOps {
     /* Bytes of this table in the host: an op at or beyond it does not exist there. */
     size_t size;
     /*
-     * Says why the plugin failed, or, with an empty message, at which place of the plugin's source the op stands that
-     * has just answered 0. Only the first of each counts.
+     * Reports the plugin's error or, with an empty message, the source line of the op that has
+     * just returned 0. Only the first of each counts.
      */
     void (*fail)(RandoriGraph g, RandoriStr message, RandoriStr file, uint32_t line);
     /* Rows of `name.weight` (vocab, width) -> (tokens, width). */
@@ -160,11 +160,11 @@ typedef struct RandoriOps {
     RandoriTensor (*rms_norm)(RandoriGraph g, RandoriStr name, RandoriTensor x, double eps, float plus);
     /* (x - mean) / std · w, with `bias` 1 also + `name.bias`, over the last axis. */
     RandoriTensor (*layer_norm)(RandoriGraph g, RandoriStr name, RandoriTensor x, double eps, uint32_t bias);
-    /* (tokens, heads, head_dim), turned by each token's position. */
+    /* Rotary embedding of (tokens, heads, head_dim) by each token's position. */
     RandoriTensor (*rope)(RandoriGraph g, RandoriTensor x, const RandoriRope *rope);
     /* q (tokens, heads, d), k and v (tokens, kv_heads, d) -> (tokens, heads, d). */
     RandoriTensor (*attention)(RandoriGraph g, RandoriTensor q, RandoriTensor k, RandoriTensor v, const RandoriAttn *attn);
-    /* `router` (tokens, experts) chooses; the host calls `expert` with each chosen expert's rows of `x`. */
+    /* Calls `expert` with the rows of `x` of each expert that `router` (tokens, experts) chooses. */
     RandoriTensor (*moe)(RandoriGraph g, RandoriTensor router, RandoriTensor x, const RandoriRoute *route, RandoriExpert expert, void *user);
     /* Element-wise; `op` is one of `SILU`... */
     RandoriTensor (*unary)(RandoriGraph g, uint32_t op, RandoriTensor x);
@@ -178,7 +178,7 @@ typedef struct RandoriOps {
     RandoriTensor (*flatten)(RandoriGraph g, RandoriTensor x);
     /* start..start+len of the last axis. */
     RandoriTensor (*narrow)(RandoriGraph g, RandoriTensor x, size_t start, size_t len);
-    /* Joined along the last axis. */
+    /* Concatenation along the last axis. */
     RandoriTensor (*concat)(RandoriGraph g, const RandoriTensor *xs, size_t n);
 } RandoriOps;
 
@@ -186,7 +186,7 @@ typedef struct RandoriOps {
 typedef struct RandoriArch {
     /* Bytes of this table. */
     size_t size;
-    /* How many blocks; 0 after a failure. */
+    /* Number of blocks; 0 after a failure. */
     size_t (*layers)(const void *object, RandoriSink sink);
     /* Token ids -> (tokens, width). */
     RandoriTensor (*embed)(const void *object, const RandoriOps *ops, RandoriGraph g, RandoriTensor ids);
@@ -206,27 +206,27 @@ typedef struct RandoriArch {
 typedef struct RandoriRows {
     /* Bytes of this struct. */
     size_t size;
-    /* How many rows (responses). */
+    /* Number of rows (responses). */
     size_t n;
-    /* How many groups. */
+    /* Number of groups. */
     size_t groups;
-    /* Which group each row belongs to. */
+    /* Group of each row. */
     const uint32_t *group;
     /* `REAL` or `GENERATED`. */
     const uint32_t *role;
     /* Summed response log-prob under the policy. */
     const double *logp;
-    /* The same under the opponent. */
+    /* Summed response log-prob under the opponent. */
     const double *ref_logp;
-    /* Response tokens. */
+    /* Number of response tokens. */
     const uint32_t *len;
     /* External rewards; NULL unless every pair of the training has them. */
     const double *reward;
-    /* Share of the training that is over, 0..1. */
+    /* Fraction of the training's steps that are done, 0..1. */
     double progress;
 } RandoriRows;
 
-/* Where a loss writes. */
+/* A loss's outputs. */
 typedef struct RandoriGrads {
     /* Bytes of this struct. */
     size_t size;
@@ -234,7 +234,7 @@ typedef struct RandoriGrads {
     double *loss;
     /* One slope per row, of the groups' summed loss to the row's `logp`. */
     double *d_logp;
-    /* Takes an extra named value (the batch's mean). */
+    /* Takes a named value to report (the batch's mean). */
     void (*metric)(void *ctx, RandoriStr name, double value);
     /* For `metric`. */
     void *ctx;
@@ -246,7 +246,7 @@ typedef struct RandoriLoss {
     size_t size;
     /* 1: reads `ref_logp`. */
     uint32_t needs_ref;
-    /* Writes values and slopes of a batch; 1 when it did, 0 after telling the sink why not. */
+    /* Writes values and slopes of a batch; 1, or 0 after an error to the sink. */
     uint32_t (*eval)(const void *object, const RandoriRows *rows, const RandoriGrads *out, RandoriSink sink);
     /* 1: a pair's loss depends on the step's other pairs, which `eval` then gets all at once. */
     uint32_t coupled;
@@ -266,17 +266,17 @@ typedef struct RandoriCandidates {
     float *logits;
 } RandoriCandidates;
 
-/* What a sampler may look at. */
+/* One step of a sequence, as a sampler sees it. */
 typedef struct RandoriStep {
     /* Bytes of this struct. */
     size_t size;
     /* Prompt and everything generated so far. */
     const uint32_t *tokens;
-    /* How many tokens. */
+    /* Number of tokens. */
     size_t n;
-    /* How many of them are the prompt. */
+    /* Number of the prompt's tokens. */
     size_t prompt;
-    /* A uniform draw in [0, 1) that belongs to this sequence and position. */
+    /* The next uniform number in [0, 1) of this sequence and position. */
     double (*uniform)(void *ctx);
     /* For `uniform`. */
     void *ctx;
@@ -286,11 +286,11 @@ typedef struct RandoriStep {
 typedef struct RandoriSampler {
     /* Bytes of this table. */
     size_t size;
-    /* State of one new sequence; NULL after telling the sink why not. */
+    /* A new sequence's state; NULL after an error to the sink. */
     void *(*begin)(const void *object, RandoriSink sink);
-    /* Reshapes one row; 1 when it did, 0 after telling the sink why not. */
+    /* Reshapes one row; 1, or 0 after an error to the sink. */
     uint32_t (*apply)(const void *object, void *state, const RandoriStep *step, const RandoriCandidates *candidates, RandoriSink sink);
-    /* Told the drawn token and its log-prob under the reshaped distribution; 1, or 0 after telling the sink. */
+    /* Takes the drawn token and its reshaped log-prob; 1, or 0 after an error to the sink. */
     uint32_t (*accept)(const void *object, void *state, uint32_t token, float logp, RandoriSink sink);
     /* Frees a state. */
     void (*end)(void *state);
@@ -310,9 +310,9 @@ typedef struct RandoriSampler {
 
 /* A value of an option. Its layout never changes. */
 typedef struct RandoriValue {
-    /* `FLOAT`, `INT`, `BOOL` or `TEXT`: which field counts. */
+    /* `FLOAT`, `INT`, `BOOL` or `TEXT`: which field is used. */
     uint32_t kind;
-    /* Whole numbers, and truth. */
+    /* Whole numbers, and 0 or 1. */
     int64_t int_;
     /* Real numbers. */
     double float_;
@@ -326,7 +326,7 @@ typedef struct RandoriOpt {
     RandoriStr name;
     /* One sentence. */
     RandoriStr doc;
-    /* Its default, which also says its type. */
+    /* Its default, which also fixes its type. */
     RandoriValue default_;
     /* Smallest number allowed; -INFINITY: any. */
     double min;
@@ -347,11 +347,11 @@ typedef struct RandoriOpt {
 /* `Item.kind`: the vtable is a `RandoriSampler`. */
 #define RANDORI_SAMPLER 3
 
-/* Something a plugin offers. */
+/* An item of a plugin. */
 typedef struct RandoriItem {
-    /* `ARCH`, `LOSS`, `SAMPLER`; a host skips what it does not know. */
+    /* `ARCH`, `LOSS`, `SAMPLER`; a host skips unknown kinds. */
     uint32_t kind;
-    /* What recipes call it; for an architecture the configuration's `model_type`. */
+    /* Its name in recipes; for an architecture the configuration's `model_type`. */
     RandoriStr name;
     /* One sentence. */
     RandoriStr doc;
@@ -360,8 +360,8 @@ typedef struct RandoriItem {
     /* How many. */
     size_t n_opts;
     /*
-     * Makes an object from one checked value per option, in order, and for an architecture the configuration's JSON;
-     * NULL after telling the sink why not.
+     * Makes an object from one checked value per option, in order, and an architecture's
+     * configuration as JSON; NULL after an error to the sink.
      */
     void *(*create)(const RandoriValue *args, size_t n_args, RandoriStr config, RandoriSink sink);
     /* Frees an object. */
@@ -370,7 +370,7 @@ typedef struct RandoriItem {
     const void *vtable;
 } RandoriItem;
 
-/* A plugin's one exported constant; listing it runs no code. */
+/* A plugin's descriptor, its one exported constant; reading it runs no code. */
 typedef struct RandoriPlugin {
     /* Bytes of this struct. */
     size_t size;
@@ -378,13 +378,13 @@ typedef struct RandoriPlugin {
     size_t item_size;
     /* Bytes from one option to the next. */
     size_t opt_size;
-    /* Package name; `randori-plugin-` in front is left away. */
+    /* Package name without `randori-plugin-`. */
     RandoriStr name;
     /* Its version. */
     RandoriStr version;
     /* One sentence. */
     RandoriStr doc;
-    /* What it offers. */
+    /* Its items. */
     const RandoriItem *items;
     /* How many. */
     size_t n_items;

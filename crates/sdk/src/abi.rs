@@ -1,15 +1,15 @@
-//! The C ABI between host and plugins: what `include/randori_plugin.h` is generated from.
+//! The C ABI between host and plugins; `include/randori_plugin.h` is generated from this file.
 //!
 //! Rules, for as long as [`MAJOR`] stays 1:
-//! - a struct starts with its size in bytes (an item's and an option's stand in `Plugin`) and grows
-//!   at its end only, from the old size on and by whole 8 bytes. What a shorter struct lacks is 0,
-//!   which always means what was before; what a longer one has beyond the reader's own version must
-//!   be 0, or it is refused;
-//! - numbers that name things ([`Item::kind`], ops, [`Value::kind`]) are never reused; a host skips kinds it does not know;
+//! - a struct starts with its size in bytes (an item's and an option's are in `Plugin`) and grows
+//!   only at its end, by multiples of 8 bytes. Fields that a shorter one lacks are 0, the behaviour
+//!   before them; bytes of a longer one that its reader does not know must be 0, or it is refused;
+//! - numbers of kinds and ops are never reused; a host skips items of unknown [`Item::kind`];
 //! - text is UTF-8 with a length and lives as long as the call (in descriptors: for ever);
-//! - no unwinding crosses: both sides catch their panics and answer `0` or `NULL` after telling a [`Sink`] or [`Ops::fail`];
-//! - every function of a plugin may be called from any thread, on one object also from several at once; only a
-//!   sampler's state belongs to one thread at a time.
+//! - no unwinding crosses: both sides catch their panics, report them to a [`Sink`] or
+//!   [`Ops::fail`] and return `0` or `NULL`;
+//! - a plugin's functions may be called from any thread, on one object also from several at once;
+//!   only a sampler's state is used by one thread at a time.
 
 use core::ffi::c_void;
 
@@ -26,19 +26,19 @@ pub struct Str {
     pub len: usize,
 }
 
-/// A value in the host's arena, valid during one call. 0 is poison: every op accepts it and answers it.
+/// A value in the host, valid during one call; 0 after a failure: every op on 0 returns 0.
 pub type Tensor = u32;
 
 /// The host's side of one call; opaque.
 pub type Graph = *mut c_void;
 
-/// Where a failing call says why, once.
+/// Where a failing call reports its error, once.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Sink {
     /// For `put`.
     pub ctx: *mut c_void,
-    /// Takes one sentence and the place in the plugin's source (`file` empty: unknown).
+    /// Takes one sentence and the plugin's source line (`file` empty: unknown).
     pub put: unsafe extern "C" fn(ctx: *mut c_void, message: Str, file: Str, line: u32),
 }
 
@@ -54,7 +54,7 @@ pub struct Rope {
     pub mscale: f32,
     /// Radians per position of each pair.
     pub inv_freq: *const f32,
-    /// How many pairs.
+    /// Number of pairs.
     pub n: usize,
 }
 
@@ -72,7 +72,7 @@ pub struct Attn {
     pub softcap: f32,
 }
 
-/// How a mixture of experts chooses.
+/// Routing options of a mixture of experts.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Route {
@@ -117,14 +117,14 @@ pub const MUL: u32 = 3;
 /// [`Ops::binary`]: a/b.
 pub const DIV: u32 = 4;
 
-/// What the host does for an architecture. Shapes are (tokens, trailing axes...); names are checkpoint names without
-/// `.weight`. An op that fails answers 0; the host keeps the first reason.
+/// The host's ops for architectures. Shapes are (tokens, trailing axes...); names are checkpoint
+/// names without `.weight`. A failing op returns 0; the host records the first error.
 #[repr(C)]
 pub struct Ops {
     /// Bytes of this table in the host: an op at or beyond it does not exist there.
     pub size: usize,
-    /// Says why the plugin failed, or, with an empty message, at which place of the plugin's source the op stands that
-    /// has just answered 0. Only the first of each counts.
+    /// Reports the plugin's error or, with an empty message, the source line of the op that has
+    /// just returned 0. Only the first of each counts.
     pub fail: unsafe extern "C" fn(g: Graph, message: Str, file: Str, line: u32),
     /// Rows of `name.weight` (vocab, width) -> (tokens, width).
     pub embed: unsafe extern "C" fn(
@@ -143,7 +143,7 @@ pub struct Ops {
     /// (x - mean) / std · w, with `bias` 1 also + `name.bias`, over the last axis.
     pub layer_norm:
         unsafe extern "C" fn(g: Graph, name: Str, x: Tensor, eps: f64, bias: u32) -> Tensor,
-    /// (tokens, heads, head_dim), turned by each token's position.
+    /// Rotary embedding of (tokens, heads, head_dim) by each token's position.
     pub rope: unsafe extern "C" fn(g: Graph, x: Tensor, rope: *const Rope) -> Tensor,
     /// q (tokens, heads, d), k and v (tokens, kv_heads, d) -> (tokens, heads, d).
     pub attention: unsafe extern "C" fn(
@@ -153,7 +153,7 @@ pub struct Ops {
         v: Tensor,
         attn: *const Attn,
     ) -> Tensor,
-    /// `router` (tokens, experts) chooses; the host calls `expert` with each chosen expert's rows of `x`.
+    /// Calls `expert` with the rows of `x` of each expert that `router` (tokens, experts) chooses.
     pub moe: unsafe extern "C" fn(
         g: Graph,
         router: Tensor,
@@ -174,7 +174,7 @@ pub struct Ops {
     pub flatten: unsafe extern "C" fn(g: Graph, x: Tensor) -> Tensor,
     /// start..start+len of the last axis.
     pub narrow: unsafe extern "C" fn(g: Graph, x: Tensor, start: usize, len: usize) -> Tensor,
-    /// Joined along the last axis.
+    /// Concatenation along the last axis.
     pub concat: unsafe extern "C" fn(g: Graph, xs: *const Tensor, n: usize) -> Tensor,
 }
 
@@ -184,7 +184,7 @@ pub struct Ops {
 pub struct Arch {
     /// Bytes of this table.
     pub size: usize,
-    /// How many blocks; 0 after a failure.
+    /// Number of blocks; 0 after a failure.
     pub layers: Option<unsafe extern "C" fn(object: *const c_void, sink: Sink) -> usize>,
     /// Token ids -> (tokens, width).
     pub embed: Option<
@@ -222,27 +222,27 @@ pub const GENERATED: u32 = 1;
 pub struct Rows {
     /// Bytes of this struct.
     pub size: usize,
-    /// How many rows (responses).
+    /// Number of rows (responses).
     pub n: usize,
-    /// How many groups.
+    /// Number of groups.
     pub groups: usize,
-    /// Which group each row belongs to.
+    /// Group of each row.
     pub group: *const u32,
     /// `REAL` or `GENERATED`.
     pub role: *const u32,
     /// Summed response log-prob under the policy.
     pub logp: *const f64,
-    /// The same under the opponent.
+    /// Summed response log-prob under the opponent.
     pub ref_logp: *const f64,
-    /// Response tokens.
+    /// Number of response tokens.
     pub len: *const u32,
     /// External rewards; NULL unless every pair of the training has them.
     pub reward: *const f64,
-    /// Share of the training that is over, 0..1.
+    /// Fraction of the training's steps that are done, 0..1.
     pub progress: f64,
 }
 
-/// Where a loss writes.
+/// A loss's outputs.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Grads {
@@ -252,7 +252,7 @@ pub struct Grads {
     pub loss: *mut f64,
     /// One slope per row, of the groups' summed loss to the row's `logp`.
     pub d_logp: *mut f64,
-    /// Takes an extra named value (the batch's mean).
+    /// Takes a named value to report (the batch's mean).
     pub metric: unsafe extern "C" fn(ctx: *mut c_void, name: Str, value: f64),
     /// For `metric`.
     pub ctx: *mut c_void,
@@ -266,7 +266,7 @@ pub struct Loss {
     pub size: usize,
     /// 1: reads `ref_logp`.
     pub needs_ref: u32,
-    /// Writes values and slopes of a batch; 1 when it did, 0 after telling the sink why not.
+    /// Writes values and slopes of a batch; 1, or 0 after an error to the sink.
     pub eval: Option<
         unsafe extern "C" fn(
             object: *const c_void,
@@ -294,18 +294,18 @@ pub struct Candidates {
     pub logits: *mut f32,
 }
 
-/// What a sampler may look at.
+/// One step of a sequence, as a sampler sees it.
 #[repr(C)]
 pub struct Step {
     /// Bytes of this struct.
     pub size: usize,
     /// Prompt and everything generated so far.
     pub tokens: *const u32,
-    /// How many tokens.
+    /// Number of tokens.
     pub n: usize,
-    /// How many of them are the prompt.
+    /// Number of the prompt's tokens.
     pub prompt: usize,
-    /// A uniform draw in [0, 1) that belongs to this sequence and position.
+    /// The next uniform number in [0, 1) of this sequence and position.
     pub uniform: unsafe extern "C" fn(ctx: *mut c_void) -> f64,
     /// For `uniform`.
     pub ctx: *mut c_void,
@@ -317,9 +317,9 @@ pub struct Step {
 pub struct Sampler {
     /// Bytes of this table.
     pub size: usize,
-    /// State of one new sequence; NULL after telling the sink why not.
+    /// A new sequence's state; NULL after an error to the sink.
     pub begin: Option<unsafe extern "C" fn(object: *const c_void, sink: Sink) -> *mut c_void>,
-    /// Reshapes one row; 1 when it did, 0 after telling the sink why not.
+    /// Reshapes one row; 1, or 0 after an error to the sink.
     pub apply: Option<
         unsafe extern "C" fn(
             object: *const c_void,
@@ -329,7 +329,7 @@ pub struct Sampler {
             sink: Sink,
         ) -> u32,
     >,
-    /// Told the drawn token and its log-prob under the reshaped distribution; 1, or 0 after telling the sink.
+    /// Takes the drawn token and its reshaped log-prob; 1, or 0 after an error to the sink.
     pub accept: Option<
         unsafe extern "C" fn(
             object: *const c_void,
@@ -356,9 +356,9 @@ pub const TEXT: u32 = 4;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Value {
-    /// `FLOAT`, `INT`, `BOOL` or `TEXT`: which field counts.
+    /// `FLOAT`, `INT`, `BOOL` or `TEXT`: which field is used.
     pub kind: u32,
-    /// Whole numbers, and truth.
+    /// Whole numbers, and 0 or 1.
     pub int_: i64,
     /// Real numbers.
     pub float_: f64,
@@ -374,7 +374,7 @@ pub struct Opt {
     pub name: Str,
     /// One sentence.
     pub doc: Str,
-    /// Its default, which also says its type.
+    /// Its default, which also fixes its type.
     pub default_: Value,
     /// Smallest number allowed; -INFINITY: any.
     pub min: f64,
@@ -393,13 +393,13 @@ pub const LOSS: u32 = 2;
 /// [`Item::kind`]: the vtable is a [`struct@Sampler`].
 pub const SAMPLER: u32 = 3;
 
-/// Something a plugin offers.
+/// An item of a plugin.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Item {
-    /// `ARCH`, `LOSS`, `SAMPLER`; a host skips what it does not know.
+    /// `ARCH`, `LOSS`, `SAMPLER`; a host skips unknown kinds.
     pub kind: u32,
-    /// What recipes call it; for an architecture the configuration's `model_type`.
+    /// Its name in recipes; for an architecture the configuration's `model_type`.
     pub name: Str,
     /// One sentence.
     pub doc: Str,
@@ -407,8 +407,8 @@ pub struct Item {
     pub opts: *const Opt,
     /// How many.
     pub n_opts: usize,
-    /// Makes an object from one checked value per option, in order, and for an architecture the configuration's JSON;
-    /// NULL after telling the sink why not.
+    /// Makes an object from one checked value per option, in order, and an architecture's
+    /// configuration as JSON; NULL after an error to the sink.
     pub create: Option<
         unsafe extern "C" fn(
             args: *const Value,
@@ -423,7 +423,7 @@ pub struct Item {
     pub vtable: *const c_void,
 }
 
-/// A plugin's one exported constant; listing it runs no code.
+/// A plugin's descriptor, its one exported constant; reading it runs no code.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Plugin {
@@ -433,13 +433,13 @@ pub struct Plugin {
     pub item_size: usize,
     /// Bytes from one option to the next.
     pub opt_size: usize,
-    /// Package name; `randori-plugin-` in front is left away.
+    /// Package name without `randori-plugin-`.
     pub name: Str,
     /// Its version.
     pub version: Str,
     /// One sentence.
     pub doc: Str,
-    /// What it offers.
+    /// Its items.
     pub items: *const Item,
     /// How many.
     pub n_items: usize,
@@ -448,7 +448,7 @@ pub struct Plugin {
 }
 
 impl Str {
-    /// Borrows `text`; the caller keeps it alive for as long as the rules above ask.
+    /// Borrows `text`, which the caller keeps alive as the rules above ask.
     pub const fn new(text: &str) -> Self {
         Str {
             ptr: text.as_ptr(),
@@ -459,7 +459,7 @@ impl Str {
     /// The text; bytes that are not UTF-8 become U+FFFD.
     ///
     /// # Safety
-    /// `ptr` points to `len` readable bytes that stay as they are for `'a`, or `len` is 0.
+    /// `ptr` points to `len` readable bytes that do not change during `'a`, or `len` is 0.
     pub unsafe fn read<'a>(self) -> std::borrow::Cow<'a, str> {
         // SAFETY: the caller's promise is `slice`'s.
         String::from_utf8_lossy(unsafe { slice(self.ptr, self.len) })
@@ -469,7 +469,7 @@ impl Str {
 /// A C array as a slice; `n` = 0 needs no pointer.
 ///
 /// # Safety
-/// With `n` > 0, `ptr` is aligned and points to `n` initialised values that nobody writes to during `'a`.
+/// If `n` > 0, `ptr` is aligned and points to `n` initialised values, not written during `'a`.
 pub unsafe fn slice<'a, T>(ptr: *const T, n: usize) -> &'a [T] {
     if n == 0 {
         return &[];
@@ -481,7 +481,7 @@ pub unsafe fn slice<'a, T>(ptr: *const T, n: usize) -> &'a [T] {
 /// A C array as a mutable slice; `n` = 0 needs no pointer.
 ///
 /// # Safety
-/// With `n` > 0, `ptr` is aligned and points to `n` initialised values that nobody else touches during `'a`.
+/// If `n` > 0, `ptr` is aligned and points to `n` initialised values, unaliased during `'a`.
 pub unsafe fn slice_mut<'a, T>(ptr: *mut T, n: usize) -> &'a mut [T] {
     if n == 0 {
         return &mut [];
@@ -490,7 +490,7 @@ pub unsafe fn slice_mut<'a, T>(ptr: *mut T, n: usize) -> &'a mut [T] {
     unsafe { core::slice::from_raw_parts_mut(ptr, n) }
 }
 
-// SAFETY: descriptors are constants: their pointers lead to other constants, which nobody writes to.
+// SAFETY: descriptors are constants, and their pointers lead to constants.
 unsafe impl Sync for Plugin {}
 // SAFETY: as above.
 unsafe impl Sync for Item {}

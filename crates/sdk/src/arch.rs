@@ -15,9 +15,9 @@ pub trait Arch: Sized + Send + Sync + 'static {
     const NAME: &'static str;
     /// One sentence for `randori plugins`.
     const DOC: &'static str = "";
-    /// Reads what it needs of a configuration, once.
+    /// Makes the architecture from a configuration.
     fn new(config: &Config) -> Result<Self>;
-    /// How many blocks.
+    /// Number of blocks.
     fn layers(&self) -> usize;
     /// (tokens) ids -> (tokens, width).
     fn embed<'g>(&self, g: &Graph<'g>, ids: Tensor<'g>) -> Tensor<'g>;

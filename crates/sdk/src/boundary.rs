@@ -1,4 +1,4 @@
-//! What the three kinds of item share at the boundary: making, freeing and reporting.
+//! Creating, freeing and reporting errors across the C ABI, for all three kinds of item.
 
 use std::{ffi::c_void, ptr::null_mut};
 
@@ -7,12 +7,12 @@ use crate::{
     guard::{Caught, guard},
 };
 
-/// Tells the host one sentence without a place.
+/// Reports one sentence to the host, without a source line.
 pub(crate) fn say(sink: abi::Sink, message: &str) {
     put(sink, message, "", 0);
 }
 
-/// Tells the host of a panic.
+/// Reports a panic to the host.
 pub(crate) fn report(sink: abi::Sink, caught: &Caught) {
     put(
         sink,
@@ -42,8 +42,8 @@ pub(crate) fn make<T>(sink: abi::Sink, new: impl FnOnce() -> Result<T>) -> *mut 
     }
 }
 
-/// Frees what [`make`] made. A panic in the author's `Drop` ends here, unreported: nobody waits for
-/// an answer.
+/// Frees an object of [`make`]. A panic in the author's `Drop` is caught and dropped: this function
+/// cannot report.
 pub(crate) unsafe extern "C" fn free<T>(this: *mut c_void) {
     // SAFETY: the host gives back what `make` made, once.
     let object = unsafe { Box::from_raw(this.cast::<T>()) };

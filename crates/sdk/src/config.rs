@@ -6,12 +6,12 @@ use crate::{Error, Result, json::Json};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     json: Json,
-    /// `rope_scaling.` for messages; empty at the top.
+    /// Prefix of keys in messages, such as `rope_scaling.`; empty at the top.
     path: String,
 }
 
 impl Config {
-    /// From a file's text.
+    /// Parses a file's text.
     pub fn parse(text: &str) -> Result<Config> {
         match Json::parse(text)? {
             json @ Json::Object(_) => Ok(Config {
@@ -27,13 +27,13 @@ impl Config {
         self.json.get(key).filter(|value| **value != Json::Null)
     }
 
-    /// Whether it is there.
+    /// Whether the key has a value other than `null`.
     pub fn has(&self, key: &str) -> bool {
         self.get(key).is_some()
     }
 
-    /// Whether the key is written there, be it with the value `null`: a class may have a default
-    /// for the one and mean "none" by the other (Mistral's `sliding_window`).
+    /// Whether the key is written, even with the value `null`: to some classes a missing key means
+    /// a default, and `null` means none (Mistral's `sliding_window`).
     pub fn names(&self, key: &str) -> bool {
         self.json.get(key).is_some()
     }

@@ -1,11 +1,11 @@
-//! Forward-mode derivatives: a number that carries its slopes to a pair's two log-probs.
+//! Forward-mode automatic differentiation: a number with its derivatives to a pair's two log-probs.
 //!
-//! An author writes a loss's formula once; value and slopes come out together, exactly, so they
+//! A loss's formula is written once, and yields value and exact slopes together, so that they
 //! cannot disagree.
 
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
-/// A value with its slopes to the real and to the generated response's log-prob.
+/// A value with its slopes (derivatives) to the real and to the generated response's log-prob.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dual {
     /// The number.
@@ -39,7 +39,8 @@ impl Dual {
         }
     }
 
-    /// `f(x)` given `f`'s value and derivative at x (chain rule): for functions that are not here.
+    /// `f(x)` by the chain rule, given `f`'s value and derivative at x, for functions that are
+    /// missing here.
     pub fn chain(self, value: f64, derivative: f64) -> Self {
         // a slope of exactly zero stays zero, also where f has a vertical tangent
         let times = |s: f64| if s == 0.0 { 0.0 } else { s * derivative };
@@ -128,7 +129,7 @@ impl Dual {
         self.chain(self.value.abs(), sign)
     }
 
-    /// The larger; at a tie the other one.
+    /// The larger of the two; `other` at a tie.
     pub fn max(self, other: impl Into<Dual>) -> Self {
         let other = other.into();
         if self.value > other.value || self.value.is_nan() {
@@ -138,7 +139,7 @@ impl Dual {
         }
     }
 
-    /// The smaller; at a tie the other one.
+    /// The smaller of the two; `other` at a tie.
     pub fn min(self, other: impl Into<Dual>) -> Self {
         let other = other.into();
         if self.value < other.value || self.value.is_nan() {
@@ -148,8 +149,8 @@ impl Dual {
         }
     }
 
-    /// The same value with no slope (stop-gradient). The host's slope check sees a difference: use
-    /// it for weights that do not change the checked slope only.
+    /// The value without its slopes (stop-gradient). The host's slope check refuses a loss whose
+    /// slopes this makes wrong.
     pub fn detach(self) -> f64 {
         self.value
     }

@@ -1,6 +1,6 @@
-//! What a plugin answers when it cannot go on: one sentence.
+//! A plugin's error: one sentence.
 
-/// One sentence: the rule and the value that broke it.
+/// One sentence with the broken rule and the value that broke it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error(pub String);
 

@@ -1,9 +1,9 @@
-//! What an architecture's forward code is written with: [`Graph`] names weights, [`Tensor`] has
+//! The API of an architecture's forward code: [`Graph`] has the ops that name a weight, [`Tensor`]
 //! methods and operators.
 //!
-//! A tensor is a number the host understands and nothing else: it has no memory, no shape and no
-//! value on this side. A failed op answers poison, every op on poison answers poison, and the host
-//! keeps the first reason with the line of the author's source, so forward code needs no `?`.
+//! A tensor is a handle to a value in the host, without memory, shape or values on this side. A
+//! failed op returns the handle 0, as does every op on 0, and the host records the first error with
+//! the line of the author's source: forward code needs no `?`.
 
 use std::{
     cell::Cell,
@@ -24,7 +24,7 @@ use crate::{
 pub(crate) struct Session {
     ops: *const abi::Ops,
     graph: abi::Graph,
-    /// Reused to join a scope and a name.
+    /// Buffer in which a scope and a name are joined.
     joined: Cell<String>,
 }
 
@@ -41,8 +41,8 @@ pub struct Tensor<'g> {
     session: &'g Session,
 }
 
-/// Calls an op that the host may be too old to have; evaluates to its answer, with the author's
-/// line noted on failure.
+/// Calls an op, which an older host may lack; evaluates to its result, and reports the author's
+/// line if it failed.
 macro_rules! call {
     ($session:expr, $op:ident($($argument:expr),*)) => {{
         let session: &Session = $session;
@@ -61,7 +61,7 @@ macro_rules! call {
 }
 
 impl Session {
-    /// `ops` and `graph` as the host gave them.
+    /// A session on the `ops` and `graph` that the host passed.
     ///
     /// # Safety
     /// `ops` points to a table of `ops.size` bytes whose functions take `graph`; both live as long
@@ -124,7 +124,7 @@ impl Session {
         self.report(message, at.file(), at.line())
     }
 
-    /// Tells the host where the op stands that has just failed.
+    /// Reports the source line of the op that has just failed.
     #[cold]
     #[track_caller]
     fn place(&self) {
@@ -247,7 +247,7 @@ impl<'g> Graph<'g> {
         self.session.tensor(id)
     }
 
-    /// Joined along the last axis.
+    /// Concatenation along the last axis.
     #[track_caller]
     pub fn concat(&self, tensors: &[Tensor<'g>]) -> Tensor<'g> {
         let ids: Vec<abi::Tensor> = tensors.iter().map(|t| t.id).collect();
@@ -255,14 +255,14 @@ impl<'g> Graph<'g> {
         self.session.tensor(id)
     }
 
-    /// Poison with a reason: for what only the forward code can see.
+    /// Fails with a message, for errors that only the forward code can find.
     #[track_caller]
     pub fn fail(&self, reason: &str) -> Tensor<'g> {
         let id = self.session.fail(reason);
         self.session.tensor(id)
     }
 
-    /// `scope.name` in the session's buffer.
+    /// Joins `scope.name` in the session's buffer.
     fn join<'a>(&'a self, name: &'a str) -> Joined<'a> {
         if self.scope.is_empty() {
             return Joined::Plain(name);
@@ -276,7 +276,7 @@ impl<'g> Graph<'g> {
     }
 }
 
-/// A weight's whole name; gives the session its buffer back.
+/// A weight's full name; puts the buffer back into the session on drop.
 enum Joined<'a> {
     Plain(&'a str),
     Scoped(String, &'a Cell<String>),
@@ -409,7 +409,7 @@ impl<'g> Tensor<'g> {
         self.session.tensor(id)
     }
 
-    /// Turns (tokens, heads, head_dim) by each token's position.
+    /// Rotary position embedding of (tokens, heads, head_dim) by each token's position.
     #[track_caller]
     pub fn rope(self, rope: &RopeSpec) -> Self {
         let spec = abi::Rope {
@@ -475,7 +475,7 @@ impl<'g> Neg for Tensor<'g> {
 }
 
 impl RouteSpec {
-    /// The `top_k` best by soft-max over all experts, their weights as they are.
+    /// Chooses the `top_k` best experts by soft-max over all, and leaves their weights unscaled.
     pub fn top(top_k: usize) -> Self {
         RouteSpec {
             top_k,
@@ -485,7 +485,7 @@ impl RouteSpec {
         }
     }
 
-    /// Chosen weights scaled to sum to one (Mixtral; Qwen's `norm_topk_prob`).
+    /// Scales the chosen weights to sum to one (Mixtral; Qwen's `norm_topk_prob`).
     pub fn normalised(self) -> Self {
         RouteSpec {
             normalise: true,

@@ -1,15 +1,15 @@
-//! Reads the ABI's structs that grow at their ends, whichever side of the boundary is the newer
-//! one.
+//! Reads the ABI's growing structs, whose newer versions have more fields at the end, from an older
+//! or newer side.
 //!
-//! What the other side's struct is too short for is 0, which means what was before that field. What
-//! it has beyond our own version must be 0 as well: it then asks for nothing that we do not know.
-//! Anything else is refused, for ignoring it could give wrong results in silence.
+//! Fields that the other side's shorter struct lacks are 0, which stands for the behaviour before
+//! that field. Fields beyond this side's version must be 0 too: then they ask for nothing unknown.
+//! Anything else is refused, since ignoring it could silently give wrong results.
 
 use core::{fmt, mem::MaybeUninit};
 
 use crate::abi;
 
-/// A struct of the ABI that only ever gets fields at its end.
+/// A struct of the ABI that gets new fields only at its end.
 ///
 /// # Safety
 /// `repr(C)`, and every field that lies beyond [`Growing::FIRST`] is valid with all its bytes 0 (a
@@ -17,7 +17,7 @@ use crate::abi;
 pub unsafe trait Growing: Copy {
     /// For messages.
     const NAME: &'static str;
-    /// Bytes of its first released version: none was ever shorter.
+    /// Bytes of its first released version.
     const FIRST: usize;
 }
 
@@ -43,7 +43,7 @@ growing!(
 /// Why a struct cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Misfit {
-    /// It is shorter than any version of it ever was.
+    /// It is shorter than its first version.
     Short {
         /// Which.
         name: &'static str,
@@ -52,7 +52,7 @@ pub enum Misfit {
         /// Bytes of the first version.
         first: usize,
     },
-    /// It says something in a field that this side does not know.
+    /// A field that this side does not know is not 0.
     Unknown {
         /// Which.
         name: &'static str,
@@ -86,7 +86,7 @@ impl fmt::Display for Misfit {
     }
 }
 
-/// A copy of a struct that begins with its own size.
+/// Copies a struct that begins with its own size.
 ///
 /// # Errors
 /// [`Misfit`].
@@ -100,7 +100,7 @@ pub unsafe fn read<T: Growing>(from: *const T) -> Result<T, Misfit> {
     unsafe { read_sized(from, size) }
 }
 
-/// A copy of a struct of `size` bytes, which are told elsewhere.
+/// Copies a struct of `size` bytes, given separately.
 ///
 /// # Errors
 /// [`Misfit`].

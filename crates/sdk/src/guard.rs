@@ -1,8 +1,8 @@
-//! Panics stop at the boundary: caught, with their message and place, by a hook of our own.
+//! Catches panics at the ABI, with their message and source line, by a panic hook.
 //!
-//! A cdylib carries its own copy of std and therefore its own panic hook; the hook is set on the
-//! first guarded call and passes panics outside guarded calls on to the one before it. The host
-//! guards its side with the same function.
+//! A cdylib has its own copy of std and so its own panic hook; ours is set on the first guarded
+//! call and passes panics outside guarded calls on to the previous hook. The host guards its side
+//! with the same function.
 
 use std::{
     any::Any,
@@ -45,8 +45,7 @@ pub fn guard<T>(f: impl FnOnce() -> T) -> Result<T, Caught> {
     let result = catch_unwind(AssertUnwindSafe(f));
     DEPTH.set(DEPTH.get() - 1);
     result.map_err(|payload| {
-        // the hook may be somebody else's by now, and a panic of another thread that was passed on
-        // never met it here
+        // another hook may have replaced ours: then the panic was not recorded
         CAUGHT.take().unwrap_or_else(|| Caught {
             message: text(&*payload),
             file: String::new(),

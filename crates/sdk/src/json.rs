@@ -20,7 +20,7 @@ pub enum Json {
 }
 
 impl Json {
-    /// Reads a whole text; an error gives its line.
+    /// Parses a whole text; an error names the line.
     pub fn parse(text: &str) -> Result<Json> {
         let mut reader = Reader {
             bytes: text.as_bytes(),

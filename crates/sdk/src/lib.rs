@@ -1,16 +1,16 @@
-//! What a Randori plugin is written against: architectures, losses and samplers in safe Rust.
+//! The SDK of Randori's plugins: architectures, losses and samplers in safe Rust.
 //!
 //! A plugin describes, the host executes: [`Arch`] calls ops by weight name on opaque [`Tensor`]s,
 //! [`PairLoss`] is a formula over [`Dual`] numbers, [`Sampler`] reshapes a row of logits.
-//! [`options!`] declares what a recipe may set and [`plugin!`] exports it all as one constant over
-//! the C ABI in [`abi`]. This crate depends on nothing and must not know the host, the engine or
-//! any tensor library; [`seam`] is where those two meet.
+//! [`options!`] declares what a recipe may set and [`plugin!`] exports everything as one constant
+//! over the C ABI in [`abi`]. This crate has no dependency and knows neither host, engine nor
+//! tensor library; [`seam`] has the traits by which host and engine use each other.
 //!
 //! ```
 //! use randori_sdk::{Dual, Pair, PairLoss, options, plugin};
 //!
 //! options! {
-//!     /// SPIN (Chen et al. 2024): logistic loss on how much more than its opponent the policy prefers the data.
+//!     /// SPIN (Chen et al. 2024): logistic loss on the margin of real over generated.
 //!     pub struct Spin {
 //!         /// How strongly the policy is held to its opponent.
 //!         beta: f64 = 0.1, 0.0..=100.0;

@@ -1,4 +1,5 @@
-//! [`PairLoss`]: write the formula, slopes come from [`Dual`]s. [`Loss`]: values and slopes by hand, over whole groups.
+//! Losses: [`PairLoss`], a formula whose slopes come from [`Dual`] numbers, and [`Loss`], with
+//! values and slopes by hand over whole groups.
 
 use std::{ffi::c_void, marker::PhantomData, mem::size_of};
 
@@ -16,11 +17,11 @@ use crate::{
 pub struct Response {
     /// Summed log-prob under the policy.
     pub logp: Dual,
-    /// The same under the opponent; a constant.
+    /// Summed log-prob under the opponent; a constant.
     pub ref_logp: f64,
-    /// Response tokens.
+    /// Number of response tokens.
     pub len: f64,
-    /// External reward: in all pairs of a training or in none.
+    /// External reward, in all pairs of a training or in none.
     pub reward: Option<f64>,
 }
 
@@ -43,18 +44,18 @@ pub struct Pair {
     pub real: Response,
     /// The opponent's.
     pub generated: Response,
-    /// Share of the training that is over, 0..1.
+    /// Fraction of the training's steps that are done, 0..1.
     pub progress: f64,
 }
 
 impl Pair {
-    /// [ln p(real) - ln p_opp(real)] - [ln p(gen) - ln p_opp(gen)]: how much more than its opponent the policy prefers
-    /// the data (SPIN's t in ℓ(λt)).
+    /// [ln p(real) - ln p_opp(real)] - [ln p(gen) - ln p_opp(gen)]: SPIN's t in ℓ(λt).
     pub fn margin(&self) -> Dual {
         self.real.ratio() - self.generated.ratio()
     }
 
-    /// A pair without external rewards, for tests: (logp, opponent's logp, tokens) of each response.
+    /// A pair without external rewards, for tests: (logp, opponent's logp, tokens) of each
+    /// response.
     pub fn new(real: (f64, f64, usize), generated: (f64, f64, usize)) -> Self {
         let response = |logp, ref_logp, len: usize| Response {
             logp,
@@ -84,7 +85,7 @@ pub trait PairLoss: Options {
     fn loss(&self, pair: &Pair) -> Dual;
 }
 
-/// Where a [`Loss`] writes.
+/// A [`Loss`]'s outputs.
 pub struct Out<'a> {
     /// One value per group.
     pub loss: &'a mut [f64],
@@ -94,14 +95,15 @@ pub struct Out<'a> {
 }
 
 impl Out<'_> {
-    /// An extra named value of the batch (a mean).
+    /// Reports a named value of the batch (a mean).
     pub fn metric(&mut self, name: &str, value: f64) {
         // SAFETY: the host's struct lives during the call; its function takes its own `ctx`.
         unsafe { ((*self.grads).metric)((*self.grads).ctx, abi::Str::new(name), value) }
     }
 }
 
-/// A loss over whole groups of responses, slopes by hand. Every [`PairLoss`] is one. `NAME` and `eval` are required.
+/// A loss over whole groups of responses, slopes by hand. Every [`PairLoss`] is one. `NAME` and
+/// `eval` are required.
 pub trait Loss: Options {
     /// What recipes call it.
     const NAME: &'static str;
@@ -113,7 +115,7 @@ pub trait Loss: Options {
     const NEEDS_REWARD: bool = false;
     /// Whether a pair's loss depends on the other pairs: `eval` then gets all pairs of a step at
     /// once, which costs a step of several micro-batches one more forward pass. Otherwise it gets
-    /// them in any number of parts.
+    /// them in any number of batches.
     const COUPLED: bool = false;
     /// Writes one value per group and one slope per row.
     fn eval(&self, rows: &Rows, out: &mut Out) -> Result<()>;
@@ -174,8 +176,7 @@ pub fn pairs(rows: &Rows) -> Result<Vec<[usize; 2]>> {
     }
 }
 
-/// Values (one a group) and slopes (one a row) of a loss, for tests; what it reports besides goes
-/// nowhere.
+/// Values (one a group) and slopes (one a row) of a loss, for tests; its named values are dropped.
 pub fn evaluate<L: Loss>(loss: &L, rows: &Rows) -> Result<(Vec<f64>, Vec<f64>)> {
     unsafe extern "C" fn nowhere(_: *mut c_void, _: abi::Str, _: f64) {}
     let (mut values, mut slopes) = (vec![f64::NAN; rows.groups], vec![f64::NAN; rows.logp.len()]);
@@ -236,8 +237,8 @@ unsafe extern "C" fn eval<L: Loss>(
             return 0;
         }
     };
-    // SAFETY: `this` is what `create` made; the arrays have the lengths that `abi` says, and nothing else writes to the
-    // output arrays.
+    // SAFETY: `this` is what `create` made; the arrays have the lengths that `abi` says, and
+    // nothing else writes to the output arrays.
     let (loss, rows, mut out) = unsafe {
         let rows = Rows {
             groups: r.groups,

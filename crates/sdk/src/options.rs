@@ -9,15 +9,15 @@ use crate::{abi, boundary::make};
 pub trait Options: Sized + Send + Sync + 'static {
     /// One sentence.
     const DOC: &'static str;
-    /// What there is.
+    /// The options, in order.
     const OPTIONS: &'static [abi::Opt];
-    /// From one value per option, in order, of the declared types.
+    /// Builds the set from one value per option, in order, of the declared types.
     fn from_values(values: &[abi::Value]) -> Self;
 }
 
 /// A type an option can have.
 pub trait OptionType {
-    /// From a value of the declared type.
+    /// Reads a value of the declared type.
     fn from_value(value: &abi::Value) -> Self;
 }
 
@@ -109,7 +109,7 @@ impl abi::Value {
     }
 }
 
-/// [`abi::Item::create`] for a set of options.
+/// [`abi::Item::create`] of a set of options.
 pub(crate) unsafe extern "C" fn create<O: Options>(
     args: *const abi::Value,
     n_args: usize,

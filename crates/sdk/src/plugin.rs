@@ -14,7 +14,7 @@ macro_rules! plugin {
             "a Randori plugin must be compiled with panic = \"unwind\": its panics are caught at the boundary"
         );
 
-        /// What this plugin offers.
+        /// The plugin's descriptor.
         #[unsafe(export_name = ::core::concat!("randori_plugin_v1_", ::core::env!("CARGO_CRATE_NAME")))]
         pub static PLUGIN: $crate::abi::Plugin = {
             const ITEMS: &[$crate::abi::Item] = &[$($crate::__item!($kind $item)),+];

@@ -5,36 +5,34 @@ use std::f64::consts::TAU;
 
 use crate::{Config, Result, json::Json, seam::RopeSpec};
 
-/// theta when a configuration has none, as in transformers.
+/// Default theta, as in transformers.
 const DEFAULT_THETA: f64 = 10_000.0;
-/// Heads have some hundred features; a damaged configuration may say billions, and each has its
-/// frequency.
+/// Most features of a head, against a damaged configuration that says billions: each pair has a
+/// frequency in memory.
 const MOST_FEATURES: usize = 65_536;
 
 impl RopeSpec {
-    /// The frequencies of a model whose heads have `head_dim` features, of which
-    /// `partial_rotary_factor` is turned: `default`, `linear`, `llama3`, and `longrope` where it
+    /// The frequencies of a model whose heads have `head_dim` features, of which the share
+    /// `partial_rotary_factor` is rotated: `default`, `linear`, `llama3`, and `longrope` where it
     /// has one list of divisors for short and long texts.
     ///
-    /// As transformers 5 reads them: `rope_scaling` (v4) goes before `rope_parameters` (v5) where
-    /// both are there, and a theta that the section of the two which counts does not have is the
-    /// one beside it, or else 10,000.
+    /// As in transformers 5, `rope_scaling` (v4) takes precedence over `rope_parameters` (v5), and
+    /// a theta that the chosen section lacks is taken from beside it, or else is 10,000.
     ///
     /// # Errors
-    /// A kind that is not known, a key that it needs and does not have, sections keyed by layer
-    /// type.
+    /// An unknown kind, a missing key that it needs, sections keyed by layer type.
     pub fn from(config: &Config, head_dim: usize) -> Result<RopeSpec> {
         let rotary = Rotary::of(config)?;
         let share = rotary.number("partial_rotary_factor")?.unwrap_or(1.0);
         rotary.spec(head_dim, (head_dim as f64 * share) as usize)
     }
 
-    /// The same for an architecture that always turns whole heads (Llama, Mistral):
-    /// `partial_rotary_factor` is not read beside plain frequencies, as in transformers.
+    /// The frequencies for an architecture that always rotates whole heads (Llama, Mistral): with
+    /// plain frequencies `partial_rotary_factor` is not read, as in transformers.
     ///
     /// # Errors
-    /// As there; a `partial_rotary_factor` beside any other kind: transformers cannot compute that
-    /// either.
+    /// As `RopeSpec::from`; a `partial_rotary_factor` with any other kind, which transformers
+    /// cannot compute either.
     pub fn of_whole_heads(config: &Config, head_dim: usize) -> Result<RopeSpec> {
         let rotary = Rotary::of(config)?;
         let share = rotary.number("partial_rotary_factor")?.unwrap_or(1.0);
@@ -49,7 +47,7 @@ impl RopeSpec {
     }
 }
 
-/// A configuration's rotary keys, wherever they stand.
+/// A configuration's rotary keys, in either version's section.
 struct Rotary<'a> {
     config: &'a Config,
     section: Option<Config>,
@@ -74,7 +72,7 @@ impl<'a> Rotary<'a> {
         Ok(Rotary { config, section })
     }
 
-    /// Of the section, or else beside it.
+    /// A number of the section, or else of the same key beside it.
     fn number(&self, key: &str) -> Result<Option<f64>> {
         let inside = match &self.section {
             Some(section) => section.f64_opt(key)?,
@@ -105,8 +103,8 @@ impl<'a> Rotary<'a> {
         }
     }
 
-    /// The context that the model was first trained on. As in transformers, what stands beside the
-    /// section goes before what stands in it.
+    /// The model's original context length. As in transformers, the key beside the section takes
+    /// precedence over that in it.
     fn original_context(&self, section: &Config) -> Result<f64> {
         let key = "original_max_position_embeddings";
         let named = match self.config.f64_opt(key)? {

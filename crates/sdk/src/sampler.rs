@@ -15,18 +15,18 @@ use crate::{
     options,
 };
 
-/// What a sampler may look at.
+/// One step of a sequence, as a sampler sees it.
 #[derive(Clone, Copy)]
 pub struct Step<'a> {
-    /// Prompt and everything generated so far.
+    /// Token ids of the prompt and of everything generated so far.
     pub tokens: &'a [u32],
-    /// How many of them are the prompt.
+    /// Number of the prompt's tokens.
     pub prompt: usize,
     uniform: &'a dyn Fn() -> f64,
 }
 
 impl<'a> Step<'a> {
-    /// A step by hand, for tests.
+    /// A step for tests.
     pub fn new(tokens: &'a [u32], prompt: usize, uniform: &'a dyn Fn() -> f64) -> Self {
         Step {
             tokens,
@@ -35,13 +35,13 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// What has been generated so far.
+    /// Token ids generated so far.
     pub fn generated(&self) -> &'a [u32] {
         self.tokens.get(self.prompt..).unwrap_or(&[])
     }
 
-    /// The next uniform draw in [0, 1) that belongs to this sequence and position: the same
-    /// whatever else is in the batch.
+    /// The next uniform random number in [0, 1) of this sequence and position; it does not depend
+    /// on the rest of the batch.
     pub fn uniform(&self) -> f64 {
         (self.uniform)()
     }
@@ -91,11 +91,11 @@ impl DerefMut for Logits<'_> {
 pub trait Sampler: Options {
     /// What recipes call it.
     const NAME: &'static str;
-    /// One per sequence, made fresh for each.
+    /// State of one sequence, a default for each new one.
     type State: Default + Send + 'static;
     /// Changes `logits` in place.
     fn apply(&self, state: &mut Self::State, at: &Step, logits: &mut Logits);
-    /// Told which token the host drew, and its log-prob under the reshaped distribution.
+    /// Called with the token that the host drew, and its log-prob under the reshaped distribution.
     fn accept(&self, _state: &mut Self::State, _token: u32, _logp: f32) {}
 }
 

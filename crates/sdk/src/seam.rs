@@ -1,13 +1,14 @@
-//! The seam: safe traits at which the two sides of the plugin boundary meet.
+//! The seam: the safe traits between the engine and the host of plugins.
 //!
 //! `randori-host` implements [`Architecture`], [`LossFn`] and [`SamplerFn`] for what it has loaded;
-//! the engine implements [`Backend`] (eager and traced) and calls them. Neither knows the other,
-//! and nothing here knows the C ABI.
+//! the engine implements [`Backend`] and calls them. Neither depends on the other, and nothing here
+//! depends on the C ABI.
 
-/// Id of a value in a backend's arena. `0` is poison; a [`Backend`] never sees it.
+/// Id of a value in a backend's arena. `0` stands for a failed op's result and is never passed to a
+/// [`Backend`].
 pub type Id = u32;
-/// What an op answers: the id of its result, or one sentence saying which rule was broken by which
-/// value.
+/// Result of an op: the id of its value, or one sentence with the broken rule and the value that
+/// broke it.
 pub type OpResult = Result<Id, String>;
 
 /// Rotary embedding of the first `2 * inv_freq.len()` features of every head; the rest pass
@@ -33,14 +34,14 @@ pub struct AttnSpec {
     pub softcap: Option<f32>,
 }
 
-/// How a mixture of experts chooses.
+/// Routing options of a mixture of experts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RouteSpec {
     /// Experts per token.
     pub top_k: usize,
-    /// Sigmoid scores rather than soft-max.
+    /// Sigmoid scores instead of soft-max.
     pub sigmoid: bool,
-    /// Scale the chosen weights to sum to one.
+    /// Whether the chosen weights are scaled to sum to one.
     pub normalise: bool,
     /// Factor on the chosen weights.
     pub scale: f32,
@@ -120,8 +121,9 @@ pub enum Binary {
     Div = 4,
 }
 
-/// Runs ops. Values have the shape (tokens, trailing axes…); `name`s are checkpoint names without
-/// `.weight` (`model.layers.0.self_attn.q_proj`). Ops touch trailing axes only.
+/// The op set of architectures. Values have the shape (tokens, trailing axes…); `name`s are
+/// checkpoint names without `.weight` (`model.layers.0.self_attn.q_proj`). Ops touch trailing axes
+/// only.
 pub trait Backend {
     /// Rows of `name.weight` (vocab, width) -> (tokens, width).
     fn embed(&mut self, name: &str, ids: Id, vocab: usize, width: usize) -> OpResult;
@@ -131,12 +133,12 @@ pub trait Backend {
     fn rms_norm(&mut self, name: &str, x: Id, eps: f64, plus: f32) -> OpResult;
     /// (x - mean) / std * w (+ `name.bias`) over the last axis.
     fn layer_norm(&mut self, name: &str, x: Id, eps: f64, bias: bool) -> OpResult;
-    /// (tokens, heads, head_dim) turned by each token's position.
+    /// Rotary position embedding of (tokens, heads, head_dim) by each token's position.
     fn rope(&mut self, x: Id, rope: &RopeSpec) -> OpResult;
     /// q (tokens, heads, d), k and v (tokens, kv_heads, d) -> (tokens, heads, d).
     fn attention(&mut self, q: Id, k: Id, v: Id, attn: &AttnSpec) -> OpResult;
-    /// `router` (tokens, experts); `expert` is called with each expert's rows and answers its
-    /// output, or 0 on failure.
+    /// Mixture of experts: `router` (tokens, experts) are the router's logits; `expert` is called
+    /// with each chosen expert's rows of `x` and returns its output, or 0 on failure.
     fn moe(
         &mut self,
         router: Id,
@@ -156,7 +158,7 @@ pub trait Backend {
     fn flatten(&mut self, x: Id) -> OpResult;
     /// `start..start+len` of the last axis.
     fn narrow(&mut self, x: Id, start: usize, len: usize) -> OpResult;
-    /// Joined along the last axis.
+    /// Concatenation along the last axis.
     fn concat(&mut self, xs: &[Id]) -> OpResult;
 }
 
@@ -164,7 +166,7 @@ pub trait Backend {
 pub trait Architecture: Send + Sync {
     /// Name as in `model_type`.
     fn name(&self) -> &str;
-    /// How many blocks.
+    /// Number of blocks.
     fn layers(&self) -> usize;
     /// Token ids -> (tokens, width).
     fn embed(&self, ops: &mut dyn Backend, ids: Id) -> OpResult;
@@ -179,36 +181,36 @@ pub const REAL: u32 = 0;
 /// Role of a row in [`Rows`]: the opponent's response.
 pub const GENERATED: u32 = 1;
 
-/// The log-probs of a batch of pairs: some of a step's, or all for a loss that is coupled. All
-/// slices but `reward` have one entry a row.
+/// A batch of responses' log-probs, one row a response: some pairs of a step, or for a coupled loss
+/// all of them. Every slice has one entry a row.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
-    /// How many groups (pairs).
+    /// Number of groups (pairs).
     pub groups: usize,
-    /// Which group each row belongs to.
+    /// Group of each row.
     pub group: &'a [u32],
     /// [`REAL`] or [`GENERATED`].
     pub role: &'a [u32],
     /// Summed response log-prob under the policy.
     pub logp: &'a [f64],
-    /// The same under the opponent.
+    /// Summed response log-prob under the opponent.
     pub ref_logp: &'a [f64],
-    /// Response tokens.
+    /// Number of response tokens.
     pub len: &'a [u32],
-    /// External rewards, where every pair of the training has them.
+    /// External rewards, if every pair of the training has them.
     pub reward: Option<&'a [f64]>,
-    /// Share of the training that is over, 0..1.
+    /// Fraction of the training's steps that are done, 0..1.
     pub progress: f64,
 }
 
-/// What a loss says of a batch.
+/// A loss's values and slopes for a batch.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct LossOut {
     /// One value per group.
     pub loss: Vec<f64>,
-    /// Slope of the groups' summed loss to each row's `logp`.
+    /// Slope (derivative) of the groups' summed loss to each row's `logp`.
     pub d_logp: Vec<f64>,
-    /// Extra named values (batch means).
+    /// Named values to report (batch means).
     pub metrics: Vec<(String, f64)>,
 }
 
@@ -222,26 +224,26 @@ pub trait LossFn: Send + Sync {
     fn needs_reward(&self) -> bool {
         false
     }
-    /// Whether a pair's loss depends on the other pairs, so that it wants a step's pairs all at
+    /// Whether a pair's loss depends on the other pairs, so that it needs all pairs of a step at
     /// once.
     fn coupled(&self) -> bool {
         false
     }
-    /// Whether a pair of two equal responses has no gradient: its two slopes always cancel.
+    /// Whether a pair of two equal responses has no gradient, since its two slopes always cancel.
     fn equal_pairs_cancel(&self) -> bool {
         true
     }
-    /// Values and slopes.
+    /// Computes values and slopes.
     fn eval(&self, rows: &Rows) -> Result<LossOut, String>;
 }
 
-/// What a sampler may look at.
+/// One step of a sequence, as a sampler sees it.
 pub struct Step<'a> {
-    /// Prompt and everything generated so far.
+    /// Token ids of the prompt and of everything generated so far.
     pub tokens: &'a [u32],
-    /// How many of them are the prompt.
+    /// Number of the prompt's tokens.
     pub prompt: usize,
-    /// Counter-based uniform draws in [0, 1) belonging to this sequence and position.
+    /// Counter-based uniform random numbers in [0, 1) of this sequence and position.
     pub uniform: &'a mut dyn FnMut() -> f64,
 }
 
@@ -249,7 +251,7 @@ pub struct Step<'a> {
 pub trait SamplerFn: Send + Sync {
     /// Its item name.
     fn name(&self) -> &str;
-    /// State for one new sequence.
+    /// A new sequence's state.
     fn begin(&self) -> Box<dyn SamplerState>;
 }
 
@@ -258,7 +260,7 @@ pub trait SamplerState: Send {
     /// Reshapes one row of logits in place; `-inf` removes a token. At least one finite logit must
     /// remain.
     fn apply(&mut self, step: &mut Step, logits: &mut [f32]) -> Result<(), String>;
-    /// Told which token the host drew, and its log-prob under the reshaped distribution.
+    /// Called with the token that the host drew, and its log-prob under the reshaped distribution.
     fn accept(&mut self, token: u32, logp: f32);
 }
 
@@ -282,7 +284,7 @@ pub struct OptionSpec {
     pub name: String,
     /// One sentence.
     pub doc: String,
-    /// Its default; also says its type.
+    /// Its default, which also fixes its type.
     pub default: Value,
     /// Smallest value (numbers).
     pub min: Option<f64>,

@@ -3,8 +3,8 @@
 //!
 //! Read from the configuration: grouped-query attention, `head_dim`, tied embeddings,
 //! `attention_bias`, `mlp_bias`, rotary frequencies as they are, divided (`linear`, `longrope`) or
-//! with Llama 3.1's ramp (`llama3`). What is absent has the value that transformers' class gives
-//! it; `partial_rotary_factor` is none of its keys.
+//! with Llama 3.1's ramp (`llama3`). Absent keys have the defaults of transformers' class;
+//! `partial_rotary_factor` is not read.
 
 use randori_sdk::{Arch, Attn, Config, Graph, Result, Rope, Tensor, plugin};
 

@@ -7,10 +7,10 @@
 //! of = "margins":    u = log p(y) - log p(y') of all pairs,       v = the same under the opponent
 //! ```
 //!
-//! "responses" is the paper's unpaired form: the data's log-ratios are to dominate the opponent's
-//! stochastically, and no answer is held against the other to its own prompt, so one prompt that is
-//! hard for both players cannot own the step. "margins" is its paired form. Among equal values the
-//! pair that comes first in the step has the lower rank; at step 0, where all ratios are 0,
+//! "responses" is the paper's unpaired form: the data's log-ratios should stochastically dominate
+//! the opponent's, and answers are not compared within their prompt, so that one prompt that is
+//! hard for both players cannot dominate the step. "margins" is its paired form. Among equal values
+//! the pair that comes first in the step has the lower rank; at step 0, where all ratios are 0,
 //! "responses" therefore is `spin`.
 
 use randori_sdk::{Dual, Error, Loss, Out, Result, Rows, loss::pairs, options};
@@ -73,7 +73,7 @@ impl Aot {
     }
 }
 
-/// Each pair's number and value, from the smallest value up; among equal ones the first pair first.
+/// Each pair's index and value, in ascending order of value; equal values in the pairs' order.
 fn ranked(pairs: &[[usize; 2]], value: impl Fn([usize; 2]) -> f64) -> Vec<(usize, f64)> {
     let mut all: Vec<_> = pairs.iter().map(|&rows| value(rows)).enumerate().collect();
     all.sort_by(|a, b| a.1.total_cmp(&b.1));

@@ -1,6 +1,5 @@
-//! How every loss here is tested: its value against the formula written out a second time in plain
-//! arithmetic, its slopes against finite differences, on random pairs and at margins of 10,000 nats
-//! either way.
+//! Tests of a loss: its value against the formula written out again in plain arithmetic, its slopes
+//! against finite differences, on random pairs and at margins of ±10,000 nats.
 
 use randori_sdk::{Error, Loss, Pair, PairLoss, Rows};
 
@@ -58,7 +57,7 @@ pub fn eval<L: PairLoss>(loss: &L, at: &At) -> (f64, [f64; 2]) {
     (loss.value, loss.slope)
 }
 
-/// Holds `loss` against `formula` and its slopes against differences of `formula`.
+/// Compares `loss` with `formula`, and its slopes with differences of `formula`.
 pub fn check<L: PairLoss>(loss: &L, formula: impl Fn(&At) -> f64) {
     for at in grid() {
         let (value, slopes) = eval(loss, &at);
@@ -87,7 +86,7 @@ fn slope(f: impl Fn(f64) -> f64) -> f64 {
     (f(-2.0 * STEP) - 8.0 * f(-STEP) + 8.0 * f(STEP) - f(2.0 * STEP)) / (12.0 * STEP)
 }
 
-/// Holds one pair against numbers worked out elsewhere (Python's mpmath, 30 digits).
+/// Compares one pair with numbers computed by Python's mpmath with 30 digits.
 pub fn worked<L: PairLoss>(loss: &L, at: At, value: f64, slopes: [f64; 2]) {
     let (v, d) = eval(loss, &at);
     close("value", v, value, 1e-12 * (1.0 + value.abs()), &at);

@@ -5,7 +5,8 @@
 //! L = 1 - beta (a - b)    [+ nll * (-log p(y) / |y|)]
 //! ```
 //!
-//! Slopes are -beta and +beta everywhere: it never saturates and has no minimum. Stop early.
+//! Slopes are -beta and +beta everywhere: the loss never saturates and has no minimum, so stop
+//! early.
 
 use crate::per_token;
 use randori_sdk::{Dual, Pair, PairLoss, options};

@@ -4,8 +4,8 @@
 //! L = -log sigmoid(beta (a - b - lambda max(0, -a)))
 //! ```
 //!
-//! `spin` with a penalty as soon as log p(y) is below the opponent's. Every iteration starts
-//! exactly at the kink, a = 0: the slope taken there is that of a > 0, spin's.
+//! `spin` with a penalty where log p(y) is below the opponent's. Every iteration starts exactly at
+//! the kink, a = 0, where the slope is that of a > 0, which is spin's.
 
 use randori_sdk::{Dual, Pair, PairLoss, options};
 

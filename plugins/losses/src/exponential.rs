@@ -4,10 +4,10 @@
 //! L = exp(-beta (a - b))    [+ nll * (-log p(y) / |y|)]
 //! ```
 //!
-//! A departure: below beta (a - b) = -20 the curve goes on along its tangent. It stays convex,
-//! decreasing and once differentiable, which is all the paper asks of l, and nothing overflows: at
-//! -1e4 the loss is 4.8e12 and its slope that at -20, 4.9e8 beta. Without it one pair the policy
-//! has very wrong is infinite in f32 from -88 on.
+//! A difference from the paper: below beta (a - b) = -20 the curve continues along its tangent. It
+//! stays convex, decreasing and once differentiable, which is all that the paper requires of l, and
+//! does not overflow: at -1e4 the loss is 4.8e12 and its slope 4.9e8 beta, as at -20. Without it a
+//! pair that the policy gets very wrong is infinite in f32 below -88.
 
 use crate::per_token;
 use randori_sdk::{Dual, Pair, PairLoss, options};

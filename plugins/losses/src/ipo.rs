@@ -4,10 +4,10 @@
 //! L = (a/|y| - b/|y'| - 1/(2 beta))^2
 //! ```
 //!
-//! The margin has a target, 1/(2 beta) nats a token, and is pulled back when it passes it. Averaged
-//! over tokens, as TRL does after a correction by the paper's authors; the printed formula sums.
-//! Slopes scale with 1/beta: at step 0 they are ∓1/(beta |y|), so a smaller beta needs a smaller
-//! learning rate.
+//! The margin has a target of 1/(2 beta) nats a token, and is pulled back beyond it. Log-probs are
+//! averaged over tokens, as TRL does after a correction by the paper's authors; the printed formula
+//! sums them. Slopes scale with 1/beta: at step 0 they are ∓1/(beta |y|), so a smaller beta needs a
+//! smaller learning rate.
 
 use crate::per_token;
 use randori_sdk::{Dual, Pair, PairLoss, options};

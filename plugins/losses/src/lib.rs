@@ -1,11 +1,10 @@
-//! The losses that come with Randori, one file each: formula, code and tests. What they have in
-//! common: they see the log-probs of one pair, the human response y and the opponent's y', under
-//! the policy and under the opponent, and answer one number; the SDK differentiates it (`aot` alone
-//! sees all pairs of a step, and has its slopes by hand). They know no tensor, no token and no
-//! training step.
+//! The losses that come with Randori, one file each: formula, code and tests. Each is a function of
+//! one pair's log-probs, of the human response y and the opponent's y', under the policy and under
+//! the opponent; the SDK differentiates it. (`aot` alone is a function of all pairs of a step, with
+//! slopes by hand.) They know no tensor, no token and no training step.
 //!
-//! `a` and `b` are the log-ratios of y and y' to the opponent; the whole table, with what each is
-//! good for: docs/reference/losses.md.
+//! `a` and `b` are the log-ratios of y and y' to the opponent. docs/reference/losses.md compares
+//! the losses.
 
 pub mod aot;
 pub mod correlation;
@@ -23,7 +22,7 @@ pub mod sppo_hard;
 
 randori_sdk::plugin!(
     "Losses over pairs of a human and a generated response: SPIN's own, and those that fix one of its weaknesses",
-    // the paper's game, with each of its four l(t)
+    // the SPIN paper's game, with each of its four l(t)
     loss spin::Spin,
     loss hinge::Hinge,
     loss exponential::Exponential,
@@ -31,15 +30,15 @@ randori_sdk::plugin!(
     // a target for the margin, or for each side
     loss ipo::Ipo,
     loss sppo_hard::SppoHard,
-    // per token: length is no cue
+    // per token, so that length does not matter
     loss simpo::Simpo,
     loss sigmoid_norm::SigmoidNorm,
     // log p(real) must not fall
     loss dpop::Dpop,
     loss space::Space,
-    // distributions of a whole step
+    // over the distributions of a whole step
     loss aot::Aot,
-    // the data's own scores
+    // with the data's rewards
     loss odpo::Odpo,
 );
 

@@ -5,10 +5,9 @@
 //! L = softplus(-beta (a - b) + alpha (r(y) - r(y')))
 //! ```
 //!
-//! `spin`, but the margin is wanted the larger the more the data prefers y: pairs that are nearly
-//! as good as each other pull little once their margin is reached. Here the scores' difference is
-//! taken as it is (the paper's f is the identity); with scores from 1 to 10, start with alpha near
-//! 0.1.
+//! `spin` with a target margin that grows with the data's preference for y: a pair of nearly equal
+//! responses has small slopes once its margin is reached. The difference of rewards is used as it
+//! is (the paper's f is the identity); with scores from 1 to 10, start with alpha near 0.1.
 
 use randori_sdk::{Dual, Pair, PairLoss, options};
 
@@ -28,7 +27,7 @@ impl PairLoss for Odpo {
     const NEEDS_REWARD: bool = true;
 
     fn loss(&self, p: &Pair) -> Dual {
-        // the host gives no pair without
+        // the host passes no pair without rewards
         let reward = |response: &randori_sdk::Response| response.reward.unwrap_or(f64::NAN);
         let offset = self.alpha * (reward(&p.real) - reward(&p.generated));
         -(p.margin() * self.beta - offset).log_sigmoid()

@@ -1,7 +1,6 @@
-//! A response's log-probs per token, and the supervised term built on them that the SPIN family
-//! takes with `nll = c`.
+//! A response's log-probs per token, and the supervised term of the SPIN family (option `nll`).
 //!
-//! A response of no tokens counts as one: its log-prob is 0, and 0 it stays instead of 0/0.
+//! A response of no tokens is divided by 1: its log-prob is 0, and stays 0 instead of 0/0.
 
 use randori_sdk::{Dual, Response};
 
@@ -15,9 +14,9 @@ pub fn ratio(r: &Response) -> Dual {
     r.ratio() / r.len.max(1.0)
 }
 
-/// `-log p(y|x) / |y|`, what supervised fine-tuning minimises. A loss on the margin alone may lower
-/// log p(y) as long as log p(y') falls faster; added to it, this term holds it (TRL calls the sum
-/// `sigmoid,sft`, LLaMA-Factory `pref_ftx`).
+/// `-log p(y|x) / |y|`, what supervised fine-tuning minimises. A loss of the margin alone may lower
+/// log p(y) as long as log p(y') falls faster; this term, added to it, prevents that (TRL calls the
+/// sum `sigmoid,sft`, LLaMA-Factory `pref_ftx`).
 pub fn nll(r: &Response) -> Dual {
     -logp(r)
 }

@@ -5,8 +5,8 @@
 //! L = -log sigmoid(beta (a/|y| - b/|y'|))
 //! ```
 //!
-//! `spin` where the sums of a longer response do not weigh more, so length alone is no cue. Its
-//! beta is per token, hence larger: 5 in the paper.
+//! `spin` per token, so that a longer response does not weigh more. Its beta is per token too,
+//! hence larger: 5 in the paper.
 
 use crate::per_token;
 use randori_sdk::{Dual, Pair, PairLoss, options};

@@ -4,8 +4,8 @@
 //! L = -log sigmoid(beta (log p(y)/|y| - log p(y')/|y'|) - gamma)
 //! ```
 //!
-//! No opponent term: the opponent's log-probs need not be computed, and nothing holds the policy
-//! near them. Step 0 is therefore not ln 2 but depends on the model.
+//! Without the opponent's log-probs: they are not computed, and nothing keeps the policy near the
+//! opponent. The loss at step 0 is therefore not ln 2 but depends on the model.
 
 use crate::per_token;
 use randori_sdk::{Dual, Pair, PairLoss, options};

@@ -5,9 +5,9 @@
 //!   = softplus(ln mu - a) + mu softplus(b - ln mu)
 //! ```
 //!
-//! Each response is classified on its own as the data's or the opponent's, at mu answers of the
-//! opponent to one of the data. Where spin's objective goes flat when y' becomes like y, this one
-//! still pulls both log-ratios to 0. It has no beta: a and b are used as they are.
+//! Each response is classified by itself as the data's or the opponent's, assuming mu answers of
+//! the opponent to one of the data. When y' becomes like y, spin's objective becomes flat, while
+//! this one still pulls both log-ratios to 0. It has no beta: a and b are not scaled.
 
 use randori_sdk::{Dual, Pair, PairLoss, options};
 

@@ -5,8 +5,8 @@
 //! a = log p(y|x) - log p_opponent(y|x),  b = the same on y'
 //! ```
 //!
-//! Slopes: -beta sigmoid(-beta (a-b)) to log p(y), the opposite to log p(y'). `log_sigmoid` forms
-//! no positive exponent, so any finite margin has a finite value and slope.
+//! Slopes: -beta sigmoid(-beta (a-b)) to log p(y), the opposite to log p(y'). `log_sigmoid` never
+//! takes the exponential of a positive number, so value and slope are finite for any finite margin.
 
 use crate::per_token;
 use randori_sdk::{Dual, Pair, PairLoss, options};

@@ -5,8 +5,8 @@
 //! L = (a - 1/(2 beta))^2 + (b + 1/(2 beta))^2
 //! ```
 //!
-//! Each side has a target of its own: log p(y) up by 1/(2 beta) nats, log p(y') down by as much. So
-//! log p(y) is not free to fall with log p(y'). The paper's eta is 1/beta.
+//! Each response has its own target: log p(y) up by 1/(2 beta) nats, log p(y') down by as much; so
+//! log p(y) cannot fall along with log p(y'). The paper's eta is 1/beta.
 
 use randori_sdk::{Dual, Pair, PairLoss, options};
 

@@ -1,4 +1,4 @@
-//! What holds for every loss, or for a family of them.
+//! Properties of every loss, or of a family of them.
 
 use crate::check::{At, eval, grid};
 use crate::{
@@ -26,7 +26,7 @@ macro_rules! every_loss {
 
 type Eval<'a> = &'a dyn Fn(&At) -> (f64, [f64; 2]);
 
-/// y = y' at step 0: what one slope adds the other takes away, exactly.
+/// y = y' at step 0: the two slopes cancel exactly.
 #[test]
 fn equal_answers_pull_nowhere() {
     every_loss!(|name: &str, eval: Eval| {
@@ -47,7 +47,7 @@ fn equal_answers_pull_nowhere() {
     });
 }
 
-/// The losses on the margin keep that promise wherever the policy has moved to.
+/// For losses of the margin alone they cancel for every policy.
 #[test]
 fn equal_answers_pull_nowhere_ever_if_only_the_margin_counts() {
     let margin_only = [
@@ -128,7 +128,7 @@ fn empty_responses_stay_finite() {
     assert!((value - 2f64.ln()).abs() < 1e-15);
 }
 
-/// What every one of them is for: at step 0, raise y and lower y'.
+/// At step 0 every loss raises y and lowers y'.
 #[test]
 fn all_prefer_the_human() {
     every_loss!(|name: &str, eval: Eval| {

@@ -1,4 +1,4 @@
-//! A plugin that misbehaves on demand, for the host's tests. Never loaded unless named.
+//! A plugin that misbehaves on demand, for the host's tests. It is loaded only when named.
 //!
 //! The architecture goes by its configuration's key `misbehave`, losses and samplers by their
 //! option `how`; "well" behaves. More exported constants stand for plugins of other versions: a
@@ -137,7 +137,7 @@ impl Loss for BadGroups {
         out.loss.fill(0.0);
         for (row, &logp) in rows.logp.iter().enumerate() {
             let group = rows.group[row] as usize;
-            // -logp(real) + logp(generated); "order" forgets to look at the role for the value
+            // -logp(real) + logp(generated); "order" does not read the role for the value
             let sign = if rows.role[row] == 0 { -1.0 } else { 1.0 };
             let shown = match self.how.as_str() {
                 "order" => [-1.0, 1.0][row % 2],
@@ -226,7 +226,7 @@ plugin!(
     sampler NoState,
 );
 
-/// A plugin of interface 2: nobody knows what is in it.
+/// A plugin of interface 2, whose layout is unknown.
 #[unsafe(no_mangle)]
 pub static randori_plugin_v2_randori_plugin_future: usize = 0;
 
@@ -280,7 +280,7 @@ pub static randori_plugin_v1_randori_plugin_newer: NewerPlugin = NewerPlugin {
     more: [0; 5],
 };
 
-/// A loss's table of another version, in room that ends with something else.
+/// A loss's table of another version, followed by other bytes.
 #[repr(C)]
 pub struct LossRoom<const N: usize> {
     table: abi::Loss,
@@ -304,8 +304,7 @@ const fn loss_room<const N: usize>(size: usize, behind: [u8; N]) -> LossRoom<N> 
     }
 }
 
-/// Tables of an SDK without `coupled` and `needs_reward`, and of one with a field that nobody knows
-/// yet.
+/// Tables of an SDK without `coupled` and `needs_reward`, and of one with an unknown field.
 const OLDER_LOSS: &LossRoom<0> = &loss_room(core::mem::offset_of!(abi::Loss, coupled), []);
 const NEWEST_LOSS: &LossRoom<8> = &loss_room(size_of::<abi::Loss>() + 8, [0, 0, 0, 0, 0, 1, 0, 0]);
 
@@ -347,7 +346,7 @@ pub static randori_plugin_v1_randori_plugin_older: abi::Plugin = of_version(
     "not part of it",
 );
 
-/// A plugin whose loss asks for what nobody knows yet.
+/// A plugin whose loss sets an unknown field.
 #[unsafe(no_mangle)]
 pub static randori_plugin_v1_randori_plugin_newest: abi::Plugin = of_version(
     "randori-plugin-newest",

@@ -2,10 +2,9 @@
 //! sliding window.
 //!
 //! A query at position i sees keys at i - window < j <= i; information still travels layers ·
-//! window tokens far. A configuration whose `sliding_window` is null (v0.2 on) attends to
-//! everything; one that has no such key means 4096, as transformers' class does. `layer_types` says
-//! which layers have the window (Ministral). `head_dim` may differ from hidden_size /
-//! num_attention_heads (Nemo, Small).
+//! window tokens far. With `sliding_window` null (v0.2 on) all earlier keys are seen; without the
+//! key the window is 4096, as in transformers' class. `layer_types` says which layers have the
+//! window (Ministral). `head_dim` may differ from hidden_size / num_attention_heads (Nemo, Small).
 
 use randori_sdk::{Arch, Attn, Config, Graph, Result, Rope, Tensor, plugin};
 
@@ -26,8 +25,8 @@ pub struct Mistral {
 
 /// The sliding window of each layer in tokens; `None`: all tokens are seen.
 enum Windows {
-    /// One for all layers: nothing is kept for each, so that a configuration of absurdly many
-    /// layers is refused by its tensors and not by the memory for this.
+    /// The same for all layers, stored once, so that a configuration of absurdly many layers is
+    /// refused for its tensors and takes no memory here.
     Every(Option<usize>),
     /// As `layer_types` says, layer by layer.
     Each(Vec<Option<usize>>),
@@ -42,7 +41,7 @@ impl Windows {
     }
 }
 
-/// transformers' values of keys that are absent.
+/// transformers' defaults of absent keys.
 const WINDOW: usize = 4096;
 const KV_HEADS: usize = 8;
 

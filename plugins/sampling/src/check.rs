@@ -1,5 +1,5 @@
-//! How every sampler here is tested: on rows whose answer can be worked out by hand, and on random
-//! rows against the definition applied literally, by sorting everything.
+//! Tests of a sampler: on rows worked out by hand, and on random rows against its definition,
+//! applied literally by sorting everything.
 
 use randori_sdk::{Logits, Sampler, Step};
 

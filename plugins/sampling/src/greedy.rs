@@ -36,7 +36,7 @@ mod tests {
         }
     }
 
-    /// A diverged model must not look like a sure one.
+    /// NaN stays in the row: a diverged model must not look like a confident one.
     #[test]
     fn leaves_nan_for_the_host_to_refuse() {
         let row = apply(&Greedy {}, &[f32::NAN, 3.0, 2.0]);

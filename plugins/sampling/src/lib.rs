@@ -1,9 +1,9 @@
 //! The samplers that come with Randori, one file each. A sampler reshapes one row of logits in
 //! place; the host chains them in the recipe's order, turns what is left into probabilities and
-//! draws. Samplers know no model, no text and no random number, so the host always knows the
-//! log-prob a token was drawn with.
+//! draws. Samplers know no model, no text and no random number; so the host knows the log-prob with
+//! which a token was drawn.
 //!
-//! Removing a token means -inf. None of them removes the last one.
+//! A removed token has the logit -inf. No sampler removes the last token.
 
 mod cut;
 pub mod greedy;

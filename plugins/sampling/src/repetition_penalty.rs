@@ -2,8 +2,8 @@
 //! that occurred before less likely.
 //!
 //! As in Hugging Face: a positive logit is divided by the penalty, any other multiplied, once for
-//! each different token of the prompt and of what was generated. The result depends on where the
-//! model puts its zero, so this comes first in a chain, before anything that scales or shifts.
+//! each different token of the prompt and of what was generated. The result depends on the logits'
+//! offset, so this comes first in a chain, before samplers that scale or shift logits.
 //! `skip_prompt` leaves the prompt's own tokens alone.
 
 use randori_sdk::{Logits, Sampler, Step, options};
@@ -20,11 +20,11 @@ options! {
     }
 }
 
-/// The different tokens of a sequence, kept up to date by looking at each of its tokens once.
+/// The distinct tokens of a sequence, updated by reading each of its tokens once.
 #[derive(Debug, Default)]
 pub struct Seen {
     tokens: HashSet<u32>,
-    /// How much of the sequence has been looked at.
+    /// Number of tokens read so far.
     upto: usize,
 }
 

@@ -1,4 +1,4 @@
-//! What holds for chains, and for every sampler.
+//! Properties of chains, and of every sampler.
 
 use crate::check::{GONE, apply, apply_at, kept, probabilities, rows};
 use crate::{

@@ -27,8 +27,8 @@ impl Sampler for TopK {
     }
 }
 
-/// Expected time is linear in the row for k well below it: once 2k tokens are held, the worst k are
-/// thrown away, and only what beats the k-th of them is looked at any further.
+/// Keeps the k best tokens, in expected time linear in the row's length if k is much smaller:
+/// whenever 2k tokens are collected, the worst k are dropped, and later tokens must beat the k-th.
 fn keep(k: usize, row: &mut [f32], best: &mut Vec<Ranked>) {
     best.clear();
     let mut bar = f32::NEG_INFINITY; // k tokens already seen have this logit or a better one
@@ -45,7 +45,7 @@ fn keep(k: usize, row: &mut [f32], best: &mut Vec<Ranked>) {
         }
     }
     if best.len() < k {
-        return; // fewer than k are left: all stay
+        return; // fewer than k are left: keep all
     }
     let (_, last, _) = best.select_nth_unstable_by(k - 1, Ranked::order);
     cut::cut_after(row, *last);

@@ -33,8 +33,8 @@ fn keep(p: f64, row: &mut [f32], candidates: &mut Vec<Ranked>) {
     let weight = |t: &Ranked| (f64::from(t.logit) - f64::from(top.logit)).exp();
     let total: f64 = cut::remaining(row).map(|t| weight(&t)).sum();
 
-    // All tokens below probability (1-p)/n together have less than 1-p: those above reach p without
-    // them. On a trained model's row this leaves tens or hundreds of 50,000.
+    // Tokens below probability (1-p)/n sum to less than 1-p, so those above reach p without them.
+    // On a trained model's row this leaves tens or hundreds of 50,000.
     let floor = (total * (1.0 - p) / row.len() as f64).ln() + f64::from(top.logit);
     candidates.clear();
     candidates.extend(cut::remaining(row).filter(|t| f64::from(t.logit) >= floor));
@@ -96,7 +96,7 @@ mod tests {
         let row = [1.0, 3.0, 3.0, GONE];
         assert_eq!(apply(&TopP { p: 1.0 }, &row), row);
         assert_eq!(apply(&TopP { p: 0.0 }, &row), [GONE, 3.0, GONE, GONE]);
-        assert_eq!(apply(&TopP { p: 1.0 - 1e-15 }, &[0.0, -60.0]), [0.0, GONE]); // e^-60 is not needed
+        assert_eq!(apply(&TopP { p: 1.0 - 1e-15 }, &[0.0, -60.0]), [0.0, GONE]); // without e^-60
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What the card can do at best, and how near single kernels come to it. Buffers are rotated
-//! through more memory than any cache holds.
+//! The card's peak rates, and how near single kernels come to them. Buffers are rotated through
+//! more memory than any cache holds.
 
 use candle_core::{
     DType, Device, Tensor,
@@ -51,7 +51,7 @@ fn halves(gpu: &Gpu, seed: u64, dims: &[usize]) -> Tensor {
     near.to_device(&gpu.device()).unwrap()
 }
 
-/// As many copies, each in memory of its own.
+/// `n` copies, each in its own memory.
 fn copies(gpu: &Gpu, of: &Tensor, n: usize) -> Vec<Tensor> {
     let bytes = of.elem_count() * of.dtype().size_in_bytes();
     let copy = |_| {

@@ -62,7 +62,7 @@ fn count(at: &Value, key: &str) -> usize {
         .unwrap_or_else(|| panic!("the sizes lack {key}")) as usize
 }
 
-/// A figure.
+/// Prints a figure.
 fn say(key: &str, value: f64, unit: &str, note: &str) {
     println!(
         "{}",
@@ -75,9 +75,8 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Seconds of one `launch`, which is told a running number to rotate its buffers by. As many follow
-/// each other between two synchronisations as take some 20 ms, so that neither the clock nor the
-/// wait weighs.
+/// Seconds of one `launch`, whose argument counts up, to rotate buffers by. Launches of some 20 ms
+/// in all run between two synchronisations, so that clock and wait matter little.
 fn seconds(gpu: &Gpu, mut launch: impl FnMut(usize)) -> f64 {
     let mut at = 0;
     let mut run = |n: usize| {

@@ -1,6 +1,6 @@
-//! Training steps and generation with random weights in NF4. All blocks have one block's values,
-//! each in memory of its own: the card holds and reads as much as with a real model, and the
-//! processor quantises a thirty-second of it.
+//! Training steps and generation with random weights in NF4. All blocks have the same values, each
+//! in its own memory: the card holds and reads as much as with a real model, and the processor
+//! quantises one block in 32.
 
 use std::{sync::Arc, time::Instant};
 
@@ -59,7 +59,7 @@ fn base(host: &Host, sizes: &Sizes) -> Arc<Base> {
     })
 }
 
-/// Bytes of the card that are taken, by whomever.
+/// GPU memory in use, by any process.
 fn taken(gpu: &Gpu) -> f64 {
     let (free, all) = gpu.memory().unwrap();
     (all - free) as f64
@@ -79,7 +79,8 @@ impl Step<'_> {
             prompt: tokens(3 * i, prompt, vocab),
             real: tokens(3 * i + 1, response, vocab),
             generated: tokens(3 * i + 2, response, vocab),
-            // about what random weights give: the loss is to be near ln 2, as in a real game
+            // about the log-probs of random weights, so that the loss is near ln 2, as in a real
+            // game
             ref_real: -(response as f64) * (vocab as f64).ln(),
             ref_generated: -(response as f64) * (vocab as f64).ln(),
             rewards: None,
@@ -98,7 +99,8 @@ impl Step<'_> {
 }
 
 pub fn train(gpu: &Gpu, sizes: &Sizes) {
-    // what the shares refer to, in this process too: the card's clock changes with its warmth
+    // the rate that shares refer to, measured in this process: the card's clock changes with its
+    // temperature
     let rate = kernels::product(gpu, sizes.count("product"));
     let host = host();
     let base = base(&host, sizes);
@@ -151,7 +153,7 @@ fn one(gpu: &Gpu, sizes: &Sizes, host: &Host, base: &Arc<Base>, step: &Step, rat
     let (mut seconds, mut work, mut losses) = (Vec::new(), 0.0, Vec::new());
     let (mut last, mut done) = (Instant::now(), multiply_adds());
     let mut each = |m: &StepMetrics, _: &Trainer| {
-        // the optimiser has run on the card: nothing of the step is left to wait for then
+        // the optimiser runs on the card: wait for the whole step
         gpu.synchronise()?;
         seconds.push(last.elapsed().as_secs_f64());
         work = (multiply_adds() - done) as f64;

@@ -1,5 +1,5 @@
-//! The forward pass by candle-flash-attn, where its rules allow: bf16, runs of queries that follow each other and see the
-//! keys before them without a gap. It keeps nothing for a backward pass.
+//! Attention's forward pass by candle-flash-attn, where it applies: in bf16, for consecutive
+//! queries that see all keys before them without a gap. It saves nothing for a backward pass.
 
 use candle_core::{DType, Tensor};
 
@@ -9,16 +9,16 @@ use crate::{
     ops::{attention::Attention, layout, tiles::Span},
 };
 
-/// out (tokens, heads, dim), or `None` where ours must do it.
+/// Attention's out (tokens, heads, dim), or `None` where this crate's own kernel must compute it.
 ///
 /// # Errors
-/// What candle-flash-attn refuses.
+/// candle-flash-attn's errors.
 pub fn forward(a: &Attention, [q, k, v]: [&Tensor; 3], spans: &[Span]) -> Result<Option<Tensor>> {
     if a.float != Float::Bf16 || !a.dim.is_multiple_of(8) || a.dim > 256 || !fits(a, spans) {
         return Ok(None);
     }
     let gpu = Gpu::open()?;
-    // a response sees its prompt's keys, then its own: they are brought together
+    // a response sees its prompt's keys, then its own: gather them into consecutive rows
     let rows: Vec<u32> = spans
         .iter()
         .flat_map(|s| s.keys.iter())
@@ -64,7 +64,8 @@ pub fn forward(a: &Attention, [q, k, v]: [&Tensor; 3], spans: &[Span]) -> Result
     Ok(Some(out))
 }
 
-/// Whether rows and positions lie as cumulative lengths can say it: the queries are the last of their keys.
+/// Whether cumulative lengths describe the spans: rows and positions are consecutive, and each
+/// span's queries are at its last keys' positions.
 fn fits(a: &Attention, spans: &[Span]) -> bool {
     let mut next = 0;
     let all = spans.iter().all(|s| {

@@ -1,6 +1,7 @@
-//! Tensors that leave for the host's pinned memory and come back while the GPU computes: a second queue copies them. Who waits for
-//! whom is said by events: the copying queue for the main one, to find values (or the room for them) there; the main one for a copy,
-//! before it reads what came back or gives the memory of what left to somebody else.
+//! Offloading tensors to the host's pinned memory and back while the GPU computes, by a second
+//! queue that copies. Events order the two queues: the copying one waits for the main one until a
+//! tensor's values (or its memory) are ready; the main one waits for a copy before it reads a
+//! tensor that came back or reuses the memory of one that left.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -12,7 +13,7 @@ use candle_core::{
 use super::{Gpu, driver, ptr};
 use crate::{Error, Result};
 
-/// Pinned memory that is free at the moment, kept for the next that wants some. Clones share it.
+/// A pool of free pinned memory, for reuse. Clones share it.
 #[derive(Clone, Default)]
 pub struct PinnedPool(Arc<Mutex<Vec<Block>>>);
 
@@ -28,11 +29,12 @@ impl PinnedPool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// At least so many bytes; back in the pool when they are dropped. Where all that are free are too small, one of them goes for
-    /// the new ones, so that there are never more than were in use at a time.
+    /// Takes a block of at least `bytes` bytes, which returns to the pool when it is dropped. If
+    /// all free blocks are too small, one of them is freed and a new one allocated, so that there
+    /// are never more blocks than were in use at once.
     ///
     /// # Errors
-    /// A host that pins no more.
+    /// The host refuses to pin more.
     fn take(&self, gpu: &'static Gpu, bytes: usize) -> Result<Pinned> {
         let mut free = self.free();
         let enough = free.iter().position(|b| b.bytes >= bytes);
@@ -51,7 +53,7 @@ impl PinnedPool {
     }
 }
 
-/// Page-locked memory.
+/// A block of pinned (page-locked) host memory.
 struct Block {
     at: *mut u8,
     bytes: usize,
@@ -59,7 +61,8 @@ struct Block {
     copying: Arc<CudaStream>,
 }
 
-// SAFETY: plain memory that only the copying queue reads and writes, in its order; nobody on the host does.
+// SAFETY: plain memory that only the copying queue reads and writes, in its order; nobody on the
+// host does.
 unsafe impl Send for Block {}
 
 impl Block {
@@ -67,7 +70,7 @@ impl Block {
         copying.context().bind_to_thread().map_err(driver)?;
         // SAFETY: nothing reads it before a copy has written it.
         let at = unsafe { result::malloc_host(bytes.max(1), 0) };
-        // not by the driver's words: "out of memory" would be taken for the card's
+        // without the driver's text: its "out of memory" would be taken for the GPU's
         let at = at.map_err(|e| {
             Error::rule(format!(
                 "the host pins no {bytes} bytes more for the GPU to copy to (the driver's error {})",
@@ -84,16 +87,18 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // a copy may be under way; a queue that failed copies no more
+        // a copy may be in flight; a failed queue copies no more
         let _ = self.copying.synchronize();
-        // SAFETY: `malloc_host` gave it, nobody else holds it, and nothing is copied from or to it any more.
+        // SAFETY: `malloc_host` gave it, nobody else holds it, and nothing is copied from or to it
+        // any more.
         let _ = unsafe { result::free_host(self.at.cast()) };
     }
 }
 
-/// Pinned memory on loan. Whoever gets it next has it copied to by the same queue, behind all that was asked for before.
+/// A pinned block in use, returned to its pool on drop. Its next user's copies are queued behind
+/// this one's on the same queue.
 struct Pinned {
-    /// `None` only while it is dropped.
+    /// `None` only during drop.
     block: Option<Block>,
     pool: PinnedPool,
 }
@@ -104,14 +109,15 @@ impl Drop for Pinned {
     }
 }
 
-/// A copy under way: when this goes, the main queue waits for it, and only then is the tensor's memory anybody else's.
+/// A copy in flight. On drop the main queue waits for it, and only then can the tensor's memory be
+/// reused.
 struct Copying {
-    // in this order: what is dropped first
+    // in the order in which they must be dropped
     done: Done,
     tensor: Tensor,
 }
 
-/// A copy's event, waited for by the main queue when it is dropped.
+/// A copy's event; on drop the main queue waits for it.
 struct Done {
     event: CudaEvent,
     main: Arc<CudaStream>,
@@ -120,13 +126,13 @@ struct Done {
 impl Drop for Done {
     fn drop(&mut self) {
         if self.main.wait(&self.event).is_err() {
-            let _ = self.event.synchronize(); // the device failed: there is nobody left to wait for
+            let _ = self.event.synchronize(); // the device failed: no queue runs any more
         }
     }
 }
 
 impl Copying {
-    /// Lets the main queue wait for the copy, and gives the tensor back.
+    /// Makes the main queue wait for the copy, and returns the tensor.
     fn finished(self) -> Tensor {
         let Copying { done, tensor } = self;
         drop(done);
@@ -134,7 +140,7 @@ impl Copying {
     }
 }
 
-/// A tensor that is being copied to pinned memory.
+/// A tensor being copied to pinned memory.
 pub struct Leaving {
     copy: Copying,
     away: Away,
@@ -147,18 +153,19 @@ pub struct Away {
     gpu: &'static Gpu,
 }
 
-/// A tensor that is being copied back.
+/// A tensor being copied back to the GPU.
 pub struct Coming {
     copy: Copying,
-    /// Goes back to its pool with this.
+    /// Returned to its pool when this is dropped.
     _pinned: Pinned,
 }
 
 impl Leaving {
-    /// Copies a contiguous tensor to pinned memory, behind all that the main queue was asked for so far and beside all that it will be.
+    /// Starts to copy a contiguous tensor to pinned memory, after the work queued on the main queue
+    /// so far and concurrently with later work.
     ///
     /// # Errors
-    /// A host that pins no more memory, a device that failed.
+    /// The host refuses to pin more memory, the device failed.
     pub fn of(gpu: &'static Gpu, tensor: &Tensor, pool: &PinnedPool) -> Result<Leaving> {
         let bytes = tensor.elem_count() * tensor.dtype().size_in_bytes();
         let pinned = pool.take(gpu, bytes)?;
@@ -168,7 +175,7 @@ impl Leaving {
         Ok(Leaving { copy, away })
     }
 
-    /// Lets go of the tensor: what the main queue does next waits for the copy.
+    /// Frees the tensor on the GPU: later work on the main queue waits for the copy.
     pub fn gone(self) -> Away {
         drop(self.copy.finished());
         self.away
@@ -176,7 +183,8 @@ impl Leaving {
 }
 
 impl Away {
-    /// Makes room and copies the values back into it, beside all that the main queue will be asked for.
+    /// Allocates a tensor and starts to copy the values back into it, concurrently with later work
+    /// on the main queue.
     ///
     /// # Errors
     /// Not enough memory on the card, a device that failed.
@@ -191,7 +199,7 @@ impl Away {
 }
 
 impl Coming {
-    /// The tensor: what the main queue does next waits for the copy.
+    /// The tensor: later work on the main queue waits for the copy.
     pub fn here(self) -> Tensor {
         self.copy.finished()
     }
@@ -204,7 +212,7 @@ enum Way {
 }
 
 impl Gpu {
-    /// The queue that copies beside the main one; opened when it is first wanted.
+    /// The copying queue, created at its first use.
     fn copying(&self) -> Result<&Arc<CudaStream>> {
         static ONE: OnceLock<std::result::Result<Arc<CudaStream>, DriverError>> = OnceLock::new();
         let context = self.device.cuda_stream().context().clone();
@@ -212,7 +220,8 @@ impl Gpu {
         one.as_ref().map_err(|e| driver(*e))
     }
 
-    /// Copies between a tensor and pinned memory of at least as many bytes.
+    /// Starts a copy between a tensor and pinned memory of at least as many bytes, on the copying
+    /// queue.
     fn copy_beside(
         &self,
         tensor: &Tensor,
@@ -225,12 +234,12 @@ impl Gpu {
         let Some(block) = &pinned.block else {
             return Err(Error::rule("pinned memory was given back already"));
         };
-        // the values are there, or whoever had the memory before is done with it
+        // the values are ready, or the memory's previous user has finished
         copying.join(&main).map_err(driver)?;
         let (host, queue) = (block.at.cast(), copying.cu_stream());
-        // SAFETY: the tensor has so many bytes from `at` on, the block no fewer; both are held until the copy is done (`Copying`
-        // and `Block` see to it), and nothing else writes to them meanwhile: hidden states never change in place, and fresh room
-        // is nobody else's.
+        // SAFETY: the tensor has so many bytes from `at` on, the block no fewer; both are held
+        // until the copy is done (`Copying` and `Block` see to it), and nothing else writes to them
+        // meanwhile: hidden states never change in place, and fresh room is nobody else's.
         let begun = unsafe {
             match way {
                 Way::Down => sys::cuMemcpyDtoHAsync_v2(host, at.0, bytes, queue),
@@ -238,7 +247,7 @@ impl Gpu {
             }
         };
         begun.result().map_err(driver)?;
-        // without an event to wait for nothing may be let go before the copy is done
+        // without an event nothing may be freed before the copy is done
         let event = copying.record_event(None);
         let event = event.or_else(|e| copying.synchronize().and(Err(e)));
         Ok(Copying {

@@ -1,6 +1,7 @@
-//! CUDA's libraries, found when they are first wanted. candle and cudarc link them, so that a program built with them would not
-//! even start where one is missing. Here every function they may call is a jump through a table that [`load`] fills
-//! (`build.rs` writes the jumps); the linker then finds nothing left to ask the libraries for.
+//! Loads CUDA's libraries at their first use. candle and cudarc link them, so a program built with
+//! them would not start where one is missing. Here every function that they may call is a jump
+//! through a table that [`load`] fills (`build.rs` writes the jumps), so that nothing is left for
+//! the linker to take from the libraries.
 
 use std::{
     ffi::{CString, c_void},
@@ -25,15 +26,17 @@ unsafe extern "C" {
     static mut randori_cuda_slots: [*const c_void; 0];
 }
 
-/// What a function answers whose library is not there: CUDA_ERROR_NO_DEVICE, which cublas, curand, nvrtc and cudart also
-/// take for an error. The start-up code of candle's kernels calls cudart through it before `main`, for nothing.
+/// Stands for every function whose library is missing, and returns CUDA_ERROR_NO_DEVICE, which is
+/// an error for cublas, curand, nvrtc and cudart as well. The start-up code of candle's kernels
+/// calls it as cudart before `main`, without effect.
 #[unsafe(no_mangle)]
 extern "C" fn randori_cuda_missing() -> i32 {
     100
 }
 
-/// The libraries by the names that symbols.txt has for them, with the files to try. cudart is not among them: what is
-/// registered with it before `main` has gone nowhere, so nothing may be asked of it.
+/// The libraries by their names in symbols.txt, with the files to try. cudart is not among them:
+/// kernels registered with it before `main` went to [`randori_cuda_missing`], so it must not be
+/// called.
 const LIBRARIES: [(&str, &[&str]); 5] = [
     ("cuda", &["libcuda.so.1", "libcuda.so"]),
     (
@@ -51,10 +54,10 @@ const LIBRARIES: [(&str, &[&str]); 5] = [
     ),
 ];
 
-/// Finds the libraries; once done, it is done.
+/// Loads the libraries; only the first call does anything.
 ///
 /// # Errors
-/// Which are missing, and where they were looked for.
+/// The missing libraries, and where they were looked for.
 pub(super) fn load() -> Result<()> {
     static DONE: OnceLock<std::result::Result<(), String>> = OnceLock::new();
     DONE.get_or_init(find).clone().map_err(Error::Rule)
@@ -66,7 +69,7 @@ fn find() -> std::result::Result<(), String> {
     for (name, files) in LIBRARIES {
         match open(files) {
             Ok(library) => found.push((name, library)),
-            // only candle's own kernels are ever compiled at run time, and none of them is used
+            // only candle's own kernels are compiled at run time, and none of them is used
             Err(_) if name == "nvrtc" => {}
             Err(why) => missing.push(format!("{}: {why}", files[0])),
         }
@@ -87,11 +90,12 @@ fn find() -> std::result::Result<(), String> {
         let Ok(name) = CString::new(name) else {
             continue;
         };
-        // SAFETY: only the address is taken. Functions that this version lacks keep answering that there is no device.
+        // SAFETY: only the address is taken. Functions that this version lacks keep returning
+        // CUDA_ERROR_NO_DEVICE.
         let address = unsafe { library.get::<*const c_void>(name.as_bytes_with_nul()) };
         if let Ok(address) = address {
-            // SAFETY: the table has a slot for every line of symbols.txt, in their order; it is written here alone, once,
-            // before any function of the libraries is called.
+            // SAFETY: the table has a slot for every line of symbols.txt, in their order; it is
+            // written here alone, once, before any function of the libraries is called.
             unsafe {
                 let slots = (&raw mut randori_cuda_slots).cast::<*const c_void>();
                 slots.add(i).write(address.as_raw_ptr().cast_const());

@@ -1,4 +1,5 @@
-//! One GPU: its memory, its queue, our kernels and cuBLAS's products on candle's CUDA tensors.
+//! One GPU: its memory, its queue, this crate's kernels and cuBLAS's products on candle's CUDA
+//! tensors.
 #[cfg(feature = "flash-attn")]
 pub mod flash;
 pub mod host;
@@ -26,7 +27,7 @@ use crate::{Arg, Error, Float, Grid, Launch, Ptr, Result};
 /// Every kernel, compiled: a fat binary for each source.
 const IMAGES: &[&[u8]] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
-/// A GPU that is open. There is one a process.
+/// The open GPU; there is one per process.
 pub struct Gpu {
     device: CudaDevice,
     modules: Vec<Arc<CudaModule>>,
@@ -40,7 +41,7 @@ struct Kernel {
     shared: u32,
 }
 
-/// Dynamic shared memory that a kernel may use without asking.
+/// Bytes of dynamic shared memory that a kernel may use by default.
 const SHARED: u32 = 48 << 10;
 
 impl Gpu {
@@ -63,10 +64,12 @@ impl Gpu {
                 "RANDORI_GPU must be a GPU's number, not {number:?}"
             ))
         })?;
-        // one queue for all threads of the process; candle's usual device has one for each thread, which know nothing of each other
+        // one queue for all threads: candle's default device has one for each thread, which are not
+        // ordered with each other
         let device = CudaDevice::new_with_stream(number)
             .map_err(|e| Error::rule(format!("GPU {number} does not open: {}", plain(&e))))?;
-        // SAFETY: everything runs on one queue, in order, so that nothing is read before it is written.
+        // SAFETY: everything runs on one queue, in order, so that nothing is read before it is
+        // written.
         unsafe { device.disable_event_tracking() };
         keep_memory(&device);
         let context = device.cuda_stream().context().clone();
@@ -90,7 +93,7 @@ impl Gpu {
         })
     }
 
-    /// As candle names it.
+    /// The GPU as a candle device.
     pub fn device(&self) -> Device {
         Device::Cuda(self.device.clone())
     }
@@ -104,7 +107,7 @@ impl Gpu {
             .unwrap_or_else(|_| "an NVIDIA GPU".into())
     }
 
-    /// Bytes of memory that are free, and all.
+    /// Free and total memory in bytes.
     ///
     /// # Errors
     /// A device that failed.
@@ -116,10 +119,10 @@ impl Gpu {
             .map_err(driver)
     }
 
-    /// Most bytes that tensors have held at once, since the start or [`Gpu::forget_peak`].
+    /// Peak memory of tensors in bytes, since the start or [`Gpu::forget_peak`].
     ///
     /// # Errors
-    /// A driver that does not tell.
+    /// A driver that does not report it.
     pub fn peak(&self) -> Result<u64> {
         let silent = || Error::rule("this driver does not tell how much memory was used");
         let pool = pool(&self.device).ok_or_else(silent)?;
@@ -133,10 +136,10 @@ impl Gpu {
         }
     }
 
-    /// Lets [`Gpu::peak`] begin again with what is held now.
+    /// Resets [`Gpu::peak`] to the memory in use now.
     ///
     /// # Errors
-    /// A driver that does not count.
+    /// A driver that does not support it.
     pub fn forget_peak(&self) -> Result<()> {
         let silent = || Error::rule("this driver does not count how much memory is used");
         let pool = pool(&self.device).ok_or_else(silent)?;
@@ -150,24 +153,24 @@ impl Gpu {
         }
     }
 
-    /// Waits for all that was asked for.
+    /// Waits for all queued work.
     ///
     /// # Errors
-    /// What went wrong in it.
+    /// An error in that work.
     pub fn synchronise(&self) -> Result<()> {
         self.device.cuda_stream().synchronize().map_err(driver)
     }
 
-    /// A tensor whose values are not set: every one must be written before it is read.
+    /// An uninitialised tensor: every value must be written before it is read.
     ///
     /// # Errors
     /// Not enough memory.
     pub fn room(&self, dims: &[usize], dtype: DType) -> Result<Tensor> {
-        // SAFETY: plain numbers; whoever asks for room writes all of it (said at each place that does).
+        // SAFETY: plain numbers; callers write all of it (each says so).
         unsafe { Tensor::empty(dims, dtype, &self.device()) }.map_err(memory)
     }
 
-    /// Zeros.
+    /// A tensor of zeros.
     ///
     /// # Errors
     /// Not enough memory.
@@ -175,7 +178,7 @@ impl Gpu {
         Tensor::zeros(dims, dtype, &self.device()).map_err(memory)
     }
 
-    /// A copy of these values on the GPU, in one axis.
+    /// A one-dimensional tensor of these values on the GPU.
     ///
     /// # Errors
     /// Not enough memory.
@@ -183,10 +186,10 @@ impl Gpu {
         Tensor::from_slice(values, values.len(), &self.device()).map_err(memory)
     }
 
-    /// Memory that the host and the GPU both see, for tests; it is never given back.
+    /// Managed memory, visible to the host and the GPU, for tests; it is never freed.
     ///
     /// # Errors
-    /// Not enough of it.
+    /// Not enough memory.
     pub fn shared(&self, bytes: usize) -> Result<Ptr> {
         use sys::CUmemAttach_flags_enum::CU_MEM_ATTACH_GLOBAL;
         self.device
@@ -199,7 +202,7 @@ impl Gpu {
         Ok(Ptr(at.map_err(driver)?))
     }
 
-    /// Copies bytes on the GPU, in the queue's order.
+    /// Copies bytes from one device address to another, in the queue's order.
     ///
     /// # Errors
     /// A device that failed.
@@ -229,7 +232,7 @@ impl Gpu {
         Ok(kernel)
     }
 
-    /// Lets a kernel use more dynamic shared memory than the default.
+    /// Raises a kernel's limit of dynamic shared memory above the default.
     fn widen(&self, name: &str, kernel: &Kernel, bytes: u32) -> Result<()> {
         use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as MOST;
         kernel.function.set_attribute(MOST, bytes as i32).map_err(|e| {
@@ -253,8 +256,9 @@ impl Launch for Gpu {
         stream.context().bind_to_thread().map_err(driver)?;
         let mut places: Vec<*mut c_void> = args.iter().map(|a| a.address().cast_mut()).collect();
         let ([x, y, z], [a, b, c]) = (grid.blocks, grid.threads);
-        // SAFETY: the ops of this crate give every kernel the arguments it declares (tested on the emulator, which runs the
-        // same calls); `places` outlives the call, which copies what it points to.
+        // SAFETY: the ops of this crate give every kernel the arguments it declares (tested on the
+        // emulator, which runs the same calls); `places` outlives the call, which copies what it
+        // points to.
         unsafe {
             result::launch_kernel(
                 kernel.function.cu_function(),
@@ -274,7 +278,7 @@ pub fn is_on_gpu(t: &Tensor) -> bool {
     t.device().is_cuda()
 }
 
-/// What a tensor's values are.
+/// The type of a tensor's values.
 ///
 /// # Errors
 /// Neither f32 nor bf16.
@@ -288,7 +292,8 @@ pub fn float(t: &Tensor) -> Result<Float> {
     }
 }
 
-/// A contiguous tensor's address. Good for launches as long as the tensor lives: memory is given back in the queue's order.
+/// The device address of a contiguous tensor, valid for launches as long as the tensor lives:
+/// memory is freed in the queue's order.
 ///
 /// # Errors
 /// A tensor that does not lie on the GPU, or is not contiguous.
@@ -318,7 +323,7 @@ pub fn ptr(t: &Tensor) -> Result<Ptr> {
     Ok(Ptr(base).offset(start * t.dtype().size_in_bytes()))
 }
 
-/// Where the device's memory comes from; none where the driver knows no pools.
+/// The device's memory pool, unless the driver has none.
 fn pool(device: &CudaDevice) -> Option<sys::CUmemoryPool> {
     let context = device.cuda_stream().context().clone();
     if !context.has_async_alloc() {
@@ -330,13 +335,15 @@ fn pool(device: &CudaDevice) -> Option<sys::CUmemoryPool> {
     (done == sys::CUresult::CUDA_SUCCESS).then_some(pool)
 }
 
-/// Memory that is freed stays the process's: asking the system for it anew would wait for the GPU every time.
+/// Makes the pool keep freed memory: returning it to the system and allocating it anew would wait
+/// for the GPU every time.
 fn keep_memory(device: &CudaDevice) {
     let Some(pool) = pool(device) else {
         return;
     };
     let mut most = u64::MAX;
-    // SAFETY: the pool is the device's; a driver that refuses leaves its default, which is only slower.
+    // SAFETY: the pool is the device's; a driver that refuses leaves its default, which is only
+    // slower.
     unsafe {
         let what = sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
         let _ = sys::cuMemPoolSetAttribute(pool, what, (&raw mut most).cast());
@@ -347,7 +354,7 @@ fn driver(e: candle_core::cuda_backend::cudarc::driver::DriverError) -> Error {
     Error::rule(format!("the GPU failed: {e}"))
 }
 
-/// Lack of memory is told apart: whoever trains can do with less.
+/// Sorts out-of-memory errors from the others: their caller may retry with less.
 fn memory(e: candle_core::Error) -> Error {
     let text = e.to_string();
     if text.contains("OUT_OF_MEMORY") || text.contains("out of memory") {
@@ -356,7 +363,7 @@ fn memory(e: candle_core::Error) -> Error {
     Error::Candle(e)
 }
 
-/// An error's first line: candle appends where it came from.
+/// An error's first line: candle appends a backtrace.
 fn plain(e: &candle_core::Error) -> String {
     e.to_string().lines().next().unwrap_or_default().to_string()
 }

@@ -1,4 +1,4 @@
-//! Matrix products by cuBLAS: bf16 (or f32) in, sums in f32, bf16 or f32 out.
+//! Matrix products by cuBLAS: factors in bf16 or f32, sums in f32, results in bf16 or f32.
 
 use std::ffi::c_void;
 
@@ -16,12 +16,12 @@ pub struct Matrix {
     pub float: Float,
     /// Values from one stored row to the next.
     pub stride: usize,
-    /// Whether the product wants it transposed.
+    /// Whether it is transposed in the product.
     pub transposed: bool,
 }
 
 impl Matrix {
-    /// Stored rows of `stride` values, as they lie.
+    /// The stored matrix, with rows `stride` values apart.
     pub fn rows(at: Ptr, float: Float, stride: usize) -> Matrix {
         Matrix {
             at,
@@ -47,25 +47,26 @@ pub struct Product {
     pub m: usize,
     /// Columns of c.
     pub n: usize,
-    /// What is summed over.
+    /// Columns of a and rows of b.
     pub k: usize,
     /// (m, k)
     pub a: Matrix,
     /// (k, n)
     pub b: Matrix,
-    /// (m, n), as it lies.
+    /// (m, n), not transposed.
     pub c: Matrix,
-    /// Scale of the product.
+    /// Factor on the product.
     pub alpha: f32,
-    /// Scale of what c holds; with 0 c need not hold numbers.
+    /// Factor on c's old values; with 0 they may be anything.
     pub beta: f32,
 }
 
 impl Gpu {
-    /// Queues a product. f32 factors are multiplied in full precision (no TF32): they are there to check with.
+    /// Queues a product. f32 factors are multiplied in full precision (no TF32), since f32 serves
+    /// to check bf16.
     ///
     /// # Errors
-    /// Factors of different kinds, a size over 2^31, cuBLAS's refusal.
+    /// Factors of different types, a size over 2^31 - 1, an error of cuBLAS.
     pub fn multiply(&self, p: &Product) -> Result<()> {
         if p.m == 0 || p.n == 0 {
             return Ok(());
@@ -90,8 +91,9 @@ impl Gpu {
         let stream = self.device.cuda_stream();
         stream.context().bind_to_thread().map_err(super::driver)?;
         let blas = self.device.cublas_handle();
-        // cuBLAS counts by columns: c = a b by rows is cᵀ = bᵀ aᵀ by columns, the same memory with the factors swapped
-        // SAFETY: addresses are of live tensors of these shapes, as the ops that call this say.
+        // cuBLAS is column-major: c = a b in row-major order is cᵀ = bᵀ aᵀ in column-major order,
+        // the same memory with the factors swapped SAFETY: addresses are of live tensors of these
+        // shapes, as the ops that call this say.
         unsafe {
             result::gemm_ex(
                 *blas.handle(),

@@ -1,11 +1,12 @@
-//! Optimiser steps on the device: AdamW with moments in f32 or 8 bits, RMSProp; the meaning of the engine's optimisers.
+//! Optimiser steps on the device: AdamW with moments in f32 or 8 bits, and RMSProp, computing what
+//! the engine's optimisers compute on the CPU.
 
 use crate::{Arg, Error, Grid, Launch, Ptr, Result};
 
 /// Values that share a scale in 8-bit moments.
 pub const BLOCK: usize = 256;
 
-/// AdamW's constants and what one step has besides the tensors. Bias corrections are computed in f64.
+/// AdamW's constants and one step's scalars. Bias corrections are computed in f64.
 #[derive(Debug, Clone, Copy)]
 pub struct AdamW {
     /// Decay of the first moment.
@@ -20,24 +21,25 @@ pub struct AdamW {
     pub rate: f64,
     /// Factor on every gradient.
     pub scale: f64,
-    /// Steps including this one.
+    /// Number of this step, from 1.
     pub count: usize,
 }
 
-/// Moments in 8 bits.
+/// AdamW's moments in 8 bits, in blocks of [`BLOCK`] values (arXiv 2110.02861).
 #[derive(Debug, Clone, Copy)]
 pub struct Moments8 {
-    /// u8 codes of the first moment, padded to whole blocks, at a multiple of 8; the code of 0 at the start.
+    /// The first moment's codes: u8, padded to whole blocks, at a multiple of 8; initially the code
+    /// of 0.
     pub first: Ptr,
-    /// u8 codes of the second moment, likewise.
+    /// The second moment's codes, likewise.
     pub second: Ptr,
-    /// f32, one a block: the first moment's largest magnitude; 0 at the start.
+    /// The first moment's largest magnitude in each block: f32 (blocks), initially 0.
     pub first_most: Ptr,
-    /// f32, one a block, of the second moment.
+    /// The second moment's largest magnitude in each block, likewise.
     pub second_most: Ptr,
-    /// f32 (256): what the first moment's codes mean, ascending (bitsandbytes' signed dynamic map).
+    /// Values of the first moment's codes: f32 (256), ascending (bitsandbytes' signed dynamic map).
     pub signed_map: Ptr,
-    /// f32 (256): what the second moment's codes mean, ascending (its unsigned one).
+    /// Values of the second moment's codes: f32 (256), ascending (its unsigned dynamic map).
     pub unsigned_map: Ptr,
 }
 
@@ -109,16 +111,16 @@ impl AdamW {
     }
 }
 
-/// RMSProp's constants and what one step has besides the tensors.
+/// RMSProp's constants and one step's scalars.
 #[derive(Debug, Clone, Copy)]
 pub struct RmsProp {
     /// Decay of the squared gradient's mean.
     pub alpha: f64,
-    /// Added to its root.
+    /// Added to the mean's square root.
     pub eps: f64,
     /// Added to the gradient as weight_decay·w; 0 where decay does not apply.
     pub weight_decay: f64,
-    /// Momentum of the scaled gradient; only with a buffer.
+    /// Momentum of the scaled gradient; used only with a buffer.
     pub momentum: f64,
     /// Learning rate.
     pub rate: f64,
@@ -127,7 +129,8 @@ pub struct RmsProp {
 }
 
 impl RmsProp {
-    /// One step over `n` weights; all f32 (n), `buffer` holds the momentum where there is one.
+    /// One step over `n` weights. All tensors are f32 (n); `buffer` holds the momentum, if there is
+    /// any.
     ///
     /// # Errors
     /// As [`Launch::launch`].
@@ -164,10 +167,11 @@ impl RmsProp {
     }
 }
 
-/// Values that one partial sum of [`squares`] covers.
+/// Values in one partial sum of [`squares`].
 pub const PART: usize = 1 << 14;
 
-/// Partial sums of x², f64 (n / [`PART`], rounded up), of x f32 (n): each in a fixed order.
+/// Sums of squares of x, f32 (n), over every [`PART`] values: `parts` is f64 (n / [`PART`], rounded
+/// up). Each sum has a fixed order.
 ///
 /// # Errors
 /// As [`Launch::launch`].

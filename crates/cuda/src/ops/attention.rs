@@ -1,12 +1,13 @@
-//! Attention in O(tokens) memory, forward and backward: kernels/attention.cu, kernels/attention_backward.cu.
+//! Causal attention in O(tokens) memory, forward and backward (kernels/attention.cu,
+//! kernels/attention_backward.cu).
 
 use super::tiles::ROWS;
 use crate::{Arg, Error, Float, Grid, Launch, Ptr, Result, int};
 
-/// Sizes and constants of one call. Query head h reads key head h / (heads / kv_heads).
+/// Sizes and constants of one call. Query head h attends with key head h / (heads / kv_heads).
 #[derive(Debug, Clone, Copy)]
 pub struct Attention {
-    /// Values in q, k, v, out and their gradients.
+    /// Type of q, k, v, out and their gradients.
     pub float: Float,
     /// Rows of q.
     pub tokens: usize,
@@ -14,28 +15,31 @@ pub struct Attention {
     pub heads: usize,
     /// Heads of k and v.
     pub kv_heads: usize,
-    /// Values of a head: at most 256. Multiples of 8 (bf16) or 4 (f32) move 16 bytes at a time.
+    /// Features of a head, at most 256. Multiples of 8 (bf16) or 4 (f32) are fastest: they move 16
+    /// bytes at a time.
     pub dim: usize,
-    /// Times q·k.
+    /// Factor on q·k.
     pub scale: f32,
-    /// A key is visible when `query - window < key position <= query position`.
+    /// Sliding window: a key is visible when `query position - window < key position <= query
+    /// position`.
     pub window: Option<usize>,
-    /// Scores s become cap · tanh(s / cap).
+    /// Soft cap of the scores: s becomes cap · tanh(s / cap).
     pub softcap: Option<f32>,
 }
 
-/// Uploaded [`Lists`](super::tiles::Lists).
+/// [`Lists`](super::tiles::Lists) in the device's memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Met {
-    /// Its blocks: i32 (count, 5).
+    /// The blocks: i32 (count, 5).
     pub blocks: Ptr,
-    /// How many.
+    /// Number of blocks.
     pub count: usize,
-    /// Its runs: i32 (runs, 3).
+    /// The runs: i32 (runs, 3).
     pub runs: Ptr,
 }
 
-/// What the backward pass reads: q, out, dout (tokens, heads, dim), k, v (rows, kv_heads, dim), lse (heads, tokens) f32.
+/// Inputs of the backward pass: q, out, dout (tokens, heads, dim), k, v (rows, kv_heads, dim), lse
+/// f32 (heads, tokens).
 #[derive(Debug, Clone, Copy)]
 pub struct Given {
     /// Queries.
@@ -44,28 +48,28 @@ pub struct Given {
     pub k: Ptr,
     /// Values.
     pub v: Ptr,
-    /// The forward pass's result.
+    /// Result of the forward pass.
     pub out: Ptr,
-    /// What it kept.
+    /// Log-sum-exp of each query's scores, from the forward pass.
     pub lse: Ptr,
-    /// The gradient to `out`.
+    /// Gradient of the loss to `out`.
     pub dout: Ptr,
 }
 
-/// What the backward pass writes, all of it.
+/// Outputs of the backward pass, wholly overwritten.
 #[derive(Debug, Clone, Copy)]
 pub struct Gradients {
-    /// To q (tokens, heads, dim).
+    /// Gradient to q (tokens, heads, dim).
     pub q: Ptr,
-    /// To k (rows, kv_heads, dim).
+    /// Gradient to k (rows, kv_heads, dim).
     pub k: Ptr,
-    /// To v (rows, kv_heads, dim).
+    /// Gradient to v (rows, kv_heads, dim).
     pub v: Ptr,
-    /// Room for (heads, tokens) f32.
+    /// Scratch: f32 (heads, tokens).
     pub delta: Ptr,
 }
 
-/// Which of the three kernels.
+/// One of the three kernels: forward, gradient to q, gradients to k and v.
 #[derive(Clone, Copy, PartialEq)]
 enum Which {
     Forward,
@@ -74,7 +78,8 @@ enum Which {
 }
 
 impl Attention {
-    /// The head size that the kernels are compiled for: the next one of 32, 64, 96, 128, 256.
+    /// The compiled head size that serves `dim`: the smallest sufficient one of 32, 64, 96, 128,
+    /// 256.
     pub(super) fn compiled(&self) -> Result<usize> {
         if self.kv_heads == 0 || self.heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
             return Err(Error::rule(format!(
@@ -100,7 +105,7 @@ impl Attention {
         })
     }
 
-    /// tokens, heads, kv_heads, d, scale, window, softcap as the kernels declare them.
+    /// The kernels' arguments tokens, heads, kv_heads, d, scale, window, softcap.
     pub(super) fn sizes(&self) -> Result<[Arg; 7]> {
         let window = self
             .window
@@ -116,7 +121,8 @@ impl Attention {
         ])
     }
 
-    /// Blocks times heads; shared memory for what stays (q, or q and dout, or k and v) and what passes by. The numbers are
+    /// The grid: one block for each (block of rows, head), with shared memory for the block's own
+    /// rows (q, or q and dout, or k and v) and for the rows it iterates over. Its numbers repeat
     /// those of the kernels' templates.
     fn grid(&self, which: Which, compiled: usize, blocks: usize) -> Result<Grid> {
         let heads = if which == Which::Keys {
@@ -155,11 +161,12 @@ impl Attention {
         Ok(grid.shared((stay + pass) * row + extra))
     }
 
-    /// q (tokens, heads, dim) against k, v (rows, kv_heads, dim) by a list of queries: out (tokens, heads, dim) and lse
-    /// (heads, tokens) f32, the log of Σ e^score. A query that sees nothing gets zeros and -∞.
+    /// Attention of q (tokens, heads, dim) over k, v (rows, kv_heads, dim), as a list of queries
+    /// says: writes out (tokens, heads, dim) and lse f32 (heads, tokens), the log of Σ e^score. A
+    /// query that sees no key gets zeros and -∞.
     ///
     /// # Errors
-    /// Sizes that no kernel takes; as [`Launch::launch`].
+    /// Sizes that no kernel supports; as [`Launch::launch`].
     #[allow(clippy::too_many_arguments)] // tensors by name
     pub fn forward(
         &self,
@@ -184,7 +191,8 @@ impl Attention {
         on.launch(&kernel, grid, &args)
     }
 
-    /// The gradients to q, k and v; `keys` is the inverse of `queries` ([`Lists::keys`](super::tiles::Lists::keys)).
+    /// The gradients to q, k and v; `keys` is the inverse of `queries`
+    /// ([`Lists::keys`](super::tiles::Lists::keys)).
     ///
     /// # Errors
     /// As [`Attention::forward`].

@@ -1,14 +1,15 @@
-//! Binary functions of two tensors of f32 or bf16, with the second one broadcast, and the gradient to it.
+//! Binary functions of two tensors of f32 or bf16, the second one broadcast, and the gradient to
+//! the second.
 
 use super::elementwise::{affine, each};
 use crate::{Arg, Error, Float, Grid, Launch, Ptr, Result, int};
 
-/// Axes that a kernel walks.
+/// Most axes that a kernel indexes.
 const AXES: usize = 5;
-/// Threads that are worth starting for a sum.
+/// Threads that a sum is spread over.
 const THREADS: usize = 1 << 16;
 
-/// a ∘ b.
+/// A binary function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
 pub enum Binary {
@@ -22,7 +23,8 @@ pub enum Binary {
     Div = 4,
 }
 
-/// Sizes and steps, outermost first; axes of one element are left out and axes that continue each other are one.
+/// Sizes and strides of axes, outermost first. Axes of size 1 are dropped and contiguous neighbours
+/// merged.
 #[derive(Debug, Clone, Default)]
 struct Axes(Vec<(usize, usize)>);
 
@@ -38,7 +40,7 @@ impl Axes {
         Axes(merged)
     }
 
-    /// As kernels take them: the sizes of all but the first axis, then the steps.
+    /// The kernels' arguments: the sizes of all axes but the first, then the strides.
     fn args(&self) -> Result<Vec<Arg>> {
         if self.0.len() > AXES {
             return Err(Error::rule(format!(
@@ -59,8 +61,8 @@ impl Axes {
     }
 }
 
-/// How far b moves when an index of a moves, 0 along broadcast axes: the first axes (tokens) are aligned, the others from
-/// the right.
+/// Strides of b along a's axes, 0 where b is broadcast. The first axes (tokens) are aligned with
+/// each other, the others from the right.
 fn steps(a: &[usize], b: &[usize]) -> Result<Vec<usize>> {
     let wrong = || Error::rule(format!("{b:?} cannot be broadcast to {a:?}"));
     if b.is_empty() || b.len() > a.len() {
@@ -84,10 +86,11 @@ fn steps(a: &[usize], b: &[usize]) -> Result<Vec<usize>> {
     Ok(steps)
 }
 
-/// y = a ∘ b in a's shape; b has the same number of tokens (first axis) or 1, and fewer axes or axes of 1. y may be a.
+/// y = op(a, b) in a's shape. b has as many tokens (first axis) as a or 1, and may have fewer
+/// trailing axes or axes of size 1. y may be a.
 ///
 /// # Errors
-/// Shapes that do not fit; as [`Launch::launch`].
+/// A shape of b that does not broadcast; as [`Launch::launch`].
 pub fn binary(
     on: &dyn Launch,
     op: Binary,
@@ -112,17 +115,17 @@ pub fn binary(
     each(on, "broadcast", float, n, &args)
 }
 
-/// The gradient to b of a ∘ b: the slope summed over what was broadcast, in a fixed order.
+/// The gradient of op(a, b) to b: summed over the broadcast axes, in a fixed order.
 #[derive(Debug, Clone)]
 pub struct ToSecond {
     float: Float,
     same: bool,
-    /// Values of b, and how many of a each of them met.
+    /// Values of b, and how many values of a each of them is combined with.
     size: usize,
     many: usize,
     kept: Axes,
     reduced: Axes,
-    /// A warp for each value of b.
+    /// A warp sums for each value of b, instead of a thread.
     across: bool,
     parts: usize,
 }
@@ -131,7 +134,7 @@ impl ToSecond {
     /// For a of shape `a` and b of shape `b`, as in [`binary`].
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// A shape of b that does not broadcast.
     pub fn new(float: Float, a: &[usize], b: &[usize]) -> Result<Self> {
         let steps = steps(a, b)?;
         let strides = (0..a.len()).map(|i| a[i + 1..].iter().product::<usize>());
@@ -170,7 +173,7 @@ impl ToSecond {
         self.float == Float::F32 && self.parts == 1
     }
 
-    /// f32 values of scratch that [`ToSecond::run`] wants.
+    /// Size of [`ToSecond::run`]'s scratch in f32 values.
     pub fn scratch(&self, op: Binary) -> usize {
         let simple = self.same && op != Binary::Div;
         if simple || self.direct() {
@@ -180,8 +183,8 @@ impl ToSecond {
         }
     }
 
-    /// db (b's shape) from dy (a's shape). `a` is read for products and quotients, `b` for quotients. `scratch` holds
-    /// [`ToSecond::scratch`] f32 values.
+    /// Writes db (b's shape) from dy (a's shape). Reads `a` for products and quotients, `b` for
+    /// quotients. `scratch` holds [`ToSecond::scratch`] f32 values.
     ///
     /// # Errors
     /// As [`Launch::launch`].

@@ -1,8 +1,9 @@
-//! From one float to the other.
+//! Conversion between f32 and bf16.
 
 use crate::{Float, Grid, Launch, Ptr, Result};
 
-/// y = x for `n` values, of the dtype `from` into the other one; to bf16 it rounds to nearest, ties to even.
+/// Converts `n` values of type `from` to the other type; to bf16 by rounding to nearest, ties to
+/// even.
 ///
 /// # Errors
 /// As [`Launch::launch`].

@@ -1,16 +1,17 @@
-//! A number for each column of (rows, width): biases, DoRA's gains, and the gradients that are sums over the rows. Those are
-//! summed in f32 in an order that the shape alone decides, and added onto f32.
+//! Per-column factors and biases of (rows, width), and their gradients, which are sums over the
+//! rows. Sums are f32, in an order that depends on the shape alone, and are added onto an f32
+//! gradient.
 
 use crate::{Arg, Float, Grid, Launch, Ptr, Result, int};
 
-/// Blocks that are worth starting for a sum, and rows that are worth one.
+/// Blocks that a sum is spread over, and the fewest rows for which one is started.
 const BLOCKS: usize = 1024;
 const LEAST: usize = 64;
 
-/// Rows of f32 or bf16.
+/// A matrix (rows, width).
 #[derive(Debug, Clone, Copy)]
 pub struct Columns {
-    /// Values.
+    /// Type of its values.
     pub float: Float,
     /// Rows.
     pub rows: usize,
@@ -30,12 +31,12 @@ impl Columns {
             .min(self.rows.div_ceil(LEAST).max(1))
     }
 
-    /// How many f32 values `parts` must hold for the sums.
+    /// Size of the sums' scratch `parts` in f32 values.
     pub fn room(&self) -> usize {
         self.parts() * self.width
     }
 
-    /// y (rows, width) = y · factors + bias in place, both f32 (width) or null.
+    /// Replaces y (rows, width) by y · factors + bias; both are f32 (width) or null.
     ///
     /// # Errors
     /// As [`Launch::launch`].
@@ -98,8 +99,9 @@ impl Columns {
         on.launch("column_parts", Grid::each(self.width), &args)
     }
 
-    /// onto (width) f32 += Σ over rows of dy, or, with x (as dy) and inverse (rows) f32, of dy · x · inverse. `parts` is room as
-    /// [`Columns::room`] says.
+    /// onto, f32 (width), += Σ dy over the rows; with `by` = (x, inverse), Σ dy · x · inverse,
+    /// where x has dy's shape and inverse is f32 (rows). `parts` is scratch of [`Columns::room`]
+    /// values.
     ///
     /// # Errors
     /// As [`Launch::launch`].
@@ -120,8 +122,9 @@ impl Columns {
         }
     }
 
-    /// A norm's dw (width, f32) += Σ dy · (x - mean) · inverse over the rows; `means` (rows) is null for RMSNorm. `parts` is
-    /// room as [`Columns::room`] says.
+    /// The gradient to a norm's scale: dw, f32 (width), += Σ dy · (x - mean) · inverse over the
+    /// rows; `means`, f32 (rows), is null for RMSNorm. `parts` is scratch of [`Columns::room`]
+    /// values.
     ///
     /// # Errors
     /// As [`Launch::launch`].
@@ -139,8 +142,9 @@ impl Columns {
         self.sums(on, "column_sums_scale", pointers, Ptr::NULL, parts, dw)
     }
 
-    /// DoRA's dm (width, f32) += Σ dy · (y - bias) / m over the rows, nothing where m is 0; `bias` (width, f32) may be null.
-    /// `parts` is room as [`Columns::room`] says.
+    /// The gradient to DoRA's magnitudes m: dm, f32 (width), += Σ dy · (y - bias) / m over the
+    /// rows, 0 where m is 0; `bias`, f32 (width), may be null. `parts` is scratch of
+    /// [`Columns::room`] values.
     ///
     /// # Errors
     /// As [`Launch::launch`].

@@ -1,44 +1,49 @@
-//! Attention of a few new queries a sequence over a paged cache, and writing new rows into it: kernels/attention_decode.cu.
-//! Many queries a sequence (a prompt) are better served by [`Attention::forward`] with [`Span::paged`](super::tiles::Span::paged).
+//! Attention of a few new queries per sequence over a paged cache, and appending rows to that cache
+//! (kernels/attention_decode.cu). For many queries per sequence (a prompt) use
+//! [`Attention::forward`] with [`Span::paged`](super::tiles::Span::paged).
 
 use super::attention::Attention;
 use crate::{Arg, Error, Float, Grid, Launch, Ptr, Result, int};
 
-/// Keys that one block of threads takes. Cut by place in the sequence: results do not depend on the batch.
+/// Keys of one thread block. Chunks are cut by position in the sequence, so that results do not
+/// depend on the batch.
 pub const CHUNK: usize = 512;
-/// Rows (query, head of the group) of a block.
+/// Rows of one block; a row is a (query, head of the group).
 const MERGE: usize = 16;
 
-/// A paged cache: key i of slot s lies in row `tables[s][i / page] * page + i % page`, at position i.
+/// A paged cache: key i of slot s lies in row `tables[s][i / page] * page + i % page`, at position
+/// i.
 #[derive(Debug, Clone, Copy)]
 pub struct Pages {
     /// Keys (rows, kv_heads, dim).
     pub k: Ptr,
     /// Values (rows, kv_heads, dim).
     pub v: Ptr,
-    /// Numbers of pages: i32 (slots, pages); those that no key needs are not read.
+    /// Page numbers of each slot: i32 (slots, pages). Entries behind a sequence's last key are not
+    /// read.
     pub tables: Ptr,
     /// Entries of a slot's table.
     pub pages: usize,
-    /// Rows of a page; any number, but a power of two is found fastest.
+    /// Rows of a page; a power of two is fastest.
     pub page: usize,
 }
 
-/// Sequences with new queries.
+/// The sequences that have new queries.
 #[derive(Debug, Clone, Copy)]
 pub struct Sequences {
-    /// i32 (count, 4): first row in q, queries, keys held, slot. The queries are the last of the keys, which the cache has already.
+    /// i32 (count, 4): first row in q, number of queries, number of keys, slot. The queries are at
+    /// the positions of the last keys, which are already in the cache.
     pub list: Ptr,
-    /// How many.
+    /// Number of sequences.
     pub count: usize,
-    /// Most queries of one of them.
+    /// Most queries of one sequence.
     pub queries: usize,
-    /// Most keys of one of them.
+    /// Most keys of one sequence.
     pub keys: usize,
 }
 
 impl Attention {
-    /// How many f32 values `parts` and `weights` must hold for [`Attention::decode`].
+    /// Sizes in f32 values of [`Attention::decode`]'s scratch `parts` and `weights`.
     pub fn decode_room(&self, keys: usize) -> (usize, usize) {
         match keys.div_ceil(CHUNK) {
             0 | 1 => (0, 0),
@@ -49,11 +54,11 @@ impl Attention {
         }
     }
 
-    /// out (tokens, heads, dim) for q of that shape; every row of q belongs to a sequence. `parts` and `weights` are room as
-    /// [`Attention::decode_room`] says.
+    /// Writes out (tokens, heads, dim) for q of that shape; every row of q belongs to a sequence.
+    /// `parts` and `weights` are scratch of [`Attention::decode_room`] values.
     ///
     /// # Errors
-    /// Sizes that no kernel takes; as [`Launch::launch`].
+    /// Sizes that no kernel supports; as [`Launch::launch`].
     #[allow(clippy::too_many_arguments)] // tensors by name
     pub fn decode(
         &self,
@@ -116,7 +121,8 @@ impl Attention {
         on.launch(&format!("attention_join_{suffix}"), grid, &args)
     }
 
-    /// 16 rows of q, 4 warps' tiles of 16 keys (and for bf16 of 16 values), 4 times 272 floats.
+    /// Bytes of shared memory: 16 rows of q, a tile of 16 keys (in bf16 also one of 16 values) for
+    /// each of 4 warps, and 272 floats for each.
     fn decode_shared(&self, compiled: usize) -> usize {
         let (tiles, padding) = match self.float {
             Float::F32 => (1, 4),
@@ -127,8 +133,8 @@ impl Attention {
         MERGE * (1 + 4 * tiles) * row + 4 * 272 * 4
     }
 
-    /// Copies row i of k and v (rows, kv_heads, dim) to row `places[i]` (i32) of the cache; a negative place means nowhere. No
-    /// two rows may have the same place.
+    /// Copies row i of k and v (rows, kv_heads, dim) to row `places[i]` (i32) of the cache; rows
+    /// with a negative place are skipped. Places must differ.
     ///
     /// # Errors
     /// As [`Attention::forward`].

@@ -1,4 +1,4 @@
-//! GGUF's block formats dequantised: f32 bit for bit as on the CPU, bf16 rounded from that.
+//! Dequantises GGUF's block formats: to f32 bit for bit as on the CPU, to bf16 by rounding that.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use candle_core::quantized::GgmlDType;
 
 use crate::{Error, Float, Grid, Launch, Ptr, Result};
 
-/// Values that a block of threads makes.
+/// Values that one thread block writes.
 const TILE: usize = 4096;
 
 /// A matrix (rows, columns) in one of GGUF's block formats, on the device.
@@ -18,15 +18,17 @@ pub struct Gguf {
     pub rows: usize,
     /// Inputs: a multiple of the format's block.
     pub columns: usize,
-    /// The blocks, row after row; at an even address, fast where each row (or the range's first) lies at a multiple of 16.
+    /// The blocks, row after row, at an even address. Fastest where each row (or a range's first)
+    /// lies at a multiple of 16.
     pub data: Ptr,
 }
 
 impl Gguf {
-    /// Writes these rows to y (rows asked for, columns).
+    /// Dequantises `rows` to y (rows.len(), columns).
     ///
     /// # Errors
-    /// A format without a kernel, rows that are not whole blocks or not there, an odd address, as [`Launch::launch`].
+    /// A format without a kernel, rows that are not whole blocks or out of range, an odd address,
+    /// as [`Launch::launch`].
     pub fn dequantise(
         &self,
         on: &dyn Launch,
@@ -54,7 +56,7 @@ impl Gguf {
         on.launch(&kernel, Grid::line(count.div_ceil(TILE), 256), &args)
     }
 
-    /// Writes row `ids[i]` (u32, n) to row i of y (n, columns); an id that is no row gives NaN.
+    /// Dequantises row `ids[i]` (u32, n) to row i of y (n, columns); an id out of range gives NaN.
     ///
     /// # Errors
     /// Rows longer than a grid; otherwise as [`Gguf::dequantise`].
@@ -86,7 +88,7 @@ impl Gguf {
         on.launch(&kernel, grid, &args)
     }
 
-    /// The format as kernels are called, and a row's bytes.
+    /// The format's name in kernels' names, and a row's bytes.
     pub(super) fn check(&self) -> Result<(&'static str, usize)> {
         let format = match self.dtype {
             GgmlDType::Q4_0 => "q4_0",

@@ -1,4 +1,4 @@
-//! Rows gathered and scattered, ranges of columns copied.
+//! Gathers and scatters rows, copies ranges of columns.
 
 use crate::{Error, Float, Grid, Launch, Ptr, Result};
 
@@ -7,7 +7,8 @@ fn threads(width: usize, at_once: usize) -> u32 {
     width.div_ceil(at_once).next_multiple_of(32).clamp(32, 256) as u32
 }
 
-/// Row i of y (n, width) = row `ids[i]` (u32) of x (rows, width); an id that is no row gives NaN.
+/// Copies row `ids[i]` (u32, n) of x (rows, width) to row i of y (n, width); an id out of range
+/// gives NaN.
 ///
 /// # Errors
 /// As [`Launch::launch`].
@@ -32,19 +33,19 @@ pub fn gather(
     on.launch(&format!("layout_gather_{}", float.suffix()), grid, &args)
 }
 
-/// Where rows go: every destination once, with its sources in their order.
+/// The destinations of a scatter, each once, with its source rows in ascending order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Places {
-    /// Destinations.
+    /// Destination rows.
     pub places: Vec<u32>,
-    /// Destination k has the sources `starts[k]..starts[k + 1]`; one more than destinations.
+    /// `places[k]` has the sources `starts[k]..starts[k + 1]`; one entry more than `places`.
     pub starts: Vec<u32>,
-    /// Rows of x.
+    /// Source rows, grouped by destination.
     pub sources: Vec<u32>,
 }
 
 impl Places {
-    /// Row i goes to `index[i]`.
+    /// Groups source rows by destination: row i goes to row `index[i]`.
     ///
     /// # Errors
     /// A destination that is not below `rows`.
@@ -68,22 +69,22 @@ impl Places {
     }
 }
 
-/// Uploaded [`Places`], and a factor (f32) for each source in the order of `sources`, or null.
+/// [`Places`] in the device's memory, with a factor for each source.
 #[derive(Debug, Clone, Copy)]
 pub struct Going {
-    /// u32 (count)
+    /// Destination rows: u32 (count).
     pub places: Ptr,
-    /// How many destinations.
+    /// Number of destinations.
     pub count: usize,
-    /// u32 (count + 1)
+    /// Where each destination's sources start: u32 (count + 1).
     pub starts: Ptr,
-    /// u32
+    /// Source rows: u32.
     pub sources: Ptr,
-    /// f32
+    /// A factor for each source, in the order of `sources`: f32, or null for 1.
     pub factors: Ptr,
 }
 
-/// onto's rows += x's rows times their factors; both of `width` values.
+/// Adds x's rows, times their factors, onto their destinations in `onto`; rows have `width` values.
 ///
 /// # Errors
 /// As [`Launch::launch`].
@@ -126,7 +127,7 @@ pub struct Columns {
 /// Copies `len` columns of `rows` rows.
 ///
 /// # Errors
-/// Columns that are not there; as [`Launch::launch`].
+/// Columns out of range; as [`Launch::launch`].
 pub fn columns(
     on: &dyn Launch,
     float: Float,

@@ -1,33 +1,33 @@
-//! Log-probs of chosen tokens, and the gradient back to the logits.
+//! Log-probs of given tokens, and the gradient to the logits.
 
 use crate::{Error, Float, Grid, Launch, Ptr, Result, int};
 
-/// Threads of a row, and entries that a row of [`Logits::gradient`] may have.
+/// Threads for a row, and most targets that a row of [`Logits::gradient`] may have.
 pub const MOST: usize = 512;
 
 /// Logits (rows, vocab).
 #[derive(Debug, Clone, Copy)]
 pub struct Logits {
-    /// Their values.
+    /// Type of the logits.
     pub float: Float,
     /// Rows.
     pub rows: usize,
-    /// Values of a row.
+    /// Logits of a row.
     pub vocab: usize,
-    /// Where.
+    /// Address of the logits.
     pub at: Ptr,
 }
 
-/// What a row's gradient is made of, on the device.
+/// Slopes of the loss to each row's target log-probs, in the device's memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Slopes {
-    /// Each row's sum of slopes: f32 (rows).
+    /// Sum of each row's slopes: f32 (rows).
     pub totals: Ptr,
-    /// Row r has the entries `starts[r]..starts[r + 1]`: u32 (rows + 1).
+    /// Row r has the targets `starts[r]..starts[r + 1]`: u32 (rows + 1).
     pub starts: Ptr,
-    /// u32, no token twice in a row.
+    /// Target tokens: u32, no token twice in a row.
     pub tokens: Ptr,
-    /// f32
+    /// Slope of each target: f32.
     pub slopes: Ptr,
 }
 
@@ -36,7 +36,8 @@ impl Logits {
         Grid::line(self.rows, MOST as u32)
     }
 
-    /// out (rows, 2) f32: the largest logit and log Σ e^(z - largest); the second is NaN where a logit is.
+    /// Writes out, f32 (rows, 2): each row's largest logit, and log Σ e^(z - largest), which is NaN
+    /// if any logit is.
     ///
     /// # Errors
     /// As [`Launch::launch`].
@@ -52,7 +53,8 @@ impl Logits {
         )
     }
 
-    /// out\[i\] (f32) = the logit of `tokens[i]` in row `rows[i]` (both u32, `count` of them, all there).
+    /// Writes out, f32 (count): the logit of `tokens[i]` in row `rows[i]`; both are u32 (count) and
+    /// in range.
     ///
     /// # Errors
     /// As [`Launch::launch`].
@@ -82,11 +84,11 @@ impl Logits {
         )
     }
 
-    /// Turns the logits into the gradient to them. `most` is the largest number of entries that a row has; `sums` is what
-    /// [`Logits::sums`] wrote.
+    /// Overwrites the logits with the loss's gradient to them. `most` is the largest number of
+    /// targets of a row; `sums` is the output of [`Logits::sums`].
     ///
     /// # Errors
-    /// A row with more than [`MOST`] entries; as [`Launch::launch`].
+    /// A row with more than [`MOST`] targets; as [`Launch::launch`].
     pub fn gradient(&self, on: &dyn Launch, sums: Ptr, slopes: &Slopes, most: usize) -> Result<()> {
         if most > MOST {
             return Err(Error::rule(format!(

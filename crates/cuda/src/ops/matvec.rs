@@ -1,6 +1,7 @@
-//! x·Wᵀ for up to 8 rows of x, straight from W as it lies in memory: what decoding does.
+//! Products x·Wᵀ of up to 8 rows of x, reading W as it is stored: the products of decoding.
 //!
-//! Sums are f32 in an order that only the columns decide: a row of y does not depend on how many rows there are.
+//! Sums are f32 in an order that depends on the columns alone: a row of y does not depend on the
+//! number of rows.
 
 use crate::{
     Arg, Error, Float, Grid, Launch, Ptr, Result,
@@ -10,31 +11,31 @@ use crate::{
 /// Most rows of x.
 pub const MOST: usize = 8;
 const PIECE: usize = 1024;
-/// A piece of a row of x in shared memory, padded.
+/// Bytes of a piece of a row of x in shared memory, padded.
 const PIECE_BYTES: usize = PIECE / 32 * 36 * 4;
-/// Of dynamic shared memory: what a block gets without asking, less the levels, or less a piece's blocks of 8 outputs (34 bytes
-/// for 32 columns at most).
+/// Bytes of dynamic shared memory for x: what a block gets by default, less the 16 levels, or less
+/// one piece's GGUF blocks for 8 outputs (at most 34 bytes for 32 columns).
 const SHARED: usize = 47 << 10;
 const SHARED_BLOCKS: usize = (48 << 10) - 8 * PIECE / 32 * 34;
 
-/// x (n, columns), y (n, rows), both of `float`.
+/// The rows to multiply, and the results.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows {
-    /// Of x and y.
+    /// Type of x and y.
     pub float: Float,
     /// Rows of x, up to [`MOST`].
     pub n: usize,
-    /// (n, columns)
+    /// The rows: (n, columns).
     pub x: Ptr,
-    /// (n, rows)
+    /// The results: (n, rows).
     pub y: Ptr,
 }
 
-/// y = x·Wᵀ from 4-bit codes: each sum of 32 products of levels is scaled once. The codes lie at a multiple of 16.
+/// y = x·Wᵀ from 4-bit codes at a multiple of 16; each sum of 32 products is scaled once.
 ///
 /// # Errors
-/// More than 8 rows, columns that are no multiple of 32, codes that are not aligned, what the matrix refuses,
-/// as [`Launch::launch`].
+/// More than 8 rows, columns that are no multiple of 32, codes that are not aligned, what the
+/// matrix refuses, as [`Launch::launch`].
 pub fn nf4(on: &dyn Launch, w: &Nf4, rows: &Rows) -> Result<()> {
     if !w.columns.is_multiple_of(32) || !w.codes.0.is_multiple_of(16) {
         return Err(Error::rule(format!(
@@ -51,7 +52,7 @@ pub fn nf4(on: &dyn Launch, w: &Nf4, rows: &Rows) -> Result<()> {
     launch(on, kind, w.args()?, (w.rows, w.columns), rows)
 }
 
-/// y = x·Wᵀ from GGUF's blocks, whose values are not rounded to bf16.
+/// y = x·Wᵀ from GGUF's blocks; weights are not rounded to bf16.
 ///
 /// # Errors
 /// More than 8 rows, what the matrix refuses, as [`Launch::launch`].
@@ -65,10 +66,11 @@ pub fn gguf(on: &dyn Launch, w: &Gguf, rows: &Rows) -> Result<()> {
     launch(on, kind, vec![w.data.into()], (w.rows, w.columns), rows)
 }
 
-/// y = x·Wᵀ with W bf16 (out, in) as `shape` says, at a multiple of 16.
+/// y = x·Wᵀ with W in bf16 of `shape` (out, in), at a multiple of 16.
 ///
 /// # Errors
-/// More than 8 rows, columns that are no multiple of 8, a W that is not aligned, as [`Launch::launch`].
+/// More than 8 rows, columns that are no multiple of 8, a W that is not aligned, as
+/// [`Launch::launch`].
 pub fn dense(on: &dyn Launch, w: Ptr, shape: (usize, usize), rows: &Rows) -> Result<()> {
     if !shape.1.is_multiple_of(8) || !w.0.is_multiple_of(16) {
         return Err(Error::rule(format!(
@@ -84,7 +86,8 @@ pub fn dense(on: &dyn Launch, w: Ptr, shape: (usize, usize), rows: &Rows) -> Res
     launch(on, kind, vec![w.into()], shape, rows)
 }
 
-/// Outputs of a warp. Several share their reads of x; only where that leaves the card enough warps.
+/// Outputs of a warp. Several share their reads of x, where that leaves enough warps to fill the
+/// GPU.
 fn several(outputs: usize, n: usize) -> usize {
     let several = if n <= 2 { 4 } else { 2 };
     match outputs >= 2048 * several {
@@ -93,7 +96,7 @@ fn several(outputs: usize, n: usize) -> usize {
     }
 }
 
-/// Which kernels.
+/// A family of kernels, by how W is stored.
 struct Kind {
     name: &'static str,
     /// Outputs of a warp.

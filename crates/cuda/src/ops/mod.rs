@@ -1,4 +1,5 @@
-//! Which kernel, which grid, which arguments: every op on plain device addresses. Nothing here needs a GPU to be tested.
+//! The ops on plain device addresses: each picks its kernel, grid and arguments. Testing them needs
+//! no GPU.
 pub mod adamw;
 pub mod attention;
 pub mod binary;

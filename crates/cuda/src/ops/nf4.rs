@@ -1,26 +1,27 @@
-//! 4-bit weights of bitsandbytes (NF4, FP4) dequantised: f32 bit for bit as on the CPU, bf16 rounded from that.
+//! Dequantises bitsandbytes' 4-bit weights (NF4, FP4): to f32 bit for bit as on the CPU, to bf16 by
+//! rounding that.
 
 use std::ops::Range;
 
 use crate::{Arg, Error, Float, Grid, Launch, Ptr, Result};
 
-/// Values of y that a block writes: 256 threads, 4 stores of 16 bytes each.
+/// Bytes that one thread block writes: 256 threads, 4 stores of 16 bytes each.
 const BLOCK_BYTES: usize = 256 * 4 * 16;
 
-/// The largest magnitudes of the blocks of weights.
+/// The scales of the blocks of weights: their largest magnitudes.
 #[derive(Debug, Clone, Copy)]
 pub enum Scales {
-    /// f32, one a block.
+    /// One f32 a block.
     Plain(Ptr),
-    /// offset + map\[code\] · scale of its block of codes.
+    /// Double quantisation: offset + map\[code\] · (scale of the code's own block).
     Double {
-        /// u8, one a block of weights.
+        /// One u8 code a block of weights.
         codes: Ptr,
-        /// f32, one for each `block` codes.
+        /// One f32 for each `block` codes.
         scales: Ptr,
-        /// f32 (256): what the codes mean.
+        /// Values of the codes: f32 (256).
         map: Ptr,
-        /// The mean that was taken off.
+        /// The mean of the scales, subtracted before quantising.
         offset: f32,
         /// Codes that share a scale.
         block: usize,
@@ -36,19 +37,19 @@ pub struct Nf4 {
     pub columns: usize,
     /// Weights that share a scale: a power of two from 32 to 4096.
     pub block: usize,
-    /// u8 (rows · columns / 2, rounded up): two codes each, the first in the high nibble.
+    /// The codes, two a byte, the first in the high nibble: u8 (rows · columns / 2, rounded up).
     pub codes: Ptr,
-    /// f32 (16): what the codes mean.
+    /// Values of the codes: f32 (16).
     pub levels: Ptr,
-    /// One for each block.
+    /// The blocks' scales.
     pub scales: Scales,
 }
 
 impl Nf4 {
-    /// The first arguments of every kernel on such a matrix.
+    /// The leading arguments of every kernel on a 4-bit matrix.
     ///
     /// # Errors
-    /// A block size that there is not, a matrix whose blocks a kernel cannot count.
+    /// An unsupported block size, a matrix of 2^32 blocks or more.
     pub(crate) fn args(&self) -> Result<Vec<Arg>> {
         if !self.block.is_power_of_two() || !(32..=4096).contains(&self.block) {
             return Err(Error::rule(format!(
@@ -92,10 +93,11 @@ impl Nf4 {
         ])
     }
 
-    /// Writes these rows to y (rows asked for, columns). Fast where the range starts and y lies at a multiple of 16 bytes of y.
+    /// Dequantises `rows` to y (rows.len(), columns). Fastest where y and the range's first value
+    /// in it are aligned to 16 bytes.
     ///
     /// # Errors
-    /// Rows that are not there, a block size that is not supported, as [`Launch::launch`].
+    /// Rows out of range, an unsupported block size, as [`Launch::launch`].
     pub fn dequantise(
         &self,
         on: &dyn Launch,
@@ -119,10 +121,10 @@ impl Nf4 {
         on.launch(&kernel, Grid::line(parts(count, float), 256), &args)
     }
 
-    /// Writes row `ids[i]` (u32, n) to row i of y (n, columns); an id that is no row gives NaN.
+    /// Dequantises row `ids[i]` (u32, n) to row i of y (n, columns); an id out of range gives NaN.
     ///
     /// # Errors
-    /// Rows longer than a grid, a block size that is not supported, as [`Launch::launch`].
+    /// Rows too long for a grid, an unsupported block size, as [`Launch::launch`].
     pub fn rows(&self, on: &dyn Launch, float: Float, ids: Ptr, n: usize, y: Ptr) -> Result<()> {
         let mut args = self.args()?;
         if n == 0 || self.columns == 0 {
@@ -150,7 +152,7 @@ impl Nf4 {
     }
 }
 
-/// Blocks that `count` values take, wherever in a run of 16 bytes the first one lies.
+/// Thread blocks for `count` values, wherever within 16 bytes the first value lies.
 fn parts(count: usize, float: Float) -> usize {
     let run = 16 / float.bytes();
     (count + run - 1).div_ceil(BLOCK_BYTES / float.bytes())

@@ -1,4 +1,5 @@
-//! RMSNorm and layer norm. The scales' gradients are sums over columns: [`super::columns`].
+//! RMSNorm and layer norm over rows. The gradients to their scales and biases are in
+//! [`super::columns`].
 
 use crate::{Error, Float, Grid, Launch, Ptr, Result, int};
 
@@ -23,12 +24,13 @@ pub struct RmsNorm {
     pub width: usize,
     /// Added to the mean of squares.
     pub eps: f32,
-    /// Added to the scale (Gemma's 1).
+    /// Added to the scale w (Gemma: 1).
     pub plus: f32,
 }
 
 impl RmsNorm {
-    /// y = x / sqrt(mean(x²) + eps) · (w + plus); `inverse` (rows, f32) is kept for the backward pass. w is f32.
+    /// y = x / sqrt(mean(x²) + eps) · (w + plus), with w f32 (width). Writes 1 / sqrt(mean(x²) +
+    /// eps) to `inverse`, f32 (rows), for the backward pass.
     ///
     /// # Errors
     /// As [`Launch::launch`].
@@ -93,8 +95,9 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// y = (x - mean) / sqrt(variance + eps) · w + bias; `means` and `inverse` (rows, f32) are kept for the backward pass. w
-    /// and bias (null for none) are f32.
+    /// y = (x - mean) / sqrt(variance + eps) · w + bias, with w and bias f32 (width), bias null for
+    /// none. Writes `means` and `inverse` = 1 / sqrt(variance + eps), f32 (rows), for the backward
+    /// pass.
     ///
     /// # Errors
     /// As [`Launch::launch`].

@@ -1,7 +1,8 @@
-//! x·Wᵀ for 9 to 64 rows of bf16, straight from a quantised W on the tensor cores: what decoding many sequences at once does.
+//! Products x·Wᵀ of 9 to 64 rows of bf16 with a quantised W, on the tensor cores: the products of
+//! decoding many sequences at once.
 //!
-//! Weights are rounded to bf16 as dequantising rounds them; sums are f32 in an order that only the matrix decides, so that a row of
-//! y does not depend on how many rows there are.
+//! Weights are rounded to bf16 as in dequantising; sums are f32 in an order that depends on the
+//! matrix alone, so that a row of y does not depend on the number of rows.
 
 use crate::{
     Arg, Error, Grid, Launch, Ptr, Result,
@@ -10,29 +11,30 @@ use crate::{
 
 /// Most rows of x.
 pub const MOST: usize = 64;
-/// Outputs of a block, and columns that it goes through at a time.
+/// Outputs of a thread block, and the columns that it multiplies at a time.
 const OUTPUTS: usize = 128;
 const CHUNK: usize = 128;
-/// Blocks that keep a large card busy, and the fewest chunks that are worth a share.
+/// Thread blocks that fill a large GPU, and the fewest chunks of a share.
 const BLOCKS: usize = 160;
 const CHUNKS: usize = 4;
-/// 16-byte pieces that a row of x takes in shared memory.
+/// 16-byte pieces of a row of x in shared memory, padding included.
 const ROW: usize = 20;
 
-/// x (n, columns) and y (n, rows) in bf16, and room for sums.
+/// The rows to multiply and the results, in bf16, with scratch.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows {
     /// Rows of x, up to [`MOST`].
     pub n: usize,
-    /// (n, columns), at a multiple of 16.
+    /// The rows: (n, columns), at a multiple of 16.
     pub x: Ptr,
-    /// (n, rows)
+    /// The results: (n, rows).
     pub y: Ptr,
-    /// f32, as many as [`Stored::parts`] says.
+    /// Scratch of [`Stored::parts`] f32 values.
     pub parts: Ptr,
 }
 
-/// Shares of the columns that blocks of their own go through, and a share's columns: a multiple of `unit`.
+/// Number of shares that the columns are split into, one thread block each, and the columns of a
+/// share, a multiple of `unit`.
 fn shares(outputs: usize, columns: usize, unit: usize) -> (usize, usize) {
     let units = columns.div_ceil(unit).max(1);
     let wanted = BLOCKS.div_ceil(outputs.div_ceil(OUTPUTS).max(1));
@@ -44,14 +46,14 @@ fn shares(outputs: usize, columns: usize, unit: usize) -> (usize, usize) {
 /// How a matrix is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
-    /// 4-bit codes.
+    /// bitsandbytes' 4-bit codes.
     Nf4,
     /// GGUF's blocks.
     Blocks,
 }
 
 impl Stored {
-    /// Columns that a share has a whole number of: a chunk, or the longest block.
+    /// The unit of a share's columns: a chunk, or the longest GGUF block.
     fn unit(self) -> usize {
         match self {
             Stored::Nf4 => CHUNK,
@@ -59,7 +61,7 @@ impl Stored {
         }
     }
 
-    /// Numbers (f32) that the sums of `n` rows need room for.
+    /// Size of the scratch for `n` rows, in f32 values.
     pub fn parts(self, n: usize, outputs: usize, columns: usize) -> usize {
         match shares(outputs, columns, self.unit()).0 {
             1 => 0,
@@ -68,10 +70,11 @@ impl Stored {
     }
 }
 
-/// y = x·Wᵀ. The codes lie at a multiple of 16.
+/// y = x·Wᵀ from 4-bit codes at a multiple of 16.
 ///
 /// # Errors
-/// More than 64 rows, columns that are no multiple of 32, codes or rows that are not aligned, what the matrix refuses, as
+/// More than 64 rows, columns that are no multiple of 32, codes or rows that are not aligned, what
+/// the matrix refuses, as
 /// [`Launch::launch`].
 pub fn nf4(on: &dyn Launch, w: &Nf4, rows: &Rows) -> Result<()> {
     let kind = Kind {
@@ -82,7 +85,7 @@ pub fn nf4(on: &dyn Launch, w: &Nf4, rows: &Rows) -> Result<()> {
     launch(on, kind, w.args()?, w.codes, (w.rows, w.columns), rows)
 }
 
-/// The same of GGUF's blocks, which lie at a multiple of 16.
+/// y = x·Wᵀ from GGUF's blocks at a multiple of 16.
 ///
 /// # Errors
 /// As [`nf4`].
@@ -105,7 +108,7 @@ pub fn gguf(on: &dyn Launch, w: &Gguf, rows: &Rows) -> Result<()> {
 struct Kind<'a> {
     name: &'a str,
     stored: Stored,
-    /// Shared memory for them.
+    /// Bytes of shared memory for the weights.
     weights: usize,
 }
 
@@ -182,7 +185,7 @@ mod tests {
                 }
             }
         }
-        // Mistral's projections: about as many blocks as a card has places
+        // Mistral's projections: about as many thread blocks as a GPU runs at once
         assert_eq!(shares(4096, 4096, CHUNK), (5, 7 * CHUNK));
     }
 }

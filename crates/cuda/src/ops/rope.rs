@@ -2,26 +2,27 @@
 
 use crate::{Error, Float, Grid, Launch, Ptr, Result};
 
-/// Sizes of x (tokens, heads, dim).
+/// Rotary position embedding of x (tokens, heads, dim).
 #[derive(Debug, Clone, Copy)]
 pub struct Rope {
-    /// Values in x and y.
+    /// Type of x and y.
     pub float: Float,
     /// Rows.
     pub tokens: usize,
     /// Heads of a row.
     pub heads: usize,
-    /// Values of a head.
+    /// Features of a head.
     pub dim: usize,
-    /// Pairs of a head: its first 2 · pairs values are turned.
+    /// Rotated pairs of a head: its first 2 · pairs features.
     pub pairs: usize,
-    /// Pairs are neighbours, rather than half a head apart.
+    /// Pairs are neighbours (2i, 2i + 1), rather than (i, i + pairs).
     pub interleaved: bool,
 }
 
 impl Rope {
-    /// y = x turned by the angles of its rows, whose cosines and sines (tokens, pairs) are f32; with `back`, turned back, which takes
-    /// the gradient to y to that to x. y may be x; values behind the pairs pass as they are.
+    /// Rotates x by its tokens' angles into y, given their cosines and sines, f32 (tokens, pairs);
+    /// with `back` by the negated angles, which turns the gradient to y into that to x. Features
+    /// behind the pairs are copied. y may be x.
     ///
     /// # Errors
     /// As [`Launch::launch`].

@@ -1,26 +1,28 @@
-//! Drawing tokens where the logits are: only ids and log-probs leave the device.
+//! Draws tokens on the device, so that only ids and log-probs leave it.
 //!
-//! The order of steps, the ranking of equals and both log-probs are those of the engine's CPU side. Probabilities are
-//! rounded to multiples of about 2^-45 of the best token's, in sums that are exact: a draw that falls nearer than that, or
-//! than a rounding of e^x, to a boundary may be another token than the CPU's.
+//! The order of samplers, the ranking of equal logits and both log-probs are those of the engine's
+//! CPU side. Probabilities are rounded to multiples of about 2^-45 of the best token's and summed
+//! exactly: a draw that is nearer to a boundary between two tokens than this, or than the rounding
+//! of e^x, may give another token than the CPU.
 
 use crate::{Arg, Error, Float, Grid, Launch, Ptr, Result};
 
-/// Most steps of a chain.
+/// Most samplers of a chain.
 pub const STEPS: usize = 4;
 
 /// One sampler of the chain, with its option.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Step {
-    /// Logits are divided by it: 0.01 to 100.
+    /// Divides the logits by a temperature from 0.01 to 100.
     Temperature(f64),
-    /// The k best tokens stay; 0: all.
+    /// Keeps the k best tokens; 0 keeps all.
     TopK(usize),
-    /// The fewest best tokens stay whose probabilities, of what is left, reach p; 1: all.
+    /// Keeps the fewest best tokens whose share of the remaining probability reaches p; 1 keeps
+    /// all.
     TopP(f64),
-    /// Tokens stay that are at least p times as likely as the best.
+    /// Keeps the tokens that are at least p times as likely as the best.
     MinP(f64),
-    /// The best token stays, of equals the one with the lowest id.
+    /// Keeps the best token, among equals that with the lowest id.
     Greedy,
 }
 
@@ -41,41 +43,43 @@ impl Step {
     }
 }
 
-/// Tokens that may not be drawn in some rows.
+/// Tokens that must not be drawn in some rows.
 #[derive(Debug, Clone, Copy)]
 pub struct Banned {
-    /// u32 (count)
+    /// The tokens: u32 (count).
     pub tokens: Ptr,
-    /// How many.
+    /// Number of tokens.
     pub count: usize,
-    /// u32 (rows): not 0 where they are forbidden.
+    /// Whether they are forbidden in each row: u32 (rows), 0 for no.
     pub rows: Ptr,
 }
 
 /// Rows of logits to draw from.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample<'a> {
-    /// Of the logits.
+    /// Type of the logits.
     pub float: Float,
     /// Rows.
     pub rows: usize,
     /// Logits of a row, up to 2^24.
     pub vocab: usize,
-    /// The first so many of them can be drawn: what follows is a vocabulary's padding.
+    /// Tokens that can be drawn: the first `open`; the rest is padding of the vocabulary.
     pub open: usize,
-    /// Samplers in their order.
+    /// The samplers, in order.
     pub chain: &'a [Step],
-    /// What is removed before them.
+    /// Tokens removed before the first sampler.
     pub banned: Option<Banned>,
 }
 
 impl Sample<'_> {
-    /// Draws from logits (rows, vocab) with `uniform` f64 (rows) in \[0, 1): `ids` u32 (rows); f64 (rows) `logp`, the
-    /// log-prob under the model, and `behaviour`, that under the distribution drawn from. A row with a logit that is not
-    /// finite, or with nothing left to draw, gives the id 2^32 - 1 and NaN.
+    /// Draws a token from each row of `logits` (rows, vocab) with `uniform`, f64 (rows) in \[0, 1).
+    /// Writes `ids`, u32 (rows), and f64 (rows) `logp`, the log-prob under the model, and
+    /// `behaviour`, that under the distribution drawn from. A row with a logit that is not finite,
+    /// or with no token left, gives the id 2^32 - 1 and NaN.
     ///
     /// # Errors
-    /// An option out of its bounds, a longer chain or vocabulary than there is room for, as [`Launch::launch`].
+    /// An option out of its bounds, more than [`STEPS`] samplers, a vocabulary over 2^24, as
+    /// [`Launch::launch`].
     pub fn draw(
         &self,
         on: &dyn Launch,

@@ -2,10 +2,10 @@
 
 use crate::{Arg, Error, Float, Grid, Launch, Ptr, Result};
 
-/// Rows of values.
+/// Soft-max over each row of (rows, width).
 #[derive(Debug, Clone, Copy)]
 pub struct SoftMax {
-    /// f32 or bf16.
+    /// Type of the values.
     pub float: Float,
     /// Rows.
     pub rows: usize,

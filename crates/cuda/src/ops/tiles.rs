@@ -1,25 +1,27 @@
-//! Who may attend to whom, as lists for the attention kernels: blocks of at most 64 rows of one side, each with the runs of at
-//! most 64 rows of the other side that any of its rows meets. Plain integers, made on the host once a plan and uploaded.
+//! The attention mask as lists for the attention kernels: blocks of at most 64 queries (or keys),
+//! each with the runs of at most 64 keys (or queries) that any of its rows sees (or is seen by).
+//! Plain integers, made on the host once a plan and uploaded.
 
 use std::collections::BTreeMap;
 
 use crate::{Error, Result};
 
-/// Rows of a block or a run at most.
+/// Most rows of a block or a run.
 pub const ROWS: usize = 64;
 
-/// Keys and values of consecutive positions in consecutive rows.
+/// Consecutive rows of k and v at consecutive positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyRun {
     /// First row in k and v.
     pub row: usize,
     /// Rows.
     pub len: usize,
-    /// Position of the first.
+    /// Position of the first row.
     pub position: usize,
 }
 
-/// A run of queries and the keys it may see, as far as positions allow: `query - window < key position <= query position`.
+/// Consecutive queries and the keys that they may see, of which each query sees those with `query
+/// position - window < key position <= query position`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
     /// First row in q.
@@ -28,13 +30,14 @@ pub struct Span {
     pub len: usize,
     /// Position of the first query.
     pub position: usize,
-    /// What it sees: a segment's ancestors and itself, or the pages of a cached sequence.
+    /// The keys: those of a segment and its ancestors, or the pages of a cached sequence.
     pub keys: Vec<KeyRun>,
 }
 
 impl Span {
-    /// `len` queries from `row` on whose keys 0..`held` (at positions 0..) lie in pages of `page` rows: key i in row
-    /// `table[i / page] * page + i % page`. The last query is the last key. Pages that follow each other become one run.
+    /// `len` queries from `row` on over a paged cache of `held` keys, at positions 0.. in pages of
+    /// `page` rows: key i lies in row `table[i / page] * page + i % page`. The last query is at the
+    /// last key's position. Adjacent pages become one run.
     ///
     /// # Errors
     /// Pages of no rows, a table too short, more queries than keys.
@@ -68,12 +71,13 @@ impl Span {
     }
 }
 
-/// A list as the kernels read it: upload `blocks` and `runs` as i32.
+/// The lists as the kernels read them: upload `blocks` and `runs` as i32.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lists {
-    /// First row, rows, position of the first, and which of `runs` it meets (first, end). Longest lists first.
+    /// Each block: first row, rows, position of the first row, and its range of `runs` (first,
+    /// end). Blocks with the most work come first.
     pub blocks: Vec<[i32; 5]>,
-    /// First row, rows, position of the first.
+    /// Each run: first row, rows, position of the first row.
     pub runs: Vec<[i32; 3]>,
 }
 
@@ -86,11 +90,11 @@ fn small(n: usize) -> Result<i32> {
 }
 
 impl Lists {
-    /// For each block of the `rows` queries the keys it sees, in the order of the span's runs. Queries of no span get blocks
-    /// that see nothing.
+    /// Blocks of the `rows` queries with the keys that each sees, in the order of the span's runs.
+    /// Queries of no span get blocks without keys.
     ///
     /// # Errors
-    /// Spans that overlap or leave the rows, a number beyond 31 bits.
+    /// Spans that overlap or exceed the rows, a number over 2^31 - 1.
     pub fn queries(spans: &[Span], rows: usize, window: Option<usize>) -> Result<Lists> {
         let mut lists = Lists::default();
         for span in spans {
@@ -107,11 +111,13 @@ impl Lists {
         lists.complete(rows)
     }
 
-    /// The inverse of a list of queries: for each block of the `rows` keys the queries that see any of it. Keys that nobody
-    /// sees get blocks with nothing, so that their gradients become zeros.
+    /// The inverse of a list of queries: blocks of the `rows` keys with the queries that see any of
+    /// them. Keys that no query sees get blocks without queries, so that their gradients become
+    /// zeros.
     ///
     /// # Errors
-    /// Runs of keys that overlap each other without being the same (tiles must be the same for all spans), or leave the rows.
+    /// Runs of keys that overlap without being equal (tiles must be the same for all spans), or
+    /// exceed the rows.
     pub fn keys(&self, rows: usize) -> Result<Lists> {
         type Block = (i32, i32, Vec<[i32; 3]>);
         let mut found: BTreeMap<i32, Block> = BTreeMap::new();
@@ -138,7 +144,8 @@ impl Lists {
         lists.complete(rows)
     }
 
-    /// Adds the tiles of a run that queries at positions `first..=last` see any of. Tiles are cut from the run's beginning.
+    /// Adds the tiles of a run of which queries at positions `first..=last` see any key. Tiles are
+    /// counted from the run's beginning.
     fn see(
         &mut self,
         run: &KeyRun,
@@ -171,7 +178,8 @@ impl Lists {
         Ok(())
     }
 
-    /// With blocks for the rows that have none, the longest first so that none is started last.
+    /// Adds blocks for the rows that have none, and sorts by work: a long block started last would
+    /// run alone.
     fn complete(mut self, rows: usize) -> Result<Lists> {
         self.blocks.sort_unstable();
         let mut next = 0;

@@ -1,6 +1,6 @@
-//! Builds the kernels for the CPU and launches them there: see kernels/emulate.hpp. A test program built with the feature `cuda`
-//! runs the same tests on a GPU when `RANDORI_TEST_GPU` is set: buffers then lie in memory that both sides see. `RANDORI_TEST_SEED`
-//! gives every test other random input.
+//! Builds the kernels for the CPU and launches them there: see kernels/emulate.hpp. Built with the
+//! feature `cuda`, a test program runs the same tests on a GPU when `RANDORI_TEST_GPU` is set, with
+//! buffers in memory visible to both sides. `RANDORI_TEST_SEED` changes every test's random input.
 #![allow(dead_code)] // every test program uses a part
 
 use std::{
@@ -18,7 +18,7 @@ use randori_cuda::{Arg, Error, Float, Grid, Launch, Ptr, Result};
 type Run =
     unsafe extern "C" fn(*const c_char, *const u32, *const u32, u32, *mut *mut c_void) -> c_int;
 
-/// What kernels run on; one at a time.
+/// Launches kernels on the emulator or the GPU, one at a time.
 pub struct Emulator {
     on: On,
     turn: Mutex<()>,
@@ -37,7 +37,8 @@ fn gpu() -> Option<&'static randori_cuda::gpu::Gpu> {
     Some(randori_cuda::gpu::Gpu::open().expect("a GPU, since RANDORI_TEST_GPU is set"))
 }
 
-/// The emulator with every kernel, built once a test program; `None`, said loudly, without a C++ compiler.
+/// The emulator with every kernel, built once per test program; without a C++ compiler `None`, with
+/// a message.
 pub fn emulator() -> Option<&'static Emulator> {
     static ONE: OnceLock<Option<Emulator>> = OnceLock::new();
     #[cfg(feature = "cuda")]
@@ -93,8 +94,9 @@ fn build() -> Option<Emulator> {
     })
 }
 
-/// Compiles them under a name of this process, then renames: somebody else may be doing the same. With the watcher of races and
-/// misaligned accesses (kernels/watch.cpp), or without it, said loudly, by a compiler that has no such instrumentation.
+/// Compiles the kernels under a name of this process, then renames the result: another process may
+/// be doing the same. Includes the watcher of races and misaligned accesses (kernels/watch.cpp),
+/// unless the compiler lacks the instrumentation, with a message.
 fn compile(compiler: &str, kernels: &Path, all: &str, ready: &Path) {
     let to = ready.with_extension(format!("{}.so", std::process::id()));
     let (unit, object) = (to.with_extension("cpp"), to.with_extension("o"));
@@ -177,7 +179,7 @@ impl Launch for Emulator {
     }
 }
 
-/// Memory that kernels may see, with a guard behind it.
+/// Memory for kernels, with a guard behind it.
 pub struct Buffer<T: Copy + 'static> {
     values: Values<T>,
     len: usize,
@@ -197,7 +199,8 @@ impl<T: Copy> Values<T> {
         if let Some(gpu) = gpu() {
             let at = gpu.shared(std::mem::size_of_val(&v[..])).expect("memory");
             let to = at.0 as *mut T;
-            // SAFETY: fresh memory of that many values, which the host may write as well as the GPU.
+            // SAFETY: fresh memory of that many values, which the host may write as well as the
+            // GPU.
             let values = unsafe {
                 std::ptr::copy_nonoverlapping(v.as_ptr(), to, v.len());
                 std::slice::from_raw_parts(to, v.len())
@@ -222,7 +225,7 @@ impl<T: Copy> std::ops::Deref for Values<T> {
 const GUARD: usize = 64;
 
 impl<T: Copy + PartialEq + 'static> Buffer<T> {
-    /// These values.
+    /// A buffer of these values, with `guard` behind them.
     pub fn of(values: &[T], guard: T) -> Self {
         let mut v = values.to_vec();
         v.extend(std::iter::repeat_n(guard, GUARD));
@@ -236,7 +239,7 @@ impl<T: Copy + PartialEq + 'static> Buffer<T> {
     pub fn ptr(&self) -> Ptr {
         Ptr(self.values.as_ptr() as u64)
     }
-    /// What is in it; panics when something was written behind its end.
+    /// The values; panics if the guard was overwritten.
     pub fn get(&self) -> &[T] {
         assert!(
             self.values[self.len..].iter().all(|v| *v == self.guard),
@@ -246,29 +249,29 @@ impl<T: Copy + PartialEq + 'static> Buffer<T> {
     }
 }
 
-/// f32 values.
+/// A buffer of f32 values.
 pub fn floats(values: &[f32]) -> Buffer<f32> {
     Buffer::of(values, 12345.0)
 }
-/// Room for `n` f32 values, poisoned.
+/// A buffer for `n` f32 values, filled with NaN.
 pub fn room(n: usize) -> Buffer<f32> {
     floats(&vec![f32::from_bits(0x7f80_0001 | 1 << 22); n])
 }
-/// bf16 values, rounded.
+/// A buffer of bf16 values, rounded from f32.
 pub fn halves(values: &[f32]) -> Buffer<bf16> {
     let v: Vec<bf16> = values.iter().map(|v| bf16::from_f32(*v)).collect();
     Buffer::of(&v, bf16::from_f32(12345.0))
 }
-/// Room for `n` bf16 values, poisoned.
+/// A buffer for `n` bf16 values, filled with NaN.
 pub fn half_room(n: usize) -> Buffer<bf16> {
     halves(&vec![f32::NAN; n])
 }
-/// As f64.
+/// The values as f64.
 pub fn widened(values: &[bf16]) -> Vec<f64> {
     values.iter().map(|v| v.to_f64()).collect()
 }
 
-/// Of all random input.
+/// Seed of all random input.
 fn seed() -> u64 {
     static SEED: OnceLock<u64> = OnceLock::new();
     *SEED.get_or_init(|| {
@@ -277,7 +280,7 @@ fn seed() -> u64 {
     })
 }
 
-/// A buffer of either float.
+/// A buffer of either type.
 pub enum Any {
     /// f32
     F32(Buffer<f32>),
@@ -286,14 +289,14 @@ pub enum Any {
 }
 
 impl Any {
-    /// These values, rounded.
+    /// A buffer of these values, rounded.
     pub fn of(float: Float, v: &[f32]) -> Any {
         match float {
             Float::F32 => Any::F32(floats(v)),
             Float::Bf16 => Any::Bf16(halves(v)),
         }
     }
-    /// Room for `n` values, poisoned.
+    /// A buffer for `n` values, filled with NaN.
     pub fn room(float: Float, n: usize) -> Any {
         Any::of(float, &vec![f32::NAN; n])
     }
@@ -304,7 +307,7 @@ impl Any {
             Any::Bf16(b) => b.ptr(),
         }
     }
-    /// What is in it.
+    /// The values.
     pub fn get(&self) -> Vec<f64> {
         match self {
             Any::F32(b) => b.get().iter().map(|v| f64::from(*v)).collect(),
@@ -313,7 +316,7 @@ impl Any {
     }
 }
 
-/// Reproducible values, roughly normal.
+/// A reproducible random number generator.
 pub struct Dice(pub u64);
 
 impl Dice {
@@ -328,25 +331,25 @@ impl Dice {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
-    /// In [0, 1).
+    /// A uniform number in [0, 1).
     pub fn unit(&mut self) -> f64 {
         (self.word() >> 11) as f64 / (1u64 << 53) as f64
     }
-    /// About normal.
+    /// An approximately normal number.
     pub fn normal(&mut self) -> f32 {
         ((0..12).map(|_| self.unit()).sum::<f64>() - 6.0) as f32
     }
-    /// `n` of them.
+    /// `n` approximately normal numbers.
     pub fn normals(&mut self, n: usize) -> Vec<f32> {
         (0..n).map(|_| self.normal()).collect()
     }
-    /// Below `n`.
+    /// A whole number below `n`.
     pub fn below(&mut self, n: usize) -> usize {
         (self.word() % n as u64) as usize
     }
 }
 
-/// Largest difference, over the reference's root mean square.
+/// Largest difference, relative to the reference's root mean square.
 pub fn apart(got: impl IntoIterator<Item = f64>, want: &[f64]) -> f64 {
     let got: Vec<f64> = got.into_iter().collect();
     assert_eq!(got.len(), want.len());

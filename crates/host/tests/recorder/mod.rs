@@ -1,5 +1,4 @@
-//! A backend that computes shapes and writes down what it is asked for, and where the tests'
-//! plugins lie.
+//! A backend that computes shapes and records its calls, and the paths of the tests' plugins.
 #![allow(dead_code)] // each test program uses a part of it
 
 use std::{collections::BTreeMap, path::PathBuf};
@@ -42,7 +41,7 @@ pub fn misbehave() -> Host {
 pub struct Recorder {
     rows: usize,
     shapes: Vec<Vec<usize>>,
-    /// Ops in order, with what they were given.
+    /// Ops in order, with their arguments.
     pub ops: Vec<String>,
     /// Every weight asked for, by full name, with its shape.
     pub weights: BTreeMap<String, Vec<usize>>,
