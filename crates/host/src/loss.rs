@@ -12,15 +12,18 @@ use crate::{object::Object, sink::Complaint, slopes};
 /// [`LossFn`] over the C table.
 pub(crate) struct Loaded {
     object: Object,
+    /// What it was made with, in words.
+    options: String,
     /// Found by asking it: see `slopes`.
     equal_pairs_cancel: bool,
 }
 
 impl Loaded {
     /// The loss, when its values and slopes have passed their checks.
-    pub(crate) fn new(object: Object) -> Result<Self, String> {
+    pub(crate) fn new(object: Object, options: String) -> Result<Self, String> {
         let mut loss = Loaded {
             object,
+            options,
             equal_pairs_cancel: false,
         };
         slopes::check(&loss)?;
@@ -37,6 +40,10 @@ impl Loaded {
 impl LossFn for Loaded {
     fn name(&self) -> &str {
         &self.object.name
+    }
+
+    fn options(&self) -> String {
+        self.options.clone()
     }
 
     fn needs_ref(&self) -> bool {
