@@ -119,7 +119,15 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer's kind or its pre-tokenizer is unknown, or its lists do not fit together.
     pub fn from_gguf(gguf: &GgufTokenizer) -> Result<Self> {
-        gguf::build(gguf)
+        gguf::build(gguf, None)
+    }
+
+    /// The same with this chat template instead of the file's own, which need not be good.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_gguf`].
+    pub fn from_gguf_with(gguf: &GgufTokenizer, template: ChatTemplate) -> Result<Self> {
+        gguf::build(gguf, Some(template))
     }
 
     /// Puts the parts together; `named_stops` are ids the files call ends.
@@ -342,9 +350,10 @@ impl Tokenizer {
             Some(other) => {
                 let config = files::json(&files, "tokenizer_config.json")?;
                 let mut config = Some(config).filter(Value::is_object).unwrap_or(json!({}));
-                let named = [("default", template), ("tool_use", other)];
+                let default = Some(template).filter(|t| t.has_default());
+                let named = default.map(|t| ("default", t)).into_iter();
                 config["chat_template"] = named
-                    .into_iter()
+                    .chain([("tool_use", other)])
                     .map(|(name, t)| json!({"name": name, "template": t.source()}))
                     .collect();
                 files.insert(
@@ -371,8 +380,7 @@ impl Tokenizer {
             .as_ref()
             .is_some_and(|t| t.tool_use().is_some())
         {
-            let tools = Context::from_iter([("tools".to_owned(), json!([]))]);
-            stop.extend(self.end_of_turn_in(&hello, &tools).ok());
+            stop.extend(self.end_of_turn_in(&hello, &no_tools()).ok());
         }
         let mut seen = Vec::new();
         for id in stop {
@@ -382,6 +390,11 @@ impl Tokenizer {
         }
         self.stop = seen;
     }
+}
+
+/// A row with a list of tools and none in it, which the template for tools plays.
+fn no_tools() -> Context {
+    Context::from_iter([("tools".to_owned(), json!([]))])
 }
 
 /// Tokens of a text, without offsets. What a damaged `tokenizer.json` makes the tokenizers crate panic over (a template
