@@ -6,8 +6,8 @@
 
 use std::fs;
 
-use randori_data::{ChatTemplate, Context, GgufTokenizer, Message, Tokenizer};
-use serde_json::json;
+use randori_data::{ChatTemplate, Context, GgufTokenizer, Message, PLAIN, Tokenizer};
+use serde_json::{Value, json};
 
 mod demo;
 use demo::folder;
@@ -111,5 +111,49 @@ fn a_given_template_goes_before_one_that_does_not_parse() {
         assert_eq!(played(&tokenizer).map(Result::unwrap), ["G", "G"]);
         let files = tokenizer.files().unwrap();
         assert_eq!(files["chat_template.jinja"], b"G");
+    }
+}
+
+/// `"plain"` reads what only Randori gives a template (whether texts begin with a token, an end of
+/// text that stands in `config.json` alone): an export has the tokens themselves.
+#[test]
+fn an_exported_plain_template_needs_nothing_of_ours() {
+    let mut begun: Value = serde_json::from_slice(
+        &fs::read(folder("plain", &json!({}), &[]).join("tokenizer.json")).unwrap(),
+    )
+    .unwrap();
+    begun["post_processor"] = json!({"type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<|end|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<|end|>": {"id": "<|end|>", "ids": [0], "tokens": ["<|end|>"]}}});
+    let turns = "{% for message in messages %}{{ message['content'] }}";
+    let ends = "{% if message['role'] == 'assistant' %}{{ \"<|end|>\" }}{% endif %}{% endfor %}";
+    let eos = [("config.json", json!({"eos_token_id": 0}))];
+    let starts = [eos[0].clone(), ("tokenizer.json", begun)];
+    for (name, config, files, begins) in [
+        ("plain-end", json!({"eos_token": null}), &eos[..], ""),
+        (
+            "plain-start",
+            json!({"eos_token": null, "bos_token": "<|end|>"}),
+            &starts[..],
+            "{{ \"<|end|>\" }}",
+        ),
+    ] {
+        let dir = folder(name, &config, files);
+        let plain = ChatTemplate::new(PLAIN).unwrap();
+        let tokenizer = Tokenizer::from_folder_with(&dir, plain).unwrap();
+        assert_eq!(tokenizer.token(0).as_deref(), Some("<|end|>"));
+        let files = tokenizer.files().unwrap();
+        let template = String::from_utf8(files["chat_template.jinja"].clone()).unwrap();
+        assert_eq!(template, format!("{begins}{turns}{ends}"));
+        assert_eq!(
+            tokenizer.to_gguf().unwrap().chat_template,
+            Some(template.clone())
+        );
+        // nothing is given to it, as by transformers
+        let turns = [Message::user("x"), Message::assistant("y")];
+        let theirs = ChatTemplate::new(&template).unwrap().render(&turns, false);
+        let ours = tokenizer.chat_template().unwrap().render(&turns, false);
+        assert_eq!(theirs.unwrap(), ours.unwrap());
     }
 }

@@ -343,7 +343,7 @@ impl Tokenizer {
         };
         match template.tool_use() {
             None => {
-                let source = template.source().as_bytes().to_vec();
+                let source = self.exported(template).into_bytes();
                 files.insert("chat_template.jinja".into(), source);
             }
             // a file beside them would hide the list
@@ -363,6 +363,23 @@ impl Tokenizer {
             }
         }
         Ok(files)
+    }
+
+    /// A template as other programs render it alike. Ours reads what only Randori gives it, so it is
+    /// written with the tokens themselves.
+    fn exported(&self, template: &ChatTemplate) -> String {
+        if template.source() != PLAIN {
+            return template.source().to_owned();
+        }
+        // JSON's texts are Jinja's too
+        let token = |token: &Option<(u32, String)>| match token {
+            Some((_, text)) => format!("{{{{ {} }}}}", Value::from(text.as_str())),
+            None => String::new(),
+        };
+        let bos = token(&self.special.bos.clone().filter(|_| self.adds_bos));
+        PLAIN
+            .replace("{% if starts_with_bos %}{{ bos_token }}{% endif %}", &bos)
+            .replace("{{ eos_token }}", &token(&self.special.eos))
     }
 
     /// Collects the stop ids: those the files name, the end-of-text token, the template's end of turn.

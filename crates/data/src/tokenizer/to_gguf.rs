@@ -196,7 +196,7 @@ impl Tokenizer {
         );
         let template = self.template.as_ref();
         let default = template.filter(|t| t.has_default());
-        gguf.chat_template = default.map(|t| t.source().to_owned());
+        gguf.chat_template = default.map(|t| self.exported(t));
         let tools = template.and_then(ChatTemplate::tool_use);
         gguf.tool_use = tools.map(|t| t.source().to_owned());
         Ok(())
