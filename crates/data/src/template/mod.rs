@@ -25,7 +25,8 @@ pub const PLAIN: &str = "{% if starts_with_bos %}{{ bos_token }}{% endif %}{% fo
 /// What stands for a default where the model has a template for conversations with tools and no
 /// other: transformers answers a conversation without tools with an error then.
 const NO_DEFAULT: &str = "{{ raise_exception('the model has a chat template for conversations \
-    with tools (`tool_use`) and no `default`; give a row `tools`, or a template as model.chat_template') }}";
+    with tools (`tool_use`) and no `default`; give a row `tools`, or a template as \
+    model.chat_template') }}";
 
 /// The day that `strftime_now` tells unless one is given: prompts must not change from one day to the next, or a
 /// run that is resumed tomorrow would not be the same run. (Llama 3's own templates fall back to this day.)
