@@ -122,10 +122,10 @@ impl GgufTokenizer {
         let mut keys: Vec<(String, Value)> = named.collect();
         let template = self.chat_template.iter();
         keys.extend(template.map(|t| (TEMPLATE.to_string(), text(t))));
-        // with the list of names that gguf-py writes
-        let names = Value::Texts(vec!["tool_use".to_string()]);
-        for template in &self.tool_use {
-            keys.push((NAMES.to_string(), names.clone()));
+        if let Some(template) = &self.tool_use {
+            // with the list of names that gguf-py writes
+            let names = vec!["tool_use".to_string()];
+            keys.push((NAMES.to_string(), Value::Texts(names)));
             keys.push((TOOL_USE.to_string(), text(template)));
         }
         keys
