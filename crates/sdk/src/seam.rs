@@ -220,6 +220,11 @@ pub trait LossFn: Send + Sync {
     fn name(&self) -> &str;
     /// Whether it reads `ref_logp`.
     fn needs_ref(&self) -> bool;
+    /// Its options with their values, defaults included (`beta=0.1, form="hinge"`): what two losses
+    /// of one name differ in. Empty where it has none.
+    fn options(&self) -> String {
+        String::new()
+    }
     /// Whether it needs `reward`.
     fn needs_reward(&self) -> bool {
         false

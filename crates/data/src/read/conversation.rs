@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::Turns;
 use super::json::{inner, list_in};
 use super::values::{self, flag, plain_flag, present, wrong};
+use crate::tokenizer::REASONING;
 use crate::{Context, Error, Message, Place, Result};
 
 /// A message with its author's setting whether to train it: OpenAI's `weight: 0` and axolotl's
@@ -64,9 +65,16 @@ fn message(place: &Place, at: &str, item: &Value) -> Result<Turn> {
         .into_iter()
         .find(|key| present(map, key).is_some());
     let said = spoken.and_then(|key| map.get(key));
-    let calls = match CALLS.contains(&given.trim().to_ascii_lowercase().as_str()) {
-        true if present(map, "tool_calls").is_none() => Some(calls(place, at, said)?),
-        _ => None,
+    let (reasoning, calls) = match CALLS.contains(&given.trim().to_ascii_lowercase().as_str()) {
+        true if present(map, "tool_calls").is_none() => {
+            let named = REASONING.iter().any(|key| present(map, key).is_some());
+            let (reasoning, said) = match said {
+                Some(Value::String(text)) if !named => thought(text),
+                said => (None, said.cloned()),
+            };
+            (reasoning, Some(calls(place, at, said.as_ref())?))
+        }
+        _ => (None, None),
     };
     let content = match said {
         _ if calls.is_some() => Some(Value::String(String::new())),
@@ -81,11 +89,25 @@ fn message(place: &Place, at: &str, item: &Value) -> Result<Turn> {
     };
     let trained = is_trained(place, at, map)?;
     let mut fields = fields(map, role, spoken, content);
+    fields.extend(reasoning.map(|text| (REASONING[0].to_owned(), Value::String(text))));
     fields.extend(calls.map(|calls| ("tool_calls".to_owned(), calls)));
     Ok(Turn {
         message: Message::of(fields),
         trained,
     })
+}
+
+/// A text's `<think>…</think>` before all else, where that is not blank, and the text behind it:
+/// LLaMA-Factory's data have reasoning there, which it writes before the calls.
+fn thought(text: &str) -> (Option<String>, Option<Value>) {
+    let begun = text.trim_start().strip_prefix("<think>");
+    match begun.and_then(|begun| begun.split_once("</think>")) {
+        Some((thought, rest)) => {
+            let thought = Some(thought.trim().to_owned()).filter(|thought| !thought.is_empty());
+            (thought, Some(rest.into()))
+        }
+        None => (None, Some(text.into())),
+    }
 }
 
 /// Reads tool calls from the content of a message with a role in [`CALLS`], into OpenAI's form.

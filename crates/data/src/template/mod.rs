@@ -23,6 +23,12 @@ pub(crate) use turns::FramedTemplate;
 pub const PLAIN: &str = "{% if starts_with_bos %}{{ bos_token }}{% endif %}{% for message in messages %}\
     {{ message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}";
 
+/// What stands for a default where the model has a template for conversations with tools and no
+/// other: transformers answers a conversation without tools with an error then.
+const NO_DEFAULT: &str = "{{ raise_exception('the model has a chat template for conversations \
+    with tools (`tool_use`) and no `default`; give a row `tools`, or a template as \
+    model.chat_template') }}";
+
 /// The default day of `strftime_now`. Prompts must not change from day to day, or a run resumed
 /// tomorrow would not be the same run. (Llama 3's own templates fall back to this day.)
 const FIXED_DAY: &str = "2024-07-26";
@@ -120,6 +126,18 @@ impl ChatTemplate {
         if let Some(other) = &mut self.tool_use {
             other.set_variable(name, value);
         }
+    }
+
+    /// The only template of a model, `tool_use`: conversations without tools are errors.
+    pub(crate) fn of_tools(tool_use: ChatTemplate) -> Result<Self> {
+        let mut template = Self::new(NO_DEFAULT)?;
+        template.set_tool_use(tool_use);
+        Ok(template)
+    }
+
+    /// Whether the model has a template for conversations without tools.
+    pub(crate) fn has_default(&self) -> bool {
+        self.source != NO_DEFAULT
     }
 
     /// Sets the model's other template, `tool_use`, which renders conversations with tools.

@@ -214,7 +214,8 @@ pub fn named_templates(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Chooses the chat template as transformers 5 does: files take precedence over the config; of
-/// several templates `default` is used, and `tool_use` for conversations with tools.
+/// several templates `default` is used, and `tool_use` for conversations with tools;
+/// without a `default` any others are errors.
 fn template(files: &BTreeMap<String, Vec<u8>>, config: &Value) -> Result<Option<ChatTemplate>> {
     let text = |name: &str| {
         let text = files.get(name).map(|bytes| std::str::from_utf8(bytes));
@@ -223,7 +224,8 @@ fn template(files: &BTreeMap<String, Vec<u8>>, config: &Value) -> Result<Option<
     let no_default = |file: &str| {
         Err(Error::file(
             file,
-            "its chat templates have names and none is called `default`; give one as model.chat_template",
+            "its chat templates have names and none is called `default` or `tool_use`; give one as \
+             model.chat_template",
         ))
     };
     // the folder's `default` takes precedence over the file (transformers 5.24)
@@ -232,6 +234,9 @@ fn template(files: &BTreeMap<String, Vec<u8>>, config: &Value) -> Result<Option<
             let tools = text(&format!("{TEMPLATES}tool_use.jinja"))?;
             return both(default, tools).map(Some);
         }
+    }
+    if let Some(tools) = text(&format!("{TEMPLATES}tool_use.jinja"))? {
+        return ChatTemplate::of_tools(ChatTemplate::new(tools)?).map(Some);
     }
     if files.keys().any(|name| name.starts_with(TEMPLATES)) {
         return no_default(TEMPLATES);
@@ -254,14 +259,15 @@ fn template(files: &BTreeMap<String, Vec<u8>>, config: &Value) -> Result<Option<
         Some(_) => Err(wrong(&format!("`{name}` is no text"))),
         None => Ok(None),
     };
-    match text("default")? {
-        Some(default) => both(default, text("tool_use")?).map(Some),
-        None => no_default(CONFIG),
+    match (text("default")?, text("tool_use")?) {
+        (Some(default), tools) => both(default, tools).map(Some),
+        (None, Some(tools)) => ChatTemplate::of_tools(ChatTemplate::new(tools)?).map(Some),
+        (None, None) => no_default(CONFIG),
     }
 }
 
 /// Compiles a template, and the one for conversations with tools.
-fn both(default: &str, tools: Option<&str>) -> Result<ChatTemplate> {
+pub(super) fn both(default: &str, tools: Option<&str>) -> Result<ChatTemplate> {
     let mut template = ChatTemplate::new(default)?;
     if let Some(tools) = tools {
         template.set_tool_use(ChatTemplate::new(tools)?);

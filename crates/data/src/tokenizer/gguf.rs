@@ -10,13 +10,15 @@ use randori_formats::gguf::{
 use serde_json::{Map, Value, json};
 use tokenizers::Tokenizer as Core;
 
+use super::files::both;
 use super::pretokenizers::pre_tokenizer;
 use super::{Special, Tokenizer};
 use crate::contain::contain;
 use crate::{ChatTemplate, Error, Result};
 
-/// Builds the tokenizer.
-pub(super) fn build(gguf: &GgufTokenizer) -> Result<Tokenizer> {
+/// Builds the tokenizer; a template that is given takes the place of the file's, which are not
+/// read.
+pub(super) fn build(gguf: &GgufTokenizer, given: Option<ChatTemplate>) -> Result<Tokenizer> {
     check(gguf)?;
     let mut parts = match gguf.model.as_str() {
         "gpt2" => byte_level(gguf)?,
@@ -46,8 +48,10 @@ pub(super) fn build(gguf: &GgufTokenizer) -> Result<Tokenizer> {
     let core = contain(|| Core::from_bytes(bytes).map_err(|e| e.to_string()))
         .and_then(|core| core)
         .map_err(|e| Error::Tokenizer(format!("in the GGUF metadata: {e}")))?;
-    let template = gguf.chat_template.as_deref();
-    let template = template.map(ChatTemplate::new).transpose()?;
+    let template = match given {
+        Some(given) => Some(given),
+        None => template(gguf)?,
+    };
     let files = BTreeMap::from([("tokenizer_config.json".to_owned(), config(gguf, &special)?)]);
     Tokenizer::assemble(
         core,
@@ -56,6 +60,17 @@ pub(super) fn build(gguf: &GgufTokenizer) -> Result<Tokenizer> {
         template,
         files,
     )
+}
+
+/// The file's own chat template: as llama.cpp has it, `tool_use` plays conversations with tools, and
+/// all where it is the only one.
+fn template(gguf: &GgufTokenizer) -> Result<Option<ChatTemplate>> {
+    let tools = gguf.tool_use.as_deref().filter(|text| !text.is_empty());
+    let default = gguf.chat_template.as_deref();
+    match default.filter(|text| tools.is_none() || !text.is_empty()) {
+        Some(default) => both(default, tools).map(Some),
+        None => tools.map(ChatTemplate::new).transpose(),
+    }
 }
 
 /// Names and texts of the special tokens in the metadata.

@@ -121,7 +121,15 @@ impl Tokenizer {
     /// # Errors
     /// An unknown type of tokenizer or pre-tokenizer, or lists that do not fit together.
     pub fn from_gguf(gguf: &GgufTokenizer) -> Result<Self> {
-        gguf::build(gguf)
+        gguf::build(gguf, None)
+    }
+
+    /// The same with this chat template instead of the file's own, which need not be good.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_gguf`].
+    pub fn from_gguf_with(gguf: &GgufTokenizer, template: ChatTemplate) -> Result<Self> {
+        gguf::build(gguf, Some(template))
     }
 
     /// Assembles the tokenizer; `named_stops` are the stop ids in the files.
@@ -338,16 +346,17 @@ impl Tokenizer {
         };
         match template.tool_use() {
             None => {
-                let source = template.source().as_bytes().to_vec();
+                let source = self.exported(template).into_bytes();
                 files.insert("chat_template.jinja".into(), source);
             }
             // a file beside it would take precedence over the list
             Some(other) => {
                 let config = files::json(&files, "tokenizer_config.json")?;
                 let mut config = Some(config).filter(Value::is_object).unwrap_or(json!({}));
-                let named = [("default", template), ("tool_use", other)];
+                let default = Some(template).filter(|t| t.has_default());
+                let named = default.map(|t| ("default", t)).into_iter();
                 config["chat_template"] = named
-                    .into_iter()
+                    .chain([("tool_use", other)])
                     .map(|(name, t)| json!({"name": name, "template": t.source()}))
                     .collect();
                 files.insert(
@@ -357,6 +366,23 @@ impl Tokenizer {
             }
         }
         Ok(files)
+    }
+
+    /// A template as other programs render it alike. Ours reads what only Randori gives it, so it is
+    /// written with the tokens themselves.
+    fn exported(&self, template: &ChatTemplate) -> String {
+        if template.source() != PLAIN {
+            return template.source().to_owned();
+        }
+        // JSON's texts are Jinja's too
+        let token = |token: &Option<(u32, String)>| match token {
+            Some((_, text)) => format!("{{{{ {} }}}}", Value::from(text.as_str())),
+            None => String::new(),
+        };
+        let bos = token(&self.special.bos.clone().filter(|_| self.adds_bos));
+        PLAIN
+            .replace("{% if starts_with_bos %}{{ bos_token }}{% endif %}", &bos)
+            .replace("{{ eos_token }}", &token(&self.special.eos))
     }
 
     /// Collects the stop ids: those in the files, the end-of-text token, the template's end-of-turn
@@ -375,8 +401,7 @@ impl Tokenizer {
             .as_ref()
             .is_some_and(|t| t.tool_use().is_some())
         {
-            let tools = Context::from_iter([("tools".to_owned(), json!([]))]);
-            stop.extend(self.end_of_turn_in(&hello, &tools).ok());
+            stop.extend(self.end_of_turn_in(&hello, &no_tools()).ok());
         }
         let mut seen = Vec::new();
         for id in stop {
@@ -386,6 +411,11 @@ impl Tokenizer {
         }
         self.stop = seen;
     }
+}
+
+/// A row with a list of tools and none in it, which the template for tools plays.
+fn no_tools() -> Context {
+    Context::from_iter([("tools".to_owned(), json!([]))])
 }
 
 /// Encodes a text, without offsets. A panic of the tokenizers crate on a damaged `tokenizer.json`

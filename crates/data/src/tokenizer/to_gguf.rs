@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::pretokenizers::name_of;
 use super::spaces::{LeadingSpace, steps};
-use super::{GgufTokenizer, Tokenizer, broken};
-use crate::{Error, Message, Result};
+use super::{GgufTokenizer, Tokenizer, broken, no_tools};
+use crate::{ChatTemplate, Error, Message, Result};
 
 /// Test texts on which tokenizers differ: contractions, numbers, runs of spaces and signs, line
 /// breaks, scripts.
@@ -184,8 +184,10 @@ impl Tokenizer {
         gguf.eos = id(&self.special.eos);
         gguf.pad = id(&self.special.pad);
         gguf.unk = id(&self.special.unk).or(gguf.unk);
+        let hello = [Message::user("Hello")];
         gguf.eot = self
-            .end_of_turn(&[Message::user("Hello")])
+            .end_of_turn(&hello)
+            .or_else(|_| self.end_of_turn_in(&hello, &no_tools()))
             .ok()
             .filter(|id| Some(*id) != gguf.eos);
         let with = self.core.encode_fast("x", true).map_err(broken)?;
@@ -196,7 +198,11 @@ impl Tokenizer {
                 && gguf.eos.is_some()
                 && without.last() != gguf.eos.as_ref(),
         );
-        gguf.chat_template = self.template.as_ref().map(|t| t.source().to_owned());
+        let template = self.template.as_ref();
+        let default = template.filter(|t| t.has_default());
+        gguf.chat_template = default.map(|t| self.exported(t));
+        let tools = template.and_then(ChatTemplate::tool_use);
+        gguf.tool_use = tools.map(|t| t.source().to_owned());
         Ok(())
     }
 
@@ -227,7 +233,7 @@ impl Tokenizer {
 
     /// The first text for which a tokenizer read from the metadata gives other ids.
     fn differs(&self, gguf: &GgufTokenizer, chat_only: bool) -> Result<Option<String>> {
-        let twin = super::gguf::build(gguf)?;
+        let twin = super::gguf::build(gguf, None)?;
         let plain = PROBES
             .iter()
             .filter(|_| !chat_only)

@@ -336,7 +336,7 @@ impl Trainer {
 
 /// What a kind of training adds to the loop over steps and micro-batches.
 trait Task {
-    /// Its kind, for checkpoints: `pairs spin`, `sft`.
+    /// Its kind, for checkpoints: `pairs, loss spin (beta=0.1)`, `sft`.
     fn kind(&self) -> String;
     /// What its items are called.
     fn noun(&self) -> &'static str;

@@ -94,7 +94,11 @@ impl<'a> PairTask<'a> {
 
 impl Task for PairTask<'_> {
     fn kind(&self) -> String {
-        format!("pairs, loss {}", self.loss.name())
+        let (name, options) = (self.loss.name(), self.loss.options());
+        match options.is_empty() {
+            true => format!("pairs, loss {name}"),
+            false => format!("pairs, loss {name} ({options})"),
+        }
     }
 
     fn noun(&self) -> &'static str {

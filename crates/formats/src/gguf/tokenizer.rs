@@ -41,6 +41,8 @@ pub struct GgufTokenizer {
     pub add_space_prefix: Option<bool>,
     /// `tokenizer.chat_template`.
     pub chat_template: Option<String>,
+    /// `tokenizer.chat_template.tool_use`: the one for conversations with tools.
+    pub tool_use: Option<String>,
 }
 
 impl GgufTokenizer {
@@ -75,6 +77,7 @@ impl GgufTokenizer {
             add_eos: flag("add_eos_token")?,
             add_space_prefix: flag("add_space_prefix")?,
             chat_template: header.text(TEMPLATE)?.map(str::to_string),
+            tool_use: header.text(TOOL_USE)?.map(str::to_string),
         };
         read.check()?;
         Ok(Some(read))
@@ -116,10 +119,16 @@ impl GgufTokenizer {
         let flags = flags.into_iter();
         keys.extend(flags.filter_map(|(name, flag)| Some((name, Value::Bool(flag?)))));
         let named = keys.into_iter().map(|(name, value)| (key(name), value));
+        let mut keys: Vec<(String, Value)> = named.collect();
         let template = self.chat_template.iter();
-        named
-            .chain(template.map(|t| (TEMPLATE.to_string(), text(t))))
-            .collect()
+        keys.extend(template.map(|t| (TEMPLATE.to_string(), text(t))));
+        if let Some(template) = &self.tool_use {
+            // with the list of names that gguf-py writes
+            let names = vec!["tool_use".to_string()];
+            keys.push((NAMES.to_string(), Value::Texts(names)));
+            keys.push((TOOL_USE.to_string(), text(template)));
+        }
+        keys
     }
 
     /// Checks the lists and the special tokens' ids against the tokens.
@@ -188,6 +197,9 @@ impl GgufTokenizer {
 }
 
 const TEMPLATE: &str = "tokenizer.chat_template";
+const TOOL_USE: &str = "tokenizer.chat_template.tool_use";
+/// The names of those that have one.
+const NAMES: &str = "tokenizer.chat_templates";
 
 /// Values of `token_types`.
 pub mod token {
@@ -239,6 +251,7 @@ mod tests {
             add_eos: Some(true),
             add_space_prefix: Some(true),
             chat_template: Some("{{ messages }}".into()),
+            tool_use: Some("{{ tools }}".into()),
         }
     }
 
