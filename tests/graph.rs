@@ -163,16 +163,44 @@ fn every_crate_opens_with_its_purpose() {
     }
 }
 
+/// docs/how-to/add-an-op.md lists the files in which its example stands: these, no other, six at
+/// most.
+#[test]
+fn an_op_stands_where_its_page_says() {
+    let page = block_of("docs/how-to/add-an-op.md", "an-op gelu_tanh");
+    let listed: BTreeSet<String> = page.iter().map(|line| first_word(line)).collect();
+    assert!((1..=6).contains(&listed.len()), "{listed:?}");
+    let names = |path: &PathBuf| {
+        let text = text(path).to_lowercase().replace('_', "");
+        text.contains("gelutanh")
+    };
+    let files = ["rs", "cu", "hpp", "cpp", "h", "c"].into_iter();
+    let found: BTreeSet<String> = files
+        .flat_map(sources)
+        .filter(|path| path.components().all(|part| part.as_os_str() != "tests"))
+        .filter(names)
+        .map(|path| path.display().to_string())
+        .collect();
+    assert_eq!(
+        listed, found,
+        "docs/how-to/add-an-op.md against the sources"
+    );
+}
+
 // ---- ARCHITECTURE.md
 
 /// The lines of a fenced block (```` ```NAME ````), comments and blank lines aside.
 fn block(name: &str) -> Vec<String> {
-    let page = text(Path::new("ARCHITECTURE.md"));
+    block_of("ARCHITECTURE.md", name)
+}
+
+fn block_of(page: &str, name: &str) -> Vec<String> {
+    let written = text(Path::new(page));
     let fence = format!("```{name}");
-    let lines = page.lines().skip_while(|line| *line != fence);
+    let lines = written.lines().skip_while(|line| *line != fence);
     assert!(
         lines.clone().next().is_some(),
-        "ARCHITECTURE.md has no block {fence}"
+        "{page} has no block {fence}"
     );
     lines
         .skip(1)

@@ -24,6 +24,20 @@ fn docs_recipe_md_is_what_the_program_prints() {
     );
 }
 
+/// Whatever is quiet; the recipe of these tests trains every weight.
+#[test]
+fn what_a_recipe_gives_and_nothing_reads_is_said_once() {
+    let w = World::new();
+    for verb in ["inspect", "fit", "run"] {
+        let out = w.run(&[verb, "r.toml", "-q", "--set", "adapter.rank=4"]);
+        assert_eq!(out.code, 0, "{}", out.stderr);
+        let notes = out.stderr.lines().filter(|l| l.starts_with("note: "));
+        let notes: Vec<&str> = notes.collect();
+        assert_eq!(notes.len(), 1, "{verb}: {notes:?}");
+        assert!(notes[0].starts_with("note: --set adapter.rank=4: adapter.rank = 4 is not read"));
+    }
+}
+
 #[test]
 fn bad_recipes_are_refused_with_file_and_line() {
     let w = World::new();

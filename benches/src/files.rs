@@ -7,7 +7,7 @@ use candle_core::{DType, Tensor};
 use randori_engine::{Base, Weight};
 use randori_formats::{
     Dtype,
-    gguf::{self, Block, Coming, Kind, llama},
+    gguf::{self, Block, Kind, TensorSpec, llama},
 };
 
 use crate::{VOCAB, config};
@@ -47,7 +47,7 @@ pub fn gguf(path: &Path, base: &Base, block: Block) {
             Kind::Block(block) => randori_qlora::encode(block, &values).unwrap(),
         };
         let name = llama::gguf_name(name).unwrap();
-        (Coming::new(&name, t.dims(), kind), bytes)
+        (TensorSpec::new(&name, t.dims(), kind), bytes)
     };
     let all: Vec<_> = tensors(base).map(quantised).collect();
     let keys = llama::keys(&config(), VOCAB).unwrap();

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use randori_formats::Dtype;
-use randori_formats::gguf::{self, Coming, Kind, llama};
+use randori_formats::gguf::{self, Kind, TensorSpec, llama};
 use serde_json::{Value, json};
 
 use super::program::World;
@@ -169,7 +169,7 @@ impl Seeded {
             .iter()
             .map(|(name, t)| {
                 let values: Vec<f32> = t.flatten_all().unwrap().to_vec1().unwrap();
-                let coming = Coming::new(name, t.dims(), Kind::Dense(Dtype::F32));
+                let coming = TensorSpec::new(name, t.dims(), Kind::Dense(Dtype::F32));
                 (coming, Dtype::F32.encode(name, &values).unwrap())
             })
             .collect();

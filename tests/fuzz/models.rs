@@ -11,7 +11,7 @@ use randori_engine::{
     Base, Player, Trace, trace,
     weights::{Dtype, LoadOptions, Quant, Source, TokenizerSource, open},
 };
-use randori_formats::gguf::{self, Block, Coming, GgufTokenizer, llama};
+use randori_formats::gguf::{self, Block, GgufTokenizer, TensorSpec, llama};
 use randori_host::{Host, SearchPath};
 use randori_lora::peft;
 use randori_sdk::seam::Architecture;
@@ -204,7 +204,7 @@ fn gguf(kinds: &[gguf::Kind], tokenizer: Option<&GgufTokenizer>) -> Vec<u8> {
                 gguf::Kind::Block(block) => randori_qlora::encode(block, &values).unwrap(),
             };
             let name = llama::gguf_name(&format!("{name}.weight")).unwrap();
-            (Coming::new(&name, &shape, kind), bytes)
+            (TensorSpec::new(&name, &shape, kind), bytes)
         })
         .collect();
     let config = json!({"model_type": "llama", "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1,

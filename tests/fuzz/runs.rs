@@ -9,7 +9,7 @@ use randori_engine::{
 };
 use randori_host::{Host, SearchPath};
 use randori_lora::{LoraSpec, Targets};
-use randori_store::{Artefact, Json, Manifest, Open, Rows, Run, RunSpec};
+use randori_store::{Artefact, Json, JsonLines, Manifest, Open, Run, RunSpec};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -75,11 +75,11 @@ fn pairs_and_rows() {
         ref_generated: -3e-5,
     };
     let path = dir.path().join("pairs.jsonl");
-    Rows(vec![row(1), row(2), row(3)]).save(&path).unwrap();
+    JsonLines(vec![row(1), row(2), row(3)]).save(&path).unwrap();
     let whole = std::fs::read(&path).unwrap();
     storm("pairs.jsonl", Kind::Text, &[whole], CASES, &mut |damaged| {
         std::fs::write(&path, damaged).unwrap();
-        Rows::<PairRow>::load(&path).is_ok()
+        JsonLines::<PairRow>::load(&path).is_ok()
     });
 }
 

@@ -9,7 +9,7 @@ use candle_core::{
 };
 use randori_formats::{
     Dtype,
-    gguf::{self, Coming, Kind, llama},
+    gguf::{self, Kind, TensorSpec, llama},
 };
 
 use super::model::{Shape, Weights};
@@ -21,7 +21,7 @@ pub fn write(path: &Path, shape: &Shape, weights: &Weights, kind: Kind) -> Weigh
     let mut add = |name: &str, tensor: &Tensor, kind: Kind| {
         let quantised = QTensor::quantize(tensor, of_candle(kind)).unwrap();
         let bytes = quantised.data().unwrap().into_owned();
-        stored.push((Coming::new(name, tensor.dims(), kind), bytes));
+        stored.push((TensorSpec::new(name, tensor.dims(), kind), bytes));
         quantised.dequantize(&Device::Cpu).unwrap()
     };
     let dense = Kind::Dense(Dtype::F32);

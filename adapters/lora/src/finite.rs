@@ -1,13 +1,13 @@
-//! What has been learnt is numbers: a NaN in it would make a model of NaN out of any base.
+//! Check that trained tensors are finite: one NaN in them would turn every logit into NaN.
 
 use candle_core::Tensor;
 
 use crate::{Error, Result};
 
-/// Refuses a tensor (f32) of this name that holds infinities or what is no number.
+/// Refuses a tensor (f32) that holds an infinity or NaN.
 ///
 /// # Errors
-/// The tensor, the first such value and its index.
+/// The tensor's name, the first such value and its index.
 pub fn finite(name: &str, tensor: &Tensor) -> Result<()> {
     let values = tensor.flatten_all()?.to_vec1::<f32>()?;
     match values.iter().position(|value| !value.is_finite()) {

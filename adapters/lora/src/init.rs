@@ -1,10 +1,11 @@
-//! The start of an adapter: uniform numbers that are a pure function of (seed, name, index).
+//! Initial values of an adapter: uniform random numbers that are a pure function of (seed, name,
+//! index).
 
 /// `n` numbers in [0, 1) with 24 random bits each.
 ///
 /// state_i = (seed xor fnv1a64(name)) + (i + 1) · 0x9E3779B97F4A7C15 (mod 2^64), then splitmix64's
-/// finaliser; the top 24 bits over 2^24. The same definition is in the PyTorch peer, so both begin
-/// training at the same point.
+/// finaliser; the top 24 bits over 2^24. The PyTorch peer has the same definition, so both start
+/// training from the same values.
 pub fn splitmix(seed: u64, name: &str, n: usize) -> impl Iterator<Item = f64> {
     let base = seed ^ fnv1a64(name.as_bytes());
     (1..=n as u64).map(move |i| {

@@ -1,8 +1,11 @@
-//! LoRA: a trainable low-rank update beside a frozen projection, `y = W·x + scale · B·A·x` (arXiv 2106.09685).
+//! LoRA: a trainable low-rank update of a frozen projection, `y = W·x + scale · B·A·x` (arXiv
+//! 2106.09685).
 //!
-//! Says which projections get one, how it starts, its product with a hand-written backward, how it merges into the
-//! weight, how several become one, and how it is stored (PEFT's format). DoRA adds a trainable magnitude a row. It must not know: models, architectures, what holds the frozen weight
-//! (dense or quantised), training, or candle's autograd: tensors here are plain values.
+//! Defines which projections get an update, its initial values, its product with a hand-written
+//! backward, its merge into the weight, the concatenation of several adapters, and PEFT's file
+//! format. DoRA adds a trainable magnitude per row. It must not know: models, architectures, how
+//! the frozen weight is stored (dense or quantised), training, or candle's autograd: tensors here
+//! are plain values.
 mod error;
 mod finite;
 mod init;

@@ -1,5 +1,5 @@
-//! Which projections the settings of a fresh adapter mean, and which of its entries mean none:
-//! those are mistakes.
+//! Match of a new adapter's settings with a model's projections; an entry that matches nothing is
+//! an error.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -9,24 +9,24 @@ use crate::{
     targets::{key_fits, named},
 };
 
-/// A projection of a model that may get an update.
+/// A projection of a model that can get an update.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Projection {
-    /// What its update goes by: `model.layers.0.self_attn.q_proj`, `lm_head`.
+    /// Name by which its update is stored: `model.layers.0.self_attn.q_proj`, `lm_head`.
     pub name: String,
-    /// What its weight goes by, without `.weight`: the same, but for a head that shares the
+    /// Name of its weight, without `.weight`: the same, except for a head that shares the
     /// embedding's.
     pub weight: String,
-    /// Features in.
+    /// Number of input features.
     pub inputs: usize,
-    /// Features out.
+    /// Number of output features.
     pub outputs: usize,
-    /// Whether it makes the logits.
+    /// Whether it computes the logits.
     pub head: bool,
 }
 
 impl Projection {
-    /// One inside a block, whose weight is its own.
+    /// A projection inside a block, with a weight of its own.
     pub fn new(name: &str, inputs: usize, outputs: usize) -> Projection {
         Projection {
             name: name.into(),
@@ -37,27 +37,26 @@ impl Projection {
         }
     }
 
-    /// Its name, and its weight's where that is another.
+    /// Its name, and its weight's if that differs.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let other = (self.weight != self.name).then_some(self.weight.as_str());
         [self.name.as_str()].into_iter().chain(other)
     }
 }
 
-/// What a fresh adapter's settings matched.
+/// What a new adapter's settings matched.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Matched {
-    /// By the last component of the projection's name: how many.
+    /// Number of projections by the last component of their names.
     pub projections: BTreeMap<String, usize>,
-    /// Weights trained in full, by full name.
+    /// Full names of the weights trained in full.
     pub saved: Vec<String>,
-    /// The weight that the head shares with the embedding, where the head is among the projections
-    /// or trained in full.
+    /// The weight shared by head and embedding, if the head is adapted or trained in full.
     pub tied: Option<String>,
 }
 
 impl fmt::Display for Matched {
-    /// `q_proj 2, v_proj 2, lm_head 1 (…)`, and what is trained in full.
+    /// `q_proj 2, v_proj 2, lm_head 1 (…)`, then the weights trained in full.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let each = self.projections.iter();
         let mut parts: Vec<String> = each.map(|(name, n)| format!("{name} {n}")).collect();
@@ -76,13 +75,16 @@ impl fmt::Display for Matched {
 }
 
 impl LoraSpec {
-    /// Holds settings of a fresh adapter against a model's projections and weights (full names):
-    /// each entry must mean something there.
+    /// Matches a new adapter's settings with a model's projections and weights (full names).
     ///
     /// # Errors
     /// An entry of targets, exclude, the patterns or `modules_to_save` that matches nothing, with
-    /// names that are near; an entry of targets of which `exclude` leaves nothing.
-    pub fn matched(&self, projections: &[Projection], weights: &[String]) -> Result<Matched> {
+    /// similar names; an entry of targets whose projections `exclude` all removes.
+    pub fn match_projections(
+        &self,
+        projections: &[Projection],
+        weights: &[String],
+    ) -> Result<Matched> {
         let adapted: Vec<&Projection> = projections.iter().filter(|p| self.adapts(p)).collect();
         for (key, targets) in [
             ("targets", Some(&self.targets)),
@@ -108,7 +110,7 @@ impl LoraSpec {
                 )));
             }
         }
-        let saved = self.full(projections, weights)?;
+        let saved = self.resolve_saved(projections, weights)?;
         let mut counts = BTreeMap::new();
         for p in &adapted {
             *counts.entry(last(&p.name).to_string()).or_insert(0) += 1;
@@ -124,7 +126,7 @@ impl LoraSpec {
         })
     }
 
-    /// Every entry of a list of targets must keep a projection once `exclude` has taken its own.
+    /// Refuses an entry of targets of which `exclude` leaves no projection.
     fn excluded(&self, projections: &[Projection]) -> Result<()> {
         let Targets::Names(list) = &self.targets else {
             return Ok(());
@@ -143,12 +145,16 @@ impl LoraSpec {
         }
     }
 
-    /// The weights that `modules_to_save` means, by full name; a head that shares the embedding's
-    /// weight has one of its own then.
+    /// Full names of the weights that `modules_to_save` matches; a head that shares the embedding's
+    /// weight then gets its own.
     ///
     /// # Errors
-    /// An entry that means none.
-    pub fn full(&self, projections: &[Projection], weights: &[String]) -> Result<Vec<String>> {
+    /// An entry that matches nothing.
+    pub fn resolve_saved(
+        &self,
+        projections: &[Projection],
+        weights: &[String],
+    ) -> Result<Vec<String>> {
         let own_heads = projections.iter().filter(|p| p.weight != p.name);
         let own_heads = own_heads.map(|p| format!("{}.weight", p.name));
         let all: Vec<String> = weights.iter().cloned().chain(own_heads).collect();
@@ -177,7 +183,7 @@ impl LoraSpec {
     }
 }
 
-/// Every entry of a list, or the one pattern, must match a projection.
+/// Refuses an entry of a list, or a pattern, that matches no projection.
 fn entries(key: &str, targets: Option<&Targets>, projections: &[Projection]) -> Result<()> {
     let names = last_names(projections);
     let has = |fits: &dyn Fn(&str) -> bool| projections.iter().any(|p| p.names().any(fits));
@@ -210,7 +216,7 @@ fn entries(key: &str, targets: Option<&Targets>, projections: &[Projection]) -> 
     }
 }
 
-/// The last components of names, each once, sorted.
+/// Last components of the names, without duplicates, sorted.
 fn last_names<'a>(projections: impl IntoIterator<Item = &'a Projection>) -> Vec<String> {
     let names = projections.into_iter().map(|p| last(&p.name).to_string());
     names
@@ -223,7 +229,7 @@ fn last(name: &str) -> &str {
     name.rsplit('.').next().unwrap_or(name)
 }
 
-/// ` (did you mean q_proj?)`: the nearest name, where one is near.
+/// ` (did you mean q_proj?)`: the most similar name, if any is similar.
 fn hint(entry: &str, names: &[String]) -> String {
     let wanted = last(entry);
     let near = names

@@ -1,6 +1,6 @@
-//! The update's product with its backward, as a definition: the engine computes the same in place
-//! in its own kernels and is held against this. And the merge. All tensors are f32 and contiguous;
-//! n counts rows (tokens).
+//! Reference definition of the update's product with its backward, and the merge. The engine
+//! computes the same in place in its own kernels and is tested against this. All tensors are f32
+//! and contiguous; n counts rows (tokens).
 
 use candle_core::{DType, Tensor};
 
@@ -8,8 +8,8 @@ use crate::{Error, Result, Update, init::word};
 
 /// scale · B·A·x for every row.
 ///
-/// `x` (n, in), `a` (r, in), `b` (out, r) -> the update (n, out) and x·Aᵀ (n, r), which
-/// [`backward`] wants back.
+/// `x` (n, in), `a` (r, in), `b` (out, r) -> the update (n, out), and x·Aᵀ (n, r), an input of
+/// [`backward`].
 ///
 /// # Errors
 /// Shapes that do not fit, or another dtype than f32.
@@ -42,8 +42,8 @@ pub fn backward(
     Ok((dx, da, db))
 }
 
-/// The weight with its update in f32, whatever W's dtype: W + scale · B·A (out, in), and with DoRA
-/// each of its rows brought to its magnitude, m · (W + scale · B·A) / ‖W + scale · B·A‖.
+/// The merged weight in f32, whatever W's dtype: W + scale · B·A (out, in); with DoRA each of its
+/// rows is scaled to its magnitude, m · (W + scale · B·A) / ‖W + scale · B·A‖.
 ///
 /// # Errors
 /// Shapes that do not fit.
@@ -84,7 +84,7 @@ pub fn merge(w: &Tensor, update: &Update) -> Result<Tensor> {
     Ok(sum.broadcast_mul(&Tensor::from_vec(factors, (outputs, 1), w.device())?)?)
 }
 
-/// m / ‖row‖; a row of zeros stays one.
+/// The factor m / ‖row‖; 0 for a row of zeros, which stays zero.
 fn factor(magnitude: f32, norm: f64) -> f32 {
     if norm > 0.0 {
         (f64::from(magnitude) / norm) as f32
@@ -96,7 +96,7 @@ fn factor(magnitude: f32, norm: f64) -> f32 {
 /// ‖row‖² of every row of a matrix (out, in) of any float dtype.
 ///
 /// # Errors
-/// Not two axes.
+/// A tensor without exactly two axes.
 pub fn row_squares(w: &Tensor) -> Result<Vec<f64>> {
     let (_, inputs) = w.dims2()?;
     let values = w.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
@@ -104,8 +104,8 @@ pub fn row_squares(w: &Tensor) -> Result<Vec<f64>> {
     Ok(values.chunks(inputs.max(1)).map(square).collect())
 }
 
-/// DoRA: ‖W + scale · B·A‖ of every row, without the sum ever in memory:
-/// ‖w‖² + 2 scale · b·(A·w) + scale² · b·(A·Aᵀ)·b for the rows w of W and b of B.
+/// DoRA: ‖W + scale · B·A‖ of every row, without storing the sum: ‖w‖² + 2 scale · b·(A·w) + scale²
+/// · b·(A·Aᵀ)·b for the rows w of W and b of B.
 ///
 /// `squares` are W's own ‖w‖²; `aw` is A·Wᵀ (rank, out).
 ///
@@ -150,9 +150,9 @@ pub fn row_norms(
 }
 
 /// Zeroes each element of x (rows, …) with probability `p` and divides the others by 1 - p. A row's
-/// mask is a pure function of its key, `salt` (which tells projections apart) and the index in the
-/// row: it does not depend on which rows are computed together, and the backward pass is this same
-/// function of the gradient.
+/// mask is a pure function of its key, `salt` (one per projection) and the index in the row: it
+/// does not depend on which rows share a batch, and the backward pass is this same function of the
+/// gradient.
 ///
 /// # Errors
 /// `p` outside 0..1, another number of rows than keys, or another dtype than f32.

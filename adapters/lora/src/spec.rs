@@ -1,4 +1,4 @@
-//! The settings of an adapter, checked.
+//! Settings of an adapter, with validation.
 
 use std::collections::BTreeMap;
 
@@ -7,43 +7,43 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Projection, Result, Targets, splitmix, targets::pattern_key};
 
-/// LoRA settings.
+/// Settings of a LoRA adapter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoraSpec {
-    /// Columns of B and rows of A.
+    /// Rank of the update: columns of B and rows of A.
     pub rank: usize,
-    /// Numerator of the scale.
+    /// Numerator of the scale, as in alpha/rank.
     pub alpha: f64,
     /// Scale by alpha/sqrt(rank) rather than alpha/rank (arXiv 2312.03732).
     #[serde(default)]
     pub rslora: bool,
-    /// Share of a projection's inputs zeroed before A while training, 0..1.
+    /// Dropout probability of a projection's inputs before A, in training, 0..1.
     #[serde(default)]
     pub dropout: f32,
-    /// Which projections get an update.
+    /// Projections that get an update.
     pub targets: Targets,
-    /// Projections left out although `targets` names them. The name of an embedding leaves out a
-    /// head that shares its weight where `targets` means it by that name too, and no other.
+    /// Projections left out although `targets` matches them. The embedding's name leaves out a head
+    /// that shares its weight only if `targets` matches the head by that name.
     #[serde(default)]
     pub exclude: Option<Targets>,
-    /// Another rank for projections whose name ends with one of these patterns (regular
-    /// expressions, as in PEFT); the first that fits counts.
+    /// Other ranks for projections whose name ends with one of these patterns (regular expressions,
+    /// as in PEFT); the first match counts.
     #[serde(default)]
     pub rank_pattern: Vec<(String, usize)>,
-    /// Another alpha, likewise.
+    /// Other alphas, likewise.
     #[serde(default)]
     pub alpha_pattern: Vec<(String, f64)>,
-    /// Train each output's magnitude apart from its direction (DoRA, arXiv 2402.09353).
+    /// Train each output's magnitude separately from its direction (DoRA, arXiv 2402.09353).
     #[serde(default)]
     pub dora: bool,
-    /// Modules trained in full beside the update, by how their names end (`lm_head`; as in PEFT,
-    /// `norm` is every layernorm), with all that lies below them.
+    /// Modules trained in full, by the ends of their names (`lm_head`; as in PEFT, `norm` is every
+    /// layernorm), with all their submodules.
     #[serde(default)]
     pub modules_to_save: Vec<String>,
-    /// Weights of the base that the adapter brings values of its own for, by full name
-    /// (`model.embed_tokens.weight`): what PEFT saves of embeddings, or under `base_layer`. They
-    /// play in the base's place, below an update if the projection has one.
+    /// Full names of the base's weights that the adapter replaces (`model.embed_tokens.weight`):
+    /// what PEFT saves of embeddings, or under `base_layer`. An update of the projection, if any,
+    /// is added to the replaced values.
     #[serde(default)]
     pub replaced: Vec<String>,
 }
@@ -51,9 +51,9 @@ pub struct LoraSpec {
 /// The update of one projection, as stored.
 #[derive(Debug, Clone)]
 pub struct Update {
-    /// (rank, in)
+    /// A, (rank, in)
     pub a: Tensor,
-    /// (out, rank)
+    /// B, (out, rank)
     pub b: Tensor,
     /// Factor on B·A.
     pub scale: f64,
@@ -62,7 +62,7 @@ pub struct Update {
 }
 
 impl Default for LoraSpec {
-    /// Rank 16, alpha 32, on all linear projections.
+    /// Rank 16, alpha 32, on all linear projections but the head.
     fn default() -> Self {
         LoraSpec {
             rank: 16,
@@ -81,11 +81,11 @@ impl Default for LoraSpec {
 }
 
 impl LoraSpec {
-    /// Refuses settings that cannot mean anything.
+    /// Validates the settings.
     ///
     /// # Errors
-    /// Rank 0, an alpha that is not finite or is 0 as updates are computed (f32), a dropout outside
-    /// 0..1, targets that match nothing or are no pattern.
+    /// Rank 0, an alpha that is not finite or rounds to 0 in f32, a dropout outside 0..1, targets
+    /// that match nothing or are no valid pattern.
     pub fn check(&self) -> Result<()> {
         let ranks = self.rank_pattern.iter().map(|(_, rank)| *rank);
         if std::iter::once(self.rank).chain(ranks).any(|r| r == 0) {
@@ -130,23 +130,23 @@ impl LoraSpec {
         self.alpha_of(projection) / if self.rslora { rank.sqrt() } else { rank }
     }
 
-    /// Whether the projection of this checkpoint name (without `.weight`) gets an update.
+    /// Whether the projection with this checkpoint name (without `.weight`) gets an update.
     pub fn wants(&self, projection: &str) -> bool {
         let excluded = self.exclude.as_ref().is_some_and(|e| e.wants(projection));
         self.targets.wants(projection) && !excluded && !self.saves(projection)
     }
 
-    /// Whether this projection gets an update. A head that shares the embedding's weight is meant
-    /// by its own name and by that of the weight; "all-linear" means no head.
+    /// Whether this projection gets an update. A head that shares the embedding's weight is matched
+    /// by its own name and by the weight's; "all-linear" matches no head.
     pub fn adapts(&self, projection: &Projection) -> bool {
         let meant =
             |name: &str| means(&self.targets, projection, name) && !self.excludes(projection, name);
         projection.names().any(meant) && !self.saves(&projection.name)
     }
 
-    /// Whether `exclude` takes a projection away from whoever means it by this `name` of it. Its
-    /// own name there always does; the name of a weight that a head shares with the embedding
-    /// leaves a head that is a target by its own, as PEFT does.
+    /// Whether `exclude` removes a projection that targets matched by `name`. The projection's own
+    /// name always does; the name of a weight shared with the embedding does not remove a head
+    /// matched by its own name, as in PEFT.
     pub(crate) fn excludes(&self, projection: &Projection, name: &str) -> bool {
         let excluded = |name: &str| {
             let exclude = self.exclude.as_ref();
@@ -155,19 +155,19 @@ impl LoraSpec {
         excluded(name) || excluded(&projection.name)
     }
 
-    /// Whether this module, or one that it is part of, is trained in full.
+    /// Whether this module, or one that contains it, is trained in full.
     pub fn saves(&self, module: &str) -> bool {
         self.modules_to_save.iter().any(|m| saved_by(m, module))
     }
 
-    /// Whether a tensor of this full name is the adapter's own in full, rather than a part of an
+    /// Whether the adapter holds a tensor of this full name in full, rather than as part of an
     /// update.
     pub fn owns(&self, tensor: &str) -> bool {
         let module = tensor.rsplit_once('.').map_or(tensor, |(m, _)| m);
         self.saves(module) || self.replaced.iter().any(|name| name == tensor)
     }
 
-    /// The update of a projection among an adapter's tensors; `None` where it has none.
+    /// The update of a projection among an adapter's tensors; `None` if it has none.
     pub fn update(&self, params: &BTreeMap<String, Tensor>, projection: &str) -> Option<Update> {
         let get = |part: &str| params.get(&format!("{projection}.{part}")).cloned();
         Some(Update {
@@ -178,11 +178,11 @@ impl LoraSpec {
         })
     }
 
-    /// A fresh pair: A (rank, inputs) uniform in ±1/sqrt(inputs), B (outputs, rank) zero, so the
+    /// Initial A (rank, inputs), uniform in ±1/sqrt(inputs), and B (outputs, rank), zero, so the
     /// update starts at 0.
     ///
     /// A is a pure function of `seed`, the name `{weight}.lora_A` and the index, so that any
-    /// program can make the same start ([`splitmix`]).
+    /// program can reproduce it ([`splitmix`]).
     ///
     /// # Errors
     /// Settings refused by [`LoraSpec::check`], or no inputs.
@@ -211,14 +211,14 @@ impl LoraSpec {
     }
 }
 
-/// Whether targets mean a projection by this name of it.
+/// Whether targets match a projection by this one of its names.
 fn means(targets: &Targets, projection: &Projection, name: &str) -> bool {
     let all = matches!(targets, Targets::AllLinear);
     targets.wants(name) && !(all && projection.head)
 }
 
-/// Whether an entry of `modules_to_save` means this module: PEFT takes every module whose name ends
-/// so, component or not.
+/// Whether an entry of `modules_to_save` matches this module: as in PEFT, every module whose name
+/// ends with it, at a component boundary or not.
 pub fn saved_by(entry: &str, module: &str) -> bool {
     let ends = module.match_indices('.').map(|(at, _)| at);
     ends.chain([module.len()])

@@ -1,4 +1,4 @@
-//! Several adapters on one base as a single one that computes their sum.
+//! Several adapters on one base concatenated into one that computes their sum.
 //!
 //! Σ scaleᵢ · Bᵢ·Aᵢ = \[scale₁/s · B₁, scale₂/s · B₂, …\] · \[A₁; A₂; …\] · s: ranks add up,
 //! nothing is approximated (PEFT calls it `cat`).
@@ -11,14 +11,14 @@ use crate::{Error, LoraSpec, Result, Targets, peft};
 
 type Params = BTreeMap<String, Tensor>;
 
-/// One adapter that is the sum of these; a single one is answered as it is.
+/// Concatenates adapters into one that is their sum; a single one is returned unchanged.
 ///
-/// The result's scale is 1 (alpha = rank, by patterns where ranks differ), its targets are the
+/// The result's scale is 1 (alpha = rank, by patterns where ranks differ); its targets are the
 /// projections by full name.
 ///
 /// # Errors
-/// None at all; DoRA beside another (its row norms depend on the order of merging); a module that
-/// two train in full; shapes that do not fit each other.
+/// An empty list; DoRA with another adapter (its row norms depend on the order of merging); a
+/// module that two train in full; shapes that do not fit each other.
 pub fn stack(mut adapters: Vec<(LoraSpec, Params)>) -> Result<(LoraSpec, Params)> {
     if adapters.len() == 1 {
         return Ok(adapters.remove(0));
@@ -62,7 +62,7 @@ fn same(a: &Tensor, b: &Tensor) -> Result<bool> {
     Ok(a.dims() == b.dims() && values(a)? == values(b)?)
 }
 
-/// Their halves side by side, each B times its scale.
+/// Concatenates A and B of one projection, each B times its scale.
 fn cat(adapters: &[(LoraSpec, Params)], name: &str) -> Result<(Tensor, Tensor)> {
     let (mut all_a, mut all_b) = (Vec::new(), Vec::new());
     for (spec, params) in adapters {
@@ -80,7 +80,7 @@ fn cat(adapters: &[(LoraSpec, Params)], name: &str) -> Result<(Tensor, Tensor)> 
     Ok((Tensor::cat(&all_a, 0)?, Tensor::cat(&all_b, 1)?))
 }
 
-/// Scale 1 everywhere: alpha is the rank.
+/// Settings of the result: scale 1 everywhere, so alpha is the rank.
 fn settings(adapters: &[(LoraSpec, Params)], ranks: &BTreeMap<String, usize>) -> LoraSpec {
     let largest = ranks.values().copied().max().unwrap_or(1);
     let others: Vec<_> = ranks

@@ -1,4 +1,4 @@
-//! Which projections get an update.
+//! Selection of the projections that get an update.
 
 use std::{
     collections::HashMap,
@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// Which projections get an update. In a file, as PEFT spells `target_modules`: a list of names, a
-/// regular expression, or `"all-linear"`.
+/// The projections that get an update. In a file as PEFT spells `target_modules`: a list of names,
+/// a regular expression, or `"all-linear"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Spelling", into = "Spelling")]
 pub enum Targets {
@@ -20,23 +20,23 @@ pub enum Targets {
     Names(Vec<String>),
     /// A regular expression that must match the whole name.
     Regex(String),
-    /// Every projection but the one onto the vocabulary.
+    /// Every projection except the head.
     AllLinear,
 }
 
-/// `"all-linear"`.
+/// PEFT's spelling of [`Targets::AllLinear`].
 const ALL_LINEAR: &str = "all-linear";
-/// No adapter has nearly so many patterns.
+/// Maximum number of cached compiled patterns; more than any adapter has.
 const MOST_COMPILED: usize = 256;
-/// Projections onto the vocabulary (tied ones go by the embedding's name), which "all-linear"
-/// leaves out as PEFT does.
+/// Names of heads (a tied one has the embedding's name), which "all-linear" leaves out as PEFT
+/// does.
 const HEADS: [&str; 2] = ["lm_head", "embed_tokens"];
 
 impl Targets {
-    /// Refuses an empty list and what is no pattern.
+    /// Validates names and patterns.
     ///
     /// # Errors
-    /// The pattern, and what is wrong with it.
+    /// An empty list, or an invalid pattern with what is wrong with it.
     pub fn check(&self) -> Result<()> {
         match self {
             Targets::Names(names) if names.is_empty() => Err(Error::rule(
@@ -51,7 +51,7 @@ impl Targets {
         }
     }
 
-    /// Whether this projection is one of them. A pattern that [`Targets::check`] refuses matches
+    /// Whether this projection is selected. A pattern that [`Targets::check`] refuses matches
     /// nothing.
     pub fn wants(&self, projection: &str) -> bool {
         match self {
@@ -64,7 +64,7 @@ impl Targets {
     }
 }
 
-/// Whether one entry of a list of names means this projection.
+/// Whether one entry of a list of names matches this projection.
 pub(crate) fn named(entry: &str, projection: &str) -> bool {
     if is_glob(entry) {
         matches(&glob(entry), projection)
@@ -73,7 +73,8 @@ pub(crate) fn named(entry: &str, projection: &str) -> bool {
     }
 }
 
-/// `self_attn.q_proj` and `q_proj` end `model.layers.0.self_attn.q_proj`; `proj` does not.
+/// Whether `name` ends with the components of `end`: `self_attn.q_proj` and `q_proj` end
+/// `model.layers.0.self_attn.q_proj`; `proj` does not.
 pub(crate) fn ends_with_components(name: &str, end: &str) -> bool {
     name.strip_suffix(end)
         .is_some_and(|before| before.is_empty() || before.ends_with('.'))
@@ -83,7 +84,7 @@ pub(crate) fn is_glob(name: &str) -> bool {
     name.contains(['*', '?', '['])
 }
 
-/// A glob as a regular expression.
+/// Converts a glob to a regular expression.
 fn glob(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars() {
@@ -98,8 +99,8 @@ fn glob(text: &str) -> String {
     out
 }
 
-/// Python's patterns have look-around, which adapters of vision models use to leave towers out.
-/// Patterns are looked up at every pass, so compiled ones are kept.
+/// Compiles a pattern, with a cache, since patterns are looked up at every pass. Python's patterns
+/// have look-around, which adapters of vision models use to leave towers out.
 fn pattern(text: &str, as_written: &str) -> Result<Regex> {
     static COMPILED: LazyLock<Mutex<HashMap<String, Regex>>> = LazyLock::new(Mutex::default);
     let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,14 +119,14 @@ fn pattern(text: &str, as_written: &str) -> Result<Regex> {
     Ok(new)
 }
 
-/// The value of the first pattern that this name ends with (whole components of it), as PEFT looks
-/// up its patterns.
+/// The value of the first pattern that matches the end of this name (whole components), as PEFT
+/// looks up its patterns.
 pub(crate) fn pattern_key<T: Copy>(patterns: &[(String, T)], name: &str) -> Option<T> {
     let found = patterns.iter().find(|(key, _)| key_fits(key, name));
     found.map(|(_, value)| *value)
 }
 
-/// Whether a key of a rank or alpha pattern means this projection.
+/// Whether a key of a rank or alpha pattern matches this projection.
 pub(crate) fn key_fits(key: &str, name: &str) -> bool {
     matches(&format!("(.*\\.)?(?:{key})"), name)
 }
@@ -134,7 +135,7 @@ fn matches(text: &str, name: &str) -> bool {
     pattern(text, text).is_ok_and(|p| p.is_match(name).unwrap_or(false))
 }
 
-/// How a file spells [`Targets`].
+/// Serialised forms of [`Targets`].
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Spelling {

@@ -71,7 +71,7 @@ fn round_trip_in_pefts_names() {
             .iter()
             .all(|(name, t)| values(t) == values(&after[name]))
     );
-    peft::fits(&read, &after, &projections()).unwrap();
+    peft::check_fit(&read, &after, &projections()).unwrap();
 
     let bytes = fs::read(dir.path().join(peft::MODEL)).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -231,7 +231,7 @@ fn misfits_are_named() {
 fn an_adapter_of_another_base_is_refused() {
     let spec = spec();
     let check = |params: &Params, projections: &[Projection], words: &str| {
-        let e = peft::fits(&spec, params, projections)
+        let e = peft::check_fit(&spec, params, projections)
             .unwrap_err()
             .to_string();
         assert!(e.contains(words), "{e}");
@@ -300,7 +300,7 @@ fn patterns_dora_and_saved_modules_come_back() {
         before.keys().collect::<Vec<_>>(),
         after.keys().collect::<Vec<_>>()
     );
-    peft::fits(&read, &after, &projections()).unwrap();
+    peft::check_fit(&read, &after, &projections()).unwrap();
     let bytes = fs::read(dir.path().join(peft::MODEL)).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     for name in [
@@ -335,7 +335,7 @@ fn a_stack_is_the_sum() {
     let first = params(&one);
     let adapters = vec![(one.clone(), first.clone()), (two.clone(), second.clone())];
     let (spec, params) = stack(adapters).unwrap();
-    peft::fits(&spec, &params, &projections()).unwrap();
+    peft::check_fit(&spec, &params, &projections()).unwrap();
     let zero = Tensor::zeros((4, 6), DType::F32, &Device::Cpu).unwrap();
     let delta = |spec: &LoraSpec, params: &Params| {
         values(&merge(&zero, &spec.update(params, q).unwrap()).unwrap())

@@ -211,7 +211,7 @@ fn an_exclusion_takes_no_target_that_it_does_not_name() {
             exclude: Some(exclude.clone()),
             ..spec(2)
         };
-        let found = spec.matched(&projections, &[]);
+        let found = spec.match_projections(&projections, &[]);
         found.map(|m| m.projections.into_keys().collect::<Vec<_>>())
     };
     let both = names(&["q_proj", "lm_head"]);

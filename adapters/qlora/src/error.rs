@@ -1,12 +1,12 @@
-//! One error for the crate; every text states the rule, the value and the place.
+//! The crate's error; every message states the rule, the value and the place.
 
-/// What went wrong.
+/// Errors of a quantised matrix.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// candle refused an operation.
     #[error("tensor operation failed: {0}")]
     Candle(#[from] candle_core::Error),
-    /// Stored parts do not fit together.
+    /// Stored tensors that do not fit together.
     #[error(transparent)]
     Formats(#[from] randori_formats::Error),
     /// Anything else: one complete sentence.
@@ -14,7 +14,7 @@ pub enum Error {
     Rule(String),
 }
 
-/// The crate's result.
+/// Result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {

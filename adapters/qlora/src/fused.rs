@@ -1,16 +1,17 @@
-//! Products of one to four rows of x with a block-quantised matrix, as in decoding a sequence or two: codes are widened
-//! in registers and multiplied there, and never written anywhere.
+//! Fused products of one to four rows of x with a block-quantised matrix, for decoding one or two
+//! sequences: codes are dequantised in registers and multiplied there, without a buffer.
 //!
-//! w = d·q + m in a block of 32, so w·x = d·Σ q·x + m·Σ x, the latter sum being the same for every row of W. Written with
-//! x86 intrinsics for AVX-512 and for AVX2 with FMA and F16C; elsewhere there is no such product.
+//! w = d·q + m in a block of 32, so w·x = d·Σ q·x + m·Σ x; the latter sum is the same for every row
+//! of W. Implemented with x86 intrinsics for AVX-512 and for AVX2 with FMA and F16C; other machines
+//! have no fused product.
 
 use candle_core::quantized::GgmlDType;
 
-/// Rows of x up to which this is worth while.
+/// Maximum number of rows of x; with more, dequantising to a buffer is faster.
 const ROWS: usize = 4;
 
-/// x·Wᵀ for x (n, columns) with n at most [`ROWS`]: (n, rows); `None` for formats that have no such product, and on
-/// machines without the instructions.
+/// x·Wᵀ for x (n, columns) with n at most [`ROWS`]: (n, rows). `None` for formats without a fused
+/// product, and on machines without the instructions.
 pub(crate) fn product(
     dtype: GgmlDType,
     data: &[u8],
@@ -37,7 +38,7 @@ mod x86 {
 
     /// Weights in a block.
     const BLOCK: usize = 32;
-    /// Multiply-adds that are worth a task.
+    /// Minimum number of multiply-adds per parallel task.
     const TASK: usize = 1 << 17;
 
     type Run = unsafe fn(&[u8], usize, &[f32], &[f32], &mut [f32]);
@@ -55,7 +56,8 @@ mod x86 {
         let mut y = vec![0f32; rows * n]; // by row of W
         let per_task = (TASK / columns.max(1)).max(4);
         let task = |(y, data): (&mut [f32], &[u8])| {
-            // SAFETY: `choose` found the features on this machine; a row of x has as many blocks as one of W.
+            // SAFETY: `choose` detected the features on this machine; a row of x has as many blocks
+            // as one of W.
             unsafe { run(data, stride, x, &sums, y) }
         };
         if rows <= per_task {
@@ -92,7 +94,8 @@ mod x86 {
         })
     }
 
-    /// Bytes of a block, and where its codes begin, by the format's number: 0 for Q4_0, 1 for Q4_1, 8 for Q8_0.
+    /// Bytes of a block, and the offset of its codes, by the format's number: 0 for Q4_0, 1 for
+    /// Q4_1, 8 for Q8_0.
     const fn layout(format: u8) -> (usize, usize) {
         match format {
             0 => (18, 2),
@@ -104,25 +107,26 @@ mod x86 {
     /// The f16 at `at` as f32.
     ///
     /// # Safety
-    /// Two readable bytes, and F16C.
+    /// `at` must point to two readable bytes; needs F16C.
     #[inline(always)]
     unsafe fn half(at: *const u8) -> f32 {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's contract.
         unsafe {
             let bits = at.cast::<u16>().read_unaligned();
             _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
         }
     }
 
-    /// A module that multiplies rows, for one width of register.
+    /// Defines a module that multiplies rows, for one register width.
     macro_rules! width {
         ($name:ident, $features:literal, $vector:ty, $parts:literal, $zero:ident, $set:ident, $load:ident, $fma:ident, $mul:ident, $sum:expr, $codes:expr) => {
             mod $name {
                 use super::*;
 
                 /// # Safety
-                /// The machine must have the features; `data` must hold whole rows of `stride` bytes; x and the sums must
-                /// have as many blocks a row; y one place for each row of W and of x.
+                /// The machine must have the features; `data` must hold whole rows of `stride`
+                /// bytes; x and the sums must have as many blocks per row; y must have one element
+                /// for each row of W and of x.
                 #[target_feature(enable = $features)]
                 pub(super) unsafe fn run<const F: u8>(
                     data: &[u8],
@@ -132,7 +136,7 @@ mod x86 {
                     y: &mut [f32],
                 ) {
                     let n = y.len() * stride / data.len().max(1);
-                    // SAFETY: the caller's.
+                    // SAFETY: the caller's contract.
                     unsafe {
                         match n {
                             1 => rows::<F, 1>(data, stride, x, sums, y),
@@ -220,11 +224,11 @@ mod x86 {
     /// A block's 32 codes as floats: nibbles (the low ones first), or signed bytes.
     ///
     /// # Safety
-    /// 16 readable bytes, or 32 signed ones; AVX-512.
+    /// `at` must point to 16 readable bytes, or 32 if `signed`; needs AVX-512.
     #[inline]
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
     unsafe fn codes512(at: *const u8, signed: bool) -> [__m512; 2] {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's contract.
         unsafe {
             if signed {
                 let part = |i: usize| _mm512_cvtepi8_epi32(_mm_loadu_si128(at.add(16 * i).cast()));
@@ -237,14 +241,14 @@ mod x86 {
         }
     }
 
-    /// As [`codes512`], for AVX2.
+    /// [`codes512`] for AVX2.
     ///
     /// # Safety
-    /// As there.
+    /// `at` must point to 16 readable bytes, or 32 if `signed`; needs AVX2.
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn codes256(at: *const u8, signed: bool) -> [__m256; 4] {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's contract.
         unsafe {
             let eight = |i: usize| _mm_loadl_epi64(at.add(8 * i).cast());
             if signed {
@@ -265,7 +269,7 @@ mod x86 {
     #[target_feature(enable = "avx2")]
     fn sum256(v: __m256) -> f32 {
         let mut lanes = [0f32; 8];
-        // SAFETY: eight places.
+        // SAFETY: `lanes` has eight elements.
         unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), v) };
         let [a, b, c, d, e, f, g, h] = lanes;
         ((a + e) + (b + f)) + ((c + g) + (d + h))
@@ -305,7 +309,7 @@ mod x86 {
                     let got = product(dtype, &data, (rows, k), &x).unwrap();
                     let sums: Vec<f32> = x.chunks_exact(BLOCK).map(|b| b.iter().sum()).collect();
                     let mut by_row = vec![0f32; rows * n];
-                    // SAFETY: whoever has AVX-512 has AVX2; shapes as `product` makes them.
+                    // SAFETY: AVX-512 implies AVX2; shapes are as in `product`.
                     unsafe { narrow(&data, data.len() / rows, &x, &sums, &mut by_row) };
                     for i in 0..n {
                         for r in 0..rows {

@@ -1,5 +1,5 @@
-//! GGUF's block formats, kept as the file has them. Each function writes the floats of one block
-//! exactly as ggml does.
+//! GGUF's block formats, kept in memory as stored in the file. Each decoder writes the floats of
+//! one block exactly as ggml does.
 
 use std::ops::Range;
 
@@ -13,13 +13,13 @@ use rayon::prelude::*;
 
 use crate::{
     Error, Result, fused,
-    product::{self, Rows},
+    product::{self, DecodeRows},
 };
 
-/// Blocks that one thread encodes or decodes at a time.
+/// Number of blocks that one thread encodes or decodes at a time.
 const TOGETHER: usize = 1024;
 
-/// candle's name of a format.
+/// candle's dtype for a block format.
 pub fn dtype(block: gguf::Block) -> GgmlDType {
     match block {
         gguf::Block::Q4_0 => GgmlDType::Q4_0,
@@ -33,11 +33,11 @@ pub fn dtype(block: gguf::Block) -> GgmlDType {
     }
 }
 
-/// The bytes of these values (whole blocks), as candle quantises them. Every block depends on its
-/// own values only, so that the work is shared among threads without changing a bit.
+/// Encodes values (whole blocks) as candle quantises them. Every block depends on its own values
+/// only, so the number of threads does not change a bit.
 ///
 /// # Errors
-/// What candle refuses.
+/// candle fails.
 pub fn encode(block: gguf::Block, values: &[f32]) -> Result<Vec<u8>> {
     let one = |part: &[f32]| -> Result<Vec<u8>> {
         let t = Tensor::from_slice(part, part.len(), &Device::Cpu)?;
@@ -50,10 +50,10 @@ pub fn encode(block: gguf::Block, values: &[f32]) -> Result<Vec<u8>> {
     Ok(parts?.concat())
 }
 
-/// What these blocks hold.
+/// Decodes blocks to f32.
 ///
 /// # Errors
-/// Bytes that are no whole blocks.
+/// Bytes that are not whole blocks.
 pub fn decode(block: gguf::Block, bytes: &[u8]) -> Result<Vec<f32>> {
     let (rows, columns) = (bytes.len() / block.bytes(), block.values());
     let m = GgufMatrix::new(dtype(block), rows, columns, bytes, None)?;
@@ -70,11 +70,11 @@ pub struct GgufMatrix {
 
 impl GgufMatrix {
     /// Copies `data`, the blocks of (rows, columns) row after row. `row_order[i]` is the stored row
-    /// that is row i of the matrix (llama.cpp permutes the rows of q and k).
+    /// that becomes row i of the matrix (llama.cpp permutes the rows of q and k).
     ///
     /// # Errors
-    /// A format we cannot read, rows that are not whole blocks, a length that does not fit, an
-    /// order that is no permutation.
+    /// An unsupported format, rows that are not whole blocks, a length that does not fit, an order
+    /// that is no permutation.
     pub fn new(
         dtype: GgmlDType,
         rows: usize,
@@ -141,7 +141,7 @@ impl GgufMatrix {
             GgmlDType::Q4K => self.each::<144, 256, Q4K>(rows, columns, out),
             GgmlDType::Q5K => self.each::<176, 256, Q5K>(rows, columns, out),
             GgmlDType::Q6K => self.each::<210, 256, Q6K>(rows, columns, out),
-            _ => {} // `new` lets no other in
+            _ => {} // `new` refuses all others
         }
     }
 
@@ -176,7 +176,7 @@ impl GgufMatrix {
     }
 }
 
-impl Rows for GgufMatrix {
+impl DecodeRows for GgufMatrix {
     fn shape(&self) -> (usize, usize) {
         (self.rows, self.columns)
     }
@@ -188,10 +188,10 @@ impl Rows for GgufMatrix {
     fn fill(&self, rows: Range<usize>, columns: Range<usize>, out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         if crate::wide::available() {
-            // SAFETY: the processor has these parts of AVX-512.
+            // SAFETY: this processor has these features of AVX-512.
             return unsafe { self.fill_avx512(rows, columns, out) };
         } else if std::arch::is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has AVX2.
+            // SAFETY: this processor has AVX2.
             return unsafe { self.fill_avx2(rows, columns, out) };
         }
         self.fill_with(rows, columns, out);
@@ -203,7 +203,7 @@ fn reader(dtype: GgmlDType) -> Option<()> {
     matches!(dtype, Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q4K | Q5K | Q6K).then_some(())
 }
 
-/// Row i of the result is row `order[i]` of `data`.
+/// Permutes rows: row i of the result is row `order[i]` of `data`.
 fn permuted(data: &[u8], stride: usize, rows: usize, order: &[u32]) -> Result<Vec<u8>> {
     let mut seen = vec![false; rows];
     let fits = order.len() == rows
@@ -223,7 +223,7 @@ fn permuted(data: &[u8], stride: usize, rows: usize, order: &[u32]) -> Result<Ve
         .collect())
 }
 
-/// The f16 at `at`, exactly. (The half crate asks for the processor's instructions at every
+/// The f16 at `at`, exactly. (The half crate tests for the processor's instructions at every
 /// number.)
 #[inline(always)]
 fn half(bytes: &[u8], at: usize) -> f32 {
@@ -231,13 +231,13 @@ fn half(bytes: &[u8], at: usize) -> f32 {
     if bits & 0x7c00 == 0x7c00 {
         return f16::from_bits(bits as u16).to_f32(); // infinite or NaN
     }
-    // the exponent's bias is 15 instead of 127: 2^112 mends it, for numbers without a leading 1 too
+    // the exponent's bias is 15 instead of 127: times 2^112 corrects it, also for subnormals
     let size = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
     f32::from_bits(size.to_bits() | (bits & 0x8000) << 16)
 }
 
-/// How one block of B bytes becomes N floats. A type for each format rather than a function: a
-/// function that is handed on is compiled apart, without the caller's vector instructions.
+/// Decoder of a block of B bytes into N floats. A type per format instead of a function pointer: a
+/// function behind a pointer is compiled without the caller's vector instructions.
 trait Block<const B: usize, const N: usize> {
     fn write(b: &[u8; B], y: &mut [f32; N]);
 }
@@ -388,7 +388,7 @@ mod tests {
     #[test]
     fn what_is_decoded_is_what_candle_reads() {
         use gguf::Block::*;
-        // more than are encoded together, and a last part that is shorter
+        // more blocks than are encoded together, with a shorter last group
         let values: Vec<f32> = (0..1030 * 256).map(|i| (i as f32 * 0.7).sin()).collect();
         for block in [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4K, Q5K, Q6K] {
             let bytes = encode(block, &values).unwrap();

@@ -1,10 +1,9 @@
 //! Frozen quantised matrices (NF4 with double quantisation, and GGUF's block formats) with a
-//! product and its backward to the input, for training an adapter on a base that stays small in
-//! memory.
+//! product and its backward to the input, for training an adapter on a base in little memory.
 //!
-//! Weights are dequantised exactly, a block of rows at a time into a buffer that stays in cache,
-//! and multiplied in f32: activations are never quantised, and results do not depend on the number
-//! of threads. It must not know: models, adapters, or candle's autograd.
+//! Weights are dequantised exactly, a block of rows at a time into a buffer that fits in cache, and
+//! multiplied in f32: activations are never quantised, and results do not depend on the number of
+//! threads. It must not know: models, adapters, or candle's autograd.
 mod error;
 mod fused;
 mod gguf;

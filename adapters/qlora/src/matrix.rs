@@ -1,4 +1,4 @@
-//! The one type the engine holds: a quantised matrix of either kind.
+//! The quantised matrix type that the engine uses, of either kind.
 
 use candle_core::{Tensor, quantized::QTensor};
 
@@ -6,9 +6,9 @@ use crate::{GgufMatrix, Nf4Matrix, Result, product};
 
 /// A frozen quantised matrix (out, in).
 pub enum QuantMatrix {
-    /// NormalFloat, 4 bits a weight and a scale for each 64 (QLoRA, arXiv 2305.14314).
+    /// NormalFloat, 4 bits per weight and a scale for each 64 (QLoRA, arXiv 2305.14314).
     Nf4(Nf4Matrix),
-    /// A block format of GGUF, kept as the file has it.
+    /// A block format of GGUF, as stored in the file.
     Gguf(GgufMatrix),
 }
 
@@ -16,15 +16,17 @@ impl QuantMatrix {
     /// Quantises a matrix (out, in) to NF4; with `double`, its scales to 8 bits too.
     ///
     /// # Errors
-    /// Not two axes, or a value that is not finite.
+    /// A tensor without exactly two axes, or a value that is not finite.
     pub fn nf4(w: &Tensor, double: bool) -> Result<Self> {
         Nf4Matrix::quantise(w, double).map(QuantMatrix::Nf4)
     }
 
-    /// Takes a GGUF tensor (out, in) as it is. `row_order[i]` is the stored row that is row i of the matrix.
+    /// Takes over a GGUF tensor (out, in) as stored. `row_order[i]` is the stored row that becomes
+    /// row i of the matrix.
     ///
     /// # Errors
-    /// A block format we cannot read, not two axes, rows that are not whole blocks, an order that is no permutation.
+    /// An unsupported block format, a tensor without exactly two axes, rows that are not whole
+    /// blocks, an order that is no permutation.
     pub fn gguf(q: QTensor, row_order: Option<Vec<u32>>) -> Result<Self> {
         let (outputs, inputs) = q.shape().dims2()?;
         let data = q.data()?;
@@ -32,12 +34,12 @@ impl QuantMatrix {
             .map(QuantMatrix::Gguf)
     }
 
-    /// (out, in)
+    /// The shape (out, in).
     pub fn shape(&self) -> (usize, usize) {
         self.source().shape()
     }
 
-    /// Memory it holds.
+    /// Size in memory, in bytes.
     pub fn bytes(&self) -> usize {
         match self {
             QuantMatrix::Nf4(m) => m.bytes(),
@@ -45,7 +47,7 @@ impl QuantMatrix {
         }
     }
 
-    /// What it is, for reports: `nf4`, `q4_1`, ….
+    /// Name of the format, for reports: `nf4`, `q4_1`, ….
     pub fn format(&self) -> String {
         match self {
             QuantMatrix::Nf4(m) => m.format().into(),
@@ -56,21 +58,21 @@ impl QuantMatrix {
     /// The whole matrix in f32: (out, in).
     ///
     /// # Errors
-    /// What candle refuses.
+    /// candle fails.
     pub fn dequantise(&self) -> Result<Tensor> {
         product::dequantise(self.source())
     }
 
-    /// Some rows in f32, in the order asked for: (ids, in).
+    /// Rows `ids` in f32, in that order: (ids, in).
     ///
     /// # Errors
-    /// A row that is not there.
+    /// A row out of range.
     pub fn rows(&self, ids: &[u32]) -> Result<Tensor> {
         product::rows(self.source(), ids)
     }
 
-    /// x·Wᵀ for at most four rows of x, (n, in) as a slice: (n, out); `None` where this format or this machine has no
-    /// product that is faster than dequantising.
+    /// x·Wᵀ for at most four rows of x, (n, in) as a slice: (n, out); `None` if this format or
+    /// machine has no product that is faster than dequantising.
     pub fn fused(&self, x: &[f32]) -> Option<Vec<f32>> {
         match self {
             QuantMatrix::Nf4(_) => None,
@@ -78,10 +80,11 @@ impl QuantMatrix {
         }
     }
 
-    /// Writes these rows in f32, one after another: for products that go over the matrix a block at a time.
+    /// Writes these rows in f32, one after another, for products that dequantise a block of rows at
+    /// a time.
     ///
     /// # Panics
-    /// Rows that are not there, or another length of `out` than theirs.
+    /// Rows out of range, or an `out` of another length.
     pub fn fill(&self, rows: std::ops::Range<usize>, out: &mut [f32]) {
         let (outputs, inputs) = self.shape();
         assert!(
@@ -108,7 +111,7 @@ impl QuantMatrix {
         product::backward(self.source(), dy)
     }
 
-    fn source(&self) -> &dyn product::Rows {
+    fn source(&self) -> &dyn product::DecodeRows {
         match self {
             QuantMatrix::Nf4(m) => m,
             QuantMatrix::Gguf(m) => m,

@@ -1,4 +1,4 @@
-//! 4-bit matrices decoded for products: each weight is one of 16 levels times the scale of its
+//! 4-bit matrices, decoded for products: each weight is one of 16 levels times the scale of its
 //! block.
 
 use std::{
@@ -9,12 +9,12 @@ use std::{
 use candle_core::{DType, Tensor};
 use randori_formats::bnb::{BLOCK, NF4_LEVELS, Nf4Parts};
 
-use crate::{Result, product::Rows, wide};
+use crate::{Result, product::DecodeRows, wide};
 
 /// A matrix (out, in) in 4 bits.
 pub struct Nf4Matrix {
     parts: Nf4Parts,
-    /// Both levels of every byte.
+    /// For every byte the levels of its two codes.
     pairs: Arc<Pairs>,
 }
 
@@ -35,17 +35,17 @@ fn pairs(levels: &[f32; 16]) -> Arc<Pairs> {
 }
 
 impl Nf4Matrix {
-    /// Takes a stored matrix as it is.
+    /// Takes over a stored matrix.
     ///
     /// # Errors
-    /// A block size that bitsandbytes does not have, or parts whose lengths do not fit the shape.
+    /// A block size that bitsandbytes does not have, or lengths that do not fit the shape.
     pub fn from_parts(parts: Nf4Parts) -> Result<Self> {
         parts.check()?;
         let pairs = pairs(&parts.levels);
         Ok(Self { parts, pairs })
     }
 
-    /// What it is made of.
+    /// The stored codes, scales and levels.
     pub fn parts(&self) -> &Nf4Parts {
         &self.parts
     }
@@ -60,7 +60,7 @@ impl Nf4Matrix {
         self.parts.bytes()
     }
 
-    /// `nf4`, or `fp4` for other levels (bitsandbytes has no third kind).
+    /// `nf4`, or `fp4` for other levels (bitsandbytes has no third format).
     pub(crate) fn format(&self) -> &'static str {
         if self.parts.levels == NF4_LEVELS {
             "nf4"
@@ -69,7 +69,7 @@ impl Nf4Matrix {
         }
     }
 
-    /// Elements `start..start + out.len()` of the flattened matrix.
+    /// Decodes elements `start..start + out.len()` of the flattened matrix.
     fn decode(&self, start: usize, out: &mut [f32]) {
         let Nf4Parts {
             codes,
@@ -103,7 +103,7 @@ impl Nf4Matrix {
     }
 }
 
-impl Rows for Nf4Matrix {
+impl DecodeRows for Nf4Matrix {
     fn shape(&self) -> (usize, usize) {
         (self.parts.rows, self.parts.columns)
     }

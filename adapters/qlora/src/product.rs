@@ -1,7 +1,8 @@
 //! Products with a matrix that is dequantised a block at a time.
 //!
-//! Forward splits W by rows: each block of y's columns is one product. Backward splits it by columns, and every thread
-//! walks all rows of its columns in order. So each number is summed by one thread in one order, however many there are.
+//! Forward splits W by rows: each block gives some columns of y. Backward splits W by columns, and
+//! each thread goes through all rows of its columns in order. So every number is summed by one
+//! thread in a fixed order, however many threads there are.
 
 use std::ops::Range;
 
@@ -11,21 +12,22 @@ use rayon::prelude::*;
 
 use crate::{Error, Result};
 
-/// A matrix (rows = outputs, columns = inputs) that can write any stretch of a row in f32.
-pub(crate) trait Rows: Sync {
-    /// (out, in)
+/// A matrix (rows = outputs, columns = inputs) that can decode any range of columns of its rows to
+/// f32.
+pub(crate) trait DecodeRows: Sync {
+    /// The shape (out, in).
     fn shape(&self) -> (usize, usize);
-    /// Stretches begin and end at multiples of this (or at the row's end).
+    /// Column ranges begin and end at multiples of this (or at the row's end).
     fn grain(&self) -> usize;
     /// Writes `columns` of the rows `rows`, row after row.
     fn fill(&self, rows: Range<usize>, columns: Range<usize>, out: &mut [f32]);
 }
 
-/// Floats of a dequantised block: a quarter of a common L2 cache.
+/// Floats of a dequantised block: a quarter of a typical L2 cache.
 const BLOCK: usize = 96 * 1024;
 
 /// x·Wᵀ: (n, in) -> (n, out).
-pub(crate) fn forward(w: &dyn Rows, x: &Tensor) -> Result<Tensor> {
+pub(crate) fn forward(w: &dyn DecodeRows, x: &Tensor) -> Result<Tensor> {
     let (outputs, inputs) = w.shape();
     with_rows(x, inputs, "x", |x, n| {
         let mut y = vec![0f32; n * outputs];
@@ -37,7 +39,8 @@ pub(crate) fn forward(w: &dyn Rows, x: &Tensor) -> Result<Tensor> {
                 let rows = block * step..((block + 1) * step).min(outputs);
                 buffer.resize(step * inputs, 0f32);
                 w.fill(rows.clone(), 0..inputs, &mut buffer[..rows.len() * inputs]);
-                // SAFETY: x is n x inputs, the buffer rows x inputs, y n x outputs; this block alone writes y's columns `rows`.
+                // SAFETY: x is n x inputs, the buffer rows x inputs, y n x outputs; only this block
+                // writes y's columns `rows`.
                 unsafe {
                     product(
                         (n, rows.len(), inputs),
@@ -53,7 +56,7 @@ pub(crate) fn forward(w: &dyn Rows, x: &Tensor) -> Result<Tensor> {
 }
 
 /// dy·W: (n, out) -> (n, in).
-pub(crate) fn backward(w: &dyn Rows, dy: &Tensor) -> Result<Tensor> {
+pub(crate) fn backward(w: &dyn DecodeRows, dy: &Tensor) -> Result<Tensor> {
     let (outputs, inputs) = w.shape();
     with_rows(dy, outputs, "dy", |dy, n| {
         let mut dx = vec![0f32; n * inputs];
@@ -73,7 +76,8 @@ pub(crate) fn backward(w: &dyn Rows, dy: &Tensor) -> Result<Tensor> {
                         columns.clone(),
                         &mut buffer[..rows.len() * columns.len()],
                     );
-                    // SAFETY: dy is n x outputs, the buffer rows x columns, dx n x inputs; this tile alone writes dx's `columns`.
+                    // SAFETY: dy is n x outputs, the buffer rows x columns, dx n x inputs; only
+                    // this tile writes dx's `columns`.
                     unsafe {
                         product(
                             (n, columns.len(), rows.len()),
@@ -90,7 +94,7 @@ pub(crate) fn backward(w: &dyn Rows, dy: &Tensor) -> Result<Tensor> {
 }
 
 /// The whole matrix in f32.
-pub(crate) fn dequantise(w: &dyn Rows) -> Result<Tensor> {
+pub(crate) fn dequantise(w: &dyn DecodeRows) -> Result<Tensor> {
     let (outputs, inputs) = w.shape();
     let mut all = vec![0f32; outputs * inputs];
     let step = (BLOCK / inputs.max(1)).clamp(1, 256);
@@ -103,8 +107,8 @@ pub(crate) fn dequantise(w: &dyn Rows) -> Result<Tensor> {
     Ok(Tensor::from_vec(all, (outputs, inputs), &Device::Cpu)?)
 }
 
-/// Some rows in f32: (ids, in).
-pub(crate) fn rows(w: &dyn Rows, ids: &[u32]) -> Result<Tensor> {
+/// Rows `ids` in f32: (ids, in).
+pub(crate) fn rows(w: &dyn DecodeRows, ids: &[u32]) -> Result<Tensor> {
     let (outputs, inputs) = w.shape();
     let mut all = vec![0f32; ids.len() * inputs];
     for (&id, out) in ids.iter().zip(all.chunks_mut(inputs.max(1))) {
@@ -122,7 +126,8 @@ pub(crate) fn rows(w: &dyn Rows, ids: &[u32]) -> Result<Tensor> {
 /// dst (m x n, row stride given) = lhs (m x k) · rhs (k x n), or += where `add`.
 ///
 /// # Safety
-/// The pointers must cover those shapes with those strides, and nothing else may write dst's elements meanwhile.
+/// The pointers must cover those shapes with those strides, and nothing else may write dst's
+/// elements meanwhile.
 unsafe fn product(
     (m, n, k): (usize, usize, usize),
     (dst, dst_stride): (*mut f32, usize),
@@ -131,7 +136,7 @@ unsafe fn product(
     add: bool,
 ) {
     let s = |stride: usize| stride as isize;
-    // SAFETY: the caller's promise, in gemm's terms (dst = alpha·dst + beta·lhs·rhs).
+    // SAFETY: the caller's contract, in gemm's terms (dst = alpha·dst + beta·lhs·rhs).
     unsafe {
         gemm(
             m,
@@ -157,7 +162,7 @@ unsafe fn product(
     }
 }
 
-/// A pointer that threads share, each writing its own columns.
+/// A pointer shared between threads, each of which writes its own columns.
 struct Shared(*mut f32);
 // SAFETY: only `product` writes through it, to columns that belong to one block each.
 unsafe impl Sync for Shared {}
@@ -167,7 +172,7 @@ impl Shared {
     }
 }
 
-/// Runs `f` on the f32 values of a tensor (n, width) and n.
+/// Calls `f` with the f32 values of a tensor (n, width) and n.
 fn with_rows<T>(
     t: &Tensor,
     width: usize,

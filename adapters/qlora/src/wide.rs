@@ -1,6 +1,6 @@
-//! Looking 4-bit codes up in vector registers: AVX-512's permutation holds all sixteen levels at once.
+//! Look-up of 4-bit codes in vector registers: AVX-512's permutation holds all sixteen levels.
 
-/// Whether this machine has the parts of AVX-512 that we compile for.
+/// Whether this machine has the features of AVX-512 that we compile for.
 pub(crate) fn available() -> bool {
     #[cfg(target_arch = "x86_64")]
     return std::arch::is_x86_feature_detected!("avx512f")
@@ -11,8 +11,8 @@ pub(crate) fn available() -> bool {
     return false;
 }
 
-/// out = levels\[code\] · scale for every code, two to a byte, the high one first. Whole runs of sixteen are done; answers
-/// how many codes that were (none where the machine cannot).
+/// out = levels\[code\] · scale for every code, two per byte, the high one first. Processes whole
+/// groups of sixteen and returns the number of codes done (0 on machines without AVX-512).
 pub(crate) fn look_up(codes: &[u8], levels: &[f32; 16], scale: f32, out: &mut [f32]) -> usize {
     #[cfg(target_arch = "x86_64")]
     if available() {
@@ -36,11 +36,12 @@ mod x86 {
         scale: f32,
         out: &mut [[f32; 16]],
     ) {
-        // SAFETY: sixteen levels.
+        // SAFETY: the array has sixteen elements.
         let levels = unsafe { _mm512_loadu_ps(levels.as_ptr()) };
         let scale = _mm512_set1_ps(scale);
         for (codes, out) in codes.iter().zip(out) {
-            // each byte into the two halves of 64 bits, the high code first; a permutation reads four bits of each half
+            // spread each byte over two 32-bit lanes, the high code in the first; the permutation
+            // reads the low four bits of each lane
             let bytes = _mm_cvtsi64_si128(i64::from_le_bytes(*codes));
             let bytes = _mm512_cvtepu8_epi64(bytes);
             let index = _mm512_or_si512(
@@ -48,7 +49,7 @@ mod x86 {
                 _mm512_slli_epi64::<32>(bytes),
             );
             let values = _mm512_mul_ps(_mm512_permutexvar_ps(index, levels), scale);
-            // SAFETY: sixteen places.
+            // SAFETY: `out` has sixteen elements.
             unsafe { _mm512_storeu_ps(out.as_mut_ptr(), values) };
         }
     }

@@ -11,7 +11,7 @@ use randori_engine::train::Pair;
 use randori_engine::weights::weight_files;
 use randori_engine::{Params, Player};
 use randori_lora::{LoraSpec, peft};
-use randori_store::{Artefact, BoxError, Rows};
+use randori_store::{Artefact, BoxError, JsonLines};
 use serde::{Deserialize, Serialize};
 
 /// The opponent's answer to one prompt. `real` and `generated` are the official code's names, so the file is also a
@@ -40,7 +40,7 @@ pub struct Answer {
 }
 
 /// All answers of an iteration.
-pub type Answers = Rows<Answer>;
+pub type Answers = JsonLines<Answer>;
 
 /// One pair, with the opponent's log-probs where the loss asks for them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ pub struct PairRow {
 }
 
 /// All pairs of an iteration.
-pub type Pairs = Rows<PairRow>;
+pub type Pairs = JsonLines<PairRow>;
 
 impl PairRow {
     /// For the trainer.

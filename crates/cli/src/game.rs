@@ -9,7 +9,7 @@ use randori_data::Counts;
 use randori_engine::Player;
 use randori_engine::train::Pair;
 use randori_sdk::seam::SamplerFn;
-use randori_store::{Board, Desk, Rows};
+use randori_store::{Board, Desk, JsonLines};
 
 use crate::artefacts::{Answers, Learnt, PairRow, Pairs};
 use crate::corpus::Part;
@@ -141,7 +141,7 @@ impl Game for SpinGame<'_> {
         let loss = session.loss(now.t)?;
         let mut counts = Counts::default();
         let mut rows = Vec::new();
-        for (t, Rows(answers)) in window.iter() {
+        for (t, JsonLines(answers)) in window.iter() {
             let kept = screened(session, self.train, answers, t, &*loss, &mut counts)?;
             rows.extend(kept);
         }
@@ -161,7 +161,7 @@ impl Game for SpinGame<'_> {
                 "  {:<38} not scored: the loss {name} does not ask",
                 self.label(now.t, "opponent's log-probs")
             ));
-            return Ok(Rows(rows));
+            return Ok(JsonLines(rows));
         }
         let (chunks, mut log) = desk.items("scores")?;
         let label = self.label(now.t, "opponent's log-probs");
@@ -175,7 +175,7 @@ impl Game for SpinGame<'_> {
         &mut self,
         now: &Iteration,
         policy: Learnt,
-        Rows(pairs): &Pairs,
+        JsonLines(pairs): &Pairs,
         desk: &mut Desk,
     ) -> Result<Learnt> {
         let session = self.session;

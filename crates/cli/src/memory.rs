@@ -75,7 +75,7 @@ fn needed(plan: &Plan, tokens: usize) -> Result<u64> {
 /// Bytes that are free on the card, and what this process has taken there by being open: figures count that besides.
 #[cfg(feature = "cuda")]
 fn free_on_card() -> Option<u64> {
-    let (_, free, _) = randori_engine::gpu::card().ok()?;
+    let (_, free, _) = randori_engine::card().ok()?;
     Some(free as u64 + randori_engine::fit::CONTEXT)
 }
 

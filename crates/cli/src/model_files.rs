@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use randori_data::{ChatTemplate, Tokenizer};
+use randori_data::{ChatTemplate, GgufTokenizer, Tokenizer};
 use randori_engine::hub::{Kind, Snapshot, is_commit};
 use randori_engine::weights::{self, Source, TokenizerSource};
 use randori_host::Host;
@@ -107,10 +107,14 @@ pub fn settle_source(recipe: &mut Recipe, kept: &BTreeMap<String, String>) -> Re
 /// The tokenizer the recipe names, or the model's own, with the recipe's chat template if it gives
 /// one.
 pub fn tokenizer(recipe: &Recipe, own: TokenizerSource) -> Result<Tokenizer> {
-    let mut template = chat_template(recipe)?;
-    let mut of_folder = |dir: &Path| match template.take() {
+    let template = chat_template(recipe)?;
+    let of_folder = |dir: &Path, template| match template {
         Some(template) => Tokenizer::from_folder_with(dir, template),
         None => Tokenizer::from_folder(dir),
+    };
+    let of_gguf = |gguf: &GgufTokenizer, template| match template {
+        Some(template) => Tokenizer::from_gguf_with(gguf, template),
+        None => Tokenizer::from_gguf(gguf),
     };
     let mut tokenizer = match (
         &recipe.model.tokenizer,
@@ -120,34 +124,37 @@ pub fn tokenizer(recipe: &Recipe, own: TokenizerSource) -> Result<Tokenizer> {
             let path = recipe.path(given);
             let read = match path.extension().is_some_and(|e| e == "gguf") {
                 true => match weights::open(Source::Gguf(path.clone()))?.tokenizer() {
-                    TokenizerSource::Gguf(gguf) => Tokenizer::from_gguf(&gguf),
+                    TokenizerSource::Gguf(gguf) => of_gguf(&gguf, template),
                     _ => anyhow::bail!(recipe.refuse(
                         "model.tokenizer",
                         format!("holds no tokenizer: {}", path.display())
                     )),
                 },
-                false => of_folder(&path),
+                false => of_folder(&path, template),
             };
             read.with_context(|| format!("{}: model.tokenizer", recipe.place("model.tokenizer")))?
         }
         (None, Some(name)) => {
             let model =
                 builtin::model(name).ok_or_else(|| builtin::unknown(&recipe.model.source.0))?;
-            Tokenizer::from_bytes(model.tokenizer, Some(model.tokenizer_config), None)?
+            let mut own =
+                Tokenizer::from_bytes(model.tokenizer, Some(model.tokenizer_config), None)?;
+            if let Some(template) = template {
+                own.set_chat_template(template);
+            }
+            own
         }
         (None, None) => match own {
-            TokenizerSource::Folder(dir) => of_folder(&dir)
+            TokenizerSource::Folder(dir) => of_folder(&dir, template)
                 .with_context(|| format!("{}: model.source", recipe.place("model.source")))?,
-            TokenizerSource::Gguf(gguf) => Tokenizer::from_gguf(&gguf)?,
+            TokenizerSource::Gguf(gguf) => of_gguf(&gguf, template)
+                .with_context(|| format!("{}: model.source", recipe.place("model.source")))?,
             TokenizerSource::None => anyhow::bail!(recipe.refuse(
                 "model.tokenizer",
                 "must be given: the model comes without a tokenizer"
             )),
         },
     };
-    if let Some(template) = template {
-        tokenizer.set_chat_template(template);
-    }
     tokenizer.chat_template()?;
     for (name, value) in &recipe.data.template_args.0 {
         let place = || format!("{}: data.template_args", recipe.place("data.template_args"));

@@ -172,8 +172,15 @@ impl Opened {
     }
 }
 
-/// The recipe of `who`, and the adapter that goes with it: a run folder means its last iteration's player.
+/// The recipe of `who`, and the adapter that goes with it: a run folder means its last iteration's
+/// player. Says what the recipe gives and nothing reads.
 pub fn recipe(who: &Who) -> Result<(Recipe, Vec<PathBuf>)> {
+    let (recipe, adapter) = loaded(who)?;
+    Console::new(who.common.quiet).notes(&recipe.unread());
+    Ok((recipe, adapter))
+}
+
+fn loaded(who: &Who) -> Result<(Recipe, Vec<PathBuf>)> {
     let Some(path) = &who.recipe else {
         return Ok((Recipe::without_file(&who.common.set)?, who.adapter.clone()));
     };

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use randori_data::{Counts, Encoded, Rejected};
 use randori_engine::{Player, ScoreItem};
 use randori_sdk::seam::{LossFn, SamplerFn};
-use randori_store::Rows;
+use randori_store::JsonLines;
 
 use crate::artefacts::{Answer, Answers, PairRow, Pairs};
 use crate::corpus::{self, Part};
@@ -82,7 +82,7 @@ pub fn answers(
     }
     bar.set(done, tokens);
     bar.finish();
-    Ok(Rows(chunks.into_iter().flatten().collect()))
+    Ok(JsonLines(chunks.into_iter().flatten().collect()))
 }
 
 /// The pairs that the recipe's rules and this loss leave, without log-probs yet.
@@ -182,7 +182,7 @@ pub fn scored(
     for (row, (real, generated)) in rows.iter_mut().zip(scores) {
         (row.ref_real, row.ref_generated) = (Some(real), Some(generated));
     }
-    Ok(Rows(rows))
+    Ok(JsonLines(rows))
 }
 
 /// Rows as JSONL at a path that is not there yet.

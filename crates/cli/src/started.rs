@@ -122,7 +122,7 @@ impl Made {
                 })
                 .collect(),
             dora: spec.dora,
-            full: spec.full(&projections, &weights).ok(),
+            full: spec.resolve_saved(&projections, &weights).ok(),
         }
     }
 }

@@ -1,11 +1,11 @@
-//! The game on one screen: [`play`], then what it needs of the players.
+//! The self-play loop ([`play`]) and the [`Game`] trait that it drives.
 
 use crate::{Iteration, Journal, Keeps, OpponentRule, Rules, Signals, Stage, Window};
 
 /// Plays the iterations that the journal does not hold yet.
 ///
-/// Killed at any point and called again with the same journal, it makes the calls that were still
-/// missing and no other: a finished stage is restored, never repeated.
+/// Resumable: called again with the same journal after a kill, it restores every finished stage and
+/// runs only the missing ones.
 pub fn play<G, J>(
     game: &mut G,
     journal: &mut J,
@@ -29,14 +29,14 @@ where
         game.begins(&now);
         // The opponent's update (paper, section 4.1): theta_t is whatever ended the last iteration.
         let opponent = match rules.opponent {
-            OpponentRule::Previous => game.freeze(&policy)?, // yesterday's self
+            OpponentRule::Previous => game.freeze(&policy)?, // SPIN's theta_t
         };
         let generated = stage(game, journal, &now, Stage::Generated, |game, desk| {
             game.generate(&now, &opponent, desk)
         })?;
         window.push(t, generated);
-        // Every pair in the window, old ones too, gets the log-probs of *this* opponent: constants
-        // of the iteration.
+        // The window's pairs, old ones too, with *this* opponent's log-probs: constants of the
+        // iteration.
         let pairs = stage(game, journal, &now, Stage::Pairs, |game, desk| {
             game.score(&now, &opponent, &window, desk)
         })?;
@@ -60,33 +60,32 @@ where
     })
 }
 
-/// The players and their world. Six methods are required; the three that only watch are not.
+/// The players and their data. Six methods are required; the last three only report progress.
 ///
 /// A method must be a function of its arguments and of what the game was built with: `play` may
 /// skip any call whose result the journal holds.
 pub trait Game {
-    /// What is trained, e.g. an adapter's tensors.
+    /// The policy under training, e.g. an adapter's tensors.
     type Policy;
-    /// A frozen policy. Training must not reach it: in Rust terms, it shares no memory that
-    /// training writes to.
+    /// A frozen policy. It must share no memory with the policy that training writes to.
     type Opponent;
-    /// One answer of the opponent to every prompt.
+    /// The opponent's response to every prompt.
     type Generated;
-    /// Real and generated answers with the opponent's log-probs of both.
+    /// Real and generated responses with the opponent's log-probs of both.
     type Pairs;
-    /// Where a stage may keep unfinished work, so that a killed one goes on where it was; the
-    /// journal lends it.
+    /// Storage for a stage's unfinished work (checkpoints), lent by the journal, so that a killed
+    /// stage can resume.
     type Desk;
-    /// What can go wrong.
+    /// Error of any method.
     type Error;
 
-    /// The policy before iteration 0: the supervised fine-tuned model.
+    /// Returns the policy before iteration 0: the supervised fine-tuned model.
     fn start(&mut self) -> Result<Self::Policy, Self::Error>;
 
-    /// A copy of the policy as it is now.
+    /// Returns a frozen copy of the current policy.
     fn freeze(&mut self, policy: &Self::Policy) -> Result<Self::Opponent, Self::Error>;
 
-    /// The opponent answers every prompt: y' ~ p_theta_t.
+    /// Samples the opponent's response to every prompt: y' ~ p_theta_t.
     fn generate(
         &mut self,
         now: &Iteration,
@@ -94,7 +93,7 @@ pub trait Game {
         desk: &mut Self::Desk,
     ) -> Result<Self::Generated, Self::Error>;
 
-    /// The opponent's log-probs of the real and the generated answers of the whole window.
+    /// Computes the opponent's log-probs of the real and generated responses of the whole window.
     fn score(
         &mut self,
         now: &Iteration,
@@ -103,7 +102,7 @@ pub trait Game {
         desk: &mut Self::Desk,
     ) -> Result<Self::Pairs, Self::Error>;
 
-    /// The policy learns to tell real from generated (paper, eq. 4.7) with this iteration's
+    /// Trains the policy to tell real from generated (paper, eq. 4.7) with this iteration's
     /// settings.
     fn train(
         &mut self,
@@ -113,7 +112,7 @@ pub trait Game {
         desk: &mut Self::Desk,
     ) -> Result<Self::Policy, Self::Error>;
 
-    /// Measures the policy that came out, against the opponent it was trained against.
+    /// Measures the trained policy against the opponent of this iteration.
     fn evaluate(
         &mut self,
         now: &Iteration,
@@ -123,28 +122,28 @@ pub trait Game {
         desk: &mut Self::Desk,
     ) -> Result<Signals, Self::Error>;
 
-    /// An iteration begins (not called for one that the journal holds whole).
+    /// Called when an iteration begins; not for one whose four stages the journal holds.
     fn begins(&mut self, now: &Iteration) {
         let _ = now;
     }
 
-    /// A stage begins; `restored` when the journal holds its result already.
+    /// Called when a stage begins; `restored` is true if the journal holds its result already.
     fn enters(&mut self, now: &Iteration, stage: Stage, restored: bool) {
         let _ = (now, stage, restored);
     }
 
-    /// An iteration ended with these signals.
+    /// Called when an iteration has ended, with its signals.
     fn ended(&mut self, now: &Iteration, signals: &Signals) {
         let _ = (now, signals);
     }
 }
 
-/// What a game came to.
+/// Result of a game.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome<P> {
     /// The last policy.
     pub policy: P,
-    /// One per iteration played, resumed ones included.
+    /// Signals of every iteration, resumed ones included.
     pub signals: Vec<Signals>,
     /// Why it ended.
     pub ended: Ended,
@@ -155,13 +154,13 @@ pub struct Outcome<P> {
 pub enum Ended {
     /// All iterations of the rules were played.
     AllPlayed,
-    /// The stop rule: the opponent can no longer be told from the data.
+    /// The stop rule applied: the policy no longer tells generated from real.
     Indistinguishable,
 }
 
-/// What the journal holds of earlier runs: the last policy, the answers still inside the window,
-/// and the signals of every iteration that is finished. An iteration of which any stage is missing
-/// is not finished.
+/// What the journal holds of earlier runs: the last policy, the responses still inside the window,
+/// and the signals of every finished iteration. An iteration with any stage missing is not
+/// finished.
 fn so_far<G, J>(
     game: &mut G,
     journal: &mut J,
@@ -188,7 +187,7 @@ where
     Ok((policy, window, history))
 }
 
-/// One stage of the loop: restored, or made and recorded; the game is told which.
+/// Restores one stage, or runs and records it, and tells the game which.
 fn stage<G, J, A>(
     game: &mut G,
     journal: &mut J,

@@ -1,15 +1,15 @@
-//! Where finished work is kept, seen from the loop: a stage is restored, or made and recorded.
+//! The journal interface: a store of finished stages, from which the loop restores results.
 
-/// The four stages of an iteration, in order. Each reads what the ones before it made.
+/// The four stages of an iteration, in order. Each reads the results of those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Stage {
-    /// The opponent's answers.
+    /// The opponent's responses.
     Generated,
-    /// Real and generated answers with the opponent's log-probs.
+    /// Real and generated responses with the opponent's log-probs.
     Pairs,
     /// The trained policy.
     Policy,
-    /// The iteration's signals.
+    /// The iteration's evaluation.
     Eval,
 }
 
@@ -17,7 +17,7 @@ impl Stage {
     /// All four, in order.
     pub const ALL: [Stage; 4] = [Stage::Generated, Stage::Pairs, Stage::Policy, Stage::Eval];
 
-    /// `generated`, `pairs`, `policy`, `eval`.
+    /// The stage's name in a run folder: `generated`, `pairs`, `policy`, `eval`.
     pub fn name(self) -> &'static str {
         match self {
             Stage::Generated => "generated",
@@ -28,25 +28,28 @@ impl Stage {
     }
 }
 
-/// Knows which stages are finished. One required method.
+/// A record of which stages are finished.
 pub trait Journal {
-    /// Where a stage may keep unfinished work.
+    /// Storage for a stage's unfinished work.
     type Desk;
-    /// What can go wrong while keeping or restoring.
+    /// Error of recording or restoring.
     type Error;
 
-    /// Whether the stage's result is kept, whole.
+    /// Whether the result of stage `stage` of iteration `t` is stored, whole.
     fn finished(&self, t: usize, stage: Stage) -> bool;
 }
 
-/// Keeps results of type `A`. Two required methods; the loop calls the third.
+/// A journal that stores results of type `A`.
 pub trait Keeps<A>: Journal {
-    /// The result of a finished stage; an error for one that is not finished.
+    /// Loads the result of a finished stage.
+    ///
+    /// # Errors
+    /// The stage is not finished.
     fn restore(&mut self, t: usize, stage: Stage) -> Result<A, Self::Error>;
 
-    /// Makes the stage's result, keeps it, and only then calls the stage finished. What it answers
-    /// must equal what [`Keeps::restore`] will answer after a crash, or a resumed game would differ
-    /// from an undisturbed one.
+    /// Runs `make`, stores its result, and then marks the stage finished. The value returned must
+    /// equal what [`Keeps::restore`] returns after a crash, or a resumed game would differ from an
+    /// uninterrupted one.
     fn record<E: From<Self::Error>>(
         &mut self,
         t: usize,
@@ -54,7 +57,7 @@ pub trait Keeps<A>: Journal {
         make: impl FnOnce(&mut Self::Desk) -> Result<A, E>,
     ) -> Result<A, E>;
 
-    /// Restores a finished stage, or makes and records it.
+    /// Restores a finished stage, or runs and records it.
     fn stage<E: From<Self::Error>>(
         &mut self,
         t: usize,
@@ -68,7 +71,7 @@ pub trait Keeps<A>: Journal {
     }
 }
 
-/// Keeps nothing: a game played in one go, in memory.
+/// A journal that stores nothing, for a game played in one go, in memory.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct NoJournal;
 
@@ -96,7 +99,7 @@ impl<A> Keeps<A> for NoJournal {
     }
 }
 
-/// [`NoJournal`] was asked for a result. The loop never does: nothing is finished there.
+/// Error of [`NoJournal`] when asked to restore. The loop never asks: no stage is finished there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("nothing is kept by this journal")]
 pub struct NothingKept;

@@ -1,8 +1,8 @@
-//! The self-play loop and nothing else: iterations, the opponent's update, the data window,
-//! per-iteration settings, the stop rule, and what is measured of an iteration.
+//! The self-play loop: iterations, the opponent's update, the data window, per-iteration settings,
+//! the stop rule, and the measures of an iteration.
 //!
-//! This crate knows no tensor, no file format, no clock and no terminal; it depends on nothing but
-//! `thiserror`. It is generic over the players ([`Game`]) and over where finished work is kept
+//! This crate knows no tensor, file format, clock or terminal; it depends on nothing but
+//! `thiserror`. It is generic over the players ([`Game`]) and over the store of finished stages
 //! ([`Journal`]), so the loop that trains a 7B model is the loop that `tests/theory.rs` plays with
 //! soft-max tables in milliseconds, against the theorems of the paper (SPIN, arXiv 2401.01335).
 #![forbid(unsafe_code)]

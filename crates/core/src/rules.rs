@@ -1,33 +1,31 @@
-//! What may change from one iteration to the next, and what may not: the rules of a game.
+//! Rules of a game: number of iterations, window, opponent, settings per iteration, stop rule.
 
 use std::str::FromStr;
 
 use crate::StopRule;
 
-/// The rules of a game. [`Rules::check`] says whether they make sense; [`Rules::paper`] is an
-/// example.
+/// Rules of a game. [`Rules::check`] validates them; [`Rules::paper`] is an example.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rules {
-    /// How many iterations at most.
+    /// Maximum number of iterations.
     pub iterations: usize,
-    /// Pairs of how many iterations a policy is trained on: 1 = this iteration's, 2 = also the
+    /// Number of iterations whose pairs a policy is trained on: 1 = this one's, 2 = also the
     /// previous one's.
     pub window: usize,
-    /// Whom the policy plays against.
+    /// The opponent of each iteration.
     pub opponent: OpponentRule,
     /// Peak learning rate.
     pub learning_rate: PerIteration<f64>,
-    /// The paper's lambda: how many nats of log-ratio the loss sees as one.
+    /// The paper's lambda, called beta elsewhere: scale of the log-ratios in the loss.
     pub beta: PerIteration<f64>,
-    /// Passes over the window's pairs.
+    /// Epochs over the window's pairs.
     pub epochs: PerIteration<usize>,
     /// When to stop before the last iteration.
     pub stop: StopRule,
 }
 
 impl Rules {
-    /// The settings that gave the paper's numbers (its section 6.1 and the authors'
-    /// configurations).
+    /// The settings of the paper's experiments (its section 6.1 and the authors' configurations).
     pub fn paper() -> Rules {
         Rules {
             iterations: 4,
@@ -40,7 +38,7 @@ impl Rules {
         }
     }
 
-    /// The settings of iteration `t`.
+    /// Returns the settings of iteration `t`, from 0.
     pub fn iteration(&self, t: usize) -> Iteration {
         Iteration {
             t,
@@ -50,7 +48,10 @@ impl Rules {
         }
     }
 
-    /// The first rule that makes no sense, by the name it has in a recipe.
+    /// Validates the rules.
+    ///
+    /// # Errors
+    /// The first invalid setting, under its recipe name.
     pub fn check(&self) -> Result<(), BadRule> {
         at_least_one("game.iterations", self.iterations, None)?;
         at_least_one("game.window", self.window, None)?;
@@ -77,32 +78,31 @@ impl Rules {
     }
 }
 
-/// One iteration's settings.
+/// Settings of one iteration.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Iteration {
-    /// Its number, from 0.
+    /// Index of the iteration, from 0.
     pub t: usize,
     /// Peak learning rate.
     pub learning_rate: f64,
-    /// The paper's lambda.
+    /// The paper's lambda: scale of the log-ratios in the loss.
     pub beta: f64,
-    /// Passes over the pairs.
+    /// Epochs over the pairs.
     pub epochs: usize,
 }
 
-/// A setting that may differ between iterations: a value for each, of which the last goes on for
-/// ever.
+/// A setting that may differ between iterations: a list of values, the last of which holds for all
+/// later iterations.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PerIteration<T>(pub Vec<T>);
 
 impl<T: Copy> PerIteration<T> {
-    /// The same in every iteration.
+    /// The same value in every iteration.
     pub fn constant(value: T) -> Self {
         PerIteration(vec![value])
     }
 
-    /// The value of iteration `t`; `None` only when there is no value at all, which
-    /// [`Rules::check`] refuses.
+    /// Value of iteration `t`; `None` only for an empty list, which [`Rules::check`] refuses.
     pub fn at(&self, t: usize) -> Option<T> {
         self.0.get(t).or(self.0.last()).copied()
     }
@@ -114,7 +114,7 @@ impl<T: Copy> From<T> for PerIteration<T> {
     }
 }
 
-/// Whom the policy of iteration t plays against.
+/// The opponent of iteration t.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OpponentRule {
@@ -134,17 +134,17 @@ impl FromStr for OpponentRule {
     }
 }
 
-/// A rule that makes no sense.
+/// An invalid setting.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{name} {rule}: got {value}{}", at.map(|t| format!(" for iteration {t}")).unwrap_or_default())]
 pub struct BadRule {
-    /// The recipe's name for it, so that a caller can add the line.
+    /// Its recipe key, to which a caller can add the line.
     pub name: &'static str,
     /// What must hold.
     pub rule: &'static str,
-    /// What was found.
+    /// The value found.
     pub value: String,
-    /// The iteration, in a list.
+    /// The iteration, for a value in a list.
     pub at: Option<usize>,
 }
 

@@ -1,41 +1,39 @@
-//! What is measured of an iteration, and how it follows from log-probs: rewards, margin, accuracy
-//! and the honest rest.
+//! Measures of an iteration computed from log-probs: rewards, margin, accuracy, ties, lengths.
 
 use std::collections::BTreeMap;
 
-/// What is measured at the end of an iteration. A measure that was not taken is NaN; only
-/// `exact_match` may be absent.
+/// Measures at the end of an iteration. One that was not taken is NaN; `exact_match` is `None`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Signals {
-    /// Pairs measured.
+    /// Number of pairs measured.
     pub pairs: usize,
-    /// Mean negative log-prob per token of the real responses.
+    /// Mean negative log-prob per token of the real responses, in nats.
     pub nll_real: f64,
-    /// Mean over pairs of log p(real), summed over the response's tokens. May fall though the loss
-    /// falls: watch it.
+    /// Mean over pairs of log p(real), summed over the response's tokens, in nats. It may fall
+    /// while the loss falls.
     pub logps_real: f64,
-    /// Mean over pairs of log p(generated).
+    /// Mean over pairs of log p(generated), in nats.
     pub logps_generated: f64,
     /// Mean of reward(real) - reward(generated).
     pub margin: f64,
-    /// Share of pairs with a margin above 0, strictly: 0 before the first step, when all rewards
-    /// are 0.
+    /// Share of pairs with a margin strictly above 0: 0 before the first step, when all rewards are
+    /// 0.
     pub accuracy: f64,
-    /// Share of pairs with a margin of exactly 0, as identical answers have.
+    /// Share of pairs with a margin of exactly 0, as of identical responses.
     pub ties: f64,
-    /// Share of pairs where the policy finds the generated response more likely than the real one.
+    /// Share of pairs whose generated response is more likely under the policy than the real one.
     pub inverted: f64,
-    /// Mean tokens of a real response.
+    /// Mean length of a real response, in tokens.
     pub real_tokens: f64,
-    /// Mean tokens of a generated response.
+    /// Mean length of a generated response, in tokens.
     pub generated_tokens: f64,
-    /// Share of right answers on held-out prompts, where answers can be checked.
+    /// Share of correct answers on held-out prompts, where answers can be checked.
     pub exact_match: Option<f64>,
-    /// Anything else that was measured, by name.
+    /// Further measures, by name.
     pub extra: BTreeMap<String, f64>,
 }
 
-/// One pair, as far as the signals need it: summed log-probs and lengths.
+/// Summed log-probs (nats) and lengths (tokens) of one pair.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PairLogps {
     /// Policy's log p(real).
@@ -53,24 +51,25 @@ pub struct PairLogps {
 }
 
 impl PairLogps {
-    /// `beta (log p_theta(y) - log p_theta_t(y))` for the real response.
+    /// Reward of the real response: `beta (log p_theta(y) - log p_theta_t(y))`.
     pub fn reward_real(&self, beta: f64) -> f64 {
         beta * (self.policy_real - self.opponent_real)
     }
 
-    /// The same for the generated response.
+    /// Reward of the generated response.
     pub fn reward_generated(&self, beta: f64) -> f64 {
         beta * (self.policy_generated - self.opponent_generated)
     }
 
-    /// The argument of the loss (paper, eq. 4.7).
+    /// Reward of the real response minus that of the generated one: the loss's argument (paper, eq.
+    /// 4.7).
     pub fn margin(&self, beta: f64) -> f64 {
         self.reward_real(beta) - self.reward_generated(beta)
     }
 }
 
 impl Signals {
-    /// Nothing measured.
+    /// Signals with no measure taken.
     pub fn none() -> Signals {
         Signals {
             pairs: 0,
@@ -88,7 +87,8 @@ impl Signals {
         }
     }
 
-    /// All that follows from log-probs and lengths. Without pairs, [`Signals::none`].
+    /// Computes the measures that follow from log-probs and lengths; [`Signals::none`] without
+    /// pairs.
     pub fn of(pairs: &[PairLogps], beta: f64) -> Signals {
         if pairs.is_empty() {
             return Signals::none();
@@ -116,14 +116,13 @@ impl Signals {
         }
     }
 
-    /// How much longer the generated responses are, in tokens: far from 0, length alone tells the
+    /// Mean generated length minus mean real length, in tokens: far from 0, length alone tells the
     /// two apart.
     pub fn length_gap(&self) -> f64 {
         self.generated_tokens - self.real_tokens
     }
 
-    /// Every measure under the name it has in `eval.json`, in reading order; `pairs` and the extras
-    /// included.
+    /// Every measure under its name in `eval.json`, in reading order, with `pairs` and the extras.
     pub fn entries(&self) -> Vec<(&str, f64)> {
         let mut entries = vec![
             ("pairs", self.pairs as f64),
@@ -147,8 +146,7 @@ impl Signals {
         entries
     }
 
-    /// The inverse of [`Signals::entries`]: unknown names become extras, missing ones stay
-    /// unmeasured.
+    /// Inverse of [`Signals::entries`]: unknown names become extras, missing ones stay unmeasured.
     pub fn from_entries<'a>(entries: impl IntoIterator<Item = (&'a str, f64)>) -> Signals {
         let mut signals = Signals::none();
         for (name, value) in entries {

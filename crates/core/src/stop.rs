@@ -1,25 +1,26 @@
-//! When the game is over: the opponent can no longer be told from the data.
+//! The stop rule: the game ends when the policy no longer tells generated from real.
 
 use crate::Signals;
 
-/// Stops the game after `patience` iterations in a row that ended in a draw.
+/// Stops the game after `patience` consecutive draws.
 ///
-/// An iteration is a draw when the trained policy cannot tell real from generated: of its pairs,
-/// ties counted half, it gets no more right than chance would by `noise` standard errors, or its
-/// mean margin is not above `margin`. At the fixed point p_theta = p_data (paper, Theorem 5.2)
-/// every iteration is a draw.
+/// An iteration is a draw when the trained policy cannot tell real from generated: either its
+/// accuracy (ties counted half) is no more than `noise` standard errors above one half, or its mean
+/// margin is at most `margin`. At the fixed point p_theta = p_data (paper, Theorem 5.2) every
+/// iteration is a draw.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StopRule {
-    /// Draws in a row that end the game; 0 = never.
+    /// Consecutive draws that end the game; 0 = never.
     pub patience: usize,
-    /// Standard errors above one half that an accuracy must be to count as told apart.
+    /// Standard errors above one half that the accuracy must exceed in an iteration that is no
+    /// draw.
     pub noise: f64,
-    /// Margin, in reward units, that must be exceeded to count as told apart.
+    /// Mean margin, in reward units, that must be exceeded in an iteration that is no draw.
     pub margin: f64,
 }
 
 impl StopRule {
-    /// Plays all iterations.
+    /// A rule that never stops: all iterations are played.
     pub fn never() -> StopRule {
         StopRule {
             patience: 0,
@@ -27,7 +28,7 @@ impl StopRule {
         }
     }
 
-    /// Whether the game is over after these iterations.
+    /// Whether the game ends after these iterations.
     pub fn reached(&self, history: &[Signals]) -> bool {
         let draws = history
             .iter()
@@ -37,7 +38,7 @@ impl StopRule {
         self.patience > 0 && draws >= self.patience
     }
 
-    /// Whether this iteration was a draw. What was not measured (NaN) decides nothing.
+    /// Whether an iteration was a draw. An unmeasured value (NaN) makes none.
     pub fn draw(&self, signals: &Signals) -> bool {
         let standard_error = 0.5 / (signals.pairs.max(1) as f64).sqrt();
         let ties = if signals.ties.is_nan() {

@@ -1,11 +1,11 @@
-//! The data window: the answers generated in this iteration and in the few before it.
+//! The data window: generated responses of this iteration and of a few before it.
 
 use std::collections::VecDeque;
 
-/// Generated answers of the last few iterations, oldest first; the newest is this iteration's.
+/// Generated responses of the last few iterations, oldest first.
 ///
-/// Only the answers carry over. The opponent's log-probs of them do not: each iteration scores the
-/// whole window again with its own opponent.
+/// Only the responses carry over. The opponent's log-probs do not: each iteration scores the whole
+/// window again with its own opponent.
 #[derive(Debug, Clone)]
 pub struct Window<G> {
     size: usize,
@@ -21,7 +21,7 @@ impl<G> Window<G> {
         }
     }
 
-    /// Takes in iteration `t`'s answers and lets go of those that have left the window.
+    /// Adds iteration `t`'s responses and drops those that leave the window.
     pub fn push(&mut self, t: usize, generated: G) {
         self.held.push_back((t, generated));
         while self.held.len() > self.size {
@@ -29,17 +29,17 @@ impl<G> Window<G> {
         }
     }
 
-    /// Iteration and answers, oldest first.
+    /// Iterates over (iteration, responses), oldest first.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (usize, &G)> + ExactSizeIterator {
         self.held.iter().map(|(t, generated)| (*t, generated))
     }
 
-    /// How many iterations it holds.
+    /// Number of iterations held.
     pub fn len(&self) -> usize {
         self.held.len()
     }
 
-    /// Whether it holds nothing: only before iteration 0 has generated.
+    /// Whether the window is empty: only before iteration 0 has generated.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
     }

@@ -13,7 +13,7 @@ use randori_cuda::{
     Float,
     ops::{
         binary::{Binary, ToSecond, binary},
-        elementwise::{self, Unary},
+        elementwise,
         softmax::SoftMax,
     },
 };
@@ -34,29 +34,30 @@ fn close(got: Vec<f64>, want: &[f64], float: Float, what: &str) {
     }
 }
 
-fn f(op: Unary, x: f64) -> f64 {
+fn f(op: &str, x: f64) -> f64 {
     match op {
-        Unary::Silu => x / (1.0 + (-x).exp()),
-        Unary::Gelu => 0.5 * x * erfc_f64(-x / 2f64.sqrt()), // of 1 + erf nothing would be left far below 0
-        Unary::GeluTanh => {
+        "silu" => x / (1.0 + (-x).exp()),
+        "gelu" => 0.5 * x * erfc_f64(-x / 2f64.sqrt()), // of 1 + erf nothing would be left far below 0
+        "gelu_tanh" => {
             0.5 * x
                 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
         }
-        Unary::Tanh => x.tanh(),
-        Unary::Sigmoid => 1.0 / (1.0 + (-x).exp()),
-        Unary::Relu => x.max(0.0),
-        Unary::Exp => x.exp(),
+        "tanh" => x.tanh(),
+        "sigmoid" => 1.0 / (1.0 + (-x).exp()),
+        "relu" => x.max(0.0),
+        "exp" => x.exp(),
+        other => panic!("{other}"),
     }
 }
 
-const ALL: [Unary; 7] = [
-    Unary::Silu,
-    Unary::Gelu,
-    Unary::GeluTanh,
-    Unary::Tanh,
-    Unary::Sigmoid,
-    Unary::Relu,
-    Unary::Exp,
+const ALL: [&str; 7] = [
+    "silu",
+    "gelu",
+    "gelu_tanh",
+    "tanh",
+    "sigmoid",
+    "relu",
+    "exp",
 ];
 
 #[test]
@@ -73,7 +74,8 @@ fn functions_and_their_slopes_are_those_of_f64() {
             let want: Vec<f64> = x.get().iter().map(|&x| f(op, x)).collect();
             close(y.get(), &want, float, &format!("{op:?}"));
             // central differences of the f64 function; from the exact x, or the x of the rounded result
-            let saved = if op.saves_result() { &y } else { &x };
+            let result = ["tanh", "sigmoid", "relu", "exp"].contains(&op);
+            let saved = if result { &y } else { &x };
             elementwise::unary_backward(on, op, float, n, saved.ptr(), dy.ptr(), dx.ptr()).unwrap();
             let want: Vec<f64> = saved
                 .get()
@@ -81,10 +83,10 @@ fn functions_and_their_slopes_are_those_of_f64() {
                 .zip(dy.get())
                 .map(|(&s, dy)| {
                     dy * match op {
-                        Unary::Tanh => 1.0 - s * s,
-                        Unary::Sigmoid => s * (1.0 - s),
-                        Unary::Relu => f64::from(u8::from(s > 0.0)),
-                        Unary::Exp => s,
+                        "tanh" => 1.0 - s * s,
+                        "sigmoid" => s * (1.0 - s),
+                        "relu" => f64::from(u8::from(s > 0.0)),
+                        "exp" => s,
                         _ => (f(op, s + 1e-5) - f(op, s - 1e-5)) / 2e-5,
                     }
                 })
@@ -104,9 +106,9 @@ fn far_values_saturate_and_nan_stays() {
         let y = y.get();
         assert!(y[5].is_nan(), "{op:?}");
         let want: [f32; 2] = match op {
-            Unary::Tanh => [-1.0, 1.0],
-            Unary::Sigmoid => [0.0, 1.0],
-            Unary::Exp => [0.0, f32::INFINITY],
+            "tanh" => [-1.0, 1.0],
+            "sigmoid" => [0.0, 1.0],
+            "exp" => [0.0, f32::INFINITY],
             _ => [0.0, 200.0],
         };
         assert_eq!([y[0], y[4]], want, "{op:?}");

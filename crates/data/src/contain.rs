@@ -1,4 +1,5 @@
-//! Panics of crates that read files for us, as errors: a damaged Parquet file makes the parquet crate panic in places.
+//! Turns panics of file-reading crates into errors: on damaged Parquet files the parquet crate
+//! panics in places.
 
 use std::{
     cell::Cell,
@@ -12,7 +13,8 @@ thread_local! {
 
 static HOOK: Once = Once::new();
 
-/// Runs `f`; a panic inside prints nothing and becomes its message. `f` must not be used again after that.
+/// Runs `f`; a panic inside prints nothing and its message is returned. `f` must not be used again
+/// after that.
 pub(crate) fn contain<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     HOOK.call_once(|| {
         let previous = take_hook();

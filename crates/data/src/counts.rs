@@ -1,4 +1,4 @@
-//! What happened to the examples on their way to token ids, for the run's report.
+//! Counts of what happened to examples on their way to token ids, for the run's report.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,46 +7,47 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Left, Opened};
 
-/// How many examples were read, kept, and touched by each rule. An example may count under several.
+/// Numbers of examples read, kept, and affected by each rule. An example may count under several.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Examples that came in, rows that were left out while reading among them.
+    /// Examples read, including rows left out while reading.
     pub read: usize,
-    /// Examples that went out.
+    /// Examples kept.
     pub kept: usize,
     /// Examples dropped because their prompt is too long.
     pub prompt_too_long: usize,
     /// Prompts shortened on the left to fit.
     pub prompt_shortened: usize,
-    /// Real responses with nothing in them but the end of turn.
+    /// Real responses that hold nothing but the end-of-turn token.
     pub empty_real: usize,
-    /// Generated (rejected) responses with nothing in them.
+    /// Generated (rejected) responses that are empty.
     pub empty_generated: usize,
-    /// Pairs whose two responses are the same tokens.
+    /// Pairs whose two responses have the same tokens.
     pub identical: usize,
-    /// Real responses cut at a limit: they have no end-of-turn.
+    /// Real responses truncated at a limit: they have no end-of-turn token.
     pub cut_real: usize,
-    /// Generated (rejected) responses cut at a limit: they have no end-of-turn.
+    /// Generated (rejected) responses truncated at a limit: they have no end-of-turn token.
     pub cut_generated: usize,
-    /// Answers whose own opening of reasoning was left out, since the prompt ends in it.
+    /// Responses whose opening reasoning mark was removed, since the prompt ends with it.
     #[serde(default)]
     pub reasoning_once: usize,
-    /// Answers whose reasoning, in a field that the template leaves out, was put inside what the
-    /// prompt opens.
+    /// Responses whose reasoning, in a field that the template ignores, was written after the
+    /// prompt's opening mark.
     #[serde(default)]
     pub reasoning_inside: usize,
-    /// Answers without reasoning, before which an empty one was closed, since the prompt opens it.
+    /// Responses without reasoning that begin with the closing mark, since the prompt opens
+    /// reasoning.
     #[serde(default)]
     pub reasoning_closed: usize,
-    /// Answers without reasoning that are trained inside what the prompt opens: what closes it is
-    /// not known.
+    /// Responses without reasoning trained after the prompt's opening mark, since its closing mark
+    /// is unknown.
     #[serde(default)]
     pub reasoning_left_open: usize,
-    /// Answers whose own reasoning was left out, since the prompt has closed it already.
+    /// Responses whose reasoning was removed, since the prompt has closed reasoning already.
     #[serde(default)]
     pub reasoning_dropped: usize,
-    /// What the data say and the chat template does not read: the key, and how many examples have
-    /// it.
+    /// Keys of the data that the chat template does not read, with the number of examples that have
+    /// each.
     #[serde(default)]
     pub unread: BTreeMap<String, usize>,
     /// Tokens of the kept prompts.
@@ -55,20 +56,20 @@ pub struct Counts {
     pub real_tokens: usize,
     /// Tokens of the kept generated (rejected) responses.
     pub generated_tokens: usize,
-    /// What of the files' rows did not become examples.
+    /// Rows of the files that did not become examples.
     #[serde(default)]
     pub left: Left,
 }
 
 impl Counts {
-    /// These, and what reading left out.
+    /// Adds what reading left out.
     pub fn and(mut self, left: Left) -> Self {
         self.read += left.rows();
         self.left.add(left);
         self
     }
 
-    /// Counts what was done to an answer because of open reasoning.
+    /// Counts a change made to a response because of open reasoning.
     pub(crate) fn opened(&mut self, what: Opened) {
         match what {
             Opened::AsItIs => {}

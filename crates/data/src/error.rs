@@ -1,8 +1,8 @@
-//! What can go wrong between a file and token ids, each error naming the place and the rule.
+//! Errors from file to token ids, each with the place and the rule.
 
 use crate::{Counts, Place};
 
-/// A result of this crate.
+/// Result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Every error of this crate.
@@ -12,64 +12,65 @@ pub enum Error {
     /// A file could not be opened or read.
     #[error("{file}: {source}")]
     Io {
-        /// The file, as its path was given.
+        /// The file's path, as given.
         file: String,
-        /// What the system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// A file as a whole is not what it should be.
+    /// A whole file is invalid.
     #[error("{file}: {what}")]
     File {
-        /// The file, as its path was given.
+        /// The file's path, as given.
         file: String,
         /// The rule it breaks.
         what: String,
     },
-    /// One example is not what it should be.
+    /// An example is invalid.
     #[error("{place}: {what}")]
     Example {
-        /// Where it stands.
+        /// Its place.
         place: Place,
         /// The rule it breaks.
         what: String,
     },
-    /// A file cannot be read from here on: its rows are lost, so they are never counted as dropped.
+    /// A file is unreadable from here on: the number of rows lost is unknown, so they never count
+    /// as dropped.
     #[error("{place}: {what}")]
     Broken {
-        /// Where reading ended.
+        /// Place where reading ended.
         place: Place,
-        /// Why.
+        /// The cause.
         what: String,
     },
-    /// The tokenizer's files or metadata cannot be used.
+    /// The tokenizer's files or metadata are invalid or unsupported.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
-    /// The chat template cannot be read, or refuses a conversation.
+    /// The chat template is invalid, or refuses a conversation.
     #[error("chat template: {0}")]
     Template(String),
     /// The chat template refuses one example's conversation.
     #[error("{place}: chat template: {what}")]
     Refused {
-        /// Where the example stands.
+        /// The example's place.
         place: Place,
-        /// Why, in the template's or its engine's words.
+        /// The template's or its engine's message.
         what: String,
     },
-    /// The tokenizer comes without a chat template.
+    /// The tokenizer has no chat template.
     #[error(
         "the tokenizer has no chat template: set model.chat_template to a file (\"template.jinja\"), or to \"plain\" \
          for a model that takes the text as it is"
     )]
     NoTemplate,
-    /// Limits and policies left nothing.
+    /// No example is left after limits and policies.
     #[error("no example is left: {0}")]
     NothingLeft(Box<Counts>),
 }
 
-/// The most characters of an example's fault that are shown.
+/// Maximum length of an example's fault in a message, in characters.
 const SHOWN: usize = 1000;
 
-/// A text's beginning, and how long it is, where it has more characters than are shown.
+/// Truncates a text to `most` characters and adds how long it is.
 pub(crate) fn shortened(text: String, most: usize) -> String {
     match text.char_indices().nth(most) {
         None => text,
@@ -106,7 +107,7 @@ impl Error {
         }
     }
 
-    /// The same error with the example it happened at; an error that names a place keeps it.
+    /// Adds the place of the example to the error, unless it has one.
     pub(crate) fn at(self, place: &Place) -> Self {
         match self {
             Self::Example { .. }

@@ -1,11 +1,12 @@
-//! From files to token ids: data sets in the shapes people have, the model's own chat template and tokenizer,
-//! limits and policies.
+//! Data sets as token ids: readers of common formats, the model's own chat template and tokenizer,
+//! length limits and policies.
 //!
-//! One [`Tokenizer`] serves generation and training, so that both see the same prompt; prompt and response are
-//! tokenised apart, so that the prompt's ids never depend on what follows; and nothing is cut, dropped or
-//! shortened without being counted in [`Counts`].
+//! One [`Tokenizer`] serves generation and training, so that both see the same prompt; prompt and
+//! response are tokenised separately, so that the prompt's ids never depend on the response; and
+//! whatever is truncated, dropped or shortened is counted in [`Counts`].
 //!
-//! This crate must not know: tensors, candle, models, run folders, the terminal, or where a file came from.
+//! This crate must not know: tensors, candle, models, run folders, the terminal, or where a file
+//! came from.
 
 mod contain;
 mod counts;
@@ -30,12 +31,12 @@ pub use read::{BadRows, Calculator, Format, Left, ReadOptions, Reader, Turns, re
 pub use template::{ChatTemplate, PLAIN};
 pub use tokenizer::{Opened, Response, Tokenizer, known_pre_tokenizers, named_templates};
 
-/// Where an example was read.
+/// File and line of an example.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Place {
-    /// The file, as its path was given.
+    /// The file's path, as given.
     pub file: String,
-    /// The line of a text file or the row of a Parquet file, counted from 1.
+    /// The line of a text file or the row of a Parquet file, from 1.
     pub line: usize,
 }
 
@@ -45,14 +46,15 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// One example: a conversation up to the response, the real response, and for pairs the other one.
+/// One example: the prompt's messages, the real response, and for pairs the generated or rejected
+/// one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// Where it was read.
     pub place: Place,
-    /// The conversation before the response.
+    /// The messages before the response.
     pub prompt: Vec<Message>,
-    /// What the row gives the chat template besides the messages.
+    /// Variables of the row for the chat template, besides the messages.
     #[serde(default, skip_serializing_if = "Context::is_empty")]
     pub context: Context,
     /// The real (human, chosen) response: an assistant's message, which may be a tool call or hold
@@ -60,11 +62,11 @@ pub struct Record {
     pub response: Message,
     /// The rejected response, or SPIN's generated one.
     pub rejected: Option<Message>,
-    /// Whether the file says (`truncated: true`) that the rejected response was cut at a token limit: it then
-    /// gets no end-of-turn.
+    /// Whether the file says (`truncated: true`) that the rejected response was truncated at a
+    /// token limit; it then gets no end-of-turn token.
     #[serde(default)]
     pub rejected_cut: bool,
-    /// What the file says the two responses of a pair are worth, the real one's first.
+    /// Rewards of a pair's responses in the data, the real one's first.
     #[serde(default)]
     pub rewards: Option<[f64; 2]>,
 }

@@ -1,23 +1,21 @@
-//! One message of a conversation with all that its data hold, and what a whole row gives its
-//! template.
+//! Messages of a conversation with all their fields, and a row's variables for its chat template.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// What a row gives its chat template besides the messages: `tools` and `documents` as
-/// transformers' `apply_chat_template` takes them, and `chat_template_kwargs`, whose entries are
-/// variables of their own.
+/// Variables that a row gives its chat template besides the messages: `tools` and `documents` as in
+/// transformers' `apply_chat_template`, and `chat_template_kwargs`, whose entries become variables.
 pub type Context = Map<String, Value>;
 
-/// One turn of a conversation: an object with a `role`, mostly a `content`, and whatever else its
-/// data hold (`tool_calls`, `tool_call_id`, `name`, `reasoning_content`), in the data's order, as
-/// the chat template is to see it.
+/// One message of a conversation: an object with a `role`, usually a `content`, and any other
+/// fields of the data (`tool_calls`, `tool_call_id`, `name`, `reasoning_content`), in the data's
+/// order, as passed to the chat template.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Message(Map<String, Value>);
 
 impl Message {
-    /// A message of any role (`system`, `user`, `assistant`, `tool`, or whatever the template
+    /// A message of any role (`system`, `user`, `assistant`, `tool`, or another that the template
     /// knows).
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         let fields = [("role", role.into()), ("content", content.into())];
@@ -30,37 +28,37 @@ impl Message {
         Self::new("user", content)
     }
 
-    /// A message of the model.
+    /// A message of the assistant.
     pub fn assistant(content: impl Into<String>) -> Self {
         Self::new("assistant", content)
     }
 
-    /// A message of these fields, `role` among them.
+    /// A message with these fields, which include `role`.
     pub fn of(fields: Map<String, Value>) -> Self {
         Self(fields)
     }
 
-    /// Who speaks; empty where the data do not say.
+    /// The role; empty if the data have none.
     pub fn role(&self) -> &str {
         self.text("role")
     }
 
-    /// What is said; empty where the content is null or absent, as beside a tool call.
+    /// The content; empty if it is null or absent, as beside a tool call.
     pub fn content(&self) -> &str {
         self.text("content")
     }
 
-    /// A field's text; empty where it is absent or no text.
+    /// A field's text; empty if it is absent or not a string.
     pub fn text(&self, key: &str) -> &str {
         self.0.get(key).and_then(Value::as_str).unwrap_or("")
     }
 
-    /// All fields, `role` and `content` included.
+    /// All fields, with `role` and `content`.
     pub fn fields(&self) -> &Map<String, Value> {
         &self.0
     }
 
-    /// The same message without a field.
+    /// A copy without the field `key`.
     #[must_use]
     pub fn without(&self, key: &str) -> Self {
         let mut fields = self.0.clone();
@@ -68,15 +66,15 @@ impl Message {
         Self(fields)
     }
 
-    /// The same message with a field set.
+    /// Sets a field.
     #[must_use]
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.0.insert(key.to_owned(), value.into());
         self
     }
 
-    /// The message as transformers 5 hands it to a template: reasoning under any of its names is
-    /// there as `reasoning_content` and as `thinking`, whichever the template reads.
+    /// The message as transformers 5 passes it to a template: reasoning under any of its names is
+    /// copied to `reasoning_content` and `thinking`, so that templates find it under either.
     pub(crate) fn with_reasoning_named(&self) -> Self {
         let given = ["reasoning_content", "thinking", "reasoning"].map(|name| self.0.get(name));
         let Some(reasoning) = given.into_iter().flatten().find(|value| !value.is_null()) else {
@@ -94,7 +92,7 @@ impl Message {
 mod tests {
     use super::*;
 
-    /// What `_alias_reasoning_fields` of transformers 5.24.0 answers.
+    /// The result of `_alias_reasoning_fields` in transformers 5.24.0.
     #[test]
     fn reasoning_has_the_names_that_templates_read() {
         for (given, expected) in [

@@ -1,27 +1,28 @@
-//! Ollama's `Modelfile` for an exported model: where the weights are, the chat template in Go's language, the stop tokens.
+//! Ollama's `Modelfile` of an exported model: path of the weights, chat template in Go's language,
+//! stop tokens.
 
-use crate::template::Turns;
+use crate::template::FramedTemplate;
 use crate::{Error, Result, Tokenizer};
 
 /// A chat template for Ollama.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OllamaTemplate {
-    /// In Go's template language, for `TEMPLATE`.
+    /// The template in Go's language, for `TEMPLATE`.
     pub go: String,
-    /// In what Ollama will differ from the model's own template, in whole sentences.
+    /// How Ollama's result will differ from the model's own template, in whole sentences.
     pub notes: Vec<String>,
 }
 
 impl Tokenizer {
-    /// The chat template in Go's language. The beginning-of-text token is left out where the tokenizer's metadata have the
-    /// runner add it.
+    /// Converts the chat template to Go's language. The beginning-of-text token is left out if the
+    /// tokenizer's metadata tell the runner to add it.
     ///
     /// # Errors
-    /// Without a chat template, or when it does more than put messages between fixed texts: that is tried on conversations
-    /// of one to four turns with and without system message.
+    /// No chat template, or one that does more than put messages between fixed texts, as tested
+    /// with conversations of one to four turns, with and without a system message.
     pub fn ollama_template(&self) -> Result<OllamaTemplate> {
         let bos = self.bos().and_then(|id| self.token(id)).unwrap_or_default();
-        let turns = Turns::of(self.chat_template()?, &bos).map_err(Error::Template)?;
+        let turns = FramedTemplate::of(self.chat_template()?, &bos).map_err(Error::Template)?;
         let mut notes = Vec::new();
         if turns.trims {
             notes.push(
@@ -44,18 +45,19 @@ impl Tokenizer {
         })
     }
 
-    /// Texts that end an answer, for programs that compare text: the stop tokens' spellings.
+    /// Texts of the stop tokens, for programs that compare text.
     pub fn stop_texts(&self) -> Vec<String> {
         let texts = self.stop_ids().iter().filter_map(|id| self.token(*id));
         texts.filter(|text| !text.is_empty()).collect()
     }
 }
 
-/// The Modelfile of a model in `from` (a GGUF file, a folder, or the name of a model Ollama has), with a LoRA in `adapter`.
-/// Where the chat template cannot be had in Go's language, a comment says why, and there is no TEMPLATE.
+/// Writes the Modelfile of a model in `from` (a GGUF file, a folder, or the name of a model in
+/// Ollama), with a LoRA in `adapter`. If the chat template cannot be converted to Go's language, a
+/// comment says why, and there is no TEMPLATE.
 ///
 /// # Errors
-/// A path or stop token that a Modelfile cannot spell.
+/// A path or stop token that a Modelfile cannot express.
 pub fn modelfile(tokenizer: &Tokenizer, from: &str, adapter: Option<&str>) -> Result<String> {
     let mut out = format!("FROM {}\n", one_line("FROM", from)?);
     if let Some(adapter) = adapter {

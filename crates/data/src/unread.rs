@@ -1,5 +1,5 @@
-//! What an example says and its chat template leaves out: nothing of the data vanishes without
-//! being counted.
+//! Detection of an example's fields that its chat template ignores, so that no data is lost
+//! uncounted.
 
 use std::collections::BTreeSet;
 
@@ -7,13 +7,12 @@ use serde_json::Value;
 
 use crate::{ChatTemplate, Context, Message, Record, Result, Tokenizer};
 
-/// The keys of an example that the chat template leaves out: of its messages (besides role and
-/// content), of what the row gives, and of the variables that a user gave. A key is read if the
-/// template names it and the conversation is written otherwise without it; what is empty is not
-/// missed.
+/// Keys of an example that the chat template ignores: of its messages (besides role and content),
+/// of the row's variables, and of the variables set by the user. A key is read if the template
+/// names it and renders differently without it; an empty value is not counted.
 ///
 /// # Errors
-/// Without a chat template, or when it refuses the conversation.
+/// No chat template, or it refuses the conversation.
 pub(crate) fn unread(record: &Record, tokenizer: &Tokenizer) -> Result<BTreeSet<String>> {
     let template = tokenizer.chat_template()?;
     let messages = all(record);
@@ -30,13 +29,13 @@ pub(crate) fn unread(record: &Record, tokenizer: &Tokenizer) -> Result<BTreeSet<
         if whole.is_none() {
             whole = Some(template.render_in(&messages, &record.context, false)?);
         }
-        // a template may refuse what lacks a field: then it reads it
+        // a template that refuses a message without a field reads the field
         let without = template.render_in(others, context, false).ok();
         Ok(without == whole)
     };
     for key in fields {
         let without = || messages.iter().map(|m| m.without(key)).collect::<Vec<_>>();
-        // of the other response alone, naming it has to do
+        // a key of the other response only: being named must suffice
         let here = messages.iter().any(|m| m.fields().contains_key(key));
         if !names(template, key) || here && same(&without(), &record.context)? {
             unread.insert(key.to_owned());
@@ -62,7 +61,7 @@ pub(crate) fn unread(record: &Record, tokenizer: &Tokenizer) -> Result<BTreeSet<
     Ok(unread)
 }
 
-/// The whole conversation.
+/// The whole conversation, with its response.
 fn all(record: &Record) -> Vec<Message> {
     let mut all = record.prompt.clone();
     all.push(record.response.clone());
@@ -79,13 +78,13 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// Whether a variable of this name reaches the template and is named there: the conversation and
-/// whether an answer is to begin are not a row's or a recipe's to say.
+/// Whether the template can read a variable of this name: it names it, and neither a row nor a
+/// recipe sets the conversation or the generation prompt.
 fn hears(template: &ChatTemplate, name: &str) -> bool {
     !matches!(name, "messages" | "add_generation_prompt") && template.names(name)
 }
 
-/// Whether a template names a message's key; reasoning goes by any of its names.
+/// Whether a template names a message's key; reasoning counts under any of its names.
 fn names(template: &ChatTemplate, key: &str) -> bool {
     let reasoning = ["reasoning_content", "reasoning", "thinking"];
     match reasoning.contains(&key) {

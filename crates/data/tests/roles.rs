@@ -52,6 +52,28 @@ fn a_call_under_a_role_of_its_own_is_the_assistants() {
             "{why}"
         );
     }
+    // LLaMA-Factory's function formatter parts reasoning from the JSON behind it
+    let call = json!({"name": "add", "arguments": {"x": "<think>"}});
+    let made = json!([{"type": "function", "function": call.clone()}]);
+    for (before, reasoning) in [
+        ("<think>\nWhat is 2?\n</think>\n\n", Some("What is 2?")),
+        (" <think></think>", None),
+    ] {
+        let row = conversation("function_call", &json!(format!("{before}{call}")));
+        let mut right = Message::assistant("");
+        if let Some(text) = reasoning {
+            right = right.with("reasoning_content", text);
+        }
+        let right = right.with("tool_calls", made.clone());
+        assert_eq!(read(&row).unwrap()[0].response, right);
+    }
+    for bad in [
+        "<think>a</think>",
+        "<think>a{\"name\": \"add\", \"arguments\": {}}",
+    ] {
+        let why = read(&conversation("function_call", &json!(bad))).unwrap_err();
+        assert!(why.contains("should be a tool call"), "{why}");
+    }
     // calls in a field of their own stay what they are
     let calls = json!([{"function": {"name": "add", "arguments": "{}"}}]);
     let row = json!({"messages": [{"role": "user", "content": "q"},

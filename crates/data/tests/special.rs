@@ -282,7 +282,11 @@ fn of_several_chat_templates_tool_use_renders_tools_and_default_the_rest() {
             json!({"chat_template": [{"name": "a", "template": "A"}, {"name": "b", "template": "B"}]}),
             &folder_of[..0],
         ),
-        ("only-tools", json!({"chat_template": "C"}), &folder_of[1..]),
+        (
+            "folder-of-one",
+            json!({"chat_template": "C"}),
+            &[("additional_chat_templates/rag.jinja", json!("R"))][..],
+        ),
         (
             "one",
             json!({"chat_template": [{"name": "rag", "template": "R"}]}),

@@ -320,7 +320,7 @@ fn chat_templates_in_the_config() {
             .unwrap(),
         "What is 12 plus 30?!"
     );
-    let none = json!({"chat_template": [{"name": "rag", "template": "no"}, {"name": "tool_use", "template": "no"}]});
+    let none = json!({"chat_template": [{"name": "rag", "template": "no"}, {"name": "other", "template": "no"}]});
     let error = Tokenizer::from_bytes(TOKENIZER, Some(none.to_string().as_bytes()), None)
         .unwrap_err()
         .to_string();

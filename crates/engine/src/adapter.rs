@@ -1,5 +1,5 @@
-//! A stored adapter on its base: held against the base's projections before it plays; and what an adapter takes from
-//! the base when it begins.
+//! A stored adapter on its base: held against the base's projections before it plays; and what an
+//! adapter takes from the base when it begins.
 
 use std::sync::Arc;
 
@@ -14,8 +14,9 @@ impl Player {
     /// dropped.
     ///
     /// # Errors
-    /// A projection that the adapter's targets name and its tensors lack, a tensor of a projection that the base does not
-    /// have, a shape that does not fit: an adapter of another model must not play as the bare base.
+    /// A projection that the adapter's targets name and its tensors lack, a tensor of a projection
+    /// that the base does not have, a shape that does not fit: an adapter of another model must not
+    /// play as the bare base.
     pub fn with_adapter(base: Arc<Base>, spec: LoraSpec, params: Params) -> Result<Player> {
         let traced = trace(base.arch.as_ref())?;
         let held = |name: &str| head::held(&base, name);
@@ -42,7 +43,7 @@ pub(crate) struct Wanted {
 /// # Errors
 /// An entry of the settings that matches nothing, with names that are near.
 pub fn matched(traced: &Trace, spec: &LoraSpec) -> Result<Matched> {
-    let found = spec.matched(&traced.projections(), &names(traced));
+    let found = spec.match_projections(&traced.projections(), &names(traced));
     found.map_err(|e| Error::rule(e.to_string()))
 }
 
@@ -101,7 +102,7 @@ pub(crate) fn wanted_of(traced: &Trace, spec: &LoraSpec) -> Result<Wanted> {
 /// # Errors
 /// A module that the model does not have.
 fn saved(traced: &Trace, spec: &LoraSpec) -> Result<Vec<String>> {
-    let full = spec.full(&traced.projections(), &names(traced));
+    let full = spec.resolve_saved(&traced.projections(), &names(traced));
     let mut full = full.map_err(|e| Error::rule(e.to_string()))?;
     full.extend(spec.replaced.iter().cloned());
     Ok(full)
@@ -116,8 +117,8 @@ pub(crate) fn magnitude(base: &Base, projection: &str) -> Result<Tensor> {
 }
 
 impl Stream {
-    /// Holds what a player has learnt against this base: an adapter as [`Player::with_adapter`] does, a fully trained
-    /// player's weights one by one.
+    /// Holds what a player has learnt against this base: an adapter as [`Player::with_adapter`]
+    /// does, a fully trained player's weights one by one.
     ///
     /// # Errors
     /// As there; a weight that is missing, unknown, or of another shape.
@@ -159,7 +160,7 @@ impl Stream {
 
 /// An adapter of another model must not play as the bare base.
 fn fits(traced: &Trace, spec: &LoraSpec, params: &Params) -> Result<()> {
-    peft::fits(spec, params, &traced.projections()).map_err(|e| Error::rule(e.to_string()))?;
+    peft::check_fit(spec, params, &traced.projections()).map_err(|e| Error::rule(e.to_string()))?;
     let saved = saved(traced, spec)?;
     for name in &saved {
         let source = traced.source(name);

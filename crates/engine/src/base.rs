@@ -6,67 +6,14 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
-use randori_qlora::QuantMatrix;
 use randori_sdk::seam::Architecture;
 
-use crate::{Error, Result};
+use crate::{Error, Result, Weight};
 
-/// One weight of the base.
-#[derive(Clone)]
-pub enum Weight {
-    /// f32, f16 or bf16.
-    Dense(Tensor),
-    /// NF4 or a GGUF block format; two axes (out, in).
-    Quant(Arc<QuantMatrix>),
-    /// The same in a GPU's memory.
-    #[cfg(feature = "cuda")]
-    Gpu(Arc<crate::gpu::GpuMatrix>),
-}
-
-impl Weight {
-    /// Its axes.
-    pub fn shape(&self) -> Vec<usize> {
-        match self {
-            Weight::Dense(t) => t.dims().to_vec(),
-            Weight::Quant(q) => vec![q.shape().0, q.shape().1],
-            #[cfg(feature = "cuda")]
-            Weight::Gpu(q) => vec![q.shape().0, q.shape().1],
-        }
-    }
-
-    /// Memory it holds.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Weight::Dense(t) => t.elem_count() * t.dtype().size_in_bytes(),
-            Weight::Quant(q) => q.bytes(),
-            #[cfg(feature = "cuda")]
-            Weight::Gpu(q) => q.bytes(),
-        }
-    }
-
-    /// What it is stored as: `f32`, `bf16`, `nf4`, `q4_1`, ….
-    pub fn format(&self) -> String {
-        match self {
-            Weight::Dense(t) => t.dtype().as_str().to_string(),
-            Weight::Quant(q) => q.format(),
-            #[cfg(feature = "cuda")]
-            Weight::Gpu(q) => q.format(),
-        }
-    }
-
-    /// Its values in f32, in the machine's memory; a dense f32 weight that lies there is shared, not copied.
-    ///
-    /// # Errors
-    /// What candle refuses.
-    pub fn to_f32(&self) -> Result<Tensor> {
-        match self {
-            Weight::Dense(t) => Ok(t.to_device(&Device::Cpu)?.to_dtype(DType::F32)?),
-            Weight::Quant(q) => q.dequantise().map_err(|e| Error::rule(e.to_string())),
-            #[cfg(feature = "cuda")]
-            Weight::Gpu(q) => q.to_f32(),
-        }
-    }
-}
+#[cfg(feature = "cuda")]
+mod card;
+#[cfg(feature = "cuda")]
+pub use card::card;
 
 /// Where passes run, and in which numbers.
 #[derive(Debug, Clone)]
@@ -79,8 +26,9 @@ pub struct Compute {
     #[cfg(feature = "cuda")]
     pub(crate) stays: bool,
     #[cfg(feature = "cuda")]
-    pub(crate) uploads: Arc<Mutex<crate::gpu::Uploads>>,
-    /// Where block inputs wait for the backward pass, if they are offloaded; used again by every pass.
+    pub(crate) uploads: Arc<Mutex<card::Uploads>>,
+    /// Where block inputs wait for the backward pass, if they are offloaded; used again by every
+    /// pass.
     #[cfg(feature = "cuda")]
     pub(crate) pinned: randori_cuda::gpu::host::PinnedPool,
 }
@@ -102,8 +50,9 @@ impl Default for Compute {
 }
 
 impl Compute {
-    /// For full training, where every player has all dense weights as its own: the base's stay in the machine's memory, and a
-    /// GPU has room for the player's alone. A pass that wants one of the base's all the same takes it up for the while.
+    /// For full training, where every player has all dense weights as its own: the base's stay in
+    /// the machine's memory, and a GPU has room for the player's alone. A pass that wants one of
+    /// the base's all the same takes it up for the while.
     pub fn for_full_training(self) -> Self {
         #[cfg(feature = "cuda")]
         let this = Compute {
@@ -124,8 +73,8 @@ impl Compute {
         Ok(t.clone())
     }
 
-    /// A weight where passes want it. On a GPU: quantised ones as they are, dense matrices in the passes' numbers, what has one
-    /// axis in f32.
+    /// A weight where passes want it. On a GPU: quantised ones as they are, dense matrices in the
+    /// passes' numbers, what has one axis in f32.
     ///
     /// # Errors
     /// Not enough memory there.
@@ -138,13 +87,37 @@ impl Compute {
     }
 }
 
+/// Runs `$run` with `$kernels`, those of the machine that a player's base computes on: the one
+/// choice there is.
+#[cfg(feature = "cuda")]
+macro_rules! on_kernels {
+    ($compute:expr, $kernels:ident => $run:expr) => {
+        if $compute.device.is_cuda() {
+            let $kernels = &$crate::kernels::Card::new($compute.pinned.clone());
+            $run
+        } else {
+            let $kernels = &$crate::kernels::Cpu;
+            $run
+        }
+    };
+}
+#[cfg(not(feature = "cuda"))]
+macro_rules! on_kernels {
+    ($compute:expr, $kernels:ident => $run:expr) => {{
+        let $kernels = &$crate::kernels::Cpu;
+        $run
+    }};
+}
+pub(crate) use on_kernels;
+
 /// A model without adapters.
 pub struct Base {
     /// What runs it.
     pub arch: Arc<dyn Architecture>,
     /// The configuration in Hugging Face's spelling (also when it came from GGUF metadata).
     pub config: serde_json::Value,
-    /// By full tensor name: `model.embed_tokens.weight`, `model.layers.0.self_attn.q_proj.weight`, `….bias`.
+    /// By full tensor name: `model.embed_tokens.weight`, `model.layers.0.self_attn.q_proj.weight`,
+    /// `….bias`.
     pub weights: HashMap<String, Weight>,
     /// What DoRA has asked of them so far; begins empty.
     pub squares: RowSquares,

@@ -1,22 +1,19 @@
-//! A block's input between the forward and the backward pass, from which the block is run again: it stays where it lies, or it
-//! is moved to the host while the block computes, and fetched while the one above is run again.
+//! A block's input between the forward and the backward pass, from which the block is run again: it
+//! stays where it lies, or it is moved to the host while the block computes, and fetched while the
+//! one above is run again.
 
-use candle_core::Tensor;
-
-#[cfg(feature = "cuda")]
-use crate::gpu::offload::Offloaded;
-use crate::{Compute, Error, PassOptions, Result};
+use crate::{Compute, Error, PassOptions, Result, kernels::Kernels};
 
 /// A block's input.
-pub(crate) struct Input {
-    place: Place,
+pub(crate) struct Input<K: Kernels> {
+    place: Place<K>,
     /// Whether a gradient must reach it.
     needs: bool,
 }
 
-enum Place {
-    Here(Tensor),
-    Moved(Offloaded),
+enum Place<K: Kernels> {
+    Here(K::Tensor),
+    Moved(K::Away),
 }
 
 /// Whether a pass can run as it is asked to.
@@ -35,29 +32,29 @@ pub(crate) fn check(options: &PassOptions, compute: &Compute) -> Result<()> {
     }
 }
 
-/// Whether a block's input is worth moving: the last one is wanted again at once, and the first one is the embedding's result,
-/// which stays anyway where the embedding is trained.
+/// Whether a block's input is worth moving: the last one is wanted again at once, and the first one
+/// is the embedding's result, which stays anyway where the embedding is trained.
 pub(crate) fn moves(layer: usize, layers: usize, embedding_stays: bool) -> bool {
     layer + 1 < layers && !(layer == 0 && embedding_stays)
 }
 
-impl Input {
+impl<K: Kernels> Input<K> {
     /// Of a block that is about to run. `moves`: it begins to leave for the host.
     ///
     /// # Errors
     /// A host without memory for it.
-    pub(crate) fn of(x: &Tensor, needs: bool, moves: Option<&Compute>) -> Result<Input> {
+    pub(crate) fn of(kernels: &K, x: &K::Tensor, needs: bool, moves: bool) -> Result<Self> {
         let place = match moves {
-            Some(compute) => Place::Moved(Offloaded::of(x, compute)?),
-            None => Place::Here(x.clone()),
+            true => Place::Moved(kernels.leave(x)?),
+            false => Place::Here(x.clone()),
         };
         Ok(Input { place, needs })
     }
 
     /// The block has run: what leaves is held no longer.
-    pub(crate) fn was_used(&mut self) {
+    pub(crate) fn was_used(&mut self, kernels: &K) {
         if let Place::Moved(moved) = &mut self.place {
-            moved.let_go();
+            kernels.let_go(moved);
         }
     }
 
@@ -65,10 +62,10 @@ impl Input {
     ///
     /// # Errors
     /// No memory for it.
-    pub(crate) fn fetch(&mut self) -> Result<()> {
+    pub(crate) fn fetch(&mut self, kernels: &K) -> Result<()> {
         match &mut self.place {
             Place::Here(_) => Ok(()),
-            Place::Moved(moved) => moved.fetch(),
+            Place::Moved(moved) => kernels.fetch(moved),
         }
     }
 
@@ -76,33 +73,11 @@ impl Input {
     ///
     /// # Errors
     /// No memory for it.
-    pub(crate) fn take(self) -> Result<(Tensor, bool)> {
+    pub(crate) fn take(self, kernels: &K) -> Result<(K::Tensor, bool)> {
         let x = match self.place {
             Place::Here(x) => x,
-            Place::Moved(moved) => moved.take()?,
+            Place::Moved(moved) => kernels.take(moved)?,
         };
         Ok((x, self.needs))
-    }
-}
-
-/// A program that knows no GPU moves nothing.
-#[cfg(not(feature = "cuda"))]
-enum Offloaded {}
-
-#[cfg(not(feature = "cuda"))]
-impl Offloaded {
-    fn of(_: &Tensor, _: &Compute) -> Result<Self> {
-        Err(Error::rule(
-            "this program was built without the feature cuda",
-        ))
-    }
-    fn let_go(&mut self) {
-        match *self {}
-    }
-    fn fetch(&mut self) -> Result<()> {
-        match *self {}
-    }
-    fn take(self) -> Result<Tensor> {
-        match self {}
     }
 }

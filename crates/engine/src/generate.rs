@@ -1,9 +1,11 @@
-//! Responses to many prompts at once: a fixed number of cache slots, each refilled as soon as its sequence ends.
+//! Responses to many prompts at once: a fixed number of cache slots, each refilled as soon as its
+//! sequence ends.
 //!
-//! What is drawn depends on the sequence's own prompt, tokens and random numbers only, so the number of slots
-//! changes speed, not text. One caveat: a product over another number of rows may round differently in the last
-//! bit, which matters where two tokens' logits, or a draw and a boundary, are that close. On a GPU in bf16 a quantised
-//! matrix's values are rounded to bf16 in products of many rows and not in those of a few.
+//! What is drawn depends on the sequence's own prompt, tokens and random numbers only, so the
+//! number of slots changes speed, not text. One caveat: a product over another number of rows may
+//! round differently in the last bit, which matters where two tokens' logits, or a draw and a
+//! boundary, are that close. On a GPU in bf16 a quantised matrix's values are rounded to bf16 in
+//! products of many rows and not in those of a few.
 
 use std::sync::Arc;
 
@@ -42,7 +44,8 @@ pub struct GenerateOptions {
     pub seed: u64,
     /// Iteration of the game, for the draws.
     pub iteration: u64,
-    /// Number of the first prompt's sequence, for the draws (a later part of a list goes on counting).
+    /// Number of the first prompt's sequence, for the draws (a later part of a list goes on
+    /// counting).
     pub first_sequence: u64,
 }
 
@@ -83,10 +86,10 @@ pub struct Generation {
     pub ended: bool,
 }
 
-/// One response per prompt, in the prompts' order. `samplers` reshape the logits one after the other (none: the
-/// model's own distribution); the host draws by inverse CDF. When memory runs out, the responses that are not finished
-/// begin once more: first in a cache that grows with them rather than one for the longest that they might become, then both
-/// again in half as many slots.
+/// One response per prompt, in the prompts' order. `samplers` reshape the logits one after the
+/// other (none: the model's own distribution); the host draws by inverse CDF. When memory runs out,
+/// the responses that are not finished begin once more: first in a cache that grows with them
+/// rather than one for the longest that they might become, then both again in half as many slots.
 ///
 /// # Errors
 /// An empty prompt or one that fills the window, options that contradict each other, logits that

@@ -1,15 +1,17 @@
 //! The C library's heap, told how large a program lives here.
 //!
-//! glibc gives every thread that allocates an arena of its own, and learns from what is freed which blocks to map and how
-//! much to give back. Tensors of many sizes, freed by whichever thread held them last, then leave holes that differ with the
-//! number of threads: a training pass took up to a quarter more memory with three threads than with two (docs/log.md).
+//! glibc gives every thread that allocates an arena of its own, and learns from what is freed which
+//! blocks to map and how much to give back. Tensors of many sizes, freed by whichever thread held
+//! them last, then leave holes that differ with the number of threads: a training pass took up to a
+//! quarter more memory with three threads than with two (docs/log.md).
 
 /// So much of the heap's free end stays with the process.
 pub const KEPT: usize = 64 << 20;
 
-/// One arena, blocks under 32 MiB in it, at most [`KEPT`] of its free end kept: the same memory whatever the threads do, a
-/// little less of it, and no slower. A program calls this once, before it starts threads; where the C library is not glibc it
-/// does nothing. A library must not: the heap is the whole program's.
+/// One arena, blocks under 32 MiB in it, at most [`KEPT`] of its free end kept: the same memory
+/// whatever the threads do, a little less of it, and no slower. A program calls this once, before
+/// it starts threads; where the C library is not glibc it does nothing. A library must not: the
+/// heap is the whole program's.
 ///
 /// `false` where the heap is not as it was told to be.
 pub fn steady() -> bool {
@@ -21,8 +23,8 @@ pub fn steady() -> bool {
     ]
     .into_iter()
     .fold(true, |all, (parameter, value)| {
-        // SAFETY: `mallopt` takes two numbers and locks what it changes; a value that it does not like is ignored (it answers
-        // 0), which leaves the heap as it was.
+        // SAFETY: `mallopt` takes two numbers and locks what it changes; a value that it does not
+        // like is ignored (it answers 0), which leaves the heap as it was.
         unsafe { libc::mallopt(parameter, value) == 1 && all }
     });
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]

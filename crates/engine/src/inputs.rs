@@ -7,14 +7,17 @@ use randori_lora::LoraSpec;
 use randori_sdk::seam::Architecture;
 
 use crate::{
-    Packed, Params, Player, Result,
-    kernels::layout,
+    Error, Packed, Params, Player, Result,
+    base::on_kernels,
+    kernels::OnCandle,
+    player::weights::Weights,
     tape::{Pass, Place},
     trace::{Part, wanted},
     weights::Stream,
 };
 
-/// By projection (`model.layers.0.mlp.up_proj`): some of the rows that it multiplied, (rows, in) in f32.
+/// By projection (`model.layers.0.mlp.up_proj`): some of the rows that it multiplied, (rows, in) in
+/// f32.
 pub type Inputs = BTreeMap<String, Tensor>;
 
 impl Player {
@@ -28,7 +31,8 @@ impl Player {
 }
 
 impl Stream {
-    /// [`Player::inputs`] of a player on this base, with the weights of one block at a time in memory.
+    /// [`Player::inputs`] of a player on this base, with the weights of one block at a time in
+    /// memory.
     ///
     /// # Errors
     /// As there, or what the file refuses.
@@ -62,25 +66,42 @@ fn walk(
         seen: RefCell::default(),
         last: RefCell::default(),
     });
-    let embedding = player(Part::Embed)?;
-    let pass = Pass::packed(&embedding, plan, None)?;
-    let mut x = embedding.run_embed(&pass, false)?.output;
-    drop(pass);
-    drop(embedding);
-    for layer in 0..arch.layers() {
-        let player = player(Part::Block(layer))?;
-        let mut pass = Pass::packed(&player, plan, None)?;
-        pass.probe = Some(probe.clone());
-        x = player
-            .run_block(&pass, Place::Packed, layer, false, x, false)?
-            .output;
+    let mut x = None;
+    for part in [Part::Embed]
+        .into_iter()
+        .chain((0..arch.layers()).map(Part::Block))
+        .chain([Part::Head])
+    {
+        let player = player(part)?;
+        let probe = (part != Part::Embed).then(|| probe.clone());
+        let weights = Weights::new(&player, Arc::default())?.probed(probe);
+        let plan = plan.rows(None)?;
+        x = Some(on_kernels!(player.base.compute, kernels => {
+            through(&Pass::new(kernels, &weights, plan), part, x, rows)?
+        }));
     }
-    let player = player(Part::Head)?;
-    let mut pass = Pass::packed(&player, plan, None)?;
-    pass.probe = Some(probe.clone());
-    let x = layout::gather(&x, &spread(x.dims()[0], rows))?; // a head's row is wide
-    player.run_head(&pass, Place::Rows, false, x, false)?;
     Ok(probe.seen.take())
+}
+
+/// What comes out of a part of the model, given what came out of the one before.
+fn through<K: OnCandle>(
+    pass: &Pass<K>,
+    part: Part,
+    x: Option<Tensor>,
+    rows: usize,
+) -> Result<Tensor> {
+    let before = || x.ok_or_else(|| Error::rule("a pass begins with the embedding"));
+    let done = match part {
+        Part::Embed => pass.run_embed(false)?,
+        Part::Block(layer) => pass.run_block(Place::Packed, layer, false, before()?, false)?,
+        Part::Head => {
+            let x = before()?;
+            // a head's row is wide
+            let picked = pass.kernels.gather(&x, &spread(x.dims()[0], rows).into())?;
+            pass.run_head(Place::Rows, false, picked, false)?
+        }
+    };
+    Ok(done.output)
 }
 
 /// Keeps rows of what projections multiply.
@@ -93,11 +114,11 @@ pub(crate) struct Probe {
 
 impl Probe {
     /// `x` (n, in) is what this projection multiplies.
-    pub(crate) fn see(&self, projection: &str, x: &Tensor) -> Result<()> {
+    pub(crate) fn see<K: OnCandle>(&self, kernels: &K, projection: &str, x: &Tensor) -> Result<()> {
         let mut last = self.last.borrow_mut();
         let kept = match &*last {
             Some((id, kept)) if *id == x.id() => kept.clone(),
-            _ => layout::gather(x, &spread(x.dims()[0], self.rows))?,
+            _ => kernels.gather(x, &spread(x.dims()[0], self.rows).into())?,
         };
         *last = Some((x.id(), kept.clone()));
         self.seen.borrow_mut().insert(projection.into(), kept);

@@ -1,21 +1,23 @@
-//! The engine: base weights, the op set (eager and traced), packed attention, KV cache, generation, scoring, training.
+//! The engine: base weights, the tape and the passes over it, KV cache, generation, scoring,
+//! training.
 //!
-//! It runs what a [`randori_sdk::seam::Architecture`] describes, on candle tensors, with its own reverse pass.
-//! It must not know: a plugin's ABI, the recipe, the run folder, the terminal, text (it sees token ids only).
+//! It runs what a [`randori_sdk::seam::Architecture`] describes, with its own reverse pass, on the
+//! kernels of `randori-kernels`: the processor's, a GPU's, or those that only count, by which
+//! [`fit`] knows what a recipe takes.
+//! It must not know: a plugin's ABI, the recipe, the run folder, the terminal, text (it sees token
+//! ids only).
 mod adapter;
 pub mod base;
 mod block_input;
 pub mod cache;
-mod error;
+mod dora;
 pub mod fit;
 pub mod generate;
-#[cfg(feature = "cuda")]
-pub mod gpu;
 pub mod head;
 pub mod heap;
 pub mod hub;
 mod inputs;
-mod kernels;
+mod passes;
 pub mod plan;
 pub mod player;
 mod progress;
@@ -26,16 +28,20 @@ pub mod trace;
 pub mod train;
 mod training_pass;
 pub mod weights;
-pub mod work;
 
 pub use adapter::{matched, trainable_in_full};
-pub use base::{Base, Compute, Weight};
+#[cfg(feature = "cuda")]
+pub use base::card;
+pub use base::{Base, Compute};
 pub use cache::KvCache;
-pub use error::{Error, Result};
 pub use generate::{GenerateOptions, Generation, generate};
 pub use inputs::Inputs;
 pub use plan::{Packed, Segment, Target};
 pub use player::{Grads, Params, PassOptions, Player, SlotTokens};
 pub use progress::Progress;
+use randori_kernels as kernels;
+#[cfg(feature = "cuda")]
+pub use randori_kernels::GpuMatrix;
+pub use randori_kernels::{Error, Result, Weight, work};
 pub use score::{ScoreItem, score};
 pub use trace::{Trace, trace};

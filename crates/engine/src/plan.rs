@@ -1,6 +1,10 @@
 //! A micro-batch as a flat run of tokens: packed, not padded, a pair's prompt computed once.
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    kernels::{Plan, Run, Sight},
+    rng::{self, Stream},
+};
 
 /// A stretch of consecutive tokens that attends to its parent (whole) and, causally, to itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,8 +48,9 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Adds a prompt and any number of responses that share it (one: SFT and scoring; two: a pair, real first).
-    /// The first token of each response is predicted by the prompt's last row. `prompt` must not be empty.
+    /// Adds a prompt and any number of responses that share it (one: SFT and scoring; two: a pair,
+    /// real first). The first token of each response is predicted by the prompt's last row.
+    /// `prompt` must not be empty.
     pub fn push(&mut self, prompt: &[u32], responses: &[&[u32]]) {
         let roots = self.segments.iter().filter(|s| s.parent.is_none());
         self.push_item(roots.count() as u64, prompt, responses);
@@ -91,9 +96,47 @@ impl Packed {
         }
     }
 
-    /// Rules a pass relies on: segments tile the rows in order, parents come first, positions continue their parents,
-    /// targets lie inside.
-    pub(crate) fn check(&self) -> Result<()> {
+    /// Its rows as a pass goes over them: who sees whom, and with a seed, who is dropped.
+    ///
+    /// # Errors
+    /// A plan that breaks its rules.
+    pub(crate) fn rows(&self, dropout: Option<u64>) -> Result<Plan> {
+        self.check()?;
+        let mut positions = vec![0; self.ids.len()];
+        let mut sights: Vec<Sight> = Vec::with_capacity(self.segments.len());
+        for (i, segment) in self.segments.iter().enumerate() {
+            let own = Run {
+                row: segment.start,
+                len: segment.len,
+                position: segment.position,
+            };
+            let (mut seen, tree) = match segment.parent {
+                Some(parent) => (sights[parent].seen.clone(), sights[parent].tree),
+                None => (Vec::new(), i),
+            };
+            seen.push(own);
+            sights.push(Sight { own, seen, tree });
+            for (row, position) in (own.row..own.row + own.len).zip(own.position as u32..) {
+                positions[row] = position;
+            }
+        }
+        let dropout = dropout.map(|seed| self.row_keys(seed));
+        Ok(Plan::packed(self.ids.clone(), positions, sights, dropout))
+    }
+
+    /// A key for every row: who it is, wherever it stands.
+    fn row_keys(&self, seed: u64) -> Vec<u64> {
+        let of_segment = |s: &Segment| {
+            let (item, response, first) = (s.item, s.response, s.position as u64);
+            (0..s.len as u64)
+                .map(move |i| rng::word(Stream::Dropout, seed, [item, response, first + i, 0]))
+        };
+        self.segments.iter().flat_map(of_segment).collect()
+    }
+
+    /// Rules a pass relies on: segments tile the rows in order, parents come first, positions
+    /// continue their parents, targets lie inside.
+    fn check(&self) -> Result<()> {
         let mut row = 0;
         if self.ids.is_empty() {
             return Err(Error::rule("a micro-batch must hold at least one token"));

@@ -2,21 +2,22 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use crate::{
     Base, Error, KvCache, Packed, Result, Weight,
     adapter::{matched, trainable_in_full, untrainable},
-    cache::{BlockCache, Entry},
-    tape::{Pass, Place, Recorded, Tape},
-    trace::{last_uses, trace},
+    base::on_kernels,
+    kernels::{Entry, OnCandle, Plan, host},
+    tape::Pass,
+    trace::trace,
 };
 
-/// Rows from which a block's values are let go at their last use rather than at its end.
-pub(crate) const EARLY: usize = 64;
+pub(crate) mod weights;
+use weights::Weights;
 
-/// Trainable tensors by name, all f32: `model.layers.0.self_attn.q_proj.lora_A` / `.lora_B`, or, in full training,
-/// `model.layers.0.self_attn.q_proj.weight`.
+/// Trainable tensors by name, all f32: `model.layers.0.self_attn.q_proj.lora_A` / `.lora_B`, or, in
+/// full training, `model.layers.0.self_attn.q_proj.weight`.
 pub type Params = BTreeMap<String, Tensor>;
 /// Their gradients, by the same names.
 pub type Grads = BTreeMap<String, Tensor>;
@@ -37,8 +38,8 @@ pub struct Player {
 pub struct PassOptions {
     /// Keep block inputs only and recompute each block in the backward pass.
     pub checkpoint: bool,
-    /// Of those inputs only what is computed on stays on the GPU: the others wait in pinned memory of the host's. Wants
-    /// `checkpoint` and a base on a GPU; the results are the same to the bit.
+    /// Of those inputs only what is computed on stays on the GPU: the others wait in pinned memory
+    /// of the host's. Wants `checkpoint` and a base on a GPU; the results are the same to the bit.
     pub offload_inputs: bool,
     /// Seed of LoRA's dropout masks; `None` switches dropout off. A row's mask is a function of the
     /// seed, its item, response and position, and the projection: not of what else is in the plan.
@@ -128,29 +129,26 @@ impl Player {
     /// (tokens, width) after the last block; nothing is recorded.
     ///
     /// # Errors
-    /// A plan that breaks its rules, a token outside the vocabulary, or whatever the architecture did wrong.
+    /// A plan that breaks its rules, a token outside the vocabulary, or whatever the architecture
+    /// did wrong.
     pub fn hidden(&self, plan: &Packed) -> Result<Tensor> {
-        in_pool(|| self.run_blocks(&Pass::packed(self, plan, None)?))
+        in_pool(|| {
+            let weights = Weights::new(self, Arc::default())?;
+            let plan = plan.rows(None)?;
+            on_kernels!(self.base.compute, kernels => {
+                Pass::new(kernels, &weights, plan).run_blocks()
+            })
+        })
     }
 
-    /// [`Player::hidden`] on a pass.
-    pub(crate) fn run_blocks(&self, pass: &Pass) -> Result<Tensor> {
-        let mut x = self.run_embed(pass, false)?.output;
-        for layer in 0..self.base.arch.layers() {
-            x = self
-                .run_block(pass, Place::Packed, layer, false, x, false)?
-                .output;
-        }
-        Ok(x)
-    }
-
-    /// Runs each entry's new tokens behind what its slot holds, appends their keys and values, and answers
-    /// (batch, vocab) f32 logits after each entry's last token.
+    /// Runs each entry's new tokens behind what its slot holds, appends their keys and values, and
+    /// answers (batch, vocab) f32 logits after each entry's last token.
     ///
     /// # Errors
-    /// An empty batch or entry, a slot that does not exist or occurs twice, or as [`Player::hidden`].
+    /// An empty batch or entry, a slot that does not exist or occurs twice, or as
+    /// [`Player::hidden`].
     pub fn step(&self, cache: &mut KvCache, batch: &[SlotTokens]) -> Result<Tensor> {
-        crate::kernels::host(&self.step_where_it_runs(cache, batch)?)
+        host(&self.step_where_it_runs(cache, batch)?)
     }
 
     /// [`Player::step`], with logits in the numbers and the place of the pass.
@@ -183,43 +181,17 @@ impl Player {
         if entries.is_empty() {
             return Err(Error::rule("a step wants at least one entry"));
         }
-        let logits = in_pool(|| self.cached_logits(cache, &entries, ids, positions))?;
-        for e in &entries {
-            cache.lens[e.slot] += e.len;
-        }
-        Ok(logits)
-    }
-
-    /// (entries, vocab) after each entry's last token.
-    fn cached_logits(
-        &self,
-        cache: &mut KvCache,
-        entries: &[Entry],
-        ids: Vec<u32>,
-        positions: Vec<u32>,
-    ) -> Result<Tensor> {
-        let pass = Pass::cached(self, ids, positions, cache.gains.clone())?;
-        let mut x = self.run_embed(&pass, false)?.output;
-        #[cfg(feature = "cuda")]
-        let step = match &mut cache.paged {
-            Some(paged) => Some(paged.step(entries, &cache.lens)?),
-            None => None,
+        let plan = Plan {
+            ids,
+            positions,
+            ..Plan::default()
         };
-        for (layer, calls) in cache.blocks.iter_mut().enumerate() {
-            let block = BlockCache::new(calls, &cache.lens, cache.room, entries);
-            #[cfg(feature = "cuda")]
-            let block = match (&mut cache.paged, &step) {
-                (Some(paged), Some(step)) => block.on_gpu(paged.block(layer, step)),
-                _ => block,
-            };
-            let place = Place::Cached(block);
-            x = self.run_block(&pass, place, layer, false, x, false)?.output;
-        }
-        let last: Vec<u32> = entries.iter().map(|e| (e.row + e.len - 1) as u32).collect();
-        if last.len() < pass.rows() {
-            x = crate::kernels::layout::gather(&x, &last)?;
-        }
-        Ok(self.run_head(&pass, Place::Rows, false, x, false)?.output)
+        in_pool(|| {
+            let weights = Weights::new(self, cache.gains.clone())?;
+            on_kernels!(self.base.compute, kernels => {
+                cached_logits(Pass::new(kernels, &weights, plan), cache, entries)
+            })
+        })
     }
 
     /// The player's own tensors where its base computes.
@@ -230,80 +202,24 @@ impl Player {
         }
         Ok(self.params.clone())
     }
-
-    /// Token ids to (tokens, width).
-    pub(crate) fn run_embed(&self, pass: &Pass, record: bool) -> Result<Recorded> {
-        let ids = Tensor::from_slice(&pass.ids, pass.ids.len(), &Device::Cpu)?;
-        Tape::run(pass, Place::Rows, record, ids, false, None, |tape, ids| {
-            self.base.arch.embed(tape, ids)
-        })
-        .map_err(|e| self.at("embedding", e))
-    }
-
-    /// One block.
-    pub(crate) fn run_block(
-        &self,
-        pass: &Pass,
-        place: Place,
-        layer: usize,
-        record: bool,
-        x: Tensor,
-        needs: bool,
-    ) -> Result<Recorded> {
-        let shape = x.dims().to_vec();
-        // worth a second, shapes-only run where values are large
-        let early = matches!(place, Place::Packed) && shape[0] >= EARLY;
-        let uses = early
-            .then(|| last_uses(self.base.arch.as_ref(), layer, shape[1]))
-            .flatten();
-        let done = Tape::run(pass, place, record, x, needs, uses, |tape, x| {
-            self.base.arch.block(tape, layer, x)
-        })
-        .map_err(|e| self.at(&format!("block {layer}"), e))?;
-        if done.output.dims() != shape {
-            return Err(self.at(
-                &format!("block {layer}"),
-                Error::rule(format!(
-                    "it answered {:?} for {shape:?}",
-                    done.output.dims()
-                )),
-            ));
-        }
-        Ok(done)
-    }
-
-    /// (rows, width) to (rows, vocab).
-    pub(crate) fn run_head(
-        &self,
-        pass: &Pass,
-        place: Place,
-        record: bool,
-        x: Tensor,
-        needs: bool,
-    ) -> Result<Recorded> {
-        let done = Tape::run(pass, place, record, x, needs, None, |tape, x| {
-            self.base.arch.head(tape, x)
-        })
-        .map_err(|e| self.at("head", e))?;
-        match done.output.dims().len() {
-            2 => Ok(done),
-            _ => Err(self.at(
-                "head",
-                Error::rule(format!(
-                    "it answered {:?}, not (rows, vocab)",
-                    done.output.dims()
-                )),
-            )),
-        }
-    }
-
-    fn at(&self, part: &str, error: Error) -> Error {
-        Error::rule(format!("`{}`, {part}: {error}", self.base.arch.name()))
-    }
 }
 
-/// Runs a whole pass on one of the pool's own threads: a parallel product then is a push to that thread's queue, where from
-/// outside each would be a hand-over to the pool and back, hundreds a pass.
+/// (entries, vocab) after each entry's last token, whose keys and values the cache then holds.
+fn cached_logits<K: OnCandle>(
+    pass: Pass<K>,
+    cache: &mut KvCache,
+    entries: Vec<Entry>,
+) -> Result<Tensor> {
+    let last = entries.iter().map(|e| (e.row + e.len - 1) as u32).collect();
+    cache.held.begin(entries)?;
+    let logits = pass.cached_logits(&mut cache.held, &last)?;
+    cache.held.end();
+    Ok(logits)
+}
+
+/// Runs a whole pass on one of the pool's own threads: a parallel product then is a push to that
+/// thread's queue, where from outside each would be a hand-over to the pool and back, hundreds a
+/// pass.
 pub(crate) fn in_pool<T: Send>(pass: impl FnOnce() -> T + Send) -> T {
     rayon::scope(|_| pass())
 }

@@ -1,5 +1,6 @@
-//! Random numbers as a pure function of where they are used: no state, so no result depends on batching, on the
-//! order of work or on how often a run was killed. Philox4x64-10 (Salmon et al., SC 2011).
+//! Random numbers as a pure function of where they are used: no state, so no result depends on
+//! batching, on the order of work or on how often a run was killed. Philox4x64-10 (Salmon et al.,
+//! SC 2011).
 
 /// What a number is for: streams of one seed are independent of each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,8 +16,8 @@ pub enum Stream {
     Resample = 3,
 }
 
-/// A uniform number in [0, 1) with 53 random bits, for drawing token `position` of response `sequence`.
-/// `draw` 0 is the host's; samplers of the same position use 1, 2, ….
+/// A uniform number in [0, 1) with 53 random bits, for drawing token `position` of response
+/// `sequence`. `draw` 0 is the host's; samplers of the same position use 1, 2, ….
 pub fn uniform(seed: u64, iteration: u64, sequence: u64, position: u64, draw: u64) -> f64 {
     unit(word(
         Stream::Sampling,
@@ -134,7 +135,8 @@ mod tests {
                 .iter()
                 .map(|&c| (c as f64 - expected).powi(2) / expected)
                 .sum();
-            // 5 standard deviations each: 1/sqrt(12 n), sqrt(1/180/n), chi-square with 63 degrees, 1/(12 sqrt n)
+            // 5 standard deviations each: 1/sqrt(12 n), sqrt(1/180/n), chi-square with 63 degrees,
+            // 1/(12 sqrt n)
             assert!(
                 (sum / n - 0.5).abs() < 5.0 / (12.0 * n).sqrt(),
                 "axis {axis}: mean {}",

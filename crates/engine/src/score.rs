@@ -1,5 +1,5 @@
-//! Summed response log-probs of many prompts, in packed micro-batches: the opponent's constants of an iteration,
-//! and every held-out measure.
+//! Summed response log-probs of many prompts, in packed micro-batches: the opponent's constants of
+//! an iteration, and every held-out measure.
 
 use std::ops::Range;
 
@@ -14,14 +14,14 @@ pub struct ScoreItem<'a> {
     pub responses: Vec<&'a [u32]>,
 }
 
-/// log p(response | prompt), summed over each response's tokens in f64, natural logarithm; one inner entry per
-/// response. An empty response scores 0. Items are packed in order until a micro-batch holds `micro_batch_tokens`
-/// rows (a larger item stands alone). When memory runs out, micro-batches are halved; a score changes by no more than
-/// rounding.
+/// log p(response | prompt), summed over each response's tokens in f64, natural logarithm; one
+/// inner entry per response. An empty response scores 0. Items are packed in order until a
+/// micro-batch holds `micro_batch_tokens` rows (a larger item stands alone). When memory runs out,
+/// micro-batches are halved; a score changes by no more than rounding.
 ///
 /// # Errors
-/// An empty prompt, `micro_batch_tokens` of 0, a log-prob that is not finite (naming the item), no memory for an item
-/// alone, or the engine's own.
+/// An empty prompt, `micro_batch_tokens` of 0, a log-prob that is not finite (naming the item), no
+/// memory for an item alone, or the engine's own.
 pub fn score(
     player: &Player,
     items: &[ScoreItem],
@@ -97,7 +97,8 @@ pub(crate) fn rows(prompt: &[u32], responses: &[&[u32]]) -> usize {
             .sum::<usize>()
 }
 
-/// Consecutive ranges, each as long as its sizes' sum stays within `budget`; one that is larger stands alone.
+/// Consecutive ranges, each as long as its sizes' sum stays within `budget`; one that is larger
+/// stands alone.
 pub(crate) fn fill(sizes: &[usize], budget: usize) -> Result<Vec<Range<usize>>> {
     budgeted(budget)?;
     let (mut ranges, mut start) = (Vec::new(), 0);

@@ -1,4 +1,5 @@
-//! A shapes-only run of an architecture: which weights it wants, what may carry LoRA, what a token costs.
+//! A shapes-only run of an architecture: which weights it wants, what may carry LoRA, what a token
+//! costs.
 
 mod part;
 
@@ -10,7 +11,7 @@ use randori_sdk::seam::{
 
 pub(crate) use part::{Part, last_uses, tied_embedding, wanted};
 
-use crate::{Error, Result, kernels::elementwise::saves_result, tape::rules};
+use crate::{Error, Result, tape::rules};
 
 /// What a weight is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +61,8 @@ pub struct Trace {
     pub width: usize,
     /// Size of the vocabulary (the head's last axis).
     pub vocab: usize,
-    /// Multiply-adds times two of one token's forward pass through embedding and blocks, without attention scores.
+    /// Multiply-adds times two of one token's forward pass through embedding and blocks, without
+    /// attention scores.
     pub flops_per_token: f64,
     /// The same for one row of the head.
     pub flops_per_head_row: f64,
@@ -94,8 +96,8 @@ const MOST_LAYERS: usize = 1024;
 /// Runs `arch` on shapes only.
 ///
 /// # Errors
-/// One sentence that names the part of the model, the op, and the shapes that do not fit; a weight asked for twice with
-/// different shapes.
+/// One sentence that names the part of the model, the op, and the shapes that do not fit; a weight
+/// asked for twice with different shapes.
 pub fn trace(arch: &dyn Architecture) -> Result<Trace> {
     let mut tracer = Tracer::default();
     let at = |part: &str, e: String| Error::rule(format!("`{}`, {part}: {e}", arch.name()));
@@ -431,7 +433,7 @@ impl Backend for Tracer {
             rules::soft_max(&dims)?;
         }
         let y = self.push(dims)?;
-        self.save(&[if saves_result(op) { y } else { x }]);
+        self.save(&[if op.saves_result() { y } else { x }]);
         self.silu = (op == Unary::Silu).then_some(y);
         Ok(y)
     }

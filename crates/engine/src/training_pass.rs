@@ -1,36 +1,51 @@
 //! The log-prob primitive, and the forward and backward pass around it.
 //!
-//! Only rows with targets go through the head, a chunk at a time, so (tokens, vocab) never exists. A loss's slopes depend on
-//! all log-probs, and are known when the last chunk is gone. But the head sees single rows, so its backward pass is linear
-//! in each row's slope: with d log p(y) / dh = Jᵀ(onehot(y) - softmax(z)) kept for every target, (targets, width), the
-//! gradient is slope · that, and the head runs once forward and once backward. Where the head itself is trained, its
-//! weights' gradients want the slopes at once: it then runs again, recorded (unless one chunk holds everything).
+//! Only rows with targets go through the head, a chunk at a time, so (tokens, vocab) never exists.
+//! A loss's slopes depend on all log-probs, and are known when the last chunk is gone. But the head
+//! sees single rows, so its backward pass is linear in each row's slope: with d log p(y) / dh =
+//! Jᵀ(onehot(y) - softmax(z)) kept for every target, (targets, width), the gradient is slope ·
+//! that, and the head runs once forward and once backward. Where the head itself is trained, its
+//! weights' gradients want the slopes at once: it then runs again, recorded (unless one chunk holds
+//! everything).
 //!
-//! Blocks are recorded at once, or, with checkpointing, again in the backward pass; both give the same bits. So does keeping
-//! their inputs elsewhere meanwhile.
+//! Blocks are recorded at once, or, with checkpointing, again in the backward pass; both give the
+//! same bits. So does keeping their inputs elsewhere meanwhile.
 
 use std::collections::HashSet;
 
-use candle_core::Tensor;
-
 use crate::{
-    Error, Grads, Packed, PassOptions, Player, Result, Target, block_input,
+    Error, Grads, Packed, PassOptions, Player, Result, Target,
+    base::on_kernels,
+    block_input,
     block_input::Input,
-    kernels::{layout, logprob, logprob::Wanted},
-    player::in_pool,
-    tape::{Pass, Place, Recorded},
+    kernels::{Kernels, OnCandle, Shaped, Wanted},
+    player::{in_pool, weights::Weights},
+    tape::{Gradients, Pass, Place, Recorded},
 };
 
-/// Bytes of logits that exist at a time, counted in f32, and rows in a chunk, both at most: what a processor's caches hold.
+/// Bytes of logits that exist at a time, counted in f32, and rows in a chunk, both at most: what a
+/// processor's caches hold.
 const CHUNK: (usize, usize) = (16 << 20, 128);
 /// The same on a GPU, which wants more rows to be busy.
 const CHUNK_ON_GPU: (usize, usize) = (128 << 20, 1024);
 
 /// Rows that go through the head together.
-struct Chunk {
+pub(crate) struct Chunk<K: Kernels> {
     /// Rows of the hidden state, ascending.
-    rows: Vec<u32>,
-    wanted: Vec<Wanted>,
+    pub(crate) rows: K::Rows,
+    pub(crate) wanted: K::Wanted,
+}
+
+/// The targets of a micro-batch.
+pub(crate) trait Targets<K: Kernels> {
+    /// How many.
+    fn count(&self) -> usize;
+    /// A row for every target (a row with several targets as often), in the plan's order, cut into
+    /// chunks of `size`. `None` where one chunk would hold all of them, and where many rows have so
+    /// many targets that this is more than [`Targets::chunks`] twice.
+    fn single_chunks(&self, size: usize) -> Option<Vec<Chunk<K>>>;
+    /// The targets' rows, each once, cut into chunks of `size`.
+    fn chunks(&self, size: usize) -> Vec<Chunk<K>>;
 }
 
 /// Rows of a chunk, on a GPU or the processor.
@@ -39,75 +54,79 @@ pub(crate) fn chunk_rows(vocab: usize, on_gpu: bool) -> usize {
     (logits / (4 * vocab.max(1))).clamp(1, rows)
 }
 
-/// A row for every target (a row with several targets as often), in the plan's order, cut into chunks of `size`. `None` where one
-/// chunk would hold all of them, and where many rows have so many targets that this is more than [`chunks`] twice.
-fn single_chunks(plan: &Packed, size: usize) -> Option<Vec<Chunk>> {
-    let rows: HashSet<usize> = plan.targets.iter().map(|t| t.row).collect();
-    if rows.len() <= size || 2 * plan.targets.len() > 3 * rows.len() {
-        return None;
+impl<K: OnCandle> Targets<K> for Packed {
+    fn count(&self) -> usize {
+        self.targets.len()
     }
-    let chunk = |(first, targets): (usize, &[Target])| Chunk {
-        rows: targets.iter().map(|t| t.row as u32).collect(),
-        wanted: targets
-            .iter()
-            .enumerate()
-            .map(|(row, t)| Wanted {
-                row,
-                token: t.token,
-                target: first * size + row,
-            })
-            .collect(),
-    };
-    Some(plan.targets.chunks(size).enumerate().map(chunk).collect())
-}
 
-/// The targets' rows, each once, cut into chunks of `size`.
-fn chunks(plan: &Packed, size: usize) -> Vec<Chunk> {
-    let mut order: Vec<usize> = (0..plan.targets.len()).collect();
-    order.sort_by_key(|&t| plan.targets[t].row); // stable
-    let mut chunks: Vec<Chunk> = Vec::new();
-    for target in order {
-        let (row, token) = (plan.targets[target].row as u32, plan.targets[target].token);
-        let new = chunks
-            .last()
-            .is_none_or(|c| c.rows.last() != Some(&row) && c.rows.len() == size);
-        if new {
-            chunks.push(Chunk {
-                rows: Vec::with_capacity(size),
-                wanted: Vec::new(),
+    fn single_chunks(&self, size: usize) -> Option<Vec<Chunk<K>>> {
+        let rows: HashSet<usize> = self.targets.iter().map(|t| t.row).collect();
+        if rows.len() <= size || 2 * self.targets.len() > 3 * rows.len() {
+            return None;
+        }
+        let chunk = |(first, targets): (usize, &[Target])| Chunk {
+            rows: targets.iter().map(|t| t.row as u32).collect(),
+            wanted: targets
+                .iter()
+                .enumerate()
+                .map(|(row, t)| Wanted {
+                    row,
+                    token: t.token,
+                    target: first * size + row,
+                })
+                .collect(),
+        };
+        Some(self.targets.chunks(size).enumerate().map(chunk).collect())
+    }
+
+    fn chunks(&self, size: usize) -> Vec<Chunk<K>> {
+        let mut order: Vec<usize> = (0..self.targets.len()).collect();
+        order.sort_by_key(|&t| self.targets[t].row); // stable
+        let mut chunks: Vec<(Vec<u32>, Vec<Wanted>)> = Vec::new();
+        for target in order {
+            let (row, token) = (self.targets[target].row as u32, self.targets[target].token);
+            let new = chunks
+                .last()
+                .is_none_or(|(rows, _)| rows.last() != Some(&row) && rows.len() == size);
+            if new {
+                chunks.push((Vec::with_capacity(size), Vec::new()));
+            }
+            let count = chunks.len();
+            let (rows, wanted) = &mut chunks[count - 1];
+            if rows.last() != Some(&row) {
+                rows.push(row);
+            }
+            wanted.push(Wanted {
+                row: rows.len() - 1,
+                token,
+                target,
             });
         }
-        let count = chunks.len();
-        let chunk = &mut chunks[count - 1];
-        if chunk.rows.last() != Some(&row) {
-            chunk.rows.push(row);
-        }
-        chunk.wanted.push(Wanted {
-            row: chunk.rows.len() - 1,
-            token,
-            target,
-        });
+        let chunk = |(rows, wanted): (Vec<u32>, Vec<Wanted>)| Chunk {
+            rows: rows.into(),
+            wanted,
+        };
+        chunks.into_iter().map(chunk).collect()
     }
-    chunks
 }
 
 /// A chunk's logits with what their gradient needs.
-struct Logits {
-    head: Recorded,
+struct Logits<K: Kernels> {
+    head: Recorded<K>,
     sums: Vec<f64>,
 }
 
 /// The chunks of a plan, the log-probs so far, and the logits when one chunk holds them all.
-struct Scored {
+struct Scored<K: Kernels> {
     logps: Vec<f64>,
-    chunks: Vec<Chunk>,
-    kept: Option<Logits>,
+    chunks: Vec<Chunk<K>>,
+    kept: Option<Logits<K>>,
 }
 
 /// A chunk's d log p / d hidden, a row for every target.
-struct Slope {
-    chunk: Chunk,
-    d: Tensor,
+struct Slope<K: Kernels> {
+    chunk: Chunk<K>,
+    d: K::Tensor,
 }
 
 impl Player {
@@ -125,15 +144,16 @@ impl Player {
     /// As there.
     pub fn logps_dropped(&self, plan: &Packed, dropout_seed: Option<u64>) -> Result<Vec<f64>> {
         in_pool(|| {
-            let pass = Pass::packed(self, plan, dropout_seed)?;
-            let hidden = self.run_blocks(&pass)?;
-            let scored = self.score_targets(&pass, plan, &hidden, false, false)?;
-            Ok(scored.logps)
+            let weights = Weights::new(self, Default::default())?;
+            let (rows, size) = (plan.rows(dropout_seed)?, self.chunk_rows());
+            on_kernels!(self.base.compute, kernels => {
+                Pass::new(kernels, &weights, rows).logps(plan, size)
+            })
         })
     }
 
-    /// One forward and backward pass. `slopes` gets the log-prob of every target and answers d loss / d logp;
-    /// gradients are added into `grads`, in place where a name is there already.
+    /// One forward and backward pass. `slopes` gets the log-prob of every target and answers d loss
+    /// / d logp; gradients are added into `grads`, in place where a name is there already.
     ///
     /// # Errors
     /// As [`Player::logps`]; an error of `slopes`; another number of slopes than targets.
@@ -145,8 +165,8 @@ impl Player {
         grads: &mut Grads,
     ) -> Result<()> {
         block_input::check(options, &self.base.compute)?;
-        let pass = Pass::packed(self, plan, options.dropout_seed)?;
-        let forward = self.forward(&pass, options)?;
+        let weights = Weights::new(self, Default::default())?;
+        let (rows, size) = (plan.rows(options.dropout_seed)?, self.chunk_rows());
         let mut slopes = |logps: &[f64]| {
             let slopes = slopes(logps)?;
             match slopes.len() == plan.targets.len() {
@@ -158,71 +178,110 @@ impl Player {
                 ))),
             }
         };
-        let up = match self.row_slopes(&pass, plan, &forward)? {
-            Some((logps, rows)) => Some(join(&rows, &slopes(&logps)?, &forward.hidden)?),
+        on_kernels!(self.base.compute, kernels => {
+            let pass = Pass::new(kernels, &weights, rows);
+            let forward = pass.forward(options)?;
+            pass.backward(forward, plan, size, &mut slopes, grads)
+        })
+    }
+
+    /// Rows that go through the head together; of the vocabulary a guess is good enough.
+    fn chunk_rows(&self) -> usize {
+        let configured = self.base.config.get("vocab_size").and_then(|v| v.as_u64());
+        let vocab = configured.map_or(1 << 16, |v| v as usize);
+        chunk_rows(vocab, self.base.compute.device.is_cuda())
+    }
+}
+
+impl<K: Kernels> Pass<'_, K> {
+    /// Log-prob of every target, `size` rows at a time through the head.
+    pub(crate) fn logps(&self, targets: &dyn Targets<K>, size: usize) -> Result<Vec<f64>> {
+        let hidden = self.run_blocks()?;
+        // cut as training with a frozen head cuts: step 0 then agrees to the last bit
+        let single = targets.single_chunks(size);
+        let chunks = single.unwrap_or_else(|| targets.chunks(size));
+        let scored = self.score_targets(targets.count(), chunks, &hidden, false, false)?;
+        Ok(scored.logps)
+    }
+
+    /// What follows the forward pass: log-probs, the loss's slopes to them, and gradients, which
+    /// are added into `grads`. `size` rows go through the head at a time.
+    pub(crate) fn backward(
+        &self,
+        forward: Forward<K>,
+        targets: &dyn Targets<K>,
+        size: usize,
+        slopes: &mut dyn FnMut(&[f64]) -> Result<Vec<f64>>,
+        grads: &mut Gradients<K>,
+    ) -> Result<()> {
+        let up = match self.row_slopes(targets, size, &forward)? {
+            Some((logps, rows)) => Some(self.join(&rows, &slopes(&logps)?, &forward.hidden)?),
             None => {
-                let scored =
-                    self.score_targets(&pass, plan, &forward.hidden, forward.needs, true)?;
+                let (count, chunks) = (targets.count(), targets.chunks(size));
+                let (hidden, needs) = (&forward.hidden, forward.needs);
+                let scored = self.score_targets(count, chunks, hidden, needs, true)?;
                 let slopes = slopes(&scored.logps)?;
-                self.head_backward(&pass, &forward, scored, &slopes, grads)?
+                self.head_backward(&forward, scored, &slopes, grads)?
             }
         };
         match up {
-            Some(up) => self.blocks_backward(&pass, forward, up, grads),
+            Some(up) => self.blocks_backward(forward, up, grads),
             None => Ok(()),
         }
     }
 
-    /// Log-probs, and their gradients to the hidden state before any slope is known; `None` where that saves nothing or
-    /// cannot be: as [`single_chunks`] says, and when nothing below the head or something in it is trained.
+    /// Log-probs, and their gradients to the hidden state before any slope is known; `None` where
+    /// that saves nothing or cannot be: as [`Targets::single_chunks`] says, and when nothing below
+    /// the head or something in it is trained.
     fn row_slopes(
         &self,
-        pass: &Pass,
-        plan: &Packed,
-        forward: &Forward,
-    ) -> Result<Option<(Vec<f64>, Vec<Slope>)>> {
+        targets: &dyn Targets<K>,
+        size: usize,
+        forward: &Forward<K>,
+    ) -> Result<Option<(Vec<f64>, Vec<Slope<K>>)>> {
         if !forward.needs {
             return Ok(None);
         }
-        let Some(chunks) = single_chunks(plan, self.chunk_rows()) else {
+        let Some(chunks) = targets.single_chunks(size) else {
             return Ok(None);
         };
-        let mut logps = vec![0.0; plan.targets.len()];
+        if self.head_trains(forward.hidden.dims()[1])? {
+            return Ok(None);
+        }
+        let mut logps = vec![0.0; targets.count()];
         let mut slopes = Vec::new();
+        let kernels = self.kernels;
         for chunk in chunks {
-            let head = self.chunk_head(pass, &chunk, &forward.hidden, true, true)?;
-            if head.trains() {
-                return Ok(None); // the first chunk says so
-            }
-            let sums = logprob::log_sum_exp(&head.output)?;
-            logprob::log_probs(&head.output, &sums, &chunk.wanted, &mut logps)?;
+            let head = self.chunk_head(&chunk, &forward.hidden, true, true)?;
+            let sums = kernels.log_sum_exp(&head.output)?;
+            kernels.log_probs(&head.output, &sums, &chunk.wanted, &mut logps)?;
             let logits = head.own_output()?;
-            logprob::into_gradient(&logits, &sums, &chunk.wanted, |_| 1.0)?;
-            if let Some(d) = head.backward(pass, logits, &mut Grads::new())? {
+            kernels.logits_gradient(&logits, &sums, &chunk.wanted, &|_| 1.0)?;
+            if let Some(d) = head.backward(self, logits, &mut Gradients::<K>::new())? {
                 slopes.push(Slope { chunk, d });
             }
         }
         Ok(Some((logps, slopes)))
     }
 
-    fn forward(&self, pass: &Pass, options: &PassOptions) -> Result<Forward> {
-        let embed = self.run_embed(pass, true)?;
+    /// The forward pass up to the head.
+    pub(crate) fn forward(&self, options: &PassOptions) -> Result<Forward<K>> {
+        let embed = self.run_embed(true)?;
         let (mut x, mut needs) = (embed.output.clone(), embed.needs);
         // where it is not trained nothing of it is wanted again, least of all its result
         let embed = needs.then_some(embed);
-        let (record, layers) = (!options.checkpoint, self.base.arch.layers());
+        let (record, layers) = (!options.checkpoint, self.model.arch().layers());
         let mut blocks = Vec::with_capacity(layers);
         for layer in 0..layers {
             let moves =
                 options.offload_inputs && block_input::moves(layer, layers, embed.is_some());
-            let moves = moves.then_some(&self.base.compute);
             let mut input = match record {
                 true => None,
-                false => Some(Input::of(&x, needs, moves)?),
+                false => Some(Input::of(self.kernels, &x, needs, moves)?),
             };
-            let done = self.run_block(pass, Place::Packed, layer, record, x, needs)?;
+            let done = self.run_block(Place::Packed, layer, record, x, needs)?;
             if let Some(input) = &mut input {
-                input.was_used();
+                input.was_used(self.kernels);
             }
             (x, needs) = (done.output.clone(), done.needs);
             blocks.push(input.map_or(Kept::Tape(done), Kept::Input));
@@ -238,24 +297,21 @@ impl Player {
     /// Log-probs through the head, chunk by chunk.
     fn score_targets(
         &self,
-        pass: &Pass,
-        plan: &Packed,
-        hidden: &Tensor,
+        count: usize,
+        chunks: Vec<Chunk<K>>,
+        hidden: &K::Tensor,
         needs: bool,
         keep: bool,
-    ) -> Result<Scored> {
-        let mut logps = vec![0.0; plan.targets.len()];
-        // without a gradient, cut as training with a frozen head cuts: step 0 then agrees to the last bit
-        let single = (!keep)
-            .then(|| single_chunks(plan, self.chunk_rows()))
-            .flatten();
-        let chunks = single.unwrap_or_else(|| chunks(plan, self.chunk_rows()));
+    ) -> Result<Scored<K>> {
+        let mut logps = vec![0.0; count];
         let mut kept = None;
         let keep = keep && chunks.len() == 1;
         for chunk in &chunks {
-            let head = self.chunk_head(pass, chunk, hidden, needs, keep)?;
-            let sums = logprob::log_sum_exp(&head.output)?;
-            logprob::log_probs(&head.output, &sums, &chunk.wanted, &mut logps)?;
+            let head = self.chunk_head(chunk, hidden, needs, keep)?;
+            let sums = self.kernels.log_sum_exp(&head.output)?;
+            let wanted = &chunk.wanted;
+            self.kernels
+                .log_probs(&head.output, &sums, wanted, &mut logps)?;
             kept = keep.then_some(Logits { head, sums });
         }
         Ok(Scored {
@@ -267,36 +323,33 @@ impl Player {
 
     fn chunk_head(
         &self,
-        pass: &Pass,
-        chunk: &Chunk,
-        hidden: &Tensor,
+        chunk: &Chunk<K>,
+        hidden: &K::Tensor,
         needs: bool,
         record: bool,
-    ) -> Result<Recorded> {
-        let rows = layout::gather(hidden, &chunk.rows)?; // (rows, width)
-        let place = Place::Picked(chunk.rows.as_slice().into());
-        self.run_head(pass, place, record, rows, needs)
+    ) -> Result<Recorded<K>> {
+        let rows = self.kernels.gather(hidden, &chunk.rows)?; // (rows, width)
+        let place = Place::Picked(chunk.rows.clone());
+        self.run_head(place, record, rows, needs)
     }
 
     /// Gradients of the head's weights, and the gradient to the hidden state when it needs one.
     fn head_backward(
         &self,
-        pass: &Pass,
-        forward: &Forward,
-        scored: Scored,
+        forward: &Forward<K>,
+        scored: Scored<K>,
         slopes: &[f64],
-        grads: &mut Grads,
-    ) -> Result<Option<Tensor>> {
-        let dims = forward.hidden.dims();
-        let up = layout::zeros(dims, &forward.hidden)?;
+        grads: &mut Gradients<K>,
+    ) -> Result<Option<K::Tensor>> {
+        let (kernels, hidden) = (self.kernels, &forward.hidden);
+        let up = kernels.zeros(hidden.dims(), hidden)?;
         let mut kept = scored.kept;
         for chunk in &scored.chunks {
             let Logits { head, sums } = match kept.take() {
                 Some(kept) => kept,
                 None => {
-                    let head =
-                        self.chunk_head(pass, chunk, &forward.hidden, forward.needs, true)?;
-                    let sums = logprob::log_sum_exp(&head.output)?;
+                    let head = self.chunk_head(chunk, hidden, forward.needs, true)?;
+                    let sums = kernels.log_sum_exp(&head.output)?;
                     Logits { head, sums }
                 }
             };
@@ -304,9 +357,9 @@ impl Player {
                 return Ok(None);
             }
             let logits = head.own_output()?;
-            logprob::into_gradient(&logits, &sums, &chunk.wanted, |t| slopes[t])?;
-            if let Some(d) = head.backward(pass, logits, grads)? {
-                layout::scatter(&d, &chunk.rows, None, &up)?;
+            kernels.logits_gradient(&logits, &sums, &chunk.wanted, &|t| slopes[t])?;
+            if let Some(d) = head.backward(self, logits, grads)? {
+                kernels.scatter(&d, &chunk.rows, &up)?;
             }
         }
         match forward.needs {
@@ -317,65 +370,56 @@ impl Player {
 
     fn blocks_backward(
         &self,
-        pass: &Pass,
-        forward: Forward,
-        up: Tensor,
-        grads: &mut Grads,
+        forward: Forward<K>,
+        up: K::Tensor,
+        grads: &mut Gradients<K>,
     ) -> Result<()> {
         let (mut up, mut blocks) = (up, forward.blocks);
         while let Some(kept) = blocks.pop() {
             // comes while this block is computed
             if let Some(Kept::Input(next)) = blocks.last_mut() {
-                next.fetch()?;
+                next.fetch(self.kernels)?;
             }
             let tape = match kept {
                 Kept::Tape(tape) => tape,
                 Kept::Input(input) => {
-                    let (x, needs) = input.take()?;
-                    self.run_block(pass, Place::Packed, blocks.len(), true, x, needs)?
+                    let (x, needs) = input.take(self.kernels)?;
+                    self.run_block(Place::Packed, blocks.len(), true, x, needs)?
                 }
             };
-            match tape.backward(pass, up, grads)? {
+            match tape.backward(self, up, grads)? {
                 Some(dx) => up = dx,
                 None => return Ok(()), // nothing trainable below
             }
         }
         if let Some(embed) = forward.embed {
-            embed.backward(pass, up, grads)?;
+            embed.backward(self, up, grads)?;
         }
         Ok(())
     }
 
-    /// Rows that go through the head together; of the vocabulary a guess is good enough.
-    fn chunk_rows(&self) -> usize {
-        let configured = self.base.config.get("vocab_size").and_then(|v| v.as_u64());
-        let vocab = configured.map_or(1 << 16, |v| v as usize);
-        chunk_rows(vocab, self.base.compute.device.is_cuda())
+    /// The gradient to the hidden state: every target's slope times its row.
+    fn join(&self, rows: &[Slope<K>], slopes: &[f64], hidden: &K::Tensor) -> Result<K::Tensor> {
+        let up = self.kernels.zeros(hidden.dims(), hidden)?;
+        for Slope { chunk, d } in rows {
+            let (rows, wanted) = (&chunk.rows, &chunk.wanted);
+            self.kernels.scatter_slopes(d, rows, wanted, slopes, &up)?;
+        }
+        Ok(up)
     }
-}
-
-/// The gradient to the hidden state: every target's slope times its row.
-fn join(rows: &[Slope], slopes: &[f64], hidden: &Tensor) -> Result<Tensor> {
-    let up = layout::zeros(hidden.dims(), hidden)?;
-    for Slope { chunk, d } in rows {
-        let factor = |w: &Wanted| slopes[w.target] as f32;
-        let factors: Vec<f32> = chunk.wanted.iter().map(factor).collect();
-        layout::scatter(d, &chunk.rows, Some(&factors), &up)?;
-    }
-    Ok(up)
 }
 
 /// What the forward pass keeps of a block.
-enum Kept {
-    Tape(Recorded),
-    Input(Input),
+enum Kept<K: Kernels> {
+    Tape(Recorded<K>),
+    Input(Input<K>),
 }
 
 /// The forward pass up to the head.
-struct Forward {
+pub(crate) struct Forward<K: Kernels> {
     /// `None` where no gradient reaches it.
-    embed: Option<Recorded>,
-    blocks: Vec<Kept>,
-    hidden: Tensor,
+    embed: Option<Recorded<K>>,
+    blocks: Vec<Kept<K>>,
+    hidden: K::Tensor,
     needs: bool,
 }

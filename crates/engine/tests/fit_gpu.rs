@@ -365,7 +365,7 @@ fn figures_are_what_lies_on_the_card() {
         let case = CASES.into_iter().find(|c| *c == case).unwrap();
         return Case::of(case).play();
     }
-    match randori_engine::gpu::card() {
+    match randori_engine::card() {
         Ok((name, ..)) if name.contains("stand-in") => {}
         Ok((name, ..)) => return eprintln!("SKIPPED: only the stand-in reports, not {name}"),
         Err(e) => return eprintln!("SKIPPED: {e}"),

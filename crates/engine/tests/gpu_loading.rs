@@ -73,7 +73,7 @@ fn predicted(options: &LoadOptions) -> u64 {
 /// before that weight: at the end alone it would be too low, since the card's blocks go where the machine's were freed.
 fn taken(options: &LoadOptions) -> (u64, Base) {
     let compute = Compute::on_gpu(candle_core::DType::BF16).unwrap();
-    let free = || randori_engine::gpu::card().unwrap().1 as u64;
+    let free = || randori_engine::card().unwrap().1 as u64;
     let (card, before) = (free(), status("VmRSS").unwrap());
     let (mut most, mut held) = (0, 0);
     let mut see = |_, _| {
@@ -93,7 +93,7 @@ fn taken(options: &LoadOptions) -> (u64, Base) {
 
 #[test]
 fn the_machine_holds_a_weight_at_a_time() {
-    match randori_engine::gpu::card() {
+    match randori_engine::card() {
         Ok((name, ..)) if name.contains("stand-in") => {}
         Ok((name, ..)) => return eprintln!("SKIPPED: a test for the stand-in, not {name}"),
         Err(e) => return eprintln!("SKIPPED: {e}"),

@@ -184,7 +184,7 @@ fn again(test: &str, part: &str, switches: &[(&str, &str)]) -> Output {
 /// The copies as late as the program's waits allow, and as early as they do.
 #[test]
 fn offloading_changes_no_bit() {
-    let card = match randori_engine::gpu::card() {
+    let card = match randori_engine::card() {
         Ok((name, ..)) => name,
         Err(e) => return eprintln!("SKIPPED: {e}"),
     };

@@ -255,6 +255,13 @@ fn what_does_not_fit_is_refused() {
             .unwrap_err();
         assert!(error.to_string().contains("other data"), "{error}");
     }
+    let error = loaded
+        .train_pairs(&pairs(), &Logistic(0.25), &mut |_, _| Ok(Control::Continue))
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("(slope=0.5)") && error.to_string().contains("(slope=0.25)"),
+        "{error}"
+    );
     let example = Example {
         prompt: vec![1],
         response: vec![1],

@@ -1,13 +1,13 @@
-//! Exact match: of a whole response, or of what follows a mark (GSM8K's `#### 72`).
+//! Exact match of a whole response, or of the answer after a mark (GSM8K's `#### 72`).
 
 use std::str::FromStr;
 
 use crate::Error;
 
-/// How a response is checked against the human one.
+/// How a response is compared with the human one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Check {
-    /// The whole text, white space at both ends aside.
+    /// The whole text, without white space at both ends.
     Exact,
     /// The first line after the last occurrence of the mark; numbers are compared as numbers
     /// (`1,200` = `1200.0` = `$1200`). A response without the mark is wrong.
@@ -27,7 +27,7 @@ impl FromStr for Check {
 }
 
 impl Check {
-    /// Whether `response` gives the answer that `wanted` gives.
+    /// Whether `response` contains the same answer as `wanted`.
     pub fn right(&self, response: &str, wanted: &str) -> bool {
         match self {
             Check::Exact => response.trim() == wanted.trim(),
@@ -38,7 +38,7 @@ impl Check {
         }
     }
 
-    /// Whether the response has the form in which an answer can be found at all.
+    /// Whether the response has the form in which an answer can be found.
     pub fn in_form(&self, response: &str) -> bool {
         match self {
             Check::Exact => !response.trim().is_empty(),
@@ -70,12 +70,12 @@ fn same_value(a: &str, b: &str) -> bool {
     }
 }
 
-/// A running count of right answers.
+/// A running count of correct answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Answers seen.
+    /// Number of answers counted.
     pub seen: usize,
-    /// Of them, right.
+    /// Number of correct ones.
     pub right: usize,
 }
 
@@ -86,7 +86,7 @@ impl Tally {
         self.right += usize::from(right);
     }
 
-    /// Share of right answers, 0..=1; `None` where nothing was seen.
+    /// Share of correct answers, 0..=1; `None` before the first.
     pub fn share(&self) -> Option<f64> {
         (self.seen > 0).then(|| self.right as f64 / self.seen as f64)
     }

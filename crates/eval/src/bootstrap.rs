@@ -1,23 +1,22 @@
-//! The sampling error of a held-out set: how far a figure would move with other prompts of the same
-//! kind, by drawing the prompts at hand again, with replacement (Efron's bootstrap). All players
-//! and measures of a comparison are given the same draws, so that what is common to them, easy
-//! prompts and hard ones, leaves their differences (paired).
+//! The sampling error of a measure over a held-out set, by Efron's bootstrap: the prompts are
+//! resampled with replacement. All players and measures of a comparison share the same resamples
+//! (paired bootstrap), so variation common to them, easy prompts and hard ones, cancels in their
+//! differences.
 
-/// How often the prompts are drawn again. The error of the standard error is 1 / sqrt(2 · 1000): 2
-/// %.
+/// Number of resamples. The relative error of the standard error is 1 / sqrt(2 · 1000): 2 %.
 const DRAWS: usize = 1000;
 
-/// Draws of a held-out set's prompts.
+/// Bootstrap resamples of a held-out set's prompts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Resamples {
     prompts: usize,
-    /// How often each prompt is in each draw, draw after draw.
+    /// How often each prompt occurs in each resample: [`DRAWS`] rows of one count per prompt.
     counts: Vec<u32>,
 }
 
 impl Resamples {
-    /// Draws of so many prompts; `index` answers one of them at random, all alike, each time it is
-    /// asked.
+    /// Draws the resamples; `index` must return a uniformly random index below `prompts` at each
+    /// call.
     pub fn draw(prompts: usize, index: &mut dyn FnMut() -> usize) -> Resamples {
         let mut counts = vec![0; DRAWS * prompts];
         for draw in counts.chunks_mut(prompts.max(1)) {
@@ -28,14 +27,13 @@ impl Resamples {
         Resamples { prompts, counts }
     }
 
-    /// Of how many prompts.
+    /// Number of prompts.
     pub fn prompts(&self) -> usize {
         self.prompts
     }
 
-    /// The standard error of a figure over prompts: `figure` computes it, given how often each
-    /// prompt counts. `None` where it cannot be known: of fewer than two prompts, or of a figure
-    /// that is not finite.
+    /// The standard error of a measure over prompts. `figure` computes the measure, given how often
+    /// each prompt counts. `None` for fewer than two prompts, or a measure that is not finite.
     pub fn error(&self, figure: &mut dyn FnMut(&[u32]) -> f64) -> Option<f64> {
         if self.prompts < 2 {
             return None;
@@ -47,14 +45,15 @@ impl Resamples {
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
         let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
-        // a resample of n prompts varies as n - 1 do: with this a mean's error is that of the
-        // textbook
+        // the variance of a resample is (n - 1)/n of a sample's: corrected, a mean's error is the
+        // textbook's
         let prompts = self.prompts as f64;
         Some((variance * prompts / (prompts - 1.0)).sqrt())
     }
 }
 
-/// A sum over prompts by another one: with lengths a figure per token, with ones a mean.
+/// A weighted sum over prompts divided by another: per token with lengths as the second, a mean
+/// with ones.
 pub fn ratio(counts: &[u32], of: &[(f64, f64)]) -> f64 {
     let (mut above, mut below) = (0.0, 0.0);
     for (&count, (value, weight)) in counts.iter().zip(of) {
@@ -111,7 +110,7 @@ mod tests {
         }
     }
 
-    /// Of a share p: sqrt(p (1 - p) / (n - 1)).
+    /// The error of a share p is sqrt(p (1 - p) / (n - 1)).
     #[test]
     fn a_shares_error_is_the_binomials() {
         let right: Vec<f64> = (0..200).map(|i| f64::from(u8::from(i % 5 == 0))).collect();
@@ -122,8 +121,8 @@ mod tests {
         assert!((error / want - 1.0).abs() < 0.08, "{error} {want}");
     }
 
-    /// Two players that differ by little on prompts that differ by much: the error of their
-    /// difference is that of the differences, not of the players.
+    /// Two players that differ little on prompts that differ much: the error of their difference is
+    /// that of the differences, not of the players.
     #[test]
     fn pairing_removes_what_is_common() {
         let hard = values(100, 7);
@@ -137,7 +136,7 @@ mod tests {
         assert!(alone > 50.0 * paired, "{alone} {paired}");
     }
 
-    /// Tokens in the denominator: with values that are all the same per token nothing varies.
+    /// With tokens in the denominator, values that are equal per token have no variance.
     #[test]
     fn a_ratio_is_of_sums() {
         let same: Vec<(f64, f64)> = (1..50)

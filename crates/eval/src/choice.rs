@@ -1,23 +1,23 @@
-//! Multiple choice by likelihood, as lm-eval 0.4.13 counts it: `acc` by the summed log-prob of each
-//! choice, `acc_norm` by the log-prob per character of its text, `mc2` by the probability on the
-//! true choices. Of choices that are level the first is taken.
+//! Multiple choice by likelihood, as lm-eval 0.4.13 computes it: `acc` by the summed log-prob of
+//! each choice, `acc_norm` by the log-prob per character of its text, `mc2` by the probability on
+//! the correct choices. Of equal choices the first wins.
 
 use crate::Tally;
 
-/// One possible answer, scored.
+/// One choice of a question, with its log-prob.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Choice {
-    /// Summed log-prob given the question, in nats.
+    /// Summed log-prob of its tokens given the question, in nats.
     pub logps: f64,
-    /// Characters of its text (Unicode scalar values, as Python's `len` counts them), not bytes and
-    /// not tokens.
+    /// Length of its text in Unicode scalar values, as Python's `len` counts them; not in bytes,
+    /// not in tokens.
     pub characters: usize,
-    /// Whether it is (one of) the right one(s).
+    /// Whether it is correct; a question may have several correct choices.
     pub right: bool,
 }
 
 impl Choice {
-    /// A choice of this text.
+    /// A choice with this text.
     pub fn new(text: &str, logps: f64, right: bool) -> Choice {
         Choice {
             logps,
@@ -26,7 +26,7 @@ impl Choice {
         }
     }
 
-    /// Log-prob per character; a choice without text is taken as one character.
+    /// Log-prob per character; an empty text counts as one character.
     fn per_character(&self) -> f64 {
         self.logps / self.characters.max(1) as f64
     }
@@ -35,16 +35,16 @@ impl Choice {
 /// Running multiple-choice measures.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct MultipleChoice {
-    /// Right by summed log-prob.
+    /// Accuracy by summed log-prob.
     pub acc: Tally,
-    /// Right by log-prob per character.
+    /// Accuracy by log-prob per character.
     pub acc_norm: Tally,
-    /// Sum over questions of the probability mass on right choices.
+    /// Sum over questions of the probability of correct choices.
     mc2: f64,
 }
 
 impl MultipleChoice {
-    /// Counts one question; a question without choices counts as wrong.
+    /// Counts one question; one without choices counts as wrong.
     pub fn add(&mut self, choices: &[Choice]) {
         self.acc.add(best(choices, |c| c.logps));
         self.acc_norm.add(best(choices, Choice::per_character));
@@ -65,13 +65,13 @@ impl MultipleChoice {
         }
     }
 
-    /// Mean probability mass on right choices.
+    /// Mean probability of correct choices.
     pub fn mc2(&self) -> Option<f64> {
         (self.acc.seen > 0).then(|| self.mc2 / self.acc.seen as f64)
     }
 }
 
-/// Whether the first of the choices with the highest score is right.
+/// Whether the first of the choices with the highest score is correct.
 fn best(choices: &[Choice], score: impl Fn(&Choice) -> f64) -> bool {
     let mut best: Option<(f64, bool)> = None;
     for choice in choices {
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!((m.acc.right, m.acc_norm.right), (1, 1));
     }
 
-    /// `np.argmax` answers the first.
+    /// `np.argmax` returns the first.
     #[test]
     fn of_level_choices_the_first_is_taken() {
         for (first, second, right) in [(true, false, 1), (false, true, 0)] {

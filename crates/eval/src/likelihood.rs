@@ -1,11 +1,11 @@
-//! Held-out likelihood: how probable a player finds what people wrote.
+//! Held-out likelihood: log-prob of human responses under a player.
 
-/// Sum of response log-probs over a held-out set.
+/// Running sum of response log-probs over a held-out set.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Likelihood {
-    /// Their tokens.
+    /// Number of tokens.
     pub tokens: usize,
-    /// Their summed log-probs, in nats.
+    /// Summed log-probs, in nats.
     pub logps: f64,
 }
 

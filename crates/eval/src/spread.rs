@@ -1,5 +1,5 @@
-//! A mean with its 95 % interval: how far it would move with other seeds (Student's t: a handful of
-//! seeds is not a normal distribution), and with other held-out prompts.
+//! A mean with its 95 % confidence interval: over seeds (Student's t, since seeds are few) and over
+//! held-out prompts.
 
 /// Two-sided 97.5 % quantiles of Student's t for 1, 2, … 30 degrees of freedom (standard tables).
 const T: [f64; 30] = [
@@ -8,26 +8,26 @@ const T: [f64; 30] = [
     2.052, 2.048, 2.045, 2.042,
 ];
 
-/// The normal distribution's: a bootstrap's thousand draws are.
+/// The same quantile of the normal distribution, for an error from a bootstrap's thousand
+/// resamples.
 const NORMAL: f64 = 1.96;
 
-/// A mean, and the half-width of its 95 % interval with what that is made of.
+/// A mean with the half-width of its 95 % interval and the parts of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spread {
     /// Arithmetic mean over seeds.
     pub mean: f64,
-    /// Half-width with all that is known to vary; `None` where nothing is.
+    /// Half-width from all known sources; `None` if there is none.
     pub half: Option<f64>,
-    /// Its part by seeds; `None` with one seed, which says nothing of its spread.
+    /// Half-width from seeds; `None` with one seed.
     pub by_seeds: Option<f64>,
-    /// Its part by held-out prompts.
+    /// Half-width from held-out prompts.
     pub by_prompts: Option<f64>,
 }
 
-/// Over one value a seed, and the standard error that the choice of prompts gives their mean, where
-/// it is known. The two are independent and are added as squares; that seeds differ more on some
-/// prompts than on others is in both, so the interval is rather too wide than too narrow. `None`
-/// where there is no value.
+/// Computes the interval from one value per seed and, where known, the standard error of their mean
+/// over prompts. The two are taken as independent and added as squares; since both contain how
+/// seeds differ per prompt, the interval is too wide rather than too narrow. `None` without values.
 pub fn spread(values: &[f64], prompts: Option<f64>) -> Option<Spread> {
     let n = values.len();
     if n == 0 {
@@ -63,7 +63,7 @@ mod tests {
         let s = spread(&[1.0, 2.0, 3.0], None).unwrap();
         let seeds = 4.303 / 3f64.sqrt();
         assert!((s.mean - 2.0).abs() < 1e-12 && (s.half.unwrap() - seeds).abs() < 1e-9);
-        // beside it 1.96 standard errors of the prompts, as squares
+        // together with 1.96 standard errors over prompts, added as squares
         let s = spread(&[1.0, 2.0, 3.0], Some(0.5)).unwrap();
         let both = (seeds * seeds + 0.98 * 0.98).sqrt();
         assert!((s.half.unwrap() - both).abs() < 1e-9);

@@ -1,9 +1,9 @@
-//! A bitsandbytes 4-bit checkpoint: the folder that transformers' `save_pretrained` writes of a
-//! model loaded in NF4.
+//! Export to a bitsandbytes 4-bit checkpoint: the folder that transformers' `save_pretrained`
+//! writes for a model loaded in NF4.
 //!
-//! The blocks' projections are quantised as `qlora` does it, with bitsandbytes' own bytes;
-//! embedding, head, norms and biases stay dense, as transformers leaves them. Files are written one
-//! tensor at a time, every size being known beforehand.
+//! The blocks' projections are quantised to the same bytes as bitsandbytes'; embedding, head, norms
+//! and biases stay dense, as in transformers. Files are written one tensor at a time, all sizes
+//! being known beforehand.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use candle_core::Tensor;
 use randori_formats::{
     Dtype, Layout,
     bnb::{self, Nf4Parts, quantization_config},
-    safetensors::{Coming, Writer},
+    safetensors::{TensorSpec, Writer},
 };
 use randori_qlora::{Nf4Matrix, QuantMatrix};
 use serde_json::Value;
@@ -23,14 +23,14 @@ use crate::{
     folder::{Draft, refuse_taken},
 };
 
-/// How a checkpoint is written.
+/// Options of a bitsandbytes export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BnbOptions {
     /// Quantise the scales too (bitsandbytes' double quantisation).
     pub double: bool,
-    /// Of what is not quantised, and what transformers will compute in.
+    /// Dtype of the dense tensors, and compute dtype in transformers.
     pub dtype: Dtype,
-    /// Largest weight file.
+    /// Maximum size of a weight file, in bytes.
     pub shard_bytes: u64,
 }
 
@@ -44,26 +44,26 @@ impl Default for BnbOptions {
     }
 }
 
-/// What was written.
+/// Summary of what was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BnbReport {
     /// Weight files, in order.
     pub files: Vec<String>,
-    /// Weights, however many tensors the format makes of them.
+    /// Number of weights; a quantised one is stored as several tensors but counts once.
     pub tensors: usize,
-    /// Those of them that are in 4 bits.
+    /// Number of weights in 4 bits.
     pub quantised: usize,
-    /// All weight bytes.
+    /// Bytes of all weights.
     pub bytes: u64,
 }
 
-/// Writes `tensors` as a bitsandbytes folder. `each` sees every weight before it is written, with a
-/// function that takes values of its shape through the format; `progress` hears of bytes done and
-/// bytes in all.
+/// Writes `tensors` as a bitsandbytes folder. `each` is called with every weight before it is
+/// written and a function that rounds values of its shape to the format; `progress` with (bytes
+/// done, bytes in all).
 ///
 /// # Errors
-/// A folder that is there already, a value that is not finite or beyond f16, what `each` refuses, a
-/// full disk; nothing is left behind then.
+/// The folder exists, a value is not finite or beyond f16, `each` returns an error, the disk is
+/// full; nothing is left behind then.
 pub fn bnb(
     tensors: &dyn Tensors,
     companions: &[Companion],
@@ -109,7 +109,7 @@ fn config(base: &Value, options: &BnbOptions) -> Result<Value> {
     Ok(config)
 }
 
-/// A weight to come.
+/// A weight to be written.
 struct Planned {
     name: String,
     shape: Vec<usize>,
@@ -117,17 +117,21 @@ struct Planned {
 }
 
 impl Planned {
-    /// The tensors it becomes, in the order of their bytes.
-    fn parts(&self, options: &BnbOptions) -> Vec<Coming> {
+    /// The tensors it is stored as, in the order of their bytes.
+    fn parts(&self, options: &BnbOptions) -> Vec<TensorSpec> {
         match self.quantised {
-            true => bnb::coming(&self.name, self.shape.iter().product(), options.double),
-            false => vec![Coming::dense(&self.name, self.shape.clone(), options.dtype)],
+            true => bnb::tensor_specs(&self.name, self.shape.iter().product(), options.double),
+            false => vec![TensorSpec::dense(
+                &self.name,
+                self.shape.clone(),
+                options.dtype,
+            )],
         }
     }
 }
 
-/// Quantised weights first: their parts are multiples of 8 bytes together, so every tensor begins
-/// aligned.
+/// Orders the weights, quantised ones first: each has a multiple of 8 bytes in all, so every tensor
+/// is aligned.
 fn planned(list: Vec<(String, Vec<usize>)>) -> Vec<Planned> {
     let plan = |(name, shape): (String, Vec<usize>)| Planned {
         quantised: shape.len() == 2 && name.contains(".layers.") && name.ends_with(".weight"),
@@ -139,7 +143,7 @@ fn planned(list: Vec<(String, Vec<usize>)>) -> Vec<Planned> {
     all
 }
 
-/// A weight's bytes, part after part.
+/// A weight's bytes, tensor after tensor.
 fn bytes(weight: &Planned, values: &Tensor, options: &BnbOptions) -> Result<Vec<u8>> {
     if values.dims() != weight.shape {
         return Err(Error::rule(format!(
@@ -165,7 +169,7 @@ fn quantise(weight: &Planned, values: &[f32], options: &BnbOptions) -> Result<Nf
         .map_err(|e| Error::rule(format!("{}: {e}", weight.name)))
 }
 
-/// Values as a reader of the checkpoint will see them.
+/// Values as a reader of the checkpoint decodes them.
 fn through(weight: &Planned, values: &[f32], options: &BnbOptions) -> Result<Vec<f32>> {
     if weight.quantised {
         let matrix = QuantMatrix::Nf4(Nf4Matrix::from_parts(quantise(weight, values, options)?)?);

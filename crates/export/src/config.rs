@@ -1,15 +1,16 @@
-//! `config.json` in both of transformers' spellings: v4 reads `rope_theta`, `rope_scaling` and `torch_dtype`, v5 reads
-//! `rope_parameters` and `dtype`; either takes 10,000 for theta, silently, where its own spelling is missing.
+//! `config.json` in both of transformers' spellings: v4 reads `rope_theta`, `rope_scaling` and
+//! `torch_dtype`, v5 `rope_parameters` and `dtype`. Where its own spelling is missing, either
+//! silently takes 10,000 for theta.
 
 use randori_formats::Dtype;
 use serde_json::{Map, Value, json};
 
 use crate::{Error, Result};
 
-/// The configuration of an exported model, from the base's.
+/// Derives an exported model's configuration from the base's.
 ///
 /// # Errors
-/// A configuration that is no object or has no `model_type`.
+/// The configuration is no object or has no `model_type`.
 pub fn config_json(base: &Value, dtype: Dtype) -> Result<Value> {
     let Value::Object(mut config) = base.clone() else {
         return Err(Error::rule("the model's configuration is no JSON object"));
@@ -29,11 +30,11 @@ pub fn config_json(base: &Value, dtype: Dtype) -> Result<Value> {
     Ok(Value::Object(config))
 }
 
-/// Completes one spelling from the other; where both were there, opening the model has settled what
-/// v5's says.
+/// Completes one spelling from the other. Where both were present, the base's loading has made v5's
+/// consistent.
 fn rope(config: &mut Map<String, Value>) {
     let parameters = match config.get("rope_parameters") {
-        // by layer type (Gemma 3): v4 has no spelling for that
+        // keyed by layer type (Gemma 3): v4 has no spelling for it
         Some(Value::Object(p)) if !p.is_empty() && p.values().all(Value::is_object) => return,
         Some(Value::Object(p)) => p.clone(),
         _ => {
@@ -41,7 +42,7 @@ fn rope(config: &mut Map<String, Value>) {
                 Some(Value::Object(scaling)) => scaling.clone(),
                 _ => Map::new(),
             };
-            // v4's older name of the kind
+            // v4's older name of the rope type
             if let Some(kind) = p.remove("type") {
                 p.entry("rope_type").or_insert(kind);
             }

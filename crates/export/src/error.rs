@@ -1,6 +1,6 @@
-//! One error for the crate; every text states the rule, the value and the place.
+//! The crate's error; every message states the rule, the value and the place.
 
-/// What went wrong.
+/// Errors of an export.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// candle refused an operation.
@@ -9,21 +9,21 @@ pub enum Error {
     /// A weight could not be read.
     #[error(transparent)]
     Engine(#[from] randori_engine::Error),
-    /// A file could not be written, or its format cannot say what it was to hold.
+    /// A file could not be written, or its format cannot represent the content.
     #[error(transparent)]
     Formats(#[from] randori_formats::Error),
     /// A matrix could not be decoded.
     #[error(transparent)]
     Qlora(#[from] randori_qlora::Error),
-    /// An adapter does not fit or could not be written.
+    /// An adapter does not fit the base, or could not be written.
     #[error(transparent)]
     Lora(#[from] randori_lora::Error),
     /// A file could not be read or written.
     #[error("{path}: {source}")]
     Io {
-        /// Which file.
+        /// The file.
         path: std::path::PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// Anything else: one complete sentence.
@@ -31,7 +31,7 @@ pub enum Error {
     Rule(String),
 }
 
-/// The crate's result.
+/// Result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {

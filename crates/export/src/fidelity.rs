@@ -1,6 +1,8 @@
-//! How much of what was learnt an output holds: of the weights, and of what the projections answer on real inputs.
+//! How much of an update survives an output's rounding: in the weights, and in the projections'
+//! outputs on real inputs.
 //!
-//! W is the base, d the update, Q the output's rounding: d' = Q(W + d) - Q(W) is the update that is left.
+//! W is the base, d the update, Q the output's rounding: d' = Q(W + d) - Q(W) is the update that
+//! remains.
 
 use candle_core::{Device, Tensor};
 use half::{bf16, f16};
@@ -9,91 +11,93 @@ use serde::Serialize;
 
 use crate::{Error, Merged, Result};
 
-/// An update of which less than this share is kept is called lost.
+/// An update counts as lost if a smaller share of it than this is kept.
 pub const KEPT: f64 = 0.9;
-/// So is one with more noise than this.
+/// An update counts as lost if its relative noise is above this.
 pub const NOISE: f64 = 0.5;
-/// What other dtypes would keep is measured beside what is written; f32 keeps everything by definition.
+/// Dtypes measured for comparison with the one written; f32 keeps everything by definition.
 const OTHERS: [&str; 3] = ["f16", "bf16", "bf16, stochastic"];
 
-/// The values of a tensor as the output holds them.
+/// Rounds a tensor's values to those that the output holds.
 pub type AsHeld<'a> = dyn Fn(&[f32]) -> Result<Vec<f32>> + 'a;
-/// Told of every tensor of an export before it is written: its full name, its values, and the output's rounding.
+/// Callback for every tensor of an export before it is written: its full name, its values, and the
+/// output's rounding.
 pub type Each<'a> = dyn FnMut(&str, &Merged, &AsHeld) -> Result<()> + 'a;
 
-/// What is left of an update.
+/// Measures of the update that remains after rounding.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Survival {
     /// |d| / |W|.
     pub size: f64,
     /// ⟨d', d⟩ / ⟨d, d⟩: 1 if nothing is lost, 0 if all is.
     pub kept: f64,
-    /// |d' - d| / |d|: what rounding adds as noise, relative to the update; at least |1 - kept|.
+    /// |d' - d| / |d|: the rounding noise relative to the update; at least |1 - kept|.
     pub noise: f64,
-    /// Share of the entries that the update changes and that come out as the base's.
+    /// Share of the entries changed by the update whose output equals the base's.
     pub unchanged: f64,
     /// |(d' - d) x| / |d x| over sample inputs x; `None` without inputs.
     pub output: Option<f64>,
-    /// |(W - W') x| / |d x| where the player was trained on other values W' than those its update goes onto (without
-    /// inputs: |W - W'| / |d|): noise of its own, which no dtype avoids.
+    /// The noise |(W - W') x| / |d x| of a player trained on other values W' than the update is
+    /// merged into (without inputs: |W - W'| / |d|): no dtype avoids it.
     pub moved: Option<f64>,
 }
 
 impl Survival {
-    /// Less than 90 % is kept, or the noise is more than half of it.
+    /// Whether less than [`KEPT`] is kept, or the noise is above [`NOISE`].
     pub fn is_lost(&self) -> bool {
         self.kept < KEPT || self.noise > NOISE
     }
 }
 
-/// One updated tensor.
+/// Survival of one tensor's update.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Module {
-    /// `model.layers.0.mlp.up_proj`
+    /// Name of the module: `model.layers.0.mlp.up_proj`
     pub name: String,
-    /// What is left of its update.
+    /// The measures.
     #[serde(flatten)]
     pub survival: Survival,
 }
 
-/// What another dtype would keep.
+/// What another dtype would keep of the update.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Choice {
+pub struct DtypeFidelity {
     /// `f32`, `f16`, `bf16`, or `bf16, stochastic`.
     pub dtype: String,
     /// As [`Survival::kept`].
     pub kept: f64,
-    /// As [`Survival::noise`]; `None`: a value is beyond the dtype.
+    /// As [`Survival::noise`]; `None` if a value exceeds the dtype's range.
     pub noise: Option<f64>,
 }
 
-impl Choice {
+impl DtypeFidelity {
     fn holds(&self) -> bool {
         self.kept >= KEPT && self.noise.is_some_and(|n| n <= NOISE)
     }
 }
 
-/// The result.
+/// Survival of a player's whole update.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct FidelityReport {
-    /// Over all tensors; `None` where the player changed nothing.
+    /// Over all tensors; `None` if the player changed none.
     pub total: Option<Survival>,
     /// What each dtype would keep, narrowest last.
-    pub choices: Vec<Choice>,
-    /// Noisiest first.
+    pub choices: Vec<DtypeFidelity>,
+    /// Per tensor, noisiest first.
     pub modules: Vec<Module>,
 }
 
 impl FidelityReport {
-    /// The narrowest dtype (rounding to nearest) that would not lose the update, where this output loses it.
-    pub fn better(&self) -> Option<&Choice> {
+    /// The narrowest dtype (rounded to nearest) that would keep the update, if this output loses
+    /// it.
+    pub fn better(&self) -> Option<&DtypeFidelity> {
         self.total.filter(Survival::is_lost)?;
         let of = |dtype: &str| self.choices.iter().find(|c| c.dtype == dtype && c.holds());
         ["bf16", "f16", "f32"].into_iter().find_map(of)
     }
 }
 
-/// Measures while an export runs: give [`Fidelity::add`] every tensor.
+/// Measures survival during an export: pass every tensor to [`Fidelity::add`].
 #[derive(Default)]
 pub struct Fidelity {
     inputs: Option<Inputs>,
@@ -102,7 +106,7 @@ pub struct Fidelity {
 }
 
 impl Fidelity {
-    /// `inputs`: sample inputs of the projections, where there are some.
+    /// `inputs`: sample inputs of the projections, if available.
     pub fn new(inputs: Option<Inputs>) -> Self {
         Fidelity {
             inputs,
@@ -110,10 +114,10 @@ impl Fidelity {
         }
     }
 
-    /// Measures the tensor of this full name; one that the player did not change is passed over.
+    /// Adds the tensor of this full name; ignores one that the player did not change.
     ///
     /// # Errors
-    /// What the rounding refuses.
+    /// The rounding fails.
     pub fn add(&mut self, name: &str, merged: &Merged, held: &AsHeld) -> Result<()> {
         let Some(base) = &merged.base else {
             return Ok(());
@@ -146,10 +150,10 @@ impl Fidelity {
         Ok(())
     }
 
-    /// Says that the player of the tensor added last was trained on these values rather than on the base's.
+    /// Records that the tensor added last was trained on `values` rather than on the base's.
     ///
     /// # Errors
-    /// Another shape than the base's.
+    /// Their shape differs from the base's.
     pub fn trained_on(&mut self, name: &str, merged: &Merged, values: &Tensor) -> Result<()> {
         let Some(base) = &merged.base else {
             return Ok(());
@@ -166,7 +170,7 @@ impl Fidelity {
         Ok(())
     }
 
-    /// The measures.
+    /// Computes the report.
     pub fn report(self) -> FidelityReport {
         let all = self.modules.iter().fold(None, |all: Option<Sums>, (_, s)| {
             Some(all.map_or(*s, |all| all.plus(s)))
@@ -196,11 +200,12 @@ impl Fidelity {
         (base.dims().len() == 2 && x.dims().get(1) == base.dims().get(1)).then_some(x)
     }
 
-    /// The same sums for the other dtypes.
+    /// Adds the same sums for the other dtypes.
     fn compare(&mut self, name: &str, w: &[f32], v: &[f32]) {
         let half = |v: f32| f16::from_f32(v).to_f32();
         let brain = |v: f32| bf16::from_f32(v).to_f32();
-        // the same random number for both: the update's mean is then kept exactly in expectation
+        // the same random numbers for both: the mean of the update is then kept exactly in
+        // expectation
         let random = randori_lora::splitmix(0, name, w.len());
         for ((&w, &v), u) in w.iter().zip(v).zip(random) {
             let lot = |v| crate::rounding::up_or_down(v, u);
@@ -211,8 +216,8 @@ impl Fidelity {
     }
 }
 
-fn choices(others: &[Sums]) -> Vec<Choice> {
-    let exact = Choice {
+fn choices(others: &[Sums]) -> Vec<DtypeFidelity> {
+    let exact = DtypeFidelity {
         dtype: "f32".into(),
         kept: 1.0,
         noise: Some(0.0),
@@ -220,7 +225,7 @@ fn choices(others: &[Sums]) -> Vec<Choice> {
     let each = OTHERS.iter().zip(others).map(|(dtype, sums)| {
         let s = sums.survival();
         let fits = s.noise.is_finite() && s.kept.is_finite();
-        Choice {
+        DtypeFidelity {
             dtype: (*dtype).into(),
             kept: if fits { s.kept } else { 0.0 },
             noise: fits.then_some(s.noise),
@@ -248,7 +253,7 @@ fn product(x: &Tensor, m: Vec<f32>, dims: &[usize]) -> Result<f64> {
     Ok(y.into_iter().map(square).sum())
 }
 
-/// Sums behind a [`Survival`], over any number of tensors.
+/// Sums from which a [`Survival`] is computed, over any number of tensors.
 #[derive(Debug, Clone, Copy, Default)]
 struct Sums {
     dd: f64,
@@ -257,7 +262,7 @@ struct Sums {
     base: f64,
     changed: f64,
     unchanged: f64,
-    /// |d x|², of the tensors that have inputs.
+    /// |d x|², over the tensors that have inputs.
     dx: f64,
     /// |(d' - d) x|².
     ex: Option<f64>,

@@ -1,4 +1,4 @@
-//! A Hugging Face model folder, written under a temporary name and renamed when it is whole.
+//! Export to a Hugging Face model folder, written under a temporary name and renamed when complete.
 
 use std::{
     ffi::OsString,
@@ -9,29 +9,29 @@ use std::{
 
 use randori_formats::{
     Dtype, INDEX, Layout,
-    safetensors::{Coming, Writer},
+    safetensors::{TensorSpec, Writer},
 };
 use serde_json::{Value, json};
 
 use crate::{Each, Error, Result, Rounding, Tensors, config::config_json};
 
-/// What stands beside the weights and is copied as it is.
+/// A file beside the weights, copied unchanged.
 #[derive(Debug, Clone)]
 pub enum Companion {
-    /// The files of this model folder that concern tokenizer, template and generation, where it has them.
+    /// This model folder's files for tokenizer, chat template and generation, where present.
     Folder(PathBuf),
-    /// A file of this name.
+    /// A file with this name and content.
     File(String, Vec<u8>),
 }
 
-/// How a folder is written.
+/// Options of a folder export.
 #[derive(Debug, Clone)]
 pub struct FolderOptions {
-    /// Of every tensor.
+    /// Dtype of every tensor.
     pub dtype: Dtype,
-    /// Round updated tensors at random, with this seed, so that the update's mean is kept; bf16 only.
+    /// Seed of stochastic rounding of updated tensors, which keeps the update's mean; bf16 only.
     pub stochastic: Option<u64>,
-    /// Largest weight file, bytes; a tensor larger than that gets a file of its own.
+    /// Maximum size of a weight file, in bytes; a larger tensor gets a file of its own.
     pub shard_bytes: u64,
 }
 
@@ -45,18 +45,18 @@ impl Default for FolderOptions {
     }
 }
 
-/// What was written.
+/// Summary of what was written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     /// Weight files, in order.
     pub files: Vec<String>,
-    /// Tensors.
+    /// Number of tensors.
     pub tensors: usize,
-    /// Their bytes.
+    /// Their size in bytes.
     pub bytes: u64,
 }
 
-/// Files that make a tokenizer, a chat template, or generation settings.
+/// Files of a tokenizer, a chat template, or generation settings.
 const COPIED: [&str; 9] = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -69,12 +69,13 @@ const COPIED: [&str; 9] = [
     "chat_template.jinja",
 ];
 
-/// Writes a whole model as a Hugging Face folder: merged in f32 one tensor at a time, then rounded. `each` hears of every
-/// tensor before it is written, `progress` of bytes done and bytes in all.
+/// Writes a whole model as a Hugging Face folder: merged in f32 one tensor at a time, then rounded.
+/// `each` is called with every tensor before it is written, `progress` with (bytes done, bytes in
+/// all).
 ///
 /// # Errors
-/// A folder that is there already, an adapter that does not fit the base, a number beyond f16, a full disk; nothing is
-/// left behind then.
+/// The folder exists, the adapter does not fit the base, a number is beyond f16, the disk is full;
+/// nothing is left behind then.
 pub fn folder(
     tensors: &dyn Tensors,
     companions: &[Companion],
@@ -91,7 +92,7 @@ pub fn folder(
     }
     tensors.check()?;
     let list = tensors.list().into_iter();
-    let alone = |(name, shape): (String, _)| vec![Coming::dense(&name, shape, options.dtype)];
+    let alone = |(name, shape): (String, _)| vec![TensorSpec::dense(&name, shape, options.dtype)];
     let plan = Layout::new(list.map(alone).collect(), options.shard_bytes);
 
     let config = config_json(&tensors.config(), options.dtype)?;
@@ -114,7 +115,7 @@ fn weights(
         let mut writer = Writer::create(&draft.dir.join(file), units.iter().flatten())?;
         for t in units.iter().flatten() {
             let merged = tensors.read(&t.name)?;
-            // what the player left alone is not worth noise
+            // unchanged tensors need no stochastic rounding
             let rounding = match options.stochastic.filter(|_| merged.base.is_some()) {
                 Some(seed) => Rounding::Stochastic { seed },
                 None => Rounding::Nearest(options.dtype),
@@ -140,7 +141,7 @@ fn weights(
     })
 }
 
-/// A folder is written anew; what stands at its place is for the caller to judge.
+/// Refuses a path that exists; replacing it is the caller's decision.
 pub(crate) fn refuse_taken(out: &Path) -> Result<()> {
     match fs::symlink_metadata(out).is_ok() {
         true => Err(Error::rule(format!(
@@ -151,7 +152,7 @@ pub(crate) fn refuse_taken(out: &Path) -> Result<()> {
     }
 }
 
-/// Special ids for `generate()`, where the model brings no settings of its own.
+/// Special token ids for `generate()`, if the model has no generation settings.
 fn generation(config: &Value) -> Value {
     let mut settings = json!({"_from_model_config": true});
     for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
@@ -162,14 +163,14 @@ fn generation(config: &Value) -> Value {
     settings
 }
 
-/// The folder under its temporary name; removed again unless published.
+/// A folder under its temporary name; removed on drop unless published.
 pub(crate) struct Draft {
     pub(crate) dir: PathBuf,
     published: std::cell::Cell<bool>,
 }
 
 impl Draft {
-    /// With all but the weights.
+    /// Creates the folder with all files but the weights.
     pub(crate) fn begin(
         out: &Path,
         companions: &[Companion],
@@ -178,7 +179,7 @@ impl Draft {
     ) -> Result<Self> {
         let dir = partial(out)?;
         if dir.exists() {
-            fs::remove_dir_all(&dir).map_err(Error::io(&dir))?; // of an export that was killed
+            fs::remove_dir_all(&dir).map_err(Error::io(&dir))?; // left by an export that was killed
         }
         fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
         let draft = Self {
@@ -226,13 +227,13 @@ impl Draft {
             .map_err(Error::io(&path))
     }
 
-    /// Gives the folder its name.
+    /// Renames the folder to `out`.
     pub(crate) fn publish(self, out: &Path) -> Result<()> {
         refuse_taken(out)?;
         fs::rename(&self.dir, out).map_err(Error::io(out))?;
         self.published.set(true);
         if let Some(parent) = out.parent().filter(|p| !p.as_os_str().is_empty()) {
-            // makes the rename durable where the system allows it
+            // syncs the rename where the system allows it
             let _ = File::open(parent).and_then(|d| d.sync_all());
         }
         Ok(())
@@ -247,7 +248,7 @@ impl Drop for Draft {
     }
 }
 
-/// `models/mine` -> `models/.mine.partial.tmp`, a name that nobody else gives
+/// `models/mine` -> `models/.mine.partial.tmp`, a temporary name used by nothing else
 fn partial(out: &Path) -> Result<PathBuf> {
     let name = out
         .file_name()

@@ -1,5 +1,4 @@
-//! A model as one GGUF file, for llama.cpp and Ollama; and a LoRA as the GGUF that they put on top
-//! of one.
+//! Export to GGUF, for llama.cpp and Ollama: a model, or a LoRA for such a model.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -12,20 +11,20 @@ use serde_json::Value;
 
 use crate::{Error, Result, fidelity::Each, merge::Tensors};
 
-/// About so many values are converted at once.
+/// Number of values converted at once, approximately.
 const CHUNK: usize = 4 << 20;
 
 /// Writes a model as a GGUF file, one tensor at a time, with this tokenizer; tokens are added where
 /// the embedding has more rows.
 ///
-/// `each` hears of every tensor by Hugging Face's name, with its values and a function that says
-/// what the file holds of values of that tensor (whole rows). `progress` hears of bytes done and
-/// bytes in all.
+/// `each` is called with every tensor under its Hugging Face name, its values, and a function that
+/// rounds values of that tensor (whole rows) to those the file holds; `progress` with (bytes done,
+/// bytes in all).
 ///
 /// # Errors
-/// A model that GGUF's `llama` cannot express, a tensor that is missing or unknown, a number beyond
-/// f16, a file that is there already, a full disk, or what `each` says; nothing is left behind
-/// then.
+/// GGUF's `llama` architecture cannot express the model, a tensor is missing or unknown, a number
+/// is beyond f16, the file exists, the disk is full, or `each` returns an error; nothing is left
+/// behind then.
 pub fn gguf(
     tensors: &dyn Tensors,
     tokenizer: Option<&GgufTokenizer>,
@@ -39,17 +38,17 @@ pub fn gguf(
     let (mut done, total) = plan.bytes();
     let mut writer = plan.create(out, options.replace)?;
     for t in &plan.tensors {
-        let (merged, kind) = (tensors.read(&t.hf)?, t.coming.kind);
-        if merged.weight.dims() != t.coming.shape {
+        let (merged, kind) = (tensors.read(&t.hf)?, t.spec.kind);
+        if merged.weight.dims() != t.spec.shape {
             return Err(Error::rule(format!(
                 "{} was announced as {:?} and is {:?}",
                 t.hf,
-                t.coming.shape,
+                t.spec.shape,
                 merged.weight.dims()
             )));
         }
-        each(&t.hf, &merged, &|values| held(kind, &t.hf, values))?;
-        writer.begin(&t.coming.name)?;
+        each(&t.hf, &merged, &|values| round_trip(kind, &t.hf, values))?;
+        writer.begin(&t.spec.name)?;
         in_stored_order(t, &merged.weight, &mut |values| {
             let bytes = encode(kind, &t.hf, &values)?;
             done += bytes.len() as u64;
@@ -61,9 +60,9 @@ pub fn gguf(
     Ok(plan.report(bytes))
 }
 
-/// Writes the LoRA of a Llama or Mistral with this `config`; `params` by PEFT's short names
-/// (`model.layers.0.self_attn.q_proj.lora_A` (r, in), `.lora_B` (out, r)), `scale` the factor on
-/// B·A·x of a projection.
+/// Writes the LoRA of a Llama or Mistral with this `config`. `params` have PEFT's short names
+/// (`model.layers.0.self_attn.q_proj.lora_A` (r, in), `.lora_B` (out, r)); `scale` returns the
+/// factor on B·A·x of a projection.
 ///
 /// # Errors
 /// As [`write_lora`].
@@ -89,7 +88,7 @@ fn values(t: &Tensor) -> Result<Vec<f32>> {
     Ok(t.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
-/// The bytes of these values (whole rows).
+/// Encodes values (whole rows).
 fn encode(kind: Kind, name: &str, values: &[f32]) -> Result<Vec<u8>> {
     kind.check(name, values)?;
     match kind {
@@ -98,8 +97,8 @@ fn encode(kind: Kind, name: &str, values: &[f32]) -> Result<Vec<u8>> {
     }
 }
 
-/// What the file holds of these values (whole rows): the bytes decoded again.
-fn held(kind: Kind, name: &str, values: &[f32]) -> Result<Vec<f32>> {
+/// Rounds values (whole rows) to those the file holds, by encoding and decoding them.
+fn round_trip(kind: Kind, name: &str, values: &[f32]) -> Result<Vec<f32>> {
     let bytes = encode(kind, name, values)?;
     match kind {
         Kind::Dense(dtype) => Ok(dtype.values(&bytes)),
@@ -107,14 +106,14 @@ fn held(kind: Kind, name: &str, values: &[f32]) -> Result<Vec<f32>> {
     }
 }
 
-/// The tensor's values as they stand in the file, some whole rows at a time.
+/// Calls back with the tensor's values in the file's row order, some whole rows at a time.
 fn in_stored_order(
     t: &Planned,
     weight: &Tensor,
     each: &mut dyn FnMut(Vec<f32>) -> Result<()>,
 ) -> Result<()> {
-    let rows = t.coming.shape[0];
-    let columns: usize = t.coming.shape[1..].iter().product();
+    let rows = t.spec.shape[0];
+    let columns: usize = t.spec.shape[1..].iter().product();
     let step = (CHUNK / columns.max(1)).clamp(1, rows);
     let order = t.order();
     for first in (0..rows).step_by(step) {
@@ -169,7 +168,7 @@ mod tests {
                 "{kind:?} of {value}"
             );
             assert_eq!(
-                held(kind, "w", &values).is_ok(),
+                round_trip(kind, "w", &values).is_ok(),
                 fine,
                 "{kind:?} of {value}"
             );

@@ -1,10 +1,11 @@
-//! Export: what a player has learned, in the formats people deploy with.
+//! Export: a trained player in the formats that other programs load.
 //!
-//! Every format is written from [`Tensors`]: a player's weights, merged in f32, one at a time ([`Merging`]: with the base on
-//! disk; [`Whole`]: in memory). [`folder`] writes a Hugging Face folder, [`adapter`] a PEFT adapter, [`gguf()`] and
-//! [`gguf_lora`] what llama.cpp and Ollama load, [`bnb()`] a bitsandbytes checkpoint; all appear whole or not at all.
-//! [`Fidelity`] measures how much of the update survives the output's rounding.
-//! It must not know: recipes, run folders, the terminal, text (tokenizer files are copied as bytes).
+//! Every format is written from [`Tensors`]: a player's weights, merged in f32, one at a time
+//! ([`Merging`]: with the base on disk; [`Whole`]: in memory). [`folder`] writes a Hugging Face
+//! folder, [`adapter`] a PEFT adapter, [`gguf()`] and [`gguf_lora`] files for llama.cpp and Ollama,
+//! [`bnb()`] a bitsandbytes checkpoint; all are written whole or not at all. [`Fidelity`] measures
+//! how much of the update survives the output's rounding. It must not know: recipes, run folders,
+//! the terminal, text (tokenizer files are copied as bytes).
 mod bnb;
 mod config;
 mod error;
@@ -21,17 +22,19 @@ use randori_engine::Player;
 pub use bnb::{BnbOptions, BnbReport, bnb};
 pub use config::config_json;
 pub use error::{Error, Result};
-pub use fidelity::{AsHeld, Choice, Each, Fidelity, FidelityReport, KEPT, Module, NOISE, Survival};
+pub use fidelity::{
+    AsHeld, DtypeFidelity, Each, Fidelity, FidelityReport, KEPT, Module, NOISE, Survival,
+};
 pub use folder::{Companion, FolderOptions, Report, folder};
 pub use gguf::{gguf, gguf_lora};
 pub use merge::{Merged, Merging, Onto, Tensors, Whole, merged};
 pub use randori_formats::gguf::llama::{GgufLoraOptions, GgufOptions, GgufQuant, GgufReport};
 pub use rounding::Rounding;
 
-/// Writes a player's adapter as PEFT reads it; `base_name` is the model's name or path as PEFT should find it.
+/// Writes a player's adapter in PEFT's format; `base_name` is the model's name or path for PEFT.
 ///
 /// # Errors
-/// A player without LoRA, or a file that cannot be written.
+/// The player has no LoRA, or a file cannot be written.
 pub fn adapter(player: &Player, dir: &Path, base_name: &str) -> Result<()> {
     let spec = player.lora.as_ref().ok_or_else(|| {
         Error::rule(

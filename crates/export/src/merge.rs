@@ -1,4 +1,4 @@
-//! A player's weights as plain tensors, from a base in memory or weight by weight from disk.
+//! A player's merged weights as plain tensors, from a base in memory or read from disk one by one.
 
 use std::borrow::Cow;
 
@@ -15,34 +15,33 @@ use crate::{Error, Result};
 
 /// One weight of a player, in f32.
 pub struct Merged {
-    /// As the player computes with it.
+    /// The merged weight.
     pub weight: Tensor,
-    /// As the base has it; `None` where the player changed nothing.
+    /// The base's weight; `None` if the player did not change it.
     pub base: Option<Tensor>,
 }
 
-/// A model's weights, merged, one at a time: what every output format is written from.
+/// A model's merged weights, read one at a time: the source of every output format.
 pub trait Tensors {
-    /// The configuration in Hugging Face's spelling, of the merged model: where head and embedding
-    /// shared a weight and the player changed one of the two uses, it says that they are two.
+    /// The merged model's configuration in Hugging Face's spelling. Where head and embedding shared
+    /// a weight and the player changed only one of them, it says `tie_word_embeddings: false`.
     fn config(&self) -> Cow<'_, Value>;
-    /// Every tensor's full name and shape, sorted by name; with a head of its own where the player
-    /// untied it.
+    /// Every tensor's full name and shape, sorted by name; includes a head that the player untied.
     fn list(&self) -> Vec<(String, Vec<usize>)>;
-    /// One of them, in f32, with the base's values where the player changed it.
+    /// Reads one tensor in f32, with the base's values if the player changed it.
     ///
     /// # Errors
     /// A name that is not in the list, or an update that does not fit.
     fn read(&self, name: &str) -> Result<Merged>;
-    /// Refuses an update that belongs to no weight of the base.
+    /// Checks that every update belongs to a weight of the base.
     ///
     /// # Errors
-    /// The stray tensor.
+    /// The first tensor that does not.
     fn check(&self) -> Result<()> {
         Ok(())
     }
-    /// The values that the player itself computed with before its update, where the update goes onto others; `None`
-    /// where it changed nothing, or they are the same.
+    /// The base values that the player was trained on, where the update is merged into others;
+    /// `None` if it changed nothing, or they are the same.
     ///
     /// # Errors
     /// As [`Tensors::read`].
@@ -51,31 +50,31 @@ pub trait Tensors {
     }
 }
 
-/// Which base receives the update.
+/// The base values into which an update is merged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Onto {
-    /// The values it was trained on: a quantised base dequantised, a dense one in its load dtype.
+    /// Those it was trained on: a quantised base dequantised, a dense one in its load dtype.
     #[default]
     Dequantised,
     /// The checkpoint's own values.
     Original,
 }
 
-/// A player whose base stays on disk: one weight at a time is read, dequantised and merged.
+/// A player whose base is on disk: one weight at a time is read, dequantised and merged.
 pub struct Merging<'a> {
     stream: &'a Stream,
     lora: Option<&'a LoraSpec>,
     params: &'a Params,
     onto: Onto,
-    /// The embedding that the player's head shares no more.
+    /// The embedding's name, if the player untied its head from it.
     untied: Option<String>,
 }
 
 impl<'a> Merging<'a> {
-    /// `lora` and `params` as a [`Player`] has them (none and empty: the bare base).
+    /// `lora` and `params` as a [`Player`] has them (`None` and empty: the bare base).
     ///
     /// # Errors
-    /// What was learnt does not fit the base: something is missing, stray, or of another shape.
+    /// The adapter does not fit the base: a tensor is missing, unknown, or of another shape.
     pub fn new(
         stream: &'a Stream,
         lora: Option<&'a LoraSpec>,
@@ -124,7 +123,7 @@ impl Tensors for Merging<'_> {
     }
 }
 
-/// The base's configuration, or that of two weights where it has one.
+/// The base's configuration; with an untied head, changed to say so.
 fn config<'a>(base: &'a Value, untied: Option<&str>) -> Cow<'a, Value> {
     let mut config = Cow::Borrowed(base);
     if untied.is_some() {
@@ -133,7 +132,7 @@ fn config<'a>(base: &'a Value, untied: Option<&str>) -> Cow<'a, Value> {
     config
 }
 
-/// The base's weights, and the head's own where it has one now.
+/// The base's tensors, with the untied head's own, if any.
 fn list(base: Vec<(String, Vec<usize>)>, untied: Option<&str>) -> Vec<(String, Vec<usize>)> {
     let mut all = base;
     if let Some(embedding) = untied {
@@ -145,7 +144,7 @@ fn list(base: Vec<(String, Vec<usize>)>, untied: Option<&str>) -> Vec<(String, V
     all
 }
 
-/// The base's weight that this one of the merged model is made of.
+/// Name of the base's weight that this merged weight is made from.
 fn source(name: &str, untied: Option<&str>) -> String {
     match untied {
         Some(embedding) if name == full(HEAD) => full(embedding),
@@ -159,9 +158,9 @@ fn full(module: &str) -> String {
 
 /// A player whose base is in memory.
 pub struct Whole<'a> {
-    /// Base and update.
+    /// The player: base and update.
     pub player: &'a Player,
-    /// The base that receives the update, where it is not the player's own.
+    /// The base that the update is merged into, if not the player's own.
     pub onto: Option<&'a Base>,
 }
 
@@ -171,7 +170,7 @@ impl Whole<'_> {
     }
 }
 
-/// The embedding that a player's head shares no more.
+/// Name of the embedding from which the player untied its head.
 fn untied_by(player: &Player) -> Result<Option<String>> {
     let arch = player.base.arch.as_ref();
     Ok(untied(arch, player.lora.as_deref(), &player.params)?)
@@ -179,7 +178,7 @@ fn untied_by(player: &Player) -> Result<Option<String>> {
 
 impl Tensors for Whole<'_> {
     fn config(&self) -> Cow<'_, Value> {
-        // an architecture that refuses a run on shapes is refused by `check`
+        // an architecture that cannot be run on shapes is refused by `check`
         let untied = untied_by(self.player).unwrap_or(None);
         config(&self.base().config, untied.as_deref())
     }
@@ -212,12 +211,13 @@ impl Tensors for Whole<'_> {
     }
 }
 
-/// The weight of this full name (`model.layers.0.mlp.up_proj.weight`): base plus update, in f32.
+/// Merges the weight of this full name (`model.layers.0.mlp.up_proj.weight`), in f32.
 ///
-/// With `onto`, the update goes onto that base's weight (the original of a quantised one) rather than the player's own.
+/// With `onto`, the update is merged into that base's weight (the original of a quantised one)
+/// rather than the player's own.
 ///
 /// # Errors
-/// A weight that the base does not have, or an update of another shape.
+/// The base has no such weight, or the update has another shape.
 pub fn merged(player: &Player, onto: Option<&Base>, name: &str) -> Result<Merged> {
     let base = onto.unwrap_or(&player.base);
     let untied = untied_by(player)?;
@@ -230,11 +230,11 @@ pub fn merged(player: &Player, onto: Option<&Base>, name: &str) -> Result<Merged
     updated(weight, lora, &player.params, name, untied.as_deref())
 }
 
-/// A base's weight with what was learnt for it: values of its own, and an update on top of what it
-/// is then.
+/// Applies what was trained to a base's weight: first a replacement of its values, if any, then an
+/// update.
 ///
 /// # Errors
-/// An update of another shape; a sum that is no finite number.
+/// An update of another shape; a sum that is not finite.
 fn updated(
     weight: Tensor,
     lora: Option<&LoraSpec>,
@@ -242,7 +242,7 @@ fn updated(
     name: &str,
     untied: Option<&str>,
 ) -> Result<Merged> {
-    // a copy of a shared weight is both uses'
+    // a replaced value of a shared weight applies to both of its uses
     let shared = source(name, untied);
     let copied = |spec: &LoraSpec| spec.replaced.contains(&shared);
     let own = params
@@ -275,13 +275,14 @@ fn updated(
     })
 }
 
-/// Whether an update goes onto the weight of this full name (one that was trained in full is what it is on any base).
+/// Whether an update is merged into the weight of this full name. A weight trained in full replaces
+/// any base's and is not.
 fn goes_onto(params: &Params, name: &str) -> bool {
     let projection = name.strip_suffix(".weight").unwrap_or(name);
     !params.contains_key(name) && params.contains_key(&format!("{projection}.lora_A"))
 }
 
-/// An adapter of another model must not be dropped in silence.
+/// Refuses an adapter with tensors that no weight of the base has, as one of another model.
 fn no_stray(params: &Params, known: &dyn Fn(&str) -> bool) -> Result<()> {
     let belongs = |name: &str| {
         let adapter = name

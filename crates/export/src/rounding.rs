@@ -1,25 +1,25 @@
-//! f32 to the output's dtype: to the nearest value, or up and down at random so that the mean is kept.
+//! Rounding of f32 to the output's dtype: to nearest, or stochastically so that the mean is kept.
 
 use half::bf16;
 use randori_formats::Dtype;
 
 use crate::Result;
 
-/// How a dense output rounds.
+/// How a dense output is rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rounding {
     /// To the nearest value, ties to even.
     Nearest(Dtype),
-    /// To one of the two neighbouring bf16 values, the nearer the likelier: E[round(v)] = v. The random number is a pure
-    /// function of (seed, tensor name, index).
+    /// Stochastically to one of the two neighbouring bf16 values: E[round(v)] = v. The random
+    /// number is a pure function of (seed, tensor name, index).
     Stochastic {
-        /// Another seed, other roundings.
+        /// Seed of the random numbers.
         seed: u64,
     },
 }
 
 impl Rounding {
-    /// What the file's numbers are stored as.
+    /// Dtype of the file's numbers.
     pub fn dtype(self) -> Dtype {
         match self {
             Rounding::Nearest(dtype) => dtype,
@@ -27,7 +27,7 @@ impl Rounding {
         }
     }
 
-    /// `values`, the whole tensor of this name, as the output holds them.
+    /// Rounds `values`, all those of the tensor `name`.
     ///
     /// # Errors
     /// A number beyond f16.
@@ -52,8 +52,9 @@ impl Rounding {
     }
 }
 
-/// bf16 is f32's upper half. A number in [0, 2^16) added to the lower half carries into the upper one with the probability
-/// lower / 2^16, which is how far the value lies towards the neighbour away from zero.
+/// bf16 is the upper half of f32. A number in [0, 2^16) added to the lower half carries into the
+/// upper one with probability lower / 2^16: the value's relative distance to the neighbour away
+/// from zero.
 pub(crate) fn up_or_down(v: f32, u: f64) -> f32 {
     if !v.is_finite() {
         return bf16::from_f32(v).to_f32();
@@ -76,7 +77,7 @@ pub(crate) fn up_or_down(v: f32, u: f64) -> f32 {
 mod tests {
     use super::*;
 
-    /// One value, `n` times.
+    /// `n` roundings of one value.
     fn drawn(v: f32, n: usize, seed: u64) -> Vec<f32> {
         let rounding = Rounding::Stochastic { seed };
         rounding.values("model.layers.0.w", &vec![v; n]).unwrap()
@@ -92,7 +93,7 @@ mod tests {
             assert!(all.iter().all(|r| *r == below || *r == above), "{v}");
             let step = f64::from(above) - f64::from(below);
             let mean = all.iter().map(|r| f64::from(*r)).sum::<f64>() / n as f64;
-            // the deviation of a mean of n coins is at most step / (2 √n)
+            // the standard deviation of a mean of n two-valued draws is at most step / (2 √n)
             let off = (mean - f64::from(v)).abs() / step.abs();
             assert!(
                 off < 4.0 * 0.5 / (n as f64).sqrt(),

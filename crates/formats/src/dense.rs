@@ -1,27 +1,27 @@
-//! Numbers of 2 or 4 bytes, little-endian.
+//! Dense number formats of 2 or 4 bytes, little-endian.
 
 use half::{bf16, f16};
 
 use crate::{Error, Result};
 
-/// How dense numbers are written, and kept in memory.
+/// Dtype of dense numbers, in files and in memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
-    /// 4 bytes a weight.
+    /// 4 bytes per weight.
     #[default]
     F32,
     /// 2 bytes, f32's range.
     Bf16,
-    /// 2 bytes, more digits, up to 65,504.
+    /// 2 bytes, more precision than bf16, up to 65,504.
     F16,
 }
 
 impl Dtype {
-    /// All of them.
+    /// All dtypes.
     pub const ALL: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::F16];
 
-    /// Bytes of a number.
+    /// Bytes per number.
     pub fn width(self) -> u64 {
         match self {
             Dtype::F32 => 4,
@@ -29,7 +29,7 @@ impl Dtype {
         }
     }
 
-    /// As safetensors and ggml call it.
+    /// Name in safetensors and ggml.
     pub fn tag(self) -> &'static str {
         match self {
             Dtype::F32 => "F32",
@@ -38,7 +38,7 @@ impl Dtype {
         }
     }
 
-    /// As PyTorch and `config.json` call it.
+    /// Name in PyTorch and `config.json`.
     pub fn torch_name(self) -> &'static str {
         match self {
             Dtype::F32 => "float32",
@@ -47,7 +47,7 @@ impl Dtype {
         }
     }
 
-    /// The bytes of these values of the tensor `name`, each rounded to the nearest number.
+    /// Encodes values of the tensor `name`, each rounded to nearest.
     ///
     /// # Errors
     /// A number beyond f16: 65,504 is its largest, and a silent infinity would surface as NaN much
@@ -67,7 +67,7 @@ impl Dtype {
         })
     }
 
-    /// Puts what the bytes would hold in the values' place.
+    /// Rounds values in place to those that the encoded bytes hold.
     ///
     /// # Errors
     /// As [`Dtype::encode`].
@@ -85,10 +85,10 @@ impl Dtype {
         Ok(())
     }
 
-    /// Hands on every number that the bytes hold, in order.
+    /// Calls `push` with every number in the bytes, in order.
     ///
     /// # Errors
-    /// What `push` says.
+    /// Any error of `push`.
     pub fn decode<E>(
         self,
         bytes: &[u8],
@@ -106,7 +106,7 @@ impl Dtype {
         }
     }
 
-    /// Every number that the bytes hold.
+    /// Decodes every number in the bytes.
     pub fn values(self, bytes: &[u8]) -> Vec<f32> {
         let mut all = Vec::with_capacity(bytes.len() / self.width() as usize);
         let pushed: std::result::Result<(), std::convert::Infallible> =

@@ -1,14 +1,14 @@
-//! One error for the crate; every text states the rule, the value and the place.
+//! The crate's error; every message states the rule, the value and the place.
 
-/// What went wrong.
+/// Errors of a model file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be read or written.
     #[error("{path}: {source}")]
     Io {
-        /// Which file.
+        /// The file.
         path: std::path::PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// Anything else: one complete sentence.
@@ -16,7 +16,7 @@ pub enum Error {
     Rule(String),
 }
 
-/// The crate's result.
+/// Result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {

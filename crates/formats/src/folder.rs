@@ -10,19 +10,19 @@ use std::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Error, Index, Place, Result,
-    safetensors::{self, Coming},
+    ByteSource, Error, Index, Result,
+    safetensors::{self, TensorSpec},
 };
 
-/// A folder's one file of weights.
+/// File name of unsharded weights.
 pub const WHOLE: &str = "model.safetensors";
-/// What lies beside more than one: which tensor is in which.
+/// File name of the index of sharded weights: the file of each tensor.
 pub const INDEX: &str = "model.safetensors.index.json";
 
-/// Reads configuration and index.
+/// Reads a folder's configuration and tensor index.
 ///
 /// # Errors
-/// A file that is missing, cut short or damaged, naming it and what is wrong with it.
+/// A missing, truncated or damaged file, with its name and what is wrong.
 pub fn open(dir: &Path) -> Result<(Value, Index)> {
     if !dir.is_dir() {
         return Err(Error::rule(format!("there is no folder {}", dir.display())));
@@ -30,7 +30,7 @@ pub fn open(dir: &Path) -> Result<(Value, Index)> {
     let config = read_json(&dir.join("config.json"))?;
     let mut index = Index::default();
     if dir.join(WHOLE).exists() {
-        safetensors::add(&mut index, Place::open(&dir.join(WHOLE))?)?;
+        safetensors::add(&mut index, ByteSource::open(&dir.join(WHOLE))?)?;
     } else if dir.join(INDEX).exists() {
         shards(&mut index, dir)?;
     } else {
@@ -43,16 +43,15 @@ pub fn open(dir: &Path) -> Result<(Value, Index)> {
     Ok((config, index))
 }
 
-/// Whether there are weights beside the configuration.
+/// Whether the folder has weights.
 pub fn has_weights(dir: &Path) -> bool {
     dir.join(WHOLE).exists() || dir.join(INDEX).exists()
 }
 
-/// The files of a folder's weights: one, or the shards that its index names; none where it has
-/// neither.
+/// The folder's weight files: one, or the shards that its index names; empty if it has neither.
 ///
 /// # Errors
-/// An index that cannot be read, or names files elsewhere.
+/// An index that cannot be read, or names files outside the folder.
 pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let (whole, index) = (dir.join(WHOLE), dir.join(INDEX));
     if whole.exists() {
@@ -68,7 +67,7 @@ pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
 /// The files that an index names, sorted.
 ///
 /// # Errors
-/// An index that cannot be read, or names what is no plain file name.
+/// An index that cannot be read, or names something other than a plain file name.
 pub fn shard_names(index_file: &Path) -> Result<Vec<String>> {
     let mut names: Vec<String> = weight_map(index_file)?.into_values().collect();
     names.sort();
@@ -76,17 +75,17 @@ pub fn shard_names(index_file: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// A file that holds JSON.
+/// Reads a JSON file.
 ///
 /// # Errors
-/// One that cannot be read, or holds something else.
+/// A file that cannot be read or is not JSON.
 pub fn read_json(path: &Path) -> Result<Value> {
     let text = fs::read_to_string(path).map_err(Error::io(path))?;
     serde_json::from_str(&text)
         .map_err(|e| Error::rule(format!("{}: not JSON: {e}", path.display())))
 }
 
-/// Tensor name to file name; a file must be one of the index's own folder.
+/// Maps tensor names to file names; every file must be in the index's folder.
 fn weight_map(path: &Path) -> Result<BTreeMap<String, String>> {
     let index = read_json(path)?;
     let map: BTreeMap<String, String> = index
@@ -122,7 +121,7 @@ fn shards(index: &mut Index, dir: &Path) -> Result<()> {
     for shard in map.values() {
         if !opened.contains_key(shard.as_str()) {
             opened.insert(shard, index.files.len());
-            safetensors::add(index, Place::open(&dir.join(shard))?)?;
+            safetensors::add(index, ByteSource::open(&dir.join(shard))?)?;
         }
     }
     for (tensor, shard) in &map {
@@ -147,23 +146,23 @@ fn pickled(dir: &Path) -> &'static str {
     }
 }
 
-/// Which tensors go into which file, in order; and the index where there is more than one.
+/// Assignment of tensors to weight files, in order, with the index if there are several files.
 pub struct Layout {
     /// File names with their units of tensors.
-    pub files: Vec<(String, Vec<Vec<Coming>>)>,
-    /// For [`INDEX`].
+    pub files: Vec<(String, Vec<Vec<TensorSpec>>)>,
+    /// Content of [`INDEX`].
     pub index: Option<Value>,
     /// Bytes of all tensors.
     pub total: u64,
 }
 
 impl Layout {
-    /// Fills files of at most `limit` bytes; the tensors of a unit stay together, and a larger unit
+    /// Fills files of at most `limit` bytes. The tensors of a unit stay together; a larger unit
     /// gets a file of its own.
-    pub fn new(units: Vec<Vec<Coming>>, limit: u64) -> Layout {
-        let size = |unit: &[Coming]| unit.iter().map(|t| t.bytes).sum::<u64>();
+    pub fn new(units: Vec<Vec<TensorSpec>>, limit: u64) -> Layout {
+        let size = |unit: &[TensorSpec]| unit.iter().map(|t| t.bytes).sum::<u64>();
         let total = units.iter().map(|unit| size(unit)).sum();
-        let mut groups: Vec<Vec<Vec<Coming>>> = vec![Vec::new()];
+        let mut groups: Vec<Vec<Vec<TensorSpec>>> = vec![Vec::new()];
         let mut filled = 0;
         for unit in units {
             let bytes = size(&unit);
@@ -189,7 +188,7 @@ impl Layout {
                 .flatten()
                 .map(move |t| (t.name.clone(), json!(file)))
         });
-        // transformers insists on the metadata
+        // transformers requires the metadata
         let index = (count > 1).then(|| {
             let map: Map<String, Value> = map.collect();
             json!({"metadata": {"total_size": total}, "weight_map": map})
@@ -208,9 +207,9 @@ mod tests {
     use super::*;
     use crate::{Dtype, Format, safetensors::Writer};
 
-    /// Writes tensors a (of two parts), b and c; answers the names of the files.
+    /// Writes tensors a (of two parts), b and c; returns the names of the files.
     fn written(dir: &Path, limit: u64) -> Vec<String> {
-        let one = |name: &str, n| Coming::dense(name, vec![n, 2], Dtype::F32);
+        let one = |name: &str, n| TensorSpec::dense(name, vec![n, 2], Dtype::F32);
         let units = vec![
             vec![one("a", 3), one("a.part", 1)],
             vec![one("b", 2)],
@@ -251,7 +250,9 @@ mod tests {
                 let stored = &index.tensors[name];
                 assert_eq!(stored.shape, [rows, 2]);
                 assert_eq!(stored.format, Format::Dense(Dtype::F32));
-                let numbers = stored.numbers(name, index.place(stored).unwrap()).unwrap();
+                let numbers = stored
+                    .numbers(name, index.source_of(stored).unwrap())
+                    .unwrap();
                 assert!(numbers.iter().all(|v| *v == name.len() as f32), "{name}");
             }
             assert_eq!(index.tensors["a"].file, index.tensors["a.part"].file);

@@ -1,4 +1,4 @@
-//! Which tensor lies where: what a folder, a GGUF file and embedded bytes have in common.
+//! Index of tensors and the files they are in: common to folders, GGUF files and bytes in memory.
 
 use std::{
     collections::BTreeMap,
@@ -9,53 +9,53 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use crate::{Dtype, Error, Result, bnb::Four, gguf::Block};
+use crate::{Dtype, Error, Result, bnb::Bnb4, gguf::Block};
 
-/// Tensors by Hugging Face's names, and the files they lie in.
+/// Tensors by Hugging Face's names, with their files.
 #[derive(Debug, Default)]
 pub struct Index {
-    /// By full name.
+    /// Tensors by full name.
     pub tensors: BTreeMap<String, Stored>,
-    /// In the order in which they were opened.
-    pub files: Vec<Arc<Place>>,
+    /// Files, in the order in which they were opened.
+    pub files: Vec<Arc<ByteSource>>,
 }
 
-/// One tensor of a file.
+/// Location, shape and format of one tensor.
 #[derive(Debug, Clone)]
 pub struct Stored {
     /// Index into [`Index::files`].
     pub file: usize,
-    /// First byte.
+    /// Offset of its first byte in the file.
     pub start: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u64,
-    /// Slowest axis first.
+    /// Shape, slowest axis first.
     pub shape: Vec<usize>,
-    /// How its numbers are written.
+    /// Its number format.
     pub format: Format,
-    /// Heads by which llama.cpp permuted the rows.
+    /// Number of heads by which llama.cpp permuted the rows.
     pub permuted: Option<usize>,
 }
 
-/// How a tensor's numbers are written.
+/// A tensor's number format.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Format {
-    /// One by one.
+    /// Dense numbers.
     Dense(Dtype),
-    /// In blocks that share a scale.
+    /// Blocks that share a scale.
     Block(Block),
-    /// bitsandbytes' 4 bits; the bytes are the codes.
-    Four(Box<Four>),
-    /// One we cannot read, by its name.
+    /// bitsandbytes' 4-bit format; the bytes are the codes.
+    Bnb4(Box<Bnb4>),
+    /// An unsupported format, by name.
     Other(String),
 }
 
-/// A file, or bytes, with the name that errors give it.
+/// A file, or bytes in memory, with a name for errors.
 #[derive(Debug)]
-pub struct Place {
-    /// For errors.
+pub struct ByteSource {
+    /// Name for errors.
     pub name: String,
-    /// Where it lies; none for bytes in memory.
+    /// Path of the file; `None` for bytes in memory.
     pub path: Option<PathBuf>,
     data: Source,
     len: u64,
@@ -67,10 +67,10 @@ enum Source {
     Memory(Vec<u8>),
 }
 
-impl Place {
-    /// Bytes in memory.
+impl ByteSource {
+    /// Wraps bytes in memory.
     pub fn memory(name: &str, bytes: Vec<u8>) -> Self {
-        Place {
+        ByteSource {
             name: name.to_string(),
             path: None,
             len: bytes.len() as u64,
@@ -78,10 +78,10 @@ impl Place {
         }
     }
 
-    /// A file.
+    /// Opens a file.
     ///
     /// # Errors
-    /// One that cannot be opened, or is a folder.
+    /// A file that cannot be opened, or is a folder.
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
         let file = File::open(path).map_err(Error::io(path))?;
@@ -89,7 +89,7 @@ impl Place {
         if about.is_dir() {
             return Err(Error::rule(format!("{name} is a folder, not a file")));
         }
-        Ok(Place {
+        Ok(ByteSource {
             name,
             path: Some(path.to_path_buf()),
             data: Source::File(Mutex::new(file)),
@@ -97,16 +97,16 @@ impl Place {
         })
     }
 
-    /// Bytes in all.
+    /// Size in bytes.
     pub fn size(&self) -> u64 {
         self.len
     }
 
-    /// Bytes `start..start + len`. The range is held against the file's length before anything is
-    /// allocated.
+    /// Reads bytes `start..start + len`. The range is checked against the file's length before
+    /// anything is allocated.
     ///
     /// # Errors
-    /// A file that ends before, or cannot be read.
+    /// A range past the end, a file that cannot be read.
     pub fn read(&self, start: u64, len: u64) -> Result<Vec<u8>> {
         let cut = || {
             Error::rule(format!(
@@ -138,12 +138,12 @@ impl Place {
 }
 
 impl Format {
-    /// Values and bytes of a block; `None` for a format we cannot read.
+    /// Values and bytes per block; `None` for an unsupported format.
     pub fn block(&self) -> Option<(u64, u64)> {
         match self {
             Format::Dense(dtype) => Some((1, dtype.width())),
             Format::Block(block) => Some((block.values() as u64, block.bytes() as u64)),
-            Format::Four(_) | Format::Other(_) => None,
+            Format::Bnb4(_) | Format::Other(_) => None,
         }
     }
 }
@@ -153,15 +153,15 @@ impl fmt::Display for Format {
         f.write_str(match self {
             Format::Dense(dtype) => dtype.tag(),
             Format::Block(block) => block.name(),
-            Format::Four(_) => "bitsandbytes' 4 bits",
+            Format::Bnb4(_) => "bitsandbytes' 4 bits",
             Format::Other(name) => name,
         })
     }
 }
 
 impl Stored {
-    /// Bytes its shape and format ask for; `None` if that is no number, or blocks do not fit the
-    /// rows.
+    /// Bytes implied by its shape and format; `None` if the product overflows, or blocks do not
+    /// divide the rows.
     pub fn wanted_bytes(&self) -> Option<u64> {
         let (values, bytes) = self.format.block()?;
         let count = self
@@ -174,11 +174,11 @@ impl Stored {
             .flatten()
     }
 
-    /// All its numbers, in the order of the file; for small dense tensors.
+    /// Reads all numbers in the order of the file; for small dense tensors.
     ///
     /// # Errors
-    /// Another format than dense, a file that is cut short.
-    pub fn numbers(&self, name: &str, place: &Place) -> Result<Vec<f32>> {
+    /// A format other than dense, a file that is cut short.
+    pub fn numbers(&self, name: &str, place: &ByteSource) -> Result<Vec<f32>> {
         let Format::Dense(dtype) = self.format else {
             return Err(Error::rule(format!(
                 "{name} is stored as {}; F32, F16 and BF16 can be read",
@@ -193,7 +193,7 @@ impl Index {
     /// Adds a tensor.
     ///
     /// # Errors
-    /// A name that is there already.
+    /// A name that exists already.
     pub fn add(&mut self, name: String, tensor: Stored) -> Result<()> {
         let place = self.files.get(tensor.file).map_or("the model", |f| &f.name);
         if self.tensors.contains_key(&name) {
@@ -203,11 +203,11 @@ impl Index {
         Ok(())
     }
 
-    /// The file a tensor lies in.
+    /// The file a tensor is in.
     ///
     /// # Errors
     /// A tensor of another index.
-    pub fn place(&self, tensor: &Stored) -> Result<&Place> {
+    pub fn source_of(&self, tensor: &Stored) -> Result<&ByteSource> {
         self.files
             .get(tensor.file)
             .map(Arc::as_ref)

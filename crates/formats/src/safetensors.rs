@@ -1,6 +1,6 @@
-//! A safetensors file: 8 bytes of length, then a header of JSON `{name: {dtype, shape,
-//! data_offsets}}`, then the data. The header is read by hand so that each fault is named, and
-//! written before the data, for which it needs only names and shapes.
+//! safetensors files: 8 bytes of length, then a JSON header `{name: {dtype, shape, data_offsets}}`,
+//! then the data. The header is parsed by hand so that each fault is named, and written before the
+//! data, for which names and shapes suffice.
 
 use std::{
     fs::File,
@@ -10,16 +10,16 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use crate::{Dtype, Error, Format, Index, Place, Result, Stored};
+use crate::{ByteSource, Dtype, Error, Format, Index, Result, Stored};
 
-/// The format's own limit on its header.
+/// The format's limit on the header's length.
 const LONGEST_HEADER: u64 = 100_000_000;
 
 /// Adds a file's tensors to the index.
 ///
 /// # Errors
-/// A header that is cut short or damaged, a tensor that leaves the file or is in the index already.
-pub fn add(index: &mut Index, place: Place) -> Result<()> {
+/// A truncated or damaged header, a tensor that exceeds the file or is in the index already.
+pub fn add(index: &mut Index, place: ByteSource) -> Result<()> {
     let (header, data_start) = header(&place)?;
     let (file, name, data_len) = (
         index.files.len(),
@@ -37,7 +37,7 @@ pub fn add(index: &mut Index, place: Place) -> Result<()> {
     Ok(())
 }
 
-fn header(place: &Place) -> Result<(Map<String, Value>, u64)> {
+fn header(place: &ByteSource) -> Result<(Map<String, Value>, u64)> {
     let name = &place.name;
     if place.size() < 8 {
         return Err(Error::rule(format!(
@@ -114,7 +114,7 @@ fn stored(
         format,
         permuted: None,
     };
-    // a format we cannot read is an error only where the tensor is wanted
+    // an unsupported format is an error only if the tensor is needed
     if !matches!(stored.format, Format::Other(_)) && stored.wanted_bytes() != Some(stored.len) {
         return Err(format!(
             "has the shape {:?} in {dtype} but {} bytes",
@@ -124,23 +124,23 @@ fn stored(
     Ok(stored)
 }
 
-/// A tensor to come.
+/// A tensor to be written.
 #[derive(Debug, Clone)]
-pub struct Coming {
+pub struct TensorSpec {
     /// Its full name.
     pub name: String,
-    /// What its numbers are, as the header says it.
+    /// Dtype as the header names it.
     pub tag: &'static str,
-    /// Slowest axis first.
+    /// Shape, slowest axis first.
     pub shape: Vec<usize>,
-    /// Of its data.
+    /// Size of its data, in bytes.
     pub bytes: u64,
 }
 
-impl Coming {
-    /// Dense numbers.
+impl TensorSpec {
+    /// A tensor of dense numbers.
     pub fn dense(name: &str, shape: Vec<usize>, dtype: Dtype) -> Self {
-        Coming {
+        TensorSpec {
             name: name.to_string(),
             tag: dtype.tag(),
             bytes: dtype.width() * shape.iter().product::<usize>() as u64,
@@ -149,18 +149,21 @@ impl Coming {
     }
 }
 
-/// One file being written; tensors' bytes must come in the order announced.
+/// A file being written; tensors' bytes must come in the order declared.
 pub struct Writer {
     path: PathBuf,
     out: BufWriter<File>,
 }
 
 impl Writer {
-    /// Writes the header.
+    /// Creates the file and writes the header.
     ///
     /// # Errors
-    /// A file that cannot be made.
-    pub fn create<'a>(path: &Path, tensors: impl IntoIterator<Item = &'a Coming>) -> Result<Self> {
+    /// A file that cannot be created.
+    pub fn create<'a>(
+        path: &Path,
+        tensors: impl IntoIterator<Item = &'a TensorSpec>,
+    ) -> Result<Self> {
         let mut header = Map::from_iter([("__metadata__".to_string(), json!({"format": "pt"}))]);
         let mut at = 0;
         for t in tensors {
@@ -182,7 +185,7 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Appends bytes of the tensor whose turn it is.
+    /// Appends bytes of the next tensor.
     ///
     /// # Errors
     /// A full disk.
@@ -190,7 +193,7 @@ impl Writer {
         self.out.write_all(bytes).map_err(Error::io(&self.path))
     }
 
-    /// Waits until the file is on disk.
+    /// Syncs the file to disk.
     ///
     /// # Errors
     /// A full disk.
@@ -213,14 +216,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.safetensors");
         let values = [0.5f32, -3.0, 1e-3, 65_000.0, 0.0, 7.0];
-        let coming = Dtype::ALL.map(|d| Coming::dense(d.tag(), vec![2, 3], d));
+        let coming = Dtype::ALL.map(|d| TensorSpec::dense(d.tag(), vec![2, 3], d));
         let mut writer = Writer::create(&path, &coming).unwrap();
         for dtype in Dtype::ALL {
             writer.write(&dtype.encode("x", &values).unwrap()).unwrap();
         }
         writer.finish().unwrap();
         let bytes = std::fs::read(&path).unwrap();
-        for place in [Place::open(&path).unwrap(), Place::memory("x", bytes)] {
+        for place in [
+            ByteSource::open(&path).unwrap(),
+            ByteSource::memory("x", bytes),
+        ] {
             let mut index = Index::default();
             add(&mut index, place).unwrap();
             assert_eq!(index.tensors.len(), 3);
@@ -232,7 +238,7 @@ mod tests {
                 );
                 let mut rounded = values;
                 dtype.round("x", &mut rounded).unwrap();
-                let place = index.place(stored).unwrap();
+                let place = index.source_of(stored).unwrap();
                 assert_eq!(stored.numbers("x", place).unwrap(), rounded);
             }
         }

@@ -133,7 +133,9 @@ impl Host {
         let (item, functions) = self.find(Kind::Loss, name)?;
         let values = options::check(item, options)?;
         let object = Object::new(item, functions, &values, "")?;
-        Ok(Arc::new(loss::Loaded::new(object).map_err(Error::Rule)?))
+        let options = options::in_words(item, &values);
+        let loss = loss::Loaded::new(object, options).map_err(Error::Rule)?;
+        Ok(Arc::new(loss))
     }
 
     /// A sampler with its options checked and set.

@@ -12,15 +12,18 @@ use crate::{object::Object, sink::Complaint, slopes};
 /// Calls the loss's C table.
 pub(crate) struct Loaded {
     object: Object,
+    /// The options that it was made with, as text.
+    options: String,
     /// Measured by [`slopes::equal_pairs_cancel`].
     equal_pairs_cancel: bool,
 }
 
 impl Loaded {
     /// Wraps the loss after checking its values and slopes.
-    pub(crate) fn new(object: Object) -> Result<Self, String> {
+    pub(crate) fn new(object: Object, options: String) -> Result<Self, String> {
         let mut loss = Loaded {
             object,
+            options,
             equal_pairs_cancel: false,
         };
         slopes::check(&loss)?;
@@ -37,6 +40,10 @@ impl Loaded {
 impl LossFn for Loaded {
     fn name(&self) -> &str {
         &self.object.name
+    }
+
+    fn options(&self) -> String {
+        self.options.clone()
     }
 
     fn needs_ref(&self) -> bool {

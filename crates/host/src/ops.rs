@@ -275,20 +275,10 @@ impl Drop for Turn<'_> {
 unsafe extern "C" fn unary(g: Graph, op: u32, x: Tensor) -> Tensor {
     // SAFETY: above.
     let call = unsafe { call(g) };
-    let (name, unary) = match op {
-        abi::SILU => ("silu", Unary::Silu),
-        abi::GELU => ("gelu", Unary::Gelu),
-        abi::GELU_TANH => ("gelu_tanh", Unary::GeluTanh),
-        abi::TANH => ("tanh", Unary::Tanh),
-        abi::SIGMOID => ("sigmoid", Unary::Sigmoid),
-        abi::RELU => ("relu", Unary::Relu),
-        abi::EXP => ("exp", Unary::Exp),
-        abi::SOFTMAX => ("softmax", Unary::Softmax),
-        other => {
-            return call.fail(|| format!("this host is too old to have unary function {other}"));
-        }
+    let Some(unary) = Unary::numbered(op) else {
+        return call.fail(|| format!("this host is too old to have unary function {op}"));
     };
-    call.op(name, "", &[x], |b| b.unary(unary, x))
+    call.op(unary.name(), "", &[x], |b| b.unary(unary, x))
 }
 
 unsafe extern "C" fn binary(g: Graph, op: u32, x: Tensor, y: Tensor) -> Tensor {

@@ -23,6 +23,18 @@ pub(crate) fn check(item: &ItemInfo, given: &[(String, Value)]) -> Result<Vec<Va
     item.options.iter().map(value).collect()
 }
 
+/// Declared options with their values: `beta=0.1, form="hinge"`.
+pub(crate) fn in_words(item: &ItemInfo, values: &[Value]) -> String {
+    let options = item.options.iter().zip(values);
+    let each = options.map(|(option, value)| match value {
+        Value::Float(x) => format!("{}={x:?}", option.name),
+        Value::Int(n) => format!("{}={n}", option.name),
+        Value::Bool(b) => format!("{}={b}", option.name),
+        Value::Str(text) => format!("{}={text:?}", option.name),
+    });
+    each.collect::<Vec<_>>().join(", ")
+}
+
 fn unknown(item: &str, name: &str, has: &[&str]) -> Error {
     let list = match has {
         [] => "it has none".to_owned(),

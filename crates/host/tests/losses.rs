@@ -124,6 +124,15 @@ fn every_stock_loss_passes_its_check() {
     }
 }
 
+/// Given and default values, in the order of the declaration.
+#[test]
+fn a_loss_says_its_options() {
+    let given = [("beta".to_owned(), Value::Int(2))];
+    let said = stock().loss("spin", &given).unwrap().options();
+    assert!(said.starts_with("beta=2.0, "), "{said}");
+    assert!(said.contains("nll=0.0"), "{said}");
+}
+
 #[test]
 fn spin_starts_at_ln_2() {
     let spin = stock().loss("spin", &[]).unwrap();

@@ -69,6 +69,44 @@ pub enum Unary {
     Softmax = 8,
 }
 
+impl Unary {
+    /// All there are.
+    pub const ALL: [Unary; 8] = [
+        Unary::Silu,
+        Unary::Gelu,
+        Unary::GeluTanh,
+        Unary::Tanh,
+        Unary::Sigmoid,
+        Unary::Relu,
+        Unary::Exp,
+        Unary::Softmax,
+    ];
+
+    /// The function of this number in the ABI.
+    pub fn numbered(number: u32) -> Option<Unary> {
+        Unary::ALL.into_iter().find(|op| *op as u32 == number)
+    }
+
+    /// What it is called, by messages and by the kernels of a GPU.
+    pub fn name(self) -> &'static str {
+        match self {
+            Unary::Silu => "silu",
+            Unary::Gelu => "gelu",
+            Unary::GeluTanh => "gelu_tanh",
+            Unary::Tanh => "tanh",
+            Unary::Sigmoid => "sigmoid",
+            Unary::Relu => "relu",
+            Unary::Exp => "exp",
+            Unary::Softmax => "softmax",
+        }
+    }
+
+    /// Whether its backward pass wants the function's result rather than its argument.
+    pub fn saves_result(self) -> bool {
+        !matches!(self, Unary::Silu | Unary::Gelu | Unary::GeluTanh)
+    }
+}
+
 /// Binary functions; `b` may have fewer leading axes or axes of size 1 (broadcast).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -182,6 +220,11 @@ pub trait LossFn: Send + Sync {
     fn name(&self) -> &str;
     /// Whether it reads `ref_logp`.
     fn needs_ref(&self) -> bool;
+    /// Its options with their values, defaults included (`beta=0.1, form="hinge"`): what two losses
+    /// of one name differ in. Empty where it has none.
+    fn options(&self) -> String {
+        String::new()
+    }
     /// Whether it needs `reward`.
     fn needs_reward(&self) -> bool {
         false

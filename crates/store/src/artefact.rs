@@ -1,4 +1,4 @@
-//! What a stage leaves behind: a file or a folder that saves and loads itself.
+//! Artefacts: results of a stage, each a file or folder that can be saved and loaded.
 
 use std::path::Path;
 
@@ -8,21 +8,21 @@ use serde_json::{Map, Value};
 
 use crate::{BoxError, json};
 
-/// Something that a stage makes and a later one reads. Three required methods, no context: what is
-/// loaded must stand on its own (an adapter's tensors, not the base they go with).
+/// The result of a stage, read by later stages. `load` has no context, so an artefact must be
+/// complete in itself (an adapter's tensors, not their base).
 pub trait Artefact: Sized {
-    /// Its file or folder in the place where `stage` happens: `generated.jsonl`, `adapter`.
+    /// Name of its file or folder in the stage's place: `generated.jsonl`, `adapter`.
     fn file_name(stage: &str) -> String;
 
-    /// Writes it to `path`, where nothing is yet; makes the folder, if it is one. The store takes
-    /// care of the rest: fsync, rename, hash, mark.
+    /// Writes it to `path`, where nothing exists yet; makes the folder, if it is one. The store
+    /// does the rest: fsync, rename, hash, manifest.
     fn save(&self, path: &Path) -> Result<(), BoxError>;
 
     /// Reads it back, equal to what was saved.
     fn load(path: &Path) -> Result<Self, BoxError>;
 }
 
-/// Any value as `STAGE.json`.
+/// A serialisable value, stored as `STAGE.json`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Json<T>(pub T);
 
@@ -40,11 +40,11 @@ impl<T: Serialize + DeserializeOwned> Artefact for Json<T> {
     }
 }
 
-/// A list of values as `STAGE.jsonl`, one a line.
+/// A list of values, stored as `STAGE.jsonl`, one per line.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Rows<T>(pub Vec<T>);
+pub struct JsonLines<T>(pub Vec<T>);
 
-impl<T: Serialize + DeserializeOwned> Artefact for Rows<T> {
+impl<T: Serialize + DeserializeOwned> Artefact for JsonLines<T> {
     fn file_name(stage: &str) -> String {
         format!("{stage}.jsonl")
     }
@@ -54,11 +54,11 @@ impl<T: Serialize + DeserializeOwned> Artefact for Rows<T> {
     }
 
     fn load(path: &Path) -> Result<Self, BoxError> {
-        Ok(Rows(json::read_rows(path)?))
+        Ok(JsonLines(json::read_rows(path)?))
     }
 }
 
-/// An iteration's signals as `STAGE.json`; what was not measured is `null`.
+/// Stored as `STAGE.json`; measures not taken are `null`.
 impl Artefact for Signals {
     fn file_name(stage: &str) -> String {
         format!("{stage}.json")
@@ -76,7 +76,7 @@ impl Artefact for Signals {
     }
 }
 
-/// Signals as a JSON object, in reading order; `pairs` is a whole number, NaN is `null`.
+/// Signals as a JSON object, in reading order: `pairs` is an integer, NaN becomes `null`.
 pub fn signals_json(signals: &Signals) -> Value {
     let number = |(name, value): (&str, f64)| match name {
         "pairs" => (name.to_owned(), signals.pairs.into()),

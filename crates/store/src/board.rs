@@ -1,9 +1,8 @@
-//! A run's curves for TensorBoard: `train/<key>` from the rows of `metrics.jsonl`, `eval/<key>`
-//! from the signals.
+//! TensorBoard curves of a run: `train/<key>` from `metrics.jsonl`, `eval/<key>` from the signals.
 //!
-//! The event file is a view of what the run folder holds anyway, so it is written anew whenever the
-//! run is opened: no point is lost or doubled by a kill. `train/*` counts steps through the whole
-//! game, `eval/*` iterations.
+//! The event file is derived from the run folder and rewritten whenever the run is opened, so a
+//! kill neither loses nor doubles a point. The x axis of `train/*` is the step, counted through the
+//! whole game; that of `eval/*` is the iteration.
 
 use std::{
     fmt,
@@ -21,7 +20,7 @@ use crate::{
     json::Appender,
 };
 
-/// A handle on a run's event file; clones share it.
+/// Handle on a run's event file; clones share it.
 #[derive(Clone)]
 pub struct Board {
     inner: Arc<Mutex<Inner>>,
@@ -29,9 +28,9 @@ pub struct Board {
 
 struct Inner {
     events: EventFile,
-    /// Steps of the iterations before this one.
+    /// Number of steps in earlier iterations.
     before: u64,
-    /// The last step of this one.
+    /// Last step of this iteration.
     last: u64,
 }
 
@@ -42,10 +41,10 @@ impl fmt::Debug for Board {
 }
 
 impl Board {
-    /// The event file, beside the manifest.
+    /// The event file's name, beside the manifest.
     pub const FILE: &str = "events.out.tfevents.0.randori";
 
-    /// Writes what the run holds, place by place.
+    /// Writes the events of everything the run holds.
     pub(crate) fn open(dir: &Path, manifest: &Manifest) -> Result<Board> {
         let events = EventFile::create(&dir.join(Board::FILE), now())?;
         let inner = Inner {
@@ -66,7 +65,7 @@ impl Board {
         let (folder, policy) = (dir.join(place), Stage::Policy.name());
         let metrics = folder.join(metrics_file(policy));
         if metrics.exists() {
-            // Of an unfinished stage, the rows that its desk will keep.
+            // Of an unfinished stage, the rows up to its last checkpoint, which a resume keeps.
             let last = match manifest.done(place, policy) {
                 Some(_) => u64::MAX,
                 None => latest_in(&folder.join(CHECKPOINT).join(policy))?.map_or(0, |at| at.step),
@@ -85,7 +84,7 @@ impl Board {
         Ok(())
     }
 
-    /// A row of training metrics: every number in it but the step. Iterations make one curve,
+    /// Adds a row of training metrics: every number in it but the step. Iterations share one curve,
     /// `train/<key>`; any other place has its own, `sft/<key>`.
     pub fn row(&self, place: &str, row: &Map<String, Value>) -> Result<()> {
         let mut inner = self.inner();
@@ -112,7 +111,7 @@ impl Board {
         Ok(())
     }
 
-    /// Iteration `t` ended with these signals.
+    /// Adds the signals of iteration `t`.
     pub fn eval(&self, t: usize, signals: &Signals) -> Result<()> {
         let mut inner = self.inner();
         for (key, value) in signals

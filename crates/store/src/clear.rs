@@ -1,4 +1,4 @@
-//! A fresh start: what a run wrote is removed, what somebody put beside it stays.
+//! A fresh start: removes what a run wrote, and no other file.
 
 use std::{
     collections::BTreeSet,
@@ -12,13 +12,13 @@ use crate::{
     run::check_place,
 };
 
-/// Removes what the manifest says a run has written, and answers what else lies in its stages'
-/// folders. The manifest says first that the run is being cleared, so that a crash half-way cannot
-/// leave a checkpoint of the old run to the new one.
+/// Removes what the manifest lists as written, and returns the other files found in the stages'
+/// folders. The manifest is first marked as being cleared, so that a crash half-way cannot pass an
+/// old checkpoint on to the new run.
 ///
 /// # Errors
-/// Something else in an artefact's own folder, before anything is removed: the next run replaces
-/// that folder.
+/// A foreign file inside an artefact's folder, which the next run would replace; nothing has been
+/// removed by then.
 pub(crate) fn clear(disk: &Disk, dir: &Path, mut manifest: Manifest) -> Result<Vec<PathBuf>> {
     let written = written(&manifest);
     for done in &manifest.stages {
@@ -35,7 +35,7 @@ pub(crate) fn clear(disk: &Disk, dir: &Path, mut manifest: Manifest) -> Result<V
     manifest.clearing = true;
     manifest.write(disk, dir)?;
     for path in written {
-        check_place(&path)?; // the manifest is a file that anybody can edit
+        check_place(&path)?; // the manifest may have been edited
         disk.remove(&dir.join(path))?;
     }
     let mut left = Vec::new();
@@ -53,10 +53,10 @@ pub(crate) fn clear(disk: &Disk, dir: &Path, mut manifest: Manifest) -> Result<V
     Ok(left)
 }
 
-/// Paths inside the run folder.
+/// Paths inside the run folder that the run wrote.
 fn written(manifest: &Manifest) -> BTreeSet<String> {
     let mut all = manifest.written.clone();
-    // a manifest of before `written` knows the artefacts
+    // a manifest older than `written` lists only the artefacts
     for done in &manifest.stages {
         let artefact = format!("{}/{}", done.place, done.file);
         let inside = format!("{artefact}/");
@@ -71,7 +71,7 @@ fn written(manifest: &Manifest) -> BTreeSet<String> {
     all
 }
 
-/// Removes folders that hold nothing, and half-written files; adds what else there is to `left`.
+/// Removes empty folders and half-written files; adds all other paths to `left`.
 fn prune(disk: &Disk, path: &Path, left: &mut Vec<PathBuf>) -> Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => {}
@@ -94,7 +94,8 @@ fn prune(disk: &Disk, path: &Path, left: &mut Vec<PathBuf>) -> Result<()> {
     }
 }
 
-/// The files of an artefact in `place`, by path inside the run folder: itself, or what it holds.
+/// Files of an artefact in `place`, by path inside the run folder: itself, or the folder's
+/// contents.
 pub(crate) fn files_of(dir: &Path, place: &str, file: &str) -> Result<Vec<String>> {
     let (mut files, mut open) = (Vec::new(), vec![format!("{place}/{file}")]);
     while let Some(name) = open.pop() {

@@ -1,5 +1,5 @@
-//! Where a stage keeps unfinished work: checkpoints, a log of steps, a list of items done so far. A killed stage that
-//! asks its desk first goes on where it was, and nothing appears twice.
+//! Unfinished work of a stage: checkpoints, a log of steps, a list of items done so far. A killed
+//! stage reads it first and resumes from there; nothing is written twice.
 
 use std::path::{Path, PathBuf};
 
@@ -9,34 +9,34 @@ use serde_json::{Map, Value};
 
 use crate::{Appender, Board, BoxError, Disk, Error, Result, disk::list};
 
-/// The folder of unfinished work, in a place.
+/// Folder of checkpoints, in a place.
 pub(crate) const CHECKPOINT: &str = "checkpoint";
 
-/// What a stage works at.
+/// Access to one stage's unfinished work.
 #[derive(Debug)]
 pub struct Desk {
     disk: Disk,
-    /// The run folder's `iter-0`
+    /// The stage's folder, with the run folder.
     place: PathBuf,
-    /// `iter-0`
+    /// Name of that folder in the run: `iter-0`
     place_name: String,
-    /// `policy`
+    /// Name of the stage: `policy`
     stage: String,
-    /// `iter-0/checkpoint/policy`, removed when the stage is finished.
+    /// Folder of unfinished work, `iter-0/checkpoint/policy`, removed when the stage is finished.
     work: PathBuf,
     metrics: Option<Appender>,
     board: Option<Board>,
-    /// Names given to [`Desk::write`].
+    /// Names passed to [`Desk::write`].
     written: Vec<String>,
     before: String,
 }
 
-/// Unfinished work as it was after some step.
+/// State of a stage after some step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
     /// The step.
     pub step: u64,
-    /// The folder that was filled then.
+    /// Folder that `save` filled.
     pub path: PathBuf,
 }
 
@@ -64,52 +64,54 @@ impl Desk {
         }
     }
 
-    /// The folder of the place, e.g. `iter-0`.
+    /// Folder of the stage's place, e.g. `iter-0`.
     pub fn place(&self) -> &Path {
         &self.place
     }
 
-    /// The newest checkpoint. Look here before starting from the beginning.
+    /// Finds the newest checkpoint, from which a stage should resume.
     pub fn latest(&self) -> Result<Option<Checkpoint>> {
         latest_in(&self.work)
     }
 
-    /// Keeps the stage's state after `step`: `save` makes the folder it is given and fills it. Rows logged so far are
-    /// put on disk before it, older checkpoints removed after it.
+    /// Saves the stage's state after `step`: `save` creates and fills the folder at the path it is
+    /// given. Rows logged so far are synced first; older checkpoints are removed afterwards.
     pub fn checkpoint<E: Into<BoxError>>(
         &mut self,
         step: u64,
         save: impl FnOnce(&Path) -> std::result::Result<(), E>,
     ) -> Result<()> {
         self.try_checkpoint(step, save)
-            .map_err(|error| error.keeping(|| self.kept()))
+            .map_err(|error| error.keeping(|| self.describe_saved()))
     }
 
-    /// Appends a row to the place's `metrics.jsonl`: `{"step": step, …values}`, `values` being a struct or a map.
-    /// (A stage not called `policy` has its own `STAGE.metrics.jsonl`.) The first row of a resumed stage removes
-    /// those logged after its last checkpoint: these steps are being done again.
+    /// Appends a row to the place's `metrics.jsonl`: `{"step": step, …values}`, `values` being a
+    /// struct or a map. (A stage not called `policy` has its own `STAGE.metrics.jsonl`.) The first
+    /// row of a resumed stage removes rows logged after its last checkpoint, since those steps are
+    /// repeated.
     pub fn row(&mut self, step: u64, values: &impl Serialize) -> Result<()> {
         let row = self.with_step(step, values)?;
         self.push_row(&row)
-            .map_err(|error| error.keeping(|| self.kept()))?;
+            .map_err(|error| error.keeping(|| self.describe_saved()))?;
         match &self.board {
             Some(board) if self.stage == Stage::Policy.name() => board.row(&self.place_name, &row),
             _ => Ok(()),
         }
     }
 
-    /// A list that grows while the stage works (answers generated so far): the items there are, and the log to append
-    /// the next ones to. It goes when the stage is finished; its artefact has them then.
+    /// Opens a list that grows while the stage works (responses generated so far): returns the
+    /// items in it and an appender. It is removed when the stage is finished, whose artefact then
+    /// holds the items.
     pub fn items<T: DeserializeOwned>(&mut self, name: &str) -> Result<(Vec<T>, Appender)> {
         self.disk.folder(&self.work)?;
         Appender::resume(&self.disk, &self.work.join(format!("{name}.jsonl")), |_| {
             true
         })
-        .map_err(|error| error.keeping(|| self.kept()))
+        .map_err(|error| error.keeping(|| self.describe_saved()))
     }
 
-    /// Writes one more file or folder into the place, atomically; it stays. It is not the stage's artefact: nothing
-    /// checks it later.
+    /// Writes one more file or folder into the place, atomically. Unlike the stage's artefact, it
+    /// is not verified later.
     pub fn write<E: Into<BoxError>>(
         &mut self,
         name: &str,
@@ -120,16 +122,16 @@ impl Desk {
             .replace(&self.place.join(name), |path| {
                 save(path).map_err(Into::into)
             })
-            .map_err(|error| error.keeping(|| self.kept()))
+            .map_err(|error| error.keeping(|| self.describe_saved()))
     }
 
-    /// Files and folders that were written into the place besides the artefact.
+    /// Names of files and folders written into the place besides the artefact.
     pub(crate) fn written(&self) -> &[String] {
         &self.written
     }
 
-    /// In words, for errors.
-    pub(crate) fn kept(&self) -> String {
+    /// Says what is saved so far, for errors.
+    pub(crate) fn describe_saved(&self) -> String {
         match self.latest() {
             Ok(Some(last)) => format!(
                 "{}, and {}/{} up to step {}",
@@ -196,7 +198,7 @@ impl Desk {
     }
 }
 
-/// `metrics.jsonl` for the stage that trains.
+/// Name of a stage's metrics log: `metrics.jsonl` for the stage that trains.
 pub(crate) fn metrics_file(stage: &str) -> String {
     match stage {
         stage if stage == Stage::Policy.name() => "metrics.jsonl".into(),
@@ -204,12 +206,12 @@ pub(crate) fn metrics_file(stage: &str) -> String {
     }
 }
 
-/// A row's step.
+/// Step of a row.
 pub(crate) fn step_of(row: &Map<String, Value>) -> Option<u64> {
     row.get("step")?.as_u64()
 }
 
-/// The newest checkpoint in a folder of them.
+/// Finds the newest checkpoint in a folder.
 pub(crate) fn latest_in(work: &Path) -> Result<Option<Checkpoint>> {
     Ok(checkpoints(work)?
         .into_iter()

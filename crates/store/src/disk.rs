@@ -1,5 +1,5 @@
-//! The only place that changes files: everything here is atomic or append-only, and every operation
-//! passes a gate where tests can break the disk.
+//! All changes to files: every operation is atomic or appends, and passes a gate through which
+//! tests inject faults.
 
 use std::{
     fmt, fs,
@@ -11,28 +11,28 @@ use std::{
 
 use crate::{BoxError, Error, Result};
 
-/// One change to the disk, as the gate sees it before it happens.
+/// One file operation, passed to the gate before it happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op<'a> {
-    /// Make a folder.
+    /// Create a folder.
     Folder(&'a Path),
     /// Fill a temporary file or folder.
     Fill(&'a Path),
-    /// Append these many bytes to a file.
+    /// Append so many bytes to a file.
     Append(&'a Path, usize),
-    /// Cut a file to a length.
+    /// Truncate a file to a length, in bytes.
     Cut(&'a Path, u64),
-    /// Wait until it is on disk.
+    /// Sync to disk.
     Sync(&'a Path),
-    /// Give it its name.
+    /// Rename.
     Rename(&'a Path, &'a Path),
-    /// Remove a file or a folder with all that is in it.
+    /// Remove a file, or a folder with its contents.
     Remove(&'a Path),
 }
 
 type Gate = dyn Fn(Op) -> io::Result<()> + Send + Sync;
 
-/// The disk, with an optional gate that can refuse or abort any operation.
+/// The file system, with an optional gate that can refuse or abort any operation.
 #[derive(Clone, Default)]
 pub struct Disk {
     gate: Option<Arc<Gate>>,
@@ -49,22 +49,21 @@ impl fmt::Debug for Disk {
 }
 
 impl Disk {
-    /// The disk as it is.
+    /// A disk without a gate.
     pub fn new() -> Disk {
         Disk::default()
     }
 
-    /// A disk whose every operation asks `gate` first: for fault injection. An append that is
-    /// refused has written half of its bytes by then, as a real one may have.
+    /// A disk whose every operation calls `gate` first, for fault injection. A refused append
+    /// writes half of its bytes, as a failing disk may.
     pub fn gated(gate: impl Fn(Op) -> io::Result<()> + Send + Sync + 'static) -> Disk {
         Disk {
             gate: Some(Arc::new(gate)),
         }
     }
 
-    /// Lets `fill` write a file or a folder at the temporary path it is given, and puts it at
-    /// `path`, whole and on disk or not at all. What stood there before is gone only when the new
-    /// one stands.
+    /// Lets `fill` write a file or folder at a temporary path, then syncs and renames it to `path`:
+    /// atomic. The old file or folder is removed only when the new one is in place.
     pub fn replace(
         &self,
         path: &Path,
@@ -73,7 +72,7 @@ impl Disk {
         self.made(path, fill, |fresh| self.place(fresh, path))
     }
 
-    /// [`Disk::replace`] with another way of giving what was made its name.
+    /// [`Disk::replace`] with another way to rename the finished file.
     pub(crate) fn made(
         &self,
         path: &Path,
@@ -91,17 +90,18 @@ impl Disk {
             Ok(()) => self.sync_tree(&fresh).and_then(|()| publish(&fresh)),
         };
         if placed.is_err() {
-            let _ = self.remove(&fresh); // gives a full disk its space back; the first error is the one to report
+            // frees the space of a full disk; the first error is the one to report
+            let _ = self.remove(&fresh);
         }
         placed
     }
 
-    /// [`Disk::replace`] for bytes at hand.
+    /// [`Disk::replace`] for bytes in memory.
     pub fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         self.replace(path, |fresh| Ok(fs::write(fresh, bytes)?))
     }
 
-    /// Makes a folder and those above it.
+    /// Creates a folder and its parents.
     pub fn folder(&self, path: &Path) -> Result<()> {
         if path.is_dir() {
             return Ok(());
@@ -112,7 +112,7 @@ impl Disk {
         self.sync_folder(parent(path))
     }
 
-    /// Removes a file or folder, if there.
+    /// Removes a file or folder, if it exists.
     pub fn remove(&self, path: &Path) -> Result<()> {
         let found = match fs::symlink_metadata(path) {
             Ok(found) => found,
@@ -128,7 +128,7 @@ impl Disk {
             .map_err(|e| Error::io("remove", path, e))
     }
 
-    /// Opens a file for appending, made if it is not there.
+    /// Opens a file for appending; creates it if missing.
     pub(crate) fn append(&self, path: &Path) -> Result<File> {
         let open = || OpenOptions::new().create(true).append(true).open(path);
         self.gate(Op::Append(path, 0))
@@ -149,7 +149,7 @@ impl Disk {
             .map_err(|e| Error::io("append to", path, e))
     }
 
-    /// Cuts a file to a length.
+    /// Truncates a file to `length` bytes.
     pub(crate) fn cut(&self, path: &Path, length: u64) -> Result<()> {
         let cut = || OpenOptions::new().write(true).open(path)?.set_len(length);
         self.gate(Op::Cut(path, length))
@@ -157,18 +157,18 @@ impl Disk {
             .map_err(|e| Error::io("cut", path, e))
     }
 
-    /// Waits until an open file is on disk.
+    /// Syncs an open file to disk.
     pub(crate) fn sync(&self, file: &File, path: &Path) -> Result<()> {
         self.gate(Op::Sync(path))
             .and_then(|()| file.sync_all())
             .map_err(|e| Error::io("sync", path, e))
     }
 
-    /// Gives what is on disk at `fresh` the name `path`.
+    /// Renames `fresh`, already synced, to `path`.
     pub(crate) fn place(&self, fresh: &Path, path: &Path) -> Result<()> {
-        // A rename replaces a file at once, but no folder that has something in it: that one steps
-        // aside first. A crash between the two renames leaves nothing under the name, and the stage
-        // that was not yet marked finished is made again.
+        // A rename replaces a file atomically, but not a folder that has contents: that one is
+        // renamed first. A crash between the two renames leaves nothing under the name; the stage,
+        // not yet marked finished, is made again.
         let old = hidden(path, "old");
         let aside = path.is_dir();
         if aside && !fresh.is_dir() {
@@ -186,14 +186,14 @@ impl Disk {
         Ok(())
     }
 
-    /// Removes a folder that holds nothing.
+    /// Removes an empty folder.
     pub(crate) fn remove_empty(&self, path: &Path) -> Result<()> {
         self.gate(Op::Remove(path))
             .and_then(|()| fs::remove_dir(path))
             .map_err(|e| Error::io("remove", path, e))
     }
 
-    /// Makes what was renamed into a folder or out of it last.
+    /// Syncs the parent folder, so that a rename into or out of it lasts.
     pub(crate) fn sync_parent(&self, path: &Path) -> Result<()> {
         self.sync_folder(parent(path))
     }
@@ -233,7 +233,7 @@ impl Disk {
     }
 }
 
-/// What a folder holds, sorted, so that whatever follows does not depend on the file system.
+/// Lists a folder, sorted, so that results do not depend on the file system.
 pub(crate) fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     let read = || {
         fs::read_dir(folder)?
@@ -245,14 +245,15 @@ pub(crate) fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(entries)
 }
 
-/// Whether a name is one of ours for something unfinished.
+/// Whether a name is one of our temporary ones.
 pub(crate) fn is_hidden(path: &Path) -> bool {
     path.file_name()
         .and_then(|name| name.to_str())
         .is_some_and(|name| name.starts_with('.') && name.ends_with(".tmp"))
 }
 
-/// `dir/.NAME.new.tmp`: same folder, hence same file system, hence a rename and not a copy.
+/// Temporary name `dir/.NAME.new.tmp`: in the same folder, hence on the same file system, so that a
+/// rename does not copy.
 pub(crate) fn hidden(path: &Path, what: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{what}.tmp"))

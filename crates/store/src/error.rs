@@ -1,26 +1,26 @@
-//! What can go wrong with a run folder: one sentence each, with the rule, the value and the place.
+//! Errors of a run folder: one sentence each, with the rule, the value and the place.
 
 use std::{
     io,
     path::{Path, PathBuf},
 };
 
-/// Any error, as artefacts report theirs.
+/// Any error, as artefacts return them.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-/// This crate's results.
+/// Result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What can go wrong with a run folder.
+/// Errors of a run folder.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused.
     #[error("cannot {doing} {}: {source}", path.display())]
     Io {
-        /// `read`, `write`, `rename`, …
+        /// The operation: `read`, `write`, `rename`, …
         doing: &'static str,
-        /// On what.
+        /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// No space left on the device, or a quota is used up.
@@ -29,12 +29,12 @@ pub enum Error {
         path.display()
     )]
     Full {
-        /// What was being written; it is not there, not even half.
+        /// The file being written; nothing of it exists, not even half.
         path: PathBuf,
-        /// What is safe.
+        /// What is saved.
         kept: String,
     },
-    /// A file of ours that does not parse.
+    /// A file in our format that does not parse.
     #[error("{}:{line}: {what}", path.display())]
     Parse {
         /// The file.
@@ -44,25 +44,25 @@ pub enum Error {
         /// The rule.
         what: String,
     },
-    /// An artefact that could not save or load itself.
+    /// An artefact failed to save or load.
     #[error("cannot {doing} {}: {source}", path.display())]
     Artefact {
         /// `save` or `load`.
         doing: &'static str,
-        /// Where.
+        /// The artefact's path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: BoxError,
     },
-    /// Another process has the folder.
+    /// Another process has the folder locked.
     #[error("{} is in use by {}; one process per run folder", dir.display(), holder(*pid))]
     Locked {
         /// The run folder.
         dir: PathBuf,
-        /// The process, where it could be read.
+        /// Its process id, where it could be read.
         pid: Option<u32>,
     },
-    /// A resumed run whose recipe or inputs are not those it was started with.
+    /// A resumed run's recipe or inputs differ from those it was started with.
     #[error(
         "{} was started with another recipe or other inputs: {}; use another name, undo the change, or start afresh with --fresh",
         dir.display(),
@@ -71,36 +71,36 @@ pub enum Error {
     Changed {
         /// The run folder.
         dir: PathBuf,
-        /// `train.lr was 1e-4, is 2e-4`.
+        /// The changes: `train.lr was 1e-4, is 2e-4`.
         changes: Vec<String>,
     },
-    /// Something at a place to write that was not written by us, or was changed since.
+    /// A path to write holds something that we did not write, or that was changed since.
     #[error("{}: something else is there ({why}); move it away, or name a new place", path.display())]
     Taken {
-        /// What is there.
+        /// The path.
         path: PathBuf,
         /// How that is known.
         why: String,
     },
-    /// A folder with things in it that no run has written.
+    /// The folder holds files that no run has written.
     #[error("{} is not a run folder: it has no manifest.json but {found}; use another name", dir.display())]
     NotARun {
         /// The folder.
         dir: PathBuf,
-        /// Something that is in it.
+        /// One of these files.
         found: String,
     },
-    /// A run folder of a later version.
+    /// The run folder has a later format.
     #[error("{} has format {found}; this randori reads up to {ours}: use a newer one", dir.display())]
     Newer {
         /// The run folder.
         dir: PathBuf,
         /// Its format.
         found: u64,
-        /// Ours.
+        /// The newest format that this version reads.
         ours: u64,
     },
-    /// A run folder of an earlier version, to be gone on with.
+    /// The run folder has an earlier format, which cannot be resumed.
     #[error(
         "{} was started by an earlier randori (format {found}), which did not record everything that decides the results: finish it with that version, use another name, or start afresh with --fresh",
         dir.display()
@@ -111,7 +111,7 @@ pub enum Error {
         /// Its format.
         found: u64,
     },
-    /// A finished artefact whose bytes are not those that were written.
+    /// A finished artefact's bytes differ from those that were written.
     #[error("{} has changed since it was written ({why}); put it back, or start afresh with --fresh", path.display())]
     Damaged {
         /// The artefact.
@@ -119,17 +119,17 @@ pub enum Error {
         /// `it is gone`, or both hashes.
         why: String,
     },
-    /// A stage was asked for that is not finished.
+    /// The stage asked for is not finished.
     #[error("{place}/{stage} of {} is not finished", dir.display())]
     NotFinished {
         /// The run folder.
         dir: PathBuf,
-        /// `iter-0`
+        /// The stage's folder: `iter-0`
         place: String,
-        /// `policy`
+        /// The stage: `policy`
         stage: String,
     },
-    /// A name that cannot be a folder inside a run.
+    /// An invalid name of a folder inside a run.
     #[error(
         "`{0}` cannot name a place in a run folder: letters, digits, `-`, `_`, `.` and `/` between them"
     )]
@@ -137,7 +137,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Wraps an operating system's error; a full disk becomes [`Error::Full`].
+    /// Wraps an operating system's error; one of a full disk becomes [`Error::Full`].
     pub(crate) fn io(doing: &'static str, path: &Path, source: io::Error) -> Error {
         match is_full(&source) {
             true => Error::full(path),
@@ -165,7 +165,7 @@ impl Error {
         }
     }
 
-    /// Refuses to replace what stands at `path`.
+    /// The error for a path that must not be replaced.
     pub(crate) fn taken(path: &Path, why: impl Into<String>) -> Error {
         Error::Taken {
             path: path.to_owned(),
@@ -180,7 +180,7 @@ impl Error {
         }
     }
 
-    /// Says in a [`Error::Full`] what is safe.
+    /// Adds to an [`Error::Full`] what is saved.
     pub(crate) fn keeping(self, kept: impl FnOnce() -> String) -> Error {
         match self {
             Error::Full { path, .. } => Error::Full { path, kept: kept() },
@@ -189,8 +189,8 @@ impl Error {
     }
 }
 
-/// Whether a full disk (or quota) is behind an error. Libraries wrap it in many ways, so the chain
-/// of causes is searched, and its words as a last resort.
+/// Whether a full disk (or quota) caused an error. Libraries wrap it in many ways, so the chain of
+/// causes is searched, and their messages as a last resort.
 fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {

@@ -6,12 +6,12 @@ use sha2::{Digest, Sha256};
 
 use crate::{Error, Result, disk};
 
-/// A hash and how many bytes it is of.
+/// SHA-256 and size of a file or folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hash {
     /// SHA-256 in hexadecimal.
     pub sha256: String,
-    /// Bytes, of all files together.
+    /// Size in bytes, of all files together.
     pub bytes: u64,
 }
 
@@ -28,7 +28,7 @@ pub fn hash(path: &Path) -> Result<Hash> {
     })
 }
 
-/// Hashes bytes in memory, one part after another: SHA-256 in hexadecimal.
+/// SHA-256 of byte slices taken as one stream, in hexadecimal.
 pub fn hash_bytes<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut sha = Sha256::new();
     parts.into_iter().for_each(|part| sha.update(part));
@@ -82,7 +82,7 @@ fn hexadecimal(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// FIPS 180-4's examples, and a folder whose hash must see names as well as bytes.
+    /// FIPS 180-4's examples, and a folder whose hash must depend on names as well as bytes.
     #[test]
     fn known_values() {
         let dir = tempfile::tempdir().unwrap();

@@ -19,8 +19,8 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     serde_json::from_str(&text).map_err(|e| parse_error(path, e.line(), &e))
 }
 
-/// Reads one value a line. A last line without its line feed is an error here; [`Appender::resume`]
-/// forgives it.
+/// Reads one value per line. A last line without its line feed is an error here;
+/// [`Appender::resume`] drops it.
 pub fn read_rows<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let text = read_text(path)?;
     if !text.is_empty() && !text.ends_with('\n') {
@@ -39,7 +39,7 @@ pub fn write_json<T: Serialize>(disk: &Disk, path: &Path, value: &T) -> Result<(
     disk.replace(path, |fresh| save_json(fresh, value))
 }
 
-/// Writes one value a line, atomically.
+/// Writes one value per line, atomically.
 pub fn write_rows<'a, T: Serialize + 'a>(
     disk: &Disk,
     path: &Path,
@@ -48,7 +48,7 @@ pub fn write_rows<'a, T: Serialize + 'a>(
     disk.replace(path, |fresh| save_rows(fresh, rows))
 }
 
-/// A log that is only appended to, one JSON value a line.
+/// An append-only log, one JSON value per line.
 #[derive(Debug)]
 pub struct Appender {
     disk: Disk,
@@ -57,10 +57,9 @@ pub struct Appender {
 }
 
 impl Appender {
-    /// Opens a log to go on with it, and answers the rows that stay: those before the first one
-    /// that `stays` refuses. That row and all after it are cut off, as is a last line that a crash
-    /// left half-written. Nothing is ever appended behind rows of a part that will be played again,
-    /// so no row can appear twice.
+    /// Opens a log for appending and returns the rows kept: those before the first that `stays`
+    /// refuses. That row and all after it are truncated, as is a last line that a crash left
+    /// half-written. So no row can appear twice when steps are repeated.
     pub fn resume<T: DeserializeOwned>(
         disk: &Disk,
         path: &Path,
@@ -85,7 +84,7 @@ impl Appender {
         ))
     }
 
-    /// The rows that [`Appender::resume`] would keep, the file left as it is.
+    /// Returns the rows that [`Appender::resume`] would keep, without changing the file.
     pub(crate) fn peek<T: DeserializeOwned>(
         path: &Path,
         mut stays: impl FnMut(&T) -> bool,
@@ -93,7 +92,7 @@ impl Appender {
         Ok(first_rows(path, &read_text(path)?, &mut stays)?.0)
     }
 
-    /// Appends a row. It is in the operating system's hands at once, and on disk after
+    /// Appends a row. It is passed to the operating system at once, and on disk after
     /// [`Appender::sync`].
     pub fn push<T: Serialize>(&mut self, row: &T) -> Result<()> {
         let mut line =
@@ -102,7 +101,7 @@ impl Appender {
         self.disk.push(&mut self.file, &self.path, &line)
     }
 
-    /// Waits until all rows are on disk.
+    /// Syncs all rows to disk.
     pub fn sync(&mut self) -> Result<()> {
         self.disk.sync(&self.file, &self.path)
     }
@@ -115,7 +114,7 @@ pub(crate) fn save_json<T: Serialize>(path: &Path, value: &T) -> std::result::Re
     Ok(fs::write(path, bytes)?)
 }
 
-/// Writes one value a line to a new file.
+/// Writes one value per line to a new file.
 pub(crate) fn save_rows<'a, T: Serialize + 'a>(
     path: &Path,
     rows: impl IntoIterator<Item = &'a T>,
@@ -128,8 +127,7 @@ pub(crate) fn save_rows<'a, T: Serialize + 'a>(
     Ok(out.flush()?)
 }
 
-/// The rows before the first that does not stay, or that is half-written, and how many bytes they
-/// take.
+/// Returns the rows before the first that is refused or half-written, and their length in bytes.
 fn first_rows<T: DeserializeOwned>(
     path: &Path,
     text: &str,

@@ -1,21 +1,21 @@
-//! The run folder: what a game leaves on disk, and why it can be killed at any moment.
+//! The run folder: a game's results on disk, stored so that the game can be killed at any moment.
 //!
-//! `runs/NAME/` holds `recipe.toml` (resolved), `manifest.json` (versions, hashes, finished stages) and a folder for
-//! each *place* where stages happen, `iter-0`, `iter-1`, …: their artefacts, `metrics.jsonl`, and, while a stage is
-//! unfinished, `checkpoint/`. Three rules make it safe, and tests break the disk at every single operation to see
-//! that they hold:
+//! `runs/NAME/` holds `recipe.toml` (resolved), `manifest.json` (versions, hashes, finished stages)
+//! and a folder for each *place* where stages run, `iter-0`, `iter-1`, …: their artefacts,
+//! `metrics.jsonl`, and, while a stage is unfinished, `checkpoint/`. Three rules make it safe;
+//! tests inject a fault at every single file operation to verify them:
 //!
-//! 1. A file or folder appears under its name only when it is whole and on disk: written beside it under another
-//!    name, fsynced, renamed ([`Disk::replace`]).
-//! 2. A stage is finished when the manifest says so, which is the last thing that happens to it.
-//! 3. What the next stage gets is always read back from disk, so a resumed game cannot see other values than an
-//!    undisturbed one.
+//! 1. A file or folder appears under its name only when it is whole and on disk: written under a
+//!    temporary name, fsynced, renamed ([`Disk::replace`]).
+//! 2. A stage is finished when the manifest lists it, which is written last.
+//! 3. The input of the next stage is always read back from disk, so a resumed game cannot see other
+//!    values than an uninterrupted one.
 //!
-//! Results that lie outside a run folder, where people keep things of their own too, go through
-//! [`OutFolder`] and [`OutFiles`], which replace nothing but what they wrote.
+//! Results outside a run folder, among a user's own files, are written through [`OutFolder`] and
+//! [`OutFiles`], which replace only what they wrote.
 //!
-//! This crate knows no tensor, no TOML and no terminal: artefacts save and load themselves ([`Artefact`]), and a
-//! recipe is text plus a list of keys and values.
+//! This crate knows no tensor, no TOML and no terminal: artefacts save and load themselves
+//! ([`Artefact`]), and a recipe is text plus a list of keys and values.
 #![forbid(unsafe_code)]
 
 mod artefact;
@@ -32,7 +32,7 @@ mod outbox;
 mod run;
 mod tensorboard;
 
-pub use artefact::{Artefact, Json, Rows, signals_json};
+pub use artefact::{Artefact, Json, JsonLines, signals_json};
 pub use board::Board;
 pub use desk::{Checkpoint, Desk};
 pub use disk::{Disk, Op};

@@ -1,5 +1,5 @@
-//! One process per run folder: a lock of the operating system, which vanishes with the process that
-//! holds it, however that process ends. Nothing stale can be left behind.
+//! A file lock that admits one process per run folder. The operating system releases it when the
+//! process ends, however it ends, so no stale lock can remain.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -9,22 +9,26 @@ use std::{
 
 use crate::{Error, Result};
 
-/// Held for as long as it lives.
+/// A held lock, released on drop.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
 }
 
 impl Drop for Lock {
-    /// Closing alone would not do: a child that another thread is just starting holds a copy of
-    /// every open file until it becomes another program, and the lock would last as long.
+    /// Unlocks explicitly. Closing alone is not enough: a child process that another thread is
+    /// starting holds a copy of every open file until it calls exec, and the lock would last as
+    /// long.
     fn drop(&mut self) {
         let _ = self.file.unlock();
     }
 }
 
 impl Lock {
-    /// Locks an existing folder, or says which process has it.
+    /// Locks an existing folder.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] with the process that holds the lock.
     pub fn take(dir: &Path) -> Result<Lock> {
         let path = dir.join(".lock");
         let open = || {
@@ -46,14 +50,14 @@ impl Lock {
             }
             Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path, error)),
         }
-        // Who has it, for the message above. It is no part of the lock: a full disk may lose it.
+        // The process id, for the message above. Not part of the lock: a full disk may lose it.
         let _ = file
             .set_len(0)
             .and_then(|()| write!(file, "{}", std::process::id()));
         Ok(Lock { file })
     }
 
-    /// Whether some process holds the folder now.
+    /// Whether some process holds the folder's lock now.
     pub fn held(dir: &Path) -> bool {
         let Ok(file) = fs::File::open(dir.join(".lock")) else {
             return false;
@@ -78,7 +82,7 @@ mod tests {
     fn a_copy_of_the_file_does_not_keep_the_lock() {
         let dir = tempfile::tempdir().unwrap();
         let lock = Lock::take(dir.path()).unwrap();
-        // what a child that is just being started has
+        // as a child process being started has
         let copy = lock.file.try_clone().unwrap();
         assert!(Lock::take(dir.path()).is_err() && Lock::held(dir.path()));
         drop(lock);

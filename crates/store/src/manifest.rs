@@ -1,5 +1,5 @@
-//! `manifest.json`: what a run was started with, and which stages are finished. Written last, so
-//! what it says is true.
+//! `manifest.json`: the inputs a run was started with, and its finished stages. It is written after
+//! what it lists, so whatever it lists exists.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,39 +11,38 @@ use serde_json::Value;
 
 use crate::{Disk, Error, Result, json};
 
-/// The format this version writes; it reads all up to it. 2: every input is in the manifest, by
-/// content.
+/// Format that this version writes; it reads all up to it. 2: every input is recorded, by content.
 pub(crate) const FORMAT: u64 = 2;
-/// The manifest's file.
+/// The manifest's file name.
 pub(crate) const FILE: &str = "manifest.json";
 
-/// What a run is started with. Everything that can change its bytes should be in here.
+/// The inputs of a run: everything that can change its results.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RunSpec {
     /// The resolved recipe as text, for `recipe.toml`.
     pub recipe_text: String,
-    /// The resolved recipe, key by key: `train.lr` -> `1e-4`.
+    /// The resolved recipe by key: `train.lr` -> `1e-4`.
     pub recipe: BTreeMap<String, String>,
-    /// Keys that may change under a resumed run, since nothing that is finished depends on them:
+    /// Keys that may change when a run is resumed, since no finished stage depends on them:
     /// `game.iterations`.
     pub free: Vec<String>,
-    /// Keys that may change since they change the memory that is used and nothing else:
-    /// `generate.batch`. Each change is noted in [`Manifest::accepted`].
+    /// Keys that may change since they affect memory only: `generate.batch`. Each change is added
+    /// to [`Manifest::accepted`].
     pub noted: Vec<String>,
-    /// Everything from outside that decides the bytes, by name: SHA-256 of base, data and plugins,
-    /// a hub's commit (`plugin losses` -> `ab12…`). A change is refused like the recipe's.
+    /// Hashes of external inputs, by name: SHA-256 of base, data and plugins, a hub's commit
+    /// (`plugin losses` -> `ab12…`). A change is refused as one of the recipe is.
     pub hashes: BTreeMap<String, String>,
-    /// What names that can come to mean something else stood for when the run began: `model
-    /// org/name` -> `org/name@COMMIT`. Kept for as long as the run lasts; not compared.
+    /// What mutable names referred to when the run began: `model org/name` -> `org/name@COMMIT`.
+    /// Kept for the run's lifetime; not compared.
     pub resolved: BTreeMap<String, String>,
-    /// Versions of randori and its plugins: written down, not compared.
+    /// Versions of randori and its plugins: recorded, not compared.
     pub versions: BTreeMap<String, String>,
 }
 
-/// The manifest as it lies on disk.
+/// Contents of `manifest.json`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The folder's format.
+    /// Format of the run folder.
     pub format: u64,
     /// See [`RunSpec`].
     pub versions: BTreeMap<String, String>,
@@ -54,20 +53,20 @@ pub struct Manifest {
     /// See [`RunSpec`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub resolved: BTreeMap<String, String>,
-    /// Changes of [`RunSpec::noted`] keys since, each with what was finished by then.
+    /// Changes of [`RunSpec::noted`] keys so far, each with the stages finished by then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accepted: Vec<String>,
-    /// Everything is being removed for a fresh start; a crash in the middle is finished on the next
-    /// open.
+    /// Whether the run is being cleared for a fresh start; after a crash, the next open completes
+    /// that.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub clearing: bool,
     /// Folders of stages.
     pub places: Vec<String>,
-    /// What stages wrote, by path inside the run folder, so that a fresh start removes this and
-    /// nothing else; not in older manifests.
+    /// Paths inside the run folder that stages wrote, all that a fresh start removes; absent from
+    /// older manifests.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub written: BTreeSet<String>,
-    /// Files beside the manifest, likewise.
+    /// Files written beside the manifest, which a fresh start removes too.
     pub files: Vec<String>,
     /// Finished stages, in the order they finished.
     pub stages: Vec<Done>,
@@ -76,22 +75,22 @@ pub struct Manifest {
 /// A finished stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Done {
-    /// `iter-0`
+    /// The stage's folder: `iter-0`
     pub place: String,
-    /// `policy`
+    /// The stage: `policy`
     pub stage: String,
-    /// Its artefact, in the place.
+    /// Name of its artefact, in that folder.
     pub file: String,
     /// The artefact's hash.
     pub sha256: String,
-    /// The artefact's size.
+    /// The artefact's size in bytes.
     pub bytes: u64,
-    /// How long the stage took; a resumed stage, since the last resume.
+    /// Duration of the stage in seconds; for a resumed stage, since the last resume.
     pub seconds: f64,
 }
 
 impl Manifest {
-    /// Reads a run folder's manifest; needs no lock. `None` if there is none.
+    /// Reads a run folder's manifest, without a lock; `None` if there is none.
     pub fn read(dir: &Path) -> Result<Option<Manifest>> {
         let path = dir.join(FILE);
         if !path.exists() {
@@ -110,14 +109,14 @@ impl Manifest {
         json::read_json(&path).map(Some)
     }
 
-    /// A finished stage.
+    /// Finds a finished stage.
     pub fn done(&self, place: &str, stage: &str) -> Option<&Done> {
         self.stages
             .iter()
             .find(|done| done.place == place && done.stage == stage)
     }
 
-    /// The stage of this name that finished last, wherever that was.
+    /// Finds the stage of this name that finished last, in any folder.
     pub fn last(&self, stage: &str) -> Option<&Done> {
         self.stages.iter().rfind(|done| done.stage == stage)
     }
@@ -137,8 +136,8 @@ impl Manifest {
         json::write_json(disk, &dir.join(FILE), self)
     }
 
-    /// The manifest of a run that can be gone on with; `None` if there is none, or nothing but one
-    /// to be cleared.
+    /// Reads the manifest of a run that can be resumed; `None` if there is none, or it is being
+    /// cleared.
     ///
     /// # Errors
     /// [`Error::Older`]: the run was begun before every input was recorded.
@@ -152,7 +151,8 @@ impl Manifest {
         }
     }
 
-    /// What differs from `spec`, in words: what may (and is noted), and what may not.
+    /// Differences from `spec`, in words: first the permitted ones (to be recorded), then the
+    /// others.
     pub(crate) fn changes(&self, spec: &RunSpec) -> (Vec<String>, Vec<String>) {
         let is_one = |keys: &[String], key: &str| keys.iter().any(|one| one == key);
         let noted = differences(&self.recipe, &spec.recipe, |key| is_one(&spec.noted, key));
@@ -163,16 +163,16 @@ impl Manifest {
         (noted, refused)
     }
 
-    /// Which of the inputs that a later command reads again are not those of the run, in words.
-    /// Only names that both know are compared.
+    /// Inputs, read again by a later command, that differ from the run's, in words. Only names that
+    /// both have are compared.
     pub fn other_inputs(&self, now: &BTreeMap<String, String>) -> Vec<String> {
         differences(&self.hashes, now, |name| {
             self.hashes.contains_key(name) && now.contains_key(name)
         })
     }
 
-    /// Which inputs are not those of the run, in words, of the names that count; one that only the
-    /// run or only `now` has is among them. None of a run begun before every input was recorded.
+    /// Inputs of the given names that differ from the run's, in words; one that only the run or
+    /// only `now` has counts too. Empty for a run begun before every input was recorded.
     pub fn changed_inputs(
         &self,
         now: &BTreeMap<String, String>,
@@ -200,13 +200,13 @@ fn differences(
         .collect()
 }
 
-/// Characters that are shown of a long value.
+/// Characters shown of a long value.
 const SHOWN: usize = 40;
-/// Characters that are shown before the first that differs, and at least so many after it.
+/// Characters shown before the first difference, and the least shown after it.
 const BEFORE: usize = 8;
 const AFTER: usize = 16;
 
-/// A value; a long one (hash, prompt) by the part where it begins to differ from the `other`.
+/// Formats a value; a long one (hash, prompt) from where it begins to differ from `other`.
 fn shown(value: Option<&String>, other: Option<&String>) -> String {
     let Some(value) = value else {
         return "not set".into();
@@ -240,7 +240,7 @@ mod tests {
         let long = "x".repeat(60);
         let (one, two) = (format!("{long}é one"), format!("{long}é two"));
         assert_eq!(show(&one, &two), "…xxxxxxé one");
-        // the other goes on where it ends
+        // the other value continues where this one ends
         assert_eq!(show(&long, &format!("{long} more")), "…xxxxxxxx");
         assert_eq!(shown(None, Some(&long)), "not set");
     }

@@ -1,11 +1,10 @@
-//! What a program writes where people keep things too: a folder for other tools, or a file with
-//! others beside it.
+//! Results written outside a run folder, among a user's own files: a folder for other tools, or a
+//! file with others beside it.
 //!
-//! Beside what it writes it leaves a list: names, and the SHA-256 of each. What is written there
-//! again takes the place of files on the list whose bytes are still those, and of nothing else: a
-//! file that somebody put there stays, one that somebody changed is a refusal, before anything is
-//! touched. A kill at any moment loses nothing of either; what it left half done is finished or
-//! undone when the same place is written again.
+//! Each is written with a list of names and SHA-256 hashes. Writing there again replaces only
+//! listed files whose hash still matches: a file that the user added stays; one that the user
+//! changed is an error before anything is touched. A kill loses no file of either; the next write
+//! to the same path completes or undoes what was half done.
 
 use std::{
     collections::BTreeMap,
@@ -22,11 +21,11 @@ use crate::{
     hash, read_json, write_json,
 };
 
-/// The list's name in a folder; beside a file `m.gguf` it is `m.exported.json`.
+/// Name of the list in a folder; beside a file `m.gguf` it is `m.exported.json`.
 const LIST: &str = "exported.json";
 
-/// The files that were written: the SHA-256 of each in hexadecimal, of two while one takes the
-/// place of the other.
+/// Files that were written, with the SHA-256 of each in hexadecimal; with two hashes while one
+/// version replaces the other.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct List {
     files: BTreeMap<String, Vec<String>>,
@@ -40,7 +39,7 @@ impl List {
         }
     }
 
-    /// Whether what stands at `path` is what was written there.
+    /// Whether the file at `path` has a hash on the list.
     fn wrote(&self, path: &Path) -> Result<bool> {
         let name = path.file_name().and_then(OsStr::to_str);
         match name.and_then(|name| self.files.get(name)) {
@@ -50,7 +49,7 @@ impl List {
     }
 }
 
-/// A file, and no link to one.
+/// Whether `path` is a regular file, not a link to one.
 fn is_file(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file())
 }
@@ -59,17 +58,20 @@ fn stands(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
 
-/// A folder to write, whole or not at all.
+/// An output folder, written atomically.
 #[derive(Debug)]
 pub struct OutFolder {
     disk: Disk,
-    /// A link to a folder is the folder.
+    /// The folder; a link to a folder is resolved.
     dir: PathBuf,
 }
 
 impl OutFolder {
-    /// Looks whether `out` can be written: nothing, an empty folder, or what was written before and
-    /// not changed since. What a killed writer left there is put right first.
+    /// Checks that `out` can be written: it does not exist, is empty, or holds what was written
+    /// before, unchanged. First recovers from a writer that was killed.
+    ///
+    /// # Errors
+    /// [`Error::Taken`] otherwise.
     pub fn open(disk: Disk, out: &Path) -> Result<OutFolder> {
         let dir = match fs::symlink_metadata(out) {
             Ok(meta) if meta.is_symlink() => {
@@ -86,7 +88,7 @@ impl OutFolder {
         Ok(folder)
     }
 
-    /// The list, after a look at everything on it; `None` where nothing stands in the way.
+    /// Returns the list after verifying every file on it; `None` where nothing exists yet.
     fn check(&self) -> Result<Option<List>> {
         if !stands(&self.dir) {
             return Ok(None);
@@ -116,8 +118,8 @@ impl OutFolder {
         Ok(Some(known))
     }
 
-    /// Lets `fill` make the folder at the path that it is given, and puts it in its place. What
-    /// stood there and was not written before stays in it.
+    /// Lets `fill` create the folder at the path that it is given, and renames it into place. Files
+    /// in the old folder that we did not write are kept.
     pub fn write(
         &self,
         fill: impl FnOnce(&Path) -> std::result::Result<(), BoxError>,
@@ -139,7 +141,7 @@ impl OutFolder {
     }
 
     fn publish(&self, fresh: &Path) -> Result<()> {
-        let known = self.check()?; // it may have taken hours since the last look
+        let known = self.check()?; // hours may have passed since `open`
         if let Some(known) = &known {
             let own = |name: &String| name == LIST || known.files.contains_key(name);
             for name in list(fresh)?.iter().map(|entry| name_of(entry)) {
@@ -158,8 +160,8 @@ impl OutFolder {
         self.clear(&old)
     }
 
-    /// After a kill: the old folder goes back where the new one did not get its name, or what is
-    /// not ours goes over to the new one.
+    /// Recovers from a kill: puts the old folder back if the new one was not renamed into place,
+    /// else moves the user's files over to the new one.
     fn recover(&self) -> Result<()> {
         let old = hidden(&self.dir, "old");
         match (stands(&old), stands(&self.dir)) {
@@ -169,7 +171,7 @@ impl OutFolder {
         }
     }
 
-    /// Empties what stood here before: what was written goes, all else moves to where it was.
+    /// Empties the old folder: removes the files we wrote, moves all others to the new folder.
     fn clear(&self, old: &Path) -> Result<()> {
         if !stands(old) {
             return Ok(());
@@ -189,14 +191,14 @@ impl OutFolder {
             }
             self.disk.rename(entry, &back)?;
         }
-        // the list goes last: without it nothing here could be told from what is somebody's
+        // the list goes last: without it our files could not be told from the user's
         self.disk.remove(&old.join(LIST))?;
         self.disk.remove_empty(old)?;
         self.disk.sync_parent(&self.dir)
     }
 }
 
-/// A file to write, and others beside it.
+/// An output file, and others beside it.
 #[derive(Debug)]
 pub struct OutFiles {
     disk: Disk,
@@ -205,8 +207,11 @@ pub struct OutFiles {
 }
 
 impl OutFiles {
-    /// Looks whether `out` and the files `beside` it can be written: each is not there, or was
-    /// written before and not changed since.
+    /// Checks that `out` and the files `beside` it can be written: each does not exist, or was
+    /// written before and is unchanged.
+    ///
+    /// # Errors
+    /// [`Error::Taken`] otherwise.
     pub fn open(disk: Disk, out: &Path, beside: &[PathBuf]) -> Result<OutFiles> {
         let list = out.with_extension(LIST);
         let known = List::read(&list)?.unwrap_or_default();
@@ -225,7 +230,7 @@ impl OutFiles {
         Ok(OutFiles { disk, list, known })
     }
 
-    /// Lets `fill` write one of the files at the path that it is given, and puts it in its place.
+    /// Lets `fill` write one of the files at the path that it is given, and renames it into place.
     pub fn write(
         &mut self,
         path: &Path,
@@ -235,7 +240,7 @@ impl OutFiles {
         disk.made(path, fill, |fresh| {
             let new = hash(fresh)?.sha256;
             let hashes = self.known.files.entry(name_of(path)).or_default();
-            // for a moment either may stand there
+            // until the rename is done, either version may be found there
             hashes.push(new.clone());
             write_json(&self.disk, &self.list, &self.known)?;
             self.disk.place(fresh, path)?;

@@ -1,4 +1,4 @@
-//! A run folder that is open: begin or resume it, restore finished stages, record new ones.
+//! An open run folder: begins or resumes a run, restores finished stages, records new ones.
 
 use std::{
     path::{Component, Path, PathBuf},
@@ -17,15 +17,15 @@ use crate::{
     manifest::FILE,
 };
 
-/// The folder where iteration `t` happens.
+/// Name of iteration `t`'s folder: `iter-0`.
 pub fn place_of(t: usize) -> String {
     format!("iter-{t}")
 }
 
-/// What to do with what is in the folder already.
+/// What to do with a run that exists already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Open {
-    /// Go on with it; refuse if the recipe or an input has changed, but for the keys that may
+    /// Resume it; refuse if the recipe or an input has changed, except for keys that may
     /// ([`RunSpec::free`], [`RunSpec::noted`]).
     #[default]
     Resume,
@@ -33,7 +33,7 @@ pub enum Open {
     Fresh,
 }
 
-/// An open run folder. No other process has it open.
+/// An open run folder, locked against other processes.
 #[derive(Debug)]
 pub struct Run {
     dir: PathBuf,
@@ -45,12 +45,12 @@ pub struct Run {
 }
 
 impl Run {
-    /// Begins a run in `dir`, or goes on with the one that is there.
+    /// Begins a run in `dir`, or resumes the one that is there.
     pub fn open(dir: &Path, spec: &RunSpec, how: Open) -> Result<Run> {
         Run::open_on(Disk::new(), dir, spec, how)
     }
 
-    /// [`Run::open`] on a disk that may be gated, for fault injection.
+    /// [`Run::open`] on a disk that may have a gate, for fault injection.
     pub fn open_on(disk: Disk, dir: &Path, spec: &RunSpec, how: Open) -> Result<Run> {
         refuse_foreign(dir)?;
         disk.folder(dir)?;
@@ -81,18 +81,18 @@ impl Run {
         &self.dir
     }
 
-    /// What a fresh start found in the folders of the run before that no stage wrote: it is still
-    /// there.
+    /// Files that a fresh start found in the old run's folders and left there, since no stage wrote
+    /// them.
     pub fn left(&self) -> &[PathBuf] {
         &self.left
     }
 
-    /// What the manifest says now.
+    /// The current manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// The folder of a place, e.g. of [`place_of`]`(0)`; it may not exist yet.
+    /// Path of a place, e.g. of [`place_of`]`(0)`; it may not exist yet.
     pub fn place(&self, place: &str) -> PathBuf {
         self.dir.join(place)
     }
@@ -102,13 +102,14 @@ impl Run {
         self.manifest.done(place, stage).is_some()
     }
 
-    /// The artefact of a finished stage, after checking that its bytes are those that were written.
+    /// Loads the artefact of a finished stage, after verifying its hash.
     pub fn load<A: Artefact>(&self, place: &str, stage: &str) -> Result<A> {
         load_done(&self.dir, &self.manifest, place, stage)
     }
 
-    /// Makes a stage's artefact, keeps it, marks the stage finished, and answers the artefact as read back from disk.
-    /// A stage that was finished is made anew; the stages after it are the caller's business.
+    /// Runs a stage, saves its artefact, marks the stage finished, and returns the artefact as read
+    /// back from disk. A finished stage is made anew; the stages after it are the caller's
+    /// business.
     pub fn record<A: Artefact, E: From<Error>>(
         &mut self,
         place: &str,
@@ -118,7 +119,7 @@ impl Run {
         let begun = Instant::now();
         let file = A::file_name(stage);
         self.begin_stage(place, stage, &file)?;
-        let kept = self.kept();
+        let kept = self.describe_saved();
         let mut desk = Desk::new(
             &self.disk,
             &self.dir,
@@ -131,14 +132,14 @@ impl Run {
         desk.sync()?;
         self.disk
             .replace(&self.place(place).join(&file), |fresh| made.save(fresh))
-            .map_err(|error| error.keeping(|| desk.kept()))?;
+            .map_err(|error| error.keeping(|| desk.describe_saved()))?;
         drop(made);
         self.finish_stage(place, stage, file, desk.written(), begun)
             .map_err(|error| error.keeping(|| kept))?;
         Ok(self.load(place, stage)?)
     }
 
-    /// Restores a finished stage, or makes and records it.
+    /// Restores a finished stage, or runs and records it.
     pub fn stage<A: Artefact, E: From<Error>>(
         &mut self,
         place: &str,
@@ -154,7 +155,7 @@ impl Run {
     /// Writes a file beside the manifest (`report.html`), atomically.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         self.claim(name)?;
-        let kept = self.kept();
+        let kept = self.describe_saved();
         self.disk
             .write(&self.dir.join(name), bytes)
             .map_err(|error| error.keeping(|| kept))
@@ -163,13 +164,13 @@ impl Run {
     /// Writes a file beside the manifest as indented JSON (`summary.json`), atomically.
     pub fn write_json<T: Serialize>(&mut self, name: &str, value: &T) -> Result<()> {
         self.claim(name)?;
-        let kept = self.kept();
+        let kept = self.describe_saved();
         json::write_json(&self.disk, &self.dir.join(name), value)
             .map_err(|error| error.keeping(|| kept))
     }
 
-    /// TensorBoard events of this run: rewritten from what is kept, then live. From now on every row that a stage
-    /// logs goes there too; the clone is for what happens outside stages ([`Board::eval`]).
+    /// Opens the run's TensorBoard events: rewritten from the run folder, then appended to by every
+    /// row that a stage logs. The handle is for points outside stages ([`Board::eval`]).
     pub fn board(&mut self) -> Result<Board> {
         if let Some(board) = &self.board {
             return Ok(board.clone());
@@ -179,8 +180,8 @@ impl Run {
         Ok(self.board.insert(board).clone())
     }
 
-    /// In words, for errors.
-    fn kept(&self) -> String {
+    /// Says what is saved so far, for errors.
+    fn describe_saved(&self) -> String {
         match self.manifest.stages.last() {
             Some(done) => format!("everything up to {}/{}", done.place, done.stage),
             None => "what was there before".into(),
@@ -206,7 +207,7 @@ impl Run {
             .into_iter()
             .map(|name| self.manifest.written.insert(name));
         let claims = claimed.filter(|new| *new).count() > 0;
-        let kept = self.kept();
+        let kept = self.describe_saved();
         let noted = match known && !done && !claims {
             true => Ok(()),
             false => self.manifest.write(&self.disk, &self.dir),
@@ -244,8 +245,8 @@ impl Run {
         self.drop_checkpoint(place, stage)
     }
 
-    /// Removes what unfinished business of earlier processes left: half-written files, and checkpoints of stages that
-    /// have finished since.
+    /// Removes what killed processes left: half-written files, and checkpoints of stages that have
+    /// finished since.
     fn sweep(&self) -> Result<()> {
         let mut folders = vec![self.dir.clone()];
         folders.extend(
@@ -278,7 +279,7 @@ impl Run {
         }
     }
 
-    /// Notes that a file beside the manifest is ours.
+    /// Records a file beside the manifest as written by us.
     fn claim(&mut self, name: &str) -> Result<()> {
         check_place(name)?;
         if self.manifest.files.iter().any(|file| file == name) {
@@ -313,7 +314,7 @@ impl<A: Artefact> Keeps<A> for Run {
     }
 }
 
-/// The artefact of a finished stage in a folder that need not be open: for export, chat and reports. Needs no lock.
+/// Loads the artefact of a finished stage without a lock: for export, chat and reports.
 pub fn load<A: Artefact>(dir: &Path, place: &str, stage: &str) -> Result<A> {
     load_done(dir, &Manifest::read(dir)?.unwrap_or_default(), place, stage)
 }
@@ -323,8 +324,7 @@ fn load_done<A: Artefact>(dir: &Path, manifest: &Manifest, place: &str, stage: &
     A::load(&path).map_err(|source| Error::artefact("load", &path, source))
 }
 
-/// Where the artefact of a finished stage lies, after checking that its bytes are those that were
-/// written. Needs no lock.
+/// Path of a finished stage's artefact, after verifying its hash. Needs no lock.
 pub fn intact(dir: &Path, manifest: &Manifest, place: &str, stage: &str) -> Result<PathBuf> {
     let done = manifest
         .done(place, stage)
@@ -392,7 +392,8 @@ fn write_recipe(disk: &Disk, dir: &Path, spec: &RunSpec) -> Result<()> {
     }
 }
 
-/// A folder is ours if it has a manifest, or nothing at all but what a run leaves that was killed before it had one.
+/// Refuses a folder that is not a run's: one without a manifest that holds anything but what a run
+/// leaves if killed before it wrote one.
 fn refuse_foreign(dir: &Path) -> Result<()> {
     if !dir.exists() || dir.join(FILE).exists() {
         return Ok(());

@@ -1,5 +1,4 @@
-//! TensorBoard's event file, scalars only, written by hand: a few lines instead of a protobuf
-//! library.
+//! TensorBoard's event file format, scalars only, which takes less code than a protobuf library.
 //!
 //! The file is a list of TFRecords: length (u64, little-endian), masked CRC-32C of the length
 //! (u32), data, masked CRC-32C of the data (u32). The data is a protobuf `Event`: `1: wall_time
@@ -10,7 +9,7 @@ use std::{fs::File, io::Write, path::Path};
 
 use crate::{Error, Result};
 
-/// An event file that is being written.
+/// An event file open for writing.
 #[derive(Debug)]
 pub struct EventFile {
     path: std::path::PathBuf,
@@ -18,8 +17,8 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// A new file, or an old one emptied. Its name must contain `tfevents` for TensorBoard to find
-    /// it.
+    /// Creates a file, or truncates an old one. Its name must contain `tfevents` for TensorBoard to
+    /// find it.
     pub fn create(path: &Path, wall_time: f64) -> Result<EventFile> {
         let file = File::create(path).map_err(|e| Error::io("make", path, e))?;
         let mut events = EventFile {
@@ -33,7 +32,7 @@ impl EventFile {
         Ok(events)
     }
 
-    /// One point of one curve. `wall_time` is in seconds since 1970.
+    /// Appends one point of one curve. `wall_time` is in seconds since 1970.
     pub fn scalar(&mut self, tag: &str, step: u64, value: f64, wall_time: f64) -> Result<()> {
         let mut point = Vec::new();
         bytes(&mut point, 1, tag.as_bytes());
@@ -60,8 +59,8 @@ impl EventFile {
     }
 }
 
-/// TFRecord's checksum: CRC-32C, rotated and shifted so that the checksum of data with checksums in
-/// it stays useful.
+/// TFRecord's masked checksum: CRC-32C, rotated and offset, so that data which contains checksums
+/// can be checksummed safely.
 fn masked_crc32c(bytes: &[u8]) -> u32 {
     crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }

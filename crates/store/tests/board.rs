@@ -6,7 +6,7 @@ mod scene;
 use std::{fs, path::Path};
 
 use randori_core::Signals;
-use randori_store::{Board, Disk, Open, Rows, Run, load};
+use randori_store::{Board, Disk, JsonLines, Open, Run, load};
 use scene::{Adapter, Answer, rules, spec};
 
 /// An event file read by a reader that shares nothing with the writer: framing, both checksums
@@ -165,7 +165,7 @@ fn tensorboard_is_live_while_the_game_is_played() {
     let mut game = Told(scene::Scene, run.board().unwrap());
     for t in 0..2 {
         let now = rules().iteration(t);
-        let pairs = Rows(vec![scene::Pair {
+        let pairs = JsonLines(vec![scene::Pair {
             answer: Answer {
                 sequence: 0,
                 tokens: vec![1],

@@ -16,7 +16,7 @@ use std::{
 };
 
 use randori_core::{Journal, Stage};
-use randori_store::{Artefact, Disk, Error, Manifest, Op, Rows, Run, load, place_of};
+use randori_store::{Artefact, Disk, Error, JsonLines, Manifest, Op, Run, load, place_of};
 use scene::{Adapter, Answer, Pair, act, tree};
 
 /// A disk that dies at operation `at` and stays dead; and the number of operations so far.
@@ -37,8 +37,8 @@ fn check_sound(dir: &Path, context: &str) {
     };
     for done in &manifest.stages {
         let loaded = match done.stage.as_str() {
-            "generated" => load::<Rows<Answer>>(dir, &done.place, &done.stage).map(drop),
-            "pairs" => load::<Rows<Pair>>(dir, &done.place, &done.stage).map(drop),
+            "generated" => load::<JsonLines<Answer>>(dir, &done.place, &done.stage).map(drop),
+            "pairs" => load::<JsonLines<Pair>>(dir, &done.place, &done.stage).map(drop),
             "policy" => load::<Adapter>(dir, &done.place, &done.stage).map(drop),
             _ => load::<randori_core::Signals>(dir, &done.place, &done.stage).map(drop),
         };
@@ -54,11 +54,11 @@ fn check_sound(dir: &Path, context: &str) {
         let whole = [
             (
                 place.join("generated.jsonl"),
-                Rows::<Answer>::load(&place.join("generated.jsonl")).is_ok(),
+                JsonLines::<Answer>::load(&place.join("generated.jsonl")).is_ok(),
             ),
             (
                 place.join("pairs.jsonl"),
-                Rows::<Pair>::load(&place.join("pairs.jsonl")).is_ok(),
+                JsonLines::<Pair>::load(&place.join("pairs.jsonl")).is_ok(),
             ),
             (
                 place.join("adapter"),

@@ -6,7 +6,7 @@ mod scene;
 use std::{fs, path::Path, process::Command};
 
 use randori_core::{Signals, Stage};
-use randori_store::{Disk, Error, Json, Lock, Manifest, Open, Rows, Run, hash, load};
+use randori_store::{Disk, Error, Json, JsonLines, Lock, Manifest, Open, Run, hash, load};
 use scene::{Adapter, Answer, act, rules, spec, tree};
 
 #[test]
@@ -333,7 +333,7 @@ fn damage_is_noticed() {
     );
 
     fs::remove_file(dir.join("iter-1/generated.jsonl")).unwrap();
-    let error = load::<Rows<Answer>>(&dir, "iter-1", "generated")
+    let error = load::<JsonLines<Answer>>(&dir, "iter-1", "generated")
         .unwrap_err()
         .to_string();
     assert!(

@@ -1,4 +1,4 @@
-//! `adapter_config.json` and [`LoraSpec`].
+//! Conversion between `adapter_config.json` and [`LoraSpec`].
 
 use std::collections::BTreeSet;
 
@@ -13,18 +13,18 @@ use crate::{
     targets::{is_glob, named},
 };
 
-/// Ways to begin that leave the base as it is.
+/// Initialisations that leave the base unchanged.
 const HARMLESS_STARTS: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica"];
-/// Ways that take the start out of the base's weights, which PEFT itself can turn into a plain
-/// LoRA.
+/// Initialisations that subtract the start from the base's weights; PEFT can convert them to a
+/// plain LoRA.
 const CONVERTED_STARTS: [&str; 4] = ["pissa", "olora", "corda", "lora_ga"];
 /// PEFT's defaults.
 const RANK: usize = 8;
 const ALPHA: f64 = 8.0;
 
-/// The settings of these projections, spelt so that PEFT matches exactly them: names of its own
-/// kind where the settings have such, full names where they have patterns, and ranks and alphas by
-/// full name, since PEFT sorts its patterns when it saves.
+/// Writes the settings of these projections so that PEFT matches exactly them: short names where
+/// the settings have names, full names where they have patterns, and ranks and alphas by full name,
+/// since PEFT sorts its patterns when it saves.
 pub(super) fn write(spec: &LoraSpec, pairs: &BTreeSet<String>, base_name: &str) -> Value {
     let ranks = of_each(pairs, |p| spec.rank_of(p), spec.rank, |r| json!(r));
     let alphas = of_each(pairs, |p| spec.alpha_of(p), spec.alpha, |a| number(*a));
@@ -50,8 +50,8 @@ pub(super) fn write(spec: &LoraSpec, pairs: &BTreeSet<String>, base_name: &str) 
     })
 }
 
-/// Names that PEFT finds exactly these projections by: the end of a name is enough where the
-/// settings say no more.
+/// Names that make PEFT match exactly these projections: name endings, if the settings have no more
+/// than those.
 fn targets_of(spec: &LoraSpec, pairs: &BTreeSet<String>) -> Value {
     let last = |name: &String| name.rsplit('.').next().unwrap_or(name).to_string();
     match &spec.targets {
@@ -68,7 +68,7 @@ fn targets_of(spec: &LoraSpec, pairs: &BTreeSet<String>) -> Value {
     }
 }
 
-/// What differs from the default, by full name.
+/// Values that differ from the default, by full name.
 fn of_each<T: PartialEq>(
     pairs: &BTreeSet<String>,
     value: impl Fn(&str) -> T,
@@ -86,7 +86,7 @@ fn shortest(v: f32) -> f64 {
     v.to_string().parse().unwrap_or(f64::from(v))
 }
 
-/// PEFT declares lora_alpha a whole number; a fractional one is kept.
+/// PEFT declares lora_alpha an integer; a fractional one is kept.
 fn number(alpha: f64) -> Value {
     if alpha.fract() == 0.0 && alpha.abs() < 1e15 {
         json!(alpha as i64)
@@ -95,7 +95,7 @@ fn number(alpha: f64) -> Value {
     }
 }
 
-/// The settings, and the layers they are limited to, if any.
+/// Reads the settings, and the layers they are limited to, if any.
 pub(super) fn read(config: &Value) -> Read<(LoraSpec, Option<Vec<u64>>)> {
     let config = config.as_object().ok_or("it must be a JSON object")?;
     let kind = config.get("peft_type").unwrap_or(&Value::Null);
@@ -126,7 +126,7 @@ pub(super) fn read(config: &Value) -> Read<(LoraSpec, Option<Vec<u64>>)> {
     Ok((spec, json::layers(config, "layers_to_transform")?))
 }
 
-/// How A and B began matters only where the base was changed for it.
+/// Checks `init_lora_weights`: the initialisation matters only if it changed the base.
 fn start(value: &Value) -> Read<()> {
     let begins = |starts: &[&str], text: &str| starts.iter().any(|s| text.starts_with(s));
     match value {
@@ -147,7 +147,7 @@ fn start(value: &Value) -> Read<()> {
     }
 }
 
-/// A saved embedding that stays tied to the head would be one tensor for two uses.
+/// Refuses a saved embedding that stays tied to the head: it would be one tensor for two uses.
 fn tying(config: &Map<String, Value>, saved: &[String]) -> Read<()> {
     let ties = |entry: &&String| {
         ["lm_head", "model.embed_tokens"]
@@ -163,7 +163,7 @@ fn tying(config: &Map<String, Value>, saved: &[String]) -> Read<()> {
     }
 }
 
-/// Biases that PEFT trained lie in the file and play from there.
+/// Checks `bias`. Biases that PEFT trained are in the file and replace the base's.
 fn bias(value: &Value) -> Read<()> {
     match value {
         Value::Null => Ok(()),
@@ -184,7 +184,7 @@ fn targets(config: &Map<String, Value>, key: &str) -> Read<Option<Targets>> {
     }
 }
 
-/// With `layers_to_transform` the targets are what the file holds, in just those layers.
+/// Limits the targets to the file's projections in these layers (`layers_to_transform`).
 pub(super) fn narrow_to(spec: &mut LoraSpec, layers: &[u64], pairs: &BTreeSet<String>) -> Read<()> {
     let layer = |name: &str| name.split('.').find_map(|part| part.parse::<u64>().ok());
     if let Some(stray) = pairs

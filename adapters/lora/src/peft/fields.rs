@@ -1,18 +1,18 @@
-//! Every field of PEFT's `LoraConfig` and what becomes of it here; docs/reference/adapters.md shows
-//! the same as a table.
+//! Every field of PEFT's `LoraConfig` and how it is treated; docs/reference/adapters.md has the
+//! same table.
 
 use serde_json::{Map, Value};
 
 use super::json::{self, Read};
 
-/// What becomes of a field.
+/// Treatment of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Field {
-    /// Decides what the adapter computes, here as there.
+    /// Read: it affects what the adapter computes.
     Read,
-    /// Changes nothing of what a stored adapter computes.
+    /// Ignored: it does not affect what a stored adapter computes.
     Without,
-    /// Must be null, false or empty: we do not compute what it asks for.
+    /// Must be null, false or empty: what it asks for is not supported.
     Unset(&'static str),
 }
 
@@ -33,7 +33,7 @@ pub(super) const FIELDS: [(&str, Field); 42] = [
     ("ensure_weight_tying", Taken),
     ("eva_config", Without),
     ("exclude_modules", Taken),
-    ("fan_in_fan_out", Without), // PEFT switches it off for torch.nn.Linear
+    ("fan_in_fan_out", Without), // PEFT sets it to false for torch.nn.Linear
     ("inference_mode", Without),
     ("init_lora_weights", Taken),
     (
@@ -44,7 +44,7 @@ pub(super) const FIELDS: [(&str, Field); 42] = [
         "layer_replication",
         Unset("it makes a model of more layers"),
     ),
-    ("layers_pattern", Without), // the file's own tensors say which layers
+    ("layers_pattern", Without), // the layers follow from the file's tensors
     ("layers_to_transform", Taken),
     ("loftq_config", Without),
     ("lora_alpha", Taken),
@@ -82,7 +82,7 @@ pub(super) const FIELDS: [(&str, Field); 42] = [
     ),
 ];
 
-/// Refuses a field that asks for what we do not compute.
+/// Refuses a field that asks for something unsupported.
 pub(super) fn supported(config: &Map<String, Value>) -> Read<()> {
     for (key, field) in &FIELDS {
         let Unset(why) = field else { continue };

@@ -1,16 +1,17 @@
-//! Values of a settings file by type. What is there but of another type is taken as people mean it,
-//! or is an error that names key and value: never as if it were absent. null is absent, as in PEFT.
+//! Typed access to the values of a settings file. A value of another type is converted as people
+//! mean it, or is an error with key and value; it is never treated as absent. null is absent, as in
+//! PEFT.
 
 use serde_json::{Map, Value};
 
-/// What was read, or what is wrong with which key.
+/// A value, or the error with its key.
 pub(super) type Read<T> = std::result::Result<T, String>;
 
 fn get<'a>(config: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     config.get(key).filter(|v| !v.is_null())
 }
 
-/// true or false, 1 or 0, or either as a text; false where there is none.
+/// A boolean: true or false, 1 or 0, or either as a string; false if absent.
 pub(super) fn flag(config: &Map<String, Value>, key: &str) -> Read<bool> {
     let Some(value) = get(config, key) else {
         return Ok(false);
@@ -26,7 +27,7 @@ pub(super) fn flag(config: &Map<String, Value>, key: &str) -> Read<bool> {
     }
 }
 
-/// A whole number of at least 0, also where it is written 8.0 or "8".
+/// An integer of at least 0, also written as 8.0 or "8".
 pub(super) fn count(key: &str, value: &Value) -> Read<usize> {
     let whole = number(key, value)
         .ok()
@@ -36,7 +37,7 @@ pub(super) fn count(key: &str, value: &Value) -> Read<usize> {
         .ok_or_else(|| format!("{key} must be a whole number, not {value}"))
 }
 
-/// A number, also where it is written as a text.
+/// A number, also written as a string.
 pub(super) fn number(key: &str, value: &Value) -> Read<f64> {
     let found = match value {
         Value::Number(n) => n.as_f64(),
@@ -48,7 +49,7 @@ pub(super) fn number(key: &str, value: &Value) -> Read<f64> {
         .ok_or_else(|| format!("{key} must be a number, not {value}"))
 }
 
-/// The value of a key that PEFT has a default for.
+/// The value of a key, or PEFT's default.
 pub(super) fn or<T>(
     config: &Map<String, Value>,
     key: &str,
@@ -58,7 +59,7 @@ pub(super) fn or<T>(
     get(config, key).map_or(Ok(default), |v| read(key, v))
 }
 
-/// A list of texts; one text alone is a list of one.
+/// A list of strings; a single string is a list of one.
 pub(super) fn texts(config: &Map<String, Value>, key: &str) -> Read<Vec<String>> {
     let wrong = |v: &Value| format!("{key} must be a list of names, not {v}");
     match get(config, key) {
@@ -87,7 +88,7 @@ pub(super) fn layers(config: &Map<String, Value>, key: &str) -> Read<Option<Vec<
     }
 }
 
-/// Patterns and their numbers, in the file's order.
+/// Patterns with their numbers, in the file's order.
 pub(super) fn pattern<T>(
     config: &Map<String, Value>,
     key: &str,

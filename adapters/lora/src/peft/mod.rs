@@ -1,7 +1,7 @@
 //! PEFT's adapter folder: `adapter_config.json` and `adapter_model.safetensors`.
 //!
-//! PEFT loads a file with wrong tensor names as the bare base model, with no more than a warning. Here a name that does
-//! not fit, and a missing half of a pair, are errors.
+//! PEFT loads a file with wrong tensor names as the bare base model, with only a warning. Here an
+//! unknown name and an incomplete pair are errors.
 mod config;
 mod fields;
 mod json;
@@ -22,14 +22,14 @@ use crate::{Error, LoraSpec, Projection, Result, finite, saved_by};
 pub const CONFIG: &str = "adapter_config.json";
 /// File name of the tensors.
 pub const MODEL: &str = "adapter_model.safetensors";
-/// What PEFT wrote before safetensors.
+/// File name of the tensors before safetensors.
 const PICKLE: &str = "adapter_model.bin";
 const PARTS: [&str; 3] = ["lora_A", "lora_B", "lora_magnitude_vector"];
 
 /// Writes an adapter. `params` are `{projection}.lora_A` (r, in) and `{projection}.lora_B` (out,
 /// r), with DoRA `{projection}.lora_magnitude_vector` (out), and every tensor of the modules
-/// trained in full (`lm_head.weight`) or replaced; `base_name` is the model's name or path as PEFT
-/// should find it.
+/// trained in full (`lm_head.weight`) or replaced; `base_name` is the model's name or path for
+/// PEFT.
 ///
 /// Files are written under temporary names and renamed, the settings last.
 ///
@@ -50,12 +50,13 @@ pub fn save(
     tensors::write_atomic(&dir.join(CONFIG), (text + "\n").as_bytes())
 }
 
-/// Reads an adapter: its settings, and its tensors by our names (as [`save`] takes them), in f32.
+/// Reads an adapter: its settings, and its tensors under our names (as [`save`] takes them), in
+/// f32.
 ///
 /// # Errors
-/// A file that is missing or damaged, or PEFT's older pickle; settings that we cannot honour; a
-/// tensor name that is not PEFT's; a value that is no finite number; half a pair; a shape that does
-/// not fit the rank. Each names the file.
+/// A missing or damaged file, or PEFT's older pickle; unsupported settings; a tensor name that is
+/// not PEFT's; a value that is not finite; an incomplete pair; a shape that does not fit the rank.
+/// Each names the file.
 pub fn load(dir: &Path) -> Result<(LoraSpec, BTreeMap<String, Tensor>)> {
     let path = dir.join(CONFIG);
     let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
@@ -76,7 +77,7 @@ pub fn load(dir: &Path) -> Result<(LoraSpec, BTreeMap<String, Tensor>)> {
     for (name, tensor) in &params {
         finite(name, tensor).map_err(|e| Error::rule(format!("{place}: {e}")))?;
     }
-    // PEFT saves copies of the embeddings under their own names, which it loads into the base
+    // PEFT saves copies of the embeddings under their own names and loads them into the base
     let copies = params.keys().filter(|n| !is_update(n) && !spec.owns(n));
     spec.replaced = copies.cloned().collect();
     let pairs = complete(&spec, &params, &place)?;
@@ -92,11 +93,12 @@ pub fn load(dir: &Path) -> Result<(LoraSpec, BTreeMap<String, Tensor>)> {
     Ok((spec, params))
 }
 
-/// Holds an adapter's tensors against the projections of a base.
+/// Checks an adapter's tensors against the projections of a base.
 ///
 /// # Errors
-/// The first wanted projection without a pair, the first tensor of an unknown projection, the first shape that does not fit.
-pub fn fits(
+/// The first target projection without a pair, the first tensor of an unknown projection, the first
+/// shape that does not fit.
+pub fn check_fit(
     spec: &LoraSpec,
     params: &BTreeMap<String, Tensor>,
     projections: &[Projection],
@@ -137,7 +139,7 @@ pub fn fits(
     }
 }
 
-/// The projections that these tensors update.
+/// Names of the projections that these tensors update.
 pub fn projections(params: &BTreeMap<String, Tensor>) -> BTreeSet<String> {
     params
         .keys()
@@ -151,13 +153,14 @@ pub fn is_update(name: &str) -> bool {
     split(name).is_some()
 }
 
-/// `model.layers.0.mlp.up_proj.lora_A` as projection and part.
+/// Splits `model.layers.0.mlp.up_proj.lora_A` into projection and tensor.
 fn split(name: &str) -> Option<(&str, &str)> {
     name.rsplit_once('.')
         .filter(|(_, part)| PARTS.contains(part))
 }
 
-/// The projections, each of which must have all its parts in shapes that fit, and nothing else but modules to save.
+/// Returns the projections after checking that each has all its tensors, with shapes that fit, and
+/// that all other tensors are modules to save.
 fn complete(
     spec: &LoraSpec,
     params: &BTreeMap<String, Tensor>,

@@ -1,4 +1,4 @@
-//! `adapter_model.safetensors`: PEFT's tensor names and ours.
+//! `adapter_model.safetensors`: conversion between PEFT's tensor names and ours.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,12 +14,12 @@ const PREFIX: &str = "base_model.model.";
 const BASE_LAYER: &str = "base_layer";
 const MAGNITUDE: &str = ".lora_magnitude_vector";
 
-/// Under which of a wrapper's names a tensor was found; of several the first here counts.
+/// Which of a PEFT wrapper's names a tensor was stored under; of several the first variant wins.
 ///
-/// Beside a resized vocabulary PEFT writes what it trained of an embedding or head under both, with
-/// the same values, and loads the bare name into the wrapper.
+/// With a resized vocabulary PEFT writes a trained embedding or head under both names, with equal
+/// values, and loads the bare one into the wrapper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Found {
+enum StoredAs {
     /// The name that PEFT loads: `lm_head.weight`, `lm_head.base_layer.weight`.
     Bare,
     /// The name within the wrapper: `lm_head.modules_to_save.weight`.
@@ -31,7 +31,7 @@ pub(super) fn write(path: &Path, spec: &LoraSpec, params: &BTreeMap<String, Tens
         if name.ends_with(".lora_A") || name.ends_with(".lora_B") {
             return format!("{PREFIX}{name}.weight");
         }
-        // below an update PEFT's wrapper has the weight under another name
+        // beneath an update, PEFT's wrapper stores the weight under another name
         let below = name.rsplit_once('.').filter(|(module, _)| {
             spec.replaced.contains(name) && params.contains_key(&format!("{module}.lora_A"))
         });
@@ -53,7 +53,7 @@ pub(super) fn write(path: &Path, spec: &LoraSpec, params: &BTreeMap<String, Tens
 pub(super) fn read(bytes: &[u8], place: &str) -> Result<BTreeMap<String, Tensor>> {
     let file = safetensors::SafeTensors::deserialize(bytes)
         .map_err(|e| Error::rule(format!("{place} is damaged or no safetensors file: {e}")))?;
-    let mut all: BTreeMap<(String, Found), Tensor> = BTreeMap::new();
+    let mut all: BTreeMap<(String, StoredAs), Tensor> = BTreeMap::new();
     for (name, view) in file.tensors() {
         let own = ours(&name).map_err(|why| Error::rule(format!("{place}: {name} {why}")))?;
         let Some((own, found)) = own else {
@@ -77,15 +77,18 @@ pub(super) fn read(bytes: &[u8], place: &str) -> Result<BTreeMap<String, Tensor>
     }
     let mut params = BTreeMap::new();
     for ((own, _), t) in all {
-        params.entry(own).or_insert(t); // in the order of Found
+        params.entry(own).or_insert(t); // the first variant of StoredAs wins
     }
     Ok(params)
 }
 
-/// `base_model.model.lm_head.weight` and `….lm_head.base_layer.weight` -> `lm_head.weight`,
-/// `….q_proj.lora_A.weight` -> `….q_proj.lora_A`; nothing for the base's own copy, which the
-/// wrapper keeps unused (`….lm_head.original_module.weight`); else what is wrong with the name.
-fn ours(name: &str) -> std::result::Result<Option<(String, Found)>, String> {
+/// Maps `base_model.model.lm_head.weight` and `….lm_head.base_layer.weight` to `lm_head.weight`,
+/// `….q_proj.lora_A.weight` to `….q_proj.lora_A`; the base's own copy
+/// (`….lm_head.original_module.weight`), which the wrapper does not use, to `None`.
+///
+/// # Errors
+/// What is wrong with the name.
+fn ours(name: &str) -> std::result::Result<Option<(String, StoredAs)>, String> {
     let strange = || {
         Err(format!(
             "does not fit; PEFT's names are {PREFIX}PROJECTION.lora_A.weight and .lora_B.weight, those of modules_to_save, and copies of embeddings"
@@ -110,20 +113,20 @@ fn ours(name: &str) -> std::result::Result<Option<(String, Found)>, String> {
     }
     let bare = name.strip_suffix(".weight").unwrap_or(name);
     if bare.ends_with(MAGNITUDE) {
-        return Ok(Some((bare.to_string(), Found::Bare))); // older files have `.weight` behind it
+        return Ok(Some((bare.to_string(), StoredAs::Bare))); // older files append `.weight`
     }
     if bare.ends_with(".lora_A") || bare.ends_with(".lora_B") {
         return if bare != name {
-            Ok(Some((bare.to_string(), Found::Bare)))
+            Ok(Some((bare.to_string(), StoredAs::Bare)))
         } else {
             strange()
         };
     }
     let found = match name.contains(".modules_to_save.") {
-        true => Found::Wrapped,
-        false => Found::Bare,
+        true => StoredAs::Wrapped,
+        false => StoredAs::Bare,
     };
-    // the wrappers' own names, which PEFT writes of resized embeddings and some tools of all
+    // names within the wrappers, which PEFT writes for resized embeddings and some tools always
     let plain = name
         .replace(".modules_to_save.default.", ".")
         .replace(".modules_to_save.", ".")

@@ -10,6 +10,7 @@ mod keys;
 mod plural;
 mod setting;
 mod source;
+mod unread;
 mod variables;
 
 use std::collections::BTreeMap;

@@ -293,6 +293,66 @@ fn bad_recipes_are_refused_with_place_rule_and_value() {
     }
 }
 
+/// What says how a thing is done that the recipe does not choose, for any verb; defaults are what
+/// everybody says.
+#[test]
+fn keys_that_nothing_reads_are_named_with_their_place() {
+    let full = "[adapter]\nkind = \"full\"\n";
+    let rms = "[train]\noptimizer = \"rmsprop\"\n";
+    for (text, overrides, notes) in [
+        (
+            format!("{full}rank = 4\nalpha = 32.0\n"),
+            &["adapter.dropout=0.5"][..],
+            &[
+                "recipe.toml:3: adapter.rank = 4 is not read: it belongs to adapter.kind = \"lora\" or \"qlora\"",
+                "--set adapter.dropout=0.5: adapter.dropout = 0.5 is not read: it belongs to adapter.kind",
+            ][..],
+        ),
+        (
+            "[adapter]\nquant = \"gguf\"\ndouble_quant = false\n".into(),
+            &[],
+            &[
+                "recipe.toml:2: adapter.quant = \"gguf\" is not read: it belongs to adapter.kind = \"qlora\"",
+            ],
+        ),
+        (
+            "[adapter]\nquant = \"gguf\"\nkind = \"qlora\"\n".into(),
+            &[],
+            &[],
+        ),
+        // the supervised stage has the same constants
+        (format!("{rms}beta1 = 0.8\nalpha = 0.9\n"), &[], &[]),
+        (
+            format!("{rms}beta1 = 0.8\n"),
+            &["sft.optimizer=rmsprop"],
+            &["recipe.toml:3: train.beta1 = 0.8 is not read: it belongs to train.optimizer or"],
+        ),
+        (
+            String::new(),
+            &["train.momentum=0.5"],
+            &["--set train.momentum=0.5: train.momentum = 0.5 is not read"],
+        ),
+        (
+            "[game]\nstop_noise = 1\n[compare]\nlrs = [1e-3]\n".into(),
+            &["data.validation_share=0.1", "data.validation=builtin:demo"],
+            &[
+                "recipe.toml:2: game.stop_noise = 1.0 is not read: it belongs to game.stop_patience above 0",
+                "recipe.toml:4: compare.lrs = [0.001] is not read",
+                "--set data.validation_share=0.1: data.validation_share = 0.1 is not read",
+            ],
+        ),
+    ] {
+        let recipe = accepted(&text, overrides);
+        let resolved = Recipe::parse("x", &recipe.resolved(), Path::new(""), &[]).unwrap();
+        let unread = recipe.unread();
+        assert_eq!(unread.len(), notes.len(), "{unread:?}");
+        assert_eq!(resolved.unread().len(), notes.len());
+        for (line, start) in unread.iter().zip(notes) {
+            assert!(line.starts_with(start), "{line}");
+        }
+    }
+}
+
 #[test]
 fn docs_recipe_md_is_the_table() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/recipe.md");

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use randori_engine::train::Pair;
-use randori_store::{Open, Rows};
+use randori_store::{JsonLines, Open};
 
 use crate::args::Who;
 use crate::artefacts::{Learnt, PairRow};
@@ -40,7 +40,7 @@ pub fn run(who: &Who, file: &Path, iteration: usize, out: &Path, fresh: bool) ->
     let pairs = run.stage(&place, "pairs", |desk| {
         // by whoever ran `randori score`: that player is the reference; or nobody asks for it
         if given.scored || !loss.needs_ref() {
-            return Ok(Rows(given.rows));
+            return Ok(JsonLines(given.rows));
         }
         let (chunks, mut log) = desk.items("scores")?;
         scored(

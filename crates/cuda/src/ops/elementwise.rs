@@ -1,44 +1,7 @@
-//! Functions of every element, forward and backward, SwiGLU, LoRA's dropout. A result may lie where an argument lies.
+//! Functions of every element, forward and backward, SwiGLU, LoRA's dropout. A result may lie where
+//! an argument lies.
 
 use crate::{Arg, Error, Float, Grid, Launch, Ptr, Result};
-
-/// f(x) of every element.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unary {
-    /// x·sigmoid(x)
-    Silu,
-    /// Exact (erf).
-    Gelu,
-    /// The tanh approximation.
-    GeluTanh,
-    /// tanh x
-    Tanh,
-    /// 1/(1+exp(-x))
-    Sigmoid,
-    /// max(0, x)
-    Relu,
-    /// exp x
-    Exp,
-}
-
-impl Unary {
-    /// Whether [`unary_backward`] wants the function's result rather than its argument.
-    pub fn saves_result(self) -> bool {
-        !matches!(self, Unary::Silu | Unary::Gelu | Unary::GeluTanh)
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Unary::Silu => "silu",
-            Unary::Gelu => "gelu",
-            Unary::GeluTanh => "gelu_tanh",
-            Unary::Tanh => "tanh",
-            Unary::Sigmoid => "sigmoid",
-            Unary::Relu => "relu",
-            Unary::Exp => "exp",
-        }
-    }
-}
 
 /// Starts `name` with a thread for every 16 bytes of `n` values.
 pub(super) fn each(
@@ -59,21 +22,22 @@ fn count(n: usize) -> Arg {
     Arg::U64(n as u64)
 }
 
-/// y = f(x), `n` values.
+/// y = f(x), `n` values, for the function that kernels/elementwise.cu has by this name.
 ///
 /// # Errors
 /// As [`Launch::launch`].
-pub fn unary(on: &dyn Launch, op: Unary, float: Float, n: usize, x: Ptr, y: Ptr) -> Result<()> {
-    each(on, op.name(), float, n, &[x.into(), y.into(), count(n)])
+pub fn unary(on: &dyn Launch, f: &str, float: Float, n: usize, x: Ptr, y: Ptr) -> Result<()> {
+    each(on, f, float, n, &[x.into(), y.into(), count(n)])
 }
 
-/// dx = dy · f'; `saved` is x, or f(x) where [`Unary::saves_result`] says so. `n` values each.
+/// dx = dy · f'; `saved` is x or f(x), whichever the function's slope there is written in. `n`
+/// values each.
 ///
 /// # Errors
 /// As [`Launch::launch`].
 pub fn unary_backward(
     on: &dyn Launch,
-    op: Unary,
+    f: &str,
     float: Float,
     n: usize,
     saved: Ptr,
@@ -81,7 +45,7 @@ pub fn unary_backward(
     dx: Ptr,
 ) -> Result<()> {
     let args = [saved.into(), dy.into(), dx.into(), count(n)];
-    each(on, &format!("{}_backward", op.name()), float, n, &args)
+    each(on, &format!("{f}_backward"), float, n, &args)
 }
 
 /// y = x · mul + add, `n` values.
@@ -127,7 +91,8 @@ pub fn swiglu(on: &dyn Launch, float: Float, n: usize, g: Ptr, u: Ptr, y: Ptr) -
     each(on, "swiglu", float, n, &args)
 }
 
-/// The gradients of [`swiglu`] to g and u. dg may lie where g lies, du where u lies, either where dy lies.
+/// The gradients of [`swiglu`] to g and u. dg may lie where g lies, du where u lies, either where
+/// dy lies.
 ///
 /// # Errors
 /// As [`Launch::launch`].

@@ -1,16 +1,17 @@
-//! A data set that is one JSON array (as Alpaca's): its elements with the line each starts on.
+//! Reader of a data set that is one JSON array (such as Alpaca's): its elements with the line each
+//! starts on.
 
 use super::Row;
 use super::json::json;
 use crate::{Error, Place, Result};
 
-/// The top-level elements of an array's text, found without parsing it whole.
+/// Iterator over the top-level elements of an array's text, without parsing it as a whole.
 pub(super) struct Elements {
     text: Vec<u8>,
     at: usize,
     line: usize,
     state: State,
-    /// A comma promised another element.
+    /// Whether a comma was read, after which another element must follow.
     promised: bool,
 }
 
@@ -32,7 +33,7 @@ impl Elements {
         }
     }
 
-    /// The next element, parsed.
+    /// Parses the next element.
     pub(super) fn next(&mut self, file: &str) -> Option<Result<Row>> {
         if self.state == State::Ended {
             return None;
@@ -75,7 +76,8 @@ impl Elements {
         }
         let bytes = &self.text[start..end];
         match json(place, bytes) {
-            // of wrong bytes in a text, the element's end is still known; of wrong JSON it is not
+            // after invalid UTF-8 in a string the element's end is still known; after invalid JSON
+            // it is not
             Err(Error::Example { place, what }) if std::str::from_utf8(bytes).is_ok() => {
                 self.state = State::Ended;
                 Some(Err(Error::Broken { place, what }))
@@ -84,7 +86,8 @@ impl Elements {
         }
     }
 
-    /// The array's bracket: what follows it is an error, never lost.
+    /// Handles the closing bracket: anything but white space after it is an error, so that it is
+    /// not lost.
     fn end(&mut self, file: &str) -> Option<Result<Row>> {
         self.at += 1;
         self.skip_space();
@@ -98,7 +101,7 @@ impl Elements {
         self.broken(&here, &what)
     }
 
-    /// Where reading stands.
+    /// Place of the next byte.
     fn place(&self, file: &str) -> Place {
         Place {
             file: file.to_owned(),
@@ -106,7 +109,7 @@ impl Elements {
         }
     }
 
-    /// The end of a damaged array: where its next element begins, nobody knows.
+    /// Ends a damaged array, since the start of its next element is unknown.
     fn broken(&mut self, place: &Place, what: &str) -> Option<Result<Row>> {
         self.state = State::Ended;
         Some(Err(Error::broken(place, format!("not JSON: {what}"))))
@@ -119,7 +122,7 @@ impl Elements {
         }
     }
 
-    /// Moves to the comma or bracket that ends the element here.
+    /// Moves to the comma or bracket that ends this element.
     fn skip_element(&mut self) {
         let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
         while let Some(&byte) = self.text.get(self.at) {
@@ -139,7 +142,7 @@ impl Elements {
     }
 }
 
-/// A byte for errors.
+/// Formats a byte for errors.
 fn spell(byte: u8) -> String {
     match byte.is_ascii_graphic() {
         true => format!("`{}`", char::from(byte)),

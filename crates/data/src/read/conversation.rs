@@ -1,22 +1,23 @@
-//! Conversations in their spellings (role/content, from/value, content in parts) and the turns that
-//! are trained.
+//! Conversations in their various spellings (role/content, from/value, content in parts), and the
+//! choice of turns to train.
 
 use serde_json::{Map, Value, json};
 
 use super::Turns;
 use super::json::{inner, list_in};
 use super::values::{self, flag, plain_flag, present, wrong};
+use crate::tokenizer::REASONING;
 use crate::{Context, Error, Message, Place, Result};
 
-/// A message and whether its author wants it trained: OpenAI's `weight: 0` and axolotl's `train:
-/// false` say no.
+/// A message with its author's setting whether to train it: OpenAI's `weight: 0` and axolotl's
+/// `train: false` mean no.
 pub(super) struct Turn {
     pub message: Message,
     pub trained: bool,
 }
 
-/// The messages of a list value, or of one message; `key` names it in errors. A list may be kept as
-/// its JSON text, since a column of a table has one type.
+/// Reads a list of messages, or one message; `key` names it in errors. A list may be given as JSON
+/// text, since a table's column has one type.
 pub(super) fn messages(place: &Place, key: &str, value: &Value) -> Result<Vec<Turn>> {
     let list = match value {
         Value::Array(list) => list,
@@ -64,9 +65,16 @@ fn message(place: &Place, at: &str, item: &Value) -> Result<Turn> {
         .into_iter()
         .find(|key| present(map, key).is_some());
     let said = spoken.and_then(|key| map.get(key));
-    let calls = match CALLS.contains(&given.trim().to_ascii_lowercase().as_str()) {
-        true if present(map, "tool_calls").is_none() => Some(calls(place, at, said)?),
-        _ => None,
+    let (reasoning, calls) = match CALLS.contains(&given.trim().to_ascii_lowercase().as_str()) {
+        true if present(map, "tool_calls").is_none() => {
+            let named = REASONING.iter().any(|key| present(map, key).is_some());
+            let (reasoning, said) = match said {
+                Some(Value::String(text)) if !named => thought(text),
+                said => (None, said.cloned()),
+            };
+            (reasoning, Some(calls(place, at, said.as_ref())?))
+        }
+        _ => (None, None),
     };
     let content = match said {
         _ if calls.is_some() => Some(Value::String(String::new())),
@@ -79,8 +87,9 @@ fn message(place: &Place, at: &str, item: &Value) -> Result<Turn> {
             ));
         }
     };
-    let trained = trained(place, at, map)?;
+    let trained = is_trained(place, at, map)?;
     let mut fields = fields(map, role, spoken, content);
+    fields.extend(reasoning.map(|text| (REASONING[0].to_owned(), Value::String(text))));
     fields.extend(calls.map(|calls| ("tool_calls".to_owned(), calls)));
     Ok(Turn {
         message: Message::of(fields),
@@ -88,7 +97,20 @@ fn message(place: &Place, at: &str, item: &Value) -> Result<Turn> {
     })
 }
 
-/// The calls that the content of a message of [`CALLS`] is, in OpenAI's shape.
+/// A text's `<think>…</think>` before all else, where that is not blank, and the text behind it:
+/// LLaMA-Factory's data have reasoning there, which it writes before the calls.
+fn thought(text: &str) -> (Option<String>, Option<Value>) {
+    let begun = text.trim_start().strip_prefix("<think>");
+    match begun.and_then(|begun| begun.split_once("</think>")) {
+        Some((thought, rest)) => {
+            let thought = Some(thought.trim().to_owned()).filter(|thought| !thought.is_empty());
+            (thought, Some(rest.into()))
+        }
+        None => (None, Some(text.into())),
+    }
+}
+
+/// Reads tool calls from the content of a message with a role in [`CALLS`], into OpenAI's form.
 fn calls(place: &Place, at: &str, content: Option<&Value>) -> Result<Value> {
     let wrong = || {
         let what = format!(
@@ -115,11 +137,11 @@ fn calls(place: &Place, at: &str, content: Option<&Value>) -> Result<Value> {
     calls.collect::<Result<Vec<_>>>().map(Value::Array)
 }
 
-/// Fields of a message that are said to whoever trains, not to the model: OpenAI's and axolotl's.
+/// Fields of a message meant for the trainer, not the model: OpenAI's and axolotl's.
 const TRAINS: [&str; 3] = ["weight", "train", "training"];
 
-/// Whether a message is to be trained. `loss` is ms-swift's word for it, where it is a yes or no.
-fn trained(place: &Place, at: &str, map: &Map<String, Value>) -> Result<bool> {
+/// Whether a message is to be trained. `loss` is ms-swift's name for it, if boolean.
+fn is_trained(place: &Place, at: &str, map: &Map<String, Value>) -> Result<bool> {
     let mut trained = true;
     for key in TRAINS {
         if let Some(value) = present(map, key) {
@@ -129,7 +151,7 @@ fn trained(place: &Place, at: &str, map: &Map<String, Value>) -> Result<bool> {
     Ok(trained && map.get("loss").and_then(plain_flag).unwrap_or(true))
 }
 
-/// Fields by which an assistant says something without `content`.
+/// Fields that make an assistant's message non-empty without `content`.
 const SPOKEN: [&str; 6] = [
     "tool_calls",
     "function_call",
@@ -139,9 +161,8 @@ const SPOKEN: [&str; 6] = [
     "thinking",
 ];
 
-/// The message's fields under the names that templates know, in the data's order: role and content
-/// in their usual spelling, whatever else is not null as it is. A null content stays where the data
-/// have one.
+/// The message's fields under the names that templates use, in the data's order: role and content
+/// in their usual spelling, all others that are not null unchanged. A null content is kept.
 fn fields(
     map: &Map<String, Value>,
     role: &str,
@@ -168,12 +189,12 @@ fn fields(
     fields
 }
 
-/// What a row gives its template besides the messages. Tools are often kept as their JSON text,
-/// since a column of a table has one type: that text is read.
+/// A row's variables for its template, besides the messages. Tools are often stored as JSON text,
+/// since a table's column has one type: that text is parsed.
 ///
 /// # Errors
-/// `tools` that are text but no JSON, or with a number that is not kept; `chat_template_kwargs`
-/// that are no object.
+/// `tools` that are text but not JSON, or hold an unsupported number; `chat_template_kwargs` that
+/// are not an object.
 pub(super) fn context(place: &Place, map: &Map<String, Value>) -> Result<Context> {
     let mut context = Context::new();
     for key in ["tools", "documents", "chat_template_kwargs"] {
@@ -197,10 +218,10 @@ pub(super) fn context(place: &Place, map: &Map<String, Value>) -> Result<Context
 const ROLES: &str = "system, developer, user (human), assistant (gpt), function_call (tool_call), \
     tool (function, observation, ipython)";
 
-/// Roles of LLaMA-Factory and ms-swift for an assistant's message whose content is a tool call.
+/// Roles, in LLaMA-Factory and ms-swift, of an assistant's message whose content is a tool call.
 const CALLS: [&str; 2] = ["function_call", "tool_call"];
 
-/// The role that a spelling stands for.
+/// The standard role for a spelling; `None` for an unknown one.
 pub(super) fn role_name(role: &str) -> Option<&'static str> {
     Some(match role.trim().to_ascii_lowercase().as_str() {
         "system" => "system",
@@ -209,7 +230,7 @@ pub(super) fn role_name(role: &str) -> Option<&'static str> {
         "assistant" | "gpt" | "chatgpt" | "bing" | "bard" | "model" => "assistant",
         call if CALLS.contains(&call) => "assistant",
         "tool" | "tool_response" => "tool",
-        // as they are where the template knows them
+        // kept as they are if the template knows them
         "function" => "function",
         "observation" => "observation",
         "ipython" => "ipython",
@@ -217,8 +238,8 @@ pub(super) fn role_name(role: &str) -> Option<&'static str> {
     })
 }
 
-/// A message's content: text, a list of text parts, or a number where nobody trains it. How a
-/// number is to be spelt in an answer is for the data to say: 5 and 5.0 are other tokens.
+/// A message's content: a string, a list of text parts, or a number if the message is not trained.
+/// A number's spelling in a response must come from the data: 5 and 5.0 are different tokens.
 fn content_text(place: &Place, at: &str, role: &str, value: &Value) -> Result<String> {
     match value {
         Value::String(_) | Value::Array(_) => values::text(place, at, value),
@@ -230,19 +251,19 @@ fn content_text(place: &Place, at: &str, role: &str, value: &Value) -> Result<St
     }
 }
 
-/// What a conversation trains.
-pub(super) struct Trained {
-    /// Prompt and response, one for each example.
+/// Examples of a conversation.
+pub(super) struct Examples {
+    /// Prompt and response of each example.
     pub pairs: Vec<(Vec<Message>, Message)>,
-    /// Responses that would be trained but for what their message says.
+    /// Number of responses that their messages exclude from training.
     pub untrained: usize,
 }
 
-/// The (prompt, response) pairs that a conversation trains; none where its messages say so.
+/// Splits a conversation into (prompt, response) examples; none if its messages exclude them.
 ///
 /// `Last`: the last assistant turn that is to be trained, whatever follows it. `Every`: each
-/// assistant turn that answers somebody; an opening line of the assistant is history for the next.
-pub(super) fn split(place: &Place, key: &str, turns: Vec<Turn>, which: Turns) -> Result<Trained> {
+/// assistant turn that responds to another role; an assistant's opening line is only context.
+pub(super) fn split(place: &Place, key: &str, turns: Vec<Turn>, which: Turns) -> Result<Examples> {
     let trained: Vec<bool> = turns.iter().map(|t| t.trained).collect();
     let messages: Vec<Message> = turns.into_iter().map(|t| t.message).collect();
     let mut answers: Vec<usize> = (0..messages.len())
@@ -255,7 +276,7 @@ pub(super) fn split(place: &Place, key: &str, turns: Vec<Turn>, which: Turns) ->
         ));
     }
     match which {
-        // those before the last one that is trained are history
+        // trained turns before the last one become context
         Turns::Last => {
             let last = answers.iter().rposition(|&i| trained[i]);
             answers.drain(..last.unwrap_or(answers.len() - 1));
@@ -269,7 +290,7 @@ pub(super) fn split(place: &Place, key: &str, turns: Vec<Turn>, which: Turns) ->
         ));
     }
     let (chosen, not): (Vec<usize>, Vec<usize>) = answers.into_iter().partition(|&i| trained[i]);
-    Ok(Trained {
+    Ok(Examples {
         pairs: chosen
             .into_iter()
             .map(|i| (messages[..i].to_vec(), messages[i].clone()))
@@ -278,15 +299,15 @@ pub(super) fn split(place: &Place, key: &str, turns: Vec<Turn>, which: Turns) ->
     })
 }
 
-/// Whether these messages ask for something: one that is neither the system's nor the assistant's,
-/// and not blank.
+/// Whether these messages contain a request: one that is not blank, of a role other than system and
+/// assistant.
 pub(super) fn asks(messages: &[Message]) -> bool {
     messages.iter().any(|m| {
         !matches!(m.role(), "system" | "developer" | "assistant") && !m.content().trim().is_empty()
     })
 }
 
-/// The first of these keys that is there and not null, with its value.
+/// The first of these keys that is present and not null, with its value.
 pub(super) fn first<'a>(
     map: &'a Map<String, Value>,
     keys: &[&'static str],
@@ -295,7 +316,7 @@ pub(super) fn first<'a>(
         .find_map(|key| present(map, key).map(|value| (*key, value)))
 }
 
-/// A value's kind, for errors.
+/// Name of a value's type, for errors.
 pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",

@@ -1,17 +1,17 @@
-//! The shapes of examples that people have, told apart by their keys.
+//! Formats of examples, detected by their keys.
 
 use serde_json::{Map, Value};
 
 use super::values::present;
 use crate::{Error, Place, Result};
 
-/// A shape of examples.
+/// Format of examples.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Format {
-    /// Told from each example's keys.
+    /// Detected from each example's keys.
     #[default]
     Auto,
-    /// `messages`: a list of role and content, as OpenAI's.
+    /// `messages`: a list of role and content, as in OpenAI's API.
     Messages,
     /// `prompt` and `response` (or `completion`): text, or lists of messages.
     Prompt,
@@ -23,12 +23,11 @@ pub enum Format {
     Spin,
     /// `chosen` and `rejected`: preference pairs.
     Preference,
-    /// `question` and `answer`, as GSM8K, or `response`, as Orca.
+    /// `question` with `answer`, as in GSM8K, or with `response`, as in Orca.
     Question,
 }
 
-/// The shapes in the order they are tried: pairs first, since preference sets often carry
-/// `messages` too.
+/// Formats in the order of detection: pairs first, since preference sets often have `messages` too.
 const TRIED: [(Format, &str, &[&[&str]]); 7] = [
     (Format::Spin, "spin", &[&["real"], &["generated"]]),
     (
@@ -60,7 +59,7 @@ const TRIED: [(Format, &str, &[&[&str]]); 7] = [
 ];
 
 impl Format {
-    /// The name in a recipe.
+    /// Name in a recipe.
     pub fn name(self) -> &'static str {
         TRIED
             .iter()
@@ -68,7 +67,7 @@ impl Format {
             .map_or("auto", |(_, name, _)| name)
     }
 
-    /// What a row of this shape must have: one key of each list.
+    /// Keys that a row of this format must have: one of each list.
     pub(super) fn keys(self) -> &'static [&'static [&'static str]] {
         TRIED
             .iter()
@@ -77,10 +76,10 @@ impl Format {
     }
 }
 
-/// The shape of a row, told from its keys.
+/// Detects the format of a row from its keys.
 pub(super) fn detect(place: &Place, map: &Map<String, Value>) -> Result<Format> {
     let has = |any: &&[&str]| any.iter().any(|key| present(map, key).is_some());
-    // beside a prompt a response is that one's, and the instruction something else
+    // with a `prompt`, `response` belongs to it, and `instruction` is something else
     let other = |format: Format| {
         format == Format::Alpaca && has(&&["prompt"][..]) && !has(&&["output"][..])
     };
@@ -90,7 +89,7 @@ pub(super) fn detect(place: &Place, map: &Map<String, Value>) -> Result<Format> 
     if let Some((format, ..)) = found {
         return Ok(*format);
     }
-    // The first half of a shape without the second is an example without response.
+    // The first half of a format's keys without the second: an example without a response.
     if let Some((_, name, keys)) = TRIED
         .iter()
         .find(|(.., keys)| keys.len() == 2 && has(&keys[0]))
@@ -123,7 +122,7 @@ pub(super) fn detect(place: &Place, map: &Map<String, Value>) -> Result<Format> 
     ))
 }
 
-/// Refuses a row without the keys of the shape that was set.
+/// Refuses a row without the keys of the given format.
 pub(super) fn check(place: &Place, map: &Map<String, Value>, format: Format) -> Result<()> {
     for any in format.keys() {
         if !any.iter().any(|key| present(map, key).is_some()) {
@@ -139,7 +138,7 @@ pub(super) fn check(place: &Place, map: &Map<String, Value>, format: Format) -> 
     Ok(())
 }
 
-/// Keys of which one is needed, for errors.
+/// Lists keys of which one is needed, for errors.
 pub(super) fn spell(any: &[&str]) -> String {
     any.iter()
         .map(|key| format!("`{key}`"))

@@ -1,7 +1,6 @@
-//! One example's JSON as Python's `json` reads it. That module writes NaN and Infinity, and half of
-//! a surrogate pair where a text was cut in the middle of one; strict JSON has none of them, and
-//! one such row would refuse a whole file. It keeps whole numbers of any size, which 64 bits do
-//! not.
+//! Parser of one example's JSON with the extensions of Python's `json`. That module writes NaN and
+//! Infinity, and lone surrogates where a text was cut inside a pair; strict JSON has neither, and
+//! one such row would make a whole file unreadable. It also writes integers beyond 64 bits.
 
 use std::borrow::Cow;
 
@@ -12,19 +11,19 @@ use super::conversation::role_name;
 use super::{NO_TEXT, Row, unkept};
 use crate::{Error, Place, Result};
 
-/// Why a text of a row read by [`json`] may be none.
+/// Why a string in a row read by [`json`] is invalid.
 const HALF: &str = "half of a surrogate pair";
 
-/// The same of a number, whose spelling then follows the mark.
+/// Likewise for a number; its spelling follows the mark.
 pub(super) const NUMBER: &str = "a number that 64 bits do not keep";
 
-/// The row in these bytes.
+/// Parses a row.
 pub(super) fn json(place: Place, bytes: &[u8]) -> Result<Row> {
     row(place, bytes, false)
 }
 
-/// The row in the bytes that a file ends with, without a line's end: where they end in the middle
-/// of it, the file breaks off.
+/// Parses a file's last row, if it has no line end: one that ends half-way means that the file is
+/// truncated.
 pub(super) fn last(place: Place, bytes: &[u8]) -> Result<Row> {
     row(place, bytes, true)
 }
@@ -32,7 +31,7 @@ pub(super) fn last(place: Place, bytes: &[u8]) -> Result<Row> {
 fn row(place: Place, bytes: &[u8], last: bool) -> Result<Row> {
     let text = std::str::from_utf8(bytes).map_err(|e| {
         let what = format!("not UTF-8: a wrong byte at column {}", e.valid_up_to() + 1);
-        // no length: the bytes end in the middle of a character
+        // no length: the bytes end inside a character
         match last && e.error_len().is_none() {
             true => Error::broken(&place, what),
             false => Error::example(&place, what),
@@ -61,18 +60,18 @@ fn row(place: Place, bytes: &[u8], last: bool) -> Result<Row> {
     })
 }
 
-/// What is no JSON.
+/// A syntax error.
 struct Fault {
     error: serde_json::Error,
-    /// It would go on behind its end.
+    /// Whether the text ends too early.
     cut: bool,
 }
 
-/// A value, and why a text in it may be none.
+/// Parses a value; also returns why a string in it is invalid, if one is.
 fn parsed(text: &str) -> std::result::Result<(Value, Option<&'static str>), Fault> {
     let plain: std::result::Result<Value, _> = serde_json::from_str(text);
     let mut cut = plain.as_ref().is_err_and(serde_json::Error::is_eof);
-    // a number that is spelt as a whole one and too large is a float here
+    // an integer that is too large was parsed as a float
     let spelt = match plain.as_ref().is_ok_and(|value| !has_float(value)) {
         true => None,
         false => strict(text),
@@ -102,11 +101,11 @@ fn has_float(value: &Value) -> bool {
     }
 }
 
-/// The value that a text holds as JSON, where a column of a table has one type; `at` names the text
-/// in errors.
+/// Parses a text that holds JSON, as in a table whose columns have one type; `at` names the text in
+/// errors.
 ///
 /// # Errors
-/// The inner one where it is no JSON, the outer one where it has a text or number that is none.
+/// The inner one for invalid JSON, the outer one for an invalid string or number in it.
 pub(super) fn inner(
     place: &Place,
     at: &str,
@@ -122,7 +121,7 @@ pub(super) fn inner(
     }
 }
 
-/// The list that a text holds as JSON: how CSV and some Parquet files store messages.
+/// Parses a text that holds a JSON list: how CSV and some Parquet files store messages.
 ///
 /// # Errors
 /// As the outer one of [`inner`].
@@ -131,8 +130,9 @@ pub(super) fn list_in(place: &Place, at: &str, text: &str) -> Result<Option<Valu
     Ok(value.filter(Value::is_array))
 }
 
-/// The message, or list of messages, that a cell of a table holds as its JSON, and why a text in it
-/// may be none. One object is a message where its role is known; others are an answer in JSON.
+/// Parses a table's cell that holds a message or a list of messages as JSON; also returns why a
+/// string in it is invalid. An object is a message if its role is known; others are a response in
+/// JSON.
 pub(super) fn cell(text: &str) -> Option<(Value, Option<&'static str>)> {
     let text = text.trim();
     if !text.starts_with(['[', '{']) {
@@ -153,14 +153,14 @@ fn role(value: &Value) -> Option<&str> {
     has(&["role", "from"])?.as_str()
 }
 
-/// Python's JSON in strict JSON.
+/// Python's JSON converted to strict JSON.
 struct Strict {
     text: String,
-    /// Why a text in it with [`NO_TEXT`] is none.
+    /// Why a string with [`NO_TEXT`] in it is invalid.
     no_text: Option<&'static str>,
 }
 
-/// `None` where nothing is to be spelt otherwise.
+/// Converts a text; `None` if it is strict JSON already.
 fn strict(text: &str) -> Option<Strict> {
     let mut out = Strict {
         text: String::with_capacity(text.len() + 16),
@@ -203,16 +203,16 @@ fn strict(text: &str) -> Option<Strict> {
     (changed || out.no_text.is_some()).then_some(out)
 }
 
-/// NaN as a row's column is null, which is what pandas means by it. What 64 bits do not keep is
-/// marked as a text that is none: whoever reads it refuses it.
+/// Converts a number. NaN in a row's column becomes null, which is pandas' meaning of it. Numbers
+/// beyond 64 bits become marked strings, which whoever reads them refuses.
 fn number(token: &str, depth: usize) -> Cow<'_, str> {
     let whole = || token.bytes().all(|b| b == b'-' || b.is_ascii_digit());
     let kept = match token {
         "NaN" if depth <= 1 => return Cow::Borrowed("null"),
         "NaN" | "Infinity" | "-Infinity" => false,
-        // Python's whole numbers have one zero
+        // Python's integers have one zero
         "-0" => return Cow::Borrowed("0"),
-        // no number at all is an error of whoever parses
+        // an invalid number is left to the parser
         _ if serde_json::from_str::<IgnoredAny>(token).is_err() => true,
         _ if whole() => token.parse::<i64>().is_ok() || token.parse::<u64>().is_ok(),
         _ => token.parse::<f64>().is_ok_and(f64::is_finite),
@@ -223,7 +223,7 @@ fn number(token: &str, depth: usize) -> Cow<'_, str> {
     }
 }
 
-/// Copies the string that `rest` begins with and answers its length, quotes included.
+/// Copies the string at the start of `rest` and returns its length in bytes, with quotes.
 fn string(rest: &str, out: &mut Strict) -> usize {
     let mut at = 1;
     out.text.push('"');
@@ -255,7 +255,7 @@ fn string(rest: &str, out: &mut Strict) -> usize {
     rest.len()
 }
 
-/// The number in `\uXXXX` at the beginning of a text.
+/// The number in `\uXXXX` at the start of a text.
 fn escaped(text: &str) -> Option<u32> {
     let digits = text.strip_prefix("\\u")?.get(..4)?;
     let hex = digits.bytes().all(|b| b.is_ascii_hexdigit());
@@ -272,7 +272,7 @@ mod tests {
         json(Place { file, line: 1 }, text.as_bytes())
     }
 
-    /// Right values: Python 3.12, `json.loads` (a column's NaN as null).
+    /// Expected values: Python 3.12, `json.loads` (a column's NaN as null).
     #[test]
     fn what_python_writes_is_read() {
         for (text, same, no_text) in [

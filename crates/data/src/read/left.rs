@@ -1,37 +1,36 @@
-//! What reading left out, and what of the rows nobody read: counted, so that nothing goes unsaid.
+//! Counts of rows and fields that were not used, so that no data is lost silently.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Keys that are named, of those that nobody reads; of the others the number is said.
+/// Maximum number of unread keys listed by name; the rest are counted.
 const NAMED: usize = 12;
 
-/// What of a data set did not become examples.
+/// Parts of a data set that did not become examples.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Left {
-    /// Rows that are no example, left out because [`BadRows::Drop`](crate::BadRows) says so.
+    /// Invalid rows, left out because of [`BadRows::Drop`](crate::BadRows).
     pub bad_rows: usize,
     /// Place and fault of the first of them.
     pub first_bad: Option<String>,
-    /// Rows with nothing to train: `"label": false`, or each response marked as not to be trained.
+    /// Rows without anything to train: `"label": false`, or all responses excluded.
     pub untrained_rows: usize,
-    /// Responses marked as not to be trained (`"train": false`, `"weight": 0`) in rows that have
-    /// others.
+    /// Responses excluded from training (`"train": false`, `"weight": 0`) in rows that have others.
     pub untrained: usize,
-    /// Keys that nobody reads, with the number of rows that have them. What goes to the chat
-    /// template is read.
+    /// Unread keys, with the number of rows that have each. Keys passed to the chat template are
+    /// not among them.
     pub unread: BTreeMap<String, usize>,
 }
 
 impl Left {
-    /// Rows that were left out.
+    /// Number of rows left out.
     pub fn rows(&self) -> usize {
         self.bad_rows + self.untrained_rows
     }
 
-    /// Adds another file's.
+    /// Adds another file's counts.
     pub fn add(&mut self, other: Left) {
         self.bad_rows += other.bad_rows;
         self.first_bad = self.first_bad.take().or(other.first_bad);

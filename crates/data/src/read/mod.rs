@@ -1,5 +1,5 @@
-//! Data sets as records, one at a time, so that a large file is never held as text; and what of its
-//! rows was left out or not read.
+//! Readers of data sets: records one at a time, so that a large file is never in memory as text,
+//! with counts of what was left out or not read.
 
 mod array;
 mod conversation;
@@ -26,15 +26,15 @@ pub use format::Format;
 pub use left::Left;
 use source::Source;
 
-/// What stands in a row's value for characters that are none, and before a number that is not kept,
-/// where [`Row::no_text`] says why.
+/// Placeholder in a row's strings for invalid characters, and before a number that cannot be
+/// represented; [`Row::no_text`] then says why.
 const NO_TEXT: char = '\u{ffff}';
 
-/// One row of a file, before its shape is known.
+/// One row of a file, before its format is known.
 struct Row {
     place: Place,
     value: Value,
-    /// Why a text with [`NO_TEXT`] in it is none: an error if anybody reads it.
+    /// Why a string with [`NO_TEXT`] in it is invalid: an error if it is read.
     no_text: Option<&'static str>,
 }
 
@@ -51,61 +51,60 @@ impl Row {
 /// Which assistant turns of a conversation become records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Turns {
-    /// The last one; what came before is its prompt.
+    /// The last one; the messages before it are its prompt.
     #[default]
     Last,
-    /// Each one, with everything before it as its prompt.
+    /// Each one, with all messages before it as its prompt.
     Every,
 }
 
-/// What happens to GSM8K's calculator annotations (`<<48/2=24>>`) in responses.
+/// What to do with GSM8K's calculator annotations (`<<48/2=24>>`) in responses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Calculator {
-    /// They stay.
+    /// Keep them.
     #[default]
     Keep,
-    /// They go.
+    /// Remove them.
     Remove,
 }
 
-/// What happens to a row that is no example.
+/// What to do with an invalid row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BadRows {
-    /// Reading stops with an error that names it.
+    /// Stop with an error that names it.
     #[default]
     Error,
-    /// It is left out and counted in [`Left`].
+    /// Leave it out and count it in [`Left`].
     Drop,
 }
 
-/// How to read a data set.
+/// Options for reading a data set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadOptions {
-    /// The shape of the examples; `Auto` tells it from each example's keys.
+    /// Format of the examples; `Auto` detects it from each example's keys.
     pub format: Format,
-    /// Which turns of a conversation are trained.
+    /// Turns of a conversation to train.
     pub turns: Turns,
-    /// Calculator annotations.
+    /// Treatment of calculator annotations.
     pub calculator: Calculator,
-    /// Rows that are no example.
+    /// Treatment of invalid rows.
     pub bad_rows: BadRows,
-    /// Stop after this many records.
+    /// Maximum number of records.
     pub limit: Option<usize>,
 }
 
-/// All records of a file, and what of its rows did not become any. See [`Reader`] for one at a
-/// time.
+/// Reads all records of a file, with counts of what was left out. See [`Reader`] for one at a time.
 ///
 /// # Errors
-/// The first row that is not an example, as `file:line: the rule it breaks`, unless such rows are
-/// dropped; a file that cannot be read to its end, or holds no example; [`Error::NothingLeft`]
-/// where all that it holds was left out.
+/// The first invalid row, as `file:line: the rule it breaks`, unless such rows are dropped; a file
+/// that is unreadable, truncated, or holds no example; [`Error::NothingLeft`] if everything in it
+/// was left out.
 pub fn read(path: &Path, options: &ReadOptions) -> Result<(Vec<Record>, Left)> {
     collect(Reader::open(path, options)?)
 }
 
-/// All records of a file's bytes; `name` stands for the file in errors, and tells by its end
-/// whether it is CSV.
+/// Reads all records of bytes in memory; `name` stands for the file in errors, and its extension
+/// marks CSV.
 ///
 /// # Errors
 /// As [`read`].
@@ -128,8 +127,8 @@ fn collect(mut reader: Reader) -> Result<(Vec<Record>, Left)> {
     Ok((records, reader.left))
 }
 
-/// The records of a file, one at a time. An [`Error::Example`] does not end it: the next call goes
-/// on with the next row, so a caller may report and skip.
+/// Iterator over the records of a file. After an [`Error::Example`] the next call continues with
+/// the next row, so a caller may report and skip.
 pub struct Reader {
     options: ReadOptions,
     file: String,
@@ -140,11 +139,10 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Opens a file and tells its kind.
+    /// Opens a file and detects its type.
     ///
     /// # Errors
-    /// When it cannot be read, is of a kind that is not supported, or is Parquet that cannot be
-    /// understood.
+    /// A file that is unreadable, of an unsupported type, or invalid Parquet.
     pub fn open(path: &Path, options: &ReadOptions) -> Result<Self> {
         let name = path.display().to_string();
         let file = File::open(path).map_err(|e| Error::io(&name, e))?;
@@ -155,8 +153,7 @@ impl Reader {
         Ok(Self::new(name, source, options))
     }
 
-    /// Reads bytes in memory; `name` stands for the file in errors, and tells by its end whether it
-    /// is CSV.
+    /// Reads bytes in memory; `name` stands for the file in errors, and its extension marks CSV.
     ///
     /// # Errors
     /// As [`Reader::open`].
@@ -176,12 +173,12 @@ impl Reader {
         }
     }
 
-    /// What did not become records of what was read so far.
+    /// Counts of what was left out so far.
     pub fn left(&self) -> &Left {
         &self.left
     }
 
-    /// The records of one row, and in `left` what it has besides.
+    /// The records of one row; counts in `left` what it leaves out.
     fn records(&mut self, row: &Row) -> Result<Vec<Record>> {
         let mut left = Left::default();
         let records = shapes::records(&row.place, &row.value, &self.options, &mut left)?;
@@ -198,7 +195,7 @@ impl Reader {
     }
 }
 
-/// The error for a value under these keys that is not what the file says.
+/// The error for a value that cannot be represented as in the file, under these keys.
 fn unkept(place: &Place, keys: &str, why: &'static str, value: &Value) -> Error {
     if why != json::NUMBER {
         let what = format!("{keys} has {why}, which no text can have");
@@ -212,7 +209,7 @@ fn unkept(place: &Place, keys: &str, why: &'static str, value: &Value) -> Error 
     Error::example(place, what)
 }
 
-/// Refuses a record that took a text of a row which is no text.
+/// Refuses a record that uses an invalid string of its row.
 fn text_alone(row: &Row, record: &Record, why: &'static str) -> Result<()> {
     let spelt = |value: serde_json::Result<String>| value.is_ok_and(|v| v.contains(NO_TEXT));
     if !spelt(serde_json::to_string(record)) {

@@ -1,8 +1,8 @@
-//! A Parquet reader that looks at each page before the parquet crate makes room for what its header
-//! promises: a damaged header of a few bytes may promise two thousand million dictionary entries.
+//! Checks each Parquet page before the parquet crate allocates what its header declares: a damaged
+//! header of a few bytes may declare two thousand million dictionary entries.
 //!
-//! Not caught: the size that a compressed page says it will have, for which the crate reserves up
-//! to 2 GiB before it finds that less comes out; that header is not to be seen from outside.
+//! Not caught: the declared decompressed size of a page, for which the crate reserves up to 2 GiB
+//! before it finds less; that header is not accessible from outside.
 
 use parquet::basic::Type;
 use parquet::bloom_filter::Sbbf;
@@ -13,7 +13,7 @@ use parquet::file::reader::{FileReader, RowGroupReader};
 use parquet::record::reader::RowIter;
 use parquet::schema::types::Type as Schema;
 
-/// A file whose pages are looked at.
+/// A file whose pages are checked.
 pub(super) struct Checked<R>(pub R);
 
 impl<R: FileReader> FileReader for Checked<R> {
@@ -61,7 +61,7 @@ impl RowGroupReader for Group<'_> {
 
 struct Pages {
     pages: Box<dyn PageReader>,
-    /// Bytes that an entry has at least.
+    /// Minimum size of an entry, in bytes.
     least: usize,
 }
 

@@ -1,11 +1,11 @@
-//! Rewards that a data set gives the two responses of a pair, under the names that people use.
+//! Rewards of a pair's two responses in a data set, under their common column names.
 
 use serde_json::{Map, Value};
 
 use super::values::{number, present};
 use crate::{Error, Place, Result};
 
-/// The columns of the real (chosen) and the generated (rejected) response's reward.
+/// Columns of the real (chosen) and the generated (rejected) response's reward.
 const COLUMNS: [[&str; 2]; 8] = [
     ["reward_real", "reward_generated"],
     ["reward_chosen", "reward_rejected"],
@@ -17,15 +17,15 @@ const COLUMNS: [[&str; 2]; 8] = [
     ["chosen-rating", "rejected-rating"],
 ];
 
-/// The one column that holds both, real (chosen) first.
+/// A column with both rewards, real (chosen) first.
 const BOTH: &str = "reward";
 
-/// The columns that hold this row's rewards, if it has any.
+/// The columns with this row's rewards, if any.
 pub(super) fn columns(map: &Map<String, Value>) -> Option<&'static [&'static str]> {
     all_columns(map).next()
 }
 
-/// Every set of columns in which this row has rewards.
+/// All sets of columns in which this row has rewards.
 fn all_columns(map: &Map<String, Value>) -> impl Iterator<Item = &'static [&'static str]> {
     let both = matches!(present(map, BOTH), Some(Value::Array(_)));
     let both: Option<&'static [&'static str]> = both.then_some(&[BOTH]);
@@ -34,7 +34,7 @@ fn all_columns(map: &Map<String, Value>) -> impl Iterator<Item = &'static [&'sta
     both.into_iter().chain(pairs)
 }
 
-/// The pair's rewards, the real (chosen) response's first; refused where two sets of columns differ.
+/// The pair's rewards, the real (chosen) response's first; an error if two sets of columns differ.
 pub(super) fn rewards(place: &Place, map: &Map<String, Value>) -> Result<Option<[f64; 2]>> {
     let mut found: Option<(&str, [f64; 2])> = None;
     for keys in all_columns(map) {

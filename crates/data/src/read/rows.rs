@@ -1,5 +1,5 @@
 //! Parquet rows as JSON values, through the crate's record interface: nested lists and groups
-//! become arrays and objects, row group by row group.
+//! become arrays and objects, one row group at a time.
 
 use parquet::basic::Compression;
 use parquet::file::metadata::ParquetMetaData;
@@ -14,19 +14,19 @@ use super::{NO_TEXT, Row};
 use crate::contain::contain;
 use crate::{Error, Place, Result};
 
-/// Why a text of a row read here may be none.
+/// Why a string in a row read here is invalid.
 const BYTES: &str = "bytes that are not UTF-8";
-/// The same of a time that the parquet crate cannot print: it panics.
+/// Likewise for a time that the parquet crate cannot format: it panics.
 const TIME: &str = "a time beyond the calendar";
 
-/// The rows of one file.
-pub(super) struct Rows {
+/// Iterator over the rows of one file.
+pub(super) struct ParquetRows {
     rows: RowIter<'static>,
     row: usize,
     broken: bool,
 }
 
-impl Rows {
+impl ParquetRows {
     pub(super) fn open<C: ChunkReader + 'static>(file: &str, whole: C) -> Result<Self> {
         let open = || {
             let reader =
@@ -85,7 +85,7 @@ enum Opening {
     Unsupported(String),
 }
 
-/// Refuses, before a page is read, what no page of the file would decompress to.
+/// Refuses unsupported compression (LZO) before any page is read.
 fn supported(file: &ParquetMetaData) -> std::result::Result<(), Opening> {
     for column in file.row_groups().iter().flat_map(|group| group.columns()) {
         if let Compression::LZO = column.compression() {
@@ -98,7 +98,7 @@ fn supported(file: &ParquetMetaData) -> std::result::Result<(), Opening> {
     Ok(())
 }
 
-/// A row's columns; NaN in one is null, which is what pandas means by it.
+/// A row's columns; NaN becomes null, which is pandas' meaning of it.
 fn columns_of(row: &Columns, no_text: &mut Option<&'static str>) -> Value {
     let columns = row.get_column_iter().map(|(name, field)| {
         let value = match field {
@@ -133,12 +133,12 @@ fn value(field: &Field, no_text: &mut Option<&'static str>) -> Value {
         Field::UInt(x) => (*x).into(),
         Field::ULong(x) => (*x).into(),
         Field::Float16(x) => float(x.to_f64(), no_text),
-        // the same number in 64 bits, as pyarrow hands it to Python: 0.1 is 0.10000000149011612
+        // converted to f64 as pyarrow does: 0.1 is 0.10000000149011612
         Field::Float(x) => float(f64::from(*x), no_text),
         Field::Double(x) => float(*x, no_text),
         Field::Str(x) => Value::String(x.clone()),
-        // Old writers leave text without its annotation; pictures and sound are in nobody's way
-        // until they are used.
+        // Old writers do not annotate text; other binary columns (images, audio) matter only if
+        // they are read.
         Field::Bytes(x) => Value::String(match x.as_utf8() {
             Ok(text) => text.to_owned(),
             Err(_) => {
@@ -168,7 +168,7 @@ fn value(field: &Field, no_text: &mut Option<&'static str>) -> Value {
     }
 }
 
-/// As JSON's reader has it: what is no number of JSON is marked.
+/// A float; NaN and infinities are marked as in the JSON reader.
 fn float(x: f64, no_text: &mut Option<&'static str>) -> Value {
     if x.is_finite() {
         return x.into();

@@ -1,4 +1,4 @@
-//! Rows of each shape as records.
+//! Conversion of rows in each format to records.
 
 use serde_json::{Map, Value};
 
@@ -12,15 +12,15 @@ use super::{Calculator, Left, ReadOptions};
 use crate::template::is_result;
 use crate::{Context, Error, Message, Place, Record, Result};
 
-/// A row of a file: where it stands and what it holds.
+/// A row of a file, with its place.
 #[derive(Clone, Copy)]
 struct Row<'a> {
     place: &'a Place,
     map: &'a Map<String, Value>,
 }
 
-/// The records of one row, none where it says that nothing of it is to be trained; `left` counts
-/// what of it is not.
+/// The records of one row, none if it excludes itself from training; `left` counts what is
+/// excluded.
 pub(super) fn records(
     place: &Place,
     value: &Value,
@@ -70,21 +70,21 @@ pub(super) fn records(
     Ok(records)
 }
 
-/// Whether a row is to be trained as a whole. The words are common ones, so a value that is no yes
-/// or no is a column about something else, which nobody reads.
+/// Whether a row as a whole is to be trained. The column names are common words, so a value that is
+/// not boolean belongs to another meaning and is ignored.
 fn wanted(map: &Map<String, Value>, format: Format) -> bool {
     WHOLE
         .iter()
         .all(|key| says(map, key, format) != Some(false))
 }
 
-/// Columns that say whether a row is to be trained: KTO's under the names of TRL and LLaMA-Factory,
-/// then the words that messages use too.
+/// Columns that exclude a row from training: KTO's under the names of TRL and LLaMA-Factory, then
+/// the names that messages use too.
 pub(super) const WHOLE: [&str; 4] = ["label", "kto_tag", "train", "weight"];
 
-/// What a column of [`WHOLE`] says. A label that is a number or text (all that a CSV has) is KTO's
-/// beside a prompt and its completion; elsewhere it is a class. A pair has no label: both its
-/// responses are wanted.
+/// The value of a column of [`WHOLE`] as a boolean. A label that is a number or text (all that CSV
+/// has) is KTO's beside a prompt and its completion, elsewhere a class. A pair has no label: both
+/// its responses are used.
 pub(super) fn says(map: &Map<String, Value>, key: &str, format: Format) -> Option<bool> {
     let value = present(map, key)?;
     let pair = matches!(format, Format::Spin | Format::Preference);
@@ -106,9 +106,9 @@ impl<'a> Row<'a> {
         let (key, value) = first(self.map, keys)
             .ok_or_else(|| Error::example(self.place, format!("no {}", spell(keys))))?;
         let turns = messages(self.place, key, value)?;
-        let trained = split(self.place, key, turns, options.turns)?;
-        left.untrained += trained.untrained;
-        let records = trained.pairs.into_iter();
+        let examples = split(self.place, key, turns, options.turns)?;
+        left.untrained += examples.untrained;
+        let records = examples.pairs.into_iter();
         records
             .map(|(prompt, response)| Ok(self.record(self.with_system(prompt)?, response)))
             .collect()
@@ -121,7 +121,7 @@ impl<'a> Row<'a> {
         Ok(vec![self.record(self.with_system(prompt)?, response)])
     }
 
-    /// Alpaca's prompt: the earlier rounds, then instruction and input.
+    /// Alpaca's prompt: earlier rounds, then instruction and input.
     fn instruction(self) -> Result<Vec<Message>> {
         let mut prompt = self.history()?;
         let mut asked = match present(self.map, "instruction") {
@@ -179,7 +179,7 @@ impl<'a> Row<'a> {
         Ok(prompt)
     }
 
-    /// A prompt under one key, a response under another.
+    /// A prompt under one key and a response under another.
     fn simple(self, ask: &'static str, answers: &[&'static str]) -> Result<Vec<Record>> {
         let prompt = self.prompt(ask)?.unwrap_or_default();
         let answer = first(self.map, answers).map_or(answers[0], |(key, _)| key);
@@ -192,7 +192,8 @@ impl<'a> Row<'a> {
         ])
     }
 
-    /// Two responses to one prompt, each text or a list of messages that may carry the prompt.
+    /// Two responses to one prompt, each a string or a list of messages that may contain the
+    /// prompt.
     fn pair(self, real: &'static str, other: &'static str) -> Result<Vec<Record>> {
         let given = asked(self.map, [real, other]);
         let ask = given.map_or(PROMPTS[0], |(key, _)| key);
@@ -227,7 +228,7 @@ impl<'a> Row<'a> {
         })
     }
 
-    /// A conversation that a pair's responses answer.
+    /// A conversation to which a pair's responses reply.
     fn rounds_asked(self, key: &str, value: &Value) -> Result<Vec<Message>> {
         let prompt = unwrap(messages(self.place, key, value)?);
         match prompt.last().map(Message::role) {
@@ -242,7 +243,7 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// A prompt given as text or as messages; `None` when the key is absent.
+    /// A prompt given as a string or as messages; `None` if the key is absent.
     fn prompt(self, key: &str) -> Result<Option<Vec<Message>>> {
         Ok(match present(self.map, key) {
             None => None,
@@ -259,8 +260,8 @@ impl<'a> Row<'a> {
         })
     }
 
-    /// One response under `key` and the prompt it answers: the one given under `ask`, with the
-    /// messages before the response where it has some.
+    /// One response under `key` with its prompt: the one given under `ask`, joined with the
+    /// messages before the response, if any.
     fn side(self, key: &str, ask: &str, prompt: Option<Vec<Message>>) -> Result<Side> {
         let what = match present(self.map, key) {
             Some(Value::String(response)) => match prompt {
@@ -295,10 +296,10 @@ impl<'a> Row<'a> {
         Err(Error::example(self.place, what))
     }
 
-    /// A prompt and the messages that stand before the response to it, each with its key. They are
-    /// the whole conversation where they hold the prompt, and go on from it where they begin
-    /// with the model's own (a tool call) or the prompt has only the system's; anything else would
-    /// lose one of the two.
+    /// Joins a prompt and the messages before the response, each with its key. The messages are the
+    /// whole conversation if they contain the prompt; they continue the prompt if they begin with
+    /// the assistant's (a tool call) or the prompt has only a system message; anything else is an
+    /// error, since one of the two would be lost.
     fn joined(
         self,
         (ask, mut prompt): (&str, Vec<Message>),
@@ -309,8 +310,8 @@ impl<'a> Row<'a> {
         };
         let systems = list.iter().take_while(|m| is_system(m)).count();
         let blank = prompt.iter().all(|m| m.content().trim().is_empty());
-        // a whole conversation may have messages before those that stand as its prompt: a system
-        // message, or earlier turns where the prompt is the last one alone
+        // a whole conversation may have messages before the prompt's: a system message, or earlier
+        // turns if the prompt is only the last one
         if blank || (0..list.len()).any(|from| starts_with(&list[from..], &prompt)) {
             return Ok(list);
         }
@@ -362,7 +363,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Where Alpaca's input may stand: under Dolly's name only in Dolly's shape.
+/// Keys of Alpaca's input: Dolly's name only in Dolly's format.
 pub(super) fn inputs(map: &Map<String, Value>) -> &'static [&'static str] {
     let dolly = present(map, "output").is_none() && present(map, "response").is_some();
     match dolly {
@@ -371,8 +372,8 @@ pub(super) fn inputs(map: &Map<String, Value>) -> &'static [&'static str] {
     }
 }
 
-/// The prompt of a pair: one of [`PROMPTS`], else the conversation that stands beside responses of
-/// one message each (LLaMA-Factory's). Responses that are lists hold their prompt themselves.
+/// The prompt of a pair: one of [`PROMPTS`], else the conversation beside responses of one message
+/// each (LLaMA-Factory's). Responses that are lists contain their prompt.
 pub(super) fn asked<'a>(
     map: &'a Map<String, Value>,
     sides: [&str; 2],
@@ -389,7 +390,7 @@ pub(super) fn asked<'a>(
 struct Side {
     prompt: Vec<Message>,
     response: Message,
-    /// Its message does not say otherwise.
+    /// Whether its message does not exclude it from training.
     trained: bool,
 }
 
@@ -397,7 +398,7 @@ fn is_system(message: &Message) -> bool {
     matches!(message.role(), "system" | "developer")
 }
 
-/// Whether a conversation begins with these messages, white space around their text aside.
+/// Whether a conversation begins with these messages, ignoring white space around their text.
 fn starts_with(list: &[Message], head: &[Message]) -> bool {
     let same = |(a, b): (&Message, &Message)| {
         a.content().trim() == b.content().trim() && a.without("content") == b.without("content")
@@ -409,7 +410,7 @@ fn unwrap(turns: Vec<Turn>) -> Vec<Message> {
     turns.into_iter().map(|turn| turn.message).collect()
 }
 
-/// The text without `<<48/2=24>>`; an opening without a closing on its line stays.
+/// Removes `<<48/2=24>>` from a text; an opening mark without a closing one on its line stays.
 fn without_calculator(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

@@ -1,5 +1,6 @@
-//! Where rows come from: JSON Lines, a JSON array, CSV or TSV, each also compressed with gzip or
-//! zstd, and Parquet. All but CSV and TSV are told by their first bytes, not by the file's name.
+//! Sources of rows: JSON Lines, a JSON array, CSV or TSV, each optionally compressed with gzip or
+//! zstd, and Parquet. All but CSV and TSV are detected by their first bytes, not by the file's
+//! name.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
@@ -9,16 +10,16 @@ use flate2::bufread::GzDecoder;
 use super::Row;
 use super::array::Elements;
 use super::json::{json, last};
-use super::rows::Rows;
+use super::rows::ParquetRows;
 use super::table::{Table, style};
 use crate::{Error, Place, Result};
 
-/// Bytes that are looked at to tell what a file is.
+/// Number of bytes read to detect a file's type.
 const HEAD: u64 = 4096;
 
-/// The rows of one file, one at a time.
+/// Iterator over the rows of one file.
 pub(super) enum Source {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Lines {
         input: Box<dyn BufRead + Send>,
         line: usize,
@@ -28,12 +29,12 @@ pub(super) enum Source {
     /// CSV or TSV.
     Table(Table),
     /// Parquet.
-    Rows(Rows),
-    /// Nothing more.
+    Parquet(ParquetRows),
+    /// The end.
     Ended,
 }
 
-/// What is no data file that can be read, by its first bytes, and what to do about it.
+/// Unsupported file types by their first bytes, with what to do about them.
 const OTHERS: [(&[u8], &str); 8] = [
     (b"PARE", "an encrypted Parquet file"),
     (
@@ -55,7 +56,7 @@ const OTHERS: [(&[u8], &str); 8] = [
 ];
 
 impl Source {
-    /// The rows of a file on disk.
+    /// Opens a file on disk.
     pub(super) fn of_file(name: &str, mut file: File) -> Result<Self> {
         let io = |e| Error::io(name, e);
         let mut head = Vec::new();
@@ -65,12 +66,12 @@ impl Source {
             .map_err(io)?;
         file.seek(SeekFrom::Start(0)).map_err(io)?;
         if head.starts_with(b"PAR1") {
-            return Ok(Self::Rows(Rows::open(name, file)?));
+            return Ok(Self::Parquet(ParquetRows::open(name, file)?));
         }
         Self::of_stream(name, Box::new(BufReader::with_capacity(1 << 16, file)))
     }
 
-    /// The rows of bytes in memory.
+    /// Opens bytes in memory.
     pub(super) fn of_bytes(name: &str, bytes: Vec<u8>) -> Result<Self> {
         Self::of_stream(name, Box::new(Cursor::new(bytes)))
     }
@@ -98,7 +99,10 @@ impl Source {
         if head.starts_with(b"PAR1") {
             let mut whole = Vec::new();
             input.read_to_end(&mut whole).map_err(io)?;
-            return Ok(Self::Rows(Rows::open(name, bytes::Bytes::from(whole))?));
+            return Ok(Self::Parquet(ParquetRows::open(
+                name,
+                bytes::Bytes::from(whole),
+            )?));
         }
         let head = match head.strip_prefix(b"\xef\xbb\xbf") {
             Some(rest) => {
@@ -118,13 +122,14 @@ impl Source {
         Ok(Self::Lines { input, line: 0 })
     }
 
-    /// The next row. An [`Error::Example`] is one row's; after any other there are no more.
+    /// The next row. An [`Error::Example`] concerns one row; after any other error there are no
+    /// more.
     pub(super) fn next(&mut self, file: &str) -> Option<Result<Row>> {
         let answer = match self {
             Self::Lines { input, line } => next_line(input, line, file),
             Self::Elements(elements) => elements.next(file),
             Self::Table(table) => table.next(file),
-            Self::Rows(rows) => rows.next(file),
+            Self::Parquet(rows) => rows.next(file),
             Self::Ended => None,
         };
         if !matches!(answer, Some(Ok(_) | Err(Error::Example { .. }))) {
@@ -134,14 +139,13 @@ impl Source {
     }
 }
 
-/// Whether bytes begin a file of zstd: with its mark, or with that of a frame to be skipped.
+/// Whether bytes begin a zstd file: with its magic number, or that of a skippable frame.
 fn is_zstd(head: &[u8]) -> bool {
     let skipped = matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]);
     skipped || head.starts_with(b"\x28\xb5\x2f\xfd")
 }
 
-/// The members of a gzip file one after another; zero bytes behind one are padding, as Python has
-/// it.
+/// Concatenated members of a gzip file; zero bytes after a member are padding, as in Python.
 struct Gzip {
     member: Option<GzDecoder<Box<dyn BufRead + Send>>>,
 }
@@ -181,7 +185,7 @@ impl Read for Gzip {
     }
 }
 
-/// An input's first bytes, and the input as it was.
+/// Reads an input's first bytes and returns them with the input rewound.
 fn peek(mut input: Box<dyn BufRead + Send>) -> std::io::Result<(Vec<u8>, Box<dyn BufRead + Send>)> {
     let mut head = Vec::new();
     input.by_ref().take(HEAD).read_to_end(&mut head)?;

@@ -1,5 +1,5 @@
 //! CSV and TSV with a header: each record is an example whose keys are the header's names, and
-//! every value is text.
+//! every value is a string.
 
 use std::io::{BufRead, Read};
 
@@ -10,18 +10,18 @@ use super::Row;
 use super::json::cell;
 use crate::{Error, Place, Result};
 
-/// The records of one file.
+/// Iterator over the records of one file.
 pub(super) struct Table {
     reader: csv::Reader<Tail>,
     header: Vec<String>,
     record: ByteRecord,
     ends: LineEnds,
-    /// Records so far.
+    /// Records read so far.
     rows: usize,
     ended: bool,
 }
 
-/// The input, with the last byte of it that is no line end, and whether its end was met.
+/// An input that remembers its last byte that is not a line end, and whether its end was reached.
 struct Tail {
     input: Box<dyn BufRead + Send>,
     last: u8,
@@ -40,9 +40,9 @@ impl Read for Tail {
     }
 }
 
-/// How a table is written.
+/// Dialect of a table.
 pub(super) struct Style {
-    /// What stands between values.
+    /// Separator between values.
     delimiter: u8,
     ends: LineEnds,
 }
@@ -51,14 +51,14 @@ pub(super) struct Style {
 #[derive(Clone, Copy, PartialEq)]
 enum LineEnds {
     Lf,
-    /// The csv crate counts a record's first line before the LF.
+    /// Before the LF, on which the csv crate counts a record's first line.
     CrLf,
-    /// The csv crate counts no lines.
+    /// CR alone, on which the csv crate counts no lines.
     Cr,
 }
 
-/// Columns that may hold a message or a list of messages, which a cell has as its JSON. (Those that
-/// hold nothing else are read wherever they stand.)
+/// Columns that may hold a message or a list of messages, as JSON in a cell. (Columns that only
+/// hold messages are parsed in any format.)
 const MESSAGES: [&str; 9] = [
     "prompt",
     "question",
@@ -71,9 +71,9 @@ const MESSAGES: [&str; 9] = [
     "generated",
 ];
 
-/// How the table in a file is written, from its name and first line, where the name says that it is
-/// one: a tab between values in `.tsv`; in `.csv` a comma, or what spreadsheets write where the
-/// comma is the decimal point.
+/// Detects a table's dialect from the file's name and first line: tabs in `.tsv`; in `.csv` commas,
+/// or else the semicolons or tabs that spreadsheets write where the comma is the decimal point.
+/// `None` for other names.
 pub(super) fn style(name: &str, head: &[u8]) -> Option<Style> {
     let name = name.to_ascii_lowercase();
     let name = name.trim_end_matches(".gz").trim_end_matches(".zst");
@@ -82,7 +82,7 @@ pub(super) fn style(name: &str, head: &[u8]) -> Option<Style> {
     let delimiter = match (name.ends_with(".tsv"), name.ends_with(".csv")) {
         (true, _) => b'\t',
         (_, true) => {
-            // what stands in quotes is a name's
+            // separators within quotes belong to a name
             let mut quoted = false;
             let bare = line.iter().filter(|&&b| {
                 quoted ^= b == b'"';
@@ -167,7 +167,7 @@ impl Table {
         if let ErrorKind::UnequalLengths { len, .. } = error.kind() {
             let wanted = self.header.len();
             let what = format!("{len} values, but the header has {wanted}");
-            // the input was asked for more of this record: no line end stands behind it
+            // the input was read to its end for this record: no line end follows it
             let tail = self.reader.get_ref();
             if !tail.ended || *len as usize > wanted {
                 return Some(Err(Error::example(&place, what)));
@@ -185,7 +185,7 @@ impl Table {
         }))
     }
 
-    /// Whether the record's last value does, as one whose quote is never closed.
+    /// Whether the record's last value spans lines, as one with an unclosed quote does.
     fn goes_over_lines(&self) -> bool {
         let last = self.record.iter().next_back();
         last.is_some_and(|value| value.iter().any(|b| b"\r\n".contains(b)))

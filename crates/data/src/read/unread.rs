@@ -1,5 +1,5 @@
-//! Keys of a row that nobody reads. Those that go to the chat template are counted where it is
-//! known what that reads.
+//! Detection of a row's unread keys. Those passed to the chat template are checked later, against
+//! the template.
 
 use std::collections::BTreeSet;
 
@@ -12,22 +12,22 @@ use super::rewards::columns;
 use super::shapes::{WHOLE, asked, inputs, says};
 use crate::Record;
 
-/// Where the prompt of a pair may stand; the first that is there is read.
+/// Keys of a pair's prompt; the first one present is read.
 pub(super) const PROMPTS: [&str; 3] = ["prompt", "question", "instruction"];
 
-/// Where a conversation may stand that a pair's responses answer.
+/// Keys of a conversation to which a pair's responses reply.
 pub(super) const ROUNDS_ASKED: [&str; 3] = ["conversations", "conversation", "messages"];
 
-/// Where a system message may stand beside a conversation; the first that is there is read.
+/// Keys of a system message beside a conversation; the first one present is read.
 pub(super) const SYSTEMS: [&str; 2] = ["system", "system_prompt"];
 
-/// The earlier rounds of Alpaca's shape.
+/// Key of the earlier rounds in Alpaca's format.
 pub(super) const ROUNDS: &str = "history";
 
-/// Keys of a row that the chat template gets.
+/// Keys of a row passed to the chat template.
 const TEMPLATE: [&str; 3] = ["tools", "documents", "chat_template_kwargs"];
 
-/// Counts the keys of one row that are not read.
+/// Counts the unread keys of one row.
 pub(super) fn note(map: &Map<String, Value>, format: Format, records: &[Record], left: &mut Left) {
     let read = read(map, format, records);
     let mut unread = BTreeSet::new();
@@ -46,7 +46,7 @@ pub(super) fn note(map: &Map<String, Value>, format: Format, records: &[Record],
     }
 }
 
-/// Keys of the text parts that are a message's content, besides type and text: nobody reads them.
+/// Unread keys of a message's text parts: all but type and text.
 fn of_parts(messages: &Value, unread: &mut BTreeSet<String>) {
     let messages = match messages {
         Value::Array(list) => list.as_slice(),
@@ -68,7 +68,7 @@ fn of_parts(messages: &Value, unread: &mut BTreeSet<String>) {
     }
 }
 
-/// The keys that made the records.
+/// The keys that the records were made from.
 fn read(map: &Map<String, Value>, format: Format, records: &[Record]) -> Vec<&'static str> {
     let mut read: Vec<&'static str> = format
         .keys()
@@ -97,7 +97,7 @@ fn read(map: &Map<String, Value>, format: Format, records: &[Record]) -> Vec<&'s
             .into_iter()
             .filter(|key| says(map, key, format).is_some()),
     );
-    // a conversation's own system message goes before the column's
+    // a conversation's own system message takes precedence over the column's
     let system = first(map, &SYSTEMS).filter(|(_, value)| {
         records.iter().all(|record| {
             let own = record.prompt.first().filter(|m| m.role() == "system");
@@ -108,7 +108,7 @@ fn read(map: &Map<String, Value>, format: Format, records: &[Record]) -> Vec<&'s
     read
 }
 
-/// Null, blank text, an empty list: what exports put where a row has nothing.
+/// Null, blank text, an empty list: what exports write for a missing value.
 fn says_nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,

@@ -1,6 +1,6 @@
-//! Values as the people who write data files mean them: numbers where text is expected, 0 and 1
-//! where a yes or no is, lists of text parts. What has no such meaning is an error that names the
-//! field, never taken as absent.
+//! Lenient conversion of values: numbers where text is expected, 0 and 1 for booleans, lists of
+//! text parts. A value without such a meaning is an error that names the field; it is never treated
+//! as absent.
 
 use serde_json::{Map, Number, Value};
 
@@ -9,8 +9,8 @@ use super::conversation::kind;
 use crate::template::python_float;
 use crate::{Error, Place, Result};
 
-/// Text: as it stands, a number as Python prints it, or text parts one after another. `at` names it
-/// in errors.
+/// Text: a string, a number as Python prints it, or concatenated text parts. `at` names it in
+/// errors.
 pub(super) fn text(place: &Place, at: &str, value: &Value) -> Result<String> {
     match value {
         Value::String(text) => Ok(text.clone()),
@@ -20,12 +20,12 @@ pub(super) fn text(place: &Place, at: &str, value: &Value) -> Result<String> {
     }
 }
 
-/// Types of parts that are text, as chat completions and as OpenAI's responses call them.
+/// Types of text parts, in OpenAI's chat completions and responses.
 const TEXTS: [&str; 3] = ["text", "input_text", "output_text"];
 
-/// Text parts (`{"type": "text", "text": …}`) one after another. Several bare texts have no one
-/// meaning: nobody says what belongs between them. A part of another type is none, also with a text
-/// in it: what is thought is not what is said.
+/// Concatenates text parts (`{"type": "text", "text": …}`). Several bare strings are refused: their
+/// separator is unknown. A part of another type is refused even if it has a text: reasoning is not
+/// content.
 fn joined(place: &Place, at: &str, parts: &[Value]) -> Result<String> {
     if let [Value::String(only)] = parts {
         return Ok(only.clone());
@@ -63,8 +63,8 @@ fn joined(place: &Place, at: &str, parts: &[Value]) -> Result<String> {
     Ok(out)
 }
 
-/// A yes or no: true, false, 0, 1, or these as text in any case. Blank text (an empty cell of a
-/// CSV) says nothing.
+/// A boolean: true, false, 0, 1, or these as text in any case. Blank text (an empty cell of a CSV)
+/// is `None`.
 pub(super) fn flag(place: &Place, at: &str, value: &Value) -> Result<Option<bool>> {
     match plain_flag(value) {
         Some(flag) => Ok(Some(flag)),
@@ -73,7 +73,7 @@ pub(super) fn flag(place: &Place, at: &str, value: &Value) -> Result<Option<bool
     }
 }
 
-/// The yes or no that a value is, if it is one.
+/// A value's boolean meaning, if it has one.
 pub(super) fn plain_flag(value: &Value) -> Option<bool> {
     let number = match value {
         Value::Bool(flag) => return Some(*flag),
@@ -92,7 +92,7 @@ pub(super) fn plain_flag(value: &Value) -> Option<bool> {
     }
 }
 
-/// A finite number, or text that spells one. Blank text (an empty cell of a CSV) says nothing.
+/// A finite number, or text that spells one. Blank text (an empty cell of a CSV) is `None`.
 pub(super) fn number(place: &Place, at: &str, value: &Value) -> Result<Option<f64>> {
     let number = match value {
         Value::Number(number) => number.as_f64(),
@@ -106,13 +106,13 @@ pub(super) fn number(place: &Place, at: &str, value: &Value) -> Result<Option<f6
     }
 }
 
-/// The error for a value that is not what its field takes.
+/// The error for a value of the wrong kind.
 pub(super) fn wrong(place: &Place, at: &str, wanted: &str, value: &Value) -> Error {
     let found = shown(value);
     Error::example(place, format!("`{at}` should be {wanted}, is {found}"))
 }
 
-/// A value for errors: itself where it is short, else its kind.
+/// A value for errors: itself if short, else its type.
 fn shown(value: &Value) -> String {
     match value {
         Value::Bool(_) | Value::Number(_) => value.to_string(),
@@ -125,7 +125,7 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// A key that is there and not null: Parquet and JSON exports spell "absent" as null.
+/// A key's value unless null: Parquet and JSON exports write "absent" as null.
 pub(super) fn present<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     map.get(key).filter(|v| !v.is_null())
 }
@@ -134,7 +134,7 @@ fn blank(value: &Value) -> bool {
     matches!(value, Value::String(text) if text.trim().is_empty())
 }
 
-/// A number as Python's `str` prints it.
+/// Formats a number like Python's `str`.
 pub(super) fn python_number(number: &Number) -> String {
     match number.as_f64().filter(|_| number.is_f64()) {
         Some(float) => python_float(float),
@@ -147,7 +147,7 @@ pub(super) fn python_number(number: &Number) -> String {
 mod tests {
     use super::*;
 
-    /// Right values: Python 3.12, `str(json.loads(text))`.
+    /// Expected values: Python 3.12, `str(json.loads(text))`.
     #[test]
     fn numbers_print_as_in_python() {
         for (json, python) in [

@@ -1,6 +1,6 @@
-//! Chat templates: the Jinja program that comes with a tokenizer and spells a conversation as the
-//! model saw it. Rendered as jinja2 renders it where transformers sets it up (`python`), so that
-//! both write the same text.
+//! Chat templates: the Jinja program in a tokenizer's files that renders a conversation as the
+//! model's prompt. Rendered as by jinja2 in transformers' setup (`python`), so that the text is the
+//! same.
 
 mod python;
 mod roles;
@@ -15,36 +15,43 @@ use crate::{Context, Error, Message, Result};
 pub(crate) use python::float as python_float;
 use python::{Budget, Day, Program};
 pub(crate) use roles::is_result;
-pub(crate) use turns::Turns;
+pub(crate) use turns::FramedTemplate;
 
-/// The template of models that take text as it is: the messages' contents one after another with nothing between,
-/// the beginning-of-text token before them where the tokenizer wants one, the end-of-text token after each answer.
+/// A template for models without one: the messages' contents concatenated, after a
+/// beginning-of-text token if the tokenizer uses one, with the end-of-text token after each
+/// response.
 pub const PLAIN: &str = "{% if starts_with_bos %}{{ bos_token }}{% endif %}{% for message in messages %}\
     {{ message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}";
 
-/// The day that `strftime_now` tells unless one is given: prompts must not change from one day to the next, or a
-/// run that is resumed tomorrow would not be the same run. (Llama 3's own templates fall back to this day.)
+/// What stands for a default where the model has a template for conversations with tools and no
+/// other: transformers answers a conversation without tools with an error then.
+const NO_DEFAULT: &str = "{{ raise_exception('the model has a chat template for conversations \
+    with tools (`tool_use`) and no `default`; give a row `tools`, or a template as \
+    model.chat_template') }}";
+
+/// The default day of `strftime_now`. Prompts must not change from day to day, or a run resumed
+/// tomorrow would not be the same run. (Llama 3's own templates fall back to this day.)
 const FIXED_DAY: &str = "2024-07-26";
 
-/// A chat template, ready to render.
+/// A compiled chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
     program: Program,
     source: String,
     variables: BTreeMap<String, Value>,
-    /// Names of the variables that a user gave.
+    /// Names of the variables set by the user.
     given: Vec<String>,
     /// The model's other template, for conversations with tools.
     tool_use: Option<Box<ChatTemplate>>,
-    /// The names besides `tool` that it has for a tool's role.
+    /// The roles besides `tool` that it knows for a tool's result.
     results: Vec<&'static str>,
 }
 
 impl ChatTemplate {
-    /// Reads a template's source; `"plain"` stands for [`PLAIN`].
+    /// Compiles a template's source; `"plain"` stands for [`PLAIN`].
     ///
     /// # Errors
-    /// When it is not a Jinja template.
+    /// A source that is not a Jinja template.
     pub fn new(source: &str) -> Result<Self> {
         let source = if source.trim() == "plain" {
             PLAIN
@@ -66,15 +73,15 @@ impl ChatTemplate {
         Ok(template)
     }
 
-    /// The source, as it was given: what an export writes beside the model.
+    /// The source as given, which an export writes beside the model.
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// Sets the day (`2024-07-26`) that templates with today's date in them are told.
+    /// Sets the day (`2024-07-26`) seen by templates that print today's date.
     ///
     /// # Errors
-    /// When it is not a day.
+    /// A text that is not a day.
     pub fn set_day(&mut self, day: &str) -> Result<()> {
         let day = Day::parse(day).ok_or_else(|| {
             Error::Template(format!("`{day}` is not a day; write it as 2024-07-26"))
@@ -86,19 +93,19 @@ impl ChatTemplate {
         Ok(())
     }
 
-    /// Sets a variable that a user gives, such as `enable_thinking`: one that the template does not
-    /// name is counted with every example.
+    /// Sets a variable from the user, such as `enable_thinking`; if the template does not use it,
+    /// it is counted with every example.
     pub fn give(&mut self, name: &str, value: &serde_json::Value) {
         self.set_variable(name, value);
         self.given.push(name.to_owned());
     }
 
-    /// The variables that a user gave.
+    /// The names of the variables set by the user.
     pub(crate) fn given(&self) -> impl Iterator<Item = &str> {
         self.given.iter().map(String::as_str)
     }
 
-    /// Whether a source of it holds this name as a word: else nothing of that name can be read.
+    /// Whether a source contains this name as a word; if not, the template cannot read it.
     pub(crate) fn names(&self, name: &str) -> bool {
         let part = |c: char| c.is_alphanumeric() || c == '_';
         let here = self.source.match_indices(name).any(|(at, _)| {
@@ -107,13 +114,12 @@ impl ChatTemplate {
         here || self.tool_use.as_ref().is_some_and(|t| t.names(name))
     }
 
-    /// Whether a source of it holds this text.
+    /// Whether a source contains this text.
     pub(crate) fn holds(&self, text: &str) -> bool {
         self.source.contains(text) || self.tool_use.as_ref().is_some_and(|t| t.holds(text))
     }
 
-    /// Sets a variable that the template asks for beyond the usual ones, such as the spelling of a
-    /// special token.
+    /// Sets a further variable that the template reads, such as the text of a special token.
     pub fn set_variable(&mut self, name: &str, value: &serde_json::Value) {
         self.variables
             .insert(name.to_owned(), Value::from_serialize(value));
@@ -122,7 +128,19 @@ impl ChatTemplate {
         }
     }
 
-    /// Gives it the model's other template, `tool_use`, which renders conversations with tools.
+    /// The only template of a model, `tool_use`: conversations without tools are errors.
+    pub(crate) fn of_tools(tool_use: ChatTemplate) -> Result<Self> {
+        let mut template = Self::new(NO_DEFAULT)?;
+        template.set_tool_use(tool_use);
+        Ok(template)
+    }
+
+    /// Whether the model has a template for conversations without tools.
+    pub(crate) fn has_default(&self) -> bool {
+        self.source != NO_DEFAULT
+    }
+
+    /// Sets the model's other template, `tool_use`, which renders conversations with tools.
     pub(crate) fn set_tool_use(&mut self, other: ChatTemplate) {
         self.tool_use = Some(Box::new(other));
     }
@@ -132,16 +150,16 @@ impl ChatTemplate {
         self.tool_use.as_deref()
     }
 
-    /// The conversation as the model reads it; with `generation_prompt`, up to where the answer begins.
+    /// Renders a conversation; with `generation_prompt`, up to where the response begins.
     ///
     /// # Errors
-    /// When the template refuses the conversation (`raise_exception`) or fails.
+    /// The template refuses the conversation (`raise_exception`) or fails.
     pub fn render(&self, messages: &[Message], generation_prompt: bool) -> Result<String> {
         self.render_in(messages, &Context::new(), generation_prompt)
     }
 
-    /// The same with what the row gives besides the messages; its `chat_template_kwargs` go before
-    /// the variables that were set.
+    /// [`ChatTemplate::render`] with a row's variables; its `chat_template_kwargs` take precedence
+    /// over the variables that were set.
     ///
     /// # Errors
     /// As [`ChatTemplate::render`].
@@ -183,8 +201,8 @@ impl ChatTemplate {
             .map_err(Error::Template)
     }
 
-    /// A tool's message under the name that its data have for the role where the template knows
-    /// that, else as `tool`'s: a template leaves out what it does not know.
+    /// Renames the role of a tool's message to `tool` unless the template knows the data's name for
+    /// it, since a template ignores unknown roles.
     fn with_role_known(&self, message: Message) -> Message {
         match is_result(message.role()) && !self.results.contains(&message.role()) {
             true => message.with("role", "tool"),
@@ -193,7 +211,7 @@ impl ChatTemplate {
     }
 }
 
-/// Whether a row gives tools, as transformers asks it: an empty list is one.
+/// Whether a row has tools, by transformers' test: an empty list counts.
 pub(crate) fn has_tools(context: &Context) -> bool {
     context.get("tools").is_some_and(|tools| !tools.is_null())
 }

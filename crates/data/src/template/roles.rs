@@ -1,14 +1,14 @@
-//! The role of a tool's result, which data and templates call by several names.
+//! Names of the role of a tool's result, which differ between data sets and templates.
 
-/// Its names besides `tool`: OpenAI's former one, GLM's and LLaMA-Factory's, Llama 3's.
+/// Names besides `tool`: OpenAI's former one, GLM's and LLaMA-Factory's, Llama 3's.
 const OTHERS: [&str; 3] = ["function", "observation", "ipython"];
 
-/// Whether a role is a tool's, by any of its names.
+/// Whether a role is a tool result's, by any of its names.
 pub(crate) fn is_result(role: &str) -> bool {
     role == "tool" || OTHERS.contains(&role)
 }
 
-/// The other names that a template's source asks a role for.
+/// The names besides `tool` with which a template's source compares a role.
 pub(super) fn known(source: &str) -> Vec<&'static str> {
     let mut known = OTHERS.to_vec();
     known.retain(|name| compares(source, name));
@@ -25,7 +25,7 @@ fn compares(source: &str, name: &str) -> bool {
     })
 }
 
-/// Whether a text ends in the beginning of a comparison of a role, with one name or a list.
+/// Whether a text ends with the start of a role's comparison, with one name or a list.
 fn follows_role(before: &str) -> bool {
     let before = before.trim_end();
     let one = ["==", "!="]
@@ -60,7 +60,7 @@ mod tests {
             ("{% if m.role not in ('ipython',) %}", &["ipython"]),
             ("{% if m['role'] not in ('ipython',) %}", &["ipython"]),
             ("{% if m.role != 'ipython' %}", &["ipython"]),
-            // of calls, not of roles
+            // compares calls, not roles
             (
                 "{% if call.type == 'function' %}{{ call['function'].name }}",
                 &[],

@@ -1,44 +1,44 @@
-//! What a chat template writes around each message, found by rendering texts that no conversation holds, so that a program
-//! without Jinja can write the same: Ollama, whose templates are Go's.
+//! The fixed texts that a chat template writes around each message, found by rendering probe texts,
+//! so that a program without Jinja can write the same: Ollama, whose templates are Go's.
 //!
-//! Only templates that put messages one after another, each between fixed texts, can be had this way; whether one is of
-//! that kind is tried on conversations, not guessed.
+//! It works only for templates that concatenate messages, each between fixed texts; whether one
+//! does is tested on conversations.
 
 use super::ChatTemplate;
 use crate::Message;
 
-/// A message's place between two texts.
+/// The fixed texts before and after a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Frame {
     before: String,
     after: String,
 }
 
-/// Where a system message goes.
+/// Where a template puts a system message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum System {
-    /// Nowhere: the template refuses it or leaves it out.
+    /// Nowhere: it refuses or ignores system messages.
     None,
-    /// Where it stands, with what the first user message then begins with if that is not the usual.
+    /// In place, with the text before the first user message that then follows, if that differs.
     InPlace(Frame, Option<String>),
-    /// Before the last user message, in place of what that begins with.
+    /// Before the last user message, in place of the text before it.
     BeforeLast(Frame),
 }
 
 /// A template as fixed texts around messages.
 #[derive(Clone, Debug)]
-pub(crate) struct Turns {
-    /// Begins every conversation with this token.
+pub(crate) struct FramedTemplate {
+    /// Beginning-of-text token at the start of every conversation.
     bos: String,
-    /// Begins a conversation without system message (a default one).
+    /// Text at the start of a conversation without a system message (a default one).
     head: String,
-    /// What the first user message begins with where there is no system message, if that is not the usual.
+    /// Text before the first user message if there is no system message and it differs.
     first: Option<String>,
     system: System,
     user: Frame,
     assistant: Frame,
     generation: String,
-    /// Whether the template cuts white space off messages, which Ollama cannot.
+    /// Whether the template trims messages, which Ollama cannot do.
     pub(crate) trims: bool,
 }
 
@@ -46,7 +46,7 @@ const SYSTEM: &str = "randoriS4c1";
 const USER: [&str; 2] = ["randoriU8e2", "randoriV6d3"];
 const ASSISTANT: &str = "randoriA5b7";
 
-/// Each in every role: what templates are known to cut, split or quote.
+/// Contents tried in every role: texts that templates are known to trim, split or quote.
 const CONTENTS: [&str; 7] = [
     "Hello",
     "What is 2 + 2?",
@@ -57,11 +57,11 @@ const CONTENTS: [&str; 7] = [
     "{\"name\": \"fall\", \"arguments\": {}}",
 ];
 
-impl Turns {
-    /// Finds the texts and tries them.
+impl FramedTemplate {
+    /// Finds the texts and tests them on conversations.
     ///
     /// # Errors
-    /// Why the template is not of this kind.
+    /// Why the template is not of this form.
     pub(crate) fn of(template: &ChatTemplate, bos: &str) -> Result<Self, String> {
         let mut turns = derive(template, bos)?;
         for (conversation, wanted) in trials(template, "") {
@@ -78,7 +78,7 @@ impl Turns {
         Ok(turns)
     }
 
-    /// The conversation up to where the answer begins.
+    /// Renders a conversation up to where the response begins.
     fn render(&self, messages: &[Message]) -> String {
         let system = messages.iter().find(|m| m.role() == "system");
         let has_system = system.is_some() && self.system != System::None;
@@ -124,7 +124,7 @@ impl Turns {
         }
     }
 
-    /// Whether system messages have a place.
+    /// Whether system messages are rendered.
     pub(crate) fn takes_system(&self) -> bool {
         self.system != System::None
     }
@@ -134,8 +134,9 @@ impl Turns {
         !self.bos.is_empty()
     }
 
-    /// The same as a Go template for Ollama, where `.Messages` holds the conversation, its neighbours of one role joined,
-    /// and `.System` the system message's text. `runner_adds_bos`: the beginning-of-text token is left to whoever runs it.
+    /// Writes a Go template for Ollama, where `.Messages` holds the conversation, with neighbours
+    /// of one role joined, and `.System` the system message's text. `runner_adds_bos`: the
+    /// beginning-of-text token is left to the runner.
     pub(crate) fn go(&self, runner_adds_bos: bool) -> String {
         let mut out = String::new();
         if !runner_adds_bos {
@@ -197,7 +198,8 @@ impl Turns {
     }
 }
 
-/// A text as Go's template writes it: braces would begin an action, and three quotes end Ollama's TEMPLATE.
+/// Quotes a text for a Go template: braces would begin an action, and three quotes end Ollama's
+/// TEMPLATE.
 fn literal(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -210,7 +212,7 @@ fn literal(text: &str) -> String {
     out
 }
 
-fn derive(template: &ChatTemplate, bos: &str) -> Result<Turns, String> {
+fn derive(template: &ChatTemplate, bos: &str) -> Result<FramedTemplate, String> {
     let [user, later] = USER.map(Message::user);
     let (assistant, system) = (
         Message::assistant(ASSISTANT),
@@ -236,7 +238,7 @@ fn derive(template: &ChatTemplate, bos: &str) -> Result<Turns, String> {
     let three = render(&[&user, &assistant, &later], true)?;
     let three = pieces(&three, &[USER[0], ASSISTANT, USER[1]])?;
     let [_, to_assistant, to_user, _] = <[String; 4]>::try_from(three).map_err(|_| "odd")?;
-    // where a turn ends shows without generation prompt
+    // the end of a turn is visible without a generation prompt
     let user_end = render(&[&user], false).unwrap_or_default();
     let user_end = tail(&user_end, USER[0]);
     let user_after = match user_end {
@@ -251,7 +253,7 @@ fn derive(template: &ChatTemplate, bos: &str) -> Result<Turns, String> {
         Some(head) => (head.to_owned(), None),
         None => (String::new(), Some(first)),
     };
-    let mut turns = Turns {
+    let mut turns = FramedTemplate {
         bos: bos.to_owned(),
         head,
         first,
@@ -277,8 +279,8 @@ fn derive(template: &ChatTemplate, bos: &str) -> Result<Turns, String> {
     Ok(turns)
 }
 
-impl Turns {
-    /// Where the system message goes, from a conversation of one turn taken apart and one of two.
+impl FramedTemplate {
+    /// Finds where the system message goes, from a conversation of one turn, split, and one of two.
     fn place(&self, parts: &[String], longer: &str) -> Result<System, String> {
         let (before, after) = (parts[0].clone(), parts[1].clone());
         if longer.find(SYSTEM) > longer.find(ASSISTANT) {
@@ -301,8 +303,8 @@ impl Turns {
     }
 }
 
-/// Conversations and what the template makes of them, as far as it takes them: with and without system message, of one to
-/// four turns, every content in every role; with `padding` around the contents.
+/// Test conversations with the template's rendering of those it accepts: with and without a system
+/// message, of one to four turns, every content in every role; with `padding` around the contents.
 fn trials<'a>(
     template: &'a ChatTemplate,
     padding: &'a str,
@@ -336,7 +338,7 @@ fn outline(messages: &[Message]) -> String {
     roles.join(", ")
 }
 
-/// The texts before, between and after the marks, each of which must be there once and in order.
+/// Splits a text at the marks; `None` unless each occurs once and in order.
 fn between(text: &str, marks: &[&str]) -> Option<Vec<String>> {
     let mut rest = text;
     let mut out = Vec::new();

@@ -1,5 +1,5 @@
-//! Special and added tokens that other files than `tokenizer.json` name, added as transformers 5.24
-//! adds them: those that `tokenizer.json` has not get the next ids after its vocabulary.
+//! Special and added tokens that files other than `tokenizer.json` name, added as in transformers
+//! 5.24: tokens missing from `tokenizer.json` get the next ids after its vocabulary.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use tokenizers::{AddedToken, Tokenizer as Core};
 use super::said::{flags, settle, wrong};
 use crate::{Error, Result};
 
-/// The tokens with a part of their own, in the order in which missing ones are added.
+/// Keys of special tokens, in the order in which missing ones are added.
 pub(super) const NAMED: [&str; 7] = [
     "bos_token",
     "eos_token",
@@ -20,21 +20,21 @@ pub(super) const NAMED: [&str; 7] = [
     "mask_token",
 ];
 
-/// Names that a chat template has values of its own for.
+/// Variables of a chat template that are set by other means.
 const TAKEN: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
 
-/// What the files say besides `tokenizer.json`.
+/// Tokens named by the files besides `tokenizer.json`.
 pub(super) struct Named {
-    /// `bos_token` and its like; models' own names for tokens come after [`NAMED`].
+    /// `bos_token` and similar; a model's own names come after [`NAMED`].
     tokens: Vec<(String, AddedToken)>,
     /// `extra_special_tokens`, formerly `additional_special_tokens`.
     extra: Vec<AddedToken>,
-    /// Tokens with an id; the ids only give their order.
+    /// Tokens with an id, which only gives their order.
     numbered: BTreeMap<u64, AddedToken>,
 }
 
 impl Named {
-    /// Reads the files. Neither `special_tokens_map.json` nor `added_tokens.json` is read where the
+    /// Reads the files. Neither `special_tokens_map.json` nor `added_tokens.json` is used if the
     /// config has `added_tokens_decoder`.
     pub(super) fn read(core: &Core, config: &Value, map: &Value, added: &Value) -> Result<Self> {
         const CONFIG: &str = "tokenizer_config.json";
@@ -80,7 +80,7 @@ impl Named {
         })
     }
 
-    /// Adds to the tokenizer what it has not.
+    /// Adds the missing tokens to the tokenizer.
     pub(super) fn add_to(&self, core: &mut Core) -> Result<()> {
         let known: Vec<AddedToken> = core.get_added_tokens_decoder().into_values().collect();
         let mut missing: Vec<AddedToken> = self
@@ -117,7 +117,7 @@ impl Named {
         Ok(())
     }
 
-    /// The token of this name, where it is in the tokenizer.
+    /// Id and text of the token of this name, if the tokenizer has it.
     pub(super) fn get(&self, core: &Core, name: &str) -> Option<(u32, String)> {
         let mut tokens = self.tokens.iter();
         let (_, token) =
@@ -126,7 +126,7 @@ impl Named {
             .map(|id| (id, token.content.clone()))
     }
 
-    /// Each name with its token's text: what a chat template gets as variables.
+    /// Names and texts of the tokens: variables of the chat template.
     pub(super) fn variables(self) -> Vec<(String, String)> {
         let texts = self.tokens.into_iter();
         texts.map(|(name, token)| (name, token.content)).collect()

@@ -1,4 +1,4 @@
-//! A tokenizer from Hugging Face files: which one says what, and which goes before which.
+//! Loads a tokenizer from Hugging Face files, with the precedence among them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,12 +12,12 @@ use super::{Special, Tokenizer, settings};
 use crate::contain::contain;
 use crate::{ChatTemplate, Error, Result};
 
-/// The tokenizer's configuration.
+/// File name of the tokenizer's configuration.
 const CONFIG: &str = "tokenizer_config.json";
-/// The model's settings for generation.
+/// File name of the generation settings.
 const GENERATION: &str = "generation_config.json";
 
-/// The files that matter, as far as they exist.
+/// Files read, if they exist.
 const WANTED: [&str; 8] = [
     "tokenizer.json",
     CONFIG,
@@ -29,7 +29,7 @@ const WANTED: [&str; 8] = [
     "tokenizer.model",
 ];
 
-/// Reads a folder; a template that is given takes the place of the folder's, which are not read.
+/// Reads a folder; a given template replaces the folder's, which are then not read.
 pub(super) fn from_folder(dir: &Path, given: Option<ChatTemplate>) -> Result<Tokenizer> {
     let mut files = BTreeMap::new();
     for name in WANTED {
@@ -62,7 +62,7 @@ pub(super) fn from_folder(dir: &Path, given: Option<ChatTemplate>) -> Result<Tok
     })
 }
 
-/// Builds from files in memory. Errors name the file without its folder.
+/// Builds a tokenizer from files in memory. Errors name the file without its folder.
 pub(super) fn from_files(
     mut files: BTreeMap<String, Vec<u8>>,
     given: Option<ChatTemplate>,
@@ -89,14 +89,14 @@ pub(super) fn from_files(
         unk: named.get(&core, "unk_token"),
         variables: named.variables(),
     };
-    // as transformers: where there are generation settings, nothing is read of the configuration's
+    // as in transformers: if there are generation settings, the configuration's are ignored
     let configured = eos_ids(&model, "config.json")?;
     let named_stops = match files.contains_key(GENERATION) {
         true => eos_ids(&generation, GENERATION)?,
         false => configured.clone(),
     };
     if special.eos.is_none() {
-        // The config's first is the model's end of text.
+        // The first id in the config is the model's end of text.
         let first = configured.first().or(named_stops.first()).copied();
         special.eos = first.and_then(|id| core.id_to_token(id).map(|text| (id, text)));
     }
@@ -112,7 +112,7 @@ pub(super) fn from_files(
     Ok(tokenizer)
 }
 
-/// A JSON file that may be absent.
+/// Parses a JSON file; null if it is absent.
 pub(super) fn json(files: &BTreeMap<String, Vec<u8>>, name: &str) -> Result<Value> {
     match files.get(name) {
         Some(bytes) => {
@@ -122,8 +122,8 @@ pub(super) fn json(files: &BTreeMap<String, Vec<u8>>, name: &str) -> Result<Valu
     }
 }
 
-/// The ids that a file calls ends of text: one or a list of them. As in transformers 5.24 the
-/// generation settings may spell them as 2.0, and a number that no token can have stops nothing.
+/// The end-of-text ids in a file: one or a list. As in transformers 5.24, the generation settings
+/// may write them as 2.0, and a number that no token can have is ignored.
 fn eos_ids(settings: &Value, file: &str) -> Result<Vec<u32>> {
     let said = &settings["eos_token_id"];
     let listed = match said {
@@ -146,8 +146,8 @@ fn eos_ids(settings: &Value, file: &str) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// Keys of the generation settings by which transformers bans or forces tokens, or ends an answer:
-/// what it then draws differs from what is drawn here.
+/// Generation settings by which transformers bans or forces tokens, or ends a response: its samples
+/// then differ from ours.
 const UNREAD: [&str; 13] = [
     "bad_words_ids",
     "begin_suppress_tokens",
@@ -164,7 +164,7 @@ const UNREAD: [&str; 13] = [
     "watermarking_config",
 ];
 
-/// Says which of them ask for something.
+/// A note on those that are set.
 fn unread(generation: &Value) -> Option<String> {
     let asks = |key: &&str| match &generation[*key] {
         Value::Null | Value::Bool(false) => false,
@@ -187,14 +187,14 @@ fn unread(generation: &Value) -> Option<String> {
     })
 }
 
-/// The folder with templates of other names than `default`.
+/// Folder of templates with names other than `default`.
 const TEMPLATES: &str = "additional_chat_templates/";
 
-/// The chat templates in a model folder's `additional_chat_templates`, in the alphabet's order: any
-/// of them decides which template a model has.
+/// The chat templates in a model folder's `additional_chat_templates`, sorted: any of them may
+/// decide which template a model has.
 ///
 /// # Errors
-/// When that folder is there and cannot be listed.
+/// The folder exists but cannot be listed.
 pub fn named_templates(dir: &Path) -> Result<Vec<PathBuf>> {
     let folder = dir.join(TEMPLATES);
     if !folder.is_dir() {
@@ -213,8 +213,9 @@ pub fn named_templates(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The chat template: as transformers 5, files go before the config, and of several templates
-/// `default` is taken, for conversations with tools `tool_use`.
+/// Chooses the chat template as transformers 5 does: files take precedence over the config; of
+/// several templates `default` is used, and `tool_use` for conversations with tools;
+/// without a `default` any others are errors.
 fn template(files: &BTreeMap<String, Vec<u8>>, config: &Value) -> Result<Option<ChatTemplate>> {
     let text = |name: &str| {
         let text = files.get(name).map(|bytes| std::str::from_utf8(bytes));
@@ -223,15 +224,19 @@ fn template(files: &BTreeMap<String, Vec<u8>>, config: &Value) -> Result<Option<
     let no_default = |file: &str| {
         Err(Error::file(
             file,
-            "its chat templates have names and none is called `default`; give one as model.chat_template",
+            "its chat templates have names and none is called `default` or `tool_use`; give one as \
+             model.chat_template",
         ))
     };
-    // the folder's `default` goes before the file beside it (transformers 5.24)
+    // the folder's `default` takes precedence over the file (transformers 5.24)
     for name in [&*format!("{TEMPLATES}default.jinja"), "chat_template.jinja"] {
         if let Some(default) = text(name)? {
             let tools = text(&format!("{TEMPLATES}tool_use.jinja"))?;
             return both(default, tools).map(Some);
         }
+    }
+    if let Some(tools) = text(&format!("{TEMPLATES}tool_use.jinja"))? {
+        return ChatTemplate::of_tools(ChatTemplate::new(tools)?).map(Some);
     }
     if files.keys().any(|name| name.starts_with(TEMPLATES)) {
         return no_default(TEMPLATES);
@@ -241,7 +246,7 @@ fn template(files: &BTreeMap<String, Vec<u8>>, config: &Value) -> Result<Option<
         Value::Null => return Ok(None),
         Value::String(text) => return both(text, None).map(Some),
         Value::Object(named) => named.clone(),
-        // of two with one name the last counts
+        // of two with one name the last is used
         Value::Array(list) => list
             .iter()
             .map(|t| Some((t["name"].as_str()?.to_owned(), t.get("template")?.clone())))
@@ -254,14 +259,15 @@ fn template(files: &BTreeMap<String, Vec<u8>>, config: &Value) -> Result<Option<
         Some(_) => Err(wrong(&format!("`{name}` is no text"))),
         None => Ok(None),
     };
-    match text("default")? {
-        Some(default) => both(default, text("tool_use")?).map(Some),
-        None => no_default(CONFIG),
+    match (text("default")?, text("tool_use")?) {
+        (Some(default), tools) => both(default, tools).map(Some),
+        (None, Some(tools)) => ChatTemplate::of_tools(ChatTemplate::new(tools)?).map(Some),
+        (None, None) => no_default(CONFIG),
     }
 }
 
-/// A template, and the one for conversations with tools.
-fn both(default: &str, tools: Option<&str>) -> Result<ChatTemplate> {
+/// Compiles a template, and the one for conversations with tools.
+pub(super) fn both(default: &str, tools: Option<&str>) -> Result<ChatTemplate> {
     let mut template = ChatTemplate::new(default)?;
     if let Some(tools) = tools {
         template.set_tool_use(ChatTemplate::new(tools)?);

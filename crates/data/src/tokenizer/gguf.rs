@@ -1,5 +1,5 @@
-//! A tokenizer from GGUF metadata: byte-level BPE ("gpt2") and SentencePiece-style BPE ("llama"), rebuilt as the
-//! `tokenizer.json` that means the same.
+//! Loads a tokenizer from GGUF metadata: byte-level BPE ("gpt2") and SentencePiece-style BPE
+//! ("llama"), converted to an equivalent `tokenizer.json`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -10,13 +10,15 @@ use randori_formats::gguf::{
 use serde_json::{Map, Value, json};
 use tokenizers::Tokenizer as Core;
 
+use super::files::both;
 use super::pretokenizers::pre_tokenizer;
 use super::{Special, Tokenizer};
 use crate::contain::contain;
 use crate::{ChatTemplate, Error, Result};
 
-/// Builds the tokenizer.
-pub(super) fn build(gguf: &GgufTokenizer) -> Result<Tokenizer> {
+/// Builds the tokenizer; a template that is given takes the place of the file's, which are not
+/// read.
+pub(super) fn build(gguf: &GgufTokenizer, given: Option<ChatTemplate>) -> Result<Tokenizer> {
     check(gguf)?;
     let mut parts = match gguf.model.as_str() {
         "gpt2" => byte_level(gguf)?,
@@ -46,8 +48,10 @@ pub(super) fn build(gguf: &GgufTokenizer) -> Result<Tokenizer> {
     let core = contain(|| Core::from_bytes(bytes).map_err(|e| e.to_string()))
         .and_then(|core| core)
         .map_err(|e| Error::Tokenizer(format!("in the GGUF metadata: {e}")))?;
-    let template = gguf.chat_template.as_deref();
-    let template = template.map(ChatTemplate::new).transpose()?;
+    let template = match given {
+        Some(given) => Some(given),
+        None => template(gguf)?,
+    };
     let files = BTreeMap::from([("tokenizer_config.json".to_owned(), config(gguf, &special)?)]);
     Tokenizer::assemble(
         core,
@@ -58,7 +62,18 @@ pub(super) fn build(gguf: &GgufTokenizer) -> Result<Tokenizer> {
     )
 }
 
-/// The tokens that the metadata name, with their texts.
+/// The file's own chat template: as llama.cpp has it, `tool_use` plays conversations with tools, and
+/// all where it is the only one.
+fn template(gguf: &GgufTokenizer) -> Result<Option<ChatTemplate>> {
+    let tools = gguf.tool_use.as_deref().filter(|text| !text.is_empty());
+    let default = gguf.chat_template.as_deref();
+    match default.filter(|text| tools.is_none() || !text.is_empty()) {
+        Some(default) => both(default, tools).map(Some),
+        None => tools.map(ChatTemplate::new).transpose(),
+    }
+}
+
+/// Names and texts of the special tokens in the metadata.
 fn named(special: &Special) -> Vec<(String, String)> {
     let tokens = [
         ("bos_token", &special.bos),
@@ -73,7 +88,7 @@ fn named(special: &Special) -> Vec<(String, String)> {
     there.collect()
 }
 
-/// The lists fit together and the ids are in range.
+/// Checks the lists' lengths and the ids' ranges.
 fn check(gguf: &GgufTokenizer) -> Result<()> {
     let count = gguf.tokens.len();
     let wrong = |what: String| Err(Error::Tokenizer(format!("in the GGUF metadata: {what}")));
@@ -90,7 +105,7 @@ fn kind(gguf: &GgufTokenizer, id: usize) -> i32 {
     gguf.token_types.get(id).copied().unwrap_or(NORMAL)
 }
 
-/// Ids by token; of tokens that occur twice the first counts.
+/// Ids by token; of duplicates the first is used.
 fn vocabulary(gguf: &GgufTokenizer) -> Map<String, Value> {
     let mut vocab = Map::new();
     for (id, token) in gguf.tokens.iter().enumerate() {
@@ -136,7 +151,7 @@ fn sentence_piece(gguf: &GgufTokenizer) -> Result<Map<String, Value>> {
         json!({"type": "Fuse"}),
     ];
     if prefix {
-        // After every special token too, as SentencePiece and llama.cpp have it.
+        // Also after every special token, as in SentencePiece and llama.cpp.
         normalizers.insert(0, json!({"type": "Prepend", "prepend": "▁"}));
         decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
     }
@@ -155,8 +170,9 @@ fn sentence_piece(gguf: &GgufTokenizer) -> Result<Map<String, Value>> {
     Ok(object(parts))
 }
 
-/// SentencePiece merges whatever pair makes the best-scored token; BPE wants the pairs listed. Every way to cut a
-/// normal token into two tokens is a merge, better tokens first, as transformers rebuilds them.
+/// Converts scores to merges: SentencePiece merges the pair that makes the token with the best
+/// score, BPE needs the pairs listed. Every split of a normal token into two tokens becomes a
+/// merge, better tokens first, as in transformers' conversion.
 fn merges_of_scores(gguf: &GgufTokenizer) -> Vec<[&str; 2]> {
     let ids: HashMap<&str, usize> = gguf
         .tokens
@@ -166,7 +182,7 @@ fn merges_of_scores(gguf: &GgufTokenizer) -> Vec<[&str; 2]> {
         .filter(|(id, _)| kind(gguf, *id) == NORMAL)
         .map(|(id, token)| (token.as_str(), id))
         .collect();
-    // halves of lengths that no token has need no look-up: a token of 20,000 letters would take seconds
+    // halves whose length no token has are skipped: a token of 20,000 letters would take seconds
     let lengths: HashSet<usize> = ids.keys().map(|token| token.len()).collect();
     let mut merges: Vec<(f32, [usize; 2], [&str; 2])> = Vec::new();
     for (id, token) in gguf.tokens.iter().enumerate() {
@@ -192,7 +208,8 @@ fn merges_of_scores(gguf: &GgufTokenizer) -> Vec<[&str; 2]> {
     merges.into_iter().map(|(.., pair)| pair).collect()
 }
 
-/// Control, unknown and user-defined tokens are found in the text before anything else, as in llama.cpp.
+/// Control, unknown and user-defined tokens, which are matched in text before anything else, as in
+/// llama.cpp.
 fn added_tokens(gguf: &GgufTokenizer) -> Value {
     let mut seen = HashSet::new();
     let added = gguf.tokens.iter().enumerate().filter_map(|(id, token)| {
@@ -207,7 +224,7 @@ fn added_tokens(gguf: &GgufTokenizer) -> Value {
     Value::Array(added.collect())
 }
 
-/// What is put around text when special tokens are asked for.
+/// The post-processor that adds special tokens around text on request.
 fn post_processor(gguf: &GgufTokenizer, special: &Special) -> Value {
     let llama3 = matches!(
         gguf.pre.as_deref(),

@@ -1,5 +1,5 @@
-//! Tokenizer, chat template and special tokens as one object: the only way from a conversation to token ids and
-//! back, for generation and training alike.
+//! Tokenizer, chat template and special tokens as one object: every conversion from conversation to
+//! token ids and back, in generation and training.
 
 mod added;
 mod files;
@@ -31,39 +31,39 @@ pub(crate) use response::REASONING;
 pub use response::Response;
 use spaces::LeadingSpace;
 
-/// The special tokens a model's files name.
+/// Special tokens named by a model's files.
 #[derive(Clone, Debug, Default)]
 struct Special {
     bos: Option<(u32, String)>,
     eos: Option<(u32, String)>,
     pad: Option<(u32, String)>,
     unk: Option<(u32, String)>,
-    /// Every name that the files give a token, with its text: variables of the chat template.
+    /// Names and texts of all named tokens: variables of the chat template.
     variables: Vec<(String, String)>,
 }
 
 /// Tokenizer, chat template and special tokens of one model.
 pub struct Tokenizer {
     core: Core,
-    /// `core` for text that goes on where other text stopped, special tokens' spellings read as plain text.
+    /// `core` for text that continues other text, with spelt special tokens read as plain text.
     continuing: OnceLock<Core>,
-    /// The same for text that follows a special token.
+    /// Likewise for text after a special token.
     verbatim: OnceLock<Core>,
     leading: LeadingSpace,
-    /// Spellings of the special tokens, to notice them in a response's text; not those of
-    /// reasoning's marks, which are meant.
+    /// Spellings of the special tokens, to detect them in a response's text; without reasoning
+    /// marks, which are meant as such.
     spellings: Vec<String>,
     special: Special,
     adds_bos: bool,
     template: Option<ChatTemplate>,
-    /// Whether what the template writes around an answer depends on the answer, once it was tried.
-    /// Without tools and with them, for which the template may be another.
+    /// Whether the text around a response depends on the response, cached: without tools and with
+    /// them, for which there may be another template.
     echoes: [OnceLock<bool>; 2],
     stop: Vec<u32>,
-    /// Stop ids the files name, to which the template adds its own.
+    /// Stop ids in the files; the template adds its own.
     named_stops: Vec<u32>,
     files: BTreeMap<String, Vec<u8>>,
-    /// What the user should know of the files.
+    /// Remarks on the files for the user.
     notes: Vec<String>,
 }
 
@@ -78,17 +78,19 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads a Hugging Face folder: `tokenizer.json`, and what lies beside it of `tokenizer_config.json`,
-    /// `special_tokens_map.json`, `chat_template.jinja`, `generation_config.json` and `config.json`.
+    /// Reads a Hugging Face folder: `tokenizer.json`, and `tokenizer_config.json`,
+    /// `special_tokens_map.json`, `chat_template.jinja`, `generation_config.json` and `config.json`
+    /// if they exist.
     ///
     /// # Errors
-    /// When `tokenizer.json` is missing, a file is not what it should be, or a special token is not in the
+    /// A missing `tokenizer.json`, an invalid file, or a special token that is not in the
     /// vocabulary.
     pub fn from_folder(dir: &Path) -> Result<Self> {
         files::from_folder(dir, None)
     }
 
-    /// The same with this chat template instead of the folder's own, which need not be good.
+    /// [`Tokenizer::from_folder`] with this chat template instead of the folder's own, which need
+    /// not be valid.
     ///
     /// # Errors
     /// As [`Tokenizer::from_folder`].
@@ -96,8 +98,8 @@ impl Tokenizer {
         files::from_folder(dir, Some(template))
     }
 
-    /// From files in memory: `tokenizer.json`, `tokenizer_config.json`, and a chat template that goes before the
-    /// config's.
+    /// Reads files in memory: `tokenizer.json`, `tokenizer_config.json`, and a chat template that
+    /// takes precedence over the config's.
     ///
     /// # Errors
     /// As [`Tokenizer::from_folder`].
@@ -114,15 +116,23 @@ impl Tokenizer {
         files::from_files(given, None)
     }
 
-    /// From a GGUF file's metadata.
+    /// Converts a GGUF file's metadata.
     ///
     /// # Errors
-    /// When the tokenizer's kind or its pre-tokenizer is unknown, or its lists do not fit together.
+    /// An unknown type of tokenizer or pre-tokenizer, or lists that do not fit together.
     pub fn from_gguf(gguf: &GgufTokenizer) -> Result<Self> {
-        gguf::build(gguf)
+        gguf::build(gguf, None)
     }
 
-    /// Puts the parts together; `named_stops` are ids the files call ends.
+    /// The same with this chat template instead of the file's own, which need not be good.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_gguf`].
+    pub fn from_gguf_with(gguf: &GgufTokenizer, template: ChatTemplate) -> Result<Self> {
+        gguf::build(gguf, Some(template))
+    }
+
+    /// Assembles the tokenizer; `named_stops` are the stop ids in the files.
     fn assemble(
         mut core: Core,
         special: Special,
@@ -130,7 +140,8 @@ impl Tokenizer {
         template: Option<ChatTemplate>,
         files: BTreeMap<String, Vec<u8>>,
     ) -> Result<Self> {
-        // Some tokenizer.json carry the truncation and padding of whoever saved them last.
+        // Some tokenizer.json contain the truncation and padding settings of whoever saved them
+        // last.
         core.with_truncation(None).map_err(broken)?;
         core.with_padding(None);
         let leading = LeadingSpace::of(&core);
@@ -164,18 +175,18 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// What the files ask for that is not done, a sentence each.
+    /// Settings in the files that are not followed, a sentence each.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// Takes this chat template instead of the tokenizer's own.
+    /// Replaces the chat template.
     pub fn set_chat_template(&mut self, mut template: ChatTemplate) {
         self.echoes = Default::default();
         let plain = template.source() == PLAIN;
         let special = &self.special;
         let mut set = |name: &str, text: &str| template.set_variable(name, &Value::from(text));
-        // it is ours: it ends answers in the end of text, whichever file names that
+        // our own template: responses end with the end-of-text token of whichever file names it
         if plain && let Some((_, text)) = &special.eos {
             set("eos_token", text);
         }
@@ -190,7 +201,7 @@ impl Tokenizer {
     /// The chat template.
     ///
     /// # Errors
-    /// When the tokenizer has none, saying how to give one.
+    /// The tokenizer has none; the message says how to provide one.
     pub fn chat_template(&self) -> Result<&ChatTemplate> {
         self.template.as_ref().ok_or(Error::NoTemplate)
     }
@@ -204,11 +215,11 @@ impl Tokenizer {
         self.template.as_mut().ok_or(Error::NoTemplate)
     }
 
-    /// Gives the chat template a variable of the user's, such as `enable_thinking`; the stop tokens
-    /// are found anew.
+    /// Sets a variable of the chat template from the user, such as `enable_thinking`, and finds the
+    /// stop tokens again.
     ///
     /// # Errors
-    /// Without a chat template, or for a name that has its value from the data.
+    /// No chat template, or a name whose value comes from the data.
     pub fn give(&mut self, name: &str, value: &Value) -> Result<()> {
         if ["messages", "add_generation_prompt"].contains(&name) {
             return Err(Error::Template(format!(
@@ -220,16 +231,16 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// Token ids of a conversation up to where the answer begins. Special tokens are those the template writes: none
-    /// is added, so none is there twice.
+    /// Token ids of a conversation up to where the response begins. Special tokens come from the
+    /// template only, so none is doubled.
     ///
     /// # Errors
-    /// Without a chat template, or when it refuses the conversation.
+    /// No chat template, or it refuses the conversation.
     pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
         self.prompt_in(messages, &Context::new())
     }
 
-    /// The same with what the row gives its template besides the messages.
+    /// [`Tokenizer::prompt`] with the row's variables for the template.
     ///
     /// # Errors
     /// As [`Tokenizer::prompt`].
@@ -237,21 +248,21 @@ impl Tokenizer {
         self.ids(&self.chat_template()?.render_in(messages, context, true)?)
     }
 
-    /// Token ids of text as it is, special tokens recognised, none added.
+    /// Token ids of a text, with special tokens recognised and none added.
     ///
     /// # Errors
-    /// When the tokenizer cannot spell the text (one without byte fallback or unknown token).
+    /// A text that the tokenizer cannot encode (without byte fallback or unknown token).
     pub fn ids(&self, text: &str) -> Result<Vec<u32>> {
         Ok(encode(&self.core, text, false)?.get_ids().to_vec())
     }
 
-    /// Ids after which generation stops: the end-of-text token, the one the template ends a turn with, and those the
-    /// model's generation config lists.
+    /// Stop ids of generation: the end-of-text token, the template's end-of-turn token, and those
+    /// in the model's generation settings.
     pub fn stop_ids(&self) -> &[u32] {
         &self.stop
     }
 
-    /// The text of a response, without the stop tokens at its end. Special tokens elsewhere are shown.
+    /// Decodes a response, without the stop tokens at its end. Special tokens elsewhere are shown.
     pub fn decode(&self, ids: &[u32]) -> String {
         let body = ids.len()
             - ids
@@ -263,16 +274,15 @@ impl Tokenizer {
         contain(decode).unwrap_or_default()
     }
 
-    /// One token's text as the vocabulary spells it, for looking at ids one by one.
+    /// One token's text as in the vocabulary, for inspecting ids.
     pub fn token(&self, id: u32) -> Option<String> {
         self.core.id_to_token(id)
     }
 
-    /// Whether a model with so many rows in its embedding has one for each of these ids; else the
-    /// rule that is broken.
+    /// Checks that all ids are below the number of rows of a model's embedding.
     ///
     /// # Errors
-    /// The first id that has none, in words.
+    /// The first id that is not, in words.
     pub fn below<'a>(
         &self,
         rows: usize,
@@ -288,7 +298,7 @@ impl Tokenizer {
         }
     }
 
-    /// One more than the largest id.
+    /// The largest id + 1.
     pub fn vocab_size(&self) -> usize {
         self.core
             .get_vocab(true)
@@ -297,7 +307,8 @@ impl Tokenizer {
             .map_or(0, |id| id as usize + 1)
     }
 
-    /// Whether encoding text by itself begins with the beginning-of-text token (prompts never do: templates write it).
+    /// Whether encoding a text adds the beginning-of-text token (prompts get it from the template
+    /// only).
     pub fn adds_bos(&self) -> bool {
         self.adds_bos
     }
@@ -317,11 +328,11 @@ impl Tokenizer {
         self.special.pad.as_ref().map(|(id, _)| *id)
     }
 
-    /// The files that an exported model needs beside its weights, by name: those it was read from, or the same made
-    /// from GGUF metadata; with the chat template in use.
+    /// The files an exported model needs beside its weights, by name: those it was read from, or
+    /// equivalent ones made from GGUF metadata; with the chat template in use.
     ///
     /// # Errors
-    /// When the tokenizer cannot be written.
+    /// The tokenizer cannot be serialised.
     pub fn files(&self) -> Result<BTreeMap<String, Vec<u8>>> {
         let mut files = self.files.clone();
         if !files.contains_key("tokenizer.json") {
@@ -335,16 +346,17 @@ impl Tokenizer {
         };
         match template.tool_use() {
             None => {
-                let source = template.source().as_bytes().to_vec();
+                let source = self.exported(template).into_bytes();
                 files.insert("chat_template.jinja".into(), source);
             }
-            // a file beside them would hide the list
+            // a file beside it would take precedence over the list
             Some(other) => {
                 let config = files::json(&files, "tokenizer_config.json")?;
                 let mut config = Some(config).filter(Value::is_object).unwrap_or(json!({}));
-                let named = [("default", template), ("tool_use", other)];
+                let default = Some(template).filter(|t| t.has_default());
+                let named = default.map(|t| ("default", t)).into_iter();
                 config["chat_template"] = named
-                    .into_iter()
+                    .chain([("tool_use", other)])
                     .map(|(name, t)| json!({"name": name, "template": t.source()}))
                     .collect();
                 files.insert(
@@ -356,14 +368,32 @@ impl Tokenizer {
         Ok(files)
     }
 
-    /// Collects the stop ids: those the files name, the end-of-text token, the template's end of turn.
+    /// A template as other programs render it alike. Ours reads what only Randori gives it, so it is
+    /// written with the tokens themselves.
+    fn exported(&self, template: &ChatTemplate) -> String {
+        if template.source() != PLAIN {
+            return template.source().to_owned();
+        }
+        // JSON's texts are Jinja's too
+        let token = |token: &Option<(u32, String)>| match token {
+            Some((_, text)) => format!("{{{{ {} }}}}", Value::from(text.as_str())),
+            None => String::new(),
+        };
+        let bos = token(&self.special.bos.clone().filter(|_| self.adds_bos));
+        PLAIN
+            .replace("{% if starts_with_bos %}{{ bos_token }}{% endif %}", &bos)
+            .replace("{{ eos_token }}", &token(&self.special.eos))
+    }
+
+    /// Collects the stop ids: those in the files, the end-of-text token, the template's end-of-turn
+    /// token.
     fn find_stops(&mut self) {
         let mut stop: Vec<u32> = self
             .eos()
             .into_iter()
             .chain(self.named_stops.iter().copied())
             .collect();
-        // A template that refuses so small a conversation will say so where it is used.
+        // A template that refuses so small a conversation will report it when used.
         let hello = [Message::user("Hello")];
         stop.extend(self.end_of_turn(&hello).ok());
         if self
@@ -371,8 +401,7 @@ impl Tokenizer {
             .as_ref()
             .is_some_and(|t| t.tool_use().is_some())
         {
-            let tools = Context::from_iter([("tools".to_owned(), json!([]))]);
-            stop.extend(self.end_of_turn_in(&hello, &tools).ok());
+            stop.extend(self.end_of_turn_in(&hello, &no_tools()).ok());
         }
         let mut seen = Vec::new();
         for id in stop {
@@ -384,15 +413,20 @@ impl Tokenizer {
     }
 }
 
-/// Tokens of a text, without offsets. What a damaged `tokenizer.json` makes the tokenizers crate panic over (a template
-/// with a token that it does not list) is an error like any other.
+/// A row with a list of tools and none in it, which the template for tools plays.
+fn no_tools() -> Context {
+    Context::from_iter([("tools".to_owned(), json!([]))])
+}
+
+/// Encodes a text, without offsets. A panic of the tokenizers crate on a damaged `tokenizer.json`
+/// (a post-processor with a token that it does not list) is an error like any other.
 fn encode(core: &Core, text: &str, special: bool) -> Result<Encoding> {
     contain(|| core.encode_fast(text, special))
         .map_err(Error::Tokenizer)?
         .map_err(broken)
 }
 
-/// An error of the tokenizers crate.
+/// Wraps an error of the tokenizers crate.
 fn broken(error: tokenizers::Error) -> Error {
     Error::Tokenizer(error.to_string())
 }

@@ -1,10 +1,10 @@
-//! Regular expressions of a `tokenizer.json` as Oniguruma reads them, which Python's tokenizers
-//! library uses. Ours takes `{1,3}+` for a repeat that gives nothing back; to Oniguruma it is a
-//! repeated group, so that a long number is one word.
+//! Regular expressions of a `tokenizer.json` with Oniguruma's meaning, which Python's tokenizers
+//! library uses. Our engine reads `{1,3}+` as a possessive quantifier; Oniguruma as a repeated
+//! group, so that a long number is one word.
 
 use std::borrow::Cow;
 
-/// The same file with its expressions spelt so that both libraries read them alike.
+/// Rewrites a file's expressions so that both engines read them alike.
 pub(super) fn as_oniguruma(file: &[u8]) -> Cow<'_, [u8]> {
     const KEY: &[u8] = b"\"Regex\"";
     let mut out: Option<Vec<u8>> = None;
@@ -40,7 +40,7 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     bytes.windows(wanted.len()).position(|part| part == wanted)
 }
 
-/// Where the JSON text lies that follows a key, quotes included; none where another value follows.
+/// Range of the JSON string after a key, with quotes; `None` if the value is no string.
 fn string_after_colon(file: &[u8], after_key: usize) -> Option<std::ops::Range<usize>> {
     let skip = |from: usize| {
         let spaces = file[from..].iter().take_while(|b| b.is_ascii_whitespace());
@@ -61,11 +61,11 @@ fn string_after_colon(file: &[u8], after_key: usize) -> Option<std::ops::Range<u
     }
 }
 
-/// `X{1,3}+` as `(?:X{1,3})+`, `{,3}` as `{0,3}`.
+/// Rewrites `X{1,3}+` to `(?:X{1,3})+`, `{,3}` to `{0,3}`.
 fn repeated_groups(pattern: &str) -> String {
     let mut out = String::with_capacity(pattern.len());
     let mut open = Vec::new();
-    // where in `out` the last thing begins that a repeat can follow
+    // offset in `out` of the last item that a quantifier can apply to
     let mut last: Option<usize> = None;
     let mut rest = pattern;
     while let Some(c) = rest.chars().next() {
@@ -101,7 +101,7 @@ fn repeated_groups(pattern: &str) -> String {
     out
 }
 
-/// The bytes of an escape: `\p{N}`, `\x{41}`, `\d`.
+/// Length of an escape: `\p{N}`, `\x{41}`, `\d`.
 fn escape(rest: &str) -> usize {
     let Some(kind) = rest.chars().nth(1) else {
         return rest.len();
@@ -116,7 +116,7 @@ fn escape(rest: &str) -> usize {
     length
 }
 
-/// The bytes of a character class, classes in it included.
+/// Length of a character class, with nested ones.
 fn class(rest: &str) -> usize {
     let mut depth = 0;
     let mut escaped = false;
@@ -142,8 +142,8 @@ fn class(rest: &str) -> usize {
     rest.len()
 }
 
-/// The repeat `{n}`, `{n,}`, `{n,m}` or `{,m}` at the beginning, with its lower bound, and its
-/// bytes.
+/// The quantifier `{n}`, `{n,}`, `{n,m}` or `{,m}` at the start, with its lower bound, and its
+/// length.
 fn interval(rest: &str) -> Option<(String, usize)> {
     let end = rest.find('}')?;
     let (low, high) = match rest[1..end].split_once(',') {

@@ -1,5 +1,5 @@
-//! A response's text as token ids where it goes on after its prompt: what its template wrote apart
-//! from what its author wrote, whose spelt special tokens are text.
+//! Tokenisation of a response as the continuation of its prompt: text from the template is
+//! separated from the author's, in which spelt special tokens are plain text.
 
 use serde_json::Value;
 use tokenizers::Tokenizer as Core;
@@ -9,16 +9,16 @@ use super::{Tokenizer, broken, encode};
 use crate::contain::contain;
 use crate::{Error, Message, Result};
 
-/// A stretch of a response.
+/// A part of a response's text.
 pub(super) enum Piece<'a> {
-    /// The template wrote it: spelt special tokens are meant.
+    /// From the template: spelt special tokens are special tokens.
     Written(&'a str),
-    /// Its author wrote it: spelt special tokens are text.
+    /// From the author: spelt special tokens are plain text.
     Said(&'a str),
 }
 
 impl Tokenizer {
-    /// The added tokens that a text spells: from, to (in bytes) and id.
+    /// The added tokens spelt in a text: start and end (in bytes) and id.
     pub(super) fn spelt(&self, text: &str) -> Result<Vec<(usize, usize, u32)>> {
         let encoding = contain(|| self.core.encode(text, false))
             .map_err(Error::Tokenizer)?
@@ -31,7 +31,8 @@ impl Tokenizer {
             .collect())
     }
 
-    /// A message with fields in pieces: texts of its author that spell a special token stay texts.
+    /// Splits a rendered message with fields into pieces, so that special tokens spelt by its
+    /// author stay plain text.
     pub(super) fn pieces<'a>(&self, body: &'a str, answer: &Message) -> Vec<Piece<'a>> {
         let mut texts = Vec::new();
         for value in answer.fields().values() {
@@ -61,7 +62,7 @@ impl Tokenizer {
             .any(|spelling| text.contains(spelling.as_str()))
     }
 
-    /// Ids of pieces where they go on after `prompt`.
+    /// Token ids of pieces as the continuation of `prompt`.
     pub(super) fn continuation(&self, prompt: &str, pieces: &[Piece]) -> Result<Vec<u32>> {
         let (mut ids, mut text) = (Vec::new(), String::new());
         for piece in pieces {
@@ -84,7 +85,7 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Adds the ids of a text without special tokens, where it goes on after `prompt` and `ids`.
+    /// Appends the ids of a text without special tokens, as the continuation of `prompt` and `ids`.
     fn go_on(&self, prompt: &str, ids: &mut Vec<u32>, text: &str) -> Result<()> {
         if text.is_empty() {
             return Ok(());
@@ -103,7 +104,7 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// Whether the last thing in a rendered prompt is a special token.
+    /// Whether a rendered prompt ends with a special token.
     fn ends_special(&self, prompt: &str) -> Result<bool> {
         let added = self.core.get_added_vocabulary().get_added_tokens_decoder();
         Ok(self
@@ -112,7 +113,7 @@ impl Tokenizer {
             .is_some_and(|id| added.contains_key(id)))
     }
 
-    /// The copy of the tokenizer kept in `slot`, made when first needed.
+    /// The copy of the tokenizer cached in `slot`.
     fn copy<'a>(&self, slot: &'a std::sync::OnceLock<Core>, keep_space: bool) -> Result<&'a Core> {
         if let Some(copy) = slot.get() {
             return Ok(copy);
@@ -122,7 +123,7 @@ impl Tokenizer {
     }
 }
 
-/// The texts inside a value.
+/// Collects the strings inside a value.
 fn strings<'a>(value: &'a Value, out: &mut Vec<&'a str>) {
     match value {
         Value::String(text) => out.push(text),

@@ -1,5 +1,5 @@
-//! How byte-level BPE tokenizers cut text into words before merging, by the name GGUF files give it
-//! (`tokenizer.ggml.pre`). A wrong one changes a token here and there without any error.
+//! Pre-tokenizers of byte-level BPE, which split text into words before merging, by their names in
+//! GGUF files (`tokenizer.ggml.pre`). A wrong one changes some tokens without any error.
 
 use serde_json::{Value, json};
 
@@ -7,24 +7,24 @@ use super::spaces::steps;
 use crate::{Error, Result};
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-/// The tails many share: symbols, line breaks, spaces.
+/// The pattern that many share.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
 
-/// One way of cutting: expressions applied one after another, whether single digits are cut off first, and whether
-/// a word that is a token as a whole is taken without merging.
-struct Cut {
+/// A pre-tokenizer: expressions applied in turn, whether single digits are split off first, and
+/// whether a word that is a whole token is taken without merging.
+struct PreTokenizer {
     names: &'static [&'static str],
     digits: bool,
     patterns: &'static [&'static str],
     whole_words: bool,
 }
 
-const KNOWN: [Cut; 10] = [
-    Cut {
+const KNOWN: [PreTokenizer; 10] = [
+    PreTokenizer {
         names: &[
             "gpt-2",
             "phi-2",
@@ -40,7 +40,7 @@ const KNOWN: [Cut; 10] = [
         patterns: &[GPT2],
         whole_words: false,
     },
-    Cut {
+    PreTokenizer {
         names: &[
             "smollm",
             "starcoder",
@@ -54,7 +54,7 @@ const KNOWN: [Cut; 10] = [
         patterns: &[GPT2],
         whole_words: false,
     },
-    Cut {
+    PreTokenizer {
         names: &[
             "llama-bpe",
             "llama3",
@@ -68,13 +68,13 @@ const KNOWN: [Cut; 10] = [
         patterns: &[LLAMA3],
         whole_words: true,
     },
-    Cut {
+    PreTokenizer {
         names: &["dbrx", "smaug-bpe", "chatglm-bpe", "glm4"],
         digits: false,
         patterns: &[LLAMA3],
         whole_words: false,
     },
-    Cut {
+    PreTokenizer {
         names: &[
             "qwen2",
             "deepseek-r1-qwen",
@@ -86,31 +86,31 @@ const KNOWN: [Cut; 10] = [
         patterns: &[QWEN2],
         whole_words: false,
     },
-    Cut {
+    PreTokenizer {
         names: &["tekken"],
         digits: false,
         patterns: &[TEKKEN],
         whole_words: true,
     },
-    Cut {
+    PreTokenizer {
         names: &["gpt-4o", "llama4"],
         digits: false,
         patterns: &[GPT4O],
         whole_words: false,
     },
-    Cut {
+    PreTokenizer {
         names: &["deepseek-v3"],
         digits: false,
         patterns: &[r"\p{N}{1,3}", r"[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3],
         whole_words: false,
     },
-    Cut {
+    PreTokenizer {
         names: &["falcon"],
         digits: false,
         patterns: &[r"[\p{P}$+<=>^~|`]+", GPT2, r"[0-9][0-9][0-9]"],
         whole_words: false,
     },
-    Cut {
+    PreTokenizer {
         names: &["default"],
         digits: false,
         patterns: &[r"[\p{P}$+<=>^~|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"],
@@ -118,7 +118,7 @@ const KNOWN: [Cut; 10] = [
     },
 ];
 
-/// Every name this knows.
+/// All known names.
 pub fn known_pre_tokenizers() -> Vec<&'static str> {
     let mut names: Vec<&str> = KNOWN
         .iter()
@@ -128,10 +128,11 @@ pub fn known_pre_tokenizers() -> Vec<&'static str> {
     names
 }
 
-/// The pre-tokenizer of a name as `tokenizer.json` spells it, and whether whole words go before merges.
+/// The pre-tokenizer of a name as in `tokenizer.json`, and whether whole words take precedence over
+/// merges.
 ///
 /// # Errors
-/// An unknown name, with those that are known.
+/// An unknown name, with the known ones.
 pub(super) fn pre_tokenizer(name: &str) -> Result<(Value, bool)> {
     let cut = KNOWN.iter().find(|cut| cut.names.contains(&name)).ok_or_else(|| {
         Error::Tokenizer(format!(
@@ -153,11 +154,11 @@ pub(super) fn pre_tokenizer(name: &str) -> Result<(Value, bool)> {
     ))
 }
 
-/// The inverse: llama.cpp's name for a pre-tokenizer as `tokenizer.json` spells it, `whole_words` being its model's
-/// `ignore_merges`.
+/// The inverse: llama.cpp's name for a pre-tokenizer as in `tokenizer.json`; `whole_words` is its
+/// model's `ignore_merges`.
 ///
 /// # Errors
-/// A way of cutting that has no name, or a step that is not part of any.
+/// A pre-tokenizer without a name, or a step that is part of none.
 pub(super) fn name_of(pre: &Value, whole_words: bool) -> Result<&'static str> {
     let unknown = |what: String| {
         Err(Error::Tokenizer(format!(
@@ -173,7 +174,7 @@ pub(super) fn name_of(pre: &Value, whole_words: bool) -> Result<&'static str> {
             ("Digits", _) if step["individual_digits"] == true && patterns.is_empty() => {
                 digits = true;
             }
-            // every piece is kept either way
+            // both keep every piece
             ("Split", Some(pattern))
                 if [
                     (Some("Isolated"), Some(false)),

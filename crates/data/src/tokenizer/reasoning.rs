@@ -1,43 +1,43 @@
-//! Reasoning that a generation prompt begins: where it ends in an open `<think>` (or `[THINK]`, or
-//! whatever the template writes there), an answer goes on inside it. So must the data's answers, or
-//! real and generated ones would begin at different tokens: one that opens its reasoning itself
-//! must not open it twice, one without reasoning must close it.
+//! Handling of generation prompts that begin reasoning: where the prompt ends with an open
+//! `<think>` (or `[THINK]`, or another mark of the template), a response continues inside it. The
+//! data's responses must do so too, or real and generated ones would begin at different tokens: one
+//! that opens reasoning itself must not open it twice, one without reasoning must close it.
 //!
-//! What the prompt opens is found from the template: it is what the prompt for an answer ends in
-//! and a finished turn does not have there.
+//! The opening mark is found from the template: the generation prompt ends with it, and a finished
+//! turn does not have it there.
 
 use serde_json::Value;
 
 use super::Tokenizer;
 use crate::{Context, Message};
 
-/// What was done to an answer because the prompt ends in reasoning, mostly open.
+/// Change made to a response because its prompt ends with reasoning, usually open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Opened {
-    /// Nothing: the prompt opens none, or the answer goes on inside it.
+    /// None: the prompt opens no reasoning, or the response continues inside it.
     #[default]
     AsItIs,
-    /// The answer's own opening was left out: the prompt has it.
+    /// Its opening mark was removed, since the prompt has it.
     Once,
-    /// Reasoning in a field of its own, which the template leaves out, was put inside.
+    /// Its reasoning, in a field that the template ignores, was written inside.
     Inside,
-    /// The answer has no reasoning: an empty one was closed before it.
+    /// It has no reasoning: the closing mark was put before it.
     Closed,
-    /// The answer has no reasoning, and what closes it is not known: it is trained inside.
+    /// It has no reasoning, and the closing mark is unknown: it is trained inside.
     LeftOpen,
-    /// The prompt has closed reasoning already (`enable_thinking = false`): the answer's own was
-    /// left out.
+    /// The prompt has closed reasoning already (`enable_thinking = false`): its reasoning was
+    /// removed.
     Dropped,
 }
 
-/// What a generation prompt ends in.
+/// The opening mark at the end of a generation prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Opening {
-    /// With the white space after it: `"<think>\n"`.
+    /// The mark with the white space after it: `"<think>\n"`.
     text: String,
-    /// What ends the reasoning (`</think>`); `None` where neither template nor vocabulary tells.
+    /// The closing mark (`</think>`); `None` if neither template nor vocabulary shows it.
     close: Option<String>,
-    /// What a finished turn without reasoning has in its place, before its content.
+    /// Text that a finished turn without reasoning has instead, before its content.
     other: String,
 }
 
@@ -47,21 +47,21 @@ impl Opening {
         first_mark(&self.text).unwrap_or(self.text.trim())
     }
 
-    /// Whether a text goes on to close what is open.
+    /// Whether a text closes the open reasoning.
     pub(super) fn is_closed_in(&self, text: &str) -> bool {
         self.close
             .as_deref()
             .is_some_and(|close| text.contains(close))
     }
 
-    /// An answer without what the prompt has already; `None` where it does not begin with it.
+    /// Removes the prompt's opening mark from a response; `None` if it does not begin with it.
     pub(super) fn once<'a>(&self, answer: &'a str) -> Option<&'a str> {
         let rest = answer.trim_start().strip_prefix(self.mark())?;
         let (_, after) = self.text.split_once(self.mark())?;
         Some(past_same(rest, after))
     }
 
-    /// How an answer's reasoning and content go on after the prompt.
+    /// Text of a response's reasoning and content as the continuation of the prompt.
     pub(super) fn inside(&self, reasoning: &str, content: &str) -> String {
         let reasoning = self.once(reasoning).unwrap_or(reasoning);
         match &self.close {
@@ -74,18 +74,18 @@ impl Opening {
     }
 }
 
-/// Reasoning that a prompt has closed at its end, empty: `"<think>\n\n</think>\n\n"`, or `</think>`
-/// alone. An answer goes on behind it.
+/// Empty reasoning that a prompt has closed at its end: `"<think>\n\n</think>\n\n"`, or `</think>`
+/// alone. A response follows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PastReasoning {
-    /// What closes it.
+    /// The closing mark.
     close: String,
-    /// The white space after that.
+    /// The white space after it.
     after: String,
 }
 
 impl PastReasoning {
-    /// What a prompt ends in, and where that begins, in bytes.
+    /// Finds closed reasoning at the end of a prompt, and its offset in bytes.
     pub(super) fn of(prompt: &str) -> Option<(Self, usize)> {
         let start = last_mark(prompt)?;
         let close = first_mark(&prompt[start..])?;
@@ -102,9 +102,9 @@ impl PastReasoning {
         (!openings.is_empty() && is_reasoning(&prompt[begun..])).then_some((past, begun))
     }
 
-    /// An answer's text behind its own reasoning; `None` where it has none. Reasoning without its
-    /// opening is taken for one where `apart` says so. One that was cut (`ended` is false) within
-    /// its reasoning has nothing behind it.
+    /// The part of a response after its own reasoning; `None` if it has none. With `apart`,
+    /// reasoning without an opening mark counts. A response truncated (`ended` is false) within its
+    /// reasoning has no such part.
     pub(super) fn rest<'a>(
         &self,
         answer: &'a str,
@@ -124,11 +124,11 @@ impl PastReasoning {
 }
 
 impl Tokenizer {
-    /// What the prompt for an answer opens and leaves open. `head` is what the template writes
-    /// before the content of the finished turn, `after` what it writes behind it.
+    /// Finds the mark that a generation prompt leaves open. `head` is the template's text before
+    /// the content of the finished turn, `after` that behind it.
     pub(super) fn opening(&self, prompt: &str, head: &str, after: &str) -> Option<Opening> {
         let parted = border(prompt, head);
-        // a finished turn may begin with the same mark, and close it or not
+        // a finished turn may begin with the same mark, closed or not
         let shared = prompt[parted..].trim().is_empty();
         let start = match shared {
             true => last_mark(prompt)?,
@@ -141,7 +141,7 @@ impl Tokenizer {
         }
         let close = self.closing(mark);
         match &close {
-            // a role's mark is closed behind the content, and the template need not know it
+            // a role's mark is closed behind the content, and may be unknown to the template
             Some(close) if shared && (after.contains(close) || !self.writes(close)) => return None,
             Some(close) if text.contains(close) => return None,
             None if shared || !is_reasoning(text) => return None,
@@ -154,14 +154,13 @@ impl Tokenizer {
         })
     }
 
-    /// Whether the template's source holds this text.
+    /// Whether the template's source contains this text.
     fn writes(&self, text: &str) -> bool {
         self.template.as_ref().is_some_and(|t| t.holds(text))
     }
 
-    /// What closes a mark: of the usual spellings the one that the template or the vocabulary has;
-    /// the first for any
-    /// `<think>`, whoever has it.
+    /// The closing mark for `mark`: of the usual spellings the one in the template or vocabulary;
+    /// if neither has one, the first spelling for marks like `<think>`.
     fn closing(&self, mark: &str) -> Option<String> {
         let spellings = closings(mark);
         let known = |close: &&String| self.writes(close) || self.core.token_to_id(close).is_some();
@@ -173,8 +172,8 @@ impl Tokenizer {
             .cloned()
     }
 
-    /// What closes reasoning without any, right after the prompt: as the template itself writes it,
-    /// where it does (in a finished turn, or for `enable_thinking = false`), else an empty block.
+    /// Text that closes reasoning without content, right after the prompt: as the template writes
+    /// it (in a finished turn, or for `enable_thinking = false`), else an empty block.
     pub(super) fn closed(
         &self,
         opening: &Opening,
@@ -201,9 +200,9 @@ impl Tokenizer {
         Some(own.unwrap_or_else(empty))
     }
 
-    /// An answer as it goes on after a prompt that ends in open reasoning, and what was done to it.
-    /// One that was cut (`ended` is false) may have ended inside; an empty one stays empty, for
-    /// whoever counts those.
+    /// A response as the continuation of a prompt that ends with open reasoning, and the change
+    /// made. One that was truncated (`ended` is false) may have ended inside; an empty one stays
+    /// empty, so that it is counted as such.
     pub(super) fn continued(
         &self,
         opening: &Opening,
@@ -227,7 +226,7 @@ impl Tokenizer {
 const OPENING: [char; 3] = ['<', '[', '◁'];
 const CLOSING: [char; 3] = ['>', ']', '▷'];
 
-/// Where two texts part, not inside a mark.
+/// Offset at which two texts differ, moved out of a mark.
 pub(super) fn border(a: &str, b: &str) -> usize {
     let same = a.char_indices().zip(b.chars()).find(|((_, x), y)| x != y);
     let same = same.map_or(a.len().min(b.len()), |((i, _), _)| i);
@@ -243,7 +242,7 @@ fn first_mark(text: &str) -> Option<&str> {
     Some(&text[start..end]).filter(|mark| !mark.contains(char::is_whitespace))
 }
 
-/// Where the mark begins that a text ends in, white space aside.
+/// Offset of the mark with which a text ends, ignoring white space.
 fn last_mark(text: &str) -> Option<usize> {
     let end = text.trim_end();
     let start = end.rfind(OPENING)?;
@@ -251,7 +250,7 @@ fn last_mark(text: &str) -> Option<usize> {
     (start + mark.len() == end.len()).then_some(start)
 }
 
-/// How marks of this kind are closed, the likeliest first.
+/// Possible closing marks, the likeliest first.
 fn closings(mark: &str) -> Vec<String> {
     let mut out = Vec::new();
     for (begin, end) in [
@@ -274,7 +273,7 @@ fn closings(mark: &str) -> Vec<String> {
     out
 }
 
-/// The marks that a mark closes: none where it closes nothing.
+/// Opening marks that a mark may close; empty if it closes none.
 fn openings(close: &str) -> Vec<String> {
     let swapped = [
         ("/", ""),
@@ -295,15 +294,15 @@ fn openings(close: &str) -> Vec<String> {
         .collect()
 }
 
-/// A text without as much of `start` as it begins with.
+/// Removes the common prefix with `start` from a text.
 fn past_same<'a>(text: &'a str, start: &str) -> &'a str {
     let same = start.chars().zip(text.chars()).take_while(|(a, b)| a == b);
     let bytes: usize = same.map(|(c, _)| c.len_utf8()).sum();
     &text[bytes..]
 }
 
-/// Whether a special token's spelling is reasoning's: a text that holds it means the token, as
-/// transformers reads it.
+/// Whether a special token is a reasoning mark: a text that spells it means the token, as in
+/// transformers.
 pub(super) fn is_reasoning(spelling: &str) -> bool {
     let name = spelling.to_lowercase();
     ["think", "thought", "reason"]
@@ -322,7 +321,7 @@ mod tests {
         assert_eq!(first_mark("a < b, b > c"), None);
         assert_eq!(last_mark("<|bot|><think>\n"), Some(7));
         assert_eq!(last_mark("<|bot|>: "), None);
-        // parted after "<", which belongs to both marks
+        // split after "<", which both marks share
         assert_eq!(border("<a><think>", "<a></think>"), 3);
         assert_eq!(border("<a>x", "<a>y"), 3);
         assert_eq!(border("<a>", "<a>"), 3);

@@ -1,6 +1,6 @@
-//! The response's token ids: what the template writes between the generation prompt and the end of
-//! the turn, found by rendering the conversation with and without it, and tokenised apart from the
-//! prompt.
+//! Token ids of a response: the text that the template writes between the generation prompt and the
+//! end of the turn, found by rendering the conversation with and without it, and tokenised
+//! separately from the prompt.
 
 use super::Tokenizer;
 use super::pieces::Piece;
@@ -8,48 +8,49 @@ use super::reasoning::{Opened, Opening, PastReasoning, border};
 use crate::template::has_tools;
 use crate::{Context, Error, Message, Result};
 
-/// A text no conversation holds, to see where a template puts an answer.
+/// A text that no conversation contains, to find where a template puts a response.
 const PROBE: &str = "randori7f3a9c";
 
-/// Another, longer one, to see whether what is around an answer depends on it.
+/// Another, longer one, to find whether the text around a response depends on it.
 const LONGER: &str = "randori5b8e41d720c9";
 
-/// Fields that hold reasoning, by the names that templates and data sets use.
+/// Fields of reasoning, as named by templates and data sets.
 pub(crate) const REASONING: [&str; 3] = ["reasoning_content", "reasoning", "thinking"];
 
 /// A response as token ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Response {
-    /// Its ids, with the end-of-turn token unless it was cut.
+    /// Its token ids, with the end-of-turn token unless it was truncated.
     pub ids: Vec<u32>,
-    /// What was done because the prompt ends in open reasoning.
+    /// The change made because the prompt ends with open reasoning.
     pub opened: Opened,
 }
 
-/// How a template frames the answer to a conversation.
-struct Frame {
+/// The template's text around the response to a conversation.
+struct AnswerFrame {
     /// The rendered prompt.
     prompt: String,
-    /// What stands between the generation prompt and the answer (Mistral's space); `None` for a
-    /// template whose finished conversation does not begin with its generation prompt.
+    /// Text between the generation prompt and the response (Mistral's space); `None` if the
+    /// template's finished conversation does not begin with its generation prompt.
     before: Option<String>,
-    /// What follows the answer: the end of the turn and often a line break.
+    /// Text after the response: the end of the turn and often a line break.
     after: String,
     /// Reasoning that the prompt leaves open.
     opening: Option<Opening>,
-    /// Reasoning that the prompt has closed already.
+    /// Reasoning that the prompt has closed.
     past: Option<PastReasoning>,
-    /// Where a finished turn parts from the prompt, in bytes, and what it has there before the
-    /// answer.
+    /// Offset in bytes at which a finished turn differs from the prompt, and the text there before
+    /// the response.
     parted: usize,
     other: String,
-    /// Whether `before` or `after` depends on the answer: they then hold the probe or its length.
+    /// Whether `before` or `after` depends on the response: they then contain the probe or its
+    /// length.
     echoes: bool,
 }
 
-impl Frame {
-    /// What is written before any answer after the prompt: not what closes reasoning, which depends
-    /// on the answer.
+impl AnswerFrame {
+    /// Text between the prompt and any response, without a closing mark of reasoning, which depends
+    /// on the response.
     fn before(&self) -> &str {
         let before = self.before.as_deref().unwrap_or("");
         match &self.opening {
@@ -58,34 +59,33 @@ impl Frame {
         }
     }
 
-    /// What a finished conversation has from where it parts from the prompt, without what stands
-    /// before any answer there: a prompt may end in what a finished turn lacks, reasoning open or
-    /// closed.
+    /// A finished conversation from where it differs from the prompt, without the text before any
+    /// response there: a prompt may end with reasoning, open or closed, that a finished turn lacks.
     fn instead<'a>(&self, whole: &'a str) -> Option<&'a str> {
         let written = whole.strip_prefix(&self.prompt[..self.parted])?;
         Some(written.strip_prefix(self.other.as_str()).unwrap_or(written))
     }
 }
 
-/// A conversation that waits for an answer.
+/// A conversation that ends before a response.
 struct Asked<'a> {
     messages: &'a [Message],
     context: &'a Context,
 }
 
 impl Tokenizer {
-    /// Token ids of an answer to `messages`: its text as the template writes it and the end-of-turn
-    /// token, without what the template writes after that. Nothing is put before it: no
-    /// beginning-of-text, no leading space that the prompt's end does not call for. Special tokens
-    /// spelt out in the text are read as plain text.
+    /// Token ids of a response to `messages`: its text as the template writes it and the
+    /// end-of-turn token, without text after that. No beginning-of-text token is put before it, and
+    /// no leading space unless the prompt's end requires it. Special tokens spelt in the text are
+    /// read as plain text.
     ///
-    /// Where the template rewrites an answer beyond trimming it (reasoning that later turns leave
-    /// out), the answer is taken as it is, right after the generation prompt: that is where the
-    /// model would write it.
+    /// If the template changes a response beyond trimming it (removes reasoning from earlier
+    /// turns), the response is used unchanged, right after the generation prompt, where the model
+    /// would write it.
     ///
     /// # Errors
-    /// Without a chat template, when it refuses the conversation or leaves answers out, or when
-    /// there is no token to end the turn with.
+    /// No chat template, one that refuses the conversation or ignores responses, or no token that
+    /// ends the turn.
     pub fn response(&self, messages: &[Message], text: &str) -> Result<Vec<u32>> {
         let answer = Message::assistant(text);
         Ok(self
@@ -93,7 +93,8 @@ impl Tokenizer {
             .ids)
     }
 
-    /// The same for an answer that was cut at a limit: no end-of-turn, nothing trimmed.
+    /// [`Tokenizer::response`] for a response truncated at a limit: no end-of-turn token, no
+    /// trimming.
     ///
     /// # Errors
     /// As [`Tokenizer::response`].
@@ -104,15 +105,15 @@ impl Tokenizer {
             .ids)
     }
 
-    /// The assistant's next message as the template writes it, with what the row gives its
-    /// template: a text, a tool call, reasoning in a field of its own. Without `ended` it was cut
-    /// at a limit, and gets no end-of-turn.
+    /// Token ids of the assistant's next message as the template writes it, with the row's
+    /// variables: a text, a tool call, reasoning in a field of its own. If not `ended`, it was
+    /// truncated at a limit and gets no end-of-turn token.
     ///
-    /// Where the prompt ends in open reasoning, the response goes on inside; where it has closed
-    /// one, the answer's own is left out: see [`Opened`].
+    /// If the prompt ends with open reasoning, the response continues inside; if the prompt has
+    /// closed it, the response's own is removed: see [`Opened`].
     ///
     /// # Errors
-    /// As [`Tokenizer::response`]; and for a message that the template does not write where its
+    /// As [`Tokenizer::response`]; also a message that the template does not write where its
     /// generation prompt ends.
     pub fn response_in(
         &self,
@@ -142,7 +143,7 @@ impl Tokenizer {
             true => self.finished(&asked, answer)?,
             false => String::new(),
         };
-        // most fields beside a text change nothing: the text's own way keeps its spelt tokens apart
+        // most fields change nothing: a plain text's path keeps spelt special tokens as text
         if more && whole != self.finished(&asked, &Message::assistant(said))? {
             return self.with_fields(&asked, &frame, answer, &whole, ended);
         }
@@ -169,18 +170,18 @@ impl Tokenizer {
         Ok(Response { ids, opened })
     }
 
-    /// An answer without its own reasoning, whose place the prompt has closed; `None` where it has
-    /// none or the prompt closes none.
+    /// A response without its reasoning, which the prompt has closed; `None` if it has none or the
+    /// prompt closes none.
     fn after_reasoning(
         &self,
         asked: &Asked,
-        frame: &Frame,
+        frame: &AnswerFrame,
         answer: &Message,
         ended: bool,
     ) -> Option<Message> {
         let past = frame.past.as_ref()?;
         let said = answer.content();
-        // reasoning without its opening is reasoning where the template takes it for one
+        // reasoning without an opening mark counts if the template treats it as such
         let apart = || {
             let whole = self.finished(asked, &Message::assistant(said));
             whole.is_ok_and(|whole| !whole.contains(said.trim()))
@@ -205,14 +206,14 @@ impl Tokenizer {
     fn with_fields(
         &self,
         asked: &Asked,
-        frame: &Frame,
+        frame: &AnswerFrame,
         answer: &Message,
         whole: &str,
         ended: bool,
     ) -> Result<Response> {
         let written = match whole.strip_prefix(frame.prompt.as_str()) {
             Some(written) => written,
-            // a finished turn does not begin with what the prompt opens
+            // a finished turn does not begin with the prompt's opening mark
             None => frame.instead(whole).ok_or_else(|| {
                 Error::Template(
                     "it writes the assistant's message, with its fields, elsewhere than where its generation prompt \
@@ -230,12 +231,11 @@ impl Tokenizer {
         Ok(Response { ids, opened })
     }
 
-    /// A response that goes on after the prompt, and not in a second opening of what the prompt
-    /// opens.
+    /// A response that continues after the prompt's opening mark, without opening it again.
     fn after_opening(
         &self,
         asked: &Asked,
-        frame: &Frame,
+        frame: &AnswerFrame,
         answer: &Message,
         body: String,
         ended: bool,
@@ -251,7 +251,7 @@ impl Tokenizer {
         let (body, opened) = self.continued(opening, &body, ended, || {
             self.closed(opening, asked.messages, asked.context, &frame.prompt)
         });
-        // what the template has closed itself counts as well
+        // a closing mark written by the template counts as well
         let closes = opening.is_closed_in(&body) && !opening.is_closed_in(answer.content());
         match (opened, reasoning) {
             (Opened::AsItIs, None) if closes => (body, Opened::Closed),
@@ -267,13 +267,13 @@ impl Tokenizer {
         self.end_of_turn_in(messages, &Context::new())
     }
 
-    /// The same with what the row gives its template besides the messages.
+    /// [`Tokenizer::end_of_turn`] with the row's variables for the template.
     pub(super) fn end_of_turn_in(&self, messages: &[Message], context: &Context) -> Result<u32> {
         let frame = self.frame(&Asked { messages, context })?;
         Ok(self.ending(&frame.after)?.1)
     }
 
-    fn frame(&self, asked: &Asked) -> Result<Frame> {
+    fn frame(&self, asked: &Asked) -> Result<AnswerFrame> {
         let prompt = self
             .chat_template()?
             .render_in(asked.messages, asked.context, true)?;
@@ -283,7 +283,7 @@ impl Tokenizer {
                 "it leaves the assistant's last message out, so nothing could be trained".into(),
             ));
         };
-        Ok(Frame {
+        Ok(AnswerFrame {
             echoes: self.echoes(asked, head, after),
             before: head.strip_prefix(prompt.as_str()).map(str::to_owned),
             opening: self.opening(&prompt, head, after),
@@ -295,7 +295,7 @@ impl Tokenizer {
         })
     }
 
-    /// Reasoning that the generation prompt itself has closed: not what a message ends in.
+    /// Reasoning that the generation prompt itself has closed, not one at the end of a message.
     fn past_reasoning(&self, asked: &Asked, prompt: &str) -> Option<PastReasoning> {
         let (past, start) = PastReasoning::of(prompt)?;
         let template = self.template.as_ref()?;
@@ -304,7 +304,7 @@ impl Tokenizer {
         (border(prompt, &without) <= start).then_some(past)
     }
 
-    /// Whether a template's text around an answer depends on the answer.
+    /// Whether a template's text around a response depends on the response.
     fn echoes(&self, asked: &Asked, head: &str, after: &str) -> bool {
         let tried = || {
             let other = self.finished(asked, &Message::assistant(LONGER));
@@ -317,12 +317,12 @@ impl Tokenizer {
         after.contains(PROBE) || *known.get_or_init(tried)
     }
 
-    /// The response of a template that writes around an answer what depends on it: all that its
-    /// finished conversation has after the prompt.
+    /// The response of a template whose surrounding text depends on it: all that its finished
+    /// conversation has after the prompt.
     fn echoed(
         &self,
         asked: &Asked,
-        frame: &Frame,
+        frame: &AnswerFrame,
         answer: &Message,
         ended: bool,
     ) -> Result<Response> {
@@ -340,7 +340,7 @@ impl Tokenizer {
         let said = answer.content();
         let spelt = self.spelt(written)?;
         let (body, end) = match spelt.last() {
-            // cut within its own text: what follows that was never written
+            // truncated within its own text: the text after it was never written
             _ if !ended => {
                 let at = written.find(said).filter(|_| !said.is_empty());
                 (&written[..at.ok_or_else(refused)? + said.len()], None)
@@ -359,23 +359,29 @@ impl Tokenizer {
         Ok(Response { ids, opened })
     }
 
-    /// The conversation with its answer.
+    /// Renders the conversation with its response.
     fn finished(&self, asked: &Asked, answer: &Message) -> Result<String> {
         let mut all = asked.messages.to_vec();
         all.push(answer.clone());
         self.chat_template()?.render_in(&all, asked.context, false)
     }
 
-    /// The answer as the template writes it after the generation prompt, end of turn excluded.
-    fn as_written(&self, asked: &Asked, frame: &Frame, before: &str, text: &str) -> Result<String> {
+    /// The response as the template writes it after the generation prompt, without the end of turn.
+    fn as_written(
+        &self,
+        asked: &Asked,
+        frame: &AnswerFrame,
+        before: &str,
+        text: &str,
+    ) -> Result<String> {
         let plain = format!("{before}{text}");
         let whole = self.finished(asked, &Message::assistant(text))?;
         let written = whole
             .strip_prefix(frame.prompt.as_str())
             .and_then(|tail| tail.strip_suffix(frame.after.as_str()));
         Ok(match written {
-            // Trimmed, re-spaced, or begun by the generation prompt (`<think>`), but all there: the
-            // template's own form is what the model was trained on.
+            // Trimmed, re-spaced, or begun by the generation prompt (`<think>`), but complete: the
+            // model was trained on the template's form.
             Some(written) if ends_alike(&format!("{}{written}", frame.prompt), text) => {
                 written.to_owned()
             }
@@ -383,9 +389,9 @@ impl Tokenizer {
         })
     }
 
-    /// Splits what follows an answer into the text before the end-of-turn token, and that token. A
-    /// template that ends no turn gets the end-of-text token: else the model would never learn to
-    /// stop.
+    /// Splits the text after a response into what precedes the end-of-turn token, and that token.
+    /// If the template ends no turn, the end-of-text token is used: else the model would never
+    /// learn to stop.
     fn ending(&self, after: &str) -> Result<(String, u32)> {
         let encoding = self.spelt(after)?;
         if let Some((start, _, id)) = encoding.first() {
@@ -401,10 +407,10 @@ impl Tokenizer {
         }
     }
 
-    /// Splits a message with fields, as the template writes it, into what is before the end-of-turn
-    /// token, and that token: the last one, if it may end a turn (a tool call may end with another
-    /// than a text does), else the one that ends a text.
-    fn end_of(&self, written: &str, frame: &Frame) -> Result<(String, u32)> {
+    /// Splits a message with fields, as the template writes it, into the text before the
+    /// end-of-turn token, and that token: the last one, if it may end a turn (a tool call may end
+    /// with another than a text), else the one that ends a text.
+    fn end_of(&self, written: &str, frame: &AnswerFrame) -> Result<(String, u32)> {
         let (lead, end) = self.ending(&frame.after)?;
         if let Some(&(start, stop, id)) = self.spelt(written)?.last()
             && written[stop..].trim().is_empty()
@@ -424,7 +430,7 @@ impl Tokenizer {
     }
 }
 
-/// Whether a text ends with another, white space aside.
+/// Whether a text ends with another, ignoring white space.
 fn ends_alike(text: &str, end: &str) -> bool {
     let mut left = text.chars().rev().filter(|c| !c.is_whitespace());
     let mut right = end.chars().rev().filter(|c| !c.is_whitespace());

@@ -1,5 +1,5 @@
-//! What `tokenizer_config.json` and `special_tokens_map.json` say of special tokens, settled as
-//! transformers 5.24 settles it where both say something.
+//! Special tokens declared in `tokenizer_config.json` and `special_tokens_map.json`, merged with
+//! the precedence of transformers 5.24.
 
 use std::collections::HashMap;
 
@@ -11,32 +11,32 @@ use crate::{Error, Result};
 
 const CONFIG: &str = "tokenizer_config.json";
 const MAP: &str = "special_tokens_map.json";
-/// Special tokens beyond the named ones: a list, or a mapping that gives them names.
+/// Key of special tokens beyond the named ones: a list, or a mapping that names them.
 const EXTRA: &str = "extra_special_tokens";
-/// The older name of the same key.
+/// Older name of the same key.
 const FORMERLY: &str = "additional_special_tokens";
-/// Names and tokens of a model's own.
+/// Key of a model's own names and tokens.
 const OWN: &str = "model_specific_special_tokens";
 
-/// A value, and where it stands.
+/// A declared value, with its key and file.
 #[derive(Clone)]
-pub(super) struct Said {
+pub(super) struct Declaration {
     value: Value,
     key: String,
     file: &'static str,
 }
 
-/// What the two files say together.
-pub(super) struct Settled {
-    /// Names and tokens, a later one in the place of an earlier one of its name.
-    pub named: Vec<(String, Said)>,
+/// The merged declarations.
+pub(super) struct Declarations {
+    /// Names and tokens; a later one replaces an earlier one of the same name.
+    pub named: Vec<(String, Declaration)>,
     /// `extra_special_tokens` as a list.
-    pub extra: Option<Said>,
+    pub extra: Option<Declaration>,
 }
 
-/// Settles what the files say. `padding` is the padding token of `tokenizer.json`; the `map` is not
-/// read where the config has `added_tokens_decoder`.
-pub(super) fn settle(config: &Value, map: &Value, padding: Option<&str>) -> Result<Settled> {
+/// Merges the declarations. `padding` is the padding token of `tokenizer.json`; the `map` is not
+/// used if the config has `added_tokens_decoder`.
+pub(super) fn settle(config: &Value, map: &Value, padding: Option<&str>) -> Result<Declarations> {
     let (mut keys, mut own) = of_config(config)?;
     if keys.get("added_tokens_decoder").is_none() {
         keys.add_map(map, &mut own)?;
@@ -44,7 +44,7 @@ pub(super) fn settle(config: &Value, map: &Value, padding: Option<&str>) -> Resu
     if let Some(padding) = padding
         && keys.get("pad_token").is_none()
     {
-        let said = Said::new("pad_token", &Value::from(padding), "tokenizer.json");
+        let said = Declaration::new("pad_token", &Value::from(padding), "tokenizer.json");
         keys.set("pad_token", said);
     }
     if keys.get(EXTRA).is_none()
@@ -64,24 +64,23 @@ pub(super) fn settle(config: &Value, map: &Value, padding: Option<&str>) -> Resu
     for (name, said) in later.chain(own.into_each()) {
         named.set(&name, said);
     }
-    Ok(Settled {
+    Ok(Declarations {
         named: named.into_each().collect(),
         extra,
     })
 }
 
-/// The config's keys, and apart from them the tokens that it gives names of its own: these go
-/// before whatever the map says.
+/// The config's keys, and separately its own named tokens, which take precedence over the map.
 fn of_config(config: &Value) -> Result<(Keys, Keys)> {
     let mut keys = Keys::default();
     for (name, value) in config.as_object().into_iter().flatten() {
-        // with a tokenizer.json these are not read
+        // ignored with a tokenizer.json
         if !["add_bos_token", "add_eos_token"].contains(&name.as_str()) {
-            keys.set(name, Said::new(name, value, CONFIG));
+            keys.set(name, Declaration::new(name, value, CONFIG));
         }
     }
     let extra = keys.get(EXTRA);
-    if extra.is_none_or(Said::is_empty)
+    if extra.is_none_or(Declaration::is_empty)
         && let Some(said) = keys.take(FORMERLY)
     {
         keys.set(EXTRA, said);
@@ -95,7 +94,7 @@ fn of_config(config: &Value) -> Result<(Keys, Keys)> {
     }
     rest.name_extra(&mut own);
     match rest.take(OWN) {
-        // read only where no token has a key of its own
+        // used only if no token has a key of its own
         Some(said) if own.said.is_empty() => match &said.value {
             Value::Null => {}
             Value::Object(tokens) => own.set_each(tokens, CONFIG),
@@ -106,22 +105,22 @@ fn of_config(config: &Value) -> Result<(Keys, Keys)> {
     Ok((rest, own))
 }
 
-/// Keys and what is said of them, in the order in which they came.
+/// Keys and their declarations, in order.
 #[derive(Default)]
 struct Keys {
-    /// None where it was taken.
-    said: Vec<(String, Option<Said>)>,
-    /// Where each is: files of a stranger may have any number.
+    /// `None` once it was taken.
+    said: Vec<(String, Option<Declaration>)>,
+    /// Index of each key; an untrusted file may have any number.
     places: HashMap<String, usize>,
 }
 
 impl Keys {
-    fn get(&self, name: &str) -> Option<&Said> {
+    fn get(&self, name: &str) -> Option<&Declaration> {
         self.said[*self.places.get(name)?].1.as_ref()
     }
 
-    /// Says it; a key that was there stays in its place.
-    fn set(&mut self, name: &str, said: Said) {
+    /// Sets a declaration; a key that exists keeps its position.
+    fn set(&mut self, name: &str, said: Declaration) {
         match self.places.get(name) {
             Some(&at) => self.said[at].1 = Some(said),
             None => {
@@ -131,18 +130,18 @@ impl Keys {
         }
     }
 
-    fn take(&mut self, name: &str) -> Option<Said> {
+    fn take(&mut self, name: &str) -> Option<Declaration> {
         self.said[*self.places.get(name)?].1.take()
     }
 
-    fn into_each(self) -> impl Iterator<Item = (String, Said)> {
+    fn into_each(self) -> impl Iterator<Item = (String, Declaration)> {
         let said = self.said.into_iter();
         said.filter_map(|(name, said)| Some((name, said?)))
     }
 
     fn set_each(&mut self, tokens: &Map<String, Value>, file: &'static str) {
         for (name, value) in tokens {
-            self.set(name, Said::new(name, value, file));
+            self.set(name, Declaration::new(name, value, file));
         }
     }
 
@@ -156,11 +155,11 @@ impl Keys {
         }
     }
 
-    /// Adds what `special_tokens_map.json` says: its extra tokens come behind the config's, the
-    /// other keys in the place of the config's.
+    /// Adds `special_tokens_map.json`: its extra tokens follow the config's, its other keys replace
+    /// the config's.
     fn add_map(&mut self, map: &Value, own: &mut Keys) -> Result<()> {
         for (name, value) in map.as_object().into_iter().flatten() {
-            let mut said = Said::new(name, value, MAP);
+            let mut said = Declaration::new(name, value, MAP);
             match (name.as_str(), value) {
                 (EXTRA, Value::Array(more)) => {
                     let mut list = match self.get(EXTRA) {
@@ -185,7 +184,7 @@ impl Keys {
     }
 }
 
-impl Said {
+impl Declaration {
     fn new(key: &str, value: &Value, file: &'static str) -> Self {
         Self {
             value: value.clone(),
@@ -194,7 +193,7 @@ impl Said {
         }
     }
 
-    /// What is wrong: this value of the key is no token.
+    /// The error: this value of the key is no token.
     fn wrong(&self, value: &Value) -> Error {
         wrong(self.file, &self.key, value)
     }
@@ -208,15 +207,15 @@ impl Said {
         }
     }
 
-    /// Whether it is a token under a name of the model's own; in the config an object is one only
-    /// where it says so.
+    /// Whether this is a token under the model's own name; in the config an object is one only if
+    /// marked as such.
     fn is_own(&self, name: &str) -> bool {
         let typed = self.value["__type"] == "AddedToken";
         let object = self.value.is_object() && (typed || self.file == MAP);
         is_own(name) && (object || self.value.is_string())
     }
 
-    /// The token with a name; it is special whatever it says.
+    /// The token with its name; always special.
     ///
     /// # Errors
     /// A value that is no token.
@@ -224,10 +223,10 @@ impl Said {
         self.one(&as_special(&self.value))
     }
 
-    /// The tokens of a list; none where it is null.
+    /// The tokens of a list; empty for null.
     ///
     /// # Errors
-    /// No list, or a value in it that is no token.
+    /// A value that is not a list, or an item that is no token.
     pub(super) fn list(&self) -> Result<Vec<AddedToken>> {
         match &self.value {
             Value::Null => Ok(Vec::new()),
@@ -243,18 +242,18 @@ impl Said {
         }
     }
 
-    /// Where it stands, for an error about it.
+    /// Name of its file, for errors.
     pub(super) fn file(&self) -> &'static str {
         self.file
     }
 }
 
-/// `foo_token`, which is none of the seven.
+/// Whether a key is `foo_token` but none of the seven standard ones.
 fn is_own(name: &str) -> bool {
     name.ends_with("_token") && !NAMED.contains(&name)
 }
 
-/// An object marked as a special token.
+/// The object marked as a special token.
 fn as_special(value: &Value) -> Value {
     let mut value = value.clone();
     if let Value::Object(token) = &mut value {
@@ -267,7 +266,7 @@ pub(super) fn wrong(file: &str, name: &str, value: &Value) -> Error {
     Error::file(file, format!("{name}: {value} is not a token"))
 }
 
-/// An object with a token's text and flags.
+/// Parses an object with a token's text and flags.
 pub(super) fn flags(value: &Value, name: &str, file: &str) -> Result<AddedToken> {
     let Some(content) = value["content"].as_str() else {
         return Err(wrong(file, name, value));

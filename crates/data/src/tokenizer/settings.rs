@@ -1,7 +1,6 @@
-//! Keys of `tokenizer_config.json` that ask for other ids than the steps of `tokenizer.json` give:
-//! obeyed as transformers 5.24 obeys them, or refused by name. Others change no ids of text without
-//! added tokens, or (`legacy`) put the class's own steps in place of the file's: here the file's
-//! stay.
+//! Keys of `tokenizer_config.json` that change the ids given by `tokenizer.json`: followed as in
+//! transformers 5.24, or refused by name. Others change no ids of text without added tokens, or
+//! (`legacy`) replace the file's steps with the class's: here the file's are used.
 
 use serde_json::{Value, json};
 use tokenizers::{PreTokenizerWrapper, Tokenizer as Core};
@@ -11,8 +10,8 @@ use crate::{Error, Result};
 
 const FILE: &str = "tokenizer_config.json";
 
-/// Classes that set the leading space of their byte-level step themselves, to false where the key
-/// is absent, whatever `tokenizer.json` says.
+/// Classes that set the leading space of their byte-level step themselves, to false if the key is
+/// absent, whatever `tokenizer.json` says.
 const BYTE_LEVEL: [&str; 8] = [
     "BartTokenizer",
     "CodeGenTokenizer",
@@ -24,10 +23,10 @@ const BYTE_LEVEL: [&str; 8] = [
     "WhisperTokenizer",
 ];
 
-/// Obeys `config`; `model` is the model's configuration.
+/// Applies `config`; `model` is the model's configuration.
 ///
 /// # Errors
-/// A key that is not what it should be, or asks for what cannot be done.
+/// A key with an invalid value, or one that is not supported.
 pub(super) fn obey(core: &mut Core, config: &Value, model: &Value) -> Result<()> {
     if flag(config, "split_special_tokens")? == Some(true) {
         return refused(
@@ -38,7 +37,7 @@ pub(super) fn obey(core: &mut Core, config: &Value, model: &Value) -> Result<()>
     let class = [config, model]
         .into_iter()
         .find_map(|file| file["tokenizer_class"].as_str());
-    // a Mistral's tokenizer.json is read as it is, whatever its class is called
+    // a Mistral's tokenizer.json is used unchanged, whatever its class
     let Some(class) = class.filter(|_| model["model_type"] != "mistral") else {
         return Ok(());
     };
@@ -63,7 +62,7 @@ pub(super) fn obey(core: &mut Core, config: &Value, model: &Value) -> Result<()>
     }
 }
 
-/// A yes or no; null counts as absent.
+/// A boolean; null counts as absent.
 fn flag(config: &Value, key: &str) -> Result<Option<bool>> {
     match &config[key] {
         Value::Null => Ok(None),

@@ -1,5 +1,6 @@
-//! Tokenizers that put a space before text. A response goes on where the prompt stopped, so that space must not
-//! come between them (" answer" would become two spaces, or the first word another token than the model writes).
+//! Tokenizers that add a space before text. A response continues the prompt, so that space must not
+//! come between them (" answer" would get two spaces, or the first word another token than the
+//! model writes).
 
 use serde_json::Value;
 use tokenizers::Tokenizer as Core;
@@ -7,7 +8,7 @@ use tokenizers::Tokenizer as Core;
 use super::broken;
 use crate::{Error, Result};
 
-/// Where a tokenizer adds a leading space of its own.
+/// Where a tokenizer adds a leading space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LeadingSpace {
     /// Nowhere.
@@ -19,7 +20,7 @@ pub(super) enum LeadingSpace {
 }
 
 impl LeadingSpace {
-    /// Reads it off a tokenizer's normalizer and pre-tokenizer.
+    /// Determines it from a tokenizer's normalizer and pre-tokenizer.
     pub(super) fn of(core: &Core) -> Self {
         let parts = [
             core.get_normalizer()
@@ -50,8 +51,8 @@ impl LeadingSpace {
     }
 }
 
-/// A copy of a tokenizer that reads special tokens' spellings as plain text, and adds a leading space only where
-/// `keep_space` says that this one's belongs.
+/// A copy of a tokenizer that reads spelt special tokens as plain text, and adds a leading space
+/// only if `keep_space`.
 pub(super) fn verbatim(core: &Core, keep_space: bool) -> Result<Core> {
     let mut copy = core.clone();
     if !keep_space {
@@ -76,7 +77,7 @@ pub(super) fn verbatim(core: &Core, keep_space: bool) -> Result<Core> {
     Ok(copy)
 }
 
-/// The same step without the space it adds; null for a step that did nothing else.
+/// A step without the space it adds; null for a step that did nothing else.
 fn without_space(mut step: Value) -> Value {
     match kind(&step) {
         "Prepend" => return Value::Null,
@@ -98,7 +99,7 @@ fn without_space(mut step: Value) -> Value {
     step
 }
 
-/// The steps of a normalizer or pre-tokenizer, sequences taken apart; none for null.
+/// The steps of a normalizer or pre-tokenizer, with sequences flattened; empty for null.
 pub(super) fn steps(part: &Value) -> Vec<&Value> {
     let inner = ["normalizers", "pretokenizers"]
         .iter()
@@ -124,7 +125,7 @@ fn visit(step: &Value, each: &mut dyn FnMut(&Value)) {
     }
 }
 
-/// A step's type; empty where it has none.
+/// A step's type; empty if it has none.
 pub(super) fn kind(step: &Value) -> &str {
     step.get("type").and_then(Value::as_str).unwrap_or("")
 }

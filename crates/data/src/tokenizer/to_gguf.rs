@@ -1,5 +1,6 @@
-//! A tokenizer as GGUF metadata: the inverse of `gguf.rs`. What llama.cpp could not do the same way is refused, and the
-//! result is read back and compared before anybody gets it: a wrong tokenizer gives gibberish, not an error.
+//! Conversion of a tokenizer to GGUF metadata, the inverse of `gguf.rs`. What llama.cpp cannot
+//! reproduce is refused, and the result is read back and compared: a wrong tokenizer gives
+//! gibberish, not an error.
 
 use std::collections::HashMap;
 
@@ -8,10 +9,11 @@ use serde_json::Value;
 
 use super::pretokenizers::name_of;
 use super::spaces::{LeadingSpace, steps};
-use super::{GgufTokenizer, Tokenizer, broken};
-use crate::{Error, Message, Result};
+use super::{GgufTokenizer, Tokenizer, broken, no_tools};
+use crate::{ChatTemplate, Error, Message, Result};
 
-/// Texts in which tokenizers differ: contractions, numbers, runs of spaces and signs, line breaks, scripts.
+/// Test texts on which tokenizers differ: contractions, numbers, runs of spaces and signs, line
+/// breaks, scripts.
 const PROBES: [&str; 9] = [
     "Hello, world! I don't, you're, WE'LL, it's.",
     "1234567 plus 89.5 = 1,234,656.5 (2024-07-26)",
@@ -25,16 +27,18 @@ const PROBES: [&str; 9] = [
 ];
 
 impl Tokenizer {
-    /// The `tokenizer.*` metadata of a GGUF file that holds this tokenizer: `gpt2` for byte-level BPE, `llama` for BPE with
-    /// byte fallback, whose merges become scores (SentencePiece merges the pair that makes the best-scored token).
+    /// The `tokenizer.*` metadata of a GGUF file with this tokenizer: `gpt2` for byte-level BPE,
+    /// `llama` for BPE with byte fallback, whose merges become scores (SentencePiece merges the
+    /// pair that makes the token with the best score).
     ///
-    /// A tokenizer that puts a space at the very start of a text but not after special tokens has no flag in GGUF; it gets
-    /// the one with which chat prompts come out the same. A byte-level tokenizer's NFC normalizer is left out, as
-    /// llama.cpp has none ([`Tokenizer::lost_in_gguf`]).
+    /// A tokenizer that puts a space at the very start of a text but not after special tokens has
+    /// no flag in GGUF; it gets the one with which chat prompts come out the same. A byte-level
+    /// tokenizer's NFC normalizer is left out, as llama.cpp has none ([`Tokenizer::lost_in_gguf`]).
     ///
     /// # Errors
-    /// Another kind of tokenizer, a pre-tokenizer or normalizer that GGUF has no name for, merges that scores cannot say,
-    /// added tokens that swallow spaces, or a result that does not give the same ids.
+    /// Another type of tokenizer, a pre-tokenizer or normalizer without a name in GGUF, merges that
+    /// scores cannot express, added tokens that absorb spaces, or a result that does not give the
+    /// same ids.
     pub fn to_gguf(&self) -> Result<GgufTokenizer> {
         let json: Value = serde_json::from_str(&self.core.to_string(false).map_err(broken)?)
             .map_err(|e| Error::Tokenizer(e.to_string()))?;
@@ -56,7 +60,7 @@ impl Tokenizer {
         Ok(gguf)
     }
 
-    /// What [`Tokenizer::to_gguf`] leaves out because llama.cpp has none: NFC.
+    /// What [`Tokenizer::to_gguf`] leaves out because llama.cpp has no equivalent: NFC.
     pub fn lost_in_gguf(&self) -> Option<&'static str> {
         let normalizer = self.core.get_normalizer();
         let normalizer = normalizer.and_then(|n| serde_json::to_value(n).ok());
@@ -69,7 +73,7 @@ impl Tokenizer {
         )
     }
 
-    /// Texts and types by id; ids that no token has get one that text never makes.
+    /// Texts and types by id; unused ids get a token that never occurs in text.
     fn tokens(&self) -> Result<GgufTokenizer> {
         let mut tokens: Vec<Option<String>> = vec![None; self.vocab_size()];
         for (text, id) in self.core.get_vocab(true) {
@@ -180,8 +184,10 @@ impl Tokenizer {
         gguf.eos = id(&self.special.eos);
         gguf.pad = id(&self.special.pad);
         gguf.unk = id(&self.special.unk).or(gguf.unk);
+        let hello = [Message::user("Hello")];
         gguf.eot = self
-            .end_of_turn(&[Message::user("Hello")])
+            .end_of_turn(&hello)
+            .or_else(|_| self.end_of_turn_in(&hello, &no_tools()))
             .ok()
             .filter(|id| Some(*id) != gguf.eos);
         let with = self.core.encode_fast("x", true).map_err(broken)?;
@@ -192,11 +198,15 @@ impl Tokenizer {
                 && gguf.eos.is_some()
                 && without.last() != gguf.eos.as_ref(),
         );
-        gguf.chat_template = self.template.as_ref().map(|t| t.source().to_owned());
+        let template = self.template.as_ref();
+        let default = template.filter(|t| t.has_default());
+        gguf.chat_template = default.map(|t| self.exported(t));
+        let tools = template.and_then(ChatTemplate::tool_use);
+        gguf.tool_use = tools.map(|t| t.source().to_owned());
         Ok(())
     }
 
-    /// Sets `add_space_prefix`, and holds the result against this tokenizer.
+    /// Sets `add_space_prefix`, and compares the result with this tokenizer.
     fn choose_prefix(&self, gguf: &mut GgufTokenizer, byte_level: bool) -> Result<()> {
         let choices: &[Option<bool>] = match self.leading {
             _ if byte_level => &[None],
@@ -221,9 +231,9 @@ impl Tokenizer {
         ))
     }
 
-    /// The first text for which the metadata, read as a tokenizer, gives other ids.
+    /// The first text for which a tokenizer read from the metadata gives other ids.
     fn differs(&self, gguf: &GgufTokenizer, chat_only: bool) -> Result<Option<String>> {
-        let twin = super::gguf::build(gguf)?;
+        let twin = super::gguf::build(gguf, None)?;
         let plain = PROBES
             .iter()
             .filter(|_| !chat_only)
@@ -252,7 +262,7 @@ fn refused<T>(why: String) -> Result<T> {
     )))
 }
 
-/// BPE without the extras that GGUF has no place for.
+/// Refuses extras of BPE that GGUF cannot express.
 fn plain_bpe(model: &Value) -> Result<()> {
     for key in ["continuing_subword_prefix", "end_of_word_suffix", "dropout"] {
         let value = &model[key];
@@ -283,17 +293,18 @@ fn is_byte(token: &str) -> bool {
     digits.is_some_and(|d| d.len() == 2 && d.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// Scores under which SentencePiece merges as these merges say: minus the place of the first merge that makes a token.
+/// Scores with which SentencePiece merges in the order of these merges: minus the index of the
+/// first merge that makes a token.
 ///
-/// That needs every way to cut a token into two tokens to be a merge, and a token's merges to stand together: so it is
-/// in tokenizers that were made from a SentencePiece model.
+/// That requires every split of a token into two tokens to be a merge, and a token's merges to be
+/// consecutive, as in tokenizers converted from a SentencePiece model.
 fn scores(gguf: &GgufTokenizer, merges: &[(&str, &str)]) -> Result<Vec<f32>> {
     let normal = |id: &usize| gguf.token_types[*id] == NORMAL;
     let ids: HashMap<&str, usize> = (0..gguf.tokens.len())
         .filter(normal)
         .map(|id| (gguf.tokens[id].as_str(), id))
         .collect();
-    // of every token: its first and last merge, and how many
+    // for every token: its first and last merge, and their number
     let mut made: HashMap<usize, (usize, usize, usize)> = HashMap::new();
     for (rank, (left, right)) in merges.iter().enumerate() {
         let id = ids.get(format!("{left}{right}").as_str());
@@ -322,7 +333,8 @@ fn scores(gguf: &GgufTokenizer, merges: &[(&str, &str)]) -> Result<Vec<f32>> {
             gguf.tokens[w[0].2], gguf.tokens[w[1].2]
         ));
     }
-    // single characters are never the result of a merge; control, byte and user-defined tokens have 0 in SentencePiece
+    // single characters result from no merge; control, byte and user-defined tokens have score 0 in
+    // SentencePiece
     let least = -(order.len() as f32);
     let mut scores: Vec<f32> = gguf
         .token_types

@@ -1,19 +1,22 @@
-//! What lies on a GPU's memory. The passes are those of the CPU, in the numbers that the card computes in. Players lie in the
-//! machine's memory, and a copy of the one that works is on the card; while it is trained, its parameters and their moments too,
-//! unless they are asked to stay.
+//! What lies on a GPU's memory. The passes are those of the CPU, in the numbers that the card
+//! computes in. Players lie in the machine's memory, and a copy of the one that works is on the
+//! card; while it is trained, its parameters and their moments too, unless they are asked to stay.
 
-use super::{Decoding, HEAP, Packing, Peak, Planner, passes::Part};
+use super::{Decoding, HEAP, Packing, Peak, Planner};
 use crate::{
     Error, Result,
     block_input::moves,
-    cache::PAGE,
     generate::{PIECE, PREFILL},
+    kernels::PAGE,
+    tape::Pass,
     weights::{Dtype, HeldWeight, Holding},
 };
 
-/// What a process has on a card before it opens a model: the CUDA context, kernels, cuBLAS's workspace. Assumed, not measured.
+/// What a process has on a card before it opens a model: the CUDA context, kernels, cuBLAS's
+/// workspace. Assumed, not measured.
 pub const CONTEXT: u64 = 614 << 20;
-/// The share by which a card's pool of memory is taken to be larger than what lies in it. Assumed, not measured.
+/// The share by which a card's pool of memory is taken to be larger than what lies in it. Assumed,
+/// not measured.
 pub const ROUNDING: f64 = 0.03;
 
 /// Tables beside a matrix in 4 bits: 16 levels, and the 256 values of quantised scales.
@@ -31,7 +34,8 @@ pub(super) struct Card {
     loading: u64,
     /// Whether parameters and moments stay in the machine's memory while they are trained.
     offload_optimizer: bool,
-    /// The base where it stays there: in full training, in which every player has all of it as its own.
+    /// The base where it stays there: in full training, in which every player has all of it as its
+    /// own.
     stays: u64,
 }
 
@@ -91,7 +95,8 @@ impl Planner {
         Ok(self)
     }
 
-    /// The same with block inputs offloaded in checkpointed training; says nothing of a machine without a card.
+    /// The same with block inputs offloaded in checkpointed training; says nothing of a machine
+    /// without a card.
     pub fn offload_inputs(mut self, offloads: bool) -> Self {
         if let Some(card) = &mut self.card {
             card.offloads = offloads;
@@ -99,7 +104,8 @@ impl Planner {
         self
     }
 
-    /// Whether parameters and moments stay in the machine's memory ([`crate::train::TrainSettings::offload_optimizer`]).
+    /// Whether parameters and moments stay in the machine's memory
+    /// ([`crate::train::TrainSettings::offload_optimizer`]).
     pub fn offload_optimizer(mut self, offloads: bool) -> Self {
         if let Some(card) = &mut self.card {
             card.offload_optimizer = offloads;
@@ -119,7 +125,8 @@ impl Planner {
         self.own.iter().map(|o| of(o.matrix) * o.numbers).sum()
     }
 
-    /// Parameters and moments on the card, in training: what has one axis is in f32 in passes, too, and is there once.
+    /// Parameters and moments on the card, in training: what has one axis is in f32 in passes, too,
+    /// and is there once.
     fn optimised(&self) -> (u64, u64) {
         if self.card.is_some_and(|card| card.offload_optimizer) {
             return (self.copy(), 0);
@@ -135,11 +142,11 @@ impl Planner {
         (params, self.moments() + maps)
     }
 
-    /// The machine's own memory beside a card: a weight of the base while it loads (in full training all of it,
-    /// which then stays); afterwards the parameters of `players`, and where the
-    /// optimiser works there, the moments, a step's gradients and the tensor that is being changed; otherwise what comes down to
-    /// be saved.
-    /// What is pinned for block inputs comes on top ([`Planner::pinned`]).
+    /// The machine's own memory beside a card: a weight of the base while it loads (in full
+    /// training all of it, which then stays); afterwards the parameters of `players`, and where the
+    /// optimiser works there, the moments, a step's gradients and the tensor that is being changed;
+    /// otherwise what comes down to be saved. What is pinned for block inputs comes on top
+    /// ([`Planner::pinned`]).
     pub fn beside_card(&self, players: usize) -> (u64, u64) {
         let (loading, stays) = self.card.map_or((0, 0), |card| (card.loading, card.stays));
         let training =
@@ -147,10 +154,9 @@ impl Planner {
         (loading, training)
     }
 
-    /// Whether a block's input waits for the backward pass in the host's memory.
-    pub(super) fn moves(&self, layer: usize, embedding_stays: bool) -> bool {
-        let offloads = self.card.is_some_and(|card| card.offloads);
-        offloads && moves(layer, self.arch.layers(), embedding_stays)
+    /// Whether block inputs wait for the backward pass in the host's memory.
+    pub(super) fn offloads(&self) -> bool {
+        self.card.is_some_and(|card| card.offloads)
     }
 
     /// Bytes of the host's memory that are pinned for the inputs of a micro-batch's blocks.
@@ -158,11 +164,15 @@ impl Planner {
     /// # Errors
     /// What the architecture refuses.
     pub fn pinned(&self, packing: &Packing) -> Result<u64> {
-        let pass = self.pass(packing.keys, packing.attended);
-        let stays = self.run(&pass, Part::Embed, true, self.ids(&pass, packing.rows))?;
-        let moved = (0..self.arch.layers()).filter(|layer| self.moves(*layer, stays.needs));
-        let input = pass.values(packing.rows * self.trace.width);
-        Ok(moved.count() as u64 * input.bytes())
+        if !self.offloads() {
+            return Ok(0);
+        }
+        let kernels = self.kernels(packing.keys, packing.attended);
+        let embed = Pass::new(&kernels, self, packing.rows).run_embed(true)?;
+        let layers = self.arch.layers();
+        let moved = (0..layers).filter(|layer| moves(*layer, layers, embed.needs));
+        let input = self.float() * (packing.rows * self.trace.width) as u64;
+        Ok(moved.count() as u64 * input)
     }
 
     /// Of a peak of a step's passes, gradients included.
@@ -198,9 +208,9 @@ impl Planner {
         let slots = d.slots.max(1);
         let all = (d.prompt + d.response).saturating_sub(1).max(1); // the last token is not fed
         let step = |rows, sequences, decodes| {
-            let mut pass = self.pass(all, 0);
-            pass.decodes = decodes;
-            self.cached_step(pass, rows, sequences)
+            let mut kernels = self.kernels(all, 0);
+            kernels.decodes = decodes;
+            self.cached_step(kernels, rows, sequences)
         };
         let mut most = step(slots, slots, true)?;
         let entrance = Entrance::of(slots, d.prompt);

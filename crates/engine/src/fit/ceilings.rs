@@ -9,7 +9,10 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::Work;
-use crate::{Result, kernels};
+use crate::{
+    Result, Weight,
+    kernels::{Cpu, Kernels, math},
+};
 
 /// The share of a bare product's speed that whole passes reach: attention, norms, thin products of
 /// the update and memory traffic take the rest. From benches/results/roofline.md, where training,
@@ -45,8 +48,8 @@ pub struct Ceilings {
 }
 
 impl Ceilings {
-    /// Measures a product as wide as the model and a read of as much memory as its weights take (both up to a limit), in
-    /// about half a second.
+    /// Measures a product as wide as the model and a read of as much memory as its weights take
+    /// (both up to a limit), in about half a second.
     ///
     /// # Errors
     /// What candle refuses.
@@ -81,8 +84,9 @@ impl Ceilings {
         };
         let width = width.clamp(64, 2 * WIDEST);
         let zeros = |rows: usize| Ok::<_, crate::Error>(gpu.zeros(&[rows, width], float)?);
-        let (x, w) = (zeros(4 * ROWS)?, zeros(width)?);
-        let product = timed(Box::new(move || kernels::linear::forward(&x, &w).map(drop)))?;
+        let (x, w) = (zeros(4 * ROWS)?, Weight::Dense(zeros(width)?));
+        let card = crate::kernels::Card::new(Default::default());
+        let product = timed(Box::new(move || card.product(&x, &w).map(drop)))?;
         let bytes = weights.clamp(1 << 20, STREAM) as usize;
         let from = gpu.zeros(&[bytes], candle_core::DType::U8)?;
         let to = gpu.zeros(&[bytes], candle_core::DType::U8)?;
@@ -97,8 +101,8 @@ impl Ceilings {
         })
     }
 
-    /// How long work takes, by experience: the products at their share of the ceiling, then the memory traffic, then the
-    /// widening.
+    /// How long work takes, by experience: the products at their share of the ceiling, then the
+    /// memory traffic, then the widening.
     pub fn seconds(&self, work: &Work) -> f64 {
         let products = work.multiply_adds / self.reached + WIDENING * work.widened;
         products / self.multiply_adds + work.bytes / self.bytes
@@ -110,9 +114,9 @@ fn product(width: usize) -> Result<f64> {
         let values: Vec<f32> = (0..rows * width).map(|i| (i % 7) as f32 - 3.0).collect();
         Ok(Tensor::from_vec(values, (rows, width), &Device::Cpu)?)
     };
-    let (x, w) = (values(ROWS)?, values(width)?);
+    let (x, w) = (values(ROWS)?, Weight::Dense(values(width)?));
     let seconds = median(|| {
-        black_box(kernels::linear::forward(&x, &w)?);
+        black_box(Cpu.product(&x, &w)?);
         Ok(())
     })?;
     Ok((ROWS * width * width) as f64 / seconds)
@@ -125,14 +129,15 @@ fn reading(bytes: u64) -> f64 {
         .map(|i| (i % 8) as f32)
         .collect();
     let seconds = median(|| {
-        let sums = buffer.par_chunks(1 << 18).map(kernels::math::sum);
+        let sums = buffer.par_chunks(1 << 18).map(math::sum);
         black_box(sums.sum::<f64>());
         Ok(())
     });
     bytes as f64 / seconds.unwrap_or(f64::INFINITY)
 }
 
-/// Of as many repeats as there is time for, after one that warms up. Not the shortest: what else runs here goes on running.
+/// Of as many repeats as there is time for, after one that warms up. Not the shortest: what else
+/// runs here goes on running.
 fn median(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     work()?;
     let began = Instant::now();

@@ -1,18 +1,16 @@
-//! How much memory a player takes and how much work its passes are, from its architecture's shapes alone: nothing is
-//! loaded, nothing computed.
+//! How much memory a player takes and how much work its passes are, from its architecture's shapes
+//! alone: nothing is loaded, nothing computed.
 //!
-//! Every figure is in bytes and is what *this engine* allocates on the CPU or, after [`Planner::on_card`], on a GPU. Passes are run on shapes ([`meter`], [`undo`])
-//! and hold what the tape holds, as long as it holds it, so the figures follow the architecture, not a rule of thumb. They
-//! do not count what a process has before a model is opened (some 20 MiB: program, plugins, thread stacks), the data set, or
-//! what lies in the operating system's page cache. [`SLACK`] and [`THREAD`] are measured rather than counted.
-//! Pure: no file, no clock (but for [`Ceilings::measure`]), no allocation of the sizes it speaks of.
+//! Every figure is in bytes and is what *this engine* allocates on the CPU or, after
+//! [`Planner::on_card`], on a GPU. The passes that are run are a player's, on kernels that compute
+//! nothing and declare what they take (`kernels::shapes`): so the figures follow the architecture
+//! and the tape, not a rule of thumb. They do not count what a process has before a model is opened
+//! (some 20 MiB: program, plugins, thread stacks), the data set, or what lies in the operating
+//! system's page cache. [`SLACK`] and [`THREAD`] are measured rather than counted. Pure: no file,
+//! no clock (but for [`Ceilings::measure`]), no allocation of the sizes it speaks of.
 mod card;
 mod ceilings;
-mod ledger;
-mod meter;
-mod pass;
 mod passes;
-mod undo;
 mod work;
 
 use std::{
@@ -23,17 +21,17 @@ use std::{
 use randori_lora::LoraSpec;
 use randori_sdk::seam::{Architecture, Id};
 
+pub use crate::kernels::shapes::Work;
 pub use card::{CONTEXT, ROUNDING};
 pub use ceilings::Ceilings;
 pub use passes::Decoding;
-pub use work::Work;
 
 use crate::{
     Error, Result, adapter,
-    kernels::attention::QUERIES,
+    kernels::{QUERIES, shapes::Stored},
     trace::{Trace, last_uses},
     train::Optimizer,
-    weights::{HeldWeight, Holding},
+    weights::HeldWeight,
 };
 
 /// The allocator's share: what a pass frees and asks for again does not always fit where it was.
@@ -41,7 +39,8 @@ pub const SLACK: f64 = 1.02;
 /// Of every thread: what the products pack their factors into, and its part of the allocator.
 pub const THREAD: u64 = 2 << 20;
 
-/// Freed blocks up to this size stay with the process (glibc's largest threshold for a map of their own).
+/// Freed blocks up to this size stay with the process (glibc's largest threshold for a map of their
+/// own).
 pub const HEAP: u64 = 32 << 20;
 
 /// What is trained.
@@ -80,8 +79,8 @@ pub struct Packing {
 }
 
 impl Packing {
-    /// The fullest micro-batch of items of a prompt and responses of these lengths, at most `batch` items and `tokens`
-    /// rows; one larger item stands alone.
+    /// The fullest micro-batch of items of a prompt and responses of these lengths, at most `batch`
+    /// items and `tokens` rows; one larger item stands alone.
     pub fn fullest(prompt: usize, responses: &[usize], batch: usize, tokens: usize) -> Self {
         let item = Packing::item(prompt, responses);
         let all = item.saturating_mul(batch.max(1));
@@ -100,14 +99,16 @@ impl Packing {
         }
     }
 
-    /// Rows of one prompt with its responses: what a response's last token would predict is not asked.
+    /// Rows of one prompt with its responses: what a response's last token would predict is not
+    /// asked.
     pub fn item(prompt: usize, responses: &[usize]) -> usize {
         let each = responses.iter().map(|r| r.saturating_sub(1));
         prompt + each.sum::<usize>()
     }
 }
 
-/// (query, key) pairs of `n` queries in a row behind `before` keys: a block of queries sees all keys up to its last.
+/// (query, key) pairs of `n` queries in a row behind `before` keys: a block of queries sees all
+/// keys up to its last.
 pub(crate) fn attended(before: usize, n: usize) -> u64 {
     let block = |from: usize| {
         let to = n.min(from + QUERIES);
@@ -131,7 +132,8 @@ pub struct Peak {
     pub kept: u64,
     /// Everything else that lives at the worst moment, the allocator's share included.
     pub work: u64,
-    /// Of `work`, at its own worst: attention's scores and gradients to each head's keys and values.
+    /// Of `work`, at its own worst: attention's scores and gradients to each head's keys and
+    /// values.
     pub attention: u64,
     /// Of `work`, at its own worst: logits.
     pub logits: u64,
@@ -154,21 +156,12 @@ pub struct Planner {
     learnt: Learnt,
     threads: usize,
     /// As the tape gets them, by block.
-    last_uses: Vec<Option<Vec<Vec<Id>>>>,
+    last_uses: Vec<Option<Arc<[Vec<Id>]>>>,
     /// Each tensor of a player's own.
     own: Vec<Own>,
     optimizer: Optimizer,
     /// The GPU that it is about.
     card: Option<card::Card>,
-}
-
-/// How a weight is held.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Stored {
-    pub(crate) bytes: u64,
-    /// Whether products on the CPU go over a few widened rows at a time.
-    pub(crate) widened: bool,
-    pub(crate) held: Holding,
 }
 
 /// A tensor of a player's own.
@@ -194,7 +187,7 @@ impl Planner {
     ) -> Result<Self> {
         let (learnt, own) = learnt(&trace, learns)?;
         let last_uses = (0..arch.layers())
-            .map(|layer| last_uses(&*arch, layer, trace.width))
+            .map(|layer| last_uses(&*arch, layer, trace.width).map(Arc::from))
             .collect();
         let stored = weights.iter().map(|w| {
             let stored = Stored {
@@ -264,7 +257,8 @@ impl Planner {
     }
 }
 
-/// The largest `n` of `1..=most` for which `bytes(n)`, which must not fall, is at most `limit`; `None`: not even 1.
+/// The largest `n` of `1..=most` for which `bytes(n)`, which must not fall, is at most `limit`;
+/// `None`: not even 1.
 ///
 /// # Errors
 /// Those of `bytes`.
@@ -364,7 +358,8 @@ mod tests {
             (1000, 510, true)
         );
         assert_eq!((of(64, 10).rows, of(64, 10).keys), (200, 151)); // a larger item stands alone
-        let of_prompt = 64 * 64 + 36 * 100; // blocks of 64 queries, all of which see as far as the last
+        // blocks of 64 queries, all of which see as far as the last
+        let of_prompt = 64 * 64 + 36 * 100;
         let of_pair = of_prompt + 2 * 50 * 150;
         assert_eq!(of(1, 4096).attended, of_pair);
         assert_eq!(of(64, 1000).attended, 5 * of_pair);

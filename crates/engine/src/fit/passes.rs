@@ -1,24 +1,21 @@
-//! What training, scoring and generating hold at their worst moment: the passes of `training_pass.rs`, `player.rs` and
-//! `generate.rs` on shapes.
+//! What training, scoring and generating hold at their worst moment: a player's passes, run on
+//! kernels that only count.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::BTreeMap,
-};
+use std::sync::Arc;
 
-use super::{
-    HEAP, Packing, Peak, Planner, SLACK, THREAD,
-    ledger::{Held, Ledger},
-    meter::{Input, Meter, Recorded},
-    pass::Pass,
-    undo::Undo,
-};
+use randori_sdk::seam::{Architecture, Id};
+
+use super::{HEAP, Packing, Peak, Planner, SLACK, THREAD};
 use crate::{
-    Error, Result,
+    PassOptions, Result,
     generate::{PIECE, PREFILL},
     heap,
-    player::EARLY,
-    training_pass::chunk_rows,
+    kernels::{
+        Gain,
+        shapes::{self, Shapes},
+    },
+    tape::{Gradients, Matrix, Model, Pass, Place, Update, Vector},
+    training_pass::{Chunk, Targets, chunk_rows},
 };
 
 /// Generation at its fullest.
@@ -34,20 +31,102 @@ pub struct Decoding {
     pub refilled: bool,
 }
 
-/// The parts of a model.
-#[derive(Clone, Copy)]
-pub(super) enum Part {
-    Embed,
-    /// A block; whether its values are let go at their last use.
-    Block(usize, bool),
-    Head,
+impl Targets<Shapes> for Packing {
+    fn count(&self) -> usize {
+        self.targets
+    }
+
+    fn single_chunks(&self, size: usize) -> Option<Vec<Chunk<Shapes>>> {
+        let chunks = self.chunks(size);
+        (chunks.len() > 1).then_some(chunks)
+    }
+
+    fn chunks(&self, size: usize) -> Vec<Chunk<Shapes>> {
+        let chunk = |from| Chunk {
+            rows: size.min(self.targets - from),
+            wanted: (),
+        };
+        (0..self.targets).step_by(size).map(chunk).collect()
+    }
 }
 
-/// What the forward pass keeps of a block.
-enum Kept {
-    Tape(Recorded),
-    /// An input, unless it is in the host's memory, and whether a gradient must reach it.
-    Input(Option<Held>, bool),
+/// A player that is planned.
+impl Model<Shapes> for Planner {
+    fn arch(&self) -> &dyn Architecture {
+        &*self.arch
+    }
+
+    fn last_uses(&self, layer: usize, _: usize) -> Option<Arc<[Vec<Id>]>> {
+        self.last_uses.get(layer)?.clone()
+    }
+
+    fn matrix(
+        &self,
+        _: &Shapes,
+        name: &str,
+        shape: (usize, usize),
+    ) -> Result<Matrix<Shapes>, String> {
+        let full = format!("{name}.weight");
+        let own = self.learnt.full.contains(&full);
+        let stored = self.stored.get(&full).copied();
+        Ok(Matrix {
+            weight: shapes::Matrix { shape, stored, own },
+            own: own.then_some(full),
+        })
+    }
+
+    fn projection(
+        &self,
+        kernels: &Shapes,
+        name: &str,
+        shape: (usize, usize),
+    ) -> Result<Matrix<Shapes>, String> {
+        self.matrix(kernels, name, shape)
+    }
+
+    fn vector(
+        &self,
+        kernels: &Shapes,
+        full: String,
+        width: usize,
+    ) -> Result<Vector<Shapes>, String> {
+        let own = self.learnt.full.contains(&full);
+        Ok(Vector {
+            values: kernels.outside(&[width]),
+            own: own.then_some(full),
+        })
+    }
+
+    /// An update is known by its weight's name.
+    fn goes_by<'n>(&self, name: &'n str) -> &'n str {
+        name
+    }
+
+    fn update(&self, name: &str) -> Option<Update<Shapes>> {
+        let rank = *self.learnt.ranks.get(name)?;
+        Some(Update {
+            lora: shapes::Update { rank },
+            dropout: if self.learnt.dropout { 0.5 } else { 0.0 },
+        })
+    }
+
+    /// As long as it takes when it is not known yet.
+    fn gain(
+        &self,
+        kernels: &Shapes,
+        _: &str,
+        matrix: &Matrix<Shapes>,
+        update: &Update<Shapes>,
+    ) -> Result<Option<Arc<Gain>>> {
+        Ok(self.learnt.dora.then(|| {
+            kernels.gain(&matrix.weight, update.lora.rank);
+            Arc::default()
+        }))
+    }
+
+    fn see(&self, _: &Shapes, _: &str, _: &shapes::Counted) -> Result<()> {
+        Ok(())
+    }
 }
 
 impl Planner {
@@ -60,9 +139,11 @@ impl Planner {
         if self.card.is_some() {
             return Ok(self.trained_on_card(peak, kept));
         }
-        // an update makes a tensor anew, with all gradients there; saving copies every tensor, and one more as bytes
+        // an update makes a tensor anew, with all gradients there; saving copies every tensor, and
+        // one more as bytes
         let others = self.player() + self.largest();
-        // where a tensor was before an update is a hole in the heap, which the next step's passes seldom fill
+        // where a tensor was before an update is a hole in the heap, which the next step's passes
+        // seldom fill
         let most = self.slack((peak + self.largest()).max(others));
         let gradients = self.player();
         let kept = kept.min(most.saturating_sub(gradients));
@@ -80,14 +161,36 @@ impl Planner {
 
     /// The most that a step's passes hold, gradients included, and what the forward pass keeps.
     fn step_of_training(&self, packing: &Packing, checkpoint: bool) -> Result<(u64, u64)> {
-        let pass = self.pass(packing.keys, packing.attended);
-        let mut kept = self.forward_backward(&pass, packing, checkpoint)?;
+        let kernels = self.kernels(packing.keys, packing.attended);
+        let mut grads = Gradients::<Shapes>::new();
+        let mut kept = self.forward_backward(&kernels, packing, checkpoint, &mut grads)?;
         if packing.several {
             // whatever a step's first micro-batch has made of gradients lies there in the next
-            pass.tables.borrow_mut().clear();
-            kept = self.forward_backward(&pass, packing, checkpoint)?;
+            kept = self.forward_backward(&kernels, packing, checkpoint, &mut grads)?;
         }
-        Ok((pass.ledger.peak(), kept))
+        Ok((kernels.ledger.peak(), kept))
+    }
+
+    /// Forward and backward over a micro-batch; answers what the forward pass has kept.
+    pub(super) fn forward_backward(
+        &self,
+        kernels: &Shapes,
+        packing: &Packing,
+        checkpoint: bool,
+        grads: &mut Gradients<Shapes>,
+    ) -> Result<u64> {
+        let before = kernels.ledger.live();
+        let pass = Pass::new(kernels, self, packing.rows);
+        let forward = pass.forward(&PassOptions {
+            checkpoint,
+            offload_inputs: self.offloads(),
+            dropout_seed: None,
+        })?;
+        let kept = kernels.ledger.live() - before;
+        // slopes are numbers, of which there are none
+        let mut slopes = |_: &[f64]| Ok(Vec::new());
+        pass.backward(forward, packing, self.chunk_rows(), &mut slopes, grads)?;
+        Ok(kept)
     }
 
     /// Log-probs of a micro-batch.
@@ -95,19 +198,16 @@ impl Planner {
     /// # Errors
     /// What the architecture refuses.
     pub fn score(&self, packing: &Packing, players: usize) -> Result<Peak> {
-        let pass = self.pass(packing.keys, packing.attended);
-        let hidden = self.blocks(&pass, packing.rows, true)?;
-        for rows in chunks(packing.targets, self.chunk_rows()) {
-            self.head(&pass, rows, false, false)?;
-        }
-        drop(hidden);
+        let kernels = self.kernels(packing.keys, packing.attended);
+        self.logps(&kernels, packing)?;
+        let peak = kernels.ledger.peak();
         if self.card.is_some() {
-            return Ok(self.scored_on_card(pass.ledger.peak()));
+            return Ok(self.scored_on_card(peak));
         }
         Ok(Peak {
             base: self.base(),
             players: players as u64 * self.player(),
-            work: self.slack(pass.ledger.peak()),
+            work: self.slack(peak),
             attention: self.attention(packing, false)?,
             logits: 4 * (self.chunk_rows() * self.trace.vocab) as u64,
             ..Peak::default()
@@ -147,7 +247,7 @@ impl Planner {
             players: players as u64 * self.player(),
             kept,
             work: self.slack(peak - kept + rows),
-            attention: self.pass(d.prompt + d.response, 0).scores(1),
+            attention: self.kernels(d.prompt + d.response, 0).scores(1),
             logits: 4 * (d.slots * self.trace.vocab) as u64 + rows,
             ..Peak::default()
         })
@@ -155,197 +255,48 @@ impl Planner {
 
     /// One step over `rows` new tokens of `sequences` sequences.
     fn step(&self, rows: usize, sequences: usize, keys: usize) -> Result<u64> {
-        self.cached_step(self.pass(keys, 0), rows, sequences)
+        self.cached_step(self.kernels(keys, 0), rows, sequences)
     }
 
-    pub(super) fn cached_step(&self, pass: Pass, rows: usize, sequences: usize) -> Result<u64> {
-        let x = self.blocks(&pass, rows, false)?;
-        let head = self.head(&pass, sequences, false, false)?;
-        drop((x, head));
-        Ok(pass.ledger.peak())
-    }
-
-    pub(super) fn pass(&self, keys: usize, attended: u64) -> Pass<'_> {
-        Pass {
-            ledger: Ledger::default(),
-            learnt: &self.learnt,
-            stored: &self.stored,
-            attended,
-            work: Cell::default(),
-            keys,
-            threads: self.threads as u64,
-            tables: RefCell::default(),
-            grads: RefCell::new(BTreeMap::new()),
-            card: self.card.map(|card| card.float),
-            decodes: false,
-        }
-    }
-
-    /// Everything up to the head, nothing recorded.
-    pub(super) fn blocks(&self, pass: &Pass, rows: usize, packed: bool) -> Result<Held> {
-        let ids = self.ids(pass, rows);
-        let mut x = self.run(pass, Part::Embed, false, ids)?.output;
-        for layer in 0..self.arch.layers() {
-            let part = Part::Block(layer, packed && rows >= EARLY);
-            x = self
-                .run(pass, part, false, self.wide(x, rows, false))?
-                .output;
-        }
-        Ok(x)
-    }
-
-    /// As `Player::forward_backward`; answers what the forward pass has kept.
-    pub(super) fn forward_backward(
+    pub(super) fn cached_step(
         &self,
-        pass: &Pass,
-        packing: &Packing,
-        checkpoint: bool,
-    ) -> Result<u64> {
-        let before = pass.ledger.live();
-        let rows = packing.rows;
-        let embed = self.run(pass, Part::Embed, true, self.ids(pass, rows))?;
-        let (mut x, mut needs) = (embed.output.clone(), embed.needs);
-        let embed = needs.then_some(embed);
-        let mut blocks = Vec::new();
-        for layer in 0..self.arch.layers() {
-            let (input, needed) = (x.clone(), needs);
-            let part = Part::Block(layer, rows >= EARLY);
-            let done = self.run(pass, part, !checkpoint, self.wide(x, rows, needs))?;
-            (x, needs) = (done.output.clone(), done.needs);
-            let stays = !self.moves(layer, embed.is_some());
-            blocks.push(match checkpoint {
-                true => Kept::Input(stays.then_some(input), needed),
-                false => Kept::Tape(done),
-            });
-        }
-        let hidden = x;
-        let kept = pass.ledger.live() - before;
-        if let Some(mut up) = self.through_head(pass, packing, needs)? {
-            while let Some(block) = blocks.pop() {
-                let fetched = || pass.values(rows * self.trace.width);
-                if let Some(Kept::Input(next @ None, _)) = blocks.last_mut() {
-                    *next = Some(fetched());
-                }
-                let tape = match block {
-                    Kept::Tape(tape) => tape,
-                    Kept::Input(x, needs) => {
-                        let part = Part::Block(blocks.len(), rows >= EARLY);
-                        let x = x.unwrap_or_else(fetched);
-                        self.run(pass, part, true, self.wide(x, rows, needs))?
-                    }
-                };
-                match tape.backward(pass, up) {
-                    Some(dx) => up = dx,
-                    None => return Ok(kept),
-                }
-            }
-            if let Some(embed) = embed {
-                embed.backward(pass, up);
-            }
-        }
-        drop(hidden);
-        Ok(kept)
-    }
-
-    /// The head in chunks, and the gradient to the hidden state if it needs one.
-    fn through_head(&self, pass: &Pass, packing: &Packing, needs: bool) -> Result<Option<Held>> {
-        let hold_up = || pass.values(packing.rows * self.trace.width);
-        let sizes = chunks(packing.targets, self.chunk_rows());
-        let backward = |head: Recorded| {
-            let logits = head.output.clone();
-            head.backward(pass, logits)
-        };
-        let trains = self.head_trains();
-        if needs && sizes.len() > 1 && !trains {
-            let mut slopes = Vec::new();
-            for rows in sizes {
-                slopes.push(backward(self.head(pass, rows, true, true)?));
-            }
-            return Ok(Some(hold_up()));
-        }
-        let mut kept = None;
-        for &rows in &sizes {
-            let alone = sizes.len() == 1;
-            kept = Some(self.head(pass, rows, alone, needs)?).filter(|_| alone);
-        }
-        let up = hold_up();
-        for rows in sizes {
-            let head = match kept.take() {
-                Some(head) => head,
-                None => self.head(pass, rows, true, needs)?,
-            };
-            if !head.needs {
-                return Ok(None);
-            }
-            backward(head);
-        }
-        Ok(needs.then_some(up))
-    }
-
-    /// Whether anything in the head is trained.
-    fn head_trains(&self) -> bool {
-        let head = self.trace.linears.iter().filter(|l| l.layer.is_none());
-        let mut names = head.map(|l| (l.name.as_str(), format!("{}.weight", l.name)));
-        names.any(|(name, weight)| {
-            self.learnt.ranks.contains_key(name) || self.learnt.full.contains(&weight)
-        })
-    }
-
-    pub(super) fn head(
-        &self,
-        pass: &Pass,
+        kernels: Shapes,
         rows: usize,
-        record: bool,
-        needs: bool,
-    ) -> Result<Recorded> {
-        let x = pass.values(rows * self.trace.width);
-        self.run(pass, Part::Head, record, self.wide(x, rows, needs))
+        sequences: usize,
+    ) -> Result<u64> {
+        self.next_logits(&kernels, rows, sequences)?;
+        Ok(kernels.ledger.peak())
+    }
+
+    /// Logits of `sequences` sequences after `rows` new tokens.
+    pub(super) fn next_logits(
+        &self,
+        kernels: &Shapes,
+        rows: usize,
+        sequences: usize,
+    ) -> Result<()> {
+        let pass = Pass::new(kernels, self, rows);
+        pass.cached_logits(&mut (), &sequences).map(drop)?;
+        Ok(())
+    }
+
+    /// Log-probs of all targets.
+    pub(super) fn logps(&self, kernels: &Shapes, packing: &Packing) -> Result<()> {
+        let pass = Pass::new(kernels, self, packing.rows);
+        pass.logps(packing, self.chunk_rows()).map(drop)?;
+        Ok(())
+    }
+
+    pub(super) fn kernels(&self, keys: usize, attended: u64) -> Shapes {
+        let mut kernels = Shapes::new(self.threads, self.card.map(|card| card.float));
+        (kernels.keys, kernels.attended) = (keys, attended);
+        kernels.drops = self.learnt.dropout;
+        kernels
     }
 
     /// Rows that go through the head together.
     pub(super) fn chunk_rows(&self) -> usize {
         chunk_rows(self.trace.vocab, self.card.is_some())
-    }
-
-    pub(super) fn ids(&self, pass: &Pass, rows: usize) -> Input {
-        Input {
-            // a GPU's are taken from the host, and gone when they have been looked up
-            held: pass.single(if self.card.is_some() { 0 } else { rows }),
-            rows,
-            dims: Vec::new(),
-            needs: false,
-        }
-    }
-
-    /// A hidden state.
-    fn wide(&self, held: Held, rows: usize, needs: bool) -> Input {
-        let dims = vec![self.trace.width];
-        Input {
-            held,
-            rows,
-            dims,
-            needs,
-        }
-    }
-
-    pub(super) fn run(
-        &self,
-        pass: &Pass,
-        part: Part,
-        record: bool,
-        input: Input,
-    ) -> Result<Recorded> {
-        let arch = &*self.arch;
-        let uses = match part {
-            Part::Block(layer, true) => self.last_uses.get(layer).and_then(Option::as_deref),
-            _ => None,
-        };
-        Meter::run(pass, record, input, uses, |meter, x| match part {
-            Part::Embed => arch.embed(meter, x),
-            Part::Block(layer, _) => arch.block(meter, layer, x),
-            Part::Head => arch.head(meter, x),
-        })
-        .map_err(|e| Error::rule(format!("`{}`: {e}", arch.name())))
     }
 
     /// With what the allocator and the threads take.
@@ -355,31 +306,15 @@ impl Planner {
 
     /// Attention's own memory over a micro-batch.
     fn attention(&self, packing: &Packing, backward: bool) -> Result<u64> {
-        let plain = self.pass(packing.keys, packing.attended);
+        let kernels = self.kernels(packing.keys, packing.attended);
         if !backward {
-            return Ok(plain.scores(1));
+            return Ok(kernels.scores(1));
         }
-        let x = plain.ledger.hold(0);
-        let block = self.run(
-            &plain,
-            Part::Block(0, false),
-            true,
-            self.wide(x, packing.rows, true),
-        )?;
-        let shares = block.nodes.iter().map(|node| match node.undo {
-            Undo::Attention { counts, .. } => 2 * 4 * counts[0] as u64,
-            _ => 0,
-        });
-        Ok(plain.scores(2) + shares.max().unwrap_or(0))
+        let x = kernels.outside(&[packing.rows, self.trace.width]);
+        Pass::new(&kernels, self, packing.rows).run_block(Place::Packed, 0, true, x, true)?;
+        let shares = 2 * 4 * kernels.widest.get() as u64;
+        Ok(kernels.scores(2) + shares)
     }
-}
-
-/// `all` rows in chunks of at most `size`.
-pub(super) fn chunks(all: usize, size: usize) -> Vec<usize> {
-    (0..all)
-        .step_by(size)
-        .map(|from| size.min(all - from))
-        .collect()
 }
 
 #[cfg(test)]

@@ -1,39 +1,12 @@
-//! What passes do, counted on shapes: the time they take follows from it and from what a machine can do ([`super::Ceilings`]).
-
-use std::ops::{AddAssign, Mul};
+//! What passes do, counted on shapes: the time they take follows from it and from what a machine
+//! can do ([`super::Ceilings`]).
 
 use super::{Decoding, Packing, Planner, attended};
-use crate::Result;
-
-/// Work that takes time.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Work {
-    /// Multiply-adds of matrix products and attention, to the last one what [`crate::work`] counts.
-    pub multiply_adds: f64,
-    /// Bytes that no cache holds: weights at each product, keys and values of a cache, the optimiser's tensors.
-    pub bytes: f64,
-    /// Weights that products widened to f32 on their way.
-    pub widened: f64,
-}
-
-impl AddAssign for Work {
-    fn add_assign(&mut self, other: Work) {
-        self.multiply_adds += other.multiply_adds;
-        self.bytes += other.bytes;
-        self.widened += other.widened;
-    }
-}
-
-impl Mul<f64> for Work {
-    type Output = Work;
-    fn mul(self, times: f64) -> Work {
-        Work {
-            multiply_adds: times * self.multiply_adds,
-            bytes: times * self.bytes,
-            widened: times * self.widened,
-        }
-    }
-}
+use crate::{
+    Result,
+    kernels::shapes::{Shapes, Work},
+    tape::Gradients,
+};
 
 impl Planner {
     /// Forward and backward over a micro-batch.
@@ -41,12 +14,18 @@ impl Planner {
     /// # Errors
     /// What the architecture refuses.
     pub fn training_work(&self, packing: &Packing, checkpoint: bool) -> Result<Work> {
-        let pass = self.pass(packing.keys, packing.attended);
-        self.forward_backward(&pass, packing, checkpoint)?;
-        Ok(pass.work.get())
+        let kernels = self.kernels(packing.keys, packing.attended);
+        self.forward_backward(
+            &kernels,
+            packing,
+            checkpoint,
+            &mut Gradients::<Shapes>::new(),
+        )?;
+        Ok(kernels.work.get())
     }
 
-    /// A step's update: every parameter, gradient and moment is read, and all but the gradient written.
+    /// A step's update: every parameter, gradient and moment is read, and all but the gradient
+    /// written.
     pub fn update_work(&self) -> Work {
         let bytes = 3 * self.player() + 2 * self.moments();
         Work {
@@ -60,12 +39,9 @@ impl Planner {
     /// # Errors
     /// What the architecture refuses.
     pub fn scoring_work(&self, packing: &Packing) -> Result<Work> {
-        let pass = self.pass(packing.keys, packing.attended);
-        self.blocks(&pass, packing.rows, true)?;
-        for rows in super::passes::chunks(packing.targets, self.chunk_rows()) {
-            self.head(&pass, rows, false, false)?;
-        }
-        Ok(pass.work.get())
+        let kernels = self.kernels(packing.keys, packing.attended);
+        self.logps(&kernels, packing)?;
+        Ok(kernels.work.get())
     }
 
     /// Answers, all of the greatest length, to as many prompts as there are slots.
@@ -89,9 +65,8 @@ impl Planner {
 
     /// A pass of `rows` new tokens of so many sequences.
     fn cached_work(&self, rows: usize, sequences: usize, attended: u64) -> Result<Work> {
-        let pass = self.pass(0, attended);
-        self.blocks(&pass, rows, false)?;
-        self.head(&pass, sequences, false, false)?;
-        Ok(pass.work.get())
+        let kernels = self.kernels(0, attended);
+        self.next_logits(&kernels, rows, sequences)?;
+        Ok(kernels.work.get())
     }
 }

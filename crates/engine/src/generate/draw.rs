@@ -1,4 +1,5 @@
-//! Drawing one token from one row of logits: the sampler chain, the inverse CDF, and both log-probs.
+//! Drawing one token from one row of logits: the sampler chain, the inverse CDF, and both
+//! log-probs.
 
 use std::sync::Arc;
 
@@ -150,7 +151,8 @@ fn ban(logits: &mut [f32], banned: &[u32]) {
     }
 }
 
-/// The first token whose cumulated probability exceeds `u`, and its log-prob. `row` holds a finite logit.
+/// The first token whose cumulated probability exceeds `u`, and its log-prob. `row` holds a finite
+/// logit.
 fn inverse_cdf(row: &[f32], weights: &mut Vec<f32>, u: f64) -> (usize, f64) {
     let max = math::max(row);
     weights.clear();

@@ -1,5 +1,5 @@
-//! Drawing where the logits are: from the model's own distribution only chosen tokens and their log-probs cross the bus. Samplers
-//! are plugins of the host, and see rows there.
+//! Drawing where the logits are: from the model's own distribution only chosen tokens and their
+//! log-probs cross the bus. Samplers are plugins of the host, and see rows there.
 
 use candle_core::{DType, Tensor};
 use randori_cuda::{
@@ -13,7 +13,8 @@ use crate::{Result, kernels, rng};
 /// What the device could not draw from: the host says why.
 const NOTHING: u32 = u32::MAX;
 
-/// Draws the next token of every sequence that is ready; `fed[i]` is row i's sequence and whether it is.
+/// Draws the next token of every sequence that is ready; `fed[i]` is row i's sequence and whether
+/// it is.
 pub(super) fn draw(
     fed: &mut [(&mut Sequence, bool)],
     logits: &Tensor,
@@ -28,7 +29,8 @@ pub(super) fn draw(
     let uniform: Vec<f64> = fed.iter().map(uniform).collect();
     let forbidden = |(s, _): &(&mut Sequence, bool)| u32::from(!s.banned(o).is_empty());
     let forbidden: Vec<u32> = fed.iter().map(forbidden).collect();
-    // what the kernel reads must live until it was started: memory is given back in the queue's order
+    // what the kernel reads must live until it was started: memory is given back in the queue's
+    // order
     let (uniform, forbidden) = (gpu.upload(&uniform)?, gpu.upload(&forbidden)?);
     let stop = match o.stop.is_empty() {
         true => None,

@@ -1,41 +1,38 @@
 //! The reverse pass over what a tape recorded.
 
-use candle_core::{DType, Device, Tensor};
 use randori_sdk::seam::{Binary, Id, Unary};
 
-use super::{Factor, Linear, Matrix, Op, Pass, Recorded, Vector, forward::flat};
+use super::{Factor, Gradients, Linear, Op, Pass, Recorded, Vector, forward::flat};
 use crate::{
-    Error, Grads, Result,
-    kernels::{
-        self, attention_backward, elementwise, layout, linear, low_rank, norm, rope,
-        route::{self, Routing},
-    },
+    Error, Result,
+    kernels::{Kernels, Mixed, Shaped, Share},
 };
 
 /// The gradient to one value, as far as it is known.
-struct Grad {
-    tensor: Tensor,
+struct Grad<T> {
+    tensor: T,
     /// Whether nobody else holds its memory, so that more may be added in place.
     owned: bool,
 }
 
 /// Gradients to a call's values.
-struct Arena {
-    grads: Vec<Option<Grad>>,
+struct Arena<'k, K: Kernels> {
+    kernels: &'k K,
+    grads: Vec<Option<Grad<K::Tensor>>>,
     needed: Vec<bool>,
 }
 
-impl Arena {
+impl<K: Kernels> Arena<'_, K> {
     fn needs(&self, id: Id) -> bool {
         self.needed[id as usize - 1]
     }
 
-    fn take(&mut self, id: Id) -> Option<Tensor> {
+    fn take(&mut self, id: Id) -> Option<K::Tensor> {
         self.grads[id as usize - 1].take().map(|g| g.tensor)
     }
 
     /// Adds to a value's gradient. `owned`: `tensor` was made for this and is held by nobody else.
-    fn add(&mut self, id: Id, tensor: Tensor, owned: bool) -> Result<()> {
+    fn add(&mut self, id: Id, tensor: K::Tensor, owned: bool) -> Result<()> {
         if !self.needs(id) {
             return Ok(());
         }
@@ -43,15 +40,15 @@ impl Arena {
         *slot = Some(match slot.take() {
             None => Grad { tensor, owned },
             Some(old) if old.owned => {
-                layout::add_onto(&old.tensor, &tensor)?;
+                self.kernels.add_onto(&old.tensor, &tensor)?;
                 old
             }
             Some(old) if owned => {
-                layout::add_onto(&tensor, &old.tensor)?;
+                self.kernels.add_onto(&tensor, &old.tensor)?;
                 Grad { tensor, owned }
             }
             Some(old) => Grad {
-                tensor: elementwise::binary(Binary::Add, &old.tensor, &tensor)?,
+                tensor: self.kernels.binary(Binary::Add, &old.tensor, &tensor)?,
                 owned: true,
             },
         });
@@ -59,26 +56,27 @@ impl Arena {
     }
 }
 
-impl Factor {
-    fn value(self) -> Result<Tensor> {
+impl<K: Kernels> Factor<K> {
+    fn value(self, kernels: &K) -> Result<K::Tensor> {
         match self {
             Factor::Kept(value) => Ok(value),
-            Factor::Silu(x) => elementwise::unary(Unary::Silu, &x),
+            Factor::Silu(x) => kernels.unary(Unary::Silu, &x),
         }
     }
 }
 
-impl Recorded {
-    /// From the gradient to the result: adds the weights' gradients to `grads` and answers the input's, if it needs one.
-    /// What each op saved is freed as soon as it is done.
+impl<K: Kernels> Recorded<K> {
+    /// From the gradient to the result: adds the weights' gradients to `grads` and answers the
+    /// input's, if it needs one. What each op saved is freed as soon as it is done.
     pub(crate) fn backward(
         self,
-        pass: &Pass,
-        dout: Tensor,
-        grads: &mut Grads,
-    ) -> Result<Option<Tensor>> {
+        pass: &Pass<K>,
+        dout: K::Tensor,
+        grads: &mut Gradients<K>,
+    ) -> Result<Option<K::Tensor>> {
         let count = self.needed.len();
         let mut arena = Arena {
+            kernels: pass.kernels,
             grads: (0..count).map(|_| None).collect(),
             needed: self.needed,
         };
@@ -93,13 +91,19 @@ impl Recorded {
     }
 }
 
-fn step(pass: &Pass, op: Op, dy: Tensor, arena: &mut Arena, grads: &mut Grads) -> Result<()> {
+fn step<K: Kernels>(
+    pass: &Pass<K>,
+    op: Op<K>,
+    dy: K::Tensor,
+    arena: &mut Arena<K>,
+    grads: &mut Gradients<K>,
+) -> Result<()> {
+    let kernels = pass.kernels;
     match op {
-        Op::Embed { ids, name, shape } => linear::lookup_gradient(
-            &ids,
-            &dy,
-            slot(grads, &name, &[shape.0, shape.1], dy.device())?,
-        ),
+        Op::Embed { ids, name, shape } => {
+            let dtable = slot(kernels, grads, &name, &[shape.0, shape.1], &dy)?;
+            kernels.lookup_gradient(&ids, &dy, dtable)
+        }
         Op::Linear(op) => project(pass, *op, dy, arena, grads),
         Op::Norm {
             x,
@@ -110,54 +114,43 @@ fn step(pass: &Pass, op: Op, dy: Tensor, arena: &mut Arena, grads: &mut Grads) -
             norm,
         } => {
             if let Some(bias) = &bias {
-                bias_gradient(bias, &dy, grads)?;
+                bias_gradient(kernels, bias, &dy, grads)?;
             }
             if let Some(name) = &scale.own {
-                let dw = slot(grads, name, scale.values.dims(), dy.device())?;
-                norm::scale_gradient(&x_value, &stats, &dy, dw)?;
+                let dw = slot(kernels, grads, name, scale.values.dims(), &dy)?;
+                kernels.scale_gradient(&x_value, &stats, &dy, dw)?;
             }
             if arena.needs(x) {
                 let w = &scale.values;
-                arena.add(x, norm::backward(&x_value, w, norm, &stats, &dy)?, true)?;
+                let dx = kernels.norm_backward(&x_value, w, norm, &stats, &dy)?;
+                arena.add(x, dx, true)?;
             }
             Ok(())
         }
-        Op::Rope { x, table } => arena.add(x, rope::turn(&dy, &table, true)?, true),
+        Op::Rope { x, table } => arena.add(x, kernels.turn(&dy, &table, true)?, true),
         Op::Attention {
             ids,
             values: [q, k, v],
             heads,
-            result,
+            out,
+            sums,
         } => {
-            #[cfg(feature = "cuda")]
-            if kernels::gpu::on(&q) {
-                let (dq, dk, dv) =
-                    kernels::gpu::attention::backward(pass, [&q, &k, &v], &heads, &result, &dy)?;
-                arena.add(ids[0], dq, true)?;
-                arena.add(ids[1], dk, true)?;
-                return arena.add(ids[2], dv, true);
-            }
-            let (_, width) = heads.widths();
-            let (dq, dk, dv) = pass.with_spans(&k, &v, width, |spans| {
-                attention_backward::backward(&q, k.dims(), spans, &heads, &result, &dy)
-            })?;
-            arena.add(ids[0], dq, true)?;
-            arena.add(ids[1], dk, true)?;
-            arena.add(ids[2], dv, true)
+            let qkv = [&q, &k, &v];
+            let grads = kernels.attention_backward(&pass.plan, qkv, &heads, (&out, &sums), &dy)?;
+            let mut each = ids.into_iter().zip(grads);
+            each.try_for_each(|(id, grad)| arena.add(id, grad, true))
         }
         Op::Gather { x, rows, dims } => {
-            let dx = layout::zeros(&dims, &dy)?;
-            layout::scatter(&dy, &rows, None, &dx)?;
+            let dx = kernels.zeros(&dims, &dy)?;
+            kernels.scatter(&dy, &rows, &dx)?;
             arena.add(x, dx, true)
         }
         Op::Moe {
             router,
             routing,
             parts,
-        } => mix(router, &routing, parts, &dy, arena),
-        Op::Unary { op, x, saved } => {
-            arena.add(x, elementwise::unary_backward(op, &saved, &dy)?, true)
-        }
+        } => mix(router, &routing, &parts, &dy, arena),
+        Op::Unary { op, x, saved } => arena.add(x, kernels.unary_backward(op, &saved, &dy)?, true),
         Op::Binary {
             op,
             a,
@@ -171,16 +164,17 @@ fn step(pass: &Pass, op: Op, dy: Tensor, arena: &mut Arena, grads: &mut Grads) -
                 let db = match same {
                     true => dy.clone(),
                     false => {
-                        let a_value = a_value.map(Factor::value).transpose()?;
+                        let a_value = a_value.map(|a| a.value(kernels)).transpose()?;
                         let (a, b) = (a_value.as_ref(), b_value.as_ref());
-                        elementwise::binary_backward_b(op, a, b, &b_dims, &dy)?
+                        kernels.binary_backward_b(op, a, b, &b_dims, &dy)?
                     }
                 };
                 arena.add(b, db, !same)?;
             }
             if arena.needs(a) {
                 let (da, owned) = match &b_value {
-                    Some(b) => (elementwise::binary_backward_a(op, b, &dy)?, true),
+                    // of a·b or a/b
+                    Some(b) => (kernels.binary(op, &dy, b)?, true),
                     None => (dy, false),
                 };
                 arena.add(a, da, owned)?;
@@ -189,28 +183,28 @@ fn step(pass: &Pass, op: Op, dy: Tensor, arena: &mut Arena, grads: &mut Grads) -
         }
         Op::SwiGlu { gate, up, g, u } => match (arena.needs(gate), arena.needs(up)) {
             (true, true) => {
-                let (dg, du) = elementwise::swiglu_backward(&g, &u, &dy)?;
+                let (dg, du) = kernels.swiglu_backward(&g, &u, &dy)?;
                 arena.add(gate, dg, true)?;
                 arena.add(up, du, true)
             }
             (true, false) => {
-                let da = elementwise::binary(Binary::Mul, &dy, &u)?;
-                let dg = elementwise::unary_backward(Unary::Silu, &g, &da)?;
+                let da = kernels.binary(Binary::Mul, &dy, &u)?;
+                let dg = kernels.unary_backward(Unary::Silu, &g, &da)?;
                 arena.add(gate, dg, true)
             }
             (false, _) => {
-                let a = elementwise::unary(Unary::Silu, &g)?;
-                arena.add(up, elementwise::binary(Binary::Mul, &dy, &a)?, true)
+                let a = kernels.unary(Unary::Silu, &g)?;
+                arena.add(up, kernels.binary(Binary::Mul, &dy, &a)?, true)
             }
         },
-        Op::Affine { x, mul } => arena.add(x, elementwise::affine(&dy, mul, 0.0)?, true),
-        Op::Reshape { x, dims } => arena.add(x, dy.reshape(dims)?, false),
-        Op::Narrow { x, start, width } => arena.add(x, layout::widen(&dy, start, width)?, true),
+        Op::Affine { x, mul } => arena.add(x, kernels.affine(&dy, mul, 0.0)?, true),
+        Op::Reshape { x, dims } => arena.add(x, dy.in_shape(&dims)?, false),
+        Op::Narrow { x, start, width } => arena.add(x, kernels.widen(&dy, start, width)?, true),
         Op::Concat { xs } => {
             let mut start = 0;
             for (x, width) in xs {
                 if arena.needs(x) {
-                    arena.add(x, layout::narrow(&dy, start, width)?, true)?;
+                    arena.add(x, kernels.narrow(&dy, start, width)?, true)?;
                 }
                 start += width;
             }
@@ -220,117 +214,120 @@ fn step(pass: &Pass, op: Op, dy: Tensor, arena: &mut Arena, grads: &mut Grads) -
 }
 
 /// The place a gradient is added to, zero at first.
-fn slot<'a>(
-    grads: &'a mut Grads,
+fn slot<'a, K: Kernels>(
+    kernels: &K,
+    grads: &'a mut Gradients<K>,
     name: &str,
     dims: &[usize],
-    device: &Device,
-) -> Result<&'a Tensor> {
+    like: &K::Tensor,
+) -> Result<&'a K::Tensor> {
     if !grads.contains_key(name) {
-        grads.insert(name.into(), Tensor::zeros(dims, DType::F32, device)?);
+        grads.insert(name.into(), kernels.gradient(dims, like)?);
     }
     grads
         .get(name)
         .ok_or_else(|| Error::rule(format!("no gradient for `{name}`")))
 }
 
-fn bias_gradient(bias: &Vector, dy: &Tensor, grads: &mut Grads) -> Result<()> {
+fn bias_gradient<K: Kernels>(
+    kernels: &K,
+    bias: &Vector<K>,
+    dy: &K::Tensor,
+    grads: &mut Gradients<K>,
+) -> Result<()> {
     match &bias.own {
         Some(name) => {
-            linear::bias_gradient(dy, slot(grads, name, bias.values.dims(), dy.device())?)
+            let db = slot(kernels, grads, name, bias.values.dims(), dy)?;
+            kernels.bias_gradient(dy, db)
         }
         None => Ok(()),
     }
 }
 
 /// A projection: dx = dy W (+ the update's), and the gradients of what is trained.
-fn project(
-    pass: &Pass,
-    op: Linear,
-    dy: Tensor,
-    arena: &mut Arena,
-    grads: &mut Grads,
+fn project<K: Kernels>(
+    pass: &Pass<K>,
+    op: Linear<K>,
+    dy: K::Tensor,
+    arena: &mut Arena<K>,
+    grads: &mut Gradients<K>,
 ) -> Result<()> {
+    let kernels = pass.kernels;
     let dy = flat(&dy)?; // (n, out)
+    let outputs = dy.dims()[1];
     if let Some(bias) = &op.bias {
-        bias_gradient(bias, &dy, grads)?;
+        bias_gradient(kernels, bias, &dy, grads)?;
     }
-    if let (Matrix::Own(w, name), Some(x)) = (&op.matrix, &op.x_value) {
-        linear::weight_gradient(x, &dy, slot(grads, name, w.dims(), dy.device())?)?;
+    if let (Some(name), Some(x)) = (&op.matrix.own, &op.x_value) {
+        let dw = slot(kernels, grads, name, &[outputs, x.dims()[1]], &dy)?;
+        kernels.weight_gradient(x, &dy, dw)?;
     }
     let dy = match &op.gain {
         Some((gain, y)) => {
             let name = format!("{}.lora_magnitude_vector", op.name);
-            let dm = slot(grads, &name, &[gain.magnitude.len()], dy.device())?;
+            let dm = slot(kernels, grads, &name, &[outputs], &dy)?;
             let bias = op.bias.as_ref().map(|b| &b.values);
-            gain.gradient(y, bias, &dy, dm)?;
-            let dz = dy.copy()?; // others may hold dy
-            gain.apply(&dz)?;
+            kernels.magnitude_gradient(y, bias, &dy, gain, dm)?;
+            let dz = dy.duplicate()?; // others may hold dy
+            kernels.scale_columns(&dz, gain)?;
             dz
         }
         None => dy,
     };
-    let mut dx = None;
-    if arena.needs(op.x) {
-        dx = Some(match &op.matrix {
-            Matrix::Frozen(w) | Matrix::Own(w, _) => linear::backward(&dy, w)?,
-            Matrix::Quant(w) => linear::quantised_backward(&dy, w)?,
-            #[cfg(feature = "cuda")]
-            Matrix::Gpu(w) => w.backward(&dy)?,
-        });
-    }
+    let dx = match arena.needs(op.x) {
+        true => Some(kernels.product_backward(&dy, &op.matrix.weight)?),
+        false => None,
+    };
     if let (Some(u), Some(x), Some(xa)) = (&op.update, &op.x_value, &op.xa) {
-        let rows = op.rows.as_deref();
+        let rows = op.rows.as_ref();
         let x = pass.drop_out(x, &op.name, u.dropout, rows)?;
-        let lora = &u.lora;
-        let device = dy.device();
-        let da = slot(grads, &format!("{}.lora_A", op.name), lora.a.dims(), device)?.clone();
-        let db = slot(grads, &format!("{}.lora_B", op.name), lora.b.dims(), device)?.clone();
-        let through = low_rank::backward(&x, xa, lora, &dy, &da, &db)
+        let (inputs, rank) = (x.dims()[1], xa.dims()[1]);
+        let (a, b) = (format!("{}.lora_A", op.name), format!("{}.lora_B", op.name));
+        let da = slot(kernels, grads, &a, &[rank, inputs], &dy)?.clone();
+        let db = slot(kernels, grads, &b, &[outputs, rank], &dy)?;
+        let through = kernels
+            .update_backward(&x, xa, &u.lora, &dy, [&da, db])
             .map_err(|e| Error::rule(format!("`{}`: {e}", op.name)))?;
         match &dx {
-            Some(dx) if pass.dropout.is_some() && u.dropout > 0.0 => {
-                let masked = Tensor::zeros(dx.dims(), dx.dtype(), dx.device())?;
-                low_rank::through(&through, &lora.a, &masked)?;
-                layout::add_onto(dx, &pass.drop_out(&masked, &op.name, u.dropout, rows)?)?;
+            Some(dx) if pass.drops(u.dropout) => {
+                let masked = kernels.zeros(dx.dims(), dx)?;
+                kernels.update_through(&through, &u.lora, &masked)?;
+                let masked = pass.drop_out(&masked, &op.name, u.dropout, rows)?;
+                kernels.add_onto(dx, &masked)?;
             }
-            Some(dx) => low_rank::through(&through, &lora.a, dx)?,
+            Some(dx) => kernels.update_through(&through, &u.lora, dx)?,
             None => {}
         }
     }
     match dx {
-        Some(dx) => arena.add(op.x, dx.reshape(op.x_dims)?, true),
+        Some(dx) => arena.add(op.x, dx.in_shape(&op.x_dims)?, true),
         None => Ok(()),
     }
 }
 
-fn mix(
+/// A mixture of experts: gradients to the experts' outputs and to the router's logits.
+fn mix<K: Kernels>(
     router: Id,
-    routing: &Routing,
-    parts: Vec<(Id, super::Share, Option<Tensor>)>,
-    dout: &Tensor,
-    arena: &mut Arena,
+    routing: &K::Routing,
+    parts: &[(Id, Share<K>, Option<K::Tensor>)],
+    dout: &K::Tensor,
+    arena: &mut Arena<K>,
 ) -> Result<()> {
-    let mut dweights = vec![0f32; routing.places()];
-    let mut slopes = Vec::new();
-    for (y, share, value) in parts {
-        let own = layout::gather(dout, &share.rows)?;
-        let slope = value.map(|value| route::weight_gradient(&value, &own));
-        if arena.needs(y) {
-            arena.add(y, routing.expert_gradient(&share, &own)?, true)?;
-        }
-        slopes.extend(slope.transpose()?.map(|slope| (share, slope)));
-    }
-    // only now does a GPU have to be waited for
-    for (share, slope) in slopes {
-        let slope = kernels::host(&slope)?.flatten_all()?.to_vec1::<f32>()?;
-        for (place, d) in share.places.iter().zip(slope) {
-            dweights[*place as usize] = d;
+    let mixed = parts.iter().map(|(y, share, value)| Mixed {
+        share,
+        value: value.clone(),
+        needs: arena.needs(*y),
+    });
+    let mixed: Vec<Mixed<K>> = mixed.collect();
+    let trained = arena.needs(router);
+    let (outputs, logits) = arena.kernels.mix_backward(routing, &mixed, trained, dout)?;
+    for ((y, ..), dy) in parts.iter().zip(outputs) {
+        if let Some(dy) = dy {
+            arena.add(*y, dy, true)?;
         }
     }
-    if arena.needs(router) {
-        let d = routing.router_gradient(&dweights)?;
-        arena.add(router, kernels::beside(d, dout)?, true)?;
+    match logits {
+        Some(logits) => arena.add(router, logits, true),
+        None => Ok(()),
     }
-    Ok(())
 }

@@ -1,61 +1,49 @@
-//! The op set, run eagerly: checks shapes, calls a kernel, and says what the backward pass would need.
+//! The op set, run eagerly: checks shapes, calls a kernel, and says what the backward pass would
+//! need.
 
-use candle_core::Tensor;
 use randori_sdk::seam::{AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary};
 
-use super::{Factor, Linear, Matrix, Node, Op, Place, Tape, Update, Value, rules, say};
+use super::{Factor, Linear, Node, Op, Place, Tape, Value, rules, say};
 use crate::{
     Error, Result,
-    kernels::{
-        attention, attention::Heads, elementwise, layout, linear, low_rank, norm, norm::Norm, rope,
-        route::Routing, rows,
-    },
+    kernels::{Heads, Kernels, Norm, Shaped, rows},
 };
 
 /// Trailing axes.
-fn trailing(x: &Tensor) -> &[usize] {
+fn trailing<T: Shaped>(x: &T) -> &[usize] {
     x.dims().get(1..).unwrap_or(&[])
 }
 
 /// The token axis, then these.
-fn dims(x: &Tensor, trailing: &[usize]) -> Vec<usize> {
+fn dims<T: Shaped>(x: &T, trailing: &[usize]) -> Vec<usize> {
     let mut dims = vec![x.dims().first().copied().unwrap_or(0)];
     dims.extend_from_slice(trailing);
     dims
 }
 
 /// x as (rows, last axis).
-pub(super) fn flat(x: &Tensor) -> Result<Tensor> {
-    let size = rows(x.dims());
-    Ok(if x.dims().len() == 2 {
-        x.clone()
-    } else {
-        x.reshape(size)?
-    })
-}
-
-/// x Wᵀ for x (n, in).
-pub(super) fn project(x: &Tensor, matrix: &Matrix) -> Result<Tensor> {
-    match matrix {
-        Matrix::Frozen(w) | Matrix::Own(w, _) => linear::forward(x, w),
-        Matrix::Quant(w) => linear::quantised(x, w),
-        #[cfg(feature = "cuda")]
-        Matrix::Gpu(w) => w.forward(x),
+pub(super) fn flat<T: Shaped>(x: &T) -> Result<T> {
+    let (n, width) = rows(x.dims());
+    match x.dims().len() {
+        2 => Ok(x.clone()),
+        _ => x.in_shape(&[n, width]),
     }
 }
 
-impl Tape<'_, '_> {
+impl<K: Kernels> Tape<'_, '_, K> {
     fn norm(&mut self, name: &str, x: Id, norm: Norm, eps: f64, bias: bool) -> OpResult {
         let (x_value, x_needs) = self.float(x)?;
         let width = rules::norm(name, trailing(&x_value), eps)?;
-        let scale = self.pass.vector(format!("{name}.weight"), width)?;
+        let pass = self.pass;
+        let scale = pass.vector(format!("{name}.weight"), width)?;
         let bias = match bias {
-            true => Some(self.pass.vector(format!("{name}.bias"), width)?),
+            true => Some(pass.vector(format!("{name}.bias"), width)?),
             false => None,
         };
         let own = scale.own.is_some() || bias.as_ref().is_some_and(|b| b.own.is_some());
         let b = bias.as_ref().map(|b| &b.values);
-        let (y, stats) = norm::forward(&x_value, &scale.values, b, norm, eps).map_err(say)?;
+        let done = pass.kernels.norm(&x_value, &scale.values, b, norm, eps);
+        let (y, stats) = done.map_err(say)?;
         self.push(y, x_needs || own, || Op::Norm {
             x,
             x_value,
@@ -67,7 +55,7 @@ impl Tape<'_, '_> {
     }
 
     /// Rows without neighbours know neither positions nor sequences.
-    fn sequences(&self, op: &str, x: &Tensor) -> std::result::Result<(), String> {
+    fn sequences(&self, op: &str, x: &K::Tensor) -> Result<(), String> {
         if matches!(self.place, Place::Rows | Place::Picked(_)) {
             return Err(format!(
                 "{op} belongs into a block: the embedding and the head see single rows"
@@ -82,116 +70,79 @@ impl Tape<'_, '_> {
     }
 
     /// Runs `call` on values that have these rows of the present ones.
-    fn among<T>(&mut self, rows: &[u32], call: impl FnOnce(&mut Self) -> T) -> T {
+    fn among<T>(&mut self, rows: &K::Rows, call: impl FnOnce(&mut Self) -> T) -> T {
         let outer = self.rows.take();
-        let of_pass = |&row: &u32| outer.as_ref().map_or(row, |outer| outer[row as usize]);
-        self.rows = Some(rows.iter().map(of_pass).collect());
+        self.rows = Some(self.pass.kernels.among(outer.as_ref(), rows));
         let done = call(self);
         self.rows = outer;
         done
     }
 
-    fn attend(&mut self, values: &[Tensor; 3], heads: &Heads) -> Result<attention::Attended> {
-        let [q, k, v] = values;
-        let (_, width) = heads.widths();
-        #[cfg(feature = "cuda")]
-        if crate::kernels::gpu::on(q) {
-            return match &mut self.place {
-                Place::Packed => crate::kernels::gpu::attention::packed(self.pass, q, k, v, heads),
-                Place::Cached(cache) => cache.attend_on_gpu(q, k, v, heads),
-                Place::Rows | Place::Picked(_) => {
-                    Err(Error::rule("attention belongs into a block"))
-                }
-            };
-        }
+    fn attend(&mut self, qkv: [&K::Tensor; 3], heads: &Heads) -> Result<(K::Tensor, K::Sums)> {
+        let (kernels, plan) = (self.pass.kernels, &self.pass.plan);
         match &mut self.place {
-            Place::Packed => self
-                .pass
-                .with_spans(k, v, width, |spans| attention::forward(q, spans, heads)),
-            Place::Cached(cache) => {
-                cache.append(k, v, width)?;
-                attention::forward(q, &cache.spans(), heads)
+            Place::Packed => kernels.attention(plan, qkv, heads),
+            Place::Cached { cache, layer, call } => {
+                let place = (*layer, *call);
+                *call += 1;
+                kernels.cached_attention(cache, place, qkv, heads)
             }
             Place::Rows | Place::Picked(_) => Err(Error::rule("attention belongs into a block")),
         }
     }
 }
 
-impl Backend for Tape<'_, '_> {
+impl<K: Kernels> Backend for Tape<'_, '_, K> {
     fn embed(&mut self, name: &str, ids: Id, vocab: usize, width: usize) -> OpResult {
-        let ids: Vec<u32> = self
-            .value(ids)?
-            .0
-            .to_vec1()
-            .map_err(|_| format!("embed `{name}` wants token ids"))?;
-        if let Some(bad) = ids.iter().find(|id| **id as usize >= vocab) {
-            return Err(format!(
-                "token {bad} is outside the model's vocabulary of {vocab}"
-            ));
-        }
-        let matrix = self.pass.matrix(name, (vocab, width))?;
-        let rows = match &matrix {
-            Matrix::Frozen(w) | Matrix::Own(w, _) => linear::lookup(w, &ids).map_err(say)?,
-            Matrix::Quant(w) => w.rows(&ids).map_err(say)?,
-            #[cfg(feature = "cuda")]
-            Matrix::Gpu(w) => w.rows(&ids).map_err(say)?,
-        };
-        match matrix {
-            Matrix::Own(_, name) => self.push(rows, true, || Op::Embed {
-                ids,
-                name,
-                shape: (vocab, width),
-            }),
-            _ => self.push(rows, false, || Op::Embed {
-                ids: Vec::new(),
-                name: String::new(),
-                shape: (vocab, width),
-            }),
-        }
+        let (ids, pass) = (self.value(ids)?.0, self.pass);
+        let ids = pass.kernels.ids(name, &ids, vocab)?;
+        let matrix = pass.matrix(name, (vocab, width))?;
+        let rows = pass.kernels.lookup(&matrix.weight, &ids).map_err(say)?;
+        self.push(rows, matrix.own.is_some(), || Op::Embed {
+            ids,
+            name: matrix.own.unwrap_or_default(),
+            shape: (vocab, width),
+        })
     }
 
     fn linear(&mut self, name: &str, x: Id, out: usize, bias: bool) -> OpResult {
         let (value, x_needs) = self.float(x)?;
         let (inputs, shape) = rules::linear(name, trailing(&value), out)?;
-        let pass = self.pass;
+        let (pass, kernels) = (self.pass, self.pass.kernels);
         let matrix = pass.projection(name, (out, inputs))?;
         let bias = match bias {
             true => Some(pass.vector(format!("{name}.bias"), out)?),
             false => None,
         };
         let base = name;
-        let name = pass.goes_by(name);
-        let update = pass.update(name);
+        let name = pass.model.goes_by(name);
+        let update = pass.model.update(name);
         let run = || -> Result<_> {
             let x = flat(&value)?; // (n, in)
-            if let Some(probe) = &self.pass.probe {
-                probe.see(name, &x)?;
-            }
-            let y = project(&x, &matrix)?; // (n, out)
+            pass.model.see(kernels, name, &x)?;
+            let y = kernels.product(&x, &matrix.weight)?; // (n, out)
             let (mut xa, mut gain) = (None, None);
-            if let Some(Update { lora, dropout }) = &update {
-                let x = self
-                    .pass
-                    .drop_out(&x, name, *dropout, self.rows.as_deref())?;
-                let kept = low_rank::forward(&x, lora, &y)
-                    .map_err(|e| Error::rule(format!("`{name}`: {e}")))?;
+            if let Some(update) = &update {
+                let kept = {
+                    let x = pass.drop_out(&x, name, update.dropout, self.rows.as_ref())?;
+                    let kept = kernels.update(&x, &update.lora, &y);
+                    kept.map_err(|e| Error::rule(format!("`{name}`: {e}")))?
+                };
                 xa = Some(kept);
-                gain = self.pass.gain(base, &matrix, lora)?;
-                gain.iter().try_for_each(|g| g.apply(&y))?;
+                gain = pass.model.gain(kernels, base, &matrix, update)?;
+                gain.iter().try_for_each(|g| kernels.scale_columns(&y, g))?;
             }
             if let Some(bias) = &bias {
-                linear::add_bias(&y, &bias.values)?;
+                kernels.add_bias(&y, &bias.values)?;
             }
             let gain = gain.map(|g| (g, y.clone()));
-            Ok((y.reshape(dims(&value, &shape))?, x, xa, gain))
+            Ok((y.in_shape(&dims(&value, &shape))?, x, xa, gain))
         };
         let (y, x_flat, xa, gain) = run().map_err(say)?;
-        let own_matrix = matches!(matrix, Matrix::Own(..));
         let own_bias = bias.as_ref().is_some_and(|b| b.own.is_some());
-        let needs = x_needs || own_matrix || own_bias || update.is_some();
+        let saves_x = matrix.own.is_some() || update.is_some();
         let rows = self.rows.clone();
-        let saves_x = own_matrix || update.is_some();
-        self.push(y, needs, || {
+        self.push(y, x_needs || own_bias || saves_x, || {
             Op::Linear(Box::new(Linear {
                 name: name.into(),
                 x,
@@ -219,8 +170,9 @@ impl Backend for Tape<'_, '_> {
         let (value, needs) = self.float(x)?;
         rules::rope(trailing(&value), spec)?;
         self.sequences("rope", &value)?;
-        let table = self.pass.table(spec);
-        let y = rope::turn(&value, &table, false).map_err(say)?;
+        let table = self.pass.table(spec).map_err(say)?;
+        let y = self.pass.kernels.turn(&value, &table, false);
+        let y = y.map_err(say)?;
         self.push(y, needs, || Op::Rope { x, table })
     }
 
@@ -232,13 +184,14 @@ impl Backend for Tape<'_, '_> {
         self.sequences("attention", &q)?;
         let heads = Heads::new(q.dims()[1], k.dims()[1], q.dims()[2], spec);
         let values = [q, k, v];
-        let result = self.attend(&values, &heads).map_err(say)?;
-        let out = result.out.clone();
+        let (out, sums) = self.attend(values.each_ref(), &heads).map_err(say)?;
+        let kept = out.clone();
         self.push(out, q_needs || k_needs || v_needs, || Op::Attention {
             ids,
             values,
             heads,
-            result,
+            out: kept,
+            sums,
         })
     }
 
@@ -252,21 +205,19 @@ impl Backend for Tape<'_, '_> {
         let (router_value, router_needs) = self.float(router)?;
         let (value, x_needs) = self.float(x)?;
         let experts = rules::moe(trailing(&router_value), route)?;
-        let routing = Routing::new(&router_value, route).map_err(say)?;
+        let kernels = self.pass.kernels;
+        let routing = kernels.route(&router_value, route).map_err(say)?;
         let (mut parts, mut needs) = (Vec::new(), router_needs);
-        let mut out: Option<Tensor> = None;
+        let mut out: Option<K::Tensor> = None;
         for e in 0..experts {
-            let share = routing.share(e);
-            if share.rows.is_empty() {
+            let Some(share) = kernels.share(&routing, e) else {
                 continue;
-            }
-            let rows = share.rows.clone();
-            let picked = layout::gather(&value, &rows).map_err(say)?;
-            let source = value.dims().to_vec();
+            };
+            let picked = kernels.gather(&value, &share.rows).map_err(say)?;
             let id = self.push(picked, x_needs, || Op::Gather {
                 x,
-                rows,
-                dims: source,
+                rows: share.rows.clone(),
+                dims: value.dims().to_vec(),
             })?;
             let y = match self.among(&share.rows, |tape| expert(tape, e, id)) {
                 0 => return Err(format!("expert {e} failed")),
@@ -275,17 +226,21 @@ impl Backend for Tape<'_, '_> {
             let (y_value, y_needs) = self.float(y)?;
             let sum = match out.take() {
                 Some(sum) => sum,
-                None => layout::zeros(&dims(&value, trailing(&y_value)), &value).map_err(say)?,
+                None => {
+                    let dims = dims(&value, trailing(&y_value));
+                    kernels.zeros(&dims, &value).map_err(say)?
+                }
             };
-            if y_value.dims()[0] != share.rows.len() || trailing(&y_value) != trailing(&sum) {
+            let tokens = kernels.count(&share.rows);
+            if y_value.dims()[0] != tokens || trailing(&y_value) != trailing(&sum) {
                 return Err(format!(
-                    "expert {e} answered the shape {:?} for {} tokens; the first expert's trailing shape was {:?}",
+                    "expert {e} answered the shape {:?} for {tokens} tokens; the first expert's trailing shape was {:?}",
                     y_value.dims(),
-                    share.rows.len(),
                     trailing(&sum)
                 ));
             }
-            routing.add_weighted(&share, &y_value, &sum).map_err(say)?;
+            let added = kernels.add_weighted(&routing, &share, &y_value, &sum);
+            added.map_err(say)?;
             out = Some(sum);
             needs |= y_needs;
             parts.push((y, share, router_needs.then_some(y_value)));
@@ -303,19 +258,15 @@ impl Backend for Tape<'_, '_> {
         if op == Unary::Softmax {
             rules::soft_max(trailing(&value))?;
         }
-        if op == Unary::Silu && value.device().is_cuda() {
+        if op == Unary::Silu && self.pass.kernels.fuses_silu() {
             return Ok(self.keep(Value {
                 tensor: None,
                 silu: Some((x, value)),
                 needs,
             }));
         }
-        let y = elementwise::unary(op, &value).map_err(say)?;
-        let saved = if elementwise::saves_result(op) {
-            y.clone()
-        } else {
-            value
-        };
+        let y = self.pass.kernels.unary(op, &value).map_err(say)?;
+        let saved = if op.saves_result() { y.clone() } else { value };
         self.push(y, needs, || Op::Unary { op, x, saved })
     }
 
@@ -323,7 +274,7 @@ impl Backend for Tape<'_, '_> {
         if let Some((gate, g, g_needs)) = self.waiting(a, b).filter(|_| op == Binary::Mul) {
             let (u, u_needs) = self.float(b)?;
             if u.dims() == g.dims() {
-                let y = elementwise::swiglu(&g, &u).map_err(say)?;
+                let y = self.pass.kernels.swiglu(&g, &u).map_err(say)?;
                 return self.push(y, g_needs || u_needs, || Op::SwiGlu { gate, up: b, g, u });
             }
         }
@@ -336,7 +287,7 @@ impl Backend for Tape<'_, '_> {
                 bv.dims()[0]
             ));
         }
-        let y = elementwise::binary(op, &av, &bv).map_err(say)?;
+        let y = self.pass.kernels.binary(op, &av, &bv).map_err(say)?;
         let b_dims = bv.dims().to_vec();
         let (product, quotient) = (op == Binary::Mul, op == Binary::Div);
         let a_value = (b_needs && (product || quotient)).then(|| match self.nodes.last() {
@@ -365,7 +316,8 @@ impl Backend for Tape<'_, '_> {
     fn affine(&mut self, x: Id, mul: f64, add: f64) -> OpResult {
         rules::affine(mul, add)?;
         let (value, needs) = self.float(x)?;
-        let y = elementwise::affine(&value, mul as f32, add as f32).map_err(say)?;
+        let y = self.pass.kernels.affine(&value, mul as f32, add as f32);
+        let y = y.map_err(say)?;
         self.push(y, needs, || Op::Affine { x, mul: mul as f32 })
     }
 
@@ -385,7 +337,7 @@ impl Backend for Tape<'_, '_> {
         let (value, needs) = self.float(x)?;
         rules::narrow(trailing(&value), start, len)?;
         let (_, width) = rows(value.dims());
-        let y = layout::narrow(&value, start, len).map_err(say)?;
+        let y = self.pass.kernels.narrow(&value, start, len).map_err(say)?;
         self.push(y, needs, || Op::Narrow { x, start, width })
     }
 
@@ -393,11 +345,11 @@ impl Backend for Tape<'_, '_> {
         let values = xs
             .iter()
             .map(|x| self.float(*x))
-            .collect::<std::result::Result<Vec<_>, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
         let shapes: Vec<&[usize]> = values.iter().map(|(v, _)| trailing(v)).collect();
         rules::concat(&shapes)?;
         let needs = values.iter().any(|(_, needs)| *needs);
-        let tensors: Vec<Tensor> = values.into_iter().map(|(v, _)| v).collect();
+        let tensors: Vec<K::Tensor> = values.into_iter().map(|(v, _)| v).collect();
         if let Some(odd) = tensors.iter().find(|t| t.dims()[0] != tensors[0].dims()[0]) {
             return Err(format!(
                 "concat cannot mix values of {} and {} tokens",
@@ -405,7 +357,7 @@ impl Backend for Tape<'_, '_> {
                 odd.dims()[0]
             ));
         }
-        let y = layout::concat(&tensors).map_err(say)?;
+        let y = self.pass.kernels.concat(&tensors).map_err(say)?;
         self.push(y, needs, || Op::Concat {
             xs: xs
                 .iter()
@@ -416,10 +368,10 @@ impl Backend for Tape<'_, '_> {
     }
 }
 
-impl Tape<'_, '_> {
+impl<K: Kernels> Tape<'_, '_, K> {
     fn reshape(&mut self, x: Id, shape: &[usize]) -> OpResult {
         let (value, needs) = self.float(x)?;
-        let y = value.reshape(dims(&value, shape)).map_err(say)?;
+        let y = value.in_shape(&dims(&value, shape)).map_err(say)?;
         self.push(y, needs, || Op::Reshape {
             x,
             dims: value.dims().to_vec(),

@@ -1,118 +1,120 @@
-//! The tape: runs an architecture's ops on tensors and, when asked, records what their backward pass needs.
+//! The tape: runs an architecture's ops and, when asked, records what their backward pass needs. It
+//! is written once, over the kernels of any machine, those that only count shapes included.
 //!
-//! One tape lives for one call of `embed`, `block` or `head`. Its arena holds the values by [`Id`] (index + 1) until the
-//! call is over; afterwards only what the recorded ops saved is kept. An op is recorded only when something trainable
-//! lies at or below it, so no gradient is computed that nobody wants. Nothing here is candle's autograd.
+//! One tape lives for one call of `embed`, `block` or `head`. Its arena holds the values by [`Id`]
+//! (index + 1) until the call is over; afterwards only what the recorded ops saved is kept. An op
+//! is recorded only when something trainable lies at or below it, so no gradient is computed that
+//! nobody wants. Nothing here is candle's autograd.
 mod backward;
-mod dora;
 mod forward;
+mod model;
 mod pass;
 pub(crate) mod rules;
-mod weights;
 
-use std::{rc::Rc, sync::Arc};
+use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 
-use candle_core::{DType, Tensor};
 use randori_sdk::seam::{Binary, Id, OpResult, Unary};
 
-pub(crate) use dora::{Gain, Gains};
+pub(crate) use model::{Matrix, Model, Update, Vector};
 pub(crate) use pass::Pass;
-use weights::{Matrix, Update, Vector};
 
 use crate::{
     Error, Result,
-    cache::BlockCache,
-    kernels::{
-        attention::{Attended, Heads},
-        elementwise,
-        norm::{Norm, Stats},
-        rope::Table,
-        route::{Routing, Share},
-    },
+    kernels::{Gain, Heads, Kernels, Norm, Shaped, Share},
 };
 
+/// Gradients by the name of what is trained.
+pub(crate) type Gradients<K> = BTreeMap<String, <K as Kernels>::Tensor>;
+
 /// Where a tape's call stands: which ops know about sequences.
-pub(crate) enum Place<'a> {
+pub(crate) enum Place<'a, K: Kernels> {
     /// A block over the packed rows of the pass.
     Packed,
     /// A block over new rows of cached sequences.
-    Cached(BlockCache<'a>),
+    Cached {
+        cache: &'a mut K::Cache,
+        layer: usize,
+        /// Calls of attention so far.
+        call: usize,
+    },
     /// Embedding or head: rows without neighbours.
     Rows,
     /// The head over these rows of the pass.
-    Picked(Rc<[u32]>),
+    Picked(K::Rows),
 }
 
 /// A value of the arena.
-struct Value {
+struct Value<K: Kernels> {
     /// `None` after its last use, and of a silu that nobody has asked for yet.
-    tensor: Option<Tensor>,
-    /// What that is the silu of. On a GPU it waits: a product takes it from here, and nobody else may come.
-    silu: Option<(Id, Tensor)>,
+    tensor: Option<K::Tensor>,
+    /// What that is the silu of, where [`Kernels::fuses_silu`]: it waits, a product takes it from
+    /// here, and nobody else may come.
+    silu: Option<(Id, K::Tensor)>,
     /// Whether a gradient must reach it.
     needs: bool,
 }
 
 /// A recorded op: what it made, and what its backward pass needs.
-struct Node {
+struct Node<K: Kernels> {
     out: Id,
-    op: Op,
+    op: Op<K>,
 }
 
-enum Op {
+enum Op<K: Kernels> {
     Embed {
-        ids: Vec<u32>,
+        ids: K::Rows,
         name: String,
         shape: (usize, usize),
     },
-    Linear(Box<Linear>),
+    Linear(Box<Linear<K>>),
     Norm {
         x: Id,
-        x_value: Tensor,
-        stats: Stats,
-        scale: Vector,
-        bias: Option<Vector>,
+        x_value: K::Tensor,
+        stats: K::Stats,
+        scale: Vector<K>,
+        bias: Option<Vector<K>>,
         norm: Norm,
     },
     Rope {
         x: Id,
-        table: Rc<Table>,
+        table: Rc<K::Table>,
     },
     Attention {
         ids: [Id; 3],
-        values: [Tensor; 3],
+        values: [K::Tensor; 3],
         heads: Heads,
-        result: Attended,
+        out: K::Tensor,
+        sums: K::Sums,
     },
     Gather {
         x: Id,
-        rows: Vec<u32>,
+        rows: K::Rows,
         dims: Vec<usize>,
     },
     Moe {
         router: Id,
-        routing: Routing,
-        parts: Vec<(Id, Share, Option<Tensor>)>,
+        routing: K::Routing,
+        parts: Vec<(Id, Share<K>, Option<K::Tensor>)>,
     },
     Unary {
         op: Unary,
         x: Id,
-        saved: Tensor,
+        saved: K::Tensor,
     },
     Binary {
         op: Binary,
         a: Id,
         b: Id,
-        a_value: Option<Factor>,
-        b_value: Option<Tensor>,
+        a_value: Option<Factor<K>>,
+        b_value: Option<K::Tensor>,
         b_dims: Vec<usize>,
     },
     /// silu(g)·u of values of one shape, in one go.
     SwiGlu {
         gate: Id,
         up: Id,
-        g: Tensor,
-        u: Tensor,
+        g: K::Tensor,
+        u: K::Tensor,
     },
     Affine {
         x: Id,
@@ -133,69 +135,57 @@ enum Op {
 }
 
 /// What a product's backward pass needs of its first factor.
-enum Factor {
-    Kept(Tensor),
+enum Factor<K: Kernels> {
+    Kept(K::Tensor),
     /// silu of this, computed again: SwiGLU then keeps three wide values rather than four.
-    Silu(Tensor),
+    Silu(K::Tensor),
 }
 
 /// A recorded projection.
-struct Linear {
+struct Linear<K: Kernels> {
     name: String,
     x: Id,
     x_dims: Vec<usize>,
-    matrix: Matrix,
-    bias: Option<Vector>,
-    update: Option<Update>,
+    matrix: Matrix<K>,
+    bias: Option<Vector<K>>,
+    update: Option<Update<K>>,
     /// x, when the weight or the update is trained, and x·Aᵀ.
-    x_value: Option<Tensor>,
-    xa: Option<Tensor>,
+    x_value: Option<K::Tensor>,
+    xa: Option<K::Tensor>,
     /// The pass's rows that x has; `None`: all.
-    rows: Option<Rc<[u32]>>,
+    rows: Option<K::Rows>,
     /// With DoRA: the gain, and y, bias included.
-    gain: Option<(Arc<Gain>, Tensor)>,
+    gain: Option<(Arc<Gain>, K::Tensor)>,
 }
 
 /// Runs ops; see the module.
-pub(crate) struct Tape<'a, 'p> {
-    pass: &'a Pass<'p>,
-    place: Place<'a>,
+pub(crate) struct Tape<'a, 'p, K: Kernels> {
+    pass: &'a Pass<'p, K>,
+    place: Place<'a, K>,
     record: bool,
-    values: Vec<Value>,
-    nodes: Vec<Node>,
+    values: Vec<Value<K>>,
+    nodes: Vec<Node<K>>,
     /// Values that may go once a value has been made, by its id.
-    last_uses: Option<Vec<Vec<Id>>>,
+    last_uses: Option<Arc<[Vec<Id>]>>,
     /// The pass's rows that values have: of the head's chunk, of an expert; `None`: all.
-    rows: Option<Rc<[u32]>>,
+    rows: Option<K::Rows>,
 }
 
 /// What a call left behind.
-pub(crate) struct Recorded {
+pub(crate) struct Recorded<K: Kernels> {
     /// The call's result.
-    pub(crate) output: Tensor,
+    pub(crate) output: K::Tensor,
     /// Whether a gradient must reach it.
     pub(crate) needs: bool,
     out: Id,
     needed: Vec<bool>,
-    nodes: Vec<Node>,
+    nodes: Vec<Node<K>>,
 }
 
-impl Recorded {
-    /// Whether a weight of the call's own is trained.
-    pub(crate) fn trains(&self) -> bool {
-        let own = |v: &Option<Vector>| v.as_ref().is_some_and(|v| v.own.is_some());
-        self.nodes.iter().any(|node| match &node.op {
-            Op::Linear(l) => {
-                matches!(l.matrix, Matrix::Own(..)) || l.update.is_some() || own(&l.bias)
-            }
-            Op::Norm { scale, bias, .. } => scale.own.is_some() || own(bias),
-            Op::Embed { .. } => true,
-            _ => false,
-        })
-    }
-
-    /// The result with memory of its own: no recorded op relies on it, so it may be changed in place.
-    pub(crate) fn own_output(&self) -> Result<Tensor> {
+impl<K: Kernels> Recorded<K> {
+    /// The result with memory of its own: no recorded op relies on it, so it may be changed in
+    /// place.
+    pub(crate) fn own_output(&self) -> Result<K::Tensor> {
         let fresh = self.nodes.last().is_some_and(|last| {
             let fresh = match &last.op {
                 Op::Linear(linear) => linear.gain.is_none(),
@@ -206,22 +196,22 @@ impl Recorded {
         Ok(if fresh {
             self.output.clone()
         } else {
-            self.output.copy()?
+            self.output.duplicate()?
         })
     }
 }
 
-impl<'a, 'p> Tape<'a, 'p> {
+impl<'a, 'p, K: Kernels> Tape<'a, 'p, K> {
     /// Runs `call` on one input: id 1. `last_uses`, where known, says which values may go early.
     pub(crate) fn run(
-        pass: &'a Pass<'p>,
-        place: Place<'a>,
+        pass: &'a Pass<'p, K>,
+        place: Place<'a, K>,
         record: bool,
-        input: Tensor,
+        input: K::Tensor,
         needs: bool,
-        last_uses: Option<Vec<Vec<Id>>>,
+        last_uses: Option<Arc<[Vec<Id>]>>,
         call: impl FnOnce(&mut Self, Id) -> OpResult,
-    ) -> Result<Recorded> {
+    ) -> Result<Recorded<K>> {
         let values = vec![Value {
             tensor: Some(input),
             silu: None,
@@ -252,7 +242,7 @@ impl<'a, 'p> Tape<'a, 'p> {
     }
 
     /// A value and whether it needs a gradient.
-    fn value(&mut self, id: Id) -> std::result::Result<(Tensor, bool), String> {
+    fn value(&mut self, id: Id) -> Result<(K::Tensor, bool), String> {
         let made = self.values.len();
         let Some(value) = (id as usize)
             .checked_sub(1)
@@ -264,7 +254,7 @@ impl<'a, 'p> Tape<'a, 'p> {
         };
         if let Some((x, argument)) = value.silu.take() {
             let op = Unary::Silu;
-            value.tensor = Some(elementwise::unary(op, &argument).map_err(say)?);
+            value.tensor = Some(self.pass.kernels.unary(op, &argument).map_err(say)?);
             if value.needs && self.record {
                 let saved = argument;
                 let op = Op::Unary { op, x, saved };
@@ -279,17 +269,17 @@ impl<'a, 'p> Tape<'a, 'p> {
         }
     }
 
-    /// An f32 value and whether it needs a gradient.
-    fn float(&mut self, id: Id) -> std::result::Result<(Tensor, bool), String> {
+    /// A value that is no token ids, and whether it needs a gradient.
+    fn float(&mut self, id: Id) -> Result<(K::Tensor, bool), String> {
         let value = self.value(id)?;
-        match value.0.dtype() {
-            DType::F32 | DType::BF16 => Ok(value),
-            _ => Err("token ids can only be embedded".into()),
+        match value.0.is_float() {
+            true => Ok(value),
+            false => Err("token ids can only be embedded".into()),
         }
     }
 
     /// Adds a value; records `op` when it needs a gradient and the tape records.
-    fn push(&mut self, tensor: Tensor, needs: bool, op: impl FnOnce() -> Op) -> OpResult {
+    fn push(&mut self, tensor: K::Tensor, needs: bool, op: impl FnOnce() -> Op<K>) -> OpResult {
         let out = self.keep(Value {
             tensor: Some(tensor),
             silu: None,
@@ -302,7 +292,7 @@ impl<'a, 'p> Tape<'a, 'p> {
     }
 
     /// Adds a value and lets go of those whose last use this was.
-    fn keep(&mut self, value: Value) -> Id {
+    fn keep(&mut self, value: Value<K>) -> Id {
         self.values.push(value);
         let out = self.values.len() as Id;
         let over = self.last_uses.as_ref().and_then(|l| l.get(out as usize));
@@ -313,9 +303,9 @@ impl<'a, 'p> Tape<'a, 'p> {
         out
     }
 
-    /// What `a` is the silu of, if a product with `b` can take it from there: the argument, its id, and whether it needs a
-    /// gradient.
-    fn waiting(&self, a: Id, b: Id) -> Option<(Id, Tensor, bool)> {
+    /// What `a` is the silu of, if a product with `b` can take it from there: the argument, its id,
+    /// and whether it needs a gradient.
+    fn waiting(&self, a: Id, b: Id) -> Option<(Id, K::Tensor, bool)> {
         let value = self.values.get((a as usize).checked_sub(1)?)?;
         let (x, argument) = value.silu.as_ref().filter(|_| a != b)?;
         Some((*x, argument.clone(), value.needs))

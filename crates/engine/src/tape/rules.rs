@@ -1,11 +1,14 @@
-//! The rules of every op's shapes, shared by the eager and the shapes-only backend. Shapes here are trailing axes: the
-//! token axis in front of them belongs to the host. An error is one sentence with the rule and the values.
+//! The rules of every op's shapes, shared by the eager and the shapes-only backend. Shapes here are
+//! trailing axes: the token axis in front of them belongs to the host. An error is one sentence
+//! with the rule and the values.
+
+use std::fmt::Arguments;
 
 use randori_sdk::seam::{AttnSpec, RopeSpec, RouteSpec};
 
 type Shape = Result<Vec<usize>, String>;
 
-fn last(op: &str, x: &[usize]) -> Result<usize, String> {
+fn last(op: Arguments, x: &[usize]) -> Result<usize, String> {
     match x.last() {
         Some(&n) if n > 0 => Ok(n),
         _ => Err(format!(
@@ -22,7 +25,7 @@ fn with_last(x: &[usize], n: usize) -> Vec<usize> {
 
 /// The last axis, and the result's shape.
 pub(crate) fn linear(name: &str, x: &[usize], out: usize) -> Result<(usize, Vec<usize>), String> {
-    let inputs = last(&format!("linear `{name}`"), x)?;
+    let inputs = last(format_args!("linear `{name}`"), x)?;
     if out == 0 {
         return Err(format!("linear `{name}` wants at least 1 output, not 0"));
     }
@@ -36,7 +39,7 @@ pub(crate) fn norm(name: &str, x: &[usize], eps: f64) -> Result<usize, String> {
             "norm `{name}` wants a finite eps of at least 0, not {eps}"
         ));
     }
-    last(&format!("norm `{name}`"), x)
+    last(format_args!("norm `{name}`"), x)
 }
 
 pub(crate) fn rope(x: &[usize], spec: &RopeSpec) -> Shape {
@@ -114,7 +117,7 @@ pub(crate) fn moe(router: &[usize], route: &RouteSpec) -> Result<usize, String> 
 }
 
 pub(crate) fn soft_max(x: &[usize]) -> Result<(), String> {
-    last("softmax", x).map(drop)
+    last(format_args!("softmax"), x).map(drop)
 }
 
 /// b must be a's shape, aligned from the right, with missing axes or axes of size 1.
@@ -141,7 +144,7 @@ pub(crate) fn affine(mul: f64, add: f64) -> Result<(), String> {
 }
 
 pub(crate) fn unflatten(x: &[usize], n: usize) -> Shape {
-    let width = last("unflatten", x)?;
+    let width = last(format_args!("unflatten"), x)?;
     if n == 0 || !width.is_multiple_of(n) {
         return Err(format!(
             "unflatten cannot cut {width} values into {n} equal parts"
@@ -164,7 +167,7 @@ pub(crate) fn flatten(x: &[usize]) -> Shape {
 }
 
 pub(crate) fn narrow(x: &[usize], start: usize, len: usize) -> Shape {
-    let width = last("narrow", x)?;
+    let width = last(format_args!("narrow"), x)?;
     if len == 0 || start.checked_add(len).is_none_or(|end| end > width) {
         return Err(format!(
             "narrow cannot take {len} values from {start} of an axis of {width}"
@@ -179,7 +182,7 @@ pub(crate) fn concat(xs: &[&[usize]]) -> Shape {
     };
     let mut width = 0;
     for x in xs {
-        width += last("concat", x)?;
+        width += last(format_args!("concat"), x)?;
         if x[..x.len() - 1] != first[..first.len() - 1] {
             return Err(format!(
                 "concat wants values that differ in the last axis only, not {first:?} and {x:?}"

@@ -1,7 +1,8 @@
 //! Where parameters and moments lie while they are trained, and the step that changes them.
 //!
-//! On the CPU, and with [`TrainSettings::offload_optimizer`] on a GPU, they lie in the machine's memory. Otherwise on a GPU they
-//! lie on the card: gradients then never leave it, and what was trained comes down when it is saved or the training is over.
+//! On the CPU, and with [`TrainSettings::offload_optimizer`] on a GPU, they lie in the machine's
+//! memory. Otherwise on a GPU they lie on the card: gradients then never leave it, and what was
+//! trained comes down when it is saved or the training is over.
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ pub(super) enum Kept {
     Near(Moments),
     /// On the card, as are the parameters, which nobody else holds.
     #[cfg(feature = "cuda")]
-    Card(crate::gpu::optim::Moments),
+    Card(super::on_card::Moments),
 }
 
 /// Whether the optimiser works on a GPU.
@@ -40,8 +41,8 @@ pub(super) fn placed(
     #[cfg(feature = "cuda")]
     if on_card(&player, settings) {
         let mut player = player;
-        player.params = crate::gpu::optim::own(&player)?;
-        let moments = crate::gpu::optim::Moments::new(&player, &settings.optimizer, &moments)?;
+        player.params = super::on_card::own(&player)?;
+        let moments = super::on_card::Moments::new(&player, &settings.optimizer, &moments)?;
         return Ok((player, Kept::Card(moments)));
     }
     let _ = settings;
@@ -54,7 +55,7 @@ impl Kept {
         match self {
             Kept::Near(_) => Ok(params.clone()),
             #[cfg(feature = "cuda")]
-            Kept::Card(_) => crate::gpu::optim::down(params),
+            Kept::Card(_) => super::on_card::down(params),
         }
     }
 
@@ -69,8 +70,8 @@ impl Kept {
 }
 
 impl Trainer {
-    /// Applies the gradients; a parameter that got none has a zero gradient. What has one axis, a norm or a bias, does not decay:
-    /// that would pull it towards nothing.
+    /// Applies the gradients; a parameter that got none has a zero gradient. What has one axis, a
+    /// norm or a bias, does not decay: that would pull it towards nothing.
     pub(super) fn update(&mut self, mut grads: Grads, step: &Update) -> Result<()> {
         self.fits(&grads)?;
         let optimizer = self.settings.optimizer;
@@ -85,7 +86,8 @@ impl Trainer {
         let Kept::Near(moments) = &mut self.moments else {
             return Ok(());
         };
-        // the map's tensors are shared with frozen players; replacing them here leaves those untouched
+        // the map's tensors are shared with frozen players; replacing them here leaves those
+        // untouched
         let params = Arc::make_mut(&mut self.player.params);
         for (name, param) in params.iter_mut() {
             let n = param.elem_count();

@@ -1,8 +1,9 @@
-//! A trainer on disk: `trainer.json` (settings, step) beside one safetensors file (parameters and moments: f32, or
-//! codes in u8 with f32 scales).
+//! A trainer on disk: `trainer.json` (settings, step) beside one safetensors file (parameters and
+//! moments: f32, or codes in u8 with f32 scales).
 //!
-//! The tensors are written first, under a name with their step; renaming `trainer.json` over the old one is the
-//! moment the checkpoint changes. A kill at any point leaves the old checkpoint or the new one.
+//! The tensors are written first, under a name with their step; renaming `trainer.json` over the
+//! old one is the moment the checkpoint changes. A kill at any point leaves the old checkpoint or
+//! the new one.
 
 use std::{
     borrow::Cow,
@@ -43,8 +44,8 @@ struct Manifest {
 }
 
 impl Trainer {
-    /// Writes parameters, moments and step into `dir` (made if need be), replacing an older checkpoint there in one
-    /// rename.
+    /// Writes parameters, moments and step into `dir` (made if need be), replacing an older
+    /// checkpoint there in one rename.
     ///
     /// # Errors
     /// Whatever the file system says, naming the file; the older checkpoint then still stands.
@@ -90,13 +91,13 @@ impl Trainer {
         Ok(())
     }
 
-    /// Goes on from a checkpoint: `player` says what base and parameters to expect (a fresh one with the same
-    /// adapter), `settings` must be those it was saved with, but for those that change memory only
-    /// (`micro_batch_tokens`, `checkpoint`, `offload_inputs`).
+    /// Goes on from a checkpoint: `player` says what base and parameters to expect (a fresh one
+    /// with the same adapter), `settings` must be those it was saved with, but for those that
+    /// change memory only (`micro_batch_tokens`, `checkpoint`, `offload_inputs`).
     ///
     /// # Errors
-    /// A missing or damaged file, other settings (the first difference is named), or parameters that do not fit the
-    /// player.
+    /// A missing or damaged file, other settings (the first difference is named), or parameters
+    /// that do not fit the player.
     pub fn load(dir: &Path, player: Player, settings: TrainSettings) -> Result<Self> {
         let path = dir.join(MANIFEST);
         let json = fs::read(&path).map_err(|source| io(&path, source))?;
@@ -209,7 +210,8 @@ fn io(path: &Path, source: std::io::Error) -> Error {
     }
 }
 
-/// Writes a file under a temporary name, makes it durable, and renames it to `path`; on an error nothing is left.
+/// Writes a file under a temporary name, makes it durable, and renames it to `path`; on an error
+/// nothing is left.
 fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
@@ -287,8 +289,8 @@ fn read(
     step: usize,
 ) -> Result<(Params, Moments)> {
     let file = fs::File::open(path).map_err(|source| io(path, source))?;
-    // SAFETY: a checkpoint's tensors are never written in place: they are replaced by renaming another file over
-    // them, which leaves the mapped one as it is.
+    // SAFETY: a checkpoint's tensors are never written in place: they are replaced by renaming
+    // another file over them, which leaves the mapped one as it is.
     let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(|source| io(path, source))?;
     let file = SafeTensors::deserialize(&bytes)
         .map_err(|e| Error::rule(format!("{}: {e}", path.display())))?;

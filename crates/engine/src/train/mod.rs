@@ -1,4 +1,5 @@
-//! Training a player on pairs (self-play, preferences) or on examples (supervised), resumable at any step.
+//! Training a player on pairs (self-play, preferences) or on examples (supervised), resumable at
+//! any step.
 
 use randori_sdk::seam::LossFn;
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,8 @@ use crate::{Error, Result};
 mod apply;
 mod checkpoint;
 pub(crate) mod moments;
+#[cfg(feature = "cuda")]
+mod on_card;
 pub mod optim;
 mod pairs;
 pub mod schedule;
@@ -50,7 +53,8 @@ pub struct Example {
     pub place: String,
 }
 
-/// How to train. Everything here decides the result; a checkpoint is resumed with the same settings only.
+/// How to train. Everything here decides the result; a checkpoint is resumed with the same settings
+/// only.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainSettings {
@@ -70,17 +74,18 @@ pub struct TrainSettings {
     pub epochs: usize,
     /// Stop (and end the schedule) after this many steps even if `epochs` would last longer.
     pub max_steps: Option<usize>,
-    /// Rows of a forward pass: a step's pairs are packed into micro-batches of at most this size. It changes memory
-    /// and speed, and the result only by rounding. When memory runs out in a step, the trainer halves it for itself and
-    /// repeats the step.
+    /// Rows of a forward pass: a step's pairs are packed into micro-batches of at most this size.
+    /// It changes memory and speed, and the result only by rounding. When memory runs out in a
+    /// step, the trainer halves it for itself and repeats the step.
     pub micro_batch_tokens: usize,
     /// Keep block inputs only and recompute each block in the backward pass.
     pub checkpoint: bool,
-    /// On a GPU: parameters and moments stay in the machine's memory and the optimiser works there, which leaves the card their
-    /// room and takes time; the result changes by rounding.
+    /// On a GPU: parameters and moments stay in the machine's memory and the optimiser works there,
+    /// which leaves the card their room and takes time; the result changes by rounding.
     #[serde(default)]
     pub offload_optimizer: bool,
-    /// On a GPU, with `checkpoint`: block inputs wait for the backward pass in pinned memory of the host's.
+    /// On a GPU, with `checkpoint`: block inputs wait for the backward pass in pinned memory of the
+    /// host's.
     #[serde(default)]
     pub offload_inputs: bool,
     /// Seed of the order and of dropout.
@@ -89,13 +94,14 @@ pub struct TrainSettings {
     pub dropout: bool,
     /// A new order every epoch; `false`: as given.
     pub shuffle: bool,
-    /// Factor of the reported rewards, beta·(log p_policy − log p_opponent); 1: plain log-ratios. The loss's own beta
-    /// is the loss's option.
+    /// Factor of the reported rewards, beta·(log p_policy − log p_opponent); 1: plain log-ratios.
+    /// The loss's own beta is the loss's option.
     pub beta: f64,
 }
 
 impl Default for TrainSettings {
-    /// The paper's first iteration, for one small machine: RMSProp, linear decay, 10 % warm-up, 64 pairs a step.
+    /// The paper's first iteration, for one small machine: RMSProp, linear decay, 10 % warm-up, 64
+    /// pairs a step.
     fn default() -> Self {
         TrainSettings {
             optimizer: Optimizer::rmsprop(),
@@ -314,8 +320,8 @@ impl Trainer {
         self.train(&mut pairs::PairTask::new(pairs, loss, beta)?, on_step)
     }
 
-    /// Trains on examples; the loss is −Σ log p over all response tokens of the step divided by their number.
-    /// Otherwise as [`Trainer::train_pairs`].
+    /// Trains on examples; the loss is −Σ log p over all response tokens of the step divided by
+    /// their number. Otherwise as [`Trainer::train_pairs`].
     ///
     /// # Errors
     /// As there, and an empty response.
@@ -330,7 +336,7 @@ impl Trainer {
 
 /// What a kind of training adds to the loop over steps and micro-batches.
 trait Task {
-    /// Its kind, for checkpoints: `pairs spin`, `sft`.
+    /// Its kind, for checkpoints: `pairs, loss spin (beta=0.1)`, `sft`.
     fn kind(&self) -> String;
     /// What its items are called.
     fn noun(&self) -> &'static str;
@@ -350,8 +356,8 @@ trait Task {
     fn place(&self, i: usize) -> &str;
     /// A step over `items` begins; `progress` is the share of training that is over.
     fn begin(&mut self, items: &[usize], progress: f64);
-    /// Summed log-prob per response (in the order of `items` and their responses) -> the slope of the step's loss to
-    /// each response's summed log-prob. Adds the step's figures up.
+    /// Summed log-prob per response (in the order of `items` and their responses) -> the slope of
+    /// the step's loss to each response's summed log-prob. Adds the step's figures up.
     fn slopes(&mut self, items: &[usize], sums: &[f64]) -> Result<Vec<f64>>;
     /// The step's loss, pair figures and extra figures.
     fn finish(&mut self) -> (f64, Option<PairMetrics>, Vec<(String, f64)>);

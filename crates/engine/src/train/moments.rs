@@ -1,8 +1,9 @@
 //! What an optimiser keeps of a parameter: its moments, in f32 or in 8 bits.
 //!
-//! Eight bits (arXiv 2110.02861): blocks of 256 values share their largest magnitude, and a value is one of 256 shares of it from
-//! bitsandbytes' dynamic maps, signed for the first moment and unsigned for the second. As there, small tensors keep f32, and a
-//! step uses the moments as they are before they are rounded.
+//! Eight bits (arXiv 2110.02861): blocks of 256 values share their largest magnitude, and a value
+//! is one of 256 shares of it from bitsandbytes' dynamic maps, signed for the first moment and
+//! unsigned for the second. As there, small tensors keep f32, and a step uses the moments as they
+//! are before they are rounded.
 
 use std::collections::BTreeMap;
 
@@ -99,7 +100,8 @@ pub(super) fn decode(map: &[f32; 256], codes: &[u8], most: f32, values: &mut [f3
     }
 }
 
-/// The codes of a block's values, and their largest magnitude. The nearest entry, the lower of two as near.
+/// The codes of a block's values, and their largest magnitude. The nearest entry, the lower of two
+/// as near.
 pub(super) fn encode(map: &[f32; 256], values: &[f32], codes: &mut [u8]) -> f32 {
     let most = values.iter().fold(0f32, |most, v| most.max(v.abs()));
     for (code, value) in codes.iter_mut().zip(values) {

@@ -1,4 +1,5 @@
-//! Optimisers: AdamW and RMSProp with PyTorch's semantics. Weights are f32, moments f32 or in 8 bits, the arithmetic f64.
+//! Optimisers: AdamW and RMSProp with PyTorch's semantics. Weights are f32, moments f32 or in 8
+//! bits, the arithmetic f64.
 
 use candle_core::{Storage, Tensor};
 use rayon::prelude::*;
@@ -7,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::moments::{Codes, Moment, SHARED, SMALLEST, decode, encode};
 use crate::{Error, Result, player::Grads};
 
-/// Elements a thread takes at a time; also the fixed blocks of the norm's sum, so that it does not depend on threads.
+/// Elements a thread takes at a time; also the fixed blocks of the norm's sum, so that it does not
+/// depend on threads.
 const BLOCK: usize = 1 << 14;
 
 /// Which optimiser, with its constants.
@@ -167,8 +169,8 @@ impl Optimizer {
         (u64::from(first) + u64::from(second)) * each as u64
     }
 
-    /// One step over one tensor: w and g have the same length, and so have the moments, of which the first is left alone where
-    /// [`Optimizer::moments`] says that it is not kept.
+    /// One step over one tensor: w and g have the same length, and so have the moments, of which
+    /// the first is left alone where [`Optimizer::moments`] says that it is not kept.
     ///
     /// # Errors
     /// Moments of another length or kind.
@@ -334,7 +336,7 @@ fn rmsprop(
 pub fn global_norm(grads: &Grads) -> Result<f64> {
     #[cfg(feature = "cuda")]
     if grads.values().any(|g| g.device().is_cuda()) {
-        return crate::gpu::optim::global_norm(grads);
+        return super::on_card::global_norm(grads);
     }
     let mut sum = 0.0;
     for grad in grads.values() {

@@ -1,4 +1,5 @@
-//! The pair losses' side of a step: log-probs to the plugin's rows, its slopes back, and the reported rewards.
+//! The pair losses' side of a step: log-probs to the plugin's rows, its slopes back, and the
+//! reported rewards.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +8,9 @@ use randori_sdk::seam::{GENERATED, LossFn, REAL, Rows};
 use super::{Pair, PairMetrics, Rewards, Task};
 use crate::{Error, Result};
 
-/// Two f32 passes over one response, in micro-batches of other sizes, agree to about this share of its log-prob. A
-/// margin within it is a tie: at step 0, where policy and opponent are one, the accuracy is 0 and not a coin's.
+/// Two f32 passes over one response, in micro-batches of other sizes, agree to about this share of
+/// its log-prob. A margin within it is a tie: at step 0, where policy and opponent are one, the
+/// accuracy is 0 and not a coin's.
 const ROUNDING: f64 = 1e-6;
 
 pub(super) struct PairTask<'a> {
@@ -92,7 +94,11 @@ impl<'a> PairTask<'a> {
 
 impl Task for PairTask<'_> {
     fn kind(&self) -> String {
-        format!("pairs, loss {}", self.loss.name())
+        let (name, options) = (self.loss.name(), self.loss.options());
+        match options.is_empty() {
+            true => format!("pairs, loss {name}"),
+            false => format!("pairs, loss {name} ({options})"),
+        }
     }
 
     fn noun(&self) -> &'static str {

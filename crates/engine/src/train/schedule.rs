@@ -15,18 +15,20 @@ pub enum ScheduleKind {
     Cosine,
 }
 
-/// A schedule over a known number of steps; the semantics of transformers' `get_*_schedule_with_warmup`.
+/// A schedule over a known number of steps; the semantics of transformers'
+/// `get_*_schedule_with_warmup`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Schedule {
     /// After the warm-up.
     pub kind: ScheduleKind,
-    /// Share of all steps (rounded up) during which the rate climbs linearly from 0. With a warm-up the very first
-    /// step's rate is therefore 0, as in transformers.
+    /// Share of all steps (rounded up) during which the rate climbs linearly from 0. With a warm-up
+    /// the very first step's rate is therefore 0, as in transformers.
     pub warmup_ratio: f64,
 }
 
 impl Schedule {
-    /// The rate of `step` (from 0) of `total`: at most `peak`, and not below `floor` once warmed up.
+    /// The rate of `step` (from 0) of `total`: at most `peak`, and not below `floor` once warmed
+    /// up.
     pub fn rate(&self, peak: f64, floor: f64, step: usize, total: usize) -> f64 {
         let warmup = (self.warmup_ratio * total as f64).ceil() as usize;
         if step < warmup {

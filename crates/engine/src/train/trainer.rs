@@ -60,7 +60,8 @@ impl Trainer {
     /// Starts at step 0 from the player's parameters.
     ///
     /// # Errors
-    /// Settings that cannot be meant, a player without parameters, or no memory on a GPU for them and their moments.
+    /// Settings that cannot be meant, a player without parameters, or no memory on a GPU for them
+    /// and their moments.
     pub fn new(player: Player, settings: TrainSettings) -> Result<Self> {
         Trainer::begin(player, settings, Moments::default())
     }

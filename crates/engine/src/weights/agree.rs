@@ -41,7 +41,7 @@ pub(super) fn head(config: &mut Value, index: &mut Index, notes: &mut Vec<String
             notes.push(format!(
                 "config.json says {TIED}, but {} has a {HEAD} of other values than {EMBEDDING}: the file's own head is \
                  used, and the model is not tied (set {TIED} to false to be rid of this note)",
-                index.place(head)?.name
+                index.source_of(head)?.name
             ));
             config[TIED] = Value::Bool(false);
         }
@@ -55,7 +55,7 @@ fn same(index: &Index, a: &Stored, b: &Stored) -> Result<bool> {
     if a.shape != b.shape {
         return Ok(false);
     }
-    let (here, there) = (index.place(a)?, index.place(b)?);
+    let (here, there) = (index.source_of(a)?, index.source_of(b)?);
     if a.format == b.format && a.permuted == b.permuted && a.len == b.len {
         for first in (0..a.len).step_by(PIECE as usize) {
             let n = PIECE.min(a.len - first);

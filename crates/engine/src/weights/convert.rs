@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor, WithDType};
 use half::{bf16, f16};
-use randori_formats::{Dtype, Format, Place, Stored, gguf::llama::model_rows};
+use randori_formats::{ByteSource, Dtype, Format, Stored, gguf::llama::model_rows};
 use randori_qlora::{GgufMatrix, Nf4Matrix, QuantMatrix};
 
 use crate::{Error, Result};
@@ -19,7 +19,7 @@ pub(super) fn reading(stored: &Stored) -> u64 {
         None => stored.len.min(CHUNK),
     };
     match stored.format {
-        Format::Four(_) => 2 * stored.len + 8 * count,
+        Format::Bnb4(_) => 2 * stored.len + 8 * count,
         // the blocks, as read and as a matrix, and their values, dequantised and as a list; of a row where rows are read
         // one by one
         Format::Block(_) => {
@@ -34,7 +34,12 @@ pub(super) fn reading(stored: &Stored) -> u64 {
 }
 
 /// Reads a tensor as dense numbers of this dtype; `name` is for errors.
-pub(super) fn dense(name: &str, stored: &Stored, place: &Place, dtype: Dtype) -> Result<Tensor> {
+pub(super) fn dense(
+    name: &str,
+    stored: &Stored,
+    place: &ByteSource,
+    dtype: Dtype,
+) -> Result<Tensor> {
     match dtype {
         Dtype::F32 => collect(name, stored, place, |v: f32| Some(v)),
         Dtype::Bf16 => collect(name, stored, place, |v| Some(bf16::from_f32(v))),
@@ -46,8 +51,8 @@ pub(super) fn dense(name: &str, stored: &Stored, place: &Place, dtype: Dtype) ->
 }
 
 /// Keeps a tensor's blocks as the file has them.
-pub(super) fn blocks(name: &str, stored: &Stored, place: &Place) -> Result<QuantMatrix> {
-    if let Format::Four(four) = &stored.format {
+pub(super) fn blocks(name: &str, stored: &Stored, place: &ByteSource) -> Result<QuantMatrix> {
+    if let Format::Bnb4(four) = &stored.format {
         let parts = four.parts(name, stored, place)?;
         return Nf4Matrix::from_parts(parts)
             .map(QuantMatrix::Nf4)
@@ -81,7 +86,7 @@ fn matrix(
 fn collect<T: WithDType>(
     name: &str,
     stored: &Stored,
-    place: &Place,
+    place: &ByteSource,
     convert: impl Fn(f32) -> Option<T>,
 ) -> Result<Tensor> {
     let count: usize = stored.shape.iter().product();
@@ -97,7 +102,7 @@ fn collect<T: WithDType>(
             "{name}: {v} is beyond f16; load it as bf16 or f32"
         ))),
     };
-    if matches!(stored.format, Format::Four(_)) {
+    if matches!(stored.format, Format::Bnb4(_)) {
         values(blocks(name, stored, place)?)?
             .into_iter()
             .try_for_each(&mut push)?;
@@ -139,7 +144,7 @@ fn decode(
         Format::Block(_) => values(matrix(name, stored, rows, bytes, None)?)?
             .into_iter()
             .try_for_each(push),
-        Format::Four(_) => Err(Error::rule(format!("{name} is read whole or not at all"))),
+        Format::Bnb4(_) => Err(Error::rule(format!("{name} is read whole or not at all"))),
         Format::Other(dtype) => Err(Error::rule(format!(
             "{}; F32, F16 and BF16 can be read",
             unreadable(name, dtype)

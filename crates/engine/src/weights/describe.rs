@@ -13,6 +13,7 @@ use super::{
     Checkpoint, LoadOptions, Quant, Source, TokenizerSource, Weights, agree, beside, convert, hub,
     load::Plan, open,
 };
+use crate::kernels::shapes::Holding;
 use crate::{
     Error, Result,
     trace::{Trace, TracedWeight},
@@ -26,20 +27,6 @@ pub struct Described {
     /// `None`: the weights are not at hand, and are taken for dense safetensors.
     weights: Option<Weights>,
     notes: Vec<String>,
-}
-
-/// How a weight is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Holding {
-    /// f32, bf16 or f16.
-    Dense,
-    /// 4-bit codes; whether their scales are quantised too.
-    Nf4 {
-        /// Double quantisation.
-        double: bool,
-    },
-    /// A GGUF file's own blocks.
-    Blocks,
 }
 
 /// One weight as a base would hold it.
@@ -147,7 +134,7 @@ impl Described {
         let chosen = trace
             .weights
             .iter()
-            .any(|w| stored(w).is_some_and(|s| matches!(s.format, Format::Four(_))));
+            .any(|w| stored(w).is_some_and(|s| matches!(s.format, Format::Bnb4(_))));
         let random = matches!(self.weights, Some(Weights::Random(_)));
         let one = |w: &TracedWeight| held(&plan, w, stored(w), chosen, random);
         Ok(trace.weights.iter().map(one).collect())
@@ -171,7 +158,7 @@ fn held(
     };
     if let Some(stored) = stored.filter(|s| plan.keeps(wanted, s)) {
         return match &stored.format {
-            Format::Four(four) => {
+            Format::Bnb4(four) => {
                 let double = four.double();
                 let bytes = stored.len + four.scale_bytes(count);
                 item(bytes, 0, true, Holding::Nf4 { double })

@@ -104,7 +104,7 @@ impl Plan<'_> {
                 .tensors
                 .get(name)
                 .ok_or_else(|| missing(wanted, index))?;
-            let place = &index.place(stored)?.name;
+            let place = &index.source_of(stored)?.name;
             if stored.shape != wanted.shape {
                 return Err(Error::rule(format!(
                     "{name}: config wants {}, the file has {} ({place})",
@@ -180,14 +180,14 @@ impl Plan<'_> {
             .tensors
             .get(name)
             .ok_or_else(|| missing(wanted, index))?;
-        let place = index.place(stored)?;
+        let place = index.source_of(stored)?;
         let in_file = |e: Error| Error::rule(format!("{}: {e}", place.name));
         if self.keeps(wanted, stored) {
             let blocks = convert::blocks(name, stored, place).map_err(in_file)?;
             return Ok(Weight::Quant(Arc::new(blocks)));
         }
         // a checkpoint in 4 bits has chosen what stays dense
-        let in_four = |t: &Stored| matches!(t.format, Format::Four(_));
+        let in_four = |t: &Stored| matches!(t.format, Format::Bnb4(_));
         let chosen = index.tensors.values().any(in_four);
         if let Some(double) = self.nf4(wanted).filter(|_| !chosen) {
             let dense = convert::dense(name, stored, place, Dtype::F32)?;
@@ -204,7 +204,7 @@ impl Plan<'_> {
             Weights::Stored(index) => {
                 let stored = index.tensors.get(&wanted.name);
                 let stored = stored.ok_or_else(|| missing(wanted, index))?;
-                let place = index.place(stored)?;
+                let place = index.source_of(stored)?;
                 convert::dense(&wanted.name, stored, place, Dtype::F32)
                     .map_err(|e| Error::rule(format!("{}: {e}", place.name)))
             }
@@ -215,7 +215,7 @@ impl Plan<'_> {
     pub(super) fn keeps(&self, wanted: &TracedWeight, stored: &Stored) -> bool {
         let asked = match &stored.format {
             Format::Block(_) => self.options.quant == Some(Quant::Gguf),
-            Format::Four(_) => matches!(self.options.quant, Some(Quant::Nf4 { .. })),
+            Format::Bnb4(_) => matches!(self.options.quant, Some(Quant::Nf4 { .. })),
             _ => false,
         };
         asked && wanted.shape.len() == 2

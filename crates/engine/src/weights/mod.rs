@@ -17,13 +17,14 @@ mod stream;
 use std::path::PathBuf;
 
 use randori_formats::{
-    Index, Place, bnb,
+    ByteSource, Index, bnb,
     gguf::{self, GgufTokenizer},
     safetensors,
 };
 use serde_json::Value;
 
-pub use describe::{Described, HeldWeight, Holding, describe};
+pub use crate::kernels::shapes::Holding;
+pub use describe::{Described, HeldWeight, describe};
 pub use randori_formats::{Dtype, weight_files};
 pub use stream::Stream;
 
@@ -129,7 +130,10 @@ pub fn open(source: Source) -> Result<Checkpoint> {
         Source::Hub { repo, revision } => Checkpoint::folder(hub::fetch(&repo, &revision)?),
         Source::Memory { config, tensors } => {
             let mut index = Index::default();
-            safetensors::add(&mut index, Place::memory("the embedded model", tensors))?;
+            safetensors::add(
+                &mut index,
+                ByteSource::memory("the embedded model", tensors),
+            )?;
             Checkpoint::stored(config, TokenizerSource::None, index)
         }
         Source::Random { mut config, seed } => {

@@ -9,7 +9,7 @@ use super::{lora_of, random};
 
 /// Says why a test cannot run.
 pub fn skip() -> bool {
-    match randori_engine::gpu::card() {
+    match randori_engine::card() {
         Ok(_) => false,
         Err(e) => {
             eprintln!("SKIPPED: {e}");

@@ -196,6 +196,9 @@ impl LossFn for Logistic {
     fn name(&self) -> &str {
         "logistic"
     }
+    fn options(&self) -> String {
+        format!("slope={:?}", self.0)
+    }
     fn needs_ref(&self) -> bool {
         true
     }

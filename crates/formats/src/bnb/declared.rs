@@ -1,12 +1,12 @@
-//! `quantization_config` of `config.json`: what transformers says of the whole model.
+//! `quantization_config` of `config.json`, which describes the whole model's quantisation.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Four;
+use super::Bnb4;
 use crate::{Dtype, Error, Index, Result};
 
-/// The keys that decide how weights are read.
+/// The keys that decide how weights are decoded.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct Declared {
@@ -18,7 +18,7 @@ pub(super) struct Declared {
     llm_int8_skip_modules: Option<Vec<String>>,
 }
 
-/// What `config.json` says of a model whose blocks are in NF4, with `dtype` for the rest.
+/// The `quantization_config` of a model whose blocks are in NF4, with `dtype` for the rest.
 pub fn quantization_config(double: bool, dtype: Dtype) -> Value {
     json!({
         "_load_in_4bit": true,
@@ -38,7 +38,7 @@ pub fn quantization_config(double: bool, dtype: Dtype) -> Value {
 }
 
 impl Declared {
-    /// `None`: it says nothing.
+    /// Reads the configuration's section; `None` if it has none.
     pub(super) fn of(config: &Value) -> Result<Option<Declared>> {
         let Some(value) = config.get("quantization_config").filter(|v| !v.is_null()) else {
             return Ok(None);
@@ -46,7 +46,7 @@ impl Declared {
         let declared = Declared::deserialize(value)
             .map_err(|e| Error::rule(format!("config.json's quantization_config: {e}")))?;
         match declared.quant_method.as_deref() {
-            // older files say nothing
+            // older files do not name the method
             None | Some("bitsandbytes") => Ok(Some(declared)),
             Some(other) => Err(Error::rule(format!(
                 "the model is quantised by {other}, which cannot be read; bitsandbytes' 4 bits and GGUF can, and dense weights"
@@ -54,12 +54,12 @@ impl Declared {
         }
     }
 
-    /// Holds one projection against what the configuration says of all.
+    /// Checks that one projection's format agrees with the configuration.
     pub(super) fn agrees(
         &self,
         name: &str,
         kind: &str,
-        four: &Four,
+        four: &Bnb4,
     ) -> std::result::Result<(), String> {
         let says = |what: String| Err(format!("config.json's quantization_config says {what}"));
         if let Some(other) = self.bnb_4bit_quant_type.as_deref().filter(|k| *k != kind) {
@@ -88,7 +88,7 @@ impl Declared {
     }
 }
 
-/// Refuses the 8-bit kind, whoever says that it is there.
+/// Refuses the 8-bit format, whether the configuration or a tensor shows it.
 pub(super) fn refuse_eight_bit(index: &Index, declared: Option<&Declared>) -> Result<()> {
     let scb = index.tensors.keys().find(|name| name.ends_with(".SCB"));
     if scb.is_none() && !declared.is_some_and(|d| d.load_in_8bit) {

@@ -1,4 +1,4 @@
-//! bitsandbytes' dynamic maps: what the 256 codes of 8-bit scales and 8-bit moments mean (arXiv
+//! bitsandbytes' dynamic maps: the values of the 256 codes of 8-bit scales and 8-bit moments (arXiv
 //! 2110.02861, section 3).
 
 use std::sync::{Arc, LazyLock};
@@ -14,7 +14,7 @@ pub fn signed_map() -> &'static [f32; 256] {
     &SIGNED
 }
 
-/// The unsigned map: twice as many parts a decade, no negatives; ascending.
+/// The unsigned map: twice as many parts per decade, no negatives; ascending.
 pub fn unsigned_map() -> &'static [f32; 256] {
     &UNSIGNED
 }
@@ -23,7 +23,7 @@ fn map(signed: bool) -> [f32; 256] {
     let mut map = vec![0.0, 1.0];
     for i in 0..7i32 {
         let parts = if signed { 1u32 << i } else { 2 << i };
-        // torch.linspace(0.1, 1) in f32, with a fused product and sum, from whichever end is nearer
+        // torch.linspace(0.1, 1) in f32, with a fused multiply-add, from the nearer end
         let (low, high) = (0.1f32, 1.0f32);
         let width = (high - low) / parts as f32;
         let edge = |k: u32| {
@@ -49,7 +49,7 @@ fn map(signed: bool) -> [f32; 256] {
 mod tests {
     use super::*;
 
-    /// From its definition, in f64.
+    /// Compared with its definition, in f64.
     #[test]
     fn the_unsigned_map_has_twice_the_parts_and_no_negatives() {
         let mut want = vec![0.0, 1.0];

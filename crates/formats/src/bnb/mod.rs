@@ -1,4 +1,4 @@
-//! bitsandbytes' 4 bits: how weights and their scales are quantised, and a checkpoint's tensors and
+//! bitsandbytes' 4-bit format: quantisation of weights and scales, and a checkpoint's tensors and
 //! configuration.
 mod declared;
 mod dynamic;
@@ -10,4 +10,4 @@ pub use declared::quantization_config;
 pub use dynamic::{signed_map, unsigned_map};
 pub use nf4::{BLOCK, NF4_LEVELS, Nf4Parts};
 pub use scales::{NESTED, Nf4Scales, scale_bytes};
-pub use stored::{Four, bytes, coming, join};
+pub use stored::{Bnb4, bytes, join, tensor_specs};

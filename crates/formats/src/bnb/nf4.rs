@@ -1,13 +1,13 @@
-//! 4-bit weights as bitsandbytes has them: each is one of 16 levels times the largest magnitude of
-//! its block of 64. Blocks run over the flattened matrix, the first of two values lies in the high
-//! nibble.
+//! 4-bit quantisation as in bitsandbytes: each weight is one of 16 levels times the largest
+//! magnitude of its block of 64. Blocks run over the flattened matrix; the first of two values is
+//! in the high nibble.
 //!
-//! We quantise to NF4, whose levels are the quantiles of a normal distribution, with the bytes of
-//! bitsandbytes 0.50 on the CPU. Its CUDA kernels give the same codes (the thresholds of their
-//! decision tree are the same f32 midpoints, and both give a tie to the lower level), except in
-//! blocks whose largest magnitude is below 1e-38: they divide by it as it is, which makes zeros NaN
-//! and so the lowest code, times a scale of 0. Also, the CPU divides in a last, shorter block and
-//! keeps its scale above 1e-38; CUDA multiplies by the inverse there as everywhere. Stored matrices
+//! Quantisation is to NF4, whose levels are quantiles of a normal distribution, with the same bytes
+//! as bitsandbytes 0.50 on the CPU. Its CUDA kernels give the same codes (the thresholds of their
+//! decision tree are the same f32 midpoints, and both round a tie to the lower level), except in
+//! blocks whose largest magnitude is below 1e-38: they divide by it unclamped, so zeros become NaN
+//! and get the lowest code, times a scale of 0. Also, in a last, shorter block the CPU divides and
+//! keeps the scale above 1e-38, while CUDA multiplies by the inverse as everywhere. Stored matrices
 //! may have other levels (FP4) and larger blocks.
 
 use rayon::prelude::*;
@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use super::Nf4Scales;
 use crate::{Error, Result};
 
-/// bitsandbytes' levels of NF4, lowest first.
+/// bitsandbytes' levels of NF4, ascending.
 pub const NF4_LEVELS: [f32; 16] = [
     -1.0,
     -0.696_192_8,
@@ -34,30 +34,30 @@ pub const NF4_LEVELS: [f32; 16] = [
     0.722_956_84,
     1.0,
 ];
-/// Weights that share a scale, where we quantise.
+/// Number of weights per scale in matrices quantised here.
 pub const BLOCK: usize = 64;
-/// Smaller scales count as this one in division.
+/// Lower bound of a divisor.
 const LEAST: f32 = 1e-38;
 
-/// What a 4-bit matrix is made of: what a bitsandbytes checkpoint stores.
+/// Components of a 4-bit matrix, as a bitsandbytes checkpoint stores them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Nf4Parts {
-    /// Outputs.
+    /// Number of outputs.
     pub rows: usize,
-    /// Inputs.
+    /// Number of inputs.
     pub columns: usize,
-    /// Weights that share a scale: a power of two from 32 to 4096.
+    /// Number of weights per scale: a power of two from 32 to 4096.
     pub block: usize,
-    /// What the 16 codes mean.
+    /// Values of the 16 codes.
     pub levels: [f32; 16],
-    /// Two codes a byte, the first in the high nibble.
+    /// Two codes per byte, the first in the high nibble.
     pub codes: Vec<u8>,
-    /// One for each block.
+    /// One scale per block.
     pub scales: Nf4Scales,
 }
 
 impl Nf4Parts {
-    /// A matrix in NF4; with `double`, its scales in 8 bits too.
+    /// Quantises a matrix to NF4; with `double`, its scales to 8 bits too.
     ///
     /// # Errors
     /// A value that is not finite.
@@ -90,10 +90,10 @@ impl Nf4Parts {
         })
     }
 
-    /// Holds the parts of a stored matrix against each other.
+    /// Checks that the components of a stored matrix fit together.
     ///
     /// # Errors
-    /// A block size that bitsandbytes does not have, or parts whose lengths do not fit the shape.
+    /// A block size that bitsandbytes does not have, or lengths that do not fit the shape.
     pub fn check(&self) -> Result<()> {
         let (rows, columns, block) = (self.rows, self.columns, self.block);
         if !block.is_power_of_two() || !(32..=4096).contains(&block) {
@@ -114,27 +114,27 @@ impl Nf4Parts {
         self.scales.check(count.div_ceil(block))
     }
 
-    /// Bytes it takes in memory, but for levels and map.
+    /// Size in memory, in bytes, without levels and map.
     pub fn bytes(&self) -> usize {
         self.codes.len() + self.scales.bytes()
     }
 }
 
-/// Codes of one block; answers its scale.
+/// Writes the codes of one block and returns its scale.
 fn encode(block: &[f32], codes: &mut [u8]) -> f32 {
     let largest = block.iter().fold(0f32, |m, v| m.max(v.abs()));
     let divisor = largest.max(LEAST);
     let (whole, inverse) = (block.len() == BLOCK, 1.0 / divisor);
     let code = |v: f32| nearest(if whole { v * inverse } else { v / divisor });
     for (byte, pair) in codes.iter_mut().zip(block.chunks(2)) {
-        // an odd end is filled with a zero
+        // an odd end is padded with a zero
         let [high, low] = [0, 1].map(|i| code(pair.get(i).copied().unwrap_or(0.0)));
         *byte = high << 4 | low;
     }
     if whole { largest } else { divisor }
 }
 
-/// The level nearest to `v`; the lower of two as near.
+/// Code of the level nearest to `v`; the lower of two as near.
 fn nearest(v: f32) -> u8 {
     let v = v.clamp(-1.0, 1.0); // an inverse may round up
     let above = NF4_LEVELS

@@ -1,46 +1,46 @@
-//! The largest magnitude of each block of weights: plain, or itself quantised to 8 bits (double
-//! quantisation).
+//! Scales of a 4-bit matrix, the largest magnitude of each block: in f32, or quantised to 8 bits
+//! (double quantisation).
 //!
 //! Rounding is that of bitsandbytes 0.50 on the CPU, bit for bit. What decides the bytes there:
-//! - the offset is torch's f32 mean (sum in 8 lanes x 4 rows x 4 levels, as its vector code for
-//!   x86 sums; a machine with other lanes, several threads over more than 32,767 scales, or a GPU
-//!   sum in another order and may end an ulp away);
-//! - codes come from a table of 65,536 steps over [-1, 1], where a GPU looks for the nearest entry:
-//!   the two differ in about one code in a thousand, by one entry, and only in how near the 8-bit
-//!   scale is.
+//! - the offset is torch's f32 mean (sum in 8 lanes x 4 rows x 4 levels, as its vector code for x86
+//!   sums; a machine with other lanes, several threads over more than 32,767 scales, or a GPU sums
+//!   in another order and may differ by an ulp);
+//! - codes come from a table of 65,536 steps over [-1, 1], where a GPU searches for the nearest
+//!   entry: the two differ in about one code in a thousand, by one entry, which affects only how
+//!   near the 8-bit scale is.
 
 use std::sync::{Arc, LazyLock};
 
 use super::dynamic::SIGNED;
 use crate::{Error, Result};
 
-/// Scales that share a scale, where we quantise.
+/// Number of scales per scale of scales, when quantising.
 pub const NESTED: usize = 256;
 /// Steps of the table by which bitsandbytes finds 8-bit codes on the CPU.
 const STEPS: usize = 65_536;
 
-/// The largest magnitude of each block of weights.
+/// The scale of each block of weights.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Nf4Scales {
-    /// One number a block.
+    /// One f32 per block.
     Plain(Vec<f32>),
-    /// offset + map\[code\] · scale of its block of scales.
+    /// 8-bit codes: a scale is offset + map\[code\] · (scale of its block of codes).
     Double {
-        /// One code a block of weights.
+        /// One code per block of weights.
         codes: Vec<u8>,
-        /// One number for each `block` codes.
+        /// One f32 per `block` codes.
         scales: Vec<f32>,
-        /// The mean that was taken off first.
+        /// Mean of the scales, subtracted before quantisation.
         offset: f32,
-        /// What the codes mean.
+        /// Values of the codes.
         map: Arc<[f32; 256]>,
-        /// Codes that share a scale.
+        /// Number of codes per f32 scale.
         block: usize,
     },
 }
 
 impl Nf4Scales {
-    /// Quantises plain scales.
+    /// Quantises f32 scales.
     pub(crate) fn double(plain: &[f32]) -> Self {
         let offset = sum(plain) / plain.len().max(1) as f32;
         let mut codes = Vec::with_capacity(plain.len());
@@ -63,7 +63,7 @@ impl Nf4Scales {
         }
     }
 
-    /// Holds stored scales against the number of blocks.
+    /// Checks stored scales against the number of blocks.
     pub(crate) fn check(&self, blocks: usize) -> Result<()> {
         let (count, what) = match self {
             Nf4Scales::Plain(s) => (s.len(), "absmax"),
@@ -86,7 +86,7 @@ impl Nf4Scales {
         Ok(())
     }
 
-    /// Memory, but for the map, which is shared.
+    /// Size in memory, in bytes, without the map, which is shared.
     pub fn bytes(&self) -> usize {
         match self {
             Nf4Scales::Plain(s) => 4 * s.len(),
@@ -94,7 +94,7 @@ impl Nf4Scales {
         }
     }
 
-    /// The scale of a block of weights.
+    /// The scale of block `index` of the weights.
     #[inline]
     pub fn at(&self, index: usize) -> f32 {
         match self {
@@ -110,8 +110,8 @@ impl Nf4Scales {
     }
 }
 
-/// Bytes of the scales of `count` weights in blocks of `block`: of f32, or of 8 bits with an f32
-/// for each `nested` of them and one for all.
+/// Bytes of the scales of `count` weights in blocks of `block`: in f32, or in 8 bits with an f32
+/// per `nested` of them and one for all.
 pub fn scale_bytes(count: u64, block: usize, nested: Option<usize>) -> u64 {
     let scales = count.div_ceil(block.max(1) as u64);
     match nested {
@@ -120,13 +120,13 @@ pub fn scale_bytes(count: u64, block: usize, nested: Option<usize>) -> u64 {
     }
 }
 
-/// The table's step of a value in [-1, 1].
+/// The table index of a value in [-1, 1].
 fn step(v: f32) -> usize {
-    // `as` takes what is not a number to 0
+    // `as` converts NaN to 0
     ((v.clamp(-1.0, 1.0) + 1.0) * 0.5 * (STEPS - 1) as f32 + 0.5) as usize
 }
 
-/// The map's nearest entry for each step; the lower of two as near.
+/// Code of the map entry nearest to each step; the lower of two as near.
 static CODES: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut code = 0usize;
     let entry = |i: usize| {
@@ -139,12 +139,12 @@ static CODES: LazyLock<Vec<u8>> = LazyLock::new(|| {
     (0..STEPS).map(entry).collect()
 });
 
-/// Lanes of torch's vectors (256 bits, whatever the machine has).
+/// Lanes of torch's vectors (256 bits, on every machine).
 const LANES: usize = 8;
-/// Rows of vectors that it sums side by side.
+/// Rows of vectors that torch sums in parallel.
 const ROWS: usize = 4;
-/// Levels of its cascade: sums of 2^p, 2^2p, … rows are added up separately, which keeps rounding
-/// small.
+/// Levels of torch's cascade sum: sums of 2^p, 2^2p, … rows are added separately, which reduces
+/// rounding errors.
 const LEVELS: usize = 4;
 
 type Wide = [[f32; LANES]; ROWS];

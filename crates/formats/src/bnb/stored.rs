@@ -1,10 +1,10 @@
-//! A projection in 4 bits as a file has it: packed codes with their scales and maps beside them,
-//! each a tensor of its own.
+//! A 4-bit projection in a checkpoint: packed codes, with scales and maps in tensors of their own.
 //!
-//! Beside `X.weight` lie `.absmax` and `.quant_map`, with double quantisation `.nested_absmax` and
-//! `.nested_quant_map`, and `.quant_state.bitsandbytes__nf4` (or `__fp4`), JSON as bytes. Read,
-//! they become one tensor of the projection's true shape. Written, sizes are known before values
-//! are: the JSON is filled up with spaces, which also keeps what follows aligned.
+//! Beside `X.weight` are `.absmax` and `.quant_map`, with double quantisation `.nested_absmax` and
+//! `.nested_quant_map`, and `.quant_state.bitsandbytes__nf4` (or `__fp4`), JSON as bytes. Reading
+//! joins them into one tensor of the projection's true shape. When writing, sizes must be known
+//! before values, so the JSON is padded with spaces, which also keeps the following tensors
+//! aligned.
 
 use std::sync::Arc;
 
@@ -16,46 +16,46 @@ use super::{
     declared::{Declared, refuse_eight_bit},
     scale_bytes,
 };
-use crate::{Dtype, Error, Format, Index, Place, Result, Stored, safetensors::Coming};
+use crate::{ByteSource, Dtype, Error, Format, Index, Result, Stored, safetensors::TensorSpec};
 
 const STATE: &str = ".quant_state.bitsandbytes__";
-/// The JSON of a projection is a few hundred bytes long.
+/// Maximum length of a projection's JSON; real ones have a few hundred bytes.
 const LONGEST_STATE: u64 = 1 << 16;
-/// Room for the JSON that we write, which has at most about 220 bytes.
+/// Padded length of the JSON we write, which has at most about 220 bytes.
 const ROOM: usize = 256;
 
-/// A matrix in 4 bits: all but its codes, which are the tensor's own bytes.
+/// A 4-bit matrix without its codes, which are the tensor's own bytes.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Four {
+pub struct Bnb4 {
     block: usize,
     levels: [f32; 16],
-    absmax: Part,
+    absmax: AuxTensor,
     nested: Option<Nested>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 struct Nested {
-    absmax: Part,
+    absmax: AuxTensor,
     map: Arc<[f32; 256]>,
     block: usize,
     offset: f32,
 }
 
-/// A tensor that belongs to another; it may lie in another file.
+/// An auxiliary tensor of a projection; it may be in another file.
 #[derive(Debug, Clone)]
-struct Part {
+struct AuxTensor {
     name: String,
-    place: Arc<Place>,
+    place: Arc<ByteSource>,
     stored: Stored,
 }
 
-impl PartialEq for Part {
+impl PartialEq for AuxTensor {
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name
     }
 }
 
-/// `quant_state`: numbers that are no tensors.
+/// `quant_state`: the settings that are not tensors.
 #[derive(Deserialize)]
 struct State {
     quant_type: String,
@@ -65,7 +65,7 @@ struct State {
     nested_offset: Option<f64>,
 }
 
-impl Four {
+impl Bnb4 {
     /// Whether its scales are quantised too.
     pub fn double(&self) -> bool {
         self.nested.is_some()
@@ -76,11 +76,11 @@ impl Four {
         scale_bytes(count, self.block, self.nested.as_ref().map(|n| n.block))
     }
 
-    /// The matrix that this tensor is, as it is stored.
+    /// Reads the matrix that this tensor stores.
     ///
     /// # Errors
-    /// A file that is cut short, another shape than a matrix's.
-    pub fn parts(&self, name: &str, stored: &Stored, place: &Place) -> Result<Nf4Parts> {
+    /// A file that is cut short, a shape other than a matrix's.
+    pub fn parts(&self, name: &str, stored: &Stored, place: &ByteSource) -> Result<Nf4Parts> {
         let fail = |what: String| Error::rule(format!("{name}: {what}"));
         let scales = match &self.nested {
             None => Nf4Scales::Plain(self.absmax.floats().map_err(fail)?),
@@ -107,11 +107,12 @@ impl Four {
     }
 }
 
-/// Joins what belongs together, and holds it against the configuration.
+/// Joins every 4-bit projection's tensors into one entry of the index, and checks them against the
+/// configuration.
 ///
 /// # Errors
-/// A quantisation that cannot be read, naming what to do instead; parts that are missing or do not
-/// fit; a configuration that says something else.
+/// An unsupported quantisation, naming what to do instead; tensors that are missing or do not fit;
+/// a configuration that disagrees.
 pub fn join(index: &mut Index, config: &Value) -> Result<()> {
     let declared = Declared::of(config)?;
     refuse_eight_bit(index, declared.as_ref())?;
@@ -137,7 +138,7 @@ pub fn join(index: &mut Index, config: &Value) -> Result<()> {
         index.tensors.remove(state);
         if let Some(stored) = index.tensors.get_mut(name) {
             stored.shape = shape;
-            stored.format = Format::Four(Box::new(four));
+            stored.format = Format::Bnb4(Box::new(four));
         }
     }
     if declared.is_some_and(|d| d.load_in_4bit) && states.is_empty() {
@@ -150,16 +151,16 @@ pub fn join(index: &mut Index, config: &Value) -> Result<()> {
 
 type Read<T> = std::result::Result<T, String>;
 
-/// Parts of one projection.
+/// Joins the tensors of one projection.
 struct Joiner<'a> {
     index: &'a Index,
-    /// `model.layers.0.self_attn.q_proj.weight`
+    /// Name of the weight: `model.layers.0.self_attn.q_proj.weight`
     name: &'a str,
 }
 
 impl Joiner<'_> {
-    /// All but the codes, and the true shape.
-    fn join(&self, state: &str, kind: &str) -> Read<(Four, Vec<usize>)> {
+    /// Reads all but the codes, and the true shape.
+    fn join(&self, state: &str, kind: &str) -> Read<(Bnb4, Vec<usize>)> {
         let json = self.part(state)?;
         if json.stored.len > LONGEST_STATE {
             return Err(format!("its quant_state is {} bytes long", json.stored.len));
@@ -192,7 +193,7 @@ impl Joiner<'_> {
                 state.shape, codes.len
             ));
         }
-        let four = Four {
+        let four = Bnb4 {
             block: state.blocksize,
             levels,
             absmax: self.beside("absmax")?,
@@ -220,18 +221,18 @@ impl Joiner<'_> {
         }
     }
 
-    /// `absmax`: the tensor `X.weight.absmax`.
-    fn beside(&self, part: &str) -> Read<Part> {
+    /// Looks up an auxiliary tensor: `absmax` is `X.weight.absmax`.
+    fn beside(&self, part: &str) -> Read<AuxTensor> {
         self.part(&format!("{}.{part}", self.name))
     }
 
-    fn part(&self, name: &str) -> Read<Part> {
+    fn part(&self, name: &str) -> Read<AuxTensor> {
         let stored =
             self.index.tensors.get(name).ok_or_else(|| {
                 format!("the file lacks {name}, which bitsandbytes keeps beside it")
             })?;
         let place = self.index.files.get(stored.file);
-        Ok(Part {
+        Ok(AuxTensor {
             name: name.to_string(),
             place: place.ok_or("its file is not open")?.clone(),
             stored: stored.clone(),
@@ -258,7 +259,7 @@ impl Joiner<'_> {
     }
 }
 
-impl Part {
+impl AuxTensor {
     fn read(&self) -> Read<Vec<u8>> {
         self.place
             .read(self.stored.start, self.stored.len)
@@ -278,11 +279,11 @@ impl Part {
     }
 }
 
-/// The tensors that a matrix of `count` weights becomes, in the order of their bytes: multiples of
-/// 8 bytes together.
-pub fn coming(name: &str, count: usize, double: bool) -> Vec<Coming> {
-    let floats = |part: &str, n| Coming::dense(&format!("{name}{part}"), vec![n], Dtype::F32);
-    let bytes = |part: &str, shape: Vec<usize>| Coming {
+/// The tensors in which a matrix of `count` weights is stored, in the order of their bytes: in all
+/// a multiple of 8 bytes.
+pub fn tensor_specs(name: &str, count: usize, double: bool) -> Vec<TensorSpec> {
+    let floats = |part: &str, n| TensorSpec::dense(&format!("{name}{part}"), vec![n], Dtype::F32);
+    let bytes = |part: &str, shape: Vec<usize>| TensorSpec {
         name: format!("{name}{part}"),
         tag: "U8",
         bytes: shape.iter().product::<usize>() as u64,
@@ -307,14 +308,14 @@ pub fn coming(name: &str, count: usize, double: bool) -> Vec<Coming> {
     parts
 }
 
-/// The bytes of [`coming`], one tensor after another; `dtype` is what a reader dequantises to by
-/// default.
+/// The bytes of the tensors of [`tensor_specs`], one after another; `dtype` is the dtype to which
+/// readers dequantise by default.
 ///
 /// # Errors
-/// Parts that take more bytes than were announced.
+/// Components with more bytes than declared.
 pub fn bytes(name: &str, parts: &Nf4Parts, dtype: Dtype) -> Result<Vec<u8>> {
     let double = matches!(parts.scales, Nf4Scales::Double { .. });
-    let coming = coming(name, parts.rows * parts.columns, double);
+    let coming = tensor_specs(name, parts.rows * parts.columns, double);
     let announced = coming.iter().map(|p| p.bytes).sum::<u64>() as usize;
     let mut out = Vec::with_capacity(announced);
     let floats = |out: &mut Vec<u8>, v: &[f32]| out.extend(v.iter().flat_map(|v| v.to_le_bytes()));
@@ -353,7 +354,7 @@ pub fn bytes(name: &str, parts: &Nf4Parts, dtype: Dtype) -> Result<Vec<u8>> {
             out.len()
         )));
     }
-    out.resize(announced, b' '); // JSON ends in as many spaces as one likes
+    out.resize(announced, b' '); // JSON may end in spaces
     Ok(out)
 }
 
@@ -376,21 +377,21 @@ mod tests {
             let parts = Nf4Parts::quantise(rows, columns, &values, double).unwrap();
             let (name, path) = ("m.layers.0.w.weight", dir.path().join("x.safetensors"));
             let mut writer =
-                safetensors::Writer::create(&path, &coming(name, count, double)).unwrap();
+                safetensors::Writer::create(&path, &tensor_specs(name, count, double)).unwrap();
             writer
                 .write(&bytes(name, &parts, Dtype::Bf16).unwrap())
                 .unwrap();
             writer.finish().unwrap();
             let mut index = Index::default();
-            safetensors::add(&mut index, Place::open(&path).unwrap()).unwrap();
+            safetensors::add(&mut index, ByteSource::open(&path).unwrap()).unwrap();
             let config = json!({"quantization_config": quantization_config(double, Dtype::Bf16)});
             join(&mut index, &config).unwrap();
             assert_eq!(index.tensors.len(), 1);
             let stored = &index.tensors[name];
-            let Format::Four(four) = &stored.format else {
+            let Format::Bnb4(four) = &stored.format else {
                 panic!("{:?}", stored.format);
             };
-            let place = index.place(stored).unwrap();
+            let place = index.source_of(stored).unwrap();
             assert_eq!(four.parts(name, stored, place).unwrap(), parts);
             assert_eq!(four.double(), double);
             let held = stored.len + four.scale_bytes(count as u64);

@@ -1,10 +1,10 @@
-//! ggml's formats of numbers: their names, and how many bytes they take.
+//! ggml's number formats: their names and sizes.
 
 use half::f16;
 
 use crate::{Dtype, Error, Format, Result};
 
-/// Values that share a scale.
+/// A format of blocks whose values share a scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "ggml's names")]
 pub enum Block {
@@ -18,7 +18,7 @@ pub enum Block {
     Q6K,
 }
 
-/// With ggml's number and name, values in a block, bytes of one.
+/// Per block format: ggml's id and name, values per block, bytes per block.
 const BLOCKS: [(Block, u32, &str, usize, usize); 8] = [
     (Block::Q4_0, 2, "Q4_0", 32, 18),
     (Block::Q4_1, 3, "Q4_1", 32, 20),
@@ -35,28 +35,28 @@ impl Block {
         BLOCKS[self as usize]
     }
 
-    /// As ggml calls it.
+    /// ggml's name.
     pub fn name(self) -> &'static str {
         self.row().2
     }
 
-    /// Values in a block.
+    /// Values per block.
     pub fn values(self) -> usize {
         self.row().3
     }
 
-    /// Bytes of a block.
+    /// Bytes per block.
     pub fn bytes(self) -> usize {
         self.row().4
     }
 }
 
-/// One of ggml's formats.
+/// A ggml number format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// One by one.
+    /// Dense numbers.
     Dense(Dtype),
-    /// In blocks.
+    /// Quantised blocks.
     Block(Block),
 }
 
@@ -70,7 +70,7 @@ impl From<Kind> for Format {
 }
 
 impl Kind {
-    /// ggml's number.
+    /// ggml's id.
     pub fn id(self) -> u32 {
         match self {
             Kind::Dense(Dtype::F32) => 0,
@@ -80,14 +80,14 @@ impl Kind {
         }
     }
 
-    /// The format of this number; `None`: not one that we read.
+    /// The format with this id; `None` for an unsupported one.
     pub fn of(id: u32) -> Option<Kind> {
         let dense = Dtype::ALL.map(Kind::Dense);
         let blocks = BLOCKS.map(|(block, ..)| Kind::Block(block));
         dense.into_iter().chain(blocks).find(|kind| kind.id() == id)
     }
 
-    /// As ggml calls it.
+    /// ggml's name.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Dense(dtype) => dtype.tag(),
@@ -95,7 +95,7 @@ impl Kind {
         }
     }
 
-    /// Bytes of so many values (whole rows).
+    /// Bytes of `values` values (whole rows).
     pub fn bytes(self, values: usize) -> u64 {
         match self {
             Kind::Dense(dtype) => values as u64 * dtype.width(),
@@ -103,15 +103,15 @@ impl Kind {
         }
     }
 
-    /// Whether it can say these values of the tensor `name`. The scales of blocks are f16, whose
-    /// largest number is 65,504; and a block has no way to say NaN or infinity.
+    /// Checks that the format can represent these values of the tensor `name`. The scales of blocks
+    /// are f16, at most 65,504, and a block cannot represent NaN or infinity.
     ///
     /// # Errors
-    /// The first that it cannot.
+    /// The first value that it cannot represent.
     pub fn check(self, name: &str, values: &[f32]) -> Result<()> {
         let wrong = match self {
             Kind::Block(_) => values.iter().find(|v| !f16::from_f32(**v).is_finite()),
-            Kind::Dense(_) => None, // `Dtype::encode` looks
+            Kind::Dense(_) => None, // `Dtype::encode` checks
         };
         match wrong {
             Some(v) => Err(Error::rule(format!(

@@ -1,25 +1,25 @@
-//! A file's bytes from front to back, a page at a time; everything that is asked for is held
-//! against what is left.
+//! Sequential reader of a file's bytes, a page at a time; every requested length is checked against
+//! the bytes left.
 
-use crate::Place;
+use crate::ByteSource;
 
-/// What goes wrong, without the file's name.
+/// Result with an error message that lacks the file's name.
 pub(super) type Read<T> = std::result::Result<T, String>;
 
-/// Parts of the file are fetched so many bytes at a time.
+/// Bytes fetched at a time.
 const PAGE: u64 = 1 << 20;
-/// Nothing that describes a model is longer.
+/// Maximum length of a string; none that describes a model is longer.
 const LONGEST_TEXT: u64 = 1 << 26;
 
 pub(super) struct Bytes<'a> {
-    place: &'a Place,
+    place: &'a ByteSource,
     pub(super) at: u64,
     page: Vec<u8>,
     page_start: u64,
 }
 
 impl<'a> Bytes<'a> {
-    pub(super) fn of(place: &'a Place) -> Self {
+    pub(super) fn of(place: &'a ByteSource) -> Self {
         Bytes {
             place,
             at: 0,
@@ -28,7 +28,7 @@ impl<'a> Bytes<'a> {
         }
     }
 
-    /// A text after its length.
+    /// Reads a string preceded by its length.
     pub(super) fn text(&mut self, what: &str) -> Read<String> {
         let n = self.u64()?;
         if n > LONGEST_TEXT || n > self.left() {
@@ -36,7 +36,7 @@ impl<'a> Bytes<'a> {
                 "{what} declares {n} characters, more than the file can hold or a text can need"
             ));
         }
-        // some writers end a text with zeros
+        // some writers end a string with zeros
         let bytes = self.take(n)?;
         Ok(String::from_utf8_lossy(&bytes)
             .trim_end_matches('\0')

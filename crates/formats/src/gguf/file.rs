@@ -1,6 +1,6 @@
-//! The GGUF container (version 3, little-endian, data aligned to 32 bytes), written in one pass:
-//! the header needs only names and shapes, then the tensors' bytes follow. The file has another
-//! name until it is whole and on disk.
+//! Writer of GGUF files (version 3, little-endian, data aligned to 32 bytes), in one pass: the
+//! header needs only names and shapes, and the tensors' bytes follow. The file has a temporary name
+//! until it is complete and on disk.
 
 use std::{
     ffi::OsString,
@@ -10,34 +10,33 @@ use std::{
 };
 
 use super::{
-    Coming, Value,
+    TensorSpec, Value,
     header::{self, ALIGNMENT},
 };
 use crate::{Error, Result};
 
-/// A file being written; tensors must come in the order announced. Dropped before
-/// [`Writer::publish`], it leaves nothing.
+/// A GGUF file being written; tensors must come in the order declared. Dropped before
+/// [`Writer::publish`], it removes the file.
 pub struct Writer {
     out: Option<BufWriter<File>>,
     partial: PathBuf,
     target: PathBuf,
-    coming: std::vec::IntoIter<Coming>,
-    /// The tensor being written and what it still lacks.
-    current: Option<(Coming, u64)>,
+    coming: std::vec::IntoIter<TensorSpec>,
+    /// The tensor being written and the number of bytes it still lacks.
+    current: Option<(TensorSpec, u64)>,
     written: u64,
 }
 
 impl Writer {
-    /// Writes the header.
+    /// Creates the file and writes the header.
     ///
     /// # Errors
-    /// A file that is there already and not to be replaced, a whole number that 32 bits do not
-    /// hold, a full disk.
+    /// The file exists and is not to be replaced, an integer exceeds 32 bits, the disk is full.
     pub fn create(
         target: &Path,
         replace: bool,
         metadata: &[(String, Value)],
-        coming: Vec<Coming>,
+        coming: Vec<TensorSpec>,
     ) -> Result<Self> {
         if !replace && target.exists() {
             return Err(Error::rule(format!(
@@ -66,10 +65,10 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Begins the next tensor announced, which must be this one.
+    /// Begins the next declared tensor, which must have this name.
     ///
     /// # Errors
-    /// Another tensor's turn, or bytes that the one before lacks.
+    /// Another tensor is next, or the one before lacks bytes.
     pub fn begin(&mut self, name: &str) -> Result<()> {
         self.complete()?;
         match self.coming.next() {
@@ -85,10 +84,10 @@ impl Writer {
         }
     }
 
-    /// More of the current tensor's data.
+    /// Appends data of the current tensor.
     ///
     /// # Errors
-    /// More bytes than were announced, a full disk.
+    /// More bytes than declared, a full disk.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         match &mut self.current {
             Some((_, left)) if *left >= bytes.len() as u64 => *left -= bytes.len() as u64,
@@ -101,10 +100,10 @@ impl Writer {
         self.put(bytes)
     }
 
-    /// Waits until the file is on disk, gives it its name, and answers its size in bytes.
+    /// Syncs the file to disk, renames it into place, and returns its size in bytes.
     ///
     /// # Errors
-    /// What was announced and is not written, a full disk.
+    /// A declared tensor is not written, the disk is full.
     pub fn publish(mut self) -> Result<u64> {
         self.complete()?;
         if let Some(missing) = self.coming.next() {
@@ -118,13 +117,13 @@ impl Writer {
         }
         fs::rename(&self.partial, &self.target).map_err(Error::io(&self.target))?;
         if let Some(parent) = self.target.parent().filter(|p| !p.as_os_str().is_empty()) {
-            // makes the rename durable where the system allows it
+            // syncs the rename where the system allows it
             let _ = File::open(parent).and_then(|d| d.sync_all());
         }
         Ok(self.written)
     }
 
-    /// Pads what was written so that the next tensor is aligned.
+    /// Pads the file so that the next tensor is aligned.
     fn complete(&mut self) -> Result<()> {
         if let Some((tensor, left)) = self.current.take() {
             if left != 0 {
@@ -152,20 +151,20 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         drop(self.out.take());
-        // after `publish` there is nothing of this name
+        // after `publish` no file has this name
         let _ = fs::remove_file(&self.partial);
     }
 }
 
-/// A file of tensors that are in memory; answers its size in bytes.
+/// Writes a file of tensors in memory and returns its size in bytes.
 ///
 /// # Errors
-/// As [`Writer`] has them.
+/// As for [`Writer`].
 pub fn write(
     target: &Path,
     replace: bool,
     metadata: &[(String, Value)],
-    tensors: &[(Coming, Vec<u8>)],
+    tensors: &[(TensorSpec, Vec<u8>)],
 ) -> Result<u64> {
     let coming = tensors.iter().map(|(t, _)| t.clone()).collect();
     let mut writer = Writer::create(target, replace, metadata, coming)?;
@@ -176,7 +175,7 @@ pub fn write(
     writer.publish()
 }
 
-/// `models/mine.gguf` -> `models/mine.gguf.partial`
+/// Temporary name: `models/mine.gguf` -> `models/mine.gguf.partial`
 fn beside(target: &Path) -> Result<PathBuf> {
     let name = target
         .file_name()
@@ -190,10 +189,10 @@ fn beside(target: &Path) -> Result<PathBuf> {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
-    use crate::{Dtype, Place, gguf::Kind, gguf::header::Header};
+    use crate::{ByteSource, Dtype, gguf::Kind, gguf::header::Header};
 
-    fn coming(name: &str, n: usize) -> Coming {
-        Coming::new(name, &[n], Kind::Dense(Dtype::F32))
+    fn coming(name: &str, n: usize) -> TensorSpec {
+        TensorSpec::new(name, &[n], Kind::Dense(Dtype::F32))
     }
 
     #[test]
@@ -207,7 +206,7 @@ mod tests {
         });
         let bytes = write(&path, false, &metadata, &tensors).unwrap();
         assert_eq!(bytes, fs::metadata(&path).unwrap().len());
-        let place = Place::open(&path).unwrap();
+        let place = ByteSource::open(&path).unwrap();
         let header = Header::read(&place).unwrap();
         assert_eq!(header.metadata["general.name"], metadata[0].1);
         for (t, bytes) in &tensors {

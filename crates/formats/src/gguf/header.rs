@@ -1,5 +1,5 @@
-//! What stands before the tensors: magic, version, counts, metadata, tensor infos. Everything is
-//! bounded by the file's size.
+//! The GGUF header: magic, version, counts, metadata, tensor infos. Every count is bounded by the
+//! file's size.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,51 +8,51 @@ use super::{
     bytes::{Bytes, Read},
     value::text,
 };
-use crate::{Error, Format, Place, Result, Stored};
+use crate::{ByteSource, Error, Format, Result, Stored};
 
-/// Every tensor that we write begins at a multiple of this, counted from the start of the data.
+/// Alignment of the tensors we write, in bytes from the start of the data.
 pub(super) const ALIGNMENT: u64 = 32;
 
-/// What stands before the tensors.
+/// Contents of a GGUF header.
 #[derive(Debug, Default)]
 pub(super) struct Header {
     pub metadata: HashMap<String, Value>,
-    /// By llama.cpp's names, ranges checked against the file.
+    /// Tensors by llama.cpp's names, ranges checked against the file.
     pub tensors: BTreeMap<String, Stored>,
 }
 
-/// A tensor to come.
+/// A tensor to be written.
 #[derive(Debug, Clone)]
-pub struct Coming {
+pub struct TensorSpec {
     /// llama.cpp's name.
     pub name: String,
-    /// As in PyTorch, slowest axis first; the file has them reversed.
+    /// Shape as in PyTorch, slowest axis first; the file reverses it.
     pub shape: Vec<usize>,
-    /// Its format.
+    /// Its number format.
     pub kind: Kind,
 }
 
-impl Coming {
-    /// A tensor of this name, shape and format.
+impl TensorSpec {
+    /// A tensor with this name, shape and format.
     pub fn new(name: &str, shape: &[usize], kind: Kind) -> Self {
-        Coming {
+        TensorSpec {
             name: name.to_string(),
             shape: shape.to_vec(),
             kind,
         }
     }
 
-    /// Of its data.
+    /// Size of its data, in bytes.
     pub fn bytes(&self) -> u64 {
         self.kind.bytes(self.shape.iter().product())
     }
 }
 
-/// The bytes up to the data, with zeros at the end.
+/// Encodes everything up to the data, padded with zeros to the alignment.
 ///
 /// # Errors
-/// A whole number that 32 bits do not hold.
-pub(super) fn write(metadata: &[(String, Value)], tensors: &[Coming]) -> Result<Vec<u8>> {
+/// An integer that exceeds 32 bits.
+pub(super) fn write(metadata: &[(String, Value)], tensors: &[TensorSpec]) -> Result<Vec<u8>> {
     let mut out = b"GGUF".to_vec();
     out.extend(3u32.to_le_bytes());
     out.extend((tensors.len() as u64).to_le_bytes());
@@ -77,12 +77,12 @@ pub(super) fn write(metadata: &[(String, Value)], tensors: &[Coming]) -> Result<
 }
 
 impl Header {
-    pub fn read(place: &Place) -> Result<Header> {
+    pub fn read(place: &ByteSource) -> Result<Header> {
         header(place).map_err(|what| Error::rule(format!("{}: {what}", place.name)))
     }
 }
 
-fn header(place: &Place) -> Read<Header> {
+fn header(place: &ByteSource) -> Read<Header> {
     let mut bytes = Bytes::of(place);
     if place.size() < 4 || bytes.take(4)? != b"GGUF" {
         return Err("no GGUF file: it does not begin with GGUF".into());
@@ -95,7 +95,7 @@ fn header(place: &Place) -> Read<Header> {
         v => return Err(format!("GGUF version {v} is not supported; 2 and 3 are")),
     }
     let (tensors, entries) = (bytes.u64()?, bytes.u64()?);
-    // the smallest entry has 13 bytes, the smallest tensor info 24
+    // the smallest metadata entry has 13 bytes, the smallest tensor info 24
     let least = entries
         .saturating_mul(13)
         .saturating_add(tensors.saturating_mul(24));
@@ -130,7 +130,7 @@ fn header(place: &Place) -> Read<Header> {
     Ok(header)
 }
 
-/// A tensor info; `start` is still relative to the data.
+/// Reads a tensor info; `start` is still relative to the data.
 fn info(bytes: &mut Bytes) -> Read<(String, Stored)> {
     let name = bytes.text("a tensor's name")?;
     let axes = bytes.u32()?;
@@ -158,10 +158,11 @@ fn info(bytes: &mut Bytes) -> Read<(String, Stored)> {
     ))
 }
 
-/// Turns the offset into a place in the file and checks that the tensor lies within it.
-fn locate(place: &Place, name: &str, tensor: &mut Stored, data: u64) -> Read<()> {
+/// Converts the offset to one from the start of the file and checks that the tensor lies within the
+/// file.
+fn locate(place: &ByteSource, name: &str, tensor: &mut Stored, data: u64) -> Read<()> {
     if matches!(tensor.format, Format::Other(_)) {
-        return Ok(()); // an error only if somebody wants it
+        return Ok(()); // an error only if the tensor is read
     }
     let len = tensor.wanted_bytes().ok_or_else(|| {
         format!(
@@ -183,7 +184,7 @@ fn locate(place: &Place, name: &str, tensor: &mut Stored, data: u64) -> Read<()>
     }
 }
 
-/// The name of a format that we cannot read.
+/// Name of an unsupported format.
 fn unreadable(id: u32) -> String {
     match id {
         10 => "Q2_K".into(),
@@ -194,7 +195,7 @@ fn unreadable(id: u32) -> String {
 
 macro_rules! looks {
     ($($name:ident: $kind:ident as $type:ty, $what:literal;)*) => {
-        /// Looks at the metadata that take a value as it is.
+        /// Accessors of metadata whose values need no conversion.
         impl Header {$(
             pub fn $name(&self, key: &str) -> Read<Option<&$type>> {
                 self.get::<&$type>(key, $what, |v| match v {
@@ -214,7 +215,7 @@ looks! {
     floats: Floats as [f32], "a list of numbers";
 }
 
-/// Typed looks at the metadata; another type than asked for is an error.
+/// Typed accessors of metadata; a value of another type is an error.
 impl Header {
     pub fn whole(&self, key: &str) -> Read<Option<usize>> {
         self.get(key, "a whole number", |v| match v {
@@ -223,7 +224,7 @@ impl Header {
         })
     }
 
-    /// A whole number, or a list with the same for each of so many layers.
+    /// An integer, or a list that holds the same integer for each of `layers` layers.
     pub fn alike(&self, key: &str, layers: usize) -> Read<Option<usize>> {
         let Some(Value::Ints(list)) = self.metadata.get(key) else {
             return self.whole(key);
@@ -298,13 +299,13 @@ mod tests {
             ("b.weight", vec![5], Kind::Dense(Dtype::F32)),
             ("c.weight", vec![2, 256], Kind::Block(Block::Q6K)),
         ]
-        .map(|(name, shape, kind)| Coming::new(name, &shape, kind));
+        .map(|(name, shape, kind)| TensorSpec::new(name, &shape, kind));
         let mut bytes = write(&metadata, &coming).unwrap();
         let data = bytes.len() as u64;
         assert!(data.is_multiple_of(ALIGNMENT));
-        // 108 bytes and 20 of zeros, 20 and 12 of them, 420
+        // 108 bytes and 20 zeros, 20 bytes and 12 zeros, 420 bytes
         bytes.resize(bytes.len() + 128 + 32 + 420, 0);
-        let header = Header::read(&Place::memory("x", bytes.clone())).unwrap();
+        let header = Header::read(&ByteSource::memory("x", bytes.clone())).unwrap();
         assert_eq!(header.metadata, metadata.into_iter().collect());
         for (coming, start) in coming.iter().zip([0, 128, 160]) {
             let stored = &header.tensors[&coming.name];
@@ -315,7 +316,7 @@ mod tests {
             );
         }
         bytes.pop();
-        let e = Header::read(&Place::memory("x", bytes)).unwrap_err();
+        let e = Header::read(&ByteSource::memory("x", bytes)).unwrap_err();
         assert!(e.to_string().contains("c.weight needs 420 bytes"), "{e}");
     }
 }

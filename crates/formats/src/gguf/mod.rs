@@ -1,7 +1,7 @@
 //! GGUF files (version 3; 2 is read too), little-endian.
 //!
 //! candle has a reader too; on damaged files it can divide by zero (alignment 0) and overflow
-//! (dimensions), and it multiplies small arrays by 32 in memory. This one checks every count
+//! (dimensions), and it needs 32 times the memory of small arrays. This one checks every count
 //! against the bytes that are left.
 mod blocks;
 mod bytes;
@@ -13,6 +13,6 @@ mod value;
 
 pub use blocks::{Block, Kind};
 pub use file::{Writer, write};
-pub use header::Coming;
+pub use header::TensorSpec;
 pub use tokenizer::{GgufTokenizer, token};
 pub use value::Value;

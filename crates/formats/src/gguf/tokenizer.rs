@@ -5,13 +5,13 @@ use serde::{Deserialize, Serialize};
 use super::{Value, bytes::Read, header::Header};
 use crate::{Error, Result};
 
-/// The `tokenizer.*` metadata of a GGUF file, under the names of its keys.
+/// The `tokenizer.*` metadata of a GGUF file, in fields named like its keys.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GgufTokenizer {
     /// `tokenizer.ggml.model`: `gpt2` (byte-level BPE) or `llama` (SentencePiece-style).
     pub model: String,
-    /// `tokenizer.ggml.pre`: how a byte-level tokenizer cuts words.
+    /// `tokenizer.ggml.pre`: the pre-tokenizer of a byte-level tokenizer.
     pub pre: Option<String>,
     /// `tokenizer.ggml.tokens`, in the order of their ids.
     pub tokens: Vec<String>,
@@ -26,7 +26,7 @@ pub struct GgufTokenizer {
     pub bos: Option<u32>,
     /// `tokenizer.ggml.eos_token_id`.
     pub eos: Option<u32>,
-    /// `tokenizer.ggml.eot_token_id`: the end of a turn, where it is not the end of text.
+    /// `tokenizer.ggml.eot_token_id`: the end-of-turn token, if it is not the end-of-text token.
     pub eot: Option<u32>,
     /// `tokenizer.ggml.unknown_token_id`.
     pub unk: Option<u32>,
@@ -41,10 +41,12 @@ pub struct GgufTokenizer {
     pub add_space_prefix: Option<bool>,
     /// `tokenizer.chat_template`.
     pub chat_template: Option<String>,
+    /// `tokenizer.chat_template.tool_use`: the one for conversations with tools.
+    pub tool_use: Option<String>,
 }
 
 impl GgufTokenizer {
-    /// `None` where the file has no tokenizer.
+    /// Reads the metadata; `None` if the file has no tokenizer.
     pub(super) fn read(header: &Header) -> Read<Option<Self>> {
         let Some(model) = header.text(&key("model"))? else {
             return Ok(None);
@@ -75,12 +77,13 @@ impl GgufTokenizer {
             add_eos: flag("add_eos_token")?,
             add_space_prefix: flag("add_space_prefix")?,
             chat_template: header.text(TEMPLATE)?.map(str::to_string),
+            tool_use: header.text(TOOL_USE)?.map(str::to_string),
         };
         read.check()?;
         Ok(Some(read))
     }
 
-    /// The keys of a file, lists that are empty left out.
+    /// The metadata keys, without empty lists.
     pub fn keys(&self) -> Vec<(String, Value)> {
         let text = |t: &String| Value::Text(t.clone());
         let types = self.token_types.iter().map(|t| i64::from(*t)).collect();
@@ -116,13 +119,19 @@ impl GgufTokenizer {
         let flags = flags.into_iter();
         keys.extend(flags.filter_map(|(name, flag)| Some((name, Value::Bool(flag?)))));
         let named = keys.into_iter().map(|(name, value)| (key(name), value));
+        let mut keys: Vec<(String, Value)> = named.collect();
         let template = self.chat_template.iter();
-        named
-            .chain(template.map(|t| (TEMPLATE.to_string(), text(t))))
-            .collect()
+        keys.extend(template.map(|t| (TEMPLATE.to_string(), text(t))));
+        if let Some(template) = &self.tool_use {
+            // with the list of names that gguf-py writes
+            let names = vec!["tool_use".to_string()];
+            keys.push((NAMES.to_string(), Value::Texts(names)));
+            keys.push((TOOL_USE.to_string(), text(template)));
+        }
+        keys
     }
 
-    /// Holds the lists and the special tokens' ids against the tokens.
+    /// Checks the lists and the special tokens' ids against the tokens.
     ///
     /// # Errors
     /// A list of another length, an id that no token has.
@@ -150,8 +159,8 @@ impl GgufTokenizer {
         Ok(())
     }
 
-    /// The same with a token for each of so many rows of an embedding, as llama.cpp insists on:
-    /// rows without one get one that text never makes.
+    /// A copy padded to one token per row of the embedding, as llama.cpp requires: added tokens
+    /// never occur in text.
     ///
     /// # Errors
     /// More tokens than rows.
@@ -188,18 +197,21 @@ impl GgufTokenizer {
 }
 
 const TEMPLATE: &str = "tokenizer.chat_template";
+const TOOL_USE: &str = "tokenizer.chat_template.tool_use";
+/// The names of those that have one.
+const NAMES: &str = "tokenizer.chat_templates";
 
-/// What `token_types` say of a token.
+/// Values of `token_types`.
 pub mod token {
-    /// Text.
+    /// Normal text.
     pub const NORMAL: i32 = 1;
-    /// What stands for unknown text.
+    /// The unknown token.
     pub const UNKNOWN: i32 = 2;
-    /// Special.
+    /// A special (control) token.
     pub const CONTROL: i32 = 3;
-    /// Found in text before anything else.
+    /// A user-defined token, matched in text before anything else.
     pub const USER_DEFINED: i32 = 4;
-    /// Nobody's.
+    /// An unused id.
     pub const UNUSED: i32 = 5;
     /// A byte that no other token spells.
     pub const BYTE: i32 = 6;
@@ -239,6 +251,7 @@ mod tests {
             add_eos: Some(true),
             add_space_prefix: Some(true),
             chat_template: Some("{{ messages }}".into()),
+            tool_use: Some("{{ tools }}".into()),
         }
     }
 

@@ -1,4 +1,4 @@
-//! A metadata value: a number of its type, then what it says.
+//! A GGUF metadata value: its type's id, then its content.
 
 use super::bytes::{Bytes, Read};
 use crate::{Error, Result};
@@ -6,25 +6,25 @@ use crate::{Error, Result};
 /// A metadata value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
-    /// Of any width; written in 32 bits.
+    /// An integer of any width; written in 32 bits.
     Int(i128),
-    /// Of either width; written as f32.
+    /// A float of either width; written as f32.
     Float(f64),
-    /// True or false.
+    /// A boolean.
     Bool(bool),
-    /// A text.
+    /// A string.
     Text(String),
-    /// A list of whole numbers; written in 32 bits with a sign.
+    /// A list of integers; written as signed 32-bit.
     Ints(Vec<i64>),
-    /// A list of numbers (f32).
+    /// A list of floats (f32).
     Floats(Vec<f32>),
-    /// A list of texts.
+    /// A list of strings.
     Texts(Vec<String>),
-    /// Arrays of arrays or of truth values: nobody asks for them, and nobody writes them.
+    /// An array of arrays or of booleans, which no key we read or write has.
     Skipped,
 }
 
-/// Nothing that describes a model is longer.
+/// Maximum length of an array; none that describes a model is longer.
 const LONGEST_ARRAY: u64 = 1 << 24;
 const DEEPEST: usize = 8;
 
@@ -105,7 +105,7 @@ impl Value {
         }
     }
 
-    /// Writes it as llama.cpp wants its keys: numbers in 32 bits.
+    /// Writes the value with the types that llama.cpp expects: numbers in 32 bits.
     pub(super) fn write(&self, key: &str, out: &mut Vec<u8>) -> Result<()> {
         let beyond = |n: &dyn std::fmt::Display| {
             Error::rule(format!("{key} is {n}, which 32 bits do not hold"))
@@ -154,7 +154,7 @@ impl Value {
     }
 }
 
-/// A text with its length before it.
+/// Writes a string preceded by its length.
 pub(super) fn text(out: &mut Vec<u8>, text: &str) {
     out.extend((text.len() as u64).to_le_bytes());
     out.extend(text.as_bytes());
@@ -164,7 +164,7 @@ pub(super) fn text(out: &mut Vec<u8>, text: &str) {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
-    use crate::Place;
+    use crate::ByteSource;
 
     #[test]
     fn values_are_read_as_they_were_written() {
@@ -180,7 +180,7 @@ mod tests {
         ] {
             let mut out = Vec::new();
             value.write("key", &mut out).unwrap();
-            let place = Place::memory("x", out);
+            let place = ByteSource::memory("x", out);
             let mut bytes = Bytes::of(&place);
             assert_eq!(Value::read(&mut bytes, "key").unwrap(), value);
             assert_eq!(bytes.left(), 0);

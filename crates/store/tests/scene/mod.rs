@@ -11,7 +11,7 @@ use std::{
 };
 
 use randori_core::{Game, Iteration, Outcome, PairLogps, Rules, Signals, StopRule, Window, play};
-use randori_store::{Artefact, BoxError, Desk, Disk, Error, Open, Rows, Run, RunSpec};
+use randori_store::{Artefact, BoxError, Desk, Disk, Error, JsonLines, Open, Run, RunSpec};
 use serde::{Deserialize, Serialize};
 
 /// The policy: numbers, kept as a folder of two files.
@@ -66,8 +66,8 @@ pub struct Scene;
 impl Game for Scene {
     type Policy = Adapter;
     type Opponent = Adapter;
-    type Generated = Rows<Answer>;
-    type Pairs = Rows<Pair>;
+    type Generated = JsonLines<Answer>;
+    type Pairs = JsonLines<Pair>;
     type Desk = Desk;
     type Error = Error;
 
@@ -84,7 +84,7 @@ impl Game for Scene {
         now: &Iteration,
         opponent: &Adapter,
         desk: &mut Desk,
-    ) -> Result<Rows<Answer>, Error> {
+    ) -> Result<JsonLines<Answer>, Error> {
         let (mut answers, mut log) = desk.items::<Answer>("answers")?;
         for sequence in answers.len() as u64..ANSWERS {
             let tokens = opponent
@@ -96,19 +96,19 @@ impl Game for Scene {
             log.push(&answer)?;
             answers.push(answer);
         }
-        Ok(Rows(answers))
+        Ok(JsonLines(answers))
     }
 
     fn score(
         &mut self,
         _: &Iteration,
         opponent: &Adapter,
-        window: &Window<Rows<Answer>>,
+        window: &Window<JsonLines<Answer>>,
         _: &mut Desk,
-    ) -> Result<Rows<Pair>, Error> {
+    ) -> Result<JsonLines<Pair>, Error> {
         let logp = |answer: &Answer| -((mix(opponent.0[0], answer.tokens[0]) % 997) as f64) / 7.0;
         let answers = window.iter().flat_map(|(_, rows)| &rows.0);
-        Ok(Rows(
+        Ok(JsonLines(
             answers
                 .map(|answer| Pair {
                     answer: answer.clone(),
@@ -122,7 +122,7 @@ impl Game for Scene {
         &mut self,
         _: &Iteration,
         policy: Adapter,
-        pairs: &Rows<Pair>,
+        pairs: &JsonLines<Pair>,
         desk: &mut Desk,
     ) -> Result<Adapter, Error> {
         let (done, mut policy) = match desk.latest()? {
@@ -150,7 +150,7 @@ impl Game for Scene {
         now: &Iteration,
         policy: &Adapter,
         opponent: &Adapter,
-        _: &Rows<Pair>,
+        _: &JsonLines<Pair>,
         _: &mut Desk,
     ) -> Result<Signals, Error> {
         let pair = PairLogps {

@@ -1,11 +1,11 @@
-//! The arguments of filters, tests, methods and functions, bound to names as Python binds them.
+//! Arguments of filters, tests, methods and functions, bound to names as in Python.
 
 use minijinja::Value;
 use minijinja::value::{Kwargs, from_args};
 
 use super::values::{Kind, Number, Outcome, called, kind, number, wrong};
 
-/// The arguments of a call, to be given names as a Python function has them.
+/// The arguments of a call, not yet bound to names.
 #[derive(Debug)]
 pub(super) struct Args {
     of: String,
@@ -27,7 +27,7 @@ impl Args {
         })
     }
 
-    /// The arguments under these names, the first `required` of which must be given.
+    /// Binds the arguments to these names, the first `required` of which must be given.
     pub(super) fn bind<const N: usize>(
         self,
         names: [&str; N],
@@ -57,7 +57,7 @@ impl Args {
     }
 }
 
-/// An argument that must be a text.
+/// An argument that must be a string.
 pub(super) fn as_text<'a>(value: &'a Value, of: &str) -> Outcome<&'a str> {
     match kind(value) {
         Kind::Text(text) => Ok(text),
@@ -65,7 +65,7 @@ pub(super) fn as_text<'a>(value: &'a Value, of: &str) -> Outcome<&'a str> {
     }
 }
 
-/// An argument that must be a whole number; absent stands for `default`.
+/// An argument that must be an integer; `default` if absent.
 pub(super) fn as_whole(value: Option<&Value>, default: i64, of: &str) -> Outcome<i64> {
     let Some(value) = value else {
         return Ok(default);
@@ -81,7 +81,7 @@ pub(super) fn as_whole(value: Option<&Value>, default: i64, of: &str) -> Outcome
     }
 }
 
-/// An argument that is taken for true or false; absent is false.
+/// The truth value of an argument; false if absent.
 pub(super) fn as_flag(value: Option<&Value>) -> bool {
     value.is_some_and(Value::is_true)
 }

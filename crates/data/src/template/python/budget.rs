@@ -1,24 +1,24 @@
-//! How much a template may do: it comes with a model from anywhere, and a loop in it must not hold
-//! the program or fill the machine. minijinja counts its own instructions; what functions of ours
-//! do and the text they make is counted here.
+//! Limits on a template's work: templates come with models from anywhere, and a loop in one must
+//! neither block the program nor exhaust memory. minijinja counts its own instructions; the work of
+//! our functions and the text they make are counted here.
 
 use std::cell::Cell;
 
 use minijinja::{Error, ErrorKind};
 
-/// What one rendering may take.
+/// Limits of one rendering.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
-    /// Instructions, and items that filters, operators and methods look at.
+    /// Instructions, and items processed by filters, operators and methods.
     pub(crate) steps: u64,
-    /// Bytes of text made on the way, counted wherever it is put together.
+    /// Bytes of intermediate text.
     pub(crate) made: u64,
     /// Bytes of the result.
     pub(crate) output: usize,
 }
 
 impl Default for Budget {
-    /// Some hundred times what a conversation of a million tokens takes.
+    /// About a hundred times the needs of a conversation of a million tokens.
     fn default() -> Self {
         Self {
             steps: 20_000_000,
@@ -28,20 +28,20 @@ impl Default for Budget {
     }
 }
 
-/// How deep lists, tuples and mappings may hold one another.
+/// Maximum nesting depth of lists, tuples and mappings.
 pub(super) const DEEPEST: u32 = 200;
 
 thread_local! {
-    /// What the rendering of this thread has left: steps, bytes.
+    /// Remaining steps and bytes of this thread's rendering.
     static LEFT: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
 }
 
-/// Begins a rendering.
+/// Resets the budget for a rendering.
 pub(super) fn begin(budget: Budget) {
     LEFT.set((budget.steps, budget.made));
 }
 
-/// Takes steps.
+/// Spends steps.
 pub(super) fn steps(count: usize) -> Result<(), Error> {
     let (steps, made) = LEFT.get();
     match steps.checked_sub(count as u64) {
@@ -53,12 +53,12 @@ pub(super) fn steps(count: usize) -> Result<(), Error> {
     }
 }
 
-/// Takes the steps of reading through a text.
+/// Spends the steps of scanning a text.
 pub(super) fn reading(bytes: usize) -> Result<(), Error> {
     steps(1 + bytes / 64)
 }
 
-/// Takes bytes of text.
+/// Spends bytes of text.
 pub(super) fn made(bytes: usize) -> Result<(), Error> {
     let (steps, made) = LEFT.get();
     match made.checked_sub(bytes as u64) {
@@ -77,7 +77,7 @@ fn spent(of: &str) -> Error {
     )
 }
 
-/// A writer that ends a rendering when its text grows past a limit.
+/// A writer that stops a rendering when its text exceeds a limit.
 #[derive(Debug)]
 pub(super) struct Limited {
     pub(super) text: Vec<u8>,
@@ -98,7 +98,7 @@ impl std::io::Write for Limited {
     }
 }
 
-/// The error of a result that is too long.
+/// The error of an output that is too long.
 pub(super) fn output_is_full() -> Error {
     Error::new(
         ErrorKind::OutOfFuel,

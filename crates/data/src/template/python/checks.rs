@@ -1,4 +1,4 @@
-//! Jinja's tests: what `is` asks.
+//! Jinja's tests: the operator `is`.
 
 use minijinja::{Environment, Value};
 
@@ -9,7 +9,7 @@ use super::values::{Kind, Outcome, equal, kind, length, number, wrong};
 use super::written::string;
 use super::{budget, words};
 
-/// Every test.
+/// Names of all tests.
 const NAMES: [&str; 39] = [
     "odd",
     "even",
@@ -52,7 +52,7 @@ const NAMES: [&str; 39] = [
     "ge",
 ];
 
-/// Adds the tests to an environment.
+/// Registers the tests with an environment.
 pub(super) fn register(environment: &mut Environment<'_>) {
     for name in NAMES {
         environment.add_test(name, move |args: minijinja::value::Rest<Value>| {
@@ -107,7 +107,7 @@ fn comparison(name: &str) -> Option<&'static str> {
     })
 }
 
-/// Whether a division leaves this remainder, computed as the operator `%` does.
+/// Whether a division has this remainder, computed as by the operator `%`.
 fn leaves(value: &Value, by: Value, rest: i64) -> Outcome<bool> {
     let left = math(&[value.clone(), Value::from("%"), by])?;
     equal(&left, &Value::from(rest))
@@ -146,7 +146,7 @@ fn about(name: &str, value: &Value) -> Outcome<bool> {
             _ => true,
         },
         "callable" => match kind {
-            // jinja2's undefined value has a call that fails
+            // jinja2's undefined value is callable, though the call fails
             Kind::Undefined => true,
             Kind::Other => value.downcast_object_ref::<Method>().is_some() || is_function(value),
             _ => false,
@@ -155,7 +155,7 @@ fn about(name: &str, value: &Value) -> Outcome<bool> {
     })
 }
 
-/// Functions and macros; namespaces are objects that cannot be called.
+/// Whether a value is a function or macro; namespaces are objects that cannot be called.
 fn is_function(value: &Value) -> bool {
     let name = value
         .as_object()

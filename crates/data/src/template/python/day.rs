@@ -1,6 +1,6 @@
-//! The day that `strftime_now` tells, in the notation of C's `strftime`.
+//! The day returned by `strftime_now`, formatted as by C's `strftime`.
 
-/// A day of the (Gregorian) calendar, at midnight.
+/// A day of the Gregorian calendar, at midnight.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Day {
     year: i64,
@@ -8,10 +8,10 @@ pub(crate) struct Day {
     day: usize,
 }
 
-/// 1 January 1970, as [`Day::since_year_1`] counts.
+/// 1 January 1970, as counted by [`Day::since_year_1`].
 const DAYS_TO_1970: i64 = 719_163;
 
-/// The most characters that a width may ask for.
+/// Maximum width, in characters.
 const WIDEST: usize = 100_000;
 
 const MONTHS: [&str; 12] = [
@@ -39,7 +39,7 @@ const WEEKDAYS: [&str; 7] = [
 ];
 
 impl Day {
-    /// Reads `2024-07-26`.
+    /// Parses `2024-07-26`.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
         let day = Self {
@@ -81,13 +81,12 @@ impl Day {
         (self.since_year_1() % 7) as usize
     }
 
-    /// Midnight of the day in the notation of C's `strftime`, as glibc writes it in the locale `C`
-    /// (and Python, which adds `%f`): flags, a width and the marks `E` and `O` before a letter
-    /// included.
-    /// Midnight has no time zone: `%z` and `%Z` are empty, and `%s` counts in UTC.
+    /// Formats midnight of the day as glibc's `strftime` does in the locale `C` (and Python's,
+    /// which adds `%f`), with flags, a width and the modifiers `E` and `O`. There is no time zone:
+    /// `%z` and `%Z` are empty, and `%s` counts in UTC.
     ///
     /// # Errors
-    /// At a directive that glibc does not know: it would stand in the prompt as it is.
+    /// A directive that glibc does not know, which it would copy to the prompt.
     pub(crate) fn format(&self, format: &str) -> Result<String, String> {
         let mut out = String::new();
         let mut rest = format;
@@ -101,7 +100,7 @@ impl Day {
         Ok(out)
     }
 
-    /// Writes the directive that a text begins with and says how long it is.
+    /// Formats the directive at the start of a text and returns the directive's length in bytes.
     fn directive(&self, text: &str, out: &mut String) -> Result<usize, String> {
         let unknown = |end: usize| {
             let shown = text[..end].escape_debug();
@@ -138,7 +137,7 @@ impl Day {
             Some((_, 'E')) => "cCxXyY".contains(letter),
             Some(_) => "bBdeHIjmMpSuUVwWy".contains(letter),
         };
-        // Python's own letter takes nothing before it
+        // `%f` is Python's own and takes no flags
         let bare = letter != 'f' || end == 2;
         match self.shown(letter)?.filter(|_| allowed && bare) {
             Some(shown) => out.push_str(&style.written(letter, shown)),
@@ -147,7 +146,7 @@ impl Day {
         Ok(end)
     }
 
-    /// What a letter stands for; `None` for one that glibc does not know.
+    /// The value of a directive's letter; `None` for one that glibc does not know.
     fn shown(&self, letter: char) -> Result<Option<Shown>, String> {
         let number = |value, digits| Shown::Number(value, digits, '0');
         let spaced = |value, digits| Shown::Number(value, digits, '_');
@@ -196,8 +195,8 @@ impl Day {
         }))
     }
 
-    /// Year and number of the week by ISO 8601: weeks begin on Monday, and a year's first one holds
-    /// its 4 January.
+    /// Year and week by ISO 8601: weeks begin on Monday, and the first one of a year contains 4
+    /// January.
     fn iso_week(&self) -> (i64, i64) {
         let weekday = (self.weekday() as i64 + 6) % 7 + 1;
         let week = (self.of_year() as i64 - weekday + 10) / 7;
@@ -221,14 +220,14 @@ impl Day {
     }
 }
 
-/// What a directive writes, before its flags.
+/// Value of a directive, before its flags.
 enum Shown {
-    /// A number, its least digits, and what fills it up to them: `0`, or `_` for spaces.
+    /// A number, its minimum digits, and the padding: `0`, or `_` for spaces.
     Number(i64, usize, char),
     Words(String),
 }
 
-/// What stands between `%` and the letter.
+/// Flags and width between `%` and the letter.
 #[derive(Default)]
 struct Style {
     /// `0`, `_` (spaces) or `-` (nothing).
@@ -269,7 +268,7 @@ impl Style {
 mod tests {
     use super::*;
 
-    /// Right values: Python 3.11 on glibc, `TZ=UTC`.
+    /// Expected values: Python 3.11 on glibc, `TZ=UTC`.
     #[test]
     fn a_day_is_written_as_python_writes_it() {
         for (day, format, right) in [
@@ -332,7 +331,7 @@ mod tests {
         }
     }
 
-    /// glibc leaves them in the text as they stand.
+    /// glibc copies them to the output.
     #[test]
     fn a_directive_that_nobody_knows_is_an_error() {
         let day = Day::parse("2024-07-26").unwrap();

@@ -1,15 +1,15 @@
-//! Jinja's grammar of expressions. An expression is read as jinja2 reads it and written for
-//! minijinja with a call of a function of ours (`_py_…`) for every operator in which the two
+//! Parser of Jinja's expressions. An expression is parsed by jinja2's grammar and written for
+//! minijinja, with a call of one of our functions (`_py_…`) for every operator on which the two
 //! differ.
 
 use super::names;
 use super::reader::{Reader, Written, quoted};
 use super::tokens::{Fault, Token};
 
-/// Brackets within brackets: more than any template has, less than the stack holds.
+/// Maximum nesting of brackets: more than any template has, less than the stack allows.
 const DEEPEST: usize = 40;
 
-/// An expression, with what a call of it needs to know.
+/// A parsed expression, with what a call of it needs to know.
 enum Node {
     Name(String),
     Attribute(String, String),
@@ -30,8 +30,8 @@ impl Node {
 }
 
 impl Reader<'_> {
-    /// What may stand in `{{ }}` or after `=`: an expression, or several with commas, which are a
-    /// tuple.
+    /// Parses the content of `{{ }}` or of an assignment: an expression, or several with commas,
+    /// which make a tuple.
     pub(super) fn tuple(&mut self, conditional: bool) -> Written {
         let mut items = Vec::new();
         let mut several = false;
@@ -60,7 +60,7 @@ impl Reader<'_> {
         })
     }
 
-    /// `A if B else C`, or what binds tighter.
+    /// Parses `A if B else C`, or an expression that binds tighter.
     pub(super) fn expression(&mut self) -> Written {
         self.depth += 1;
         if self.depth > DEEPEST {
@@ -88,8 +88,8 @@ impl Reader<'_> {
         self.joined("and", Self::negation)
     }
 
-    /// `a and b`: minijinja computes those of constants itself, and then answers a boolean, so that
-    /// a constant goes through a function.
+    /// Parses `a and b`. minijinja folds constant operands and then yields a boolean, so a constant
+    /// is wrapped in a function.
     fn joined(&mut self, word: &str, part: fn(&mut Self) -> Written) -> Written {
         let mut parts = vec![part(self)?];
         while self.skip_name(word) {
@@ -160,7 +160,7 @@ impl Reader<'_> {
         self.chain(&["**"], |reader| reader.unary(true))
     }
 
-    /// Operators that bind equally, from the left: one flat call, however many there are.
+    /// Parses left-associative operators of one precedence into one flat call.
     fn chain(&mut self, signs: &[&str], part: fn(&mut Self) -> Written) -> Written {
         let mut parts = vec![part(self)?];
         while let Token::Sign(sign) = self.peek()
@@ -278,7 +278,7 @@ impl Reader<'_> {
                 Token::Sign(".") => {
                     self.at += 1;
                     match self.next() {
-                        // a macro's, which would be undefined here
+                        // a macro's implicit variable, which would be undefined here
                         Token::Name(name) if name == "catch_kwargs" || name == "catch_varargs" => {
                             return self.fault(format!("`{name}` is not for chat templates"));
                         }
@@ -302,7 +302,7 @@ impl Reader<'_> {
         }
     }
 
-    /// What stands in `x[…]`: an index, several (a tuple), or a slice.
+    /// Parses the content of `x[…]`: an index, several (a tuple), or a slice.
     fn subscript(&mut self, of: String) -> Written {
         let mut bounds: Vec<String> = Vec::new();
         let mut sliced = self.is_sign(":");
@@ -341,7 +341,7 @@ impl Reader<'_> {
     fn call(&mut self, node: Node) -> Result<Node, Fault> {
         let arguments = self.arguments()?;
         Ok(Node::Other(match node {
-            // a loop goes into itself with what Python could loop over
+            // a recursive loop call takes anything that Python could iterate
             Node::Name(name) if name == "loop" => format!("loop(_py_iter({arguments}))"),
             Node::Name(name) => format!("{name}({arguments})"),
             Node::Attribute(base, name) if names::is_method(&name) => {
@@ -353,7 +353,7 @@ impl Reader<'_> {
         }))
     }
 
-    /// The arguments of a call, without the brackets.
+    /// Parses the arguments of a call, without the brackets.
     fn arguments(&mut self) -> Written {
         self.sign("(")?;
         let mut out = Vec::new();
@@ -368,7 +368,6 @@ impl Reader<'_> {
             ) {
                 let name = self.name()?;
                 self.at += 1;
-                // as one word that is no constant: minijinja builds those on the spot
                 out.push(format!("{name}={}", self.expression()?));
             } else {
                 out.push(self.expression()?);
@@ -381,7 +380,7 @@ impl Reader<'_> {
         Ok(out.join(", "))
     }
 
-    /// Filters and tests after an expression.
+    /// Parses filters and tests after an expression.
     fn filtered(&mut self, node: Node) -> Written {
         let plain = matches!(self.peek(), Token::Sign("|")) || self.is_name("is");
         if !plain {
@@ -405,7 +404,7 @@ impl Reader<'_> {
         }
     }
 
-    /// `|name(arguments)|name…`
+    /// Parses `|name(arguments)|name…`.
     pub(super) fn filters(&mut self) -> Written {
         let mut out = String::new();
         while self.skip_sign("|") {
@@ -416,7 +415,7 @@ impl Reader<'_> {
         Ok(out)
     }
 
-    /// `name(arguments)`
+    /// Parses `name(arguments)`.
     pub(super) fn filter(&mut self) -> Written {
         let name = self.dotted()?;
         let arguments = match self.is_sign("(") {

@@ -1,4 +1,4 @@
-//! Jinja's filters on single values: text, numbers, defaults. Those on sequences are in
+//! Jinja's filters on single values: text, numbers, defaults. Filters on sequences are in
 //! `sequences`.
 
 use std::cmp::Ordering;
@@ -12,7 +12,7 @@ use super::values::{Kind, Number, Outcome, called, kind, length, number, wrong};
 use super::written::{string, to_json};
 use super::{budget, format, markup, methods, operators, sequences, words};
 
-/// Every filter of jinja2; those at the end are refused.
+/// Names of all of jinja2's filters; those at the end are refused.
 pub(super) const NAMES: [&str; 54] = [
     "abs",
     "attr",
@@ -167,7 +167,7 @@ pub(super) fn call(state: &State<'_, '_>, name: &str, args: &[Value]) -> Outcome
             let value = value.unwrap_or_default();
             let name = string(&name.unwrap_or_default())?;
             match kind(&value) {
-                // the keys of a mapping are no attributes
+                // keys of a mapping are not attributes
                 Kind::Dict if !super::names::DICT.contains(&name.as_str()) => Ok(Value::UNDEFINED),
                 _ => operators::attribute(&value, &name),
             }
@@ -216,7 +216,7 @@ fn truncate(args: Args) -> Outcome {
     if room < 0 || leeway < 0 {
         return wrong("`truncate` leaves no room for its end");
     }
-    // a list or mapping that is short enough stays one
+    // a list or mapping that is short enough is returned unchanged
     if length(&value).is_some_and(|length| length as i64 <= most.saturating_add(leeway)) {
         return Ok(value);
     }
@@ -263,10 +263,10 @@ fn indent(args: Args) -> Outcome {
     markup::like(&value, out)
 }
 
-/// Text as a whole number: spaces around, a sign and underscores between digits are allowed.
+/// Parses an integer: white space around it, a sign and underscores between digits are allowed.
 ///
 /// # Errors
-/// One past 128 bits; `None` is none at all.
+/// One beyond 128 bits; `None` for a text that is not an integer.
 fn whole_of(text: &str, radix: i64) -> Outcome<Option<i128>> {
     let plain = words::ascii_digits(text);
     let trimmed = words::stripped(&plain, None, true, true).to_lowercase();
@@ -302,7 +302,7 @@ fn whole_of(text: &str, radix: i64) -> Outcome<Option<i128>> {
     }
 }
 
-/// Text as a float, as Python reads it.
+/// Parses a float with Python's rules.
 fn float_of(text: &str) -> Option<f64> {
     let plain = words::ascii_digits(text);
     let trimmed = words::stripped(&plain, None, true, true);
@@ -340,7 +340,7 @@ fn float(args: Args) -> Outcome {
     Ok(float.map_or(default.unwrap_or(Value::from(0.0)), Value::from))
 }
 
-/// A whole number with so many zeros at its end, halves to even; none past 128 bits.
+/// Rounds an integer to `zeros` zeros at its end, halves to even; `None` beyond 128 bits.
 fn rounded(whole: i128, zeros: u32) -> Option<i128> {
     let Some(unit) = 10_i128.checked_pow(zeros) else {
         return Some(0);
@@ -370,7 +370,7 @@ fn round(args: Args) -> Outcome {
             Some(whole) => Ok(operators::whole_value(whole)),
             None => operators::too_large(),
         },
-        // Rust writes a float's exact value, halves to even, as Python rounds
+        // Rust formats a float's exact value, halves to even, as Python rounds
         ("common", Number::Float(_)) if precision >= 0 && x.is_finite() => {
             let shown = format!("{x:.*}", precision as usize);
             Ok(Value::from(shown.parse::<f64>().unwrap_or(x)))

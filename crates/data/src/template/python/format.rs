@@ -1,4 +1,4 @@
-//! Python's two ways to fill values into a text: `'%s' % value` and `'{}'.format(value)`.
+//! Python's two string formatting methods: `'%s' % value` and `'{}'.format(value)`.
 
 use minijinja::Value;
 
@@ -9,13 +9,13 @@ use super::values::{Kind, Number, Outcome, called, items, kind, lookup, number, 
 use super::written::{by_code, repr, string};
 use super::{budget, markup, operators};
 
-/// `'%s' % value`; what goes into a `safe` text is escaped.
+/// `'%s' % value`; arguments of a `safe` text are escaped.
 pub(super) fn percent(format: &str, value: &Value, safe: bool) -> Outcome<String> {
     let given = match kind(value) {
         Kind::Tuple => items(value)?,
         _ => vec![value.clone()],
     };
-    // Python asks whether it has items by key or place, and then lets it be left over
+    // Python tests for items by key or index, and then allows unused arguments
     let is_map = match kind(value) {
         Kind::Dict | Kind::List | Kind::Undefined => true,
         Kind::Series => value.downcast_object_ref::<Range>().is_some(),
@@ -81,7 +81,7 @@ pub(super) fn percent(format: &str, value: &Value, safe: bool) -> Outcome<String
     Ok(out)
 }
 
-/// A width or precision that stands among the values.
+/// A width or precision taken from the arguments.
 fn starred(value: Option<Value>) -> Outcome<i64> {
     let Some(value) = value else {
         return wrong("a text with `%` wants more values than it gets");
@@ -147,7 +147,7 @@ fn character(code: i128) -> Outcome<String> {
     }
 }
 
-/// A `repr` with nothing in it but ASCII.
+/// A `repr` in ASCII only.
 fn ascii(shown: &str) -> String {
     let mut out = String::with_capacity(shown.len());
     for c in shown.chars() {
@@ -159,7 +159,7 @@ fn ascii(shown: &str) -> String {
     out
 }
 
-/// What `format` fills in.
+/// Arguments of `format`.
 #[derive(Clone, Copy)]
 struct Given<'a> {
     positional: &'a [Value],
@@ -167,7 +167,7 @@ struct Given<'a> {
     safe: bool,
 }
 
-/// `'{}'.format(value)`; what goes into a `safe` text is escaped.
+/// `'{}'.format(value)`; arguments of a `safe` text are escaped.
 pub(super) fn braces(
     format: &str,
     positional: &[Value],
@@ -182,7 +182,7 @@ pub(super) fn braces(
     filled(format, given, &mut 0, false)
 }
 
-/// A text with its fields filled in; a field's format may have fields itself, which are `inner`.
+/// Replaces a text's fields; a field's format may contain fields itself, which are `inner`.
 fn filled(format: &str, given: Given<'_>, next: &mut usize, inner: bool) -> Outcome<String> {
     let mut out = String::new();
     let mut rest = format;
@@ -228,7 +228,7 @@ fn filled(format: &str, given: Given<'_>, next: &mut usize, inner: bool) -> Outc
     Ok(out)
 }
 
-/// Where the bracket that ends a field stands, after those of fields within it.
+/// Index of the bracket that closes a field, after those of nested fields.
 fn closing(text: &str) -> Option<usize> {
     let mut open = 0_usize;
     for (at, c) in text.char_indices() {
@@ -242,7 +242,7 @@ fn closing(text: &str) -> Option<usize> {
     None
 }
 
-/// `name.attribute[key]`, the name a number, empty for the next one, or a keyword's.
+/// The value of `name.attribute[key]`; the name is an index, empty for the next one, or a keyword.
 fn field_value(path: &str, given: Given<'_>, next: &mut usize) -> Outcome {
     let end = path.find(['.', '[']).unwrap_or(path.len());
     let (name, mut rest) = path.split_at(end);

@@ -1,6 +1,6 @@
-//! What the filters `safe`, `escape` and `forceescape` give: a text that escapes what it meets and
-//! stays such a text through its methods, markupsafe's `Markup`. minijinja marks a value as safe;
-//! what that means is here.
+//! Results of the filters `safe`, `escape` and `forceescape`: strings that escape what is joined to
+//! them and stay safe through their methods, like markupsafe's `Markup`. minijinja marks a value as
+//! safe; its behaviour is defined here.
 
 use minijinja::Value;
 
@@ -10,13 +10,13 @@ use super::values::{Kind, Outcome, items, kind};
 use super::written::string;
 use super::{budget, methods};
 
-/// A safe text, counted.
+/// A safe string, counted against the budget.
 pub(super) fn safe(text: String) -> Outcome {
     budget::made(text.len())?;
     Ok(Value::from_safe_string(text))
 }
 
-/// A text that came of a value: safe where that is.
+/// A string derived from a value: safe if the value is.
 pub(super) fn marked(of: &Value, text: String) -> Value {
     match of.is_safe() {
         true => Value::from_safe_string(text),
@@ -24,14 +24,14 @@ pub(super) fn marked(of: &Value, text: String) -> Value {
     }
 }
 
-/// The same, counted.
+/// As [`marked`], counted against the budget.
 pub(super) fn like(of: &Value, text: impl Into<String>) -> Outcome {
     let text = text.into();
     budget::made(text.len())?;
     Ok(marked(of, text))
 }
 
-/// A text for HTML.
+/// Escapes a text for HTML.
 pub(super) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -47,7 +47,7 @@ pub(super) fn escaped(text: &str) -> String {
     out
 }
 
-/// A value as it goes into a safe text: escaped unless it is one itself.
+/// A value as inserted into a safe string: escaped unless it is safe itself.
 pub(super) fn escape(value: &Value) -> Outcome<String> {
     let whole = string(value)?;
     Ok(match value.is_safe() {
@@ -56,7 +56,7 @@ pub(super) fn escape(value: &Value) -> Outcome<String> {
     })
 }
 
-/// A method of a safe text: what it puts in is escaped, what comes out is safe.
+/// Calls a method of a safe string: its arguments are escaped, its result is safe.
 pub(super) fn method(whole: &str, name: &str, mut args: Args) -> Outcome {
     if let ("replace" | "ljust" | "rjust" | "center", Some(put)) =
         (name, args.positional.get_mut(1))
@@ -70,13 +70,14 @@ pub(super) fn method(whole: &str, name: &str, mut args: Args) -> Outcome {
             .collect::<Outcome<_>>()?;
         *parts = list(texts)?;
     }
-    kept(methods::of_text(whole, name, args, true)?)
+    mark_safe(methods::of_text(whole, name, args, true)?)
 }
 
-/// Every text of an answer as a safe one.
-fn kept(answer: Value) -> Outcome {
-    let all =
-        |answer: &Value| -> Outcome<Vec<Value>> { items(answer)?.into_iter().map(kept).collect() };
+/// Marks every string in a result as safe.
+fn mark_safe(answer: Value) -> Outcome {
+    let all = |answer: &Value| -> Outcome<Vec<Value>> {
+        items(answer)?.into_iter().map(mark_safe).collect()
+    };
     match kind(&answer) {
         Kind::Text(text) => safe(text.to_owned()),
         Kind::List => list(all(&answer)?),

@@ -1,5 +1,5 @@
-//! Methods of Python's text, lists, tuples and mappings. Those that would change a value are
-//! refused, as transformers' sandbox refuses them.
+//! Methods of Python's strings, lists, tuples and mappings. Methods that modify a value are
+//! refused, as in transformers' sandbox.
 
 use minijinja::{State, Value};
 
@@ -19,7 +19,7 @@ pub(super) fn call(state: &State<'_, '_>, of: &Value, name: &str, args: &[Value]
         _ => &[],
     };
     if !known.contains(&name) {
-        // an item that can be called, a macro in a mapping say
+        // a callable item, such as a macro in a mapping
         return match of.get_attr(name) {
             Ok(item) if !item.is_undefined() => item.call(state, args),
             _ => wrong(format!("{} has no method `{name}`", called(of))),
@@ -98,7 +98,7 @@ fn of_list(of: &Value, name: &str, args: Args) -> Outcome {
     }
 }
 
-/// A method of a text; `safe` where what is formatted into it is to be escaped.
+/// Calls a string method; with `safe`, arguments of `format` are escaped.
 pub(super) fn of_text(whole: &str, name: &str, args: Args, safe: bool) -> Outcome {
     budget::made(whole.len())?;
     budget::reading(whole.len())?;
@@ -180,7 +180,7 @@ pub(super) fn of_text(whole: &str, name: &str, args: Args, safe: bool) -> Outcom
     }
 }
 
-/// A text with at most so many of its parts replaced; a negative count is all.
+/// Replaces at most `count` occurrences; a negative count means all.
 pub(super) fn replaced(whole: &str, old: &str, new: &str, count: i64) -> Outcome {
     let most = usize::try_from(count).unwrap_or(usize::MAX);
     let found = whole.matches(old).take(most).count();
@@ -229,8 +229,8 @@ fn partition(whole: &str, name: &str, args: Args) -> Outcome {
     tuple(parts.into_iter().map(text).collect::<Outcome<_>>()?)
 }
 
-/// The part of a text between two places in characters, and how many characters stand before it;
-/// none where the beginning lies past the end.
+/// The part of a text between two character indices, and the number of characters before it; `None`
+/// if the start is past the end.
 fn span<'a>(
     whole: &'a str,
     start: Option<&Value>,

@@ -1,10 +1,10 @@
-//! Jinja as Python has it: minijinja runs a template's statements, and what it computes in another
-//! way than jinja2 3.1 in the sandbox that transformers makes (operators, methods, filters, tests,
-//! how values print) is here.
+//! Jinja with Python's semantics: minijinja runs a template's statements; whatever jinja2 3.1, in
+//! transformers' sandbox, computes differently (operators, methods, filters, tests, how values
+//! print) is implemented here.
 //!
-//! A template is translated before minijinja reads it (`source`, `expressions`): operators become
-//! calls of functions (`operators`), so that `'%s' % x`, `-7 // 2` or `none in 'x'` give what
-//! Python gives.
+//! A template is translated before minijinja parses it (`source`, `expressions`): operators become
+//! calls of functions (`operators`), so that `'%s' % x`, `-7 // 2` or `none in 'x'` give Python's
+//! results.
 
 mod arguments;
 mod budget;
@@ -41,14 +41,14 @@ pub(crate) use written::float;
 
 const NAME: &str = "chat_template";
 
-/// Macros and recursive loops within one another, as minijinja counts them (a macro's call is 5):
-/// what the stack of a thread holds.
+/// Maximum depth of macros and recursive loops, as minijinja counts them (a macro's call is 5), so
+/// that a thread's stack suffices.
 const MOST_CALLS: usize = 200;
 
-/// Characters of an error that are shown: `raise_exception` may say any number.
+/// Maximum length of an error message in characters: `raise_exception` may give any.
 const MOST_SAID: usize = 300;
 
-/// A template that can be rendered.
+/// A compiled template.
 #[derive(Debug)]
 pub(crate) struct Program {
     environment: Environment<'static>,
@@ -56,14 +56,14 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Reads a template.
+    /// Compiles a template.
     ///
     /// # Errors
-    /// What is wrong with it, and where.
+    /// What is wrong with it, and on which line.
     pub(crate) fn new(source: &str, budget: Budget) -> Result<Self, String> {
         let translated =
             source::translate(source).map_err(|fault| at_line(fault.what, fault.line))?;
-        // none of minijinja's own filters, tests and functions: some are not jinja2's
+        // without minijinja's own filters, tests and functions: some are not jinja2's
         let mut environment = Environment::empty();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
@@ -87,7 +87,7 @@ impl Program {
         })
     }
 
-    /// Sets the day that `strftime_now` tells.
+    /// Sets the day of `strftime_now`.
     pub(crate) fn set_day(&mut self, day: Day) {
         self.environment
             .add_function("strftime_now", move |format: String| -> Outcome {
@@ -98,10 +98,10 @@ impl Program {
             });
     }
 
-    /// The template's text for these variables.
+    /// Renders the template with these variables.
     ///
     /// # Errors
-    /// When the template refuses them, fails, or takes more than the budget.
+    /// The template refuses them, fails, or exceeds the budget.
     pub(crate) fn render(&self, variables: Value) -> Result<String, String> {
         let template = self.environment.get_template(NAME);
         let template = template.map_err(|error| describe(&error))?;
@@ -119,7 +119,7 @@ impl Program {
     }
 }
 
-/// jinja2's global functions, and `raise_exception`.
+/// Registers jinja2's global functions, and `raise_exception`.
 fn functions(environment: &mut Environment<'_>) {
     environment.add_function("range", |args: Rest<Value>| {
         operators::range(Args::new("range", &args)?)
@@ -135,7 +135,7 @@ fn functions(environment: &mut Environment<'_>) {
     });
 }
 
-/// A namespace; as in transformers' its names do not begin with an underscore.
+/// A namespace; as in transformers, its names must not begin with an underscore.
 fn namespace(args: &[Value]) -> Outcome {
     let start = mapping("namespace", args)?;
     let mut names = values::items(&start)?.into_iter();
@@ -145,7 +145,7 @@ fn namespace(args: &[Value]) -> Outcome {
     }
 }
 
-/// A mapping from another, from pairs, and from keyword arguments.
+/// A mapping made from another, from pairs, or from keyword arguments.
 fn mapping(of: &str, args: &[Value]) -> Outcome {
     let mut args = Args::new(of, args)?;
     let named = std::mem::take(&mut args.named);
@@ -171,7 +171,7 @@ fn mapping(of: &str, args: &[Value]) -> Outcome {
     objects::dict(pairs)
 }
 
-/// An error with the line it happened at, without minijinja's habit of repeating the kind.
+/// Formats an error with its line, without the kind that minijinja repeats.
 fn describe(error: &minijinja::Error) -> String {
     let what = match (error.kind(), error.detail()) {
         (_, Some(detail)) => detail.to_owned(),

@@ -1,6 +1,6 @@
-//! The methods that Python's built-in types have: `x.NAME` is one of these before it is a key.
+//! Names of the methods of Python's built-in types: `x.NAME` is a method before it is a key.
 
-/// Text.
+/// Methods of strings.
 pub(super) const TEXT: [&str; 46] = [
     "capitalize",
     "casefold",
@@ -50,13 +50,13 @@ pub(super) const TEXT: [&str; 46] = [
     "zfill",
 ];
 
-/// Lists; those that change one are there to be refused, as in a sandbox.
+/// Methods of lists; those that modify one are listed to be refused, as in a sandbox.
 pub(super) const LIST: [&str; 11] = [
     "append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse",
     "sort",
 ];
 
-/// Mappings.
+/// Methods of mappings.
 pub(super) const DICT: [&str; 11] = [
     "clear",
     "copy",
@@ -71,7 +71,7 @@ pub(super) const DICT: [&str; 11] = [
     "values",
 ];
 
-/// Tuples.
+/// Methods of tuples.
 pub(super) const TUPLE: [&str; 2] = ["count", "index"];
 
 /// Whether some type has a method of this name.

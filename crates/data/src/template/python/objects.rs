@@ -1,6 +1,5 @@
-//! Values that minijinja has not: tuples, views of a mapping, generators, ranges, methods without
-//! their call. Lists and mappings that a template makes are objects too, since each knows how deep
-//! the values in it go.
+//! Values that minijinja lacks: tuples, views of a mapping, generators, ranges, bound methods.
+//! Lists and mappings made by a template are objects too, since each records its nesting depth.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,18 +11,19 @@ use super::arguments::Args;
 use super::budget::{self, DEEPEST};
 use super::values::{Kind, Outcome, called, is_namespace, items, kind, lookup, pairs, wrong};
 
-/// How deep a mapping's key may go, and how many values it may hold.
+/// Maximum nesting depth of a mapping's key.
 const DEEPEST_KEY: u32 = 32;
+/// Maximum number of values in a mapping's key.
 const MOST_IN_KEY: usize = 10_000;
 
-/// A list, counted against the depth of values.
+/// A list with its nesting depth.
 #[derive(Debug)]
 struct List {
     items: Vec<Value>,
     depth: u32,
 }
 
-/// A tuple; groups have names for their two parts.
+/// A tuple; the groups of `groupby` have names for their two items.
 #[derive(Debug)]
 pub(super) struct Tuple {
     items: Vec<Value>,
@@ -31,7 +31,7 @@ pub(super) struct Tuple {
     depth: u32,
 }
 
-/// A mapping that a template wrote.
+/// A mapping made by a template.
 #[derive(Debug)]
 struct Dict {
     inner: Value,
@@ -46,8 +46,7 @@ pub(super) struct View {
     depth: u32,
 }
 
-/// What a filter answers that Python would compute when asked: it can be looped over once, has no
-/// length and is true.
+/// The lazy result of a filter: it can be iterated once, has no length and is true.
 #[derive(Debug)]
 pub(super) struct Generator {
     items: Mutex<Option<Vec<Value>>>,
@@ -63,14 +62,14 @@ pub(super) struct Range {
     pub(super) count: usize,
 }
 
-/// `cycler(…)`: its values by turns.
+/// `cycler(…)`: its values in turn.
 #[derive(Debug)]
 struct Cycler {
     items: Vec<Value>,
     at: AtomicUsize,
 }
 
-/// A method that is named and not called.
+/// A method that is referenced but not called.
 #[derive(Debug)]
 pub(super) struct Method {
     pub(super) of: Value,
@@ -78,7 +77,7 @@ pub(super) struct Method {
     depth: u32,
 }
 
-/// How deep the values in a value go: what came from outside is flat enough to be 1.
+/// Nesting depth of a value; values from outside count as 1.
 fn depth(value: &Value) -> Outcome<u32> {
     if is_namespace(value) {
         return wrong("a namespace, loop or macro cannot be kept in another value");
@@ -165,13 +164,13 @@ pub(super) fn cycler(args: Args) -> Outcome {
     Ok(Value::from_object(Cycler { items, at }))
 }
 
-/// What a namespace may hold.
-pub(super) fn held(value: Value) -> Outcome {
+/// Checks a value that a namespace is to hold.
+pub(super) fn storable(value: Value) -> Outcome {
     depth(&value)?;
     Ok(value)
 }
 
-/// A text, counted.
+/// A string, counted against the budget.
 pub(super) fn text(text: impl Into<String>) -> Outcome {
     let text = text.into();
     budget::made(text.len())?;
@@ -189,8 +188,8 @@ fn hashable(key: &Value) -> Outcome<()> {
     }
 }
 
-/// Takes the steps of hashing a key, which goes through every value within it: tuples of tuples
-/// share their parts, so that these may be far more than were ever made.
+/// Spends the steps of hashing a key, which visits every value in it: tuples of tuples share their
+/// items, so visits may far exceed the values that were made.
 pub(super) fn pay_for_key(key: &Value) -> Outcome<()> {
     let mut left = MOST_IN_KEY;
     pay_for_part(key, 0, &mut left)
@@ -212,7 +211,7 @@ fn pay_for_part(part: &Value, depth: u32, left: &mut usize) -> Outcome<()> {
         Kind::Text(text) => return budget::reading(text.len()),
         Kind::List | Kind::Tuple => items(part)?,
         Kind::Dict => pairs(part)?.into_iter().flat_map(|(a, b)| [a, b]).collect(),
-        // to hash one is to loop over it, which it allows once
+        // hashing a generator would iterate it, which it allows only once
         Kind::Series if part.downcast_object_ref::<Generator>().is_some() => {
             return wrong(format!("{} cannot be a key", called(part)));
         }

@@ -1,4 +1,4 @@
-//! Operators, subscripts and attributes as Python computes them: the `_py_…` functions that
+//! Operators, subscripts and attributes with Python's semantics: the `_py_…` functions that
 //! translated expressions call.
 
 use std::cmp::Ordering;
@@ -7,14 +7,14 @@ use minijinja::value::Rest;
 use minijinja::{Environment, State, Value};
 
 use super::arguments::Args;
-use super::objects::{Method, Range, dict, held, list, method, pay_for_key, text, tuple};
+use super::objects::{Method, Range, dict, list, method, pay_for_key, storable, text, tuple};
 use super::values::{
     Kind, Number, Outcome, called, equal, items, kind, length, lookup, number, order, wrong,
 };
 use super::written::string;
 use super::{budget, format, markup, methods, names};
 
-/// Adds the functions to an environment.
+/// Registers the functions with an environment.
 pub(super) fn register(environment: &mut Environment<'_>) {
     environment.add_function("_py_same", |value: Value| value);
     environment.add_function("_py_math", |parts: Rest<Value>| math(&parts));
@@ -39,7 +39,7 @@ pub(super) fn register(environment: &mut Environment<'_>) {
     environment.add_function("_py_slice", |of: Value, parts: Rest<Value>| {
         slice(&of, &parts)
     });
-    environment.add_function("_py_held", held);
+    environment.add_function("_py_held", storable);
     environment.add_function("_py_iter", |over: Value| over_items(&over));
     environment.add_function("_py_row", |over: Value| list(items(&over)?));
     environment.add_function("_py_rows", |over: Value| {
@@ -60,7 +60,7 @@ pub(super) fn register(environment: &mut Environment<'_>) {
     );
 }
 
-/// What a loop goes over: something that knows its length.
+/// Converts the iterable of a loop to one with a length.
 fn over_items(over: &Value) -> Outcome {
     match kind(over) {
         Kind::List | Kind::Tuple => Ok(over.clone()),
@@ -69,7 +69,7 @@ fn over_items(over: &Value) -> Outcome {
     }
 }
 
-/// Operators that bind equally, from the left.
+/// Evaluates left-associative operators of one precedence.
 pub(super) fn math(parts: &[Value]) -> Outcome {
     let mut parts = parts.iter();
     let mut left = parts.next().cloned().unwrap_or_default();
@@ -127,12 +127,12 @@ fn repeated(what: &Value, count: &Value) -> Outcome {
     }
 }
 
-/// The error of a whole number that is too large.
+/// The error of an integer that is too large.
 pub(super) fn too_large<T>() -> Outcome<T> {
     wrong("a whole number grows past 128 bits")
 }
 
-/// A float without what is behind its point, as a whole number.
+/// Truncates a float to an integer.
 pub(super) fn truncated(float: f64) -> Outcome<i128> {
     const END: f64 = -(i128::MIN as f64);
     match (-END..END).contains(&float.trunc()) {
@@ -141,7 +141,7 @@ pub(super) fn truncated(float: f64) -> Outcome<i128> {
     }
 }
 
-/// Arithmetic: division rounds down, a remainder has the sign of what divides.
+/// Arithmetic: division rounds down, a remainder has the divisor's sign.
 fn numbers(a: Number, sign: &str, b: Number) -> Outcome {
     let whole = match (a, b) {
         (Number::Whole(a), Number::Whole(b)) => Some((a, b)),
@@ -184,8 +184,8 @@ fn numbers(a: Number, sign: &str, b: Number) -> Outcome {
     }
 }
 
-/// Quotient and remainder of floats, as Python has them: the remainder first, exactly, with the
-/// sign of what divides, also where it is 0; the quotient from what is left.
+/// Python's quotient and remainder of floats: the remainder first, exactly, with the divisor's sign
+/// even if 0; the quotient from the difference.
 fn floor_of_floats(x: f64, y: f64) -> (f64, f64) {
     let mut rest = x % y;
     let mut quotient = (x - rest) / y;
@@ -204,7 +204,7 @@ fn floor_of_floats(x: f64, y: f64) -> (f64, f64) {
     (below, rest)
 }
 
-/// Quotient and remainder, rounded down.
+/// Quotient, rounded down, and remainder.
 pub(super) fn floor(a: i128, b: i128) -> Option<(i128, i128)> {
     let (quotient, rest) = (a.checked_div(b)?, a.checked_rem(b)?);
     match rest != 0 && (rest < 0) != (b < 0) {
@@ -233,7 +233,7 @@ fn signed(sign: &str, value: &Value) -> Outcome {
     }
 }
 
-/// `a < b < c`, `a in b`: true where every neighbouring pair holds.
+/// `a < b < c`, `a in b`: whether every neighbouring pair compares true.
 fn compare(parts: &[Value]) -> Outcome<bool> {
     let mut parts = parts.iter();
     let mut left = parts.next().cloned().unwrap_or_default();
@@ -337,7 +337,7 @@ fn indexed(of: &Value, index: i128) -> Value {
         .unwrap_or_default()
 }
 
-/// The place of an index that may count from the end.
+/// Resolves an index, which may count from the end; `None` out of range.
 fn at(length: usize, index: i128) -> Option<usize> {
     let from_start = if index < 0 {
         index + length as i128
@@ -419,7 +419,7 @@ fn range_slice(of: &Value, start: Option<i64>, stop: Option<i64>, step: i64) -> 
     }))
 }
 
-/// Where a slice begins and before which place it ends, as Python's `slice.indices` says.
+/// Start and end of a slice, as by Python's `slice.indices`.
 fn bounds(length: i64, start: Option<i64>, stop: Option<i64>, step: i64) -> (i64, i64) {
     let (low, high) = if step > 0 {
         (0, length)
@@ -439,7 +439,7 @@ fn bounds(length: i64, start: Option<i64>, stop: Option<i64>, step: i64) -> (i64
     (first, last)
 }
 
-/// The places that a slice takes.
+/// The indices in a slice.
 fn places(
     length: i64,
     start: Option<i64>,
@@ -455,8 +455,8 @@ fn places(
     })
 }
 
-/// `range(stop)`, `range(start, stop)`, `range(start, stop, step)`: of at most 100,000 items, as in
-/// a sandbox.
+/// `range(stop)`, `range(start, stop)`, `range(start, stop, step)`: at most 100,000 items, as in
+/// jinja2's sandbox.
 pub(super) fn range(args: Args) -> Outcome {
     let given = args.positional.len();
     let [first, second, third] = args.bind(["start", "stop", "step"], 1)?;

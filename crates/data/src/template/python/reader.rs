@@ -1,15 +1,15 @@
-//! A tag's tokens, read from the left.
+//! Cursor over a tag's tokens.
 
 use super::tokens::{Fault, Token};
 
-/// What a part of an expression becomes.
+/// The translation of a part of an expression.
 pub(super) type Written = Result<String, Fault>;
 
-/// Links of chains in one tag (`a.b`, `a[0]`, `a()`, `a|b`, `a is b`, `a and b`): minijinja's
-/// parser and compiler go one call deeper for each, and the stack must hold them.
+/// Maximum number of links of chains in one tag (`a.b`, `a[0]`, `a()`, `a|b`, `a is b`, `a and b`):
+/// minijinja's parser and compiler recurse once for each, and the stack must suffice.
 const MOST_LINKS: usize = 400;
 
-/// Reads a tag's tokens from the left.
+/// Cursor over a tag's tokens.
 pub(super) struct Reader<'a> {
     tokens: &'a [(Token, usize)],
     pub(super) at: usize,
@@ -57,7 +57,7 @@ impl<'a> Reader<'a> {
         token
     }
 
-    /// An error at the present token.
+    /// An error at the current token.
     pub(super) fn fault<T>(&self, what: impl Into<String>) -> Result<T, Fault> {
         let last = self.tokens.len().saturating_sub(1);
         let line = self
@@ -124,7 +124,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Everything up to the end, spelt again.
+    /// Formats all remaining tokens.
     pub(super) fn rest(&mut self) -> String {
         let mut out = String::new();
         while !matches!(self.peek(), Token::End) {
@@ -141,7 +141,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A text as minijinja reads it, on one line.
+/// A string literal for minijinja, on one line.
 pub(super) fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');

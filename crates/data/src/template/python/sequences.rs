@@ -1,5 +1,5 @@
-//! Jinja's filters on sequences. What jinja2 computes when asked is a generator here too: true,
-//! without a length, and empty once it has been looped over.
+//! Jinja's filters on sequences. Results that are lazy in jinja2 are generators here too: true,
+//! without a length, and empty once iterated.
 
 use std::cmp::Ordering;
 
@@ -58,7 +58,7 @@ pub(super) fn call(state: &State<'_, '_>, name: &str, args: Args) -> Outcome {
     }
 }
 
-/// The item under a path such as `address.city` or a number.
+/// The item at a path such as `address.city` or an index.
 fn under(value: &Value, path: Option<&Value>, default: Option<&Value>) -> Outcome {
     let Some(path) = path.filter(|path| !path.is_none()) else {
         return Ok(value.clone());
@@ -81,7 +81,7 @@ fn under(value: &Value, path: Option<&Value>, default: Option<&Value>) -> Outcom
     Ok(now)
 }
 
-/// A text without its capitals, where those do not count.
+/// Lower-cases a string unless case matters.
 fn folded(value: Value, case_sensitive: bool) -> Outcome {
     match kind(&value) {
         Kind::Text(whole) if !case_sensitive => text(words::cased(whole, "lower")),
@@ -89,7 +89,7 @@ fn folded(value: Value, case_sensitive: bool) -> Outcome {
     }
 }
 
-/// Sorts by keys, equal ones as they came.
+/// Sorts by key, stably.
 fn by_keys(mut rows: Vec<(Value, Value)>, reverse: bool) -> Outcome<Vec<(Value, Value)>> {
     let mut failed = None;
     rows.sort_by(|(a, _), (b, _)| match order(a, b) {
@@ -246,7 +246,7 @@ fn group(args: Args) -> Outcome {
         }
     }
     let groups = groups.into_iter().map(|(_, members)| {
-        // the key as the first member spells it
+        // the key as spelt by the first member
         let key = under(&members[0], path.as_ref(), default.as_ref())?;
         named_tuple(vec![key, list(members)?], &["grouper", "list"])
     });
@@ -258,7 +258,7 @@ fn batch(args: Args) -> Outcome {
     let size = as_whole(size.as_ref(), 1, "batch")?;
     let all = items(&value.unwrap_or_default())?;
     let mut rows = Vec::new();
-    // jinja2 ends a row before the item that finds it as long as asked for: at 0 an empty one
+    // jinja2 ends a row when it is full and another item follows: at size 0 the first row is empty
     if size == 0 && !all.is_empty() {
         rows.push(list(Vec::new())?);
     }
@@ -301,7 +301,7 @@ fn slice(args: Args) -> Outcome {
     generator(rows)
 }
 
-/// Whether a filter gets a value that is taken for false, none too: jinja2 then looks no further.
+/// Whether a filter's value is falsy; jinja2 then ignores the other arguments.
 fn has_nothing(args: &Args) -> bool {
     args.positional
         .first()

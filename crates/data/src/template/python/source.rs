@@ -1,28 +1,28 @@
-//! A chat template's source as minijinja is to read it. What is outside tags and the marks that
-//! trim white space stay as they are; expressions go through `Reader`, and the blocks that
-//! transformers adds become minijinja's.
+//! Translation of a chat template's source for minijinja. Text outside tags and white-space control
+//! are unchanged; expressions go through `Reader`, and blocks that transformers adds become
+//! minijinja's.
 
 use super::reader::Reader;
 use super::tokens::{self, Fault, Token};
 
-/// A block whose body may be rendered more than once: it pays for its text each time.
+/// A block whose body may be rendered more than once, and spends budget for its text each time.
 struct Body {
     end: &'static str,
-    /// Where in the output the payment goes, and the bytes of text before it.
+    /// Offset in the output where the spending is inserted, and the bytes of text before it.
     place: usize,
     before: usize,
-    /// Tags that begin the body, and the end of the tag that opens it.
+    /// Tags inserted at the start of the body, and the end of the opening tag.
     head: String,
     close: String,
-    /// Bytes of what opens that tag: `{%`, `{%-` or `{%+`.
+    /// Length of the opening delimiter: `{%`, `{%-` or `{%+`.
     mark: usize,
-    /// A `break` or `continue` may end a pass before the body does.
+    /// Whether a `break` or `continue` may end an iteration early.
     left: bool,
-    /// The `else` of the loop was put behind it.
+    /// Whether the loop's `else` was moved after it.
     moved: bool,
 }
 
-/// What opens a block, and what ends it; a `set` opens one where it has no `=`.
+/// Opening and closing words of blocks; a `set` opens one if it has no `=`.
 const BLOCKS: [(&str, &str); 9] = [
     ("if", "endif"),
     ("for", "endfor"),
@@ -35,11 +35,11 @@ const BLOCKS: [(&str, &str); 9] = [
     ("set", "endset"),
 ];
 
-/// What a macro of jinja2 has without naming it, where it gets more arguments than it names.
+/// Implicit variables of a jinja2 macro: its arguments beyond its parameters.
 const IMPLIED: [&str; 2] = ["varargs", "kwargs"];
 
-/// `elif`s of the `if`s that are open: minijinja's parser and compiler go one call deeper for each,
-/// and the stack must hold them.
+/// Maximum number of `elif`s of the open `if`s: minijinja's parser and compiler recurse once for
+/// each, and the stack must suffice.
 const MOST_ELIFS: usize = 200;
 
 struct Writer<'a> {
@@ -48,15 +48,15 @@ struct Writer<'a> {
     /// Bytes of text outside tags so far.
     raw: usize,
     open: Vec<Body>,
-    /// What ends each block that is open; `else` in a loop's own.
+    /// Closing words of the open blocks; `else` in a loop's own.
     blocks: Vec<&'static str>,
-    /// How many `elif`s each open `if` has, and all of them together.
+    /// Number of `elif`s of each open `if`, and their sum.
     ifs: Vec<usize>,
     elifs: usize,
     line: usize,
 }
 
-/// The source in minijinja's terms, lines kept.
+/// Translates a source, keeping its lines.
 pub(super) fn translate(source: &str) -> Result<String, Fault> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut writer = Writer {
@@ -83,7 +83,7 @@ pub(super) fn translate(source: &str) -> Result<String, Fault> {
     Ok(writer.pieces.concat())
 }
 
-/// Where the next `{%`, `{{` or `{#` stands.
+/// Offset of the next `{%`, `{{` or `{#`.
 fn next_tag(text: &str) -> Option<usize> {
     text.match_indices('{')
         .map(|(at, _)| at)
@@ -101,7 +101,7 @@ impl Writer<'_> {
         self.pieces.push(text.to_owned());
     }
 
-    /// Writes the tag that begins at `at` and says where it ends.
+    /// Translates the tag at `at` and returns the offset of its end.
     fn tag(&mut self, at: usize) -> Result<usize, Fault> {
         let rest = &self.source[at..];
         let line = self.line;
@@ -121,7 +121,7 @@ impl Writer<'_> {
         };
         let start = at + 2 + trim.len();
         if is_block && let Some((opened, length)) = verbatim(rest) {
-            // jinja2 trims no line break after `raw`, minijinja does unless told
+            // jinja2 trims no line break after `raw`, minijinja does unless told otherwise
             match rest[..opened].ends_with("-%}") || rest[..opened].ends_with("+%}") {
                 true => self.text(&rest[..opened]),
                 false => self.text(&format!("{}+%}}", &rest[..opened - 2])),
@@ -133,7 +133,7 @@ impl Writer<'_> {
         let tag = tokens::read(self.source, start, close, line)?;
         self.refuse_implied(&tag.tokens)?;
         let mut reader = Reader::new(&tag.tokens);
-        // a line break that a text or the space between tokens had
+        // a line break inside a string or between tokens
         let breaks = "\n".repeat(tag.breaks);
         let shut = format!("{breaks} {}{close}", tag.trim);
         if is_block {
@@ -141,7 +141,7 @@ impl Writer<'_> {
         } else {
             let value = reader.tuple(true)?;
             reader.end()?;
-            // `{{+` means nothing to jinja2 either
+            // `{{+` has no effect in jinja2 either
             let trim = if trim == "+" { "" } else { trim };
             self.pieces.push(format!("{{{{{trim} {value}{shut}"));
         }
@@ -205,7 +205,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Counts the `elif`s of the `if`s that are open.
+    /// Counts the `elif`s of the open `if`s.
     ///
     /// # Errors
     /// More than [`MOST_ELIFS`] of them.
@@ -229,7 +229,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Keeps the list of open blocks.
+    /// Updates the list of open blocks.
     fn nest(&mut self, word: &str, opens: bool) {
         if let Some(&(_, end)) = BLOCKS.iter().find(|(begin, _)| opens && *begin == word) {
             self.blocks.push(end);
@@ -241,8 +241,8 @@ impl Writer<'_> {
         }
     }
 
-    /// Notes a `break` or `continue` with its loop. minijinja jumps out of it and leaves open what
-    /// was opened between, so that the text from there on is lost.
+    /// Records a `break` or `continue` with its loop. minijinja jumps out without closing the
+    /// blocks opened in between, so the text from there on is lost.
     fn leave(&mut self, reader: &Reader<'_>, word: &str) -> Result<(), Fault> {
         match self.blocks.iter().rev().find(|end| **end != "endif") {
             Some(&"endfor") => {
@@ -266,9 +266,9 @@ impl Writer<'_> {
         }
     }
 
-    /// The `else` of a loop: jinja2 takes it where no pass came to the end of the body, minijinja
-    /// where there was no pass. The two differ where something ends a pass earlier: then the loop
-    /// notes that one came to its end, and the `else` follows it as an `if`.
+    /// Translates the `else` of a loop: jinja2 runs it if no iteration reached the end of the body,
+    /// minijinja if there was no iteration. The two differ if something ends an iteration early:
+    /// then the loop records that one was completed, and the `else` follows it as an `if`.
     fn loop_else(&mut self, reader: &Reader<'_>, trim: &str, shut: &str) -> Result<(), Fault> {
         reader.end()?;
         if let Some(last) = self.blocks.last_mut() {
@@ -296,8 +296,8 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Refuses the lists of further arguments that a macro of jinja2 has: here they would be
-    /// undefined, so that what a template makes of them vanishes.
+    /// Refuses a macro's implicit arguments: here they would be undefined, and the template's
+    /// output from them would be lost.
     fn refuse_implied(&self, tokens: &[(Token, usize)]) -> Result<(), Fault> {
         let Some(body) = self.open.iter().rev().find(|body| body.end != "endfor") else {
             return Ok(());
@@ -320,7 +320,7 @@ impl Writer<'_> {
     }
 }
 
-/// A statement in minijinja's terms, and whether it may open a block; `head` gets the tags that
+/// Translates a statement, and says whether it may open a block; `head` receives the tags that
 /// begin its body.
 fn inside(reader: &mut Reader<'_>, word: &str, head: &mut String) -> Result<(String, bool), Fault> {
     let text = match word {
@@ -338,7 +338,7 @@ fn inside(reader: &mut Reader<'_>, word: &str, head: &mut String) -> Result<(Str
         "filter" => format!("filter {}{}", reader.filter()?, reader.filters()?),
         "with" => with(reader)?,
         "do" => format!("set _py_done = {}", reader.tuple(true)?),
-        // transformers marks the assistant's words with it; for rendering it is a scope
+        // transformers marks the assistant's tokens with it; in rendering it is a scope
         "generation" => "with".to_owned(),
         "endgeneration" => "endwith".to_owned(),
         "include" | "import" | "from" | "extends" => {
@@ -346,7 +346,7 @@ fn inside(reader: &mut Reader<'_>, word: &str, head: &mut String) -> Result<(Str
                 "`{word}` needs another file, which a chat template has not"
             ));
         }
-        // without another file there is nothing to put into a block: it is a scope with a name
+        // without template inheritance a block is a named scope
         "block" => {
             reader.name()?;
             reader.skip_name("scoped");
@@ -362,7 +362,7 @@ fn inside(reader: &mut Reader<'_>, word: &str, head: &mut String) -> Result<(Str
     Ok((text, true))
 }
 
-/// The bytes of the `{% raw %}` at the beginning of a text, and of its block, both tags included.
+/// Lengths of the `{% raw %}` tag at the start of a text, and of its whole block, with both tags.
 fn verbatim(rest: &str) -> Option<(usize, usize)> {
     let opened = raw_tag(rest, "raw")?;
     let mut at = opened;
@@ -375,7 +375,7 @@ fn verbatim(rest: &str) -> Option<(usize, usize)> {
     }
 }
 
-/// The bytes of a tag of this one word at the beginning of a text.
+/// Length of a tag of this one word at the start of a text.
 fn raw_tag(rest: &str, word: &str) -> Option<usize> {
     let inner = rest.strip_prefix("{%")?;
     let inner = inner.trim_start_matches(['-', '+']).trim_start();
@@ -384,7 +384,7 @@ fn raw_tag(rest: &str, word: &str) -> Option<usize> {
     Some(rest.len() - inner.len())
 }
 
-/// A target of an assignment, and whether it takes a value apart.
+/// Translates the target of an assignment, and says whether it unpacks a value.
 fn target(reader: &mut Reader<'_>) -> Result<(String, bool), Fault> {
     let mut items = Vec::new();
     let mut several = false;
@@ -431,7 +431,7 @@ fn head_of_for(reader: &mut Reader<'_>) -> Result<String, Fault> {
     Ok(out)
 }
 
-/// A `set`, and whether it opens a block.
+/// Translates a `set`, and says whether it opens a block.
 fn set(reader: &mut Reader<'_>) -> Result<(String, bool), Fault> {
     let (items, several) = target(reader)?;
     if !reader.skip_sign("=") {
@@ -439,7 +439,7 @@ fn set(reader: &mut Reader<'_>) -> Result<(String, bool), Fault> {
     }
     let value = reader.tuple(true)?;
     let text = match (several, items.contains('.')) {
-        // transformers' namespaces take no such name, when it is set and not before
+        // transformers' namespaces refuse such a name, but only when it is set
         (_, true) if items.contains("._") => {
             format!("set {items} = raise_exception(\"`{items}` begins with an underscore\")")
         }
@@ -450,8 +450,8 @@ fn set(reader: &mut Reader<'_>) -> Result<(String, bool), Fault> {
     Ok((text, false))
 }
 
-/// The parameters of a macro. Their defaults are set at the beginning of its body, where a default
-/// may use the parameters before it; minijinja computes the last one first.
+/// Translates the parameters of a macro. Defaults are set at the start of its body, where one may
+/// use the parameters before it; minijinja evaluates the last one first.
 fn parameters(reader: &mut Reader<'_>, head: &mut String) -> Result<String, Fault> {
     reader.sign("(")?;
     let mut out = Vec::new();

@@ -1,11 +1,11 @@
-//! How one value is written into a text: filled up to a width, to some side, numbers with so many
-//! digits. `%` and `format` have the same words for it.
+//! Format specifications: fill, alignment, width, sign and precision of one value, common to `%`
+//! and `format`.
 
 use super::budget;
 use super::values::{Number, Outcome, wrong};
 use super::written::float;
 
-/// How one value is to be written.
+/// A format specification.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Spec {
     pub(super) fill: Option<char>,
@@ -16,21 +16,21 @@ pub(super) struct Spec {
     pub(super) alternate: bool,
     pub(super) zeros: bool,
     pub(super) width: usize,
-    /// Between thousands.
+    /// Separator of thousands.
     pub(super) grouping: Option<char>,
     pub(super) precision: Option<usize>,
     pub(super) letter: Option<char>,
 }
 
-/// The most characters that a width or precision may ask for.
+/// Maximum width or precision, in characters.
 pub(super) const WIDEST: usize = 100_000;
 
-/// The error of a width or precision past [`WIDEST`].
+/// The error of a width or precision beyond [`WIDEST`].
 pub(super) fn too_wide<T>() -> Outcome<T> {
     wrong("a text is to be filled up to more than 100,000 characters")
 }
 
-/// The number that stands next, if one does.
+/// Reads the next number, if there is one.
 pub(super) fn digits(
     chars: &mut std::iter::Peekable<std::str::Chars<'_>>,
 ) -> Outcome<Option<usize>> {
@@ -46,7 +46,7 @@ pub(super) fn digits(
     Ok(value)
 }
 
-/// `[[fill]align][sign][#][0][width][,][.precision][letter]`
+/// Parses `[[fill]align][sign][#][0][width][,][.precision][letter]`.
 pub(super) fn read_spec(text: &str) -> Outcome<Spec> {
     let mut spec = Spec::default();
     let mut rest = text;
@@ -76,7 +76,7 @@ pub(super) fn read_spec(text: &str) -> Outcome<Spec> {
     }
 }
 
-/// A text: cut to the precision, to the left where nothing else is said.
+/// Formats a string: truncated to the precision, left-aligned by default.
 pub(super) fn worded(text: &str, spec: &Spec) -> Outcome<String> {
     if spec.letter.is_some_and(|letter| letter != 's') {
         return wrong("a text cannot be formatted as a number");
@@ -87,7 +87,7 @@ pub(super) fn worded(text: &str, spec: &Spec) -> Outcome<String> {
     fitted("", &text.chars().take(cut).collect::<String>(), &spec)
 }
 
-/// A number: to the right where nothing else is said.
+/// Formats a number, right-aligned by default.
 pub(super) fn numeric(value: Number, spec: &Spec) -> Outcome<String> {
     let (negative, mut digits) = match (value, spec.letter) {
         (Number::Whole(whole), None | Some('d' | 'n')) => {
@@ -197,7 +197,7 @@ fn float_digits(value: f64, letter: Option<char>, spec: &Spec) -> Outcome<String
     })
 }
 
-/// Digits with a mark between groups of so many; those of other bases have letters too.
+/// Inserts a separator between groups of `size` digits.
 fn grouped(digits: &str, mark: char, size: usize) -> String {
     let end = match size {
         3 => digits.find(|c: char| !c.is_ascii_digit()),
@@ -215,7 +215,7 @@ fn grouped(digits: &str, mark: char, size: usize) -> String {
     out + rest
 }
 
-/// A sign and what follows it, filled up to the width.
+/// Pads a sign and its digits to the width.
 pub(super) fn fitted(sign: &str, body: &str, spec: &Spec) -> Outcome<String> {
     let missing = spec.width.saturating_sub(sign.len() + body.chars().count());
     budget::made(missing)?;

@@ -1,4 +1,4 @@
-//! Small templates against what Python's jinja2 makes of them as transformers sets it up
+//! Small templates against the output of Python's jinja2 in transformers' setup
 //! (tests/interop/make_templates.py), and templates that would not end.
 
 use std::time::Instant;
@@ -36,7 +36,7 @@ fn every_small_template_renders_as_in_python() {
     );
 }
 
-/// A hundredth of what a template may do, so that the test is quick where nothing is optimised.
+/// A hundredth of the default budget, so that the test is fast without optimisation.
 const SMALL: Budget = Budget {
     steps: 200_000,
     made: 5 << 20,
@@ -65,7 +65,7 @@ fn what_does_not_end_is_an_error_that_says_what_ran_out() {
         // loops
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}".into(), "more steps"),
         ("{% for a in range(99999) %}{% for b in range(99999) if no %}{% endfor %}{% endfor %}".into(), "more steps"),
-        // work within one instruction
+        // work within a single instruction
         ("{% for a in range(999) %}{% set x = range(99999) | map('string') | list %}{% endfor %}".into(), "more"),
         ("{{ range(99999) | list | unique | list }}".into(), "more steps"),
         ("{{ (range(99999) | list) * 1000 }}".into(), "more steps"),
@@ -74,7 +74,7 @@ fn what_does_not_end_is_an_error_that_says_what_ran_out() {
         (doubled("ns.l = [ns.l, ns.l]", "{{ ns.l == ns.l }}"), "more steps"),
         (doubled("ns.l = {'a': ns.l, 'b': ns.l}", "{{ ns.l < ns.l or ns.l == ns.l }}"), "mapping"),
         (doubled("ns.l = ns.l + ns.l", ""), "more steps"),
-        // text on the way and at the end
+        // intermediate text and output
         (doubled("ns.s = ns.s ~ ns.s", ""), "more bytes of text"),
         (doubled("ns.s = ns.s + ns.s", ""), "more bytes of text"),
         ("{{ 'x' * 10 ** 12 }}".into(), "more bytes of text"),
@@ -186,7 +186,7 @@ fn errors_name_the_line() {
     );
 }
 
-/// Python goes on; here it is an error, never another number.
+/// Python has no limit; here it is an error, never another number.
 #[test]
 fn whole_numbers_past_128_bits_are_errors() {
     for source in [
@@ -222,7 +222,7 @@ fn sizes_that_no_result_can_have_are_errors() {
     }
 }
 
-/// minijinja would answer an empty text, or lose what follows; or Python would refuse it too.
+/// minijinja would return an empty text, or lose what follows; or Python refuses it too.
 #[test]
 fn what_is_not_computed_is_refused_by_name_when_read() {
     for (source, named) in [

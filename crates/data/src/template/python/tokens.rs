@@ -1,8 +1,8 @@
-//! The tokens between the delimiters of a Jinja tag, cut as jinja2's lexer cuts them.
+//! Lexer of a Jinja tag's content, with the rules of jinja2's.
 
 use std::num::IntErrorKind;
 
-/// What is wrong with a template, and at which line.
+/// An error in a template, with its line.
 #[derive(Clone, Debug)]
 pub(super) struct Fault {
     pub(super) line: usize,
@@ -14,7 +14,7 @@ pub(super) struct Fault {
 pub(super) enum Token {
     Name(String),
     Text(String),
-    /// As decimal digits: Python's whole numbers have no end.
+    /// An integer as decimal digits: Python's have no maximum.
     Whole(String),
     Float(f64),
     Sign(&'static str),
@@ -22,7 +22,7 @@ pub(super) enum Token {
     End,
 }
 
-/// Longer ones first.
+/// Longer ones first, so that the longest matches.
 const SIGNS: [&str; 26] = [
     "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(", ")", "{", "}",
     ">", "<", "=", ".", ":", "|", ",", ";",
@@ -34,14 +34,13 @@ pub(super) struct Tag {
     pub(super) tokens: Vec<(Token, usize)>,
     /// `-`, `+` or nothing before the closing delimiter.
     pub(super) trim: &'static str,
-    /// Where the text after the tag begins.
+    /// Offset of the text after the tag.
     pub(super) end: usize,
-    /// Line breaks within the tag.
+    /// Number of line breaks within the tag.
     pub(super) breaks: usize,
 }
 
-/// Reads the tag whose inside begins at `start`, up to `close` (`%}` or `}}`) where no bracket is
-/// open.
+/// Reads the tag whose content begins at `start`, up to `close` (`%}` or `}}`) outside brackets.
 pub(super) fn read(source: &str, start: usize, close: &str, line: usize) -> Result<Tag, Fault> {
     let mut at = start;
     let mut now = line;
@@ -101,7 +100,7 @@ fn balance(open: &mut Vec<&'static str>, sign: &'static str) -> Result<(), Strin
     }
 }
 
-/// The first token of a text that begins with no space, and its bytes.
+/// The first token of a text without leading white space, and its length in bytes.
 fn one(rest: &str) -> Result<(Token, usize), String> {
     let c = rest.chars().next().unwrap_or(' ');
     if c == '"' || c == '\'' {
@@ -122,8 +121,8 @@ fn one(rest: &str) -> Result<(Token, usize), String> {
     }
 }
 
-/// Whole numbers in any base and with underscores; floats need digits on both sides of the dot, or
-/// an exponent.
+/// A number: integers in any base and with underscores; floats need digits on both sides of the
+/// dot, or an exponent.
 fn number(rest: &str) -> Result<(Token, usize), String> {
     let digits = |from: usize, radix: u32| {
         let tail = &rest[from..];
@@ -172,7 +171,7 @@ fn number(rest: &str) -> Result<(Token, usize), String> {
     Ok((Token::Float(value), end))
 }
 
-/// A text in quotes, with Python's escapes.
+/// A string literal, with Python's escapes.
 fn text(rest: &str, quote: char) -> Result<(Token, usize), String> {
     let mut out = String::new();
     let mut chars = rest.char_indices();

@@ -1,4 +1,4 @@
-//! Values as Python sees them: their types, items, lengths, equality and order.
+//! Python's view of values: types, items, lengths, equality and order.
 
 use std::cmp::Ordering;
 
@@ -10,7 +10,7 @@ use super::objects::{Generator, Range, Tuple, list, pay_for_key};
 
 pub(super) type Outcome<T = Value> = Result<T, Error>;
 
-/// An error with a text.
+/// An error with this message.
 pub(super) fn wrong<T>(what: impl Into<String>) -> Outcome<T> {
     Err(Error::new(ErrorKind::InvalidOperation, what.into()))
 }
@@ -27,7 +27,7 @@ pub(super) enum Kind<'a> {
     List,
     Tuple,
     Dict,
-    /// A view, generator, range or what else can be looped over.
+    /// A view, generator, range or other iterable.
     Series,
     /// A function, namespace, loop, macro.
     Other,
@@ -53,7 +53,7 @@ pub(super) fn kind(value: &Value) -> Kind<'_> {
     }
 }
 
-/// minijinja's namespaces, loops and keyword arguments are mappings to it.
+/// Whether a value is a namespace, loop or keyword arguments, which minijinja treats as mappings.
 pub(super) fn is_namespace(value: &Value) -> bool {
     let name = value.as_object().map_or("", DynObject::type_name);
     ["Namespace", "Loop", "Macro", "Closure", "Module"]
@@ -61,7 +61,7 @@ pub(super) fn is_namespace(value: &Value) -> bool {
         .any(|own| name.ends_with(&format!("::{own}")))
 }
 
-/// What an error calls a value's type.
+/// Name of a value's type, for errors.
 pub(super) fn called(value: &Value) -> &'static str {
     match kind(value) {
         Kind::Undefined => "an undefined value",
@@ -77,7 +77,7 @@ pub(super) fn called(value: &Value) -> &'static str {
     }
 }
 
-/// The items that Python would loop over.
+/// The items of an iterable.
 pub(super) fn items(value: &Value) -> Outcome<Vec<Value>> {
     let items: Vec<Value> = match kind(value) {
         Kind::Undefined => Vec::new(),
@@ -110,7 +110,7 @@ pub(super) fn pairs(value: &Value) -> Outcome<Vec<(Value, Value)>> {
     Ok(pairs)
 }
 
-/// Python's `len`; none for what has no length.
+/// Python's `len`; `None` for a value without a length.
 pub(super) fn length(value: &Value) -> Option<usize> {
     match kind(value) {
         Kind::Undefined => Some(0),
@@ -168,12 +168,12 @@ pub(super) fn equal(a: &Value, b: &Value) -> Outcome<bool> {
     })
 }
 
-/// A mapping's value, where the key is there.
+/// A mapping's value for a key, if present.
 pub(super) fn lookup(of: &Value, key: &Value) -> Option<Value> {
     of.as_object().and_then(|object| object.get_value(key))
 }
 
-/// Two numbers that can be compared: whole where both are.
+/// Two comparable numbers: integers if both are.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Number {
     Whole(i128),
@@ -189,10 +189,10 @@ impl Number {
     }
 }
 
-/// A whole number beside a float, exactly: as a float it may be another number.
+/// Compares an integer with a float exactly, without rounding it to a float.
 fn beside(whole: i128, float: f64) -> Option<Ordering> {
     match (whole as f64).partial_cmp(&float)? {
-        // 2^127, to which the largest whole numbers are rounded
+        // 2^127, to which the largest integers are rounded
         Ordering::Equal if float >= i128::MAX as f64 => Some(Ordering::Less),
         Ordering::Equal => Some(whole.cmp(&(float as i128))),
         order => Some(order),
@@ -232,7 +232,7 @@ fn numbers(a: Kind<'_>, b: Kind<'_>) -> Option<(Number, Number)> {
     number(a).zip(number(b))
 }
 
-/// Python's `<`, `>` and equality in one; none where numbers are not ordered.
+/// Python's `<`, `>` and `==` in one; `None` if numbers are not ordered (NaN).
 pub(super) fn order(a: &Value, b: &Value) -> Outcome<Option<Ordering>> {
     budget::steps(1)?;
     let (left, right) = (kind(a), kind(b));

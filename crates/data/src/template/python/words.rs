@@ -1,16 +1,16 @@
-//! What Python's text methods do to letters, words, lines and spaces.
+//! Python's string methods on letters, words, lines and white space.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// Whether Python takes a character for white space.
+/// Whether Python treats a character as white space.
 pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
 }
 
-/// Numerals with a value that is a single digit; letters for numbers and fractions are not.
+/// Whether a character is a single digit of any script; letters for numbers and fractions are not.
 fn is_digit(c: char) -> bool {
     match c {
         '0'..='9' => true,
@@ -32,8 +32,8 @@ fn is_decimal(c: char) -> bool {
     decimals.is_some_and(|decimals| decimals.is_match(c.encode_utf8(&mut [0; 4])))
 }
 
-/// A text with the digits of every script as those of ASCII, for reading numbers. Unicode has them
-/// in rows of ten.
+/// Replaces the digits of every script by ASCII's, for parsing numbers. Unicode has them in rows of
+/// ten.
 pub(super) fn ascii_digits(text: &str) -> Cow<'_, str> {
     if text.is_ascii() {
         return Cow::Borrowed(text);
@@ -51,12 +51,12 @@ pub(super) fn ascii_digits(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(plain).collect())
 }
 
-/// Small, capital, or a capital only as the beginning of a word.
+/// Whether a character is lower, upper or title case.
 fn is_cased(c: char) -> bool {
     c.is_lowercase() || c.is_uppercase() || c.to_lowercase().ne([c])
 }
 
-/// `isalpha` and its like; none for another method.
+/// `isalpha` and similar methods; `None` for another name.
 pub(super) fn about(text: &str, method: &str) -> Option<bool> {
     let all = |test: fn(char) -> bool| !text.is_empty() && text.chars().all(test);
     Some(match method {
@@ -101,8 +101,9 @@ pub(super) fn cased(text: &str, method: &str) -> String {
     }
 }
 
-/// The capital that begins a word: of what becomes two letters only the first. Two letters in one
-/// sign, and Greek ones with an iota below, have a form of their own; Georgian ones have none.
+/// The title case of a character: of an upper case of two letters only the first is a capital.
+/// Digraphs, and Greek letters with an iota below, have a form of their own; Georgian ones have
+/// none.
 fn titlecase(c: char) -> String {
     let own = match c as u32 {
         code @ 0x1c4..=0x1cc => Some(0x1c5 + (code - 0x1c4) / 3 * 3),
@@ -125,7 +126,7 @@ fn titlecase(c: char) -> String {
     }
 }
 
-/// Every run of letters begins with a capital.
+/// Capitalises every run of letters.
 fn titled(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut inside = false;
@@ -139,7 +140,7 @@ fn titled(text: &str) -> String {
     out
 }
 
-/// The filter `title`: capitals after spaces, hyphens and opening brackets only.
+/// The filter `title`: capitals after white space, hyphens and opening brackets only.
 pub(super) fn title_filter(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut inside = false;
@@ -155,7 +156,7 @@ pub(super) fn title_filter(text: &str) -> String {
     out
 }
 
-/// A text without these characters, or white space, at its ends.
+/// Strips these characters, or white space, from a text's ends.
 pub(super) fn stripped<'a>(text: &'a str, chars: Option<&str>, left: bool, right: bool) -> &'a str {
     let goes = |c: char| chars.map_or_else(|| is_space(c), |chars| chars.contains(c));
     let text = if left {
@@ -170,7 +171,7 @@ pub(super) fn stripped<'a>(text: &'a str, chars: Option<&str>, left: bool, right
     }
 }
 
-/// The words between white space; after `most` cuts the rest stays whole.
+/// Splits at white space, at most `most` times.
 pub(super) fn split_at_space(text: &str, most: usize, from_right: bool) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut rest = stripped(text, None, !from_right, from_right);
@@ -200,7 +201,7 @@ pub(super) fn split_at_space(text: &str, most: usize, from_right: bool) -> Vec<&
     parts
 }
 
-/// The lines of a text, by any of the signs that Python takes for a line's end.
+/// The lines of a text, by all of Python's line boundaries.
 pub(super) fn lines(text: &str, keep_ends: bool) -> Vec<&str> {
     let mut out = Vec::new();
     let mut start = 0;
@@ -264,7 +265,7 @@ pub(super) fn padded(text: &str, method: &str, width: usize, fill: char) -> Stri
             format!("{sign}{}{digits}", "0".repeat(missing))
         }
         _ => {
-            // an odd rest goes to the left where the width is odd
+            // if the padding is odd, the extra space goes to the left where the width is odd
             let left = missing / 2 + (missing & width & 1);
             fills(left) + text + &fills(missing - left)
         }

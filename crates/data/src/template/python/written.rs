@@ -1,4 +1,4 @@
-//! Values as text: Python's `str` and `repr`, and `json.dumps`.
+//! Values converted to text: Python's `str` and `repr`, and `json.dumps`.
 
 use std::sync::LazyLock;
 
@@ -10,7 +10,7 @@ use super::budget;
 use super::objects::{Method, Range, View, text};
 use super::values::{Kind, Outcome, called, items, kind, order, pairs, wrong};
 
-/// Writes an expression's value.
+/// Formatter of an expression's value for minijinja.
 pub(super) fn write(out: &mut Output, _state: &State, value: &Value) -> Outcome<()> {
     let written = match kind(value) {
         Kind::Text(text) => {
@@ -112,7 +112,7 @@ fn row(open: &str, items: &[Value], close: &str, out: &mut String) -> Outcome<()
     Ok(())
 }
 
-/// A text in quotes: single ones unless only those occur in it.
+/// A string's `repr`: single quotes unless it contains those and no double ones.
 fn quoted(text: &str, out: &mut String) -> Outcome<()> {
     budget::made(text.len())?;
     let quote = match text.contains('\'') && !text.contains('"') {
@@ -135,7 +135,7 @@ fn quoted(text: &str, out: &mut String) -> Outcome<()> {
     Ok(())
 }
 
-/// A character by its code, as Python escapes it.
+/// A character's escape sequence in Python.
 pub(super) fn by_code(c: char) -> String {
     match c as u32 {
         code @ ..=0xff => format!("\\x{code:02x}"),
@@ -144,12 +144,12 @@ pub(super) fn by_code(c: char) -> String {
     }
 }
 
-/// What Python's `repr` does not show: controls, formats, halves of surrogate pairs, what is
-/// private or unassigned, and separators.
+/// Characters that Python's `repr` escapes: controls, formats, lone surrogates, private or
+/// unassigned ones, and separators.
 static HIDDEN: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"[\p{C}\p{Z}]").ok());
 
-/// Whether Python's `repr` shows a character. Which ones are assigned differs with the version of
-/// Unicode: the regex crate's is newer than most Pythons'.
+/// Whether Python's `repr` leaves a character unescaped. Which are assigned depends on the version
+/// of Unicode: the regex crate's is newer than most Pythons'.
 pub(super) fn is_printable(c: char) -> bool {
     if c.is_ascii() {
         return c == ' ' || c.is_ascii_graphic();
@@ -183,7 +183,7 @@ pub(crate) fn float(value: f64) -> String {
     format!("{digits}e{sign}{size:0>2}")
 }
 
-/// How `tojson` writes.
+/// Settings of `tojson`.
 struct Json {
     ascii: bool,
     sorted: bool,

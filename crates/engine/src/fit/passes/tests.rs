@@ -85,14 +85,17 @@ fn the_tape_holds_what_can_be_counted_by_hand() {
     };
     let planner = planner(Learns::Lora(&spec, false));
     let kept = |checkpoint| {
-        let pass = planner.pass(PACKING.keys, PACKING.attended);
-        let kept = planner
-            .forward_backward(&pass, &PACKING, checkpoint)
-            .unwrap();
-        let grads: u64 = pass.grads.take().values().map(Held::bytes).sum();
-        assert_eq!(grads, planner.player());
-        assert_eq!(pass.ledger.live(), 0, "a pass leaves nothing else behind");
-        kept
+        let kernels = planner.kernels(PACKING.keys, PACKING.attended);
+        let mut grads = Gradients::<Shapes>::new();
+        let kept = planner.forward_backward(&kernels, &PACKING, checkpoint, &mut grads);
+        assert_eq!(kernels.ledger.live(), planner.player());
+        drop(grads);
+        assert_eq!(
+            kernels.ledger.live(),
+            0,
+            "a pass leaves nothing else behind"
+        );
+        kept.unwrap()
     };
     let n = PACKING.rows as u64;
     let (wide, xa, stats) = (4 * n * WIDTH as u64, 4 * n * 2, 8 * n);
@@ -113,9 +116,10 @@ fn a_card_reads_a_quantised_weight_as_it_is_until_rows_are_many() {
             let stored = planner.stored.get_mut("w.0.weight").unwrap();
             (stored.bytes, stored.held) = (100, held);
             let bytes = |rows| {
-                let pass = planner.pass(1, 0);
-                pass.goes_over("w.0.weight", rows, 64);
-                pass.work.get().bytes
+                let kernels = planner.kernels(1, 0);
+                let w = planner.matrix(&kernels, "w.0", (8, 8)).unwrap();
+                kernels.goes_over(&w.weight, rows);
+                kernels.work.get().bytes
             };
             assert_eq!([bytes(1), bytes(few)], [100.0; 2], "{held:?}");
             // written dequantised, and read

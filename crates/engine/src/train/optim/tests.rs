@@ -128,7 +128,8 @@ fn the_scale_is_on_the_gradient_and_decay_can_be_off() {
     assert_ne!(path(plain, 0.1, 0.5, true), path(plain, 0.1, 1.0, true));
 }
 
-/// The paper's algorithm on one block after another, in f64, with moments that are codes between steps.
+/// The paper's algorithm on one block after another, in f64, with moments that are codes between
+/// steps.
 #[test]
 fn moments_in_8_bits_are_the_algorithm() {
     let n = SMALLEST + 77;
@@ -311,8 +312,8 @@ fn moments_in_8_bits_are_those_of_bitsandbytes() {
         let d = a.iter().zip(b).map(|(a, b)| (a - b).abs());
         d.fold(0f32, f32::max)
     };
-    // a value near a middle may get the code beside it, by its table or its f32, and its weight goes another way from there:
-    // by a share of the 0.06 that all went
+    // a value near a middle may get the code beside it, by its table or its f32, and its weight
+    // goes another way from there: by a share of the 0.06 that all went
     let want = floats("weights");
     let same = w.iter().zip(&want).filter(|(a, b)| (*a - *b).abs() < 1e-6);
     let (same, far_off) = (same.count(), far(&w, &want));

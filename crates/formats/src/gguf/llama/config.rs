@@ -1,5 +1,5 @@
-//! A Llama's or Mistral's `config.json` as GGUF metadata, and back; what llama.cpp or we could not
-//! compute is refused.
+//! Conversion between a Llama's or Mistral's `config.json` and GGUF metadata; configurations that
+//! llama.cpp or we cannot compute are refused.
 
 use serde_json::{Value, json};
 
@@ -8,14 +8,14 @@ use super::{
     rope::{self, Rope, rope_number},
 };
 use crate::{
-    Error, Place, Result,
+    ByteSource, Error, Result,
     gguf::{self, bytes::Read, header::Header},
 };
 
-/// Both families go by this architecture.
+/// GGUF's name of the architecture for both families.
 pub(super) const ARCHITECTURE: &str = "llama";
 
-/// What a GGUF needs to know of a configuration.
+/// The values of a configuration that a GGUF needs.
 #[derive(Debug, Clone)]
 pub(super) struct Model {
     pub layers: usize,
@@ -24,17 +24,19 @@ pub(super) struct Model {
     pub kv_heads: usize,
     pub head_dim: usize,
     pub ffn: usize,
-    /// Whether the embedding makes the logits too.
+    /// Whether the head shares the embedding's weight.
     pub tied: bool,
     context: usize,
     eps: f64,
     theta: f64,
     rope: Rope,
-    /// What the user should know about this export.
+    /// Remarks on this export for the user.
     pub notes: Vec<String>,
 }
 
 impl Model {
+    /// Reads a configuration.
+    ///
     /// # Errors
     /// Another family, a missing key, or something that llama.cpp's `llama` does not compute.
     pub fn new(config: &Value) -> Result<Model> {
@@ -58,7 +60,7 @@ impl Model {
         let (width, heads) = (number("hidden_size")?, number("num_attention_heads")?);
         let mistral = kind == "mistral";
         let absent = |key: &str| mistral && config.get(key).is_none();
-        // what transformers' class has where the key is absent; null means something else
+        // the default of transformers' class for an absent key; null means something else
         let kv_heads = match absent("num_key_value_heads") {
             true => 8,
             false => whole(config, "num_key_value_heads")?.unwrap_or(heads),
@@ -97,8 +99,8 @@ impl Model {
         Ok(model)
     }
 
-    /// llama.cpp's `llama` attends to everything. Up to the window's length that is the same, so
-    /// that is the context the file declares.
+    /// Limits the declared context to the sliding window: llama.cpp's `llama` attends to
+    /// everything, which is the same up to the window's length.
     fn within_window(&mut self, window: Option<usize>) {
         if let Some(window) = window.filter(|w| *w < self.context) {
             self.notes.push(format!(
@@ -110,7 +112,7 @@ impl Model {
         }
     }
 
-    /// The `llama.*` keys; `vocabulary` counts the embedding's rows.
+    /// The `llama.*` keys; `vocabulary` is the number of rows of the embedding.
     pub fn keys(&self, vocabulary: usize) -> Vec<(String, gguf::Value)> {
         let name = |key: &str| format!("{ARCHITECTURE}.{key}");
         let count = |key: &str, n: usize| (name(key), gguf::Value::Int(n as i128));
@@ -133,7 +135,7 @@ impl Model {
         keys
     }
 
-    /// Heads that permute a tensor's rows.
+    /// Number of heads that permute a tensor's rows.
     pub fn count(&self, heads: Heads) -> Option<usize> {
         match heads {
             Heads::None => None,
@@ -142,13 +144,13 @@ impl Model {
         }
     }
 
-    /// The divisor of every rotary frequency, (head_dim / 2), where they are not all the same.
+    /// Divisors of the rotary frequencies, (head_dim / 2), if they are not all equal.
     pub fn rope_divisors(&self) -> Option<Vec<f32>> {
         self.rope.divisors(self.theta, self.head_dim)
     }
 }
 
-/// A whole number above 0; null counts as absent.
+/// A positive integer; null counts as absent.
 fn whole(config: &Value, key: &str) -> Result<Option<usize>> {
     match config.get(key) {
         None | Some(Value::Null) => Ok(None),
@@ -165,7 +167,7 @@ fn whole(config: &Value, key: &str) -> Result<Option<usize>> {
     }
 }
 
-/// Whether any layer has the sliding window: all of them, or those that `layer_types` names.
+/// Whether any layer uses the sliding window: all of them, or those that `layer_types` names.
 fn slides(config: &Value) -> bool {
     match config.get("layer_types").and_then(Value::as_array) {
         Some(kinds) => kinds.iter().any(|kind| kind == "sliding_attention"),
@@ -182,9 +184,9 @@ fn refuse_unknown_arithmetic(config: &Value) -> Result<()> {
     }
 }
 
-/// The configuration, in both spellings of transformers (v4: `rope_theta`, `rope_scaling`; v5:
-/// `rope_parameters`).
-pub(super) fn read(header: &Header, place: &Place) -> Read<Value> {
+/// Converts metadata to a configuration with both spellings of transformers (v4: `rope_theta`,
+/// `rope_scaling`; v5: `rope_parameters`).
+pub(super) fn read(header: &Header, place: &ByteSource) -> Read<Value> {
     supported(header)?;
     let number = |key: &str| -> Read<usize> {
         let key = format!("llama.{key}");
@@ -195,7 +197,7 @@ pub(super) fn read(header: &Header, place: &Place) -> Read<Value> {
         }
     };
     let layers = number("block_count")?;
-    // one number, or one a layer
+    // one number, or one per layer
     let each = |key: &str| header.alike(&format!("llama.{key}"), layers);
     let needed = |key: &str| match each(key)? {
         Some(0) => Err(format!("llama.{key} is 0")),
@@ -252,7 +254,7 @@ pub(super) fn read(header: &Header, place: &Place) -> Read<Value> {
     Ok(config)
 }
 
-/// Refuses what is no `llama`, and what of it is not computed here.
+/// Refuses other architectures and features that are not supported.
 fn supported(header: &Header) -> Read<()> {
     let arch = header
         .text("general.architecture")?
@@ -289,7 +291,7 @@ fn supported(header: &Header) -> Read<()> {
     Ok(())
 }
 
-/// Refuses heads whose values have another size, or of which a part is rotated.
+/// Refuses heads whose values have another size, or that are rotated only in part.
 fn whole_heads(header: &Header, head_dim: usize) -> Read<()> {
     let of_values = header
         .whole("llama.attention.value_length")?
@@ -310,7 +312,7 @@ fn whole_heads(header: &Header, head_dim: usize) -> Read<()> {
     Ok(())
 }
 
-/// The embedding knows best: files disagree on the key.
+/// Size of the vocabulary, from the embedding's rows, since files disagree on the key.
 fn vocabulary(header: &Header) -> Read<usize> {
     let rows = header
         .tensors
@@ -319,7 +321,7 @@ fn vocabulary(header: &Header) -> Read<usize> {
     rows.ok_or_else(|| "token_embd.weight is missing".to_string())
 }
 
-/// f32 metadata as the decimal number a person wrote: 1e-5, not 9.999999747378752e-6.
+/// The shortest decimal number that gives the same f32: 1e-5, not 9.999999747378752e-6.
 fn shortest(v: f64) -> f64 {
     format!("{}", v as f32).parse().unwrap_or(v)
 }
@@ -406,7 +408,7 @@ mod tests {
                 panic!()
             };
             let kind = gguf::Kind::Dense(crate::Dtype::F32);
-            let embedding = gguf::Coming::new("token_embd.weight", &[100, width], kind);
+            let embedding = gguf::TensorSpec::new("token_embd.weight", &[100, width], kind);
             let mut keys = model.keys(100);
             keys.push((
                 "general.architecture".into(),
@@ -416,7 +418,7 @@ mod tests {
                 panic!()
             };
             bytes.resize(bytes.len() + embedding.bytes() as usize, 0);
-            let place = Place::memory("x.gguf", bytes);
+            let place = ByteSource::memory("x.gguf", bytes);
             let Ok(header) = Header::read(&place) else {
                 panic!()
             };

@@ -1,4 +1,4 @@
-//! A LoRA as the GGUF that llama.cpp (`--lora`) and Ollama (`ADAPTER`) put on top of a model.
+//! LoRA adapters as GGUF files, which llama.cpp (`--lora`) and Ollama (`ADAPTER`) apply to a model.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,29 +14,29 @@ use super::{
 };
 use crate::{
     Dtype, Error, Result,
-    gguf::{self, Coming, Kind},
+    gguf::{self, Kind, TensorSpec},
 };
 
-/// How a GGUF LoRA is written.
+/// Options of a GGUF LoRA.
 #[derive(Debug, Clone)]
 pub struct GgufLoraOptions {
-    /// Replace a file that is there already.
+    /// Replace an existing file.
     pub replace: bool,
-    /// `general.name`.
+    /// Value of `general.name`.
     pub name: String,
 }
 
-/// One parameter of an adapter.
+/// One tensor of an adapter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Param {
-    /// Slowest axis first.
+    /// Shape, slowest axis first.
     pub shape: Vec<usize>,
-    /// In that order.
+    /// Values in row-major order.
     pub values: Vec<f32>,
 }
 
 impl Param {
-    /// (rows, columns)
+    /// The shape as (rows, columns).
     fn matrix(&self, name: &str) -> Result<(usize, usize)> {
         match self.shape[..] {
             [rows, columns] => Ok((rows, columns)),
@@ -48,17 +48,17 @@ impl Param {
     }
 }
 
-/// Writes the LoRA of a Llama or Mistral with this `config`; `params` by PEFT's short names
-/// (`model.layers.0.self_attn.q_proj.lora_A` (r, in), `.lora_B` (out, r)), `scale` the factor on
-/// B·A·x of a projection.
+/// Writes the LoRA of a Llama or Mistral with this `config`. `params` have PEFT's short names
+/// (`model.layers.0.self_attn.q_proj.lora_A` (r, in), `.lora_B` (out, r)); `scale` returns the
+/// factor on B·A·x of a projection.
 ///
 /// llama.cpp scales by alpha / rank of B with one alpha for the whole file. That alpha is scale ·
-/// rank of the first projection; where others have another (rank and alpha patterns, rsLoRA with
-/// several ranks), what is left is folded into their B in f32.
+/// rank of the first projection; where another projection's differs (rank and alpha patterns,
+/// rsLoRA with several ranks), the ratio is folded into its B in f32.
 ///
 /// # Errors
 /// DoRA, weights trained in full, an adapter of the embedding or of a tied head, shapes that do not
-/// fit the configuration, a file that is there already, a full disk; nothing is left behind then.
+/// fit the configuration, an existing file, a full disk; nothing is left behind then.
 pub fn write_lora(
     params: &BTreeMap<String, Param>,
     config: &Value,
@@ -90,7 +90,7 @@ pub fn write_lora(
     write(&halves, alpha as f32, out, options)
 }
 
-/// Names of the adapted projections; everything in `params` must belong to one.
+/// Names of the adapted projections; refuses a tensor that belongs to none.
 fn projections(params: &BTreeMap<String, Param>) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     for name in params.keys() {
@@ -128,13 +128,13 @@ fn half<'a>(
         .ok_or_else(|| Error::rule(format!("the adapter has no {name}")))
 }
 
-/// A as it is; B with its rows in llama.cpp's order, times `ratio`.
+/// A unchanged; B with its rows in llama.cpp's order, times `ratio`.
 fn pair(
     params: &BTreeMap<String, Param>,
     model: &Model,
     projection: &str,
     ratio: f64,
-) -> Result<[(Coming, Vec<u8>); 2]> {
+) -> Result<[(TensorSpec, Vec<u8>); 2]> {
     let module = names::module(projection)
         .filter(|module| !module.name.ends_with("norm"))
         .ok_or_else(|| {
@@ -174,14 +174,14 @@ fn pair(
             .copied()
             .collect(),
     };
-    // within f32's rounding of alpha: left alone, so that B's bytes are the player's
+    // a ratio within f32's rounding of 1 is skipped, so that B's bytes are the player's
     if (ratio - 1.0).abs() >= 1e-12 {
-        // + 0: no minus zeros
+        // + 0 removes minus zeros
         turned.iter_mut().for_each(|v| *v = *v * ratio as f32 + 0.0);
     }
-    let stored = |half: &str, shape: [usize; 2], values: &[f32]| -> Result<(Coming, Vec<u8>)> {
+    let stored = |half: &str, shape: [usize; 2], values: &[f32]| -> Result<(TensorSpec, Vec<u8>)> {
         let name = format!("{name}.weight.{half}");
-        let coming = Coming::new(&name, &shape, Kind::Dense(Dtype::F32));
+        let coming = TensorSpec::new(&name, &shape, Kind::Dense(Dtype::F32));
         let bytes = Dtype::F32.encode(&coming.name, values)?;
         Ok((coming, bytes))
     };
@@ -191,8 +191,8 @@ fn pair(
     ])
 }
 
-/// (out, in) of a projection; `None` for the head, whose rows the configuration does not tell for
-/// sure.
+/// Shape (out, in) of a projection; `None` for the head, whose rows the configuration does not
+/// determine.
 fn shape(model: &Model, module: &str) -> Option<(usize, usize)> {
     let (q, kv) = (
         model.heads * model.head_dim,
@@ -209,7 +209,7 @@ fn shape(model: &Model, module: &str) -> Option<(usize, usize)> {
 }
 
 fn write(
-    halves: &[(Coming, Vec<u8>)],
+    halves: &[(TensorSpec, Vec<u8>)],
     alpha: f32,
     out: &Path,
     options: &GgufLoraOptions,
@@ -236,7 +236,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{Place, gguf::header::Header};
+    use crate::{ByteSource, gguf::header::Header};
 
     #[test]
     fn a_file_holds_the_halves_and_one_alpha() {
@@ -269,7 +269,7 @@ mod tests {
             (report.tensors, report.bytes),
             (4, std::fs::metadata(&out).unwrap().len())
         );
-        let place = Place::open(&out).unwrap();
+        let place = ByteSource::open(&out).unwrap();
         let header = Header::read(&place).unwrap();
         assert_eq!(header.float("adapter.lora.alpha").unwrap(), Some(8.0));
         let read = |name: &str| {

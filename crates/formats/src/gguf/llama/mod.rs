@@ -1,5 +1,5 @@
-//! Llama and Mistral as GGUF's architecture `llama`: names, row orders, keys, and the formats of a
-//! file's tensors.
+//! Llama and Mistral in GGUF's architecture `llama`: names, row orders, keys, and the formats of
+//! tensors.
 mod config;
 mod lora;
 mod names;
@@ -18,15 +18,15 @@ pub use plan::{GgufOptions, GgufReport, Plan, Planned, keys};
 pub use quant::GgufQuant;
 
 use super::{GgufTokenizer, header::Header};
-use crate::{Error, Index, Place, Result};
+use crate::{ByteSource, Error, Index, Result};
 use plan::about;
 
-/// A model's file of which no weight has been read.
+/// A model file with metadata and index read, but no weights.
 #[derive(Debug)]
-pub struct Opened {
-    /// As transformers would have it in `config.json`.
+pub struct GgufModel {
+    /// The configuration as in transformers' `config.json`.
     pub config: Value,
-    /// Where the file has one.
+    /// The tokenizer, if the file has one.
     pub tokenizer: Option<GgufTokenizer>,
     /// Tensors by Hugging Face's names.
     pub index: Index,
@@ -35,10 +35,9 @@ pub struct Opened {
 /// Reads a model's metadata and tensor index.
 ///
 /// # Errors
-/// A file that is missing, cut short or damaged, another architecture, or what is not computed
-/// here.
-pub fn open(path: &Path) -> Result<Opened> {
-    let place = Place::open(path)?;
+/// A missing, truncated or damaged file, another architecture, or an unsupported feature.
+pub fn open(path: &Path) -> Result<GgufModel> {
+    let place = ByteSource::open(path)?;
     let header = Header::read(&place)?;
     let file = place.name.clone();
     let in_file = |what: String| Error::rule(format!("{file}: {what}"));
@@ -52,12 +51,12 @@ pub fn open(path: &Path) -> Result<Opened> {
     };
     for (name, tensor) in header.tensors {
         if name == ROPE_FACTORS {
-            continue; // they are in the config now
+            continue; // now part of the config
         }
         tensors::add(&mut index, name, tensor, &counts).map_err(|e| in_file(e.to_string()))?;
     }
     tensors::biases(&mut index, &mut config)?;
-    Ok(Opened {
+    Ok(GgufModel {
         config,
         tokenizer,
         index,

@@ -1,31 +1,31 @@
-//! Hugging Face's tensor names and llama.cpp's, and the order in which llama.cpp keeps the rows of
-//! q and k.
+//! Mapping between Hugging Face's and llama.cpp's tensor names, and llama.cpp's row order of q and
+//! k.
 
-/// Divisors of the rotary frequencies; no weight of the model.
+/// Divisors of the rotary frequencies; not a weight of the model.
 pub const ROPE_FACTORS: &str = "rope_freqs.weight";
 
-/// Whose heads permute a tensor's rows.
+/// The heads by which a tensor's rows are permuted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heads {
-    /// Nobody's.
+    /// Not permuted.
     None,
-    /// The queries'.
+    /// Query heads.
     Query,
-    /// The keys'.
+    /// Key heads.
     Key,
 }
 
-/// Where a module belongs: before the layers (0), layer n (n + 1), after them.
+/// Position of modules after the layers; those before have 0, those of layer n have n + 1.
 const LAST: usize = usize::MAX;
 
-/// Outside the layers: Hugging Face's module, llama.cpp's, its place.
+/// Modules outside the layers: Hugging Face's name, llama.cpp's, position.
 const OUTSIDE: [(&str, &str, usize); 3] = [
     ("model.embed_tokens", "token_embd", 0),
     ("model.norm", "output_norm", LAST),
     ("lm_head", "output", LAST),
 ];
 
-/// Of every layer: Hugging Face's part, llama.cpp's part.
+/// Modules of every layer: Hugging Face's name, llama.cpp's, permutation.
 pub(super) const PARTS: [(&str, &str, Heads); 9] = [
     ("input_layernorm", "attn_norm", Heads::None),
     ("self_attn.q_proj", "attn_q", Heads::Query),
@@ -38,18 +38,18 @@ pub(super) const PARTS: [(&str, &str, Heads); 9] = [
     ("mlp.down_proj", "ffn_down", Heads::None),
 ];
 
-/// What a module of the model is in a GGUF file.
+/// A module's name and position in a GGUF file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Module {
     /// llama.cpp's name.
     pub name: String,
-    /// The layer's number + 1; 0 before, [`usize::MAX`] after them.
+    /// Position: the layer's number + 1; 0 before the layers, [`usize::MAX`] after them.
     pub place: usize,
-    /// Whether its rows are permuted, and by which heads.
+    /// The heads by which its rows are permuted.
     pub heads: Heads,
 }
 
-/// `model.layers.3.mlp.up_proj` -> `blk.3.ffn_up`; `None` for a name that is not Llama's.
+/// Maps `model.layers.3.mlp.up_proj` to `blk.3.ffn_up`; `None` for a name that is not Llama's.
 pub(super) fn module(hf: &str) -> Option<Module> {
     if let Some((_, name, place)) = OUTSIDE.into_iter().find(|(theirs, ..)| *theirs == hf) {
         return Some(Module {
@@ -68,13 +68,13 @@ pub(super) fn module(hf: &str) -> Option<Module> {
     })
 }
 
-/// `model.layers.3.mlp.up_proj.weight` -> `blk.3.ffn_up.weight`; `None` for a name that is not
+/// Maps `model.layers.3.mlp.up_proj.weight` to `blk.3.ffn_up.weight`; `None` for a name that is not
 /// Llama's.
 pub fn gguf_name(hf: &str) -> Option<String> {
     named(hf).map(|module| module.name)
 }
 
-/// [`module`] of a tensor: with `.weight` or `.bias` at the end of its name.
+/// [`module`] for a tensor name, which ends with `.weight` or `.bias`.
 pub(super) fn named(hf: &str) -> Option<Module> {
     let (stem, kind) = tensor(hf)?;
     let module = module(stem)?;
@@ -84,7 +84,7 @@ pub(super) fn named(hf: &str) -> Option<Module> {
     })
 }
 
-/// `blk.3.ffn_up.weight` -> `model.layers.3.mlp.up_proj.weight`; `None` for a name that is not
+/// Maps `blk.3.ffn_up.weight` to `model.layers.3.mlp.up_proj.weight`; `None` for a name that is not
 /// Llama's.
 pub fn hf_name(gguf: &str) -> Option<String> {
     let (stem, kind) = tensor(gguf)?;
@@ -102,9 +102,9 @@ fn tensor(name: &str) -> Option<(&str, &str)> {
     parts.filter(|(_, kind)| matches!(*kind, "weight" | "bias"))
 }
 
-/// llama.cpp rotates neighbouring features where Hugging Face rotates the two halves of a head; so
-/// it keeps row (head, i, half) where the model has (head, half, i). Answers the model's row for
-/// every stored one.
+/// The model's row for every stored row. llama.cpp rotates neighbouring features where Hugging Face
+/// rotates the two halves of a head, so it stores (head, i, half) where the model has (head, half,
+/// i).
 pub fn stored_rows(rows: usize, heads: usize) -> Vec<u32> {
     let (size, half) = (rows / heads, rows / heads / 2);
     (0..rows)
@@ -112,8 +112,8 @@ pub fn stored_rows(rows: usize, heads: usize) -> Vec<u32> {
         .collect()
 }
 
-/// The inverse of [`stored_rows`]: the stored row for every one of the model's; `None` where heads
-/// of pairs do not divide them.
+/// The inverse of [`stored_rows`]: the stored row for every row of the model; `None` if the rows
+/// are not divisible into heads of pairs.
 pub fn model_rows(rows: usize, heads: usize) -> Option<Vec<u32>> {
     let pairs = heads.checked_mul(2).filter(|pairs| *pairs > 0)?;
     if !rows.is_multiple_of(pairs) {

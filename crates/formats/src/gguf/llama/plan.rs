@@ -1,4 +1,4 @@
-//! What a model's GGUF file holds, before any of its values is read.
+//! Plan of a model's GGUF file: metadata and tensors, before any value is read.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -14,31 +14,31 @@ use super::{
 };
 use crate::{
     Dtype, Error, Result,
-    gguf::{self, Coming, GgufTokenizer, Kind, Writer},
+    gguf::{self, GgufTokenizer, Kind, TensorSpec, Writer},
 };
 
-/// How a GGUF is written.
+/// Options of a GGUF model file.
 #[derive(Debug, Clone)]
 pub struct GgufOptions {
-    /// Of the matrices. In 4-bit files the one that makes the logits is Q6_K; rows that blocks of
-    /// 256 do not divide get Q5_0 for Q4_K and Q8_0 for Q6_K, as in llama.cpp.
+    /// Format of the matrices. In 4-bit files the head is Q6_K; rows that blocks of 256 do not
+    /// divide get Q5_0 for Q4_K and Q8_0 for Q6_K, as in llama.cpp.
     pub quant: GgufQuant,
-    /// Replace a file that is there already.
+    /// Replace an existing file.
     pub replace: bool,
-    /// `general.name`.
+    /// Value of `general.name`.
     pub name: String,
 }
 
-/// What was written.
+/// Summary of what was written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GgufReport {
-    /// Tensors.
+    /// Number of tensors.
     pub tensors: usize,
-    /// Of the file.
+    /// Size of the file.
     pub bytes: u64,
-    /// How many tensors have which of ggml's formats.
+    /// Number of tensors by ggml format.
     pub kinds: BTreeMap<String, usize>,
-    /// What the user should know, in whole sentences.
+    /// Remarks for the user, in whole sentences.
     pub notes: Vec<String>,
 }
 
@@ -49,24 +49,24 @@ const EMBEDDING: &str = "token_embd.weight";
 pub struct Planned {
     /// Hugging Face's name.
     pub hf: String,
-    /// As the file has it.
-    pub coming: Coming,
+    /// Its name, shape and format in the file.
+    pub spec: TensorSpec,
     heads: Option<usize>,
     place: usize,
 }
 
 impl Planned {
-    /// The model's row for every stored one; `None`: as they are.
+    /// The model's row for every stored one; `None` if not permuted.
     pub fn order(&self) -> Option<Vec<u32>> {
         self.heads
-            .map(|heads| names::stored_rows(self.coming.shape[0], heads))
+            .map(|heads| names::stored_rows(self.spec.shape[0], heads))
     }
 }
 
-/// What a model's file will hold.
+/// Planned contents of a model's file.
 #[derive(Debug)]
 pub struct Plan {
-    /// Embedding first, layers in order.
+    /// Tensors: embedding first, layers in order.
     pub tensors: Vec<Planned>,
     metadata: Vec<(String, gguf::Value)>,
     divisors: Option<Vec<f32>>,
@@ -74,8 +74,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan for a model of this `config` and these tensors (Hugging Face's names and shapes).
-    /// Where the embedding has more rows than the tokenizer has tokens, tokens are added.
+    /// Plans the file of a model with this `config` and these tensors (Hugging Face's names and
+    /// shapes). Where the embedding has more rows than the tokenizer has tokens, tokens are added.
     ///
     /// # Errors
     /// A model that GGUF's `llama` cannot express, a tensor that is missing or unknown, more tokens
@@ -88,8 +88,8 @@ impl Plan {
     ) -> Result<Plan> {
         let mut model = Model::new(config)?;
         let tensors = planned(list, &model, options.quant)?;
-        let embedding = tensors.iter().find(|t| t.coming.name == EMBEDDING);
-        let rows = embedding.map_or(0, |t| t.coming.shape[0]);
+        let embedding = tensors.iter().find(|t| t.spec.name == EMBEDDING);
+        let rows = embedding.map_or(0, |t| t.spec.shape[0]);
         let mut metadata = about("model", &options.name, options.quant.file_type());
         metadata.extend(model.keys(rows));
         if let Some(tokenizer) = tokenizer {
@@ -105,12 +105,12 @@ impl Plan {
         })
     }
 
-    /// Begins the file; what follows are the plan's tensors in order.
+    /// Creates the file; the plan's tensors must follow in order.
     ///
     /// # Errors
     /// As [`Writer::create`].
     pub fn create(&self, out: &Path, replace: bool) -> Result<Writer> {
-        let mut coming: Vec<Coming> = self.tensors.iter().map(|t| t.coming.clone()).collect();
+        let mut coming: Vec<TensorSpec> = self.tensors.iter().map(|t| t.spec.clone()).collect();
         if let Some(divisors) = &self.divisors {
             coming.insert(0, factors(divisors));
         }
@@ -122,18 +122,18 @@ impl Plan {
         Ok(writer)
     }
 
-    /// Bytes of all that [`Plan::create`] writes of tensors, and of all tensors.
+    /// Bytes of the tensors that [`Plan::create`] itself writes, and of all tensors.
     pub fn bytes(&self) -> (u64, u64) {
         let begun = self.divisors.as_ref().map_or(0, |d| factors(d).bytes());
-        let tensors = self.tensors.iter().map(|t| t.coming.bytes());
+        let tensors = self.tensors.iter().map(|t| t.spec.bytes());
         (begun, begun + tensors.sum::<u64>())
     }
 
-    /// What was written, in a file of so many bytes.
+    /// The report of a written file with this size.
     pub fn report(self, bytes: u64) -> GgufReport {
         let mut kinds = BTreeMap::new();
         let divisors = self.divisors.map(|d| factors(&d).kind);
-        let of_tensors = self.tensors.iter().map(|t| t.coming.kind);
+        let of_tensors = self.tensors.iter().map(|t| t.spec.kind);
         for kind in divisors.into_iter().chain(of_tensors) {
             *kinds.entry(kind.name().to_string()).or_default() += 1;
         }
@@ -146,12 +146,12 @@ impl Plan {
     }
 }
 
-fn factors(divisors: &[f32]) -> Coming {
-    Coming::new(ROPE_FACTORS, &[divisors.len()], Kind::Dense(Dtype::F32))
+fn factors(divisors: &[f32]) -> TensorSpec {
+    TensorSpec::new(ROPE_FACTORS, &[divisors.len()], Kind::Dense(Dtype::F32))
 }
 
-/// Every tensor with its place and format, embedding first, layers in order; a complete Llama or an
-/// error.
+/// Plans every tensor's position and format, embedding first, layers in order; refuses an
+/// incomplete Llama.
 fn planned(
     list: Vec<(String, Vec<usize>)>,
     model: &Model,
@@ -166,7 +166,7 @@ fn planned(
     let mut plan = Vec::with_capacity(list.len());
     for (hf, shape) in list {
         if hf.ends_with("rotary_emb.inv_freq") {
-            continue; // old checkpoints keep what the configuration says
+            continue; // old checkpoints store what the config determines
         }
         let Some(named) = names::named(&hf) else {
             return Err(Error::rule(format!(
@@ -182,15 +182,15 @@ fn planned(
             _ => Role::Matrix,
         };
         let columns = shape[1..].iter().product();
-        let coming = Coming::new(&named.name, &shape, quant.choose(role, columns));
+        let spec = TensorSpec::new(&named.name, &shape, quant.choose(role, columns));
         plan.push(Planned {
             hf,
-            coming,
+            spec,
             heads,
             place: named.place,
         });
     }
-    plan.sort_by(|a, b| (a.place, &a.coming.name).cmp(&(b.place, &b.coming.name)));
+    plan.sort_by(|a, b| (a.place, &a.spec.name).cmp(&(b.place, &b.spec.name)));
     complete(&plan, model)?;
     Ok(plan)
 }
@@ -211,7 +211,7 @@ fn check_shape(hf: &str, shape: &[usize], model: &Model, heads: Heads) -> Result
 }
 
 fn complete(plan: &[Planned], model: &Model) -> Result<()> {
-    let there: HashSet<&str> = plan.iter().map(|t| t.coming.name.as_str()).collect();
+    let there: HashSet<&str> = plan.iter().map(|t| t.spec.name.as_str()).collect();
     let layers =
         (0..model.layers).flat_map(|l| PARTS.map(|(_, part, _)| format!("blk.{l}.{part}.weight")));
     let mut wanted = [EMBEDDING.into(), "output_norm.weight".into()]
@@ -233,14 +233,10 @@ fn complete(plan: &[Planned], model: &Model) -> Result<()> {
     }
 }
 
-/// Says once for each format that was not asked for, how many tensors have it and why.
+/// For each format that was not asked for, one remark on how many tensors have it and why.
 fn other_blocks(plan: &[Planned], quant: GgufQuant) -> Vec<String> {
     let mut found: BTreeMap<(&str, usize), usize> = BTreeMap::new();
-    for t in plan
-        .iter()
-        .map(|t| &t.coming)
-        .filter(|t| t.shape.len() == 2)
-    {
+    for t in plan.iter().map(|t| &t.spec).filter(|t| t.shape.len() == 2) {
         let roomy = quant.choose(Role::Matrix, 256);
         let logits = quant.choose(Role::Output, 256);
         if t.kind != roomy && t.kind != logits {
@@ -257,18 +253,17 @@ fn other_blocks(plan: &[Planned], quant: GgufQuant) -> Vec<String> {
         .collect()
 }
 
-/// The metadata of a model of this `config` whose embedding has so many rows, without a
-/// tokenizer's.
+/// The metadata of a model with this `config` and number of embedding rows, without a tokenizer's.
 ///
 /// # Errors
-/// What GGUF's `llama` cannot express.
+/// A model that GGUF's `llama` cannot express.
 pub fn keys(config: &Value, rows: usize) -> Result<Vec<(String, gguf::Value)>> {
     let mut keys = about("model", "", GgufQuant::F32.file_type());
     keys.extend(Model::new(config)?.keys(rows));
     Ok(keys)
 }
 
-/// The keys that say what the file is.
+/// The `general.*` keys.
 pub(super) fn about(what: &str, name: &str, file_type: u32) -> Vec<(String, gguf::Value)> {
     let text = |t: &str| gguf::Value::Text(t.into());
     let tags = ["spin", "self-play", "randori"].map(str::to_string);
@@ -276,7 +271,7 @@ pub(super) fn about(what: &str, name: &str, file_type: u32) -> Vec<(String, gguf
         ("general.architecture", text(ARCHITECTURE)),
         ("general.type", text(what)),
         ("general.name", text(name)),
-        // who wrote the file, in GGUF's own key for it
+        // the program that wrote the file, in GGUF's own key for it
         ("general.tags", gguf::Value::Texts(tags.into())),
         ("general.file_type", gguf::Value::Int(file_type.into())),
         ("general.quantization_version", gguf::Value::Int(2)),

@@ -1,4 +1,4 @@
-//! Which of ggml's formats a tensor gets in a file of some quantisation.
+//! Choice of each tensor's ggml format for a file's quantisation.
 
 use std::{fmt, str::FromStr};
 
@@ -7,22 +7,22 @@ use crate::{
     gguf::{Block, Kind},
 };
 
-/// How a GGUF's matrices are written; norms and biases are F32 always.
+/// Quantisation of a GGUF's matrices; norms and biases are always F32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GgufQuant {
-    /// 4 bytes a weight, nothing lost.
+    /// 4 bytes per weight, lossless.
     F32,
-    /// 2 bytes a weight.
+    /// 2 bytes per weight.
     F16,
-    /// 2 bytes a weight.
+    /// 2 bytes per weight.
     Bf16,
-    /// 8.5 bits a weight.
+    /// 8.5 bits per weight.
     Q8_0,
-    /// 4.5 bits a weight, one scale for 32.
+    /// 4.5 bits per weight, one scale for 32.
     Q4_0,
-    /// 4.5 bits a weight, scales and offsets for 32 in blocks of 256.
+    /// 4.5 bits per weight, scales and offsets for 32 in blocks of 256.
     Q4K,
-    /// 6.6 bits a weight, in blocks of 256.
+    /// 6.6 bits per weight, in blocks of 256.
     Q6K,
 }
 
@@ -48,10 +48,10 @@ impl FromStr for GgufQuant {
 }
 
 impl GgufQuant {
-    /// As people spell them, in the order of the variants.
+    /// Names for users, in the order of the variants.
     pub const NAMES: [&str; 7] = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q6_k"];
 
-    /// llama.cpp's number for a file that is mostly of this kind (`general.file_type`).
+    /// llama.cpp's id of a file that is mostly in this format (`general.file_type`).
     pub(super) fn file_type(self) -> u32 {
         match self {
             GgufQuant::F32 => 0,
@@ -66,10 +66,9 @@ impl GgufQuant {
 
     /// The format that llama.cpp's quantiser would choose without its per-layer exceptions.
     ///
-    /// Vectors stay F32. The matrix that makes the logits is Q6_K in every file of 4-bit blocks,
-    /// since its errors go straight into the probabilities. Rows that blocks of 256 do not divide
-    /// get Q5_0 for Q4_K and Q8_0 for Q6_K (blocks of 32); rows that 32 does not divide either,
-    /// F16.
+    /// Vectors stay F32. The head is Q6_K in every file of 4-bit blocks, since its errors enter the
+    /// logits directly. Rows that blocks of 256 do not divide get Q5_0 for Q4_K and Q8_0 for Q6_K
+    /// (blocks of 32); rows that 32 does not divide either, F16.
     pub(super) fn choose(self, role: Role, columns: usize) -> Kind {
         use Block::{Q4_0, Q4K, Q5_0, Q6K, Q8_0};
         let wanted = match (role, self) {
@@ -93,14 +92,14 @@ impl GgufQuant {
     }
 }
 
-/// Which matrix it is, as far as its format depends on it.
+/// The role of a tensor, on which its format depends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     /// A vector: norm, bias.
     Vector,
-    /// Makes the logits: `output`, or an embedding that serves as that too.
+    /// The head: `output`, or a tied embedding.
     Output,
-    /// Every other matrix.
+    /// Any other matrix.
     Matrix,
 }
 

@@ -1,22 +1,22 @@
-//! A configuration's rotary scaling as llama.cpp keeps it, and back.
+//! Conversion between a configuration's rotary scaling and llama.cpp's.
 //!
-//! llama.cpp divides every frequency by one factor, and by `rope_freqs.weight`'s divisor of that
-//! frequency, and multiplies cosine and sine by `attn_factor`; each of the three may stand alone.
+//! llama.cpp divides every frequency by one factor and by its divisor in `rope_freqs.weight`, and
+//! multiplies cosine and sine by `attn_factor`; each of the three may occur alone.
 
 use serde_json::{Value, json};
 
 use super::names::ROPE_FACTORS;
 use crate::{
-    Error, Place, Result, Stored,
+    ByteSource, Error, Result, Stored,
     gguf::{self, bytes::Read, header::Header},
 };
 
-/// How rotary frequencies differ from theta's powers.
+/// Scaling of the rotary frequencies, relative to theta's powers.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Rope {
-    /// Not at all.
+    /// None.
     Plain,
-    /// All are divided by this.
+    /// All frequencies are divided by this.
     Linear(f64),
     /// Llama 3's ramp.
     Llama3 {
@@ -25,13 +25,16 @@ pub(super) enum Rope {
         high: f64,
         original: f64,
     },
-    /// Each has its divisor, (head_dim / 2); cosine and sine are multiplied by `attention`.
+    /// Each frequency has its divisor, (head_dim / 2); cosine and sine are multiplied by
+    /// `attention`.
     Each { divisors: Vec<f32>, attention: f64 },
 }
 
 impl Rope {
+    /// Reads a configuration's scaling.
+    ///
     /// # Errors
-    /// A kind that a GGUF cannot say, a key that it needs and does not have.
+    /// A type that GGUF cannot express, or a missing key of it.
     pub fn new(config: &Value, head_dim: usize) -> Result<Rope> {
         let section = section(config);
         let kind = ["rope_type", "type"]
@@ -80,7 +83,7 @@ impl Rope {
         }
     }
 
-    /// The keys of `rope.scaling`, named by `name`.
+    /// The keys of `rope.scaling`, as named by `name`.
     pub fn keys(&self, name: impl Fn(&str) -> String) -> Vec<(String, gguf::Value)> {
         match self {
             Rope::Linear(factor) => vec![
@@ -94,7 +97,7 @@ impl Rope {
         }
     }
 
-    /// The divisor of every frequency; Llama 3's in f32 throughout as llama.cpp's converter
+    /// The divisor of every frequency; Llama 3's in f32 throughout, as llama.cpp's converter
     /// computes them.
     ///
     /// With wavelength w = 2π·theta^(2i/d) and original length L: 1 where w < L/high, the factor
@@ -130,8 +133,8 @@ impl Rope {
 
 const ORIGINAL: &str = "original_max_position_embeddings";
 
-/// The length that a scaling stretches: what stands beside the section goes before what stands in
-/// it, as in transformers.
+/// The original context length: a key beside the section takes precedence over one in it, as in
+/// transformers.
 fn original(config: &Value) -> Option<f64> {
     let beside = |key: &str| config.get(key).and_then(Value::as_f64);
     beside(ORIGINAL)
@@ -139,8 +142,9 @@ fn original(config: &Value) -> Option<f64> {
         .or_else(|| beside("max_position_embeddings"))
 }
 
-/// transformers v4 had theta at the top and the rest in `rope_scaling`, v5 keeps everything in
-/// `rope_parameters`; where both are there v4's counts, as transformers 5 has it.
+/// The section with the rope's keys. transformers v4 has theta at the top level and the rest in
+/// `rope_scaling`, v5 everything in `rope_parameters`; if both exist v4's counts, as in
+/// transformers 5.
 fn section(config: &Value) -> &Value {
     let filled = |v: &&Value| v.as_object().is_some_and(|section| !section.is_empty());
     ["rope_scaling", "rope_parameters"]
@@ -149,21 +153,21 @@ fn section(config: &Value) -> &Value {
         .unwrap_or(config)
 }
 
-/// A number of the section that counts, or else beside it.
+/// A number from the section, or else from beside it.
 pub(super) fn rope_number(config: &Value, key: &str) -> Option<f64> {
     let inside = section(config).get(key).and_then(Value::as_f64);
     inside.or_else(|| config.get(key).and_then(Value::as_f64))
 }
 
-/// `linear` and `llama3` where they say the same, or else `longrope` with the divisors themselves;
-/// `None`: plain.
+/// Converts GGUF's scaling to `linear` or `llama3` where equivalent, else to `longrope` with the
+/// divisors; `None` without scaling.
 ///
 /// # Errors
-/// A type that is not known, a factor or a divisor that is no positive number, divisors for other
-/// heads.
+/// An unknown type, a factor or divisor that is not positive and finite, divisors for another head
+/// size.
 pub(super) fn scaling(
     header: &Header,
-    place: &Place,
+    place: &ByteSource,
     theta: f64,
     head_dim: usize,
     context: usize,
@@ -205,8 +209,8 @@ pub(super) fn scaling(
     })))
 }
 
-/// What divides all frequencies: `rope.scaling.factor`, or older files' `rope.scale_linear`; the
-/// type that a file does not name is linear, and 0 means no scaling.
+/// The factor of all frequencies: `rope.scaling.factor`, or older files' `rope.scale_linear`. A
+/// missing type means linear, and 0 no scaling.
 fn factor(header: &Header) -> Read<f64> {
     match header.text("llama.rope.scaling.type")? {
         None | Some("linear") => {}
@@ -228,7 +232,7 @@ fn factor(header: &Header) -> Read<f64> {
     Ok(1.0)
 }
 
-fn divisors(stored: &Stored, place: &Place, pairs: usize) -> Read<Vec<f32>> {
+fn divisors(stored: &Stored, place: &ByteSource, pairs: usize) -> Read<Vec<f32>> {
     if stored.shape != [pairs] {
         return Err(format!(
             "{ROPE_FACTORS} has the shape {:?}, but heads have {pairs} pairs of features",
@@ -244,8 +248,8 @@ fn divisors(stored: &Stored, place: &Place, pairs: usize) -> Read<Vec<f32>> {
     }
 }
 
-/// The parameters of Llama 3's scaling whose divisors these are: by hypothesis its usual 1 and 4,
-/// over the usual original lengths. Other tools know this kind better than a list.
+/// Parameters of Llama 3's scaling that give these divisors: tries its usual 1 and 4 with the usual
+/// original lengths, since other programs support this type better than a list.
 fn llama3(stored: &[f32], theta: f64, head_dim: usize) -> Option<Value> {
     let factor = stored.iter().copied().fold(1.0, f32::max);
     let (low, high) = (1.0f32, 4.0f32);
@@ -278,23 +282,23 @@ mod tests {
     use super::*;
     use crate::{
         Dtype,
-        gguf::{Coming, Kind, header},
+        gguf::{Kind, TensorSpec, header},
     };
 
     /// A header with this scaling's keys and divisors, and its file.
-    fn written(rope: &Rope, theta: f64, head_dim: usize) -> Place {
+    fn written(rope: &Rope, theta: f64, head_dim: usize) -> ByteSource {
         let keys = rope.keys(|key| format!("llama.rope.scaling.{key}"));
         let divisors = rope.divisors(theta, head_dim);
         let coming = divisors
             .iter()
-            .map(|d| Coming::new(ROPE_FACTORS, &[d.len()], Kind::Dense(Dtype::F32)));
+            .map(|d| TensorSpec::new(ROPE_FACTORS, &[d.len()], Kind::Dense(Dtype::F32)));
         let mut bytes = header::write(&keys, &coming.collect::<Vec<_>>()).unwrap();
         bytes.extend(
             Dtype::F32
                 .encode("d", &divisors.unwrap_or_default())
                 .unwrap(),
         );
-        Place::memory("x.gguf", bytes)
+        ByteSource::memory("x.gguf", bytes)
     }
 
     #[test]
@@ -311,7 +315,7 @@ mod tests {
                 "attention_factor": 1.25, "original_max_position_embeddings": 64}),
                 true,
             ),
-            // of other numbers than the usual: a list that computes the same
+            // unusual parameters: a list that computes the same
             (
                 json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 2.0, "high_freq_factor": 4.0,
                 "original_max_position_embeddings": 64}),

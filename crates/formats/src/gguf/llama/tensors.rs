@@ -1,14 +1,15 @@
-//! A GGUF's tensors as Hugging Face's: one tensor for q, k and v taken apart, biases that only some
-//! projections have.
+//! A GGUF's tensors under Hugging Face's names: splits a fused q, k and v, and completes biases
+//! that only some projections have.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::Value;
 
 use super::names::{Heads, PARTS, hf_name};
-use crate::{Dtype, Error, Format, Index, Place, Result, Stored};
+use crate::{ByteSource, Dtype, Error, Format, Index, Result, Stored};
 
-/// Heads of a layer, which tell q, k and v apart and give llama.cpp's permutation of q and k.
+/// Numbers of heads, by which a fused tensor is split into q, k and v and the rows of q and k are
+/// permuted.
 pub(super) struct HeadCounts {
     query: usize,
     key: usize,
@@ -16,7 +17,7 @@ pub(super) struct HeadCounts {
 }
 
 impl HeadCounts {
-    /// Of the configuration made from the file's metadata, which has all three.
+    /// Reads a configuration made from the file's metadata, which has all three.
     pub fn of(config: &Value) -> Self {
         let number = |key: &str| {
             let n = config.get(key).and_then(Value::as_u64);
@@ -30,10 +31,10 @@ impl HeadCounts {
     }
 }
 
-/// Adds one of the file's tensors: under its Hugging Face name, or as the three that it holds.
+/// Adds one of the file's tensors: under its Hugging Face name, or as the three that it fuses.
 ///
 /// # Errors
-/// A fused tensor whose rows are not those of q, k and v; a name that is there already.
+/// A fused tensor whose rows are not those of q, k and v; a name that exists already.
 pub(super) fn add(
     index: &mut Index,
     name: String,
@@ -88,11 +89,11 @@ pub(super) fn add(
     Ok(())
 }
 
-/// Holds the biases of q, k and v against how their weights lie: llama.cpp takes those of one
-/// tensor only where the weights are one, and beside that all three or, in silence, none.
+/// Checks the biases of q, k and v against the layout of their weights: llama.cpp reads a fused
+/// bias only with fused weights, and otherwise all three or, silently, none.
 ///
 /// # Errors
-/// A bias that llama.cpp refuses or leaves out, and the weight that it belongs to or lies beside.
+/// A bias that llama.cpp refuses or ignores, with the weight it belongs to.
 pub(super) fn beside<'a>(names: impl Iterator<Item = &'a String>) -> Result<()> {
     let names: BTreeSet<&str> = names.map(String::as_str).collect();
     let has = |block: &str, end: &str| names.contains(format!("{block}{end}").as_str());
@@ -122,9 +123,9 @@ pub(super) fn beside<'a>(names: impl Iterator<Item = &'a String>) -> Result<()> 
 const ATTENTION: [&str; 4] = ["q_proj", "k_proj", "v_proj", "o_proj"];
 const MLP: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
 
-/// llama.cpp adds each bias that is there; a configuration has one word for all of attention's, and
-/// one for the MLP's. Where a file has some of them, the others become zeros, which compute the
-/// same.
+/// Completes biases: llama.cpp adds each one that exists, while a configuration has one key for all
+/// of attention's and one for the MLP's. Where a file has only some, the others become zeros, which
+/// compute the same.
 pub(super) fn biases(index: &mut Index, config: &mut Value) -> Result<()> {
     for (key, part, projections) in [
         ("attention_bias", "self_attn", &ATTENTION[..]),
@@ -161,7 +162,7 @@ fn zeros(index: &mut Index, wanted: Vec<(String, usize)>) -> Result<()> {
         return Ok(());
     };
     let (file, bytes) = (index.files.len(), vec![0; 4 * longest]);
-    let place = Place::memory("biases that the file does not have", bytes);
+    let place = ByteSource::memory("biases that the file does not have", bytes);
     index.files.push(Arc::new(place));
     for (name, rows) in wanted {
         let zero = Stored {

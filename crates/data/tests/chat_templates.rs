@@ -1,0 +1,159 @@
+//! Chat templates with names, templates that are replaced before they are read, and what an export
+//! writes of them. What plays where is what AutoTokenizer of transformers 5.24.0 does with the same
+//! folders, and llama.cpp with the same GGUF keys.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
+
+use std::fs;
+
+use randori_data::{ChatTemplate, Context, GgufTokenizer, Message, PLAIN, Tokenizer};
+use serde_json::{Value, json};
+
+mod demo;
+use demo::folder;
+
+const TOOLS: &str = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|end|>{% endfor %}\
+                     {% if add_generation_prompt %}[assistant]{% endif %}{{ (tools or []) | length }}";
+
+/// What a tokenizer's template makes of one question, without tools and with a list of them.
+fn played(tokenizer: &Tokenizer) -> [Result<String, String>; 2] {
+    let tools = Context::from_iter([("tools".to_owned(), json!([1, 2]))]);
+    [Context::new(), tools].map(|context| {
+        let template = tokenizer.chat_template().unwrap();
+        let written = template.render_in(&[Message::user("x")], &context, false);
+        written.map_err(|e| e.to_string())
+    })
+}
+
+fn written_again(tokenizer: &Tokenizer, name: &str) -> Tokenizer {
+    let dir = folder(name, &json!({}), &[]);
+    for (file, bytes) in tokenizer.files().unwrap() {
+        fs::write(dir.join(file), bytes).unwrap();
+    }
+    Tokenizer::from_folder(&dir).unwrap()
+}
+
+/// transformers raises an error for a conversation without tools, and plays those with tools.
+#[test]
+fn a_model_with_tool_use_alone_plays_rows_with_tools() {
+    let list = json!({"chat_template": [{"name": "tool_use", "template": TOOLS}]});
+    let file = [("additional_chat_templates/tool_use.jinja", json!(TOOLS))];
+    for (name, config, files) in [
+        ("tools-list", &list, &file[..0]),
+        ("tools-file", &json!({"chat_template": "C"}), &file[..]),
+    ] {
+        let tokenizer = Tokenizer::from_folder(&folder(name, config, files)).unwrap();
+        let again = written_again(&tokenizer, &format!("{name}-again"));
+        for tokenizer in [tokenizer, again] {
+            let [without, with] = played(&tokenizer);
+            let why = without.unwrap_err();
+            assert!(why.contains("`tool_use`) and no `default`"), "{why}");
+            assert_eq!(with.unwrap(), "[user]x<|end|>2");
+            let end = tokenizer.ids("<|end|>").unwrap();
+            assert_eq!(tokenizer.stop_ids(), end);
+        }
+    }
+}
+
+/// `tokenizer.chat_template.tool_use` of a GGUF file; of that alone llama.cpp plays everything by it.
+#[test]
+fn a_gguf_has_a_template_for_tools() {
+    let config = json!({"chat_template": [
+        {"name": "default", "template": "D"}, {"name": "tool_use", "template": TOOLS}]});
+    let tokenizer = Tokenizer::from_folder(&folder("tools-gguf", &config, &[])).unwrap();
+    let gguf = tokenizer.to_gguf().unwrap();
+    assert_eq!(gguf.chat_template.as_deref(), Some("D"));
+    assert_eq!(gguf.tool_use.as_deref(), Some(TOOLS));
+    let alone = |default: Option<&str>| GgufTokenizer {
+        chat_template: default.map(str::to_owned),
+        ..gguf.clone()
+    };
+    let (d, t) = ("D".to_owned(), "[user]x<|end|>2".to_owned());
+    let bare = "[user]x<|end|>0".to_owned();
+    for (gguf, right) in [
+        (gguf.clone(), [&d, &t]),
+        (alone(None), [&bare, &t]),
+        (alone(Some("")), [&bare, &t]),
+    ] {
+        let read = Tokenizer::from_gguf(&gguf).unwrap();
+        let again = written_again(&read, "tools-gguf-again");
+        for tokenizer in [read, again] {
+            assert_eq!(
+                played(&tokenizer).map(Result::unwrap),
+                right.map(String::clone)
+            );
+        }
+    }
+    // of a model with tool_use alone nothing is written as the default
+    let only = json!({"chat_template": {"tool_use": TOOLS}});
+    let only = Tokenizer::from_folder(&folder("tools-gguf-only", &only, &[])).unwrap();
+    let gguf = only.to_gguf().unwrap();
+    assert_eq!(
+        (gguf.chat_template, gguf.tool_use.as_deref()),
+        (None, Some(TOOLS))
+    );
+}
+
+/// A template that is given takes the place of one that no engine reads, in a GGUF file too.
+#[test]
+fn a_given_template_goes_before_one_that_does_not_parse() {
+    let dir = folder("no-jinja", &json!({"chat_template": "{% if %}"}), &[]);
+    let good = Tokenizer::from_folder_with(&dir, ChatTemplate::new("G").unwrap()).unwrap();
+    let broken = |default: &str, tools: Option<&str>| GgufTokenizer {
+        chat_template: Some(default.to_owned()),
+        tool_use: tools.map(str::to_owned),
+        ..good.to_gguf().unwrap()
+    };
+    for gguf in [broken("{% if %}", None), broken("D", Some("{% if %}"))] {
+        Tokenizer::from_gguf(&gguf).unwrap_err();
+        let given = ChatTemplate::new("G").unwrap();
+        let tokenizer = Tokenizer::from_gguf_with(&gguf, given).unwrap();
+        assert_eq!(played(&tokenizer).map(Result::unwrap), ["G", "G"]);
+        let files = tokenizer.files().unwrap();
+        assert_eq!(files["chat_template.jinja"], b"G");
+    }
+}
+
+/// `"plain"` reads what only Randori gives a template (whether texts begin with a token, an end of
+/// text that stands in `config.json` alone): an export has the tokens themselves.
+#[test]
+fn an_exported_plain_template_needs_nothing_of_ours() {
+    let mut begun: Value = serde_json::from_slice(
+        &fs::read(folder("plain", &json!({}), &[]).join("tokenizer.json")).unwrap(),
+    )
+    .unwrap();
+    begun["post_processor"] = json!({"type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<|end|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<|end|>": {"id": "<|end|>", "ids": [0], "tokens": ["<|end|>"]}}});
+    let turns = "{% for message in messages %}{{ message['content'] }}";
+    let ends = "{% if message['role'] == 'assistant' %}{{ \"<|end|>\" }}{% endif %}{% endfor %}";
+    let eos = [("config.json", json!({"eos_token_id": 0}))];
+    let starts = [eos[0].clone(), ("tokenizer.json", begun)];
+    for (name, config, files, begins) in [
+        ("plain-end", json!({"eos_token": null}), &eos[..], ""),
+        (
+            "plain-start",
+            json!({"eos_token": null, "bos_token": "<|end|>"}),
+            &starts[..],
+            "{{ \"<|end|>\" }}",
+        ),
+    ] {
+        let dir = folder(name, &config, files);
+        let plain = ChatTemplate::new(PLAIN).unwrap();
+        let tokenizer = Tokenizer::from_folder_with(&dir, plain).unwrap();
+        assert_eq!(tokenizer.token(0).as_deref(), Some("<|end|>"));
+        let files = tokenizer.files().unwrap();
+        let template = String::from_utf8(files["chat_template.jinja"].clone()).unwrap();
+        assert_eq!(template, format!("{begins}{turns}{ends}"));
+        assert_eq!(
+            tokenizer.to_gguf().unwrap().chat_template,
+            Some(template.clone())
+        );
+        // nothing is given to it, as by transformers
+        let turns = [Message::user("x"), Message::assistant("y")];
+        let theirs = ChatTemplate::new(&template).unwrap().render(&turns, false);
+        let ours = tokenizer.chat_template().unwrap().render(&turns, false);
+        assert_eq!(theirs.unwrap(), ours.unwrap());
+    }
+}

@@ -1,0 +1,134 @@
+//! The passes through a model that every use of it is made of: embedding, blocks, head. Written
+//! once, over the kernels of any machine; a player's and those that `fit` plans are the same.
+
+use crate::{
+    Error, Result,
+    kernels::{Kernels, Shaped},
+    tape::{Pass, Place, Recorded, Tape},
+    trace::{Part, Use, wanted},
+};
+
+/// Rows from which a block's values are let go at their last use rather than at its end.
+const EARLY: usize = 64;
+
+impl<K: Kernels> Pass<'_, K> {
+    /// Token ids to (tokens, width).
+    pub(crate) fn run_embed(&self, record: bool) -> Result<Recorded<K>> {
+        let ids = self.kernels.tokens(&self.plan)?;
+        let arch = self.model.arch();
+        Tape::run(self, Place::Rows, record, ids, false, None, |tape, ids| {
+            arch.embed(tape, ids)
+        })
+        .map_err(|e| self.at("embedding", e))
+    }
+
+    /// One block.
+    pub(crate) fn run_block(
+        &self,
+        place: Place<K>,
+        layer: usize,
+        record: bool,
+        x: K::Tensor,
+        needs: bool,
+    ) -> Result<Recorded<K>> {
+        let shape = x.dims().to_vec();
+        let early = matches!(place, Place::Packed) && shape[0] >= EARLY;
+        let uses = early
+            .then(|| self.model.last_uses(layer, shape[1]))
+            .flatten();
+        let arch = self.model.arch();
+        let done = Tape::run(self, place, record, x, needs, uses, |tape, x| {
+            arch.block(tape, layer, x)
+        })
+        .map_err(|e| self.at(&format!("block {layer}"), e))?;
+        if done.output.dims() != shape {
+            return Err(self.at(
+                &format!("block {layer}"),
+                Error::rule(format!(
+                    "it answered {:?} for {shape:?}",
+                    done.output.dims()
+                )),
+            ));
+        }
+        Ok(done)
+    }
+
+    /// (rows, width) to (rows, vocab).
+    pub(crate) fn run_head(
+        &self,
+        place: Place<K>,
+        record: bool,
+        x: K::Tensor,
+        needs: bool,
+    ) -> Result<Recorded<K>> {
+        let arch = self.model.arch();
+        let done = Tape::run(self, place, record, x, needs, None, |tape, x| {
+            arch.head(tape, x)
+        })
+        .map_err(|e| self.at("head", e))?;
+        match done.output.dims().len() {
+            2 => Ok(done),
+            _ => Err(self.at(
+                "head",
+                Error::rule(format!(
+                    "it answered {:?}, not (rows, vocab)",
+                    done.output.dims()
+                )),
+            )),
+        }
+    }
+
+    /// (tokens, width) after the last block of packed rows; nothing is recorded.
+    pub(crate) fn run_blocks(&self) -> Result<K::Tensor> {
+        let mut x = self.run_embed(false)?.output;
+        for layer in 0..self.model.arch().layers() {
+            x = self
+                .run_block(Place::Packed, layer, false, x, false)?
+                .output;
+        }
+        Ok(x)
+    }
+
+    /// (entries, vocab) after each entry's last row, behind what a cache holds.
+    pub(crate) fn cached_logits(&self, cache: &mut K::Cache, last: &K::Rows) -> Result<K::Tensor> {
+        let mut x = self.run_embed(false)?.output;
+        for layer in 0..self.model.arch().layers() {
+            let place = Place::Cached {
+                cache: &mut *cache,
+                layer,
+                call: 0,
+            };
+            x = self.run_block(place, layer, false, x, false)?.output;
+        }
+        let ends = self.kernels.pick(&x, last)?;
+        Ok(self.run_head(Place::Rows, false, ends, false)?.output)
+    }
+
+    /// Whether a weight of the head's own is trained; `width` is the hidden state's.
+    pub(crate) fn head_trains(&self, width: usize) -> Result<bool> {
+        let trains = |w: &crate::trace::TracedWeight| -> Result<bool, String> {
+            let module = w.name.strip_suffix(".weight").unwrap_or(&w.name);
+            match (w.used_as, w.shape.as_slice()) {
+                (Use::Linear | Use::Embed, &[out, inputs]) => {
+                    let updated = self.model.update(self.model.goes_by(module)).is_some();
+                    Ok(updated || self.projection(module, (out, inputs))?.own.is_some())
+                }
+                (_, shape) => {
+                    let vector = self.vector(w.name.clone(), shape.iter().product())?;
+                    Ok(vector.own.is_some())
+                }
+            }
+        };
+        for w in wanted(self.model.arch(), Part::Head, width)? {
+            if trains(&w).map_err(Error::rule)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn at(&self, part: &str, error: Error) -> Error {
+        let name = self.model.arch().name();
+        Error::rule(format!("`{name}`, {part}: {error}"))
+    }
+}

@@ -1,0 +1,183 @@
+//! Where an op's weights come from: the player's own tensors first, then the base.
+
+use std::{rc::Rc, sync::Arc};
+
+use candle_core::Tensor;
+use randori_sdk::seam::{Architecture, Id};
+
+use crate::{
+    Params, Player, Result, Weight,
+    dora::Gains,
+    head::{self, HEAD},
+    inputs::Probe,
+    kernels::{Gain, OnCandle},
+    tape::{Matrix, Model, Update, Vector},
+    trace::last_uses,
+};
+
+/// A player in a pass.
+pub(crate) struct Weights<'a> {
+    pub(crate) player: &'a Player,
+    /// The player's own tensors, where the pass runs.
+    params: Arc<Params>,
+    pub(crate) gains: Arc<Gains>,
+    /// The embedding that the head shares in the base, where the player may have learnt something
+    /// of one of the two.
+    tied: Option<String>,
+    /// Keeps what the projections get to multiply.
+    probe: Option<Rc<Probe>>,
+}
+
+impl<'a> Weights<'a> {
+    /// With the gains that are known of the player already.
+    pub(crate) fn new(player: &'a Player, gains: Arc<Gains>) -> Result<Self> {
+        let spec = player.lora.as_deref();
+        let tied = head::embedding_of(player.base.arch.as_ref(), spec, &player.params)?;
+        Ok(Weights {
+            player,
+            params: player.at_hand()?,
+            gains,
+            tied,
+            probe: None,
+        })
+    }
+
+    /// The same, kept in view by a probe.
+    pub(crate) fn probed(mut self, probe: Option<Rc<Probe>>) -> Self {
+        self.probe = probe;
+        self
+    }
+
+    /// The player's own or the base's weight of this name.
+    fn either<K: OnCandle>(&self, name: &str, shape: (usize, usize)) -> Result<Matrix<K>, String> {
+        let full = format!("{name}.weight");
+        match self.params.get(&full) {
+            Some(own) => owned(own, full, shape),
+            None => self.bases(full, shape),
+        }
+    }
+
+    /// The base's weight of this full name.
+    fn bases<K: OnCandle>(&self, full: String, shape: (usize, usize)) -> Result<Matrix<K>, String> {
+        let weight = match self.player.base.weights.get(&full) {
+            Some(Weight::Dense(w)) => Weight::Dense(self.near(w)?),
+            Some(other) => other.clone(),
+            None => return Err(format!("the model has no weight `{full}`")),
+        };
+        check(&full, &weight.shape(), &[shape.0, shape.1])?;
+        Ok(Matrix { weight, own: None })
+    }
+
+    fn near(&self, w: &Tensor) -> Result<Tensor, String> {
+        self.player.base.compute.near(w).map_err(|e| e.to_string())
+    }
+}
+
+impl<K: OnCandle> Model<K> for Weights<'_> {
+    fn arch(&self) -> &dyn Architecture {
+        self.player.base.arch.as_ref()
+    }
+
+    /// Worth a second, shapes-only run where values are large.
+    fn last_uses(&self, layer: usize, width: usize) -> Option<Arc<[Vec<Id>]>> {
+        last_uses(self.player.base.arch.as_ref(), layer, width).map(Arc::from)
+    }
+
+    fn matrix(&self, _: &K, name: &str, shape: (usize, usize)) -> Result<Matrix<K>, String> {
+        self.either(name, shape)
+    }
+
+    fn projection(&self, _: &K, name: &str, shape: (usize, usize)) -> Result<Matrix<K>, String> {
+        if self.tied.as_deref() != Some(name) {
+            return self.either(name, shape);
+        }
+        let (own, shared) = (head::weight(HEAD), head::weight(name));
+        if let Some(t) = self.params.get(&own) {
+            return owned(t, own, shape);
+        }
+        let spec = self.player.lora.as_ref();
+        match spec.is_some_and(|spec| spec.replaced.contains(&shared)) {
+            true => self.either::<K>(name, shape),
+            false => self.bases::<K>(shared, shape),
+        }
+    }
+
+    fn vector(&self, _: &K, full: String, width: usize) -> Result<Vector<K>, String> {
+        let vector: Vector<K> = if let Some(own) = self.params.get(&full) {
+            Vector {
+                values: own.clone(),
+                own: Some(full.clone()),
+            }
+        } else {
+            match self.player.base.weights.get(&full) {
+                Some(Weight::Dense(w)) => Vector {
+                    values: self.near(w)?,
+                    own: None,
+                },
+                Some(_) => {
+                    return Err(format!(
+                        "`{full}` is quantised, but norms and biases must be dense"
+                    ));
+                }
+                None => return Err(format!("the model has no weight `{full}`")),
+            }
+        };
+        check(&full, vector.values.dims(), &[width])?;
+        Ok(vector)
+    }
+
+    fn goes_by<'n>(&self, name: &'n str) -> &'n str {
+        if self.tied.as_deref() == Some(name) {
+            HEAD
+        } else {
+            name
+        }
+    }
+
+    fn update(&self, name: &str) -> Option<Update<K>> {
+        let spec = self.player.lora.as_ref()?;
+        Some(Update {
+            lora: spec.update(&self.params, name)?,
+            dropout: spec.dropout,
+        })
+    }
+
+    fn gain(
+        &self,
+        kernels: &K,
+        name: &str,
+        matrix: &Matrix<K>,
+        update: &Update<K>,
+    ) -> Result<Option<Arc<Gain>>> {
+        self.known_gain(kernels, name, matrix, &update.lora)
+    }
+
+    fn see(&self, kernels: &K, projection: &str, x: &Tensor) -> Result<()> {
+        match &self.probe {
+            Some(probe) => probe.see(kernels, projection, x),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A player's own weight.
+fn owned<K: OnCandle>(
+    own: &Tensor,
+    full: String,
+    shape: (usize, usize),
+) -> Result<Matrix<K>, String> {
+    check(&full, own.dims(), &[shape.0, shape.1])?;
+    Ok(Matrix {
+        weight: Weight::Dense(own.clone()),
+        own: Some(full),
+    })
+}
+
+fn check(name: &str, found: &[usize], wanted: &[usize]) -> Result<(), String> {
+    if found == wanted {
+        return Ok(());
+    }
+    Err(format!(
+        "weight `{name}` has the shape {found:?}, but the architecture wants {wanted:?}"
+    ))
+}

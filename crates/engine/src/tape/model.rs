@@ -1,0 +1,65 @@
+//! What a pass asks of whoever runs it: the architecture, and where each op's weights come from.
+
+use std::sync::Arc;
+
+use randori_sdk::seam::{Architecture, Id};
+
+use crate::{
+    Result,
+    kernels::{Gain, Kernels},
+};
+
+/// A projection's or embedding's weight, (out, in) or (vocab, width).
+pub(crate) struct Matrix<K: Kernels> {
+    pub(crate) weight: K::Matrix,
+    /// The name that its gradient goes by, where it is trained.
+    pub(crate) own: Option<String>,
+}
+
+/// A norm's scale, or a bias.
+pub(crate) struct Vector<K: Kernels> {
+    pub(crate) values: K::Tensor,
+    /// Its name when it is trainable.
+    pub(crate) own: Option<String>,
+}
+
+/// The low-rank update of a projection.
+pub(crate) struct Update<K: Kernels> {
+    pub(crate) lora: K::Update,
+    pub(crate) dropout: f32,
+}
+
+/// A player, or what is planned as one.
+pub(crate) trait Model<K: Kernels> {
+    /// What runs its ops.
+    fn arch(&self) -> &dyn Architecture;
+    /// Which values a block over rows of `width` needs no more once it has made a value, by its id.
+    fn last_uses(&self, layer: usize, width: usize) -> Option<Arc<[Vec<Id>]>>;
+    /// The weight of an embedding, by its name without `.weight`.
+    fn matrix(&self, kernels: &K, name: &str, shape: (usize, usize)) -> Result<Matrix<K>, String>;
+    /// A projection's weight: for a tied head its own, where it has one, else what the base's
+    /// embedding is.
+    fn projection(
+        &self,
+        kernels: &K,
+        name: &str,
+        shape: (usize, usize),
+    ) -> Result<Matrix<K>, String>;
+    /// A norm's scale or a bias, by its full name.
+    fn vector(&self, kernels: &K, full: String, width: usize) -> Result<Vector<K>, String>;
+    /// What this projection's own tensors go by: a tied head's by its own name, not by the
+    /// embedding's.
+    fn goes_by<'n>(&self, name: &'n str) -> &'n str;
+    /// The update of a projection, by the name that its own tensors go by.
+    fn update(&self, name: &str) -> Option<Update<K>>;
+    /// The gain of a projection whose update has a magnitude; `name` is its weight's.
+    fn gain(
+        &self,
+        kernels: &K,
+        name: &str,
+        matrix: &Matrix<K>,
+        update: &Update<K>,
+    ) -> Result<Option<Arc<Gain>>>;
+    /// `x` (n, in) is what this projection is about to multiply.
+    fn see(&self, kernels: &K, projection: &str, x: &K::Tensor) -> Result<()>;
+}

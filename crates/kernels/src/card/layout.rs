@@ -1,0 +1,111 @@
+//! Parts of the last axis, joins, rows gathered and scattered.
+
+use candle_core::Tensor;
+use randori_cuda::{
+    Ptr,
+    ops::layout::{self, Columns, Going, Places},
+};
+
+use super::{float, gpu, ptr, room};
+use crate::{Error, Result, rows};
+
+fn with_last(dims: &[usize], last: usize) -> Vec<usize> {
+    let mut dims = dims.to_vec();
+    if let Some(l) = dims.last_mut() {
+        *l = last;
+    }
+    dims
+}
+
+fn columns(t: &Tensor, start: usize) -> Result<Columns> {
+    Ok(Columns {
+        at: ptr(t)?,
+        width: rows(t.dims()).1,
+        start,
+    })
+}
+
+/// `start..start+len` of the last axis.
+pub fn narrow(x: &Tensor, start: usize, len: usize) -> Result<Tensor> {
+    let y = room(x, &with_last(x.dims(), len))?; // all columns are written
+    let size = (rows(x.dims()).0, len);
+    layout::columns(gpu()?, float(x)?, columns(x, start)?, columns(&y, 0)?, size)?;
+    Ok(y)
+}
+
+/// dy between zeros.
+pub fn widen(dy: &Tensor, start: usize, width: usize) -> Result<Tensor> {
+    let dx = gpu()?.zeros(&with_last(dy.dims(), width), dy.dtype())?;
+    let size = rows(dy.dims());
+    layout::columns(
+        gpu()?,
+        float(dy)?,
+        columns(dy, 0)?,
+        columns(&dx, start)?,
+        size,
+    )?;
+    Ok(dx)
+}
+
+/// Joined along the last axis.
+pub fn concat(xs: &[Tensor]) -> Result<Tensor> {
+    let total = xs.iter().map(|x| rows(x.dims()).1).sum();
+    let Some(first) = xs.first() else {
+        return Err(Error::rule("nothing to join"));
+    };
+    let y = room(first, &with_last(first.dims(), total))?; // all columns are written
+    let mut start = 0;
+    for x in xs {
+        let size = rows(x.dims());
+        layout::columns(gpu()?, float(x)?, columns(x, 0)?, columns(&y, start)?, size)?;
+        start += size.1;
+    }
+    Ok(y)
+}
+
+/// Rows `index` of the first axis.
+pub fn gather(x: &Tensor, index: &[u32]) -> Result<Tensor> {
+    let mut dims = x.dims().to_vec();
+    let (all, width) = (dims[0], dims[1..].iter().product());
+    if let Some(bad) = index.iter().find(|i| **i as usize >= all) {
+        return Err(Error::rule(format!("row {bad} of {all}")));
+    }
+    dims[0] = index.len();
+    let y = room(x, &dims)?; // every row is written
+    let ids = gpu()?.upload(index)?;
+    layout::gather(
+        gpu()?,
+        float(x)?,
+        (ptr(x)?, all, width),
+        (ptr(&ids)?, index.len()),
+        ptr(&y)?,
+    )?;
+    Ok(y)
+}
+
+/// onto[index] += x's rows, each times its factor where there are factors; a row's sources in
+/// order.
+pub fn scatter(x: &Tensor, index: &[u32], factors: Option<&[f32]>, onto: &Tensor) -> Result<()> {
+    if index.is_empty() {
+        return Ok(());
+    }
+    let width = x.dims()[1..].iter().product();
+    let lists = Places::new(index, onto.dims()[0])?;
+    let gpu = gpu()?;
+    let factors = factors.map(|f| -> Result<Tensor> {
+        let sorted: Vec<f32> = lists.sources.iter().map(|s| f[*s as usize]).collect();
+        Ok(gpu.upload(&sorted)?)
+    });
+    let factors = factors.transpose()?;
+    let (places, starts) = (gpu.upload(&lists.places)?, gpu.upload(&lists.starts)?);
+    let sources = gpu.upload(&lists.sources)?;
+    let going = Going {
+        places: ptr(&places)?,
+        count: lists.places.len(),
+        starts: ptr(&starts)?,
+        sources: ptr(&sources)?,
+        factors: factors.as_ref().map_or(Ok(Ptr::NULL), ptr)?,
+    };
+    let (from, to) = (ptr(x)?, ptr(onto)?);
+    Ok(layout::scatter(gpu, float(x)?, width, from, &going, to)?)
+}

@@ -1,0 +1,47 @@
+//! The products of a low-rank update: y += s·(x·Aᵀ)·Bᵀ and its gradients. Shapes: x (n, in), A (r,
+//! in), B (out, r).
+
+use candle_core::Tensor;
+
+use super::{
+    linear::{self, matrix, multiply},
+    room,
+};
+use crate::{Result, rows};
+
+/// Adds the update to y (n, out), in place, and answers x·Aᵀ (n, r).
+pub fn forward(x: &Tensor, update: &randori_lora::Update, y: &Tensor) -> Result<Tensor> {
+    let xa = linear::forward(x, &update.a)?;
+    let (outputs, rank) = update.b.dims2()?;
+    let size = (rows(x.dims()).0, outputs, rank);
+    let (left, right) = (matrix(&xa)?, matrix(&update.b)?.t());
+    multiply(size, left, right, y, update.scale as f32, 1.0)?;
+    Ok(xa)
+}
+
+/// Adds to dA and dB (f32) in place, and answers u = s·dy·B (n, r).
+pub fn backward(
+    x: &Tensor,
+    xa: &Tensor,
+    update: &randori_lora::Update,
+    dy: &Tensor,
+    [da, db]: [&Tensor; 2],
+) -> Result<Tensor> {
+    let ((rank, inputs), (outputs, _)) = (update.a.dims2()?, update.b.dims2()?);
+    let (n, scale) = (rows(dy.dims()).0, update.scale as f32);
+    let u = room(dy, &[n, rank])?;
+    let size = (n, rank, outputs);
+    multiply(size, matrix(dy)?, matrix(&update.b)?, &u, scale, 0.0)?;
+    let size = (rank, inputs, n);
+    multiply(size, matrix(&u)?.t(), matrix(x)?, da, 1.0, 1.0)?;
+    let size = (outputs, rank, n);
+    multiply(size, matrix(dy)?.t(), matrix(xa)?, db, scale, 1.0)?;
+    Ok(u)
+}
+
+/// dx += u·A in place.
+pub fn through(u: &Tensor, a: &Tensor, dx: &Tensor) -> Result<()> {
+    let (rank, inputs) = a.dims2()?;
+    let size = (rows(u.dims()).0, inputs, rank);
+    multiply(size, matrix(u)?, matrix(a)?, dx, 1.0, 1.0)
+}

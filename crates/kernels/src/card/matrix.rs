@@ -1,0 +1,287 @@
+//! A quantised matrix in a GPU's memory, with its product and the gradient to the input.
+
+use candle_core::{DType, Tensor};
+use randori_cuda::{
+    Float,
+    gpu::{self, Gpu},
+    ops::{
+        gguf::Gguf,
+        matvec, nf4,
+        product4::{self, Stored},
+    },
+};
+use randori_qlora::{Nf4Scales, QuantMatrix};
+
+use crate::{
+    Error, Result,
+    card::{linear, maybe},
+    host, rows,
+};
+
+/// A frozen quantised matrix (out, in). Products of many rows dequantise it into room that is free
+/// again afterwards; products of up to eight rows, with 4-bit codes in bf16 of up to 64, read it as
+/// it is.
+pub struct GpuMatrix {
+    shape: (usize, usize),
+    format: String,
+    /// What it dequantises to.
+    float: Float,
+    bytes: usize,
+    held: Held,
+}
+
+enum Held {
+    Nf4 {
+        block: usize,
+        /// u8
+        codes: Tensor,
+        /// f32 (16)
+        levels: Tensor,
+        scales: Scales,
+    },
+    Gguf {
+        dtype: candle_core::quantized::GgmlDType,
+        data: Tensor,
+    },
+}
+
+enum Scales {
+    Plain(Tensor),
+    Double {
+        codes: Tensor,
+        scales: Tensor,
+        map: Tensor,
+        offset: f32,
+        block: usize,
+    },
+}
+
+impl GpuMatrix {
+    /// A copy on the GPU, for passes in `float`.
+    pub fn new(gpu: &Gpu, q: &QuantMatrix, float: DType) -> Result<Self> {
+        let held = match q {
+            QuantMatrix::Nf4(m) => {
+                let parts = m.parts();
+                Held::Nf4 {
+                    block: parts.block,
+                    codes: gpu.upload(&parts.codes)?,
+                    levels: gpu.upload(&parts.levels)?,
+                    scales: Scales::new(gpu, &parts.scales)?,
+                }
+            }
+            QuantMatrix::Gguf(m) => Held::Gguf {
+                dtype: m.dtype(),
+                data: gpu.upload(m.data())?,
+            },
+        };
+        Ok(GpuMatrix {
+            shape: q.shape(),
+            format: q.format(),
+            float: match float {
+                DType::BF16 => Float::Bf16,
+                _ => Float::F32,
+            },
+            bytes: q.bytes(),
+            held,
+        })
+    }
+
+    /// (out, in)
+    pub fn shape(&self) -> (usize, usize) {
+        self.shape
+    }
+
+    /// Memory on the GPU.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What it is, for reports: `nf4`, `q4_1`, ….
+    pub fn format(&self) -> String {
+        self.format.clone()
+    }
+
+    /// All of it in f32, in the machine's memory.
+    pub fn to_f32(&self) -> Result<Tensor> {
+        host(&self.dequantise(Float::F32)?)
+    }
+
+    fn dequantise(&self, float: Float) -> Result<Tensor> {
+        let gpu = Gpu::open()?;
+        let (rows, columns) = self.shape;
+        let y = gpu.room(&[rows, columns], dtype(float))?; // written whole
+        match &self.held {
+            Held::Nf4 { .. } => self.nf4()?.dequantise(gpu, float, 0..rows, gpu::ptr(&y)?)?,
+            Held::Gguf { .. } => self
+                .gguf()?
+                .dequantise(gpu, float, 0..rows, gpu::ptr(&y)?)?,
+        }
+        Ok(y)
+    }
+
+    fn nf4(&self) -> Result<nf4::Nf4> {
+        let Held::Nf4 {
+            block,
+            codes,
+            levels,
+            scales,
+        } = &self.held
+        else {
+            return Err(Error::rule("not a matrix of 4-bit codes"));
+        };
+        Ok(nf4::Nf4 {
+            rows: self.shape.0,
+            columns: self.shape.1,
+            block: *block,
+            codes: gpu::ptr(codes)?,
+            levels: gpu::ptr(levels)?,
+            scales: scales.at()?,
+        })
+    }
+
+    fn gguf(&self) -> Result<Gguf> {
+        let Held::Gguf { dtype, data } = &self.held else {
+            return Err(Error::rule("not a matrix of GGUF's blocks"));
+        };
+        Ok(Gguf {
+            dtype: *dtype,
+            rows: self.shape.0,
+            columns: self.shape.1,
+            data: gpu::ptr(data)?,
+        })
+    }
+
+    /// Some rows, in the order asked for: (ids, in).
+    pub fn rows(&self, ids: &[u32]) -> Result<Tensor> {
+        if let Some(id) = ids.iter().find(|id| **id as usize >= self.shape.0) {
+            return Err(Error::rule(format!(
+                "row {id} of a matrix of {}",
+                self.shape.0
+            )));
+        }
+        let gpu = Gpu::open()?;
+        let y = gpu.room(&[ids.len(), self.shape.1], dtype(self.float))?; // written whole
+        let at = gpu.upload(ids)?;
+        let (at, to) = (gpu::ptr(&at)?, gpu::ptr(&y)?);
+        match &self.held {
+            Held::Nf4 { .. } => self.nf4()?.rows(gpu, self.float, at, ids.len(), to)?,
+            Held::Gguf { .. } => self.gguf()?.rows(gpu, self.float, at, ids.len(), to)?,
+        }
+        Ok(y)
+    }
+
+    /// x·Wᵀ: (n, in) -> (n, out).
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let ((n, inputs), (outputs, columns)) = (rows(x.dims()), self.shape);
+        if inputs != columns {
+            return Err(Error::rule(format!(
+                "a matrix of {columns} inputs does not take rows of {inputs}"
+            )));
+        }
+        if n <= matvec::MOST && inputs.is_multiple_of(32) {
+            let gpu = Gpu::open()?;
+            let y = gpu.room(&[n, outputs], x.dtype())?; // written whole
+            crate::work::count((n, outputs, inputs));
+            let rows = matvec::Rows {
+                float: gpu::float(x)?,
+                n,
+                x: gpu::ptr(x)?,
+                y: gpu::ptr(&y)?,
+            };
+            match &self.held {
+                Held::Nf4 { .. } => matvec::nf4(gpu, &self.nf4()?, &rows)?,
+                Held::Gguf { .. } => matvec::gguf(gpu, &self.gguf()?, &rows)?,
+            }
+            return Ok(y);
+        }
+        match self.by_codes(x, n)? {
+            Some(y) => Ok(y),
+            None => linear::forward(x, &self.dequantise(gpu::float(x)?)?),
+        }
+    }
+
+    /// The product with some rows of bf16, from the stored weights on the tensor cores; `None`
+    /// where that cannot be.
+    fn by_codes(&self, x: &Tensor, n: usize) -> Result<Option<Tensor>> {
+        let (outputs, inputs) = self.shape;
+        let fits = n <= product4::MOST && inputs.is_multiple_of(32) && x.dtype() == DType::BF16;
+        if !fits || !gpu::ptr(x)?.0.is_multiple_of(16) {
+            return Ok(None);
+        }
+        let stored = match self.held {
+            Held::Nf4 { .. } => Stored::Nf4,
+            Held::Gguf { .. } => Stored::Blocks,
+        };
+        let gpu = Gpu::open()?;
+        let y = gpu.room(&[n, outputs], x.dtype())?; // written whole
+        // shares' sums, every one of which is written before it is read
+        let parts = match stored.parts(n, outputs, inputs) {
+            0 => None,
+            many => Some(gpu.room(&[many], DType::F32)?),
+        };
+        crate::work::count((n, outputs, inputs));
+        let rows = product4::Rows {
+            n,
+            x: gpu::ptr(x)?,
+            y: gpu::ptr(&y)?,
+            parts: maybe(parts.as_ref())?,
+        };
+        match stored {
+            Stored::Nf4 => product4::nf4(gpu, &self.nf4()?, &rows)?,
+            Stored::Blocks => product4::gguf(gpu, &self.gguf()?, &rows)?,
+        }
+        Ok(Some(y))
+    }
+
+    /// The gradient to the input, dy·W: (n, out) -> (n, in).
+    pub fn backward(&self, dy: &Tensor) -> Result<Tensor> {
+        linear::backward(dy, &self.dequantise(gpu::float(dy)?)?)
+    }
+}
+
+impl Scales {
+    fn new(gpu: &Gpu, scales: &Nf4Scales) -> Result<Scales> {
+        Ok(match scales {
+            Nf4Scales::Plain(s) => Scales::Plain(gpu.upload(s)?),
+            Nf4Scales::Double {
+                codes,
+                scales,
+                offset,
+                map,
+                block,
+            } => Scales::Double {
+                codes: gpu.upload(codes)?,
+                scales: gpu.upload(scales)?,
+                map: gpu.upload(map.as_slice())?,
+                offset: *offset,
+                block: *block,
+            },
+        })
+    }
+
+    fn at(&self) -> Result<nf4::Scales> {
+        Ok(match self {
+            Scales::Plain(s) => nf4::Scales::Plain(gpu::ptr(s)?),
+            Scales::Double {
+                codes,
+                scales,
+                map,
+                offset,
+                block,
+            } => nf4::Scales::Double {
+                codes: gpu::ptr(codes)?,
+                scales: gpu::ptr(scales)?,
+                map: gpu::ptr(map)?,
+                offset: *offset,
+                block: *block,
+            },
+        })
+    }
+}
+
+fn dtype(float: Float) -> DType {
+    match float {
+        Float::F32 => DType::F32,
+        Float::Bf16 => DType::BF16,
+    }
+}

@@ -1,0 +1,117 @@
+//! RMSNorm, and sums over rows.
+
+use candle_core::{DType, Tensor};
+use randori_cuda::ops::{
+    columns::Columns,
+    norm::{LayerNorm, RmsNorm},
+};
+
+use super::{float, gpu, maybe, ptr, room};
+use crate::{Norm, Result, rows};
+
+fn sizes(x: &Tensor, eps: f64, plus: f32) -> Result<RmsNorm> {
+    let (rows, width) = rows(x.dims());
+    Ok(RmsNorm {
+        float: float(x)?,
+        rows,
+        width,
+        eps: eps as f32,
+        plus,
+    })
+}
+
+/// What the backward pass needs of all rows, in f32: the inverses (rows) of the root mean squares
+/// or standard deviations; for layer norm the means too.
+pub struct Stats {
+    inverse: Tensor,
+    means: Option<Tensor>,
+}
+
+/// y, and its rows' statistics. w and the bias are f32.
+pub(super) fn forward(
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    norm: Norm,
+    eps: f64,
+) -> Result<(Tensor, Stats)> {
+    let y = room(x, x.dims())?;
+    let row = || Ok::<_, crate::Error>(gpu()?.room(&[rows(x.dims()).0], DType::F32)?);
+    let (inverse, to) = (row()?, ptr(&y)?);
+    let (from, scale, i) = (ptr(x)?, ptr(w)?, ptr(&inverse)?);
+    let means = match norm {
+        Norm::Rms { plus } => {
+            sizes(x, eps, plus)?.forward(gpu()?, from, scale, to, i)?;
+            None
+        }
+        Norm::Layer => {
+            let means = row()?;
+            let bias = maybe(bias)?;
+            layer(x, eps)?.forward(gpu()?, from, scale, bias, to, ptr(&means)?, i)?;
+            Some(means)
+        }
+    };
+    Ok((y, Stats { inverse, means }))
+}
+
+fn layer(x: &Tensor, eps: f64) -> Result<LayerNorm> {
+    let (rows, width) = rows(x.dims());
+    Ok(LayerNorm {
+        float: float(x)?,
+        rows,
+        width,
+        eps: eps as f32,
+    })
+}
+
+/// dx; with means of layer norm.
+pub fn backward(x: &Tensor, w: &Tensor, norm: Norm, stats: &Stats, dy: &Tensor) -> Result<Tensor> {
+    let dx = room(x, x.dims())?; // every value is written
+    let (w, inverse, to) = (ptr(w)?, ptr(&stats.inverse)?, ptr(&dx)?);
+    let (from, dy) = (ptr(x)?, ptr(dy)?);
+    match &stats.means {
+        Some(means) => {
+            layer(x, 0.0)?.backward(gpu()?, from, w, ptr(means)?, inverse, dy, to)?;
+        }
+        None => sizes(x, 0.0, norm.plus())?.backward(gpu()?, from, w, inverse, dy, to)?,
+    }
+    Ok(dx)
+}
+
+/// dw += Σ dy · x̂ over rows.
+pub fn scale_gradient(x: &Tensor, stats: &Stats, dy: &Tensor, dw: &Tensor) -> Result<()> {
+    let (columns, parts) = columns(dy)?;
+    let (means, inverse) = (maybe(stats.means.as_ref())?, ptr(&stats.inverse)?);
+    let (x, dy, parts) = (ptr(x)?, ptr(dy)?, ptr(&parts)?);
+    Ok(columns.scale_gradient(gpu()?, x, means, inverse, dy, parts, ptr(dw)?)?)
+}
+
+/// Sizes of sums over rows, and room for their parts (written before they are read).
+pub(super) fn columns(dy: &Tensor) -> Result<(Columns, Tensor)> {
+    let (rows, width) = rows(dy.dims());
+    let columns = Columns {
+        float: float(dy)?,
+        rows,
+        width,
+    };
+    let parts = gpu()?.room(&[columns.room().max(1)], DType::F32)?;
+    Ok((columns, parts))
+}
+
+/// onto += the sum of dy's rows.
+pub fn add_columns(dy: &Tensor, onto: &Tensor) -> Result<()> {
+    let (columns, parts) = columns(dy)?;
+    let (dy, parts) = (ptr(dy)?, ptr(&parts)?);
+    Ok(columns.sum(gpu()?, dy, None, parts, ptr(onto)?)?)
+}
+
+/// y's columns times factors, then plus a bias, both f32 (width) where they are given, in place.
+pub fn scale_columns(y: &Tensor, factors: Option<&Tensor>, bias: Option<&Tensor>) -> Result<()> {
+    let (rows, width) = rows(y.dims());
+    let columns = Columns {
+        float: float(y)?,
+        rows,
+        width,
+    };
+    Ok(columns.scale(gpu()?, ptr(y)?, maybe(factors)?, maybe(bias)?)?)
+}

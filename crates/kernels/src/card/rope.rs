@@ -1,0 +1,51 @@
+//! Rotary position embedding.
+
+use candle_core::Tensor;
+use randori_cuda::ops;
+use randori_sdk::seam::RopeSpec;
+
+use super::{float, gpu, ptr, room};
+use crate::{Result, cpu::rope};
+
+/// Cosines and sines of every row's position, (tokens, pairs), in f32.
+pub struct Table {
+    cosines: Tensor,
+    sines: Tensor,
+    pairs: usize,
+    interleaved: bool,
+}
+
+/// The table of these positions.
+pub(super) fn table(spec: &RopeSpec, positions: &[u32]) -> Result<Table> {
+    let table = rope::Table::new(spec, positions);
+    let gpu = gpu()?;
+    Ok(Table {
+        cosines: gpu.upload(&table.cos)?,
+        sines: gpu.upload(&table.sin)?,
+        pairs: table.pairs,
+        interleaved: table.interleaved,
+    })
+}
+
+/// x (tokens, heads, d), turned; with `back`, dx from dy.
+pub(super) fn turn(x: &Tensor, table: &Table, back: bool) -> Result<Tensor> {
+    let (tokens, heads, dim) = x.dims3()?;
+    let gpu = gpu()?;
+    let rope = ops::rope::Rope {
+        float: float(x)?,
+        tokens,
+        heads,
+        dim,
+        pairs: table.pairs,
+        interleaved: table.interleaved,
+    };
+    let y = room(x, x.dims())?; // written whole: turned, or copied first
+    let mut from = ptr(x)?;
+    if 2 * table.pairs < dim {
+        gpu.copy(from, ptr(&y)?, x.elem_count() * x.dtype().size_in_bytes())?;
+        from = ptr(&y)?;
+    }
+    let angles = (ptr(&table.cosines)?, ptr(&table.sines)?);
+    rope.turn(gpu, from, angles, ptr(&y)?, back)?;
+    Ok(y)
+}

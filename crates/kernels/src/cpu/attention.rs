@@ -1,0 +1,259 @@
+//! Causal attention over packed segments or cached slots: O(tokens) memory, one block of queries at
+//! a time.
+//!
+//! A [`Span`] is a run of queries with the runs of keys it may see: for a packed segment its
+//! ancestors and itself, for a cached slot all that it holds. A key is visible when `query - window
+//! < key position <= query position`. The forward pass keeps each query's log Σ e^score; the
+//! backward pass ([`super::attention_backward`]) recomputes probabilities from it (FlashAttention,
+//! arXiv 2205.14135).
+
+use candle_core::Tensor;
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+use super::{
+    Shared, Values, keys, math,
+    product::{Into, View, multiply_into},
+    tensor,
+};
+use crate::{Heads, Result};
+
+/// Queries that are computed together.
+pub const QUERIES: usize = 64;
+/// Multiply-adds below which threads do not pay.
+const SERIAL: usize = 1 << 18;
+
+/// Keys and values of consecutive positions: rows of `kv_heads · dim`.
+#[derive(Clone, Copy)]
+pub struct Keys<'a> {
+    pub k: &'a [f32],
+    pub v: &'a [f32],
+    /// First row inside the packed tensor (unused for a cache).
+    pub row: usize,
+    pub len: usize,
+    /// Position of the first.
+    pub position: usize,
+}
+
+/// A run of queries and what it sees.
+pub struct Span<'a> {
+    /// First row of the queries.
+    pub row: usize,
+    pub len: usize,
+    /// Position of the first query.
+    pub position: usize,
+    pub keys: Vec<Keys<'a>>,
+    /// Number of the root segment it belongs to; gradients to keys meet inside a tree.
+    pub tree: usize,
+}
+
+impl Heads {
+    /// Where the keys of a head begin inside a row.
+    pub(super) fn key_column(&self, head: usize) -> usize {
+        head / (self.heads / self.kv_heads) * self.dim
+    }
+
+    /// The part of `keys` that queries at positions `first..=last` see between them.
+    fn visible(&self, keys: &Keys, first: usize, last: usize) -> (usize, usize) {
+        let low = (first + 1)
+            .saturating_sub(self.window)
+            .saturating_sub(keys.position);
+        let high = (last + 1).saturating_sub(keys.position);
+        (low.min(keys.len), high.min(keys.len))
+    }
+}
+
+/// What one block of queries sees: a part of each run of keys, side by side in the score matrix.
+pub struct Seen<'a> {
+    pub keys: Keys<'a>,
+    pub from: usize,
+    pub to: usize,
+    /// Its first column of the score matrix.
+    pub column: usize,
+}
+
+/// A block of queries of one span.
+pub struct Block<'a> {
+    /// First row of q.
+    pub row: usize,
+    pub len: usize,
+    /// Position of the first query.
+    pub position: usize,
+    pub seen: Vec<Seen<'a>>,
+    /// Columns of the score matrix.
+    pub columns: usize,
+}
+
+impl<'a> Block<'a> {
+    pub fn new(h: &Heads, span: &Span<'a>, from: usize) -> Self {
+        let len = QUERIES.min(span.len - from);
+        let position = span.position + from;
+        let (mut seen, mut columns) = (Vec::with_capacity(span.keys.len()), 0);
+        for keys in &span.keys {
+            let (low, high) = h.visible(keys, position, position + len - 1);
+            if low < high {
+                seen.push(Seen {
+                    keys: *keys,
+                    from: low,
+                    to: high,
+                    column: columns,
+                });
+                columns += high - low;
+            }
+        }
+        Block {
+            row: span.row + from,
+            len,
+            position,
+            seen,
+            columns,
+        }
+    }
+
+    /// scores = scale · q kᵀ, capped; what a query must not see is left as it comes.
+    pub fn scores(&self, h: &Heads, head: usize, q: &[f32], scores: &mut [f32]) {
+        let ((q_width, k_width), d) = (h.widths(), h.dim);
+        let q = &q[self.row * q_width + head * d..];
+        for seen in &self.seen {
+            let k = &seen.keys.k[seen.from * k_width + h.key_column(head)..];
+            let n = seen.to - seen.from;
+            if self.len == 1 {
+                let scores = &mut scores[seen.column..][..n];
+                keys::dots(&q[..d], k, k_width, h.scale, scores);
+                continue;
+            }
+            let to = scores[seen.column..].as_mut_ptr();
+            let into = Into {
+                to,
+                row: self.columns,
+                add: false,
+            };
+            // SAFETY: `scores` holds len rows of `columns` values; this writes n columns from
+            // `column`.
+            unsafe {
+                let (q, k) = (View::new(q, q_width, 1), View::new(k, 1, k_width));
+                multiply_into((self.len, n, d), q, k, h.scale, into, Parallelism::None);
+            }
+        }
+        if let Some(cap) = h.softcap {
+            math::softcap(&mut scores[..self.len * self.columns], cap);
+        }
+    }
+
+    /// The columns that query `i` sees of one run.
+    pub fn row_range(&self, h: &Heads, seen: &Seen, i: usize) -> std::ops::Range<usize> {
+        let (low, high) = h.visible(&seen.keys, self.position + i, self.position + i);
+        let low = low.clamp(seen.from, seen.to);
+        let high = high.clamp(low, seen.to);
+        seen.column + low - seen.from..seen.column + high - seen.from
+    }
+}
+
+/// q (tokens, heads · dim) against the spans' keys: (tokens, heads, dim), and log Σ e^score by
+/// head, then row.
+pub fn forward(q: &Tensor, spans: &[Span], h: &Heads) -> Result<(Tensor, Vec<f32>)> {
+    let dims = q.dims();
+    let tokens = dims[0];
+    let q = Values::of(q)?;
+    let q: &[f32] = &q;
+    let (mut out, mut lse) = (vec![0f32; q.len()], vec![0f32; h.heads * tokens]);
+    let (out_at, lse_at) = (Shared::new(&mut out), Shared::new(&mut lse));
+
+    let mut blocks = Vec::new();
+    for span in spans {
+        blocks.extend(
+            (0..span.len)
+                .step_by(QUERIES)
+                .map(|from| Block::new(h, span, from)),
+        );
+    }
+    let task = |scratch: &mut Vec<f32>, block: &Block, head: usize| {
+        let size = block.len * block.columns;
+        if scratch.len() < size {
+            scratch.resize(size, 0.0);
+        }
+        block.scores(h, head, q, &mut scratch[..size]);
+        let lse = lse_at.at(head * tokens + block.row);
+        // SAFETY: a task writes the rows of its block in the columns of its head, of `out` and of
+        // `lse`; no other does.
+        unsafe { attend(h, block, head, &mut scratch[..size], out_at, lse) };
+    };
+    let work: usize = blocks
+        .iter()
+        .map(|b| b.len * b.columns * h.dim * h.heads)
+        .sum();
+    // a lone query goes past the product that counts itself, twice: scores, then their sum over v
+    let alone = blocks.iter().filter(|b| b.len == 1).map(|b| b.columns);
+    crate::work::count((2 * h.heads, alone.sum(), h.dim));
+    if work < SERIAL {
+        let mut scratch = Vec::new();
+        for block in &blocks {
+            (0..h.heads).for_each(|head| task(&mut scratch, block, head));
+        }
+    } else {
+        (0..blocks.len() * h.heads)
+            .into_par_iter()
+            .for_each_init(Vec::new, |scratch, i| {
+                task(scratch, &blocks[i / h.heads], i % h.heads);
+            });
+    }
+    Ok((tensor(out, dims)?, lse))
+}
+
+/// Scores to probabilities, times v. # Safety: rows of the block in the head's columns must be this
+/// task's alone.
+unsafe fn attend(
+    h: &Heads,
+    block: &Block,
+    head: usize,
+    scores: &mut [f32],
+    out: Shared,
+    lse: *mut f32,
+) {
+    let ((q_width, k_width), d) = (h.widths(), h.dim);
+    let mut inverse = [0f32; QUERIES];
+    for (i, row) in scores.chunks_exact_mut(block.columns).enumerate() {
+        let mut most = f32::NEG_INFINITY;
+        for seen in &block.seen {
+            let m = math::max(&row[block.row_range(h, seen, i)]);
+            most = if m > most || m.is_nan() { m } else { most };
+        }
+        let mut sum = 0f64;
+        for seen in &block.seen {
+            let range = block.row_range(h, seen, i);
+            sum += math::exp_sum(&mut row[range.clone()], most);
+            row[seen.column..range.start].fill(0.0);
+            row[range.end..seen.column + seen.to - seen.from].fill(0.0);
+        }
+        inverse[i] = (1.0 / sum) as f32;
+        // SAFETY: lse holds this block's rows from here on.
+        unsafe { *lse.add(i) = (f64::from(most) + sum.ln()) as f32 };
+    }
+    let to = out.at(block.row * q_width + head * d);
+    for (n, seen) in block.seen.iter().enumerate() {
+        let v = &seen.keys.v[seen.from * k_width + h.key_column(head)..];
+        let count = seen.to - seen.from;
+        if block.len == 1 {
+            // SAFETY: d values of this block's only row; `out` began as zeros.
+            let out = unsafe { std::slice::from_raw_parts_mut(to, d) };
+            keys::weigh(&scores[seen.column..][..count], v, k_width, out);
+            continue;
+        }
+        let p = View::new(&scores[seen.column..], block.columns, 1);
+        let into = Into {
+            to,
+            row: q_width,
+            add: n > 0,
+        };
+        // SAFETY: the block's rows in the head's columns.
+        unsafe {
+            let v = View::new(v, k_width, 1);
+            multiply_into((block.len, d, count), p, v, 1.0, into, Parallelism::None);
+        }
+    }
+    for (i, inverse) in inverse[..block.len].iter().enumerate() {
+        // SAFETY: as above.
+        let out = unsafe { std::slice::from_raw_parts_mut(to.add(i * q_width), d) };
+        math::scale(out, *inverse);
+    }
+}

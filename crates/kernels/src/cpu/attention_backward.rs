@@ -1,0 +1,241 @@
+//! The gradient of attention. With p = softmax(s), o = p v, D = Σ do·o: dv = pᵀ do;  ds = p · (do
+//! vᵀ - D);  dq = scale · ds k;  dk = scale · dsᵀ q  (and ds·(1 - (s/cap)²) under a cap).
+//!
+//! One task per (tree of segments, query head) recomputes p block by block; the heads that share
+//! keys are then summed in order, so the result does not depend on the number of threads.
+
+use candle_core::Tensor;
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+use super::{
+    Shared, Values,
+    attention::{Block, QUERIES, Seen, Span},
+    math::{self, vectorised},
+    product::{Into, View, multiply_into},
+    tensor,
+};
+use crate::{Heads, Result};
+
+/// One head's gradients to the keys and values of a tree: rows of `dim`.
+struct Share {
+    dk: Vec<f32>,
+    dv: Vec<f32>,
+}
+
+/// Rows first..end of the segments of one tree.
+struct Tree {
+    first: usize,
+    end: usize,
+    spans: Vec<usize>,
+}
+
+fn trees(spans: &[Span]) -> Vec<Tree> {
+    let mut trees: Vec<Option<Tree>> = Vec::new();
+    for (i, span) in spans.iter().enumerate() {
+        if trees.len() <= span.tree {
+            trees.resize_with(span.tree + 1, || None);
+        }
+        let end = span.row + span.len;
+        let tree = trees[span.tree].get_or_insert(Tree {
+            first: span.row,
+            end,
+            spans: Vec::new(),
+        });
+        tree.first = tree.first.min(span.row);
+        tree.end = tree.end.max(end);
+        tree.spans.push(i);
+    }
+    trees.into_iter().flatten().collect()
+}
+
+/// dq, dk, dv. `k_dims` is the shape of k and v; the spans' keys must lie in them at their rows.
+pub fn backward(
+    q: &Tensor,
+    k_dims: &[usize],
+    spans: &[Span],
+    h: &Heads,
+    (out, lse): (&Tensor, &[f32]),
+    dout: &Tensor,
+) -> Result<[Tensor; 3]> {
+    let dims = q.dims();
+    let (_, k_width) = h.widths();
+    let (q, out, dout) = (Values::of(q)?, Values::of(out)?, Values::of(dout)?);
+    let pass = Pass {
+        h,
+        q: &q,
+        out: &out,
+        dout: &dout,
+        lse,
+        tokens: dims[0],
+    };
+    let mut dq = vec![0f32; q.len()];
+    let dq_at = Shared::new(&mut dq);
+    let trees = trees(spans);
+    let shares: Vec<Share> = (0..trees.len() * h.heads)
+        .into_par_iter()
+        // each task writes the rows of its tree in the columns of its head of dq; no other does
+        .map(|i| pass.head_of_tree(spans, &trees[i / h.heads], i % h.heads, dq_at))
+        .collect();
+    let size = k_dims.iter().product();
+    let (mut dk, mut dv) = (vec![0f32; size], vec![0f32; size]);
+    let (group, d) = (h.heads / h.kv_heads, h.dim);
+    for (tree, shares) in trees.iter().zip(shares.chunks_exact(h.heads)) {
+        let place = tree.first * k_width..tree.end * k_width;
+        let sum = |to: &mut [f32], of: fn(&Share) -> &[f32]| {
+            for (head, share) in shares.iter().enumerate() {
+                let column = head / group * d;
+                for (to, from) in to.chunks_exact_mut(k_width).zip(of(share).chunks_exact(d)) {
+                    math::add_scaled(&mut to[column..column + d], 1.0, from);
+                }
+            }
+        };
+        let (dk, dv) = (&mut dk[place.clone()], &mut dv[place]);
+        rayon::join(|| sum(dk, |s| &s.dk), || sum(dv, |s| &s.dv));
+    }
+    Ok([tensor(dq, dims)?, tensor(dk, k_dims)?, tensor(dv, k_dims)?])
+}
+
+struct Pass<'a> {
+    h: &'a Heads,
+    q: &'a [f32],
+    out: &'a [f32],
+    dout: &'a [f32],
+    lse: &'a [f32],
+    tokens: usize,
+}
+
+/// Probabilities, their gradients, and (under a cap) the scores of one block.
+#[derive(Default)]
+struct Scratch {
+    p: Vec<f32>,
+    dp: Vec<f32>,
+    capped: Vec<f32>,
+}
+
+vectorised! {
+    /// ds = p · (dp - mean) · scale.
+    fn score_slope(p: &[f32], dp: &mut [f32], mean: f32, scale: f32) {
+        for (dp, p) in dp.iter_mut().zip(p) {
+            *dp = p * (*dp - mean) * scale;
+        }
+    }
+}
+
+impl Pass<'_> {
+    fn head_of_tree(&self, spans: &[Span], tree: &Tree, head: usize, dq: Shared) -> Share {
+        let size = (tree.end - tree.first) * self.h.dim;
+        let mut share = Share {
+            dk: vec![0.0; size],
+            dv: vec![0.0; size],
+        };
+        let mut scratch = Scratch::default();
+        for &i in &tree.spans {
+            for from in (0..spans[i].len).step_by(QUERIES) {
+                let block = Block::new(self.h, &spans[i], from);
+                self.probabilities(&block, head, &mut scratch);
+                self.block(&block, head, &mut scratch, tree.first, &mut share, dq);
+            }
+        }
+        share
+    }
+
+    /// p = e^(score - lse), zero where nothing is seen.
+    fn probabilities(&self, block: &Block, head: usize, scratch: &mut Scratch) {
+        let size = block.len * block.columns;
+        for buffer in [&mut scratch.p, &mut scratch.dp] {
+            if buffer.len() < size {
+                buffer.resize(size, 0.0);
+            }
+        }
+        let p = &mut scratch.p[..size];
+        block.scores(self.h, head, self.q, p);
+        if self.h.softcap.is_some() {
+            scratch.capped.clear();
+            scratch.capped.extend_from_slice(p);
+        }
+        let lse = &self.lse[head * self.tokens + block.row..][..block.len];
+        for (i, (row, lse)) in p.chunks_exact_mut(block.columns).zip(lse).enumerate() {
+            for seen in &block.seen {
+                let range = block.row_range(self.h, seen, i);
+                math::exp_scaled(&mut row[range.clone()], *lse, 1.0);
+                row[seen.column..range.start].fill(0.0);
+                row[range.end..seen.column + seen.to - seen.from].fill(0.0);
+            }
+        }
+    }
+
+    /// Adds one block's part to the share, and writes its dq.
+    fn block(
+        &self,
+        block: &Block,
+        head: usize,
+        scratch: &mut Scratch,
+        first: usize,
+        share: &mut Share,
+        dq: Shared,
+    ) {
+        let ((q_width, k_width), h) = (self.h.widths(), self.h);
+        let (m, d, columns) = (block.len, h.dim, block.columns);
+        let start = block.row * q_width + head * d;
+        let dout = View::new(&self.dout[start..], q_width, 1);
+        let q = View::new(&self.q[start..], q_width, 1);
+        let (p, dp) = (&scratch.p[..m * columns], &mut scratch.dp[..m * columns]);
+        let n = |seen: &Seen| seen.to - seen.from;
+        for seen in &block.seen {
+            let v = &seen.keys.v[seen.from * k_width + h.key_column(head)..];
+            let into = Into {
+                to: dp[seen.column..].as_mut_ptr(),
+                row: columns,
+                add: false,
+            };
+            let p = View::new(&p[seen.column..], columns, 1);
+            let to = share.dv[(seen.keys.row + seen.from - first) * d..].as_mut_ptr();
+            // SAFETY: dp holds m rows of `columns`; the share holds the tree's rows, which the keys
+            // lie in.
+            unsafe {
+                let v = View::new(v, 1, k_width);
+                multiply_into((m, n(seen), d), dout, v, 1.0, into, Parallelism::None);
+                let into = Into {
+                    to,
+                    row: d,
+                    add: true,
+                };
+                multiply_into((n(seen), d, m), p.t(), dout, 1.0, into, Parallelism::None);
+            }
+        }
+        for i in 0..m {
+            let place = start + i * q_width..start + i * q_width + d;
+            let mean = math::dot(&self.dout[place.clone()], &self.out[place]) as f32;
+            let row = i * columns..(i + 1) * columns;
+            score_slope(&p[row.clone()], &mut dp[row], mean, h.scale);
+        }
+        if let Some(cap) = h.softcap {
+            for (dp, s) in dp.iter_mut().zip(&scratch.capped) {
+                *dp *= 1.0 - (s / cap) * (s / cap);
+            }
+        }
+        for (i, seen) in block.seen.iter().enumerate() {
+            let k = &seen.keys.k[seen.from * k_width + h.key_column(head)..];
+            let ds = View::new(&dp[seen.column..], columns, 1);
+            let into = Into {
+                to: dq.at(start),
+                row: q_width,
+                add: i > 0,
+            };
+            let to = share.dk[(seen.keys.row + seen.from - first) * d..].as_mut_ptr();
+            // SAFETY: this task alone writes its tree's rows in its head's columns of dq; the share
+            // is its own.
+            unsafe {
+                let k = View::new(k, k_width, 1);
+                multiply_into((m, d, n(seen)), ds, k, 1.0, into, Parallelism::None);
+                let into = Into {
+                    to,
+                    row: d,
+                    add: true,
+                };
+                multiply_into((n(seen), d, m), ds.t(), q, 1.0, into, Parallelism::None);
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Keys and values in the machine's own memory: anonymous maps outside the heap, of whose room only
+//! what is written takes memory, and which leave no hole in the heap when they go.
+
+use memmap2::MmapMut;
+
+use crate::{Error, Result};
+
+/// Keys and values of one call of attention: for each slot room for as many rows, `width` values
+/// each, in f32, keys already rotated.
+pub struct Maps {
+    k: MmapMut,
+    v: MmapMut,
+    slots: usize,
+    room: usize,
+    width: usize,
+}
+
+impl Maps {
+    /// Room for `room` rows in each of `slots`.
+    pub fn new(slots: usize, room: usize, width: usize) -> Result<Maps> {
+        let bytes = slots.saturating_mul(room).saturating_mul(4 * width);
+        let short = |e| {
+            let (mib, at) = (bytes >> 20, "keys or values of one block");
+            Error::OutOfMemory(format!("out of memory: {mib} MiB for {at}: {e}"))
+        };
+        if bytes > isize::MAX as usize {
+            return Err(short(std::io::ErrorKind::OutOfMemory.into()));
+        }
+        let list = || -> Result<MmapMut> {
+            // a map holds something
+            let map = MmapMut::map_anon(bytes.max(1)).map_err(short)?;
+            // Where the system gives large pages unasked, each slot's first row would take 2 MiB.
+            // It may not know the advice.
+            #[cfg(target_os = "linux")]
+            let _ = map.advise(memmap2::Advice::NoHugePage);
+            Ok(map)
+        };
+        let (k, v) = (list()?, list()?);
+        Ok(Maps {
+            k,
+            v,
+            slots,
+            room,
+            width,
+        })
+    }
+
+    /// Makes room for `rows` in each slot, of which the first `lens` are kept.
+    pub fn grow(&mut self, rows: usize, lens: &[usize]) -> Result<()> {
+        if rows <= self.room {
+            return Ok(());
+        }
+        let mut new = Maps::new(self.slots, rows.max(2 * self.room), self.width)?;
+        for (slot, &len) in lens.iter().enumerate() {
+            new.write(slot, 0, self.slot(slot, len));
+        }
+        *self = new;
+        Ok(())
+    }
+
+    /// A slot's first `len` keys and values.
+    pub fn slot(&self, slot: usize, len: usize) -> [&[f32]; 2] {
+        let from = slot * self.room * self.width;
+        // a map begins with a page, so that its numbers lie as f32 must
+        [&self.k, &self.v].map(|map| &bytemuck::cast_slice(map)[from..from + len * self.width])
+    }
+
+    /// Puts keys and values behind a slot's first `len`.
+    pub fn write(&mut self, slot: usize, len: usize, kv: [&[f32]; 2]) {
+        let from = (slot * self.room + len) * self.width;
+        for (map, new) in [&mut self.k, &mut self.v].into_iter().zip(kv) {
+            bytemuck::cast_slice_mut(map)[from..from + new.len()].copy_from_slice(new);
+        }
+    }
+
+    /// Of all the room.
+    pub fn bytes(&self) -> usize {
+        2 * 4 * self.slots * self.room * self.width
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::Maps;
+
+    #[test]
+    fn rows_stay_when_their_room_grows() {
+        let mut rows = Maps::new(2, 1, 3).unwrap();
+        rows.write(1, 0, [&[1.0, 2.0, 3.0], &[4.0, 5.0, 6.0]]);
+        rows.grow(1, &[0, 1]).unwrap();
+        assert_eq!(rows.bytes(), 2 * 4 * 2 * 3);
+        rows.grow(5, &[0, 1]).unwrap();
+        assert_eq!(rows.bytes(), 2 * 4 * 2 * 5 * 3);
+        rows.write(1, 1, [&[7.0; 12], &[8.0; 12]]);
+        rows.write(0, 0, [&[9.0; 15], &[9.0; 15]]);
+        let [k, v] = rows.slot(1, 5);
+        assert_eq!(
+            (&k[..4], &v[..4]),
+            (&[1.0, 2.0, 3.0, 7.0][..], &[4.0, 5.0, 6.0, 8.0][..])
+        );
+        assert_eq!((k[14], v[14]), (7.0, 8.0));
+    }
+
+    #[test]
+    fn too_much_is_an_error() {
+        for (slots, room) in [(1 << 20, 1 << 20), (1 << 40, 1 << 40)] {
+            let error = Maps::new(slots, room, 1 << 10).err().unwrap();
+            assert!(error.is_out_of_memory(), "{error}");
+        }
+    }
+}

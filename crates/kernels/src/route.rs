@@ -1,0 +1,158 @@
+//! Mixture of experts: which experts a token goes to and with which weight, and the gradient to the
+//! router's logits.
+
+use candle_core::Tensor;
+use randori_sdk::seam::RouteSpec;
+
+use super::{
+    Mixed, OnCandle, Share, beside,
+    cpu::{Values, elementwise, math, tensor},
+    host,
+};
+use crate::Result;
+
+/// The choice for every token.
+pub struct Routing {
+    /// Soft-max or sigmoid scores, (tokens, experts).
+    scores: Vec<f32>,
+    /// The chosen experts of every token, best first, (tokens, top_k).
+    chosen: Vec<u32>,
+    /// Their weights, (tokens, top_k).
+    weights: Vec<f32>,
+    experts: usize,
+    route: RouteSpec,
+}
+
+impl Routing {
+    /// Chooses `top_k` experts a token by score; of equals, the first.
+    pub fn new(router: &Tensor, route: &RouteSpec) -> Result<Self> {
+        let (tokens, experts) = router.dims2()?;
+        let mut scores = Values::of(&host(router)?)?.to_vec();
+        if route.sigmoid {
+            scores.iter_mut().for_each(|s| *s = math::sigmoid(*s));
+        } else {
+            elementwise::soft_max(&mut scores, experts);
+        }
+        let top_k = route.top_k;
+        let (mut chosen, mut weights) = (Vec::new(), Vec::with_capacity(tokens * top_k));
+        let mut order: Vec<u32> = Vec::new();
+        for scores in scores.chunks_exact(experts) {
+            order.clear();
+            order.extend(0..experts as u32);
+            // a stable sort: equal scores keep their order
+            order.sort_by(|&a, &b| scores[b as usize].total_cmp(&scores[a as usize]));
+            let best = &order[..top_k];
+            let sum: f32 = best.iter().map(|&e| scores[e as usize]).sum();
+            let factor = if route.normalise {
+                route.scale / sum
+            } else {
+                route.scale
+            };
+            weights.extend(best.iter().map(|&e| scores[e as usize] * factor));
+            chosen.extend_from_slice(best);
+        }
+        Ok(Routing {
+            scores,
+            chosen,
+            weights,
+            experts,
+            route: *route,
+        })
+    }
+
+    /// Which rows an expert gets; `None`: none.
+    pub(super) fn share<K: OnCandle>(&self, expert: usize) -> Option<Share<K>> {
+        let (mut rows, mut places) = (Vec::new(), Vec::new());
+        for (place, &e) in self.chosen.iter().enumerate() {
+            if e as usize == expert {
+                rows.push((place / self.route.top_k) as u32);
+                places.push(place as u32);
+            }
+        }
+        (!rows.is_empty()).then(|| Share {
+            rows: rows.into(),
+            places: places.into(),
+        })
+    }
+
+    /// The weights at these places.
+    pub(super) fn weights(&self, places: &[u32]) -> Vec<f32> {
+        let of = |&place: &u32| self.weights[place as usize];
+        places.iter().map(of).collect()
+    }
+
+    /// The gradients to the experts' outputs, weight · the gradient of their rows, and to the
+    /// router's logits.
+    pub(super) fn backward<K: OnCandle>(
+        &self,
+        kernels: &K,
+        parts: &[Mixed<K>],
+        router: bool,
+        dout: &Tensor,
+    ) -> Result<(Vec<Option<Tensor>>, Option<Tensor>)> {
+        let (mut outputs, mut slopes) = (Vec::with_capacity(parts.len()), Vec::new());
+        for Mixed {
+            share,
+            value,
+            needs,
+        } in parts
+        {
+            let own = kernels.gather(dout, &share.rows)?;
+            if let Some(value) = value {
+                slopes.push((share, kernels.row_dots(value, &own)?));
+            }
+            let output = || -> Result<Tensor> {
+                let dy = kernels.zeros(own.dims(), &own)?;
+                let each: Vec<u32> = (0..share.rows.len() as u32).collect();
+                kernels.scatter_by(&own, &each, Some(&self.weights(&share.places)), &dy)?;
+                Ok(dy)
+            };
+            outputs.push(needs.then(output).transpose()?);
+        }
+        let mut dweights = vec![0f32; self.chosen.len()];
+        // only now does a GPU have to be waited for
+        for (share, slope) in slopes {
+            let slope = host(&slope)?.flatten_all()?.to_vec1::<f32>()?;
+            for (place, d) in share.places.iter().zip(slope) {
+                dweights[*place as usize] = d;
+            }
+        }
+        let logits = || beside(self.router_gradient(&dweights)?, dout);
+        Ok((outputs, router.then(logits).transpose()?))
+    }
+
+    /// The gradient to the router's logits, (tokens, experts).
+    fn router_gradient(&self, dweights: &[f32]) -> Result<Tensor> {
+        let (experts, top_k, route) = (self.experts, self.route.top_k, &self.route);
+        let tokens = self.chosen.len() / top_k.max(1);
+        let mut d = vec![0f32; tokens * experts];
+        for token in 0..tokens {
+            let places = token * top_k..(token + 1) * top_k;
+            let (chosen, dw) = (&self.chosen[places.clone()], &dweights[places]);
+            let scores = &self.scores[token * experts..][..experts];
+            let row = &mut d[token * experts..][..experts];
+            let sum: f32 = chosen.iter().map(|&e| scores[e as usize]).sum();
+            let mean: f32 = chosen
+                .iter()
+                .zip(dw)
+                .map(|(&e, d)| d * scores[e as usize])
+                .sum::<f32>()
+                / sum;
+            for (&e, dw) in chosen.iter().zip(dw) {
+                row[e as usize] = if route.normalise {
+                    route.scale * (dw - mean) / sum // w = scale · s / Σ s
+                } else {
+                    route.scale * dw
+                };
+            }
+        }
+        if route.sigmoid {
+            d.iter_mut()
+                .zip(&self.scores)
+                .for_each(|(d, s)| *d *= s * (1.0 - s));
+        } else {
+            elementwise::soft_max_slope(&mut d, &self.scores, experts);
+        }
+        tensor(d, &[tokens, experts])
+    }
+}
