@@ -1,11 +1,5 @@
 //! What is exported computes what the player computed: merged folders and PEFT adapters, loaded
 //! again and run.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 

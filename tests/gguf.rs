@@ -1,11 +1,5 @@
 //! A GGUF that we write computes what the player computed, and says what SmolLM2's own tokenizer
 //! says.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 #[path = "../crates/data/tests/texts/mod.rs"]
 mod texts;

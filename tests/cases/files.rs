@@ -7,8 +7,8 @@
 
 use serde_json::{Value, json};
 
-use super::program::World;
 use super::seeded::{Seeded, Shape, refused, scored};
+use crate::program::World;
 
 /// transformers' log p of the pair's two responses for the plain Llama.
 pub(super) const PLAIN: [f64; 2] = [-56.09142, -65.01010];

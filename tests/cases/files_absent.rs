@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 
 use super::files::{PLAIN, computed, plain};
-use super::program::World;
 use super::seeded::{Seeded, Shape, refused};
+use crate::program::World;
 
 /// transformers makes a 7B of them, whatever the tensors are.
 #[test]

@@ -6,8 +6,8 @@
 use candle_core::{Device, Tensor};
 use randori_formats::gguf::Value;
 
-use super::program::World;
 use super::seeded::{HIDDEN, Seeded, Shape, refused, scored, tensor};
+use crate::program::World;
 
 /// llama.cpp's log p of the pair's two responses for the plain Llama.
 const PLAIN: [f64; 2] = [-56.0914, -65.0101];

@@ -11,7 +11,7 @@ use randori_formats::Dtype;
 use randori_formats::gguf::{self, Coming, Kind, llama};
 use serde_json::{Value, json};
 
-use super::program::World;
+use crate::program::World;
 
 pub const HIDDEN: usize = 32;
 pub const HEAD_DIM: usize = 8;

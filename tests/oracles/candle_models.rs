@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::{Activation, VarBuilder};
 use candle_transformers::models::{llama, mistral};
 
-use super::model::{CONTEXT, EPS, Rows, Shape, Weights, rows};
+use crate::model::{CONTEXT, EPS, Rows, Shape, Weights, rows};
 
 /// The family's own implementation.
 pub fn logits(shape: &Shape, weights: &Weights, tokens: &[u32]) -> Rows {

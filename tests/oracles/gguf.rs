@@ -12,7 +12,7 @@ use randori_formats::{
     gguf::{self, Coming, Kind, llama},
 };
 
-use super::model::{Shape, Weights};
+use crate::model::{Shape, Weights};
 
 /// Writes the model with every matrix in `kind` (norms in F32); answers the weights the file really
 /// holds: what candle dequantises, rows back in Hugging Face's order.

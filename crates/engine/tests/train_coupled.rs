@@ -1,10 +1,5 @@
 //! Losses over a whole step's pairs, dropout by item and position, and trainings that have nothing
 //! to learn: on a small Llama, with gradients read off a single update.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::sync::{
     Arc,
@@ -18,8 +13,7 @@ use randori_engine::{
 };
 use randori_sdk::seam::{LossFn, LossOut, Rows};
 
-mod tiny;
-use tiny::*;
+use crate::tiny::*;
 
 /// Every pair against the mean margin of its batch: softplus(−(m_i − mean m)). It is nothing but
 /// coupled: a pair alone has the loss ln 2 and no slope.

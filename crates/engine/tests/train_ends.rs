@@ -1,18 +1,12 @@
 //! Trainings that have nothing to learn: whose rates are all 0, and whose loss is satisfied by
 //! every pair.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use randori_engine::train::{
     Control, Example, Pair, Schedule, ScheduleKind, StepMetrics, TrainSettings, Trainer,
 };
 use randori_sdk::seam::{LossFn, LossOut, Rows};
 
-mod tiny;
-use tiny::*;
+use crate::tiny::*;
 
 /// max(0, 1 − margin), flat from margin 1 on.
 struct Hinge;

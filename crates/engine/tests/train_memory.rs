@@ -1,9 +1,4 @@
 //! What a trainer does when memory runs out in a step. It is a loss that says so here, as a device would.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -13,8 +8,7 @@ use randori_engine::{
 };
 use randori_sdk::seam::{LossFn, LossOut, Rows};
 
-mod tiny;
-use tiny::*;
+use crate::tiny::*;
 
 fn pairs(count: usize) -> Vec<Pair> {
     let lists = |seed, lengths| lists(seed, count, lengths, VOCAB);

@@ -1,9 +1,4 @@
 //! Training on pairs with LoRA on a small Llama: the game's invariants, accumulation, and what happens to bad numbers.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::collections::BTreeMap;
 
@@ -13,8 +8,7 @@ use randori_engine::{
 };
 use randori_sdk::seam::{LossFn, LossOut, Rows};
 
-mod tiny;
-use tiny::*;
+use crate::tiny::*;
 
 /// Pairs scored by `opponent`.
 fn pairs(opponent: &Player, count: usize, vocab: usize) -> Vec<Pair> {

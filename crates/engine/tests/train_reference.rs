@@ -1,9 +1,4 @@
 //! Whole trainings of a bigram against the same in plain f64: loss, slopes, accumulation, clipping, schedule, optimiser.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use randori_engine::{
     Player, rng,
@@ -13,8 +8,7 @@ use randori_engine::{
     },
 };
 
-mod tiny;
-use tiny::*;
+use crate::tiny::*;
 
 const N: usize = 6;
 

@@ -1,9 +1,4 @@
 //! Checkpoints: resuming at any step gives the same bytes; damage and mismatches are refused; nothing is half-written.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::{fs, path::Path};
 
@@ -12,8 +7,7 @@ use randori_engine::{
     train::{Control, Example, Optimizer, Pair, TrainSettings, Trainer},
 };
 
-mod tiny;
-use tiny::*;
+use crate::tiny::*;
 
 fn pairs() -> Vec<Pair> {
     let (prompts, real, generated) = (
