@@ -43,6 +43,5 @@ mod turns;
 
 #[path = "cases/seeded.rs"]
 mod seeded;
-/// A hub in this process.
-#[path = "../crates/engine/tests/hub/server.rs"]
-mod server;
+
+use randori_specimens::hub as server;

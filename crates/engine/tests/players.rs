@@ -8,8 +8,6 @@
 
 mod at_once_memory;
 mod generate_tokens;
-#[path = "weights/model.rs"]
-mod model;
 mod ops;
 mod ops_attention;
 mod ops_dora;
@@ -18,8 +16,6 @@ mod ops_passes;
 mod ops_stored;
 mod ops_trace;
 mod score_responses;
-#[path = "hub/server.rs"]
-mod server;
 mod tiny;
 mod train_coupled;
 mod train_ends;
@@ -30,3 +26,5 @@ mod train_resume;
 mod weights_folder;
 mod weights_gguf;
 mod weights_hub;
+
+use randori_specimens::{hub as server, small as model};

@@ -8,7 +8,7 @@ use std::sync::{
 
 use candle_core::Tensor;
 use randori_engine::{
-    Player, ScoreItem, score,
+    Player,
     train::{Control, Example, Optimizer, Pair, Schedule, StepMetrics, TrainSettings, Trainer},
 };
 use randori_sdk::seam::{LossFn, LossOut, Rows};
@@ -81,29 +81,7 @@ fn player() -> Player {
 
 /// Pairs of tokens, scored by the unlearnt player, so that margins differ.
 fn pairs(count: usize) -> Vec<Pair> {
-    let (prompts, real, generated) = (
-        lists(1, count, 1..6, VOCAB),
-        lists(2, count, 2..9, VOCAB),
-        lists(3, count, 2..9, VOCAB),
-    );
-    let items: Vec<ScoreItem> = (0..count)
-        .map(|i| ScoreItem {
-            prompt: &prompts[i],
-            responses: vec![&real[i], &generated[i]],
-        })
-        .collect();
-    let scores = score(&lora(), &items, 1000, &mut |_| {}).unwrap();
-    (0..count)
-        .map(|i| Pair {
-            prompt: prompts[i].clone(),
-            real: real[i].clone(),
-            generated: generated[i].clone(),
-            ref_real: scores[i][0],
-            ref_generated: scores[i][1],
-            rewards: None,
-            place: format!("data.jsonl:{}", i + 1),
-        })
-        .collect()
+    scored(&lora(), random_pairs(count, 1..6, 2..9, VOCAB, [0.0; 2]))
 }
 
 /// One step, as plain gradient descent: Adam's first update is lr·g/(|g| + eps), and eps is large.

@@ -11,19 +11,7 @@ use randori_sdk::seam::{LossFn, LossOut, Rows};
 use crate::tiny::*;
 
 fn pairs(count: usize) -> Vec<Pair> {
-    let lists = |seed, lengths| lists(seed, count, lengths, VOCAB);
-    let (prompts, real, generated) = (lists(1, 1..6), lists(2, 2..9), lists(3, 2..9));
-    (0..count)
-        .map(|i| Pair {
-            prompt: prompts[i].clone(),
-            real: real[i].clone(),
-            generated: generated[i].clone(),
-            ref_real: -10.0,
-            ref_generated: -10.0,
-            rewards: None,
-            place: format!("data.jsonl:{}", i + 1),
-        })
-        .collect()
+    random_pairs(count, 1..6, 2..9, VOCAB, [-10.0; 2])
 }
 
 fn largest_difference(a: &Player, b: &Player) -> f32 {

@@ -11,5 +11,5 @@ mod fidelity;
 mod folder;
 mod gguf;
 mod gguf_lora;
-#[path = "../../engine/tests/weights/model.rs"]
-mod model;
+
+use randori_specimens::small as model;
