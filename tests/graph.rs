@@ -148,6 +148,30 @@ fn unsafe_is_where_it_may_be() {
     }
 }
 
+/// Where cargo looks for no test programs by itself (`autotests = false`, and tests/ at the root),
+/// a file that nobody names would be passed over in silence.
+#[test]
+fn every_test_file_is_run() {
+    let all = sources("rs");
+    for path in &all {
+        let (dir, stem) = (path.parent().unwrap(), path.file_stem().unwrap());
+        if !dir.ends_with("tests") {
+            continue;
+        }
+        let (root, stem) = (dir == Path::new("tests"), stem.to_string_lossy());
+        let manifest = match root {
+            true => text(Path::new("crates/cli/Cargo.toml")),
+            false => text(&dir.with_file_name("Cargo.toml")),
+        };
+        let found = !root && !manifest.contains("autotests = false");
+        let program = found || manifest.contains(&format!("tests/{stem}.rs\""));
+        let line = format!("mod {stem};");
+        let mut beside = all.iter().filter(|other| other.parent() == Some(dir));
+        let module = beside.any(|other| text(other).lines().any(|l| l == line));
+        assert!(program || module, "no program runs {}", path.display());
+    }
+}
+
 /// Every crate says what it must not know, where a reader looks first.
 #[test]
 fn every_crate_opens_with_its_purpose() {

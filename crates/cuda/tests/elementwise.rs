@@ -1,14 +1,7 @@
 //! Element-wise kernels against f64.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-mod emulator;
 
+use crate::emulator::*;
 use candle_core::cpu::erf::erfc_f64;
-use emulator::*;
 use randori_cuda::{
     Float,
     ops::{

@@ -10,12 +10,15 @@ use std::{
     },
 };
 
+/// Its only repository.
 pub const REPO: &str = "someone/small";
 
 /// Names and bytes.
 pub type Files = BTreeMap<String, Vec<u8>>;
 
+/// Serves until it is dropped.
 pub struct Hub {
+    /// `http://127.0.0.1:PORT`.
     pub address: String,
     asked: Arc<AtomicUsize>,
 }

@@ -1,10 +1,9 @@
 //! A small Llama for the tests of weights: its names and shapes, its tensors, its files.
-#![allow(dead_code)] // each test uses some of it
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use candle_core::{
-    DType, Device, Tensor,
+    DType, Tensor,
     quantized::{GgmlDType, QTensor, gguf_file},
 };
 use randori_engine::{
@@ -15,15 +14,41 @@ use randori_engine::{
 use randori_sdk::seam::{Architecture, Backend, Id, OpResult};
 use serde_json::{Value, json};
 
-pub const LAYERS: usize = 2;
-pub const WIDTH: usize = 64;
-pub const HEADS: usize = 4;
-pub const KV_HEADS: usize = 2;
-pub const HEAD_DIM: usize = 16;
-pub const INNER: usize = 128;
-pub const VOCAB: usize = 96;
+pub use crate::llama::permute;
+use crate::llama::{self, LLAMA, Shape, Weights, uniform};
 
-pub type Tensors = BTreeMap<String, Tensor>;
+/// Its shape.
+pub const SMALL: Shape = Shape {
+    family: "llama",
+    vocab: 96,
+    width: 64,
+    ffn: 128,
+    layers: 2,
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 16,
+    tied: true,
+    context: 64,
+    ..LLAMA
+};
+
+/// `SMALL.layers`.
+pub const LAYERS: usize = SMALL.layers;
+/// `SMALL.width`.
+pub const WIDTH: usize = SMALL.width;
+/// `SMALL.heads`.
+pub const HEADS: usize = SMALL.heads;
+/// `SMALL.kv_heads`.
+pub const KV_HEADS: usize = SMALL.kv_heads;
+/// `SMALL.head_dim`.
+pub const HEAD_DIM: usize = SMALL.head_dim;
+/// `SMALL.ffn`.
+pub const INNER: usize = SMALL.ffn;
+/// `SMALL.vocab`.
+pub const VOCAB: usize = SMALL.vocab;
+
+/// Tensors by name.
+pub type Tensors = Weights;
 
 /// Never run: the trace is made by hand.
 pub struct Named;
@@ -45,95 +70,41 @@ impl Architecture for Named {
     }
 }
 
+/// Its `config.json`.
 pub fn config() -> Value {
-    json!({
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": WIDTH, "intermediate_size": INNER,
-        "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": HEAD_DIM,
-        "vocab_size": VOCAB, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-        "tie_word_embeddings": true, "hidden_act": "silu", "torch_dtype": "float32",
-    })
+    let mut config = SMALL.config();
+    config["torch_dtype"] = json!("float32");
+    config
 }
 
+/// What an architecture of this shape asks for.
 pub fn trace() -> Trace {
     let mut trace = Trace {
         width: WIDTH,
         vocab: VOCAB,
         ..Trace::default()
     };
-    let mut add = |name: String, shape: Vec<usize>, used_as: Use, layer: Option<usize>| {
+    for (weight, shape) in SMALL.tensors() {
+        let name = weight.trim_end_matches(".weight").to_string();
+        let used_as = match shape[..] {
+            [_] => Use::Norm,
+            _ if name == "model.embed_tokens" => Use::Embed,
+            _ => Use::Linear,
+        };
         if used_as == Use::Linear {
             trace.linears.push(TracedLinear {
-                name: name.clone(),
+                layer: name.split('.').nth(2).and_then(|layer| layer.parse().ok()),
+                name,
                 inputs: shape[1],
                 outputs: shape[0],
-                layer,
             });
         }
         trace.weights.push(TracedWeight {
-            name: format!("{name}.weight"),
+            name: weight,
             shape,
             used_as,
         });
-    };
-    add(
-        "model.embed_tokens".into(),
-        vec![VOCAB, WIDTH],
-        Use::Embed,
-        None,
-    );
-    for l in 0..LAYERS {
-        let name = |part: &str| format!("model.layers.{l}.{part}");
-        add(name("input_layernorm"), vec![WIDTH], Use::Norm, None);
-        add(
-            name("self_attn.q_proj"),
-            vec![HEADS * HEAD_DIM, WIDTH],
-            Use::Linear,
-            Some(l),
-        );
-        add(
-            name("self_attn.k_proj"),
-            vec![KV_HEADS * HEAD_DIM, WIDTH],
-            Use::Linear,
-            Some(l),
-        );
-        add(
-            name("self_attn.v_proj"),
-            vec![KV_HEADS * HEAD_DIM, WIDTH],
-            Use::Linear,
-            Some(l),
-        );
-        add(
-            name("self_attn.o_proj"),
-            vec![WIDTH, HEADS * HEAD_DIM],
-            Use::Linear,
-            Some(l),
-        );
-        add(
-            name("post_attention_layernorm"),
-            vec![WIDTH],
-            Use::Norm,
-            None,
-        );
-        add(
-            name("mlp.gate_proj"),
-            vec![INNER, WIDTH],
-            Use::Linear,
-            Some(l),
-        );
-        add(
-            name("mlp.up_proj"),
-            vec![INNER, WIDTH],
-            Use::Linear,
-            Some(l),
-        );
-        add(
-            name("mlp.down_proj"),
-            vec![WIDTH, INNER],
-            Use::Linear,
-            Some(l),
-        );
     }
-    add("model.norm".into(), vec![WIDTH], Use::Norm, None);
     trace.linears.push(TracedLinear {
         name: "model.embed_tokens".into(),
         inputs: WIDTH,
@@ -145,26 +116,18 @@ pub fn trace() -> Trace {
 
 /// Every weight, different from all others, in f32.
 pub fn tensors() -> Tensors {
-    trace()
-        .weights
-        .iter()
-        .map(|w| {
-            let n = w.shape.iter().product();
-            let values: Vec<f32> = randori_lora::splitmix(1, &w.name, n)
-                .map(|u| (u - 0.5) as f32)
-                .collect();
-            (
-                w.name.clone(),
-                Tensor::from_vec(values, w.shape.as_slice(), &Device::Cpu).unwrap(),
-            )
-        })
-        .collect()
+    SMALL.weights(|name, shape| {
+        let values = uniform(1, name, shape.iter().product());
+        values.map(|u| (u - 0.5) as f32).collect()
+    })
 }
 
+/// Loads it without running an architecture.
 pub fn load(checkpoint: Checkpoint, options: LoadOptions) -> randori_engine::Result<Base> {
     checkpoint.load_traced(Arc::new(Named), &trace(), &options, &mut |_, _| {})
 }
 
+/// As f32, row by row.
 pub fn values(t: &Tensor) -> Vec<f32> {
     t.to_dtype(DType::F32)
         .unwrap()
@@ -174,10 +137,12 @@ pub fn values(t: &Tensor) -> Vec<f32> {
         .unwrap()
 }
 
+/// Values of a weight, dequantised.
 pub fn weight(base: &Base, name: &str) -> Vec<f32> {
     values(&base.weights[name].to_f32().unwrap())
 }
 
+/// max |a - b|.
 pub fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter()
@@ -186,22 +151,19 @@ pub fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
         .fold(0.0, f32::max)
 }
 
-/// safetensors bytes by the safetensors crate.
-pub fn safetensors_bytes(tensors: &Tensors, dtype: DType) -> Vec<u8> {
-    let tensors: BTreeMap<_, _> = tensors
-        .iter()
-        .map(|(n, t)| (n.clone(), t.to_dtype(dtype).unwrap()))
-        .collect();
-    safetensors::serialize(tensors, None).unwrap()
+fn cast(tensors: &Tensors, dtype: DType) -> Tensors {
+    let one = |(n, t): (&String, &Tensor)| (n.clone(), t.to_dtype(dtype).unwrap());
+    tensors.iter().map(one).collect()
 }
 
+/// safetensors bytes by the safetensors crate.
+pub fn safetensors_bytes(tensors: &Tensors, dtype: DType) -> Vec<u8> {
+    safetensors::serialize(cast(tensors, dtype), None).unwrap()
+}
+
+/// [`llama::write_folder`] in `dtype`.
 pub fn write_folder(dir: &Path, tensors: &Tensors, dtype: DType) {
-    std::fs::write(dir.join("config.json"), config().to_string()).unwrap();
-    std::fs::write(
-        dir.join("model.safetensors"),
-        safetensors_bytes(tensors, dtype),
-    )
-    .unwrap();
+    llama::write_folder(dir, &config(), &cast(tensors, dtype));
 }
 
 /// llama.cpp's name of one of ours.
@@ -226,18 +188,7 @@ pub fn gguf_name(hf: &str) -> String {
         .fold(hf.to_string(), |name, (from, to)| name.replace(from, to))
 }
 
-/// `W.reshape(h, 2, hd/2, in).swapaxes(1, 2).reshape(W.shape)`, as llama.cpp's converter has it.
-pub fn permute(w: &Tensor, heads: usize) -> Tensor {
-    let (rows, inputs) = w.dims2().unwrap();
-    let half = rows / heads / 2;
-    let split = w
-        .reshape((heads, 2, half, inputs))
-        .unwrap()
-        .transpose(1, 2)
-        .unwrap();
-    split.contiguous().unwrap().reshape((rows, inputs)).unwrap()
-}
-
+/// Metadata as llama.cpp's converter writes them.
 pub fn gguf_metadata() -> Vec<(String, gguf_file::Value)> {
     use gguf_file::Value::*;
     let list = |texts: &[&str]| Array(texts.iter().map(|t| String(t.to_string())).collect());
