@@ -32,7 +32,7 @@ pub fn eval(request: &Request, split: Split, out: Option<&Path>) -> Result<()> {
     let own = measure::answer(&session, &player, &part, "player")?;
     let logps = measure::logps(&session, &player, &part, &own.first, "player")?;
     let pairs = measure::pairs(&part, &logps, &logps, &own.first);
-    let signals = measure::signals(&session, &own, &pairs, session.beta(0));
+    let signals = measure::signals(&session, &own, &pairs, session.rules().iteration(0).beta);
     let measures = measure::measures(&signals, true);
     let played = Played {
         converged: Vec::new(),
@@ -42,7 +42,7 @@ pub fn eval(request: &Request, split: Split, out: Option<&Path>) -> Result<()> {
         continued_sft: None,
         tokens: 0,
         prompts: Prompts {
-            start: measure::prompts(&own, &pairs, session.beta(0)),
+            start: measure::prompts(&own, &pairs, session.rules().iteration(0).beta),
             iterations: Vec::new(),
         },
     };

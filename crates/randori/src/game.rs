@@ -179,7 +179,7 @@ impl Game for SpinGame<'_> {
         desk: &mut Desk,
     ) -> Result<Learnt> {
         let session = self.session;
-        let settings = settings::game(&session.recipe, now.t, self.seed, now.beta);
+        let settings = settings::game(&session.recipe, now, self.seed);
         let loss = session.loss(now.t)?;
         let pairs: Vec<Pair> = pairs.iter().map(PairRow::pair).collect();
         let player = policy.player(&session.base);

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use randori_core::PerIteration;
 use randori_data::Counts;
 use randori_host::Host;
 use randori_sdk::seam::{LossFn, SamplerFn, Value};
@@ -38,31 +39,26 @@ pub fn check(recipe: &Recipe, host: &Host) -> Result<()> {
     Ok(())
 }
 
-/// The loss's `beta` in iteration `t`: the recipe's, the plugin's default, or 1 for a loss without
+/// The loss's `beta` in each iteration: the recipe's, the plugin's default, or 1 for a loss without
 /// one.
-pub fn beta(recipe: &Recipe, host: &Host, t: usize) -> f64 {
-    let number = |value: &Value| match value {
-        Value::Float(v) => Some(*v),
-        Value::Int(v) => Some(*v as f64),
-        _ => None,
+pub fn beta(recipe: &Recipe, host: &Host) -> PerIteration<f64> {
+    let number = |value: &Value| {
+        let number = match value {
+            Value::Float(v) => *v,
+            Value::Int(v) => *v as f64,
+            _ => 1.0,
+        };
+        if number > 0.0 { number } else { 1.0 }
     };
-    let given = recipe
-        .loss_options
-        .iter()
-        .find(|o| o.name == "beta")
-        .map(|o| o.at(t));
+    if let Some(given) = recipe.loss_options.iter().find(|o| o.name == "beta") {
+        return PerIteration(given.values.iter().map(number).collect());
+    }
     let items = host.plugins().iter().flat_map(|p| &p.items);
     let declared = items
         .filter(|item| item.name == recipe.loss.name)
         .flat_map(|item| &item.options)
-        .find(|o| o.name == "beta")
-        .map(|o| o.default.clone());
-    given
-        .or(declared)
-        .as_ref()
-        .and_then(number)
-        .filter(|b| *b > 0.0)
-        .unwrap_or(1.0)
+        .find(|o| o.name == "beta");
+    PerIteration::constant(declared.map_or(1.0, |o| number(&o.default)))
 }
 
 /// Samplers in order.

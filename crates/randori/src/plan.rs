@@ -145,7 +145,7 @@ impl Plan {
                 false => planner,
             })
         };
-        let game = planner(false, settings::game(&recipe, 0, 0, 1.0).optimizer)?;
+        let game = planner(false, settings::every_iteration(&recipe).optimizer)?;
         let sft = planner(true, settings::sft(&recipe, 0).optimizer)?;
         Ok(Plan {
             recipe,

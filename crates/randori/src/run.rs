@@ -170,11 +170,7 @@ fn one(
     let board = run.board()?;
     let start = start(session, train, run, seed, label)?;
     let (at_start, start_answers) = measured_start(session, held_out, run, &start, label)?;
-    let iterations = session.recipe.game.iterations;
-    let rules = settings::rules(
-        &session.recipe,
-        (0..iterations).map(|t| session.beta(t)).collect(),
-    )?;
+    let rules = settings::checked_rules(&session.recipe, session.beta())?;
     let mut game = SpinGame::new(
         session,
         train,
@@ -268,9 +264,14 @@ fn measured_start(
         let logps = measure::logps(session, &player, held_out, &own.first, &name)?;
         desk.write(ANSWERS, |path| write_rows(path, &own.first))?;
         let pairs = measure::pairs(held_out, &logps, &logps, &own.first);
-        let prompts = measure::prompts(&own, &pairs, session.beta(0));
+        let prompts = measure::prompts(&own, &pairs, session.rules().iteration(0).beta);
         desk.write(PROMPTS, |path| write_rows(path, &prompts))?;
-        anyhow::Ok(measure::signals(session, &own, &pairs, session.beta(0)))
+        anyhow::Ok(measure::signals(
+            session,
+            &own,
+            &pairs,
+            session.rules().iteration(0).beta,
+        ))
     })?;
     let kept = run.place("start").join(ANSWERS);
     let answers = match randori_store::read_rows::<HeldOutAnswer>(&kept) {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use randori_core::{PerIteration, Rules};
 use randori_data::{Counts, Tokenizer};
 use randori_engine::weights::{self, Checkpoint};
 use randori_engine::{Base, Player};
@@ -75,9 +76,14 @@ impl Setting {
         losses::loss(&self.recipe, &self.host, t)
     }
 
-    /// The loss's `beta` in iteration `t`, 1 for a loss without one.
-    pub fn beta(&self, t: usize) -> f64 {
-        losses::beta(&self.recipe, &self.host, t)
+    /// The loss's `beta` in each iteration, 1 for a loss without one.
+    pub fn beta(&self) -> PerIteration<f64> {
+        losses::beta(&self.recipe, &self.host)
+    }
+
+    /// The rules of the recipe's game.
+    pub fn rules(&self) -> Rules {
+        settings::rules(&self.recipe, self.beta())
     }
 
     /// Samplers in order.

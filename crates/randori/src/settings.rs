@@ -1,45 +1,61 @@
 //! From the recipe to the settings of core and engine: names change here and nowhere else.
 
 use anyhow::{Context, Result};
-use randori_core::{OpponentRule, Rules, StopRule};
+use randori_core::{Iteration, OpponentRule, PerIteration, Rules, StopRule};
 use randori_engine::train::{self, TrainSettings};
 use randori_engine::{Compute, weights};
 use randori_lora::{LoraSpec, Targets};
 
 use crate::recipe::{Dtype, OptimizerKind, QuantKind, Recipe, ScheduleKind};
 
-/// The rules of the game; `beta` of each iteration, for losses that have one.
-pub fn rules(recipe: &Recipe, beta: Vec<f64>) -> Result<Rules> {
-    let rules = Rules {
+/// The rules of the game; `beta` of each iteration, for losses that have one. Learning rate, beta and
+/// epochs of an iteration are [`Rules::iteration`]'s everywhere.
+pub fn rules(recipe: &Recipe, beta: PerIteration<f64>) -> Rules {
+    Rules {
         iterations: recipe.game.iterations,
         window: recipe.game.window,
         opponent: OpponentRule::Previous,
-        learning_rate: randori_core::PerIteration(recipe.train.lr.0.clone()),
-        beta: randori_core::PerIteration(beta),
-        epochs: randori_core::PerIteration(recipe.train.epochs.0.clone()),
+        learning_rate: recipe.train.lr.clone(),
+        beta,
+        epochs: recipe.train.epochs.clone(),
         stop: StopRule {
             patience: recipe.game.stop_patience,
             noise: recipe.game.stop_noise,
             margin: recipe.game.stop_margin,
         },
-    };
+    }
+}
+
+/// The same, for a game that is played.
+///
+/// # Errors
+/// A rule that makes no sense, at its place in the recipe.
+pub fn checked_rules(recipe: &Recipe, beta: PerIteration<f64>) -> Result<Rules> {
+    let rules = rules(recipe, beta);
     rules
         .check()
         .map_err(|bad| recipe.refuse(bad.name, format!("{}, got {}", bad.rule, bad.value)))?;
     Ok(rules)
 }
 
-/// Training of iteration `t`.
-pub fn game(recipe: &Recipe, t: usize, seed: u64, beta: f64) -> TrainSettings {
+/// Training of an iteration.
+pub fn game(recipe: &Recipe, now: &Iteration, seed: u64) -> TrainSettings {
+    TrainSettings {
+        learning_rate: now.learning_rate,
+        epochs: now.epochs,
+        seed: mixed(seed, now.t as u64),
+        beta: now.beta,
+        ..every_iteration(recipe)
+    }
+}
+
+/// What of `[train]` is the same in every iteration.
+pub fn every_iteration(recipe: &Recipe) -> TrainSettings {
     TrainSettings {
         optimizer: optimizer(recipe, recipe.train.optimizer, recipe.train.weight_decay),
-        learning_rate: recipe.train.lr.at(t),
         schedule: schedule(recipe.train.schedule, recipe.train.warmup),
         batch: recipe.train.batch,
-        epochs: recipe.train.epochs.at(t),
-        seed: mixed(seed, t as u64),
         dropout: false, // paper: off in both players
-        beta,
         ..common(recipe)
     }
 }
@@ -70,7 +86,7 @@ pub fn continued_sft(
         epochs,
         max_steps: Some(max_steps),
         seed: mixed(seed, u64::MAX - 1),
-        ..game(recipe, 0, seed, 1.0)
+        ..every_iteration(recipe)
     }
 }
 
@@ -87,9 +103,10 @@ pub fn check_rates(recipe: &Recipe, examples: usize, supervised: bool) -> Result
             .check_rates(examples, "examples")
             .with_context(|| at("sft.warmup"));
     }
+    let rules = rules(recipe, PerIteration::constant(1.0));
     for t in 0..recipe.game.iterations {
         let pairs = examples * (t + 1).min(recipe.game.window);
-        check_game_rates(recipe, t, pairs)?;
+        check_game_rates(recipe, &rules.iteration(t), pairs)?;
     }
     let compare = &recipe.compare;
     for &epochs in compare.epochs.iter().filter(|_| compare.continued_sft) {
@@ -105,12 +122,12 @@ pub fn check_rates(recipe: &Recipe, examples: usize, supervised: bool) -> Result
     Ok(())
 }
 
-/// The same of iteration `t` over `pairs` pairs.
+/// The same of an iteration over `pairs` pairs.
 ///
 /// # Errors
 /// As there.
-pub fn check_game_rates(recipe: &Recipe, t: usize, pairs: usize) -> Result<()> {
-    game(recipe, t, 0, 1.0)
+pub fn check_game_rates(recipe: &Recipe, now: &Iteration, pairs: usize) -> Result<()> {
+    game(recipe, now, 0)
         .check_rates(pairs, "pairs")
         .with_context(|| format!("{}: train.warmup", recipe.place("train.warmup")))
 }

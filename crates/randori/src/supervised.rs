@@ -146,7 +146,7 @@ pub fn baseline(
             of.start_answers,
             &format!("{label}start"),
         )?;
-        let beta = session.beta(0);
+        let beta = session.rules().iteration(0).beta;
         let pairs = measure::pairs(of.held_out, &policy, &opponent, of.start_answers);
         let prompts = measure::prompts(&own, &pairs, beta);
         desk.write(PROMPTS, |path| write_rows(path, &prompts))?;

@@ -33,11 +33,12 @@ pub fn train(
     let loss = opened.setting.loss(iteration)?;
     let given = pairs::read(&opened.setting, file, Some(&*loss))?;
     pairs::check_rewards(&given.rows, loss.as_ref(), &opened.setting)?;
-    settings::check_game_rates(&opened.setting.recipe, iteration, given.rows.len())?;
+    let now = opened.setting.rules().iteration(iteration);
+    settings::check_game_rates(&opened.setting.recipe, &now, given.rows.len())?;
     let session = opened.load(adapter)?;
     session.check_start()?;
     let seed = session.recipe.run.seed;
-    let settings = settings::game(&session.recipe, iteration, seed, session.beta(iteration));
+    let settings = settings::game(&session.recipe, &now, seed);
     let how = if fresh { Open::Fresh } else { Open::Resume };
     let pairs = [("--pairs".to_string(), randori_store::hash(file)?.sha256)];
     let mut run = session.run(&dir, seed, pairs.into(), how)?;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use randori_core::PerIteration;
 use randori_engine::fit::{Ceilings, Packing, Work};
 
 use crate::corpus;
@@ -10,6 +11,7 @@ use crate::figures::{clock, grouped};
 use crate::plan::Plan;
 use crate::recipe::Recipe;
 use crate::request::Split;
+use crate::settings;
 
 /// Examples that are supposed where neither the data nor `data.limit` is at hand.
 const SUPPOSED: usize = 1000;
@@ -143,10 +145,12 @@ fn stages(plan: &Plan, numbers: &Numbers) -> Result<Vec<(&'static str, String, W
     };
     let of_iteration = |t: usize| n * (t + 1).min(r.game.window);
     let pairs: usize = (0..iterations).map(of_iteration).sum();
-    let seen = |t: usize| of_iteration(t) * r.train.epochs.at(t);
+    let rules = settings::rules(r, PerIteration::constant(1.0));
+    let epochs = |t: usize| rules.iteration(t).epochs;
+    let seen = |t: usize| of_iteration(t) * epochs(t);
     let trained: usize = (0..iterations).map(seen).sum();
     let steps: usize = (0..iterations)
-        .map(|t| of_iteration(t).div_ceil(r.train.batch) * r.train.epochs.at(t))
+        .map(|t| of_iteration(t).div_ceil(r.train.batch) * epochs(t))
         .sum();
     let packing = plan.pairs(r.train.batch);
     let mut work =

@@ -1,5 +1,6 @@
 //! Values that are several: lists, one or many texts, one per iteration, a plugin's options.
 
+use randori_core::PerIteration;
 use randori_sdk::seam::Value as OptionScalar;
 
 use super::hub_name::Named;
@@ -106,17 +107,6 @@ impl Setting for DataSets {
     }
     fn show(&self) -> Option<String> {
         Texts(self.0.clone()).show()
-    }
-}
-
-/// One value for the whole game, or one for each iteration (the last one stays).
-#[derive(Debug, Clone, PartialEq)]
-pub struct PerIteration<T>(pub Vec<T>);
-
-impl<T: Copy> PerIteration<T> {
-    /// The value of iteration `t`. Reading guarantees at least one.
-    pub fn at(&self, t: usize) -> T {
-        self.0[t.min(self.0.len() - 1)]
     }
 }
 

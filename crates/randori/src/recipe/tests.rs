@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::plural::PerIteration;
+use randori_core::PerIteration;
+
 use super::*;
 
 fn refused(text: &str, overrides: &[&str]) -> String {
@@ -21,7 +22,7 @@ fn accepted(text: &str, overrides: &[&str]) -> Recipe {
 #[test]
 fn every_default_is_valid_and_documented() {
     let recipe = accepted("", &[]);
-    assert_eq!(recipe.train.lr.at(7), 5e-5);
+    assert_eq!(recipe.train.lr.at(7), Some(5e-5));
     for key in keys::all() {
         assert!(
             !key.doc.is_empty(),
@@ -38,8 +39,8 @@ fn values_are_read_and_lists_are_per_iteration() {
                 [generate]\nsampling = [{ name = \"temperature\", value = 0.8 }, { name = \"top_p\", p = 0.9 }]\n";
     let recipe = accepted(text, &["train.epochs=[1,3]", "data.train=a.jsonl"]);
     assert_eq!(recipe.train.lr, PerIteration(vec![5e-7, 1e-7]));
-    assert_eq!(recipe.train.lr.at(5), 1e-7);
-    assert_eq!(recipe.train.epochs.at(1), 3);
+    assert_eq!(recipe.train.lr.at(5), Some(1e-7));
+    assert_eq!(recipe.train.epochs.at(1), Some(3));
     assert_eq!(recipe.loss_options[0].values.len(), 4);
     assert_eq!(recipe.loss_options[0].place, "recipe.toml:7");
     assert_eq!(recipe.generate.sampling[1].name, "top_p");

@@ -1,6 +1,7 @@
 //! Keys of training, in the game and supervised.
 
-use crate::recipe::plural::PerIteration;
+use randori_core::PerIteration;
+
 use crate::recipe::refusal::RecipeError;
 use crate::recipe::section::Section;
 use crate::recipe::setting::{Bound, Key, OnResume, OrAuto, Setting, choice};
