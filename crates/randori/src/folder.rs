@@ -113,12 +113,12 @@ pub fn recipe(request: &Request) -> Result<(Recipe, Vec<PathBuf>)> {
 
 fn loaded(request: &Request) -> Result<(Recipe, Vec<PathBuf>)> {
     let Some(path) = &request.recipe else {
-        return Ok((Recipe::without_file(request.set)?, request.adapter.clone()));
+        return Ok((Recipe::without_file(&request.set)?, request.adapter.clone()));
     };
     if !path.is_dir() {
-        return Ok((Recipe::load(path, request.set)?, request.adapter.clone()));
+        return Ok((Recipe::load(path, &request.set)?, request.adapter.clone()));
     }
-    let recipe = Recipe::load(&path.join("recipe.toml"), request.set)?;
+    let recipe = Recipe::load(&path.join("recipe.toml"), &request.set)?;
     let last = match request.adapter.is_empty() {
         true => last_policy(path, &recipe)?.into_iter().collect(),
         false => request.adapter.clone(),
