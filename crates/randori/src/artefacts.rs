@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use candle_core::{DType, Device, Tensor};
 use randori_data::{Context, Message};
-use randori_engine::train::Pair;
+use randori_engine::train::{AsPair, PairRef};
 use randori_engine::weights::weight_files;
 use randori_engine::{Params, Player};
 use randori_lora::{LoraSpec, peft};
@@ -69,18 +69,17 @@ pub struct PairRow {
 /// All pairs of an iteration.
 pub type Pairs = JsonLines<PairRow>;
 
-impl PairRow {
-    /// For the trainer.
-    pub fn pair(&self) -> Pair {
-        Pair {
-            prompt: self.prompt.clone(),
-            real: self.real.clone(),
-            generated: self.generated.clone(),
+impl AsPair for PairRow {
+    fn as_pair(&self) -> PairRef<'_> {
+        PairRef {
+            prompt: &self.prompt,
+            real: &self.real,
+            generated: &self.generated,
             // the trainer refuses what is no number, unless its loss does not read it
             ref_real: self.ref_real.unwrap_or(f64::NAN),
             ref_generated: self.ref_generated.unwrap_or(f64::NAN),
             rewards: self.rewards,
-            place: self.place.clone(),
+            place: &self.place,
         }
     }
 }

@@ -7,11 +7,10 @@ use anyhow::Result;
 use randori_core::{Game, Iteration, Signals, Stage, Window};
 use randori_data::Counts;
 use randori_engine::Player;
-use randori_engine::train::Pair;
 use randori_sdk::seam::SamplerFn;
 use randori_store::{Board, Desk, JsonLines};
 
-use crate::artefacts::{Answers, Learnt, PairRow, Pairs};
+use crate::artefacts::{Answers, Learnt, Pairs};
 use crate::corpus::Part;
 use crate::figures::clock;
 use crate::measure::{self, HeldOutAnswer};
@@ -181,7 +180,6 @@ impl Game for SpinGame<'_> {
         let session = self.session;
         let settings = settings::game(&session.recipe, now, self.seed);
         let loss = session.loss(now.t)?;
-        let pairs: Vec<Pair> = pairs.iter().map(PairRow::pair).collect();
         let player = policy.player(&session.base);
         let label = self.label(now.t, "policy");
         let player = trained(
@@ -190,7 +188,7 @@ impl Game for SpinGame<'_> {
             settings,
             desk,
             &label,
-            |trainer, on_step| trainer.train_pairs(&pairs, loss.as_ref(), on_step),
+            |trainer, on_step| trainer.train_pairs(pairs, loss.as_ref(), on_step),
         )?;
         Ok(Learnt::of(&player, &session.base_name))
     }

@@ -4,10 +4,9 @@
 use std::path::Path;
 
 use anyhow::Result;
-use randori_engine::train::Pair;
 use randori_store::{JsonLines, Open};
 
-use crate::artefacts::{Learnt, PairRow};
+use crate::artefacts::Learnt;
 use crate::request::Request;
 use crate::session::Opened;
 use crate::stages::scored;
@@ -62,7 +61,7 @@ pub fn train(
             },
         )
     })?;
-    let pairs: Vec<Pair> = pairs.0.iter().map(PairRow::pair).collect();
+    let pairs = pairs.0;
     let learnt: Learnt = run.stage(&place, "policy", |desk| {
         let player = trained(
             &session,
