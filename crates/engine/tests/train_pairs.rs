@@ -403,7 +403,7 @@ fn bad_pairs_and_settings_are_refused() {
     );
     assert!(
         trainer
-            .train_pairs(&[], &Logistic(0.1), &mut |_, _| Ok(Control::Continue))
+            .train_pairs::<Pair>(&[], &Logistic(0.1), &mut |_, _| Ok(Control::Continue))
             .is_err()
     );
     assert!(
