@@ -1,4 +1,5 @@
-//! Says whether the demo's weights are there to be embedded: `randori sft` makes them, so the first build is without.
+//! Says whether the demo's weights are there to be embedded: `randori sft` makes them, so the first
+//! build is without.
 fn main() {
     let weights = "../../configs/demo/model/model.safetensors";
     println!("cargo::rustc-check-cfg=cfg(demo_weights)");

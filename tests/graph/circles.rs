@@ -148,14 +148,14 @@ impl Crate {
 
     fn edges(&self, from: &Module, imports: &[Import]) -> BTreeSet<Module> {
         let found = imports.iter().filter_map(|(path, _)| {
-            let path = self.from_root(from, path)?;
+            let path = self.absolute(from, path)?;
             Some(self.file_of(&path, 0))
         });
         found.filter(|to| to != from).collect()
     }
 
     /// A path as it is written in `module`, from the crate's root; `None` for another crate's.
-    fn from_root(&self, module: &Module, path: &[String]) -> Option<Vec<String>> {
+    fn absolute(&self, module: &Module, path: &[String]) -> Option<Vec<String>> {
         let supers = path.iter().take_while(|part| *part == "super").count();
         let first = path.first()?;
         if supers > 0 {
@@ -166,7 +166,7 @@ impl Crate {
             "crate" => Some(path[1..].to_vec()),
             "self" => Some([&module[..], &path[1..]].concat()),
             _ => {
-                let child = [&module[..], &[first.clone()]].concat();
+                let child = [&module[..], std::slice::from_ref(first)].concat();
                 let known = self.imports.contains_key(&child);
                 known.then(|| [&module[..], path].concat())
             }
@@ -181,7 +181,7 @@ impl Crate {
         let exported = path
             .get(n)
             .and_then(|name| self.exports.get(&file)?.get(name));
-        let further = exported.and_then(|to| self.from_root(&file, to));
+        let further = exported.and_then(|to| self.absolute(&file, to));
         match further {
             Some(to) if depth < 8 => self.file_of(&to, depth + 1),
             _ => file,

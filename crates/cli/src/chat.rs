@@ -1,5 +1,5 @@
-//! `randori chat`: talk with a player. One line is one message; `/new` starts over, `/quit` or end of
-//! input leaves.
+//! `randori chat`: talk with a player. One line is one message; `/new` starts over, `/quit` or end
+//! of input leaves.
 
 use std::io::{BufRead, IsTerminal, Write};
 

@@ -1,4 +1,5 @@
-//! Progress of a stage: a bar on a terminal, a plain line every few seconds anywhere else (both on stderr).
+//! Progress of a stage: a bar on a terminal, a plain line every few seconds anywhere else (both on
+//! stderr).
 //!
 //! A stage that is over in a moment shows its last line only.
 
@@ -168,7 +169,8 @@ struct Figures<'a> {
 }
 
 impl Figures<'_> {
-    /// `12/48 prompts · 1,204 tok/s · ETA 0:12`; of a finished stage `48 prompts · 1,204 tok/s · 0:16`.
+    /// `12/48 prompts · 1,204 tok/s · ETA 0:12`; of a finished stage `48 prompts · 1,204 tok/s ·
+    /// 0:16`.
     fn line(&self) -> String {
         let seconds = self.elapsed.as_secs_f64();
         let over = self.done >= self.total;

@@ -1,5 +1,5 @@
-//! What the stages of a game leave behind, as files: answers and pairs with their token ids (JSONL), and what a
-//! player has learnt (a PEFT adapter, or in full training every weight).
+//! What the stages of a game leave behind, as files: answers and pairs with their token ids
+//! (JSONL), and what a player has learnt (a PEFT adapter, or in full training every weight).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use randori_lora::{LoraSpec, peft};
 use randori_store::{Artefact, BoxError, JsonLines};
 use serde::{Deserialize, Serialize};
 
-/// The opponent's answer to one prompt. `real` and `generated` are the official code's names, so the file is also a
-/// data set in SPIN's own shape.
+/// The opponent's answer to one prompt. `real` and `generated` are the official code's names, so
+/// the file is also a data set in SPIN's own shape.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
     /// Number of the example among the usable ones.

@@ -1,5 +1,5 @@
-//! What the binary carries: the demo's data, tokenizer, configuration and weights (configs/demo, made by
-//! configs/demo/make.sh), so that the demo needs nothing but the binary.
+//! What the binary carries: the demo's data, tokenizer, configuration and weights (configs/demo,
+//! made by configs/demo/make.sh), so that the demo needs nothing but the binary.
 
 use crate::request::Split;
 

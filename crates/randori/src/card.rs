@@ -1,5 +1,5 @@
-//! The model card: `README.md` of an exported folder, with the front matter that model hubs read, and all that is known of
-//! how the player came about.
+//! The model card: `README.md` of an exported folder, with the front matter that model hubs read,
+//! and all that is known of how the player came about.
 
 use std::path::Path;
 
@@ -171,7 +171,8 @@ impl Card<'_> {
     }
 }
 
-/// `data.train /some/folder/train.jsonl` -> `data.train train.jsonl`; `model.source FILE` -> the base and its file.
+/// `data.train /some/folder/train.jsonl` -> `data.train train.jsonl`; `model.source FILE` -> the
+/// base and its file.
 fn spoken(name: &str, base: &str) -> String {
     let (kind, file) = name.split_once(' ').unwrap_or((name, ""));
     let file = short(file);

@@ -155,7 +155,8 @@ pub fn bad_row(error: Error, on: BadRows) -> anyhow::Error {
     }
 }
 
-/// The key a split's data comes from: held-out data falls back to validation, validation to a share of training.
+/// The key a split's data comes from: held-out data falls back to validation, validation to a share
+/// of training.
 fn key(recipe: &Recipe, split: Split) -> &'static str {
     let d = &recipe.data;
     match split {

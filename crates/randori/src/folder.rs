@@ -151,8 +151,8 @@ pub fn refuse_unfinished(request: &Request, adapter: &[PathBuf]) -> Result<()> {
     }
 }
 
-/// What ended the last finished iteration of the run in `dir` (or its supervised start, where none is finished); of its
-/// first seed where it holds a game for each.
+/// What ended the last finished iteration of the run in `dir` (or its supervised start, where none
+/// is finished); of its first seed where it holds a game for each.
 fn last_policy(dir: &Path, recipe: &Recipe) -> Result<Option<PathBuf>> {
     let game = first_game(dir, recipe)?;
     let Some(manifest) = randori_store::Manifest::read(&game)? else {

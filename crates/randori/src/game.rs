@@ -1,4 +1,5 @@
-//! The game as the engine plays it: core's loop calls these six methods, the store keeps what they make.
+//! The game as the engine plays it: core's loop calls these six methods, the store keeps what they
+//! make.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -41,7 +42,8 @@ pub struct SpinGame<'a> {
 }
 
 impl<'a> SpinGame<'a> {
-    /// `start_answers` are the start's own; `label` goes in front of every stage's name (`seed 1 · `).
+    /// `start_answers` are the start's own; `label` goes in front of every stage's name (`seed 1 ·
+    /// `).
     pub fn new(
         session: &'a Session,
         train: &'a Part,
@@ -74,7 +76,8 @@ impl<'a> SpinGame<'a> {
         format!("{}iteration {t}: {what}", self.label)
     }
 
-    /// Answers of the opponent of iteration `t`: those it was measured with, or the same drawn again after a resume.
+    /// Answers of the opponent of iteration `t`: those it was measured with, or the same drawn
+    /// again after a resume.
     fn opponent_answers(&mut self, t: usize, opponent: &Player) -> Result<Vec<HeldOutAnswer>> {
         if let Some((of, answers)) = self.answers.take().filter(|(of, _)| *of == t) {
             let _ = of;
@@ -102,7 +105,8 @@ impl Game for SpinGame<'_> {
         Ok(self.start.clone())
     }
 
-    /// Training replaces a player's tensors and never writes into them, so sharing them freezes them.
+    /// Training replaces a player's tensors and never writes into them, so sharing them freezes
+    /// them.
     fn freeze(&mut self, policy: &Learnt) -> Result<Player> {
         Ok(policy.player(&self.session.base))
     }

@@ -1,4 +1,5 @@
-//! `randori generate`: one stage by hand, an answer to every prompt of a split as a JSONL file of pairs.
+//! `randori generate`: one stage by hand, an answer to every prompt of a split as a JSONL file of
+//! pairs.
 
 use std::path::Path;
 

@@ -21,8 +21,8 @@ pub fn loss(recipe: &Recipe, host: &Host, t: usize) -> Result<Arc<dyn LossFn>> {
         .map_err(|e| placed(e, &recipe.loss_options, &recipe.place("loss.name")))
 }
 
-/// Whether a game can be played with the recipe's losses: they are there, and ask for nothing that a
-/// generated answer does not have.
+/// Whether a game can be played with the recipe's losses: they are there, and ask for nothing that
+/// a generated answer does not have.
 ///
 /// # Errors
 /// As [`loss`]; a loss that asks for rewards.

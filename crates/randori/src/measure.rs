@@ -1,5 +1,5 @@
-//! What is measured of a player on held-out data: sampled answers and how many are right, the likelihood of the real
-//! responses, and whether it tells its opponent's answers from them.
+//! What is measured of a player on held-out data: sampled answers and how many are right, the
+//! likelihood of the real responses, and whether it tells its opponent's answers from them.
 
 use anyhow::Result;
 use randori_core::{PairLogps, Signals};
@@ -242,7 +242,8 @@ pub fn signals(session: &Session, own: &Answered, pairs: &[PairLogps], beta: f64
     signals
 }
 
-/// Signals as a line of the summary. The start is its own opponent: margin and accuracy are 0 (the paper's step 0).
+/// Signals as a line of the summary. The start is its own opponent: margin and accuracy are 0 (the
+/// paper's step 0).
 pub fn measures(signals: &Signals, is_start: bool) -> Measures {
     let extra = |name: &str| signals.extra.get(name).copied().unwrap_or(f64::NAN);
     let game = |value: f64| if is_start { 0.0 } else { value };

@@ -13,10 +13,12 @@ use crate::watch::Watch;
 
 /// The smallest micro-batch that is chosen; a larger pair stands alone in one.
 const LEAST: usize = 256;
-/// The share of the free memory that is planned with: figures may be 10 % off, and others want some too.
+/// The share of the free memory that is planned with: figures may be 10 % off, and others want some
+/// too.
 const SHARE: f64 = 0.85;
 
-/// Puts a number in the place of `train.micro_batch_tokens = "auto"`: the largest for which the memory is enough.
+/// Puts a number in the place of `train.micro_batch_tokens = "auto"`: the largest for which the
+/// memory is enough.
 pub fn settle(recipe: &mut Recipe, host: &Host, watch: &dyn Watch) -> Result<()> {
     if recipe.train.micro_batch_tokens != OrAuto::Auto {
         return Ok(());
@@ -49,7 +51,8 @@ pub fn settle(recipe: &mut Recipe, host: &Host, watch: &dyn Watch) -> Result<()>
     Ok(())
 }
 
-/// The largest of 4096, 2048, … that fits into `limit`, and no larger than a step, or else the smallest.
+/// The largest of 4096, 2048, … that fits into `limit`, and no larger than a step, or else the
+/// smallest.
 pub fn chosen(plan: &Plan, limit: u64) -> Result<usize> {
     let mut tokens = AUTO_MOST;
     while tokens > LEAST && needed(plan, tokens)? > limit {
@@ -72,7 +75,8 @@ fn needed(plan: &Plan, tokens: usize) -> Result<u64> {
     Ok(plan.besides() + most)
 }
 
-/// Bytes that are free on the card, and what this process has taken there by being open: figures count that besides.
+/// Bytes that are free on the card, and what this process has taken there by being open: figures
+/// count that besides.
 #[cfg(feature = "cuda")]
 fn free_on_card() -> Option<u64> {
     let (_, free, _) = randori_engine::card().ok()?;
@@ -85,8 +89,8 @@ fn free_on_card() -> Option<u64> {
     None
 }
 
-/// Bytes that a process can get without anything being swapped: what the system says (Linux), or less where a control
-/// group allows less. `root` is `/`.
+/// Bytes that a process can get without anything being swapped: what the system says (Linux), or
+/// less where a control group allows less. `root` is `/`.
 pub fn free(root: &Path) -> Option<u64> {
     let text = |path: &Path| std::fs::read_to_string(path).ok();
     let meminfo = text(&root.join("proc/meminfo"))?;

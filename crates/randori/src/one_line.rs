@@ -1,6 +1,7 @@
 //! An error as people read it: one line.
 
-/// The error and what it came from, joined; a cause that its effect already quotes is not said twice.
+/// The error and what it came from, joined; a cause that its effect already quotes is not said
+/// twice.
 pub fn one_line(error: &anyhow::Error) -> String {
     let mut out = String::new();
     for cause in error.chain() {

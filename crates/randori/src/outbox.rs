@@ -1,4 +1,5 @@
-//! What a verb writes outside a run folder: a player in the form other tools read, whole or not at all.
+//! What a verb writes outside a run folder: a player in the form other tools read, whole or not at
+//! all.
 
 use std::path::{Path, PathBuf};
 

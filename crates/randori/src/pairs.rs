@@ -1,5 +1,6 @@
-//! Anybody's pairs from a file: real and generated, chosen and rejected, or what `randori generate` and `randori
-//! score` wrote, whose token ids are then taken as they are: text is never tokenised again.
+//! Anybody's pairs from a file: real and generated, chosen and rejected, or what `randori generate`
+//! and `randori score` wrote, whose token ids are then taken as they are: text is never tokenised
+//! again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

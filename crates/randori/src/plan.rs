@@ -1,5 +1,5 @@
-//! A recipe's memory, stage by stage: recipe keys become the arguments of `randori_engine::fit`. `randori fit` shows it, and
-//! `randori run` sizes its micro-batches with it.
+//! A recipe's memory, stage by stage: recipe keys become the arguments of `randori_engine::fit`.
+//! `randori fit` shows it, and `randori run` sizes its micro-batches with it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,8 +41,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads the model's configuration (its index, where it is at hand) and the settings of the adapter that the game
-    /// starts from: `adapter`, or else the recipe's own.
+    /// Reads the model's configuration (its index, where it is at hand) and the settings of the
+    /// adapter that the game starts from: `adapter`, or else the recipe's own.
     pub fn of(recipe: &Recipe, adapter: Vec<PathBuf>, host: &Host) -> Result<Model> {
         let at_source = || format!("{}: model.source", recipe.place("model.source"));
         let described = describe(source(recipe)?).with_context(at_source)?;
@@ -174,7 +174,8 @@ impl Plan {
         }
     }
 
-    /// The machine's own memory beside a card: while the base loads, and afterwards, what is pinned included.
+    /// The machine's own memory beside a card: while the base loads, and afterwards, what is pinned
+    /// included.
     pub fn beside_card(&self) -> Result<(u64, u64)> {
         let of = |planner: &Planner, players| planner.beside_card(players);
         let (loading, game) = of(&self.game, self.players() + 1);
@@ -199,7 +200,8 @@ impl Plan {
         Ok(game.max(sft))
     }
 
-    /// Players in memory besides one that is being trained: the start, and the opponent once it is another.
+    /// Players in memory besides one that is being trained: the start, and the opponent once it is
+    /// another.
     pub fn players(&self) -> usize {
         1 + usize::from(self.recipe.game.iterations > 1)
     }
@@ -284,7 +286,8 @@ impl Plan {
         Ok(self.rounded(self.game.score(packing, self.players())?))
     }
 
-    /// Generation at so many slots, of the game or of the measures (which have the trained player besides).
+    /// Generation at so many slots, of the game or of the measures (which have the trained player
+    /// besides).
     pub fn generate(&self, slots: usize, measured: bool) -> Result<Peak> {
         let players = self.players() + usize::from(measured);
         let decoding = self.decoding(slots, measured);
@@ -350,7 +353,8 @@ pub fn bytes(peak: Result<Peak>) -> randori_engine::Result<u64> {
         .map_err(|e| randori_engine::Error::Rule(format!("{e:#}")))
 }
 
-/// The largest micro-batch with which training and scoring fit; a pair that is larger stands alone, whatever is set.
+/// The largest micro-batch with which training and scoring fit; a pair that is larger stands alone,
+/// whatever is set.
 pub fn micro_batch(plan: &Plan, free: u64) -> Result<Option<usize>> {
     let r = &plan.recipe;
     let (prompt, responses) = (plan.prompt(), plan.responses());

@@ -1,4 +1,5 @@
-//! `randori run`: the whole game, once per seed, beside its baseline; then the table, `summary.json`, `report.html`.
+//! `randori run`: the whole game, once per seed, beside its baseline; then the table,
+//! `summary.json`, `report.html`.
 
 use std::path::Path;
 use std::time::Instant;
@@ -276,7 +277,8 @@ fn measured_start(
     let kept = run.place("start").join(ANSWERS);
     let answers = match randori_store::read_rows::<HeldOutAnswer>(&kept) {
         Ok(rows) if rows.len() == held_out.examples.len() => rows,
-        _ => measure::answer(session, &player, held_out, &name)?.first, // removed by somebody: drawn again, the same
+        // removed by somebody: drawn again, the same
+        _ => measure::answer(session, &player, held_out, &name)?.first,
     };
     Ok((signals, answers))
 }
@@ -320,7 +322,8 @@ fn metrics(dir: &Path, t: usize) -> Vec<serde_json::Value> {
     randori_store::read_rows(&path).unwrap_or_default()
 }
 
-/// The first held-out prompt (not the prettiest) answered by the human, the start and the last iteration.
+/// The first held-out prompt (not the prettiest) answered by the human, the start and the last
+/// iteration.
 fn sample(dir: &Path, iterations: usize) -> Option<Sample> {
     let of = |place: String| {
         randori_store::read_rows::<HeldOutAnswer>(&dir.join(place).join(ANSWERS)).ok()
@@ -373,7 +376,8 @@ fn show(watch: &dyn Watch, summary: &Summary, dir: &Path, began: Instant) {
     );
 }
 
-/// The process's largest resident size so far (Linux; elsewhere nothing is said rather than something wrong).
+/// The process's largest resident size so far (Linux; elsewhere nothing is said rather than
+/// something wrong).
 fn peak_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;

@@ -1,4 +1,5 @@
-//! `randori score`: one stage by hand, the log-probs of both responses of every pair under a player.
+//! `randori score`: one stage by hand, the log-probs of both responses of every pair under a
+//! player.
 
 use std::path::Path;
 

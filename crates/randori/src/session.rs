@@ -1,4 +1,5 @@
-//! A recipe opened: plugins loaded, base in memory, tokenizer ready. Every verb that touches a model starts here.
+//! A recipe opened: plugins loaded, base in memory, tokenizer ready. Every verb that touches a
+//! model starts here.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -154,8 +155,8 @@ impl Opened {
         })
     }
 
-    /// Opens the recipe of `request`. A run folder stands for what it made of its model, which must not
-    /// have changed.
+    /// Opens the recipe of `request`. A run folder stands for what it made of its model, which must
+    /// not have changed.
     pub fn of(request: &Request, recipe: Recipe) -> Result<Opened> {
         let opened = Opened::with(recipe, request)?;
         let setting = &opened.setting;
@@ -254,8 +255,8 @@ impl Session {
         Ok(run)
     }
 
-    /// The player the recipe starts from, before any supervised stage: a fresh adapter, a given one, or the weights
-    /// themselves in full training.
+    /// The player the recipe starts from, before any supervised stage: a fresh adapter, a given
+    /// one, or the weights themselves in full training.
     pub fn start(&self, seed: u64) -> Result<Player> {
         match (&self.stack()[..], self.recipe.adapter.kind) {
             ([], AdapterKind::Full) => Ok(Player::full(self.base.clone())?),

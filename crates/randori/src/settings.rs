@@ -8,8 +8,8 @@ use randori_lora::{LoraSpec, Targets};
 
 use crate::recipe::{Dtype, OptimizerKind, QuantKind, Recipe, ScheduleKind};
 
-/// The rules of the game; `beta` of each iteration, for losses that have one. Learning rate, beta and
-/// epochs of an iteration are [`Rules::iteration`]'s everywhere.
+/// The rules of the game; `beta` of each iteration, for losses that have one. Learning rate, beta
+/// and epochs of an iteration are [`Rules::iteration`]'s everywhere.
 pub fn rules(recipe: &Recipe, beta: PerIteration<f64>) -> Rules {
     Rules {
         iterations: recipe.game.iterations,

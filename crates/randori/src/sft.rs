@@ -1,4 +1,5 @@
-//! `randori sft`: supervised fine-tuning on the recipe's training data, from a model or from random weights.
+//! `randori sft`: supervised fine-tuning on the recipe's training data, from a model or from random
+//! weights.
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
-//! The work of single stages, for the game and by hand: answers drawn chunk by chunk, pairs screened, pairs scored.
+//! The work of single stages, for the game and by hand: answers drawn chunk by chunk, pairs
+//! screened, pairs scored.
 
 use std::sync::Arc;
 
@@ -42,7 +43,8 @@ pub fn generation(session: &Session, seed: u64, t: usize, first: usize) -> Gener
     }
 }
 
-/// Generation of measured answers: the same draws for every player, so that players differ and luck does not.
+/// Generation of measured answers: the same draws for every player, so that players differ and luck
+/// does not.
 pub fn measured(session: &Session, seed: u64) -> GenerateOptions {
     let recipe = &session.recipe;
     GenerateOptions {
@@ -55,8 +57,8 @@ pub fn measured(session: &Session, seed: u64) -> GenerateOptions {
     }
 }
 
-/// One answer to every example's prompt, kept chunk by chunk: a killed process repeats at most one chunk, and a
-/// chunk is always drawn from its beginning, so its bytes do not depend on kills.
+/// One answer to every example's prompt, kept chunk by chunk: a killed process repeats at most one
+/// chunk, and a chunk is always drawn from its beginning, so its bytes do not depend on kills.
 pub fn answers(
     session: &Session,
     player: &Player,
@@ -167,8 +169,8 @@ pub fn rows_of(pairs: Vec<Encoded>, iteration: usize) -> Vec<PairRow> {
     pairs.into_iter().map(row).collect()
 }
 
-/// Adds a player's log-probs, with the arithmetic of training: at step 0 both players agree to the last bits.
-/// `chunks` are the log-probs found before a kill.
+/// Adds a player's log-probs, with the arithmetic of training: at step 0 both players agree to the
+/// last bits. `chunks` are the log-probs found before a kill.
 pub fn scored(
     session: &Session,
     player: &Player,

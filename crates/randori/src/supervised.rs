@@ -1,5 +1,6 @@
-//! Supervised fine-tuning: the stage before a game, and the baseline beside it (the paper's "one more SFT epoch",
-//! here with the game's own number of trained tokens and its settings chosen on the validation split).
+//! Supervised fine-tuning: the stage before a game, and the baseline beside it (the paper's "one
+//! more SFT epoch", here with the game's own number of trained tokens and its settings chosen on
+//! the validation split).
 
 use anyhow::Result;
 use randori_engine::Player;
@@ -78,8 +79,8 @@ pub struct Contest<'a> {
     pub seed: u64,
 }
 
-/// Trains the baseline and measures it. `chosen`: the setting found with an earlier seed; without it, every setting
-/// of the recipe's grid is tried on the validation split.
+/// Trains the baseline and measures it. `chosen`: the setting found with an earlier seed; without
+/// it, every setting of the recipe's grid is tried on the validation split.
 pub fn baseline(
     session: &Session,
     run: &mut Run,

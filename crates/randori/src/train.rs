@@ -1,5 +1,5 @@
-//! `randori train --pairs`: one iteration's training on anybody's pairs, the start as the reference. With the logistic
-//! loss on chosen and rejected responses this is DPO.
+//! `randori train --pairs`: one iteration's training on anybody's pairs, the start as the
+//! reference. With the logistic loss on chosen and rejected responses this is DPO.
 
 use std::path::Path;
 

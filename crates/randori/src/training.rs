@@ -10,8 +10,8 @@ use crate::{session::Session, watch::AtOnce};
 /// Called after each step.
 type OnStep<'a> = dyn FnMut(&StepMetrics, &Trainer) -> randori_engine::Result<Control> + 'a;
 
-/// A training stage: resumed from its desk, logged and saved as it goes. When a step fails (a loss that is not a
-/// number), the state before it, if there is one, is kept and the error says where.
+/// A training stage: resumed from its desk, logged and saved as it goes. When a step fails (a loss
+/// that is not a number), the state before it, if there is one, is kept and the error says where.
 pub fn trained(
     session: &Session,
     player: Player,

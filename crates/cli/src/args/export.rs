@@ -17,7 +17,8 @@ const SHARD_BYTES: u64 = 5_000_000_000;
 pub struct Args {
     #[command(flatten)]
     pub who: Who,
-    /// Which player of a run folder: after iteration T (0, 1, …), or `start`; the last one where it is not given
+    /// Which player of a run folder: after iteration T (0, 1, …), or `start`; the last one where it
+    /// is not given
     #[arg(long, value_name = "T")]
     pub iteration: Option<Which>,
     /// What to write
@@ -29,8 +30,8 @@ pub struct Args {
     /// Blocks of a GGUF file; q8_0 where it is not given
     #[arg(long, value_parser = PossibleValuesParser::new(GgufQuant::NAMES).try_map(|q| q.parse::<GgufQuant>()))]
     pub quant: Option<GgufQuant>,
-    /// Which base receives the update: the one it was trained on (dequantised, or in the recipe's model.dtype), or the
-    /// files' own values
+    /// Which base receives the update: the one it was trained on (dequantised, or in the recipe's
+    /// model.dtype), or the files' own values
     #[arg(long, value_enum)]
     pub onto: Option<Onto>,
     /// Largest weight file of a model folder: 5GB, 500MB, 2GiB, …

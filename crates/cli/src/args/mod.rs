@@ -137,7 +137,8 @@ enum Verb {
         #[arg(long, short)]
         out: PathBuf,
     },
-    /// One iteration's training on anybody's preference pairs, the start as reference (with loss `spin`: DPO)
+    /// One iteration's training on anybody's preference pairs, the start as reference (with loss
+    /// `spin`: DPO)
     Train {
         #[command(flatten)]
         who: Who,
@@ -184,14 +185,16 @@ enum Verb {
         #[arg(long)]
         system: Option<String>,
     },
-    /// Writes a player for other tools, merged or as an adapter, and says how much of what it learnt survives
+    /// Writes a player for other tools, merged or as an adapter, and says how much of what it
+    /// learnt survives
     Export(export::Args),
     /// Lists plugins with their options, types, defaults and bounds
     Plugins {
         #[command(flatten)]
         common: Common,
     },
-    /// Shows the first examples as the model sees them, trained tokens green, and what was dropped or cut
+    /// Shows the first examples as the model sees them, trained tokens green, and what was dropped
+    /// or cut
     Inspect {
         #[command(flatten)]
         who: Who,
@@ -203,7 +206,8 @@ enum Verb {
     Fit {
         #[command(flatten)]
         who: Who,
-        /// Memory that may be used: `24GiB`. Says whether the recipe fits, what would, and the largest sizes that do
+        /// Memory that may be used: `24GiB`. Says whether the recipe fits, what would, and the
+        /// largest sizes that do
         #[arg(long, value_name = "BYTES", value_parser = bytes::parse)]
         vram: Option<u64>,
     },
@@ -212,7 +216,8 @@ enum Verb {
     RecipeDocs,
 }
 
-/// Parses, runs, and says what went wrong in one line: exit code 1, or 2 for a command line that cannot be read.
+/// Parses, runs, and says what went wrong in one line: exit code 1, or 2 for a command line that
+/// cannot be read.
 pub fn main() -> ExitCode {
     terminal::end_quietly_when_nobody_reads();
     let command = match Command::try_parse() {

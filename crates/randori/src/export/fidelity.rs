@@ -1,4 +1,5 @@
-//! The fidelity report for people and for programs: a table, a warning with the better choice, `fidelity.json`.
+//! The fidelity report for people and for programs: a table, a warning with the better choice,
+//! `fidelity.json`.
 
 use anyhow::Result;
 use randori_engine::{Inputs, Packed, weights::Stream};
@@ -29,7 +30,8 @@ pub struct Measured {
     pub lossless: Option<&'static str>,
 }
 
-/// Inputs of the projections on a few of the recipe's own examples, prompt and response; else why there are none.
+/// Inputs of the projections on a few of the recipe's own examples, prompt and response; else why
+/// there are none.
 pub fn inputs(setting: &Setting, stream: &Stream, learnt: &Learnt) -> Result<Inputs, String> {
     let examples = corpus::few(
         &setting.recipe,

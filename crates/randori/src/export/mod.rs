@@ -1,4 +1,5 @@
-//! `randori export`: a player for the tools people deploy with, and how much of what it learnt survives the format.
+//! `randori export`: a player for the tools people deploy with, and how much of what it learnt
+//! survives the format.
 //!
 //! The base is not loaded: weights are read, merged and written one at a time.
 

@@ -1,4 +1,5 @@
-//! Whether a recipe fits into a given memory: the largest sizes that do, and the switches that would make it fit.
+//! Whether a recipe fits into a given memory: the largest sizes that do, and the switches that
+//! would make it fit.
 
 use anyhow::Result;
 use randori_engine::fit::{Packing, largest};
@@ -86,7 +87,8 @@ fn bounded(rows: usize, plan: &Plan) -> String {
     }
 }
 
-/// A number of slots, or that none is too large: no more are filled than there are prompts at a time.
+/// A number of slots, or that none is too large: no more are filled than there are prompts at a
+/// time.
 fn any_slots(slots: usize, plan: &Plan) -> String {
     let chunk = plan.recipe.generate.chunk;
     match plan.recipe.eval.limit {
@@ -101,7 +103,8 @@ fn any_slots(slots: usize, plan: &Plan) -> String {
     }
 }
 
-/// Switches in the order in which they cost least: each a recipe key and its value, from a plan that does not fit.
+/// Switches in the order in which they cost least: each a recipe key and its value, from a plan
+/// that does not fit.
 type Switch = fn(&mut Recipe, &Plan, u64) -> Result<Option<String>>;
 
 const SWITCHES: [Switch; 8] = [
@@ -152,8 +155,8 @@ const SWITCHES: [Switch; 8] = [
     },
 ];
 
-/// What would make it fit, and the memory it then takes at most: single switches if there are any, or else as many as it
-/// needs, one after the other.
+/// What would make it fit, and the memory it then takes at most: single switches if there are any,
+/// or else as many as it needs, one after the other.
 fn remedies(model: &Model, plan: &Plan, limit: u64) -> Result<Option<(Vec<String>, u64)>> {
     let free = limit.saturating_sub(plan.besides());
     let (mut single, mut most) = (Vec::new(), 0);

@@ -1,5 +1,6 @@
-//! `randori fit`: how much memory each stage of a recipe takes, whether that fits, what would, and the largest sizes that
-//! do. The arithmetic is the engine's (`randori_engine::fit`); here its figures become text.
+//! `randori fit`: how much memory each stage of a recipe takes, whether that fits, what would, and
+//! the largest sizes that do. The arithmetic is the engine's (`randori_engine::fit`); here its
+//! figures become text.
 
 mod limits;
 mod time;

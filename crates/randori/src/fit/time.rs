@@ -1,4 +1,5 @@
-//! How long the game takes, by the work its passes are and this machine's speed. An estimate, and said to be one.
+//! How long the game takes, by the work its passes are and this machine's speed. An estimate, and
+//! said to be one.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Damaged recipes: each is refused in one line or valid, as in tests/fuzz.rs for every other format.
+//! Damaged recipes: each is refused in one line or valid, as in tests/fuzz.rs for every other
+//! format.
 
 use std::panic::catch_unwind;
 use std::path::Path;

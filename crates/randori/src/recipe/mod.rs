@@ -183,7 +183,8 @@ impl Recipe {
         self.folder.join(path)
     }
 
-    /// The resolved recipe: every key with its value, defaults included. Reading it back gives this recipe.
+    /// The resolved recipe: every key with its value, defaults included. Reading it back gives this
+    /// recipe.
     pub fn resolved(&self) -> String {
         let folder = if self.folder.as_os_str().is_empty() {
             Path::new(".")

@@ -12,7 +12,8 @@ pub struct Raw {
     pub(super) text: String,
     /// `recipe.toml:14` or `--set …`.
     pub(super) place: String,
-    /// Given by `--set`: relative paths then start from the working directory, as a shell user expects.
+    /// Given by `--set`: relative paths then start from the working directory, as a shell user
+    /// expects.
     pub(super) from_command_line: bool,
 }
 
@@ -265,7 +266,8 @@ impl Setting for PathBuf {
     }
 }
 
-/// A path given by `--set` starts from the working directory, one in the file from the recipe's folder.
+/// A path given by `--set` starts from the working directory, one in the file from the recipe's
+/// folder.
 pub(super) fn absolute_if_from_shell(raw: Option<&Raw>, text: String) -> String {
     let from_shell = raw.is_some_and(|r| r.from_command_line);
     if !from_shell || text.contains(':') {

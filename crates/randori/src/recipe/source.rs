@@ -118,8 +118,8 @@ impl Entries {
         });
     }
 
-    /// Lays `section.key=value` over what is there. The value is TOML; what is not TOML is taken as text, so that a
-    /// shell needs no quotes inside quotes.
+    /// Lays `section.key=value` over what is there. The value is TOML; what is not TOML is taken as
+    /// text, so that a shell needs no quotes inside quotes.
     pub fn lay_over(&mut self, text: &str) -> Result<(), RecipeError> {
         let shown = format!("--set {text}");
         let Some((name, value)) = text.split_once('=') else {

@@ -1,4 +1,5 @@
-//! What a run leaves behind for people: the table on the terminal, `summary.json`, and `report.html`.
+//! What a run leaves behind for people: the table on the terminal, `summary.json`, and
+//! `report.html`.
 
 mod page;
 mod prompts;
