@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::args::{Split, Who};
+use crate::artefacts::Answer;
 use crate::corpus::part;
 use crate::outbox;
 use crate::session::Session;
@@ -14,7 +15,7 @@ use crate::stages::{Draws, answers, write_rows};
 pub fn run(who: &Who, split: Split, iteration: usize, out: &Path) -> Result<()> {
     outbox::refuse_results(out, &[])?;
     let session = Session::open(who)?;
-    outbox::refuse_results(out, &outbox::inputs(who, &session.recipe))?;
+    outbox::refuse_loss(out, who, &session, outbox::are_rows::<Answer>)?;
     let part = part(
         &session.recipe,
         &session.tokenizer,
