@@ -5,7 +5,6 @@
 use super::Tokenizer;
 use super::pieces::Piece;
 use super::reasoning::{Opened, Opening, PastReasoning, border};
-use crate::template::has_tools;
 use crate::{Context, Error, Message, Result};
 
 /// A text that no conversation contains, to find where a template puts a response.
@@ -313,7 +312,9 @@ impl Tokenizer {
                 around.is_some_and(|around| around != (head, after))
             })
         };
-        let known = &self.echoes[usize::from(has_tools(asked.context))];
+        let template = self.template.as_ref();
+        let tools = template.is_some_and(|template| template.has_tools(asked.context));
+        let known = &self.echoes[usize::from(tools)];
         after.contains(PROBE) || *known.get_or_init(tried)
     }
 
