@@ -20,8 +20,8 @@ pub use docs::markdown;
 pub use keys::*;
 pub use plural::{PluginChoice, PluginOption};
 
-use setting::{Section, Setting};
 pub use setting::{OnResume, OrAuto};
+use setting::{Section, Setting};
 use source::Entries;
 
 /// Keys of a section with their values as TOML.
