@@ -263,6 +263,21 @@ fn an_exclusion_takes_no_target_that_it_does_not_name() {
         let says = format!("exclude takes away every projection that {entry:?} of its targets");
         assert!(error.contains(&says), "{error}");
     }
+    // targets stand as a recipe gives them
+    let none = regex("none\\.");
+    for (targets, says) in [
+        (names(&["lm_head"]), r#"targets ["lm_head"] once"#),
+        (regex("lm_.*"), r#"targets "regex:lm_.*" once"#),
+        (none, r#"matches "regex:none\\." of the adapter's targets"#),
+    ] {
+        let spec = LoraSpec {
+            targets,
+            modules_to_save: vec!["lm_head".into()],
+            ..spec(1)
+        };
+        let error = spec.match_projections(&projections, &[]).unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+    }
 }
 
 #[test]
