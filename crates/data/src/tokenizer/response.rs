@@ -83,8 +83,8 @@ impl Tokenizer {
     /// would write it.
     ///
     /// # Errors
-    /// No chat template, one that refuses the conversation or ignores responses, or no token that
-    /// ends the turn.
+    /// No chat template, one that refuses the conversation, ignores responses or writes this one in
+    /// other characters (escaped), or no token that ends the turn.
     pub fn response(&self, messages: &[Message], text: &str) -> Result<Vec<u32>> {
         let answer = Message::assistant(text);
         Ok(self
@@ -386,6 +386,14 @@ impl Tokenizer {
             Some(written) if ends_alike(&format!("{}{written}", frame.prompt), text) => {
                 written.to_owned()
             }
+            // escaped (`<` as `&lt;`), in JSON, in capitals: neither text is what both sides mean
+            Some(written) if !leaves_out(written, &plain) => {
+                return Err(Error::Template(
+                    "it writes the assistant's message in other characters than the data have, so \
+                     nothing could be trained"
+                        .into(),
+                ));
+            }
             _ => plain,
         })
     }
@@ -429,6 +437,13 @@ impl Tokenizer {
         let added = self.core.get_added_vocabulary().get_added_tokens_decoder();
         added.get(&id).is_some_and(|token| token.special)
     }
+}
+
+/// Whether a text is another with parts left out, ignoring white space.
+fn leaves_out(text: &str, whole: &str) -> bool {
+    let mut whole = whole.chars();
+    let mut text = text.chars().filter(|c| !c.is_whitespace());
+    text.all(|c| whole.any(|other| other == c))
 }
 
 /// Whether a text ends with another, ignoring white space.
