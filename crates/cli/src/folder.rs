@@ -97,13 +97,14 @@ pub fn games(dir: &Path, recipe: &Recipe, fresh: bool) -> Result<Vec<(u64, PathB
 /// The seed of the game in `dir`, where that is the folder of one of several seeds inside a run's.
 fn seed_among_several(dir: &Path) -> Result<Option<u64>> {
     let place = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
-    let (Some(name), Some(run)) = (place.file_name(), place.parent()) else {
+    let name = place.file_name().and_then(|name| name.to_str());
+    let named = name.and_then(|name| name.strip_prefix("seed-")?.parse::<u64>().ok());
+    let (Some(seed), Some(run)) = (named, place.parent()) else {
         return Ok(None);
     };
-    let seed = Manifest::read(&place)?.and_then(|game| recorded_seed(&game));
-    let seed = seed.filter(|seed| name == format!("seed-{seed}").as_str());
-    match seed.is_some() && Manifest::read(run)?.is_some() {
-        true => Ok(seed),
+    let game = Manifest::read(&place)?.filter(|game| recorded_seed(game) == Some(seed));
+    match game.is_some() && Manifest::read(run)?.is_some() {
+        true => Ok(Some(seed)),
         false => Ok(None),
     }
 }
