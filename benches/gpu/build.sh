@@ -15,8 +15,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$root"
 
 packages=(cuda engine benches plugin-llama plugin-losses)
-targets=(--lib --bin gpu --test gpu --test gpu_train --test gpu_offload)
-for test in crates/cuda/tests/*.rs; do targets+=(--test "$(basename "$test" .rs)"); done
+targets=(--lib --bin gpu --test kernels --test gpu --test gpu_train --test gpu_offload)
 # one call, so that all packages share one build of candle
 cargo build --release "${packages[@]/#/-prandori-}" --features randori-cuda/cuda,randori-engine/cuda,randori-benches/cuda \
     "${targets[@]}" --message-format=json-render-diagnostics >"$work/built.json"

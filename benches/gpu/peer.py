@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""The peer of `benches/src/bin/gpu`: the same kernels, training steps and generation in PyTorch, transformers and peft.
+"""The peer of `benches/src/bin/gpu`: the same kernels, training steps and generation in PyTorch,
+transformers and peft.
 
   peer.py kernels|train|generate SIZES.json [--small]
 
-Prints a JSON line for every figure, as `gpu` does. Random weights are made on the card: NF4 with bitsandbytes where that is installed,
-else bf16, which each figure's note says. Attention is flash-attn's where that is installed, else torch's own. A training step is
-TRL's: rows of prompt and response, real ones first, then generated; bf16 autocast; gradient checkpointing; AdamW; SPIN's loss on
-log-prob ratios, with the reference's log-probs as constants, as ours has them. `--small`: on the processor, to try the script.
+Prints a JSON line for every figure, as `gpu` does. Random weights are made on the card: NF4 with
+bitsandbytes where that is installed, else bf16, which each figure's note says. Attention is
+flash-attn's where that is installed, else torch's own. A training step is TRL's: rows of prompt and
+response, real ones first, then generated; bf16 autocast; gradient checkpointing; AdamW; SPIN's loss
+on log-prob ratios, with the reference's log-probs as constants, as ours has them. `--small`: on the
+processor, to try the script.
 """
 import importlib.util, json, os, statistics, sys, time
 

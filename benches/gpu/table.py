@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""The table of `run.sh`: reads what the programs left in a folder, prints it and writes table.md and results.json beside.
+"""The table of `run.sh`: reads what the programs left in a folder, prints it and writes table.md
+and results.json beside.
 
   table.py FOLDER SEED COMMIT-FILE SECONDS [--small]
 
-Answers 1 when a test failed or a figure of ours is missing; a goal that is not reached is a finding, not a failure.
+Answers 1 when a test failed or a figure of ours is missing; a goal that is not reached is a
+finding, not a failure.
 """
 import json, os, sys
 from importlib.metadata import PackageNotFoundError, version

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""llama.cpp as a peer: `batch` sequences of `new` tokens drawn from the model's own distribution, `reps` times.
+"""llama.cpp as a peer: `batch` sequences of `new` tokens drawn from the model's own distribution,
+`reps` times.
 
   llamacpp.py MODEL.gguf IDS.json [batch=32] [new=128] [reps=2] [threads=2]
 
-Goes through llama-cpp-python's C interface: one decode for all prompts, then one a token for all sequences, each with its
-own sampler (the distribution as it is). Prints one JSON line: wall seconds of every repeat, tokens, peak memory.
+Goes through llama-cpp-python's C interface: one decode for all prompts, then one a token for all
+sequences, each with its own sampler (the distribution as it is). Prints one JSON line: wall seconds
+of every repeat, tokens, peak memory.
 """
 import ctypes, json, resource, sys, time
 

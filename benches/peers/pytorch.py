@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""PyTorch as a peer: one case of `side_by_side.py` that the reference's own command line does not have.
+"""PyTorch as a peer: one case of `side_by_side.py` that the reference's own command line does not
+have.
 
   pytorch.py CASE MODEL_DIR [key=value ...]
 

@@ -2,7 +2,7 @@
 
 use crate::program::World;
 
-use crate::server::{Files, Hub, REPO};
+use super::server::{Files, Hub, REPO};
 
 /// `org/name` is a data set of the hub: the files of the key's split, from one commit; from the
 /// cache where the hub cannot be asked; other bytes than a run began with are refused.

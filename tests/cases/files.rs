@@ -7,8 +7,8 @@
 
 use serde_json::{Value, json};
 
-use super::program::World;
-use super::seeded::{Seeded, Shape, refused, scored};
+use super::seeded::{SEEDED, Seeded, Shape, refused, scored};
+use crate::program::World;
 
 /// transformers' log p of the pair's two responses for the plain Llama.
 pub(super) const PLAIN: [f64; 2] = [-56.09142, -65.01010];
@@ -16,7 +16,7 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 
 pub(super) fn plain() -> Seeded {
-    Seeded::llama(&Shape::default())
+    Seeded::llama(&SEEDED)
 }
 
 #[track_caller]
@@ -129,14 +129,11 @@ fn tensors_and_keys_that_do_not_fit_are_refused_by_name() {
     let bias = |names| {
         Seeded::llama(&Shape {
             biases: names,
-            ..Shape::default()
+            ..SEEDED
         })
     };
     let layers = |layers, said: usize| {
-        let shape = Shape {
-            layers,
-            ..Shape::default()
-        };
+        let shape = Shape { layers, ..SEEDED };
         Seeded::llama(&shape).with(json!({"num_hidden_layers": said}))
     };
     let tied = json!({"tie_word_embeddings": true});
@@ -348,7 +345,7 @@ fn absent_keys_have_the_class_s_values() {
             heads,
             kv_heads,
             head_dim,
-            ..Shape::default()
+            ..SEEDED
         })
     };
     let as_many = [-55.09298, -69.05487];

@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 
 use super::files::{PLAIN, computed, plain};
-use super::program::World;
-use super::seeded::{Seeded, Shape, refused};
+use super::seeded::{SEEDED, Seeded, Shape, refused};
+use crate::program::World;
 
 /// transformers makes a 7B of them, whatever the tensors are.
 #[test]
@@ -37,7 +37,7 @@ fn null_counts_as_absent_where_the_class_wants_a_value() {
         heads: 4,
         kv_heads: 4,
         head_dim: 8,
-        ..Shape::default()
+        ..SEEDED
     });
     let as_many = [-55.09298, -69.05487];
     let small_eps = [-56.09306, -65.00995];

@@ -6,8 +6,8 @@
 use candle_core::{Device, Tensor};
 use randori_formats::gguf::Value;
 
-use super::program::World;
-use super::seeded::{HIDDEN, Seeded, Shape, refused, scored, tensor};
+use super::seeded::{HIDDEN, SEEDED, Seeded, Shape, refused, scored, tensor};
+use crate::program::World;
 
 /// llama.cpp's log p of the pair's two responses for the plain Llama.
 const PLAIN: [f64; 2] = [-56.0914, -65.0101];
@@ -15,13 +15,13 @@ const LINEAR4: [f64; 2] = [-53.7206, -63.7875];
 const FACTORS: &str = "rope_freqs.weight";
 
 fn plain() -> Seeded {
-    Seeded::llama(&Shape::default())
+    Seeded::llama(&SEEDED)
 }
 
-fn biased(names: &[&str]) -> Seeded {
+fn biased(names: &'static [&'static str]) -> Seeded {
     Seeded::llama(&Shape {
         biases: names,
-        ..Shape::default()
+        ..SEEDED
     })
 }
 

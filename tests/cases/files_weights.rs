@@ -7,8 +7,8 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::files::{PLAIN, computed, near, plain};
-use super::program::World;
 use super::seeded::{refused, scored};
+use crate::program::World;
 
 /// `model.safetensors` counts, whatever lies beside it, as in transformers.
 #[test]

@@ -15,7 +15,7 @@ use randori_lora::{LoraSpec, Targets, peft};
 use serde_json::Value;
 
 use super::players::{apart, base, fixture, logps, stream, trained};
-use super::program::World;
+use crate::program::World;
 
 fn spec(targets: &[&str]) -> LoraSpec {
     LoraSpec {

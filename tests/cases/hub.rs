@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::program::World;
 
-use crate::server::{Files, Hub, REPO};
+use super::server::{Files, Hub, REPO};
 
 const FIRST: &str = "1111111111111111111111111111111111111111";
 const SECOND: &str = "2222222222222222222222222222222222222222";

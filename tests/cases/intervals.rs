@@ -5,7 +5,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::program::World;
+use crate::program::World;
 
 /// The textbook's standard error of a mean: what the bootstrap must come to, but for its 1,000
 /// draws (2 %).

@@ -10,8 +10,8 @@ use randori_lora::peft;
 use serde_json::{Value, json};
 
 use super::players::{apart, base, fixture, logps};
-use super::program::World;
 use super::reuse::adapter;
+use crate::program::World;
 
 fn expected() -> Value {
     serde_json::from_slice(&fs::read(fixture("expected.json")).unwrap()).unwrap()

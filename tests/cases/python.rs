@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::program::World;
+use crate::program::World;
 
 /// Prompt ids of a pair that asks "Hi", with these changes to the tokenizer's config and this chat
 /// template.

@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use super::program::World;
+use crate::program::World;
 
 /// A plugin that runs code as soon as it is loaded: its constructor adds a line to `ran` in the
 /// working directory. It brings a loss, and a sentence about itself that would clear the screen.

@@ -9,9 +9,11 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use randori_formats::Dtype;
 use randori_formats::gguf::{self, Kind, TensorSpec, llama};
+pub use randori_specimens::llama::Shape;
+use randori_specimens::llama::{LLAMA, permute, write_folder};
 use serde_json::{Value, json};
 
-use super::program::World;
+use crate::program::World;
 
 pub const HIDDEN: usize = 32;
 pub const HEAD_DIM: usize = 8;
@@ -25,27 +27,18 @@ pub struct Seeded {
     pub tensors: BTreeMap<String, Tensor>,
 }
 
-/// What differs between the models of these tests.
-pub struct Shape<'a> {
-    pub layers: usize,
-    pub heads: usize,
-    pub kv_heads: usize,
-    pub head_dim: usize,
-    /// Projections with a bias: `q_proj`, ….
-    pub biases: &'a [&'a str],
-}
-
-impl Default for Shape<'_> {
-    fn default() -> Self {
-        Shape {
-            layers: 2,
-            heads: 4,
-            kv_heads: 2,
-            head_dim: HEAD_DIM,
-            biases: &[],
-        }
-    }
-}
+/// Their shape, but for what a test changes.
+pub const SEEDED: Shape = Shape {
+    vocab: VOCAB,
+    width: HIDDEN,
+    ffn: FFN,
+    layers: 2,
+    heads: 4,
+    kv_heads: 2,
+    head_dim: HEAD_DIM,
+    context: 256,
+    ..LLAMA
+};
 
 /// About 1 in norms, between -0.3 and 0.3 elsewhere.
 pub fn values(name: &str, count: usize) -> Vec<f32> {
@@ -73,46 +66,12 @@ pub fn tensor(name: &str, shape: &[usize]) -> Tensor {
 impl Seeded {
     /// A Llama with a head of its own.
     pub fn llama(shape: &Shape) -> Seeded {
-        let mut tensors = BTreeMap::new();
-        let mut add = |name: String, shape: &[usize]| {
-            tensors.insert(name.clone(), tensor(&name, shape));
+        let ids = json!({"bos_token_id": null, "eos_token_id": 0, "pad_token_id": 3});
+        let seeded = Seeded {
+            config: shape.config(),
+            tensors: shape.weights(|name, shape| values(name, shape.iter().product())),
         };
-        add("model.embed_tokens.weight".into(), &[VOCAB, HIDDEN]);
-        add("lm_head.weight".into(), &[VOCAB, HIDDEN]);
-        add("model.norm.weight".into(), &[HIDDEN]);
-        let (q, k) = (
-            shape.heads * shape.head_dim,
-            shape.kv_heads * shape.head_dim,
-        );
-        for layer in 0..shape.layers {
-            for norm in ["input_layernorm", "post_attention_layernorm"] {
-                add(format!("model.layers.{layer}.{norm}.weight"), &[HIDDEN]);
-            }
-            for (part, projection, out, inputs) in [
-                ("self_attn", "q_proj", q, HIDDEN),
-                ("self_attn", "k_proj", k, HIDDEN),
-                ("self_attn", "v_proj", k, HIDDEN),
-                ("self_attn", "o_proj", HIDDEN, q),
-                ("mlp", "gate_proj", FFN, HIDDEN),
-                ("mlp", "up_proj", FFN, HIDDEN),
-                ("mlp", "down_proj", HIDDEN, FFN),
-            ] {
-                let name = format!("model.layers.{layer}.{part}.{projection}");
-                add(format!("{name}.weight"), &[out, inputs]);
-                if shape.biases.contains(&projection) {
-                    add(format!("{name}.bias"), &[out]);
-                }
-            }
-        }
-        let config = json!({
-            "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": VOCAB,
-            "hidden_size": HIDDEN, "intermediate_size": FFN, "num_hidden_layers": shape.layers,
-            "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads,
-            "head_dim": shape.head_dim, "hidden_act": "silu", "max_position_embeddings": 256,
-            "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false,
-            "bos_token_id": null, "eos_token_id": 0, "pad_token_id": 3,
-        });
-        Seeded { config, tensors }
+        seeded.with(ids)
     }
 
     /// The same with other keys; `json!({"key": null})` writes null.
@@ -139,9 +98,7 @@ impl Seeded {
     pub fn write(&self, w: &World, name: &str) -> std::path::PathBuf {
         let dir = w.dir().join(name);
         fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join("config.json"), self.config.to_string()).unwrap();
-        let tensors: std::collections::HashMap<_, _> = self.tensors.clone().into_iter().collect();
-        candle_core::safetensors::save(&tensors, dir.join("model.safetensors")).unwrap();
+        write_folder(&dir, &self.config, &self.tensors);
         for file in ["tokenizer.json", "tokenizer_config.json"] {
             fs::copy(w.dir().join("tokenizer").join(file), dir.join(file)).unwrap();
         }
@@ -189,7 +146,7 @@ impl Seeded {
         for (name, t) in &self.tensors {
             let turned = name.contains("q_proj") || name.contains("k_proj");
             let t = if turned {
-                permuted(t, heads(name))
+                permute(t, heads(name))
             } else {
                 t.clone()
             };
@@ -211,16 +168,6 @@ impl Seeded {
         }
         all
     }
-}
-
-/// `W.reshape(heads, 2, d/2, …).swapaxes(1, 2)`, as llama.cpp's converter has it; a bias is a
-/// matrix of one column.
-fn permuted(t: &Tensor, heads: usize) -> Tensor {
-    let rows = t.dims()[0];
-    let columns = t.elem_count() / rows;
-    let split = t.reshape((heads, 2, rows / heads / 2, columns)).unwrap();
-    let swapped = split.transpose(1, 2).unwrap().contiguous().unwrap();
-    swapped.reshape(t.dims()).unwrap()
 }
 
 const PAIR: &str = r#"{"prompt": "Reverse 869 and tell me what the answer would be, please.", "chosen": "The answer is 968.", "rejected": "I am not sure at all."}"#;

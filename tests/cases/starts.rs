@@ -5,8 +5,8 @@ use std::fs;
 
 use serde_json::Value;
 
+use super::reuse::adapter;
 use crate::program::World;
-use crate::reuse::adapter;
 
 const TENSORS: &str = "adapter_model.safetensors";
 

@@ -7,7 +7,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::program::World;
+use crate::program::World;
 
 /// OpenAI's tools and calls.
 const TOOLS: &str = "{% if tools %}<|user|>tools: {{ tools | tojson }}<|end|>{% endif %}{% for m in messages %}\

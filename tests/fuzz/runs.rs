@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{CASES, mutate::Kind, scratch, storm::storm};
 
-/// As crates/cli writes pairs.jsonl.
+/// As crates/randori writes pairs.jsonl.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct PairRow {
     place: String,

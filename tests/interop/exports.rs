@@ -15,10 +15,8 @@ use randori_engine::{
 use randori_lora::{LoraSpec, peft, splitmix, stack};
 use serde_json::{Value, json};
 
-use super::{
-    lab::{Lab, Model, weights},
-    model,
-};
+use super::lab::{Lab, Model, weights};
+use crate::model;
 
 /// Of logits of order 1 to 10, in f32 on both sides.
 const LOGITS: f64 = 1e-4;

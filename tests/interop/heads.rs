@@ -13,10 +13,8 @@ use randori_export::{AsHeld, FolderOptions, Merged, Whole, adapter, folder};
 use randori_lora::{LoraSpec, peft, splitmix};
 use serde_json::{Value, json};
 
-use super::{
-    lab::{Lab, Model},
-    model,
-};
+use super::lab::{Lab, Model};
+use crate::model;
 
 /// Of logits of order 1 to 10, in f32 on both sides.
 const LIMIT: f64 = 1e-4;

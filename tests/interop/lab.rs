@@ -17,7 +17,7 @@ use randori_engine::{
 };
 use serde_json::{Value, json};
 
-use super::model;
+use crate::model;
 
 /// Tokens that follow a prompt, the likeliest each time.
 const GREEDY: usize = 24;

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::{Activation, VarBuilder};
 use candle_transformers::models::{llama, mistral};
 
-use super::model::{CONTEXT, EPS, Rows, Shape, Weights, rows};
+use crate::model::{EPS, Rows, Shape, Weights, rows};
 
 /// The family's own implementation.
 pub fn logits(shape: &Shape, weights: &Weights, tokens: &[u32]) -> Rows {
@@ -71,7 +71,7 @@ fn llama(shape: &Shape) -> llama::Config {
         bos_token_id: None,
         eos_token_id: None,
         rope_scaling,
-        max_position_embeddings: CONTEXT,
+        max_position_embeddings: shape.context,
         tie_word_embeddings: shape.tied,
     }
 }
@@ -86,7 +86,7 @@ fn mistral(shape: &Shape) -> mistral::Config {
         head_dim: Some(shape.head_dim),
         num_key_value_heads: shape.kv_heads,
         hidden_act: Activation::Silu,
-        max_position_embeddings: CONTEXT,
+        max_position_embeddings: shape.context,
         rms_norm_eps: EPS,
         rope_theta: shape.theta,
         sliding_window: shape.window,

@@ -12,7 +12,7 @@ use randori_formats::{
     gguf::{self, Kind, TensorSpec, llama},
 };
 
-use super::model::{Shape, Weights};
+use crate::model::{Shape, Weights, permute, unpermute};
 
 /// Writes the model with every matrix in `kind` (norms in F32); answers the weights the file really
 /// holds: what candle dequantises, rows back in Hugging Face's order.
@@ -31,10 +31,10 @@ pub fn write(path: &Path, shape: &Shape, weights: &Weights, kind: Kind) -> Weigh
             n if n.ends_with("k_proj.weight") => Some(shape.kv_heads),
             _ => None,
         };
-        let as_stored = heads.map_or(tensor.clone(), |h| swap_halves(tensor, h, 2));
+        let as_stored = heads.map_or(tensor.clone(), |h| permute(tensor, h));
         let kind = if tensor.rank() == 1 { dense } else { kind };
         let back = add(&llama::gguf_name(name).unwrap(), &as_stored, kind);
-        let back = heads.map_or(back.clone(), |h| swap_halves(&back, h, shape.head_dim / 2));
+        let back = heads.map_or(back.clone(), |h| unpermute(&back, h));
         held.insert(name.clone(), back);
     }
     if let Some(divisors) = rope_divisors(shape) {
@@ -54,15 +54,6 @@ fn of_candle(kind: Kind) -> GgmlDType {
         Kind::Dense(Dtype::Bf16) => GgmlDType::BF16,
         Kind::Block(block) => randori_qlora::dtype(block),
     }
-}
-
-/// `W.reshape(heads, parts, rest, in).swapaxes(1, 2)`: with 2 parts llama.cpp's permutation, with
-/// head_dim / 2 its inverse.
-fn swap_halves(w: &Tensor, heads: usize, parts: usize) -> Tensor {
-    let (outputs, inputs) = w.dims2().unwrap();
-    w.reshape((heads, parts, outputs / heads / parts, inputs))
-        .and_then(|w| w.transpose(1, 2)?.contiguous()?.reshape((outputs, inputs)))
-        .unwrap()
 }
 
 /// What llama.cpp stores instead of Llama 3's parameters: by how much each frequency is divided.

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, f64::consts::PI};
 
-use super::model::{EPS, Rows, Shape, Weights};
+use crate::model::{EPS, Rows, Shape, Weights};
 
 /// Logits at every position.
 pub fn logits(shape: &Shape, weights: &Weights, tokens: &[u32]) -> Rows {

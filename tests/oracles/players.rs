@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use randori_engine::{Base, Grads, Packed, Params, PassOptions, Player};
 use randori_lora::{LoraSpec, Targets};
 
-use super::model::{Shape, Weights, agree, dense, rows, tokens, uniform};
+use crate::model::{Shape, Weights, agree, dense, rows, tokens, uniform};
 
 /// An adapter on every projection whose B is not zero.
 pub fn adapted(base: Arc<Base>, rslora: bool) -> Player {

@@ -1,11 +1,5 @@
 //! PEFT's folder: round trip, the exact names and keys PEFT reads, and every misfit as an error
 //! that names it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::{collections::BTreeMap, fs, path::Path};
 

@@ -1,10 +1,5 @@
 //! Every field of peft 0.21.2's LoraConfig: honoured, without effect, or refused by name with its
 //! value; and values of another type than expected.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::{collections::BTreeMap, fs, path::Path};
 

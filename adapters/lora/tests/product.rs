@@ -1,11 +1,5 @@
 //! The start against constants computed from the PyTorch peer's definition; the products against
 //! finite differences.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use candle_core::{Device, Tensor};
 use randori_lora::{

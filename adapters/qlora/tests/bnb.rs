@@ -1,10 +1,4 @@
 //! NF4 against bitsandbytes itself: the bytes that golden/nf4.py had it make.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::collections::HashMap;
 

@@ -1,10 +1,4 @@
 //! GGUF blocks: bit for bit candle's whole-tensor dequantisation; products against plain ones.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use candle_core::{
     Device, Tensor,

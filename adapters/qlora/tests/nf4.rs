@@ -1,10 +1,4 @@
 //! NF4 against its definition: levels, blocks over the flattened matrix, the known error of a normal distribution.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use candle_core::{Device, Tensor};
 use randori_qlora::QuantMatrix;

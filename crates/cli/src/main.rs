@@ -1,5 +1,5 @@
-//! `randori`: the whole game as one command. This crate alone knows TOML, the terminal and the environment; it wires
-//! recipe, data, engine, plugins and store together and holds no arithmetic of its own.
+//! `randori`: the library of that name on a terminal. Arguments become a request, what happens
+//! becomes lines and bars, an error one line; nothing is computed here.
 
 #![deny(
     clippy::print_stdout,
@@ -11,35 +11,11 @@
 mod terminal;
 
 mod args;
-mod artefacts;
-mod builtin;
-mod bytes;
-mod card;
-mod corpus;
-mod folder;
-mod game;
-mod hub_data;
-mod inputs;
-mod losses;
-mod measure;
-mod memory;
-mod model_files;
-mod outbox;
-mod pairs;
-mod plan;
+mod chat;
+mod inspect;
 mod progress;
-mod recipe;
-mod report;
-mod session;
-mod settings;
-mod stages;
-mod started;
-mod supervised;
-mod training;
-mod trust;
-mod verbs;
 
 fn main() -> std::process::ExitCode {
-    randori_engine::heap::steady();
+    randori::steady();
     args::main()
 }

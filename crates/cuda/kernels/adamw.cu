@@ -1,6 +1,7 @@
 // Optimiser steps on f32 weights, each value read and written once. AdamW (arXiv 1711.05101,
 // PyTorch's form), with g the gradient times `scale`:
-//   m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g²,  w = w - shrink w - size m / (sqrt(v) / root + eps)
+//   m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g²,
+//   w = w - shrink w - size m / (sqrt(v) / root + eps)
 // with shrink = rate · decay, size = rate / (1 - beta1^t), root = sqrt(1 - beta2^t). Moments are
 // f32, or 8 bits in blocks of 256 (arXiv 2110.02861): map[code] · the block's largest magnitude.
 // RMSProp as PyTorch's, without centring. Every product and sum is rounded by itself: the result

@@ -1,7 +1,8 @@
 // Attention, forward: out = softmax(cap(scale · q kᵀ)) v over the keys that each query sees, and
 // lse = log Σ e^score. One thread block for (block of at most 64 queries, head), with an on-line
 // soft-max over tiles of keys (FlashAttention-2, arXiv 2307.08691):
-//   m' = max(m, s), l' = e^(m - m') l + Σ e^(s - m'), o' = e^(m - m') o + e^(s - m') v; out = o / l, lse = m + log l.
+//   m' = max(m, s), l' = e^(m - m') l + Σ e^(s - m'), o' = e^(m - m') o + e^(s - m') v;
+//   out = o / l, lse = m + log l.
 // q, out (tokens, heads, d); k, v (rows, kv_heads, d); lse (heads, tokens). A query that sees no
 // key gets zeros and lse -∞.
 #include "attention.cuh"
@@ -97,7 +98,8 @@ __device__ __forceinline__ void forward(const bf16 *q, const bf16 *k, const bf16
         if (t == 0 && row < b.count)
             lse[(size_t)head * s.tokens + b.row + row] = sum[r] > 0 ? most[r] * LN2 + logf(sum[r]) : -INFINITE;
     }
-    into_tile<D, D>(qs, warp * 16, 0, o, inverse[0], inverse[1]); // this warp needs its queries no more
+    // overwrites this warp's queries, which it needs no more
+    into_tile<D, D>(qs, warp * 16, 0, o, inverse[0], inverse[1]);
     __syncwarp();
     T::template store<16>(out + b.row * q_row + head * s.d, qs, q_row, warp * 16, b.count, 0, D, s.d, wide);
 }

@@ -122,7 +122,8 @@ template <int D> __device__ __forceinline__ void backward_keys(const Given<bf16>
             if (threadIdx.x < 2 * QUERIES) {
                 int i = threadIdx.x % QUERIES;
                 const float *from = threadIdx.x < QUERIES ? in.lse : in.delta;
-                lse[threadIdx.x] = i < now.count ? from[(size_t)head * s.tokens + now.row + i] : 0.0f; // delta lies behind lse
+                // delta lies behind lse
+                lse[threadIdx.x] = i < now.count ? from[(size_t)head * s.tokens + now.row + i] : 0.0f;
             }
             copy_wait<0>();
             __syncthreads();

@@ -11,7 +11,8 @@
 
 namespace attention {
 
-struct Sequence { int row, count, keys, slot; }; // queries row..row + count are the last of its keys; slot: row of the table of pages
+// Queries row..row + count are at its last keys' positions; slot: row of the table of pages.
+struct Sequence { int row, count, keys, slot; };
 constexpr int CHUNK = 512;                       // keys: as src/ops/decode.rs has it
 constexpr int MERGE = 16;                        // rows, and keys of a piece
 
@@ -47,7 +48,8 @@ struct Part { float *most, *sum, *o; };
 template <class T, int D> struct Way;
 // bf16, on the tensor cores: rows g and g + 8 of 16, scores and outputs in mma's layout.
 template <int D> struct Way<bf16, D> {
-    static constexpr int TILES = 2; // a tile for keys and one for values: one loads while the other is used
+    // a tile for keys and one for values: one loads while the other is used
+    static constexpr int TILES = 2;
     float o[D / 8][4], most[2], sum[2];
     uint32_t p[1][4];
     __device__ __forceinline__ void begin() {
@@ -202,7 +204,8 @@ __device__ __forceinline__ void decode(const T *q, const Cache<T> &c, T *out, fl
     const int *table = c.tables + (size_t)b.slot * c.pages;
     T *qs = (T *)attention_decode_shared, *tiles = qs + MERGE * Q::ROW;
     T *ks = tiles + warp * W::TILES * MERGE * Q::ROW, *vs = ks + (W::TILES - 1) * MERGE * Q::ROW;
-    float *scratch = (float *)(tiles + 4 * W::TILES * MERGE * Q::ROW); // 4 x (272 floats of weights, later of most and sum)
+    // 4 x (272 floats of weights, later of most and sum)
+    float *scratch = (float *)(tiles + 4 * W::TILES * MERGE * Q::ROW);
     float *passed = scratch + warp * 272;
     bool wide = wide_rows<T>(s.d, q, c.k, c.v, out);
     for (int i = threadIdx.x; i < MERGE * D; i += 128) {

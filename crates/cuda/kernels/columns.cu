@@ -6,7 +6,8 @@ enum { BIAS, SCALE, GAIN };
 
 // Blocks of (32, 8) threads: a thread has 16 bytes of columns and every eighth row of run
 // blockIdx.y, and the eight are added in order. parts[run][column] = Σ over the run's rows of
-//   BIAS: dy;  SCALE: dy (x - first[row]) second[row], first null for 0;  GAIN: dy (x - first[column]), first null for 0.
+//   BIAS: dy;  SCALE: dy (x - first[row]) second[row];  GAIN: dy (x - first[column]);
+//   first null for 0.
 template <class T, int MODE>
 __device__ __forceinline__ void sums(const T *dy, const T *x, const float *first, const float *second, float *parts, size_t rows,
                                      size_t width, size_t run) {

@@ -27,7 +27,8 @@ struct Nf4 {
             for (int r = 0; r < N; r++) part[o][r] = 0;
         }
 #pragma unroll
-        for (int k = 0; k < 8; k++) { // 4 columns each: half of a 32-bit word, the first in the high nibble of a byte
+        // 4 columns each: half of a 32-bit word, the first in the high nibble of a byte
+        for (int k = 0; k < 8; k++) {
             float w[R][4];
 #pragma unroll
             for (int o = 0; o < R; o++) {

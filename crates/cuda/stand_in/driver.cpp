@@ -56,7 +56,8 @@ void reach(Place p) { while (!p->passed) step(p->in); }
 std::map<uint64_t, size_t> &blocks() { static std::map<uint64_t, size_t> b; return b; }
 std::map<uint64_t, size_t> &pins() { static std::map<uint64_t, size_t> b; return b; } // the host's, pinned
 std::deque<std::pair<uint64_t, size_t>> &freed() { static std::deque<std::pair<uint64_t, size_t>> f; return f; }
-size_t used = 0, most = 0, high = 0, kept = 0; // now, at most, at most since the program asked to forget; freed, but still there
+// bytes in use now, at most, at most since the program reset the peak; freed, but not released
+size_t used = 0, most = 0, high = 0, kept = 0;
 size_t pinned = 0, most_pinned = 0, times_pinned = 0;
 size_t mebibytes(const char *name, long long otherwise) { const char *m = getenv(name); return (size_t)(m ? atoll(m) : otherwise) << 20; }
 size_t total() { static size_t t = mebibytes("RANDORI_STAND_IN_MEMORY", 4096); return t; }

@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""Takes every barrier and every wait for copies out of the kernels, one at a time, and says which test notices.
+"""Takes every barrier and every wait for copies out of the kernels, one at a time, and says which
+test notices.
 
-usage: mutate.py SCRATCH [FILE ...]   (FILE: a name in ../kernels; all if none is named: about an hour on two cores)
+usage: mutate.py SCRATCH [FILE ...]   (FILE: a name in ../kernels; all if none is named: about an
+hour on two cores)
 
-Works on a clone of the last commit in the folder SCRATCH. What no test notices is either superfluous, since another
-barrier beside it does the same, or a fault that the tests would let through: it must be read. Exit 1 if there is any.
+Works on a clone of the last commit in the folder SCRATCH. What no test notices is either
+superfluous, since another barrier beside it does the same, or a fault that the tests would let
+through: it must be read. Exit 1 if there is any.
 """
 import os
 import pathlib

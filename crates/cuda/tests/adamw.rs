@@ -1,13 +1,6 @@
 //! Optimiser steps against f64, and 8-bit moments against the algorithm written out.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-mod emulator;
 
-use emulator::*;
+use crate::emulator::*;
 use randori_cuda::ops::adamw::{AdamW, Moments8, PART, RmsProp, squares};
 use randori_qlora::{signed_map, unsigned_map};
 

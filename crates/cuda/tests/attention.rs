@@ -1,8 +1,6 @@
 //! Attention's kernels, forward and backward, against f64.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-mod emulator;
 
-use emulator::*;
+use crate::emulator::*;
 use randori_cuda::{
     Float,
     ops::{

@@ -1,8 +1,6 @@
 //! Decoding over a paged cache, against the packed kernels and f64.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-mod emulator;
 
-use emulator::*;
+use crate::emulator::*;
 use randori_cuda::{
     Float, Ptr,
     ops::{

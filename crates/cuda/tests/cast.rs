@@ -1,13 +1,6 @@
 //! Casts against the half crate.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-mod emulator;
 
-use emulator::*;
+use crate::emulator::*;
 use half::bf16;
 use randori_cuda::{Float, ops::cast::cast};
 

@@ -1,14 +1,7 @@
 //! Element-wise kernels against f64.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-mod emulator;
 
+use crate::emulator::*;
 use candle_core::cpu::erf::erfc_f64;
-use emulator::*;
 use randori_cuda::{
     Float,
     ops::{
@@ -18,8 +11,8 @@ use randori_cuda::{
     },
 };
 
-/// Every value by its own size, so that a small result does not hide behind large ones: results are computed in f32 and
-/// rounded once, to 24 or 8 bits.
+/// Compares each value relative to its own size, so that errors of small results show: results are
+/// computed in f32 and rounded once, to 24 or 8 bits.
 fn close(got: Vec<f64>, want: &[f64], float: Float, what: &str) {
     let own = match float {
         Float::F32 => 2e-5,
@@ -37,7 +30,8 @@ fn close(got: Vec<f64>, want: &[f64], float: Float, what: &str) {
 fn f(op: &str, x: f64) -> f64 {
     match op {
         "silu" => x / (1.0 + (-x).exp()),
-        "gelu" => 0.5 * x * erfc_f64(-x / 2f64.sqrt()), // of 1 + erf nothing would be left far below 0
+        // 1 + erf would cancel far below 0
+        "gelu" => 0.5 * x * erfc_f64(-x / 2f64.sqrt()),
         "gelu_tanh" => {
             0.5 * x
                 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
@@ -73,7 +67,8 @@ fn functions_and_their_slopes_are_those_of_f64() {
             elementwise::unary(on, op, float, n, x.ptr(), y.ptr()).unwrap();
             let want: Vec<f64> = x.get().iter().map(|&x| f(op, x)).collect();
             close(y.get(), &want, float, &format!("{op:?}"));
-            // central differences of the f64 function; from the exact x, or the x of the rounded result
+            // central differences of the f64 function; from the exact x, or the x of the rounded
+            // result
             let result = ["tanh", "sigmoid", "relu", "exp"].contains(&op);
             let saved = if result { &y } else { &x };
             elementwise::unary_backward(on, op, float, n, saved.ptr(), dy.ptr(), dx.ptr()).unwrap();
@@ -190,7 +185,8 @@ fn dropout_has_the_mask_of_the_lora_crate() {
     let mut dropped = 0;
     for (i, (x, y)) in x.iter().zip(y.get()).enumerate() {
         if i % 4099 == 0 {
-            words = Dice(keys[i / 4099] ^ salt); // splitmix64 from the row's seed: word i is the i-th drawn
+            // splitmix64 from the row's seed: word i is the i-th drawn
+            words = Dice(keys[i / 4099] ^ salt);
         }
         let gone = (words.word() >> 40) < (f64::from(p) * f64::from(1 << 24)) as u64;
         dropped += usize::from(gone);

@@ -1,17 +1,8 @@
 //! GGUF blocks: bit for bit what the CPU's side makes of them.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-#[path = "emulator/blocks.rs"]
-mod blocks;
-mod emulator;
 
-use blocks::*;
+use crate::blocks::*;
+use crate::emulator::*;
 use candle_core::quantized::GgmlDType;
-use emulator::*;
 use half::bf16;
 use randori_cuda::{Float, ops::gguf::Gguf};
 

@@ -1,18 +1,9 @@
 //! Products of a few rows against f64.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-#[path = "emulator/blocks.rs"]
-mod blocks;
-mod emulator;
 
 use std::sync::Arc;
 
-use blocks::*;
-use emulator::*;
+use crate::blocks::*;
+use crate::emulator::*;
 use half::bf16;
 use randori_cuda::{
     Float, Launch,

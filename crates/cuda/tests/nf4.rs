@@ -1,15 +1,8 @@
 //! 4-bit matrices: bit for bit what the CPU's side makes of them.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-mod emulator;
 
 use std::sync::Arc;
 
-use emulator::*;
+use crate::emulator::*;
 use half::bf16;
 use randori_cuda::{
     Float,

@@ -1,8 +1,6 @@
 //! The norms' kernels and sums over columns against f64.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-mod emulator;
 
-use emulator::*;
+use crate::emulator::*;
 use randori_cuda::{
     Float, Ptr,
     ops::{

@@ -1,8 +1,6 @@
 //! Rotary turns, rows gathered and scattered, columns, and log-probs, against f64.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-mod emulator;
 
-use emulator::*;
+use crate::emulator::*;
 use randori_cuda::{
     Float, Ptr,
     ops::{

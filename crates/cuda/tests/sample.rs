@@ -1,13 +1,6 @@
 //! Drawing against the engine's semantics in f64, by sorting everything.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-mod emulator;
 
-use emulator::*;
+use crate::emulator::*;
 use randori_cuda::{
     Float,
     ops::sample::{Banned, Sample, Step},

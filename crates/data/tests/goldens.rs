@@ -1,8 +1,6 @@
 //! Templates and tokenizers against what Python's Jinja2, `tokenizers` and `sentencepiece` made of the same
 //! conversations and texts (fixtures/make.py).
 
-#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
-
 use randori_data::{ChatTemplate, GgufTokenizer, Message, Tokenizer, known_pre_tokenizers};
 use serde_json::{Value, json};
 

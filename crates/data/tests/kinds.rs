@@ -1,8 +1,6 @@
 //! Kinds of data files: tables, compressed files, Parquet in every compression and with the types
 //! that data sets have.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
-
 use std::io::Write;
 
 use randori_data::{BadRows, Left, Message, ReadOptions, Record, read, read_bytes};

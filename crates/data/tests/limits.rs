@@ -1,8 +1,6 @@
 //! Limits and policies: what is cut, dropped or kept, that it is counted, and that no end of a turn is lost or
 //! invented on the way.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
-
 use randori_data::{
     BadRows, Choice, Context, Encoded, Error, Limits, Message, Place, Policy, Record, Rejected,
     Tokenizer, encode, screen,

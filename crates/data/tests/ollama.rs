@@ -1,8 +1,6 @@
 //! Chat templates for Ollama against Go: fixtures/ollama.json holds what Go's text/template makes of the templates that we
 //! derive (fixtures/ollama.go), and that must be what the model's own template makes of the same conversations.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
-
 use randori_data::{Message, Tokenizer, modelfile};
 use serde_json::{Value, json};
 

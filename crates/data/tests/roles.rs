@@ -1,7 +1,6 @@
 //! Roles of tool use: LLaMA-Factory's and ms-swift's tags, OpenAI's former ones, and what templates
 //! make of them. Calls have the shape that LLaMA-Factory gives them (its function formatter reads
 //! the content as JSON), results the role that the template asks for.
-#![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
 use randori_data::{ChatTemplate, Message, ReadOptions, Record, Turns, read_bytes};
 use serde_json::{Value, json};

@@ -1,8 +1,6 @@
 //! Rows as other programs write them: columns under other names, messages in a cell, files that end
 //! in the middle of a row.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
-
 use std::io::Write;
 
 use randori_data::{BadRows, Format, Left, Message, ReadOptions, Record, read_bytes};

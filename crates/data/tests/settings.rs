@@ -1,6 +1,5 @@
 //! Keys of `tokenizer_config.json` that ask for other ids: ids are those of transformers 5.24.0's
 //! AutoTokenizer on a folder of the same files.
-#![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
 use std::path::Path;
 

@@ -1,13 +1,10 @@
 //! Special tokens that two files name, and names for tokens in a chat template: what is added and
 //! what a template reads are those of transformers 5.24.0's AutoTokenizer on the same folders.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
-
 use randori_data::{Message, PLAIN, Tokenizer};
 use serde_json::{Value, json};
 
-mod demo;
-use demo::folder;
+use crate::demo::folder;
 
 const MAP: &str = "special_tokens_map.json";
 const TEMPLATE: &str =

@@ -1,7 +1,5 @@
 //! Every shape of data set, read from text as people have it, and what is said about lines that are none.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
-
 use randori_data::{
     Calculator, Format, Message, ReadOptions, Reader, Record, Turns, read, read_bytes,
 };

@@ -2,8 +2,6 @@
 //! GSM8K as it is. Two are ignored, since the metadata comes from a 100 MB download
 //! (fixtures/dump_gguf_tokenizer.py says how to get it); asked for without it, they fail.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test that cannot go on should say where
-
 use std::path::{Path, PathBuf};
 
 use randori_data::{Calculator, GgufTokenizer, ReadOptions, Tokenizer, read};

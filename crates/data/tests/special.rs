@@ -2,15 +2,12 @@
 //! ids, lengths and named tokens are those of transformers 5.24.0's AutoTokenizer on the same
 //! folders.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
-
 use std::fs;
 
 use randori_data::{Message, Tokenizer};
 use serde_json::{Value, json};
 
-mod demo;
-use demo::folder;
+use crate::demo::folder;
 
 fn loaded(name: &str, config: Value, files: &[(&str, Value)]) -> Tokenizer {
     Tokenizer::from_folder(&folder(name, &config, files)).unwrap()

@@ -2,13 +2,10 @@
 //! 5.24.0's `generate` stops at with the same files, or an error where it gives one; the rest is
 //! said.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
-
 use randori_data::{Result, Tokenizer};
 use serde_json::{Value, json};
 
-mod demo;
-use demo::folder;
+use crate::demo::folder;
 
 const SETTINGS: &str = "generation_config.json";
 

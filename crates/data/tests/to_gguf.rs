@@ -1,12 +1,8 @@
 //! Tokenizers to GGUF metadata and back: the same ids, or a clear refusal.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
-
-mod texts;
-
+use crate::texts::texts;
 use randori_data::{GgufTokenizer, Message, Tokenizer};
 use serde_json::{Value, json};
-use texts::texts;
 
 const TOKENIZER: &str = include_str!("fixtures/tokenizer.json");
 const SENTENCEPIECE: &str = include_str!("fixtures/sentencepiece.json");

@@ -1,7 +1,5 @@
 //! The traps others fell into, one test each, named after it.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
-
 use randori_data::{ChatTemplate, Error, Message, Tokenizer};
 use serde_json::{Value, json};
 

@@ -1,8 +1,6 @@
 //! Values of rows as people write them: taken as they mean it, or refused with file, line and
 //! field; never absent.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
-
 use randori_data::{BadRows, Error, Left, Message, ReadOptions, Record, Turns, read_bytes};
 
 fn read(text: &str) -> Result<(Vec<Record>, Left), String> {

@@ -1,9 +1,4 @@
 //! What scoring and generating do when memory runs out. It is an architecture that says so here, as a device would.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::sync::{
     Arc,
@@ -15,8 +10,7 @@ use randori_engine::{
 };
 use randori_sdk::seam::{Architecture, Backend, Id, OpResult};
 
-mod tiny;
-use tiny::*;
+use crate::tiny::*;
 
 /// The tiny model, whose passes of some numbers find no memory: at their beginning, or late, when keys and values have been
 /// written.

@@ -21,7 +21,7 @@ use randori_engine::{
     fit::{Decoding, Learns, Packing, Peak, Planner},
     generate, score,
     trace::{TracedWeight, trace},
-    train::{Control, Optimizer, Pair, TrainSettings, Trainer},
+    train::{Control, Optimizer, TrainSettings, Trainer},
     weights::{Dtype, LoadOptions, Quant, Source, describe, open},
 };
 use randori_lora::{LoraSpec, Targets};
@@ -29,10 +29,10 @@ use randori_sdk::seam::{
     Architecture, AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary,
 };
 
-#[path = "weights/model.rs"]
-mod model;
+use randori_specimens::small as model;
+
 mod tiny;
-use tiny::{Logistic, lists};
+use tiny::{Logistic, lists, random_pairs};
 
 const NAME: &str = "figures_are_what_lies_on_the_card";
 const CASE: &str = "RANDORI_FIT_GPU_CASE";
@@ -330,17 +330,8 @@ impl Case {
             score(&player, &items, 2048, &mut |_| ()).unwrap();
             return;
         }
-        let pairs: Vec<Pair> = (0..self.pairs)
-            .map(|i| Pair {
-                prompt: prompts[i].clone(),
-                real: real[i].clone(),
-                generated: generated[i].clone(),
-                ref_real: -600.0,
-                ref_generated: -600.0,
-                rewards: None,
-                place: format!("pair {i}"),
-            })
-            .collect();
+        let (prompt, response) = (PROMPT..PROMPT + 1, RESPONSE..RESPONSE + 1);
+        let pairs = random_pairs(self.pairs, prompt, response, VOCAB, [-600.0; 2]);
         let mut trainer = Trainer::new(player, self.settings.clone()).unwrap();
         let step = &mut |_: &_, _: &Trainer| Ok(Control::Continue);
         trainer.train_pairs(&pairs, &Logistic(0.1), step).unwrap();

@@ -1,17 +1,11 @@
 //! Generation: against step-by-step decoding without a cache, known distributions, stop rules and bad input.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::sync::Arc;
 
 use randori_engine::{GenerateOptions, Generation, Player, generate};
 use randori_sdk::seam::SamplerFn;
 
-mod tiny;
-use tiny::*;
+use crate::tiny::*;
 
 fn options(max: usize, min: usize, slots: usize, stop: &[u32]) -> GenerateOptions {
     GenerateOptions {

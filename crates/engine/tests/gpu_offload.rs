@@ -17,7 +17,7 @@ use std::{
 use candle_core::{DType, Tensor};
 use randori_engine::{
     Base, Error, Grads, Packed, PassOptions, Player, Weight,
-    train::{Control, Pair, StepMetrics, TrainSettings, Trainer},
+    train::{Control, StepMetrics, TrainSettings, Trainer},
 };
 use randori_sdk::seam::{Architecture, Backend, Id, OpResult};
 
@@ -128,19 +128,7 @@ fn summed(player: &Player, options: &PassOptions) -> BTreeMap<String, Vec<u64>> 
 
 /// Losses' and parameters' bits after two steps of two micro-batches.
 fn trained(player: &Player, offload_inputs: bool) -> Vec<Vec<u64>> {
-    let lists_of = |seed| lists(seed, 8, 4..12, VOCAB);
-    let (prompts, real, generated) = (lists_of(1), lists_of(2), lists_of(3));
-    let pairs: Vec<Pair> = (0..8)
-        .map(|i| Pair {
-            prompt: prompts[i].clone(),
-            real: real[i].clone(),
-            generated: generated[i].clone(),
-            ref_real: -60.0,
-            ref_generated: -60.0,
-            rewards: None,
-            place: format!("pair {i}"),
-        })
-        .collect();
+    let pairs = random_pairs(8, 4..12, 4..12, VOCAB, [-60.0; 2]);
     let settings = TrainSettings {
         learning_rate: 1e-2,
         batch: 4,

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Tensor};
 use randori_engine::{
-    Player, ScoreItem, score,
-    train::{Control, Optimizer, Pair, TrainSettings, Trainer},
+    Player,
+    train::{Control, Optimizer, TrainSettings, Trainer},
 };
 
 mod tiny;
@@ -23,26 +23,7 @@ fn trained(
     settings: &TrainSettings,
     stop: usize,
 ) -> (Vec<f64>, BTreeMap<String, Vec<f64>>) {
-    let lists_of = |seed| lists(seed, 24, 2..9, VOCAB);
-    let (prompts, real, generated) = (lists_of(1), lists_of(2), lists_of(3));
-    let items: Vec<ScoreItem> = (0..24)
-        .map(|i| ScoreItem {
-            prompt: &prompts[i],
-            responses: vec![&real[i], &generated[i]],
-        })
-        .collect();
-    let scores = score(player, &items, 64, &mut |_| {}).unwrap();
-    let pairs: Vec<Pair> = (0..24)
-        .map(|i| Pair {
-            prompt: prompts[i].clone(),
-            real: real[i].clone(),
-            generated: generated[i].clone(),
-            ref_real: scores[i][0],
-            ref_generated: scores[i][1],
-            rewards: None,
-            place: format!("pair {i}"),
-        })
-        .collect();
+    let pairs = scored(player, random_pairs(24, 2..9, 2..9, VOCAB, [0.0; 2]));
     let mut trainer = Trainer::new(player.clone(), settings.clone()).unwrap();
     let mut losses = Vec::new();
     let mut run = |trainer: &mut Trainer, until: usize| {

@@ -6,11 +6,9 @@
     clippy::needless_range_loop
 )]
 
-mod ops;
-
 use std::sync::Arc;
 
-use ops::{Block, Llama, Probe, Random, base, floats, rope};
+use crate::ops::{self, Block, Llama, Probe, Random, base, floats, rope};
 use randori_engine::{Base, KvCache, Packed, Player, SlotTokens, Weight};
 use randori_sdk::seam::{AttnSpec, RopeSpec};
 

@@ -1,12 +1,9 @@
 //! DoRA: against its merge, token by token, and against finite differences (its gradients of A and B, whose norm is a
 //! constant, are held against PyTorch's in tests/goldens.rs).
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod ops;
 
 use std::sync::Arc;
 
-use ops::{Llama, Random, base, floats, gradients, merged, plan, slopes, spec};
+use crate::ops::{Llama, Random, base, floats, gradients, merged, plan, slopes, spec};
 use randori_engine::{Base, KvCache, Packed, PassOptions, Player, SlotTokens};
 use randori_lora::Targets;
 

@@ -1,9 +1,6 @@
 //! Every op's backward pass against finite differences, through a whole forward and backward pass.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod ops;
-
-use ops::{Block, Probe, Random, base, check_gradients, plan, rope};
+use crate::ops::{Block, Probe, Random, base, check_gradients, plan, rope};
 use randori_engine::Player;
 use randori_sdk::seam::{AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary};
 

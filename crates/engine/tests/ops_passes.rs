@@ -1,14 +1,12 @@
 //! Whole passes: log-probs against f64, checkpointed = plain, threads, dropout, LoRA, half-precision and quantised bases.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod ops;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use candle_core::DType;
-use ops::{
-    Llama, adapted, base, bits, check_gradients, floats, gradients, merged, plan, slopes, spec,
+use crate::ops::{
+    self, Llama, adapted, base, bits, check_gradients, floats, gradients, merged, plan, slopes,
+    spec,
 };
+use candle_core::DType;
 use randori_engine::{Base, Grads, Packed, PassOptions, Player, Weight, trace};
 use randori_lora::Targets;
 

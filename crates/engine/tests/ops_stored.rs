@@ -1,12 +1,9 @@
 //! Bases kept in half precision or quantised compute as the values they stand for.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod ops;
 
 use std::sync::Arc;
 
+use crate::ops::{Llama, adapted, base, floats, gradients, plan};
 use candle_core::DType;
-use ops::{Llama, adapted, base, floats, gradients, plan};
 use randori_engine::{Base, PassOptions, Player, Weight};
 use randori_lora::Targets;
 use randori_qlora::QuantMatrix;

@@ -1,11 +1,8 @@
 //! The shapes-only run: what it finds, and that it and the eager run refuse the same things in the same words.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod ops;
 
 use std::sync::Arc;
 
-use ops::{Block, Llama, Probe, base, rope};
+use crate::ops::{Block, Llama, Probe, base, rope};
 use randori_engine::{Base, Packed, Player, Weight, trace, trace::Use};
 use randori_sdk::seam::{AttnSpec, Backend, Id, OpResult, RopeSpec, RouteSpec, Unary};
 

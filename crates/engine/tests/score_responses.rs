@@ -1,14 +1,8 @@
 //! Scoring: against one token at a time, whatever the micro-batches.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use randori_engine::{Player, ScoreItem, score};
 
-mod tiny;
-use tiny::*;
+use crate::tiny::*;
 
 fn items<'a>(prompts: &'a [Vec<u32>], responses: &'a [Vec<u32>]) -> Vec<ScoreItem<'a>> {
     let pair = |(i, prompt): (usize, &'a Vec<u32>)| {

@@ -1,10 +1,5 @@
 //! Losses over a whole step's pairs, dropout by item and position, and trainings that have nothing
 //! to learn: on a small Llama, with gradients read off a single update.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::sync::{
     Arc,
@@ -13,13 +8,12 @@ use std::sync::{
 
 use candle_core::Tensor;
 use randori_engine::{
-    Player, ScoreItem, score,
+    Player,
     train::{Control, Example, Optimizer, Pair, Schedule, StepMetrics, TrainSettings, Trainer},
 };
 use randori_sdk::seam::{LossFn, LossOut, Rows};
 
-mod tiny;
-use tiny::*;
+use crate::tiny::*;
 
 /// Every pair against the mean margin of its batch: softplus(−(m_i − mean m)). It is nothing but
 /// coupled: a pair alone has the loss ln 2 and no slope.
@@ -87,29 +81,7 @@ fn player() -> Player {
 
 /// Pairs of tokens, scored by the unlearnt player, so that margins differ.
 fn pairs(count: usize) -> Vec<Pair> {
-    let (prompts, real, generated) = (
-        lists(1, count, 1..6, VOCAB),
-        lists(2, count, 2..9, VOCAB),
-        lists(3, count, 2..9, VOCAB),
-    );
-    let items: Vec<ScoreItem> = (0..count)
-        .map(|i| ScoreItem {
-            prompt: &prompts[i],
-            responses: vec![&real[i], &generated[i]],
-        })
-        .collect();
-    let scores = score(&lora(), &items, 1000, &mut |_| {}).unwrap();
-    (0..count)
-        .map(|i| Pair {
-            prompt: prompts[i].clone(),
-            real: real[i].clone(),
-            generated: generated[i].clone(),
-            ref_real: scores[i][0],
-            ref_generated: scores[i][1],
-            rewards: None,
-            place: format!("data.jsonl:{}", i + 1),
-        })
-        .collect()
+    scored(&lora(), random_pairs(count, 1..6, 2..9, VOCAB, [0.0; 2]))
 }
 
 /// One step, as plain gradient descent: Adam's first update is lr·g/(|g| + eps), and eps is large.

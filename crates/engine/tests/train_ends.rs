@@ -1,18 +1,12 @@
 //! Trainings that have nothing to learn: whose rates are all 0, and whose loss is satisfied by
 //! every pair.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use randori_engine::train::{
     Control, Example, Pair, Schedule, ScheduleKind, StepMetrics, TrainSettings, Trainer,
 };
 use randori_sdk::seam::{LossFn, LossOut, Rows};
 
-mod tiny;
-use tiny::*;
+use crate::tiny::*;
 
 /// max(0, 1 − margin), flat from margin 1 on.
 struct Hinge;
@@ -41,22 +35,11 @@ impl LossFn for Hinge {
 /// Eight pairs; the policy is 100 nats better than its opponent at telling the `won` ones apart,
 /// and as much worse at the others.
 fn pairs(won: impl Fn(usize) -> bool) -> Vec<Pair> {
-    let (prompts, real, generated) = (
-        lists(1, 8, 1..6, VOCAB),
-        lists(2, 8, 2..9, VOCAB),
-        lists(3, 8, 2..9, VOCAB),
-    );
-    (0..8)
-        .map(|i| Pair {
-            prompt: prompts[i].clone(),
-            real: real[i].clone(),
-            generated: generated[i].clone(),
-            ref_real: if won(i) { -200.0 } else { 0.0 },
-            ref_generated: if won(i) { 0.0 } else { -200.0 },
-            rewards: None,
-            place: format!("data.jsonl:{}", i + 1),
-        })
-        .collect()
+    let mut pairs = random_pairs(8, 1..6, 2..9, VOCAB, [0.0, -200.0]);
+    for (_, pair) in pairs.iter_mut().enumerate().filter(|(i, _)| won(*i)) {
+        (pair.ref_real, pair.ref_generated) = (-200.0, 0.0);
+    }
+    pairs
 }
 
 fn settings() -> TrainSettings {

@@ -1,9 +1,4 @@
 //! What a trainer does when memory runs out in a step. It is a loss that says so here, as a device would.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -13,23 +8,10 @@ use randori_engine::{
 };
 use randori_sdk::seam::{LossFn, LossOut, Rows};
 
-mod tiny;
-use tiny::*;
+use crate::tiny::*;
 
 fn pairs(count: usize) -> Vec<Pair> {
-    let lists = |seed, lengths| lists(seed, count, lengths, VOCAB);
-    let (prompts, real, generated) = (lists(1, 1..6), lists(2, 2..9), lists(3, 2..9));
-    (0..count)
-        .map(|i| Pair {
-            prompt: prompts[i].clone(),
-            real: real[i].clone(),
-            generated: generated[i].clone(),
-            ref_real: -10.0,
-            ref_generated: -10.0,
-            rewards: None,
-            place: format!("data.jsonl:{}", i + 1),
-        })
-        .collect()
+    random_pairs(count, 1..6, 2..9, VOCAB, [-10.0; 2])
 }
 
 fn largest_difference(a: &Player, b: &Player) -> f32 {

@@ -1,46 +1,18 @@
 //! Training on pairs with LoRA on a small Llama: the game's invariants, accumulation, and what happens to bad numbers.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::collections::BTreeMap;
 
 use randori_engine::{
-    Error, Params, Player, ScoreItem, score,
+    Error, Params, Player,
     train::{Control, Example, Optimizer, Pair, Schedule, StepMetrics, TrainSettings, Trainer},
 };
 use randori_sdk::seam::{LossFn, LossOut, Rows};
 
-mod tiny;
-use tiny::*;
+use crate::tiny::*;
 
 /// Pairs scored by `opponent`.
 fn pairs(opponent: &Player, count: usize, vocab: usize) -> Vec<Pair> {
-    let (prompts, real, generated) = (
-        lists(1, count, 1..6, vocab),
-        lists(2, count, 2..9, vocab),
-        lists(3, count, 2..9, vocab),
-    );
-    let items: Vec<ScoreItem> = (0..count)
-        .map(|i| ScoreItem {
-            prompt: &prompts[i],
-            responses: vec![&real[i], &generated[i]],
-        })
-        .collect();
-    let scores = score(opponent, &items, 1000, &mut |_| {}).unwrap();
-    (0..count)
-        .map(|i| Pair {
-            prompt: prompts[i].clone(),
-            real: real[i].clone(),
-            generated: generated[i].clone(),
-            ref_real: scores[i][0],
-            ref_generated: scores[i][1],
-            rewards: None,
-            place: format!("data.jsonl:{}", i + 1),
-        })
-        .collect()
+    scored(opponent, random_pairs(count, 1..6, 2..9, vocab, [0.0; 2]))
 }
 
 fn settings() -> TrainSettings {
@@ -431,7 +403,7 @@ fn bad_pairs_and_settings_are_refused() {
     );
     assert!(
         trainer
-            .train_pairs(&[], &Logistic(0.1), &mut |_, _| Ok(Control::Continue))
+            .train_pairs::<Pair>(&[], &Logistic(0.1), &mut |_, _| Ok(Control::Continue))
             .is_err()
     );
     assert!(

@@ -1,9 +1,4 @@
 //! Checkpoints: resuming at any step gives the same bytes; damage and mismatches are refused; nothing is half-written.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::{fs, path::Path};
 
@@ -12,26 +7,15 @@ use randori_engine::{
     train::{Control, Example, Optimizer, Pair, TrainSettings, Trainer},
 };
 
-mod tiny;
-use tiny::*;
+use crate::tiny::*;
 
 fn pairs() -> Vec<Pair> {
-    let (prompts, real, generated) = (
-        lists(1, 10, 1..6, VOCAB),
-        lists(2, 10, 1..8, VOCAB),
-        lists(3, 10, 1..8, VOCAB),
-    );
-    (0..10)
-        .map(|i| Pair {
-            prompt: prompts[i].clone(),
-            real: real[i].clone(),
-            generated: generated[i].clone(),
-            ref_real: -3.0 * real[i].len() as f64,
-            ref_generated: -3.0 * generated[i].len() as f64,
-            rewards: None,
-            place: format!("p:{i}"),
-        })
-        .collect()
+    let mut pairs = random_pairs(10, 1..6, 1..8, VOCAB, [0.0; 2]);
+    for pair in &mut pairs {
+        pair.ref_real = -3.0 * pair.real.len() as f64;
+        pair.ref_generated = -3.0 * pair.generated.len() as f64;
+    }
+    pairs
 }
 
 fn settings(optimizer: Optimizer) -> TrainSettings {

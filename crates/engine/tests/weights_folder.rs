@@ -1,18 +1,9 @@
 //! Base weights from Hugging Face folders and from memory: exact values, and every fault as one error that names it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
-#[path = "weights/model.rs"]
-mod model;
 
 use std::{fs, path::Path};
 
+use crate::model::*;
 use candle_core::DType;
-use model::*;
 use randori_engine::weights::{Dtype, LoadOptions, Quant, Source, TokenizerSource, open};
 use serde_json::json;
 

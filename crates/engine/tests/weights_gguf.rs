@@ -1,18 +1,10 @@
 //! Base weights from GGUF: names, permutation, metadata, and damaged headers. The files are made by candle's writer.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
-#[path = "weights/model.rs"]
-mod model;
 
 use std::path::PathBuf;
 
+use crate::model;
+use crate::model::*;
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
-use model::*;
 use randori_engine::weights::{
     Checkpoint, Dtype, LoadOptions, Quant, Source, TokenizerSource, open,
 };

@@ -6,25 +6,14 @@
 //! commit, refs, trees) and what is found in it are those of huggingface_hub 2.4.0's
 //! `snapshot_download`, run against such a server.
 #![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
-#[path = "weights/model.rs"]
-mod model;
-#[path = "hub/server.rs"]
-mod server;
-
+use crate::model::*;
+use crate::server::{Files, Hub, REPO};
 use candle_core::DType;
-use model::*;
 use randori_engine::hub::{Kind, Snapshot};
 use randori_engine::weights::{LoadOptions, Source, TokenizerSource, open};
-use server::{Files, Hub, REPO};
 
 const CASE: &str = "RANDORI_HUB_CASE";
 const FIRST: &str = "1111111111111111111111111111111111111111";
@@ -76,7 +65,12 @@ fn dataset(revision: &str) -> randori_engine::Result<String> {
 fn run(case: &str, endpoint: &str, home: &Path, vars: &[(&str, &str)]) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(["case", "--exact", "--nocapture", "--test-threads=1"])
+        .args([
+            "weights_hub::case",
+            "--exact",
+            "--nocapture",
+            "--test-threads=1",
+        ])
         .env(CASE, case)
         .env("HF_ENDPOINT", endpoint)
         .env("HF_HOME", home);

@@ -6,17 +6,14 @@
     reason = "a test fails by panicking"
 )]
 
-#[path = "weights/model.rs"]
-mod model;
-
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use model::Named;
 use randori_engine::{
     trace::{Trace, TracedLinear, TracedWeight, Use},
     weights::{Dtype, LoadOptions, Quant, Source, open},
 };
+use randori_specimens::small::Named;
 
 const MIB: usize = 1 << 20;
 const MATRICES: usize = 24;

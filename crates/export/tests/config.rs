@@ -1,9 +1,4 @@
 //! The configuration of an exported model in transformers' v4 and v5 spellings.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use randori_engine::weights::Dtype;
 use randori_export::config_json;

@@ -1,11 +1,5 @@
 //! The fidelity report's numbers: against a direct computation, and against a table measured elsewhere (PyTorch, synthetic
 //! weights on bf16's grid, a rank-16 update): what bf16 and f16 keep of updates of three sizes.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use candle_core::{DType, Device, Tensor};
 use randori_engine::{Inputs, weights::Dtype};

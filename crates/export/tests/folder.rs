@@ -1,18 +1,9 @@
 //! Export and back: what is written is what the player computes with, in every dtype, in shards.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
-#[path = "../../engine/tests/weights/model.rs"]
-mod model;
 
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
+use crate::model::*;
 use candle_core::{DType, Device, Tensor};
-use model::*;
 use randori_engine::{
     Base, Player,
     weights::{Dtype, LoadOptions, Quant, Source, Stream, open},

@@ -1,18 +1,9 @@
 //! GGUF files as our own reader, candle's, and llama.cpp's quantiser (fixtures/blocks.py) have them; what is refused.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
-#[path = "../../engine/tests/weights/model.rs"]
-mod model;
 
 use std::{collections::BTreeMap, fs::File, io::Read, io::Seek, io::SeekFrom, path::Path};
 
+use crate::model::{self, HEADS, KV_HEADS, VOCAB, WIDTH, config, permute, tensors, values, weight};
 use candle_core::{Device, Tensor, quantized::gguf_file};
-use model::{HEADS, KV_HEADS, VOCAB, WIDTH, config, permute, tensors, values, weight};
 use randori_engine::weights::{LoadOptions, Source, open};
 use randori_export::{Error, GgufOptions, GgufQuant, GgufReport, Merged, Result, Tensors, gguf};
 use randori_formats::gguf::{GgufTokenizer, llama::hf_name};

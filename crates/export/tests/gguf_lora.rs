@@ -1,18 +1,9 @@
 //! GGUF LoRAs: what llama.cpp adds to a weight is what the player adds; what such a file cannot say is refused.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
-#[path = "../../engine/tests/weights/model.rs"]
-mod model;
 
 use std::{collections::BTreeMap, fs::File};
 
+use crate::model::{self, HEADS, INNER, KV_HEADS, WIDTH, config, permute, values};
 use candle_core::{Device, Tensor, quantized::gguf_file};
-use model::{HEADS, INNER, KV_HEADS, WIDTH, config, permute, values};
 use randori_export::{GgufLoraOptions, gguf_lora};
 
 /// q, k and down of layer 1, ranks 4, 4 and 2.

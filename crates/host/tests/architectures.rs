@@ -1,12 +1,9 @@
 //! The stock architectures, loaded from their libraries, ask for exactly the weights of their
 //! checkpoints.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
-
-mod recorder;
 
 use std::collections::BTreeMap;
 
-use recorder::{Recorder, forward, stock};
+use crate::recorder::{Recorder, forward, stock};
 
 const SMALL: &str = r#""hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2,
     "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 32, "rms_norm_eps": 1e-05"#;

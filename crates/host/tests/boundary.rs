@@ -1,10 +1,7 @@
 //! What goes wrong inside an architecture becomes one sentence with the plugin's file and line, and
 //! the host goes on.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
 
-mod recorder;
-
-use recorder::{Recorder, forward, misbehave};
+use crate::recorder::{Recorder, forward, misbehave};
 
 /// The error of a forward pass of the architecture that misbehaves as `how` says.
 fn failure(how: &str, prepare: impl FnOnce(&mut Recorder)) -> String {

@@ -1,9 +1,6 @@
 //! A loss plugin written in C against the generated header: compiled, loaded, its slopes checked,
 //! evaluated.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
 #![cfg(unix)]
-
-mod recorder;
 
 use std::{
     fs,
@@ -11,9 +8,9 @@ use std::{
     process::Command,
 };
 
+use crate::recorder::{library, only, stock};
 use randori_host::Host;
 use randori_sdk::seam::{GENERATED, REAL, Rows, Value};
-use recorder::{library, only, stock};
 
 /// Compiles `loss.c`; `None`, loudly, where there is no C compiler.
 fn compile(folder: &str, flags: &[&str]) -> Option<PathBuf> {

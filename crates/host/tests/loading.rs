@@ -1,15 +1,12 @@
 //! Which files become plugins: discovery, rules of trust, other versions, hashes.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
-
-mod recorder;
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
+use crate::recorder::{library, only, stock};
 use randori_host::{Host, Kind, SearchPath};
-use recorder::{library, only, stock};
 
 /// An empty folder of this test.
 fn folder(name: &str) -> PathBuf {

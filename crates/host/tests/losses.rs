@@ -1,11 +1,8 @@
 //! Losses: options, slopes checked on load, values.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
 
-mod recorder;
-
+use crate::recorder::{misbehave, stock};
 use randori_host::Kind;
 use randori_sdk::seam::{GENERATED, REAL, Rows, Value};
-use recorder::{misbehave, stock};
 
 fn how(how: &str) -> Vec<(String, Value)> {
     vec![("how".to_owned(), Value::Str(how.to_owned()))]

@@ -1,12 +1,9 @@
 //! Samplers: state per sequence, draws from the host, results checked at every call.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
-
-mod recorder;
 
 use std::sync::Arc;
 
+use crate::recorder::{misbehave, stock};
 use randori_sdk::seam::{SamplerFn, SamplerState, Step, Value};
-use recorder::{misbehave, stock};
 
 fn bad(how: &str) -> Arc<dyn SamplerFn> {
     let options = [("how".to_owned(), Value::Str(how.to_owned()))];

@@ -1,7 +1,7 @@
 /* Randori's plugin interface in C.
  *
  * Generated from crates/sdk/src/abi.rs; do not edit. To write it anew:
- *     RANDORI_WRITE_HEADER=1 cargo test -p randori-sdk --test header
+ *     RANDORI_WRITE_HEADER=1 cargo test -p randori-sdk --test abi
  *
  * A plugin exports one constant, named after its library: librandori_plugin_mine.so has
  *     const RandoriPlugin RANDORI_SYMBOL(randori_plugin_mine) = { ... };

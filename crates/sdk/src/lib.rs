@@ -32,6 +32,7 @@ pub mod abi;
 pub mod arch;
 mod boundary;
 mod config;
+mod dense;
 mod dual;
 mod error;
 mod graph;
@@ -47,6 +48,7 @@ pub mod seam;
 
 pub use arch::Arch;
 pub use config::Config;
+pub use dense::Dense;
 pub use dual::Dual;
 pub use error::{Error, Result};
 pub use graph::{Graph, Tensor};

@@ -1,14 +1,13 @@
 //! `include/randori_plugin.h` is `src/abi.rs` in C, written by the small translator below. The test
 //! fails when the header is out of date; `RANDORI_WRITE_HEADER=1 cargo test -p randori-sdk --test
 //! header` writes it anew.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
 
 use std::{env, fs, path::Path};
 
 const HEAD: &str = "/* Randori's plugin interface in C.
  *
  * Generated from crates/sdk/src/abi.rs; do not edit. To write it anew:
- *     RANDORI_WRITE_HEADER=1 cargo test -p randori-sdk --test header
+ *     RANDORI_WRITE_HEADER=1 cargo test -p randori-sdk --test abi
  *
  * A plugin exports one constant, named after its library: librandori_plugin_mine.so has
  *     const RandoriPlugin RANDORI_SYMBOL(randori_plugin_mine) = { ... };
@@ -207,7 +206,7 @@ fn the_header_is_up_to_date() {
     let differ = there.lines().zip(now.lines()).position(|(a, b)| a != b);
     assert!(
         there == now,
-        "include/randori_plugin.h is not what src/abi.rs says (first at line {}); run: RANDORI_WRITE_HEADER=1 cargo test -p randori-sdk --test header",
+        "include/randori_plugin.h is not what src/abi.rs says (first at line {}); run: RANDORI_WRITE_HEADER=1 cargo test -p randori-sdk --test abi",
         differ.unwrap_or(there.lines().count().min(now.lines().count())) + 1
     );
 }

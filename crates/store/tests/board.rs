@@ -1,13 +1,10 @@
 //! TensorBoard's view of a run: every point once, whatever was killed.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test that panics has failed: that is how it speaks
-
-mod scene;
 
 use std::{fs, path::Path};
 
+use crate::scene::{self, Adapter, Answer, rules, spec};
 use randori_core::Signals;
 use randori_store::{Board, Disk, JsonLines, Open, Run, load};
-use scene::{Adapter, Answer, rules, spec};
 
 /// An event file read by a reader that shares nothing with the writer: framing, both checksums
 /// (table-driven), and a protobuf walk that knows the fields by number.

@@ -1,9 +1,6 @@
 //! The disk is broken at every single operation of a game, by an error, by a kill and by filling
 //! up; each time the folder must be sound, and the resumed game must end with the same bytes as an
 //! undisturbed one.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test that panics has failed: that is how it speaks
-
-mod scene;
 
 use std::{
     io,
@@ -15,9 +12,9 @@ use std::{
     },
 };
 
+use crate::scene::{self, Adapter, Answer, Pair, act, tree};
 use randori_core::{Journal, Stage};
 use randori_store::{Artefact, Disk, Error, JsonLines, Manifest, Op, Run, load, place_of};
-use scene::{Adapter, Answer, Pair, act, tree};
 
 /// A disk that dies at operation `at` and stays dead; and the number of operations so far.
 fn dying(at: usize) -> (Disk, Arc<AtomicUsize>) {
@@ -196,7 +193,7 @@ fn a_killed_process_leaves_no_lock_and_resumes() {
     for at in [1, 7, 40, 71, 113, 160] {
         let dir = home.path().join(format!("run-{at}"));
         let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child_that_aborts"])
+            .args(["--exact", "faults::child_that_aborts"])
             .env("RANDORI_CHILD_DIR", &dir)
             .env("RANDORI_CHILD_ABORT", at.to_string())
             .output()

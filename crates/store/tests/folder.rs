@@ -1,13 +1,10 @@
 //! The run folder from outside: its files, what a resume refuses, the lock, damage.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test that panics has failed: that is how it speaks
-
-mod scene;
 
 use std::{fs, path::Path, process::Command};
 
+use crate::scene::{self, Adapter, Answer, act, rules, spec, tree};
 use randori_core::{Signals, Stage};
 use randori_store::{Disk, Error, Json, JsonLines, Lock, Manifest, Open, Run, hash, load};
-use scene::{Adapter, Answer, act, rules, spec, tree};
 
 #[test]
 fn a_game_leaves_these_files() {
@@ -276,7 +273,7 @@ fn one_process_per_folder() {
     let home = scene::home();
     let dir = home.path().join("demo");
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_that_holds_a_lock"])
+        .args(["--exact", "folder::child_that_holds_a_lock"])
         .env("RANDORI_CHILD_LOCK", &dir)
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::null())

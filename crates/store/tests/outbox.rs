@@ -1,6 +1,5 @@
 //! What is written where people keep things too: only what was written before is replaced, and a
 //! kill at any operation loses nothing of anybody.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test that panics has failed: that is how it speaks
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,4 @@
 //! Typed JSON and JSON Lines: errors with file and line, exact numbers, logs that survive a kill.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test that panics has failed: that is how it speaks
 
 use std::fs;
 

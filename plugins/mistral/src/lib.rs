@@ -6,20 +6,11 @@
 //! key the window is 4096, as in transformers' class. `layer_types` says which layers have the
 //! window (Ministral). `head_dim` may differ from hidden_size / num_attention_heads (Nemo, Small).
 
-use randori_sdk::{Arch, Attn, Config, Graph, Result, Rope, Tensor, plugin};
+use randori_sdk::{Arch, Attn, Config, Dense, Graph, Result, Tensor, plugin};
 
 /// The Mistral family.
 pub struct Mistral {
-    vocab: usize,
-    width: usize,
-    layers: usize,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    ffn: usize,
-    eps: f64,
-    tied: bool,
-    rope: Rope,
+    dense: Dense,
     windows: Windows,
 }
 
@@ -50,90 +41,34 @@ impl Arch for Mistral {
     const DOC: &'static str = "Mistral 7B, Nemo and Small: Llama's block with a sliding window";
 
     fn new(c: &Config) -> Result<Self> {
-        c.only("hidden_act", &["silu", "swish"])?; // two names of one function
-        let (width, heads) = (c.usize("hidden_size")?, c.usize("num_attention_heads")?);
-        if heads == 0 {
-            return Err(c.error("num_attention_heads", "is 0"));
-        }
-        let kv_heads = match c.names("num_key_value_heads") {
-            true => c.usize_or("num_key_value_heads", heads)?,
-            false => KV_HEADS,
-        };
-        if kv_heads == 0 || heads % kv_heads != 0 {
-            let what =
-                format!("is {kv_heads}, which does not divide num_attention_heads ({heads})");
-            return Err(c.error("num_key_value_heads", &what));
-        }
-        let head_dim = c.usize_or("head_dim", width / heads)?;
-        let layers = c.usize("num_hidden_layers")?;
-        Ok(Mistral {
-            vocab: c.usize("vocab_size")?,
-            width,
-            layers,
-            heads,
-            kv_heads,
-            head_dim,
-            ffn: c.usize("intermediate_size")?,
-            eps: c.f64_or("rms_norm_eps", 1e-6)?,
-            tied: c.bool_or("tie_word_embeddings", false)?,
-            rope: Rope::of_whole_heads(c, head_dim)?,
-            windows: windows(c, layers)?,
-        })
+        let dense = Dense::new(c, Some(KV_HEADS))?;
+        let windows = windows(c, &dense)?;
+        Ok(Mistral { dense, windows })
     }
 
     fn layers(&self) -> usize {
-        self.layers
+        self.dense.layers
     }
 
     fn embed<'g>(&self, g: &Graph<'g>, ids: Tensor<'g>) -> Tensor<'g> {
-        g.embed("model.embed_tokens", ids, self.vocab, self.width) // (tokens, width)
+        self.dense.embed(g, ids)
     }
 
     fn block<'g>(&self, g: &Graph<'g>, layer: usize, x: Tensor<'g>) -> Tensor<'g> {
-        let g = &g.scope(format_args!("model.layers.{layer}"));
-        let x = x + self.attention(g, layer, g.rms_norm("input_layernorm", x, self.eps));
-        x + self.mlp(g, g.rms_norm("post_attention_layernorm", x, self.eps))
-    }
-
-    fn head<'g>(&self, g: &Graph<'g>, x: Tensor<'g>) -> Tensor<'g> {
-        let x = g.rms_norm("model.norm", x, self.eps);
-        let name = if self.tied {
-            "model.embed_tokens"
-        } else {
-            "lm_head"
-        };
-        g.linear(name, x, self.vocab) // (rows, vocab)
-    }
-}
-
-impl Mistral {
-    /// o·softmax(rope(q)·rope(k)ᵀ / √d over the window)·v, each key-value head serving heads /
-    /// kv_heads query heads.
-    fn attention<'g>(&self, g: &Graph<'g>, layer: usize, x: Tensor<'g>) -> Tensor<'g> {
-        let g = &g.scope("self_attn");
-        let project = |name, heads| g.linear(name, x, heads * self.head_dim).heads(heads);
-        let q = project("q_proj", self.heads).rope(&self.rope); // (tokens, heads, head_dim)
-        let k = project("k_proj", self.kv_heads).rope(&self.rope); // (tokens, kv_heads, head_dim)
-        let v = project("v_proj", self.kv_heads); // (tokens, kv_heads, head_dim)
         let attn = Attn {
             window: self.windows.of(layer),
             ..Attn::default()
         };
-        let y = g.attention(q, k, v, attn).merge(); // (tokens, heads·head_dim)
-        g.linear("o_proj", y, self.width)
+        self.dense.block(g, layer, x, attn)
     }
 
-    /// SwiGLU: down(silu(gate(x)) · up(x)).
-    fn mlp<'g>(&self, g: &Graph<'g>, x: Tensor<'g>) -> Tensor<'g> {
-        let g = &g.scope("mlp");
-        let gate = g.linear("gate_proj", x, self.ffn).silu(); // (tokens, ffn)
-        let up = g.linear("up_proj", x, self.ffn); // (tokens, ffn)
-        g.linear("down_proj", gate * up, self.width)
+    fn head<'g>(&self, g: &Graph<'g>, x: Tensor<'g>) -> Tensor<'g> {
+        self.dense.head(g, x)
     }
 }
 
 /// Each layer's window: `sliding_window` in every layer, or in those that `layer_types` names.
-fn windows(c: &Config, layers: usize) -> Result<Windows> {
+fn windows(c: &Config, dense: &Dense) -> Result<Windows> {
     let window = match c.names("sliding_window") {
         true => c.usize_opt("sliding_window")?,
         false => Some(WINDOW),
@@ -141,13 +76,9 @@ fn windows(c: &Config, layers: usize) -> Result<Windows> {
     if window == Some(0) {
         return Err(c.error("sliding_window", "is 0: no token would see itself"));
     }
-    let Some(kinds) = c.strs("layer_types")? else {
+    let Some(kinds) = dense.layer_types(c)? else {
         return Ok(Windows::Every(window));
     };
-    if kinds.len() != layers {
-        let what = format!("has {} entries for {layers} layers", kinds.len());
-        return Err(c.error("layer_types", &what));
-    }
     let one = |kind: &&str| match (*kind, window) {
         ("full_attention" | "attention", _) => Ok(None),
         ("sliding_attention", Some(_)) => Ok(window),
@@ -191,13 +122,19 @@ mod tests {
 
     #[test]
     fn absent_keys_have_the_class_s_values() {
-        assert_eq!(new(r#", "head_dim": 6"#).unwrap().head_dim, 6);
+        assert_eq!(new(r#", "head_dim": 6"#).unwrap().dense.head_dim, 6);
         let heads = r#"{"hidden_size": 64, "num_attention_heads": 16, "intermediate_size": 24,
             "num_hidden_layers": 2, "vocab_size": 32"#;
         let kv = |more: &str| Mistral::new(&Config::parse(&format!("{heads}{more}}}")).unwrap());
-        assert_eq!(kv("").unwrap().kv_heads, 8);
-        assert_eq!(kv("").unwrap().eps, 1e-6);
-        assert_eq!(kv(r#", "num_key_value_heads": null"#).unwrap().kv_heads, 16);
+        assert_eq!(kv("").unwrap().dense.kv_heads, 8);
+        assert_eq!(kv("").unwrap().dense.eps, 1e-6);
+        assert_eq!(
+            kv(r#", "num_key_value_heads": null"#)
+                .unwrap()
+                .dense
+                .kv_heads,
+            16
+        );
     }
 
     #[test]

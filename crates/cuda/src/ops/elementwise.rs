@@ -1,9 +1,9 @@
-//! Functions of every element, forward and backward, SwiGLU, LoRA's dropout. A result may lie where
-//! an argument lies.
+//! Element-wise functions, forward and backward, SwiGLU and LoRA's dropout. A result may overwrite
+//! an argument.
 
 use crate::{Arg, Error, Float, Grid, Launch, Ptr, Result};
 
-/// Starts `name` with a thread for every 16 bytes of `n` values.
+/// Launches `name` with one thread for every 16 bytes of `n` values.
 pub(super) fn each(
     on: &dyn Launch,
     name: &str,
@@ -22,7 +22,7 @@ fn count(n: usize) -> Arg {
     Arg::U64(n as u64)
 }
 
-/// y = f(x), `n` values, for the function that kernels/elementwise.cu has by this name.
+/// y = f(x), `n` values; `f` is a function's name in kernels/elementwise.cu.
 ///
 /// # Errors
 /// As [`Launch::launch`].
@@ -30,8 +30,8 @@ pub fn unary(on: &dyn Launch, f: &str, float: Float, n: usize, x: Ptr, y: Ptr) -
     each(on, f, float, n, &[x.into(), y.into(), count(n)])
 }
 
-/// dx = dy · f'; `saved` is x or f(x), whichever the function's slope there is written in. `n`
-/// values each.
+/// dx = dy · f', `n` values; `saved` is x or f(x), as the function's derivative in
+/// kernels/elementwise.cu needs.
 ///
 /// # Errors
 /// As [`Launch::launch`].
@@ -65,7 +65,7 @@ pub fn affine(
     each(on, "affine", float, n, &args)
 }
 
-/// y = value, `n` times.
+/// Fills y with `n` times `value`.
 ///
 /// # Errors
 /// As [`Launch::launch`].
@@ -91,8 +91,8 @@ pub fn swiglu(on: &dyn Launch, float: Float, n: usize, g: Ptr, u: Ptr, y: Ptr) -
     each(on, "swiglu", float, n, &args)
 }
 
-/// The gradients of [`swiglu`] to g and u. dg may lie where g lies, du where u lies, either where
-/// dy lies.
+/// The gradients of [`swiglu`] to g and u. dg may overwrite g, du may overwrite u, and one of them
+/// dy.
 ///
 /// # Errors
 /// As [`Launch::launch`].

@@ -42,6 +42,45 @@ pub struct Pair {
     pub place: String,
 }
 
+/// A pair as the trainer reads it: borrowed from whoever keeps it, fields as those of [`Pair`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PairRef<'a> {
+    /// Token ids, at least one.
+    pub prompt: &'a [u32],
+    /// The human response's token ids.
+    pub real: &'a [u32],
+    /// The opponent's response's token ids.
+    pub generated: &'a [u32],
+    /// Summed log-prob of `real` under the opponent; finite, unless the loss needs none.
+    pub ref_real: f64,
+    /// Summed log-prob of `generated` under the opponent; finite, unless the loss needs none.
+    pub ref_generated: f64,
+    /// External rewards of `real` and `generated`.
+    pub rewards: Option<[f64; 2]>,
+    /// Where it comes from, for messages: `file:line`.
+    pub place: &'a str,
+}
+
+/// What can be trained on as a pair, in whatever form it is kept.
+pub trait AsPair {
+    /// For the trainer.
+    fn as_pair(&self) -> PairRef<'_>;
+}
+
+impl AsPair for Pair {
+    fn as_pair(&self) -> PairRef<'_> {
+        PairRef {
+            prompt: &self.prompt,
+            real: &self.real,
+            generated: &self.generated,
+            ref_real: self.ref_real,
+            ref_generated: self.ref_generated,
+            rewards: self.rewards,
+            place: &self.place,
+        }
+    }
+}
+
 /// A prompt and its response, for supervised training.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Example {
@@ -310,14 +349,15 @@ impl Trainer {
     /// gradient that is not finite: the message names the step and the pair's place, and the step
     /// has changed nothing. No memory for a pair alone ([`Error::OutOfMemory`]). Also whatever
     /// `on_step` returns.
-    pub fn train_pairs(
+    pub fn train_pairs<P: AsPair>(
         &mut self,
-        pairs: &[Pair],
+        pairs: &[P],
         loss: &dyn LossFn,
         on_step: &mut dyn FnMut(&StepMetrics, &Trainer) -> Result<Control>,
     ) -> Result<()> {
         let beta = self.settings().beta;
-        self.train(&mut pairs::PairTask::new(pairs, loss, beta)?, on_step)
+        let pairs: Vec<PairRef> = pairs.iter().map(AsPair::as_pair).collect();
+        self.train(&mut pairs::PairTask::new(&pairs, loss, beta)?, on_step)
     }
 
     /// Trains on examples; the loss is −Σ log p over all response tokens of the step divided by

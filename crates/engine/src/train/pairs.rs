@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use randori_sdk::seam::{GENERATED, LossFn, REAL, Rows};
 
-use super::{Pair, PairMetrics, Rewards, Task};
+use super::{PairMetrics, PairRef, Rewards, Task};
 use crate::{Error, Result};
 
 /// Two f32 passes over one response, in micro-batches of other sizes, agree to about this share of
@@ -14,7 +14,7 @@ use crate::{Error, Result};
 const ROUNDING: f64 = 1e-6;
 
 pub(super) struct PairTask<'a> {
-    pairs: &'a [Pair],
+    pairs: &'a [PairRef<'a>],
     loss: &'a dyn LossFn,
     beta: f64,
     /// Whether all pairs have rewards.
@@ -28,12 +28,12 @@ pub(super) struct PairTask<'a> {
 }
 
 impl<'a> PairTask<'a> {
-    pub fn new(pairs: &'a [Pair], loss: &'a dyn LossFn, beta: f64) -> Result<Self> {
+    pub fn new(pairs: &'a [PairRef<'a>], loss: &'a dyn LossFn, beta: f64) -> Result<Self> {
         if pairs.is_empty() {
             return Err(Error::rule("there are no pairs to train on"));
         }
         for pair in pairs {
-            let place = &pair.place;
+            let place = pair.place;
             if pair.prompt.is_empty() {
                 return Err(Error::rule(format!("{place}: the pair's prompt is empty")));
             }
@@ -72,7 +72,7 @@ impl<'a> PairTask<'a> {
     }
 
     /// Adds one pair's share of the step's means.
-    fn count_pair(&mut self, pair: &Pair, real: f64, generated: f64) {
+    fn count_pair(&mut self, pair: &PairRef, real: f64, generated: f64) {
         let share = 1.0 / self.count as f64;
         let f = &mut self.figures;
         if let Some(rewards) = &mut f.rewards {
@@ -115,7 +115,7 @@ impl Task for PairTask<'_> {
 
     fn item(&self, i: usize) -> (&[u32], Vec<&[u32]>) {
         let pair = &self.pairs[i];
-        (&pair.prompt, vec![&pair.real, &pair.generated])
+        (pair.prompt, vec![pair.real, pair.generated])
     }
 
     fn numbers(&self, i: usize) -> Vec<f64> {
@@ -127,7 +127,7 @@ impl Task for PairTask<'_> {
     }
 
     fn place(&self, i: usize) -> &str {
-        &self.pairs[i].place
+        self.pairs[i].place
     }
 
     fn begin(&mut self, items: &[usize], progress: f64) {
@@ -190,7 +190,7 @@ impl Task for PairTask<'_> {
         for (group, &i) in items.iter().enumerate() {
             let (value, slopes) = (out.loss[group], &out.d_logp[2 * group..2 * group + 2]);
             if !value.is_finite() || slopes.iter().any(|s| !s.is_finite()) {
-                let place = &pairs[i].place;
+                let place = pairs[i].place;
                 return Err(Error::rule(format!(
                     "{place}: loss {name} is {value}, its slopes are {slopes:?}"
                 )));

@@ -1,10 +1,10 @@
 //! Small models, losses and samplers for the tests of generation, scoring and training.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
-use randori_engine::{Base, Packed, Player, Weight, rng};
+use randori_engine::{Base, Packed, Player, ScoreItem, Weight, rng, score, train::Pair};
 use randori_lora::{LoraSpec, Targets};
 use randori_sdk::seam::{
     Architecture, AttnSpec, Backend, Binary, GENERATED, Id, LossFn, LossOut, OpResult, REAL,
@@ -270,12 +270,7 @@ pub fn argmax<T: PartialOrd>(values: &[T]) -> usize {
 }
 
 /// `count` token lists with lengths in `range`, from a seed.
-pub fn lists(
-    seed: u64,
-    count: usize,
-    range: std::ops::Range<usize>,
-    vocab: usize,
-) -> Vec<Vec<u32>> {
+pub fn lists(seed: u64, count: usize, range: Range<usize>, vocab: usize) -> Vec<Vec<u32>> {
     let draw =
         |i: usize, k: u64, n: usize| (rng::uniform(seed, 99, i as u64, k, 0) * n as f64) as usize;
     (0..count)
@@ -286,4 +281,51 @@ pub fn lists(
                 .collect()
         })
         .collect()
+}
+
+/// `count` pairs of random tokens, their lengths in these ranges, with these reference log-probs of
+/// real and generated.
+pub fn random_pairs(
+    count: usize,
+    prompts: Range<usize>,
+    responses: Range<usize>,
+    vocab: usize,
+    refs: [f64; 2],
+) -> Vec<Pair> {
+    let lists = |seed, lengths: &Range<usize>| lists(seed, count, lengths.clone(), vocab);
+    let answers = lists(2, &responses).into_iter().zip(lists(3, &responses));
+    let pair = |(i, (prompt, (real, generated))): (usize, _)| Pair {
+        prompt,
+        real,
+        generated,
+        ref_real: refs[0],
+        ref_generated: refs[1],
+        rewards: None,
+        place: format!("data.jsonl:{}", i + 1),
+    };
+    let all = lists(1, &prompts).into_iter().zip(answers);
+    all.enumerate().map(pair).collect()
+}
+
+/// The pairs with `opponent`'s log-probs as their references.
+pub fn scored(opponent: &Player, mut pairs: Vec<Pair>) -> Vec<Pair> {
+    let item = |pair: &Pair| {
+        (
+            pair.prompt.clone(),
+            [pair.real.clone(), pair.generated.clone()],
+        )
+    };
+    let owned: Vec<_> = pairs.iter().map(item).collect();
+    let items: Vec<ScoreItem> = owned
+        .iter()
+        .map(|(prompt, responses)| ScoreItem {
+            prompt,
+            responses: responses.iter().map(|r| r.as_slice()).collect(),
+        })
+        .collect();
+    let scores = score(opponent, &items, 1000, &mut |_| {}).unwrap();
+    for (pair, scores) in pairs.iter_mut().zip(scores) {
+        (pair.ref_real, pair.ref_generated) = (scores[0], scores[1]);
+    }
+    pairs
 }

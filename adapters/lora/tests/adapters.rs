@@ -1,0 +1,11 @@
+//! Low-rank updates: their products, and peft's files.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod peft;
+mod peft_fields;
+mod product;

@@ -1,0 +1,281 @@
+//! The command line: verbs and flags, and the one line an error becomes.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand};
+
+use randori::{Request, bytes, one_line};
+
+use crate::progress::Console;
+use crate::{chat, inspect, terminal};
+
+mod export;
+
+/// Self-play fine-tuning at home: a language model practises against its own past self.
+#[derive(Parser)]
+#[command(name = "randori", version, about, propagate_version = true)]
+struct Command {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Common {
+    /// Overrides one key of the recipe: `--set train.lr=1e-4`
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// A plugin file, or a folder of them, beside those in the binary's own folder. Naming it here
+    /// is trusting it
+    #[arg(long = "plugin", value_name = "PATH")]
+    pub plugins: Vec<PathBuf>,
+    /// Trusts the plugins that the recipe names, as they are now: loading one runs its code.
+    /// Remembered by SHA-256
+    #[arg(long)]
+    pub trust: bool,
+    /// Folder that run, train and sft put run folders in; other verbs make none
+    #[arg(long, value_name = "FOLDER", default_value = "runs")]
+    pub runs: PathBuf,
+    /// No progress, results only
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// Which player: a recipe and, if it is not the start, what it has learnt.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Who {
+    /// A recipe, or a run folder (then its last iteration's player is meant)
+    #[arg(value_name = "RECIPE")]
+    pub recipe: Option<PathBuf>,
+    /// A PEFT adapter folder instead of the recipe's start; given several times, their sum
+    #[arg(long, value_name = "FOLDER")]
+    pub adapter: Vec<PathBuf>,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Which part of the data.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// What is trained on
+    Train,
+    /// What settings are chosen on
+    Validation,
+    /// What is only measured on
+    HeldOut,
+}
+
+impl Who {
+    /// For the library, with the terminal watching.
+    fn request(self) -> Request {
+        Request {
+            recipe: self.recipe,
+            adapter: self.adapter,
+            ..self.common.request()
+        }
+    }
+}
+
+impl Common {
+    /// For a verb that takes nothing else.
+    fn request(self) -> Request {
+        Request {
+            set: self.set,
+            plugins: self.plugins,
+            trust: self.trust,
+            runs: self.runs,
+            watch: Arc::new(Console::new(self.quiet)),
+            ..Request::default()
+        }
+    }
+}
+
+impl From<Split> for randori::Split {
+    fn from(split: Split) -> randori::Split {
+        match split {
+            Split::Train => randori::Split::Train,
+            Split::Validation => randori::Split::Validation,
+            Split::HeldOut => randori::Split::HeldOut,
+        }
+    }
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Plays the whole game; run again, it goes on where it was stopped
+    Run {
+        #[command(flatten)]
+        who: Who,
+        /// Begins afresh: what earlier runs wrote in the run folder is removed
+        #[arg(long)]
+        fresh: bool,
+    },
+    /// Answers every prompt of a split, as the opponent of an iteration does
+    Generate {
+        #[command(flatten)]
+        who: Who,
+        /// Which prompts
+        #[arg(long, value_enum, default_value = "train")]
+        split: Split,
+        /// Iteration, for the random draws
+        #[arg(long, default_value_t = 0)]
+        iteration: usize,
+        /// JSONL file to write (real and generated side by side)
+        #[arg(long, short)]
+        out: PathBuf,
+    },
+    /// Log-probs of both responses of every pair under a player
+    Score {
+        #[command(flatten)]
+        who: Who,
+        /// File of pairs: JSONL, JSON, CSV, TSV or Parquet
+        #[arg(long)]
+        pairs: PathBuf,
+        /// JSONL file to write
+        #[arg(long, short)]
+        out: PathBuf,
+    },
+    /// One iteration's training on anybody's preference pairs, the start as reference (with loss `spin`: DPO)
+    Train {
+        #[command(flatten)]
+        who: Who,
+        /// File of pairs: JSONL, JSON, CSV, TSV or Parquet
+        #[arg(long)]
+        pairs: PathBuf,
+        /// Iteration whose learning rate, epochs and loss options are used
+        #[arg(long, default_value_t = 0)]
+        iteration: usize,
+        /// Folder to write: a PEFT adapter, or the model itself in full training
+        #[arg(long, short)]
+        out: PathBuf,
+        /// Begins afresh: what earlier runs wrote in the run folder is removed
+        #[arg(long)]
+        fresh: bool,
+    },
+    /// Supervised fine-tuning: makes or continues a start
+    Sft {
+        #[command(flatten)]
+        who: Who,
+        /// Folder to write: a PEFT adapter, or the model itself in full training
+        #[arg(long, short)]
+        out: Option<PathBuf>,
+        /// Begins afresh: what earlier runs wrote in the run folder is removed
+        #[arg(long)]
+        fresh: bool,
+    },
+    /// Held-out measures of a player
+    Eval {
+        #[command(flatten)]
+        who: Who,
+        /// Which data
+        #[arg(long, value_enum, default_value = "held-out")]
+        split: Split,
+        /// JSON file to write beside the terminal
+        #[arg(long, short)]
+        out: Option<PathBuf>,
+    },
+    /// Talks with a player
+    Chat {
+        #[command(flatten)]
+        who: Who,
+        /// A system message
+        #[arg(long)]
+        system: Option<String>,
+    },
+    /// Writes a player for other tools, merged or as an adapter, and says how much of what it learnt survives
+    Export(export::Args),
+    /// Lists plugins with their options, types, defaults and bounds
+    Plugins {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Shows the first examples as the model sees them, trained tokens green, and what was dropped or cut
+    Inspect {
+        #[command(flatten)]
+        who: Who,
+        /// How many examples
+        #[arg(long, short = 'n', default_value_t = 3)]
+        examples: usize,
+    },
+    /// How much memory each stage takes, from the model's shapes alone: no weight is read
+    Fit {
+        #[command(flatten)]
+        who: Who,
+        /// Memory that may be used: `24GiB`. Says whether the recipe fits, what would, and the largest sizes that do
+        #[arg(long, value_name = "BYTES", value_parser = bytes::parse)]
+        vram: Option<u64>,
+    },
+    /// Writes docs/reference/recipe.md to standard output
+    #[command(hide = true)]
+    RecipeDocs,
+}
+
+/// Parses, runs, and says what went wrong in one line: exit code 1, or 2 for a command line that cannot be read.
+pub fn main() -> ExitCode {
+    terminal::end_quietly_when_nobody_reads();
+    let command = match Command::try_parse() {
+        Ok(command) => command,
+        Err(e) => {
+            match e.use_stderr() {
+                // without colours: an argument is quoted in it, and may be the name of a file from
+                // anywhere
+                true => err!("{}", e.render()),
+                false => drop(e.print()),
+            }
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+        }
+    };
+    match dispatch(command.verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            errln!("randori: {}", one_line(&e));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(verb: Verb) -> anyhow::Result<()> {
+    match verb {
+        Verb::Run { who, fresh } => randori::play(&who.request(), fresh).map(drop),
+        Verb::Generate {
+            who,
+            split,
+            iteration,
+            out,
+        } => randori::generate(&who.request(), split.into(), iteration, &out),
+        Verb::Score { who, pairs, out } => randori::score(&who.request(), &pairs, &out),
+        Verb::Train {
+            who,
+            pairs,
+            iteration,
+            out,
+            fresh,
+        } => randori::train(&who.request(), &pairs, iteration, &out, fresh),
+        Verb::Sft { who, out, fresh } => randori::sft(&who.request(), out.as_deref(), fresh),
+        Verb::Eval { who, split, out } => {
+            randori::eval(&who.request(), split.into(), out.as_deref())
+        }
+        Verb::Chat { who, system } => chat::run(&who.request(), system.as_deref()),
+        Verb::Export(args) => randori::export(&args.export()?),
+        Verb::Plugins { common } => randori::plugins(&common.request()),
+        Verb::Inspect { who, examples } => inspect::run(&who.request(), examples),
+        Verb::Fit { who, vram } => randori::fit(&who.request(), vram),
+        Verb::RecipeDocs => {
+            out!("{}", randori::recipe_docs());
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Command::command().debug_assert();
+    }
+}

@@ -1,0 +1,26 @@
+//! Data sets, chat templates and tokenizers as other programs read them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod demo;
+mod goldens;
+mod kinds;
+mod limits;
+mod ollama;
+mod roles;
+mod rows;
+mod settings;
+mod settled;
+mod shapes;
+mod smollm2;
+mod special;
+mod stops;
+mod texts;
+mod to_gguf;
+mod traps;
+mod turns;
+mod values;

@@ -1,0 +1,15 @@
+//! What is exported, read again by others' readers, and what it lost.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod config;
+mod fidelity;
+mod folder;
+mod gguf;
+mod gguf_lora;
+
+use randori_specimens::small as model;

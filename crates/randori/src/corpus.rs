@@ -1,0 +1,306 @@
+//! The recipe's data: files to token ids, split by split, with what was dropped and why.
+
+use anyhow::{Context, Result};
+use randori_data::{
+    BadRows, Choice, Counts, Encoded, Error, Left, Limits, Message, Policy, ReadOptions, Record,
+    Tokenizer,
+};
+use randori_sdk::seam::LossFn;
+
+use crate::builtin;
+use crate::hub_data;
+use crate::model_files::Bounds;
+use crate::recipe::{DataFormat, DataTurns, OnBad, OnBadRow, OnCalculator, OnIdentical, Recipe};
+use crate::request::Split;
+
+/// One split as token ids.
+pub struct Part {
+    /// Usable examples, in order.
+    pub examples: Vec<Encoded>,
+    /// Their prompts as conversations.
+    pub prompts: Vec<Vec<Message>>,
+    /// What their rows give the chat template besides.
+    pub contexts: Vec<randori_data::Context>,
+    /// What happened to the others.
+    pub counts: Counts,
+}
+
+/// Reads, encodes and screens one split. The generated side of pairs in the files is left alone
+/// unless `pairs`, the rules for pairs, is there: the game generates its own.
+pub fn part(
+    recipe: &Recipe,
+    tokenizer: &Tokenizer,
+    split: Split,
+    bounds: Bounds,
+    pairs: Option<&Policy>,
+) -> Result<Part> {
+    let (mut records, left) = records(recipe, split)?;
+    if pairs.is_none() {
+        records.iter_mut().for_each(|r| r.rejected = None);
+    }
+    let key = key(recipe, split);
+    let rules = pairs.copied().unwrap_or_else(|| policy(recipe, None));
+    let at = format!("{}: {key}", recipe.place(key));
+    encode(recipe, tokenizer, &records, left, bounds, &at, &rules)
+}
+
+/// A few of the training examples, from the beginning of the first file.
+pub fn few(
+    recipe: &Recipe,
+    tokenizer: &Tokenizer,
+    bounds: Bounds,
+    count: usize,
+) -> Result<Vec<Encoded>> {
+    let key = "data.train";
+    let Some(file) = recipe.data.train.0.first() else {
+        anyhow::bail!(recipe.refuse(key, "must name at least one file, got none"));
+    };
+    let options = ReadOptions {
+        limit: Some(8 * count), // some may be dropped
+        ..read_options(recipe)
+    };
+    let (mut records, left) = read_with(recipe, file, key, &options)?;
+    with_system(recipe, &mut records);
+    records.iter_mut().for_each(|r| r.rejected = None);
+    let rules = policy(recipe, None);
+    let at = format!("{}: {key}", recipe.place(key));
+    let mut part = encode(recipe, tokenizer, &records, left, bounds, &at, &rules)?;
+    part.examples.truncate(count);
+    Ok(part.examples)
+}
+
+/// Records as token ids under the recipe's limits; `left` is what reading them left out, `at` is
+/// where their file is named, for errors, `rules` are for doubtful examples.
+pub fn encode(
+    recipe: &Recipe,
+    tokenizer: &Tokenizer,
+    records: &[Record],
+    left: Left,
+    bounds: Bounds,
+    at: &str,
+    rules: &Policy,
+) -> Result<Part> {
+    let limits = Limits {
+        max_prompt: recipe.data.max_prompt_tokens,
+        max_response: recipe.data.max_response_tokens,
+        max_total: bounds.window,
+        vocabulary: bounds.vocabulary,
+    };
+    let encoded = randori_data::encode(records, tokenizer, &limits, rules);
+    let (examples, counts) = match encoded {
+        Ok((examples, counts)) => (examples, counts.and(left)),
+        Err(error) => {
+            let error = match error {
+                Error::NothingLeft(counts) => Error::NothingLeft(Box::new(counts.and(left))),
+                other => other,
+            };
+            let error = match error {
+                refused @ Error::Refused { .. } => bad_row(refused, rules.bad_rows),
+                other => other.into(),
+            };
+            return Err(error.context(at.to_string()));
+        }
+    };
+    let of = examples.iter().filter_map(|e| records.get(e.record));
+    let (prompts, contexts) = of.map(|r| (r.prompt.clone(), r.context.clone())).unzip();
+    Ok(Part {
+        examples,
+        prompts,
+        contexts,
+        counts,
+    })
+}
+
+/// The recipe's rules for doubtful examples. `loss` is the one that pairs are trained with, which
+/// `data.identical = "auto"` asks; without a loss equal responses stay.
+pub fn policy(recipe: &Recipe, loss: Option<&dyn LossFn>) -> Policy {
+    let choice = |on: OnBad| match on {
+        OnBad::Keep => Choice::Keep,
+        OnBad::Drop => Choice::Drop,
+        OnBad::Error => Choice::Error,
+    };
+    let d = &recipe.data;
+    Policy {
+        empty: choice(d.empty),
+        identical: match d.identical {
+            OnIdentical::Auto => match loss.is_some_and(|loss| loss.equal_pairs_cancel()) {
+                true => Choice::Drop,
+                false => Choice::Keep,
+            },
+            OnIdentical::Drop => Choice::Drop,
+            OnIdentical::Keep => Choice::Keep,
+            OnIdentical::Error => Choice::Error,
+        },
+        cut: choice(d.cut),
+        cut_real: choice(d.cut_real),
+        too_long: choice(d.too_long),
+        bad_rows: bad_rows(recipe),
+    }
+}
+
+/// What becomes of rows that are no example.
+fn bad_rows(recipe: &Recipe) -> BadRows {
+    match recipe.data.bad_rows {
+        OnBadRow::Error => BadRows::Error,
+        OnBadRow::Drop => BadRows::Drop,
+    }
+}
+
+/// An error over one row, which the recipe may have left out, says how.
+pub fn bad_row(error: Error, on: BadRows) -> anyhow::Error {
+    let of_a_row = matches!(error, Error::Example { .. } | Error::Refused { .. });
+    match of_a_row && on == BadRows::Error {
+        true => anyhow::anyhow!("{error}; data.bad_rows = \"drop\" leaves such rows out"),
+        false => error.into(),
+    }
+}
+
+/// The key a split's data comes from: held-out data falls back to validation, validation to a share of training.
+fn key(recipe: &Recipe, split: Split) -> &'static str {
+    let d = &recipe.data;
+    match split {
+        Split::Train => "data.train",
+        Split::HeldOut if !d.held_out.0.is_empty() => "data.held_out",
+        _ if !d.validation.0.is_empty() => "data.validation",
+        _ => "data.train",
+    }
+}
+
+/// How many examples a split's files hold, before any is dropped; `None` where they cannot be read.
+pub fn count(recipe: &Recipe, split: Split) -> Option<usize> {
+    records(recipe, split)
+        .ok()
+        .map(|(records, _)| records.len())
+}
+
+fn records(recipe: &Recipe, split: Split) -> Result<(Vec<Record>, Left)> {
+    let d = &recipe.data;
+    let key = key(recipe, split);
+    let files = match key {
+        "data.held_out" => &d.held_out.0,
+        "data.validation" => &d.validation.0,
+        _ => &d.train.0,
+    };
+    if files.is_empty() {
+        return Err(recipe
+            .refuse(key, "must name at least one file, got none")
+            .into());
+    }
+    let (mut records, mut left) = (Vec::new(), Left::default());
+    for file in files {
+        let (more, besides) = read_with(recipe, file, key, &read_options(recipe))
+            .with_context(|| format!("{}: {key}", recipe.place(key)))?;
+        records.extend(more);
+        left.add(besides);
+    }
+    // `limit` counts training examples; the share for validation lies behind them
+    if key == "data.train" {
+        let kept_aside = (records.len() as f64 * d.validation_share).round() as usize;
+        let border = records.len() - kept_aside;
+        match split {
+            Split::Train => {
+                records.truncate(border.min(d.limit.unwrap_or(border)));
+            }
+            _ if kept_aside == 0 => {
+                return Err(recipe
+                    .refuse("data.validation", "is needed to measure on: give data.held_out, data.validation or data.validation_share")
+                    .into());
+            }
+            _ => {
+                records.drain(..border);
+            }
+        }
+    }
+    if split != Split::Train {
+        records.truncate(recipe.eval.limit.unwrap_or(records.len()));
+    }
+    with_system(recipe, &mut records);
+    Ok((records, left))
+}
+
+/// The recipe's system message in front of conversations without one.
+fn with_system(recipe: &Recipe, records: &mut [Record]) {
+    let Some(system) = &recipe.data.system else {
+        return;
+    };
+    for record in records {
+        if record.prompt.first().is_none_or(|m| m.role() != "system") {
+            let message = Message::new("system", system.clone());
+            record.prompt.insert(0, message);
+        }
+    }
+}
+
+fn read_with(
+    recipe: &Recipe,
+    file: &str,
+    key: &str,
+    options: &ReadOptions,
+) -> Result<(Vec<Record>, Left)> {
+    if let Some(name) = file.strip_prefix("builtin:") {
+        let split = match key {
+            "data.train" => Split::Train,
+            "data.validation" => Split::Validation,
+            _ => Split::HeldOut,
+        };
+        let (shown, bytes) = builtin::data(name, split).ok_or_else(|| builtin::unknown(file))?;
+        let read = randori_data::read_bytes(shown, bytes, options);
+        return read.map_err(|error| bad_row(error, options.bad_rows));
+    }
+    let (mut records, mut left) = (Vec::new(), Left::default());
+    for (_, path) in hub_data::files(recipe, file, key)? {
+        if options.limit.is_some_and(|limit| records.len() >= limit) {
+            break; // a few were asked for
+        }
+        let read = randori_data::read(&path, options);
+        let (more, besides) = read.map_err(|error| bad_row(error, options.bad_rows))?;
+        records.extend(more);
+        left.add(besides);
+    }
+    Ok((records, left))
+}
+
+/// How the recipe's files are read.
+pub fn read_options(recipe: &Recipe) -> ReadOptions {
+    ReadOptions {
+        format: match recipe.data.format {
+            DataFormat::Auto => randori_data::Format::Auto,
+            DataFormat::Messages => randori_data::Format::Messages,
+            DataFormat::PromptResponse => randori_data::Format::Prompt,
+            DataFormat::Alpaca => randori_data::Format::Alpaca,
+            DataFormat::ShareGpt => randori_data::Format::ShareGpt,
+            DataFormat::Spin => randori_data::Format::Spin,
+            DataFormat::Preference => randori_data::Format::Preference,
+            DataFormat::QuestionAnswer => randori_data::Format::Question,
+        },
+        turns: match recipe.data.turns {
+            DataTurns::Last => randori_data::Turns::Last,
+            DataTurns::Every => randori_data::Turns::Every,
+        },
+        calculator: match recipe.data.calculator {
+            OnCalculator::Keep => randori_data::Calculator::Keep,
+            OnCalculator::Remove => randori_data::Calculator::Remove,
+        },
+        bad_rows: bad_rows(recipe),
+        limit: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_have_one_name_in_recipes_errors_and_docs() {
+        let docs = include_str!("../../../docs/reference/data.md");
+        let (_, table) = docs.split_once("| `data.format` |").unwrap();
+        let (table, _) = table.split_once("\n\n").unwrap();
+        let rows = table.lines().filter_map(|line| line.strip_prefix("| `"));
+        let names: Vec<&str> = rows.filter_map(|row| row.split('`').next()).collect();
+        assert_eq!(names.len(), 7, "{names:?}");
+        for name in names {
+            let recipe = Recipe::without_file(&[format!("data.format={name}")]).unwrap();
+            assert_eq!(read_options(&recipe).format.name(), name);
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The fidelity report for people and for programs: a table, a warning with the better choice, `fidelity.json`.
+
+use anyhow::Result;
+use randori_engine::{Inputs, Packed, weights::Stream};
+use randori_export::{FidelityReport, KEPT, NOISE, Survival};
+use serde_json::{Value, json};
+
+use crate::artefacts::Learnt;
+use crate::corpus;
+use crate::one_line::one_line;
+use crate::session::Setting;
+use crate::watch::Watch;
+
+/// Training examples whose activations are taken, and rows kept of each projection's.
+const EXAMPLES: usize = 4;
+const ROWS: usize = 32;
+/// Lines of the printed table.
+const LINES: usize = 8;
+
+/// A report with what it is about.
+pub struct Measured {
+    /// `bf16`, `q4_k`, …
+    pub form: String,
+    /// What was measured.
+    pub report: FidelityReport,
+    /// Why there is no column of outputs.
+    pub without_outputs: Option<String>,
+    /// Other forms than those of a model folder: what would lose nothing.
+    pub lossless: Option<&'static str>,
+}
+
+/// Inputs of the projections on a few of the recipe's own examples, prompt and response; else why there are none.
+pub fn inputs(setting: &Setting, stream: &Stream, learnt: &Learnt) -> Result<Inputs, String> {
+    let examples = corpus::few(
+        &setting.recipe,
+        &setting.tokenizer,
+        setting.bounds,
+        EXAMPLES,
+    )
+    .map_err(|e| one_line(&e))?;
+    if examples.is_empty() {
+        return Err("the recipe's first examples are all dropped".into());
+    }
+    let mut plan = Packed::default();
+    for e in &examples {
+        plan.push(&e.prompt, &[&e.response]);
+    }
+    stream
+        .inputs(learnt.lora.clone(), learnt.params.clone(), &plan, ROWS)
+        .map_err(|e| one_line(&e.into()))
+}
+
+impl Measured {
+    /// One line on the whole update; none where there is no update.
+    pub fn summary(&self) -> Option<String> {
+        let total = self.report.total?;
+        let mut text = format!(
+            "{}: {} of the update survives (|dW|/|W| {:.1e}, rounding noise {}, {} of the changed entries come out as the base's",
+            self.form,
+            percent(total.kept),
+            total.size,
+            percent(total.noise),
+            percent(total.unchanged)
+        );
+        if let Some(output) = total.output {
+            text += &format!(", outputs off by {} of their change", percent(output));
+        }
+        Some(text + ")")
+    }
+
+    /// What is wrong with this choice and what is better, measured.
+    pub fn warning(&self) -> Option<String> {
+        let total = self.report.total.filter(Survival::is_lost)?;
+        let mut text = if total.kept < KEPT {
+            format!(
+                "{} keeps {} of what was learnt, with noise of {} of it",
+                self.form,
+                percent(total.kept),
+                percent(total.noise)
+            )
+        } else {
+            format!(
+                "{} drowns what was learnt in rounding noise of {} of it",
+                self.form,
+                percent(total.noise)
+            )
+        };
+        if let Some(lossless) = self.lossless {
+            text += &format!("; {lossless} loses nothing");
+        }
+        match self.report.better() {
+            Some(better) => {
+                text += &format!(
+                    "; {} would keep {} with noise of {}",
+                    better.dtype,
+                    percent(better.kept),
+                    percent(better.noise.unwrap_or(0.0))
+                );
+            }
+            None => text += "; f32 is what keeps it",
+        }
+        Some(text)
+    }
+
+    /// What another base costs.
+    pub fn moved(&self) -> Option<String> {
+        let moved = self.report.total?.moved.filter(|m| *m > 0.0)?;
+        let advice = if moved > NOISE {
+            ": merge onto the dequantised base (--onto dequantised) unless the original's own quality is worth more"
+        } else {
+            ""
+        };
+        Some(format!(
+            "merged onto the original base rather than the one it was trained on: that alone moves the outputs by {} of the update's own change{advice}",
+            percent(moved)
+        ))
+    }
+
+    /// The table: the noisiest modules, then all of them.
+    pub fn table(&self) -> String {
+        let Some(total) = self.report.total else {
+            return "the player changed nothing: this is the base\n".into();
+        };
+        let shown = &self.report.modules[..LINES.min(self.report.modules.len())];
+        let longest = shown.iter().map(|m| m.name.len()).max().unwrap_or(0);
+        let width = longest.max("all of 000 modules".len());
+        let mut out = format!(
+            "{:width$}  {:>8}  {:>8}  {:>8}  {:>9}",
+            "module", "|dW|/|W|", "kept", "noise", "unchanged"
+        );
+        let (outputs, moved) = (total.output.is_some(), self.moved().is_some());
+        if outputs {
+            out += &format!("  {:>12}", "output error");
+        }
+        if moved {
+            out += &format!("  {:>10}", "other base");
+        }
+        out.push('\n');
+        let mut line = |name: &str, s: &Survival| {
+            out += &format!(
+                "{name:width$}  {:>8.1e}  {:>8}  {:>8}  {:>9}",
+                s.size,
+                percent(s.kept),
+                percent(s.noise),
+                percent(s.unchanged)
+            );
+            let optional = |v: Option<f64>| v.map_or("-".into(), percent);
+            if outputs {
+                out += &format!("  {:>12}", optional(s.output));
+            }
+            if moved {
+                out += &format!("  {:>10}", optional(s.moved));
+            }
+            out.push('\n');
+        };
+        for m in shown {
+            line(&m.name, &m.survival);
+        }
+        line(
+            &format!("all of {} modules", self.report.modules.len()),
+            &total,
+        );
+        out
+    }
+
+    /// `fidelity.json`.
+    pub fn json(&self) -> Value {
+        json!({
+            "format": self.form,
+            "total": self.report.total,
+            "without_outputs": self.without_outputs,
+            "warning": self.warning(),
+            "choices": self.report.choices,
+            "modules": self.report.modules,
+        })
+    }
+
+    /// The same as a file's text.
+    pub fn text(&self) -> String {
+        format!("{:#}\n", self.json())
+    }
+
+    /// Says all of it.
+    pub fn tell(&self, watch: &dyn Watch) {
+        watch.result(self.table());
+        if self.report.total.is_none() {
+            return;
+        }
+        if let Some(why) = &self.without_outputs {
+            result!(
+                watch,
+                "no output errors, since the recipe's data could not be used: {why}"
+            );
+        }
+        if let Some(moved) = self.moved() {
+            result!(watch, "{moved}");
+        }
+        if let Some(warning) = self.warning() {
+            watch.warn(warning);
+        }
+    }
+}
+
+/// 53.2 %; what is ten times the whole and more as a factor.
+fn percent(share: f64) -> String {
+    match share.abs() < 10.0 {
+        true => format!("{:.1} %", 100.0 * share),
+        false => format!("{share:.0} x"),
+    }
+}

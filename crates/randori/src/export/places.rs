@@ -1,0 +1,83 @@
+//! What is written and measured, with what stands beside it: a folder with its card, a file with
+//! its report.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use randori_export::{Each, Tensors};
+use randori_store::{OutFiles, OutFolder};
+
+use super::fidelity::Measured;
+use super::player::{Player, Progress};
+
+/// What a GGUF's report and Modelfile end in.
+pub const FIDELITY: &str = "fidelity.json";
+/// See [`FIDELITY`].
+pub const MODELFILE: &str = "Modelfile";
+
+impl Player {
+    /// A folder, with its card and report.
+    pub fn folder(
+        &self,
+        to: &OutFolder,
+        form: &str,
+        lossless: Option<&'static str>,
+        write: impl FnOnce(&dyn Tensors, &Path, &mut Each, Progress) -> Result<()>,
+    ) -> Result<Measured> {
+        let mut measured = None;
+        to.write(|fresh| {
+            let m = self.measured(form, lossless, |tensors, each, progress| {
+                write(tensors, fresh, each, progress)
+            })?;
+            let how = format!("Hugging Face folder in {form}, {}", self.merged_onto());
+            std::fs::write(fresh.join("README.md"), self.card(how, Some(&m)))?;
+            std::fs::write(fresh.join("fidelity.json"), m.text())?;
+            let modelfile = randori_data::modelfile(&self.setting.tokenizer, ".", None)?;
+            std::fs::write(fresh.join("Modelfile"), modelfile)?;
+            measured = Some(m);
+            Ok(())
+        })?;
+        measured.context("nothing was written")
+    }
+
+    /// A file, and its report as NAME.fidelity.json.
+    pub fn file(
+        &self,
+        to: &mut OutFiles,
+        out: &Path,
+        form: &str,
+        lossless: Option<&'static str>,
+        write: impl FnOnce(&dyn Tensors, &Path, &mut Each, Progress) -> Result<()>,
+    ) -> Result<Measured> {
+        let mut measured = None;
+        to.write(out, |fresh| {
+            measured = Some(self.measured(form, lossless, |tensors, each, progress| {
+                write(tensors, fresh, each, progress)
+            })?);
+            Ok(())
+        })?;
+        let measured = measured.context("nothing was written")?;
+        let report = out.with_extension(FIDELITY);
+        to.write(&report, |fresh| Ok(std::fs::write(fresh, measured.text())?))?;
+        Ok(measured)
+    }
+
+    /// Ollama's Modelfile beside `out`.
+    pub fn modelfile(
+        &self,
+        to: &mut OutFiles,
+        out: &Path,
+        from: &str,
+        adapter: Option<&str>,
+    ) -> Result<()> {
+        let text = randori_data::modelfile(&self.setting.tokenizer, from, adapter)?;
+        let path = out.with_extension(MODELFILE);
+        to.write(&path, |fresh| Ok(std::fs::write(fresh, text)?))?;
+        result!(
+            self.setting.watch,
+            "{}: for Ollama (ollama create NAME -f {0})",
+            path.display()
+        );
+        Ok(())
+    }
+}

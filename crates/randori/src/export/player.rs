@@ -1,0 +1,224 @@
+//! The player that is exported: opened beside its base, merged, measured as it is written.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use randori_engine::weights::Stream;
+use randori_export::{Companion, Each, Fidelity, Merging, Onto, Tensors};
+use randori_store::{Manifest, intact, place_of};
+
+use super::fidelity::{self, Measured};
+use crate::artefacts::Learnt;
+use crate::card::Card;
+use crate::folder;
+use crate::inputs;
+use crate::outbox;
+use crate::recipe::Recipe;
+use crate::request::{Request, Which};
+use crate::session::{Opened, Setting};
+use crate::settings;
+
+/// Told of bytes done and bytes in all.
+pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
+
+/// A player and the base it goes with, which stays on disk.
+pub struct Player {
+    /// Its recipe, tokenizer and plugins.
+    pub setting: Setting,
+    /// The base, read a weight at a time.
+    pub stream: Stream,
+    /// What it has learnt.
+    pub learnt: Learnt,
+    onto: Onto,
+    /// The run folder's game and which of its players this is.
+    game: Option<(PathBuf, Which)>,
+}
+
+/// The player, and the folder that `out` is to lie in.
+pub fn ready(request: &Request, which: Option<Which>, onto: Onto, out: &Path) -> Result<Player> {
+    let player = open(request, which, onto)?;
+    let base = player
+        .setting
+        .recipe
+        .path(&player.setting.recipe.model.source.0);
+    if base.exists() && base.canonicalize()? == out.canonicalize().unwrap_or_default() {
+        bail!(
+            "--out {}: this is the base itself; name a new place",
+            out.display()
+        );
+    }
+    outbox::make_parent(out)?;
+    Ok(player)
+}
+
+fn open(request: &Request, which: Option<Which>, onto: Onto) -> Result<Player> {
+    let (recipe, stack, game) = chosen(request, which)?;
+    let opened = Opened::of(request, recipe)?;
+    let options = settings::load_options(&opened.setting.recipe);
+    let source = opened.setting.recipe.place("model.source");
+    let stream = opened
+        .checkpoint
+        .stream(opened.arch, &options)
+        .with_context(|| format!("{source}: model.source"))?;
+    let learnt = match &stack[..] {
+        [] => Learnt::nothing(&opened.setting.base_name),
+        stack => {
+            let learnt = Learnt::read_stack(stack)?;
+            let names = stack.iter().map(|dir| dir.display().to_string());
+            on_its_base(learnt, &stream).with_context(|| names.collect::<Vec<_>>().join(" + "))?
+        }
+    };
+    Ok(Player {
+        setting: opened.setting,
+        stream,
+        learnt,
+        onto,
+        game,
+    })
+}
+
+/// What was learnt, held against its base and by the base's names.
+fn on_its_base(mut learnt: Learnt, stream: &Stream) -> Result<Learnt> {
+    if let Some(spec) = learnt.lora.take() {
+        let (spec, params) = stream.settled((*spec).clone(), (*learnt.params).clone())?;
+        learnt.lora = Some(spec.into());
+        learnt.params = params.into();
+    }
+    stream.accepts(learnt.lora.as_deref(), &learnt.params)?;
+    Ok(learnt)
+}
+
+/// A player's recipe, the folders of what it learnt (none: nothing), and the run it comes from.
+type Chosen = (Recipe, Vec<PathBuf>, Option<(PathBuf, Which)>);
+
+fn chosen(request: &Request, which: Option<Which>) -> Result<Chosen> {
+    let (recipe, last) = folder::recipe(request)?;
+    let init = |recipe: &Recipe| -> Vec<PathBuf> {
+        let named = recipe.adapter.init.0.iter();
+        named.map(|p| recipe.path(p)).collect()
+    };
+    let run = request.recipe.as_ref().filter(|path| path.is_dir());
+    let Some(dir) = run.filter(|_| request.adapter.is_empty()) else {
+        let stack = if last.is_empty() { init(&recipe) } else { last };
+        return Ok((recipe, stack, None));
+    };
+    let game = folder::first_game(dir, &recipe)?;
+    let manifest = Manifest::read(&game)?.unwrap_or_default();
+    let there = |place: &str| manifest.done(place, "policy").is_some();
+    let policy = |place: &str| -> Result<Vec<PathBuf>> {
+        Ok(vec![intact(&game, &manifest, place, "policy")?])
+    };
+    let finished = (0..).take_while(|t| there(&place_of(*t))).count();
+    let stack = match which {
+        Some(Which::Start) if there("start") => policy("start")?,
+        Some(Which::Start) if recipe.sft.epochs > 0 => bail!(
+            "{}: --iteration start: the supervised start is not finished here yet; go on with `randori run`",
+            dir.display()
+        ),
+        Some(Which::Start) => {
+            let stack = init(&recipe);
+            inputs::refuse_another_start(dir, &manifest, &stack)?;
+            stack
+        }
+        Some(Which::Iteration(t)) if there(&place_of(t)) => policy(&place_of(t))?,
+        Some(Which::Iteration(t)) => bail!(
+            "--iteration {t}: {} has {finished} finished iterations, numbered from 0",
+            dir.display()
+        ),
+        None => {
+            folder::refuse_unfinished(request, &last)?;
+            last
+        }
+    };
+    let which = which.unwrap_or(match finished.checked_sub(1) {
+        Some(t) => Which::Iteration(t),
+        None => Which::Start,
+    });
+    Ok((recipe, stack, Some((game, which))))
+}
+
+impl Player {
+    fn merging(&self) -> Result<Merging<'_>> {
+        let lora = self.learnt.lora.as_deref();
+        let params = &self.learnt.params;
+        Ok(Merging::new(&self.stream, lora, params, self.onto)?)
+    }
+
+    /// The tokenizer's files.
+    pub fn companions(&self) -> Result<Vec<Companion>> {
+        let files = self.setting.tokenizer.files()?.into_iter();
+        Ok(files
+            .map(|(name, bytes)| Companion::File(name, bytes))
+            .collect())
+    }
+
+    /// The model card.
+    pub fn card(&self, form: String, measured: Option<&Measured>) -> String {
+        Card {
+            recipe: &self.setting.recipe,
+            base_name: &self.setting.base_name,
+            lora: self.learnt.lora.as_deref(),
+            game: self
+                .game
+                .as_ref()
+                .map(|(dir, which)| (dir.as_path(), *which)),
+            form,
+            fidelity: measured.and_then(Measured::summary),
+            remarks: measured
+                .into_iter()
+                .flat_map(|m| [m.moved(), m.warning()])
+                .flatten()
+                .collect(),
+        }
+        .text()
+    }
+
+    /// Runs `write` with a progress bar, measuring every tensor that it tells of.
+    pub fn measured(
+        &self,
+        form: &str,
+        lossless: Option<&'static str>,
+        write: impl FnOnce(&dyn Tensors, &mut Each, Progress) -> Result<()>,
+    ) -> Result<Measured> {
+        let (inputs, without_outputs) = if self.learnt.params.is_empty() {
+            (None, None)
+        } else {
+            match fidelity::inputs(&self.setting, &self.stream, &self.learnt) {
+                Ok(inputs) => (Some(inputs), None),
+                Err(why) => (None, Some(why)),
+            }
+        };
+        let merging = self.merging()?;
+        let mut fidelity = Fidelity::new(inputs);
+        let mut bar = self.setting.watch.stage("writing", 0, "MB");
+        write(
+            &merging,
+            &mut |name, merged, held| {
+                fidelity.add(name, merged, held)?;
+                match merging.trained_on(name)? {
+                    Some(values) => fidelity.trained_on(name, merged, &values),
+                    None => Ok(()),
+                }
+            },
+            &mut |done, of| {
+                bar.of((of / 1_000_000) as usize);
+                bar.set((done / 1_000_000) as usize, 0);
+            },
+        )?;
+        bar.finish();
+        Ok(Measured {
+            form: form.into(),
+            report: fidelity.report(),
+            without_outputs,
+            lossless,
+        })
+    }
+
+    /// What receives the update, in words.
+    pub fn merged_onto(&self) -> &'static str {
+        match self.onto {
+            Onto::Dequantised => "merged in f32 onto the base as it was trained on",
+            Onto::Original => "merged in f32 onto the original base",
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! A run's folder: what it is called, what it was started with, and which player it stands for.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use randori_store::{Lock, Manifest};
+
+use crate::hub_data;
+use crate::model_files::settle_source;
+use crate::recipe::{OrAuto, Recipe};
+use crate::request::Request;
+use crate::watch::notes;
+
+/// `runs/NAME`, or the run folder that was given instead of a recipe.
+pub fn of(request: &Request, recipe: &Recipe) -> PathBuf {
+    match &request.recipe {
+        Some(path) if path.is_dir() => path.clone(),
+        _ => request.runs.join(&recipe.run.name),
+    }
+}
+
+/// What was chosen when the run in `dir` began stays chosen, though another choice might be made
+/// now: the micro-batch that the memory allowed, the commit that a hub's branch was. For a run that
+/// begins, the commit is chosen here.
+///
+/// # Errors
+/// A run of an earlier version; what the hub answered.
+pub fn settle(recipe: &mut Recipe, dir: &Path, fresh: bool) -> Result<()> {
+    let kept = kept(dir, fresh)?;
+    if recipe.train.micro_batch_tokens == OrAuto::Auto {
+        let tokens = kept.recipe.get("train.micro_batch_tokens");
+        if let Some(tokens) = tokens.and_then(|text| text.parse().ok()) {
+            recipe.train.micro_batch_tokens = OrAuto::Of(tokens);
+        }
+    }
+    settle_source(recipe, &kept.resolved)
+}
+
+/// The same for the recipe's data: the commits that data sets of the hub were.
+///
+/// # Errors
+/// As [`settle`].
+pub fn settle_data(recipe: &mut Recipe, dir: &Path, fresh: bool) -> Result<()> {
+    hub_data::settle(recipe, &kept(dir, fresh)?.resolved)
+}
+
+fn kept(dir: &Path, fresh: bool) -> Result<Manifest> {
+    let kept = match fresh {
+        true => None,
+        false => Manifest::resumable(dir)?,
+    };
+    Ok(kept.unwrap_or_default())
+}
+
+/// Refuses a folder that another process has, before anything is loaded.
+pub fn refuse_if_held(dir: &Path) -> Result<()> {
+    if Lock::held(dir) {
+        Lock::take(dir)?; // says who holds it
+    }
+    Ok(())
+}
+
+/// The folder of each of `compare.seeds`' games inside a run; of the one game without them, the
+/// run's own.
+///
+/// A run that begins with one game has it in its own folder, where it stays whatever seeds come
+/// later; every other lies in `seed-S`. Such a folder, given itself, holds one game.
+///
+/// # Errors
+/// A manifest that cannot be read.
+pub fn games(dir: &Path, recipe: &Recipe, fresh: bool) -> Result<Vec<(u64, PathBuf)>> {
+    if let Some(seed) = seed_among_several(dir)? {
+        return Ok(vec![(seed, dir.to_path_buf())]);
+    }
+    let seeds = &recipe.compare.seeds;
+    if seeds.is_empty() {
+        return Ok(vec![(recipe.run.seed, dir.to_path_buf())]);
+    }
+    let kept = match fresh {
+        true => None,
+        false => Manifest::read(dir)?.filter(|manifest| !manifest.clearing),
+    };
+    let place = |&seed: &u64| {
+        let apart = dir.join(format!("seed-{seed}"));
+        let own = match &kept {
+            None => seeds.len() == 1,
+            Some(run) if recorded_seed(run) != Some(seed) => false,
+            Some(run) => !run.places.is_empty() || (seeds.len() == 1 && !apart.exists()),
+        };
+        (seed, if own { dir.to_path_buf() } else { apart })
+    };
+    Ok(seeds.iter().map(place).collect())
+}
+
+/// The seed of the game in `dir`, where that is the folder of one of several seeds inside a run's.
+fn seed_among_several(dir: &Path) -> Result<Option<u64>> {
+    let place = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
+    let name = place.file_name().and_then(|name| name.to_str());
+    let named = name.and_then(|name| name.strip_prefix("seed-")?.parse::<u64>().ok());
+    let (Some(seed), Some(run)) = (named, place.parent()) else {
+        return Ok(None);
+    };
+    let game = Manifest::read(&place)?.filter(|game| recorded_seed(game) == Some(seed));
+    match game.is_some() && Manifest::read(run)?.is_some() {
+        true => Ok(Some(seed)),
+        false => Ok(None),
+    }
+}
+
+/// The seed that a run folder was opened with; a run of several games goes on with what it was,
+/// since its games have their own.
+///
+/// # Errors
+/// As [`games`].
+pub fn seed_of(dir: &Path, recipe: &Recipe, fresh: bool) -> Result<u64> {
+    let kept = kept(dir, fresh)?;
+    Ok(recorded_seed(&kept).unwrap_or(recipe.run.seed))
+}
+
+fn recorded_seed(run: &Manifest) -> Option<u64> {
+    run.recipe.get("seed")?.parse().ok()
+}
+
+/// The recipe of `request`, and the adapter that goes with it: a run folder means its last
+/// iteration's player. Says what the recipe gives and nothing reads.
+pub fn recipe(request: &Request) -> Result<(Recipe, Vec<PathBuf>)> {
+    let (recipe, adapter) = loaded(request)?;
+    notes(&*request.watch, &recipe.unread());
+    Ok((recipe, adapter))
+}
+
+fn loaded(request: &Request) -> Result<(Recipe, Vec<PathBuf>)> {
+    let Some(path) = &request.recipe else {
+        return Ok((Recipe::without_file(&request.set)?, request.adapter.clone()));
+    };
+    if !path.is_dir() {
+        return Ok((Recipe::load(path, &request.set)?, request.adapter.clone()));
+    }
+    let recipe = Recipe::load(&path.join("recipe.toml"), &request.set)?;
+    let last = match request.adapter.is_empty() {
+        true => last_policy(path, &recipe)?.into_iter().collect(),
+        false => request.adapter.clone(),
+    };
+    Ok((recipe, last))
+}
+
+/// [`recipe`] for whoever needs the player: all but those that begin a run or go on with it.
+///
+/// # Errors
+/// As [`refuse_unfinished`].
+pub fn player(request: &Request) -> Result<(Recipe, Vec<PathBuf>)> {
+    let (recipe, adapter) = recipe(request)?;
+    refuse_unfinished(request, &adapter)?;
+    Ok((recipe, adapter))
+}
+
+/// A run folder stands for what it made: where `adapter`, what [`recipe`] found, is nothing, the
+/// bare start must not pass for it.
+///
+/// # Errors
+/// A run folder without a player, and none named.
+pub fn refuse_unfinished(request: &Request, adapter: &[PathBuf]) -> Result<()> {
+    match &request.recipe {
+        Some(dir) if dir.is_dir() && adapter.is_empty() => anyhow::bail!(
+            "{}: no iteration is finished here yet; give the recipe for the start, or --adapter",
+            dir.display()
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// What ended the last finished iteration of the run in `dir` (or its supervised start, where none is finished); of its
+/// first seed where it holds a game for each.
+fn last_policy(dir: &Path, recipe: &Recipe) -> Result<Option<PathBuf>> {
+    let game = first_game(dir, recipe)?;
+    let Some(manifest) = randori_store::Manifest::read(&game)? else {
+        return Ok(None);
+    };
+    // the baseline's stages are called `policy` too: the game's are those of its iterations
+    let iterations = (0..).map_while(|t| manifest.done(&randori_store::place_of(t), "policy"));
+    let last = iterations.last().or(manifest.done("start", "policy"));
+    last.map(|done| {
+        Ok(randori_store::intact(
+            &game,
+            &manifest,
+            &done.place,
+            &done.stage,
+        )?)
+    })
+    .transpose()
+}
+
+/// The folder of a run's game; of its first seed where it holds a game for each.
+///
+/// # Errors
+/// A manifest that cannot be read.
+pub fn first_game(dir: &Path, recipe: &Recipe) -> Result<PathBuf> {
+    let first = games(dir, recipe, false)?.into_iter().next();
+    Ok(first.map_or_else(|| dir.to_path_buf(), |(_, game)| game))
+}

@@ -1,0 +1,271 @@
+//! The game as the engine plays it: core's loop calls these six methods, the store keeps what they make.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Result;
+use randori_core::{Game, Iteration, Signals, Stage, Window};
+use randori_data::Counts;
+use randori_engine::Player;
+use randori_sdk::seam::SamplerFn;
+use randori_store::{Board, Desk, JsonLines};
+
+use crate::artefacts::{Answers, Learnt, Pairs};
+use crate::corpus::Part;
+use crate::figures::clock;
+use crate::measure::{self, HeldOutAnswer};
+use crate::session::Session;
+use crate::settings;
+use crate::stages::{Draws, answers, scored, screened, write_rows};
+use crate::training::trained;
+
+/// The file of a player's held-out answers, beside its `eval.json`.
+pub const ANSWERS: &str = "answers.jsonl";
+/// The file of what was measured of a player on each held-out prompt, beside its `eval.json`.
+pub const PROMPTS: &str = "prompts.jsonl";
+
+/// A game with one seed.
+pub struct SpinGame<'a> {
+    session: &'a Session,
+    train: &'a Part,
+    held_out: &'a Part,
+    samplers: Vec<Arc<dyn SamplerFn>>,
+    seed: u64,
+    start: Learnt,
+    /// Held-out answers of the player that ended iteration t-1 (the start: t = 0), by t.
+    answers: Option<(usize, Vec<HeldOutAnswer>)>,
+    board: Board,
+    label: String,
+    began: Instant,
+    played: usize,
+}
+
+impl<'a> SpinGame<'a> {
+    /// `start_answers` are the start's own; `label` goes in front of every stage's name (`seed 1 · `).
+    pub fn new(
+        session: &'a Session,
+        train: &'a Part,
+        held_out: &'a Part,
+        seed: u64,
+        start: Learnt,
+        start_answers: Vec<HeldOutAnswer>,
+        board: Board,
+        label: String,
+    ) -> Result<SpinGame<'a>> {
+        let samplers = session.samplers(&session.recipe.generate.sampling)?;
+        let answers = Some((0, start_answers));
+        let began = Instant::now();
+        Ok(SpinGame {
+            session,
+            train,
+            held_out,
+            samplers,
+            seed,
+            start,
+            answers,
+            board,
+            label,
+            began,
+            played: 0,
+        })
+    }
+
+    fn label(&self, t: usize, what: &str) -> String {
+        format!("{}iteration {t}: {what}", self.label)
+    }
+
+    /// Answers of the opponent of iteration `t`: those it was measured with, or the same drawn again after a resume.
+    fn opponent_answers(&mut self, t: usize, opponent: &Player) -> Result<Vec<HeldOutAnswer>> {
+        if let Some((of, answers)) = self.answers.take().filter(|(of, _)| *of == t) {
+            let _ = of;
+            return Ok(answers);
+        }
+        Ok(measure::answer(
+            self.session,
+            opponent,
+            self.held_out,
+            &self.label(t, "the opponent's"),
+        )?
+        .first)
+    }
+}
+
+impl Game for SpinGame<'_> {
+    type Policy = Learnt;
+    type Opponent = Player;
+    type Generated = Answers;
+    type Pairs = Pairs;
+    type Desk = Desk;
+    type Error = anyhow::Error;
+
+    fn start(&mut self) -> Result<Learnt> {
+        Ok(self.start.clone())
+    }
+
+    /// Training replaces a player's tensors and never writes into them, so sharing them freezes them.
+    fn freeze(&mut self, policy: &Learnt) -> Result<Player> {
+        Ok(policy.player(&self.session.base))
+    }
+
+    fn generate(&mut self, now: &Iteration, opponent: &Player, desk: &mut Desk) -> Result<Answers> {
+        let label = self.label(now.t, "generated");
+        let (chunks, mut log) = desk.items("chunks")?;
+        let draws = Draws {
+            seed: self.seed,
+            t: now.t,
+            samplers: &self.samplers,
+        };
+        answers(
+            self.session,
+            opponent,
+            self.train,
+            &draws,
+            chunks,
+            &label,
+            &mut |chunk| {
+                log.push(chunk)?;
+                Ok(log.sync()?)
+            },
+        )
+    }
+
+    fn score(
+        &mut self,
+        now: &Iteration,
+        opponent: &Player,
+        window: &Window<Answers>,
+        desk: &mut Desk,
+    ) -> Result<Pairs> {
+        let session = self.session;
+        let loss = session.loss(now.t)?;
+        let mut counts = Counts::default();
+        let mut rows = Vec::new();
+        for (t, JsonLines(answers)) in window.iter() {
+            let kept = screened(session, self.train, answers, t, &*loss, &mut counts)?;
+            rows.extend(kept);
+        }
+        self.session
+            .watch
+            .say(format!("  {:<38} {counts}", self.label(now.t, "pairs")));
+        session.say_identical(&counts, &*loss);
+        if rows.is_empty() {
+            anyhow::bail!(
+                "iteration {}: no pair is left to train on ({counts}); see data.identical, data.empty and data.cut",
+                now.t
+            );
+        }
+        if !loss.needs_ref() {
+            let name = &session.recipe.loss.name;
+            session.watch.say(format!(
+                "  {:<38} not scored: the loss {name} does not ask",
+                self.label(now.t, "opponent's log-probs")
+            ));
+            return Ok(JsonLines(rows));
+        }
+        let (chunks, mut log) = desk.items("scores")?;
+        let label = self.label(now.t, "opponent's log-probs");
+        scored(self.session, opponent, rows, chunks, &label, &mut |chunk| {
+            log.push(chunk)?;
+            Ok(log.sync()?)
+        })
+    }
+
+    fn train(
+        &mut self,
+        now: &Iteration,
+        policy: Learnt,
+        JsonLines(pairs): &Pairs,
+        desk: &mut Desk,
+    ) -> Result<Learnt> {
+        let session = self.session;
+        let settings = settings::game(&session.recipe, now, self.seed);
+        let loss = session.loss(now.t)?;
+        let player = policy.player(&session.base);
+        let label = self.label(now.t, "policy");
+        let player = trained(
+            session,
+            player,
+            settings,
+            desk,
+            &label,
+            |trainer, on_step| trainer.train_pairs(pairs, loss.as_ref(), on_step),
+        )?;
+        Ok(Learnt::of(&player, &session.base_name))
+    }
+
+    fn evaluate(
+        &mut self,
+        now: &Iteration,
+        policy: &Learnt,
+        opponent: &Player,
+        _: &Pairs,
+        desk: &mut Desk,
+    ) -> Result<Signals> {
+        let policy = policy.player(&self.session.base);
+        let (session, held_out) = (self.session, self.held_out);
+        let theirs = self.opponent_answers(now.t, opponent)?;
+        let own = measure::answer(session, &policy, held_out, &self.label(now.t, "held out"))?;
+        let label = self.label(now.t, "held out");
+        let of_policy = measure::logps(session, &policy, held_out, &theirs, &label)?;
+        let of_opponent = measure::logps(
+            session,
+            opponent,
+            held_out,
+            &theirs,
+            &self.label(now.t, "opponent"),
+        )?;
+        let pairs = measure::pairs(held_out, &of_policy, &of_opponent, &theirs);
+        let signals = measure::signals(session, &own, &pairs, now.beta);
+        let prompts = measure::prompts(&own, &pairs, now.beta);
+        desk.write(PROMPTS, |path| write_rows(path, &prompts))?;
+        desk.write(ANSWERS, |path| write_rows(path, &own.first))?;
+        self.answers = Some((now.t + 1, own.first));
+        Ok(signals)
+    }
+
+    fn begins(&mut self, now: &Iteration) {
+        let line = format!(
+            "{}iteration {} of {}",
+            self.label, now.t, self.session.recipe.game.iterations
+        );
+        self.session.watch.say(format!(
+            "{line} (lr {:e}, beta {}, epochs {})",
+            now.learning_rate, now.beta, now.epochs
+        ));
+    }
+
+    fn enters(&mut self, now: &Iteration, stage: Stage, restored: bool) {
+        if restored {
+            self.session.watch.say(format!(
+                "  {:<38} kept from before",
+                self.label(now.t, stage.name())
+            ));
+        }
+    }
+
+    fn ended(&mut self, now: &Iteration, signals: &Signals) {
+        // a view of what is kept anyway: a board that cannot be written must not stop the game
+        let _ = self.board.eval(now.t, signals);
+        self.played += 1;
+        let exact = signals
+            .exact_match
+            .map_or(String::new(), |x| format!("exact match {x:.3}, "));
+        let left = self
+            .session
+            .recipe
+            .game
+            .iterations
+            .saturating_sub(now.t + 1);
+        let eta = match left {
+            0 => String::new(),
+            _ => format!(
+                "; about {} for the {left} left",
+                clock(self.began.elapsed() / self.played as u32 * left as u32)
+            ),
+        };
+        self.session.watch.say(format!(
+            "  {exact}NLL {:.3}, log p(real) {:.2}, log p(generated) {:.2}, margin {:.3}, accuracy {:.3}{eta}",
+            signals.nll_real, signals.logps_real, signals.logps_generated, signals.margin, signals.accuracy
+        ));
+    }
+}

@@ -1,0 +1,105 @@
+//! Self-play fine-tuning (SPIN, arXiv 2401.01335) as a library: from a recipe to a model, from the
+//! model to the game, from the game to what is kept of it. The program `randori` is a terminal for
+//! this crate.
+//!
+//! A [`Request`] says which recipe, what is laid over it, and who is told of what happens; each
+//! function does what the program's verb of that name does ([`play`]: `randori run`). Nothing here
+//! knows a terminal, reads the command line or ends the process.
+//!
+//! An iteration of the demo's game, from the folder of this crate:
+//!
+//! ```
+//! use randori::{Request, play};
+//!
+//! let runs = tempfile::tempdir()?;
+//! let only = ["game.iterations=1", "data.limit=64", "eval.limit=32", "eval.seeds=[1]"];
+//! let alone = ["compare.seeds=[]", "compare.continued_sft=false"];
+//! let request = Request {
+//!     recipe: Some("../../configs/demo.toml".into()),
+//!     set: only.into_iter().chain(alone).map(String::from).collect(),
+//!     linked: vec![
+//!         &randori_plugin_llama::PLUGIN,
+//!         &randori_plugin_losses::PLUGIN,
+//!         &randori_plugin_sampling::PLUGIN,
+//!     ],
+//!     runs: runs.path().into(),
+//!     ..Request::default()
+//! };
+//! let game = &play(&request, false)?.played[0];
+//! let policy = game.iterations[0];
+//! assert!(policy.nll_real < game.start.nll_real); // nearer to the data than it was
+//! assert!(policy.margin > 0.0); // and it tells the data from its opponent's answers
+//! # anyhow::Ok(())
+//! ```
+
+#![deny(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "whatever is said goes through `Watch`"
+)]
+
+#[macro_use]
+mod watch;
+
+mod artefacts;
+mod builtin;
+pub mod bytes;
+mod card;
+mod chat;
+mod corpus;
+mod escape;
+mod eval;
+mod export;
+mod figures;
+mod fit;
+mod folder;
+mod game;
+mod generate;
+mod hub_data;
+mod inputs;
+mod inspect;
+mod losses;
+mod measure;
+mod memory;
+mod model_files;
+mod one_line;
+mod outbox;
+mod pairs;
+mod plan;
+mod plugins;
+mod recipe;
+mod report;
+mod request;
+mod run;
+mod score;
+mod session;
+mod settings;
+mod sft;
+mod stages;
+mod started;
+mod supervised;
+mod train;
+mod training;
+mod trust;
+
+pub use chat::Chat;
+pub use escape::escaped;
+pub use eval::eval;
+pub use export::{Export, Target, export};
+pub use figures::{clock, grouped};
+pub use fit::fit;
+pub use generate::generate;
+pub use inspect::{Example, Inspection, Response, inspect};
+pub use one_line::one_line;
+pub use plugins::plugins;
+pub use randori_engine::heap::steady;
+pub use randori_engine::weights::Dtype;
+pub use randori_export::{GgufQuant, Onto};
+pub use recipe::markdown as recipe_docs;
+pub use report::{Baseline, Measures, Played, PromptRow, Prompts, Sample, Summary};
+pub use request::{Request, Split, Which};
+pub use run::play;
+pub use score::score;
+pub use sft::sft;
+pub use train::train;
+pub use watch::{Progress, Silent, Watch};

@@ -1,0 +1,80 @@
+//! What a caller asks the library for: which recipe, what is laid over it, which plugins, and who
+//! watches.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use randori_sdk::abi::Plugin;
+
+use crate::watch::{Silent, Watch};
+
+/// A recipe and, if the player is not the recipe's start, what it has learnt.
+#[derive(Clone)]
+pub struct Request {
+    /// A recipe, or a run folder (then its last iteration's player is meant); defaults alone where
+    /// there is none.
+    pub recipe: Option<PathBuf>,
+    /// Keys laid over the recipe: `train.lr=1e-4`.
+    pub set: Vec<String>,
+    /// A PEFT adapter folder instead of the recipe's start; several are summed.
+    pub adapter: Vec<PathBuf>,
+    /// Plugin files, or folders of them, beside those in the program's own folder. To name one here
+    /// is to trust it.
+    pub plugins: Vec<PathBuf>,
+    /// Plugins that are linked into the program: `&randori_plugin_llama::PLUGIN`. One that is found
+    /// as a file under the same name goes first.
+    pub linked: Vec<&'static Plugin>,
+    /// Trusts the plugins that the recipe names, as they are now, and remembers their SHA-256.
+    pub trust: bool,
+    /// Folder that run folders are put in.
+    pub runs: PathBuf,
+    /// Is told of progress, warnings and results.
+    pub watch: Arc<dyn Watch>,
+}
+
+impl Default for Request {
+    /// No recipe, no plugin but those beside the program, run folders in `runs`, nobody watching.
+    fn default() -> Request {
+        Request {
+            recipe: None,
+            set: Vec::new(),
+            adapter: Vec::new(),
+            plugins: Vec::new(),
+            linked: Vec::new(),
+            trust: false,
+            runs: "runs".into(),
+            watch: Arc::new(Silent),
+        }
+    }
+}
+
+/// Which part of the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// What is trained on.
+    Train,
+    /// What settings are chosen on.
+    Validation,
+    /// What is only measured on.
+    HeldOut,
+}
+
+/// One player of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Before the first iteration.
+    Start,
+    /// What ended this one.
+    Iteration(usize),
+}
+
+impl std::str::FromStr for Which {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Which, String> {
+        match (text, text.parse()) {
+            ("start", _) => Ok(Which::Start),
+            (_, Ok(t)) => Ok(Which::Iteration(t)),
+            _ => Err("must be the number of an iteration, counted from 0, or `start`".into()),
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! `randori run`: the whole game, once per seed, beside its baseline; then the table, `summary.json`, `report.html`.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Result;
+use randori_core::{Ended, Outcome, Signals};
+use randori_store::{Open, Run};
+
+use crate::artefacts::Learnt;
+use crate::corpus::{Part, part};
+use crate::figures::clock;
+use crate::game::{ANSWERS, PROMPTS, SpinGame};
+use crate::measure::{self, HeldOutAnswer};
+use crate::recipe::Recipe;
+use crate::report::{self, Played, PromptRow, Prompts, Sample, Summary};
+use crate::request::{Request, Split};
+use crate::session::{Opened, Session, Setting};
+use crate::stages::write_rows;
+use crate::supervised::{self, Contest};
+use crate::watch::Watch;
+use crate::{folder, inputs, losses, settings};
+
+/// The data of a run.
+struct Corpus {
+    train: Part,
+    validation: Option<Part>,
+    held_out: Part,
+}
+
+/// Plays, or goes on playing.
+pub fn play(request: &Request, fresh: bool) -> Result<Summary> {
+    let began = Instant::now();
+    let (mut recipe, _) = folder::recipe(request)?;
+    let dir = folder::of(request, &recipe);
+    folder::refuse_if_held(&dir)?;
+    folder::settle(&mut recipe, &dir, fresh)?;
+    folder::settle_data(&mut recipe, &dir, fresh)?;
+    let opened = Opened::with(recipe, request)?;
+    opened.check_adapter(&request.adapter)?;
+    losses::check(&opened.setting.recipe, &opened.setting.host)?;
+    let corpus = open_corpus(&opened.setting)?;
+    check_rates(&opened.setting.recipe, &corpus)?;
+    let session = opened.load(request.adapter.clone())?;
+    check_choices(&session)?;
+    session.check_start()?;
+    let how = if fresh { Open::Fresh } else { Open::Resume };
+
+    let games = folder::games(&dir, &session.recipe, fresh)?;
+    let several = games.len() > 1;
+    let data = inputs::data(&session.recipe)?;
+    let open = |dir: &Path, seed| session.run(dir, seed, data.clone(), how);
+    let mut whole = match games.iter().any(|(_, place)| *place == dir) {
+        true => None, // it is one of the games
+        false => Some(open(&dir, folder::seed_of(&dir, &session.recipe, fresh)?)?),
+    };
+    let (mut played, mut chosen) = (Vec::new(), None);
+    let mut news = 0;
+    for (seed, place) in &games {
+        let mut run = open(place, *seed)?;
+        let label = if several {
+            format!("seed {seed}, ")
+        } else {
+            String::new()
+        };
+        let before = run.manifest().stages.len();
+        played.push(one(
+            &session,
+            &corpus,
+            &mut run,
+            *seed,
+            &mut chosen,
+            &label,
+        )?);
+        news += run.manifest().stages.len() - before;
+        if *place == dir {
+            whole = Some(run);
+        }
+    }
+    let first = &games[0].1;
+    let summary = Summary {
+        name: session.recipe.run.name.clone(),
+        sample: sample(first, played[0].iterations.len()),
+        played,
+        seconds: began.elapsed().as_secs_f64(),
+        peak_bytes: peak_bytes(),
+    };
+    // a finished run keeps its summary: the time and memory in it are those of the playing
+    if news == 0 && tells_the_same(&dir.join("summary.json"), &summary) {
+        session
+            .watch
+            .say("everything here was played before".into());
+    } else if let Some(run) = whole.as_mut() {
+        write(run, &session, &summary, first)?;
+    }
+    show(&*session.watch, &summary, &dir, began);
+    Ok(summary)
+}
+
+/// `summary.json` and `report.html`.
+fn write(run: &mut Run, session: &Session, summary: &Summary, first: &Path) -> Result<()> {
+    run.write_json("summary.json", &summary.json())?;
+    let losses = losses(first, summary.played[0].iterations.len());
+    let page = report::page(summary, &session.recipe.resolved(), &losses);
+    run.write("report.html", page.as_bytes())?;
+    Ok(())
+}
+
+/// Whether a kept summary differs in time and memory at most: fewer iterations or seeds are another
+/// summary.
+fn tells_the_same(kept: &Path, summary: &Summary) -> bool {
+    let measured = |mut all: serde_json::Value| {
+        if let Some(map) = all.as_object_mut() {
+            map.retain(|key, _| !["seconds", "peak_bytes"].contains(&key.as_str()));
+        }
+        all
+    };
+    randori_store::read_json(kept).is_ok_and(|kept| measured(kept) == measured(summary.json()))
+}
+
+fn open_corpus(session: &Setting) -> Result<Corpus> {
+    let (recipe, tokenizer) = (&session.recipe, &session.tokenizer);
+    let read = |split| part(recipe, tokenizer, split, session.bounds, None);
+    let corpus = Corpus {
+        train: read(Split::Train)?,
+        validation: recipe
+            .compare
+            .continued_sft
+            .then(|| read(Split::Validation))
+            .transpose()?,
+        held_out: read(Split::HeldOut)?,
+    };
+    session
+        .watch
+        .say(format!("  {:<38} {}", "training data", corpus.train.counts));
+    session.watch.say(format!(
+        "  {:<38} {}",
+        "held-out data", corpus.held_out.counts
+    ));
+    Ok(corpus)
+}
+
+/// Whether every training of the run can learn.
+fn check_rates(recipe: &Recipe, corpus: &Corpus) -> Result<()> {
+    let examples = corpus.train.examples.len();
+    if recipe.sft.epochs > 0 {
+        settings::check_rates(recipe, examples, true)?;
+    }
+    settings::check_rates(recipe, examples, false)
+}
+
+/// Everything that can be wrong with the choice of plugins is found before anything is computed.
+fn check_choices(session: &Session) -> Result<()> {
+    session.samplers(&session.recipe.generate.sampling)?;
+    session.samplers(&session.recipe.eval.sampling)?;
+    measure::check(session)?;
+    Ok(())
+}
+
+/// One game and its baseline.
+fn one(
+    session: &Session,
+    corpus: &Corpus,
+    run: &mut Run,
+    seed: u64,
+    chosen: &mut Option<supervised::Setting>,
+    label: &str,
+) -> Result<Played> {
+    let (train, held_out) = (&corpus.train, &corpus.held_out);
+    let board = run.board()?;
+    let start = start(session, train, run, seed, label)?;
+    let (at_start, start_answers) = measured_start(session, held_out, run, &start, label)?;
+    let rules = settings::checked_rules(&session.recipe, session.beta())?;
+    let mut game = SpinGame::new(
+        session,
+        train,
+        held_out,
+        seed,
+        start.clone(),
+        start_answers.clone(),
+        board,
+        label.to_string(),
+    )?;
+    let Outcome { signals, ended, .. } = randori_core::play(&mut game, run, &rules)?;
+    if ended == Ended::Indistinguishable {
+        session.watch.say(format!(
+            "{label}the stop rule ended the game: the opponent can no longer be told from the data"
+        ));
+    }
+    let tokens = trained_tokens(run.dir(), signals.len());
+    let continued_sft = match &corpus.validation {
+        None => None,
+        Some(validation) => {
+            let contest = Contest {
+                train,
+                validation,
+                held_out,
+                start: &start,
+                start_answers: &start_answers,
+                budget: tokens,
+                seed,
+            };
+            let (baseline, setting) = supervised::baseline(session, run, &contest, *chosen, label)?;
+            *chosen = Some(setting);
+            Some(baseline)
+        }
+    };
+    Ok(Played {
+        seed,
+        start: measure::measures(&at_start, true),
+        iterations: signals
+            .iter()
+            .map(|s| measure::measures(s, false))
+            .collect(),
+        continued_sft,
+        tokens,
+        converged: converged(run.dir(), signals.len()),
+        prompts: Prompts {
+            start: prompts(run, "start"),
+            iterations: (0..signals.len())
+                .map(|t| prompts(run, &randori_store::place_of(t)))
+                .collect(),
+        },
+    })
+}
+
+/// What was measured on each prompt; nothing where a run of an earlier version did not keep it.
+fn prompts(run: &Run, place: &str) -> Vec<PromptRow> {
+    randori_store::read_rows(&run.place(place).join(PROMPTS)).unwrap_or_default()
+}
+
+/// The start, after its supervised stage if the recipe has one.
+fn start(session: &Session, train: &Part, run: &mut Run, seed: u64, label: &str) -> Result<Learnt> {
+    if session.recipe.sft.epochs == 0 {
+        return Ok(Learnt::of(&session.start(seed)?, &session.base_name));
+    }
+    run.stage("start", "policy", |desk| {
+        let player = session.start(seed)?;
+        let settings = settings::sft(&session.recipe, seed);
+        let player = supervised::tuned(
+            session,
+            player,
+            train,
+            settings,
+            desk,
+            &format!("{label}supervised"),
+        )?;
+        Ok(Learnt::of(&player, &session.base_name))
+    })
+}
+
+/// The start's signals and its held-out answers.
+fn measured_start(
+    session: &Session,
+    held_out: &Part,
+    run: &mut Run,
+    start: &Learnt,
+    label: &str,
+) -> Result<(Signals, Vec<HeldOutAnswer>)> {
+    let player = start.player(&session.base);
+    let name = format!("{label}start");
+    let signals = run.stage("start", "eval", |desk| {
+        let own = measure::answer(session, &player, held_out, &name)?;
+        let logps = measure::logps(session, &player, held_out, &own.first, &name)?;
+        desk.write(ANSWERS, |path| write_rows(path, &own.first))?;
+        let pairs = measure::pairs(held_out, &logps, &logps, &own.first);
+        let prompts = measure::prompts(&own, &pairs, session.rules().iteration(0).beta);
+        desk.write(PROMPTS, |path| write_rows(path, &prompts))?;
+        anyhow::Ok(measure::signals(
+            session,
+            &own,
+            &pairs,
+            session.rules().iteration(0).beta,
+        ))
+    })?;
+    let kept = run.place("start").join(ANSWERS);
+    let answers = match randori_store::read_rows::<HeldOutAnswer>(&kept) {
+        Ok(rows) if rows.len() == held_out.examples.len() => rows,
+        _ => measure::answer(session, &player, held_out, &name)?.first, // removed by somebody: drawn again, the same
+    };
+    Ok((signals, answers))
+}
+
+/// Tokens all iterations were trained on, from their logs.
+fn trained_tokens(dir: &Path, iterations: usize) -> usize {
+    let last = |t: usize| {
+        metrics(dir, t)
+            .last()
+            .and_then(|row| row["num_tokens"].as_f64())
+            .unwrap_or(0.0) as usize
+    };
+    (0..iterations).map(last).sum()
+}
+
+/// The step at which each iteration's training ended because its loss asked no pair for a change.
+fn converged(dir: &Path, iterations: usize) -> Vec<Option<usize>> {
+    let step = |t: usize| {
+        let rows = metrics(dir, t);
+        let last = rows
+            .last()
+            .filter(|row| row["converged"].as_f64() == Some(1.0));
+        last.and_then(|row| row["step"].as_u64())
+            .map(|step| step as usize)
+    };
+    (0..iterations).map(step).collect()
+}
+
+fn losses(dir: &Path, iterations: usize) -> Vec<(usize, Vec<f64>)> {
+    let of = |t: usize| {
+        metrics(dir, t)
+            .iter()
+            .filter_map(|row| row["loss"].as_f64())
+            .collect()
+    };
+    (0..iterations).map(|t| (t, of(t))).collect()
+}
+
+fn metrics(dir: &Path, t: usize) -> Vec<serde_json::Value> {
+    let path = dir.join(randori_store::place_of(t)).join("metrics.jsonl");
+    randori_store::read_rows(&path).unwrap_or_default()
+}
+
+/// The first held-out prompt (not the prettiest) answered by the human, the start and the last iteration.
+fn sample(dir: &Path, iterations: usize) -> Option<Sample> {
+    let of = |place: String| {
+        randori_store::read_rows::<HeldOutAnswer>(&dir.join(place).join(ANSWERS)).ok()
+    };
+    let start = of("start".into())?.into_iter().next()?;
+    let last = of(randori_store::place_of(iterations.checked_sub(1)?))?
+        .into_iter()
+        .next()?;
+    Some(Sample {
+        prompt: start
+            .prompt
+            .last()
+            .map(|m| m.content().to_owned())
+            .unwrap_or_default(),
+        human: start.real,
+        start: start.generated,
+        last: last.generated,
+    })
+}
+
+fn show(watch: &dyn Watch, summary: &Summary, dir: &Path, began: Instant) {
+    result!(
+        watch,
+        "\n{}{}",
+        report::table(summary),
+        report::legend(summary)
+    );
+    result!(watch, "{}", report::verdict(summary));
+    for line in summary.converged() {
+        result!(watch, "{line}");
+    }
+    if let Some(s) = &summary.sample {
+        result!(watch, "\nThe first held-out prompt: {}", s.prompt.trim());
+        result!(
+            watch,
+            "  human                       {}\n  iteration 0 (the start)     {}\n  last iteration              {}",
+            s.human.trim(),
+            s.start.trim(),
+            s.last.trim()
+        );
+    }
+    let memory = summary.peak_bytes.map_or(String::new(), |b| {
+        format!(", at most {:.0} MB of memory", b as f64 / 1e6)
+    });
+    result!(
+        watch,
+        "\n{}: summary.json, report.html ({}{memory})",
+        dir.display(),
+        clock(began.elapsed())
+    );
+}
+
+/// The process's largest resident size so far (Linux; elsewhere nothing is said rather than something wrong).
+fn peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes * 1024)
+}

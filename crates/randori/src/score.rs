@@ -1,0 +1,42 @@
+//! `randori score`: one stage by hand, the log-probs of both responses of every pair under a player.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::artefacts::PairRow;
+use crate::request::Request;
+use crate::session::Session;
+use crate::stages::{scored, write_rows};
+use crate::{outbox, pairs};
+
+/// Writes `out` once all pairs are scored.
+pub fn score(request: &Request, file: &Path, out: &Path) -> Result<()> {
+    outbox::refuse_results(out, &[file.to_owned()])?;
+    let session = Session::open(request)?;
+    outbox::refuse_loss(out, request, &session, outbox::are_rows::<PairRow>)?;
+    // no loss is asked: whoever trains on the file leaves out what theirs cannot use
+    let rows = pairs::read(&session, file, None)?.rows;
+    let player = session.player()?;
+    let rows = scored(
+        &session,
+        &player,
+        rows,
+        Vec::new(),
+        "log-probs",
+        &mut |_| Ok(()),
+    )?
+    .0;
+    outbox::write_results(out, |path| Ok(write_rows(path, &rows)?))?;
+    let n = rows.len().max(1) as f64;
+    let mean = |of: &dyn Fn(&PairRow) -> Option<f64>| rows.iter().filter_map(of).sum::<f64>() / n;
+    result!(
+        session.watch,
+        "{}: {} pairs, log p(real) {:.3}, log p(generated) {:.3} on average",
+        out.display(),
+        rows.len(),
+        mean(&|r| r.ref_real),
+        mean(&|r| r.ref_generated)
+    );
+    Ok(())
+}

@@ -1,0 +1,396 @@
+//! A recipe opened: plugins loaded, base in memory, tokenizer ready. Every verb that touches a model starts here.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use randori_core::{PerIteration, Rules};
+use randori_data::{Counts, Tokenizer};
+use randori_engine::weights::{self, Checkpoint};
+use randori_engine::{Base, Player};
+use randori_host::{Host, SearchPath};
+use randori_sdk::abi::Plugin;
+use randori_sdk::seam::{Architecture, LossFn, SamplerFn};
+use randori_store::{Open, Run, RunSpec};
+
+use crate::artefacts::Learnt;
+use crate::folder;
+use crate::inputs::{self, Hashes, ModelInputs};
+use crate::losses;
+use crate::memory;
+use crate::model_files::{Bounds, architecture, hub_id, source, tokenizer};
+use crate::recipe::{AdapterKind, OnResume, PluginChoice, Recipe};
+use crate::request::Request;
+use crate::settings;
+use crate::started;
+use crate::trust::Trust;
+use crate::watch::{Watch, notes};
+
+/// Everything a verb needs: a [`Setting`], whose fields and methods it has, with its model's
+/// weights.
+pub struct Session {
+    /// All but the weights.
+    pub setting: Setting,
+    /// The shared base.
+    pub base: Arc<Base>,
+    /// The player to start from instead of the recipe's own start: an adapter, or a stack of them.
+    pub adapter: Vec<PathBuf>,
+}
+
+impl std::ops::Deref for Session {
+    type Target = Setting;
+    fn deref(&self) -> &Setting {
+        &self.setting
+    }
+}
+
+/// A recipe with everything but its model's weights.
+pub struct Setting {
+    /// What was asked for.
+    pub recipe: Recipe,
+    /// Who is told.
+    pub watch: Arc<dyn Watch>,
+    /// Loaded plugins.
+    pub host: Host,
+    /// The base's name.
+    pub base_name: String,
+    /// Tokenizer and chat template.
+    pub tokenizer: Tokenizer,
+    /// What the model takes.
+    pub bounds: Bounds,
+    /// The files that base and tokenizer are read from.
+    pub model: ModelInputs,
+}
+
+impl Setting {
+    /// Says what became of pairs of equal responses.
+    pub fn say_identical(&self, counts: &Counts, loss: &dyn LossFn) {
+        if let Some(line) = losses::identical(&self.recipe, counts, loss) {
+            self.watch.say(line);
+        }
+    }
+
+    /// The loss of iteration `t`.
+    pub fn loss(&self, t: usize) -> Result<Arc<dyn LossFn>> {
+        losses::loss(&self.recipe, &self.host, t)
+    }
+
+    /// The loss's `beta` in each iteration, 1 for a loss without one.
+    pub fn beta(&self) -> PerIteration<f64> {
+        losses::beta(&self.recipe, &self.host)
+    }
+
+    /// The rules of the recipe's game.
+    pub fn rules(&self) -> Rules {
+        settings::rules(&self.recipe, self.beta())
+    }
+
+    /// Samplers in order.
+    pub fn samplers(&self, choices: &[PluginChoice]) -> Result<Vec<Arc<dyn SamplerFn>>> {
+        losses::samplers(&self.host, choices)
+    }
+}
+
+/// A recipe opened, its weights not yet read.
+pub struct Opened {
+    /// All the rest.
+    pub setting: Setting,
+    /// The model's files, of which the configuration and the index have been read.
+    pub checkpoint: Checkpoint,
+    /// What runs it.
+    pub arch: Arc<dyn Architecture>,
+}
+
+impl Opened {
+    /// Says what a fresh adapter adapts, before data and weights are read; nothing of one that is
+    /// given, or of full training.
+    ///
+    /// # Errors
+    /// An entry of the adapter's settings that matches nothing.
+    pub fn check_adapter(&self, given: &[PathBuf]) -> Result<()> {
+        let recipe = &self.setting.recipe;
+        let fresh = given.is_empty() && recipe.adapter.init.0.is_empty();
+        if !fresh || recipe.adapter.kind == AdapterKind::Full {
+            return Ok(());
+        }
+        let spec = settings::lora(recipe)?;
+        let found = randori_engine::trace(&*self.arch)
+            .and_then(|trace| randori_engine::matched(&trace, &spec))
+            .with_context(|| format!("{}: [adapter]", recipe.place("adapter.targets")))?;
+        let line = format!("  {:<38} {found}", "projections adapted");
+        self.setting.watch.say(line);
+        Ok(())
+    }
+
+    /// Opens plugins, the model's files and the tokenizer.
+    pub fn with(mut recipe: Recipe, request: &Request) -> Result<Opened> {
+        let watch = request.watch.clone();
+        let host = host(&recipe, request)?;
+        memory::settle(&mut recipe, &host, &*watch)?;
+        // a hub's model is known by its name alone, whatever the commit
+        let name = hub_id(&recipe).map_or_else(|| recipe.model.source.0.clone(), |(repo, _)| repo);
+        let at_source = || format!("{}: model.source", recipe.place("model.source"));
+        let checkpoint = weights::open(source(&recipe)?).with_context(at_source)?;
+        notes(&*watch, checkpoint.notes());
+        let config = checkpoint.config().clone();
+        let arch = architecture(&recipe, &host, &config)?;
+        let tokenizer = tokenizer(&recipe, checkpoint.tokenizer())?;
+        notes(&*watch, tokenizer.notes());
+        let bounds = Bounds::of(&config);
+        let model = ModelInputs::of(&recipe, &checkpoint)?;
+        Ok(Opened {
+            setting: Setting {
+                recipe,
+                watch,
+                host,
+                base_name: name,
+                tokenizer,
+                bounds,
+                model,
+            },
+            checkpoint,
+            arch,
+        })
+    }
+
+    /// Opens the recipe of `request`. A run folder stands for what it made of its model, which must not
+    /// have changed.
+    pub fn of(request: &Request, recipe: Recipe) -> Result<Opened> {
+        let opened = Opened::with(recipe, request)?;
+        let setting = &opened.setting;
+        inputs::refuse_another_model(request, &setting.recipe, &setting.model)?;
+        Ok(opened)
+    }
+
+    /// Loads the weights.
+    pub fn load(self, adapter: Vec<PathBuf>) -> Result<Session> {
+        let setting = self.setting;
+        let recipe = &setting.recipe;
+        let name = short(&setting.base_name);
+        let mut stage = setting.watch.stage(&format!("loading {name}"), 1, "model");
+        let options = settings::load_options(recipe);
+        let compute = settings::compute(recipe)
+            .with_context(|| format!("{}: model.device", recipe.place("model.device")))?;
+        let base = self
+            .checkpoint
+            .load_where(self.arch, &options, compute, &mut |_, _| {})
+            .with_context(|| format!("{}: model.source", recipe.place("model.source")))?;
+        stage.set(1, 0);
+        stage.note(format!("{:.1} MB", weight_bytes(&base) as f64 / 1e6));
+        stage.finish();
+        Ok(Session {
+            setting,
+            base: Arc::new(base),
+            adapter,
+        })
+    }
+}
+
+/// Loads the plugins of the binary's own folder, of the recipe (where the user trusts them) and of
+/// the command line.
+pub fn host(recipe: &Recipe, request: &Request) -> Result<Host> {
+    let mut path = SearchPath::standard();
+    let from_recipe = recipe.plugins.paths.iter().map(|p| recipe.path(p));
+    for named in from_recipe.chain(request.plugins.iter().cloned()) {
+        if named.is_dir() {
+            path.dirs.push(named);
+        } else {
+            path.files.push(named);
+        }
+    }
+    let trust = Trust::new(request, recipe.place("plugins.paths"));
+    let mut host = Host::discover_asking(&path, &mut |file, sha256| trust.ask(file, sha256))?;
+    for plugin in request.linked.iter().copied().chain(stock()) {
+        host.add_static(plugin)?;
+    }
+    Ok(host)
+}
+
+/// The stock plugins, where they are linked in; a file of the same name beside the program goes
+/// first.
+fn stock() -> Vec<&'static Plugin> {
+    #[cfg(feature = "bundled")]
+    return vec![
+        &randori_plugin_llama::PLUGIN,
+        &randori_plugin_mistral::PLUGIN,
+        &randori_plugin_losses::PLUGIN,
+        &randori_plugin_sampling::PLUGIN,
+    ];
+    #[cfg(not(feature = "bundled"))]
+    Vec::new()
+}
+
+impl Session {
+    /// Opens everything.
+    pub fn open(request: &Request) -> Result<Session> {
+        let (recipe, adapter) = folder::player(request)?;
+        Opened::of(request, recipe)?.load(adapter)
+    }
+
+    /// Opens the run folder `dir` for this recipe with `seed`. `given` are the inputs that the
+    /// command reads besides what [`inputs::of`] names.
+    pub fn run(&self, dir: &Path, seed: u64, given: Hashes, how: Open) -> Result<Run> {
+        let recipe = &self.recipe;
+        let mut values = recipe.values();
+        values.insert("seed".into(), seed.to_string());
+        values.remove("name");
+        let mut hashes = inputs::of(&self.model, &self.host, &self.stack())?;
+        hashes.extend(given);
+        let spec = RunSpec {
+            recipe_text: recipe.resolved(),
+            recipe: values,
+            free: Recipe::keys_that(OnResume::Free),
+            noted: Recipe::keys_that(OnResume::Memory),
+            hashes,
+            resolved: recipe.resolved.clone(),
+            versions: versions(&self.host),
+        };
+        let run = Run::open(dir, &spec, how)?;
+        for path in run.left() {
+            let stays = format!("{} was not written by the run: it stays", path.display());
+            self.watch.note(stays);
+        }
+        Ok(run)
+    }
+
+    /// The player the recipe starts from, before any supervised stage: a fresh adapter, a given one, or the weights
+    /// themselves in full training.
+    pub fn start(&self, seed: u64) -> Result<Player> {
+        match (&self.stack()[..], self.recipe.adapter.kind) {
+            ([], AdapterKind::Full) => Ok(Player::full(self.base.clone())?),
+            ([], _) => Ok(Player::with_lora(
+                self.base.clone(),
+                settings::lora(&self.recipe)?,
+                seed,
+            )?),
+            (stack, kind) => {
+                let player = self.learnt(stack)?;
+                let held = match player.lora {
+                    Some(_) => "a LoRA adapter",
+                    None => "a model trained in full",
+                };
+                match player.lora.is_none() == (kind == AdapterKind::Full) {
+                    true => self.trained_on(player, stack),
+                    false => Err(self
+                        .recipe
+                        .refuse(
+                            "adapter.kind",
+                            format!("does not fit the start, which is {held}"),
+                        )
+                        .into()),
+                }
+            }
+        }
+    }
+
+    /// The same for who plays and does not train: a fresh adapter computes what the base does, and
+    /// is left out.
+    pub fn player(&self) -> Result<Player> {
+        match (&self.stack()[..], self.recipe.adapter.kind) {
+            ([], AdapterKind::Full) => Ok(Player::full(self.base.clone())?),
+            ([], _) => Ok(Player::bare(self.base.clone())),
+            (stack, _) => self.learnt(stack),
+        }
+    }
+
+    /// The folders of what the start has learnt already: those given, or else the recipe's own;
+    /// none for a fresh one.
+    pub fn stack(&self) -> Vec<PathBuf> {
+        started::stack(&self.recipe, &self.adapter)
+    }
+
+    /// A player that was read from `stack`, with what the recipe says of training it.
+    fn trained_on(&self, player: Player, stack: &[PathBuf]) -> Result<Player> {
+        let Some(own) = &player.lora else {
+            return Ok(player);
+        };
+        let trace = randori_engine::trace(self.base.arch.as_ref())?;
+        started::refuse_another(&self.recipe, own, &trace, stack)?;
+        let spec = started::trained_on(&self.recipe, own);
+        Ok(Player {
+            lora: Some(Arc::new(spec)),
+            ..player
+        })
+    }
+
+    /// Whether [`Session::start`] will find what it needs: asked before a run folder is begun.
+    pub fn check_start(&self) -> Result<()> {
+        match (!self.stack().is_empty(), self.recipe.adapter.kind) {
+            (true, _) => self.start(0).map(drop),
+            (false, AdapterKind::Full) => Ok(()),
+            (false, _) => {
+                let spec = settings::lora(&self.recipe)?;
+                let found = Player::check_lora(&self.base, &spec).map(drop);
+                found
+                    .with_context(|| format!("{}: [adapter]", self.recipe.place("adapter.targets")))
+            }
+        }
+    }
+
+    /// A player from what was learnt in a folder, or in several together.
+    pub fn learnt(&self, stack: &[PathBuf]) -> Result<Player> {
+        let learnt = Learnt::read_stack(stack)?;
+        let place = || {
+            let names: Vec<String> = stack.iter().map(|d| d.display().to_string()).collect();
+            names.join(" + ")
+        };
+        match &learnt.lora {
+            Some(spec) => Player::with_adapter(
+                self.base.clone(),
+                (**spec).clone(),
+                (*learnt.params).clone(),
+            )
+            .with_context(place),
+            None => {
+                let fresh = Player::full(self.base.clone())?;
+                check_same_shape(&fresh, &learnt).with_context(place)?;
+                Ok(learnt.player(&self.base))
+            }
+        }
+    }
+}
+
+/// Of the program and its plugins.
+fn versions(host: &Host) -> BTreeMap<String, String> {
+    let plugins = host.plugins().iter();
+    plugins
+        .map(|p| (format!("plugin {}", p.name), p.version.clone()))
+        .chain([("randori".to_string(), env!("CARGO_PKG_VERSION").to_string())])
+        .collect()
+}
+
+fn check_same_shape(fresh: &Player, learnt: &Learnt) -> Result<()> {
+    for (name, tensor) in fresh.params.iter() {
+        match learnt.params.get(name) {
+            None => anyhow::bail!("has no {name}, which the base asks for"),
+            Some(found) if found.dims() != tensor.dims() => {
+                anyhow::bail!(
+                    "{name} has shape {:?}, the base asks for {:?}",
+                    found.dims(),
+                    tensor.dims()
+                )
+            }
+            Some(_) => {}
+        }
+    }
+    match learnt
+        .params
+        .keys()
+        .find(|name| !fresh.params.contains_key(*name))
+    {
+        Some(stray) => anyhow::bail!("has {stray}, which the base does not know"),
+        None => Ok(()),
+    }
+}
+
+fn weight_bytes(base: &Base) -> usize {
+    base.bytes()
+}
+
+/// The last part of a path or hub id.
+pub fn short(name: &str) -> String {
+    Path::new(name)
+        .file_name()
+        .map_or(name.to_string(), |n| n.to_string_lossy().into_owned())
+}

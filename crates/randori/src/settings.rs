@@ -1,0 +1,292 @@
+//! From the recipe to the settings of core and engine: names change here and nowhere else.
+
+use anyhow::{Context, Result};
+use randori_core::{Iteration, OpponentRule, PerIteration, Rules, StopRule};
+use randori_engine::train::{self, TrainSettings};
+use randori_engine::{Compute, weights};
+use randori_lora::{LoraSpec, Targets};
+
+use crate::recipe::{Dtype, OptimizerKind, QuantKind, Recipe, ScheduleKind};
+
+/// The rules of the game; `beta` of each iteration, for losses that have one. Learning rate, beta and
+/// epochs of an iteration are [`Rules::iteration`]'s everywhere.
+pub fn rules(recipe: &Recipe, beta: PerIteration<f64>) -> Rules {
+    Rules {
+        iterations: recipe.game.iterations,
+        window: recipe.game.window,
+        opponent: OpponentRule::Previous,
+        learning_rate: recipe.train.lr.clone(),
+        beta,
+        epochs: recipe.train.epochs.clone(),
+        stop: StopRule {
+            patience: recipe.game.stop_patience,
+            noise: recipe.game.stop_noise,
+            margin: recipe.game.stop_margin,
+        },
+    }
+}
+
+/// The same, for a game that is played.
+///
+/// # Errors
+/// A rule that makes no sense, at its place in the recipe.
+pub fn checked_rules(recipe: &Recipe, beta: PerIteration<f64>) -> Result<Rules> {
+    let rules = rules(recipe, beta);
+    rules
+        .check()
+        .map_err(|bad| recipe.refuse(bad.name, format!("{}, got {}", bad.rule, bad.value)))?;
+    Ok(rules)
+}
+
+/// Training of an iteration.
+pub fn game(recipe: &Recipe, now: &Iteration, seed: u64) -> TrainSettings {
+    TrainSettings {
+        learning_rate: now.learning_rate,
+        epochs: now.epochs,
+        seed: mixed(seed, now.t as u64),
+        beta: now.beta,
+        ..every_iteration(recipe)
+    }
+}
+
+/// What of `[train]` is the same in every iteration.
+pub fn every_iteration(recipe: &Recipe) -> TrainSettings {
+    TrainSettings {
+        optimizer: optimizer(recipe, recipe.train.optimizer, recipe.train.weight_decay),
+        schedule: schedule(recipe.train.schedule, recipe.train.warmup),
+        batch: recipe.train.batch,
+        dropout: false, // paper: off in both players
+        ..common(recipe)
+    }
+}
+
+/// The supervised stage before the game; whether there is dropout is the adapter's to say.
+pub fn sft(recipe: &Recipe, seed: u64) -> TrainSettings {
+    TrainSettings {
+        optimizer: optimizer(recipe, recipe.sft.optimizer, recipe.sft.weight_decay),
+        learning_rate: recipe.sft.lr,
+        schedule: schedule(recipe.sft.schedule, recipe.sft.warmup),
+        batch: recipe.sft.batch,
+        epochs: recipe.sft.epochs.max(1),
+        seed: mixed(seed, u64::MAX),
+        ..common(recipe)
+    }
+}
+
+/// The baseline: supervised training on, with the game's optimiser, batch and schedule.
+pub fn continued_sft(
+    recipe: &Recipe,
+    seed: u64,
+    lr: f64,
+    epochs: usize,
+    max_steps: usize,
+) -> TrainSettings {
+    TrainSettings {
+        learning_rate: lr,
+        epochs,
+        max_steps: Some(max_steps),
+        seed: mixed(seed, u64::MAX - 1),
+        ..every_iteration(recipe)
+    }
+}
+
+/// Refuses a recipe of which some training over `examples` examples (or the pairs made of them)
+/// would have the rate 0 at every step. It may be called before anything is loaded: fewer examples
+/// are no more steps.
+///
+/// # Errors
+/// The numbers, at the warm-up's place in the recipe.
+pub fn check_rates(recipe: &Recipe, examples: usize, supervised: bool) -> Result<()> {
+    let at = |key: &str| format!("{}: {key}", recipe.place(key));
+    if supervised {
+        return sft(recipe, 0)
+            .check_rates(examples, "examples")
+            .with_context(|| at("sft.warmup"));
+    }
+    let rules = rules(recipe, PerIteration::constant(1.0));
+    for t in 0..recipe.game.iterations {
+        let pairs = examples * (t + 1).min(recipe.game.window);
+        check_game_rates(recipe, &rules.iteration(t), pairs)?;
+    }
+    let compare = &recipe.compare;
+    for &epochs in compare.epochs.iter().filter(|_| compare.continued_sft) {
+        // 0: as many as the game's tokens pay for
+        let steps = epochs * examples.div_ceil(recipe.train.batch);
+        let settings = continued_sft(recipe, 0, 1.0, epochs, steps);
+        if epochs > 0 {
+            settings
+                .check_rates(examples, "examples")
+                .with_context(|| at("compare.epochs"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The same of an iteration over `pairs` pairs.
+///
+/// # Errors
+/// As there.
+pub fn check_game_rates(recipe: &Recipe, now: &Iteration, pairs: usize) -> Result<()> {
+    game(recipe, now, 0)
+        .check_rates(pairs, "pairs")
+        .with_context(|| format!("{}: train.warmup", recipe.place("train.warmup")))
+}
+
+fn common(recipe: &Recipe) -> TrainSettings {
+    TrainSettings {
+        min_learning_rate: None,
+        clip: Some(recipe.train.clip).filter(|c| *c > 0.0),
+        max_steps: None,
+        micro_batch_tokens: recipe.micro_batch_tokens(),
+        checkpoint: recipe.train.checkpoint,
+        offload_optimizer: recipe.train.offload_optimizer,
+        offload_inputs: recipe.train.offload_inputs,
+        shuffle: true,
+        beta: 1.0,
+        ..TrainSettings::default()
+    }
+}
+
+fn optimizer(recipe: &Recipe, kind: OptimizerKind, weight_decay: f64) -> train::Optimizer {
+    let t = &recipe.train;
+    match kind {
+        OptimizerKind::AdamW => train::Optimizer::AdamW {
+            beta1: t.beta1,
+            beta2: t.beta2,
+            eps: t.eps,
+            weight_decay,
+        },
+        OptimizerKind::AdamW8 => train::Optimizer::AdamW8 {
+            beta1: t.beta1,
+            beta2: t.beta2,
+            eps: t.eps,
+            weight_decay,
+        },
+        OptimizerKind::RmsProp => train::Optimizer::RmsProp {
+            alpha: t.alpha,
+            eps: t.eps,
+            weight_decay,
+            momentum: t.momentum,
+        },
+    }
+}
+
+fn schedule(kind: ScheduleKind, warmup_ratio: f64) -> train::Schedule {
+    let kind = match kind {
+        ScheduleKind::Linear => train::ScheduleKind::Linear,
+        ScheduleKind::Cosine => train::ScheduleKind::Cosine,
+        ScheduleKind::Constant => train::ScheduleKind::Constant,
+    };
+    train::Schedule { kind, warmup_ratio }
+}
+
+/// Another seed for each iteration, so that no two share an order.
+fn mixed(seed: u64, t: u64) -> u64 {
+    seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(t)
+}
+
+/// The adapter.
+pub fn lora(recipe: &Recipe) -> Result<LoraSpec> {
+    let a = &recipe.adapter;
+    let targets = |names: &[String]| match names {
+        [one] if one == "all-linear" => Targets::AllLinear,
+        [one] if one.starts_with("regex:") => Targets::Regex(one["regex:".len()..].to_string()),
+        names => Targets::Names(names.to_vec()),
+    };
+    let spec = LoraSpec {
+        rank: a.rank,
+        alpha: a.alpha,
+        rslora: a.rslora,
+        dropout: a.dropout.unwrap_or(0.0) as f32,
+        targets: targets(&a.targets.0),
+        exclude: (!a.exclude.0.is_empty()).then(|| targets(&a.exclude.0)),
+        rank_pattern: patterns(recipe, "adapter.rank_pattern", &a.rank_pattern.0)?,
+        alpha_pattern: patterns(recipe, "adapter.alpha_pattern", &a.alpha_pattern.0)?,
+        dora: a.dora,
+        modules_to_save: a.modules_to_save.0.clone(),
+        replaced: Vec::new(),
+    };
+    spec.check()
+        .map_err(|e| anyhow::anyhow!("{}: [adapter]: {e}", recipe.place("adapter.targets")))?;
+    Ok(spec)
+}
+
+/// `PATTERN=NUMBER` each.
+fn patterns<T: std::str::FromStr>(
+    recipe: &Recipe,
+    key: &str,
+    texts: &[String],
+) -> Result<Vec<(String, T)>> {
+    let one = |text: &String| {
+        let (pattern, number) = text.rsplit_once('=')?;
+        let number = number.trim().parse().ok()?;
+        Some((pattern.trim().to_string(), number))
+    };
+    texts
+        .iter()
+        .map(|text| {
+            one(text).ok_or_else(|| {
+                anyhow::Error::new(recipe.refuse(
+                    key,
+                    format!("must hold entries like \"q_proj=8\", got {text:?}"),
+                ))
+            })
+        })
+        .collect()
+}
+
+/// How base weights are kept.
+pub fn load_options(recipe: &Recipe) -> weights::LoadOptions {
+    let quant = match recipe.adapter.quant {
+        QuantKind::Nf4 => weights::Quant::Nf4 {
+            double: recipe.adapter.double_quant,
+        },
+        QuantKind::Gguf => weights::Quant::Gguf,
+    };
+    let dtype = match recipe.model.dtype {
+        Dtype::F32 => weights::Dtype::F32,
+        Dtype::Bf16 => weights::Dtype::Bf16,
+        Dtype::F16 => weights::Dtype::F16,
+    };
+    let quantised = recipe.adapter.kind == crate::recipe::AdapterKind::Qlora;
+    weights::LoadOptions {
+        quant: quantised.then_some(quant),
+        dtype,
+    }
+}
+
+/// Where `model.device` wants the base and its passes.
+///
+/// # Errors
+/// No GPU, or a program that cannot use one.
+#[cfg(feature = "cuda")]
+pub fn compute(recipe: &Recipe) -> Result<Compute> {
+    use crate::recipe::{AdapterKind, ComputeDevice, Dtype};
+    let float = match (recipe.model.device, recipe.model.dtype) {
+        (ComputeDevice::Cpu, _) => return Ok(Compute::default()),
+        (ComputeDevice::Cuda, Dtype::F32) => candle_core::DType::F32,
+        (ComputeDevice::Cuda, Dtype::Bf16) => candle_core::DType::BF16,
+        (ComputeDevice::Cuda, Dtype::F16) => {
+            anyhow::bail!("a GPU computes in f32 or bf16; model.dtype is \"f16\"")
+        }
+    };
+    let compute = Compute::on_gpu(float)?;
+    Ok(match recipe.adapter.kind {
+        AdapterKind::Full => compute.for_full_training(),
+        AdapterKind::Lora | AdapterKind::Qlora => compute,
+    })
+}
+
+/// Where `model.device` wants the base and its passes.
+///
+/// # Errors
+/// A GPU is wanted, which this program cannot use.
+#[cfg(not(feature = "cuda"))]
+pub fn compute(recipe: &Recipe) -> Result<Compute> {
+    match recipe.model.device {
+        crate::recipe::ComputeDevice::Cpu => Ok(Compute::default()),
+        crate::recipe::ComputeDevice::Cuda => anyhow::bail!(
+            "this program was built without the feature `cuda`: build it with `cargo build --release --features cuda`, or choose \"cpu\""
+        ),
+    }
+}

@@ -1,0 +1,73 @@
+//! `randori sft`: supervised fine-tuning on the recipe's training data, from a model or from random weights.
+
+use std::path::Path;
+
+use anyhow::Result;
+use randori_store::Open;
+
+use crate::artefacts::Learnt;
+use crate::corpus::part;
+use crate::request::{Request, Split};
+use crate::session::Opened;
+use crate::{folder, inputs, measure, outbox, settings, supervised};
+
+/// Trains (resumable, in `runs/NAME-sft`) and writes the player to `out`.
+pub fn sft(request: &Request, out: Option<&Path>, fresh: bool) -> Result<()> {
+    let (mut recipe, adapter) = folder::player(request)?;
+    let dir = request.runs.join(format!("{}-sft", recipe.run.name));
+    let out = out.map_or_else(|| dir.join("out"), Path::to_path_buf);
+    outbox::refuse_run(&out, &dir)?;
+    let to = outbox::folder(&out)?;
+    folder::refuse_if_held(&dir)?;
+    folder::settle(&mut recipe, &dir, fresh)?;
+    folder::settle_data(&mut recipe, &dir, fresh)?;
+    let opened = Opened::of(request, recipe)?;
+    opened.check_adapter(&adapter)?;
+    let at_hand = &opened.setting;
+    let (recipe, tokenizer) = (&at_hand.recipe, &at_hand.tokenizer);
+    let train = part(recipe, tokenizer, Split::Train, at_hand.bounds, None)?;
+    settings::check_rates(recipe, train.examples.len(), true)?;
+    let session = opened.load(adapter)?;
+    session.check_start()?;
+    let (recipe, tokenizer) = (&session.recipe, &session.tokenizer);
+    session
+        .watch
+        .say(format!("  {:<38} {}", "training data", train.counts));
+    let validated = !recipe.data.validation.0.is_empty() || recipe.data.validation_share > 0.0;
+    let validation = validated
+        .then(|| part(recipe, tokenizer, Split::Validation, session.bounds, None))
+        .transpose()?;
+    let seed = recipe.run.seed;
+    let how = if fresh { Open::Fresh } else { Open::Resume };
+    let data = inputs::data(recipe)?;
+    let mut run = session.run(&dir, seed, data, how)?;
+    let learnt: Learnt = run.stage("sft", "policy", |desk| {
+        let settings = settings::sft(recipe, seed);
+        let player = supervised::tuned(
+            &session,
+            session.start(seed)?,
+            &train,
+            settings,
+            desk,
+            "supervised",
+        )?;
+        anyhow::Ok(Learnt::of(&player, &session.base_name))
+    })?;
+    if let Some(validation) = validation {
+        let nll = measure::nll(
+            &session,
+            &learnt.player(&session.base),
+            &validation,
+            "validation",
+        )?;
+        result!(session.watch, "validation NLL {nll:.4} nats a token");
+    }
+    outbox::player(&session, &learnt.player(&session.base), &out, &to)?;
+    result!(
+        session.watch,
+        "{}: metrics in {}",
+        out.display(),
+        dir.join("sft").display()
+    );
+    Ok(())
+}

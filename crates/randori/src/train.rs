@@ -1,0 +1,85 @@
+//! `randori train --pairs`: one iteration's training on anybody's pairs, the start as the reference. With the logistic
+//! loss on chosen and rejected responses this is DPO.
+
+use std::path::Path;
+
+use anyhow::Result;
+use randori_store::{JsonLines, Open};
+
+use crate::artefacts::Learnt;
+use crate::request::Request;
+use crate::session::Opened;
+use crate::stages::scored;
+use crate::training::trained;
+use crate::{folder, outbox, pairs, settings};
+
+/// Trains (resumable, in `runs/NAME-train`) and writes the player to `out`.
+pub fn train(
+    request: &Request,
+    file: &Path,
+    iteration: usize,
+    out: &Path,
+    fresh: bool,
+) -> Result<()> {
+    let (mut recipe, adapter) = folder::player(request)?;
+    let dir = request.runs.join(format!("{}-train", recipe.run.name));
+    outbox::refuse_run(out, &dir)?;
+    let to = outbox::folder(out)?;
+    folder::refuse_if_held(&dir)?;
+    folder::settle(&mut recipe, &dir, fresh)?;
+    let opened = Opened::of(request, recipe)?;
+    opened.check_adapter(&adapter)?;
+    let loss = opened.setting.loss(iteration)?;
+    let given = pairs::read(&opened.setting, file, Some(&*loss))?;
+    pairs::check_rewards(&given.rows, loss.as_ref(), &opened.setting)?;
+    let now = opened.setting.rules().iteration(iteration);
+    settings::check_game_rates(&opened.setting.recipe, &now, given.rows.len())?;
+    let session = opened.load(adapter)?;
+    session.check_start()?;
+    let seed = session.recipe.run.seed;
+    let settings = settings::game(&session.recipe, &now, seed);
+    let how = if fresh { Open::Fresh } else { Open::Resume };
+    let pairs = [("--pairs".to_string(), randori_store::hash(file)?.sha256)];
+    let mut run = session.run(&dir, seed, pairs.into(), how)?;
+    let start = session.start(seed)?;
+    let place = format!("iteration-{iteration}");
+    let pairs = run.stage(&place, "pairs", |desk| {
+        // by whoever ran `randori score`: that player is the reference; or nobody asks for it
+        if given.scored || !loss.needs_ref() {
+            return Ok(JsonLines(given.rows));
+        }
+        let (chunks, mut log) = desk.items("scores")?;
+        scored(
+            &session,
+            &start,
+            given.rows,
+            chunks,
+            "reference log-probs",
+            &mut |chunk| {
+                log.push(chunk)?;
+                Ok(log.sync()?)
+            },
+        )
+    })?;
+    let pairs = pairs.0;
+    let learnt: Learnt = run.stage(&place, "policy", |desk| {
+        let player = trained(
+            &session,
+            start,
+            settings,
+            desk,
+            "policy",
+            |trainer, on_step| trainer.train_pairs(&pairs, loss.as_ref(), on_step),
+        )?;
+        anyhow::Ok(Learnt::of(&player, &session.base_name))
+    })?;
+    outbox::player(&session, &learnt.player(&session.base), out, &to)?;
+    result!(
+        session.watch,
+        "{}: trained on {} pairs; metrics in {}",
+        out.display(),
+        pairs.len(),
+        dir.join(place).display()
+    );
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! Llamas and Mistrals of any shape: configuration, tensors, folder.
+
+use std::{collections::BTreeMap, path::Path};
+
+use candle_core::{Device, Tensor};
+use serde_json::{Value, json};
+
+/// Llama 3's frequency scaling.
+#[derive(Clone, Copy)]
+pub struct Llama3 {
+    /// Low frequencies are divided by it.
+    pub factor: f64,
+    /// `low_freq_factor`.
+    pub low: f64,
+    /// `high_freq_factor`.
+    pub high: f64,
+    /// `original_max_position_embeddings`.
+    pub original: usize,
+}
+
+/// What a model looks like.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    /// `llama` or `mistral`.
+    pub family: &'static str,
+    /// Tokens.
+    pub vocab: usize,
+    /// Features of the residual stream.
+    pub width: usize,
+    /// Features inside the perceptron.
+    pub ffn: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key-value heads.
+    pub kv_heads: usize,
+    /// Features per head.
+    pub head_dim: usize,
+    /// `rope_theta`.
+    pub theta: f64,
+    /// Llama 3's scaling.
+    pub llama3: Option<Llama3>,
+    /// The head is the embedding.
+    pub tied: bool,
+    /// Sliding window.
+    pub window: Option<usize>,
+    /// Projections with a bias: `q_proj`, ….
+    pub biases: &'static [&'static str],
+    /// `max_position_embeddings`.
+    pub context: usize,
+}
+
+/// Three blocks; each key-value head serves three query heads.
+pub const LLAMA: Shape = Shape {
+    family: "llama",
+    vocab: 61,
+    width: 48,
+    ffn: 80,
+    layers: 3,
+    heads: 6,
+    kv_heads: 2,
+    head_dim: 8,
+    theta: 10_000.0,
+    llama3: None,
+    tied: false,
+    window: None,
+    biases: &[],
+    context: 512,
+};
+
+/// Heads wider than width / heads, as Mistral's later models have them.
+pub const MISTRAL: Shape = Shape {
+    family: "mistral",
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 16,
+    ..LLAMA
+};
+
+/// `rms_norm_eps` of all of them.
+pub const EPS: f64 = 1e-5;
+
+/// Weights by full tensor name, f32.
+pub type Weights = BTreeMap<String, Tensor>;
+
+impl Shape {
+    /// What `config.json` holds, as transformers v4 wrote it.
+    pub fn config(&self) -> Value {
+        let mut config = json!({
+            "architectures": [if self.family == "llama" { "LlamaForCausalLM" } else { "MistralForCausalLM" }],
+            "model_type": self.family,
+            "hidden_act": "silu",
+            "vocab_size": self.vocab,
+            "hidden_size": self.width,
+            "intermediate_size": self.ffn,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_dim,
+            "rms_norm_eps": EPS,
+            "rope_theta": self.theta,
+            "max_position_embeddings": self.context,
+            "tie_word_embeddings": self.tied,
+        });
+        if let Some(l) = self.llama3 {
+            config["rope_scaling"] = json!({
+                "rope_type": "llama3",
+                "factor": l.factor,
+                "low_freq_factor": l.low,
+                "high_freq_factor": l.high,
+                "original_max_position_embeddings": l.original,
+            });
+        }
+        if self.family == "mistral" {
+            config["sliding_window"] = json!(self.window);
+        }
+        config
+    }
+
+    /// Names and shapes of all tensors.
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let mut all = vec![(
+            "model.embed_tokens.weight".to_string(),
+            vec![self.vocab, self.width],
+        )];
+        for layer in 0..self.layers {
+            for (part, shape) in [
+                ("input_layernorm", vec![self.width]),
+                ("self_attn.q_proj", vec![q, self.width]),
+                ("self_attn.k_proj", vec![kv, self.width]),
+                ("self_attn.v_proj", vec![kv, self.width]),
+                ("self_attn.o_proj", vec![self.width, q]),
+                ("post_attention_layernorm", vec![self.width]),
+                ("mlp.gate_proj", vec![self.ffn, self.width]),
+                ("mlp.up_proj", vec![self.ffn, self.width]),
+                ("mlp.down_proj", vec![self.width, self.ffn]),
+            ] {
+                let name = format!("model.layers.{layer}.{part}");
+                if self.biases.iter().any(|bias| part.ends_with(bias)) {
+                    all.push((format!("{name}.bias"), vec![shape[0]]));
+                }
+                all.push((format!("{name}.weight"), shape));
+            }
+        }
+        all.push(("model.norm.weight".to_string(), vec![self.width]));
+        if !self.tied {
+            all.push(("lm_head.weight".to_string(), vec![self.vocab, self.width]));
+        }
+        all
+    }
+
+    /// All tensors, in f32, with the values that a function has for a name and a shape.
+    pub fn weights(&self, values: impl Fn(&str, &[usize]) -> Vec<f32>) -> Weights {
+        let tensor = |(name, shape): (String, Vec<usize>)| {
+            let tensor = Tensor::from_vec(values(&name, &shape), shape, &Device::Cpu).unwrap();
+            (name, tensor)
+        };
+        self.tensors().into_iter().map(tensor).collect()
+    }
+
+    /// Random weights: norms in 0.5..1.5, the rest such that attention is far from uniform and
+    /// logits are of order 1.
+    pub fn random(&self, seed: u64) -> Weights {
+        self.weights(|name, shape| {
+            let gain = match name {
+                n if n.contains("q_proj") || n.contains("k_proj") => 1.5,
+                n if n.contains("embed") => 0.5,
+                _ => 1.0,
+            };
+            let (offset, bound) = match shape[..] {
+                [_, inputs] => (0.0, gain * (3.0 / inputs as f64).sqrt()),
+                _ => (1.0, 0.5),
+            };
+            uniform(seed, name, shape.iter().product())
+                .map(|u| (offset + bound * (2.0 * u - 1.0)) as f32)
+                .collect()
+        })
+    }
+}
+
+/// `n` numbers in [0, 1) of a seed and a name.
+pub fn uniform(seed: u64, name: &str, n: usize) -> impl Iterator<Item = f64> {
+    randori_lora::splitmix(seed, name, n)
+}
+
+/// Writes `config.json` and `model.safetensors`.
+pub fn write_folder(dir: &Path, config: &Value, weights: &Weights) {
+    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+    let bytes = safetensors::serialize(weights, None).unwrap();
+    std::fs::write(dir.join("model.safetensors"), bytes).unwrap();
+}
+
+/// Rows of q or k as llama.cpp's converter stores them:
+/// `W.reshape(heads, 2, d / 2, …).swapaxes(1, 2)`. A bias is a matrix of one column.
+pub fn permute(t: &Tensor, heads: usize) -> Tensor {
+    swap(t, heads, 2)
+}
+
+/// [`permute`] undone.
+pub fn unpermute(t: &Tensor, heads: usize) -> Tensor {
+    swap(t, heads, t.dims()[0] / heads / 2)
+}
+
+fn swap(t: &Tensor, heads: usize, parts: usize) -> Tensor {
+    let rows = t.dims()[0];
+    let columns = t.elem_count() / rows;
+    t.reshape((heads, parts, rows / heads / parts, columns))
+        .and_then(|split| split.transpose(1, 2)?.contiguous()?.reshape(t.dims()))
+        .unwrap()
+}

@@ -1,0 +1,14 @@
+//! Run folders: what they hold, through faults and kills.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod board;
+mod faults;
+mod folder;
+mod outbox;
+mod rows;
+mod scene;

@@ -1,0 +1,17 @@
+//! Models and their files against what other programs compute of them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod bnb;
+mod export;
+mod gguf;
+mod goldens;
+mod interop;
+#[path = "oracles/model.rs"]
+mod model;
+mod oracles;
+mod peers;

@@ -1,0 +1,16 @@
+//! The real program: each verb, good and bad input, faults and kills.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod adapters;
+mod cases;
+mod export_verb;
+mod faults;
+mod play;
+mod program;
+mod recipe;
+mod resume;
