@@ -257,12 +257,24 @@ fn an_exclusion_takes_no_target_that_it_does_not_name() {
         let says = format!("exclude takes away every projection that {entry:?} of its targets");
         assert!(error.contains(&says), "{error}");
     }
-    // targets stand as a recipe gives them
-    let none = regex("none\\.");
+}
+
+#[test]
+fn errors_name_targets_as_a_recipe_gives_them() {
+    let projections = [Projection::new("lm_head", 4, 9)];
     for (targets, says) in [
-        (names(&["lm_head"]), r#"targets ["lm_head"] once"#),
-        (regex("lm_.*"), r#"targets "regex:lm_.*" once"#),
-        (none, r#"matches "regex:none\\." of the adapter's targets"#),
+        (
+            Targets::Names(vec!["lm_head".into()]),
+            r#"targets ["lm_head"] once"#,
+        ),
+        (
+            Targets::Regex("lm_.*".into()),
+            r#"targets "regex:lm_.*" once"#,
+        ),
+        (
+            Targets::Regex(r"none\.".into()),
+            r#"matches "regex:none\\." of the adapter's targets"#,
+        ),
     ] {
         let spec = LoraSpec {
             targets,
