@@ -115,3 +115,27 @@ fn other_seeds_are_played_beside_those_that_were() {
     assert_eq!(generated("r/seed-1"), generated("one"));
     assert_ne!(generated("one"), generated("two"));
 }
+
+/// The folder of any of `compare.seeds` stands for the player of its game.
+#[test]
+fn the_folder_of_one_seed_is_a_run_folder() {
+    let w = World::new();
+    w.accepted(&["run", "r.toml", "-q", "--set", "compare.seeds=[1, 2]"]);
+    let answers = |who: &[&str]| {
+        let out = ["-q", "--out", "g.jsonl"];
+        w.accepted(&[&["generate"][..], who, &out].concat());
+        std::fs::read(w.dir().join("g.jsonl")).unwrap()
+    };
+    let [whole, first, second] = ["", "/seed-1", "/seed-2"].map(|place| format!("runs/r{place}"));
+    assert_eq!(answers(&[&whole]), answers(&[&first]));
+    assert_ne!(answers(&[&second]), answers(&[&first]));
+    w.accepted(&["eval", &second, "-q", "--split", "train"]);
+    w.accepted(&["export", &second, "-q", "--to", "hf", "--out", "two"]);
+    let exported = answers(&["r.toml", "--adapter", "two"]);
+    assert_ne!(exported, answers(&["r.toml"]));
+    let generated = w.dir().join("runs/r/seed-2/iter-0/generated.jsonl");
+    let before = std::fs::read(&generated).unwrap();
+    w.accepted(&["run", &second, "-q"]); // nothing is left to play
+    assert_eq!(std::fs::read(generated).unwrap(), before);
+    assert!(!w.dir().join("runs/r/seed-2/seed-1").exists());
+}

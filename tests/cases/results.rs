@@ -56,13 +56,67 @@ fn results_never_replace_a_run_s_own_files() {
 #[test]
 fn results_go_through_a_link() {
     let w = World::new();
-    w.file("kept.jsonl", "old\n");
+    w.file("kept.jsonl", "");
     let link = w.dir().join("link.jsonl");
     std::os::unix::fs::symlink("kept.jsonl", &link).unwrap();
     w.accepted(&["generate", "r.toml", "--out", "link.jsonl", "-q"]);
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     let rows = fs::read_to_string(w.dir().join("kept.jsonl")).unwrap();
     assert_eq!(rows.lines().count(), 24, "{rows}");
+}
+
+/// Every file that makes the player is an input, and what no earlier command of the verb wrote is
+/// somebody's.
+#[test]
+fn results_replace_earlier_results_and_nothing_else() {
+    let w = World::new();
+    w.model("m");
+    w.file("t.jinja", "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}");
+    w.file("notes.txt", "mine\n");
+    w.file("notes.jsonl", "{\"prompt\": \"a\", \"real\": \"b\"}\n");
+    w.file(
+        "p.jsonl",
+        "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}\n",
+    );
+    let read = "is read by this command and would be lost";
+    let other = "something else is there";
+    let player = ["r.toml", "-q", "--adapter", "m"];
+    let template = ["--set", "model.chat_template=\"t.jinja\""];
+    for verb in [
+        &["eval"][..],
+        &["generate"],
+        &["score", "--pairs", "p.jsonl"],
+    ] {
+        for (out, why) in [
+            ("config.json", read),
+            ("tokenizer/tokenizer.json", read),
+            ("tokenizer/tokenizer_config.json", read),
+            ("t.jinja", read),
+            ("m/model.safetensors", read),
+            ("notes.txt", other),
+            ("notes.jsonl", other),
+            ("m/config.json", other), // of a player its weights are read
+        ] {
+            let path = w.dir().join(out);
+            let before = fs::read(&path).unwrap();
+            let to = ["--out", out];
+            w.refused(&[verb, &player[..], &template[..], &to[..]].concat(), why);
+            assert_eq!(fs::read(&path).unwrap(), before, "{out}");
+        }
+        let again = [verb, &player[..], &["--out", "own"][..]].concat();
+        w.accepted(&again);
+        w.accepted(&again);
+        fs::remove_file(w.dir().join("own")).unwrap();
+    }
+    // a model of its own: its folder is what is read
+    let whole = ["generate", "r.toml", "-q", "--set", "model.source=\"m\""];
+    for out in ["m/config.json", "m/model.safetensors"] {
+        w.refused(&[&whole[..], &["--out", out]].concat(), read);
+    }
+    // answers are no pairs with log-probs
+    w.accepted(&["generate", "r.toml", "-q", "--out", "g.jsonl"]);
+    let score = ["score", "r.toml", "-q", "--pairs", "p.jsonl"];
+    w.refused(&[&score[..], &["--out", "g.jsonl"]].concat(), other);
 }
 
 /// What a large training writes in shards is a player like any other.

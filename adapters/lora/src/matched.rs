@@ -95,8 +95,8 @@ impl LoraSpec {
         self.excluded(projections)?;
         if adapted.is_empty() {
             return Err(Error::rule(format!(
-                "no projection matches the adapter's targets {:?} once `exclude` and `modules_to_save` are taken away; there are: {}",
-                self.targets,
+                "no projection matches the adapter's targets {} once `exclude` and `modules_to_save` are taken away; there are: {}",
+                as_given(&self.targets),
                 last_names(projections).join(", ")
             )));
         }
@@ -209,10 +209,19 @@ fn entries(key: &str, targets: Option<&Targets>, projections: &[Projection]) -> 
                 Some(word) => nothing(word, &hint(word, &names)),
             }
         }
-        Some(Targets::Regex(text)) if !has(&|name| Targets::Regex(text.clone()).wants(name)) => {
-            nothing(text, "")
+        Some(pattern @ Targets::Regex(text)) if !has(&|name| pattern.wants(name)) => {
+            nothing(&format!("regex:{text}"), "")
         }
         _ => Ok(()),
+    }
+}
+
+/// Targets as a recipe gives them.
+fn as_given(targets: &Targets) -> String {
+    match targets {
+        Targets::Names(names) => format!("{names:?}"),
+        Targets::Regex(text) => format!("{:?}", format!("regex:{text}")),
+        Targets::AllLinear => "\"all-linear\"".into(),
     }
 }
 

@@ -260,6 +260,33 @@ fn an_exclusion_takes_no_target_that_it_does_not_name() {
 }
 
 #[test]
+fn errors_name_targets_as_a_recipe_gives_them() {
+    let projections = [Projection::new("lm_head", 4, 9)];
+    for (targets, says) in [
+        (
+            Targets::Names(vec!["lm_head".into()]),
+            r#"targets ["lm_head"] once"#,
+        ),
+        (
+            Targets::Regex("lm_.*".into()),
+            r#"targets "regex:lm_.*" once"#,
+        ),
+        (
+            Targets::Regex(r"none\.".into()),
+            r#"matches "regex:none\\." of the adapter's targets"#,
+        ),
+    ] {
+        let spec = LoraSpec {
+            targets,
+            modules_to_save: vec!["lm_head".into()],
+            ..spec(1)
+        };
+        let error = spec.match_projections(&projections, &[]).unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+    }
+}
+
+#[test]
 fn settings_that_mean_nothing_are_refused() {
     for bad in [
         LoraSpec { rank: 0, ..spec(1) },

@@ -73,17 +73,20 @@ impl Message {
         self
     }
 
-    /// The message as transformers 5 passes it to a template: reasoning under any of its names is
-    /// copied to `reasoning_content` and `thinking`, so that templates find it under either.
-    pub(crate) fn with_reasoning_named(&self) -> Self {
-        let given = ["reasoning_content", "thinking", "reasoning"].map(|name| self.0.get(name));
-        let Some(reasoning) = given.into_iter().flatten().find(|value| !value.is_null()) else {
-            return self.clone();
+    /// The message as transformers 5 passes it to a template: without fields that are null, and
+    /// with reasoning under any of its names copied to `reasoning_content` and `thinking`, so that
+    /// templates find it under either.
+    pub(crate) fn for_template(&self) -> Self {
+        let given = self.0.iter().filter(|(_, value)| !value.is_null());
+        let given: Map<String, Value> = given.map(|(k, v)| (k.clone(), v.clone())).collect();
+        let names = ["reasoning_content", "thinking", "reasoning"];
+        let Some(reasoning) = names.iter().find_map(|name| given.get(*name)).cloned() else {
+            return Self(given);
         };
         let mut fields = Map::new();
         fields.insert("thinking".to_owned(), reasoning.clone());
-        fields.extend(self.0.clone());
-        fields.insert("reasoning_content".to_owned(), reasoning.clone());
+        fields.extend(given);
+        fields.insert("reasoning_content".to_owned(), reasoning);
         Self(fields)
     }
 }
@@ -92,9 +95,10 @@ impl Message {
 mod tests {
     use super::*;
 
-    /// The result of `_alias_reasoning_fields` in transformers 5.24.0.
+    /// The result of `_normalize_chat_messages`, then `_alias_reasoning_fields`, in transformers
+    /// 5.24.0.
     #[test]
-    fn reasoning_has_the_names_that_templates_read() {
+    fn a_template_reads_no_null_and_reasoning_by_its_names() {
         for (given, expected) in [
             (
                 r#"{"role":"assistant","reasoning":"r","content":"c"}"#,
@@ -108,10 +112,14 @@ mod tests {
                 r#"{"thinking":"","reasoning":"x"}"#,
                 r#"{"thinking":"","reasoning":"x","reasoning_content":""}"#,
             ),
+            (
+                r#"{"role":"assistant","content":null,"tool_calls":[{"id":null}],"name":null}"#,
+                r#"{"role":"assistant","tool_calls":[{"id":null}]}"#,
+            ),
             (r#"{"role":"user"}"#, r#"{"role":"user"}"#),
         ] {
             let message: Message = serde_json::from_str(given).unwrap();
-            let named = serde_json::to_string(&message.with_reasoning_named()).unwrap();
+            let named = serde_json::to_string(&message.for_template()).unwrap();
             assert_eq!(named, expected);
         }
     }

@@ -15,6 +15,8 @@ use crate::{ChatTemplate, Context, Message, Record, Result, Tokenizer};
 /// No chat template, or it refuses the conversation.
 pub(crate) fn unread(record: &Record, tokenizer: &Tokenizer) -> Result<BTreeSet<String>> {
     let template = tokenizer.chat_template()?;
+    // of two templates the other's names are not read
+    let chosen = template.chosen(&record.context);
     let messages = all(record);
     let fields: BTreeSet<&str> = messages
         .iter()
@@ -37,26 +39,26 @@ pub(crate) fn unread(record: &Record, tokenizer: &Tokenizer) -> Result<BTreeSet<
         let without = || messages.iter().map(|m| m.without(key)).collect::<Vec<_>>();
         // a key of the other response only: being named must suffice
         let here = messages.iter().any(|m| m.fields().contains_key(key));
-        if !names(template, key) || here && same(&without(), &record.context)? {
+        if !names(chosen, key) || here && same(&without(), &record.context)? {
             unread.insert(key.to_owned());
         }
     }
     for (key, value) in record.context.iter().filter(|(_, value)| !is_empty(value)) {
         match value {
             Value::Object(given) if key == "chat_template_kwargs" => {
-                let missed = given.keys().filter(|name| !hears(template, name));
+                let missed = given.keys().filter(|name| !hears(chosen, name));
                 unread.extend(missed.cloned());
             }
             _ => {
                 let mut without = record.context.clone();
                 without.shift_remove(key);
-                if !template.names(key) || same(&messages, &without)? {
+                if !chosen.names(key) || same(&messages, &without)? {
                     unread.insert(key.clone());
                 }
             }
         }
     }
-    let given = template.given().filter(|name| !hears(template, name));
+    let given = template.given().filter(|name| !hears(chosen, name));
     unread.extend(given.map(|name| format!("data.template_args.{name}")));
     Ok(unread)
 }

@@ -55,6 +55,45 @@ fn a_model_with_tool_use_alone_plays_rows_with_tools() {
     }
 }
 
+/// As transformers' `apply_chat_template(tools=…, **chat_template_kwargs)`: what the template finds
+/// as `tools` chooses it, wherever that was given.
+#[test]
+fn tools_choose_the_template_wherever_they_are_given() {
+    let both = json!({"chat_template": [
+        {"name": "default", "template": "D{{ tools }}"},
+        {"name": "tool_use", "template": "T{{ tools | length }}"}]});
+    let mut tokenizer = Tokenizer::from_folder(&folder("tools-given", &both, &[])).unwrap();
+    let written = |tokenizer: &Tokenizer, row: Value| {
+        let row: Context = serde_json::from_value(row).unwrap();
+        let template = tokenizer.chat_template().unwrap();
+        template
+            .render_in(&[Message::user("x")], &row, false)
+            .unwrap()
+    };
+    for (row, right) in [
+        (json!({}), "DNone"),
+        (json!({"tools": [1, 2]}), "T2"),
+        (json!({"chat_template_kwargs": {"tools": [1]}}), "T1"),
+        (
+            json!({"tools": [1, 2], "chat_template_kwargs": {"tools": [1]}}),
+            "T1",
+        ),
+        (
+            json!({"tools": [1, 2], "chat_template_kwargs": {"tools": null}}),
+            "DNone",
+        ),
+        (
+            json!({"tools": [1, 2], "chat_template_kwargs": {"a": 1}}),
+            "T2",
+        ),
+    ] {
+        assert_eq!(written(&tokenizer, row.clone()), right, "{row}");
+    }
+    tokenizer.give("tools", &json!([1, 2, 3])).unwrap();
+    assert_eq!(written(&tokenizer, json!({})), "T3");
+    assert_eq!(written(&tokenizer, json!({"tools": [1]})), "T1");
+}
+
 /// `tokenizer.chat_template.tool_use` of a GGUF file; of that alone llama.cpp plays everything by it.
 #[test]
 fn a_gguf_has_a_template_for_tools() {

@@ -82,6 +82,26 @@ fn faults_of_tables() {
         refused("d.csv", b"prompt,response\nq,\xff\n"),
         "d.csv:2: `response` is not UTF-8"
     );
+    // pandas writes a column of lists as Python prints them
+    for (table, key) in [
+        (
+            "prompt,completion\n\"[{'role': 'user', 'content': 'q'}]\",r\n",
+            "prompt",
+        ),
+        (
+            "prompt,completion\nq,\" {'content': \"\"it's\"\", 'role': 'assistant'}\"\n",
+            "completion",
+        ),
+        (
+            "chosen,rejected\n\"[{'from': 'gpt', 'value': 'a'}\n {'from'\",b\n",
+            "chosen",
+        ),
+    ] {
+        let says = format!("d.csv:2: `{key}` holds messages as Python prints them, not as JSON");
+        assert_eq!(refused("d.csv", table.as_bytes()), says);
+    }
+    let texts = "prompt,completion\nq,\"{'role': 1}\"\nq,{'a': {'content': 'role'}}\n";
+    assert_eq!(rows("d.csv", texts.as_bytes()).unwrap().0.len(), 2);
     assert_eq!(
         refused("d.csv", b"prompt,response\n"),
         "d.csv: no example in it"

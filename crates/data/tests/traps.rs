@@ -278,6 +278,34 @@ fn answers_that_the_template_respaces_keep_every_word() {
     assert_eq!(decoded("42"), "<think>\n\n</think>\n\n42");
 }
 
+/// An answer is trained as the data have it, or refused where the template writes another.
+#[test]
+fn answers_that_the_template_rewrites_are_refused() {
+    let of = |content: &str| {
+        let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ CONTENT }}<|im_end|>\n\
+            {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+        let template = template.replace("CONTENT", content);
+        tokenizer(json!({"eos_token": "<|im_end|>"}), &template)
+    };
+    for (filter, same, other) in [
+        ("e", "42", "1 < 2"),
+        ("tojson", "42", "\"42\""),
+        ("replace('4', 'four')", "2", "42"),
+    ] {
+        let tokenizer = of(&format!("m.content | {filter}"));
+        tokenizer.response(&ask(), same).unwrap();
+        let why = tokenizer.response(&ask(), other).unwrap_err().to_string();
+        assert!(
+            why.contains("in other characters than the data have"),
+            "{why}"
+        );
+    }
+    // parts that it leaves out stay: the model would write them
+    let ends = of("m.content.split('+')[-1]");
+    let ids = ends.response(&ask(), "12+30").unwrap();
+    assert_eq!(ends.decode(&ids), "12+30");
+}
+
 #[test]
 fn reasoning_that_the_generation_prompt_begins_is_not_begun_twice() {
     let template = "{% for m in messages %}{% if m['role'] == 'user' %}<|user|>{{ m['content'] }}{% else %}<|assistant|><think>\n\

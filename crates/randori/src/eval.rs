@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::corpus::part;
 use crate::measure;
 use crate::outbox;
-use crate::report::{self, Played, Prompts, Summary};
+use crate::report::{self, Measures, Played, Prompts, Summary};
 use crate::request::{Request, Split};
 use crate::session::Session;
 
@@ -15,8 +15,9 @@ use crate::session::Session;
 pub fn eval(request: &Request, split: Split, out: Option<&Path>) -> Result<()> {
     out.map_or(Ok(()), |out| outbox::refuse_results(out, &[]))?;
     let session = Session::open(request)?;
-    let inputs = outbox::inputs(request, &session.recipe);
-    out.map_or(Ok(()), |out| outbox::refuse_results(out, &inputs))?;
+    out.map_or(Ok(()), |out| {
+        outbox::refuse_loss(out, request, &session, are_measures)
+    })?;
     let part = part(
         &session.recipe,
         &session.tokenizer,
@@ -61,4 +62,12 @@ pub fn eval(request: &Request, split: Split, out: Option<&Path>) -> Result<()> {
         outbox::write_results(out, |path| Ok(std::fs::write(path, &json)?))?;
     }
     Ok(())
+}
+
+/// Whether a file is what `eval --out` writes: an object with every measure.
+fn are_measures(path: &Path) -> bool {
+    let text = std::fs::read(path).unwrap_or_default();
+    let json: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+    let names = Measures::NONE.entries().map(|(name, _)| name);
+    names.iter().all(|name| json.get(name).is_some())
 }

@@ -64,11 +64,14 @@ pub fn refuse_if_held(dir: &Path) -> Result<()> {
 /// run's own.
 ///
 /// A run that begins with one game has it in its own folder, where it stays whatever seeds come
-/// later; every other lies in `seed-S`.
+/// later; every other lies in `seed-S`. Such a folder, given itself, holds one game.
 ///
 /// # Errors
 /// A manifest that cannot be read.
 pub fn games(dir: &Path, recipe: &Recipe, fresh: bool) -> Result<Vec<(u64, PathBuf)>> {
+    if let Some(seed) = seed_among_several(dir)? {
+        return Ok(vec![(seed, dir.to_path_buf())]);
+    }
     let seeds = &recipe.compare.seeds;
     if seeds.is_empty() {
         return Ok(vec![(recipe.run.seed, dir.to_path_buf())]);
@@ -87,6 +90,21 @@ pub fn games(dir: &Path, recipe: &Recipe, fresh: bool) -> Result<Vec<(u64, PathB
         (seed, if own { dir.to_path_buf() } else { apart })
     };
     Ok(seeds.iter().map(place).collect())
+}
+
+/// The seed of the game in `dir`, where that is the folder of one of several seeds inside a run's.
+fn seed_among_several(dir: &Path) -> Result<Option<u64>> {
+    let place = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
+    let name = place.file_name().and_then(|name| name.to_str());
+    let named = name.and_then(|name| name.strip_prefix("seed-")?.parse::<u64>().ok());
+    let (Some(seed), Some(run)) = (named, place.parent()) else {
+        return Ok(None);
+    };
+    let game = Manifest::read(&place)?.filter(|game| recorded_seed(game) == Some(seed));
+    match game.is_some() && Manifest::read(run)?.is_some() {
+        true => Ok(Some(seed)),
+        false => Ok(None),
+    }
 }
 
 /// The seed that a run folder was opened with; a run of several games goes on with what it was,

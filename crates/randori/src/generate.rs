@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use crate::artefacts::Answer;
 use crate::corpus::part;
 use crate::outbox;
 use crate::request::{Request, Split};
@@ -15,7 +16,7 @@ use crate::stages::{Draws, answers, write_rows};
 pub fn generate(request: &Request, split: Split, iteration: usize, out: &Path) -> Result<()> {
     outbox::refuse_results(out, &[])?;
     let session = Session::open(request)?;
-    outbox::refuse_results(out, &outbox::inputs(request, &session.recipe))?;
+    outbox::refuse_loss(out, request, &session, outbox::are_rows::<Answer>)?;
     let part = part(
         &session.recipe,
         &session.tokenizer,

@@ -126,6 +126,11 @@ impl ModelInputs {
         }
     }
 
+    /// Where the files lie.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(_, path)| path.as_path())
+    }
+
     fn hashes(&self) -> Result<Hashes> {
         let mut hashes = self.known.clone();
         for (name, path) in &self.files {
@@ -237,7 +242,7 @@ pub fn refuse_another_start(dir: &Path, manifest: &Manifest, stack: &[PathBuf]) 
 }
 
 /// The files of a player's folder that are read: an adapter's configuration and its tensors.
-fn adapter_files(dir: &Path) -> Result<Vec<PathBuf>> {
+pub fn adapter_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let wanted = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         name == "adapter_config.json"

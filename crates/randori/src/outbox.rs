@@ -9,7 +9,7 @@ use randori_engine::weights::Dtype;
 use randori_export::{AsHeld, Companion, FolderOptions, Merged, Whole};
 use randori_store::{Disk, OutFiles, OutFolder};
 
-use crate::recipe::Recipe;
+use crate::inputs::adapter_files;
 use crate::request::Request;
 use crate::session::Session;
 use crate::settings;
@@ -81,12 +81,51 @@ pub fn refuse_results(out: &Path, inputs: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// The files that a verb reads for `request` and `recipe`, as far as they are named by path.
-pub fn inputs(request: &Request, recipe: &Recipe) -> Vec<PathBuf> {
+/// Refuses to write results over a file that a verb reads for `request` and `session`, or over one
+/// with something else than earlier results of the verb, of which `earlier` decides.
+pub fn refuse_loss(
+    out: &Path,
+    request: &Request,
+    session: &Session,
+    earlier: fn(&Path) -> bool,
+) -> Result<()> {
+    refuse_results(out, &inputs(request, session))?;
+    let kept = std::fs::metadata(out).is_ok_and(|there| there.is_file() && there.len() > 0);
+    match kept && !earlier(out) {
+        true => bail!(
+            "--out {}: something else is there, not earlier results of this verb, and would be lost; name a new place",
+            out.display()
+        ),
+        false => Ok(()),
+    }
+}
+
+/// Whether a file has one `T` on each line, as [`write_rows`](crate::stages::write_rows) writes
+/// them.
+pub fn are_rows<T: serde::de::DeserializeOwned>(path: &Path) -> bool {
+    use std::io::BufRead;
+    std::fs::File::open(path).is_ok_and(|file| {
+        let mut lines = std::io::BufReader::new(file).lines();
+        lines.all(|line| line.is_ok_and(|line| serde_json::from_str::<T>(&line).is_ok()))
+    })
+}
+
+/// The files that a verb reads for `request` and `session`, as far as they are named by path.
+fn inputs(request: &Request, session: &Session) -> Vec<PathBuf> {
+    let recipe = &session.recipe;
     let data = &recipe.data;
     let files = [&data.train.0, &data.validation.0, &data.held_out.0];
     let files = files.into_iter().flatten().map(|file| recipe.path(file));
-    files.chain(request.recipe.clone()).collect()
+    let model = session.model.paths().map(Path::to_path_buf);
+    let plugins = session.host.plugins().iter().map(|p| p.path.clone());
+    let stack = session.stack();
+    // a folder that cannot be listed is told of where the player is read
+    let players = stack.iter().filter_map(|dir| adapter_files(dir).ok());
+    let all = files
+        .chain(request.recipe.clone())
+        .chain(model)
+        .chain(plugins);
+    all.chain(players.flatten()).collect()
 }
 
 /// Writes a file of results, whole or not at all. A link stays one, and what it names is replaced;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use crate::artefacts::PairRow;
 use crate::request::Request;
 use crate::session::Session;
 use crate::stages::{scored, write_rows};
@@ -14,7 +15,7 @@ use crate::{outbox, pairs};
 pub fn score(request: &Request, file: &Path, out: &Path) -> Result<()> {
     outbox::refuse_results(out, &[file.to_owned()])?;
     let session = Session::open(request)?;
-    outbox::refuse_results(out, &outbox::inputs(request, &session.recipe))?;
+    outbox::refuse_loss(out, request, &session, outbox::are_rows::<PairRow>)?;
     // no loss is asked: whoever trains on the file leaves out what theirs cannot use
     let rows = pairs::read(&session, file, None)?.rows;
     let player = session.player()?;
@@ -29,9 +30,7 @@ pub fn score(request: &Request, file: &Path, out: &Path) -> Result<()> {
     .0;
     outbox::write_results(out, |path| Ok(write_rows(path, &rows)?))?;
     let n = rows.len().max(1) as f64;
-    let mean = |of: &dyn Fn(&crate::artefacts::PairRow) -> Option<f64>| {
-        rows.iter().filter_map(of).sum::<f64>() / n
-    };
+    let mean = |of: &dyn Fn(&PairRow) -> Option<f64>| rows.iter().filter_map(of).sum::<f64>() / n;
     result!(
         session.watch,
         "{}: {} pairs, log p(real) {:.3}, log p(generated) {:.3} on average",

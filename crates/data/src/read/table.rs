@@ -199,7 +199,12 @@ impl Table {
                 let what = format!("`{}` is not UTF-8", name.escape_debug());
                 Error::example(&place, what)
             })?;
-            let held = MESSAGES.contains(&name.as_str()).then(|| cell(value));
+            let may_hold = MESSAGES.contains(&name.as_str());
+            if may_hold && printed_by_python(value) {
+                let what = format!("`{name}` holds messages as Python prints them, not as JSON");
+                return Err(Error::example(&place, what));
+            }
+            let held = may_hold.then(|| cell(value));
             let value = match held.flatten() {
                 Some((messages, why)) => {
                     no_text = no_text.or(why);
@@ -214,4 +219,24 @@ impl Table {
             ..Row::new(place, Value::Object(map))
         })
     }
+}
+
+/// Whether a cell is Python's `str` of messages, as pandas writes a column of lists: its texts have
+/// single quotes, so that it is no JSON.
+fn printed_by_python(text: &str) -> bool {
+    let text = text.trim_start();
+    let inside = text.strip_prefix('[').unwrap_or(text).trim_start();
+    let Some(first) = inside.strip_prefix("{'") else {
+        return false;
+    };
+    let has = |keys: [&str; 2]| {
+        let key = |key: &str| inside.contains(&format!("'{key}':"));
+        keys.into_iter().any(key)
+    };
+    let begins = ["role", "from", "content", "value"];
+    begins
+        .iter()
+        .any(|key| first.starts_with(&format!("{key}':")))
+        && has(["role", "from"])
+        && has(["content", "value"])
 }

@@ -150,6 +150,24 @@ impl ChatTemplate {
         self.tool_use.as_deref()
     }
 
+    /// Whether a row has tools, by transformers' test of what the template will find as `tools`: an
+    /// empty list counts. The row's `chat_template_kwargs` take precedence over its `tools`, and
+    /// those over the user's.
+    pub(crate) fn has_tools(&self, context: &Context) -> bool {
+        let given = context.get("chat_template_kwargs");
+        let given = given.and_then(|given| given.get("tools"));
+        match given.or_else(|| context.get("tools")) {
+            Some(tools) => !tools.is_null(),
+            None => self.variables.get("tools").is_some_and(|t| !t.is_none()),
+        }
+    }
+
+    /// The template that renders rows with these variables: this one or the other.
+    pub(crate) fn chosen(&self, context: &Context) -> &ChatTemplate {
+        let other = self.tool_use().filter(|_| self.has_tools(context));
+        other.unwrap_or(self)
+    }
+
     /// Renders a conversation; with `generation_prompt`, up to where the response begins.
     ///
     /// # Errors
@@ -169,10 +187,8 @@ impl ChatTemplate {
         context: &Context,
         generation_prompt: bool,
     ) -> Result<String> {
-        if let (true, Some(other)) = (has_tools(context), &self.tool_use) {
-            return other.render_in(messages, context, generation_prompt);
-        }
-        let mut variables = self.variables.clone();
+        let chosen = self.chosen(context);
+        let mut variables = chosen.variables.clone();
         for (name, value) in context {
             match value {
                 serde_json::Value::Object(given) if name == "chat_template_kwargs" => {
@@ -186,8 +202,8 @@ impl ChatTemplate {
         }
         let messages: Vec<Message> = messages
             .iter()
-            .map(Message::with_reasoning_named)
-            .map(|message| self.with_role_known(message))
+            .map(Message::for_template)
+            .map(|message| chosen.with_role_known(message))
             .collect();
         variables.insert("messages".into(), Value::from_serialize(&messages));
         variables.insert("add_generation_prompt".into(), generation_prompt.into());
@@ -196,7 +212,7 @@ impl ChatTemplate {
                 .entry(name.into())
                 .or_insert_with(|| Value::from(()));
         }
-        contain(|| self.program.render(Value::from(variables)))
+        contain(|| chosen.program.render(Value::from(variables)))
             .and_then(|text| text)
             .map_err(Error::Template)
     }
@@ -209,9 +225,4 @@ impl ChatTemplate {
             false => message,
         }
     }
-}
-
-/// Whether a row has tools, by transformers' test: an empty list counts.
-pub(crate) fn has_tools(context: &Context) -> bool {
-    context.get("tools").is_some_and(|tools| !tools.is_null())
 }

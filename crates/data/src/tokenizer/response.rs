@@ -5,7 +5,6 @@
 use super::Tokenizer;
 use super::pieces::Piece;
 use super::reasoning::{Opened, Opening, PastReasoning, border};
-use crate::template::has_tools;
 use crate::{Context, Error, Message, Result};
 
 /// A text that no conversation contains, to find where a template puts a response.
@@ -84,8 +83,8 @@ impl Tokenizer {
     /// would write it.
     ///
     /// # Errors
-    /// No chat template, one that refuses the conversation or ignores responses, or no token that
-    /// ends the turn.
+    /// No chat template, one that refuses the conversation, ignores responses or writes this one in
+    /// other characters (escaped), or no token that ends the turn.
     pub fn response(&self, messages: &[Message], text: &str) -> Result<Vec<u32>> {
         let answer = Message::assistant(text);
         Ok(self
@@ -313,7 +312,9 @@ impl Tokenizer {
                 around.is_some_and(|around| around != (head, after))
             })
         };
-        let known = &self.echoes[usize::from(has_tools(asked.context))];
+        let template = self.template.as_ref();
+        let tools = template.is_some_and(|template| template.has_tools(asked.context));
+        let known = &self.echoes[usize::from(tools)];
         after.contains(PROBE) || *known.get_or_init(tried)
     }
 
@@ -385,6 +386,14 @@ impl Tokenizer {
             Some(written) if ends_alike(&format!("{}{written}", frame.prompt), text) => {
                 written.to_owned()
             }
+            // escaped (`<` as `&lt;`), in JSON, in capitals: neither text is what both sides mean
+            Some(written) if !leaves_out(written, &plain) => {
+                return Err(Error::Template(
+                    "it writes the assistant's message in other characters than the data have, so \
+                     nothing could be trained"
+                        .into(),
+                ));
+            }
             _ => plain,
         })
     }
@@ -428,6 +437,13 @@ impl Tokenizer {
         let added = self.core.get_added_vocabulary().get_added_tokens_decoder();
         added.get(&id).is_some_and(|token| token.special)
     }
+}
+
+/// Whether a text is another with parts left out, ignoring white space.
+fn leaves_out(text: &str, whole: &str) -> bool {
+    let mut whole = whole.chars();
+    let mut text = text.chars().filter(|c| !c.is_whitespace());
+    text.all(|c| whole.any(|other| other == c))
 }
 
 /// Whether a text ends with another, ignoring white space.

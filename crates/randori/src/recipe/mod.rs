@@ -28,7 +28,7 @@ pub use refusal::RecipeError;
 pub use setting::{OnResume, OrAuto};
 
 use section::Section;
-use setting::toml_text;
+use setting::{Setting, toml_text};
 use source::Entries;
 
 /// Keys of a section with their values as TOML.
@@ -139,6 +139,7 @@ impl Recipe {
         };
         entries.refuse_the_rest(&keys::all())?;
         recipe.check_across_keys()?;
+        recipe.check_repeats()?;
         Ok(recipe)
     }
 
@@ -260,6 +261,35 @@ impl Recipe {
         keys.filter(|key| key.on_resume == on_resume)
             .map(|key| source::full(key.section, key.name))
             .collect()
+    }
+
+    /// Lists of what is tried or measured once each: one value twice would count as two.
+    fn check_repeats(&self) -> Result<(), RecipeError> {
+        fn repeats<T: PartialEq>(list: &[T]) -> bool {
+            (1..list.len()).any(|i| list[..i].contains(&list[i]))
+        }
+        let (eval, compare) = (&self.eval, &self.compare);
+        let lists = [
+            ("eval.seeds", repeats(&eval.seeds), eval.seeds.show()),
+            (
+                "compare.seeds",
+                repeats(&compare.seeds),
+                compare.seeds.show(),
+            ),
+            ("compare.lrs", repeats(&compare.lrs), compare.lrs.show()),
+            (
+                "compare.epochs",
+                repeats(&compare.epochs),
+                compare.epochs.show(),
+            ),
+        ];
+        match lists.into_iter().find(|(_, repeats, _)| *repeats) {
+            Some((key, _, shown)) => {
+                let shown = shown.unwrap_or_default();
+                Err(self.refuse(key, format!("must have each value once, got {shown}")))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Rules that span keys.

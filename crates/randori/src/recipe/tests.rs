@@ -257,6 +257,26 @@ fn bad_recipes_are_refused_with_place_rule_and_value() {
             "recipe.toml:2: train.offload_optimizer must be false but with model.device",
         ),
         (
+            "[compare]\nseeds = [1, 2, 1]\n",
+            &[],
+            "recipe.toml:2: compare.seeds must have each value once, got [1, 2, 1]",
+        ),
+        (
+            "[eval]\nseeds = [3, 3]\n",
+            &[],
+            "recipe.toml:2: eval.seeds must have each value once, got [3, 3]",
+        ),
+        (
+            "[compare]\nlrs = [1e-4, 0.0001]\n",
+            &[],
+            "recipe.toml:2: compare.lrs must have each value once, got",
+        ),
+        (
+            "[compare]\nepochs = [0, 0]\n",
+            &[],
+            "recipe.toml:2: compare.epochs must have each value once, got [0, 0]",
+        ),
+        (
             "name = \"a/b\"\n",
             &[],
             "recipe.toml:1: name must be a plain folder name",

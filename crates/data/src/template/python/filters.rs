@@ -376,8 +376,14 @@ fn round(args: Args) -> Outcome {
             Ok(Value::from(shown.parse::<f64>().unwrap_or(x)))
         }
         ("common", Number::Float(_)) => Ok(Value::from((x * scale).round_ties_even() / scale)),
-        ("ceil", _) => Ok(Value::from((x * scale).ceil() / scale)),
-        ("floor", _) => Ok(Value::from((x * scale).floor() / scale)),
+        ("ceil" | "floor", Number::Whole(_)) if precision >= 0 => Ok(Value::from(x)),
+        ("ceil" | "floor", _) if !(x * scale).is_finite() => wrong(format!(
+            "`round` takes no whole number of {}",
+            called(&value)
+        )),
+        // through a whole number, of which Python's 0 has no sign
+        ("ceil", _) => Ok(Value::from(((x * scale).ceil() + 0.0) / scale)),
+        ("floor", _) => Ok(Value::from(((x * scale).floor() + 0.0) / scale)),
         _ => wrong("`round` rounds by `common`, `ceil` or `floor`"),
     }
 }

@@ -9,7 +9,8 @@ use minijinja::{Environment, State, Value};
 use super::arguments::Args;
 use super::objects::{Method, Range, dict, list, method, pay_for_key, storable, text, tuple};
 use super::values::{
-    Kind, Number, Outcome, called, equal, items, kind, length, lookup, number, order, wrong,
+    Kind, Number, Outcome, called, equal, items, kind, length, lookup, number, order, quotient,
+    wrong,
 };
 use super::written::string;
 use super::{budget, format, markup, methods, names};
@@ -167,6 +168,7 @@ fn numbers(a: Number, sign: &str, b: Number) -> Outcome {
         ("+", _) => Ok(Value::from(x + y)),
         ("-", _) => Ok(Value::from(x - y)),
         ("*", _) => Ok(Value::from(x * y)),
+        ("/", Some((a, b))) => Ok(Value::from(quotient(a, b))),
         ("/", _) => Ok(Value::from(x / y)),
         ("//", _) => Ok(Value::from(floor_of_floats(x, y).0)),
         ("%", _) => Ok(Value::from(floor_of_floats(x, y).1)),

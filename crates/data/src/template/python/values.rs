@@ -218,6 +218,28 @@ impl PartialOrd for Number {
     }
 }
 
+/// The float nearest to the quotient of two integers, as by Python: one rounding, though the
+/// integers may be no floats themselves. `b` is not 0.
+pub(super) fn quotient(a: i128, b: i128) -> f64 {
+    const EXACT: u128 = 1 << f64::MANTISSA_DIGITS;
+    let (over, under) = (a.unsigned_abs(), b.unsigned_abs());
+    if a == 0 || over.max(under) <= EXACT {
+        return a as f64 / b as f64;
+    }
+    // binary digits by long division, more than a float holds
+    let (mut digits, mut rest, mut places) = (over / under, over % under, 0);
+    while digits <= 2 * EXACT {
+        rest *= 2;
+        digits = 2 * digits + u128::from(rest >= under);
+        rest -= if rest >= under { under } else { 0 };
+        places += 1;
+    }
+    // the last digit stands for all that are left out: whether they are 0 decides a tie
+    let digits = digits | u128::from(rest > 0);
+    let size = digits as f64 * 0.5_f64.powi(places);
+    if (a < 0) != (b < 0) { -size } else { size }
+}
+
 /// A number; booleans are 0 and 1.
 pub(super) fn number(kind: Kind<'_>) -> Option<Number> {
     match kind {
