@@ -2,15 +2,12 @@
 //! writes of them. What plays where is what AutoTokenizer of transformers 5.24.0 does with the same
 //! folders, and llama.cpp with the same GGUF keys.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot go on should say where
-
 use std::fs;
 
 use randori_data::{ChatTemplate, Context, GgufTokenizer, Message, PLAIN, Tokenizer};
 use serde_json::{Value, json};
 
-mod demo;
-use demo::folder;
+use crate::demo::folder;
 
 const TOOLS: &str = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|end|>{% endfor %}\
                      {% if add_generation_prompt %}[assistant]{% endif %}{{ (tools or []) | length }}";

@@ -6,6 +6,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod chat_templates;
 mod demo;
 mod goldens;
 mod kinds;
