@@ -138,6 +138,41 @@ fn a_table_that_breaks_off_is_no_bad_row() {
     assert_eq!(read("prompt,response\nq,r\nq,r").unwrap().0.len(), 2);
 }
 
+/// Every beginning of a table that ends within quotes is refused, whatever stands there: half a
+/// response is nobody's response.
+#[test]
+fn a_table_that_breaks_off_within_quotes_is_refused() {
+    let table = "prompt,\"response\"\nq,r\n\"q \"\"a\"\"\",\"one, two\nthree \"\"b\"\"\"\nq5\" x,r\n";
+    for (name, table) in [
+        ("d.csv", table.to_owned()),
+        ("d.tsv", table.replace(',', "\t")),
+        ("d.csv", table.replace('\n', "\r\n")),
+    ] {
+        for end in 1..table.len() {
+            let text = &table[..end];
+            // quotes within `q5" x` are text, and two within quotes are one
+            let quotes = text.split("q5").next().unwrap().matches('"').count();
+            let read = read_bytes(name, text.as_bytes(), &ReadOptions::default());
+            let why = read.err().map(|e| e.to_string()).unwrap_or_default();
+            assert_eq!(
+                why.ends_with("a quote that is never closed took the rest of the file"),
+                quotes % 2 == 1,
+                "{text:?}: {why}"
+            );
+        }
+    }
+    for cut in [
+        "prompt,response\na,b\nc,\"the answer is",
+        "prompt,response\na,b\nc,\"the answer is\n",
+        "prompt,response\na,b\n\"c,d\n",
+        "prompt,response\na,b\nc,d,\"e\n",
+        "prompt,response\na,b\nc,\"",
+    ] {
+        let why = rows("d.csv", cut).unwrap_err();
+        assert!(why.starts_with("d.csv:3: a quote that is never"), "{why}");
+    }
+}
+
 #[test]
 fn tables_with_other_line_ends_and_names() {
     let (records, _) = rows("d.csv", "prompt,response\rq,a\rq,b\rq,c").unwrap();
