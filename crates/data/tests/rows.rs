@@ -142,7 +142,8 @@ fn a_table_that_breaks_off_is_no_bad_row() {
 /// response is nobody's response.
 #[test]
 fn a_table_that_breaks_off_within_quotes_is_refused() {
-    let table = "prompt,\"response\"\nq,r\n\"q \"\"a\"\"\",\"one, two\nthree \"\"b\"\"\"\nq5\" x,r\n";
+    let table =
+        "prompt,\"response\"\nq,r\n\"q \"\"a\"\"\",\"one, two\nthree \"\"b\"\"\"\nq5\" x,r\n";
     for (name, table) in [
         ("d.csv", table.to_owned()),
         ("d.tsv", table.replace(',', "\t")),

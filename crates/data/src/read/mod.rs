@@ -197,39 +197,30 @@ impl Reader {
 
 /// The error for a value that cannot be represented as in the file, under these keys.
 fn unkept(place: &Place, keys: &str, why: &'static str, value: &Value) -> Error {
-    let what = match why {
-        rows::TIME => format!("{keys} has {why}: write it as text"),
-        json::NUMBER => {
-            let text = value.to_string();
-            let (_, number) = text.split_once(NO_TEXT).unwrap_or_default();
-            let number = number.split('"').next().unwrap_or_default();
-            format!("{keys} has the number {number}, which 64 bits do not keep: write it as text")
-        }
-        _ => format!("{keys} has {why}, which no text can have"),
-    };
+    if why != json::NUMBER {
+        let what = format!("{keys} has {why}, which no text can have");
+        return Error::example(place, what);
+    }
+    let text = value.to_string();
+    let (_, number) = text.split_once(NO_TEXT).unwrap_or_default();
+    let number = number.split('"').next().unwrap_or_default();
+    let what =
+        format!("{keys} has the number {number}, which 64 bits do not keep: write it as text");
     Error::example(place, what)
 }
 
 /// Refuses a record that uses an invalid string of its row.
 fn text_alone(row: &Row, record: &Record, why: &'static str) -> Result<()> {
-    let spelt = serde_json::to_string(record).unwrap_or_default();
-    let Some((_, mark)) = spelt.split_once(NO_TEXT) else {
+    let spelt = |value: serde_json::Result<String>| value.is_ok_and(|v| v.contains(NO_TEXT));
+    if !spelt(serde_json::to_string(record)) {
         return Ok(());
-    };
-    let time = format!("{NO_TEXT}{}", rows::TIME);
-    let of_time = mark.starts_with(rows::TIME);
-    // times in columns that the record does not use are in no other value's way
-    let has = |value: &Value| match of_time {
-        true => value.to_string().contains(&time),
-        false => value.to_string().replace(&time, "").contains(NO_TEXT),
-    };
+    }
     let map = row.value.as_object().into_iter().flatten();
     let (keys, values): (Vec<String>, Vec<&Value>) = map
-        .filter(|(_, value)| has(value))
+        .filter(|(_, value)| spelt(serde_json::to_string(value)))
         .map(|(key, value)| (format!("`{}`", key.escape_debug()), value))
         .unzip();
     let first = values.first().copied().unwrap_or(&row.value);
-    let why = if of_time { rows::TIME } else { why };
     Err(unkept(&row.place, &keys.join(" or "), why, first))
 }
 
