@@ -245,3 +245,71 @@ fn a_format_that_is_set_takes_the_same_names() {
         assert_eq!(records[0].prompt, [Message::user("q")], "{row}");
     }
 }
+
+/// transformers 5.24 raises for these (but for `{}`, which it takes as `[]`), and so would every
+/// row: a list of objects is meant, or its JSON.
+#[test]
+fn tools_and_documents_are_lists_of_objects() {
+    let row = |key: &str, value: &str| {
+        let (outer, key) = key.rsplit_once('.').unwrap_or(("", key));
+        let held = format!("\"{key}\": {value}");
+        match outer {
+            "" => format!("{{\"prompt\": \"q\", \"response\": \"r\", {held}}}\n"),
+            _ => format!("{{\"prompt\": \"q\", \"response\": \"r\", \"{outer}\": {{{held}}}}}\n"),
+        }
+    };
+    let lists = [
+        "tools",
+        "documents",
+        "chat_template_kwargs.tools",
+        "chat_template_kwargs.documents",
+    ];
+    for key in lists {
+        for (value, at, should) in [
+            ("5", "", "a list of objects, or its JSON as text, is 5"),
+            (
+                "true",
+                "",
+                "a list of objects, or its JSON as text, is true",
+            ),
+            (
+                r#"{"name": "f"}"#,
+                "",
+                "a list of objects, or its JSON as text, is an object",
+            ),
+            (
+                "{}",
+                "",
+                "a list of objects, or its JSON as text, is an object",
+            ),
+            (
+                r#""{\"name\": \"f\"}""#,
+                "",
+                "a list of objects, or its JSON as text, is an object",
+            ),
+            (r#"["x"]"#, "[0]", "an object, is \"x\""),
+            ("[{}, null]", "[1]", "an object, is null"),
+            (r#""[5]""#, "[0]", "an object, is 5"),
+        ] {
+            assert_eq!(
+                rows("d.jsonl", &row(key, value)).unwrap_err(),
+                format!("d.jsonl:1: `{key}{at}` should be {should}"),
+                "{value}"
+            );
+        }
+        for value in ["[]", r#"[{"name": "f"}]"#, r#""[{\"name\": \"f\"}]""#] {
+            let record = one(&row(key, value));
+            let held = match key.strip_prefix("chat_template_kwargs.") {
+                Some(inner) => &record.context["chat_template_kwargs"][inner],
+                None => &record.context[key],
+            };
+            assert!(held.is_array(), "{key}: {value}");
+        }
+        let why = rows("d.jsonl", &row(key, "\"x\"")).unwrap_err();
+        let right = format!("d.jsonl:1: `{key}` is text, but not JSON");
+        assert!(why.starts_with(&right), "{why}");
+        for nothing in ["null", "\" \""] {
+            assert!(rows("d.jsonl", &row(key, nothing)).is_ok(), "{key}");
+        }
+    }
+}
