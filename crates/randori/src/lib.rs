@@ -56,6 +56,7 @@ mod folder;
 mod game;
 mod generate;
 mod hub_data;
+mod ids;
 mod inputs;
 mod inspect;
 mod losses;

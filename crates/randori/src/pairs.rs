@@ -11,8 +11,9 @@ use randori_data::{
 };
 use randori_sdk::seam::LossFn;
 
-use crate::artefacts::{Answer, PairRow};
+use crate::artefacts::PairRow;
 use crate::corpus::{self, Part};
+use crate::ids::{self, Drawn, Ids};
 use crate::session::Setting;
 use crate::stages::rows_of;
 
@@ -27,7 +28,12 @@ pub struct Pairs {
 /// Reads a file of pairs. `loss` is the one they are trained with, `None` where nobody trains.
 pub fn read(setting: &Setting, file: &Path, loss: Option<&dyn LossFn>) -> Result<Pairs> {
     let mut rules = corpus::policy(&setting.recipe, loss);
-    if let Ok(rows) = randori_store::read_rows::<PairRow>(file) {
+    let (pairs, answers) = match ids::read(file)? {
+        Ids::Pairs(rows) => (Some(rows), None),
+        Ids::Answers(answers) => (None, Some(answers)),
+        Ids::Text => (None, None),
+    };
+    if let Some(rows) = pairs {
         let (rows, counts) = with_ids(setting, file, rows, &rules)?;
         let scored = rows
             .iter()
@@ -41,7 +47,6 @@ pub fn read(setting: &Setting, file: &Path, loss: Option<&dyn LossFn>) -> Result
         }
         return Ok(Pairs { rows, scored });
     }
-    let answers = randori_store::read_rows::<Answer>(file).ok();
     let mut options = corpus::read_options(&setting.recipe);
     if answers.is_some() {
         // token ids stand beside the rows by number: none may be missing
@@ -232,8 +237,8 @@ fn known<'a>(setting: &Setting, place: &str, ids: impl Iterator<Item = &'a u32>)
 
 /// Token ids mean what they meant when they were drawn only with the same tokenizer: their text
 /// must be the text that stands beside them.
-fn refuse_other_tokens(setting: &Setting, file: &Path, answers: &[Answer]) -> Result<()> {
-    let other = |answer: &&Answer| setting.tokenizer.decode(&answer.tokens) != answer.generated;
+fn refuse_other_tokens(setting: &Setting, file: &Path, answers: &[Drawn]) -> Result<()> {
+    let other = |answer: &&Drawn| setting.tokenizer.decode(&answer.tokens) != answer.generated;
     match answers.iter().find(other) {
         None => Ok(()),
         Some(answer) => anyhow::bail!(
@@ -249,7 +254,7 @@ fn refuse_other_tokens(setting: &Setting, file: &Path, answers: &[Answer]) -> Re
 fn with_answers(
     setting: &Setting,
     part: Part,
-    answers: &[Answer],
+    answers: &[Drawn],
     rules: &Policy,
 ) -> Result<(Vec<Encoded>, Counts)> {
     // real responses were looked at before, those that are gone since among them
