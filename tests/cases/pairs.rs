@@ -179,17 +179,6 @@ fn answers_are_scored_by_their_ids_however_their_file_was_stored() {
         &score,
         "other.jsonl:2: no token ids, which the rows before it have",
     );
-    world.file("other.jsonl", &format!("{}{}\n", right, pair(2, &[52, 0])));
-    assert_eq!(lines(&world, "other.jsonl"), 25);
-    world.accepted(&[
-        "score",
-        "r.toml",
-        "-q",
-        "--pairs",
-        "other.jsonl",
-        "--out",
-        "t",
-    ]);
     world.file(
         "other.jsonl",
         &right.replacen("\"real\":[", "\"real\":[-1,", 1),
