@@ -18,6 +18,8 @@ mod heads;
 mod hub;
 #[path = "cases/intervals.rs"]
 mod intervals;
+#[path = "cases/kept.rs"]
+mod kept;
 #[path = "cases/losses.rs"]
 mod losses;
 #[path = "cases/pairs.rs"]

@@ -16,7 +16,7 @@ use crate::recipe::ChosenBy;
 use crate::report::Baseline;
 use crate::session::Session;
 use crate::settings;
-use crate::stages::write_rows;
+use crate::stages::{rows_beside, write_rows};
 use crate::training::trained;
 
 /// Trains on the real responses, with the dropout that the player's adapter says; resumable through
@@ -153,7 +153,7 @@ pub fn baseline(
         desk.write(PROMPTS, |path| write_rows(path, &prompts))?;
         anyhow::Ok(measure::signals(session, &own, &pairs, beta))
     })?;
-    let prompts = randori_store::read_rows(&run.place(&place).join(PROMPTS)).unwrap_or_default();
+    let prompts = rows_beside(run.dir(), &place, &stage, PROMPTS)?;
     let measures = measure::measures(&signals, false);
     let tokens = steps.max * steps.tokens_per_step;
     Ok((

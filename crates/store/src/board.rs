@@ -15,9 +15,10 @@ use randori_core::{Signals, Stage};
 use serde_json::{Map, Value};
 
 use crate::{
-    Artefact, Error, EventFile, Manifest, Result,
+    EventFile, Manifest, Result, beside,
     desk::{CHECKPOINT, latest_in, metrics_file, step_of},
     json::Appender,
+    kept::load_done,
 };
 
 /// Handle on a run's event file; clones share it.
@@ -63,13 +64,16 @@ impl Board {
 
     fn replay(&self, dir: &Path, manifest: &Manifest, place: &str) -> Result<()> {
         let (folder, policy) = (dir.join(place), Stage::Policy.name());
-        let metrics = folder.join(metrics_file(policy));
-        if metrics.exists() {
-            // Of an unfinished stage, the rows up to its last checkpoint, which a resume keeps.
-            let last = match manifest.done(place, policy) {
-                Some(_) => u64::MAX,
-                None => latest_in(&folder.join(CHECKPOINT).join(policy))?.map_or(0, |at| at.step),
-            };
+        let log = metrics_file(policy);
+        // Of an unfinished stage, the rows up to its last checkpoint, which a resume keeps.
+        let (metrics, last) = match manifest.done(place, policy) {
+            Some(_) => (beside(dir, manifest, place, policy, &log)?, u64::MAX),
+            None => {
+                let last = latest_in(&folder.join(CHECKPOINT).join(policy))?;
+                (Some(folder.join(log)), last.map_or(0, |at| at.step))
+            }
+        };
+        if let Some(metrics) = metrics.filter(|path| path.exists()) {
             let stays = |row: &Map<String, Value>| step_of(row).is_some_and(|step| step <= last);
             for row in Appender::peek(&metrics, stays)? {
                 self.row(place, &row)?;
@@ -77,8 +81,7 @@ impl Board {
         }
         if let (Some(t), Some(done)) = (iteration(place), manifest.done(place, Stage::Eval.name()))
         {
-            let path = folder.join(&done.file);
-            let signals = Signals::load(&path).map_err(|e| Error::artefact("load", &path, e))?;
+            let signals: Signals = load_done(dir, manifest, place, &done.stage)?;
             self.eval(t, &signals)?;
         }
         Ok(())

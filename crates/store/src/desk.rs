@@ -110,8 +110,8 @@ impl Desk {
         .map_err(|error| error.keeping(|| self.describe_saved()))
     }
 
-    /// Writes one more file or folder into the place, atomically. Unlike the stage's artefact, it
-    /// is not verified later.
+    /// Writes one more file or folder into the place, atomically. [`beside`](crate::beside) finds it
+    /// again.
     pub fn write<E: Into<BoxError>>(
         &mut self,
         name: &str,

@@ -1,6 +1,7 @@
 //! An open run folder: begins or resumes a run, restores finished stages, records new ones.
 
 use std::{
+    collections::BTreeMap,
     path::{Component, Path, PathBuf},
     time::Instant,
 };
@@ -14,6 +15,7 @@ use crate::{
     desk::{CHECKPOINT, metrics_file},
     disk::{is_hidden, list},
     hash, json,
+    kept::load_done,
     manifest::FILE,
 };
 
@@ -226,6 +228,7 @@ impl Run {
         begun: Instant,
     ) -> Result<()> {
         let hash = hash(&self.place(place).join(&file))?;
+        let besides = self.hashes_beside(place, stage, beside)?;
         let written = &mut self.manifest.written;
         written.remove(&format!("{place}/{file}"));
         written.extend(files_of(&self.dir, place, &file)?);
@@ -237,12 +240,32 @@ impl Run {
             sha256: hash.sha256,
             bytes: hash.bytes,
             seconds: begun.elapsed().as_secs_f64(),
+            beside: besides,
         });
         if let Err(error) = self.manifest.write(&self.disk, &self.dir) {
             self.manifest.stages.pop();
             return Err(error);
         }
         self.drop_checkpoint(place, stage)
+    }
+
+    /// Hashes of what a stage wrote besides its artefact, by name; its log, if it has one, is whole
+    /// by now.
+    fn hashes_beside(
+        &self,
+        place: &str,
+        stage: &str,
+        written: &[String],
+    ) -> Result<BTreeMap<String, String>> {
+        let log = metrics_file(stage);
+        let log = self.place(place).join(&log).exists().then_some(log);
+        let names = written.iter().cloned().chain(log);
+        names
+            .map(|name| {
+                let hash = hash(&self.place(place).join(&name))?;
+                Ok((name, hash.sha256))
+            })
+            .collect()
     }
 
     /// Removes what killed processes left: half-written files, and checkpoints of stages that have
@@ -312,43 +335,6 @@ impl<A: Artefact> Keeps<A> for Run {
     ) -> std::result::Result<A, E> {
         Run::record(self, &place_of(t), stage.name(), make)
     }
-}
-
-/// Loads the artefact of a finished stage without a lock: for export, chat and reports.
-pub fn load<A: Artefact>(dir: &Path, place: &str, stage: &str) -> Result<A> {
-    load_done(dir, &Manifest::read(dir)?.unwrap_or_default(), place, stage)
-}
-
-fn load_done<A: Artefact>(dir: &Path, manifest: &Manifest, place: &str, stage: &str) -> Result<A> {
-    let path = intact(dir, manifest, place, stage)?;
-    A::load(&path).map_err(|source| Error::artefact("load", &path, source))
-}
-
-/// Path of a finished stage's artefact, after verifying its hash. Needs no lock.
-pub fn intact(dir: &Path, manifest: &Manifest, place: &str, stage: &str) -> Result<PathBuf> {
-    let done = manifest
-        .done(place, stage)
-        .ok_or_else(|| Error::NotFinished {
-            dir: dir.to_owned(),
-            place: place.to_owned(),
-            stage: stage.to_owned(),
-        })?;
-    let path = dir.join(place).join(&done.file);
-    let damaged = |why: String| Error::Damaged {
-        path: path.clone(),
-        why,
-    };
-    if !path.exists() {
-        return Err(damaged("it is gone".into()));
-    }
-    let now = hash(&path)?;
-    if now.sha256 != done.sha256 {
-        return Err(damaged(format!(
-            "its SHA-256 was {:.12}…, is {:.12}…",
-            done.sha256, now.sha256
-        )));
-    }
-    Ok(path)
 }
 
 fn begin(disk: &Disk, dir: &Path, spec: &RunSpec) -> Result<Manifest> {

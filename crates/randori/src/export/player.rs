@@ -104,6 +104,10 @@ fn chosen(request: &Request, which: Option<Which>) -> Result<Chosen> {
     };
     let game = folder::first_game(dir, &recipe)?;
     let manifest = Manifest::read(&game)?.unwrap_or_default();
+    // the card tells them
+    for done in manifest.stages.iter().filter(|done| done.stage == "eval") {
+        intact(&game, &manifest, &done.place, &done.stage)?;
+    }
     let there = |place: &str| manifest.done(place, "policy").is_some();
     let policy = |place: &str| -> Result<Vec<PathBuf>> {
         Ok(vec![intact(&game, &manifest, place, "policy")?])
