@@ -242,6 +242,8 @@ fn tree(prefix: &str, text: &str, found: &mut Vec<Import>) {
             depth += i32::from(c == '{') - i32::from(c == '}');
             c == ',' && depth == 0
         });
+        // behind a trailing comma stands no import
+        let parts = parts.filter(|part| !part.trim().is_empty());
         parts.for_each(|part| tree(&prefix, part, found));
         return;
     }

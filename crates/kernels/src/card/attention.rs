@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Tensor};
 use randori_cuda::ops::{
-    attention::{Attention, Given, Gradients, Met},
+    attention::{Attention, BackwardInputs, BackwardOutputs, DeviceLists},
     tiles::{KeyRun, Lists, Span},
 };
 
@@ -32,8 +32,8 @@ impl Uploaded {
         })
     }
 
-    fn met(&self) -> Result<Met> {
-        Ok(Met {
+    fn met(&self) -> Result<DeviceLists> {
+        Ok(DeviceLists {
             blocks: ptr(&self.blocks)?,
             count: self.count,
             runs: ptr(&self.runs)?,
@@ -185,7 +185,7 @@ pub fn backward(
         Some(lse) => ptr(lse)?,
         None => return Err(crate::Error::rule("attention kept nothing on the GPU")),
     };
-    let given = Given {
+    let given = BackwardInputs {
         q: ptr(q)?,
         k: ptr(k)?,
         v: ptr(v)?,
@@ -193,7 +193,7 @@ pub fn backward(
         lse,
         dout: ptr(dout)?,
     };
-    let to = Gradients {
+    let to = BackwardOutputs {
         q: ptr(&dq)?,
         k: ptr(&dk)?,
         v: ptr(&dv)?,

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use randori_cuda::{
     Ptr,
-    ops::layout::{self, Columns, Going, Places},
+    ops::layout::{self, Columns, DeviceScatterLists, ScatterLists},
 };
 
 use super::{float, gpu, ptr, room};
@@ -90,22 +90,29 @@ pub fn scatter(x: &Tensor, index: &[u32], factors: Option<&[f32]>, onto: &Tensor
         return Ok(());
     }
     let width = x.dims()[1..].iter().product();
-    let lists = Places::new(index, onto.dims()[0])?;
+    let lists = ScatterLists::new(index, onto.dims()[0])?;
     let gpu = gpu()?;
     let factors = factors.map(|f| -> Result<Tensor> {
         let sorted: Vec<f32> = lists.sources.iter().map(|s| f[*s as usize]).collect();
         Ok(gpu.upload(&sorted)?)
     });
     let factors = factors.transpose()?;
-    let (places, starts) = (gpu.upload(&lists.places)?, gpu.upload(&lists.starts)?);
+    let (rows, starts) = (gpu.upload(&lists.rows)?, gpu.upload(&lists.starts)?);
     let sources = gpu.upload(&lists.sources)?;
-    let going = Going {
-        places: ptr(&places)?,
-        count: lists.places.len(),
+    let on_device = DeviceScatterLists {
+        rows: ptr(&rows)?,
+        count: lists.rows.len(),
         starts: ptr(&starts)?,
         sources: ptr(&sources)?,
         factors: factors.as_ref().map_or(Ok(Ptr::NULL), ptr)?,
     };
     let (from, to) = (ptr(x)?, ptr(onto)?);
-    Ok(layout::scatter(gpu, float(x)?, width, from, &going, to)?)
+    Ok(layout::scatter(
+        gpu,
+        float(x)?,
+        width,
+        from,
+        &on_device,
+        to,
+    )?)
 }

@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Tensor};
 use randori_cuda::{
-    gpu::{Matrix, Product},
+    gpu::product::{Matrix, Product},
     ops,
 };
 

@@ -7,7 +7,7 @@ use randori_cuda::{
     ops::{
         gguf::Gguf,
         matvec, nf4,
-        product4::{self, Stored},
+        product4::{self, Encoding},
     },
 };
 use randori_qlora::{Nf4Scales, QuantMatrix};
@@ -182,7 +182,7 @@ impl GpuMatrix {
             let gpu = Gpu::open()?;
             let y = gpu.room(&[n, outputs], x.dtype())?; // written whole
             crate::work::count((n, outputs, inputs));
-            let rows = matvec::Rows {
+            let rows = matvec::Operands {
                 float: gpu::float(x)?,
                 n,
                 x: gpu::ptr(x)?,
@@ -208,27 +208,27 @@ impl GpuMatrix {
         if !fits || !gpu::ptr(x)?.0.is_multiple_of(16) {
             return Ok(None);
         }
-        let stored = match self.held {
-            Held::Nf4 { .. } => Stored::Nf4,
-            Held::Gguf { .. } => Stored::Blocks,
+        let encoding = match self.held {
+            Held::Nf4 { .. } => Encoding::Nf4,
+            Held::Gguf { .. } => Encoding::Blocks,
         };
         let gpu = Gpu::open()?;
         let y = gpu.room(&[n, outputs], x.dtype())?; // written whole
         // shares' sums, every one of which is written before it is read
-        let parts = match stored.parts(n, outputs, inputs) {
+        let parts = match encoding.parts(n, outputs, inputs) {
             0 => None,
             many => Some(gpu.room(&[many], DType::F32)?),
         };
         crate::work::count((n, outputs, inputs));
-        let rows = product4::Rows {
+        let rows = product4::Operands {
             n,
             x: gpu::ptr(x)?,
             y: gpu::ptr(&y)?,
             parts: maybe(parts.as_ref())?,
         };
-        match stored {
-            Stored::Nf4 => product4::nf4(gpu, &self.nf4()?, &rows)?,
-            Stored::Blocks => product4::gguf(gpu, &self.gguf()?, &rows)?,
+        match encoding {
+            Encoding::Nf4 => product4::nf4(gpu, &self.nf4()?, &rows)?,
+            Encoding::Blocks => product4::gguf(gpu, &self.gguf()?, &rows)?,
         }
         Ok(Some(y))
     }

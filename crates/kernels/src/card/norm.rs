@@ -102,7 +102,7 @@ pub(super) fn columns(dy: &Tensor) -> Result<(Columns, Tensor)> {
 pub fn add_columns(dy: &Tensor, onto: &Tensor) -> Result<()> {
     let (columns, parts) = columns(dy)?;
     let (dy, parts) = (ptr(dy)?, ptr(&parts)?);
-    Ok(columns.sum(gpu()?, dy, None, parts, ptr(onto)?)?)
+    Ok(columns.sum(gpu()?, dy, parts, ptr(onto)?)?)
 }
 
 /// y's columns times factors, then plus a bias, both f32 (width) where they are given, in place.

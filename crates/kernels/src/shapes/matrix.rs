@@ -135,10 +135,10 @@ impl Shapes {
         match w.stored().map(|s| s.held) {
             Some(Holding::Nf4 { .. } | Holding::Blocks) if few && rows <= matvec::MOST => 0,
             Some(Holding::Nf4 { .. }) if few => {
-                4 * product4::Stored::Nf4.parts(rows, out, inputs) as u64
+                4 * product4::Encoding::Nf4.parts(rows, out, inputs) as u64
             }
             Some(Holding::Blocks) if few => {
-                4 * product4::Stored::Blocks.parts(rows, out, inputs) as u64
+                4 * product4::Encoding::Blocks.parts(rows, out, inputs) as u64
             }
             Some(Holding::Nf4 { .. } | Holding::Blocks) => float * w.numbers() as u64,
             Some(Holding::Dense) | None => 0,
