@@ -53,7 +53,7 @@ fn rope_turns_and_turns_back() {
                         pairs,
                         interleaved,
                     };
-                    r.turn(on, at, (c.ptr(), s.ptr()), at, back).unwrap();
+                    r.rotate(on, at, (c.ptr(), s.ptr()), at, back).unwrap();
                     let mut y = x.to_vec();
                     for row in 0..tokens {
                         for head in 0..heads {
@@ -378,19 +378,19 @@ fn rope_passes_what_it_does_not_turn_and_reads_16_bytes_as_it_reads_one_value() 
                 Float::F32 => 1e-6,
                 Float::Bf16 => 0.02,
             };
-            r.turn(on, x.ptr(), (cb.ptr(), sb.ptr()), y.ptr(), false)
+            r.rotate(on, x.ptr(), (cb.ptr(), sb.ptr()), y.ptr(), false)
                 .unwrap();
             let far = apart(y.get(), &turned(&x.get(), &cos, &sin, &r, 1.0));
             assert!(far < most, "{r:?}: {far}");
             // back, in place
             let want = turned(&y.get(), &cos, &sin, &r, -1.0);
-            r.turn(on, y.ptr(), (cb.ptr(), sb.ptr()), y.ptr(), true)
+            r.rotate(on, y.ptr(), (cb.ptr(), sb.ptr()), y.ptr(), true)
                 .unwrap();
             let far = apart(y.get(), &want);
             assert!(far < most, "back {r:?}: {far}");
             assert!(
                 Rope { pairs: d, ..r }
-                    .turn(on, x.ptr(), (cb.ptr(), sb.ptr()), y.ptr(), false)
+                    .rotate(on, x.ptr(), (cb.ptr(), sb.ptr()), y.ptr(), false)
                     .is_err()
             );
         }

@@ -13,7 +13,7 @@ pub(crate) struct Input<K: Kernels> {
 
 enum Place<K: Kernels> {
     Here(K::Tensor),
-    Moved(K::Away),
+    Moved(K::Offloaded),
 }
 
 /// Whether a pass can run as it is asked to.
@@ -45,7 +45,7 @@ impl<K: Kernels> Input<K> {
     /// A host without memory for it.
     pub(crate) fn of(kernels: &K, x: &K::Tensor, needs: bool, moves: bool) -> Result<Self> {
         let place = match moves {
-            true => Place::Moved(kernels.leave(x)?),
+            true => Place::Moved(kernels.offload(x)?),
             false => Place::Here(x.clone()),
         };
         Ok(Input { place, needs })
@@ -54,7 +54,7 @@ impl<K: Kernels> Input<K> {
     /// The block has run: what leaves is held no longer.
     pub(crate) fn was_used(&mut self, kernels: &K) {
         if let Place::Moved(moved) = &mut self.place {
-            kernels.let_go(moved);
+            kernels.release(moved);
         }
     }
 

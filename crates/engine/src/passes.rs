@@ -90,7 +90,11 @@ impl<K: Kernels> Pass<'_, K> {
     }
 
     /// (entries, vocab) after each entry's last row, behind what a cache holds.
-    pub(crate) fn cached_logits(&self, cache: &mut K::Cache, last: &K::Rows) -> Result<K::Tensor> {
+    pub(crate) fn cached_logits(
+        &self,
+        cache: &mut K::Cache,
+        last: &K::Indices,
+    ) -> Result<K::Tensor> {
         let mut x = self.run_embed(false)?.output;
         for layer in 0..self.model.arch().layers() {
             let place = Place::Cached {

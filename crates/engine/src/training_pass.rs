@@ -18,7 +18,7 @@ use crate::{
     base::on_kernels,
     block_input,
     block_input::Input,
-    kernels::{Kernels, OnCandle, Shaped, Wanted},
+    kernels::{ChunkTarget, Kernels, OnCandle, Shaped},
     player::{in_pool, weights::Weights},
     tape::{Gradients, Pass, Place, Recorded},
 };
@@ -32,8 +32,8 @@ const CHUNK_ON_GPU: (usize, usize) = (128 << 20, 1024);
 /// Rows that go through the head together.
 pub(crate) struct Chunk<K: Kernels> {
     /// Rows of the hidden state, ascending.
-    pub(crate) rows: K::Rows,
-    pub(crate) wanted: K::Wanted,
+    pub(crate) rows: K::Indices,
+    pub(crate) wanted: K::ChunkTargets,
 }
 
 /// The targets of a micro-batch.
@@ -69,7 +69,7 @@ impl<K: OnCandle> Targets<K> for Packed {
             wanted: targets
                 .iter()
                 .enumerate()
-                .map(|(row, t)| Wanted {
+                .map(|(row, t)| ChunkTarget {
                     row,
                     token: t.token,
                     target: first * size + row,
@@ -82,7 +82,7 @@ impl<K: OnCandle> Targets<K> for Packed {
     fn chunks(&self, size: usize) -> Vec<Chunk<K>> {
         let mut order: Vec<usize> = (0..self.targets.len()).collect();
         order.sort_by_key(|&t| self.targets[t].row); // stable
-        let mut chunks: Vec<(Vec<u32>, Vec<Wanted>)> = Vec::new();
+        let mut chunks: Vec<(Vec<u32>, Vec<ChunkTarget>)> = Vec::new();
         for target in order {
             let (row, token) = (self.targets[target].row as u32, self.targets[target].token);
             let new = chunks
@@ -96,13 +96,13 @@ impl<K: OnCandle> Targets<K> for Packed {
             if rows.last() != Some(&row) {
                 rows.push(row);
             }
-            wanted.push(Wanted {
+            wanted.push(ChunkTarget {
                 row: rows.len() - 1,
                 token,
                 target,
             });
         }
-        let chunk = |(rows, wanted): (Vec<u32>, Vec<Wanted>)| Chunk {
+        let chunk = |(rows, wanted): (Vec<u32>, Vec<ChunkTarget>)| Chunk {
             rows: rows.into(),
             wanted,
         };

@@ -28,7 +28,7 @@ pub use passes::Decoding;
 
 use crate::{
     Error, Result, adapter,
-    kernels::{QUERIES, shapes::Stored},
+    kernels::{QUERIES, shapes::BaseWeight},
     trace::{Trace, last_uses},
     train::Optimizer,
     weights::HeldWeight,
@@ -152,7 +152,7 @@ pub struct Planner {
     trace: Trace,
     weights: Vec<HeldWeight>,
     /// By name.
-    stored: BTreeMap<String, Stored>,
+    stored: BTreeMap<String, BaseWeight>,
     learnt: Learnt,
     threads: usize,
     /// As the tape gets them, by block.
@@ -190,7 +190,7 @@ impl Planner {
             .map(|layer| last_uses(&*arch, layer, trace.width).map(Arc::from))
             .collect();
         let stored = weights.iter().map(|w| {
-            let stored = Stored {
+            let stored = BaseWeight {
                 bytes: w.bytes,
                 widened: w.widened,
                 held: w.held,

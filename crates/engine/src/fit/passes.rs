@@ -119,12 +119,12 @@ impl Model<Shapes> for Planner {
         update: &Update<Shapes>,
     ) -> Result<Option<Arc<Gain>>> {
         Ok(self.learnt.dora.then(|| {
-            kernels.gain(&matrix.weight, update.lora.rank);
+            kernels.touch_gain(&matrix.weight, update.lora.rank);
             Arc::default()
         }))
     }
 
-    fn see(&self, _: &Shapes, _: &str, _: &shapes::Counted) -> Result<()> {
+    fn see(&self, _: &Shapes, _: &str, _: &shapes::Placeholder) -> Result<()> {
         Ok(())
     }
 }

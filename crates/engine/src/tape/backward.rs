@@ -5,7 +5,7 @@ use randori_sdk::seam::{Binary, Id, Unary};
 use super::{Factor, Gradients, Linear, Op, Pass, Recorded, Vector, forward::flat};
 use crate::{
     Error, Result,
-    kernels::{Kernels, Mixed, Shaped, Share},
+    kernels::{ExpertOutput, ExpertTokens, Kernels, Shaped},
 };
 
 /// The gradient to one value, as far as it is known.
@@ -127,7 +127,7 @@ fn step<K: Kernels>(
             }
             Ok(())
         }
-        Op::Rope { x, table } => arena.add(x, kernels.turn(&dy, &table, true)?, true),
+        Op::Rope { x, table } => arena.add(x, kernels.rotate(&dy, &table, true)?, true),
         Op::Attention {
             ids,
             values: [q, k, v],
@@ -222,7 +222,7 @@ fn slot<'a, K: Kernels>(
     like: &K::Tensor,
 ) -> Result<&'a K::Tensor> {
     if !grads.contains_key(name) {
-        grads.insert(name.into(), kernels.gradient(dims, like)?);
+        grads.insert(name.into(), kernels.zero_gradient(dims, like)?);
     }
     grads
         .get(name)
@@ -291,11 +291,11 @@ fn project<K: Kernels>(
         match &dx {
             Some(dx) if pass.drops(u.dropout) => {
                 let masked = kernels.zeros(dx.dims(), dx)?;
-                kernels.update_through(&through, &u.lora, &masked)?;
+                kernels.update_input_gradient(&through, &u.lora, &masked)?;
                 let masked = pass.drop_out(&masked, &op.name, u.dropout, rows)?;
                 kernels.add_onto(dx, &masked)?;
             }
-            Some(dx) => kernels.update_through(&through, &u.lora, dx)?,
+            Some(dx) => kernels.update_input_gradient(&through, &u.lora, dx)?,
             None => {}
         }
     }
@@ -309,16 +309,16 @@ fn project<K: Kernels>(
 fn mix<K: Kernels>(
     router: Id,
     routing: &K::Routing,
-    parts: &[(Id, Share<K>, Option<K::Tensor>)],
+    parts: &[(Id, ExpertTokens<K>, Option<K::Tensor>)],
     dout: &K::Tensor,
     arena: &mut Arena<K>,
 ) -> Result<()> {
-    let mixed = parts.iter().map(|(y, share, value)| Mixed {
-        share,
+    let mixed = parts.iter().map(|(y, tokens, value)| ExpertOutput {
+        tokens,
         value: value.clone(),
         needs: arena.needs(*y),
     });
-    let mixed: Vec<Mixed<K>> = mixed.collect();
+    let mixed: Vec<ExpertOutput<K>> = mixed.collect();
     let trained = arena.needs(router);
     let (outputs, logits) = arena.kernels.mix_backward(routing, &mixed, trained, dout)?;
     for ((y, ..), dy) in parts.iter().zip(outputs) {

@@ -70,15 +70,19 @@ impl<K: Kernels> Tape<'_, '_, K> {
     }
 
     /// Runs `call` on values that have these rows of the present ones.
-    fn among<T>(&mut self, rows: &K::Rows, call: impl FnOnce(&mut Self) -> T) -> T {
+    fn among<T>(&mut self, rows: &K::Indices, call: impl FnOnce(&mut Self) -> T) -> T {
         let outer = self.rows.take();
-        self.rows = Some(self.pass.kernels.among(outer.as_ref(), rows));
+        self.rows = Some(self.pass.kernels.compose(outer.as_ref(), rows));
         let done = call(self);
         self.rows = outer;
         done
     }
 
-    fn attend(&mut self, qkv: [&K::Tensor; 3], heads: &Heads) -> Result<(K::Tensor, K::Sums)> {
+    fn attend(
+        &mut self,
+        qkv: [&K::Tensor; 3],
+        heads: &Heads,
+    ) -> Result<(K::Tensor, K::SoftmaxStats)> {
         let (kernels, plan) = (self.pass.kernels, &self.pass.plan);
         match &mut self.place {
             Place::Packed => kernels.attention(plan, qkv, heads),
@@ -95,7 +99,7 @@ impl<K: Kernels> Tape<'_, '_, K> {
 impl<K: Kernels> Backend for Tape<'_, '_, K> {
     fn embed(&mut self, name: &str, ids: Id, vocab: usize, width: usize) -> OpResult {
         let (ids, pass) = (self.value(ids)?.0, self.pass);
-        let ids = pass.kernels.ids(name, &ids, vocab)?;
+        let ids = pass.kernels.token_ids(name, &ids, vocab)?;
         let matrix = pass.matrix(name, (vocab, width))?;
         let rows = pass.kernels.lookup(&matrix.weight, &ids).map_err(say)?;
         self.push(rows, matrix.own.is_some(), || Op::Embed {
@@ -125,7 +129,7 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
             if let Some(update) = &update {
                 let kept = {
                     let x = pass.drop_out(&x, name, update.dropout, self.rows.as_ref())?;
-                    let kept = kernels.update(&x, &update.lora, &y);
+                    let kept = kernels.add_update(&x, &update.lora, &y);
                     kept.map_err(|e| Error::rule(format!("`{name}`: {e}")))?
                 };
                 xa = Some(kept);
@@ -171,7 +175,7 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
         rules::rope(trailing(&value), spec)?;
         self.sequences("rope", &value)?;
         let table = self.pass.table(spec).map_err(say)?;
-        let y = self.pass.kernels.turn(&value, &table, false);
+        let y = self.pass.kernels.rotate(&value, &table, false);
         let y = y.map_err(say)?;
         self.push(y, needs, || Op::Rope { x, table })
     }
@@ -210,7 +214,7 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
         let (mut parts, mut needs) = (Vec::new(), router_needs);
         let mut out: Option<K::Tensor> = None;
         for e in 0..experts {
-            let Some(share) = kernels.share(&routing, e) else {
+            let Some(share) = kernels.tokens_of(&routing, e) else {
                 continue;
             };
             let picked = kernels.gather(&value, &share.rows).map_err(say)?;

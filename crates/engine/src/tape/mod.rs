@@ -20,7 +20,7 @@ pub(crate) use pass::Pass;
 
 use crate::{
     Error, Result,
-    kernels::{Gain, Heads, Kernels, Norm, Shaped, Share},
+    kernels::{ExpertTokens, Gain, Heads, Kernels, Norm, Shaped},
 };
 
 /// Gradients by the name of what is trained.
@@ -40,7 +40,7 @@ pub(crate) enum Place<'a, K: Kernels> {
     /// Embedding or head: rows without neighbours.
     Rows,
     /// The head over these rows of the pass.
-    Picked(K::Rows),
+    Picked(K::Indices),
 }
 
 /// A value of the arena.
@@ -62,7 +62,7 @@ struct Node<K: Kernels> {
 
 enum Op<K: Kernels> {
     Embed {
-        ids: K::Rows,
+        ids: K::Indices,
         name: String,
         shape: (usize, usize),
     },
@@ -70,31 +70,31 @@ enum Op<K: Kernels> {
     Norm {
         x: Id,
         x_value: K::Tensor,
-        stats: K::Stats,
+        stats: K::NormStats,
         scale: Vector<K>,
         bias: Option<Vector<K>>,
         norm: Norm,
     },
     Rope {
         x: Id,
-        table: Rc<K::Table>,
+        table: Rc<K::RopeTable>,
     },
     Attention {
         ids: [Id; 3],
         values: [K::Tensor; 3],
         heads: Heads,
         out: K::Tensor,
-        sums: K::Sums,
+        sums: K::SoftmaxStats,
     },
     Gather {
         x: Id,
-        rows: K::Rows,
+        rows: K::Indices,
         dims: Vec<usize>,
     },
     Moe {
         router: Id,
         routing: K::Routing,
-        parts: Vec<(Id, Share<K>, Option<K::Tensor>)>,
+        parts: Vec<(Id, ExpertTokens<K>, Option<K::Tensor>)>,
     },
     Unary {
         op: Unary,
@@ -153,7 +153,7 @@ struct Linear<K: Kernels> {
     x_value: Option<K::Tensor>,
     xa: Option<K::Tensor>,
     /// The pass's rows that x has; `None`: all.
-    rows: Option<K::Rows>,
+    rows: Option<K::Indices>,
     /// With DoRA: the gain, and y, bias included.
     gain: Option<(Arc<Gain>, K::Tensor)>,
 }
@@ -168,7 +168,7 @@ pub(crate) struct Tape<'a, 'p, K: Kernels> {
     /// Values that may go once a value has been made, by its id.
     last_uses: Option<Arc<[Vec<Id>]>>,
     /// The pass's rows that values have: of the head's chunk, of an expert; `None`: all.
-    rows: Option<K::Rows>,
+    rows: Option<K::Indices>,
 }
 
 /// What a call left behind.

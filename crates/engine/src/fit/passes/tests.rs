@@ -118,7 +118,7 @@ fn a_card_reads_a_quantised_weight_as_it_is_until_rows_are_many() {
             let bytes = |rows| {
                 let kernels = planner.kernels(1, 0);
                 let w = planner.matrix(&kernels, "w.0", (8, 8)).unwrap();
-                kernels.goes_over(&w.weight, rows);
+                kernels.count_product(&w.weight, rows);
                 kernels.work.get().bytes
             };
             assert_eq!([bytes(1), bytes(few)], [100.0; 2], "{held:?}");
