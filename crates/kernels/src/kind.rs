@@ -103,9 +103,9 @@ pub struct ExpertOutput<'a, K: Kernels> {
 
 /// The operations of one kind of machine.
 ///
-/// Unless said otherwise values are (tokens, …), weights (out, in), x is (n, in) and y (n, out), and
-/// a gradient to a weight is added to what its tensor holds. Errors are shapes and dtypes that an
-/// operation does not take, and a lack of memory.
+/// Unless said otherwise values are (tokens, …), weights (out, in), x is (n, in) and y (n, out),
+/// and a gradient to a weight is added to what its tensor holds. Errors are shapes and dtypes that
+/// an operation does not take, and a lack of memory.
 pub trait Kernels: Sized {
     /// An activation or a gradient.
     type Tensor: Shaped;
@@ -219,7 +219,8 @@ pub trait Kernels: Sized {
     /// Whether this pass has dropout on the inputs of updates.
     fn has_dropout(&self, plan: &Self::Plan) -> bool;
     /// Applies dropout of probability `p` to x, the input of a projection that `salt` stands for:
-    /// (n, in), of the pass's `rows` (`None`: all). The same call on a gradient is its backward pass.
+    /// (n, in), of the pass's `rows` (`None`: all). The same call on a gradient is its backward
+    /// pass.
     fn apply_dropout(
         &self,
         plan: &Self::Plan,
@@ -230,8 +231,8 @@ pub trait Kernels: Sized {
     ) -> Result<Self::Tensor>;
     /// Multiplies y's columns by DoRA's factors; nobody else may hold y.
     fn scale_columns(&self, y: &Self::Tensor, gain: &Gain) -> Result<()>;
-    /// The gradient to DoRA's magnitudes: dm += Σ dy · (y - bias) / m over the rows, since y - bias =
-    /// m · (W + s·B·A)·x / ‖row‖; nothing where m is 0.
+    /// The gradient to DoRA's magnitudes: dm += Σ dy · (y - bias) / m over the rows, since y - bias
+    /// = m · (W + s·B·A)·x / ‖row‖; nothing where m is 0.
     fn magnitude_gradient(
         &self,
         y: &Self::Tensor,
@@ -243,7 +244,8 @@ pub trait Kernels: Sized {
 
     // Norms.
 
-    /// Normalises the rows of x; `bias` is added if there is one. Also returns the rows' statistics.
+    /// Normalises the rows of x; `bias` is added if there is one. Also returns the rows'
+    /// statistics.
     fn norm(
         &self,
         x: &Self::Tensor,
@@ -274,12 +276,12 @@ pub trait Kernels: Sized {
 
     /// Cosines and sines of all rows' positions.
     fn rope_table(&self, plan: &Self::Plan, spec: &RopeSpec) -> Result<Self::RopeTable>;
-    /// Rotates x (tokens, heads, d) by its rows' positions; with `back` by the negated angles, which
-    /// turns the gradient to the result into that to x.
+    /// Rotates x (tokens, heads, d) by its rows' positions; with `back` by the negated angles,
+    /// which turns the gradient to the result into that to x.
     fn rotate(&self, x: &Self::Tensor, table: &Self::RopeTable, back: bool)
     -> Result<Self::Tensor>;
-    /// Attention of q over k and v, (tokens, heads, d) each, under the mask of the packed rows. Also
-    /// returns the soft-max's statistics.
+    /// Attention of q over k and v, (tokens, heads, d) each, under the mask of the packed rows.
+    /// Also returns the soft-max's statistics.
     fn attention(
         &self,
         plan: &Self::Plan,

@@ -4,8 +4,8 @@
 //! implementations:
 //! - [`Cpu`] works on slices in the machine's memory, with rayon and gemm;
 //! - `Card` (feature `cuda`) launches the kernels of `randori-cuda` on a GPU;
-//! - [`shapes::Shapes`] computes nothing: it declares, kernel by kernel, the bytes and multiply-adds
-//!   that the other two take, which is how `fit` predicts memory and time.
+//! - [`shapes::Shapes`] computes nothing: it declares, kernel by kernel, the bytes and
+//!   multiply-adds that the other two take, which is how `fit` predicts memory and time.
 //!
 //! A player chooses one where its pass begins. This crate alone looks into a tensor's memory. It
 //! knows no model, no player and no pass, and uses none of candle's autograd.

@@ -31,9 +31,19 @@ pub trait OnCandle:
     ) -> Result<()>;
 }
 
-/// The methods of [`Kernels`] that are written alike for every [`OnCandle`]: those without a kernel,
-/// and those whose kernel has the same name everywhere. Expanded inside `impl Kernels` of `Cpu` and
-/// `Card`, each of whose modules brings the functions that are named here.
+/// Defines methods that call the function of the same name in a module.
+macro_rules! call {
+    ($($module:ident::$name:ident($($argument:ident: $kind:ty),*) -> $result:ty;)*) => {
+        $(fn $name(&self, $($argument: $kind),*) -> Result<$result> {
+            $module::$name($($argument),*)
+        })*
+    };
+}
+pub(crate) use call;
+
+/// The methods of [`Kernels`] that are written alike for every [`OnCandle`]: those without a
+/// kernel, and those whose kernel has the same name everywhere. Expanded inside `impl Kernels` of
+/// `Cpu` and `Card`, each of whose modules brings the functions that are named here.
 macro_rules! on_candle {
     () => {
         type Tensor = candle_core::Tensor;
@@ -135,150 +145,57 @@ macro_rules! on_candle {
             self.scatter_by(d, rows, Some(&factors), onto)
         }
 
-        fn gather(&self, x: &Tensor, rows: &Self::Indices) -> Result<Tensor> {
-            layout::gather(x, rows)
-        }
-        fn add_onto(&self, a: &Tensor, b: &Tensor) -> Result<()> {
-            elementwise::add_onto(a, b)
-        }
-        fn lookup_gradient(&self, ids: &Self::Indices, dy: &Tensor, dtable: &Tensor) -> Result<()> {
-            linear::lookup_gradient(ids, dy, dtable)
-        }
-        fn weight_gradient(&self, x: &Tensor, dy: &Tensor, dw: &Tensor) -> Result<()> {
-            linear::weight_gradient(x, dy, dw)
-        }
-        fn add_bias(&self, y: &Tensor, bias: &Tensor) -> Result<()> {
-            linear::add_bias(y, bias)
-        }
-        fn bias_gradient(&self, dy: &Tensor, db: &Tensor) -> Result<()> {
-            linear::bias_gradient(dy, db)
-        }
-        fn add_update(&self, x: &Tensor, update: &Self::Update, y: &Tensor) -> Result<Tensor> {
-            low_rank::add_update(x, update, y)
-        }
-        fn update_backward(
-            &self,
-            x: &Tensor,
-            xa: &Tensor,
-            update: &Self::Update,
-            dy: &Tensor,
-            gradients: [&Tensor; 2],
-        ) -> Result<Tensor> {
-            low_rank::backward(x, xa, update, dy, gradients)
-        }
-        fn update_input_gradient(
-            &self,
-            u: &Tensor,
-            update: &Self::Update,
-            dx: &Tensor,
-        ) -> Result<()> {
-            low_rank::input_gradient(u, &update.a, dx)
-        }
-        fn scale_columns(&self, y: &Tensor, gain: &Gain) -> Result<()> {
-            dora::scale_columns(y, gain)
-        }
-        fn magnitude_gradient(
-            &self,
-            y: &Tensor,
-            bias: Option<&Tensor>,
-            dy: &Tensor,
-            gain: &Gain,
-            dm: &Tensor,
-        ) -> Result<()> {
-            dora::magnitude_gradient(y, bias, dy, gain, dm)
-        }
-        fn norm(
-            &self,
-            x: &Tensor,
-            w: &Tensor,
-            bias: Option<&Tensor>,
-            norm: Norm,
-            eps: f64,
-        ) -> Result<(Tensor, Self::NormStats)> {
-            norm::forward(x, w, bias, norm, eps)
-        }
-        fn norm_backward(
-            &self,
-            x: &Tensor,
-            w: &Tensor,
-            norm: Norm,
-            stats: &Self::NormStats,
-            dy: &Tensor,
-        ) -> Result<Tensor> {
-            norm::backward(x, w, norm, stats, dy)
-        }
-        fn scale_gradient(
-            &self,
-            x: &Tensor,
-            stats: &Self::NormStats,
-            dy: &Tensor,
-            dw: &Tensor,
-        ) -> Result<()> {
-            norm::scale_gradient(x, stats, dy, dw)
-        }
         fn rope_table(&self, plan: &Self::Plan, spec: &RopeSpec) -> Result<Self::RopeTable> {
             rope::table(spec, &plan.positions)
         }
-        fn rotate(&self, x: &Tensor, table: &Self::RopeTable, back: bool) -> Result<Tensor> {
-            rope::rotate(x, table, back)
-        }
-        fn unary(&self, op: Unary, x: &Tensor) -> Result<Tensor> {
-            elementwise::unary(op, x)
-        }
-        fn unary_backward(&self, op: Unary, saved: &Tensor, dy: &Tensor) -> Result<Tensor> {
-            elementwise::unary_backward(op, saved, dy)
-        }
-        fn binary(&self, op: Binary, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-            elementwise::binary(op, a, b)
-        }
-        fn binary_backward_b(
-            &self,
-            op: Binary,
-            a: Option<&Tensor>,
-            b: Option<&Tensor>,
-            b_dims: &[usize],
-            dy: &Tensor,
-        ) -> Result<Tensor> {
-            elementwise::binary_backward_b(op, a, b, b_dims, dy)
-        }
-        fn swiglu(&self, g: &Tensor, u: &Tensor) -> Result<Tensor> {
-            elementwise::swiglu(g, u)
-        }
-        fn swiglu_backward(&self, g: &Tensor, u: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)> {
-            elementwise::swiglu_backward(g, u, dy)
-        }
-        fn affine(&self, x: &Tensor, mul: f32, add: f32) -> Result<Tensor> {
-            elementwise::affine(x, mul, add)
-        }
-        fn narrow(&self, x: &Tensor, start: usize, len: usize) -> Result<Tensor> {
-            layout::narrow(x, start, len)
-        }
-        fn widen(&self, dy: &Tensor, start: usize, width: usize) -> Result<Tensor> {
-            layout::widen(dy, start, width)
-        }
-        fn concat(&self, xs: &[Tensor]) -> Result<Tensor> {
-            layout::concat(xs)
-        }
-        fn log_sum_exp(&self, logits: &Tensor) -> Result<Vec<f64>> {
-            logprob::log_sum_exp(logits)
-        }
-        fn log_probs(
-            &self,
-            logits: &Tensor,
-            sums: &[f64],
-            targets: &Self::ChunkTargets,
-            out: &mut [f64],
-        ) -> Result<()> {
-            logprob::log_probs(logits, sums, targets, out)
-        }
-        fn logits_gradient(
-            &self,
-            logits: &Tensor,
-            sums: &[f64],
-            targets: &Self::ChunkTargets,
-            slope: &(dyn Fn(usize) -> f64 + Sync),
-        ) -> Result<()> {
-            logprob::logits_gradient(logits, sums, targets, slope)
+        $crate::on_candle::call! {
+            layout::gather(x: &Tensor, rows: &Self::Indices) -> Tensor;
+            layout::narrow(x: &Tensor, start: usize, len: usize) -> Tensor;
+            layout::widen(dy: &Tensor, start: usize, width: usize) -> Tensor;
+            layout::concat(xs: &[Tensor]) -> Tensor;
+            linear::lookup_gradient(ids: &Self::Indices, dy: &Tensor, dtable: &Tensor) -> ();
+            linear::weight_gradient(x: &Tensor, dy: &Tensor, dw: &Tensor) -> ();
+            linear::add_bias(y: &Tensor, bias: &Tensor) -> ();
+            linear::bias_gradient(dy: &Tensor, db: &Tensor) -> ();
+            low_rank::add_update(x: &Tensor, update: &Self::Update, y: &Tensor) -> Tensor;
+            low_rank::update_backward(
+                x: &Tensor, xa: &Tensor, update: &Self::Update, dy: &Tensor, gradients: [&Tensor; 2]
+            ) -> Tensor;
+            low_rank::update_input_gradient(u: &Tensor, update: &Self::Update, dx: &Tensor) -> ();
+            dora::scale_columns(y: &Tensor, gain: &Gain) -> ();
+            dora::magnitude_gradient(
+                y: &Tensor, bias: Option<&Tensor>, dy: &Tensor, gain: &Gain, dm: &Tensor
+            ) -> ();
+            norm::norm(
+                x: &Tensor, w: &Tensor, bias: Option<&Tensor>, norm: Norm, eps: f64
+            ) -> (Tensor, Self::NormStats);
+            norm::norm_backward(
+                x: &Tensor, w: &Tensor, norm: Norm, stats: &Self::NormStats, dy: &Tensor
+            ) -> Tensor;
+            norm::scale_gradient(
+                x: &Tensor, stats: &Self::NormStats, dy: &Tensor, dw: &Tensor
+            ) -> ();
+            rope::rotate(x: &Tensor, table: &Self::RopeTable, back: bool) -> Tensor;
+            elementwise::add_onto(a: &Tensor, b: &Tensor) -> ();
+            elementwise::unary(op: Unary, x: &Tensor) -> Tensor;
+            elementwise::unary_backward(op: Unary, saved: &Tensor, dy: &Tensor) -> Tensor;
+            elementwise::binary(op: Binary, a: &Tensor, b: &Tensor) -> Tensor;
+            elementwise::binary_backward_b(
+                op: Binary, a: Option<&Tensor>, b: Option<&Tensor>, b_dims: &[usize], dy: &Tensor
+            ) -> Tensor;
+            elementwise::swiglu(g: &Tensor, u: &Tensor) -> Tensor;
+            elementwise::swiglu_backward(
+                g: &Tensor, u: &Tensor, dy: &Tensor
+            ) -> (Tensor, Tensor);
+            elementwise::affine(x: &Tensor, mul: f32, add: f32) -> Tensor;
+            logprob::log_sum_exp(logits: &Tensor) -> Vec<f64>;
+            logprob::log_probs(
+                logits: &Tensor, sums: &[f64], targets: &Self::ChunkTargets, out: &mut [f64]
+            ) -> ();
+            logprob::logits_gradient(
+                logits: &Tensor, sums: &[f64], targets: &Self::ChunkTargets,
+                slope: &(dyn Fn(usize) -> f64 + Sync)
+            ) -> ();
         }
     };
 }

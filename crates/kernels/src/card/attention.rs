@@ -26,9 +26,9 @@ pub fn sizes(q: &Tensor, h: &Heads) -> Result<Attention> {
     })
 }
 
-/// Attention of q over k and v under the mask of the spans: by candle-flash-attn where it is built in
-/// and applies, else by this project's kernels. Also returns log Σ e^score (heads, tokens), which
-/// candle-flash-attn does not keep.
+/// Attention of q over k and v under the mask of the spans: by candle-flash-attn where it is built
+/// in and applies, else by this project's kernels. Also returns log Σ e^score (heads, tokens),
+/// which candle-flash-attn does not keep.
 pub fn forward(
     [q, k, v]: [&Tensor; 3],
     h: &Heads,

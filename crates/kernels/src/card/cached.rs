@@ -13,8 +13,8 @@ use crate::{Cache, Error, Heads, PAGE, Result, cache::Memory};
 const FEW: usize = 4;
 
 impl Cache {
-    /// Appends the new rows of k and v, then computes attention of q over the sequences. `at` is the
-    /// block and the number of the call of attention inside it.
+    /// Appends the new rows of k and v, then computes attention of q over the sequences. `at` is
+    /// the block and the number of the call of attention inside it.
     pub(super) fn attend(
         &mut self,
         at: (usize, usize),

@@ -1,5 +1,5 @@
-//! Attention masks on a GPU, as lists of tiles ([`randori_cuda::ops::tiles`]): made on the host from
-//! spans and uploaded once a pass.
+//! Attention masks on a GPU, as lists of tiles ([`randori_cuda::ops::tiles`]): made on the host
+//! from spans and uploaded once a pass.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -19,7 +19,7 @@ pub fn add_update(x: &Tensor, update: &randori_lora::Update, y: &Tensor) -> Resu
 }
 
 /// Adds the gradients to dA and dB, which are f32, in place. Returns u = s · dy B (n, r).
-pub fn backward(
+pub fn update_backward(
     x: &Tensor,
     xa: &Tensor,
     update: &randori_lora::Update,
@@ -39,8 +39,8 @@ pub fn backward(
 }
 
 /// dx += u A, in place.
-pub fn input_gradient(u: &Tensor, a: &Tensor, dx: &Tensor) -> Result<()> {
-    let (rank, inputs) = a.dims2()?;
+pub fn update_input_gradient(u: &Tensor, update: &randori_lora::Update, dx: &Tensor) -> Result<()> {
+    let (rank, inputs) = update.a.dims2()?;
     let size = (rows(u.dims()).0, inputs, rank);
-    multiply(size, matrix(u)?, matrix(a)?, dx, 1.0, 1.0)
+    multiply(size, matrix(u)?, matrix(&update.a)?, dx, 1.0, 1.0)
 }

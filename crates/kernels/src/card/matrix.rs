@@ -15,8 +15,8 @@ use randori_qlora::{Nf4Scales, QuantMatrix};
 use super::{linear, memory::maybe};
 use crate::{Error, Result, host, rows};
 
-/// A frozen quantised matrix (out, in). Products of many rows dequantise it into memory that is freed
-/// afterwards; products of up to 8 rows, in bf16 up to 64, read the stored weights directly.
+/// A frozen quantised matrix (out, in). Products of many rows dequantise it into memory that is
+/// freed afterwards; products of up to 8 rows, in bf16 up to 64, read the stored weights directly.
 pub struct GpuMatrix {
     shape: (usize, usize),
     format: String,
@@ -210,8 +210,8 @@ impl GpuMatrix {
         }
     }
 
-    /// The product with n rows of bf16 from the stored weights, on the tensor cores; `None` if there
-    /// is no such kernel for these sizes.
+    /// The product with n rows of bf16 from the stored weights, on the tensor cores; `None` if
+    /// there is no such kernel for these sizes.
     fn by_codes(&self, x: &Tensor, n: usize) -> Result<Option<Tensor>> {
         let (outputs, inputs) = self.shape;
         let fits = n <= product4::MOST && inputs.is_multiple_of(32) && x.dtype() == DType::BF16;

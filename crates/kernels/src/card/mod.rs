@@ -1,5 +1,6 @@
-//! The kernels of a GPU: each allocates its result and launches `randori-cuda`'s kernel. Activations
-//! are f32 or bf16, as the pass computes; statistics, log-probs and gradients to parameters are f32.
+//! The kernels of a GPU: each allocates its result and launches `randori-cuda`'s kernel.
+//! Activations are f32 or bf16, as the pass computes; statistics, log-probs and gradients to
+//! parameters are f32.
 mod attention;
 mod cached;
 mod dora;

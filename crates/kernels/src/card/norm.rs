@@ -29,7 +29,7 @@ pub struct Stats {
 }
 
 /// Normalises the rows of x; also returns their statistics. w and the bias are f32.
-pub(super) fn forward(
+pub(super) fn norm(
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
@@ -67,7 +67,13 @@ fn layer(x: &Tensor, eps: f64) -> Result<LayerNorm> {
 }
 
 /// The gradient to x.
-pub fn backward(x: &Tensor, w: &Tensor, norm: Norm, stats: &Stats, dy: &Tensor) -> Result<Tensor> {
+pub fn norm_backward(
+    x: &Tensor,
+    w: &Tensor,
+    norm: Norm,
+    stats: &Stats,
+    dy: &Tensor,
+) -> Result<Tensor> {
     let dx = room(x, x.dims())?; // every value is written
     let (w, inverse, to) = (ptr(w)?, ptr(&stats.inverse)?, ptr(&dx)?);
     let (from, dy) = (ptr(x)?, ptr(dy)?);

@@ -1,11 +1,11 @@
 //! Causal attention in O(tokens) memory, over packed segments or a cache, one block of queries at a
 //! time.
 //!
-//! A [`Span`] is a run of queries with the runs of keys that they may see: a packed segment with its
-//! ancestors and itself, or a cached sequence with all its tokens. A key is visible to a query if
-//! `query position - window < key position <= query position`. The forward pass saves each query's
-//! log Σ e^score, from which the backward pass ([`super::attention_backward`]) recomputes the
-//! probabilities (FlashAttention, arXiv 2205.14135).
+//! A [`Span`] is a run of queries with the runs of keys that they may see: a packed segment with
+//! its ancestors and itself, or a cached sequence with all its tokens. A key is visible to a query
+//! if `query position - window < key position <= query position`. The forward pass saves each
+//! query's log Σ e^score, from which the backward pass ([`super::attention_backward`]) recomputes
+//! the probabilities (FlashAttention, arXiv 2205.14135).
 
 use candle_core::Tensor;
 use gemm::Parallelism;
@@ -63,8 +63,8 @@ impl Heads {
     }
 }
 
-/// The part of a run of keys that a block of queries sees. A block's parts stand side by side in its
-/// score matrix.
+/// The part of a run of keys that a block of queries sees. A block's parts stand side by side in
+/// its score matrix.
 pub struct VisibleKeys<'a> {
     pub keys: Keys<'a>,
     pub from: usize,

@@ -1,5 +1,5 @@
-//! Element-wise functions, soft-max, binary functions with broadcasting, SwiGLU and dropout, forward
-//! and backward.
+//! Element-wise functions, soft-max, binary functions with broadcasting, SwiGLU and dropout,
+//! forward and backward.
 
 use candle_core::{Tensor, cpu::erf::erf_f64};
 use randori_sdk::seam::{Binary, Unary};
@@ -191,8 +191,8 @@ fn apply(op: Binary, a: f32, b: f32) -> f32 {
     }
 }
 
-/// A walk over a, with b broadcast to its shape. The first axes (tokens) are aligned with each other,
-/// the others from the right.
+/// A walk over a, with b broadcast to its shape. The first axes (tokens) are aligned with each
+/// other, the others from the right.
 struct Walk {
     dims: Vec<usize>,
     /// Strides of b along a's axes, 0 where b is broadcast.
@@ -220,8 +220,8 @@ impl Walk {
         }
     }
 
-    /// Calls `row(index in a, index in b, b's stride along the last axis)` with the first element of
-    /// every row of a's last axis.
+    /// Calls `row(index in a, index in b, b's stride along the last axis)` with the first element
+    /// of every row of a's last axis.
     fn rows(&self, mut row: impl FnMut(usize, usize, usize)) {
         let last = self.dims.len() - 1;
         let width = self.dims[last];

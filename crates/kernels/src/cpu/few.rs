@@ -21,16 +21,16 @@ use crate::work;
 const ROWS: usize = 64;
 /// … and for which it is if there are twice as many outputs, to share the work of transposing x.
 const MOST: usize = 256;
-/// Fewest rows of x for which registers of rows are faster than registers of features, although some
-/// lanes stay empty.
+/// Fewest rows of x for which registers of rows are faster than registers of features, although
+/// some lanes stay empty.
 const PANEL: usize = 5;
 /// Multiply-adds of a task.
 const TASK: usize = 1 << 18;
 /// Floats of dequantised rows that stay in a core's first cache.
 const FIRST_CACHE: usize = 6 * 1024;
 
-/// Rows of W in a task: tasks are equal and even in number, so that no thread gets one more than the
-/// others.
+/// Rows of W in a task: tasks are equal and even in number, so that no thread gets one more than
+/// the others.
 fn rows_per_task(n: usize, outputs: usize, k: usize) -> usize {
     let tasks = match (n * outputs * k).div_ceil(TASK) {
         0 | 1 => 1, // not worth another thread

@@ -1,7 +1,8 @@
-//! Low-rank updates y += s · x Aᵀ Bᵀ and their gradients, in place: x (n, in), A (r, in), B (out, r).
+//! Low-rank updates y += s · x Aᵀ Bᵀ and their gradients, in place: x (n, in), A (r, in), B (out,
+//! r).
 //!
-//! `randori_lora` defines them, and the tests compare with it. Unlike there, nothing as wide as x or
-//! y is allocated, and no product asks the operating system for the number of cores, as each of
+//! `randori_lora` defines them, and the tests compare with it. Unlike there, nothing as wide as x
+//! or y is allocated, and no product asks the operating system for the number of cores, as each of
 //! candle's does.
 
 use candle_core::Tensor;
@@ -57,8 +58,9 @@ pub fn add_update(x: &Tensor, update: &randori_lora::Update, y: &Tensor) -> Resu
     Ok(xa)
 }
 
-/// Adds the gradients to dA and dB, in place. Returns u = s · dy B (n, r); u A is the gradient to x.
-pub fn backward(
+/// Adds the gradients to dA and dB, in place. Returns u = s · dy B (n, r); u A is the gradient to
+/// x.
+pub fn update_backward(
     x: &Tensor,
     xa: &Tensor,
     update: &randori_lora::Update,
@@ -84,9 +86,9 @@ pub fn backward(
 }
 
 /// dx += u A, in place.
-pub fn input_gradient(u: &Tensor, a: &Tensor, dx: &Tensor) -> Result<()> {
-    let (rank, inputs) = a.dims2()?;
-    let (u, a) = (Values::of(u)?, Values::of(a)?);
+pub fn update_input_gradient(u: &Tensor, update: &randori_lora::Update, dx: &Tensor) -> Result<()> {
+    let (rank, inputs) = update.a.dims2()?;
+    let (u, a) = (Values::of(u)?, Values::of(&update.a)?);
     let size = (u.len() / rank.max(1), inputs, rank);
     let (left, right) = (View::rows(&u, rank), View::rows(&a, inputs));
     change(dx, |dx| multiply_onto(size, left, right, 1.0, dx, true))
@@ -134,8 +136,8 @@ mod tests {
             let zeros =
                 |dims: (usize, usize)| Tensor::zeros(dims, DType::F32, &Device::Cpu).unwrap();
             let (dx, da, db) = (zeros((n, inputs)), zeros((5, inputs)), zeros((9, 5)));
-            let u = backward(&x, &xa, &update, &dy, [&da, &db]).unwrap();
-            input_gradient(&u, &update.a, &dx).unwrap();
+            let u = update_backward(&x, &xa, &update, &dy, [&da, &db]).unwrap();
+            update_input_gradient(&u, &update, &dx).unwrap();
             assert!(apart(&dx, &wants.0) < 1e-5);
             assert!(apart(&da, &wants.1) < 1e-4 && apart(&db, &wants.2) < 1e-4);
         }

@@ -96,8 +96,8 @@ pub fn tanh(x: f32) -> f32 {
     if size < 0.625 { near } else { far }
 }
 
-/// Pairwise sum of the lanes. Never inlined: for its sake the compiler would keep two lanes a register
-/// in the loop before it.
+/// Pairwise sum of the lanes. Never inlined: for its sake the compiler would keep two lanes a
+/// register in the loop before it.
 #[inline(never)]
 fn fold(lanes: [f32; LANES]) -> f32 {
     let mut sums = lanes;
@@ -133,7 +133,8 @@ vectorised! {
     }
 }
 
-/// Defines a function that sums f(a) over a slice: runs of [`RUN`] values in f32, their total in f64.
+/// Defines a function that sums f(a) over a slice: runs of [`RUN`] values in f32, their total in
+/// f64.
 macro_rules! sum_of {
     ($(#[$doc:meta])* $name:ident($a:ident $(, $arg:ident)?) = $f:expr) => {
         vectorised! {

@@ -220,8 +220,8 @@ pub fn task_rows(width: usize) -> usize {
 #[derive(Clone, Copy)]
 pub struct Shared(*mut f32);
 
-// SAFETY: each task that gets a copy writes only rows and columns that no other task uses, as is said
-// where it does.
+// SAFETY: each task that gets a copy writes only rows and columns that no other task uses, as is
+// said where it does.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}

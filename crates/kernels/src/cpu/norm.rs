@@ -34,7 +34,7 @@ vectorised! {
 }
 
 /// Normalises the rows of x; `bias` is added if there is one. Also returns the rows' statistics.
-pub fn forward(
+pub fn norm(
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
@@ -107,7 +107,7 @@ vectorised! {
 }
 
 /// The gradient to x.
-pub fn backward(
+pub fn norm_backward(
     x: &Tensor,
     w: &Tensor,
     norm: Norm,

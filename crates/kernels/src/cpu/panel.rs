@@ -1,7 +1,7 @@
 //! Products x Wᵀ of some tens of rows of x, as in decoding many sequences at once: x is transposed
 //! into a panel whose rows hold one feature of all sequences, then each weight is read once, in its
-//! stored order, and multiplied with a register of sequences. (A general product first copies W into
-//! another order, which with few rows of x costs as much as the product.)
+//! stored order, and multiplied with a register of sequences. (A general product first copies W
+//! into another order, which with few rows of x costs as much as the product.)
 //!
 //! Each number is summed over the features in an order that does not depend on the number of
 //! sequences, so neither do results. Implemented with x86 intrinsics, for AVX-512 and for AVX2 with
@@ -13,8 +13,8 @@ use super::Shared;
 const GROUP: usize = 16;
 /// Lane groups in a tile of AVX-512.
 const WIDEST: usize = 3;
-/// Features that are summed in one chain. Adding the chains' sums in order loses less precision than
-/// one long chain.
+/// Features that are summed in one chain. Adding the chains' sums in order loses less precision
+/// than one long chain.
 const CHAIN: usize = 128;
 /// Rows of W in a tile.
 pub(super) const TILE: usize = 8;
@@ -60,7 +60,8 @@ impl Panel {
     /// Multiplies rows of W (rows · k values) with all of x, to y\[sequence · y_row + row\].
     ///
     /// # Safety
-    /// Those elements must be writable and used by no other task; the machine must have AVX2 and FMA.
+    /// Those elements must be writable and used by no other task; the machine must have AVX2 and
+    /// FMA.
     pub(super) unsafe fn multiply(&self, w: &[f32], y: Shared, y_row: usize) {
         let rows = w.len() / self.k.max(1);
         let mut out = [0f32; TILE * WIDEST * GROUP];
@@ -69,8 +70,8 @@ impl Panel {
             let w = &w[first * self.k..][..count * self.k];
             for (sequence, lanes) in self.pieces() {
                 let x = &self.values[sequence * self.k..][..lanes * self.k];
-                // SAFETY: the caller's contract; `count` rows of W, `lanes` sequences of x, and room
-                // for both.
+                // SAFETY: the caller's contract; `count` rows of W, `lanes` sequences of x, and
+                // room for both.
                 unsafe { tiles(w, x, self.k, lanes / GROUP, count, &mut out) };
                 for i in 0..lanes.min(self.n - sequence) {
                     let to = y.at((sequence + i) * y_row + first);
@@ -90,7 +91,8 @@ impl Panel {
 /// Needs AVX2 and FMA; `w` must hold `count` rows of k, `x` `groups` lane groups for each of k.
 unsafe fn tiles(w: &[f32], x: &[f32], k: usize, groups: usize, count: usize, out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: the caller's contract; a tile reads `count` rows of k and writes as many of the lanes.
+    // SAFETY: the caller's contract; a tile reads `count` rows of k and writes as many of the
+    // lanes.
     unsafe {
         let wide = super::math::instructions() == 2;
         let (w, x, out) = (w.as_ptr(), x.as_ptr(), out.as_mut_ptr());
@@ -130,8 +132,8 @@ mod x86 {
     /// Multiplies R rows of W with V registers of sequences.
     ///
     /// # Safety
-    /// Needs AVX-512; `w` must point to R rows of k, `x` to V·16 lanes for each of k, `out` to R·V·16
-    /// writable values.
+    /// Needs AVX-512; `w` must point to R rows of k, `x` to V·16 lanes for each of k, `out` to
+    /// R·V·16 writable values.
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn wide<const R: usize, const V: usize>(
         w: *const f32,

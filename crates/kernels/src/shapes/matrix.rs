@@ -88,9 +88,9 @@ impl Shapes {
         }
     }
 
-    /// Bytes of scratch of a product of `rows` rows with a weight. On the processor: widened rows of
-    /// it in each thread's buffer. On a GPU: a quantised matrix dequantised or, if the rows are few
-    /// enough to read it directly, partial sums.
+    /// Bytes of scratch of a product of `rows` rows with a weight. On the processor: widened rows
+    /// of it in each thread's buffer. On a GPU: a quantised matrix dequantised or, if the rows are
+    /// few enough to read it directly, partial sums.
     pub(super) fn product_scratch(&self, w: &Matrix, rows: usize) -> u64 {
         let (out, inputs) = w.shape;
         let Some(float) = self.card else {

@@ -44,6 +44,15 @@ pub struct Routing {
     each: usize,
 }
 
+/// Defines kernels that write into an existing tensor and take neither memory nor products.
+macro_rules! in_place {
+    ($($name:ident($($argument:ty),*);)*) => {
+        $(fn $name(&self, $(_: $argument),*) -> Result<()> {
+            Ok(())
+        })*
+    };
+}
+
 impl Kernels for Shapes {
     type Tensor = Placeholder;
     type Matrix = Matrix;
@@ -59,6 +68,20 @@ impl Kernels for Shapes {
     type Plan = usize;
     type Cache = ();
     type Offloaded = Offloaded;
+
+    in_place! {
+        scatter(&Placeholder, &usize, &Placeholder);
+        add_onto(&Placeholder, &Placeholder);
+        add_bias(&Placeholder, &Placeholder);
+        bias_gradient(&Placeholder, &Placeholder);
+        scale_columns(&Placeholder, &Gain);
+        magnitude_gradient(&Placeholder, Option<&Placeholder>, &Placeholder, &Gain, &Placeholder);
+        scale_gradient(&Placeholder, &Allocation, &Placeholder, &Placeholder);
+        add_weighted(&Routing, &ExpertTokens<Self>, &Placeholder, &Placeholder);
+        log_probs(&Placeholder, &[f64], &(), &mut [f64]);
+        logits_gradient(&Placeholder, &[f64], &(), &(dyn Fn(usize) -> f64 + Sync));
+        scatter_slopes(&Placeholder, &usize, &(), &[f64], &Placeholder);
+    }
 
     fn row_count(&self, plan: &usize) -> usize {
         *plan
@@ -85,17 +108,11 @@ impl Kernels for Shapes {
     fn pick(&self, x: &Placeholder, rows: &usize) -> Result<Placeholder> {
         self.gather(x, rows)
     }
-    fn scatter(&self, _: &Placeholder, _: &usize, _: &Placeholder) -> Result<()> {
-        Ok(())
-    }
     fn zeros(&self, dims: &[usize], _: &Placeholder) -> Result<Placeholder> {
         Ok(self.values(dims))
     }
     fn zero_gradient(&self, dims: &[usize], _: &Placeholder) -> Result<Placeholder> {
         Ok(self.tensor(self.allocate_f32(dims.iter().product()), dims))
-    }
-    fn add_onto(&self, _: &Placeholder, _: &Placeholder) -> Result<()> {
-        Ok(())
     }
 
     fn token_ids(&self, _: &str, x: &Placeholder, _: usize) -> Result<usize, String> {
@@ -127,12 +144,6 @@ impl Kernels for Shapes {
     }
     fn weight_gradient(&self, x: &Placeholder, dy: &Placeholder, _: &Placeholder) -> Result<()> {
         self.count_multiply_adds((x.count() * rows(&dy.dims).1) as u64);
-        Ok(())
-    }
-    fn add_bias(&self, _: &Placeholder, _: &Placeholder) -> Result<()> {
-        Ok(())
-    }
-    fn bias_gradient(&self, _: &Placeholder, _: &Placeholder) -> Result<()> {
         Ok(())
     }
 
@@ -171,19 +182,6 @@ impl Kernels for Shapes {
     ) -> Result<Placeholder> {
         self.like(x)
     }
-    fn scale_columns(&self, _: &Placeholder, _: &Gain) -> Result<()> {
-        Ok(())
-    }
-    fn magnitude_gradient(
-        &self,
-        _: &Placeholder,
-        _: Option<&Placeholder>,
-        _: &Placeholder,
-        _: &Gain,
-        _: &Placeholder,
-    ) -> Result<()> {
-        Ok(())
-    }
 
     /// The statistics are two numbers a row; of RMSNorm on a GPU, one.
     fn norm(
@@ -208,15 +206,6 @@ impl Kernels for Shapes {
         _: &Placeholder,
     ) -> Result<Placeholder> {
         self.like(x)
-    }
-    fn scale_gradient(
-        &self,
-        _: &Placeholder,
-        _: &Allocation,
-        _: &Placeholder,
-        _: &Placeholder,
-    ) -> Result<()> {
-        Ok(())
     }
 
     fn rope_table(&self, plan: &usize, spec: &RopeSpec) -> Result<Allocation> {
@@ -244,8 +233,8 @@ impl Kernels for Shapes {
         Ok(self.attend(q, heads))
     }
     /// The processor allocates gradients to keys and values for every query head, before it sums
-    /// those of heads that share keys. A GPU sums directly, and allocates a number for each query and
-    /// head.
+    /// those of heads that share keys. A GPU sums directly, and allocates a number for each query
+    /// and head.
     fn attention_backward(
         &self,
         _: &usize,
@@ -280,15 +269,6 @@ impl Kernels for Shapes {
     fn tokens_of(&self, routing: &Routing, _: usize) -> Option<ExpertTokens<Self>> {
         let (rows, choices) = (routing.each, routing.each);
         Some(ExpertTokens { rows, choices })
-    }
-    fn add_weighted(
-        &self,
-        _: &Routing,
-        _: &ExpertTokens<Self>,
-        _: &Placeholder,
-        _: &Placeholder,
-    ) -> Result<()> {
-        Ok(())
     }
     fn mix_backward(
         &self,
@@ -356,28 +336,6 @@ impl Kernels for Shapes {
     /// A few bytes a row in the machine's memory, which are not counted.
     fn log_sum_exp(&self, _: &Placeholder) -> Result<Vec<f64>> {
         Ok(Vec::new())
-    }
-    fn log_probs(&self, _: &Placeholder, _: &[f64], (): &(), _: &mut [f64]) -> Result<()> {
-        Ok(())
-    }
-    fn logits_gradient(
-        &self,
-        _: &Placeholder,
-        _: &[f64],
-        (): &(),
-        _: &(dyn Fn(usize) -> f64 + Sync),
-    ) -> Result<()> {
-        Ok(())
-    }
-    fn scatter_slopes(
-        &self,
-        _: &Placeholder,
-        _: &usize,
-        (): &(),
-        _: &[f64],
-        _: &Placeholder,
-    ) -> Result<()> {
-        Ok(())
     }
 
     fn offload(&self, x: &Placeholder) -> Result<Offloaded> {

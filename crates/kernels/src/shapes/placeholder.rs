@@ -121,8 +121,9 @@ impl Shapes {
         }
     }
 
-    /// Allocates the soft-max's statistics, a number for each query and head. Decoding on a GPU saves
-    /// none, but needs scratch for the parts of long sequences: `width` values and a weight a head.
+    /// Allocates the soft-max's statistics, a number for each query and head. Decoding on a GPU
+    /// saves none, but needs scratch for the parts of long sequences: `width` values and a weight a
+    /// head.
     fn softmax_stats(&self, queries: usize, heads: usize, width: usize) -> Allocation {
         if self.decodes {
             let parts = Some(self.keys.div_ceil(decode::CHUNK)).filter(|n| *n > 1);
