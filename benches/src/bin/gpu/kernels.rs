@@ -306,6 +306,22 @@ fn upload_lists(gpu: &Gpu, lists: &Lists) -> (DeviceLists, [Tensor; 2]) {
     (on_device, held)
 }
 
+/// The mask of one causal sequence.
+fn causal(tokens: usize) -> Lists {
+    let whole = KeyRun {
+        row: 0,
+        len: tokens,
+        position: 0,
+    };
+    let span = Span {
+        row: 0,
+        len: tokens,
+        position: 0,
+        keys: vec![whole],
+    };
+    Lists::queries(&[span], tokens, None).unwrap()
+}
+
 /// One causal sequence.
 fn attention(gpu: &Gpu, sizes: &Sizes) {
     let (tokens, heads) = (sizes.count("rows"), sizes.model("num_attention_heads"));
@@ -320,18 +336,7 @@ fn attention(gpu: &Gpu, sizes: &Sizes) {
         window: None,
         softcap: None,
     };
-    let whole = KeyRun {
-        row: 0,
-        len: tokens,
-        position: 0,
-    };
-    let span = Span {
-        row: 0,
-        len: tokens,
-        position: 0,
-        keys: vec![whole],
-    };
-    let lists = Lists::queries(&[span], tokens, None).unwrap();
+    let lists = causal(tokens);
     let (queries, _queries) = upload_lists(gpu, &lists);
     let (keys, _keys) = upload_lists(gpu, &lists.keys(tokens).unwrap());
 
@@ -364,7 +369,7 @@ fn attention(gpu: &Gpu, sizes: &Sizes) {
     (0..count).for_each(forward); // every set's results, for the way back
     let s = seconds(gpu, |i| {
         let i = i % count;
-        let given = BackwardInputs {
+        let inputs = BackwardInputs {
             q: at(&q[i]),
             k: at(&k[i]),
             v: at(&v[i]),
@@ -372,13 +377,13 @@ fn attention(gpu: &Gpu, sizes: &Sizes) {
             lse: at(&lse[i]),
             dout: at(&dout[i]),
         };
-        let to = BackwardOutputs {
+        let outputs = BackwardOutputs {
             q: at(&dq[i]),
             k: at(&dk[i]),
             v: at(&dv[i]),
             delta: at(&delta),
         };
-        a.backward(gpu, &given, queries, keys, &to).unwrap();
+        a.backward(gpu, &inputs, queries, keys, &outputs).unwrap();
     });
     say(
         "attention backward",

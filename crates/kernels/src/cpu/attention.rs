@@ -124,11 +124,7 @@ impl<'a> Block<'a> {
                 continue;
             }
             let to = scores[seen.column..].as_mut_ptr();
-            let into = Output {
-                to,
-                row: self.columns,
-                add: false,
-            };
+            let into = Output::new(to, self.columns, false);
             // SAFETY: `scores` holds len rows of `columns` values; this writes n columns from
             // `column`.
             unsafe {
@@ -244,11 +240,7 @@ unsafe fn attend(
             continue;
         }
         let p = View::new(&scores[seen.column..], block.columns, 1);
-        let into = Output {
-            to,
-            row: q_width,
-            add: n > 0,
-        };
+        let into = Output::new(to, q_width, n > 0);
         // SAFETY: the block's rows in the head's columns.
         unsafe {
             let v = View::new(v, k_width, 1);

@@ -191,11 +191,7 @@ impl Inputs<'_> {
         let n = |seen: &VisibleKeys| seen.to - seen.from;
         for seen in &block.seen {
             let v = &seen.keys.v[seen.from * k_width + h.key_column(head)..];
-            let into = Output {
-                to: dp[seen.column..].as_mut_ptr(),
-                row: columns,
-                add: false,
-            };
+            let into = Output::new(dp[seen.column..].as_mut_ptr(), columns, false);
             let p = View::new(&p[seen.column..], columns, 1);
             let to = gradients.dv[(seen.keys.row + seen.from - first) * d..].as_mut_ptr();
             // SAFETY: dp holds m rows of `columns`; the gradients hold the tree's rows, among which
@@ -203,11 +199,7 @@ impl Inputs<'_> {
             unsafe {
                 let v = View::new(v, 1, k_width);
                 multiply_into((m, n(seen), d), dout, v, 1.0, into, Parallelism::None);
-                let into = Output {
-                    to,
-                    row: d,
-                    add: true,
-                };
+                let into = Output::new(to, d, true);
                 multiply_into((n(seen), d, m), p.t(), dout, 1.0, into, Parallelism::None);
             }
         }
@@ -225,22 +217,14 @@ impl Inputs<'_> {
         for (i, seen) in block.seen.iter().enumerate() {
             let k = &seen.keys.k[seen.from * k_width + h.key_column(head)..];
             let ds = View::new(&dp[seen.column..], columns, 1);
-            let into = Output {
-                to: dq.at(start),
-                row: q_width,
-                add: i > 0,
-            };
+            let into = Output::new(dq.at(start), q_width, i > 0);
             let to = gradients.dk[(seen.keys.row + seen.from - first) * d..].as_mut_ptr();
             // SAFETY: this task alone writes its tree's rows in its head's columns of dq; the
             // gradients are its own.
             unsafe {
                 let k = View::new(k, k_width, 1);
                 multiply_into((m, d, n(seen)), ds, k, 1.0, into, Parallelism::None);
-                let into = Output {
-                    to,
-                    row: d,
-                    add: true,
-                };
+                let into = Output::new(to, d, true);
                 multiply_into((n(seen), d, m), ds.t(), q, 1.0, into, Parallelism::None);
             }
         }

@@ -66,11 +66,7 @@ fn forward_values(x: &Tensor, w: &Tensor) -> Result<Vec<f32>> {
                         View::rows(x, inputs),
                         View::rows(wide, inputs).t(),
                         1.0,
-                        Output {
-                            to: out.at(from),
-                            row: outputs,
-                            add: false,
-                        },
+                        Output::new(out.at(from), outputs, false),
                         Parallelism::None,
                     );
                 }
@@ -145,11 +141,7 @@ fn backward_values(dy: &Tensor, w: &Tensor) -> Result<Vec<f32>> {
                             View::new(&dy[first..], outputs, 1),
                             View::rows(wide, to - from),
                             1.0,
-                            Output {
-                                to: out.at(from),
-                                row: inputs,
-                                add: first > 0,
-                            },
+                            Output::new(out.at(from), inputs, first > 0),
                             Parallelism::None,
                         );
                     }

@@ -37,19 +37,24 @@ impl<'a> View<'a> {
 /// The output of a product.
 #[derive(Clone, Copy)]
 pub struct Output {
-    /// First element.
-    pub to: *mut f32,
-    /// Stride of rows; columns are adjacent.
-    pub row: usize,
-    /// Whether the product is added to the old values.
-    pub add: bool,
+    to: *mut f32,
+    row: usize,
+    add: bool,
 }
 
-/// out = factor · a b, or += if `out.add`, for a (m, k) and b (k, n).
+impl Output {
+    /// The output that begins at `to`, with rows `row` values apart and adjacent columns. With
+    /// `add` the product is added to the old values.
+    pub fn new(to: *mut f32, row: usize, add: bool) -> Self {
+        Output { to, row, add }
+    }
+}
+
+/// out = factor · a b, or += as `out` says, for a (m, k) and b (k, n).
 ///
 /// # Safety
-/// `out.to` must point to (m - 1) · row + n writable values, initialised if `add`, that nobody else
-/// uses meanwhile.
+/// `out` must begin at (m - 1) · row + n writable values, initialised if the product is added, that
+/// nobody else uses meanwhile.
 pub unsafe fn multiply_into(
     (m, n, k): (usize, usize, usize),
     a: View,
@@ -105,11 +110,7 @@ pub fn multiply(size: (usize, usize, usize), a: View, b: View) -> Vec<f32> {
         return vec![0.0; m * n];
     }
     let mut out: Vec<f32> = Vec::with_capacity(m * n);
-    let into = Output {
-        to: out.as_mut_ptr(),
-        row: n,
-        add: false,
-    };
+    let into = Output::new(out.as_mut_ptr(), n, false);
     // SAFETY: room for m rows of n values, which a product without `add` writes wholly.
     unsafe {
         multiply_into(size, a, b, 1.0, into, threads(size));
@@ -129,11 +130,7 @@ pub fn multiply_onto(
 ) {
     let (m, n, _) = size;
     assert!(out.len() >= m * n, "a product does not fit its output");
-    let into = Output {
-        to: out.as_mut_ptr(),
-        row: n,
-        add,
-    };
+    let into = Output::new(out.as_mut_ptr(), n, add);
     // SAFETY: `out` is borrowed mutably and long enough.
     unsafe { multiply_into(size, a, b, factor, into, threads(size)) }
 }
