@@ -14,10 +14,8 @@ const STOCK: [&str; 4] = ["llama", "losses", "mistral", "sampling"];
 fn installed(w: &World) -> PathBuf {
     let bin = w.dir().join("there/bin");
     fs::create_dir_all(&bin).unwrap();
-    let (own, program) = (
-        Path::new(env!("CARGO_BIN_EXE_randori")),
-        bin.join("randori"),
-    );
+    let own = Path::new(env!("CARGO_BIN_EXE_randori"));
+    let program = bin.join(own.file_name().unwrap());
     fs::hard_link(own, &program)
         .or_else(|_| fs::copy(own, &program).map(drop))
         .unwrap();

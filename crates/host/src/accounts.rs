@@ -24,6 +24,7 @@ pub fn group_is_owners_alone(path: &Path) -> bool {
     })
 }
 
+/// Whether only the owner of `path` is in its group: not known on this system.
 #[cfg(not(target_os = "linux"))]
 pub fn group_is_owners_alone(_path: &Path) -> bool {
     false
