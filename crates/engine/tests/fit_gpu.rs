@@ -1,6 +1,7 @@
-//! `fit`'s figures for a GPU against what lies in its memory. The stand-in for one (`crates/cuda/stand_in/build.sh DIR`, then
-//! `LD_LIBRARY_PATH=DIR`) reports at its end the most bytes that ever were allocated on it, to the byte; a figure may be
-//! 5 % off. Skips, loudly, without the stand-in: a real card tells no such thing.
+//! `fit`'s figures for a GPU against what lies in its memory. The stand-in for one
+//! (`crates/cuda/stand_in/build.sh DIR`, then `LD_LIBRARY_PATH=DIR`) reports at its end the most
+//! bytes that ever were allocated on it, to the byte; a figure may be 5 % off. Skips, loudly,
+//! without the stand-in: a real card tells no such thing.
 //!
 //! Each case runs in a process of its own, this test program started again with [`CASE`] set.
 #![cfg(feature = "cuda")]

@@ -1,4 +1,5 @@
-//! Training on a GPU against the processor's: optimisers there and here, checkpoints. Wants what tests/gpu.rs wants.
+//! Training on a GPU against the processor's: optimisers there and here, checkpoints. Wants what
+//! tests/gpu.rs wants.
 #![cfg(feature = "cuda")]
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
-//! What a trainer does when memory runs out in a step. It is a loss that says so here, as a device would.
+//! What a trainer does when memory runs out in a step. It is a loss that says so here, as a device
+//! would.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 

@@ -1,4 +1,5 @@
-//! Training on pairs with LoRA on a small Llama: the game's invariants, accumulation, and what happens to bad numbers.
+//! Training on pairs with LoRA on a small Llama: the game's invariants, accumulation, and what
+//! happens to bad numbers.
 
 use std::collections::BTreeMap;
 
@@ -102,7 +103,8 @@ fn identical_responses_give_no_gradient() {
 fn accumulated_is_the_full_batch() {
     let opponent = lora();
     let pairs = pairs(&opponent, 10, VOCAB);
-    // a large eps makes the update linear in the gradient, so that rounding is not blown up where it is near 0
+    // a large eps makes the update linear in the gradient, so that rounding is not blown up where
+    // it is near 0
     let optimizer = Optimizer::AdamW {
         beta1: 0.9,
         beta2: 0.999,
@@ -143,7 +145,8 @@ fn accumulated_is_the_full_batch() {
                 (p.rewards.unwrap().margins - q.rewards.unwrap().margins).abs() < 1e-5
                     && p.rewards.unwrap().accuracies == q.rewards.unwrap().accuracies
             );
-            // extra metrics are means over pairs whatever the micro-batches: here of a constant per batch
+            // extra metrics are means over pairs whatever the micro-batches: here of a constant per
+            // batch
             assert_eq!(a.extra[1].0, "progress");
             assert!((a.extra[1].1 - b.extra[1].1).abs() < 1e-12);
         }

@@ -1,4 +1,5 @@
-//! Whole trainings of a bigram against the same in plain f64: loss, slopes, accumulation, clipping, schedule, optimiser.
+//! Whole trainings of a bigram against the same in plain f64: loss, slopes, accumulation, clipping,
+//! schedule, optimiser.
 
 use randori_engine::{
     Player, rng,
@@ -145,7 +146,8 @@ fn optimizers() -> [Optimizer; 2] {
     ]
 }
 
-/// Runs the reference: `step` adds a step's gradient and answers its loss. (loss, gradient norm, rate) per step.
+/// Runs the reference: `step` adds a step's gradient and answers its loss. (loss, gradient norm,
+/// rate) per step.
 fn reference(
     model: &mut Reference,
     settings: &TrainSettings,

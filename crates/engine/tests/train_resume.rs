@@ -1,4 +1,5 @@
-//! Checkpoints: resuming at any step gives the same bytes; damage and mismatches are refused; nothing is half-written.
+//! Checkpoints: resuming at any step gives the same bytes; damage and mismatches are refused;
+//! nothing is half-written.
 
 use std::{fs, path::Path};
 

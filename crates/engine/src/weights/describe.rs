@@ -1,4 +1,5 @@
-//! What a model's weights would take in memory, from its configuration (and, where there is one, its file's index) alone.
+//! What a model's weights would take in memory, from its configuration (and, where there is one,
+//! its file's index) alone.
 
 use std::path::Path;
 
@@ -44,8 +45,9 @@ pub struct HeldWeight {
     pub held: Holding,
 }
 
-/// Reads a source's configuration, and its index where the weights are at hand. Of a hub repository that is not in the
-/// cache only `config.json` is fetched; a folder may have `config.json` and no weights.
+/// Reads a source's configuration, and its index where the weights are at hand. Of a hub repository
+/// that is not in the cache only `config.json` is fetched; a folder may have `config.json` and no
+/// weights.
 ///
 /// # Errors
 /// As [`open`]; for the hub, what it answered.
@@ -96,7 +98,8 @@ impl Described {
         &self.notes
     }
 
-    /// Whether the weights themselves are at hand, so that their formats are known and not supposed.
+    /// Whether the weights themselves are at hand, so that their formats are known and not
+    /// supposed.
     pub fn at_hand(&self) -> bool {
         self.weights.is_some()
     }
@@ -109,7 +112,8 @@ impl Described {
     /// Every weight that the trace asks for, in the order in which they are loaded.
     ///
     /// # Errors
-    /// What [`Checkpoint::load`] would refuse before it reads; blocks asked of weights that are not at hand.
+    /// What [`Checkpoint::load`] would refuse before it reads; blocks asked of weights that are not
+    /// at hand.
     pub fn held(
         &self,
         trace: &Trace,

@@ -17,8 +17,9 @@ impl Checkpoint {
     /// Reads the weights that `arch` asks for. `progress` hears of bytes done and bytes in all.
     ///
     /// # Errors
-    /// Before anything is read: the first weight that is missing, has another shape than the configuration implies, has a
-    /// dtype we cannot read, or is there but not asked for. Then: what the file or the conversion refuses.
+    /// Before anything is read: the first weight that is missing, has another shape than the
+    /// configuration implies, has a dtype we cannot read, or is there but not asked for. Then: what
+    /// the file or the conversion refuses.
     pub fn load(
         self,
         arch: Arc<dyn Architecture>,
@@ -28,8 +29,8 @@ impl Checkpoint {
         self.load_where(arch, options, Compute::default(), progress)
     }
 
-    /// [`Checkpoint::load`] for passes elsewhere: each weight goes where they run as soon as it is read and quantised, so that
-    /// beside a GPU the machine's memory holds one of them at a time.
+    /// [`Checkpoint::load`] for passes elsewhere: each weight goes where they run as soon as it is
+    /// read and quantised, so that beside a GPU the machine's memory holds one of them at a time.
     ///
     /// # Errors
     /// As there; a GPU without room for a weight.
@@ -221,7 +222,8 @@ impl Plan<'_> {
         asked && wanted.shape.len() == 2
     }
 
-    /// Projections inside blocks only: head and embedding decide tokens and stay dense, as in QLoRA.
+    /// Projections inside blocks only: head and embedding decide tokens and stay dense, as in
+    /// QLoRA.
     pub(super) fn nf4(&self, wanted: &TracedWeight) -> Option<bool> {
         let Some(Quant::Nf4 { double }) = self.options.quant else {
             return None;

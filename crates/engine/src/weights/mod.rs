@@ -1,9 +1,11 @@
-//! Where base weights come from: a Hugging Face folder, a GGUF file, the hub, bytes in memory, or a seed.
+//! Where base weights come from: a Hugging Face folder, a GGUF file, the hub, bytes in memory, or a
+//! seed.
 //!
-//! [`open`] reads configuration and tensor index only. [`Checkpoint::load`] first holds every name and shape that the
-//! architecture asks for against the file, then reads one tensor at a time, quantising or converting as it goes, so that
-//! the peak of memory is the result plus one tensor. Files are read by position, not mapped: a file that is cut short while
-//! it is read is an error, not a crash. No input, however damaged, may panic or make us allocate more than the file's size
+//! [`open`] reads configuration and tensor index only. [`Checkpoint::load`] first holds every name
+//! and shape that the architecture asks for against the file, then reads one tensor at a time,
+//! quantising or converting as it goes, so that the peak of memory is the result plus one tensor.
+//! Files are read by position, not mapped: a file that is cut short while it is read is an error,
+//! not a crash. No input, however damaged, may panic or make us allocate more than the file's size
 //! warrants.
 mod agree;
 mod beside;
@@ -51,7 +53,8 @@ pub enum Source {
         /// What `model.safetensors` would hold.
         tensors: Vec<u8>,
     },
-    /// Fresh weights: normal with deviation 0.02, norms 1, biases 0; a pure function of the seed and each tensor's name.
+    /// Fresh weights: normal with deviation 0.02, norms 1, biases 0; a pure function of the seed
+    /// and each tensor's name.
     Random {
         /// What `config.json` would hold.
         config: Value,
@@ -64,8 +67,9 @@ pub enum Source {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Quant {
-    /// The blocks' projections in NF4 while loading; embedding and head stay dense. What a bitsandbytes checkpoint holds
-    /// in 4 bits is kept as it is stored, and what it skips stays dense.
+    /// The blocks' projections in NF4 while loading; embedding and head stay dense. What a
+    /// bitsandbytes checkpoint holds in 4 bits is kept as it is stored, and what it skips stays
+    /// dense.
     Nf4 {
         /// Quantise the scales too, where we quantise.
         double: bool,
@@ -112,7 +116,8 @@ enum Weights {
 /// Reads a source's configuration and tensor index.
 ///
 /// # Errors
-/// A file that is missing, cut short or damaged, naming it and what is wrong with it; for the hub, what it answered.
+/// A file that is missing, cut short or damaged, naming it and what is wrong with it; for the hub,
+/// what it answered.
 pub fn open(source: Source) -> Result<Checkpoint> {
     match source {
         Source::Folder(dir) => {
@@ -177,7 +182,8 @@ impl Checkpoint {
         }
     }
 
-    /// Every tensor the file has, by Hugging Face's names, with its shape (none for [`Source::Random`]).
+    /// Every tensor the file has, by Hugging Face's names, with its shape (none for
+    /// [`Source::Random`]).
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         match &self.weights {
             Weights::Stored(index) => index

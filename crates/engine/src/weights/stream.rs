@@ -1,4 +1,5 @@
-//! A checkpoint that stays on disk: each weight is read when it is asked for, as [`Checkpoint::load`] would hold it.
+//! A checkpoint that stays on disk: each weight is read when it is asked for, as
+//! [`Checkpoint::load`] would hold it.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -85,7 +86,8 @@ impl Stream {
         all
     }
 
-    /// Exactly what `load` would hold under this name: dense in the load dtype, or NF4 or GGUF blocks.
+    /// Exactly what `load` would hold under this name: dense in the load dtype, or NF4 or GGUF
+    /// blocks.
     ///
     /// # Errors
     /// A name that is not in the list, or what the file or the conversion refuses.
