@@ -230,9 +230,9 @@ fn dropout_does_not_depend_on_micro_batches() {
     let (prompts, responses) = (lists(4, 6, 1..6, VOCAB), lists(5, 6, 2..9, VOCAB));
     let examples: Vec<Example> = (0..6)
         .map(|i| Example {
-            prompt: prompts[i].clone(),
-            response: responses[i].clone(),
-            place: String::new(),
+            prompt: &prompts[i],
+            response: &responses[i],
+            place: &"",
         })
         .collect();
     let of = |dropout, seed, rows| {

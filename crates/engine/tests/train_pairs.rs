@@ -349,9 +349,9 @@ fn a_model_that_is_not_finite_names_the_pair() {
         "{error}"
     );
     let example = [Example {
-        prompt: vec![2],
-        response: vec![1],
-        place: "b:3".into(),
+        prompt: &[2],
+        response: &[1],
+        place: &"b:3",
     }];
     let error = trainer
         .train_sft(&example, &mut |_, _| Ok(Control::Continue))

@@ -248,9 +248,9 @@ fn what_does_not_fit_is_refused() {
         "{error}"
     );
     let example = Example {
-        prompt: vec![1],
-        response: vec![1],
-        place: "x:1".into(),
+        prompt: &[1],
+        response: &[1],
+        place: &"x:1",
     };
     assert!(
         loaded

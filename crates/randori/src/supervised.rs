@@ -37,9 +37,9 @@ pub fn tuned(
         .examples
         .iter()
         .map(|e| Example {
-            prompt: e.prompt.clone(),
-            response: e.response.clone(),
-            place: e.place.to_string(),
+            prompt: &e.prompt,
+            response: &e.response,
+            place: &e.place,
         })
         .collect();
     trained(

@@ -81,15 +81,15 @@ impl AsPair for Pair {
     }
 }
 
-/// A prompt and its response, for supervised training.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Example {
+/// A prompt and its response, for supervised training: borrowed from whoever keeps them.
+#[derive(Clone, Copy)]
+pub struct Example<'a> {
     /// Token ids, at least one.
-    pub prompt: Vec<u32>,
+    pub prompt: &'a [u32],
     /// Token ids, at least one.
-    pub response: Vec<u32>,
+    pub response: &'a [u32],
     /// Where it comes from, for messages: `file:line`.
-    pub place: String,
+    pub place: &'a dyn std::fmt::Display,
 }
 
 /// How to train. Everything here decides the result; a checkpoint is resumed with the same settings
@@ -393,7 +393,7 @@ trait Task {
         Vec::new()
     }
     /// Where an item comes from.
-    fn place(&self, i: usize) -> &str;
+    fn place(&self, i: usize) -> String;
     /// A step over `items` begins; `progress` is the share of training that is over.
     fn begin(&mut self, items: &[usize], progress: f64);
     /// Summed log-prob per response (in the order of `items` and their responses) -> the slope of

@@ -126,8 +126,8 @@ impl Task for PairTask<'_> {
         of_opponent.into_iter().chain(rewards).flatten().collect()
     }
 
-    fn place(&self, i: usize) -> &str {
-        self.pairs[i].place
+    fn place(&self, i: usize) -> String {
+        self.pairs[i].place.to_string()
     }
 
     fn begin(&mut self, items: &[usize], progress: f64) {

@@ -4,14 +4,14 @@ use super::{Example, PairMetrics, Task};
 use crate::{Error, Result};
 
 pub(super) struct SftTask<'a> {
-    examples: &'a [Example],
+    examples: &'a [Example<'a>],
     /// Response tokens in the step.
     tokens: usize,
     sum: f64,
 }
 
 impl<'a> SftTask<'a> {
-    pub fn new(examples: &'a [Example]) -> Result<Self> {
+    pub fn new(examples: &'a [Example<'a>]) -> Result<Self> {
         if examples.is_empty() {
             return Err(Error::rule("there are no examples to train on"));
         }
@@ -51,11 +51,11 @@ impl Task for SftTask<'_> {
     }
 
     fn item(&self, i: usize) -> (&[u32], Vec<&[u32]>) {
-        (&self.examples[i].prompt, vec![&self.examples[i].response])
+        (self.examples[i].prompt, vec![self.examples[i].response])
     }
 
-    fn place(&self, i: usize) -> &str {
-        &self.examples[i].place
+    fn place(&self, i: usize) -> String {
+        self.examples[i].place.to_string()
     }
 
     fn begin(&mut self, items: &[usize], _progress: f64) {

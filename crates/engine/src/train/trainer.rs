@@ -248,7 +248,7 @@ impl Trainer {
             let at = step.at.clone();
             let rows: usize = step.sizes[at.clone()].iter().sum();
             if at.len() < 2 {
-                let place = step.items.get(at.start).map_or("", |&i| task.place(i));
+                let place = step.items.get(at.start).map_or_else(String::new, |&i| task.place(i));
                 return Err(Error::OutOfMemory(format!(
                     "{place}: no memory for this item alone, {rows} rows ({out}); keep less (train.checkpoint = true, on a GPU then train.offload_inputs = true), hold the base in less (model.dtype, adapter.kind = \"qlora\") or take shorter items (data.max_prompt_tokens, data.max_response_tokens, generate.max_new_tokens)"
                 )));
@@ -377,7 +377,7 @@ impl Trainer {
                 Err(e) => return e,
             }
         }
-        let first = step.items.first().map_or("", |&i| task.place(i));
+        let first = step.items.first().map_or_else(String::new, |&i| task.place(i));
         Error::rule(format!(
             "the gradient's norm is {norm}, though of no single pair; the step's first is {first}"
         ))
