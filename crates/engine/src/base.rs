@@ -6,14 +6,15 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
+use randori_kernels::{Error, Result, Weight};
 use randori_sdk::seam::Architecture;
 
-use crate::{Error, Result, Weight};
+#[cfg(feature = "cuda")]
+pub(crate) mod card;
 
+/// The player's tensors that lie on the GPU: the parameters that a copy was made of, and the copy.
 #[cfg(feature = "cuda")]
-mod card;
-#[cfg(feature = "cuda")]
-pub use card::card;
+pub(crate) type Uploads = Vec<(std::sync::Weak<crate::Params>, Arc<crate::Params>)>;
 
 /// Where passes run, and in which numbers.
 #[derive(Debug, Clone)]
@@ -26,7 +27,7 @@ pub struct Compute {
     #[cfg(feature = "cuda")]
     pub(crate) stays: bool,
     #[cfg(feature = "cuda")]
-    pub(crate) uploads: Arc<Mutex<card::Uploads>>,
+    pub(crate) uploads: Arc<Mutex<Uploads>>,
     /// Where block inputs wait for the backward pass, if they are offloaded; used again by every
     /// pass.
     #[cfg(feature = "cuda")]
@@ -64,11 +65,11 @@ impl Compute {
         this
     }
 
-    /// A dense weight of the base where passes run.
-    pub(crate) fn near(&self, t: &Tensor) -> Result<Tensor> {
+    /// A dense weight of the base on the device where passes run.
+    pub(crate) fn on_device(&self, t: &Tensor) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         if self.device.is_cuda() && t.device().is_cpu() {
-            return self.copy(t);
+            return self.upload_dense(t);
         }
         Ok(t.clone())
     }
@@ -81,7 +82,7 @@ impl Compute {
     pub fn place(&self, weight: Weight) -> Result<Weight> {
         #[cfg(feature = "cuda")]
         if self.device.is_cuda() {
-            return self.up(weight);
+            return self.upload(weight);
         }
         Ok(weight)
     }
@@ -93,10 +94,10 @@ impl Compute {
 macro_rules! on_kernels {
     ($compute:expr, $kernels:ident => $run:expr) => {
         if $compute.device.is_cuda() {
-            let $kernels = &$crate::kernels::Card::new($compute.pinned.clone());
+            let $kernels = &randori_kernels::Card::new($compute.pinned.clone());
             $run
         } else {
-            let $kernels = &$crate::kernels::Cpu;
+            let $kernels = &randori_kernels::Cpu;
             $run
         }
     };
@@ -104,7 +105,7 @@ macro_rules! on_kernels {
 #[cfg(not(feature = "cuda"))]
 macro_rules! on_kernels {
     ($compute:expr, $kernels:ident => $run:expr) => {{
-        let $kernels = &$crate::kernels::Cpu;
+        let $kernels = &randori_kernels::Cpu;
         $run
     }};
 }

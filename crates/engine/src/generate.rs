@@ -9,10 +9,11 @@
 
 use std::sync::Arc;
 
+use randori_kernels::{Error, Result};
 use randori_sdk::seam::{SamplerFn, SamplerState};
 use rayon::prelude::*;
 
-use crate::{Error, KvCache, Player, Progress, Result, SlotTokens};
+use crate::{KvCache, Player, Progress, SlotTokens};
 
 mod draw;
 #[cfg(feature = "cuda")]
@@ -337,7 +338,7 @@ fn advance(
             })
         })
         .collect();
-    let logits = player.step_where_it_runs(cache, &batch)?;
+    let logits = player.step_on_device(cache, &batch)?;
     let (rows, vocab) = logits.dims2()?;
     if rows != batch.len() || vocab == 0 {
         return Err(Error::rule(format!(
@@ -359,7 +360,7 @@ fn advance(
         on_gpu::draw(&mut fed, &logits, o)?;
         return Ok(fed.iter().filter(|(_, ready)| *ready).count());
     }
-    let logits = crate::kernels::host(&logits)?
+    let logits = randori_kernels::host(&logits)?
         .flatten_all()?
         .to_vec1::<f32>()?;
     let fed = slots.iter_mut().zip(&takes).filter(|(_, take)| **take > 0);

@@ -1,11 +1,14 @@
 //! The passes through a model that every use of it is made of: embedding, blocks, head. Written
 //! once, over the kernels of any machine; a player's and those that `fit` plans are the same.
 
+use randori_kernels::{Error, Kernels, Result, Shaped};
+
 use crate::{
-    Error, Result,
-    kernels::{Kernels, Shaped},
-    tape::{Pass, Place, Recorded, Tape},
-    trace::{Part, Use, wanted},
+    tape::{Context, Pass, Recorded, Tape},
+    trace::{
+        Use,
+        call::{Call, weights_of},
+    },
 };
 
 /// Rows from which a block's values are let go at their last use rather than at its end.
@@ -16,28 +19,34 @@ impl<K: Kernels> Pass<'_, K> {
     pub(crate) fn run_embed(&self, record: bool) -> Result<Recorded<K>> {
         let ids = self.kernels.tokens(&self.plan)?;
         let arch = self.model.arch();
-        Tape::run(self, Place::Rows, record, ids, false, None, |tape, ids| {
-            arch.embed(tape, ids)
-        })
+        Tape::run(
+            self,
+            Context::Alone,
+            record,
+            ids,
+            false,
+            None,
+            |tape, ids| arch.embed(tape, ids),
+        )
         .map_err(|e| self.at("embedding", e))
     }
 
     /// One block.
     pub(crate) fn run_block(
         &self,
-        place: Place<K>,
+        context: Context<K>,
         layer: usize,
         record: bool,
         x: K::Tensor,
         needs: bool,
     ) -> Result<Recorded<K>> {
         let shape = x.dims().to_vec();
-        let early = matches!(place, Place::Packed) && shape[0] >= EARLY;
+        let early = matches!(context, Context::Packed) && shape[0] >= EARLY;
         let uses = early
             .then(|| self.model.last_uses(layer, shape[1]))
             .flatten();
         let arch = self.model.arch();
-        let done = Tape::run(self, place, record, x, needs, uses, |tape, x| {
+        let done = Tape::run(self, context, record, x, needs, uses, |tape, x| {
             arch.block(tape, layer, x)
         })
         .map_err(|e| self.at(&format!("block {layer}"), e))?;
@@ -56,13 +65,13 @@ impl<K: Kernels> Pass<'_, K> {
     /// (rows, width) to (rows, vocab).
     pub(crate) fn run_head(
         &self,
-        place: Place<K>,
+        context: Context<K>,
         record: bool,
         x: K::Tensor,
         needs: bool,
     ) -> Result<Recorded<K>> {
         let arch = self.model.arch();
-        let done = Tape::run(self, place, record, x, needs, None, |tape, x| {
+        let done = Tape::run(self, context, record, x, needs, None, |tape, x| {
             arch.head(tape, x)
         })
         .map_err(|e| self.at("head", e))?;
@@ -83,7 +92,7 @@ impl<K: Kernels> Pass<'_, K> {
         let mut x = self.run_embed(false)?.output;
         for layer in 0..self.model.arch().layers() {
             x = self
-                .run_block(Place::Packed, layer, false, x, false)?
+                .run_block(Context::Packed, layer, false, x, false)?
                 .output;
         }
         Ok(x)
@@ -93,15 +102,15 @@ impl<K: Kernels> Pass<'_, K> {
     pub(crate) fn cached_logits(&self, cache: &mut K::Cache, last: &K::Rows) -> Result<K::Tensor> {
         let mut x = self.run_embed(false)?.output;
         for layer in 0..self.model.arch().layers() {
-            let place = Place::Cached {
+            let context = Context::Cached {
                 cache: &mut *cache,
                 layer,
                 call: 0,
             };
-            x = self.run_block(place, layer, false, x, false)?.output;
+            x = self.run_block(context, layer, false, x, false)?.output;
         }
         let ends = self.kernels.pick(&x, last)?;
-        Ok(self.run_head(Place::Rows, false, ends, false)?.output)
+        Ok(self.run_head(Context::Alone, false, ends, false)?.output)
     }
 
     /// Whether a weight of the head's own is trained; `width` is the hidden state's.
@@ -119,7 +128,7 @@ impl<K: Kernels> Pass<'_, K> {
                 }
             }
         };
-        for w in wanted(self.model.arch(), Part::Head, width)? {
+        for w in weights_of(self.model.arch(), Call::Head, width)? {
             if trains(&w).map_err(Error::rule)? {
                 return Ok(true);
             }

@@ -1,17 +1,16 @@
 //! A shapes-only run of an architecture: which weights it wants, what may carry LoRA, what a token
 //! costs.
 
-mod part;
+pub(crate) mod call;
 
 use std::{cell::RefCell, collections::BTreeSet};
 
+use randori_kernels::{Error, Result};
 use randori_sdk::seam::{
     Architecture, AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary,
 };
 
-pub(crate) use part::{Part, last_uses, tied_embedding, wanted};
-
-use crate::{Error, Result, tape::rules};
+use crate::tape::rules;
 
 /// What a weight is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +123,7 @@ pub fn trace(arch: &dyn Architecture) -> Result<Trace> {
     for layer in 0..arch.layers() {
         let part = format!("block {layer}");
         tracer.layer = Some(layer);
-        tracer.place = Place::Block;
+        tracer.scope = Scope::Block;
         let x = tracer.start(vec![width]);
         let y = arch
             .block(&mut tracer, layer, x)
@@ -141,7 +140,7 @@ pub fn trace(arch: &dyn Architecture) -> Result<Trace> {
         tracer.trace.block_bytes_per_token = tracer.trace.block_bytes_per_token.max(bytes);
     }
     tracer.layer = None;
-    tracer.place = Place::Head;
+    tracer.scope = Scope::Head;
     let x = tracer.start(vec![width]);
     let y = arch.head(&mut tracer, x).map_err(|e| at("head", e))?;
     let shape = tracer.shape(y).map_err(|e| at("head", e))?;
@@ -156,7 +155,7 @@ pub fn trace(arch: &dyn Architecture) -> Result<Trace> {
 }
 
 #[derive(Clone, Copy, Default, PartialEq)]
-enum Place {
+enum Scope {
     #[default]
     Embedding,
     Block,
@@ -180,7 +179,7 @@ struct Tracer {
     /// Bytes a token leaves that are no value's (log-sum-exps).
     extra_bytes: usize,
     layer: Option<usize>,
-    place: Place,
+    scope: Scope,
     /// Share of the tokens that an op sees: below 1 inside an expert.
     share: f64,
     /// (value, the result being made) for every use of a value.
@@ -199,7 +198,7 @@ impl Default for Tracer {
             saved: BTreeSet::new(),
             extra_bytes: 0,
             layer: None,
-            place: Place::Embedding,
+            scope: Scope::Embedding,
             share: 1.0,
             uses: RefCell::default(),
             mixes: false,
@@ -278,8 +277,8 @@ impl Tracer {
     }
 
     fn spend(&mut self, flops: f64) {
-        match self.place {
-            Place::Head => self.trace.flops_per_head_row += flops * self.share,
+        match self.scope {
+            Scope::Head => self.trace.flops_per_head_row += flops * self.share,
             _ => self.trace.flops_per_token += flops * self.share,
         }
     }
@@ -308,9 +307,9 @@ impl Tracer {
     }
 
     fn sequences(&self, op: &str) -> std::result::Result<(), String> {
-        match self.place {
-            Place::Block => Ok(()),
-            Place::Expert => Err(format!(
+        match self.scope {
+            Scope::Block => Ok(()),
+            Scope::Expert => Err(format!(
                 "{op} cannot run inside an expert, which sees some of the tokens only"
             )),
             _ => Err(format!(
@@ -333,7 +332,7 @@ impl Tracer {
 
 impl Backend for Tracer {
     fn embed(&mut self, name: &str, ids: Id, vocab: usize, width: usize) -> OpResult {
-        if self.place != Place::Embedding || ids != 1 {
+        if self.scope != Scope::Embedding || ids != 1 {
             return Err(format!(
                 "embed `{name}` wants token ids, which only the embedding gets"
             ));
@@ -403,9 +402,9 @@ impl Backend for Tracer {
     ) -> OpResult {
         let experts = rules::moe(&self.shape(router)?, route)?;
         let dims = self.shape(x)?;
-        let (place, share) = (self.place, self.share);
+        let (scope, share) = (self.scope, self.share);
         self.mixes = true;
-        self.place = Place::Expert;
+        self.scope = Scope::Expert;
         self.share = share * route.top_k as f64 / experts as f64;
         let mut result: Option<Vec<usize>> = None;
         for e in 0..experts {
@@ -423,7 +422,7 @@ impl Backend for Tracer {
                 _ => result = Some(y),
             }
         }
-        (self.place, self.share) = (place, share);
+        (self.scope, self.share) = (scope, share);
         self.push(result.ok_or("moe has no expert")?)
     }
 

@@ -13,14 +13,15 @@
 
 use std::collections::HashSet;
 
+use randori_kernels::{Error, Kernels, OnCandle, Result, Shaped, Wanted};
+
 use crate::{
-    Error, Grads, Packed, PassOptions, Player, Result, Target,
+    Grads, Packed, PassOptions, Player, Target,
     base::on_kernels,
     block_input,
     block_input::Input,
-    kernels::{Kernels, OnCandle, Shaped, Wanted},
-    player::{in_pool, weights::Weights},
-    tape::{Gradients, Pass, Place, Recorded},
+    player::{passes::in_pool, weights::PassWeights},
+    tape::{Context, Gradients, Pass, Recorded},
 };
 
 /// Bytes of logits that exist at a time, counted in f32, and rows in a chunk, both at most: what a
@@ -144,8 +145,8 @@ impl Player {
     /// As there.
     pub fn logps_dropped(&self, plan: &Packed, dropout_seed: Option<u64>) -> Result<Vec<f64>> {
         in_pool(|| {
-            let weights = Weights::new(self, Default::default())?;
-            let (rows, size) = (plan.rows(dropout_seed)?, self.chunk_rows());
+            let weights = PassWeights::new(self, Default::default())?;
+            let (rows, size) = (plan.to_plan(dropout_seed)?, self.chunk_rows());
             on_kernels!(self.base.compute, kernels => {
                 Pass::new(kernels, &weights, rows).logps(plan, size)
             })
@@ -165,8 +166,8 @@ impl Player {
         grads: &mut Grads,
     ) -> Result<()> {
         block_input::check(options, &self.base.compute)?;
-        let weights = Weights::new(self, Default::default())?;
-        let (rows, size) = (plan.rows(options.dropout_seed)?, self.chunk_rows());
+        let weights = PassWeights::new(self, Default::default())?;
+        let (rows, size) = (plan.to_plan(options.dropout_seed)?, self.chunk_rows());
         let mut slopes = |logps: &[f64]| {
             let slopes = slopes(logps)?;
             match slopes.len() == plan.targets.len() {
@@ -279,12 +280,12 @@ impl<K: Kernels> Pass<'_, K> {
                 true => None,
                 false => Some(Input::of(self.kernels, &x, needs, moves)?),
             };
-            let done = self.run_block(Place::Packed, layer, record, x, needs)?;
+            let done = self.run_block(Context::Packed, layer, record, x, needs)?;
             if let Some(input) = &mut input {
                 input.was_used(self.kernels);
             }
             (x, needs) = (done.output.clone(), done.needs);
-            blocks.push(input.map_or(Kept::Tape(done), Kept::Input));
+            blocks.push(input.map_or(SavedBlock::Tape(done), SavedBlock::Input));
         }
         Ok(Forward {
             embed,
@@ -329,8 +330,8 @@ impl<K: Kernels> Pass<'_, K> {
         record: bool,
     ) -> Result<Recorded<K>> {
         let rows = self.kernels.gather(hidden, &chunk.rows)?; // (rows, width)
-        let place = Place::Picked(chunk.rows.clone());
-        self.run_head(place, record, rows, needs)
+        let context = Context::Picked(chunk.rows.clone());
+        self.run_head(context, record, rows, needs)
     }
 
     /// Gradients of the head's weights, and the gradient to the hidden state when it needs one.
@@ -375,16 +376,16 @@ impl<K: Kernels> Pass<'_, K> {
         grads: &mut Gradients<K>,
     ) -> Result<()> {
         let (mut up, mut blocks) = (up, forward.blocks);
-        while let Some(kept) = blocks.pop() {
+        while let Some(saved) = blocks.pop() {
             // comes while this block is computed
-            if let Some(Kept::Input(next)) = blocks.last_mut() {
+            if let Some(SavedBlock::Input(next)) = blocks.last_mut() {
                 next.fetch(self.kernels)?;
             }
-            let tape = match kept {
-                Kept::Tape(tape) => tape,
-                Kept::Input(input) => {
+            let tape = match saved {
+                SavedBlock::Tape(tape) => tape,
+                SavedBlock::Input(input) => {
                     let (x, needs) = input.take(self.kernels)?;
-                    self.run_block(Place::Packed, blocks.len(), true, x, needs)?
+                    self.run_block(Context::Packed, blocks.len(), true, x, needs)?
                 }
             };
             match tape.backward(self, up, grads)? {
@@ -409,8 +410,9 @@ impl<K: Kernels> Pass<'_, K> {
     }
 }
 
-/// What the forward pass keeps of a block.
-enum Kept<K: Kernels> {
+/// A block as the forward pass leaves it to the backward pass: recorded, or only its input, from
+/// which it is run again (activation checkpointing).
+enum SavedBlock<K: Kernels> {
     Tape(Recorded<K>),
     Input(Input<K>),
 }
@@ -419,7 +421,7 @@ enum Kept<K: Kernels> {
 pub(crate) struct Forward<K: Kernels> {
     /// `None` where no gradient reaches it.
     embed: Option<Recorded<K>>,
-    blocks: Vec<Kept<K>>,
+    blocks: Vec<SavedBlock<K>>,
     hidden: K::Tensor,
     needs: bool,
 }

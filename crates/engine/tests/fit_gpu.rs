@@ -283,13 +283,13 @@ impl Case {
             refilled: self.has("refill"),
         };
         let peak = match (self.has("generate"), self.has("score")) {
-            (true, _) => planner.generate(&decoding, 1),
-            (_, true) => planner.score(&packing, 1),
-            _ => planner.train(&packing, self.settings.checkpoint, 1),
+            (true, _) => planner.generation_peak(&decoding, 1),
+            (_, true) => planner.scoring_peak(&packing, 1),
+            _ => planner.training_peak(&packing, self.settings.checkpoint, 1),
         };
         let trains = !self.has("generate") && !self.has("score");
         let pinned = if trains {
-            planner.pinned(&packing).unwrap()
+            planner.pinned_bytes(&packing).unwrap()
         } else {
             0
         };

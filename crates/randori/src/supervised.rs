@@ -17,11 +17,11 @@ use crate::report::Baseline;
 use crate::session::Session;
 use crate::settings;
 use crate::stages::write_rows;
-use crate::training::trained;
+use crate::training::run_training;
 
 /// Trains on the real responses, with the dropout that the player's adapter says; resumable through
 /// its desk.
-pub fn tuned(
+pub fn fine_tune(
     session: &Session,
     player: Player,
     examples: &Part,
@@ -42,7 +42,7 @@ pub fn tuned(
             place: &e.place,
         })
         .collect();
-    trained(
+    run_training(
         session,
         player,
         settings,
@@ -111,7 +111,7 @@ pub fn baseline(
                 steps.max,
             );
             let player = of.start.player(&session.base);
-            let player = tuned(session, player, of.train, settings, desk, &name)?;
+            let player = fine_tune(session, player, of.train, settings, desk, &name)?;
             anyhow::Ok(Learnt::of(&player, &session.base_name))
         })?;
         let score = match grid.len() {

@@ -6,13 +6,8 @@ use std::{
 };
 
 use candle_core::{Device, Tensor};
+use randori_kernels::{Cpu, Kernels, Result, Weight, math, shapes::Work};
 use rayon::prelude::*;
-
-use super::Work;
-use crate::{
-    Result, Weight,
-    kernels::{Cpu, Kernels, math},
-};
 
 /// The share of a bare product's speed that whole passes reach: attention, norms, thin products of
 /// the update and memory traffic take the rest. From benches/results/roofline.md, where training,
@@ -83,9 +78,10 @@ impl Ceilings {
             .map(|seconds| seconds / AT_ONCE as f64)
         };
         let width = width.clamp(64, 2 * WIDEST);
-        let zeros = |rows: usize| Ok::<_, crate::Error>(gpu.zeros(&[rows, width], float)?);
+        let zeros =
+            |rows: usize| Ok::<_, randori_kernels::Error>(gpu.zeros(&[rows, width], float)?);
         let (x, w) = (zeros(4 * ROWS)?, Weight::Dense(zeros(width)?));
-        let card = crate::kernels::Card::new(Default::default());
+        let card = randori_kernels::Card::new(Default::default());
         let product = timed(Box::new(move || card.product(&x, &w).map(drop)))?;
         let bytes = weights.clamp(1 << 20, STREAM) as usize;
         let from = gpu.zeros(&[bytes], candle_core::DType::U8)?;

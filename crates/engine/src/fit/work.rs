@@ -1,12 +1,17 @@
 //! What passes do, counted on shapes: the time they take follows from it and from what a machine
 //! can do ([`super::Ceilings`]).
 
-use super::{Decoding, Packing, Planner, attended};
-use crate::{
+use randori_kernels::{
     Result,
-    kernels::shapes::{Shapes, Work},
-    tape::Gradients,
+    shapes::{Shapes, Work},
 };
+
+use super::{
+    packing::{Packing, attended},
+    passes::Decoding,
+    planner::Planner,
+};
+use crate::tape::Gradients;
 
 impl Planner {
     /// Forward and backward over a micro-batch.
@@ -27,7 +32,7 @@ impl Planner {
     /// A step's update: every parameter, gradient and moment is read, and all but the gradient
     /// written.
     pub fn update_work(&self) -> Work {
-        let bytes = 3 * self.player() + 2 * self.moments();
+        let bytes = 3 * self.player_bytes() + 2 * self.moment_bytes();
         Work {
             bytes: bytes as f64,
             ..Work::default()

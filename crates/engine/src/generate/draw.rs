@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
+use randori_kernels::{Error, Result, math};
 use randori_sdk::seam::{SamplerFn, SamplerState, Step};
 
-use crate::{Error, Result, kernels::math, rng};
+use crate::rng;
 
 /// Where a token is drawn.
 #[derive(Clone, Copy)]

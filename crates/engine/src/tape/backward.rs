@@ -1,12 +1,9 @@
 //! The reverse pass over what a tape recorded.
 
+use randori_kernels::{Error, Kernels, Mixed, Result, Shaped, Share};
 use randori_sdk::seam::{Binary, Id, Unary};
 
 use super::{Factor, Gradients, Linear, Op, Pass, Recorded, Vector, forward::flat};
-use crate::{
-    Error, Result,
-    kernels::{Kernels, Mixed, Shaped, Share},
-};
 
 /// The gradient to one value, as far as it is known.
 struct Grad<T> {
@@ -59,7 +56,7 @@ impl<K: Kernels> Arena<'_, K> {
 impl<K: Kernels> Factor<K> {
     fn value(self, kernels: &K) -> Result<K::Tensor> {
         match self {
-            Factor::Kept(value) => Ok(value),
+            Factor::Value(value) => Ok(value),
             Factor::Silu(x) => kernels.unary(Unary::Silu, &x),
         }
     }

@@ -1,13 +1,10 @@
 //! The op set, run eagerly: checks shapes, calls a kernel, and says what the backward pass would
 //! need.
 
+use randori_kernels::{Error, Heads, Kernels, Norm, Result, Shaped, rows};
 use randori_sdk::seam::{AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary};
 
-use super::{Factor, Linear, Node, Op, Place, Tape, Value, rules, say};
-use crate::{
-    Error, Result,
-    kernels::{Heads, Kernels, Norm, Shaped, rows},
-};
+use super::{Context, Factor, Linear, Node, Op, Tape, Value, rules, say};
 
 /// Trailing axes.
 fn trailing<T: Shaped>(x: &T) -> &[usize] {
@@ -56,7 +53,7 @@ impl<K: Kernels> Tape<'_, '_, K> {
 
     /// Rows without neighbours know neither positions nor sequences.
     fn sequences(&self, op: &str, x: &K::Tensor) -> Result<(), String> {
-        if matches!(self.place, Place::Rows | Place::Picked(_)) {
+        if matches!(self.context, Context::Alone | Context::Picked(_)) {
             return Err(format!(
                 "{op} belongs into a block: the embedding and the head see single rows"
             ));
@@ -80,14 +77,16 @@ impl<K: Kernels> Tape<'_, '_, K> {
 
     fn attend(&mut self, qkv: [&K::Tensor; 3], heads: &Heads) -> Result<(K::Tensor, K::Sums)> {
         let (kernels, plan) = (self.pass.kernels, &self.pass.plan);
-        match &mut self.place {
-            Place::Packed => kernels.attention(plan, qkv, heads),
-            Place::Cached { cache, layer, call } => {
+        match &mut self.context {
+            Context::Packed => kernels.attention(plan, qkv, heads),
+            Context::Cached { cache, layer, call } => {
                 let place = (*layer, *call);
                 *call += 1;
                 kernels.cached_attention(cache, place, qkv, heads)
             }
-            Place::Rows | Place::Picked(_) => Err(Error::rule("attention belongs into a block")),
+            Context::Alone | Context::Picked(_) => {
+                Err(Error::rule("attention belongs into a block"))
+            }
         }
     }
 }
@@ -300,7 +299,7 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
                         ..
                     },
             }) if *out == a => Factor::Silu(saved.clone()),
-            _ => Factor::Kept(av),
+            _ => Factor::Value(av),
         });
         let b_value = ((a_needs && product) || quotient).then_some(bv);
         self.push(y, a_needs || b_needs, || Op::Binary {

@@ -13,21 +13,17 @@ pub(crate) mod rules;
 
 use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 
+use randori_kernels::{Error, Gain, Heads, Kernels, Norm, Result, Shaped, Share};
 use randori_sdk::seam::{Binary, Id, OpResult, Unary};
 
 pub(crate) use model::{Matrix, Model, Update, Vector};
 pub(crate) use pass::Pass;
 
-use crate::{
-    Error, Result,
-    kernels::{Gain, Heads, Kernels, Norm, Shaped, Share},
-};
-
 /// Gradients by the name of what is trained.
 pub(crate) type Gradients<K> = BTreeMap<String, <K as Kernels>::Tensor>;
 
 /// Where a tape's call stands: which ops know about sequences.
-pub(crate) enum Place<'a, K: Kernels> {
+pub(crate) enum Context<'a, K: Kernels> {
     /// A block over the packed rows of the pass.
     Packed,
     /// A block over new rows of cached sequences.
@@ -38,7 +34,7 @@ pub(crate) enum Place<'a, K: Kernels> {
         call: usize,
     },
     /// Embedding or head: rows without neighbours.
-    Rows,
+    Alone,
     /// The head over these rows of the pass.
     Picked(K::Rows),
 }
@@ -136,7 +132,7 @@ enum Op<K: Kernels> {
 
 /// What a product's backward pass needs of its first factor.
 enum Factor<K: Kernels> {
-    Kept(K::Tensor),
+    Value(K::Tensor),
     /// silu of this, computed again: SwiGLU then keeps three wide values rather than four.
     Silu(K::Tensor),
 }
@@ -161,7 +157,7 @@ struct Linear<K: Kernels> {
 /// Runs ops; see the module.
 pub(crate) struct Tape<'a, 'p, K: Kernels> {
     pass: &'a Pass<'p, K>,
-    place: Place<'a, K>,
+    context: Context<'a, K>,
     record: bool,
     values: Vec<Value<K>>,
     nodes: Vec<Node<K>>,
@@ -205,7 +201,7 @@ impl<'a, 'p, K: Kernels> Tape<'a, 'p, K> {
     /// Runs `call` on one input: id 1. `last_uses`, where known, says which values may go early.
     pub(crate) fn run(
         pass: &'a Pass<'p, K>,
-        place: Place<'a, K>,
+        context: Context<'a, K>,
         record: bool,
         input: K::Tensor,
         needs: bool,
@@ -217,14 +213,14 @@ impl<'a, 'p, K: Kernels> Tape<'a, 'p, K> {
             silu: None,
             needs,
         }];
-        let rows = match &place {
-            Place::Picked(rows) => Some(rows.clone()),
+        let rows = match &context {
+            Context::Picked(rows) => Some(rows.clone()),
             _ => None,
         };
         let mut tape = Tape {
             rows,
             pass,
-            place,
+            context,
             record,
             values,
             nodes: Vec::new(),

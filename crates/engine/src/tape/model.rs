@@ -2,12 +2,8 @@
 
 use std::sync::Arc;
 
+use randori_kernels::{Gain, Kernels, Result};
 use randori_sdk::seam::{Architecture, Id};
-
-use crate::{
-    Result,
-    kernels::{Gain, Kernels},
-};
 
 /// A projection's or embedding's weight, (out, in) or (vocab, width).
 pub(crate) struct Matrix<K: Kernels> {

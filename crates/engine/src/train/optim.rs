@@ -2,15 +2,15 @@
 //! bits, the arithmetic f64.
 
 use candle_core::{Storage, Tensor};
+use randori_kernels::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::moments::{Codes, Moment, SHARED, SMALLEST, decode, encode};
-use crate::{Error, Result, player::Grads};
 
 /// Elements a thread takes at a time; also the fixed blocks of the norm's sum, so that it does not
 /// depend on threads.
-const BLOCK: usize = 1 << 14;
+pub(super) const BLOCK: usize = 1 << 14;
 
 /// Which optimiser, with its constants.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -27,7 +27,7 @@ pub enum Optimizer {
         /// Per step: w ← w·(1 − lr·weight_decay).
         weight_decay: f64,
     },
-    /// The same with moments of large tensors in 8 bits ([`super::moments`]).
+    /// The same with moments of large tensors in 8 bits (`moments.rs`).
     #[serde(rename = "adamw_8bit")]
     AdamW8 {
         /// Decay of the first moment.
@@ -180,7 +180,7 @@ impl Optimizer {
         g: &[f32],
         first: &mut Moment,
         second: &mut Moment,
-        step: &Update,
+        step: &OptimizerStep,
     ) -> Result<()> {
         let n = w.len();
         let kept = self.moments().0;
@@ -209,7 +209,7 @@ impl Optimizer {
         g: &[f32],
         first: &mut [f32],
         second: &mut [f32],
-        step: &Update,
+        step: &OptimizerStep,
     ) {
         let weights = w
             .par_chunks_mut(BLOCK)
@@ -231,7 +231,7 @@ impl Optimizer {
         g: &[f32],
         first: &'a mut Codes,
         second: &'a mut Codes,
-        step: &Update,
+        step: &OptimizerStep,
     ) {
         let maps = [first.which().map(), second.which().map()];
         const SCALES: usize = BLOCK / SHARED;
@@ -260,7 +260,14 @@ impl Optimizer {
     }
 
     /// One step over a few values; `m` is there where a first moment is kept.
-    fn few(&self, w: &mut [f32], g: &[f32], m: Option<&mut [f32]>, v: &mut [f32], step: &Update) {
+    fn few(
+        &self,
+        w: &mut [f32],
+        g: &[f32],
+        m: Option<&mut [f32]>,
+        v: &mut [f32],
+        step: &OptimizerStep,
+    ) {
         let decay = |weight_decay| if step.decay { weight_decay } else { 0.0 };
         match (self.adam(), self.rms(), m) {
             (Some([beta1, beta2, eps, weight_decay]), _, Some(m)) => {
@@ -275,9 +282,9 @@ impl Optimizer {
     }
 }
 
-/// What a step has besides the tensors.
+/// The numbers of one optimiser step, beside its tensors.
 #[derive(Debug, Clone, Copy)]
-pub struct Update {
+pub(super) struct OptimizerStep {
     /// Learning rate.
     pub rate: f64,
     /// Factor on every gradient (clipping).
@@ -294,7 +301,7 @@ fn adamw(
     m: &mut [f32],
     v: &mut [f32],
     constants: [f64; 4],
-    step: &Update,
+    step: &OptimizerStep,
 ) {
     let [beta1, beta2, eps, weight_decay] = constants;
     let count = step.count as f64;
@@ -316,7 +323,7 @@ fn rmsprop(
     mut momentum: Option<(&mut [f32], f64)>,
     v: &mut [f32],
     constants: [f64; 3],
-    step: &Update,
+    step: &OptimizerStep,
 ) {
     let [alpha, eps, weight_decay] = constants;
     for (i, ((w, &g), v)) in w.iter_mut().zip(g).zip(v).enumerate() {
@@ -330,25 +337,6 @@ fn rmsprop(
         *w = (*w as f64 - step.rate * change) as f32;
         *v = square as f32;
     }
-}
-
-/// The Euclidean norm over all gradients, summed in f64.
-pub fn global_norm(grads: &Grads) -> Result<f64> {
-    #[cfg(feature = "cuda")]
-    if grads.values().any(|g| g.device().is_cuda()) {
-        return super::on_card::global_norm(grads);
-    }
-    let mut sum = 0.0;
-    for grad in grads.values() {
-        sum += with_floats(grad, |g| {
-            let blocks: Vec<f64> = g
-                .par_chunks(BLOCK)
-                .map(|b| b.iter().map(|&x| x as f64 * x as f64).sum::<f64>())
-                .collect();
-            blocks.iter().sum::<f64>()
-        })?;
-    }
-    Ok(sum.sqrt())
 }
 
 /// Runs `f` on an f32 tensor's elements, without a copy where they lie in this machine's memory.

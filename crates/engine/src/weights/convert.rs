@@ -3,9 +3,8 @@
 use candle_core::{DType, Device, Tensor, WithDType};
 use half::{bf16, f16};
 use randori_formats::{ByteSource, Dtype, Format, Stored, gguf::llama::model_rows};
+use randori_kernels::{Error, Result};
 use randori_qlora::{GgufMatrix, Nf4Matrix, QuantMatrix};
-
-use crate::{Error, Result};
 
 /// About so many bytes of the file are held at once: they stay in the second cache until they are
 /// decoded, and the allocator hands the same memory out again (a larger piece would be new, zeroed

@@ -4,12 +4,16 @@ use std::{collections::HashMap, sync::Arc};
 
 use candle_core::{DType, Tensor};
 use randori_formats::{Dtype, Format, Index, Stored};
+use randori_kernels::{Error, Result, Weight};
 use randori_qlora::QuantMatrix;
 use randori_sdk::seam::Architecture;
 
-use super::{Checkpoint, LoadOptions, Quant, Weights, convert, random};
+use super::{
+    checkpoint::{Checkpoint, LoadOptions, Quant, Weights},
+    convert, random,
+};
 use crate::{
-    Base, Compute, Error, Result, Weight,
+    Base, Compute,
     trace::{Trace, TracedWeight, trace},
 };
 
@@ -67,9 +71,9 @@ impl Checkpoint {
         compute: Compute,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Base> {
-        let plan = Plan { trace, options };
-        plan.check(&self.weights, arch.name())?;
-        let weights = plan.read(&self.weights, &compute, progress)?;
+        let loader = Loader { trace, options };
+        loader.check(&self.weights, arch.name())?;
+        let weights = loader.read(&self.weights, &compute, progress)?;
         Ok(Base {
             arch,
             config: self.config,
@@ -81,12 +85,12 @@ impl Checkpoint {
 }
 
 /// What is wanted of a checkpoint, and how it is to be held.
-pub(super) struct Plan<'a> {
+pub(super) struct Loader<'a> {
     pub(super) trace: &'a Trace,
     pub(super) options: &'a LoadOptions,
 }
 
-impl Plan<'_> {
+impl Loader<'_> {
     /// Holds the checkpoint against what the architecture and the options ask for.
     pub(super) fn check(&self, weights: &Weights, arch: &str) -> Result<()> {
         match weights {

@@ -1,42 +1,42 @@
 //! One call of an architecture on shapes: the weights it wants, and which values it needs how long.
 
+use randori_kernels::{Error, Result};
 use randori_sdk::seam::{Architecture, Id};
 
-use super::{Place, TracedWeight, Tracer};
-use crate::{Error, Result};
+use super::{Scope, TracedWeight, Tracer};
 
 /// One of the calls a pass is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum Call {
     Embed,
     Block(usize),
     Head,
 }
 
 /// The weights that this call asks for; `width` is the hidden state's.
-pub(crate) fn wanted(
+pub(crate) fn weights_of(
     arch: &dyn Architecture,
-    part: Part,
+    call: Call,
     width: usize,
 ) -> Result<Vec<TracedWeight>> {
-    let place = match part {
-        Part::Embed => Place::Embedding,
-        Part::Block(_) => Place::Block,
-        Part::Head => Place::Head,
+    let scope = match call {
+        Call::Embed => Scope::Embedding,
+        Call::Block(_) => Scope::Block,
+        Call::Head => Scope::Head,
     };
     let mut tracer = Tracer {
-        place,
+        scope,
         ..Tracer::default()
     };
-    let input = match part {
-        Part::Embed => Vec::new(),
+    let input = match call {
+        Call::Embed => Vec::new(),
         _ => vec![width],
     };
     let x = tracer.start(input);
-    match part {
-        Part::Embed => arch.embed(&mut tracer, x),
-        Part::Block(layer) => arch.block(&mut tracer, layer, x),
-        Part::Head => arch.head(&mut tracer, x),
+    match call {
+        Call::Embed => arch.embed(&mut tracer, x),
+        Call::Block(layer) => arch.block(&mut tracer, layer, x),
+        Call::Head => arch.head(&mut tracer, x),
     }
     .map_err(Error::rule)?;
     Ok(tracer.trace.weights)
@@ -52,7 +52,7 @@ pub(crate) fn tied_embedding(arch: &dyn Architecture) -> Result<Option<String>> 
     let ids = tracer.start(Vec::new());
     let x = arch.embed(&mut tracer, ids).map_err(Error::rule)?;
     let hidden = tracer.shape(x).map_err(Error::rule)?;
-    tracer.place = Place::Head;
+    tracer.scope = Scope::Head;
     let x = tracer.start(hidden);
     arch.head(&mut tracer, x).map_err(Error::rule)?;
     Ok(tracer.trace.tied().map(str::to_string))
@@ -67,7 +67,7 @@ pub(crate) fn last_uses(
     width: usize,
 ) -> Option<Vec<Vec<Id>>> {
     let mut tracer = Tracer {
-        place: Place::Block,
+        scope: Scope::Block,
         ..Tracer::default()
     };
     let x = tracer.start(vec![width]);
