@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use candle_core::{DType, Device, Tensor};
@@ -130,14 +130,17 @@ pub struct Base {
 #[derive(Default)]
 pub struct RowSquares(Mutex<HashMap<String, Arc<Vec<f64>>>>);
 
+impl RowSquares {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Vec<f64>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Base {
     /// ‖row‖² of every row of a matrix, by full name.
     pub(crate) fn row_squares(&self, name: &str) -> Result<Arc<Vec<f64>>> {
-        let known = |s: &RowSquares| {
-            let map = s.0.lock().unwrap_or_else(PoisonError::into_inner);
-            map.get(name).cloned()
-        };
-        if let Some(squares) = known(&self.squares) {
+        let known = self.squares.lock().get(name).cloned();
+        if let Some(squares) = known {
             return Ok(squares);
         }
         let weight = self
@@ -147,12 +150,9 @@ impl Base {
         let squares = randori_lora::row_squares(&weight.to_f32()?)
             .map_err(|e| Error::rule(format!("{name}: {e}")))?;
         let squares = Arc::new(squares);
-        let mut map = self
-            .squares
-            .0
+        self.squares
             .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        map.insert(name.to_string(), squares.clone());
+            .insert(name.to_string(), squares.clone());
         Ok(squares)
     }
 

@@ -346,36 +346,32 @@ fn advance(
             batch.len()
         )));
     }
+    let fed: Vec<(&mut Sequence, bool)> = slots
+        .iter_mut()
+        .zip(&takes)
+        .filter(|(_, take)| **take > 0)
+        .filter_map(|(place, take)| {
+            let sequence = place.as_mut()?;
+            sequence.cached += take;
+            // the rows of a prompt's earlier pieces predict what is known already
+            let ready = sequence.cached == sequence.tokens.len();
+            Some((sequence, ready))
+        })
+        .collect();
+    let drawn = fed.iter().filter(|(_, ready)| *ready).count();
     #[cfg(feature = "cuda")]
     if samplers.is_empty() && logits.device().is_cuda() {
-        let fed = slots.iter_mut().zip(&takes).filter(|(_, take)| **take > 0);
-        let mut fed: Vec<(&mut Sequence, bool)> = fed
-            .filter_map(|(s, take)| s.as_mut().zip(Some(*take)))
-            .map(|(s, take)| {
-                s.cached += take;
-                let ready = s.cached == s.tokens.len();
-                (s, ready)
-            })
-            .collect();
-        on_gpu::draw(&mut fed, &logits, o)?;
-        return Ok(fed.iter().filter(|(_, ready)| *ready).count());
+        on_gpu::draw(fed, &logits, o)?;
+        return Ok(drawn);
     }
     let logits = randori_kernels::host(&logits)?
         .flatten_all()?
         .to_vec1::<f32>()?;
-    let fed = slots.iter_mut().zip(&takes).filter(|(_, take)| **take > 0);
-    let mut ready: Vec<(&mut Sequence, &[f32])> = Vec::with_capacity(rows);
-    for ((sequence, take), row) in fed
-        .filter_map(|(s, take)| s.as_mut().zip(Some(take)))
+    let ready: Vec<(&mut Sequence, &[f32])> = fed
+        .into_iter()
         .zip(logits.chunks_exact(vocab))
-    {
-        sequence.cached += take;
-        // the rows of a prompt's earlier pieces predict what is known already
-        if sequence.cached == sequence.tokens.len() {
-            ready.push((sequence, row));
-        }
-    }
-    let drawn = ready.len();
+        .filter_map(|((sequence, ready), row)| ready.then_some((sequence, row)))
+        .collect();
     let results: Vec<Result<()>> = ready
         .into_par_iter()
         .map(|(sequence, row)| sequence.extend(row, samplers, o))

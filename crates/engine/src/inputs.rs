@@ -15,7 +15,7 @@ use crate::{
         weights::PassWeights,
     },
     tape::{Context, Pass},
-    trace::call::{Call, weights_of},
+    trace::{Call, call::weights_of},
     weights::Stream,
 };
 

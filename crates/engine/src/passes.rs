@@ -5,10 +5,7 @@ use randori_kernels::{Error, Kernels, Result, Shaped};
 
 use crate::{
     tape::{Context, Pass, Recorded, Tape},
-    trace::{
-        Use,
-        call::{Call, weights_of},
-    },
+    trace::{Call, Use, call::weights_of},
 };
 
 /// Rows from which a block's values are let go at their last use rather than at its end.
@@ -28,7 +25,7 @@ impl<K: Kernels> Pass<'_, K> {
             None,
             |tape, ids| arch.embed(tape, ids),
         )
-        .map_err(|e| self.at("embedding", e))
+        .map_err(|e| self.at(Call::Embed, e))
     }
 
     /// One block.
@@ -49,10 +46,10 @@ impl<K: Kernels> Pass<'_, K> {
         let done = Tape::run(self, context, record, x, needs, uses, |tape, x| {
             arch.block(tape, layer, x)
         })
-        .map_err(|e| self.at(&format!("block {layer}"), e))?;
+        .map_err(|e| self.at(Call::Block(layer), e))?;
         if done.output.dims() != shape {
             return Err(self.at(
-                &format!("block {layer}"),
+                Call::Block(layer),
                 Error::rule(format!(
                     "it answered {:?} for {shape:?}",
                     done.output.dims()
@@ -74,11 +71,11 @@ impl<K: Kernels> Pass<'_, K> {
         let done = Tape::run(self, context, record, x, needs, None, |tape, x| {
             arch.head(tape, x)
         })
-        .map_err(|e| self.at("head", e))?;
+        .map_err(|e| self.at(Call::Head, e))?;
         match done.output.dims().len() {
             2 => Ok(done),
             _ => Err(self.at(
-                "head",
+                Call::Head,
                 Error::rule(format!(
                     "it answered {:?}, not (rows, vocab)",
                     done.output.dims()
@@ -136,8 +133,8 @@ impl<K: Kernels> Pass<'_, K> {
         Ok(false)
     }
 
-    fn at(&self, part: &str, error: Error) -> Error {
+    fn at(&self, call: Call, error: Error) -> Error {
         let name = self.model.arch().name();
-        Error::rule(format!("`{name}`, {part}: {error}"))
+        Error::rule(format!("`{name}`, {call}: {error}"))
     }
 }

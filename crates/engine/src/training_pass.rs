@@ -81,33 +81,26 @@ impl<K: OnCandle> Targets<K> for Packed {
     }
 
     fn chunks(&self, size: usize) -> Vec<Chunk<K>> {
-        let mut order: Vec<usize> = (0..self.targets.len()).collect();
-        order.sort_by_key(|&t| self.targets[t].row); // stable
-        let mut chunks: Vec<(Vec<u32>, Vec<Wanted>)> = Vec::new();
-        for target in order {
-            let (row, token) = (self.targets[target].row as u32, self.targets[target].token);
-            let new = chunks
-                .last()
-                .is_none_or(|(rows, _)| rows.last() != Some(&row) && rows.len() == size);
-            if new {
-                chunks.push((Vec::with_capacity(size), Vec::new()));
-            }
-            let count = chunks.len();
-            let (rows, wanted) = &mut chunks[count - 1];
-            if rows.last() != Some(&row) {
-                rows.push(row);
-            }
-            wanted.push(Wanted {
-                row: rows.len() - 1,
-                token,
-                target,
-            });
-        }
-        let chunk = |(rows, wanted): (Vec<u32>, Vec<Wanted>)| Chunk {
-            rows: rows.into(),
-            wanted,
+        let targets = &self.targets;
+        let mut order: Vec<usize> = (0..targets.len()).collect();
+        order.sort_by_key(|&t| targets[t].row); // stable
+        let same_row = |a: &usize, b: &usize| targets[*a].row == targets[*b].row;
+        let by_row: Vec<&[usize]> = order.chunk_by(same_row).collect();
+        let chunk = |rows: &[&[usize]]| Chunk {
+            rows: rows.iter().map(|r| targets[r[0]].row as u32).collect(),
+            wanted: rows
+                .iter()
+                .enumerate()
+                .flat_map(|(row, of_row)| {
+                    of_row.iter().map(move |&target| Wanted {
+                        row,
+                        token: targets[target].token,
+                        target,
+                    })
+                })
+                .collect(),
         };
-        chunks.into_iter().map(chunk).collect()
+        by_row.chunks(size).map(chunk).collect()
     }
 }
 

@@ -78,15 +78,6 @@ impl Model<Shapes> for Planner {
         })
     }
 
-    fn projection(
-        &self,
-        kernels: &Shapes,
-        name: &str,
-        shape: (usize, usize),
-    ) -> Result<Matrix<Shapes>, String> {
-        self.matrix(kernels, name, shape)
-    }
-
     fn vector(
         &self,
         kernels: &Shapes,
@@ -98,11 +89,6 @@ impl Model<Shapes> for Planner {
             values: kernels.outside(&[width]),
             own: own.then_some(full),
         })
-    }
-
-    /// An update is known by its weight's name.
-    fn goes_by<'n>(&self, name: &'n str) -> &'n str {
-        name
     }
 
     fn update(&self, name: &str) -> Option<Update<Shapes>> {
@@ -125,10 +111,6 @@ impl Model<Shapes> for Planner {
             kernels.gain(&matrix.weight, update.lora.rank);
             Arc::default()
         }))
-    }
-
-    fn see(&self, _: &Shapes, _: &str, _: &shapes::Counted) -> Result<()> {
-        Ok(())
     }
 }
 
@@ -288,15 +270,13 @@ impl Planner {
         sequences: usize,
     ) -> Result<()> {
         let pass = Pass::new(kernels, self, rows);
-        pass.cached_logits(&mut (), &sequences).map(drop)?;
-        Ok(())
+        pass.cached_logits(&mut (), &sequences).map(drop)
     }
 
     /// Log-probs of all targets.
     pub(super) fn logps(&self, kernels: &Shapes, packing: &Packing) -> Result<()> {
         let pass = Pass::new(kernels, self, packing.rows);
-        pass.logps(packing, self.chunk_rows()).map(drop)?;
-        Ok(())
+        pass.logps(packing, self.chunk_rows()).map(drop)
     }
 
     pub(super) fn kernels(&self, keys: usize, attended: u64) -> Shapes {

@@ -17,7 +17,7 @@ const NOTHING: u32 = u32::MAX;
 /// Draws the next token of every sequence that is ready; `fed[i]` is row i's sequence and whether
 /// it is.
 pub(super) fn draw(
-    fed: &mut [(&mut Sequence, bool)],
+    mut fed: Vec<(&mut Sequence, bool)>,
     logits: &Tensor,
     o: &GenerateOptions,
 ) -> Result<()> {

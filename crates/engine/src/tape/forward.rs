@@ -4,7 +4,9 @@
 use randori_kernels::{Error, Heads, Kernels, Norm, Result, Shaped, rows};
 use randori_sdk::seam::{AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary};
 
-use super::{Context, Factor, Linear, Node, Op, Tape, Value, rules, say};
+use super::{
+    BinaryOp, Context, Factor, Linear, Node, NormOp, Op, SwiGluOp, Tape, Value, rules, say,
+};
 
 /// Trailing axes.
 fn trailing<T: Shaped>(x: &T) -> &[usize] {
@@ -41,13 +43,15 @@ impl<K: Kernels> Tape<'_, '_, K> {
         let b = bias.as_ref().map(|b| &b.values);
         let done = pass.kernels.norm(&x_value, &scale.values, b, norm, eps);
         let (y, stats) = done.map_err(say)?;
-        self.push(y, x_needs || own, || Op::Norm {
-            x,
-            x_value,
-            stats,
-            scale,
-            bias,
-            norm,
+        self.push(y, x_needs || own, || {
+            Op::Norm(NormOp {
+                x,
+                x_value,
+                stats,
+                scale,
+                bias,
+                norm,
+            })
         })
     }
 
@@ -274,7 +278,8 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
             let (u, u_needs) = self.float(b)?;
             if u.dims() == g.dims() {
                 let y = self.pass.kernels.swiglu(&g, &u).map_err(say)?;
-                return self.push(y, g_needs || u_needs, || Op::SwiGlu { gate, up: b, g, u });
+                let op = SwiGluOp { gate, up: b, g, u };
+                return self.push(y, g_needs || u_needs, || Op::SwiGlu(op));
             }
         }
         let ((av, a_needs), (bv, b_needs)) = (self.float(a)?, self.float(b)?);
@@ -302,14 +307,15 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
             _ => Factor::Value(av),
         });
         let b_value = ((a_needs && product) || quotient).then_some(bv);
-        self.push(y, a_needs || b_needs, || Op::Binary {
+        let op = BinaryOp {
             op,
             a,
             b,
             a_value,
             b_value,
             b_dims,
-        })
+        };
+        self.push(y, a_needs || b_needs, || Op::Binary(op))
     }
 
     fn affine(&mut self, x: Id, mul: f64, add: f64) -> OpResult {

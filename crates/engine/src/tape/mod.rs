@@ -63,14 +63,7 @@ enum Op<K: Kernels> {
         shape: (usize, usize),
     },
     Linear(Box<Linear<K>>),
-    Norm {
-        x: Id,
-        x_value: K::Tensor,
-        stats: K::Stats,
-        scale: Vector<K>,
-        bias: Option<Vector<K>>,
-        norm: Norm,
-    },
+    Norm(NormOp<K>),
     Rope {
         x: Id,
         table: Rc<K::Table>,
@@ -97,21 +90,8 @@ enum Op<K: Kernels> {
         x: Id,
         saved: K::Tensor,
     },
-    Binary {
-        op: Binary,
-        a: Id,
-        b: Id,
-        a_value: Option<Factor<K>>,
-        b_value: Option<K::Tensor>,
-        b_dims: Vec<usize>,
-    },
-    /// silu(g)·u of values of one shape, in one go.
-    SwiGlu {
-        gate: Id,
-        up: Id,
-        g: K::Tensor,
-        u: K::Tensor,
-    },
+    Binary(BinaryOp<K>),
+    SwiGlu(SwiGluOp<K>),
     Affine {
         x: Id,
         mul: f32,
@@ -128,6 +108,34 @@ enum Op<K: Kernels> {
     Concat {
         xs: Vec<(Id, usize)>,
     },
+}
+
+/// A recorded norm.
+struct NormOp<K: Kernels> {
+    x: Id,
+    x_value: K::Tensor,
+    stats: K::Stats,
+    scale: Vector<K>,
+    bias: Option<Vector<K>>,
+    norm: Norm,
+}
+
+/// A recorded a ∘ b, with the values that its backward pass needs.
+struct BinaryOp<K: Kernels> {
+    op: Binary,
+    a: Id,
+    b: Id,
+    a_value: Option<Factor<K>>,
+    b_value: Option<K::Tensor>,
+    b_dims: Vec<usize>,
+}
+
+/// A recorded silu(g)·u of values of one shape, which one kernel computed.
+struct SwiGluOp<K: Kernels> {
+    gate: Id,
+    up: Id,
+    g: K::Tensor,
+    u: K::Tensor,
 }
 
 /// What a product's backward pass needs of its first factor.

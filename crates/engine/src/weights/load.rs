@@ -105,10 +105,7 @@ impl Loader<'_> {
     fn check_file(&self, index: &Index, arch: &str) -> Result<()> {
         for wanted in &self.trace.weights {
             let name = &wanted.name;
-            let stored = index
-                .tensors
-                .get(name)
-                .ok_or_else(|| missing(wanted, index))?;
+            let stored = find(index, wanted)?;
             let place = &index.source_of(stored)?.name;
             if stored.shape != wanted.shape {
                 return Err(Error::rule(format!(
@@ -181,10 +178,7 @@ impl Loader<'_> {
 
     fn stored(&self, index: &Index, wanted: &TracedWeight) -> Result<Weight> {
         let name = &wanted.name;
-        let stored = index
-            .tensors
-            .get(name)
-            .ok_or_else(|| missing(wanted, index))?;
+        let stored = find(index, wanted)?;
         let place = index.source_of(stored)?;
         let in_file = |e: Error| Error::rule(format!("{}: {e}", place.name));
         if self.keeps(wanted, stored) {
@@ -207,8 +201,7 @@ impl Loader<'_> {
         match source {
             Weights::Random(seed) => random::tensor(wanted, *seed),
             Weights::Stored(index) => {
-                let stored = index.tensors.get(&wanted.name);
-                let stored = stored.ok_or_else(|| missing(wanted, index))?;
+                let stored = find(index, wanted)?;
                 let place = index.source_of(stored)?;
                 convert::dense(&wanted.name, stored, place, Dtype::F32)
                     .map_err(|e| Error::rule(format!("{}: {e}", place.name)))
@@ -259,6 +252,12 @@ fn quantise(wanted: &TracedWeight, t: &Tensor, double: bool) -> Result<Weight> {
 /// Tensors that checkpoints carry and nobody reads.
 fn harmless(name: &str) -> bool {
     name.ends_with(".rotary_emb.inv_freq")
+}
+
+/// A weight as it is stored.
+fn find<'a>(index: &'a Index, wanted: &TracedWeight) -> Result<&'a Stored> {
+    let stored = index.tensors.get(&wanted.name);
+    stored.ok_or_else(|| missing(wanted, index))
 }
 
 fn missing(wanted: &TracedWeight, index: &Index) -> Error {

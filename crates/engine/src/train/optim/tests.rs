@@ -24,6 +24,11 @@ fn path(optimizer: Optimizer, rate: f64, scale: f64, decay: bool) -> Vec<f64> {
     path
 }
 
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    let d = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    d.fold(0f32, f32::max)
+}
+
 fn near(a: &[f64], b: &[f64]) {
     for (a, b) in a.iter().zip(b) {
         assert!((a - b).abs() < 1e-6, "{a} {b}");
@@ -48,20 +53,13 @@ fn adamw_is_its_closed_form() {
             - rate * weighted(beta1, 1) / (weighted(beta2, 2).sqrt() + eps);
         expected.push(w);
     }
-    near(
-        &path(
-            Optimizer::AdamW {
-                beta1,
-                beta2,
-                eps,
-                weight_decay,
-            },
-            rate,
-            1.0,
-            true,
-        ),
-        &expected,
-    );
+    let optimizer = Optimizer::AdamW {
+        beta1,
+        beta2,
+        eps,
+        weight_decay,
+    };
+    near(&path(optimizer, rate, 1.0, true), &expected);
 }
 
 #[test]
@@ -87,20 +85,13 @@ fn rmsprop_is_its_closed_form_with_and_without_momentum() {
                     .sum::<f64>();
             expected.push(w);
         }
-        near(
-            &path(
-                Optimizer::RmsProp {
-                    alpha,
-                    eps,
-                    weight_decay,
-                    momentum,
-                },
-                rate,
-                1.0,
-                true,
-            ),
-            &expected,
-        );
+        let optimizer = Optimizer::RmsProp {
+            alpha,
+            eps,
+            weight_decay,
+            momentum,
+        };
+        near(&path(optimizer, rate, 1.0, true), &expected);
     }
 }
 
@@ -112,18 +103,12 @@ fn rmsprops_first_step_is_ten_rates() {
 
 #[test]
 fn the_scale_is_on_the_gradient_and_decay_can_be_off() {
-    let decayed = Optimizer::RmsProp {
+    let [decayed, plain] = [0.3, 0.0].map(|weight_decay| Optimizer::RmsProp {
         alpha: 0.5,
         eps: 1.0,
-        weight_decay: 0.3,
+        weight_decay,
         momentum: 0.0,
-    };
-    let plain = Optimizer::RmsProp {
-        alpha: 0.5,
-        eps: 1.0,
-        weight_decay: 0.0,
-        momentum: 0.0,
-    };
+    });
     assert_eq!(path(decayed, 0.1, 0.5, false), path(plain, 0.1, 0.5, true));
     assert_ne!(path(plain, 0.1, 0.5, true), path(plain, 0.1, 1.0, true));
 }
@@ -190,19 +175,23 @@ fn moments_in_8_bits_are_the_algorithm() {
             }
         }
     }
-    let off = |a: &[f32], b: &[f32]| {
-        let d = a.iter().zip(b).map(|(a, b)| (a - b).abs());
-        d.fold(0f32, f32::max)
-    };
     // a value at the middle of two codes may go either way: some values, by a part of one step
     let same = w.iter().zip(&want).filter(|(a, b)| (*a - *b).abs() < 1e-6);
-    assert!(same.count() > n - n / 50, "{}", off(&w, &want));
-    assert!(off(&w, &want) < 5e-3, "{}", off(&w, &want));
+    assert!(
+        same.count() > n - n / 50,
+        "{}",
+        largest_difference(&w, &want)
+    );
+    assert!(
+        largest_difference(&w, &want) < 5e-3,
+        "{}",
+        largest_difference(&w, &want)
+    );
     // and it is near what f32 moments do, but not that
     assert!(
-        off(&w, &plain.0) < 2e-2 && w != plain.0,
+        largest_difference(&w, &plain.0) < 2e-2 && w != plain.0,
         "{}",
-        off(&w, &plain.0)
+        largest_difference(&w, &plain.0)
     );
 }
 
@@ -224,32 +213,20 @@ fn moments_of_another_kind_are_refused() {
 #[test]
 fn constants_are_checked() {
     assert!(Optimizer::adamw().check().is_ok() && Optimizer::rmsprop().check().is_ok());
-    for bad in [
-        Optimizer::AdamW {
-            beta1: 1.0,
-            beta2: 0.9,
-            eps: 1e-8,
-            weight_decay: 0.0,
-        },
-        Optimizer::AdamW {
-            beta1: 0.9,
-            beta2: f64::NAN,
-            eps: 1e-8,
-            weight_decay: 0.0,
-        },
-        Optimizer::AdamW {
-            beta1: 0.9,
-            beta2: 0.9,
-            eps: 0.0,
-            weight_decay: 0.0,
-        },
-        Optimizer::RmsProp {
-            alpha: 0.9,
-            eps: 1e-8,
-            weight_decay: -1.0,
-            momentum: 0.0,
-        },
-    ] {
+    let bad = [(1.0, 0.9, 1e-8), (0.9, f64::NAN, 1e-8), (0.9, 0.9, 0.0)];
+    let adamw = bad.map(|(beta1, beta2, eps)| Optimizer::AdamW {
+        beta1,
+        beta2,
+        eps,
+        weight_decay: 0.0,
+    });
+    let rmsprop = Optimizer::RmsProp {
+        alpha: 0.9,
+        eps: 1e-8,
+        weight_decay: -1.0,
+        momentum: 0.0,
+    };
+    for bad in adamw.into_iter().chain([rmsprop]) {
         assert!(bad.check().is_err(), "{bad:?}");
     }
 }
@@ -291,15 +268,11 @@ fn moments_in_8_bits_are_those_of_bitsandbytes() {
         let [first, second] = &mut moments;
         optimizer.update(&mut w, &g, first, second, &step).unwrap();
     }
-    let far = |a: &[f32], b: &[f32]| {
-        let d = a.iter().zip(b).map(|(a, b)| (a - b).abs());
-        d.fold(0f32, f32::max)
-    };
     // a value near a middle may get the code beside it, by its table or its f32, and its weight
     // goes another way from there: by a share of the 0.06 that all went
     let want = floats("weights");
     let same = w.iter().zip(&want).filter(|(a, b)| (*a - *b).abs() < 1e-6);
-    let (same, far_off) = (same.count(), far(&w, &want));
+    let (same, far_off) = (same.count(), largest_difference(&w, &want));
     assert!(same > N - N / 10 && far_off < 1e-3, "{same} {far_off}");
     for (moment, name) in moments.iter().zip(["first", "second"]) {
         let Moment::Codes(c) = moment else { panic!() };
@@ -320,7 +293,7 @@ fn moments_in_8_bits_are_those_of_bitsandbytes() {
             .map(|(a, b)| (a - b).abs())
             .fold(0.0, f64::max);
         assert!(off < 0.03, "{name}: {off}"); // two of the signed map's widest steps
-        let off = far(&c.most, &floats(&format!("{name}_scales")));
+        let off = largest_difference(&c.most, &floats(&format!("{name}_scales")));
         assert!(off < 0.02, "{name}'s scales: {off}");
     }
 }
