@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use randori_engine::{
     Error, Params, Player,
-    train::{Control, Example, Optimizer, Pair, Schedule, StepMetrics, TrainSettings, Trainer},
+    train::{
+        AdamW, Control, Example, Optimizer, Pair, Schedule, StepMetrics, TrainSettings, Trainer,
+    },
 };
 use randori_sdk::seam::{LossFn, LossOut, Rows};
 
@@ -105,12 +107,10 @@ fn accumulated_is_the_full_batch() {
     let pairs = pairs(&opponent, 10, VOCAB);
     // a large eps makes the update linear in the gradient, so that rounding is not blown up where
     // it is near 0
-    let optimizer = Optimizer::AdamW {
-        beta1: 0.9,
-        beta2: 0.999,
+    let optimizer = Optimizer::AdamW(AdamW {
         eps: 1.0,
-        weight_decay: 0.0,
-    };
+        ..AdamW::default()
+    });
     let run = |micro_batch_tokens, checkpoint| {
         let settings = TrainSettings {
             optimizer,

@@ -4,7 +4,8 @@
 use randori_engine::{
     Player, rng,
     train::{
-        Control, Example, Optimizer, Schedule, ScheduleKind, StepMetrics, TrainSettings, Trainer,
+        AdamW, Control, Example, Optimizer, RmsProp, Schedule, ScheduleKind, StepMetrics,
+        TrainSettings, Trainer,
     },
 };
 
@@ -74,12 +75,12 @@ impl Optim {
         self.2 += 1;
         for ((w, g), state) in model.values().zip(grad).zip(&mut self.1) {
             match self.0 {
-                Optimizer::AdamW {
+                Optimizer::AdamW(AdamW {
                     beta1,
                     beta2,
                     eps,
                     weight_decay,
-                } => {
+                }) => {
                     state[0] = beta1 * state[0] + (1.0 - beta1) * g;
                     state[1] = beta2 * state[1] + (1.0 - beta2) * g * g;
                     let (m, v) = (
@@ -88,18 +89,18 @@ impl Optim {
                     );
                     *w -= rate * (m / (v.sqrt() + eps) + weight_decay * *w);
                 }
-                Optimizer::RmsProp {
+                Optimizer::RmsProp(RmsProp {
                     alpha,
                     eps,
                     weight_decay,
                     momentum,
-                } => {
+                }) => {
                     let g = g + weight_decay * *w;
                     state[1] = alpha * state[1] + (1.0 - alpha) * g * g;
                     state[0] = momentum * state[0] + g / (state[1].sqrt() + eps);
                     *w -= rate * state[0];
                 }
-                Optimizer::AdamW8 { .. } => panic!("no number has 8-bit moments of its own"),
+                Optimizer::AdamW8(_) => panic!("no number has 8-bit moments of its own"),
             }
         }
     }
@@ -131,18 +132,18 @@ fn settings(optimizer: Optimizer, batch: usize) -> TrainSettings {
 
 fn optimizers() -> [Optimizer; 2] {
     [
-        Optimizer::AdamW {
+        Optimizer::AdamW(AdamW {
             beta1: 0.8,
             beta2: 0.9,
             eps: 1e-3,
             weight_decay: 0.1,
-        },
-        Optimizer::RmsProp {
+        }),
+        Optimizer::RmsProp(RmsProp {
             alpha: 0.9,
             eps: 1e-3,
             weight_decay: 0.05,
             momentum: 0.5,
-        },
+        }),
     ]
 }
 

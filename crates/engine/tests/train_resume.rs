@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 
 use randori_engine::{
     Player,
-    train::{Control, Example, Optimizer, Pair, TrainSettings, Trainer},
+    train::{Control, Example, Optimizer, Pair, RmsProp, TrainSettings, Trainer},
 };
 
 use crate::tiny::*;
@@ -61,12 +61,12 @@ fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
 
 #[test]
 fn resuming_at_any_step_gives_the_same_bytes() {
-    let momentum = Optimizer::RmsProp {
+    let momentum = Optimizer::RmsProp(RmsProp {
         alpha: 0.9,
         eps: 1e-8,
         weight_decay: 0.01,
         momentum: 0.3,
-    };
+    });
     let all = [
         (Optimizer::adamw(), 2),
         (Optimizer::rmsprop(), 2),

@@ -46,8 +46,7 @@ pub enum Kind {
 /// A repository at one commit.
 #[derive(Debug)]
 pub struct Snapshot {
-    repo: String,
-    revision: String,
+    repository: Repository,
     commit: String,
     dir: PathBuf,
     listing: Listing,
@@ -213,17 +212,12 @@ impl Snapshot {
     }
 
     fn refused(&self, why: &str) -> Error {
-        refused(&self.repo, &self.revision, why)
+        self.repository.refused(why)
     }
 }
 
-fn refused(repo: &str, revision: &str, why: &str) -> Error {
-    Error::rule(format!(
-        "cannot get {repo} (revision {revision}) from the hub: {why}; without a network, name a local folder or file"
-    ))
-}
-
 /// Where the cache keeps a repository, and what is asked of it.
+#[derive(Debug)]
 struct Repository {
     cache: Cache,
     kind: Kind,
@@ -239,23 +233,21 @@ impl Repository {
         revision: &str,
         environment: &Environment,
     ) -> Result<Repository> {
-        let parts = repo.split('/').count();
-        let refuse = |what: &str| Err(refused(repo, revision, what));
-        if !is_plain(repo) || parts > 2 {
-            return refuse("a repository is org/name");
-        }
-        if !is_plain(revision) {
-            return refuse("a revision is a branch, tag or commit");
-        }
-        let cache = Cache::new(environment.cache.clone());
-        let named = Repo::new(repo.to_string(), kind.into());
-        Ok(Repository {
-            dir: environment.cache.join(named.folder_name()),
-            cache,
+        let folder = Repo::new(repo.to_string(), kind.into()).folder_name();
+        let this = Repository {
+            dir: environment.cache.join(folder),
+            cache: Cache::new(environment.cache.clone()),
             kind,
             repo: repo.to_string(),
             revision: revision.to_string(),
-        })
+        };
+        if !is_plain(repo) || repo.split('/').count() > 2 {
+            return Err(this.refused("a repository is org/name"));
+        }
+        if !is_plain(revision) {
+            return Err(this.refused("a revision is a branch, tag or commit"));
+        }
+        Ok(this)
     }
 
     /// The commit that the cache knows for the revision: itself, or what the ref says.
@@ -298,8 +290,7 @@ impl Repository {
     ) -> Snapshot {
         Snapshot {
             dir: self.dir.join("snapshots").join(&commit),
-            repo: self.repo,
-            revision: self.revision,
+            repository: self,
             commit,
             listing,
             api,
@@ -307,7 +298,10 @@ impl Repository {
     }
 
     fn refused(&self, why: &str) -> Error {
-        refused(&self.repo, &self.revision, why)
+        let Repository { repo, revision, .. } = self;
+        Error::rule(format!(
+            "cannot get {repo} (revision {revision}) from the hub: {why}; without a network, name a local folder or file"
+        ))
     }
 }
 

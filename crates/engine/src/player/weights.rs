@@ -115,27 +115,19 @@ impl<K: OnCandle> Model<K> for PassWeights<'_> {
     }
 
     fn vector(&self, _: &K, full: String, width: usize) -> Result<Vector<K>, String> {
-        let vector: Vector<K> = if let Some(own) = self.params.get(&full) {
-            Vector {
-                values: own.clone(),
-                own: Some(full.clone()),
+        let known = self.player.base.weights.get(&full);
+        let (values, own) = match (self.params.get(&full), known) {
+            (Some(own), _) => (own.clone(), Some(full.clone())),
+            (None, Some(Weight::Dense(w))) => (self.on_device(w)?, None),
+            (None, Some(_)) => {
+                return Err(format!(
+                    "`{full}` is quantised, but norms and biases must be dense"
+                ));
             }
-        } else {
-            match self.player.base.weights.get(&full) {
-                Some(Weight::Dense(w)) => Vector {
-                    values: self.on_device(w)?,
-                    own: None,
-                },
-                Some(_) => {
-                    return Err(format!(
-                        "`{full}` is quantised, but norms and biases must be dense"
-                    ));
-                }
-                None => return Err(format!("the model has no weight `{full}`")),
-            }
+            (None, None) => return Err(format!("the model has no weight `{full}`")),
         };
-        check(&full, vector.values.dims(), &[width])?;
-        Ok(vector)
+        check(&full, values.dims(), &[width])?;
+        Ok(Vector { values, own })
     }
 
     fn goes_by<'n>(&self, name: &'n str) -> &'n str {

@@ -16,7 +16,7 @@ mod state;
 mod trainer;
 
 pub use metrics::{Control, PairMetrics, Rewards, StepMetrics};
-pub use optim::Optimizer;
+pub use optim::{AdamW, Optimizer, RmsProp};
 pub use pairs::{AsPair, Pair, PairRef};
 pub use schedule::{Schedule, ScheduleKind};
 pub use settings::TrainSettings;

@@ -183,58 +183,61 @@ impl DeviceMoments {
     ) -> Result<()> {
         let n = param.elem_count();
         let (w, g) = (gpu::ptr(param)?, gpu::ptr(grad)?);
-        let decay = |weight_decay: f64| if step.decay { weight_decay } else { 0.0 };
         let refused = || Error::rule("its moments are not this optimiser's");
-        if let Some([beta1, beta2, eps, weight_decay]) = optimizer.adam() {
-            let adamw = AdamW {
-                beta1,
-                beta2,
-                eps,
-                weight_decay: decay(weight_decay),
-                rate: step.rate,
-                scale: step.scale,
-                count: step.count,
-            };
-            match (first, second) {
-                (Some(DeviceMoment::F32(m)), Some(DeviceMoment::F32(v))) => {
-                    adamw.step(gpu, n, w, g, gpu::ptr(m)?, gpu::ptr(v)?)?;
+        match optimizer {
+            Optimizer::AdamW(c) | Optimizer::AdamW8(c) => {
+                let adamw = AdamW {
+                    beta1: c.beta1,
+                    beta2: c.beta2,
+                    eps: c.eps,
+                    weight_decay: step.weight_decay(c.weight_decay),
+                    rate: step.rate,
+                    scale: step.scale,
+                    count: step.count,
+                };
+                match (first, second) {
+                    (Some(DeviceMoment::F32(m)), Some(DeviceMoment::F32(v))) => {
+                        adamw.step(gpu, n, w, g, gpu::ptr(m)?, gpu::ptr(v)?)?;
+                    }
+                    (
+                        Some(DeviceMoment::Codes { codes, most }),
+                        Some(DeviceMoment::Codes {
+                            codes: codes2,
+                            most: most2,
+                        }),
+                    ) => {
+                        let [signed, unsigned] = self.maps.as_ref().ok_or_else(refused)?;
+                        let by = Moments8 {
+                            first: gpu::ptr(codes)?,
+                            second: gpu::ptr(codes2)?,
+                            first_most: gpu::ptr(most)?,
+                            second_most: gpu::ptr(most2)?,
+                            signed_map: gpu::ptr(signed)?,
+                            unsigned_map: gpu::ptr(unsigned)?,
+                        };
+                        adamw.step8(gpu, n, w, g, &by)?;
+                    }
+                    _ => return Err(refused()),
                 }
-                (
-                    Some(DeviceMoment::Codes { codes, most }),
-                    Some(DeviceMoment::Codes {
-                        codes: codes2,
-                        most: most2,
-                    }),
-                ) => {
-                    let [signed, unsigned] = self.maps.as_ref().ok_or_else(refused)?;
-                    let by = Moments8 {
-                        first: gpu::ptr(codes)?,
-                        second: gpu::ptr(codes2)?,
-                        first_most: gpu::ptr(most)?,
-                        second_most: gpu::ptr(most2)?,
-                        signed_map: gpu::ptr(signed)?,
-                        unsigned_map: gpu::ptr(unsigned)?,
-                    };
-                    adamw.step8(gpu, n, w, g, &by)?;
-                }
-                _ => return Err(refused()),
             }
-        }
-        if let Some([alpha, eps, weight_decay, momentum]) = optimizer.rms() {
-            let rmsprop = RmsProp {
-                alpha,
-                eps,
-                weight_decay: decay(weight_decay),
-                momentum,
-                rate: step.rate,
-                scale: step.scale,
-            };
-            let (buffer, squares) = match (first, second) {
-                (None, Some(DeviceMoment::F32(v))) => (None, v),
-                (Some(DeviceMoment::F32(m)), Some(DeviceMoment::F32(v))) => (Some(gpu::ptr(m)?), v),
-                _ => return Err(refused()),
-            };
-            rmsprop.step(gpu, n, w, g, buffer, gpu::ptr(squares)?)?;
+            Optimizer::RmsProp(c) => {
+                let rmsprop = RmsProp {
+                    alpha: c.alpha,
+                    eps: c.eps,
+                    weight_decay: step.weight_decay(c.weight_decay),
+                    momentum: c.momentum,
+                    rate: step.rate,
+                    scale: step.scale,
+                };
+                let (buffer, squares) = match (first, second) {
+                    (None, Some(DeviceMoment::F32(v))) => (None, v),
+                    (Some(DeviceMoment::F32(m)), Some(DeviceMoment::F32(v))) => {
+                        (Some(gpu::ptr(m)?), v)
+                    }
+                    _ => return Err(refused()),
+                };
+                rmsprop.step(gpu, n, w, g, buffer, gpu::ptr(squares)?)?;
+            }
         }
         Ok(())
     }

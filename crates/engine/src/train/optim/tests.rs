@@ -53,12 +53,12 @@ fn adamw_is_its_closed_form() {
             - rate * weighted(beta1, 1) / (weighted(beta2, 2).sqrt() + eps);
         expected.push(w);
     }
-    let optimizer = Optimizer::AdamW {
+    let optimizer = Optimizer::AdamW(AdamW {
         beta1,
         beta2,
         eps,
         weight_decay,
-    };
+    });
     near(&path(optimizer, rate, 1.0, true), &expected);
 }
 
@@ -85,12 +85,12 @@ fn rmsprop_is_its_closed_form_with_and_without_momentum() {
                     .sum::<f64>();
             expected.push(w);
         }
-        let optimizer = Optimizer::RmsProp {
+        let optimizer = Optimizer::RmsProp(RmsProp {
             alpha,
             eps,
             weight_decay,
             momentum,
-        };
+        });
         near(&path(optimizer, rate, 1.0, true), &expected);
     }
 }
@@ -103,11 +103,13 @@ fn rmsprops_first_step_is_ten_rates() {
 
 #[test]
 fn the_scale_is_on_the_gradient_and_decay_can_be_off() {
-    let [decayed, plain] = [0.3, 0.0].map(|weight_decay| Optimizer::RmsProp {
-        alpha: 0.5,
-        eps: 1.0,
-        weight_decay,
-        momentum: 0.0,
+    let [decayed, plain] = [0.3, 0.0].map(|weight_decay| {
+        Optimizer::RmsProp(RmsProp {
+            alpha: 0.5,
+            eps: 1.0,
+            weight_decay,
+            momentum: 0.0,
+        })
     });
     assert_eq!(path(decayed, 0.1, 0.5, false), path(plain, 0.1, 0.5, true));
     assert_ne!(path(plain, 0.1, 0.5, true), path(plain, 0.1, 1.0, true));
@@ -119,12 +121,13 @@ fn the_scale_is_on_the_gradient_and_decay_can_be_off() {
 fn moments_in_8_bits_are_the_algorithm() {
     let n = SMALLEST + 77;
     let (rate, beta1, beta2, eps) = (1e-2, 0.9, 0.99, 1e-6);
-    let optimizer = Optimizer::AdamW8 {
+    let constants = AdamW {
         beta1,
         beta2,
         eps,
         weight_decay: 0.1,
     };
+    let optimizer = Optimizer::AdamW8(constants);
     assert!(optimizer.in_8_bits(n) && !optimizer.in_8_bits(SMALLEST - 1));
     assert_eq!(optimizer.moment_bytes(n), 2 * 17 * (256 + 4));
     let start: Vec<f32> = (0..n).map(|i| (i as f32).cos()).collect();
@@ -144,13 +147,12 @@ fn moments_in_8_bits_are_the_algorithm() {
         };
         let [first, second] = &mut moments;
         optimizer.update(&mut w, &g, first, second, &step).unwrap();
-        let constants = [beta1, beta2, eps, 0.1];
         adamw(
             &mut plain.0,
             &g,
             &mut plain.1,
             &mut plain.2,
-            constants,
+            &constants,
             &step,
         );
         for i in 0..n {
@@ -214,18 +216,20 @@ fn moments_of_another_kind_are_refused() {
 fn constants_are_checked() {
     assert!(Optimizer::adamw().check().is_ok() && Optimizer::rmsprop().check().is_ok());
     let bad = [(1.0, 0.9, 1e-8), (0.9, f64::NAN, 1e-8), (0.9, 0.9, 0.0)];
-    let adamw = bad.map(|(beta1, beta2, eps)| Optimizer::AdamW {
-        beta1,
-        beta2,
-        eps,
-        weight_decay: 0.0,
+    let adamw = bad.map(|(beta1, beta2, eps)| {
+        Optimizer::AdamW(AdamW {
+            beta1,
+            beta2,
+            eps,
+            weight_decay: 0.0,
+        })
     });
-    let rmsprop = Optimizer::RmsProp {
+    let rmsprop = Optimizer::RmsProp(RmsProp {
         alpha: 0.9,
         eps: 1e-8,
         weight_decay: -1.0,
         momentum: 0.0,
-    };
+    });
     for bad in adamw.into_iter().chain([rmsprop]) {
         assert!(bad.check().is_err(), "{bad:?}");
     }
@@ -242,12 +246,12 @@ fn moments_in_8_bits_are_those_of_bitsandbytes() {
         let (words, _) = view.data().as_chunks::<4>();
         words.iter().map(|w| f32::from_le_bytes(*w)).collect()
     };
-    let optimizer = Optimizer::AdamW8 {
+    let optimizer = Optimizer::AdamW8(AdamW {
         beta1: 0.9,
         beta2: 0.99,
         eps: 1e-6,
         weight_decay: 0.1,
-    };
+    });
     let mut w: Vec<f32> = (0..N)
         .map(|i| ((i * 7919 % 1000) as f64 / 500.0 - 1.0) as f32)
         .collect();
