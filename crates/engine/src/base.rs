@@ -74,8 +74,8 @@ impl Compute {
         Ok(t.clone())
     }
 
-    /// A weight where passes want it. On a GPU: quantised ones as they are, dense matrices in the
-    /// passes' numbers, what has one axis in f32.
+    /// Moves a weight to the device on which passes run. On a GPU: quantised ones as they are,
+    /// dense matrices in the passes' numbers, what has one axis in f32.
     ///
     /// # Errors
     /// Not enough memory there.
@@ -120,7 +120,7 @@ pub struct Base {
     /// By full tensor name: `model.embed_tokens.weight`, `model.layers.0.self_attn.q_proj.weight`,
     /// `….bias`.
     pub weights: HashMap<String, Weight>,
-    /// What DoRA has asked of them so far; begins empty.
+    /// ‖row‖² of the rows that DoRA has asked for so far; begins empty.
     pub squares: RowSquares,
     /// Where its passes run.
     pub compute: Compute,

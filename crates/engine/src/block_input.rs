@@ -13,6 +13,7 @@ pub(crate) struct Input<K: Kernels> {
     needs: bool,
 }
 
+/// The memory in which an input waits for the backward pass.
 enum Memory<K: Kernels> {
     Device(K::Tensor),
     Host(K::Away),
@@ -41,7 +42,8 @@ pub(crate) fn moves(layer: usize, layers: usize, embedding_stays: bool) -> bool 
 }
 
 impl<K: Kernels> Input<K> {
-    /// Of a block that is about to run. `moves`: it begins to leave for the host.
+    /// Keeps the input of a block that is about to run. With `moves` it begins to leave for the
+    /// host.
     ///
     /// # Errors
     /// A host without memory for it.
@@ -53,14 +55,14 @@ impl<K: Kernels> Input<K> {
         Ok(Input { memory, needs })
     }
 
-    /// The block has run: what leaves is held no longer.
+    /// Frees the device's copy of an input that moves, once its block has run.
     pub(crate) fn was_used(&mut self, kernels: &K) {
         if let Memory::Host(moved) = &mut self.memory {
             kernels.let_go(moved);
         }
     }
 
-    /// Lets it begin to come back.
+    /// Begins to copy an input that was moved back to the device.
     ///
     /// # Errors
     /// No memory for it.

@@ -9,7 +9,7 @@ use crate::{Player, player::weights::Gains};
 /// The KV cache: `slots` independent sequences that grow by [`Player::step`].
 pub struct KvCache {
     pub(crate) kv: Cache,
-    /// Of the player it was made for.
+    /// DoRA's gains of the player it was made for.
     pub(crate) gains: Arc<Gains>,
 }
 

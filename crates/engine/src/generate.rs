@@ -114,7 +114,7 @@ pub fn generate(
             true => KvCache::new(player, longest.len()),
             false => KvCache::with_room(player, longest),
         };
-        let Err(e) = answer(
+        let Err(e) = generate_missing(
             player, prompts, samplers, o, at_once, &cache, &mut done, progress,
         ) else {
             return Ok(done.into_iter().map(Option::unwrap_or_default).collect());
@@ -136,8 +136,8 @@ pub fn generate(
     }
 }
 
-/// Answers what is not answered yet, in `at_once` slots.
-fn answer(
+/// Generates the responses that are still missing, `at_once` of them at a time.
+fn generate_missing(
     player: &Player,
     prompts: &[Vec<u32>],
     samplers: &[Arc<dyn SamplerFn>],
@@ -271,7 +271,7 @@ impl Sequence {
             vocabulary: o.vocabulary,
         };
         let drawn = draw::draw(logits, samplers, &mut self.states, &mut self.scratch, &at)?;
-        self.take(drawn.token, drawn.logp, drawn.behaviour, o);
+        self.append(drawn.token, drawn.logp, drawn.behaviour, o);
         Ok(())
     }
 
@@ -288,8 +288,8 @@ impl Sequence {
         }
     }
 
-    /// Goes on with a token, given its log-probs under the model and under what it was drawn from.
-    fn take(&mut self, token: u32, logp: f64, behaviour: f64, o: &GenerateOptions) {
+    /// Appends a token, with its log-probs under the model and under what it was drawn from.
+    fn append(&mut self, token: u32, logp: f64, behaviour: f64, o: &GenerateOptions) {
         self.tokens.push(token);
         self.out.tokens.push(token);
         self.out.logps.push(logp as f32);

@@ -12,7 +12,7 @@ use crate::{
 const EARLY: usize = 64;
 
 impl<K: Kernels> Pass<'_, K> {
-    /// Token ids to (tokens, width).
+    /// Runs the embedding: the pass's token ids to (tokens, width).
     pub(crate) fn run_embed(&self, record: bool) -> Result<Recorded<K>> {
         let ids = self.kernels.tokens(&self.plan)?;
         let arch = self.model.arch();
@@ -28,7 +28,7 @@ impl<K: Kernels> Pass<'_, K> {
         .map_err(|e| self.at(Call::Embed, e))
     }
 
-    /// One block.
+    /// Runs one block on the hidden state x, (rows, width).
     pub(crate) fn run_block(
         &self,
         context: Context<K>,
@@ -59,7 +59,7 @@ impl<K: Kernels> Pass<'_, K> {
         Ok(done)
     }
 
-    /// (rows, width) to (rows, vocab).
+    /// Runs the head: hidden state (rows, width) to logits (rows, vocab).
     pub(crate) fn run_head(
         &self,
         context: Context<K>,
@@ -84,7 +84,7 @@ impl<K: Kernels> Pass<'_, K> {
         }
     }
 
-    /// (tokens, width) after the last block of packed rows; nothing is recorded.
+    /// The hidden state after the last block, (tokens, width), of packed rows; nothing is recorded.
     pub(crate) fn run_blocks(&self) -> Result<K::Tensor> {
         let mut x = self.run_embed(false)?.output;
         for layer in 0..self.model.arch().layers() {
@@ -95,7 +95,7 @@ impl<K: Kernels> Pass<'_, K> {
         Ok(x)
     }
 
-    /// (entries, vocab) after each entry's last row, behind what a cache holds.
+    /// Logits (entries, vocab) after each entry's last row, behind what a cache holds.
     pub(crate) fn cached_logits(&self, cache: &mut K::Cache, last: &K::Rows) -> Result<K::Tensor> {
         let mut x = self.run_embed(false)?.output;
         for layer in 0..self.model.arch().layers() {

@@ -39,7 +39,7 @@ pub(crate) struct Chunk<K: Kernels> {
 
 /// The targets of a micro-batch.
 pub(crate) trait Targets<K: Kernels> {
-    /// How many.
+    /// How many targets there are.
     fn count(&self) -> usize;
     /// A row for every target (a row with several targets as often), in the plan's order, cut into
     /// chunks of `size`. `None` where one chunk would hold all of them, and where many rows have so

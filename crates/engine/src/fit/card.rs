@@ -28,7 +28,7 @@ const LEVELS: u64 = 4 * 16;
 const MAP: u64 = 4 * 256;
 
 impl Planner {
-    /// The same on a GPU that computes in `float`.
+    /// The same planner for a GPU that computes in `float`.
     ///
     /// # Errors
     /// Numbers that it does not compute in.
@@ -165,7 +165,7 @@ impl Planner {
         Ok(moved.count() as u64 * input)
     }
 
-    /// Of a peak of a step's passes, gradients included.
+    /// A training step's peak by its parts; `peak` is that of its passes, gradients included.
     pub(super) fn training_peak_on_card(&self, peak: u64, kept: u64) -> Peak {
         let gradients = self.player_bytes().min(peak);
         let kept = kept.min(peak - gradients);
@@ -180,7 +180,7 @@ impl Planner {
         }
     }
 
-    /// Of a peak of a pass.
+    /// The peak of a pass by its parts.
     pub(super) fn scoring_peak_on_card(&self, peak: u64) -> Peak {
         let vocab = self.trace.vocab;
         Peak {
@@ -192,7 +192,7 @@ impl Planner {
         }
     }
 
-    /// Answers to prompts, all as long as can be.
+    /// Peak memory of generating answers, all as long as can be.
     pub(super) fn generation_peak_on_card(&self, d: &Decoding) -> Result<Peak> {
         let float = self.float();
         let slots = d.slots.max(1);

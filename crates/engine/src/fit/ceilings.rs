@@ -13,7 +13,7 @@ use rayon::prelude::*;
 /// the update and memory traffic take the rest. From benches/results/roofline.md, where training,
 /// scoring and prefill reach 51 to 69 %.
 const REACHED: f64 = 0.65;
-/// The same on a GPU. Assumed: no pass has been timed on one.
+/// That share on a GPU. Assumed: no pass has been timed on one.
 #[cfg(feature = "cuda")]
 const REACHED_ON_CARD: f64 = 0.5;
 /// Multiply-adds in whose time one weight is widened to f32. A guess from the same tables, never
@@ -56,7 +56,7 @@ impl Ceilings {
         })
     }
 
-    /// The same of the GPU: a product in `float`, and a copy in its memory.
+    /// Measures the GPU likewise: a product in `float`, and a copy in its memory.
     ///
     /// # Errors
     /// No GPU, or one that fails.
@@ -132,8 +132,8 @@ fn reading(bytes: u64) -> f64 {
     bytes as f64 / seconds.unwrap_or(f64::INFINITY)
 }
 
-/// Of as many repeats as there is time for, after one that warms up. Not the shortest: what else
-/// runs here goes on running.
+/// The median of as many repeats as there is time for, after one that warms up. Not the shortest:
+/// what else runs here goes on running.
 fn median(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     work()?;
     let began = Instant::now();

@@ -3,11 +3,12 @@
 //!
 //! Every figure is in bytes and is what *this engine* allocates on the CPU or, after
 //! [`Planner::on_card`], on a GPU. The passes that are run are a player's, on kernels that compute
-//! nothing and declare what they take (`randori_kernels::shapes`): so the figures follow the architecture
-//! and the tape, not a rule of thumb. They do not count what a process has before a model is opened
-//! (some 20 MiB: program, plugins, thread stacks), the data set, or what lies in the operating
-//! system's page cache. [`SLACK`] and [`THREAD`] are measured rather than counted. Pure: no file,
-//! no clock (but for [`Ceilings::measure`]), no allocation of the sizes it speaks of.
+//! nothing and declare what they take (`randori_kernels::shapes`): so the figures follow the
+//! architecture and the tape, not a rule of thumb. They do not count what a process has before a
+//! model is opened (some 20 MiB: program, plugins, thread stacks), the data set, or what lies in
+//! the operating system's page cache. [`SLACK`] and [`THREAD`] are measured rather than counted.
+//! Pure: no file, no clock (but for [`Ceilings::measure`]), no allocation of the sizes it speaks
+//! of.
 mod card;
 mod ceilings;
 mod packing;

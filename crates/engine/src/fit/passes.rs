@@ -53,7 +53,7 @@ impl Targets<Shapes> for Packing {
     }
 }
 
-/// A player that is planned.
+/// A planned player, as a pass sees it.
 impl Model<Shapes> for Planner {
     fn arch(&self) -> &dyn Architecture {
         &*self.arch
@@ -99,7 +99,7 @@ impl Model<Shapes> for Planner {
         })
     }
 
-    /// As long as it takes when it is not known yet.
+    /// Computed anew each time, as for a player in its first pass.
     fn gain(
         &self,
         kernels: &Shapes,
@@ -115,7 +115,7 @@ impl Model<Shapes> for Planner {
 }
 
 impl Planner {
-    /// A training step of a player among `players` in memory, and its saving.
+    /// Peak memory of a training step and of saving it, with `players` players in memory.
     ///
     /// # Errors
     /// What the architecture refuses.
@@ -183,7 +183,7 @@ impl Planner {
         Ok(kept)
     }
 
-    /// Log-probs of a micro-batch.
+    /// Peak memory of scoring a micro-batch.
     ///
     /// # Errors
     /// What the architecture refuses.
@@ -204,7 +204,7 @@ impl Planner {
         })
     }
 
-    /// Answers to prompts.
+    /// Peak memory of generating.
     ///
     /// # Errors
     /// What the architecture refuses.
@@ -247,7 +247,7 @@ impl Planner {
         })
     }
 
-    /// One step over `rows` new tokens of `sequences` sequences.
+    /// Peak of one step over `rows` new tokens of `sequences` sequences.
     fn step(&self, rows: usize, sequences: usize, keys: usize) -> Result<u64> {
         self.cached_step(self.kernels(keys, 0), rows, sequences)
     }
@@ -291,7 +291,7 @@ impl Planner {
         chunk_rows(self.trace.vocab, self.card.is_some())
     }
 
-    /// With what the allocator and the threads take.
+    /// Bytes with what the allocator and the threads take besides.
     fn slack(&self, bytes: u64) -> u64 {
         (bytes as f64 * SLACK) as u64 + self.threads as u64 * THREAD
     }

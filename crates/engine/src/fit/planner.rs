@@ -90,16 +90,16 @@ pub(super) struct Card {
     pub(super) stays: u64,
 }
 
-/// Answers what each stage takes.
+/// Predicts the memory and the work of each stage.
 pub struct Planner {
     pub(super) arch: Arc<dyn Architecture>,
     pub(super) trace: Trace,
     pub(super) weights: Vec<HeldWeight>,
-    /// By name.
+    /// How each weight is stored, by its name.
     pub(super) stored: BTreeMap<String, Stored>,
     pub(super) trainable: Trainable,
     pub(super) threads: usize,
-    /// As the tape gets them, by block.
+    /// What each block lets go of early, as the tape gets it.
     pub(super) last_uses: Vec<Option<Arc<[Vec<Id>]>>>,
     /// Each tensor of a player's own.
     pub(super) own: Vec<OwnTensor>,
@@ -117,7 +117,7 @@ pub(super) struct OwnTensor {
 }
 
 impl Planner {
-    /// `threads`: those that will work.
+    /// A planner for a machine in which `threads` work.
     ///
     /// # Errors
     /// An adapter that does not fit the model, naming the projections there are.
@@ -155,22 +155,22 @@ impl Planner {
         })
     }
 
-    /// The frozen base.
+    /// Bytes of the frozen base.
     pub fn base_bytes(&self) -> u64 {
         self.weights.iter().map(|w| w.bytes).sum()
     }
 
-    /// One player's own tensors; their gradients take as much.
+    /// Bytes of one player's own tensors; their gradients take as much.
     pub fn player_bytes(&self) -> u64 {
         4 * self.trainable_parameters()
     }
 
-    /// The largest of them.
+    /// Bytes of a player's largest tensor.
     pub(super) fn largest_bytes(&self) -> u64 {
         4 * self.own.iter().map(|o| o.numbers).max().unwrap_or(0)
     }
 
-    /// The optimiser's moments.
+    /// Bytes of the optimiser's moments.
     pub fn moment_bytes(&self) -> u64 {
         let of = |o: &OwnTensor| self.optimizer.moment_bytes(o.numbers as usize);
         self.own.iter().map(of).sum()
@@ -186,7 +186,7 @@ impl Planner {
         &self.trace
     }
 
-    /// Loading: the weights so far and what the next needs beside it.
+    /// Peak memory of loading: the weights so far and what the next needs beside it.
     pub fn loading_peak(&self) -> Peak {
         let (mut done, mut most) = (0, 0);
         for w in &self.weights {

@@ -71,7 +71,7 @@ pub(super) fn draw(
             let values = randori_kernels::host(&logits.narrow(0, row, 1)?.contiguous()?)?;
             sequence.extend(&values.flatten_all()?.to_vec1()?, &[], o)?;
         } else {
-            sequence.take(id, logp[row], behaviour[row], o);
+            sequence.append(id, logp[row], behaviour[row], o);
         }
     }
     Ok(())

@@ -87,7 +87,8 @@ impl Player {
     }
 }
 
-/// Logits (entries, vocab) after each entry's last token, whose keys and values the cache then holds.
+/// Logits (entries, vocab) after each entry's last token, whose keys and values the cache then
+/// holds.
 fn cached_logits<K: OnCandle>(
     pass: Pass<K>,
     cache: &mut KvCache,

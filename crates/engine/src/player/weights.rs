@@ -32,12 +32,12 @@ pub(crate) struct PassWeights<'a> {
     /// The embedding that the head shares in the base, where the player may have learnt something
     /// of one of the two.
     tied: Option<String>,
-    /// Keeps what the projections get to multiply.
+    /// Keeps what the projections multiply.
     probe: Option<Rc<Probe>>,
 }
 
 impl<'a> PassWeights<'a> {
-    /// With the gains that are known of the player already.
+    /// A player's weights, with the DoRA gains that are known of it already.
     pub(crate) fn new(player: &'a Player, gains: Arc<Gains>) -> Result<Self> {
         let spec = player.lora.as_deref();
         let tied = head::embedding_of(player.base.arch.as_ref(), spec, &player.params)?;
@@ -50,7 +50,7 @@ impl<'a> PassWeights<'a> {
         })
     }
 
-    /// The same, kept in view by a probe.
+    /// The same with a probe, which keeps what the projections multiply.
     pub(crate) fn with_probe(mut self, probe: Option<Rc<Probe>>) -> Self {
         self.probe = probe;
         self
@@ -90,7 +90,7 @@ impl<K: OnCandle> Model<K> for PassWeights<'_> {
         self.player.base.arch.as_ref()
     }
 
-    /// Worth a second, shapes-only run where values are large.
+    /// Traces the block once more, on shapes: worth it where values are large.
     fn last_uses(&self, layer: usize, width: usize) -> Option<Arc<[Vec<Id>]>> {
         last_uses(self.player.base.arch.as_ref(), layer, width).map(Arc::from)
     }

@@ -274,7 +274,7 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
     }
 
     fn binary(&mut self, op: Binary, a: Id, b: Id) -> OpResult {
-        if let Some((gate, g, g_needs)) = self.waiting(a, b).filter(|_| op == Binary::Mul) {
+        if let Some((gate, g, g_needs)) = self.deferred_silu(a, b).filter(|_| op == Binary::Mul) {
             let (u, u_needs) = self.float(b)?;
             if u.dims() == g.dims() {
                 let y = self.pass.kernels.swiglu(&g, &u).map_err(say)?;

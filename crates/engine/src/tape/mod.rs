@@ -22,7 +22,7 @@ pub(crate) use pass::Pass;
 /// Gradients by the name of what is trained.
 pub(crate) type Gradients<K> = BTreeMap<String, <K as Kernels>::Tensor>;
 
-/// Where a tape's call stands: which ops know about sequences.
+/// What the rows of a call may attend to, and so which ops it may use.
 pub(crate) enum Context<'a, K: Kernels> {
     /// A block over the packed rows of the pass.
     Packed,
@@ -33,24 +33,24 @@ pub(crate) enum Context<'a, K: Kernels> {
         /// Calls of attention so far.
         call: usize,
     },
-    /// Embedding or head: rows without neighbours.
+    /// Embedding or head: rows that see nothing but themselves.
     Alone,
-    /// The head over these rows of the pass.
+    /// The head over these rows of the pass, each alone.
     Picked(K::Rows),
 }
 
 /// A value of the arena.
 struct Value<K: Kernels> {
-    /// `None` after its last use, and of a silu that nobody has asked for yet.
+    /// The tensor; `None` once its last use is over, and of a deferred SiLU.
     tensor: Option<K::Tensor>,
-    /// What that is the silu of, where [`Kernels::fuses_silu`]: it waits, a product takes it from
-    /// here, and nobody else may come.
+    /// Deferred SiLU `(id, x)`, where [`Kernels::fuses_silu`]: not computed yet, so that a
+    /// following product can fuse with it into SwiGLU. Any other use materialises it.
     silu: Option<(Id, K::Tensor)>,
     /// Whether a gradient must reach it.
     needs: bool,
 }
 
-/// A recorded op: what it made, and what its backward pass needs.
+/// A recorded op: the value it made, and what its backward pass needs.
 struct Node<K: Kernels> {
     out: Id,
     op: Op<K>,
@@ -162,7 +162,7 @@ struct Linear<K: Kernels> {
     gain: Option<(Arc<Gain>, K::Tensor)>,
 }
 
-/// Runs ops; see the module.
+/// The tape: runs the ops of one call, and records them.
 pub(crate) struct Tape<'a, 'p, K: Kernels> {
     pass: &'a Pass<'p, K>,
     context: Context<'a, K>,
@@ -175,7 +175,7 @@ pub(crate) struct Tape<'a, 'p, K: Kernels> {
     rows: Option<K::Rows>,
 }
 
-/// What a call left behind.
+/// The result of a call, with what its backward pass needs.
 pub(crate) struct Recorded<K: Kernels> {
     /// The call's result.
     pub(crate) output: K::Tensor,
@@ -307,9 +307,9 @@ impl<'a, 'p, K: Kernels> Tape<'a, 'p, K> {
         out
     }
 
-    /// What `a` is the silu of, if a product with `b` can take it from there: the argument, its id,
-    /// and whether it needs a gradient.
-    fn waiting(&self, a: Id, b: Id) -> Option<(Id, K::Tensor, bool)> {
+    /// The deferred SiLU `a`, if a product with `b` can fuse with it: its argument's id, the
+    /// argument, and whether it needs a gradient.
+    fn deferred_silu(&self, a: Id, b: Id) -> Option<(Id, K::Tensor, bool)> {
         let value = self.values.get((a as usize).checked_sub(1)?)?;
         let (x, argument) = value.silu.as_ref().filter(|_| a != b)?;
         Some((*x, argument.clone(), value.needs))

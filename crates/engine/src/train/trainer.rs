@@ -99,7 +99,7 @@ impl Trainer {
         Trainer::begin(player, settings, Moments::default())
     }
 
-    /// The same with moments of steps before.
+    /// Goes on with the moments of earlier steps.
     pub(super) fn begin(player: Player, settings: TrainSettings, moments: Moments) -> Result<Self> {
         settings.check()?;
         if player.params.is_empty() {
@@ -361,8 +361,8 @@ impl Trainer {
         Ok(logps)
     }
 
-    /// Adds the gradients of the step's items in `batch`; answers rows, and the loss's slope to each
-    /// response.
+    /// Adds the gradients of the step's items in `batch`; answers rows, and the loss's slope to
+    /// each response.
     fn micro_batch(
         &self,
         task: &mut dyn Task,

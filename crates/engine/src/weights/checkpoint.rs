@@ -88,6 +88,7 @@ pub struct Checkpoint {
     pub(super) notes: Vec<String>,
 }
 
+/// What the weights of a checkpoint are read from, or the seed that they are made of.
 #[derive(Debug)]
 pub(super) enum Weights {
     Stored(Index),
