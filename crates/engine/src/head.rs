@@ -56,23 +56,21 @@ pub(crate) fn weight(module: &str) -> String {
     format!("{module}.weight")
 }
 
-/// Whether one of the two uses of a tied embedding may have something of its own; if not, there is
-/// nothing to look for.
-fn may_be_apart(spec: &LoraSpec, params: &Params) -> bool {
-    !spec.modules_to_save.is_empty()
-        || !spec.replaced.is_empty()
-        || params.contains_key(&format!("{HEAD}.lora_A"))
-}
-
 /// The embedding of a player whose head may differ from it in what has been learnt.
 pub(crate) fn embedding_of(
     arch: &dyn Architecture,
     spec: Option<&LoraSpec>,
     params: &Params,
 ) -> Result<Option<String>> {
-    match spec {
-        Some(spec) if may_be_apart(spec, params) => tied_embedding(arch),
-        _ => Ok(None),
+    // without any of these neither use has something of its own
+    let may_differ = |spec: &LoraSpec| {
+        !spec.modules_to_save.is_empty()
+            || !spec.replaced.is_empty()
+            || params.contains_key(&format!("{HEAD}.lora_A"))
+    };
+    match spec.is_some_and(may_differ) {
+        true => tied_embedding(arch),
+        false => Ok(None),
     }
 }
 
