@@ -63,6 +63,8 @@ fn a_circle_is_found() {
         one.circles()
     };
     assert!(circles("mod a; mod b;", "pub struct B;\nmod inner;\nuse inner::S;").is_empty());
+    // a list's last comma imports nothing
+    assert!(circles("pub use b::B;", "use super::{\n    b::inner::S,\n};").is_empty());
     assert_eq!(circles("", "use crate::a::A;").len(), 2);
     assert_eq!(circles("pub use a::A;", "fn f(a: crate::A) {}").len(), 2);
     assert_eq!(
@@ -234,6 +236,9 @@ fn word(text: &str, word: &str) -> Option<usize> {
 /// The paths of an import: `a::{b, c as d}` are `a::b` and `a::c`, which brings `d`.
 fn tree(prefix: &str, text: &str, found: &mut Vec<Import>) {
     let text = text.trim();
+    if text.is_empty() {
+        return; // behind a list's last comma
+    }
     if let Some((before, rest)) = text.split_once('{') {
         let prefix = format!("{prefix}{before}");
         let inner = rest.rsplit_once('}').map_or(rest, |(inner, _)| inner);
@@ -242,8 +247,6 @@ fn tree(prefix: &str, text: &str, found: &mut Vec<Import>) {
             depth += i32::from(c == '{') - i32::from(c == '}');
             c == ',' && depth == 0
         });
-        // behind a trailing comma stands no import
-        let parts = parts.filter(|part| !part.trim().is_empty());
         parts.for_each(|part| tree(&prefix, part, found));
         return;
     }

@@ -1,10 +1,8 @@
 //! A micro-batch as a flat run of tokens: packed, not padded, a pair's prompt computed once.
 
-use crate::{
-    Error, Result,
-    kernels::{Plan, Run, SegmentMask},
-    rng::{self, Stream},
-};
+use randori_kernels::{Error, Plan, Result, Run, SegmentMask};
+
+use crate::rng::{self, Stream};
 
 /// A stretch of consecutive tokens that attends to its parent (whole) and, causally, to itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +98,7 @@ impl Packed {
     ///
     /// # Errors
     /// A plan that breaks its rules.
-    pub(crate) fn rows(&self, dropout: Option<u64>) -> Result<Plan> {
+    pub(crate) fn to_plan(&self, dropout: Option<u64>) -> Result<Plan> {
         self.check()?;
         let mut positions = vec![0; self.ids.len()];
         let mut masks: Vec<SegmentMask> = Vec::with_capacity(self.segments.len());

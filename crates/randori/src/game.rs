@@ -18,7 +18,7 @@ use crate::measure::{self, HeldOutAnswer};
 use crate::session::Session;
 use crate::settings;
 use crate::stages::{Draws, answers, scored, screened, write_rows};
-use crate::training::trained;
+use crate::training::run_training;
 
 /// The file of a player's held-out answers, beside its `eval.json`.
 pub const ANSWERS: &str = "answers.jsonl";
@@ -186,7 +186,7 @@ impl Game for SpinGame<'_> {
         let loss = session.loss(now.t)?;
         let player = policy.player(&session.base);
         let label = self.label(now.t, "policy");
-        let player = trained(
+        let player = run_training(
             session,
             player,
             settings,

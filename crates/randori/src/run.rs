@@ -238,7 +238,7 @@ fn start(session: &Session, train: &Part, run: &mut Run, seed: u64, label: &str)
     run.stage("start", "policy", |desk| {
         let player = session.start(seed)?;
         let settings = settings::sft(&session.recipe, seed);
-        let player = supervised::tuned(
+        let player = supervised::fine_tune(
             session,
             player,
             train,

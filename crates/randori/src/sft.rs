@@ -44,7 +44,7 @@ pub fn sft(request: &Request, out: Option<&Path>, fresh: bool) -> Result<()> {
     let mut run = session.run(&dir, seed, data, how)?;
     let learnt: Learnt = run.stage("sft", "policy", |desk| {
         let settings = settings::sft(recipe, seed);
-        let player = supervised::tuned(
+        let player = supervised::fine_tune(
             &session,
             session.start(seed)?,
             &train,

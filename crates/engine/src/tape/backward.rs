@@ -1,11 +1,11 @@
 //! The reverse pass over what a tape recorded.
 
+use randori_kernels::{Error, ExpertOutput, ExpertTokens, Kernels, Result, Shaped};
 use randori_sdk::seam::{Binary, Id, Unary};
 
-use super::{Factor, Gradients, Linear, Op, Pass, Recorded, Vector, forward::flat};
-use crate::{
-    Error, Result,
-    kernels::{ExpertOutput, ExpertTokens, Kernels, Shaped},
+use super::{
+    BinaryOp, Factor, Gradients, Linear, NormOp, Op, Pass, Recorded, SwiGluOp, Vector,
+    forward::flat,
 };
 
 /// The gradient to one value, as far as it is known.
@@ -59,7 +59,7 @@ impl<K: Kernels> Arena<'_, K> {
 impl<K: Kernels> Factor<K> {
     fn value(self, kernels: &K) -> Result<K::Tensor> {
         match self {
-            Factor::Kept(value) => Ok(value),
+            Factor::Value(value) => Ok(value),
             Factor::Silu(x) => kernels.unary(Unary::Silu, &x),
         }
     }
@@ -105,28 +105,7 @@ fn step<K: Kernels>(
             kernels.lookup_gradient(&ids, &dy, dtable)
         }
         Op::Linear(op) => project(pass, *op, dy, arena, grads),
-        Op::Norm {
-            x,
-            x_value,
-            stats,
-            scale,
-            bias,
-            norm,
-        } => {
-            if let Some(bias) = &bias {
-                bias_gradient(kernels, bias, &dy, grads)?;
-            }
-            if let Some(name) = &scale.own {
-                let dw = slot(kernels, grads, name, scale.values.dims(), &dy)?;
-                kernels.scale_gradient(&x_value, &stats, &dy, dw)?;
-            }
-            if arena.needs(x) {
-                let w = &scale.values;
-                let dx = kernels.norm_backward(&x_value, w, norm, &stats, &dy)?;
-                arena.add(x, dx, true)?;
-            }
-            Ok(())
-        }
+        Op::Norm(op) => normalise(kernels, op, &dy, arena, grads),
         Op::Rope { x, table } => arena.add(x, kernels.rotate(&dy, &table, true)?, true),
         Op::Attention {
             ids,
@@ -151,52 +130,8 @@ fn step<K: Kernels>(
             parts,
         } => mix(router, &routing, &parts, &dy, arena),
         Op::Unary { op, x, saved } => arena.add(x, kernels.unary_backward(op, &saved, &dy)?, true),
-        Op::Binary {
-            op,
-            a,
-            b,
-            a_value,
-            b_value,
-            b_dims,
-        } => {
-            if arena.needs(b) {
-                let same = op == Binary::Add && dy.dims() == b_dims;
-                let db = match same {
-                    true => dy.clone(),
-                    false => {
-                        let a_value = a_value.map(|a| a.value(kernels)).transpose()?;
-                        let (a, b) = (a_value.as_ref(), b_value.as_ref());
-                        kernels.binary_backward_b(op, a, b, &b_dims, &dy)?
-                    }
-                };
-                arena.add(b, db, !same)?;
-            }
-            if arena.needs(a) {
-                let (da, owned) = match &b_value {
-                    // of a·b or a/b
-                    Some(b) => (kernels.binary(op, &dy, b)?, true),
-                    None => (dy, false),
-                };
-                arena.add(a, da, owned)?;
-            }
-            Ok(())
-        }
-        Op::SwiGlu { gate, up, g, u } => match (arena.needs(gate), arena.needs(up)) {
-            (true, true) => {
-                let (dg, du) = kernels.swiglu_backward(&g, &u, &dy)?;
-                arena.add(gate, dg, true)?;
-                arena.add(up, du, true)
-            }
-            (true, false) => {
-                let da = kernels.binary(Binary::Mul, &dy, &u)?;
-                let dg = kernels.unary_backward(Unary::Silu, &g, &da)?;
-                arena.add(gate, dg, true)
-            }
-            (false, _) => {
-                let a = kernels.unary(Unary::Silu, &g)?;
-                arena.add(up, kernels.binary(Binary::Mul, &dy, &a)?, true)
-            }
-        },
+        Op::Binary(op) => combine(kernels, op, dy, arena),
+        Op::SwiGlu(op) => swiglu(kernels, op, &dy, arena),
         Op::Affine { x, mul } => arena.add(x, kernels.affine(&dy, mul, 0.0)?, true),
         Op::Reshape { x, dims } => arena.add(x, dy.in_shape(&dims)?, false),
         Op::Narrow { x, start, width } => arena.add(x, kernels.widen(&dy, start, width)?, true),
@@ -209,6 +144,91 @@ fn step<K: Kernels>(
                 start += width;
             }
             Ok(())
+        }
+    }
+}
+
+/// A norm: dx, and the gradients of scale and bias where they are trained.
+fn normalise<K: Kernels>(
+    kernels: &K,
+    op: NormOp<K>,
+    dy: &K::Tensor,
+    arena: &mut Arena<K>,
+    grads: &mut Gradients<K>,
+) -> Result<()> {
+    let w = &op.scale.values;
+    if let Some(bias) = &op.bias {
+        bias_gradient(kernels, bias, dy, grads)?;
+    }
+    if let Some(name) = &op.scale.own {
+        let dw = slot(kernels, grads, name, w.dims(), dy)?;
+        kernels.scale_gradient(&op.x_value, &op.stats, dy, dw)?;
+    }
+    if arena.needs(op.x) {
+        let dx = kernels.norm_backward(&op.x_value, w, op.norm, &op.stats, dy)?;
+        arena.add(op.x, dx, true)?;
+    }
+    Ok(())
+}
+
+/// a ∘ b: da and db, each where it is needed.
+fn combine<K: Kernels>(
+    kernels: &K,
+    BinaryOp {
+        op,
+        a,
+        b,
+        a_value,
+        b_value,
+        b_dims,
+    }: BinaryOp<K>,
+    dy: K::Tensor,
+    arena: &mut Arena<K>,
+) -> Result<()> {
+    if arena.needs(b) {
+        let same = op == Binary::Add && dy.dims() == b_dims;
+        let db = match same {
+            true => dy.clone(),
+            false => {
+                let a_value = a_value.map(|a| a.value(kernels)).transpose()?;
+                let (a, b) = (a_value.as_ref(), b_value.as_ref());
+                kernels.binary_backward_b(op, a, b, &b_dims, &dy)?
+            }
+        };
+        arena.add(b, db, !same)?;
+    }
+    if arena.needs(a) {
+        let (da, owned) = match &b_value {
+            // of a·b or a/b
+            Some(b) => (kernels.binary(op, &dy, b)?, true),
+            None => (dy, false),
+        };
+        arena.add(a, da, owned)?;
+    }
+    Ok(())
+}
+
+/// silu(g)·u: dg and du, each where it is needed.
+fn swiglu<K: Kernels>(
+    kernels: &K,
+    SwiGluOp { gate, up, g, u }: SwiGluOp<K>,
+    dy: &K::Tensor,
+    arena: &mut Arena<K>,
+) -> Result<()> {
+    match (arena.needs(gate), arena.needs(up)) {
+        (true, true) => {
+            let (dg, du) = kernels.swiglu_backward(&g, &u, dy)?;
+            arena.add(gate, dg, true)?;
+            arena.add(up, du, true)
+        }
+        (true, false) => {
+            let da = kernels.binary(Binary::Mul, dy, &u)?;
+            let dg = kernels.unary_backward(Unary::Silu, &g, &da)?;
+            arena.add(gate, dg, true)
+        }
+        (false, _) => {
+            let a = kernels.unary(Unary::Silu, &g)?;
+            arena.add(up, kernels.binary(Binary::Mul, dy, &a)?, true)
         }
     }
 }

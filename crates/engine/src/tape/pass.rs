@@ -2,10 +2,10 @@
 
 use std::{cell::RefCell, rc::Rc};
 
+use randori_kernels::{Kernels, Result};
 use randori_sdk::seam::RopeSpec;
 
 use super::{Matrix, Model, Vector};
-use crate::{Result, kernels::Kernels};
 
 /// One forward (and backward) pass.
 pub(crate) struct Pass<'a, K: Kernels> {

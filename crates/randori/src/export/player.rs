@@ -80,7 +80,7 @@ fn open(request: &Request, which: Option<Which>, onto: Onto) -> Result<Player> {
 /// What was learnt, held against its base and by the base's names.
 fn on_its_base(mut learnt: Learnt, stream: &Stream) -> Result<Learnt> {
     if let Some(spec) = learnt.lora.take() {
-        let (spec, params) = stream.settled((*spec).clone(), (*learnt.params).clone())?;
+        let (spec, params) = stream.settle((*spec).clone(), (*learnt.params).clone())?;
         learnt.lora = Some(spec.into());
         learnt.params = params.into();
     }
