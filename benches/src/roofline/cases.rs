@@ -16,9 +16,9 @@ const PIECE: usize = 512;
 
 /// A stage to time.
 pub struct Case {
-    /// For the table.
+    /// Name in the table.
     pub name: String,
-    /// Its lower bound of work.
+    /// Lower bound of its work.
     pub work: Work,
     run: Box<dyn FnMut()>,
 }

@@ -33,7 +33,7 @@ impl Add for Work {
     }
 }
 
-/// Sizes of a pass, from its plan.
+/// Numbers of rows and of attended pairs in a pass.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RowCounts {
     /// Rows through embedding and blocks.
@@ -45,7 +45,7 @@ pub struct RowCounts {
 }
 
 impl RowCounts {
-    /// Of a packed micro-batch: a segment's rows see all that it continues, and themselves
+    /// The counts of a packed micro-batch, whose segments see all that they continue, and themselves
     /// causally.
     pub fn of(plan: &Packed) -> RowCounts {
         let mut head: Vec<usize> = plan.targets.iter().map(|t| t.row).collect();
@@ -62,8 +62,8 @@ impl RowCounts {
         }
     }
 
-    /// Of `new` tokens behind `old` cached ones, in each of `batch` sequences; one row of each goes
-    /// through the head.
+    /// The counts of a step of `batch` sequences, each with `new` tokens behind `old` cached ones;
+    /// one row of each goes through the head.
     pub fn cached(batch: usize, old: usize, new: usize) -> RowCounts {
         RowCounts {
             rows: (batch * new) as f64,
@@ -108,7 +108,7 @@ pub struct Costs {
 }
 
 impl Costs {
-    /// Of a model as it is stored, with the benches' adapter.
+    /// The costs of a model as it is stored, with the benches' adapter.
     pub fn of(base: &Base) -> Costs {
         let trace = trace(base.arch.as_ref()).unwrap();
         let blocks: Vec<&TracedLinear> =

@@ -64,7 +64,7 @@ pub fn gather(x: &Tensor, index: &[u32]) -> Result<Tensor> {
 }
 
 /// onto\[index\[i\]\] += factors\[i\] · x\[i\], in order; without factors they are 1.
-pub fn scatter(x: &Tensor, index: &[u32], factors: Option<&[f32]>, onto: &Tensor) -> Result<()> {
+pub fn scatter_by(x: &Tensor, index: &[u32], factors: Option<&[f32]>, onto: &Tensor) -> Result<()> {
     if index.is_empty() {
         return Ok(());
     }

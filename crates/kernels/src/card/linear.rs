@@ -76,5 +76,5 @@ pub fn bias_gradient(dy: &Tensor, db: &Tensor) -> Result<()> {
 
 /// dtable\[ids\[i\]\] += dy\[i\], in order; dtable is f32, and so are the sums.
 pub fn lookup_gradient(ids: &[u32], dy: &Tensor, dtable: &Tensor) -> Result<()> {
-    layout::scatter(&single(dy)?, ids, None, dtable)
+    layout::scatter_by(&single(dy)?, ids, None, dtable)
 }

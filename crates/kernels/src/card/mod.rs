@@ -23,7 +23,7 @@ use randori_sdk::seam::{Binary, RopeSpec, RouteSpec, Unary};
 
 use crate::{
     ExpertOutput, ExpertTokens, Gain, Heads, Kernels, Norm, OnCandle, Result, Weight,
-    on_candle::on_candle,
+    on_candle::{call, on_candle},
 };
 
 /// The kernels of a GPU.
@@ -40,17 +40,11 @@ impl Card {
 }
 
 impl OnCandle for Card {
-    fn row_dots(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-        elementwise::row_dots(a, b)
-    }
-    fn scatter_by(
-        &self,
-        x: &Tensor,
-        rows: &[u32],
-        factors: Option<&[f32]>,
-        onto: &Tensor,
-    ) -> Result<()> {
-        layout::scatter(x, rows, factors, onto)
+    call! {
+        elementwise::row_dots(a: &Tensor, b: &Tensor) -> Tensor;
+        layout::scatter_by(
+            x: &Tensor, rows: &[u32], factors: Option<&[f32]>, onto: &Tensor
+        ) -> ();
     }
 }
 

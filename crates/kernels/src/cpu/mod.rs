@@ -27,24 +27,19 @@ use randori_sdk::seam::{Binary, RopeSpec, RouteSpec, Unary};
 
 use crate::{
     Error, ExpertOutput, ExpertTokens, Gain, Heads, Kernels, Norm, OnCandle, Result, Weight, host,
-    on_candle::on_candle, rows,
+    on_candle::{call, on_candle},
+    rows,
 };
 
 /// The kernels of the processor.
 pub struct Cpu;
 
 impl OnCandle for Cpu {
-    fn row_dots(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-        layout::row_dots(a, b)
-    }
-    fn scatter_by(
-        &self,
-        x: &Tensor,
-        rows: &[u32],
-        factors: Option<&[f32]>,
-        onto: &Tensor,
-    ) -> Result<()> {
-        layout::scatter(x, rows, factors, onto)
+    call! {
+        layout::row_dots(a: &Tensor, b: &Tensor) -> Tensor;
+        layout::scatter_by(
+            x: &Tensor, rows: &[u32], factors: Option<&[f32]>, onto: &Tensor
+        ) -> ();
     }
 }
 
