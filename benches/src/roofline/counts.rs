@@ -45,8 +45,8 @@ pub struct RowCounts {
 }
 
 impl RowCounts {
-    /// The counts of a packed micro-batch, whose segments see all that they continue, and themselves
-    /// causally.
+    /// The counts of a packed micro-batch, whose segments see all that they continue, and
+    /// themselves causally.
     pub fn of(plan: &Packed) -> RowCounts {
         let mut head: Vec<usize> = plan.targets.iter().map(|t| t.row).collect();
         head.sort_unstable();
