@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use randori_engine::hub::{Kind, Snapshot, is_commit};
 
-use crate::recipe::{KINDS, Named, Recipe, kind};
+use crate::recipe::{KINDS, Named, Recipe, Validation, kind};
 use crate::request::Split;
 
 /// The files of this machine that a name in a recipe's data stands for, fetched where it names a
@@ -67,10 +67,12 @@ pub fn settle(recipe: &mut Recipe, kept: &BTreeMap<String, String>) -> Result<()
         Ok(each)
     };
     let train = settled("data.train", &d.train.0)?;
-    let validation = settled("data.validation", &d.validation.0)?;
+    let validation = settled("data.validation", d.validation.sets())?;
     let held_out = settled("data.held_out", &d.held_out.0)?;
     recipe.data.train.0 = train;
-    recipe.data.validation.0 = validation;
+    if let Validation::Sets(sets) = &mut recipe.data.validation {
+        sets.0 = validation;
+    }
     recipe.data.held_out.0 = held_out;
     Ok(())
 }

@@ -42,6 +42,7 @@
 mod watch;
 
 mod artefacts;
+mod aside;
 mod builtin;
 pub mod bytes;
 mod card;

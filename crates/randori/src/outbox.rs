@@ -114,7 +114,11 @@ pub fn are_rows<T: serde::de::DeserializeOwned>(path: &Path) -> bool {
 fn inputs(request: &Request, session: &Session) -> Vec<PathBuf> {
     let recipe = &session.recipe;
     let data = &recipe.data;
-    let files = [&data.train.0, &data.validation.0, &data.held_out.0];
+    let files = [
+        &data.train.0[..],
+        data.validation.sets(),
+        &data.held_out.0[..],
+    ];
     let files = files.into_iter().flatten().map(|file| recipe.path(file));
     let model = session.model.paths().map(Path::to_path_buf);
     let plugins = session.host.plugins().iter().map(|p| p.path.clone());
