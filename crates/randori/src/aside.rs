@@ -86,10 +86,14 @@ fn border(prompts: &BTreeSet<u64>, share: Share) -> Option<u64> {
     prompts.iter().take(count).next_back().copied()
 }
 
-/// The messages that decide: the prompt. Where every turn is an example, only the beginning up to
-/// the first request, which the examples of one conversation share.
+/// The messages that decide: the prompt, or a plain text that has none. Where every turn is an
+/// example, only the beginning up to the first request, which the examples of one conversation
+/// share.
 fn opening(record: &Record, turns: DataTurns) -> &[Message] {
-    let prompt = &record.prompt[..];
+    let prompt = match record.prompt.is_empty() {
+        true => std::slice::from_ref(&record.response),
+        false => &record.prompt[..],
+    };
     let asks = |m: &Message| !matches!(m.role(), "system" | "developer" | "assistant");
     match (turns, prompt.iter().position(asks)) {
         (DataTurns::Every, Some(first)) => &prompt[..=first],

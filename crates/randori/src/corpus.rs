@@ -38,6 +38,22 @@ impl Part {
         }
     }
 
+    /// Refuses plain texts, which only supervised training can use.
+    ///
+    /// # Errors
+    /// The place of the first.
+    pub fn check_prompts(&self) -> Result<()> {
+        let plain = self.prompts.iter().position(Vec::is_empty);
+        match plain.and_then(|i| self.examples.get(i)) {
+            None => Ok(()),
+            Some(example) => anyhow::bail!(
+                "{}: `text` alone has no prompt that a player could answer: only `randori sft` \
+                 trains on it; for anything else, part it into a prompt and a response",
+                example.place
+            ),
+        }
+    }
+
     /// Whether the recipe has validation data; asked of its training data.
     pub fn is_validated(&self, recipe: &Recipe) -> bool {
         let kept = self.aside.as_ref().is_some_and(|aside| aside.kept > 0);
@@ -256,7 +272,7 @@ fn with_system(recipe: &Recipe, records: &mut [Record]) {
     let Some(system) = &recipe.data.system else {
         return;
     };
-    for record in records {
+    for record in records.iter_mut().filter(|r| !r.prompt.is_empty()) {
         if record.prompt.first().is_none_or(|m| m.role() != "system") {
             let message = Message::new("system", system.clone());
             record.prompt.insert(0, message);
@@ -305,7 +321,10 @@ pub fn read_options(recipe: &Recipe) -> ReadOptions {
             DataFormat::Spin => randori_data::Format::Spin,
             DataFormat::Preference => randori_data::Format::Preference,
             DataFormat::QuestionAnswer => randori_data::Format::Question,
+            DataFormat::InputOutput => randori_data::Format::InputOutput,
+            DataFormat::Text => randori_data::Format::Text,
         },
+        columns: recipe.data.columns.clone(),
         turns: match recipe.data.turns {
             DataTurns::Last => randori_data::Turns::Last,
             DataTurns::Every => randori_data::Turns::Every,
@@ -330,7 +349,7 @@ mod tests {
         let (table, _) = table.split_once("\n\n").unwrap();
         let rows = table.lines().filter_map(|line| line.strip_prefix("| `"));
         let names: Vec<&str> = rows.filter_map(|row| row.split('`').next()).collect();
-        assert_eq!(names.len(), 7, "{names:?}");
+        assert_eq!(names.len(), 9, "{names:?}");
         for name in names {
             let recipe = Recipe::without_file(&[format!("data.format={name}")]).unwrap();
             assert_eq!(read_options(&recipe).format.name(), name);

@@ -25,6 +25,7 @@ pub fn eval(request: &Request, split: Split, out: Option<&Path>) -> Result<()> {
         session.bounds,
         None,
     )?;
+    part.check_prompts()?;
     part.say(&*session.watch, "data");
     let seed = session.recipe.run.seed;
     let player = session.player()?;

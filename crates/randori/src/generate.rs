@@ -24,6 +24,7 @@ pub fn generate(request: &Request, split: Split, iteration: usize, out: &Path) -
         session.bounds,
         None,
     )?;
+    part.check_prompts()?;
     part.say(&*session.watch, "prompts");
     let samplers = session.samplers(&session.recipe.generate.sampling)?;
     let seed = session.recipe.run.seed;

@@ -131,6 +131,8 @@ fn open_corpus(session: &Setting) -> Result<Corpus> {
             .transpose()?,
         held_out: read(Split::HeldOut)?,
     };
+    corpus.train.check_prompts()?;
+    corpus.held_out.check_prompts()?;
     corpus.train.say(&*session.watch, "training data");
     corpus.held_out.say(&*session.watch, "held-out data");
     Ok(corpus)

@@ -5,6 +5,7 @@
 //! What a plugin declares (options of a loss or a sampler) is checked by the plugin host, with the
 //! lines kept here.
 
+mod columns;
 mod docs;
 mod hub_name;
 mod keys;

@@ -1,5 +1,7 @@
 //! Keys of the data.
 
+use randori_data::Columns;
+
 use crate::recipe::plural::{DataSets, Validation};
 use crate::recipe::refusal::RecipeError;
 use crate::recipe::section::Section;
@@ -26,6 +28,10 @@ choice! {
         Preference = "preference",
         /// `question`, `answer` or `response`.
         QuestionAnswer = "question-answer",
+        /// `input`, `output`, without another prompt.
+        InputOutput = "input-output",
+        /// `text`: without a prompt, for supervised training alone.
+        Text = "text",
     }
 }
 
@@ -89,8 +95,9 @@ choice! {
 section! {
     /// The human responses, and what counts as a usable pair.
     ["data"] Data {
-        /// Training data: JSONL, JSON, CSV, TSV or Parquet, one file or several, data sets of the
-        /// hub (`org/name`, `org/name@revision:split`; docs/reference/data.md), or `builtin:demo`.
+        /// Training data: JSONL, JSON, CSV, TSV or Parquet, a file, a folder of them or several,
+        /// data sets of the hub (`org/name`, `org/name@revision:split`; docs/reference/data.md), or
+        /// `builtin:demo`.
         train: DataSets = "\"builtin:demo\"";
         /// Validation data: settings are chosen on it. Where neither it nor `data.held_out` is
         /// named, 5 % of the training data (16 prompts at least) is kept aside for it, by a hash of
@@ -104,6 +111,9 @@ section! {
         validation_share: Option<f64> = "", Bound::between(0.0, 0.5);
         /// Shape of the files.
         format: DataFormat = "\"auto\"";
+        /// Columns of the files under names of their own, by what they are read as:
+        /// `{prompt = "question", response = "answer"}` (docs/reference/data.md).
+        columns: Columns = "{}";
         /// Which assistant turns are responses.
         turns: DataTurns = "\"last\"";
         /// GSM8K's calculator annotations (`<<48/2=24>>`) in responses.
