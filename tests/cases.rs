@@ -4,6 +4,8 @@
 
 #[path = "cases/aside.rs"]
 mod aside;
+#[path = "cases/columns.rs"]
+mod columns;
 #[path = "cases/datasets.rs"]
 mod datasets;
 #[path = "cases/files.rs"]
