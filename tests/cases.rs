@@ -2,6 +2,10 @@
 //! that is not Randori, or a closed form). One file a kind of fault; inputs are made here, by the
 //! test.
 
+#[path = "cases/aside.rs"]
+mod aside;
+#[path = "cases/columns.rs"]
+mod columns;
 #[path = "cases/datasets.rs"]
 mod datasets;
 #[path = "cases/files.rs"]

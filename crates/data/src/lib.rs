@@ -27,7 +27,9 @@ pub use error::{Error, Result};
 pub use message::{Context, Message};
 pub use modelfile::{OllamaTemplate, modelfile};
 pub use randori_formats::gguf::GgufTokenizer;
-pub use read::{BadRows, Calculator, Format, Left, ReadOptions, Reader, Turns, read, read_bytes};
+pub use read::{
+    BadRows, Calculator, Columns, Format, Left, ReadOptions, Reader, Turns, read, read_bytes,
+};
 pub use template::{ChatTemplate, PLAIN};
 pub use tokenizer::{Opened, Response, Tokenizer, known_pre_tokenizers, named_templates};
 
@@ -52,7 +54,8 @@ impl std::fmt::Display for Place {
 pub struct Record {
     /// Where it was read.
     pub place: Place,
-    /// The messages before the response.
+    /// The messages before the response; none where the response is a plain text, all of which is
+    /// trained.
     pub prompt: Vec<Message>,
     /// Variables of the row for the chat template, besides the messages.
     #[serde(default, skip_serializing_if = "Context::is_empty")]

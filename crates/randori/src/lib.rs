@@ -42,11 +42,13 @@
 mod watch;
 
 mod artefacts;
+mod aside;
 mod builtin;
 pub mod bytes;
 mod card;
 mod chat;
 mod corpus;
+mod data_folder;
 mod escape;
 mod eval;
 mod export;
@@ -75,6 +77,7 @@ mod score;
 mod session;
 mod settings;
 mod sft;
+mod splits;
 mod stages;
 mod started;
 mod supervised;

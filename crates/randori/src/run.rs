@@ -49,7 +49,7 @@ pub fn play(request: &Request, fresh: bool) -> Result<Summary> {
 
     let games = folder::games(&dir, &session.recipe, fresh)?;
     let several = games.len() > 1;
-    let data = inputs::data(&session.recipe)?;
+    let data = inputs::data(&session.recipe, corpus.train.aside.as_ref())?;
     let open = |dir: &Path, seed| session.run(dir, seed, data.clone(), how);
     let mut whole = match games.iter().any(|(_, place)| *place == dir) {
         true => None, // it is one of the games
@@ -131,13 +131,10 @@ fn open_corpus(session: &Setting) -> Result<Corpus> {
             .transpose()?,
         held_out: read(Split::HeldOut)?,
     };
-    session
-        .watch
-        .say(format!("  {:<38} {}", "training data", corpus.train.counts));
-    session.watch.say(format!(
-        "  {:<38} {}",
-        "held-out data", corpus.held_out.counts
-    ));
+    corpus.train.check_prompts()?;
+    corpus.held_out.check_prompts()?;
+    corpus.train.say(&*session.watch, "training data");
+    corpus.held_out.say(&*session.watch, "held-out data");
     Ok(corpus)
 }
 
