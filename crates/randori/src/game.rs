@@ -9,7 +9,7 @@ use randori_core::{Game, Iteration, Signals, Stage, Window};
 use randori_data::Counts;
 use randori_engine::Player;
 use randori_sdk::seam::SamplerFn;
-use randori_store::{Board, Desk, JsonLines};
+use randori_store::{Board, JsonLines, Workspace};
 
 use crate::artefacts::{Answers, Learnt, Pairs};
 use crate::corpus::Part;
@@ -98,7 +98,7 @@ impl Game for SpinGame<'_> {
     type Opponent = Player;
     type Generated = Answers;
     type Pairs = Pairs;
-    type Desk = Desk;
+    type Workspace = Workspace;
     type Error = anyhow::Error;
 
     fn start(&mut self) -> Result<Learnt> {
@@ -111,9 +111,14 @@ impl Game for SpinGame<'_> {
         Ok(policy.player(&self.session.base))
     }
 
-    fn generate(&mut self, now: &Iteration, opponent: &Player, desk: &mut Desk) -> Result<Answers> {
+    fn generate(
+        &mut self,
+        now: &Iteration,
+        opponent: &Player,
+        workspace: &mut Workspace,
+    ) -> Result<Answers> {
         let label = self.label(now.t, "generated");
-        let (chunks, mut log) = desk.items("chunks")?;
+        let (chunks, mut log) = workspace.items("chunks")?;
         let draws = Draws {
             seed: self.seed,
             t: now.t,
@@ -138,7 +143,7 @@ impl Game for SpinGame<'_> {
         now: &Iteration,
         opponent: &Player,
         window: &Window<Answers>,
-        desk: &mut Desk,
+        workspace: &mut Workspace,
     ) -> Result<Pairs> {
         let session = self.session;
         let loss = session.loss(now.t)?;
@@ -166,7 +171,7 @@ impl Game for SpinGame<'_> {
             ));
             return Ok(JsonLines(rows));
         }
-        let (chunks, mut log) = desk.items("scores")?;
+        let (chunks, mut log) = workspace.items("scores")?;
         let label = self.label(now.t, "opponent's log-probs");
         scored(self.session, opponent, rows, chunks, &label, &mut |chunk| {
             log.push(chunk)?;
@@ -179,7 +184,7 @@ impl Game for SpinGame<'_> {
         now: &Iteration,
         policy: Learnt,
         JsonLines(pairs): &Pairs,
-        desk: &mut Desk,
+        workspace: &mut Workspace,
     ) -> Result<Learnt> {
         let session = self.session;
         let settings = settings::game(&session.recipe, now, self.seed);
@@ -190,7 +195,7 @@ impl Game for SpinGame<'_> {
             session,
             player,
             settings,
-            desk,
+            workspace,
             &label,
             |trainer, on_step| trainer.train_pairs(pairs, loss.as_ref(), on_step),
         )?;
@@ -203,7 +208,7 @@ impl Game for SpinGame<'_> {
         policy: &Learnt,
         opponent: &Player,
         _: &Pairs,
-        desk: &mut Desk,
+        workspace: &mut Workspace,
     ) -> Result<Signals> {
         let policy = policy.player(&self.session.base);
         let (session, held_out) = (self.session, self.held_out);
@@ -221,8 +226,8 @@ impl Game for SpinGame<'_> {
         let pairs = measure::pairs(held_out, &of_policy, &of_opponent, &theirs);
         let signals = measure::signals(session, &own, &pairs, now.beta);
         let prompts = measure::prompts(&own, &pairs, now.beta);
-        desk.write(PROMPTS, |path| write_rows(path, &prompts))?;
-        desk.write(ANSWERS, |path| write_rows(path, &own.first))?;
+        workspace.write(PROMPTS, |path| write_rows(path, &prompts))?;
+        workspace.write(ANSWERS, |path| write_rows(path, &own.first))?;
         self.answers = Some((now.t + 1, own.first));
         Ok(signals)
     }

@@ -219,7 +219,7 @@ fn one(
         prompts: Prompts {
             start: prompts(run, "start"),
             iterations: (0..signals.len())
-                .map(|t| prompts(run, &randori_store::place_of(t)))
+                .map(|t| prompts(run, &randori_store::iteration_folder(t)))
                 .collect(),
         },
     })
@@ -227,7 +227,7 @@ fn one(
 
 /// What was measured on each prompt; nothing where a run of an earlier version did not keep it.
 fn prompts(run: &Run, place: &str) -> Vec<PromptRow> {
-    randori_store::read_rows(&run.place(place).join(PROMPTS)).unwrap_or_default()
+    randori_store::read_rows(&run.folder(place).join(PROMPTS)).unwrap_or_default()
 }
 
 /// The start, after its supervised stage if the recipe has one.
@@ -235,7 +235,7 @@ fn start(session: &Session, train: &Part, run: &mut Run, seed: u64, label: &str)
     if session.recipe.sft.epochs == 0 {
         return Ok(Learnt::of(&session.start(seed)?, &session.base_name));
     }
-    run.stage("start", "policy", |desk| {
+    run.stage("start", "policy", |workspace| {
         let player = session.start(seed)?;
         let settings = settings::sft(&session.recipe, seed);
         let player = supervised::tuned(
@@ -243,7 +243,7 @@ fn start(session: &Session, train: &Part, run: &mut Run, seed: u64, label: &str)
             player,
             train,
             settings,
-            desk,
+            workspace,
             &format!("{label}supervised"),
         )?;
         Ok(Learnt::of(&player, &session.base_name))
@@ -260,13 +260,13 @@ fn measured_start(
 ) -> Result<(Signals, Vec<HeldOutAnswer>)> {
     let player = start.player(&session.base);
     let name = format!("{label}start");
-    let signals = run.stage("start", "eval", |desk| {
+    let signals = run.stage("start", "eval", |workspace| {
         let own = measure::answer(session, &player, held_out, &name)?;
         let logps = measure::logps(session, &player, held_out, &own.first, &name)?;
-        desk.write(ANSWERS, |path| write_rows(path, &own.first))?;
+        workspace.write(ANSWERS, |path| write_rows(path, &own.first))?;
         let pairs = measure::pairs(held_out, &logps, &logps, &own.first);
         let prompts = measure::prompts(&own, &pairs, session.rules().iteration(0).beta);
-        desk.write(PROMPTS, |path| write_rows(path, &prompts))?;
+        workspace.write(PROMPTS, |path| write_rows(path, &prompts))?;
         anyhow::Ok(measure::signals(
             session,
             &own,
@@ -274,7 +274,7 @@ fn measured_start(
             session.rules().iteration(0).beta,
         ))
     })?;
-    let kept = run.place("start").join(ANSWERS);
+    let kept = run.folder("start").join(ANSWERS);
     let answers = match randori_store::read_rows::<HeldOutAnswer>(&kept) {
         Ok(rows) if rows.len() == held_out.examples.len() => rows,
         // removed by somebody: drawn again, the same
@@ -318,7 +318,9 @@ fn losses(dir: &Path, iterations: usize) -> Vec<(usize, Vec<f64>)> {
 }
 
 fn metrics(dir: &Path, t: usize) -> Vec<serde_json::Value> {
-    let path = dir.join(randori_store::place_of(t)).join("metrics.jsonl");
+    let path = dir
+        .join(randori_store::iteration_folder(t))
+        .join("metrics.jsonl");
     randori_store::read_rows(&path).unwrap_or_default()
 }
 
@@ -329,7 +331,7 @@ fn sample(dir: &Path, iterations: usize) -> Option<Sample> {
         randori_store::read_rows::<HeldOutAnswer>(&dir.join(place).join(ANSWERS)).ok()
     };
     let start = of("start".into())?.into_iter().next()?;
-    let last = of(randori_store::place_of(iterations.checked_sub(1)?))?
+    let last = of(randori_store::iteration_folder(iterations.checked_sub(1)?))?
         .into_iter()
         .next()?;
     Some(Sample {

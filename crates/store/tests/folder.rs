@@ -44,7 +44,7 @@ fn a_game_leaves_these_files() {
     );
 
     let manifest = Manifest::read(&dir).unwrap().unwrap();
-    assert_eq!(manifest.last("policy").unwrap().place, "iter-1");
+    assert_eq!(manifest.last("policy").unwrap().folder, "iter-1");
     let done = manifest.done("iter-0", "generated").unwrap();
     assert_eq!(
         done.sha256,
@@ -229,7 +229,7 @@ fn a_fresh_start_that_was_killed_is_finished_first() {
         match Run::open(&dir, &other, Open::Resume) {
             Ok(run) => {
                 assert!(run.manifest().stages.is_empty(), "operation {at}");
-                assert!(!run.place("iter-0").exists(), "operation {at}");
+                assert!(!run.folder("iter-0").exists(), "operation {at}");
             }
             // Killed before it said so: the old run is there, whole.
             Err(Error::Changed { .. }) => {
@@ -373,7 +373,7 @@ fn places_stay_inside() {
             .record(bad, "x", |_| Ok::<_, Error>(Json(1)))
             .unwrap_err();
         assert!(
-            matches!(&error, Error::BadPlace(name) if name == bad),
+            matches!(&error, Error::BadName(name) if name == bad),
             "{bad}: {error}"
         );
     }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use randori_engine::weights::Stream;
-use randori_export::{Companion, Each, Fidelity, Merging, Onto, Tensors};
-use randori_store::{Manifest, intact, place_of};
+use randori_export::{Companion, Fidelity, FromDisk, OnTensor, Onto, Tensors};
+use randori_store::{Manifest, intact, iteration_folder};
 
 use super::fidelity::{self, Measured};
 use crate::artefacts::Learnt;
@@ -108,7 +108,7 @@ fn chosen(request: &Request, which: Option<Which>) -> Result<Chosen> {
     let policy = |place: &str| -> Result<Vec<PathBuf>> {
         Ok(vec![intact(&game, &manifest, place, "policy")?])
     };
-    let finished = (0..).take_while(|t| there(&place_of(*t))).count();
+    let finished = (0..).take_while(|t| there(&iteration_folder(*t))).count();
     let stack = match which {
         Some(Which::Start) if there("start") => policy("start")?,
         Some(Which::Start) if recipe.sft.epochs > 0 => bail!(
@@ -120,7 +120,7 @@ fn chosen(request: &Request, which: Option<Which>) -> Result<Chosen> {
             inputs::refuse_another_start(dir, &manifest, &stack)?;
             stack
         }
-        Some(Which::Iteration(t)) if there(&place_of(t)) => policy(&place_of(t))?,
+        Some(Which::Iteration(t)) if there(&iteration_folder(t)) => policy(&iteration_folder(t))?,
         Some(Which::Iteration(t)) => bail!(
             "--iteration {t}: {} has {finished} finished iterations, numbered from 0",
             dir.display()
@@ -138,10 +138,10 @@ fn chosen(request: &Request, which: Option<Which>) -> Result<Chosen> {
 }
 
 impl Player {
-    fn merging(&self) -> Result<Merging<'_>> {
+    fn merging(&self) -> Result<FromDisk<'_>> {
         let lora = self.learnt.lora.as_deref();
         let params = &self.learnt.params;
-        Ok(Merging::new(&self.stream, lora, params, self.onto)?)
+        Ok(FromDisk::new(&self.stream, lora, params, self.onto)?)
     }
 
     /// The tokenizer's files.
@@ -178,7 +178,7 @@ impl Player {
         &self,
         form: &str,
         lossless: Option<&'static str>,
-        write: impl FnOnce(&dyn Tensors, &mut Each, Progress) -> Result<()>,
+        write: impl FnOnce(&dyn Tensors, &mut OnTensor, Progress) -> Result<()>,
     ) -> Result<Measured> {
         let (inputs, without_outputs) = if self.learnt.params.is_empty() {
             (None, None)
@@ -193,8 +193,8 @@ impl Player {
         let mut bar = self.setting.watch.stage("writing", 0, "MB");
         write(
             &merging,
-            &mut |name, merged, held| {
-                fidelity.add(name, merged, held)?;
+            &mut |name, merged, round_trip| {
+                fidelity.add(name, merged, round_trip)?;
                 match merging.trained_on(name)? {
                     Some(values) => fidelity.trained_on(name, merged, &values),
                     None => Ok(()),
