@@ -1,5 +1,5 @@
-//! Progress of a stage: one line that changes on a terminal, a plain line every few seconds anywhere
-//! else (both on standard error).
+//! Progress of a stage: one line that changes on a terminal, a plain line every few seconds
+//! anywhere else (both on standard error).
 //!
 //! A stage that is over in a moment shows its last line only.
 

@@ -28,8 +28,8 @@ impl Watch for Heard {
     }
 }
 
-/// The demo, small: a supervised start, two iterations, a baseline with two settings to choose from,
-/// two seeds.
+/// The demo, small: a supervised start, some iterations, a baseline with two settings to choose
+/// from, two seeds.
 fn request(runs: &Path, iterations: usize, watch: Arc<dyn Watch>) -> Request {
     let iterations = format!("game.iterations={iterations}");
     let set = [
