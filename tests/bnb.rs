@@ -14,7 +14,7 @@ use randori_engine::{
     Base, Player, Weight,
     weights::{Dtype, LoadOptions, Quant, Source, open},
 };
-use randori_export::{BnbOptions, Whole, bnb};
+use randori_export::{BnbOptions, InMemory, bnb};
 use serde_json::Value;
 
 const KEPT: LoadOptions = LoadOptions {
@@ -196,7 +196,7 @@ fn same_tensors(got: &Path, want: &Path) {
 fn written_checkpoints_hold_bitsandbytes_tensors() {
     let base = load(source(&folder("dense")), &LoadOptions::default());
     let player = Player::bare(base.clone());
-    let whole = Whole {
+    let in_memory = InMemory {
         player: &player,
         onto: None,
     };
@@ -211,7 +211,7 @@ fn written_checkpoints_hold_bitsandbytes_tensors() {
         let mut seen = HashMap::new();
         let mut last = (0, 0);
         let report = bnb(
-            &whole,
+            &in_memory,
             &[],
             &out,
             &options,
@@ -237,7 +237,7 @@ fn written_checkpoints_hold_bitsandbytes_tensors() {
             agree("written", &logits(back), &want("plain"));
         }
         let again = bnb(
-            &whole,
+            &in_memory,
             &[],
             &out,
             &options,
@@ -257,7 +257,7 @@ fn written_checkpoints_hold_bitsandbytes_tensors() {
 fn refusals_leave_nothing() {
     let base = load(source(&folder("dense")), &LoadOptions::default());
     let player = Player::bare(base);
-    let whole = Whole {
+    let in_memory = InMemory {
         player: &player,
         onto: None,
     };
@@ -267,7 +267,7 @@ fn refusals_leave_nothing() {
         false => Ok(()),
     };
     let failed = bnb(
-        &whole,
+        &in_memory,
         &[],
         &dir.path().join("out"),
         &BnbOptions::default(),

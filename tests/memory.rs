@@ -20,7 +20,7 @@ use randori_engine::{
     train::{Control, Optimizer, Pair, Schedule, TrainSettings, Trainer},
     weights::{Dtype, LoadOptions, Source, open},
 };
-use randori_export::{AsHeld, Fidelity, FolderOptions, Merged};
+use randori_export::{Fidelity, FolderOptions, Merged, RoundTrip};
 use randori_host::{Host, SearchPath};
 use randori_lora::{LoraSpec, Projection, Targets};
 use serde_json::json;
@@ -77,7 +77,7 @@ fn an_export_holds_a_tensor_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
     let host = Host::discover(&SearchPath::standard()).unwrap();
     let base = Player::bare(random_base(&host));
-    write(&whole(&base), &dir.path().join("base"), None);
+    write(&in_memory(&base), &dir.path().join("base"), None);
     let size = bytes(&base.base) as f64 / MIB;
     drop(base);
     let folder = dir.path().to_str().unwrap();
@@ -114,12 +114,12 @@ fn export(case: &str, dir: &str) {
         let (lora, shared) = (Arc::new(spec.clone()), Arc::new(params.clone()));
         let inputs = stream.inputs(Some(lora), shared, &plan, 16).unwrap();
         let onto = randori_export::Onto::Dequantised;
-        let merging = randori_export::Merging::new(&stream, Some(&spec), &params, onto).unwrap();
+        let merging = randori_export::FromDisk::new(&stream, Some(&spec), &params, onto).unwrap();
         write(&merging, out.as_ref(), Some(inputs));
     } else {
         let base = checkpoint().load(arch(), &options, &mut |_, _| ()).unwrap();
         let player = Player::with_adapter(Arc::new(base), spec, params).unwrap();
-        write(&whole(&player), out.as_ref(), None);
+        write(&in_memory(&player), out.as_ref(), None);
     }
     println!("\nfigures: {} 0 0", peak_rss() - before);
 }
@@ -143,8 +143,8 @@ fn adapter(trace: &randori_engine::Trace) -> (LoraSpec, randori_engine::Params) 
     (spec, params)
 }
 
-fn whole(player: &Player) -> randori_export::Whole<'_> {
-    randori_export::Whole { player, onto: None }
+fn in_memory(player: &Player) -> randori_export::InMemory<'_> {
+    randori_export::InMemory { player, onto: None }
 }
 
 /// An f32 folder; with inputs, measured too.
@@ -155,8 +155,8 @@ fn write(tensors: &dyn randori_export::Tensors, out: &std::path::Path, inputs: O
     };
     let measured = inputs.is_some();
     let mut fidelity = Fidelity::new(inputs);
-    let mut each = |name: &str, m: &Merged, held: &AsHeld| match measured {
-        true => fidelity.add(name, m, held),
+    let mut each = |name: &str, m: &Merged, round_trip: &RoundTrip| match measured {
+        true => fidelity.add(name, m, round_trip),
         false => Ok(()),
     };
     randori_export::folder(tensors, &[], out, &options, &mut each, &mut |_, _| ()).unwrap();

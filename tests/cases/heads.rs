@@ -8,8 +8,8 @@ use std::{fs, sync::Arc};
 
 use randori_engine::{Player, weights::Source};
 use randori_export::{
-    AsHeld, BnbOptions, Fidelity, FidelityReport, FolderOptions, GgufLoraOptions, GgufOptions,
-    GgufQuant, Merged, Merging, Onto, Tensors, Whole, bnb, folder, gguf, gguf_lora,
+    BnbOptions, Fidelity, FidelityReport, FolderOptions, FromDisk, GgufLoraOptions, GgufOptions,
+    GgufQuant, InMemory, Merged, Onto, RoundTrip, Tensors, bnb, folder, gguf, gguf_lora,
 };
 use randori_lora::{LoraSpec, Targets, peft};
 use serde_json::Value;
@@ -69,7 +69,8 @@ fn exported(tensors: &dyn Tensors, out: &std::path::Path) -> FidelityReport {
         ..FolderOptions::default()
     };
     let mut fidelity = Fidelity::new(None);
-    let mut each = |name: &str, m: &Merged, held: &AsHeld| fidelity.add(name, m, held);
+    let mut each =
+        |name: &str, m: &Merged, round_trip: &RoundTrip| fidelity.add(name, m, round_trip);
     folder(tensors, &[], out, &options, &mut each, &mut |_, _| {}).unwrap();
     fidelity.report()
 }
@@ -88,7 +89,7 @@ fn a_merged_folder_computes_the_player() {
             apart(logps(&player), logps(&Player::bare(base.clone()))) > 0.05,
             "{kind}"
         );
-        let merging = Merging::new(
+        let merging = FromDisk::new(
             &stream,
             player.lora.as_deref(),
             &player.params,
@@ -115,7 +116,7 @@ fn a_merged_folder_computes_the_player() {
         // from a base in memory the same
         let again = dir.path().join(format!("{i}-whole"));
         exported(
-            &Whole {
+            &InMemory {
                 player: &player,
                 onto: None,
             },
@@ -132,11 +133,11 @@ fn a_merged_folder_computes_the_player() {
 fn a_gguf_and_a_4_bit_folder_have_the_heads_own_weight() {
     let (base, stream) = (base(tied()), stream(tied()));
     let dir = tempfile::tempdir().unwrap();
-    let mut unheard = |_: &str, _: &Merged, _: &AsHeld| Ok(());
+    let mut unheard = |_: &str, _: &Merged, _: &RoundTrip| Ok(());
     for (i, (kind, spec)) in kinds().into_iter().enumerate() {
         let player = trained(&base, spec);
         let (lora, params) = (player.lora.as_deref(), &player.params);
-        let merging = Merging::new(&stream, lora, params, Onto::Dequantised).unwrap();
+        let merging = FromDisk::new(&stream, lora, params, Onto::Dequantised).unwrap();
         let out = dir.path().join(format!("{i}.gguf"));
         let options = GgufOptions {
             quant: GgufQuant::F32,

@@ -11,7 +11,7 @@ use randori_engine::{
     weights::{Dtype, LoadOptions, Quant, Source, describe, open},
     work::multiply_adds,
 };
-use randori_export::{GgufOptions, GgufQuant, Whole, gguf};
+use randori_export::{GgufOptions, GgufQuant, InMemory, gguf};
 use randori_host::{Host, SearchPath};
 use randori_lora::{LoraSpec, Targets};
 use serde_json::{Value, json};
@@ -331,7 +331,7 @@ pub fn gguf_file(out: &Path) {
     };
     let base = base.load(arch, &options, &mut |_, _| ()).unwrap();
     let player = Player::bare(Arc::new(base));
-    let tensors = Whole {
+    let tensors = InMemory {
         player: &player,
         onto: None,
     };

@@ -9,7 +9,7 @@ use randori_engine::{
     Player,
     weights::{Dtype, LoadOptions, Source},
 };
-use randori_export::{AsHeld, FolderOptions, Merged, Whole, adapter, folder};
+use randori_export::{FolderOptions, InMemory, Merged, RoundTrip, adapter, folder};
 use randori_lora::{LoraSpec, peft, splitmix};
 use serde_json::{Value, json};
 
@@ -150,9 +150,17 @@ fn check(lab: &mut Lab, model: &Model, kind: &str, player: &Player) {
         dtype: Dtype::F32,
         ..FolderOptions::default()
     };
-    let whole = Whole { player, onto: None };
-    let mut unheard = |_: &str, _: &Merged, _: &AsHeld| Ok(());
-    folder(&whole, &[], &merged, &options, &mut unheard, &mut |_, _| {}).unwrap();
+    let in_memory = InMemory { player, onto: None };
+    let mut unheard = |_: &str, _: &Merged, _: &RoundTrip| Ok(());
+    folder(
+        &in_memory,
+        &[],
+        &merged,
+        &options,
+        &mut unheard,
+        &mut |_, _| {},
+    )
+    .unwrap();
     let tied = model.tied();
     lab.case(
         "peft",

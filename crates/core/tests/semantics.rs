@@ -4,7 +4,7 @@
 use std::{any::Any, collections::BTreeMap};
 
 use randori_core::{
-    Ended, Game, Iteration, Journal, Keeps, PairLogps, Rules, Signals, Stage, StopRule, Window,
+    Ended, Game, Iteration, Journal, PairLogps, Rules, Signals, Stage, StopRule, Stores, Window,
     play,
 };
 
@@ -42,7 +42,7 @@ impl Game for Scripted {
     type Opponent = String;
     type Generated = Vec<String>;
     type Pairs = String;
-    type Desk = ();
+    type Workspace = ();
     type Error = Stopped;
 
     fn start(&mut self) -> Result<String, Stopped> {
@@ -124,14 +124,14 @@ impl From<Missing> for Stopped {
 struct Missing;
 
 impl Journal for Shelf {
-    type Desk = ();
+    type Workspace = ();
     type Error = Missing;
     fn finished(&self, t: usize, stage: Stage) -> bool {
         self.kept.contains_key(&(t, stage))
     }
 }
 
-impl<A: Any + Clone> Keeps<A> for Shelf {
+impl<A: Any + Clone> Stores<A> for Shelf {
     fn restore(&mut self, t: usize, stage: Stage) -> Result<A, Missing> {
         self.restored.push((t, stage));
         self.kept

@@ -26,8 +26,8 @@ struct Pairs {
 #[derive(Debug)]
 struct Never;
 
-impl From<randori_core::NothingKept> for Never {
-    fn from(_: randori_core::NothingKept) -> Self {
+impl From<randori_core::NothingStored> for Never {
+    fn from(_: randori_core::NothingStored) -> Self {
         Never
     }
 }
@@ -43,7 +43,7 @@ impl Game for Tabular {
     type Opponent = Vec<f64>;
     type Generated = Vec<f64>; // the distribution y' is drawn from: all draws at once
     type Pairs = Pairs;
-    type Desk = ();
+    type Workspace = ();
     type Error = Never;
 
     fn start(&mut self) -> Result<Vec<f64>, Never> {

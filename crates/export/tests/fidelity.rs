@@ -47,8 +47,8 @@ fn inputs() -> Inputs {
 
 fn report(merged: &Merged, rounding: Rounding) -> FidelityReport {
     let mut fidelity = Fidelity::new(Some(inputs()));
-    let held = |values: &[f32]| rounding.values(NAME, values);
-    fidelity.add(NAME, merged, &held).unwrap();
+    let round_trip = |values: &[f32]| rounding.values(NAME, values);
+    fidelity.add(NAME, merged, &round_trip).unwrap();
     fidelity.report()
 }
 

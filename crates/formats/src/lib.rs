@@ -16,5 +16,7 @@ pub mod safetensors;
 
 pub use dense::Dtype;
 pub use error::{Error, Result};
-pub use folder::{INDEX, Layout, WHOLE, has_weights, open, read_json, shard_names, weight_files};
+pub use folder::{
+    INDEX, Layout, UNSHARDED, has_weights, open, read_json, shard_names, weight_files,
+};
 pub use index::{ByteSource, Format, Index, Stored};

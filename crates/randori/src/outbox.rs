@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use randori_engine::Player;
 use randori_engine::weights::Dtype;
-use randori_export::{AsHeld, Companion, FolderOptions, Merged, Whole};
+use randori_export::{Companion, FolderOptions, InMemory, Merged, RoundTrip};
 use randori_store::{Disk, OutFiles, OutFolder};
 
 use crate::data_folder;
@@ -202,12 +202,12 @@ fn model(session: &Session, player: &Player, dtype: Dtype, out: &OutFolder) -> R
         ..FolderOptions::default()
     };
     let mut bar = session.watch.stage("writing", 0, "MB");
-    let whole = Whole { player, onto: None };
+    let whole = InMemory { player, onto: None };
     let mut progress = |done, of| {
         bar.of((of / 1_000_000) as usize);
         bar.set((done / 1_000_000) as usize, 0);
     };
-    let mut unheard = |_: &str, _: &Merged, _: &AsHeld| Ok(());
+    let mut unheard = |_: &str, _: &Merged, _: &RoundTrip| Ok(());
     out.write(|fresh| {
         randori_export::folder(
             &whole,
@@ -226,7 +226,7 @@ fn model(session: &Session, player: &Player, dtype: Dtype, out: &OutFolder) -> R
 /// Makes the folder that `out` is to lie in.
 pub fn make_parent(out: &Path) -> Result<()> {
     match out.parent().filter(|p| !p.as_os_str().is_empty()) {
-        Some(above) => Ok(Disk::new().folder(above)?),
+        Some(above) => Ok(Disk::new().make_folder(above)?),
         None => Ok(()),
     }
 }

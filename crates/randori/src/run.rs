@@ -1,7 +1,8 @@
 //! `randori run`: the whole game, once per seed, beside its baseline; then the table,
 //! `summary.json`, `report.html`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -11,8 +12,9 @@ use randori_store::{Open, Run};
 use crate::artefacts::Learnt;
 use crate::corpus::{Part, part};
 use crate::figures::clock;
-use crate::game::{ANSWERS, PROMPTS, SpinGame};
+use crate::game::{ANSWERS, PROMPTS, SHOWCASE, SpinGame, game_label};
 use crate::measure::{self, HeldOutAnswer};
+use crate::outlook::{self, Outlook};
 use crate::recipe::Recipe;
 use crate::report::{self, Played, PromptRow, Prompts, Sample, Summary};
 use crate::request::{Request, Split};
@@ -42,13 +44,14 @@ pub fn play(request: &Request, fresh: bool) -> Result<Summary> {
     losses::check(&opened.setting.recipe, &opened.setting.host)?;
     let corpus = open_corpus(&opened.setting)?;
     check_rates(&opened.setting.recipe, &corpus)?;
-    let session = opened.load(request.adapter.clone())?;
+    let mut session = opened.load(request.adapter.clone())?;
     check_choices(&session)?;
     session.check_start()?;
     let how = if fresh { Open::Fresh } else { Open::Resume };
 
     let games = folder::games(&dir, &session.recipe, fresh)?;
     let several = games.len() > 1;
+    session.setting.watch = watched(&session, &corpus, &games, fresh)?;
     let data = inputs::data(&session.recipe, corpus.train.aside.as_ref())?;
     let open = |dir: &Path, seed| session.run(dir, seed, data.clone(), how);
     let mut whole = match games.iter().any(|(_, place)| *place == dir) {
@@ -59,11 +62,7 @@ pub fn play(request: &Request, fresh: bool) -> Result<Summary> {
     let mut news = 0;
     for (seed, place) in &games {
         let mut run = open(place, *seed)?;
-        let label = if several {
-            format!("seed {seed}, ")
-        } else {
-            String::new()
-        };
+        let label = game_label(*seed, games.len());
         let before = run.manifest().stages.len();
         played.push(one(
             &session,
@@ -96,6 +95,22 @@ pub fn play(request: &Request, fresh: bool) -> Result<Summary> {
     }
     show(&*session.watch, &summary, &dir, began);
     Ok(summary)
+}
+
+/// The session's watch, told besides how long the whole run will take.
+fn watched(
+    session: &Session,
+    corpus: &Corpus,
+    games: &[(u64, PathBuf)],
+    fresh: bool,
+) -> Result<Arc<dyn Watch>> {
+    let data = outlook::Data {
+        train: &corpus.train,
+        held_out: &corpus.held_out,
+        validation: corpus.validation.as_ref(),
+    };
+    let ahead = outlook::planned(session, &data, games, fresh)?;
+    Ok(Arc::new(Outlook::new(session.watch.clone(), ahead)))
 }
 
 /// `summary.json` and `report.html`.
@@ -151,6 +166,7 @@ fn check_rates(recipe: &Recipe, corpus: &Corpus) -> Result<()> {
 fn check_choices(session: &Session) -> Result<()> {
     session.samplers(&session.recipe.generate.sampling)?;
     session.samplers(&session.recipe.eval.sampling)?;
+    session.greedy()?;
     measure::check(session)?;
     Ok(())
 }
@@ -216,7 +232,7 @@ fn one(
         prompts: Prompts {
             start: prompts(run, "start"),
             iterations: (0..signals.len())
-                .map(|t| prompts(run, &randori_store::place_of(t)))
+                .map(|t| prompts(run, &randori_store::iteration_folder(t)))
                 .collect(),
         },
     })
@@ -224,7 +240,7 @@ fn one(
 
 /// What was measured on each prompt; nothing where a run of an earlier version did not keep it.
 fn prompts(run: &Run, place: &str) -> Vec<PromptRow> {
-    randori_store::read_rows(&run.place(place).join(PROMPTS)).unwrap_or_default()
+    randori_store::read_rows(&run.folder(place).join(PROMPTS)).unwrap_or_default()
 }
 
 /// The start, after its supervised stage if the recipe has one.
@@ -232,7 +248,7 @@ fn start(session: &Session, train: &Part, run: &mut Run, seed: u64, label: &str)
     if session.recipe.sft.epochs == 0 {
         return Ok(Learnt::of(&session.start(seed)?, &session.base_name));
     }
-    run.stage("start", "policy", |desk| {
+    run.stage("start", "policy", |workspace| {
         let player = session.start(seed)?;
         let settings = settings::sft(&session.recipe, seed);
         let player = supervised::fine_tune(
@@ -240,7 +256,7 @@ fn start(session: &Session, train: &Part, run: &mut Run, seed: u64, label: &str)
             player,
             train,
             settings,
-            desk,
+            workspace,
             &format!("{label}supervised"),
         )?;
         Ok(Learnt::of(&player, &session.base_name))
@@ -257,13 +273,15 @@ fn measured_start(
 ) -> Result<(Signals, Vec<HeldOutAnswer>)> {
     let player = start.player(&session.base);
     let name = format!("{label}start");
-    let signals = run.stage("start", "eval", |desk| {
+    let signals = run.stage("start", "eval", |workspace| {
         let own = measure::answer(session, &player, held_out, &name)?;
         let logps = measure::logps(session, &player, held_out, &own.first, &name)?;
-        desk.write(ANSWERS, |path| write_rows(path, &own.first))?;
+        workspace.write(ANSWERS, |path| write_rows(path, &own.first))?;
         let pairs = measure::pairs(held_out, &logps, &logps, &own.first);
         let prompts = measure::prompts(&own, &pairs, session.rules().iteration(0).beta);
-        desk.write(PROMPTS, |path| write_rows(path, &prompts))?;
+        workspace.write(PROMPTS, |path| write_rows(path, &prompts))?;
+        let showcase = measure::showcase(session, &player, held_out)?;
+        workspace.write(SHOWCASE, |path| write_rows(path, &showcase))?;
         anyhow::Ok(measure::signals(
             session,
             &own,
@@ -271,7 +289,7 @@ fn measured_start(
             session.rules().iteration(0).beta,
         ))
     })?;
-    let kept = run.place("start").join(ANSWERS);
+    let kept = run.folder("start").join(ANSWERS);
     let answers = match randori_store::read_rows::<HeldOutAnswer>(&kept) {
         Ok(rows) if rows.len() == held_out.examples.len() => rows,
         // removed by somebody: drawn again, the same
@@ -315,18 +333,20 @@ fn losses(dir: &Path, iterations: usize) -> Vec<(usize, Vec<f64>)> {
 }
 
 fn metrics(dir: &Path, t: usize) -> Vec<serde_json::Value> {
-    let path = dir.join(randori_store::place_of(t)).join("metrics.jsonl");
+    let path = dir
+        .join(randori_store::iteration_folder(t))
+        .join("metrics.jsonl");
     randori_store::read_rows(&path).unwrap_or_default()
 }
 
-/// The first held-out prompt (not the prettiest) answered by the human, the start and the last
-/// iteration.
+/// The first held-out prompt (not the prettiest) answered by the human and, greedily, by the start
+/// and the last iteration.
 fn sample(dir: &Path, iterations: usize) -> Option<Sample> {
     let of = |place: String| {
-        randori_store::read_rows::<HeldOutAnswer>(&dir.join(place).join(ANSWERS)).ok()
+        randori_store::read_rows::<HeldOutAnswer>(&dir.join(place).join(SHOWCASE)).ok()
     };
     let start = of("start".into())?.into_iter().next()?;
-    let last = of(randori_store::place_of(iterations.checked_sub(1)?))?
+    let last = of(randori_store::iteration_folder(iterations.checked_sub(1)?))?
         .into_iter()
         .next()?;
     Some(Sample {
@@ -353,14 +373,21 @@ fn show(watch: &dyn Watch, summary: &Summary, dir: &Path, began: Instant) {
         result!(watch, "{line}");
     }
     if let Some(s) = &summary.sample {
-        result!(watch, "\nThe first held-out prompt: {}", s.prompt.trim());
+        let last = summary.played[0].iterations.len().saturating_sub(1);
+        let last = format!("iteration {last}");
         result!(
             watch,
-            "  human                       {}\n  iteration 0 (the start)     {}\n  last iteration              {}",
-            s.human.trim(),
-            s.start.trim(),
-            s.last.trim()
+            "\nThe first held-out prompt, answered greedily: {}",
+            s.prompt.trim()
         );
+        let answers = [
+            ("human", &s.human),
+            ("start", &s.start),
+            (last.as_str(), &s.last),
+        ];
+        for (who, text) in answers {
+            result!(watch, "  {who:<14}{}", text.trim());
+        }
     }
     let memory = summary.peak_bytes.map_or(String::new(), |b| {
         format!(", at most {:.0} MB of memory", b as f64 / 1e6)

@@ -40,14 +40,14 @@ pub fn sft(request: &Request, out: Option<&Path>, fresh: bool) -> Result<()> {
     let how = if fresh { Open::Fresh } else { Open::Resume };
     let data = inputs::data(recipe, train.aside.as_ref())?;
     let mut run = session.run(&dir, seed, data, how)?;
-    let learnt: Learnt = run.stage("sft", "policy", |desk| {
+    let learnt: Learnt = run.stage("sft", "policy", |workspace| {
         let settings = settings::sft(recipe, seed);
         let player = supervised::fine_tune(
             &session,
             session.start(seed)?,
             &train,
             settings,
-            desk,
+            workspace,
             "supervised",
         )?;
         anyhow::Ok(Learnt::of(&player, &session.base_name))

@@ -43,12 +43,12 @@ pub fn train(
     let mut run = session.run(&dir, seed, pairs.into(), how)?;
     let start = session.start(seed)?;
     let place = format!("iteration-{iteration}");
-    let pairs = run.stage(&place, "pairs", |desk| {
+    let pairs = run.stage(&place, "pairs", |workspace| {
         // by whoever ran `randori score`: that player is the reference; or nobody asks for it
         if given.scored || !loss.needs_ref() {
             return Ok(JsonLines(given.rows));
         }
-        let (chunks, mut log) = desk.items("scores")?;
+        let (chunks, mut log) = workspace.items("scores")?;
         scored(
             &session,
             &start,
@@ -62,12 +62,12 @@ pub fn train(
         )
     })?;
     let pairs = pairs.0;
-    let learnt: Learnt = run.stage(&place, "policy", |desk| {
+    let learnt: Learnt = run.stage(&place, "policy", |workspace| {
         let player = run_training(
             &session,
             start,
             settings,
-            desk,
+            workspace,
             "policy",
             |trainer, on_step| trainer.train_pairs(&pairs, loss.as_ref(), on_step),
         )?;

@@ -16,8 +16,8 @@ use serde_json::{Map, Value};
 
 use crate::{
     Artefact, Error, EventFile, Manifest, Result,
-    desk::{CHECKPOINT, latest_in, metrics_file, step_of},
     json::Appender,
+    layout::{CHECKPOINT, iteration, latest_in, metrics_file, step_of},
 };
 
 /// Handle on a run's event file; clones share it.
@@ -55,29 +55,30 @@ impl Board {
         let board = Board {
             inner: Arc::new(Mutex::new(inner)),
         };
-        for place in &manifest.places {
-            board.replay(dir, manifest, place)?;
+        for folder in &manifest.folders {
+            board.replay(dir, manifest, folder)?;
         }
         Ok(board)
     }
 
-    fn replay(&self, dir: &Path, manifest: &Manifest, place: &str) -> Result<()> {
-        let (folder, policy) = (dir.join(place), Stage::Policy.name());
-        let metrics = folder.join(metrics_file(policy));
+    fn replay(&self, dir: &Path, manifest: &Manifest, folder: &str) -> Result<()> {
+        let (home, policy) = (dir.join(folder), Stage::Policy.name());
+        let metrics = home.join(metrics_file(policy));
         if metrics.exists() {
             // Of an unfinished stage, the rows up to its last checkpoint, which a resume keeps.
-            let last = match manifest.done(place, policy) {
+            let last = match manifest.done(folder, policy) {
                 Some(_) => u64::MAX,
-                None => latest_in(&folder.join(CHECKPOINT).join(policy))?.map_or(0, |at| at.step),
+                None => latest_in(&home.join(CHECKPOINT).join(policy))?.map_or(0, |at| at.step),
             };
             let stays = |row: &Map<String, Value>| step_of(row).is_some_and(|step| step <= last);
             for row in Appender::peek(&metrics, stays)? {
-                self.row(place, &row)?;
+                self.row(folder, &row)?;
             }
         }
-        if let (Some(t), Some(done)) = (iteration(place), manifest.done(place, Stage::Eval.name()))
+        if let (Some(t), Some(done)) =
+            (iteration(folder), manifest.done(folder, Stage::Eval.name()))
         {
-            let path = folder.join(&done.file);
+            let path = home.join(&done.file);
             let signals = Signals::load(&path).map_err(|e| Error::artefact("load", &path, e))?;
             self.eval(t, &signals)?;
         }
@@ -85,14 +86,14 @@ impl Board {
     }
 
     /// Adds a row of training metrics: every number in it but the step. Iterations share one curve,
-    /// `train/<key>`; any other place has its own, `sft/<key>`.
-    pub fn row(&self, place: &str, row: &Map<String, Value>) -> Result<()> {
+    /// `train/<key>`; any other folder has its own, `sft/<key>`.
+    pub fn row(&self, folder: &str, row: &Map<String, Value>) -> Result<()> {
         let mut inner = self.inner();
         let Some(step) = step_of(row) else {
             return Ok(());
         };
-        let (curve, step) = match iteration(place) {
-            None => (place, step),
+        let (curve, step) = match iteration(folder) {
+            None => (folder, step),
             Some(_) => {
                 if step <= inner.last {
                     inner.before += inner.last; // the next iteration began
@@ -129,11 +130,6 @@ impl Board {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// `iter-3` -> 3
-fn iteration(place: &str) -> Option<usize> {
-    place.strip_prefix("iter-")?.parse().ok()
 }
 
 fn now() -> f64 {

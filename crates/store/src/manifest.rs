@@ -60,8 +60,9 @@ pub struct Manifest {
     /// that.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub clearing: bool,
-    /// Folders of stages.
-    pub places: Vec<String>,
+    /// Folders in which stages run: `start`, `iter-0`, ….
+    #[serde(rename = "places")]
+    pub folders: Vec<String>,
     /// Paths inside the run folder that stages wrote, all that a fresh start removes; absent from
     /// older manifests.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
@@ -76,7 +77,8 @@ pub struct Manifest {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Done {
     /// The stage's folder: `iter-0`
-    pub place: String,
+    #[serde(rename = "place")]
+    pub folder: String,
     /// The stage: `policy`
     pub stage: String,
     /// Name of its artefact, in that folder.
@@ -110,10 +112,10 @@ impl Manifest {
     }
 
     /// Finds a finished stage.
-    pub fn done(&self, place: &str, stage: &str) -> Option<&Done> {
+    pub fn done(&self, folder: &str, stage: &str) -> Option<&Done> {
         self.stages
             .iter()
-            .find(|done| done.place == place && done.stage == stage)
+            .find(|done| done.folder == folder && done.stage == stage)
     }
 
     /// Finds the stage of this name that finished last, in any folder.

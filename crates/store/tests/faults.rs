@@ -14,7 +14,7 @@ use std::{
 
 use crate::scene::{self, Adapter, Answer, Pair, act, tree};
 use randori_core::{Journal, Stage};
-use randori_store::{Artefact, Disk, Error, JsonLines, Manifest, Op, Run, load, place_of};
+use randori_store::{Artefact, Disk, Error, JsonLines, Manifest, Op, Run, iteration_folder, load};
 
 /// A disk that dies at operation `at` and stays dead; and the number of operations so far.
 fn dying(at: usize) -> (Disk, Arc<AtomicUsize>) {
@@ -34,32 +34,32 @@ fn check_sound(dir: &Path, context: &str) {
     };
     for done in &manifest.stages {
         let loaded = match done.stage.as_str() {
-            "generated" => load::<JsonLines<Answer>>(dir, &done.place, &done.stage).map(drop),
-            "pairs" => load::<JsonLines<Pair>>(dir, &done.place, &done.stage).map(drop),
-            "policy" => load::<Adapter>(dir, &done.place, &done.stage).map(drop),
-            _ => load::<randori_core::Signals>(dir, &done.place, &done.stage).map(drop),
+            "generated" => load::<JsonLines<Answer>>(dir, &done.folder, &done.stage).map(drop),
+            "pairs" => load::<JsonLines<Pair>>(dir, &done.folder, &done.stage).map(drop),
+            "policy" => load::<Adapter>(dir, &done.folder, &done.stage).map(drop),
+            _ => load::<randori_core::Signals>(dir, &done.folder, &done.stage).map(drop),
         };
         loaded.unwrap_or_else(|e| panic!("{context}: {e}"));
     }
     // Whatever stands under its own name is whole, finished or not.
-    for place in manifest
-        .places
+    for folder in manifest
+        .folders
         .iter()
-        .map(|place| dir.join(place))
-        .filter(|place| place.exists())
+        .map(|folder| dir.join(folder))
+        .filter(|folder| folder.exists())
     {
         let whole = [
             (
-                place.join("generated.jsonl"),
-                JsonLines::<Answer>::load(&place.join("generated.jsonl")).is_ok(),
+                folder.join("generated.jsonl"),
+                JsonLines::<Answer>::load(&folder.join("generated.jsonl")).is_ok(),
             ),
             (
-                place.join("pairs.jsonl"),
-                JsonLines::<Pair>::load(&place.join("pairs.jsonl")).is_ok(),
+                folder.join("pairs.jsonl"),
+                JsonLines::<Pair>::load(&folder.join("pairs.jsonl")).is_ok(),
             ),
             (
-                place.join("adapter"),
-                Adapter::load(&place.join("adapter")).is_ok_and(|a| a.0.len() == 3),
+                folder.join("adapter"),
+                Adapter::load(&folder.join("adapter")).is_ok_and(|a| a.0.len() == 3),
             ),
         ];
         for (path, whole) in whole.iter().filter(|(path, _)| path.exists()) {
@@ -113,7 +113,8 @@ fn no_row_of_metrics_appears_twice() {
         .count();
     assert!((5..100).contains(&killed), "{killed}");
     for t in 0..2 {
-        let text = std::fs::read_to_string(dir.join(place_of(t)).join("metrics.jsonl")).unwrap();
+        let text =
+            std::fs::read_to_string(dir.join(iteration_folder(t)).join("metrics.jsonl")).unwrap();
         let steps: Vec<&str> = text
             .lines()
             .map(|line| line.split([':', ',']).nth(1).unwrap())
@@ -358,5 +359,5 @@ fn a_failing_stage_keeps_what_was_before() {
     assert!(act(disk, &dir).is_err());
     let run = Run::open(&dir, &scene::spec(), Default::default()).unwrap();
     assert!(run.finished(0, Stage::Pairs) && !run.finished(0, Stage::Policy));
-    assert!(run.place("iter-0/checkpoint/policy/step-2").is_dir());
+    assert!(run.folder("iter-0/checkpoint/policy/step-2").is_dir());
 }

@@ -1,10 +1,12 @@
 //! The run folder from outside: its files, what a resume refuses, the lock, damage.
 
-use std::{fs, path::Path, process::Command};
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 use crate::scene::{self, Adapter, Answer, act, rules, spec, tree};
 use randori_core::{Signals, Stage};
-use randori_store::{Disk, Error, Json, JsonLines, Lock, Manifest, Open, Run, hash, load};
+use randori_store::{
+    Artefact, Disk, Error, Json, JsonLines, Lock, Manifest, Open, Run, hash, load, saved,
+};
 
 #[test]
 fn a_game_leaves_these_files() {
@@ -44,7 +46,7 @@ fn a_game_leaves_these_files() {
     );
 
     let manifest = Manifest::read(&dir).unwrap().unwrap();
-    assert_eq!(manifest.last("policy").unwrap().place, "iter-1");
+    assert_eq!(manifest.last("policy").unwrap().folder, "iter-1");
     let done = manifest.done("iter-0", "generated").unwrap();
     assert_eq!(
         done.sha256,
@@ -229,7 +231,7 @@ fn a_fresh_start_that_was_killed_is_finished_first() {
         match Run::open(&dir, &other, Open::Resume) {
             Ok(run) => {
                 assert!(run.manifest().stages.is_empty(), "operation {at}");
-                assert!(!run.place("iter-0").exists(), "operation {at}");
+                assert!(!run.folder("iter-0").exists(), "operation {at}");
             }
             // Killed before it said so: the old run is there, whole.
             Err(Error::Changed { .. }) => {
@@ -314,6 +316,40 @@ fn two_runs_of_one_process_exclude_each_other_too() {
     Run::open(home.path(), &spec(), Open::Resume).unwrap();
 }
 
+/// What a process that is killed now would go on from, asked from outside at every moment.
+#[test]
+fn what_is_saved_is_said_in_words() {
+    let home = scene::home();
+    let dir = home.path().join("demo");
+    let now = || saved(&dir).unwrap();
+    assert_eq!(now(), None, "there is no folder yet");
+    let mut run = Run::open(&dir, &spec(), Open::Resume).unwrap();
+    assert_eq!(now(), None);
+    let made = run.record("iter-0", "generated", |workspace| {
+        let (_, mut log) = workspace.items::<u64>("answers")?;
+        assert_eq!(now(), None, "an empty list is nothing");
+        log.push(&1u64)?;
+        log.sync()?;
+        assert_eq!(now().as_deref(), Some("iter-0/generated in part"));
+        Ok::<_, Error>(JsonLines(vec![1u64]))
+    });
+    made.unwrap();
+    let first = "everything up to iter-0/generated";
+    assert_eq!(now().as_deref(), Some(first));
+    let policy = Adapter(vec![1]);
+    let made = run.record("iter-0", "policy", |workspace| {
+        for step in [2, 4] {
+            workspace.row(step, &BTreeMap::from([("loss", 0.5)]))?;
+            workspace.checkpoint(step, |path| policy.save(path))?;
+            let so_far = format!("{first}, and iter-0/policy up to step {step}");
+            assert_eq!(now(), Some(so_far));
+        }
+        Ok::<_, Error>(policy.clone())
+    });
+    made.unwrap();
+    assert_eq!(now().as_deref(), Some("everything up to iter-0/policy"));
+}
+
 #[test]
 fn damage_is_noticed() {
     let home = scene::home();
@@ -373,7 +409,7 @@ fn places_stay_inside() {
             .record(bad, "x", |_| Ok::<_, Error>(Json(1)))
             .unwrap_err();
         assert!(
-            matches!(&error, Error::BadPlace(name) if name == bad),
+            matches!(&error, Error::BadName(name) if name == bad),
             "{bad}: {error}"
         );
     }

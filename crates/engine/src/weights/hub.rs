@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use randori_formats::{INDEX, WHOLE, shard_names};
+use randori_formats::{INDEX, UNSHARDED, shard_names};
 use randori_kernels::{Error, Result};
 
 use super::unsupported::{self, adapter_error};
@@ -36,15 +36,15 @@ pub(super) fn fetch(repo: &str, revision: &str) -> Result<PathBuf> {
     if !snapshot.has("tokenizer.json") && snapshot.has("tokenizer.model") {
         snapshot.get("tokenizer.model")?; // not read, but an error can say what it is
     }
-    if snapshot.has(WHOLE) {
-        snapshot.get(WHOLE)?;
+    if snapshot.has(UNSHARDED) {
+        snapshot.get(UNSHARDED)?;
     } else if snapshot.has(INDEX) {
         for shard in shard_names(&snapshot.get(INDEX)?)? {
             snapshot.get(&shard)?;
         }
     } else {
         return Err(Error::rule(format!(
-            "cannot get {repo} (revision {revision}) from the hub: it has neither {WHOLE} nor {INDEX}"
+            "cannot get {repo} (revision {revision}) from the hub: it has neither {UNSHARDED} nor {INDEX}"
         )));
     }
     Ok(snapshot.dir().to_path_buf())
@@ -63,7 +63,7 @@ pub(super) fn find_cached(repo: &str, revision: &str) -> Option<PathBuf> {
         return None; // `configuration` says why
     }
     snapshot.get("config.json").ok()?;
-    if snapshot.get(WHOLE).is_err() {
+    if snapshot.get(UNSHARDED).is_err() {
         let shards = shard_names(&snapshot.get(INDEX).ok()?).ok()?;
         if !shards.iter().all(|shard| snapshot.get(shard).is_ok()) {
             return None;

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use randori_formats::WHOLE;
+use randori_formats::UNSHARDED;
 use randori_kernels::{Error, Result};
 use serde_json::Value;
 
@@ -44,9 +44,9 @@ pub(super) fn refuse_keys(config: &Value) -> Result<()> {
         let why = "only what reads from left to right is supported";
         return refuse("is_causal", value, why);
     }
-    if let Some(value) = given("transformers_weights").filter(|v| v.as_str() != Some(WHOLE)) {
+    if let Some(value) = given("transformers_weights").filter(|v| v.as_str() != Some(UNSHARDED)) {
         let why = format!(
-            "transformers reads the weights there, and only {WHOLE} or shards with their index are read here: rename the file and take the key away"
+            "transformers reads the weights there, and only {UNSHARDED} or shards with their index are read here: rename the file and take the key away"
         );
         return refuse("transformers_weights", value, &why);
     }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use randori_engine::weights::Stream;
-use randori_export::{Companion, Each, Fidelity, Merging, Onto, Tensors};
-use randori_store::{Manifest, intact, place_of};
+use randori_export::{Companion, Fidelity, FromDisk, OnTensor, Onto, Tensors};
+use randori_store::{Manifest, intact, iteration_folder};
 
 use super::fidelity::{self, Measured};
 use crate::artefacts::Learnt;
@@ -52,7 +52,8 @@ pub fn ready(request: &Request, which: Option<Which>, onto: Onto, out: &Path) ->
 }
 
 fn open(request: &Request, which: Option<Which>, onto: Onto) -> Result<Player> {
-    let (recipe, stack, game) = chosen(request, which)?;
+    let (recipe, last) = folder::recipe(request)?;
+    let (stack, game) = chosen(request, &recipe, last, which)?;
     let opened = Opened::of(request, recipe)?;
     let options = settings::load_options(&opened.setting.recipe);
     let source = opened.setting.recipe.place("model.source");
@@ -88,27 +89,42 @@ fn on_its_base(mut learnt: Learnt, stream: &Stream) -> Result<Learnt> {
     Ok(learnt)
 }
 
-/// A player's recipe, the folders of what it learnt (none: nothing), and the run it comes from.
-type Chosen = (Recipe, Vec<PathBuf>, Option<(PathBuf, Which)>);
+/// The folders of what a player learnt (none: nothing), and the run it comes from.
+pub type Chosen = (Vec<PathBuf>, Option<(PathBuf, Which)>);
 
-fn chosen(request: &Request, which: Option<Which>) -> Result<Chosen> {
-    let (recipe, last) = folder::recipe(request)?;
+/// The player of `request` that `which` means; `recipe` and `last` are what [`folder::recipe`]
+/// found.
+///
+/// # Errors
+/// A player that is not there, or not finished yet; one of a run where no run is given.
+pub fn chosen(
+    request: &Request,
+    recipe: &Recipe,
+    last: Vec<PathBuf>,
+    which: Option<Which>,
+) -> Result<Chosen> {
     let init = |recipe: &Recipe| -> Vec<PathBuf> {
         let named = recipe.adapter.init.0.iter();
         named.map(|p| recipe.path(p)).collect()
     };
     let run = request.recipe.as_ref().filter(|path| path.is_dir());
+    if which.is_some() && !request.adapter.is_empty() {
+        bail!("--iteration and --adapter both name the player; give one of them");
+    }
+    if which.is_some() && run.is_none() {
+        bail!("--iteration goes with a run folder, which is what has iterations");
+    }
     let Some(dir) = run.filter(|_| request.adapter.is_empty()) else {
-        let stack = if last.is_empty() { init(&recipe) } else { last };
-        return Ok((recipe, stack, None));
+        let stack = if last.is_empty() { init(recipe) } else { last };
+        return Ok((stack, None));
     };
-    let game = folder::first_game(dir, &recipe)?;
+    let game = folder::first_game(dir, recipe)?;
     let manifest = Manifest::read(&game)?.unwrap_or_default();
     let there = |place: &str| manifest.done(place, "policy").is_some();
     let policy = |place: &str| -> Result<Vec<PathBuf>> {
         Ok(vec![intact(&game, &manifest, place, "policy")?])
     };
-    let finished = (0..).take_while(|t| there(&place_of(*t))).count();
+    let finished = (0..).take_while(|t| there(&iteration_folder(*t))).count();
     let stack = match which {
         Some(Which::Start) if there("start") => policy("start")?,
         Some(Which::Start) if recipe.sft.epochs > 0 => bail!(
@@ -116,11 +132,11 @@ fn chosen(request: &Request, which: Option<Which>) -> Result<Chosen> {
             dir.display()
         ),
         Some(Which::Start) => {
-            let stack = init(&recipe);
+            let stack = init(recipe);
             inputs::refuse_another_start(dir, &manifest, &stack)?;
             stack
         }
-        Some(Which::Iteration(t)) if there(&place_of(t)) => policy(&place_of(t))?,
+        Some(Which::Iteration(t)) if there(&iteration_folder(t)) => policy(&iteration_folder(t))?,
         Some(Which::Iteration(t)) => bail!(
             "--iteration {t}: {} has {finished} finished iterations, numbered from 0",
             dir.display()
@@ -134,14 +150,14 @@ fn chosen(request: &Request, which: Option<Which>) -> Result<Chosen> {
         Some(t) => Which::Iteration(t),
         None => Which::Start,
     });
-    Ok((recipe, stack, Some((game, which))))
+    Ok((stack, Some((game, which))))
 }
 
 impl Player {
-    fn merging(&self) -> Result<Merging<'_>> {
+    fn merging(&self) -> Result<FromDisk<'_>> {
         let lora = self.learnt.lora.as_deref();
         let params = &self.learnt.params;
-        Ok(Merging::new(&self.stream, lora, params, self.onto)?)
+        Ok(FromDisk::new(&self.stream, lora, params, self.onto)?)
     }
 
     /// The tokenizer's files.
@@ -178,7 +194,7 @@ impl Player {
         &self,
         form: &str,
         lossless: Option<&'static str>,
-        write: impl FnOnce(&dyn Tensors, &mut Each, Progress) -> Result<()>,
+        write: impl FnOnce(&dyn Tensors, &mut OnTensor, Progress) -> Result<()>,
     ) -> Result<Measured> {
         let (inputs, without_outputs) = if self.learnt.params.is_empty() {
             (None, None)
@@ -193,8 +209,8 @@ impl Player {
         let mut bar = self.setting.watch.stage("writing", 0, "MB");
         write(
             &merging,
-            &mut |name, merged, held| {
-                fidelity.add(name, merged, held)?;
+            &mut |name, merged, round_trip| {
+                fidelity.add(name, merged, round_trip)?;
                 match merging.trained_on(name)? {
                     Some(values) => fidelity.trained_on(name, merged, &values),
                     None => Ok(()),

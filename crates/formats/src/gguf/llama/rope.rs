@@ -27,7 +27,7 @@ pub(super) enum Rope {
     },
     /// Each frequency has its divisor, (head_dim / 2); cosine and sine are multiplied by
     /// `attention`.
-    Each { divisors: Vec<f32>, attention: f64 },
+    PerFrequency { divisors: Vec<f32>, attention: f64 },
 }
 
 impl Rope {
@@ -72,7 +72,7 @@ impl Rope {
                     )));
                 }
                 let attention = rope_number(config, "attention_factor");
-                Ok(Rope::Each {
+                Ok(Rope::PerFrequency {
                     divisors,
                     attention: attention.ok_or_else(|| lacks("attention_factor"))?,
                 })
@@ -90,7 +90,7 @@ impl Rope {
                 (name("type"), gguf::Value::Text("linear".into())),
                 (name("factor"), gguf::Value::Float(*factor)),
             ],
-            Rope::Each { attention, .. } if *attention != 1.0 => {
+            Rope::PerFrequency { attention, .. } if *attention != 1.0 => {
                 vec![(name("attn_factor"), gguf::Value::Float(*attention))]
             }
             _ => Vec::new(),
@@ -106,7 +106,7 @@ impl Rope {
     pub fn divisors(&self, theta: f64, head_dim: usize) -> Option<Vec<f32>> {
         let (factor, low, high, original) = match self {
             Rope::Plain | Rope::Linear(_) => return None,
-            Rope::Each { divisors, .. } => return Some(divisors.clone()),
+            Rope::PerFrequency { divisors, .. } => return Some(divisors.clone()),
             Rope::Llama3 {
                 factor,
                 low,
