@@ -24,7 +24,7 @@ use randori_formats::{
 use serde_json::Value;
 
 pub use crate::kernels::shapes::Holding;
-pub use describe::{Described, HeldWeight, describe};
+pub use describe::{Described, HeldWeight, configuration, describe, without_weights};
 pub use randori_formats::{Dtype, weight_files};
 pub use stream::Stream;
 
