@@ -6,6 +6,7 @@
 //! lines kept here.
 
 mod docs;
+mod elsewhere;
 mod hub_name;
 mod keys;
 mod nearest;
@@ -21,6 +22,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use docs::markdown;
+pub use elsewhere::{known_elsewhere, value_elsewhere};
 pub use hub_name::{KINDS, Named, kind};
 pub use keys::*;
 pub use plural::{PluginChoice, PluginOption};
