@@ -4,8 +4,10 @@ use anyhow::Result;
 use randori_data::Message;
 use randori_engine::{Player, generate};
 
+use crate::check::{self, Uses};
+use crate::folder;
 use crate::request::Request;
-use crate::session::Session;
+use crate::session::{Opened, Session};
 use crate::stages;
 
 /// A conversation: what was said so far, and the player who answers.
@@ -24,7 +26,9 @@ impl Chat {
     /// # Errors
     /// Whatever is wrong with recipe, plugins, model or adapter.
     pub fn open(request: &Request, system: Option<&str>) -> Result<Chat> {
-        let session = Session::open(request)?;
+        let (recipe, adapter) = folder::player(request)?;
+        let host = check::recipe(&recipe, request, &adapter, &Uses::TALKER)?;
+        let session = Opened::of(request, recipe, host)?.load(adapter)?;
         let player = session.player()?;
         let system = system
             .map(str::to_string)

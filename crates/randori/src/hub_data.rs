@@ -80,6 +80,11 @@ fn named(recipe: &Recipe, text: &str) -> Option<Named> {
     Named::parse(text).filter(|_| !recipe.path(text).exists())
 }
 
+/// Whether a text in a recipe's data names a data set of the hub, and no file that is there.
+pub fn is_of_hub(recipe: &Recipe, text: &str) -> bool {
+    named(recipe, text).is_some()
+}
+
 /// Files that describe a data set.
 const ABOUT: [&str; 4] = [
     "dataset_info.json",

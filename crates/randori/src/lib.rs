@@ -46,7 +46,9 @@ mod builtin;
 pub mod bytes;
 mod card;
 mod chat;
+mod check;
 mod corpus;
+mod dry_run;
 mod escape;
 mod eval;
 mod export;
@@ -83,6 +85,7 @@ mod training;
 mod trust;
 
 pub use chat::Chat;
+pub use dry_run::dry_run;
 pub use escape::escaped;
 pub use eval::eval;
 pub use export::{Export, Target, export};
