@@ -4,6 +4,8 @@
 
 #[path = "cases/datasets.rs"]
 mod datasets;
+#[path = "cases/early.rs"]
+mod early;
 #[path = "cases/files.rs"]
 mod files;
 #[path = "cases/files_absent.rs"]
