@@ -8,6 +8,8 @@ mod aside;
 mod columns;
 #[path = "cases/datasets.rs"]
 mod datasets;
+#[path = "cases/early.rs"]
+mod early;
 #[path = "cases/files.rs"]
 mod files;
 #[path = "cases/files_absent.rs"]

@@ -9,6 +9,7 @@ use randori_engine::{GenerateOptions, Player, generate};
 use randori_host::Host;
 use randori_sdk::seam::{SamplerFn, Value};
 
+use crate::check::{self, Uses};
 use crate::export::chosen;
 use crate::folder;
 use crate::request::{Request, Which};
@@ -74,11 +75,12 @@ impl Chat {
         if talk.beside.is_some() {
             players.push(chosen(request, &recipe, last, talk.beside).context("--beside")?);
         }
+        let host = check::recipe(&recipe, request, &players[0].0, &Uses::TALKER)?;
         let max_tokens = talk.max_tokens.unwrap_or(recipe.generate.max_new_tokens);
         let system = talk.system.clone().or_else(|| recipe.data.system.clone());
         let system = system.map(|text| Message::new("system", text));
         let opening: Vec<Message> = system.into_iter().collect();
-        let opened = Opened::of(request, recipe)?;
+        let opened = Opened::of(request, recipe, host)?;
         let samplers = samplers(talk, &opened.setting.host)?;
         let session = opened.load(players[0].0.clone())?;
         let side = |(stack, game): (Vec<PathBuf>, Option<(PathBuf, Which)>)| {

@@ -1,9 +1,11 @@
 //! The recipe's data: files to token ids, split by split, with what was dropped and why.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result};
 use randori_data::{
-    BadRows, Choice, Counts, Encoded, Error, Left, Limits, Message, Policy, ReadOptions, Record,
-    Tokenizer,
+    BadRows, Choice, Counts, Encoded, Error, Left, Limits, Message, Policy, ReadOptions, Reader,
+    Record, Tokenizer,
 };
 use randori_sdk::seam::LossFn;
 
@@ -14,6 +16,11 @@ use crate::model_files::Bounds;
 use crate::recipe::{DataFormat, DataTurns, OnBad, OnBadRow, OnCalculator, OnIdentical, Recipe};
 use crate::request::Split;
 use crate::watch::Watch;
+
+/// The recipe's keys that name data.
+pub const KEYS: [&str; 3] = ["data.train", "data.validation", "data.held_out"];
+/// Rows of a file that are looked at before all are read.
+const LOOKED_AT: usize = 8;
 
 /// One split as token ids.
 pub struct Part {
@@ -195,7 +202,7 @@ pub fn bad_row(error: Error, on: BadRows) -> anyhow::Error {
 
 /// The key a split's data comes from: held-out data falls back to validation, validation to what is
 /// kept aside of training.
-fn key(recipe: &Recipe, split: Split) -> &'static str {
+pub fn key(recipe: &Recipe, split: Split) -> &'static str {
     let d = &recipe.data;
     match split {
         Split::Train => "data.train",
@@ -203,6 +210,69 @@ fn key(recipe: &Recipe, split: Split) -> &'static str {
         _ if !d.validation.sets().is_empty() => "data.validation",
         _ => "data.train",
     }
+}
+
+/// What a key names.
+pub fn named<'a>(recipe: &'a Recipe, key: &str) -> &'a [String] {
+    let d = &recipe.data;
+    match key {
+        "data.held_out" => &d.held_out.0,
+        "data.validation" => d.validation.sets(),
+        _ => &d.train.0,
+    }
+}
+
+/// Looks at the first rows of each file that a key names: they have the shape of examples. Data
+/// sets of the hub are passed over: whoever fetches them looks. Answers the files that are not
+/// there.
+///
+/// # Errors
+/// A file that cannot be read, or a row that is no example, at its place.
+pub fn look(recipe: &Recipe, key: &str) -> Result<Vec<PathBuf>> {
+    let place = || format!("{}: {key}", recipe.place(key));
+    let mut absent = Vec::new();
+    for text in named(recipe, key) {
+        if let Some(name) = text.strip_prefix("builtin:") {
+            let known = builtin::data(name, Split::Train).is_some();
+            known
+                .then_some(())
+                .ok_or_else(|| builtin::unknown(text))
+                .with_context(place)?;
+        } else if !hub_data::is_of_hub(recipe, text) {
+            let path = recipe.path(text);
+            match std::fs::metadata(&path) {
+                Ok(there) if there.is_file() => {
+                    first_rows(recipe, &path).with_context(place)?;
+                }
+                Ok(_) => {} // whoever reads it says what it may be
+                Err(_) => absent.push(path),
+            }
+        }
+    }
+    Ok(absent)
+}
+
+/// The first examples of a file.
+///
+/// # Errors
+/// As [`look`].
+pub fn first_rows(recipe: &Recipe, path: &Path) -> Result<Vec<Record>> {
+    let options = read_options(recipe);
+    let bad_rows = options.bad_rows;
+    // where bad rows are dropped, those among the first are passed over here, and no more are read
+    let looking = ReadOptions {
+        bad_rows: BadRows::Error,
+        ..options
+    };
+    let mut rows = Vec::new();
+    for row in Reader::open(path, &looking)?.take(LOOKED_AT) {
+        match row {
+            Ok(row) => rows.push(row),
+            Err(Error::Example { .. }) if bad_rows == BadRows::Drop => {}
+            Err(error) => return Err(bad_row(error, bad_rows)),
+        }
+    }
+    Ok(rows)
 }
 
 /// How many examples a split's files hold, before any is dropped; `None` where they cannot be read.
@@ -216,11 +286,7 @@ pub fn count(recipe: &Recipe, split: Split) -> Option<usize> {
 fn records(recipe: &Recipe, split: Split) -> Result<(Vec<Record>, Left, Option<Aside>)> {
     let d = &recipe.data;
     let key = key(recipe, split);
-    let files = match key {
-        "data.held_out" => &d.held_out.0[..],
-        "data.validation" => d.validation.sets(),
-        _ => &d.train.0[..],
-    };
+    let files = named(recipe, key);
     if files.is_empty() {
         return Err(recipe
             .refuse(key, "must name at least one file, got none")

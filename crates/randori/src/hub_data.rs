@@ -90,6 +90,11 @@ fn named(recipe: &Recipe, text: &str) -> Option<Named> {
     Named::parse(text).filter(|_| !recipe.path(text).exists())
 }
 
+/// Whether a text in a recipe's data names a data set of the hub, and no file that is there.
+pub fn is_of_hub(recipe: &Recipe, text: &str) -> bool {
+    named(recipe, text).is_some()
+}
+
 impl Named {
     /// The files that are meant, of those that the repository has; `split` is what the recipe's key
     /// asks for.

@@ -47,8 +47,10 @@ mod builtin;
 pub mod bytes;
 mod card;
 mod chat;
+mod check;
 mod corpus;
 mod data_folder;
+mod dry_run;
 mod escape;
 mod eval;
 mod export;
@@ -87,6 +89,7 @@ mod training;
 mod trust;
 
 pub use chat::{Chat, Reply, Talk};
+pub use dry_run::dry_run;
 pub use escape::escaped;
 pub use eval::eval;
 pub use export::{Export, Target, export};

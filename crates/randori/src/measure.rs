@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::corpus::Part;
 use crate::report::{Measures, PromptRow};
 use crate::session::Session;
+use crate::settings;
 use crate::stages;
 use crate::watch::AtOnce;
 
@@ -60,16 +61,6 @@ struct Counted {
     tokens: usize,
 }
 
-/// How answers are checked; `None`: they are not.
-pub fn check(session: &Session) -> Result<Option<Check>> {
-    match session.recipe.eval.answer.as_str() {
-        "none" => Ok(None),
-        rule => rule.parse().map(Some).map_err(|e: randori_eval::Error| {
-            anyhow::Error::new(e).context(session.recipe.place("eval.answer"))
-        }),
-    }
-}
-
 /// Samples an answer to every held-out prompt, once per seed of `eval.seeds`.
 pub fn answer(
     session: &Session,
@@ -77,7 +68,7 @@ pub fn answer(
     held_out: &Part,
     label: &str,
 ) -> Result<Answered> {
-    let check = check(session)?;
+    let check = settings::answer_check(&session.recipe)?;
     let samplers = session.samplers(&session.recipe.eval.sampling)?;
     let prompts: Vec<Vec<u32>> = held_out.examples.iter().map(|e| e.prompt.clone()).collect();
     let seeds = &session.recipe.eval.seeds;
@@ -142,7 +133,7 @@ pub fn showcase(session: &Session, player: &Player, held_out: &Part) -> Result<V
     let Some((example, prompt)) = held_out.examples.first().zip(held_out.prompts.first()) else {
         return Ok(Vec::new());
     };
-    let check = check(session)?;
+    let check = settings::answer_check(&session.recipe)?;
     let options = stages::measured(session, 0); // nothing is drawn
     let prompts = [example.prompt.clone()];
     let found = generate(

@@ -10,6 +10,7 @@ use randori_core::{Ended, Outcome, Signals};
 use randori_store::{Open, Run};
 
 use crate::artefacts::Learnt;
+use crate::check::Uses;
 use crate::corpus::{Part, part};
 use crate::figures::clock;
 use crate::game::{ANSWERS, PROMPTS, SHOWCASE, SpinGame, game_label};
@@ -22,13 +23,16 @@ use crate::session::{Opened, Session, Setting};
 use crate::stages::write_rows;
 use crate::supervised::{self, Contest};
 use crate::watch::Watch;
-use crate::{folder, inputs, losses, settings};
+use crate::{check, folder, inputs, losses, settings};
 
 /// The data of a run.
-struct Corpus {
-    train: Part,
+pub struct Corpus {
+    /// What is trained on.
+    pub train: Part,
+    /// What the baseline's settings are chosen on.
     validation: Option<Part>,
-    held_out: Part,
+    /// What is measured on.
+    pub held_out: Part,
 }
 
 /// Plays, or goes on playing.
@@ -37,20 +41,20 @@ pub fn play(request: &Request, fresh: bool) -> Result<Summary> {
     let (mut recipe, _) = folder::recipe(request)?;
     let dir = folder::of(request, &recipe);
     folder::refuse_if_held(&dir)?;
+    let host = check::recipe(&recipe, request, &request.adapter, &Uses::WHOLE)?;
+    losses::check_game(&recipe, &host)?;
+    host.sampler("greedy", &[])?; // shows an answer of each player
     folder::settle(&mut recipe, &dir, fresh)?;
+    check::model(&recipe, &host, &request.adapter)?;
     folder::settle_data(&mut recipe, &dir, fresh)?;
-    let opened = Opened::with(recipe, request)?;
+    let opened = Opened::with(recipe, host, request)?;
     opened.check_adapter(&request.adapter)?;
-    losses::check(&opened.setting.recipe, &opened.setting.host)?;
     let corpus = open_corpus(&opened.setting)?;
-    check_rates(&opened.setting.recipe, &corpus)?;
     let mut session = opened.load(request.adapter.clone())?;
-    check_choices(&session)?;
     session.check_start()?;
     let how = if fresh { Open::Fresh } else { Open::Resume };
 
     let games = folder::games(&dir, &session.recipe, fresh)?;
-    let several = games.len() > 1;
     session.setting.watch = watched(&session, &corpus, &games, fresh)?;
     let data = inputs::data(&session.recipe, corpus.train.aside.as_ref())?;
     let open = |dir: &Path, seed| session.run(dir, seed, data.clone(), how);
@@ -134,7 +138,9 @@ fn tells_the_same(kept: &Path, summary: &Summary) -> bool {
     randori_store::read_json(kept).is_ok_and(|kept| measured(kept) == measured(summary.json()))
 }
 
-fn open_corpus(session: &Setting) -> Result<Corpus> {
+/// Reads the recipe's data, and says how much of it is left; refuses a recipe of which some
+/// training would learn nothing.
+pub fn open_corpus(session: &Setting) -> Result<Corpus> {
     let (recipe, tokenizer) = (&session.recipe, &session.tokenizer);
     let read = |split| part(recipe, tokenizer, split, session.bounds, None);
     let corpus = Corpus {
@@ -150,6 +156,7 @@ fn open_corpus(session: &Setting) -> Result<Corpus> {
     corpus.held_out.check_prompts()?;
     corpus.train.say(&*session.watch, "training data");
     corpus.held_out.say(&*session.watch, "held-out data");
+    check_rates(recipe, &corpus)?;
     Ok(corpus)
 }
 
@@ -160,15 +167,6 @@ fn check_rates(recipe: &Recipe, corpus: &Corpus) -> Result<()> {
         settings::check_rates(recipe, examples, true)?;
     }
     settings::check_rates(recipe, examples, false)
-}
-
-/// Everything that can be wrong with the choice of plugins is found before anything is computed.
-fn check_choices(session: &Session) -> Result<()> {
-    session.samplers(&session.recipe.generate.sampling)?;
-    session.samplers(&session.recipe.eval.sampling)?;
-    session.greedy()?;
-    measure::check(session)?;
-    Ok(())
 }
 
 /// One game and its baseline.

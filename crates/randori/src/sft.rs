@@ -7,10 +7,11 @@ use anyhow::Result;
 use randori_store::Open;
 
 use crate::artefacts::Learnt;
+use crate::check::Uses;
 use crate::corpus::part;
 use crate::request::{Request, Split};
 use crate::session::Opened;
-use crate::{folder, inputs, measure, outbox, settings, supervised};
+use crate::{check, folder, inputs, measure, outbox, settings, supervised};
 
 /// Trains (resumable, in `runs/NAME-sft`) and writes the player to `out`.
 pub fn sft(request: &Request, out: Option<&Path>, fresh: bool) -> Result<()> {
@@ -20,9 +21,11 @@ pub fn sft(request: &Request, out: Option<&Path>, fresh: bool) -> Result<()> {
     outbox::refuse_run(&out, &dir)?;
     let to = outbox::folder(&out)?;
     folder::refuse_if_held(&dir)?;
+    let host = check::recipe(&recipe, request, &adapter, &Uses::WHOLE)?;
     folder::settle(&mut recipe, &dir, fresh)?;
+    check::model(&recipe, &host, &adapter)?;
     folder::settle_data(&mut recipe, &dir, fresh)?;
-    let opened = Opened::of(request, recipe)?;
+    let opened = Opened::of(request, recipe, host)?;
     opened.check_adapter(&adapter)?;
     let at_hand = &opened.setting;
     let (recipe, tokenizer) = (&at_hand.recipe, &at_hand.tokenizer);

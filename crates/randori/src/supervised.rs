@@ -223,8 +223,8 @@ impl Steps {
 /// How good a setting is on the validation split; more is better.
 fn validated(session: &Session, learnt: &Learnt, of: &Contest, label: &str) -> Result<f64> {
     let player = learnt.player(&session.base);
-    let by_answers =
-        session.recipe.compare.choose == ChosenBy::ExactMatch && measure::check(session)?.is_some();
+    let checked = settings::answer_check(&session.recipe)?.is_some();
+    let by_answers = session.recipe.compare.choose == ChosenBy::ExactMatch && checked;
     if by_answers {
         let answered = measure::answer(
             session,

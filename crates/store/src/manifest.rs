@@ -165,6 +165,26 @@ impl Manifest {
         (noted, refused)
     }
 
+    /// Refuses a recipe with which the run would not be resumed, as [`Run::open`](crate::Run::open)
+    /// does; `dir` is the run's folder, and hashes are not compared.
+    ///
+    /// # Errors
+    /// [`Error::Changed`].
+    pub fn refuse_other_recipe(&self, dir: &Path, spec: &RunSpec) -> Result<()> {
+        let spec = RunSpec {
+            hashes: self.hashes.clone(),
+            ..spec.clone()
+        };
+        let (_, changes) = self.changes(&spec);
+        match changes.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Changed {
+                dir: dir.to_owned(),
+                changes,
+            }),
+        }
+    }
+
     /// Inputs, read again by a later command, that differ from the run's, in words. Only names that
     /// both have are compared.
     pub fn other_inputs(&self, now: &BTreeMap<String, String>) -> Vec<String> {

@@ -118,13 +118,17 @@ enum Verb {
         /// Begins afresh: what earlier runs wrote in the run folder is removed
         #[arg(long)]
         fresh: bool,
+        /// Prints the plan and plays nothing: stages, how much each has to do, memory, time, disk,
+        /// and what the run folder has already. Writes nothing
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Answers every prompt of a split, as the opponent of an iteration does
     Generate {
         #[command(flatten)]
         who: Who,
         /// Which prompts
-        #[arg(long, value_enum, default_value = "train")]
+        #[arg(long, value_enum, ignore_case = true, default_value = "train")]
         split: Split,
         /// Iteration, for the random draws
         #[arg(long, default_value_t = 0)]
@@ -178,7 +182,7 @@ enum Verb {
         #[command(flatten)]
         who: Who,
         /// Which data
-        #[arg(long, value_enum, default_value = "held-out")]
+        #[arg(long, value_enum, ignore_case = true, default_value = "held-out")]
         split: Split,
         /// JSON file to write beside the terminal
         #[arg(long, short)]
@@ -207,9 +211,9 @@ enum Verb {
     Fit {
         #[command(flatten)]
         who: Who,
-        /// Memory that may be used: `24GiB`. Says whether the recipe fits, what would, and the
-        /// largest sizes that do
-        #[arg(long, value_name = "BYTES", value_parser = bytes::parse)]
+        /// Memory that may be used, `24GiB` or `500MB`; a number alone is GiB. Says whether the
+        /// recipe fits, what would, and the largest sizes that do
+        #[arg(long, value_name = "SIZE", value_parser = bytes::memory)]
         vram: Option<u64>,
     },
     /// Writes a shell's completions to standard output
@@ -265,7 +269,12 @@ fn command() -> clap::Command {
 
 fn dispatch(verb: Verb) -> anyhow::Result<()> {
     match verb {
-        Verb::Run { who, fresh } => run(&who.request(), fresh),
+        Verb::Run {
+            who,
+            fresh,
+            dry_run: true,
+        } => randori::dry_run(&who.request(), fresh),
+        Verb::Run { who, fresh, .. } => run(&who.request(), fresh),
         Verb::Generate {
             who,
             split,

@@ -1,7 +1,7 @@
 //! What a model's weights would take in memory, from its configuration (and, where there is one,
 //! its file's index) alone.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use randori_formats::{
     Format, Stored,
@@ -57,24 +57,59 @@ pub fn describe(source: Source) -> Result<Described> {
     match source {
         Source::Hub { repo, revision } => match hub::find_cached(&repo, &revision) {
             Some(dir) => Checkpoint::folder(dir).map(Described::of),
-            None => bare(&hub::configuration(&repo, &revision)?),
+            None => bare(
+                &hub::configuration(&repo, &revision)?,
+                TokenizerSource::None,
+            ),
         },
         Source::Folder(dir) if dir.join("config.json").exists() && !has_weights(&dir) => {
-            unsupported::refuse_adapter(&dir)?;
-            bare(&dir.join("config.json"))
+            folder(dir)
         }
         other => open(other).map(Described::of),
     }
 }
 
-fn bare(config: &Path) -> Result<Described> {
+/// Reads a source's configuration alone, whatever weights lie beside it: of a GGUF its header, of a
+/// hub repository `config.json`, which is fetched where the cache has it not.
+///
+/// # Errors
+/// As [`describe`].
+pub fn configuration(source: Source) -> Result<Described> {
+    match source {
+        Source::Hub { repo, revision } => bare(
+            &hub::configuration(&repo, &revision)?,
+            TokenizerSource::None,
+        ),
+        Source::Folder(dir) => folder(dir),
+        other => open(other).map(Described::of),
+    }
+}
+
+/// The same with the tokenizer: of a hub repository its files are fetched too, and no weight is.
+///
+/// # Errors
+/// As [`describe`].
+pub fn without_weights(source: Source) -> Result<Described> {
+    match source {
+        Source::Hub { repo, revision } => folder(hub::without_weights(&repo, &revision)?),
+        other => configuration(other),
+    }
+}
+
+/// A folder's configuration, and where its tokenizer is.
+fn folder(dir: PathBuf) -> Result<Described> {
+    unsupported::refuse_adapter(&dir)?;
+    bare(&dir.join("config.json"), TokenizerSource::Folder(dir))
+}
+
+fn bare(config: &Path, tokenizer: TokenizerSource) -> Result<Described> {
     let (mut value, mut notes) = (read_json(config)?, Vec::new());
     is_object(&value, &config.display().to_string())?;
     unsupported::refuse_keys(&value)?;
     agree::rope(&mut value, &mut notes);
     Ok(Described {
         config: value,
-        tokenizer: TokenizerSource::None,
+        tokenizer,
         weights: None,
         notes,
     })

@@ -26,16 +26,7 @@ const TEMPLATES: &str = "additional_chat_templates/";
 /// What the hub answered, unless the cache has all that is needed; an adapter beside the model.
 pub(super) fn fetch(repo: &str, revision: &str) -> Result<PathBuf> {
     let snapshot = opened(repo, revision)?;
-    snapshot.get("config.json")?;
-    for name in EXTRA_FILES.iter().filter(|name| snapshot.has(name)) {
-        snapshot.get(name)?;
-    }
-    for name in snapshot.names().filter(|name| is_template(name)) {
-        snapshot.get(name)?;
-    }
-    if !snapshot.has("tokenizer.json") && snapshot.has("tokenizer.model") {
-        snapshot.get("tokenizer.model")?; // not read, but an error can say what it is
-    }
+    extra_files(&snapshot)?;
     if snapshot.has(UNSHARDED) {
         snapshot.get(UNSHARDED)?;
     } else if snapshot.has(INDEX) {
@@ -48,6 +39,31 @@ pub(super) fn fetch(repo: &str, revision: &str) -> Result<PathBuf> {
         )));
     }
     Ok(snapshot.dir().to_path_buf())
+}
+
+/// The same without its weights.
+///
+/// # Errors
+/// As [`fetch`].
+pub(super) fn without_weights(repo: &str, revision: &str) -> Result<PathBuf> {
+    let snapshot = opened(repo, revision)?;
+    extra_files(&snapshot)?;
+    Ok(snapshot.dir().to_path_buf())
+}
+
+/// Fetches the configuration and what the tokenizer and its templates are made of.
+fn extra_files(snapshot: &Snapshot) -> Result<()> {
+    snapshot.get("config.json")?;
+    for name in EXTRA_FILES.iter().filter(|name| snapshot.has(name)) {
+        snapshot.get(name)?;
+    }
+    for name in snapshot.names().filter(|name| is_template(name)) {
+        snapshot.get(name)?;
+    }
+    if !snapshot.has("tokenizer.json") && snapshot.has("tokenizer.model") {
+        snapshot.get("tokenizer.model")?; // not read, but an error can say what it is
+    }
+    Ok(())
 }
 
 /// A template right in [`TEMPLATES`]: transformers looks no deeper.

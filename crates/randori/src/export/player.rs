@@ -15,7 +15,7 @@ use crate::inputs;
 use crate::outbox;
 use crate::recipe::Recipe;
 use crate::request::{Request, Which};
-use crate::session::{Opened, Setting};
+use crate::session::{self, Opened, Setting};
 use crate::settings;
 
 /// Told of bytes done and bytes in all.
@@ -54,7 +54,8 @@ pub fn ready(request: &Request, which: Option<Which>, onto: Onto, out: &Path) ->
 fn open(request: &Request, which: Option<Which>, onto: Onto) -> Result<Player> {
     let (recipe, last) = folder::recipe(request)?;
     let (stack, game) = chosen(request, &recipe, last, which)?;
-    let opened = Opened::of(request, recipe)?;
+    let host = session::host(&recipe, request)?;
+    let opened = Opened::of(request, recipe, host)?;
     let options = settings::load_options(&opened.setting.recipe);
     let source = opened.setting.recipe.place("model.source");
     let stream = opened

@@ -19,8 +19,11 @@ impl Setting for Columns {
         let mut columns: Vec<(String, String)> = Vec::new();
         for (name, value) in rows {
             if !Columns::names().any(|known| known == name) {
-                let near = nearest(name, Columns::names());
-                let rule = format!("names `{name}`, which is not read; nearest: `{near}`");
+                let near = match nearest(name, Columns::names()) {
+                    Some(near) => format!("nearest: `{near}`"),
+                    None => format!("one of {}", Columns::names().collect::<Vec<_>>().join(", ")),
+                };
+                let rule = format!("names `{name}`, which is not read; {near}");
                 return Err(value.fault(rule));
             }
             let value = Raw {

@@ -7,6 +7,7 @@
 
 mod columns;
 mod docs;
+mod elsewhere;
 mod hub_name;
 mod keys;
 mod nearest;
@@ -22,6 +23,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use docs::markdown;
+pub use elsewhere::{known_elsewhere, value_elsewhere};
 pub use hub_name::{KINDS, Named, kind};
 pub use keys::*;
 pub use plural::{PluginChoice, PluginOption, Validation};
