@@ -53,7 +53,7 @@ fn a_circle_is_found() {
         one.read("lib.rs", root);
         one.read(
             "a.rs",
-            "use crate::b::{self, B as C};\n#[cfg(test)]\nmod tests { use crate::d; }",
+            "use crate::b::{\nself,\nB as C,\n};\n#[cfg(test)]\nmod tests { use crate::d; }",
         );
         one.read("b/mod.rs", b);
         one.read(
@@ -234,6 +234,9 @@ fn word(text: &str, word: &str) -> Option<usize> {
 /// The paths of an import: `a::{b, c as d}` are `a::b` and `a::c`, which brings `d`.
 fn tree(prefix: &str, text: &str, found: &mut Vec<Import>) {
     let text = text.trim();
+    if text.is_empty() {
+        return; // behind a list's last comma
+    }
     if let Some((before, rest)) = text.split_once('{') {
         let prefix = format!("{prefix}{before}");
         let inner = rest.rsplit_once('}').map_or(rest, |(inner, _)| inner);
