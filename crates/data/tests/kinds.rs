@@ -285,8 +285,8 @@ fn parquet_written_by_others() {
     );
 }
 
-/// A time that no calendar has (a sentinel such as i64's largest) is in nobody's way until it is read:
-/// the parquet crate panics where it would print one (found by tests/fuzz).
+/// A time beyond any calendar (a sentinel such as i64's largest) is an error only if its column is
+/// read: the parquet crate panics when it formats one (found by tests/fuzz).
 #[test]
 fn times_beyond_the_calendar() {
     use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};

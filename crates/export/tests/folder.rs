@@ -312,7 +312,7 @@ fn stochastic_rounding_is_seeded_and_leaves_the_rest_alone() {
     assert!(e.to_string().contains("is for bf16"), "{e}");
 }
 
-/// Files are as large as allowed and no larger, one tensor at least in each, in the order of the index.
+/// Shards hold at most the bytes allowed and at least one tensor, in the order of the index.
 #[test]
 fn shards_keep_their_size() {
     let dir = tempfile::tempdir().unwrap();

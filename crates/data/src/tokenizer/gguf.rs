@@ -62,8 +62,8 @@ pub(super) fn build(gguf: &GgufTokenizer, given: Option<ChatTemplate>) -> Result
     )
 }
 
-/// The file's own chat template: as llama.cpp has it, `tool_use` plays conversations with tools, and
-/// all where it is the only one.
+/// The file's own chat template. As in llama.cpp, `tool_use` renders conversations with tools, and
+/// all of them where it is the only template.
 fn template(gguf: &GgufTokenizer) -> Result<Option<ChatTemplate>> {
     let tools = gguf.tool_use.as_deref().filter(|text| !text.is_empty());
     let default = gguf.chat_template.as_deref();

@@ -368,8 +368,8 @@ impl Tokenizer {
         Ok(files)
     }
 
-    /// A template as other programs render it alike. Ours reads what only Randori gives it, so it is
-    /// written with the tokens themselves.
+    /// A template's source for other programs. The built-in one reads variables that only Randori
+    /// sets, so the tokens themselves are written in their place.
     fn exported(&self, template: &ChatTemplate) -> String {
         if template.source() != PLAIN {
             return template.source().to_owned();
