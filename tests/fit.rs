@@ -239,9 +239,9 @@ fn skipped() -> bool {
     !linux
 }
 
-/// Runs a case, compares its figures, and returns the whole process's peak in MiB. A case that is off
-/// is measured once more: the allocator's luck differs from process to process, a wrong figure does
-/// not.
+/// Runs a case, compares its figures, and returns the whole process's peak in MiB. A case that is
+/// off is measured once more: the allocator's luck differs from process to process, a wrong figure
+/// does not.
 fn compare(test: &str, case: &str, file: &Path) -> f64 {
     let first = measure(test, case, file);
     let (peak, measured, predicted, good) = match first.3 {

@@ -91,8 +91,8 @@ fn tools_choose_the_template_wherever_they_are_given() {
     assert_eq!(written(&tokenizer, json!({"tools": [1]})), "T1");
 }
 
-/// `tokenizer.chat_template.tool_use` of a GGUF file: for conversations with tools, and, where it is
-/// the only template, for all of them, as in llama.cpp.
+/// `tokenizer.chat_template.tool_use` of a GGUF file: for conversations with tools, and, where it
+/// is the only template, for all of them, as in llama.cpp.
 #[test]
 fn a_gguf_has_a_template_for_tools() {
     let config = json!({"chat_template": [

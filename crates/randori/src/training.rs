@@ -1,4 +1,5 @@
-//! A training stage, in the game or before it: resumed from its workspace, logged and saved as it goes.
+//! A training stage, in the game or before it: resumed from its workspace, logged and saved as it
+//! goes.
 
 use anyhow::Result;
 use randori_engine::Player;
@@ -10,8 +11,9 @@ use crate::{session::Session, watch::AtOnce};
 /// Called after each step.
 type OnStep<'a> = dyn FnMut(&StepMetrics, &Trainer) -> randori_engine::Result<Control> + 'a;
 
-/// A training stage: resumed from its workspace, logged and saved as it goes. When a step fails (a loss
-/// that is not a number), the state before it, if there is one, is kept and the error says where.
+/// A training stage: resumed from its workspace, logged and saved as it goes. When a step fails (a
+/// loss that is not a number), the state before it, if there is one, is kept and the error says
+/// where.
 pub fn trained(
     session: &Session,
     player: Player,

@@ -1,5 +1,5 @@
-//! The day returned by `strftime_now`, formatted as by C's `strftime`, whose flags and widths chrono
-//! does not have.
+//! The day returned by `strftime_now`, formatted as by C's `strftime`, whose flags and widths
+//! chrono does not have.
 
 use chrono::{Datelike, Month, NaiveDate};
 
