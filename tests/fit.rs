@@ -17,6 +17,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod opened;
 #[path = "fit/play.rs"]
 mod play;
 mod program;
@@ -86,7 +87,7 @@ fn a_7b_model_trains_in_nine_gigabytes() {
 fn the_verb_says_what_fits_and_what_would() {
     let w = World::new();
     std::fs::create_dir(w.dir().join("model")).unwrap();
-    let mut config = (SMALL.config)();
+    let mut config = SMALL.shape.config();
     config["num_hidden_layers"] = 6.into();
     w.file("model/config.json", &config.to_string());
     let small = "[model]\nsource = \"model\"\n[train]\nmicro_batch_tokens = 2048\n";
@@ -148,7 +149,7 @@ fn the_verb_says_what_fits_and_what_would() {
 fn the_verb_speaks_of_a_card() {
     let w = World::new();
     std::fs::create_dir(w.dir().join("model")).unwrap();
-    w.file("model/config.json", &(SMALL.config)().to_string());
+    w.file("model/config.json", &SMALL.shape.config().to_string());
     let text = "[model]\nsource = \"model\"\ndevice = \"cuda\"\ndtype = \"bf16\"\n[adapter]\nkind = \"qlora\"\n";
     w.file("f.toml", text);
     let said = w.accepted(&["fit", "f.toml", "--vram", "4GiB"]);
@@ -165,7 +166,7 @@ fn the_verb_speaks_of_a_card() {
     // the context alone takes more
     w.refused(&["fit", "f.toml", "--vram", "600MiB"], "does not fit");
     // what a deep model's blocks keep may wait in the machine's own memory
-    let mut config = (SMALL.config)();
+    let mut config = SMALL.shape.config();
     config["num_hidden_layers"] = 32.into();
     w.file("model/config.json", &config.to_string());
     let deep = "[train]\ncheckpoint = true\n[generate]\nbatch = 1\n";

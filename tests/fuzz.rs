@@ -17,6 +17,7 @@
 mod models;
 #[path = "fuzz/mutate.rs"]
 mod mutate;
+mod opened;
 #[path = "fuzz/runs.rs"]
 mod runs;
 #[path = "fuzz/storm.rs"]

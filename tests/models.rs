@@ -13,5 +13,6 @@ mod goldens;
 mod interop;
 #[path = "oracles/model.rs"]
 mod model;
+mod opened;
 mod oracles;
 mod peers;

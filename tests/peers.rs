@@ -22,12 +22,13 @@ use randori_engine::{
     train::{
         Control, Optimizer, Pair, Schedule, ScheduleKind, StepMetrics, TrainSettings, Trainer,
     },
-    weights::{Dtype, LoadOptions, Quant, Source, open},
+    weights::{Dtype, LoadOptions, Quant, Source},
 };
-use randori_host::{Host, SearchPath};
 use randori_lora::{LoraSpec, Targets};
 use randori_sdk::seam::{LossFn, Value as Given};
 use serde_json::Value;
+
+use crate::opened::{HOST, load};
 
 /// `tolerances.json`: f32 log_softmax of 49k entries is itself off by 8e-4, logit - logsumexp by
 /// 7e-5.
@@ -244,14 +245,9 @@ fn lora() -> LoraSpec {
     }
 }
 
-fn host() -> Host {
-    Host::discover(&SearchPath::standard()).unwrap()
-}
-
 fn spin() -> Arc<dyn LossFn> {
-    host()
-        .loss("spin", &[("beta".into(), Given::Float(BETA))])
-        .unwrap()
+    let beta = ("beta".into(), Given::Float(BETA));
+    HOST.loss("spin", &[beta]).unwrap()
 }
 
 /// Prompt, real and generated ids of each pair.
@@ -314,26 +310,17 @@ impl Peer {
     }
 
     fn base(&self, quant: Option<Quant>) -> Arc<Base> {
-        let checkpoint = open(Source::Gguf(self.gguf.clone())).unwrap();
-        let arch = host()
-            .architecture("llama", &checkpoint.config().to_string())
-            .unwrap();
+        let options = LoadOptions {
+            quant,
+            dtype: Dtype::F32,
+        };
         let start = std::time::Instant::now();
-        let base = checkpoint
-            .load(
-                arch,
-                &LoadOptions {
-                    quant,
-                    dtype: Dtype::F32,
-                },
-                &mut |_, _| {},
-            )
-            .unwrap();
+        let base = load(Source::Gguf(self.gguf.clone()), &options);
         println!(
             "{quant:?}: {:.0} MiB loaded in {:.1} s",
             base.bytes() as f64 / 1048576.0,
             start.elapsed().as_secs_f64()
         );
-        Arc::new(base)
+        base
     }
 }

@@ -10,6 +10,7 @@ mod adapters;
 mod cases;
 mod export_verb;
 mod faults;
+mod opened;
 mod play;
 mod program;
 mod recipe;

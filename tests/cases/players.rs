@@ -6,11 +6,11 @@ use std::{collections::BTreeMap, path::Path, path::PathBuf, sync::Arc};
 use candle_core::Tensor;
 use randori_engine::{
     Base, Packed, Player,
-    weights::{Checkpoint, LoadOptions, Source, Stream, open},
+    weights::{LoadOptions, Source, Stream},
 };
-use randori_host::{Host, SearchPath};
 use randori_lora::{LoraSpec, splitmix};
-use randori_sdk::seam::Architecture;
+
+use crate::opened::{load, opened};
 
 /// As in tests/interop/make_heads.py.
 const PROMPT: [u32; 5] = [1, 5, 9, 3, 7];
@@ -22,18 +22,8 @@ pub fn fixture(name: &str) -> PathBuf {
     tests.join("fixtures/heads").join(name)
 }
 
-fn opened(source: Source) -> (Checkpoint, Arc<dyn Architecture>) {
-    let checkpoint = open(source).unwrap();
-    let config = checkpoint.config().to_string();
-    let host = Host::discover(&SearchPath::standard()).unwrap();
-    let arch = host.architecture("llama", &config).unwrap();
-    (checkpoint, arch)
-}
-
 pub fn base(source: Source) -> Arc<Base> {
-    let (checkpoint, arch) = opened(source);
-    let base = checkpoint.load(arch, &LoadOptions::default(), &mut |_, _| {});
-    Arc::new(base.unwrap())
+    load(source, &LoadOptions::default())
 }
 
 pub fn stream(source: Source) -> Stream {
