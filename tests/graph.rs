@@ -39,6 +39,19 @@ fn dependencies_are_as_written() {
     check_block("graph-of-tests", &internal(&metadata.dev, &all));
 }
 
+/// `cargo test` at the root passes over a crate that is no default member in silence.
+#[test]
+fn every_crate_with_tests_is_a_default_member() {
+    let json = metadata_json();
+    let members = json["workspace_default_members"].as_array().unwrap();
+    let packages = json["packages"].as_array().unwrap().iter();
+    let left: BTreeSet<String> = packages
+        .filter(|package| !members.contains(&package["id"]))
+        .map(|package| short(&package["name"]))
+        .collect();
+    assert_eq!(left, ["benches", "specimens"].map(str::to_owned).into());
+}
+
 #[test]
 fn forbidden_dependencies_are_absent() {
     let metadata = metadata();
@@ -306,7 +319,7 @@ struct Metadata {
     dev: Graph,
 }
 
-fn metadata() -> Metadata {
+fn metadata_json() -> serde_json::Value {
     let cargo = std::env::var("CARGO").unwrap_or("cargo".into());
     let out = Command::new(cargo)
         .args([
@@ -324,7 +337,11 @@ fn metadata() -> Metadata {
         "{}",
         String::from_utf8_lossy(&out.stderr)
     );
-    let json: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    serde_json::from_slice(&out.stdout).unwrap()
+}
+
+fn metadata() -> Metadata {
+    let json = metadata_json();
     let edges = |dev: bool| {
         let of = |package: &serde_json::Value| {
             let dependencies = package["dependencies"].as_array().unwrap().iter();
