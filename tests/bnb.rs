@@ -1,6 +1,5 @@
-//! bitsandbytes checkpoints: those that transformers saved are read with its logits, and those that
-//! we write hold the same tensors. The files in tests/fixtures/bnb and what is in them:
-//! tests/interop/make_bnb.py.
+//! bitsandbytes checkpoints: those saved by transformers load with the same logits, and ours hold
+//! the same tensors. The files in tests/fixtures/bnb are described in tests/interop/make_bnb.py.
 
 use std::{
     collections::HashMap,

@@ -1,5 +1,4 @@
-//! What is exported computes what the player computed: merged folders and PEFT adapters, loaded
-//! again and run.
+//! Merged folders and PEFT adapters, loaded again and run, compute what the player computed.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! Bad input on the real program: one clear line that states the rule, the value and the place; an
-//! exit code that is not 0; and nothing half-written.
+//! Bad input to the real program: one clear line that states rule, value and place; an exit code
+//! other than 0; nothing half-written.
 
 use std::fs;
 use std::path::Path;

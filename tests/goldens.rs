@@ -1,6 +1,5 @@
-//! Randori against numbers that transformers and peft computed on a tiny Llama and a tiny Mistral
-//! with a window: adapters of every kind that peft wrote, their logits, log-probs, gradients and
-//! merged weights.
+//! Randori compared with transformers and peft on a tiny Llama and a tiny Mistral with a window:
+//! adapters of every kind that peft wrote, their logits, log-probs, gradients and merged weights.
 //!
 //! The files in tests/fixtures/goldens and what is in them: tests/interop/make_goldens.py. Every
 //! comparison is relative to the largest value of the row or tensor, at most 1e-5 (gradients, which

@@ -1,7 +1,7 @@
-//! Holds the source tree to ARCHITECTURE.md: who depends on whom, who never may, where `unsafe` is,
-//! how long a file is, and what nothing is called. Each of these rules is a fenced block of that
-//! page, read by this test, so the page cannot go stale. The form of documents and comments is held
-//! by `graph/prose.rs`, how files import each other by `graph/circles.rs`.
+//! Checks the source tree against ARCHITECTURE.md: dependencies, forbidden ones, where `unsafe` is,
+//! length and names of files. Each rule is a fenced block of that page, read by this test, so the
+//! page cannot go stale. Documents and comments are checked by `graph/prose.rs`, imports inside
+//! crates by `graph/circles.rs`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

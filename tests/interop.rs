@@ -1,4 +1,4 @@
-//! Exports loaded by the programs that people load them with, and what those made loaded by
+//! Exports loaded by the programs they are meant for, and files of those programs loaded by
 //! Randori: peft, transformers, bitsandbytes, gguf-py and llama.cpp, on tiny random Llamas and a
 //! Mistral, and on SmolLM2-135M.
 //!

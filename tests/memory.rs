@@ -1,7 +1,6 @@
-//! One base in memory for both players: the peak RSS of a process in which an opponent and a policy
-//! play, against one in which a single player does the same work, and against one that holds the
-//! base twice (so that the test can fail). And an export's memory: a tensor at a time, against one
-//! with the base loaded.
+//! Peak memory: an opponent and a policy share one base (compared with a single player that does
+//! the same work, and with a process that holds the base twice, so that the test can fail); an
+//! export holds one tensor at a time (compared with one that loads the base).
 //!
 //! Each case runs in a process of its own, this test program started again with [`CASE`] set: peak
 //! RSS is a process's.

@@ -1,4 +1,4 @@
-//! Models and their files against what other programs compute of them.
+//! Models and their files, compared with other programs.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

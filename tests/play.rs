@@ -1,5 +1,5 @@
-//! The whole game on the real program: the embedded demo made small, and what only a run from end
-//! to end can show.
+//! The whole game in the real program: a small version of the built-in demo, and what only a
+//! complete run can show.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,5 +1,5 @@
-//! Recipes on the real program: those in configs/ and in the manual are valid, and so are the
-//! manual's commands; docs/reference/recipe.md is the table; verbs chain.
+//! Recipes in the real program: those in configs/ and in the manual are valid, and so are the
+//! manual's commands; docs/reference/recipe.md is generated; the verbs can be chained.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,4 @@
-//! A run that is killed twenty times ends in the same bytes as one that was left alone.
+//! A run that is killed twenty times ends with the same bytes as an undisturbed one.
 #![cfg(unix)]
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,5 +1,5 @@
-//! Files of one model that disagree: decided as transformers decides, or refused. The table of
-//! docs/reference/models.md ("Where two files disagree") names these tests.
+//! Files of one model that contradict each other: resolved as in transformers, or refused. The
+//! table in docs/reference/models.md ("Where two files disagree") names these tests.
 //!
 //! Right values: transformers 5.24.0 with torch 2.15.0 in f32 on the same seeded weights,
 //! `AutoModelForCausalLM`'s summed log-probs of the same token ids (without a cache; ends of

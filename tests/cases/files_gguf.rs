@@ -1,4 +1,4 @@
-//! A GGUF's metadata and tensors as llama.cpp reads them.
+//! Metadata and tensors of GGUF files, interpreted as llama.cpp does.
 //!
 //! Right values: llama.cpp b11549 (xllamacpp 2026.10.11549, in f32, a token at a time) on the same
 //! seeded weights with q and k permuted, written by gguf-py 0.19.

@@ -1,6 +1,6 @@
-//! Files of weights beside each other, and keys that are there without a value. Right values:
-//! transformers 5.24.0, as in files.rs, or (where that fails) the rule that
-//! docs/reference/models.md states.
+//! Several files of weights in one folder, and configuration keys with the value null. Expected
+//! values: transformers 5.24.0, as in files.rs, or (where that fails) the rule in
+//! docs/reference/models.md.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
-//! A tied head is two uses of one weight: what is learnt of one of them is that one's in every
-//! export.
+//! Exports of models whose head is tied to the embedding: an update of one of the two stays that
+//! one's in every format.
 //!
 //! The right value of an export is what the player itself computes; what peft computes of such
 //! players is in peft_adapters.rs.

@@ -1,5 +1,5 @@
-//! Intervals hold the sampling error of the held-out set, also with one seed, and say over what
-//! they are.
+//! Confidence intervals include the sampling error of the held-out set, also with one seed, and say
+//! what they cover.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
-//! Files of pairs under the recipe's rules, whoever wrote them. The right values are rules: what a
-//! key says of pairs holds for token ids as for text, and what is left out is counted.
+//! Files of pairs from other programs, under the recipe's rules: a key about pairs applies to token
+//! ids as to text, and whatever is left out is counted.
 
 use std::fs;
 

@@ -1,6 +1,6 @@
-//! Adapters as peft 0.21.2 saves them, by its defaults and with every setting that touches more
-//! than projections: each plays as peft plays it, or is refused by name. Files and right values:
-//! tests/interop/make_heads.py (peft 0.21.2, transformers 5.24.0).
+//! Adapters as peft 0.21.2 saves them, with default settings and with every setting that touches
+//! more than projections: each computes what it computes in peft, or is refused by name. Files and
+//! expected values: tests/interop/make_heads.py (peft 0.21.2, transformers 5.24.0).
 
 use std::{collections::BTreeMap, fs, path::Path};
 

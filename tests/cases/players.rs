@@ -1,5 +1,4 @@
-//! The tiny Llamas of tests/fixtures/heads as bases, players on them, their log-probs, and what
-//! exports of them compute.
+//! Players on the tiny Llamas of tests/fixtures/heads, and their log-probs.
 
 use std::{collections::BTreeMap, path::Path, path::PathBuf, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! Where `--out` may write: never over what the command reads, nor into a run.
+//! Where `--out` may write: never over a file that the command reads, nor into a run.
 
 use std::fs;
 

@@ -1,6 +1,5 @@
-//! An artefact is reused only for the same inputs. The right values are rules: what decides a
-//! stage's bytes is compared by content, and a difference is refused with what was and what is,
-//! before anything is written.
+//! Stored results are reused only for the same inputs. Everything that decides a stage's bytes is
+//! compared by content; a difference is refused with both values before anything is written.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What a data file says reaches the model, or is counted: the program's words about it.
+//! Every field of a data row reaches the model or is counted, as the program reports it.
 
 use crate::program::World;
 

@@ -1,5 +1,5 @@
-//! Nothing that is downloaded runs, draws or removes: plugins that recipes name, control characters
-//! in texts of data and models, and what stands where an export is written again.
+//! Untrusted input is never executed, shown raw or allowed to remove files: plugins named by
+//! recipes, control characters in texts, paths of exports.
 
 use std::{
     fs,

@@ -1,7 +1,7 @@
-//! Conversations become the token ids that transformers' apply_chat_template makes, and generation
-//! keeps to the tokens and the window that the model has. Right texts: transformers 5.24.0,
-//! `apply_chat_template(messages, tools=tools, **variables)` on the same template, the response
-//! what the finished conversation has after the prompt.
+//! Conversations as token ids, equal to those of transformers' apply_chat_template; generation
+//! stays within the model's vocabulary and context. Expected texts: transformers 5.24.0,
+//! `apply_chat_template(messages, tools=tools, **variables)` on the same template; the response is
+//! the finished conversation without the prompt.
 
 use std::fs;
 

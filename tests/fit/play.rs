@@ -1,5 +1,5 @@
-//! The cases: a small model (or a large one) trained, scored or made to answer, with what was
-//! predicted of it.
+//! The cases: a model trained, scored or sampled from, measured and compared with the figures
+//! predicted for it.
 
 use std::{path::Path, sync::Arc, time::Instant};
 

@@ -1,4 +1,5 @@
-//! Models and adapters: safetensors folders, bitsandbytes checkpoints, GGUF files, PEFT adapters.
+//! Fuzzing of models and adapters: safetensors folders, bitsandbytes checkpoints, GGUF files, PEFT
+//! adapters.
 
 use std::{
     collections::BTreeMap,

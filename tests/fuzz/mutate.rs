@@ -1,6 +1,6 @@
-//! Damage to files: cuts, flipped bits, other numbers where lengths and counts stand, spliced and
-//! repeated parts; in JSON and other text, other values for numbers and words. Every case is a pure
-//! function of its number.
+//! Mutations of files: truncation, flipped bits, other lengths and counts, spliced and repeated
+//! parts; in JSON and other text, other numbers and words. Each case is a pure function of its
+//! number.
 
 /// Random numbers of one case.
 pub struct Rng(u64);

@@ -1,4 +1,4 @@
-//! A run folder's files: manifest, answers and pairs, what was learnt, a trainer's checkpoint.
+//! Fuzzing of a run folder's files: manifest, answers and pairs, adapters, a trainer's checkpoint.
 
 use std::path::Path;
 

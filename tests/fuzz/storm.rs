@@ -1,5 +1,5 @@
-//! Ten thousand damaged files against one reader: each must be an error or a valid load, soon, in
-//! little memory.
+//! Runs one reader on ten thousand damaged files: each must be an error or a valid load, with
+//! bounded time and memory.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},

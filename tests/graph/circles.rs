@@ -1,7 +1,7 @@
-//! Files inside a crate import each other in no circle: a reader who begins at a file's imports
-//! comes to an end. What a file re-exports counts where it is written, so `crate::Error` leads to
-//! the file of the error and not to the crate's root. Exceptions are ARCHITECTURE.md's block
-//! `circles`.
+//! Checks that files inside a crate import each other in no circle, so that a reader who begins at
+//! a file's imports comes to an end. A re-exported name counts where it is written: `crate::Error`
+//! leads to the file of the error and not to the crate's root. Exceptions are ARCHITECTURE.md's
+//! block `circles`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Holds what people read to its form: lines of prose and comments are at most 100 columns long,
-//! what a document names exists, and every page of the manual is in its index.
+//! Checks the form of documents and comments: lines of at most 100 columns, names of things that
+//! exist, every page of the manual in its index.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

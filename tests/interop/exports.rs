@@ -1,4 +1,4 @@
-//! What is compared: every kind of adapter in every format, and what other programs made.
+//! The comparisons: every kind of adapter in every format, and files of other programs.
 
 use std::{
     fs,

@@ -1,5 +1,5 @@
-//! Where the comparison runs: its folder, the real `randori`, Python, and what Randori computes,
-//! written down for Python.
+//! Setup of the comparison: its folder, the real `randori`, Python, and Randori's results written
+//! to files for Python.
 
 use std::{
     collections::HashMap,

@@ -1,5 +1,5 @@
-//! A tiny Llama as a GGUF file, its blocks quantised by candle, q and k permuted as llama.cpp's
-//! converter does it.
+//! Writes a tiny Llama as a GGUF file: blocks quantised by candle, q and k permuted as by
+//! llama.cpp's converter.
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
-//! Small models loaded through the real plugins, and what they compute by several ways.
+//! Small models loaded through the real plugins, and their logits and log-probs computed in several
+//! ways.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! The real program in a folder of its own, with a small recipe, data and a model that it made
-//! itself.
+//! The real program in a temporary folder, with a small recipe, data and a model that the program
+//! made.
 #![allow(dead_code)] // each test program uses a part
 #![allow(clippy::unwrap_used)] // helpers of tests, though not tests themselves
 

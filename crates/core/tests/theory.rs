@@ -1,7 +1,7 @@
-//! The loop against the paper's theorems, with the smallest players there are: one prompt, K
+//! The loop against the paper's theorems, with the smallest possible players: one prompt, K
 //! possible answers, a policy that is a table of K soft-max logits. Expectations are exact sums
 //! over pairs of answers, and training is gradient descent on the logistic loss of eq. 4.7 until
-//! nothing moves, so what comes out must be what is proved.
+//! convergence, so the result must be the proved one.
 
 use std::convert::Infallible;
 

@@ -1,6 +1,6 @@
-//! Chat templates with names, templates that are replaced before they are read, and what an export
-//! writes of them. What plays where is what AutoTokenizer of transformers 5.24.0 does with the same
-//! folders, and llama.cpp with the same GGUF keys.
+//! Named chat templates, templates replaced before they are parsed, and the templates of an export.
+//! The choice among several is that of transformers 5.24.0's AutoTokenizer on the same folders, and
+//! of llama.cpp for the same GGUF keys.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
-//! Kinds of data files: tables, compressed files, Parquet in every compression and with the types
-//! that data sets have.
+//! Kinds of data files: CSV and TSV tables, compressed files, Parquet in every compression and with
+//! the types of common data sets.
 
 use std::io::Write;
 

@@ -1,5 +1,5 @@
-//! Special tokens that two files name, and names for tokens in a chat template: what is added and
-//! what a template reads are those of transformers 5.24.0's AutoTokenizer on the same folders.
+//! Special tokens named by two files, and names of tokens in a chat template: the same tokens and
+//! variables as transformers 5.24.0's AutoTokenizer on the same folders.
 
 use randori_data::{Message, PLAIN, Tokenizer};
 use serde_json::{Value, json};

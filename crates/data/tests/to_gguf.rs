@@ -1,4 +1,4 @@
-//! Tokenizers to GGUF metadata and back: the same ids, or a clear refusal.
+//! Tokenizers converted to GGUF metadata and back: the same ids, or a clear refusal.
 
 use crate::texts::texts;
 use randori_data::{GgufTokenizer, Message, Tokenizer};

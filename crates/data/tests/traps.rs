@@ -1,4 +1,4 @@
-//! The traps others fell into, one test each, named after it.
+//! Mistakes that other implementations made, one test each, named after the mistake.
 
 use randori_data::{ChatTemplate, Error, Message, Tokenizer};
 use serde_json::{Value, json};

@@ -1,6 +1,6 @@
-//! Conversations with tools, reasoning and template variables as token ids. Right texts are what
-//! transformers 5.24's `apply_chat_template` writes, for the response the finished conversation
-//! without the prompt; where a prompt opens reasoning, the response that goes on after it.
+//! Conversations with tools, reasoning and template variables as token ids. Expected texts are
+//! those of transformers 5.24's `apply_chat_template`; the response is the finished conversation
+//! without the prompt or, where a prompt opens reasoning, the response that continues it.
 
 use randori_data::{
     BadRows, Context, Counts, Limits, Message, Opened, Policy, ReadOptions, Tokenizer, encode,

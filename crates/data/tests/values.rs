@@ -1,5 +1,5 @@
-//! Values of rows as people write them: taken as they mean it, or refused with file, line and
-//! field; never absent.
+//! Values of rows in the spellings that people use: read as meant, or refused with file, line and
+//! field; never dropped silently.
 
 use randori_data::{BadRows, Error, Left, Message, ReadOptions, Record, Turns, read_bytes};
 

@@ -1,4 +1,4 @@
-//! Export and back: what is written is what the player computes with, in every dtype, in shards.
+//! Exported folders read back: the same weights as the player's, in every dtype, in shards.
 
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! The disk is broken at every single operation of a game, by an error, by a kill and by filling
-//! up; each time the folder must be sound, and the resumed game must end with the same bytes as an
+//! Fault injection at every single file operation of a game: an error, a kill, a full disk. Each
+//! time the folder must be sound, and the resumed game must end with the same bytes as an
 //! undisturbed one.
 
 use std::{

@@ -1,4 +1,4 @@
-//! The run folder from outside: its files, what a resume refuses, the lock, damage.
+//! The run folder from outside: its files, changes that a resume refuses, the lock, damage.
 
 use std::{fs, path::Path, process::Command};
 

@@ -1,5 +1,5 @@
-//! What is written where people keep things too: only what was written before is replaced, and a
-//! kill at any operation loses nothing of anybody.
+//! Output among a user's own files: only what an earlier export wrote is replaced, and a kill at
+//! any operation loses no file.
 
 use std::{
     collections::BTreeMap,
