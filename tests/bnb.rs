@@ -251,7 +251,7 @@ fn written_checkpoints_hold_bitsandbytes_tensors() {
     }
 }
 
-/// What is written is the merge, and nothing stays behind when a weight is refused.
+/// The written weights are the merged ones, and an export that refuses a weight leaves no file.
 #[test]
 fn refusals_leave_nothing() {
     let base = load(source(&folder("dense")), &LoadOptions::default());

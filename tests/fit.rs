@@ -28,10 +28,10 @@ use play::{SEVEN, SMALL, gguf_file, play};
 use program::World;
 
 const CASE: &str = "RANDORI_FIT_CASE";
-/// Where the GGUF file lies: who makes it must not be who is measured.
+/// Path of the GGUF file, written by another process than the measured one.
 const FILE: &str = "RANDORI_FIT_FILE";
 const MIB: f64 = 1024.0 * 1024.0;
-/// A figure may be off by this share of what was measured.
+/// Allowed relative error of a figure.
 const OFF: f64 = 0.10;
 
 #[test]
@@ -144,7 +144,7 @@ fn the_verb_says_what_fits_and_what_would() {
     w.nothing_written();
 }
 
-/// The same of a card's memory, which needs neither a card nor a program that can use one.
+/// `fit` for a GPU's memory, which needs neither a GPU nor a build for one.
 #[test]
 fn the_verb_speaks_of_a_card() {
     let w = World::new();

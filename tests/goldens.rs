@@ -59,7 +59,7 @@ impl Golden {
         Player::with_adapter(self.base.clone(), spec, params).unwrap()
     }
 
-    /// What peft answers there, as rows.
+    /// Rows that peft computed, by key.
     fn want(&self, key: &str) -> Vec<Vec<f64>> {
         let t = self
             .expected
@@ -211,8 +211,8 @@ fn a_stack_is_the_sum_of_its_adapters() {
     golden.answers("stack_plain_rslora", &player);
 }
 
-/// Beside another adapter a DoRA has no meaning of its own: the other is merged first, and the
-/// norms are the merge's.
+/// A DoRA stacked on another adapter: the other is merged first, and the norms are those of the
+/// merged weight.
 #[test]
 fn a_dora_goes_onto_what_another_was_merged_into() {
     let mut golden = Golden::open("llama");

@@ -39,7 +39,8 @@ fn dependencies_are_as_written() {
     check_block("graph-of-tests", &internal(&metadata.dev, &all));
 }
 
-/// `cargo test` at the root passes over a crate that is no default member in silence.
+/// Every crate with tests is a default member, since `cargo test` at the root silently skips
+/// others.
 #[test]
 fn every_crate_with_tests_is_a_default_member() {
     let json = metadata_json();
@@ -76,7 +77,7 @@ fn forbidden_dependencies_are_absent() {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
-/// The rules above can fail: an edge of each forbidden kind is found.
+/// Negative test: an edge of each forbidden kind is found.
 #[test]
 fn the_rules_bite() {
     let rule = |text: &str, name: &str| Pattern::parse(text).matches(name);
@@ -163,8 +164,8 @@ fn unsafe_is_where_it_may_be() {
     }
 }
 
-/// Where cargo looks for no test programs by itself (`autotests = false`, and tests/ at the root),
-/// a file that nobody names would be passed over in silence.
+/// Every file of tests belongs to a program: where cargo looks for none by itself (`autotests =
+/// false`, and tests/ at the root) it would be skipped silently.
 #[test]
 fn every_test_file_is_run() {
     let all = sources("rs");
@@ -313,9 +314,9 @@ fn first_word(line: &str) -> String {
 // ---- cargo
 
 struct Metadata {
-    /// What is linked or runs at build time.
+    /// Dependencies that are linked or run at build time.
     normal: Graph,
-    /// What only tests and benches need.
+    /// Dependencies of tests and benches alone.
     dev: Graph,
 }
 

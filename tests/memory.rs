@@ -32,7 +32,7 @@ use opened::{HOST, load, opened};
 /// Set in the processes that are measured: `one`, `two` or `copies`.
 const CASE: &str = "RANDORI_MEMORY_CASE";
 const TEST: &str = "two_players_hold_one_base";
-/// The other test, and where its base lies.
+/// Name of the other test, and the variable with its base's path.
 const EXPORT: &str = "an_export_holds_a_tensor_at_a_time";
 const FOLDER: &str = "RANDORI_MEMORY_FOLDER";
 /// About 120 MB of weights in f32.
@@ -223,8 +223,8 @@ fn measure_test(test: &str, case: &str, more: &[(&str, &str)]) -> Figures {
     }
 }
 
-/// The same work in every case: the policy trains a step, somebody answers and scores the prompts,
-/// the policy trains on the answers. `two`: the answers are the opponent's, the policy as it was
+/// Does the same work in every case: the policy trains a step, a player answers and scores the
+/// prompts, the policy trains on the answers. `two`: the answers are the opponent's, the policy
 /// before its last step.
 fn play(case: &str) {
     let base = random_base();

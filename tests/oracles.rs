@@ -27,7 +27,7 @@ use randori_formats::gguf::{Block, Kind};
 
 const N: usize = 24;
 
-/// One model by every path against both oracles.
+/// Compares every path through one model with both oracles.
 fn against_both_oracles(what: &str, shape: &Shape, seed: u64) {
     let weights = shape.random(seed);
     let tokens = tokens(seed, N, shape.vocab);

@@ -286,7 +286,7 @@ fn values(t: &Tensor) -> Vec<f64> {
     flat.into_iter().map(f64::from).collect()
 }
 
-/// Where model and fixtures lie.
+/// Paths of the model and the fixtures.
 struct Peer {
     gguf: PathBuf,
     fixtures: PathBuf,

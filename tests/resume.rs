@@ -65,7 +65,7 @@ fn begin(w: &World, runs: &str) -> Child {
         .unwrap()
 }
 
-/// SIGKILL after `delay`, unless it has ended before; whether it was killed.
+/// Kills a process after `delay`, unless it has ended before; returns whether it was killed.
 fn killed(w: &World, mut child: Child, delay: Duration) -> bool {
     let end = Instant::now() + delay;
     while Instant::now() < end {

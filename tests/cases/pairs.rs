@@ -89,7 +89,8 @@ fn pairs_of_token_ids_are_refused_by_their_place_and_key() {
     world.refused(&train(&[]), "p:2: prompt and response have 302 tokens");
 }
 
-/// Scoring asks no loss: whoever trains on the file leaves out what theirs has no gradient for.
+/// Scoring keeps equal pairs, since it knows no loss; training drops those without a gradient under
+/// its own loss.
 #[test]
 fn scoring_keeps_equal_pairs_and_training_asks_its_own_loss() {
     let world = World::new();

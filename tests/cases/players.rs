@@ -43,7 +43,7 @@ pub fn apart(a: [f64; 2], b: [f64; 2]) -> f64 {
     (a[0] - b[0]).abs().max((a[1] - b[1]).abs())
 }
 
-/// A fresh player of these settings, moved as training would.
+/// A new player with these settings, its parameters moved by noise in place of training.
 pub fn trained(base: &Arc<Base>, spec: LoraSpec) -> Player {
     let fresh = Player::with_lora(base.clone(), spec, 1).unwrap();
     let moved = |(name, t): (&String, &Tensor)| {

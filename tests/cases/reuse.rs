@@ -74,8 +74,7 @@ fn what_changes_memory_only_may_change_and_is_noted() {
     assert_eq!(said, memory);
 }
 
-/// In the middle of a training: the state that was kept goes on with less memory (and comes to the
-/// same end).
+/// A training resumed with less memory: from its checkpoint, to the same end.
 #[test]
 fn a_training_goes_on_with_less_memory() {
     let w = World::new();
@@ -391,7 +390,7 @@ fn supervised_training_is_reused_for_the_same_start_and_data() {
     assert!(line.contains("data.train data.jsonl was "), "{line}");
 }
 
-/// Token ids that another tokenizer drew are other text in this one.
+/// Answers sampled with another tokenizer are refused: their ids are other text in this one.
 #[test]
 fn answers_are_read_by_the_tokenizer_that_drew_them() {
     let w = World::new();

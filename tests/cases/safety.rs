@@ -180,7 +180,7 @@ fn what_the_user_names_himself_needs_no_trust_and_gives_none() {
     w.accepted(&["fit", "p.toml"]);
 }
 
-/// Nothing that a terminal would obey.
+/// Asserts that a text has no control characters.
 #[track_caller]
 fn quiet(text: &str) {
     let obeyed =

@@ -20,7 +20,7 @@ use crate::{
     opened::{HOST, architecture, load},
 };
 
-/// What a case is played on: model, prompt tokens, response tokens, pairs in a step.
+/// Model and sizes of a case: prompt tokens, response tokens, pairs in a step.
 #[derive(Clone, Copy)]
 pub struct Scene {
     pub shape: Shape,
@@ -69,7 +69,7 @@ pub const SEVEN: Scene = Scene {
 const SLOTS: usize = 40;
 const NEW: usize = 90;
 
-/// What is different from one case to another.
+/// Settings of a case.
 struct Case {
     options: LoadOptions,
     spec: LoraSpec,
@@ -245,7 +245,7 @@ pub fn play(name: &str, scene: Scene) {
     }
 }
 
-/// Holds the estimated time against the real one, loosely: other programs have their share of the
+/// Compares the estimated time with the real one, loosely: other programs have their share of the
 /// cores.
 fn timed(planner: &Planner, work: &Work, done: f64, seconds: f64) {
     let machine = Ceilings::measure(planner.trace().width, planner.base()).unwrap();
@@ -267,7 +267,7 @@ fn timed(planner: &Planner, work: &Work, done: f64, seconds: f64) {
     );
 }
 
-/// What the case is about.
+/// Performs the measured work of a case.
 fn perform(case: &Case, scene: &Scene, player: Player, settings: TrainSettings) {
     let vocab = scene.shape.vocab as f64;
     let tokens = |seed: usize, n: usize| -> Vec<u32> {
@@ -346,9 +346,8 @@ pub fn gguf_file(out: &Path) {
     .unwrap();
 }
 
-/// What of the program and its libraries is in memory, in MiB: that is read from their files as the
-/// system likes, here page by page as they are used, there whole at the first touch, and no figure
-/// of the engine's speaks of it.
+/// Resident memory of the program and its libraries, in MiB. It is mapped from their files, page by
+/// page or at once as the system chooses, and is part of no figure.
 fn code() -> f64 {
     let program = std::env::current_exe().unwrap();
     let program = program.to_str().unwrap();

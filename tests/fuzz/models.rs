@@ -37,7 +37,7 @@ fn bytes(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// As the program goes about it: configuration, architecture, weights.
+/// Loads a model as the program does: configuration, architecture, weights.
 fn loads(source: Source, options: &LoadOptions) -> Option<Base> {
     let checkpoint = open(source).ok()?;
     let config = checkpoint.config().clone();
@@ -46,7 +46,7 @@ fn loads(source: Source, options: &LoadOptions) -> Option<Base> {
     checkpoint.load(arch, options, &mut |_, _| ()).ok()
 }
 
-/// The same where the architecture is known to be right.
+/// A model whose architecture is known, to fuzz the other files.
 struct Known {
     arch: Arc<dyn Architecture>,
     trace: Trace,

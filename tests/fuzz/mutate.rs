@@ -140,7 +140,7 @@ fn bytes(rng: &mut Rng, input: &[u8]) -> Vec<u8> {
     out
 }
 
-/// What may stand where a value stood.
+/// Values to put in place of others.
 const VALUES: [&str; 30] = [
     "0",
     "-1",

@@ -222,7 +222,7 @@ fn without_tests(code: &str) -> &str {
     }
 }
 
-/// Where a word stands by itself, last in the text.
+/// Position of the last occurrence of a word by itself.
 fn word(text: &str, word: &str) -> Option<usize> {
     let part = |c: char| c.is_alphanumeric() || c == '_';
     text.rmatch_indices(word).map(|(at, _)| at).find(|at| {

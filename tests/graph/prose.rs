@@ -14,7 +14,7 @@ const MOST: usize = 100;
 
 /// Files whose comments have not been brought to [`MOST`] columns yet.
 const UNREACHED: &str = "tests/graph/long_comments.txt";
-/// Set in the environment, the list is written anew (files were moved), if it does not grow.
+/// Environment variable: writes the list anew (after moving files), if it does not grow.
 const WRITE: &str = "RANDORI_WRITE_LONG_COMMENTS";
 
 /// Endings of files that name others.
@@ -122,7 +122,7 @@ fn every_page_of_the_manual_is_in_its_index() {
     }
 }
 
-/// The checks above can fail.
+/// Negative test of the checks above.
 #[test]
 fn the_checks_of_prose_bite() {
     let (fits, long) = ("word ".repeat(20), "word ".repeat(20) + "word");

@@ -100,7 +100,7 @@ fn fresh() -> Vec<(&'static str, &'static str, Value)> {
     ]
 }
 
-/// A player as training would leave it.
+/// A player as after training.
 fn moved(model: &Model, settings: Value) -> Player {
     let spec: LoraSpec = serde_json::from_value(settings).unwrap();
     let fresh = Player::with_lora(model.base.clone(), spec, 1).unwrap();

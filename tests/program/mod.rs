@@ -13,7 +13,7 @@ pub struct World {
     dir: tempfile::TempDir,
 }
 
-/// What a command answered.
+/// Result of a command.
 pub struct Out {
     pub code: i32,
     pub stdout: String,
@@ -133,14 +133,15 @@ impl World {
         }
     }
 
-    /// The command succeeds; its standard output.
+    /// Asserts that the command succeeds; returns its standard output.
     pub fn accepted(&self, args: &[&str]) -> String {
         let out = self.run(args);
         assert_eq!(out.code, 0, "{args:?}\n{}{}", out.stdout, out.stderr);
         out.stdout
     }
 
-    /// The command fails with exit code 1 and one line that says `why`; the line.
+    /// Asserts that the command fails with exit code 1 and one line that says `why`; returns the
+    /// line.
     #[track_caller]
     pub fn refused(&self, args: &[&str], why: &str) -> String {
         let out = self.run(args);
@@ -170,7 +171,7 @@ impl World {
         lines[0].to_string()
     }
 
-    /// Nothing was begun.
+    /// Asserts that no run was begun.
     #[track_caller]
     pub fn nothing_written(&self) {
         assert!(

@@ -8,8 +8,8 @@ use randori_core::{
     play,
 };
 
-/// Players whose state is a word: the policy that ends iteration t is `theta{t+1}`. Every call is
-/// written down.
+/// Players whose state is a word: the policy that ends iteration t is `theta{t+1}`. They record
+/// every call.
 #[derive(Default)]
 struct Scripted {
     calls: Vec<String>,

@@ -73,7 +73,7 @@ fn numbers_and_text_parts_where_a_prompt_takes_text() {
     }
 }
 
-/// What is refused: place, field and value.
+/// Errors name place, field and value.
 #[test]
 fn what_has_no_one_meaning_is_refused_by_name() {
     let message = |more: &str| {

@@ -64,7 +64,7 @@ fn adapted(base: Arc<Base>, size: f64) -> Player {
     }
 }
 
-/// Written, with the measures.
+/// Exports a folder and measures fidelity.
 fn try_export(
     tensors: &dyn Tensors,
     companions: &[Companion],
@@ -150,7 +150,7 @@ fn what_is_written_is_the_merged_player() {
     }
 }
 
-/// The merged weight does what base and adapter do, projection by projection.
+/// Merged projections compute what base plus adapter compute.
 #[test]
 fn merged_products() {
     let player = adapted(base(Some(Quant::Nf4 { double: true })), 1.0);

@@ -51,7 +51,7 @@ fn options(quant: GgufQuant) -> GgufOptions {
     }
 }
 
-/// Writes; answers the report and what `each` was told that the file holds.
+/// Writes the file; returns the report, and the values that `on_tensor` was told the file holds.
 fn write(
     model: &Plain,
     out: &Path,

@@ -191,7 +191,7 @@ fn afresh_removes_what_a_run_wrote_and_nothing_else() {
     assert!(Manifest::read(&dir).unwrap().unwrap().stages.is_empty());
 }
 
-/// What lies in an artefact's own folder would go when the next run puts its artefact there.
+/// A foreign file in an artefact's folder would be lost when the next run replaces the folder.
 #[test]
 fn afresh_is_refused_where_something_lies_in_an_artefact() {
     let home = scene::home();

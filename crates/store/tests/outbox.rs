@@ -51,7 +51,7 @@ fn tree(dir: &Path) -> BTreeMap<PathBuf, String> {
     all
 }
 
-/// What somebody puts beside an export.
+/// Puts a user's files beside an export.
 fn people(out: &Path) {
     fs::write(out.join("notes.txt"), "mine").unwrap();
     fs::create_dir_all(out.join("evals/more")).unwrap();

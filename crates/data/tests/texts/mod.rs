@@ -1,6 +1,6 @@
 //! Thousands of texts on which tokenizers tend to differ, the same in every run.
 
-/// What texts are put together from.
+/// Pieces of texts.
 const PIECES: [&str; 40] = [
     "Hello",
     " world",
