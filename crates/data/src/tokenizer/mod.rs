@@ -26,7 +26,6 @@ use crate::contain::contain;
 use crate::{ChatTemplate, Context, Error, Message, PLAIN, Result};
 pub use files::named_templates;
 pub use pretokenizers::known_pre_tokenizers;
-pub use reasoning::Opened;
 pub(crate) use response::REASONING;
 pub use response::Response;
 use spaces::LeadingSpace;
