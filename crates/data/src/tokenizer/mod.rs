@@ -141,7 +141,7 @@ impl Tokenizer {
     ) -> Result<Self> {
         // Some tokenizer.json contain the truncation and padding settings of whoever saved them
         // last.
-        core.with_truncation(None).map_err(broken)?;
+        core.with_truncation(None).map_err(Error::tokenizer)?;
         core.with_padding(None);
         let leading = LeadingSpace::of(&core);
         let spellings = core
@@ -337,7 +337,10 @@ impl Tokenizer {
         if !files.contains_key("tokenizer.json") {
             files.insert(
                 "tokenizer.json".into(),
-                self.core.to_string(false).map_err(broken)?.into_bytes(),
+                self.core
+                    .to_string(false)
+                    .map_err(Error::tokenizer)?
+                    .into_bytes(),
             );
         }
         let Some(template) = &self.template else {
@@ -422,10 +425,5 @@ fn no_tools() -> Context {
 fn encode(core: &Core, text: &str, special: bool) -> Result<Encoding> {
     contain(|| core.encode_fast(text, special))
         .map_err(Error::Tokenizer)?
-        .map_err(broken)
-}
-
-/// Wraps an error of the tokenizers crate.
-fn broken(error: tokenizers::Error) -> Error {
-    Error::Tokenizer(error.to_string())
+        .map_err(Error::tokenizer)
 }
