@@ -16,6 +16,8 @@ mod files_weights;
 mod heads;
 #[path = "cases/hub.rs"]
 mod hub;
+#[path = "cases/install.rs"]
+mod install;
 #[path = "cases/intervals.rs"]
 mod intervals;
 #[path = "cases/losses.rs"]

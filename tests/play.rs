@@ -253,6 +253,17 @@ fn a_second_run_changes_nothing(w: &World, dir: &Path, said: &str) {
     let line = w.refused(&args, "was started with another recipe");
     assert!(line.contains("train.lr"), "{line}");
     assert_eq!(kept(&before), kept(&files(dir)));
+
+    // the recipe inside the program is that of configs/; what it was resolved from is noted
+    let mut args = command("run", &["compare.seeds=[1]"], &[]);
+    args[1] = "builtin:demo".into();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    assert_eq!(table(&w.accepted(&args)), table(said));
+    let (mut was, mut is) = (kept(&before), kept(&files(dir)));
+    let resolved = is.remove("recipe.toml").unwrap();
+    assert!(resolved.starts_with("# Resolved from builtin:demo by"));
+    was.remove("recipe.toml");
+    assert_eq!(was, is);
 }
 
 /// Files without what tells of the last process only: its number, and when curves were drawn.

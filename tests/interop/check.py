@@ -12,7 +12,6 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
@@ -20,7 +19,6 @@ from safetensors.torch import load_file, save_file
 
 from quiet import hush, wide
 
-LIKELIEST = 512  # tokens of each position whose log-probs llama.cpp is asked for
 TELLING = 1e-2  # what an adapter must change at least, so that a base that passes for it is noticed
 MESSAGES = [
     [{"role": "user", "content": "Wie geht's?  12345 + 1,000.5"}],
@@ -159,84 +157,44 @@ def gguf_bytes(case):
     return Found(worst, None, [] if compared else ["no quantised tensor"])
 
 
-class LlamaServer:
-    """llama.cpp's server on a GGUF file, with a GGUF LoRA: one slot, keys and values in f32."""
-
-    def __init__(self, file, lora):
-        import xllamacpp
-        params = xllamacpp.CommonParams()
-        params.model.path, params.n_ctx, params.n_parallel = file, 256, 1
-        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
-        params.warmup, params.verbosity = False, 0
-        if lora:
-            params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(lora, 1.0)]
-        self.server = xllamacpp.Server(params)
-        self.letter = self.ask("/tokenize", content="a")["tokens"][-1]
-
-    def ask(self, path, **content):
-        data = json.dumps(content).encode() if content else None
-        return json.load(urlopen(Request(self.server.listening_address + path, data, {"Content-Type": "application/json"})))
-
-    def next(self, tokens, most):
-        """The likeliest tokens after these, best first, and their log-probs, which are of the logits as they are: the bias only has a
-        letter drawn, since the server says nothing of a token that is half a character."""
-        answer = self.ask("/completion", prompt=tokens, n_predict=1, n_probs=most, temperature=0, logit_bias=[[self.letter, 1e6]])
-        best = answer["completion_probabilities"][0]["top_logprobs"]
-        return [b["id"] for b in best], [b["logprob"] for b in best]
-
-    def greedy(self, prompt, n):
-        """n tokens, the likeliest each time, end of text or not."""
-        ids = list(prompt)
-        for _ in range(n):
-            ids += self.next(ids, 1)[0]
-        return ids[len(prompt):]
-
-
-llama_server = lru_cache(2)(LlamaServer)
+@lru_cache(2)
+def llama_cpp_model(file, lora):
+    from llama import Llama
+    return Llama(file, lora)
 
 
 def llama_cpp(case):
-    """Log-probs of the likeliest tokens at every position of a GGUF file, with a GGUF LoRA if the case names one, and greedy tokens.
-
-    Logits and log-probs differ by a number for each position, so both are compared relative to the likeliest token's."""
-    m = llama_server(case["file"], case.get("lora"))
+    """Logits and greedy tokens of a GGUF file, with a GGUF LoRA if the case names one."""
+    m = llama_cpp_model(case["file"], case.get("lora"))
     ours, complaints = load_file(case["ours"]), []
-    tokens, base = ours["tokens"].tolist(), None
-    if case.get("base"):
-        base = base_logits(case["base"], tuple(tokens))
-    worst, distance = 0.0, 0.0
-    for n in range(1, len(tokens) + 1):
-        ids, theirs = m.next(tokens[:n], LIKELIEST)
-        relative = torch.tensor(theirs, dtype=torch.float64) - theirs[0]
-        of = lambda logits: logits[n - 1][ids].double() - logits[n - 1][ids[0]].double()
-        worst = max(worst, apart(relative, of(ours["logits"])))
-        distance = max(distance, apart(relative, of(base))) if base is not None else distance
+    tokens = ours["tokens"].tolist()
+    theirs = m.logits(tokens)
     wanted = ours["greedy"].tolist()
     got = m.greedy(ours["prompt"].tolist(), len(wanted))
     if got != wanted:
         complaints.append(f"greedy text: {got} here, {wanted} in Randori")
-    return Found(worst, distance if base is not None else None, complaints)
+    base = case.get("base") and apart(theirs, base_logits(case["base"], tuple(tokens)))
+    return Found(apart(theirs, ours["logits"]), base, complaints)
 
 
 def llama_cpp_texts(case):
     """llama.cpp's ids of texts after the first special token, as in a chat prompt (GGUF has no flag for tokenizers that put a space
-    at the very start of a text only); its special tokens; its ids of conversations, rendered by its own engine."""
-    m, own, complaints = llama_server(case["file"], None), tokenizer(case["base"]), []
+    at the very start of a text only); its template; its special tokens."""
+    m, own, complaints = llama_cpp_model(case["file"], None), tokenizer(case["base"]), []
     for text, _, ids in json.loads(Path(case["ids"]).read_text()):
-        got = m.ask("/tokenize", content=(own.bos_token or "") + text, add_special=False, parse_special=True)["tokens"]
+        got = m.tokenize(own.bos_token + text)
         if got != ids:
             complaints.append(f"ids of {text!r}: {got} is not {ids}")
-    props = m.ask("/props")
-    special = {"bos": (props["bos_token"], own.bos_token), "eos": (props["eos_token"], own.eos_token)}
-    complaints += [f"{k}: {a!r} is not {b!r}" for k, (a, b) in special.items() if b is not None and a != b]
+    special = {"bos": own.bos_token_id, "eos": own.eos_token_id}
+    complaints += [f"{k}: {a} is not {special[k]}" for k, a in m.special().items() if special[k] not in (None, a)]
+    carried = m.template()
     for messages in MESSAGES:
-        prompt = m.ask("/apply-template", messages=messages)["prompt"]  # without the bos token that tokenising adds
-        got = m.ask("/tokenize", content=prompt, add_special=True, parse_special=True)["tokens"]
-        want = own.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=False)
+        got, want = (
+            own.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=True)
+            for template in (carried, None)
+        )
         if got != want:
-            complaints.append(f"template: {prompt!r} is {got}, not {want}")
+            complaints.append(f"template: {got!r} is not {want!r}")
     return Found(float(len(complaints)), None, complaints)
 
 

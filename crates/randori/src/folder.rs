@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use randori_store::{Lock, Manifest};
 
+use crate::builtin;
 use crate::hub_data;
 use crate::model_files::settle_source;
 use crate::recipe::{OrAuto, Recipe};
@@ -133,6 +134,11 @@ fn loaded(request: &Request) -> Result<(Recipe, Vec<PathBuf>)> {
     let Some(path) = &request.recipe else {
         return Ok((Recipe::without_file(&request.set)?, request.adapter.clone()));
     };
+    if let Some((shown, name)) = built_in(path) {
+        let text = builtin::recipe(name).ok_or_else(|| builtin::unknown(shown))?;
+        let recipe = Recipe::parse(shown, text, Path::new(""), &request.set)?;
+        return Ok((recipe, request.adapter.clone()));
+    }
     if !path.is_dir() {
         return Ok((Recipe::load(path, &request.set)?, request.adapter.clone()));
     }
@@ -142,6 +148,12 @@ fn loaded(request: &Request) -> Result<(Recipe, Vec<PathBuf>)> {
         false => request.adapter.clone(),
     };
     Ok((recipe, last))
+}
+
+/// `builtin:NAME`, and the name in it, where a recipe is given by it.
+fn built_in(path: &Path) -> Option<(&str, &str)> {
+    let shown = path.to_str()?;
+    Some((shown, shown.strip_prefix("builtin:")?))
 }
 
 /// [`recipe`] for whoever needs the player: all but those that begin a run or go on with it.

@@ -144,7 +144,12 @@ impl ModelInputs {
 pub fn of(model: &ModelInputs, host: &Host, stack: &[PathBuf]) -> Result<Hashes> {
     let mut hashes = model.hashes()?;
     for plugin in host.plugins() {
-        hashes.insert(format!("plugin {}", plugin.name), plugin.sha256.clone());
+        // one that is linked in is known as the rest of the program is
+        let known = match plugin.is_linked() {
+            true => format!("linked in, version {}", plugin.version),
+            false => plugin.sha256.clone(),
+        };
+        hashes.insert(format!("plugin {}", plugin.name), known);
     }
     hashes.extend(starts(stack)?);
     Ok(hashes)

@@ -11,8 +11,8 @@ use crate::watch::{Silent, Watch};
 /// A recipe and, if the player is not the recipe's start, what it has learnt.
 #[derive(Clone)]
 pub struct Request {
-    /// A recipe, or a run folder (then its last iteration's player is meant); defaults alone where
-    /// there is none.
+    /// A recipe, `builtin:demo`, or a run folder (then its last iteration's player is meant);
+    /// defaults alone where there is none.
     pub recipe: Option<PathBuf>,
     /// Keys laid over the recipe: `train.lr=1e-4`.
     pub set: Vec<String>,
