@@ -2,6 +2,10 @@
 //! (another program or a closed form). One file for each kind of fault; the inputs are made by the
 //! tests.
 
+#[path = "cases/aside.rs"]
+mod aside;
+#[path = "cases/columns.rs"]
+mod columns;
 #[path = "cases/datasets.rs"]
 mod datasets;
 #[path = "cases/files.rs"]

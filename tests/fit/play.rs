@@ -169,20 +169,26 @@ pub fn play(name: &str, scene: Scene) {
     };
     let steps = (settings.total_steps(case.pairs) * if packing.several { 2 } else { 1 }) as f64;
     let (stage, work) = match case.stage {
-        Stage::Score => (planner.score(&packing, 1), planner.scoring_work(&packing)),
+        Stage::Score => (
+            planner.scoring_peak(&packing, 1),
+            planner.scoring_work(&packing),
+        ),
         Stage::Generate { refilled } => {
             let decoding = decoding(refilled);
             let work = planner.generation_work(&decoding);
             let rounds = if refilled { 2.0 } else { 1.0 };
-            (planner.generate(&decoding, 1), work.map(|w| w * rounds))
+            (
+                planner.generation_peak(&decoding, 1),
+                work.map(|w| w * rounds),
+            )
         }
         Stage::Train => {
             let work = planner.training_work(&packing, case.checkpoint);
-            let peak = planner.train(&packing, case.checkpoint, 1);
+            let peak = planner.training_peak(&packing, case.checkpoint, 1);
             (peak, work.map(|w| w * steps))
         }
     };
-    let (stage, load, work) = (stage.unwrap(), planner.load(), work.unwrap());
+    let (stage, load, work) = (stage.unwrap(), planner.loading_peak(), work.unwrap());
     let predicted = stage.total().max(load.total()) as f64 / MIB;
 
     let floor = status("VmRSS:") - code();
@@ -193,7 +199,7 @@ pub fn play(name: &str, scene: Scene) {
         .unwrap();
     assert_eq!(
         base.bytes() as u64,
-        planner.base(),
+        planner.base_bytes(),
         "the base's size is known exactly"
     );
     let loaded = (
@@ -207,7 +213,7 @@ pub fn play(name: &str, scene: Scene) {
     }
     .unwrap();
     let own: usize = player.params.values().map(|t| 4 * t.elem_count()).sum();
-    assert_eq!(own as u64, planner.player(), "and so is a player's");
+    assert_eq!(own as u64, planner.player_bytes(), "and so is a player's");
     let (before, began) = (multiply_adds(), Instant::now());
     perform(&case, &scene, player, settings);
     let seconds = began.elapsed().as_secs_f64();
@@ -248,7 +254,7 @@ pub fn play(name: &str, scene: Scene) {
 /// Compares the estimated time with the real one, loosely: other programs have their share of the
 /// cores.
 fn timed(planner: &Planner, work: &Work, done: f64, seconds: f64) {
-    let machine = Ceilings::measure(planner.trace().width, planner.base()).unwrap();
+    let machine = Ceilings::measure(planner.trace().width, planner.base_bytes()).unwrap();
     let estimate = machine.seconds(work);
     println!(
         "  {seconds:.2} s, estimated {estimate:.2} ({:+.0} %): {:.2} G multiply-adds ({:.2} expected) at {:.0} G/s, {:.1} GB at {:.1} GB/s, {:.2} G weights widened",

@@ -63,6 +63,8 @@ fn a_circle_is_found() {
         one.circles()
     };
     assert!(circles("mod a; mod b;", "pub struct B;\nmod inner;\nuse inner::S;").is_empty());
+    // a list's last comma imports nothing
+    assert!(circles("pub use b::B;", "use super::{\n    b::inner::S,\n};").is_empty());
     assert_eq!(circles("", "use crate::a::A;").len(), 2);
     assert_eq!(circles("pub use a::A;", "fn f(a: crate::A) {}").len(), 2);
     assert_eq!(

@@ -183,6 +183,9 @@ fn fit(
     policy: &Policy,
 ) -> Result<Option<Fitted>> {
     let at = |e: Error| e.at(&record.place);
+    if record.prompt.is_empty() {
+        return fit_text(record, index, tokenizer, limits).map(Some);
+    }
     let Some((prompt, shortened)) = prompt_within(record, tokenizer, limits, policy)? else {
         return Ok(None);
     };
@@ -211,15 +214,7 @@ fn fit(
         place: record.place.clone(),
         record: index,
     };
-    let rejected = example.rejected.iter().flat_map(|r| &r.ids);
-    let all = example
-        .prompt
-        .iter()
-        .chain(&example.response)
-        .chain(rejected);
-    tokenizer
-        .below(limits.vocabulary, all)
-        .map_err(|rule| Error::example(&record.place, rule))?;
+    below(&example, tokenizer, limits)?;
     let mut unread = unread(record, tokenizer).map_err(at)?;
     let counted = |what: &Opened| matches!(what, Opened::Inside | Opened::Dropped);
     if opened.iter().any(counted) {
@@ -261,6 +256,46 @@ fn prompt_within(
         }
     }
     Ok(Some((prompt, shortened)))
+}
+
+/// Tokenises a plain text. Its first token is the prompt: nothing comes before, so nothing predicts
+/// it.
+fn fit_text(
+    record: &Record,
+    index: usize,
+    tokenizer: &Tokenizer,
+    limits: &Limits,
+) -> Result<Fitted> {
+    let ids = tokenizer.text_ids(record.response.content());
+    let mut prompt = ids.map_err(|e| e.at(&record.place))?;
+    let rest = prompt.split_off(prompt.len().min(1));
+    let room = limits.max_total.saturating_sub(prompt.len());
+    let (response, cut) = limited(rest, limits.max_response.min(room), false);
+    let example = Encoded {
+        prompt,
+        response,
+        cut,
+        rejected: None,
+        rewards: None,
+        place: record.place.clone(),
+        record: index,
+    };
+    below(&example, tokenizer, limits)?;
+    Ok(Fitted {
+        example,
+        shortened: false,
+        opened: Vec::new(),
+        unread: BTreeSet::new(),
+    })
+}
+
+/// Refuses an example with a token id that the model's embedding has no row for.
+fn below(example: &Encoded, tokenizer: &Tokenizer, limits: &Limits) -> Result<()> {
+    let rejected = example.rejected.iter().flat_map(|r| &r.ids);
+    let all = example.prompt.iter().chain(&example.response);
+    tokenizer
+        .below(limits.vocabulary, all.chain(rejected))
+        .map_err(|rule| Error::example(&example.place, rule))
 }
 
 /// Truncates a prompt on the left, keeping its beginning-of-text token: the question and the

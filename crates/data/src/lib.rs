@@ -26,7 +26,9 @@ pub use error::{Error, Result};
 pub use message::{Context, Message};
 pub use modelfile::{OllamaTemplate, modelfile};
 pub use randori_formats::gguf::GgufTokenizer;
-pub use read::{BadRows, Calculator, Format, Left, ReadOptions, Reader, Turns, read, read_bytes};
+pub use read::{
+    BadRows, Calculator, Columns, Format, Left, ReadOptions, Reader, Turns, read, read_bytes,
+};
 pub use record::{Place, Record};
 pub use template::{ChatTemplate, PLAIN};
 pub use tokenizer::{Response, Tokenizer, known_pre_tokenizers, named_templates};

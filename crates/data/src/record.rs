@@ -25,7 +25,8 @@ impl std::fmt::Display for Place {
 pub struct Record {
     /// Where it was read.
     pub place: Place,
-    /// The messages before the response.
+    /// The messages before the response; none where the response is a plain text, all of which is
+    /// trained.
     pub prompt: Vec<Message>,
     /// Variables of the row for the chat template, besides the messages.
     #[serde(default, skip_serializing_if = "Context::is_empty")]

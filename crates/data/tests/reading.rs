@@ -7,6 +7,7 @@
 )]
 
 mod chat_templates;
+mod columns;
 mod demo;
 mod goldens;
 mod kinds;

@@ -25,9 +25,8 @@ pub fn eval(request: &Request, split: Split, out: Option<&Path>) -> Result<()> {
         session.bounds,
         None,
     )?;
-    session
-        .watch
-        .say(format!("  {:<38} {}", "data", part.counts));
+    part.check_prompts()?;
+    part.say(&*session.watch, "data");
     let seed = session.recipe.run.seed;
     let player = session.player()?;
     let own = measure::answer(&session, &player, &part, "player")?;

@@ -14,10 +14,7 @@ use crate::watch::notes;
 
 /// `runs/NAME`, or the run folder that was given instead of a recipe.
 pub fn of(request: &Request, recipe: &Recipe) -> PathBuf {
-    match &request.recipe {
-        Some(path) if path.is_dir() => path.clone(),
-        _ => request.runs.join(&recipe.run.name),
-    }
+    request.run_folder(&recipe.run.name)
 }
 
 /// What was chosen when the run in `dir` began stays chosen, though another choice might be made

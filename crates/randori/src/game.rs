@@ -2,7 +2,6 @@
 //! make.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::Result;
 use randori_core::{Game, Iteration, Signals, Stage, Window};
@@ -13,17 +12,18 @@ use randori_store::{Board, JsonLines, Workspace};
 
 use crate::artefacts::{Answers, Learnt, Pairs};
 use crate::corpus::Part;
-use crate::figures::clock;
 use crate::measure::{self, HeldOutAnswer};
 use crate::session::Session;
 use crate::settings;
 use crate::stages::{Draws, answers, scored, screened, write_rows};
-use crate::training::trained;
+use crate::training::run_training;
 
 /// The file of a player's held-out answers, beside its `eval.json`.
 pub const ANSWERS: &str = "answers.jsonl";
 /// The file of what was measured of a player on each held-out prompt, beside its `eval.json`.
 pub const PROMPTS: &str = "prompts.jsonl";
+/// The file of a player's most likely answer to the first held-out prompt, beside its `eval.json`.
+pub const SHOWCASE: &str = "showcase.jsonl";
 
 /// A game with one seed.
 pub struct SpinGame<'a> {
@@ -37,13 +37,23 @@ pub struct SpinGame<'a> {
     answers: Option<(usize, Vec<HeldOutAnswer>)>,
     board: Board,
     label: String,
-    began: Instant,
-    played: usize,
+}
+
+/// What goes in front of the names of a game's stages where there are several `games`.
+pub fn game_label(seed: u64, games: usize) -> String {
+    match games {
+        0 | 1 => String::new(),
+        _ => format!("seed {seed}, "),
+    }
+}
+
+/// The name of what happens in iteration `t` of the game with this label.
+pub fn label(game: &str, t: usize, what: &str) -> String {
+    format!("{game}iteration {t}: {what}")
 }
 
 impl<'a> SpinGame<'a> {
-    /// `start_answers` are the start's own; `label` goes in front of every stage's name (`seed 1 ·
-    /// `).
+    /// `start_answers` are the start's own; `label` is [`game_label`].
     pub fn new(
         session: &'a Session,
         train: &'a Part,
@@ -56,7 +66,6 @@ impl<'a> SpinGame<'a> {
     ) -> Result<SpinGame<'a>> {
         let samplers = session.samplers(&session.recipe.generate.sampling)?;
         let answers = Some((0, start_answers));
-        let began = Instant::now();
         Ok(SpinGame {
             session,
             train,
@@ -67,13 +76,11 @@ impl<'a> SpinGame<'a> {
             answers,
             board,
             label,
-            began,
-            played: 0,
         })
     }
 
     fn label(&self, t: usize, what: &str) -> String {
-        format!("{}iteration {t}: {what}", self.label)
+        label(&self.label, t, what)
     }
 
     /// Answers of the opponent of iteration `t`: those it was measured with, or the same drawn
@@ -191,7 +198,7 @@ impl Game for SpinGame<'_> {
         let loss = session.loss(now.t)?;
         let player = policy.player(&session.base);
         let label = self.label(now.t, "policy");
-        let player = trained(
+        let player = run_training(
             session,
             player,
             settings,
@@ -228,6 +235,8 @@ impl Game for SpinGame<'_> {
         let prompts = measure::prompts(&own, &pairs, now.beta);
         workspace.write(PROMPTS, |path| write_rows(path, &prompts))?;
         workspace.write(ANSWERS, |path| write_rows(path, &own.first))?;
+        let showcase = measure::showcase(session, &policy, held_out)?;
+        workspace.write(SHOWCASE, |path| write_rows(path, &showcase))?;
         self.answers = Some((now.t + 1, own.first));
         Ok(signals)
     }
@@ -255,25 +264,11 @@ impl Game for SpinGame<'_> {
     fn ended(&mut self, now: &Iteration, signals: &Signals) {
         // a view of what is kept anyway: a board that cannot be written must not stop the game
         let _ = self.board.eval(now.t, signals);
-        self.played += 1;
         let exact = signals
             .exact_match
             .map_or(String::new(), |x| format!("exact match {x:.3}, "));
-        let left = self
-            .session
-            .recipe
-            .game
-            .iterations
-            .saturating_sub(now.t + 1);
-        let eta = match left {
-            0 => String::new(),
-            _ => format!(
-                "; about {} for the {left} left",
-                clock(self.began.elapsed() / self.played as u32 * left as u32)
-            ),
-        };
         self.session.watch.say(format!(
-            "  {exact}NLL {:.3}, log p(real) {:.2}, log p(generated) {:.2}, margin {:.3}, accuracy {:.3}{eta}",
+            "  {exact}NLL {:.3}, log p(real) {:.2}, log p(generated) {:.2}, margin {:.3}, accuracy {:.3}",
             signals.nll_real, signals.logps_real, signals.logps_generated, signals.margin, signals.accuracy
         ));
     }

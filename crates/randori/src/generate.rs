@@ -24,9 +24,8 @@ pub fn generate(request: &Request, split: Split, iteration: usize, out: &Path) -
         session.bounds,
         None,
     )?;
-    session
-        .watch
-        .say(format!("  {:<38} {}", "prompts", part.counts));
+    part.check_prompts()?;
+    part.say(&*session.watch, "prompts");
     let samplers = session.samplers(&session.recipe.generate.sampling)?;
     let seed = session.recipe.run.seed;
     let player = session.player()?;

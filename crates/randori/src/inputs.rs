@@ -9,6 +9,7 @@ use randori_engine::weights::{Checkpoint, TokenizerSource};
 use randori_host::Host;
 use randori_store::Manifest;
 
+use crate::aside::Aside;
 use crate::builtin;
 use crate::folder;
 use crate::hub_data;
@@ -171,15 +172,18 @@ fn starts(stack: &[PathBuf]) -> Result<Hashes> {
     Ok(hashes)
 }
 
-/// The recipe's data.
-pub fn data(recipe: &Recipe) -> Result<Hashes> {
+/// The recipe's data, and how they are divided: `aside` is what is kept of the training data as
+/// validation.
+pub fn data(recipe: &Recipe, aside: Option<&Aside>) -> Result<Hashes> {
     let d = &recipe.data;
     let splits = [
-        ("data.train", &d.train.0),
-        ("data.validation", &d.validation.0),
-        ("data.held_out", &d.held_out.0),
+        ("data.train", &d.train.0[..]),
+        ("data.validation", d.validation.sets()),
+        ("data.held_out", &d.held_out.0[..]),
     ];
-    let mut hashes = Hashes::new();
+    let kept = aside.filter(|aside| aside.kept > 0);
+    let kept = kept.map(|aside| ("data.validation".to_string(), aside.to_string()));
+    let mut hashes: Hashes = kept.into_iter().collect();
     for (key, files) in splits {
         for file in files {
             if let Some(name) = file.strip_prefix("builtin:") {

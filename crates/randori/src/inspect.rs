@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use randori_data::{Encoded, Tokenizer};
 
+use crate::aside::Aside;
 use crate::corpus::{part, policy};
 use crate::request::{Request, Split};
 use crate::session::Session;
@@ -58,13 +59,14 @@ pub fn inspect(request: &Request, count: usize) -> Result<Inspection> {
     let recipe = &session.recipe;
     let read = |split, rules| part(recipe, &session.tokenizer, split, session.bounds, rules);
     let train = read(Split::Train, Some(&rules))?;
-    let validated = !recipe.data.validation.0.is_empty() || recipe.data.validation_share > 0.0;
+    let validated = train.is_validated(recipe);
     let held_out = !recipe.data.held_out.0.is_empty();
     let others = [
         ("validation", Split::Validation, validated),
         ("held-out", Split::HeldOut, held_out),
     ];
     let mut summary = vec![train.counts.to_string()];
+    summary.extend(train.aside.as_ref().map(Aside::note));
     for (name, split, _) in others.into_iter().filter(|(.., there)| *there) {
         summary.push(format!("{name} data: {}", read(split, None)?.counts));
     }

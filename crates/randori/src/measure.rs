@@ -136,6 +136,26 @@ pub fn answer(
     Ok(out)
 }
 
+/// A player's most likely answer to the first held-out prompt, in one row: a single draw would show
+/// luck as well.
+pub fn showcase(session: &Session, player: &Player, held_out: &Part) -> Result<Vec<HeldOutAnswer>> {
+    let Some((example, prompt)) = held_out.examples.first().zip(held_out.prompts.first()) else {
+        return Ok(Vec::new());
+    };
+    let check = check(session)?;
+    let options = stages::measured(session, 0); // nothing is drawn
+    let prompts = [example.prompt.clone()];
+    let found = generate(
+        player,
+        &prompts,
+        &[session.greedy()?],
+        &options,
+        &mut |_| {},
+    )?;
+    let row = |generation| checked(session, check.as_ref(), example, prompt, generation);
+    Ok(found.iter().map(row).collect())
+}
+
 fn checked(
     session: &Session,
     check: Option<&Check>,

@@ -9,6 +9,7 @@ use randori_engine::weights::Dtype;
 use randori_export::{Companion, FolderOptions, InMemory, Merged, RoundTrip};
 use randori_store::{Disk, OutFiles, OutFolder};
 
+use crate::data_folder;
 use crate::inputs::adapter_files;
 use crate::request::Request;
 use crate::session::Session;
@@ -114,8 +115,13 @@ pub fn are_rows<T: serde::de::DeserializeOwned>(path: &Path) -> bool {
 fn inputs(request: &Request, session: &Session) -> Vec<PathBuf> {
     let recipe = &session.recipe;
     let data = &recipe.data;
-    let files = [&data.train.0, &data.validation.0, &data.held_out.0];
-    let files = files.into_iter().flatten().map(|file| recipe.path(file));
+    let files = [
+        &data.train.0[..],
+        data.validation.sets(),
+        &data.held_out.0[..],
+    ];
+    let files = files.into_iter().flatten();
+    let files = files.flat_map(|file| data_folder::all(&recipe.path(file)));
     let model = session.model.paths().map(Path::to_path_buf);
     let plugins = session.host.plugins().iter().map(|p| p.path.clone());
     let stack = session.stack();

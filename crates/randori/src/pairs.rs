@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use randori_data::{
-    BadRows, Choice, Counts, Encoded, Left, Place, Policy, ReadOptions, Record, Rejected,
+    BadRows, Choice, Columns, Counts, Encoded, Left, Place, Policy, ReadOptions, Record, Rejected,
 };
 use randori_sdk::seam::LossFn;
 
@@ -46,6 +46,7 @@ pub fn read(setting: &Setting, file: &Path, loss: Option<&dyn LossFn>) -> Result
     if answers.is_some() {
         // token ids stand beside the rows by number: none may be missing
         options.bad_rows = BadRows::Error;
+        options.columns = Columns::default();
         rules.bad_rows = BadRows::Error;
     }
     let (mut records, mut left) = rows_of_pairs(file, &options, answers.is_some())?;

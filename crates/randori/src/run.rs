@@ -1,7 +1,8 @@
 //! `randori run`: the whole game, once per seed, beside its baseline; then the table,
 //! `summary.json`, `report.html`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -11,8 +12,9 @@ use randori_store::{Open, Run};
 use crate::artefacts::Learnt;
 use crate::corpus::{Part, part};
 use crate::figures::clock;
-use crate::game::{ANSWERS, PROMPTS, SpinGame};
+use crate::game::{ANSWERS, PROMPTS, SHOWCASE, SpinGame, game_label};
 use crate::measure::{self, HeldOutAnswer};
+use crate::outlook::{self, Outlook};
 use crate::recipe::Recipe;
 use crate::report::{self, Played, PromptRow, Prompts, Sample, Summary};
 use crate::request::{Request, Split};
@@ -42,14 +44,15 @@ pub fn play(request: &Request, fresh: bool) -> Result<Summary> {
     losses::check(&opened.setting.recipe, &opened.setting.host)?;
     let corpus = open_corpus(&opened.setting)?;
     check_rates(&opened.setting.recipe, &corpus)?;
-    let session = opened.load(request.adapter.clone())?;
+    let mut session = opened.load(request.adapter.clone())?;
     check_choices(&session)?;
     session.check_start()?;
     let how = if fresh { Open::Fresh } else { Open::Resume };
 
     let games = folder::games(&dir, &session.recipe, fresh)?;
     let several = games.len() > 1;
-    let data = inputs::data(&session.recipe)?;
+    session.setting.watch = watched(&session, &corpus, &games, fresh)?;
+    let data = inputs::data(&session.recipe, corpus.train.aside.as_ref())?;
     let open = |dir: &Path, seed| session.run(dir, seed, data.clone(), how);
     let mut whole = match games.iter().any(|(_, place)| *place == dir) {
         true => None, // it is one of the games
@@ -59,11 +62,7 @@ pub fn play(request: &Request, fresh: bool) -> Result<Summary> {
     let mut news = 0;
     for (seed, place) in &games {
         let mut run = open(place, *seed)?;
-        let label = if several {
-            format!("seed {seed}, ")
-        } else {
-            String::new()
-        };
+        let label = game_label(*seed, games.len());
         let before = run.manifest().stages.len();
         played.push(one(
             &session,
@@ -96,6 +95,22 @@ pub fn play(request: &Request, fresh: bool) -> Result<Summary> {
     }
     show(&*session.watch, &summary, &dir, began);
     Ok(summary)
+}
+
+/// The session's watch, told besides how long the whole run will take.
+fn watched(
+    session: &Session,
+    corpus: &Corpus,
+    games: &[(u64, PathBuf)],
+    fresh: bool,
+) -> Result<Arc<dyn Watch>> {
+    let data = outlook::Data {
+        train: &corpus.train,
+        held_out: &corpus.held_out,
+        validation: corpus.validation.as_ref(),
+    };
+    let ahead = outlook::planned(session, &data, games, fresh)?;
+    Ok(Arc::new(Outlook::new(session.watch.clone(), ahead)))
 }
 
 /// `summary.json` and `report.html`.
@@ -131,13 +146,10 @@ fn open_corpus(session: &Setting) -> Result<Corpus> {
             .transpose()?,
         held_out: read(Split::HeldOut)?,
     };
-    session
-        .watch
-        .say(format!("  {:<38} {}", "training data", corpus.train.counts));
-    session.watch.say(format!(
-        "  {:<38} {}",
-        "held-out data", corpus.held_out.counts
-    ));
+    corpus.train.check_prompts()?;
+    corpus.held_out.check_prompts()?;
+    corpus.train.say(&*session.watch, "training data");
+    corpus.held_out.say(&*session.watch, "held-out data");
     Ok(corpus)
 }
 
@@ -154,6 +166,7 @@ fn check_rates(recipe: &Recipe, corpus: &Corpus) -> Result<()> {
 fn check_choices(session: &Session) -> Result<()> {
     session.samplers(&session.recipe.generate.sampling)?;
     session.samplers(&session.recipe.eval.sampling)?;
+    session.greedy()?;
     measure::check(session)?;
     Ok(())
 }
@@ -238,7 +251,7 @@ fn start(session: &Session, train: &Part, run: &mut Run, seed: u64, label: &str)
     run.stage("start", "policy", |workspace| {
         let player = session.start(seed)?;
         let settings = settings::sft(&session.recipe, seed);
-        let player = supervised::tuned(
+        let player = supervised::fine_tune(
             session,
             player,
             train,
@@ -267,6 +280,8 @@ fn measured_start(
         let pairs = measure::pairs(held_out, &logps, &logps, &own.first);
         let prompts = measure::prompts(&own, &pairs, session.rules().iteration(0).beta);
         workspace.write(PROMPTS, |path| write_rows(path, &prompts))?;
+        let showcase = measure::showcase(session, &player, held_out)?;
+        workspace.write(SHOWCASE, |path| write_rows(path, &showcase))?;
         anyhow::Ok(measure::signals(
             session,
             &own,
@@ -324,11 +339,11 @@ fn metrics(dir: &Path, t: usize) -> Vec<serde_json::Value> {
     randori_store::read_rows(&path).unwrap_or_default()
 }
 
-/// The first held-out prompt (not the prettiest) answered by the human, the start and the last
-/// iteration.
+/// The first held-out prompt (not the prettiest) answered by the human and, greedily, by the start
+/// and the last iteration.
 fn sample(dir: &Path, iterations: usize) -> Option<Sample> {
     let of = |place: String| {
-        randori_store::read_rows::<HeldOutAnswer>(&dir.join(place).join(ANSWERS)).ok()
+        randori_store::read_rows::<HeldOutAnswer>(&dir.join(place).join(SHOWCASE)).ok()
     };
     let start = of("start".into())?.into_iter().next()?;
     let last = of(randori_store::iteration_folder(iterations.checked_sub(1)?))?
@@ -358,14 +373,21 @@ fn show(watch: &dyn Watch, summary: &Summary, dir: &Path, began: Instant) {
         result!(watch, "{line}");
     }
     if let Some(s) = &summary.sample {
-        result!(watch, "\nThe first held-out prompt: {}", s.prompt.trim());
+        let last = summary.played[0].iterations.len().saturating_sub(1);
+        let last = format!("iteration {last}");
         result!(
             watch,
-            "  human                       {}\n  iteration 0 (the start)     {}\n  last iteration              {}",
-            s.human.trim(),
-            s.start.trim(),
-            s.last.trim()
+            "\nThe first held-out prompt, answered greedily: {}",
+            s.prompt.trim()
         );
+        let answers = [
+            ("human", &s.human),
+            ("start", &s.start),
+            (last.as_str(), &s.last),
+        ];
+        for (who, text) in answers {
+            result!(watch, "  {who:<14}{}", text.trim());
+        }
     }
     let memory = summary.peak_bytes.map_or(String::new(), |b| {
         format!(", at most {:.0} MB of memory", b as f64 / 1e6)

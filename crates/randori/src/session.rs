@@ -91,6 +91,11 @@ impl Setting {
     pub fn samplers(&self, choices: &[PluginChoice]) -> Result<Vec<Arc<dyn SamplerFn>>> {
         losses::samplers(&self.host, choices)
     }
+
+    /// The sampler that leaves the most likely token alone.
+    pub fn greedy(&self) -> Result<Arc<dyn SamplerFn>> {
+        Ok(self.host.sampler("greedy", &[])?)
+    }
 }
 
 /// A recipe opened, its weights not yet read.
@@ -169,16 +174,18 @@ impl Opened {
         let setting = self.setting;
         let recipe = &setting.recipe;
         let name = short(&setting.base_name);
-        let mut stage = setting.watch.stage(&format!("loading {name}"), 1, "model");
+        let mut stage = setting.watch.stage(&format!("loading {name}"), 0, "MB");
         let options = settings::load_options(recipe);
         let compute = settings::compute(recipe)
             .with_context(|| format!("{}: model.device", recipe.place("model.device")))?;
         let base = self
             .checkpoint
-            .load_where(self.arch, &options, compute, &mut |_, _| {})
+            .load_where(self.arch, &options, compute, &mut |read, of| {
+                stage.of((of / 1_000_000) as usize);
+                stage.set((read / 1_000_000) as usize, 0);
+            })
             .with_context(|| format!("{}: model.source", recipe.place("model.source")))?;
-        stage.set(1, 0);
-        stage.note(format!("{:.1} MB", weight_bytes(&base) as f64 / 1e6));
+        stage.note(format!("{:.1} MB in memory", base.bytes() as f64 / 1e6));
         stage.finish();
         Ok(Session {
             setting,
@@ -248,6 +255,7 @@ impl Session {
             versions: versions(&self.host),
         };
         let run = Run::open(dir, &spec, how)?;
+        self.watch.keeps_in(dir);
         for path in run.left() {
             let stays = format!("{} was not written by the run: it stays", path.display());
             self.watch.note(stays);
@@ -288,7 +296,12 @@ impl Session {
     /// The same for who plays and does not train: a fresh adapter computes what the base does, and
     /// is left out.
     pub fn player(&self) -> Result<Player> {
-        match (&self.stack()[..], self.recipe.adapter.kind) {
+        self.player_of(&self.stack())
+    }
+
+    /// Who has learnt what is in these folders, of the recipe's kind where there are none.
+    pub fn player_of(&self, stack: &[PathBuf]) -> Result<Player> {
+        match (stack, self.recipe.adapter.kind) {
             ([], AdapterKind::Full) => Ok(Player::full(self.base.clone())?),
             ([], _) => Ok(Player::bare(self.base.clone())),
             (stack, _) => self.learnt(stack),
@@ -383,10 +396,6 @@ fn check_same_shape(fresh: &Player, learnt: &Learnt) -> Result<()> {
         Some(stray) => anyhow::bail!("has {stray}, which the base does not know"),
         None => Ok(()),
     }
-}
-
-fn weight_bytes(base: &Base) -> usize {
-    base.bytes()
 }
 
 /// The last part of a path or hub id.

@@ -149,25 +149,21 @@ fn common(recipe: &Recipe) -> TrainSettings {
 
 fn optimizer(recipe: &Recipe, kind: OptimizerKind, weight_decay: f64) -> train::Optimizer {
     let t = &recipe.train;
+    let adamw = train::AdamW {
+        beta1: t.beta1,
+        beta2: t.beta2,
+        eps: t.eps,
+        weight_decay,
+    };
     match kind {
-        OptimizerKind::AdamW => train::Optimizer::AdamW {
-            beta1: t.beta1,
-            beta2: t.beta2,
-            eps: t.eps,
-            weight_decay,
-        },
-        OptimizerKind::AdamW8 => train::Optimizer::AdamW8 {
-            beta1: t.beta1,
-            beta2: t.beta2,
-            eps: t.eps,
-            weight_decay,
-        },
-        OptimizerKind::RmsProp => train::Optimizer::RmsProp {
+        OptimizerKind::AdamW => train::Optimizer::AdamW(adamw),
+        OptimizerKind::AdamW8 => train::Optimizer::AdamW8(adamw),
+        OptimizerKind::RmsProp => train::Optimizer::RmsProp(train::RmsProp {
             alpha: t.alpha,
             eps: t.eps,
             weight_decay,
             momentum: t.momentum,
-        },
+        }),
     }
 }
 

@@ -31,20 +31,18 @@ pub fn sft(request: &Request, out: Option<&Path>, fresh: bool) -> Result<()> {
     let session = opened.load(adapter)?;
     session.check_start()?;
     let (recipe, tokenizer) = (&session.recipe, &session.tokenizer);
-    session
-        .watch
-        .say(format!("  {:<38} {}", "training data", train.counts));
-    let validated = !recipe.data.validation.0.is_empty() || recipe.data.validation_share > 0.0;
-    let validation = validated
+    train.say(&*session.watch, "training data");
+    let validation = train
+        .is_validated(recipe)
         .then(|| part(recipe, tokenizer, Split::Validation, session.bounds, None))
         .transpose()?;
     let seed = recipe.run.seed;
     let how = if fresh { Open::Fresh } else { Open::Resume };
-    let data = inputs::data(recipe)?;
+    let data = inputs::data(recipe, train.aside.as_ref())?;
     let mut run = session.run(&dir, seed, data, how)?;
     let learnt: Learnt = run.stage("sft", "policy", |workspace| {
         let settings = settings::sft(recipe, seed);
-        let player = supervised::tuned(
+        let player = supervised::fine_tune(
             &session,
             session.start(seed)?,
             &train,

@@ -17,11 +17,11 @@ use crate::report::Baseline;
 use crate::session::Session;
 use crate::settings;
 use crate::stages::write_rows;
-use crate::training::trained;
+use crate::training::run_training;
 
 /// Trains on the real responses, with the dropout that the player's adapter says; resumable through
 /// its workspace.
-pub fn tuned(
+pub fn fine_tune(
     session: &Session,
     player: Player,
     examples: &Part,
@@ -37,12 +37,12 @@ pub fn tuned(
         .examples
         .iter()
         .map(|e| Example {
-            prompt: e.prompt.clone(),
-            response: e.response.clone(),
-            place: e.place.to_string(),
+            prompt: &e.prompt,
+            response: &e.response,
+            place: &e.place,
         })
         .collect();
-    trained(
+    run_training(
         session,
         player,
         settings,
@@ -111,7 +111,7 @@ pub fn baseline(
                 steps.max,
             );
             let player = of.start.player(&session.base);
-            let player = tuned(session, player, of.train, settings, workspace, &name)?;
+            let player = fine_tune(session, player, of.train, settings, workspace, &name)?;
             anyhow::Ok(Learnt::of(&player, &session.base_name))
         })?;
         let score = match grid.len() {

@@ -10,7 +10,7 @@ use crate::artefacts::Learnt;
 use crate::request::Request;
 use crate::session::Opened;
 use crate::stages::scored;
-use crate::training::trained;
+use crate::training::run_training;
 use crate::{folder, outbox, pairs, settings};
 
 /// Trains (resumable, in `runs/NAME-train`) and writes the player to `out`.
@@ -63,7 +63,7 @@ pub fn train(
     })?;
     let pairs = pairs.0;
     let learnt: Learnt = run.stage(&place, "policy", |workspace| {
-        let player = trained(
+        let player = run_training(
             &session,
             start,
             settings,

@@ -14,7 +14,7 @@ type OnStep<'a> = dyn FnMut(&StepMetrics, &Trainer) -> randori_engine::Result<Co
 /// A training stage: resumed from its workspace, logged and saved as it goes. When a step fails (a
 /// loss that is not a number), the state before it, if there is one, is kept and the error says
 /// where.
-pub fn trained(
+pub fn run_training(
     session: &Session,
     player: Player,
     settings: TrainSettings,

@@ -43,6 +43,6 @@ pub use layout::{Checkpoint, iteration_folder};
 pub use lock::Lock;
 pub use manifest::{Done, Manifest, RunSpec};
 pub use outbox::{OutFiles, OutFolder};
-pub use run::{Open, Run, intact, load};
+pub use run::{Open, Run, intact, load, saved};
 pub use tensorboard::EventFile;
 pub use workspace::Workspace;

@@ -13,7 +13,7 @@ use crate::{
     clear::{clear, files_of},
     disk::{is_hidden, list},
     hash, json,
-    layout::{CHECKPOINT, check_name, iteration_folder, metrics_file},
+    layout::{CHECKPOINT, check_name, iteration_folder, latest_in, metrics_file},
     manifest::FILE,
 };
 
@@ -177,10 +177,7 @@ impl Run {
 
     /// Says what is saved so far, for errors.
     fn describe_saved(&self) -> String {
-        match self.manifest.stages.last() {
-            Some(done) => format!("everything up to {}/{}", done.folder, done.stage),
-            None => "what was there before".into(),
-        }
+        finished(&self.manifest).unwrap_or_else(|| "what was there before".into())
     }
 
     fn begin_stage(&mut self, folder: &str, stage: &str, file: &str) -> Result<()> {
@@ -307,6 +304,53 @@ impl<A: Artefact> Stores<A> for Run {
     ) -> std::result::Result<A, E> {
         Run::record(self, &iteration_folder(t), stage.name(), make)
     }
+}
+
+/// Says what is saved in a run folder, without a lock, such as `everything up to iter-1/pairs, and
+/// iter-1/policy up to step 40`; `None` where that is nothing. A process that is killed now goes on
+/// from there.
+///
+/// # Errors
+/// A folder that cannot be read.
+pub fn saved(dir: &Path) -> Result<Option<String>> {
+    let Some(manifest) = Manifest::read(dir)? else {
+        return Ok(None);
+    };
+    let mut parts: Vec<String> = finished(&manifest).into_iter().collect();
+    for folder in &manifest.folders {
+        let checkpoints = dir.join(folder).join(CHECKPOINT);
+        let works = match checkpoints.is_dir() {
+            true => list(&checkpoints)?,
+            false => Vec::new(),
+        };
+        for work in works {
+            let stage = work.file_name().unwrap_or_default().to_string_lossy();
+            if manifest.done(folder, &stage).is_none() {
+                parts.extend(begun(&work)?.map(|far| format!("{folder}/{stage} {far}")));
+            }
+        }
+    }
+    Ok((!parts.is_empty()).then(|| parts.join(", and ")))
+}
+
+/// The stages that are finished, in words; `None` where there are none.
+fn finished(manifest: &Manifest) -> Option<String> {
+    let last = manifest.stages.last()?;
+    Some(format!("everything up to {}/{}", last.folder, last.stage))
+}
+
+/// How far the stage has come whose unfinished work is in this folder; `None` where nothing of it
+/// is saved.
+fn begun(work: &Path) -> Result<Option<String>> {
+    if let Some(last) = latest_in(work)? {
+        return Ok(Some(format!("up to step {}", last.step)));
+    }
+    let holds = |path: &PathBuf| {
+        let written = path.metadata().is_ok_and(|m| m.is_file() && m.len() > 0);
+        written && !is_hidden(path)
+    };
+    let part = work.is_dir() && list(work)?.iter().any(holds);
+    Ok(part.then(|| "in part".into()))
 }
 
 /// Loads the artefact of a finished stage without a lock: for export, chat and reports.

@@ -1,10 +1,12 @@
 //! The run folder from outside: its files, changes that a resume refuses, the lock, damage.
 
-use std::{fs, path::Path, process::Command};
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 use crate::scene::{self, Adapter, Answer, act, rules, spec, tree};
 use randori_core::{Signals, Stage};
-use randori_store::{Disk, Error, Json, JsonLines, Lock, Manifest, Open, Run, hash, load};
+use randori_store::{
+    Artefact, Disk, Error, Json, JsonLines, Lock, Manifest, Open, Run, hash, load, saved,
+};
 
 #[test]
 fn a_game_leaves_these_files() {
@@ -312,6 +314,40 @@ fn two_runs_of_one_process_exclude_each_other_too() {
     ));
     drop(first);
     Run::open(home.path(), &spec(), Open::Resume).unwrap();
+}
+
+/// What a process that is killed now would go on from, asked from outside at every moment.
+#[test]
+fn what_is_saved_is_said_in_words() {
+    let home = scene::home();
+    let dir = home.path().join("demo");
+    let now = || saved(&dir).unwrap();
+    assert_eq!(now(), None, "there is no folder yet");
+    let mut run = Run::open(&dir, &spec(), Open::Resume).unwrap();
+    assert_eq!(now(), None);
+    let made = run.record("iter-0", "generated", |workspace| {
+        let (_, mut log) = workspace.items::<u64>("answers")?;
+        assert_eq!(now(), None, "an empty list is nothing");
+        log.push(&1u64)?;
+        log.sync()?;
+        assert_eq!(now().as_deref(), Some("iter-0/generated in part"));
+        Ok::<_, Error>(JsonLines(vec![1u64]))
+    });
+    made.unwrap();
+    let first = "everything up to iter-0/generated";
+    assert_eq!(now().as_deref(), Some(first));
+    let policy = Adapter(vec![1]);
+    let made = run.record("iter-0", "policy", |workspace| {
+        for step in [2, 4] {
+            workspace.row(step, &BTreeMap::from([("loss", 0.5)]))?;
+            workspace.checkpoint(step, |path| policy.save(path))?;
+            let so_far = format!("{first}, and iter-0/policy up to step {step}");
+            assert_eq!(now(), Some(so_far));
+        }
+        Ok::<_, Error>(policy.clone())
+    });
+    made.unwrap();
+    assert_eq!(now().as_deref(), Some("everything up to iter-0/policy"));
 }
 
 #[test]

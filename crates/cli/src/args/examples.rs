@@ -60,6 +60,8 @@ const EXAMPLES: [(&str, &str); 14] = [
         "chat",
         "Examples:
   randori chat runs/mine                      # after the last iteration
+  randori chat runs/mine --beside start       # and with what it was before the game
+  randori chat runs/mine --prompt Hello --temp 0.7
   randori chat mine.toml --adapter adapter",
     ),
     (

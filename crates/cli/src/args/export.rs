@@ -112,14 +112,6 @@ impl Args {
         if self.seed.is_some() && !self.stochastic_rounding {
             bail!("--seed goes with --stochastic-rounding: nothing else in an export is random");
         }
-        if self.iteration.is_some() {
-            if !self.who.adapter.is_empty() {
-                bail!("--iteration and --adapter both name the player; give one of them");
-            }
-            if !self.who.recipe.as_ref().is_some_and(|path| path.is_dir()) {
-                bail!("--iteration goes with a run folder, which is what has iterations");
-            }
-        }
         let shard_bytes = self.max_shard_size.unwrap_or(SHARD_BYTES);
         Ok(match self.to {
             Format::Peft => Target::Peft,

@@ -10,11 +10,13 @@ use clap_complete::Shell;
 use randori::{Request, bytes, one_line};
 
 use crate::progress::Console;
-use crate::{chat, inspect, terminal};
+use crate::terminal::{self, Colour};
+use crate::{chat, commands, inspect, interrupt};
 
 mod descriptions;
 mod examples;
 mod export;
+mod talk;
 
 /// Self-play fine-tuning at home: a language model practises against its own past self.
 #[derive(Parser)]
@@ -82,14 +84,16 @@ impl Who {
 }
 
 impl Common {
-    /// For a verb that takes nothing else.
+    /// For a verb that takes nothing else; from here on Ctrl-C is answered.
     fn request(self) -> Request {
+        let console = Console::new(self.quiet);
+        interrupt::answer(&console);
         Request {
             set: self.set,
             plugins: self.plugins,
             trust: self.trust,
             runs: self.runs,
-            watch: Arc::new(Console::new(self.quiet)),
+            watch: Arc::new(console),
             ..Request::default()
         }
     }
@@ -180,14 +184,8 @@ enum Verb {
         #[arg(long, short)]
         out: Option<PathBuf>,
     },
-    /// Talks with a player
-    Chat {
-        #[command(flatten)]
-        who: Who,
-        /// A system message
-        #[arg(long)]
-        system: Option<String>,
-    },
+    /// Talks with a player: on a terminal, with the lines of standard input, or with one `--prompt`
+    Chat(talk::Args),
     /// Writes a player for other tools, merged or as an adapter, and says how much of what it
     /// learnt survives
     Export(export::Args),
@@ -250,7 +248,7 @@ pub fn main() -> ExitCode {
     match dispatch(command.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            errln!("randori: {}", one_line(&e));
+            terminal::headed("randori:", Colour::Red, &one_line(&e));
             ExitCode::FAILURE
         }
     }
@@ -267,7 +265,7 @@ fn command() -> clap::Command {
 
 fn dispatch(verb: Verb) -> anyhow::Result<()> {
     match verb {
-        Verb::Run { who, fresh } => randori::play(&who.request(), fresh).map(drop),
+        Verb::Run { who, fresh } => run(&who.request(), fresh),
         Verb::Generate {
             who,
             split,
@@ -286,7 +284,10 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
         Verb::Eval { who, split, out } => {
             randori::eval(&who.request(), split.into(), out.as_deref())
         }
-        Verb::Chat { who, system } => chat::run(&who.request(), system.as_deref()),
+        Verb::Chat(args) => {
+            let (request, talk, prompt) = args.asked();
+            chat::run(&request, &talk, prompt.as_deref())
+        }
         Verb::Export(args) => randori::export(&args.export()?),
         Verb::Plugins { common } => randori::plugins(&common.request()),
         Verb::Inspect { who, examples } => inspect::run(&who.request(), examples),
@@ -301,6 +302,16 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+/// Plays, and says what can be done with what came out.
+fn run(request: &Request, fresh: bool) -> anyhow::Result<()> {
+    let summary = randori::play(request, fresh)?;
+    let folder = request.run_folder(&summary.name);
+    for line in commands::after_run(&summary.name, &folder) {
+        request.watch.say(line);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! with counts of what was left out or not read.
 
 mod array;
+mod columns;
 mod conversation;
 mod format;
 mod json;
@@ -22,6 +23,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::{Counts, Error, Place, Record, Result};
+pub use columns::Columns;
+use columns::Renamed;
 pub use format::Format;
 pub use left::Left;
 use source::Source;
@@ -79,10 +82,12 @@ pub enum BadRows {
 }
 
 /// Options for reading a data set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadOptions {
     /// Format of the examples; `Auto` detects it from each example's keys.
     pub format: Format,
+    /// Columns that have names of their own.
+    pub columns: Columns,
     /// Turns of a conversation to train.
     pub turns: Turns,
     /// Treatment of calculator annotations.
@@ -133,6 +138,7 @@ pub struct Reader {
     options: ReadOptions,
     file: String,
     source: Source,
+    renamed: Renamed,
     ready: VecDeque<Record>,
     given: usize,
     left: Left,
@@ -149,7 +155,7 @@ impl Reader {
         if path.is_dir() {
             return Err(Error::file(name, "is a folder, not a data file"));
         }
-        let source = Source::of_file(&name, file)?;
+        let source = Source::of_file(&name, file, &options.columns)?;
         Ok(Self::new(name, source, options))
     }
 
@@ -158,15 +164,16 @@ impl Reader {
     /// # Errors
     /// As [`Reader::open`].
     pub fn from_bytes(name: &str, bytes: Vec<u8>, options: &ReadOptions) -> Result<Self> {
-        let source = Source::of_bytes(name, bytes)?;
+        let source = Source::of_bytes(name, bytes, &options.columns)?;
         Ok(Self::new(name.to_owned(), source, options))
     }
 
     fn new(file: String, source: Source, options: &ReadOptions) -> Self {
         Self {
-            options: *options,
+            options: options.clone(),
             file,
             source,
+            renamed: Renamed::new(&options.columns),
             ready: VecDeque::new(),
             given: 0,
             left: Left::default(),
@@ -179,8 +186,11 @@ impl Reader {
     }
 
     /// The records of one row; counts in `left` what it leaves out.
-    fn records(&mut self, row: &Row) -> Result<Vec<Record>> {
+    fn records(&mut self, row: &mut Row) -> Result<Vec<Record>> {
         let mut left = Left::default();
+        let columns = &self.options.columns;
+        self.renamed
+            .row(columns, &row.place, &mut row.value, &mut left)?;
         let records = shapes::records(&row.place, &row.value, &self.options, &mut left)?;
         if let Some(why) = row.no_text {
             for record in &records {
@@ -232,8 +242,10 @@ impl Iterator for Reader {
             return None;
         }
         while self.ready.is_empty() {
-            let row = self.source.next(&self.file)?;
-            match row.and_then(|row| self.records(&row)) {
+            let Some(row) = self.source.next(&self.file) else {
+                return self.renamed.end(&self.file).map(Err);
+            };
+            match row.and_then(|mut row| self.records(&mut row)) {
                 Ok(records) => self.ready.extend(records),
                 Err(error @ Error::Example { .. }) if self.options.bad_rows == BadRows::Drop => {
                     self.left.bad_rows += 1;

@@ -255,6 +255,24 @@ impl Tokenizer {
         Ok(encode(&self.core, text, false)?.get_ids().to_vec())
     }
 
+    /// Token ids of a plain text to train on as a whole: after the beginning-of-text token if the
+    /// tokenizer adds one, before the end-of-text token if it has one. One that the text spells
+    /// itself is not doubled.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::ids`].
+    pub fn text_ids(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = self.ids(text)?;
+        let bos = self.bos().filter(|_| self.adds_bos());
+        if let Some(bos) = bos.filter(|bos| ids.first() != Some(bos)) {
+            ids.insert(0, bos);
+        }
+        if let Some(eos) = self.eos().filter(|eos| ids.last() != Some(eos)) {
+            ids.push(eos);
+        }
+        Ok(ids)
+    }
+
     /// Stop ids of generation: the end-of-text token, the template's end-of-turn token, and those
     /// in the model's generation settings.
     pub fn stop_ids(&self) -> &[u32] {

@@ -3,15 +3,13 @@
 use std::path::PathBuf;
 
 use randori_formats::{INDEX, UNSHARDED, shard_names};
+use randori_kernels::{Error, Result};
 
-use super::beside;
-use crate::{
-    Error, Result,
-    hub::{Kind, Snapshot},
-};
+use super::unsupported::{self, adapter_error};
+use crate::hub::{Kind, Snapshot};
 
-/// Taken along where the repository has them.
-const BESIDES: [&str; 6] = [
+/// Files that are fetched with the weights where the repository has them.
+const EXTRA_FILES: [&str; 6] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -29,7 +27,7 @@ const TEMPLATES: &str = "additional_chat_templates/";
 pub(super) fn fetch(repo: &str, revision: &str) -> Result<PathBuf> {
     let snapshot = opened(repo, revision)?;
     snapshot.get("config.json")?;
-    for name in BESIDES.iter().filter(|name| snapshot.has(name)) {
+    for name in EXTRA_FILES.iter().filter(|name| snapshot.has(name)) {
         snapshot.get(name)?;
     }
     for name in snapshot.names().filter(|name| is_template(name)) {
@@ -59,9 +57,9 @@ fn is_template(name: &str) -> bool {
 }
 
 /// The snapshot's folder, if an earlier download left it whole.
-pub(super) fn at_hand(repo: &str, revision: &str) -> Option<PathBuf> {
+pub(super) fn find_cached(repo: &str, revision: &str) -> Option<PathBuf> {
     let snapshot = Snapshot::cached(Kind::Model, repo, revision)?;
-    if snapshot.has(beside::ADAPTER) {
+    if snapshot.has(unsupported::ADAPTER) {
         return None; // `configuration` says why
     }
     snapshot.get("config.json").ok()?;
@@ -84,8 +82,8 @@ pub(super) fn configuration(repo: &str, revision: &str) -> Result<PathBuf> {
 
 fn opened(repo: &str, revision: &str) -> Result<Snapshot> {
     let snapshot = Snapshot::open(Kind::Model, repo, revision)?;
-    match snapshot.has(beside::ADAPTER) {
-        true => Err(beside::played(&format!("{repo}: {}", beside::ADAPTER))),
+    match snapshot.has(unsupported::ADAPTER) {
+        true => Err(adapter_error(&format!("{repo}: {}", unsupported::ADAPTER))),
         false => Ok(snapshot),
     }
 }

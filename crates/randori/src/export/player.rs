@@ -52,7 +52,8 @@ pub fn ready(request: &Request, which: Option<Which>, onto: Onto, out: &Path) ->
 }
 
 fn open(request: &Request, which: Option<Which>, onto: Onto) -> Result<Player> {
-    let (recipe, stack, game) = chosen(request, which)?;
+    let (recipe, last) = folder::recipe(request)?;
+    let (stack, game) = chosen(request, &recipe, last, which)?;
     let opened = Opened::of(request, recipe)?;
     let options = settings::load_options(&opened.setting.recipe);
     let source = opened.setting.recipe.place("model.source");
@@ -80,7 +81,7 @@ fn open(request: &Request, which: Option<Which>, onto: Onto) -> Result<Player> {
 /// What was learnt, held against its base and by the base's names.
 fn on_its_base(mut learnt: Learnt, stream: &Stream) -> Result<Learnt> {
     if let Some(spec) = learnt.lora.take() {
-        let (spec, params) = stream.settled((*spec).clone(), (*learnt.params).clone())?;
+        let (spec, params) = stream.settle((*spec).clone(), (*learnt.params).clone())?;
         learnt.lora = Some(spec.into());
         learnt.params = params.into();
     }
@@ -88,21 +89,36 @@ fn on_its_base(mut learnt: Learnt, stream: &Stream) -> Result<Learnt> {
     Ok(learnt)
 }
 
-/// A player's recipe, the folders of what it learnt (none: nothing), and the run it comes from.
-type Chosen = (Recipe, Vec<PathBuf>, Option<(PathBuf, Which)>);
+/// The folders of what a player learnt (none: nothing), and the run it comes from.
+pub type Chosen = (Vec<PathBuf>, Option<(PathBuf, Which)>);
 
-fn chosen(request: &Request, which: Option<Which>) -> Result<Chosen> {
-    let (recipe, last) = folder::recipe(request)?;
+/// The player of `request` that `which` means; `recipe` and `last` are what [`folder::recipe`]
+/// found.
+///
+/// # Errors
+/// A player that is not there, or not finished yet; one of a run where no run is given.
+pub fn chosen(
+    request: &Request,
+    recipe: &Recipe,
+    last: Vec<PathBuf>,
+    which: Option<Which>,
+) -> Result<Chosen> {
     let init = |recipe: &Recipe| -> Vec<PathBuf> {
         let named = recipe.adapter.init.0.iter();
         named.map(|p| recipe.path(p)).collect()
     };
     let run = request.recipe.as_ref().filter(|path| path.is_dir());
+    if which.is_some() && !request.adapter.is_empty() {
+        bail!("--iteration and --adapter both name the player; give one of them");
+    }
+    if which.is_some() && run.is_none() {
+        bail!("--iteration goes with a run folder, which is what has iterations");
+    }
     let Some(dir) = run.filter(|_| request.adapter.is_empty()) else {
-        let stack = if last.is_empty() { init(&recipe) } else { last };
-        return Ok((recipe, stack, None));
+        let stack = if last.is_empty() { init(recipe) } else { last };
+        return Ok((stack, None));
     };
-    let game = folder::first_game(dir, &recipe)?;
+    let game = folder::first_game(dir, recipe)?;
     let manifest = Manifest::read(&game)?.unwrap_or_default();
     let there = |place: &str| manifest.done(place, "policy").is_some();
     let policy = |place: &str| -> Result<Vec<PathBuf>> {
@@ -116,7 +132,7 @@ fn chosen(request: &Request, which: Option<Which>) -> Result<Chosen> {
             dir.display()
         ),
         Some(Which::Start) => {
-            let stack = init(&recipe);
+            let stack = init(recipe);
             inputs::refuse_another_start(dir, &manifest, &stack)?;
             stack
         }
@@ -134,7 +150,7 @@ fn chosen(request: &Request, which: Option<Which>) -> Result<Chosen> {
         Some(t) => Which::Iteration(t),
         None => Which::Start,
     });
-    Ok((recipe, stack, Some((game, which))))
+    Ok((stack, Some((game, which))))
 }
 
 impl Player {

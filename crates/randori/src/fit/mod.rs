@@ -58,7 +58,7 @@ fn memory(plan: &Plan, model: &Model) -> Result<String> {
         model.arch.name(),
         model.arch.layers(),
         all / 1e6,
-        plan.game.trained() as f64 / 1e6
+        plan.game.trainable_parameters() as f64 / 1e6
     );
     let stages = plan.stages()?;
     let most = stages.iter().map(|(_, _, p)| p.total()).max().unwrap_or(0);
@@ -100,7 +100,7 @@ fn memory(plan: &Plan, model: &Model) -> Result<String> {
             .unwrap_or_default()
     };
     out.push_str(&words(plan, &of("train"), &of("generate"), most));
-    let (player, moments) = (plan.game.player(), plan.game.moments());
+    let (player, moments) = (plan.game.player_bytes(), plan.game.moment_bytes());
     out.push_str(&format!(
         "Disk: {} {} for every iteration's player, up to {} more while one is trained; texts and log-probs besides.\n",
         shown(player, most),

@@ -33,7 +33,7 @@ pub fn shown(plan: &Plan) -> Result<String> {
             }
         },
         false => {
-            let machine = Ceilings::measure(plan.game.trace().width, plan.game.base())?;
+            let machine = Ceilings::measure(plan.game.trace().width, plan.game.base_bytes())?;
             (machine, format!("on {} threads", plan.threads))
         }
     };
@@ -66,7 +66,7 @@ fn on_card(plan: &Plan) -> Result<Ceilings> {
         crate::recipe::Dtype::F32 => candle_core::DType::F32,
         _ => candle_core::DType::BF16,
     };
-    let (width, weights) = (plan.game.trace().width, plan.game.base());
+    let (width, weights) = (plan.game.trace().width, plan.game.base_bytes());
     Ok(Ceilings::measure_on_card(width, weights, float)?)
 }
 
