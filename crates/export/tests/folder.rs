@@ -201,9 +201,9 @@ fn streamed_is_whole() {
         (NF4, Dtype::F16),
     ] {
         let options = LoadOptions { quant, dtype };
-        let in_memory = Arc::new(load(open(source()).unwrap(), options).unwrap());
+        let loaded = Arc::new(load(open(source()).unwrap(), options).unwrap());
         let original = Arc::new(load(open(source()).unwrap(), LoadOptions::default()).unwrap());
-        let player = adapted(in_memory, 1.0);
+        let player = adapted(loaded, 1.0);
         let stream = stream(&options);
         let (lora, params) = (player.lora.as_deref(), &*player.params);
         for onto in [Onto::Dequantised, Onto::Original] {
@@ -413,13 +413,8 @@ fn companions_are_copied() {
         Companion::File("tokenizer_config.json".into(), b"{\"a\":1}".to_vec()),
     ];
     let bare = Player::bare(base(None));
-    try_export(
-        &in_memory(&bare),
-        &companions,
-        &out,
-        &FolderOptions::default(),
-    )
-    .unwrap();
+    let options = FolderOptions::default();
+    try_export(&in_memory(&bare), &companions, &out, &options).unwrap();
     assert_eq!(
         fs::read_to_string(out.join("chat_template.jinja")).unwrap(),
         "{{ messages }}"
@@ -489,17 +484,8 @@ fn faults_leave_nothing_behind() {
     let mut no = |_: &str, _: &Merged, _: &RoundTrip| -> Result<()> {
         Err(randori_export::Error::Rule("no".into()))
     };
-    assert!(
-        folder(
-            &in_memory(&player),
-            &[],
-            &out,
-            &plain,
-            &mut no,
-            &mut |_, _| {}
-        )
-        .is_err()
-    );
+    let tensors = in_memory(&player);
+    assert!(folder(&tensors, &[], &out, &plain, &mut no, &mut |_, _| {}).is_err());
     assert!(here().is_empty(), "{:?}", here());
     // a folder that is there
     export(&player, &out, &plain);
