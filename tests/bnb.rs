@@ -1,6 +1,5 @@
-//! bitsandbytes checkpoints: those that transformers saved are read with its logits, and those that
-//! we write hold the same tensors. The files in tests/fixtures/bnb and what is in them:
-//! tests/interop/make_bnb.py.
+//! bitsandbytes checkpoints: those saved by transformers load with the same logits, and ours hold
+//! the same tensors. The files in tests/fixtures/bnb are described in tests/interop/make_bnb.py.
 
 use std::{
     collections::HashMap,
@@ -252,7 +251,7 @@ fn written_checkpoints_hold_bitsandbytes_tensors() {
     }
 }
 
-/// What is written is the merge, and nothing stays behind when a weight is refused.
+/// The written weights are the merged ones, and an export that refuses a weight leaves no file.
 #[test]
 fn refusals_leave_nothing() {
     let base = load(source(&folder("dense")), &LoadOptions::default());

@@ -1,6 +1,6 @@
-//! Inputs that once failed, each with its right value and where that value comes from (a program
-//! that is not Randori, or a closed form). One file a kind of fault; inputs are made here, by the
-//! test.
+//! Regression tests: inputs that once failed, each with its expected value and the value's source
+//! (another program or a closed form). One file for each kind of fault; the inputs are made by the
+//! tests.
 
 #[path = "cases/aside.rs"]
 mod aside;

@@ -1,5 +1,4 @@
-//! What is exported computes what the player computed: merged folders and PEFT adapters, loaded
-//! again and run.
+//! Merged folders and PEFT adapters, loaded again and run, compute what the player computed.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -264,9 +263,8 @@ fn a_streamed_export_is_the_same_export() {
     }
 }
 
-/// What each projection multiplies: the same from a base in memory and block by block from disk,
-/// and it is what the player computes with (the product of a merged projection comes out as base
-/// and adapter's).
+/// Recorded inputs of projections: the same from a base in memory and block by block from disk, and
+/// such that the merged projection's product equals base plus adapter.
 #[test]
 fn inputs_are_what_projections_multiply() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! Bad input on the real program: one clear line that states the rule, the value and the place; an
-//! exit code that is not 0; and nothing half-written.
+//! Bad input to the real program: one clear line that states rule, value and place; an exit code
+//! other than 0; nothing half-written.
 
 use std::fs;
 use std::path::Path;
@@ -190,7 +190,7 @@ fn a_command_line_that_cannot_be_read_is_exit_code_2() {
     assert_eq!(w.run(&["--help"]).code, 0);
 }
 
-/// An option that would change nothing is a misunderstanding, and what `--set` says is read.
+/// Options without an effect are refused, and `--set` counts as a use of a key.
 #[test]
 fn no_option_is_accepted_and_ignored() {
     let w = World::new();

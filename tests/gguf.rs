@@ -1,5 +1,4 @@
-//! A GGUF that we write computes what the player computed, and says what SmolLM2's own tokenizer
-//! says.
+//! GGUF files that we write compute what the player computed, and hold SmolLM2's own tokenizer.
 
 #[path = "../crates/data/tests/texts/mod.rs"]
 mod texts;

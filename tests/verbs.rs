@@ -12,6 +12,7 @@ mod chat;
 mod export_verb;
 mod faults;
 mod interrupt;
+mod opened;
 mod play;
 mod program;
 mod recipe;

@@ -1,5 +1,5 @@
-//! A tied head is two uses of one weight: what is learnt of one of them is that one's in every
-//! export.
+//! Exports of models whose head is tied to the embedding: an update of one of the two stays that
+//! one's in every format.
 //!
 //! The right value of an export is what the player itself computes; what peft computes of such
 //! players is in peft_adapters.rs.
@@ -33,7 +33,7 @@ fn saving(modules: &[&str]) -> LoraSpec {
     }
 }
 
-/// Every way to learn something of one of the two uses.
+/// Every kind of adapter that changes one of the two uses.
 fn kinds() -> Vec<(&'static str, LoraSpec)> {
     let of = |targets| LoraSpec {
         targets,
@@ -62,7 +62,7 @@ fn tied() -> Source {
     Source::Folder(fixture("tied"))
 }
 
-/// A merged folder of a player and the report on it.
+/// Exports a merged folder and returns the fidelity report.
 fn exported(tensors: &dyn Tensors, out: &std::path::Path) -> FidelityReport {
     let options = FolderOptions {
         dtype: randori_engine::weights::Dtype::F32,
@@ -162,7 +162,8 @@ fn a_gguf_and_a_4_bit_folder_have_the_heads_own_weight() {
     }
 }
 
-/// peft's own file of such a player: by the names that it finds the same modules by.
+/// An adapter that peft saved of such a player, with the names by which peft finds the same
+/// modules.
 #[test]
 fn a_peft_adapter_names_the_head() {
     let base = base(tied());
@@ -213,7 +214,7 @@ fn a_gguf_lora_of_a_tied_head_is_refused() {
     assert!(!out.exists());
 }
 
-/// What an earlier version stored of a tied head goes by the embedding's name.
+/// Adapters of an earlier version, which stored a tied head's update under the embedding's name.
 #[test]
 fn an_update_under_the_embeddings_name_is_the_heads() {
     let player = trained(&base(tied()), spec(&["lm_head"]));
@@ -252,7 +253,7 @@ fn world() -> World {
     w
 }
 
-/// The whole way in the real program: trained, exported, scored.
+/// Training, export and scoring in the real program.
 #[test]
 fn an_export_scores_as_the_player() {
     let w = world();
@@ -399,7 +400,7 @@ fn an_entry_that_matches_nothing_is_named() {
     );
 }
 
-/// What is trained in full must be dense in the base: said before a run begins, and by `fit`.
+/// Modules trained in full must be dense in the base: refused before a run begins, and by `fit`.
 #[test]
 fn what_the_base_holds_quantised_is_not_trained_in_full() {
     let w = World::new();

@@ -1,7 +1,7 @@
-//! Files inside a crate import each other in no circle: a reader who begins at a file's imports
-//! comes to an end. What a file re-exports counts where it is written, so `crate::Error` leads to
-//! the file of the error and not to the crate's root. Exceptions are ARCHITECTURE.md's block
-//! `circles`.
+//! Checks that files inside a crate import each other in no circle, so that a reader who begins at
+//! a file's imports comes to an end. A re-exported name counts where it is written: `crate::Error`
+//! leads to the file of the error and not to the crate's root. Exceptions are ARCHITECTURE.md's
+//! block `circles`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -53,7 +53,7 @@ fn a_circle_is_found() {
         one.read("lib.rs", root);
         one.read(
             "a.rs",
-            "use crate::b::{self, B as C};\n#[cfg(test)]\nmod tests { use crate::d; }",
+            "use crate::b::{\nself,\nB as C,\n};\n#[cfg(test)]\nmod tests { use crate::d; }",
         );
         one.read("b/mod.rs", b);
         one.read(
@@ -224,7 +224,7 @@ fn without_tests(code: &str) -> &str {
     }
 }
 
-/// Where a word stands by itself, last in the text.
+/// Position of the last occurrence of a word by itself.
 fn word(text: &str, word: &str) -> Option<usize> {
     let part = |c: char| c.is_alphanumeric() || c == '_';
     text.rmatch_indices(word).map(|(at, _)| at).find(|at| {

@@ -1,6 +1,6 @@
-//! Head, embedding, whole modules, biases: what peft saved of them (tests/fixtures/heads), written
-//! by us, in peft again; fresh players of every kind in peft, and merged in transformers; settings
-//! whose spelling must survive peft's.
+//! Heads, embeddings, whole modules and biases that peft saved (tests/fixtures/heads), written by
+//! us and loaded in peft again; new players of every kind in peft, and merged in transformers;
+//! settings that must survive both.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
 
@@ -100,7 +100,7 @@ fn fresh() -> Vec<(&'static str, &'static str, Value)> {
     ]
 }
 
-/// A player as training would leave it.
+/// A player as after training.
 fn moved(model: &Model, settings: Value) -> Player {
     let spec: LoraSpec = serde_json::from_value(settings).unwrap();
     let fresh = Player::with_lora(model.base.clone(), spec, 1).unwrap();

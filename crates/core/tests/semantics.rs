@@ -1,5 +1,5 @@
-//! What the loop promises besides converging: the order of calls, whose opponent it is, the data
-//! window, the stop rule, and that a resumed game makes exactly the calls that were missing.
+//! The loop's contract besides convergence: order of calls, which opponent, the data window, the
+//! stop rule, and that a resumed game makes exactly the missing calls.
 
 use std::{any::Any, collections::BTreeMap};
 
@@ -8,8 +8,8 @@ use randori_core::{
     play,
 };
 
-/// Players whose state is a word: the policy that ends iteration t is `theta{t+1}`. Every call is
-/// written down.
+/// Players whose state is a word: the policy that ends iteration t is `theta{t+1}`. They record
+/// every call.
 #[derive(Default)]
 struct Scripted {
     calls: Vec<String>,

@@ -1,5 +1,5 @@
-//! Limits and policies: what is cut, dropped or kept, that it is counted, and that no end of a turn is lost or
-//! invented on the way.
+//! Length limits and policies: what is truncated, dropped or kept, that it is counted, and that no
+//! end-of-turn token is lost or added.
 
 use randori_data::{
     BadRows, Choice, Context, Encoded, Error, Limits, Message, Place, Policy, Record, Rejected,

@@ -1,4 +1,5 @@
-//! Every shape of data set, read from text as people have it, and what is said about lines that are none.
+//! Every format of data set, read from text as people have it, and the errors for lines of no
+//! format.
 
 use randori_data::{
     Calculator, Format, Message, ReadOptions, Reader, Record, Turns, read, read_bytes,

@@ -62,8 +62,8 @@ pub struct BnbReport {
 /// done, bytes in all).
 ///
 /// # Errors
-/// The folder exists, a value is not finite or beyond f16, `on_tensor` returns an error, the disk is
-/// full; nothing is left behind then.
+/// The folder exists, a value is not finite or beyond f16, `on_tensor` returns an error, the disk
+/// is full; nothing is left behind then.
 pub fn bnb(
     tensors: &dyn Tensors,
     companions: &[Companion],

@@ -70,8 +70,8 @@ const COPIED: [&str; 9] = [
 ];
 
 /// Writes a whole model as a Hugging Face folder: merged in f32 one tensor at a time, then rounded.
-/// `on_tensor` is called with every tensor before it is written, `progress` with (bytes done, bytes in
-/// all).
+/// `on_tensor` is called with every tensor before it is written, `progress` with (bytes done, bytes
+/// in all).
 ///
 /// # Errors
 /// The folder exists, the adapter does not fit the base, a number is beyond f16, the disk is full;

@@ -17,14 +17,14 @@ const CHUNK: usize = 4 << 20;
 /// Writes a model as a GGUF file, one tensor at a time, with this tokenizer; tokens are added where
 /// the embedding has more rows.
 ///
-/// `on_tensor` is called with every tensor under its Hugging Face name, its values, and a function that
-/// rounds values of that tensor (whole rows) to those the file holds; `progress` with (bytes done,
-/// bytes in all).
+/// `on_tensor` is called with every tensor under its Hugging Face name, its values, and a function
+/// that rounds values of that tensor (whole rows) to those the file holds; `progress` with (bytes
+/// done, bytes in all).
 ///
 /// # Errors
 /// GGUF's `llama` architecture cannot express the model, a tensor is missing or unknown, a number
-/// is beyond f16, the file exists, the disk is full, or `on_tensor` returns an error; nothing is left
-/// behind then.
+/// is beyond f16, the file exists, the disk is full, or `on_tensor` returns an error; nothing is
+/// left behind then.
 pub fn gguf(
     tensors: &dyn Tensors,
     tokenizer: Option<&GgufTokenizer>,

@@ -1,4 +1,4 @@
-//! Export and back: what is written is what the player computes with, in every dtype, in shards.
+//! Exported folders read back: the same weights as the player's, in every dtype, in shards.
 
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
@@ -64,7 +64,7 @@ fn adapted(base: Arc<Base>, size: f64) -> Player {
     }
 }
 
-/// Written, with the measures.
+/// Exports a folder and measures fidelity.
 fn try_export(
     tensors: &dyn Tensors,
     companions: &[Companion],
@@ -150,7 +150,7 @@ fn what_is_written_is_the_merged_player() {
     }
 }
 
-/// The merged weight does what base and adapter do, projection by projection.
+/// Merged projections compute what base plus adapter compute.
 #[test]
 fn merged_products() {
     let player = adapted(base(Some(Quant::Nf4 { double: true })), 1.0);
@@ -201,9 +201,9 @@ fn streamed_is_whole() {
         (NF4, Dtype::F16),
     ] {
         let options = LoadOptions { quant, dtype };
-        let in_memory = Arc::new(load(open(source()).unwrap(), options).unwrap());
+        let loaded = Arc::new(load(open(source()).unwrap(), options).unwrap());
         let original = Arc::new(load(open(source()).unwrap(), LoadOptions::default()).unwrap());
-        let player = adapted(in_memory, 1.0);
+        let player = adapted(loaded, 1.0);
         let stream = stream(&options);
         let (lora, params) = (player.lora.as_deref(), &*player.params);
         for onto in [Onto::Dequantised, Onto::Original] {
@@ -312,7 +312,7 @@ fn stochastic_rounding_is_seeded_and_leaves_the_rest_alone() {
     assert!(e.to_string().contains("is for bf16"), "{e}");
 }
 
-/// Files are as large as allowed and no larger, one tensor at least in each, in the order of the index.
+/// Shards hold at most the bytes allowed and at least one tensor, in the order of the index.
 #[test]
 fn shards_keep_their_size() {
     let dir = tempfile::tempdir().unwrap();
@@ -413,13 +413,8 @@ fn companions_are_copied() {
         Companion::File("tokenizer_config.json".into(), b"{\"a\":1}".to_vec()),
     ];
     let bare = Player::bare(base(None));
-    try_export(
-        &in_memory(&bare),
-        &companions,
-        &out,
-        &FolderOptions::default(),
-    )
-    .unwrap();
+    let options = FolderOptions::default();
+    try_export(&in_memory(&bare), &companions, &out, &options).unwrap();
     assert_eq!(
         fs::read_to_string(out.join("chat_template.jinja")).unwrap(),
         "{{ messages }}"
@@ -489,17 +484,8 @@ fn faults_leave_nothing_behind() {
     let mut no = |_: &str, _: &Merged, _: &RoundTrip| -> Result<()> {
         Err(randori_export::Error::Rule("no".into()))
     };
-    assert!(
-        folder(
-            &in_memory(&player),
-            &[],
-            &out,
-            &plain,
-            &mut no,
-            &mut |_, _| {}
-        )
-        .is_err()
-    );
+    let tensors = in_memory(&player);
+    assert!(folder(&tensors, &[], &out, &plain, &mut no, &mut |_, _| {}).is_err());
     assert!(here().is_empty(), "{:?}", here());
     // a folder that is there
     export(&player, &out, &plain);

@@ -1,4 +1,4 @@
-//! TensorBoard's view of a run: every point once, whatever was killed.
+//! A run's TensorBoard events: every point exactly once, whatever was killed.
 
 use std::{fs, path::Path};
 

@@ -1,5 +1,5 @@
-//! The disk is broken at every single operation of a game, by an error, by a kill and by filling
-//! up; each time the folder must be sound, and the resumed game must end with the same bytes as an
+//! Fault injection at every single file operation of a game: an error, a kill, a full disk. Each
+//! time the folder must be sound, and the resumed game must end with the same bytes as an
 //! undisturbed one.
 
 use std::{
@@ -27,7 +27,7 @@ fn dying(at: usize) -> (Disk, Arc<AtomicUsize>) {
     (disk, count)
 }
 
-/// What must hold of a run folder at any moment.
+/// Asserts the invariants of a run folder at any moment.
 fn check_sound(dir: &Path, context: &str) {
     let Some(manifest) = Manifest::read(dir).unwrap_or_else(|e| panic!("{context}: {e}")) else {
         return;
@@ -123,8 +123,8 @@ fn no_row_of_metrics_appears_twice() {
     }
 }
 
-/// What no kill of a process can show, only a power cut: nothing gets its name before its bytes are
-/// on disk, and the name itself is on disk before anything else happens.
+/// Order of syncs and renames, which only a power cut could show: bytes are on disk before a file
+/// gets its name, and the name before anything else happens.
 #[test]
 fn renames_stand_between_two_syncs() {
     let home = scene::home();
@@ -167,8 +167,7 @@ fn renames_stand_between_two_syncs() {
     assert!(synced < begun);
 }
 
-/// The kill itself: a child process that aborts at an operation. Run by the test below, skipped
-/// otherwise.
+/// A child process that aborts at an operation; run by the test below, skipped otherwise.
 #[test]
 fn child_that_aborts() {
     let (Ok(dir), Ok(at)) = (

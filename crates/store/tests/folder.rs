@@ -1,4 +1,4 @@
-//! The run folder from outside: its files, what a resume refuses, the lock, damage.
+//! The run folder from outside: its files, changes that a resume refuses, the lock, damage.
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
@@ -193,7 +193,7 @@ fn afresh_removes_what_a_run_wrote_and_nothing_else() {
     assert!(Manifest::read(&dir).unwrap().unwrap().stages.is_empty());
 }
 
-/// What lies in an artefact's own folder would go when the next run puts its artefact there.
+/// A foreign file in an artefact's folder would be lost when the next run replaces the folder.
 #[test]
 fn afresh_is_refused_where_something_lies_in_an_artefact() {
     let home = scene::home();

@@ -26,7 +26,6 @@ use crate::contain::contain;
 use crate::{ChatTemplate, Context, Error, Message, PLAIN, Result};
 pub use files::named_templates;
 pub use pretokenizers::known_pre_tokenizers;
-pub use reasoning::Opened;
 pub(crate) use response::REASONING;
 pub use response::Response;
 use spaces::LeadingSpace;
@@ -142,7 +141,7 @@ impl Tokenizer {
     ) -> Result<Self> {
         // Some tokenizer.json contain the truncation and padding settings of whoever saved them
         // last.
-        core.with_truncation(None).map_err(broken)?;
+        core.with_truncation(None).map_err(Error::tokenizer)?;
         core.with_padding(None);
         let leading = LeadingSpace::of(&core);
         let spellings = core
@@ -356,7 +355,10 @@ impl Tokenizer {
         if !files.contains_key("tokenizer.json") {
             files.insert(
                 "tokenizer.json".into(),
-                self.core.to_string(false).map_err(broken)?.into_bytes(),
+                self.core
+                    .to_string(false)
+                    .map_err(Error::tokenizer)?
+                    .into_bytes(),
             );
         }
         let Some(template) = &self.template else {
@@ -386,8 +388,8 @@ impl Tokenizer {
         Ok(files)
     }
 
-    /// A template as other programs render it alike. Ours reads what only Randori gives it, so it is
-    /// written with the tokens themselves.
+    /// A template's source for other programs. The built-in one reads variables that only Randori
+    /// sets, so the tokens themselves are written in their place.
     fn exported(&self, template: &ChatTemplate) -> String {
         if template.source() != PLAIN {
             return template.source().to_owned();
@@ -441,10 +443,5 @@ fn no_tools() -> Context {
 fn encode(core: &Core, text: &str, special: bool) -> Result<Encoding> {
     contain(|| core.encode_fast(text, special))
         .map_err(Error::Tokenizer)?
-        .map_err(broken)
-}
-
-/// Wraps an error of the tokenizers crate.
-fn broken(error: tokenizers::Error) -> Error {
-    Error::Tokenizer(error.to_string())
+        .map_err(Error::tokenizer)
 }

@@ -53,7 +53,8 @@ pub(super) fn dense(
 /// Keeps a tensor's blocks as the file has them.
 pub(super) fn blocks(name: &str, stored: &Stored, place: &ByteSource) -> Result<QuantMatrix> {
     if let Format::Bnb4(four) = &stored.format {
-        let parts = four.parts(name, stored, place)?;
+        let codes = place.read(stored.start, stored.len)?;
+        let parts = four.parts(name, &stored.shape, codes)?;
         return Nf4Matrix::from_parts(parts)
             .map(QuantMatrix::Nf4)
             .map_err(|e| Error::rule(format!("{name}: {e}")));

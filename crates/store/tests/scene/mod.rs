@@ -1,4 +1,4 @@
-//! A small game on a real run folder, with everything that can be interrupted: a list that grows,
+//! A small game in a real run folder, with everything that can be interrupted: a growing list,
 //! checkpoints, a log of steps, an artefact that is a folder. Its arithmetic is deterministic, so
 //! folders can be compared byte by byte.
 #![allow(clippy::unwrap_used)]
