@@ -123,7 +123,7 @@ fn rms_norm(c: &mut Criterion<Clock>) {
     op(c, "rms_norm, 16 times", &[64, 256, 1024], model);
 }
 
-/// What embedding and head cost around the ops above.
+/// The cost of embedding and head, which the measurements above include.
 fn floor(c: &mut Criterion<Clock>) {
     op(c, "floor", &[64, 256, 1024], || small(0, |_, x| Ok(x)));
 }

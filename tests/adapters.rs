@@ -1,5 +1,6 @@
-//! Adapters of every kind in the real program: DoRA with patterns and a head trained in full through a whole game, killed
-//! or not; stacks of PEFT adapters as start, as player and as opponent; what cannot be meant refused by name.
+//! Adapters of every kind in the real program: DoRA with patterns and a head trained in full
+//! through a whole game, killed or not; stacks of PEFT adapters as start, player and opponent;
+//! refusals that name what contradicts itself.
 
 use std::collections::BTreeMap;
 use std::fs;

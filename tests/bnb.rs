@@ -1,6 +1,5 @@
-//! bitsandbytes checkpoints: those that transformers saved are read with its logits, and those that
-//! we write hold the same tensors. The files in tests/fixtures/bnb and what is in them:
-//! tests/interop/make_bnb.py.
+//! bitsandbytes checkpoints: those saved by transformers load with the same logits, and ours hold
+//! the same tensors. The files in tests/fixtures/bnb are described in tests/interop/make_bnb.py.
 
 use std::{
     collections::HashMap,
@@ -14,7 +13,7 @@ use randori_engine::{
     Base, Player, Weight,
     weights::{Dtype, LoadOptions, Quant, Source, open},
 };
-use randori_export::{BnbOptions, Whole, bnb};
+use randori_export::{BnbOptions, InMemory, bnb};
 use serde_json::Value;
 
 const KEPT: LoadOptions = LoadOptions {
@@ -196,7 +195,7 @@ fn same_tensors(got: &Path, want: &Path) {
 fn written_checkpoints_hold_bitsandbytes_tensors() {
     let base = load(source(&folder("dense")), &LoadOptions::default());
     let player = Player::bare(base.clone());
-    let whole = Whole {
+    let in_memory = InMemory {
         player: &player,
         onto: None,
     };
@@ -211,7 +210,7 @@ fn written_checkpoints_hold_bitsandbytes_tensors() {
         let mut seen = HashMap::new();
         let mut last = (0, 0);
         let report = bnb(
-            &whole,
+            &in_memory,
             &[],
             &out,
             &options,
@@ -237,7 +236,7 @@ fn written_checkpoints_hold_bitsandbytes_tensors() {
             agree("written", &logits(back), &want("plain"));
         }
         let again = bnb(
-            &whole,
+            &in_memory,
             &[],
             &out,
             &options,
@@ -252,12 +251,12 @@ fn written_checkpoints_hold_bitsandbytes_tensors() {
     }
 }
 
-/// What is written is the merge, and nothing stays behind when a weight is refused.
+/// The written weights are the merged ones, and an export that refuses a weight leaves no file.
 #[test]
 fn refusals_leave_nothing() {
     let base = load(source(&folder("dense")), &LoadOptions::default());
     let player = Player::bare(base);
-    let whole = Whole {
+    let in_memory = InMemory {
         player: &player,
         onto: None,
     };
@@ -267,7 +266,7 @@ fn refusals_leave_nothing() {
         false => Ok(()),
     };
     let failed = bnb(
-        &whole,
+        &in_memory,
         &[],
         &dir.path().join("out"),
         &BnbOptions::default(),

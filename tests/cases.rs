@@ -1,9 +1,15 @@
-//! Inputs that once failed, each with its right value and where that value comes from (a program
-//! that is not Randori, or a closed form). One file a kind of fault; inputs are made here, by the
-//! test.
+//! Regression tests: inputs that once failed, each with its expected value and the value's source
+//! (another program or a closed form). One file for each kind of fault; the inputs are made by the
+//! tests.
 
+#[path = "cases/aside.rs"]
+mod aside;
+#[path = "cases/columns.rs"]
+mod columns;
 #[path = "cases/datasets.rs"]
 mod datasets;
+#[path = "cases/early.rs"]
+mod early;
 #[path = "cases/files.rs"]
 mod files;
 #[path = "cases/files_absent.rs"]
@@ -16,6 +22,8 @@ mod files_weights;
 mod heads;
 #[path = "cases/hub.rs"]
 mod hub;
+#[path = "cases/install.rs"]
+mod install;
 #[path = "cases/intervals.rs"]
 mod intervals;
 #[path = "cases/kept.rs"]

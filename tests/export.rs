@@ -1,5 +1,4 @@
-//! What is exported computes what the player computed: merged folders and PEFT adapters, loaded
-//! again and run.
+//! Merged folders and PEFT adapters, loaded again and run, compute what the player computed.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -9,7 +8,7 @@ use randori_engine::{
     weights::{Dtype, LoadOptions, Quant, Source},
 };
 use randori_export::{
-    AsHeld, FolderOptions, Merged, Merging, Onto, Rounding, Tensors, Whole, adapter, folder,
+    FolderOptions, FromDisk, InMemory, Merged, Onto, RoundTrip, Rounding, Tensors, adapter, folder,
 };
 use randori_lora::{LoraSpec, Targets, peft};
 use randori_specimens::small::SMALL;
@@ -103,12 +102,12 @@ fn exported(player: &Player, out: &Path, dtype: Dtype) -> Player {
         dtype,
         ..FolderOptions::default()
     };
-    write(&Whole { player, onto: None }, out, &options);
+    write(&InMemory { player, onto: None }, out, &options);
     Player::bare(Arc::new(load(Source::Folder(out.into()), None)))
 }
 
 fn write(tensors: &dyn Tensors, out: &Path, options: &FolderOptions) {
-    let mut each = |_: &str, _: &Merged, _: &AsHeld| Ok(());
+    let mut each = |_: &str, _: &Merged, _: &RoundTrip| Ok(());
     folder(tensors, &[], out, options, &mut each, &mut |_, _| {}).unwrap();
 }
 
@@ -227,13 +226,13 @@ fn a_streamed_export_is_the_same_export() {
                 ..FolderOptions::default()
             };
             let out = |kind: &str| at(&format!("{name}-{kind}-{}", shard_bytes == 40_000));
-            let merging = Merging::new(&stream, lora, params, Onto::Dequantised).unwrap();
+            let merging = FromDisk::new(&stream, lora, params, Onto::Dequantised).unwrap();
             write(&merging, &out("streamed"), &options);
-            let whole = Whole {
+            let in_memory = InMemory {
                 player: &player,
                 onto: None,
             };
-            write(&whole, &out("whole"), &options);
+            write(&in_memory, &out("whole"), &options);
             let files = |dir: &Path| -> BTreeMap<_, Vec<u8>> {
                 let each = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap());
                 each.map(|e| (e.file_name(), std::fs::read(e.path()).unwrap()))
@@ -245,14 +244,14 @@ fn a_streamed_export_is_the_same_export() {
             let again = Player::bare(Arc::new(load(Source::Folder(out("streamed")), None)));
             let mut merged = load(Source::Folder(at("base")), None);
             for (name, weight) in &mut merged.weights {
-                *weight = Weight::Dense(whole.read(name).unwrap().weight);
+                *weight = Weight::Dense(in_memory.read(name).unwrap().weight);
             }
             let merged = Player::bare(Arc::new(merged));
             assert_eq!(logps(&again), logps(&merged));
             assert!(difference(&logps(&again), &logps(&player)) < 2e-5);
             // a second export of what was exported is the same
             write(
-                &Whole {
+                &InMemory {
                     player: &again,
                     onto: None,
                 },
@@ -264,9 +263,8 @@ fn a_streamed_export_is_the_same_export() {
     }
 }
 
-/// What each projection multiplies: the same from a base in memory and block by block from disk,
-/// and it is what the player computes with (the product of a merged projection comes out as base
-/// and adapter's).
+/// Recorded inputs of projections: the same from a base in memory and block by block from disk, and
+/// such that the merged projection's product equals base plus adapter.
 #[test]
 fn inputs_are_what_projections_multiply() {
     let dir = tempfile::tempdir().unwrap();
@@ -347,7 +345,7 @@ fn the_output_error_is_what_running_shows() {
     plan.push(&[1, 2, 3, 4, 5, 6, 7], &[&[8, 9, 10, 11]]);
     let inputs = player.inputs(&plan, 8).unwrap();
     let name = "model.layers.1.mlp.up_proj.weight";
-    let m = Whole {
+    let m = InMemory {
         player: &player,
         onto: None,
     }

@@ -1,5 +1,5 @@
-//! `randori export` as people use it: of a run folder, of one of its iterations, killed, and with
-//! options that do not go together; and that what comes out computes what the run measured.
+//! `randori export` in practice: of a run folder, of one of its iterations, killed half-way, with
+//! contradictory options; the exported model reaches the measures of the run.
 
 use std::collections::BTreeMap;
 use std::fs;

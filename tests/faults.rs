@@ -1,5 +1,5 @@
-//! Bad input on the real program: one clear line that states the rule, the value and the place; an
-//! exit code that is not 0; and nothing half-written.
+//! Bad input to the real program: one clear line that states rule, value and place; an exit code
+//! other than 0; nothing half-written.
 
 use std::fs;
 use std::path::Path;
@@ -22,6 +22,10 @@ fn models_that_are_not_there_or_not_whole() {
         &["run", "r.toml", "--set", "model.source=builtin:dmo"],
         "builtin:dmo is not built in",
     );
+    let demo = "builtin:dmo is not built in; there is only builtin:demo";
+    w.refused(&["run", "builtin:dmo"], demo);
+    let place = "--set train.lr=0: train.lr must be > 0";
+    w.refused(&["fit", "builtin:demo", "--set", "train.lr=0"], place);
 
     let model = w.model("model");
     let weights = model.join("model.safetensors");
@@ -186,7 +190,7 @@ fn a_command_line_that_cannot_be_read_is_exit_code_2() {
     assert_eq!(w.run(&["--help"]).code, 0);
 }
 
-/// An option that would change nothing is a misunderstanding, and what `--set` says is read.
+/// Options without an effect are refused, and `--set` counts as a use of a key.
 #[test]
 fn no_option_is_accepted_and_ignored() {
     let w = World::new();

@@ -1,12 +1,14 @@
-//! `randori fit`'s figures against what processes really take. Compared is what lies above the floor: a process's peak
-//! (VmHWM) less its memory when the plugins are loaded and no model is open. A figure may be 10 % off that. The work that
-//! the estimated time follows from is held against what the engine counts, and must be it to the last multiply-add.
+//! `randori fit`'s figures compared with the memory of real processes. Compared is what lies above
+//! the floor: a process's peak (VmHWM) less its memory when the plugins are loaded and no model is
+//! open. A figure may be 10 % off. The number of multiply-adds, from which the time is estimated,
+//! must equal the engine's own count.
 //!
-//! Each case runs in a process of its own, this test program started again with [`CASE`] set: a peak is a process's.
+//! Each case runs in a process of its own, this test program started again with [`CASE`] set, since
+//! a peak is a process's.
 //!
-//! `a_7b_model_trains_in_nine_gigabytes` is not in CI: one SPIN micro-batch of 2,048 packed tokens on Mistral 7B's shape,
-//! random weights, NF4 with double quantisation, rank 16 everywhere, checkpointing. It wants 10 GB of memory and takes some
-//! minutes (mostly to make the weights up):
+//! `a_7b_model_trains_in_nine_gigabytes` is not in CI: one SPIN micro-batch of 2,048 packed tokens
+//! on Mistral 7B's shape, random weights, NF4 with double quantisation, rank 16 everywhere,
+//! checkpointing. It needs 10 GB of memory and takes minutes, most of them to make random weights:
 //!   cargo test --release -p randori-cli --test fit -- --ignored --nocapture
 #![allow(
     clippy::unwrap_used,
@@ -15,6 +17,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod opened;
 #[path = "fit/play.rs"]
 mod play;
 mod program;
@@ -25,10 +28,10 @@ use play::{SEVEN, SMALL, gguf_file, play};
 use program::World;
 
 const CASE: &str = "RANDORI_FIT_CASE";
-/// Where the GGUF file lies: who makes it must not be who is measured.
+/// Path of the GGUF file, written by another process than the measured one.
 const FILE: &str = "RANDORI_FIT_FILE";
 const MIB: f64 = 1024.0 * 1024.0;
-/// A figure may be off by this share of what was measured.
+/// Allowed relative error of a figure.
 const OFF: f64 = 0.10;
 
 #[test]
@@ -84,7 +87,7 @@ fn a_7b_model_trains_in_nine_gigabytes() {
 fn the_verb_says_what_fits_and_what_would() {
     let w = World::new();
     std::fs::create_dir(w.dir().join("model")).unwrap();
-    let mut config = (SMALL.config)();
+    let mut config = SMALL.shape.config();
     config["num_hidden_layers"] = 6.into();
     w.file("model/config.json", &config.to_string());
     let small = "[model]\nsource = \"model\"\n[train]\nmicro_batch_tokens = 2048\n";
@@ -141,12 +144,12 @@ fn the_verb_says_what_fits_and_what_would() {
     w.nothing_written();
 }
 
-/// The same of a card's memory, which needs neither a card nor a program that can use one.
+/// `fit` for a GPU's memory, which needs neither a GPU nor a build for one.
 #[test]
 fn the_verb_speaks_of_a_card() {
     let w = World::new();
     std::fs::create_dir(w.dir().join("model")).unwrap();
-    w.file("model/config.json", &(SMALL.config)().to_string());
+    w.file("model/config.json", &SMALL.shape.config().to_string());
     let text = "[model]\nsource = \"model\"\ndevice = \"cuda\"\ndtype = \"bf16\"\n[adapter]\nkind = \"qlora\"\n";
     w.file("f.toml", text);
     let said = w.accepted(&["fit", "f.toml", "--vram", "4GiB"]);
@@ -163,7 +166,7 @@ fn the_verb_speaks_of_a_card() {
     // the context alone takes more
     w.refused(&["fit", "f.toml", "--vram", "600MiB"], "does not fit");
     // what a deep model's blocks keep may wait in the machine's own memory
-    let mut config = (SMALL.config)();
+    let mut config = SMALL.shape.config();
     config["num_hidden_layers"] = 32.into();
     w.file("model/config.json", &config.to_string());
     let deep = "[train]\ncheckpoint = true\n[generate]\nbatch = 1\n";
@@ -237,8 +240,9 @@ fn skipped() -> bool {
     !linux
 }
 
-/// Runs a case, holds its figures against each other, and answers the whole process's peak in MiB. What is off is measured once
-/// more: the allocator's luck differs from process to process, a wrong figure does not.
+/// Runs a case, compares its figures, and returns the whole process's peak in MiB. A case that is
+/// off is measured once more: the allocator's luck differs from process to process, a wrong figure
+/// does not.
 fn compare(test: &str, case: &str, file: &Path) -> f64 {
     let first = measure(test, case, file);
     let (peak, measured, predicted, good) = match first.3 {
@@ -252,7 +256,8 @@ fn compare(test: &str, case: &str, file: &Path) -> f64 {
     peak
 }
 
-/// The process's peak, what was measured and predicted above the floor, and whether they are near enough.
+/// The process's peak, the measured and the predicted memory above the floor, and whether these are
+/// near enough.
 fn measure(test: &str, case: &str, file: &Path) -> (f64, f64, f64, bool) {
     let out = Command::new(std::env::current_exe().unwrap())
         .args([
@@ -265,7 +270,7 @@ fn measure(test: &str, case: &str, file: &Path) -> (f64, f64, f64, bool) {
         .env(CASE, case)
         .env(FILE, file)
         .env("RAYON_NUM_THREADS", "2")
-        // the thread that libtest plays on has an arena before `heap::steady` can say one; the program's main thread has not
+        // libtest's thread has an arena before `heap::steady` can set one; the program's has not
         .env("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
         .output()
         .unwrap();

@@ -1,6 +1,6 @@
-//! Damaged input of every format: cut, flipped, spliced, with other numbers in it, 10,000 times
-//! each. Every time it is an error or a valid load: never a panic, a hang, or memory beyond the
-//! file's size class.
+//! Fuzzing: damaged files of every format (truncated, with flipped bits, spliced, with other
+//! numbers), 10,000 cases each. Each case must be an error or a valid load: never a panic, a hang,
+//! or more memory than a file of its size warrants.
 //!
 //! Cases are numbered and always the same. `RANDORI_FUZZ_CASE=17 cargo test -p randori-cli --test
 //! fuzz jsonl` plays one again, `RANDORI_FUZZ_CASES` many more, `RANDORI_FUZZ_KEEP=folder` keeps
@@ -17,6 +17,7 @@
 mod models;
 #[path = "fuzz/mutate.rs"]
 mod mutate;
+mod opened;
 #[path = "fuzz/runs.rs"]
 mod runs;
 #[path = "fuzz/storm.rs"]

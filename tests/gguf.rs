@@ -1,5 +1,4 @@
-//! A GGUF that we write computes what the player computed, and says what SmolLM2's own tokenizer
-//! says.
+//! GGUF files that we write compute what the player computed, and hold SmolLM2's own tokenizer.
 
 #[path = "../crates/data/tests/texts/mod.rs"]
 mod texts;
@@ -17,8 +16,8 @@ use randori_engine::{
     weights::{Dtype, LoadOptions, Source, TokenizerSource, open},
 };
 use randori_export::{
-    AsHeld, FolderOptions, GgufLoraOptions, GgufOptions, GgufQuant, GgufReport, Merged, Whole,
-    folder, gguf, gguf_lora,
+    FolderOptions, GgufLoraOptions, GgufOptions, GgufQuant, GgufReport, InMemory, Merged,
+    RoundTrip, folder, gguf, gguf_lora,
 };
 use randori_lora::{LoraSpec, Targets};
 use randori_specimens::small::SMALL;
@@ -99,7 +98,7 @@ fn hf_folder(player: &Player, out: &Path) {
         dtype: Dtype::F32,
         ..FolderOptions::default()
     };
-    let tensors = Whole { player, onto: None };
+    let tensors = InMemory { player, onto: None };
     folder(
         &tensors,
         &[],
@@ -120,13 +119,13 @@ fn export(
     quant: GgufQuant,
 ) -> (GgufReport, Held) {
     let mut held = Held::new();
-    let tensors = Whole { player, onto: None };
+    let tensors = InMemory { player, onto: None };
     let options = GgufOptions {
         quant,
         replace: true,
         name: "small".into(),
     };
-    let mut each = |name: &str, m: &Merged, of: &AsHeld<'_>| {
+    let mut each = |name: &str, m: &Merged, of: &RoundTrip<'_>| {
         let values = m.weight.flatten_all()?.to_vec1::<f32>()?;
         held.insert(name.to_string(), of(&values)?);
         Ok(())

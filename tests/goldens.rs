@@ -1,6 +1,5 @@
-//! Randori against numbers that transformers and peft computed on a tiny Llama and a tiny Mistral
-//! with a window: adapters of every kind that peft wrote, their logits, log-probs, gradients and
-//! merged weights.
+//! Randori compared with transformers and peft on a tiny Llama and a tiny Mistral with a window:
+//! adapters of every kind that peft wrote, their logits, log-probs, gradients and merged weights.
 //!
 //! The files in tests/fixtures/goldens and what is in them: tests/interop/make_goldens.py. Every
 //! comparison is relative to the largest value of the row or tensor, at most 1e-5 (gradients, which
@@ -60,7 +59,7 @@ impl Golden {
         Player::with_adapter(self.base.clone(), spec, params).unwrap()
     }
 
-    /// What peft answers there, as rows.
+    /// Rows that peft computed, by key.
     fn want(&self, key: &str) -> Vec<Vec<f64>> {
         let t = self
             .expected
@@ -212,8 +211,8 @@ fn a_stack_is_the_sum_of_its_adapters() {
     golden.answers("stack_plain_rslora", &player);
 }
 
-/// Beside another adapter a DoRA has no meaning of its own: the other is merged first, and the
-/// norms are the merge's.
+/// A DoRA stacked on another adapter: the other is merged first, and the norms are those of the
+/// merged weight.
 #[test]
 fn a_dora_goes_onto_what_another_was_merged_into() {
     let mut golden = Golden::open("llama");

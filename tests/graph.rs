@@ -1,7 +1,7 @@
-//! Holds the source tree to ARCHITECTURE.md: who depends on whom, who never may, where `unsafe` is,
-//! how long a file is, and what nothing is called. Each of these rules is a fenced block of that
-//! page, read by this test, so the page cannot go stale. The form of documents and comments is held
-//! by `graph/prose.rs`, how files import each other by `graph/circles.rs`.
+//! Checks the source tree against ARCHITECTURE.md: dependencies, forbidden ones, where `unsafe` is,
+//! length and names of files. Each rule is a fenced block of that page, read by this test, so the
+//! page cannot go stale. Documents and comments are checked by `graph/prose.rs`, imports inside
+//! crates by `graph/circles.rs`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -39,6 +39,20 @@ fn dependencies_are_as_written() {
     check_block("graph-of-tests", &internal(&metadata.dev, &all));
 }
 
+/// Every crate with tests is a default member, since `cargo test` at the root silently skips
+/// others.
+#[test]
+fn every_crate_with_tests_is_a_default_member() {
+    let json = metadata_json();
+    let members = json["workspace_default_members"].as_array().unwrap();
+    let packages = json["packages"].as_array().unwrap().iter();
+    let left: BTreeSet<String> = packages
+        .filter(|package| !members.contains(&package["id"]))
+        .map(|package| short(&package["name"]))
+        .collect();
+    assert_eq!(left, ["benches", "specimens"].map(str::to_owned).into());
+}
+
 #[test]
 fn forbidden_dependencies_are_absent() {
     let metadata = metadata();
@@ -63,7 +77,7 @@ fn forbidden_dependencies_are_absent() {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
-/// The rules above can fail: an edge of each forbidden kind is found.
+/// Negative test: an edge of each forbidden kind is found.
 #[test]
 fn the_rules_bite() {
     let rule = |text: &str, name: &str| Pattern::parse(text).matches(name);
@@ -150,8 +164,8 @@ fn unsafe_is_where_it_may_be() {
     }
 }
 
-/// Where cargo looks for no test programs by itself (`autotests = false`, and tests/ at the root),
-/// a file that nobody names would be passed over in silence.
+/// Every file of tests belongs to a program: where cargo looks for none by itself (`autotests =
+/// false`, and tests/ at the root) it would be skipped silently.
 #[test]
 fn every_test_file_is_run() {
     let all = sources("rs");
@@ -300,13 +314,13 @@ fn first_word(line: &str) -> String {
 // ---- cargo
 
 struct Metadata {
-    /// What is linked or runs at build time.
+    /// Dependencies that are linked or run at build time.
     normal: Graph,
-    /// What only tests and benches need.
+    /// Dependencies of tests and benches alone.
     dev: Graph,
 }
 
-fn metadata() -> Metadata {
+fn metadata_json() -> serde_json::Value {
     let cargo = std::env::var("CARGO").unwrap_or("cargo".into());
     let out = Command::new(cargo)
         .args([
@@ -324,7 +338,11 @@ fn metadata() -> Metadata {
         "{}",
         String::from_utf8_lossy(&out.stderr)
     );
-    let json: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    serde_json::from_slice(&out.stdout).unwrap()
+}
+
+fn metadata() -> Metadata {
+    let json = metadata_json();
     let edges = |dev: bool| {
         let of = |package: &serde_json::Value| {
             let dependencies = package["dependencies"].as_array().unwrap().iter();

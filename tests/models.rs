@@ -1,4 +1,4 @@
-//! Models and their files against what other programs compute of them.
+//! Models and their files, compared with other programs.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,5 +13,6 @@ mod goldens;
 mod interop;
 #[path = "oracles/model.rs"]
 mod model;
+mod opened;
 mod oracles;
 mod peers;

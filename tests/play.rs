@@ -1,5 +1,5 @@
-//! The whole game on the real program: the embedded demo made small, and what only a run from end
-//! to end can show.
+//! The whole game in the real program: a small version of the built-in demo, and what only a
+//! complete run can show.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -206,8 +206,7 @@ fn check_metrics(rows: &[Value]) {
     assert!(number(&rows[rows.len() - 1], "loss") < number(first, "loss"));
 }
 
-/// What is trained on is what was drawn, id by id: no text is tokenised again, nothing is appended
-/// or cut off.
+/// Training uses exactly the sampled token ids: none retokenised, added or removed.
 fn check_ids(iteration: &Path, examples: usize) {
     let answers = rows(&iteration.join("generated.jsonl"));
     let numbers: Vec<u64> = answers
@@ -241,7 +240,7 @@ fn check_ids(iteration: &Path, examples: usize) {
     );
 }
 
-/// The same command again answers the same and leaves the files alone; another setting is refused.
+/// Repeats a command: the same output, unchanged files; another setting is refused.
 fn a_second_run_changes_nothing(w: &World, dir: &Path, said: &str) {
     let before = files(dir);
     let again = play(w, &["compare.seeds=[1]"]);
@@ -254,6 +253,17 @@ fn a_second_run_changes_nothing(w: &World, dir: &Path, said: &str) {
     let line = w.refused(&args, "was started with another recipe");
     assert!(line.contains("train.lr"), "{line}");
     assert_eq!(kept(&before), kept(&files(dir)));
+
+    // the recipe inside the program is that of configs/; what it was resolved from is noted
+    let mut args = command("run", &["compare.seeds=[1]"], &[]);
+    args[1] = "builtin:demo".into();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    assert_eq!(table(&w.accepted(&args)), table(said));
+    let (mut was, mut is) = (kept(&before), kept(&files(dir)));
+    let resolved = is.remove("recipe.toml").unwrap();
+    assert!(resolved.starts_with("# Resolved from builtin:demo by"));
+    was.remove("recipe.toml");
+    assert_eq!(was, is);
 }
 
 /// Files without what tells of the last process only: its number, and when curves were drawn.

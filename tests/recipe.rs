@@ -1,5 +1,5 @@
-//! Recipes on the real program: those in configs/ and in the manual are valid, and so are the
-//! manual's commands; docs/reference/recipe.md is the table; verbs chain.
+//! Recipes in the real program: those in configs/ and in the manual are valid, and so are the
+//! manual's commands; docs/reference/recipe.md is generated; the verbs can be chained.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,8 @@ fn docs_recipe_md_is_what_the_program_prints() {
     );
 }
 
-/// Whatever is quiet; the recipe of these tests trains every weight.
+/// Keys without an effect are reported once, though `-q` is given; the recipe of these tests trains
+/// every weight.
 #[test]
 fn what_a_recipe_gives_and_nothing_reads_is_said_once() {
     let w = World::new();

@@ -1,4 +1,4 @@
-//! A run that is killed twenty times ends in the same bytes as one that was left alone.
+//! A run that is killed twenty times ends with the same bytes as an undisturbed one.
 #![cfg(unix)]
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -65,7 +65,7 @@ fn begin(w: &World, runs: &str) -> Child {
         .unwrap()
 }
 
-/// SIGKILL after `delay`, unless it has ended before; whether it was killed.
+/// Kills a process after `delay`, unless it has ended before; returns whether it was killed.
 fn killed(w: &World, mut child: Child, delay: Duration) -> bool {
     let end = Instant::now() + delay;
     while Instant::now() < end {

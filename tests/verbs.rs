@@ -8,8 +8,11 @@
 
 mod adapters;
 mod cases;
+mod chat;
 mod export_verb;
 mod faults;
+mod interrupt;
+mod opened;
 mod play;
 mod program;
 mod recipe;

@@ -28,17 +28,17 @@ use randori_lora::{LoraSpec, Targets};
 use randori_sdk::seam::{Architecture, Backend, Id, OpResult};
 use serde_json::{Value, json};
 
-/// SmolLM2's vocabulary.
+/// Tokens of SmolLM2's vocabulary.
 pub const VOCAB: usize = 49_152;
-/// Its width.
+/// Features of SmolLM2's residual stream.
 pub const WIDTH: usize = 576;
-/// Its feed-forward width.
+/// Features of SmolLM2's feed-forward layer.
 pub const FFN: usize = 1536;
-/// Its query heads …
+/// Query heads of SmolLM2.
 pub const HEADS: usize = 9;
-/// … key-value heads …
+/// Key-value heads of SmolLM2.
 pub const KV_HEADS: usize = 3;
-/// … and features of each.
+/// Features of a head of SmolLM2.
 pub const HEAD_DIM: usize = 64;
 
 /// Mean lengths of GSM8K's prompts, human responses and SmolLM2's own, in tokens.

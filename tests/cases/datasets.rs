@@ -1,4 +1,4 @@
-//! Data sets of the hub, against a small server in this process.
+//! Data sets from the hub, served by a small server in this process.
 
 use crate::program::World;
 

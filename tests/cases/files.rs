@@ -1,5 +1,5 @@
-//! Files of one model that disagree: decided as transformers decides, or refused. The table of
-//! docs/reference/models.md ("Where two files disagree") names these tests.
+//! Files of one model that contradict each other: resolved as in transformers, or refused. The
+//! table in docs/reference/models.md ("Where two files disagree") names these tests.
 //!
 //! Right values: transformers 5.24.0 with torch 2.15.0 in f32 on the same seeded weights,
 //! `AutoModelForCausalLM`'s summed log-probs of the same token ids (without a cache; ends of
@@ -28,7 +28,7 @@ pub(super) fn near(what: &str, got: [f64; 2], right: [f64; 2]) {
     );
 }
 
-/// Each model is read as transformers reads it, and nothing is said.
+/// Asserts that each model computes transformers' log-probs, without a note.
 #[track_caller]
 pub(super) fn computed(rows: Vec<(&str, Seeded, [f64; 2])>) {
     let w = World::new();
@@ -40,7 +40,7 @@ pub(super) fn computed(rows: Vec<(&str, Seeded, [f64; 2])>) {
     }
 }
 
-/// Each model is read as transformers reads it, and one note holds these words.
+/// Asserts that each model computes transformers' log-probs, with one note that holds these words.
 #[track_caller]
 fn computed_with_a_note(rows: Vec<(&str, Seeded, [f64; 2])>) {
     let w = World::new();
@@ -56,7 +56,7 @@ fn computed_with_a_note(rows: Vec<(&str, Seeded, [f64; 2])>) {
     }
 }
 
-/// Each model is refused with these words.
+/// Asserts that each model is refused with these words.
 #[track_caller]
 fn all_refused(rows: Vec<(&str, Seeded)>) {
     let w = World::new();
@@ -451,7 +451,7 @@ fn rotary_keys_that_mean_no_one_thing_are_refused() {
     ]);
 }
 
-/// What is generated greedily after the pair's prompt.
+/// Tokens generated greedily after the pair's prompt.
 #[track_caller]
 fn generated(w: &World) -> Vec<u64> {
     let recipe = "name = \"g\"\n[model]\nsource = \"model\"\n[data]\ntrain = \"p.jsonl\"\n[generate]\n\

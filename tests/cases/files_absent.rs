@@ -1,5 +1,5 @@
-//! Keys of a configuration that are absent or null where the class wants a value. Right values as
-//! in `files`: transformers 5.24.0 on the same weights, where the key says its default.
+//! Configuration keys that are absent or null where transformers' class needs a value. Expected
+//! values as in `files`: transformers 5.24.0 on the same weights with the key set to its default.
 
 use serde_json::{Value, json};
 

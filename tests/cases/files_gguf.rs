@@ -1,4 +1,4 @@
-//! A GGUF's metadata and tensors as llama.cpp reads them.
+//! Metadata and tensors of GGUF files, interpreted as llama.cpp does.
 //!
 //! Right values: llama.cpp b11549 (xllamacpp 2026.10.11549, in f32, a token at a time) on the same
 //! seeded weights with q and k permuted, written by gguf-py 0.19.
@@ -44,7 +44,7 @@ type Row<'a> = (
     Vec<(&'a str, Tensor)>,
 );
 
-/// Each file computes what llama.cpp does of it; `fuse`: with q, k and v in one tensor.
+/// Asserts that each file computes llama.cpp's log-probs; `fuse`: with q, k and v in one tensor.
 #[track_caller]
 fn computed(fuse: bool, rows: Vec<(Row, [f64; 2])>) {
     let w = World::new();
@@ -356,7 +356,7 @@ fn biases_that_lie_otherwise_than_their_weights_are_refused() {
     bad(true, "blk.1.attn_v.bias", 16, v);
 }
 
-/// Every scaling that a configuration may have goes into a GGUF and comes back out of it.
+/// Every rotary scaling of a configuration survives writing to GGUF and reading back.
 #[test]
 fn a_gguf_that_we_wrote_is_read_back() {
     let list = [1.0, 1.5, 2.0, 4.0];

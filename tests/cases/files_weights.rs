@@ -1,6 +1,6 @@
-//! Files of weights beside each other, and keys that are there without a value. Right values:
-//! transformers 5.24.0, as in files.rs, or (where that fails) the rule that
-//! docs/reference/models.md states.
+//! Several files of weights in one folder, and configuration keys with the value null. Expected
+//! values: transformers 5.24.0, as in files.rs, or (where that fails) the rule in
+//! docs/reference/models.md.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use super::files::{PLAIN, computed, near, plain};
 use super::seeded::{refused, scored};
 use crate::program::World;
 
-/// `model.safetensors` counts, whatever lies beside it, as in transformers.
+/// `model.safetensors` takes precedence over all other weight files, as in transformers.
 #[test]
 fn the_whole_file_goes_before_shards_and_pickles() {
     let w = World::new();
@@ -46,7 +46,7 @@ fn the_whole_file_goes_before_shards_and_pickles() {
     );
 }
 
-/// transformers' `AutoModelForCausalLM` plays an adapter that lies beside the weights, whatever
+/// An adapter beside the weights, which transformers' `AutoModelForCausalLM` would apply, whatever
 /// base it names.
 #[test]
 fn an_adapter_beside_the_weights_is_refused_by_name() {
@@ -68,7 +68,8 @@ fn an_adapter_beside_the_weights_is_refused_by_name() {
     near("without a configuration", scored(&w, "other").0, PLAIN);
 }
 
-/// Keys that transformers obeys in every class: it attends both ways, reads another file, or fails.
+/// Keys that transformers follows in every class: bidirectional attention, another file, or an
+/// error.
 #[test]
 fn keys_that_every_class_obeys_are_refused() {
     let w = World::new();
@@ -120,7 +121,7 @@ fn keys_that_every_class_obeys_are_refused() {
     }
 }
 
-/// Python reads these numbers; they stand for no setting that a model can have.
+/// Numbers that Python's JSON reader accepts (NaN, infinities) and no setting can have.
 #[test]
 fn numbers_that_json_does_not_have_are_refused() {
     let w = World::new();
@@ -133,7 +134,7 @@ fn numbers_that_json_does_not_have_are_refused() {
     }
 }
 
-/// The same keys where they say nothing, and keys that these classes do not read.
+/// The same keys with values that change nothing, and keys that these classes ignore.
 #[test]
 fn keys_that_change_nothing_are_passed_over() {
     computed(vec![

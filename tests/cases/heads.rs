@@ -1,5 +1,5 @@
-//! A tied head is two uses of one weight: what is learnt of one of them is that one's in every
-//! export.
+//! Exports of models whose head is tied to the embedding: an update of one of the two stays that
+//! one's in every format.
 //!
 //! The right value of an export is what the player itself computes; what peft computes of such
 //! players is in peft_adapters.rs.
@@ -8,8 +8,8 @@ use std::{fs, sync::Arc};
 
 use randori_engine::{Player, weights::Source};
 use randori_export::{
-    AsHeld, BnbOptions, Fidelity, FidelityReport, FolderOptions, GgufLoraOptions, GgufOptions,
-    GgufQuant, Merged, Merging, Onto, Tensors, Whole, bnb, folder, gguf, gguf_lora,
+    BnbOptions, Fidelity, FidelityReport, FolderOptions, FromDisk, GgufLoraOptions, GgufOptions,
+    GgufQuant, InMemory, Merged, Onto, RoundTrip, Tensors, bnb, folder, gguf, gguf_lora,
 };
 use randori_lora::{LoraSpec, Targets, peft};
 use serde_json::Value;
@@ -33,7 +33,7 @@ fn saving(modules: &[&str]) -> LoraSpec {
     }
 }
 
-/// Every way to learn something of one of the two uses.
+/// Every kind of adapter that changes one of the two uses.
 fn kinds() -> Vec<(&'static str, LoraSpec)> {
     let of = |targets| LoraSpec {
         targets,
@@ -62,14 +62,15 @@ fn tied() -> Source {
     Source::Folder(fixture("tied"))
 }
 
-/// A merged folder of a player and the report on it.
+/// Exports a merged folder and returns the fidelity report.
 fn exported(tensors: &dyn Tensors, out: &std::path::Path) -> FidelityReport {
     let options = FolderOptions {
         dtype: randori_engine::weights::Dtype::F32,
         ..FolderOptions::default()
     };
     let mut fidelity = Fidelity::new(None);
-    let mut each = |name: &str, m: &Merged, held: &AsHeld| fidelity.add(name, m, held);
+    let mut each =
+        |name: &str, m: &Merged, round_trip: &RoundTrip| fidelity.add(name, m, round_trip);
     folder(tensors, &[], out, &options, &mut each, &mut |_, _| {}).unwrap();
     fidelity.report()
 }
@@ -88,7 +89,7 @@ fn a_merged_folder_computes_the_player() {
             apart(logps(&player), logps(&Player::bare(base.clone()))) > 0.05,
             "{kind}"
         );
-        let merging = Merging::new(
+        let merging = FromDisk::new(
             &stream,
             player.lora.as_deref(),
             &player.params,
@@ -115,7 +116,7 @@ fn a_merged_folder_computes_the_player() {
         // from a base in memory the same
         let again = dir.path().join(format!("{i}-whole"));
         exported(
-            &Whole {
+            &InMemory {
                 player: &player,
                 onto: None,
             },
@@ -132,11 +133,11 @@ fn a_merged_folder_computes_the_player() {
 fn a_gguf_and_a_4_bit_folder_have_the_heads_own_weight() {
     let (base, stream) = (base(tied()), stream(tied()));
     let dir = tempfile::tempdir().unwrap();
-    let mut unheard = |_: &str, _: &Merged, _: &AsHeld| Ok(());
+    let mut unheard = |_: &str, _: &Merged, _: &RoundTrip| Ok(());
     for (i, (kind, spec)) in kinds().into_iter().enumerate() {
         let player = trained(&base, spec);
         let (lora, params) = (player.lora.as_deref(), &player.params);
-        let merging = Merging::new(&stream, lora, params, Onto::Dequantised).unwrap();
+        let merging = FromDisk::new(&stream, lora, params, Onto::Dequantised).unwrap();
         let out = dir.path().join(format!("{i}.gguf"));
         let options = GgufOptions {
             quant: GgufQuant::F32,
@@ -161,7 +162,8 @@ fn a_gguf_and_a_4_bit_folder_have_the_heads_own_weight() {
     }
 }
 
-/// peft's own file of such a player: by the names that it finds the same modules by.
+/// An adapter that peft saved of such a player, with the names by which peft finds the same
+/// modules.
 #[test]
 fn a_peft_adapter_names_the_head() {
     let base = base(tied());
@@ -212,7 +214,7 @@ fn a_gguf_lora_of_a_tied_head_is_refused() {
     assert!(!out.exists());
 }
 
-/// What an earlier version stored of a tied head goes by the embedding's name.
+/// Adapters of an earlier version, which stored a tied head's update under the embedding's name.
 #[test]
 fn an_update_under_the_embeddings_name_is_the_heads() {
     let player = trained(&base(tied()), spec(&["lm_head"]));
@@ -251,7 +253,7 @@ fn world() -> World {
     w
 }
 
-/// The whole way in the real program: trained, exported, scored.
+/// Training, export and scoring in the real program.
 #[test]
 fn an_export_scores_as_the_player() {
     let w = world();
@@ -398,7 +400,7 @@ fn an_entry_that_matches_nothing_is_named() {
     );
 }
 
-/// What is trained in full must be dense in the base: said before a run begins, and by `fit`.
+/// Modules trained in full must be dense in the base: refused before a run begins, and by `fit`.
 #[test]
 fn what_the_base_holds_quantised_is_not_trained_in_full() {
     let w = World::new();

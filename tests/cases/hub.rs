@@ -1,5 +1,5 @@
-//! A model from the hub: one commit for all of its files, resolved once, kept for as long as the
-//! run lasts, with and without a network.
+//! Models from the hub: all files of one commit, resolved once and kept for the run's lifetime,
+//! with and without a network.
 
 use std::fs;
 

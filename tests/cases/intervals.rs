@@ -1,5 +1,5 @@
-//! Intervals hold the sampling error of the held-out set, also with one seed, and say over what
-//! they are.
+//! Confidence intervals include the sampling error of the held-out set, also with one seed, and say
+//! what they cover.
 
 use std::fs;
 
@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::program::World;
 
-/// The textbook's standard error of a mean: what the bootstrap must come to, but for its 1,000
-/// draws (2 %).
+/// The textbook's standard error of a mean, which the bootstrap must equal up to its 1,000 draws (2
+/// %).
 fn standard_error(values: &[f64]) -> f64 {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
@@ -21,7 +21,7 @@ fn summary(w: &World) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// The rows of `prompts.jsonl` in a place of the run.
+/// The rows of `prompts.jsonl` in a folder of the run.
 fn prompts(w: &World, place: &str) -> Vec<Value> {
     let file = w.dir().join("runs/r").join(place).join("prompts.jsonl");
     let text = fs::read_to_string(file).unwrap();

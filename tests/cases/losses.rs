@@ -111,7 +111,7 @@ fn a_loss_over_the_step_does_not_depend_on_micro_batches() {
     assert!(apart(&whole, &pairwise) > 5e-4, "{whole:?} {pairwise:?}");
 }
 
-/// `simpo` reads no opponent: nobody scores, nothing about it is recorded or foreseen.
+/// `simpo` needs no reference model: none is scored, recorded or counted in the figures.
 #[test]
 fn where_the_loss_asks_for_no_opponent_none_scores() {
     let world = World::new();
@@ -236,8 +236,8 @@ iterations = 1
 limit = 2
 "#;
 
-/// Enough examples, of whose pairs most fall away: known only when they are made, and no state is
-/// there yet that could be kept.
+/// Enough examples, but most of their pairs are dropped: known only after generation, before the
+/// first step and without a state to save.
 #[test]
 fn a_game_whose_pairs_leave_one_step_says_so_before_it() {
     let world = World::new();

@@ -1,5 +1,5 @@
-//! Files of pairs under the recipe's rules, whoever wrote them. The right values are rules: what a
-//! key says of pairs holds for token ids as for text, and what is left out is counted.
+//! Files of pairs from other programs, under the recipe's rules: a key about pairs applies to token
+//! ids as to text, and whatever is left out is counted.
 
 use std::fs;
 
@@ -89,7 +89,8 @@ fn pairs_of_token_ids_are_refused_by_their_place_and_key() {
     world.refused(&train(&[]), "p:2: prompt and response have 302 tokens");
 }
 
-/// Scoring asks no loss: whoever trains on the file leaves out what theirs has no gradient for.
+/// Scoring keeps equal pairs, since it knows no loss; training drops those without a gradient under
+/// its own loss.
 #[test]
 fn scoring_keeps_equal_pairs_and_training_asks_its_own_loss() {
     let world = World::new();

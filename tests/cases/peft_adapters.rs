@@ -1,6 +1,6 @@
-//! Adapters as peft 0.21.2 saves them, by its defaults and with every setting that touches more
-//! than projections: each plays as peft plays it, or is refused by name. Files and right values:
-//! tests/interop/make_heads.py (peft 0.21.2, transformers 5.24.0).
+//! Adapters as peft 0.21.2 saves them, with default settings and with every setting that touches
+//! more than projections: each computes what it computes in peft, or is refused by name. Files and
+//! expected values: tests/interop/make_heads.py (peft 0.21.2, transformers 5.24.0).
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -74,8 +74,8 @@ fn every_adapter_that_peft_saves_plays_as_in_peft() {
     assert!(off.is_empty(), "{}", off.join("\n"));
 }
 
-/// What peft saves beside the pairs is the base's own: nothing to carry along, to train or to
-/// refuse.
+/// Copies of the base's own weights, which peft saves beside an adapter, are neither trained nor
+/// refused.
 #[test]
 fn copies_of_the_bases_weights_are_dropped() {
     for (kind, of) in [
@@ -185,7 +185,7 @@ fn copies_of_another_shape_are_refused() {
     );
 }
 
-/// No export makes a model of NaN.
+/// NaN in an adapter is refused by the tensor's name, in every export.
 #[test]
 fn what_is_no_number_is_refused_by_its_tensor() {
     let w = World::new();

@@ -1,16 +1,15 @@
-//! The tiny Llamas of tests/fixtures/heads as bases, players on them, their log-probs, and what
-//! exports of them compute.
+//! Players on the tiny Llamas of tests/fixtures/heads, and their log-probs.
 
 use std::{collections::BTreeMap, path::Path, path::PathBuf, sync::Arc};
 
 use candle_core::Tensor;
 use randori_engine::{
     Base, Packed, Player,
-    weights::{Checkpoint, LoadOptions, Source, Stream, open},
+    weights::{LoadOptions, Source, Stream},
 };
-use randori_host::{Host, SearchPath};
 use randori_lora::{LoraSpec, splitmix};
-use randori_sdk::seam::Architecture;
+
+use crate::opened::{load, opened};
 
 /// As in tests/interop/make_heads.py.
 const PROMPT: [u32; 5] = [1, 5, 9, 3, 7];
@@ -22,18 +21,8 @@ pub fn fixture(name: &str) -> PathBuf {
     tests.join("fixtures/heads").join(name)
 }
 
-fn opened(source: Source) -> (Checkpoint, Arc<dyn Architecture>) {
-    let checkpoint = open(source).unwrap();
-    let config = checkpoint.config().to_string();
-    let host = Host::discover(&SearchPath::standard()).unwrap();
-    let arch = host.architecture("llama", &config).unwrap();
-    (checkpoint, arch)
-}
-
 pub fn base(source: Source) -> Arc<Base> {
-    let (checkpoint, arch) = opened(source);
-    let base = checkpoint.load(arch, &LoadOptions::default(), &mut |_, _| {});
-    Arc::new(base.unwrap())
+    load(source, &LoadOptions::default())
 }
 
 pub fn stream(source: Source) -> Stream {
@@ -54,7 +43,7 @@ pub fn apart(a: [f64; 2], b: [f64; 2]) -> f64 {
     (a[0] - b[0]).abs().max((a[1] - b[1]).abs())
 }
 
-/// A fresh player of these settings, moved as training would.
+/// A new player with these settings, its parameters moved by noise in place of training.
 pub fn trained(base: &Arc<Base>, spec: LoraSpec) -> Player {
     let fresh = Player::with_lora(base.clone(), spec, 1).unwrap();
     let moved = |(name, t): (&String, &Tensor)| {

@@ -1,4 +1,4 @@
-//! Chat templates render as Python's jinja2 renders them; tokenizers as transformers loads them.
+//! Chat templates render as in Python's jinja2; tokenizers load as in transformers.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Where `--out` may write: never over what the command reads, nor into a run.
+//! Where `--out` may write: never over a file that the command reads, nor into a run.
 
 use std::fs;
 
@@ -51,7 +51,7 @@ fn results_never_replace_a_run_s_own_files() {
     assert_eq!(fs::read(&kept).unwrap(), before);
 }
 
-/// A link stays a link, and what it names gets the results.
+/// Results are written to a link's target; the link stays.
 #[cfg(unix)]
 #[test]
 fn results_go_through_a_link() {
@@ -65,8 +65,8 @@ fn results_go_through_a_link() {
     assert_eq!(rows.lines().count(), 24, "{rows}");
 }
 
-/// Every file that makes the player is an input, and what no earlier command of the verb wrote is
-/// somebody's.
+/// Files that the player is made of, and files that no earlier run of the verb wrote, are never
+/// replaced.
 #[test]
 fn results_replace_earlier_results_and_nothing_else() {
     let w = World::new();
@@ -119,7 +119,7 @@ fn results_replace_earlier_results_and_nothing_else() {
     w.refused(&[&score[..], &["--out", "g.jsonl"]].concat(), other);
 }
 
-/// What a large training writes in shards is a player like any other.
+/// A model that was saved in shards is read back like any other.
 #[test]
 fn a_model_in_shards_is_read_back() {
     let w = World::new();
@@ -147,7 +147,7 @@ fn a_model_in_shards_is_read_back() {
     w.refused(&[&sft[..], &["v"]].concat(), "model-00009");
 }
 
-/// A player is not written over the run that it is trained in: said before it is trained.
+/// `--out` inside the player's own run is refused before training.
 #[test]
 fn a_player_never_lies_in_its_run_s_way() {
     let w = World::new();
@@ -178,7 +178,7 @@ fn a_player_never_lies_in_its_run_s_way() {
     assert!(w.dir().join("runs/r-sft/out/model.safetensors").exists());
 }
 
-/// What somebody put into a run's folders outlives `--fresh`, and is named.
+/// A user's files in a run's folders survive `--fresh`, and are named.
 #[test]
 fn a_fresh_start_keeps_what_no_stage_wrote() {
     let w = World::new();

@@ -1,6 +1,5 @@
-//! An artefact is reused only for the same inputs. The right values are rules: what decides a
-//! stage's bytes is compared by content, and a difference is refused with what was and what is,
-//! before anything is written.
+//! Stored results are reused only for the same inputs. Everything that decides a stage's bytes is
+//! compared by content; a difference is refused with both values before anything is written.
 
 use std::fs;
 use std::path::Path;
@@ -75,8 +74,7 @@ fn what_changes_memory_only_may_change_and_is_noted() {
     assert_eq!(said, memory);
 }
 
-/// In the middle of a training: the state that was kept goes on with less memory (and comes to the
-/// same end).
+/// A training resumed with less memory: from its checkpoint, to the same end.
 #[test]
 fn a_training_goes_on_with_less_memory() {
     let w = World::new();
@@ -392,7 +390,7 @@ fn supervised_training_is_reused_for_the_same_start_and_data() {
     assert!(line.contains("data.train data.jsonl was "), "{line}");
 }
 
-/// Token ids that another tokenizer drew are other text in this one.
+/// Answers sampled with another tokenizer are refused: their ids are other text in this one.
 #[test]
 fn answers_are_read_by_the_tokenizer_that_drew_them() {
     let w = World::new();

@@ -1,4 +1,4 @@
-//! What a data file says reaches the model, or is counted: the program's words about it.
+//! Every field of a data row reaches the model or is counted, as the program reports it.
 
 use crate::program::World;
 
@@ -118,7 +118,7 @@ fn a_table_is_a_data_set() {
     assert!(said.contains("1 of 1 examples kept"), "{said}");
 }
 
-/// Answers keep their token ids whatever rows were too long: what was dropped is counted.
+/// Answers keep their token ids when other rows are too long; dropped ones are counted.
 #[test]
 fn pairs_of_answers_count_what_they_drop() {
     let world = World::new();

@@ -1,5 +1,5 @@
-//! Nothing that is downloaded runs, draws or removes: plugins that recipes name, control characters
-//! in texts of data and models, and what stands where an export is written again.
+//! Untrusted input is never executed, shown raw or allowed to remove files: plugins named by
+//! recipes, control characters in texts, paths of exports.
 
 use std::{
     fs,
@@ -180,7 +180,7 @@ fn what_the_user_names_himself_needs_no_trust_and_gives_none() {
     w.accepted(&["fit", "p.toml"]);
 }
 
-/// Nothing that a terminal would obey.
+/// Asserts that a text has no control characters.
 #[track_caller]
 fn quiet(text: &str) {
     let obeyed =

@@ -1,6 +1,6 @@
-//! Small models whose weights any language can make: each value is a pure function of its tensor's
-//! name and its place (FNV-1a of the name, then SplitMix64), so that a right value of another
-//! program needs no file to be kept.
+//! Small models whose weights any language can compute: each value is a pure function of its
+//! tensor's name and its index (FNV-1a of the name, then SplitMix64), so expected values of other
+//! programs need no stored weights.
 
 use std::collections::BTreeMap;
 use std::fs;

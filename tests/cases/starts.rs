@@ -1,5 +1,5 @@
-//! A run folder stands for what it made, and its start is what the run was started from. The right
-//! values are rules: the bare base passes for neither, nor does a folder that has changed since.
+//! Run folders and adapters as starting points: a run stands for what it made, never for its bare
+//! base; its start is exported unchanged or refused; a recipe cannot contradict its adapter.
 
 use std::fs;
 

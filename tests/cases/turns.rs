@@ -1,7 +1,7 @@
-//! Conversations become the token ids that transformers' apply_chat_template makes, and generation
-//! keeps to the tokens and the window that the model has. Right texts: transformers 5.24.0,
-//! `apply_chat_template(messages, tools=tools, **variables)` on the same template, the response
-//! what the finished conversation has after the prompt.
+//! Conversations as token ids, equal to those of transformers' apply_chat_template; generation
+//! stays within the model's vocabulary and context. Expected texts: transformers 5.24.0,
+//! `apply_chat_template(messages, tools=tools, **variables)` on the same template; the response is
+//! the finished conversation without the prompt.
 
 use std::fs;
 
@@ -26,7 +26,7 @@ fn world(template: &str) -> World {
     world
 }
 
-/// What `inspect` prints of `data.jsonl` with these lines.
+/// Output of `inspect` for these lines as `data.jsonl`.
 fn inspected(world: &World, lines: &[Value], set: &[&str]) -> String {
     let lines: String = lines.iter().map(|l| format!("{l}\n")).collect();
     world.file("data.jsonl", &lines);
@@ -113,7 +113,7 @@ fn open_reasoning_is_not_opened_twice_and_closed_where_there_is_none() {
     );
 }
 
-/// What the template leaves out is counted: a field, a column, a variable of the recipe.
+/// Fields, columns and recipe variables that the template ignores are counted.
 #[test]
 fn what_the_template_leaves_out_is_counted() {
     let world = world(OPENS);
@@ -126,8 +126,8 @@ fn what_the_template_leaves_out_is_counted() {
     }
 }
 
-/// The variables of `data.template_args` are in training, generation and the manifest; another
-/// value is another game.
+/// `data.template_args` applies to training and generation and is in the manifest; another value is
+/// another game.
 #[test]
 fn template_variables_come_from_the_recipe() {
     let world = world(
@@ -223,8 +223,8 @@ fn the_longest_example_counts_the_longer_answer() {
     assert!(out.contains("longest example 14 tokens"), "{out}");
 }
 
-/// 263 rows of the embedding lie beyond the tokenizer: of random weights nearly half of all draws
-/// would be there.
+/// Rows of the embedding beyond the tokenizer are never sampled: 263 here, nearly half of all draws
+/// with random weights.
 #[test]
 fn rows_beyond_the_tokenizer_are_never_drawn() {
     let world = World::new();

@@ -1,5 +1,5 @@
-//! The cases: a small model (or a large one) trained, scored or made to answer, with what was
-//! predicted of it.
+//! The cases: a model trained, scored or sampled from, measured and compared with the figures
+//! predicted for it.
 
 use std::{path::Path, sync::Arc, time::Instant};
 
@@ -11,29 +11,35 @@ use randori_engine::{
     weights::{Dtype, LoadOptions, Quant, Source, describe, open},
     work::multiply_adds,
 };
-use randori_export::{GgufOptions, GgufQuant, Whole, gguf};
-use randori_host::{Host, SearchPath};
+use randori_export::{GgufOptions, GgufQuant, InMemory, gguf};
 use randori_lora::{LoraSpec, Targets};
-use serde_json::{Value, json};
+use randori_specimens::llama::{LLAMA, Shape, uniform};
 
-use crate::{FILE, MIB};
+use crate::{
+    FILE, MIB,
+    opened::{HOST, architecture, load},
+};
 
-/// What a case is played on: configuration, prompt tokens, response tokens, pairs in a step.
+/// Model and sizes of a case: prompt tokens, response tokens, pairs in a step.
 #[derive(Clone, Copy)]
 pub struct Scene {
-    pub config: fn() -> Value,
+    pub shape: Shape,
     prompt: usize,
     response: usize,
     pairs: usize,
 }
 
 pub const SMALL: Scene = Scene {
-    config: || {
-        json!({
-            "model_type": "llama", "vocab_size": 12_000, "hidden_size": 512, "intermediate_size": 1408,
-            "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 4, "rms_norm_eps": 1e-5,
-            "rope_theta": 10_000.0, "max_position_embeddings": 1024, "tie_word_embeddings": false,
-        })
+    shape: Shape {
+        vocab: 12_000,
+        width: 512,
+        ffn: 1408,
+        layers: 4,
+        heads: 8,
+        kv_heads: 4,
+        head_dim: 64,
+        context: 1024,
+        ..LLAMA
     },
     prompt: 64,
     response: 96,
@@ -41,13 +47,18 @@ pub const SMALL: Scene = Scene {
 };
 
 pub const SEVEN: Scene = Scene {
-    config: || {
-        json!({
-            "model_type": "mistral", "vocab_size": 32_000, "hidden_size": 4096, "intermediate_size": 14_336,
-            "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5,
-            "rope_theta": 10_000.0, "max_position_embeddings": 32_768, "sliding_window": 4096,
-            "tie_word_embeddings": false,
-        })
+    shape: Shape {
+        family: "mistral",
+        vocab: 32_000,
+        width: 4096,
+        ffn: 14_336,
+        layers: 32,
+        heads: 32,
+        kv_heads: 8,
+        head_dim: 128,
+        window: Some(4096),
+        context: 32_768,
+        ..LLAMA
     },
     prompt: 256,
     response: 385, // 256 + 2 · 384 = 1,024 rows, so that a pair of them are 2,048
@@ -58,7 +69,7 @@ pub const SEVEN: Scene = Scene {
 const SLOTS: usize = 40;
 const NEW: usize = 90;
 
-/// What is different from one case to another.
+/// Settings of a case.
 struct Case {
     options: LoadOptions,
     spec: LoraSpec,
@@ -129,10 +140,8 @@ impl Case {
 /// Plays a case and prints its figures.
 pub fn play(name: &str, scene: Scene) {
     heap::steady(); // as the program does
-    let host = Host::discover(&SearchPath::standard()).unwrap();
-    let config = (scene.config)();
-    let kind = config["model_type"].as_str().unwrap().to_string();
-    let arch = host.architecture(&kind, &config.to_string()).unwrap();
+    let config = scene.shape.config();
+    let arch = architecture(&config);
     let case = Case::of(name, &scene);
     let source = || match name.starts_with("gguf") {
         true => Source::Gguf(std::env::var(FILE).unwrap().into()),
@@ -160,20 +169,26 @@ pub fn play(name: &str, scene: Scene) {
     };
     let steps = (settings.total_steps(case.pairs) * if packing.several { 2 } else { 1 }) as f64;
     let (stage, work) = match case.stage {
-        Stage::Score => (planner.score(&packing, 1), planner.scoring_work(&packing)),
+        Stage::Score => (
+            planner.scoring_peak(&packing, 1),
+            planner.scoring_work(&packing),
+        ),
         Stage::Generate { refilled } => {
             let decoding = decoding(refilled);
             let work = planner.generation_work(&decoding);
             let rounds = if refilled { 2.0 } else { 1.0 };
-            (planner.generate(&decoding, 1), work.map(|w| w * rounds))
+            (
+                planner.generation_peak(&decoding, 1),
+                work.map(|w| w * rounds),
+            )
         }
         Stage::Train => {
             let work = planner.training_work(&packing, case.checkpoint);
-            let peak = planner.train(&packing, case.checkpoint, 1);
+            let peak = planner.training_peak(&packing, case.checkpoint, 1);
             (peak, work.map(|w| w * steps))
         }
     };
-    let (stage, load, work) = (stage.unwrap(), planner.load(), work.unwrap());
+    let (stage, load, work) = (stage.unwrap(), planner.loading_peak(), work.unwrap());
     let predicted = stage.total().max(load.total()) as f64 / MIB;
 
     let floor = status("VmRSS:") - code();
@@ -184,7 +199,7 @@ pub fn play(name: &str, scene: Scene) {
         .unwrap();
     assert_eq!(
         base.bytes() as u64,
-        planner.base(),
+        planner.base_bytes(),
         "the base's size is known exactly"
     );
     let loaded = (
@@ -198,9 +213,9 @@ pub fn play(name: &str, scene: Scene) {
     }
     .unwrap();
     let own: usize = player.params.values().map(|t| 4 * t.elem_count()).sum();
-    assert_eq!(own as u64, planner.player(), "and so is a player's");
+    assert_eq!(own as u64, planner.player_bytes(), "and so is a player's");
     let (before, began) = (multiply_adds(), Instant::now());
-    perform(&case, &scene, player, settings, &host);
+    perform(&case, &scene, player, settings);
     let seconds = began.elapsed().as_secs_f64();
     let done = (multiply_adds() - before) as f64;
     let highest = status("VmHWM:");
@@ -236,10 +251,10 @@ pub fn play(name: &str, scene: Scene) {
     }
 }
 
-/// Holds the estimated time against the real one, loosely: other programs have their share of the
+/// Compares the estimated time with the real one, loosely: other programs have their share of the
 /// cores.
 fn timed(planner: &Planner, work: &Work, done: f64, seconds: f64) {
-    let machine = Ceilings::measure(planner.trace().width, planner.base()).unwrap();
+    let machine = Ceilings::measure(planner.trace().width, planner.base_bytes()).unwrap();
     let estimate = machine.seconds(work);
     println!(
         "  {seconds:.2} s, estimated {estimate:.2} ({:+.0} %): {:.2} G multiply-adds ({:.2} expected) at {:.0} G/s, {:.1} GB at {:.1} GB/s, {:.2} G weights widened",
@@ -258,13 +273,12 @@ fn timed(planner: &Planner, work: &Work, done: f64, seconds: f64) {
     );
 }
 
-/// What the case is about.
-fn perform(case: &Case, scene: &Scene, player: Player, settings: TrainSettings, host: &Host) {
-    let vocab = (scene.config)()["vocab_size"].as_u64().unwrap();
+/// Performs the measured work of a case.
+fn perform(case: &Case, scene: &Scene, player: Player, settings: TrainSettings) {
+    let vocab = scene.shape.vocab as f64;
     let tokens = |seed: usize, n: usize| -> Vec<u32> {
-        randori_lora::splitmix(seed as u64, "tokens", n)
-            .map(|u| (u * vocab as f64) as u32)
-            .collect()
+        let drawn = uniform(seed as u64, "tokens", n);
+        drawn.map(|u| (u * vocab) as u32).collect()
     };
     let pairs: Vec<Pair> = (0..case.pairs)
         .map(|i| Pair {
@@ -301,7 +315,7 @@ fn perform(case: &Case, scene: &Scene, player: Player, settings: TrainSettings, 
             generate(&player, &prompts, &[], &options, &mut |_| ()).unwrap();
         }
         Stage::Train => {
-            let loss = host.loss("spin", &[]).unwrap();
+            let loss = HOST.loss("spin", &[]).unwrap();
             let mut trainer = Trainer::new(player, settings).unwrap();
             trainer
                 .train_pairs(&pairs, &*loss, &mut |metrics, _| {
@@ -315,17 +329,10 @@ fn perform(case: &Case, scene: &Scene, player: Player, settings: TrainSettings, 
 
 /// The small model with its projections in 4 bits.
 pub fn gguf_file(out: &Path) {
-    let host = Host::discover(&SearchPath::standard()).unwrap();
-    let config = (SMALL.config)();
-    let arch = host.architecture("llama", &config.to_string()).unwrap();
-    let base = open(Source::Random { config, seed: 1 }).unwrap();
-    let options = LoadOptions {
-        quant: None,
-        dtype: Dtype::F32,
-    };
-    let base = base.load(arch, &options, &mut |_, _| ()).unwrap();
-    let player = Player::bare(Arc::new(base));
-    let tensors = Whole {
+    let config = SMALL.shape.config();
+    let base = load(Source::Random { config, seed: 1 }, &LoadOptions::default());
+    let player = Player::bare(base);
+    let tensors = InMemory {
         player: &player,
         onto: None,
     };
@@ -345,9 +352,8 @@ pub fn gguf_file(out: &Path) {
     .unwrap();
 }
 
-/// What of the program and its libraries is in memory, in MiB: that is read from their files as the
-/// system likes, here page by page as they are used, there whole at the first touch, and no figure
-/// of the engine's speaks of it.
+/// Resident memory of the program and its libraries, in MiB. It is mapped from their files, page by
+/// page or at once as the system chooses, and is part of no figure.
 fn code() -> f64 {
     let program = std::env::current_exe().unwrap();
     let program = program.to_str().unwrap();

@@ -1,9 +1,10 @@
-//! Models and adapters: safetensors folders, bitsandbytes checkpoints, GGUF files, PEFT adapters.
+//! Fuzzing of models and adapters: safetensors folders, bitsandbytes checkpoints, GGUF files, PEFT
+//! adapters.
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, LazyLock},
+    sync::Arc,
 };
 
 use candle_core::{Device, Tensor};
@@ -12,14 +13,19 @@ use randori_engine::{
     weights::{Dtype, LoadOptions, Quant, Source, TokenizerSource, open},
 };
 use randori_formats::gguf::{self, Block, GgufTokenizer, TensorSpec, llama};
-use randori_host::{Host, SearchPath};
 use randori_lora::peft;
 use randori_sdk::seam::Architecture;
+use randori_specimens::llama::{LLAMA, Shape, uniform};
 use serde_json::{Value, json};
 
-use super::{CASES, mutate::Kind, scratch, storm::storm, texts};
-
-static HOST: LazyLock<Host> = LazyLock::new(|| Host::discover(&SearchPath::standard()).unwrap());
+use super::{
+    CASES,
+    mutate::Kind,
+    opened::{HOST, architecture, load},
+    scratch,
+    storm::storm,
+    texts,
+};
 
 fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -31,7 +37,7 @@ fn bytes(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// As the program goes about it: configuration, architecture, weights.
+/// Loads a model as the program does: configuration, architecture, weights.
 fn loads(source: Source, options: &LoadOptions) -> Option<Base> {
     let checkpoint = open(source).ok()?;
     let config = checkpoint.config().clone();
@@ -40,7 +46,7 @@ fn loads(source: Source, options: &LoadOptions) -> Option<Base> {
     checkpoint.load(arch, options, &mut |_, _| ()).ok()
 }
 
-/// The same where the architecture is known to be right.
+/// A model whose architecture is known, to fuzz the other files.
 struct Known {
     arch: Arc<dyn Architecture>,
     trace: Trace,
@@ -48,8 +54,7 @@ struct Known {
 
 impl Known {
     fn of(config: &Value) -> Known {
-        let kind = config["model_type"].as_str().unwrap();
-        let arch = HOST.architecture(kind, &config.to_string()).unwrap();
+        let arch = architecture(config);
         let trace = trace(&*arch).unwrap();
         Known { arch, trace }
     }
@@ -174,42 +179,37 @@ fn bitsandbytes() {
 
 /// A little Llama as GGUF, each matrix in another format.
 fn gguf(kinds: &[gguf::Kind], tokenizer: Option<&GgufTokenizer>) -> Vec<u8> {
-    let names: [(&str, usize); 9] = [
-        ("model.embed_tokens", 16),
-        ("lm_head", 16),
-        ("model.layers.0.self_attn.q_proj", 256),
-        ("model.layers.0.self_attn.k_proj", 128),
-        ("model.layers.0.self_attn.v_proj", 128),
-        ("model.layers.0.self_attn.o_proj", 256),
-        ("model.layers.0.mlp.gate_proj", 256),
-        ("model.layers.0.mlp.up_proj", 256),
-        ("model.layers.0.mlp.down_proj", 256),
-    ];
-    let norms = [
-        "model.layers.0.input_layernorm",
-        "model.layers.0.post_attention_layernorm",
-        "model.norm",
-    ];
-    let f32s = gguf::Kind::Dense(Dtype::F32);
-    let matrices = names.into_iter().zip(kinds.iter().cycle());
-    let matrices = matrices.map(|((name, rows), kind)| (name, vec![rows, 256], *kind));
-    let norms = norms.into_iter().map(|name| (name, vec![256], f32s));
-    let tensors: Vec<_> = matrices
-        .chain(norms)
-        .map(|(name, shape, kind)| {
-            let drawn = randori_lora::splitmix(1, name, shape.iter().product());
+    let shape = Shape {
+        vocab: 16,
+        width: 256,
+        ffn: 256,
+        layers: 1,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 64,
+        context: 64,
+        ..LLAMA
+    };
+    let mut kinds = kinds.iter().copied().cycle();
+    let tensors: Vec<_> = shape
+        .tensors()
+        .into_iter()
+        .map(|(name, shape)| {
+            let kind = match shape[..] {
+                [_] => gguf::Kind::Dense(Dtype::F32),
+                _ => kinds.next().unwrap(),
+            };
+            let drawn = uniform(1, &name, shape.iter().product());
             let values: Vec<f32> = drawn.map(|u| (u - 0.5) as f32).collect();
             let bytes = match kind {
-                gguf::Kind::Dense(dtype) => dtype.encode(name, &values).unwrap(),
+                gguf::Kind::Dense(dtype) => dtype.encode(&name, &values).unwrap(),
                 gguf::Kind::Block(block) => randori_qlora::encode(block, &values).unwrap(),
             };
-            let name = llama::gguf_name(&format!("{name}.weight")).unwrap();
+            let name = llama::gguf_name(&name).unwrap();
             (TensorSpec::new(&name, &shape, kind), bytes)
         })
         .collect();
-    let config = json!({"model_type": "llama", "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-5});
-    let mut keys = llama::keys(&config, 16).unwrap();
+    let mut keys = llama::keys(&shape.config(), shape.vocab).unwrap();
     keys.extend(tokenizer.into_iter().flat_map(GgufTokenizer::keys));
     let dir = scratch();
     let path = dir.path().join("model.gguf");
@@ -305,7 +305,7 @@ fn gguf_tokenizers() {
 #[test]
 fn peft_adapters() {
     let model = fixture("goldens/llama");
-    let base = Arc::new(loads(Source::Folder(model.clone()), &LoadOptions::default()).unwrap());
+    let base = load(Source::Folder(model.clone()), &LoadOptions::default());
     let plays = |dir: &Path| {
         let Ok((spec, params)) = peft::load(dir) else {
             return false;

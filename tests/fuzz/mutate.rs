@@ -1,6 +1,6 @@
-//! Damage to files: cuts, flipped bits, other numbers where lengths and counts stand, spliced and
-//! repeated parts; in JSON and other text, other values for numbers and words. Every case is a pure
-//! function of its number.
+//! Mutations of files: truncation, flipped bits, other lengths and counts, spliced and repeated
+//! parts; in JSON and other text, other numbers and words. Each case is a pure function of its
+//! number.
 
 /// Random numbers of one case.
 pub struct Rng(u64);
@@ -140,7 +140,7 @@ fn bytes(rng: &mut Rng, input: &[u8]) -> Vec<u8> {
     out
 }
 
-/// What may stand where a value stood.
+/// Values to put in place of others.
 const VALUES: [&str; 30] = [
     "0",
     "-1",

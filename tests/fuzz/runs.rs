@@ -1,19 +1,18 @@
-//! A run folder's files: manifest, answers and pairs, what was learnt, a trainer's checkpoint.
+//! Fuzzing of a run folder's files: manifest, answers and pairs, adapters, a trainer's checkpoint.
 
 use std::path::Path;
 
 use randori_engine::{
     Player,
     train::{Optimizer, TrainSettings, Trainer},
-    weights::{LoadOptions, Source, open},
+    weights::{LoadOptions, Source},
 };
-use randori_host::{Host, SearchPath};
 use randori_lora::{LoraSpec, Targets};
 use randori_store::{Artefact, Json, JsonLines, Manifest, Open, Run, RunSpec};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{CASES, mutate::Kind, scratch, storm::storm};
+use super::{CASES, mutate::Kind, opened::load, scratch, storm::storm};
 
 /// As crates/randori writes pairs.jsonl.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -105,18 +104,14 @@ fn trained_weights() {
 #[test]
 fn trainer_checkpoints() {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/goldens/llama");
-    let host = Host::discover(&SearchPath::standard()).unwrap();
-    let checkpoint = open(Source::Folder(model)).unwrap();
-    let config = checkpoint.config().to_string();
-    let arch = host.architecture("llama", &config).unwrap();
-    let base = checkpoint.load(arch, &LoadOptions::default(), &mut |_, _| ());
+    let base = load(Source::Folder(model), &LoadOptions::default());
     let spec = LoraSpec {
         rank: 2,
         alpha: 4.0,
         targets: Targets::AllLinear,
         ..LoraSpec::default()
     };
-    let player = Player::with_lora(base.unwrap().into(), spec, 1).unwrap();
+    let player = Player::with_lora(base, spec, 1).unwrap();
     let settings = TrainSettings {
         optimizer: Optimizer::rmsprop(),
         ..TrainSettings::default()

@@ -1,5 +1,5 @@
-//! Ten thousand damaged files against one reader: each must be an error or a valid load, soon, in
-//! little memory.
+//! Runs one reader on ten thousand damaged files: each must be an error or a valid load, with
+//! bounded time and memory.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -18,7 +18,7 @@ const TIMES_THE_FILE: usize = 40;
 const SLOW: Duration = Duration::from_secs(5);
 const HANGS: Duration = Duration::from_secs(60);
 
-/// Counts what a thread holds.
+/// An allocator that counts each thread's bytes.
 pub struct Counting;
 
 thread_local! {
@@ -99,7 +99,7 @@ fn cases(usual: u64) -> std::ops::Range<u64> {
     }
 }
 
-/// The file of a case, where `RANDORI_FUZZ_KEEP` says.
+/// Saves a case's file where `RANDORI_FUZZ_KEEP` says.
 fn keep(name: &str, case: u64, damaged: &[u8]) {
     if let Ok(dir) = std::env::var("RANDORI_FUZZ_KEEP") {
         let file = format!("{}-{case}", name.replace(' ', "-"));

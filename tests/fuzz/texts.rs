@@ -1,4 +1,4 @@
-//! Tokenizers, chat templates and data sets.
+//! Fuzzing of tokenizers, chat templates and data sets.
 
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,7 @@
-//! Files inside a crate import each other in no circle: a reader who begins at a file's imports
-//! comes to an end. What a file re-exports counts where it is written, so `crate::Error` leads to
-//! the file of the error and not to the crate's root. Exceptions are ARCHITECTURE.md's block
-//! `circles`.
+//! Checks that files inside a crate import each other in no circle, so that a reader who begins at
+//! a file's imports comes to an end. A re-exported name counts where it is written: `crate::Error`
+//! leads to the file of the error and not to the crate's root. Exceptions are ARCHITECTURE.md's
+//! block `circles`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -53,7 +53,7 @@ fn a_circle_is_found() {
         one.read("lib.rs", root);
         one.read(
             "a.rs",
-            "use crate::b::{self, B as C};\n#[cfg(test)]\nmod tests { use crate::d; }",
+            "use crate::b::{\nself,\nB as C,\n};\n#[cfg(test)]\nmod tests { use crate::d; }",
         );
         one.read("b/mod.rs", b);
         one.read(
@@ -63,6 +63,8 @@ fn a_circle_is_found() {
         one.circles()
     };
     assert!(circles("mod a; mod b;", "pub struct B;\nmod inner;\nuse inner::S;").is_empty());
+    // a list's last comma imports nothing
+    assert!(circles("pub use b::B;", "use super::{\n    b::inner::S,\n};").is_empty());
     assert_eq!(circles("", "use crate::a::A;").len(), 2);
     assert_eq!(circles("pub use a::A;", "fn f(a: crate::A) {}").len(), 2);
     assert_eq!(
@@ -222,7 +224,7 @@ fn without_tests(code: &str) -> &str {
     }
 }
 
-/// Where a word stands by itself, last in the text.
+/// Position of the last occurrence of a word by itself.
 fn word(text: &str, word: &str) -> Option<usize> {
     let part = |c: char| c.is_alphanumeric() || c == '_';
     text.rmatch_indices(word).map(|(at, _)| at).find(|at| {
@@ -234,6 +236,9 @@ fn word(text: &str, word: &str) -> Option<usize> {
 /// The paths of an import: `a::{b, c as d}` are `a::b` and `a::c`, which brings `d`.
 fn tree(prefix: &str, text: &str, found: &mut Vec<Import>) {
     let text = text.trim();
+    if text.is_empty() {
+        return; // behind a list's last comma
+    }
     if let Some((before, rest)) = text.split_once('{') {
         let prefix = format!("{prefix}{before}");
         let inner = rest.rsplit_once('}').map_or(rest, |(inner, _)| inner);

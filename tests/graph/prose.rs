@@ -1,5 +1,5 @@
-//! Holds what people read to its form: lines of prose and comments are at most 100 columns long,
-//! what a document names exists, and every page of the manual is in its index.
+//! Checks the form of documents and comments: lines of at most 100 columns, names of things that
+//! exist, every page of the manual in its index.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ const MOST: usize = 100;
 
 /// Files whose comments have not been brought to [`MOST`] columns yet.
 const UNREACHED: &str = "tests/graph/long_comments.txt";
-/// Set in the environment, the list is written anew (files were moved), if it does not grow.
+/// Environment variable: writes the list anew (after moving files), if it does not grow.
 const WRITE: &str = "RANDORI_WRITE_LONG_COMMENTS";
 
 /// Endings of files that name others.
@@ -122,7 +122,7 @@ fn every_page_of_the_manual_is_in_its_index() {
     }
 }
 
-/// The checks above can fail.
+/// Negative test of the checks above.
 #[test]
 fn the_checks_of_prose_bite() {
     let (fits, long) = ("word ".repeat(20), "word ".repeat(20) + "word");

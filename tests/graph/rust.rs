@@ -1,6 +1,7 @@
-//! Rust source taken apart into code, text and comments: enough to look for a word or a long line.
+//! Splits Rust source into code, string literals and comments, to search each for a word or a long
+//! line.
 
-/// What a stretch of source is.
+/// Kind of a stretch of source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Neither of the others.

@@ -159,27 +159,8 @@ def gguf_bytes(case):
 
 @lru_cache(2)
 def llama_cpp_model(file, lora):
-    import llama_cpp
-    f32 = llama_cpp.GGML_TYPE_F32
-    return llama_cpp.Llama(file, lora_path=lora, n_ctx=96, logits_all=True, type_k=f32, type_v=f32, flash_attn=False, n_threads=2,
-                           verbose=False)
-
-
-def llama_cpp_logits(m, tokens):
-    m.reset()
-    m.eval(list(tokens))
-    return np.array(m.scores[: len(tokens)])
-
-
-def greedy(m, prompt, n):
-    """n tokens, the likeliest each time; whatever they are."""
-    m.reset()
-    ids, out = list(prompt), []
-    for _ in range(n):
-        m.eval(ids)
-        ids = [int(m.scores[m.n_tokens - 1].argmax())]
-        out += ids
-    return out
+    from llama import Llama
+    return Llama(file, lora)
 
 
 def llama_cpp(case):
@@ -187,9 +168,9 @@ def llama_cpp(case):
     m = llama_cpp_model(case["file"], case.get("lora"))
     ours, complaints = load_file(case["ours"]), []
     tokens = ours["tokens"].tolist()
-    theirs = llama_cpp_logits(m, tokens)
+    theirs = m.logits(tokens)
     wanted = ours["greedy"].tolist()
-    got = greedy(m, ours["prompt"].tolist(), len(wanted))
+    got = m.greedy(ours["prompt"].tolist(), len(wanted))
     if got != wanted:
         complaints.append(f"greedy text: {got} here, {wanted} in Randori")
     base = case.get("base") and apart(theirs, base_logits(case["base"], tuple(tokens)))
@@ -199,18 +180,19 @@ def llama_cpp(case):
 def llama_cpp_texts(case):
     """llama.cpp's ids of texts after the first special token, as in a chat prompt (GGUF has no flag for tokenizers that put a space
     at the very start of a text only); its template; its special tokens."""
-    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
     m, own, complaints = llama_cpp_model(case["file"], None), tokenizer(case["base"]), []
     for text, _, ids in json.loads(Path(case["ids"]).read_text()):
-        got = m.tokenize((own.bos_token + text).encode(), add_bos=False, special=True)
+        got = m.tokenize(own.bos_token + text)
         if got != ids:
             complaints.append(f"ids of {text!r}: {got} is not {ids}")
-    special = {"bos": (m.token_bos(), own.bos_token_id), "eos": (m.token_eos(), own.eos_token_id)}
-    complaints += [f"{k}: {a} is not {b}" for k, (a, b) in special.items() if b is not None and a != b]
-    template = m.metadata.get("tokenizer.chat_template", "")
-    render = Jinja2ChatFormatter(template, eos_token=own.eos_token, bos_token=own.bos_token)
+    special = {"bos": own.bos_token_id, "eos": own.eos_token_id}
+    complaints += [f"{k}: {a} is not {special[k]}" for k, a in m.special().items() if special[k] not in (None, a)]
+    carried = m.template()
     for messages in MESSAGES:
-        got, want = render(messages=messages).prompt, own.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        got, want = (
+            own.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=True)
+            for template in (carried, None)
+        )
         if got != want:
             complaints.append(f"template: {got!r} is not {want!r}")
     return Found(float(len(complaints)), None, complaints)

@@ -1,4 +1,4 @@
-//! What is compared: every kind of adapter in every format, and what other programs made.
+//! The comparisons: every kind of adapter in every format, and files of other programs.
 
 use std::{
     fs,
@@ -35,7 +35,7 @@ const TEXTS: [&str; 8] = [
     "a",
 ];
 
-/// Within this a Mistral's window changes nothing, and GGUF, which has no windows, says the same.
+/// Number of tokens within which a Mistral's window changes nothing: GGUF has no windows.
 const WINDOW: usize = 80;
 
 /// Our adapters: kind, settings, whether a GGUF LoRA can say it.
@@ -83,7 +83,7 @@ fn kinds(model: &Model) -> Vec<(&'static str, Value, bool)> {
     kinds
 }
 
-/// A player as training would leave it: B not zero, magnitudes and head moved.
+/// A player as after training: B not zero, magnitudes and head moved.
 fn trained(model: &Model, settings: Value) -> Player {
     let spec: LoraSpec = serde_json::from_value(settings).unwrap();
     let fresh = Player::with_lora(model.base.clone(), spec, 1).unwrap();

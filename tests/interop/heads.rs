@@ -1,6 +1,6 @@
-//! Head, embedding, whole modules, biases: what peft saved of them (tests/fixtures/heads), written
-//! by us, in peft again; fresh players of every kind in peft, and merged in transformers; settings
-//! whose spelling must survive peft's.
+//! Heads, embeddings, whole modules and biases that peft saved (tests/fixtures/heads), written by
+//! us and loaded in peft again; new players of every kind in peft, and merged in transformers;
+//! settings that must survive both.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
 
@@ -9,7 +9,7 @@ use randori_engine::{
     Player,
     weights::{Dtype, LoadOptions, Source},
 };
-use randori_export::{AsHeld, FolderOptions, Merged, Whole, adapter, folder};
+use randori_export::{FolderOptions, InMemory, Merged, RoundTrip, adapter, folder};
 use randori_lora::{LoraSpec, peft, splitmix};
 use serde_json::{Value, json};
 
@@ -100,7 +100,7 @@ fn fresh() -> Vec<(&'static str, &'static str, Value)> {
     ]
 }
 
-/// A player as training would leave it.
+/// A player as after training.
 fn moved(model: &Model, settings: Value) -> Player {
     let spec: LoraSpec = serde_json::from_value(settings).unwrap();
     let fresh = Player::with_lora(model.base.clone(), spec, 1).unwrap();
@@ -150,9 +150,17 @@ fn check(lab: &mut Lab, model: &Model, kind: &str, player: &Player) {
         dtype: Dtype::F32,
         ..FolderOptions::default()
     };
-    let whole = Whole { player, onto: None };
-    let mut unheard = |_: &str, _: &Merged, _: &AsHeld| Ok(());
-    folder(&whole, &[], &merged, &options, &mut unheard, &mut |_, _| {}).unwrap();
+    let in_memory = InMemory { player, onto: None };
+    let mut unheard = |_: &str, _: &Merged, _: &RoundTrip| Ok(());
+    folder(
+        &in_memory,
+        &[],
+        &merged,
+        &options,
+        &mut unheard,
+        &mut |_, _| {},
+    )
+    .unwrap();
     let tied = model.tied();
     lab.case(
         "peft",

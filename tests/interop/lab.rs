@@ -1,5 +1,5 @@
-//! Where the comparison runs: its folder, the real `randori`, Python, and what Randori computes,
-//! written down for Python.
+//! Setup of the comparison: its folder, the real `randori`, Python, and Randori's results written
+//! to files for Python.
 
 use std::{
     collections::HashMap,
@@ -22,13 +22,13 @@ use crate::model;
 /// Tokens that follow a prompt, the likeliest each time.
 const GREEDY: usize = 24;
 
-/// A model that everything is tried on.
+/// One of the models that are compared.
 #[derive(Clone)]
 pub struct Model {
     pub name: String,
     /// Its Hugging Face folder.
     pub hf: PathBuf,
-    /// What other programs compute of it.
+    /// Results of other programs.
     pub peers: PathBuf,
     pub base: Arc<Base>,
     /// Compared position by position; longer than Mistral's window.
@@ -52,8 +52,8 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Fails where an input is missing: who asks for this test wants to know what the other
-    /// programs compute. `whole`: on SmolLM2 too, unless RANDORI_SMOLLM2 is "none".
+    /// Finds the inputs and fails where one is missing, since this test is run only to compare with
+    /// other programs. `whole`: with SmolLM2, unless RANDORI_SMOLLM2 is "none".
     pub fn find(name: &str, whole: bool) -> Lab {
         let named = |key: &str, what: &str| {
             std::env::var_os(key)

@@ -1,5 +1,5 @@
-//! candle-transformers' Llama and Mistral: logits at every position, by growing prefixes without a
-//! cache (they answer the last position only).
+//! Logits of candle-transformers' Llama and Mistral at every position, from growing prefixes
+//! without a cache (these models return the last position only).
 
 use std::collections::HashMap;
 

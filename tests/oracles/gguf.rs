@@ -1,5 +1,5 @@
-//! A tiny Llama as a GGUF file, its blocks quantised by candle, q and k permuted as llama.cpp's
-//! converter does it.
+//! Writes a tiny Llama as a GGUF file: blocks quantised by candle, q and k permuted as by
+//! llama.cpp's converter.
 
 use std::path::Path;
 
@@ -14,8 +14,8 @@ use randori_formats::{
 
 use crate::model::{Shape, Weights, permute, unpermute};
 
-/// Writes the model with every matrix in `kind` (norms in F32); answers the weights the file really
-/// holds: what candle dequantises, rows back in Hugging Face's order.
+/// Writes the model with every matrix in `kind` (norms in F32); returns the weights that the file
+/// really holds: dequantised by candle, rows back in Hugging Face's order.
 pub fn write(path: &Path, shape: &Shape, weights: &Weights, kind: Kind) -> Weights {
     let (mut stored, mut held) = (Vec::new(), Weights::new());
     let mut add = |name: &str, tensor: &Tensor, kind: Kind| {
@@ -56,7 +56,7 @@ fn of_candle(kind: Kind) -> GgmlDType {
     }
 }
 
-/// What llama.cpp stores instead of Llama 3's parameters: by how much each frequency is divided.
+/// Divisors of the frequencies, which llama.cpp stores in place of Llama 3's parameters.
 fn rope_divisors(shape: &Shape) -> Option<Vec<f32>> {
     let l = shape.llama3?;
     let divisor = |i: usize| {

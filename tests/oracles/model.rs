@@ -1,41 +1,23 @@
-//! Small models loaded through the real plugins, and what they compute by several ways.
+//! Small models loaded through the real plugins, and their logits and log-probs computed in several
+//! ways.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use candle_core::Tensor;
 use randori_engine::{
     Base, KvCache, Packed, Player, SlotTokens, Weight,
-    weights::{self, Checkpoint, LoadOptions, Source},
+    weights::{LoadOptions, Source},
 };
-use randori_host::{Host, SearchPath};
-use randori_sdk::seam::Architecture;
 pub use randori_specimens::llama::*;
 use serde_json::Value;
 
-/// Every plugin beside the test program, loaded once.
-static HOST: LazyLock<Host> =
-    LazyLock::new(|| Host::discover(&SearchPath::standard()).expect("the stock plugins load"));
+pub use crate::opened::{load, opened};
 
 /// `n` token ids below `vocab`.
 pub fn tokens(seed: u64, n: usize, vocab: usize) -> Vec<u32> {
     uniform(seed, "tokens", n)
         .map(|u| (u * vocab as f64) as u32)
         .collect()
-}
-
-/// Opens a source, with the architecture that the plugin of its `model_type` makes of it.
-pub fn opened(source: Source) -> (Checkpoint, Arc<dyn Architecture>) {
-    let checkpoint = weights::open(source).unwrap();
-    let config = checkpoint.config();
-    let family = config["model_type"].as_str().expect("a model_type");
-    let arch = HOST.architecture(family, &config.to_string()).unwrap();
-    (checkpoint, arch)
-}
-
-/// Opens a source and loads it.
-pub fn load(source: Source, options: &LoadOptions) -> Arc<Base> {
-    let (checkpoint, arch) = opened(source);
-    Arc::new(checkpoint.load(arch, options, &mut |_, _| ()).unwrap())
 }
 
 /// The model through a Hugging Face folder.

@@ -1,5 +1,5 @@
-//! Llama and Mistral as straight loops in f64, O(n²) without a cache: shares no code with what it
-//! checks, and is right about sliding windows where candle-transformers is not.
+//! Llama and Mistral as plain loops in f64, O(n²) without a cache: no code shared with the engine,
+//! and right about sliding windows where candle-transformers is not.
 
 use std::{collections::HashMap, f64::consts::PI};
 

@@ -1,4 +1,5 @@
-//! Players with adapters, and what must hold of every player: a packed pair is each response alone.
+//! Players with adapters, and a property of every player: a packed pair equals its responses one by
+//! one.
 
 use std::sync::Arc;
 

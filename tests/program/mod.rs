@@ -1,5 +1,5 @@
-//! The real program in a folder of its own, with a small recipe, data and a model that it made
-//! itself.
+//! The real program in a temporary folder, with a small recipe, data and a model that the program
+//! made.
 #![allow(dead_code)] // each test program uses a part
 #![allow(clippy::unwrap_used)] // helpers of tests, though not tests themselves
 
@@ -13,7 +13,7 @@ pub struct World {
     dir: tempfile::TempDir,
 }
 
-/// What a command answered.
+/// Result of a command.
 pub struct Out {
     pub code: i32,
     pub stdout: String,
@@ -133,14 +133,15 @@ impl World {
         }
     }
 
-    /// The command succeeds; its standard output.
+    /// Asserts that the command succeeds; returns its standard output.
     pub fn accepted(&self, args: &[&str]) -> String {
         let out = self.run(args);
         assert_eq!(out.code, 0, "{args:?}\n{}{}", out.stdout, out.stderr);
         out.stdout
     }
 
-    /// The command fails with exit code 1 and one line that says `why`; the line.
+    /// Asserts that the command fails with exit code 1 and one line that says `why`; returns the
+    /// line.
     #[track_caller]
     pub fn refused(&self, args: &[&str], why: &str) -> String {
         let out = self.run(args);
@@ -170,7 +171,7 @@ impl World {
         lines[0].to_string()
     }
 
-    /// Nothing was begun.
+    /// Asserts that no run was begun.
     #[track_caller]
     pub fn nothing_written(&self) {
         assert!(

@@ -268,7 +268,8 @@ fn patterns_dora_and_saved_modules_come_back() {
         ..spec()
     };
     assert_eq!(spec.rank_of("model.layers.0.mlp.up_proj"), 3);
-    assert_eq!(spec.rank_of("model.layers.1.mlp.up_proj"), 2); // `proj` is no whole component of up_proj
+    // `proj` is no whole component of up_proj
+    assert_eq!(spec.rank_of("model.layers.1.mlp.up_proj"), 2);
     assert!((spec.scale_of("model.layers.0.self_attn.q_proj") - 0.5 / 2f64.sqrt()).abs() < 1e-12);
     assert!((spec.scale_of("model.layers.0.mlp.up_proj") - 8.0 / 3f64.sqrt()).abs() < 1e-12);
     assert!(!spec.wants("model.vision.q_proj"));

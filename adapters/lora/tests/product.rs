@@ -176,7 +176,8 @@ fn targets() {
     check(names("*_proj"), true);
     check(names("model.layers"), false);
     check(Targets::Regex(r".*\.(q|v)_proj".into()), true);
-    check(Targets::Regex(r"(q|v)_proj".into()), false); // must match the whole name, as PEFT's fullmatch
+    // a pattern must match the whole name, as PEFT's fullmatch
+    check(Targets::Regex(r"(q|v)_proj".into()), false);
     check(Targets::AllLinear, true);
     assert!(
         !Targets::AllLinear.wants("lm_head") && !Targets::AllLinear.wants("model.embed_tokens")

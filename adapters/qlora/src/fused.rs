@@ -76,14 +76,10 @@ mod x86 {
 
     fn choose(dtype: GgmlDType) -> Option<Run> {
         let fma = is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-        let wide = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq");
-        let run: [Run; 3] = if fma && wide {
-            [wide::run::<0>, wide::run::<1>, wide::run::<8>]
+        let run: [Run; 3] = if fma && crate::wide::available() {
+            [run512::<0>, run512::<1>, run512::<8>]
         } else if fma && is_x86_feature_detected!("avx2") {
-            [narrow::run::<0>, narrow::run::<1>, narrow::run::<8>]
+            [run256::<0>, run256::<1>, run256::<8>]
         } else {
             return None;
         };
@@ -117,77 +113,74 @@ mod x86 {
         }
     }
 
-    /// Defines a module that multiplies rows, for one register width.
+    /// Defines the functions that multiply rows, for one register width.
     macro_rules! width {
-        ($name:ident, $features:literal, $vector:ty, $parts:literal, $zero:ident, $set:ident, $load:ident, $fma:ident, $mul:ident, $sum:expr, $codes:expr) => {
-            mod $name {
-                use super::*;
-
-                /// # Safety
-                /// The machine must have the features; `data` must hold whole rows of `stride`
-                /// bytes; x and the sums must have as many blocks per row; y must have one element
-                /// for each row of W and of x.
-                #[target_feature(enable = $features)]
-                pub(super) unsafe fn run<const F: u8>(
-                    data: &[u8],
-                    stride: usize,
-                    x: &[f32],
-                    sums: &[f32],
-                    y: &mut [f32],
-                ) {
-                    let n = y.len() * stride / data.len().max(1);
-                    // SAFETY: the caller's contract.
-                    unsafe {
-                        match n {
-                            1 => rows::<F, 1>(data, stride, x, sums, y),
-                            2 => rows::<F, 2>(data, stride, x, sums, y),
-                            3 => rows::<F, 3>(data, stride, x, sums, y),
-                            _ => rows::<F, 4>(data, stride, x, sums, y),
-                        }
+        ($run:ident, $rows:ident, $features:literal, $vector:ty, $parts:literal, $zero:ident,
+         $set:ident, $load:ident, $fma:ident, $mul:ident, $sum:expr, $codes:expr) => {
+            /// # Safety
+            /// The machine must have the features; `data` must hold whole rows of `stride` bytes; x
+            /// and the sums must have as many blocks per row; y must have one element for each row
+            /// of W and of x.
+            #[target_feature(enable = $features)]
+            unsafe fn $run<const F: u8>(
+                data: &[u8],
+                stride: usize,
+                x: &[f32],
+                sums: &[f32],
+                y: &mut [f32],
+            ) {
+                let n = y.len() * stride / data.len().max(1);
+                // SAFETY: the caller's contract.
+                unsafe {
+                    match n {
+                        1 => $rows::<F, 1>(data, stride, x, sums, y),
+                        2 => $rows::<F, 2>(data, stride, x, sums, y),
+                        3 => $rows::<F, 3>(data, stride, x, sums, y),
+                        _ => $rows::<F, 4>(data, stride, x, sums, y),
                     }
                 }
+            }
 
-                #[inline]
-                #[target_feature(enable = $features)]
-                unsafe fn rows<const F: u8, const N: usize>(
-                    data: &[u8],
-                    stride: usize,
-                    x: &[f32],
-                    sums: &[f32],
-                    y: &mut [f32],
-                ) {
-                    let (k, blocks) = (x.len() / N, sums.len() / N);
-                    let (size, first) = const { layout(F) };
-                    for (row, y) in data.chunks_exact(stride).zip(y.chunks_exact_mut(N)) {
-                        let mut all = [$zero(); N];
-                        let mut offsets = [0f32; N];
-                        for i in 0..blocks {
-                            // SAFETY: block i of the row and of each row of x exists.
-                            unsafe {
-                                let block = row.as_ptr().add(i * size);
-                                let d = half(block);
-                                let m = match F {
-                                    0 => -8.0 * d,
-                                    1 => half(block.add(2)),
-                                    _ => 0.0,
-                                };
-                                let codes: [$vector; $parts] = $codes(block.add(first), F == 8);
-                                let d = $set(d);
-                                for n in 0..N {
-                                    let x = x.as_ptr().add(n * k + i * BLOCK);
-                                    let mut dot = $mul(codes[0], $load(x));
-                                    for part in 1..$parts {
-                                        let x = $load(x.add(part * BLOCK / $parts));
-                                        dot = $fma(codes[part], x, dot);
-                                    }
-                                    all[n] = $fma(d, dot, all[n]);
-                                    offsets[n] += m * *sums.get_unchecked(n * blocks + i);
+            #[inline]
+            #[target_feature(enable = $features)]
+            unsafe fn $rows<const F: u8, const N: usize>(
+                data: &[u8],
+                stride: usize,
+                x: &[f32],
+                sums: &[f32],
+                y: &mut [f32],
+            ) {
+                let (k, blocks) = (x.len() / N, sums.len() / N);
+                let (size, first) = const { layout(F) };
+                for (row, y) in data.chunks_exact(stride).zip(y.chunks_exact_mut(N)) {
+                    let mut all = [$zero(); N];
+                    let mut offsets = [0f32; N];
+                    for i in 0..blocks {
+                        // SAFETY: block i of the row and of each row of x exists.
+                        unsafe {
+                            let block = row.as_ptr().add(i * size);
+                            let d = half(block);
+                            let m = match F {
+                                0 => -8.0 * d,
+                                1 => half(block.add(2)),
+                                _ => 0.0,
+                            };
+                            let codes: [$vector; $parts] = $codes(block.add(first), F == 8);
+                            let d = $set(d);
+                            for n in 0..N {
+                                let x = x.as_ptr().add(n * k + i * BLOCK);
+                                let mut dot = $mul(codes[0], $load(x));
+                                for part in 1..$parts {
+                                    let x = $load(x.add(part * BLOCK / $parts));
+                                    dot = $fma(codes[part], x, dot);
                                 }
+                                all[n] = $fma(d, dot, all[n]);
+                                offsets[n] += m * *sums.get_unchecked(n * blocks + i);
                             }
                         }
-                        for n in 0..N {
-                            y[n] = $sum(all[n]) + offsets[n];
-                        }
+                    }
+                    for n in 0..N {
+                        y[n] = $sum(all[n]) + offsets[n];
                     }
                 }
             }
@@ -195,7 +188,8 @@ mod x86 {
     }
 
     width!(
-        wide,
+        run512,
+        rows512,
         "avx512f,avx512vl,avx512bw,avx512dq,fma,f16c",
         __m512,
         2,
@@ -208,7 +202,8 @@ mod x86 {
         codes512
     );
     width!(
-        narrow,
+        run256,
+        rows256,
         "avx2,fma,f16c",
         __m256,
         4,
@@ -291,9 +286,9 @@ mod x86 {
             let w: Vec<f32> = (0..rows * k).map(|i| value(i, 11)).collect();
             let w = Tensor::from_vec(w, (rows, k), &Device::Cpu).unwrap();
             for (dtype, narrow) in [
-                (GgmlDType::Q4_0, narrow::run::<0> as Run),
-                (GgmlDType::Q4_1, narrow::run::<1>),
-                (GgmlDType::Q8_0, narrow::run::<8>),
+                (GgmlDType::Q4_0, run256::<0> as Run),
+                (GgmlDType::Q4_1, run256::<1>),
+                (GgmlDType::Q8_0, run256::<8>),
             ] {
                 let q = QTensor::quantize(&w, dtype).unwrap();
                 let data = q.data().unwrap();

@@ -82,7 +82,7 @@ impl GgufMatrix {
         data: &[u8],
         row_order: Option<&[u32]>,
     ) -> Result<Self> {
-        if reader(dtype).is_none() {
+        if !is_supported(dtype) {
             return Err(Error::rule(format!(
                 "the block format {dtype:?} is not supported; Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4K, Q5K and Q6K are"
             )));
@@ -198,9 +198,9 @@ impl DecodeRows for GgufMatrix {
     }
 }
 
-fn reader(dtype: GgmlDType) -> Option<()> {
+fn is_supported(dtype: GgmlDType) -> bool {
     use GgmlDType::*;
-    matches!(dtype, Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q4K | Q5K | Q6K).then_some(())
+    matches!(dtype, Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q4K | Q5K | Q6K)
 }
 
 /// Permutes rows: row i of the result is row `order[i]` of `data`.

@@ -71,7 +71,8 @@ fn dequantisation_of_arbitrary_bytes_is_candles() {
         let bytes: Vec<u8> = (0..blocks * size)
             .map(|i| {
                 let v = (i as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56;
-                // keep every second byte's exponent bits low, so that no half-precision scale is infinite or NaN
+                // keep every second byte's exponent bits low, so that no half-precision scale is
+                // infinite or NaN
                 if i % 2 == 1 {
                     (v as u8) & 0xbf
                 } else {

@@ -1,4 +1,5 @@
-//! NF4 against its definition: levels, blocks over the flattened matrix, the known error of a normal distribution.
+//! NF4 against its definition: levels, blocks over the flattened matrix, the known error of a
+//! normal distribution.
 
 use candle_core::{Device, Tensor};
 use randori_qlora::QuantMatrix;
@@ -91,7 +92,8 @@ fn levels_survive_exactly_and_sizes_are_right() {
     assert_eq!(values(&m.dequantise().unwrap()), w);
     assert_eq!(m.bytes(), 64 * 128 / 2 + 128 * 4);
     let double = QuantMatrix::nf4(&tensor(w, (64, 128)), true).unwrap();
-    assert_eq!(double.bytes(), 64 * 128 / 2 + 128 + 4 + 4); // 1 byte a block, one scale for 256 of them, the offset
+    // a byte a block, one scale for 256 of them, the offset
+    assert_eq!(double.bytes(), 64 * 128 / 2 + 128 + 4 + 4);
 }
 
 #[test]

@@ -20,8 +20,8 @@ use std::{cell::LazyCell, sync::Arc, time::Instant};
 use randori_benches::{
     GENERATED, PROMPT, REAL, WIDTH, config_of, host, number, pairs, pairs_of, random,
     roofline::{
-        Case, Ceilings, Costs, PRODUCTS, Rows, decoding, exponent, machine, medians, micro_batches,
-        prefill, row, scoring, table, training,
+        Case, Ceilings, Costs, PRODUCTS, RowCounts, decoding, exponent, machine, medians,
+        micro_batches, prefill, row, scoring, table, training,
     },
 };
 use randori_engine::{
@@ -104,7 +104,7 @@ impl Run {
     fn print_counts(&self) {
         let config = config_of(self.layers, WIDTH).to_string();
         let t = trace(&*self.host.architecture("llama", &config).unwrap()).unwrap();
-        let r = Rows::of(&micro_batches(&pairs(PAIRS), usize::MAX)[0]);
+        let r = RowCounts::of(&micro_batches(&pairs(PAIRS), usize::MAX)[0]);
         table(&["counted", "each", "in 4 pairs", "forward"]);
         let count = |what: &str, flops: f64, n: f64| {
             row(&[
@@ -193,6 +193,11 @@ impl Run {
     /// Every series with its medians.
     fn growth(&self) -> Vec<(Growth, Vec<f64>)> {
         let base = LazyCell::new(|| self.base(self.layers, WIDTH, None));
+        let blocks = |decode| {
+            let sizes = [1, 2, 3].map(|i| (self.layers * i / 3).max(1));
+            let models = sizes.map(|layers| (layers, WIDTH));
+            self.models(&format!("blocks {sizes:?}"), models, decode)
+        };
         let makers: [(&str, &dyn Fn() -> Growth); 8] = [
             ("growth: prompt", &|| {
                 self.steps(
@@ -218,14 +223,7 @@ impl Run {
                     pairs,
                 )
             }),
-            ("growth: blocks", &|| {
-                let sizes = [1, 2, 3].map(|i| (self.layers * i / 3).max(1));
-                self.models(
-                    &format!("blocks {sizes:?}"),
-                    sizes.map(|l| (l, WIDTH)),
-                    false,
-                )
-            }),
+            ("growth: blocks", &|| blocks(false)),
             ("growth: width", &|| {
                 let layers = (self.layers / 3).max(1);
                 let widths = [192, 384, 768];
@@ -235,14 +233,7 @@ impl Run {
                     false,
                 )
             }),
-            ("growth: decode, blocks", &|| {
-                let sizes = [1, 2, 3].map(|i| (self.layers * i / 3).max(1));
-                self.models(
-                    &format!("blocks {sizes:?}"),
-                    sizes.map(|l| (l, WIDTH)),
-                    true,
-                )
-            }),
+            ("growth: decode, blocks", &|| blocks(true)),
             ("growth: decode, batch", &|| {
                 self.tokens("sequences (100 cached tokens)", [4, 16, 64], &base, |n| {
                     (n, CACHED)

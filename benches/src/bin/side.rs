@@ -27,7 +27,7 @@ use randori_engine::{
     weights::{Dtype, LoadOptions, Quant, Source},
 };
 use randori_host::Host;
-use randori_sdk::seam::{Backend, Id, Value as Given};
+use randori_sdk::seam::{Backend, Id, Value as OptionValue};
 use serde_json::{Value, json};
 
 /// The loss's beta, as in the peer.
@@ -160,7 +160,7 @@ impl Run {
         let mut trainer = Trainer::new(player, settings).expect("settings");
         let loss = self
             .host
-            .loss("spin", &[("beta".into(), Given::Float(BETA))])
+            .loss("spin", &[("beta".into(), OptionValue::Float(BETA))])
             .expect("the loss plugin");
         let (mut steps, mut last) = (Vec::new(), Instant::now());
         trainer

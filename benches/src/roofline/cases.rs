@@ -8,7 +8,7 @@ use randori_engine::{
 };
 use randori_host::Host;
 
-use super::counts::{Costs, Rows, Work, micro_batches};
+use super::counts::{Costs, RowCounts, Work, micro_batches};
 use crate::{VOCAB, adapter, tokens};
 
 /// Tokens of a prompt that enter the cache together, as in generation.
@@ -16,9 +16,9 @@ const PIECE: usize = 512;
 
 /// A stage to time.
 pub struct Case {
-    /// For the table.
+    /// Name in the table.
     pub name: String,
-    /// Its lower bound of work.
+    /// Lower bound of its work.
     pub work: Work,
     run: Box<dyn FnMut()>,
 }
@@ -67,7 +67,7 @@ pub fn training(host: &Host, name: &str, base: &Arc<Base>, pairs: Vec<Pair>) -> 
         ..TrainSettings::default()
     };
     let plans = micro_batches(&pairs, settings.micro_batch_tokens);
-    let rows: Vec<Rows> = plans.iter().map(Rows::of).collect();
+    let rows: Vec<RowCounts> = plans.iter().map(RowCounts::of).collect();
     let player = Player::with_lora(base.clone(), adapter(), 1).unwrap();
     let mut trainer = Trainer::new(player, settings).unwrap();
     Case::new(name, Costs::of(base).training(&rows), move || {
@@ -79,7 +79,7 @@ pub fn training(host: &Host, name: &str, base: &Arc<Base>, pairs: Vec<Pair>) -> 
 /// The opponent's log-probs of `pairs` in one pass.
 pub fn scoring(name: &str, base: &Arc<Base>, pairs: Vec<Pair>) -> Case {
     let plans = micro_batches(&pairs, usize::MAX);
-    let work = Costs::of(base).forward(&Rows::of(&plans[0]));
+    let work = Costs::of(base).forward(&RowCounts::of(&plans[0]));
     let player = Player::bare(base.clone());
     Case::new(name, work, move || {
         let items: Vec<ScoreItem> = pairs

@@ -33,9 +33,9 @@ impl Add for Work {
     }
 }
 
-/// Sizes of a pass, from its plan.
+/// Numbers of rows and of attended pairs in a pass.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Rows {
+pub struct RowCounts {
     /// Rows through embedding and blocks.
     pub rows: f64,
     /// Rows through the head, each once.
@@ -44,10 +44,10 @@ pub struct Rows {
     pub pairs: f64,
 }
 
-impl Rows {
-    /// Of a packed micro-batch: a segment's rows see all that it continues, and themselves
-    /// causally.
-    pub fn of(plan: &Packed) -> Rows {
+impl RowCounts {
+    /// The counts of a packed micro-batch, whose segments see all that they continue, and
+    /// themselves causally.
+    pub fn of(plan: &Packed) -> RowCounts {
         let mut head: Vec<usize> = plan.targets.iter().map(|t| t.row).collect();
         head.sort_unstable();
         head.dedup();
@@ -55,17 +55,17 @@ impl Rows {
             .segments
             .iter()
             .map(|s| s.len * s.position + s.len * (s.len + 1) / 2);
-        Rows {
+        RowCounts {
             rows: plan.ids.len() as f64,
             head: head.len() as f64,
             pairs: pairs.sum::<usize>() as f64,
         }
     }
 
-    /// Of `new` tokens behind `old` cached ones, in each of `batch` sequences; one row of each goes
-    /// through the head.
-    pub fn cached(batch: usize, old: usize, new: usize) -> Rows {
-        Rows {
+    /// The counts of a step of `batch` sequences, each with `new` tokens behind `old` cached ones;
+    /// one row of each goes through the head.
+    pub fn cached(batch: usize, old: usize, new: usize) -> RowCounts {
+        RowCounts {
             rows: (batch * new) as f64,
             head: batch as f64,
             pairs: (batch * (old * new + new * (new + 1) / 2)) as f64,
@@ -108,7 +108,7 @@ pub struct Costs {
 }
 
 impl Costs {
-    /// Of a model as it is stored, with the benches' adapter.
+    /// The costs of a model as it is stored, with the benches' adapter.
     pub fn of(base: &Base) -> Costs {
         let trace = trace(base.arch.as_ref()).unwrap();
         let blocks: Vec<&TracedLinear> =
@@ -148,7 +148,7 @@ impl Costs {
 
     /// A pass of the bare base that records nothing: operations = rows·token + pairs·pair + head
     /// rows·head row; bytes = weights once, and the embedding's rows.
-    pub fn forward(&self, r: &Rows) -> Work {
+    pub fn forward(&self, r: &RowCounts) -> Work {
         let t = &self.trace;
         Work {
             flops: r.rows * t.flops_per_token
@@ -162,7 +162,7 @@ impl Costs {
     /// once, those of its new tokens written, the older ones read.
     pub fn step(&self, batch: usize, old: usize, new: usize) -> Work {
         let cache = (batch * (old + new) * self.trace.cache_bytes_per_token) as f64;
-        self.forward(&Rows::cached(batch, old, new))
+        self.forward(&RowCounts::cached(batch, old, new))
             + Work {
                 flops: 0.0,
                 bytes: cache,
@@ -179,7 +179,7 @@ impl Costs {
     /// Bytes: a micro-batch reads the weights in each direction, and writes the tape and reads it
     /// back; adapters are read in each direction and their gradients written; AdamW reads
     /// parameter, gradient and two moments and writes three.
-    pub fn training(&self, micro_batches: &[Rows]) -> Work {
+    pub fn training(&self, micro_batches: &[RowCounts]) -> Work {
         let t = &self.trace;
         let trained = 4.0 * self.rank * self.low_rank;
         let update = Work {
@@ -211,11 +211,11 @@ mod tests {
         // rows: prompt 3, responses 2 - 1 and 3 - 1; both responses' first tokens share the
         // prompt's last row
         let plan = &micro_batches(&pairs_of(1, [3, 2, 3]), 100)[0];
-        let r = Rows::of(plan);
+        let r = RowCounts::of(plan);
         assert_eq!((r.rows, r.head), (6.0, 1.0 + 1.0 + 2.0));
         assert_eq!(r.pairs, (1 + 2 + 3 + 4 + 4 + 5) as f64);
-        assert_eq!(Rows::cached(2, 3, 1).pairs, 8.0);
-        assert_eq!(Rows::cached(1, 0, 3).pairs, 6.0);
+        assert_eq!(RowCounts::cached(2, 3, 1).pairs, 8.0);
+        assert_eq!(RowCounts::cached(1, 0, 3).pairs, 6.0);
     }
 
     #[test]
@@ -238,7 +238,7 @@ mod tests {
         }
         .base();
         let costs = Costs::of(&base);
-        let r = Rows {
+        let r = RowCounts {
             rows: 10.0,
             head: 3.0,
             pairs: 0.0,

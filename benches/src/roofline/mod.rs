@@ -11,5 +11,5 @@ mod tables;
 
 pub use cases::{Case, decoding, medians, prefill, scoring, training};
 pub use ceilings::{Ceilings, PRODUCTS, machine};
-pub use counts::{Costs, Rows, Work, micro_batches};
+pub use counts::{Costs, RowCounts, Work, micro_batches};
 pub use tables::{exponent, row, table};

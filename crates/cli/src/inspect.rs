@@ -1,19 +1,16 @@
 //! `randori inspect`: the first examples as the model sees them. Trained tokens are green, masked
-//! ones red, a cut response is marked; on something that is no terminal, trained tokens stand in
-//! [brackets].
-
-use std::io::IsTerminal;
+//! ones red, a cut response is marked; without colours, trained tokens stand in [brackets].
 
 use anyhow::Result;
 use randori::{Example, Request, Response, escaped};
 
-use crate::terminal::painted;
+use crate::terminal::{Colour, colours, painted};
 
 /// Shows `count` examples and what happened to the others.
 pub fn run(request: &Request, count: usize) -> Result<()> {
     let inspection = randori::inspect(request, count)?;
     let paint = Paint {
-        colours: std::io::stdout().is_terminal(),
+        colours: colours(&std::io::stdout()),
     };
     for example in &inspection.examples {
         painted(&shown(example, &paint));
@@ -31,14 +28,14 @@ struct Paint {
 impl Paint {
     fn masked(&self, text: &str) -> String {
         if self.colours {
-            format!("\x1b[31m{text}\x1b[0m")
+            Colour::Red.paint(text)
         } else {
             text.to_string()
         }
     }
     fn trained(&self, text: &str) -> String {
         if self.colours {
-            format!("\x1b[32m{text}\x1b[0m")
+            Colour::Green.paint(text)
         } else {
             format!("[{text}]")
         }

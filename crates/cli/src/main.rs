@@ -12,7 +12,9 @@ mod terminal;
 
 mod args;
 mod chat;
+mod commands;
 mod inspect;
+mod interrupt;
 mod progress;
 
 fn main() -> std::process::ExitCode {

@@ -1,6 +1,6 @@
 //! The self-play loop ([`play`]) and the [`Game`] trait that it drives.
 
-use crate::{Iteration, Journal, Keeps, OpponentRule, Rules, Signals, Stage, Window};
+use crate::{Iteration, Journal, OpponentRule, Rules, Signals, Stage, Stores, Window};
 
 /// Plays the iterations that the journal does not hold yet.
 ///
@@ -13,11 +13,11 @@ pub fn play<G, J>(
 ) -> Result<Outcome<G::Policy>, G::Error>
 where
     G: Game,
-    J: Journal<Desk = G::Desk>
-        + Keeps<G::Generated>
-        + Keeps<G::Pairs>
-        + Keeps<G::Policy>
-        + Keeps<Signals>,
+    J: Journal<Workspace = G::Workspace>
+        + Stores<G::Generated>
+        + Stores<G::Pairs>
+        + Stores<G::Policy>
+        + Stores<Signals>,
     G::Error: From<J::Error>,
 {
     let (mut policy, mut window, mut history) = so_far(game, journal, rules)?;
@@ -31,20 +31,20 @@ where
         let opponent = match rules.opponent {
             OpponentRule::Previous => game.freeze(&policy)?, // SPIN's theta_t
         };
-        let generated = stage(game, journal, &now, Stage::Generated, |game, desk| {
-            game.generate(&now, &opponent, desk)
+        let generated = stage(game, journal, &now, Stage::Generated, |game, workspace| {
+            game.generate(&now, &opponent, workspace)
         })?;
         window.push(t, generated);
         // The window's pairs, old ones too, with *this* opponent's log-probs: constants of the
         // iteration.
-        let pairs = stage(game, journal, &now, Stage::Pairs, |game, desk| {
-            game.score(&now, &opponent, &window, desk)
+        let pairs = stage(game, journal, &now, Stage::Pairs, |game, workspace| {
+            game.score(&now, &opponent, &window, workspace)
         })?;
-        policy = stage(game, journal, &now, Stage::Policy, |game, desk| {
-            game.train(&now, policy, &pairs, desk)
+        policy = stage(game, journal, &now, Stage::Policy, |game, workspace| {
+            game.train(&now, policy, &pairs, workspace)
         })?;
-        let signals = stage(game, journal, &now, Stage::Eval, |game, desk| {
-            game.evaluate(&now, &policy, &opponent, &pairs, desk)
+        let signals = stage(game, journal, &now, Stage::Eval, |game, workspace| {
+            game.evaluate(&now, &policy, &opponent, &pairs, workspace)
         })?;
         game.ended(&now, &signals);
         history.push(signals);
@@ -75,7 +75,7 @@ pub trait Game {
     type Pairs;
     /// Storage for a stage's unfinished work (checkpoints), lent by the journal, so that a killed
     /// stage can resume.
-    type Desk;
+    type Workspace;
     /// Error of any method.
     type Error;
 
@@ -90,7 +90,7 @@ pub trait Game {
         &mut self,
         now: &Iteration,
         opponent: &Self::Opponent,
-        desk: &mut Self::Desk,
+        workspace: &mut Self::Workspace,
     ) -> Result<Self::Generated, Self::Error>;
 
     /// Computes the opponent's log-probs of the real and generated responses of the whole window.
@@ -99,7 +99,7 @@ pub trait Game {
         now: &Iteration,
         opponent: &Self::Opponent,
         window: &Window<Self::Generated>,
-        desk: &mut Self::Desk,
+        workspace: &mut Self::Workspace,
     ) -> Result<Self::Pairs, Self::Error>;
 
     /// Trains the policy to tell real from generated (paper, eq. 4.7) with this iteration's
@@ -109,7 +109,7 @@ pub trait Game {
         now: &Iteration,
         policy: Self::Policy,
         pairs: &Self::Pairs,
-        desk: &mut Self::Desk,
+        workspace: &mut Self::Workspace,
     ) -> Result<Self::Policy, Self::Error>;
 
     /// Measures the trained policy against the opponent of this iteration.
@@ -119,7 +119,7 @@ pub trait Game {
         policy: &Self::Policy,
         opponent: &Self::Opponent,
         pairs: &Self::Pairs,
-        desk: &mut Self::Desk,
+        workspace: &mut Self::Workspace,
     ) -> Result<Signals, Self::Error>;
 
     /// Called when an iteration begins; not for one whose four stages the journal holds.
@@ -168,7 +168,10 @@ fn so_far<G, J>(
 ) -> Result<(G::Policy, Window<G::Generated>, Vec<Signals>), G::Error>
 where
     G: Game,
-    J: Journal<Desk = G::Desk> + Keeps<G::Generated> + Keeps<G::Policy> + Keeps<Signals>,
+    J: Journal<Workspace = G::Workspace>
+        + Stores<G::Generated>
+        + Stores<G::Policy>
+        + Stores<Signals>,
     G::Error: From<J::Error>,
 {
     let whole = |t: &usize| Stage::ALL.iter().all(|stage| journal.finished(*t, *stage));
@@ -193,13 +196,13 @@ fn stage<G, J, A>(
     journal: &mut J,
     now: &Iteration,
     stage: Stage,
-    make: impl FnOnce(&mut G, &mut G::Desk) -> Result<A, G::Error>,
+    make: impl FnOnce(&mut G, &mut G::Workspace) -> Result<A, G::Error>,
 ) -> Result<A, G::Error>
 where
     G: Game,
-    J: Keeps<A> + Journal<Desk = G::Desk>,
+    J: Stores<A> + Journal<Workspace = G::Workspace>,
     G::Error: From<J::Error>,
 {
     game.enters(now, stage, journal.finished(now.t, stage));
-    journal.stage(now.t, stage, |desk| make(game, desk))
+    journal.stage(now.t, stage, |workspace| make(game, workspace))
 }

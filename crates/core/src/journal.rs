@@ -31,7 +31,7 @@ impl Stage {
 /// A record of which stages are finished.
 pub trait Journal {
     /// Storage for a stage's unfinished work.
-    type Desk;
+    type Workspace;
     /// Error of recording or restoring.
     type Error;
 
@@ -40,7 +40,7 @@ pub trait Journal {
 }
 
 /// A journal that stores results of type `A`.
-pub trait Keeps<A>: Journal {
+pub trait Stores<A>: Journal {
     /// Loads the result of a finished stage.
     ///
     /// # Errors
@@ -48,13 +48,13 @@ pub trait Keeps<A>: Journal {
     fn restore(&mut self, t: usize, stage: Stage) -> Result<A, Self::Error>;
 
     /// Runs `make`, stores its result, and then marks the stage finished. The value returned must
-    /// equal what [`Keeps::restore`] returns after a crash, or a resumed game would differ from an
+    /// equal what [`Stores::restore`] returns after a crash, or a resumed game would differ from an
     /// uninterrupted one.
     fn record<E: From<Self::Error>>(
         &mut self,
         t: usize,
         stage: Stage,
-        make: impl FnOnce(&mut Self::Desk) -> Result<A, E>,
+        make: impl FnOnce(&mut Self::Workspace) -> Result<A, E>,
     ) -> Result<A, E>;
 
     /// Restores a finished stage, or runs and records it.
@@ -62,7 +62,7 @@ pub trait Keeps<A>: Journal {
         &mut self,
         t: usize,
         stage: Stage,
-        make: impl FnOnce(&mut Self::Desk) -> Result<A, E>,
+        make: impl FnOnce(&mut Self::Workspace) -> Result<A, E>,
     ) -> Result<A, E> {
         match self.finished(t, stage) {
             true => Ok(self.restore(t, stage)?),
@@ -76,20 +76,20 @@ pub trait Keeps<A>: Journal {
 pub struct NoJournal;
 
 impl Journal for NoJournal {
-    type Desk = ();
-    type Error = NothingKept;
+    type Workspace = ();
+    type Error = NothingStored;
 
     fn finished(&self, _t: usize, _stage: Stage) -> bool {
         false
     }
 }
 
-impl<A> Keeps<A> for NoJournal {
-    fn restore(&mut self, _t: usize, _stage: Stage) -> Result<A, NothingKept> {
-        Err(NothingKept)
+impl<A> Stores<A> for NoJournal {
+    fn restore(&mut self, _t: usize, _stage: Stage) -> Result<A, NothingStored> {
+        Err(NothingStored)
     }
 
-    fn record<E: From<NothingKept>>(
+    fn record<E: From<NothingStored>>(
         &mut self,
         _t: usize,
         _stage: Stage,
@@ -101,5 +101,5 @@ impl<A> Keeps<A> for NoJournal {
 
 /// Error of [`NoJournal`] when asked to restore. The loop never asks: no stage is finished there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("nothing is kept by this journal")]
-pub struct NothingKept;
+#[error("nothing is stored by this journal")]
+pub struct NothingStored;

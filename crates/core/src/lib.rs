@@ -15,7 +15,7 @@ mod stop;
 mod window;
 
 pub use game::{Ended, Game, Outcome, play};
-pub use journal::{Journal, Keeps, NoJournal, NothingKept, Stage};
+pub use journal::{Journal, NoJournal, NothingStored, Stage, Stores};
 pub use rules::{BadRule, Iteration, OpponentRule, PerIteration, Rules};
 pub use signals::{PairLogps, Signals};
 pub use stop::StopRule;

@@ -1,4 +1,4 @@
-//! The loop against the paper's theorems, and what its settings mean.
+//! The loop against the paper's theorems, and the meaning of its settings.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

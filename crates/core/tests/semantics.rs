@@ -1,15 +1,15 @@
-//! What the loop promises besides converging: the order of calls, whose opponent it is, the data
-//! window, the stop rule, and that a resumed game makes exactly the calls that were missing.
+//! The loop's contract besides convergence: order of calls, which opponent, the data window, the
+//! stop rule, and that a resumed game makes exactly the missing calls.
 
 use std::{any::Any, collections::BTreeMap};
 
 use randori_core::{
-    Ended, Game, Iteration, Journal, Keeps, PairLogps, Rules, Signals, Stage, StopRule, Window,
+    Ended, Game, Iteration, Journal, PairLogps, Rules, Signals, Stage, StopRule, Stores, Window,
     play,
 };
 
-/// Players whose state is a word: the policy that ends iteration t is `theta{t+1}`. Every call is
-/// written down.
+/// Players whose state is a word: the policy that ends iteration t is `theta{t+1}`. They record
+/// every call.
 #[derive(Default)]
 struct Scripted {
     calls: Vec<String>,
@@ -42,7 +42,7 @@ impl Game for Scripted {
     type Opponent = String;
     type Generated = Vec<String>;
     type Pairs = String;
-    type Desk = ();
+    type Workspace = ();
     type Error = Stopped;
 
     fn start(&mut self) -> Result<String, Stopped> {
@@ -124,14 +124,14 @@ impl From<Missing> for Stopped {
 struct Missing;
 
 impl Journal for Shelf {
-    type Desk = ();
+    type Workspace = ();
     type Error = Missing;
     fn finished(&self, t: usize, stage: Stage) -> bool {
         self.kept.contains_key(&(t, stage))
     }
 }
 
-impl<A: Any + Clone> Keeps<A> for Shelf {
+impl<A: Any + Clone> Stores<A> for Shelf {
     fn restore(&mut self, t: usize, stage: Stage) -> Result<A, Missing> {
         self.restored.push((t, stage));
         self.kept

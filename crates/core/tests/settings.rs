@@ -1,4 +1,4 @@
-//! Per-iteration settings, what rules are refused, and what is measured.
+//! Per-iteration settings, refused rules, and the measures of an iteration.
 
 use randori_core::{BadRule, PairLogps, PerIteration, Rules, Signals};
 

@@ -1,7 +1,7 @@
-//! The loop against the paper's theorems, with the smallest players there are: one prompt, K
+//! The loop against the paper's theorems, with the smallest possible players: one prompt, K
 //! possible answers, a policy that is a table of K soft-max logits. Expectations are exact sums
 //! over pairs of answers, and training is gradient descent on the logistic loss of eq. 4.7 until
-//! nothing moves, so what comes out must be what is proved.
+//! convergence, so the result must be the proved one.
 
 use std::convert::Infallible;
 
@@ -26,8 +26,8 @@ struct Pairs {
 #[derive(Debug)]
 struct Never;
 
-impl From<randori_core::NothingKept> for Never {
-    fn from(_: randori_core::NothingKept) -> Self {
+impl From<randori_core::NothingStored> for Never {
+    fn from(_: randori_core::NothingStored) -> Self {
         Never
     }
 }
@@ -43,7 +43,7 @@ impl Game for Tabular {
     type Opponent = Vec<f64>;
     type Generated = Vec<f64>; // the distribution y' is drawn from: all draws at once
     type Pairs = Pairs;
-    type Desk = ();
+    type Workspace = ();
     type Error = Never;
 
     fn start(&mut self) -> Result<Vec<f64>, Never> {
@@ -86,8 +86,8 @@ impl Game for Tabular {
         })
     }
 
-    /// Minimises `E_{y ~ data, y' ~ generated} log(1 + exp(-beta (r(y) - r(y'))))`, r = log p_theta -
-    /// log p_opponent.
+    /// Gradient descent on the SPIN loss, the expectation over y ~ data and y' ~ generated of
+    /// `log(1 + exp(-beta (r(y) - r(y'))))` with r = log p_theta - log p_opponent.
     fn train(
         &mut self,
         now: &Iteration,
@@ -100,7 +100,8 @@ impl Game for Tabular {
             let reward: Vec<f64> = (0..k)
                 .map(|y| now.beta * (policy[y] - pairs.opponent[y]))
                 .collect();
-            let mut gradient = vec![0.0; k]; // d loss / d logit; soft-max's own term cancels between y and y'
+            // d loss / d logit; soft-max's own term cancels between y and y'
+            let mut gradient = vec![0.0; k];
             for y in 0..k {
                 for z in 0..k {
                     let weight = self.data[y] * pairs.generated[z];

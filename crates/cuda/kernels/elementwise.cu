@@ -84,19 +84,6 @@ template <class T, class F> __device__ __forceinline__ void map2(const T *a, con
     }
 }
 
-template <class T> __device__ __forceinline__ void fill(T *y, size_t n, float value) {
-    constexpr int N = in16<T>;
-    size_t i = first<T>();
-    if (i + N <= n && aligned16(y)) {
-        float v[N];
-#pragma unroll
-        for (int k = 0; k < N; k++) v[k] = value;
-        store16(y + i, v);
-    } else {
-        for (int k = 0; k < N && i + k < n; k++) y[i + k] = narrow<T>(value);
-    }
-}
-
 // With y = silu(g) u: dg = dy u silu'(g), du = dy silu(g).
 __device__ __forceinline__ void swiglu_slopes(float g, float u, float dy, float &dg, float &du) {
     float s = sigmoid(g);
@@ -237,8 +224,6 @@ __device__ __forceinline__ void broadcast_sum(int op, int across, const T *a, co
     UNARY(T, t, sigmoid, Sigmoid)                                                                                           \
     UNARY(T, t, relu, Relu)                                                                                                 \
     UNARY(T, t, exp, Exp)                                                                                                   \
-    extern "C" __global__ void fill_##t(T *y, uint64_t n, float value) { elem::fill(y, n, value); }                         \
-    EXPORT(fill_##t)                                                                                                        \
     extern "C" __global__ void affine_##t(const T *x, T *y, uint64_t n, float mul, float add) {                             \
         elem::map1(x, y, n, [=](float v, size_t) { return v * mul + add; });                                                \
     }                                                                                                                       \

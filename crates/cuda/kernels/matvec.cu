@@ -1,4 +1,4 @@
-// Products of a few rows with W's 4-bit codes, or its bf16 values.
+// Products of a few rows with W's 4-bit codes.
 #include "matvec.cuh"
 #include "scales.cuh"
 
@@ -46,41 +46,6 @@ struct Nf4 {
             for (int r = 0; r < N; r++) sum[o][r] = fmaf(factor[o], part[o][r], sum[o][r]);
     }
 };
-
-struct Dense {
-    const bf16 *w;
-    // Adds a piece's products to the sums; `width` is a multiple of 8.
-    template <int N, int R>
-    __device__ __forceinline__ void piece(float sum[R][N], uint64_t row, uint64_t rows, uint64_t columns, uint64_t from, int width,
-                                          const float *xs, int padded) const {
-        uint4 word[4][R];
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int c = i * 256 + (threadIdx.x & 31) * 8;
-#pragma unroll
-            for (int o = 0; o < R; o++)
-                if (c < width) word[i][o] = __ldg((const uint4 *)(w + min(row + o, rows - 1) * columns + from + c));
-        }
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int c = i * 256 + (threadIdx.x & 31) * 8;
-            if (c >= width) break;
-#pragma unroll
-            for (int k = 0; k < 2; k++) {
-                float v[R][4];
-#pragma unroll
-                for (int o = 0; o < R; o++) {
-                    uint32_t a = k ? word[i][o].z : word[i][o].x, b = k ? word[i][o].w : word[i][o].y;
-                    v[o][0] = __uint_as_float(a << 16);
-                    v[o][1] = __uint_as_float(a & 0xffff0000u);
-                    v[o][2] = __uint_as_float(b << 16);
-                    v[o][3] = __uint_as_float(b & 0xffff0000u);
-                }
-                add4<N, R>(sum, v, xs + place(c) + 4 * k, padded);
-            }
-        }
-    }
-};
 } // namespace matvec
 
 #define MATVEC(N, R, T, name)                                                                                               \
@@ -93,15 +58,7 @@ struct Dense {
         matvec::Nf4 w{codes, {scale, scale_codes, map, offset, nested}, shift, level};                                         \
         matvec::product<N, R>(w, x, y, n, rows, columns, span, (float *)matvec_shared);                                      \
     }                                                                                                                        \
-    EXPORT(matvec_nf4_##N##x##R##_##name)                                                                                    \
-    extern "C" __global__ __launch_bounds__(128) void matvec_dense_##N##x##R##_##name(const bf16 *weights, const T *x, T *y, \
-                                                                                      int n, uint64_t rows,                  \
-                                                                                      uint64_t columns, int span) {          \
-        DYNAMIC_SHARED(matvec_shared);                                                                                       \
-        matvec::Dense w{weights};                                                                                            \
-        matvec::product<N, R>(w, x, y, n, rows, columns, span, (float *)matvec_shared);                                      \
-    }                                                                                                                        \
-    EXPORT(matvec_dense_##N##x##R##_##name)
+    EXPORT(matvec_nf4_##N##x##R##_##name)
 #define MATVEC_BOTH(N, R) MATVEC(N, R, float, f32) MATVEC(N, R, bf16, bf16)
 MATVEC_BOTH(1, 1)
 MATVEC_BOTH(1, 4)

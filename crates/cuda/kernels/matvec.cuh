@@ -9,8 +9,8 @@
 namespace matvec {
 constexpr int THREADS = 128;
 constexpr int PIECE = 1024;
-// 4 floats of padding behind each 32: lanes that read 4 floats at 32 (or 8) apart then use
-// different banks.
+// 4 floats of padding behind each 32: lanes that read 4 floats at 32 apart then use different
+// banks.
 constexpr int PADDED = PIECE / 32 * 36;
 __device__ __forceinline__ int place(int column) { return column + column / 32 * 4; }
 

@@ -44,31 +44,17 @@ impl Arg {
     }
 }
 
-impl From<Ptr> for Arg {
-    fn from(p: Ptr) -> Arg {
-        Arg::Ptr(p)
-    }
+/// Converts values to arguments of their own type.
+macro_rules! arguments {
+    ($($kind:ident: $ty:ty),*) => {
+        $(impl From<$ty> for Arg {
+            fn from(v: $ty) -> Arg {
+                Arg::$kind(v)
+            }
+        })*
+    };
 }
-impl From<f32> for Arg {
-    fn from(v: f32) -> Arg {
-        Arg::F32(v)
-    }
-}
-impl From<u32> for Arg {
-    fn from(v: u32) -> Arg {
-        Arg::U32(v)
-    }
-}
-impl From<u64> for Arg {
-    fn from(v: u64) -> Arg {
-        Arg::U64(v)
-    }
-}
-impl From<i32> for Arg {
-    fn from(v: i32) -> Arg {
-        Arg::I32(v)
-    }
-}
+arguments!(Ptr: Ptr, I32: i32, U32: u32, U64: u64, F32: f32);
 
 /// A size as an argument of type `int`.
 ///

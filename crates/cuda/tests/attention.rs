@@ -4,7 +4,7 @@ use crate::emulator::*;
 use randori_cuda::{
     Float,
     ops::{
-        attention::{Attention, Given, Gradients, Met},
+        attention::{Attention, BackwardInputs, BackwardOutputs, DeviceLists},
         tiles::{KeyRun, Lists, Span},
     },
 };
@@ -147,7 +147,7 @@ fn check(a: &Attention, spans: &[Span], rows: usize, seed: u64) {
             l.blocks.len(),
         )
     });
-    let [queries, keys] = [0, 1].map(|i: usize| Met {
+    let [queries, keys] = [0, 1].map(|i: usize| DeviceLists {
         blocks: held[i].0.ptr(),
         runs: held[i].1.ptr(),
         count: held[i].2,
@@ -167,7 +167,7 @@ fn check(a: &Attention, spans: &[Span], rows: usize, seed: u64) {
                 lse.ptr(),
             )
             .unwrap();
-            let given = Given {
+            let given = BackwardInputs {
                 q: qb.ptr(),
                 k: kb.ptr(),
                 v: vb.ptr(),
@@ -175,7 +175,7 @@ fn check(a: &Attention, spans: &[Span], rows: usize, seed: u64) {
                 lse: lse.ptr(),
                 dout: db.ptr(),
             };
-            let to = Gradients {
+            let to = BackwardOutputs {
                 q: dqb.ptr(),
                 k: dkb.ptr(),
                 v: dvb.ptr(),
@@ -390,14 +390,14 @@ fn lists_leave_out_what_no_query_sees_and_refuse_overlaps() {
     let mut a = attention(Float::F32, (3, 2), 8, 4);
     let on = emulator();
     let none = randori_cuda::Ptr::NULL;
-    let met = Met {
+    let lists = DeviceLists {
         blocks: none,
         count: 1,
         runs: none,
     };
     if let Some(on) = on {
-        assert!(a.forward(on, none, none, none, met, none, none).is_err());
+        assert!(a.forward(on, none, none, none, lists, none, none).is_err());
         (a.heads, a.dim) = (2, 257);
-        assert!(a.forward(on, none, none, none, met, none, none).is_err());
+        assert!(a.forward(on, none, none, none, lists, none, none).is_err());
     }
 }

@@ -4,7 +4,7 @@ use crate::emulator::*;
 use randori_cuda::{
     Float, Ptr,
     ops::{
-        attention::{Attention, Met},
+        attention::{Attention, DeviceLists},
         decode::{Pages, Sequences},
         tiles::{Lists, Span},
     },
@@ -136,13 +136,21 @@ fn check(a: &Attention, b: &Batch, seed: u64) -> Vec<f64> {
                 weights.ptr(),
             )
             .unwrap();
-            let met = Met {
+            let on_device = DeviceLists {
                 blocks: blocks.ptr(),
                 count: lists.blocks.len(),
                 runs: runs.ptr(),
             };
-            a.forward(on, qb.ptr(), kb.ptr(), vb.ptr(), met, two.ptr(), lse.ptr())
-                .unwrap();
+            a.forward(
+                on,
+                qb.ptr(),
+                kb.ptr(),
+                vb.ptr(),
+                on_device,
+                two.ptr(),
+                lse.ptr(),
+            )
+            .unwrap();
             let want = f64s(
                 a,
                 b,

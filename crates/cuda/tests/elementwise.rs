@@ -153,7 +153,7 @@ fn swiglu_and_its_gradients_are_those_of_f64_in_place_and_off_alignment() {
 }
 
 #[test]
-fn affine_fill_and_adding_onto_touch_their_values_alone() {
+fn affine_and_adding_onto_are_those_of_f64() {
     let Some(on) = emulator() else { return };
     let mut dice = Dice(13);
     for float in [Float::F32, Float::Bf16] {
@@ -166,8 +166,6 @@ fn affine_fill_and_adding_onto_touch_their_values_alone() {
             elementwise::add_onto(on, float, n, x.ptr(), y.ptr()).unwrap();
             let want: Vec<f64> = before.iter().zip(x.get()).map(|(y, x)| y + x).collect();
             close(y.get(), &want, float, "add_onto");
-            elementwise::fill(on, float, n, 0.5, y.ptr()).unwrap();
-            assert!(y.get().iter().all(|v| *v == 0.5));
         }
     }
 }

@@ -9,9 +9,9 @@ use randori_cuda::{
     Float, Launch,
     ops::{
         gguf::Gguf,
-        matvec::{self, Rows},
+        matvec::{self, Operands},
         nf4::{Nf4, Scales},
-        product4::{self, Stored},
+        product4::{self, Encoding},
     },
 };
 use randori_qlora::{NF4_LEVELS, Nf4Matrix, Nf4Parts, Nf4Scales, QuantMatrix};
@@ -62,7 +62,7 @@ fn both(
     (outputs, columns): (usize, usize),
     w: &[f64],
     name: &str,
-    go: impl Fn(&Rows),
+    go: impl Fn(&Operands),
 ) {
     let x = dice.normals(n * columns);
     let (xf, yf, xh, yh) = (
@@ -71,13 +71,13 @@ fn both(
         halves(&x),
         half_room(n * outputs),
     );
-    go(&Rows {
+    go(&Operands {
         float: Float::F32,
         n,
         x: xf.ptr(),
         y: yf.ptr(),
     });
-    go(&Rows {
+    go(&Operands {
         float: Float::Bf16,
         n,
         x: xh.ptr(),
@@ -95,7 +95,7 @@ fn both(
     // a row's answer is the same alone
     if n > 1 {
         let (x, y) = (floats(&x[(n - 1) * columns..]), room(outputs));
-        go(&Rows {
+        go(&Operands {
             float: Float::F32,
             n: 1,
             x: x.ptr(),
@@ -221,16 +221,16 @@ fn many(
     n: usize,
     (rows, columns): (usize, usize),
     w: &[f64],
-    stored: Stored,
+    encoding: Encoding,
     name: &str,
-    go: &dyn Fn(&product4::Rows),
+    go: &dyn Fn(&product4::Operands),
 ) {
     let held = halves(&dice.normals(n * columns));
     let bytes: Vec<u8> = held.get().iter().flat_map(|v| v.to_le_bytes()).collect();
     let run = |from: usize, n: usize| {
         let (x, y) = (aligned(&bytes[2 * from * columns..]), half_room(n * rows));
-        let parts = room(stored.parts(n, rows, columns));
-        go(&product4::Rows {
+        let parts = room(encoding.parts(n, rows, columns));
+        go(&product4::Operands {
             n,
             x: x.ptr(),
             y: y.ptr(),
@@ -269,13 +269,13 @@ fn of_many_rows_from_4_bit_codes() {
             n,
             (rows, columns),
             &w,
-            Stored::Nf4,
+            Encoding::Nf4,
             &name,
             &|r| product4::nf4(on, &coded.matrix(), r).unwrap(),
         );
     }
     let coded = Coded::new(&mut dice, 8, 64, 64, true);
-    let rows = |n| product4::Rows {
+    let rows = |n| product4::Operands {
         n,
         x: coded.held.ptr(),
         y: coded.held.ptr(),
@@ -319,7 +319,7 @@ fn of_many_rows_from_ggufs_blocks() {
                 n,
                 (rows, columns),
                 &w,
-                Stored::Blocks,
+                Encoding::Blocks,
                 &name,
                 &|r| product4::gguf(on, &m, r).unwrap(),
             );
@@ -366,36 +366,10 @@ fn from_ggufs_blocks() {
 }
 
 #[test]
-fn from_bf16() {
-    let Some(on) = emulator() else { return };
-    let mut dice = Dice(32);
-    for (n, rows, columns) in [
-        (1, 9, 8),
-        (2, 6, 1096),
-        (7, 5, 2040),
-        (1, 3, 11_272),
-        (1, 8195, 24),
-        (3, 4097, 40),
-    ] {
-        let w: Vec<bf16> = dice
-            .normals(rows * columns)
-            .iter()
-            .map(|v| bf16::from_f32(*v))
-            .collect();
-        let bytes: Vec<u8> = w.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let held = aligned(&bytes);
-        let name = format!("dense {n} {rows} x {columns}");
-        both(&mut dice, n, (rows, columns), &widened(&w), &name, |r| {
-            matvec::dense(on, held.ptr(), (rows, columns), r).unwrap();
-        });
-    }
-}
-
-#[test]
 fn misfits_are_errors() {
     let Some(on) = emulator() else { return };
     let (x, y, w) = (room(900), room(900), aligned(&[0; 1024]));
-    let rows = |n| Rows {
+    let rows = |n| Operands {
         float: Float::F32,
         n,
         x: x.ptr(),
@@ -407,24 +381,23 @@ fn misfits_are_errors() {
         columns: 32,
         data: w.ptr(),
     };
+    let coded = Coded::new(&mut Dice(32), 8, 64, 64, true);
+    let changed = |change: fn(&mut Nf4)| {
+        let mut matrix = coded.matrix();
+        change(&mut matrix);
+        matrix
+    };
+    let narrow = changed(|m| m.columns = 48);
+    let shifted = changed(|m| m.codes = m.codes.offset(2));
     for (result, words) in [
-        (
-            matvec::dense(on, w.ptr(), (8, 16), &rows(9)),
-            "takes 8, not 9",
-        ),
-        (
-            matvec::dense(on, w.ptr(), (8, 12), &rows(1)),
-            "columns in 8s",
-        ),
+        (matvec::nf4(on, &coded.matrix(), &rows(9)), "takes 8, not 9"),
         (matvec::gguf(on, &blocks, &rows(9)), "takes 8, not 9"),
-        (
-            matvec::dense(on, w.ptr().offset(2), (8, 16), &rows(1)),
-            "multiple of 16",
-        ),
+        (matvec::nf4(on, &narrow, &rows(1)), "columns in 32s"),
+        (matvec::nf4(on, &shifted, &rows(1)), "multiple of 16"),
     ] {
         let e = result.unwrap_err().to_string();
         assert!(e.contains(words), "{e}");
     }
-    matvec::dense(on, w.ptr(), (8, 16), &rows(0)).unwrap();
+    matvec::gguf(on, &blocks, &rows(0)).unwrap();
     assert!(y.get().iter().all(|v| v.is_nan()));
 }

@@ -226,7 +226,7 @@ fn columns_are_added_scaled_and_summed() {
                 let (scratch, onto) = (room(all.room()), floats(&old));
                 let (s, o) = (scratch.ptr(), onto.ptr());
                 match kind {
-                    0 => all.sum(on, dy.ptr(), None, s, o),
+                    0 => all.sum(on, dy.ptr(), s, o),
                     1 => all.scale_gradient(on, y.ptr(), meanb.ptr(), invb.ptr(), dy.ptr(), s, o),
                     2 => all.scale_gradient(on, y.ptr(), Ptr::NULL, invb.ptr(), dy.ptr(), s, o),
                     3 => all.magnitude_gradient(on, y.ptr(), bb.ptr(), dy.ptr(), mb.ptr(), s, o),

@@ -5,7 +5,7 @@ use randori_cuda::{
     Float, Ptr,
     ops::{
         columns::Columns,
-        layout::{self, Going, Places},
+        layout::{self, DeviceScatterLists, ScatterLists},
         logprob::{Logits, Slopes},
         rope::Rope,
     },
@@ -53,7 +53,7 @@ fn rope_turns_and_turns_back() {
                         pairs,
                         interleaved,
                     };
-                    r.turn(on, at, (c.ptr(), s.ptr()), at, back).unwrap();
+                    r.rotate(on, at, (c.ptr(), s.ptr()), at, back).unwrap();
                     let mut y = x.to_vec();
                     for row in 0..tokens {
                         for head in 0..heads {
@@ -120,9 +120,9 @@ fn rows_are_gathered_and_scattered() {
         }
         // n rows back onto `rows`, some of them several times
         let (y, factors) = (dice.normals(n * width), dice.normals(n));
-        let lists = Places::new(&ids, rows).unwrap();
+        let lists = ScatterLists::new(&ids, rows).unwrap();
         let sorted: Vec<f32> = lists.sources.iter().map(|s| factors[*s as usize]).collect();
-        let (places, starts) = (Buffer::of(&lists.places, 9), Buffer::of(&lists.starts, 9));
+        let (to, starts) = (Buffer::of(&lists.rows, 9), Buffer::of(&lists.starts, 9));
         let (sources, sorted) = (Buffer::of(&lists.sources, 9), floats(&sorted));
         for with in [false, true] {
             in_place(&x, 1e-5, |float, onto, x| {
@@ -131,14 +131,14 @@ fn rows_are_gathered_and_scattered() {
                     Float::F32 => (single.ptr(), wide(&y)),
                     Float::Bf16 => (half.ptr(), widened(half.get())),
                 };
-                let going = Going {
-                    places: places.ptr(),
-                    count: lists.places.len(),
+                let on_device = DeviceScatterLists {
+                    rows: to.ptr(),
+                    count: lists.rows.len(),
                     starts: starts.ptr(),
                     sources: sources.ptr(),
                     factors: if with { sorted.ptr() } else { Ptr::NULL },
                 };
-                layout::scatter(on, float, width, at, &going, onto).unwrap();
+                layout::scatter(on, float, width, at, &on_device, onto).unwrap();
                 let mut want = x.to_vec();
                 for (i, id) in ids.iter().enumerate() {
                     let f = if with { f64::from(factors[i]) } else { 1.0 };
@@ -150,7 +150,7 @@ fn rows_are_gathered_and_scattered() {
             });
         }
     }
-    assert!(Places::new(&[0, 3], 3).is_err());
+    assert!(ScatterLists::new(&[0, 3], 3).is_err());
 }
 
 #[test]
@@ -179,8 +179,12 @@ fn columns_are_copied_scaled_and_summed() {
                 width,
             };
             let (parts, onto) = (room(c.room()), floats(&bias));
-            let given = by.then(|| (yb.ptr(), ib.ptr()));
-            c.sum(on, xb.ptr(), given, parts.ptr(), onto.ptr()).unwrap();
+            let (x_at, parts_at, to) = (xb.ptr(), parts.ptr(), onto.ptr());
+            match by {
+                true => c.scale_gradient(on, yb.ptr(), Ptr::NULL, ib.ptr(), x_at, parts_at, to),
+                false => c.sum(on, x_at, parts_at, to),
+            }
+            .unwrap();
             let mut want = wide(&bias);
             for r in 0..rows {
                 for i in 0..width {
@@ -374,19 +378,19 @@ fn rope_passes_what_it_does_not_turn_and_reads_16_bytes_as_it_reads_one_value() 
                 Float::F32 => 1e-6,
                 Float::Bf16 => 0.02,
             };
-            r.turn(on, x.ptr(), (cb.ptr(), sb.ptr()), y.ptr(), false)
+            r.rotate(on, x.ptr(), (cb.ptr(), sb.ptr()), y.ptr(), false)
                 .unwrap();
             let far = apart(y.get(), &turned(&x.get(), &cos, &sin, &r, 1.0));
             assert!(far < most, "{r:?}: {far}");
             // back, in place
             let want = turned(&y.get(), &cos, &sin, &r, -1.0);
-            r.turn(on, y.ptr(), (cb.ptr(), sb.ptr()), y.ptr(), true)
+            r.rotate(on, y.ptr(), (cb.ptr(), sb.ptr()), y.ptr(), true)
                 .unwrap();
             let far = apart(y.get(), &want);
             assert!(far < most, "back {r:?}: {far}");
             assert!(
                 Rope { pairs: d, ..r }
-                    .turn(on, x.ptr(), (cb.ptr(), sb.ptr()), y.ptr(), false)
+                    .rotate(on, x.ptr(), (cb.ptr(), sb.ptr()), y.ptr(), false)
                     .is_err()
             );
         }

@@ -5,7 +5,26 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Left, Opened};
+use crate::Left;
+
+/// Change made to a response because its prompt ends with reasoning, usually open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Opened {
+    /// None: the prompt opens no reasoning, or the response continues inside it.
+    #[default]
+    AsItIs,
+    /// Its opening mark was removed, since the prompt has it.
+    Once,
+    /// Its reasoning, in a field that the template ignores, was written inside.
+    Inside,
+    /// It has no reasoning: the closing mark was put before it.
+    Closed,
+    /// It has no reasoning, and the closing mark is unknown: it is trained inside.
+    LeftOpen,
+    /// The prompt has closed reasoning already (`enable_thinking = false`): its reasoning was
+    /// removed.
+    Dropped,
+}
 
 /// Numbers of examples read, kept, and affected by each rule. An example may count under several.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

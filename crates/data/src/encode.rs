@@ -183,25 +183,12 @@ fn fit(
     policy: &Policy,
 ) -> Result<Option<Fitted>> {
     let at = |e: Error| e.at(&record.place);
-    let mut prompt = tokenizer
-        .prompt_in(&record.prompt, &record.context)
-        .map_err(at)?;
-    // A prompt must leave room for one token of the response.
-    let longest = limits.max_prompt.min(limits.max_total.saturating_sub(1));
-    let shortened = prompt.len() > longest;
-    if shortened {
-        match policy.too_long {
-            Choice::Drop => return Ok(None),
-            Choice::Keep => shorten(&mut prompt, longest, tokenizer.bos()),
-            Choice::Error => {
-                let what = format!(
-                    "the prompt has {} tokens, at most {longest} are allowed",
-                    prompt.len()
-                );
-                return Err(Error::example(&record.place, what));
-            }
-        }
+    if record.prompt.is_empty() {
+        return fit_text(record, index, tokenizer, limits).map(Some);
     }
+    let Some((prompt, shortened)) = prompt_within(record, tokenizer, limits, policy)? else {
+        return Ok(None);
+    };
     let room = limits.max_response.min(limits.max_total - prompt.len());
     let mut opened = Vec::new();
     let mut answer = |message: &Message, ended: bool| {
@@ -227,15 +214,7 @@ fn fit(
         place: record.place.clone(),
         record: index,
     };
-    let rejected = example.rejected.iter().flat_map(|r| &r.ids);
-    let all = example
-        .prompt
-        .iter()
-        .chain(&example.response)
-        .chain(rejected);
-    tokenizer
-        .below(limits.vocabulary, all)
-        .map_err(|rule| Error::example(&record.place, rule))?;
+    below(&example, tokenizer, limits)?;
     let mut unread = unread(record, tokenizer).map_err(at)?;
     let counted = |what: &Opened| matches!(what, Opened::Inside | Opened::Dropped);
     if opened.iter().any(counted) {
@@ -247,6 +226,76 @@ fn fit(
         opened,
         unread,
     }))
+}
+
+/// Token ids of an example's prompt within the limits, and whether it was truncated; `None` if it
+/// is too long and the policy drops it.
+fn prompt_within(
+    record: &Record,
+    tokenizer: &Tokenizer,
+    limits: &Limits,
+    policy: &Policy,
+) -> Result<Option<(Vec<u32>, bool)>> {
+    let mut prompt = tokenizer
+        .prompt_in(&record.prompt, &record.context)
+        .map_err(|e| e.at(&record.place))?;
+    // A prompt must leave room for one token of the response.
+    let longest = limits.max_prompt.min(limits.max_total.saturating_sub(1));
+    let shortened = prompt.len() > longest;
+    if shortened {
+        match policy.too_long {
+            Choice::Drop => return Ok(None),
+            Choice::Keep => shorten(&mut prompt, longest, tokenizer.bos()),
+            Choice::Error => {
+                let what = format!(
+                    "the prompt has {} tokens, at most {longest} are allowed",
+                    prompt.len()
+                );
+                return Err(Error::example(&record.place, what));
+            }
+        }
+    }
+    Ok(Some((prompt, shortened)))
+}
+
+/// Tokenises a plain text. Its first token is the prompt: nothing comes before, so nothing predicts
+/// it.
+fn fit_text(
+    record: &Record,
+    index: usize,
+    tokenizer: &Tokenizer,
+    limits: &Limits,
+) -> Result<Fitted> {
+    let ids = tokenizer.text_ids(record.response.content());
+    let mut prompt = ids.map_err(|e| e.at(&record.place))?;
+    let rest = prompt.split_off(prompt.len().min(1));
+    let room = limits.max_total.saturating_sub(prompt.len());
+    let (response, cut) = limited(rest, limits.max_response.min(room), false);
+    let example = Encoded {
+        prompt,
+        response,
+        cut,
+        rejected: None,
+        rewards: None,
+        place: record.place.clone(),
+        record: index,
+    };
+    below(&example, tokenizer, limits)?;
+    Ok(Fitted {
+        example,
+        shortened: false,
+        opened: Vec::new(),
+        unread: BTreeSet::new(),
+    })
+}
+
+/// Refuses an example with a token id that the model's embedding has no row for.
+fn below(example: &Encoded, tokenizer: &Tokenizer, limits: &Limits) -> Result<()> {
+    let rejected = example.rejected.iter().flat_map(|r| &r.ids);
+    let all = example.prompt.iter().chain(&example.response);
+    tokenizer
+        .below(limits.vocabulary, all.chain(rejected))
+        .map_err(|rule| Error::example(&example.place, rule))
 }
 
 /// Truncates a prompt on the left, keeping its beginning-of-text token: the question and the
@@ -285,36 +334,42 @@ pub fn screen(
 ) -> Result<Vec<Encoded>> {
     let mut kept = Vec::with_capacity(examples.len());
     for example in examples {
-        let faults = faults(&example, tokenizer);
+        let empty = |ids: &[u32]| tokenizer.decode(ids).trim().is_empty();
+        let other = example.rejected.as_ref();
+        let faults = [
+            (
+                empty(&example.response),
+                &mut counts.empty_real,
+                policy.empty,
+                "the response is empty",
+            ),
+            (
+                example.cut,
+                &mut counts.cut_real,
+                policy.cut_real,
+                "the response is longer than allowed",
+            ),
+            (
+                other.is_some_and(|r| empty(&r.ids)),
+                &mut counts.empty_generated,
+                policy.empty,
+                "the generated (rejected) response is empty",
+            ),
+            (
+                other.is_some_and(|r| r.ids == example.response),
+                &mut counts.identical,
+                policy.identical,
+                "both responses are the same",
+            ),
+            (
+                other.is_some_and(|r| r.cut),
+                &mut counts.cut_generated,
+                policy.cut,
+                "the generated (rejected) response was cut",
+            ),
+        ];
         let mut keep = true;
-        for fault in faults {
-            let (count, choice, what) = match fault {
-                Fault::EmptyReal => (
-                    &mut counts.empty_real,
-                    policy.empty,
-                    "the response is empty",
-                ),
-                Fault::EmptyGenerated => (
-                    &mut counts.empty_generated,
-                    policy.empty,
-                    "the generated (rejected) response is empty",
-                ),
-                Fault::Identical => (
-                    &mut counts.identical,
-                    policy.identical,
-                    "both responses are the same",
-                ),
-                Fault::CutReal => (
-                    &mut counts.cut_real,
-                    policy.cut_real,
-                    "the response is longer than allowed",
-                ),
-                Fault::CutGenerated => (
-                    &mut counts.cut_generated,
-                    policy.cut,
-                    "the generated (rejected) response was cut",
-                ),
-            };
+        for (_, count, choice, what) in faults.into_iter().filter(|(found, ..)| *found) {
             *count += 1;
             match choice {
                 Choice::Keep => {}
@@ -331,36 +386,4 @@ pub fn screen(
         }
     }
     Ok(kept)
-}
-
-#[derive(Clone, Copy)]
-enum Fault {
-    EmptyReal,
-    EmptyGenerated,
-    Identical,
-    CutReal,
-    CutGenerated,
-}
-
-fn faults(example: &Encoded, tokenizer: &Tokenizer) -> Vec<Fault> {
-    let empty = |ids: &[u32]| tokenizer.decode(ids).trim().is_empty();
-    let mut faults = Vec::new();
-    if empty(&example.response) {
-        faults.push(Fault::EmptyReal);
-    }
-    if example.cut {
-        faults.push(Fault::CutReal);
-    }
-    if let Some(rejected) = &example.rejected {
-        if empty(&rejected.ids) {
-            faults.push(Fault::EmptyGenerated);
-        }
-        if rejected.ids == example.response {
-            faults.push(Fault::Identical);
-        }
-        if rejected.cut {
-            faults.push(Fault::CutGenerated);
-        }
-    }
-    faults
 }

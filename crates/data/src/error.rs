@@ -93,6 +93,11 @@ impl Error {
         }
     }
 
+    /// An error of the tokenizers crate, or of JSON that describes a tokenizer.
+    pub(crate) fn tokenizer(cause: impl std::fmt::Display) -> Self {
+        Self::Tokenizer(cause.to_string())
+    }
+
     pub(crate) fn example(place: &Place, what: impl Into<String>) -> Self {
         Self::Example {
             place: place.clone(),

@@ -22,7 +22,7 @@ pub(crate) fn unread(record: &Record, tokenizer: &Tokenizer) -> Result<BTreeSet<
     let fields: BTreeSet<&str> = messages
         .iter()
         .chain(&record.rejected)
-        .flat_map(|m| m.fields().iter().filter(|(_, value)| !is_empty(value)))
+        .flat_map(|m| m.fields().iter().filter(|(_, value)| !says_nothing(value)))
         .map(|(key, _)| key.as_str())
         .filter(|key| !matches!(*key, "role" | "content"))
         .collect();
@@ -44,7 +44,11 @@ pub(crate) fn unread(record: &Record, tokenizer: &Tokenizer) -> Result<BTreeSet<
             unread.insert(key.to_owned());
         }
     }
-    for (key, value) in record.context.iter().filter(|(_, value)| !is_empty(value)) {
+    for (key, value) in record
+        .context
+        .iter()
+        .filter(|(_, value)| !says_nothing(value))
+    {
         match value {
             Value::Object(given) if key == "chat_template_kwargs" => {
                 let missed = given
@@ -73,7 +77,8 @@ fn all(record: &Record) -> Vec<Message> {
     all
 }
 
-fn is_empty(value: &Value) -> bool {
+/// Whether a value is null, blank text or empty: what exports write for a missing value.
+pub(crate) fn says_nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::String(text) => text.trim().is_empty(),

@@ -1,6 +1,6 @@
-//! Chat templates with names, templates that are replaced before they are read, and what an export
-//! writes of them. What plays where is what AutoTokenizer of transformers 5.24.0 does with the same
-//! folders, and llama.cpp with the same GGUF keys.
+//! Named chat templates, templates replaced before they are parsed, and the templates of an export.
+//! The choice among several is that of transformers 5.24.0's AutoTokenizer on the same folders, and
+//! of llama.cpp for the same GGUF keys.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ use crate::demo::folder;
 const TOOLS: &str = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|end|>{% endfor %}\
                      {% if add_generation_prompt %}[assistant]{% endif %}{{ (tools or []) | length }}";
 
-/// What a tokenizer's template makes of one question, without tools and with a list of them.
+/// Renders one question by a tokenizer's template, without tools and with a list of them.
 fn played(tokenizer: &Tokenizer) -> [Result<String, String>; 2] {
     let tools = Context::from_iter([("tools".to_owned(), json!([1, 2]))]);
     [Context::new(), tools].map(|context| {
@@ -30,7 +30,7 @@ fn written_again(tokenizer: &Tokenizer, name: &str) -> Tokenizer {
     Tokenizer::from_folder(&dir).unwrap()
 }
 
-/// transformers raises an error for a conversation without tools, and plays those with tools.
+/// A model with `tool_use` alone: transformers raises an error for a conversation without tools.
 #[test]
 fn a_model_with_tool_use_alone_plays_rows_with_tools() {
     let list = json!({"chat_template": [{"name": "tool_use", "template": TOOLS}]});
@@ -176,7 +176,8 @@ fn an_example_is_encoded_with_the_template_that_it_names() {
     );
 }
 
-/// `tokenizer.chat_template.tool_use` of a GGUF file; of that alone llama.cpp plays everything by it.
+/// `tokenizer.chat_template.tool_use` of a GGUF file: for conversations with tools, and, where it
+/// is the only template, for all of them, as in llama.cpp.
 #[test]
 fn a_gguf_has_a_template_for_tools() {
     let config = json!({"chat_template": [
@@ -215,7 +216,7 @@ fn a_gguf_has_a_template_for_tools() {
     );
 }
 
-/// A template that is given takes the place of one that no engine reads, in a GGUF file too.
+/// A template from the user replaces one that does not parse, in a GGUF file too.
 #[test]
 fn a_given_template_goes_before_one_that_does_not_parse() {
     let dir = folder("no-jinja", &json!({"chat_template": "{% if %}"}), &[]);
@@ -235,8 +236,8 @@ fn a_given_template_goes_before_one_that_does_not_parse() {
     }
 }
 
-/// `"plain"` reads what only Randori gives a template (whether texts begin with a token, an end of
-/// text that stands in `config.json` alone): an export has the tokens themselves.
+/// `"plain"` uses variables that only Randori sets (whether texts begin with a token, an end of
+/// text from `config.json` alone); an export has the tokens themselves in their place.
 #[test]
 fn an_exported_plain_template_needs_nothing_of_ours() {
     let mut begun: Value = serde_json::from_slice(

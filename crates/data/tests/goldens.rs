@@ -1,5 +1,5 @@
-//! Templates and tokenizers against what Python's Jinja2, `tokenizers` and `sentencepiece` made of the same
-//! conversations and texts (fixtures/make.py).
+//! Chat templates and tokenizers compared with Python's Jinja2, `tokenizers` and `sentencepiece` on
+//! the same conversations and texts (fixtures/make.py).
 
 use randori_data::{ChatTemplate, GgufTokenizer, Message, Tokenizer, known_pre_tokenizers};
 use serde_json::{Value, json};

@@ -1,5 +1,5 @@
-//! Kinds of data files: tables, compressed files, Parquet in every compression and with the types
-//! that data sets have.
+//! Kinds of data files: CSV and TSV tables, compressed files, Parquet in every compression and with
+//! the types of common data sets.
 
 use std::io::Write;
 
@@ -147,7 +147,7 @@ fn compressed_files() {
     }
 }
 
-/// What is lost of a damaged array is never "one bad row".
+/// Damage to a JSON array never counts as one bad row.
 #[test]
 fn a_json_array_is_read_to_the_end_of_its_file() {
     let drop = ReadOptions {

@@ -1,5 +1,5 @@
-//! Limits and policies: what is cut, dropped or kept, that it is counted, and that no end of a turn is lost or
-//! invented on the way.
+//! Length limits and policies: what is truncated, dropped or kept, that it is counted, and that no
+//! end-of-turn token is lost or added.
 
 use randori_data::{
     BadRows, Choice, Context, Encoded, Error, Limits, Message, Place, Policy, Record, Rejected,
@@ -317,4 +317,45 @@ fn errors_of_the_template_name_the_example() {
             .starts_with("pairs.jsonl:7: chat template: no"),
         "{error}"
     );
+}
+
+/// Right values: tokenizers 0.22 and transformers 5.24 on the same files, the end of text behind as
+/// TRL puts it. Nothing predicts a text's first token.
+#[test]
+fn a_plain_text_is_trained_from_its_second_token_on() {
+    let plain = |text: &str| Record {
+        prompt: Vec::new(),
+        response: Message::assistant(text),
+        ..record(1, "", "", None)
+    };
+    let ids = [492, 330, 471, 44, 472, END];
+    let records = [
+        plain("What is 12? 42"),
+        plain("<s>What is 12? 42<|im_end|>"), // not twice
+    ];
+    let whole = Limits::default();
+    let (examples, counts) = encode(&records, &tokenizer(), &whole, &Policy::default()).unwrap();
+    assert_eq!(
+        (counts.kept, counts.prompt_tokens, counts.real_tokens),
+        (2, 2, 12)
+    );
+    for example in &examples {
+        assert_eq!(
+            (&example.prompt[..], &example.response[..]),
+            (&[1][..], &ids[..])
+        );
+    }
+    let limits = Limits {
+        max_response: 3,
+        ..whole
+    };
+    let (examples, counts) = encode(&records[..1], &tokenizer(), &limits, &keep_all()).unwrap();
+    assert_eq!((&examples[0].response[..], counts.cut_real), (&ids[..3], 1));
+    // a tokenizer without a beginning of text: the text's own first token stands there
+    let demo = crate::demo::folder("plain-text", &serde_json::json!({}), &[]);
+    let demo = Tokenizer::from_folder(&demo).unwrap();
+    let records = [plain("What is 4?")];
+    let (examples, _) = encode(&records, &demo, &whole, &Policy::default()).unwrap();
+    assert_eq!(examples[0].prompt, [91]);
+    assert_eq!(examples[0].response, [108, 101, 120, 261, 36, 56, 67, 0]);
 }

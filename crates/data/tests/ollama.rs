@@ -1,5 +1,6 @@
-//! Chat templates for Ollama against Go: fixtures/ollama.json holds what Go's text/template makes of the templates that we
-//! derive (fixtures/ollama.go), and that must be what the model's own template makes of the same conversations.
+//! Chat templates for Ollama, rendered by Go: fixtures/ollama.json holds the output of Go's
+//! text/template for the templates that we derive (fixtures/ollama.go), which must equal that of
+//! the model's own template for the same conversations.
 
 use randori_data::{Message, Tokenizer, modelfile};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! Data sets, chat templates and tokenizers as other programs read them.
+//! Data sets, chat templates and tokenizers, read as by other programs.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,6 +7,7 @@
 )]
 
 mod chat_templates;
+mod columns;
 mod demo;
 mod goldens;
 mod kinds;

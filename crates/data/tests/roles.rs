@@ -1,5 +1,5 @@
-//! Roles of tool use: LLaMA-Factory's and ms-swift's tags, OpenAI's former ones, and what templates
-//! make of them. Calls have the shape that LLaMA-Factory gives them (its function formatter reads
+//! Roles of tool use: LLaMA-Factory's and ms-swift's tags, OpenAI's former ones, as chat templates
+//! render them. Calls have the shape that LLaMA-Factory gives them (its function formatter reads
 //! the content as JSON), results the role that the template asks for.
 
 use randori_data::{ChatTemplate, Message, ReadOptions, Record, Turns, read_bytes};

@@ -1,5 +1,5 @@
-//! Rows as other programs write them: columns under other names, messages in a cell, files that end
-//! in the middle of a row.
+//! Rows as other programs write them: other column names, messages in a cell, files that end in the
+//! middle of a row.
 
 use std::io::Write;
 

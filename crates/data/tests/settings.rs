@@ -1,5 +1,5 @@
-//! Keys of `tokenizer_config.json` that ask for other ids: ids are those of transformers 5.24.0's
-//! AutoTokenizer on a folder of the same files.
+//! Keys of `tokenizer_config.json` that change ids: the ids are those of transformers 5.24.0's
+//! AutoTokenizer on a folder with the same files.
 
 use std::path::Path;
 

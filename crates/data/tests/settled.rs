@@ -1,5 +1,5 @@
-//! Special tokens that two files name, and names for tokens in a chat template: what is added and
-//! what a template reads are those of transformers 5.24.0's AutoTokenizer on the same folders.
+//! Special tokens named by two files, and names of tokens in a chat template: the same tokens and
+//! variables as transformers 5.24.0's AutoTokenizer on the same folders.
 
 use randori_data::{Message, PLAIN, Tokenizer};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ const MAP: &str = "special_tokens_map.json";
 const TEMPLATE: &str =
     "{% for name in [foo_token, image_token, eos_token] %}[{{ name }}]{% endfor %}";
 
-/// The tokens that are added behind the vocabulary, and what the template writes.
+/// Tokens added behind the vocabulary, and the template's output.
 fn read(name: &str, config: &Value, map: Option<&Value>, template: &str) -> (Vec<String>, String) {
     let mut files = vec![("chat_template.jinja", json!(template))];
     files.extend(map.map(|map| (MAP, map.clone())));
@@ -154,7 +154,8 @@ fn a_template_reads_every_named_token_and_no_other() {
     assert_eq!(read("any", &config, None, "{{ picture }}").1, "<x>");
 }
 
-/// The end of text of the model's configuration stops generation; a template does not read it.
+/// An end-of-text token of the model's configuration stops generation but is no variable of
+/// templates.
 #[test]
 fn no_template_reads_an_end_of_text_that_the_tokenizer_has_not() {
     let template = "{% for m in messages %}{{ m.content }}[{{ eos_token }}]{% endfor %}";

@@ -1,4 +1,5 @@
-//! Every shape of data set, read from text as people have it, and what is said about lines that are none.
+//! Every format of data set, read from text as people have it, and the errors for lines of no
+//! format.
 
 use randori_data::{
     Calculator, Format, Message, ReadOptions, Reader, Record, Turns, read, read_bytes,
@@ -389,12 +390,14 @@ fn bad_lines_name_their_place_and_rule() {
     ] {
         assert_eq!(with(bad), said);
     }
-    let error = with(r#"{"text": "q", "label": 1}"#);
-    assert!(error.starts_with("train.jsonl:3: no known shape has the keys `text`, `label`. Known: spin (`real` + `generated`), "), "{error}");
+    let error = with(r#"{"body": "q", "label": 1}"#);
+    assert!(error.starts_with("train.jsonl:3: no known shape has the keys `body`, `label`. Known: spin (`real` + `generated`), "), "{error}");
     assert!(
         error.contains("prompt-response (`prompt` + `response` or `completion`)"),
         "{error}"
     );
+    let hint = "; data.columns = {prompt = …, response = …} says which columns are which";
+    assert!(error.ends_with(hint), "{error}");
     let error = read_bytes("x", b"{\"prompt\": \"\xff\"}", &ReadOptions::default())
         .unwrap_err()
         .to_string();

@@ -1,5 +1,5 @@
-//! SmolLM2's tokenizer from its GGUF metadata against the ids that PyTorch's peer used, and against
-//! GSM8K as it is. Two are ignored, since the metadata comes from a 100 MB download
+//! SmolLM2's tokenizer, built from its GGUF metadata, compared with the ids of the PyTorch peer,
+//! also on GSM8K. Two tests are ignored, since the metadata comes from a 100 MB download
 //! (fixtures/dump_gguf_tokenizer.py says how to get it); asked for without it, they fail.
 
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Special and added tokens that other files than `tokenizer.json` name, and files that disagree:
+//! Special and added tokens named by other files than `tokenizer.json`, and files that disagree:
 //! ids, lengths and named tokens are those of transformers 5.24.0's AutoTokenizer on the same
 //! folders.
 

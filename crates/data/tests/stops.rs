@@ -1,6 +1,6 @@
-//! What a model's settings for generation say: ids that end an answer are those that transformers
-//! 5.24.0's `generate` stops at with the same files, or an error where it gives one; the rest is
-//! said.
+//! Stop tokens from a model's generation settings: the ids at which transformers 5.24.0's
+//! `generate` stops with the same files, or an error where it has one; settings that are not
+//! followed are reported.
 
 use randori_data::{Result, Tokenizer};
 use serde_json::{Value, json};

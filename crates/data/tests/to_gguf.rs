@@ -1,4 +1,4 @@
-//! Tokenizers to GGUF metadata and back: the same ids, or a clear refusal.
+//! Tokenizers converted to GGUF metadata and back: the same ids, or a clear refusal.
 
 use crate::texts::texts;
 use randori_data::{GgufTokenizer, Message, Tokenizer};
@@ -116,7 +116,8 @@ fn a_space_at_the_start_only_follows_the_chats() {
         (t.to_gguf().unwrap(), t)
     };
     let (gguf, tokenizer) = made(Some(include_str!("fixtures/templates/mistral.jinja")));
-    assert_eq!(gguf.add_space_prefix, Some(false)); // the template begins with <s>, after which there is none
+    // the template begins with <s>, behind which the tokenizer puts no space
+    assert_eq!(gguf.add_space_prefix, Some(false));
     let again = Tokenizer::from_gguf(&gguf).unwrap();
     let ask = [Message::user("What is 12 plus 30?")];
     assert_eq!(tokenizer.prompt(&ask).unwrap(), again.prompt(&ask).unwrap());

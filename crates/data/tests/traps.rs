@@ -1,4 +1,4 @@
-//! The traps others fell into, one test each, named after it.
+//! Mistakes that other implementations made, one test each, named after the mistake.
 
 use randori_data::{ChatTemplate, Error, Message, Tokenizer};
 use serde_json::{Value, json};
@@ -278,7 +278,7 @@ fn answers_that_the_template_respaces_keep_every_word() {
     assert_eq!(decoded("42"), "<think>\n\n</think>\n\n42");
 }
 
-/// An answer is trained as the data have it, or refused where the template writes another.
+/// Answers are trained unchanged; one that the template rewrites is refused.
 #[test]
 fn answers_that_the_template_rewrites_are_refused() {
     let of = |content: &str| {

@@ -1,6 +1,6 @@
-//! Conversations with tools, reasoning and template variables as token ids. Right texts are what
-//! transformers 5.24's `apply_chat_template` writes, for the response the finished conversation
-//! without the prompt; where a prompt opens reasoning, the response that goes on after it.
+//! Conversations with tools, reasoning and template variables as token ids. Expected texts are
+//! those of transformers 5.24's `apply_chat_template`; the response is the finished conversation
+//! without the prompt or, where a prompt opens reasoning, the response that continues it.
 
 use randori_data::{
     BadRows, Context, Counts, Limits, Message, Opened, Policy, ReadOptions, Tokenizer, encode,
@@ -30,7 +30,7 @@ fn ask() -> Vec<Message> {
     vec![Message::user("2+2?")]
 }
 
-/// An answer's response as text, and what was done to it.
+/// The tokens of an answer as text, and the change made to it.
 fn answered(tokenizer: &Tokenizer, answer: &Message) -> (String, Opened) {
     let none = Context::new();
     let response = tokenizer.response_in(&ask(), &none, answer, true).unwrap();
@@ -247,7 +247,7 @@ const CLOSES: &str = r"{% for m in messages %}{% if m.role == 'user' %}<|user|>{
     {% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>\
     {% if enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}";
 
-/// The answer then begins where a generated one begins, whatever reasoning it brought.
+/// The answer begins where a generated one does, without its reasoning.
 #[test]
 fn reasoning_beside_a_prompt_that_closed_it_is_left_out_and_counted() {
     let qwen = CLOSES.replace("\\\n    ", "");
@@ -304,7 +304,7 @@ fn reasoning_beside_a_prompt_that_closed_it_is_left_out_and_counted() {
     );
 }
 
-/// What a user writes at a conversation's end closes nothing.
+/// A closing mark at the end of a user's message closes no reasoning.
 #[test]
 fn a_close_in_the_users_text_is_the_users() {
     let plain = tokenizer("{% for m in messages %}{{ m.content }}{% endfor %}");

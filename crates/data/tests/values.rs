@@ -1,5 +1,5 @@
-//! Values of rows as people write them: taken as they mean it, or refused with file, line and
-//! field; never absent.
+//! Values of rows in the spellings that people use: read as meant, or refused with file, line and
+//! field; never dropped silently.
 
 use randori_data::{BadRows, Error, Left, Message, ReadOptions, Record, Turns, read_bytes};
 
@@ -73,7 +73,7 @@ fn numbers_and_text_parts_where_a_prompt_takes_text() {
     }
 }
 
-/// What is refused: place, field and value.
+/// Errors name place, field and value.
 #[test]
 fn what_has_no_one_meaning_is_refused_by_name() {
     let message = |more: &str| {

@@ -1,14 +1,78 @@
-//! A stored adapter on its base: held against the base's projections before it plays; and what an
-//! adapter takes from the base when it begins.
+//! Players from a base: with a fresh adapter, with a stored one, which is first held against the
+//! base's projections, or with every weight as a trainable copy.
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
+use randori_kernels::{Error, Result, Weight};
 use randori_lora::{LoraSpec, Matched, Projection, peft};
 
-use crate::{Base, Error, Params, Player, Result, head, trace, trace::Trace, weights::Stream};
+use crate::{Base, Params, Player, head, trace, trace::Trace, weights::Stream};
 
 impl Player {
+    /// What [`Player::with_lora`] would begin with, without making anything.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_lora(base: &Base, spec: &LoraSpec) -> Result<Matched> {
+        spec.check().map_err(|e| Error::rule(e.to_string()))?;
+        let traced = trace(base.arch.as_ref())?;
+        let found = matched(&traced, spec)?;
+        let dense = |w: &Weight| matches!(w, Weight::Dense(_));
+        trainable_in_full(&traced, &found, &|name| {
+            base.weights.get(name).is_some_and(|w| !dense(w))
+        })?;
+        Ok(found)
+    }
+
+    /// Base with a fresh adapter (B = 0) on every projection that `spec` wants. The head is adapted
+    /// only when it is asked for by name, not by "all linear". A head that shares the embedding's
+    /// weight goes by `lm_head` or by the weight's name; the embedding itself gets no update.
+    ///
+    /// # Errors
+    /// An entry of the settings that matches nothing, with names that are near.
+    pub fn with_lora(base: Arc<Base>, spec: LoraSpec, seed: u64) -> Result<Player> {
+        let traced = trace(base.arch.as_ref())?;
+        matched(&traced, &spec)?;
+        let adapted = resolve(&traced, &spec)?;
+        let mut params = Params::new();
+        for p in &adapted.projections {
+            let (a, b) = spec.init(p, seed).map_err(|e| Error::rule(e.to_string()))?;
+            params.insert(format!("{}.lora_A", p.name), a);
+            params.insert(format!("{}.lora_B", p.name), b);
+            if spec.dora {
+                let m = magnitude(&base, &p.weight)?;
+                params.insert(format!("{}.lora_magnitude_vector", p.name), m);
+            }
+        }
+        for weight in adapted.saved {
+            let own = trainable_copy(&base, &traced.source(&weight))?;
+            params.insert(weight, own);
+        }
+        Ok(Player {
+            base,
+            lora: Some(Arc::new(spec)),
+            params: Arc::new(params),
+        })
+    }
+
+    /// Every weight trainable, as an f32 copy.
+    ///
+    /// # Errors
+    /// A quantised weight: it cannot be trained.
+    pub fn full(base: Arc<Base>) -> Result<Player> {
+        let mut params = Params::new();
+        for weight in trace(base.arch.as_ref())?.weights {
+            let own = trainable_copy(&base, &weight.name)?;
+            params.insert(weight.name, own);
+        }
+        Ok(Player {
+            base,
+            lora: None,
+            params: Arc::new(params),
+        })
+    }
+
     /// Base with an adapter that was trained earlier (what `peft::load` answers), by the names of
     /// this base: an update of a tied head is the head's, and copies of the base's own weights are
     /// dropped.
@@ -19,8 +83,8 @@ impl Player {
     /// play as the bare base.
     pub fn with_adapter(base: Arc<Base>, spec: LoraSpec, params: Params) -> Result<Player> {
         let traced = trace(base.arch.as_ref())?;
-        let held = |name: &str| head::held(&base, name);
-        let (spec, params) = head::settled(&traced, spec, params, &held)?;
+        let held = |name: &str| head::weight_on_cpu(&base, name);
+        let (spec, params) = head::settle(&traced, spec, params, &held)?;
         fits(&traced, &spec, &params)?;
         Ok(Player {
             base,
@@ -30,8 +94,9 @@ impl Player {
     }
 }
 
-/// What a fresh adapter of these settings adapts.
-pub(crate) struct Wanted {
+/// What an adapter of these settings trains.
+pub(crate) struct Adapted {
+    /// Those that get a low-rank update.
     pub(crate) projections: Vec<Projection>,
     /// Full names of the weights that are trained in full.
     pub(crate) saved: Vec<String>,
@@ -63,8 +128,20 @@ pub fn trainable_in_full(
     }
 }
 
-/// A weight that is to be trained in full and is quantised.
-pub(crate) fn untrainable(name: &str) -> Error {
+/// An f32 copy of a dense weight of the base.
+fn trainable_copy(base: &Base, name: &str) -> Result<Tensor> {
+    match base.weights.get(name) {
+        Some(w @ Weight::Dense(t)) => match t.dtype() {
+            DType::F32 if t.device().is_cpu() => Ok(t.copy()?),
+            _ => w.to_f32(),
+        },
+        Some(_) => Err(untrainable(name)),
+        None => Err(Error::rule(format!("the model has no weight `{name}`"))),
+    }
+}
+
+/// The error about a weight that is to be trained in full and is quantised.
+fn untrainable(name: &str) -> Error {
     Error::rule(format!(
         "{name} is quantised in this base and cannot be trained in full: leave it out of adapter.modules_to_save, or take a dense base (adapter.kind = \"lora\")"
     ))
@@ -74,27 +151,19 @@ fn names(traced: &Trace) -> Vec<String> {
     traced.weights.iter().map(|w| w.name.clone()).collect()
 }
 
-/// # Errors
-/// An entry of the settings that matches nothing: names that are near, and those there are.
-pub(crate) fn wanted(base: &Base, spec: &LoraSpec) -> Result<Wanted> {
-    let traced = trace(base.arch.as_ref())?;
-    matched(&traced, spec)?;
-    wanted_of(&traced, spec)
-}
-
-/// The same of an architecture of which there is a trace only, for an adapter that may be stored
-/// already: PEFT does not mind entries that match nothing.
+/// Finds what an adapter of these settings trains. It may be stored already, so an entry that
+/// matches nothing is no error here: PEFT does not mind one.
 ///
 /// # Errors
 /// No projection at all, or a module to save that the model does not have.
-pub(crate) fn wanted_of(traced: &Trace, spec: &LoraSpec) -> Result<Wanted> {
+pub(crate) fn resolve(traced: &Trace, spec: &LoraSpec) -> Result<Adapted> {
     let all = traced.projections().into_iter();
     let projections: Vec<Projection> = all.filter(|p| spec.adapts(p)).collect();
     if projections.is_empty() {
         matched(traced, spec)?; // says what there is
     }
     let saved = saved(traced, spec)?;
-    Ok(Wanted { projections, saved })
+    Ok(Adapted { projections, saved })
 }
 
 /// The weights that an adapter has of its own in full.
@@ -108,8 +177,8 @@ fn saved(traced: &Trace, spec: &LoraSpec) -> Result<Vec<String>> {
     Ok(full)
 }
 
-/// DoRA begins with each row's own length: (out).
-pub(crate) fn magnitude(base: &Base, projection: &str) -> Result<Tensor> {
+/// The magnitudes that DoRA begins with: each row's own length, (out).
+fn magnitude(base: &Base, projection: &str) -> Result<Tensor> {
     let squares = base.row_squares(&format!("{projection}.weight"))?;
     let lengths: Vec<f32> = squares.iter().map(|s| s.sqrt() as f32).collect();
     let n = lengths.len();

@@ -2,18 +2,19 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use candle_core::{DType, Device, Tensor};
+use randori_kernels::{Error, Result, Weight};
 use randori_sdk::seam::Architecture;
 
-use crate::{Error, Result, Weight};
+#[cfg(feature = "cuda")]
+pub(crate) mod card;
 
+/// The player's tensors that lie on the GPU: the parameters that a copy was made of, and the copy.
 #[cfg(feature = "cuda")]
-mod card;
-#[cfg(feature = "cuda")]
-pub use card::card;
+pub(crate) type Uploads = Vec<(std::sync::Weak<crate::Params>, Arc<crate::Params>)>;
 
 /// Where passes run, and in which numbers.
 #[derive(Debug, Clone)]
@@ -26,7 +27,7 @@ pub struct Compute {
     #[cfg(feature = "cuda")]
     pub(crate) stays: bool,
     #[cfg(feature = "cuda")]
-    pub(crate) uploads: Arc<Mutex<card::Uploads>>,
+    pub(crate) uploads: Arc<Mutex<Uploads>>,
     /// Where block inputs wait for the backward pass, if they are offloaded; used again by every
     /// pass.
     #[cfg(feature = "cuda")]
@@ -64,24 +65,24 @@ impl Compute {
         this
     }
 
-    /// A dense weight of the base where passes run.
-    pub(crate) fn near(&self, t: &Tensor) -> Result<Tensor> {
+    /// A dense weight of the base on the device where passes run.
+    pub(crate) fn on_device(&self, t: &Tensor) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         if self.device.is_cuda() && t.device().is_cpu() {
-            return self.copy(t);
+            return self.upload_dense(t);
         }
         Ok(t.clone())
     }
 
-    /// A weight where passes want it. On a GPU: quantised ones as they are, dense matrices in the
-    /// passes' numbers, what has one axis in f32.
+    /// Moves a weight to the device on which passes run. On a GPU: quantised ones as they are,
+    /// dense matrices in the passes' numbers, what has one axis in f32.
     ///
     /// # Errors
     /// Not enough memory there.
     pub fn place(&self, weight: Weight) -> Result<Weight> {
         #[cfg(feature = "cuda")]
         if self.device.is_cuda() {
-            return self.up(weight);
+            return self.upload(weight);
         }
         Ok(weight)
     }
@@ -93,10 +94,10 @@ impl Compute {
 macro_rules! on_kernels {
     ($compute:expr, $kernels:ident => $run:expr) => {
         if $compute.device.is_cuda() {
-            let $kernels = &$crate::kernels::Card::new($compute.pinned.clone());
+            let $kernels = &randori_kernels::Card::new($compute.pinned.clone());
             $run
         } else {
-            let $kernels = &$crate::kernels::Cpu;
+            let $kernels = &randori_kernels::Cpu;
             $run
         }
     };
@@ -104,7 +105,7 @@ macro_rules! on_kernels {
 #[cfg(not(feature = "cuda"))]
 macro_rules! on_kernels {
     ($compute:expr, $kernels:ident => $run:expr) => {{
-        let $kernels = &$crate::kernels::Cpu;
+        let $kernels = &randori_kernels::Cpu;
         $run
     }};
 }
@@ -119,7 +120,7 @@ pub struct Base {
     /// By full tensor name: `model.embed_tokens.weight`, `model.layers.0.self_attn.q_proj.weight`,
     /// `….bias`.
     pub weights: HashMap<String, Weight>,
-    /// What DoRA has asked of them so far; begins empty.
+    /// ‖row‖² of the rows that DoRA has asked for so far; begins empty.
     pub squares: RowSquares,
     /// Where its passes run.
     pub compute: Compute,
@@ -129,14 +130,17 @@ pub struct Base {
 #[derive(Default)]
 pub struct RowSquares(Mutex<HashMap<String, Arc<Vec<f64>>>>);
 
+impl RowSquares {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Vec<f64>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Base {
     /// ‖row‖² of every row of a matrix, by full name.
     pub(crate) fn row_squares(&self, name: &str) -> Result<Arc<Vec<f64>>> {
-        let known = |s: &RowSquares| {
-            let map = s.0.lock().unwrap_or_else(PoisonError::into_inner);
-            map.get(name).cloned()
-        };
-        if let Some(squares) = known(&self.squares) {
+        let known = self.squares.lock().get(name).cloned();
+        if let Some(squares) = known {
             return Ok(squares);
         }
         let weight = self
@@ -146,12 +150,9 @@ impl Base {
         let squares = randori_lora::row_squares(&weight.to_f32()?)
             .map_err(|e| Error::rule(format!("{name}: {e}")))?;
         let squares = Arc::new(squares);
-        let mut map = self
-            .squares
-            .0
+        self.squares
             .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        map.insert(name.to_string(), squares.clone());
+            .insert(name.to_string(), squares.clone());
         Ok(squares)
     }
 

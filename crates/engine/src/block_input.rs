@@ -2,18 +2,21 @@
 //! stays where it lies, or it is moved to the host while the block computes, and fetched while the
 //! one above is run again.
 
-use crate::{Compute, Error, PassOptions, Result, kernels::Kernels};
+use randori_kernels::{Error, Kernels, Result};
+
+use crate::{Compute, PassOptions};
 
 /// A block's input.
 pub(crate) struct Input<K: Kernels> {
-    place: Place<K>,
+    memory: Memory<K>,
     /// Whether a gradient must reach it.
     needs: bool,
 }
 
-enum Place<K: Kernels> {
-    Here(K::Tensor),
-    Moved(K::Away),
+/// The memory in which an input waits for the backward pass.
+enum Memory<K: Kernels> {
+    Device(K::Tensor),
+    Host(K::Offloaded),
 }
 
 /// Whether a pass can run as it is asked to.
@@ -39,33 +42,34 @@ pub(crate) fn moves(layer: usize, layers: usize, embedding_stays: bool) -> bool 
 }
 
 impl<K: Kernels> Input<K> {
-    /// Of a block that is about to run. `moves`: it begins to leave for the host.
+    /// Keeps the input of a block that is about to run. With `moves` it begins to leave for the
+    /// host.
     ///
     /// # Errors
     /// A host without memory for it.
     pub(crate) fn of(kernels: &K, x: &K::Tensor, needs: bool, moves: bool) -> Result<Self> {
-        let place = match moves {
-            true => Place::Moved(kernels.leave(x)?),
-            false => Place::Here(x.clone()),
+        let memory = match moves {
+            true => Memory::Host(kernels.offload(x)?),
+            false => Memory::Device(x.clone()),
         };
-        Ok(Input { place, needs })
+        Ok(Input { memory, needs })
     }
 
-    /// The block has run: what leaves is held no longer.
+    /// Frees the device's copy of an input that moves, once its block has run.
     pub(crate) fn was_used(&mut self, kernels: &K) {
-        if let Place::Moved(moved) = &mut self.place {
-            kernels.let_go(moved);
+        if let Memory::Host(moved) = &mut self.memory {
+            kernels.release(moved);
         }
     }
 
-    /// Lets it begin to come back.
+    /// Begins to copy an input that was moved back to the device.
     ///
     /// # Errors
     /// No memory for it.
     pub(crate) fn fetch(&mut self, kernels: &K) -> Result<()> {
-        match &mut self.place {
-            Place::Here(_) => Ok(()),
-            Place::Moved(moved) => kernels.fetch(moved),
+        match &mut self.memory {
+            Memory::Device(_) => Ok(()),
+            Memory::Host(moved) => kernels.fetch(moved),
         }
     }
 
@@ -74,9 +78,9 @@ impl<K: Kernels> Input<K> {
     /// # Errors
     /// No memory for it.
     pub(crate) fn take(self, kernels: &K) -> Result<(K::Tensor, bool)> {
-        let x = match self.place {
-            Place::Here(x) => x,
-            Place::Moved(moved) => kernels.take(moved)?,
+        let x = match self.memory {
+            Memory::Device(x) => x,
+            Memory::Host(moved) => kernels.take(moved)?,
         };
         Ok((x, self.needs))
     }

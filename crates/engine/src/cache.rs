@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::{Player, dora::Gains, kernels::Cache};
+use randori_kernels::Cache;
+
+use crate::{Player, player::weights::Gains};
 
 /// The KV cache: `slots` independent sequences that grow by [`Player::step`].
 pub struct KvCache {
-    pub(crate) held: Cache,
-    /// Of the player it was made for.
+    pub(crate) kv: Cache,
+    /// DoRA's gains of the player it was made for.
     pub(crate) gains: Arc<Gains>,
 }
 
@@ -25,19 +27,19 @@ impl KvCache {
         let base = &player.base;
         let on_card = base.compute.device.is_cuda();
         KvCache {
-            held: Cache::new(base.arch.layers(), longest, on_card),
+            kv: Cache::new(base.arch.layers(), longest, on_card),
             gains: Arc::default(),
         }
     }
 
     /// Forgets a slot's sequence; its memory is kept for the next one.
     pub fn clear(&mut self, slot: usize) {
-        self.held.clear(slot);
+        self.kv.clear(slot);
     }
 
     /// Tokens held by a slot (0 for a slot that does not exist).
     pub fn len(&self, slot: usize) -> usize {
-        self.held.lens().get(slot).copied().unwrap_or(0)
+        self.kv.lens().get(slot).copied().unwrap_or(0)
     }
 
     /// Whether a slot holds no token.
@@ -47,12 +49,12 @@ impl KvCache {
 
     /// How many slots there are.
     pub fn slots(&self) -> usize {
-        self.held.lens().len()
+        self.kv.lens().len()
     }
 
     /// Bytes of the room for keys and values. On the CPU only what was ever written of it takes
     /// memory.
     pub fn bytes(&self) -> usize {
-        self.held.bytes()
+        self.kv.bytes()
     }
 }

@@ -2,24 +2,13 @@
 //! s·B·A)·x with g = m / ‖W + s·B·A‖ a row. As in the paper (section 4.3) and PEFT, the norm counts
 //! as a constant in the backward pass.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, PoisonError};
 
-use crate::{
-    Error, Result,
-    kernels::{Gain, OnCandle, host},
-    player::weights::Weights,
-    tape::Matrix,
-};
+use randori_kernels::{Error, Gain, OnCandle, Result, host};
 
-/// The gains of one player's projections: they hold for as long as its parameters do, one training
-/// pass or one generation.
-#[derive(Default)]
-pub(crate) struct Gains(Mutex<HashMap<String, Arc<Gain>>>);
+use crate::{player::weights::PassWeights, tape::Matrix};
 
-impl Weights<'_> {
+impl PassWeights<'_> {
     /// The gain of a projection whose update has a magnitude; `name` is its weight's.
     pub(super) fn known_gain<K: OnCandle>(
         &self,

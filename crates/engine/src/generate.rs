@@ -9,10 +9,11 @@
 
 use std::sync::Arc;
 
+use randori_kernels::{Error, Result};
 use randori_sdk::seam::{SamplerFn, SamplerState};
 use rayon::prelude::*;
 
-use crate::{Error, KvCache, Player, Progress, Result, SlotTokens};
+use crate::{KvCache, Player, Progress, SlotTokens};
 
 mod draw;
 #[cfg(feature = "cuda")]
@@ -113,7 +114,7 @@ pub fn generate(
             true => KvCache::new(player, longest.len()),
             false => KvCache::with_room(player, longest),
         };
-        let Err(e) = answer(
+        let Err(e) = generate_missing(
             player, prompts, samplers, o, at_once, &cache, &mut done, progress,
         ) else {
             return Ok(done.into_iter().map(Option::unwrap_or_default).collect());
@@ -135,8 +136,8 @@ pub fn generate(
     }
 }
 
-/// Answers what is not answered yet, in `at_once` slots.
-fn answer(
+/// Generates the responses that are still missing, `at_once` of them at a time.
+fn generate_missing(
     player: &Player,
     prompts: &[Vec<u32>],
     samplers: &[Arc<dyn SamplerFn>],
@@ -270,7 +271,7 @@ impl Sequence {
             vocabulary: o.vocabulary,
         };
         let drawn = draw::draw(logits, samplers, &mut self.states, &mut self.scratch, &at)?;
-        self.take(drawn.token, drawn.logp, drawn.behaviour, o);
+        self.append(drawn.token, drawn.logp, drawn.behaviour, o);
         Ok(())
     }
 
@@ -287,8 +288,8 @@ impl Sequence {
         }
     }
 
-    /// Goes on with a token, given its log-probs under the model and under what it was drawn from.
-    fn take(&mut self, token: u32, logp: f64, behaviour: f64, o: &GenerateOptions) {
+    /// Appends a token, with its log-probs under the model and under what it was drawn from.
+    fn append(&mut self, token: u32, logp: f64, behaviour: f64, o: &GenerateOptions) {
         self.tokens.push(token);
         self.out.tokens.push(token);
         self.out.logps.push(logp as f32);
@@ -337,7 +338,7 @@ fn advance(
             })
         })
         .collect();
-    let logits = player.step_where_it_runs(cache, &batch)?;
+    let logits = player.step_on_device(cache, &batch)?;
     let (rows, vocab) = logits.dims2()?;
     if rows != batch.len() || vocab == 0 {
         return Err(Error::rule(format!(
@@ -345,36 +346,32 @@ fn advance(
             batch.len()
         )));
     }
+    let fed: Vec<(&mut Sequence, bool)> = slots
+        .iter_mut()
+        .zip(&takes)
+        .filter(|(_, take)| **take > 0)
+        .filter_map(|(place, take)| {
+            let sequence = place.as_mut()?;
+            sequence.cached += take;
+            // the rows of a prompt's earlier pieces predict what is known already
+            let ready = sequence.cached == sequence.tokens.len();
+            Some((sequence, ready))
+        })
+        .collect();
+    let drawn = fed.iter().filter(|(_, ready)| *ready).count();
     #[cfg(feature = "cuda")]
     if samplers.is_empty() && logits.device().is_cuda() {
-        let fed = slots.iter_mut().zip(&takes).filter(|(_, take)| **take > 0);
-        let mut fed: Vec<(&mut Sequence, bool)> = fed
-            .filter_map(|(s, take)| s.as_mut().zip(Some(*take)))
-            .map(|(s, take)| {
-                s.cached += take;
-                let ready = s.cached == s.tokens.len();
-                (s, ready)
-            })
-            .collect();
-        on_gpu::draw(&mut fed, &logits, o)?;
-        return Ok(fed.iter().filter(|(_, ready)| *ready).count());
+        on_gpu::draw(fed, &logits, o)?;
+        return Ok(drawn);
     }
-    let logits = crate::kernels::host(&logits)?
+    let logits = randori_kernels::host(&logits)?
         .flatten_all()?
         .to_vec1::<f32>()?;
-    let fed = slots.iter_mut().zip(&takes).filter(|(_, take)| **take > 0);
-    let mut ready: Vec<(&mut Sequence, &[f32])> = Vec::with_capacity(rows);
-    for ((sequence, take), row) in fed
-        .filter_map(|(s, take)| s.as_mut().zip(Some(take)))
+    let ready: Vec<(&mut Sequence, &[f32])> = fed
+        .into_iter()
         .zip(logits.chunks_exact(vocab))
-    {
-        sequence.cached += take;
-        // the rows of a prompt's earlier pieces predict what is known already
-        if sequence.cached == sequence.tokens.len() {
-            ready.push((sequence, row));
-        }
-    }
-    let drawn = ready.len();
+        .filter_map(|((sequence, ready), row)| ready.then_some((sequence, row)))
+        .collect();
     let results: Vec<Result<()>> = ready
         .into_par_iter()
         .map(|(sequence, row)| sequence.extend(row, samplers, o))

@@ -5,13 +5,14 @@
 //! as in PEFT, whatever the weight is called; the embedding stays the base's. Together they are a
 //! model with two weights, so a merged export writes both and says so in its configuration.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
+use randori_kernels::{Error, Result, Weight};
 use randori_lora::{LoraSpec, Projection};
 use randori_sdk::seam::Architecture;
 
 use crate::{
-    Base, Error, Params, Result,
-    trace::{Trace, tied_embedding},
+    Base, Params,
+    trace::{Trace, call::tied_embedding},
     weights::Stream,
 };
 
@@ -55,23 +56,21 @@ pub(crate) fn weight(module: &str) -> String {
     format!("{module}.weight")
 }
 
-/// Whether one of the two uses of a tied embedding may have something of its own; if not, there is
-/// nothing to look for.
-fn may_be_apart(spec: &LoraSpec, params: &Params) -> bool {
-    !spec.modules_to_save.is_empty()
-        || !spec.replaced.is_empty()
-        || params.contains_key(&format!("{HEAD}.lora_A"))
-}
-
 /// The embedding of a player whose head may differ from it in what has been learnt.
 pub(crate) fn embedding_of(
     arch: &dyn Architecture,
     spec: Option<&LoraSpec>,
     params: &Params,
 ) -> Result<Option<String>> {
-    match spec {
-        Some(spec) if may_be_apart(spec, params) => tied_embedding(arch),
-        _ => Ok(None),
+    // without any of these neither use has something of its own
+    let may_differ = |spec: &LoraSpec| {
+        !spec.modules_to_save.is_empty()
+            || !spec.replaced.is_empty()
+            || params.contains_key(&format!("{HEAD}.lora_A"))
+    };
+    match spec.is_some_and(may_differ) {
+        true => tied_embedding(arch),
+        false => Ok(None),
     }
 }
 
@@ -99,7 +98,7 @@ pub fn untied(
 /// An adapter by the names that this base's players go by, without what says nothing: a tied head's
 /// update is the head's, a copy of a tied weight is that weight's, and a copy that is the base's
 /// own is dropped.
-pub(crate) fn settled(
+pub(crate) fn settle(
     traced: &Trace,
     mut spec: LoraSpec,
     mut params: Params,
@@ -170,12 +169,12 @@ fn same(copy: &Tensor, own: &Tensor) -> Result<bool> {
 }
 
 /// A base's weight as it is held, in the machine's memory.
-pub(crate) fn held(base: &Base, name: &str) -> Result<Option<Tensor>> {
+pub(crate) fn weight_on_cpu(base: &Base, name: &str) -> Result<Option<Tensor>> {
     let Some(w) = base.weights.get(name) else {
         return Ok(None);
     };
     Ok(Some(match w {
-        crate::Weight::Dense(t) => t.to_device(&candle_core::Device::Cpu)?,
+        Weight::Dense(t) => t.to_device(&Device::Cpu)?,
         other => other.to_f32()?,
     }))
 }
@@ -187,13 +186,13 @@ impl Stream {
     /// # Errors
     /// Tensors of one weight that differ, a copy of a weight that the base does not have, or what
     /// the file refuses.
-    pub fn settled(&self, spec: LoraSpec, params: Params) -> Result<(LoraSpec, Params)> {
-        settled(self.trace(), spec, params, &|name| {
+    pub fn settle(&self, spec: LoraSpec, params: Params) -> Result<(LoraSpec, Params)> {
+        settle(self.trace(), spec, params, &|name| {
             if !self.trace().weights.iter().any(|w| w.name == name) {
                 return Ok(None);
             }
             Ok(Some(match self.weight(name)? {
-                crate::Weight::Dense(t) => t,
+                Weight::Dense(t) => t,
                 other => other.to_f32()?,
             }))
         })

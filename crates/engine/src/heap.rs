@@ -5,7 +5,7 @@
 //! them last, then leave holes that differ with the number of threads: a training pass took up to a
 //! quarter more memory with three threads than with two (docs/log.md).
 
-/// So much of the heap's free end stays with the process.
+/// Bytes of the heap's free end that stay with the process.
 pub const KEPT: usize = 64 << 20;
 
 /// One arena, blocks under 32 MiB in it, at most [`KEPT`] of its free end kept: the same memory

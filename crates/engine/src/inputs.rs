@@ -1,24 +1,23 @@
 //! Real inputs of every projection, from a forward pass: what an export's rounding is measured on.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc};
 
-use candle_core::{Tensor, TensorId};
+use candle_core::Tensor;
+use randori_kernels::{Error, OnCandle, Result};
 use randori_lora::LoraSpec;
 use randori_sdk::seam::Architecture;
 
 use crate::{
-    Error, Packed, Params, Player, Result,
+    Packed, Params, Player,
     base::on_kernels,
-    kernels::OnCandle,
-    player::weights::Weights,
-    tape::{Pass, Place},
-    trace::{Part, wanted},
+    player::{
+        probe::{Inputs, Probe, spread},
+        weights::PassWeights,
+    },
+    tape::{Context, Pass},
+    trace::{Call, call::weights_of},
     weights::Stream,
 };
-
-/// By projection (`model.layers.0.mlp.up_proj`): some of the rows that it multiplied, (rows, in) in
-/// f32.
-pub type Inputs = BTreeMap<String, Tensor>;
 
 impl Player {
     /// At most `rows` rows of each projection's inputs, spread evenly over the plan's tokens.
@@ -26,7 +25,7 @@ impl Player {
     /// # Errors
     /// As [`Player::hidden`].
     pub fn inputs(&self, plan: &Packed, rows: usize) -> Result<Inputs> {
-        walk(&*self.base.arch, plan, rows, &|_| Ok(self.clone()))
+        run_probed(&*self.base.arch, plan, rows, &|_| Ok(self.clone()))
     }
 }
 
@@ -44,9 +43,9 @@ impl Stream {
         rows: usize,
     ) -> Result<Inputs> {
         let width = self.trace().width;
-        walk(&**self.arch(), plan, rows, &|part| {
+        run_probed(&**self.arch(), plan, rows, &|call| {
             Ok(Player {
-                base: self.some(&wanted(&**self.arch(), part, width)?)?,
+                base: self.some(&weights_of(&**self.arch(), call, width)?)?,
                 lora: lora.clone(),
                 params: params.clone(),
             })
@@ -54,92 +53,49 @@ impl Stream {
     }
 }
 
-/// A forward pass; `player` answers one whose base has the weights of that part at least.
-fn walk(
+/// A forward pass, call by call; `player` answers one whose base has the weights of that call at
+/// least.
+fn run_probed(
     arch: &dyn Architecture,
     plan: &Packed,
     rows: usize,
-    player: &dyn Fn(Part) -> Result<Player>,
+    player: &dyn Fn(Call) -> Result<Player>,
 ) -> Result<Inputs> {
-    let probe = Rc::new(Probe {
-        rows,
-        seen: RefCell::default(),
-        last: RefCell::default(),
-    });
+    let probe = Rc::new(Probe::new(rows));
     let mut x = None;
-    for part in [Part::Embed]
+    for call in [Call::Embed]
         .into_iter()
-        .chain((0..arch.layers()).map(Part::Block))
-        .chain([Part::Head])
+        .chain((0..arch.layers()).map(Call::Block))
+        .chain([Call::Head])
     {
-        let player = player(part)?;
-        let probe = (part != Part::Embed).then(|| probe.clone());
-        let weights = Weights::new(&player, Arc::default())?.probed(probe);
-        let plan = plan.rows(None)?;
+        let player = player(call)?;
+        let probe = (call != Call::Embed).then(|| probe.clone());
+        let weights = PassWeights::new(&player, Arc::default())?.with_probe(probe);
+        let plan = plan.to_plan(None)?;
         x = Some(on_kernels!(player.base.compute, kernels => {
-            through(&Pass::new(kernels, &weights, plan), part, x, rows)?
+            run_call(&Pass::new(kernels, &weights, plan), call, x, rows)?
         }));
     }
-    Ok(probe.seen.take())
+    Ok(probe.take())
 }
 
-/// What comes out of a part of the model, given what came out of the one before.
-fn through<K: OnCandle>(
+/// Runs one call of the model; `x` is the result of the call before.
+fn run_call<K: OnCandle>(
     pass: &Pass<K>,
-    part: Part,
+    call: Call,
     x: Option<Tensor>,
     rows: usize,
 ) -> Result<Tensor> {
     let before = || x.ok_or_else(|| Error::rule("a pass begins with the embedding"));
-    let done = match part {
-        Part::Embed => pass.run_embed(false)?,
-        Part::Block(layer) => pass.run_block(Place::Packed, layer, false, before()?, false)?,
-        Part::Head => {
+    let done = match call {
+        Call::Embed => pass.run_embed(false)?,
+        Call::Block(layer) => pass.run_block(Context::Packed, layer, false, before()?, false)?,
+        Call::Head => {
             let x = before()?;
             // a head's row is wide
             let picked = pass.kernels.gather(&x, &spread(x.dims()[0], rows).into())?;
-            pass.run_head(Place::Rows, false, picked, false)?
+            pass.run_head(Context::Alone, false, picked, false)?
         }
     };
     Ok(done.output)
-}
-
-/// Keeps rows of what projections multiply.
-pub(crate) struct Probe {
-    rows: usize,
-    seen: RefCell<Inputs>,
-    /// q, k and v multiply the same value: its rows are kept once.
-    last: RefCell<Option<(TensorId, Tensor)>>,
-}
-
-impl Probe {
-    /// `x` (n, in) is what this projection multiplies.
-    pub(crate) fn see<K: OnCandle>(&self, kernels: &K, projection: &str, x: &Tensor) -> Result<()> {
-        let mut last = self.last.borrow_mut();
-        let kept = match &*last {
-            Some((id, kept)) if *id == x.id() => kept.clone(),
-            _ => kernels.gather(x, &spread(x.dims()[0], self.rows).into())?,
-        };
-        *last = Some((x.id(), kept.clone()));
-        self.seen.borrow_mut().insert(projection.into(), kept);
-        Ok(())
-    }
-}
-
-/// At most `wanted` of `n` rows, evenly spread.
-fn spread(n: usize, wanted: usize) -> Vec<u32> {
-    let count = wanted.min(n);
-    (0..count).map(|i| (i * n / count) as u32).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::spread;
-
-    #[test]
-    fn rows_are_spread_evenly() {
-        assert_eq!(spread(10, 4), [0, 2, 5, 7]);
-        assert_eq!(spread(3, 8), [0, 1, 2]);
-        assert!(spread(0, 8).is_empty());
-    }
 }

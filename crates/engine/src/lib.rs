@@ -17,6 +17,7 @@ pub mod head;
 pub mod heap;
 pub mod hub;
 mod inputs;
+mod params;
 mod passes;
 pub mod plan;
 pub mod player;
@@ -31,15 +32,14 @@ pub mod weights;
 
 pub use adapter::{matched, trainable_in_full};
 #[cfg(feature = "cuda")]
-pub use base::card;
+pub use base::card::card;
 pub use base::{Base, Compute};
 pub use cache::KvCache;
 pub use generate::{GenerateOptions, Generation, generate};
-pub use inputs::Inputs;
+pub use params::{Grads, Params};
 pub use plan::{Packed, Segment, Target};
-pub use player::{Grads, Params, PassOptions, Player, SlotTokens};
+pub use player::{PassOptions, Player, passes::SlotTokens, probe::Inputs};
 pub use progress::Progress;
-use randori_kernels as kernels;
 #[cfg(feature = "cuda")]
 pub use randori_kernels::GpuMatrix;
 pub use randori_kernels::{Error, Result, Weight, work};

@@ -1,49 +1,55 @@
 //! The passes through a model that every use of it is made of: embedding, blocks, head. Written
 //! once, over the kernels of any machine; a player's and those that `fit` plans are the same.
 
+use randori_kernels::{Error, Kernels, Result, Shaped};
+
 use crate::{
-    Error, Result,
-    kernels::{Kernels, Shaped},
-    tape::{Pass, Place, Recorded, Tape},
-    trace::{Part, Use, wanted},
+    tape::{Context, Pass, Recorded, Tape},
+    trace::{Call, Use, call::weights_of},
 };
 
 /// Rows from which a block's values are let go at their last use rather than at its end.
 const EARLY: usize = 64;
 
 impl<K: Kernels> Pass<'_, K> {
-    /// Token ids to (tokens, width).
+    /// Runs the embedding: the pass's token ids to (tokens, width).
     pub(crate) fn run_embed(&self, record: bool) -> Result<Recorded<K>> {
         let ids = self.kernels.tokens(&self.plan)?;
         let arch = self.model.arch();
-        Tape::run(self, Place::Rows, record, ids, false, None, |tape, ids| {
-            arch.embed(tape, ids)
-        })
-        .map_err(|e| self.at("embedding", e))
+        Tape::run(
+            self,
+            Context::Alone,
+            record,
+            ids,
+            false,
+            None,
+            |tape, ids| arch.embed(tape, ids),
+        )
+        .map_err(|e| self.at(Call::Embed, e))
     }
 
-    /// One block.
+    /// Runs one block on the hidden state x, (rows, width).
     pub(crate) fn run_block(
         &self,
-        place: Place<K>,
+        context: Context<K>,
         layer: usize,
         record: bool,
         x: K::Tensor,
         needs: bool,
     ) -> Result<Recorded<K>> {
         let shape = x.dims().to_vec();
-        let early = matches!(place, Place::Packed) && shape[0] >= EARLY;
+        let early = matches!(context, Context::Packed) && shape[0] >= EARLY;
         let uses = early
             .then(|| self.model.last_uses(layer, shape[1]))
             .flatten();
         let arch = self.model.arch();
-        let done = Tape::run(self, place, record, x, needs, uses, |tape, x| {
+        let done = Tape::run(self, context, record, x, needs, uses, |tape, x| {
             arch.block(tape, layer, x)
         })
-        .map_err(|e| self.at(&format!("block {layer}"), e))?;
+        .map_err(|e| self.at(Call::Block(layer), e))?;
         if done.output.dims() != shape {
             return Err(self.at(
-                &format!("block {layer}"),
+                Call::Block(layer),
                 Error::rule(format!(
                     "it answered {:?} for {shape:?}",
                     done.output.dims()
@@ -53,23 +59,23 @@ impl<K: Kernels> Pass<'_, K> {
         Ok(done)
     }
 
-    /// (rows, width) to (rows, vocab).
+    /// Runs the head: hidden state (rows, width) to logits (rows, vocab).
     pub(crate) fn run_head(
         &self,
-        place: Place<K>,
+        context: Context<K>,
         record: bool,
         x: K::Tensor,
         needs: bool,
     ) -> Result<Recorded<K>> {
         let arch = self.model.arch();
-        let done = Tape::run(self, place, record, x, needs, None, |tape, x| {
+        let done = Tape::run(self, context, record, x, needs, None, |tape, x| {
             arch.head(tape, x)
         })
-        .map_err(|e| self.at("head", e))?;
+        .map_err(|e| self.at(Call::Head, e))?;
         match done.output.dims().len() {
             2 => Ok(done),
             _ => Err(self.at(
-                "head",
+                Call::Head,
                 Error::rule(format!(
                     "it answered {:?}, not (rows, vocab)",
                     done.output.dims()
@@ -78,30 +84,34 @@ impl<K: Kernels> Pass<'_, K> {
         }
     }
 
-    /// (tokens, width) after the last block of packed rows; nothing is recorded.
+    /// The hidden state after the last block, (tokens, width), of packed rows; nothing is recorded.
     pub(crate) fn run_blocks(&self) -> Result<K::Tensor> {
         let mut x = self.run_embed(false)?.output;
         for layer in 0..self.model.arch().layers() {
             x = self
-                .run_block(Place::Packed, layer, false, x, false)?
+                .run_block(Context::Packed, layer, false, x, false)?
                 .output;
         }
         Ok(x)
     }
 
-    /// (entries, vocab) after each entry's last row, behind what a cache holds.
-    pub(crate) fn cached_logits(&self, cache: &mut K::Cache, last: &K::Rows) -> Result<K::Tensor> {
+    /// Logits (entries, vocab) after each entry's last row, behind what a cache holds.
+    pub(crate) fn cached_logits(
+        &self,
+        cache: &mut K::Cache,
+        last: &K::Indices,
+    ) -> Result<K::Tensor> {
         let mut x = self.run_embed(false)?.output;
         for layer in 0..self.model.arch().layers() {
-            let place = Place::Cached {
+            let context = Context::Cached {
                 cache: &mut *cache,
                 layer,
                 call: 0,
             };
-            x = self.run_block(place, layer, false, x, false)?.output;
+            x = self.run_block(context, layer, false, x, false)?.output;
         }
         let ends = self.kernels.pick(&x, last)?;
-        Ok(self.run_head(Place::Rows, false, ends, false)?.output)
+        Ok(self.run_head(Context::Alone, false, ends, false)?.output)
     }
 
     /// Whether a weight of the head's own is trained; `width` is the hidden state's.
@@ -119,7 +129,7 @@ impl<K: Kernels> Pass<'_, K> {
                 }
             }
         };
-        for w in wanted(self.model.arch(), Part::Head, width)? {
+        for w in weights_of(self.model.arch(), Call::Head, width)? {
             if trains(&w).map_err(Error::rule)? {
                 return Ok(true);
             }
@@ -127,8 +137,8 @@ impl<K: Kernels> Pass<'_, K> {
         Ok(false)
     }
 
-    fn at(&self, part: &str, error: Error) -> Error {
+    fn at(&self, call: Call, error: Error) -> Error {
         let name = self.model.arch().name();
-        Error::rule(format!("`{name}`, {part}: {error}"))
+        Error::rule(format!("`{name}`, {call}: {error}"))
     }
 }

@@ -1,10 +1,8 @@
 //! A micro-batch as a flat run of tokens: packed, not padded, a pair's prompt computed once.
 
-use crate::{
-    Error, Result,
-    kernels::{Plan, Run, Sight},
-    rng::{self, Stream},
-};
+use randori_kernels::{Error, Plan, Result, Run, SegmentMask};
+
+use crate::rng::{self, Stream};
 
 /// A stretch of consecutive tokens that attends to its parent (whole) and, causally, to itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,28 +98,32 @@ impl Packed {
     ///
     /// # Errors
     /// A plan that breaks its rules.
-    pub(crate) fn rows(&self, dropout: Option<u64>) -> Result<Plan> {
+    pub(crate) fn to_plan(&self, dropout: Option<u64>) -> Result<Plan> {
         self.check()?;
         let mut positions = vec![0; self.ids.len()];
-        let mut sights: Vec<Sight> = Vec::with_capacity(self.segments.len());
+        let mut masks: Vec<SegmentMask> = Vec::with_capacity(self.segments.len());
         for (i, segment) in self.segments.iter().enumerate() {
             let own = Run {
                 row: segment.start,
                 len: segment.len,
                 position: segment.position,
             };
-            let (mut seen, tree) = match segment.parent {
-                Some(parent) => (sights[parent].seen.clone(), sights[parent].tree),
+            let (mut keys, tree) = match segment.parent {
+                Some(parent) => (masks[parent].keys.clone(), masks[parent].tree),
                 None => (Vec::new(), i),
             };
-            seen.push(own);
-            sights.push(Sight { own, seen, tree });
+            keys.push(own);
+            masks.push(SegmentMask {
+                queries: own,
+                keys,
+                tree,
+            });
             for (row, position) in (own.row..own.row + own.len).zip(own.position as u32..) {
                 positions[row] = position;
             }
         }
         let dropout = dropout.map(|seed| self.row_keys(seed));
-        Ok(Plan::packed(self.ids.clone(), positions, sights, dropout))
+        Ok(Plan::packed(self.ids.clone(), positions, masks, dropout))
     }
 
     /// A key for every row: who it is, wherever it stands.

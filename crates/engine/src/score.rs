@@ -3,7 +3,9 @@
 
 use std::ops::Range;
 
-use crate::{Error, Packed, Player, Progress, Result};
+use randori_kernels::{Error, Result};
+
+use crate::{Packed, Player, Progress};
 
 /// A prompt and the responses to it that are scored (they share the prompt's computation).
 #[derive(Debug, Clone)]
@@ -33,18 +35,18 @@ pub fn score(
             "item {i} to score has an empty prompt; it needs at least one token"
         )));
     }
-    budgeted(micro_batch_tokens)?;
+    check_budget(micro_batch_tokens)?;
     let sizes: Vec<usize> = items
         .iter()
-        .map(|item| rows(item.prompt, &item.responses))
+        .map(|item| count_rows(item.prompt, &item.responses))
         .collect();
     let mut scores = Vec::with_capacity(items.len());
     let (mut tokens, mut at_once) = (0, micro_batch_tokens);
     while scores.len() < items.len() {
         let from = scores.len();
-        let count = first(&sizes[from..], at_once);
+        let count = count_within(&sizes[from..], at_once);
         let rows: usize = sizes[from..from + count].iter().sum();
-        match together(player, &items[from..from + count], from) {
+        match score_batch(player, &items[from..from + count], from) {
             Ok(new) => scores.extend(new),
             Err(e) if e.is_out_of_memory() && count > 1 => {
                 at_once = at_once.min(rows).div_ceil(2);
@@ -68,12 +70,12 @@ pub fn score(
 }
 
 /// A micro-batch's scores; the first item's number is `from`.
-fn together(player: &Player, items: &[ScoreItem], from: usize) -> Result<Vec<Vec<f64>>> {
+fn score_batch(player: &Player, items: &[ScoreItem], from: usize) -> Result<Vec<Vec<f64>>> {
     let mut plan = Packed::default();
     for item in items {
         plan.push(item.prompt, &item.responses);
     }
-    let mut sums = sums(&plan, &player.logps(&plan)?)?.into_iter();
+    let mut sums = sum_by_response(&plan, &player.logps(&plan)?)?.into_iter();
     let mut scores = Vec::with_capacity(items.len());
     for (i, item) in items.iter().enumerate() {
         let of_item: Vec<f64> = sums.by_ref().take(item.responses.len()).collect();
@@ -89,7 +91,7 @@ fn together(player: &Player, items: &[ScoreItem], from: usize) -> Result<Vec<Vec
 }
 
 /// How many rows [`Packed::push`] makes of a prompt and its responses.
-pub(crate) fn rows(prompt: &[u32], responses: &[&[u32]]) -> usize {
+pub(crate) fn count_rows(prompt: &[u32], responses: &[&[u32]]) -> usize {
     prompt.len()
         + responses
             .iter()
@@ -99,11 +101,11 @@ pub(crate) fn rows(prompt: &[u32], responses: &[&[u32]]) -> usize {
 
 /// Consecutive ranges, each as long as its sizes' sum stays within `budget`; one that is larger
 /// stands alone.
-pub(crate) fn fill(sizes: &[usize], budget: usize) -> Result<Vec<Range<usize>>> {
-    budgeted(budget)?;
+pub(crate) fn split(sizes: &[usize], budget: usize) -> Result<Vec<Range<usize>>> {
+    check_budget(budget)?;
     let (mut ranges, mut start) = (Vec::new(), 0);
     while start < sizes.len() {
-        let end = start + first(&sizes[start..], budget);
+        let end = start + count_within(&sizes[start..], budget);
         ranges.push(start..end);
         start = end;
     }
@@ -111,7 +113,7 @@ pub(crate) fn fill(sizes: &[usize], budget: usize) -> Result<Vec<Range<usize>>> 
 }
 
 /// How many of the first sizes stay within `budget` together, at least one.
-fn first(sizes: &[usize], budget: usize) -> usize {
+fn count_within(sizes: &[usize], budget: usize) -> usize {
     let sums = sizes.iter().scan(0, |sum, size| {
         *sum += size;
         Some(*sum)
@@ -119,7 +121,7 @@ fn first(sizes: &[usize], budget: usize) -> usize {
     sums.take_while(|sum| *sum <= budget).count().max(1)
 }
 
-fn budgeted(micro_batch_tokens: usize) -> Result<()> {
+fn check_budget(micro_batch_tokens: usize) -> Result<()> {
     match micro_batch_tokens {
         0 => Err(Error::rule(
             "micro_batch_tokens is 0; a micro-batch holds at least one token",
@@ -129,7 +131,7 @@ fn budgeted(micro_batch_tokens: usize) -> Result<()> {
 }
 
 /// Target log-probs summed by response.
-pub(crate) fn sums(plan: &Packed, logps: &[f64]) -> Result<Vec<f64>> {
+pub(crate) fn sum_by_response(plan: &Packed, logps: &[f64]) -> Result<Vec<f64>> {
     if logps.len() != plan.targets.len() {
         return Err(Error::rule(format!(
             "{} log-probs came back for {} targets",
@@ -151,15 +153,15 @@ mod tests {
     #[test]
     fn ranges_fill_up_to_the_budget_and_cover_everything_in_order() {
         assert_eq!(
-            fill(&[3, 3, 4, 11, 2, 9], 10).unwrap(),
+            split(&[3, 3, 4, 11, 2, 9], 10).unwrap(),
             [0..3, 3..4, 4..5, 5..6]
         );
         assert_eq!(
-            fill(&[3, 3, 4], 100).unwrap().as_slice(),
+            split(&[3, 3, 4], 100).unwrap().as_slice(),
             std::slice::from_ref(&(0..3))
         );
-        assert!(fill(&[], 4).unwrap().is_empty());
-        assert!(fill(&[1], 0).is_err());
+        assert!(split(&[], 4).unwrap().is_empty());
+        assert!(split(&[1], 0).is_err());
     }
 
     #[test]
@@ -167,8 +169,11 @@ mod tests {
         let (prompt, a, b): (&[u32], &[u32], &[u32]) = (&[1, 2, 3], &[4, 5, 6], &[7]);
         let mut plan = Packed::default();
         plan.push(prompt, &[a, b, &[]]);
-        assert_eq!(rows(prompt, &[a, b, &[]]), plan.ids.len());
-        assert_eq!(sums(&plan, &[1.0, 2.0, 4.0, 8.0]).unwrap(), [7.0, 8.0, 0.0]);
-        assert!(sums(&plan, &[1.0]).is_err());
+        assert_eq!(count_rows(prompt, &[a, b, &[]]), plan.ids.len());
+        assert_eq!(
+            sum_by_response(&plan, &[1.0, 2.0, 4.0, 8.0]).unwrap(),
+            [7.0, 8.0, 0.0]
+        );
+        assert!(sum_by_response(&plan, &[1.0]).is_err());
     }
 }

@@ -1,17 +1,16 @@
 //! A shapes-only run of an architecture: which weights it wants, what may carry LoRA, what a token
 //! costs.
 
-mod part;
+pub(crate) mod call;
 
 use std::{cell::RefCell, collections::BTreeSet};
 
+use randori_kernels::{Error, Result};
 use randori_sdk::seam::{
     Architecture, AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary,
 };
 
-pub(crate) use part::{Part, last_uses, tied_embedding, wanted};
-
-use crate::{Error, Result, tape::rules};
+use crate::tape::rules;
 
 /// What a weight is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,8 +98,6 @@ const MOST_LAYERS: usize = 1024;
 /// One sentence that names the part of the model, the op, and the shapes that do not fit; a weight
 /// asked for twice with different shapes.
 pub fn trace(arch: &dyn Architecture) -> Result<Trace> {
-    let mut tracer = Tracer::default();
-    let at = |part: &str, e: String| Error::rule(format!("`{}`, {part}: {e}", arch.name()));
     if arch.layers() > MOST_LAYERS {
         return Err(Error::rule(format!(
             "`{}` has {} blocks by its configuration; more than {MOST_LAYERS} are not supported",
@@ -108,55 +105,61 @@ pub fn trace(arch: &dyn Architecture) -> Result<Trace> {
             arch.layers()
         )));
     }
-
-    let ids = tracer.start(Vec::new());
-    let x = arch
-        .embed(&mut tracer, ids)
-        .map_err(|e| at("embedding", e))?;
-    let hidden = tracer.shape(x).map_err(|e| at("embedding", e))?;
+    let mut tracer = Tracer::default();
+    let at = |call: Call, e: String| Error::rule(format!("`{}`, {call}: {e}", arch.name()));
+    let run = |tracer: &mut Tracer, call, input| {
+        let result = tracer.run(arch, call, input);
+        let shape = result.and_then(|y| tracer.shape(y));
+        shape.map_err(|e| at(call, e))
+    };
+    let other = |call: Call, shape: &[usize], wanted: &str| {
+        let what = format!("it answered the trailing shape {shape:?}{wanted}");
+        at(call, what)
+    };
+    let hidden = run(&mut tracer, Call::Embed, Vec::new())?;
     let &[width] = hidden.as_slice() else {
-        return Err(at(
-            "embedding",
-            format!("it answered the trailing shape {hidden:?}, not (width)"),
-        ));
+        return Err(other(Call::Embed, &hidden, ", not (width)"));
     };
     tracer.trace.width = width;
     for layer in 0..arch.layers() {
-        let part = format!("block {layer}");
-        tracer.layer = Some(layer);
-        tracer.place = Place::Block;
-        let x = tracer.start(vec![width]);
-        let y = arch
-            .block(&mut tracer, layer, x)
-            .map_err(|e| at(&part, e))?;
-        let shape = tracer.shape(y).map_err(|e| at(&part, e))?;
+        let call = Call::Block(layer);
+        let shape = run(&mut tracer, call, vec![width])?;
         if shape != [width] {
-            return Err(at(
-                &part,
-                format!("it answered the trailing shape {shape:?} for ({width})"),
-            ));
+            return Err(other(call, &shape, &format!(" for ({width})")));
         }
         let bytes = tracer.saved_bytes();
         tracer.trace.activation_bytes_per_token += bytes;
         tracer.trace.block_bytes_per_token = tracer.trace.block_bytes_per_token.max(bytes);
     }
-    tracer.layer = None;
-    tracer.place = Place::Head;
-    let x = tracer.start(vec![width]);
-    let y = arch.head(&mut tracer, x).map_err(|e| at("head", e))?;
-    let shape = tracer.shape(y).map_err(|e| at("head", e))?;
-    let &[vocab] = shape.as_slice() else {
-        return Err(at(
-            "head",
-            format!("it answered the trailing shape {shape:?}, not (vocab)"),
-        ));
+    let logits = run(&mut tracer, Call::Head, vec![width])?;
+    let &[vocab] = logits.as_slice() else {
+        return Err(other(Call::Head, &logits, ", not (vocab)"));
     };
     tracer.trace.vocab = vocab;
     Ok(tracer.trace)
 }
 
+/// One of the calls a pass is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
+    Embed,
+    Block(usize),
+    Head,
+}
+
+impl std::fmt::Display for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Call::Embed => f.write_str("embedding"),
+            Call::Block(layer) => write!(f, "block {layer}"),
+            Call::Head => f.write_str("head"),
+        }
+    }
+}
+
+/// Where an op is called, which decides what it may ask for.
 #[derive(Clone, Copy, Default, PartialEq)]
-enum Place {
+enum Scope {
     #[default]
     Embedding,
     Block,
@@ -172,6 +175,7 @@ struct Shape {
 }
 
 /// The shapes-only backend.
+#[derive(Default)]
 struct Tracer {
     trace: Trace,
     values: Vec<Shape>,
@@ -180,9 +184,9 @@ struct Tracer {
     /// Bytes a token leaves that are no value's (log-sum-exps).
     extra_bytes: usize,
     layer: Option<usize>,
-    place: Place,
-    /// Share of the tokens that an op sees: below 1 inside an expert.
-    share: f64,
+    scope: Scope,
+    /// Share of the tokens that an op sees inside an expert; `None`: all.
+    share: Option<f64>,
     /// (value, the result being made) for every use of a value.
     uses: RefCell<Vec<(Id, Id)>>,
     /// Whether there was a mixture of experts.
@@ -191,24 +195,22 @@ struct Tracer {
     silu: Option<Id>,
 }
 
-impl Default for Tracer {
-    fn default() -> Self {
-        Tracer {
-            trace: Trace::default(),
-            values: Vec::new(),
-            saved: BTreeSet::new(),
-            extra_bytes: 0,
-            layer: None,
-            place: Place::Embedding,
-            share: 1.0,
-            uses: RefCell::default(),
-            mixes: false,
-            silu: None,
+impl Tracer {
+    /// Runs one call on an input of this shape.
+    fn run(&mut self, arch: &dyn Architecture, call: Call, input: Vec<usize>) -> OpResult {
+        (self.scope, self.layer) = match call {
+            Call::Embed => (Scope::Embedding, None),
+            Call::Block(layer) => (Scope::Block, Some(layer)),
+            Call::Head => (Scope::Head, None),
+        };
+        let x = self.start(input);
+        match call {
+            Call::Embed => arch.embed(self, x),
+            Call::Block(layer) => arch.block(self, layer, x),
+            Call::Head => arch.head(self, x),
         }
     }
-}
 
-impl Tracer {
     /// A new call with one input.
     fn start(&mut self, input: Vec<usize>) -> Id {
         self.values = vec![Shape {
@@ -278,9 +280,10 @@ impl Tracer {
     }
 
     fn spend(&mut self, flops: f64) {
-        match self.place {
-            Place::Head => self.trace.flops_per_head_row += flops * self.share,
-            _ => self.trace.flops_per_token += flops * self.share,
+        let flops = flops * self.share.unwrap_or(1.0);
+        match self.scope {
+            Scope::Head => self.trace.flops_per_head_row += flops,
+            _ => self.trace.flops_per_token += flops,
         }
     }
 
@@ -308,9 +311,9 @@ impl Tracer {
     }
 
     fn sequences(&self, op: &str) -> std::result::Result<(), String> {
-        match self.place {
-            Place::Block => Ok(()),
-            Place::Expert => Err(format!(
+        match self.scope {
+            Scope::Block => Ok(()),
+            Scope::Expert => Err(format!(
                 "{op} cannot run inside an expert, which sees some of the tokens only"
             )),
             _ => Err(format!(
@@ -333,7 +336,7 @@ impl Tracer {
 
 impl Backend for Tracer {
     fn embed(&mut self, name: &str, ids: Id, vocab: usize, width: usize) -> OpResult {
-        if self.place != Place::Embedding || ids != 1 {
+        if self.scope != Scope::Embedding || ids != 1 {
             return Err(format!(
                 "embed `{name}` wants token ids, which only the embedding gets"
             ));
@@ -403,10 +406,10 @@ impl Backend for Tracer {
     ) -> OpResult {
         let experts = rules::moe(&self.shape(router)?, route)?;
         let dims = self.shape(x)?;
-        let (place, share) = (self.place, self.share);
+        let (scope, share) = (self.scope, self.share);
         self.mixes = true;
-        self.place = Place::Expert;
-        self.share = share * route.top_k as f64 / experts as f64;
+        self.scope = Scope::Expert;
+        self.share = Some(share.unwrap_or(1.0) * route.top_k as f64 / experts as f64);
         let mut result: Option<Vec<usize>> = None;
         for e in 0..experts {
             let id = self.push(dims.clone())?;
@@ -423,7 +426,7 @@ impl Backend for Tracer {
                 _ => result = Some(y),
             }
         }
-        (self.place, self.share) = (place, share);
+        (self.scope, self.share) = (scope, share);
         self.push(result.ok_or("moe has no expert")?)
     }
 

@@ -13,14 +13,15 @@
 
 use std::collections::HashSet;
 
+use randori_kernels::{ChunkTarget, Error, Kernels, OnCandle, Result, Shaped};
+
 use crate::{
-    Error, Grads, Packed, PassOptions, Player, Result, Target,
+    Grads, Packed, PassOptions, Player, Target,
     base::on_kernels,
     block_input,
     block_input::Input,
-    kernels::{Kernels, OnCandle, Shaped, Wanted},
-    player::{in_pool, weights::Weights},
-    tape::{Gradients, Pass, Place, Recorded},
+    player::{passes::in_pool, weights::PassWeights},
+    tape::{Context, Gradients, Pass, Recorded},
 };
 
 /// Bytes of logits that exist at a time, counted in f32, and rows in a chunk, both at most: what a
@@ -32,13 +33,13 @@ const CHUNK_ON_GPU: (usize, usize) = (128 << 20, 1024);
 /// Rows that go through the head together.
 pub(crate) struct Chunk<K: Kernels> {
     /// Rows of the hidden state, ascending.
-    pub(crate) rows: K::Rows,
-    pub(crate) wanted: K::Wanted,
+    pub(crate) rows: K::Indices,
+    pub(crate) wanted: K::ChunkTargets,
 }
 
 /// The targets of a micro-batch.
 pub(crate) trait Targets<K: Kernels> {
-    /// How many.
+    /// How many targets there are.
     fn count(&self) -> usize;
     /// A row for every target (a row with several targets as often), in the plan's order, cut into
     /// chunks of `size`. `None` where one chunk would hold all of them, and where many rows have so
@@ -69,7 +70,7 @@ impl<K: OnCandle> Targets<K> for Packed {
             wanted: targets
                 .iter()
                 .enumerate()
-                .map(|(row, t)| Wanted {
+                .map(|(row, t)| ChunkTarget {
                     row,
                     token: t.token,
                     target: first * size + row,
@@ -80,33 +81,26 @@ impl<K: OnCandle> Targets<K> for Packed {
     }
 
     fn chunks(&self, size: usize) -> Vec<Chunk<K>> {
-        let mut order: Vec<usize> = (0..self.targets.len()).collect();
-        order.sort_by_key(|&t| self.targets[t].row); // stable
-        let mut chunks: Vec<(Vec<u32>, Vec<Wanted>)> = Vec::new();
-        for target in order {
-            let (row, token) = (self.targets[target].row as u32, self.targets[target].token);
-            let new = chunks
-                .last()
-                .is_none_or(|(rows, _)| rows.last() != Some(&row) && rows.len() == size);
-            if new {
-                chunks.push((Vec::with_capacity(size), Vec::new()));
-            }
-            let count = chunks.len();
-            let (rows, wanted) = &mut chunks[count - 1];
-            if rows.last() != Some(&row) {
-                rows.push(row);
-            }
-            wanted.push(Wanted {
-                row: rows.len() - 1,
-                token,
-                target,
-            });
-        }
-        let chunk = |(rows, wanted): (Vec<u32>, Vec<Wanted>)| Chunk {
-            rows: rows.into(),
-            wanted,
+        let targets = &self.targets;
+        let mut order: Vec<usize> = (0..targets.len()).collect();
+        order.sort_by_key(|&t| targets[t].row); // stable
+        let same_row = |a: &usize, b: &usize| targets[*a].row == targets[*b].row;
+        let by_row: Vec<&[usize]> = order.chunk_by(same_row).collect();
+        let chunk = |rows: &[&[usize]]| Chunk {
+            rows: rows.iter().map(|r| targets[r[0]].row as u32).collect(),
+            wanted: rows
+                .iter()
+                .enumerate()
+                .flat_map(|(row, of_row)| {
+                    of_row.iter().map(move |&target| ChunkTarget {
+                        row,
+                        token: targets[target].token,
+                        target,
+                    })
+                })
+                .collect(),
         };
-        chunks.into_iter().map(chunk).collect()
+        by_row.chunks(size).map(chunk).collect()
     }
 }
 
@@ -144,8 +138,8 @@ impl Player {
     /// As there.
     pub fn logps_dropped(&self, plan: &Packed, dropout_seed: Option<u64>) -> Result<Vec<f64>> {
         in_pool(|| {
-            let weights = Weights::new(self, Default::default())?;
-            let (rows, size) = (plan.rows(dropout_seed)?, self.chunk_rows());
+            let weights = PassWeights::new(self, Default::default())?;
+            let (rows, size) = (plan.to_plan(dropout_seed)?, self.chunk_rows());
             on_kernels!(self.base.compute, kernels => {
                 Pass::new(kernels, &weights, rows).logps(plan, size)
             })
@@ -165,8 +159,8 @@ impl Player {
         grads: &mut Grads,
     ) -> Result<()> {
         block_input::check(options, &self.base.compute)?;
-        let weights = Weights::new(self, Default::default())?;
-        let (rows, size) = (plan.rows(options.dropout_seed)?, self.chunk_rows());
+        let weights = PassWeights::new(self, Default::default())?;
+        let (rows, size) = (plan.to_plan(options.dropout_seed)?, self.chunk_rows());
         let mut slopes = |logps: &[f64]| {
             let slopes = slopes(logps)?;
             match slopes.len() == plan.targets.len() {
@@ -279,12 +273,12 @@ impl<K: Kernels> Pass<'_, K> {
                 true => None,
                 false => Some(Input::of(self.kernels, &x, needs, moves)?),
             };
-            let done = self.run_block(Place::Packed, layer, record, x, needs)?;
+            let done = self.run_block(Context::Packed, layer, record, x, needs)?;
             if let Some(input) = &mut input {
                 input.was_used(self.kernels);
             }
             (x, needs) = (done.output.clone(), done.needs);
-            blocks.push(input.map_or(Kept::Tape(done), Kept::Input));
+            blocks.push(input.map_or(SavedBlock::Tape(done), SavedBlock::Input));
         }
         Ok(Forward {
             embed,
@@ -329,8 +323,8 @@ impl<K: Kernels> Pass<'_, K> {
         record: bool,
     ) -> Result<Recorded<K>> {
         let rows = self.kernels.gather(hidden, &chunk.rows)?; // (rows, width)
-        let place = Place::Picked(chunk.rows.clone());
-        self.run_head(place, record, rows, needs)
+        let context = Context::Picked(chunk.rows.clone());
+        self.run_head(context, record, rows, needs)
     }
 
     /// Gradients of the head's weights, and the gradient to the hidden state when it needs one.
@@ -375,16 +369,16 @@ impl<K: Kernels> Pass<'_, K> {
         grads: &mut Gradients<K>,
     ) -> Result<()> {
         let (mut up, mut blocks) = (up, forward.blocks);
-        while let Some(kept) = blocks.pop() {
+        while let Some(saved) = blocks.pop() {
             // comes while this block is computed
-            if let Some(Kept::Input(next)) = blocks.last_mut() {
+            if let Some(SavedBlock::Input(next)) = blocks.last_mut() {
                 next.fetch(self.kernels)?;
             }
-            let tape = match kept {
-                Kept::Tape(tape) => tape,
-                Kept::Input(input) => {
+            let tape = match saved {
+                SavedBlock::Tape(tape) => tape,
+                SavedBlock::Input(input) => {
                     let (x, needs) = input.take(self.kernels)?;
-                    self.run_block(Place::Packed, blocks.len(), true, x, needs)?
+                    self.run_block(Context::Packed, blocks.len(), true, x, needs)?
                 }
             };
             match tape.backward(self, up, grads)? {
@@ -409,8 +403,9 @@ impl<K: Kernels> Pass<'_, K> {
     }
 }
 
-/// What the forward pass keeps of a block.
-enum Kept<K: Kernels> {
+/// A block as the forward pass leaves it to the backward pass: recorded, or only its input, from
+/// which it is run again (activation checkpointing).
+enum SavedBlock<K: Kernels> {
     Tape(Recorded<K>),
     Input(Input<K>),
 }
@@ -419,7 +414,7 @@ enum Kept<K: Kernels> {
 pub(crate) struct Forward<K: Kernels> {
     /// `None` where no gradient reaches it.
     embed: Option<Recorded<K>>,
-    blocks: Vec<Kept<K>>,
+    blocks: Vec<SavedBlock<K>>,
     hidden: K::Tensor,
     needs: bool,
 }

@@ -1,4 +1,5 @@
-//! What scoring and generating do when memory runs out. It is an architecture that says so here, as a device would.
+//! What scoring and generating do when memory runs out. It is an architecture that says so here, as
+//! a device would.
 
 use std::sync::{
     Arc,
@@ -12,8 +13,8 @@ use randori_sdk::seam::{Architecture, Backend, Id, OpResult};
 
 use crate::tiny::*;
 
-/// The tiny model, whose passes of some numbers find no memory: at their beginning, or late, when keys and values have been
-/// written.
+/// The tiny model, whose passes of some numbers find no memory: at their beginning, or late, when
+/// keys and values have been written.
 struct Short<F> {
     refuses: F,
     late: bool,

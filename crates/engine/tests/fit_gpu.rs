@@ -1,6 +1,7 @@
-//! `fit`'s figures for a GPU against what lies in its memory. The stand-in for one (`crates/cuda/stand_in/build.sh DIR`, then
-//! `LD_LIBRARY_PATH=DIR`) reports at its end the most bytes that ever were allocated on it, to the byte; a figure may be
-//! 5 % off. Skips, loudly, without the stand-in: a real card tells no such thing.
+//! `fit`'s figures for a GPU against what lies in its memory. The stand-in for one
+//! (`crates/cuda/stand_in/build.sh DIR`, then `LD_LIBRARY_PATH=DIR`) reports at its end the most
+//! bytes that ever were allocated on it, to the byte; a figure may be 5 % off. Skips, loudly,
+//! without the stand-in: a real card tells no such thing.
 //!
 //! Each case runs in a process of its own, this test program started again with [`CASE`] set.
 #![cfg(feature = "cuda")]
@@ -282,13 +283,13 @@ impl Case {
             refilled: self.has("refill"),
         };
         let peak = match (self.has("generate"), self.has("score")) {
-            (true, _) => planner.generate(&decoding, 1),
-            (_, true) => planner.score(&packing, 1),
-            _ => planner.train(&packing, self.settings.checkpoint, 1),
+            (true, _) => planner.generation_peak(&decoding, 1),
+            (_, true) => planner.scoring_peak(&packing, 1),
+            _ => planner.training_peak(&packing, self.settings.checkpoint, 1),
         };
         let trains = !self.has("generate") && !self.has("score");
         let pinned = if trains {
-            planner.pinned(&packing).unwrap()
+            planner.pinned_bytes(&packing).unwrap()
         } else {
             0
         };

@@ -1,4 +1,5 @@
-//! Generation: against step-by-step decoding without a cache, known distributions, stop rules and bad input.
+//! Generation: against step-by-step decoding without a cache, known distributions, stop rules and
+//! bad input.
 
 use std::sync::Arc;
 
@@ -72,7 +73,8 @@ fn greedy_is_step_by_step_argmax_without_a_cache() {
     }
 }
 
-/// Only the last piece's row is drawn from; the prompt spans three pieces and more than one step's budget.
+/// Only the last piece's row is drawn from; the prompt spans three pieces and more than one step's
+/// budget.
 #[test]
 fn long_prompts_enter_in_pieces() {
     let player = Player::bare(llama());
@@ -241,7 +243,8 @@ fn any_stop_id_ends_and_is_kept_and_a_cut_response_has_none() {
 
 #[test]
 fn stop_ids_are_masked_until_min_new_tokens() {
-    // after 0 comes 1; while 1 is forbidden something else is drawn, even by a sampler that would bring it back
+    // after 0 comes 1; while 1 is forbidden something else is drawn, even by a sampler that would
+    // bring it back
     let stubborn: Arc<dyn SamplerFn> =
         Arc::new(Reshape("stubborn", |_: &[u32], l: &mut [f32]| l[1] = 60.0));
     for samplers in [vec![], vec![stubborn]] {

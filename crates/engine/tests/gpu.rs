@@ -1,5 +1,6 @@
-//! The GPU's passes against the processor's: log-probs, gradients, generation. Wants the feature `cuda`, and a GPU or the
-//! stand-in for one (`crates/cuda/stand_in/build.sh DIR`, then `LD_LIBRARY_PATH=DIR`); skips, loudly, without either.
+//! The GPU's passes against the processor's: log-probs, gradients, generation. Wants the feature
+//! `cuda`, and a GPU or the stand-in for one (`crates/cuda/stand_in/build.sh DIR`, then
+//! `LD_LIBRARY_PATH=DIR`); skips, loudly, without either.
 #![cfg(feature = "cuda")]
 #![allow(
     clippy::unwrap_used,
@@ -103,7 +104,8 @@ fn log_probs_and_gradients_are_the_processors() {
     }
 }
 
-/// The tiny Llama with its projections quantised. Widths of 16 and 24 are no whole GGUF blocks, but 4-bit codes take any.
+/// The tiny Llama with its projections quantised. Widths of 16 and 24 are no whole GGUF blocks, but
+/// 4-bit codes take any.
 #[test]
 fn quantised_bases_are_the_processors() {
     if skip() {
@@ -281,8 +283,8 @@ fn chunks_of_the_head_are_the_processors() {
     }
 }
 
-/// Silus in every place: as a product's first factor alone, its second, both, with something else that uses them, over
-/// values of which one is not trained, behind rows that are many or few.
+/// Silus in every place: as a product's first factor alone, its second, both, with something else
+/// that uses them, over values of which one is not trained, behind rows that are many or few.
 struct Silus;
 
 impl Architecture for Silus {

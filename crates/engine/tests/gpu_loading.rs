@@ -1,6 +1,7 @@
-//! A base that is loaded onto a GPU passes through the machine's memory a weight at a time. Wants the stand-in for a GPU
-//! (`crates/cuda/stand_in/build.sh DIR`, then `LD_LIBRARY_PATH=DIR`), whose memory is the machine's too and is subtracted;
-//! skips, loudly, without one. Alone in its process, so that the peak is its own.
+//! A base that is loaded onto a GPU passes through the machine's memory a weight at a time. Wants
+//! the stand-in for a GPU (`crates/cuda/stand_in/build.sh DIR`, then `LD_LIBRARY_PATH=DIR`), whose
+//! memory is the machine's too and is subtracted; skips, loudly, without one. Alone in its process,
+//! so that the peak is its own.
 #![cfg(feature = "cuda")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -69,8 +70,9 @@ fn predicted(options: &LoadOptions) -> u64 {
     planner.on_card(options.dtype).unwrap().beside_card(1).0
 }
 
-/// What loading took of the machine's memory, and the base. The peak is taken after every weight, less what lay on the card
-/// before that weight: at the end alone it would be too low, since the card's blocks go where the machine's were freed.
+/// What loading took of the machine's memory, and the base. The peak is taken after every weight,
+/// less what lay on the card before that weight: at the end alone it would be too low, since the
+/// card's blocks go where the machine's were freed.
 fn taken(options: &LoadOptions) -> (u64, Base) {
     let compute = Compute::on_gpu(candle_core::DType::BF16).unwrap();
     let free = || randori_engine::card().unwrap().1 as u64;

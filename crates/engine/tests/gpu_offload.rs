@@ -1,6 +1,7 @@
-//! Block inputs that wait in the host's memory (`train.offload_inputs`): the same bits as where they stay on the GPU, whatever order
-//! its two queues choose. Wants the feature `cuda`, and a GPU or the stand-in for one, which can go through the extremes of that
-//! order (`RANDORI_STAND_IN_EAGER` in `crates/cuda/stand_in/driver.cpp`); skips, loudly, without either.
+//! Block inputs that wait in the host's memory (`train.offload_inputs`): the same bits as where
+//! they stay on the GPU, whatever order its two queues choose. Wants the feature `cuda`, and a GPU
+//! or the stand-in for one, which can go through the extremes of that order
+//! (`RANDORI_STAND_IN_EAGER` in `crates/cuda/stand_in/driver.cpp`); skips, loudly, without either.
 #![cfg(feature = "cuda")]
 #![allow(
     clippy::unwrap_used,
@@ -107,7 +108,8 @@ fn short() -> Packed {
     plan
 }
 
-/// The gradients' bits after one micro-batch that is given up half-way and several others, one of which is larger.
+/// The gradients' bits after one micro-batch that is given up half-way and several others, one of
+/// which is larger.
 fn summed(player: &Player, options: &PassOptions) -> BTreeMap<String, Vec<u64>> {
     let (short, mut long) = (short(), Packed::default());
     long.push(&lists(8, 1, 20..21, VOCAB)[0], &[&[9, 2, 6], &[5; 12]]);
@@ -219,7 +221,8 @@ fn offloading_changes_no_bit() {
             }
             if card.contains("stand-in") {
                 said(again(test, "none", &[("RANDORI_STAND_IN_PINNED", "0")]));
-                // a block for each input that leaves, once for the short plan and once for the long one
+                // a block for each input that leaves, once for the short plan and once for the long
+                // one
                 let text = said(again(test, "again and again", &[]));
                 let blocks = format!("{} blocks of them asked for", 2 * (DEEP - 1));
                 assert!(text.contains(&blocks), "{text}");

@@ -1,4 +1,5 @@
-//! Training on a GPU against the processor's: optimisers there and here, checkpoints. Wants what tests/gpu.rs wants.
+//! Training on a GPU against the processor's: optimisers there and here, checkpoints. Wants what
+//! tests/gpu.rs wants.
 #![cfg(feature = "cuda")]
 #![allow(
     clippy::unwrap_used,
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Tensor};
 use randori_engine::{
     Player,
-    train::{Control, Optimizer, TrainSettings, Trainer},
+    train::{Control, Optimizer, RmsProp, TrainSettings, Trainer},
 };
 
 mod tiny;
@@ -64,12 +65,12 @@ fn sixteen_steps_follow_the_processors() {
         micro_batch_tokens: 40,
         ..TrainSettings::default()
     };
-    let momentum = Optimizer::RmsProp {
+    let momentum = Optimizer::RmsProp(RmsProp {
         alpha: 0.9,
         eps: 1e-6,
         weight_decay: 0.01,
         momentum: 0.5,
-    };
+    });
     // of values in 8 bits, some fall on the other side of a middle
     for (optimizer, rate, rank, tolerance) in [
         (Optimizer::rmsprop(), 1e-2, 2, 1e-4),

@@ -1,4 +1,5 @@
-//! Packed attention against each response alone and against a naive O(n²) f64 reference; cached against uncached.
+//! Packed attention against each response alone and against a naive O(n²) f64 reference; cached
+//! against uncached.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -302,7 +303,8 @@ fn cached_steps_equal_the_uncached_pass() {
             )
             .unwrap();
         cache.clear(2);
-        // prompts of different lengths together, then token by token, with some left out of some steps
+        // prompts of different lengths together, then token by token, with some left out of some
+        // steps
         let slots = [2, 0, 3];
         let mut done = [4usize, 1, 3];
         let batch: Vec<SlotTokens> = (0..3)

@@ -1,5 +1,5 @@
-//! DoRA: against its merge, token by token, and against finite differences (its gradients of A and B, whose norm is a
-//! constant, are held against PyTorch's in tests/goldens.rs).
+//! DoRA: against its merge, token by token, and against finite differences (its gradients of A and
+//! B, whose norm is a constant, are held against PyTorch's in tests/goldens.rs).
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! Whole passes: log-probs against f64, checkpointed = plain, threads, dropout, LoRA, half-precision and quantised bases.
+//! Whole passes: log-probs against f64, checkpointed = plain, threads, dropout, LoRA,
+//! half-precision and quantised bases.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -100,7 +101,8 @@ fn every_trainable_tensor_gets_a_gradient_and_nothing_else_does() {
             0.0,
         ),
         adapted(llama(), Targets::Regex(".*layers.2.*gate_proj".into()), 0.0),
-        adapted(llama(), Targets::Names(vec!["embed_tokens".into()]), 0.0), // the tied head, by name
+        // the tied head, by name
+        adapted(llama(), Targets::Names(vec!["embed_tokens".into()]), 0.0),
     ] {
         let grads = gradients(&player, &plan, &PassOptions::default());
         assert_eq!(

@@ -1,4 +1,5 @@
-//! Speed and memory of a training pass on SmolLM2-135M's shapes with random weights. Not a test of right or wrong:
+//! Speed and memory of a training pass on SmolLM2-135M's shapes with random weights. Not a test of
+//! right or wrong:
 //! `cargo test --release -p randori-engine --test ops_speed -- --ignored --nocapture`
 
 mod ops;

@@ -1,4 +1,5 @@
-//! The shapes-only run: what it finds, and that it and the eager run refuse the same things in the same words.
+//! The shapes-only run: what it finds, and that it and the eager run refuse the same things in the
+//! same words.
 
 use std::sync::Arc;
 
@@ -41,7 +42,8 @@ fn a_llamas_trace() {
         .unwrap();
     assert_eq!((down.inputs, down.outputs, down.layer), (40, 24, Some(1)));
     assert_eq!(t.linears.last().unwrap().layer, None);
-    // saved by a block: x, h, q, k (turned), v, attention's result, its lse, x', h', gate, up, the product
+    // saved by a block: x, h, q, k (turned), v, attention's result, its lse, x', h', gate, up, the
+    // product
     let floats = 24 + 24 + 24 + 12 + 12 + 24 + 4 + 24 + 24 + 3 * 40;
     assert_eq!(t.block_bytes_per_token, 4 * floats);
     assert_eq!(t.activation_bytes_per_token, 3 * 4 * floats);

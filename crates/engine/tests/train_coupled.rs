@@ -9,7 +9,9 @@ use std::sync::{
 use candle_core::Tensor;
 use randori_engine::{
     Player,
-    train::{Control, Example, Optimizer, Pair, Schedule, StepMetrics, TrainSettings, Trainer},
+    train::{
+        AdamW, Control, Example, Optimizer, Pair, Schedule, StepMetrics, TrainSettings, Trainer,
+    },
 };
 use randori_sdk::seam::{LossFn, LossOut, Rows};
 
@@ -89,12 +91,10 @@ const EPS: f64 = 1e6;
 
 fn settings(micro_batch_tokens: usize, batch: usize) -> TrainSettings {
     TrainSettings {
-        optimizer: Optimizer::AdamW {
-            beta1: 0.9,
-            beta2: 0.999,
+        optimizer: Optimizer::AdamW(AdamW {
             eps: EPS,
-            weight_decay: 0.0,
-        },
+            ..AdamW::default()
+        }),
         learning_rate: EPS,
         schedule: Schedule::default(),
         clip: None,
@@ -230,9 +230,9 @@ fn dropout_does_not_depend_on_micro_batches() {
     let (prompts, responses) = (lists(4, 6, 1..6, VOCAB), lists(5, 6, 2..9, VOCAB));
     let examples: Vec<Example> = (0..6)
         .map(|i| Example {
-            prompt: prompts[i].clone(),
-            response: responses[i].clone(),
-            place: String::new(),
+            prompt: &prompts[i],
+            response: &responses[i],
+            place: &"",
         })
         .collect();
     let of = |dropout, seed, rows| {

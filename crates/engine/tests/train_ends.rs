@@ -198,9 +198,9 @@ fn rates_that_are_all_0_are_refused_before_the_first_step() {
         learns.check_rates(8, "pairs").unwrap();
     }
     let example = Example {
-        prompt: vec![1],
-        response: vec![2],
-        place: String::new(),
+        prompt: &[1],
+        response: &[2],
+        place: &"",
     };
     let mut trainer = Trainer::new(lora(), warmup(linear, 0.1, 64, 1, None)).unwrap();
     let error = trainer.train_sft(&[example], &mut |_, _| Ok(Control::Continue));

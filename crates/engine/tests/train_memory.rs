@@ -1,10 +1,11 @@
-//! What a trainer does when memory runs out in a step. It is a loss that says so here, as a device would.
+//! What a trainer does when memory runs out in a step. It is a loss that says so here, as a device
+//! would.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use randori_engine::{
     Error, Player,
-    train::{Control, Optimizer, Pair, Schedule, TrainSettings, Trainer},
+    train::{AdamW, Control, Optimizer, Pair, Schedule, TrainSettings, Trainer},
 };
 use randori_sdk::seam::{LossFn, LossOut, Rows};
 
@@ -53,12 +54,10 @@ fn a_step_without_memory_is_repeated_with_half_the_micro_batch() {
     let pairs = pairs(8);
     let run = |loss: &dyn LossFn, micro_batch_tokens| {
         let settings = TrainSettings {
-            optimizer: Optimizer::AdamW {
-                beta1: 0.9,
-                beta2: 0.999,
+            optimizer: Optimizer::AdamW(AdamW {
                 eps: 1.0,
-                weight_decay: 0.0,
-            },
+                ..AdamW::default()
+            }),
             learning_rate: 0.5,
             epochs: 2,
             micro_batch_tokens,

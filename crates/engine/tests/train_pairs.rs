@@ -1,10 +1,13 @@
-//! Training on pairs with LoRA on a small Llama: the game's invariants, accumulation, and what happens to bad numbers.
+//! Training on pairs with LoRA on a small Llama: the game's invariants, accumulation, and what
+//! happens to bad numbers.
 
 use std::collections::BTreeMap;
 
 use randori_engine::{
     Error, Params, Player,
-    train::{Control, Example, Optimizer, Pair, Schedule, StepMetrics, TrainSettings, Trainer},
+    train::{
+        AdamW, Control, Example, Optimizer, Pair, Schedule, StepMetrics, TrainSettings, Trainer,
+    },
 };
 use randori_sdk::seam::{LossFn, LossOut, Rows};
 
@@ -102,13 +105,12 @@ fn identical_responses_give_no_gradient() {
 fn accumulated_is_the_full_batch() {
     let opponent = lora();
     let pairs = pairs(&opponent, 10, VOCAB);
-    // a large eps makes the update linear in the gradient, so that rounding is not blown up where it is near 0
-    let optimizer = Optimizer::AdamW {
-        beta1: 0.9,
-        beta2: 0.999,
+    // a large eps makes the update linear in the gradient, so that rounding is not blown up where
+    // it is near 0
+    let optimizer = Optimizer::AdamW(AdamW {
         eps: 1.0,
-        weight_decay: 0.0,
-    };
+        ..AdamW::default()
+    });
     let run = |micro_batch_tokens, checkpoint| {
         let settings = TrainSettings {
             optimizer,
@@ -143,7 +145,8 @@ fn accumulated_is_the_full_batch() {
                 (p.rewards.unwrap().margins - q.rewards.unwrap().margins).abs() < 1e-5
                     && p.rewards.unwrap().accuracies == q.rewards.unwrap().accuracies
             );
-            // extra metrics are means over pairs whatever the micro-batches: here of a constant per batch
+            // extra metrics are means over pairs whatever the micro-batches: here of a constant per
+            // batch
             assert_eq!(a.extra[1].0, "progress");
             assert!((a.extra[1].1 - b.extra[1].1).abs() < 1e-12);
         }
@@ -346,9 +349,9 @@ fn a_model_that_is_not_finite_names_the_pair() {
         "{error}"
     );
     let example = [Example {
-        prompt: vec![2],
-        response: vec![1],
-        place: "b:3".into(),
+        prompt: &[2],
+        response: &[1],
+        place: &"b:3",
     }];
     let error = trainer
         .train_sft(&example, &mut |_, _| Ok(Control::Continue))

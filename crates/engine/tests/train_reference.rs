@@ -1,9 +1,11 @@
-//! Whole trainings of a bigram against the same in plain f64: loss, slopes, accumulation, clipping, schedule, optimiser.
+//! Whole trainings of a bigram against the same in plain f64: loss, slopes, accumulation, clipping,
+//! schedule, optimiser.
 
 use randori_engine::{
     Player, rng,
     train::{
-        Control, Example, Optimizer, Schedule, ScheduleKind, StepMetrics, TrainSettings, Trainer,
+        AdamW, Control, Example, Optimizer, RmsProp, Schedule, ScheduleKind, StepMetrics,
+        TrainSettings, Trainer,
     },
 };
 
@@ -73,12 +75,12 @@ impl Optim {
         self.2 += 1;
         for ((w, g), state) in model.values().zip(grad).zip(&mut self.1) {
             match self.0 {
-                Optimizer::AdamW {
+                Optimizer::AdamW(AdamW {
                     beta1,
                     beta2,
                     eps,
                     weight_decay,
-                } => {
+                }) => {
                     state[0] = beta1 * state[0] + (1.0 - beta1) * g;
                     state[1] = beta2 * state[1] + (1.0 - beta2) * g * g;
                     let (m, v) = (
@@ -87,18 +89,18 @@ impl Optim {
                     );
                     *w -= rate * (m / (v.sqrt() + eps) + weight_decay * *w);
                 }
-                Optimizer::RmsProp {
+                Optimizer::RmsProp(RmsProp {
                     alpha,
                     eps,
                     weight_decay,
                     momentum,
-                } => {
+                }) => {
                     let g = g + weight_decay * *w;
                     state[1] = alpha * state[1] + (1.0 - alpha) * g * g;
                     state[0] = momentum * state[0] + g / (state[1].sqrt() + eps);
                     *w -= rate * state[0];
                 }
-                Optimizer::AdamW8 { .. } => panic!("no number has 8-bit moments of its own"),
+                Optimizer::AdamW8(_) => panic!("no number has 8-bit moments of its own"),
             }
         }
     }
@@ -130,22 +132,23 @@ fn settings(optimizer: Optimizer, batch: usize) -> TrainSettings {
 
 fn optimizers() -> [Optimizer; 2] {
     [
-        Optimizer::AdamW {
+        Optimizer::AdamW(AdamW {
             beta1: 0.8,
             beta2: 0.9,
             eps: 1e-3,
             weight_decay: 0.1,
-        },
-        Optimizer::RmsProp {
+        }),
+        Optimizer::RmsProp(RmsProp {
             alpha: 0.9,
             eps: 1e-3,
             weight_decay: 0.05,
             momentum: 0.5,
-        },
+        }),
     ]
 }
 
-/// Runs the reference: `step` adds a step's gradient and answers its loss. (loss, gradient norm, rate) per step.
+/// Runs the reference: `step` adds a step's gradient and answers its loss. (loss, gradient norm,
+/// rate) per step.
 fn reference(
     model: &mut Reference,
     settings: &TrainSettings,
@@ -220,12 +223,11 @@ fn compare(
 #[test]
 fn supervised_training_is_the_reference() {
     let (prompts, responses) = (lists(1, 7, 1..4, N), lists(2, 7, 1..9, N));
-    let examples: Vec<Example> = std::iter::zip(prompts, responses)
-        .enumerate()
-        .map(|(i, (prompt, response))| Example {
+    let examples: Vec<Example> = std::iter::zip(&prompts, &responses)
+        .map(|(prompt, response)| Example {
             prompt,
             response,
-            place: format!("sft:{i}"),
+            place: &"sft",
         })
         .collect();
     for optimizer in optimizers() {
@@ -238,12 +240,7 @@ fn supervised_training_is_the_reference() {
             |model, items, grad| {
                 // the mean over the step's response tokens, not over examples
                 let tokens: usize = items.iter().map(|&i| examples[i].response.len()).sum();
-                let of = |&i: &usize| {
-                    (
-                        examples[i].prompt.as_slice(),
-                        examples[i].response.as_slice(),
-                    )
-                };
+                let of = |&i: &usize| (examples[i].prompt, examples[i].response);
                 for (prompt, response) in items.iter().map(of) {
                     model.backward(prompt, response, -1.0 / tokens as f64, grad);
                 }

@@ -1,10 +1,11 @@
-//! Checkpoints: resuming at any step gives the same bytes; damage and mismatches are refused; nothing is half-written.
+//! Checkpoints: resuming at any step gives the same bytes; damage and mismatches are refused;
+//! nothing is half-written.
 
 use std::{fs, path::Path};
 
 use randori_engine::{
     Player,
-    train::{Control, Example, Optimizer, Pair, TrainSettings, Trainer},
+    train::{Control, Example, Optimizer, Pair, RmsProp, TrainSettings, Trainer},
 };
 
 use crate::tiny::*;
@@ -60,12 +61,12 @@ fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
 
 #[test]
 fn resuming_at_any_step_gives_the_same_bytes() {
-    let momentum = Optimizer::RmsProp {
+    let momentum = Optimizer::RmsProp(RmsProp {
         alpha: 0.9,
         eps: 1e-8,
         weight_decay: 0.01,
         momentum: 0.3,
-    };
+    });
     let all = [
         (Optimizer::adamw(), 2),
         (Optimizer::rmsprop(), 2),
@@ -247,9 +248,9 @@ fn what_does_not_fit_is_refused() {
         "{error}"
     );
     let example = Example {
-        prompt: vec![1],
-        response: vec![1],
-        place: "x:1".into(),
+        prompt: &[1],
+        response: &[1],
+        place: &"x:1",
     };
     assert!(
         loaded

@@ -1,4 +1,5 @@
-//! Base weights from Hugging Face folders and from memory: exact values, and every fault as one error that names it.
+//! Base weights from Hugging Face folders and from memory: exact values, and every fault as one
+//! error that names it.
 
 use std::{fs, path::Path};
 

@@ -1,4 +1,5 @@
-//! Base weights from GGUF: names, permutation, metadata, and damaged headers. The files are made by candle's writer.
+//! Base weights from GGUF: names, permutation, metadata, and damaged headers. The files are made by
+//! candle's writer.
 
 use std::path::PathBuf;
 
@@ -148,7 +149,8 @@ fn an_untied_head() {
 
 #[test]
 fn llama_3_scaling_is_found_from_its_divisors() {
-    // the divisors that llama.cpp's converter writes for factor 8, low 1, high 4, original 8192, theta 500,000
+    // the divisors that llama.cpp's converter writes for factor 8, low 1, high 4, original 8192,
+    // theta 500,000
     let (theta, dim, factor, original) = (500_000f64, HEAD_DIM, 8.0, 8192.0);
     let divisors: Vec<f32> = (0..dim / 2)
         .map(|i| {
@@ -255,7 +257,8 @@ fn faults_are_named() {
         Some(String("yarn".into())),
         "\"yarn\" is not supported",
     );
-    check("general.alignment", Some(U32(0)), "general.alignment is 0"); // candle's reader divides by it
+    // candle's reader divides by it
+    check("general.alignment", Some(U32(0)), "general.alignment is 0");
     check("general.alignment", Some(U32(24)), "power of two");
     check(
         "tokenizer.ggml.eos_token_id",
@@ -297,7 +300,8 @@ fn faults_are_named() {
         &with(24, &u64::MAX.to_le_bytes()),
         "a metadata key declares 18446744073709551615 characters",
     );
-    // an unknown block format of one matrix: its type number follows the name, the number of axes and two sizes
+    // an unknown block format of one matrix: its type number follows the name, the number of axes
+    // and two sizes
     let name = b"blk.1.ffn_up.weight";
     let at = good.windows(name.len()).position(|w| w == name).unwrap() + name.len() + 4 + 16;
     fails(

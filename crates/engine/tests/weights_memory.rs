@@ -1,4 +1,5 @@
-//! Loading must peak at the result plus about one tensor. Alone in its process, so that the peak is its own.
+//! Loading must peak at the result plus about one tensor. Alone in its process, so that the peak is
+//! its own.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

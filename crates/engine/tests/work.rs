@@ -1,6 +1,7 @@
-//! A step's work, counted and not timed: multiply-adds against what the trace says they must be, allocations and memory
-//! against ceilings. Whoever computes a prompt twice, pads, projects prompt rows to the vocabulary, runs the head once
-//! more or makes a gradient that nobody wants fails here, on any machine.
+//! A step's work, counted and not timed: multiply-adds against what the trace says they must be,
+//! allocations and memory against ceilings. Whoever computes a prompt twice, pads, projects prompt
+//! rows to the vocabulary, runs the head once more or makes a gradient that nobody wants fails
+//! here, on any machine.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod ops;
@@ -114,8 +115,9 @@ fn a_step_does_the_work_of_its_trace_and_no_more() {
     let forward = rows * block + attention(&t);
     assert_eq!(multiply_adds() - start, forward + targets * head);
 
-    // training: forward; to the inputs of every projection but those of block 0 that read the embedding, which nobody
-    // trains; the head forward and backward for every target; the update's two products, and four back
+    // training: forward; to the inputs of every projection but those of block 0 that read the
+    // embedding, which nobody trains; the head forward and backward for every target; the update's
+    // two products, and four back
     let player = adapted(base.clone(), Targets::AllLinear, 0.0);
     let in_blocks = t.linears.iter().filter(|l| l.layer.is_some());
     let lora: u64 = in_blocks
@@ -180,8 +182,8 @@ fn memory(t: &Trace, rows: u64, checkpoint: bool, step: &mut dyn FnMut()) {
     assert!(calls < most, "{calls} allocations, at most {most}");
 }
 
-/// Allocations of a step through three blocks with twenty-one adapted projections, without and with checkpointing: a fifth
-/// above what it makes today.
+/// Allocations of a step through three blocks with twenty-one adapted projections, without and with
+/// checkpointing: a fifth above what it makes today.
 const MOST_CALLS: [i64; 2] = [7500, 10_500];
 
 /// A token costs one pass over the weights, one row of the head, and the keys it sees.

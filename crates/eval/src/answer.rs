@@ -2,7 +2,13 @@
 
 use std::str::FromStr;
 
-use crate::Error;
+/// Errors of an evaluation's settings.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum Error {
+    /// The recipe's `eval.answer` is no known rule.
+    #[error("eval.answer must be \"exact\" or \"after:MARK\" (such as \"after:####\"), got {0:?}")]
+    Rule(String),
+}
 
 /// How a response is compared with the human one.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,16 +10,8 @@ mod choice;
 mod likelihood;
 mod spread;
 
-pub use answer::{Check, Tally};
+pub use answer::{Check, Error, Tally};
 pub use bootstrap::{Resamples, ratio};
 pub use choice::{Choice, MultipleChoice};
 pub use likelihood::Likelihood;
 pub use spread::{Spread, spread};
-
-/// Errors of an evaluation's settings.
-#[derive(Debug, thiserror::Error, PartialEq)]
-pub enum Error {
-    /// The recipe's `eval.answer` is no known rule.
-    #[error("eval.answer must be \"exact\" or \"after:MARK\" (such as \"after:####\"), got {0:?}")]
-    Rule(String),
-}

@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::{
     Companion, Error, Result, Tensors,
     config::config_json,
-    fidelity::Each,
+    fidelity::OnTensor,
     folder::{Draft, refuse_taken},
 };
 
@@ -57,19 +57,19 @@ pub struct BnbReport {
     pub bytes: u64,
 }
 
-/// Writes `tensors` as a bitsandbytes folder. `each` is called with every weight before it is
+/// Writes `tensors` as a bitsandbytes folder. `on_tensor` is called with every weight before it is
 /// written and a function that rounds values of its shape to the format; `progress` with (bytes
 /// done, bytes in all).
 ///
 /// # Errors
-/// The folder exists, a value is not finite or beyond f16, `each` returns an error, the disk is
-/// full; nothing is left behind then.
+/// The folder exists, a value is not finite or beyond f16, `on_tensor` returns an error, the disk
+/// is full; nothing is left behind then.
 pub fn bnb(
     tensors: &dyn Tensors,
     companions: &[Companion],
     out: &Path,
     options: &BnbOptions,
-    each: &mut Each,
+    on_tensor: &mut OnTensor,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<BnbReport> {
     refuse_taken(out)?;
@@ -84,7 +84,7 @@ pub fn bnb(
         let mut writer = Writer::create(&draft.dir.join(file), units.iter().flatten())?;
         for (unit, weight) in units.iter().zip(coming.by_ref()) {
             let merged = tensors.read(&weight.name)?;
-            each(&weight.name, &merged, &|values| {
+            on_tensor(&weight.name, &merged, &|values| {
                 through(weight, values, options)
             })?;
             writer.write(&bytes(weight, &merged.weight, options)?)?;

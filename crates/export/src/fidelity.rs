@@ -18,11 +18,11 @@ pub const NOISE: f64 = 0.5;
 /// Dtypes measured for comparison with the one written; f32 keeps everything by definition.
 const OTHERS: [&str; 3] = ["f16", "bf16", "bf16, stochastic"];
 
-/// Rounds a tensor's values to those that the output holds.
-pub type AsHeld<'a> = dyn Fn(&[f32]) -> Result<Vec<f32>> + 'a;
+/// Encodes a tensor's values as the output does and decodes them again.
+pub type RoundTrip<'a> = dyn Fn(&[f32]) -> Result<Vec<f32>> + 'a;
 /// Callback for every tensor of an export before it is written: its full name, its values, and the
 /// output's rounding.
-pub type Each<'a> = dyn FnMut(&str, &Merged, &AsHeld) -> Result<()> + 'a;
+pub type OnTensor<'a> = dyn FnMut(&str, &Merged, &RoundTrip) -> Result<()> + 'a;
 
 /// Measures of the update that remains after rounding.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -118,12 +118,12 @@ impl Fidelity {
     ///
     /// # Errors
     /// The rounding fails.
-    pub fn add(&mut self, name: &str, merged: &Merged, held: &AsHeld) -> Result<()> {
+    pub fn add(&mut self, name: &str, merged: &Merged, round_trip: &RoundTrip) -> Result<()> {
         let Some(base) = &merged.base else {
             return Ok(());
         };
         let (w, v) = (floats(base)?, floats(&merged.weight)?);
-        let (from, to) = (held(&w)?, held(&v)?);
+        let (from, to) = (round_trip(&w)?, round_trip(&v)?);
         if w.len() != v.len() || from.len() != w.len() || to.len() != v.len() {
             return Err(Error::rule(format!(
                 "{name}: {} values were rounded to {}",

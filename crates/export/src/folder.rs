@@ -13,7 +13,7 @@ use randori_formats::{
 };
 use serde_json::{Value, json};
 
-use crate::{Each, Error, Result, Rounding, Tensors, config::config_json};
+use crate::{Error, OnTensor, Result, Rounding, Tensors, config::config_json};
 
 /// A file beside the weights, copied unchanged.
 #[derive(Debug, Clone)]
@@ -70,8 +70,8 @@ const COPIED: [&str; 9] = [
 ];
 
 /// Writes a whole model as a Hugging Face folder: merged in f32 one tensor at a time, then rounded.
-/// `each` is called with every tensor before it is written, `progress` with (bytes done, bytes in
-/// all).
+/// `on_tensor` is called with every tensor before it is written, `progress` with (bytes done, bytes
+/// in all).
 ///
 /// # Errors
 /// The folder exists, the adapter does not fit the base, a number is beyond f16, the disk is full;
@@ -81,7 +81,7 @@ pub fn folder(
     companions: &[Companion],
     out: &Path,
     options: &FolderOptions,
-    each: &mut Each,
+    on_tensor: &mut OnTensor,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Report> {
     refuse_taken(out)?;
@@ -97,7 +97,7 @@ pub fn folder(
 
     let config = config_json(&tensors.config(), options.dtype)?;
     let draft = Draft::begin(out, companions, &config, &plan)?;
-    let report = weights(tensors, &plan, &draft, options, each, progress)?;
+    let report = weights(tensors, &plan, &draft, options, on_tensor, progress)?;
     draft.publish(out)?;
     Ok(report)
 }
@@ -107,7 +107,7 @@ fn weights(
     plan: &Layout,
     draft: &Draft,
     options: &FolderOptions,
-    each: &mut Each,
+    on_tensor: &mut OnTensor,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Report> {
     let (mut done, mut count) = (0, 0);
@@ -120,7 +120,7 @@ fn weights(
                 Some(seed) => Rounding::Stochastic { seed },
                 None => Rounding::Nearest(options.dtype),
             };
-            each(&t.name, &merged, &|values| rounding.values(&t.name, values))?;
+            on_tensor(&t.name, &merged, &|values| rounding.values(&t.name, values))?;
             let mut values = merged.weight.flatten_all()?.to_vec1::<f32>()?;
             drop(merged);
             rounding.apply(&t.name, &mut values)?;
@@ -166,7 +166,6 @@ fn generation(config: &Value) -> Value {
 /// A folder under its temporary name; removed on drop unless published.
 pub(crate) struct Draft {
     pub(crate) dir: PathBuf,
-    published: std::cell::Cell<bool>,
 }
 
 impl Draft {
@@ -182,10 +181,7 @@ impl Draft {
             fs::remove_dir_all(&dir).map_err(Error::io(&dir))?; // left by an export that was killed
         }
         fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
-        let draft = Self {
-            dir,
-            published: std::cell::Cell::new(false),
-        };
+        let draft = Self { dir };
         for companion in companions {
             draft.add(companion)?;
         }
@@ -231,7 +227,6 @@ impl Draft {
     pub(crate) fn publish(self, out: &Path) -> Result<()> {
         refuse_taken(out)?;
         fs::rename(&self.dir, out).map_err(Error::io(out))?;
-        self.published.set(true);
         if let Some(parent) = out.parent().filter(|p| !p.as_os_str().is_empty()) {
             // syncs the rename where the system allows it
             let _ = File::open(parent).and_then(|d| d.sync_all());
@@ -242,9 +237,8 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if !self.published.get() {
-            let _ = fs::remove_dir_all(&self.dir);
-        }
+        // after `publish` no folder has this name
+        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 

@@ -9,7 +9,7 @@ use randori_formats::gguf::{
 };
 use serde_json::Value;
 
-use crate::{Error, Result, fidelity::Each, merge::Tensors};
+use crate::{Error, Result, fidelity::OnTensor, merge::Tensors};
 
 /// Number of values converted at once, approximately.
 const CHUNK: usize = 4 << 20;
@@ -17,20 +17,20 @@ const CHUNK: usize = 4 << 20;
 /// Writes a model as a GGUF file, one tensor at a time, with this tokenizer; tokens are added where
 /// the embedding has more rows.
 ///
-/// `each` is called with every tensor under its Hugging Face name, its values, and a function that
-/// rounds values of that tensor (whole rows) to those the file holds; `progress` with (bytes done,
-/// bytes in all).
+/// `on_tensor` is called with every tensor under its Hugging Face name, its values, and a function
+/// that rounds values of that tensor (whole rows) to those the file holds; `progress` with (bytes
+/// done, bytes in all).
 ///
 /// # Errors
 /// GGUF's `llama` architecture cannot express the model, a tensor is missing or unknown, a number
-/// is beyond f16, the file exists, the disk is full, or `each` returns an error; nothing is left
-/// behind then.
+/// is beyond f16, the file exists, the disk is full, or `on_tensor` returns an error; nothing is
+/// left behind then.
 pub fn gguf(
     tensors: &dyn Tensors,
     tokenizer: Option<&GgufTokenizer>,
     out: &Path,
     options: &GgufOptions,
-    each: &mut Each,
+    on_tensor: &mut OnTensor,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<GgufReport> {
     tensors.check()?;
@@ -47,7 +47,7 @@ pub fn gguf(
                 merged.weight.dims()
             )));
         }
-        each(&t.hf, &merged, &|values| round_trip(kind, &t.hf, values))?;
+        on_tensor(&t.hf, &merged, &|values| round_trip(kind, &t.hf, values))?;
         writer.begin(&t.spec.name)?;
         in_stored_order(t, &merged.weight, &mut |values| {
             let bytes = encode(kind, &t.hf, &values)?;
@@ -73,15 +73,15 @@ pub fn gguf_lora(
     out: &Path,
     options: &GgufLoraOptions,
 ) -> Result<GgufReport> {
-    let mut held = BTreeMap::new();
+    let mut adapter = BTreeMap::new();
     for (name, t) in params {
         let param = Param {
             shape: t.dims().to_vec(),
             values: values(t)?,
         };
-        held.insert(name.clone(), param);
+        adapter.insert(name.clone(), param);
     }
-    Ok(write_lora(&held, config, scale, out, options)?)
+    Ok(write_lora(&adapter, config, scale, out, options)?)
 }
 
 fn values(t: &Tensor) -> Result<Vec<f32>> {
@@ -106,11 +106,11 @@ fn round_trip(kind: Kind, name: &str, values: &[f32]) -> Result<Vec<f32>> {
     }
 }
 
-/// Calls back with the tensor's values in the file's row order, some whole rows at a time.
+/// Calls `write` with the tensor's values in the file's row order, some whole rows at a time.
 fn in_stored_order(
     t: &Planned,
     weight: &Tensor,
-    each: &mut dyn FnMut(Vec<f32>) -> Result<()>,
+    write: &mut dyn FnMut(Vec<f32>) -> Result<()>,
 ) -> Result<()> {
     let rows = t.spec.shape[0];
     let columns: usize = t.spec.shape[1..].iter().product();
@@ -125,7 +125,7 @@ fn in_stored_order(
                 weight.contiguous()?.index_select(&ids, 0)?
             }
         };
-        each(values(&part)?)?;
+        write(values(&part)?)?;
     }
     Ok(())
 }

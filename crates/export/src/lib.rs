@@ -1,7 +1,7 @@
 //! Export: a trained player in the formats that other programs load.
 //!
 //! Every format is written from [`Tensors`]: a player's weights, merged in f32, one at a time
-//! ([`Merging`]: with the base on disk; [`Whole`]: in memory). [`folder`] writes a Hugging Face
+//! ([`FromDisk`]: with the base on disk; [`InMemory`]: in memory). [`folder`] writes a Hugging Face
 //! folder, [`adapter`] a PEFT adapter, [`gguf()`] and [`gguf_lora`] files for llama.cpp and Ollama,
 //! [`bnb()`] a bitsandbytes checkpoint; all are written whole or not at all. [`Fidelity`] measures
 //! how much of the update survives the output's rounding. It must not know: recipes, run folders,
@@ -23,11 +23,11 @@ pub use bnb::{BnbOptions, BnbReport, bnb};
 pub use config::config_json;
 pub use error::{Error, Result};
 pub use fidelity::{
-    AsHeld, DtypeFidelity, Each, Fidelity, FidelityReport, KEPT, Module, NOISE, Survival,
+    DtypeFidelity, Fidelity, FidelityReport, KEPT, Module, NOISE, OnTensor, RoundTrip, Survival,
 };
 pub use folder::{Companion, FolderOptions, Report, folder};
 pub use gguf::{gguf, gguf_lora};
-pub use merge::{Merged, Merging, Onto, Tensors, Whole, merged};
+pub use merge::{FromDisk, InMemory, Merged, Onto, Tensors, merged};
 pub use randori_formats::gguf::llama::{GgufLoraOptions, GgufOptions, GgufQuant, GgufReport};
 pub use rounding::Rounding;
 

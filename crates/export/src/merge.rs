@@ -61,7 +61,7 @@ pub enum Onto {
 }
 
 /// A player whose base is on disk: one weight at a time is read, dequantised and merged.
-pub struct Merging<'a> {
+pub struct FromDisk<'a> {
     stream: &'a Stream,
     lora: Option<&'a LoraSpec>,
     params: &'a Params,
@@ -70,7 +70,7 @@ pub struct Merging<'a> {
     untied: Option<String>,
 }
 
-impl<'a> Merging<'a> {
+impl<'a> FromDisk<'a> {
     /// `lora` and `params` as a [`Player`] has them (`None` and empty: the bare base).
     ///
     /// # Errors
@@ -82,7 +82,7 @@ impl<'a> Merging<'a> {
         onto: Onto,
     ) -> Result<Self> {
         stream.accepts(lora, params)?;
-        let merging = Merging {
+        let merging = FromDisk {
             stream,
             lora,
             params,
@@ -95,7 +95,7 @@ impl<'a> Merging<'a> {
     }
 }
 
-impl Tensors for Merging<'_> {
+impl Tensors for FromDisk<'_> {
     fn config(&self) -> Cow<'_, Value> {
         config(self.stream.config(), self.untied.as_deref())
     }
@@ -157,14 +157,14 @@ fn full(module: &str) -> String {
 }
 
 /// A player whose base is in memory.
-pub struct Whole<'a> {
+pub struct InMemory<'a> {
     /// The player: base and update.
     pub player: &'a Player,
     /// The base that the update is merged into, if not the player's own.
     pub onto: Option<&'a Base>,
 }
 
-impl Whole<'_> {
+impl InMemory<'_> {
     fn base(&self) -> &Base {
         self.onto.unwrap_or(&self.player.base)
     }
@@ -176,7 +176,7 @@ fn untied_by(player: &Player) -> Result<Option<String>> {
     Ok(untied(arch, player.lora.as_deref(), &player.params)?)
 }
 
-impl Tensors for Whole<'_> {
+impl Tensors for InMemory<'_> {
     fn config(&self) -> Cow<'_, Value> {
         // an architecture that cannot be run on shapes is refused by `check`
         let untied = untied_by(self.player).unwrap_or(None);

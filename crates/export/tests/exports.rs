@@ -1,4 +1,4 @@
-//! What is exported, read again by others' readers, and what it lost.
+//! Exports read by other libraries' readers, and how much of the update survives each format.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,5 +1,6 @@
-//! The fidelity report's numbers: against a direct computation, and against a table measured elsewhere (PyTorch, synthetic
-//! weights on bf16's grid, a rank-16 update): what bf16 and f16 keep of updates of three sizes.
+//! The fidelity report's numbers, compared with a direct computation and with a table measured in
+//! PyTorch (synthetic weights on bf16's grid, a rank-16 update): how much bf16 and f16 keep of
+//! updates of three sizes.
 
 use candle_core::{DType, Device, Tensor};
 use randori_engine::{Inputs, weights::Dtype};
@@ -47,8 +48,8 @@ fn inputs() -> Inputs {
 
 fn report(merged: &Merged, rounding: Rounding) -> FidelityReport {
     let mut fidelity = Fidelity::new(Some(inputs()));
-    let held = |values: &[f32]| rounding.values(NAME, values);
-    fidelity.add(NAME, merged, &held).unwrap();
+    let round_trip = |values: &[f32]| rounding.values(NAME, values);
+    fidelity.add(NAME, merged, &round_trip).unwrap();
     fidelity.report()
 }
 

@@ -1,4 +1,4 @@
-//! Export and back: what is written is what the player computes with, in every dtype, in shards.
+//! Exported folders read back: the same weights as the player's, in every dtype, in shards.
 
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
@@ -9,8 +9,8 @@ use randori_engine::{
     weights::{Dtype, LoadOptions, Quant, Source, Stream, open},
 };
 use randori_export::{
-    AsHeld, Companion, Fidelity, FidelityReport, FolderOptions, Merged, Merging, Onto, Report,
-    Result, Tensors, Whole, adapter, folder, merged,
+    Companion, Fidelity, FidelityReport, FolderOptions, FromDisk, InMemory, Merged, Onto, Report,
+    Result, RoundTrip, Tensors, adapter, folder, merged,
 };
 use randori_lora::{LoraSpec, Projection, Targets};
 use serde_json::{Value, json};
@@ -64,7 +64,7 @@ fn adapted(base: Arc<Base>, size: f64) -> Player {
     }
 }
 
-/// Written, with the measures.
+/// Exports a folder and measures fidelity.
 fn try_export(
     tensors: &dyn Tensors,
     companions: &[Companion],
@@ -72,17 +72,18 @@ fn try_export(
     options: &FolderOptions,
 ) -> Result<(Report, FidelityReport)> {
     let mut fidelity = Fidelity::new(None);
-    let mut each = |name: &str, m: &Merged, held: &AsHeld| fidelity.add(name, m, held);
+    let mut each =
+        |name: &str, m: &Merged, round_trip: &RoundTrip| fidelity.add(name, m, round_trip);
     let report = folder(tensors, companions, out, options, &mut each, &mut |_, _| {})?;
     Ok((report, fidelity.report()))
 }
 
-fn whole(player: &Player) -> Whole<'_> {
-    Whole { player, onto: None }
+fn in_memory(player: &Player) -> InMemory<'_> {
+    InMemory { player, onto: None }
 }
 
 fn export(player: &Player, out: &Path, options: &FolderOptions) -> Report {
-    try_export(&whole(player), &[], out, options).unwrap().0
+    try_export(&in_memory(player), &[], out, options).unwrap().0
 }
 
 fn reload(out: &Path) -> Base {
@@ -149,7 +150,7 @@ fn what_is_written_is_the_merged_player() {
     }
 }
 
-/// The merged weight does what base and adapter do, projection by projection.
+/// Merged projections compute what base plus adapter compute.
 #[test]
 fn merged_products() {
     let player = adapted(base(Some(Quant::Nf4 { double: true })), 1.0);
@@ -200,27 +201,30 @@ fn streamed_is_whole() {
         (NF4, Dtype::F16),
     ] {
         let options = LoadOptions { quant, dtype };
-        let in_memory = Arc::new(load(open(source()).unwrap(), options).unwrap());
+        let loaded = Arc::new(load(open(source()).unwrap(), options).unwrap());
         let original = Arc::new(load(open(source()).unwrap(), LoadOptions::default()).unwrap());
-        let player = adapted(in_memory, 1.0);
+        let player = adapted(loaded, 1.0);
         let stream = stream(&options);
         let (lora, params) = (player.lora.as_deref(), &*player.params);
         for onto in [Onto::Dequantised, Onto::Original] {
-            let merging = Merging::new(&stream, lora, params, onto).unwrap();
-            let whole = Whole {
+            let from_disk = FromDisk::new(&stream, lora, params, onto).unwrap();
+            let in_memory = InMemory {
                 player: &player,
                 onto: (onto == Onto::Original).then_some(&*original),
             };
-            assert_eq!(merging.list(), whole.list());
-            assert_eq!(merging.config(), whole.config());
-            for (name, _) in merging.list() {
-                let (s, w) = (merging.read(&name).unwrap(), whole.read(&name).unwrap());
+            assert_eq!(from_disk.list(), in_memory.list());
+            assert_eq!(from_disk.config(), in_memory.config());
+            for (name, _) in from_disk.list() {
+                let (s, w) = (
+                    from_disk.read(&name).unwrap(),
+                    in_memory.read(&name).unwrap(),
+                );
                 assert_eq!(values(&s.weight), values(&w.weight), "{name}");
                 assert_eq!(s.base.as_ref().map(values), w.base.as_ref().map(values));
                 let trained = |t: &dyn Tensors| t.trained_on(&name).unwrap().as_ref().map(values);
-                assert_eq!(trained(&merging), trained(&whole), "{name}");
+                assert_eq!(trained(&from_disk), trained(&in_memory), "{name}");
                 assert_eq!(
-                    trained(&merging).is_some(),
+                    trained(&from_disk).is_some(),
                     onto == Onto::Original && s.base.is_some()
                 );
             }
@@ -238,7 +242,9 @@ fn survival_is_reported() {
             dtype,
             ..FolderOptions::default()
         };
-        try_export(&whole(player), &[], &out, &options).unwrap().1
+        try_export(&in_memory(player), &[], &out, &options)
+            .unwrap()
+            .1
     };
     let survived = |size: f64, dtype| written(&adapted(base(None), size), dtype).total.unwrap();
     let all = survived(1e-3, Dtype::F32);
@@ -302,11 +308,11 @@ fn stochastic_rounding_is_seeded_and_leaves_the_rest_alone() {
         dtype: Dtype::F16,
         ..FolderOptions::default()
     };
-    let e = try_export(&whole(&player), &[], &dir.path().join("no"), &options).unwrap_err();
+    let e = try_export(&in_memory(&player), &[], &dir.path().join("no"), &options).unwrap_err();
     assert!(e.to_string().contains("is for bf16"), "{e}");
 }
 
-/// Files are as large as allowed and no larger, one tensor at least in each, in the order of the index.
+/// Shards hold at most the bytes allowed and at least one tensor, in the order of the index.
 #[test]
 fn shards_keep_their_size() {
     let dir = tempfile::tempdir().unwrap();
@@ -407,7 +413,8 @@ fn companions_are_copied() {
         Companion::File("tokenizer_config.json".into(), b"{\"a\":1}".to_vec()),
     ];
     let bare = Player::bare(base(None));
-    try_export(&whole(&bare), &companions, &out, &FolderOptions::default()).unwrap();
+    let options = FolderOptions::default();
+    try_export(&in_memory(&bare), &companions, &out, &options).unwrap();
     assert_eq!(
         fs::read_to_string(out.join("chat_template.jinja")).unwrap(),
         "{{ messages }}"
@@ -431,7 +438,7 @@ fn faults_leave_nothing_behind() {
             .collect::<Vec<_>>()
     };
     let fails = |player: &Player, options: &FolderOptions, words: &str| {
-        let e = try_export(&whole(player), &[], &out, options)
+        let e = try_export(&in_memory(player), &[], &out, options)
             .unwrap_err()
             .to_string();
         assert!(e.contains(words), "{e}");
@@ -464,20 +471,21 @@ fn faults_leave_nothing_behind() {
     // streamed, a stray adapter is refused before anything is read
     let options = LoadOptions::default();
     let stream = stream(&options);
-    let merging = Merging::new(
+    let from_disk = FromDisk::new(
         &stream,
         stray.lora.as_deref(),
         &stray.params,
         Onto::Dequantised,
     );
-    let e = merging.err().unwrap().to_string();
+    let e = from_disk.err().unwrap().to_string();
     assert!(e.contains("model.layers.9.self_attn.q_proj"), "{e}");
     // who measures may refuse
     let player = adapted(base(None), 1.0);
-    let mut no = |_: &str, _: &Merged, _: &AsHeld| -> Result<()> {
+    let mut no = |_: &str, _: &Merged, _: &RoundTrip| -> Result<()> {
         Err(randori_export::Error::Rule("no".into()))
     };
-    assert!(folder(&whole(&player), &[], &out, &plain, &mut no, &mut |_, _| {}).is_err());
+    let tensors = in_memory(&player);
+    assert!(folder(&tensors, &[], &out, &plain, &mut no, &mut |_, _| {}).is_err());
     assert!(here().is_empty(), "{:?}", here());
     // a folder that is there
     export(&player, &out, &plain);

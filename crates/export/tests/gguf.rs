@@ -1,4 +1,5 @@
-//! GGUF files as our own reader, candle's, and llama.cpp's quantiser (fixtures/blocks.py) have them; what is refused.
+//! GGUF model files, read back by our own reader and by candle's, with blocks compared to those of
+//! llama.cpp's quantiser (fixtures/blocks.py); and which models are refused.
 
 use std::{collections::BTreeMap, fs::File, io::Read, io::Seek, io::SeekFrom, path::Path};
 
@@ -50,7 +51,7 @@ fn options(quant: GgufQuant) -> GgufOptions {
     }
 }
 
-/// Writes; answers the report and what `each` was told that the file holds.
+/// Writes the file; returns the report, and the values that `on_tensor` was told the file holds.
 fn write(
     model: &Plain,
     out: &Path,
@@ -340,7 +341,7 @@ fn an_error_leaves_nothing_and_names_the_tensor() {
             .insert("model.layers.0.block_sparse_moe.gate.weight".into(), t);
     };
     refused(&odd, "block_sparse_moe");
-    // what the caller's own check says goes through; what is there stays unless it is to be replaced
+    // an error of the callback is returned; an existing file stays unless `replace` is set
     let (model, out) = (Plain::new(), dir.path().join("m.gguf"));
     let with = |options: &GgufOptions, each: &mut dyn FnMut() -> Result<()>| {
         gguf(

@@ -1,4 +1,5 @@
-//! GGUF LoRAs: what llama.cpp adds to a weight is what the player adds; what such a file cannot say is refused.
+//! GGUF LoRAs: llama.cpp adds the same update to a weight as the player; adapters that the format
+//! cannot express are refused.
 
 use std::{collections::BTreeMap, fs::File};
 

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// File name of unsharded weights.
-pub const WHOLE: &str = "model.safetensors";
+pub const UNSHARDED: &str = "model.safetensors";
 /// File name of the index of sharded weights: the file of each tensor.
 pub const INDEX: &str = "model.safetensors.index.json";
 
@@ -29,13 +29,13 @@ pub fn open(dir: &Path) -> Result<(Value, Index)> {
     }
     let config = read_json(&dir.join("config.json"))?;
     let mut index = Index::default();
-    if dir.join(WHOLE).exists() {
-        safetensors::add(&mut index, ByteSource::open(&dir.join(WHOLE))?)?;
+    if dir.join(UNSHARDED).exists() {
+        safetensors::add(&mut index, ByteSource::open(&dir.join(UNSHARDED))?)?;
     } else if dir.join(INDEX).exists() {
         shards(&mut index, dir)?;
     } else {
         return Err(Error::rule(format!(
-            "{} has neither {WHOLE} nor {INDEX}{}",
+            "{} has neither {UNSHARDED} nor {INDEX}{}",
             dir.display(),
             pickled(dir)
         )));
@@ -45,7 +45,7 @@ pub fn open(dir: &Path) -> Result<(Value, Index)> {
 
 /// Whether the folder has weights.
 pub fn has_weights(dir: &Path) -> bool {
-    dir.join(WHOLE).exists() || dir.join(INDEX).exists()
+    dir.join(UNSHARDED).exists() || dir.join(INDEX).exists()
 }
 
 /// The folder's weight files: one, or the shards that its index names; empty if it has neither.
@@ -53,7 +53,7 @@ pub fn has_weights(dir: &Path) -> bool {
 /// # Errors
 /// An index that cannot be read, or names files outside the folder.
 pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let (whole, index) = (dir.join(WHOLE), dir.join(INDEX));
+    let (whole, index) = (dir.join(UNSHARDED), dir.join(INDEX));
     if whole.exists() {
         return Ok(vec![whole]);
     }
@@ -177,7 +177,7 @@ impl Layout {
         }
         let count = groups.len();
         let name = |i: usize| match count {
-            1 => WHOLE.to_string(),
+            1 => UNSHARDED.to_string(),
             _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
         };
         let named = groups.into_iter().enumerate();

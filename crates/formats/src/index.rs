@@ -1,15 +1,12 @@
 //! Index of tensors and the files they are in: common to folders, GGUF files and bytes in memory.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    fs::File,
-    io::{Read, Seek, SeekFrom},
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex},
-};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use crate::{Dtype, Error, Result, bnb::Bnb4, gguf::Block};
+use crate::{
+    ByteSource, Dtype, Error, Result,
+    bnb::Bnb4,
+    gguf::{Block, Kind},
+};
 
 /// Tensors by Hugging Face's names, with their files.
 #[derive(Debug, Default)]
@@ -50,89 +47,11 @@ pub enum Format {
     Other(String),
 }
 
-/// A file, or bytes in memory, with a name for errors.
-#[derive(Debug)]
-pub struct ByteSource {
-    /// Name for errors.
-    pub name: String,
-    /// Path of the file; `None` for bytes in memory.
-    pub path: Option<PathBuf>,
-    data: Source,
-    len: u64,
-}
-
-#[derive(Debug)]
-enum Source {
-    File(Mutex<File>),
-    Memory(Vec<u8>),
-}
-
-impl ByteSource {
-    /// Wraps bytes in memory.
-    pub fn memory(name: &str, bytes: Vec<u8>) -> Self {
-        ByteSource {
-            name: name.to_string(),
-            path: None,
-            len: bytes.len() as u64,
-            data: Source::Memory(bytes),
-        }
-    }
-
-    /// Opens a file.
-    ///
-    /// # Errors
-    /// A file that cannot be opened, or is a folder.
-    pub fn open(path: &Path) -> Result<Self> {
-        let name = path.display().to_string();
-        let file = File::open(path).map_err(Error::io(path))?;
-        let about = file.metadata().map_err(Error::io(path))?;
-        if about.is_dir() {
-            return Err(Error::rule(format!("{name} is a folder, not a file")));
-        }
-        Ok(ByteSource {
-            name,
-            path: Some(path.to_path_buf()),
-            data: Source::File(Mutex::new(file)),
-            len: about.len(),
-        })
-    }
-
-    /// Size in bytes.
-    pub fn size(&self) -> u64 {
-        self.len
-    }
-
-    /// Reads bytes `start..start + len`. The range is checked against the file's length before
-    /// anything is allocated.
-    ///
-    /// # Errors
-    /// A range past the end, a file that cannot be read.
-    pub fn read(&self, start: u64, len: u64) -> Result<Vec<u8>> {
-        let cut = || {
-            Error::rule(format!(
-                "{} ends before byte {start} + {len}: it is cut short",
-                self.name
-            ))
-        };
-        if start.checked_add(len).is_none_or(|end| end > self.len) {
-            return Err(cut());
-        }
-        let (first, count) = (
-            usize::try_from(start).map_err(|_| cut())?,
-            usize::try_from(len).map_err(|_| cut())?,
-        );
-        match &self.data {
-            Source::Memory(bytes) => Ok(bytes.get(first..first + count).ok_or_else(cut)?.to_vec()),
-            Source::File(file) => {
-                let mut file = file
-                    .lock()
-                    .map_err(|e| Error::rule(format!("{}: {e}", self.name)))?;
-                let mut out = vec![0; count];
-                file.seek(SeekFrom::Start(start))
-                    .and_then(|_| file.read_exact(&mut out))
-                    .map_err(Error::io(Path::new(&self.name)))?;
-                Ok(out)
-            }
+impl From<Kind> for Format {
+    fn from(kind: Kind) -> Format {
+        match kind {
+            Kind::Dense(dtype) => Format::Dense(dtype),
+            Kind::Block(block) => Format::Block(block),
         }
     }
 }
@@ -178,14 +97,14 @@ impl Stored {
     ///
     /// # Errors
     /// A format other than dense, a file that is cut short.
-    pub fn numbers(&self, name: &str, place: &ByteSource) -> Result<Vec<f32>> {
+    pub fn numbers(&self, name: &str, source: &ByteSource) -> Result<Vec<f32>> {
         let Format::Dense(dtype) = self.format else {
             return Err(Error::rule(format!(
                 "{name} is stored as {}; F32, F16 and BF16 can be read",
                 self.format
             )));
         };
-        Ok(dtype.values(&place.read(self.start, self.len)?))
+        Ok(dtype.values(&source.read(self.start, self.len)?))
     }
 }
 
@@ -195,9 +114,9 @@ impl Index {
     /// # Errors
     /// A name that exists already.
     pub fn add(&mut self, name: String, tensor: Stored) -> Result<()> {
-        let place = self.files.get(tensor.file).map_or("the model", |f| &f.name);
+        let file = self.files.get(tensor.file).map_or("the model", |f| &f.name);
         if self.tensors.contains_key(&name) {
-            return Err(Error::rule(format!("{place} has {name} twice")));
+            return Err(Error::rule(format!("{file} has {name} twice")));
         }
         self.tensors.insert(name, tensor);
         Ok(())

@@ -13,8 +13,12 @@ mod folder;
 pub mod gguf;
 mod index;
 pub mod safetensors;
+mod source;
 
 pub use dense::Dtype;
 pub use error::{Error, Result};
-pub use folder::{INDEX, Layout, WHOLE, has_weights, open, read_json, shard_names, weight_files};
-pub use index::{ByteSource, Format, Index, Stored};
+pub use folder::{
+    INDEX, Layout, UNSHARDED, has_weights, open, read_json, shard_names, weight_files,
+};
+pub use index::{Format, Index, Stored};
+pub use source::ByteSource;

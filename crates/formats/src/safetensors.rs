@@ -19,14 +19,14 @@ const LONGEST_HEADER: u64 = 100_000_000;
 ///
 /// # Errors
 /// A truncated or damaged header, a tensor that exceeds the file or is in the index already.
-pub fn add(index: &mut Index, place: ByteSource) -> Result<()> {
-    let (header, data_start) = header(&place)?;
+pub fn add(index: &mut Index, source: ByteSource) -> Result<()> {
+    let (header, data_start) = header(&source)?;
     let (file, name, data_len) = (
         index.files.len(),
-        place.name.clone(),
-        place.size() - data_start,
+        source.name.clone(),
+        source.size() - data_start,
     );
-    index.files.push(place.into());
+    index.files.push(source.into());
     for (tensor, entry) in &header {
         if tensor != "__metadata__" {
             let stored = stored(entry, file, data_start, data_len)
@@ -37,29 +37,29 @@ pub fn add(index: &mut Index, place: ByteSource) -> Result<()> {
     Ok(())
 }
 
-fn header(place: &ByteSource) -> Result<(Map<String, Value>, u64)> {
-    let name = &place.name;
-    if place.size() < 8 {
+fn header(source: &ByteSource) -> Result<(Map<String, Value>, u64)> {
+    let name = &source.name;
+    if source.size() < 8 {
         return Err(Error::rule(format!(
             "{name} is no safetensors file: it has {} bytes",
-            place.size()
+            source.size()
         )));
     }
     let mut length = [0; 8];
-    length.copy_from_slice(&place.read(0, 8)?);
+    length.copy_from_slice(&source.read(0, 8)?);
     let length = u64::from_le_bytes(length);
     if length > LONGEST_HEADER {
         return Err(Error::rule(format!(
             "{name} is no safetensors file: its header would be {length} bytes long"
         )));
     }
-    if length > place.size() - 8 {
+    if length > source.size() - 8 {
         return Err(Error::rule(format!(
             "{name} is cut short: its header needs {length} bytes and {} follow",
-            place.size() - 8
+            source.size() - 8
         )));
     }
-    let text = place.read(8, length)?;
+    let text = source.read(8, length)?;
     match serde_json::from_slice(&text) {
         Ok(Value::Object(map)) => Ok((map, 8 + length)),
         Ok(_) => Err(Error::rule(format!(
@@ -223,12 +223,12 @@ mod tests {
         }
         writer.finish().unwrap();
         let bytes = std::fs::read(&path).unwrap();
-        for place in [
+        for source in [
             ByteSource::open(&path).unwrap(),
             ByteSource::memory("x", bytes),
         ] {
             let mut index = Index::default();
-            add(&mut index, place).unwrap();
+            add(&mut index, source).unwrap();
             assert_eq!(index.tensors.len(), 3);
             for dtype in Dtype::ALL {
                 let stored = &index.tensors[dtype.tag()];
@@ -238,8 +238,8 @@ mod tests {
                 );
                 let mut rounded = values;
                 dtype.round("x", &mut rounded).unwrap();
-                let place = index.source_of(stored).unwrap();
-                assert_eq!(stored.numbers("x", place).unwrap(), rounded);
+                let source = index.source_of(stored).unwrap();
+                assert_eq!(stored.numbers("x", source).unwrap(), rounded);
             }
         }
     }

@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What was read.
+/// A file's bytes, as read once.
 pub(crate) struct Frozen {
     bytes: Vec<u8>,
     #[cfg(not(unix))]
@@ -43,7 +43,7 @@ impl Frozen {
         })
     }
 
-    /// What was read.
+    /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }

@@ -28,6 +28,13 @@ pub struct PluginInfo {
     pub items: Vec<ItemInfo>,
 }
 
+impl PluginInfo {
+    /// Whether it is linked into the program: it has no file then.
+    pub fn is_linked(&self) -> bool {
+        self.path.as_os_str().is_empty()
+    }
+}
+
 /// Kind of an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

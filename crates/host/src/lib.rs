@@ -9,6 +9,7 @@
 //!
 //! Loaded plugins are never unloaded.
 
+mod accounts;
 mod architecture;
 mod error;
 mod frozen;
@@ -34,6 +35,7 @@ use randori_sdk::{abi, seam};
 use info::Functions;
 use object::Object;
 
+pub use accounts::group_is_owners_alone;
 pub use error::{Error, Result};
 pub use info::{ItemInfo, Kind, PluginInfo};
 pub use search::SearchPath;
@@ -50,6 +52,8 @@ pub struct Host {
     functions: Vec<Vec<Functions>>,
     /// Folders searched, for error messages.
     searched: Vec<PathBuf>,
+    /// Names of plugins that are linked in, and come from a file instead.
+    replaced: Vec<String>,
 }
 
 impl Host {
@@ -78,10 +82,21 @@ impl Host {
     /// name that was loaded from a file takes precedence.
     pub fn add_static(&mut self, plugin: &'static abi::Plugin) -> Result<()> {
         let (info, functions) = library::read_linked(plugin)?;
-        if self.plugins.iter().any(|other| other.name == info.name) {
-            return Ok(());
+        let known = self.plugins.iter().find(|other| other.name == info.name);
+        match known {
+            None => self.add(info, functions),
+            Some(other) => {
+                if !other.is_linked() {
+                    self.replaced.push(info.name);
+                }
+                Ok(())
+            }
         }
-        self.add(info, functions)
+    }
+
+    /// Whether a plugin's file was taken instead of the plugin of that name that is linked in.
+    pub fn replaces_linked(&self, plugin: &PluginInfo) -> bool {
+        self.replaced.contains(&plugin.name)
     }
 
     fn add(&mut self, info: PluginInfo, functions: Vec<Functions>) -> Result<()> {
@@ -173,7 +188,7 @@ impl Host {
                 .map(|d| d.display().to_string())
                 .collect();
             return Error::Rule(format!(
-                "there is no {kind} `{name}`, for there are no plugins in {} (`cargo run -p` and `--bin` do not build them; `cargo build` at the root does)",
+                "there is no {kind} `{name}`, for there are no plugins in {}, and none is linked in (`cargo run -p` and `--bin` do not build them; `cargo build` at the root does)",
                 searched.join(", ")
             ));
         }
@@ -190,9 +205,8 @@ impl Host {
 
 /// A plugin's origin, for messages.
 fn place(plugin: &PluginInfo) -> String {
-    if plugin.path.as_os_str().is_empty() {
-        format!("the built-in plugin {}", plugin.name)
-    } else {
-        plugin.path.display().to_string()
+    match plugin.is_linked() {
+        true => format!("the plugin {} that is linked in", plugin.name),
+        false => plugin.path.display().to_string(),
     }
 }

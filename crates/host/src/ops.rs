@@ -131,18 +131,9 @@ unsafe fn call<'a>(g: Graph) -> &'a Call {
     unsafe { &*g.cast::<Call>() }
 }
 
-/// A weight's name.
-///
-/// # Safety
-/// The text lives during the op.
-unsafe fn text<'a>(name: Str) -> std::borrow::Cow<'a, str> {
-    // SAFETY: the caller's promise.
-    unsafe { name.read() }
-}
-
 unsafe extern "C" fn fail(g: Graph, message: Str, file: Str, line: u32) {
     // SAFETY: the plugin's texts live during the call; `g` is its graph.
-    let (call, message, file) = unsafe { (call(g), text(message), text(file)) };
+    let (call, message, file) = unsafe { (call(g), message.read(), file.read()) };
     if !message.is_empty() {
         if call.failed.get() {
             return;
@@ -160,7 +151,7 @@ unsafe extern "C" fn fail(g: Graph, message: Str, file: Str, line: u32) {
 
 unsafe extern "C" fn embed(g: Graph, name: Str, ids: Tensor, vocab: usize, width: usize) -> Tensor {
     // SAFETY: above.
-    let (call, name) = unsafe { (call(g), text(name)) };
+    let (call, name) = unsafe { (call(g), name.read()) };
     call.op("embed", &name, &[ids], |b| {
         b.embed(&name, ids, vocab, width)
     })
@@ -168,7 +159,7 @@ unsafe extern "C" fn embed(g: Graph, name: Str, ids: Tensor, vocab: usize, width
 
 unsafe extern "C" fn linear(g: Graph, name: Str, x: Tensor, out: usize, bias: u32) -> Tensor {
     // SAFETY: above.
-    let (call, name) = unsafe { (call(g), text(name)) };
+    let (call, name) = unsafe { (call(g), name.read()) };
     call.op("linear", &name, &[x], |b| {
         b.linear(&name, x, out, bias != 0)
     })
@@ -176,13 +167,13 @@ unsafe extern "C" fn linear(g: Graph, name: Str, x: Tensor, out: usize, bias: u3
 
 unsafe extern "C" fn rms_norm(g: Graph, name: Str, x: Tensor, eps: f64, plus: f32) -> Tensor {
     // SAFETY: above.
-    let (call, name) = unsafe { (call(g), text(name)) };
+    let (call, name) = unsafe { (call(g), name.read()) };
     call.op("rms_norm", &name, &[x], |b| b.rms_norm(&name, x, eps, plus))
 }
 
 unsafe extern "C" fn layer_norm(g: Graph, name: Str, x: Tensor, eps: f64, bias: u32) -> Tensor {
     // SAFETY: above.
-    let (call, name) = unsafe { (call(g), text(name)) };
+    let (call, name) = unsafe { (call(g), name.read()) };
     call.op("layer_norm", &name, &[x], |b| {
         b.layer_norm(&name, x, eps, bias != 0)
     })

@@ -23,7 +23,7 @@ pub(crate) struct Admitted {
 /// - never from the working directory (a downloaded archive must not bring code that runs by being
 ///   entered), unless that is the binary's own folder;
 /// - never from a folder that holds a model;
-/// - never writable by anybody but its owner.
+/// - never writable by anybody but its owner: its group may write it only if nobody else is in it.
 pub(crate) fn check(file: &Path) -> Result<Admitted> {
     let refuse = |reason: String| Error::Plugin {
         path: file.to_owned(),
@@ -81,15 +81,19 @@ fn model_in(dir: &Path) -> Option<String> {
     names.find(|name| is_model(name))
 }
 
+/// The bit of a mode that lets a file's group write.
+#[cfg(unix)]
+const GROUP: u32 = 0o020;
+/// The bit that lets everybody write.
+#[cfg(unix)]
+const WORLD: u32 = 0o002;
+
 #[cfg(unix)]
 fn writable(path: &Path) -> Option<String> {
     use std::os::unix::fs::PermissionsExt;
-    const GROUP: u32 = 0o020;
-    const WORLD: u32 = 0o002;
     const STICKY: u32 = 0o1000;
     let mode = |path: &Path| fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
-    // Beside the binary, whoever can write the binary gains nothing by writing a plugin: with umask
-    // 002 (Fedora) cargo makes both writable by the owner's own group.
+    // Beside the binary, whoever can write the binary gains nothing by writing a plugin.
     let binary = match env::current_exe() {
         Ok(exe) if path.parent().is_some_and(search::is_standard) => mode(&exe) & GROUP,
         _ => 0,
@@ -102,16 +106,24 @@ fn writable(path: &Path) -> Option<String> {
             path.parent().unwrap_or(path).display()
         ));
     }
-    let who = match mode(path) & (GROUP | WORLD) & !binary {
-        0 => return None,
-        GROUP => "its group",
-        _ => "everybody",
-    };
+    let who = writers(mode(path) & !binary, || crate::group_is_owners_alone(path))?;
     Some(format!(
         "it is writable by {who} (mode {:03o}), so it may not be what its owner put there; run: chmod go-w {}",
         mode(path) & 0o777,
         path.display()
     ))
+}
+
+/// Who besides its owner may write a file of this mode; `alone` tells whether its group is the
+/// owner alone.
+#[cfg(unix)]
+fn writers(mode: u32, alone: impl FnOnce() -> bool) -> Option<&'static str> {
+    match mode & (GROUP | WORLD) {
+        0 => None,
+        GROUP if alone() => None,
+        GROUP => Some("its group"),
+        _ => Some("everybody"),
+    }
 }
 
 #[cfg(not(unix))]
@@ -123,4 +135,24 @@ fn writable(_path: &Path) -> Option<String> {
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     let digest = Sha256::digest(bytes);
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_may_write_only_if_it_is_the_owner_alone() {
+        for (mode, shared, alone) in [
+            (0o100755, None, None),
+            (0o100644, None, None),
+            (0o100775, Some("its group"), None),
+            (0o100664, Some("its group"), None),
+            (0o100757, Some("everybody"), Some("everybody")),
+            (0o100666, Some("everybody"), Some("everybody")),
+        ] {
+            assert_eq!(writers(mode, || false), shared, "{mode:o}");
+            assert_eq!(writers(mode, || true), alone, "{mode:o}");
+        }
+    }
 }

@@ -1,54 +1,39 @@
-//! Keys and values of sequences that grow a step at a time, where a player's passes run.
+//! The KV cache of generation: keys and values of sequences that grow a step at a time.
 
 #[cfg(feature = "cuda")]
-use super::card::pages::Paged;
-use super::cpu::maps::Maps;
-use crate::Result;
+use crate::card::pages::Paged;
+use crate::{Entry, Result, cpu::maps::Maps};
 
-/// Tokens of a page, on a GPU.
-pub const PAGE: usize = 64;
-
-/// The new rows of one slot in a step.
-#[derive(Clone, Copy)]
-pub struct Entry {
-    /// Which slot.
-    pub slot: usize,
-    /// First row in the step.
-    pub row: usize,
-    /// New tokens.
-    pub len: usize,
-}
-
-/// Keys and values by slot.
+/// Keys and values of sequences, one in each slot.
 pub struct Cache {
-    pub(super) held: Held,
-    /// Tokens held, by slot.
+    pub(super) memory: Memory,
+    /// Tokens in each slot.
     pub(super) lens: Vec<usize>,
-    /// Tokens that each slot gets room for at once; 0: as they come.
+    /// Tokens that a slot has room for from the start; 0: as many as its first step needs.
     pub(super) room: usize,
-    /// The rows of the step that is under way.
+    /// The rows of the current step.
     pub(super) batch: Vec<Entry>,
 }
 
-/// Where they are.
-pub(super) enum Held {
-    /// In the machine's memory, by block, then call of attention inside the block (nearly always
-    /// one).
-    Near(Vec<Vec<Maps>>),
-    /// On a GPU.
+/// The memory that holds a cache.
+pub(super) enum Memory {
+    /// The machine's: by block, then call of attention inside the block (nearly always one).
+    Host(Vec<Vec<Maps>>),
+    /// A GPU's.
     #[cfg(feature = "cuda")]
     Card(Paged),
 }
 
 impl Cache {
-    /// Of sequences of these tokens at most, of a model of so many blocks.
+    /// A cache for a model of `blocks` blocks, with a slot for each of `longest`, its greatest
+    /// number of tokens.
     pub fn new(blocks: usize, longest: &[usize], on_card: bool) -> Self {
-        let near = || Held::Near((0..blocks).map(|_| Vec::new()).collect());
+        let on_host = || Memory::Host((0..blocks).map(|_| Vec::new()).collect());
         Cache {
-            held: match on_card {
+            memory: match on_card {
                 #[cfg(feature = "cuda")]
-                true => Held::Card(Paged::new(blocks, longest)),
-                _ => near(),
+                true => Memory::Card(Paged::new(blocks, longest)),
+                _ => on_host(),
             },
             lens: vec![0; longest.len()],
             room: longest.iter().copied().max().unwrap_or(0),
@@ -56,10 +41,10 @@ impl Cache {
         }
     }
 
-    /// Forgets a slot's sequence; its memory is kept for the next one.
+    /// Removes a slot's sequence; its memory is kept for the next one.
     pub fn clear(&mut self, slot: usize) {
         #[cfg(feature = "cuda")]
-        if let Held::Card(paged) = &mut self.held {
+        if let Memory::Card(paged) = &mut self.memory {
             paged.clear(slot);
         }
         if let Some(len) = self.lens.get_mut(slot) {
@@ -67,37 +52,38 @@ impl Cache {
         }
     }
 
-    /// Tokens held, by slot.
+    /// Tokens in each slot.
     pub fn lens(&self) -> &[usize] {
         &self.lens
     }
 
-    /// Bytes of the room for keys and values.
+    /// Bytes reserved for keys and values.
     pub fn bytes(&self) -> usize {
-        match &self.held {
-            Held::Near(blocks) => blocks.iter().flatten().map(Maps::bytes).sum(),
+        match &self.memory {
+            Memory::Host(blocks) => blocks.iter().flatten().map(Maps::bytes).sum(),
             #[cfg(feature = "cuda")]
-            Held::Card(paged) => paged.bytes(),
+            Memory::Card(paged) => paged.bytes(),
         }
     }
 
-    /// A step over these rows begins. Attention reads and writes it until it [ends](Cache::end).
+    /// Begins a step over these rows; until it [ends](Cache::end), attention appends them and reads
+    /// the cache.
     ///
     /// # Errors
-    /// No room on a GPU.
+    /// Not enough memory on a GPU.
     pub fn begin(&mut self, batch: Vec<Entry>) -> Result<()> {
         #[cfg(feature = "cuda")]
-        if let Held::Card(paged) = &mut self.held {
+        if let Memory::Card(paged) = &mut self.memory {
             paged.begin(&batch, &self.lens)?;
         }
         self.batch = batch;
         Ok(())
     }
 
-    /// The step is over: what it appended belongs to its sequences.
+    /// Ends the step: its rows now count as their sequences' tokens.
     pub fn end(&mut self) {
         #[cfg(feature = "cuda")]
-        if let Held::Card(paged) = &mut self.held {
+        if let Memory::Card(paged) = &mut self.memory {
             paged.end();
         }
         for e in self.batch.drain(..) {

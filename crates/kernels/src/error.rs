@@ -1,20 +1,20 @@
-//! One error for kernels and engine; every variant's text states the rule, the value and the place.
+//! The error of kernels and engine; every message states the rule, the value and the place.
 
-/// What went wrong.
+/// Errors of kernels and of the engine.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// candle refused an operation.
     #[error("tensor operation failed: {0}")]
     Candle(#[source] candle_core::Error),
-    /// There is no memory for what was to be computed.
+    /// Not enough memory.
     #[error("{0}")]
     OutOfMemory(String),
     /// A file could not be read or written.
     #[error("{path}: {source}")]
     Io {
-        /// Which file.
+        /// The file.
         path: std::path::PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// Anything else: one complete sentence.
@@ -22,7 +22,7 @@ pub enum Error {
     Rule(String),
 }
 
-/// A result with it.
+/// Result of these crates' functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
@@ -31,8 +31,8 @@ impl Error {
         Error::Rule(sentence.into())
     }
 
-    /// Whether it says that memory has run out. An error that went through an architecture or a
-    /// plugin is text by then.
+    /// Whether memory has run out. An error that has passed through a plugin is text, so texts are
+    /// searched too.
     pub fn is_out_of_memory(&self) -> bool {
         match self {
             Error::OutOfMemory(_) => true,
@@ -62,7 +62,7 @@ impl From<candle_core::Error> for Error {
     }
 }
 
-/// As the CUDA driver, cuBLAS' wrapper and candle put it.
+/// Whether a text of the CUDA driver, cuBLAS or candle reports a lack of memory.
 fn speaks_of_memory(text: &str) -> bool {
     ["out of memory", "OUT_OF_MEMORY"]
         .iter()

@@ -1,19 +1,19 @@
-//! Mixture of experts: which experts a token goes to and with which weight, and the gradient to the
+//! Routing of a mixture of experts: each token's experts and their weights, and the gradient to the
 //! router's logits.
 
 use candle_core::Tensor;
 use randori_sdk::seam::RouteSpec;
 
-use super::{
-    Mixed, OnCandle, Share, beside,
+use crate::{
+    ExpertOutput, ExpertTokens, OnCandle, Result,
     cpu::{Values, elementwise, math, tensor},
     host,
+    tensors::beside,
 };
-use crate::Result;
 
-/// The choice for every token.
+/// The experts of every token, with their weights.
 pub struct Routing {
-    /// Soft-max or sigmoid scores, (tokens, experts).
+    /// Soft-max or sigmoid of the router's logits, (tokens, experts).
     scores: Vec<f32>,
     /// The chosen experts of every token, best first, (tokens, top_k).
     chosen: Vec<u32>,
@@ -24,7 +24,7 @@ pub struct Routing {
 }
 
 impl Routing {
-    /// Chooses `top_k` experts a token by score; of equals, the first.
+    /// Chooses each token's `top_k` experts of the highest score; of equals, the first.
     pub fn new(router: &Tensor, route: &RouteSpec) -> Result<Self> {
         let (tokens, experts) = router.dims2()?;
         let mut scores = Values::of(&host(router)?)?.to_vec();
@@ -60,61 +60,61 @@ impl Routing {
         })
     }
 
-    /// Which rows an expert gets; `None`: none.
-    pub(super) fn share<K: OnCandle>(&self, expert: usize) -> Option<Share<K>> {
-        let (mut rows, mut places) = (Vec::new(), Vec::new());
-        for (place, &e) in self.chosen.iter().enumerate() {
+    /// The tokens of one expert; `None` if it has none.
+    pub(super) fn tokens_of<K: OnCandle>(&self, expert: usize) -> Option<ExpertTokens<K>> {
+        let (mut rows, mut choices) = (Vec::new(), Vec::new());
+        for (choice, &e) in self.chosen.iter().enumerate() {
             if e as usize == expert {
-                rows.push((place / self.route.top_k) as u32);
-                places.push(place as u32);
+                rows.push((choice / self.route.top_k) as u32);
+                choices.push(choice as u32);
             }
         }
-        (!rows.is_empty()).then(|| Share {
+        (!rows.is_empty()).then(|| ExpertTokens {
             rows: rows.into(),
-            places: places.into(),
+            choices: choices.into(),
         })
     }
 
-    /// The weights at these places.
-    pub(super) fn weights(&self, places: &[u32]) -> Vec<f32> {
-        let of = |&place: &u32| self.weights[place as usize];
-        places.iter().map(of).collect()
+    /// The weights of these choices.
+    pub(super) fn weights(&self, choices: &[u32]) -> Vec<f32> {
+        let of = |&choice: &u32| self.weights[choice as usize];
+        choices.iter().map(of).collect()
     }
 
-    /// The gradients to the experts' outputs, weight · the gradient of their rows, and to the
-    /// router's logits.
+    /// The gradients to the experts' outputs, weight · dout of their rows, and to the router's
+    /// logits.
     pub(super) fn backward<K: OnCandle>(
         &self,
         kernels: &K,
-        parts: &[Mixed<K>],
+        experts: &[ExpertOutput<K>],
         router: bool,
         dout: &Tensor,
     ) -> Result<(Vec<Option<Tensor>>, Option<Tensor>)> {
-        let (mut outputs, mut slopes) = (Vec::with_capacity(parts.len()), Vec::new());
-        for Mixed {
-            share,
+        let (mut outputs, mut slopes) = (Vec::with_capacity(experts.len()), Vec::new());
+        for ExpertOutput {
+            tokens,
             value,
             needs,
-        } in parts
+        } in experts
         {
-            let own = kernels.gather(dout, &share.rows)?;
+            let own = kernels.gather(dout, &tokens.rows)?;
             if let Some(value) = value {
-                slopes.push((share, kernels.row_dots(value, &own)?));
+                slopes.push((&tokens.choices, kernels.row_dots(value, &own)?));
             }
             let output = || -> Result<Tensor> {
                 let dy = kernels.zeros(own.dims(), &own)?;
-                let each: Vec<u32> = (0..share.rows.len() as u32).collect();
-                kernels.scatter_by(&own, &each, Some(&self.weights(&share.places)), &dy)?;
+                let each: Vec<u32> = (0..tokens.rows.len() as u32).collect();
+                kernels.scatter_by(&own, &each, Some(&self.weights(&tokens.choices)), &dy)?;
                 Ok(dy)
             };
             outputs.push(needs.then(output).transpose()?);
         }
         let mut dweights = vec![0f32; self.chosen.len()];
         // only now does a GPU have to be waited for
-        for (share, slope) in slopes {
+        for (choices, slope) in slopes {
             let slope = host(&slope)?.flatten_all()?.to_vec1::<f32>()?;
-            for (place, d) in share.places.iter().zip(slope) {
-                dweights[*place as usize] = d;
+            for (choice, d) in choices.iter().zip(slope) {
+                dweights[*choice as usize] = d;
             }
         }
         let logits = || beside(self.router_gradient(&dweights)?, dout);
@@ -127,8 +127,8 @@ impl Routing {
         let tokens = self.chosen.len() / top_k.max(1);
         let mut d = vec![0f32; tokens * experts];
         for token in 0..tokens {
-            let places = token * top_k..(token + 1) * top_k;
-            let (chosen, dw) = (&self.chosen[places.clone()], &dweights[places]);
+            let own = token * top_k..(token + 1) * top_k;
+            let (chosen, dw) = (&self.chosen[own.clone()], &dweights[own]);
             let scores = &self.scores[token * experts..][..experts];
             let row = &mut d[token * experts..][..experts];
             let sum: f32 = chosen.iter().map(|&e| scores[e as usize]).sum();

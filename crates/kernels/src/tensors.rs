@@ -1,36 +1,14 @@
-//! What `cpu` and `card` have in common: both work on candle's tensors.
+//! The rows of a pass and of a step, and candle's tensors as values: what the processor's kernels
+//! and the GPU's have in common.
 
 use std::{borrow::Cow, rc::Rc};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Cache, Kernels, Shaped, route::Routing};
-use crate::{Result, Weight};
+use crate::{Result, Shaped};
 
-/// Kernels that work on candle's tensors: players have these.
-pub trait OnCandle:
-    Kernels<
-        Tensor = Tensor,
-        Matrix = Weight,
-        Update = randori_lora::Update,
-        Rows = Rc<[u32]>,
-        Wanted = Vec<Wanted>,
-        Plan = Plan,
-        Cache = Cache,
-        Routing = Routing,
-    >
-{
-    /// a·b of each row (the first axis), a number for each.
-    fn row_dots(&self, a: &Tensor, b: &Tensor) -> Result<Tensor>;
-    /// onto[row] += x's row, in order, each times its factor where there are factors.
-    fn scatter_by(
-        &self,
-        x: &Tensor,
-        rows: &[u32],
-        factors: Option<&[f32]>,
-        onto: &Tensor,
-    ) -> Result<()>;
-}
+/// Tokens in a page of a KV cache on a GPU.
+pub const PAGE: usize = 64;
 
 impl Shaped for Tensor {
     fn dims(&self) -> &[usize] {
@@ -47,36 +25,48 @@ impl Shaped for Tensor {
     }
 }
 
-/// One wanted log-prob inside a chunk of rows.
+/// A target token of a chunk of rows, whose log-prob is computed.
 #[derive(Clone, Copy)]
-pub struct Wanted {
-    /// Row in the chunk.
+pub struct ChunkTarget {
+    /// The row that predicts it, in the chunk.
     pub row: usize,
-    /// Which token.
+    /// The token.
     pub token: u32,
-    /// Its place in the plan's list of targets.
+    /// Its index in the plan's list of targets.
     pub target: usize,
 }
 
-/// Rows of a segment and their place in the sequence.
+/// Consecutive rows at consecutive positions of a sequence.
 #[derive(Debug, Clone, Copy)]
 pub struct Run {
-    /// The first of them.
+    /// First row.
     pub row: usize,
-    /// How many.
+    /// Number of rows.
     pub len: usize,
-    /// Place of the first in its sequence.
+    /// Position of the first row.
     pub position: usize,
 }
 
-/// A segment with all that it may see: its ancestors, outermost first, then itself.
-pub struct Sight {
-    /// Its own rows.
-    pub own: Run,
-    /// Those that these see.
-    pub seen: Vec<Run>,
-    /// Number of the root segment it belongs to; gradients to keys meet inside a tree.
+/// A segment's part of the attention mask: its rows, and the rows that they may see.
+pub struct SegmentMask {
+    /// The segment's rows.
+    pub queries: Run,
+    /// The rows that they may see: the segment's ancestors, outermost first, then itself.
+    pub keys: Vec<Run>,
+    /// Number of the tree of segments (a root and all that continue it). Gradients to keys are
+    /// summed within a tree.
     pub tree: usize,
+}
+
+/// The new rows of one sequence of a cache in a step.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    /// The sequence's slot.
+    pub slot: usize,
+    /// Its first row in the step.
+    pub row: usize,
+    /// Number of new tokens.
+    pub len: usize,
 }
 
 /// The rows of a pass.
@@ -84,36 +74,36 @@ pub struct Sight {
 pub struct Plan {
     /// Token ids.
     pub ids: Vec<u32>,
-    /// Place in its sequence, by row.
+    /// Each row's position in its sequence.
     pub positions: Vec<u32>,
-    /// Who sees whom, where rows are packed.
-    pub sights: Vec<Sight>,
+    /// The attention mask of packed rows, by segment.
+    pub masks: Vec<SegmentMask>,
     /// Key of each row's dropout masks; `None`: no dropout.
     pub dropout: Option<Vec<u64>>,
-    /// Who sees whom, as a GPU's kernels read it.
+    /// The attention mask as a GPU's kernels read it, made at first use.
     #[cfg(feature = "cuda")]
-    pub lists: super::card::attention::Sights,
+    pub lists: crate::card::lists::ListsByWindow,
 }
 
 impl Plan {
-    /// Packed rows.
+    /// A plan of packed rows.
     pub fn packed(
         ids: Vec<u32>,
         positions: Vec<u32>,
-        sights: Vec<Sight>,
+        masks: Vec<SegmentMask>,
         dropout: Option<Vec<u64>>,
     ) -> Self {
         Plan {
             ids,
             positions,
-            sights,
+            masks,
             dropout,
             #[cfg(feature = "cuda")]
             lists: Default::default(),
         }
     }
 
-    /// Keys of the dropout masks of some rows, one for each (`None`: all).
+    /// The dropout keys of some rows (`None`: all); empty without dropout.
     pub(super) fn keys(&self, rows: Option<&Rc<[u32]>>) -> Cow<'_, [u64]> {
         match (&self.dropout, rows) {
             (None, _) => Cow::Borrowed(&[]),
@@ -123,29 +113,36 @@ impl Plan {
     }
 }
 
-/// (rows, last axis) of a shape.
+/// A shape as (rows, width): all axes but the last together, and the last.
 pub fn rows(dims: &[usize]) -> (usize, usize) {
     let last = dims.last().copied().unwrap_or(1);
     (dims[..dims.len().saturating_sub(1)].iter().product(), last)
 }
 
-/// A copy of x's values in f32 in the machine's memory; x itself where it is that already.
+/// A shape with another last axis.
+pub(super) fn with_last(dims: &[usize], last: usize) -> Vec<usize> {
+    let mut dims = dims.to_vec();
+    if let Some(l) = dims.last_mut() {
+        *l = last;
+    }
+    dims
+}
+
+/// A tensor in f32 in the machine's memory; x itself if it is that already.
+///
+/// # Errors
+/// candle fails.
 pub fn host(x: &Tensor) -> Result<Tensor> {
     Ok(x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?)
 }
 
-/// y in the numbers of `like`, and where that lies.
-pub fn beside(y: Tensor, like: &Tensor) -> Result<Tensor> {
+/// y in the dtype and on the device of `like`.
+pub(super) fn beside(y: Tensor, like: &Tensor) -> Result<Tensor> {
     Ok(y.to_dtype(like.dtype())?.to_device(like.device())?)
 }
 
-/// Token ids, which go to a kernel from the machine's memory.
-pub(super) fn tokens(ids: &[u32]) -> Result<Tensor> {
-    Ok(Tensor::from_slice(ids, ids.len(), &Device::Cpu)?)
-}
-
-/// The ids that `embed` looks up.
-pub(super) fn ids(embed: &str, x: &Tensor, vocab: usize) -> Result<Rc<[u32]>, String> {
+/// Reads token ids: see [`Kernels::token_ids`](crate::Kernels::token_ids).
+pub(super) fn token_ids(embed: &str, x: &Tensor, vocab: usize) -> Result<Rc<[u32]>, String> {
     let ids: Vec<u32> = x
         .to_vec1()
         .map_err(|_| format!("embed `{embed}` wants token ids"))?;
@@ -157,27 +154,8 @@ pub(super) fn ids(embed: &str, x: &Tensor, vocab: usize) -> Result<Rc<[u32]>, St
     }
 }
 
-/// The rows of the pass that these are, where values have `outer`'s.
-pub(super) fn among(outer: Option<&Rc<[u32]>>, rows: &Rc<[u32]>) -> Rc<[u32]> {
-    let of_pass = |outer: &Rc<[u32]>| rows.iter().map(|&row| outer[row as usize]).collect();
-    outer.map_or_else(|| rows.clone(), of_pass)
-}
-
-/// Where a kind of kernels has no side for a weight.
-#[cfg(feature = "cuda")]
-pub(super) fn elsewhere(w: &Weight) -> crate::Error {
-    crate::Error::rule(format!("a weight ({}) lies on another device", w.format()))
-}
-
-/// onto[row] += slope · d's row of every wanted token.
-pub(super) fn scatter_slopes<K: OnCandle>(
-    kernels: &K,
-    d: &Tensor,
-    rows: &[u32],
-    wanted: &[Wanted],
-    slopes: &[f64],
-    onto: &Tensor,
-) -> Result<()> {
-    let factors: Vec<f32> = wanted.iter().map(|w| slopes[w.target] as f32).collect();
-    kernels.scatter_by(d, rows, Some(&factors), onto)
+/// Composes indices: see [`Kernels::compose`](crate::Kernels::compose).
+pub(super) fn compose(outer: Option<&Rc<[u32]>>, inner: &Rc<[u32]>) -> Rc<[u32]> {
+    let of_outer = |outer: &Rc<[u32]>| inner.iter().map(|&i| outer[i as usize]).collect();
+    outer.map_or_else(|| inner.clone(), of_outer)
 }

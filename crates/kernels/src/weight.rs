@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use randori_qlora::QuantMatrix;
 
-use crate::{Error, Result};
+use crate::{Error, Result, host};
 
-/// One weight of the base.
+/// A weight of the base, dense or quantised, in the machine's memory or a GPU's.
 #[derive(Clone)]
 pub enum Weight {
     /// f32, f16 or bf16.
     Dense(Tensor),
     /// NF4 or a GGUF block format; two axes (out, in).
     Quant(Arc<QuantMatrix>),
-    /// The same in a GPU's memory.
+    /// A quantised matrix in a GPU's memory.
     #[cfg(feature = "cuda")]
     Gpu(Arc<crate::GpuMatrix>),
 }
@@ -30,7 +30,7 @@ impl Weight {
         }
     }
 
-    /// Memory it holds.
+    /// Size in memory, in bytes.
     pub fn bytes(&self) -> usize {
         match self {
             Weight::Dense(t) => t.elem_count() * t.dtype().size_in_bytes(),
@@ -40,7 +40,7 @@ impl Weight {
         }
     }
 
-    /// What it is stored as: `f32`, `bf16`, `nf4`, `q4_1`, ….
+    /// Name of the format: `f32`, `bf16`, `nf4`, `q4_1`, ….
     pub fn format(&self) -> String {
         match self {
             Weight::Dense(t) => t.dtype().as_str().to_string(),
@@ -50,17 +50,25 @@ impl Weight {
         }
     }
 
-    /// Its values in f32, in the machine's memory; a dense f32 weight that lies there is shared,
-    /// not copied.
+    /// Its values in f32 in the machine's memory. A dense f32 weight there is shared, not copied.
     ///
     /// # Errors
-    /// What candle refuses.
+    /// candle fails.
     pub fn to_f32(&self) -> Result<Tensor> {
         match self {
-            Weight::Dense(t) => Ok(t.to_device(&Device::Cpu)?.to_dtype(DType::F32)?),
+            Weight::Dense(t) => host(t),
             Weight::Quant(q) => q.dequantise().map_err(|e| Error::rule(e.to_string())),
             #[cfg(feature = "cuda")]
             Weight::Gpu(q) => q.to_f32(),
         }
+    }
+
+    /// The error of kernels that cannot reach this weight.
+    #[cfg(feature = "cuda")]
+    pub(super) fn elsewhere(&self) -> Error {
+        Error::rule(format!(
+            "a weight ({}) lies on another device",
+            self.format()
+        ))
     }
 }

@@ -1,5 +1,6 @@
-//! How much arithmetic has been done: every product counts itself, so that a test can hold a step's
-//! work against what its trace says it must cost. Work, unlike time, is the same on every machine.
+//! A count of the arithmetic done by this process: every product counts itself, so that a test can
+//! compare a step's work with what its trace predicts. Unlike time, work is the same on every
+//! machine.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +11,7 @@ pub fn multiply_adds() -> u64 {
     MULTIPLY_ADDS.load(Ordering::Relaxed)
 }
 
-/// Adds a product of (m, k) and (k, n).
+/// Counts a product of (m, k) and (k, n).
 pub fn count((m, n, k): (usize, usize, usize)) {
     MULTIPLY_ADDS.fetch_add((m * n * k) as u64, Ordering::Relaxed);
 }

@@ -8,7 +8,8 @@
 
 use candle_core::{Device, Tensor};
 use randori_kernels::{
-    Cpu, Gain, Heads, Kernels, Mixed, Norm, Plan, Result, Run, Shaped, Sight, Wanted, Weight,
+    ChunkTarget, Cpu, ExpertOutput, Gain, Heads, Kernels, Norm, Plan, Result, Run, SegmentMask,
+    Shaped, Weight,
     shapes::{Matrix, Shapes, Update},
     work,
 };
@@ -21,8 +22,8 @@ const RANK: usize = 3;
 const VOCAB: usize = 12;
 const EXPERTS: usize = 4;
 
-/// What a kind of kernels is given.
-struct Given<'a, K: Kernels> {
+/// The inputs of a kind of kernels.
+struct Inputs<'a, K: Kernels> {
     kernels: &'a K,
     /// Values of these axes.
     make: &'a dyn Fn(&[usize]) -> K::Tensor,
@@ -33,12 +34,12 @@ struct Given<'a, K: Kernels> {
     update: K::Update,
     plan: K::Plan,
     /// Two of the rows.
-    some: K::Rows,
-    wanted: K::Wanted,
+    some: K::Indices,
+    targets: K::ChunkTargets,
 }
 
-/// Every kernel once; the axes of all that they answer.
-fn each<K: Kernels>(given: &Given<K>) -> Result<Vec<(&'static str, Vec<usize>)>> {
+/// Calls every kernel once; the axes of all results.
+fn each<K: Kernels>(given: &Inputs<K>) -> Result<Vec<(&'static str, Vec<usize>)>> {
     let (k, make, plan) = (given.kernels, given.make, &given.plan);
     let mut seen = Vec::new();
     let mut see = |name, x: &K::Tensor| seen.push((name, x.dims().to_vec()));
@@ -46,15 +47,15 @@ fn each<K: Kernels>(given: &Given<K>) -> Result<Vec<(&'static str, Vec<usize>)>>
 
     let tokens = k.tokens(plan)?;
     see("tokens", &tokens);
-    let ids = k.ids("e", &tokens, VOCAB).unwrap();
-    assert_eq!((k.height(plan), k.count(&ids)), (ROWS, ROWS));
-    assert_eq!(k.count(&k.among(None, &given.some)), 2);
+    let ids = k.token_ids("e", &tokens, VOCAB).unwrap();
+    assert_eq!((k.row_count(plan), k.count(&ids)), (ROWS, ROWS));
+    assert_eq!(k.count(&k.compose(None, &given.some)), 2);
     see("lookup", &k.lookup(&given.weight, &ids)?);
     k.lookup_gradient(&ids, &x, &make(&[VOCAB, WIDTH]))?;
     see("gather", &k.gather(&x, &given.some)?);
     see("pick", &k.pick(&x, &given.some)?);
     see("zeros", &k.zeros(&[2, 3], &x)?);
-    see("gradient", &k.gradient(&[2, 3], &x)?);
+    see("zero_gradient", &k.zero_gradient(&[2, 3], &x)?);
     k.scatter(&make(&[2, WIDTH]), &given.some, &x)?;
     k.add_onto(&x, &make(&[ROWS, WIDTH]))?;
 
@@ -63,17 +64,17 @@ fn each<K: Kernels>(given: &Given<K>) -> Result<Vec<(&'static str, Vec<usize>)>>
     k.weight_gradient(&x, &y, &make(&[OUT, WIDTH]))?;
     k.add_bias(&y, &make(&[OUT]))?;
     k.bias_gradient(&y, &make(&[OUT]))?;
-    let xa = k.update(&x, &given.update, &y)?;
-    see("update", &xa);
+    let xa = k.add_update(&x, &given.update, &y)?;
+    see("add_update", &xa);
     let (da, db) = (make(&[RANK, WIDTH]), make(&[OUT, RANK]));
     let u = k.update_backward(&x, &xa, &given.update, &y, [&da, &db])?;
     see("update_backward", &u);
-    k.update_through(&u, &given.update, &x)?;
-    assert!(k.drops(plan));
-    see("drop_out", &k.drop_out(plan, &x, 0.5, None, 7)?);
+    k.update_input_gradient(&u, &given.update, &x)?;
+    assert!(k.has_dropout(plan));
+    see("apply_dropout", &k.apply_dropout(plan, &x, 0.5, None, 7)?);
     see(
-        "drop_out of some",
-        &k.drop_out(plan, &make(&[2, WIDTH]), 0.5, Some(&given.some), 7)?,
+        "apply_dropout to some",
+        &k.apply_dropout(plan, &make(&[2, WIDTH]), 0.5, Some(&given.some), 7)?,
     );
     let gain = Gain {
         factors: vec![1.0; OUT],
@@ -118,12 +119,12 @@ fn each<K: Kernels>(given: &Given<K>) -> Result<Vec<(&'static str, Vec<usize>)>>
 
     let logits = make(&[2, VOCAB]);
     let sums = k.log_sum_exp(&logits)?;
-    k.log_probs(&logits, &sums, &given.wanted, &mut [0.0; 2])?;
-    k.logits_gradient(&logits, &sums, &given.wanted, &|_| 1.0)?;
+    k.log_probs(&logits, &sums, &given.targets, &mut [0.0; 2])?;
+    k.logits_gradient(&logits, &sums, &given.targets, &|_| 1.0)?;
     k.scatter_slopes(
         &make(&[2, WIDTH]),
         &given.some,
-        &given.wanted,
+        &given.targets,
         &[1.0; 2],
         &x,
     )?;
@@ -131,7 +132,7 @@ fn each<K: Kernels>(given: &Given<K>) -> Result<Vec<(&'static str, Vec<usize>)>>
 }
 
 fn attend<K: Kernels>(
-    given: &Given<K>,
+    given: &Inputs<K>,
     see: &mut dyn FnMut(&'static str, &K::Tensor),
 ) -> Result<()> {
     let (k, make, plan) = (given.kernels, given.make, &given.plan);
@@ -141,8 +142,8 @@ fn attend<K: Kernels>(
         inv_freq: vec![1.0, 0.5],
         mscale: 1.0,
     };
-    let table = k.table(plan, &spec)?;
-    see("turn", &k.turn(&q, &table, false)?);
+    let table = k.rope_table(plan, &spec)?;
+    see("rotate", &k.rotate(&q, &table, false)?);
     let heads = Heads::new(4, 2, 4, &AttnSpec::default());
     let (out, sums) = k.attention(plan, [&q, &kv, &kv], &heads)?;
     see("attention", &out);
@@ -153,7 +154,7 @@ fn attend<K: Kernels>(
     Ok(())
 }
 
-fn mix<K: Kernels>(given: &Given<K>, see: &mut dyn FnMut(&'static str, &K::Tensor)) -> Result<()> {
+fn mix<K: Kernels>(given: &Inputs<K>, see: &mut dyn FnMut(&'static str, &K::Tensor)) -> Result<()> {
     let (k, make) = (given.kernels, given.make);
     let route = RouteSpec {
         top_k: 2,
@@ -162,16 +163,16 @@ fn mix<K: Kernels>(given: &Given<K>, see: &mut dyn FnMut(&'static str, &K::Tenso
         scale: 1.0,
     };
     let routing = k.route(&given.router, &route)?;
-    let share = k.share(&routing, 0).unwrap();
-    assert_eq!((k.count(&share.rows), k.count(&share.places)), (3, 3));
+    let tokens = k.tokens_of(&routing, 0).unwrap();
+    assert_eq!((k.count(&tokens.rows), k.count(&tokens.choices)), (3, 3));
     let (value, dout) = (make(&[3, WIDTH]), make(&[ROWS, WIDTH]));
-    k.add_weighted(&routing, &share, &value, &make(&[ROWS, WIDTH]))?;
-    let part = Mixed {
-        share: &share,
+    k.add_weighted(&routing, &tokens, &value, &make(&[ROWS, WIDTH]))?;
+    let expert = ExpertOutput {
+        tokens: &tokens,
         value: Some(value),
         needs: true,
     };
-    let (outputs, logits) = k.mix_backward(&routing, &[part], true, &dout)?;
+    let (outputs, logits) = k.mix_backward(&routing, &[expert], true, &dout)?;
     outputs
         .iter()
         .flatten()
@@ -187,14 +188,14 @@ fn plan() -> Plan {
         len: ROWS,
         position: 0,
     };
-    let sight = Sight {
-        own,
-        seen: vec![own],
+    let mask = SegmentMask {
+        queries: own,
+        keys: vec![own],
         tree: 0,
     };
     let rows = 0..ROWS as u32;
     let keys = Some((0..ROWS as u64).collect());
-    Plan::packed(rows.clone().collect(), rows.collect(), vec![sight], keys)
+    Plan::packed(rows.clone().collect(), rows.collect(), vec![mask], keys)
 }
 
 fn floats(dims: &[usize]) -> Tensor {
@@ -211,13 +212,13 @@ fn shapes_are_those_of_the_processor_and_so_is_the_work() {
             f32::from(u8::from(first == (i % EXPERTS < 2)))
         })
         .collect();
-    let wanted = |row| Wanted {
+    let target = |row| ChunkTarget {
         row,
         token: 1,
         target: row,
     };
     let before = work::multiply_adds();
-    let done = each(&Given {
+    let done = each(&Inputs {
         kernels: &Cpu,
         make: &floats,
         router: Tensor::from_vec(router, (ROWS, EXPERTS), &Device::Cpu).unwrap(),
@@ -230,14 +231,14 @@ fn shapes_are_those_of_the_processor_and_so_is_the_work() {
         },
         plan: plan(),
         some: [1, 4].into(),
-        wanted: vec![wanted(0), wanted(1)],
+        targets: vec![target(0), target(1)],
     });
     let multiplied = work::multiply_adds() - before;
 
     let mut shapes = Shapes::new(1, None);
     shapes.attended = (ROWS * ROWS) as u64; // one block of queries sees up to its last
     shapes.drops = true;
-    let declared = each(&Given {
+    let declared = each(&Inputs {
         kernels: &shapes,
         make: &|dims| shapes.values(dims),
         router: shapes.values(&[ROWS, EXPERTS]),
@@ -249,7 +250,7 @@ fn shapes_are_those_of_the_processor_and_so_is_the_work() {
         update: Update { rank: RANK },
         plan: ROWS,
         some: 2,
-        wanted: (),
+        targets: (),
     });
     assert_eq!(declared.unwrap(), done.unwrap());
     assert_eq!(shapes.work.get().multiply_adds, multiplied as f64);

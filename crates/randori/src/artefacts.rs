@@ -172,9 +172,25 @@ impl Learnt {
         })
     }
 
+    /// Whether a folder holds what [`Learnt::read`] reads; no tensor is looked at.
+    ///
+    /// # Errors
+    /// A folder without.
+    pub fn check_there(dir: &Path) -> Result<()> {
+        if dir.join(peft::CONFIG).exists() || !weight_files(dir)?.is_empty() {
+            return Ok(());
+        }
+        anyhow::bail!(
+            "{}: neither {} (a PEFT adapter) nor {WEIGHTS} (full training) is there",
+            dir.display(),
+            peft::CONFIG
+        )
+    }
+
     /// Reads what [`Learnt::write`] wrote, any PEFT adapter, or a whole model's folder, in shards
     /// or not.
     pub fn read(dir: &Path) -> Result<Learnt> {
+        Learnt::check_there(dir)?;
         if dir.join(peft::CONFIG).exists() {
             let (spec, params) = peft::load(dir)?;
             let config: serde_json::Value =
@@ -189,16 +205,8 @@ impl Learnt {
                 base_name,
             });
         }
-        let files = weight_files(dir)?;
-        if files.is_empty() {
-            anyhow::bail!(
-                "{}: neither {} (a PEFT adapter) nor {WEIGHTS} (full training) is there",
-                dir.display(),
-                peft::CONFIG
-            );
-        }
         let mut params = Params::new();
-        for file in files {
+        for file in weight_files(dir)? {
             let place = || file.display().to_string();
             let held = candle_core::safetensors::load(&file, &Device::Cpu)
                 .with_context(|| format!("{} cannot be read", file.display()))?;

@@ -1,8 +1,10 @@
-//! What the binary carries: the demo's data, tokenizer, configuration and weights (configs/demo,
-//! made by configs/demo/make.sh), so that the demo needs nothing but the binary.
+//! What the binary carries: the demo's recipe (configs/demo.toml), data, tokenizer, configuration
+//! and weights (configs/demo, made by configs/demo/make.sh), so that the demo needs nothing but the
+//! binary.
 
 use crate::request::Split;
 
+const RECIPE: &str = include_str!("../../../configs/demo.toml");
 const TRAIN: &[u8] = include_bytes!("../../../configs/demo/train.jsonl");
 const VALIDATION: &[u8] = include_bytes!("../../../configs/demo/validation.jsonl");
 const HELD_OUT: &[u8] = include_bytes!("../../../configs/demo/held_out.jsonl");
@@ -11,6 +13,11 @@ const TOKENIZER: &[u8] = include_bytes!("../../../configs/demo/model/tokenizer.j
 const TOKENIZER_CONFIG: &[u8] = include_bytes!("../../../configs/demo/model/tokenizer_config.json");
 #[cfg(demo_weights)]
 const WEIGHTS: &[u8] = include_bytes!("../../../configs/demo/model/model.safetensors");
+
+/// A built-in recipe.
+pub fn recipe(name: &str) -> Option<&'static str> {
+    (name == "demo").then_some(RECIPE)
+}
 
 /// Name and bytes of a built-in data set's split.
 pub fn data(name: &str, split: Split) -> Option<(&'static str, &'static [u8])> {

@@ -1,5 +1,8 @@
 //! Sizes in bytes as people write and read them.
 
+/// More memory than a machine has: 64 TiB.
+const MOST: u64 = 64 << 40;
+
 /// `5GB`, `500MB`, `2GiB`, `1000000`.
 pub fn parse(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.'));
@@ -17,6 +20,21 @@ pub fn parse(text: &str) -> Result<u64, String> {
     match number.parse::<f64>() {
         Ok(n) if n * factor >= 1.0 => Ok((n * factor) as u64),
         _ => Err("must be at least one byte: 5GB, 500MB".into()),
+    }
+}
+
+/// Of memory: as [`parse`], but a number alone is GiB, as cards are named: `24`, `7.5`, `24GiB`.
+pub fn memory(text: &str) -> Result<u64, String> {
+    let alone = text.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let size = match alone {
+        true => parse(&format!("{text}GiB"))?,
+        false => parse(text)?,
+    };
+    match alone && size > MOST {
+        true => Err(format!(
+            "a number alone is GiB, and {text} GiB are more than there are: give the unit, as in {text}B"
+        )),
+        false => Ok(size),
     }
 }
 
@@ -50,6 +68,24 @@ mod tests {
         }
         for text in ["", "0", "GB", "5 apples", "-1GB", "1e9"] {
             assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn memory_without_a_unit_is_in_gib() {
+        for (text, bytes) in [
+            ("24", 24 << 30),
+            ("7.5", 15 << 29),
+            ("24GiB", 24 << 30),
+            ("24gb", 24_000_000_000),
+            ("8000000000B", 8_000_000_000),
+        ] {
+            assert_eq!(memory(text), Ok(bytes), "{text}");
+        }
+        let e = memory("8000000000").unwrap_err();
+        assert!(e.contains("a number alone is GiB"), "{e}");
+        for text in ["", "0", ".", "24 cards"] {
+            assert!(memory(text).is_err(), "{text}");
         }
     }
 

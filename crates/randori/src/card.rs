@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use randori_lora::LoraSpec;
-use randori_store::{Manifest, place_of, read_json};
+use randori_store::{Manifest, iteration_folder, read_json};
 use serde_json::{Value, json};
 
 use crate::recipe::{AdapterKind, Recipe};
@@ -163,7 +163,9 @@ impl Card<'_> {
                 None => "the start".to_string(),
                 Some(before) => format!("the policy of iteration {before}"),
             };
-            let hash = manifest.done(&place_of(t), "policy").map(|d| &d.sha256);
+            let hash = manifest
+                .done(&iteration_folder(t), "policy")
+                .map(|d| &d.sha256);
             let hash = hash.map_or(String::new(), |h| format!("; policy `{h}`"));
             out += &format!("- iteration {t}: opponent {opponent}{hash}\n");
         }
@@ -190,7 +192,7 @@ fn measures(dir: &Path, manifest: &Manifest, iterations: usize) -> String {
         read_json(&dir.join(place).join(&done.file)).ok()
     };
     let labels = std::iter::once(("start".to_string(), "start".to_string()))
-        .chain((0..iterations).map(|t| (place_of(t), format!("iteration {t}"))));
+        .chain((0..iterations).map(|t| (iteration_folder(t), format!("iteration {t}"))));
     let rows: Vec<(String, Value)> = labels
         .filter_map(|(place, label)| Some((label, of(&place)?)))
         .collect();

@@ -1,17 +1,26 @@
 //! The recipe's data: files to token ids, split by split, with what was dropped and why.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result};
 use randori_data::{
-    BadRows, Choice, Counts, Encoded, Error, Left, Limits, Message, Policy, ReadOptions, Record,
-    Tokenizer,
+    BadRows, Choice, Counts, Encoded, Error, Left, Limits, Message, Policy, ReadOptions, Reader,
+    Record, Tokenizer,
 };
 use randori_sdk::seam::LossFn;
 
+use crate::aside::{Aside, aside};
 use crate::builtin;
 use crate::hub_data;
 use crate::model_files::Bounds;
 use crate::recipe::{DataFormat, DataTurns, OnBad, OnBadRow, OnCalculator, OnIdentical, Recipe};
 use crate::request::Split;
+use crate::watch::Watch;
+
+/// The recipe's keys that name data.
+pub const KEYS: [&str; 3] = ["data.train", "data.validation", "data.held_out"];
+/// Rows of a file that are looked at before all are read.
+const LOOKED_AT: usize = 8;
 
 /// One split as token ids.
 pub struct Part {
@@ -23,6 +32,40 @@ pub struct Part {
     pub contexts: Vec<randori_data::Context>,
     /// What happened to the others.
     pub counts: Counts,
+    /// What was kept aside of the training data as validation, if it was to be.
+    pub aside: Option<Aside>,
+}
+
+impl Part {
+    /// Says what became of the split's examples, which are called `what`.
+    pub fn say(&self, watch: &dyn Watch, what: &str) {
+        watch.say(format!("  {what:<38} {}", self.counts));
+        if let Some(aside) = &self.aside {
+            watch.note(aside.note());
+        }
+    }
+
+    /// Refuses plain texts, which only supervised training can use.
+    ///
+    /// # Errors
+    /// The place of the first.
+    pub fn check_prompts(&self) -> Result<()> {
+        let plain = self.prompts.iter().position(Vec::is_empty);
+        match plain.and_then(|i| self.examples.get(i)) {
+            None => Ok(()),
+            Some(example) => anyhow::bail!(
+                "{}: `text` alone has no prompt that a player could answer: only `randori sft` \
+                 trains on it; for anything else, part it into a prompt and a response",
+                example.place
+            ),
+        }
+    }
+
+    /// Whether the recipe has validation data; asked of its training data.
+    pub fn is_validated(&self, recipe: &Recipe) -> bool {
+        let kept = self.aside.as_ref().is_some_and(|aside| aside.kept > 0);
+        kept || !recipe.data.validation.sets().is_empty()
+    }
 }
 
 /// Reads, encodes and screens one split. The generated side of pairs in the files is left alone
@@ -34,14 +77,15 @@ pub fn part(
     bounds: Bounds,
     pairs: Option<&Policy>,
 ) -> Result<Part> {
-    let (mut records, left) = records(recipe, split)?;
+    let (mut records, left, aside) = records(recipe, split)?;
     if pairs.is_none() {
         records.iter_mut().for_each(|r| r.rejected = None);
     }
     let key = key(recipe, split);
     let rules = pairs.copied().unwrap_or_else(|| policy(recipe, None));
     let at = format!("{}: {key}", recipe.place(key));
-    encode(recipe, tokenizer, &records, left, bounds, &at, &rules)
+    let part = encode(recipe, tokenizer, &records, left, bounds, &at, &rules)?;
+    Ok(Part { aside, ..part })
 }
 
 /// A few of the training examples, from the beginning of the first file.
@@ -108,6 +152,7 @@ pub fn encode(
         prompts,
         contexts,
         counts,
+        aside: None,
     })
 }
 
@@ -155,33 +200,93 @@ pub fn bad_row(error: Error, on: BadRows) -> anyhow::Error {
     }
 }
 
-/// The key a split's data comes from: held-out data falls back to validation, validation to a share
-/// of training.
-fn key(recipe: &Recipe, split: Split) -> &'static str {
+/// The key a split's data comes from: held-out data falls back to validation, validation to what is
+/// kept aside of training.
+pub fn key(recipe: &Recipe, split: Split) -> &'static str {
     let d = &recipe.data;
     match split {
         Split::Train => "data.train",
         Split::HeldOut if !d.held_out.0.is_empty() => "data.held_out",
-        _ if !d.validation.0.is_empty() => "data.validation",
+        _ if !d.validation.sets().is_empty() => "data.validation",
         _ => "data.train",
     }
+}
+
+/// What a key names.
+pub fn named<'a>(recipe: &'a Recipe, key: &str) -> &'a [String] {
+    let d = &recipe.data;
+    match key {
+        "data.held_out" => &d.held_out.0,
+        "data.validation" => d.validation.sets(),
+        _ => &d.train.0,
+    }
+}
+
+/// Looks at the first rows of each file that a key names: they have the shape of examples. Data
+/// sets of the hub are passed over: whoever fetches them looks. Answers the files that are not
+/// there.
+///
+/// # Errors
+/// A file that cannot be read, or a row that is no example, at its place.
+pub fn look(recipe: &Recipe, key: &str) -> Result<Vec<PathBuf>> {
+    let place = || format!("{}: {key}", recipe.place(key));
+    let mut absent = Vec::new();
+    for text in named(recipe, key) {
+        if let Some(name) = text.strip_prefix("builtin:") {
+            let known = builtin::data(name, Split::Train).is_some();
+            known
+                .then_some(())
+                .ok_or_else(|| builtin::unknown(text))
+                .with_context(place)?;
+        } else if !hub_data::is_of_hub(recipe, text) {
+            let path = recipe.path(text);
+            match std::fs::metadata(&path) {
+                Ok(there) if there.is_file() => {
+                    first_rows(recipe, &path).with_context(place)?;
+                }
+                Ok(_) => {} // whoever reads it says what it may be
+                Err(_) => absent.push(path),
+            }
+        }
+    }
+    Ok(absent)
+}
+
+/// The first examples of a file.
+///
+/// # Errors
+/// As [`look`].
+pub fn first_rows(recipe: &Recipe, path: &Path) -> Result<Vec<Record>> {
+    let options = read_options(recipe);
+    let bad_rows = options.bad_rows;
+    // where bad rows are dropped, those among the first are passed over here, and no more are read
+    let looking = ReadOptions {
+        bad_rows: BadRows::Error,
+        ..options
+    };
+    let mut rows = Vec::new();
+    for row in Reader::open(path, &looking)?.take(LOOKED_AT) {
+        match row {
+            Ok(row) => rows.push(row),
+            Err(Error::Example { .. }) if bad_rows == BadRows::Drop => {}
+            Err(error) => return Err(bad_row(error, bad_rows)),
+        }
+    }
+    Ok(rows)
 }
 
 /// How many examples a split's files hold, before any is dropped; `None` where they cannot be read.
 pub fn count(recipe: &Recipe, split: Split) -> Option<usize> {
     records(recipe, split)
         .ok()
-        .map(|(records, _)| records.len())
+        .map(|(records, ..)| records.len())
 }
 
-fn records(recipe: &Recipe, split: Split) -> Result<(Vec<Record>, Left)> {
+/// A split's records, what reading left out, and what was kept aside of the training data.
+fn records(recipe: &Recipe, split: Split) -> Result<(Vec<Record>, Left, Option<Aside>)> {
     let d = &recipe.data;
     let key = key(recipe, split);
-    let files = match key {
-        "data.held_out" => &d.held_out.0,
-        "data.validation" => &d.validation.0,
-        _ => &d.train.0,
-    };
+    let files = named(recipe, key);
     if files.is_empty() {
         return Err(recipe
             .refuse(key, "must name at least one file, got none")
@@ -194,29 +299,38 @@ fn records(recipe: &Recipe, split: Split) -> Result<(Vec<Record>, Left)> {
         records.extend(more);
         left.add(besides);
     }
-    // `limit` counts training examples; the share for validation lies behind them
+    let mut kept = None;
     if key == "data.train" {
-        let kept_aside = (records.len() as f64 * d.validation_share).round() as usize;
-        let border = records.len() - kept_aside;
-        match split {
-            Split::Train => {
-                records.truncate(border.min(d.limit.unwrap_or(border)));
-            }
-            _ if kept_aside == 0 => {
-                return Err(recipe
-                    .refuse("data.validation", "is needed to measure on: give data.held_out, data.validation or data.validation_share")
-                    .into());
-            }
-            _ => {
-                records.drain(..border);
-            }
-        }
+        kept = divide(recipe, split, &mut records)?;
     }
-    if split != Split::Train {
-        records.truncate(recipe.eval.limit.unwrap_or(records.len()));
-    }
+    let most = match split {
+        Split::Train => d.limit,
+        _ => recipe.eval.limit,
+    };
+    records.truncate(most.unwrap_or(records.len()));
     with_system(recipe, &mut records);
-    Ok((records, left))
+    Ok((records, left, kept))
+}
+
+/// Leaves of the training data's records those that are trained on, or for another split those that
+/// are kept aside for it; says how many these are where they are to be.
+fn divide(recipe: &Recipe, split: Split, records: &mut Vec<Record>) -> Result<Option<Aside>> {
+    let divided = recipe.data.kept_aside();
+    let divided = divided.map(|share| aside(&records[..], share, recipe.data.turns));
+    if split != Split::Train && divided.as_ref().is_none_or(|(_, aside)| aside.kept == 0) {
+        let why = divided.map_or_else(String::new, |(_, aside)| format!("; {aside}"));
+        let rule = format!(
+            "is needed to measure on: give data.held_out, data.validation or \
+             data.validation_share{why}"
+        );
+        return Err(recipe.refuse("data.validation", rule).into());
+    }
+    let Some((sides, aside)) = divided else {
+        return Ok(None);
+    };
+    let mut sides = sides.into_iter();
+    records.retain(|_| sides.next() != Some(split == Split::Train));
+    Ok((split == Split::Train).then_some(aside))
 }
 
 /// The recipe's system message in front of conversations without one.
@@ -224,7 +338,7 @@ fn with_system(recipe: &Recipe, records: &mut [Record]) {
     let Some(system) = &recipe.data.system else {
         return;
     };
-    for record in records {
+    for record in records.iter_mut().filter(|r| !r.prompt.is_empty()) {
         if record.prompt.first().is_none_or(|m| m.role() != "system") {
             let message = Message::new("system", system.clone());
             record.prompt.insert(0, message);
@@ -273,7 +387,10 @@ pub fn read_options(recipe: &Recipe) -> ReadOptions {
             DataFormat::Spin => randori_data::Format::Spin,
             DataFormat::Preference => randori_data::Format::Preference,
             DataFormat::QuestionAnswer => randori_data::Format::Question,
+            DataFormat::InputOutput => randori_data::Format::InputOutput,
+            DataFormat::Text => randori_data::Format::Text,
         },
+        columns: recipe.data.columns.clone(),
         turns: match recipe.data.turns {
             DataTurns::Last => randori_data::Turns::Last,
             DataTurns::Every => randori_data::Turns::Every,
@@ -298,7 +415,7 @@ mod tests {
         let (table, _) = table.split_once("\n\n").unwrap();
         let rows = table.lines().filter_map(|line| line.strip_prefix("| `"));
         let names: Vec<&str> = rows.filter_map(|row| row.split('`').next()).collect();
-        assert_eq!(names.len(), 7, "{names:?}");
+        assert_eq!(names.len(), 9, "{names:?}");
         for name in names {
             let recipe = Recipe::without_file(&[format!("data.format={name}")]).unwrap();
             assert_eq!(read_options(&recipe).format.name(), name);

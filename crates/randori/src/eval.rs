@@ -4,20 +4,25 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use crate::check::{self, Uses};
 use crate::corpus::part;
+use crate::folder;
 use crate::measure;
 use crate::outbox;
 use crate::report::{self, Measures, Played, Prompts, Summary};
 use crate::request::{Request, Split};
-use crate::session::Session;
+use crate::session::Opened;
 
 /// Measures, prints, and writes `out` if it is named.
 pub fn eval(request: &Request, split: Split, out: Option<&Path>) -> Result<()> {
-    out.map_or(Ok(()), |out| outbox::refuse_results(out, &[]))?;
-    let session = Session::open(request)?;
-    out.map_or(Ok(()), |out| {
-        outbox::refuse_loss(out, request, &session, are_measures)
-    })?;
+    let (recipe, adapter) = folder::player(request)?;
+    let keys = check::keys(&recipe, split);
+    let mut uses = Uses::MEASURED.data(&keys);
+    if let Some(out) = out {
+        uses = uses.writes(out, are_measures);
+    }
+    let host = check::recipe(&recipe, request, &adapter, &uses)?;
+    let session = Opened::of(request, recipe, host)?.load(adapter)?;
     let part = part(
         &session.recipe,
         &session.tokenizer,
@@ -25,9 +30,8 @@ pub fn eval(request: &Request, split: Split, out: Option<&Path>) -> Result<()> {
         session.bounds,
         None,
     )?;
-    session
-        .watch
-        .say(format!("  {:<38} {}", "data", part.counts));
+    part.check_prompts()?;
+    part.say(&*session.watch, "data");
     let seed = session.recipe.run.seed;
     let player = session.player()?;
     let own = measure::answer(&session, &player, &part, "player")?;

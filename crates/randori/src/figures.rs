@@ -11,6 +11,27 @@ pub fn clock(time: Duration) -> String {
     }
 }
 
+/// A time that nobody knows better than that: `under 1 min`, `7 min`, `35 min`, `2 h 10 min`,
+/// `26 h`, `3 days`.
+pub fn roughly(time: Duration) -> String {
+    let minutes = time.as_secs_f64() / 60.0;
+    let to = |grain: f64| (minutes / grain).round() as u64 * grain as u64;
+    if minutes < 0.75 {
+        return "under 1 min".into();
+    }
+    // each grain up to where its own rounding would leave the range
+    match minutes {
+        m if m < 9.5 => format!("{} min", to(1.0)),
+        m if m < 57.5 => format!("{} min", to(5.0)),
+        m if m < 595.0 => match (to(10.0) / 60, to(10.0) % 60) {
+            (h, 0) => format!("{h} h"),
+            (h, rest) => format!("{h} h {rest} min"),
+        },
+        m if m < 48.0 * 60.0 => format!("{} h", to(60.0) / 60),
+        _ => format!("{} days", to(24.0 * 60.0) / (24 * 60)),
+    }
+}
+
 /// `1,234,567`.
 pub fn grouped(number: usize) -> String {
     let digits = number.to_string();
@@ -27,6 +48,33 @@ pub fn grouped(number: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// No more is said than is known: about a tenth.
+    #[test]
+    fn rough_times() {
+        let said = |seconds: u64| roughly(Duration::from_secs(seconds));
+        let minute = 60;
+        let hour = 60 * minute;
+        for (seconds, want) in [
+            (0, "under 1 min"),
+            (44, "under 1 min"),
+            (45, "1 min"),
+            (7 * minute + 20, "7 min"),
+            (9 * minute + 29, "9 min"),
+            (9 * minute + 31, "10 min"),
+            (33 * minute, "35 min"),
+            (57 * minute + 29, "55 min"),
+            (57 * minute + 30, "1 h"),
+            (2 * hour + 7 * minute, "2 h 10 min"),
+            (9 * hour + 54 * minute, "9 h 50 min"),
+            (9 * hour + 55 * minute, "10 h"),
+            (26 * hour + 20 * minute, "26 h"),
+            (48 * hour, "2 days"),
+            (84 * hour, "4 days"),
+        ] {
+            assert_eq!(said(seconds), want, "{seconds} s");
+        }
+    }
 
     #[test]
     fn clocks_and_groups() {

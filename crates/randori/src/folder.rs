@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use randori_store::{Lock, Manifest};
 
+use crate::builtin;
 use crate::hub_data;
 use crate::model_files::settle_source;
 use crate::recipe::{OrAuto, Recipe};
@@ -13,10 +14,7 @@ use crate::watch::notes;
 
 /// `runs/NAME`, or the run folder that was given instead of a recipe.
 pub fn of(request: &Request, recipe: &Recipe) -> PathBuf {
-    match &request.recipe {
-        Some(path) if path.is_dir() => path.clone(),
-        _ => request.runs.join(&recipe.run.name),
-    }
+    request.run_folder(&recipe.run.name)
 }
 
 /// What was chosen when the run in `dir` began stays chosen, though another choice might be made
@@ -85,7 +83,7 @@ pub fn games(dir: &Path, recipe: &Recipe, fresh: bool) -> Result<Vec<(u64, PathB
         let own = match &kept {
             None => seeds.len() == 1,
             Some(run) if recorded_seed(run) != Some(seed) => false,
-            Some(run) => !run.places.is_empty() || (seeds.len() == 1 && !apart.exists()),
+            Some(run) => !run.folders.is_empty() || (seeds.len() == 1 && !apart.exists()),
         };
         (seed, if own { dir.to_path_buf() } else { apart })
     };
@@ -133,6 +131,11 @@ fn loaded(request: &Request) -> Result<(Recipe, Vec<PathBuf>)> {
     let Some(path) = &request.recipe else {
         return Ok((Recipe::without_file(&request.set)?, request.adapter.clone()));
     };
+    if let Some((shown, name)) = built_in(path) {
+        let text = builtin::recipe(name).ok_or_else(|| builtin::unknown(shown))?;
+        let recipe = Recipe::parse(shown, text, Path::new(""), &request.set)?;
+        return Ok((recipe, request.adapter.clone()));
+    }
     if !path.is_dir() {
         return Ok((Recipe::load(path, &request.set)?, request.adapter.clone()));
     }
@@ -142,6 +145,12 @@ fn loaded(request: &Request) -> Result<(Recipe, Vec<PathBuf>)> {
         false => request.adapter.clone(),
     };
     Ok((recipe, last))
+}
+
+/// `builtin:NAME`, and the name in it, where a recipe is given by it.
+fn built_in(path: &Path) -> Option<(&str, &str)> {
+    let shown = path.to_str()?;
+    Some((shown, shown.strip_prefix("builtin:")?))
 }
 
 /// [`recipe`] for whoever needs the player: all but those that begin a run or go on with it.
@@ -177,13 +186,14 @@ fn last_policy(dir: &Path, recipe: &Recipe) -> Result<Option<PathBuf>> {
         return Ok(None);
     };
     // the baseline's stages are called `policy` too: the game's are those of its iterations
-    let iterations = (0..).map_while(|t| manifest.done(&randori_store::place_of(t), "policy"));
+    let iterations =
+        (0..).map_while(|t| manifest.done(&randori_store::iteration_folder(t), "policy"));
     let last = iterations.last().or(manifest.done("start", "policy"));
     last.map(|done| {
         Ok(randori_store::intact(
             &game,
             &manifest,
-            &done.place,
+            &done.folder,
             &done.stage,
         )?)
     })

@@ -2,28 +2,28 @@
 //! make.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::Result;
 use randori_core::{Game, Iteration, Signals, Stage, Window};
 use randori_data::Counts;
 use randori_engine::Player;
 use randori_sdk::seam::SamplerFn;
-use randori_store::{Board, Desk, JsonLines};
+use randori_store::{Board, JsonLines, Workspace};
 
 use crate::artefacts::{Answers, Learnt, Pairs};
 use crate::corpus::Part;
-use crate::figures::clock;
 use crate::measure::{self, HeldOutAnswer};
 use crate::session::Session;
 use crate::settings;
 use crate::stages::{Draws, answers, scored, screened, write_rows};
-use crate::training::trained;
+use crate::training::run_training;
 
 /// The file of a player's held-out answers, beside its `eval.json`.
 pub const ANSWERS: &str = "answers.jsonl";
 /// The file of what was measured of a player on each held-out prompt, beside its `eval.json`.
 pub const PROMPTS: &str = "prompts.jsonl";
+/// The file of a player's most likely answer to the first held-out prompt, beside its `eval.json`.
+pub const SHOWCASE: &str = "showcase.jsonl";
 
 /// A game with one seed.
 pub struct SpinGame<'a> {
@@ -37,13 +37,23 @@ pub struct SpinGame<'a> {
     answers: Option<(usize, Vec<HeldOutAnswer>)>,
     board: Board,
     label: String,
-    began: Instant,
-    played: usize,
+}
+
+/// What goes in front of the names of a game's stages where there are several `games`.
+pub fn game_label(seed: u64, games: usize) -> String {
+    match games {
+        0 | 1 => String::new(),
+        _ => format!("seed {seed}, "),
+    }
+}
+
+/// The name of what happens in iteration `t` of the game with this label.
+pub fn label(game: &str, t: usize, what: &str) -> String {
+    format!("{game}iteration {t}: {what}")
 }
 
 impl<'a> SpinGame<'a> {
-    /// `start_answers` are the start's own; `label` goes in front of every stage's name (`seed 1 ·
-    /// `).
+    /// `start_answers` are the start's own; `label` is [`game_label`].
     pub fn new(
         session: &'a Session,
         train: &'a Part,
@@ -56,7 +66,6 @@ impl<'a> SpinGame<'a> {
     ) -> Result<SpinGame<'a>> {
         let samplers = session.samplers(&session.recipe.generate.sampling)?;
         let answers = Some((0, start_answers));
-        let began = Instant::now();
         Ok(SpinGame {
             session,
             train,
@@ -67,13 +76,11 @@ impl<'a> SpinGame<'a> {
             answers,
             board,
             label,
-            began,
-            played: 0,
         })
     }
 
     fn label(&self, t: usize, what: &str) -> String {
-        format!("{}iteration {t}: {what}", self.label)
+        label(&self.label, t, what)
     }
 
     /// Answers of the opponent of iteration `t`: those it was measured with, or the same drawn
@@ -98,7 +105,7 @@ impl Game for SpinGame<'_> {
     type Opponent = Player;
     type Generated = Answers;
     type Pairs = Pairs;
-    type Desk = Desk;
+    type Workspace = Workspace;
     type Error = anyhow::Error;
 
     fn start(&mut self) -> Result<Learnt> {
@@ -111,9 +118,14 @@ impl Game for SpinGame<'_> {
         Ok(policy.player(&self.session.base))
     }
 
-    fn generate(&mut self, now: &Iteration, opponent: &Player, desk: &mut Desk) -> Result<Answers> {
+    fn generate(
+        &mut self,
+        now: &Iteration,
+        opponent: &Player,
+        workspace: &mut Workspace,
+    ) -> Result<Answers> {
         let label = self.label(now.t, "generated");
-        let (chunks, mut log) = desk.items("chunks")?;
+        let (chunks, mut log) = workspace.items("chunks")?;
         let draws = Draws {
             seed: self.seed,
             t: now.t,
@@ -138,7 +150,7 @@ impl Game for SpinGame<'_> {
         now: &Iteration,
         opponent: &Player,
         window: &Window<Answers>,
-        desk: &mut Desk,
+        workspace: &mut Workspace,
     ) -> Result<Pairs> {
         let session = self.session;
         let loss = session.loss(now.t)?;
@@ -166,7 +178,7 @@ impl Game for SpinGame<'_> {
             ));
             return Ok(JsonLines(rows));
         }
-        let (chunks, mut log) = desk.items("scores")?;
+        let (chunks, mut log) = workspace.items("scores")?;
         let label = self.label(now.t, "opponent's log-probs");
         scored(self.session, opponent, rows, chunks, &label, &mut |chunk| {
             log.push(chunk)?;
@@ -179,18 +191,18 @@ impl Game for SpinGame<'_> {
         now: &Iteration,
         policy: Learnt,
         JsonLines(pairs): &Pairs,
-        desk: &mut Desk,
+        workspace: &mut Workspace,
     ) -> Result<Learnt> {
         let session = self.session;
         let settings = settings::game(&session.recipe, now, self.seed);
         let loss = session.loss(now.t)?;
         let player = policy.player(&session.base);
         let label = self.label(now.t, "policy");
-        let player = trained(
+        let player = run_training(
             session,
             player,
             settings,
-            desk,
+            workspace,
             &label,
             |trainer, on_step| trainer.train_pairs(pairs, loss.as_ref(), on_step),
         )?;
@@ -203,7 +215,7 @@ impl Game for SpinGame<'_> {
         policy: &Learnt,
         opponent: &Player,
         _: &Pairs,
-        desk: &mut Desk,
+        workspace: &mut Workspace,
     ) -> Result<Signals> {
         let policy = policy.player(&self.session.base);
         let (session, held_out) = (self.session, self.held_out);
@@ -221,8 +233,10 @@ impl Game for SpinGame<'_> {
         let pairs = measure::pairs(held_out, &of_policy, &of_opponent, &theirs);
         let signals = measure::signals(session, &own, &pairs, now.beta);
         let prompts = measure::prompts(&own, &pairs, now.beta);
-        desk.write(PROMPTS, |path| write_rows(path, &prompts))?;
-        desk.write(ANSWERS, |path| write_rows(path, &own.first))?;
+        workspace.write(PROMPTS, |path| write_rows(path, &prompts))?;
+        workspace.write(ANSWERS, |path| write_rows(path, &own.first))?;
+        let showcase = measure::showcase(session, &policy, held_out)?;
+        workspace.write(SHOWCASE, |path| write_rows(path, &showcase))?;
         self.answers = Some((now.t + 1, own.first));
         Ok(signals)
     }
@@ -250,25 +264,11 @@ impl Game for SpinGame<'_> {
     fn ended(&mut self, now: &Iteration, signals: &Signals) {
         // a view of what is kept anyway: a board that cannot be written must not stop the game
         let _ = self.board.eval(now.t, signals);
-        self.played += 1;
         let exact = signals
             .exact_match
             .map_or(String::new(), |x| format!("exact match {x:.3}, "));
-        let left = self
-            .session
-            .recipe
-            .game
-            .iterations
-            .saturating_sub(now.t + 1);
-        let eta = match left {
-            0 => String::new(),
-            _ => format!(
-                "; about {} for the {left} left",
-                clock(self.began.elapsed() / self.played as u32 * left as u32)
-            ),
-        };
         self.session.watch.say(format!(
-            "  {exact}NLL {:.3}, log p(real) {:.2}, log p(generated) {:.2}, margin {:.3}, accuracy {:.3}{eta}",
+            "  {exact}NLL {:.3}, log p(real) {:.2}, log p(generated) {:.2}, margin {:.3}, accuracy {:.3}",
             signals.nll_real, signals.logps_real, signals.logps_generated, signals.margin, signals.accuracy
         ));
     }

@@ -6,17 +6,23 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::artefacts::Answer;
+use crate::check::{self, Uses};
 use crate::corpus::part;
+use crate::folder;
 use crate::outbox;
 use crate::request::{Request, Split};
-use crate::session::Session;
+use crate::session::Opened;
 use crate::stages::{Draws, answers, write_rows};
 
 /// Writes `out` once all answers are there.
 pub fn generate(request: &Request, split: Split, iteration: usize, out: &Path) -> Result<()> {
-    outbox::refuse_results(out, &[])?;
-    let session = Session::open(request)?;
-    outbox::refuse_loss(out, request, &session, outbox::are_rows::<Answer>)?;
+    let (recipe, adapter) = folder::player(request)?;
+    let keys = check::keys(&recipe, split);
+    let uses = Uses::TALKER
+        .data(&keys)
+        .writes(out, outbox::are_rows::<Answer>);
+    let host = check::recipe(&recipe, request, &adapter, &uses)?;
+    let session = Opened::of(request, recipe, host)?.load(adapter)?;
     let part = part(
         &session.recipe,
         &session.tokenizer,
@@ -24,9 +30,8 @@ pub fn generate(request: &Request, split: Split, iteration: usize, out: &Path) -
         session.bounds,
         None,
     )?;
-    session
-        .watch
-        .say(format!("  {:<38} {}", "prompts", part.counts));
+    part.check_prompts()?;
+    part.say(&*session.watch, "prompts");
     let samplers = session.samplers(&session.recipe.generate.sampling)?;
     let seed = session.recipe.run.seed;
     let player = session.player()?;

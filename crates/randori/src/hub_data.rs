@@ -7,23 +7,31 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use randori_engine::hub::{Kind, Snapshot, is_commit};
 
-use crate::recipe::{KINDS, Named, Recipe, kind};
+use crate::data_folder;
+use crate::recipe::{KINDS, Named, Recipe, Validation, kind};
 use crate::request::Split;
+use crate::splits::{ABOUT, belongs, listed, sharded, stem, usual};
 
-/// The files of this machine that a name in a recipe's data stands for, fetched where it names a
-/// data set of the hub, with their names for messages and manifests. `key` is where it stands: it
-/// says which split is meant.
+/// The files of this machine that a name in a recipe's data stands for (those in a folder, those of
+/// a data set of the hub, which are fetched), with their names for messages and manifests. `key` is
+/// where it stands: it says which split is meant.
 ///
 /// # Errors
-/// What the hub answered; a repository where it is not clear which files are meant.
+/// What the hub answered; a repository or a folder where it is not clear which files are meant.
 pub fn files(recipe: &Recipe, text: &str, key: &str) -> Result<Vec<(String, PathBuf)>> {
-    let Some(named) = named(recipe, text) else {
-        return Ok(vec![(text.to_owned(), recipe.path(text))]);
-    };
     let split = match key {
         "data.train" => Split::Train,
         "data.validation" => Split::Validation,
         _ => Split::HeldOut,
+    };
+    let Some(named) = named(recipe, text) else {
+        let path = recipe.path(text);
+        if !path.is_dir() {
+            return Ok(vec![(text.to_owned(), path)]);
+        }
+        let inside = data_folder::files(&path, split)?.into_iter();
+        let inside = inside.map(|name| (format!("{text} {name}"), path.join(&name)));
+        return Ok(inside.collect());
     };
     let snapshot = Snapshot::open(Kind::Dataset, &named.repo, &named.revision)?;
     let all: Vec<String> = snapshot.names().map(str::to_owned).collect();
@@ -67,10 +75,12 @@ pub fn settle(recipe: &mut Recipe, kept: &BTreeMap<String, String>) -> Result<()
         Ok(each)
     };
     let train = settled("data.train", &d.train.0)?;
-    let validation = settled("data.validation", &d.validation.0)?;
+    let validation = settled("data.validation", d.validation.sets())?;
     let held_out = settled("data.held_out", &d.held_out.0)?;
     recipe.data.train.0 = train;
-    recipe.data.validation.0 = validation;
+    if let Validation::Sets(sets) = &mut recipe.data.validation {
+        sets.0 = validation;
+    }
     recipe.data.held_out.0 = held_out;
     Ok(())
 }
@@ -80,13 +90,10 @@ fn named(recipe: &Recipe, text: &str) -> Option<Named> {
     Named::parse(text).filter(|_| !recipe.path(text).exists())
 }
 
-/// Files that describe a data set.
-const ABOUT: [&str; 4] = [
-    "dataset_info.json",
-    "dataset_infos.json",
-    "dataset_dict.json",
-    "state.json",
-];
+/// Whether a text in a recipe's data names a data set of the hub, and no file that is there.
+pub fn is_of_hub(recipe: &Recipe, text: &str) -> bool {
+    named(recipe, text).is_some()
+}
 
 impl Named {
     /// The files that are meant, of those that the repository has; `split` is what the recipe's key
@@ -168,24 +175,6 @@ impl Named {
     }
 }
 
-/// A file's name without folders and endings.
-fn stem(file: &str) -> &str {
-    let name = file.rsplit('/').next().unwrap_or(file);
-    match kind(name).and_then(|kind| name.rfind(kind)) {
-        Some(at) => &name[..at],
-        None => name,
-    }
-}
-
-/// The split in `SPLIT-00000-of-00003` (the way `push_to_hub` names files), with or without a hash
-/// behind.
-fn sharded(stem: &str) -> Option<&str> {
-    let (before, after) = stem.split_once("-of-")?;
-    let (split, number) = before.rsplit_once('-')?;
-    let digits = |text: &str| text.len() >= 5 && text.bytes().all(|b| b.is_ascii_digit());
-    (digits(number) && digits(after.split('-').next()?)).then_some(split)
-}
-
 /// Refuses files of which some say that they are more: `train-00000-of-00003` alone.
 fn whole(repo: &str, files: &[String]) -> Result<()> {
     for file in files {
@@ -204,35 +193,6 @@ fn whole(repo: &str, files: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The split that a key of the recipe asks for.
-fn usual(split: Split) -> &'static str {
-    match split {
-        Split::Train => "train",
-        Split::Validation => "validation",
-        Split::HeldOut => "test",
-    }
-}
-
-/// Whether a file belongs to a split: by the way `push_to_hub` names files, by its own name or a
-/// folder's, or by a word of its name that means the split.
-fn belongs(file: &str, split: &str) -> bool {
-    if let Some(named) = sharded(stem(file)) {
-        return named == split;
-    }
-    let same: &[&str] = match split {
-        "train" => &["train", "training"],
-        "validation" => &["validation", "valid", "val", "dev"],
-        "test" => &["test", "testing", "eval", "evaluation"],
-        _ => &[],
-    };
-    let folders = file.rsplit_once('/').map_or("", |(folders, _)| folders);
-    let word = |text: &str| {
-        text.split(|c: char| !c.is_ascii_alphanumeric())
-            .any(|word| same.contains(&word.to_ascii_lowercase().as_str()))
-    };
-    stem(file) == split || folders.split('/').any(|f| f == split || word(f)) || word(stem(file))
-}
-
 /// Whether a path fits a pattern: `*` stands for any part of a name, `**` for anything.
 fn fits(pattern: &[u8], path: &[u8]) -> bool {
     match pattern {
@@ -244,15 +204,6 @@ fn fits(pattern: &[u8], path: &[u8]) -> bool {
         }
         [first, rest @ ..] => path.first() == Some(first) && fits(rest, &path[1..]),
     }
-}
-
-fn listed<T: AsRef<str>>(files: &[T]) -> String {
-    let named: Vec<&str> = files.iter().take(8).map(AsRef::as_ref).collect();
-    let more = match files.len().saturating_sub(8) {
-        0 => String::new(),
-        more => format!(" and {more} others"),
-    };
-    format!("{}{more}", named.join(", "))
 }
 
 #[cfg(test)]

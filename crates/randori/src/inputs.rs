@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use randori_engine::weights::{Checkpoint, TokenizerSource};
+use randori_engine::weights::{Source, TokenizerSource, weight_files};
 use randori_host::Host;
 use randori_store::Manifest;
 
+use crate::aside::Aside;
 use crate::builtin;
 use crate::folder;
 use crate::hub_data;
-use crate::model_files::hub_id;
+use crate::model_files::{hub_id, source};
 use crate::recipe::Recipe;
 use crate::request::Request;
 
@@ -44,14 +45,19 @@ pub struct ModelInputs {
 }
 
 impl ModelInputs {
-    /// Of a recipe whose model is open.
+    /// Of a recipe whose model is open: its own tokenizer, and the files that its weights are read
+    /// from (`weights`; none where they are not).
     ///
     /// # Errors
     /// A folder that cannot be listed.
-    pub fn of(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<ModelInputs> {
+    pub fn of(
+        recipe: &Recipe,
+        tokenizer: &TokenizerSource,
+        weights: Vec<PathBuf>,
+    ) -> Result<ModelInputs> {
         let mut inputs = ModelInputs::default();
         let source = &recipe.model.source.0;
-        let folder = match checkpoint.tokenizer() {
+        let folder = match tokenizer {
             TokenizerSource::Folder(dir) => Some(dir),
             _ => None,
         };
@@ -69,7 +75,7 @@ impl ModelInputs {
                 .known
                 .insert("model.source commit".into(), commit.into());
         } else {
-            for path in checkpoint.files() {
+            for path in weights {
                 match &folder {
                     Some(_) => inputs.file(&named("model.source", &path), path),
                     None => inputs.file("model.source", path),
@@ -84,6 +90,22 @@ impl ModelInputs {
         }
         inputs.chosen_apart(recipe)?;
         Ok(inputs)
+    }
+
+    /// The same before the model is opened; a hub's files are not among them.
+    ///
+    /// # Errors
+    /// A model that is not there; as [`ModelInputs::of`].
+    pub fn named(recipe: &Recipe) -> Result<ModelInputs> {
+        match source(recipe)? {
+            Source::Folder(dir) => {
+                // an index that cannot be read is told of where the model is opened
+                let weights = weight_files(&dir).unwrap_or_default();
+                ModelInputs::of(recipe, &TokenizerSource::Folder(dir), weights)
+            }
+            Source::Gguf(path) => ModelInputs::of(recipe, &TokenizerSource::None, vec![path]),
+            _ => ModelInputs::of(recipe, &TokenizerSource::None, Vec::new()),
+        }
     }
 
     /// `model.tokenizer` and `model.chat_template`.
@@ -144,7 +166,12 @@ impl ModelInputs {
 pub fn of(model: &ModelInputs, host: &Host, stack: &[PathBuf]) -> Result<Hashes> {
     let mut hashes = model.hashes()?;
     for plugin in host.plugins() {
-        hashes.insert(format!("plugin {}", plugin.name), plugin.sha256.clone());
+        // one that is linked in is known as the rest of the program is
+        let known = match plugin.is_linked() {
+            true => format!("linked in, version {}", plugin.version),
+            false => plugin.sha256.clone(),
+        };
+        hashes.insert(format!("plugin {}", plugin.name), known);
     }
     hashes.extend(starts(stack)?);
     Ok(hashes)
@@ -166,15 +193,18 @@ fn starts(stack: &[PathBuf]) -> Result<Hashes> {
     Ok(hashes)
 }
 
-/// The recipe's data.
-pub fn data(recipe: &Recipe) -> Result<Hashes> {
+/// The recipe's data, and how they are divided: `aside` is what is kept of the training data as
+/// validation.
+pub fn data(recipe: &Recipe, aside: Option<&Aside>) -> Result<Hashes> {
     let d = &recipe.data;
     let splits = [
-        ("data.train", &d.train.0),
-        ("data.validation", &d.validation.0),
-        ("data.held_out", &d.held_out.0),
+        ("data.train", &d.train.0[..]),
+        ("data.validation", d.validation.sets()),
+        ("data.held_out", &d.held_out.0[..]),
     ];
-    let mut hashes = Hashes::new();
+    let kept = aside.filter(|aside| aside.kept > 0);
+    let kept = kept.map(|aside| ("data.validation".to_string(), aside.to_string()));
+    let mut hashes: Hashes = kept.into_iter().collect();
     for (key, files) in splits {
         for file in files {
             if let Some(name) = file.strip_prefix("builtin:") {

@@ -3,9 +3,12 @@
 use anyhow::{Result, bail};
 use randori_data::{Encoded, Tokenizer};
 
+use crate::aside::Aside;
+use crate::check::{self, Uses};
 use crate::corpus::{part, policy};
 use crate::request::{Request, Split};
-use crate::session::Session;
+use crate::session::Setting;
+use crate::{folder, inputs};
 
 /// What [`inspect`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,20 +54,20 @@ pub fn inspect(request: &Request, count: usize) -> Result<Inspection> {
             "--adapter changes nothing that inspect shows: examples are the same for every player"
         );
     }
-    let session = Session::open(request)?;
+    let session = opened(request)?;
     // as the first iteration's training would
-    let loss = session.loss(0).ok();
-    let rules = policy(&session.recipe, loss.as_deref());
+    let rules = policy(&session.recipe, Some(&*session.loss(0)?));
     let recipe = &session.recipe;
     let read = |split, rules| part(recipe, &session.tokenizer, split, session.bounds, rules);
     let train = read(Split::Train, Some(&rules))?;
-    let validated = !recipe.data.validation.0.is_empty() || recipe.data.validation_share > 0.0;
+    let validated = train.is_validated(recipe);
     let held_out = !recipe.data.held_out.0.is_empty();
     let others = [
         ("validation", Split::Validation, validated),
         ("held-out", Split::HeldOut, held_out),
     ];
     let mut summary = vec![train.counts.to_string()];
+    summary.extend(train.aside.as_ref().map(Aside::note));
     for (name, split, _) in others.into_iter().filter(|(.., there)| *there) {
         summary.push(format!("{name} data: {}", read(split, None)?.counts));
     }
@@ -78,6 +81,17 @@ pub fn inspect(request: &Request, count: usize) -> Result<Inspection> {
         examples: first.map(|e| seen(e, &session.tokenizer)).collect(),
         summary,
     })
+}
+
+/// The recipe with its model's configuration and tokenizer: no weight is looked at, or needs to be
+/// there.
+fn opened(request: &Request) -> Result<Setting> {
+    let (recipe, adapter) = folder::player(request)?;
+    let host = check::recipe(&recipe, request, &adapter, &Uses::LOOKED_AT)?;
+    check::model(&recipe, &host, &adapter)?;
+    let setting = Setting::without_weights(recipe, host, request)?;
+    inputs::refuse_another_model(request, &setting.recipe, &setting.model)?;
+    Ok(setting)
 }
 
 /// Tokens of the prompt and the longer of its responses: what must fit the model's window.

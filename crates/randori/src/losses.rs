@@ -6,10 +6,12 @@ use std::sync::Arc;
 use anyhow::Result;
 use randori_core::PerIteration;
 use randori_data::Counts;
-use randori_host::Host;
+use randori_host::{Host, ItemInfo, Kind};
 use randori_sdk::seam::{LossFn, SamplerFn, Value};
 
-use crate::recipe::{OnIdentical, PluginChoice, PluginOption, Recipe};
+use crate::recipe::{
+    OnIdentical, PluginChoice, PluginOption, Recipe, known_elsewhere, value_elsewhere,
+};
 
 /// The loss of iteration `t`.
 ///
@@ -18,23 +20,51 @@ use crate::recipe::{OnIdentical, PluginChoice, PluginOption, Recipe};
 /// recipe.
 pub fn loss(recipe: &Recipe, host: &Host, t: usize) -> Result<Arc<dyn LossFn>> {
     host.loss(&recipe.loss.name, &at(&recipe.loss_options, t))
+        .map_err(|e| elsewhere(e, recipe, host))
         .map_err(|e| placed(e, &recipe.loss_options, &recipe.place("loss.name")))
 }
 
-/// Whether a game can be played with the recipe's losses: they are there, and ask for nothing that
-/// a generated answer does not have.
+/// A refusal with what the loss or the option is called here, where another trainer has the name.
+fn elsewhere(error: randori_host::Error, recipe: &Recipe, host: &Host) -> randori_host::Error {
+    let mut items = host.plugins().iter().flat_map(|p| &p.items);
+    let of = |item: &&ItemInfo| item.kind == Kind::Loss && item.name == recipe.loss.name;
+    let said = match items.find(of) {
+        None => value_elsewhere("loss.name", &recipe.loss.name),
+        Some(item) => {
+            let has = |given: &&PluginOption| item.options.iter().any(|o| o.name == given.name);
+            let unknown = recipe.loss_options.iter().find(|given| !has(given));
+            unknown.and_then(|given| known_elsewhere(&given.name, None))
+        }
+    };
+    match said {
+        Some(said) => randori_host::Error::Rule(format!("{error}; {said}")),
+        None => error,
+    }
+}
+
+/// Whether every loss of the recipe's game is there and takes its options.
+///
+/// # Errors
+/// As [`loss`].
+pub fn check(recipe: &Recipe, host: &Host) -> Result<()> {
+    // behind the longest list of values the losses are all the same
+    let listed = recipe.loss_options.iter().map(|o| o.values.len());
+    let different = listed.max().unwrap_or(1).min(recipe.game.iterations);
+    (0..different).try_for_each(|t| loss(recipe, host, t).map(drop))
+}
+
+/// Whether a game can be played with the recipe's losses: they ask for nothing that a generated
+/// answer does not have.
 ///
 /// # Errors
 /// As [`loss`]; a loss that asks for rewards.
-pub fn check(recipe: &Recipe, host: &Host) -> Result<()> {
-    for t in 0..recipe.game.iterations {
-        if loss(recipe, host, t)?.needs_reward() {
-            let rule = format!(
-                "is {:?}, which needs a reward of each response, and in the game nobody has given the opponent's answers one; train on pairs with rewards by `randori train --pairs`, or take another loss",
-                recipe.loss.name
-            );
-            return Err(recipe.refuse("loss.name", rule).into());
-        }
+pub fn check_game(recipe: &Recipe, host: &Host) -> Result<()> {
+    if loss(recipe, host, 0)?.needs_reward() {
+        let rule = format!(
+            "is {:?}, which needs a reward of each response, and in the game nobody has given the opponent's answers one; train on pairs with rewards by `randori train --pairs`, or take another loss",
+            recipe.loss.name
+        );
+        return Err(recipe.refuse("loss.name", rule).into());
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::corpus::Part;
 use crate::report::{Measures, PromptRow};
 use crate::session::Session;
+use crate::settings;
 use crate::stages;
 use crate::watch::AtOnce;
 
@@ -60,16 +61,6 @@ struct Counted {
     tokens: usize,
 }
 
-/// How answers are checked; `None`: they are not.
-pub fn check(session: &Session) -> Result<Option<Check>> {
-    match session.recipe.eval.answer.as_str() {
-        "none" => Ok(None),
-        rule => rule.parse().map(Some).map_err(|e: randori_eval::Error| {
-            anyhow::Error::new(e).context(session.recipe.place("eval.answer"))
-        }),
-    }
-}
-
 /// Samples an answer to every held-out prompt, once per seed of `eval.seeds`.
 pub fn answer(
     session: &Session,
@@ -77,7 +68,7 @@ pub fn answer(
     held_out: &Part,
     label: &str,
 ) -> Result<Answered> {
-    let check = check(session)?;
+    let check = settings::answer_check(&session.recipe)?;
     let samplers = session.samplers(&session.recipe.eval.sampling)?;
     let prompts: Vec<Vec<u32>> = held_out.examples.iter().map(|e| e.prompt.clone()).collect();
     let seeds = &session.recipe.eval.seeds;
@@ -134,6 +125,26 @@ pub fn answer(
     out.tokens = tokens as f64 / (cut.seen.max(1)) as f64;
     out.cut = cut.share().unwrap_or(f64::NAN);
     Ok(out)
+}
+
+/// A player's most likely answer to the first held-out prompt, in one row: a single draw would show
+/// luck as well.
+pub fn showcase(session: &Session, player: &Player, held_out: &Part) -> Result<Vec<HeldOutAnswer>> {
+    let Some((example, prompt)) = held_out.examples.first().zip(held_out.prompts.first()) else {
+        return Ok(Vec::new());
+    };
+    let check = settings::answer_check(&session.recipe)?;
+    let options = stages::measured(session, 0); // nothing is drawn
+    let prompts = [example.prompt.clone()];
+    let found = generate(
+        player,
+        &prompts,
+        &[session.greedy()?],
+        &options,
+        &mut |_| {},
+    )?;
+    let row = |generation| checked(session, check.as_ref(), example, prompt, generation);
+    Ok(found.iter().map(row).collect())
 }
 
 fn checked(

@@ -90,6 +90,27 @@ pub fn source(recipe: &Recipe) -> Result<Source> {
         .into())
 }
 
+/// Whether the files that the recipe's `[model]` names are there; of a model from the hub nothing
+/// is asked. The chat template is read, no weight.
+///
+/// # Errors
+/// The first that is not, at its place in the recipe.
+pub fn check_paths(recipe: &Recipe) -> Result<()> {
+    if let Source::Gguf(path) = source(recipe)? {
+        std::fs::File::open(&path)
+            .with_context(|| path.display().to_string())
+            .with_context(|| format!("{}: model.source", recipe.place("model.source")))?;
+    }
+    if let Some(given) = &recipe.model.tokenizer {
+        let path = recipe.path(given);
+        if !path.exists() {
+            let rule = format!("names {}, which is not there", path.display());
+            return Err(recipe.refuse("model.tokenizer", rule).into());
+        }
+    }
+    chat_template(recipe).map(drop)
+}
+
 /// Repository and revision of a model from the hub. `org/name` and nothing else looks like one;
 /// what is there on disk, what is longer, or has a dot in front is a path.
 pub fn hub_id(recipe: &Recipe) -> Option<(String, String)> {

@@ -6,11 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use randori_engine::Player;
 use randori_engine::weights::Dtype;
-use randori_export::{AsHeld, Companion, FolderOptions, Merged, Whole};
+use randori_export::{Companion, FolderOptions, InMemory, Merged, RoundTrip};
 use randori_store::{Disk, OutFiles, OutFolder};
 
-use crate::inputs::adapter_files;
-use crate::request::Request;
 use crate::session::Session;
 use crate::settings;
 
@@ -55,7 +53,7 @@ fn resolved(path: &Path) -> PathBuf {
 
 /// Refuses to write a file of results over a folder, over one of the command's own inputs
 /// (`inputs`), or inside a run folder, whose files are the run's.
-pub fn refuse_results(out: &Path, inputs: &[PathBuf]) -> Result<()> {
+fn refuse_results(out: &Path, inputs: &[PathBuf]) -> Result<()> {
     let shown = out.display();
     if out.is_dir() {
         bail!("--out {shown}: a file is written, and a folder is there; name a new place");
@@ -81,15 +79,10 @@ pub fn refuse_results(out: &Path, inputs: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to write results over a file that a verb reads for `request` and `session`, or over one
-/// with something else than earlier results of the verb, of which `earlier` decides.
-pub fn refuse_loss(
-    out: &Path,
-    request: &Request,
-    session: &Session,
-    earlier: fn(&Path) -> bool,
-) -> Result<()> {
-    refuse_results(out, &inputs(request, session))?;
+/// Refuses to write results over a file that the verb reads (`inputs`), or over one with something
+/// else than earlier results of the verb, of which `earlier` decides.
+pub fn refuse_loss(out: &Path, inputs: &[PathBuf], earlier: fn(&Path) -> bool) -> Result<()> {
+    refuse_results(out, inputs)?;
     let kept = std::fs::metadata(out).is_ok_and(|there| there.is_file() && there.len() > 0);
     match kept && !earlier(out) {
         true => bail!(
@@ -108,24 +101,6 @@ pub fn are_rows<T: serde::de::DeserializeOwned>(path: &Path) -> bool {
         let mut lines = std::io::BufReader::new(file).lines();
         lines.all(|line| line.is_ok_and(|line| serde_json::from_str::<T>(&line).is_ok()))
     })
-}
-
-/// The files that a verb reads for `request` and `session`, as far as they are named by path.
-fn inputs(request: &Request, session: &Session) -> Vec<PathBuf> {
-    let recipe = &session.recipe;
-    let data = &recipe.data;
-    let files = [&data.train.0, &data.validation.0, &data.held_out.0];
-    let files = files.into_iter().flatten().map(|file| recipe.path(file));
-    let model = session.model.paths().map(Path::to_path_buf);
-    let plugins = session.host.plugins().iter().map(|p| p.path.clone());
-    let stack = session.stack();
-    // a folder that cannot be listed is told of where the player is read
-    let players = stack.iter().filter_map(|dir| adapter_files(dir).ok());
-    let all = files
-        .chain(request.recipe.clone())
-        .chain(model)
-        .chain(plugins);
-    all.chain(players.flatten()).collect()
 }
 
 /// Writes a file of results, whole or not at all. A link stays one, and what it names is replaced;
@@ -196,12 +171,12 @@ fn model(session: &Session, player: &Player, dtype: Dtype, out: &OutFolder) -> R
         ..FolderOptions::default()
     };
     let mut bar = session.watch.stage("writing", 0, "MB");
-    let whole = Whole { player, onto: None };
+    let whole = InMemory { player, onto: None };
     let mut progress = |done, of| {
         bar.of((of / 1_000_000) as usize);
         bar.set((done / 1_000_000) as usize, 0);
     };
-    let mut unheard = |_: &str, _: &Merged, _: &AsHeld| Ok(());
+    let mut unheard = |_: &str, _: &Merged, _: &RoundTrip| Ok(());
     out.write(|fresh| {
         randori_export::folder(
             &whole,
@@ -220,7 +195,7 @@ fn model(session: &Session, player: &Player, dtype: Dtype, out: &OutFolder) -> R
 /// Makes the folder that `out` is to lie in.
 pub fn make_parent(out: &Path) -> Result<()> {
     match out.parent().filter(|p| !p.as_os_str().is_empty()) {
-        Some(above) => Ok(Disk::new().folder(above)?),
+        Some(above) => Ok(Disk::new().make_folder(above)?),
         None => Ok(()),
     }
 }

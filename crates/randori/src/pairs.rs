@@ -3,17 +3,20 @@
 //! again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use randori_data::{
-    BadRows, Choice, Counts, Encoded, Left, Place, Policy, ReadOptions, Record, Rejected,
+    BadRows, Choice, Columns, Counts, Encoded, Left, Place, Policy, ReadOptions, Record, Rejected,
 };
 use randori_sdk::seam::LossFn;
 
 use crate::artefacts::PairRow;
 use crate::corpus::{self, Part};
 use crate::ids::{self, Drawn, Ids};
+use crate::recipe::Recipe;
 use crate::session::Setting;
 use crate::stages::rows_of;
 
@@ -23,6 +26,43 @@ pub struct Pairs {
     pub rows: Vec<PairRow>,
     /// They came scored (`randori score`): the reference's log-probs are there.
     pub scored: bool,
+}
+
+/// Bytes of a file's first line that are looked at.
+const LINE: u64 = 1 << 20;
+
+/// Looks at the first rows of a file of pairs: they are pairs. An empty file is left to [`read`].
+///
+/// # Errors
+/// A file that cannot be read, or the first row that is no pair.
+pub fn look(recipe: &Recipe, file: &Path) -> Result<()> {
+    let place = || file.display().to_string();
+    let there = std::fs::metadata(file).with_context(place)?;
+    if !there.is_file() || there.len() == 0 {
+        return Ok(());
+    }
+    let mut line = Vec::new();
+    let opened = File::open(file).with_context(place)?;
+    BufReader::new(opened.take(LINE))
+        .read_until(b'\n', &mut line)
+        .with_context(place)?;
+    let of_ids = serde_json::from_slice::<PairRow>(&line).is_ok()
+        || serde_json::from_slice::<Answer>(&line).is_ok();
+    match of_ids {
+        true => Ok(()),
+        false => refuse_single(&corpus::first_rows(recipe, file)?),
+    }
+}
+
+/// Refuses a row with one response.
+fn refuse_single(records: &[Record]) -> Result<()> {
+    match records.iter().find(|record| record.rejected.is_none()) {
+        None => Ok(()),
+        Some(alone) => anyhow::bail!(
+            "{}: not a pair: it needs two responses (`real` and `generated`, or `chosen` and `rejected`)",
+            alone.place
+        ),
+    }
 }
 
 /// Reads a file of pairs. `loss` is the one they are trained with, `None` where nobody trains.
@@ -51,15 +91,11 @@ pub fn read(setting: &Setting, file: &Path, loss: Option<&dyn LossFn>) -> Result
     if answers.is_some() {
         // token ids stand beside the rows by number: none may be missing
         options.bad_rows = BadRows::Error;
+        options.columns = Columns::default();
         rules.bad_rows = BadRows::Error;
     }
     let (mut records, mut left) = rows_of_pairs(file, &options, answers.is_some())?;
-    if let Some(alone) = records.iter().find(|r| r.rejected.is_none()) {
-        anyhow::bail!(
-            "{}: not a pair: it needs two responses (`real` and `generated`, or `chosen` and `rejected`)",
-            alone.place
-        );
-    }
+    refuse_single(&records)?;
     if let Some(answers) = &answers {
         ensure!(
             answers.len() == records.len(),

@@ -192,9 +192,11 @@ impl Plan {
 
     /// What of that memory is pinned for block inputs, from the first step on.
     pub fn pinned(&self) -> Result<u64> {
-        let game = self.game.pinned(&self.pairs(self.recipe.train.batch))?;
+        let game = self
+            .game
+            .pinned_bytes(&self.pairs(self.recipe.train.batch))?;
         let sft = match self.is_supervised() {
-            true => self.sft.pinned(&self.supervised())?,
+            true => self.sft.pinned_bytes(&self.supervised())?,
             false => 0,
         };
         Ok(game.max(sft))
@@ -255,10 +257,10 @@ impl Plan {
     pub fn train(&self, packing: &Packing) -> Result<Peak> {
         let checkpoint = self.recipe.train.checkpoint;
         let players = self.players() + 1;
-        let mut peak = self.game.train(packing, checkpoint, players)?;
+        let mut peak = self.game.training_peak(packing, checkpoint, players)?;
         if self.passes_twice(packing) {
             // without a tape there is more room: what training takes is the most
-            let mut ahead = self.game.score(packing, players)?;
+            let mut ahead = self.game.scoring_peak(packing, players)?;
             ahead.moments = peak.moments;
             if ahead.total() > peak.total() {
                 peak = ahead;
@@ -279,11 +281,11 @@ impl Plan {
 
     pub fn sft(&self, packing: &Packing) -> Result<Peak> {
         let checkpoint = self.recipe.train.checkpoint;
-        Ok(self.rounded(self.sft.train(packing, checkpoint, 2)?))
+        Ok(self.rounded(self.sft.training_peak(packing, checkpoint, 2)?))
     }
 
     pub fn score(&self, packing: &Packing) -> Result<Peak> {
-        Ok(self.rounded(self.game.score(packing, self.players())?))
+        Ok(self.rounded(self.game.scoring_peak(packing, self.players())?))
     }
 
     /// Generation at so many slots, of the game or of the measures (which have the trained player
@@ -291,7 +293,7 @@ impl Plan {
     pub fn generate(&self, slots: usize, measured: bool) -> Result<Peak> {
         let players = self.players() + usize::from(measured);
         let decoding = self.decoding(slots, measured);
-        Ok(self.rounded(self.game.generate(&decoding, players)?))
+        Ok(self.rounded(self.game.generation_peak(&decoding, players)?))
     }
 
     /// Every stage's name, what decides its size, and its memory.
@@ -304,7 +306,7 @@ impl Plan {
         let mut stages = vec![(
             "load",
             "one tensor at a time".to_string(),
-            self.rounded(self.game.load()),
+            self.rounded(self.game.loading_peak()),
         )];
         if self.is_supervised() {
             let packing = self.supervised();

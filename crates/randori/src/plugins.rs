@@ -1,7 +1,7 @@
 //! `randori plugins`: what is loaded, with options, types, defaults, bounds and documentation.
 
 use anyhow::Result;
-use randori_host::{ItemInfo, PluginInfo};
+use randori_host::{Host, ItemInfo, PluginInfo};
 use randori_sdk::seam::{OptionSpec, Value};
 
 use crate::recipe::Recipe;
@@ -14,20 +14,22 @@ pub fn plugins(request: &Request) -> Result<()> {
     let host = session::host(&recipe, request)?;
     if host.plugins().is_empty() {
         anyhow::bail!(
-            "no plugin was found beside the binary; `cargo build` at the repository's root builds them (`-p` and `--bin` do not)"
+            "no plugin was found beside the binary, and none is linked in; `cargo build` at the repository's root builds them (`-p` and `--bin` do not)"
         );
     }
     let mut plugins: Vec<&PluginInfo> = host.plugins().iter().collect();
     plugins.sort_by(|a, b| a.name.cmp(&b.name));
-    let each: Vec<String> = plugins.into_iter().map(listed).collect();
+    let each: Vec<String> = plugins.into_iter().map(|p| listed(p, &host)).collect();
     result!(request.watch, "{}", each.join("\n"));
     Ok(())
 }
 
-fn listed(plugin: &PluginInfo) -> String {
-    let from = match plugin.path.as_os_str().is_empty() {
-        true => "built in".to_string(),
-        false => plugin.path.display().to_string(),
+fn listed(plugin: &PluginInfo, host: &Host) -> String {
+    let file = plugin.path.display();
+    let from = match (plugin.is_linked(), host.replaces_linked(plugin)) {
+        (true, _) => "linked into the program".to_string(),
+        (false, true) => format!("{file} (instead of the one linked into the program)"),
+        (false, false) => file.to_string(),
     };
     let mut out = format!(
         "{} {} - {}\n  {from}\n",

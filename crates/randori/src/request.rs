@@ -11,8 +11,8 @@ use crate::watch::{Silent, Watch};
 /// A recipe and, if the player is not the recipe's start, what it has learnt.
 #[derive(Clone)]
 pub struct Request {
-    /// A recipe, or a run folder (then its last iteration's player is meant); defaults alone where
-    /// there is none.
+    /// A recipe, `builtin:demo`, or a run folder (then its last iteration's player is meant);
+    /// defaults alone where there is none.
     pub recipe: Option<PathBuf>,
     /// Keys laid over the recipe: `train.lr=1e-4`.
     pub set: Vec<String>,
@@ -48,6 +48,17 @@ impl Default for Request {
     }
 }
 
+impl Request {
+    /// Where the run called `name` is kept: in `runs`, or in the run folder that was given instead
+    /// of a recipe.
+    pub fn run_folder(&self, name: &str) -> PathBuf {
+        match &self.recipe {
+            Some(path) if path.is_dir() => path.clone(),
+            _ => self.runs.join(name),
+        }
+    }
+}
+
 /// Which part of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
@@ -66,6 +77,15 @@ pub enum Which {
     Start,
     /// What ended this one.
     Iteration(usize),
+}
+
+impl std::fmt::Display for Which {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Which::Start => f.write_str("start"),
+            Which::Iteration(t) => write!(f, "iteration {t}"),
+        }
+    }
 }
 
 impl std::str::FromStr for Which {

@@ -1,7 +1,8 @@
 //! `randori run`: the whole game, once per seed, beside its baseline; then the table,
 //! `summary.json`, `report.html`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -9,10 +10,12 @@ use randori_core::{Ended, Outcome, Signals, Stage};
 use randori_store::{Open, Run};
 
 use crate::artefacts::Learnt;
+use crate::check::Uses;
 use crate::corpus::{Part, part};
 use crate::figures::clock;
-use crate::game::{ANSWERS, PROMPTS, SpinGame};
+use crate::game::{ANSWERS, PROMPTS, SHOWCASE, SpinGame, game_label};
 use crate::measure::{self, HeldOutAnswer};
+use crate::outlook::{self, Outlook};
 use crate::recipe::Recipe;
 use crate::report::{self, Played, PromptRow, Prompts, Sample, Summary};
 use crate::request::{Request, Split};
@@ -20,13 +23,16 @@ use crate::session::{Opened, Session, Setting};
 use crate::stages::{rows_beside, write_rows};
 use crate::supervised::{self, Contest};
 use crate::watch::Watch;
-use crate::{folder, inputs, losses, settings};
+use crate::{check, folder, inputs, losses, settings};
 
 /// The data of a run.
-struct Corpus {
-    train: Part,
+pub struct Corpus {
+    /// What is trained on.
+    pub train: Part,
+    /// What the baseline's settings are chosen on.
     validation: Option<Part>,
-    held_out: Part,
+    /// What is measured on.
+    pub held_out: Part,
 }
 
 /// Plays, or goes on playing.
@@ -35,21 +41,22 @@ pub fn play(request: &Request, fresh: bool) -> Result<Summary> {
     let (mut recipe, _) = folder::recipe(request)?;
     let dir = folder::of(request, &recipe);
     folder::refuse_if_held(&dir)?;
+    let host = check::recipe(&recipe, request, &request.adapter, &Uses::WHOLE)?;
+    losses::check_game(&recipe, &host)?;
+    host.sampler("greedy", &[])?; // shows an answer of each player
     folder::settle(&mut recipe, &dir, fresh)?;
+    check::model(&recipe, &host, &request.adapter)?;
     folder::settle_data(&mut recipe, &dir, fresh)?;
-    let opened = Opened::with(recipe, request)?;
+    let opened = Opened::with(recipe, host, request)?;
     opened.check_adapter(&request.adapter)?;
-    losses::check(&opened.setting.recipe, &opened.setting.host)?;
     let corpus = open_corpus(&opened.setting)?;
-    check_rates(&opened.setting.recipe, &corpus)?;
-    let session = opened.load(request.adapter.clone())?;
-    check_choices(&session)?;
+    let mut session = opened.load(request.adapter.clone())?;
     session.check_start()?;
     let how = if fresh { Open::Fresh } else { Open::Resume };
 
     let games = folder::games(&dir, &session.recipe, fresh)?;
-    let several = games.len() > 1;
-    let data = inputs::data(&session.recipe)?;
+    session.setting.watch = watched(&session, &corpus, &games, fresh)?;
+    let data = inputs::data(&session.recipe, corpus.train.aside.as_ref())?;
     let open = |dir: &Path, seed| session.run(dir, seed, data.clone(), how);
     let mut whole = match games.iter().any(|(_, place)| *place == dir) {
         true => None, // it is one of the games
@@ -59,11 +66,7 @@ pub fn play(request: &Request, fresh: bool) -> Result<Summary> {
     let mut news = 0;
     for (seed, place) in &games {
         let mut run = open(place, *seed)?;
-        let label = if several {
-            format!("seed {seed}, ")
-        } else {
-            String::new()
-        };
+        let label = game_label(*seed, games.len());
         let before = run.manifest().stages.len();
         played.push(one(
             &session,
@@ -98,6 +101,22 @@ pub fn play(request: &Request, fresh: bool) -> Result<Summary> {
     Ok(summary)
 }
 
+/// The session's watch, told besides how long the whole run will take.
+fn watched(
+    session: &Session,
+    corpus: &Corpus,
+    games: &[(u64, PathBuf)],
+    fresh: bool,
+) -> Result<Arc<dyn Watch>> {
+    let data = outlook::Data {
+        train: &corpus.train,
+        held_out: &corpus.held_out,
+        validation: corpus.validation.as_ref(),
+    };
+    let ahead = outlook::planned(session, &data, games, fresh)?;
+    Ok(Arc::new(Outlook::new(session.watch.clone(), ahead)))
+}
+
 /// `summary.json` and `report.html`.
 fn write(run: &mut Run, session: &Session, summary: &Summary, first: &Path) -> Result<()> {
     run.write_json("summary.json", &summary.json())?;
@@ -119,7 +138,9 @@ fn tells_the_same(kept: &Path, summary: &Summary) -> bool {
     randori_store::read_json(kept).is_ok_and(|kept| measured(kept) == measured(summary.json()))
 }
 
-fn open_corpus(session: &Setting) -> Result<Corpus> {
+/// Reads the recipe's data, and says how much of it is left; refuses a recipe of which some
+/// training would learn nothing.
+pub fn open_corpus(session: &Setting) -> Result<Corpus> {
     let (recipe, tokenizer) = (&session.recipe, &session.tokenizer);
     let read = |split| part(recipe, tokenizer, split, session.bounds, None);
     let corpus = Corpus {
@@ -131,13 +152,11 @@ fn open_corpus(session: &Setting) -> Result<Corpus> {
             .transpose()?,
         held_out: read(Split::HeldOut)?,
     };
-    session
-        .watch
-        .say(format!("  {:<38} {}", "training data", corpus.train.counts));
-    session.watch.say(format!(
-        "  {:<38} {}",
-        "held-out data", corpus.held_out.counts
-    ));
+    corpus.train.check_prompts()?;
+    corpus.held_out.check_prompts()?;
+    corpus.train.say(&*session.watch, "training data");
+    corpus.held_out.say(&*session.watch, "held-out data");
+    check_rates(recipe, &corpus)?;
     Ok(corpus)
 }
 
@@ -148,14 +167,6 @@ fn check_rates(recipe: &Recipe, corpus: &Corpus) -> Result<()> {
         settings::check_rates(recipe, examples, true)?;
     }
     settings::check_rates(recipe, examples, false)
-}
-
-/// Everything that can be wrong with the choice of plugins is found before anything is computed.
-fn check_choices(session: &Session) -> Result<()> {
-    session.samplers(&session.recipe.generate.sampling)?;
-    session.samplers(&session.recipe.eval.sampling)?;
-    measure::check(session)?;
-    Ok(())
 }
 
 /// One game and its baseline.
@@ -219,15 +230,15 @@ fn one(
         prompts: Prompts {
             start: prompts(run, "start")?,
             iterations: (0..signals.len())
-                .map(|t| prompts(run, &randori_store::place_of(t)))
+                .map(|t| prompts(run, &randori_store::iteration_folder(t)))
                 .collect::<Result<_>>()?,
         },
     })
 }
 
 /// What was measured on each prompt; nothing where a run of an earlier version did not keep it.
-fn prompts(run: &Run, place: &str) -> Result<Vec<PromptRow>> {
-    rows_beside(run.dir(), place, Stage::Eval.name(), PROMPTS)
+fn prompts(run: &Run, folder: &str) -> Result<Vec<PromptRow>> {
+    rows_beside(run.dir(), folder, Stage::Eval.name(), PROMPTS)
 }
 
 /// The start, after its supervised stage if the recipe has one.
@@ -235,15 +246,15 @@ fn start(session: &Session, train: &Part, run: &mut Run, seed: u64, label: &str)
     if session.recipe.sft.epochs == 0 {
         return Ok(Learnt::of(&session.start(seed)?, &session.base_name));
     }
-    run.stage("start", "policy", |desk| {
+    run.stage("start", "policy", |workspace| {
         let player = session.start(seed)?;
         let settings = settings::sft(&session.recipe, seed);
-        let player = supervised::tuned(
+        let player = supervised::fine_tune(
             session,
             player,
             train,
             settings,
-            desk,
+            workspace,
             &format!("{label}supervised"),
         )?;
         Ok(Learnt::of(&player, &session.base_name))
@@ -260,13 +271,15 @@ fn measured_start(
 ) -> Result<(Signals, Vec<HeldOutAnswer>)> {
     let player = start.player(&session.base);
     let name = format!("{label}start");
-    let signals = run.stage("start", "eval", |desk| {
+    let signals = run.stage("start", "eval", |workspace| {
         let own = measure::answer(session, &player, held_out, &name)?;
         let logps = measure::logps(session, &player, held_out, &own.first, &name)?;
-        desk.write(ANSWERS, |path| write_rows(path, &own.first))?;
+        workspace.write(ANSWERS, |path| write_rows(path, &own.first))?;
         let pairs = measure::pairs(held_out, &logps, &logps, &own.first);
         let prompts = measure::prompts(&own, &pairs, session.rules().iteration(0).beta);
-        desk.write(PROMPTS, |path| write_rows(path, &prompts))?;
+        workspace.write(PROMPTS, |path| write_rows(path, &prompts))?;
+        let showcase = measure::showcase(session, &player, held_out)?;
+        workspace.write(SHOWCASE, |path| write_rows(path, &showcase))?;
         anyhow::Ok(measure::signals(
             session,
             &own,
@@ -274,7 +287,7 @@ fn measured_start(
             session.rules().iteration(0).beta,
         ))
     })?;
-    let kept: Vec<HeldOutAnswer> = match run.place("start").join(ANSWERS).exists() {
+    let kept: Vec<HeldOutAnswer> = match run.folder("start").join(ANSWERS).exists() {
         true => rows_beside(run.dir(), "start", "eval", ANSWERS)?,
         false => Vec::new(),
     };
@@ -319,26 +332,24 @@ fn losses(dir: &Path, iterations: usize) -> Result<Vec<(usize, Vec<f64>)>> {
 }
 
 fn metrics(dir: &Path, t: usize) -> Result<Vec<serde_json::Value>> {
-    let place = randori_store::place_of(t);
-    rows_beside(dir, &place, Stage::Policy.name(), "metrics.jsonl")
+    let folder = randori_store::iteration_folder(t);
+    rows_beside(dir, &folder, Stage::Policy.name(), "metrics.jsonl")
 }
 
 /// The first held-out prompt (not the prettiest) answered by the human, the start and the last
-/// iteration.
+/// iteration; `None` where somebody has removed one of the answers.
 fn sample(dir: &Path, iterations: usize) -> Result<Option<Sample>> {
-    let of = |place: String| -> Result<Option<HeldOutAnswer>> {
-        match dir.join(&place).join(ANSWERS).exists() {
-            true => {
-                let rows = rows_beside(dir, &place, Stage::Eval.name(), ANSWERS)?;
-                Ok(rows.into_iter().next())
-            }
-            false => Ok(None),
+    let of = |folder: String| -> Result<Option<HeldOutAnswer>> {
+        if !dir.join(&folder).join(SHOWCASE).exists() {
+            return Ok(None);
         }
+        let rows = rows_beside(dir, &folder, Stage::Eval.name(), SHOWCASE)?;
+        Ok(rows.into_iter().next())
     };
-    let last = match iterations.checked_sub(1) {
-        Some(t) => of(randori_store::place_of(t))?,
-        None => None,
+    let Some(t) = iterations.checked_sub(1) else {
+        return Ok(None);
     };
+    let last = of(randori_store::iteration_folder(t))?;
     let (Some(start), Some(last)) = (of("start".into())?, last) else {
         return Ok(None);
     };
@@ -366,14 +377,21 @@ fn show(watch: &dyn Watch, summary: &Summary, dir: &Path, began: Instant) {
         result!(watch, "{line}");
     }
     if let Some(s) = &summary.sample {
-        result!(watch, "\nThe first held-out prompt: {}", s.prompt.trim());
+        let last = summary.played[0].iterations.len().saturating_sub(1);
+        let last = format!("iteration {last}");
         result!(
             watch,
-            "  human                       {}\n  iteration 0 (the start)     {}\n  last iteration              {}",
-            s.human.trim(),
-            s.start.trim(),
-            s.last.trim()
+            "\nThe first held-out prompt, answered greedily: {}",
+            s.prompt.trim()
         );
+        let answers = [
+            ("human", &s.human),
+            ("start", &s.start),
+            (last.as_str(), &s.last),
+        ];
+        for (who, text) in answers {
+            result!(watch, "  {who:<14}{}", text.trim());
+        }
     }
     let memory = summary.peak_bytes.map_or(String::new(), |b| {
         format!(", at most {:.0} MB of memory", b as f64 / 1e6)

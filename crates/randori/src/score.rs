@@ -6,16 +6,20 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::artefacts::PairRow;
+use crate::check::{self, Uses};
 use crate::request::Request;
-use crate::session::Session;
+use crate::session::Opened;
 use crate::stages::{scored, write_rows};
-use crate::{outbox, pairs};
+use crate::{folder, outbox, pairs};
 
 /// Writes `out` once all pairs are scored.
 pub fn score(request: &Request, file: &Path, out: &Path) -> Result<()> {
-    outbox::refuse_results(out, &[file.to_owned()])?;
-    let session = Session::open(request)?;
-    outbox::refuse_loss(out, request, &session, outbox::are_rows::<PairRow>)?;
+    let (recipe, adapter) = folder::player(request)?;
+    let uses = Uses::PLAYER
+        .pairs(file)
+        .writes(out, outbox::are_rows::<PairRow>);
+    let host = check::recipe(&recipe, request, &adapter, &uses)?;
+    let session = Opened::of(request, recipe, host)?.load(adapter)?;
     // no loss is asked: whoever trains on the file leaves out what theirs cannot use
     let rows = pairs::read(&session, file, None)?.rows;
     let player = session.player()?;

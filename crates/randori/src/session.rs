@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use randori_core::{PerIteration, Rules};
 use randori_data::{Counts, Tokenizer};
-use randori_engine::weights::{self, Checkpoint};
+use randori_engine::weights::{self, Checkpoint, TokenizerSource};
 use randori_engine::{Base, Player};
 use randori_host::{Host, SearchPath};
 use randori_sdk::abi::Plugin;
@@ -16,7 +16,6 @@ use randori_sdk::seam::{Architecture, LossFn, SamplerFn};
 use randori_store::{Open, Run, RunSpec};
 
 use crate::artefacts::Learnt;
-use crate::folder;
 use crate::inputs::{self, Hashes, ModelInputs};
 use crate::losses;
 use crate::memory;
@@ -65,6 +64,60 @@ pub struct Setting {
 }
 
 impl Setting {
+    /// Reads the tokenizer of a model with this configuration, whose own tokenizer is at `own` and
+    /// whose weights are read from these files.
+    pub fn of(
+        recipe: Recipe,
+        host: Host,
+        request: &Request,
+        config: &serde_json::Value,
+        own: TokenizerSource,
+        weights: Vec<PathBuf>,
+    ) -> Result<Setting> {
+        let watch = request.watch.clone();
+        // a hub's model is known by its name alone, whatever the commit
+        let name = hub_id(&recipe).map_or_else(|| recipe.model.source.0.clone(), |(repo, _)| repo);
+        let model = ModelInputs::of(&recipe, &own, weights)?;
+        let tokenizer = tokenizer(&recipe, own)?;
+        notes(&*watch, tokenizer.notes());
+        Ok(Setting {
+            bounds: Bounds::of(config),
+            base_name: name,
+            recipe,
+            watch,
+            host,
+            tokenizer,
+            model,
+        })
+    }
+
+    /// A recipe with its model's configuration and tokenizer: weights are not looked at, nor need
+    /// they be there.
+    pub fn without_weights(recipe: Recipe, host: Host, request: &Request) -> Result<Setting> {
+        let known = weights::without_weights(source(&recipe)?)
+            .with_context(|| format!("{}: model.source", recipe.place("model.source")))?;
+        notes(&*request.watch, known.notes());
+        let own = known.tokenizer();
+        Setting::of(recipe, host, request, known.config(), own, Vec::new())
+    }
+
+    /// What a run with `seed` is begun with; `hashes` are those of its inputs.
+    pub fn spec(&self, seed: u64, hashes: Hashes) -> RunSpec {
+        let recipe = &self.recipe;
+        let mut values = recipe.values();
+        values.insert("seed".into(), seed.to_string());
+        values.remove("name");
+        RunSpec {
+            recipe_text: recipe.resolved(),
+            recipe: values,
+            free: Recipe::keys_that(OnResume::Free),
+            noted: Recipe::keys_that(OnResume::Memory),
+            hashes,
+            resolved: recipe.resolved.clone(),
+            versions: versions(&self.host),
+        }
+    }
+
     /// Says what became of pairs of equal responses.
     pub fn say_identical(&self, counts: &Counts, loss: &dyn LossFn) {
         if let Some(line) = losses::identical(&self.recipe, counts, loss) {
@@ -90,6 +143,11 @@ impl Setting {
     /// Samplers in order.
     pub fn samplers(&self, choices: &[PluginChoice]) -> Result<Vec<Arc<dyn SamplerFn>>> {
         losses::samplers(&self.host, choices)
+    }
+
+    /// The sampler that leaves the most likely token alone.
+    pub fn greedy(&self) -> Result<Arc<dyn SamplerFn>> {
+        Ok(self.host.sampler("greedy", &[])?)
     }
 }
 
@@ -124,32 +182,18 @@ impl Opened {
         Ok(())
     }
 
-    /// Opens plugins, the model's files and the tokenizer.
-    pub fn with(mut recipe: Recipe, request: &Request) -> Result<Opened> {
-        let watch = request.watch.clone();
-        let host = host(&recipe, request)?;
-        memory::settle(&mut recipe, &host, &*watch)?;
-        // a hub's model is known by its name alone, whatever the commit
-        let name = hub_id(&recipe).map_or_else(|| recipe.model.source.0.clone(), |(repo, _)| repo);
+    /// Opens the model's files and the tokenizer.
+    pub fn with(mut recipe: Recipe, host: Host, request: &Request) -> Result<Opened> {
+        memory::settle(&mut recipe, &host, &*request.watch)?;
         let at_source = || format!("{}: model.source", recipe.place("model.source"));
         let checkpoint = weights::open(source(&recipe)?).with_context(at_source)?;
-        notes(&*watch, checkpoint.notes());
-        let config = checkpoint.config().clone();
-        let arch = architecture(&recipe, &host, &config)?;
-        let tokenizer = tokenizer(&recipe, checkpoint.tokenizer())?;
-        notes(&*watch, tokenizer.notes());
-        let bounds = Bounds::of(&config);
-        let model = ModelInputs::of(&recipe, &checkpoint)?;
+        notes(&*request.watch, checkpoint.notes());
+        let config = checkpoint.config();
+        let arch = architecture(&recipe, &host, config)?;
+        let (own, files) = (checkpoint.tokenizer(), checkpoint.files());
+        let setting = Setting::of(recipe, host, request, config, own, files)?;
         Ok(Opened {
-            setting: Setting {
-                recipe,
-                watch,
-                host,
-                base_name: name,
-                tokenizer,
-                bounds,
-                model,
-            },
+            setting,
             checkpoint,
             arch,
         })
@@ -157,8 +201,8 @@ impl Opened {
 
     /// Opens the recipe of `request`. A run folder stands for what it made of its model, which must
     /// not have changed.
-    pub fn of(request: &Request, recipe: Recipe) -> Result<Opened> {
-        let opened = Opened::with(recipe, request)?;
+    pub fn of(request: &Request, recipe: Recipe, host: Host) -> Result<Opened> {
+        let opened = Opened::with(recipe, host, request)?;
         let setting = &opened.setting;
         inputs::refuse_another_model(request, &setting.recipe, &setting.model)?;
         Ok(opened)
@@ -169,16 +213,17 @@ impl Opened {
         let setting = self.setting;
         let recipe = &setting.recipe;
         let name = short(&setting.base_name);
-        let mut stage = setting.watch.stage(&format!("loading {name}"), 1, "model");
+        let mut stage = setting.watch.stage(&format!("loading {name}"), 0, "MB");
         let options = settings::load_options(recipe);
-        let compute = settings::compute(recipe)
-            .with_context(|| format!("{}: model.device", recipe.place("model.device")))?;
+        let compute = settings::compute(recipe)?;
         let base = self
             .checkpoint
-            .load_where(self.arch, &options, compute, &mut |_, _| {})
+            .load_where(self.arch, &options, compute, &mut |read, of| {
+                stage.of((of / 1_000_000) as usize);
+                stage.set((read / 1_000_000) as usize, 0);
+            })
             .with_context(|| format!("{}: model.source", recipe.place("model.source")))?;
-        stage.set(1, 0);
-        stage.note(format!("{:.1} MB", weight_bytes(&base) as f64 / 1e6));
+        stage.note(format!("{:.1} MB in memory", base.bytes() as f64 / 1e6));
         stage.finish();
         Ok(Session {
             setting,
@@ -223,31 +268,13 @@ fn stock() -> Vec<&'static Plugin> {
 }
 
 impl Session {
-    /// Opens everything.
-    pub fn open(request: &Request) -> Result<Session> {
-        let (recipe, adapter) = folder::player(request)?;
-        Opened::of(request, recipe)?.load(adapter)
-    }
-
     /// Opens the run folder `dir` for this recipe with `seed`. `given` are the inputs that the
     /// command reads besides what [`inputs::of`] names.
     pub fn run(&self, dir: &Path, seed: u64, given: Hashes, how: Open) -> Result<Run> {
-        let recipe = &self.recipe;
-        let mut values = recipe.values();
-        values.insert("seed".into(), seed.to_string());
-        values.remove("name");
         let mut hashes = inputs::of(&self.model, &self.host, &self.stack())?;
         hashes.extend(given);
-        let spec = RunSpec {
-            recipe_text: recipe.resolved(),
-            recipe: values,
-            free: Recipe::keys_that(OnResume::Free),
-            noted: Recipe::keys_that(OnResume::Memory),
-            hashes,
-            resolved: recipe.resolved.clone(),
-            versions: versions(&self.host),
-        };
-        let run = Run::open(dir, &spec, how)?;
+        let run = Run::open(dir, &self.spec(seed, hashes), how)?;
+        self.watch.keeps_in(dir);
         for path in run.left() {
             let stays = format!("{} was not written by the run: it stays", path.display());
             self.watch.note(stays);
@@ -288,7 +315,12 @@ impl Session {
     /// The same for who plays and does not train: a fresh adapter computes what the base does, and
     /// is left out.
     pub fn player(&self) -> Result<Player> {
-        match (&self.stack()[..], self.recipe.adapter.kind) {
+        self.player_of(&self.stack())
+    }
+
+    /// Who has learnt what is in these folders, of the recipe's kind where there are none.
+    pub fn player_of(&self, stack: &[PathBuf]) -> Result<Player> {
+        match (stack, self.recipe.adapter.kind) {
             ([], AdapterKind::Full) => Ok(Player::full(self.base.clone())?),
             ([], _) => Ok(Player::bare(self.base.clone())),
             (stack, _) => self.learnt(stack),
@@ -383,10 +415,6 @@ fn check_same_shape(fresh: &Player, learnt: &Learnt) -> Result<()> {
         Some(stray) => anyhow::bail!("has {stray}, which the base does not know"),
         None => Ok(()),
     }
-}
-
-fn weight_bytes(base: &Base) -> usize {
-    base.bytes()
 }
 
 /// The last part of a path or hub id.

@@ -4,9 +4,12 @@ use anyhow::{Context, Result};
 use randori_core::{Iteration, OpponentRule, PerIteration, Rules, StopRule};
 use randori_engine::train::{self, TrainSettings};
 use randori_engine::{Compute, weights};
+use randori_eval::Check;
 use randori_lora::{LoraSpec, Targets};
 
-use crate::recipe::{Dtype, OptimizerKind, QuantKind, Recipe, ScheduleKind};
+use crate::recipe::{
+    AdapterKind, ComputeDevice, Dtype, OptimizerKind, QuantKind, Recipe, ScheduleKind,
+};
 
 /// The rules of the game; `beta` of each iteration, for losses that have one. Learning rate, beta
 /// and epochs of an iteration are [`Rules::iteration`]'s everywhere.
@@ -132,6 +135,19 @@ pub fn check_game_rates(recipe: &Recipe, now: &Iteration, pairs: usize) -> Resul
         .with_context(|| format!("{}: train.warmup", recipe.place("train.warmup")))
 }
 
+/// How `eval.answer` says that answers are checked; `None`: they are not.
+///
+/// # Errors
+/// A rule that there is not.
+pub fn answer_check(recipe: &Recipe) -> Result<Option<Check>> {
+    match recipe.eval.answer.as_str() {
+        "none" => Ok(None),
+        rule => rule.parse().map(Some).map_err(|e: randori_eval::Error| {
+            anyhow::Error::new(e).context(recipe.place("eval.answer"))
+        }),
+    }
+}
+
 fn common(recipe: &Recipe) -> TrainSettings {
     TrainSettings {
         min_learning_rate: None,
@@ -149,25 +165,21 @@ fn common(recipe: &Recipe) -> TrainSettings {
 
 fn optimizer(recipe: &Recipe, kind: OptimizerKind, weight_decay: f64) -> train::Optimizer {
     let t = &recipe.train;
+    let adamw = train::AdamW {
+        beta1: t.beta1,
+        beta2: t.beta2,
+        eps: t.eps,
+        weight_decay,
+    };
     match kind {
-        OptimizerKind::AdamW => train::Optimizer::AdamW {
-            beta1: t.beta1,
-            beta2: t.beta2,
-            eps: t.eps,
-            weight_decay,
-        },
-        OptimizerKind::AdamW8 => train::Optimizer::AdamW8 {
-            beta1: t.beta1,
-            beta2: t.beta2,
-            eps: t.eps,
-            weight_decay,
-        },
-        OptimizerKind::RmsProp => train::Optimizer::RmsProp {
+        OptimizerKind::AdamW => train::Optimizer::AdamW(adamw),
+        OptimizerKind::AdamW8 => train::Optimizer::AdamW8(adamw),
+        OptimizerKind::RmsProp => train::Optimizer::RmsProp(train::RmsProp {
             alpha: t.alpha,
             eps: t.eps,
             weight_decay,
             momentum: t.momentum,
-        },
+        }),
     }
 }
 
@@ -248,29 +260,48 @@ pub fn load_options(recipe: &Recipe) -> weights::LoadOptions {
         Dtype::Bf16 => weights::Dtype::Bf16,
         Dtype::F16 => weights::Dtype::F16,
     };
-    let quantised = recipe.adapter.kind == crate::recipe::AdapterKind::Qlora;
+    let quantised = recipe.adapter.kind == AdapterKind::Qlora;
     weights::LoadOptions {
         quant: quantised.then_some(quant),
         dtype,
     }
 }
 
+/// Whether this program can compute where `model.device` says; a GPU is not asked for.
+///
+/// # Errors
+/// A program that cannot use a GPU, or numbers that a GPU does not compute in.
+pub fn check_device(recipe: &Recipe) -> Result<()> {
+    let why = match (recipe.model.device, recipe.model.dtype) {
+        (ComputeDevice::Cpu, _) => return Ok(()),
+        (ComputeDevice::Cuda, _) if !cfg!(feature = "cuda") => {
+            "this program was built without the feature `cuda`: build it with `cargo build --release --features cuda`, or choose \"cpu\""
+        }
+        (ComputeDevice::Cuda, Dtype::F16) => {
+            "a GPU computes in f32 or bf16; model.dtype is \"f16\""
+        }
+        (ComputeDevice::Cuda, Dtype::F32 | Dtype::Bf16) => return Ok(()),
+    };
+    Err(anyhow::anyhow!(why).context(at_device(recipe)))
+}
+
+fn at_device(recipe: &Recipe) -> String {
+    format!("{}: model.device", recipe.place("model.device"))
+}
+
 /// Where `model.device` wants the base and its passes.
 ///
 /// # Errors
-/// No GPU, or a program that cannot use one.
+/// As [`check_device`]; no GPU.
 #[cfg(feature = "cuda")]
 pub fn compute(recipe: &Recipe) -> Result<Compute> {
-    use crate::recipe::{AdapterKind, ComputeDevice, Dtype};
+    check_device(recipe)?;
     let float = match (recipe.model.device, recipe.model.dtype) {
         (ComputeDevice::Cpu, _) => return Ok(Compute::default()),
         (ComputeDevice::Cuda, Dtype::F32) => candle_core::DType::F32,
-        (ComputeDevice::Cuda, Dtype::Bf16) => candle_core::DType::BF16,
-        (ComputeDevice::Cuda, Dtype::F16) => {
-            anyhow::bail!("a GPU computes in f32 or bf16; model.dtype is \"f16\"")
-        }
+        (ComputeDevice::Cuda, Dtype::Bf16 | Dtype::F16) => candle_core::DType::BF16,
     };
-    let compute = Compute::on_gpu(float)?;
+    let compute = Compute::on_gpu(float).with_context(|| at_device(recipe))?;
     Ok(match recipe.adapter.kind {
         AdapterKind::Full => compute.for_full_training(),
         AdapterKind::Lora | AdapterKind::Qlora => compute,
@@ -280,13 +311,8 @@ pub fn compute(recipe: &Recipe) -> Result<Compute> {
 /// Where `model.device` wants the base and its passes.
 ///
 /// # Errors
-/// A GPU is wanted, which this program cannot use.
+/// As [`check_device`].
 #[cfg(not(feature = "cuda"))]
 pub fn compute(recipe: &Recipe) -> Result<Compute> {
-    match recipe.model.device {
-        crate::recipe::ComputeDevice::Cpu => Ok(Compute::default()),
-        crate::recipe::ComputeDevice::Cuda => anyhow::bail!(
-            "this program was built without the feature `cuda`: build it with `cargo build --release --features cuda`, or choose \"cpu\""
-        ),
-    }
+    check_device(recipe).map(|()| Compute::default())
 }

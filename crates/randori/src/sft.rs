@@ -7,10 +7,11 @@ use anyhow::Result;
 use randori_store::Open;
 
 use crate::artefacts::Learnt;
+use crate::check::Uses;
 use crate::corpus::part;
 use crate::request::{Request, Split};
 use crate::session::Opened;
-use crate::{folder, inputs, measure, outbox, settings, supervised};
+use crate::{check, folder, inputs, measure, outbox, settings, supervised};
 
 /// Trains (resumable, in `runs/NAME-sft`) and writes the player to `out`.
 pub fn sft(request: &Request, out: Option<&Path>, fresh: bool) -> Result<()> {
@@ -20,9 +21,11 @@ pub fn sft(request: &Request, out: Option<&Path>, fresh: bool) -> Result<()> {
     outbox::refuse_run(&out, &dir)?;
     let to = outbox::folder(&out)?;
     folder::refuse_if_held(&dir)?;
+    let host = check::recipe(&recipe, request, &adapter, &Uses::WHOLE)?;
     folder::settle(&mut recipe, &dir, fresh)?;
+    check::model(&recipe, &host, &adapter)?;
     folder::settle_data(&mut recipe, &dir, fresh)?;
-    let opened = Opened::of(request, recipe)?;
+    let opened = Opened::of(request, recipe, host)?;
     opened.check_adapter(&adapter)?;
     let at_hand = &opened.setting;
     let (recipe, tokenizer) = (&at_hand.recipe, &at_hand.tokenizer);
@@ -31,25 +34,23 @@ pub fn sft(request: &Request, out: Option<&Path>, fresh: bool) -> Result<()> {
     let session = opened.load(adapter)?;
     session.check_start()?;
     let (recipe, tokenizer) = (&session.recipe, &session.tokenizer);
-    session
-        .watch
-        .say(format!("  {:<38} {}", "training data", train.counts));
-    let validated = !recipe.data.validation.0.is_empty() || recipe.data.validation_share > 0.0;
-    let validation = validated
+    train.say(&*session.watch, "training data");
+    let validation = train
+        .is_validated(recipe)
         .then(|| part(recipe, tokenizer, Split::Validation, session.bounds, None))
         .transpose()?;
     let seed = recipe.run.seed;
     let how = if fresh { Open::Fresh } else { Open::Resume };
-    let data = inputs::data(recipe)?;
+    let data = inputs::data(recipe, train.aside.as_ref())?;
     let mut run = session.run(&dir, seed, data, how)?;
-    let learnt: Learnt = run.stage("sft", "policy", |desk| {
+    let learnt: Learnt = run.stage("sft", "policy", |workspace| {
         let settings = settings::sft(recipe, seed);
-        let player = supervised::tuned(
+        let player = supervised::fine_tune(
             &session,
             session.start(seed)?,
             &train,
             settings,
-            desk,
+            workspace,
             "supervised",
         )?;
         anyhow::Ok(Learnt::of(&player, &session.base_name))

@@ -230,18 +230,18 @@ pub fn write_rows<T: serde::Serialize>(
 }
 
 /// The rows that a finished stage left in a file beside its artefact; none where there is no such
-/// file (a run of an earlier version), or another stage of the place has written it since.
+/// file (a run of an earlier version), or another stage has written it since.
 ///
 /// # Errors
 /// A file that was changed since the stage was finished, or is gone.
 pub fn rows_beside<T: serde::de::DeserializeOwned>(
     dir: &std::path::Path,
-    place: &str,
+    folder: &str,
     stage: &str,
     name: &str,
 ) -> Result<Vec<T>> {
     let manifest = Manifest::read(dir)?.unwrap_or_default();
-    match randori_store::beside(dir, &manifest, place, stage, name)? {
+    match randori_store::beside(dir, &manifest, folder, stage, name)? {
         Some(path) => Ok(randori_store::read_rows(&path)?),
         None => Ok(Vec::new()),
     }

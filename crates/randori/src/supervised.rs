@@ -5,7 +5,7 @@
 use anyhow::Result;
 use randori_engine::Player;
 use randori_engine::train::{Example, TrainSettings};
-use randori_store::{Desk, Json, Run};
+use randori_store::{Json, Run, Workspace};
 use serde::{Deserialize, Serialize};
 
 use crate::artefacts::Learnt;
@@ -17,16 +17,16 @@ use crate::report::Baseline;
 use crate::session::Session;
 use crate::settings;
 use crate::stages::{rows_beside, write_rows};
-use crate::training::trained;
+use crate::training::run_training;
 
 /// Trains on the real responses, with the dropout that the player's adapter says; resumable through
-/// its desk.
-pub fn tuned(
+/// its workspace.
+pub fn fine_tune(
     session: &Session,
     player: Player,
     examples: &Part,
     settings: TrainSettings,
-    desk: &mut Desk,
+    workspace: &mut Workspace,
     label: &str,
 ) -> Result<Player> {
     let settings = TrainSettings {
@@ -37,16 +37,16 @@ pub fn tuned(
         .examples
         .iter()
         .map(|e| Example {
-            prompt: e.prompt.clone(),
-            response: e.response.clone(),
-            place: e.place.to_string(),
+            prompt: &e.prompt,
+            response: &e.response,
+            place: &e.place,
         })
         .collect();
-    trained(
+    run_training(
         session,
         player,
         settings,
-        desk,
+        workspace,
         label,
         |trainer, on_step| trainer.train_sft(&examples, on_step),
     )
@@ -102,7 +102,7 @@ pub fn baseline(
             setting.lr,
             steps.epochs()
         );
-        let learnt: Learnt = run.stage(&cell, "policy", |desk| {
+        let learnt: Learnt = run.stage(&cell, "policy", |workspace| {
             let settings = settings::continued_sft(
                 &session.recipe,
                 of.seed,
@@ -111,7 +111,7 @@ pub fn baseline(
                 steps.max,
             );
             let player = of.start.player(&session.base);
-            let player = tuned(session, player, of.train, settings, desk, &name)?;
+            let player = fine_tune(session, player, of.train, settings, workspace, &name)?;
             anyhow::Ok(Learnt::of(&player, &session.base_name))
         })?;
         let score = match grid.len() {
@@ -135,7 +135,7 @@ pub fn baseline(
     };
     let stage = format!("held-out-lr-{:e}-epochs-{}", setting.lr, setting.epochs);
     let name = format!("{label}continued SFT");
-    let signals = run.stage(&place, &stage, |desk| {
+    let signals = run.stage(&place, &stage, |workspace| {
         let player = learnt.player(&session.base);
         let own = measure::answer(session, &player, of.held_out, &name)?;
         let policy = measure::logps(session, &player, of.held_out, of.start_answers, &name)?;
@@ -150,7 +150,7 @@ pub fn baseline(
         let beta = session.rules().iteration(0).beta;
         let pairs = measure::pairs(of.held_out, &policy, &opponent, of.start_answers);
         let prompts = measure::prompts(&own, &pairs, beta);
-        desk.write(PROMPTS, |path| write_rows(path, &prompts))?;
+        workspace.write(PROMPTS, |path| write_rows(path, &prompts))?;
         anyhow::Ok(measure::signals(session, &own, &pairs, beta))
     })?;
     let prompts = rows_beside(run.dir(), &place, &stage, PROMPTS)?;
@@ -223,8 +223,8 @@ impl Steps {
 /// How good a setting is on the validation split; more is better.
 fn validated(session: &Session, learnt: &Learnt, of: &Contest, label: &str) -> Result<f64> {
     let player = learnt.player(&session.base);
-    let by_answers =
-        session.recipe.compare.choose == ChosenBy::ExactMatch && measure::check(session)?.is_some();
+    let checked = settings::answer_check(&session.recipe)?.is_some();
+    let by_answers = session.recipe.compare.choose == ChosenBy::ExactMatch && checked;
     if by_answers {
         let answered = measure::answer(
             session,

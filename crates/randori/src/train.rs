@@ -7,11 +7,12 @@ use anyhow::Result;
 use randori_store::{JsonLines, Open};
 
 use crate::artefacts::Learnt;
+use crate::check::Uses;
 use crate::request::Request;
 use crate::session::Opened;
 use crate::stages::scored;
-use crate::training::trained;
-use crate::{folder, outbox, pairs, settings};
+use crate::training::run_training;
+use crate::{check, folder, outbox, pairs, settings};
 
 /// Trains (resumable, in `runs/NAME-train`) and writes the player to `out`.
 pub fn train(
@@ -26,8 +27,10 @@ pub fn train(
     outbox::refuse_run(out, &dir)?;
     let to = outbox::folder(out)?;
     folder::refuse_if_held(&dir)?;
+    let host = check::recipe(&recipe, request, &adapter, &Uses::paired(request, file))?;
     folder::settle(&mut recipe, &dir, fresh)?;
-    let opened = Opened::of(request, recipe)?;
+    check::model(&recipe, &host, &adapter)?;
+    let opened = Opened::of(request, recipe, host)?;
     opened.check_adapter(&adapter)?;
     let loss = opened.setting.loss(iteration)?;
     let given = pairs::read(&opened.setting, file, Some(&*loss))?;
@@ -43,12 +46,12 @@ pub fn train(
     let mut run = session.run(&dir, seed, pairs.into(), how)?;
     let start = session.start(seed)?;
     let place = format!("iteration-{iteration}");
-    let pairs = run.stage(&place, "pairs", |desk| {
+    let JsonLines(pairs) = run.stage(&place, "pairs", |workspace| {
         // by whoever ran `randori score`: that player is the reference; or nobody asks for it
         if given.scored || !loss.needs_ref() {
             return Ok(JsonLines(given.rows));
         }
-        let (chunks, mut log) = desk.items("scores")?;
+        let (chunks, mut log) = workspace.items("scores")?;
         scored(
             &session,
             &start,
@@ -61,13 +64,12 @@ pub fn train(
             },
         )
     })?;
-    let pairs = pairs.0;
-    let learnt: Learnt = run.stage(&place, "policy", |desk| {
-        let player = trained(
+    let learnt: Learnt = run.stage(&place, "policy", |workspace| {
+        let player = run_training(
             &session,
             start,
             settings,
-            desk,
+            workspace,
             "policy",
             |trainer, on_step| trainer.train_pairs(&pairs, loss.as_ref(), on_step),
         )?;

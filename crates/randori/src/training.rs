@@ -1,26 +1,28 @@
-//! A training stage, in the game or before it: resumed from its desk, logged and saved as it goes.
+//! A training stage, in the game or before it: resumed from its workspace, logged and saved as it
+//! goes.
 
 use anyhow::Result;
 use randori_engine::Player;
 use randori_engine::train::{Control, StepMetrics, TrainSettings, Trainer};
-use randori_store::Desk;
+use randori_store::Workspace;
 
 use crate::{session::Session, watch::AtOnce};
 
 /// Called after each step.
 type OnStep<'a> = dyn FnMut(&StepMetrics, &Trainer) -> randori_engine::Result<Control> + 'a;
 
-/// A training stage: resumed from its desk, logged and saved as it goes. When a step fails (a loss
-/// that is not a number), the state before it, if there is one, is kept and the error says where.
-pub fn trained(
+/// A training stage: resumed from its workspace, logged and saved as it goes. When a step fails (a
+/// loss that is not a number), the state before it, if there is one, is kept and the error says
+/// where.
+pub fn run_training(
     session: &Session,
     player: Player,
     settings: TrainSettings,
-    desk: &mut Desk,
+    workspace: &mut Workspace,
     label: &str,
     run: impl FnOnce(&mut Trainer, &mut OnStep) -> randori_engine::Result<()>,
 ) -> Result<Player> {
-    let mut trainer = match desk.latest()? {
+    let mut trainer = match workspace.latest()? {
         Some(kept) => Trainer::load(&kept.path, player, settings)?,
         None => Trainer::new(player, settings)?,
     };
@@ -56,9 +58,9 @@ pub fn trained(
             .into_iter()
             .map(|(k, v)| (k, serde_json::json!(v)))
             .collect();
-        let mut kept = desk.row(metrics.step as u64, &values);
+        let mut kept = workspace.row(metrics.step as u64, &values);
         if kept.is_ok() && metrics.step % every == 0 && metrics.step < metrics.total_steps {
-            kept = desk.checkpoint(metrics.step as u64, |dir| trainer.save(dir));
+            kept = workspace.checkpoint(metrics.step as u64, |dir| trainer.save(dir));
         }
         match kept {
             Ok(()) => Ok(Control::Continue),
@@ -72,7 +74,7 @@ pub fn trained(
         return Err(e);
     }
     if let Err(e) = ended {
-        let stopped = stopped(&trainer, desk, label)?;
+        let stopped = stopped(&trainer, workspace, label)?;
         return Err(anyhow::Error::new(e).context(stopped));
     }
     bar.finish();
@@ -80,14 +82,14 @@ pub fn trained(
 }
 
 /// Keeps what a training that has failed did before, if there is anything; says where.
-fn stopped(trainer: &Trainer, desk: &mut Desk, label: &str) -> Result<String> {
+fn stopped(trainer: &Trainer, workspace: &mut Workspace, label: &str) -> Result<String> {
     let step = trainer.step();
     if step == 0 {
         return Ok(format!("{label}: stopped before the first step was done"));
     }
-    desk.checkpoint(step as u64, |dir| trainer.save(dir))?;
+    workspace.checkpoint(step as u64, |dir| trainer.save(dir))?;
     Ok(format!(
         "{label}: stopped at the last good state, step {step}, kept in {}",
-        desk.place().join("checkpoint").display()
+        workspace.folder().join("checkpoint").display()
     ))
 }

@@ -133,6 +133,7 @@ fn private(folder: &Path) -> Result<(), String> {
     let mode = fs::metadata(folder).map_or(0, |meta| meta.permissions().mode());
     match mode & 0o022 {
         0 => Ok(()),
+        0o020 if randori_host::group_is_owners_alone(folder) => Ok(()),
         _ => Err(format!(
             "others than you can write to {}, so what it says of trust is not sure to be yours; run: chmod go-w {0}",
             folder.display()

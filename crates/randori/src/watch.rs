@@ -1,5 +1,8 @@
 //! Who is told what happens: the one way by which the library says anything.
 
+use std::path::Path;
+use std::time::Duration;
+
 use crate::recipe::Recipe;
 
 /// One line of results.
@@ -27,9 +30,19 @@ pub trait Watch: Send + Sync {
 
     /// A stage of `total` units (`prompts`) begins; 0 where the number is not known yet.
     fn stage(&self, label: &str, total: usize, unit: &'static str) -> Box<dyn Progress>;
+
+    /// From now on work is kept in this run folder; [`saved`](crate::saved) says how much of it.
+    fn keeps_in(&self, dir: &Path) {
+        let _ = dir;
+    }
+
+    /// The whole run will be over in about this time; `None` where nobody can say.
+    fn left(&self, time: Option<Duration>) {
+        let _ = time;
+    }
 }
 
-/// A stage that runs; dropped before [`Progress::finish`], it has failed.
+/// A stage that runs; dropped before [`Progress::finish`], it has failed or is not worth a line.
 pub trait Progress {
     /// What was done before this process began it.
     fn resumed_at(&mut self, done: usize);

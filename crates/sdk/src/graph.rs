@@ -41,12 +41,12 @@ pub struct Tensor<'g> {
     session: &'g Session,
 }
 
-/// Calls an op, which an older host may lack; evaluates to its result, and reports the author's
+/// Calls an op, which an older host may lack; evaluates to its tensor, and reports the author's
 /// line if it failed.
 macro_rules! call {
     ($session:expr, $op:ident($($argument:expr),*)) => {{
         let session: &Session = $session;
-        if session.has(offset_of!(abi::Ops, $op)) {
+        let id = if session.has(offset_of!(abi::Ops, $op)) {
             // SAFETY: `ops` is the host's table, alive during the call, and long enough to hold
             // this op; pointers among the arguments are to values that outlive this statement.
             let id = unsafe { ((*session.ops).$op)(session.graph, $($argument),*) };
@@ -56,7 +56,8 @@ macro_rules! call {
             id
         } else {
             session.fail(concat!("this host is too old to have `", stringify!($op), "`"))
-        }
+        };
+        session.tensor(id)
     }};
 }
 
@@ -150,8 +151,7 @@ impl<'g> Graph<'g> {
     #[track_caller]
     pub fn embed(&self, name: &str, ids: Tensor<'g>, vocab: usize, width: usize) -> Tensor<'g> {
         let name = self.join(name);
-        let id = call!(self.session, embed(name.text(), ids.id, vocab, width));
-        self.session.tensor(id)
+        call!(self.session, embed(name.text(), ids.id, vocab, width))
     }
 
     /// x·Wᵀ with `name.weight` (out, in): (tokens, in) -> (tokens, out).
@@ -164,11 +164,10 @@ impl<'g> Graph<'g> {
     #[track_caller]
     pub fn linear_with(&self, name: &str, x: Tensor<'g>, out: usize, bias: bool) -> Tensor<'g> {
         let name = self.join(name);
-        let id = call!(
+        call!(
             self.session,
             linear(name.text(), x.id, out, u32::from(bias))
-        );
-        self.session.tensor(id)
+        )
     }
 
     /// x / √(mean(x²) + eps) · w over the last axis.
@@ -181,19 +180,17 @@ impl<'g> Graph<'g> {
     #[track_caller]
     pub fn rms_norm_plus(&self, name: &str, x: Tensor<'g>, eps: f64, plus: f32) -> Tensor<'g> {
         let name = self.join(name);
-        let id = call!(self.session, rms_norm(name.text(), x.id, eps, plus));
-        self.session.tensor(id)
+        call!(self.session, rms_norm(name.text(), x.id, eps, plus))
     }
 
     /// (x - mean) / √(variance + eps) · w, with `bias` also + `name.bias`, over the last axis.
     #[track_caller]
     pub fn layer_norm(&self, name: &str, x: Tensor<'g>, eps: f64, bias: bool) -> Tensor<'g> {
         let name = self.join(name);
-        let id = call!(
+        call!(
             self.session,
             layer_norm(name.text(), x.id, eps, u32::from(bias))
-        );
-        self.session.tensor(id)
+        )
     }
 
     /// Causal attention: q (tokens, heads, d), k and v (tokens, kv_heads, d) -> (tokens, heads, d).
@@ -211,8 +208,7 @@ impl<'g> Graph<'g> {
             scale: attn.scale.unwrap_or(0.0),
             softcap: attn.softcap.unwrap_or(0.0),
         };
-        let id = call!(self.session, attention(q.id, k.id, v.id, &raw const attn));
-        self.session.tensor(id)
+        call!(self.session, attention(q.id, k.id, v.id, &raw const attn))
     }
 
     /// A mixture of experts: `router` (tokens, experts) chooses; `expert` runs on the rows of `x`
@@ -240,19 +236,17 @@ impl<'g> Graph<'g> {
             expert,
         };
         let user = (&raw mut call).cast::<c_void>();
-        let id = call!(
+        call!(
             self.session,
             moe(router.id, x.id, &raw const route, run_expert::<F>, user)
-        );
-        self.session.tensor(id)
+        )
     }
 
     /// Concatenation along the last axis.
     #[track_caller]
     pub fn concat(&self, tensors: &[Tensor<'g>]) -> Tensor<'g> {
         let ids: Vec<abi::Tensor> = tensors.iter().map(|t| t.id).collect();
-        let id = call!(self.session, concat(ids.as_ptr(), ids.len()));
-        self.session.tensor(id)
+        call!(self.session, concat(ids.as_ptr(), ids.len()))
     }
 
     /// Fails with a message, for errors that only the forward code can find.
@@ -320,73 +314,52 @@ where
     session.run(|| (call.expert)(expert, session.tensor(x)))
 }
 
+/// Defines a method for each function of [`Unary`].
+macro_rules! functions {
+    ($($(#[$doc:meta])* $name:ident $op:ident,)*) => {
+        $($(#[$doc])*
+        #[track_caller]
+        pub fn $name(self) -> Self {
+            self.unary(Unary::$op)
+        })*
+    };
+}
+
 impl<'g> Tensor<'g> {
     /// Element-wise function.
     #[track_caller]
     fn unary(self, op: Unary) -> Self {
-        let id = call!(self.session, unary(op as u32, self.id));
-        self.session.tensor(id)
+        call!(self.session, unary(op as u32, self.id))
     }
 
     #[track_caller]
     fn binary(self, op: Binary, other: Self) -> Self {
-        let id = call!(self.session, binary(op as u32, self.id, other.id));
-        self.session.tensor(id)
+        call!(self.session, binary(op as u32, self.id, other.id))
     }
 
     /// x·mul + add
     #[track_caller]
     pub fn affine(self, mul: f64, add: f64) -> Self {
-        let id = call!(self.session, affine(self.id, mul, add));
-        self.session.tensor(id)
+        call!(self.session, affine(self.id, mul, add))
     }
 
-    /// x·sigmoid(x)
-    #[track_caller]
-    pub fn silu(self) -> Self {
-        self.unary(Unary::Silu)
-    }
-
-    /// The exact (erf) GELU.
-    #[track_caller]
-    pub fn gelu(self) -> Self {
-        self.unary(Unary::Gelu)
-    }
-
-    /// GELU's tanh approximation.
-    #[track_caller]
-    pub fn gelu_tanh(self) -> Self {
-        self.unary(Unary::GeluTanh)
-    }
-
-    /// tanh x
-    #[track_caller]
-    pub fn tanh(self) -> Self {
-        self.unary(Unary::Tanh)
-    }
-
-    /// 1 / (1 + e^-x)
-    #[track_caller]
-    pub fn sigmoid(self) -> Self {
-        self.unary(Unary::Sigmoid)
-    }
-
-    /// max(0, x)
-    #[track_caller]
-    pub fn relu(self) -> Self {
-        self.unary(Unary::Relu)
-    }
-
-    /// e^x
-    #[track_caller]
-    pub fn exp(self) -> Self {
-        self.unary(Unary::Exp)
-    }
-
-    /// Soft-max over the last axis.
-    #[track_caller]
-    pub fn softmax(self) -> Self {
-        self.unary(Unary::Softmax)
+    functions! {
+        /// x·sigmoid(x)
+        silu Silu,
+        /// The exact (erf) GELU.
+        gelu Gelu,
+        /// GELU's tanh approximation.
+        gelu_tanh GeluTanh,
+        /// tanh x
+        tanh Tanh,
+        /// 1 / (1 + e^-x)
+        sigmoid Sigmoid,
+        /// max(0, x)
+        relu Relu,
+        /// e^x
+        exp Exp,
+        /// Soft-max over the last axis.
+        softmax Softmax,
     }
 
     /// cap·tanh(x / cap) (Gemma 2).
@@ -398,15 +371,13 @@ impl<'g> Tensor<'g> {
     /// (tokens, n·d) -> (tokens, n, d)
     #[track_caller]
     pub fn heads(self, n: usize) -> Self {
-        let id = call!(self.session, unflatten(self.id, n));
-        self.session.tensor(id)
+        call!(self.session, unflatten(self.id, n))
     }
 
     /// (tokens, n, d) -> (tokens, n·d)
     #[track_caller]
     pub fn merge(self) -> Self {
-        let id = call!(self.session, flatten(self.id));
-        self.session.tensor(id)
+        call!(self.session, flatten(self.id))
     }
 
     /// Rotary position embedding of (tokens, heads, head_dim) by each token's position.
@@ -419,15 +390,13 @@ impl<'g> Tensor<'g> {
             inv_freq: rope.inv_freq.as_ptr(),
             n: rope.inv_freq.len(),
         };
-        let id = call!(self.session, rope(self.id, &raw const spec));
-        self.session.tensor(id)
+        call!(self.session, rope(self.id, &raw const spec))
     }
 
     /// `start..start + len` of the last axis.
     #[track_caller]
     pub fn narrow(self, start: usize, len: usize) -> Self {
-        let id = call!(self.session, narrow(self.id, start, len));
-        self.session.tensor(id)
+        call!(self.session, narrow(self.id, start, len))
     }
 }
 

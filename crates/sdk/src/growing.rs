@@ -43,20 +43,20 @@ growing!(
 /// Why a struct cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Misfit {
-    /// It is shorter than its first version.
+    /// The struct is shorter than its first version.
     Short {
-        /// Which.
+        /// Name of the struct.
         name: &'static str,
-        /// Its bytes.
+        /// Size in bytes.
         size: usize,
         /// Bytes of the first version.
         first: usize,
     },
     /// A field that this side does not know is not 0.
     Unknown {
-        /// Which.
+        /// Name of the struct.
         name: &'static str,
-        /// Its bytes.
+        /// Size in bytes.
         size: usize,
         /// Bytes of the version known here.
         known: usize,

@@ -73,7 +73,7 @@ impl Pair {
 
 /// A loss that is a formula over one pair. `NAME` and `loss` are required.
 pub trait PairLoss: Options {
-    /// What recipes call it.
+    /// Name in recipes.
     const NAME: &'static str;
     /// Whether it reads the opponent's log-probs. If not, the opponent does not score
     /// the pairs that are trained on.
@@ -105,7 +105,7 @@ impl Out<'_> {
 /// A loss over whole groups of responses, slopes by hand. Every [`PairLoss`] is one. `NAME` and
 /// `eval` are required.
 pub trait Loss: Options {
-    /// What recipes call it.
+    /// Name in recipes.
     const NAME: &'static str;
     /// Whether it reads the opponent's log-probs. If not, the opponent does not score
     /// the pairs that are trained on.

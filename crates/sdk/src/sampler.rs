@@ -89,7 +89,7 @@ impl DerefMut for Logits<'_> {
 
 /// Reshapes logits. `NAME`, `State` (often `()`) and `apply` are required.
 pub trait Sampler: Options {
-    /// What recipes call it.
+    /// Name in recipes.
     const NAME: &'static str;
     /// State of one sequence, a default for each new one.
     type State: Default + Send + 'static;

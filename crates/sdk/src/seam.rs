@@ -70,7 +70,7 @@ pub enum Unary {
 }
 
 impl Unary {
-    /// All there are.
+    /// All functions.
     pub const ALL: [Unary; 8] = [
         Unary::Silu,
         Unary::Gelu,
@@ -87,7 +87,7 @@ impl Unary {
         Unary::ALL.into_iter().find(|op| *op as u32 == number)
     }
 
-    /// What it is called, by messages and by the kernels of a GPU.
+    /// The name in messages and in the names of a GPU's kernels.
     pub fn name(self) -> &'static str {
         match self {
             Unary::Silu => "silu",
@@ -216,12 +216,12 @@ pub struct LossOut {
 
 /// A loss over pairs.
 pub trait LossFn: Send + Sync {
-    /// Its item name.
+    /// Name in recipes.
     fn name(&self) -> &str;
     /// Whether it reads `ref_logp`.
     fn needs_ref(&self) -> bool;
-    /// Its options with their values, defaults included (`beta=0.1, form="hinge"`): what two losses
-    /// of one name differ in. Empty where it has none.
+    /// Options with their values, defaults included (`beta=0.1, form="hinge"`), by which two losses
+    /// of one name differ. Empty if it has none.
     fn options(&self) -> String {
         String::new()
     }
@@ -254,7 +254,7 @@ pub struct Step<'a> {
 
 /// A sampler with its options set.
 pub trait SamplerFn: Send + Sync {
-    /// Its item name.
+    /// Name in recipes.
     fn name(&self) -> &str;
     /// A new sequence's state.
     fn begin(&self) -> Box<dyn SamplerState>;

@@ -11,7 +11,7 @@ use crate::{BoxError, json};
 /// The result of a stage, read by later stages. `load` has no context, so an artefact must be
 /// complete in itself (an adapter's tensors, not their base).
 pub trait Artefact: Sized {
-    /// Name of its file or folder in the stage's place: `generated.jsonl`, `adapter`.
+    /// Name of its file or folder in the stage's folder: `generated.jsonl`, `adapter`.
     fn file_name(stage: &str) -> String;
 
     /// Writes it to `path`, where nothing exists yet; makes the folder, if it is one. The store

@@ -16,9 +16,9 @@ use serde_json::{Map, Value};
 
 use crate::{
     EventFile, Manifest, Result, beside,
-    desk::{CHECKPOINT, latest_in, metrics_file, step_of},
     json::Appender,
     kept::load_done,
+    layout::{CHECKPOINT, iteration, latest_in, metrics_file, step_of},
 };
 
 /// Handle on a run's event file; clones share it.
@@ -56,46 +56,47 @@ impl Board {
         let board = Board {
             inner: Arc::new(Mutex::new(inner)),
         };
-        for place in &manifest.places {
-            board.replay(dir, manifest, place)?;
+        for folder in &manifest.folders {
+            board.replay(dir, manifest, folder)?;
         }
         Ok(board)
     }
 
-    fn replay(&self, dir: &Path, manifest: &Manifest, place: &str) -> Result<()> {
-        let (folder, policy) = (dir.join(place), Stage::Policy.name());
+    fn replay(&self, dir: &Path, manifest: &Manifest, folder: &str) -> Result<()> {
+        let (home, policy) = (dir.join(folder), Stage::Policy.name());
         let log = metrics_file(policy);
         // Of an unfinished stage, the rows up to its last checkpoint, which a resume keeps.
-        let (metrics, last) = match manifest.done(place, policy) {
-            Some(_) => (beside(dir, manifest, place, policy, &log)?, u64::MAX),
+        let (metrics, last) = match manifest.done(folder, policy) {
+            Some(_) => (beside(dir, manifest, folder, policy, &log)?, u64::MAX),
             None => {
-                let last = latest_in(&folder.join(CHECKPOINT).join(policy))?;
-                (Some(folder.join(log)), last.map_or(0, |at| at.step))
+                let last = latest_in(&home.join(CHECKPOINT).join(policy))?;
+                (Some(home.join(log)), last.map_or(0, |at| at.step))
             }
         };
         if let Some(metrics) = metrics.filter(|path| path.exists()) {
             let stays = |row: &Map<String, Value>| step_of(row).is_some_and(|step| step <= last);
             for row in Appender::peek(&metrics, stays)? {
-                self.row(place, &row)?;
+                self.row(folder, &row)?;
             }
         }
-        if let (Some(t), Some(done)) = (iteration(place), manifest.done(place, Stage::Eval.name()))
+        if let (Some(t), Some(done)) =
+            (iteration(folder), manifest.done(folder, Stage::Eval.name()))
         {
-            let signals: Signals = load_done(dir, manifest, place, &done.stage)?;
+            let signals: Signals = load_done(dir, manifest, folder, &done.stage)?;
             self.eval(t, &signals)?;
         }
         Ok(())
     }
 
     /// Adds a row of training metrics: every number in it but the step. Iterations share one curve,
-    /// `train/<key>`; any other place has its own, `sft/<key>`.
-    pub fn row(&self, place: &str, row: &Map<String, Value>) -> Result<()> {
+    /// `train/<key>`; any other folder has its own, `sft/<key>`.
+    pub fn row(&self, folder: &str, row: &Map<String, Value>) -> Result<()> {
         let mut inner = self.inner();
         let Some(step) = step_of(row) else {
             return Ok(());
         };
-        let (curve, step) = match iteration(place) {
-            None => (place, step),
+        let (curve, step) = match iteration(folder) {
+            None => (folder, step),
             Some(_) => {
                 if step <= inner.last {
                     inner.before += inner.last; // the next iteration began
@@ -132,11 +133,6 @@ impl Board {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// `iter-3` -> 3
-fn iteration(place: &str) -> Option<usize> {
-    place.strip_prefix("iter-")?.parse().ok()
 }
 
 fn now() -> f64 {

@@ -7,9 +7,8 @@ use std::{
 
 use crate::{
     Disk, Error, Manifest, Result,
-    desk::{CHECKPOINT, metrics_file},
     disk::{is_hidden, list},
-    run::check_place,
+    layout::{CHECKPOINT, check_name, metrics_file},
 };
 
 /// Removes what the manifest lists as written, and returns the other files found in the stages'
@@ -23,10 +22,10 @@ pub(crate) fn clear(disk: &Disk, dir: &Path, mut manifest: Manifest) -> Result<V
     let written = written(&manifest);
     for done in &manifest.stages {
         let ours = |path: &String| {
-            let whole = format!("{}/{}", done.place, done.file);
+            let whole = format!("{}/{}", done.folder, done.file);
             written.contains(path) || written.contains(&whole)
         };
-        let there = files_of(dir, &done.place, &done.file)?;
+        let there = files_of(dir, &done.folder, &done.file)?;
         if let Some(path) = there.iter().find(|path| !ours(path)) {
             let why = "the run did not write it, and begun afresh it replaces this folder";
             return Err(Error::taken(&dir.join(path), why));
@@ -35,16 +34,16 @@ pub(crate) fn clear(disk: &Disk, dir: &Path, mut manifest: Manifest) -> Result<V
     manifest.clearing = true;
     manifest.write(disk, dir)?;
     for path in written {
-        check_place(&path)?; // the manifest may have been edited
+        check_name(&path)?; // the manifest may have been edited
         disk.remove(&dir.join(path))?;
     }
     let mut left = Vec::new();
-    for place in &manifest.places {
-        check_place(place)?;
-        let first = Path::new(place).components().next();
+    for folder in &manifest.folders {
+        check_name(folder)?;
+        let first = Path::new(folder).components().next();
         prune(
             disk,
-            &first.map_or(dir.join(place), |first| dir.join(first)),
+            &first.map_or(dir.join(folder), |first| dir.join(first)),
             &mut left,
         )?;
     }
@@ -58,15 +57,15 @@ fn written(manifest: &Manifest) -> BTreeSet<String> {
     let mut all = manifest.written.clone();
     // a manifest older than `written` lists only the artefacts
     for done in &manifest.stages {
-        let artefact = format!("{}/{}", done.place, done.file);
+        let artefact = format!("{}/{}", done.folder, done.file);
         let inside = format!("{artefact}/");
         if !all.iter().any(|path| path.starts_with(&inside)) {
             all.insert(artefact);
         }
-        all.insert(format!("{}/{}", done.place, metrics_file(&done.stage)));
+        all.insert(format!("{}/{}", done.folder, metrics_file(&done.stage)));
     }
-    let checkpoints = manifest.places.iter();
-    all.extend(checkpoints.map(|place| format!("{place}/{CHECKPOINT}")));
+    let checkpoints = manifest.folders.iter();
+    all.extend(checkpoints.map(|folder| format!("{folder}/{CHECKPOINT}")));
     all.extend(manifest.files.iter().cloned());
     all
 }
@@ -94,10 +93,10 @@ fn prune(disk: &Disk, path: &Path, left: &mut Vec<PathBuf>) -> Result<()> {
     }
 }
 
-/// Files of an artefact in `place`, by path inside the run folder: itself, or the folder's
+/// Files of an artefact in `folder`, by path inside the run folder: itself, or the folder's
 /// contents.
-pub(crate) fn files_of(dir: &Path, place: &str, file: &str) -> Result<Vec<String>> {
-    let (mut files, mut open) = (Vec::new(), vec![format!("{place}/{file}")]);
+pub(crate) fn files_of(dir: &Path, folder: &str, file: &str) -> Result<Vec<String>> {
+    let (mut files, mut open) = (Vec::new(), vec![format!("{folder}/{file}")]);
     while let Some(name) = open.pop() {
         let path = dir.join(&name);
         if !path.is_dir() {

@@ -69,7 +69,7 @@ impl Disk {
         path: &Path,
         fill: impl FnOnce(&Path) -> std::result::Result<(), BoxError>,
     ) -> Result<()> {
-        self.made(path, fill, |fresh| self.place(fresh, path))
+        self.made(path, fill, |fresh| self.rename_over(fresh, path))
     }
 
     /// [`Disk::replace`] with another way to rename the finished file.
@@ -102,7 +102,7 @@ impl Disk {
     }
 
     /// Creates a folder and its parents.
-    pub fn folder(&self, path: &Path) -> Result<()> {
+    pub fn make_folder(&self, path: &Path) -> Result<()> {
         if path.is_dir() {
             return Ok(());
         }
@@ -165,7 +165,7 @@ impl Disk {
     }
 
     /// Renames `fresh`, already synced, to `path`.
-    pub(crate) fn place(&self, fresh: &Path, path: &Path) -> Result<()> {
+    pub(crate) fn rename_over(&self, fresh: &Path, path: &Path) -> Result<()> {
         // A rename replaces a file atomically, but not a folder that has contents: that one is
         // renamed first. A crash between the two renames leaves nothing under the name; the stage,
         // not yet marked finished, is made again.

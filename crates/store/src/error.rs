@@ -120,20 +120,20 @@ pub enum Error {
         why: String,
     },
     /// The stage asked for is not finished.
-    #[error("{place}/{stage} of {} is not finished", dir.display())]
+    #[error("{folder}/{stage} of {} is not finished", dir.display())]
     NotFinished {
         /// The run folder.
         dir: PathBuf,
         /// The stage's folder: `iter-0`
-        place: String,
+        folder: String,
         /// The stage: `policy`
         stage: String,
     },
-    /// An invalid name of a folder inside a run.
+    /// An invalid name of a file or folder inside a run.
     #[error(
-        "`{0}` cannot name a place in a run folder: letters, digits, `-`, `_`, `.` and `/` between them"
+        "`{0}` cannot name a file or folder of a run: letters, digits, `-`, `_`, `.` and `/` between them"
     )]
-    BadPlace(String),
+    BadName(String),
 }
 
 impl Error {

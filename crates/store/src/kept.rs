@@ -5,37 +5,42 @@ use std::path::{Path, PathBuf};
 use crate::{Artefact, Done, Error, Manifest, Result, hash};
 
 /// Loads the artefact of a finished stage without a lock: for export, chat and reports.
-pub fn load<A: Artefact>(dir: &Path, place: &str, stage: &str) -> Result<A> {
-    load_done(dir, &Manifest::read(dir)?.unwrap_or_default(), place, stage)
+pub fn load<A: Artefact>(dir: &Path, folder: &str, stage: &str) -> Result<A> {
+    load_done(
+        dir,
+        &Manifest::read(dir)?.unwrap_or_default(),
+        folder,
+        stage,
+    )
 }
 
 pub(crate) fn load_done<A: Artefact>(
     dir: &Path,
     manifest: &Manifest,
-    place: &str,
+    folder: &str,
     stage: &str,
 ) -> Result<A> {
-    let path = intact(dir, manifest, place, stage)?;
+    let path = intact(dir, manifest, folder, stage)?;
     A::load(&path).map_err(|source| Error::artefact("load", &path, source))
 }
 
 /// Path of a finished stage's artefact, after verifying its hash.
-pub fn intact(dir: &Path, manifest: &Manifest, place: &str, stage: &str) -> Result<PathBuf> {
+pub fn intact(dir: &Path, manifest: &Manifest, folder: &str, stage: &str) -> Result<PathBuf> {
     let done = manifest
-        .done(place, stage)
+        .done(folder, stage)
         .ok_or_else(|| Error::NotFinished {
             dir: dir.to_owned(),
-            place: place.to_owned(),
+            folder: folder.to_owned(),
             stage: stage.to_owned(),
         })?;
-    let path = dir.join(place).join(&done.file);
+    let path = dir.join(folder).join(&done.file);
     verify(&path, &[&done.sha256])?;
     Ok(path)
 }
 
 /// Path of a file that a finished stage wrote beside its artefact (its log, what
-/// [`Desk::write`](crate::Desk::write) wrote), after verifying its hash; `None` where the stage is
-/// not finished, or another one of the place has written the file since. Of a run begun before such
+/// [`Workspace::write`](crate::Workspace::write) wrote), after verifying its hash; `None` where the stage is
+/// not finished, or another one of the folder has written the file since. Of a run begun before such
 /// files were hashed, the path alone, if it is there.
 ///
 /// # Errors
@@ -43,19 +48,22 @@ pub fn intact(dir: &Path, manifest: &Manifest, place: &str, stage: &str) -> Resu
 pub fn beside(
     dir: &Path,
     manifest: &Manifest,
-    place: &str,
+    folder: &str,
     stage: &str,
     name: &str,
 ) -> Result<Option<PathBuf>> {
-    let path = dir.join(place).join(name);
-    let Some(done) = manifest.done(place, stage) else {
+    let path = dir.join(folder).join(name);
+    let Some(done) = manifest.done(folder, stage) else {
         return Ok(None);
     };
     let Some(own) = done.beside.get(name) else {
         let older = done.beside.is_empty() && path.exists();
         return Ok(older.then_some(path));
     };
-    let here = manifest.stages.iter().filter(|other| other.place == place);
+    let here = manifest
+        .stages
+        .iter()
+        .filter(|other| other.folder == folder);
     let known: Vec<&String> = here
         .filter_map(|done: &Done| done.beside.get(name))
         .collect();

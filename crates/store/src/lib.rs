@@ -1,7 +1,7 @@
 //! The run folder: a game's results on disk, stored so that the game can be killed at any moment.
 //!
 //! `runs/NAME/` holds `recipe.toml` (resolved), `manifest.json` (versions, hashes, finished stages)
-//! and a folder for each *place* where stages run, `iter-0`, `iter-1`, …: their artefacts,
+//! and the folders in which stages run, `iter-0`, `iter-1`, …, with their artefacts,
 //! `metrics.jsonl`, and, while a stage is unfinished, `checkpoint/`. Three rules make it safe;
 //! tests inject a fault at every single file operation to verify them:
 //!
@@ -21,28 +21,30 @@
 mod artefact;
 mod board;
 mod clear;
-mod desk;
 mod disk;
 mod error;
 mod hash;
 mod json;
 mod kept;
+mod layout;
 mod lock;
 mod manifest;
 mod outbox;
 mod run;
 mod tensorboard;
+mod workspace;
 
 pub use artefact::{Artefact, Json, JsonLines, signals_json};
 pub use board::Board;
-pub use desk::{Checkpoint, Desk};
 pub use disk::{Disk, Op};
 pub use error::{BoxError, Error, Result};
 pub use hash::{Hash, hash, hash_bytes};
 pub use json::{Appender, read_json, read_rows, write_json, write_rows};
 pub use kept::{beside, intact, load};
+pub use layout::{Checkpoint, iteration_folder};
 pub use lock::Lock;
 pub use manifest::{Done, Manifest, RunSpec};
 pub use outbox::{OutFiles, OutFolder};
-pub use run::{Open, Run, place_of};
+pub use run::{Open, Run, saved};
 pub use tensorboard::EventFile;
+pub use workspace::Workspace;

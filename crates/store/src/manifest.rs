@@ -60,8 +60,9 @@ pub struct Manifest {
     /// that.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub clearing: bool,
-    /// Folders of stages.
-    pub places: Vec<String>,
+    /// Folders in which stages run: `start`, `iter-0`, ….
+    #[serde(rename = "places")]
+    pub folders: Vec<String>,
     /// Paths inside the run folder that stages wrote, all that a fresh start removes; absent from
     /// older manifests.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
@@ -76,7 +77,8 @@ pub struct Manifest {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Done {
     /// The stage's folder: `iter-0`
-    pub place: String,
+    #[serde(rename = "place")]
+    pub folder: String,
     /// The stage: `policy`
     pub stage: String,
     /// Name of its artefact, in that folder.
@@ -114,10 +116,10 @@ impl Manifest {
     }
 
     /// Finds a finished stage.
-    pub fn done(&self, place: &str, stage: &str) -> Option<&Done> {
+    pub fn done(&self, folder: &str, stage: &str) -> Option<&Done> {
         self.stages
             .iter()
-            .find(|done| done.place == place && done.stage == stage)
+            .find(|done| done.folder == folder && done.stage == stage)
     }
 
     /// Finds the stage of this name that finished last, in any folder.
@@ -165,6 +167,26 @@ impl Manifest {
         });
         refused.extend(differences(&self.hashes, &spec.hashes, |_| true));
         (noted, refused)
+    }
+
+    /// Refuses a recipe with which the run would not be resumed, as [`Run::open`](crate::Run::open)
+    /// does; `dir` is the run's folder, and hashes are not compared.
+    ///
+    /// # Errors
+    /// [`Error::Changed`].
+    pub fn refuse_other_recipe(&self, dir: &Path, spec: &RunSpec) -> Result<()> {
+        let spec = RunSpec {
+            hashes: self.hashes.clone(),
+            ..spec.clone()
+        };
+        let (_, changes) = self.changes(&spec);
+        match changes.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Changed {
+                dir: dir.to_owned(),
+                changes,
+            }),
+        }
     }
 
     /// Inputs, read again by a later command, that differ from the run's, in words. Only names that

@@ -243,7 +243,7 @@ impl OutFiles {
             // until the rename is done, either version may be found there
             hashes.push(new.clone());
             write_json(&self.disk, &self.list, &self.known)?;
-            self.disk.place(fresh, path)?;
+            self.disk.rename_over(fresh, path)?;
             self.known.files.insert(name_of(path), vec![new]);
             write_json(&self.disk, &self.list, &self.known)
         })

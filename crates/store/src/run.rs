@@ -2,27 +2,22 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
     time::Instant,
 };
 
-use randori_core::{Journal, Keeps, Stage};
+use randori_core::{Journal, Stage, Stores};
 use serde::Serialize;
 
 use crate::{
-    Artefact, Board, Desk, Disk, Done, Error, Lock, Manifest, Result, RunSpec,
+    Artefact, Board, Disk, Done, Error, Lock, Manifest, Result, RunSpec, Workspace,
     clear::{clear, files_of},
-    desk::{CHECKPOINT, metrics_file},
     disk::{is_hidden, list},
     hash, json,
     kept::load_done,
+    layout::{CHECKPOINT, check_name, iteration_folder, latest_in, metrics_file},
     manifest::FILE,
 };
-
-/// Name of iteration `t`'s folder: `iter-0`.
-pub fn place_of(t: usize) -> String {
-    format!("iter-{t}")
-}
 
 /// What to do with a run that exists already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,7 +50,7 @@ impl Run {
     /// [`Run::open`] on a disk that may have a gate, for fault injection.
     pub fn open_on(disk: Disk, dir: &Path, spec: &RunSpec, how: Open) -> Result<Run> {
         refuse_foreign(dir)?;
-        disk.folder(dir)?;
+        disk.make_folder(dir)?;
         let lock = Lock::take(dir)?;
         let mut left = Vec::new();
         let manifest = match (Manifest::read(dir)?, how) {
@@ -94,19 +89,19 @@ impl Run {
         &self.manifest
     }
 
-    /// Path of a place, e.g. of [`place_of`]`(0)`; it may not exist yet.
-    pub fn place(&self, place: &str) -> PathBuf {
-        self.dir.join(place)
+    /// Path of a folder inside the run, e.g. [`iteration_folder`]`(0)`; it may not exist yet.
+    pub fn folder(&self, folder: &str) -> PathBuf {
+        self.dir.join(folder)
     }
 
     /// Whether a stage is finished.
-    pub fn done(&self, place: &str, stage: &str) -> bool {
-        self.manifest.done(place, stage).is_some()
+    pub fn done(&self, folder: &str, stage: &str) -> bool {
+        self.manifest.done(folder, stage).is_some()
     }
 
     /// Loads the artefact of a finished stage, after verifying its hash.
-    pub fn load<A: Artefact>(&self, place: &str, stage: &str) -> Result<A> {
-        load_done(&self.dir, &self.manifest, place, stage)
+    pub fn load<A: Artefact>(&self, folder: &str, stage: &str) -> Result<A> {
+        load_done(&self.dir, &self.manifest, folder, stage)
     }
 
     /// Runs a stage, saves its artefact, marks the stage finished, and returns the artefact as read
@@ -114,43 +109,43 @@ impl Run {
     /// business.
     pub fn record<A: Artefact, E: From<Error>>(
         &mut self,
-        place: &str,
+        folder: &str,
         stage: &str,
-        make: impl FnOnce(&mut Desk) -> std::result::Result<A, E>,
+        make: impl FnOnce(&mut Workspace) -> std::result::Result<A, E>,
     ) -> std::result::Result<A, E> {
         let begun = Instant::now();
         let file = A::file_name(stage);
-        self.begin_stage(place, stage, &file)?;
+        self.begin_stage(folder, stage, &file)?;
         let kept = self.describe_saved();
-        let mut desk = Desk::new(
+        let mut workspace = Workspace::new(
             &self.disk,
             &self.dir,
-            place,
+            folder,
             stage,
             kept.clone(),
             self.board.clone(),
         );
-        let made = make(&mut desk)?;
-        desk.sync()?;
+        let made = make(&mut workspace)?;
+        workspace.sync()?;
         self.disk
-            .replace(&self.place(place).join(&file), |fresh| made.save(fresh))
-            .map_err(|error| error.keeping(|| desk.describe_saved()))?;
+            .replace(&self.folder(folder).join(&file), |fresh| made.save(fresh))
+            .map_err(|error| error.keeping(|| workspace.describe_saved()))?;
         drop(made);
-        self.finish_stage(place, stage, file, desk.written(), begun)
+        self.finish_stage(folder, stage, file, workspace.written(), begun)
             .map_err(|error| error.keeping(|| kept))?;
-        Ok(self.load(place, stage)?)
+        Ok(self.load(folder, stage)?)
     }
 
     /// Restores a finished stage, or runs and records it.
     pub fn stage<A: Artefact, E: From<Error>>(
         &mut self,
-        place: &str,
+        folder: &str,
         stage: &str,
-        make: impl FnOnce(&mut Desk) -> std::result::Result<A, E>,
+        make: impl FnOnce(&mut Workspace) -> std::result::Result<A, E>,
     ) -> std::result::Result<A, E> {
-        match self.done(place, stage) {
-            true => Ok(self.load(place, stage)?),
-            false => self.record(place, stage, make),
+        match self.done(folder, stage) {
+            true => Ok(self.load(folder, stage)?),
+            false => self.record(folder, stage, make),
         }
     }
 
@@ -184,27 +179,24 @@ impl Run {
 
     /// Says what is saved so far, for errors.
     fn describe_saved(&self) -> String {
-        match self.manifest.stages.last() {
-            Some(done) => format!("everything up to {}/{}", done.place, done.stage),
-            None => "what was there before".into(),
-        }
+        finished(&self.manifest).unwrap_or_else(|| "what was there before".into())
     }
 
-    fn begin_stage(&mut self, place: &str, stage: &str, file: &str) -> Result<()> {
-        check_place(place)?;
-        check_place(stage)?;
-        let known = self.manifest.places.iter().any(|p| p == place);
-        let done = self.done(place, stage);
+    fn begin_stage(&mut self, folder: &str, stage: &str, file: &str) -> Result<()> {
+        check_name(folder)?;
+        check_name(stage)?;
+        let known = self.manifest.folders.iter().any(|p| p == folder);
+        let done = self.done(folder, stage);
         if !known {
-            self.manifest.places.push(place.to_owned());
+            self.manifest.folders.push(folder.to_owned());
         }
         if done {
             self.manifest
                 .stages
-                .retain(|done| (done.place.as_str(), done.stage.as_str()) != (place, stage));
+                .retain(|done| (done.folder.as_str(), done.stage.as_str()) != (folder, stage));
         }
         let names = [file.to_owned(), metrics_file(stage)];
-        let names = names.map(|name| format!("{place}/{name}"));
+        let names = names.map(|name| format!("{folder}/{name}"));
         let claimed = names
             .into_iter()
             .map(|name| self.manifest.written.insert(name));
@@ -215,26 +207,26 @@ impl Run {
             false => self.manifest.write(&self.disk, &self.dir),
         };
         noted
-            .and_then(|()| self.disk.folder(&self.place(place)))
+            .and_then(|()| self.disk.make_folder(&self.folder(folder)))
             .map_err(|error| error.keeping(|| kept))
     }
 
     fn finish_stage(
         &mut self,
-        place: &str,
+        folder: &str,
         stage: &str,
         file: String,
         beside: &[String],
         begun: Instant,
     ) -> Result<()> {
-        let hash = hash(&self.place(place).join(&file))?;
-        let besides = self.hashes_beside(place, stage, beside)?;
+        let hash = hash(&self.folder(folder).join(&file))?;
+        let besides = self.hashes_beside(folder, stage, beside)?;
         let written = &mut self.manifest.written;
-        written.remove(&format!("{place}/{file}"));
-        written.extend(files_of(&self.dir, place, &file)?);
-        written.extend(beside.iter().map(|name| format!("{place}/{name}")));
+        written.remove(&format!("{folder}/{file}"));
+        written.extend(files_of(&self.dir, folder, &file)?);
+        written.extend(beside.iter().map(|name| format!("{folder}/{name}")));
         self.manifest.stages.push(Done {
-            place: place.to_owned(),
+            folder: folder.to_owned(),
             stage: stage.to_owned(),
             file,
             sha256: hash.sha256,
@@ -246,23 +238,23 @@ impl Run {
             self.manifest.stages.pop();
             return Err(error);
         }
-        self.drop_checkpoint(place, stage)
+        self.drop_checkpoint(folder, stage)
     }
 
     /// Hashes of what a stage wrote besides its artefact, by name; its log, if it has one, is whole
     /// by now.
     fn hashes_beside(
         &self,
-        place: &str,
+        folder: &str,
         stage: &str,
         written: &[String],
     ) -> Result<BTreeMap<String, String>> {
         let log = metrics_file(stage);
-        let log = self.place(place).join(&log).exists().then_some(log);
+        let log = self.folder(folder).join(&log).exists().then_some(log);
         let names = written.iter().cloned().chain(log);
         names
             .map(|name| {
-                let hash = hash(&self.place(place).join(&name))?;
+                let hash = hash(&self.folder(folder).join(&name))?;
                 Ok((name, hash.sha256))
             })
             .collect()
@@ -274,9 +266,9 @@ impl Run {
         let mut folders = vec![self.dir.clone()];
         folders.extend(
             self.manifest
-                .places
+                .folders
                 .iter()
-                .map(|place| self.place(place))
+                .map(|folder| self.folder(folder))
                 .filter(|dir| dir.is_dir()),
         );
         for folder in folders {
@@ -287,11 +279,11 @@ impl Run {
         self.manifest
             .stages
             .iter()
-            .try_for_each(|done| self.drop_checkpoint(&done.place, &done.stage))
+            .try_for_each(|done| self.drop_checkpoint(&done.folder, &done.stage))
     }
 
-    fn drop_checkpoint(&self, place: &str, stage: &str) -> Result<()> {
-        let checkpoints = self.place(place).join(CHECKPOINT);
+    fn drop_checkpoint(&self, folder: &str, stage: &str) -> Result<()> {
+        let checkpoints = self.folder(folder).join(CHECKPOINT);
         if !checkpoints.is_dir() {
             return Ok(());
         }
@@ -304,7 +296,7 @@ impl Run {
 
     /// Records a file beside the manifest as written by us.
     fn claim(&mut self, name: &str) -> Result<()> {
-        check_place(name)?;
+        check_name(name)?;
         if self.manifest.files.iter().any(|file| file == name) {
             return Ok(());
         }
@@ -314,27 +306,74 @@ impl Run {
 }
 
 impl Journal for Run {
-    type Desk = Desk;
+    type Workspace = Workspace;
     type Error = Error;
 
     fn finished(&self, t: usize, stage: Stage) -> bool {
-        self.done(&place_of(t), stage.name())
+        self.done(&iteration_folder(t), stage.name())
     }
 }
 
-impl<A: Artefact> Keeps<A> for Run {
+impl<A: Artefact> Stores<A> for Run {
     fn restore(&mut self, t: usize, stage: Stage) -> Result<A> {
-        self.load(&place_of(t), stage.name())
+        self.load(&iteration_folder(t), stage.name())
     }
 
     fn record<E: From<Error>>(
         &mut self,
         t: usize,
         stage: Stage,
-        make: impl FnOnce(&mut Desk) -> std::result::Result<A, E>,
+        make: impl FnOnce(&mut Workspace) -> std::result::Result<A, E>,
     ) -> std::result::Result<A, E> {
-        Run::record(self, &place_of(t), stage.name(), make)
+        Run::record(self, &iteration_folder(t), stage.name(), make)
     }
+}
+
+/// Says what is saved in a run folder, without a lock, such as `everything up to iter-1/pairs, and
+/// iter-1/policy up to step 40`; `None` where that is nothing. A process that is killed now goes on
+/// from there.
+///
+/// # Errors
+/// A folder that cannot be read.
+pub fn saved(dir: &Path) -> Result<Option<String>> {
+    let Some(manifest) = Manifest::read(dir)? else {
+        return Ok(None);
+    };
+    let mut parts: Vec<String> = finished(&manifest).into_iter().collect();
+    for folder in &manifest.folders {
+        let checkpoints = dir.join(folder).join(CHECKPOINT);
+        let works = match checkpoints.is_dir() {
+            true => list(&checkpoints)?,
+            false => Vec::new(),
+        };
+        for work in works {
+            let stage = work.file_name().unwrap_or_default().to_string_lossy();
+            if manifest.done(folder, &stage).is_none() {
+                parts.extend(begun(&work)?.map(|far| format!("{folder}/{stage} {far}")));
+            }
+        }
+    }
+    Ok((!parts.is_empty()).then(|| parts.join(", and ")))
+}
+
+/// The stages that are finished, in words; `None` where there are none.
+fn finished(manifest: &Manifest) -> Option<String> {
+    let last = manifest.stages.last()?;
+    Some(format!("everything up to {}/{}", last.folder, last.stage))
+}
+
+/// How far the stage has come whose unfinished work is in this folder; `None` where nothing of it
+/// is saved.
+fn begun(work: &Path) -> Result<Option<String>> {
+    if let Some(last) = latest_in(work)? {
+        return Ok(Some(format!("up to step {}", last.step)));
+    }
+    let holds = |path: &PathBuf| {
+        let written = path.metadata().is_ok_and(|m| m.is_file() && m.len() > 0);
+        written && !is_hidden(path)
+    };
+    let part = work.is_dir() && list(work)?.iter().any(holds);
+    Ok(part.then(|| "in part".into()))
 }
 
 fn begin(disk: &Disk, dir: &Path, spec: &RunSpec) -> Result<Manifest> {
@@ -355,7 +394,7 @@ fn resume(disk: &Disk, dir: &Path, spec: &RunSpec) -> Result<Manifest> {
     }
     let before = manifest.clone();
     let when = match manifest.stages.last() {
-        Some(done) => format!("after {}/{}", done.place, done.stage),
+        Some(done) => format!("after {}/{}", done.folder, done.stage),
         None => "before any stage was finished".into(),
     };
     let noted = noted.into_iter().map(|change| format!("{change} ({when})"));
@@ -397,22 +436,5 @@ fn refuse_foreign(dir: &Path) -> Result<()> {
                 .to_string_lossy()
                 .into_owned(),
         }),
-    }
-}
-
-pub(crate) fn check_place(name: &str) -> Result<()> {
-    let plain = |part: &str| {
-        !part.starts_with('.')
-            && part
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    };
-    let inside = Path::new(name).components().all(|part| match part {
-        Component::Normal(part) => part.to_str().is_some_and(plain),
-        _ => false,
-    });
-    match inside && !name.is_empty() && name != FILE {
-        true => Ok(()),
-        false => Err(Error::BadPlace(name.to_owned())),
     }
 }

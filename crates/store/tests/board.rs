@@ -1,4 +1,4 @@
-//! TensorBoard's view of a run: every point once, whatever was killed.
+//! A run's TensorBoard events: every point exactly once, whatever was killed.
 
 use std::{fs, path::Path};
 
@@ -169,10 +169,10 @@ fn tensorboard_is_live_while_the_game_is_played() {
             },
             logp: -1.0,
         }]);
-        let train = |desk: &mut randori_store::Desk| {
-            randori_core::Game::train(&mut game.0, &now, Adapter(vec![1, 2, 3]), &pairs, desk)
+        let train = |workspace: &mut randori_store::Workspace| {
+            randori_core::Game::train(&mut game.0, &now, Adapter(vec![1, 2, 3]), &pairs, workspace)
         };
-        run.record(&randori_store::place_of(t), "policy", train)
+        run.record(&randori_store::iteration_folder(t), "policy", train)
             .unwrap();
         game.1
             .eval(

@@ -1,5 +1,5 @@
-//! The disk is broken at every single operation of a game, by an error, by a kill and by filling
-//! up; each time the folder must be sound, and the resumed game must end with the same bytes as an
+//! Fault injection at every single file operation of a game: an error, a kill, a full disk. Each
+//! time the folder must be sound, and the resumed game must end with the same bytes as an
 //! undisturbed one.
 
 use std::{
@@ -14,7 +14,7 @@ use std::{
 
 use crate::scene::{self, Adapter, Answer, Pair, act, tree};
 use randori_core::{Journal, Stage};
-use randori_store::{Artefact, Disk, Error, JsonLines, Manifest, Op, Run, load, place_of};
+use randori_store::{Artefact, Disk, Error, JsonLines, Manifest, Op, Run, iteration_folder, load};
 
 /// A disk that dies at operation `at` and stays dead; and the number of operations so far.
 fn dying(at: usize) -> (Disk, Arc<AtomicUsize>) {
@@ -27,39 +27,39 @@ fn dying(at: usize) -> (Disk, Arc<AtomicUsize>) {
     (disk, count)
 }
 
-/// What must hold of a run folder at any moment.
+/// Asserts the invariants of a run folder at any moment.
 fn check_sound(dir: &Path, context: &str) {
     let Some(manifest) = Manifest::read(dir).unwrap_or_else(|e| panic!("{context}: {e}")) else {
         return;
     };
     for done in &manifest.stages {
         let loaded = match done.stage.as_str() {
-            "generated" => load::<JsonLines<Answer>>(dir, &done.place, &done.stage).map(drop),
-            "pairs" => load::<JsonLines<Pair>>(dir, &done.place, &done.stage).map(drop),
-            "policy" => load::<Adapter>(dir, &done.place, &done.stage).map(drop),
-            _ => load::<randori_core::Signals>(dir, &done.place, &done.stage).map(drop),
+            "generated" => load::<JsonLines<Answer>>(dir, &done.folder, &done.stage).map(drop),
+            "pairs" => load::<JsonLines<Pair>>(dir, &done.folder, &done.stage).map(drop),
+            "policy" => load::<Adapter>(dir, &done.folder, &done.stage).map(drop),
+            _ => load::<randori_core::Signals>(dir, &done.folder, &done.stage).map(drop),
         };
         loaded.unwrap_or_else(|e| panic!("{context}: {e}"));
     }
     // Whatever stands under its own name is whole, finished or not.
-    for place in manifest
-        .places
+    for folder in manifest
+        .folders
         .iter()
-        .map(|place| dir.join(place))
-        .filter(|place| place.exists())
+        .map(|folder| dir.join(folder))
+        .filter(|folder| folder.exists())
     {
         let whole = [
             (
-                place.join("generated.jsonl"),
-                JsonLines::<Answer>::load(&place.join("generated.jsonl")).is_ok(),
+                folder.join("generated.jsonl"),
+                JsonLines::<Answer>::load(&folder.join("generated.jsonl")).is_ok(),
             ),
             (
-                place.join("pairs.jsonl"),
-                JsonLines::<Pair>::load(&place.join("pairs.jsonl")).is_ok(),
+                folder.join("pairs.jsonl"),
+                JsonLines::<Pair>::load(&folder.join("pairs.jsonl")).is_ok(),
             ),
             (
-                place.join("adapter"),
-                Adapter::load(&place.join("adapter")).is_ok_and(|a| a.0.len() == 3),
+                folder.join("adapter"),
+                Adapter::load(&folder.join("adapter")).is_ok_and(|a| a.0.len() == 3),
             ),
         ];
         for (path, whole) in whole.iter().filter(|(path, _)| path.exists()) {
@@ -113,7 +113,8 @@ fn no_row_of_metrics_appears_twice() {
         .count();
     assert!((5..100).contains(&killed), "{killed}");
     for t in 0..2 {
-        let text = std::fs::read_to_string(dir.join(place_of(t)).join("metrics.jsonl")).unwrap();
+        let text =
+            std::fs::read_to_string(dir.join(iteration_folder(t)).join("metrics.jsonl")).unwrap();
         let steps: Vec<&str> = text
             .lines()
             .map(|line| line.split([':', ',']).nth(1).unwrap())
@@ -122,8 +123,8 @@ fn no_row_of_metrics_appears_twice() {
     }
 }
 
-/// What no kill of a process can show, only a power cut: nothing gets its name before its bytes are
-/// on disk, and the name itself is on disk before anything else happens.
+/// Order of syncs and renames, which only a power cut could show: bytes are on disk before a file
+/// gets its name, and the name before anything else happens.
 #[test]
 fn renames_stand_between_two_syncs() {
     let home = scene::home();
@@ -166,8 +167,7 @@ fn renames_stand_between_two_syncs() {
     assert!(synced < begun);
 }
 
-/// The kill itself: a child process that aborts at an operation. Run by the test below, skipped
-/// otherwise.
+/// A child process that aborts at an operation; run by the test below, skipped otherwise.
 #[test]
 fn child_that_aborts() {
     let (Ok(dir), Ok(at)) = (
@@ -358,5 +358,5 @@ fn a_failing_stage_keeps_what_was_before() {
     assert!(act(disk, &dir).is_err());
     let run = Run::open(&dir, &scene::spec(), Default::default()).unwrap();
     assert!(run.finished(0, Stage::Pairs) && !run.finished(0, Stage::Policy));
-    assert!(run.place("iter-0/checkpoint/policy/step-2").is_dir());
+    assert!(run.folder("iter-0/checkpoint/policy/step-2").is_dir());
 }

@@ -1,10 +1,12 @@
-//! The run folder from outside: its files, what a resume refuses, the lock, damage.
+//! The run folder from outside: its files, changes that a resume refuses, the lock, damage.
 
-use std::{fs, path::Path, process::Command};
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 use crate::scene::{self, Adapter, Answer, act, rules, spec, tree};
 use randori_core::{Signals, Stage};
-use randori_store::{Disk, Error, Json, JsonLines, Lock, Manifest, Open, Run, beside, hash, load};
+use randori_store::{
+    Artefact, Disk, Error, Json, JsonLines, Lock, Manifest, Open, Run, hash, load, saved,
+};
 
 #[test]
 fn a_game_leaves_these_files() {
@@ -44,7 +46,7 @@ fn a_game_leaves_these_files() {
     );
 
     let manifest = Manifest::read(&dir).unwrap().unwrap();
-    assert_eq!(manifest.last("policy").unwrap().place, "iter-1");
+    assert_eq!(manifest.last("policy").unwrap().folder, "iter-1");
     let done = manifest.done("iter-0", "generated").unwrap();
     assert_eq!(
         done.sha256,
@@ -191,7 +193,7 @@ fn afresh_removes_what_a_run_wrote_and_nothing_else() {
     assert!(Manifest::read(&dir).unwrap().unwrap().stages.is_empty());
 }
 
-/// What lies in an artefact's own folder would go when the next run puts its artefact there.
+/// A foreign file in an artefact's folder would be lost when the next run replaces the folder.
 #[test]
 fn afresh_is_refused_where_something_lies_in_an_artefact() {
     let home = scene::home();
@@ -229,7 +231,7 @@ fn a_fresh_start_that_was_killed_is_finished_first() {
         match Run::open(&dir, &other, Open::Resume) {
             Ok(run) => {
                 assert!(run.manifest().stages.is_empty(), "operation {at}");
-                assert!(!run.place("iter-0").exists(), "operation {at}");
+                assert!(!run.folder("iter-0").exists(), "operation {at}");
             }
             // Killed before it said so: the old run is there, whole.
             Err(Error::Changed { .. }) => {
@@ -314,6 +316,40 @@ fn two_runs_of_one_process_exclude_each_other_too() {
     Run::open(home.path(), &spec(), Open::Resume).unwrap();
 }
 
+/// What a process that is killed now would go on from, asked from outside at every moment.
+#[test]
+fn what_is_saved_is_said_in_words() {
+    let home = scene::home();
+    let dir = home.path().join("demo");
+    let now = || saved(&dir).unwrap();
+    assert_eq!(now(), None, "there is no folder yet");
+    let mut run = Run::open(&dir, &spec(), Open::Resume).unwrap();
+    assert_eq!(now(), None);
+    let made = run.record("iter-0", "generated", |workspace| {
+        let (_, mut log) = workspace.items::<u64>("answers")?;
+        assert_eq!(now(), None, "an empty list is nothing");
+        log.push(&1u64)?;
+        log.sync()?;
+        assert_eq!(now().as_deref(), Some("iter-0/generated in part"));
+        Ok::<_, Error>(JsonLines(vec![1u64]))
+    });
+    made.unwrap();
+    let first = "everything up to iter-0/generated";
+    assert_eq!(now().as_deref(), Some(first));
+    let policy = Adapter(vec![1]);
+    let made = run.record("iter-0", "policy", |workspace| {
+        for step in [2, 4] {
+            workspace.row(step, &BTreeMap::from([("loss", 0.5)]))?;
+            workspace.checkpoint(step, |path| policy.save(path))?;
+            let so_far = format!("{first}, and iter-0/policy up to step {step}");
+            assert_eq!(now(), Some(so_far));
+        }
+        Ok::<_, Error>(policy.clone())
+    });
+    made.unwrap();
+    assert_eq!(now().as_deref(), Some("everything up to iter-0/policy"));
+}
+
 #[test]
 fn damage_is_noticed() {
     let home = scene::home();
@@ -373,7 +409,7 @@ fn places_stay_inside() {
             .record(bad, "x", |_| Ok::<_, Error>(Json(1)))
             .unwrap_err();
         assert!(
-            matches!(&error, Error::BadPlace(name) if name == bad),
+            matches!(&error, Error::BadName(name) if name == bad),
             "{bad}: {error}"
         );
     }
@@ -419,65 +455,4 @@ fn unmeasured_signals_survive() {
         text.starts_with("{\n  \"pairs\": 12,\n  \"nll_real\": 1.25,\n  \"logps_real\": null,"),
         "{text}"
     );
-}
-
-/// What a stage wrote beside its artefact is read again too: its log by TensorBoard's events.
-#[test]
-fn a_file_beside_an_artefact_that_was_changed_is_noticed() {
-    let home = scene::home();
-    let dir = home.path().join("demo");
-    act(Disk::new(), &dir).unwrap();
-    let read = |stage: &str| {
-        let manifest = Manifest::read(&dir).unwrap().unwrap();
-        beside(&dir, &manifest, "iter-0", stage, "metrics.jsonl")
-    };
-    let log = dir.join("iter-0/metrics.jsonl");
-    assert_eq!(read("policy").unwrap(), Some(log.clone()));
-    let whole = fs::read_to_string(&log).unwrap();
-    fs::write(&log, whole.replacen("\"loss\":0", "\"loss\":1", 1)).unwrap();
-    let opened = || Run::open(&dir, &spec(), Open::Resume).unwrap().board();
-    for error in [read("policy").unwrap_err(), opened().unwrap_err()] {
-        let why = error.to_string();
-        let says = format!(
-            "{} has changed since it was written (its SHA-256",
-            log.display()
-        );
-        assert!(why.starts_with(&says), "{why}");
-    }
-    fs::remove_file(&log).unwrap();
-    let gone = opened().unwrap_err().to_string();
-    assert!(gone.contains("(it is gone)"), "{gone}");
-
-    // a run that was begun before such files were hashed is read as it is
-    fs::write(&log, whole.replacen("\"loss\":0", "\"loss\":1", 1)).unwrap();
-    let path = dir.join("manifest.json");
-    let mut old: serde_json::Value = randori_store::read_json(&path).unwrap();
-    for stage in old["stages"].as_array_mut().unwrap() {
-        stage.as_object_mut().unwrap().remove("beside");
-    }
-    fs::write(&path, old.to_string()).unwrap();
-    assert_eq!(read("policy").unwrap(), Some(log));
-    opened().unwrap();
-}
-
-/// Of two stages that write a file of one name into one place, the last has it.
-#[test]
-fn a_file_that_another_stage_wrote_since_is_not_the_first_stage_s() {
-    let home = scene::home();
-    let dir = home.path().join("demo");
-    let mut run = Run::open(&dir, &spec(), Open::Resume).unwrap();
-    for (stage, text) in [("one", "1"), ("two", "2")] {
-        let made = run.stage("tried", stage, |desk| {
-            desk.write("rows", |path| fs::write(path, text))?;
-            Ok::<_, Error>(Json(text.to_owned()))
-        });
-        assert_eq!(made.unwrap(), Json(text.to_owned()));
-    }
-    let read = |stage| beside(&dir, run.manifest(), "tried", stage, "rows");
-    assert_eq!(read("one").unwrap(), None);
-    assert_eq!(read("two").unwrap(), Some(dir.join("tried/rows")));
-    fs::write(dir.join("tried/rows"), "3").unwrap();
-    for stage in ["one", "two"] {
-        assert!(matches!(read(stage), Err(Error::Damaged { .. })));
-    }
 }

@@ -1,5 +1,5 @@
-//! What is written where people keep things too: only what was written before is replaced, and a
-//! kill at any operation loses nothing of anybody.
+//! Output among a user's own files: only what an earlier export wrote is replaced, and a kill at
+//! any operation loses no file.
 
 use std::{
     collections::BTreeMap,
@@ -51,7 +51,7 @@ fn tree(dir: &Path) -> BTreeMap<PathBuf, String> {
     all
 }
 
-/// What somebody puts beside an export.
+/// Puts a user's files beside an export.
 fn people(out: &Path) {
     fs::write(out.join("notes.txt"), "mine").unwrap();
     fs::create_dir_all(out.join("evals/more")).unwrap();

@@ -1,4 +1,4 @@
-//! Run folders: what they hold, through faults and kills.
+//! Run folders: their contents, through faults and kills.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,6 +9,7 @@
 mod board;
 mod faults;
 mod folder;
+mod kept;
 mod outbox;
 mod rows;
 mod scene;

@@ -12,7 +12,7 @@
 use crate::per_token;
 use randori_sdk::{Dual, Pair, PairLoss, options};
 
-/// Where `exp(x)` becomes its tangent.
+/// The x from which `exp(x)` continues as its tangent.
 const STRAIGHT_FROM: f64 = 20.0;
 
 options! {

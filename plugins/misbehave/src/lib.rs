@@ -202,7 +202,7 @@ options! {
     pub struct NoState {}
 }
 
-/// Its state.
+/// The state of a sampler that cannot be made.
 pub struct Panics;
 
 impl Default for Panics {

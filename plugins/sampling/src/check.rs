@@ -3,15 +3,15 @@
 
 use randori_sdk::{Logits, Sampler, Step};
 
-/// Removed.
+/// The logit of a removed token.
 pub const GONE: f32 = f32::NEG_INFINITY;
 
-/// What `sampler` makes of `logits` for a sequence that is all prompt and empty.
+/// Applies `sampler` to `logits` at the start of a sequence without tokens.
 pub fn apply<S: Sampler>(sampler: &S, logits: &[f32]) -> Vec<f32> {
     apply_at(sampler, &mut S::State::default(), &[], 0, logits)
 }
 
-/// What `sampler` makes of `logits` after `tokens`, of which the first `prompt` are the prompt.
+/// Applies `sampler` to `logits` after `tokens`, of which the first `prompt` are the prompt.
 pub fn apply_at<S: Sampler>(
     sampler: &S,
     s: &mut S::State,
@@ -28,7 +28,7 @@ pub fn apply_at<S: Sampler>(
     row
 }
 
-/// Places that are left.
+/// Indices of the tokens that are left.
 pub fn kept(row: &[f32]) -> Vec<usize> {
     (0..row.len()).filter(|&i| row[i] != GONE).collect()
 }
@@ -41,20 +41,20 @@ pub fn probabilities(row: &[f32]) -> Vec<f64> {
     weights.iter().map(|w| w / total).collect()
 }
 
-/// All places in rank order, by a full sort.
+/// All tokens in rank order, by a full sort.
 pub fn ranked(row: &[f32]) -> Vec<usize> {
-    let mut places: Vec<usize> = (0..row.len()).collect();
-    places.sort_by(|&a, &b| row[b].partial_cmp(&row[a]).unwrap()); // stable: equal logits by place
-    places
+    let mut tokens: Vec<usize> = (0..row.len()).collect();
+    tokens.sort_by(|&a, &b| row[b].partial_cmp(&row[a]).unwrap()); // stable: equal logits by id
+    tokens
 }
 
-/// Holds that `got` is `row` with everything but `places` removed.
-pub fn left_only(places: &[usize], got: &[f32], row: &[f32], case: &str) {
-    let mut places = places.to_vec();
-    places.sort_unstable();
-    assert_eq!(kept(got), places, "{case}, a row of {}", row.len());
+/// Asserts that `got` is `row` with all but these tokens removed.
+pub fn left_only(tokens: &[usize], got: &[f32], row: &[f32], case: &str) {
+    let mut tokens = tokens.to_vec();
+    tokens.sort_unstable();
+    assert_eq!(kept(got), tokens, "{case}, a row of {}", row.len());
     assert!(
-        places.iter().all(|&i| got[i] == row[i]),
+        tokens.iter().all(|&i| got[i] == row[i]),
         "{case}: a kept logit changed"
     );
 }

@@ -7,9 +7,13 @@ use candle_core::{
 };
 use randori_cuda::{
     Float, Ptr,
-    gpu::{Gpu, Matrix, Product, ptr},
+    gpu::{
+        Gpu,
+        product::{Matrix, Product},
+        ptr,
+    },
     ops::{
-        attention::{Attention, Given, Gradients, Met},
+        attention::{Attention, BackwardInputs, BackwardOutputs, DeviceLists},
         gguf::Gguf,
         matvec, nf4,
         norm::RmsNorm,
@@ -220,10 +224,10 @@ fn quantised(gpu: &Gpu, sizes: &Sizes, copy: f64) {
     });
 }
 
-/// Rows of a product.
+/// Operands of a product of few rows or many.
 enum Asked {
-    Few(matvec::Rows),
-    Many(product4::Rows),
+    Few(matvec::Operands),
+    Many(product4::Operands),
 }
 
 /// Products of one row and of more with a matrix.
@@ -240,18 +244,18 @@ impl Few<'_> {
             let x = halves(self.gpu, 5, &[n, columns]);
             let y = self.gpu.room(&[n, rows], DType::BF16).unwrap();
             let (x, y) = (at(&x), at(&y));
-            let parts = [product4::Stored::Nf4, product4::Stored::Blocks]
+            let parts = [product4::Encoding::Nf4, product4::Encoding::Blocks]
                 .map(|s| s.parts(n, rows, columns));
             let parts = self.gpu.room(&[parts[0].max(parts[1]).max(1)], DType::F32);
             let parts = parts.unwrap();
             let given = match n <= matvec::MOST {
-                true => Asked::Few(matvec::Rows {
+                true => Asked::Few(matvec::Operands {
                     float: Float::Bf16,
                     n,
                     x,
                     y,
                 }),
-                false => Asked::Many(product4::Rows {
+                false => Asked::Many(product4::Operands {
                     n,
                     x,
                     y,
@@ -290,16 +294,32 @@ fn norm(gpu: &Gpu, rows: usize, width: usize, copy: f64) {
 }
 
 /// Uploaded lists; the tensors are held with them.
-fn met(gpu: &Gpu, lists: &Lists) -> (Met, [Tensor; 2]) {
+fn upload_lists(gpu: &Gpu, lists: &Lists) -> (DeviceLists, [Tensor; 2]) {
     let blocks: Vec<i32> = lists.blocks.as_flattened().to_vec();
     let runs: Vec<i32> = lists.runs.as_flattened().to_vec();
     let held = [gpu.upload(&blocks).unwrap(), gpu.upload(&runs).unwrap()];
-    let met = Met {
+    let on_device = DeviceLists {
         blocks: at(&held[0]),
         count: lists.blocks.len(),
         runs: at(&held[1]),
     };
-    (met, held)
+    (on_device, held)
+}
+
+/// The mask of one causal sequence.
+fn causal(tokens: usize) -> Lists {
+    let whole = KeyRun {
+        row: 0,
+        len: tokens,
+        position: 0,
+    };
+    let span = Span {
+        row: 0,
+        len: tokens,
+        position: 0,
+        keys: vec![whole],
+    };
+    Lists::queries(&[span], tokens, None).unwrap()
 }
 
 /// One causal sequence.
@@ -316,20 +336,9 @@ fn attention(gpu: &Gpu, sizes: &Sizes) {
         window: None,
         softcap: None,
     };
-    let whole = KeyRun {
-        row: 0,
-        len: tokens,
-        position: 0,
-    };
-    let span = Span {
-        row: 0,
-        len: tokens,
-        position: 0,
-        keys: vec![whole],
-    };
-    let lists = Lists::queries(&[span], tokens, None).unwrap();
-    let (queries, _queries) = met(gpu, &lists);
-    let (keys, _keys) = met(gpu, &lists.keys(tokens).unwrap());
+    let lists = causal(tokens);
+    let (queries, _queries) = upload_lists(gpu, &lists);
+    let (keys, _keys) = upload_lists(gpu, &lists.keys(tokens).unwrap());
 
     let (n, m) = (tokens * heads * dim, tokens * kv_heads * dim);
     let count = sets(2 * (2 * n + 2 * m));
@@ -360,7 +369,7 @@ fn attention(gpu: &Gpu, sizes: &Sizes) {
     (0..count).for_each(forward); // every set's results, for the way back
     let s = seconds(gpu, |i| {
         let i = i % count;
-        let given = Given {
+        let inputs = BackwardInputs {
             q: at(&q[i]),
             k: at(&k[i]),
             v: at(&v[i]),
@@ -368,13 +377,13 @@ fn attention(gpu: &Gpu, sizes: &Sizes) {
             lse: at(&lse[i]),
             dout: at(&dout[i]),
         };
-        let to = Gradients {
+        let outputs = BackwardOutputs {
             q: at(&dq[i]),
             k: at(&dk[i]),
             v: at(&dv[i]),
             delta: at(&delta),
         };
-        a.backward(gpu, &given, queries, keys, &to).unwrap();
+        a.backward(gpu, &inputs, queries, keys, &outputs).unwrap();
     });
     say(
         "attention backward",

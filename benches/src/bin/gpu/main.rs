@@ -44,7 +44,7 @@ fn main() {
     }
 }
 
-/// What is measured, and how large.
+/// The measurements and their sizes, as JSON.
 struct Sizes(Value);
 
 impl Sizes {

@@ -17,7 +17,7 @@ use randori_engine::{
 };
 use randori_host::Host;
 use randori_lora::{LoraSpec, Targets};
-use randori_sdk::seam::Value as Given;
+use randori_sdk::seam::Value as OptionValue;
 use serde_json::{Value, json};
 
 use super::{Sizes, count, kernels, median, say};
@@ -110,9 +110,33 @@ pub fn train(gpu: &Gpu, sizes: &Sizes) {
     }
 }
 
+/// The settings of a training with one micro-batch of `rows` rows a pass and `batch` pairs a step.
+fn settings(sizes: &Sizes, step: &Step, batch: usize, rows: usize) -> TrainSettings {
+    TrainSettings {
+        optimizer: Optimizer::adamw(),
+        learning_rate: sizes.0["learning_rate"].as_f64().expect("a rate"),
+        schedule: Schedule {
+            kind: ScheduleKind::Constant,
+            warmup_ratio: 0.0,
+        },
+        clip: Some(1.0),
+        batch,
+        epochs: step.count("steps") + 1,
+        micro_batch_tokens: rows,
+        checkpoint: true,
+        shuffle: false,
+        beta: beta(sizes),
+        ..TrainSettings::default()
+    }
+}
+
+/// The loss's beta.
+fn beta(sizes: &Sizes) -> f64 {
+    sizes.0["beta"].as_f64().expect("beta")
+}
+
 fn one(gpu: &Gpu, sizes: &Sizes, host: &Host, base: &Arc<Base>, step: &Step, rate: f64) {
     let name = step.0["name"].as_str().expect("a name");
-    let beta = sizes.0["beta"].as_f64().expect("beta");
     let pairs = step.pairs(sizes.model("vocab_size"));
     let plan = step.plan(&pairs);
     let spec = LoraSpec {
@@ -122,22 +146,7 @@ fn one(gpu: &Gpu, sizes: &Sizes, host: &Host, base: &Arc<Base>, step: &Step, rat
         ..LoraSpec::default()
     };
     let player = Player::with_lora(base.clone(), spec, 7).unwrap();
-    let settings = TrainSettings {
-        optimizer: Optimizer::adamw(),
-        learning_rate: sizes.0["learning_rate"].as_f64().expect("a rate"),
-        schedule: Schedule {
-            kind: ScheduleKind::Constant,
-            warmup_ratio: 0.0,
-        },
-        clip: Some(1.0),
-        batch: pairs.len(),
-        epochs: step.count("steps") + 1,
-        micro_batch_tokens: plan.ids.len(),
-        checkpoint: true,
-        shuffle: false,
-        beta,
-        ..TrainSettings::default()
-    };
+    let settings = settings(sizes, step, pairs.len(), plan.ids.len());
     // what checkpointing computes a second time: the blocks, forward
     let before = multiply_adds();
     player.hidden(&plan).unwrap();
@@ -147,7 +156,7 @@ fn one(gpu: &Gpu, sizes: &Sizes, host: &Host, base: &Arc<Base>, step: &Step, rat
     gpu.synchronise().unwrap();
     gpu.forget_peak().unwrap();
     let loss = host
-        .loss("spin", &[("beta".into(), Given::Float(beta))])
+        .loss("spin", &[("beta".into(), OptionValue::Float(beta(sizes)))])
         .expect("the loss plugin");
     let mut trainer = Trainer::new(player, settings).unwrap();
     let (mut seconds, mut work, mut losses) = (Vec::new(), 0.0, Vec::new());

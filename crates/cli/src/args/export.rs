@@ -22,17 +22,17 @@ pub struct Args {
     #[arg(long, value_name = "T")]
     pub iteration: Option<Which>,
     /// What to write
-    #[arg(long, value_enum, default_value = "hf")]
+    #[arg(long, value_enum, ignore_case = true, default_value = "hf")]
     pub to: Format,
     /// Numbers of a model folder (hf; bnb: of what is not quantised); bf16 where it is not given
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, ignore_case = true)]
     pub dtype: Option<Dtype>,
     /// Blocks of a GGUF file; q8_0 where it is not given
-    #[arg(long, value_parser = PossibleValuesParser::new(GgufQuant::NAMES).try_map(|q| q.parse::<GgufQuant>()))]
+    #[arg(long, ignore_case = true, value_parser = PossibleValuesParser::new(GgufQuant::NAMES).try_map(|q| q.parse::<GgufQuant>()))]
     pub quant: Option<GgufQuant>,
     /// Which base receives the update: the one it was trained on (dequantised, or in the recipe's
     /// model.dtype), or the files' own values
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, ignore_case = true)]
     pub onto: Option<Onto>,
     /// Largest weight file of a model folder: 5GB, 500MB, 2GiB, …
     #[arg(long, value_name = "SIZE", value_parser = bytes::parse)]
@@ -111,14 +111,6 @@ impl Args {
         }
         if self.seed.is_some() && !self.stochastic_rounding {
             bail!("--seed goes with --stochastic-rounding: nothing else in an export is random");
-        }
-        if self.iteration.is_some() {
-            if !self.who.adapter.is_empty() {
-                bail!("--iteration and --adapter both name the player; give one of them");
-            }
-            if !self.who.recipe.as_ref().is_some_and(|path| path.is_dir()) {
-                bail!("--iteration goes with a run folder, which is what has iterations");
-            }
         }
         let shard_bytes = self.max_shard_size.unwrap_or(SHARD_BYTES);
         Ok(match self.to {
@@ -212,6 +204,12 @@ mod tests {
                 quant: GgufQuant::Q4K
             })
         );
+        // names in any case
+        assert_eq!(
+            target("--to GGUF --quant Q4_K --onto ORIGINAL"),
+            target("--to gguf --quant q4_k --onto original")
+        );
+        assert_eq!(target("--to Hf --dtype BF16"), Ok(hf(Numbers::Bf16, None)));
         for (text, why) in [
             (
                 "--to gguf --dtype f32",

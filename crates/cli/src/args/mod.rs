@@ -4,14 +4,19 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
 
 use randori::{Request, bytes, one_line};
 
 use crate::progress::Console;
-use crate::{chat, inspect, terminal};
+use crate::terminal::{self, Colour};
+use crate::{chat, commands, inspect, interrupt};
 
+mod descriptions;
+mod examples;
 mod export;
+mod talk;
 
 /// Self-play fine-tuning at home: a language model practises against its own past self.
 #[derive(Parser)]
@@ -46,7 +51,7 @@ pub struct Common {
 /// Which player: a recipe and, if it is not the start, what it has learnt.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Who {
-    /// A recipe, or a run folder (then its last iteration's player is meant)
+    /// A recipe, `builtin:demo`, or a run folder (then its last iteration's player is meant)
     #[arg(value_name = "RECIPE")]
     pub recipe: Option<PathBuf>,
     /// A PEFT adapter folder instead of the recipe's start; given several times, their sum
@@ -79,14 +84,16 @@ impl Who {
 }
 
 impl Common {
-    /// For a verb that takes nothing else.
+    /// For a verb that takes nothing else; from here on Ctrl-C is answered.
     fn request(self) -> Request {
+        let console = Console::new(self.quiet);
+        interrupt::answer(&console);
         Request {
             set: self.set,
             plugins: self.plugins,
             trust: self.trust,
             runs: self.runs,
-            watch: Arc::new(Console::new(self.quiet)),
+            watch: Arc::new(console),
             ..Request::default()
         }
     }
@@ -111,13 +118,17 @@ enum Verb {
         /// Begins afresh: what earlier runs wrote in the run folder is removed
         #[arg(long)]
         fresh: bool,
+        /// Prints the plan and plays nothing: stages, how much each has to do, memory, time, disk,
+        /// and what the run folder has already. Writes nothing
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Answers every prompt of a split, as the opponent of an iteration does
     Generate {
         #[command(flatten)]
         who: Who,
         /// Which prompts
-        #[arg(long, value_enum, default_value = "train")]
+        #[arg(long, value_enum, ignore_case = true, default_value = "train")]
         split: Split,
         /// Iteration, for the random draws
         #[arg(long, default_value_t = 0)]
@@ -171,20 +182,14 @@ enum Verb {
         #[command(flatten)]
         who: Who,
         /// Which data
-        #[arg(long, value_enum, default_value = "held-out")]
+        #[arg(long, value_enum, ignore_case = true, default_value = "held-out")]
         split: Split,
         /// JSON file to write beside the terminal
         #[arg(long, short)]
         out: Option<PathBuf>,
     },
-    /// Talks with a player
-    Chat {
-        #[command(flatten)]
-        who: Who,
-        /// A system message
-        #[arg(long)]
-        system: Option<String>,
-    },
+    /// Talks with a player: on a terminal, with the lines of standard input, or with one `--prompt`
+    Chat(talk::Args),
     /// Writes a player for other tools, merged or as an adapter, and says how much of what it
     /// learnt survives
     Export(export::Args),
@@ -206,10 +211,21 @@ enum Verb {
     Fit {
         #[command(flatten)]
         who: Who,
-        /// Memory that may be used: `24GiB`. Says whether the recipe fits, what would, and the
-        /// largest sizes that do
-        #[arg(long, value_name = "BYTES", value_parser = bytes::parse)]
+        /// Memory that may be used, `24GiB` or `500MB`; a number alone is GiB. Says whether the
+        /// recipe fits, what would, and the largest sizes that do
+        #[arg(long, value_name = "SIZE", value_parser = bytes::memory)]
         vram: Option<u64>,
+    },
+    /// Writes a shell's completions to standard output
+    Completions {
+        /// Which shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Writes pages for `man`: randori.1 and one for each verb
+    Man {
+        /// Folder to put them in
+        folder: PathBuf,
     },
     /// Writes docs/reference/recipe.md to standard output
     #[command(hide = true)]
@@ -220,7 +236,8 @@ enum Verb {
 /// cannot be read.
 pub fn main() -> ExitCode {
     terminal::end_quietly_when_nobody_reads();
-    let command = match Command::try_parse() {
+    let given = command().try_get_matches();
+    let command = match given.and_then(|given| Command::from_arg_matches(&given)) {
         Ok(command) => command,
         Err(e) => {
             match e.use_stderr() {
@@ -235,15 +252,29 @@ pub fn main() -> ExitCode {
     match dispatch(command.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            errln!("randori: {}", one_line(&e));
+            terminal::headed("randori:", Colour::Red, &one_line(&e));
             ExitCode::FAILURE
         }
     }
 }
 
+/// The command line that is parsed: each command with its examples.
+fn command() -> clap::Command {
+    let with_examples = |command: clap::Command| match examples::of(command.get_name()) {
+        Some(examples) => command.after_help(examples),
+        None => command,
+    };
+    with_examples(Command::command().mut_subcommands(with_examples))
+}
+
 fn dispatch(verb: Verb) -> anyhow::Result<()> {
     match verb {
-        Verb::Run { who, fresh } => randori::play(&who.request(), fresh).map(drop),
+        Verb::Run {
+            who,
+            fresh,
+            dry_run: true,
+        } => randori::dry_run(&who.request(), fresh),
+        Verb::Run { who, fresh, .. } => run(&who.request(), fresh),
         Verb::Generate {
             who,
             split,
@@ -262,16 +293,34 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
         Verb::Eval { who, split, out } => {
             randori::eval(&who.request(), split.into(), out.as_deref())
         }
-        Verb::Chat { who, system } => chat::run(&who.request(), system.as_deref()),
+        Verb::Chat(args) => {
+            let (request, talk, prompt) = args.asked();
+            chat::run(&request, &talk, prompt.as_deref())
+        }
         Verb::Export(args) => randori::export(&args.export()?),
         Verb::Plugins { common } => randori::plugins(&common.request()),
         Verb::Inspect { who, examples } => inspect::run(&who.request(), examples),
         Verb::Fit { who, vram } => randori::fit(&who.request(), vram),
+        Verb::Completions { shell } => {
+            out!("{}", descriptions::completions(command(), shell));
+            Ok(())
+        }
+        Verb::Man { folder } => descriptions::manual(command(), &folder),
         Verb::RecipeDocs => {
             out!("{}", randori::recipe_docs());
             Ok(())
         }
     }
+}
+
+/// Plays, and says what can be done with what came out.
+fn run(request: &Request, fresh: bool) -> anyhow::Result<()> {
+    let summary = randori::play(request, fresh)?;
+    let folder = request.run_folder(&summary.name);
+    for line in commands::after_run(&summary.name, &folder) {
+        request.watch.say(line);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -280,7 +329,72 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
-        Command::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_has_examples_which_it_takes() {
+        let program = command();
+        let verbs = program.get_subcommands().filter(|verb| !verb.is_hide_set());
+        let mut seen = 0;
+        for shown in verbs.chain([&program]) {
+            let name = shown.get_name();
+            let examples = shown.get_after_help().unwrap().to_string();
+            let mut lines = examples.lines();
+            assert_eq!(lines.next(), Some("Examples:"), "{name}");
+            for line in lines {
+                assert!(
+                    line.starts_with("  randori ") && line.len() <= 100,
+                    "{line}"
+                );
+                // without what the shell takes away
+                let given = line
+                    .split(" # ")
+                    .next()
+                    .unwrap()
+                    .split(" > ")
+                    .next()
+                    .unwrap();
+                let words: Vec<&str> = given.split_whitespace().collect();
+                assert!(name == "randori" || words[1] == name, "{line}");
+                let read = command().try_get_matches_from(words);
+                let read = read.and_then(|read| Command::from_arg_matches(&read));
+                assert!(read.is_ok(), "{line}: {}", read.err().unwrap());
+                seen += 1;
+            }
+        }
+        assert!(seen >= 20, "only {seen} examples");
+    }
+
+    /// What a shell reads goes through the door by which control characters are spelled.
+    #[test]
+    fn completions_know_the_verbs_and_hold_nothing_to_escape() {
+        use clap::ValueEnum;
+        for shell in Shell::value_variants() {
+            let script = descriptions::completions(command(), *shell);
+            assert_eq!(randori::escaped(&script), script, "{shell}");
+            for word in ["inspect", "vram"] {
+                assert!(script.contains(word), "{shell} completes no {word}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_manual_has_a_page_for_each_verb() {
+        let folder = tempfile::tempdir().unwrap();
+        descriptions::manual(command(), &folder.path().join("man1")).unwrap();
+        let page = |name: &str| {
+            let file = folder.path().join("man1").join(name);
+            std::fs::read_to_string(file).unwrap()
+        };
+        let first = page("randori.1");
+        assert!(first.contains("randori\\-run(1)"), "{first}");
+        for verb in command()
+            .get_subcommands()
+            .filter(|verb| !verb.is_hide_set())
+        {
+            let page = page(&format!("randori-{}.1", verb.get_name()));
+            assert!(page.contains("Examples:"), "{page}");
+        }
     }
 }

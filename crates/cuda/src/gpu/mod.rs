@@ -4,7 +4,7 @@
 pub mod flash;
 pub mod host;
 mod libraries;
-mod product;
+pub mod product;
 
 use std::{
     collections::HashMap,
@@ -19,8 +19,6 @@ use candle_core::{
         cudarc::driver::{CudaFunction, CudaModule, DevicePtr, result, sys},
     },
 };
-
-pub use product::{Matrix, Product};
 
 use crate::{Arg, Error, Float, Grid, Launch, Ptr, Result};
 
@@ -271,11 +269,6 @@ impl Launch for Gpu {
         }
         .map_err(|e| Error::rule(format!("the GPU refused `{name}` on {grid:?}: {e}")))
     }
-}
-
-/// Whether a tensor lies on a GPU.
-pub fn is_on_gpu(t: &Tensor) -> bool {
-    t.device().is_cuda()
 }
 
 /// The type of a tensor's values.

@@ -10,9 +10,9 @@ use crate::{Error, Float, Ptr, Result};
 /// A row-major matrix at an address, or its transpose.
 #[derive(Debug, Clone, Copy)]
 pub struct Matrix {
-    /// Where.
+    /// Address of the first value.
     pub at: Ptr,
-    /// What.
+    /// Type of its values.
     pub float: Float,
     /// Values from one stored row to the next.
     pub stride: usize,
@@ -92,8 +92,8 @@ impl Gpu {
         stream.context().bind_to_thread().map_err(super::driver)?;
         let blas = self.device.cublas_handle();
         // cuBLAS is column-major: c = a b in row-major order is cᵀ = bᵀ aᵀ in column-major order,
-        // the same memory with the factors swapped SAFETY: addresses are of live tensors of these
-        // shapes, as the ops that call this say.
+        // the same memory with the factors swapped.
+        // SAFETY: addresses are of live tensors of these shapes, as the ops that call this say.
         unsafe {
             result::gemm_ex(
                 *blas.handle(),

@@ -29,7 +29,7 @@ pub struct Attention {
 
 /// [`Lists`](super::tiles::Lists) in the device's memory.
 #[derive(Debug, Clone, Copy)]
-pub struct Met {
+pub struct DeviceLists {
     /// The blocks: i32 (count, 5).
     pub blocks: Ptr,
     /// Number of blocks.
@@ -41,7 +41,7 @@ pub struct Met {
 /// Inputs of the backward pass: q, out, dout (tokens, heads, dim), k, v (rows, kv_heads, dim), lse
 /// f32 (heads, tokens).
 #[derive(Debug, Clone, Copy)]
-pub struct Given {
+pub struct BackwardInputs {
     /// Queries.
     pub q: Ptr,
     /// Keys.
@@ -58,7 +58,7 @@ pub struct Given {
 
 /// Outputs of the backward pass, wholly overwritten.
 #[derive(Debug, Clone, Copy)]
-pub struct Gradients {
+pub struct BackwardOutputs {
     /// Gradient to q (tokens, heads, dim).
     pub q: Ptr,
     /// Gradient to k (rows, kv_heads, dim).
@@ -174,7 +174,7 @@ impl Attention {
         q: Ptr,
         k: Ptr,
         v: Ptr,
-        queries: Met,
+        queries: DeviceLists,
         out: Ptr,
         lse: Ptr,
     ) -> Result<()> {
@@ -199,10 +199,10 @@ impl Attention {
     pub fn backward(
         &self,
         on: &dyn Launch,
-        given: &Given,
-        queries: Met,
-        keys: Met,
-        to: &Gradients,
+        inputs: &BackwardInputs,
+        queries: DeviceLists,
+        keys: DeviceLists,
+        outputs: &BackwardOutputs,
     ) -> Result<()> {
         let compiled = self.compiled()?;
         let suffix = self.float.suffix();
@@ -210,25 +210,32 @@ impl Attention {
         if rows > 0 {
             let grid = Grid::line(rows.div_ceil(8), 256);
             let sizes = [int(self.tokens)?, int(self.heads)?, int(self.dim)?];
-            let mut args = vec![given.out.into(), given.dout.into(), to.delta.into()];
+            let mut args = vec![inputs.out.into(), inputs.dout.into(), outputs.delta.into()];
             args.extend(sizes);
             on.launch(&format!("attention_delta_{suffix}"), grid, &args)?;
         }
-        let read = [given.q, given.k, given.v, given.dout, given.lse, to.delta];
-        let parts = [
-            (Which::Queries, "queries", queries, vec![to.q]),
-            (Which::Keys, "keys", keys, vec![to.k, to.v]),
+        let read = [
+            inputs.q,
+            inputs.k,
+            inputs.v,
+            inputs.dout,
+            inputs.lse,
+            outputs.delta,
         ];
-        for (which, name, met, written) in parts {
-            if met.count == 0 {
+        let parts = [
+            (Which::Queries, "queries", queries, vec![outputs.q]),
+            (Which::Keys, "keys", keys, vec![outputs.k, outputs.v]),
+        ];
+        for (which, name, lists, written) in parts {
+            if lists.count == 0 {
                 continue;
             }
-            let lists = [met.blocks, met.runs];
-            let pointers = read.into_iter().chain(written).chain(lists);
+            let addresses = [lists.blocks, lists.runs];
+            let pointers = read.into_iter().chain(written).chain(addresses);
             let mut args: Vec<Arg> = pointers.map(Arg::from).collect();
             args.extend(self.sizes()?);
             let kernel = format!("attention_backward_{name}_{compiled}_{suffix}");
-            on.launch(&kernel, self.grid(which, compiled, met.count)?, &args)?;
+            on.launch(&kernel, self.grid(which, compiled, lists.count)?, &args)?;
         }
         Ok(())
     }

@@ -99,27 +99,13 @@ impl Columns {
         on.launch("column_parts", Grid::each(self.width), &args)
     }
 
-    /// onto, f32 (width), += Σ dy over the rows; with `by` = (x, inverse), Σ dy · x · inverse,
-    /// where x has dy's shape and inverse is f32 (rows). `parts` is scratch of [`Columns::room`]
-    /// values.
+    /// onto, f32 (width), += Σ dy over the rows. `parts` is scratch of [`Columns::room`] values.
     ///
     /// # Errors
     /// As [`Launch::launch`].
-    pub fn sum(
-        &self,
-        on: &dyn Launch,
-        dy: Ptr,
-        by: Option<(Ptr, Ptr)>,
-        parts: Ptr,
-        onto: Ptr,
-    ) -> Result<()> {
-        match by {
-            Some((x, inverse)) => self.scale_gradient(on, x, Ptr::NULL, inverse, dy, parts, onto),
-            None => {
-                let pointers = [dy, dy, Ptr::NULL, Ptr::NULL];
-                self.sums(on, "column_sums", pointers, Ptr::NULL, parts, onto)
-            }
-        }
+    pub fn sum(&self, on: &dyn Launch, dy: Ptr, parts: Ptr, onto: Ptr) -> Result<()> {
+        let pointers = [dy, dy, Ptr::NULL, Ptr::NULL];
+        self.sums(on, "column_sums", pointers, Ptr::NULL, parts, onto)
     }
 
     /// The gradient to a norm's scale: dw, f32 (width), += Σ dy · (x - mean) · inverse over the

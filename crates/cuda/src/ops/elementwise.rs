@@ -65,14 +65,6 @@ pub fn affine(
     each(on, "affine", float, n, &args)
 }
 
-/// Fills y with `n` times `value`.
-///
-/// # Errors
-/// As [`Launch::launch`].
-pub fn fill(on: &dyn Launch, float: Float, n: usize, value: f32, y: Ptr) -> Result<()> {
-    each(on, "fill", float, n, &[y.into(), count(n), value.into()])
-}
-
 /// y += x, `n` values.
 ///
 /// # Errors

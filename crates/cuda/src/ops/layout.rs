@@ -35,31 +35,31 @@ pub fn gather(
 
 /// The destinations of a scatter, each once, with its source rows in ascending order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Places {
+pub struct ScatterLists {
     /// Destination rows.
-    pub places: Vec<u32>,
-    /// `places[k]` has the sources `starts[k]..starts[k + 1]`; one entry more than `places`.
+    pub rows: Vec<u32>,
+    /// Destination k has the sources `starts[k]..starts[k + 1]`; one entry more than `rows`.
     pub starts: Vec<u32>,
     /// Source rows, grouped by destination.
     pub sources: Vec<u32>,
 }
 
-impl Places {
+impl ScatterLists {
     /// Groups source rows by destination: row i goes to row `index[i]`.
     ///
     /// # Errors
     /// A destination that is not below `rows`.
-    pub fn new(index: &[u32], rows: usize) -> Result<Places> {
+    pub fn new(index: &[u32], rows: usize) -> Result<ScatterLists> {
         if let Some(bad) = index.iter().find(|i| **i as usize >= rows) {
             return Err(Error::rule(format!("row {bad} of {rows}")));
         }
         let mut order: Vec<u32> = (0..index.len() as u32).collect();
         order.sort_by_key(|&s| index[s as usize]); // stable
-        let mut lists = Places::default();
+        let mut lists = ScatterLists::default();
         for (at, &source) in order.iter().enumerate() {
-            let place = index[source as usize];
-            if lists.places.last() != Some(&place) {
-                lists.places.push(place);
+            let row = index[source as usize];
+            if lists.rows.last() != Some(&row) {
+                lists.rows.push(row);
                 lists.starts.push(at as u32);
             }
         }
@@ -69,11 +69,11 @@ impl Places {
     }
 }
 
-/// [`Places`] in the device's memory, with a factor for each source.
+/// [`ScatterLists`] in the device's memory, with a factor for each source.
 #[derive(Debug, Clone, Copy)]
-pub struct Going {
+pub struct DeviceScatterLists {
     /// Destination rows: u32 (count).
-    pub places: Ptr,
+    pub rows: Ptr,
     /// Number of destinations.
     pub count: usize,
     /// Where each destination's sources start: u32 (count + 1).
@@ -93,23 +93,23 @@ pub fn scatter(
     float: Float,
     width: usize,
     x: Ptr,
-    going: &Going,
+    lists: &DeviceScatterLists,
     onto: Ptr,
 ) -> Result<()> {
-    if going.count == 0 || width == 0 {
+    if lists.count == 0 || width == 0 {
         return Ok(());
     }
     let pointers = [
         x,
-        going.places,
-        going.starts,
-        going.sources,
-        going.factors,
+        lists.rows,
+        lists.starts,
+        lists.sources,
+        lists.factors,
         onto,
     ];
     let mut args: Vec<_> = pointers.map(Into::into).to_vec();
     args.push((width as u64).into());
-    let grid = Grid::line(going.count, threads(width, 1));
+    let grid = Grid::line(lists.count, threads(width, 1));
     on.launch(&format!("layout_scatter_{}", float.suffix()), grid, &args)
 }
 

@@ -18,9 +18,9 @@ const PIECE_BYTES: usize = PIECE / 32 * 36 * 4;
 const SHARED: usize = 47 << 10;
 const SHARED_BLOCKS: usize = (48 << 10) - 8 * PIECE / 32 * 34;
 
-/// The rows to multiply, and the results.
+/// The two dense matrices of a product: the rows to multiply, and the results.
 #[derive(Debug, Clone, Copy)]
-pub struct Rows {
+pub struct Operands {
     /// Type of x and y.
     pub float: Float,
     /// Rows of x, up to [`MOST`].
@@ -36,7 +36,7 @@ pub struct Rows {
 /// # Errors
 /// More than 8 rows, columns that are no multiple of 32, codes that are not aligned, what the
 /// matrix refuses, as [`Launch::launch`].
-pub fn nf4(on: &dyn Launch, w: &Nf4, rows: &Rows) -> Result<()> {
+pub fn nf4(on: &dyn Launch, w: &Nf4, rows: &Operands) -> Result<()> {
     if !w.columns.is_multiple_of(32) || !w.codes.0.is_multiple_of(16) {
         return Err(Error::rule(format!(
             "a product with 4-bit codes wants columns in 32s and codes at a multiple of 16, not {} and {:#x}",
@@ -56,7 +56,7 @@ pub fn nf4(on: &dyn Launch, w: &Nf4, rows: &Rows) -> Result<()> {
 ///
 /// # Errors
 /// More than 8 rows, what the matrix refuses, as [`Launch::launch`].
-pub fn gguf(on: &dyn Launch, w: &Gguf, rows: &Rows) -> Result<()> {
+pub fn gguf(on: &dyn Launch, w: &Gguf, rows: &Operands) -> Result<()> {
     let (name, _) = w.check()?;
     let kind = Kind {
         name,
@@ -64,26 +64,6 @@ pub fn gguf(on: &dyn Launch, w: &Gguf, rows: &Rows) -> Result<()> {
         shared: SHARED_BLOCKS,
     };
     launch(on, kind, vec![w.data.into()], (w.rows, w.columns), rows)
-}
-
-/// y = x·Wᵀ with W in bf16 of `shape` (out, in), at a multiple of 16.
-///
-/// # Errors
-/// More than 8 rows, columns that are no multiple of 8, a W that is not aligned, as
-/// [`Launch::launch`].
-pub fn dense(on: &dyn Launch, w: Ptr, shape: (usize, usize), rows: &Rows) -> Result<()> {
-    if !shape.1.is_multiple_of(8) || !w.0.is_multiple_of(16) {
-        return Err(Error::rule(format!(
-            "a product of a few rows wants columns in 8s and weights at a multiple of 16, not {} and {:#x}",
-            shape.1, w.0
-        )));
-    }
-    let kind = Kind {
-        name: "dense",
-        several: several(shape.0, rows.n),
-        shared: SHARED,
-    };
-    launch(on, kind, vec![w.into()], shape, rows)
 }
 
 /// Outputs of a warp. Several share their reads of x, where that leaves enough warps to fill the
@@ -110,7 +90,7 @@ fn launch(
     kind: Kind,
     mut args: Vec<Arg>,
     (outputs, columns): (usize, usize),
-    rows: &Rows,
+    rows: &Operands,
 ) -> Result<()> {
     if rows.n > MOST {
         return Err(Error::rule(format!(

@@ -1,16 +1,30 @@
 //! RMSNorm and layer norm over rows. The gradients to their scales and biases are in
 //! [`super::columns`].
 
-use crate::{Error, Float, Grid, Launch, Ptr, Result, int};
+use crate::{Arg, Error, Float, Grid, Launch, Ptr, Result, int};
 
-fn grid(float: Float, rows: usize, width: usize) -> Result<Grid> {
+/// Launches `name` with one block a row: the pointers, the width, then the constants.
+fn each_row(
+    on: &dyn Launch,
+    name: &str,
+    (float, rows, width): (Float, usize, usize),
+    pointers: &[Ptr],
+    constants: &[f32],
+) -> Result<()> {
+    if rows == 0 {
+        return Ok(());
+    }
     if width == 0 {
         return Err(Error::rule("a norm over rows of no values"));
     }
+    let mut args: Vec<Arg> = pointers.iter().map(|p| Arg::Ptr(*p)).collect();
+    args.push(int(width)?);
+    args.extend(constants.iter().map(|c| Arg::F32(*c)));
     // a thread for 16 bytes or so, whole warps
     let vectors = width.div_ceil(16 / float.bytes());
     let threads = vectors.next_multiple_of(32).clamp(32, 1024);
-    Ok(Grid::line(rows, threads as u32))
+    let kernel = format!("{name}_{}", float.suffix());
+    on.launch(&kernel, Grid::line(rows, threads as u32), &args)
 }
 
 /// Sizes and constants of an RMSNorm over rows.
@@ -35,20 +49,14 @@ impl RmsNorm {
     /// # Errors
     /// As [`Launch::launch`].
     pub fn forward(&self, on: &dyn Launch, x: Ptr, w: Ptr, y: Ptr, inverse: Ptr) -> Result<()> {
-        if self.rows == 0 {
-            return Ok(());
-        }
-        let kernel = format!("rms_norm_{}", self.float.suffix());
-        let args = [
-            x.into(),
-            w.into(),
-            y.into(),
-            inverse.into(),
-            int(self.width)?,
-            self.eps.into(),
-            self.plus.into(),
-        ];
-        on.launch(&kernel, grid(self.float, self.rows, self.width)?, &args)
+        let sizes = (self.float, self.rows, self.width);
+        each_row(
+            on,
+            "rms_norm",
+            sizes,
+            &[x, w, y, inverse],
+            &[self.eps, self.plus],
+        )
     }
 
     /// The gradient to x, from what the forward pass kept.
@@ -64,20 +72,9 @@ impl RmsNorm {
         dy: Ptr,
         dx: Ptr,
     ) -> Result<()> {
-        if self.rows == 0 {
-            return Ok(());
-        }
-        let kernel = format!("rms_norm_backward_{}", self.float.suffix());
-        let args = [
-            x.into(),
-            w.into(),
-            inverse.into(),
-            dy.into(),
-            dx.into(),
-            int(self.width)?,
-            self.plus.into(),
-        ];
-        on.launch(&kernel, grid(self.float, self.rows, self.width)?, &args)
+        let sizes = (self.float, self.rows, self.width);
+        let pointers = [x, w, inverse, dy, dx];
+        each_row(on, "rms_norm_backward", sizes, &pointers, &[self.plus])
     }
 }
 
@@ -111,21 +108,9 @@ impl LayerNorm {
         means: Ptr,
         inverse: Ptr,
     ) -> Result<()> {
-        if self.rows == 0 {
-            return Ok(());
-        }
-        let args = [
-            x.into(),
-            w.into(),
-            bias.into(),
-            y.into(),
-            means.into(),
-            inverse.into(),
-            int(self.width)?,
-            self.eps.into(),
-        ];
-        let kernel = format!("layer_norm_{}", self.float.suffix());
-        on.launch(&kernel, grid(self.float, self.rows, self.width)?, &args)
+        let sizes = (self.float, self.rows, self.width);
+        let pointers = [x, w, bias, y, means, inverse];
+        each_row(on, "layer_norm", sizes, &pointers, &[self.eps])
     }
 
     /// The gradient to x, from what the forward pass kept.
@@ -142,19 +127,8 @@ impl LayerNorm {
         dy: Ptr,
         dx: Ptr,
     ) -> Result<()> {
-        if self.rows == 0 {
-            return Ok(());
-        }
-        let args = [
-            x.into(),
-            w.into(),
-            means.into(),
-            inverse.into(),
-            dy.into(),
-            dx.into(),
-            int(self.width)?,
-        ];
-        let kernel = format!("layer_norm_backward_{}", self.float.suffix());
-        on.launch(&kernel, grid(self.float, self.rows, self.width)?, &args)
+        let sizes = (self.float, self.rows, self.width);
+        let pointers = [x, w, means, inverse, dy, dx];
+        each_row(on, "layer_norm_backward", sizes, &pointers, &[])
     }
 }

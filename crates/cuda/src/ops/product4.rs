@@ -20,16 +20,16 @@ const CHUNKS: usize = 4;
 /// 16-byte pieces of a row of x in shared memory, padding included.
 const ROW: usize = 20;
 
-/// The rows to multiply and the results, in bf16, with scratch.
+/// The two dense matrices of a product in bf16: the rows to multiply, and the results; and scratch.
 #[derive(Debug, Clone, Copy)]
-pub struct Rows {
+pub struct Operands {
     /// Rows of x, up to [`MOST`].
     pub n: usize,
     /// The rows: (n, columns), at a multiple of 16.
     pub x: Ptr,
     /// The results: (n, rows).
     pub y: Ptr,
-    /// Scratch of [`Stored::parts`] f32 values.
+    /// Scratch of [`Encoding::parts`] f32 values.
     pub parts: Ptr,
 }
 
@@ -43,21 +43,21 @@ fn shares(outputs: usize, columns: usize, unit: usize) -> (usize, usize) {
     (units.div_ceil(share), share * unit)
 }
 
-/// How a matrix is stored.
+/// How a matrix's weights are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stored {
+pub enum Encoding {
     /// bitsandbytes' 4-bit codes.
     Nf4,
     /// GGUF's blocks.
     Blocks,
 }
 
-impl Stored {
+impl Encoding {
     /// The unit of a share's columns: a chunk, or the longest GGUF block.
     fn unit(self) -> usize {
         match self {
-            Stored::Nf4 => CHUNK,
-            Stored::Blocks => 2 * CHUNK,
+            Encoding::Nf4 => CHUNK,
+            Encoding::Blocks => 2 * CHUNK,
         }
     }
 
@@ -74,12 +74,11 @@ impl Stored {
 ///
 /// # Errors
 /// More than 64 rows, columns that are no multiple of 32, codes or rows that are not aligned, what
-/// the matrix refuses, as
-/// [`Launch::launch`].
-pub fn nf4(on: &dyn Launch, w: &Nf4, rows: &Rows) -> Result<()> {
+/// the matrix refuses, as [`Launch::launch`].
+pub fn nf4(on: &dyn Launch, w: &Nf4, rows: &Operands) -> Result<()> {
     let kind = Kind {
         name: "nf4_product",
-        stored: Stored::Nf4,
+        encoding: Encoding::Nf4,
         weights: 0,
     };
     launch(on, kind, w.args()?, w.codes, (w.rows, w.columns), rows)
@@ -89,7 +88,7 @@ pub fn nf4(on: &dyn Launch, w: &Nf4, rows: &Rows) -> Result<()> {
 ///
 /// # Errors
 /// As [`nf4`].
-pub fn gguf(on: &dyn Launch, w: &Gguf, rows: &Rows) -> Result<()> {
+pub fn gguf(on: &dyn Launch, w: &Gguf, rows: &Operands) -> Result<()> {
     let (format, _) = w.check()?;
     let (size, bytes) = (w.dtype.block_size(), w.dtype.type_size());
     // a stage of 128 columns or of one block, and how far into its first 16 bytes a row may begin
@@ -97,7 +96,7 @@ pub fn gguf(on: &dyn Launch, w: &Gguf, rows: &Rows) -> Result<()> {
     let offset = 16 - (1 << bytes.trailing_zeros().min(4));
     let kind = Kind {
         name: &format!("product_{format}"),
-        stored: Stored::Blocks,
+        encoding: Encoding::Blocks,
         // two stages of 16 rows for each of 8 warps
         weights: 8 * 2 * 16 * (stage + offset).div_ceil(16) * 16,
     };
@@ -107,7 +106,7 @@ pub fn gguf(on: &dyn Launch, w: &Gguf, rows: &Rows) -> Result<()> {
 
 struct Kind<'a> {
     name: &'a str,
-    stored: Stored,
+    encoding: Encoding,
     /// Bytes of shared memory for the weights.
     weights: usize,
 }
@@ -118,7 +117,7 @@ fn launch(
     mut args: Vec<Arg>,
     weights: Ptr,
     (outputs, columns): (usize, usize),
-    rows: &Rows,
+    rows: &Operands,
 ) -> Result<()> {
     let aligned = [weights, rows.x].iter().all(|p| p.0.is_multiple_of(16));
     if !columns.is_multiple_of(32) || !aligned {
@@ -137,7 +136,7 @@ fn launch(
         return Ok(());
     }
     let n = rows.n.next_power_of_two().max(16);
-    let (shares, share) = shares(outputs, columns, kind.stored.unit());
+    let (shares, share) = shares(outputs, columns, kind.encoding.unit());
     args.extend::<[Arg; 7]>([
         rows.x.into(),
         rows.y.into(),

@@ -26,7 +26,7 @@ impl Rope {
     ///
     /// # Errors
     /// As [`Launch::launch`].
-    pub fn turn(
+    pub fn rotate(
         &self,
         on: &dyn Launch,
         x: Ptr,

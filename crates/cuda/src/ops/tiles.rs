@@ -202,8 +202,8 @@ impl Lists {
         self.blocks.extend(gaps);
         let runs = &self.runs;
         let work = |b: &[i32; 5]| -> i64 {
-            let met = &runs[b[3] as usize..b[4] as usize];
-            met.iter().map(|r| i64::from(r[1])).sum()
+            let own = &runs[b[3] as usize..b[4] as usize];
+            own.iter().map(|r| i64::from(r[1])).sum()
         };
         self.blocks
             .sort_by_cached_key(|b| (std::cmp::Reverse(work(b)), b[0]));

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::columns::{Columns, keys_of};
 use super::values::present;
 use crate::{Error, Place, Result};
 
@@ -25,10 +26,14 @@ pub enum Format {
     Preference,
     /// `question` with `answer`, as in GSM8K, or with `response`, as in Orca.
     Question,
+    /// `input` and `output`, without another prompt.
+    InputOutput,
+    /// `text` alone: a plain text without a prompt, all of which is trained.
+    Text,
 }
 
 /// Formats in the order of detection: pairs first, since preference sets often have `messages` too.
-const TRIED: [(Format, &str, &[&[&str]]); 7] = [
+const TRIED: [(Format, &str, &[&[&str]]); 9] = [
     (Format::Spin, "spin", &[&["real"], &["generated"]]),
     (
         Format::Preference,
@@ -56,6 +61,12 @@ const TRIED: [(Format, &str, &[&[&str]]); 7] = [
         "question-answer",
         &[&["question"], &["answer", "response"]],
     ),
+    (
+        Format::InputOutput,
+        "input-output",
+        &[&["input"], &["output"]],
+    ),
+    (Format::Text, "text", &[&["text"]]),
 ];
 
 impl Format {
@@ -76,17 +87,29 @@ impl Format {
     }
 }
 
-/// Detects the format of a row from its keys.
-pub(super) fn detect(place: &Place, map: &Map<String, Value>) -> Result<Format> {
+/// Detects the format of a row from its keys: one with a key of `columns`, if any fits.
+pub(super) fn detect(place: &Place, map: &Map<String, Value>, columns: &Columns) -> Result<Format> {
     let has = |any: &&[&str]| any.iter().any(|key| present(map, key).is_some());
-    // with a `prompt`, `response` belongs to it, and `instruction` is something else
-    let other = |format: Format| {
-        format == Format::Alpaca && has(&&["prompt"][..]) && !has(&&["output"][..])
+    let any = |keys: &[&str]| has(&keys);
+    let other = |format: Format| match format {
+        // with a `prompt`, `response` belongs to it, and `instruction` is something else
+        Format::Alpaca => !columns.has("instruction") && any(&["prompt"]) && !any(&["output"]),
+        // what is there besides would not be read, and may be the prompt
+        Format::InputOutput => !columns.has("input") && any(&["prompt", "question", "instruction"]),
+        Format::Text => {
+            let others = TRIED.iter().filter(|(format, ..)| *format != Format::Text);
+            !columns.has("text") && others.flat_map(|(.., keys)| *keys).any(has)
+        }
+        _ => false,
     };
-    let found = TRIED
-        .iter()
-        .find(|(format, _, keys)| keys.iter().all(has) && !other(*format));
-    if let Some((format, ..)) = found {
+    let fits =
+        |(format, _, keys): &&(Format, &str, &[&[&str]])| keys.iter().all(has) && !other(*format);
+    let said = |(.., keys): &&(Format, &str, &[&[&str]])| {
+        let mut keys = keys.iter().flat_map(|any| any.iter());
+        keys.any(|key| columns.has(key))
+    };
+    let of_columns = TRIED.iter().filter(fits).find(said);
+    if let Some((format, ..)) = of_columns.or_else(|| TRIED.iter().find(fits)) {
         return Ok(*format);
     }
     // The first half of a format's keys without the second: an example without a response.
@@ -115,7 +138,8 @@ pub(super) fn detect(place: &Place, map: &Map<String, Value>) -> Result<Format> 
     Err(Error::example(
         place,
         format!(
-            "no known shape has the keys {}. Known: {}",
+            "no known shape has the keys {}. Known: {}; data.columns = {{prompt = …, \
+             response = …}} says which columns are which",
             keys_of(map),
             shapes.join(", ")
         ),
@@ -146,13 +170,20 @@ pub(super) fn spell(any: &[&str]) -> String {
         .join(" or ")
 }
 
-fn keys_of(map: &Map<String, Value>) -> String {
-    match map.is_empty() {
-        true => "(none)".to_owned(),
-        false => map
-            .keys()
-            .map(|key| format!("`{key}`"))
-            .collect::<Vec<_>>()
-            .join(", "),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_column_can_be_read_as_any_key_of_a_shape() {
+        let keys = TRIED.iter().flat_map(|(.., keys)| keys.iter().copied());
+        for any in keys {
+            let known = |key: &&str| Columns::names().any(|name| name == *key);
+            assert!(any.iter().any(known), "{any:?}");
+            assert!(
+                any.iter().all(known) || any.contains(&"conversations"),
+                "{any:?}"
+            );
+        }
     }
 }

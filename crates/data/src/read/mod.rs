@@ -2,6 +2,7 @@
 //! with counts of what was left out or not read.
 
 mod array;
+mod columns;
 mod conversation;
 mod format;
 mod json;
@@ -22,6 +23,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::{Counts, Error, Place, Record, Result};
+pub use columns::Columns;
+use columns::Renamed;
 pub use format::Format;
 pub use left::Left;
 use source::Source;
@@ -79,10 +82,12 @@ pub enum BadRows {
 }
 
 /// Options for reading a data set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadOptions {
     /// Format of the examples; `Auto` detects it from each example's keys.
     pub format: Format,
+    /// Columns that have names of their own.
+    pub columns: Columns,
     /// Turns of a conversation to train.
     pub turns: Turns,
     /// Treatment of calculator annotations.
@@ -141,7 +146,7 @@ impl Rows {
     /// # Errors
     /// As [`Reader::open`].
     pub fn open(path: &Path) -> Result<Self> {
-        let (file, source) = opened(path)?;
+        let (file, source) = opened(path, &Columns::default())?;
         Ok(Self { file, source })
     }
 }
@@ -155,13 +160,13 @@ impl Iterator for Rows {
     }
 }
 
-fn opened(path: &Path) -> Result<(String, Source)> {
+fn opened(path: &Path, columns: &Columns) -> Result<(String, Source)> {
     let name = path.display().to_string();
     let file = File::open(path).map_err(|e| Error::io(&name, e))?;
     if path.is_dir() {
         return Err(Error::file(name, "is a folder, not a data file"));
     }
-    let source = Source::of_file(&name, file)?;
+    let source = Source::of_file(&name, file, columns)?;
     Ok((name, source))
 }
 
@@ -171,6 +176,7 @@ pub struct Reader {
     options: ReadOptions,
     file: String,
     source: Source,
+    renamed: Renamed,
     ready: VecDeque<Record>,
     given: usize,
     left: Left,
@@ -182,7 +188,7 @@ impl Reader {
     /// # Errors
     /// A file that is unreadable, of an unsupported type, or invalid Parquet.
     pub fn open(path: &Path, options: &ReadOptions) -> Result<Self> {
-        let (name, source) = opened(path)?;
+        let (name, source) = opened(path, &options.columns)?;
         Ok(Self::new(name, source, options))
     }
 
@@ -191,15 +197,16 @@ impl Reader {
     /// # Errors
     /// As [`Reader::open`].
     pub fn from_bytes(name: &str, bytes: Vec<u8>, options: &ReadOptions) -> Result<Self> {
-        let source = Source::of_bytes(name, bytes)?;
+        let source = Source::of_bytes(name, bytes, &options.columns)?;
         Ok(Self::new(name.to_owned(), source, options))
     }
 
     fn new(file: String, source: Source, options: &ReadOptions) -> Self {
         Self {
-            options: *options,
+            options: options.clone(),
             file,
             source,
+            renamed: Renamed::new(&options.columns),
             ready: VecDeque::new(),
             given: 0,
             left: Left::default(),
@@ -212,8 +219,11 @@ impl Reader {
     }
 
     /// The records of one row; counts in `left` what it leaves out.
-    fn records(&mut self, row: &Row) -> Result<Vec<Record>> {
+    fn records(&mut self, row: &mut Row) -> Result<Vec<Record>> {
         let mut left = Left::default();
+        let columns = &self.options.columns;
+        self.renamed
+            .row(columns, &row.place, &mut row.value, &mut left)?;
         let records = shapes::records(&row.place, &row.value, &self.options, &mut left)?;
         if let Some(why) = row.no_text {
             for record in &records {
@@ -265,8 +275,10 @@ impl Iterator for Reader {
             return None;
         }
         while self.ready.is_empty() {
-            let row = self.source.next(&self.file)?;
-            match row.and_then(|row| self.records(&row)) {
+            let Some(row) = self.source.next(&self.file) else {
+                return self.renamed.end(&self.file).map(Err);
+            };
+            match row.and_then(|mut row| self.records(&mut row)) {
                 Ok(records) => self.ready.extend(records),
                 Err(error @ Error::Example { .. }) if self.options.bad_rows == BadRows::Drop => {
                     self.left.bad_rows += 1;

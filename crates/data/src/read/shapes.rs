@@ -34,7 +34,7 @@ pub(super) fn records(
         ));
     };
     let format = match options.format {
-        Format::Auto => detect(place, map)?,
+        Format::Auto => detect(place, map, &options.columns)?,
         given => {
             check(place, map, given)?;
             given
@@ -46,6 +46,8 @@ pub(super) fn records(
         Format::ShareGpt => row.conversation(&["conversations", "conversation"], options, left)?,
         Format::Alpaca => row.alpaca()?,
         Format::Question => row.simple("question", &["answer", "response"])?,
+        Format::InputOutput => row.simple("input", &["output"])?,
+        Format::Text => row.plain()?,
         Format::Spin => row.pair("real", "generated")?,
         Format::Preference => row.pair("chosen", "rejected")?,
         Format::Prompt | Format::Auto => row.simple("prompt", &["response", "completion"])?,
@@ -53,7 +55,7 @@ pub(super) fn records(
     let context = context(place, map)?;
     for record in &mut records {
         record.context.clone_from(&context);
-        if !asks(&record.prompt) {
+        if format != Format::Text && !asks(&record.prompt) {
             return Err(Error::example(place, "an empty prompt"));
         }
         if options.calculator == Calculator::Remove {
@@ -177,6 +179,15 @@ impl<'a> Row<'a> {
             ]);
         }
         Ok(prompt)
+    }
+
+    /// A plain text without a prompt.
+    fn plain(self) -> Result<Vec<Record>> {
+        let text = self.text("text")?;
+        if text.trim().is_empty() {
+            return Err(Error::example(self.place, "`text` is blank"));
+        }
+        Ok(vec![self.record(Vec::new(), Message::assistant(text))])
     }
 
     /// A prompt under one key and a response under another.

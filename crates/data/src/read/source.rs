@@ -9,6 +9,7 @@ use flate2::bufread::GzDecoder;
 
 use super::Row;
 use super::array::Elements;
+use super::columns::Columns;
 use super::json::{json, last};
 use super::rows::ParquetRows;
 use super::table::{Table, style};
@@ -57,7 +58,7 @@ const OTHERS: [(&[u8], &str); 8] = [
 
 impl Source {
     /// Opens a file on disk.
-    pub(super) fn of_file(name: &str, mut file: File) -> Result<Self> {
+    pub(super) fn of_file(name: &str, mut file: File, columns: &Columns) -> Result<Self> {
         let io = |e| Error::io(name, e);
         let mut head = Vec::new();
         file.by_ref()
@@ -69,15 +70,16 @@ impl Source {
         }
         // no seeking: it may be a pipe
         let whole = Cursor::new(head).chain(file);
-        Self::of_stream(name, Box::new(BufReader::with_capacity(1 << 16, whole)))
+        let input = BufReader::with_capacity(1 << 16, whole);
+        Self::of_stream(name, Box::new(input), columns)
     }
 
     /// Opens bytes in memory.
-    pub(super) fn of_bytes(name: &str, bytes: Vec<u8>) -> Result<Self> {
-        Self::of_stream(name, Box::new(Cursor::new(bytes)))
+    pub(super) fn of_bytes(name: &str, bytes: Vec<u8>, columns: &Columns) -> Result<Self> {
+        Self::of_stream(name, Box::new(Cursor::new(bytes)), columns)
     }
 
-    fn of_stream(name: &str, input: Box<dyn BufRead + Send>) -> Result<Self> {
+    fn of_stream(name: &str, input: Box<dyn BufRead + Send>, columns: &Columns) -> Result<Self> {
         let io = |e| Error::io(name, e);
         let (head, input) = peek(input).map_err(io)?;
         let unpacked: Box<dyn Read + Send> = if head.starts_with(b"\x1f\x8b") {
@@ -85,14 +87,19 @@ impl Source {
         } else if is_zstd(&head) {
             Box::new(zstd::Decoder::with_buffer(input).map_err(io)?)
         } else {
-            return Self::of_plain(name, &head, input);
+            return Self::of_plain(name, &head, input, columns);
         };
         let unpacked = Box::new(BufReader::with_capacity(1 << 16, unpacked));
         let (head, unpacked) = peek(unpacked).map_err(io)?;
-        Self::of_plain(name, &head, unpacked)
+        Self::of_plain(name, &head, unpacked, columns)
     }
 
-    fn of_plain(name: &str, head: &[u8], mut input: Box<dyn BufRead + Send>) -> Result<Self> {
+    fn of_plain(
+        name: &str,
+        head: &[u8],
+        mut input: Box<dyn BufRead + Send>,
+        columns: &Columns,
+    ) -> Result<Self> {
         let io = |e| Error::io(name, e);
         if let Some((_, what)) = OTHERS.iter().find(|(magic, _)| head.starts_with(magic)) {
             return Err(Error::file(name, format!("it is {what}")));
@@ -113,7 +120,7 @@ impl Source {
             None => head,
         };
         if let Some(style) = style(name, head) {
-            return Ok(Self::Table(Table::open(name, input, &style)?));
+            return Ok(Self::Table(Table::open(name, input, &style, columns)?));
         }
         if head.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'[') {
             let mut text = Vec::new();

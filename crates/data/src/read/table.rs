@@ -7,6 +7,7 @@ use csv::{ByteRecord, ErrorKind, ReaderBuilder};
 use serde_json::{Map, Value};
 
 use super::Row;
+use super::columns::Columns;
 use super::json::cell;
 use crate::{Error, Place, Result};
 
@@ -14,6 +15,8 @@ use crate::{Error, Place, Result};
 pub(super) struct Table {
     reader: csv::Reader<Tail>,
     header: Vec<String>,
+    /// Whether the column of that name may hold messages, as JSON in a cell.
+    may_hold: Vec<bool>,
     record: ByteRecord,
     ends: LineEnds,
     /// Records read so far.
@@ -94,8 +97,8 @@ enum LineEnds {
 /// What is wrong with a table that ends within quotes: how much of it they took in is unknown.
 const UNCLOSED: &str = "a quote that is never closed took the rest of the file";
 
-/// Columns that may hold a message or a list of messages, as JSON in a cell. (Columns that only
-/// hold messages are parsed in any format.)
+/// What columns that may hold a message or a list of messages, as JSON in a cell, are read as.
+/// (Columns that only hold messages are parsed in any format.)
 const MESSAGES: [&str; 9] = [
     "prompt",
     "question",
@@ -142,7 +145,12 @@ pub(super) fn style(name: &str, head: &[u8]) -> Option<Style> {
 }
 
 impl Table {
-    pub(super) fn open(file: &str, input: Box<dyn BufRead + Send>, style: &Style) -> Result<Self> {
+    pub(super) fn open(
+        file: &str,
+        input: Box<dyn BufRead + Send>,
+        style: &Style,
+        columns: &Columns,
+    ) -> Result<Self> {
         let mut reader = ReaderBuilder::new()
             .delimiter(style.delimiter)
             .from_reader(Tail {
@@ -169,8 +177,10 @@ impl Table {
             }
             header.push(name.to_owned());
         }
+        let may_hold = |name: &String| MESSAGES.contains(&columns.read_as(name));
         Ok(Self {
             reader,
+            may_hold: header.iter().map(may_hold).collect(),
             header,
             record: ByteRecord::new(),
             ends: style.ends,
@@ -229,12 +239,12 @@ impl Table {
     fn row(&self, place: Place) -> Result<Row> {
         let mut map = Map::new();
         let mut no_text = None;
-        for (name, value) in self.header.iter().zip(&self.record) {
+        let columns = self.header.iter().zip(&self.may_hold);
+        for ((name, &may_hold), value) in columns.zip(&self.record) {
             let value = std::str::from_utf8(value).map_err(|_| {
                 let what = format!("`{}` is not UTF-8", name.escape_debug());
                 Error::example(&place, what)
             })?;
-            let may_hold = MESSAGES.contains(&name.as_str());
             if may_hold && printed_by_python(value) {
                 let what = format!("`{name}` holds messages as Python prints them, not as JSON");
                 return Err(Error::example(&place, what));

@@ -10,7 +10,7 @@ use super::conversation::first;
 use super::format::Format;
 use super::rewards::columns;
 use super::shapes::{WHOLE, asked, inputs, says};
-use crate::Record;
+use crate::{Record, unread::says_nothing};
 
 /// Keys of a pair's prompt; the first one present is read.
 pub(super) const PROMPTS: [&str; 3] = ["prompt", "question", "instruction"];
@@ -106,15 +106,4 @@ fn read(map: &Map<String, Value>, format: Format, records: &[Record]) -> Vec<&'s
     });
     read.extend(system.map(|(key, _)| key));
     read
-}
-
-/// Null, blank text, an empty list: what exports write for a missing value.
-fn says_nothing(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::String(text) => text.trim().is_empty(),
-        Value::Array(list) => list.is_empty(),
-        Value::Object(map) => map.is_empty(),
-        _ => false,
-    }
 }

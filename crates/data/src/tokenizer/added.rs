@@ -113,7 +113,7 @@ impl Named {
             }
         }
         missing.retain(|token| !token.content.is_empty());
-        core.add_tokens(missing).map_err(super::broken)?;
+        core.add_tokens(missing).map_err(Error::tokenizer)?;
         Ok(())
     }
 

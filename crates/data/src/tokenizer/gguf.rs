@@ -44,7 +44,7 @@ pub(super) fn build(gguf: &GgufTokenizer, given: Option<ChatTemplate>) -> Result
     parts.insert("version".into(), "1.0".into());
     parts.insert("added_tokens".into(), added_tokens(gguf));
     parts.insert("post_processor".into(), post_processor(gguf, &special));
-    let bytes = serde_json::to_vec(&parts).map_err(|e| Error::Tokenizer(e.to_string()))?;
+    let bytes = serde_json::to_vec(&parts).map_err(Error::tokenizer)?;
     let core = contain(|| Core::from_bytes(bytes).map_err(|e| e.to_string()))
         .and_then(|core| core)
         .map_err(|e| Error::Tokenizer(format!("in the GGUF metadata: {e}")))?;
@@ -62,8 +62,8 @@ pub(super) fn build(gguf: &GgufTokenizer, given: Option<ChatTemplate>) -> Result
     )
 }
 
-/// The file's own chat template: as llama.cpp has it, `tool_use` plays conversations with tools, and
-/// all where it is the only one.
+/// The file's own chat template. As in llama.cpp, `tool_use` renders conversations with tools, and
+/// all of them where it is the only template.
 fn template(gguf: &GgufTokenizer) -> Result<Option<ChatTemplate>> {
     let tools = gguf.tool_use.as_deref().filter(|text| !text.is_empty());
     let default = gguf.chat_template.as_deref();
@@ -276,7 +276,7 @@ fn config(gguf: &GgufTokenizer, special: &Special) -> Result<Vec<u8>> {
             .iter()
             .map(|text| ("chat_template".to_owned(), text.as_str().into())),
     );
-    serde_json::to_vec_pretty(&config).map_err(|e| Error::Tokenizer(e.to_string()))
+    serde_json::to_vec_pretty(&config).map_err(Error::tokenizer)
 }
 
 fn object(value: Value) -> Map<String, Value> {

@@ -27,7 +27,6 @@ use crate::template::NAME;
 use crate::{ChatTemplate, Context, Error, Message, PLAIN, Result};
 pub use files::named_templates;
 pub use pretokenizers::known_pre_tokenizers;
-pub use reasoning::Opened;
 pub(crate) use response::REASONING;
 pub use response::Response;
 use spaces::LeadingSpace;
@@ -143,7 +142,7 @@ impl Tokenizer {
     ) -> Result<Self> {
         // Some tokenizer.json contain the truncation and padding settings of whoever saved them
         // last.
-        core.with_truncation(None).map_err(broken)?;
+        core.with_truncation(None).map_err(Error::tokenizer)?;
         core.with_padding(None);
         let leading = LeadingSpace::of(&core);
         let spellings = core
@@ -257,6 +256,24 @@ impl Tokenizer {
         Ok(encode(&self.core, text, false)?.get_ids().to_vec())
     }
 
+    /// Token ids of a plain text to train on as a whole: after the beginning-of-text token if the
+    /// tokenizer adds one, before the end-of-text token if it has one. One that the text spells
+    /// itself is not doubled.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::ids`].
+    pub fn text_ids(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = self.ids(text)?;
+        let bos = self.bos().filter(|_| self.adds_bos());
+        if let Some(bos) = bos.filter(|bos| ids.first() != Some(bos)) {
+            ids.insert(0, bos);
+        }
+        if let Some(eos) = self.eos().filter(|eos| ids.last() != Some(eos)) {
+            ids.push(eos);
+        }
+        Ok(ids)
+    }
+
     /// Stop ids of generation: the end-of-text token, the template's end-of-turn token, and those
     /// in the model's generation settings.
     pub fn stop_ids(&self) -> &[u32] {
@@ -339,7 +356,10 @@ impl Tokenizer {
         if !files.contains_key("tokenizer.json") {
             files.insert(
                 "tokenizer.json".into(),
-                self.core.to_string(false).map_err(broken)?.into_bytes(),
+                self.core
+                    .to_string(false)
+                    .map_err(Error::tokenizer)?
+                    .into_bytes(),
             );
         }
         let Some(template) = &self.template else {
@@ -369,8 +389,8 @@ impl Tokenizer {
         Ok(files)
     }
 
-    /// A template as other programs render it alike. Ours reads what only Randori gives it, so it is
-    /// written with the tokens themselves.
+    /// A template's source for other programs. The built-in one reads variables that only Randori
+    /// sets, so the tokens themselves are written in their place.
     fn exported(&self, template: &ChatTemplate) -> String {
         if template.source() != PLAIN {
             return template.source().to_owned();
@@ -428,10 +448,5 @@ fn by_tool_use() -> Context {
 fn encode(core: &Core, text: &str, special: bool) -> Result<Encoding> {
     contain(|| core.encode_fast(text, special))
         .map_err(Error::Tokenizer)?
-        .map_err(broken)
-}
-
-/// Wraps an error of the tokenizers crate.
-fn broken(error: tokenizers::Error) -> Error {
-    Error::Tokenizer(error.to_string())
+        .map_err(Error::tokenizer)
 }

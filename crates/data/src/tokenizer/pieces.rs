@@ -5,7 +5,7 @@ use serde_json::Value;
 use tokenizers::Tokenizer as Core;
 
 use super::spaces::{LeadingSpace, verbatim};
-use super::{Tokenizer, broken, encode};
+use super::{Tokenizer, encode};
 use crate::contain::contain;
 use crate::{Error, Message, Result};
 
@@ -22,7 +22,7 @@ impl Tokenizer {
     pub(super) fn spelt(&self, text: &str) -> Result<Vec<(usize, usize, u32)>> {
         let encoding = contain(|| self.core.encode(text, false))
             .map_err(Error::Tokenizer)?
-            .map_err(broken)?;
+            .map_err(Error::tokenizer)?;
         let added = self.core.get_added_vocabulary().get_added_tokens_decoder();
         let ids = encoding.get_ids().iter().zip(encoding.get_offsets());
         Ok(ids

@@ -4,8 +4,8 @@
 
 use super::Tokenizer;
 use super::pieces::Piece;
-use super::reasoning::{Opened, Opening, PastReasoning, border};
-use crate::{Context, Error, Message, Result};
+use super::reasoning::{Opening, PastReasoning, border};
+use crate::{Context, Error, Message, Opened, Result};
 
 /// A text that no conversation contains, to find where a template puts a response.
 const PROBE: &str = "randori7f3a9c";

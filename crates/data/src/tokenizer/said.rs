@@ -1,8 +1,7 @@
 //! Special tokens declared in `tokenizer_config.json` and `special_tokens_map.json`, merged with
 //! the precedence of transformers 5.24.
 
-use std::collections::HashMap;
-
+use indexmap::IndexMap;
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
@@ -95,7 +94,7 @@ fn of_config(config: &Value) -> Result<(Keys, Keys)> {
     rest.name_extra(&mut own);
     match rest.take(OWN) {
         // used only if no token has a key of its own
-        Some(said) if own.said.is_empty() => match &said.value {
+        Some(said) if own.0.is_empty() => match &said.value {
             Value::Null => {}
             Value::Object(tokens) => own.set_each(tokens, CONFIG),
             other => return Err(said.wrong(other)),
@@ -105,37 +104,26 @@ fn of_config(config: &Value) -> Result<(Keys, Keys)> {
     Ok((rest, own))
 }
 
-/// Keys and their declarations, in order.
+/// Keys and their declarations, in order; `None` once it was taken.
 #[derive(Default)]
-struct Keys {
-    /// `None` once it was taken.
-    said: Vec<(String, Option<Declaration>)>,
-    /// Index of each key; an untrusted file may have any number.
-    places: HashMap<String, usize>,
-}
+struct Keys(IndexMap<String, Option<Declaration>>);
 
 impl Keys {
     fn get(&self, name: &str) -> Option<&Declaration> {
-        self.said[*self.places.get(name)?].1.as_ref()
+        self.0.get(name)?.as_ref()
     }
 
     /// Sets a declaration; a key that exists keeps its position.
     fn set(&mut self, name: &str, said: Declaration) {
-        match self.places.get(name) {
-            Some(&at) => self.said[at].1 = Some(said),
-            None => {
-                self.places.insert(name.to_owned(), self.said.len());
-                self.said.push((name.to_owned(), Some(said)));
-            }
-        }
+        self.0.insert(name.to_owned(), Some(said));
     }
 
     fn take(&mut self, name: &str) -> Option<Declaration> {
-        self.said[*self.places.get(name)?].1.take()
+        self.0.get_mut(name)?.take()
     }
 
     fn into_each(self) -> impl Iterator<Item = (String, Declaration)> {
-        let said = self.said.into_iter();
+        let said = self.0.into_iter();
         said.filter_map(|(name, said)| Some((name, said?)))
     }
 

@@ -43,12 +43,16 @@ pub(super) fn obey(core: &mut Core, config: &Value, model: &Value) -> Result<()>
     };
     let class = class.strip_suffix("Fast").unwrap_or(class);
     let step = core.get_pre_tokenizer().map(serde_json::to_value);
-    let mut step = step.transpose().map_err(broken)?.unwrap_or_default();
+    let mut step = step
+        .transpose()
+        .map_err(Error::tokenizer)?
+        .unwrap_or_default();
     let byte_level = steps(&step).into_iter().any(|s| kind(s) == "ByteLevel");
     let obeys = BYTE_LEVEL.contains(&class) || class == "LlamaTokenizer" && !byte_level;
     if BYTE_LEVEL.contains(&class) && kind(&step) == "ByteLevel" {
         step["add_prefix_space"] = json!(wanted.unwrap_or(false));
-        let changed: PreTokenizerWrapper = serde_json::from_value(step).map_err(broken)?;
+        let changed: PreTokenizerWrapper =
+            serde_json::from_value(step).map_err(Error::tokenizer)?;
         core.with_pre_tokenizer(Some(changed));
     }
     let leads = LeadingSpace::of(core) != LeadingSpace::Never;
@@ -76,8 +80,4 @@ fn flag(config: &Value, key: &str) -> Result<Option<bool>> {
 
 fn refused(what: &str) -> Result<()> {
     Err(Error::file(FILE, what))
-}
-
-fn broken(error: serde_json::Error) -> Error {
-    Error::Tokenizer(error.to_string())
 }

@@ -5,7 +5,6 @@
 use serde_json::Value;
 use tokenizers::Tokenizer as Core;
 
-use super::broken;
 use crate::{Error, Result};
 
 /// Where a tokenizer adds a leading space.
@@ -57,19 +56,22 @@ pub(super) fn verbatim(core: &Core, keep_space: bool) -> Result<Core> {
     let mut copy = core.clone();
     if !keep_space {
         if let Some(normalizer) = core.get_normalizer() {
-            let changed = without_space(serde_json::to_value(normalizer).map_err(json)?);
+            let changed =
+                without_space(serde_json::to_value(normalizer).map_err(Error::tokenizer)?);
             let changed = match changed {
                 Value::Null => None,
                 some => Some(
-                    serde_json::from_value::<tokenizers::NormalizerWrapper>(some).map_err(json)?,
+                    serde_json::from_value::<tokenizers::NormalizerWrapper>(some)
+                        .map_err(Error::tokenizer)?,
                 ),
             };
-            copy.with_normalizer(changed).map_err(broken)?;
+            copy.with_normalizer(changed).map_err(Error::tokenizer)?;
         }
         if let Some(pre) = core.get_pre_tokenizer() {
-            let changed = without_space(serde_json::to_value(pre).map_err(json)?);
+            let changed = without_space(serde_json::to_value(pre).map_err(Error::tokenizer)?);
             copy.with_pre_tokenizer(Some(
-                serde_json::from_value::<tokenizers::PreTokenizerWrapper>(changed).map_err(json)?,
+                serde_json::from_value::<tokenizers::PreTokenizerWrapper>(changed)
+                    .map_err(Error::tokenizer)?,
             ));
         }
     }
@@ -128,8 +130,4 @@ fn visit(step: &Value, each: &mut dyn FnMut(&Value)) {
 /// A step's type; empty if it has none.
 pub(super) fn kind(step: &Value) -> &str {
     step.get("type").and_then(Value::as_str).unwrap_or("")
-}
-
-fn json(error: serde_json::Error) -> Error {
-    Error::Tokenizer(error.to_string())
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::pretokenizers::name_of;
 use super::spaces::{LeadingSpace, steps};
-use super::{GgufTokenizer, Tokenizer, broken, no_tools};
+use super::{GgufTokenizer, Tokenizer, no_tools};
 use crate::{ChatTemplate, Error, Message, Result};
 
 /// Test texts on which tokenizers differ: contractions, numbers, runs of spaces and signs, line
@@ -40,8 +40,9 @@ impl Tokenizer {
     /// scores cannot express, added tokens that absorb spaces, or a result that does not give the
     /// same ids.
     pub fn to_gguf(&self) -> Result<GgufTokenizer> {
-        let json: Value = serde_json::from_str(&self.core.to_string(false).map_err(broken)?)
-            .map_err(|e| Error::Tokenizer(e.to_string()))?;
+        let json: Value =
+            serde_json::from_str(&self.core.to_string(false).map_err(Error::tokenizer)?)
+                .map_err(Error::tokenizer)?;
         let kind = json["model"]["type"].as_str().unwrap_or("BPE");
         if kind != "BPE" {
             return refused(format!("its model is {kind}, and only BPE can be"));
@@ -190,7 +191,7 @@ impl Tokenizer {
             .or_else(|_| self.end_of_turn_in(&hello, &no_tools()))
             .ok()
             .filter(|id| Some(*id) != gguf.eos);
-        let with = self.core.encode_fast("x", true).map_err(broken)?;
+        let with = self.core.encode_fast("x", true).map_err(Error::tokenizer)?;
         let without = self.ids("x")?;
         gguf.add_bos = Some(self.adds_bos);
         gguf.add_eos = Some(

@@ -1,6 +1,6 @@
-//! Thousands of texts in which tokenizers differ, the same on every run.
+//! Thousands of texts on which tokenizers tend to differ, the same in every run.
 
-/// What texts are put together from.
+/// Pieces of texts.
 const PIECES: [&str; 40] = [
     "Hello",
     " world",

@@ -9,15 +9,10 @@ use std::sync::{Arc, Weak};
 
 use candle_core::{DType, Device, Tensor};
 use randori_cuda::gpu::Gpu;
+use randori_kernels::{Error, GpuMatrix, Result, Weight, rounded};
 
-use super::{Compute, Weight};
-use crate::{
-    Error, Params, Result,
-    kernels::{GpuMatrix, rounded},
-};
-
-/// What is up already: the parameters it was made of, and the copy.
-pub(crate) type Uploads = Vec<(Weak<Params>, Arc<Params>)>;
+use super::Compute;
+use crate::Params;
 
 /// The GPU's name and its memory in bytes (free, all).
 ///
@@ -50,10 +45,10 @@ impl Compute {
     }
 
     /// [`Compute::place`] on the GPU.
-    pub(crate) fn up(&self, weight: Weight) -> Result<Weight> {
+    pub(crate) fn upload(&self, weight: Weight) -> Result<Weight> {
         Ok(match weight {
             Weight::Dense(t) if self.stays => Weight::Dense(t),
-            Weight::Dense(t) => Weight::Dense(self.copy(&t)?),
+            Weight::Dense(t) => Weight::Dense(self.upload_dense(&t)?),
             Weight::Quant(q) => {
                 Weight::Gpu(Arc::new(GpuMatrix::new(Gpu::open()?, &q, self.float)?))
             }
@@ -62,12 +57,12 @@ impl Compute {
     }
 
     /// A dense tensor on the GPU.
-    pub(crate) fn copy(&self, t: &Tensor) -> Result<Tensor> {
-        up(t, self.float, &self.device)
+    pub(crate) fn upload_dense(&self, t: &Tensor) -> Result<Tensor> {
+        upload(t, self.float, &self.device)
     }
 
     /// A player's own tensors on the GPU; made when they are asked for the first time.
-    pub(crate) fn uploaded(&self, params: &Arc<Params>) -> Result<Arc<Params>> {
+    pub(crate) fn upload_params(&self, params: &Arc<Params>) -> Result<Arc<Params>> {
         if params.is_empty() {
             return Ok(params.clone());
         }
@@ -86,7 +81,7 @@ impl Compute {
         uploads.clear();
         let copy = params
             .iter()
-            .map(|(name, t)| Ok((name.clone(), up(t, self.float, &self.device)?)))
+            .map(|(name, t)| Ok((name.clone(), upload(t, self.float, &self.device)?)))
             .collect::<Result<Params>>()?;
         let copy = Arc::new(copy);
         uploads.push((Arc::downgrade(params), copy.clone()));
@@ -96,7 +91,7 @@ impl Compute {
 
 /// A tensor on the GPU: a matrix in the passes' numbers, what has one axis in f32; itself where it
 /// is that already.
-fn up(t: &Tensor, float: DType, device: &Device) -> Result<Tensor> {
+fn upload(t: &Tensor, float: DType, device: &Device) -> Result<Tensor> {
     let float = if t.rank() > 1 { float } else { DType::F32 };
     if t.device().is_cuda() {
         return match t.dtype() == float {

@@ -2,12 +2,16 @@
 //! computes in. Players lie in the machine's memory, and a copy of the one that works is on the
 //! card; while it is trained, its parameters and their moments too, unless they are asked to stay.
 
-use super::{Decoding, HEAP, Packing, Peak, Planner};
+use randori_kernels::{Error, PAGE, Result};
+
+use super::{
+    packing::Packing,
+    passes::Decoding,
+    planner::{Card, HEAP, OwnTensor, Peak, Planner},
+};
 use crate::{
-    Error, Result,
     block_input::moves,
     generate::{PIECE, PREFILL},
-    kernels::PAGE,
     tape::Pass,
     weights::{Dtype, HeldWeight, Holding},
 };
@@ -23,24 +27,8 @@ pub const ROUNDING: f64 = 0.03;
 const LEVELS: u64 = 4 * 16;
 const MAP: u64 = 4 * 256;
 
-/// A GPU, as far as memory goes.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Card {
-    /// Bytes of the numbers it computes in.
-    pub(super) float: u64,
-    /// Whether block inputs wait for the backward pass in the host's memory.
-    pub(super) offloads: bool,
-    /// What loading takes in the machine's own memory: the weight that needs most.
-    loading: u64,
-    /// Whether parameters and moments stay in the machine's memory while they are trained.
-    offload_optimizer: bool,
-    /// The base where it stays there: in full training, in which every player has all of it as its
-    /// own.
-    stays: u64,
-}
-
 impl Planner {
-    /// The same on a GPU that computes in `float`.
+    /// The same planner for a GPU that computes in `float`.
     ///
     /// # Errors
     /// Numbers that it does not compute in.
@@ -50,10 +38,10 @@ impl Planner {
             Dtype::Bf16 => 2,
             Dtype::F16 => return Err(Error::rule("a GPU computes in f32 or bf16, not f16")),
         };
-        let whole = self.load().total();
-        let full = |w: &HeldWeight| self.learnt.full.contains(&w.name);
+        let whole = self.loading_peak().total();
+        let full = |w: &HeldWeight| self.trainable.full.contains(&w.name);
         let stays = match self.weights.iter().all(full) {
-            true => self.base(),
+            true => self.base_bytes(),
             false => 0,
         };
         let mut loading = 0;
@@ -62,7 +50,7 @@ impl Planner {
             let shape = traced.map_or(&[][..], |w| &w.shape);
             let number = if shape.len() > 1 { size } else { 4 };
             // in the machine's memory it is alone: made, in other numbers if need be, and gone
-            let (made, beside) = (held.bytes, held.beside);
+            let (made, scratch) = (held.bytes, held.scratch);
             match held.held {
                 Holding::Dense => held.bytes = number * shape.iter().product::<usize>() as u64,
                 Holding::Nf4 { double } => held.bytes += LEVELS + if double { MAP } else { 0 },
@@ -72,8 +60,8 @@ impl Planner {
                 Holding::Dense if held.bytes != made => held.bytes,
                 _ => 0,
             };
-            loading = loading.max(made + beside.max(again));
-            held.beside = 0;
+            loading = loading.max(made + scratch.max(again));
+            held.scratch = 0;
             if stays > 0 {
                 held.bytes = 0;
             }
@@ -119,7 +107,7 @@ impl Planner {
     }
 
     /// A player's own tensors as they are copied to the card.
-    fn copy(&self) -> u64 {
+    fn copy_bytes(&self) -> u64 {
         let float = self.float();
         let of = |matrix| if matrix { float } else { 4 };
         self.own.iter().map(|o| of(o.matrix) * o.numbers).sum()
@@ -129,28 +117,30 @@ impl Planner {
     /// and is there once.
     fn optimised(&self) -> (u64, u64) {
         if self.card.is_some_and(|card| card.offload_optimizer) {
-            return (self.copy(), 0);
+            return (self.copy_bytes(), 0);
         }
-        let shared = |o: &&super::Own| self.float() == 4 || !o.matrix;
+        let shared = |o: &&OwnTensor| self.float() == 4 || !o.matrix;
         let shared: u64 = self.own.iter().filter(shared).map(|o| 4 * o.numbers).sum();
         let coded = self
             .own
             .iter()
             .any(|o| self.optimizer.in_8_bits(o.numbers as usize));
         let maps = if coded { 2 * MAP } else { 0 };
-        let params = self.player() + self.copy() - shared;
-        (params, self.moments() + maps)
+        let params = self.player_bytes() + self.copy_bytes() - shared;
+        (params, self.moment_bytes() + maps)
     }
 
     /// The machine's own memory beside a card: a weight of the base while it loads (in full
     /// training all of it, which then stays); afterwards the parameters of `players`, and where the
     /// optimiser works there, the moments, a step's gradients and the tensor that is being changed;
     /// otherwise what comes down to be saved. What is pinned for block inputs comes on top
-    /// ([`Planner::pinned`]).
+    /// ([`Planner::pinned_bytes`]).
     pub fn beside_card(&self, players: usize) -> (u64, u64) {
         let (loading, stays) = self.card.map_or((0, 0), |card| (card.loading, card.stays));
-        let training =
-            stays + (players as u64 + 1) * self.player() + self.moments() + self.largest();
+        let training = stays
+            + (players as u64 + 1) * self.player_bytes()
+            + self.moment_bytes()
+            + self.largest_bytes();
         (loading, training)
     }
 
@@ -163,7 +153,7 @@ impl Planner {
     ///
     /// # Errors
     /// What the architecture refuses.
-    pub fn pinned(&self, packing: &Packing) -> Result<u64> {
+    pub fn pinned_bytes(&self, packing: &Packing) -> Result<u64> {
         if !self.offloads() {
             return Ok(0);
         }
@@ -175,9 +165,9 @@ impl Planner {
         Ok(moved.count() as u64 * input)
     }
 
-    /// Of a peak of a step's passes, gradients included.
-    pub(super) fn trained_on_card(&self, peak: u64, kept: u64) -> Peak {
-        let gradients = self.player().min(peak);
+    /// A training step's peak by its parts; `peak` is that of its passes, gradients included.
+    pub(super) fn training_peak_on_card(&self, peak: u64, kept: u64) -> Peak {
+        let gradients = self.player_bytes().min(peak);
         let kept = kept.min(peak - gradients);
         let (players, moments) = self.optimised();
         Peak {
@@ -186,24 +176,24 @@ impl Planner {
             gradients,
             kept,
             work: peak - gradients - kept,
-            ..self.scored_on_card(0)
+            ..self.scoring_peak_on_card(0)
         }
     }
 
-    /// Of a peak of a pass.
-    pub(super) fn scored_on_card(&self, peak: u64) -> Peak {
+    /// The peak of a pass by its parts.
+    pub(super) fn scoring_peak_on_card(&self, peak: u64) -> Peak {
         let vocab = self.trace.vocab;
         Peak {
-            base: self.base(),
-            players: self.copy(),
+            base: self.base_bytes(),
+            players: self.copy_bytes(),
             work: peak,
             logits: self.float() * (self.chunk_rows() * vocab) as u64,
             ..Peak::default()
         }
     }
 
-    /// Answers to prompts, all as long as can be.
-    pub(super) fn generated_on_card(&self, d: &Decoding) -> Result<Peak> {
+    /// Peak memory of generating answers, all as long as can be.
+    pub(super) fn generation_peak_on_card(&self, d: &Decoding) -> Result<Peak> {
         let float = self.float();
         let slots = d.slots.max(1);
         let all = (d.prompt + d.response).saturating_sub(1).max(1); // the last token is not fed
@@ -229,7 +219,7 @@ impl Planner {
         Ok(Peak {
             kept,
             logits: float * (slots * self.trace.vocab) as u64,
-            ..self.scored_on_card(most)
+            ..self.scoring_peak_on_card(most)
         })
     }
 }

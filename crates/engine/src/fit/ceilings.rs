@@ -6,19 +6,14 @@ use std::{
 };
 
 use candle_core::{Device, Tensor};
+use randori_kernels::{Cpu, Kernels, Result, Weight, math, shapes::Work};
 use rayon::prelude::*;
-
-use super::Work;
-use crate::{
-    Result, Weight,
-    kernels::{Cpu, Kernels, math},
-};
 
 /// The share of a bare product's speed that whole passes reach: attention, norms, thin products of
 /// the update and memory traffic take the rest. From benches/results/roofline.md, where training,
 /// scoring and prefill reach 51 to 69 %.
 const REACHED: f64 = 0.65;
-/// The same on a GPU. Assumed: no pass has been timed on one.
+/// That share on a GPU. Assumed: no pass has been timed on one.
 #[cfg(feature = "cuda")]
 const REACHED_ON_CARD: f64 = 0.5;
 /// Multiply-adds in whose time one weight is widened to f32. A guess from the same tables, never
@@ -61,7 +56,7 @@ impl Ceilings {
         })
     }
 
-    /// The same of the GPU: a product in `float`, and a copy in its memory.
+    /// Measures the GPU likewise: a product in `float`, and a copy in its memory.
     ///
     /// # Errors
     /// No GPU, or one that fails.
@@ -83,9 +78,10 @@ impl Ceilings {
             .map(|seconds| seconds / AT_ONCE as f64)
         };
         let width = width.clamp(64, 2 * WIDEST);
-        let zeros = |rows: usize| Ok::<_, crate::Error>(gpu.zeros(&[rows, width], float)?);
+        let zeros =
+            |rows: usize| Ok::<_, randori_kernels::Error>(gpu.zeros(&[rows, width], float)?);
         let (x, w) = (zeros(4 * ROWS)?, Weight::Dense(zeros(width)?));
-        let card = crate::kernels::Card::new(Default::default());
+        let card = randori_kernels::Card::new(Default::default());
         let product = timed(Box::new(move || card.product(&x, &w).map(drop)))?;
         let bytes = weights.clamp(1 << 20, STREAM) as usize;
         let from = gpu.zeros(&[bytes], candle_core::DType::U8)?;
@@ -136,8 +132,8 @@ fn reading(bytes: u64) -> f64 {
     bytes as f64 / seconds.unwrap_or(f64::INFINITY)
 }
 
-/// Of as many repeats as there is time for, after one that warms up. Not the shortest: what else
-/// runs here goes on running.
+/// The median of as many repeats as there is time for, after one that warms up. Not the shortest:
+/// what else runs here goes on running.
 fn median(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     work()?;
     let began = Instant::now();

@@ -3,18 +3,21 @@
 
 use std::sync::Arc;
 
+use randori_kernels::{
+    Gain, Result,
+    shapes::{self, Shapes},
+};
 use randori_sdk::seam::{Architecture, Id};
 
-use super::{HEAP, Packing, Peak, Planner, SLACK, THREAD};
+use super::{
+    packing::Packing,
+    planner::{HEAP, Peak, Planner, SLACK, THREAD},
+};
 use crate::{
-    PassOptions, Result,
+    PassOptions,
     generate::{PIECE, PREFILL},
     heap,
-    kernels::{
-        Gain,
-        shapes::{self, Shapes},
-    },
-    tape::{Gradients, Matrix, Model, Pass, Place, Update, Vector},
+    tape::{Context, Gradients, Matrix, Model, Pass, Update, Vector},
     training_pass::{Chunk, Targets, chunk_rows},
 };
 
@@ -50,7 +53,7 @@ impl Targets<Shapes> for Packing {
     }
 }
 
-/// A player that is planned.
+/// A planned player, as a pass sees it.
 impl Model<Shapes> for Planner {
     fn arch(&self) -> &dyn Architecture {
         &*self.arch
@@ -67,21 +70,12 @@ impl Model<Shapes> for Planner {
         shape: (usize, usize),
     ) -> Result<Matrix<Shapes>, String> {
         let full = format!("{name}.weight");
-        let own = self.learnt.full.contains(&full);
+        let own = self.trainable.full.contains(&full);
         let stored = self.stored.get(&full).copied();
         Ok(Matrix {
             weight: shapes::Matrix { shape, stored, own },
             own: own.then_some(full),
         })
-    }
-
-    fn projection(
-        &self,
-        kernels: &Shapes,
-        name: &str,
-        shape: (usize, usize),
-    ) -> Result<Matrix<Shapes>, String> {
-        self.matrix(kernels, name, shape)
     }
 
     fn vector(
@@ -90,27 +84,22 @@ impl Model<Shapes> for Planner {
         full: String,
         width: usize,
     ) -> Result<Vector<Shapes>, String> {
-        let own = self.learnt.full.contains(&full);
+        let own = self.trainable.full.contains(&full);
         Ok(Vector {
             values: kernels.outside(&[width]),
             own: own.then_some(full),
         })
     }
 
-    /// An update is known by its weight's name.
-    fn goes_by<'n>(&self, name: &'n str) -> &'n str {
-        name
-    }
-
     fn update(&self, name: &str) -> Option<Update<Shapes>> {
-        let rank = *self.learnt.ranks.get(name)?;
+        let rank = *self.trainable.ranks.get(name)?;
         Some(Update {
             lora: shapes::Update { rank },
-            dropout: if self.learnt.dropout { 0.5 } else { 0.0 },
+            dropout: if self.trainable.dropout { 0.5 } else { 0.0 },
         })
     }
 
-    /// As long as it takes when it is not known yet.
+    /// Computed anew each time, as for a player in its first pass.
     fn gain(
         &self,
         kernels: &Shapes,
@@ -118,39 +107,40 @@ impl Model<Shapes> for Planner {
         matrix: &Matrix<Shapes>,
         update: &Update<Shapes>,
     ) -> Result<Option<Arc<Gain>>> {
-        Ok(self.learnt.dora.then(|| {
-            kernels.gain(&matrix.weight, update.lora.rank);
+        Ok(self.trainable.dora.then(|| {
+            kernels.touch_gain(&matrix.weight, update.lora.rank);
             Arc::default()
         }))
-    }
-
-    fn see(&self, _: &Shapes, _: &str, _: &shapes::Counted) -> Result<()> {
-        Ok(())
     }
 }
 
 impl Planner {
-    /// A training step of a player among `players` in memory, and its saving.
+    /// Peak memory of a training step and of saving it, with `players` players in memory.
     ///
     /// # Errors
     /// What the architecture refuses.
-    pub fn train(&self, packing: &Packing, checkpoint: bool, players: usize) -> Result<Peak> {
-        let (peak, kept) = self.step_of_training(packing, checkpoint)?;
+    pub fn training_peak(
+        &self,
+        packing: &Packing,
+        checkpoint: bool,
+        players: usize,
+    ) -> Result<Peak> {
+        let (peak, kept) = self.step_peak(packing, checkpoint)?;
         if self.card.is_some() {
-            return Ok(self.trained_on_card(peak, kept));
+            return Ok(self.training_peak_on_card(peak, kept));
         }
         // an update makes a tensor anew, with all gradients there; saving copies every tensor, and
         // one more as bytes
-        let others = self.player() + self.largest();
+        let others = self.player_bytes() + self.largest_bytes();
         // where a tensor was before an update is a hole in the heap, which the next step's passes
         // seldom fill
-        let most = self.slack((peak + self.largest()).max(others));
-        let gradients = self.player();
+        let most = self.slack((peak + self.largest_bytes()).max(others));
+        let gradients = self.player_bytes();
         let kept = kept.min(most.saturating_sub(gradients));
         Ok(Peak {
-            base: self.base(),
-            players: players as u64 * self.player(),
-            moments: self.moments(),
+            base: self.base_bytes(),
+            players: players as u64 * self.player_bytes(),
+            moments: self.moment_bytes(),
             gradients: gradients.min(most),
             kept,
             work: most.saturating_sub(gradients + kept),
@@ -160,7 +150,7 @@ impl Planner {
     }
 
     /// The most that a step's passes hold, gradients included, and what the forward pass keeps.
-    fn step_of_training(&self, packing: &Packing, checkpoint: bool) -> Result<(u64, u64)> {
+    fn step_peak(&self, packing: &Packing, checkpoint: bool) -> Result<(u64, u64)> {
         let kernels = self.kernels(packing.keys, packing.attended);
         let mut grads = Gradients::<Shapes>::new();
         let mut kept = self.forward_backward(&kernels, packing, checkpoint, &mut grads)?;
@@ -193,20 +183,20 @@ impl Planner {
         Ok(kept)
     }
 
-    /// Log-probs of a micro-batch.
+    /// Peak memory of scoring a micro-batch.
     ///
     /// # Errors
     /// What the architecture refuses.
-    pub fn score(&self, packing: &Packing, players: usize) -> Result<Peak> {
+    pub fn scoring_peak(&self, packing: &Packing, players: usize) -> Result<Peak> {
         let kernels = self.kernels(packing.keys, packing.attended);
         self.logps(&kernels, packing)?;
         let peak = kernels.ledger.peak();
         if self.card.is_some() {
-            return Ok(self.scored_on_card(peak));
+            return Ok(self.scoring_peak_on_card(peak));
         }
         Ok(Peak {
-            base: self.base(),
-            players: players as u64 * self.player(),
+            base: self.base_bytes(),
+            players: players as u64 * self.player_bytes(),
             work: self.slack(peak),
             attention: self.attention(packing, false)?,
             logits: 4 * (self.chunk_rows() * self.trace.vocab) as u64,
@@ -214,13 +204,13 @@ impl Planner {
         })
     }
 
-    /// Answers to prompts.
+    /// Peak memory of generating.
     ///
     /// # Errors
     /// What the architecture refuses.
-    pub fn generate(&self, d: &Decoding, players: usize) -> Result<Peak> {
+    pub fn generation_peak(&self, d: &Decoding, players: usize) -> Result<Peak> {
         if self.card.is_some() {
-            return self.generated_on_card(d);
+            return self.generation_peak_on_card(d);
         }
         let pieces = PREFILL.min(d.slots.saturating_mul(d.prompt));
         let fed = pieces.div_ceil(d.prompt.clamp(1, PIECE));
@@ -238,13 +228,17 @@ impl Planner {
         // a row of logits as a list, and two of its samplers, for every sequence
         let rows = 3 * 4 * (d.slots * self.trace.vocab) as u64;
         // keys and values lie outside the heap, which keeps some of what loading and prompts took
-        let left = self.weights.iter().map(|w| w.beside).filter(|b| *b <= HEAP);
+        let left = self
+            .weights
+            .iter()
+            .map(|w| w.scratch)
+            .filter(|b| *b <= HEAP);
         let free = left.fold(beginning, u64::max).min(heap::KEPT as u64);
         let peak = (short + beginning).max(long + going_on.max(refill).max(free));
         let kept = long.min(peak);
         Ok(Peak {
-            base: self.base(),
-            players: players as u64 * self.player(),
+            base: self.base_bytes(),
+            players: players as u64 * self.player_bytes(),
             kept,
             work: self.slack(peak - kept + rows),
             attention: self.kernels(d.prompt + d.response, 0).scores(1),
@@ -253,7 +247,7 @@ impl Planner {
         })
     }
 
-    /// One step over `rows` new tokens of `sequences` sequences.
+    /// Peak of one step over `rows` new tokens of `sequences` sequences.
     fn step(&self, rows: usize, sequences: usize, keys: usize) -> Result<u64> {
         self.cached_step(self.kernels(keys, 0), rows, sequences)
     }
@@ -276,21 +270,19 @@ impl Planner {
         sequences: usize,
     ) -> Result<()> {
         let pass = Pass::new(kernels, self, rows);
-        pass.cached_logits(&mut (), &sequences).map(drop)?;
-        Ok(())
+        pass.cached_logits(&mut (), &sequences).map(drop)
     }
 
     /// Log-probs of all targets.
     pub(super) fn logps(&self, kernels: &Shapes, packing: &Packing) -> Result<()> {
         let pass = Pass::new(kernels, self, packing.rows);
-        pass.logps(packing, self.chunk_rows()).map(drop)?;
-        Ok(())
+        pass.logps(packing, self.chunk_rows()).map(drop)
     }
 
     pub(super) fn kernels(&self, keys: usize, attended: u64) -> Shapes {
         let mut kernels = Shapes::new(self.threads, self.card.map(|card| card.float));
         (kernels.keys, kernels.attended) = (keys, attended);
-        kernels.drops = self.learnt.dropout;
+        kernels.drops = self.trainable.dropout;
         kernels
     }
 
@@ -299,7 +291,7 @@ impl Planner {
         chunk_rows(self.trace.vocab, self.card.is_some())
     }
 
-    /// With what the allocator and the threads take.
+    /// Bytes with what the allocator and the threads take besides.
     fn slack(&self, bytes: u64) -> u64 {
         (bytes as f64 * SLACK) as u64 + self.threads as u64 * THREAD
     }
@@ -311,7 +303,7 @@ impl Planner {
             return Ok(kernels.scores(1));
         }
         let x = kernels.outside(&[packing.rows, self.trace.width]);
-        Pass::new(&kernels, self, packing.rows).run_block(Place::Packed, 0, true, x, true)?;
+        Pass::new(&kernels, self, packing.rows).run_block(Context::Packed, 0, true, x, true)?;
         let shares = 2 * 4 * kernels.widest.get() as u64;
         Ok(kernels.scores(2) + shares)
     }

@@ -1,15 +1,20 @@
 //! What passes do, counted on shapes: the time they take follows from it and from what a machine
 //! can do ([`super::Ceilings`]).
 
-use super::{Decoding, Packing, Planner, attended};
-use crate::{
+use randori_kernels::{
     Result,
-    kernels::shapes::{Shapes, Work},
-    tape::Gradients,
+    shapes::{Shapes, Work},
 };
 
+use super::{
+    packing::{Packing, attended},
+    passes::Decoding,
+    planner::Planner,
+};
+use crate::tape::Gradients;
+
 impl Planner {
-    /// Forward and backward over a micro-batch.
+    /// Work of a training pass, forward and backward, over a micro-batch.
     ///
     /// # Errors
     /// What the architecture refuses.
@@ -24,17 +29,17 @@ impl Planner {
         Ok(kernels.work.get())
     }
 
-    /// A step's update: every parameter, gradient and moment is read, and all but the gradient
-    /// written.
+    /// Work of a step's update: every parameter, gradient and moment is read, and all but the
+    /// gradient written.
     pub fn update_work(&self) -> Work {
-        let bytes = 3 * self.player() + 2 * self.moments();
+        let bytes = 3 * self.player_bytes() + 2 * self.moment_bytes();
         Work {
             bytes: bytes as f64,
             ..Work::default()
         }
     }
 
-    /// Log-probs of a micro-batch.
+    /// Work of scoring a micro-batch.
     ///
     /// # Errors
     /// What the architecture refuses.
@@ -44,7 +49,8 @@ impl Planner {
         Ok(kernels.work.get())
     }
 
-    /// Answers, all of the greatest length, to as many prompts as there are slots.
+    /// Work of generating answers, all of the greatest length, to as many prompts as there are
+    /// slots.
     ///
     /// # Errors
     /// What the architecture refuses.
@@ -63,7 +69,7 @@ impl Planner {
         Ok(work)
     }
 
-    /// A pass of `rows` new tokens of so many sequences.
+    /// Work of a pass over `rows` new tokens of so many sequences.
     fn cached_work(&self, rows: usize, sequences: usize, attended: u64) -> Result<Work> {
         let kernels = self.kernels(0, attended);
         self.next_logits(&kernels, rows, sequences)?;

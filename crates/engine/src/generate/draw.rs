@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
+use randori_kernels::{Error, Result, math};
 use randori_sdk::seam::{SamplerFn, SamplerState, Step};
 
-use crate::{Error, Result, kernels::math, rng};
+use crate::rng;
 
-/// Where a token is drawn.
+/// The position that a token is drawn for, and what may be drawn there.
 #[derive(Clone, Copy)]
 pub(super) struct At<'a> {
     pub seed: u64,
@@ -82,7 +83,7 @@ pub(super) fn draw(
         rng::uniform(at.seed, at.iteration, at.sequence, at.position, 0),
     );
     let logp = if plain {
-        behaviour - beside(f64::from(raw[index]) - behaviour, padding)
+        behaviour - log_growth(f64::from(raw[index]) - behaviour, padding)
     } else {
         raw[index] as f64 - log_sum_exp(raw)
     };
@@ -177,7 +178,7 @@ fn inverse_cdf(row: &[f32], weights: &mut Vec<f32>, u: f64) -> (usize, f64) {
 }
 
 /// What log Σ exp, `sum`, grows by when the finite logits `more` join it.
-fn beside(sum: f64, more: &[f32]) -> f64 {
+fn log_growth(sum: f64, more: &[f32]) -> f64 {
     match more {
         [] => 0.0,
         more => (log_sum_exp(more) - sum).exp().ln_1p(),

@@ -6,9 +6,10 @@ use randori_cuda::{
     gpu::{Gpu, float, ptr},
     ops::sample::{Banned, Sample},
 };
+use randori_kernels::Result;
 
 use super::{GenerateOptions, Sequence};
-use crate::{Result, kernels, rng};
+use crate::rng;
 
 /// What the device could not draw from: the host says why.
 const NOTHING: u32 = u32::MAX;
@@ -16,7 +17,7 @@ const NOTHING: u32 = u32::MAX;
 /// Draws the next token of every sequence that is ready; `fed[i]` is row i's sequence and whether
 /// it is.
 pub(super) fn draw(
-    fed: &mut [(&mut Sequence, bool)],
+    mut fed: Vec<(&mut Sequence, bool)>,
     logits: &Tensor,
     o: &GenerateOptions,
 ) -> Result<()> {
@@ -67,10 +68,10 @@ pub(super) fn draw(
             continue;
         }
         if id == NOTHING {
-            let values = kernels::host(&logits.narrow(0, row, 1)?.contiguous()?)?;
+            let values = randori_kernels::host(&logits.narrow(0, row, 1)?.contiguous()?)?;
             sequence.extend(&values.flatten_all()?.to_vec1()?, &[], o)?;
         } else {
-            sequence.take(id, logp[row], behaviour[row], o);
+            sequence.append(id, logp[row], behaviour[row], o);
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::Path};
 use hf_hub::api::sync::ApiRepo;
 use serde::{Deserialize, Serialize};
 
-use super::is_plain;
+use super::names::is_plain;
 
 /// Of huggingface_hub's file.
 const FORMAT: u64 = 1;

@@ -18,17 +18,21 @@
 
 mod environment;
 mod listing;
+mod names;
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use hf_hub::{
     Cache, Repo, RepoType,
     api::sync::{ApiBuilder, ApiRepo},
 };
+use randori_kernels::{Error, Result};
 
-use crate::{Error, Result};
 use environment::Environment;
 use listing::Listing;
+use names::{encoded, is_inside, is_plain};
+
+pub use names::is_commit;
 
 /// What a repository holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +46,7 @@ pub enum Kind {
 /// A repository at one commit.
 #[derive(Debug)]
 pub struct Snapshot {
-    repo: String,
-    revision: String,
+    repository: Repository,
     commit: String,
     dir: PathBuf,
     listing: Listing,
@@ -62,16 +65,18 @@ impl Snapshot {
     /// it.
     pub fn open(kind: Kind, repo: &str, revision: &str) -> Result<Snapshot> {
         let environment = Environment::of(&|name| std::env::var(name).ok());
-        let place = Place::new(kind, repo, revision, &environment)?;
+        let repository = Repository::new(kind, repo, revision, &environment)?;
         if environment.offline {
             let why = "HF_HUB_OFFLINE is set and the cache does not have it".to_string();
-            return place.cached(Err(why));
+            return repository.cached(Err(why));
         }
-        let builder = ApiBuilder::from_cache(place.cache.clone())
+        let builder = ApiBuilder::from_cache(repository.cache.clone())
             .with_progress(false)
             .with_endpoint(environment.endpoint.clone())
             .with_token(environment.token());
-        let api = builder.build().map_err(|e| place.refused(&e.to_string()))?;
+        let api = builder
+            .build()
+            .map_err(|e| repository.refused(&e.to_string()))?;
         let at = |revision: &str| {
             api.repo(Repo::with_revision(
                 repo.to_string(),
@@ -79,27 +84,27 @@ impl Snapshot {
                 revision.to_string(),
             ))
         };
-        if is_commit(revision) && Listing::read(&place.dir, revision).is_some() {
-            return place.cached(Ok(at(revision)));
+        if is_commit(revision) && Listing::read(&repository.dir, revision).is_some() {
+            return repository.cached(Ok(at(revision)));
         }
         match listing::ask(&at(revision)) {
             Ok((commit, listing)) => {
-                listing.keep(&place.dir, &commit);
-                place.note(&commit);
-                Ok(place.at(commit.clone(), listing, Ok(at(&commit))))
+                listing.keep(&repository.dir, &commit);
+                repository.note(&commit);
+                Ok(repository.at(commit.clone(), listing, Ok(at(&commit))))
             }
             Err(listing::Unanswered::NoSuchRevision) => {
-                Err(place.refused("it has no such revision"))
+                Err(repository.refused("it has no such revision"))
             }
-            Err(listing::Unanswered::Other(why)) => place.cached(Err(why)),
+            Err(listing::Unanswered::Other(why)) => repository.cached(Err(why)),
         }
     }
 
     /// What the cache has of a revision, and nothing else: no network is used, now or later.
     pub fn cached(kind: Kind, repo: &str, revision: &str) -> Option<Snapshot> {
         let environment = Environment::of(&|name| std::env::var(name).ok());
-        let place = Place::new(kind, repo, revision, &environment).ok()?;
-        place.cached(Err("not in the cache".into())).ok()
+        let repository = Repository::new(kind, repo, revision, &environment).ok()?;
+        repository.cached(Err("not in the cache".into())).ok()
     }
 
     /// The commit's hash.
@@ -207,30 +212,13 @@ impl Snapshot {
     }
 
     fn refused(&self, why: &str) -> Error {
-        refused(&self.repo, &self.revision, why)
+        self.repository.refused(why)
     }
 }
 
-/// A file's name as an address spells it, as huggingface_hub does: what is no letter, digit or one
-/// of `-._~/` by its bytes.
-fn encoded(name: &str) -> String {
-    let spell = |byte: u8| match byte {
-        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
-            char::from(byte).to_string()
-        }
-        other => format!("%{other:02X}"),
-    };
-    name.bytes().map(spell).collect()
-}
-
-fn refused(repo: &str, revision: &str, why: &str) -> Error {
-    Error::rule(format!(
-        "cannot get {repo} (revision {revision}) from the hub: {why}; without a network, name a local folder or file"
-    ))
-}
-
 /// Where the cache keeps a repository, and what is asked of it.
-struct Place {
+#[derive(Debug)]
+struct Repository {
     cache: Cache,
     kind: Kind,
     repo: String,
@@ -238,25 +226,28 @@ struct Place {
     dir: PathBuf,
 }
 
-impl Place {
-    fn new(kind: Kind, repo: &str, revision: &str, environment: &Environment) -> Result<Place> {
-        let parts = repo.split('/').count();
-        let refuse = |what: &str| Err(refused(repo, revision, what));
-        if !is_plain(repo) || parts > 2 {
-            return refuse("a repository is org/name");
-        }
-        if !is_plain(revision) {
-            return refuse("a revision is a branch, tag or commit");
-        }
-        let cache = Cache::new(environment.cache.clone());
-        let named = Repo::new(repo.to_string(), kind.into());
-        Ok(Place {
-            dir: environment.cache.join(named.folder_name()),
-            cache,
+impl Repository {
+    fn new(
+        kind: Kind,
+        repo: &str,
+        revision: &str,
+        environment: &Environment,
+    ) -> Result<Repository> {
+        let folder = Repo::new(repo.to_string(), kind.into()).folder_name();
+        let this = Repository {
+            dir: environment.cache.join(folder),
+            cache: Cache::new(environment.cache.clone()),
             kind,
             repo: repo.to_string(),
             revision: revision.to_string(),
-        })
+        };
+        if !is_plain(repo) || repo.split('/').count() > 2 {
+            return Err(this.refused("a repository is org/name"));
+        }
+        if !is_plain(revision) {
+            return Err(this.refused("a revision is a branch, tag or commit"));
+        }
+        Ok(this)
     }
 
     /// The commit that the cache knows for the revision: itself, or what the ref says.
@@ -299,8 +290,7 @@ impl Place {
     ) -> Snapshot {
         Snapshot {
             dir: self.dir.join("snapshots").join(&commit),
-            repo: self.repo,
-            revision: self.revision,
+            repository: self,
             commit,
             listing,
             api,
@@ -308,7 +298,10 @@ impl Place {
     }
 
     fn refused(&self, why: &str) -> Error {
-        refused(&self.repo, &self.revision, why)
+        let Repository { repo, revision, .. } = self;
+        Error::rule(format!(
+            "cannot get {repo} (revision {revision}) from the hub: {why}; without a network, name a local folder or file"
+        ))
     }
 }
 
@@ -319,24 +312,4 @@ impl From<Kind> for RepoType {
             Kind::Dataset => RepoType::Dataset,
         }
     }
-}
-
-/// A whole commit hash, which means the same bytes for ever.
-pub fn is_commit(revision: &str) -> bool {
-    let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-    revision.len() == 40 && revision.bytes().all(hex)
-}
-
-/// A relative name that stays below its folder and means the same in an address.
-fn is_plain(name: &str) -> bool {
-    is_inside(name) && !name.contains(['#', '?', '%'])
-}
-
-/// A relative name that stays below its folder.
-fn is_inside(name: &str) -> bool {
-    !name.is_empty()
-        && !name.contains('\\')
-        && Path::new(name)
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)))
 }

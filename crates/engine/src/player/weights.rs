@@ -1,22 +1,30 @@
 //! Where an op's weights come from: the player's own tensors first, then the base.
 
-use std::{rc::Rc, sync::Arc};
-
-use candle_core::Tensor;
-use randori_sdk::seam::{Architecture, Id};
-
-use crate::{
-    Params, Player, Result, Weight,
-    dora::Gains,
-    head::{self, HEAD},
-    inputs::Probe,
-    kernels::{Gain, OnCandle},
-    tape::{Matrix, Model, Update, Vector},
-    trace::last_uses,
+use std::{
+    collections::HashMap,
+    rc::Rc,
+    sync::{Arc, Mutex},
 };
 
-/// A player in a pass.
-pub(crate) struct Weights<'a> {
+use candle_core::Tensor;
+use randori_kernels::{Gain, OnCandle, Result, Weight};
+use randori_sdk::seam::{Architecture, Id};
+
+use super::{Player, probe::Probe};
+use crate::{
+    Params,
+    head::{self, HEAD},
+    tape::{Matrix, Model, Update, Vector},
+    trace::call::last_uses,
+};
+
+/// The gains of one player's projections (DoRA): they hold for as long as its parameters do, one
+/// training pass or one generation.
+#[derive(Default)]
+pub(crate) struct Gains(pub(crate) Mutex<HashMap<String, Arc<Gain>>>);
+
+/// The weights of one player in a pass, on the device that the pass runs on.
+pub(crate) struct PassWeights<'a> {
     pub(crate) player: &'a Player,
     /// The player's own tensors, where the pass runs.
     params: Arc<Params>,
@@ -24,26 +32,26 @@ pub(crate) struct Weights<'a> {
     /// The embedding that the head shares in the base, where the player may have learnt something
     /// of one of the two.
     tied: Option<String>,
-    /// Keeps what the projections get to multiply.
+    /// Keeps what the projections multiply.
     probe: Option<Rc<Probe>>,
 }
 
-impl<'a> Weights<'a> {
-    /// With the gains that are known of the player already.
+impl<'a> PassWeights<'a> {
+    /// A player's weights, with the DoRA gains that are known of it already.
     pub(crate) fn new(player: &'a Player, gains: Arc<Gains>) -> Result<Self> {
         let spec = player.lora.as_deref();
         let tied = head::embedding_of(player.base.arch.as_ref(), spec, &player.params)?;
-        Ok(Weights {
+        Ok(PassWeights {
             player,
-            params: player.at_hand()?,
+            params: player.params_on_device()?,
             gains,
             tied,
             probe: None,
         })
     }
 
-    /// The same, kept in view by a probe.
-    pub(crate) fn probed(mut self, probe: Option<Rc<Probe>>) -> Self {
+    /// The same with a probe, which keeps what the projections multiply.
+    pub(crate) fn with_probe(mut self, probe: Option<Rc<Probe>>) -> Self {
         self.probe = probe;
         self
     }
@@ -60,7 +68,7 @@ impl<'a> Weights<'a> {
     /// The base's weight of this full name.
     fn bases<K: OnCandle>(&self, full: String, shape: (usize, usize)) -> Result<Matrix<K>, String> {
         let weight = match self.player.base.weights.get(&full) {
-            Some(Weight::Dense(w)) => Weight::Dense(self.near(w)?),
+            Some(Weight::Dense(w)) => Weight::Dense(self.on_device(w)?),
             Some(other) => other.clone(),
             None => return Err(format!("the model has no weight `{full}`")),
         };
@@ -68,17 +76,21 @@ impl<'a> Weights<'a> {
         Ok(Matrix { weight, own: None })
     }
 
-    fn near(&self, w: &Tensor) -> Result<Tensor, String> {
-        self.player.base.compute.near(w).map_err(|e| e.to_string())
+    fn on_device(&self, w: &Tensor) -> Result<Tensor, String> {
+        self.player
+            .base
+            .compute
+            .on_device(w)
+            .map_err(|e| e.to_string())
     }
 }
 
-impl<K: OnCandle> Model<K> for Weights<'_> {
+impl<K: OnCandle> Model<K> for PassWeights<'_> {
     fn arch(&self) -> &dyn Architecture {
         self.player.base.arch.as_ref()
     }
 
-    /// Worth a second, shapes-only run where values are large.
+    /// Traces the block once more, on shapes: worth it where values are large.
     fn last_uses(&self, layer: usize, width: usize) -> Option<Arc<[Vec<Id>]>> {
         last_uses(self.player.base.arch.as_ref(), layer, width).map(Arc::from)
     }
@@ -103,27 +115,19 @@ impl<K: OnCandle> Model<K> for Weights<'_> {
     }
 
     fn vector(&self, _: &K, full: String, width: usize) -> Result<Vector<K>, String> {
-        let vector: Vector<K> = if let Some(own) = self.params.get(&full) {
-            Vector {
-                values: own.clone(),
-                own: Some(full.clone()),
+        let known = self.player.base.weights.get(&full);
+        let (values, own) = match (self.params.get(&full), known) {
+            (Some(own), _) => (own.clone(), Some(full.clone())),
+            (None, Some(Weight::Dense(w))) => (self.on_device(w)?, None),
+            (None, Some(_)) => {
+                return Err(format!(
+                    "`{full}` is quantised, but norms and biases must be dense"
+                ));
             }
-        } else {
-            match self.player.base.weights.get(&full) {
-                Some(Weight::Dense(w)) => Vector {
-                    values: self.near(w)?,
-                    own: None,
-                },
-                Some(_) => {
-                    return Err(format!(
-                        "`{full}` is quantised, but norms and biases must be dense"
-                    ));
-                }
-                None => return Err(format!("the model has no weight `{full}`")),
-            }
+            (None, None) => return Err(format!("the model has no weight `{full}`")),
         };
-        check(&full, vector.values.dims(), &[width])?;
-        Ok(vector)
+        check(&full, values.dims(), &[width])?;
+        Ok(Vector { values, own })
     }
 
     fn goes_by<'n>(&self, name: &'n str) -> &'n str {

@@ -1,11 +1,11 @@
 //! The reverse pass over what a tape recorded.
 
+use randori_kernels::{Error, ExpertOutput, ExpertTokens, Kernels, Result, Shaped};
 use randori_sdk::seam::{Binary, Id, Unary};
 
-use super::{Factor, Gradients, Linear, Op, Pass, Recorded, Vector, forward::flat};
-use crate::{
-    Error, Result,
-    kernels::{Kernels, Mixed, Shaped, Share},
+use super::{
+    BinaryOp, Factor, Gradients, Linear, NormOp, Op, Pass, Recorded, SwiGluOp, Vector,
+    forward::flat,
 };
 
 /// The gradient to one value, as far as it is known.
@@ -59,7 +59,7 @@ impl<K: Kernels> Arena<'_, K> {
 impl<K: Kernels> Factor<K> {
     fn value(self, kernels: &K) -> Result<K::Tensor> {
         match self {
-            Factor::Kept(value) => Ok(value),
+            Factor::Value(value) => Ok(value),
             Factor::Silu(x) => kernels.unary(Unary::Silu, &x),
         }
     }
@@ -105,29 +105,8 @@ fn step<K: Kernels>(
             kernels.lookup_gradient(&ids, &dy, dtable)
         }
         Op::Linear(op) => project(pass, *op, dy, arena, grads),
-        Op::Norm {
-            x,
-            x_value,
-            stats,
-            scale,
-            bias,
-            norm,
-        } => {
-            if let Some(bias) = &bias {
-                bias_gradient(kernels, bias, &dy, grads)?;
-            }
-            if let Some(name) = &scale.own {
-                let dw = slot(kernels, grads, name, scale.values.dims(), &dy)?;
-                kernels.scale_gradient(&x_value, &stats, &dy, dw)?;
-            }
-            if arena.needs(x) {
-                let w = &scale.values;
-                let dx = kernels.norm_backward(&x_value, w, norm, &stats, &dy)?;
-                arena.add(x, dx, true)?;
-            }
-            Ok(())
-        }
-        Op::Rope { x, table } => arena.add(x, kernels.turn(&dy, &table, true)?, true),
+        Op::Norm(op) => normalise(kernels, op, &dy, arena, grads),
+        Op::Rope { x, table } => arena.add(x, kernels.rotate(&dy, &table, true)?, true),
         Op::Attention {
             ids,
             values: [q, k, v],
@@ -151,52 +130,8 @@ fn step<K: Kernels>(
             parts,
         } => mix(router, &routing, &parts, &dy, arena),
         Op::Unary { op, x, saved } => arena.add(x, kernels.unary_backward(op, &saved, &dy)?, true),
-        Op::Binary {
-            op,
-            a,
-            b,
-            a_value,
-            b_value,
-            b_dims,
-        } => {
-            if arena.needs(b) {
-                let same = op == Binary::Add && dy.dims() == b_dims;
-                let db = match same {
-                    true => dy.clone(),
-                    false => {
-                        let a_value = a_value.map(|a| a.value(kernels)).transpose()?;
-                        let (a, b) = (a_value.as_ref(), b_value.as_ref());
-                        kernels.binary_backward_b(op, a, b, &b_dims, &dy)?
-                    }
-                };
-                arena.add(b, db, !same)?;
-            }
-            if arena.needs(a) {
-                let (da, owned) = match &b_value {
-                    // of a·b or a/b
-                    Some(b) => (kernels.binary(op, &dy, b)?, true),
-                    None => (dy, false),
-                };
-                arena.add(a, da, owned)?;
-            }
-            Ok(())
-        }
-        Op::SwiGlu { gate, up, g, u } => match (arena.needs(gate), arena.needs(up)) {
-            (true, true) => {
-                let (dg, du) = kernels.swiglu_backward(&g, &u, &dy)?;
-                arena.add(gate, dg, true)?;
-                arena.add(up, du, true)
-            }
-            (true, false) => {
-                let da = kernels.binary(Binary::Mul, &dy, &u)?;
-                let dg = kernels.unary_backward(Unary::Silu, &g, &da)?;
-                arena.add(gate, dg, true)
-            }
-            (false, _) => {
-                let a = kernels.unary(Unary::Silu, &g)?;
-                arena.add(up, kernels.binary(Binary::Mul, &dy, &a)?, true)
-            }
-        },
+        Op::Binary(op) => combine(kernels, op, dy, arena),
+        Op::SwiGlu(op) => swiglu(kernels, op, &dy, arena),
         Op::Affine { x, mul } => arena.add(x, kernels.affine(&dy, mul, 0.0)?, true),
         Op::Reshape { x, dims } => arena.add(x, dy.in_shape(&dims)?, false),
         Op::Narrow { x, start, width } => arena.add(x, kernels.widen(&dy, start, width)?, true),
@@ -213,6 +148,91 @@ fn step<K: Kernels>(
     }
 }
 
+/// A norm: dx, and the gradients of scale and bias where they are trained.
+fn normalise<K: Kernels>(
+    kernels: &K,
+    op: NormOp<K>,
+    dy: &K::Tensor,
+    arena: &mut Arena<K>,
+    grads: &mut Gradients<K>,
+) -> Result<()> {
+    let w = &op.scale.values;
+    if let Some(bias) = &op.bias {
+        bias_gradient(kernels, bias, dy, grads)?;
+    }
+    if let Some(name) = &op.scale.own {
+        let dw = slot(kernels, grads, name, w.dims(), dy)?;
+        kernels.scale_gradient(&op.x_value, &op.stats, dy, dw)?;
+    }
+    if arena.needs(op.x) {
+        let dx = kernels.norm_backward(&op.x_value, w, op.norm, &op.stats, dy)?;
+        arena.add(op.x, dx, true)?;
+    }
+    Ok(())
+}
+
+/// a ∘ b: da and db, each where it is needed.
+fn combine<K: Kernels>(
+    kernels: &K,
+    BinaryOp {
+        op,
+        a,
+        b,
+        a_value,
+        b_value,
+        b_dims,
+    }: BinaryOp<K>,
+    dy: K::Tensor,
+    arena: &mut Arena<K>,
+) -> Result<()> {
+    if arena.needs(b) {
+        let same = op == Binary::Add && dy.dims() == b_dims;
+        let db = match same {
+            true => dy.clone(),
+            false => {
+                let a_value = a_value.map(|a| a.value(kernels)).transpose()?;
+                let (a, b) = (a_value.as_ref(), b_value.as_ref());
+                kernels.binary_backward_b(op, a, b, &b_dims, &dy)?
+            }
+        };
+        arena.add(b, db, !same)?;
+    }
+    if arena.needs(a) {
+        let (da, owned) = match &b_value {
+            // of a·b or a/b
+            Some(b) => (kernels.binary(op, &dy, b)?, true),
+            None => (dy, false),
+        };
+        arena.add(a, da, owned)?;
+    }
+    Ok(())
+}
+
+/// silu(g)·u: dg and du, each where it is needed.
+fn swiglu<K: Kernels>(
+    kernels: &K,
+    SwiGluOp { gate, up, g, u }: SwiGluOp<K>,
+    dy: &K::Tensor,
+    arena: &mut Arena<K>,
+) -> Result<()> {
+    match (arena.needs(gate), arena.needs(up)) {
+        (true, true) => {
+            let (dg, du) = kernels.swiglu_backward(&g, &u, dy)?;
+            arena.add(gate, dg, true)?;
+            arena.add(up, du, true)
+        }
+        (true, false) => {
+            let da = kernels.binary(Binary::Mul, dy, &u)?;
+            let dg = kernels.unary_backward(Unary::Silu, &g, &da)?;
+            arena.add(gate, dg, true)
+        }
+        (false, _) => {
+            let a = kernels.unary(Unary::Silu, &g)?;
+            arena.add(up, kernels.binary(Binary::Mul, dy, &a)?, true)
+        }
+    }
+}
+
 /// The place a gradient is added to, zero at first.
 fn slot<'a, K: Kernels>(
     kernels: &K,
@@ -222,7 +242,7 @@ fn slot<'a, K: Kernels>(
     like: &K::Tensor,
 ) -> Result<&'a K::Tensor> {
     if !grads.contains_key(name) {
-        grads.insert(name.into(), kernels.gradient(dims, like)?);
+        grads.insert(name.into(), kernels.zero_gradient(dims, like)?);
     }
     grads
         .get(name)
@@ -291,11 +311,11 @@ fn project<K: Kernels>(
         match &dx {
             Some(dx) if pass.drops(u.dropout) => {
                 let masked = kernels.zeros(dx.dims(), dx)?;
-                kernels.update_through(&through, &u.lora, &masked)?;
+                kernels.update_input_gradient(&through, &u.lora, &masked)?;
                 let masked = pass.drop_out(&masked, &op.name, u.dropout, rows)?;
                 kernels.add_onto(dx, &masked)?;
             }
-            Some(dx) => kernels.update_through(&through, &u.lora, dx)?,
+            Some(dx) => kernels.update_input_gradient(&through, &u.lora, dx)?,
             None => {}
         }
     }
@@ -309,16 +329,16 @@ fn project<K: Kernels>(
 fn mix<K: Kernels>(
     router: Id,
     routing: &K::Routing,
-    parts: &[(Id, Share<K>, Option<K::Tensor>)],
+    parts: &[(Id, ExpertTokens<K>, Option<K::Tensor>)],
     dout: &K::Tensor,
     arena: &mut Arena<K>,
 ) -> Result<()> {
-    let mixed = parts.iter().map(|(y, share, value)| Mixed {
-        share,
+    let mixed = parts.iter().map(|(y, tokens, value)| ExpertOutput {
+        tokens,
         value: value.clone(),
         needs: arena.needs(*y),
     });
-    let mixed: Vec<Mixed<K>> = mixed.collect();
+    let mixed: Vec<ExpertOutput<K>> = mixed.collect();
     let trained = arena.needs(router);
     let (outputs, logits) = arena.kernels.mix_backward(routing, &mixed, trained, dout)?;
     for ((y, ..), dy) in parts.iter().zip(outputs) {

@@ -1,12 +1,11 @@
 //! The op set, run eagerly: checks shapes, calls a kernel, and says what the backward pass would
 //! need.
 
+use randori_kernels::{Error, Heads, Kernels, Norm, Result, Shaped, rows};
 use randori_sdk::seam::{AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary};
 
-use super::{Factor, Linear, Node, Op, Place, Tape, Value, rules, say};
-use crate::{
-    Error, Result,
-    kernels::{Heads, Kernels, Norm, Shaped, rows},
+use super::{
+    BinaryOp, Context, Factor, Linear, Node, NormOp, Op, SwiGluOp, Tape, Value, rules, say,
 };
 
 /// Trailing axes.
@@ -44,19 +43,21 @@ impl<K: Kernels> Tape<'_, '_, K> {
         let b = bias.as_ref().map(|b| &b.values);
         let done = pass.kernels.norm(&x_value, &scale.values, b, norm, eps);
         let (y, stats) = done.map_err(say)?;
-        self.push(y, x_needs || own, || Op::Norm {
-            x,
-            x_value,
-            stats,
-            scale,
-            bias,
-            norm,
+        self.push(y, x_needs || own, || {
+            Op::Norm(NormOp {
+                x,
+                x_value,
+                stats,
+                scale,
+                bias,
+                norm,
+            })
         })
     }
 
     /// Rows without neighbours know neither positions nor sequences.
     fn sequences(&self, op: &str, x: &K::Tensor) -> Result<(), String> {
-        if matches!(self.place, Place::Rows | Place::Picked(_)) {
+        if matches!(self.context, Context::Alone | Context::Picked(_)) {
             return Err(format!(
                 "{op} belongs into a block: the embedding and the head see single rows"
             ));
@@ -70,24 +71,30 @@ impl<K: Kernels> Tape<'_, '_, K> {
     }
 
     /// Runs `call` on values that have these rows of the present ones.
-    fn among<T>(&mut self, rows: &K::Rows, call: impl FnOnce(&mut Self) -> T) -> T {
+    fn among<T>(&mut self, rows: &K::Indices, call: impl FnOnce(&mut Self) -> T) -> T {
         let outer = self.rows.take();
-        self.rows = Some(self.pass.kernels.among(outer.as_ref(), rows));
+        self.rows = Some(self.pass.kernels.compose(outer.as_ref(), rows));
         let done = call(self);
         self.rows = outer;
         done
     }
 
-    fn attend(&mut self, qkv: [&K::Tensor; 3], heads: &Heads) -> Result<(K::Tensor, K::Sums)> {
+    fn attend(
+        &mut self,
+        qkv: [&K::Tensor; 3],
+        heads: &Heads,
+    ) -> Result<(K::Tensor, K::SoftmaxStats)> {
         let (kernels, plan) = (self.pass.kernels, &self.pass.plan);
-        match &mut self.place {
-            Place::Packed => kernels.attention(plan, qkv, heads),
-            Place::Cached { cache, layer, call } => {
+        match &mut self.context {
+            Context::Packed => kernels.attention(plan, qkv, heads),
+            Context::Cached { cache, layer, call } => {
                 let place = (*layer, *call);
                 *call += 1;
                 kernels.cached_attention(cache, place, qkv, heads)
             }
-            Place::Rows | Place::Picked(_) => Err(Error::rule("attention belongs into a block")),
+            Context::Alone | Context::Picked(_) => {
+                Err(Error::rule("attention belongs into a block"))
+            }
         }
     }
 }
@@ -95,7 +102,7 @@ impl<K: Kernels> Tape<'_, '_, K> {
 impl<K: Kernels> Backend for Tape<'_, '_, K> {
     fn embed(&mut self, name: &str, ids: Id, vocab: usize, width: usize) -> OpResult {
         let (ids, pass) = (self.value(ids)?.0, self.pass);
-        let ids = pass.kernels.ids(name, &ids, vocab)?;
+        let ids = pass.kernels.token_ids(name, &ids, vocab)?;
         let matrix = pass.matrix(name, (vocab, width))?;
         let rows = pass.kernels.lookup(&matrix.weight, &ids).map_err(say)?;
         self.push(rows, matrix.own.is_some(), || Op::Embed {
@@ -125,7 +132,7 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
             if let Some(update) = &update {
                 let kept = {
                     let x = pass.drop_out(&x, name, update.dropout, self.rows.as_ref())?;
-                    let kept = kernels.update(&x, &update.lora, &y);
+                    let kept = kernels.add_update(&x, &update.lora, &y);
                     kept.map_err(|e| Error::rule(format!("`{name}`: {e}")))?
                 };
                 xa = Some(kept);
@@ -171,7 +178,7 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
         rules::rope(trailing(&value), spec)?;
         self.sequences("rope", &value)?;
         let table = self.pass.table(spec).map_err(say)?;
-        let y = self.pass.kernels.turn(&value, &table, false);
+        let y = self.pass.kernels.rotate(&value, &table, false);
         let y = y.map_err(say)?;
         self.push(y, needs, || Op::Rope { x, table })
     }
@@ -210,7 +217,7 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
         let (mut parts, mut needs) = (Vec::new(), router_needs);
         let mut out: Option<K::Tensor> = None;
         for e in 0..experts {
-            let Some(share) = kernels.share(&routing, e) else {
+            let Some(share) = kernels.tokens_of(&routing, e) else {
                 continue;
             };
             let picked = kernels.gather(&value, &share.rows).map_err(say)?;
@@ -271,11 +278,12 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
     }
 
     fn binary(&mut self, op: Binary, a: Id, b: Id) -> OpResult {
-        if let Some((gate, g, g_needs)) = self.waiting(a, b).filter(|_| op == Binary::Mul) {
+        if let Some((gate, g, g_needs)) = self.deferred_silu(a, b).filter(|_| op == Binary::Mul) {
             let (u, u_needs) = self.float(b)?;
             if u.dims() == g.dims() {
                 let y = self.pass.kernels.swiglu(&g, &u).map_err(say)?;
-                return self.push(y, g_needs || u_needs, || Op::SwiGlu { gate, up: b, g, u });
+                let op = SwiGluOp { gate, up: b, g, u };
+                return self.push(y, g_needs || u_needs, || Op::SwiGlu(op));
             }
         }
         let ((av, a_needs), (bv, b_needs)) = (self.float(a)?, self.float(b)?);
@@ -300,17 +308,18 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
                         ..
                     },
             }) if *out == a => Factor::Silu(saved.clone()),
-            _ => Factor::Kept(av),
+            _ => Factor::Value(av),
         });
         let b_value = ((a_needs && product) || quotient).then_some(bv);
-        self.push(y, a_needs || b_needs, || Op::Binary {
+        let op = BinaryOp {
             op,
             a,
             b,
             a_value,
             b_value,
             b_dims,
-        })
+        };
+        self.push(y, a_needs || b_needs, || Op::Binary(op))
     }
 
     fn affine(&mut self, x: Id, mul: f64, add: f64) -> OpResult {

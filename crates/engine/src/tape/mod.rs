@@ -13,21 +13,17 @@ pub(crate) mod rules;
 
 use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 
+use randori_kernels::{Error, ExpertTokens, Gain, Heads, Kernels, Norm, Result, Shaped};
 use randori_sdk::seam::{Binary, Id, OpResult, Unary};
 
 pub(crate) use model::{Matrix, Model, Update, Vector};
 pub(crate) use pass::Pass;
 
-use crate::{
-    Error, Result,
-    kernels::{Gain, Heads, Kernels, Norm, Shaped, Share},
-};
-
 /// Gradients by the name of what is trained.
 pub(crate) type Gradients<K> = BTreeMap<String, <K as Kernels>::Tensor>;
 
-/// Where a tape's call stands: which ops know about sequences.
-pub(crate) enum Place<'a, K: Kernels> {
+/// What the rows of a call may attend to, and so which ops it may use.
+pub(crate) enum Context<'a, K: Kernels> {
     /// A block over the packed rows of the pass.
     Packed,
     /// A block over new rows of cached sequences.
@@ -37,24 +33,24 @@ pub(crate) enum Place<'a, K: Kernels> {
         /// Calls of attention so far.
         call: usize,
     },
-    /// Embedding or head: rows without neighbours.
-    Rows,
-    /// The head over these rows of the pass.
-    Picked(K::Rows),
+    /// Embedding or head: rows that see nothing but themselves.
+    Alone,
+    /// The head over these rows of the pass, each alone.
+    Picked(K::Indices),
 }
 
 /// A value of the arena.
 struct Value<K: Kernels> {
-    /// `None` after its last use, and of a silu that nobody has asked for yet.
+    /// The tensor; `None` once its last use is over, and of a deferred SiLU.
     tensor: Option<K::Tensor>,
-    /// What that is the silu of, where [`Kernels::fuses_silu`]: it waits, a product takes it from
-    /// here, and nobody else may come.
+    /// Deferred SiLU `(id, x)`, where [`Kernels::fuses_silu`]: not computed yet, so that a
+    /// following product can fuse with it into SwiGLU. Any other use materialises it.
     silu: Option<(Id, K::Tensor)>,
     /// Whether a gradient must reach it.
     needs: bool,
 }
 
-/// A recorded op: what it made, and what its backward pass needs.
+/// A recorded op: the value it made, and what its backward pass needs.
 struct Node<K: Kernels> {
     out: Id,
     op: Op<K>,
@@ -62,60 +58,40 @@ struct Node<K: Kernels> {
 
 enum Op<K: Kernels> {
     Embed {
-        ids: K::Rows,
+        ids: K::Indices,
         name: String,
         shape: (usize, usize),
     },
     Linear(Box<Linear<K>>),
-    Norm {
-        x: Id,
-        x_value: K::Tensor,
-        stats: K::Stats,
-        scale: Vector<K>,
-        bias: Option<Vector<K>>,
-        norm: Norm,
-    },
+    Norm(NormOp<K>),
     Rope {
         x: Id,
-        table: Rc<K::Table>,
+        table: Rc<K::RopeTable>,
     },
     Attention {
         ids: [Id; 3],
         values: [K::Tensor; 3],
         heads: Heads,
         out: K::Tensor,
-        sums: K::Sums,
+        sums: K::SoftmaxStats,
     },
     Gather {
         x: Id,
-        rows: K::Rows,
+        rows: K::Indices,
         dims: Vec<usize>,
     },
     Moe {
         router: Id,
         routing: K::Routing,
-        parts: Vec<(Id, Share<K>, Option<K::Tensor>)>,
+        parts: Vec<(Id, ExpertTokens<K>, Option<K::Tensor>)>,
     },
     Unary {
         op: Unary,
         x: Id,
         saved: K::Tensor,
     },
-    Binary {
-        op: Binary,
-        a: Id,
-        b: Id,
-        a_value: Option<Factor<K>>,
-        b_value: Option<K::Tensor>,
-        b_dims: Vec<usize>,
-    },
-    /// silu(g)·u of values of one shape, in one go.
-    SwiGlu {
-        gate: Id,
-        up: Id,
-        g: K::Tensor,
-        u: K::Tensor,
-    },
+    Binary(BinaryOp<K>),
+    SwiGlu(SwiGluOp<K>),
     Affine {
         x: Id,
         mul: f32,
@@ -134,9 +110,37 @@ enum Op<K: Kernels> {
     },
 }
 
+/// A recorded norm.
+struct NormOp<K: Kernels> {
+    x: Id,
+    x_value: K::Tensor,
+    stats: K::NormStats,
+    scale: Vector<K>,
+    bias: Option<Vector<K>>,
+    norm: Norm,
+}
+
+/// A recorded a ∘ b, with the values that its backward pass needs.
+struct BinaryOp<K: Kernels> {
+    op: Binary,
+    a: Id,
+    b: Id,
+    a_value: Option<Factor<K>>,
+    b_value: Option<K::Tensor>,
+    b_dims: Vec<usize>,
+}
+
+/// A recorded silu(g)·u of values of one shape, which one kernel computed.
+struct SwiGluOp<K: Kernels> {
+    gate: Id,
+    up: Id,
+    g: K::Tensor,
+    u: K::Tensor,
+}
+
 /// What a product's backward pass needs of its first factor.
 enum Factor<K: Kernels> {
-    Kept(K::Tensor),
+    Value(K::Tensor),
     /// silu of this, computed again: SwiGLU then keeps three wide values rather than four.
     Silu(K::Tensor),
 }
@@ -153,25 +157,25 @@ struct Linear<K: Kernels> {
     x_value: Option<K::Tensor>,
     xa: Option<K::Tensor>,
     /// The pass's rows that x has; `None`: all.
-    rows: Option<K::Rows>,
+    rows: Option<K::Indices>,
     /// With DoRA: the gain, and y, bias included.
     gain: Option<(Arc<Gain>, K::Tensor)>,
 }
 
-/// Runs ops; see the module.
+/// The tape: runs the ops of one call, and records them.
 pub(crate) struct Tape<'a, 'p, K: Kernels> {
     pass: &'a Pass<'p, K>,
-    place: Place<'a, K>,
+    context: Context<'a, K>,
     record: bool,
     values: Vec<Value<K>>,
     nodes: Vec<Node<K>>,
     /// Values that may go once a value has been made, by its id.
     last_uses: Option<Arc<[Vec<Id>]>>,
     /// The pass's rows that values have: of the head's chunk, of an expert; `None`: all.
-    rows: Option<K::Rows>,
+    rows: Option<K::Indices>,
 }
 
-/// What a call left behind.
+/// The result of a call, with what its backward pass needs.
 pub(crate) struct Recorded<K: Kernels> {
     /// The call's result.
     pub(crate) output: K::Tensor,
@@ -205,7 +209,7 @@ impl<'a, 'p, K: Kernels> Tape<'a, 'p, K> {
     /// Runs `call` on one input: id 1. `last_uses`, where known, says which values may go early.
     pub(crate) fn run(
         pass: &'a Pass<'p, K>,
-        place: Place<'a, K>,
+        context: Context<'a, K>,
         record: bool,
         input: K::Tensor,
         needs: bool,
@@ -217,14 +221,14 @@ impl<'a, 'p, K: Kernels> Tape<'a, 'p, K> {
             silu: None,
             needs,
         }];
-        let rows = match &place {
-            Place::Picked(rows) => Some(rows.clone()),
+        let rows = match &context {
+            Context::Picked(rows) => Some(rows.clone()),
             _ => None,
         };
         let mut tape = Tape {
             rows,
             pass,
-            place,
+            context,
             record,
             values,
             nodes: Vec::new(),
@@ -303,9 +307,9 @@ impl<'a, 'p, K: Kernels> Tape<'a, 'p, K> {
         out
     }
 
-    /// What `a` is the silu of, if a product with `b` can take it from there: the argument, its id,
-    /// and whether it needs a gradient.
-    fn waiting(&self, a: Id, b: Id) -> Option<(Id, K::Tensor, bool)> {
+    /// The deferred SiLU `a`, if a product with `b` can fuse with it: its argument's id, the
+    /// argument, and whether it needs a gradient.
+    fn deferred_silu(&self, a: Id, b: Id) -> Option<(Id, K::Tensor, bool)> {
         let value = self.values.get((a as usize).checked_sub(1)?)?;
         let (x, argument) = value.silu.as_ref().filter(|_| a != b)?;
         Some((*x, argument.clone(), value.needs))

@@ -2,12 +2,8 @@
 
 use std::sync::Arc;
 
+use randori_kernels::{Gain, Kernels, Result};
 use randori_sdk::seam::{Architecture, Id};
-
-use crate::{
-    Result,
-    kernels::{Gain, Kernels},
-};
 
 /// A projection's or embedding's weight, (out, in) or (vocab, width).
 pub(crate) struct Matrix<K: Kernels> {
@@ -44,12 +40,16 @@ pub(crate) trait Model<K: Kernels> {
         kernels: &K,
         name: &str,
         shape: (usize, usize),
-    ) -> Result<Matrix<K>, String>;
+    ) -> Result<Matrix<K>, String> {
+        self.matrix(kernels, name, shape)
+    }
     /// A norm's scale or a bias, by its full name.
     fn vector(&self, kernels: &K, full: String, width: usize) -> Result<Vector<K>, String>;
     /// What this projection's own tensors go by: a tied head's by its own name, not by the
     /// embedding's.
-    fn goes_by<'n>(&self, name: &'n str) -> &'n str;
+    fn goes_by<'n>(&self, name: &'n str) -> &'n str {
+        name
+    }
     /// The update of a projection, by the name that its own tensors go by.
     fn update(&self, name: &str) -> Option<Update<K>>;
     /// The gain of a projection whose update has a magnitude; `name` is its weight's.
@@ -61,5 +61,7 @@ pub(crate) trait Model<K: Kernels> {
         update: &Update<K>,
     ) -> Result<Option<Arc<Gain>>>;
     /// `x` (n, in) is what this projection is about to multiply.
-    fn see(&self, kernels: &K, projection: &str, x: &K::Tensor) -> Result<()>;
+    fn see(&self, _kernels: &K, _projection: &str, _x: &K::Tensor) -> Result<()> {
+        Ok(())
+    }
 }

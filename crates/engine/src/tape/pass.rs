@@ -2,17 +2,17 @@
 
 use std::{cell::RefCell, rc::Rc};
 
+use randori_kernels::{Kernels, Result};
 use randori_sdk::seam::RopeSpec;
 
 use super::{Matrix, Model, Vector};
-use crate::{Result, kernels::Kernels};
 
 /// One forward (and backward) pass.
 pub(crate) struct Pass<'a, K: Kernels> {
     pub(crate) kernels: &'a K,
     pub(crate) model: &'a dyn Model<K>,
     pub(crate) plan: K::Plan,
-    tables: RefCell<Vec<(RopeSpec, Rc<K::Table>)>>,
+    tables: RefCell<Vec<(RopeSpec, Rc<K::RopeTable>)>>,
 }
 
 impl<'a, K: Kernels> Pass<'a, K> {
@@ -27,7 +27,7 @@ impl<'a, K: Kernels> Pass<'a, K> {
     }
 
     pub(crate) fn rows(&self) -> usize {
-        self.kernels.height(&self.plan)
+        self.kernels.row_count(&self.plan)
     }
 
     pub(super) fn matrix(&self, name: &str, shape: (usize, usize)) -> Result<Matrix<K>, String> {
@@ -47,19 +47,19 @@ impl<'a, K: Kernels> Pass<'a, K> {
     }
 
     /// The rotary table of this spec for all rows, made once.
-    pub(super) fn table(&self, spec: &RopeSpec) -> Result<Rc<K::Table>> {
+    pub(super) fn table(&self, spec: &RopeSpec) -> Result<Rc<K::RopeTable>> {
         let mut tables = self.tables.borrow_mut();
         if let Some((_, table)) = tables.iter().find(|(s, _)| s == spec) {
             return Ok(table.clone());
         }
-        let table = Rc::new(self.kernels.table(&self.plan, spec)?);
+        let table = Rc::new(self.kernels.rope_table(&self.plan, spec)?);
         tables.push((spec.clone(), table.clone()));
         Ok(table)
     }
 
     /// Whether inputs of an update with this dropout are dropped.
     pub(super) fn drops(&self, p: f32) -> bool {
-        p > 0.0 && self.kernels.drops(&self.plan)
+        p > 0.0 && self.kernels.has_dropout(&self.plan)
     }
 
     /// x (n, in), of the pass's `rows` (`None`: all), with this projection's dropout mask on it
@@ -69,12 +69,12 @@ impl<'a, K: Kernels> Pass<'a, K> {
         x: &K::Tensor,
         projection: &str,
         p: f32,
-        rows: Option<&K::Rows>,
+        rows: Option<&K::Indices>,
     ) -> Result<K::Tensor> {
         match self.drops(p) {
             true => {
                 let salt = fnv1a(projection);
-                self.kernels.drop_out(&self.plan, x, p, rows, salt)
+                self.kernels.apply_dropout(&self.plan, x, p, rows, salt)
             }
             false => Ok(x.clone()),
         }

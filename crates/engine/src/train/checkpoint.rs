@@ -15,15 +15,17 @@ use std::{
 };
 
 use candle_core::Tensor;
+use randori_kernels::{Error, Result};
 use safetensors::{Dtype, SafeTensors, View, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    TrainSettings, Trainer,
     moments::{Codes, Moment, Moments, Which},
     optim::with_floats,
+    settings::TrainSettings,
+    trainer::Trainer,
 };
-use crate::{Error, Player, Result, player::Params};
+use crate::{params::Params, player::Player};
 
 const MANIFEST: &str = "trainer.json";
 /// Of [`Manifest`] and the tensor names.
@@ -62,8 +64,8 @@ impl Trainer {
             tensors: tensors.clone(),
         };
         let (params, moments) = (
-            self.moments.near(&self.player.params)?,
-            self.moments.moments()?,
+            self.state.download_params(&self.player.params)?,
+            self.state.download_moments()?,
         );
         let moments = if self.step > 0 {
             &*moments
@@ -125,20 +127,20 @@ impl Trainer {
 }
 
 /// Everything to be written, by its name in the file.
-fn views<'a>(params: &Params, moments: &'a Moments) -> Result<BTreeMap<String, Kept<'a>>> {
+fn views<'a>(params: &Params, moments: &'a Moments) -> Result<BTreeMap<String, Array<'a>>> {
     let mut views = BTreeMap::new();
     for (name, param) in params {
         let shape = param.dims().to_vec();
         for (prefix, moments) in [("first", &moments.first), ("second", &moments.second)] {
             match moments.get(name) {
                 Some(Moment::F32(values)) => {
-                    let of = Kept::floats(&shape, Cow::Borrowed(values.as_slice()));
+                    let of = Array::floats(&shape, Cow::Borrowed(values.as_slice()));
                     views.insert(format!("{prefix}.{name}"), of);
                 }
                 Some(Moment::Codes(c)) => {
-                    let most = Kept::floats(&[c.most.len()], Cow::Borrowed(c.most.as_slice()));
+                    let most = Array::floats(&[c.most.len()], Cow::Borrowed(c.most.as_slice()));
                     views.insert(format!("{prefix}_scales.{name}"), most);
-                    let codes = Kept {
+                    let codes = Array {
                         shape: vec![c.codes.len()],
                         values: Values::Bytes(&c.codes),
                     };
@@ -148,13 +150,13 @@ fn views<'a>(params: &Params, moments: &'a Moments) -> Result<BTreeMap<String, K
             }
         }
         let values = Cow::Owned(with_floats(param, |w| w.to_vec())?);
-        views.insert(format!("param.{name}"), Kept::floats(&shape, values));
+        views.insert(format!("param.{name}"), Array::floats(&shape, values));
     }
     Ok(views)
 }
 
 /// An array as safetensors wants it.
-struct Kept<'a> {
+struct Array<'a> {
     shape: Vec<usize>,
     values: Values<'a>,
 }
@@ -164,16 +166,16 @@ enum Values<'a> {
     Bytes(&'a [u8]),
 }
 
-impl<'a> Kept<'a> {
+impl<'a> Array<'a> {
     fn floats(shape: &[usize], values: Cow<'a, [f32]>) -> Self {
-        Kept {
+        Array {
             shape: shape.to_vec(),
             values: Values::Floats(values),
         }
     }
 }
 
-impl View for Kept<'_> {
+impl View for Array<'_> {
     fn dtype(&self) -> Dtype {
         match self.values {
             Values::Floats(_) => Dtype::F32,

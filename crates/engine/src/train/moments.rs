@@ -64,7 +64,7 @@ impl Which {
 }
 
 impl Moment {
-    /// Zeros.
+    /// A moment of `n` zeros.
     pub(crate) fn new(which: Which, n: usize, in_8_bits: bool) -> Moment {
         match in_8_bits {
             true => {
@@ -78,7 +78,7 @@ impl Moment {
 }
 
 impl Codes {
-    /// Of these codes and scales; their lengths are [`Codes::lengths`].
+    /// Moments as these codes and scales; their lengths are [`Codes::lengths`].
     pub(crate) fn new(which: Which, codes: Vec<u8>, most: Vec<f32>) -> Codes {
         Codes { which, codes, most }
     }
@@ -93,15 +93,15 @@ impl Codes {
     }
 }
 
-/// A block's values.
+/// Decodes a block: each value is its code's share of the block's largest magnitude.
 pub(super) fn decode(map: &[f32; 256], codes: &[u8], most: f32, values: &mut [f32]) {
     for (value, &code) in values.iter_mut().zip(codes) {
         *value = map[usize::from(code)] * most;
     }
 }
 
-/// The codes of a block's values, and their largest magnitude. The nearest entry, the lower of two
-/// as near.
+/// Encodes a block's values and answers their largest magnitude. A code is the nearest entry, the
+/// lower of two as near.
 pub(super) fn encode(map: &[f32; 256], values: &[f32], codes: &mut [u8]) -> f32 {
     let most = values.iter().fold(0f32, |most, v| most.max(v.abs()));
     for (code, value) in codes.iter_mut().zip(values) {

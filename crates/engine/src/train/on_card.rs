@@ -11,31 +11,35 @@ use randori_cuda::{
     gpu::{self, Gpu},
     ops::adamw::{self, AdamW, Moments8, RmsProp},
 };
+use randori_kernels::{Error, Result};
 
 use super::{
-    Optimizer,
     moments::{self as near, Codes, Moment, Which},
-    optim::Update,
+    optim::{Optimizer, OptimizerStep},
 };
-use crate::{Error, Grads, Params, Player, Result};
+use crate::{
+    params::{Grads, Params},
+    player::Player,
+};
 
-/// Moments on the card, by parameter.
-pub(crate) struct Moments {
-    kept: BTreeMap<String, Pair>,
+/// The moments of all parameters on the card.
+pub(super) struct DeviceMoments {
+    moments: BTreeMap<String, MomentPair>,
     /// What codes mean: f32 (256), of the first moment and of the second. There where codes are.
     maps: Option<[Tensor; 2]>,
 }
 
-/// A parameter's first moment, where it is kept, and its second.
-struct Pair(Option<Held>, Option<Held>);
+/// A parameter's first moment, where the optimiser keeps one, and its second.
+struct MomentPair(Option<DeviceMoment>, Option<DeviceMoment>);
 
-enum Held {
+/// One moment of one parameter on the card.
+enum DeviceMoment {
     F32(Tensor),
     Codes { codes: Tensor, most: Tensor },
 }
 
 /// A player's parameters on its base's card, in f32, held by nobody else.
-pub(crate) fn own(player: &Player) -> Result<Arc<Params>> {
+pub(super) fn upload_params(player: &Player) -> Result<Arc<Params>> {
     let device = &player.base.compute.device;
     let params = player.params.iter().map(|(name, t)| {
         let near = t.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
@@ -45,7 +49,7 @@ pub(crate) fn own(player: &Player) -> Result<Arc<Params>> {
 }
 
 /// Parameters in the machine's memory.
-pub(crate) fn down(params: &Params) -> Result<Arc<Params>> {
+pub(super) fn download_params(params: &Params) -> Result<Arc<Params>> {
     let params = params
         .iter()
         .map(|(name, t)| Ok((name.clone(), t.to_device(&Device::Cpu)?)));
@@ -53,7 +57,7 @@ pub(crate) fn down(params: &Params) -> Result<Arc<Params>> {
 }
 
 /// The Euclidean norm over all gradients, summed in f64 in a fixed order.
-pub(crate) fn global_norm(grads: &Grads) -> Result<f64> {
+pub(super) fn global_norm(grads: &Grads) -> Result<f64> {
     let gpu = Gpu::open()?;
     let parts = |t: &Tensor| t.elem_count().div_ceil(adamw::PART);
     let all: usize = grads.values().map(parts).sum();
@@ -66,74 +70,74 @@ pub(crate) fn global_norm(grads: &Grads) -> Result<f64> {
     Ok(sums.to_vec1::<f64>()?.iter().sum::<f64>().sqrt())
 }
 
-impl Held {
-    fn new(gpu: &Gpu, moment: &Moment) -> Result<Held> {
+impl DeviceMoment {
+    fn new(gpu: &Gpu, moment: &Moment) -> Result<DeviceMoment> {
         Ok(match moment {
-            Moment::F32(values) => Held::F32(gpu.upload(values)?),
-            Moment::Codes(c) => Held::Codes {
+            Moment::F32(values) => DeviceMoment::F32(gpu.upload(values)?),
+            Moment::Codes(c) => DeviceMoment::Codes {
                 codes: gpu.upload(&c.codes)?,
                 most: gpu.upload(&c.most)?,
             },
         })
     }
 
-    fn down(&self, which: Which) -> Result<Moment> {
+    fn download(&self, which: Which) -> Result<Moment> {
         Ok(match self {
-            Held::F32(t) => Moment::F32(t.to_vec1()?),
-            Held::Codes { codes, most } => {
+            DeviceMoment::F32(t) => Moment::F32(t.to_vec1()?),
+            DeviceMoment::Codes { codes, most } => {
                 Moment::Codes(Codes::new(which, codes.to_vec1()?, most.to_vec1()?))
             }
         })
     }
 }
 
-impl Moments {
+impl DeviceMoments {
     /// Those of steps before, or zeros: all room is taken at once, so that a step that begins has
     /// what it needs.
-    pub(crate) fn new(
+    pub(super) fn new(
         player: &Player,
         optimizer: &Optimizer,
         before: &near::Moments,
     ) -> Result<Self> {
         let gpu = Gpu::open()?;
         let (first, second) = optimizer.moments();
-        let mut kept = BTreeMap::new();
+        let mut moments = BTreeMap::new();
         let mut coded = false;
         for (name, param) in player.params.iter() {
             let n = param.elem_count();
-            let held = |which, is_kept: bool, before: &BTreeMap<String, Moment>| {
+            let upload = |which, is_kept: bool, before: &BTreeMap<String, Moment>| {
                 if !is_kept {
                     return Ok(None);
                 }
                 match before.get(name) {
-                    Some(moment) => Held::new(gpu, moment),
-                    None => Held::new(gpu, &Moment::new(which, n, optimizer.in_8_bits(n))),
+                    Some(moment) => DeviceMoment::new(gpu, moment),
+                    None => DeviceMoment::new(gpu, &Moment::new(which, n, optimizer.in_8_bits(n))),
                 }
                 .map(Some)
             };
-            let first = held(Which::First, first, &before.first)?;
-            let second = held(Which::Second, second, &before.second)?;
+            let first = upload(Which::First, first, &before.first)?;
+            let second = upload(Which::Second, second, &before.second)?;
             coded |= optimizer.in_8_bits(n);
-            kept.insert(name.clone(), Pair(first, second));
+            moments.insert(name.clone(), MomentPair(first, second));
         }
         let map = |which: Which| gpu.upload(which.map().as_slice());
         let maps = match coded {
             true => Some([map(Which::First)?, map(Which::Second)?]),
             false => None,
         };
-        Ok(Moments { kept, maps })
+        Ok(DeviceMoments { moments, maps })
     }
 
     /// The same in the machine's memory.
-    pub(crate) fn down(&self) -> Result<near::Moments> {
+    pub(super) fn download(&self) -> Result<near::Moments> {
         let mut moments = near::Moments::default();
-        for (name, Pair(first, second)) in &self.kept {
-            if let Some(held) = first {
-                let moment = held.down(Which::First)?;
+        for (name, MomentPair(first, second)) in &self.moments {
+            if let Some(moment) = first {
+                let moment = moment.download(Which::First)?;
                 moments.first.insert(name.clone(), moment);
             }
-            if let Some(held) = second {
-                let moment = held.down(Which::Second)?;
+            if let Some(moment) = second {
+                let moment = moment.download(Which::Second)?;
                 moments.second.insert(name.clone(), moment);
             }
         }
@@ -141,12 +145,12 @@ impl Moments {
     }
 
     /// Changes the parameters in place; one without a gradient has a zero gradient.
-    pub(crate) fn step(
+    pub(super) fn step(
         &self,
         optimizer: &Optimizer,
         params: &Params,
         grads: &Grads,
-        step: &Update,
+        step: &OptimizerStep,
     ) -> Result<()> {
         let gpu = Gpu::open()?;
         // room first: a step that lacks it has changed nothing
@@ -157,12 +161,12 @@ impl Moments {
         for (name, param) in params {
             let of = |g: &Grads| g.get(name).cloned();
             let (Some(grad), Some(pair)) =
-                (of(grads).or_else(|| of(&missing)), self.kept.get(name))
+                (of(grads).or_else(|| of(&missing)), self.moments.get(name))
             else {
                 return Err(Error::rule(format!("`{name}` has no moments")));
             };
             let decay = param.rank() > 1;
-            let step = Update { decay, ..*step };
+            let step = OptimizerStep { decay, ..*step };
             self.change(gpu, optimizer, (param, &grad), pair, &step)
                 .map_err(|e| Error::rule(format!("`{name}`: {e}")))?;
         }
@@ -174,63 +178,66 @@ impl Moments {
         gpu: &Gpu,
         optimizer: &Optimizer,
         (param, grad): (&Tensor, &Tensor),
-        Pair(first, second): &Pair,
-        step: &Update,
+        MomentPair(first, second): &MomentPair,
+        step: &OptimizerStep,
     ) -> Result<()> {
         let n = param.elem_count();
         let (w, g) = (gpu::ptr(param)?, gpu::ptr(grad)?);
-        let decay = |weight_decay: f64| if step.decay { weight_decay } else { 0.0 };
         let refused = || Error::rule("its moments are not this optimiser's");
-        if let Some([beta1, beta2, eps, weight_decay]) = optimizer.adam() {
-            let adamw = AdamW {
-                beta1,
-                beta2,
-                eps,
-                weight_decay: decay(weight_decay),
-                rate: step.rate,
-                scale: step.scale,
-                count: step.count,
-            };
-            match (first, second) {
-                (Some(Held::F32(m)), Some(Held::F32(v))) => {
-                    adamw.step(gpu, n, w, g, gpu::ptr(m)?, gpu::ptr(v)?)?;
+        match optimizer {
+            Optimizer::AdamW(c) | Optimizer::AdamW8(c) => {
+                let adamw = AdamW {
+                    beta1: c.beta1,
+                    beta2: c.beta2,
+                    eps: c.eps,
+                    weight_decay: step.weight_decay(c.weight_decay),
+                    rate: step.rate,
+                    scale: step.scale,
+                    count: step.count,
+                };
+                match (first, second) {
+                    (Some(DeviceMoment::F32(m)), Some(DeviceMoment::F32(v))) => {
+                        adamw.step(gpu, n, w, g, gpu::ptr(m)?, gpu::ptr(v)?)?;
+                    }
+                    (
+                        Some(DeviceMoment::Codes { codes, most }),
+                        Some(DeviceMoment::Codes {
+                            codes: codes2,
+                            most: most2,
+                        }),
+                    ) => {
+                        let [signed, unsigned] = self.maps.as_ref().ok_or_else(refused)?;
+                        let by = Moments8 {
+                            first: gpu::ptr(codes)?,
+                            second: gpu::ptr(codes2)?,
+                            first_most: gpu::ptr(most)?,
+                            second_most: gpu::ptr(most2)?,
+                            signed_map: gpu::ptr(signed)?,
+                            unsigned_map: gpu::ptr(unsigned)?,
+                        };
+                        adamw.step8(gpu, n, w, g, &by)?;
+                    }
+                    _ => return Err(refused()),
                 }
-                (
-                    Some(Held::Codes { codes, most }),
-                    Some(Held::Codes {
-                        codes: codes2,
-                        most: most2,
-                    }),
-                ) => {
-                    let [signed, unsigned] = self.maps.as_ref().ok_or_else(refused)?;
-                    let by = Moments8 {
-                        first: gpu::ptr(codes)?,
-                        second: gpu::ptr(codes2)?,
-                        first_most: gpu::ptr(most)?,
-                        second_most: gpu::ptr(most2)?,
-                        signed_map: gpu::ptr(signed)?,
-                        unsigned_map: gpu::ptr(unsigned)?,
-                    };
-                    adamw.step8(gpu, n, w, g, &by)?;
-                }
-                _ => return Err(refused()),
             }
-        }
-        if let Some([alpha, eps, weight_decay, momentum]) = optimizer.rms() {
-            let rmsprop = RmsProp {
-                alpha,
-                eps,
-                weight_decay: decay(weight_decay),
-                momentum,
-                rate: step.rate,
-                scale: step.scale,
-            };
-            let (buffer, squares) = match (first, second) {
-                (None, Some(Held::F32(v))) => (None, v),
-                (Some(Held::F32(m)), Some(Held::F32(v))) => (Some(gpu::ptr(m)?), v),
-                _ => return Err(refused()),
-            };
-            rmsprop.step(gpu, n, w, g, buffer, gpu::ptr(squares)?)?;
+            Optimizer::RmsProp(c) => {
+                let rmsprop = RmsProp {
+                    alpha: c.alpha,
+                    eps: c.eps,
+                    weight_decay: step.weight_decay(c.weight_decay),
+                    momentum: c.momentum,
+                    rate: step.rate,
+                    scale: step.scale,
+                };
+                let (buffer, squares) = match (first, second) {
+                    (None, Some(DeviceMoment::F32(v))) => (None, v),
+                    (Some(DeviceMoment::F32(m)), Some(DeviceMoment::F32(v))) => {
+                        (Some(gpu::ptr(m)?), v)
+                    }
+                    _ => return Err(refused()),
+                };
+                rmsprop.step(gpu, n, w, g, buffer, gpu::ptr(squares)?)?;
+            }
         }
         Ok(())
     }

@@ -2,129 +2,106 @@
 //! bits, the arithmetic f64.
 
 use candle_core::{Storage, Tensor};
+use randori_kernels::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::moments::{Codes, Moment, SHARED, SMALLEST, decode, encode};
-use crate::{Error, Result, player::Grads};
 
 /// Elements a thread takes at a time; also the fixed blocks of the norm's sum, so that it does not
 /// depend on threads.
-const BLOCK: usize = 1 << 14;
+pub(super) const BLOCK: usize = 1 << 14;
 
 /// Which optimiser, with its constants.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Optimizer {
     /// Adam with decoupled weight decay and bias correction.
-    AdamW {
-        /// Decay of the first moment.
-        beta1: f64,
-        /// Decay of the second moment.
-        beta2: f64,
-        /// Added to the root of the second moment.
-        eps: f64,
-        /// Per step: w ← w·(1 − lr·weight_decay).
-        weight_decay: f64,
-    },
-    /// The same with moments of large tensors in 8 bits ([`super::moments`]).
+    AdamW(AdamW),
+    /// The same with moments of large tensors in 8 bits (`moments.rs`).
     #[serde(rename = "adamw_8bit")]
-    AdamW8 {
-        /// Decay of the first moment.
-        beta1: f64,
-        /// Decay of the second moment.
-        beta2: f64,
-        /// Added to the root of the second moment.
-        eps: f64,
-        /// Per step: w ← w·(1 − lr·weight_decay).
-        weight_decay: f64,
-    },
+    AdamW8(AdamW),
     /// The paper's optimiser; no bias correction, so the first step is about 10·lr·sign(gradient).
-    RmsProp {
-        /// Decay of the squared gradient's mean.
-        alpha: f64,
-        /// Added to its root.
-        eps: f64,
-        /// Added to the gradient as weight_decay·w (not decoupled, as in PyTorch).
-        weight_decay: f64,
-        /// Momentum of the scaled gradient; 0: none.
-        momentum: f64,
-    },
+    RmsProp(RmsProp),
 }
 
-impl Optimizer {
-    /// AdamW with PyTorch's constants and no weight decay.
-    pub fn adamw() -> Self {
-        Optimizer::AdamW {
+/// AdamW's constants.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct AdamW {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Per step: w ← w·(1 − lr·weight_decay).
+    pub weight_decay: f64,
+}
+
+impl Default for AdamW {
+    /// PyTorch's, without weight decay.
+    fn default() -> Self {
+        AdamW {
             beta1: 0.9,
             beta2: 0.999,
             eps: 1e-8,
             weight_decay: 0.0,
         }
     }
+}
 
-    /// The same with moments in 8 bits.
-    pub fn adamw_8bit() -> Self {
-        Optimizer::AdamW8 {
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: 0.0,
-        }
-    }
+/// RMSProp's constants.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RmsProp {
+    /// Decay of the squared gradient's mean.
+    pub alpha: f64,
+    /// Added to its root.
+    pub eps: f64,
+    /// Added to the gradient as weight_decay·w (not decoupled, as in PyTorch).
+    pub weight_decay: f64,
+    /// Momentum of the scaled gradient; 0: none.
+    pub momentum: f64,
+}
 
-    /// RMSProp with PyTorch's constants, as SPIN uses it.
-    pub fn rmsprop() -> Self {
-        Optimizer::RmsProp {
+impl Default for RmsProp {
+    /// PyTorch's, as SPIN uses it.
+    fn default() -> Self {
+        RmsProp {
             alpha: 0.99,
             eps: 1e-8,
             weight_decay: 0.0,
             momentum: 0.0,
         }
     }
+}
 
-    /// β1, β2, ε and weight decay, where it is an AdamW of either kind.
-    pub(crate) fn adam(&self) -> Option<[f64; 4]> {
-        match *self {
-            Optimizer::AdamW {
-                beta1,
-                beta2,
-                eps,
-                weight_decay,
-            }
-            | Optimizer::AdamW8 {
-                beta1,
-                beta2,
-                eps,
-                weight_decay,
-            } => Some([beta1, beta2, eps, weight_decay]),
-            Optimizer::RmsProp { .. } => None,
-        }
+impl Optimizer {
+    /// AdamW with PyTorch's constants and no weight decay.
+    pub fn adamw() -> Self {
+        Optimizer::AdamW(AdamW::default())
     }
 
-    /// α, ε, weight decay and momentum, where it is RMSProp.
-    pub(crate) fn rms(&self) -> Option<[f64; 4]> {
-        match *self {
-            Optimizer::RmsProp {
-                alpha,
-                eps,
-                weight_decay,
-                momentum,
-            } => Some([alpha, eps, weight_decay, momentum]),
-            Optimizer::AdamW { .. } | Optimizer::AdamW8 { .. } => None,
-        }
+    /// The same with moments in 8 bits.
+    pub fn adamw_8bit() -> Self {
+        Optimizer::AdamW8(AdamW::default())
+    }
+
+    /// RMSProp with PyTorch's constants, as SPIN uses it.
+    pub fn rmsprop() -> Self {
+        Optimizer::RmsProp(RmsProp::default())
     }
 
     /// Refuses constants outside their range.
     pub fn check(&self) -> Result<()> {
-        let (decays, eps, weight_decay) = match (self.adam(), self.rms()) {
-            (Some([beta1, beta2, eps, decay]), _) => {
-                ([("beta1", beta1), ("beta2", beta2)], eps, decay)
+        let (decays, eps, weight_decay) = match self {
+            Optimizer::AdamW(c) | Optimizer::AdamW8(c) => {
+                let decays = [("beta1", c.beta1), ("beta2", c.beta2)];
+                (decays, c.eps, c.weight_decay)
             }
-            (_, Some([alpha, eps, decay, momentum])) => {
-                ([("alpha", alpha), ("momentum", momentum)], eps, decay)
+            Optimizer::RmsProp(c) => {
+                let decays = [("alpha", c.alpha), ("momentum", c.momentum)];
+                (decays, c.eps, c.weight_decay)
             }
-            (None, None) => return Ok(()), // there is no third kind
         };
         for (name, value) in decays {
             if !(0.0..1.0).contains(&value) {
@@ -148,15 +125,15 @@ impl Optimizer {
 
     /// Whether it keeps (a first moment or momentum, a second moment).
     pub fn moments(&self) -> (bool, bool) {
-        match *self {
-            Optimizer::AdamW { .. } | Optimizer::AdamW8 { .. } => (true, true),
-            Optimizer::RmsProp { momentum, .. } => (momentum > 0.0, true),
+        match self {
+            Optimizer::AdamW(_) | Optimizer::AdamW8(_) => (true, true),
+            Optimizer::RmsProp(c) => (c.momentum > 0.0, true),
         }
     }
 
     /// Whether it keeps the moments of a tensor of `n` numbers in 8 bits.
     pub fn in_8_bits(&self, n: usize) -> bool {
-        matches!(self, Optimizer::AdamW8 { .. }) && n >= SMALLEST
+        matches!(self, Optimizer::AdamW8(_)) && n >= SMALLEST
     }
 
     /// Memory of the moments of a tensor of `n` numbers.
@@ -180,7 +157,7 @@ impl Optimizer {
         g: &[f32],
         first: &mut Moment,
         second: &mut Moment,
-        step: &Update,
+        step: &OptimizerStep,
     ) -> Result<()> {
         let n = w.len();
         let kept = self.moments().0;
@@ -209,7 +186,7 @@ impl Optimizer {
         g: &[f32],
         first: &mut [f32],
         second: &mut [f32],
-        step: &Update,
+        step: &OptimizerStep,
     ) {
         let weights = w
             .par_chunks_mut(BLOCK)
@@ -231,7 +208,7 @@ impl Optimizer {
         g: &[f32],
         first: &'a mut Codes,
         second: &'a mut Codes,
-        step: &Update,
+        step: &OptimizerStep,
     ) {
         let maps = [first.which().map(), second.which().map()];
         const SCALES: usize = BLOCK / SHARED;
@@ -260,24 +237,25 @@ impl Optimizer {
     }
 
     /// One step over a few values; `m` is there where a first moment is kept.
-    fn few(&self, w: &mut [f32], g: &[f32], m: Option<&mut [f32]>, v: &mut [f32], step: &Update) {
-        let decay = |weight_decay| if step.decay { weight_decay } else { 0.0 };
-        match (self.adam(), self.rms(), m) {
-            (Some([beta1, beta2, eps, weight_decay]), _, Some(m)) => {
-                adamw(w, g, m, v, [beta1, beta2, eps, decay(weight_decay)], step);
-            }
-            (_, Some([alpha, eps, weight_decay, momentum]), m) => {
-                let buffer = m.map(|m| (m, momentum));
-                rmsprop(w, g, buffer, v, [alpha, eps, decay(weight_decay)], step);
-            }
+    fn few(
+        &self,
+        w: &mut [f32],
+        g: &[f32],
+        m: Option<&mut [f32]>,
+        v: &mut [f32],
+        step: &OptimizerStep,
+    ) {
+        match (self, m) {
+            (Optimizer::AdamW(c) | Optimizer::AdamW8(c), Some(m)) => adamw(w, g, m, v, c, step),
+            (Optimizer::RmsProp(c), m) => rmsprop(w, g, m, v, c, step),
             _ => {} // an AdamW without a first moment was refused
         }
     }
 }
 
-/// What a step has besides the tensors.
+/// The numbers of one optimiser step, beside its tensors.
 #[derive(Debug, Clone, Copy)]
-pub struct Update {
+pub(super) struct OptimizerStep {
     /// Learning rate.
     pub rate: f64,
     /// Factor on every gradient (clipping).
@@ -288,19 +266,28 @@ pub struct Update {
     pub decay: bool,
 }
 
+impl OptimizerStep {
+    /// The weight decay of this step.
+    pub fn weight_decay(&self, configured: f64) -> f64 {
+        if self.decay { configured } else { 0.0 }
+    }
+}
+
 fn adamw(
     w: &mut [f32],
     g: &[f32],
     m: &mut [f32],
     v: &mut [f32],
-    constants: [f64; 4],
-    step: &Update,
+    constants: &AdamW,
+    step: &OptimizerStep,
 ) {
-    let [beta1, beta2, eps, weight_decay] = constants;
+    let AdamW {
+        beta1, beta2, eps, ..
+    } = *constants;
     let count = step.count as f64;
     let size = step.rate / (1.0 - beta1.powf(count));
     let root = (1.0 - beta2.powf(count)).sqrt();
-    let shrink = 1.0 - step.rate * weight_decay;
+    let shrink = 1.0 - step.rate * step.weight_decay(constants.weight_decay);
     for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
         let g = g as f64 * step.scale;
         let first = beta1 * *m as f64 + (1.0 - beta1) * g;
@@ -313,42 +300,24 @@ fn adamw(
 fn rmsprop(
     w: &mut [f32],
     g: &[f32],
-    mut momentum: Option<(&mut [f32], f64)>,
+    mut buffer: Option<&mut [f32]>,
     v: &mut [f32],
-    constants: [f64; 3],
-    step: &Update,
+    constants: &RmsProp,
+    step: &OptimizerStep,
 ) {
-    let [alpha, eps, weight_decay] = constants;
+    let RmsProp { alpha, eps, .. } = *constants;
+    let weight_decay = step.weight_decay(constants.weight_decay);
     for (i, ((w, &g), v)) in w.iter_mut().zip(g).zip(v).enumerate() {
         let g = g as f64 * step.scale + weight_decay * *w as f64;
         let square = alpha * *v as f64 + (1.0 - alpha) * g * g;
         let mut change = g / (square.sqrt() + eps);
-        if let Some((buffer, factor)) = &mut momentum {
-            change += *factor * buffer[i] as f64;
+        if let Some(buffer) = &mut buffer {
+            change += constants.momentum * buffer[i] as f64;
             buffer[i] = change as f32;
         }
         *w = (*w as f64 - step.rate * change) as f32;
         *v = square as f32;
     }
-}
-
-/// The Euclidean norm over all gradients, summed in f64.
-pub fn global_norm(grads: &Grads) -> Result<f64> {
-    #[cfg(feature = "cuda")]
-    if grads.values().any(|g| g.device().is_cuda()) {
-        return super::on_card::global_norm(grads);
-    }
-    let mut sum = 0.0;
-    for grad in grads.values() {
-        sum += with_floats(grad, |g| {
-            let blocks: Vec<f64> = g
-                .par_chunks(BLOCK)
-                .map(|b| b.iter().map(|&x| x as f64 * x as f64).sum::<f64>())
-                .collect();
-            blocks.iter().sum::<f64>()
-        })?;
-    }
-    Ok(sum.sqrt())
 }
 
 /// Runs `f` on an f32 tensor's elements, without a copy where they lie in this machine's memory.

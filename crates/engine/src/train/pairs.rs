@@ -1,19 +1,106 @@
-//! The pair losses' side of a step: log-probs to the plugin's rows, its slopes back, and the
-//! reported rewards.
+//! Training on pairs: log-probs to the loss plugin's rows, its slopes back, and the reported
+//! rewards.
 
 use std::collections::BTreeMap;
 
+use randori_kernels::{Error, Result};
 use randori_sdk::seam::{GENERATED, LossFn, REAL, Rows};
 
-use super::{PairMetrics, PairRef, Rewards, Task};
-use crate::{Error, Result};
+use super::{
+    metrics::{Control, PairMetrics, Rewards, StepMetrics},
+    trainer::{Task, Trainer},
+};
 
 /// Two f32 passes over one response, in micro-batches of other sizes, agree to about this share of
 /// its log-prob. A margin within it is a tie: at step 0, where policy and opponent are one, the
 /// accuracy is 0 and not a coin's.
 const ROUNDING: f64 = 1e-6;
 
-pub(super) struct PairTask<'a> {
+/// A prompt, the human response, the opponent's, and what the opponent thinks of both.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pair {
+    /// Token ids, at least one.
+    pub prompt: Vec<u32>,
+    /// The human response's token ids.
+    pub real: Vec<u32>,
+    /// The opponent's response's token ids (no end-of-turn token if it was cut).
+    pub generated: Vec<u32>,
+    /// Summed log-prob of `real` under the opponent; finite. Not read where the loss needs none.
+    pub ref_real: f64,
+    /// Summed log-prob of `generated` under the opponent; finite. Not read where the loss needs
+    /// none.
+    pub ref_generated: f64,
+    /// External rewards of `real` and `generated`; a loss gets them where all pairs of a training
+    /// have them.
+    pub rewards: Option<[f64; 2]>,
+    /// Where it comes from, for messages: `file:line`.
+    pub place: String,
+}
+
+/// A pair as the trainer reads it: borrowed from whoever keeps it, fields as those of [`Pair`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PairRef<'a> {
+    /// Token ids, at least one.
+    pub prompt: &'a [u32],
+    /// The human response's token ids.
+    pub real: &'a [u32],
+    /// The opponent's response's token ids.
+    pub generated: &'a [u32],
+    /// Summed log-prob of `real` under the opponent; finite, unless the loss needs none.
+    pub ref_real: f64,
+    /// Summed log-prob of `generated` under the opponent; finite, unless the loss needs none.
+    pub ref_generated: f64,
+    /// External rewards of `real` and `generated`.
+    pub rewards: Option<[f64; 2]>,
+    /// Where it comes from, for messages: `file:line`.
+    pub place: &'a str,
+}
+
+/// What can be trained on as a pair, in whatever form it is kept.
+pub trait AsPair {
+    /// For the trainer.
+    fn as_pair(&self) -> PairRef<'_>;
+}
+
+impl AsPair for Pair {
+    fn as_pair(&self) -> PairRef<'_> {
+        PairRef {
+            prompt: &self.prompt,
+            real: &self.real,
+            generated: &self.generated,
+            ref_real: self.ref_real,
+            ref_generated: self.ref_generated,
+            rewards: self.rewards,
+            place: &self.place,
+        }
+    }
+}
+
+impl Trainer {
+    /// Trains on pairs, from the step the trainer stands at to the last, or to the end of an epoch
+    /// in which every slope of the loss was 0 ([`StepMetrics::converged`]). After every update
+    /// `on_step` gets the step's figures and the trainer (to save it).
+    ///
+    /// # Errors
+    /// No pairs, steps that all have the rate 0, a loss that needs rewards where a pair has none,
+    /// an empty prompt, an opponent's log-prob that is not finite, a loss that fails, or a loss or
+    /// gradient that is not finite: the message names the step and the pair's place, and the step
+    /// has changed nothing. No memory for a pair alone ([`Error::OutOfMemory`]). Also whatever
+    /// `on_step` returns.
+    pub fn train_pairs<P: AsPair>(
+        &mut self,
+        pairs: &[P],
+        loss: &dyn LossFn,
+        on_step: &mut dyn FnMut(&StepMetrics, &Trainer) -> Result<Control>,
+    ) -> Result<()> {
+        let beta = self.settings().beta;
+        let pairs: Vec<PairRef> = pairs.iter().map(AsPair::as_pair).collect();
+        self.train(&mut PairTask::new(&pairs, loss, beta)?, on_step)
+    }
+}
+
+/// A training on pairs with a loss.
+struct PairTask<'a> {
     pairs: &'a [PairRef<'a>],
     loss: &'a dyn LossFn,
     beta: f64,
@@ -28,7 +115,7 @@ pub(super) struct PairTask<'a> {
 }
 
 impl<'a> PairTask<'a> {
-    pub fn new(pairs: &'a [PairRef<'a>], loss: &'a dyn LossFn, beta: f64) -> Result<Self> {
+    fn new(pairs: &'a [PairRef<'a>], loss: &'a dyn LossFn, beta: f64) -> Result<Self> {
         if pairs.is_empty() {
             return Err(Error::rule("there are no pairs to train on"));
         }
@@ -126,8 +213,8 @@ impl Task for PairTask<'_> {
         of_opponent.into_iter().chain(rewards).flatten().collect()
     }
 
-    fn place(&self, i: usize) -> &str {
-        self.pairs[i].place
+    fn place(&self, i: usize) -> String {
+        self.pairs[i].place.to_string()
     }
 
     fn begin(&mut self, items: &[usize], progress: f64) {

@@ -1,17 +1,48 @@
-//! Supervised training's side of a step: the mean negative log-likelihood per response token.
+//! Supervised training: the mean negative log-likelihood per response token.
 
-use super::{Example, PairMetrics, Task};
-use crate::{Error, Result};
+use randori_kernels::{Error, Result};
 
-pub(super) struct SftTask<'a> {
-    examples: &'a [Example],
+use super::{
+    metrics::{Control, PairMetrics, StepMetrics},
+    trainer::{Task, Trainer},
+};
+
+/// A prompt and its response, for supervised training: borrowed from whoever keeps them.
+#[derive(Clone, Copy)]
+pub struct Example<'a> {
+    /// Token ids, at least one.
+    pub prompt: &'a [u32],
+    /// Token ids, at least one.
+    pub response: &'a [u32],
+    /// Where it comes from, for messages: `file:line`.
+    pub place: &'a dyn std::fmt::Display,
+}
+
+impl Trainer {
+    /// Trains on examples; the loss is −Σ log p over all response tokens of the step divided by
+    /// their number. Otherwise as [`Trainer::train_pairs`].
+    ///
+    /// # Errors
+    /// As there, and an empty response.
+    pub fn train_sft(
+        &mut self,
+        examples: &[Example],
+        on_step: &mut dyn FnMut(&StepMetrics, &Trainer) -> Result<Control>,
+    ) -> Result<()> {
+        self.train(&mut SftTask::new(examples)?, on_step)
+    }
+}
+
+/// A supervised training.
+struct SftTask<'a> {
+    examples: &'a [Example<'a>],
     /// Response tokens in the step.
     tokens: usize,
     sum: f64,
 }
 
 impl<'a> SftTask<'a> {
-    pub fn new(examples: &'a [Example]) -> Result<Self> {
+    fn new(examples: &'a [Example<'a>]) -> Result<Self> {
         if examples.is_empty() {
             return Err(Error::rule("there are no examples to train on"));
         }
@@ -51,11 +82,11 @@ impl Task for SftTask<'_> {
     }
 
     fn item(&self, i: usize) -> (&[u32], Vec<&[u32]>) {
-        (&self.examples[i].prompt, vec![&self.examples[i].response])
+        (self.examples[i].prompt, vec![self.examples[i].response])
     }
 
-    fn place(&self, i: usize) -> &str {
-        &self.examples[i].place
+    fn place(&self, i: usize) -> String {
+        self.examples[i].place.to_string()
     }
 
     fn begin(&mut self, items: &[usize], _progress: f64) {

@@ -3,25 +3,58 @@
 use std::ops::Range;
 
 use candle_core::Device;
+use randori_kernels::{Error, Result};
 
 use super::{
-    Control, StepMetrics, Task, TrainSettings,
-    apply::{Kept, on_card, placed},
+    metrics::{Control, PairMetrics, StepMetrics},
     moments::Moments,
-    optim::{Update, global_norm},
+    norm::global_norm,
+    optim::OptimizerStep,
+    settings::TrainSettings,
+    state::{OptimizerState, optimises_on_gpu},
 };
 use crate::{
-    Error, Packed, Player, Result,
-    player::{Grads, PassOptions},
+    params::Grads,
+    plan::Packed,
+    player::{PassOptions, Player},
     rng::{self, Stream},
     score,
 };
+
+/// What a kind of training adds to the loop over steps and micro-batches.
+pub(super) trait Task {
+    /// Its kind, for checkpoints: `pairs, loss spin (beta=0.1)`, `sft`.
+    fn kind(&self) -> String;
+    /// What its items are called.
+    fn noun(&self) -> &'static str;
+    /// Whether [`Task::slopes`] wants all items of a step at once.
+    fn coupled(&self) -> bool {
+        false
+    }
+    /// How many items.
+    fn len(&self) -> usize;
+    /// Prompt and responses of an item.
+    fn item(&self, i: usize) -> (&[u32], Vec<&[u32]>);
+    /// Numbers that are read of an item besides: the opponent's log-probs, rewards.
+    fn numbers(&self, _i: usize) -> Vec<f64> {
+        Vec::new()
+    }
+    /// Where an item comes from.
+    fn place(&self, i: usize) -> String;
+    /// A step over `items` begins; `progress` is the share of training that is over.
+    fn begin(&mut self, items: &[usize], progress: f64);
+    /// Summed log-prob per response (in the order of `items` and their responses) -> the slope of
+    /// the step's loss to each response's summed log-prob. Adds the step's figures up.
+    fn slopes(&mut self, items: &[usize], sums: &[f64]) -> Result<Vec<f64>>;
+    /// The step's loss, pair figures and extra figures.
+    fn finish(&mut self) -> (f64, Option<PairMetrics>, Vec<(String, f64)>);
+}
 
 /// A player in training: its parameters, the optimiser's moments and the step reached.
 pub struct Trainer {
     pub(super) player: Player,
     pub(super) settings: TrainSettings,
-    pub(super) moments: Kept,
+    pub(super) state: OptimizerState,
     /// Steps done.
     pub(super) step: usize,
     /// Rows computed.
@@ -66,7 +99,7 @@ impl Trainer {
         Trainer::begin(player, settings, Moments::default())
     }
 
-    /// The same with moments of steps before.
+    /// Goes on with the moments of earlier steps.
     pub(super) fn begin(player: Player, settings: TrainSettings, moments: Moments) -> Result<Self> {
         settings.check()?;
         if player.params.is_empty() {
@@ -74,12 +107,13 @@ impl Trainer {
                 "the player has no trainable parameters; give it an adapter or train it in full",
             ));
         }
-        let (player, moments) = placed(player, &settings, moments)?;
+        let mut player = player;
+        let state = OptimizerState::new(&mut player, &settings, moments)?;
         Ok(Trainer {
             player,
             micro_batch_tokens: settings.micro_batch_tokens,
             settings,
-            moments,
+            state,
             step: 0,
             num_tokens: 0,
             subject: None,
@@ -93,7 +127,7 @@ impl Trainer {
     /// A GPU that fails.
     pub fn player(&self) -> Result<Player> {
         let mut player = self.player.clone();
-        player.params = self.moments.near(&self.player.params)?;
+        player.params = self.state.download_params(&self.player.params)?;
         Ok(player)
     }
 
@@ -198,7 +232,9 @@ impl Trainer {
             slopes: None,
             at: 0..0,
         };
-        let Sums { grads, rows, quiet } = self.repeated(task, &mut step).map_err(at_step)?;
+        let Sums { grads, rows, quiet } = self
+            .gradients_within_memory(task, &mut step)
+            .map_err(at_step)?;
         let (loss, pairs, extra) = task.finish();
         let grad_norm = global_norm(&grads)?;
         if !grad_norm.is_finite() {
@@ -211,13 +247,15 @@ impl Trainer {
         let scale = settings
             .clip
             .map_or(1.0, |clip| (clip / (grad_norm + 1e-6)).min(1.0));
-        let update = Update {
+        let update = OptimizerStep {
             rate: learning_rate,
             scale,
             count: self.step + 1,
             decay: true,
         };
-        self.update(grads, &update)?;
+        let optimizer = self.settings.optimizer;
+        self.state
+            .update(&optimizer, &mut self.player.params, grads, &update)?;
         self.step += 1;
         self.num_tokens += rows;
         self.quiet = if quiet { self.quiet + 1 } else { 0 };
@@ -239,7 +277,7 @@ impl Trainer {
     /// Gradients are summed over the step, dropout goes by item and position, and a slope depends
     /// on its own item alone or, of a coupled loss, is taken from all: so a step's result changes
     /// by rounding only.
-    fn repeated(&mut self, task: &mut dyn Task, step: &mut Step) -> Result<Sums> {
+    fn gradients_within_memory(&mut self, task: &mut dyn Task, step: &mut Step) -> Result<Sums> {
         loop {
             let out = match self.gradients(task, step) {
                 Err(e) if e.is_out_of_memory() => e,
@@ -248,7 +286,10 @@ impl Trainer {
             let at = step.at.clone();
             let rows: usize = step.sizes[at.clone()].iter().sum();
             if at.len() < 2 {
-                let place = step.items.get(at.start).map_or("", |&i| task.place(i));
+                let place = step
+                    .items
+                    .get(at.start)
+                    .map_or_else(String::new, |&i| task.place(i));
                 return Err(Error::OutOfMemory(format!(
                     "{place}: no memory for this item alone, {rows} rows ({out}); keep less (train.checkpoint = true, on a GPU then train.offload_inputs = true), hold the base in less (model.dtype, adapter.kind = \"qlora\") or take shorter items (data.max_prompt_tokens, data.max_response_tokens, generate.max_new_tokens)"
                 )));
@@ -261,11 +302,11 @@ impl Trainer {
     /// The step's gradients, summed over its micro-batches. `step.at` tells which items are under
     /// way.
     fn gradients(&self, task: &mut dyn Task, step: &mut Step) -> Result<Sums> {
-        let parts = score::fill(&step.sizes, self.micro_batch_tokens)?;
+        let batches = score::split(&step.sizes, self.micro_batch_tokens)?;
         if step.slopes.is_none() {
             task.begin(step.items, self.step as f64 / step.total as f64);
-            if task.coupled() && parts.len() > 1 {
-                let logps = self.log_probs(task, step, &parts)?;
+            if task.coupled() && batches.len() > 1 {
+                let logps = self.log_probs(task, step, &batches)?;
                 step.slopes = Some(task.slopes(step.items, &logps)?);
             }
         }
@@ -274,18 +315,18 @@ impl Trainer {
             rows: 0,
             quiet: true,
         };
-        for part in parts {
-            step.at = part.clone();
-            let dropout = self.dropout();
+        for batch in batches {
+            step.at = batch.clone();
+            let seed = self.dropout_seed();
             let (rows, slopes) =
-                self.micro_batch(task, step, part.clone(), dropout, &mut sums.grads)?;
+                self.micro_batch(task, step, batch.clone(), seed, &mut sums.grads)?;
             sums.rows += rows;
             sums.quiet &= slopes.iter().all(|&slope| slope == 0.0);
-            if part.len() == step.items.len() {
+            if batch.len() == step.items.len() {
                 step.slopes = Some(slopes).filter(|_| task.coupled());
             }
         }
-        if !on_card(&self.player, &self.settings) {
+        if !optimises_on_gpu(&self.player, &self.settings) {
             // the optimiser works here, wherever the passes ran
             for grad in sums.grads.values_mut() {
                 *grad = grad.to_device(&Device::Cpu)?;
@@ -295,7 +336,7 @@ impl Trainer {
     }
 
     /// Seed of the step's dropout masks, where there are any.
-    fn dropout(&self) -> Option<u64> {
+    fn dropout_seed(&self) -> Option<u64> {
         let at = [self.step as u64, 0, 0, 0];
         let seed = self.settings.seed;
         let used = self.settings.dropout;
@@ -308,30 +349,30 @@ impl Trainer {
         &self,
         task: &dyn Task,
         step: &mut Step,
-        parts: &[Range<usize>],
+        batches: &[Range<usize>],
     ) -> Result<Vec<f64>> {
         let mut logps = Vec::new();
-        for part in parts {
-            step.at = part.clone();
-            let plan = packed(task, &step.items[part.clone()]);
-            let of_tokens = self.player.logps_dropped(&plan, self.dropout())?;
-            logps.extend(score::sums(&plan, &of_tokens)?);
+        for batch in batches {
+            step.at = batch.clone();
+            let plan = pack(task, &step.items[batch.clone()]);
+            let of_tokens = self.player.logps_dropped(&plan, self.dropout_seed())?;
+            logps.extend(score::sum_by_response(&plan, &of_tokens)?);
         }
         Ok(logps)
     }
 
-    /// Adds the gradients of the step's items in `part`; answers rows, and the loss's slope to each
-    /// response.
+    /// Adds the gradients of the step's items in `batch`; answers rows, and the loss's slope to
+    /// each response.
     fn micro_batch(
         &self,
         task: &mut dyn Task,
         step: &Step,
-        part: Range<usize>,
+        batch: Range<usize>,
         dropout_seed: Option<u64>,
         grads: &mut Grads,
     ) -> Result<(u64, Vec<f64>)> {
-        let items = &step.items[part.clone()];
-        let plan = packed(task, items);
+        let items = &step.items[batch.clone()];
+        let plan = pack(task, items);
         let options = PassOptions {
             checkpoint: self.settings.checkpoint,
             offload_inputs: self.settings.offload_inputs,
@@ -339,13 +380,13 @@ impl Trainer {
         };
         let known = step.slopes.as_ref().map(|all| {
             let each = all.len() / step.items.len();
-            all[each * part.start..each * part.end].to_vec()
+            all[each * batch.start..each * batch.end].to_vec()
         });
         let mut of_responses = Vec::new();
         let mut slopes = |logps: &[f64]| -> Result<Vec<f64>> {
             of_responses = match &known {
                 Some(known) => known.clone(),
-                None => task.slopes(items, &score::sums(&plan, logps)?)?,
+                None => task.slopes(items, &score::sum_by_response(&plan, logps)?)?,
             };
             // d loss / d (log-prob of a token) is that of the response's sum
             Ok(plan
@@ -377,7 +418,10 @@ impl Trainer {
                 Err(e) => return e,
             }
         }
-        let first = step.items.first().map_or("", |&i| task.place(i));
+        let first = step
+            .items
+            .first()
+            .map_or_else(String::new, |&i| task.place(i));
         Error::rule(format!(
             "the gradient's norm is {norm}, though of no single pair; the step's first is {first}"
         ))
@@ -387,11 +431,11 @@ impl Trainer {
 /// Rows of an item.
 fn size(task: &dyn Task, i: usize) -> usize {
     let (prompt, responses) = task.item(i);
-    score::rows(prompt, &responses)
+    score::count_rows(prompt, &responses)
 }
 
 /// These items as a micro-batch.
-fn packed(task: &dyn Task, items: &[usize]) -> Packed {
+fn pack(task: &dyn Task, items: &[usize]) -> Packed {
     let mut plan = Packed::default();
     for &i in items {
         let (prompt, responses) = task.item(i);

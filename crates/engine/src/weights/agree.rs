@@ -3,10 +3,10 @@
 //! adapters, exports) gets one answer.
 
 use randori_formats::{Dtype, Index, Stored};
+use randori_kernels::Result;
 use serde_json::{Map, Value, json};
 
 use super::convert;
-use crate::Result;
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";

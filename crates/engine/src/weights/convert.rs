@@ -3,12 +3,12 @@
 use candle_core::{DType, Device, Tensor, WithDType};
 use half::{bf16, f16};
 use randori_formats::{ByteSource, Dtype, Format, Stored, gguf::llama::model_rows};
+use randori_kernels::{Error, Result};
 use randori_qlora::{GgufMatrix, Nf4Matrix, QuantMatrix};
 
-use crate::{Error, Result};
-
-/// About so many bytes of the file are held at once: they stay in the second cache until they are decoded, and the
-/// allocator hands the same memory out again (a larger piece would be new, zeroed pages every time).
+/// About so many bytes of the file are held at once: they stay in the second cache until they are
+/// decoded, and the allocator hands the same memory out again (a larger piece would be new, zeroed
+/// pages every time).
 pub(super) const CHUNK: u64 = 512 << 10;
 
 /// Most bytes that are needed beside a dense tensor while it is read from this one.
@@ -20,8 +20,8 @@ pub(super) fn reading(stored: &Stored) -> u64 {
     };
     match stored.format {
         Format::Bnb4(_) => 2 * stored.len + 8 * count,
-        // the blocks, as read and as a matrix, and their values, dequantised and as a list; of a row where rows are read
-        // one by one
+        // the blocks, as read and as a matrix, and their values, dequantised and as a list; of a
+        // row where rows are read one by one
         Format::Block(_) => {
             let share = match stored.permuted {
                 Some(_) => count / stored.shape.first().map_or(1, |&r| r.max(1) as u64),
@@ -53,7 +53,8 @@ pub(super) fn dense(
 /// Keeps a tensor's blocks as the file has them.
 pub(super) fn blocks(name: &str, stored: &Stored, place: &ByteSource) -> Result<QuantMatrix> {
     if let Format::Bnb4(four) = &stored.format {
-        let parts = four.parts(name, stored, place)?;
+        let codes = place.read(stored.start, stored.len)?;
+        let parts = four.parts(name, &stored.shape, codes)?;
         return Nf4Matrix::from_parts(parts)
             .map(QuantMatrix::Nf4)
             .map_err(|e| Error::rule(format!("{name}: {e}")));

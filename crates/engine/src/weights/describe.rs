@@ -1,23 +1,26 @@
-//! What a model's weights would take in memory, from its configuration (and, where there is one, its file's index) alone.
+//! What a model's weights would take in memory, from its configuration (and, where there is one,
+//! its file's index) alone.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use randori_formats::{
     Format, Stored,
     bnb::{BLOCK, NESTED, scale_bytes},
     has_weights, read_json,
 };
+use randori_kernels::{Error, Result, shapes::Holding};
 use serde_json::Value;
 
 use super::{
-    Checkpoint, LoadOptions, Quant, Source, TokenizerSource, Weights, agree, beside, convert, hub,
-    load::Plan, open,
+    agree,
+    checkpoint::{
+        Checkpoint, LoadOptions, Quant, Source, TokenizerSource, Weights, is_object, open,
+    },
+    convert, hub,
+    load::Loader,
+    unsupported,
 };
-use crate::kernels::shapes::Holding;
-use crate::{
-    Error, Result,
-    trace::{Trace, TracedWeight},
-};
+use crate::trace::{Trace, TracedWeight};
 
 /// A model of which nothing but the configuration, and an index where it has one, was read.
 #[derive(Debug)]
@@ -36,41 +39,77 @@ pub struct HeldWeight {
     pub name: String,
     /// Bytes it holds.
     pub bytes: u64,
-    /// Most bytes that are needed beside it while it is read or made.
-    pub beside: u64,
+    /// Most bytes that are needed besides, while it is read or made.
+    pub scratch: u64,
     /// Whether products go over it a few widened rows at a time: it is not f32.
     pub widened: bool,
     /// How it is held.
     pub held: Holding,
 }
 
-/// Reads a source's configuration, and its index where the weights are at hand. Of a hub repository that is not in the
-/// cache only `config.json` is fetched; a folder may have `config.json` and no weights.
+/// Reads a source's configuration, and its index where the weights are at hand. Of a hub repository
+/// that is not in the cache only `config.json` is fetched; a folder may have `config.json` and no
+/// weights.
 ///
 /// # Errors
 /// As [`open`]; for the hub, what it answered.
 pub fn describe(source: Source) -> Result<Described> {
     match source {
-        Source::Hub { repo, revision } => match hub::at_hand(&repo, &revision) {
+        Source::Hub { repo, revision } => match hub::find_cached(&repo, &revision) {
             Some(dir) => Checkpoint::folder(dir).map(Described::of),
-            None => bare(&hub::configuration(&repo, &revision)?),
+            None => bare(
+                &hub::configuration(&repo, &revision)?,
+                TokenizerSource::None,
+            ),
         },
         Source::Folder(dir) if dir.join("config.json").exists() && !has_weights(&dir) => {
-            beside::adapter(&dir)?;
-            bare(&dir.join("config.json"))
+            folder(dir)
         }
         other => open(other).map(Described::of),
     }
 }
 
-fn bare(config: &Path) -> Result<Described> {
+/// Reads a source's configuration alone, whatever weights lie beside it: of a GGUF its header, of a
+/// hub repository `config.json`, which is fetched where the cache has it not.
+///
+/// # Errors
+/// As [`describe`].
+pub fn configuration(source: Source) -> Result<Described> {
+    match source {
+        Source::Hub { repo, revision } => bare(
+            &hub::configuration(&repo, &revision)?,
+            TokenizerSource::None,
+        ),
+        Source::Folder(dir) => folder(dir),
+        other => open(other).map(Described::of),
+    }
+}
+
+/// The same with the tokenizer: of a hub repository its files are fetched too, and no weight is.
+///
+/// # Errors
+/// As [`describe`].
+pub fn without_weights(source: Source) -> Result<Described> {
+    match source {
+        Source::Hub { repo, revision } => folder(hub::without_weights(&repo, &revision)?),
+        other => configuration(other),
+    }
+}
+
+/// A folder's configuration, and where its tokenizer is.
+fn folder(dir: PathBuf) -> Result<Described> {
+    unsupported::refuse_adapter(&dir)?;
+    bare(&dir.join("config.json"), TokenizerSource::Folder(dir))
+}
+
+fn bare(config: &Path, tokenizer: TokenizerSource) -> Result<Described> {
     let (mut value, mut notes) = (read_json(config)?, Vec::new());
-    super::is_object(&value, &config.display().to_string())?;
-    beside::keys(&value)?;
+    is_object(&value, &config.display().to_string())?;
+    unsupported::refuse_keys(&value)?;
     agree::rope(&mut value, &mut notes);
     Ok(Described {
         config: value,
-        tokenizer: TokenizerSource::None,
+        tokenizer,
         weights: None,
         notes,
     })
@@ -96,7 +135,8 @@ impl Described {
         &self.notes
     }
 
-    /// Whether the weights themselves are at hand, so that their formats are known and not supposed.
+    /// Whether the weights themselves are at hand, so that their formats are known and not
+    /// supposed.
     pub fn at_hand(&self) -> bool {
         self.weights.is_some()
     }
@@ -109,16 +149,17 @@ impl Described {
     /// Every weight that the trace asks for, in the order in which they are loaded.
     ///
     /// # Errors
-    /// What [`Checkpoint::load`] would refuse before it reads; blocks asked of weights that are not at hand.
+    /// What [`Checkpoint::load`] would refuse before it reads; blocks asked of weights that are not
+    /// at hand.
     pub fn held(
         &self,
         trace: &Trace,
         options: &LoadOptions,
         arch: &str,
     ) -> Result<Vec<HeldWeight>> {
-        let plan = Plan { trace, options };
+        let loader = Loader { trace, options };
         match &self.weights {
-            Some(weights) => plan.check(weights, arch)?,
+            Some(weights) => loader.check(weights, arch)?,
             None if options.quant == Some(Quant::Gguf) => {
                 return Err(Error::rule(
                     "a base quantised as its GGUF file is needs that file; only a configuration is at hand",
@@ -136,27 +177,27 @@ impl Described {
             .iter()
             .any(|w| stored(w).is_some_and(|s| matches!(s.format, Format::Bnb4(_))));
         let random = matches!(self.weights, Some(Weights::Random(_)));
-        let one = |w: &TracedWeight| held(&plan, w, stored(w), chosen, random);
+        let one = |w: &TracedWeight| held(&loader, w, stored(w), chosen, random);
         Ok(trace.weights.iter().map(one).collect())
     }
 }
 
 fn held(
-    plan: &Plan,
+    loader: &Loader,
     wanted: &TracedWeight,
     stored: Option<&Stored>,
     chosen: bool,
     random: bool,
 ) -> HeldWeight {
     let count = wanted.shape.iter().product::<usize>() as u64;
-    let item = |bytes, beside, widened, held| HeldWeight {
+    let item = |bytes, scratch, widened, held| HeldWeight {
         name: wanted.name.clone(),
         bytes,
-        beside,
+        scratch,
         widened,
         held,
     };
-    if let Some(stored) = stored.filter(|s| plan.keeps(wanted, s)) {
+    if let Some(stored) = stored.filter(|s| loader.keeps(wanted, s)) {
         return match &stored.format {
             Format::Bnb4(four) => {
                 let double = four.double();
@@ -171,7 +212,7 @@ fn held(
         None if random => 0,
         None => convert::CHUNK,
     };
-    if let Some(double) = plan.nf4(wanted).filter(|_| !chosen) {
+    if let Some(double) = loader.nf4(wanted).filter(|_| !chosen) {
         let bytes = nf4_bytes(count, double);
         // in f32, and once more as a list, with plain scales until they are quantised
         let scales = if double {
@@ -179,10 +220,10 @@ fn held(
         } else {
             0
         };
-        let beside = (8 * count + scales).max(4 * count + reading);
-        return item(bytes, beside, true, Holding::Nf4 { double });
+        let scratch = (8 * count + scales).max(4 * count + reading);
+        return item(bytes, scratch, true, Holding::Nf4 { double });
     }
-    let size = plan.dtype(wanted).width();
+    let size = loader.dtype(wanted).width();
     let made = if random && size != 4 { 4 * count } else { 0 };
     item(size * count, made.max(reading), size != 4, Holding::Dense)
 }

@@ -4,12 +4,16 @@ use std::{collections::HashMap, sync::Arc};
 
 use candle_core::{DType, Tensor};
 use randori_formats::{Dtype, Format, Index, Stored};
+use randori_kernels::{Error, Result, Weight};
 use randori_qlora::QuantMatrix;
 use randori_sdk::seam::Architecture;
 
-use super::{Checkpoint, LoadOptions, Quant, Weights, convert, random};
+use super::{
+    checkpoint::{Checkpoint, LoadOptions, Quant, Weights},
+    convert, random,
+};
 use crate::{
-    Base, Compute, Error, Result, Weight,
+    Base, Compute,
     trace::{Trace, TracedWeight, trace},
 };
 
@@ -17,8 +21,9 @@ impl Checkpoint {
     /// Reads the weights that `arch` asks for. `progress` hears of bytes done and bytes in all.
     ///
     /// # Errors
-    /// Before anything is read: the first weight that is missing, has another shape than the configuration implies, has a
-    /// dtype we cannot read, or is there but not asked for. Then: what the file or the conversion refuses.
+    /// Before anything is read: the first weight that is missing, has another shape than the
+    /// configuration implies, has a dtype we cannot read, or is there but not asked for. Then: what
+    /// the file or the conversion refuses.
     pub fn load(
         self,
         arch: Arc<dyn Architecture>,
@@ -28,8 +33,8 @@ impl Checkpoint {
         self.load_where(arch, options, Compute::default(), progress)
     }
 
-    /// [`Checkpoint::load`] for passes elsewhere: each weight goes where they run as soon as it is read and quantised, so that
-    /// beside a GPU the machine's memory holds one of them at a time.
+    /// [`Checkpoint::load`] for passes elsewhere: each weight goes where they run as soon as it is
+    /// read and quantised, so that beside a GPU the machine's memory holds one of them at a time.
     ///
     /// # Errors
     /// As there; a GPU without room for a weight.
@@ -66,9 +71,9 @@ impl Checkpoint {
         compute: Compute,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Base> {
-        let plan = Plan { trace, options };
-        plan.check(&self.weights, arch.name())?;
-        let weights = plan.read(&self.weights, &compute, progress)?;
+        let loader = Loader { trace, options };
+        loader.check(&self.weights, arch.name())?;
+        let weights = loader.read(&self.weights, &compute, progress)?;
         Ok(Base {
             arch,
             config: self.config,
@@ -80,12 +85,12 @@ impl Checkpoint {
 }
 
 /// What is wanted of a checkpoint, and how it is to be held.
-pub(super) struct Plan<'a> {
+pub(super) struct Loader<'a> {
     pub(super) trace: &'a Trace,
     pub(super) options: &'a LoadOptions,
 }
 
-impl Plan<'_> {
+impl Loader<'_> {
     /// Holds the checkpoint against what the architecture and the options ask for.
     pub(super) fn check(&self, weights: &Weights, arch: &str) -> Result<()> {
         match weights {
@@ -100,10 +105,7 @@ impl Plan<'_> {
     fn check_file(&self, index: &Index, arch: &str) -> Result<()> {
         for wanted in &self.trace.weights {
             let name = &wanted.name;
-            let stored = index
-                .tensors
-                .get(name)
-                .ok_or_else(|| missing(wanted, index))?;
+            let stored = find(index, wanted)?;
             let place = &index.source_of(stored)?.name;
             if stored.shape != wanted.shape {
                 return Err(Error::rule(format!(
@@ -176,10 +178,7 @@ impl Plan<'_> {
 
     fn stored(&self, index: &Index, wanted: &TracedWeight) -> Result<Weight> {
         let name = &wanted.name;
-        let stored = index
-            .tensors
-            .get(name)
-            .ok_or_else(|| missing(wanted, index))?;
+        let stored = find(index, wanted)?;
         let place = index.source_of(stored)?;
         let in_file = |e: Error| Error::rule(format!("{}: {e}", place.name));
         if self.keeps(wanted, stored) {
@@ -202,8 +201,7 @@ impl Plan<'_> {
         match source {
             Weights::Random(seed) => random::tensor(wanted, *seed),
             Weights::Stored(index) => {
-                let stored = index.tensors.get(&wanted.name);
-                let stored = stored.ok_or_else(|| missing(wanted, index))?;
+                let stored = find(index, wanted)?;
                 let place = index.source_of(stored)?;
                 convert::dense(&wanted.name, stored, place, Dtype::F32)
                     .map_err(|e| Error::rule(format!("{}: {e}", place.name)))
@@ -221,7 +219,8 @@ impl Plan<'_> {
         asked && wanted.shape.len() == 2
     }
 
-    /// Projections inside blocks only: head and embedding decide tokens and stay dense, as in QLoRA.
+    /// Projections inside blocks only: head and embedding decide tokens and stay dense, as in
+    /// QLoRA.
     pub(super) fn nf4(&self, wanted: &TracedWeight) -> Option<bool> {
         let Some(Quant::Nf4 { double }) = self.options.quant else {
             return None;
@@ -253,6 +252,12 @@ fn quantise(wanted: &TracedWeight, t: &Tensor, double: bool) -> Result<Weight> {
 /// Tensors that checkpoints carry and nobody reads.
 fn harmless(name: &str) -> bool {
     name.ends_with(".rotary_emb.inv_freq")
+}
+
+/// A weight as it is stored.
+fn find<'a>(index: &'a Index, wanted: &TracedWeight) -> Result<&'a Stored> {
+    let stored = index.tensors.get(&wanted.name);
+    stored.ok_or_else(|| missing(wanted, index))
 }
 
 fn missing(wanted: &TracedWeight, index: &Index) -> Error {

@@ -1,218 +1,24 @@
-//! Where base weights come from: a Hugging Face folder, a GGUF file, the hub, bytes in memory, or a seed.
+//! Where base weights come from: a Hugging Face folder, a GGUF file, the hub, bytes in memory, or a
+//! seed.
 //!
-//! [`open`] reads configuration and tensor index only. [`Checkpoint::load`] first holds every name and shape that the
-//! architecture asks for against the file, then reads one tensor at a time, quantising or converting as it goes, so that
-//! the peak of memory is the result plus one tensor. Files are read by position, not mapped: a file that is cut short while
-//! it is read is an error, not a crash. No input, however damaged, may panic or make us allocate more than the file's size
+//! [`open`] reads configuration and tensor index only. [`Checkpoint::load`] first holds every name
+//! and shape that the architecture asks for against the file, then reads one tensor at a time,
+//! quantising or converting as it goes, so that the peak of memory is the result plus one tensor.
+//! Files are read by position, not mapped: a file that is cut short while it is read is an error,
+//! not a crash. No input, however damaged, may panic or make us allocate more than the file's size
 //! warrants.
 mod agree;
-mod beside;
+mod checkpoint;
 mod convert;
 mod describe;
 mod hub;
 mod load;
 mod random;
 mod stream;
+mod unsupported;
 
-use std::path::PathBuf;
-
-use randori_formats::{
-    ByteSource, Index, bnb,
-    gguf::{self, GgufTokenizer},
-    safetensors,
-};
-use serde_json::Value;
-
-pub use crate::kernels::shapes::Holding;
-pub use describe::{Described, HeldWeight, describe};
+pub use checkpoint::{Checkpoint, LoadOptions, Quant, Source, TokenizerSource, open};
+pub use describe::{Described, HeldWeight, configuration, describe, without_weights};
 pub use randori_formats::{Dtype, weight_files};
+pub use randori_kernels::shapes::Holding;
 pub use stream::Stream;
-
-use crate::{Error, Result};
-
-/// Where a model comes from.
-#[derive(Debug, Clone)]
-pub enum Source {
-    /// A Hugging Face folder: `config.json` and `model.safetensors`, or shards with their index.
-    Folder(PathBuf),
-    /// A GGUF file (version 2 or 3) of the architecture `llama`.
-    Gguf(PathBuf),
-    /// A repository of the Hugging Face hub, kept in its usual cache folder.
-    Hub {
-        /// `HuggingFaceTB/SmolLM2-135M-Instruct`
-        repo: String,
-        /// A branch, tag or commit; `main` is usual.
-        revision: String,
-    },
-    /// An embedded model.
-    Memory {
-        /// What `config.json` would hold.
-        config: Value,
-        /// What `model.safetensors` would hold.
-        tensors: Vec<u8>,
-    },
-    /// Fresh weights: normal with deviation 0.02, norms 1, biases 0; a pure function of the seed and each tensor's name.
-    Random {
-        /// What `config.json` would hold.
-        config: Value,
-        /// Another seed, another model.
-        seed: u64,
-    },
-}
-
-/// How projections are quantised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Quant {
-    /// The blocks' projections in NF4 while loading; embedding and head stay dense. What a bitsandbytes checkpoint holds
-    /// in 4 bits is kept as it is stored, and what it skips stays dense.
-    Nf4 {
-        /// Quantise the scales too, where we quantise.
-        double: bool,
-    },
-    /// Keep a GGUF file's own blocks.
-    Gguf,
-}
-
-/// How a checkpoint becomes a base.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LoadOptions {
-    /// `None`: everything dense.
-    pub quant: Option<Quant>,
-    /// For what stays dense; norms and biases are f32 always.
-    pub dtype: Dtype,
-}
-
-/// Where the tokenizer of a checkpoint is.
-#[derive(Debug, Clone, PartialEq)]
-pub enum TokenizerSource {
-    /// Beside the weights.
-    Folder(PathBuf),
-    /// In the GGUF's metadata.
-    Gguf(Box<GgufTokenizer>),
-    /// It brings none.
-    None,
-}
-
-/// A model whose configuration and index have been read, and no weights yet.
-#[derive(Debug)]
-pub struct Checkpoint {
-    config: Value,
-    tokenizer: TokenizerSource,
-    weights: Weights,
-    notes: Vec<String>,
-}
-
-#[derive(Debug)]
-enum Weights {
-    Stored(Index),
-    Random(u64),
-}
-
-/// Reads a source's configuration and tensor index.
-///
-/// # Errors
-/// A file that is missing, cut short or damaged, naming it and what is wrong with it; for the hub, what it answered.
-pub fn open(source: Source) -> Result<Checkpoint> {
-    match source {
-        Source::Folder(dir) => {
-            beside::adapter(&dir)?;
-            Checkpoint::folder(dir)
-        }
-        Source::Gguf(path) => {
-            let opened = gguf::llama::open(&path)?;
-            let tokenizer = match opened.tokenizer {
-                Some(t) => TokenizerSource::Gguf(Box::new(t)),
-                None => TokenizerSource::None,
-            };
-            Checkpoint::stored(opened.config, tokenizer, opened.index)
-        }
-        Source::Hub { repo, revision } => Checkpoint::folder(hub::fetch(&repo, &revision)?),
-        Source::Memory { config, tensors } => {
-            let mut index = Index::default();
-            safetensors::add(
-                &mut index,
-                ByteSource::memory("the embedded model", tensors),
-            )?;
-            Checkpoint::stored(config, TokenizerSource::None, index)
-        }
-        Source::Random { mut config, seed } => {
-            is_object(&config, "the configuration")?;
-            beside::keys(&config)?;
-            let mut notes = Vec::new();
-            agree::rope(&mut config, &mut notes);
-            Ok(Checkpoint {
-                config,
-                tokenizer: TokenizerSource::None,
-                weights: Weights::Random(seed),
-                notes,
-            })
-        }
-    }
-}
-
-impl Checkpoint {
-    /// The configuration in Hugging Face's spelling, settled: where it disagrees with itself or
-    /// with the weights, it says what holds.
-    pub fn config(&self) -> &Value {
-        &self.config
-    }
-
-    /// What whoever opened it should be told: where its files disagree, and what was decided. A
-    /// sentence each.
-    pub fn notes(&self) -> &[String] {
-        &self.notes
-    }
-
-    /// Where its tokenizer is.
-    pub fn tokenizer(&self) -> TokenizerSource {
-        self.tokenizer.clone()
-    }
-
-    /// The files that its weights are read from (none for those in memory and fresh ones).
-    pub fn files(&self) -> Vec<PathBuf> {
-        match &self.weights {
-            Weights::Stored(index) => index.files.iter().filter_map(|f| f.path.clone()).collect(),
-            Weights::Random(_) => Vec::new(),
-        }
-    }
-
-    /// Every tensor the file has, by Hugging Face's names, with its shape (none for [`Source::Random`]).
-    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        match &self.weights {
-            Weights::Stored(index) => index
-                .tensors
-                .iter()
-                .map(|(n, t)| (n.clone(), t.shape.clone()))
-                .collect(),
-            Weights::Random(_) => Vec::new(),
-        }
-    }
-
-    fn folder(dir: PathBuf) -> Result<Self> {
-        let (config, index) = randori_formats::open(&dir)?;
-        Checkpoint::stored(config, TokenizerSource::Folder(dir), index)
-    }
-
-    fn stored(mut config: Value, tokenizer: TokenizerSource, mut index: Index) -> Result<Self> {
-        is_object(&config, "the configuration")?;
-        beside::keys(&config)?;
-        bnb::join(&mut index, &config)?;
-        let mut notes = Vec::new();
-        agree::rope(&mut config, &mut notes);
-        agree::head(&mut config, &mut index, &mut notes)?;
-        Ok(Checkpoint {
-            config,
-            tokenizer,
-            weights: Weights::Stored(index),
-            notes,
-        })
-    }
-}
-
-fn is_object(config: &Value, place: &str) -> Result<()> {
-    if config.is_object() {
-        return Ok(());
-    }
-    Err(Error::rule(format!("{place} must be a JSON object")))
-}

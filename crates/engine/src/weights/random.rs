@@ -1,11 +1,9 @@
 //! Fresh weights, each a pure function of the seed and its tensor's name.
 
 use candle_core::{DType, Device, Tensor};
+use randori_kernels::Result;
 
-use crate::{
-    Result,
-    trace::{TracedWeight, Use},
-};
+use crate::trace::{TracedWeight, Use};
 
 /// Deviation of projections and embeddings, as Llama's own initialisation has it.
 const DEVIATION: f64 = 0.02;

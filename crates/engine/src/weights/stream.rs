@@ -1,13 +1,18 @@
-//! A checkpoint that stays on disk: each weight is read when it is asked for, as [`Checkpoint::load`] would hold it.
+//! A checkpoint that stays on disk: each weight is read when it is asked for, as
+//! [`Checkpoint::load`] would hold it.
 
 use std::{collections::HashMap, sync::Arc};
 
 use candle_core::Tensor;
+use randori_kernels::{Error, Result, Weight};
 use randori_sdk::seam::Architecture;
 
-use super::{Checkpoint, LoadOptions, Weights, load::Plan};
+use super::{
+    checkpoint::{Checkpoint, LoadOptions, Weights},
+    load::Loader,
+};
 use crate::{
-    Base, Error, Result, Weight,
+    Base,
     base::RowSquares,
     trace::{Trace, TracedWeight, trace},
 };
@@ -41,11 +46,11 @@ impl Checkpoint {
         trace: Trace,
         options: &LoadOptions,
     ) -> Result<Stream> {
-        let plan = Plan {
+        let loader = Loader {
             trace: &trace,
             options,
         };
-        plan.check(&self.weights, arch.name())?;
+        loader.check(&self.weights, arch.name())?;
         Ok(Stream {
             arch,
             config: self.config,
@@ -85,12 +90,13 @@ impl Stream {
         all
     }
 
-    /// Exactly what `load` would hold under this name: dense in the load dtype, or NF4 or GGUF blocks.
+    /// Exactly what `load` would hold under this name: dense in the load dtype, or NF4 or GGUF
+    /// blocks.
     ///
     /// # Errors
     /// A name that is not in the list, or what the file or the conversion refuses.
     pub fn weight(&self, name: &str) -> Result<Weight> {
-        self.plan().weight(&self.weights, self.wanted(name)?)
+        self.loader().weight(&self.weights, self.wanted(name)?)
     }
 
     /// The file's own values in f32 (out, in), before any quantising or rounding of ours.
@@ -98,7 +104,7 @@ impl Stream {
     /// # Errors
     /// A name that is not in the list, or what the file refuses.
     pub fn original(&self, name: &str) -> Result<Tensor> {
-        self.plan().original(&self.weights, self.wanted(name)?)
+        self.loader().original(&self.weights, self.wanted(name)?)
     }
 
     /// A base that holds these weights only.
@@ -116,8 +122,8 @@ impl Stream {
         }))
     }
 
-    fn plan(&self) -> Plan<'_> {
-        Plan {
+    fn loader(&self) -> Loader<'_> {
+        Loader {
             trace: &self.trace,
             options: &self.options,
         }

@@ -1,4 +1,5 @@
-//! Test-only architectures written straight against the seam, random weights, and finite differences.
+//! Test-only architectures written straight against the seam, random weights, and finite
+//! differences.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{collections::HashMap, sync::Arc};

@@ -132,7 +132,8 @@ pub fn lora_of(rank: usize) -> Player {
     Player::with_lora(llama(), spec, 7).unwrap()
 }
 
-/// No blocks: the logits after a token are one column of a table, so every distribution is known exactly.
+/// No blocks: the logits after a token are one column of a table, so every distribution is known
+/// exactly.
 pub struct Bigram(pub usize);
 
 impl Architecture for Bigram {

@@ -12,48 +12,17 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    BLOCK, NESTED, NF4_LEVELS, Nf4Parts, Nf4Scales,
+    BLOCK, Bnb4, NESTED, NF4_LEVELS, Nf4Parts, Nf4Scales,
     declared::{Declared, refuse_eight_bit},
-    scale_bytes,
+    matrix::{AuxTensor, Nested, Read},
 };
-use crate::{ByteSource, Dtype, Error, Format, Index, Result, Stored, safetensors::TensorSpec};
+use crate::{Dtype, Error, Format, Index, Result, safetensors::TensorSpec};
 
 const STATE: &str = ".quant_state.bitsandbytes__";
 /// Maximum length of a projection's JSON; real ones have a few hundred bytes.
 const LONGEST_STATE: u64 = 1 << 16;
 /// Padded length of the JSON we write, which has at most about 220 bytes.
 const ROOM: usize = 256;
-
-/// A 4-bit matrix without its codes, which are the tensor's own bytes.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Bnb4 {
-    block: usize,
-    levels: [f32; 16],
-    absmax: AuxTensor,
-    nested: Option<Nested>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-struct Nested {
-    absmax: AuxTensor,
-    map: Arc<[f32; 256]>,
-    block: usize,
-    offset: f32,
-}
-
-/// An auxiliary tensor of a projection; it may be in another file.
-#[derive(Debug, Clone)]
-struct AuxTensor {
-    name: String,
-    place: Arc<ByteSource>,
-    stored: Stored,
-}
-
-impl PartialEq for AuxTensor {
-    fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
-    }
-}
 
 /// `quant_state`: the settings that are not tensors.
 #[derive(Deserialize)]
@@ -63,48 +32,6 @@ struct State {
     shape: Vec<usize>,
     nested_blocksize: Option<usize>,
     nested_offset: Option<f64>,
-}
-
-impl Bnb4 {
-    /// Whether its scales are quantised too.
-    pub fn double(&self) -> bool {
-        self.nested.is_some()
-    }
-
-    /// Bytes of the scales of `count` weights.
-    pub fn scale_bytes(&self, count: u64) -> u64 {
-        scale_bytes(count, self.block, self.nested.as_ref().map(|n| n.block))
-    }
-
-    /// Reads the matrix that this tensor stores.
-    ///
-    /// # Errors
-    /// A file that is cut short, a shape other than a matrix's.
-    pub fn parts(&self, name: &str, stored: &Stored, place: &ByteSource) -> Result<Nf4Parts> {
-        let fail = |what: String| Error::rule(format!("{name}: {what}"));
-        let scales = match &self.nested {
-            None => Nf4Scales::Plain(self.absmax.floats().map_err(fail)?),
-            Some(nested) => Nf4Scales::Double {
-                codes: self.absmax.read().map_err(fail)?,
-                scales: nested.absmax.floats().map_err(fail)?,
-                offset: nested.offset,
-                map: nested.map.clone(),
-                block: nested.block,
-            },
-        };
-        let (rows, columns) = match stored.shape[..] {
-            [rows, columns] => (rows, columns),
-            _ => return Err(fail(format!("has the shape {:?}", stored.shape))),
-        };
-        Ok(Nf4Parts {
-            rows,
-            columns,
-            block: self.block,
-            levels: self.levels,
-            codes: place.read(stored.start, stored.len)?,
-            scales,
-        })
-    }
 }
 
 /// Joins every 4-bit projection's tensors into one entry of the index, and checks them against the
@@ -149,8 +76,6 @@ pub fn join(index: &mut Index, config: &Value) -> Result<()> {
     Ok(())
 }
 
-type Read<T> = std::result::Result<T, String>;
-
 /// Joins the tensors of one projection.
 struct Joiner<'a> {
     index: &'a Index,
@@ -162,8 +87,8 @@ impl Joiner<'_> {
     /// Reads all but the codes, and the true shape.
     fn join(&self, state: &str, kind: &str) -> Read<(Bnb4, Vec<usize>)> {
         let json = self.part(state)?;
-        if json.stored.len > LONGEST_STATE {
-            return Err(format!("its quant_state is {} bytes long", json.stored.len));
+        if json.len > LONGEST_STATE {
+            return Err(format!("its quant_state is {} bytes long", json.len));
         }
         let state: State = serde_json::from_slice(&json.read()?)
             .map_err(|e| format!("its quant_state is damaged: {e}"))?;
@@ -231,21 +156,23 @@ impl Joiner<'_> {
             self.index.tensors.get(name).ok_or_else(|| {
                 format!("the file lacks {name}, which bitsandbytes keeps beside it")
             })?;
-        let place = self.index.files.get(stored.file);
+        let source = self.index.files.get(stored.file);
         Ok(AuxTensor {
             name: name.to_string(),
-            place: place.ok_or("its file is not open")?.clone(),
-            stored: stored.clone(),
+            source: source.ok_or("its file is not open")?.clone(),
+            start: stored.start,
+            len: stored.len,
+            format: stored.format.to_string(),
         })
     }
 
     fn floats<const N: usize>(&self, part: &str) -> Read<[f32; N]> {
         let part = self.beside(part)?;
-        if part.stored.len != 4 * N as u64 {
+        if part.len != 4 * N as u64 {
             return Err(format!(
                 "{} has {} bytes, {N} numbers in f32 want {}",
                 part.name,
-                part.stored.len,
+                part.len,
                 4 * N
             ));
         }
@@ -256,26 +183,6 @@ impl Joiner<'_> {
         Ok(std::array::from_fn(|i| {
             values.get(i).copied().unwrap_or_default()
         }))
-    }
-}
-
-impl AuxTensor {
-    fn read(&self) -> Read<Vec<u8>> {
-        self.place
-            .read(self.stored.start, self.stored.len)
-            .map_err(|e| e.to_string())
-    }
-
-    fn floats(&self) -> Read<Vec<f32>> {
-        if self.stored.format != Format::Dense(Dtype::F32) {
-            return Err(format!(
-                "{} is stored as {}; F32 can be read",
-                self.name, self.stored.format
-            ));
-        }
-        self.stored
-            .numbers(&self.name, &self.place)
-            .map_err(|e| e.to_string())
     }
 }
 
@@ -366,7 +273,7 @@ pub fn bytes(name: &str, parts: &Nf4Parts, dtype: Dtype) -> Result<Vec<u8>> {
 )]
 mod tests {
     use super::*;
-    use crate::{bnb::quantization_config, safetensors};
+    use crate::{ByteSource, bnb::quantization_config, safetensors};
 
     #[test]
     fn a_matrix_is_read_as_it_was_written() {
@@ -391,8 +298,9 @@ mod tests {
             let Format::Bnb4(four) = &stored.format else {
                 panic!("{:?}", stored.format);
             };
-            let place = index.source_of(stored).unwrap();
-            assert_eq!(four.parts(name, stored, place).unwrap(), parts);
+            let codes = index.source_of(stored).unwrap();
+            let codes = codes.read(stored.start, stored.len).unwrap();
+            assert_eq!(four.parts(name, &stored.shape, codes).unwrap(), parts);
             assert_eq!(four.double(), double);
             let held = stored.len + four.scale_bytes(count as u64);
             assert_eq!(held as usize, parts.bytes());

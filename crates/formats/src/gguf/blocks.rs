@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use crate::{Dtype, Error, Format, Result};
+use crate::{Dtype, Error, Result};
 
 /// A format of blocks whose values share a scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,15 +58,6 @@ pub enum Kind {
     Dense(Dtype),
     /// Quantised blocks.
     Block(Block),
-}
-
-impl From<Kind> for Format {
-    fn from(kind: Kind) -> Format {
-        match kind {
-            Kind::Dense(dtype) => Format::Dense(dtype),
-            Kind::Block(block) => Format::Block(block),
-        }
-    }
 }
 
 impl Kind {

@@ -12,16 +12,16 @@ const PAGE: u64 = 1 << 20;
 const LONGEST_TEXT: u64 = 1 << 26;
 
 pub(super) struct Bytes<'a> {
-    place: &'a ByteSource,
+    source: &'a ByteSource,
     pub(super) at: u64,
     page: Vec<u8>,
     page_start: u64,
 }
 
 impl<'a> Bytes<'a> {
-    pub(super) fn of(place: &'a ByteSource) -> Self {
+    pub(super) fn of(source: &'a ByteSource) -> Self {
         Bytes {
-            place,
+            source,
             at: 0,
             page: Vec::new(),
             page_start: 0,
@@ -44,7 +44,7 @@ impl<'a> Bytes<'a> {
     }
 
     pub(super) fn left(&self) -> u64 {
-        self.place.size() - self.at
+        self.source.size() - self.at
     }
 
     pub(super) fn take(&mut self, n: u64) -> Read<Vec<u8>> {
@@ -54,13 +54,13 @@ impl<'a> Bytes<'a> {
         let start = self.at;
         self.at += n;
         if n > PAGE {
-            return self.place.read(start, n).map_err(|e| e.to_string());
+            return self.source.read(start, n).map_err(|e| e.to_string());
         }
         let within =
             |r: &Self| start >= r.page_start && start + n <= r.page_start + r.page.len() as u64;
         if !within(self) {
-            let len = PAGE.min(self.place.size() - start);
-            self.page = self.place.read(start, len).map_err(|e| e.to_string())?;
+            let len = PAGE.min(self.source.size() - start);
+            self.page = self.source.read(start, len).map_err(|e| e.to_string())?;
             self.page_start = start;
         }
         let first = (start - self.page_start) as usize;

@@ -206,12 +206,12 @@ mod tests {
         });
         let bytes = write(&path, false, &metadata, &tensors).unwrap();
         assert_eq!(bytes, fs::metadata(&path).unwrap().len());
-        let place = ByteSource::open(&path).unwrap();
-        let header = Header::read(&place).unwrap();
+        let source = ByteSource::open(&path).unwrap();
+        let header = Header::read(&source).unwrap();
         assert_eq!(header.metadata["general.name"], metadata[0].1);
         for (t, bytes) in &tensors {
             let stored = &header.tensors[&t.name];
-            assert_eq!(&place.read(stored.start, stored.len).unwrap(), bytes);
+            assert_eq!(&source.read(stored.start, stored.len).unwrap(), bytes);
         }
         let again = write(&path, false, &metadata, &tensors).unwrap_err();
         assert!(again.to_string().contains("there already"), "{again}");

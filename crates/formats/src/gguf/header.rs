@@ -77,14 +77,14 @@ pub(super) fn write(metadata: &[(String, Value)], tensors: &[TensorSpec]) -> Res
 }
 
 impl Header {
-    pub fn read(place: &ByteSource) -> Result<Header> {
-        header(place).map_err(|what| Error::rule(format!("{}: {what}", place.name)))
+    pub fn read(source: &ByteSource) -> Result<Header> {
+        header(source).map_err(|what| Error::rule(format!("{}: {what}", source.name)))
     }
 }
 
-fn header(place: &ByteSource) -> Read<Header> {
-    let mut bytes = Bytes::of(place);
-    if place.size() < 4 || bytes.take(4)? != b"GGUF" {
+fn header(source: &ByteSource) -> Read<Header> {
+    let mut bytes = Bytes::of(source);
+    if source.size() < 4 || bytes.take(4)? != b"GGUF" {
         return Err("no GGUF file: it does not begin with GGUF".into());
     }
     match bytes.u32()? {
@@ -122,7 +122,7 @@ fn header(place: &ByteSource) -> Read<Header> {
     }
     let data = bytes.at.next_multiple_of(align);
     for (name, mut tensor) in infos {
-        locate(place, &name, &mut tensor, data)?;
+        locate(source, &name, &mut tensor, data)?;
         if header.tensors.insert(name.clone(), tensor).is_some() {
             return Err(format!("{name} is there twice"));
         }
@@ -160,7 +160,7 @@ fn info(bytes: &mut Bytes) -> Read<(String, Stored)> {
 
 /// Converts the offset to one from the start of the file and checks that the tensor lies within the
 /// file.
-fn locate(place: &ByteSource, name: &str, tensor: &mut Stored, data: u64) -> Read<()> {
+fn locate(source: &ByteSource, name: &str, tensor: &mut Stored, data: u64) -> Read<()> {
     if matches!(tensor.format, Format::Other(_)) {
         return Ok(()); // an error only if the tensor is read
     }
@@ -172,14 +172,14 @@ fn locate(place: &ByteSource, name: &str, tensor: &mut Stored, data: u64) -> Rea
     })?;
     let start = data.checked_add(tensor.start);
     match start.and_then(|s| Some((s, s.checked_add(len)?))) {
-        Some((start, end)) if end <= place.size() => {
+        Some((start, end)) if end <= source.size() => {
             (tensor.start, tensor.len) = (start, len);
             Ok(())
         }
         _ => Err(format!(
             "{name} needs {len} bytes at {data} + {}, but the file ends at {}: it is cut short or damaged",
             tensor.start,
-            place.size()
+            source.size()
         )),
     }
 }

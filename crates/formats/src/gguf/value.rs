@@ -180,8 +180,8 @@ mod tests {
         ] {
             let mut out = Vec::new();
             value.write("key", &mut out).unwrap();
-            let place = ByteSource::memory("x", out);
-            let mut bytes = Bytes::of(&place);
+            let source = ByteSource::memory("x", out);
+            let mut bytes = Bytes::of(&source);
             assert_eq!(Value::read(&mut bytes, "key").unwrap(), value);
             assert_eq!(bytes.left(), 0);
         }

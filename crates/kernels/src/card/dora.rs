@@ -1,21 +1,20 @@
-//! DoRA's gains on the outputs of a projection, and the gradient to its magnitudes.
+//! DoRA's factors on the outputs of a projection, and the gradient to its magnitudes.
 
 use candle_core::Tensor;
 
 use super::{
-    gpu, maybe,
+    memory::{gpu, maybe, ptr},
     norm::{self, columns},
-    ptr,
 };
 use crate::{Gain, Result};
 
-/// y's columns times their factors, in place.
+/// Multiplies y's columns by their factors, in place.
 pub(super) fn scale_columns(y: &Tensor, gain: &Gain) -> Result<()> {
     let factors = gpu()?.upload(&gain.factors)?;
     norm::scale_columns(y, Some(&factors), None)
 }
 
-/// DoRA's dm += Σ dy · (y - bias) / m over the rows, nothing where m is 0.
+/// dm += Σ dy · (y - bias) / m over the rows; nothing where m is 0.
 pub(super) fn magnitude_gradient(
     y: &Tensor,
     bias: Option<&Tensor>,

@@ -1,22 +1,12 @@
-//! Parts of the last axis, joins, rows gathered and scattered.
+//! Copies: columns narrowed, padded and concatenated, rows gathered and scattered.
 
 use candle_core::Tensor;
-use randori_cuda::{
-    Ptr,
-    ops::layout::{self, Columns, Going, Places},
-};
+use randori_cuda::ops::layout::{self, Columns, DeviceScatterLists, ScatterLists};
 
-use super::{float, gpu, ptr, room};
-use crate::{Error, Result, rows};
+use super::memory::{float, gpu, maybe, ptr, room};
+use crate::{Error, Result, rows, tensors::with_last};
 
-fn with_last(dims: &[usize], last: usize) -> Vec<usize> {
-    let mut dims = dims.to_vec();
-    if let Some(l) = dims.last_mut() {
-        *l = last;
-    }
-    dims
-}
-
+/// The columns of a tensor's rows from `start` on.
 fn columns(t: &Tensor, start: usize) -> Result<Columns> {
     Ok(Columns {
         at: ptr(t)?,
@@ -25,7 +15,7 @@ fn columns(t: &Tensor, start: usize) -> Result<Columns> {
     })
 }
 
-/// `start..start+len` of the last axis.
+/// Columns `start..start + len` of the last axis.
 pub fn narrow(x: &Tensor, start: usize, len: usize) -> Result<Tensor> {
     let y = room(x, &with_last(x.dims(), len))?; // all columns are written
     let size = (rows(x.dims()).0, len);
@@ -33,21 +23,16 @@ pub fn narrow(x: &Tensor, start: usize, len: usize) -> Result<Tensor> {
     Ok(y)
 }
 
-/// dy between zeros.
+/// The gradient of [`narrow`]: dy padded with zeros to `width` columns.
 pub fn widen(dy: &Tensor, start: usize, width: usize) -> Result<Tensor> {
     let dx = gpu()?.zeros(&with_last(dy.dims(), width), dy.dtype())?;
     let size = rows(dy.dims());
-    layout::columns(
-        gpu()?,
-        float(dy)?,
-        columns(dy, 0)?,
-        columns(&dx, start)?,
-        size,
-    )?;
+    let to = columns(&dx, start)?;
+    layout::columns(gpu()?, float(dy)?, columns(dy, 0)?, to, size)?;
     Ok(dx)
 }
 
-/// Joined along the last axis.
+/// Concatenates along the last axis.
 pub fn concat(xs: &[Tensor]) -> Result<Tensor> {
     let total = xs.iter().map(|x| rows(x.dims()).1).sum();
     let Some(first) = xs.first() else {
@@ -63,7 +48,7 @@ pub fn concat(xs: &[Tensor]) -> Result<Tensor> {
     Ok(y)
 }
 
-/// Rows `index` of the first axis.
+/// Gathers rows of the first axis.
 pub fn gather(x: &Tensor, index: &[u32]) -> Result<Tensor> {
     let mut dims = x.dims().to_vec();
     let (all, width) = (dims[0], dims[1..].iter().product());
@@ -73,39 +58,40 @@ pub fn gather(x: &Tensor, index: &[u32]) -> Result<Tensor> {
     dims[0] = index.len();
     let y = room(x, &dims)?; // every row is written
     let ids = gpu()?.upload(index)?;
-    layout::gather(
-        gpu()?,
-        float(x)?,
-        (ptr(x)?, all, width),
-        (ptr(&ids)?, index.len()),
-        ptr(&y)?,
-    )?;
+    let (from, list) = ((ptr(x)?, all, width), (ptr(&ids)?, index.len()));
+    layout::gather(gpu()?, float(x)?, from, list, ptr(&y)?)?;
     Ok(y)
 }
 
-/// onto[index] += x's rows, each times its factor where there are factors; a row's sources in
-/// order.
-pub fn scatter(x: &Tensor, index: &[u32], factors: Option<&[f32]>, onto: &Tensor) -> Result<()> {
+/// onto\[index\[i\]\] += factors\[i\] · x\[i\], in order; without factors they are 1.
+pub fn scatter_by(x: &Tensor, index: &[u32], factors: Option<&[f32]>, onto: &Tensor) -> Result<()> {
     if index.is_empty() {
         return Ok(());
     }
     let width = x.dims()[1..].iter().product();
-    let lists = Places::new(index, onto.dims()[0])?;
+    let lists = ScatterLists::new(index, onto.dims()[0])?;
     let gpu = gpu()?;
     let factors = factors.map(|f| -> Result<Tensor> {
         let sorted: Vec<f32> = lists.sources.iter().map(|s| f[*s as usize]).collect();
         Ok(gpu.upload(&sorted)?)
     });
     let factors = factors.transpose()?;
-    let (places, starts) = (gpu.upload(&lists.places)?, gpu.upload(&lists.starts)?);
+    let (rows, starts) = (gpu.upload(&lists.rows)?, gpu.upload(&lists.starts)?);
     let sources = gpu.upload(&lists.sources)?;
-    let going = Going {
-        places: ptr(&places)?,
-        count: lists.places.len(),
+    let on_device = DeviceScatterLists {
+        rows: ptr(&rows)?,
+        count: lists.rows.len(),
         starts: ptr(&starts)?,
         sources: ptr(&sources)?,
-        factors: factors.as_ref().map_or(Ok(Ptr::NULL), ptr)?,
+        factors: maybe(factors.as_ref())?,
     };
     let (from, to) = (ptr(x)?, ptr(onto)?);
-    Ok(layout::scatter(gpu, float(x)?, width, from, &going, to)?)
+    Ok(layout::scatter(
+        gpu,
+        float(x)?,
+        width,
+        from,
+        &on_device,
+        to,
+    )?)
 }

@@ -1,21 +1,21 @@
-//! Projections by dense weights, biases, and their gradients. Shapes: x (n, in), W (out, in), y (n,
-//! out).
+//! Products with dense weights, biases, and their gradients: x (n, in), W (out, in), y (n, out).
 
-use candle_core::{DType, Tensor};
-use randori_cuda::{
-    gpu::{Matrix, Product},
-    ops,
+use candle_core::Tensor;
+use randori_cuda::gpu::product::{Matrix, Product};
+
+use super::{
+    layout,
+    memory::{float, gpu, ptr, room, single},
+    norm,
 };
-
-use super::{float, gpu, layout, ptr, room};
 use crate::{Result, rows};
 
-/// A matrix as it lies: the last axis is a row.
+/// A tensor as a matrix: its last axis is a row.
 pub(super) fn matrix(t: &Tensor) -> Result<Matrix> {
     Ok(Matrix::rows(ptr(t)?, float(t)?, rows(t.dims()).1))
 }
 
-/// c = alpha · a b + beta · c over tensors, `a` and `b` as they lie or transposed.
+/// c = alpha · a b + beta · c.
 pub(super) fn multiply(
     (m, n, k): (usize, usize, usize),
     a: Matrix,
@@ -57,7 +57,7 @@ pub fn backward(dy: &Tensor, w: &Tensor) -> Result<Tensor> {
     Ok(dx)
 }
 
-/// dW += dyᵀ x, in f32.
+/// dW += dyᵀ x; dW is f32.
 pub fn weight_gradient(x: &Tensor, dy: &Tensor, dw: &Tensor) -> Result<()> {
     let ((n, inputs), (_, outputs)) = (rows(x.dims()), rows(dy.dims()));
     let size = (outputs, inputs, n);
@@ -66,25 +66,15 @@ pub fn weight_gradient(x: &Tensor, dy: &Tensor, dw: &Tensor) -> Result<()> {
 
 /// y += b on every row, in place.
 pub fn add_bias(y: &Tensor, bias: &Tensor) -> Result<()> {
-    super::norm::scale_columns(y, None, Some(&single(bias)?))
+    norm::scale_columns(y, None, Some(&single(bias)?))
 }
 
-/// db += sum of dy's rows.
+/// db += the sum of dy's rows.
 pub fn bias_gradient(dy: &Tensor, db: &Tensor) -> Result<()> {
-    super::norm::add_columns(dy, db)
+    norm::add_columns(dy, db)
 }
 
-/// dtable[id] += dy's row; dtable is f32, and so is what is added.
+/// dtable\[ids\[i\]\] += dy\[i\], in order; dtable is f32, and so are the sums.
 pub fn lookup_gradient(ids: &[u32], dy: &Tensor, dtable: &Tensor) -> Result<()> {
-    layout::scatter(&single(dy)?, ids, None, dtable)
-}
-
-/// In f32.
-fn single(t: &Tensor) -> Result<Tensor> {
-    if t.dtype() == DType::F32 {
-        return Ok(t.clone());
-    }
-    let y = gpu()?.room(t.dims(), DType::F32)?; // written whole
-    ops::cast::cast(gpu()?, float(t)?, t.elem_count(), ptr(t)?, ptr(&y)?)?;
-    Ok(y)
+    layout::scatter_by(&single(dy)?, ids, None, dtable)
 }

@@ -1,16 +1,15 @@
-//! The products of a low-rank update: y += s·(x·Aᵀ)·Bᵀ and its gradients. Shapes: x (n, in), A (r,
-//! in), B (out, r).
+//! Low-rank updates y += s · x Aᵀ Bᵀ and their gradients: x (n, in), A (r, in), B (out, r).
 
 use candle_core::Tensor;
 
 use super::{
     linear::{self, matrix, multiply},
-    room,
+    memory::room,
 };
 use crate::{Result, rows};
 
-/// Adds the update to y (n, out), in place, and answers x·Aᵀ (n, r).
-pub fn forward(x: &Tensor, update: &randori_lora::Update, y: &Tensor) -> Result<Tensor> {
+/// Adds the update to y (n, out), in place. Returns x Aᵀ (n, r).
+pub fn add_update(x: &Tensor, update: &randori_lora::Update, y: &Tensor) -> Result<Tensor> {
     let xa = linear::forward(x, &update.a)?;
     let (outputs, rank) = update.b.dims2()?;
     let size = (rows(x.dims()).0, outputs, rank);
@@ -19,8 +18,8 @@ pub fn forward(x: &Tensor, update: &randori_lora::Update, y: &Tensor) -> Result<
     Ok(xa)
 }
 
-/// Adds to dA and dB (f32) in place, and answers u = s·dy·B (n, r).
-pub fn backward(
+/// Adds the gradients to dA and dB, which are f32, in place. Returns u = s · dy B (n, r).
+pub fn update_backward(
     x: &Tensor,
     xa: &Tensor,
     update: &randori_lora::Update,
@@ -39,9 +38,9 @@ pub fn backward(
     Ok(u)
 }
 
-/// dx += u·A in place.
-pub fn through(u: &Tensor, a: &Tensor, dx: &Tensor) -> Result<()> {
-    let (rank, inputs) = a.dims2()?;
+/// dx += u A, in place.
+pub fn update_input_gradient(u: &Tensor, update: &randori_lora::Update, dx: &Tensor) -> Result<()> {
+    let (rank, inputs) = update.a.dims2()?;
     let size = (rows(u.dims()).0, inputs, rank);
-    multiply(size, matrix(u)?, matrix(a)?, dx, 1.0, 1.0)
+    multiply(size, matrix(u)?, matrix(&update.a)?, dx, 1.0, 1.0)
 }

@@ -1,4 +1,4 @@
-//! A quantised matrix in a GPU's memory, with its product and the gradient to the input.
+//! Frozen quantised matrices in a GPU's memory, with product and backward to the input.
 
 use candle_core::{DType, Tensor};
 use randori_cuda::{
@@ -7,44 +7,42 @@ use randori_cuda::{
     ops::{
         gguf::Gguf,
         matvec, nf4,
-        product4::{self, Stored},
+        product4::{self, Encoding},
     },
 };
 use randori_qlora::{Nf4Scales, QuantMatrix};
 
-use crate::{
-    Error, Result,
-    card::{linear, maybe},
-    host, rows,
-};
+use super::{linear, memory::maybe};
+use crate::{Error, Result, host, rows};
 
-/// A frozen quantised matrix (out, in). Products of many rows dequantise it into room that is free
-/// again afterwards; products of up to eight rows, with 4-bit codes in bf16 of up to 64, read it as
-/// it is.
+/// A frozen quantised matrix (out, in). Products of many rows dequantise it into memory that is
+/// freed afterwards; products of up to 8 rows, in bf16 up to 64, read the stored weights directly.
 pub struct GpuMatrix {
     shape: (usize, usize),
     format: String,
-    /// What it dequantises to.
+    /// The type it dequantises to.
     float: Float,
     bytes: usize,
-    held: Held,
+    data: Data,
 }
 
-enum Held {
+/// The stored weights.
+enum Data {
     Nf4 {
         block: usize,
-        /// u8
+        /// Two 4-bit codes a byte.
         codes: Tensor,
-        /// f32 (16)
+        /// The codes' values: f32 (16).
         levels: Tensor,
         scales: Scales,
     },
     Gguf {
         dtype: candle_core::quantized::GgmlDType,
-        data: Tensor,
+        blocks: Tensor,
     },
 }
 
+/// The scales of NF4's blocks, plain or quantised themselves.
 enum Scales {
     Plain(Tensor),
     Double {
@@ -57,21 +55,24 @@ enum Scales {
 }
 
 impl GpuMatrix {
-    /// A copy on the GPU, for passes in `float`.
+    /// Uploads a matrix, for passes in `float` (f32 or bf16).
+    ///
+    /// # Errors
+    /// Not enough memory.
     pub fn new(gpu: &Gpu, q: &QuantMatrix, float: DType) -> Result<Self> {
-        let held = match q {
+        let data = match q {
             QuantMatrix::Nf4(m) => {
                 let parts = m.parts();
-                Held::Nf4 {
+                Data::Nf4 {
                     block: parts.block,
                     codes: gpu.upload(&parts.codes)?,
                     levels: gpu.upload(&parts.levels)?,
                     scales: Scales::new(gpu, &parts.scales)?,
                 }
             }
-            QuantMatrix::Gguf(m) => Held::Gguf {
+            QuantMatrix::Gguf(m) => Data::Gguf {
                 dtype: m.dtype(),
-                data: gpu.upload(m.data())?,
+                blocks: gpu.upload(m.data())?,
             },
         };
         Ok(GpuMatrix {
@@ -82,26 +83,29 @@ impl GpuMatrix {
                 _ => Float::F32,
             },
             bytes: q.bytes(),
-            held,
+            data,
         })
     }
 
-    /// (out, in)
+    /// The shape (out, in).
     pub fn shape(&self) -> (usize, usize) {
         self.shape
     }
 
-    /// Memory on the GPU.
+    /// Size in the GPU's memory, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// What it is, for reports: `nf4`, `q4_1`, ….
+    /// Name of the format, for reports: `nf4`, `q4_1`, ….
     pub fn format(&self) -> String {
         self.format.clone()
     }
 
-    /// All of it in f32, in the machine's memory.
+    /// The whole matrix in f32 in the machine's memory.
+    ///
+    /// # Errors
+    /// Not enough memory.
     pub fn to_f32(&self) -> Result<Tensor> {
         host(&self.dequantise(Float::F32)?)
     }
@@ -110,9 +114,9 @@ impl GpuMatrix {
         let gpu = Gpu::open()?;
         let (rows, columns) = self.shape;
         let y = gpu.room(&[rows, columns], dtype(float))?; // written whole
-        match &self.held {
-            Held::Nf4 { .. } => self.nf4()?.dequantise(gpu, float, 0..rows, gpu::ptr(&y)?)?,
-            Held::Gguf { .. } => self
+        match &self.data {
+            Data::Nf4 { .. } => self.nf4()?.dequantise(gpu, float, 0..rows, gpu::ptr(&y)?)?,
+            Data::Gguf { .. } => self
                 .gguf()?
                 .dequantise(gpu, float, 0..rows, gpu::ptr(&y)?)?,
         }
@@ -120,12 +124,12 @@ impl GpuMatrix {
     }
 
     fn nf4(&self) -> Result<nf4::Nf4> {
-        let Held::Nf4 {
+        let Data::Nf4 {
             block,
             codes,
             levels,
             scales,
-        } = &self.held
+        } = &self.data
         else {
             return Err(Error::rule("not a matrix of 4-bit codes"));
         };
@@ -135,23 +139,26 @@ impl GpuMatrix {
             block: *block,
             codes: gpu::ptr(codes)?,
             levels: gpu::ptr(levels)?,
-            scales: scales.at()?,
+            scales: scales.addresses()?,
         })
     }
 
     fn gguf(&self) -> Result<Gguf> {
-        let Held::Gguf { dtype, data } = &self.held else {
+        let Data::Gguf { dtype, blocks } = &self.data else {
             return Err(Error::rule("not a matrix of GGUF's blocks"));
         };
         Ok(Gguf {
             dtype: *dtype,
             rows: self.shape.0,
             columns: self.shape.1,
-            data: gpu::ptr(data)?,
+            data: gpu::ptr(blocks)?,
         })
     }
 
-    /// Some rows, in the order asked for: (ids, in).
+    /// Rows `ids` in that order: (ids, in).
+    ///
+    /// # Errors
+    /// A row out of range; not enough memory.
     pub fn rows(&self, ids: &[u32]) -> Result<Tensor> {
         if let Some(id) = ids.iter().find(|id| **id as usize >= self.shape.0) {
             return Err(Error::rule(format!(
@@ -163,14 +170,17 @@ impl GpuMatrix {
         let y = gpu.room(&[ids.len(), self.shape.1], dtype(self.float))?; // written whole
         let at = gpu.upload(ids)?;
         let (at, to) = (gpu::ptr(&at)?, gpu::ptr(&y)?);
-        match &self.held {
-            Held::Nf4 { .. } => self.nf4()?.rows(gpu, self.float, at, ids.len(), to)?,
-            Held::Gguf { .. } => self.gguf()?.rows(gpu, self.float, at, ids.len(), to)?,
+        match &self.data {
+            Data::Nf4 { .. } => self.nf4()?.rows(gpu, self.float, at, ids.len(), to)?,
+            Data::Gguf { .. } => self.gguf()?.rows(gpu, self.float, at, ids.len(), to)?,
         }
         Ok(y)
     }
 
     /// x·Wᵀ: (n, in) -> (n, out).
+    ///
+    /// # Errors
+    /// Rows of another width; not enough memory.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let ((n, inputs), (outputs, columns)) = (rows(x.dims()), self.shape);
         if inputs != columns {
@@ -182,15 +192,15 @@ impl GpuMatrix {
             let gpu = Gpu::open()?;
             let y = gpu.room(&[n, outputs], x.dtype())?; // written whole
             crate::work::count((n, outputs, inputs));
-            let rows = matvec::Rows {
+            let rows = matvec::Operands {
                 float: gpu::float(x)?,
                 n,
                 x: gpu::ptr(x)?,
                 y: gpu::ptr(&y)?,
             };
-            match &self.held {
-                Held::Nf4 { .. } => matvec::nf4(gpu, &self.nf4()?, &rows)?,
-                Held::Gguf { .. } => matvec::gguf(gpu, &self.gguf()?, &rows)?,
+            match &self.data {
+                Data::Nf4 { .. } => matvec::nf4(gpu, &self.nf4()?, &rows)?,
+                Data::Gguf { .. } => matvec::gguf(gpu, &self.gguf()?, &rows)?,
             }
             return Ok(y);
         }
@@ -200,40 +210,43 @@ impl GpuMatrix {
         }
     }
 
-    /// The product with some rows of bf16, from the stored weights on the tensor cores; `None`
-    /// where that cannot be.
+    /// The product with n rows of bf16 from the stored weights, on the tensor cores; `None` if
+    /// there is no such kernel for these sizes.
     fn by_codes(&self, x: &Tensor, n: usize) -> Result<Option<Tensor>> {
         let (outputs, inputs) = self.shape;
         let fits = n <= product4::MOST && inputs.is_multiple_of(32) && x.dtype() == DType::BF16;
         if !fits || !gpu::ptr(x)?.0.is_multiple_of(16) {
             return Ok(None);
         }
-        let stored = match self.held {
-            Held::Nf4 { .. } => Stored::Nf4,
-            Held::Gguf { .. } => Stored::Blocks,
+        let encoding = match self.data {
+            Data::Nf4 { .. } => Encoding::Nf4,
+            Data::Gguf { .. } => Encoding::Blocks,
         };
         let gpu = Gpu::open()?;
         let y = gpu.room(&[n, outputs], x.dtype())?; // written whole
-        // shares' sums, every one of which is written before it is read
-        let parts = match stored.parts(n, outputs, inputs) {
+        // partial sums, each of which is written before it is read
+        let parts = match encoding.parts(n, outputs, inputs) {
             0 => None,
             many => Some(gpu.room(&[many], DType::F32)?),
         };
         crate::work::count((n, outputs, inputs));
-        let rows = product4::Rows {
+        let rows = product4::Operands {
             n,
             x: gpu::ptr(x)?,
             y: gpu::ptr(&y)?,
             parts: maybe(parts.as_ref())?,
         };
-        match stored {
-            Stored::Nf4 => product4::nf4(gpu, &self.nf4()?, &rows)?,
-            Stored::Blocks => product4::gguf(gpu, &self.gguf()?, &rows)?,
+        match encoding {
+            Encoding::Nf4 => product4::nf4(gpu, &self.nf4()?, &rows)?,
+            Encoding::Blocks => product4::gguf(gpu, &self.gguf()?, &rows)?,
         }
         Ok(Some(y))
     }
 
     /// The gradient to the input, dy·W: (n, out) -> (n, in).
+    ///
+    /// # Errors
+    /// Not enough memory.
     pub fn backward(&self, dy: &Tensor) -> Result<Tensor> {
         linear::backward(dy, &self.dequantise(gpu::float(dy)?)?)
     }
@@ -259,7 +272,8 @@ impl Scales {
         })
     }
 
-    fn at(&self) -> Result<nf4::Scales> {
+    /// The scales' addresses, as a kernel takes them.
+    fn addresses(&self) -> Result<nf4::Scales> {
         Ok(match self {
             Scales::Plain(s) => nf4::Scales::Plain(gpu::ptr(s)?),
             Scales::Double {

@@ -1,4 +1,4 @@
-//! RMSNorm, and sums over rows.
+//! RMSNorm and layer norm, and sums over rows.
 
 use candle_core::{DType, Tensor};
 use randori_cuda::ops::{
@@ -6,10 +6,11 @@ use randori_cuda::ops::{
     norm::{LayerNorm, RmsNorm},
 };
 
-use super::{float, gpu, maybe, ptr, room};
+use super::memory::{float, gpu, maybe, ptr, room};
 use crate::{Norm, Result, rows};
 
-fn sizes(x: &Tensor, eps: f64, plus: f32) -> Result<RmsNorm> {
+/// The sizes of an RMSNorm of x.
+fn rms(x: &Tensor, eps: f64, plus: f32) -> Result<RmsNorm> {
     let (rows, width) = rows(x.dims());
     Ok(RmsNorm {
         float: float(x)?,
@@ -20,15 +21,15 @@ fn sizes(x: &Tensor, eps: f64, plus: f32) -> Result<RmsNorm> {
     })
 }
 
-/// What the backward pass needs of all rows, in f32: the inverses (rows) of the root mean squares
-/// or standard deviations; for layer norm the means too.
+/// The rows' statistics, saved for the backward pass in f32: the inverse root mean squares or
+/// standard deviations (rows), and for layer norm the means.
 pub struct Stats {
     inverse: Tensor,
     means: Option<Tensor>,
 }
 
-/// y, and its rows' statistics. w and the bias are f32.
-pub(super) fn forward(
+/// Normalises the rows of x; also returns their statistics. w and the bias are f32.
+pub(super) fn norm(
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
@@ -41,7 +42,7 @@ pub(super) fn forward(
     let (from, scale, i) = (ptr(x)?, ptr(w)?, ptr(&inverse)?);
     let means = match norm {
         Norm::Rms { plus } => {
-            sizes(x, eps, plus)?.forward(gpu()?, from, scale, to, i)?;
+            rms(x, eps, plus)?.forward(gpu()?, from, scale, to, i)?;
             None
         }
         Norm::Layer => {
@@ -54,6 +55,7 @@ pub(super) fn forward(
     Ok((y, Stats { inverse, means }))
 }
 
+/// The sizes of a layer norm of x.
 fn layer(x: &Tensor, eps: f64) -> Result<LayerNorm> {
     let (rows, width) = rows(x.dims());
     Ok(LayerNorm {
@@ -64,8 +66,14 @@ fn layer(x: &Tensor, eps: f64) -> Result<LayerNorm> {
     })
 }
 
-/// dx; with means of layer norm.
-pub fn backward(x: &Tensor, w: &Tensor, norm: Norm, stats: &Stats, dy: &Tensor) -> Result<Tensor> {
+/// The gradient to x.
+pub fn norm_backward(
+    x: &Tensor,
+    w: &Tensor,
+    norm: Norm,
+    stats: &Stats,
+    dy: &Tensor,
+) -> Result<Tensor> {
     let dx = room(x, x.dims())?; // every value is written
     let (w, inverse, to) = (ptr(w)?, ptr(&stats.inverse)?, ptr(&dx)?);
     let (from, dy) = (ptr(x)?, ptr(dy)?);
@@ -73,12 +81,12 @@ pub fn backward(x: &Tensor, w: &Tensor, norm: Norm, stats: &Stats, dy: &Tensor) 
         Some(means) => {
             layer(x, 0.0)?.backward(gpu()?, from, w, ptr(means)?, inverse, dy, to)?;
         }
-        None => sizes(x, 0.0, norm.plus())?.backward(gpu()?, from, w, inverse, dy, to)?,
+        None => rms(x, 0.0, norm.plus())?.backward(gpu()?, from, w, inverse, dy, to)?,
     }
     Ok(dx)
 }
 
-/// dw += Σ dy · x̂ over rows.
+/// dw += Σ dy · x̂ over the rows.
 pub fn scale_gradient(x: &Tensor, stats: &Stats, dy: &Tensor, dw: &Tensor) -> Result<()> {
     let (columns, parts) = columns(dy)?;
     let (means, inverse) = (maybe(stats.means.as_ref())?, ptr(&stats.inverse)?);
@@ -86,14 +94,19 @@ pub fn scale_gradient(x: &Tensor, stats: &Stats, dy: &Tensor, dw: &Tensor) -> Re
     Ok(columns.scale_gradient(gpu()?, x, means, inverse, dy, parts, ptr(dw)?)?)
 }
 
-/// Sizes of sums over rows, and room for their parts (written before they are read).
-pub(super) fn columns(dy: &Tensor) -> Result<(Columns, Tensor)> {
-    let (rows, width) = rows(dy.dims());
-    let columns = Columns {
-        float: float(dy)?,
+/// A tensor's sizes as a matrix.
+fn sizes(t: &Tensor) -> Result<Columns> {
+    let (rows, width) = rows(t.dims());
+    Ok(Columns {
+        float: float(t)?,
         rows,
         width,
-    };
+    })
+}
+
+/// The sizes of sums over rows, and scratch for their parts (written before they are read).
+pub(super) fn columns(dy: &Tensor) -> Result<(Columns, Tensor)> {
+    let columns = sizes(dy)?;
     let parts = gpu()?.room(&[columns.room().max(1)], DType::F32)?;
     Ok((columns, parts))
 }
@@ -102,16 +115,10 @@ pub(super) fn columns(dy: &Tensor) -> Result<(Columns, Tensor)> {
 pub fn add_columns(dy: &Tensor, onto: &Tensor) -> Result<()> {
     let (columns, parts) = columns(dy)?;
     let (dy, parts) = (ptr(dy)?, ptr(&parts)?);
-    Ok(columns.sum(gpu()?, dy, None, parts, ptr(onto)?)?)
+    Ok(columns.sum(gpu()?, dy, parts, ptr(onto)?)?)
 }
 
-/// y's columns times factors, then plus a bias, both f32 (width) where they are given, in place.
+/// Multiplies y's columns by factors, then adds a bias, both f32 (width) and optional, in place.
 pub fn scale_columns(y: &Tensor, factors: Option<&Tensor>, bias: Option<&Tensor>) -> Result<()> {
-    let (rows, width) = rows(y.dims());
-    let columns = Columns {
-        float: float(y)?,
-        rows,
-        width,
-    };
-    Ok(columns.scale(gpu()?, ptr(y)?, maybe(factors)?, maybe(bias)?)?)
+    Ok(sizes(y)?.scale(gpu()?, ptr(y)?, maybe(factors)?, maybe(bias)?)?)
 }

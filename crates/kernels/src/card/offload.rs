@@ -1,6 +1,6 @@
-//! Block inputs that wait for the backward pass in pinned memory of the host's, so that of a deep
-//! model's only two lie on the card at a time. They leave while their block computes, and come back
-//! while the block above is run again.
+//! Offloading block inputs to the host's pinned memory until the backward pass, so that only two of
+//! a deep model's lie on the card at a time. Each is copied down while its block computes, and back
+//! while the block above is recomputed.
 
 use candle_core::Tensor;
 use randori_cuda::gpu::{
@@ -10,22 +10,22 @@ use randori_cuda::gpu::{
 
 use crate::{Error, Result};
 
-/// A tensor on its way to the host, there, or on its way back.
+/// An offloaded tensor: on its way to the host, there, or on its way back.
 pub struct Offloaded(State);
 
 enum State {
     Leaving(Leaving),
     Away(Away),
     Coming(Coming),
-    /// Its fetching failed; the pass is given up.
+    /// Fetching it failed, and so does the pass.
     Lost,
 }
 
 impl Offloaded {
-    /// Begins to move a tensor, which must not be written to any more.
+    /// Starts to copy a tensor to the host. Nobody may write to it any more.
     ///
     /// # Errors
-    /// A host that pins no more memory.
+    /// The host refuses to pin more memory.
     pub fn of(x: &Tensor, pinned: &PinnedPool) -> Result<Self> {
         let leaving = Leaving::of(Gpu::open()?, x, pinned).map_err(|e| {
             Error::rule(format!(
@@ -35,20 +35,20 @@ impl Offloaded {
         Ok(Offloaded(State::Leaving(leaving)))
     }
 
-    /// Holds the tensor's memory on the card no longer than the copy takes.
-    pub fn let_go(&mut self) {
+    /// Frees the tensor's memory on the card once the copy is done.
+    pub fn release(&mut self) {
         self.0 = match std::mem::replace(&mut self.0, State::Lost) {
             State::Leaving(leaving) => State::Away(leaving.gone()),
             other => other,
         };
     }
 
-    /// Lets it begin to come back.
+    /// Starts to copy it back.
     ///
     /// # Errors
-    /// No memory for it on the card.
+    /// Not enough memory on the card.
     pub fn fetch(&mut self) -> Result<()> {
-        self.let_go();
+        self.release();
         self.0 = match std::mem::replace(&mut self.0, State::Lost) {
             State::Away(away) => State::Coming(away.fetch()?),
             other => other,

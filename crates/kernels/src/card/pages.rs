@@ -1,62 +1,68 @@
-//! The KV cache on a GPU: pages of 64 tokens, handed to slots as they grow and taken back when a
-//! slot is cleared. Every block's keys and values lie in one pool each; all blocks share the slots'
-//! tables, since all grow alike.
+//! The paged KV cache of a GPU: pages of 64 tokens, given to slots as they grow and taken back when
+//! a slot is cleared. Each call of attention has pools of keys and values of its own; all of them
+//! share the slots' page tables, since they grow alike.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use randori_cuda::{
     gpu::{self, Gpu},
-    ops::{
-        decode::{Pages, Sequences},
-        tiles::Span,
-    },
+    ops::tiles::Span,
 };
 
-use super::attention;
-use crate::{Cache, Entry, Error, Heads, PAGE, Result, cache::Held, rows as sizes};
+use super::lists::ListsByWindow;
+use crate::{Entry, PAGE, Result, rows as sizes};
 
-/// New tokens of one sequence up to which it counts as decoding.
-const FEW: usize = 4;
-/// Pages whose rows an i32 can number.
+/// Most pages: their rows are numbered by an i32.
 const MOST: usize = (1 << 31) / PAGE;
 
-/// Keys and values of one call of attention: (pages · 64, kv_heads · dim).
-struct Pool {
-    k: Tensor,
-    v: Tensor,
+/// Keys and values of one call of attention, (pages · 64, kv_heads · dim) each.
+pub struct Pool {
+    /// Keys.
+    pub k: Tensor,
+    /// Values.
+    pub v: Tensor,
 }
 
-/// The cache.
+/// A paged cache.
 #[derive(Default)]
 pub struct Paged {
     /// By block, then call of attention inside the block.
     pools: Vec<Vec<Pool>>,
-    /// Each slot's pages.
+    /// Each slot's pages, in order.
     tables: Vec<Vec<u32>>,
-    /// Pages that were taken once.
+    /// Pages that were taken back.
     free: Vec<u32>,
-    /// The first that never was.
+    /// The first page that was never given.
     next: usize,
-    /// How many there are, taken or free.
+    /// Number of pages, given or not.
     pages: usize,
-    /// The step that is under way.
+    /// The current step.
     step: Option<Step>,
 }
 
-/// What a step's calls of attention share.
-struct Step {
-    places: Tensor,
-    sequences: Tensor,
-    tables: Tensor,
-    width: usize,
-    count: usize,
-    most_queries: usize,
-    most_keys: usize,
-    spans: Vec<Span>,
-    sights: attention::Sights,
+/// The inputs that all calls of attention of a step share.
+pub struct Step {
+    /// The pool's row of each new row: i32.
+    pub rows: Tensor,
+    /// The sequences, as [`Sequences::list`](randori_cuda::ops::decode::Sequences::list).
+    pub sequences: Tensor,
+    /// The page tables: i32 (slots, width).
+    pub tables: Tensor,
+    /// Entries of a slot's table.
+    pub width: usize,
+    /// Number of sequences.
+    pub count: usize,
+    /// Most new tokens of a sequence.
+    pub most_queries: usize,
+    /// Most tokens of a sequence, the new ones included.
+    pub most_keys: usize,
+    /// The attention mask.
+    pub spans: Vec<Span>,
+    /// The mask as lists.
+    pub lists: ListsByWindow,
 }
 
 impl Paged {
-    /// With pages for sequences of these tokens.
+    /// A cache with enough pages for sequences of these lengths.
     pub fn new(blocks: usize, longest: &[usize]) -> Paged {
         let mut pools = Vec::new();
         pools.resize_with(blocks, Vec::new);
@@ -83,7 +89,7 @@ impl Paged {
         pools.map(|p| of(&p.k) + of(&p.v)).sum()
     }
 
-    /// Pages for the new tokens of a step, and where they go.
+    /// Begins a step: gives its new tokens pages, and uploads the shared inputs.
     pub fn begin(&mut self, entries: &[Entry], lens: &[usize]) -> Result<()> {
         for e in entries {
             let wanted = (lens[e.slot] + e.len).div_ceil(PAGE);
@@ -100,17 +106,17 @@ impl Paged {
                 tables[slot * width + i] = *page as i32;
             }
         }
-        let (mut places, mut sequences, mut spans) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut rows, mut sequences, mut spans) = (Vec::new(), Vec::new(), Vec::new());
         for e in entries {
             let (old, table) = (lens[e.slot], &self.tables[e.slot]);
-            let place = |i: usize| (table[i / PAGE] as usize * PAGE + i % PAGE) as i32;
-            places.extend((old..old + e.len).map(place));
+            let row = |i: usize| (table[i / PAGE] as usize * PAGE + i % PAGE) as i32;
+            rows.extend((old..old + e.len).map(row));
             let numbers = [e.row, e.len, old + e.len, e.slot];
             sequences.extend(numbers.map(|n| n as i32));
             spans.push(Span::paged(e.row, e.len, table, PAGE, old + e.len)?);
         }
         self.step = Some(Step {
-            places: gpu.upload(&places)?,
+            rows: gpu.upload(&rows)?,
             sequences: gpu.upload(&sequences)?,
             tables: gpu.upload(&tables)?,
             width,
@@ -122,18 +128,18 @@ impl Paged {
                 .max()
                 .unwrap_or(0),
             spans,
-            sights: Default::default(),
+            lists: Default::default(),
         });
         Ok(())
     }
 
-    /// The step is over.
+    /// Ends the step.
     pub fn end(&mut self) {
         self.step = None;
     }
 
-    /// A page; when none is free (nobody said how many there would be), there are a quarter more of
-    /// them.
+    /// A free page. If there is none (sequences are longer than announced), the number of pages
+    /// grows by a quarter.
     fn page(&mut self) -> u32 {
         if let Some(page) = self.free.pop() {
             return page;
@@ -144,10 +150,26 @@ impl Paged {
         self.next += 1;
         (self.next - 1) as u32
     }
+
+    /// The pool of a call of attention, (block, call), and the current step; the pool is made or
+    /// enlarged to hold all pages of rows like those of k.
+    pub fn pool(
+        &mut self,
+        (layer, call): (usize, usize),
+        k: &Tensor,
+    ) -> Result<(&Pool, Option<&Step>)> {
+        let (rows, pools) = (self.pages * PAGE, &mut self.pools[layer]);
+        match pools.get(call) {
+            None => pools.push(Pool::grow(None, rows, k)?),
+            Some(p) if p.k.dims()[0] < rows => pools[call] = Pool::grow(Some(p), rows, k)?,
+            Some(_) => {}
+        }
+        Ok((&pools[call], self.step.as_ref()))
+    }
 }
 
 impl Pool {
-    /// With room for so many rows; what it held stays where it was.
+    /// A pool of `rows` rows like those of `like`, which begins with the old one's.
     fn grow(old: Option<&Pool>, rows: usize, like: &Tensor) -> Result<Pool> {
         let grown = |old: Option<&Tensor>| -> Result<Tensor> {
             let gpu = Gpu::open()?;
@@ -164,71 +186,5 @@ impl Pool {
             k: grown(old.map(|p| &p.k))?,
             v: grown(old.map(|p| &p.v))?,
         })
-    }
-}
-
-impl Cache {
-    /// Appends the new rows of k and v, then attends with the new queries over what the slots hold.
-    pub(super) fn attend(
-        &mut self,
-        (layer, call): (usize, usize),
-        [q, k, v]: [&Tensor; 3],
-        h: &Heads,
-    ) -> Result<(Tensor, Option<Tensor>)> {
-        let elsewhere = || Error::rule("this cache is not on the GPU");
-        let Held::Card(paged) = &mut self.held else {
-            return Err(elsewhere());
-        };
-        let n = k.dims()[0];
-        let width = h.kv_heads * h.dim;
-        let flat = k.reshape((n, width))?;
-        let (rows, pools) = (paged.pages * PAGE, &mut paged.pools[layer]);
-        match pools.get(call) {
-            None => pools.push(Pool::grow(None, rows, &flat)?),
-            Some(p) if p.k.dims()[0] < rows => {
-                pools[call] = Pool::grow(Some(p), rows, &flat)?;
-            }
-            Some(_) => {}
-        }
-        let pool = &pools[call];
-        let step = paged.step.as_ref().ok_or_else(elsewhere)?;
-        let gpu = Gpu::open()?;
-        let a = attention::sizes(q, h)?;
-        let (to_k, to_v) = (gpu::ptr(&pool.k)?, gpu::ptr(&pool.v)?);
-        let places = gpu::ptr(&step.places)?;
-        a.append(gpu, gpu::ptr(k)?, gpu::ptr(v)?, places, n, to_k, to_v)?;
-        if step.most_queries > FEW {
-            let spans = || step.spans.clone();
-            return attention::by_lists([q, &pool.k, &pool.v], h, &step.sights, spans);
-        }
-        let out = gpu.room(q.dims(), q.dtype())?; // every row is some sequence's
-        let (parts, weights) = a.decode_room(step.most_keys);
-        let parts = gpu.room(&[parts.max(1)], DType::F32)?;
-        let weights = gpu.room(&[weights.max(1)], DType::F32)?;
-        let pages = Pages {
-            k: to_k,
-            v: to_v,
-            tables: gpu::ptr(&step.tables)?,
-            pages: step.width,
-            page: PAGE,
-        };
-        let sequences = Sequences {
-            list: gpu::ptr(&step.sequences)?,
-            count: step.count,
-            queries: step.most_queries,
-            keys: step.most_keys,
-        };
-        let room = (gpu::ptr(&parts)?, gpu::ptr(&weights)?);
-        a.decode(
-            gpu,
-            gpu::ptr(q)?,
-            &pages,
-            &sequences,
-            gpu::ptr(&out)?,
-            room.0,
-            room.1,
-        )?;
-        crate::work::count((2 * h.heads, step.most_keys * step.count, h.dim));
-        Ok((out, None))
     }
 }

@@ -4,10 +4,10 @@ use candle_core::Tensor;
 use randori_cuda::ops;
 use randori_sdk::seam::RopeSpec;
 
-use super::{float, gpu, ptr, room};
+use super::memory::{float, gpu, ptr, room};
 use crate::{Result, cpu::rope};
 
-/// Cosines and sines of every row's position, (tokens, pairs), in f32.
+/// Cosines and sines of every row's position, f32 (tokens, pairs).
 pub struct Table {
     cosines: Tensor,
     sines: Tensor,
@@ -15,7 +15,7 @@ pub struct Table {
     interleaved: bool,
 }
 
-/// The table of these positions.
+/// Computes the table of these positions.
 pub(super) fn table(spec: &RopeSpec, positions: &[u32]) -> Result<Table> {
     let table = rope::Table::new(spec, positions);
     let gpu = gpu()?;
@@ -27,8 +27,8 @@ pub(super) fn table(spec: &RopeSpec, positions: &[u32]) -> Result<Table> {
     })
 }
 
-/// x (tokens, heads, d), turned; with `back`, dx from dy.
-pub(super) fn turn(x: &Tensor, table: &Table, back: bool) -> Result<Tensor> {
+/// Rotates x (tokens, heads, d); with `back` by the negated angles.
+pub(super) fn rotate(x: &Tensor, table: &Table, back: bool) -> Result<Tensor> {
     let (tokens, heads, dim) = x.dims3()?;
     let gpu = gpu()?;
     let rope = ops::rope::Rope {
@@ -39,13 +39,13 @@ pub(super) fn turn(x: &Tensor, table: &Table, back: bool) -> Result<Tensor> {
         pairs: table.pairs,
         interleaved: table.interleaved,
     };
-    let y = room(x, x.dims())?; // written whole: turned, or copied first
+    let y = room(x, x.dims())?; // every value is written: rotated, or copied first
     let mut from = ptr(x)?;
     if 2 * table.pairs < dim {
         gpu.copy(from, ptr(&y)?, x.elem_count() * x.dtype().size_in_bytes())?;
         from = ptr(&y)?;
     }
     let angles = (ptr(&table.cosines)?, ptr(&table.sines)?);
-    rope.turn(gpu, from, angles, ptr(&y)?, back)?;
+    rope.rotate(gpu, from, angles, ptr(&y)?, back)?;
     Ok(y)
 }

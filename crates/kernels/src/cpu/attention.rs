@@ -1,11 +1,11 @@
-//! Causal attention over packed segments or cached slots: O(tokens) memory, one block of queries at
-//! a time.
+//! Causal attention in O(tokens) memory, over packed segments or a cache, one block of queries at a
+//! time.
 //!
-//! A [`Span`] is a run of queries with the runs of keys it may see: for a packed segment its
-//! ancestors and itself, for a cached slot all that it holds. A key is visible when `query - window
-//! < key position <= query position`. The forward pass keeps each query's log Σ e^score; the
-//! backward pass ([`super::attention_backward`]) recomputes probabilities from it (FlashAttention,
-//! arXiv 2205.14135).
+//! A [`Span`] is a run of queries with the runs of keys that they may see: a packed segment with
+//! its ancestors and itself, or a cached sequence with all its tokens. A key is visible to a query
+//! if `query position - window < key position <= query position`. The forward pass saves each
+//! query's log Σ e^score, from which the backward pass ([`super::attention_backward`]) recomputes
+//! the probabilities (FlashAttention, arXiv 2205.14135).
 
 use candle_core::Tensor;
 use gemm::Parallelism;
@@ -13,29 +13,29 @@ use rayon::prelude::*;
 
 use super::{
     Shared, Values, keys, math,
-    product::{Into, View, multiply_into},
+    product::{Output, View, multiply_into},
     tensor,
 };
 use crate::{Heads, Result};
 
-/// Queries that are computed together.
+/// Queries of a block, which are computed together.
 pub const QUERIES: usize = 64;
-/// Multiply-adds below which threads do not pay.
+/// Multiply-adds below which one thread is faster than several.
 const SERIAL: usize = 1 << 18;
 
-/// Keys and values of consecutive positions: rows of `kv_heads · dim`.
+/// Keys and values at consecutive positions, in rows of `kv_heads · dim`.
 #[derive(Clone, Copy)]
 pub struct Keys<'a> {
     pub k: &'a [f32],
     pub v: &'a [f32],
-    /// First row inside the packed tensor (unused for a cache).
+    /// First row in the packed tensor (unused for a cache).
     pub row: usize,
     pub len: usize,
-    /// Position of the first.
+    /// Position of the first key.
     pub position: usize,
 }
 
-/// A run of queries and what it sees.
+/// A run of queries with the keys that they may see.
 pub struct Span<'a> {
     /// First row of the queries.
     pub row: usize,
@@ -43,17 +43,17 @@ pub struct Span<'a> {
     /// Position of the first query.
     pub position: usize,
     pub keys: Vec<Keys<'a>>,
-    /// Number of the root segment it belongs to; gradients to keys meet inside a tree.
+    /// Number of the tree of segments it belongs to; gradients to keys are summed within a tree.
     pub tree: usize,
 }
 
 impl Heads {
-    /// Where the keys of a head begin inside a row.
+    /// First column of the keys of a query head.
     pub(super) fn key_column(&self, head: usize) -> usize {
         head / (self.heads / self.kv_heads) * self.dim
     }
 
-    /// The part of `keys` that queries at positions `first..=last` see between them.
+    /// The range of `keys` that any query at positions `first..=last` sees.
     fn visible(&self, keys: &Keys, first: usize, last: usize) -> (usize, usize) {
         let low = (first + 1)
             .saturating_sub(self.window)
@@ -63,12 +63,13 @@ impl Heads {
     }
 }
 
-/// What one block of queries sees: a part of each run of keys, side by side in the score matrix.
-pub struct Seen<'a> {
+/// The part of a run of keys that a block of queries sees. A block's parts stand side by side in
+/// its score matrix.
+pub struct VisibleKeys<'a> {
     pub keys: Keys<'a>,
     pub from: usize,
     pub to: usize,
-    /// Its first column of the score matrix.
+    /// First column in the score matrix.
     pub column: usize,
 }
 
@@ -79,7 +80,7 @@ pub struct Block<'a> {
     pub len: usize,
     /// Position of the first query.
     pub position: usize,
-    pub seen: Vec<Seen<'a>>,
+    pub seen: Vec<VisibleKeys<'a>>,
     /// Columns of the score matrix.
     pub columns: usize,
 }
@@ -92,7 +93,7 @@ impl<'a> Block<'a> {
         for keys in &span.keys {
             let (low, high) = h.visible(keys, position, position + len - 1);
             if low < high {
-                seen.push(Seen {
+                seen.push(VisibleKeys {
                     keys: *keys,
                     from: low,
                     to: high,
@@ -110,7 +111,7 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// scores = scale · q kᵀ, capped; what a query must not see is left as it comes.
+    /// scores = scale · q kᵀ, soft-capped. Those of keys that a query must not see are not masked.
     pub fn scores(&self, h: &Heads, head: usize, q: &[f32], scores: &mut [f32]) {
         let ((q_width, k_width), d) = (h.widths(), h.dim);
         let q = &q[self.row * q_width + head * d..];
@@ -123,11 +124,7 @@ impl<'a> Block<'a> {
                 continue;
             }
             let to = scores[seen.column..].as_mut_ptr();
-            let into = Into {
-                to,
-                row: self.columns,
-                add: false,
-            };
+            let into = Output::new(to, self.columns, false);
             // SAFETY: `scores` holds len rows of `columns` values; this writes n columns from
             // `column`.
             unsafe {
@@ -140,8 +137,8 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// The columns that query `i` sees of one run.
-    pub fn row_range(&self, h: &Heads, seen: &Seen, i: usize) -> std::ops::Range<usize> {
+    /// The columns of one run's keys that query `i` sees.
+    pub fn row_range(&self, h: &Heads, seen: &VisibleKeys, i: usize) -> std::ops::Range<usize> {
         let (low, high) = h.visible(&seen.keys, self.position + i, self.position + i);
         let low = low.clamp(seen.from, seen.to);
         let high = high.clamp(low, seen.to);
@@ -149,8 +146,8 @@ impl<'a> Block<'a> {
     }
 }
 
-/// q (tokens, heads · dim) against the spans' keys: (tokens, heads, dim), and log Σ e^score by
-/// head, then row.
+/// Attention of q (tokens, heads, dim) over the spans' keys: the result in q's shape, and log Σ
+/// e^score (heads, tokens).
 pub fn forward(q: &Tensor, spans: &[Span], h: &Heads) -> Result<(Tensor, Vec<f32>)> {
     let dims = q.dims();
     let tokens = dims[0];
@@ -182,7 +179,8 @@ pub fn forward(q: &Tensor, spans: &[Span], h: &Heads) -> Result<(Tensor, Vec<f32
         .iter()
         .map(|b| b.len * b.columns * h.dim * h.heads)
         .sum();
-    // a lone query goes past the product that counts itself, twice: scores, then their sum over v
+    // a lone query does not use the product that counts itself, which would be twice: the scores,
+    // then their sum over v
     let alone = blocks.iter().filter(|b| b.len == 1).map(|b| b.columns);
     crate::work::count((2 * h.heads, alone.sum(), h.dim));
     if work < SERIAL {
@@ -200,8 +198,10 @@ pub fn forward(q: &Tensor, spans: &[Span], h: &Heads) -> Result<(Tensor, Vec<f32
     Ok((tensor(out, dims)?, lse))
 }
 
-/// Scores to probabilities, times v. # Safety: rows of the block in the head's columns must be this
-/// task's alone.
+/// out = softmax(scores) v for one head of a block, with log Σ e^score to `lse`.
+///
+/// # Safety
+/// No other task may use the block's rows of `out` in the head's columns, or of `lse`.
 unsafe fn attend(
     h: &Heads,
     block: &Block,
@@ -240,11 +240,7 @@ unsafe fn attend(
             continue;
         }
         let p = View::new(&scores[seen.column..], block.columns, 1);
-        let into = Into {
-            to,
-            row: q_width,
-            add: n > 0,
-        };
+        let into = Output::new(to, q_width, n > 0);
         // SAFETY: the block's rows in the head's columns.
         unsafe {
             let v = View::new(v, k_width, 1);

@@ -1,8 +1,9 @@
-//! The gradient of attention. With p = softmax(s), o = p v, D = Σ do·o: dv = pᵀ do;  ds = p · (do
-//! vᵀ - D);  dq = scale · ds k;  dk = scale · dsᵀ q  (and ds·(1 - (s/cap)²) under a cap).
+//! The backward pass of attention. With p = softmax(s), o = p v and D = Σ do·o:
+//! dv = pᵀ do, ds = p · (do vᵀ - D), dq = scale · ds k, dk = scale · dsᵀ q; with a soft cap ds is
+//! multiplied by 1 - (s / cap)².
 //!
-//! One task per (tree of segments, query head) recomputes p block by block; the heads that share
-//! keys are then summed in order, so the result does not depend on the number of threads.
+//! One task for each tree of segments and query head recomputes p block by block. The heads that
+//! share keys are then summed in order, so the result does not depend on the number of threads.
 
 use candle_core::Tensor;
 use gemm::Parallelism;
@@ -10,20 +11,20 @@ use rayon::prelude::*;
 
 use super::{
     Shared, Values,
-    attention::{Block, QUERIES, Seen, Span},
+    attention::{Block, QUERIES, Span, VisibleKeys},
     math::{self, vectorised},
-    product::{Into, View, multiply_into},
+    product::{Output, View, multiply_into},
     tensor,
 };
 use crate::{Heads, Result};
 
-/// One head's gradients to the keys and values of a tree: rows of `dim`.
-struct Share {
+/// One head's gradients to the keys and values of a tree, in rows of `dim`.
+struct KeyGradients {
     dk: Vec<f32>,
     dv: Vec<f32>,
 }
 
-/// Rows first..end of the segments of one tree.
+/// A tree of segments: its rows `first..end` and its spans.
 struct Tree {
     first: usize,
     end: usize,
@@ -49,7 +50,8 @@ fn trees(spans: &[Span]) -> Vec<Tree> {
     trees.into_iter().flatten().collect()
 }
 
-/// dq, dk, dv. `k_dims` is the shape of k and v; the spans' keys must lie in them at their rows.
+/// The gradients to q, k and v. `k_dims` is the shape of k and v, in which the spans' keys lie at
+/// their rows.
 pub fn backward(
     q: &Tensor,
     k_dims: &[usize],
@@ -61,7 +63,7 @@ pub fn backward(
     let dims = q.dims();
     let (_, k_width) = h.widths();
     let (q, out, dout) = (Values::of(q)?, Values::of(out)?, Values::of(dout)?);
-    let pass = Pass {
+    let inputs = Inputs {
         h,
         q: &q,
         out: &out,
@@ -72,31 +74,35 @@ pub fn backward(
     let mut dq = vec![0f32; q.len()];
     let dq_at = Shared::new(&mut dq);
     let trees = trees(spans);
-    let shares: Vec<Share> = (0..trees.len() * h.heads)
+    let gradients: Vec<KeyGradients> = (0..trees.len() * h.heads)
         .into_par_iter()
         // each task writes the rows of its tree in the columns of its head of dq; no other does
-        .map(|i| pass.head_of_tree(spans, &trees[i / h.heads], i % h.heads, dq_at))
+        .map(|i| inputs.head_of_tree(spans, &trees[i / h.heads], i % h.heads, dq_at))
         .collect();
     let size = k_dims.iter().product();
     let (mut dk, mut dv) = (vec![0f32; size], vec![0f32; size]);
     let (group, d) = (h.heads / h.kv_heads, h.dim);
-    for (tree, shares) in trees.iter().zip(shares.chunks_exact(h.heads)) {
-        let place = tree.first * k_width..tree.end * k_width;
-        let sum = |to: &mut [f32], of: fn(&Share) -> &[f32]| {
-            for (head, share) in shares.iter().enumerate() {
+    for (tree, of_heads) in trees.iter().zip(gradients.chunks_exact(h.heads)) {
+        let rows = tree.first * k_width..tree.end * k_width;
+        let sum = |to: &mut [f32], of: fn(&KeyGradients) -> &[f32]| {
+            for (head, gradients) in of_heads.iter().enumerate() {
                 let column = head / group * d;
-                for (to, from) in to.chunks_exact_mut(k_width).zip(of(share).chunks_exact(d)) {
+                for (to, from) in to
+                    .chunks_exact_mut(k_width)
+                    .zip(of(gradients).chunks_exact(d))
+                {
                     math::add_scaled(&mut to[column..column + d], 1.0, from);
                 }
             }
         };
-        let (dk, dv) = (&mut dk[place.clone()], &mut dv[place]);
-        rayon::join(|| sum(dk, |s| &s.dk), || sum(dv, |s| &s.dv));
+        let (dk, dv) = (&mut dk[rows.clone()], &mut dv[rows]);
+        rayon::join(|| sum(dk, |g| &g.dk), || sum(dv, |g| &g.dv));
     }
     Ok([tensor(dq, dims)?, tensor(dk, k_dims)?, tensor(dv, k_dims)?])
 }
 
-struct Pass<'a> {
+/// The inputs of the backward pass, as slices.
+struct Inputs<'a> {
     h: &'a Heads,
     q: &'a [f32],
     out: &'a [f32],
@@ -105,7 +111,7 @@ struct Pass<'a> {
     tokens: usize,
 }
 
-/// Probabilities, their gradients, and (under a cap) the scores of one block.
+/// A block's probabilities, their gradients and, with a soft cap, its scores.
 #[derive(Default)]
 struct Scratch {
     p: Vec<f32>,
@@ -122,10 +128,11 @@ vectorised! {
     }
 }
 
-impl Pass<'_> {
-    fn head_of_tree(&self, spans: &[Span], tree: &Tree, head: usize, dq: Shared) -> Share {
+impl Inputs<'_> {
+    /// The gradients of one head to a tree's keys and values; writes those to its queries to dq.
+    fn head_of_tree(&self, spans: &[Span], tree: &Tree, head: usize, dq: Shared) -> KeyGradients {
         let size = (tree.end - tree.first) * self.h.dim;
-        let mut share = Share {
+        let mut gradients = KeyGradients {
             dk: vec![0.0; size],
             dv: vec![0.0; size],
         };
@@ -134,13 +141,13 @@ impl Pass<'_> {
             for from in (0..spans[i].len).step_by(QUERIES) {
                 let block = Block::new(self.h, &spans[i], from);
                 self.probabilities(&block, head, &mut scratch);
-                self.block(&block, head, &mut scratch, tree.first, &mut share, dq);
+                self.block(&block, head, &mut scratch, tree.first, &mut gradients, dq);
             }
         }
-        share
+        gradients
     }
 
-    /// p = e^(score - lse), zero where nothing is seen.
+    /// p = e^(score - lse), 0 for keys that a query does not see.
     fn probabilities(&self, block: &Block, head: usize, scratch: &mut Scratch) {
         let size = block.len * block.columns;
         for buffer in [&mut scratch.p, &mut scratch.dp] {
@@ -165,14 +172,14 @@ impl Pass<'_> {
         }
     }
 
-    /// Adds one block's part to the share, and writes its dq.
+    /// Adds a block's part to the gradients to keys and values, and writes its dq.
     fn block(
         &self,
         block: &Block,
         head: usize,
         scratch: &mut Scratch,
         first: usize,
-        share: &mut Share,
+        gradients: &mut KeyGradients,
         dq: Shared,
     ) {
         let ((q_width, k_width), h) = (self.h.widths(), self.h);
@@ -181,32 +188,24 @@ impl Pass<'_> {
         let dout = View::new(&self.dout[start..], q_width, 1);
         let q = View::new(&self.q[start..], q_width, 1);
         let (p, dp) = (&scratch.p[..m * columns], &mut scratch.dp[..m * columns]);
-        let n = |seen: &Seen| seen.to - seen.from;
+        let n = |seen: &VisibleKeys| seen.to - seen.from;
         for seen in &block.seen {
             let v = &seen.keys.v[seen.from * k_width + h.key_column(head)..];
-            let into = Into {
-                to: dp[seen.column..].as_mut_ptr(),
-                row: columns,
-                add: false,
-            };
+            let into = Output::new(dp[seen.column..].as_mut_ptr(), columns, false);
             let p = View::new(&p[seen.column..], columns, 1);
-            let to = share.dv[(seen.keys.row + seen.from - first) * d..].as_mut_ptr();
-            // SAFETY: dp holds m rows of `columns`; the share holds the tree's rows, which the keys
-            // lie in.
+            let to = gradients.dv[(seen.keys.row + seen.from - first) * d..].as_mut_ptr();
+            // SAFETY: dp holds m rows of `columns`; the gradients hold the tree's rows, among which
+            // the keys are.
             unsafe {
                 let v = View::new(v, 1, k_width);
                 multiply_into((m, n(seen), d), dout, v, 1.0, into, Parallelism::None);
-                let into = Into {
-                    to,
-                    row: d,
-                    add: true,
-                };
+                let into = Output::new(to, d, true);
                 multiply_into((n(seen), d, m), p.t(), dout, 1.0, into, Parallelism::None);
             }
         }
         for i in 0..m {
-            let place = start + i * q_width..start + i * q_width + d;
-            let mean = math::dot(&self.dout[place.clone()], &self.out[place]) as f32;
+            let own = start + i * q_width..start + i * q_width + d;
+            let mean = math::dot(&self.dout[own.clone()], &self.out[own]) as f32;
             let row = i * columns..(i + 1) * columns;
             score_slope(&p[row.clone()], &mut dp[row], mean, h.scale);
         }
@@ -218,22 +217,14 @@ impl Pass<'_> {
         for (i, seen) in block.seen.iter().enumerate() {
             let k = &seen.keys.k[seen.from * k_width + h.key_column(head)..];
             let ds = View::new(&dp[seen.column..], columns, 1);
-            let into = Into {
-                to: dq.at(start),
-                row: q_width,
-                add: i > 0,
-            };
-            let to = share.dk[(seen.keys.row + seen.from - first) * d..].as_mut_ptr();
-            // SAFETY: this task alone writes its tree's rows in its head's columns of dq; the share
-            // is its own.
+            let into = Output::new(dq.at(start), q_width, i > 0);
+            let to = gradients.dk[(seen.keys.row + seen.from - first) * d..].as_mut_ptr();
+            // SAFETY: this task alone writes its tree's rows in its head's columns of dq; the
+            // gradients are its own.
             unsafe {
                 let k = View::new(k, k_width, 1);
                 multiply_into((m, d, n(seen)), ds, k, 1.0, into, Parallelism::None);
-                let into = Into {
-                    to,
-                    row: d,
-                    add: true,
-                };
+                let into = Output::new(to, d, true);
                 multiply_into((n(seen), d, m), ds.t(), q, 1.0, into, Parallelism::None);
             }
         }

@@ -1,4 +1,4 @@
-//! What queries see: the packed rows of a pass, or what sequences hold.
+//! Spans for attention: of the packed rows of a pass, or of a cache.
 
 use candle_core::Tensor;
 
@@ -7,9 +7,9 @@ use super::{
     attention::{Keys, Span},
     maps::Maps,
 };
-use crate::{Cache, Entry, Heads, Plan, Result, Run, Sight, cache::Held};
+use crate::{Cache, Entry, Heads, Plan, Result, Run, SegmentMask, cache::Memory};
 
-/// Calls `use_it` with the spans of packed rows over their k and v.
+/// Calls `use_it` with the spans of a pass's packed rows over their k and v.
 pub(super) fn with_spans<T>(
     plan: &Plan,
     k: &Tensor,
@@ -20,29 +20,30 @@ pub(super) fn with_spans<T>(
     let (_, width) = heads.widths();
     let (k, v) = (Values::of(k)?, Values::of(v)?);
     let keys = |run: &Run| {
-        let place = run.row * width..(run.row + run.len) * width;
+        let rows = run.row * width..(run.row + run.len) * width;
         Keys {
-            k: &k[place.clone()],
-            v: &v[place],
+            k: &k[rows.clone()],
+            v: &v[rows],
             row: run.row,
             len: run.len,
             position: run.position,
         }
     };
-    let span = |sight: &Sight| Span {
-        row: sight.own.row,
-        len: sight.own.len,
-        position: sight.own.position,
-        keys: sight.seen.iter().map(keys).collect(),
-        tree: sight.tree,
+    let span = |mask: &SegmentMask| Span {
+        row: mask.queries.row,
+        len: mask.queries.len,
+        position: mask.queries.position,
+        keys: mask.keys.iter().map(keys).collect(),
+        tree: mask.tree,
     };
-    let spans: Vec<Span> = plan.sights.iter().map(span).collect();
+    let spans: Vec<Span> = plan.masks.iter().map(span).collect();
     use_it(&spans)
 }
 
 impl Cache {
-    /// Puts the new rows of k and v, `width` values each, behind what their slots hold in a block,
-    /// at its n-th call of attention, and answers what the step's queries see there.
+    /// Appends the new rows of k and v, `width` values each, and returns the spans of the step's
+    /// queries over the sequences. (`layer`, `call`) is the block and the number of the call of
+    /// attention inside it.
     pub(super) fn append(
         &mut self,
         (layer, call): (usize, usize),
@@ -50,10 +51,10 @@ impl Cache {
         width: usize,
     ) -> Result<Vec<Span<'_>>> {
         let (lens, batch) = (&self.lens, &self.batch);
-        let calls = match &mut self.held {
-            Held::Near(blocks) => &mut blocks[layer],
+        let calls = match &mut self.memory {
+            Memory::Host(blocks) => &mut blocks[layer],
             #[cfg(feature = "cuda")]
-            Held::Card(_) => return Err(crate::Error::rule("this cache is on the GPU")),
+            Memory::Card(_) => return Err(crate::Error::rule("this cache is on the GPU")),
         };
         let most = batch.iter().map(|e| lens[e.slot] + e.len).max();
         let most = most.unwrap_or(0);

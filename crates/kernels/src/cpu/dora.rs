@@ -1,11 +1,11 @@
-//! DoRA's gains on the outputs of a projection, and the gradient to its magnitudes.
+//! DoRA's factors on the outputs of a projection, and the gradient to its magnitudes.
 
 use candle_core::Tensor;
 
 use super::{Values, change, linear::floats};
 use crate::{Gain, Result};
 
-/// y's columns times their factors, in place: y must be held by nobody else.
+/// Multiplies y's columns by their factors, in place; nobody else may hold y.
 pub(super) fn scale_columns(y: &Tensor, gain: &Gain) -> Result<()> {
     change(y, |y| {
         for row in y.chunks_exact_mut(gain.factors.len()) {
@@ -14,7 +14,7 @@ pub(super) fn scale_columns(y: &Tensor, gain: &Gain) -> Result<()> {
     })
 }
 
-/// dm += Σ dy · (y - bias) / m over the rows, since y - bias = m · (W + s·B·A)·x / ‖row‖.
+/// dm += Σ dy · (y - bias) / m over the rows; nothing where m is 0.
 pub(super) fn magnitude_gradient(
     y: &Tensor,
     bias: Option<&Tensor>,

@@ -1,4 +1,5 @@
-//! Element-wise functions, soft-max, and binary functions with broadcasting, forward and backward.
+//! Element-wise functions, soft-max, binary functions with broadcasting, SwiGLU and dropout,
+//! forward and backward.
 
 use candle_core::{Tensor, cpu::erf::erf_f64};
 use randori_sdk::seam::{Binary, Unary};
@@ -9,7 +10,7 @@ use super::{
     math::{self, exp, sigmoid, tanh, vectorised},
     rows, task_rows, tensor,
 };
-use crate::Result;
+use crate::{Error, Result};
 
 /// sqrt(2/π) and the cubic coefficient of the tanh approximation of GELU.
 const GELU: (f32, f32) = (0.797_884_6, 0.044_715);
@@ -67,7 +68,7 @@ slope!(gelu_slope, |x| {
     (cdf + x * (-0.5 * x * x).exp() * 0.398_942_280_401_432_7) as f32
 });
 
-/// Runs `f` on pieces of y and x, in parallel when there are many.
+/// Runs `f` on y and x, in parallel on pieces of them if they are long.
 fn in_tasks(y: &mut [f32], x: &[f32], f: fn(&mut [f32], &[f32])) {
     if y.len() <= 2 * TASK {
         f(y, x);
@@ -78,13 +79,13 @@ fn in_tasks(y: &mut [f32], x: &[f32], f: fn(&mut [f32], &[f32])) {
     }
 }
 
-/// a += b, on a tensor that nobody else holds.
+/// a += b; nobody else may hold a.
 pub fn add_onto(a: &Tensor, b: &Tensor) -> Result<()> {
     let b = Values::of(b)?;
     change(a, |a| in_tasks(a, &b, |a, b| math::add_scaled(a, 1.0, b)))
 }
 
-/// f(x).
+/// f(x); soft-max is over the last axis.
 pub fn unary(op: Unary, x: &Tensor) -> Result<Tensor> {
     let dims = x.dims();
     let x = Values::of(x)?;
@@ -107,7 +108,7 @@ pub fn unary(op: Unary, x: &Tensor) -> Result<Tensor> {
     tensor(y, dims)
 }
 
-/// dx from dy and the argument or the result, whichever [`Unary::saves_result`] says.
+/// The gradient to x; `saved` is f's argument or its result, as [`Unary::saves_result`] says.
 pub fn unary_backward(op: Unary, saved: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let dims = dy.dims();
     let (saved, dy) = (Values::of(saved)?, Values::of(dy)?);
@@ -139,7 +140,7 @@ pub fn soft_max(y: &mut [f32], width: usize) {
     });
 }
 
-/// dx = y · (dy - Σ dy·y), where dx holds dy.
+/// The gradient of [`soft_max`], in place: dx = y · (dy - Σ dy·y), where dx holds dy.
 pub fn soft_max_slope(dx: &mut [f32], y: &[f32], width: usize) {
     for (dx, y) in dx.chunks_exact_mut(width).zip(y.chunks_exact(width)) {
         let mean = math::dot(dx, y) as f32;
@@ -190,10 +191,11 @@ fn apply(op: Binary, a: f32, b: f32) -> f32 {
     }
 }
 
-/// How far b moves when an index of a moves: 0 along broadcast axes. The token axes are aligned,
-/// the trailing ones from the right.
+/// A walk over a, with b broadcast to its shape. The first axes (tokens) are aligned with each
+/// other, the others from the right.
 struct Walk {
     dims: Vec<usize>,
+    /// Strides of b along a's axes, 0 where b is broadcast.
     steps: Vec<usize>,
 }
 
@@ -218,8 +220,8 @@ impl Walk {
         }
     }
 
-    /// Calls `row(first element in a, first in b, b's step along the last axis)` for every row of
-    /// a's last axis.
+    /// Calls `row(index in a, index in b, b's stride along the last axis)` with the first element
+    /// of every row of a's last axis.
     fn rows(&self, mut row: impl FnMut(usize, usize, usize)) {
         let last = self.dims.len() - 1;
         let width = self.dims[last];
@@ -242,7 +244,7 @@ impl Walk {
     }
 }
 
-/// a ∘ b.
+/// op(a, b) in a's shape, with b broadcast.
 pub fn binary(op: Binary, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let dims = a.dims();
     let walk = (a.dims() != b.dims()).then(|| Walk::new(a.dims(), b.dims()));
@@ -267,6 +269,7 @@ pub fn binary(op: Binary, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     tensor(y, dims)
 }
 
+/// Runs `f` on y, a and b, in parallel on pieces of them if they are long.
 fn zip_tasks(y: &mut [f32], a: &[f32], b: &[f32], f: fn(&mut [f32], &[f32], &[f32])) {
     if y.len() <= 2 * TASK {
         f(y, a, b);
@@ -277,20 +280,19 @@ fn zip_tasks(y: &mut [f32], a: &[f32], b: &[f32], f: fn(&mut [f32], &[f32], &[f3
     }
 }
 
-/// silu(g)·u, of one shape.
+/// silu(g) · u, of one shape.
 pub fn swiglu(g: &Tensor, u: &Tensor) -> Result<Tensor> {
     binary(Binary::Mul, &unary(Unary::Silu, g)?, u)
 }
 
-/// Its gradients to g and u.
+/// The gradients of [`swiglu`] to g and u.
 pub fn swiglu_backward(g: &Tensor, u: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)> {
     let du = binary(Binary::Mul, dy, &unary(Unary::Silu, g)?)?;
     let dg = unary_backward(Unary::Silu, g, &binary(Binary::Mul, dy, u)?)?;
     Ok((dg, du))
 }
 
-/// The gradient to b, summed over what was broadcast. `a` and `b` are wanted by products and
-/// quotients.
+/// The gradient to b, summed over the broadcast axes. Products need a, quotients a and b.
 pub fn binary_backward_b(
     op: Binary,
     a: Option<&Tensor>,
@@ -321,4 +323,9 @@ pub fn binary_backward_b(
         }
     });
     tensor(db, b_dims)
+}
+
+/// Dropout of x (rows, width), one key a row: see [`randori_lora::dropout`].
+pub fn dropout(x: &Tensor, p: f32, keys: &[u64], salt: u64) -> Result<Tensor> {
+    randori_lora::dropout(x, p, keys, salt).map_err(|e| Error::rule(e.to_string()))
 }

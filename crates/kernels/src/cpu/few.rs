@@ -1,9 +1,9 @@
-//! x Wᵀ for a few rows of x, as in decoding: every weight is read once, as it lies, and multiplied
-//! into all rows while it is in a register. (A general product first copies W into another order,
-//! which costs more than the product itself.)
+//! Products x Wᵀ of a few rows of x, as in decoding: each weight is read once, in its stored order,
+//! and multiplied with all rows while it is in a register. (A general product first copies W into
+//! another order, which costs more than the product itself.)
 //!
-//! Written with x86 intrinsics, for AVX-512 and for AVX2 with FMA and F16C; elsewhere the general
-//! product does it.
+//! Implemented with x86 intrinsics, for AVX-512 and for AVX2 with FMA and F16C; other machines use
+//! the general product.
 
 use std::ops::Range;
 
@@ -17,18 +17,21 @@ use super::{
 };
 use crate::work;
 
-/// Rows of x up to which this beats a general product …
+/// Most rows of x for which this is faster than a general product …
 const ROWS: usize = 64;
-/// … or up to this many, where twice as many outputs share the work of turning them.
+/// … and for which it is if there are twice as many outputs, to share the work of transposing x.
 const MOST: usize = 256;
-/// Rows of x from which a register of rows is quicker than a register of features, though a part of
-/// it stays empty.
+/// Fewest rows of x for which registers of rows are faster than registers of features, although
+/// some lanes stay empty.
 const PANEL: usize = 5;
-/// Multiply-adds that are worth a task.
+/// Multiply-adds of a task.
 const TASK: usize = 1 << 18;
+/// Floats of dequantised rows that stay in a core's first cache.
+const FIRST_CACHE: usize = 6 * 1024;
 
-/// Rows of W in a task: equal shares, so that no thread is left with one more than the others.
-fn share(n: usize, outputs: usize, k: usize) -> usize {
+/// Rows of W in a task: tasks are equal and even in number, so that no thread gets one more than
+/// the others.
+fn rows_per_task(n: usize, outputs: usize, k: usize) -> usize {
     let tasks = match (n * outputs * k).div_ceil(TASK) {
         0 | 1 => 1, // not worth another thread
         more => more.next_multiple_of(2),
@@ -36,12 +39,12 @@ fn share(n: usize, outputs: usize, k: usize) -> usize {
     outputs.div_ceil(tasks).max(1)
 }
 
-/// Whether a product of n rows with as many outputs belongs here, on this machine.
+/// Whether these products are the fastest for n rows of x and so many outputs on this machine.
 pub fn suits(n: usize, outputs: usize) -> bool {
     (n <= ROWS || n <= MOST && outputs >= 2 * n) && available()
 }
 
-/// Whether this machine can.
+/// Whether this machine has the instructions.
 fn available() -> bool {
     #[cfg(target_arch = "x86_64")]
     return is_x86_feature_detected!("avx2")
@@ -51,30 +54,30 @@ fn available() -> bool {
     return false;
 }
 
-/// A stored weight.
-pub trait Stored: Copy + Sync {
-    /// Its value.
+/// A weight's element: f32, f16 or bf16.
+pub trait Element: Copy + Sync {
+    /// Its value in f32.
     fn wide(self) -> f32;
-    /// These weights, if they are f32.
+    /// The same slice, if its elements are f32.
     fn floats(_: &[Self]) -> Option<&[f32]> {
         None
     }
-    /// Eight values from `at` on.
+    /// Loads eight elements from `at` on.
     ///
     /// # Safety
-    /// Eight readable values, and a machine that is [`available`].
+    /// `at` must point to eight readable elements; the machine must be [`available`].
     #[cfg(target_arch = "x86_64")]
     unsafe fn load8(at: *const Self) -> std::arch::x86_64::__m256;
-    /// Sixteen values from `at` on.
+    /// Loads sixteen elements from `at` on.
     ///
     /// # Safety
-    /// Sixteen readable values, and AVX-512.
+    /// `at` must point to sixteen readable elements; needs AVX-512.
     #[cfg(target_arch = "x86_64")]
     unsafe fn load16(at: *const Self) -> std::arch::x86_64::__m512;
 }
 
-/// x Wᵀ for x (n, k) and W (outputs, k): (n, outputs). Only where it [`suits`].
-pub fn product<S: Stored>(x: &[f32], w: &[S], k: usize) -> Vec<f32> {
+/// x Wᵀ for x (n, k) and W (outputs, k): (n, outputs). The caller has asked whether it [`suits`].
+pub fn product<S: Element>(x: &[f32], w: &[S], k: usize) -> Vec<f32> {
     let (n, outputs) = (x.len() / k, w.len() / k);
     work::count((n, outputs, k));
     if n >= PANEL {
@@ -86,23 +89,18 @@ pub fn product<S: Stored>(x: &[f32], w: &[S], k: usize) -> Vec<f32> {
     }
     let mut y = vec![0f32; n * outputs];
     let out = Shared::new(&mut y);
-    let rows = share(n, outputs, k).next_multiple_of(8);
-    let task = |(task, w): (usize, &[S])| {
-        // SAFETY: each task writes the columns of its own rows of W; `suits` was asked by the
-        // caller.
-        unsafe { block(w, x, k, out.at(task * rows), outputs) };
-    };
-    if outputs <= rows {
-        task((0, w));
-    } else {
-        w.par_chunks(rows * k).enumerate().for_each(task);
-    }
+    let rows = rows_per_task(n, outputs, k).next_multiple_of(8);
+    in_tasks(outputs, (rows, rows), |_, here| {
+        let to = out.at(here.start);
+        // SAFETY: each call writes the columns of its own rows of W; the caller asked `suits`.
+        unsafe { block(&w[here.start * k..here.end * k], x, k, to, outputs) };
+    });
     y
 }
 
-/// Through a panel of x: W as it lies where it is f32, else some rows at a time, which `fill`
-/// appends in f32.
-pub fn by_panel(
+/// [`product`] through a panel of x, with W as it is stored if it is f32, else some rows at a time,
+/// which `fill` writes in f32.
+fn by_panel(
     x: &[f32],
     (outputs, k): (usize, usize),
     floats: Option<&[f32]>,
@@ -113,40 +111,18 @@ pub fn by_panel(
     let mut y = vec![0f32; n * outputs];
     let out = Shared::new(&mut y);
     let rows = (FIRST_CACHE / k.max(1)).clamp(panel::TILE, 64) / panel::TILE * panel::TILE;
-    let per_task = share(n, outputs, k).next_multiple_of(rows);
-    let task = |buffer: &mut Vec<f32>, task: usize| {
-        let end = ((task + 1) * per_task).min(outputs);
-        for first in (task * per_task..end).step_by(rows) {
-            let here = first..(first + rows).min(end);
-            let w = match floats {
-                Some(w) => &w[here.start * k..here.end * k],
-                None => {
-                    let len = here.len() * k;
-                    if buffer.len() < len {
-                        buffer.resize(len, 0.0);
-                    }
-                    fill(here, &mut buffer[..len]);
-                    &buffer[..len]
-                }
-            };
-            // SAFETY: each task writes the columns of its own rows of W; `suits` was asked by the
-            // caller.
-            unsafe { panel.multiply(w, out.from(first), outputs) };
-        }
-    };
-    let tasks = outputs.div_ceil(per_task);
-    if tasks == 1 {
-        task(&mut Vec::new(), 0);
-    } else {
-        (0..tasks)
-            .into_par_iter()
-            .for_each_init(Vec::new, |buffer, i| task(buffer, i));
-    }
+    let per_task = rows_per_task(n, outputs, k).next_multiple_of(rows);
+    in_tasks(outputs, (rows, per_task), |buffer, here| {
+        let to = out.from(here.start);
+        let w = match floats {
+            Some(w) => &w[here.start * k..here.end * k],
+            None => filled(buffer, here.len() * k, |buffer| fill(here, buffer)),
+        };
+        // SAFETY: each call writes the columns of its own rows of W; the caller asked `suits`.
+        unsafe { panel.multiply(w, to, outputs) };
+    });
     y
 }
-
-/// Floats of dequantised rows that stay in a core's first cache.
-const FIRST_CACHE: usize = 6 * 1024;
 
 /// [`product`] with a quantised W: a few of its rows at a time are dequantised into the first cache
 /// and multiplied there.
@@ -161,39 +137,53 @@ pub fn quantised(x: &[f32], w: &QuantMatrix) -> Vec<f32> {
     let out = Shared::new(&mut y);
     let rows = (FIRST_CACHE / k.max(1)).clamp(4, 64) / 4 * 4;
     // dequantising costs about as much as a row of x
-    let per_task = share(n + 1, outputs, k).next_multiple_of(rows);
-    let task = |buffer: &mut Vec<f32>, task: usize| {
-        let end = ((task + 1) * per_task).min(outputs);
-        for first in (task * per_task..end).step_by(rows) {
-            let here = first..(first + rows).min(end);
-            let len = here.len() * k;
-            if buffer.len() < len {
-                buffer.resize(len, 0.0);
-            }
-            w.fill(here, &mut buffer[..len]);
-            // SAFETY: each task writes the columns of its own rows of W; `suits` was asked by the
-            // caller.
-            unsafe { block(&buffer[..len], x, k, out.at(first), outputs) };
-        }
-    };
-    let tasks = outputs.div_ceil(per_task);
-    if tasks == 1 {
-        task(&mut Vec::new(), 0);
-    } else {
-        (0..tasks)
-            .into_par_iter()
-            .for_each_init(Vec::new, |buffer, i| task(buffer, i));
-    }
+    let per_task = rows_per_task(n + 1, outputs, k).next_multiple_of(rows);
+    in_tasks(outputs, (rows, per_task), |buffer, here| {
+        let to = out.at(here.start);
+        let w = filled(buffer, here.len() * k, |buffer| w.fill(here, buffer));
+        // SAFETY: each call writes the columns of its own rows of W; the caller asked `suits`.
+        unsafe { block(w, x, k, to, outputs) };
+    });
     y
 }
 
-/// Rows of W against all rows of x: y[row of x · y_row + row of W].
+/// Calls `run` for every `rows` of the outputs' rows of W, in parallel tasks of `per_task` rows; a
+/// task's calls share a buffer.
+fn in_tasks(
+    outputs: usize,
+    (rows, per_task): (usize, usize),
+    run: impl Fn(&mut Vec<f32>, Range<usize>) + Sync,
+) {
+    let task = |buffer: &mut Vec<f32>, task: usize| {
+        let end = ((task + 1) * per_task).min(outputs);
+        for first in (task * per_task..end).step_by(rows) {
+            run(buffer, first..(first + rows).min(end));
+        }
+    };
+    match outputs.div_ceil(per_task) {
+        1 => task(&mut Vec::new(), 0),
+        tasks => (0..tasks)
+            .into_par_iter()
+            .for_each_init(Vec::new, |buffer, i| task(buffer, i)),
+    }
+}
+
+/// The first `len` values of a buffer, which `fill` has written.
+fn filled(buffer: &mut Vec<f32>, len: usize, fill: impl FnOnce(&mut [f32])) -> &[f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    fill(&mut buffer[..len]);
+    &buffer[..len]
+}
+
+/// Multiplies rows of W with all rows of x, to y\[row of x · y_row + row of W\].
 ///
 /// # Safety
-/// Those places must be writable and this task's alone; the machine must be [`available`].
-unsafe fn block<S: Stored>(w: &[S], x: &[f32], k: usize, y: *mut f32, y_row: usize) {
+/// Those elements must be writable and used by no other task; the machine must be [`available`].
+unsafe fn block<S: Element>(w: &[S], x: &[f32], k: usize, y: *mut f32, y_row: usize) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: the features were looked for; the rest is the caller's.
+    // SAFETY: the features were detected; the rest is the caller's contract.
     unsafe {
         if super::math::instructions() == 2 {
             x86::block512(w, x, k, y, y_row);
@@ -209,13 +199,12 @@ unsafe fn block<S: Stored>(w: &[S], x: &[f32], k: usize, y: *mut f32, y_row: usi
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Stored, bf16, f16};
+    use super::{Element, bf16, f16};
 
-    /// Rows of W that one row of x is multiplied with at once: fewer sums would wait for each
-    /// other.
+    /// Rows of W in a tile of one row of x: fewer sums would wait for each other.
     const ALONE: usize = 8;
 
-    impl Stored for f32 {
+    impl Element for f32 {
         #[inline(always)]
         fn wide(self) -> f32 {
             self
@@ -225,24 +214,24 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn load8(at: *const Self) -> __m256 {
-            // SAFETY: the caller's.
+            // SAFETY: the caller's contract.
             unsafe { _mm256_loadu_ps(at) }
         }
         #[inline(always)]
         unsafe fn load16(at: *const Self) -> __m512 {
-            // SAFETY: the caller's.
+            // SAFETY: the caller's contract.
             unsafe { _mm512_loadu_ps(at) }
         }
     }
 
-    impl Stored for bf16 {
+    impl Element for bf16 {
         #[inline(always)]
         fn wide(self) -> f32 {
             self.to_f32()
         }
         #[inline(always)]
         unsafe fn load8(at: *const Self) -> __m256 {
-            // SAFETY: the caller's. A bf16 is the upper half of an f32.
+            // SAFETY: the caller's contract. A bf16 is the upper half of an f32.
             unsafe {
                 let halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves))
@@ -258,19 +247,19 @@ mod x86 {
         }
     }
 
-    impl Stored for f16 {
+    impl Element for f16 {
         #[inline(always)]
         fn wide(self) -> f32 {
             self.to_f32()
         }
         #[inline(always)]
         unsafe fn load8(at: *const Self) -> __m256 {
-            // SAFETY: the caller's.
+            // SAFETY: the caller's contract.
             unsafe { _mm256_cvtph_ps(_mm_loadu_si128(at.cast())) }
         }
         #[inline(always)]
         unsafe fn load16(at: *const Self) -> __m512 {
-            // SAFETY: the caller's.
+            // SAFETY: the caller's contract.
             unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
         }
     }
@@ -290,20 +279,20 @@ mod x86 {
         unsafe { _mm512_reduce_add_ps(v) }
     }
 
-    /// A function that multiplies tiles of rows of W with rows of x, for one width of register.
+    /// Defines the functions that multiply rows of W with rows of x, for one register width.
     macro_rules! block {
         ($block:ident, $tile:ident, $features:literal, $lanes:literal, $rows:literal,
          $load:ident, $load_x:ident, $zero:ident, $fma:ident, $sum:ident) => {
             #[inline]
             #[target_feature(enable = $features)]
-            unsafe fn $tile<S: Stored, const R: usize, const N: usize>(
+            unsafe fn $tile<S: Element, const R: usize, const N: usize>(
                 w: *const S,
                 x: *const f32,
                 k: usize,
                 y: *mut f32,
                 y_row: usize,
             ) {
-                // SAFETY: the caller gives R rows of W, N rows of x and their places in y.
+                // SAFETY: the caller gives R rows of W, N rows of x and their elements of y.
                 unsafe {
                     let mut sums = [[$zero(); N]; R];
                     let whole = k / $lanes * $lanes;
@@ -336,7 +325,7 @@ mod x86 {
             /// # Safety
             /// As [`super::block`], on a machine with these features.
             #[target_feature(enable = $features)]
-            pub(super) unsafe fn $block<S: Stored>(
+            pub(super) unsafe fn $block<S: Element>(
                 w: &[S],
                 x: &[f32],
                 k: usize,
@@ -347,7 +336,7 @@ mod x86 {
                 let mut begin = 0;
                 if n == 1 {
                     while begin + ALONE <= outputs {
-                        // SAFETY: so many rows of W from `begin` on exist, and their places in y.
+                        // SAFETY: so many rows of W from `begin` on exist, and their elements of y.
                         unsafe {
                             let w = w.as_ptr().add(begin * k);
                             $tile::<S, ALONE, 1>(w, x.as_ptr(), k, y.add(begin), y_row);
@@ -411,9 +400,9 @@ mod x86 {
 
 #[cfg(not(target_arch = "x86_64"))]
 mod elsewhere {
-    use super::{Stored, bf16, f16};
+    use super::{Element, bf16, f16};
 
-    impl Stored for f32 {
+    impl Element for f32 {
         fn wide(self) -> f32 {
             self
         }
@@ -421,12 +410,12 @@ mod elsewhere {
             Some(all)
         }
     }
-    impl Stored for bf16 {
+    impl Element for bf16 {
         fn wide(self) -> f32 {
             self.to_f32()
         }
     }
-    impl Stored for f16 {
+    impl Element for f16 {
         fn wide(self) -> f32 {
             self.to_f32()
         }
@@ -437,7 +426,7 @@ mod elsewhere {
 mod tests {
     use super::*;
 
-    fn check<S: Stored>(store: fn(f32) -> S) {
+    fn check<S: Element>(store: fn(f32) -> S) {
         for (n, k, outputs) in [
             (1, 5, 1),
             (2, 16, 3),

@@ -1,16 +1,16 @@
-//! One query against many rows of keys or values, as in decoding: the rows are read once, ahead of
-//! their use, since they seldom lie in a cache. Same bits on every instruction set, as in
-//! [`super::math`].
+//! Products of one query with many keys, and of its probabilities with many values, as in decoding.
+//! Rows are prefetched, since they are read once and seldom lie in a processor's cache. Every
+//! instruction set gives the same bits, as in [`super::math`].
 
 use super::math;
 
-/// Lanes of a sum, as in [`math::dot`].
+/// Partial sums, as in [`math::dot`].
 const LANES: usize = 16;
-/// Rows that are fetched ahead.
+/// How many rows ahead a row is prefetched.
 const AHEAD: usize = 12;
 
-/// out[i] = factor · q·kᵢ for rows kᵢ that begin `stride` apart: one query's scores, each as
-/// [`math::dot`] has it.
+/// A query's scores: out\[i\] = factor · q·kᵢ for rows kᵢ `stride` apart, to the bit as
+/// [`math::dot`] computes them.
 pub fn dots(q: &[f32], k: &[f32], stride: usize, factor: f32, out: &mut [f32]) {
     let d = q.len();
     let factor = f64::from(factor);
@@ -30,7 +30,7 @@ pub fn dots(q: &[f32], k: &[f32], stride: usize, factor: f32, out: &mut [f32]) {
     }
 }
 
-/// How many rows of `d` values, `stride` apart, begin in `k` and end there.
+/// Number of whole rows of `d` values, `stride` apart, in `k`.
 #[cfg(target_arch = "x86_64")]
 fn rows(k: &[f32], stride: usize, d: usize) -> usize {
     match k.len().checked_sub(d) {
@@ -39,7 +39,7 @@ fn rows(k: &[f32], stride: usize, d: usize) -> usize {
     }
 }
 
-/// out += Σ pᵢ·vᵢ for rows vᵢ that begin `stride` apart, added in order: one query's result.
+/// A query's result: out += Σ pᵢ·vᵢ for rows vᵢ `stride` apart, added in order.
 pub fn weigh(p: &[f32], v: &[f32], stride: usize, out: &mut [f32]) {
     let wide = out.len() / (4 * LANES) * (4 * LANES);
     for (piece, out) in out[..wide].chunks_exact_mut(4 * LANES).enumerate() {
@@ -55,7 +55,7 @@ pub fn weigh(p: &[f32], v: &[f32], stride: usize, out: &mut [f32]) {
 }
 
 math::vectorised! {
-    /// Four lanes' worth of values, which stay in registers over all rows.
+    /// [`weigh`] for 64 columns, whose sums stay in registers over all rows.
     fn run(p: &[f32], v: &[f32], stride: usize, out: &mut [f32]) {
         let mut sums = [0f32; 4 * LANES];
         sums.copy_from_slice(out);
@@ -77,7 +77,7 @@ mod x86 {
 
     use super::{AHEAD, LANES};
 
-    /// Asks for `count` values from `at` on, which may lie outside of anything.
+    /// Prefetches `count` values from `at` on, which may be any address.
     #[inline(always)]
     pub(super) fn fetch(at: *const f32, count: usize) {
         for line in (0..count).step_by(16) {
@@ -86,7 +86,7 @@ mod x86 {
         }
     }
 
-    /// Pairwise sum of eight lanes, as `math::fold` has it.
+    /// Pairwise sum of eight lanes, in the order of `math::fold`.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn fold(v: __m256) -> f32 {
@@ -95,8 +95,10 @@ mod x86 {
         _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
     }
 
+    /// [`dots`](super::dots) for AVX-512.
+    ///
     /// # Safety
-    /// AVX-512; a row of `q.len()` values, whole lanes, for every place of `out`.
+    /// Needs AVX-512; a row of `q.len()` values, whole lanes, for every place of `out`.
     #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2")]
     pub(super) unsafe fn dots512(
         q: &[f32],
@@ -126,8 +128,10 @@ mod x86 {
         }
     }
 
+    /// [`dots`](super::dots) for AVX2.
+    ///
     /// # Safety
-    /// AVX2; as [`dots512`].
+    /// Needs AVX2; otherwise as [`dots512`].
     #[target_feature(enable = "avx2")]
     pub(super) unsafe fn dots256(
         q: &[f32],

@@ -1,19 +1,11 @@
-//! Copies: parts of the last axis, joins, rows gathered and scattered.
+//! Copies: columns narrowed, padded and concatenated, rows gathered and scattered.
 
 use candle_core::Tensor;
 
 use super::{Values, change, math, rows, tensor};
-use crate::Result;
+use crate::{Result, tensors::with_last};
 
-fn with_last(dims: &[usize], last: usize) -> Vec<usize> {
-    let mut dims = dims.to_vec();
-    if let Some(l) = dims.last_mut() {
-        *l = last;
-    }
-    dims
-}
-
-/// `start..start+len` of the last axis.
+/// Columns `start..start + len` of the last axis.
 pub fn narrow(x: &Tensor, start: usize, len: usize) -> Result<Tensor> {
     let (n, width) = rows(x.dims());
     let dims = with_last(x.dims(), len);
@@ -25,7 +17,7 @@ pub fn narrow(x: &Tensor, start: usize, len: usize) -> Result<Tensor> {
     tensor(y, &dims)
 }
 
-/// The gradient of [`narrow`]: dy between zeros.
+/// The gradient of [`narrow`]: dy padded with zeros to `width` columns.
 pub fn widen(dy: &Tensor, start: usize, width: usize) -> Result<Tensor> {
     let (n, len) = rows(dy.dims());
     let dims = with_last(dy.dims(), width);
@@ -37,7 +29,7 @@ pub fn widen(dy: &Tensor, start: usize, width: usize) -> Result<Tensor> {
     tensor(dx, &dims)
 }
 
-/// Joined along the last axis.
+/// Concatenates along the last axis.
 pub fn concat(xs: &[Tensor]) -> Result<Tensor> {
     let widths: Vec<usize> = xs.iter().map(|x| rows(x.dims()).1).collect();
     let total: usize = widths.iter().sum();
@@ -58,7 +50,7 @@ pub fn concat(xs: &[Tensor]) -> Result<Tensor> {
     tensor(y, &dims)
 }
 
-/// Rows `index` of the first axis.
+/// Gathers rows of the first axis.
 pub fn gather(x: &Tensor, index: &[u32]) -> Result<Tensor> {
     let mut dims = x.dims().to_vec();
     let width: usize = dims[1..].iter().product();
@@ -71,8 +63,8 @@ pub fn gather(x: &Tensor, index: &[u32]) -> Result<Tensor> {
     tensor(y, &dims)
 }
 
-/// onto[index] += x's rows, in order, each times its factor where there are factors.
-pub fn scatter(x: &Tensor, index: &[u32], factors: Option<&[f32]>, onto: &Tensor) -> Result<()> {
+/// onto\[index\[i\]\] += factors\[i\] · x\[i\], in order; without factors they are 1.
+pub fn scatter_by(x: &Tensor, index: &[u32], factors: Option<&[f32]>, onto: &Tensor) -> Result<()> {
     let width: usize = x.dims()[1..].iter().product();
     let x = Values::of(x)?;
     change(onto, |onto| {
@@ -83,7 +75,7 @@ pub fn scatter(x: &Tensor, index: &[u32], factors: Option<&[f32]>, onto: &Tensor
     })
 }
 
-/// a·b of each row (the first axis): (rows).
+/// The dot product of each row (the first axis) of a and of b: (rows).
 pub fn row_dots(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (rows, width) = (a.dims()[0], a.dims()[1..].iter().product());
     let (a, b) = (Values::of(a)?, Values::of(b)?);

@@ -1,5 +1,6 @@
-//! Projections and row look-ups by dense weights: f32 as they lie, f16 and bf16 widened a block at
-//! a time into a buffer that stays in cache. Shapes: x (n, in), W (out, in), y (n, out).
+//! Products with weights, row look-ups, biases, and their gradients: x (n, in), W (out, in), y (n,
+//! out). f32 weights are used as they are stored; f16 and bf16 are widened a block at a time into a
+//! buffer that stays in cache.
 
 use candle_core::{CpuStorage, DType, Storage, Tensor};
 use gemm::Parallelism;
@@ -10,16 +11,16 @@ use rayon::prelude::*;
 use super::{
     Shared, Values, change, few, host,
     math::vectorised,
-    product::{Into, View, multiply, multiply_into, multiply_onto},
+    product::{Output, View, multiply, multiply_into, multiply_onto},
     rows, tensor,
 };
 use crate::{Error, Result, work};
 
 /// Rows of W that are widened together.
 const BLOCK: usize = 64;
-/// In the backward pass: columns of W in one task, which sums over W's rows in order, so many at a
-/// time.
+/// Columns of W in a task of the backward pass.
 const COLUMNS: usize = 128;
+/// Rows of W that such a task widens together; it sums over all rows in order.
 const DEPTH: usize = 256;
 
 /// y = x Wᵀ.
@@ -65,11 +66,7 @@ fn forward_values(x: &Tensor, w: &Tensor) -> Result<Vec<f32>> {
                         View::rows(x, inputs),
                         View::rows(wide, inputs).t(),
                         1.0,
-                        Into {
-                            to: out.at(from),
-                            row: outputs,
-                            add: false,
-                        },
+                        Output::new(out.at(from), outputs, false),
                         Parallelism::None,
                     );
                 }
@@ -78,8 +75,8 @@ fn forward_values(x: &Tensor, w: &Tensor) -> Result<Vec<f32>> {
     })
 }
 
-/// y = x Wᵀ for a quantised W: in registers for a row or a few, through the first cache for a few
-/// more, else a block of dequantised rows at a time.
+/// y = x Wᵀ for a quantised W, dequantised in registers for a few rows of x, in the first cache for
+/// some more, else a block of rows at a time.
 pub fn quantised(x: &Tensor, w: &QuantMatrix) -> Result<Tensor> {
     let (outputs, inputs) = w.shape();
     let (n, width) = rows(x.dims());
@@ -98,7 +95,7 @@ pub fn quantised(x: &Tensor, w: &QuantMatrix) -> Result<Tensor> {
     w.forward(x).map_err(|e| Error::rule(e.to_string()))
 }
 
-/// dx = dy W for a quantised W, (n, in).
+/// dx = dy W for a quantised W.
 pub fn quantised_backward(dy: &Tensor, w: &QuantMatrix) -> Result<Tensor> {
     let (outputs, inputs) = w.shape();
     work::count((rows(dy.dims()).0, inputs, outputs));
@@ -144,11 +141,7 @@ fn backward_values(dy: &Tensor, w: &Tensor) -> Result<Vec<f32>> {
                             View::new(&dy[first..], outputs, 1),
                             View::rows(wide, to - from),
                             1.0,
-                            Into {
-                                to: out.at(from),
-                                row: inputs,
-                                add: first > 0,
-                            },
+                            Output::new(out.at(from), inputs, first > 0),
                             Parallelism::None,
                         );
                     }
@@ -185,7 +178,7 @@ vectorised! {
     }
 }
 
-/// y += b on every row, in place: y must be held by nobody else.
+/// y += b on every row, in place; nobody else may hold y.
 pub fn add_bias(y: &Tensor, bias: &Tensor) -> Result<()> {
     let bias = floats(bias)?;
     change(y, |y| add_rows(y, &bias))
@@ -201,13 +194,13 @@ vectorised! {
     }
 }
 
-/// db += sum of dy's rows.
+/// db += the sum of dy's rows.
 pub fn bias_gradient(dy: &Tensor, db: &Tensor) -> Result<()> {
     let dy = Values::of(dy)?;
     change(db, |db| add_columns(&dy, db))
 }
 
-/// Rows `ids` of a dense table (vocab, width) as f32.
+/// Looks up rows of a dense table (vocab, width), in f32.
 pub fn lookup(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
     let (_, width) = table.dims2()?;
     let mut out = Vec::with_capacity(ids.len() * width);
@@ -227,7 +220,7 @@ pub fn lookup(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
     tensor(out, &[ids.len(), width])
 }
 
-/// dtable[id] += dy's row, for every row in order.
+/// dtable\[ids\[i\]\] += dy\[i\], in order.
 pub fn lookup_gradient(ids: &[u32], dy: &Tensor, dtable: &Tensor) -> Result<()> {
     let (_, width) = rows(dy.dims());
     let dy = Values::of(dy)?;
@@ -239,7 +232,7 @@ pub fn lookup_gradient(ids: &[u32], dy: &Tensor, dtable: &Tensor) -> Result<()> 
     })
 }
 
-/// A small tensor's values as f32 (biases, norm scales).
+/// A small tensor's values in f32: a bias, the scale of a norm.
 pub fn floats(t: &Tensor) -> Result<Vec<f32>> {
     if t.dtype() == DType::F32 && t.device().is_cpu() {
         return Ok(Values::of(t)?.to_vec());
@@ -247,7 +240,7 @@ pub fn floats(t: &Tensor) -> Result<Vec<f32>> {
     Ok(host(t)?.flatten_all()?.to_vec1()?)
 }
 
-/// Values of a half-precision weight.
+/// The values of a half-precision weight.
 enum Half<'a> {
     F16(&'a [f16]),
     Bf16(&'a [bf16]),
@@ -262,7 +255,7 @@ vectorised! {
 }
 
 impl Half<'_> {
-    /// `to` = `len` values from `start`.
+    /// Replaces `to` by `len` values from `start`.
     fn widen(&self, start: usize, len: usize, to: &mut Vec<f32>) {
         to.clear();
         self.widen_behind(start, len, to);
@@ -279,6 +272,7 @@ impl Half<'_> {
     }
 }
 
+/// Calls `use_it` with the values of an f16 or bf16 weight.
 fn with_half<T>(w: &Tensor, use_it: impl FnOnce(&Half) -> Result<T>) -> Result<T> {
     let (guard, layout) = w.storage_and_layout();
     let Some((start, end)) = layout.contiguous_offsets() else {

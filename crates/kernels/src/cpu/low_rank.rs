@@ -1,7 +1,9 @@
-//! The products of a low-rank update, added where they belong: y += s·(x·Aᵀ)·Bᵀ and its gradients.
-//! What they compute is defined (and tested) in the lora crate; here nothing is allocated that is
-//! as wide as y or x, and no product asks the operating system how many cores there are, which
-//! candle's does every time. Shapes: x (n, in), A (r, in), B (out, r).
+//! Low-rank updates y += s · x Aᵀ Bᵀ and their gradients, in place: x (n, in), A (r, in), B (out,
+//! r).
+//!
+//! `randori_lora` defines them, and the tests compare with it. Unlike there, nothing as wide as x
+//! or y is allocated, and no product asks the operating system for the number of cores, as each of
+//! candle's does.
 
 use candle_core::Tensor;
 
@@ -12,10 +14,10 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// The widest vector register's.
+/// Lanes of the widest vector register.
 const LANES: usize = 16;
 
-/// Rank, inputs and outputs, if A and B belong together.
+/// Rank, inputs and outputs, after a check that A and B have one rank.
 fn sizes(a: &Tensor, b: &Tensor) -> Result<(usize, usize, usize)> {
     let ((rank, inputs), (outputs, columns)) = (a.dims2()?, b.dims2()?);
     if columns != rank {
@@ -26,8 +28,8 @@ fn sizes(a: &Tensor, b: &Tensor) -> Result<(usize, usize, usize)> {
     Ok((rank, inputs, outputs))
 }
 
-/// Adds the update to y (n, out), in place, and answers x·Aᵀ (n, r), which the backward pass wants.
-pub fn forward(x: &Tensor, update: &randori_lora::Update, y: &Tensor) -> Result<Tensor> {
+/// Adds the update to y (n, out), in place. Returns x Aᵀ (n, r), which the backward pass needs.
+pub fn add_update(x: &Tensor, update: &randori_lora::Update, y: &Tensor) -> Result<Tensor> {
     let (rank, inputs, outputs) = sizes(&update.a, &update.b)?;
     let (n, width) = rows(x.dims());
     if width != inputs || rows(y.dims()) != (n, outputs) {
@@ -37,8 +39,8 @@ pub fn forward(x: &Tensor, update: &randori_lora::Update, y: &Tensor) -> Result<
             y.dims()
         )));
     }
-    // rows that vector registers do not divide have a tail summed apart; what is lost there the
-    // scale multiplies
+    // the few-row product sums a tail that registers do not divide apart, and the scale would
+    // multiply the precision lost there
     let xa = if inputs.is_multiple_of(LANES) {
         linear::forward(x, &update.a)?
     } else {
@@ -56,9 +58,9 @@ pub fn forward(x: &Tensor, update: &randori_lora::Update, y: &Tensor) -> Result<
     Ok(xa)
 }
 
-/// Gradients: adds to dA and dB in place, and answers u = s·dy·B (n, r), whose product with A goes
-/// to x.
-pub fn backward(
+/// Adds the gradients to dA and dB, in place. Returns u = s · dy B (n, r); u A is the gradient to
+/// x.
+pub fn update_backward(
     x: &Tensor,
     xa: &Tensor,
     update: &randori_lora::Update,
@@ -83,10 +85,10 @@ pub fn backward(
     tensor(u, &[n, rank])
 }
 
-/// dx += u·A in place.
-pub fn through(u: &Tensor, a: &Tensor, dx: &Tensor) -> Result<()> {
-    let (rank, inputs) = a.dims2()?;
-    let (u, a) = (Values::of(u)?, Values::of(a)?);
+/// dx += u A, in place.
+pub fn update_input_gradient(u: &Tensor, update: &randori_lora::Update, dx: &Tensor) -> Result<()> {
+    let (rank, inputs) = update.a.dims2()?;
+    let (u, a) = (Values::of(u)?, Values::of(&update.a)?);
     let size = (u.len() / rank.max(1), inputs, rank);
     let (left, right) = (View::rows(&u, rank), View::rows(&a, inputs));
     change(dx, |dx| multiply_onto(size, left, right, 1.0, dx, true))
@@ -129,13 +131,13 @@ mod tests {
                 scale: 1.7,
                 magnitude: None,
             };
-            let xa = forward(&x, &update, &y).unwrap();
+            let xa = add_update(&x, &update, &y).unwrap();
             assert!(apart(&xa, &kept) < 1e-5 && apart(&y, &wanted) < 1e-5);
             let zeros =
                 |dims: (usize, usize)| Tensor::zeros(dims, DType::F32, &Device::Cpu).unwrap();
             let (dx, da, db) = (zeros((n, inputs)), zeros((5, inputs)), zeros((9, 5)));
-            let u = backward(&x, &xa, &update, &dy, [&da, &db]).unwrap();
-            through(&u, &update.a, &dx).unwrap();
+            let u = update_backward(&x, &xa, &update, &dy, [&da, &db]).unwrap();
+            update_input_gradient(&u, &update, &dx).unwrap();
             assert!(apart(&dx, &wants.0) < 1e-5);
             assert!(apart(&da, &wants.1) < 1e-4 && apart(&db, &wants.2) < 1e-4);
         }

@@ -1,12 +1,11 @@
-//! Keys and values in the machine's own memory: anonymous maps outside the heap, of whose room only
-//! what is written takes memory, and which leave no hole in the heap when they go.
+//! Keys and values in anonymous memory maps: only pages that are written take memory, and freeing
+//! them leaves no hole in the heap.
 
 use memmap2::MmapMut;
 
 use crate::{Error, Result};
 
-/// Keys and values of one call of attention: for each slot room for as many rows, `width` values
-/// each, in f32, keys already rotated.
+/// Keys and values of one call of attention, f32 (slots, room, width) each; keys are rotated.
 pub struct Maps {
     k: MmapMut,
     v: MmapMut,
@@ -16,7 +15,10 @@ pub struct Maps {
 }
 
 impl Maps {
-    /// Room for `room` rows in each of `slots`.
+    /// Maps with room for `room` rows in each of `slots`.
+    ///
+    /// # Errors
+    /// Not enough memory.
     pub fn new(slots: usize, room: usize, width: usize) -> Result<Maps> {
         let bytes = slots.saturating_mul(room).saturating_mul(4 * width);
         let short = |e| {
@@ -27,10 +29,9 @@ impl Maps {
             return Err(short(std::io::ErrorKind::OutOfMemory.into()));
         }
         let list = || -> Result<MmapMut> {
-            // a map holds something
             let map = MmapMut::map_anon(bytes.max(1)).map_err(short)?;
-            // Where the system gives large pages unasked, each slot's first row would take 2 MiB.
-            // It may not know the advice.
+            // with large pages each slot's first row would take 2 MiB; a system that does not know
+            // the advice refuses it
             #[cfg(target_os = "linux")]
             let _ = map.advise(memmap2::Advice::NoHugePage);
             Ok(map)
@@ -45,7 +46,10 @@ impl Maps {
         })
     }
 
-    /// Makes room for `rows` in each slot, of which the first `lens` are kept.
+    /// Makes room for `rows` rows in each slot, and keeps each one's first `lens`.
+    ///
+    /// # Errors
+    /// Not enough memory.
     pub fn grow(&mut self, rows: usize, lens: &[usize]) -> Result<()> {
         if rows <= self.room {
             return Ok(());
@@ -61,11 +65,11 @@ impl Maps {
     /// A slot's first `len` keys and values.
     pub fn slot(&self, slot: usize, len: usize) -> [&[f32]; 2] {
         let from = slot * self.room * self.width;
-        // a map begins with a page, so that its numbers lie as f32 must
+        // a map begins at a page, so its values are aligned
         [&self.k, &self.v].map(|map| &bytemuck::cast_slice(map)[from..from + len * self.width])
     }
 
-    /// Puts keys and values behind a slot's first `len`.
+    /// Writes keys and values behind a slot's first `len`.
     pub fn write(&mut self, slot: usize, len: usize, kv: [&[f32]; 2]) {
         let from = (slot * self.room + len) * self.width;
         for (map, new) in [&mut self.k, &mut self.v].into_iter().zip(kv) {
@@ -73,7 +77,7 @@ impl Maps {
         }
     }
 
-    /// Of all the room.
+    /// Bytes of both maps, whether written or not.
     pub fn bytes(&self) -> usize {
         2 * 4 * self.slots * self.room * self.width
     }

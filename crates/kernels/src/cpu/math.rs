@@ -1,13 +1,13 @@
-//! exp, sigmoid, tanh and sums over slices, written so that the compiler vectorises them, and
-//! compiled once per instruction set. No fused multiply-add and fixed lanes: every instruction set
-//! gives the same bits.
+//! exp, sigmoid, tanh and sums over slices, written for the compiler to vectorise and compiled once
+//! for each instruction set. Without fused multiply-add and with a fixed number of lanes, every
+//! instruction set gives the same bits.
 
-/// Lanes of a sum. Sixteen partial sums, added pairwise at the end.
+/// Partial sums of a sum, added pairwise at the end.
 const LANES: usize = 16;
-/// Values added in f32 before they go to the f64 total.
+/// Values that are summed in f32 before they are added to the f64 total.
 pub(super) const RUN: usize = 512;
 
-/// Compiles a function for AVX-512, AVX2 and the baseline, and picks one at run time.
+/// Compiles a function for AVX-512, AVX2 and the baseline; one of them is chosen at run time.
 macro_rules! vectorised {
     ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$doc])*
@@ -35,7 +35,7 @@ macro_rules! vectorised {
 }
 pub(crate) use vectorised;
 
-/// 2: AVX-512, 1: AVX2, 0: neither.
+/// The instruction set of this machine: 2 for AVX-512, 1 for AVX2, 0 for neither.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 pub fn instructions() -> u8 {
@@ -52,8 +52,8 @@ pub fn instructions() -> u8 {
     }
 }
 
-/// e^x to 2 ulp: x = n ln 2 + r, a polynomial in r (Cephes), 2^n put into the exponent. NaN stays
-/// NaN; below about -87, where f32 runs out of exponents, the result is 0.
+/// e^x to 2 ulp: with x = n ln 2 + r, a polynomial in r (Cephes) times 2^n. NaN gives NaN; below
+/// about -87, where f32 runs out of exponents, the result is 0.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to a whole number
@@ -81,7 +81,7 @@ pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// tanh x: a polynomial near 0 (Cephes), where the quotient would cancel.
+/// tanh x: near 0, where the quotient would cancel, a polynomial (Cephes).
 #[inline(always)]
 pub fn tanh(x: f32) -> f32 {
     let z = x * x;
@@ -96,8 +96,8 @@ pub fn tanh(x: f32) -> f32 {
     if size < 0.625 { near } else { far }
 }
 
-/// Pairwise sum of the lanes. Never inlined: the compiler would order the loop before it for this
-/// sum's sake, two lanes to a register.
+/// Pairwise sum of the lanes. Never inlined: for its sake the compiler would keep two lanes a
+/// register in the loop before it.
 #[inline(never)]
 fn fold(lanes: [f32; LANES]) -> f32 {
     let mut sums = lanes;
@@ -112,7 +112,7 @@ fn fold(lanes: [f32; LANES]) -> f32 {
 }
 
 vectorised! {
-    /// Σ a·b, runs of 512 in f32, their total in f64.
+    /// Σ a·b: runs of [`RUN`] values in f32, their total in f64.
     pub fn dot(a: &[f32], b: &[f32]) -> f64 {
         let mut total = 0.0f64;
         for (a, b) in a.chunks(RUN).zip(b.chunks(RUN)) {
@@ -133,30 +133,47 @@ vectorised! {
     }
 }
 
-vectorised! {
-    /// Σ a.
-    pub fn sum(a: &[f32]) -> f64 {
-        let mut total = 0.0f64;
-        for a in a.chunks(RUN) {
-            let mut lanes = [0f32; LANES];
-            let whole = a.chunks_exact(LANES);
-            let rest = whole.remainder();
-            for a in whole {
-                for i in 0..LANES {
-                    lanes[i] += a[i];
+/// Defines a function that sums f(a) over a slice: runs of [`RUN`] values in f32, their total in
+/// f64.
+macro_rules! sum_of {
+    ($(#[$doc:meta])* $name:ident($a:ident $(, $arg:ident)?) = $f:expr) => {
+        vectorised! {
+            $(#[$doc])*
+            pub fn $name(values: &[f32] $(, $arg: f32)?) -> f64 {
+                let mut total = 0.0f64;
+                for values in values.chunks(RUN) {
+                    let mut lanes = [0f32; LANES];
+                    let whole = values.chunks_exact(LANES);
+                    let rest = whole.remainder();
+                    for values in whole {
+                        for i in 0..LANES {
+                            let $a = values[i];
+                            lanes[i] += $f;
+                        }
+                    }
+                    for (i, &$a) in rest.iter().enumerate() {
+                        lanes[i] += $f;
+                    }
+                    total += f64::from(fold(lanes));
                 }
+                total
             }
-            for (i, a) in rest.iter().enumerate() {
-                lanes[i] += a;
-            }
-            total += f64::from(fold(lanes));
         }
-        total
-    }
+    };
+}
+
+sum_of! {
+    /// Σ a.
+    sum(a) = a
+}
+
+sum_of! {
+    /// Σ e^(a - shift).
+    sum_exp(a, shift) = exp(a - shift)
 }
 
 vectorised! {
-    /// The largest value; NaN if there is one, -inf for none.
+    /// The largest value; NaN if any is NaN, -∞ for no values.
     pub fn max(a: &[f32]) -> f32 {
         let mut lanes = [f32::NEG_INFINITY; LANES];
         let mut bad = [0u32; LANES];
@@ -181,7 +198,7 @@ vectorised! {
 }
 
 vectorised! {
-    /// a = e^(a - shift) in place; answers their sum.
+    /// a = e^(a - shift), in place. Returns their sum.
     pub fn exp_sum(a: &mut [f32], shift: f32) -> f64 {
         let mut total = 0.0f64;
         for a in a.chunks_mut(RUN) {
@@ -196,28 +213,6 @@ vectorised! {
             for (i, a) in whole.into_remainder().iter_mut().enumerate() {
                 *a = exp(*a - shift);
                 lanes[i] += *a;
-            }
-            total += f64::from(fold(lanes));
-        }
-        total
-    }
-}
-
-vectorised! {
-    /// Σ e^(a - shift) without changing a.
-    pub fn sum_exp(a: &[f32], shift: f32) -> f64 {
-        let mut total = 0.0f64;
-        for a in a.chunks(RUN) {
-            let mut lanes = [0f32; LANES];
-            let whole = a.chunks_exact(LANES);
-            let rest = whole.remainder();
-            for a in whole {
-                for i in 0..LANES {
-                    lanes[i] += exp(a[i] - shift);
-                }
-            }
-            for (i, a) in rest.iter().enumerate() {
-                lanes[i] += exp(*a - shift);
             }
             total += f64::from(fold(lanes));
         }

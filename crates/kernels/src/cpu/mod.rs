@@ -1,9 +1,8 @@
-//! The processor's kernels: functions from tensors to tensors, each on contiguous f32 (weights may
-//! be f16 or bf16, or quantised).
+//! The processor's kernels, on contiguous f32 tensors; weights may also be f16, bf16 or quantised.
 //!
-//! Results are bit-identical whatever the number of threads: work is cut by fixed sizes, and sums
-//! run in a fixed order.
-mod attention;
+//! Results are bit-identical for any number of threads: work is split by fixed sizes, and sums have
+//! a fixed order.
+pub mod attention;
 mod attention_backward;
 mod cache;
 mod dora;
@@ -26,44 +25,39 @@ use std::{convert::Infallible, ops::Deref};
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Storage, StorageRef, Tensor};
 use randori_sdk::seam::{Binary, RopeSpec, RouteSpec, Unary};
 
-#[cfg(feature = "cuda")]
-use super::tensors::elsewhere;
-pub use attention::QUERIES;
-
-use super::{Gain, Heads, Kernels, Mixed, Norm, OnCandle, Share, host, on_candle::on_candle, rows};
-use crate::{Error, Result, Weight};
+use crate::{
+    Error, ExpertOutput, ExpertTokens, Gain, Heads, Kernels, Norm, OnCandle, Result, Weight, host,
+    on_candle::{call, on_candle},
+    rows,
+};
 
 /// The kernels of the processor.
 pub struct Cpu;
 
 impl OnCandle for Cpu {
-    fn row_dots(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-        layout::row_dots(a, b)
-    }
-    fn scatter_by(
-        &self,
-        x: &Tensor,
-        rows: &[u32],
-        factors: Option<&[f32]>,
-        onto: &Tensor,
-    ) -> Result<()> {
-        layout::scatter(x, rows, factors, onto)
+    call! {
+        layout::row_dots(a: &Tensor, b: &Tensor) -> Tensor;
+        layout::scatter_by(
+            x: &Tensor, rows: &[u32], factors: Option<&[f32]>, onto: &Tensor
+        ) -> ();
     }
 }
 
 impl Kernels for Cpu {
     on_candle!();
-    type Table = rope::Table;
-    type Stats = Vec<norm::RowStats>;
-    type Sums = Vec<f32>;
-    type Away = Infallible;
+    type RopeTable = rope::Table;
+    type NormStats = Vec<norm::RowStats>;
+    /// log Σ e^score, by head, then row.
+    type SoftmaxStats = Vec<f32>;
+    /// Nothing is offloaded from the machine's own memory.
+    type Offloaded = Infallible;
 
-    fn lookup(&self, table: &Weight, ids: &Self::Rows) -> Result<Tensor> {
+    fn lookup(&self, table: &Weight, ids: &Self::Indices) -> Result<Tensor> {
         match table {
             Weight::Dense(w) => linear::lookup(w, ids),
             Weight::Quant(w) => w.rows(ids).map_err(|e| Error::rule(e.to_string())),
             #[cfg(feature = "cuda")]
-            other => Err(elsewhere(other)),
+            other => Err(other.elsewhere()),
         }
     }
     fn product(&self, x: &Tensor, w: &Weight) -> Result<Tensor> {
@@ -71,7 +65,7 @@ impl Kernels for Cpu {
             Weight::Dense(w) => linear::forward(x, w),
             Weight::Quant(w) => linear::quantised(x, w),
             #[cfg(feature = "cuda")]
-            other => Err(elsewhere(other)),
+            other => Err(other.elsewhere()),
         }
     }
     fn product_backward(&self, dy: &Tensor, w: &Weight) -> Result<Tensor> {
@@ -79,31 +73,15 @@ impl Kernels for Cpu {
             Weight::Dense(w) => linear::backward(dy, w),
             Weight::Quant(w) => linear::quantised_backward(dy, w),
             #[cfg(feature = "cuda")]
-            other => Err(elsewhere(other)),
+            other => Err(other.elsewhere()),
         }
-    }
-    fn drop_out(
-        &self,
-        plan: &Self::Plan,
-        x: &Tensor,
-        p: f32,
-        rows: Option<&Self::Rows>,
-        salt: u64,
-    ) -> Result<Tensor> {
-        let keys = plan.keys(rows);
-        // a token's heads, where a projection goes over each of them, have one mask together
-        let by_token = x.reshape((keys.len(), x.elem_count() / keys.len().max(1)))?;
-        let masked = randori_lora::dropout(&by_token, p, &keys, salt);
-        Ok(masked
-            .map_err(|e| Error::rule(e.to_string()))?
-            .reshape(x.dims())?)
     }
     fn attention(
         &self,
         plan: &Self::Plan,
         [q, k, v]: [&Tensor; 3],
         heads: &Heads,
-    ) -> Result<(Tensor, Self::Sums)> {
+    ) -> Result<(Tensor, Self::SoftmaxStats)> {
         cache::with_spans(plan, k, v, heads, |spans| {
             attention::forward(q, spans, heads)
         })
@@ -111,11 +89,11 @@ impl Kernels for Cpu {
     fn cached_attention(
         &self,
         cache: &mut Self::Cache,
-        place: (usize, usize),
+        at: (usize, usize),
         [q, k, v]: [&Tensor; 3],
         heads: &Heads,
-    ) -> Result<(Tensor, Self::Sums)> {
-        let spans = cache.append(place, [k, v], heads.widths().1)?;
+    ) -> Result<(Tensor, Self::SoftmaxStats)> {
+        let spans = cache.append(at, [k, v], heads.widths().1)?;
         attention::forward(q, &spans, heads)
     }
     fn attention_backward(
@@ -123,36 +101,35 @@ impl Kernels for Cpu {
         plan: &Self::Plan,
         [q, k, v]: [&Tensor; 3],
         heads: &Heads,
-        (out, lse): (&Tensor, &Self::Sums),
+        (out, lse): (&Tensor, &Self::SoftmaxStats),
         dout: &Tensor,
     ) -> Result<[Tensor; 3]> {
         cache::with_spans(plan, k, v, heads, |spans| {
             attention_backward::backward(q, k.dims(), spans, heads, (out, lse), dout)
         })
     }
-    /// The tape keeps three wide values instead: see `Factor`.
+    /// The tape saves three wide values instead: see its `Factor`.
     fn fuses_silu(&self) -> bool {
         false
     }
-    /// What lies in the machine's memory has nowhere to go.
-    fn leave(&self, _: &Tensor) -> Result<Infallible> {
+    fn offload(&self, _: &Tensor) -> Result<Infallible> {
         Err(Error::rule("a block's input lies in the machine's memory"))
     }
-    fn let_go(&self, away: &mut Infallible) {
-        match *away {}
+    fn release(&self, offloaded: &mut Infallible) {
+        match *offloaded {}
     }
-    fn fetch(&self, away: &mut Infallible) -> Result<()> {
-        match *away {}
+    fn fetch(&self, offloaded: &mut Infallible) -> Result<()> {
+        match *offloaded {}
     }
-    fn take(&self, away: Infallible) -> Result<Tensor> {
-        match away {}
+    fn take(&self, offloaded: Infallible) -> Result<Tensor> {
+        match offloaded {}
     }
 }
 
-/// Elements that are worth a task of their own.
+/// Elements of a parallel task.
 pub const TASK: usize = 16 * 1024;
 
-/// A tensor's values, as long as this lives.
+/// Read access to a tensor's values.
 pub struct Values<'a> {
     guard: StorageRef<'a>,
     start: usize,
@@ -160,7 +137,7 @@ pub struct Values<'a> {
 }
 
 impl<'a> Values<'a> {
-    /// Error unless the tensor is contiguous f32 in the CPU's memory.
+    /// The values of a contiguous f32 tensor in the machine's memory; any other is an error.
     pub fn of(tensor: &'a Tensor) -> Result<Self> {
         let (guard, layout) = tensor.storage_and_layout();
         let Some((start, end)) = layout.contiguous_offsets() else {
@@ -203,13 +180,13 @@ impl Deref for Values<'_> {
     }
 }
 
-/// A tensor of these values on the CPU.
+/// A tensor of these values in the machine's memory.
 pub fn tensor(values: Vec<f32>, dims: &[usize]) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
 }
 
-/// Changes a tensor's values in place. Every tensor that shares its memory changes too: only for
-/// tensors that were made here and handed to nobody, and for gradients.
+/// Changes a tensor's values in place. Every tensor that shares its memory changes too, so this is
+/// only for new tensors that nobody else holds, and for gradients.
 pub fn change(tensor: &Tensor, change: impl Fn(&mut [f32])) -> Result<()> {
     struct Change<F>(F);
     impl<F: Fn(&mut [f32])> InplaceOp1 for Change<F> {
@@ -229,29 +206,31 @@ pub fn change(tensor: &Tensor, change: impl Fn(&mut [f32])) -> Result<()> {
     Ok(tensor.inplace_op1(&Change(change))?)
 }
 
-/// Rows of `width` values that are worth a task of their own.
+/// Rows of `width` values in a parallel task.
 pub fn task_rows(width: usize) -> usize {
     (TASK / width.max(1)).max(1)
 }
 
-/// A pointer that tasks writing disjoint places may share.
+/// A pointer shared by tasks that write disjoint elements.
 #[derive(Clone, Copy)]
 pub struct Shared(*mut f32);
 
-// SAFETY: every task that gets a copy writes only rows and columns that no other task touches (said
-// where it is used).
+// SAFETY: each task that gets a copy writes only rows and columns that no other task uses, as is
+// said where it does.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
 
 impl Shared {
+    /// A pointer to the first value.
     pub fn new(values: &mut [f32]) -> Self {
         Shared(values.as_mut_ptr())
     }
-    /// The same, `offset` values on.
+    /// The shared pointer to the value `offset` further on.
     pub fn from(self, offset: usize) -> Self {
         Shared(self.at(offset))
     }
+    /// The pointer to the value `offset` further on.
     pub fn at(self, offset: usize) -> *mut f32 {
         self.0.wrapping_add(offset)
     }

@@ -1,7 +1,7 @@
-//! RMS norm and layer norm over the last axis, forward and backward.
+//! RMSNorm and layer norm over the last axis, forward and backward.
 //!
-//! With x̂ = (x - μ)·s (μ = 0 for RMS) and y = x̂·g + b, g = plus + w, u = dy·g: dx = s·(u -
-//! x̂·mean(u·x̂)) for RMS, and minus s·mean(u) too for layer norm; dw = Σ dy·x̂; db = Σ dy.
+//! With x̂ = (x - μ)·s (μ = 0 for RMSNorm), g = plus + w, y = x̂·g + b and u = dy·g:
+//! dx = s·(u - mean(u) - x̂·mean(u·x̂)), without mean(u) for RMSNorm; dw = Σ dy·x̂; db = Σ dy.
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -14,14 +14,14 @@ use super::{
 };
 use crate::{Norm, Result};
 
-/// Rows whose share of dw is summed before the shares are added in order.
+/// Rows that are summed to one part of dw; the parts are then added in order.
 const RUN: usize = 64;
 
-/// What the backward pass needs of a row.
+/// Statistics of a row, saved for the backward pass.
 #[derive(Clone, Copy, Default)]
 pub struct RowStats {
     mean: f32,
-    /// 1 / rms, or 1 / standard deviation.
+    /// Inverse root mean square, or inverse standard deviation.
     inverse: f32,
 }
 
@@ -33,8 +33,8 @@ vectorised! {
     }
 }
 
-/// y and its rows' statistics. `bias` is added when given.
-pub fn forward(
+/// Normalises the rows of x; `bias` is added if there is one. Also returns the rows' statistics.
+pub fn norm(
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
@@ -42,16 +42,6 @@ pub fn forward(
     eps: f64,
 ) -> Result<(Tensor, Vec<RowStats>)> {
     let (w, bias) = (floats(w)?, bias.map(floats).transpose()?);
-    forward_rows(x, &w, bias.as_deref(), norm, eps)
-}
-
-fn forward_rows(
-    x: &Tensor,
-    w: &[f32],
-    bias: Option<&[f32]>,
-    norm: Norm,
-    eps: f64,
-) -> Result<(Tensor, Vec<RowStats>)> {
     let (n, width) = rows(x.dims());
     let dims = x.dims();
     let x = Values::of(x)?;
@@ -80,8 +70,8 @@ fn forward_rows(
                 mean: mean as f32,
                 inverse,
             };
-            scale_row(x, w, mean as f32, inverse, norm.plus(), y);
-            if let Some(bias) = bias {
+            scale_row(x, &w, mean as f32, inverse, norm.plus(), y);
+            if let Some(bias) = &bias {
                 y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
             }
         }
@@ -99,7 +89,7 @@ fn forward_rows(
 }
 
 vectorised! {
-    /// u = dy · g and x̂ into two rows.
+    /// Writes u = dy · g and x̂.
     fn prepare(dy: &[f32], x: &[f32], w: &[f32], at: RowStats, plus: f32, u: &mut [f32], xhat: &mut [f32]) {
         for i in 0..u.len().min(xhat.len()).min(dy.len()).min(x.len()).min(w.len()) {
             u[i] = dy[i] * (plus + w[i]);
@@ -116,8 +106,8 @@ vectorised! {
     }
 }
 
-/// dx.
-pub fn backward(
+/// The gradient to x.
+pub fn norm_backward(
     x: &Tensor,
     w: &Tensor,
     norm: Norm,
@@ -134,17 +124,9 @@ pub fn backward(
     let work = |(task, dx): (usize, &mut [f32])| {
         let (mut u, mut xhat) = (vec![0f32; width], vec![0f32; width]);
         for (row, dx) in (task * at_once..).zip(dx.chunks_exact_mut(width)) {
-            let place = row * width..(row + 1) * width;
-            let at = stats[row];
-            prepare(
-                &dy[place.clone()],
-                &x[place],
-                w,
-                at,
-                norm.plus(),
-                &mut u,
-                &mut xhat,
-            );
+            let own = row * width..(row + 1) * width;
+            let (dy, x, at) = (&dy[own.clone()], &x[own], stats[row]);
+            prepare(dy, x, w, at, norm.plus(), &mut u, &mut xhat);
             let mean_ux = (dot(&u, &xhat) / width as f64) as f32;
             let mean_u = match norm {
                 Norm::Rms { .. } => 0.0,
@@ -163,28 +145,28 @@ pub fn backward(
     tensor(dx, dims)
 }
 
-/// dw += Σ dy · x̂ over rows.
+/// dw += Σ dy · x̂ over the rows.
 pub fn scale_gradient(x: &Tensor, stats: &[RowStats], dy: &Tensor, dw: &Tensor) -> Result<()> {
     let (_, width) = rows(x.dims());
     let (x, dy) = (Values::of(x)?, Values::of(dy)?);
     let (x, dy): (&[f32], &[f32]) = (&x, &dy);
-    let shares: Vec<Vec<f32>> = stats
+    let parts: Vec<Vec<f32>> = stats
         .par_chunks(RUN)
         .enumerate()
         .map(|(run, stats)| {
-            let mut share = vec![0f32; width];
+            let mut part = vec![0f32; width];
             for (row, at) in (run * RUN..).zip(stats) {
-                let place = row * width..(row + 1) * width;
-                for ((s, x), dy) in share.iter_mut().zip(&x[place.clone()]).zip(&dy[place]) {
+                let own = row * width..(row + 1) * width;
+                for ((s, x), dy) in part.iter_mut().zip(&x[own.clone()]).zip(&dy[own]) {
                     *s += dy * (x - at.mean) * at.inverse;
                 }
             }
-            share
+            part
         })
         .collect();
     change(dw, |dw| {
-        for share in &shares {
-            add_scaled(dw, 1.0, share);
+        for part in &parts {
+            add_scaled(dw, 1.0, part);
         }
     })
 }

@@ -1,25 +1,25 @@
-//! x Wᵀ for some rows of x, as in decoding many sequences at once: x is turned once into a panel
-//! whose rows hold one feature of all sequences, and every weight is read once, as it lies, and
-//! multiplied into a register of sequences. (A general product first copies W into another order,
-//! which costs as much as the product when x has few rows.)
+//! Products x Wᵀ of some tens of rows of x, as in decoding many sequences at once: x is transposed
+//! into a panel whose rows hold one feature of all sequences, then each weight is read once, in its
+//! stored order, and multiplied with a register of sequences. (A general product first copies W
+//! into another order, which with few rows of x costs as much as the product.)
 //!
-//! Each number is summed over the features in the same order however many sequences there are, so a
-//! sequence's numbers do not depend on what is beside it. Written with x86 intrinsics, for AVX-512
-//! and for AVX2 with FMA.
+//! Each number is summed over the features in an order that does not depend on the number of
+//! sequences, so neither do results. Implemented with x86 intrinsics, for AVX-512 and for AVX2 with
+//! FMA.
 
 use super::Shared;
 
 /// Sequences in a lane group: one register of AVX-512, two of AVX2.
 const GROUP: usize = 16;
-/// Lane groups that a tile of AVX-512 multiplies at once.
+/// Lane groups in a tile of AVX-512.
 const WIDEST: usize = 3;
-/// Features that are summed in one chain; the chains' sums are added in order, which loses less
-/// than a single long one.
+/// Features that are summed in one chain. Adding the chains' sums in order loses less precision
+/// than one long chain.
 const CHAIN: usize = 128;
 /// Rows of W in a tile.
 pub(super) const TILE: usize = 8;
 
-/// x (n, k), turned: by piece of a few lane groups, then feature, then lane.
+/// x (n, k), transposed: by piece of a few lane groups, then feature, then lane.
 pub(super) struct Panel {
     values: Vec<f32>,
     n: usize,
@@ -27,6 +27,7 @@ pub(super) struct Panel {
 }
 
 impl Panel {
+    /// Transposes x, rows of k values.
     pub(super) fn new(x: &[f32], k: usize) -> Self {
         let n = x.len() / k.max(1);
         let groups = n.div_ceil(GROUP);
@@ -48,7 +49,7 @@ impl Panel {
         panel
     }
 
-    /// (first sequence, lanes) of every piece: as even as whole groups allow.
+    /// First sequence and lanes of every piece; they are as even as whole groups allow.
     fn pieces(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
         let groups = self.n.div_ceil(GROUP);
         let count = groups.div_ceil(WIDEST).max(1);
@@ -56,10 +57,11 @@ impl Panel {
         (0..count).map(move |i| (start(i), start(i + 1) - start(i)))
     }
 
-    /// Rows of W (rows · k values) against all of x: y[sequence · y_row + row].
+    /// Multiplies rows of W (rows · k values) with all of x, to y\[sequence · y_row + row\].
     ///
     /// # Safety
-    /// Those places must be writable and this task's alone; the machine must have AVX2 and FMA.
+    /// Those elements must be writable and used by no other task; the machine must have AVX2 and
+    /// FMA.
     pub(super) unsafe fn multiply(&self, w: &[f32], y: Shared, y_row: usize) {
         let rows = w.len() / self.k.max(1);
         let mut out = [0f32; TILE * WIDEST * GROUP];
@@ -68,13 +70,13 @@ impl Panel {
             let w = &w[first * self.k..][..count * self.k];
             for (sequence, lanes) in self.pieces() {
                 let x = &self.values[sequence * self.k..][..lanes * self.k];
-                // SAFETY: the caller has the instructions; `count` rows of W, `lanes` sequences of
-                // x, and room for both.
+                // SAFETY: the caller's contract; `count` rows of W, `lanes` sequences of x, and
+                // room for both.
                 unsafe { tiles(w, x, self.k, lanes / GROUP, count, &mut out) };
                 for i in 0..lanes.min(self.n - sequence) {
                     let to = y.at((sequence + i) * y_row + first);
                     for (r, value) in out[i..].iter().step_by(lanes).take(count).enumerate() {
-                        // SAFETY: `count` places of this task's own columns in a row of y.
+                        // SAFETY: `count` elements of this task's own columns in a row of y.
                         unsafe { *to.add(r) = *value };
                     }
                 }
@@ -83,13 +85,14 @@ impl Panel {
     }
 }
 
-/// out[row · lanes + lane] for up to [`TILE`] rows of W.
+/// Multiplies `count` rows of W, up to [`TILE`], to out\[row · lanes + lane\].
 ///
 /// # Safety
-/// AVX2 and FMA; `count` rows of k in `w`, `groups` lane groups for each of k in `x`.
+/// Needs AVX2 and FMA; `w` must hold `count` rows of k, `x` `groups` lane groups for each of k.
 unsafe fn tiles(w: &[f32], x: &[f32], k: usize, groups: usize, count: usize, out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: the caller's; a tile reads `count` rows of k and writes as many of the lanes.
+    // SAFETY: the caller's contract; a tile reads `count` rows of k and writes as many of the
+    // lanes.
     unsafe {
         let wide = super::math::instructions() == 2;
         let (w, x, out) = (w.as_ptr(), x.as_ptr(), out.as_mut_ptr());
@@ -123,13 +126,14 @@ mod x86 {
 
     use super::{CHAIN, GROUP};
 
-    /// Floats in a line of the cache.
+    /// Floats in a cache line.
     const LINE: usize = 16;
 
-    /// R rows of W with V registers of sequences.
+    /// Multiplies R rows of W with V registers of sequences.
     ///
     /// # Safety
-    /// AVX-512; R rows of k at `w`, V·16 lanes for each of k at `x`, R·V·16 places at `out`.
+    /// Needs AVX-512; `w` must point to R rows of k, `x` to V·16 lanes for each of k, `out` to
+    /// R·V·16 writable values.
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn wide<const R: usize, const V: usize>(
         w: *const f32,
@@ -137,15 +141,15 @@ mod x86 {
         k: usize,
         out: *mut f32,
     ) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's contract.
         unsafe {
             let mut x = x;
             for first in (0..k).step_by(CHAIN) {
                 let mut sums = [[_mm512_setzero_ps(); V]; R];
                 for at in first..k.min(first + CHAIN) {
                     if at % LINE == 0 {
-                        // the next tile's rows, behind this one's: eight streams are more than the
-                        // hardware follows
+                        // prefetch the next tile's rows: eight streams are more than the hardware
+                        // follows
                         for r in R..2 * R {
                             _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(r * k + at).cast());
                         }
@@ -176,10 +180,10 @@ mod x86 {
         }
     }
 
-    /// `rows` rows of W, R at a time, with `lanes` sequences, a group at a time.
+    /// Multiplies `rows` rows of W, R at a time, with `lanes` sequences, a group at a time.
     ///
     /// # Safety
-    /// AVX2 and FMA; as [`wide`], and R divides `rows`.
+    /// Needs AVX2 and FMA; otherwise as [`wide`], and R divides `rows`.
     #[target_feature(enable = "avx2,fma")]
     pub(super) unsafe fn narrow_all<const R: usize>(
         w: *const f32,
@@ -191,7 +195,7 @@ mod x86 {
     ) {
         for r in (0..rows).step_by(R) {
             for lane in (0..lanes).step_by(GROUP) {
-                // SAFETY: the caller's.
+                // SAFETY: the caller's contract.
                 unsafe {
                     let out = out.add(r * lanes + lane);
                     narrow::<R>(w.add(r * k), x.add(lane), k, lanes, out);
@@ -200,7 +204,7 @@ mod x86 {
         }
     }
 
-    /// R rows of W with sixteen of `lanes` sequences.
+    /// Multiplies R rows of W with sixteen of `lanes` sequences.
     ///
     /// # Safety
     /// As [`narrow_all`].
@@ -213,7 +217,7 @@ mod x86 {
         lanes: usize,
         out: *mut f32,
     ) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's contract.
         unsafe {
             for first in (0..k).step_by(CHAIN) {
                 let mut sums = [[_mm256_setzero_ps(); 2]; R];

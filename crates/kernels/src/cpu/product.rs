@@ -4,11 +4,10 @@ use gemm::Parallelism;
 
 use crate::work;
 
-/// Multiply-adds from which a product is worth all threads. Below, one thread; the result is the
-/// same either way.
+/// Multiply-adds from which a product uses all threads, rather than one. Results are the same.
 const PARALLEL: usize = 1 << 20;
 
-/// A matrix inside a slice: its first element, and the distances of its rows and columns.
+/// A matrix inside a slice, with the strides of its rows and columns.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     values: &'a [f32],
@@ -17,46 +16,51 @@ pub struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// Element (i, j) lies at `i * row + j * col`.
+    /// The matrix whose element (i, j) lies at `i * row + j * col`.
     pub fn new(values: &'a [f32], row: usize, col: usize) -> Self {
         View { values, row, col }
     }
-    /// Rows of `width` values after each other.
+    /// The matrix of consecutive rows of `width` values.
     pub fn rows(values: &'a [f32], width: usize) -> Self {
         View::new(values, width, 1)
     }
-    /// The same, turned.
+    /// The transpose.
     pub fn t(self) -> Self {
         View::new(self.values, self.col, self.row)
     }
-    /// Whether a (rows, cols) matrix fits.
+    /// Whether the slice holds (rows, cols) elements.
     fn holds(&self, rows: usize, cols: usize) -> bool {
         rows == 0 || cols == 0 || (rows - 1) * self.row + (cols - 1) * self.col < self.values.len()
     }
 }
 
-/// Where a product goes.
+/// The output of a product.
 #[derive(Clone, Copy)]
-pub struct Into {
-    /// First element.
-    pub to: *mut f32,
-    /// Distance of rows; columns lie next to each other.
-    pub row: usize,
-    /// Add to what is there, rather than overwrite.
-    pub add: bool,
+pub struct Output {
+    to: *mut f32,
+    row: usize,
+    add: bool,
 }
 
-/// `out = factor · a b (+ out)` for a (m, k) and b (k, n).
+impl Output {
+    /// The output that begins at `to`, with rows `row` values apart and adjacent columns. With
+    /// `add` the product is added to the old values.
+    pub fn new(to: *mut f32, row: usize, add: bool) -> Self {
+        Output { to, row, add }
+    }
+}
+
+/// out = factor · a b, or += as `out` says, for a (m, k) and b (k, n).
 ///
 /// # Safety
-/// `out.to` must point at (m - 1) · row + n writable values, initialised when `add`, that nobody
-/// else touches meanwhile.
+/// `out` must begin at (m - 1) · row + n writable values, initialised if the product is added, that
+/// nobody else uses meanwhile.
 pub unsafe fn multiply_into(
     (m, n, k): (usize, usize, usize),
     a: View,
     b: View,
     factor: f32,
-    out: Into,
+    out: Output,
     threads: Parallelism,
 ) {
     assert!(
@@ -90,6 +94,7 @@ pub unsafe fn multiply_into(
     }
 }
 
+/// The threads that a product of this size is worth.
 fn threads((m, n, k): (usize, usize, usize)) -> Parallelism {
     if m * n * k < PARALLEL {
         Parallelism::None
@@ -98,18 +103,14 @@ fn threads((m, n, k): (usize, usize, usize)) -> Parallelism {
     }
 }
 
-/// a b as a new vector of m · n values.
+/// a b, (m, n).
 pub fn multiply(size: (usize, usize, usize), a: View, b: View) -> Vec<f32> {
     let (m, n, k) = size;
     if k == 0 {
         return vec![0.0; m * n];
     }
     let mut out: Vec<f32> = Vec::with_capacity(m * n);
-    let into = Into {
-        to: out.as_mut_ptr(),
-        row: n,
-        add: false,
-    };
+    let into = Output::new(out.as_mut_ptr(), n, false);
     // SAFETY: room for m rows of n values, which a product without `add` writes wholly.
     unsafe {
         multiply_into(size, a, b, 1.0, into, threads(size));
@@ -118,7 +119,7 @@ pub fn multiply(size: (usize, usize, usize), a: View, b: View) -> Vec<f32> {
     out
 }
 
-/// out += factor · a b, or out = factor · a b, on rows of n values.
+/// out = factor · a b, or += if `add`, for an `out` of rows of n values.
 pub fn multiply_onto(
     size: (usize, usize, usize),
     a: View,
@@ -129,11 +130,7 @@ pub fn multiply_onto(
 ) {
     let (m, n, _) = size;
     assert!(out.len() >= m * n, "a product does not fit its output");
-    let into = Into {
-        to: out.as_mut_ptr(),
-        row: n,
-        add,
-    };
+    let into = Output::new(out.as_mut_ptr(), n, add);
     // SAFETY: `out` is borrowed mutably and long enough.
     unsafe { multiply_into(size, a, b, factor, into, threads(size)) }
 }

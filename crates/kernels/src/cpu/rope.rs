@@ -1,4 +1,4 @@
-//! Rotary position embedding (arXiv 2104.09864): each pair of features is turned by position ·
+//! Rotary position embedding (arXiv 2104.09864): each pair of features is rotated by position times
 //! inverse frequency.
 
 use candle_core::Tensor;
@@ -16,12 +16,13 @@ pub struct Table {
     pub interleaved: bool,
 }
 
-/// The table of these positions.
+/// Computes the table of these positions.
 pub fn table(spec: &RopeSpec, positions: &[u32]) -> Result<Table> {
     Ok(Table::new(spec, positions))
 }
 
 impl Table {
+    /// As [`table`].
     pub fn new(spec: &RopeSpec, positions: &[u32]) -> Self {
         let size = positions.len() * spec.inv_freq.len();
         let (mut cos, mut sin) = (Vec::with_capacity(size), Vec::with_capacity(size));
@@ -42,8 +43,8 @@ impl Table {
     }
 }
 
-/// x (tokens, heads, d), turned; with `back`, dx from dy (the transposed rotation).
-pub fn turn(x: &Tensor, table: &Table, back: bool) -> Result<Tensor> {
+/// Rotates x (tokens, heads, d); with `back` by the negated angles (the transposed rotation).
+pub fn rotate(x: &Tensor, table: &Table, back: bool) -> Result<Tensor> {
     let (_, heads, d) = x.dims3()?;
     let dims = x.dims();
     let mut y = Values::of(x)?.to_vec();

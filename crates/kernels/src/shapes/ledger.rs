@@ -1,8 +1,8 @@
-//! Bytes that live at a time, and the most there ever were: allocations without memory.
+//! Allocations without memory: how many bytes are allocated at a time, and their peak.
 
 use std::{cell::Cell, rc::Rc};
 
-/// Counts what is held.
+/// A count of allocated bytes. Clones share it.
 #[derive(Clone, Default)]
 pub struct Ledger(Rc<Counts>);
 
@@ -12,55 +12,55 @@ struct Counts {
     peak: Cell<u64>,
 }
 
-/// An allocation: it counts as long as somebody holds it, as a tensor's memory does.
+/// An allocation, counted until its last clone is dropped, like a tensor's memory.
 #[derive(Clone)]
-pub struct Held(Rc<Allocation>);
+pub struct Allocation(Rc<Bytes>);
 
-struct Allocation {
+struct Bytes {
     bytes: u64,
     counts: Rc<Counts>,
 }
 
 impl Ledger {
-    /// An allocation of so many bytes.
-    pub fn hold(&self, bytes: u64) -> Held {
+    /// Allocates bytes.
+    pub fn hold(&self, bytes: u64) -> Allocation {
         let live = self.0.live.get() + bytes;
         self.0.live.set(live);
         self.0.peak.set(self.0.peak.get().max(live));
         let counts = self.0.clone();
-        Held(Rc::new(Allocation { bytes, counts }))
+        Allocation(Rc::new(Bytes { bytes, counts }))
     }
 
-    /// Something that is gone at once.
+    /// Allocates bytes and frees them at once: scratch.
     pub fn touch(&self, bytes: u64) {
         drop(self.hold(bytes));
     }
 
-    /// Bytes that live now.
+    /// Bytes allocated now.
     pub fn live(&self) -> u64 {
         self.0.live.get()
     }
 
-    /// The most there ever were.
+    /// The most bytes that were allocated at a time.
     pub fn peak(&self) -> u64 {
         self.0.peak.get()
     }
 }
 
-impl Held {
-    /// Bytes of it.
+impl Allocation {
+    /// Its size.
     #[cfg(test)]
     pub fn bytes(&self) -> u64 {
         self.0.bytes
     }
 
-    /// As much again.
-    pub(super) fn again(&self) -> Held {
+    /// Another allocation of the same size.
+    pub(super) fn again(&self) -> Allocation {
         Ledger(self.0.counts.clone()).hold(self.0.bytes)
     }
 }
 
-impl Drop for Allocation {
+impl Drop for Bytes {
     fn drop(&mut self) {
         self.counts.live.set(self.counts.live.get() - self.bytes);
     }

@@ -1,310 +1,264 @@
-//! Kernels that compute nothing: each answers the shape of its result and declares what the one of
-//! the same name takes in `Cpu` or `Card`, bytes in a [`Ledger`] and multiply-adds in a [`Work`].
-//! Bytes stay counted as long as somebody holds the value, as a tensor's memory does.
+//! [`Shapes`], kernels that compute nothing: each returns the shape of its result and counts what
+//! the one of the same name in `Cpu` or `Card` takes, bytes in a [`Ledger`] and multiply-adds in a
+//! [`Work`]. Bytes are counted as long as the tensor exists, as in a real pass.
 //!
-//! What depends on numbers that nobody has here is answered as if it were the worst: tokens spread
-//! evenly over the experts, all of which work; rows are picked into memory of their own; a
-//! recomputed norm of a weight costs as much as the first.
-mod counted;
+//! What depends on values that are not there is counted at its worst: tokens are spread evenly over
+//! the experts, all of which compute; picked rows are copied; a weight's norms that are computed
+//! again cost as much as the first time.
 pub mod ledger;
+mod machine;
 mod matrix;
-
-use std::cell::Cell;
+mod placeholder;
+mod work;
 
 use randori_sdk::seam::{Binary, RopeSpec, RouteSpec, Unary};
 
-use counted::Axes;
-pub use counted::Counted;
-use ledger::{Held, Ledger};
-pub use matrix::{Holding, Matrix, Stored, Work};
+pub use ledger::Ledger;
+pub use machine::Shapes;
+pub use matrix::{BaseWeight, Holding, Matrix};
+pub use placeholder::Placeholder;
+pub use work::Work;
 
-use super::{Gain, Heads, Kernels, Mixed, Norm, Share, rows};
-use crate::{Error, Result};
+use self::{ledger::Allocation, placeholder::Axes};
+use crate::{Error, ExpertOutput, ExpertTokens, Gain, Heads, Kernels, Norm, Result, rows};
 
-/// A low-rank update.
+/// A low-rank update without values.
 #[derive(Clone, Copy)]
 pub struct Update {
     /// Its rank.
     pub rank: usize,
 }
 
-/// A block's input that waits in the host's memory.
-pub struct Away {
+/// A tensor that is offloaded to the host's memory.
+pub struct Offloaded {
     dims: Axes,
-    /// Its memory here, before it has left and after it came back.
-    here: Option<Counted>,
+    /// Its memory on the device, before it was copied down and after it came back.
+    here: Option<Placeholder>,
 }
 
-/// So many tokens for so many experts.
+/// Tokens routed evenly to experts.
 pub struct Routing {
     tokens: usize,
     experts: usize,
-    /// That one expert gets.
+    /// Tokens of each expert.
     each: usize,
 }
 
-/// The kernels of a pass that `fit` plans.
-pub struct Shapes {
-    /// What lives.
-    pub ledger: Ledger,
-    /// What has been done so far.
-    pub work: Cell<Work>,
-    /// Most keys that a query sees.
-    pub keys: usize,
-    /// (query, key) pairs.
-    pub attended: u64,
-    /// On a GPU, over a cache: whether each sequence has a new token or a few.
-    pub decodes: bool,
-    /// Whether inputs of updates are dropped.
-    pub drops: bool,
-    /// Numbers of the largest value that attended so far.
-    pub widest: Cell<usize>,
-    threads: u64,
-    /// On a GPU: bytes of the numbers it computes in.
-    card: Option<u64>,
-    /// Memory that is counted elsewhere.
-    nothing: Held,
-}
-
-impl Shapes {
-    /// Of a processor with so many threads or, with the bytes of its numbers, of a GPU.
-    pub fn new(threads: usize, card: Option<u64>) -> Self {
-        let ledger = Ledger::default();
-        Shapes {
-            nothing: ledger.hold(0),
-            ledger,
-            work: Cell::default(),
-            keys: 0,
-            attended: 0,
-            decodes: false,
-            drops: false,
-            widest: Cell::default(),
-            threads: threads as u64,
-            card,
-        }
-    }
+/// Defines kernels that write into an existing tensor and take neither memory nor products.
+macro_rules! in_place {
+    ($($name:ident($($argument:ty),*);)*) => {
+        $(fn $name(&self, $(_: $argument),*) -> Result<()> {
+            Ok(())
+        })*
+    };
 }
 
 impl Kernels for Shapes {
-    type Tensor = Counted;
+    type Tensor = Placeholder;
     type Matrix = Matrix;
     type Update = Update;
-    type Table = Held;
-    type Stats = Held;
-    type Sums = Held;
+    type RopeTable = Allocation;
+    type NormStats = Allocation;
+    type SoftmaxStats = Allocation;
     type Routing = Routing;
-    /// How many.
-    type Rows = usize;
-    type Wanted = ();
-    /// How many rows.
+    /// The number of them.
+    type Indices = usize;
+    type ChunkTargets = ();
+    /// The number of rows.
     type Plan = usize;
     type Cache = ();
-    type Away = Away;
+    type Offloaded = Offloaded;
 
-    fn height(&self, plan: &usize) -> usize {
+    in_place! {
+        scatter(&Placeholder, &usize, &Placeholder);
+        add_onto(&Placeholder, &Placeholder);
+        add_bias(&Placeholder, &Placeholder);
+        bias_gradient(&Placeholder, &Placeholder);
+        scale_columns(&Placeholder, &Gain);
+        magnitude_gradient(&Placeholder, Option<&Placeholder>, &Placeholder, &Gain, &Placeholder);
+        scale_gradient(&Placeholder, &Allocation, &Placeholder, &Placeholder);
+        add_weighted(&Routing, &ExpertTokens<Self>, &Placeholder, &Placeholder);
+        log_probs(&Placeholder, &[f64], &(), &mut [f64]);
+        logits_gradient(&Placeholder, &[f64], &(), &(dyn Fn(usize) -> f64 + Sync));
+        scatter_slopes(&Placeholder, &usize, &(), &[f64], &Placeholder);
+    }
+
+    fn row_count(&self, plan: &usize) -> usize {
         *plan
     }
-    /// A GPU's are taken from the host, and gone when they have been looked up.
-    fn tokens(&self, plan: &usize) -> Result<Counted> {
-        Ok(Counted {
-            held: self.single(if self.card.is_some() { 0 } else { *plan }),
+    /// A GPU's are uploaded where they are looked up, and freed again.
+    fn tokens(&self, plan: &usize) -> Result<Placeholder> {
+        Ok(Placeholder {
+            memory: self.allocate_f32(if self.card.is_some() { 0 } else { *plan }),
             dims: [*plan][..].into(),
             ids: true,
         })
     }
-    fn count(&self, rows: &usize) -> usize {
-        *rows
+    fn count(&self, indices: &usize) -> usize {
+        *indices
     }
-    fn among(&self, _: Option<&usize>, rows: &usize) -> usize {
-        *rows
+    fn compose(&self, _: Option<&usize>, inner: &usize) -> usize {
+        *inner
     }
-    fn gather(&self, x: &Counted, rows: &usize) -> Result<Counted> {
+    fn gather(&self, x: &Placeholder, rows: &usize) -> Result<Placeholder> {
         let mut dims = x.dims.to_vec();
         dims[0] = *rows;
         Ok(self.values(&dims))
     }
-    fn pick(&self, x: &Counted, rows: &usize) -> Result<Counted> {
+    fn pick(&self, x: &Placeholder, rows: &usize) -> Result<Placeholder> {
         self.gather(x, rows)
     }
-    fn scatter(&self, _: &Counted, _: &usize, _: &Counted) -> Result<()> {
-        Ok(())
-    }
-    fn zeros(&self, dims: &[usize], _: &Counted) -> Result<Counted> {
+    fn zeros(&self, dims: &[usize], _: &Placeholder) -> Result<Placeholder> {
         Ok(self.values(dims))
     }
-    fn gradient(&self, dims: &[usize], _: &Counted) -> Result<Counted> {
-        Ok(self.in_memory(self.single(dims.iter().product()), dims))
-    }
-    fn add_onto(&self, _: &Counted, _: &Counted) -> Result<()> {
-        Ok(())
+    fn zero_gradient(&self, dims: &[usize], _: &Placeholder) -> Result<Placeholder> {
+        Ok(self.tensor(self.allocate_f32(dims.iter().product()), dims))
     }
 
-    fn ids(&self, _: &str, x: &Counted, _: usize) -> Result<usize, String> {
+    fn token_ids(&self, _: &str, x: &Placeholder, _: usize) -> Result<usize, String> {
         Ok(x.dims[0])
     }
-    fn lookup(&self, table: &Matrix, ids: &usize) -> Result<Counted> {
+    fn lookup(&self, table: &Matrix, ids: &usize) -> Result<Placeholder> {
         Ok(self.values(&[*ids, table.shape.1]))
     }
-    /// What a GPU adds in f32 is widened first.
-    fn lookup_gradient(&self, _: &usize, dy: &Counted, _: &Counted) -> Result<()> {
+    /// A GPU adds in f32, so it widens dy first.
+    fn lookup_gradient(&self, _: &usize, dy: &Placeholder, _: &Placeholder) -> Result<()> {
         if self.card == Some(2) {
             self.ledger.touch(4 * dy.count() as u64);
         }
         Ok(())
     }
-    fn product(&self, x: &Counted, w: &Matrix) -> Result<Counted> {
+    fn product(&self, x: &Placeholder, w: &Matrix) -> Result<Placeholder> {
         let n = rows(&x.dims).0;
         let y = self.values(&[n, w.shape.0]);
-        self.ledger.touch(self.widening(w, n));
-        self.goes_over(w, n);
+        self.ledger.touch(self.product_scratch(w, n));
+        self.count_product(w, n);
         Ok(y)
     }
-    fn product_backward(&self, dy: &Counted, w: &Matrix) -> Result<Counted> {
+    fn product_backward(&self, dy: &Placeholder, w: &Matrix) -> Result<Placeholder> {
         let n = rows(&dy.dims).0;
         let dx = self.values(&[n, w.shape.1]);
-        self.ledger.touch(self.backward_widening(w));
-        self.goes_over(w, n);
+        self.ledger.touch(self.backward_scratch(w));
+        self.count_product(w, n);
         Ok(dx)
     }
-    fn weight_gradient(&self, x: &Counted, dy: &Counted, _: &Counted) -> Result<()> {
-        self.multiplies((x.count() * rows(&dy.dims).1) as u64);
-        Ok(())
-    }
-    fn add_bias(&self, _: &Counted, _: &Counted) -> Result<()> {
-        Ok(())
-    }
-    fn bias_gradient(&self, _: &Counted, _: &Counted) -> Result<()> {
+    fn weight_gradient(&self, x: &Placeholder, dy: &Placeholder, _: &Placeholder) -> Result<()> {
+        self.count_multiply_adds((x.count() * rows(&dy.dims).1) as u64);
         Ok(())
     }
 
-    fn update(&self, x: &Counted, update: &Update, y: &Counted) -> Result<Counted> {
+    fn add_update(&self, x: &Placeholder, update: &Update, y: &Placeholder) -> Result<Placeholder> {
         let (n, inputs) = rows(&x.dims);
-        self.multiplies((n * update.rank * (inputs + rows(&y.dims).1)) as u64);
+        self.count_multiply_adds((n * update.rank * (inputs + rows(&y.dims).1)) as u64);
         Ok(self.values(&[n, update.rank]))
     }
-    /// B's gradient and the slope through it, and A's.
+    /// The gradients to B, to x Aᵀ and to A.
     fn update_backward(
         &self,
-        x: &Counted,
-        _: &Counted,
+        x: &Placeholder,
+        _: &Placeholder,
         update: &Update,
-        dy: &Counted,
-        _: [&Counted; 2],
-    ) -> Result<Counted> {
+        dy: &Placeholder,
+        _: [&Placeholder; 2],
+    ) -> Result<Placeholder> {
         let ((n, inputs), (_, outputs)) = (rows(&x.dims), rows(&dy.dims));
-        self.multiplies((n * update.rank * (2 * outputs + inputs)) as u64);
+        self.count_multiply_adds((n * update.rank * (2 * outputs + inputs)) as u64);
         Ok(self.values(&[n, update.rank]))
     }
-    fn update_through(&self, u: &Counted, _: &Update, dx: &Counted) -> Result<()> {
-        self.multiplies((u.count() * rows(&dx.dims).1) as u64);
+    fn update_input_gradient(&self, u: &Placeholder, _: &Update, dx: &Placeholder) -> Result<()> {
+        self.count_multiply_adds((u.count() * rows(&dx.dims).1) as u64);
         Ok(())
     }
-    fn drops(&self, _: &usize) -> bool {
+    fn has_dropout(&self, _: &usize) -> bool {
         self.drops
     }
-    fn drop_out(
+    fn apply_dropout(
         &self,
         _: &usize,
-        x: &Counted,
+        x: &Placeholder,
         _: f32,
         _: Option<&usize>,
         _: u64,
-    ) -> Result<Counted> {
+    ) -> Result<Placeholder> {
         self.like(x)
     }
-    fn scale_columns(&self, _: &Counted, _: &Gain) -> Result<()> {
-        Ok(())
-    }
-    fn magnitude_gradient(
-        &self,
-        _: &Counted,
-        _: Option<&Counted>,
-        _: &Counted,
-        _: &Gain,
-        _: &Counted,
-    ) -> Result<()> {
-        Ok(())
-    }
 
-    /// A mean and a deviation of each row, of RMS norm on a GPU the latter alone.
+    /// The statistics are two numbers a row; of RMSNorm on a GPU, one.
     fn norm(
         &self,
-        x: &Counted,
-        _: &Counted,
-        _: Option<&Counted>,
+        x: &Placeholder,
+        _: &Placeholder,
+        _: Option<&Placeholder>,
         norm: Norm,
         _: f64,
-    ) -> Result<(Counted, Held)> {
+    ) -> Result<(Placeholder, Allocation)> {
         let y = self.like(x)?;
         let alone = matches!(norm, Norm::Rms { .. }) && self.card.is_some();
         let each = if alone { 1 } else { 2 };
-        Ok((y, self.single(each * rows(&x.dims).0)))
+        Ok((y, self.allocate_f32(each * rows(&x.dims).0)))
     }
     fn norm_backward(
         &self,
-        x: &Counted,
-        _: &Counted,
+        x: &Placeholder,
+        _: &Placeholder,
         _: Norm,
-        _: &Held,
-        _: &Counted,
-    ) -> Result<Counted> {
+        _: &Allocation,
+        _: &Placeholder,
+    ) -> Result<Placeholder> {
         self.like(x)
     }
-    fn scale_gradient(&self, _: &Counted, _: &Held, _: &Counted, _: &Counted) -> Result<()> {
-        Ok(())
-    }
 
-    /// Cosines and sines.
-    fn table(&self, plan: &usize, spec: &RopeSpec) -> Result<Held> {
-        Ok(self.single(2 * plan * spec.inv_freq.len()))
+    fn rope_table(&self, plan: &usize, spec: &RopeSpec) -> Result<Allocation> {
+        Ok(self.allocate_f32(2 * plan * spec.inv_freq.len()))
     }
-    fn turn(&self, x: &Counted, _: &Held, _: bool) -> Result<Counted> {
+    fn rotate(&self, x: &Placeholder, _: &Allocation, _: bool) -> Result<Placeholder> {
         self.like(x)
     }
     fn attention(
         &self,
         _: &usize,
-        [q, ..]: [&Counted; 3],
+        [q, ..]: [&Placeholder; 3],
         heads: &Heads,
-    ) -> Result<(Counted, Held)> {
+    ) -> Result<(Placeholder, Allocation)> {
         Ok(self.attend(q, heads))
     }
-    /// Keys and values of the sequences are counted by who plans them.
+    /// The cache itself is counted by the caller.
     fn cached_attention(
         &self,
         (): &mut (),
         _: (usize, usize),
-        [q, ..]: [&Counted; 3],
+        [q, ..]: [&Placeholder; 3],
         heads: &Heads,
-    ) -> Result<(Counted, Held)> {
+    ) -> Result<(Placeholder, Allocation)> {
         Ok(self.attend(q, heads))
     }
-    /// A gradient to keys and values for every query head, before those that share keys are summed;
-    /// on a GPU they are summed at once, and what is made is a number for each query and head.
+    /// The processor allocates gradients to keys and values for every query head, before it sums
+    /// those of heads that share keys. A GPU sums directly, and allocates a number for each query
+    /// and head.
     fn attention_backward(
         &self,
         _: &usize,
-        [q, k, v]: [&Counted; 3],
+        [q, k, v]: [&Placeholder; 3],
         heads: &Heads,
-        _: (&Counted, &Held),
-        _: &Counted,
-    ) -> Result<[Counted; 3]> {
+        _: (&Placeholder, &Allocation),
+        _: &Placeholder,
+    ) -> Result<[Placeholder; 3]> {
         let (width, _) = heads.widths();
         let dq = self.like(q)?;
-        let shares = match self.card {
-            Some(_) => self.single(q.count() / width.max(1) * heads.heads),
-            None => self.room(2 * q.count()),
+        let scratch = match self.card {
+            Some(_) => self.allocate_f32(q.count() / width.max(1) * heads.heads),
+            None => self.allocate(2 * q.count()),
         };
         self.ledger.touch(self.scores(2));
-        // scores again, then to them, to v, to q and to k
-        self.multiplies(5 * width as u64 * self.attended);
+        // the scores again, then the gradients to them, to v, to q and to k
+        self.count_multiply_adds(5 * width as u64 * self.attended);
         let (dk, dv) = (self.like(k)?, self.like(v)?);
-        drop(shares);
+        drop(scratch);
         Ok([dq, dk, dv])
     }
 
-    /// Tokens spread evenly: what any one expert sees cannot be known.
-    fn route(&self, router: &Counted, route: &RouteSpec) -> Result<Routing> {
+    /// Spreads tokens evenly, since the true numbers depend on values.
+    fn route(&self, router: &Placeholder, route: &RouteSpec) -> Result<Routing> {
         let (tokens, experts) = rows(&router.dims);
         Ok(Routing {
             tokens,
@@ -312,116 +266,97 @@ impl Kernels for Shapes {
             each: (tokens * route.top_k).div_ceil(experts.max(1)),
         })
     }
-    fn share(&self, routing: &Routing, _: usize) -> Option<Share<Self>> {
-        let (rows, places) = (routing.each, routing.each);
-        Some(Share { rows, places })
-    }
-    fn add_weighted(&self, _: &Routing, _: &Share<Self>, _: &Counted, _: &Counted) -> Result<()> {
-        Ok(())
+    fn tokens_of(&self, routing: &Routing, _: usize) -> Option<ExpertTokens<Self>> {
+        let (rows, choices) = (routing.each, routing.each);
+        Some(ExpertTokens { rows, choices })
     }
     fn mix_backward(
         &self,
         routing: &Routing,
-        parts: &[Mixed<Self>],
+        experts: &[ExpertOutput<Self>],
         router: bool,
-        dout: &Counted,
-    ) -> Result<(Vec<Option<Counted>>, Option<Counted>)> {
-        let output = |part: &Mixed<Self>| {
-            let wanted = part.needs.then(|| self.gather(dout, &part.share.rows));
-            wanted.transpose()
+        dout: &Placeholder,
+    ) -> Result<(Vec<Option<Placeholder>>, Option<Placeholder>)> {
+        let output = |e: &ExpertOutput<Self>| {
+            let needed = e.needs.then(|| self.gather(dout, &e.tokens.rows));
+            needed.transpose()
         };
-        let outputs = parts.iter().map(output).collect::<Result<Vec<_>>>()?;
+        let outputs = experts.iter().map(output).collect::<Result<Vec<_>>>()?;
         let logits = [routing.tokens, routing.experts];
         Ok((outputs, router.then(|| self.values(&logits))))
     }
 
-    fn unary(&self, _: Unary, x: &Counted) -> Result<Counted> {
+    fn unary(&self, _: Unary, x: &Placeholder) -> Result<Placeholder> {
         self.like(x)
     }
-    fn unary_backward(&self, _: Unary, _: &Counted, dy: &Counted) -> Result<Counted> {
+    fn unary_backward(&self, _: Unary, _: &Placeholder, dy: &Placeholder) -> Result<Placeholder> {
         self.like(dy)
     }
-    fn binary(&self, _: Binary, a: &Counted, _: &Counted) -> Result<Counted> {
+    fn binary(&self, _: Binary, a: &Placeholder, _: &Placeholder) -> Result<Placeholder> {
         self.like(a)
     }
     fn binary_backward_b(
         &self,
         _: Binary,
-        _: Option<&Counted>,
-        _: Option<&Counted>,
+        _: Option<&Placeholder>,
+        _: Option<&Placeholder>,
         b_dims: &[usize],
-        _: &Counted,
-    ) -> Result<Counted> {
+        _: &Placeholder,
+    ) -> Result<Placeholder> {
         Ok(self.values(b_dims))
     }
     fn fuses_silu(&self) -> bool {
         self.card.is_some()
     }
-    fn swiglu(&self, _: &Counted, u: &Counted) -> Result<Counted> {
+    fn swiglu(&self, _: &Placeholder, u: &Placeholder) -> Result<Placeholder> {
         self.like(u)
     }
-    fn swiglu_backward(&self, g: &Counted, u: &Counted, _: &Counted) -> Result<(Counted, Counted)> {
+    fn swiglu_backward(
+        &self,
+        g: &Placeholder,
+        u: &Placeholder,
+        _: &Placeholder,
+    ) -> Result<(Placeholder, Placeholder)> {
         Ok((self.like(g)?, self.like(u)?))
     }
-    fn affine(&self, x: &Counted, _: f32, _: f32) -> Result<Counted> {
+    fn affine(&self, x: &Placeholder, _: f32, _: f32) -> Result<Placeholder> {
         self.like(x)
     }
-    fn narrow(&self, x: &Counted, _: usize, len: usize) -> Result<Counted> {
+    fn narrow(&self, x: &Placeholder, _: usize, len: usize) -> Result<Placeholder> {
         self.with_last(x, len)
     }
-    fn widen(&self, dy: &Counted, _: usize, width: usize) -> Result<Counted> {
+    fn widen(&self, dy: &Placeholder, _: usize, width: usize) -> Result<Placeholder> {
         self.with_last(dy, width)
     }
-    fn concat(&self, xs: &[Counted]) -> Result<Counted> {
+    fn concat(&self, xs: &[Placeholder]) -> Result<Placeholder> {
         let first = xs.first().ok_or_else(|| Error::rule("nothing to join"))?;
         self.with_last(first, xs.iter().map(|x| rows(&x.dims).1).sum())
     }
 
-    /// Some numbers a row, in the machine's memory.
-    fn log_sum_exp(&self, _: &Counted) -> Result<Vec<f64>> {
+    /// A few bytes a row in the machine's memory, which are not counted.
+    fn log_sum_exp(&self, _: &Placeholder) -> Result<Vec<f64>> {
         Ok(Vec::new())
     }
-    fn log_probs(&self, _: &Counted, _: &[f64], (): &(), _: &mut [f64]) -> Result<()> {
-        Ok(())
-    }
-    fn logits_gradient(
-        &self,
-        _: &Counted,
-        _: &[f64],
-        (): &(),
-        _: &(dyn Fn(usize) -> f64 + Sync),
-    ) -> Result<()> {
-        Ok(())
-    }
-    fn scatter_slopes(
-        &self,
-        _: &Counted,
-        _: &usize,
-        (): &(),
-        _: &[f64],
-        _: &Counted,
-    ) -> Result<()> {
-        Ok(())
-    }
 
-    fn leave(&self, x: &Counted) -> Result<Away> {
-        Ok(Away {
+    fn offload(&self, x: &Placeholder) -> Result<Offloaded> {
+        Ok(Offloaded {
             dims: x.dims.clone(),
             here: Some(x.clone()),
         })
     }
-    fn let_go(&self, away: &mut Away) {
-        away.here = None;
+    fn release(&self, offloaded: &mut Offloaded) {
+        offloaded.here = None;
     }
-    fn fetch(&self, away: &mut Away) -> Result<()> {
-        if away.here.is_none() {
-            away.here = Some(self.values(&away.dims));
+    fn fetch(&self, offloaded: &mut Offloaded) -> Result<()> {
+        if offloaded.here.is_none() {
+            offloaded.here = Some(self.values(&offloaded.dims));
         }
         Ok(())
     }
-    fn take(&self, mut away: Away) -> Result<Counted> {
-        self.fetch(&mut away)?;
-        away.here
-            .ok_or_else(|| Error::rule("a value that left is lost"))
+    fn take(&self, mut offloaded: Offloaded) -> Result<Placeholder> {
+        self.fetch(&mut offloaded)?;
+        offloaded
+            .here
+            .ok_or_else(|| Error::rule("an offloaded tensor was not fetched"))
     }
 }

@@ -21,6 +21,7 @@ use crate::outbox;
 use crate::request::{Request, Which};
 
 use places::{FIDELITY, MODELFILE};
+pub use player::chosen;
 use player::{Player, ready};
 
 /// What is to be written where.

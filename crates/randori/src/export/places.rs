@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use randori_export::{Each, Tensors};
+use randori_export::{OnTensor, Tensors};
 use randori_store::{OutFiles, OutFolder};
 
 use super::fidelity::Measured;
@@ -22,7 +22,7 @@ impl Player {
         to: &OutFolder,
         form: &str,
         lossless: Option<&'static str>,
-        write: impl FnOnce(&dyn Tensors, &Path, &mut Each, Progress) -> Result<()>,
+        write: impl FnOnce(&dyn Tensors, &Path, &mut OnTensor, Progress) -> Result<()>,
     ) -> Result<Measured> {
         let mut measured = None;
         to.write(|fresh| {
@@ -47,7 +47,7 @@ impl Player {
         out: &Path,
         form: &str,
         lossless: Option<&'static str>,
-        write: impl FnOnce(&dyn Tensors, &Path, &mut Each, Progress) -> Result<()>,
+        write: impl FnOnce(&dyn Tensors, &Path, &mut OnTensor, Progress) -> Result<()>,
     ) -> Result<Measured> {
         let mut measured = None;
         to.write(out, |fresh| {

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use randori_engine::weights::Stream;
-use randori_export::{Companion, Each, Fidelity, Merging, Onto, Tensors};
-use randori_store::{Manifest, intact, place_of};
+use randori_export::{Companion, Fidelity, FromDisk, OnTensor, Onto, Tensors};
+use randori_store::{Manifest, intact, iteration_folder};
 
 use super::fidelity::{self, Measured};
 use crate::artefacts::Learnt;
@@ -15,7 +15,7 @@ use crate::inputs;
 use crate::outbox;
 use crate::recipe::Recipe;
 use crate::request::{Request, Which};
-use crate::session::{Opened, Setting};
+use crate::session::{self, Opened, Setting};
 use crate::settings;
 
 /// Told of bytes done and bytes in all.
@@ -52,8 +52,10 @@ pub fn ready(request: &Request, which: Option<Which>, onto: Onto, out: &Path) ->
 }
 
 fn open(request: &Request, which: Option<Which>, onto: Onto) -> Result<Player> {
-    let (recipe, stack, game) = chosen(request, which)?;
-    let opened = Opened::of(request, recipe)?;
+    let (recipe, last) = folder::recipe(request)?;
+    let (stack, game) = chosen(request, &recipe, last, which)?;
+    let host = session::host(&recipe, request)?;
+    let opened = Opened::of(request, recipe, host)?;
     let options = settings::load_options(&opened.setting.recipe);
     let source = opened.setting.recipe.place("model.source");
     let stream = opened
@@ -80,7 +82,7 @@ fn open(request: &Request, which: Option<Which>, onto: Onto) -> Result<Player> {
 /// What was learnt, held against its base and by the base's names.
 fn on_its_base(mut learnt: Learnt, stream: &Stream) -> Result<Learnt> {
     if let Some(spec) = learnt.lora.take() {
-        let (spec, params) = stream.settled((*spec).clone(), (*learnt.params).clone())?;
+        let (spec, params) = stream.settle((*spec).clone(), (*learnt.params).clone())?;
         learnt.lora = Some(spec.into());
         learnt.params = params.into();
     }
@@ -88,21 +90,36 @@ fn on_its_base(mut learnt: Learnt, stream: &Stream) -> Result<Learnt> {
     Ok(learnt)
 }
 
-/// A player's recipe, the folders of what it learnt (none: nothing), and the run it comes from.
-type Chosen = (Recipe, Vec<PathBuf>, Option<(PathBuf, Which)>);
+/// The folders of what a player learnt (none: nothing), and the run it comes from.
+pub type Chosen = (Vec<PathBuf>, Option<(PathBuf, Which)>);
 
-fn chosen(request: &Request, which: Option<Which>) -> Result<Chosen> {
-    let (recipe, last) = folder::recipe(request)?;
+/// The player of `request` that `which` means; `recipe` and `last` are what [`folder::recipe`]
+/// found.
+///
+/// # Errors
+/// A player that is not there, or not finished yet; one of a run where no run is given.
+pub fn chosen(
+    request: &Request,
+    recipe: &Recipe,
+    last: Vec<PathBuf>,
+    which: Option<Which>,
+) -> Result<Chosen> {
     let init = |recipe: &Recipe| -> Vec<PathBuf> {
         let named = recipe.adapter.init.0.iter();
         named.map(|p| recipe.path(p)).collect()
     };
     let run = request.recipe.as_ref().filter(|path| path.is_dir());
+    if which.is_some() && !request.adapter.is_empty() {
+        bail!("--iteration and --adapter both name the player; give one of them");
+    }
+    if which.is_some() && run.is_none() {
+        bail!("--iteration goes with a run folder, which is what has iterations");
+    }
     let Some(dir) = run.filter(|_| request.adapter.is_empty()) else {
-        let stack = if last.is_empty() { init(&recipe) } else { last };
-        return Ok((recipe, stack, None));
+        let stack = if last.is_empty() { init(recipe) } else { last };
+        return Ok((stack, None));
     };
-    let game = folder::first_game(dir, &recipe)?;
+    let game = folder::first_game(dir, recipe)?;
     let manifest = Manifest::read(&game)?.unwrap_or_default();
     // the card tells them
     for done in manifest.stages.iter().filter(|done| done.stage == "eval") {
@@ -112,7 +129,7 @@ fn chosen(request: &Request, which: Option<Which>) -> Result<Chosen> {
     let policy = |place: &str| -> Result<Vec<PathBuf>> {
         Ok(vec![intact(&game, &manifest, place, "policy")?])
     };
-    let finished = (0..).take_while(|t| there(&place_of(*t))).count();
+    let finished = (0..).take_while(|t| there(&iteration_folder(*t))).count();
     let stack = match which {
         Some(Which::Start) if there("start") => policy("start")?,
         Some(Which::Start) if recipe.sft.epochs > 0 => bail!(
@@ -120,11 +137,11 @@ fn chosen(request: &Request, which: Option<Which>) -> Result<Chosen> {
             dir.display()
         ),
         Some(Which::Start) => {
-            let stack = init(&recipe);
+            let stack = init(recipe);
             inputs::refuse_another_start(dir, &manifest, &stack)?;
             stack
         }
-        Some(Which::Iteration(t)) if there(&place_of(t)) => policy(&place_of(t))?,
+        Some(Which::Iteration(t)) if there(&iteration_folder(t)) => policy(&iteration_folder(t))?,
         Some(Which::Iteration(t)) => bail!(
             "--iteration {t}: {} has {finished} finished iterations, numbered from 0",
             dir.display()
@@ -138,14 +155,14 @@ fn chosen(request: &Request, which: Option<Which>) -> Result<Chosen> {
         Some(t) => Which::Iteration(t),
         None => Which::Start,
     });
-    Ok((recipe, stack, Some((game, which))))
+    Ok((stack, Some((game, which))))
 }
 
 impl Player {
-    fn merging(&self) -> Result<Merging<'_>> {
+    fn merging(&self) -> Result<FromDisk<'_>> {
         let lora = self.learnt.lora.as_deref();
         let params = &self.learnt.params;
-        Ok(Merging::new(&self.stream, lora, params, self.onto)?)
+        Ok(FromDisk::new(&self.stream, lora, params, self.onto)?)
     }
 
     /// The tokenizer's files.
@@ -182,7 +199,7 @@ impl Player {
         &self,
         form: &str,
         lossless: Option<&'static str>,
-        write: impl FnOnce(&dyn Tensors, &mut Each, Progress) -> Result<()>,
+        write: impl FnOnce(&dyn Tensors, &mut OnTensor, Progress) -> Result<()>,
     ) -> Result<Measured> {
         let (inputs, without_outputs) = if self.learnt.params.is_empty() {
             (None, None)
@@ -197,8 +214,8 @@ impl Player {
         let mut bar = self.setting.watch.stage("writing", 0, "MB");
         write(
             &merging,
-            &mut |name, merged, held| {
-                fidelity.add(name, merged, held)?;
+            &mut |name, merged, round_trip| {
+                fidelity.add(name, merged, round_trip)?;
                 match merging.trained_on(name)? {
                     Some(values) => fidelity.trained_on(name, merged, &values),
                     None => Ok(()),

@@ -3,7 +3,7 @@
 //! figures become text.
 
 mod limits;
-mod time;
+pub mod time;
 
 use std::path::Path;
 
@@ -11,18 +11,19 @@ use anyhow::Result;
 use randori_engine::fit::Peak;
 
 use crate::bytes::{shown, unit};
+use crate::check::{self, Uses};
 use crate::folder;
 use crate::memory::{chosen, free};
 use crate::plan::{Model, Plan};
-use crate::recipe::{AdapterKind, OrAuto};
+use crate::recipe::{AdapterKind, ComputeDevice, OrAuto, Recipe};
 use crate::request::Request;
-use crate::session::host;
 use crate::watch::notes;
 
 /// Prints the plan; an error where `limit` is given and the recipe does not fit.
 pub fn fit(request: &Request, limit: Option<u64>) -> Result<()> {
     let (recipe, adapter) = folder::recipe(request)?;
-    let host = host(&recipe, request)?;
+    let host = check::recipe(&recipe, request, &adapter, &Uses::PLANNED)?;
+    check::model(&recipe, &host, &adapter)?;
     let model = Model::of(&recipe, adapter, &host)?;
     model.check_start(&recipe)?;
     notes(&*request.watch, model.described.notes());
@@ -58,10 +59,11 @@ fn memory(plan: &Plan, model: &Model) -> Result<String> {
         model.arch.name(),
         model.arch.layers(),
         all / 1e6,
-        plan.game.trained() as f64 / 1e6
+        plan.game.trainable_parameters() as f64 / 1e6
     );
     let stages = plan.stages()?;
     let most = stages.iter().map(|(_, _, p)| p.total()).max().unwrap_or(0);
+    out.push_str(&passes(&plan.recipe));
     out.push_str(&about(plan, most)?);
     let columns = [
         "base",
@@ -100,7 +102,7 @@ fn memory(plan: &Plan, model: &Model) -> Result<String> {
             .unwrap_or_default()
     };
     out.push_str(&words(plan, &of("train"), &of("generate"), most));
-    let (player, moments) = (plan.game.player(), plan.game.moments());
+    let (player, moments) = (plan.game.player_bytes(), plan.game.moment_bytes());
     out.push_str(&format!(
         "Disk: {} {} for every iteration's player, up to {} more while one is trained; texts and log-probs besides.\n",
         shown(player, most),
@@ -108,6 +110,19 @@ fn memory(plan: &Plan, model: &Model) -> Result<String> {
         shown(2 * (player + moments), most)
     ));
     Ok(out)
+}
+
+/// Where passes are supposed to run, and who says so.
+fn passes(recipe: &Recipe) -> String {
+    let (runs, device) = match recipe.model.device {
+        ComputeDevice::Cpu => ("the CPU", "cpu"),
+        ComputeDevice::Cuda => ("a GPU", "cuda"),
+    };
+    let said = match recipe.says("model.device") {
+        true => recipe.place("model.device"),
+        false => "the default".into(),
+    };
+    format!("Passes are supposed to run on {runs}: model.device = \"{device}\" ({said}).\n")
 }
 
 /// What the table is about.

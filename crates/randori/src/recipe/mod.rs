@@ -5,7 +5,9 @@
 //! What a plugin declares (options of a loss or a sampler) is checked by the plugin host, with the
 //! lines kept here.
 
+mod columns;
 mod docs;
+mod elsewhere;
 mod hub_name;
 mod keys;
 mod nearest;
@@ -21,9 +23,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use docs::markdown;
+pub use elsewhere::{known_elsewhere, value_elsewhere};
 pub use hub_name::{KINDS, Named, kind};
 pub use keys::*;
-pub use plural::{PluginChoice, PluginOption};
+pub use plural::{PluginChoice, PluginOption, Validation};
 pub use refusal::RecipeError;
 pub use setting::{OnResume, OrAuto};
 
@@ -343,10 +346,8 @@ impl Recipe {
                 format!("must be 0 (never) or > 0 in f32 too, where it is 0, got {clip:e}"),
             ));
         }
-        if self.data.validation.0.is_empty()
-            && self.data.validation_share == 0.0
-            && self.compare.continued_sft
-        {
+        let validated = !self.data.validation.sets().is_empty() || self.data.kept_aside().is_some();
+        if self.compare.continued_sft && !validated {
             return Err(self.refuse(
                 "compare.continued_sft",
                 "chooses its settings on a validation split: give data.validation or data.validation_share",

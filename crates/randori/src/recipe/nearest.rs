@@ -1,8 +1,16 @@
-//! The nearest name to a misspelt one.
+//! The name that a misspelt one is near to.
 
-/// The candidate with the smallest edit distance; "" if there is none.
-pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> &'a str {
-    candidates.min_by_key(|c| distance(name, c)).unwrap_or("")
+/// The candidate with the smallest edit distance, if it is near: at most a third of the letters
+/// differ, or one of two.
+pub(super) fn nearest<'a>(
+    name: &str,
+    candidates: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let letters = name.chars().count();
+    let most = (letters / 3).max(letters.saturating_sub(1).min(1));
+    let each = candidates.map(|candidate| (distance(name, candidate), candidate));
+    let (found, near) = each.min_by_key(|(distance, _)| *distance)?;
+    (found <= most).then_some(near)
 }
 
 /// Edit distance with transpositions (restricted Damerau-Levenshtein).
@@ -26,7 +34,7 @@ fn distance(a: &str, b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::distance;
+    use super::{distance, nearest};
 
     #[test]
     fn distances() {
@@ -38,6 +46,17 @@ mod tests {
             ("epoch", "epochs", 1),
         ] {
             assert_eq!(distance(a, b), want, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn what_is_far_is_not_near() {
+        let of = |name| nearest(name, ["epochs", "lr", "micro_batch_tokens"].into_iter());
+        assert_eq!(of("epoch"), Some("epochs"));
+        assert_eq!(of("rl"), Some("lr"));
+        assert_eq!(of("microbatch_token"), Some("micro_batch_tokens"));
+        for far in ["", "r", "dropout", "beta", "batch", "learning_rate"] {
+            assert_eq!(of(far), None, "{far}");
         }
     }
 }

@@ -110,6 +110,43 @@ impl Setting for DataSets {
     }
 }
 
+/// Validation data: data sets, or `none`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Validation {
+    /// `none`: no training data is kept aside either.
+    Off,
+    /// These; an empty list where the key is not given.
+    Sets(DataSets),
+}
+
+impl Validation {
+    /// The data sets that are named.
+    pub fn sets(&self) -> &[String] {
+        match self {
+            Validation::Off => &[],
+            Validation::Sets(sets) => &sets.0,
+        }
+    }
+}
+
+impl Setting for Validation {
+    fn shape() -> String {
+        format!("{}, or `none`", DataSets::shape())
+    }
+    fn read(raw: Option<&Raw>, bound: &Bound) -> Result<Self, Fault> {
+        match raw.map(|raw| &raw.value) {
+            Some(RawValue::Text(text)) if text == "none" => Ok(Validation::Off),
+            _ => DataSets::read(raw, bound).map(Validation::Sets),
+        }
+    }
+    fn show(&self) -> Option<String> {
+        match self {
+            Validation::Off => Some(toml_text("none")),
+            Validation::Sets(sets) => sets.show(),
+        }
+    }
+}
+
 impl<T: Setting> Setting for PerIteration<T> {
     fn shape() -> String {
         format!("{}, or a list: one per iteration", T::shape())

@@ -348,7 +348,7 @@ impl<T: Setting> Setting for Option<T> {
     }
 }
 
-/// A key with a few allowed texts.
+/// A key with a few allowed texts, in any case.
 macro_rules! choice {
     ($(#[doc = $doc:literal])* $name:ident { $( $(#[doc = $vdoc:literal])* $variant:ident = $text:literal ),* $(,)? }) => {
         $(#[doc = $doc])*
@@ -361,10 +361,12 @@ macro_rules! choice {
                 bound: &$crate::recipe::setting::Bound,
             ) -> Result<Self, $crate::recipe::setting::Fault> {
                 let text = String::read(raw, bound)?;
-                match text.as_str() {
-                    $( $text => Ok($name::$variant), )*
-                    _ => Err($crate::recipe::setting::not_a_choice(&text, &[$($text),*], raw)),
-                }
+                $(
+                    if text.eq_ignore_ascii_case($text) {
+                        return Ok($name::$variant);
+                    }
+                )*
+                Err($crate::recipe::setting::not_a_choice(&text, &[$($text),*], raw))
             }
             fn show(&self) -> Option<String> {
                 Some(match self { $( $name::$variant => concat!("\"", $text, "\"").to_string(), )* })
@@ -374,12 +376,15 @@ macro_rules! choice {
 }
 pub(super) use choice;
 
-/// "must be one of a, b, got c; nearest: a".
+/// "must be one of a, b, got c; nearest: a", where one is near.
 pub(super) fn not_a_choice(text: &str, choices: &[&str], raw: Option<&Raw>) -> Fault {
-    let near = nearest(text, choices.iter().copied());
+    let near = match nearest(text, choices.iter().copied()) {
+        Some(near) => format!("; nearest: \"{near}\""),
+        None => String::new(),
+    };
     Fault {
         rule: format!(
-            "must be one of {}, got \"{text}\"; nearest: \"{near}\"",
+            "must be one of {}, got \"{text}\"{near}",
             choices.join(", ")
         ),
         place: raw.map(|r| r.place.clone()),

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use toml_edit::{Document, Item, Value};
 
+use super::elsewhere::{key_elsewhere, known_elsewhere, value_elsewhere};
 use super::nearest::nearest;
 use super::plural::PluginOption;
 use super::refusal::RecipeError;
@@ -203,11 +204,15 @@ impl Entries {
             None => Some(Raw::from_text(default).map_err(|rule| error(full(section, key), rule))?),
         };
         T::read(raw.as_ref(), bound).map_err(|fault| {
+            let name = full(section, key);
+            let mut rule = format!("{name} {}", fault.rule);
+            if let Some(RawValue::Text(text)) = raw.as_ref().map(|raw| &raw.value)
+                && let Some(said) = value_elsewhere(&name, text)
+            {
+                rule = format!("{rule}; {said}");
+            }
             let place = raw.map(|r| r.place).unwrap_or_default();
-            error(
-                fault.place.unwrap_or(place),
-                format!("{} {}", full(section, key), fault.rule),
-            )
+            error(fault.place.unwrap_or(place), rule)
         })
     }
 
@@ -227,45 +232,78 @@ impl Entries {
             .collect()
     }
 
-    /// What nobody asked for is an error with the nearest valid name.
+    /// What nobody asked for is an error: it says what the name is here, where another trainer has
+    /// it, or else the valid name that is near, or else the valid names.
     pub fn refuse_the_rest(&self, keys: &[Key]) -> Result<(), RecipeError> {
         let mut sections: Vec<&str> = keys.iter().map(|key| key.section).collect();
         sections.dedup();
+        sections.retain(|section| !section.is_empty());
+        let unknown = |what: String, more: String| format!("unknown {what}; {more}");
         for (name, place) in &self.sections {
             if !sections.contains(&name.as_str()) {
-                let near = nearest(name, sections.iter().copied().filter(|s| !s.is_empty()));
+                let near = nearest(name, sections.iter().copied());
+                let more = match (near, key_elsewhere(name, None)) {
+                    (Some(near), _) => format!("nearest: `[{near}]`"),
+                    (None, Some(said)) => said,
+                    (None, None) => format!("there are [{}]", sections.join("], [")),
+                };
                 return Err(error(
                     place.clone(),
-                    format!("unknown section `[{name}]`; nearest: `[{near}]`"),
+                    unknown(format!("section `[{name}]`"), more),
                 ));
             }
         }
-        if let Some(e) = self.entries.first() {
-            let name = full(&e.section, &e.key);
-            let all: Vec<String> = keys.iter().map(|k| full(k.section, k.name)).collect();
-            // in its own section first: `train.betas` means `train.beta1`, not `loss.name`
-            let same: Vec<&str> = keys
-                .iter()
-                .zip(&all)
-                .filter(|(k, _)| k.section == e.section)
-                .map(|(_, n)| n.as_str())
-                .collect();
-            let elsewhere = keys
-                .iter()
-                .zip(&all)
-                .find(|(k, _)| k.name == e.key)
-                .map(|(_, n)| n.as_str());
-            let near = match (elsewhere, same.is_empty()) {
-                (Some(other), _) => other,
-                (None, false) => nearest(&name, same.into_iter()),
-                (None, true) => nearest(&name, all.iter().map(String::as_str)),
-            };
-            return Err(error(
-                e.raw.place.clone(),
-                format!("unknown key `{name}`; nearest: `{near}`"),
-            ));
+        match self.entries.first() {
+            None => Ok(()),
+            Some(e) => {
+                let what = format!("key `{}`", full(&e.section, &e.key));
+                let more = e.instead(keys, &sections);
+                Err(error(e.raw.place.clone(), unknown(what, more)))
+            }
         }
-        Ok(())
+    }
+}
+
+impl Entry {
+    /// What may be meant by this key, which there is not; `sections` are those with a name.
+    fn instead(&self, keys: &[Key], sections: &[&str]) -> String {
+        if let Some(elsewhere) = keys.iter().find(|key| key.name == self.key) {
+            return format!("nearest: `{}`", full(elsewhere.section, elsewhere.name));
+        }
+        let value = match &self.raw.value {
+            RawValue::Text(text) => Some(text.as_str()),
+            _ => None,
+        };
+        // in its own section first: `train.betas` means `train.beta1`, not `loss.name`
+        let own = keys.iter().filter(|key| key.section == self.section);
+        let own: Vec<&str> = own.map(|key| key.name).collect();
+        let near = match own.is_empty() {
+            false => nearest(&self.key, own.iter().copied()).map(|key| full(&self.section, key)),
+            true => {
+                let all: Vec<String> = keys.iter().map(|k| full(k.section, k.name)).collect();
+                let name = full(&self.section, &self.key);
+                nearest(&name, all.iter().map(String::as_str)).map(str::to_string)
+            }
+        };
+        // a name that another trainer has is not misspelt
+        if let Some(said) = known_elsewhere(&self.key, value) {
+            return said;
+        }
+        if let Some(near) = near {
+            return format!("nearest: `{near}`");
+        }
+        if let Some(said) = key_elsewhere(&self.key, value) {
+            return said;
+        }
+        match (self.section.as_str(), own.is_empty()) {
+            ("", _) => format!(
+                "there are {} and [{}]",
+                own.join(", "),
+                sections.join("], [")
+            ),
+            (_, true) => format!("there are [{}]", sections.join("], [")),
+            (section, false) => format!("[{section}] has {}", own.join(", ")),
+        }
     }
 }
 

@@ -375,6 +375,52 @@ fn keys_that_nothing_reads_are_named_with_their_place() {
 }
 
 #[test]
+fn training_data_are_divided_where_nothing_else_is_named() {
+    let kept = |data: &str, sets: &[&str]| {
+        let recipe = accepted(&format!("[data]\n{data}\n"), sets);
+        let again = Recipe::parse("x", &recipe.resolved(), Path::new(""), &[]).unwrap();
+        assert_eq!(again.values(), recipe.values());
+        let kept = recipe.data.kept_aside();
+        kept.map(|share| (share.share, share.least))
+    };
+    let (train, held_out) = ("train = \"a.jsonl\"", "held_out = \"b.jsonl\"");
+    assert_eq!(kept(train, &[]), Some((0.05, 16)));
+    assert_eq!(kept("validation = \"b.jsonl\"", &[]), None);
+    assert_eq!(
+        kept("validation = \"none\"\nvalidation_share = 0.1", &[]),
+        None
+    );
+    assert_eq!(kept(train, &["data.validation=none"]), None);
+    assert_eq!(kept(train, &["data.validation_share=0"]), None);
+    assert_eq!(kept(held_out, &[]), None);
+    let share = ["data.validation_share=0.1"];
+    assert_eq!(kept(held_out, &share), Some((0.1, 0)));
+    let text = "[compare]\ncontinued_sft = true\n";
+    accepted(text, &[]);
+    for sets in ["data.validation=none", "data.held_out=b.jsonl"] {
+        let why = refused(text, &[sets]);
+        assert!(
+            why.contains("chooses its settings on a validation split"),
+            "{why}"
+        );
+    }
+}
+
+#[test]
+fn columns_are_a_table_of_names_that_are_read() {
+    let text = "[data.columns]\nprompt = \"a \\\"b\\\"\"\n";
+    let recipe = accepted(text, &["data.columns.system=7"]);
+    let shown = r#"{ prompt = "a \"b\"", system = "7" }"#;
+    assert_eq!(recipe.values()["data.columns"], shown);
+    let again = Recipe::parse("x", &recipe.resolved(), Path::new(""), &[]).unwrap();
+    assert_eq!(again.data.columns, recipe.data.columns);
+    let why = refused("[data]\ncolumns = {instructions = \"a\"}\n", &[]);
+    let want = "recipe.toml:2: data.columns names `instructions`, which is not read; nearest: \
+                `instruction`";
+    assert_eq!(why, want);
+}
+
+#[test]
 fn docs_recipe_md_is_the_table() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/recipe.md");
     let on_disk = std::fs::read_to_string(&path).unwrap_or_default();

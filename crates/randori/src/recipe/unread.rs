@@ -2,7 +2,7 @@
 //! done that the recipe does not choose. (A key that asks for a thing which cannot be had beside
 //! the others, as `train.offload_inputs` without a GPU, is refused instead.)
 
-use super::{AdapterKind, OptimizerKind, Recipe};
+use super::{AdapterKind, OptimizerKind, Recipe, Validation};
 
 /// Keys that are read with one choice alone.
 struct Belongs {
@@ -58,7 +58,7 @@ const BELONGS: [Belongs; 7] = [
     },
     Belongs {
         keys: &["data.validation_share"],
-        chosen: |r| r.data.validation.0.is_empty(),
+        chosen: |r| r.data.validation != Validation::Off && r.data.validation.sets().is_empty(),
         to: "an empty data.validation",
     },
 ];

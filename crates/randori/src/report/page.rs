@@ -62,10 +62,10 @@ pub fn page(summary: &Summary, recipe: &str, losses: &[(usize, Vec<f64>)]) -> St
     let sample = summary.sample.as_ref().map(|s| {
         let row = |title: &str, text: &str| format!("<dt>{title}</dt><dd>{}</dd>\n", escape(text));
         format!(
-            "<h2>One prompt</h2>\n<dl>{}{}{}{}</dl>\n",
+            "<h2>One prompt, answered greedily</h2>\n<dl>{}{}{}{}</dl>\n",
             row("Prompt", &s.prompt),
             row("Human", &s.human),
-            row("Iteration 0's opponent (the start)", &s.start),
+            row("Start", &s.start),
             row("Last iteration", &s.last)
         )
     });

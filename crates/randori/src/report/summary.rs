@@ -107,9 +107,9 @@ pub struct Sample {
     pub prompt: String,
     /// The data's response.
     pub human: String,
-    /// The answer of the start (the opponent of iteration 0).
+    /// The start's most likely answer.
     pub start: String,
-    /// The answer of the last iteration.
+    /// The last iteration's most likely answer.
     pub last: String,
 }
 

@@ -1,4 +1,4 @@
-//! A small game on a real run folder, with everything that can be interrupted: a list that grows,
+//! A small game in a real run folder, with everything that can be interrupted: a growing list,
 //! checkpoints, a log of steps, an artefact that is a folder. Its arithmetic is deterministic, so
 //! folders can be compared byte by byte.
 #![allow(clippy::unwrap_used)]
@@ -11,7 +11,7 @@ use std::{
 };
 
 use randori_core::{Game, Iteration, Outcome, PairLogps, Rules, Signals, StopRule, Window, play};
-use randori_store::{Artefact, BoxError, Desk, Disk, Error, JsonLines, Open, Run, RunSpec};
+use randori_store::{Artefact, BoxError, Disk, Error, JsonLines, Open, Run, RunSpec, Workspace};
 use serde::{Deserialize, Serialize};
 
 /// The policy: numbers, kept as a folder of two files.
@@ -68,7 +68,7 @@ impl Game for Scene {
     type Opponent = Adapter;
     type Generated = JsonLines<Answer>;
     type Pairs = JsonLines<Pair>;
-    type Desk = Desk;
+    type Workspace = Workspace;
     type Error = Error;
 
     fn start(&mut self) -> Result<Adapter, Error> {
@@ -83,9 +83,9 @@ impl Game for Scene {
         &mut self,
         now: &Iteration,
         opponent: &Adapter,
-        desk: &mut Desk,
+        workspace: &mut Workspace,
     ) -> Result<JsonLines<Answer>, Error> {
-        let (mut answers, mut log) = desk.items::<Answer>("answers")?;
+        let (mut answers, mut log) = workspace.items::<Answer>("answers")?;
         for sequence in answers.len() as u64..ANSWERS {
             let tokens = opponent
                 .0
@@ -104,7 +104,7 @@ impl Game for Scene {
         _: &Iteration,
         opponent: &Adapter,
         window: &Window<JsonLines<Answer>>,
-        _: &mut Desk,
+        _: &mut Workspace,
     ) -> Result<JsonLines<Pair>, Error> {
         let logp = |answer: &Answer| -((mix(opponent.0[0], answer.tokens[0]) % 997) as f64) / 7.0;
         let answers = window.iter().flat_map(|(_, rows)| &rows.0);
@@ -123,9 +123,9 @@ impl Game for Scene {
         _: &Iteration,
         policy: Adapter,
         pairs: &JsonLines<Pair>,
-        desk: &mut Desk,
+        workspace: &mut Workspace,
     ) -> Result<Adapter, Error> {
-        let (done, mut policy) = match desk.latest()? {
+        let (done, mut policy) = match workspace.latest()? {
             Some(last) => (last.step, Adapter::load(&last.path).unwrap()),
             None => (0, policy),
         };
@@ -134,12 +134,12 @@ impl Game for Scene {
             for weight in &mut policy.0 {
                 *weight = mix(*weight, pair.logp.to_bits());
             }
-            desk.row(
+            workspace.row(
                 step,
                 &BTreeMap::from([("loss", (policy.0[0] % 1000) as f64 / 1000.0)]),
             )?;
             if step % 2 == 0 {
-                desk.checkpoint(step, |path| policy.save(path))?;
+                workspace.checkpoint(step, |path| policy.save(path))?;
             }
         }
         Ok(policy)
@@ -151,7 +151,7 @@ impl Game for Scene {
         policy: &Adapter,
         opponent: &Adapter,
         _: &JsonLines<Pair>,
-        _: &mut Desk,
+        _: &mut Workspace,
     ) -> Result<Signals, Error> {
         let pair = PairLogps {
             policy_real: -((policy.0[0] % 100) as f64),

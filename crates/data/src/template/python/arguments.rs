@@ -27,6 +27,12 @@ impl Args {
         })
     }
 
+    /// Binds the only argument, which must be given.
+    pub(super) fn one(self, name: &str) -> Outcome<Value> {
+        let [value] = self.bind([name], 1)?;
+        Ok(value.unwrap_or_default())
+    }
+
     /// Binds the arguments to these names, the first `required` of which must be given.
     pub(super) fn bind<const N: usize>(
         self,

@@ -80,17 +80,13 @@ fn call(name: &str, args: &[Value]) -> Outcome<bool> {
             Ok(same && equal(&value, &other)?)
         }
         "filter" | "test" => {
-            let [value] = args.bind(["value"], 1)?;
-            let wanted = string(&value.unwrap_or_default())?;
+            let wanted = string(&args.one("value")?)?;
             Ok(match name {
                 "test" => NAMES.contains(&wanted.as_str()),
                 _ => super::filters::NAMES.contains(&wanted.as_str()),
             })
         }
-        _ => {
-            let [value] = args.bind(["value"], 1)?;
-            about(name, &value.unwrap_or_default())
-        }
+        _ => about(name, &args.one("value")?),
     }
 }
 

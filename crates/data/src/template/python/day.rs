@@ -1,33 +1,15 @@
-//! The day returned by `strftime_now`, formatted as by C's `strftime`.
+//! The day returned by `strftime_now`, formatted as by C's `strftime`, whose flags and widths
+//! chrono does not have.
+
+use chrono::{Datelike, Month, NaiveDate};
 
 /// A day of the Gregorian calendar, at midnight.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Day {
-    year: i64,
-    month: usize,
-    day: usize,
-}
-
-/// 1 January 1970, as counted by [`Day::since_year_1`].
-const DAYS_TO_1970: i64 = 719_163;
+pub(crate) struct Day(NaiveDate);
 
 /// Maximum width, in characters.
 const WIDEST: usize = 100_000;
 
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
 const WEEKDAYS: [&str; 7] = [
     "Sunday",
     "Monday",
@@ -42,43 +24,11 @@ impl Day {
     /// Parses `2024-07-26`.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
-        let day = Self {
-            year: parts.next()?.parse().ok()?,
-            month: parts.next()?.parse().ok()?,
-            day: parts.next()?.parse().ok()?,
-        };
-        let valid = parts.next().is_none()
-            && (1..=9999).contains(&day.year)
-            && (1..=12).contains(&day.month)
-            && (1..=day.month_length(day.month)).contains(&day.day);
-        valid.then_some(day)
-    }
-
-    fn month_length(&self, month: usize) -> usize {
-        let leap = self.year % 4 == 0 && (self.year % 100 != 0 || self.year % 400 == 0);
-        match month {
-            4 | 6 | 9 | 11 => 30,
-            2 => 28 + usize::from(leap),
-            _ => 31,
-        }
-    }
-
-    fn of_year(&self) -> usize {
-        (1..self.month)
-            .map(|month| self.month_length(month))
-            .sum::<usize>()
-            + self.day
-    }
-
-    /// Days since 31 December of the year 0.
-    fn since_year_1(&self) -> i64 {
-        let past = self.year - 1;
-        past * 365 + past / 4 - past / 100 + past / 400 + self.of_year() as i64
-    }
-
-    /// Days since Sunday.
-    fn weekday(&self) -> usize {
-        (self.since_year_1() % 7) as usize
+        let year: i32 = parts.next()?.parse().ok()?;
+        let (month, day) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let valid = parts.next().is_none() && (1..=9999).contains(&year);
+        let date = NaiveDate::from_ymd_opt(year, month, day).filter(|_| valid)?;
+        Some(Self(date))
     }
 
     /// Formats midnight of the day as glibc's `strftime` does in the locale `C` (and Python's,
@@ -148,19 +98,25 @@ impl Day {
 
     /// The value of a directive's letter; `None` for one that glibc does not know.
     fn shown(&self, letter: char) -> Result<Option<Shown>, String> {
-        let number = |value, digits| Shown::Number(value, digits, '0');
-        let spaced = |value, digits| Shown::Number(value, digits, '_');
-        let (day, of_year) = (self.day as i64, self.of_year() as i64);
-        let weekday = self.weekday() as i64;
-        let (iso_year, iso_week) = self.iso_week();
+        let date = self.0;
+        let number = |value: i64, digits| Shown::Number(value, digits, '0');
+        let spaced = |value: i64, digits| Shown::Number(value, digits, '_');
+        let [year, iso_year] = [date.year(), date.iso_week().year()].map(i64::from);
+        let iso_week = date.iso_week().week().into();
+        let (month, day) = (date.month(), date.day().into());
+        let of_year = i64::from(date.ordinal());
+        let weekday = i64::from(date.weekday().num_days_from_sunday());
+        let named = Month::try_from(month as u8).map_or("", |month| month.name());
+        let short = |name: &'static str| name.get(..3).unwrap_or_default();
+        let since_1970 = date.signed_duration_since(NaiveDate::default());
         let words = |text: &str| Shown::Words(text.to_owned());
         Ok(Some(match letter {
-            'Y' => number(self.year, 1),
-            'C' => number(self.year / 100, 1),
-            'y' => number(self.year % 100, 2),
+            'Y' => number(year, 1),
+            'C' => number(year / 100, 1),
+            'y' => number(year % 100, 2),
             'G' => number(iso_year, 1),
             'g' => number(iso_year % 100, 2),
-            'm' => number(self.month as i64, 2),
+            'm' => number(month.into(), 2),
             'd' => number(day, 2),
             'e' => spaced(day, 2),
             'j' => number(of_year, 3),
@@ -173,11 +129,11 @@ impl Day {
             'U' => number((of_year + 6 - weekday) / 7, 2),
             'W' => number((of_year + 6 - (weekday + 6) % 7) / 7, 2),
             'V' => number(iso_week, 2),
-            's' => spaced((self.since_year_1() - DAYS_TO_1970) * 86_400, 1),
-            'B' => words(MONTHS[self.month - 1]),
-            'b' | 'h' => words(&MONTHS[self.month - 1][..3]),
-            'A' => words(WEEKDAYS[self.weekday()]),
-            'a' => words(&WEEKDAYS[self.weekday()][..3]),
+            's' => spaced(since_1970.num_seconds(), 1),
+            'B' => words(named),
+            'b' | 'h' => words(short(named)),
+            'A' => words(WEEKDAYS[weekday as usize]),
+            'a' => words(short(WEEKDAYS[weekday as usize])),
             'p' => words("AM"),
             'P' => words("am"),
             'c' => Shown::Words(self.format("%a %b %e 00:00:00 %Y")?),
@@ -193,30 +149,6 @@ impl Day {
             'z' | 'Z' => words(""),
             _ => return Ok(None),
         }))
-    }
-
-    /// Year and week by ISO 8601: weeks begin on Monday, and the first one of a year contains 4
-    /// January.
-    fn iso_week(&self) -> (i64, i64) {
-        let weekday = (self.weekday() as i64 + 6) % 7 + 1;
-        let week = (self.of_year() as i64 - weekday + 10) / 7;
-        let weeks = |year| {
-            let (month, day) = (12, 31);
-            let last = Self { year, month, day };
-            let leap = last.month_length(2) == 29;
-            match last.weekday() {
-                4 => 53,
-                5 if leap => 53,
-                _ => 52,
-            }
-        };
-        if week < 1 {
-            (self.year - 1, weeks(self.year - 1))
-        } else if week > weeks(self.year) {
-            (self.year + 1, 1)
-        } else {
-            (self.year, week)
-        }
     }
 }
 

@@ -7,10 +7,10 @@ use std::num::IntErrorKind;
 use minijinja::{State, Value};
 
 use super::arguments::{Args, as_flag, as_text, as_whole};
-use super::objects::{list, text};
-use super::values::{Kind, Number, Outcome, called, kind, length, number, wrong};
+use super::objects::{dict, list, text, tuple};
+use super::values::{Kind, Number, Outcome, called, items, kind, length, number, wrong};
 use super::written::{string, to_json};
-use super::{budget, format, markup, methods, operators, sequences, words};
+use super::{budget, format, markup, methods, names, operators, sequences, words};
 
 /// Names of all of jinja2's filters; those at the end are refused.
 pub(super) const NAMES: [&str; 54] = [
@@ -74,25 +74,11 @@ pub(super) const NAMES: [&str; 54] = [
 pub(super) fn call(state: &State<'_, '_>, name: &str, args: &[Value]) -> Outcome {
     let args = Args::new(name, args)?;
     match name {
-        "upper" | "lower" | "capitalize" | "title" => {
-            let [value] = args.bind(["s"], 1)?;
-            let value = value.unwrap_or_default();
-            let whole = string(&value)?;
-            match name {
-                "title" => text(words::title_filter(&whole)),
-                _ => markup::like(&value, words::cased(&whole, name)),
-            }
-        }
+        "upper" | "lower" | "capitalize" | "title" => cased(name, args),
         "trim" => {
             let [value, chars] = args.bind(["value", "chars"], 1)?;
-            let chars = chars.filter(|chars| !chars.is_none());
-            let chars = chars
-                .as_ref()
-                .map(|chars| as_text(chars, name))
-                .transpose()?;
             let value = value.unwrap_or_default();
-            let whole = string(&value)?;
-            markup::like(&value, words::stripped(&whole, chars, true, true))
+            markup::like(&value, methods::stripped(&string(&value)?, chars, name)?)
         }
         "replace" => {
             let [value, old, new, count] = args.bind(["s", "old", "new", "count"], 3)?;
@@ -102,8 +88,7 @@ pub(super) fn call(state: &State<'_, '_>, name: &str, args: &[Value]) -> Outcome
         }
         "truncate" => truncate(args),
         "wordcount" => {
-            let [value] = args.bind(["s"], 1)?;
-            let whole = string(&value.unwrap_or_default())?;
+            let whole = string(&args.one("s")?)?;
             let words = whole.split(|c: char| c != '_' && !c.is_alphanumeric());
             Ok(Value::from(words.filter(|word| !word.is_empty()).count()))
         }
@@ -115,45 +100,16 @@ pub(super) fn call(state: &State<'_, '_>, name: &str, args: &[Value]) -> Outcome
             markup::like(&value, words::padded(&string(&value)?, name, width, ' '))
         }
         "indent" => indent(args),
-        "format" => {
-            let (values, of) = args.positional.split_at(1.min(args.positional.len()));
-            let pattern = values.first().cloned().unwrap_or_default();
-            let values = match (of, args.named.is_empty()) {
-                (_, true) => super::objects::tuple(of.to_vec())?,
-                ([], false) => super::objects::dict(
-                    args.named
-                        .iter()
-                        .map(|(k, v)| (Value::from(k.as_str()), v.clone()))
-                        .collect(),
-                )?,
-                _ => return wrong("`format` takes values with or without names, not both"),
-            };
-            let filled = format::percent(&string(&pattern)?, &values, pattern.is_safe())?;
-            markup::like(&pattern, filled)
-        }
+        "format" => formatted(args),
         "string" => {
-            let [value] = args.bind(["value"], 1)?;
-            let value = value.unwrap_or_default();
+            let value = args.one("value")?;
             match kind(&value) {
                 Kind::Text(_) => Ok(value),
                 _ => text(string(&value)?),
             }
         }
-        "list" => {
-            let [value] = args.bind(["value"], 1)?;
-            list(super::values::items(&value.unwrap_or_default())?)
-        }
-        "length" | "count" => {
-            let [value] = args.bind(["value"], 1)?;
-            let value = value.unwrap_or_default();
-            if let Kind::Text(text) = kind(&value) {
-                budget::reading(text.len())?;
-            }
-            match length(&value) {
-                Some(length) => Ok(Value::from(length)),
-                None => wrong(format!("{} has no length", called(&value))),
-            }
-        }
+        "list" => list(items(&args.one("value")?)?),
+        "length" | "count" => counted(&args.one("value")?),
         "default" | "d" => {
             let [value, default, falsy] = args.bind(["value", "default_value", "boolean"], 1)?;
             let value = value.unwrap_or_default();
@@ -162,34 +118,14 @@ pub(super) fn call(state: &State<'_, '_>, name: &str, args: &[Value]) -> Outcome
                 false => Ok(value),
             }
         }
-        "attr" => {
-            let [value, name] = args.bind(["obj", "name"], 2)?;
-            let value = value.unwrap_or_default();
-            let name = string(&name.unwrap_or_default())?;
-            match kind(&value) {
-                // keys of a mapping are not attributes
-                Kind::Dict if !super::names::DICT.contains(&name.as_str()) => Ok(Value::UNDEFINED),
-                _ => operators::attribute(&value, &name),
-            }
-        }
+        "attr" => attribute(args),
         "tojson" => to_json(args),
-        "abs" => {
-            let [value] = args.bind(["x"], 1)?;
-            match number(kind(&value.unwrap_or_default())) {
-                Some(Number::Whole(whole)) => match whole.checked_abs() {
-                    Some(whole) => Ok(operators::whole_value(whole)),
-                    None => operators::too_large(),
-                },
-                Some(Number::Float(float)) => Ok(Value::from(float.abs())),
-                None => wrong("`abs` wants a number"),
-            }
-        }
+        "abs" => magnitude(&args.one("x")?),
         "int" => int(args),
         "float" => float(args),
         "round" => round(args),
         "e" | "escape" | "forceescape" | "safe" => {
-            let [value] = args.bind(["s"], 1)?;
-            let value = value.unwrap_or_default();
+            let value = args.one("s")?;
             markup::safe(match name {
                 "safe" => string(&value)?,
                 "forceescape" => markup::escaped(&string(&value)?),
@@ -199,6 +135,67 @@ pub(super) fn call(state: &State<'_, '_>, name: &str, args: &[Value]) -> Outcome
         "filesizeformat" | "pprint" | "random" | "striptags" | "urlencode" | "urlize"
         | "wordwrap" | "xmlattr" => wrong(format!("the filter `{name}` is not for chat templates")),
         _ => sequences::call(state, name, args),
+    }
+}
+
+fn cased(name: &str, args: Args) -> Outcome {
+    let value = args.one("s")?;
+    let whole = string(&value)?;
+    match name {
+        "title" => text(words::title_filter(&whole)),
+        _ => markup::like(&value, words::cased(&whole, name)),
+    }
+}
+
+/// `pattern | format(values)`, Python's `%`.
+fn formatted(args: Args) -> Outcome {
+    let (values, of) = args.positional.split_at(1.min(args.positional.len()));
+    let pattern = values.first().cloned().unwrap_or_default();
+    let values = match (of, args.named.is_empty()) {
+        (_, true) => tuple(of.to_vec())?,
+        ([], false) => {
+            let named = args.named.iter();
+            dict(
+                named
+                    .map(|(k, v)| (Value::from(k.as_str()), v.clone()))
+                    .collect(),
+            )?
+        }
+        _ => return wrong("`format` takes values with or without names, not both"),
+    };
+    let filled = format::percent(&string(&pattern)?, &values, pattern.is_safe())?;
+    markup::like(&pattern, filled)
+}
+
+fn counted(value: &Value) -> Outcome {
+    if let Kind::Text(text) = kind(value) {
+        budget::reading(text.len())?;
+    }
+    match length(value) {
+        Some(length) => Ok(Value::from(length)),
+        None => wrong(format!("{} has no length", called(value))),
+    }
+}
+
+fn attribute(args: Args) -> Outcome {
+    let [value, name] = args.bind(["obj", "name"], 2)?;
+    let value = value.unwrap_or_default();
+    let name = string(&name.unwrap_or_default())?;
+    match kind(&value) {
+        // keys of a mapping are not attributes
+        Kind::Dict if !names::DICT.contains(&name.as_str()) => Ok(Value::UNDEFINED),
+        _ => operators::attribute(&value, &name),
+    }
+}
+
+fn magnitude(value: &Value) -> Outcome {
+    match number(kind(value)) {
+        Some(Number::Whole(whole)) => match whole.checked_abs() {
+            Some(whole) => Ok(operators::whole_value(whole)),
+            None => operators::too_large(),
+        },
+        Some(Number::Float(float)) => Ok(Value::from(float.abs())),
+        None => wrong("`abs` wants a number"),
     }
 }
 

@@ -1,5 +1,8 @@
 //! Python's two string formatting methods: `'%s' % value` and `'{}'.format(value)`.
 
+use std::iter::Peekable;
+use std::str::Chars;
+
 use minijinja::Value;
 
 use super::arguments::as_whole;
@@ -34,16 +37,7 @@ pub(super) fn percent(format: &str, value: &Value, safe: bool) -> Outcome<String
         if chars.next_if_eq(&'(').is_some() {
             key = Some(chars.by_ref().take_while(|c| *c != ')').collect::<String>());
         }
-        let mut spec = Spec::default();
-        while let Some(flag) = chars.next_if(|c| "-+ #0".contains(*c)) {
-            match flag {
-                '-' => spec.align = Some('<'),
-                '#' => spec.alternate = true,
-                '0' => spec.zeros = true,
-                '+' => spec.sign = Some('+'),
-                _ => spec.sign = spec.sign.or(Some(' ')),
-            }
-        }
+        let mut spec = flags(&mut chars);
         if chars.next_if_eq(&'*').is_some() {
             let width = starred(given.next())?;
             spec.width = width.unsigned_abs() as usize;
@@ -79,6 +73,21 @@ pub(super) fn percent(format: &str, value: &Value, safe: bool) -> Outcome<String
         return wrong("a text with `%` gets more values than it wants");
     }
     Ok(out)
+}
+
+/// Reads the flags behind a `%`.
+fn flags(chars: &mut Peekable<Chars<'_>>) -> Spec {
+    let mut spec = Spec::default();
+    while let Some(flag) = chars.next_if(|c| "-+ #0".contains(*c)) {
+        match flag {
+            '-' => spec.align = Some('<'),
+            '#' => spec.alternate = true,
+            '0' => spec.zeros = true,
+            '+' => spec.sign = Some('+'),
+            _ => spec.sign = spec.sign.or(Some(' ')),
+        }
+    }
+    spec
 }
 
 /// A width or precision taken from the arguments.

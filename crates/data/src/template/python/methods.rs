@@ -77,8 +77,7 @@ fn of_dict(of: &Value, name: &str, args: Args) -> Outcome {
 fn of_list(of: &Value, name: &str, args: Args) -> Outcome {
     match name {
         "count" | "index" => {
-            let [wanted] = args.bind(["value"], 1)?;
-            let wanted = wanted.unwrap_or_default();
+            let wanted = args.one("value")?;
             let mut count = 0;
             for (at, item) in items(of)?.iter().enumerate() {
                 if equal(item, &wanted)? {
@@ -113,17 +112,7 @@ pub(super) fn of_text(whole: &str, name: &str, args: Args, safe: bool) -> Outcom
         }
         "strip" | "lstrip" | "rstrip" => {
             let [chars] = args.bind(["chars"], 0)?;
-            let chars = chars.filter(|chars| !chars.is_none());
-            let chars = chars
-                .as_ref()
-                .map(|chars| as_text(chars, name))
-                .transpose()?;
-            text(words::stripped(
-                whole,
-                chars,
-                name != "rstrip",
-                name != "lstrip",
-            ))
+            text(stripped(whole, chars, name)?)
         }
         "split" | "rsplit" => split(whole, name, args),
         "splitlines" => {
@@ -133,8 +122,7 @@ pub(super) fn of_text(whole: &str, name: &str, args: Args, safe: bool) -> Outcom
         "partition" | "rpartition" => partition(whole, name, args),
         "startswith" | "endswith" => ends(whole, name, args),
         "removeprefix" | "removesuffix" => {
-            let [part] = args.bind(["part"], 1)?;
-            let part = part.unwrap_or_default();
+            let part = args.one("part")?;
             let part = as_text(&part, name)?;
             let rest = match name {
                 "removeprefix" => whole.strip_prefix(part),
@@ -157,27 +145,30 @@ pub(super) fn of_text(whole: &str, name: &str, args: Args, safe: bool) -> Outcom
             text(words::without_tabs(whole, size))
         }
         "join" => {
-            let [parts] = args.bind(["parts"], 1)?;
-            let parts = items(&parts.unwrap_or_default())?;
-            let parts = parts
-                .iter()
-                .map(|part| as_text(part, name))
-                .collect::<Outcome<Vec<_>>>()?;
+            let parts = items(&args.one("parts")?)?;
+            let parts = parts.iter().map(|part| as_text(part, name));
+            let parts = parts.collect::<Outcome<Vec<_>>>()?;
             budget::made(whole.len().saturating_mul(parts.len()))?;
             text(parts.join(whole))
         }
         "format" => text(format::braces(whole, &args.positional, &args.named, safe)?),
         "format_map" => {
-            let [map] = args.bind(["map"], 1)?;
-            let named = pairs(&map.unwrap_or_default())?;
-            let named: Vec<_> = named
-                .into_iter()
-                .filter_map(|(key, value)| Some((key.as_str()?.to_owned(), value)))
-                .collect();
+            let named = pairs(&args.one("map")?)?.into_iter();
+            let named = named.filter_map(|(key, value)| Some((key.as_str()?.to_owned(), value)));
+            let named: Vec<_> = named.collect();
             text(format::braces(whole, &[], &named, safe)?)
         }
         _ => wrong(format!("the method `{name}` of a text is not there")),
     }
+}
+
+/// Strips white space, or the characters of `chars`, from both ends of a text, or from the one that
+/// the method strips.
+pub(super) fn stripped<'a>(whole: &'a str, chars: Option<Value>, name: &str) -> Outcome<&'a str> {
+    let chars = chars.filter(|chars| !chars.is_none());
+    let chars = chars.as_ref().map(|chars| as_text(chars, name));
+    let (left, right) = (name != "rstrip", name != "lstrip");
+    Ok(words::stripped(whole, chars.transpose()?, left, right))
 }
 
 /// Replaces at most `count` occurrences; a negative count means all.
@@ -211,8 +202,7 @@ fn split(whole: &str, name: &str, args: Args) -> Outcome {
 }
 
 fn partition(whole: &str, name: &str, args: Args) -> Outcome {
-    let [separator] = args.bind(["sep"], 1)?;
-    let separator = separator.unwrap_or_default();
+    let separator = args.one("sep")?;
     let separator = as_text(&separator, name)?;
     if separator.is_empty() {
         return wrong(format!("`{name}` wants a separator that is not empty"));

@@ -15,13 +15,11 @@ use super::{budget, markup, words};
 pub(super) fn call(state: &State<'_, '_>, name: &str, args: Args) -> Outcome {
     match name {
         "first" => {
-            let [value] = args.bind(["seq"], 1)?;
-            let first = items(&value.unwrap_or_default())?.into_iter().next();
+            let first = items(&args.one("seq")?)?.into_iter().next();
             Ok(first.unwrap_or_default())
         }
         "last" => {
-            let [value] = args.bind(["seq"], 1)?;
-            let value = value.unwrap_or_default();
+            let value = args.one("seq")?;
             if value.downcast_object_ref::<Generator>().is_some() {
                 return wrong(
                     "a filter's results have no last one before they are a list: add `| list`",
@@ -39,8 +37,7 @@ pub(super) fn call(state: &State<'_, '_>, name: &str, args: Args) -> Outcome {
         "sort" => sort(args),
         "dictsort" => dictsort(args),
         "items" => {
-            let [value] = args.bind(["value"], 1)?;
-            let value = value.unwrap_or_default();
+            let value = args.one("value")?;
             let rows = match value.is_undefined() {
                 true => Vec::new(),
                 false => pairs(&value)?,
@@ -113,8 +110,7 @@ fn values(rows: Vec<(Value, Value)>) -> Vec<Value> {
 }
 
 fn reverse(args: Args) -> Outcome {
-    let [value] = args.bind(["value"], 1)?;
-    let value = value.unwrap_or_default();
+    let value = args.one("value")?;
     if let Kind::Text(whole) = kind(&value) {
         return markup::like(&value, whole.chars().rev().collect::<String>());
     }

@@ -71,10 +71,10 @@ fn sizes_are_closed_forms() {
     };
     let lora = planner(Learns::Lora(&spec, false));
     let weights = 2 * VOCAB * WIDTH + LAYERS * (WIDTH * WIDTH + WIDTH);
-    assert_eq!(lora.base(), 4 * weights as u64);
-    assert_eq!(lora.player(), 4 * (LAYERS * 2 * 2 * WIDTH) as u64);
-    assert_eq!(lora.moments(), 2 * lora.player());
-    assert_eq!(planner(Learns::Full).player(), lora.base());
+    assert_eq!(lora.base_bytes(), 4 * weights as u64);
+    assert_eq!(lora.player_bytes(), 4 * (LAYERS * 2 * 2 * WIDTH) as u64);
+    assert_eq!(lora.moment_bytes(), 2 * lora.player_bytes());
+    assert_eq!(planner(Learns::Full).player_bytes(), lora.base_bytes());
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn the_tape_holds_what_can_be_counted_by_hand() {
         let kernels = planner.kernels(PACKING.keys, PACKING.attended);
         let mut grads = Gradients::<Shapes>::new();
         let kept = planner.forward_backward(&kernels, &PACKING, checkpoint, &mut grads);
-        assert_eq!(kernels.ledger.live(), planner.player());
+        assert_eq!(kernels.ledger.live(), planner.player_bytes());
         drop(grads);
         assert_eq!(
             kernels.ledger.live(),
@@ -118,7 +118,7 @@ fn a_card_reads_a_quantised_weight_as_it_is_until_rows_are_many() {
             let bytes = |rows| {
                 let kernels = planner.kernels(1, 0);
                 let w = planner.matrix(&kernels, "w.0", (8, 8)).unwrap();
-                kernels.goes_over(&w.weight, rows);
+                kernels.count_product(&w.weight, rows);
                 kernels.work.get().bytes
             };
             assert_eq!([bytes(1), bytes(few)], [100.0; 2], "{held:?}");

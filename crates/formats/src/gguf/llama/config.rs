@@ -186,7 +186,7 @@ fn refuse_unknown_arithmetic(config: &Value) -> Result<()> {
 
 /// Converts metadata to a configuration with both spellings of transformers (v4: `rope_theta`,
 /// `rope_scaling`; v5: `rope_parameters`).
-pub(super) fn read(header: &Header, place: &ByteSource) -> Read<Value> {
+pub(super) fn read(header: &Header, source: &ByteSource) -> Read<Value> {
     supported(header)?;
     let number = |key: &str| -> Read<usize> {
         let key = format!("llama.{key}");
@@ -243,7 +243,7 @@ pub(super) fn read(header: &Header, place: &ByteSource) -> Read<Value> {
         "torch_dtype": "float32",
         "dtype": "float32",
     });
-    let scaling = rope::scaling(header, place, theta, head_dim, context)?;
+    let scaling = rope::scaling(header, source, theta, head_dim, context)?;
     let mut parameters = json!({"rope_type": "default"});
     if let Some(scaling) = scaling {
         config["rope_scaling"] = scaling.clone();
@@ -418,11 +418,11 @@ mod tests {
                 panic!()
             };
             bytes.resize(bytes.len() + embedding.bytes() as usize, 0);
-            let place = ByteSource::memory("x.gguf", bytes);
-            let Ok(header) = Header::read(&place) else {
+            let source = ByteSource::memory("x.gguf", bytes);
+            let Ok(header) = Header::read(&source) else {
                 panic!()
             };
-            let Ok(read) = super::read(&header, &place) else {
+            let Ok(read) = super::read(&header, &source) else {
                 panic!()
             };
             for (key, value) in given.as_object().into_iter().flatten() {

@@ -8,9 +8,10 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    GgufReport, about,
+    GgufReport,
     config::Model,
     names::{self, Module},
+    plan::about,
 };
 use crate::{
     Dtype, Error, Result,
@@ -142,7 +143,11 @@ fn pair(
                 "{projection} is no projection of a Llama or Mistral, so GGUF's llama has no name for it"
             ))
         })?;
-    let Module { name, place, heads } = module;
+    let Module {
+        name,
+        position,
+        heads,
+    } = module;
     if name == "token_embd" || (name == "output" && model.tied) {
         return Err(Error::rule(format!(
             "an adapter of {projection} cannot be a GGUF LoRA{}; export the merged model as gguf",
@@ -159,7 +164,7 @@ fn pair(
     );
     let ((rank, inputs), (outputs, b_rank)) = (a.matrix(projection)?, b.matrix(projection)?);
     let wanted = shape(model, &name);
-    let layer = place == usize::MAX || place <= model.layers;
+    let layer = position == usize::MAX || position <= model.layers;
     if rank != b_rank || !layer || wanted.is_some_and(|w| w != (outputs, inputs)) {
         return Err(Error::rule(format!(
             "{projection} has A {:?} and B {:?}, which do not fit the model's configuration",
@@ -269,12 +274,12 @@ mod tests {
             (report.tensors, report.bytes),
             (4, std::fs::metadata(&out).unwrap().len())
         );
-        let place = ByteSource::open(&out).unwrap();
-        let header = Header::read(&place).unwrap();
+        let source = ByteSource::open(&out).unwrap();
+        let header = Header::read(&source).unwrap();
         assert_eq!(header.float("adapter.lora.alpha").unwrap(), Some(8.0));
         let read = |name: &str| {
             let stored = &header.tensors[name];
-            let values = stored.numbers(name, &place).unwrap();
+            let values = stored.numbers(name, &source).unwrap();
             (stored.shape.clone(), values)
         };
         let same = |param: &str| (params[param].shape.clone(), params[param].values.clone());

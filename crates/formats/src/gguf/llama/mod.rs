@@ -19,7 +19,6 @@ pub use quant::GgufQuant;
 
 use super::{GgufTokenizer, header::Header};
 use crate::{ByteSource, Error, Index, Result};
-use plan::about;
 
 /// A model file with metadata and index read, but no weights.
 #[derive(Debug)]
@@ -37,16 +36,16 @@ pub struct GgufModel {
 /// # Errors
 /// A missing, truncated or damaged file, another architecture, or an unsupported feature.
 pub fn open(path: &Path) -> Result<GgufModel> {
-    let place = ByteSource::open(path)?;
-    let header = Header::read(&place)?;
-    let file = place.name.clone();
+    let source = ByteSource::open(path)?;
+    let header = Header::read(&source)?;
+    let file = source.name.clone();
     let in_file = |what: String| Error::rule(format!("{file}: {what}"));
-    let mut config = config::read(&header, &place).map_err(in_file)?;
+    let mut config = config::read(&header, &source).map_err(in_file)?;
     let tokenizer = GgufTokenizer::read(&header).map_err(in_file)?;
     tensors::beside(header.tensors.keys()).map_err(|e| in_file(e.to_string()))?;
     let counts = tensors::HeadCounts::of(&config);
     let mut index = Index {
-        files: vec![place.into()],
+        files: vec![source.into()],
         ..Index::default()
     };
     for (name, tensor) in header.tensors {

@@ -44,17 +44,17 @@ pub(super) struct Module {
     /// llama.cpp's name.
     pub name: String,
     /// Position: the layer's number + 1; 0 before the layers, [`usize::MAX`] after them.
-    pub place: usize,
+    pub position: usize,
     /// The heads by which its rows are permuted.
     pub heads: Heads,
 }
 
 /// Maps `model.layers.3.mlp.up_proj` to `blk.3.ffn_up`; `None` for a name that is not Llama's.
 pub(super) fn module(hf: &str) -> Option<Module> {
-    if let Some((_, name, place)) = OUTSIDE.into_iter().find(|(theirs, ..)| *theirs == hf) {
+    if let Some((_, name, position)) = OUTSIDE.into_iter().find(|(theirs, ..)| *theirs == hf) {
         return Some(Module {
             name: name.into(),
-            place,
+            position,
             heads: Heads::None,
         });
     }
@@ -63,7 +63,7 @@ pub(super) fn module(hf: &str) -> Option<Module> {
     let (_, part, heads) = PARTS.into_iter().find(|(theirs, ..)| *theirs == part)?;
     Some(Module {
         name: format!("blk.{layer}.{part}"),
-        place: layer as usize + 1,
+        position: layer as usize + 1,
         heads,
     })
 }

@@ -52,7 +52,7 @@ pub struct Planned {
     /// Its name, shape and format in the file.
     pub spec: TensorSpec,
     heads: Option<usize>,
-    place: usize,
+    position: usize,
 }
 
 impl Planned {
@@ -187,10 +187,10 @@ fn planned(
             hf,
             spec,
             heads,
-            place: named.place,
+            position: named.position,
         });
     }
-    plan.sort_by(|a, b| (a.place, &a.spec.name).cmp(&(b.place, &b.spec.name)));
+    plan.sort_by(|a, b| (a.position, &a.spec.name).cmp(&(b.position, &b.spec.name)));
     complete(&plan, model)?;
     Ok(plan)
 }
@@ -223,7 +223,7 @@ fn complete(plan: &[Planned], model: &Model) -> Result<()> {
     }
     match plan
         .iter()
-        .find(|t| t.place != usize::MAX && t.place > model.layers)
+        .find(|t| t.position != usize::MAX && t.position > model.layers)
     {
         Some(beyond) => Err(Error::rule(format!(
             "{} belongs to no layer: the configuration has {}",

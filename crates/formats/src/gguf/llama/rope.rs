@@ -27,7 +27,7 @@ pub(super) enum Rope {
     },
     /// Each frequency has its divisor, (head_dim / 2); cosine and sine are multiplied by
     /// `attention`.
-    Each { divisors: Vec<f32>, attention: f64 },
+    PerFrequency { divisors: Vec<f32>, attention: f64 },
 }
 
 impl Rope {
@@ -72,7 +72,7 @@ impl Rope {
                     )));
                 }
                 let attention = rope_number(config, "attention_factor");
-                Ok(Rope::Each {
+                Ok(Rope::PerFrequency {
                     divisors,
                     attention: attention.ok_or_else(|| lacks("attention_factor"))?,
                 })
@@ -90,7 +90,7 @@ impl Rope {
                 (name("type"), gguf::Value::Text("linear".into())),
                 (name("factor"), gguf::Value::Float(*factor)),
             ],
-            Rope::Each { attention, .. } if *attention != 1.0 => {
+            Rope::PerFrequency { attention, .. } if *attention != 1.0 => {
                 vec![(name("attn_factor"), gguf::Value::Float(*attention))]
             }
             _ => Vec::new(),
@@ -106,7 +106,7 @@ impl Rope {
     pub fn divisors(&self, theta: f64, head_dim: usize) -> Option<Vec<f32>> {
         let (factor, low, high, original) = match self {
             Rope::Plain | Rope::Linear(_) => return None,
-            Rope::Each { divisors, .. } => return Some(divisors.clone()),
+            Rope::PerFrequency { divisors, .. } => return Some(divisors.clone()),
             Rope::Llama3 {
                 factor,
                 low,
@@ -167,7 +167,7 @@ pub(super) fn rope_number(config: &Value, key: &str) -> Option<f64> {
 /// size.
 pub(super) fn scaling(
     header: &Header,
-    place: &ByteSource,
+    source: &ByteSource,
     theta: f64,
     head_dim: usize,
     context: usize,
@@ -179,7 +179,7 @@ pub(super) fn scaling(
         None => 1.0,
     };
     let divisors = match header.tensors.get(ROPE_FACTORS) {
-        Some(stored) => Some(divisors(stored, place, head_dim / 2)?),
+        Some(stored) => Some(divisors(stored, source, head_dim / 2)?),
         None => None,
     };
     let divisors = match divisors {
@@ -232,7 +232,7 @@ fn factor(header: &Header) -> Read<f64> {
     Ok(1.0)
 }
 
-fn divisors(stored: &Stored, place: &ByteSource, pairs: usize) -> Read<Vec<f32>> {
+fn divisors(stored: &Stored, source: &ByteSource, pairs: usize) -> Read<Vec<f32>> {
     if stored.shape != [pairs] {
         return Err(format!(
             "{ROPE_FACTORS} has the shape {:?}, but heads have {pairs} pairs of features",
@@ -240,7 +240,7 @@ fn divisors(stored: &Stored, place: &ByteSource, pairs: usize) -> Read<Vec<f32>>
         ));
     }
     let all = stored
-        .numbers(ROPE_FACTORS, place)
+        .numbers(ROPE_FACTORS, source)
         .map_err(|e| e.to_string())?;
     match all.iter().find(|d| !d.is_finite() || **d <= 0.0) {
         Some(bad) => Err(format!("{ROPE_FACTORS} holds {bad}; a divisor is above 0")),
@@ -323,9 +323,9 @@ mod tests {
             ),
         ] {
             let rope = Rope::new(&json!({"rope_parameters": section}), 8).unwrap();
-            let place = written(&rope, theta, 8);
-            let header = Header::read(&place).unwrap();
-            let read = scaling(&header, &place, theta, 8, 64).unwrap();
+            let source = written(&rope, theta, 8);
+            let header = Header::read(&source).unwrap();
+            let read = scaling(&header, &source, theta, 8, 64).unwrap();
             let read = read.unwrap_or(json!({"rope_type": "default"}));
             let again = Rope::new(&json!({"rope_parameters": read}), 8).unwrap();
             match same {

@@ -162,8 +162,8 @@ fn zeros(index: &mut Index, wanted: Vec<(String, usize)>) -> Result<()> {
         return Ok(());
     };
     let (file, bytes) = (index.files.len(), vec![0; 4 * longest]);
-    let place = ByteSource::memory("biases that the file does not have", bytes);
-    index.files.push(Arc::new(place));
+    let source = ByteSource::memory("biases that the file does not have", bytes);
+    index.files.push(Arc::new(source));
     for (name, rows) in wanted {
         let zero = Stored {
             file,

@@ -1,6 +1,8 @@
 //! Keys of the data.
 
-use crate::recipe::plural::DataSets;
+use randori_data::Columns;
+
+use crate::recipe::plural::{DataSets, Validation};
 use crate::recipe::refusal::RecipeError;
 use crate::recipe::section::Section;
 use crate::recipe::setting::{Bound, Key, OnResume, Setting, choice};
@@ -26,6 +28,10 @@ choice! {
         Preference = "preference",
         /// `question`, `answer` or `response`.
         QuestionAnswer = "question-answer",
+        /// `input`, `output`, without another prompt.
+        InputOutput = "input-output",
+        /// `text`: without a prompt, for supervised training alone.
+        Text = "text",
     }
 }
 
@@ -89,18 +95,25 @@ choice! {
 section! {
     /// The human responses, and what counts as a usable pair.
     ["data"] Data {
-        /// Training data: JSONL, JSON, CSV, TSV or Parquet, one file or several, data sets of the
-        /// hub (`org/name`, `org/name@revision:split`; docs/reference/data.md), or `builtin:demo`.
+        /// Training data: JSONL, JSON, CSV, TSV or Parquet, a file, a folder of them or several,
+        /// data sets of the hub (`org/name`, `org/name@revision:split`; docs/reference/data.md), or
+        /// `builtin:demo`.
         train: DataSets = "\"builtin:demo\"";
-        /// Validation data: settings are chosen on it.
-        validation: DataSets = "[]";
+        /// Validation data: settings are chosen on it. Where neither it nor `data.held_out` is
+        /// named, 5 % of the training data (16 prompts at least) is kept aside for it, by a hash of
+        /// the prompt (docs/reference/data.md); `none` turns that off.
+        validation: Validation = "[]";
         /// Held-out data: only measured on. Where it is empty, the validation data is measured on.
         held_out: DataSets = "[]";
-        /// Share of the training data, from its end, kept aside as validation where
-        /// `data.validation` is empty.
-        validation_share: f64 = "0.0", Bound::between(0.0, 0.5);
+        /// Share of the training data kept aside as validation, by a hash of the prompt, where
+        /// `data.validation` is empty; beside `data.held_out` too, and without a least number. 0:
+        /// none.
+        validation_share: Option<f64> = "", Bound::between(0.0, 0.5);
         /// Shape of the files.
         format: DataFormat = "\"auto\"";
+        /// Columns of the files under names of their own, by what they are read as:
+        /// `{prompt = "question", response = "answer"}` (docs/reference/data.md).
+        columns: Columns = "{}";
         /// Which assistant turns are responses.
         turns: DataTurns = "\"last\"";
         /// GSM8K's calculator annotations (`<<48/2=24>>`) in responses.
@@ -110,8 +123,8 @@ section! {
         /// Variables of the chat template, in training, generation and chat alike:
         /// `{enable_thinking = false}`. A row's own `chat_template_kwargs` go before them.
         template_args: Variables = "{}";
-        /// Use the first so many training examples. Every row is read and checked all the same: the
-        /// share for validation lies behind them.
+        /// Use the first so many training examples. Every row is read and checked all the same:
+        /// what is kept aside for validation is chosen among all.
         limit: Option<usize> = "", Bound::at_least(1.0);
         /// Rows that are no example: no shape fits, a field holds what it cannot, the chat template
         /// refuses them (docs/reference/data.md). Dropped ones are counted, and the first is named.
@@ -134,5 +147,34 @@ section! {
         cut_real: OnBad = "\"drop\"";
         /// Prompts longer than `max_prompt_tokens`; `keep` shortens them on the left.
         too_long: OnBad = "\"drop\"";
+    }
+}
+
+/// How much of the training data is kept aside as validation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Share {
+    /// Of all prompts, in 0..=0.5.
+    pub share: f64,
+    /// Fewest prompts; twice as many must be there, or none is kept aside.
+    pub least: usize,
+}
+
+impl Data {
+    /// What is kept aside where the recipe does not say how much.
+    const USUAL: Share = Share {
+        share: 0.05,
+        least: 16,
+    };
+
+    /// What is kept aside of the training data; `None` where other data is named to measure on, or
+    /// nothing is wanted.
+    pub fn kept_aside(&self) -> Option<Share> {
+        if self.validation == Validation::Off || !self.validation.sets().is_empty() {
+            return None;
+        }
+        match self.validation_share {
+            Some(share) => (share > 0.0).then_some(Share { share, least: 0 }),
+            None => self.held_out.0.is_empty().then_some(Self::USUAL),
+        }
     }
 }

@@ -1,60 +1,35 @@
 //! One call of an architecture on shapes: the weights it wants, and which values it needs how long.
 
+use randori_kernels::{Error, Result};
 use randori_sdk::seam::{Architecture, Id};
 
-use super::{Place, TracedWeight, Tracer};
-use crate::{Error, Result};
-
-/// One of the calls a pass is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
-    Embed,
-    Block(usize),
-    Head,
-}
+use super::{Call, TracedWeight, Tracer};
 
 /// The weights that this call asks for; `width` is the hidden state's.
-pub(crate) fn wanted(
+pub(crate) fn weights_of(
     arch: &dyn Architecture,
-    part: Part,
+    call: Call,
     width: usize,
 ) -> Result<Vec<TracedWeight>> {
-    let place = match part {
-        Part::Embed => Place::Embedding,
-        Part::Block(_) => Place::Block,
-        Part::Head => Place::Head,
-    };
-    let mut tracer = Tracer {
-        place,
-        ..Tracer::default()
-    };
-    let input = match part {
-        Part::Embed => Vec::new(),
+    let mut tracer = Tracer::default();
+    let input = match call {
+        Call::Embed => Vec::new(),
         _ => vec![width],
     };
-    let x = tracer.start(input);
-    match part {
-        Part::Embed => arch.embed(&mut tracer, x),
-        Part::Block(layer) => arch.block(&mut tracer, layer, x),
-        Part::Head => arch.head(&mut tracer, x),
-    }
-    .map_err(Error::rule)?;
+    tracer.run(arch, call, input).map_err(Error::rule)?;
     Ok(tracer.trace.weights)
 }
 
 /// The embedding whose weight the head multiplies with too (`model.embed_tokens`), where there is
-/// one: [`Trace::tied`] for who has no trace, by two calls.
+/// one: [`Trace::tied`](super::Trace::tied) for who has no trace, by two calls.
 ///
 /// # Errors
 /// What the architecture refuses.
 pub(crate) fn tied_embedding(arch: &dyn Architecture) -> Result<Option<String>> {
     let mut tracer = Tracer::default();
-    let ids = tracer.start(Vec::new());
-    let x = arch.embed(&mut tracer, ids).map_err(Error::rule)?;
-    let hidden = tracer.shape(x).map_err(Error::rule)?;
-    tracer.place = Place::Head;
-    let x = tracer.start(hidden);
-    arch.head(&mut tracer, x).map_err(Error::rule)?;
+    let x = tracer.run(arch, Call::Embed, Vec::new());
+    let hidden = x.and_then(|x| tracer.shape(x)).map_err(Error::rule)?;
+    tracer.run(arch, Call::Head, hidden).map_err(Error::rule)?;
     Ok(tracer.trace.tied().map(str::to_string))
 }
 
@@ -66,12 +41,8 @@ pub(crate) fn last_uses(
     layer: usize,
     width: usize,
 ) -> Option<Vec<Vec<Id>>> {
-    let mut tracer = Tracer {
-        place: Place::Block,
-        ..Tracer::default()
-    };
-    let x = tracer.start(vec![width]);
-    let result = arch.block(&mut tracer, layer, x).ok()?;
+    let mut tracer = Tracer::default();
+    let result = tracer.run(arch, Call::Block(layer), vec![width]).ok()?;
     let count = tracer.values.len();
     if tracer.mixes {
         return None;

@@ -1,5 +1,5 @@
-//! Unfinished work of a stage: checkpoints, a log of steps, a list of items done so far. A killed
-//! stage reads it first and resumes from there; nothing is written twice.
+//! A stage's workspace, its unfinished work: checkpoints, a log of steps, a list of items done so
+//! far. A killed stage reads it first and resumes from there; nothing is written twice.
 
 use std::path::{Path, PathBuf};
 
@@ -7,54 +7,45 @@ use randori_core::Stage;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use crate::{Appender, Board, BoxError, Disk, Error, Result, disk::list};
+use crate::{
+    Appender, Board, BoxError, Checkpoint, Disk, Error, Result,
+    layout::{CHECKPOINT, checkpoints, latest_in, metrics_file, step_of},
+};
 
-/// Folder of checkpoints, in a place.
-pub(crate) const CHECKPOINT: &str = "checkpoint";
-
-/// Access to one stage's unfinished work.
+/// Storage for one stage's unfinished work.
 #[derive(Debug)]
-pub struct Desk {
+pub struct Workspace {
     disk: Disk,
-    /// The stage's folder, with the run folder.
-    place: PathBuf,
+    /// Folder in which the stage runs, with the run folder.
+    folder: PathBuf,
     /// Name of that folder in the run: `iter-0`
-    place_name: String,
+    folder_name: String,
     /// Name of the stage: `policy`
     stage: String,
     /// Folder of unfinished work, `iter-0/checkpoint/policy`, removed when the stage is finished.
     work: PathBuf,
     metrics: Option<Appender>,
     board: Option<Board>,
-    /// Names passed to [`Desk::write`].
+    /// Names passed to [`Workspace::write`].
     written: Vec<String>,
     before: String,
 }
 
-/// State of a stage after some step.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Checkpoint {
-    /// The step.
-    pub step: u64,
-    /// Folder that `save` filled.
-    pub path: PathBuf,
-}
-
-impl Desk {
+impl Workspace {
     pub(crate) fn new(
         disk: &Disk,
         run: &Path,
-        place_name: &str,
+        folder_name: &str,
         stage: &str,
         before: String,
         board: Option<Board>,
-    ) -> Desk {
-        let place = run.join(place_name);
-        let work = place.join(CHECKPOINT).join(stage);
-        Desk {
+    ) -> Workspace {
+        let folder = run.join(folder_name);
+        let work = folder.join(CHECKPOINT).join(stage);
+        Workspace {
             disk: disk.clone(),
-            place,
-            place_name: place_name.to_owned(),
+            folder,
+            folder_name: folder_name.to_owned(),
             stage: stage.to_owned(),
             work,
             metrics: None,
@@ -64,9 +55,9 @@ impl Desk {
         }
     }
 
-    /// Folder of the stage's place, e.g. `iter-0`.
-    pub fn place(&self) -> &Path {
-        &self.place
+    /// Folder in which the stage runs, e.g. `runs/NAME/iter-0`.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Finds the newest checkpoint, from which a stage should resume.
@@ -85,7 +76,7 @@ impl Desk {
             .map_err(|error| error.keeping(|| self.describe_saved()))
     }
 
-    /// Appends a row to the place's `metrics.jsonl`: `{"step": step, …values}`, `values` being a
+    /// Appends a row to the folder's `metrics.jsonl`: `{"step": step, …values}`, `values` being a
     /// struct or a map. (A stage not called `policy` has its own `STAGE.metrics.jsonl`.) The first
     /// row of a resumed stage removes rows logged after its last checkpoint, since those steps are
     /// repeated.
@@ -94,7 +85,7 @@ impl Desk {
         self.push_row(&row)
             .map_err(|error| error.keeping(|| self.describe_saved()))?;
         match &self.board {
-            Some(board) if self.stage == Stage::Policy.name() => board.row(&self.place_name, &row),
+            Some(board) if self.stage == Stage::Policy.name() => board.row(&self.folder_name, &row),
             _ => Ok(()),
         }
     }
@@ -103,15 +94,15 @@ impl Desk {
     /// items in it and an appender. It is removed when the stage is finished, whose artefact then
     /// holds the items.
     pub fn items<T: DeserializeOwned>(&mut self, name: &str) -> Result<(Vec<T>, Appender)> {
-        self.disk.folder(&self.work)?;
+        self.disk.make_folder(&self.work)?;
         Appender::resume(&self.disk, &self.work.join(format!("{name}.jsonl")), |_| {
             true
         })
         .map_err(|error| error.keeping(|| self.describe_saved()))
     }
 
-    /// Writes one more file or folder into the place, atomically. [`beside`](crate::beside) finds it
-    /// again.
+    /// Writes a file or folder beside the stage's artefact, atomically. [`beside`](crate::beside)
+    /// finds it again.
     pub fn write<E: Into<BoxError>>(
         &mut self,
         name: &str,
@@ -119,13 +110,13 @@ impl Desk {
     ) -> Result<()> {
         self.written.push(name.to_owned());
         self.disk
-            .replace(&self.place.join(name), |path| {
+            .replace(&self.folder.join(name), |path| {
                 save(path).map_err(Into::into)
             })
             .map_err(|error| error.keeping(|| self.describe_saved()))
     }
 
-    /// Names of files and folders written into the place besides the artefact.
+    /// Names of files and folders written beside the artefact.
     pub(crate) fn written(&self) -> &[String] {
         &self.written
     }
@@ -135,7 +126,7 @@ impl Desk {
         match self.latest() {
             Ok(Some(last)) => format!(
                 "{}, and {}/{} up to step {}",
-                self.before, self.place_name, self.stage, last.step
+                self.before, self.folder_name, self.stage, last.step
             ),
             _ => self.before.clone(),
         }
@@ -154,7 +145,7 @@ impl Desk {
         save: impl FnOnce(&Path) -> std::result::Result<(), E>,
     ) -> Result<()> {
         self.sync()?;
-        self.disk.folder(&self.work)?;
+        self.disk.make_folder(&self.work)?;
         self.disk
             .replace(&self.work.join(format!("step-{step}")), |path| {
                 save(path).map_err(Into::into)
@@ -168,7 +159,7 @@ impl Desk {
     }
 
     fn with_step(&self, step: u64, values: &impl Serialize) -> Result<Map<String, Value>> {
-        let path = self.place.join(metrics_file(&self.stage));
+        let path = self.folder.join(metrics_file(&self.stage));
         let mut row = Map::new();
         row.insert("step".into(), step.into());
         match serde_json::to_value(values) {
@@ -187,7 +178,7 @@ impl Desk {
 
     fn push_row(&mut self, row: &Map<String, Value>) -> Result<()> {
         if self.metrics.is_none() {
-            let path = self.place.join(metrics_file(&self.stage));
+            let path = self.folder.join(metrics_file(&self.stage));
             let last = self.latest()?.map_or(0, |checkpoint| checkpoint.step);
             let stays = |row: &Map<String, Value>| step_of(row).is_some_and(|step| step <= last);
             self.metrics = Some(Appender::resume(&self.disk, &path, stays)?.1);
@@ -196,46 +187,4 @@ impl Desk {
             .as_mut()
             .map_or(Ok(()), |metrics| metrics.push(row))
     }
-}
-
-/// Name of a stage's metrics log: `metrics.jsonl` for the stage that trains.
-pub(crate) fn metrics_file(stage: &str) -> String {
-    match stage {
-        stage if stage == Stage::Policy.name() => "metrics.jsonl".into(),
-        other => format!("{other}.metrics.jsonl"),
-    }
-}
-
-/// Step of a row.
-pub(crate) fn step_of(row: &Map<String, Value>) -> Option<u64> {
-    row.get("step")?.as_u64()
-}
-
-/// Finds the newest checkpoint in a folder.
-pub(crate) fn latest_in(work: &Path) -> Result<Option<Checkpoint>> {
-    Ok(checkpoints(work)?
-        .into_iter()
-        .max_by_key(|checkpoint| checkpoint.step))
-}
-
-fn checkpoints(work: &Path) -> Result<Vec<Checkpoint>> {
-    if !work.is_dir() {
-        return Ok(Vec::new());
-    }
-    let step = |path: &Path| {
-        path.file_name()?
-            .to_str()?
-            .strip_prefix("step-")?
-            .parse()
-            .ok()
-    };
-    Ok(list(work)?
-        .into_iter()
-        .filter_map(|path| {
-            Some(Checkpoint {
-                step: step(&path)?,
-                path,
-            })
-        })
-        .collect())
 }

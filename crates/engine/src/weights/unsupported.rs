@@ -4,10 +4,9 @@
 
 use std::path::Path;
 
-use randori_formats::WHOLE;
+use randori_formats::UNSHARDED;
+use randori_kernels::{Error, Result};
 use serde_json::Value;
-
-use crate::{Error, Result};
 
 /// By this file in a model's folder or repository transformers finds an adapter.
 pub(super) const ADAPTER: &str = "adapter_config.json";
@@ -16,16 +15,16 @@ pub(super) const ADAPTER: &str = "adapter_config.json";
 ///
 /// # Errors
 /// The file, and how the adapter is played.
-pub(super) fn adapter(dir: &Path) -> Result<()> {
+pub(super) fn refuse_adapter(dir: &Path) -> Result<()> {
     let path = dir.join(ADAPTER);
     match path.exists() {
-        true => Err(played(&path.display().to_string())),
+        true => Err(adapter_error(&path.display().to_string())),
         false => Ok(()),
     }
 }
 
 /// The error about an adapter beside a model.
-pub(super) fn played(place: &str) -> Error {
+pub(super) fn adapter_error(place: &str) -> Error {
     Error::rule(format!(
         "{place}: an adapter beside the model, which transformers would play too: put the adapter's files into a folder of their own and name that in adapter.init, or take {ADAPTER} away to play the model without it"
     ))
@@ -36,7 +35,7 @@ pub(super) fn played(place: &str) -> Error {
 ///
 /// # Errors
 /// The key and its value.
-pub(super) fn keys(config: &Value) -> Result<()> {
+pub(super) fn refuse_keys(config: &Value) -> Result<()> {
     let given = |key: &str| config.get(key).filter(|value| !value.is_null());
     let refuse = |key: &str, value: &Value, why: &str| {
         Err(Error::rule(format!("config.json: {key} is {value}: {why}")))
@@ -45,9 +44,9 @@ pub(super) fn keys(config: &Value) -> Result<()> {
         let why = "only what reads from left to right is supported";
         return refuse("is_causal", value, why);
     }
-    if let Some(value) = given("transformers_weights").filter(|v| v.as_str() != Some(WHOLE)) {
+    if let Some(value) = given("transformers_weights").filter(|v| v.as_str() != Some(UNSHARDED)) {
         let why = format!(
-            "transformers reads the weights there, and only {WHOLE} or shards with their index are read here: rename the file and take the key away"
+            "transformers reads the weights there, and only {UNSHARDED} or shards with their index are read here: rename the file and take the key away"
         );
         return refuse("transformers_weights", value, &why);
     }

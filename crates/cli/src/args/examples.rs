@@ -1,0 +1,105 @@
+//! Examples of what is given on the command line, shown at the end of `--help` and on the manual's
+//! pages. A test reads each with the parser.
+
+/// The examples of a verb, or of the program (`randori`).
+pub fn of(command: &str) -> Option<&'static str> {
+    let found = EXAMPLES.iter().find(|(name, _)| *name == command);
+    found.map(|(_, examples)| *examples)
+}
+
+const EXAMPLES: [(&str, &str); 14] = [
+    (
+        "randori",
+        "Examples:
+  randori run builtin:demo            # plays the demo; its recipe, model and data are inside
+  randori inspect mine.toml           # what the model will see of your data
+  randori fit mine.toml --vram 16GiB  # whether it fits
+  randori run mine.toml               # the game
+  randori chat runs/mine              # talks with what came of it
+  randori export runs/mine --to gguf --out mine.gguf",
+    ),
+    (
+        "run",
+        "Examples:
+  randori run builtin:demo                    # the demo, in runs/demo
+  randori run mine.toml                       # stopped, the same command goes on
+  randori run mine.toml --set game.iterations=2 --set train.lr=1e-4",
+    ),
+    (
+        "generate",
+        "Examples:
+  randori generate mine.toml --out answers.jsonl      # the start's answers to data.train
+  randori generate runs/mine --split held-out --out answers.jsonl",
+    ),
+    (
+        "score",
+        "Examples:
+  randori score mine.toml --pairs pairs.jsonl --out scored.jsonl
+  randori score runs/mine --pairs pairs.jsonl --out scored.jsonl",
+    ),
+    (
+        "train",
+        "Examples:
+  randori train mine.toml --pairs preferences.jsonl --out adapter    # loss spin: DPO
+  randori train mine.toml --pairs preferences.jsonl --out adapter --set loss.name=ipo",
+    ),
+    (
+        "sft",
+        "Examples:
+  randori sft mine.toml --out adapter
+  randori sft mine.toml --out adapter --set sft.epochs=2",
+    ),
+    (
+        "eval",
+        "Examples:
+  randori eval mine.toml                          # the start
+  randori eval runs/mine --out measures.json      # after the last iteration
+  randori eval mine.toml --adapter adapter --split validation",
+    ),
+    (
+        "chat",
+        "Examples:
+  randori chat runs/mine                      # after the last iteration
+  randori chat runs/mine --beside start       # and with what it was before the game
+  randori chat runs/mine --prompt Hello --temp 0.7
+  randori chat mine.toml --adapter adapter",
+    ),
+    (
+        "export",
+        "Examples:
+  randori export runs/mine --to gguf --out mine.gguf                 # llama.cpp, Ollama
+  randori export runs/mine --to gguf --quant q4_k --out mine.gguf
+  randori export runs/mine --to peft --out mine-adapter              # peft, vLLM
+  randori export runs/mine --iteration 0 --out mine-after-0",
+    ),
+    (
+        "plugins",
+        "Examples:
+  randori plugins                             # what there is
+  randori plugins --plugin target/release/librandori_plugin_mine.so",
+    ),
+    (
+        "inspect",
+        "Examples:
+  randori inspect mine.toml
+  randori inspect mine.toml -n 10 --set data.max_prompt_tokens=512",
+    ),
+    (
+        "fit",
+        "Examples:
+  randori fit mine.toml                       # what each stage takes
+  randori fit mine.toml --vram 24GiB          # and which keys would make it fit",
+    ),
+    (
+        "completions",
+        "Examples:
+  randori completions bash > ~/.local/share/bash-completion/completions/randori
+  randori completions fish > ~/.config/fish/completions/randori.fish
+  randori completions zsh > ~/.zfunc/_randori     # a folder of $fpath",
+    ),
+    (
+        "man",
+        "Examples:
+  randori man ~/.local/share/man/man1         # then: man randori",
+    ),
+];

@@ -1,0 +1,28 @@
+//! Ctrl-C: the first says what is saved and how to go on, and ends the program; a second ends it at
+//! once. Nothing has to be finished for that: whatever is saved is whole at every moment.
+
+use std::process::exit;
+use std::thread;
+
+use crate::progress::Console;
+
+/// The exit code of a program that Ctrl-C ended, as shells have it.
+const INTERRUPTED: i32 = 130;
+
+/// Answers Ctrl-C from now on. A process that was started deaf to it stays so.
+pub fn answer(console: &Console) {
+    let console = console.clone();
+    let mut is_first = true;
+    // where there can be no handler, Ctrl-C ends the program as ever
+    let _ = ctrlc::try_set_handler(move || {
+        if !std::mem::take(&mut is_first) {
+            exit(INTERRUPTED);
+        }
+        let console = console.clone();
+        // apart: reading what is saved could take its time, and the second must not wait for it
+        thread::spawn(move || {
+            console.interrupted();
+            exit(INTERRUPTED);
+        });
+    });
+}

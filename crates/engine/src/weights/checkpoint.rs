@@ -1,0 +1,206 @@
+//! A model whose configuration and tensor index have been read: where it comes from, and how its
+//! weights become a base.
+
+use std::path::PathBuf;
+
+use randori_formats::{
+    ByteSource, Dtype, Index, bnb,
+    gguf::{self, GgufTokenizer},
+    safetensors,
+};
+use randori_kernels::{Error, Result};
+use serde_json::Value;
+
+use super::{agree, hub, unsupported};
+
+/// Where a model comes from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A Hugging Face folder: `config.json` and `model.safetensors`, or shards with their index.
+    Folder(PathBuf),
+    /// A GGUF file (version 2 or 3) of the architecture `llama`.
+    Gguf(PathBuf),
+    /// A repository of the Hugging Face hub, kept in its usual cache folder.
+    Hub {
+        /// `HuggingFaceTB/SmolLM2-135M-Instruct`
+        repo: String,
+        /// A branch, tag or commit; `main` is usual.
+        revision: String,
+    },
+    /// An embedded model.
+    Memory {
+        /// What `config.json` would hold.
+        config: Value,
+        /// What `model.safetensors` would hold.
+        tensors: Vec<u8>,
+    },
+    /// Fresh weights: normal with deviation 0.02, norms 1, biases 0; a pure function of the seed
+    /// and each tensor's name.
+    Random {
+        /// What `config.json` would hold.
+        config: Value,
+        /// Another seed, another model.
+        seed: u64,
+    },
+}
+
+/// How projections are quantised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quant {
+    /// The blocks' projections in NF4 while loading; embedding and head stay dense. What a
+    /// bitsandbytes checkpoint holds in 4 bits is kept as it is stored, and what it skips stays
+    /// dense.
+    Nf4 {
+        /// Quantise the scales too, where we quantise.
+        double: bool,
+    },
+    /// Keep a GGUF file's own blocks.
+    Gguf,
+}
+
+/// How a checkpoint becomes a base.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// `None`: everything dense.
+    pub quant: Option<Quant>,
+    /// For what stays dense; norms and biases are f32 always.
+    pub dtype: Dtype,
+}
+
+/// Where the tokenizer of a checkpoint is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TokenizerSource {
+    /// Beside the weights.
+    Folder(PathBuf),
+    /// In the GGUF's metadata.
+    Gguf(Box<GgufTokenizer>),
+    /// It brings none.
+    None,
+}
+
+/// A model whose configuration and index have been read, and no weights yet.
+#[derive(Debug)]
+pub struct Checkpoint {
+    pub(super) config: Value,
+    pub(super) tokenizer: TokenizerSource,
+    pub(super) weights: Weights,
+    pub(super) notes: Vec<String>,
+}
+
+/// What the weights of a checkpoint are read from, or the seed that they are made of.
+#[derive(Debug)]
+pub(super) enum Weights {
+    Stored(Index),
+    Random(u64),
+}
+
+/// Reads a source's configuration and tensor index.
+///
+/// # Errors
+/// A file that is missing, cut short or damaged, naming it and what is wrong with it; for the hub,
+/// what it answered.
+pub fn open(source: Source) -> Result<Checkpoint> {
+    match source {
+        Source::Folder(dir) => {
+            unsupported::refuse_adapter(&dir)?;
+            Checkpoint::folder(dir)
+        }
+        Source::Gguf(path) => {
+            let opened = gguf::llama::open(&path)?;
+            let tokenizer = match opened.tokenizer {
+                Some(t) => TokenizerSource::Gguf(Box::new(t)),
+                None => TokenizerSource::None,
+            };
+            Checkpoint::stored(opened.config, tokenizer, opened.index)
+        }
+        Source::Hub { repo, revision } => Checkpoint::folder(hub::fetch(&repo, &revision)?),
+        Source::Memory { config, tensors } => {
+            let mut index = Index::default();
+            safetensors::add(
+                &mut index,
+                ByteSource::memory("the embedded model", tensors),
+            )?;
+            Checkpoint::stored(config, TokenizerSource::None, index)
+        }
+        Source::Random { mut config, seed } => {
+            is_object(&config, "the configuration")?;
+            unsupported::refuse_keys(&config)?;
+            let mut notes = Vec::new();
+            agree::rope(&mut config, &mut notes);
+            Ok(Checkpoint {
+                config,
+                tokenizer: TokenizerSource::None,
+                weights: Weights::Random(seed),
+                notes,
+            })
+        }
+    }
+}
+
+impl Checkpoint {
+    /// The configuration in Hugging Face's spelling, settled: where it disagrees with itself or
+    /// with the weights, it says what holds.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// What whoever opened it should be told: where its files disagree, and what was decided. A
+    /// sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Where its tokenizer is.
+    pub fn tokenizer(&self) -> TokenizerSource {
+        self.tokenizer.clone()
+    }
+
+    /// The files that its weights are read from (none for those in memory and fresh ones).
+    pub fn files(&self) -> Vec<PathBuf> {
+        match &self.weights {
+            Weights::Stored(index) => index.files.iter().filter_map(|f| f.path.clone()).collect(),
+            Weights::Random(_) => Vec::new(),
+        }
+    }
+
+    /// Every tensor the file has, by Hugging Face's names, with its shape (none for
+    /// [`Source::Random`]).
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        match &self.weights {
+            Weights::Stored(index) => index
+                .tensors
+                .iter()
+                .map(|(n, t)| (n.clone(), t.shape.clone()))
+                .collect(),
+            Weights::Random(_) => Vec::new(),
+        }
+    }
+
+    pub(super) fn folder(dir: PathBuf) -> Result<Self> {
+        let (config, index) = randori_formats::open(&dir)?;
+        Checkpoint::stored(config, TokenizerSource::Folder(dir), index)
+    }
+
+    fn stored(mut config: Value, tokenizer: TokenizerSource, mut index: Index) -> Result<Self> {
+        is_object(&config, "the configuration")?;
+        unsupported::refuse_keys(&config)?;
+        bnb::join(&mut index, &config)?;
+        let mut notes = Vec::new();
+        agree::rope(&mut config, &mut notes);
+        agree::head(&mut config, &mut index, &mut notes)?;
+        Ok(Checkpoint {
+            config,
+            tokenizer,
+            weights: Weights::Stored(index),
+            notes,
+        })
+    }
+}
+
+pub(super) fn is_object(config: &Value, place: &str) -> Result<()> {
+    if config.is_object() {
+        return Ok(());
+    }
+    Err(Error::rule(format!("{place} must be a JSON object")))
+}

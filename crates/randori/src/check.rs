@@ -1,0 +1,273 @@
+//! The mistakes in a recipe that cost nothing to find: looked for at one place, by every verb,
+//! before data is tokenised, a model's files are opened or the hub is asked.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use randori_engine::weights::configuration;
+use randori_engine::{matched, trace};
+use randori_host::Host;
+use randori_sdk::seam::Architecture;
+use serde_json::Value;
+
+use crate::artefacts::Learnt;
+use crate::data_folder;
+use crate::inputs::{ModelInputs, adapter_files};
+use crate::model_files::{architecture, check_paths, source};
+use crate::recipe::{AdapterKind, Recipe};
+use crate::request::{Request, Split};
+use crate::{corpus, losses, outbox, pairs, session, settings, started};
+
+/// What of a recipe a verb uses.
+#[derive(Clone, Copy)]
+pub struct Uses<'a> {
+    /// Losses, the adapter's settings, the baseline's, and all that the others below say.
+    training: bool,
+    /// `generate.sampling`.
+    answers: bool,
+    /// `eval`.
+    measures: bool,
+    /// Whether passes are computed.
+    device: bool,
+    /// The keys of its data; `None`: all of them.
+    data: Option<&'a [&'static str]>,
+    /// Whether data need not be there.
+    absent: bool,
+    /// A file of pairs.
+    pairs: Option<&'a Path>,
+    /// A file of results to write, and what tells earlier results of the verb.
+    out: Option<(&'a Path, fn(&Path) -> bool)>,
+}
+
+impl<'a> Uses<'a> {
+    /// The whole recipe, played or trained with.
+    pub const WHOLE: Uses<'static> = Uses {
+        training: true,
+        answers: true,
+        measures: true,
+        device: true,
+        data: None,
+        absent: false,
+        pairs: None,
+        out: None,
+    };
+    /// The whole recipe, looked at.
+    pub const LOOKED_AT: Uses<'static> = Uses {
+        device: false,
+        ..Uses::WHOLE
+    };
+    /// The whole recipe, for what it would take: its data may be somewhere else.
+    pub const PLANNED: Uses<'static> = Uses {
+        absent: true,
+        ..Uses::LOOKED_AT
+    };
+    /// A player, who scores.
+    pub const PLAYER: Uses<'static> = Uses {
+        training: false,
+        answers: false,
+        measures: false,
+        data: Some(&[]),
+        ..Uses::WHOLE
+    };
+    /// A player, who answers.
+    pub const TALKER: Uses<'static> = Uses {
+        answers: true,
+        ..Uses::PLAYER
+    };
+    /// A player, who is measured.
+    pub const MEASURED: Uses<'static> = Uses {
+        measures: true,
+        ..Uses::PLAYER
+    };
+
+    /// The whole recipe, trained with on a file of pairs. The data of a run that is given in the
+    /// recipe's place may be gone since, and is not read.
+    pub fn paired(request: &Request, file: &'a Path) -> Uses<'a> {
+        match request.recipe.as_ref().is_some_and(|path| path.is_dir()) {
+            true => Uses::WHOLE.data(&[]).pairs(file),
+            false => Uses::WHOLE.pairs(file),
+        }
+    }
+
+    /// With the data at these keys alone.
+    pub fn data(self, keys: &'a [&'static str]) -> Uses<'a> {
+        Uses {
+            data: Some(keys),
+            ..self
+        }
+    }
+
+    /// With a file of pairs besides.
+    pub fn pairs(self, file: &'a Path) -> Uses<'a> {
+        Uses {
+            pairs: Some(file),
+            ..self
+        }
+    }
+
+    /// With a file of results to write; `earlier` tells earlier results of the verb.
+    pub fn writes(self, out: &'a Path, earlier: fn(&Path) -> bool) -> Uses<'a> {
+        Uses {
+            out: Some((out, earlier)),
+            ..self
+        }
+    }
+}
+
+/// The keys that a split's data comes from.
+pub fn keys(recipe: &Recipe, split: Split) -> [&'static str; 1] {
+    [corpus::key(recipe, split)]
+}
+
+/// Loads the plugins and looks for whatever is wrong with the recipe that they, the files' names
+/// and the first rows of its data tell; `adapter` is what is given instead of the recipe's start.
+/// Of a model nothing is opened: see [`model`].
+///
+/// # Errors
+/// The first mistake: the rule, the value and the place.
+pub fn recipe(
+    recipe: &Recipe,
+    request: &Request,
+    adapter: &[PathBuf],
+    uses: &Uses,
+) -> Result<Host> {
+    let host = session::host(recipe, request)?;
+    check_paths(recipe)?;
+    for folder in started::stack(recipe, adapter) {
+        Learnt::check_there(&folder)?;
+    }
+    if uses.device {
+        settings::check_device(recipe)?;
+    }
+    if uses.training {
+        training(recipe, &host)?;
+    }
+    if uses.answers {
+        losses::samplers(&host, &recipe.generate.sampling)?;
+    }
+    if uses.measures {
+        losses::samplers(&host, &recipe.eval.sampling)?;
+        settings::answer_check(recipe)?;
+    }
+    data(recipe, request, uses)?;
+    if let Some(file) = uses.pairs {
+        pairs::look(recipe, file)?;
+    }
+    if let Some((out, earlier)) = uses.out.filter(|(out, _)| out.exists()) {
+        outbox::refuse_loss(out, &read(recipe, request, &host, adapter, uses)?, earlier)?;
+    }
+    Ok(host)
+}
+
+/// What is read by trainings alone.
+fn training(recipe: &Recipe, host: &Host) -> Result<()> {
+    losses::check(recipe, host)?;
+    if recipe.adapter.kind != AdapterKind::Full {
+        settings::lora(recipe)?;
+    }
+    settings::checked_rules(recipe, losses::beta(recipe, host))?;
+    let compare = &recipe.compare;
+    let lists = [
+        ("compare.lrs", compare.lrs.is_empty()),
+        ("compare.epochs", compare.epochs.is_empty()),
+    ];
+    match lists
+        .into_iter()
+        .find(|(_, empty)| *empty && compare.continued_sft)
+    {
+        Some((key, _)) => Err(recipe
+            .refuse(key, "must have at least one value, got []")
+            .into()),
+        None => Ok(()),
+    }
+}
+
+/// The data's files are there, and their first rows have the shape of examples.
+fn data(recipe: &Recipe, request: &Request, uses: &Uses) -> Result<()> {
+    for key in uses.data.unwrap_or(&corpus::KEYS) {
+        let needed = *key == "data.train" || uses.data.is_some();
+        if needed && corpus::named(recipe, key).is_empty() {
+            return Err(recipe
+                .refuse(key, "must name at least one file, got none")
+                .into());
+        }
+        for path in corpus::look(recipe, key)? {
+            let absent = format!(
+                "{}: {key}: {} is not there",
+                recipe.place(key),
+                path.display()
+            );
+            match uses.absent {
+                true => request.watch.note(absent),
+                false => anyhow::bail!(absent),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The files that a verb reads, as far as they are named by path.
+fn read(
+    recipe: &Recipe,
+    request: &Request,
+    host: &Host,
+    adapter: &[PathBuf],
+    uses: &Uses,
+) -> Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> = request.recipe.iter().cloned().collect();
+    files.extend(uses.pairs.map(Path::to_path_buf));
+    for key in corpus::KEYS {
+        let named = corpus::named(recipe, key).iter();
+        files.extend(named.flat_map(|file| data_folder::all(&recipe.path(file))));
+    }
+    files.extend(ModelInputs::named(recipe)?.paths().map(Path::to_path_buf));
+    files.extend(host.plugins().iter().map(|plugin| plugin.path.clone()));
+    for folder in started::stack(recipe, adapter) {
+        // one that cannot be listed is told of where the player is read
+        files.extend(adapter_files(&folder).unwrap_or_default());
+    }
+    Ok(files)
+}
+
+/// Looks for what the model's configuration alone tells, whatever weights lie beside it: that there
+/// is an architecture for it, and that each entry of a fresh adapter's settings matches something.
+/// Of a model from the hub, `config.json` is fetched where the cache has it not.
+///
+/// # Errors
+/// The first mistake.
+pub fn model(recipe: &Recipe, host: &Host, adapter: &[PathBuf]) -> Result<()> {
+    let described = configuration(source(recipe)?)
+        .with_context(|| format!("{}: model.source", recipe.place("model.source")))?;
+    let config = described.config();
+    let arch = architecture(recipe, host, config)?;
+    let fresh = started::stack(recipe, adapter).is_empty();
+    if !fresh || recipe.adapter.kind == AdapterKind::Full {
+        return Ok(());
+    }
+    let spec = settings::lora(recipe)?;
+    let matches = |arch: &dyn Architecture| {
+        let trace = trace(arch)?;
+        matched(&trace, &spec).map(drop)
+    };
+    let Err(error) = matches(&*arch) else {
+        return Ok(());
+    };
+    // a file with a head of its own unties a model whose configuration ties it: who opens it knows
+    if let Some(untied) = untied(config)
+        && architecture(recipe, host, &untied).is_ok_and(|arch| matches(&*arch).is_ok())
+    {
+        return Ok(());
+    }
+    Err(error).with_context(|| format!("{}: [adapter]", recipe.place("adapter.targets")))
+}
+
+/// The configuration of a tied model without the tie.
+fn untied(config: &Value) -> Option<Value> {
+    const TIED: &str = "tie_word_embeddings";
+    let tied = config.get(TIED).and_then(Value::as_bool) == Some(true);
+    tied.then(|| {
+        let mut config = config.clone();
+        config[TIED] = false.into();
+        config
+    })
+}

@@ -1,0 +1,399 @@
+//! `randori run --dry-run`: what a run would do, from its recipe, its data and the model's shapes:
+//! stages with what each has to do, memory, time and disk, and what the run folder has already. No
+//! weight is read, and nothing is written.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Result;
+use randori_core::PerIteration;
+use randori_data::Counts;
+use randori_engine::fit::{Ceilings, Peak, Work};
+use randori_store::{Manifest, iteration_folder};
+
+use crate::bytes::{shown, unit};
+use crate::check::{self, Uses};
+use crate::figures::grouped;
+use crate::fit::time;
+use crate::plan::{Model, Plan};
+use crate::recipe::Recipe;
+use crate::request::Request;
+use crate::run::{Corpus, open_corpus};
+use crate::session::Setting;
+use crate::{folder, losses, memory, settings};
+
+/// Bytes of a token's id in a file of pairs or answers, the comma included.
+const ID: u64 = 6;
+/// Bytes of its text.
+const TEXT: u64 = 5;
+
+/// A stage of a game.
+struct Task {
+    /// Its folder in the run's, and its name there.
+    place: String,
+    stage: &'static str,
+    /// The kind of work, by the plan's names.
+    kind: &'static str,
+    label: String,
+    what: String,
+    /// Prompts, pairs, examples or answers: the time goes with their number.
+    units: usize,
+    work: Work,
+}
+
+/// Seconds and units of the finished stages of each kind.
+type Measured = BTreeMap<&'static str, (f64, usize)>;
+
+/// Prints the plan of the run that [`play`](crate::play) would play.
+///
+/// # Errors
+/// Whatever `play` would refuse before it reads a weight.
+pub fn dry_run(request: &Request, fresh: bool) -> Result<()> {
+    let (mut recipe, _) = folder::recipe(request)?;
+    let dir = folder::of(request, &recipe);
+    let host = check::recipe(&recipe, request, &request.adapter, &Uses::WHOLE)?;
+    losses::check_game(&recipe, &host)?;
+    folder::settle(&mut recipe, &dir, fresh)?;
+    check::model(&recipe, &host, &request.adapter)?;
+    folder::settle_data(&mut recipe, &dir, fresh)?;
+    memory::settle(&mut recipe, &host, &*request.watch)?;
+    let setting = Setting::without_weights(recipe, host, request)?;
+    let corpus = open_corpus(&setting)?;
+    let recipe = &setting.recipe;
+    let model = Model::of(recipe, request.adapter.clone(), &setting.host)?;
+    model.check_start(recipe)?;
+    let plan = Plan::of(&model, recipe.clone())?;
+
+    let tasks = tasks(&plan, &corpus)?;
+    let mut games = Vec::new();
+    for (seed, place) in folder::games(&dir, recipe, fresh)? {
+        games.push((seed, kept(&setting, seed, &place, fresh)?, place));
+    }
+    let mut measured = Measured::new();
+    for (_, kept, _) in &games {
+        measure(&tasks, kept, &mut measured);
+    }
+    let (machine, how) = match time::machine(&plan) {
+        Ok((machine, how)) => (Some(machine), format!("estimated from its speed {how}")),
+        Err(e) if plan.card => (None, format!("not estimated: {e}")),
+        Err(e) => return Err(e),
+    };
+    let mut table = Table::new(&plan, machine, measured)?;
+    let several = games.len() > 1;
+    for (seed, kept, place) in &games {
+        let before = match several {
+            true => format!("seed {seed}, "),
+            false => String::new(),
+        };
+        for task in &tasks {
+            table.row(task, kept, place, &before);
+        }
+        table.baseline(recipe, kept, &before);
+    }
+    let head = format!(
+        "{}: a plan; nothing is read of the weights, nothing is written\n",
+        dir.display()
+    );
+    let end = table.end(&plan, &how)? + &disk(&plan, &corpus.train.counts, games.len(), table.most);
+    request.watch.result(format!("{head}\n{}{end}", table.text));
+    Ok(())
+}
+
+/// What the game in `place` was begun with and has done; nothing of one that begins.
+///
+/// # Errors
+/// A run that would not be gone on with under this recipe.
+fn kept(setting: &Setting, seed: u64, place: &Path, fresh: bool) -> Result<Manifest> {
+    let found = match fresh {
+        true => None,
+        false => Manifest::resumable(place)?,
+    };
+    let Some(manifest) = found else {
+        return Ok(Manifest::default());
+    };
+    manifest.refuse_other_recipe(place, &setting.spec(seed, BTreeMap::new()))?;
+    Ok(manifest)
+}
+
+/// The stages of one game, listed one after the other.
+struct Listed<'a> {
+    plan: &'a Plan,
+    /// Training examples, and those that are measured on.
+    examples: usize,
+    held_out: usize,
+    tasks: Vec<Task>,
+}
+
+/// Every stage of one game, in order.
+fn tasks(plan: &Plan, corpus: &Corpus) -> Result<Vec<Task>> {
+    let mut listed = Listed {
+        plan,
+        examples: corpus.train.examples.len(),
+        held_out: corpus.held_out.examples.len(),
+        tasks: Vec::new(),
+    };
+    if plan.recipe.sft.epochs > 0 {
+        listed.supervised()?;
+    }
+    listed.measured("start".into(), "start: held out".into(), 1)?;
+    for t in 0..plan.recipe.game.iterations {
+        listed.answered(t)?;
+        listed.paired(t)?;
+        listed.trained(t)?;
+        // log-probs are those of policy and opponent
+        listed.measured(iteration_folder(t), format!("iteration {t}: held out"), 2)?;
+    }
+    Ok(listed.tasks)
+}
+
+impl Listed<'_> {
+    fn supervised(&mut self) -> Result<()> {
+        let (n, sft) = (self.examples, &self.plan.recipe.sft);
+        let (seen, steps) = (n * sft.epochs, n.div_ceil(sft.batch) * sft.epochs);
+        self.tasks.push(Task {
+            place: "start".into(),
+            stage: "policy",
+            kind: "sft",
+            label: "supervised".into(),
+            what: format!("{} examples in {} steps", grouped(seen), grouped(steps)),
+            units: seen,
+            work: time::supervised(self.plan, seen)?,
+        });
+        Ok(())
+    }
+
+    /// A player's answers, and log-probs by so many `players`.
+    fn measured(&mut self, place: String, label: String, players: usize) -> Result<()> {
+        let answers = self.held_out * self.plan.recipe.eval.seeds.len();
+        let (told, of) = (grouped(answers), grouped(self.held_out));
+        let mut work = time::answering(self.plan, answers, true)?;
+        work += time::scoring(self.plan, players * self.held_out)?;
+        self.tasks.push(Task {
+            place,
+            stage: "eval",
+            kind: "eval",
+            label,
+            what: format!("{told} answers, log-probs of {of} pairs"),
+            units: answers,
+            work,
+        });
+        Ok(())
+    }
+
+    fn answered(&mut self, t: usize) -> Result<()> {
+        self.tasks.push(Task {
+            place: iteration_folder(t),
+            stage: "generated",
+            kind: "generate",
+            label: format!("iteration {t}: generated"),
+            what: format!("{} prompts", grouped(self.examples)),
+            units: self.examples,
+            work: time::answering(self.plan, self.examples, false)?,
+        });
+        Ok(())
+    }
+
+    /// Pairs of the window's iterations; fewer where answers equal the real responses.
+    fn pairs(&self, t: usize) -> usize {
+        self.examples * (t + 1).min(self.plan.recipe.game.window)
+    }
+
+    fn paired(&mut self, t: usize) -> Result<()> {
+        let pairs = self.pairs(t);
+        let (what, work) = match self.plan.scores {
+            true => ("scored", time::scoring(self.plan, pairs)?),
+            false => ("not scored", Work::default()),
+        };
+        self.tasks.push(Task {
+            place: iteration_folder(t),
+            stage: "pairs",
+            kind: "score",
+            label: format!("iteration {t}: pairs"),
+            what: format!("{} pairs at most, {what}", grouped(pairs)),
+            units: pairs,
+            work,
+        });
+        Ok(())
+    }
+
+    fn trained(&mut self, t: usize) -> Result<()> {
+        let (pairs, r) = (self.pairs(t), &self.plan.recipe);
+        let epochs = settings::rules(r, PerIteration::constant(1.0))
+            .iteration(t)
+            .epochs;
+        let (seen, steps) = (pairs * epochs, pairs.div_ceil(r.train.batch) * epochs);
+        self.tasks.push(Task {
+            place: iteration_folder(t),
+            stage: "policy",
+            kind: "train",
+            label: format!("iteration {t}: policy"),
+            what: format!(
+                "{} pairs in {} steps at most",
+                grouped(seen),
+                grouped(steps)
+            ),
+            units: seen,
+            work: time::training(self.plan, seen, steps)?,
+        });
+        Ok(())
+    }
+}
+
+/// Adds what a game's finished stages took.
+fn measure(tasks: &[Task], kept: &Manifest, measured: &mut Measured) {
+    for task in tasks {
+        if let Some(done) = kept.done(&task.place, task.stage) {
+            let (seconds, units) = measured.entry(task.kind).or_default();
+            *seconds += done.seconds;
+            *units += task.units;
+        }
+    }
+}
+
+/// The plan's lines, and what they add up to.
+struct Table {
+    text: String,
+    machine: Option<Ceilings>,
+    measured: Measured,
+    /// Memory of each kind of stage.
+    peaks: Vec<(&'static str, Peak)>,
+    /// The largest of them, which decides the unit.
+    most: u64,
+    /// Seconds that are left, and whether there are stages whose time nobody knows.
+    left: f64,
+    unknown: bool,
+    /// Stages that are done, and all.
+    done: usize,
+    all: usize,
+}
+
+impl Table {
+    fn new(plan: &Plan, machine: Option<Ceilings>, measured: Measured) -> Result<Table> {
+        let stages = plan.stages()?.into_iter();
+        let peaks: Vec<(&'static str, Peak)> = stages.map(|(name, _, peak)| (name, peak)).collect();
+        let most = peaks
+            .iter()
+            .map(|(_, peak)| peak.total())
+            .max()
+            .unwrap_or(0);
+        let memory = format!("memory {}", unit(most));
+        Ok(Table {
+            text: format!("{:31} {:45} {memory:>12}{:>12}\n", "stage", "does", "time"),
+            machine,
+            measured,
+            peaks,
+            most,
+            left: 0.0,
+            unknown: false,
+            done: 0,
+            all: 0,
+        })
+    }
+
+    fn row(&mut self, task: &Task, kept: &Manifest, place: &Path, before: &str) {
+        let done = kept.done(&task.place, task.stage);
+        let begun = place.join(&task.place).join("checkpoint").join(task.stage);
+        let (seconds, state) = match done {
+            Some(done) => (Some(done.seconds), "done; this is what it took"),
+            None => {
+                let (seconds, state) = self.seconds(task);
+                self.left += seconds.unwrap_or(0.0);
+                self.unknown |= seconds.is_none();
+                match !kept.stages.is_empty() && begun.exists() {
+                    true => (seconds, "begun; the time is that of all of it"),
+                    false => (seconds, state),
+                }
+            }
+        };
+        let peak = self.peaks.iter().find(|(name, _)| *name == task.kind);
+        let memory = peak.map_or("-".into(), |(_, peak)| shown(peak.total(), self.most));
+        let label = format!("{before}{}", task.label);
+        self.line(&label, &task.what, &memory, seconds, state);
+        self.done += usize::from(done.is_some());
+        self.all += 1;
+    }
+
+    /// How long a stage takes: by what stages of its kind took here, or else by its work.
+    fn seconds(&self, task: &Task) -> (Option<f64>, &'static str) {
+        match (self.measured.get(task.kind), self.machine) {
+            (Some((seconds, units)), _) if *units > 0 => {
+                let each = seconds / *units as f64;
+                (Some(each * task.units as f64), "as such stages took here")
+            }
+            (_, Some(machine)) => (Some(machine.seconds(&task.work)), "estimated"),
+            (_, None) => (None, ""),
+        }
+    }
+
+    /// The baseline, whose tokens are the game's, which nobody knows before it is played.
+    fn baseline(&mut self, recipe: &Recipe, kept: &Manifest, before: &str) {
+        let compare = &recipe.compare;
+        if !compare.continued_sft {
+            return;
+        }
+        let is_last = |done: &randori_store::Done| {
+            done.folder.starts_with("continued-sft") && done.stage.starts_with("held-out")
+        };
+        let state = match kept.stages.iter().any(is_last) {
+            true => "done",
+            false => "not estimated",
+        };
+        let settings = compare.lrs.len() * compare.epochs.len();
+        let what = format!("{settings} settings, each with the game's tokens");
+        self.line(&format!("{before}continued SFT"), &what, "-", None, state);
+    }
+
+    fn line(&mut self, label: &str, what: &str, memory: &str, seconds: Option<f64>, state: &str) {
+        let time = seconds.map_or("-".into(), time::length);
+        let line = format!("{label:31} {what:45} {memory:>12}{time:>12}   {state}");
+        self.text.push_str(line.trim_end());
+        self.text.push('\n');
+    }
+
+    /// What the lines add up to; `how` a time is estimated.
+    fn end(&self, plan: &Plan, how: &str) -> Result<String> {
+        let peak = plan.peak()?;
+        let runs = match plan.card {
+            true => "of the GPU",
+            false => "of this machine: passes run on the CPU",
+        };
+        let unknown = match self.unknown {
+            true => ", and of some stages nobody knows",
+            false => "",
+        };
+        Ok(format!(
+            "\nStages: {} of {} are done.\nMemory: {} {} at most, {runs}.\nTime: {} to go{unknown}; {how}, prompts and answers as long as the recipe\nallows, where no such stage was done here before. Loading, saving and continued SFT are not in it.\n",
+            self.done,
+            self.all,
+            shown(peak, self.most),
+            unit(self.most),
+            time::length(self.left),
+        ))
+    }
+}
+
+/// What the run's folder takes, in the unit that suits `most`.
+fn disk(plan: &Plan, counts: &Counts, games: usize, most: u64) -> String {
+    let r = &plan.recipe;
+    let (games, iterations, examples) =
+        (games as u64, r.game.iterations as u64, counts.kept as u64);
+    let supervised = u64::from(r.sft.epochs > 0);
+    let baseline = match r.compare.continued_sft {
+        true => (r.compare.lrs.len() * r.compare.epochs.len()) as u64 + games - 1,
+        false => 0,
+    };
+    let players = games * (iterations + supervised) + baseline;
+    let player = plan.game.player_bytes();
+    let read = (counts.prompt_tokens + counts.real_tokens) as u64;
+    let answered = examples * r.generate.max_new_tokens as u64;
+    let answers = iterations * (TEXT * read + (TEXT + ID) * answered);
+    let windows = (1..=iterations).map(|t| t.min(r.game.window as u64));
+    let pairs = windows.sum::<u64>() * ID * (read + answered);
+    let of = |bytes: u64| format!("{} {}", shown(bytes, most), unit(most));
+    format!(
+        "Disk: {players} players of {} each, pairs and answers up to about {}, and while one is trained up to {} of checkpoints.\n",
+        of(player),
+        of(games * (answers + pairs)),
+        of(2 * (player + plan.game.moment_bytes())),
+    )
+}

@@ -1,0 +1,297 @@
+//! What is found before anything takes time: mistakes that cost nothing to find come before the
+//! model's file, which here has no bytes; other trainers' names; the plan of a run.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::program::World;
+
+const MODEL: [&str; 4] = ["--set", "model.source=model", "--set", "adapter.kind=lora"];
+const PAIR: &str = "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}\n";
+
+/// A world with a model's folder whose weights are a file without a byte, and pairs.
+fn world() -> World {
+    let w = World::new();
+    fs::create_dir(w.dir().join("model")).unwrap();
+    let copy = |from: &str, to: &str| fs::copy(w.dir().join(from), w.dir().join(to)).unwrap();
+    copy("config.json", "model/config.json");
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        copy(&format!("tokenizer/{file}"), &format!("model/{file}"));
+    }
+    w.file("model/model.safetensors", "");
+    w.file("p.jsonl", PAIR);
+    w
+}
+
+/// The verbs that look at a whole recipe.
+const VERBS: [&[&str]; 5] = [
+    &["run", "r.toml"],
+    &["sft", "r.toml", "--out", "s"],
+    &["train", "r.toml", "--pairs", "p.jsonl", "--out", "t"],
+    &["fit", "r.toml"],
+    &["inspect", "r.toml"],
+];
+
+#[test]
+fn mistakes_come_before_the_models_file() {
+    let w = world();
+    w.file("odd.jsonl", "{\"height\": 1}\n");
+    let mistakes = [
+        ("loss.name=spine", "there is no loss `spine`"),
+        ("loss.betta=1", "spin has no option `betta`"),
+        (
+            "generate.sampling=[{name=\"temprature\"}]",
+            "there is no sampler `temprature`",
+        ),
+        (
+            "eval.sampling=[{name=\"temperature\", t=-1.0}]",
+            "option `t` is -1",
+        ),
+        ("eval.answer=exactly", "eval.answer must be \"exact\""),
+        (
+            "adapter.targets=['q_proj', 'vproj']",
+            "\"vproj\" of the adapter's targets",
+        ),
+        ("adapter.rank_pattern=['q_proj']", "must hold entries like"),
+        (
+            "adapter.init=nowhere",
+            "nowhere: neither adapter_config.json",
+        ),
+        ("model.tokenizer=nowhere", "nowhere, which is not there"),
+        ("model.chat_template=none.jinja", "none.jinja"),
+        ("data.train=odd.jsonl", "odd.jsonl:1: "),
+        ("data.held_out=odd.jsonl", "odd.jsonl:1: "),
+    ];
+    for verb in VERBS {
+        for (set, why) in mistakes {
+            let line = w.refused(&[verb, &MODEL, &["--set", set]].concat(), why);
+            assert!(!line.contains("model.safetensors"), "{line}");
+        }
+        let gone = [verb, &MODEL, &["--set", "data.train=gone.jsonl"]].concat();
+        let whole = [verb, &MODEL].concat();
+        match verb[0] {
+            // how much there is of data can be supposed, and where no weight is read there need be
+            // none
+            "fit" => drop(w.refused(&gone, "model.safetensors")),
+            _ => drop(w.refused(&gone, "gone.jsonl is not there")),
+        }
+        match verb[0] {
+            "inspect" => drop(w.accepted(&whole)),
+            _ => drop(w.refused(&whole, "model.safetensors")),
+        }
+    }
+    for out in ["runs", "s", "t"] {
+        assert!(!w.dir().join(out).exists(), "{out} was begun");
+    }
+}
+
+/// Verbs of one stage look at what they use, and at what they would write over.
+#[test]
+fn single_stages_find_their_own_mistakes_early() {
+    let w = world();
+    let sampling = ["--set", "generate.sampling=['greedie']"];
+    let answer = ["--set", "eval.answer=exactly"];
+    let generate = [&["generate", "r.toml", "--out", "g"][..], &MODEL].concat();
+    let eval = [&["eval", "r.toml"][..], &MODEL].concat();
+    let score = [&["score", "r.toml", "--pairs", "p.jsonl"][..], &MODEL].concat();
+    let none = "there is no sampler `greedie`";
+    w.refused(&[&generate[..], &sampling].concat(), none);
+    w.refused(&[&["chat", "r.toml"][..], &MODEL, &sampling].concat(), none);
+    w.refused(&[&eval[..], &answer].concat(), "eval.answer must be");
+    let over = |out: &'static str| ["--out", out];
+    let read = "is read by this command and would be lost";
+    let written = [&["generate", "r.toml"][..], &MODEL].concat();
+    w.refused(&[&written[..], &over("data.jsonl")].concat(), read);
+    w.refused(&[&eval[..], &over("data.jsonl")].concat(), read);
+    w.refused(&[&score[..], &over("p.jsonl")].concat(), read);
+    w.refused(&[&score[..], &over("model/config.json")].concat(), read);
+    w.file("single.jsonl", "{\"prompt\": \"a\", \"response\": \"b\"}\n");
+    let single = ["score", "r.toml", "--pairs", "single.jsonl", "--out", "s"];
+    w.refused(
+        &[&single[..], &MODEL].concat(),
+        "single.jsonl:1: not a pair",
+    );
+    // what a verb does not use may be wrong
+    w.refused(&[&generate[..], &answer].concat(), "model.safetensors");
+    w.refused(&[&eval[..], &sampling].concat(), "model.safetensors");
+}
+
+/// The best of several: other programs may run beside.
+#[test]
+fn a_mistake_is_told_within_50_milliseconds() {
+    let w = world();
+    let rows = fs::read_to_string(w.dir().join("data.jsonl")).unwrap();
+    w.file("many.jsonl", &rows.repeat(2000));
+    let train = ["--set", "data.train=many.jsonl", "--set"];
+    for mistake in ["loss.betta=1", "adapter.targets=['vproj']"] {
+        let run = [&["run", "r.toml"][..], &MODEL, &train, &[mistake]].concat();
+        let took = || {
+            let began = Instant::now();
+            assert_eq!(w.run(&run).code, 1);
+            began.elapsed()
+        };
+        let best = (0..10).map(|_| took()).min().unwrap();
+        assert!(best < Duration::from_millis(50), "{mistake}: {best:?}");
+    }
+}
+
+#[test]
+fn inspect_needs_no_weights() {
+    let w = World::new();
+    let model = w.model("m");
+    let recipe = fs::read_to_string(w.dir().join("r.toml")).unwrap();
+    w.file("q.toml", &recipe.replace("tokenizer = \"tokenizer\"\n", ""));
+    let inspect = ["inspect", "q.toml", "--set", "model.source=m"];
+    let shown = w.accepted(&inspect);
+    assert!(shown.contains("24 of 24 examples kept"), "{shown}");
+    for bytes in [Some(""), None] {
+        match bytes {
+            Some(text) => w.file("m/model.safetensors", text),
+            None => fs::remove_file(model.join("model.safetensors")).unwrap(),
+        }
+        assert_eq!(w.accepted(&inspect), shown);
+    }
+}
+
+/// Every file below a folder with its bytes.
+fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(tree(&path)),
+            false => drop(found.insert(path.clone(), fs::read(&path).unwrap())),
+        }
+    }
+    found
+}
+
+#[test]
+fn a_dry_run_says_what_a_run_would_do_and_writes_nothing() {
+    let w = World::new();
+    let says = |more: &[&str], said: &[&str]| {
+        let before = tree(w.dir());
+        let out = w.accepted(&[&["run", "r.toml", "--dry-run"][..], more].concat());
+        for part in said {
+            assert!(out.contains(part), "no {part:?} in\n{out}");
+        }
+        assert!(before == tree(w.dir()), "a file was written or changed");
+    };
+    let plan = [
+        "start: held out",
+        "4 answers, log-probs of 4 pairs",
+        "iteration 0: generated",
+        "24 prompts",
+        "24 pairs at most, scored",
+        "24 pairs in 3 steps at most",
+        "estimated",
+        "Stages: 0 of 5 are done",
+        "Memory: ",
+        "Time: ",
+        "Disk: 1 players of ",
+    ];
+    says(&[], &plan);
+    let supervised = ["--set", "sft.epochs=2", "--set", "sft.batch=8"];
+    says(
+        &supervised,
+        &["48 examples in 6 steps", "Stages: 0 of 6 are done"],
+    );
+    let seeds = ["--set", "compare.seeds=[1,2]"];
+    says(
+        &seeds,
+        &["seed 2, iteration 0: policy", "Stages: 0 of 10 are done"],
+    );
+    w.accepted(&["run", "r.toml", "-q"]);
+    says(
+        &[],
+        &["done; this is what it took", "Stages: 5 of 5 are done"],
+    );
+    let more = ["--set", "game.iterations=2"];
+    let after = [
+        "iteration 1: policy",
+        "48 pairs in 6 steps at most",
+        "as such stages took here",
+        "Stages: 5 of 9 are done",
+    ];
+    says(&more, &after);
+    says(&["--fresh"], &["Stages: 0 of 5 are done"]);
+    let dry = ["run", "r.toml", "--dry-run", "--set"];
+    w.refused(&[&dry[..], &["train.lr=1e-3"]].concat(), "train.lr was ");
+    w.refused(
+        &[&dry[..], &["loss.name=odpo"]].concat(),
+        "in the game nobody",
+    );
+    w.refused(
+        &[&dry[..], &["train.batch=64"]].concat(),
+        "nothing would be learnt",
+    );
+}
+
+#[test]
+fn other_trainers_names_are_known() {
+    let w = World::new();
+    w.file("a.toml", "[train]\nlearning_rate = 1e-4\n");
+    w.refused(
+        &["run", "a.toml"],
+        "a.toml:2: unknown key `train.learning_rate`; TRL's `learning_rate` is `train.lr` here",
+    );
+    for (set, why) in [
+        ("lora_r=8", "TRL's `lora_r` is `adapter.rank` here"),
+        (
+            "loss_type=dpo",
+            "is `loss.name` here; axolotl's \"dpo\" is \"spin\" here",
+        ),
+        ("packing=true", "TRL's `packing` has no key here: "),
+        (
+            "train.optimizer=adamw_torch",
+            "TRL's \"adamw_torch\" is \"adamw\" here",
+        ),
+        ("loss.name=dpo", "there is no loss `dpo`"),
+        ("loss.name=dpo", "axolotl's \"dpo\" is \"spin\" here"),
+        (
+            "loss.label_smoothing=0.1",
+            "TRL's `label_smoothing` has no key here",
+        ),
+        (
+            "train.frobnicate=1",
+            "unknown key `train.frobnicate`; [train] has optimizer, lr,",
+        ),
+        (
+            "frobnicate=1",
+            "unknown key `frobnicate`; there are name, seed, root and [model], [",
+        ),
+    ] {
+        let line = w.refused(&["run", "r.toml", "--set", set], why);
+        assert!(!line.contains("nearest"), "{line}");
+    }
+    w.nothing_written();
+}
+
+#[test]
+fn a_memory_without_a_unit_is_gib_and_names_have_any_case() {
+    let w = World::new();
+    let said = w.accepted(&["fit", "r.toml", "--vram", "24"]);
+    for part in [
+        "Passes are supposed to run on the CPU: model.device = \"cpu\" (the default).",
+        "Fits into 24.00 GiB",
+    ] {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
+    let upper = ["--set", "adapter.kind=FULL", "--set", "model.dtype=F32"];
+    let lower = ["--set", "adapter.kind=full", "--set", "model.dtype=f32"];
+    let table = |sets: &[&str]| {
+        let said = w.accepted(&[&["fit", "r.toml"][..], sets].concat());
+        said.split("\nTime of").next().unwrap().to_owned()
+    };
+    assert_eq!(table(&upper), table(&lower));
+    // data that is somewhere else
+    let out = w.run(&["fit", "r.toml", "--set", "data.train=gone.jsonl"]);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    assert!(
+        out.stderr.contains("gone.jsonl is not there"),
+        "{}",
+        out.stderr
+    );
+}

@@ -1,0 +1,55 @@
+//! Ctrl-C in the middle of a run.
+#![cfg(target_os = "linux")]
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::program::World;
+
+/// How long a test waits for what must come.
+const LONG: Duration = Duration::from_secs(120);
+
+#[test]
+fn the_first_says_what_is_saved_and_how_to_go_on() {
+    let w = World::new();
+    let endless = "train.epochs=100000";
+    // whoever runs the tests in the background may have made their children deaf to it
+    let child = Command::new("env")
+        .arg("--default-signal=INT")
+        .arg(env!("CARGO_BIN_EXE_randori"))
+        .args(["run", "r.toml", "-q", "--fresh", "--set", endless])
+        .current_dir(w.dir())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let checkpoints = w.dir().join("runs/r/iter-0/checkpoint/policy");
+    let began = Instant::now();
+    let steps = || fs::read_dir(&checkpoints).map_or(0, |all| all.flatten().count());
+    while steps() == 0 && began.elapsed() < LONG {
+        sleep(Duration::from_millis(20));
+    }
+    let kill = format!("kill -INT {}", child.id());
+    let killed = Command::new("sh").args(["-c", &kill]).status().unwrap();
+    assert!(killed.success(), "it had ended before");
+    let out = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(130), "{said}");
+    let saved =
+        "stopped; saved in runs/r: everything up to iter-0/pairs, and iter-0/policy up to step";
+    assert!(said.contains(saved), "{said}");
+    let again = format!("run r.toml -q --set {endless}\n");
+    assert!(
+        said.contains("to go on from there: ") && said.ends_with(&again),
+        "{said}"
+    );
+    // what is said was read from the folder, which is whole
+    let kept = randori_store::saved(&w.dir().join("runs/r")).unwrap();
+    assert!(
+        kept.unwrap()
+            .starts_with("everything up to iter-0/pairs, and iter-0/policy up to")
+    );
+}
