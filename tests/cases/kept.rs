@@ -32,7 +32,8 @@ fn every_file_that_a_run_reads_again_is_as_it_was_written() {
         "iter-0/metrics.jsonl",
         "iter-0/eval.json",
         "iter-0/prompts.jsonl",
-        "iter-0/answers.jsonl",
+        "start/showcase.jsonl",
+        "iter-0/showcase.jsonl",
         "iter-0/adapter/adapter_config.json",
     ] {
         let path = w.dir().join("runs/r").join(file);

@@ -336,8 +336,8 @@ fn metrics(dir: &Path, t: usize) -> Result<Vec<serde_json::Value>> {
     rows_beside(dir, &folder, Stage::Policy.name(), "metrics.jsonl")
 }
 
-/// The first held-out prompt (not the prettiest) answered by the human, the start and the last
-/// iteration; `None` where somebody has removed one of the answers.
+/// The first held-out prompt (not the prettiest) answered by the human and, greedily, by the start
+/// and the last iteration; `None` where somebody has removed one of the answers.
 fn sample(dir: &Path, iterations: usize) -> Result<Option<Sample>> {
     let of = |folder: String| -> Result<Option<HeldOutAnswer>> {
         if !dir.join(&folder).join(SHOWCASE).exists() {
