@@ -23,7 +23,7 @@ use crate::session::{Opened, Session, Setting};
 use crate::stages::{rows_beside, write_rows};
 use crate::supervised::{self, Contest};
 use crate::watch::Watch;
-use crate::{check, folder, inputs, losses, settings};
+use crate::{check, folder, inputs, losses, outbox, settings};
 
 /// The data of a run.
 pub struct Corpus {
@@ -40,6 +40,8 @@ pub fn play(request: &Request, fresh: bool) -> Result<Summary> {
     let began = Instant::now();
     let (mut recipe, _) = folder::recipe(request)?;
     let dir = folder::of(request, &recipe);
+    let reads = check::reads(&recipe, request, &request.adapter, None);
+    outbox::refuse_run_folder(&dir, fresh, &reads)?;
     folder::refuse_if_held(&dir)?;
     let host = check::recipe(&recipe, request, &request.adapter, &Uses::WHOLE)?;
     losses::check_game(&recipe, &host)?;

@@ -22,7 +22,7 @@ use crate::request::{Request, Which};
 
 use places::{FIDELITY, MODELFILE};
 pub use player::chosen;
-use player::{Player, ready};
+use player::{Asked, Player, ready};
 
 /// What is to be written where.
 #[derive(Clone)]
@@ -75,36 +75,37 @@ pub enum Target {
 /// Whatever is wrong with the player or the place; a form that cannot hold this player.
 pub fn export(to: &Export) -> Result<()> {
     let out = to.out.as_path();
+    let beside = match to.target {
+        Target::Gguf { .. } => vec![out.with_extension(FIDELITY), out.with_extension(MODELFILE)],
+        Target::GgufLora => vec![out.with_extension(MODELFILE)],
+        Target::Peft | Target::Hf { .. } | Target::Bnb { .. } => Vec::new(),
+    };
+    let asked = Asked::of(&to.request, to.iteration)?;
+    asked.refuse_place(&to.request, out)?;
+    for file in &beside {
+        asked.refuse_place(&to.request, file)?;
+    }
+    let player = || ready(&to.request, asked, to.onto, out);
     match to.target {
-        Target::Peft => peft(outbox::folder(out)?, &player(to)?, out),
+        Target::Peft => peft(outbox::folder(out)?, &player()?, out),
         Target::Hf {
             dtype,
             stochastic,
             shard_bytes,
         } => hf(
             outbox::folder(out)?,
-            &player(to)?,
+            &player()?,
             dtype,
             stochastic,
             shard_bytes,
             out,
         ),
-        Target::Gguf { quant } => {
-            let beside = [out.with_extension(FIDELITY), out.with_extension(MODELFILE)];
-            gguf(outbox::files(out, &beside)?, &player(to)?, quant, out)
-        }
-        Target::GgufLora => {
-            let beside = [out.with_extension(MODELFILE)];
-            gguf_lora(outbox::files(out, &beside)?, &player(to)?, out)
-        }
+        Target::Gguf { quant } => gguf(outbox::files(out, &beside)?, &player()?, quant, out),
+        Target::GgufLora => gguf_lora(outbox::files(out, &beside)?, &player()?, out),
         Target::Bnb { dtype, shard_bytes } => {
-            bnb(outbox::folder(out)?, &player(to)?, dtype, shard_bytes, out)
+            bnb(outbox::folder(out)?, &player()?, dtype, shard_bytes, out)
         }
     }
-}
-
-fn player(to: &Export) -> Result<Player> {
-    ready(&to.request, to.iteration, to.onto, &to.out)
 }
 
 fn peft(to: OutFolder, player: &Player, out: &Path) -> Result<()> {
