@@ -155,8 +155,6 @@ fn a_player_never_replaces_what_it_is_made_of() {
     fs::write(w.dir().join("base/mine.jsonl"), row).unwrap();
     #[cfg(unix)]
     std::os::unix::fs::symlink("base", w.dir().join("link")).unwrap();
-    #[cfg(not(unix))]
-    fs::create_dir(w.dir().join("link")).unwrap();
     let state = || {
         let hash = |name: &str| randori_store::hash(&w.dir().join(name)).unwrap().sha256;
         ["base", "ad", "b.gguf"].map(hash)

@@ -133,6 +133,51 @@ fn a_recipe_says_nothing_else_of_an_adapter_than_the_adapter() {
         "adapter.rank=4",
         "2:",
     );
+    // who plays with it and does not train it alike
+    for verb in [
+        &["eval", "r.toml", "--adapter", "a"][..],
+        &["generate", "r.toml", "--adapter", "a", "--out", "q"],
+        &[
+            "score",
+            "r.toml",
+            "--pairs",
+            "p.jsonl",
+            "--adapter",
+            "a",
+            "--out",
+            "q",
+        ],
+        &[
+            "export",
+            "r.toml",
+            "--to",
+            "peft",
+            "--adapter",
+            "a",
+            "--out",
+            "q",
+        ],
+        &[
+            "export",
+            "r.toml",
+            "--to",
+            "gguf",
+            "--adapter",
+            "a",
+            "--out",
+            "q",
+        ],
+        &["chat", "r.toml", "--adapter", "a"],
+    ] {
+        for (set, has) in [
+            ("adapter.rank=4", "2:"),
+            ("adapter.alpha=8", "32.0:"),
+            ("adapter.targets=['q_proj']", "["),
+        ] {
+            other(verb, set, has);
+        }
+    }
+    assert!(!w.dir().join("q").exists());
     // another spelling of the same is the same
     let same = ["adapter.rank=2", "--set", "adapter.exclude=['lm_head']"];
     w.accepted(&[&run[..], &lora, &same, &["-q"]].concat());

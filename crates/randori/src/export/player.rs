@@ -18,6 +18,7 @@ use crate::recipe::Recipe;
 use crate::request::{Request, Which};
 use crate::session::{self, Opened, Setting};
 use crate::settings;
+use crate::started;
 
 /// Told of bytes done and bytes in all.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
@@ -85,6 +86,7 @@ fn open(request: &Request, asked: Asked, onto: Onto) -> Result<Player> {
     let opened = Opened::of(request, recipe, host)?;
     let options = settings::load_options(&opened.setting.recipe);
     let source = opened.setting.recipe.place("model.source");
+    let arch = opened.arch.clone();
     let stream = opened
         .checkpoint
         .stream(opened.arch, &options)
@@ -97,6 +99,10 @@ fn open(request: &Request, asked: Asked, onto: Onto) -> Result<Player> {
             on_its_base(learnt, &stream).with_context(|| names.collect::<Vec<_>>().join(" + "))?
         }
     };
+    if let Some(own) = &learnt.lora {
+        let trace = randori_engine::trace(&*arch)?;
+        started::refuse_another(&opened.setting.recipe, own, &trace, &stack)?;
+    }
     Ok(Player {
         setting: opened.setting,
         stream,
