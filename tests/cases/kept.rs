@@ -1,6 +1,7 @@
 //! What a finished run keeps and reads again is what it wrote: a change is noticed, not believed.
 
 use std::fs;
+use std::path::Path;
 
 use crate::program::World;
 
@@ -70,4 +71,70 @@ fn every_file_that_a_run_reads_again_is_as_it_was_written() {
         "--set",
         "game.iterations=2",
     ]));
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let to = to.join(path.file_name().unwrap());
+        match path.is_dir() {
+            true => copy(&path, &to),
+            false => _ = fs::copy(path, to).unwrap(),
+        }
+    }
+}
+
+#[test]
+fn a_seed_s_folder_holds_the_game_of_its_seed() {
+    let w = World::new();
+    let seeds = |list: &str| format!("compare.seeds={list}");
+    w.accepted(&["run", "r.toml", "-q", "--set", &seeds("[3, 5]")]);
+    let says = "of its 2 games the one with seed 3 is meant, in runs/r/seed-3";
+    for args in [
+        &["eval", "runs/r", "-q"][..],
+        &["export", "runs/r", "-q", "--out", "out"],
+        &["generate", "runs/r", "-q", "--out", "g"],
+    ] {
+        let out = w.run(args);
+        assert!(out.code == 0 && out.stderr.contains(says), "{}", out.stderr);
+    }
+    let out = w.run(&["eval", "runs/r/seed-5", "-q"]);
+    assert!(
+        out.code == 0 && !out.stderr.contains("games"),
+        "{}",
+        out.stderr
+    );
+    let run = w.dir().join("runs/r");
+    copy(&run.join("seed-3"), &run.join("seed-4"));
+    for args in [
+        &["eval", "runs/r/seed-4"][..],
+        &["export", "runs/r/seed-4", "--out", "x"],
+        &["run", "runs/r/seed-4"],
+        &["run", "r.toml", "--set", &seeds("[4]")],
+        &["eval", "runs/r", "--set", &seeds("[4]")],
+    ] {
+        let why = "runs/r/seed-4: it holds the game with seed 3, not 4";
+        w.refused(args, why);
+    }
+    w.accepted(&["run", "r.toml", "-q", "--set", &seeds("[3, 5]")]);
+}
+
+#[test]
+fn a_measure_says_of_which_prompts_it_is() {
+    let w = World::new();
+    let eval = |split: &str| w.accepted(&["eval", "r.toml", "-q", "--split", split]);
+    let says = |split: &str, of: &str| {
+        let out = eval(split);
+        assert!(
+            out.contains(&format!(" {of} prompts; with one seed")),
+            "{out}"
+        );
+    };
+    says("train", "training");
+    says("held-out", "held-out");
+    w.refused(
+        &["eval", "r.toml", "--set", "eval.seeds=[]"],
+        "eval.seeds must have at least one value, got []",
+    );
 }

@@ -148,6 +148,11 @@ pub fn recipe(
     if uses.measures {
         losses::samplers(&host, &recipe.eval.sampling)?;
         settings::answer_check(recipe)?;
+        if recipe.eval.seeds.is_empty() {
+            return Err(recipe
+                .refuse("eval.seeds", "must have at least one value, got []")
+                .into());
+        }
     }
     data(recipe, request, uses)?;
     if let Some(file) = uses.pairs {

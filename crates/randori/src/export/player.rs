@@ -52,6 +52,7 @@ impl Asked {
     pub fn of(request: &Request, which: Option<Which>) -> Result<Asked> {
         let (recipe, last) = folder::recipe(request)?;
         let (stack, game) = chosen(request, &recipe, last, which)?;
+        folder::say_game(request, &recipe)?;
         Ok(Asked {
             recipe,
             stack,
