@@ -16,6 +16,7 @@ use crate::{chat, commands, inspect, interrupt};
 mod descriptions;
 mod examples;
 mod export;
+mod init;
 mod talk;
 
 /// Self-play fine-tuning at home: a language model practises against its own past self.
@@ -111,6 +112,8 @@ impl From<Split> for randori::Split {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Writes a recipe for a model and data, both looked at, sized for this machine
+    Init(init::Args),
     /// Plays the whole game; run again, it goes on where it was stopped
     Run {
         #[command(flatten)]
@@ -269,6 +272,7 @@ fn command() -> clap::Command {
 
 fn dispatch(verb: Verb) -> anyhow::Result<()> {
     match verb {
+        Verb::Init(args) => randori::init(&args.asked()),
         Verb::Run {
             who,
             fresh,
