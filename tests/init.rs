@@ -26,15 +26,18 @@ fn text(w: &World, file: &str) -> String {
     fs::read_to_string(w.dir().join(file)).unwrap()
 }
 
-/// Gives the commands that `init` said come next, but for conversations.
+/// What `init` wrote on its standard output and, after it, what the commands did that it said come
+/// next, but for conversations.
 #[track_caller]
-fn follow(w: &World, said: &str) -> Vec<String> {
-    let (_, next) = said.split_once("Next:\n").unwrap();
-    let mut outputs = Vec::new();
+fn followed(w: &World, args: &[&str]) -> Vec<String> {
+    let out = w.run(&[&["init"][..], args].concat());
+    assert_eq!(out.code, 0, "{args:?}\n{}{}", out.stdout, out.stderr);
+    let (_, next) = out.stderr.split_once("Next:\n").unwrap();
+    let mut outputs = vec![out.stdout];
     for line in next.lines() {
-        let command = line.split(" #").next().unwrap();
+        let command = line.split(" (").next().unwrap();
         let words: Vec<&str> = command.split_whitespace().collect();
-        assert_eq!(words[0], "randori", "{line}");
+        assert!(words[0].contains("randori"), "{line}");
         if words[1] != "chat" {
             outputs.push(w.accepted(&words[1..]));
         }
@@ -46,7 +49,8 @@ fn follow(w: &World, said: &str) -> Vec<String> {
 fn a_table_becomes_a_game() {
     let w = World::new();
     w.file("sums.csv", &table(48));
-    let said = w.accepted(&["init", DEMO, "sums.csv"]);
+    let outputs = followed(&w, &[DEMO, "sums.csv"]);
+    let said = &outputs[0];
     assert!(said.starts_with("sums.toml is written."), "{said}");
     // 16 of 48 are kept aside
     assert!(said.contains("32 of 32 examples kept"), "{said}");
@@ -61,10 +65,9 @@ fn a_table_becomes_a_game() {
     }
     assert!(recipe.lines().all(|line| line.chars().count() <= 100));
     w.accepted(&["fit", "sums.toml", "--vram", "4GiB"]);
-    let outputs = follow(&w, &said);
-    assert!(outputs[0].contains("32 of 32 examples kept"));
-    let played = outputs[1].lines().any(|l| l.starts_with("iteration 0"));
-    assert!(played, "{}", outputs[1]);
+    assert!(outputs[1].contains("32 of 32 examples kept"));
+    let played = outputs[2].lines().any(|l| l.starts_with("iteration 0"));
+    assert!(played, "{}", outputs[2]);
     assert!(w.dir().join("runs/sums/iter-0/adapter").exists());
 }
 
@@ -78,18 +81,10 @@ fn conversations_become_supervised_fine_tuning() {
         )
     };
     w.file("chats.jsonl", &rows(40, row));
-    let said = w.accepted(&[
-        "init",
-        DEMO,
-        "chats.jsonl",
-        "--kind",
-        "sft",
-        "--out",
-        "a.toml",
-    ]);
+    let args = [DEMO, "chats.jsonl", "--kind", "sft", "--out", "a.toml"];
+    let outputs = followed(&w, &args);
     w.accepted(&["fit", "a.toml"]);
-    let outputs = follow(&w, &said);
-    assert!(outputs[1].contains("validation NLL"), "{}", outputs[1]);
+    assert!(outputs[2].contains("validation NLL"), "{}", outputs[2]);
     assert!(w.dir().join("runs/a-sft/out/adapter_config.json").exists());
     assert!(!text(&w, "a.toml").contains("[game]"));
 }
@@ -101,13 +96,12 @@ fn pairs_become_dpo() {
         format!("{{\"question\": \"Reverse {i}.\", \"good\": \"{back}\", \"bad\": \"{i}\"}}")
     };
     w.file("pairs.jsonl", &rows(40, row));
-    let said = w.accepted(&["init", DEMO, "pairs.jsonl", "--kind", "dpo"]);
+    let outputs = followed(&w, &[DEMO, "pairs.jsonl", "--kind", "dpo"]);
     let columns = "columns = { prompt = \"question\", chosen = \"good\", rejected = \"bad\" }";
     assert!(text(&w, "pairs.toml").contains(columns));
     w.accepted(&["fit", "pairs.toml"]);
-    let outputs = follow(&w, &said);
     // of 40, but for 101, 111, 121 and 131, whose two responses are the same
-    assert!(outputs[1].contains("trained on 36 pairs"), "{}", outputs[1]);
+    assert!(outputs[2].contains("trained on 36 pairs"), "{}", outputs[2]);
     assert!(w.dir().join("pairs-adapter/adapter_config.json").exists());
 }
 

@@ -97,7 +97,7 @@ pub use export::{Export, Target, export};
 pub use figures::{clock, grouped, roughly};
 pub use fit::fit;
 pub use generate::generate;
-pub use init::{Aim, Init, init};
+pub use init::{Aim, Init, Next, init};
 pub use inspect::{Example, Inspection, Response, inspect};
 pub use one_line::one_line;
 pub use plugins::plugins;

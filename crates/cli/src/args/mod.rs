@@ -272,7 +272,7 @@ fn command() -> clap::Command {
 
 fn dispatch(verb: Verb) -> anyhow::Result<()> {
     match verb {
-        Verb::Init(args) => randori::init(&args.asked()),
+        Verb::Init(args) => init(&args.asked()),
         Verb::Run {
             who,
             fresh,
@@ -315,6 +315,15 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+/// Writes a recipe, and says what can be done with it.
+fn init(asked: &randori::Init) -> anyhow::Result<()> {
+    let next = randori::init(asked)?;
+    for line in commands::after_init(&next) {
+        asked.request.watch.say(line);
+    }
+    Ok(())
 }
 
 /// Plays, and says what can be done with what came out.

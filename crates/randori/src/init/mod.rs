@@ -44,12 +44,12 @@ const SHORT: usize = 16;
 const BATCH: usize = 32;
 const STEPS: usize = 16;
 
-/// Writes the recipe, and says what was found and what comes next.
+/// Writes the recipe and says what was found; answers what comes next.
 ///
 /// # Errors
 /// A file that is there already, a model or data that cannot be used, a memory that is too small;
 /// nothing is written then.
-pub fn init(asked: &Init) -> Result<()> {
+pub fn init(asked: &Init) -> Result<Vec<Next>> {
     let file = asked.file()?;
     asked.check_there()?;
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
@@ -85,8 +85,7 @@ pub fn init(asked: &Init) -> Result<()> {
     let found = found(&draft, &checked, &lengths, &memory)?;
     write(&file, &draft.text())?;
     asked.request.watch.result(found);
-    asked.request.watch.result(next(&draft));
-    Ok(())
+    Ok(next(&draft))
 }
 
 /// What of the draft the examples decide.
@@ -290,48 +289,48 @@ fn work(aim: Aim, plan: &Plan, examples: usize, held_out: usize) -> Result<Work>
     Ok(work)
 }
 
-/// The commands that come next, a line each.
-fn next(draft: &Draft) -> String {
-    let file = argument(&draft.file.display().to_string());
-    let (name, data) = (&draft.name, argument(&draft.data));
-    let mut commands = vec![(format!("inspect {file}"), "what the model will see")];
-    commands.extend(match draft.aim {
-        Aim::Spin => vec![
-            (format!("run {file}"), "stopped, the same command goes on"),
-            (format!("chat runs/{name}"), "talks with what came of it"),
-        ],
-        Aim::Sft => vec![
-            (format!("sft {file}"), "stopped, the same command goes on"),
-            (
-                format!("chat {file} --adapter runs/{name}-sft/out"),
-                "talks with what came of it",
-            ),
-        ],
-        Aim::Dpo => vec![
-            (
-                format!("train {file} --pairs {data} --out {name}-adapter"),
-                "stopped, the same command goes on",
-            ),
-            (
-                format!("chat {file} --adapter {name}-adapter"),
-                "talks with what came of it",
-            ),
-        ],
-    });
-    let width = commands.iter().map(|(command, _)| command.chars().count());
-    let width = width.max().unwrap_or(0);
-    let mut text = String::from("Next:\n");
-    for (command, why) in commands {
-        text.push_str(&format!("  randori {command:<width$}   # {why}\n"));
-    }
-    text
+/// A command that comes next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Next {
+    /// The program's arguments.
+    pub arguments: Vec<String>,
+    /// What it does, in a few words.
+    pub what: &'static str,
 }
 
-/// An argument as a shell takes it.
-fn argument(text: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "_-./:=@%+,".contains(c);
-    match !text.is_empty() && text.chars().all(plain) {
-        true => text.to_owned(),
-        false => format!("'{}'", escaped(text).replace('\'', r"'\''")),
+/// The commands that come next.
+fn next(draft: &Draft) -> Vec<Next> {
+    const AGAIN: &str = "stopped, the same command goes on";
+    const TALKS: &str = "talks with what came of it";
+    let next = |arguments: &[&str], what| Next {
+        arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
+        what,
+    };
+    let (file, name) = (draft.file.display().to_string(), &draft.name);
+    let file = file.as_str();
+    let mut all = vec![next(&["inspect", file], "what the model will see")];
+    match draft.aim {
+        Aim::Spin => all.extend([
+            next(&["run", file], AGAIN),
+            next(&["chat", &format!("runs/{name}")], TALKS),
+        ]),
+        Aim::Sft => all.extend([
+            next(&["sft", file], AGAIN),
+            next(
+                &["chat", file, "--adapter", &format!("runs/{name}-sft/out")],
+                TALKS,
+            ),
+        ]),
+        Aim::Dpo => {
+            let out = format!("{name}-adapter");
+            all.extend([
+                next(
+                    &["train", file, "--pairs", &draft.data, "--out", &out],
+                    AGAIN,
+                ),
+                next(&["chat", file, "--adapter", &out], TALKS),
+            ]);
+        }
     }
+    all
 }
