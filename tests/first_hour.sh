@@ -43,7 +43,10 @@ mkdir -p "$work/home/.cargo" "$work/here"
 for file in config.toml config credentials.toml; do
     [[ ! -e $cargo_home/$file ]] || cp "$cargo_home/$file" "$work/home/.cargo/"
 done
-[[ ! -d $HOME/.config/pip ]] || { mkdir "$work/home/.config" && cp -r "$HOME/.config/pip" "$work/home/.config/"; }
+if [[ -d $HOME/.config/pip ]]; then
+    mkdir "$work/home/.config"
+    cp -r "$HOME/.config/pip" "$work/home/.config/"
+fi
 unset CARGO_HOME CARGO_TARGET_DIR HF_HOME HF_HUB_CACHE HF_TOKEN XDG_CACHE_HOME XDG_CONFIG_HOME
 export HOME=$work/home
 export PATH=$HOME/.cargo/bin:$PATH HF_HUB_OFFLINE=1

@@ -80,7 +80,8 @@ impl Init {
             data.starts_with("builtin:")
                 || Path::new(data).exists()
                 || Named::parse(data).is_some(),
-            "DATA must be a file, a folder of data files or org/name on the hub; {data} is not there"
+            "DATA must be a file, a folder of data files or org/name on the hub; {data} is not \
+             there"
         );
         ensure!(
             self.aim != Aim::Dpo || Path::new(data).is_file(),
