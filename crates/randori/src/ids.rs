@@ -65,6 +65,18 @@ impl Kind {
     }
 }
 
+/// Rows of which the first that can be read is looked at.
+const LOOKED_AT: usize = 8;
+
+/// What of a file's first row are token ids; none where no row at its beginning can be read.
+///
+/// # Errors
+/// A file that cannot be opened.
+pub fn first(file: &Path) -> Result<Kind> {
+    let first = Rows::open(file)?.take(LOOKED_AT).find_map(|row| row.ok());
+    Ok(first.map_or(Kind::Text, |(_, row)| Kind::of(&row)))
+}
+
 /// Reads a file's token ids; an empty file is one of no pairs.
 ///
 /// # Errors

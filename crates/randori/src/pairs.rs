@@ -3,8 +3,6 @@
 //! again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -15,7 +13,7 @@ use randori_sdk::seam::LossFn;
 
 use crate::artefacts::PairRow;
 use crate::corpus::{self, Part};
-use crate::ids::{self, Drawn, Ids};
+use crate::ids::{self, Drawn, Ids, Kind};
 use crate::recipe::Recipe;
 use crate::session::Setting;
 use crate::stages::rows_of;
@@ -28,29 +26,18 @@ pub struct Pairs {
     pub scored: bool,
 }
 
-/// Bytes of a file's first line that are looked at.
-const LINE: u64 = 1 << 20;
-
 /// Looks at the first rows of a file of pairs: they are pairs. An empty file is left to [`read`].
 ///
 /// # Errors
 /// A file that cannot be read, or the first row that is no pair.
 pub fn look(recipe: &Recipe, file: &Path) -> Result<()> {
-    let place = || file.display().to_string();
-    let there = std::fs::metadata(file).with_context(place)?;
+    let there = std::fs::metadata(file).with_context(|| file.display().to_string())?;
     if !there.is_file() || there.len() == 0 {
         return Ok(());
     }
-    let mut line = Vec::new();
-    let opened = File::open(file).with_context(place)?;
-    BufReader::new(opened.take(LINE))
-        .read_until(b'\n', &mut line)
-        .with_context(place)?;
-    let of_ids = serde_json::from_slice::<PairRow>(&line).is_ok()
-        || serde_json::from_slice::<Answer>(&line).is_ok();
-    match of_ids {
-        true => Ok(()),
-        false => refuse_single(&corpus::first_rows(recipe, file)?),
+    match ids::first(file)? {
+        Kind::Text => refuse_single(&corpus::first_rows(recipe, file)?),
+        Kind::Pair | Kind::Answer => Ok(()),
     }
 }
 

@@ -4,6 +4,7 @@
 mod array;
 mod columns;
 mod conversation;
+mod first;
 mod format;
 mod json;
 mod left;
@@ -25,6 +26,7 @@ use serde_json::Value;
 use crate::{Counts, Error, Place, Record, Result};
 pub use columns::Columns;
 use columns::Renamed;
+pub use first::column_names;
 pub use format::Format;
 pub use left::Left;
 use source::Source;
