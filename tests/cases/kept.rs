@@ -22,7 +22,7 @@ fn every_file_that_a_run_reads_again_is_as_it_was_written() {
     let run = ["run", "r.toml", "-q"];
     let lora = ["--set", "adapter.kind=lora", "--set", "adapter.rank=2"];
     w.model("m");
-    let with = |args: &[&str]| [args, &lora[..], &["--set", "model.source=m"]].concat();
+    let with = |args: &[&'static str]| [args, &lora[..], &["--set", "model.source=m"]].concat();
     w.accepted(&with(&run));
     let summary = fs::read(w.dir().join("runs/r/summary.json")).unwrap();
     let export = ["export", "runs/r", "--to", "peft", "--out", "out", "-q"];

@@ -73,7 +73,7 @@ const LOOKED_AT: usize = 8;
 /// # Errors
 /// A file that cannot be opened.
 pub fn first(file: &Path) -> Result<Kind> {
-    let first = Rows::open(file)?.take(LOOKED_AT).find_map(|row| row.ok());
+    let first = Rows::open(file)?.take(LOOKED_AT).find_map(Result::ok);
     Ok(first.map_or(Kind::Text, |(_, row)| Kind::of(&row)))
 }
 

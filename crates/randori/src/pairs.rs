@@ -55,25 +55,11 @@ fn refuse_single(records: &[Record]) -> Result<()> {
 /// Reads a file of pairs. `loss` is the one they are trained with, `None` where nobody trains.
 pub fn read(setting: &Setting, file: &Path, loss: Option<&dyn LossFn>) -> Result<Pairs> {
     let mut rules = corpus::policy(&setting.recipe, loss);
-    let (pairs, answers) = match ids::read(file)? {
-        Ids::Pairs(rows) => (Some(rows), None),
-        Ids::Answers(answers) => (None, Some(answers)),
-        Ids::Text => (None, None),
+    let answers = match ids::read(file)? {
+        Ids::Pairs(rows) => return of_ids(setting, file, rows, &rules, loss),
+        Ids::Answers(answers) => Some(answers),
+        Ids::Text => None,
     };
-    if let Some(rows) = pairs {
-        let (rows, counts) = with_ids(setting, file, rows, &rules)?;
-        let scored = rows
-            .iter()
-            .all(|r| r.ref_real.is_some() && r.ref_generated.is_some());
-        let how = if scored { "scored" } else { "not scored" };
-        setting
-            .watch
-            .say(format!("  {:<38} {counts}; {how}", "pairs"));
-        if let Some(loss) = loss {
-            setting.say_identical(&counts, loss);
-        }
-        return Ok(Pairs { rows, scored });
-    }
     let mut options = corpus::read_options(&setting.recipe);
     if answers.is_some() {
         // token ids stand beside the rows by number: none may be missing
@@ -122,6 +108,28 @@ pub fn read(setting: &Setting, file: &Path, loss: Option<&dyn LossFn>) -> Result
         rows: rows_of(examples, 0),
         scored: false,
     })
+}
+
+/// Pairs that came as token ids.
+fn of_ids(
+    setting: &Setting,
+    file: &Path,
+    rows: Vec<PairRow>,
+    rules: &Policy,
+    loss: Option<&dyn LossFn>,
+) -> Result<Pairs> {
+    let (rows, counts) = with_ids(setting, file, rows, rules)?;
+    let scored = rows
+        .iter()
+        .all(|r| r.ref_real.is_some() && r.ref_generated.is_some());
+    let how = if scored { "scored" } else { "not scored" };
+    setting
+        .watch
+        .say(format!("  {:<38} {counts}; {how}", "pairs"));
+    if let Some(loss) = loss {
+        setting.say_identical(&counts, loss);
+    }
+    Ok(Pairs { rows, scored })
 }
 
 /// The rows of a file; `whole`: beside token ids none may be left out, whatever the recipe says.
