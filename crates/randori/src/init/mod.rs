@@ -209,7 +209,7 @@ fn found(draft: &Draft, checked: &Checked, lengths: &Lengths, memory: &str) -> R
             model.arch.name(),
             model.arch.layers(),
             weights.sum::<f64>() / 1e6,
-            plan.game.trained() as f64 / 1e6
+            plan.game.trainable_parameters() as f64 / 1e6
         ),
     )];
     lines.extend(summary.iter().map(|line| ("data", line.clone())));
