@@ -1,10 +1,10 @@
 //! [`Dense`]: the decoder that Llama and its relatives share, for architectures that are it but for
 //! a few keys of their configuration.
 
-use crate::{Attn, Config, Graph, Result, Rope, Tensor};
+use crate::{Attn, Config, Graph, Result, Rope, Tensor, Windows, windows::layer_types};
 
 /// A dense decoder under Llama's weight names: RMS norm before attention and perceptron, rotary
-/// embeddings, grouped-query attention, SwiGLU, no biases unless asked for.
+/// embeddings, grouped-query attention, SwiGLU; biases, windows and norms of heads where asked for.
 ///
 /// An architecture reads it with [`Dense::new`], changes what differs, and hands its methods on.
 pub struct Dense {
@@ -26,29 +26,43 @@ pub struct Dense {
     pub eps: f64,
     /// The head's matrix is the embedding's.
     pub tied: bool,
-    /// Projections of attention have biases.
-    pub attention_bias: bool,
+    /// The projections to queries, keys and values have biases.
+    pub qkv_bias: bool,
+    /// Attention's output projection has a bias.
+    pub o_bias: bool,
     /// Projections of the perceptron have biases.
     pub mlp_bias: bool,
+    /// Every head of queries and keys goes through an RMS norm of its features before it is
+    /// rotated; one scale (`q_norm`, `k_norm`) serves all heads.
+    pub head_norms: bool,
     /// Rotary embedding of queries and keys.
     pub rope: Rope,
+    /// Sliding windows of attention.
+    pub windows: Windows,
+}
+
+/// What absent keys mean to a family, where its relatives have other defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Absent {
+    /// `num_key_value_heads`; `None`: as many as query heads, which `null` always means.
+    pub kv_heads: Option<usize>,
+    /// `head_dim`, null too; `None`: width / heads.
+    pub head_dim: Option<usize>,
 }
 
 impl Dense {
-    /// Reads transformers' keys, without biases. A configuration that does not write
-    /// `num_key_value_heads` has `kv_heads` of them; `None`: as many as query heads, which `null`
-    /// always means.
+    /// Reads transformers' keys, without biases, norms of heads and windows.
     ///
     /// # Errors
     /// A key that is missing, of another type or out of range; a `hidden_act` other than SiLU.
-    pub fn new(c: &Config, kv_heads: Option<usize>) -> Result<Dense> {
+    pub fn new(c: &Config, absent: Absent) -> Result<Dense> {
         c.only("hidden_act", &["silu", "swish"])?; // two names of one function
         let (width, heads) = (c.usize("hidden_size")?, c.usize("num_attention_heads")?);
         if heads == 0 {
             return Err(c.error("num_attention_heads", "is 0"));
         }
-        let kv_heads = match kv_heads {
-            Some(absent) if !c.names("num_key_value_heads") => absent,
+        let kv_heads = match absent.kv_heads {
+            Some(kv_heads) if !c.names("num_key_value_heads") => kv_heads,
             _ => c.usize_or("num_key_value_heads", heads)?,
         };
         if kv_heads == 0 || heads % kv_heads != 0 {
@@ -56,7 +70,7 @@ impl Dense {
                 format!("is {kv_heads}, which does not divide num_attention_heads ({heads})");
             return Err(c.error("num_key_value_heads", &what));
         }
-        let head_dim = c.usize_or("head_dim", width / heads)?;
+        let head_dim = c.usize_or("head_dim", absent.head_dim.unwrap_or(width / heads))?;
         Ok(Dense {
             vocab: c.usize("vocab_size")?,
             width,
@@ -67,9 +81,12 @@ impl Dense {
             ffn: c.usize("intermediate_size")?,
             eps: c.f64_or("rms_norm_eps", 1e-6)?,
             tied: c.bool_or("tie_word_embeddings", false)?,
-            attention_bias: false,
+            qkv_bias: false,
+            o_bias: false,
             mlp_bias: false,
+            head_norms: false,
             rope: Rope::of_whole_heads(c, head_dim)?,
+            windows: Windows::NONE,
         })
     }
 
@@ -78,14 +95,7 @@ impl Dense {
     /// # Errors
     /// Another number of them than there are blocks.
     pub fn layer_types<'c>(&self, c: &'c Config) -> Result<Option<Vec<&'c str>>> {
-        let kinds = c.strs("layer_types")?;
-        match &kinds {
-            Some(kinds) if kinds.len() != self.layers => {
-                let what = format!("has {} entries for {} layers", kinds.len(), self.layers);
-                Err(c.error("layer_types", &what))
-            }
-            _ => Ok(kinds),
-        }
+        layer_types(c, self.layers)
     }
 
     /// (tokens) ids -> (tokens, width).
@@ -93,8 +103,12 @@ impl Dense {
         g.embed("model.embed_tokens", ids, self.vocab, self.width)
     }
 
-    /// One block with this kind of attention: (tokens, width) -> (tokens, width).
-    pub fn block<'g>(&self, g: &Graph<'g>, layer: usize, x: Tensor<'g>, attn: Attn) -> Tensor<'g> {
+    /// One block: (tokens, width) -> (tokens, width).
+    pub fn block<'g>(&self, g: &Graph<'g>, layer: usize, x: Tensor<'g>) -> Tensor<'g> {
+        let attn = Attn {
+            window: self.windows.of(layer),
+            ..Attn::default()
+        };
         let g = &g.scope(format_args!("model.layers.{layer}"));
         let x = x + self.attention(g, g.rms_norm("input_layernorm", x, self.eps), attn);
         x + self.mlp(g, g.rms_norm("post_attention_layernorm", x, self.eps))
@@ -112,18 +126,25 @@ impl Dense {
     }
 
     /// o·softmax(rope(q)·rope(k)ᵀ / √d)·v, each key-value head serving heads / kv_heads query
-    /// heads.
+    /// heads; q and k normed before rope where heads have norms.
     fn attention<'g>(&self, g: &Graph<'g>, x: Tensor<'g>, attn: Attn) -> Tensor<'g> {
         let g = &g.scope("self_attn");
         let project = |name, heads| {
-            let y = g.linear_with(name, x, heads * self.head_dim, self.attention_bias);
+            let y = g.linear_with(name, x, heads * self.head_dim, self.qkv_bias);
             y.heads(heads)
         };
-        let q = project("q_proj", self.heads).rope(&self.rope); // (tokens, heads, head_dim)
-        let k = project("k_proj", self.kv_heads).rope(&self.rope); // (tokens, kv_heads, head_dim)
+        let turned = |norm: &str, y: Tensor<'g>| {
+            let y = match self.head_norms {
+                true => g.rms_norm(norm, y, self.eps),
+                false => y,
+            };
+            y.rope(&self.rope)
+        };
+        let q = turned("q_norm", project("q_proj", self.heads)); // (tokens, heads, head_dim)
+        let k = turned("k_norm", project("k_proj", self.kv_heads)); // (tokens, kv_heads, head_dim)
         let v = project("v_proj", self.kv_heads); // (tokens, kv_heads, head_dim)
         let y = g.attention(q, k, v, attn).merge(); // (tokens, heads·head_dim)
-        g.linear_with("o_proj", y, self.width, self.attention_bias)
+        g.linear_with("o_proj", y, self.width, self.o_bias)
     }
 
     /// SwiGLU: down(silu(gate(x)) · up(x)).

@@ -45,10 +45,11 @@ mod plugin;
 mod rope;
 pub mod sampler;
 pub mod seam;
+mod windows;
 
 pub use arch::Arch;
 pub use config::Config;
-pub use dense::Dense;
+pub use dense::{Absent, Dense};
 pub use dual::Dual;
 pub use error::{Error, Result};
 pub use graph::{Graph, Tensor};
@@ -56,6 +57,7 @@ pub use loss::{Loss, Out, Pair, PairLoss, Response};
 pub use options::{OptionType, Options};
 pub use sampler::{Logits, Sampler, Step};
 pub use seam::{AttnSpec as Attn, GENERATED, REAL, RopeSpec as Rope, RouteSpec as Route, Rows};
+pub use windows::Windows;
 
 /// This SDK's version; every plugin carries that of the SDK it was built with.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

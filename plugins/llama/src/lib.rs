@@ -6,7 +6,7 @@
 //! with Llama 3.1's ramp (`llama3`). Absent keys have the defaults of transformers' class;
 //! `partial_rotary_factor` is not read.
 
-use randori_sdk::{Arch, Attn, Config, Dense, Graph, Result, Tensor, plugin};
+use randori_sdk::{Absent, Arch, Config, Dense, Graph, Result, Tensor, plugin};
 
 /// The Llama family.
 pub struct Llama(Dense);
@@ -17,10 +17,12 @@ impl Arch for Llama {
         "Llama 1 to 3.x, and models of the same shape (SmolLM2, TinyLlama, Yi)";
 
     fn new(c: &Config) -> Result<Self> {
-        let dense = Dense::new(c, None)?;
+        let dense = Dense::new(c, Absent::default())?;
         no_windows(c, &dense)?;
+        let attention_bias = c.bool_or("attention_bias", false)?;
         Ok(Llama(Dense {
-            attention_bias: c.bool_or("attention_bias", false)?,
+            qkv_bias: attention_bias,
+            o_bias: attention_bias,
             mlp_bias: c.bool_or("mlp_bias", false)?,
             ..dense
         }))
@@ -35,7 +37,7 @@ impl Arch for Llama {
     }
 
     fn block<'g>(&self, g: &Graph<'g>, layer: usize, x: Tensor<'g>) -> Tensor<'g> {
-        self.0.block(g, layer, x, Attn::default())
+        self.0.block(g, layer, x)
     }
 
     fn head<'g>(&self, g: &Graph<'g>, x: Tensor<'g>) -> Tensor<'g> {
@@ -79,7 +81,7 @@ mod tests {
     fn reads_its_configuration() {
         let llama = new("").unwrap().0;
         assert_eq!((llama.head_dim, llama.kv_heads, llama.layers), (4, 2, 3));
-        assert!(!llama.tied && !llama.attention_bias && !llama.mlp_bias);
+        assert!(!llama.tied && !llama.qkv_bias && !llama.o_bias && !llama.mlp_bias);
         let more = r#", "head_dim": 8, "tie_word_embeddings": true, "rope_theta": 500000.0"#;
         let llama = new(more).unwrap().0;
         assert_eq!((llama.head_dim, llama.tied), (8, true));

@@ -6,31 +6,10 @@
 //! key the window is 4096, as in transformers' class. `layer_types` says which layers have the
 //! window (Ministral). `head_dim` may differ from hidden_size / num_attention_heads (Nemo, Small).
 
-use randori_sdk::{Arch, Attn, Config, Dense, Graph, Result, Tensor, plugin};
+use randori_sdk::{Absent, Arch, Config, Dense, Graph, Result, Tensor, Windows, plugin};
 
 /// The Mistral family.
-pub struct Mistral {
-    dense: Dense,
-    windows: Windows,
-}
-
-/// The sliding window of each layer in tokens; `None`: all tokens are seen.
-enum Windows {
-    /// The same for all layers, stored once, so that a configuration of absurdly many layers is
-    /// refused for its tensors and takes no memory here.
-    Every(Option<usize>),
-    /// As `layer_types` says, layer by layer.
-    Each(Vec<Option<usize>>),
-}
-
-impl Windows {
-    fn of(&self, layer: usize) -> Option<usize> {
-        match self {
-            Windows::Every(window) => *window,
-            Windows::Each(windows) => windows.get(layer).copied().flatten(),
-        }
-    }
-}
+pub struct Mistral(Dense);
 
 /// transformers' defaults of absent keys.
 const WINDOW: usize = 4096;
@@ -41,57 +20,36 @@ impl Arch for Mistral {
     const DOC: &'static str = "Mistral 7B, Nemo and Small: Llama's block with a sliding window";
 
     fn new(c: &Config) -> Result<Self> {
-        let dense = Dense::new(c, Some(KV_HEADS))?;
-        let windows = windows(c, &dense)?;
-        Ok(Mistral { dense, windows })
+        let dense = Dense::new(
+            c,
+            Absent {
+                kv_heads: Some(KV_HEADS),
+                ..Absent::default()
+            },
+        )?;
+        let window = match c.names("sliding_window") {
+            true => c.usize_opt("sliding_window")?,
+            false => Some(WINDOW),
+        };
+        let windows = Windows::read(c, dense.layers, window, 0)?;
+        Ok(Mistral(Dense { windows, ..dense }))
     }
 
     fn layers(&self) -> usize {
-        self.dense.layers
+        self.0.layers
     }
 
     fn embed<'g>(&self, g: &Graph<'g>, ids: Tensor<'g>) -> Tensor<'g> {
-        self.dense.embed(g, ids)
+        self.0.embed(g, ids)
     }
 
     fn block<'g>(&self, g: &Graph<'g>, layer: usize, x: Tensor<'g>) -> Tensor<'g> {
-        let attn = Attn {
-            window: self.windows.of(layer),
-            ..Attn::default()
-        };
-        self.dense.block(g, layer, x, attn)
+        self.0.block(g, layer, x)
     }
 
     fn head<'g>(&self, g: &Graph<'g>, x: Tensor<'g>) -> Tensor<'g> {
-        self.dense.head(g, x)
+        self.0.head(g, x)
     }
-}
-
-/// Each layer's window: `sliding_window` in every layer, or in those that `layer_types` names.
-fn windows(c: &Config, dense: &Dense) -> Result<Windows> {
-    let window = match c.names("sliding_window") {
-        true => c.usize_opt("sliding_window")?,
-        false => Some(WINDOW),
-    };
-    if window == Some(0) {
-        return Err(c.error("sliding_window", "is 0: no token would see itself"));
-    }
-    let Some(kinds) = dense.layer_types(c)? else {
-        return Ok(Windows::Every(window));
-    };
-    let one = |kind: &&str| match (*kind, window) {
-        ("full_attention" | "attention", _) => Ok(None),
-        ("sliding_attention", Some(_)) => Ok(window),
-        ("sliding_attention", None) => {
-            let what = "asks for sliding_attention, but sliding_window is null";
-            Err(c.error("layer_types", what))
-        }
-        (other, _) => {
-            let what = format!("has \"{other}\"; supported: full_attention, sliding_attention");
-            Err(c.error("layer_types", &what))
-        }
-    };
-    Ok(Windows::Each(kinds.iter().map(one).collect::<Result<_>>()?))
 }
 
 plugin!("The Mistral family", arch Mistral);
@@ -109,7 +67,7 @@ mod tests {
 
     #[test]
     fn the_window_is_read_and_null_means_none() {
-        let windows = |more: &str| [0, 1].map(|layer| new(more).unwrap().windows.of(layer));
+        let windows = |more: &str| [0, 1].map(|layer| new(more).unwrap().0.windows.of(layer));
         assert_eq!(windows(r#", "sliding_window": 8"#), [Some(8); 2]);
         assert_eq!(windows(r#", "sliding_window": null"#), [None; 2]);
         assert_eq!(windows(""), [Some(4096); 2]);
@@ -122,17 +80,14 @@ mod tests {
 
     #[test]
     fn absent_keys_have_the_class_s_values() {
-        assert_eq!(new(r#", "head_dim": 6"#).unwrap().dense.head_dim, 6);
+        assert_eq!(new(r#", "head_dim": 6"#).unwrap().0.head_dim, 6);
         let heads = r#"{"hidden_size": 64, "num_attention_heads": 16, "intermediate_size": 24,
             "num_hidden_layers": 2, "vocab_size": 32"#;
         let kv = |more: &str| Mistral::new(&Config::parse(&format!("{heads}{more}}}")).unwrap());
-        assert_eq!(kv("").unwrap().dense.kv_heads, 8);
-        assert_eq!(kv("").unwrap().dense.eps, 1e-6);
+        assert_eq!(kv("").unwrap().0.kv_heads, 8);
+        assert_eq!(kv("").unwrap().0.eps, 1e-6);
         assert_eq!(
-            kv(r#", "num_key_value_heads": null"#)
-                .unwrap()
-                .dense
-                .kv_heads,
+            kv(r#", "num_key_value_heads": null"#).unwrap().0.kv_heads,
             16
         );
     }

@@ -1,0 +1,83 @@
+//! [`Windows`]: the sliding window of each layer.
+
+use crate::{Config, Result};
+
+/// The sliding window of each layer in tokens; `None`: all earlier tokens are seen.
+pub enum Windows {
+    /// The same from one layer on, and none before it. It is stored once, so that a configuration
+    /// of absurdly many layers is refused for its tensors and takes no memory here.
+    FromLayer(usize, Option<usize>),
+    /// Layer by layer.
+    Each(Vec<Option<usize>>),
+}
+
+impl Windows {
+    /// No layer has a window.
+    pub const NONE: Windows = Windows::FromLayer(0, None);
+
+    /// Those of `layers` layers where the configuration's window is `window`: in the layers that
+    /// `layer_types` names, or without that key in all from `first` on.
+    ///
+    /// # Errors
+    /// A window of 0; `layer_types` of another length, with another kind of layer, or with windows
+    /// where there is none.
+    pub fn read(c: &Config, layers: usize, window: Option<usize>, first: usize) -> Result<Windows> {
+        if window == Some(0) {
+            return Err(c.error("sliding_window", "is 0: no token would see itself"));
+        }
+        let Some(kinds) = layer_types(c, layers)? else {
+            return Ok(Windows::FromLayer(first, window));
+        };
+        let one = |kind: &&str| match (*kind, window) {
+            ("full_attention" | "attention", _) => Ok(None),
+            ("sliding_attention", Some(_)) => Ok(window),
+            ("sliding_attention", None) => {
+                let what = "asks for sliding_attention, but sliding_window is null or not in use";
+                Err(c.error("layer_types", what))
+            }
+            (other, _) => {
+                let what = format!("has \"{other}\"; supported: full_attention, sliding_attention");
+                Err(c.error("layer_types", &what))
+            }
+        };
+        Ok(Windows::Each(kinds.iter().map(one).collect::<Result<_>>()?))
+    }
+
+    /// Qwen's: only with `use_sliding_window`, whatever `sliding_window` says (4096 where it is
+    /// absent), and from layer `max_window_layers` (28) on.
+    ///
+    /// # Errors
+    /// As [`Windows::read`]; a key of another type.
+    pub fn in_use(c: &Config, layers: usize) -> Result<Windows> {
+        let used = c.bool_or("use_sliding_window", false)?;
+        let window = match c.names("sliding_window") {
+            true => c.usize_opt("sliding_window")?,
+            false => Some(4096),
+        };
+        let window = window.filter(|_| used);
+        Windows::read(c, layers, window, c.usize_or("max_window_layers", 28)?)
+    }
+
+    /// The window of a layer.
+    pub fn of(&self, layer: usize) -> Option<usize> {
+        match self {
+            Windows::FromLayer(first, window) => window.filter(|_| layer >= *first),
+            Windows::Each(windows) => windows.get(layer).copied().flatten(),
+        }
+    }
+}
+
+/// The configuration's `layer_types`, one a layer, if it has any.
+///
+/// # Errors
+/// Another number of them than there are layers.
+pub(crate) fn layer_types(c: &Config, layers: usize) -> Result<Option<Vec<&str>>> {
+    let kinds = c.strs("layer_types")?;
+    match &kinds {
+        Some(kinds) if kinds.len() != layers => {
+            let what = format!("has {} entries for {layers} layers", kinds.len());
+            Err(c.error("layer_types", &what))
+        }
+        _ => Ok(kinds),
+    }
+}
