@@ -221,8 +221,8 @@ fn faults_are_named() {
     use gguf_file::Value::*;
     check(
         "general.architecture",
-        Some(String("qwen2".into())),
-        "architecture qwen2 is not supported",
+        Some(String("gemma2".into())),
+        "architecture gemma2 is not supported",
     );
     check(
         "general.architecture",

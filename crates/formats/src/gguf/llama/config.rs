@@ -1,9 +1,10 @@
-//! Conversion between a Llama's or Mistral's `config.json` and GGUF metadata; configurations that
-//! llama.cpp or we cannot compute are refused.
+//! Conversion between a model's `config.json` and GGUF metadata; configurations that llama.cpp or
+//! we cannot compute are refused.
 
 use serde_json::{Value, json};
 
 use super::{
+    dialect::{Dialect, Keys},
     names::Heads,
     rope::{self, Rope, rope_number},
 };
@@ -12,12 +13,10 @@ use crate::{
     gguf::{self, bytes::Read, header::Header},
 };
 
-/// GGUF's name of the architecture for both families.
-pub(super) const ARCHITECTURE: &str = "llama";
-
 /// The values of a configuration that a GGUF needs.
 #[derive(Debug, Clone)]
 pub(super) struct Model {
+    pub dialect: &'static Dialect,
     pub layers: usize,
     pub width: usize,
     pub heads: usize,
@@ -38,17 +37,18 @@ impl Model {
     /// Reads a configuration.
     ///
     /// # Errors
-    /// Another family, a missing key, or something that llama.cpp's `llama` does not compute.
+    /// Another family, a missing key, or something that llama.cpp does not compute.
     pub fn new(config: &Value) -> Result<Model> {
         let kind = config
             .get("model_type")
             .and_then(Value::as_str)
             .unwrap_or("");
-        if !["llama", "mistral"].contains(&kind) {
-            return Err(Error::rule(format!(
-                "a GGUF can be written of the model types llama and mistral, not of {kind:?}; export a Hugging Face folder"
-            )));
-        }
+        let (dialect, family) = Dialect::of_family(kind).ok_or_else(|| {
+            Error::rule(format!(
+                "a GGUF can be written of the model types {}, not of {kind:?}; export a Hugging Face folder",
+                Dialect::families()
+            ))
+        })?;
         refuse_unknown_arithmetic(config)?;
         let number = |key: &str| {
             whole(config, key)?.ok_or_else(|| {
@@ -58,20 +58,27 @@ impl Model {
             })
         };
         let (width, heads) = (number("hidden_size")?, number("num_attention_heads")?);
-        let mistral = kind == "mistral";
-        let absent = |key: &str| mistral && config.get(key).is_none();
         // the default of transformers' class for an absent key; null means something else
-        let kv_heads = match absent("num_key_value_heads") {
-            true => 8,
-            false => whole(config, "num_key_value_heads")?.unwrap_or(heads),
+        let kv_heads = match (config.get("num_key_value_heads"), family.kv_heads) {
+            (None, Some(absent)) => absent,
+            _ => whole(config, "num_key_value_heads")?.unwrap_or(heads),
         };
-        let head_dim = whole(config, "head_dim")?.unwrap_or(width / heads);
+        let absent = family.head_dim.unwrap_or(width / heads);
+        let head_dim = whole(config, "head_dim")?.unwrap_or(absent);
         if heads % kv_heads != 0 || head_dim % 2 != 0 {
             return Err(Error::rule(format!(
                 "{heads} heads of {head_dim} features and {kv_heads} key-value heads do not fit together"
             )));
         }
+        if !dialect.any_head_dim && head_dim * heads != width {
+            return Err(Error::rule(format!(
+                "{heads} heads of {head_dim} features beside a width of {width}: GGUF's {} has heads of width / heads \
+                 features only",
+                dialect.architecture
+            )));
+        }
         let mut model = Model {
+            dialect,
             layers: number("num_hidden_layers")?,
             width,
             heads,
@@ -91,30 +98,37 @@ impl Model {
             rope: Rope::new(config, head_dim)?,
             notes: Vec::new(),
         };
-        let window = match absent("sliding_window") {
-            true => Some(4096),
-            false => whole(config, "sliding_window")?,
+        if !dialect.divisors && model.rope_divisors().is_some() {
+            return Err(Error::rule(format!(
+                "the rope scaling gives each frequency a divisor of its own, which GGUF's {} cannot say; export a \
+                 Hugging Face folder",
+                dialect.architecture
+            )));
+        }
+        let window = match config.get("sliding_window") {
+            None => Some(4096),
+            Some(_) => whole(config, "sliding_window")?,
         };
-        model.within_window(window.filter(|_| mistral && slides(config)));
+        model.within_window(family.slides.within(window, config));
         Ok(model)
     }
 
-    /// Limits the declared context to the sliding window: llama.cpp's `llama` attends to
-    /// everything, which is the same up to the window's length.
+    /// Limits the declared context to the sliding window: llama.cpp attends to everything, which is
+    /// the same up to the window's length.
     fn within_window(&mut self, window: Option<usize>) {
         if let Some(window) = window.filter(|w| *w < self.context) {
             self.notes.push(format!(
-                "the model attends to the last {window} tokens only, which GGUF's llama cannot say: the file's context is \
+                "the model attends to the last {window} tokens only, which GGUF's {} cannot say: the file's context is \
                  {window} instead of {} tokens, within which both compute the same",
-                self.context
+                self.dialect.architecture, self.context
             ));
             self.context = window;
         }
     }
 
-    /// The `llama.*` keys; `vocabulary` is the number of rows of the embedding.
+    /// The keys of its architecture; `vocabulary` is the number of rows of the embedding.
     pub fn keys(&self, vocabulary: usize) -> Vec<(String, gguf::Value)> {
-        let name = |key: &str| format!("{ARCHITECTURE}.{key}");
+        let name = |key: &str| format!("{}.{key}", self.dialect.architecture);
         let count = |key: &str, n: usize| (name(key), gguf::Value::Int(n as i128));
         let real = |key: &str, v: f64| (name(key), gguf::Value::Float(v));
         let mut keys = vec![
@@ -135,7 +149,12 @@ impl Model {
         keys
     }
 
-    /// Number of heads that permute a tensor's rows.
+    /// Number of heads by which a tensor's rows are permuted; `None`: they are not.
+    pub fn permuted(&self, heads: Heads) -> Option<usize> {
+        self.count(heads).filter(|_| self.dialect.permuted)
+    }
+
+    /// Number of heads that a tensor's rows are.
     pub fn count(&self, heads: Heads) -> Option<usize> {
         match heads {
             Heads::None => None,
@@ -167,64 +186,51 @@ fn whole(config: &Value, key: &str) -> Result<Option<usize>> {
     }
 }
 
-/// Whether any layer uses the sliding window: all of them, or those that `layer_types` names.
-fn slides(config: &Value) -> bool {
-    match config.get("layer_types").and_then(Value::as_array) {
-        Some(kinds) => kinds.iter().any(|kind| kind == "sliding_attention"),
-        None => true,
-    }
-}
-
 fn refuse_unknown_arithmetic(config: &Value) -> Result<()> {
     match config.get("hidden_act").and_then(Value::as_str) {
         None | Some("silu" | "swish") => Ok(()),
         Some(other) => Err(Error::rule(format!(
-            "hidden_act is {other:?}; GGUF's llama computes silu"
+            "hidden_act is {other:?}; llama.cpp computes silu here"
         ))),
     }
 }
 
 /// Converts metadata to a configuration with both spellings of transformers (v4: `rope_theta`,
 /// `rope_scaling`; v5: `rope_parameters`).
-pub(super) fn read(header: &Header, source: &ByteSource) -> Read<Value> {
-    supported(header)?;
-    let number = |key: &str| -> Read<usize> {
-        let key = format!("llama.{key}");
-        match header.whole(&key)? {
-            Some(0) => Err(format!("{key} is 0")),
-            Some(n) => Ok(n),
-            None => Err(format!("{key} is missing")),
-        }
+pub(super) fn read(header: &Header, source: &ByteSource, dialect: &Dialect) -> Read<Value> {
+    let keys = Keys::new(header, dialect);
+    supported(header, &keys)?;
+    let positive = |key: &str, found: Option<usize>| match found {
+        Some(0) => Err(format!("{} is 0", keys.name(key))),
+        Some(n) => Ok(n),
+        None => Err(format!("{} is missing", keys.name(key))),
     };
+    let number = |key: &str| positive(key, keys.whole(key)?);
     let layers = number("block_count")?;
     // one number, or one per layer
-    let each = |key: &str| header.alike(&format!("llama.{key}"), layers);
-    let needed = |key: &str| match each(key)? {
-        Some(0) => Err(format!("llama.{key} is 0")),
-        Some(n) => Ok(n),
-        None => Err(format!("llama.{key} is missing")),
-    };
+    let needed = |key: &str| positive(key, keys.alike(key, layers)?);
     let (width, heads) = (number("embedding_length")?, needed("attention.head_count")?);
-    let kv_heads = each("attention.head_count_kv")?.unwrap_or(heads);
+    let kv_heads = keys
+        .alike("attention.head_count_kv", layers)?
+        .unwrap_or(heads);
     if kv_heads == 0 || heads % kv_heads != 0 {
         return Err(format!(
             "{heads} heads cannot share {kv_heads} key-value heads"
         ));
     }
-    let head_dim = header
-        .whole("llama.attention.key_length")?
-        .unwrap_or(width / heads);
-    whole_heads(header, head_dim)?;
-    let epsilon = header
-        .float("llama.attention.layer_norm_rms_epsilon")?
-        .ok_or("llama.attention.layer_norm_rms_epsilon is missing")?;
-    let theta = f64::from(header.float("llama.rope.freq_base")?.unwrap_or(10_000.0) as f32);
+    let head_dim = keys.whole("attention.key_length")?.unwrap_or(width / heads);
+    whole_heads(&keys, head_dim)?;
+    let epsilon = "attention.layer_norm_rms_epsilon";
+    let epsilon = keys
+        .float(epsilon)?
+        .ok_or_else(|| format!("{} is missing", keys.name(epsilon)))?;
+    let theta = f64::from(keys.float("rope.freq_base")?.unwrap_or(10_000.0) as f32);
     let has = |name: &str| header.tensors.contains_key(name);
     let id = |name: &str| header.whole(&format!("tokenizer.ggml.{name}_token_id"));
     let context = number("context_length")?;
     let mut config = json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": dialect.family().map(|family| [family.class]),
+        "model_type": dialect.family().map(|family| family.name),
         "hidden_act": "silu",
         "hidden_size": width,
         "intermediate_size": needed("feed_forward_length")?,
@@ -243,7 +249,7 @@ pub(super) fn read(header: &Header, source: &ByteSource) -> Read<Value> {
         "torch_dtype": "float32",
         "dtype": "float32",
     });
-    let scaling = rope::scaling(header, source, theta, head_dim, context)?;
+    let scaling = rope::scaling(header, source, dialect, theta, head_dim, context)?;
     let mut parameters = json!({"rope_type": "default"});
     if let Some(scaling) = scaling {
         config["rope_scaling"] = scaling.clone();
@@ -254,34 +260,28 @@ pub(super) fn read(header: &Header, source: &ByteSource) -> Read<Value> {
     Ok(config)
 }
 
-/// Refuses other architectures and features that are not supported.
-fn supported(header: &Header) -> Read<()> {
-    let arch = header
-        .text("general.architecture")?
-        .ok_or("general.architecture is missing")?;
-    if arch != "llama" {
-        return Err(format!(
-            "the GGUF architecture {arch} is not supported; llama (which Llama and Mistral go by) is"
-        ));
-    }
-    if header.whole("llama.expert_count")?.unwrap_or(0) > 0 {
+/// Refuses features that are not supported.
+fn supported(header: &Header, keys: &Keys) -> Read<()> {
+    if keys.whole("expert_count")?.unwrap_or(0) > 0 {
         return Err("a mixture of experts, which is not supported from GGUF".into());
     }
-    for key in ["llama.expert_used_count", "llama.expert_group_count"] {
-        if let Some(n @ 1..) = header.whole(key)? {
+    for key in ["expert_used_count", "expert_group_count"] {
+        if let Some(n @ 1..) = keys.whole(key)? {
+            let key = keys.name(key);
             return Err(format!("{key} is {n}, but there are no experts"));
         }
     }
-    if let Some(n @ 1..) = header.whole("llama.nextn_predict_layers")? {
+    if let Some(n @ 1..) = keys.whole("nextn_predict_layers")? {
         return Err(format!(
-            "llama.nextn_predict_layers is {n}: blocks that predict further tokens are not supported"
+            "{} is {n}: blocks that predict further tokens are not supported",
+            keys.name("nextn_predict_layers")
         ));
     }
-    if header.flag("llama.attention.causal")? == Some(&false) {
-        return Err(
-            "llama.attention.causal is false: only what reads from left to right is supported"
-                .into(),
-        );
+    if keys.flag("attention.causal")? == Some(false) {
+        return Err(format!(
+            "{} is false: only what reads from left to right is supported",
+            keys.name("attention.causal")
+        ));
     }
     if let Some(parts @ 2..) = header.whole("split.count")? {
         return Err(format!(
@@ -292,18 +292,14 @@ fn supported(header: &Header) -> Read<()> {
 }
 
 /// Refuses heads whose values have another size, or that are rotated only in part.
-fn whole_heads(header: &Header, head_dim: usize) -> Read<()> {
-    let of_values = header
-        .whole("llama.attention.value_length")?
-        .unwrap_or(head_dim);
+fn whole_heads(keys: &Keys, head_dim: usize) -> Read<()> {
+    let of_values = keys.whole("attention.value_length")?.unwrap_or(head_dim);
     if of_values != head_dim {
         return Err(format!(
             "heads of {head_dim} features whose values have {of_values}, which is not supported from GGUF"
         ));
     }
-    let turned = header
-        .whole("llama.rope.dimension_count")?
-        .unwrap_or(head_dim);
+    let turned = keys.whole("rope.dimension_count")?.unwrap_or(head_dim);
     if turned != head_dim {
         return Err(format!(
             "heads of {head_dim} features of which {turned} are rotated, which is not supported from GGUF"
@@ -360,9 +356,9 @@ mod tests {
     }
 
     #[test]
-    fn what_llama_cannot_compute_is_refused() {
+    fn what_llama_cpp_cannot_compute_is_refused() {
         for (key, value, words) in [
-            ("model_type", json!("qwen2"), "\"qwen2\""),
+            ("model_type", json!("gemma2"), "\"gemma2\""),
             ("hidden_act", json!("gelu"), "gelu"),
             ("head_dim", json!(-4), "head_dim"),
             ("num_hidden_layers", Value::Null, "num_hidden_layers"),
@@ -398,33 +394,45 @@ mod tests {
         }
     }
 
+    /// The configuration that is read from the keys of `given`.
+    fn again(given: &Value) -> Value {
+        let Ok(model) = Model::new(given) else {
+            panic!("{given}")
+        };
+        let kind = gguf::Kind::Dense(crate::Dtype::F32);
+        let embedding = gguf::TensorSpec::new("token_embd.weight", &[100, model.width], kind);
+        let mut keys = model.keys(100);
+        let architecture = model.dialect.architecture.into();
+        keys.push((
+            "general.architecture".into(),
+            gguf::Value::Text(architecture),
+        ));
+        let Ok(mut bytes) = gguf::header::write(&keys, std::slice::from_ref(&embedding)) else {
+            panic!()
+        };
+        bytes.resize(bytes.len() + embedding.bytes() as usize, 0);
+        let source = ByteSource::memory("x.gguf", bytes);
+        let Ok(header) = Header::read(&source) else {
+            panic!()
+        };
+        let read = Dialect::of_file(&header).and_then(|d| super::read(&header, &source, d));
+        let Ok(read) = read else { panic!() };
+        read
+    }
+
     #[test]
     fn a_configuration_is_read_as_it_was_written() {
-        for (kv, width) in [(4, 64), (1, 128)] {
+        for (family, kv, width, head_dim) in [
+            ("llama", 4, 64, 32),
+            ("llama", 1, 128, 32),
+            ("qwen2", 2, 64, 16),
+            ("qwen3", 2, 64, 32),
+        ] {
             let mut given = config();
-            (given["model_type"], given["sliding_window"]) = (json!("llama"), Value::Null);
+            (given["model_type"], given["sliding_window"]) = (json!(family), Value::Null);
             (given["num_key_value_heads"], given["hidden_size"]) = (json!(kv), json!(width));
-            let Ok(model) = Model::new(&given) else {
-                panic!()
-            };
-            let kind = gguf::Kind::Dense(crate::Dtype::F32);
-            let embedding = gguf::TensorSpec::new("token_embd.weight", &[100, width], kind);
-            let mut keys = model.keys(100);
-            keys.push((
-                "general.architecture".into(),
-                gguf::Value::Text(ARCHITECTURE.into()),
-            ));
-            let Ok(mut bytes) = gguf::header::write(&keys, std::slice::from_ref(&embedding)) else {
-                panic!()
-            };
-            bytes.resize(bytes.len() + embedding.bytes() as usize, 0);
-            let source = ByteSource::memory("x.gguf", bytes);
-            let Ok(header) = Header::read(&source) else {
-                panic!()
-            };
-            let Ok(read) = super::read(&header, &source) else {
-                panic!()
-            };
+            given["head_dim"] = json!(head_dim);
+            let read = again(&given);
             for (key, value) in given.as_object().into_iter().flatten() {
                 if !value.is_null() {
                     assert_eq!(&read[key], value, "{key}");
@@ -432,5 +440,55 @@ mod tests {
             }
             assert_eq!(read["tie_word_embeddings"], true);
         }
+    }
+
+    #[test]
+    fn qwen_s_windows_count_where_they_are_in_use() {
+        let context = |more: &[(&str, Value)]| {
+            let mut given = config();
+            (given["model_type"], given["head_dim"]) = (json!("qwen2"), json!(16));
+            for (key, value) in more {
+                given[*key] = value.clone();
+            }
+            again(&given)["max_position_embeddings"].as_u64()
+        };
+        let used = ("use_sliding_window", json!(true));
+        let from = |layer: usize| ("max_window_layers", json!(layer));
+        assert_eq!(context(&[]), Some(8192));
+        assert_eq!(context(std::slice::from_ref(&used)), Some(8192)); // from layer 28 on, of 2
+        assert_eq!(context(&[used.clone(), from(2)]), Some(8192));
+        assert_eq!(context(&[used.clone(), from(1)]), Some(4096));
+        let kinds = |kind: &str| ("layer_types", json!(["full_attention", kind]));
+        let each = [used.clone(), from(2), kinds("sliding_attention")];
+        assert_eq!(context(&each), Some(4096));
+        assert_eq!(
+            context(&[used, from(1), kinds("full_attention")]),
+            Some(8192)
+        );
+    }
+
+    #[test]
+    fn what_qwen_s_architectures_cannot_say_is_refused() {
+        let refused = |family: &str, head_dim: usize, rope: Value, words: &str| {
+            let mut given = config();
+            (given["model_type"], given["head_dim"]) = (json!(family), json!(head_dim));
+            given["rope_parameters"] = rope;
+            let Err(e) = Model::new(&given) else {
+                panic!("{words}")
+            };
+            assert!(e.to_string().contains(words), "{e}");
+        };
+        let plain = json!({"rope_type": "default", "rope_theta": 1e6});
+        // llama.cpp b11549 wants as many rows of q as the model is wide
+        refused(
+            "qwen2",
+            32,
+            plain,
+            "GGUF's qwen2 has heads of width / heads",
+        );
+        let list = vec![1.5; 16];
+        let divided = json!({"rope_type": "longrope", "short_factor": list, "long_factor": list,
+            "attention_factor": 1.0});
+        refused("qwen3", 32, divided, "which GGUF's qwen3 cannot say");
     }
 }

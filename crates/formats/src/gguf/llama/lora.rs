@@ -49,7 +49,7 @@ impl Param {
     }
 }
 
-/// Writes the LoRA of a Llama or Mistral with this `config`. `params` have PEFT's short names
+/// Writes the LoRA of a model with this `config`. `params` have PEFT's short names
 /// (`model.layers.0.self_attn.q_proj.lora_A` (r, in), `.lora_B` (out, r)); `scale` returns the
 /// factor on B·A·x of a projection.
 ///
@@ -88,7 +88,13 @@ pub fn write_lora(
         let ratio = factor(projection)? / alpha;
         halves.extend(pair(params, &model, projection, ratio)?);
     }
-    write(&halves, alpha as f32, out, options)
+    write(
+        model.dialect.architecture,
+        &halves,
+        alpha as f32,
+        out,
+        options,
+    )
 }
 
 /// Names of the adapted projections; refuses a tensor that belongs to none.
@@ -136,11 +142,14 @@ fn pair(
     projection: &str,
     ratio: f64,
 ) -> Result<[(TensorSpec, Vec<u8>); 2]> {
-    let module = names::module(projection)
+    let module = model
+        .dialect
+        .module(projection)
         .filter(|module| !module.name.ends_with("norm"))
         .ok_or_else(|| {
             Error::rule(format!(
-                "{projection} is no projection of a Llama or Mistral, so GGUF's llama has no name for it"
+                "{projection} is no projection that GGUF's {} has a name for",
+                model.dialect.architecture
             ))
         })?;
     let Module {
@@ -171,7 +180,7 @@ fn pair(
             a.shape, b.shape
         )));
     }
-    let mut turned = match model.count(heads) {
+    let mut turned = match model.permuted(heads) {
         None => b.values.clone(),
         Some(h) => names::stored_rows(outputs, h)
             .into_iter()
@@ -214,12 +223,13 @@ fn shape(model: &Model, module: &str) -> Option<(usize, usize)> {
 }
 
 fn write(
+    architecture: &str,
     halves: &[(TensorSpec, Vec<u8>)],
     alpha: f32,
     out: &Path,
     options: &GgufLoraOptions,
 ) -> Result<GgufReport> {
-    let mut metadata = about("adapter", &options.name, 0);
+    let mut metadata = about(architecture, "adapter", &options.name, 0);
     metadata.extend([
         ("adapter.type".to_string(), gguf::Value::Text("lora".into())),
         (

@@ -1,6 +1,7 @@
-//! Llama and Mistral in GGUF's architecture `llama`: names, row orders, keys, and the formats of
-//! tensors.
+//! Dense decoders in GGUF (Llama and Mistral, Qwen2, Qwen3): names, row orders, keys, and the
+//! formats of tensors. What differs between families is one table, `dialect.rs`.
 mod config;
+mod dialect;
 mod lora;
 mod names;
 mod plan;
@@ -16,6 +17,8 @@ pub use lora::{GgufLoraOptions, Param, write_lora};
 pub use names::{ROPE_FACTORS, gguf_name, hf_name, model_rows, stored_rows};
 pub use plan::{GgufOptions, GgufReport, Plan, Planned, keys};
 pub use quant::GgufQuant;
+
+use dialect::Dialect;
 
 use super::{GgufTokenizer, header::Header};
 use crate::{ByteSource, Error, Index, Result};
@@ -40,7 +43,8 @@ pub fn open(path: &Path) -> Result<GgufModel> {
     let header = Header::read(&source)?;
     let file = source.name.clone();
     let in_file = |what: String| Error::rule(format!("{file}: {what}"));
-    let mut config = config::read(&header, &source).map_err(in_file)?;
+    let dialect = Dialect::of_file(&header).map_err(in_file)?;
+    let mut config = config::read(&header, &source, dialect).map_err(in_file)?;
     let tokenizer = GgufTokenizer::read(&header).map_err(in_file)?;
     tensors::beside(header.tensors.keys()).map_err(|e| in_file(e.to_string()))?;
     let counts = tensors::HeadCounts::of(&config);
@@ -49,12 +53,13 @@ pub fn open(path: &Path) -> Result<GgufModel> {
         ..Index::default()
     };
     for (name, tensor) in header.tensors {
-        if name == ROPE_FACTORS {
+        if name == ROPE_FACTORS && dialect.divisors {
             continue; // now part of the config
         }
-        tensors::add(&mut index, name, tensor, &counts).map_err(|e| in_file(e.to_string()))?;
+        tensors::add(&mut index, name, tensor, &counts, dialect)
+            .map_err(|e| in_file(e.to_string()))?;
     }
-    tensors::biases(&mut index, &mut config)?;
+    tensors::biases(&mut index, &mut config, dialect)?;
     Ok(GgufModel {
         config,
         tokenizer,

@@ -4,10 +4,10 @@
 /// Divisors of the rotary frequencies; not a weight of the model.
 pub const ROPE_FACTORS: &str = "rope_freqs.weight";
 
-/// The heads by which a tensor's rows are permuted.
+/// The heads that a tensor's rows are, by which some families' are permuted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heads {
-    /// Not permuted.
+    /// Not rows of q or k.
     None,
     /// Query heads.
     Query,
@@ -25,8 +25,17 @@ const OUTSIDE: [(&str, &str, usize); 3] = [
     ("lm_head", "output", LAST),
 ];
 
-/// Modules of every layer: Hugging Face's name, llama.cpp's, permutation.
-pub(super) const PARTS: [(&str, &str, Heads); 9] = [
+/// A module of every layer: Hugging Face's name, llama.cpp's, the heads that its rows are.
+pub(super) type Part = (&'static str, &'static str, Heads);
+
+/// Norms of the heads of q and k, which not every family has.
+pub(super) const HEAD_NORMS: [Part; 2] = [
+    ("self_attn.q_norm", "attn_q_norm", Heads::None),
+    ("self_attn.k_norm", "attn_k_norm", Heads::None),
+];
+
+/// Modules of every layer in all families.
+pub(super) const PARTS: [Part; 9] = [
     ("input_layernorm", "attn_norm", Heads::None),
     ("self_attn.q_proj", "attn_q", Heads::Query),
     ("self_attn.k_proj", "attn_k", Heads::Key),
@@ -45,11 +54,23 @@ pub(super) struct Module {
     pub name: String,
     /// Position: the layer's number + 1; 0 before the layers, [`usize::MAX`] after them.
     pub position: usize,
-    /// The heads by which its rows are permuted.
+    /// The heads that its rows are.
     pub heads: Heads,
 }
 
-/// Maps `model.layers.3.mlp.up_proj` to `blk.3.ffn_up`; `None` for a name that is not Llama's.
+impl Module {
+    /// llama.cpp's name without the layer: `attn_q`.
+    pub fn part(&self) -> &str {
+        self.name.rsplit('.').next().unwrap_or(&self.name)
+    }
+}
+
+/// A module of a layer by either name.
+fn part(is: impl Fn(&Part) -> bool) -> Option<Part> {
+    PARTS.into_iter().chain(HEAD_NORMS).find(is)
+}
+
+/// Maps `model.layers.3.mlp.up_proj` to `blk.3.ffn_up`; `None` for a name that no family has.
 pub(super) fn module(hf: &str) -> Option<Module> {
     if let Some((_, name, position)) = OUTSIDE.into_iter().find(|(theirs, ..)| *theirs == hf) {
         return Some(Module {
@@ -60,32 +81,23 @@ pub(super) fn module(hf: &str) -> Option<Module> {
     }
     let (layer, part) = hf.strip_prefix("model.layers.")?.split_once('.')?;
     let layer: u32 = layer.parse().ok()?;
-    let (_, part, heads) = PARTS.into_iter().find(|(theirs, ..)| *theirs == part)?;
+    let (_, name, heads) = self::part(|(theirs, ..)| *theirs == part)?;
     Some(Module {
-        name: format!("blk.{layer}.{part}"),
+        name: format!("blk.{layer}.{name}"),
         position: layer as usize + 1,
         heads,
     })
 }
 
-/// Maps `model.layers.3.mlp.up_proj.weight` to `blk.3.ffn_up.weight`; `None` for a name that is not
-/// Llama's.
+/// Maps `model.layers.3.mlp.up_proj.weight` to `blk.3.ffn_up.weight`; `None` for a name that no
+/// family has.
 pub fn gguf_name(hf: &str) -> Option<String> {
-    named(hf).map(|module| module.name)
-}
-
-/// [`module`] for a tensor name, which ends with `.weight` or `.bias`.
-pub(super) fn named(hf: &str) -> Option<Module> {
     let (stem, kind) = tensor(hf)?;
-    let module = module(stem)?;
-    Some(Module {
-        name: format!("{}.{kind}", module.name),
-        ..module
-    })
+    Some(format!("{}.{kind}", module(stem)?.name))
 }
 
-/// Maps `blk.3.ffn_up.weight` to `model.layers.3.mlp.up_proj.weight`; `None` for a name that is not
-/// Llama's.
+/// Maps `blk.3.ffn_up.weight` to `model.layers.3.mlp.up_proj.weight`; `None` for a name that no
+/// family has.
 pub fn hf_name(gguf: &str) -> Option<String> {
     let (stem, kind) = tensor(gguf)?;
     if let Some((name, ..)) = OUTSIDE.into_iter().find(|(_, theirs, _)| *theirs == stem) {
@@ -93,11 +105,12 @@ pub fn hf_name(gguf: &str) -> Option<String> {
     }
     let (layer, part) = stem.strip_prefix("blk.")?.split_once('.')?;
     let layer: u32 = layer.parse().ok()?;
-    let (part, ..) = PARTS.into_iter().find(|(_, theirs, _)| *theirs == part)?;
-    Some(format!("model.layers.{layer}.{part}.{kind}"))
+    let (name, ..) = self::part(|(_, theirs, _)| *theirs == part)?;
+    Some(format!("model.layers.{layer}.{name}.{kind}"))
 }
 
-fn tensor(name: &str) -> Option<(&str, &str)> {
+/// A tensor's module, and which tensor of it: `weight` or `bias`.
+pub(super) fn tensor(name: &str) -> Option<(&str, &str)> {
     let parts = name.rsplit_once('.');
     parts.filter(|(_, kind)| matches!(*kind, "weight" | "bias"))
 }
@@ -135,7 +148,7 @@ mod tests {
             "model.norm.weight".into(),
             "lm_head.weight".into(),
         ];
-        for (part, ..) in PARTS {
+        for (part, ..) in PARTS.into_iter().chain(HEAD_NORMS) {
             names.push(format!("model.layers.12.{part}.weight"));
             names.push(format!("model.layers.12.{part}.bias"));
         }

@@ -8,8 +8,8 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    config::{ARCHITECTURE, Model},
-    names::{self, Heads, PARTS, ROPE_FACTORS},
+    config::Model,
+    names::{self, Heads, ROPE_FACTORS},
     quant::{GgufQuant, Role},
 };
 use crate::{
@@ -78,8 +78,8 @@ impl Plan {
     /// shapes). Where the embedding has more rows than the tokenizer has tokens, tokens are added.
     ///
     /// # Errors
-    /// A model that GGUF's `llama` cannot express, a tensor that is missing or unknown, more tokens
-    /// than rows.
+    /// A model that its GGUF architecture cannot express, a tensor that is missing or unknown, more
+    /// tokens than rows.
     pub fn new(
         config: &Value,
         list: Vec<(String, Vec<usize>)>,
@@ -90,7 +90,12 @@ impl Plan {
         let tensors = planned(list, &model, options.quant)?;
         let embedding = tensors.iter().find(|t| t.spec.name == EMBEDDING);
         let rows = embedding.map_or(0, |t| t.spec.shape[0]);
-        let mut metadata = about("model", &options.name, options.quant.file_type());
+        let mut metadata = about(
+            model.dialect.architecture,
+            "model",
+            &options.name,
+            options.quant.file_type(),
+        );
         metadata.extend(model.keys(rows));
         if let Some(tokenizer) = tokenizer {
             metadata.extend(tokenizer.padded(rows)?.keys());
@@ -151,7 +156,7 @@ fn factors(divisors: &[f32]) -> TensorSpec {
 }
 
 /// Plans every tensor's position and format, embedding first, layers in order; refuses an
-/// incomplete Llama.
+/// incomplete model.
 fn planned(
     list: Vec<(String, Vec<usize>)>,
     model: &Model,
@@ -168,12 +173,13 @@ fn planned(
         if hf.ends_with("rotary_emb.inv_freq") {
             continue; // old checkpoints store what the config determines
         }
-        let Some(named) = names::named(&hf) else {
+        let Some(named) = model.dialect.named(&hf) else {
             return Err(Error::rule(format!(
-                "{hf} is no tensor of a Llama or Mistral, so GGUF's llama has no name for it"
+                "{hf} is no tensor that GGUF's {} has a name for",
+                model.dialect.architecture
             )));
         };
-        let heads = model.count(named.heads);
+        let heads = model.permuted(named.heads);
         check_shape(&hf, &shape, model, named.heads)?;
         let role = match (shape.len(), hf.as_str()) {
             (1, _) => Role::Vector,
@@ -212,8 +218,10 @@ fn check_shape(hf: &str, shape: &[usize], model: &Model, heads: Heads) -> Result
 
 fn complete(plan: &[Planned], model: &Model) -> Result<()> {
     let there: HashSet<&str> = plan.iter().map(|t| t.spec.name.as_str()).collect();
-    let layers =
-        (0..model.layers).flat_map(|l| PARTS.map(|(_, part, _)| format!("blk.{l}.{part}.weight")));
+    let layers = (0..model.layers).flat_map(|l| {
+        let parts = model.dialect.parts();
+        parts.map(move |(_, part, _)| format!("blk.{l}.{part}.weight"))
+    });
     let mut wanted = [EMBEDDING.into(), "output_norm.weight".into()]
         .into_iter()
         .chain(layers);
@@ -256,19 +264,26 @@ fn other_blocks(plan: &[Planned], quant: GgufQuant) -> Vec<String> {
 /// The metadata of a model with this `config` and number of embedding rows, without a tokenizer's.
 ///
 /// # Errors
-/// A model that GGUF's `llama` cannot express.
+/// A model that its GGUF architecture cannot express.
 pub fn keys(config: &Value, rows: usize) -> Result<Vec<(String, gguf::Value)>> {
-    let mut keys = about("model", "", GgufQuant::F32.file_type());
-    keys.extend(Model::new(config)?.keys(rows));
+    let model = Model::new(config)?;
+    let file_type = GgufQuant::F32.file_type();
+    let mut keys = about(model.dialect.architecture, "model", "", file_type);
+    keys.extend(model.keys(rows));
     Ok(keys)
 }
 
 /// The `general.*` keys.
-pub(super) fn about(what: &str, name: &str, file_type: u32) -> Vec<(String, gguf::Value)> {
+pub(super) fn about(
+    architecture: &str,
+    what: &str,
+    name: &str,
+    file_type: u32,
+) -> Vec<(String, gguf::Value)> {
     let text = |t: &str| gguf::Value::Text(t.into());
     let tags = ["spin", "self-play", "randori"].map(str::to_string);
     [
-        ("general.architecture", text(ARCHITECTURE)),
+        ("general.architecture", text(architecture)),
         ("general.type", text(what)),
         ("general.name", text(name)),
         // the program that wrote the file, in GGUF's own key for it

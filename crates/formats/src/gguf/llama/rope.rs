@@ -5,7 +5,10 @@
 
 use serde_json::{Value, json};
 
-use super::names::ROPE_FACTORS;
+use super::{
+    dialect::{Dialect, Keys},
+    names::ROPE_FACTORS,
+};
 use crate::{
     ByteSource, Error, Result, Stored,
     gguf::{self, bytes::Read, header::Header},
@@ -168,17 +171,20 @@ pub(super) fn rope_number(config: &Value, key: &str) -> Option<f64> {
 pub(super) fn scaling(
     header: &Header,
     source: &ByteSource,
+    dialect: &Dialect,
     theta: f64,
     head_dim: usize,
     context: usize,
 ) -> Read<Option<Value>> {
-    let factor = factor(header)?;
-    let attention = match header.float("llama.rope.scaling.attn_factor")? {
+    let keys = Keys::new(header, dialect);
+    let factor = factor(&keys)?;
+    let attention = match keys.float("rope.scaling.attn_factor")? {
         Some(a) if a.is_finite() => a,
-        Some(a) => return Err(format!("llama.rope.scaling.attn_factor is {a}")),
+        Some(a) => return Err(format!("{} is {a}", keys.name("rope.scaling.attn_factor"))),
         None => 1.0,
     };
-    let divisors = match header.tensors.get(ROPE_FACTORS) {
+    let stored = header.tensors.get(ROPE_FACTORS);
+    let divisors = match stored.filter(|_| dialect.divisors) {
         Some(stored) => Some(divisors(stored, source, head_dim / 2)?),
         None => None,
     };
@@ -211,22 +217,26 @@ pub(super) fn scaling(
 
 /// The factor of all frequencies: `rope.scaling.factor`, or older files' `rope.scale_linear`. A
 /// missing type means linear, and 0 no scaling.
-fn factor(header: &Header) -> Read<f64> {
-    match header.text("llama.rope.scaling.type")? {
+fn factor(keys: &Keys) -> Read<f64> {
+    match keys.text("rope.scaling.type")? {
         None | Some("linear") => {}
         Some("none") => return Ok(1.0),
         Some(other) => {
             return Err(format!(
-                "llama.rope.scaling.type {other:?} is not supported; none and linear are"
+                "{} {other:?} is not supported; none and linear are",
+                keys.name("rope.scaling.type")
             ));
         }
     }
-    for key in ["llama.rope.scaling.factor", "llama.rope.scale_linear"] {
-        match header.float(key)? {
+    for key in ["rope.scaling.factor", "rope.scale_linear"] {
+        match keys.float(key)? {
             None => {}
             Some(0.0) => return Ok(1.0),
             Some(factor) if factor.is_finite() && factor > 0.0 => return Ok(factor),
-            Some(other) => return Err(format!("{key} must be above 0, got {other}")),
+            Some(other) => {
+                let key = keys.name(key);
+                return Err(format!("{key} must be above 0, got {other}"));
+            }
         }
     }
     Ok(1.0)
@@ -325,7 +335,8 @@ mod tests {
             let rope = Rope::new(&json!({"rope_parameters": section}), 8).unwrap();
             let source = written(&rope, theta, 8);
             let header = Header::read(&source).unwrap();
-            let read = scaling(&header, &source, theta, 8, 64).unwrap();
+            let (dialect, _) = Dialect::of_family("llama").unwrap();
+            let read = scaling(&header, &source, dialect, theta, 8, 64).unwrap();
             let read = read.unwrap_or(json!({"rope_type": "default"}));
             let again = Rope::new(&json!({"rope_parameters": read}), 8).unwrap();
             match same {

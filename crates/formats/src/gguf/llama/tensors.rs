@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::Value;
 
-use super::names::{Heads, PARTS, hf_name};
+use super::{
+    dialect::Dialect,
+    names::{Heads, hf_name},
+};
 use crate::{ByteSource, Dtype, Error, Format, Index, Result, Stored};
 
 /// Numbers of heads, by which a fused tensor is split into q, k and v and the rows of q and k are
@@ -40,9 +43,11 @@ pub(super) fn add(
     name: String,
     tensor: Stored,
     counts: &HeadCounts,
+    dialect: &Dialect,
 ) -> Result<()> {
     let permuted = |part: &str| {
-        let (.., heads) = PARTS.into_iter().find(|(_, theirs, _)| *theirs == part)?;
+        let mut parts = dialect.parts().filter(|_| dialect.permuted);
+        let (.., heads) = parts.find(|(_, theirs, _)| *theirs == part)?;
         match heads {
             Heads::None => None,
             Heads::Query => Some(counts.query),
@@ -53,6 +58,9 @@ pub(super) fn add(
     let &["blk", layer, part, kind] = parts.as_slice() else {
         return index.add(hf_name(&name).unwrap_or(name), tensor);
     };
+    if !dialect.has(part, kind) {
+        return index.add(name, tensor); // llama.cpp has no such bias: nobody asks for the name
+    }
     if part != "attn_qkv" || !["weight", "bias"].contains(&kind) {
         let permuted = permuted(part);
         let stored = Stored { permuted, ..tensor };
@@ -120,27 +128,23 @@ pub(super) fn beside<'a>(names: impl Iterator<Item = &'a String>) -> Result<()> 
     Ok(())
 }
 
-const ATTENTION: [&str; 4] = ["q_proj", "k_proj", "v_proj", "o_proj"];
-const MLP: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
-
 /// Completes biases: llama.cpp adds each one that exists, while a configuration has one key for all
-/// of attention's and one for the MLP's. Where a file has only some, the others become zeros, which
-/// compute the same.
-pub(super) fn biases(index: &mut Index, config: &mut Value) -> Result<()> {
-    for (key, part, projections) in [
-        ("attention_bias", "self_attn", &ATTENTION[..]),
-        ("mlp_bias", "mlp", &MLP[..]),
-    ] {
+/// of attention's and one for the MLP's, or a family has some always. Where a file has only some,
+/// the others become zeros, which compute the same.
+pub(super) fn biases(index: &mut Index, config: &mut Value, dialect: &Dialect) -> Result<()> {
+    for group in dialect.biases {
         let of_group = |name: &str, kind: &str| {
             let module = name.strip_suffix(kind).and_then(|m| m.rsplit_once('.'));
             module.is_some_and(|(block, projection)| {
-                block.ends_with(part) && projections.contains(&projection)
+                block.ends_with(group.module) && group.projections.contains(&projection)
             })
         };
         let has = index.tensors.keys().any(|n| of_group(n, ".bias"));
-        config[key] = Value::Bool(has);
-        if !has {
-            continue;
+        if let Some(key) = group.key {
+            config[key] = Value::Bool(has);
+            if !has {
+                continue;
+            }
         }
         let lacking: Vec<(String, usize)> = index
             .tensors
