@@ -1,5 +1,6 @@
-//! Randori compared with transformers and peft on a tiny Llama and a tiny Mistral with a window:
-//! adapters of every kind that peft wrote, their logits, log-probs, gradients and merged weights.
+//! Randori compared with transformers and peft on tiny models of every family, with windows, biases
+//! and norms of heads where a family has them: adapters that peft wrote, their logits, log-probs,
+//! gradients, greedy tokens and merged weights.
 //!
 //! The files in tests/fixtures/goldens and what is in them: tests/interop/make_goldens.py. Every
 //! comparison is relative to the largest value of the row or tensor, at most 1e-5 (gradients, which
@@ -7,7 +8,7 @@
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
-use crate::model::{Weights, agree, base_from, by_prefix, distance, load, rows};
+use crate::model::{Weights, agree, base_from, by_prefix, distance, greedy, load, rows};
 use candle_core::{DType, Device, Tensor};
 use randori_engine::{
     Base, Grads, Packed, PassOptions, Player,
@@ -29,6 +30,8 @@ struct Golden {
     plan: Packed,
     /// Prompt and real response.
     tokens: Vec<u32>,
+    /// Tokens of the prompt.
+    prompt: usize,
 }
 
 impl Golden {
@@ -47,6 +50,7 @@ impl Golden {
         plan.push(&prompt, &[&real, &generated]);
         Golden {
             base: load(Source::Folder(dir.clone()), &LoadOptions::default()),
+            prompt: prompt.len(),
             tokens: [prompt, real].concat(),
             dir,
             expected,
@@ -92,6 +96,11 @@ impl Golden {
             &vec![player.logps(&self.plan).unwrap()],
             &self.want(&format!("{kind}/logps")),
         );
+        if let Some(want) = self.expected.get(&format!("{kind}/greedy")) {
+            let want: Vec<u32> = want.to_dtype(DType::U32).unwrap().to_vec1().unwrap();
+            let prompt = &self.tokens[..self.prompt];
+            assert_eq!(greedy(player, prompt, want.len()), want, "{kind}: greedy");
+        }
         let bare = distance(&logits, &self.want("base/logits"));
         assert!(
             kind == "base" || bare > 0.02,
@@ -118,8 +127,10 @@ impl Golden {
                 .unwrap();
             let wanted = self.keys(&format!("{kind}/grad/"));
             let names: Vec<&String> = wanted.iter().map(|(name, _)| name).collect();
+            // of a base's own weights some are kept
+            let trained = grads.keys().filter(|n| kind != "full" || names.contains(n));
             assert_eq!(
-                grads.keys().collect::<Vec<_>>(),
+                trained.collect::<Vec<_>>(),
                 names,
                 "{kind}: what is trained"
             );
@@ -172,7 +183,8 @@ fn flat(t: &Tensor) -> Vec<f64> {
 
 #[test]
 fn the_bases_answer_as_in_transformers() {
-    for model in ["llama", "mistral"] {
+    let qwens = ["qwen2", "qwen2_tied", "qwen3", "qwen3_tied"];
+    for model in ["llama", "mistral"].into_iter().chain(qwens) {
         let golden = Golden::open(model);
         golden.answers("base", &Player::bare(golden.base.clone()));
     }
@@ -183,6 +195,17 @@ fn plain_adapters_and_rslora_with_whole_names() {
     Golden::open("llama").all("plain");
     Golden::open("llama").all("rslora");
     Golden::open("mistral").all("plain");
+    Golden::open("qwen2").all("plain");
+    Golden::open("qwen3").all("plain");
+}
+
+/// Biases and norms of heads are trained with the rest, which no LoRA shows.
+#[test]
+fn a_base_s_own_weights_have_pytorchs_gradients() {
+    for model in ["qwen2", "qwen2_tied", "qwen3", "qwen3_tied"] {
+        let golden = Golden::open(model);
+        golden.gradients("full", &Player::full(golden.base.clone()).unwrap());
+    }
 }
 
 #[test]

@@ -15,8 +15,8 @@ mod naive;
 mod players;
 
 use crate::model::{
-    self, LLAMA, Llama3, MISTRAL, Shape, agree, base_from, by_prefix, cached, dense, distance,
-    load, log_softmax, packed, player, tokens,
+    self, LLAMA, Llama3, MISTRAL, QWEN2, QWEN3, Shape, agree, base_from, by_prefix, cached, dense,
+    distance, load, log_softmax, packed, player, tokens,
 };
 use players::{adapted, merged, pair_equals_each_alone, relative_error};
 use randori_engine::{
@@ -141,6 +141,31 @@ fn mistral_with_windows_shorter_than_the_sequence() {
             &log_softmax(&exact),
         );
         pair_equals_each_alone(&format!("window {window}"), &player, &shape);
+    }
+}
+
+/// Biases, norms of heads and windows against straight loops, in every way; tied without a window.
+#[test]
+fn qwens_with_and_without_windows() {
+    for plain in [QWEN2, QWEN3] {
+        for window in [None, Some(5)] {
+            let tied = window.is_none();
+            let shape = Shape {
+                window,
+                tied,
+                ..plain
+            };
+            let (weights, tokens) = (shape.random(14), tokens(14, N, shape.vocab));
+            let player = player(&shape, &weights);
+            let exact = naive::logits(&shape, &weights, &tokens);
+            let what = |how: &str| format!("{} with window {window:?}, {how}", shape.family);
+            agree(&what("prefixes"), &by_prefix(&player, &tokens), &exact);
+            let alone = cached(&player, &tokens, &[1; N]);
+            agree(&what("a token at a time"), &alone, &exact);
+            let logps = packed(&player, &tokens, shape.vocab);
+            agree(&what("training path"), &logps, &log_softmax(&exact));
+            pair_equals_each_alone(&what("a pair"), &player, &shape);
+        }
     }
 }
 
@@ -412,4 +437,33 @@ fn a_gguf_file_of_a_tied_model_with_llama3_scaling() {
         &by_prefix(&Player::bare(base), &tokens),
         &exact,
     );
+}
+
+/// A Qwen's q and k lie in a GGUF as they are, and its heads' norms and biases in F32.
+#[test]
+fn a_gguf_file_of_a_qwen_equals_its_dequantised_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    for (family, head_dim) in [(QWEN2, BLOCKS.head_dim), (QWEN3, 2 * BLOCKS.head_dim)] {
+        let shape = Shape {
+            family: family.family,
+            biases: family.biases,
+            head_dim,
+            tied: true,
+            ..BLOCKS
+        };
+        let path = dir.path().join(format!("{}.gguf", family.family));
+        let held = gguf::write(&path, &shape, &shape.random(15), Kind::Block(Block::Q8_0));
+        let tokens = tokens(15, 16, shape.vocab);
+        let exact = naive::logits(&shape, &held, &tokens);
+        for quant in [None, Some(Quant::Gguf)] {
+            let options = LoadOptions {
+                quant,
+                dtype: Dtype::F32,
+            };
+            let base = load(Source::Gguf(path.clone()), &options);
+            assert_eq!(base.config["model_type"], family.family);
+            let got = by_prefix(&Player::bare(base), &tokens);
+            agree(&format!("{} as {quant:?}", family.family), &got, &exact);
+        }
+    }
 }

@@ -61,7 +61,7 @@ alone python -m randori run absent.toml 2> /dev/null || code=$?
 
 echo "== demo"
 linked=$(alone randori plugins | grep -c '^  linked into the program$' || true)
-[[ $linked == 4 ]] || fail "$linked plugins are linked in, not 4"
+[[ $linked == 6 ]] || fail "$linked plugins are linked in, not 6"
 alone randori run builtin:demo | tee table
 exact() {
     awk -v row="$1" 'index($0, row) == 1 { $0 = substr($0, length(row) + 1); print $1 }' table

@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::program::{World, plugin};
 
 /// The stock plugins.
-const STOCK: [&str; 4] = ["llama", "losses", "mistral", "sampling"];
+const STOCK: [&str; 6] = ["llama", "losses", "mistral", "qwen2", "qwen3", "sampling"];
 
 /// The program alone in `there/bin` of the world.
 fn installed(w: &World) -> PathBuf {
@@ -67,7 +67,7 @@ fn a_program_alone_knows_the_stock_plugins_and_plays_the_same_game() {
     let w = World::new();
     let program = installed(&w);
     let listed = accepted(&program, &w, &["plugins"]);
-    assert_eq!(origins(&listed), ["linked into the program"; 4]);
+    assert_eq!(origins(&listed), ["linked into the program"; STOCK.len()]);
 
     w.accepted(&["run", "r.toml", "--runs", "by-files"]);
     accepted(&program, &w, &["run", "r.toml", "--runs", "alone"]);

@@ -12,7 +12,7 @@ use std::{
 use candle_core::{DType, Device, Tensor};
 use randori_data::{Message, Tokenizer};
 use randori_engine::{
-    Base, KvCache, Player, SlotTokens,
+    Base, Player,
     weights::{LoadOptions, Source},
 };
 use serde_json::{Value, json};
@@ -211,7 +211,10 @@ impl Lab {
                 ("tokens".to_string(), list(tokens)),
                 ("logits".to_string(), logits),
                 ("prompt".to_string(), list(&model.prompt)),
-                ("greedy".to_string(), list(&greedy(player, &model.prompt))),
+                (
+                    "greedy".to_string(),
+                    list(&model::greedy(player, &model.prompt, GREEDY)),
+                ),
             ]),
         )
     }
@@ -241,26 +244,6 @@ impl Lab {
         self.python("check.py", &[&cases]);
         fs::remove_dir_all(&self.out).unwrap();
     }
-}
-
-/// The likeliest tokens after a prompt, end of text or not.
-fn greedy(player: &Player, prompt: &[u32]) -> Vec<u32> {
-    let mut cache = KvCache::new(player, 1);
-    let mut next = prompt.to_vec();
-    let mut out = Vec::new();
-    for _ in 0..GREEDY {
-        let batch = [SlotTokens {
-            slot: 0,
-            tokens: &next,
-        }];
-        let row = &model::rows(&player.step(&mut cache, &batch).unwrap())[0];
-        let best = (0..row.len())
-            .max_by(|&a, &b| row[a].total_cmp(&row[b]).then(b.cmp(&a)))
-            .unwrap();
-        next = vec![best as u32];
-        out.push(best as u32);
-    }
-    out
 }
 
 /// A source's weights, as Randori holds them, in f32.

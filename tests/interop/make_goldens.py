@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Makes tests/fixtures/goldens/: what transformers and peft compute on a tiny Llama and a tiny Mistral.
+"""Makes tests/fixtures/goldens/: what transformers and peft compute on tiny models of each family.
 
-    python tests/interop/make_goldens.py            # packages: tests/interop/requirements.txt
+    python tests/interop/make_goldens.py [MODEL…]   # all, or these; packages: tests/interop/requirements.txt
 
 Per model: the base (bf16 values, so that both sides hold the same f32), one folder per adapter as `save_pretrained`
 wrote it, and `expected.safetensors` with
@@ -11,10 +11,13 @@ wrote it, and `expected.safetensors` with
     KIND/logps                         log-probs of the tokens of real, then of generated
     KIND/grad/NAME                     d loss / d NAME, loss = SLOPES . (summed log-prob of real, of generated)
     KIND/merged/NAME                   what merge_and_unload makes of that weight
+    KIND/greedy                        (Qwens) the 32 likeliest tokens after the prompt, one after the other
+    full/grad/TENSOR                   (Qwens) the same of the base's own weights in KEPT_FULL, all of them trained
 
 NAME is the checkpoint's name; `.lora_A`, `.lora_B` and `.lora_magnitude_vector` follow the projection's. peft detaches DoRA's
-weight norm in the backward pass (section 4.3 of the paper), and so do these gradients. Mistral's window is shorter than
-the sequences. tests/goldens.rs holds Randori against all of it.
+weight norm in the backward pass (section 4.3 of the paper), and so do these gradients. Windows are shorter than the
+sequences; those of the Qwens are in their second layer only. Of two greedy candidates the better one is so by ten times
+the tolerance of logits at least. tests/goldens.rs holds Randori against all of it.
 """
 import json, shutil, sys
 from pathlib import Path
@@ -22,7 +25,8 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM,
+                          Qwen3Config, Qwen3ForCausalLM)
 from transformers.utils import logging
 
 logging.set_verbosity_error()
@@ -32,8 +36,12 @@ torch.use_deterministic_algorithms(True)
 OUT = Path(__file__).resolve().parent.parent / "fixtures" / "goldens"
 SLOPES = (-1.0, 0.5)
 VOCAB = 56
+SEEDS = {}  # where 3 leaves two greedy candidates too close
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 KEPT_MERGED = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"]
+KEPT_FULL = [f"model.layers.1.self_attn.{part}" for part in (
+    "q_proj.bias", "k_proj.bias", "v_proj.bias", "q_norm.weight", "k_norm.weight", "k_proj.weight")]
+GREEDY, TOLERANCE = 32, 1e-5  # tokens; of a row of logits, relative to its largest
 
 
 def models():
@@ -45,11 +53,21 @@ def models():
     yield "mistral", MistralForCausalLM(MistralConfig(
         **common, num_attention_heads=2, num_key_value_heads=1, head_dim=12, sliding_window=7, tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 300.0}))
+    windowed = dict(use_sliding_window=True, sliding_window=7, max_window_layers=1)
+    qwen = dict(common, rope_parameters={"rope_type": "default", "rope_theta": 500.0})
+    heads = dict(num_attention_heads=4, num_key_value_heads=2)
+    wide = dict(num_attention_heads=2, num_key_value_heads=1, head_dim=16)  # 2 · 16 features of heads in a width of 24
+    yield "qwen2", Qwen2ForCausalLM(Qwen2Config(**qwen, **heads, **windowed, tie_word_embeddings=False))
+    yield "qwen2_tied", Qwen2ForCausalLM(Qwen2Config(**qwen, **heads, sliding_window=7, tie_word_embeddings=True))
+    yield "qwen3", Qwen3ForCausalLM(Qwen3Config(**qwen, **wide, **windowed, tie_word_embeddings=False))
+    yield "qwen3_tied", Qwen3ForCausalLM(Qwen3Config(**qwen, **wide, tie_word_embeddings=True, attention_bias=True))
 
 
 def adapters(name):
     """kind -> (settings, whether gradients are kept)."""
     lora = lambda **k: LoraConfig(task_type="CAUSAL_LM", **k)
+    if name.startswith("qwen"):
+        return {} if name.endswith("tied") else {"plain": (lora(r=3, lora_alpha=6, target_modules=ALL), True)}
     kinds = {
         "plain": (lora(r=3, lora_alpha=6, target_modules=ALL), name == "mistral"),
         "dora": (lora(r=3, lora_alpha=5, target_modules=ALL, use_dora=True), True),
@@ -72,7 +90,9 @@ def adapters(name):
 def randomise(model, generator):
     """Norms in 0.5..1.5, the rest such that attention is far from uniform and logits are of order 1."""
     for name, p in model.named_parameters():
-        if p.dim() == 1:
+        if name.endswith("bias"):
+            p.data = 0.5 * torch.randn(p.shape, generator=generator)
+        elif p.dim() == 1:
             p.data = 0.5 + torch.rand(p.shape, generator=generator)
         else:
             gain = 1.5 if "q_proj" in name or "k_proj" in name else 0.5 if "embed" in name else 1.0
@@ -138,8 +158,8 @@ def save_adapter(model, folder, base_name):
     path.write_text(json.dumps(config, indent=1) + "\n")
 
 
-def fresh(cls, folder):
-    return cls.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+def fresh(cls, folder, **config):
+    return cls.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **config).eval()
 
 
 def stack(cls, folder, tokens):
@@ -161,10 +181,46 @@ def stack(cls, folder, tokens):
     return {"stack_plain_rslora": found, "stack_plain_then_dora": kept(merged.requires_grad_(False), tokens, False)}
 
 
+def greedy(model, prompt):
+    """The likeliest tokens, each from its whole prefix; and by how much the closest was so, relative to its row."""
+    ids, gaps = prompt, []
+    with torch.no_grad():
+        for _ in range(GREEDY):
+            row = model(input_ids=ids[None]).logits[0, -1].double()
+            best = row.topk(2).values
+            gaps.append(((best[0] - best[1]) / row.abs().max()).item())
+            ids = torch.cat([ids, row.argmax()[None]])
+    return ids[len(prompt):], min(gaps)
+
+
+def qwen(cls, folder, tokens, expected):
+    """Greedy tokens, gradients of weights that no LoRA reaches, and that the windows, biases and norms matter."""
+    for kind in expected:
+        model = fresh(cls, folder)
+        model = model if kind == "base" else PeftModel.from_pretrained(model, folder / kind).eval()
+        expected[kind]["greedy"], gap = greedy(model, tokens["prompt"])
+        assert gap > 10 * TOLERANCE, f"{folder.name} {kind}: two candidates lie {gap:.1e} apart; take another seed"
+        print(f"{folder.name} {kind}: greedy candidates lie {gap:.1e} of the largest logit apart at least", file=sys.stderr)
+    whole = fresh(cls, folder).requires_grad_(True)
+    passes(whole, tokens)[2].backward()
+    expected["full"] = {f"grad/{n}": p.grad for n, p in whole.named_parameters() if n in KEPT_FULL}
+    changes = {"windows": fresh(cls, folder, layer_types=["full_attention"] * 2)}
+    there = {"windows"} if changes["windows"].config.use_sliding_window else set()
+    for part in ("bias", "norm.weight"):
+        changes[part] = fresh(cls, folder)
+        for name, p in changes[part].named_parameters():
+            if "self_attn" in name and name.endswith(part):
+                there.add(part)
+                p.data = torch.zeros_like(p) if part == "bias" else torch.ones_like(p)
+    for part, changed in changes.items():
+        difference = (passes(changed, tokens)[0] - expected["base"]["logits"]).abs().max().item()
+        assert (difference > 0.1) == (part in there), f"{folder.name}: without its {part} logits move by {difference}"
+
+
 def make(name, model):
     folder = OUT / name
     shutil.rmtree(folder, ignore_errors=True)
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(SEEDS.get(name, 3))
     randomise(model, generator)
     model.to(torch.bfloat16).save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
@@ -191,12 +247,15 @@ def make(name, model):
         expected[kind] |= {f"merged/{n}.weight": w for n, w in of_kind.items() if not torch.equal(w, base[f"{n}.weight"])}
     if name == "llama":
         expected |= stack(cls, folder, tokens)
+    if name.startswith("qwen"):
+        qwen(cls, folder, tokens, expected)
     tensors = {f"{kind}/{key}": t for kind, found in expected.items() for key, t in found.items()}
     tensors |= {f"tokens/{k}": t for k, t in tokens.items()}
     save_file({k: t.contiguous() for k, t in tensors.items()}, folder / "expected.safetensors")
 
 
 for name, model in models():
-    make(name, model)
+    if name in (sys.argv[1:] or [name]):
+        make(name, model)
 size = sum(p.stat().st_size for p in OUT.rglob("*") if p.is_file())
 print(f"{size / 1024:.0f} KiB in {OUT.name}/", file=sys.stderr)

@@ -1,4 +1,4 @@
-//! Writes a tiny Llama as a GGUF file: blocks quantised by candle, q and k permuted as by
+//! Writes a tiny model as a GGUF file: blocks quantised by candle, a Llama's q and k permuted as by
 //! llama.cpp's converter.
 
 use std::path::Path;
@@ -27,6 +27,7 @@ pub fn write(path: &Path, shape: &Shape, weights: &Weights, kind: Kind) -> Weigh
     let dense = Kind::Dense(Dtype::F32);
     for (name, tensor) in weights {
         let heads = match name {
+            _ if shape.family.starts_with("qwen") => None,
             n if n.ends_with("q_proj.weight") => Some(shape.heads),
             n if n.ends_with("k_proj.weight") => Some(shape.kv_heads),
             _ => None,

@@ -85,6 +85,26 @@ pub fn cached(player: &Player, tokens: &[u32], pieces: &[usize]) -> Rows {
     pieces.iter().map(&mut feed).collect()
 }
 
+/// The `n` likeliest tokens after a prompt, one after the other, end of text or not.
+pub fn greedy(player: &Player, prompt: &[u32], n: usize) -> Vec<u32> {
+    let mut cache = KvCache::new(player, 1);
+    let mut next = prompt.to_vec();
+    let mut out = Vec::new();
+    for _ in 0..n {
+        let batch = [SlotTokens {
+            slot: 0,
+            tokens: &next,
+        }];
+        let row = &rows(&player.step(&mut cache, &batch).unwrap())[0];
+        let best = (0..row.len())
+            .max_by(|&a, &b| row[a].total_cmp(&row[b]).then(b.cmp(&a)))
+            .unwrap();
+        next = vec![best as u32];
+        out.push(best as u32);
+    }
+    out
+}
+
 /// log soft-max at every position by the training path: one packed plan in which every prefix is a
 /// prompt and every token of the vocabulary a response to it.
 pub fn packed(player: &Player, tokens: &[u32], vocab: usize) -> Rows {

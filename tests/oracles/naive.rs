@@ -1,4 +1,4 @@
-//! Llama and Mistral as plain loops in f64, O(n²) without a cache: no code shared with the engine,
+//! Llama, Mistral and the Qwens as plain loops in f64, O(n²) without a cache: no code shared with the engine,
 //! and right about sliding windows where candle-transformers is not.
 
 use std::{collections::HashMap, f64::consts::PI};
@@ -47,10 +47,14 @@ impl Model<'_> {
         &self.weights[format!("{name}.weight").as_str()]
     }
 
-    /// W·x
+    /// W·x, + b where there is a bias.
     fn linear(&self, name: &str, x: &[f64]) -> Vec<f64> {
         let row = |w: &[f64]| w.iter().zip(x).map(|(w, x)| w * x).sum();
-        self.weight(name).chunks(x.len()).map(row).collect()
+        let mut y: Vec<f64> = self.weight(name).chunks(x.len()).map(row).collect();
+        if let Some(bias) = self.weights.get(format!("{name}.bias").as_str()) {
+            y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+        }
+        y
     }
 
     /// x / sqrt(mean x² + ε) · w
@@ -63,21 +67,32 @@ impl Model<'_> {
             .collect()
     }
 
-    fn block(&self, x: &mut Rows, name: &str) {
+    fn block(&self, x: &mut Rows, layer: &str) {
         let project = |part: &str, h: &Rows| -> Rows {
             h.iter()
-                .map(|row| self.linear(&format!("{name}.{part}"), row))
+                .map(|row| self.linear(&format!("{layer}.{part}"), row))
                 .collect()
         };
         let norm = |part: &str, x: &Rows| -> Rows {
             x.iter()
-                .map(|row| self.norm(&format!("{name}.{part}"), row))
+                .map(|row| self.norm(&format!("{layer}.{part}"), row))
                 .collect()
         };
         let h = norm("input_layernorm", x);
         let mut q = project("self_attn.q_proj", &h);
         let mut k = project("self_attn.k_proj", &h);
         let v = project("self_attn.v_proj", &h);
+        if self.shape.head_norms() {
+            for (name, rows) in [("q_norm", &mut q), ("k_norm", &mut k)] {
+                for head in rows
+                    .iter_mut()
+                    .flat_map(|r| r.chunks_mut(self.shape.head_dim))
+                {
+                    let normed = self.norm(&format!("{layer}.self_attn.{name}"), head);
+                    head.copy_from_slice(&normed);
+                }
+            }
+        }
         for position in 0..x.len() {
             self.turn(&mut q[position], position);
             self.turn(&mut k[position], position);

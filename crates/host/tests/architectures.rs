@@ -71,6 +71,40 @@ fn mistral_asks_for_its_checkpoints_weights_and_its_window() {
 }
 
 #[test]
+fn qwen2_asks_for_biases_of_q_k_and_v_only() {
+    let biased = ["self_attn.q", "self_attn.k", "self_attn.v"];
+    assert_eq!(weights("qwen2", "").1, expected(4, false, &biased));
+    let tied = r#", "tie_word_embeddings": true, "attention_bias": false"#;
+    assert_eq!(weights("qwen2", tied).1, expected(4, true, &biased));
+    let used = r#", "use_sliding_window": true, "sliding_window": 3, "max_window_layers": 1"#;
+    let (recorder, _) = weights("qwen2", used);
+    let seen = |window: &str| {
+        let op = format!("attention AttnSpec {{ window: {window}, scale: None, softcap: None }}");
+        recorder.ops.iter().position(|found| *found == op)
+    };
+    assert!(seen("None") < seen("Some(3)") && seen("None").is_some());
+}
+
+#[test]
+fn qwen3_norms_the_heads_of_q_and_k_before_rope() {
+    let mut wanted = expected(6, false, &[]);
+    for layer in 0..2 {
+        for norm in ["q_norm", "k_norm"] {
+            let name = format!("model.layers.{layer}.self_attn.{norm}.weight");
+            wanted.insert(name, vec![6]);
+        }
+    }
+    let (recorder, asked) = weights("qwen3", r#", "head_dim": 6"#);
+    assert_eq!(asked, wanted);
+    let ops = &recorder.ops[2..10];
+    let of = |name: &str| format!("linear model.layers.0.self_attn.{name}_proj");
+    let norm = |name: &str| format!("rms_norm model.layers.0.self_attn.{name}_norm 0.00001 0");
+    assert_eq!(ops[..3], [of("q"), "unflatten 4".into(), norm("q")]);
+    assert_eq!(ops[4..7], [of("k"), "unflatten 2".into(), norm("k")]);
+    assert!(ops[3].starts_with("rope ") && ops[7].starts_with("rope "));
+}
+
+#[test]
 fn a_llama_block_is_these_ops() {
     let (recorder, _) = weights("llama", "");
     let rope = "rope [1.0, 0.01] false"; // 10000^(-2i/4)
@@ -124,6 +158,6 @@ fn a_configuration_that_does_not_fit_is_named() {
     let error = host.architecture("lama", "{}").err().unwrap().to_string();
     assert_eq!(
         error,
-        "there is no architecture `lama`; did you mean `llama`? there are: llama, mistral"
+        "there is no architecture `lama`; did you mean `llama`? there are: llama, mistral, qwen2, qwen3"
     );
 }

@@ -1,4 +1,4 @@
-//! Llamas and Mistrals of any shape: configuration, tensors, folder.
+//! Llamas, Mistrals and Qwens of any shape: configuration, tensors, folder.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -21,7 +21,7 @@ pub struct Llama3 {
 /// What a model looks like.
 #[derive(Clone, Copy)]
 pub struct Shape {
-    /// `llama` or `mistral`.
+    /// `model_type`: `llama`, `mistral`, `qwen2` or `qwen3`.
     pub family: &'static str,
     /// Tokens.
     pub vocab: usize,
@@ -78,6 +78,19 @@ pub const MISTRAL: Shape = Shape {
     ..LLAMA
 };
 
+/// Biases on the projections to queries, keys and values, and on no other.
+pub const QWEN2: Shape = Shape {
+    family: "qwen2",
+    biases: &["q_proj", "k_proj", "v_proj"],
+    ..LLAMA
+};
+
+/// Norms of the heads of queries and keys, which are wider than width / heads.
+pub const QWEN3: Shape = Shape {
+    family: "qwen3",
+    ..MISTRAL
+};
+
 /// `rms_norm_eps` of all of them.
 pub const EPS: f64 = 1e-5;
 
@@ -88,7 +101,7 @@ impl Shape {
     /// What `config.json` holds, as transformers v4 wrote it.
     pub fn config(&self) -> Value {
         let mut config = json!({
-            "architectures": [if self.family == "llama" { "LlamaForCausalLM" } else { "MistralForCausalLM" }],
+            "architectures": [self.class()],
             "model_type": self.family,
             "hidden_act": "silu",
             "vocab_size": self.vocab,
@@ -112,10 +125,29 @@ impl Shape {
                 "original_max_position_embeddings": l.original,
             });
         }
-        if self.family == "mistral" {
+        if self.family != "llama" {
             config["sliding_window"] = json!(self.window);
         }
+        if self.family.starts_with("qwen") {
+            config["use_sliding_window"] = json!(self.window.is_some());
+            config["max_window_layers"] = json!(0);
+        }
         config
+    }
+
+    /// transformers' class.
+    fn class(&self) -> &'static str {
+        match self.family {
+            "llama" => "LlamaForCausalLM",
+            "mistral" => "MistralForCausalLM",
+            "qwen2" => "Qwen2ForCausalLM",
+            _ => "Qwen3ForCausalLM",
+        }
+    }
+
+    /// Whether the heads of queries and keys have norms.
+    pub fn head_norms(&self) -> bool {
+        self.family == "qwen3"
     }
 
     /// Names and shapes of all tensors.
@@ -143,6 +175,13 @@ impl Shape {
                 }
                 all.push((format!("{name}.weight"), shape));
             }
+            for norm in ["q_norm", "k_norm"]
+                .into_iter()
+                .filter(|_| self.head_norms())
+            {
+                let name = format!("model.layers.{layer}.self_attn.{norm}.weight");
+                all.push((name, vec![self.head_dim]));
+            }
         }
         all.push(("model.norm.weight".to_string(), vec![self.width]));
         if !self.tied {
@@ -160,7 +199,7 @@ impl Shape {
         self.tensors().into_iter().map(tensor).collect()
     }
 
-    /// Random weights: norms in 0.5..1.5, the rest such that attention is far from uniform and
+    /// Random weights: norms in 0.5..1.5, biases in -0.5..0.5, the rest such that attention is far from uniform and
     /// logits are of order 1.
     pub fn random(&self, seed: u64) -> Weights {
         self.weights(|name, shape| {
@@ -171,6 +210,7 @@ impl Shape {
             };
             let (offset, bound) = match shape[..] {
                 [_, inputs] => (0.0, gain * (3.0 / inputs as f64).sqrt()),
+                _ if name.ends_with("bias") => (0.0, 0.5),
                 _ => (1.0, 0.5),
             };
             uniform(seed, name, shape.iter().product())

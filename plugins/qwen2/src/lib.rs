@@ -1,0 +1,115 @@
+//! Qwen2 and Qwen2.5 (Yang et al. 2024, arXiv 2407.10671 and 2412.15115): Llama's block with biases
+//! on the projections to queries, keys and values, always, and on no other.
+//!
+//! `sliding_window` counts only with `use_sliding_window`, and then in the layers from
+//! `max_window_layers` on, or in those that `layer_types` names: the released folders write a
+//! window that no layer has. Absent keys have the defaults of transformers' class.
+
+use randori_sdk::{Absent, Arch, Config, Dense, Graph, Result, Tensor, Windows, plugin};
+
+/// The Qwen2 family.
+pub struct Qwen2(Dense);
+
+/// transformers' default of the absent key.
+const KV_HEADS: usize = 32;
+
+impl Arch for Qwen2 {
+    const NAME: &'static str = "qwen2";
+    const DOC: &'static str = "Qwen2 and Qwen2.5: Llama's block with biases on q, k and v";
+
+    fn new(c: &Config) -> Result<Self> {
+        let absent = Absent {
+            kv_heads: Some(KV_HEADS),
+            ..Absent::default()
+        };
+        let dense = Dense::new(c, absent)?;
+        Ok(Qwen2(Dense {
+            qkv_bias: true,
+            windows: Windows::in_use(c, dense.layers)?,
+            ..dense
+        }))
+    }
+
+    fn layers(&self) -> usize {
+        self.0.layers
+    }
+
+    fn embed<'g>(&self, g: &Graph<'g>, ids: Tensor<'g>) -> Tensor<'g> {
+        self.0.embed(g, ids)
+    }
+
+    fn block<'g>(&self, g: &Graph<'g>, layer: usize, x: Tensor<'g>) -> Tensor<'g> {
+        self.0.block(g, layer, x)
+    }
+
+    fn head<'g>(&self, g: &Graph<'g>, x: Tensor<'g>) -> Tensor<'g> {
+        self.0.head(g, x)
+    }
+}
+
+plugin!("The Qwen2 family", arch Qwen2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = r#"{"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 24, "num_hidden_layers": 3, "vocab_size": 32"#;
+
+    fn new(more: &str) -> Result<Qwen2> {
+        Qwen2::new(&Config::parse(&format!("{SMALL}{more}}}"))?)
+    }
+
+    #[test]
+    fn only_q_k_and_v_have_biases() {
+        let dense = new(r#", "attention_bias": true, "mlp_bias": true"#)
+            .unwrap()
+            .0;
+        assert!(dense.qkv_bias && !dense.o_bias && !dense.mlp_bias && !dense.head_norms);
+        assert_eq!((dense.head_dim, dense.eps, dense.tied), (4, 1e-6, false));
+        assert_eq!(new(r#", "head_dim": 6"#).unwrap().0.head_dim, 6);
+    }
+
+    #[test]
+    fn a_window_counts_where_it_is_in_use() {
+        let windows = |more: &str| [0, 1, 2].map(|i| new(more).unwrap().0.windows.of(i));
+        let used = r#", "use_sliding_window": true"#;
+        assert_eq!(windows(r#", "sliding_window": 8"#), [None; 3]);
+        assert_eq!(
+            windows(&format!(r#"{used}, "sliding_window": 8"#)),
+            [None; 3]
+        );
+        let from = |first: usize| format!(r#"{used}, "max_window_layers": {first}"#);
+        assert_eq!(windows(&from(1)), [None, Some(4096), Some(4096)]);
+        let eight = |first| format!(r#"{}, "sliding_window": 8"#, from(first));
+        assert_eq!(windows(&eight(0)), [Some(8); 3]);
+        assert_eq!(windows(&eight(2)), [None, None, Some(8)]);
+        assert_eq!(
+            windows(&format!(r#"{}, "sliding_window": null"#, from(0))),
+            [None; 3]
+        );
+        // each layer's own word goes before max_window_layers
+        let kinds = r#", "layer_types": ["sliding_attention", "full_attention", "full_attention"]"#;
+        assert_eq!(
+            windows(&format!("{}{kinds}", eight(3))),
+            [Some(8), None, None]
+        );
+        let error = new(kinds).err().unwrap().to_string();
+        assert!(
+            error.contains("sliding_window is null or not in use"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn absent_keys_have_the_class_s_values() {
+        let heads = r#"{"hidden_size": 128, "num_attention_heads": 64, "intermediate_size": 24,
+            "num_hidden_layers": 2, "vocab_size": 32"#;
+        let kv = |more: &str| {
+            let config = Config::parse(&format!("{heads}{more}}}")).unwrap();
+            Qwen2::new(&config).unwrap().0.kv_heads
+        };
+        assert_eq!(kv(""), 32);
+        assert_eq!(kv(r#", "num_key_value_heads": null"#), 64);
+    }
+}
