@@ -39,11 +39,17 @@ fn small(change: impl Fn(&mut Value)) -> Arc<Base> {
     change(&mut config);
     let mut base = load(Source::Random { config, seed: 5 });
     // deviation 0.02 makes logits of next to nothing: ten times that can be told apart
-    for weight in base.weights.values_mut() {
-        if let Weight::Dense(t) = weight
-            && t.dims().len() == 2
-        {
+    for (name, weight) in &mut base.weights {
+        let Weight::Dense(t) = weight else { continue };
+        if t.dims().len() == 2 {
             *t = (&*t * 10.0).unwrap();
+        } else if name.contains("self_attn") {
+            // biases and norms of heads that are not all 0 or 1
+            let values: Vec<f32> = randori_lora::splitmix(6, name, t.elem_count())
+                .map(|u| u as f32 - 0.5)
+                .collect();
+            let noise = Tensor::from_vec(values, t.shape(), t.device()).unwrap();
+            *t = (&*t + noise).unwrap();
         }
     }
     Arc::new(base)
@@ -147,7 +153,7 @@ fn what_is_loaded_again_computes_the_same_to_the_bit() {
     let dir = tempfile::tempdir().unwrap();
     let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192});
-    let kinds: [&dyn Fn(&mut Value); 4] = [
+    let kinds: [&dyn Fn(&mut Value); 6] = [
         &|_| (),
         &|c| (c["tie_word_embeddings"], c["head_dim"]) = (json!(false), json!(32)),
         &|c| (c["model_type"], c["sliding_window"]) = (json!("mistral"), json!(48)),
@@ -155,6 +161,8 @@ fn what_is_loaded_again_computes_the_same_to_the_bit() {
             (c["rope_scaling"], c["num_key_value_heads"]) =
                 (json!({"rope_type": "linear", "factor": 2.0}), json!(4))
         },
+        &|c| c["model_type"] = json!("qwen2"),
+        &|c| (c["model_type"], c["head_dim"]) = (json!("qwen3"), json!(32)),
     ];
     for (i, change) in kinds.into_iter().enumerate() {
         let player = trained(small(change));

@@ -1,6 +1,6 @@
 //! Exports loaded by the programs they are meant for, and files of those programs loaded by
-//! Randori: peft, transformers, bitsandbytes, gguf-py and llama.cpp, on tiny random Llamas and a
-//! Mistral, and on SmolLM2-135M.
+//! Randori: peft, transformers, bitsandbytes, gguf-py and llama.cpp, on tiny random models of
+//! every family, and on SmolLM2-135M.
 //!
 //! Ignored unless asked for, and then it fails where an input is missing: it needs Python packages
 //! of 6 GB (tests/interop/requirements.txt), and for SmolLM2 the GGUF inside PyPI's

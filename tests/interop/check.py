@@ -178,11 +178,11 @@ def llama_cpp(case):
 
 
 def llama_cpp_texts(case):
-    """llama.cpp's ids of texts after the first special token, as in a chat prompt (GGUF has no flag for tokenizers that put a space
+    """llama.cpp's ids of texts after the first special token, if there is one, as in a chat prompt (GGUF has no flag for tokenizers that put a space
     at the very start of a text only); its template; its special tokens."""
     m, own, complaints = llama_cpp_model(case["file"], None), tokenizer(case["base"]), []
     for text, _, ids in json.loads(Path(case["ids"]).read_text()):
-        got = m.tokenize(own.bos_token + text)
+        got = m.tokenize((own.bos_token or "") + text)
         if got != ids:
             complaints.append(f"ids of {text!r}: {got} is not {ids}")
     special = {"bos": own.bos_token_id, "eos": own.eos_token_id}

@@ -35,7 +35,7 @@ const TEXTS: [&str; 8] = [
     "a",
 ];
 
-/// Number of tokens within which a Mistral's window changes nothing: GGUF has no windows.
+/// Number of tokens within which no window changes anything: these GGUF files have none.
 const WINDOW: usize = 80;
 
 /// Our adapters: kind, settings, whether a GGUF LoRA can say it.
@@ -216,10 +216,12 @@ fn quantised(lab: &mut Lab, model: &Model, f32: &Path) {
     }
 }
 
-/// Token ids by our own tokenizer, of each text alone and behind the token that begins a prompt.
+/// Token ids by our own tokenizer, of each text alone and behind the token that begins a prompt, if
+/// one does.
 fn texts(lab: &Lab, model: &Model) -> PathBuf {
     let tokenizer = Tokenizer::from_folder(&model.hf).unwrap();
-    let bos = tokenizer.token(tokenizer.bos().unwrap()).unwrap();
+    let bos = tokenizer.bos().map(|id| tokenizer.token(id).unwrap());
+    let bos = bos.unwrap_or_default();
     let ids = |text: &str| tokenizer.ids(text).unwrap();
     let ids: Vec<(&str, Vec<u32>, Vec<u32>)> = TEXTS
         .iter()

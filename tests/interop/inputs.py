@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What other programs made, for Randori to read: `inputs.py OUT [SMOLLM2_FOLDER]`, called by tests/interop.rs.
 
-    OUT/MODEL/hf/            a tiny random model with tokenizer and chat template: llama, llama-tied, llama3, mistral
+    OUT/MODEL/hf/            a tiny random model with tokenizer and chat template: see tiny()
     OUT/MODEL/from-peft/KIND adapters that peft saved (smollm2 too, if its folder is given)
     OUT/MODEL/from-bnb/KIND  4-bit checkpoints that transformers saved with bitsandbytes
     OUT/MODEL/peers.safetensors   `tokens`, and the logits of each of these in PyTorch (f32 weights, f64 sums), by KIND
@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from transformers import (AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, LlamaTokenizer, MistralConfig,
-                          MistralForCausalLM, PreTrainedTokenizerFast)
+                          MistralForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
 
 from quiet import HERE, hush, wide
 
@@ -36,10 +36,10 @@ def corpus():
     return "\n".join((HERE / f).read_text() for f in ("inputs.py", "make_goldens.py"))
 
 
-def byte_level(folder):
-    """Llama 3's kind: its pre-tokenizer's regular expression over bytes."""
+def byte_level(folder, digits="{1,3}", begins=True):
+    """Llama 3's kind: its pre-tokenizer's regular expression over bytes. Qwen's cuts digits apart, and texts begin with no token."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    split = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    split = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + digits + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
              r"|\s+(?!\S)|\s+")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
@@ -48,13 +48,18 @@ def byte_level(folder):
     special = ["<|begin_of_text|>", "<|im_start|>", "<|im_end|>"]
     tokenizer.train_from_iterator([corpus()], trainers.BpeTrainer(
         vocab_size=BYTE_LEVEL, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
-    bos = special[0]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.token_to_id(bos))])
+    bos = special[0] if begins else None
+    if begins:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.token_to_id(bos))])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=special[2], clean_up_tokenization_spaces=False)
-    fast.chat_template = CHATML
+    fast.chat_template = CHATML if begins else CHATML.removeprefix("{{ bos_token }}")
     assert len(fast) == BYTE_LEVEL, len(fast)
     fast.save_pretrained(folder)
+
+
+def qwens(folder):
+    byte_level(folder, digits="", begins=False)
 
 
 def sentencepiece(folder):
@@ -74,7 +79,7 @@ def sentencepiece(folder):
 
 
 def tiny():
-    """name -> model, tokenizer's maker, vocabulary. Mistral's window is shorter than the tokens compared in PyTorch."""
+    """name -> model, tokenizer's maker, vocabulary. Windows are shorter than the tokens compared in PyTorch."""
     llama = dict(SIZES, vocab_size=BYTE_LEVEL, num_attention_heads=4, num_key_value_heads=2, bos_token_id=0, eos_token_id=2)
     plain = {"rope_type": "default", "rope_theta": 50000.0}
     yield "llama", LlamaForCausalLM(LlamaConfig(
@@ -86,12 +91,19 @@ def tiny():
     yield "mistral", MistralForCausalLM(MistralConfig(
         **SIZES, vocab_size=SENTENCEPIECE, num_attention_heads=4, num_key_value_heads=2, head_dim=32, sliding_window=96,
         max_position_embeddings=256, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2, rope_parameters=plain)), sentencepiece
+    qwen = dict(SIZES, vocab_size=BYTE_LEVEL, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, eos_token_id=2,
+                rope_parameters=plain)
+    yield "qwen2", Qwen2ForCausalLM(Qwen2Config(
+        **qwen, use_sliding_window=True, sliding_window=96, max_window_layers=1, tie_word_embeddings=False)), qwens
+    yield "qwen3", Qwen3ForCausalLM(Qwen3Config(**qwen, head_dim=128, tie_word_embeddings=True)), qwens
 
 
 def randomise(model, generator):
     """Norms in 0.5..1.5, the rest such that attention is far from uniform and logits are of order 1."""
     for name, p in model.named_parameters():
-        if p.dim() == 1:
+        if name.endswith("bias"):
+            p.data = 0.5 * torch.randn(p.shape, generator=generator)
+        elif p.dim() == 1:
             p.data = 0.5 + torch.rand(p.shape, generator=generator)
         else:
             gain = 1.5 if "q_proj" in name or "k_proj" in name else 0.5 if "embed" in name else 1.0

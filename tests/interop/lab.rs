@@ -31,7 +31,7 @@ pub struct Model {
     /// Results of other programs.
     pub peers: PathBuf,
     pub base: Arc<Base>,
-    /// Compared position by position; longer than Mistral's window.
+    /// Compared position by position; longer than the windows.
     pub tokens: Vec<u32>,
     /// A chat prompt.
     pub prompt: Vec<u32>,
@@ -172,7 +172,7 @@ impl Lab {
 
     /// Every model, loaded.
     pub fn models(&self) -> Vec<Model> {
-        let mut names = vec!["llama", "llama-tied", "llama3", "mistral"];
+        let mut names = vec!["llama", "llama-tied", "llama3", "mistral", "qwen2", "qwen3"];
         names.extend(self.smollm2.as_ref().map(|_| "smollm2"));
         names.into_iter().map(|name| self.model(name)).collect()
     }

@@ -1,5 +1,5 @@
-//! Llama, Mistral and the Qwens as plain loops in f64, O(n²) without a cache: no code shared with the engine,
-//! and right about sliding windows where candle-transformers is not.
+//! Llama, Mistral and the Qwens as plain loops in f64, O(n²) without a cache: no code shared with
+//! the engine, and right about sliding windows where candle-transformers is not.
 
 use std::{collections::HashMap, f64::consts::PI};
 

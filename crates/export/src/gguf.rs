@@ -22,9 +22,9 @@ const CHUNK: usize = 4 << 20;
 /// done, bytes in all).
 ///
 /// # Errors
-/// GGUF's `llama` architecture cannot express the model, a tensor is missing or unknown, a number
-/// is beyond f16, the file exists, the disk is full, or `on_tensor` returns an error; nothing is
-/// left behind then.
+/// The family's GGUF architecture cannot express the model, a tensor is missing or unknown, a
+/// number is beyond f16, the file exists, the disk is full, or `on_tensor` returns an error;
+/// nothing is left behind then.
 pub fn gguf(
     tensors: &dyn Tensors,
     tokenizer: Option<&GgufTokenizer>,
@@ -60,7 +60,7 @@ pub fn gguf(
     Ok(plan.report(bytes))
 }
 
-/// Writes the LoRA of a Llama or Mistral with this `config`. `params` have PEFT's short names
+/// Writes the LoRA of a model with this `config`. `params` have PEFT's short names
 /// (`model.layers.0.self_attn.q_proj.lora_A` (r, in), `.lora_B` (out, r)); `scale` returns the
 /// factor on B·A·x of a projection.
 ///

@@ -341,6 +341,26 @@ fn an_error_leaves_nothing_and_names_the_tensor() {
             .insert("model.layers.0.block_sparse_moe.gate.weight".into(), t);
     };
     refused(&odd, "block_sparse_moe");
+    // the architectures differ in what they have a name for
+    let family = |m: &mut Plain, name: &str| m.config["model_type"] = json!(name);
+    let added = |m: &mut Plain, name: &str| {
+        let t = m.tensors["model.norm.weight"].clone();
+        m.tensors
+            .insert(format!("model.layers.0.self_attn.{name}"), t);
+    };
+    refused(
+        &|m| family(m, "qwen3"),
+        "no model.layers.0.self_attn.q_norm",
+    );
+    let says = "q_norm.weight is no tensor that GGUF's llama has a name for";
+    refused(&|m| added(m, "q_norm.weight"), says);
+    for name in ["qwen2", "qwen3"] {
+        let biased = |m: &mut Plain| {
+            family(m, name);
+            added(m, "o_proj.bias");
+        };
+        refused(&biased, "o_proj.bias is no tensor that");
+    }
     // an error of the callback is returned; an existing file stays unless `replace` is set
     let (model, out) = (Plain::new(), dir.path().join("m.gguf"));
     let with = |options: &GgufOptions, each: &mut dyn FnMut() -> Result<()>| {

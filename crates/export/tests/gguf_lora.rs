@@ -95,6 +95,30 @@ fn llama_cpp_applies_a_lora_as_the_player_does() {
     }
 }
 
+/// llama.cpp rotates a Qwen's heads as transformers does: no row of q and k goes elsewhere.
+#[test]
+fn a_qwens_rows_stay_where_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let params = lora();
+    for family in ["qwen2", "qwen3"] {
+        let mut config = config();
+        config["model_type"] = serde_json::json!(family);
+        let out = dir.path().join(format!("{family}.gguf"));
+        gguf_lora(&params, &config, &|_| 2.0, &out, &lora_options()).unwrap();
+        let mut file = File::open(&out).unwrap();
+        let read = gguf_file::Content::read(&mut file).unwrap();
+        let architecture = read.metadata["general.architecture"].to_string();
+        assert_eq!(architecture.unwrap(), family);
+        for (stored, hf) in [("attn_q", "q_proj"), ("attn_k", "k_proj")] {
+            let name = format!("blk.1.{stored}.weight.lora_b");
+            let t = read.tensor(&mut file, &name, &Device::Cpu).unwrap();
+            let t = t.dequantize(&Device::Cpu).unwrap();
+            let own = &params[&format!("model.layers.1.self_attn.{hf}.lora_B")];
+            assert_eq!(values(&t), values(own), "{family} {hf}");
+        }
+    }
+}
+
 #[test]
 fn what_a_gguf_lora_cannot_say_is_refused() {
     let dir = tempfile::tempdir().unwrap();

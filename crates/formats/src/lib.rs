@@ -5,7 +5,7 @@
 //! [`Index`] locates tensors, and a writer takes names and shapes first, then bytes. No input,
 //! however damaged, may cause a panic or an allocation larger than the file's size warrants. It
 //! must not know: tensors, candle, players, adapters. Knowledge of an architecture is confined to
-//! [`gguf::llama`]: llama.cpp's names, row orders and keys for Llama and Mistral.
+//! [`gguf::llama`]: llama.cpp's names, row orders and keys for Llama, Mistral and the Qwens.
 pub mod bnb;
 mod dense;
 mod error;

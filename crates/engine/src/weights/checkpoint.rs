@@ -18,7 +18,7 @@ use super::{agree, hub, unsupported};
 pub enum Source {
     /// A Hugging Face folder: `config.json` and `model.safetensors`, or shards with their index.
     Folder(PathBuf),
-    /// A GGUF file (version 2 or 3) of the architecture `llama`.
+    /// A GGUF file (version 2 or 3) of an architecture that [`gguf::llama`] knows.
     Gguf(PathBuf),
     /// A repository of the Hugging Face hub, kept in its usual cache folder.
     Hub {

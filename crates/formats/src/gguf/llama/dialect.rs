@@ -272,11 +272,39 @@ impl<'a> Keys<'a> {
 
     /// A text.
     pub fn text(&self, key: &str) -> Read<Option<&'a str>> {
-        Ok(self.header.text(&self.name(key))?.map(String::as_str))
+        self.header.text(&self.name(key))
     }
 
     /// True or false.
     pub fn flag(&self, key: &str) -> Read<Option<bool>> {
         Ok(self.header.flag(&self.name(key))?.copied())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_that_llama_cpp_has_in_this_architecture() {
+        let has = |family: &str, name: &str| {
+            let (dialect, _) = Dialect::of_family(family).unwrap();
+            let named = dialect.named(&format!("model.layers.3.self_attn.{name}"));
+            named.map(|module| module.name)
+        };
+        for (name, stored, families) in [
+            ("q_proj.weight", "attn_q.weight", [true, true, true]),
+            ("q_proj.bias", "attn_q.bias", [true, true, true]),
+            ("o_proj.bias", "attn_output.bias", [true, false, false]),
+            ("q_norm.weight", "attn_q_norm.weight", [false, false, true]),
+            ("q_norm.bias", "attn_q_norm.bias", [false, false, false]),
+        ] {
+            for (family, there) in ["mistral", "qwen2", "qwen3"].into_iter().zip(families) {
+                let wanted = there.then(|| format!("blk.3.{stored}"));
+                assert_eq!(has(family, name), wanted, "{family} {name}");
+            }
+        }
+        assert!(Dialect::of_family("gemma2").is_none());
     }
 }
