@@ -152,6 +152,10 @@ fn a_stack_starts_plays_and_answers() {
             "\n"
         ),
     );
+    // a recipe says nothing else of an adapter than the adapter, and of a stack the sum of ranks
+    let recipe = fs::read_to_string(w.dir().join("r.toml")).unwrap();
+    w.file("t.toml", &recipe);
+    w.file("r.toml", &recipe.replace("rank = 4\nalpha = 8.0", ""));
     let one = scores(&w, &["--adapter", "one"], "1.jsonl");
     let two = scores(&w, &["--adapter", "two"], "2.jsonl");
     let both = scores(&w, &["--adapter", "one", "--adapter", "two"], "12.jsonl");
@@ -163,14 +167,14 @@ fn a_stack_starts_plays_and_answers() {
     // the recipe's own spelling, and a start that the game goes on from
     let init = "adapter.init=[\"one\", \"two\"]";
     assert_eq!(scores(&w, &["--set", init], "init.jsonl"), both);
-    // a stack's rank is the sum: the recipe must not name another
-    w.refused(
-        &["run", "r.toml", "-q", "--set", init],
-        "adapter.rank is 4, but the start (",
-    );
-    let recipe = fs::read_to_string(w.dir().join("r.toml")).unwrap();
-    w.file("s.toml", &recipe.replace("rank = 4\nalpha = 8.0", ""));
-    w.accepted(&["run", "s.toml", "-q", "--set", init]);
+    for verb in [
+        &["run", "t.toml", "-q"][..],
+        &["score", "t.toml", "--pairs", "pairs.jsonl", "--out", "x"],
+    ] {
+        let stack = [verb, &["--set", init]].concat();
+        w.refused(&stack, "adapter.rank is 4, but the start (");
+    }
+    w.accepted(&["run", "r.toml", "-q", "--set", init]);
     let (spec, _) = peft::load(&w.dir().join("runs/r/iter-0/adapter")).unwrap();
     let q = "model.layers.0.mlp.down_proj";
     assert_eq!((spec.rank_of(q), spec.rank), (6, 6));

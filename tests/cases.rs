@@ -26,6 +26,8 @@ mod hub;
 mod install;
 #[path = "cases/intervals.rs"]
 mod intervals;
+#[path = "cases/kept.rs"]
+mod kept;
 #[path = "cases/losses.rs"]
 mod losses;
 #[path = "cases/pairs.rs"]

@@ -409,7 +409,7 @@ fn killed_or_failing_it_leaves_all_or_nothing() {
     );
     w.refused(
         &["export", "runs/r", "--out", "x", "--set", "model.source=x"],
-        "this is the base itself",
+        "x is read by this command and would be lost",
     );
     fs::remove_dir_all(w.dir().join("x")).unwrap();
 

@@ -240,6 +240,46 @@ fn the_recipes_in_configs_are_valid() {
     assert!(seen >= 3, "only {seen} recipes");
 }
 
+/// With the demo in the place of the model, and a few rows in that of the data.
+#[test]
+fn the_recipes_for_ones_own_data_pass_inspect_and_fit() {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    let w = World::new();
+    let rows = |row: fn(usize) -> String| (100..140).map(row).collect::<String>();
+    let chat = |i: usize| {
+        format!(
+            "{{\"messages\": [{{\"role\": \"user\", \"content\": \"Reverse {i}.\"}}, \
+             {{\"role\": \"assistant\", \"content\": \"It is {i}.\"}}]}}\n"
+        )
+    };
+    let pair = |i: usize| {
+        format!("{{\"prompt\": \"Add {i}.\", \"chosen\": \"{i}\", \"rejected\": \"0\"}}\n")
+    };
+    w.file("chats.jsonl", &rows(chat));
+    w.file("pairs.jsonl", &rows(pair));
+    for (recipe, data) in [
+        ("sft", "chats.jsonl"),
+        ("dpo", "pairs.jsonl"),
+        ("spin", "chats.jsonl"),
+    ] {
+        let path = configs.join(format!("{recipe}.toml")).display().to_string();
+        let train = format!("data.train={data}");
+        let mut set = vec![
+            "--set",
+            train.as_str(),
+            "--set",
+            "model.source=builtin:demo",
+        ];
+        set.extend(["--set", "adapter.kind=lora"]);
+        if recipe == "sft" {
+            set.extend(["--set", "data.validation=chats.jsonl"]);
+        }
+        let seen = w.accepted(&[&["inspect", path.as_str()][..], &set].concat());
+        assert!(seen.contains("examples kept"), "{recipe}: {seen}");
+        w.accepted(&[&["fit", path.as_str(), "--vram", "8GiB"][..], &set].concat());
+    }
+}
+
 /// README and the pages of the manual, whole.
 fn pages() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");

@@ -11,6 +11,7 @@ mod cases;
 mod chat;
 mod export_verb;
 mod faults;
+mod init;
 mod interrupt;
 mod opened;
 mod play;

@@ -136,3 +136,53 @@ fn a_file_without_a_usable_pair_is_named() {
         assert!(!world.dir().join("runs").exists(), "a run was begun");
     }
 }
+
+/// Generated answers stay the ids that were drawn, however their file was stored since: with them
+/// the same log-probs come out.
+#[test]
+fn answers_are_scored_by_their_ids_however_their_file_was_stored() {
+    let world = World::new();
+    world.accepted(&["generate", "r.toml", "-q", "--out", "g.jsonl"]);
+    let text = fs::read_to_string(world.dir().join("g.jsonl")).unwrap();
+    let score = |file: &str| {
+        let args = ["score", "r.toml", "-q", "--pairs", file, "--out", "s.jsonl"];
+        world.accepted(&args);
+        fs::read_to_string(world.dir().join("s.jsonl")).unwrap()
+    };
+    let right = score("g.jsonl");
+    let unmeasured: String = text
+        .lines()
+        .map(|line| {
+            let mut row: serde_json::Value = serde_json::from_str(line).unwrap();
+            row["logp"] = serde_json::Value::Null;
+            format!("{row}\n")
+        })
+        .collect();
+    for (name, changed) in [
+        ("no line end", text.trim_end().to_owned()),
+        ("a blank line", text.replacen('\n', "\n\n", 1)),
+        ("a byte-order mark", format!("\u{feff}{text}")),
+        ("no log-prob", unmeasured),
+        (
+            "an array",
+            format!("[{}]", text.trim_end().replace('\n', ",")),
+        ),
+    ] {
+        world.file("other.jsonl", &changed);
+        assert_eq!(score("other.jsonl"), right, "{name}");
+    }
+    // a row without ids is no reason to tokenise the others' text
+    let cut = text.replacen("\"tokens\":", "\"ids\":", 2);
+    let cut = cut.replacen("\"ids\":", "\"tokens\":", 1);
+    world.file("other.jsonl", &cut);
+    let score = ["score", "r.toml", "--pairs", "other.jsonl", "--out", "t"];
+    world.refused(
+        &score,
+        "other.jsonl:2: no token ids, which the rows before it have",
+    );
+    world.file(
+        "other.jsonl",
+        &right.replacen("\"real\":[", "\"real\":[-1,", 1),
+    );
+    world.refused(&score, "other.jsonl:1: `real`: invalid value: integer `-1`");
+}

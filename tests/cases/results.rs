@@ -65,6 +65,24 @@ fn results_go_through_a_link() {
     assert_eq!(rows.lines().count(), 24, "{rows}");
 }
 
+/// A link to nothing stays a link too.
+#[cfg(unix)]
+#[test]
+fn results_go_through_a_link_to_nothing() {
+    let w = World::new();
+    let link = w.dir().join("link.jsonl");
+    std::os::unix::fs::symlink("new.jsonl", &link).unwrap();
+    w.accepted(&["generate", "r.toml", "--out", "link.jsonl", "-q"]);
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(fs::read_to_string(link).unwrap().lines().count(), 24);
+    // where it leads is where it writes
+    let link = w.dir().join("other.jsonl");
+    std::os::unix::fs::symlink("runs/r/new.jsonl", link).unwrap();
+    w.accepted(&["run", "r.toml", "-q"]);
+    let over = ["generate", "r.toml", "--out", "other.jsonl", "-q"];
+    w.refused(&over, "it is a file of the run");
+}
+
 /// Files that the player is made of, and files that no earlier run of the verb wrote, are never
 /// replaced.
 #[test]
@@ -95,7 +113,10 @@ fn results_replace_earlier_results_and_nothing_else() {
             ("m/model.safetensors", read),
             ("notes.txt", other),
             ("notes.jsonl", other),
-            ("m/config.json", other), // of a player its weights are read
+            (
+                "m/config.json",
+                "it lies in m, which is read by this command",
+            ),
         ] {
             let path = w.dir().join(out);
             let before = fs::read(&path).unwrap();
@@ -117,6 +138,131 @@ fn results_replace_earlier_results_and_nothing_else() {
     w.accepted(&["generate", "r.toml", "-q", "--out", "g.jsonl"]);
     let score = ["score", "r.toml", "-q", "--pairs", "p.jsonl"];
     w.refused(&[&score[..], &["--out", "g.jsonl"]].concat(), other);
+}
+
+/// A folder that an export wrote, and may replace, is not replaced by what is made of it.
+#[test]
+fn a_player_never_replaces_what_it_is_made_of() {
+    let w = World::new();
+    let row = "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}\n";
+    w.file("p.jsonl", row);
+    w.accepted(&["export", "r.toml", "--to", "hf", "--out", "base", "-q"]);
+    w.accepted(&["export", "r.toml", "--to", "gguf", "--out", "b.gguf", "-q"]);
+    let lora = ["--set", "adapter.kind=lora", "--set", "model.source=base"];
+    let one = ["--set", "sft.warmup=0", "--set", "train.warmup=0"];
+    let sft = |args: &[&'static str]| [&["sft", "r.toml", "-q"][..], &one, args].concat();
+    w.accepted(&[&sft(&["--out", "ad"])[..], &lora].concat());
+    fs::write(w.dir().join("base/mine.jsonl"), row).unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("base", w.dir().join("link")).unwrap();
+    let state = || {
+        let hash = |name: &str| randori_store::hash(&w.dir().join(name)).unwrap().sha256;
+        ["base", "ad", "b.gguf"].map(hash)
+    };
+    let before = state();
+    let train = |pairs: &'static str, args: &[&'static str]| {
+        [&["train", "r.toml", "-q", "--pairs", pairs][..], &one, args].concat()
+    };
+    let hf = |args: &[&'static str]| {
+        let export = ["export", "r.toml", "-q", "--to", "hf"];
+        [&export[..], args].concat()
+    };
+    let model = "model.source=base";
+    let (read, inside) = (
+        "is read by this command and would be lost",
+        "it lies in base,",
+    );
+    for (args, why) in [
+        (sft(&["--set", model, "--out", "base"]), read),
+        (sft(&["--set", model, "--out", "base/new"]), inside),
+        (sft(&["--set", model, "--out", "x/../base"]), read),
+        (
+            sft(&["--set", "model.tokenizer=base", "--out", "base"]),
+            read,
+        ),
+        (
+            sft(&["--adapter", "base", "--out", "base", "--fresh"]),
+            read,
+        ),
+        (sft(&["--set", "adapter.init=base", "--out", "base"]), read),
+        (
+            sft(&["--set", "data.train=base/mine.jsonl", "--out", "base"]),
+            read,
+        ),
+        (
+            train("p.jsonl", &["--adapter", "base", "--out", "base"]),
+            read,
+        ),
+        (train("base/mine.jsonl", &["--out", "base"]), read),
+        (hf(&["--adapter", "base", "--out", "base"]), read),
+        (
+            hf(&["--set", model, "--adapter", "ad", "--out", "ad"]),
+            read,
+        ),
+        (
+            hf(&["--set", model, "--adapter", "ad", "--out", "base"]),
+            read,
+        ),
+        (
+            hf(&["--set", "model.tokenizer=base", "--out", "base"]),
+            read,
+        ),
+        (
+            hf(&["--set", "data.train=base/mine.jsonl", "--out", "base"]),
+            read,
+        ),
+    ] {
+        w.refused(&args, why);
+        assert_eq!(state(), before, "{args:?}");
+    }
+    if cfg!(unix) {
+        w.refused(&sft(&["--set", model, "--out", "link"]), read);
+        w.refused(&sft(&["--set", "model.source=link", "--out", "base"]), read);
+    }
+    let gguf = ["export", "r.toml", "-q", "--to", "gguf", "--out", "b.gguf"];
+    let of_itself = ["--set", "model.source=b.gguf"];
+    w.refused(&[&gguf[..], &of_itself].concat(), read);
+    assert_eq!(state(), before);
+    assert!(!w.dir().join("x").exists());
+}
+
+/// A file more in a run's folders would be one that the run did not write, or in the way of the
+/// next iteration.
+#[test]
+fn nothing_is_put_among_the_files_of_a_run() {
+    let w = World::new();
+    w.accepted(&["run", "r.toml", "-q"]);
+    let sft = ["sft", "r.toml", "-q", "--set", "sft.warmup=0"];
+    for out in [
+        "runs/r/iter-0/adapter/x.jsonl",
+        "runs/r/iter-1",
+        "runs/r/seed-5",
+        "runs/r/manifest",
+        "gone/../runs/r/x",
+    ] {
+        for verb in [
+            &["generate", "r.toml", "-q"][..],
+            &["eval", "r.toml", "-q"],
+            &["export", "runs/r", "-q"],
+            &["export", "runs/r", "-q", "--to", "gguf"],
+            &sft,
+        ] {
+            w.refused(&[verb, &["--out", out]].concat(), "it is a file of the run");
+        }
+    }
+    let inside = ["run", "r.toml", "-q", "--runs", "runs/r/iter-0"];
+    w.refused(&inside, "a run would be begun among the files of the run");
+    let start = ["--set", "adapter.init=runs/r/iter-0/adapter"];
+    let afresh = ["run", "r.toml", "-q", "--fresh"];
+    w.refused(
+        &[&afresh[..], &start].concat(),
+        "--fresh: runs/r/iter-0/adapter/model.safetensors is read by this command",
+    );
+    assert!(!w.dir().join("gone").exists());
+    w.accepted(&["run", "r.toml", "-q", "--set", "game.iterations=2"]);
+    w.accepted(&["run", "runs/r", "-q", "--fresh"]);
+    // a run's `out` is for others
+    w.accepted(&["export", "runs/r", "-q", "--out", "runs/r/out/hf"]);
 }
 
 /// A model that was saved in shards is read back like any other.

@@ -86,6 +86,19 @@ fn the_start_of_a_run_is_exported_as_it_was_or_not_at_all() {
     w.refused(&start("runs/r", "none"), "runs/r: --iteration start: ");
 }
 
+/// Beside the adapter `a`, which has another value, the setting is refused with both.
+#[track_caller]
+fn refused(w: &World, args: &[&str], set: &str, has: &str) {
+    let lora = ["--set", "adapter.kind=lora", "--set"];
+    let line = w.refused(
+        &[args, &lora, &[set]].concat(),
+        "a/adapter_config.json) has ",
+    );
+    let key = set.split_once('=').unwrap().0;
+    assert!(line.contains(&format!("{key} is ")), "{line}");
+    assert!(line.contains(&format!(" has {has}")), "{line}");
+}
+
 #[test]
 fn a_recipe_says_nothing_else_of_an_adapter_than_the_adapter() {
     let w = World::new();
@@ -95,15 +108,7 @@ fn a_recipe_says_nothing_else_of_an_adapter_than_the_adapter() {
         "{\"prompt\": \"Reverse abc.\", \"chosen\": \"cba\", \"rejected\": \"abc\"}\n",
     );
     let lora = ["--set", "adapter.kind=lora", "--set"];
-    let other = |args: &[&str], set: &str, has: &str| {
-        let line = w.refused(
-            &[args, &lora, &[set]].concat(),
-            "a/adapter_config.json) has ",
-        );
-        let key = set.split_once('=').unwrap().0;
-        assert!(line.contains(&format!("{key} is ")), "{line}");
-        assert!(line.contains(&format!(" has {has}")), "{line}");
-    };
+    let other = |args: &[&str], set: &str, has: &str| refused(&w, args, set, has);
     let run = ["run", "r.toml", "--set", "adapter.init=a"];
     for (set, has) in [
         ("adapter.rank=4", "2:"),
@@ -139,6 +144,61 @@ fn a_recipe_says_nothing_else_of_an_adapter_than_the_adapter() {
     // a run's own recipe spells out the default of a rank that nobody said
     w.accepted(&[&run[..], &lora, &["name=n", "-q"]].concat());
     w.accepted(&["run", "runs/n/recipe.toml", "-q", "--runs", "again"]);
+}
+
+/// Nor for who plays with it and does not train it.
+#[test]
+fn a_recipe_says_nothing_else_of_an_adapter_that_plays() {
+    let w = World::new();
+    adapter(&w, "a", "1e-3"); // rank 2, all else by default
+    w.file(
+        "p.jsonl",
+        "{\"prompt\": \"Reverse abc.\", \"chosen\": \"cba\", \"rejected\": \"abc\"}\n",
+    );
+    for verb in [
+        &["eval", "r.toml", "--adapter", "a"][..],
+        &["generate", "r.toml", "--adapter", "a", "--out", "q"],
+        &[
+            "score",
+            "r.toml",
+            "--pairs",
+            "p.jsonl",
+            "--adapter",
+            "a",
+            "--out",
+            "q",
+        ],
+        &[
+            "export",
+            "r.toml",
+            "--to",
+            "peft",
+            "--adapter",
+            "a",
+            "--out",
+            "q",
+        ],
+        &[
+            "export",
+            "r.toml",
+            "--to",
+            "gguf",
+            "--adapter",
+            "a",
+            "--out",
+            "q",
+        ],
+        &["chat", "r.toml", "--adapter", "a"],
+    ] {
+        for (set, has) in [
+            ("adapter.rank=4", "2:"),
+            ("adapter.alpha=8", "32.0:"),
+            ("adapter.targets=['q_proj']", "["),
+        ] {
+            refused(&w, verb, set, has);
+        }
+    }
+    assert!(!w.dir().join("q").exists());
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn open_reasoning_is_not_opened_twice_and_closed_where_there_is_none() {
 #[test]
 fn what_the_template_leaves_out_is_counted() {
     let world = world(OPENS);
-    let line = json!({"tools": [1], "messages": [{"role": "user", "content": "q", "name": "Ann"},
+    let line = json!({"tools": [{}], "messages": [{"role": "user", "content": "q", "name": "Ann"},
         {"role": "assistant", "content": "a"}]});
     let out = inspected(&world, &[line], &["data.template_args={mood = 1}"]);
     for key in ["data.template_args.mood", "name", "tools"] {

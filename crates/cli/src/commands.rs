@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use randori::quoted;
+use randori::{Next, quoted};
 
 /// This process's command line, to be given again: it goes on, so not `--fresh`.
 pub fn again() -> String {
@@ -42,6 +42,21 @@ pub fn after_run(name: &str, dir: &Path) -> [String; 5] {
     ]
 }
 
+/// The commands after a recipe was written, a line each.
+pub fn after_init(next: &[Next]) -> Vec<String> {
+    let program = given().next().unwrap_or_default();
+    let shown = |next: &Next| {
+        let arguments = next.arguments.iter().map(String::as_str);
+        line([&*program].into_iter().chain(arguments))
+    };
+    let commands: Vec<String> = next.iter().map(shown).collect();
+    let width = commands.iter().map(|command| command.chars().count());
+    let width = width.max().unwrap_or(0);
+    let lines = commands.iter().zip(next);
+    let lines = lines.map(|(command, next)| format!("  {command:width$}   ({})", next.what));
+    ["Next:".to_owned()].into_iter().chain(lines).collect()
+}
+
 fn line(arguments: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     let arguments = arguments.into_iter();
     let all: Vec<String> = arguments.map(|one| quoted(one.as_ref())).collect();
@@ -51,6 +66,27 @@ fn line(arguments: impl IntoIterator<Item = impl AsRef<str>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_comes_after_a_recipe_is_given_as_a_shell_takes_it() {
+        let next = |arguments: &[&str], what| Next {
+            arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
+            what,
+        };
+        let lines = after_init(&[
+            next(&["run", "my r.toml"], "plays"),
+            next(&["chat"], "talks"),
+        ]);
+        assert_eq!(lines[0], "Next:");
+        assert!(
+            lines[1].ends_with(" run 'my r.toml'   (plays)"),
+            "{lines:?}"
+        );
+        assert!(
+            lines[2].ends_with(" chat              (talks)"),
+            "{lines:?}"
+        );
+    }
 
     #[test]
     fn what_comes_after_a_run_names_its_folder() {

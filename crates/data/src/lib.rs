@@ -27,7 +27,8 @@ pub use message::{Context, Message};
 pub use modelfile::{OllamaTemplate, modelfile};
 pub use randori_formats::gguf::GgufTokenizer;
 pub use read::{
-    BadRows, Calculator, Columns, Format, Left, ReadOptions, Reader, Turns, read, read_bytes,
+    BadRows, Calculator, Columns, Format, Left, ReadOptions, Reader, Rows, Turns, column_names,
+    read, read_bytes,
 };
 pub use record::{Place, Record};
 pub use template::{ChatTemplate, PLAIN};

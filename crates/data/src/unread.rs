@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use crate::template::NAME;
 use crate::{ChatTemplate, Context, Message, Record, Result, Tokenizer};
 
 /// Keys of an example that the chat template ignores: of its messages (besides role and content),
@@ -16,7 +17,7 @@ use crate::{ChatTemplate, Context, Message, Record, Result, Tokenizer};
 pub(crate) fn unread(record: &Record, tokenizer: &Tokenizer) -> Result<BTreeSet<String>> {
     let template = tokenizer.chat_template()?;
     // of two templates the other's names are not read
-    let chosen = template.chosen(&record.context);
+    let chosen = template.chosen(&record.context)?;
     let messages = all(record);
     let fields: BTreeSet<&str> = messages
         .iter()
@@ -50,7 +51,9 @@ pub(crate) fn unread(record: &Record, tokenizer: &Tokenizer) -> Result<BTreeSet<
     {
         match value {
             Value::Object(given) if key == "chat_template_kwargs" => {
-                let missed = given.keys().filter(|name| !hears(chosen, name));
+                let missed = given
+                    .keys()
+                    .filter(|name| *name != NAME && !hears(chosen, name));
                 unread.extend(missed.cloned());
             }
             _ => {

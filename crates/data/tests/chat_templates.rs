@@ -86,9 +86,94 @@ fn tools_choose_the_template_wherever_they_are_given() {
     ] {
         assert_eq!(written(&tokenizer, row.clone()), right, "{row}");
     }
-    tokenizer.give("tools", &json!([1, 2, 3])).unwrap();
+    tokenizer.give("tools", &json!([{}, {}, {}])).unwrap();
     assert_eq!(written(&tokenizer, json!({})), "T3");
     assert_eq!(written(&tokenizer, json!({"tools": [1]})), "T1");
+}
+
+/// transformers' argument `chat_template` of `apply_chat_template`, by which TRL hands on
+/// `chat_template_kwargs`: the name goes before the row's tools.
+#[test]
+fn a_row_or_the_recipe_names_the_template() {
+    let both = json!({"chat_template": [
+        {"name": "default", "template": "D{{ chat_template is defined }}"},
+        {"name": "tool_use", "template": "T{{ tools }}"}]});
+    let mut tokenizer = Tokenizer::from_folder(&folder("named", &both, &[])).unwrap();
+    let written = |tokenizer: &Tokenizer, row: &Value| {
+        let row: Context = serde_json::from_value(row.clone()).unwrap();
+        let template = tokenizer.chat_template().unwrap();
+        let text = template.render_in(&[Message::user("x")], &row, false);
+        text.map_err(|e| e.to_string())
+    };
+    let named = |name: Value| json!({"chat_template_kwargs": {"chat_template": name}});
+    let tools = json!({"tools": [{}], "chat_template_kwargs": {"chat_template": "default"}});
+    for (row, right) in [
+        (named(json!("tool_use")), "TNone"),
+        (named(json!("default")), "DFalse"),
+        (named(json!(null)), "DFalse"),
+        (tools.clone(), "DFalse"),
+    ] {
+        assert_eq!(written(&tokenizer, &row).unwrap(), right, "{row}");
+    }
+    for name in [json!("rag"), json!("{{ messages }}"), json!(5)] {
+        let why = written(&tokenizer, &named(name.clone())).unwrap_err();
+        let right = format!(
+            "`chat_template` should name one of the model's templates (`default` and `tool_use`), is {name};"
+        );
+        assert!(why.contains(&right), "{why}");
+        assert!(tokenizer.give("chat_template", &name).is_err());
+    }
+    tokenizer.give("chat_template", &json!("tool_use")).unwrap();
+    assert_eq!(written(&tokenizer, &json!({})).unwrap(), "TNone");
+    assert_eq!(written(&tokenizer, &tools).unwrap(), "DFalse");
+    assert_eq!(written(&tokenizer, &named(json!(null))).unwrap(), "DFalse");
+    // one template has no name: transformers would write the word itself
+    let one = json!({"chat_template": "D"});
+    let one = Tokenizer::from_folder(&folder("unnamed", &one, &[])).unwrap();
+    let why = written(&one, &named(json!("default"))).unwrap_err();
+    assert!(why.contains("(it has one, without a name)"), "{why}");
+}
+
+/// A row that names the template is encoded with it, and the name counts as read.
+#[test]
+fn an_example_is_encoded_with_the_template_that_it_names() {
+    let template = |opens: &str| {
+        format!(
+            "{{% for m in messages %}}{{% if m.role == 'assistant' %}}{opens}{{% endif %}}\
+             {{{{ m.content }}}}<|end|>{{% endfor %}}{{% if add_generation_prompt %}}{opens}{{% endif %}}"
+        )
+    };
+    let both = json!({"chat_template": {"default": template("A:"), "tool_use": template("B:")}});
+    let tokenizer = Tokenizer::from_folder(&folder("named-rows", &both, &[])).unwrap();
+    let rows = [
+        json!({"prompt": "q", "response": "r"}),
+        json!({"prompt": "q", "response": "r", "chat_template_kwargs": {"chat_template": "tool_use"}}),
+        json!({"prompt": "q", "response": "r", "chat_template_kwargs": {"chat_template": "x"}}),
+    ];
+    let text = |rows: &[Value]| {
+        rows.iter()
+            .map(|row| format!("{row}\n"))
+            .collect::<String>()
+    };
+    let read = |rows: &[Value]| {
+        let options = randori_data::ReadOptions::default();
+        let (records, _) =
+            randori_data::read_bytes("d.jsonl", text(rows).as_bytes(), &options).unwrap();
+        let (limits, rules) = (Default::default(), Default::default());
+        randori_data::encode(&records, &tokenizer, &limits, &rules)
+    };
+    let (examples, counts) = read(&rows[..2]).unwrap();
+    let prompts: Vec<String> = examples
+        .iter()
+        .map(|e| tokenizer.decode(&e.prompt))
+        .collect();
+    assert_eq!(prompts, ["q<|end|>A:", "q<|end|>B:"]);
+    assert!(counts.unread.is_empty(), "{counts}");
+    let why = read(&rows).unwrap_err().to_string();
+    assert!(
+        why.starts_with("d.jsonl:3: chat template: `chat_template` should name one of"),
+        "{why}"
+    );
 }
 
 /// `tokenizer.chat_template.tool_use` of a GGUF file: for conversations with tools, and, where it

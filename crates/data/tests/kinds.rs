@@ -285,43 +285,108 @@ fn parquet_written_by_others() {
     );
 }
 
-/// A time beyond any calendar (a sentinel such as i64's largest) is an error only if its column is
-/// read: the parquet crate panics when it formats one (found by tests/fuzz).
-#[test]
-fn times_beyond_the_calendar() {
+/// A file of one row: a response, and what is asked in a column of whole numbers of this type.
+fn timed(name: &str, kind: &str, number: i64) -> Vec<u8> {
     use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
     use parquet::file::writer::SerializedFileWriter;
-    let file = |name: &str| {
-        let schema = format!(
-            "message m {{ REQUIRED BINARY prompt (UTF8); REQUIRED BINARY response (UTF8);
-             REQUIRED INT64 {name} (TIMESTAMP_MILLIS); }}"
-        );
-        let schema = parquet::schema::parser::parse_message_type(&schema).unwrap();
-        let mut out = Vec::new();
-        let mut writer =
-            SerializedFileWriter::new(&mut out, schema.into(), Default::default()).unwrap();
-        let mut group = writer.next_row_group().unwrap();
-        for value in ["What is 12 plus 30?", "42"] {
-            let mut column = group.next_column().unwrap().unwrap();
-            let value = [ByteArray::from(value)];
-            let texts = column.typed::<ByteArrayType>();
-            texts.write_batch(&value, None, None).unwrap();
-            column.close().unwrap();
-        }
+    let schema = format!(
+        "message m {{ REQUIRED BINARY question (UTF8); REQUIRED BINARY response (UTF8);
+         REQUIRED INT64 {name} ({kind}); }}"
+    );
+    let schema = parquet::schema::parser::parse_message_type(&schema).unwrap();
+    let mut out = Vec::new();
+    let mut writer =
+        SerializedFileWriter::new(&mut out, schema.into(), Default::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    for value in ["What is 12 plus 30?", "42"] {
         let mut column = group.next_column().unwrap().unwrap();
-        let times = column.typed::<Int64Type>();
-        times.write_batch(&[i64::MAX], None, None).unwrap();
+        let value = [ByteArray::from(value)];
+        let texts = column.typed::<ByteArrayType>();
+        texts.write_batch(&value, None, None).unwrap();
         column.close().unwrap();
-        group.close().unwrap();
-        writer.close().unwrap();
-        out
-    };
+    }
+    let mut column = group.next_column().unwrap().unwrap();
+    let times = column.typed::<Int64Type>();
+    times.write_batch(&[number], None, None).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.close().unwrap();
+    out
+}
+
+/// A time that no calendar has (a sentinel such as i64's largest) is in nobody's way until it is
+/// read: the parquet crate panics where it would print one (found by tests/fuzz).
+#[test]
+fn times_beyond_the_calendar() {
+    let file = |name: &str| timed(name, "TIMESTAMP_MILLIS", i64::MAX);
     let (records, _) = rows("x", &file("seen")).unwrap();
     assert_eq!(records[0].response, Message::assistant("42"));
-    assert_eq!(
-        refused("x", &file("system")),
-        "x:1: `system` has a time beyond the calendar, which no text can have"
+    let why = refused("x", &file("system"));
+    assert!(
+        why.starts_with("x:1: `system` has a time beyond the calendar"),
+        "{why}"
     );
+}
+
+/// The right values are `str` of what pyarrow 26 reads (`to_pylist`): a time has a zone where the
+/// file says so and nowhere else.
+#[test]
+fn times_are_text_as_python_prints_them() {
+    let second = 1_721_995_200; // 2024-07-26 12:00:00
+    for (kind, number, printed) in [
+        (
+            "TIMESTAMP(MILLIS,false)",
+            second * 1000,
+            "2024-07-26 12:00:00",
+        ),
+        (
+            "TIMESTAMP(MILLIS,false)",
+            second * 1000 + 50,
+            "2024-07-26 12:00:00.050000",
+        ),
+        (
+            "TIMESTAMP(MICROS,false)",
+            second * 1_000_000 + 7,
+            "2024-07-26 12:00:00.000007",
+        ),
+        (
+            "TIMESTAMP(MILLIS,true)",
+            second * 1000,
+            "2024-07-26 12:00:00+00:00",
+        ),
+        (
+            "TIMESTAMP(NANOS,false)",
+            second * 1_000_000_000,
+            "2024-07-26 12:00:00",
+        ),
+        (
+            "TIMESTAMP(NANOS,true)",
+            second * 1_000_000_000 + 500_000,
+            "2024-07-26 12:00:00.000500+00:00",
+        ),
+        ("TIMESTAMP_MILLIS", second * 1000, "2024-07-26 12:00:00"),
+        ("TIME_MICROS", 3_600_000_000, "01:00:00"),
+        ("TIME_MICROS", 3_600_000_001, "01:00:00.000001"),
+        ("INT_64", second, "1721995200"),
+    ] {
+        let (records, _) = rows("x", &timed("system", kind, number)).unwrap();
+        assert_eq!(records[0].prompt[0].content(), printed, "{kind} {number}");
+    }
+    let odd = timed("system", "TIMESTAMP(NANOS,true)", 1);
+    assert_eq!(
+        refused("x", &odd),
+        "x:1: `system` has a time of nanoseconds, which no text can have"
+    );
+}
+
+#[test]
+fn two_columns_of_one_name_are_refused() {
+    for name in ["question", "response"] {
+        assert_eq!(
+            refused("x", &timed(name, "INT_64", 1)),
+            format!("x: two columns are called `{name}`")
+        );
+    }
 }
 
 /// No writer makes LZO, so the file says so of bytes that are not.

@@ -138,6 +138,42 @@ fn a_table_that_breaks_off_is_no_bad_row() {
     assert_eq!(read("prompt,response\nq,r\nq,r").unwrap().0.len(), 2);
 }
 
+/// Every beginning of a table that ends within quotes is refused, whatever stands there: half a
+/// response is nobody's response.
+#[test]
+fn a_table_that_breaks_off_within_quotes_is_refused() {
+    let table =
+        "prompt,\"response\"\nq,r\n\"q \"\"a\"\"\",\"one, two\nthree \"\"b\"\"\"\nq5\" x,r\n";
+    for (name, table) in [
+        ("d.csv", table.to_owned()),
+        ("d.tsv", table.replace(',', "\t")),
+        ("d.csv", table.replace('\n', "\r\n")),
+    ] {
+        for end in 1..table.len() {
+            let text = &table[..end];
+            // quotes within `q5" x` are text, and two within quotes are one
+            let quotes = text.split("q5").next().unwrap().matches('"').count();
+            let read = read_bytes(name, text.as_bytes(), &ReadOptions::default());
+            let why = read.err().map(|e| e.to_string()).unwrap_or_default();
+            assert_eq!(
+                why.ends_with("a quote that is never closed took the rest of the file"),
+                quotes % 2 == 1,
+                "{text:?}: {why}"
+            );
+        }
+    }
+    for cut in [
+        "prompt,response\na,b\nc,\"the answer is",
+        "prompt,response\na,b\nc,\"the answer is\n",
+        "prompt,response\na,b\n\"c,d\n",
+        "prompt,response\na,b\nc,d,\"e\n",
+        "prompt,response\na,b\nc,\"",
+    ] {
+        let why = rows("d.csv", cut).unwrap_err();
+        assert!(why.starts_with("d.csv:3: a quote that is never"), "{why}");
+    }
+}
+
 #[test]
 fn tables_with_other_line_ends_and_names() {
     let (records, _) = rows("d.csv", "prompt,response\rq,a\rq,b\rq,c").unwrap();
@@ -207,5 +243,73 @@ fn a_format_that_is_set_takes_the_same_names() {
         };
         let (records, _) = read_bytes("d.jsonl", row.as_bytes(), &options).unwrap();
         assert_eq!(records[0].prompt, [Message::user("q")], "{row}");
+    }
+}
+
+/// transformers 5.24 raises for these (but for `{}`, which it takes as `[]`), and so would every
+/// row: a list of objects is meant, or its JSON.
+#[test]
+fn tools_and_documents_are_lists_of_objects() {
+    let row = |key: &str, value: &str| {
+        let (outer, key) = key.rsplit_once('.').unwrap_or(("", key));
+        let held = format!("\"{key}\": {value}");
+        match outer {
+            "" => format!("{{\"prompt\": \"q\", \"response\": \"r\", {held}}}\n"),
+            _ => format!("{{\"prompt\": \"q\", \"response\": \"r\", \"{outer}\": {{{held}}}}}\n"),
+        }
+    };
+    let lists = [
+        "tools",
+        "documents",
+        "chat_template_kwargs.tools",
+        "chat_template_kwargs.documents",
+    ];
+    for key in lists {
+        for (value, at, should) in [
+            ("5", "", "a list of objects, or its JSON as text, is 5"),
+            (
+                "true",
+                "",
+                "a list of objects, or its JSON as text, is true",
+            ),
+            (
+                r#"{"name": "f"}"#,
+                "",
+                "a list of objects, or its JSON as text, is an object",
+            ),
+            (
+                "{}",
+                "",
+                "a list of objects, or its JSON as text, is an object",
+            ),
+            (
+                r#""{\"name\": \"f\"}""#,
+                "",
+                "a list of objects, or its JSON as text, is an object",
+            ),
+            (r#"["x"]"#, "[0]", "an object, is \"x\""),
+            ("[{}, null]", "[1]", "an object, is null"),
+            (r#""[5]""#, "[0]", "an object, is 5"),
+        ] {
+            assert_eq!(
+                rows("d.jsonl", &row(key, value)).unwrap_err(),
+                format!("d.jsonl:1: `{key}{at}` should be {should}"),
+                "{value}"
+            );
+        }
+        for value in ["[]", r#"[{"name": "f"}]"#, r#""[{\"name\": \"f\"}]""#] {
+            let record = one(&row(key, value));
+            let held = match key.strip_prefix("chat_template_kwargs.") {
+                Some(inner) => &record.context["chat_template_kwargs"][inner],
+                None => &record.context[key],
+            };
+            assert!(held.is_array(), "{key}: {value}");
+        }
+        let why = rows("d.jsonl", &row(key, "\"x\"")).unwrap_err();
+        let right = format!("d.jsonl:1: `{key}` is text, but not JSON");
+        assert!(why.starts_with(&right), "{why}");
+        for nothing in ["null", "\" \""] {
+            assert!(rows("d.jsonl", &row(key, nothing)).is_ok(), "{key}");
+        }
     }
 }

@@ -455,7 +455,7 @@ fn variables_come_from_the_user_and_from_the_row() {
     );
     let counts = counted(
         &tokenizer,
-        r#"{"prompt": "q", "response": "a", "tools": [1]}"#,
+        r#"{"prompt": "q", "response": "a", "tools": [{}]}"#,
     );
     let unread: Vec<&str> = counts.unread.keys().map(String::as_str).collect();
     assert_eq!(unread, ["data.template_args.odd", "tools"]);

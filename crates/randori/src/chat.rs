@@ -77,6 +77,7 @@ impl Chat {
         if talk.beside.is_some() {
             players.push(chosen(request, &recipe, last, talk.beside).context("--beside")?);
         }
+        folder::say_game(request, &recipe)?;
         let host = check::recipe(&recipe, request, &players[0].0, &Uses::TALKER)?;
         let max_tokens = talk.max_tokens.unwrap_or(recipe.generate.max_new_tokens);
         let system = talk.system.clone().or_else(|| recipe.data.system.clone());

@@ -148,13 +148,20 @@ pub fn recipe(
     if uses.measures {
         losses::samplers(&host, &recipe.eval.sampling)?;
         settings::answer_check(recipe)?;
+        if recipe.eval.seeds.is_empty() {
+            return Err(recipe
+                .refuse("eval.seeds", "must have at least one value, got []")
+                .into());
+        }
+    }
+    if let Some((out, earlier)) = uses.out {
+        let mut reads = reads(recipe, request, adapter, uses.pairs);
+        reads.extend(host.plugins().iter().map(|plugin| plugin.path.clone()));
+        outbox::refuse_loss(out, &reads, earlier)?;
     }
     data(recipe, request, uses)?;
     if let Some(file) = uses.pairs {
         pairs::look(recipe, file)?;
-    }
-    if let Some((out, earlier)) = uses.out.filter(|(out, _)| out.exists()) {
-        outbox::refuse_loss(out, &read(recipe, request, &host, adapter, uses)?, earlier)?;
     }
     Ok(host)
 }
@@ -206,27 +213,45 @@ fn data(recipe: &Recipe, request: &Request, uses: &Uses) -> Result<()> {
     Ok(())
 }
 
-/// The files that a verb reads, as far as they are named by path.
-fn read(
+/// The files and folders that a verb reads, as far as the recipe and the command line name them by
+/// path: the recipe, its data or a file of pairs, the model, the start's players and the plugins
+/// besides the program's own. Some may not be there.
+pub fn reads(
     recipe: &Recipe,
     request: &Request,
-    host: &Host,
     adapter: &[PathBuf],
-    uses: &Uses,
-) -> Result<Vec<PathBuf>> {
-    let mut files: Vec<PathBuf> = request.recipe.iter().cloned().collect();
-    files.extend(uses.pairs.map(Path::to_path_buf));
+    pairs: Option<&Path>,
+) -> Vec<PathBuf> {
+    // of a run's folder, whose files no verb writes over, the recipe
+    let mut reads: Vec<PathBuf> = match &request.recipe {
+        Some(run) if run.is_dir() => vec![run.join("recipe.toml")],
+        given => given.iter().cloned().collect(),
+    };
+    reads.extend(pairs.map(Path::to_path_buf));
     for key in corpus::KEYS {
-        let named = corpus::named(recipe, key).iter();
-        files.extend(named.flat_map(|file| data_folder::all(&recipe.path(file))));
+        for file in corpus::named(recipe, key) {
+            let path = recipe.path(file);
+            reads.extend(data_folder::all(&path));
+            reads.push(path);
+        }
     }
-    files.extend(ModelInputs::named(recipe)?.paths().map(Path::to_path_buf));
-    files.extend(host.plugins().iter().map(|plugin| plugin.path.clone()));
+    let model = &recipe.model;
+    let source = model.source.0.strip_prefix("random:");
+    reads.push(recipe.path(source.unwrap_or(&model.source.0)));
+    reads.extend(model.tokenizer.iter().map(|path| recipe.path(path)));
+    let template = model.chat_template.iter().filter(|file| *file != "plain");
+    reads.extend(template.map(|file| recipe.path(file)));
+    reads.extend(recipe.plugins.paths.iter().map(|path| recipe.path(path)));
+    reads.extend(request.plugins.iter().cloned());
+    // a link in such a folder may lead out of it; what cannot be listed is told of where it is read
+    if let Ok(files) = ModelInputs::named(recipe) {
+        reads.extend(files.paths().map(Path::to_path_buf));
+    }
     for folder in started::stack(recipe, adapter) {
-        // one that cannot be listed is told of where the player is read
-        files.extend(adapter_files(&folder).unwrap_or_default());
+        reads.extend(adapter_files(&folder).unwrap_or_default());
+        reads.push(folder);
     }
-    Ok(files)
+    reads
 }
 
 /// Looks for what the model's configuration alone tells, whatever weights lie beside it: that there

@@ -59,7 +59,13 @@ pub fn eval(request: &Request, split: Split, out: Option<&Path>) -> Result<()> {
         peak_bytes: None,
     };
     let table = report::table(&summary).replace("start", "player");
-    result!(session.watch, "{table}{}", report::legend(&summary));
+    let of = match split {
+        Split::Train => "training prompts",
+        Split::Validation => "validation prompts",
+        Split::HeldOut => "held-out prompts",
+    };
+    let legend = report::legend(&summary).replace("held-out prompts", of);
+    result!(session.watch, "{table}{legend}");
     if let Some(out) = out {
         let mut json = serde_json::to_vec_pretty(&summary.json()["start"])?;
         json.push(b'\n');

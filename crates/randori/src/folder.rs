@@ -88,22 +88,74 @@ pub fn games(dir: &Path, recipe: &Recipe, fresh: bool) -> Result<Vec<(u64, PathB
         };
         (seed, if own { dir.to_path_buf() } else { apart })
     };
-    Ok(seeds.iter().map(place).collect())
+    let games: Vec<(u64, PathBuf)> = seeds.iter().map(place).collect();
+    for (seed, place) in games.iter().filter(|(_, place)| !fresh && place != dir) {
+        refuse_another_seed(place, *seed)?;
+    }
+    Ok(games)
 }
 
 /// The seed of the game in `dir`, where that is the folder of one of several seeds inside a run's.
 fn seed_among_several(dir: &Path) -> Result<Option<u64>> {
     let place = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
-    let name = place.file_name().and_then(|name| name.to_str());
-    let named = name.and_then(|name| name.strip_prefix("seed-")?.parse::<u64>().ok());
-    let (Some(seed), Some(run)) = (named, place.parent()) else {
+    let (Some(seed), Some(run)) = (named_seed(&place), place.parent()) else {
         return Ok(None);
     };
-    let game = Manifest::read(&place)?.filter(|game| recorded_seed(game) == Some(seed));
-    match game.is_some() && Manifest::read(run)?.is_some() {
-        true => Ok(Some(seed)),
+    match Manifest::read(run)?.is_some() && recorded(&place)?.is_some() {
+        true => refuse_another_seed(&place, seed).map(|()| Some(seed)),
         false => Ok(None),
     }
+}
+
+/// `runs/NAME/seed-3` -> 3
+fn named_seed(folder: &Path) -> Option<u64> {
+    let name = folder.file_name()?.to_str()?;
+    name.strip_prefix("seed-")?.parse().ok()
+}
+
+/// The seed that the manifest in a folder says; `None` where there is none.
+fn recorded(folder: &Path) -> Result<Option<u64>> {
+    Ok(Manifest::read(folder)?.as_ref().and_then(recorded_seed))
+}
+
+/// Refuses a folder that is called by one seed and holds the game of another: no game of its seed
+/// was played there.
+fn refuse_another_seed(folder: &Path, seed: u64) -> Result<()> {
+    match recorded(folder)? {
+        Some(own) if own != seed => anyhow::bail!(
+            "{}: it holds the game with seed {own}, not {seed}: it was copied or renamed; move it away, or call it seed-{own} again",
+            folder.display()
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Says which of several games in a run's folder is meant by it.
+///
+/// # Errors
+/// As [`games`].
+pub fn say_game(request: &Request, recipe: &Recipe) -> Result<()> {
+    let run = request.recipe.as_ref().filter(|path| path.is_dir());
+    let Some(dir) = run.filter(|_| request.adapter.is_empty()) else {
+        return Ok(());
+    };
+    let Some((seed, game)) = games(dir, recipe, false)?.into_iter().next() else {
+        return Ok(());
+    };
+    let own = Manifest::read(dir)?.is_some_and(|run| !run.stages.is_empty());
+    let mut played = usize::from(own);
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let place = entry.path();
+        played += usize::from(named_seed(&place).is_some() && recorded(&place)?.is_some());
+    }
+    if played > 1 {
+        request.watch.note(format!(
+            "{}: of its {played} games the one with seed {seed} is meant, in {}",
+            dir.display(),
+            game.display()
+        ));
+    }
+    Ok(())
 }
 
 /// The seed that a run folder was opened with; a run of several games goes on with what it was,
@@ -198,6 +250,7 @@ fn built_in(path: &Path) -> Option<(&str, &str)> {
 pub fn player(request: &Request) -> Result<(Recipe, Vec<PathBuf>)> {
     let (recipe, adapter) = recipe(request)?;
     refuse_unfinished(request, &adapter)?;
+    say_game(request, &recipe)?;
     Ok((recipe, adapter))
 }
 

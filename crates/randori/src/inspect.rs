@@ -1,11 +1,14 @@
 //! The first examples as the model sees them, and what happened to the others.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, bail};
 use randori_data::{Encoded, Tokenizer};
 
 use crate::aside::Aside;
 use crate::check::{self, Uses};
 use crate::corpus::{part, policy};
+use crate::recipe::Recipe;
 use crate::request::{Request, Split};
 use crate::session::Setting;
 use crate::{folder, inputs};
@@ -54,7 +57,14 @@ pub fn inspect(request: &Request, count: usize) -> Result<Inspection> {
             "--adapter changes nothing that inspect shows: examples are the same for every player"
         );
     }
-    let session = opened(request)?;
+    inspected(&opened(request)?, count)
+}
+
+/// The same of a recipe that is opened.
+///
+/// # Errors
+/// Whatever is wrong with its data.
+pub fn inspected(session: &Setting, count: usize) -> Result<Inspection> {
     // as the first iteration's training would
     let rules = policy(&session.recipe, Some(&*session.loss(0)?));
     let recipe = &session.recipe;
@@ -83,15 +93,22 @@ pub fn inspect(request: &Request, count: usize) -> Result<Inspection> {
     })
 }
 
-/// The recipe with its model's configuration and tokenizer: no weight is looked at, or needs to be
-/// there.
 fn opened(request: &Request) -> Result<Setting> {
     let (recipe, adapter) = folder::player(request)?;
-    let host = check::recipe(&recipe, request, &adapter, &Uses::LOOKED_AT)?;
-    check::model(&recipe, &host, &adapter)?;
-    let setting = Setting::without_weights(recipe, host, request)?;
+    let setting = looked_at(recipe, &adapter, request)?;
     inputs::refuse_another_model(request, &setting.recipe, &setting.model)?;
     Ok(setting)
+}
+
+/// A recipe with its model's configuration and tokenizer: no weight is looked at, or needs to be
+/// there.
+///
+/// # Errors
+/// Whatever is wrong with recipe, plugins, model or the data's first rows.
+pub fn looked_at(recipe: Recipe, adapter: &[PathBuf], request: &Request) -> Result<Setting> {
+    let host = check::recipe(&recipe, request, adapter, &Uses::LOOKED_AT)?;
+    check::model(&recipe, &host, adapter)?;
+    Setting::without_weights(recipe, host, request)
 }
 
 /// Tokens of the prompt and the longer of its responses: what must fit the model's window.

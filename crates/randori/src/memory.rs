@@ -12,7 +12,7 @@ use crate::recipe::{AUTO_MOST, ComputeDevice, OrAuto, Recipe};
 use crate::watch::Watch;
 
 /// The smallest micro-batch that is chosen; a larger pair stands alone in one.
-const LEAST: usize = 256;
+pub const LEAST: usize = 256;
 /// The share of the free memory that is planned with: figures may be 10 % off, and others want some
 /// too.
 const SHARE: f64 = 0.85;
@@ -25,11 +25,8 @@ pub fn settle(recipe: &mut Recipe, host: &Host, watch: &dyn Watch) -> Result<()>
     }
     let model = Model::of(recipe, Vec::new(), host)?;
     let plan = Plan::of(&model, recipe.clone())?;
-    let free = match recipe.model.device {
-        ComputeDevice::Cpu => free(Path::new("/")),
-        ComputeDevice::Cuda => free_on_card(),
-    };
-    let limit = free.map_or(u64::MAX, |free| (SHARE * free as f64) as u64);
+    let free = at_hand(recipe.model.device);
+    let limit = planned(free);
     let tokens = chosen(&plan, limit)?;
     recipe.train.micro_batch_tokens = OrAuto::Of(tokens);
     let why = match free {
@@ -49,6 +46,20 @@ pub fn settle(recipe: &mut Recipe, host: &Host, watch: &dyn Watch) -> Result<()>
         "train.micro_batch_tokens"
     ));
     Ok(())
+}
+
+/// Bytes that are free where passes run; `None` where that cannot be told, or there is no such
+/// device.
+pub fn at_hand(device: ComputeDevice) -> Option<u64> {
+    match device {
+        ComputeDevice::Cpu => free(Path::new("/")),
+        ComputeDevice::Cuda => free_on_card(),
+    }
+}
+
+/// How many of so many free bytes are planned with: any number where nobody knows.
+pub fn planned(free: Option<u64>) -> u64 {
+    free.map_or(u64::MAX, |free| (SHARE * free as f64) as u64)
 }
 
 /// The largest of 4096, 2048, … that fits into `limit`, and no larger than a step, or else the

@@ -1,11 +1,11 @@
 //! What a verb writes outside a run folder: a player in the form other tools read, whole or not at
 //! all.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use randori_export::{Companion, FolderOptions, InMemory, Merged, RoundTrip};
-use randori_store::{Disk, OutFiles, OutFolder};
+use randori_store::{Disk, Manifest, OutFiles, OutFolder};
 
 use crate::artefacts::Learnt;
 use crate::card::{self, Card, Form};
@@ -17,6 +17,18 @@ pub fn folder(out: &Path) -> Result<OutFolder> {
     OutFolder::open(Disk::new(), out).context("--out")
 }
 
+/// A folder that may be written at `out` for the player of a run in `dir`, which is not begun
+/// either where a rule is broken. `reads` is what the command reads.
+///
+/// # Errors
+/// As [`refuse_run`], [`refuse_place`], [`refuse_run_folder`] and [`folder`], in this order.
+pub fn player_folder(out: &Path, dir: &Path, fresh: bool, reads: &[PathBuf]) -> Result<OutFolder> {
+    refuse_run(out, dir)?;
+    refuse_place(out, reads)?;
+    refuse_run_folder(dir, fresh, reads)?;
+    folder(out)
+}
+
 /// A file that may be written at `out`, and others `beside` it.
 pub fn files(out: &Path, beside: &[PathBuf]) -> Result<OutFiles> {
     OutFiles::open(Disk::new(), out, beside).context("--out")
@@ -25,7 +37,7 @@ pub fn files(out: &Path, beside: &[PathBuf]) -> Result<OutFiles> {
 /// Refuses to write a player at `out` where it and the run in which it is trained (`dir`, which may
 /// not be there yet) would lie in each other's way: asked before anything is trained. `dir/out` is
 /// nobody else's.
-pub fn refuse_run(out: &Path, dir: &Path) -> Result<()> {
+fn refuse_run(out: &Path, dir: &Path) -> Result<()> {
     let (place, run) = (resolved(out), resolved(dir));
     let apart = !place.starts_with(&run) && !run.starts_with(&place);
     match apart || place.starts_with(run.join("out")) {
@@ -38,48 +50,127 @@ pub fn refuse_run(out: &Path, dir: &Path) -> Result<()> {
     }
 }
 
-/// A path from the root, links followed as far as it exists.
+/// A path from the root, as the operating system would find it: links followed, also one to what
+/// is not there yet.
 fn resolved(path: &Path) -> PathBuf {
-    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let there = |above: &Path| {
-        let rest = whole.strip_prefix(above).ok()?;
-        Some(above.canonicalize().ok()?.join(rest))
-    };
-    whole.ancestors().find_map(there).unwrap_or(whole)
-}
-
-/// Refuses to write a file of results over a folder, over one of the command's own inputs
-/// (`inputs`), or inside a run folder, whose files are the run's.
-fn refuse_results(out: &Path, inputs: &[PathBuf]) -> Result<()> {
-    let shown = out.display();
-    if out.is_dir() {
-        bail!("--out {shown}: a file is written, and a folder is there; name a new place");
-    }
-    let Ok(whole) = out.canonicalize() else {
-        return Ok(());
-    };
-    let same = |input: &&PathBuf| input.canonicalize().is_ok_and(|input| input == whole);
-    if let Some(input) = inputs.iter().find(same) {
-        bail!(
-            "--out {shown}: {} is read by this command and would be lost; name a new place",
-            input.display()
-        );
-    }
-    for folder in whole.ancestors().skip(1) {
-        if let Ok(Some(_)) = randori_store::Manifest::read(folder) {
-            bail!(
-                "--out {shown}: it is a file of the run {}; name a new place",
-                folder.display()
-            );
+    let whole = target(path);
+    let whole = std::path::absolute(&whole).unwrap_or(whole);
+    let mut place = PathBuf::new();
+    for part in whole.components() {
+        match part {
+            Component::ParentDir => _ = place.pop(),
+            part => place.push(part),
+        }
+        if let Ok(real) = place.canonicalize() {
+            place = real;
         }
     }
-    Ok(())
+    place
 }
 
-/// Refuses to write results over a file that the verb reads (`inputs`), or over one with something
+/// Where a link to nothing leads; the path itself where it is none.
+fn target(path: &Path) -> PathBuf {
+    let mut at = path.to_owned();
+    for _ in 0..LINKS {
+        match std::fs::read_link(&at) {
+            Ok(to) if !at.exists() => at = at.parent().unwrap_or(Path::new("")).join(to),
+            _ => break,
+        }
+    }
+    at
+}
+
+/// Links that are followed one after another, as by Linux.
+const LINKS: usize = 40;
+
+/// Refuses a place, of a file or of a folder, where writing would take from the command what it
+/// `reads` (files, and folders with all in them) or put something between it; and one among the
+/// files of a run, whose folder `out` alone is for others.
+///
+/// # Errors
+/// The place and what is there.
+pub fn refuse_place(out: &Path, reads: &[PathBuf]) -> Result<()> {
+    let (shown, place) = (out.display(), resolved(out));
+    let reads = || {
+        reads
+            .iter()
+            .filter_map(|r| Some((r, r.canonicalize().ok()?)))
+    };
+    if let Some((read, _)) = reads().find(|(_, real)| real.starts_with(&place)) {
+        bail!(
+            "--out {shown}: {} is read by this command and would be lost; name a new place",
+            read.display()
+        );
+    }
+    if let Some((read, _)) = reads().find(|(_, real)| place.starts_with(real)) {
+        bail!(
+            "--out {shown}: it lies in {}, which is read by this command; name a new place",
+            read.display()
+        );
+    }
+    match run_around(&place) {
+        Some(run) if !place.starts_with(run.join("out")) => bail!(
+            "--out {shown}: it is a file of the run {}; name a new place",
+            run.display()
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// The innermost run folder that a path lies in.
+fn run_around(place: &Path) -> Option<&Path> {
+    let is_run = |folder: &&Path| {
+        let manifest = Manifest::read(folder);
+        matches!(
+            manifest,
+            Ok(Some(_)) | Err(randori_store::Error::Newer { .. })
+        )
+    };
+    place.ancestors().skip(1).find(is_run)
+}
+
+/// Refuses to begin a run in `dir` where it would lie among the files of another, and to begin one
+/// afresh over what it `reads`.
+///
+/// # Errors
+/// Either, with both places.
+pub fn refuse_run_folder(dir: &Path, fresh: bool, reads: &[PathBuf]) -> Result<()> {
+    let (shown, place) = (dir.display(), resolved(dir));
+    if Manifest::read(dir)?.is_none() {
+        return match run_around(&place) {
+            None => Ok(()),
+            Some(run) => bail!(
+                "{shown}: a run would be begun among the files of the run {}; name another place with --runs",
+                run.display()
+            ),
+        };
+    }
+    // a player that was written there stays, and the recipe comes out as it was
+    let kept = [place.join("out"), place.join("recipe.toml")];
+    let stays = |real: &Path| kept.iter().any(|kept| real.starts_with(kept));
+    let lost = |read: &&PathBuf| {
+        let real = read.canonicalize();
+        real.is_ok_and(|real| real.starts_with(&place) && !stays(&real))
+    };
+    match reads.iter().find(lost) {
+        Some(read) if fresh => bail!(
+            "--fresh: {} is read by this command, and lies in {shown}, which would be begun afresh; copy it to another place",
+            read.display()
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses to write a file of results over a folder, where [`refuse_place`] does, or over something
 /// else than earlier results of the verb, of which `earlier` decides.
-pub fn refuse_loss(out: &Path, inputs: &[PathBuf], earlier: fn(&Path) -> bool) -> Result<()> {
-    refuse_results(out, inputs)?;
+pub fn refuse_loss(out: &Path, reads: &[PathBuf], earlier: fn(&Path) -> bool) -> Result<()> {
+    if out.is_dir() {
+        bail!(
+            "--out {}: a file is written, and a folder is there; name a new place",
+            out.display()
+        );
+    }
+    refuse_place(out, reads)?;
     let kept = std::fs::metadata(out).is_ok_and(|there| there.is_file() && there.len() > 0);
     match kept && !earlier(out) {
         true => bail!(
@@ -100,13 +191,13 @@ pub fn are_rows<T: serde::de::DeserializeOwned>(path: &Path) -> bool {
     })
 }
 
-/// Writes a file of results, whole or not at all. A link stays one, and what it names is replaced;
-/// a pipe or a device is written to as it is.
+/// Writes a file of results, whole or not at all. A link stays one, and what it names is replaced,
+/// or made; a pipe or a device is written to as it is.
 pub fn write_results(
     out: &Path,
     fill: impl FnOnce(&Path) -> Result<(), randori_store::BoxError>,
 ) -> Result<()> {
-    let place = out.canonicalize().unwrap_or_else(|_| out.to_owned());
+    let place = out.canonicalize().unwrap_or_else(|_| target(out));
     if place.exists() && !place.is_file() {
         return fill(&place).map_err(|e| anyhow::anyhow!("--out {}: {e}", out.display()));
     }

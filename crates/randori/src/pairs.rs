@@ -3,8 +3,6 @@
 //! again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -13,8 +11,9 @@ use randori_data::{
 };
 use randori_sdk::seam::LossFn;
 
-use crate::artefacts::{Answer, PairRow};
+use crate::artefacts::PairRow;
 use crate::corpus::{self, Part};
+use crate::ids::{self, Drawn, Ids, Kind};
 use crate::recipe::Recipe;
 use crate::session::Setting;
 use crate::stages::rows_of;
@@ -27,29 +26,18 @@ pub struct Pairs {
     pub scored: bool,
 }
 
-/// Bytes of a file's first line that are looked at.
-const LINE: u64 = 1 << 20;
-
 /// Looks at the first rows of a file of pairs: they are pairs. An empty file is left to [`read`].
 ///
 /// # Errors
 /// A file that cannot be read, or the first row that is no pair.
 pub fn look(recipe: &Recipe, file: &Path) -> Result<()> {
-    let place = || file.display().to_string();
-    let there = std::fs::metadata(file).with_context(place)?;
+    let there = std::fs::metadata(file).with_context(|| file.display().to_string())?;
     if !there.is_file() || there.len() == 0 {
         return Ok(());
     }
-    let mut line = Vec::new();
-    let opened = File::open(file).with_context(place)?;
-    BufReader::new(opened.take(LINE))
-        .read_until(b'\n', &mut line)
-        .with_context(place)?;
-    let of_ids = serde_json::from_slice::<PairRow>(&line).is_ok()
-        || serde_json::from_slice::<Answer>(&line).is_ok();
-    match of_ids {
-        true => Ok(()),
-        false => refuse_single(&corpus::first_rows(recipe, file)?),
+    match ids::first(file)? {
+        Kind::Text => refuse_single(&corpus::first_rows(recipe, file)?),
+        Kind::Pair | Kind::Answer => Ok(()),
     }
 }
 
@@ -67,21 +55,11 @@ fn refuse_single(records: &[Record]) -> Result<()> {
 /// Reads a file of pairs. `loss` is the one they are trained with, `None` where nobody trains.
 pub fn read(setting: &Setting, file: &Path, loss: Option<&dyn LossFn>) -> Result<Pairs> {
     let mut rules = corpus::policy(&setting.recipe, loss);
-    if let Ok(rows) = randori_store::read_rows::<PairRow>(file) {
-        let (rows, counts) = with_ids(setting, file, rows, &rules)?;
-        let scored = rows
-            .iter()
-            .all(|r| r.ref_real.is_some() && r.ref_generated.is_some());
-        let how = if scored { "scored" } else { "not scored" };
-        setting
-            .watch
-            .say(format!("  {:<38} {counts}; {how}", "pairs"));
-        if let Some(loss) = loss {
-            setting.say_identical(&counts, loss);
-        }
-        return Ok(Pairs { rows, scored });
-    }
-    let answers = randori_store::read_rows::<Answer>(file).ok();
+    let answers = match ids::read(file)? {
+        Ids::Pairs(rows) => return of_ids(setting, file, rows, &rules, loss),
+        Ids::Answers(answers) => Some(answers),
+        Ids::Text => None,
+    };
     let mut options = corpus::read_options(&setting.recipe);
     if answers.is_some() {
         // token ids stand beside the rows by number: none may be missing
@@ -130,6 +108,28 @@ pub fn read(setting: &Setting, file: &Path, loss: Option<&dyn LossFn>) -> Result
         rows: rows_of(examples, 0),
         scored: false,
     })
+}
+
+/// Pairs that came as token ids.
+fn of_ids(
+    setting: &Setting,
+    file: &Path,
+    rows: Vec<PairRow>,
+    rules: &Policy,
+    loss: Option<&dyn LossFn>,
+) -> Result<Pairs> {
+    let (rows, counts) = with_ids(setting, file, rows, rules)?;
+    let scored = rows
+        .iter()
+        .all(|r| r.ref_real.is_some() && r.ref_generated.is_some());
+    let how = if scored { "scored" } else { "not scored" };
+    setting
+        .watch
+        .say(format!("  {:<38} {counts}; {how}", "pairs"));
+    if let Some(loss) = loss {
+        setting.say_identical(&counts, loss);
+    }
+    Ok(Pairs { rows, scored })
 }
 
 /// The rows of a file; `whole`: beside token ids none may be left out, whatever the recipe says.
@@ -268,8 +268,8 @@ fn known<'a>(setting: &Setting, place: &str, ids: impl Iterator<Item = &'a u32>)
 
 /// Token ids mean what they meant when they were drawn only with the same tokenizer: their text
 /// must be the text that stands beside them.
-fn refuse_other_tokens(setting: &Setting, file: &Path, answers: &[Answer]) -> Result<()> {
-    let other = |answer: &&Answer| setting.tokenizer.decode(&answer.tokens) != answer.generated;
+fn refuse_other_tokens(setting: &Setting, file: &Path, answers: &[Drawn]) -> Result<()> {
+    let other = |answer: &&Drawn| setting.tokenizer.decode(&answer.tokens) != answer.generated;
     match answers.iter().find(other) {
         None => Ok(()),
         Some(answer) => anyhow::bail!(
@@ -285,7 +285,7 @@ fn refuse_other_tokens(setting: &Setting, file: &Path, answers: &[Answer]) -> Re
 fn with_answers(
     setting: &Setting,
     part: Part,
-    answers: &[Answer],
+    answers: &[Drawn],
     rules: &Policy,
 ) -> Result<(Vec<Encoded>, Counts)> {
     // real responses were looked at before, those that are gone since among them

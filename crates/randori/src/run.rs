@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
-use randori_core::{Ended, Outcome, Signals};
+use randori_core::{Ended, Outcome, Signals, Stage};
 use randori_store::{Open, Run};
 
 use crate::artefacts::Learnt;
@@ -21,10 +21,10 @@ use crate::record::Recorder;
 use crate::report::{self, Played, PromptRow, Prompts, Sample, Summary};
 use crate::request::{Request, Split};
 use crate::session::{Opened, Session, Setting};
-use crate::stages::write_rows;
+use crate::stages::{rows_beside, write_rows};
 use crate::supervised::{self, Contest};
 use crate::watch::Watch;
-use crate::{check, folder, inputs, losses, settings};
+use crate::{check, folder, inputs, losses, outbox, settings};
 
 /// The data of a run.
 pub struct Corpus {
@@ -41,6 +41,8 @@ pub fn play(request: &Request, fresh: bool) -> Result<Summary> {
     let began = Instant::now();
     let (mut recipe, _) = folder::recipe(request)?;
     let dir = folder::of(request, &recipe);
+    let reads = check::reads(&recipe, request, &request.adapter, None);
+    outbox::refuse_run_folder(&dir, fresh, &reads)?;
     folder::refuse_if_held(&dir)?;
     let host = check::recipe(&recipe, request, &request.adapter, &Uses::WHOLE)?;
     losses::check_game(&recipe, &host)?;
@@ -85,7 +87,7 @@ pub fn play(request: &Request, fresh: bool) -> Result<Summary> {
     let first = &games[0].1;
     let summary = Summary {
         name: session.recipe.run.name.clone(),
-        sample: sample(first, played[0].iterations.len()),
+        sample: sample(first, played[0].iterations.len())?,
         played,
         seconds: began.elapsed().as_secs_f64(),
         peak_bytes: peak_bytes(),
@@ -121,7 +123,7 @@ fn watched(
 /// `summary.json` and `report.html`.
 fn write(run: &mut Run, session: &Session, summary: &Summary, first: &Path) -> Result<()> {
     run.write_json("summary.json", &summary.json())?;
-    let losses = losses(first, summary.played[0].iterations.len());
+    let losses = losses(first, summary.played[0].iterations.len())?;
     let page = report::page(summary, &session.recipe.resolved(), &losses);
     run.write("report.html", page.as_bytes())?;
     Ok(())
@@ -201,7 +203,7 @@ fn one(
             "{label}the stop rule ended the game: the opponent can no longer be told from the data"
         ));
     }
-    let tokens = trained_tokens(run.dir(), signals.len());
+    let tokens = trained_tokens(run.dir(), signals.len())?;
     let continued_sft = match &corpus.validation {
         None => None,
         Some(validation) => {
@@ -228,19 +230,19 @@ fn one(
             .collect(),
         continued_sft,
         tokens,
-        converged: converged(run.dir(), signals.len()),
+        converged: converged(run.dir(), signals.len())?,
         prompts: Prompts {
-            start: prompts(run, "start"),
+            start: prompts(run, "start")?,
             iterations: (0..signals.len())
                 .map(|t| prompts(run, &randori_store::iteration_folder(t)))
-                .collect(),
+                .collect::<Result<_>>()?,
         },
     })
 }
 
 /// What was measured on each prompt; nothing where a run of an earlier version did not keep it.
-fn prompts(run: &Run, place: &str) -> Vec<PromptRow> {
-    randori_store::read_rows(&run.folder(place).join(PROMPTS)).unwrap_or_default()
+fn prompts(run: &Run, folder: &str) -> Result<Vec<PromptRow>> {
+    rows_beside(run.dir(), folder, Stage::Eval.name(), PROMPTS)
 }
 
 /// The start, after its supervised stage if the recipe has one.
@@ -292,67 +294,73 @@ fn measured_start(
             session.rules().iteration(0).beta,
         ))
     })?;
-    let kept = run.folder("start").join(ANSWERS);
-    let answers = match randori_store::read_rows::<HeldOutAnswer>(&kept) {
-        Ok(rows) if rows.len() == held_out.examples.len() => rows,
+    let kept: Vec<HeldOutAnswer> = match run.folder("start").join(ANSWERS).exists() {
+        true => rows_beside(run.dir(), "start", "eval", ANSWERS)?,
+        false => Vec::new(),
+    };
+    let answers = match kept.len() == held_out.examples.len() {
+        true => kept,
         // removed by somebody: drawn again, the same
-        _ => measure::answer(session, &player, held_out, &name)?.first,
+        false => measure::answer(session, &player, held_out, &name)?.first,
     };
     Ok((signals, answers))
 }
 
 /// Tokens all iterations were trained on, from their logs.
-fn trained_tokens(dir: &Path, iterations: usize) -> usize {
-    let last = |t: usize| {
-        metrics(dir, t)
-            .last()
-            .and_then(|row| row["num_tokens"].as_f64())
-            .unwrap_or(0.0) as usize
+fn trained_tokens(dir: &Path, iterations: usize) -> Result<usize> {
+    let last = |t: usize| -> Result<usize> {
+        let rows = metrics(dir, t)?;
+        let tokens = rows.last().and_then(|row| row["num_tokens"].as_f64());
+        Ok(tokens.unwrap_or(0.0) as usize)
     };
     (0..iterations).map(last).sum()
 }
 
 /// The step at which each iteration's training ended because its loss asked no pair for a change.
-fn converged(dir: &Path, iterations: usize) -> Vec<Option<usize>> {
-    let step = |t: usize| {
-        let rows = metrics(dir, t);
+fn converged(dir: &Path, iterations: usize) -> Result<Vec<Option<usize>>> {
+    let step = |t: usize| -> Result<Option<usize>> {
+        let rows = metrics(dir, t)?;
         let last = rows
             .last()
             .filter(|row| row["converged"].as_f64() == Some(1.0));
-        last.and_then(|row| row["step"].as_u64())
-            .map(|step| step as usize)
+        let step = last.and_then(|row| row["step"].as_u64());
+        Ok(step.map(|step| step as usize))
     };
     (0..iterations).map(step).collect()
 }
 
-fn losses(dir: &Path, iterations: usize) -> Vec<(usize, Vec<f64>)> {
-    let of = |t: usize| {
-        metrics(dir, t)
-            .iter()
-            .filter_map(|row| row["loss"].as_f64())
-            .collect()
+fn losses(dir: &Path, iterations: usize) -> Result<Vec<(usize, Vec<f64>)>> {
+    let of = |t: usize| -> Result<(usize, Vec<f64>)> {
+        let rows = metrics(dir, t)?;
+        let losses = rows.iter().filter_map(|row| row["loss"].as_f64());
+        Ok((t, losses.collect()))
     };
-    (0..iterations).map(|t| (t, of(t))).collect()
+    (0..iterations).map(of).collect()
 }
 
-fn metrics(dir: &Path, t: usize) -> Vec<serde_json::Value> {
-    let path = dir
-        .join(randori_store::iteration_folder(t))
-        .join("metrics.jsonl");
-    randori_store::read_rows(&path).unwrap_or_default()
+fn metrics(dir: &Path, t: usize) -> Result<Vec<serde_json::Value>> {
+    let folder = randori_store::iteration_folder(t);
+    rows_beside(dir, &folder, Stage::Policy.name(), "metrics.jsonl")
 }
 
 /// The first held-out prompt (not the prettiest) answered by the human and, greedily, by the start
-/// and the last iteration.
-fn sample(dir: &Path, iterations: usize) -> Option<Sample> {
-    let of = |place: String| {
-        randori_store::read_rows::<HeldOutAnswer>(&dir.join(place).join(SHOWCASE)).ok()
+/// and the last iteration; `None` where somebody has removed one of the answers.
+fn sample(dir: &Path, iterations: usize) -> Result<Option<Sample>> {
+    let of = |folder: String| -> Result<Option<HeldOutAnswer>> {
+        if !dir.join(&folder).join(SHOWCASE).exists() {
+            return Ok(None);
+        }
+        let rows = rows_beside(dir, &folder, Stage::Eval.name(), SHOWCASE)?;
+        Ok(rows.into_iter().next())
     };
-    let start = of("start".into())?.into_iter().next()?;
-    let last = of(randori_store::iteration_folder(iterations.checked_sub(1)?))?
-        .into_iter()
-        .next()?;
-    Some(Sample {
+    let Some(t) = iterations.checked_sub(1) else {
+        return Ok(None);
+    };
+    let last = of(randori_store::iteration_folder(t))?;
+    let (Some(start), Some(last)) = (of("start".into())?, last) else {
+        return Ok(None);
+    };
+    Ok(Some(Sample {
         prompt: start
             .prompt
             .last()
@@ -361,7 +369,7 @@ fn sample(dir: &Path, iterations: usize) -> Option<Sample> {
         human: start.real,
         start: start.generated,
         last: last.generated,
-    })
+    }))
 }
 
 fn show(watch: &dyn Watch, summary: &Summary, dir: &Path, began: Instant) {

@@ -323,7 +323,11 @@ impl Session {
         match (stack, self.recipe.adapter.kind) {
             ([], AdapterKind::Full) => Ok(Player::full(self.base.clone())?),
             ([], _) => Ok(Player::bare(self.base.clone())),
-            (stack, _) => self.learnt(stack),
+            (stack, _) => {
+                let player = self.learnt(stack)?;
+                self.refuse_another(&player, stack)?;
+                Ok(player)
+            }
         }
     }
 
@@ -335,16 +339,26 @@ impl Session {
 
     /// A player that was read from `stack`, with what the recipe says of training it.
     fn trained_on(&self, player: Player, stack: &[PathBuf]) -> Result<Player> {
+        self.refuse_another(&player, stack)?;
         let Some(own) = &player.lora else {
             return Ok(player);
         };
-        let trace = randori_engine::trace(self.base.arch.as_ref())?;
-        started::refuse_another(&self.recipe, own, &trace, stack)?;
         let spec = started::trained_on(&self.recipe, own);
         Ok(Player {
             lora: Some(Arc::new(spec)),
             ..player
         })
+    }
+
+    /// Holds the recipe's `[adapter]` against a player that was read from `stack`.
+    fn refuse_another(&self, player: &Player, stack: &[PathBuf]) -> Result<()> {
+        match &player.lora {
+            None => Ok(()),
+            Some(own) => {
+                let trace = randori_engine::trace(self.base.arch.as_ref())?;
+                started::refuse_another(&self.recipe, own, &trace, stack)
+            }
+        }
     }
 
     /// Whether [`Session::start`] will find what it needs: asked before a run folder is begun.

@@ -19,8 +19,8 @@ pub fn sft(request: &Request, out: Option<&Path>, fresh: bool) -> Result<()> {
     let (mut recipe, adapter) = folder::player(request)?;
     let dir = request.runs.join(format!("{}-sft", recipe.run.name));
     let out = out.map_or_else(|| dir.join("out"), Path::to_path_buf);
-    outbox::refuse_run(&out, &dir)?;
-    let to = outbox::folder(&out)?;
+    let reads = check::reads(&recipe, request, &adapter, None);
+    let to = outbox::player_folder(&out, &dir, fresh, &reads)?;
     folder::refuse_if_held(&dir)?;
     let host = check::recipe(&recipe, request, &adapter, &Uses::WHOLE)?;
     folder::settle(&mut recipe, &dir, fresh)?;

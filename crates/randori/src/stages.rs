@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use randori_data::{Counts, Encoded, Rejected};
 use randori_engine::{GenerateOptions, Player, ScoreItem};
 use randori_sdk::seam::{LossFn, SamplerFn};
-use randori_store::JsonLines;
+use randori_store::{JsonLines, Manifest};
 
 use crate::artefacts::{Answer, Answers, PairRow, Pairs};
 use crate::corpus::{self, Part};
@@ -227,4 +227,22 @@ pub fn write_rows<T: serde::Serialize>(
         out.write_all(b"\n")?;
     }
     out.flush()
+}
+
+/// The rows that a finished stage left in a file beside its artefact; none where there is no such
+/// file (a run of an earlier version), or another stage has written it since.
+///
+/// # Errors
+/// A file that was changed since the stage was finished, or is gone.
+pub fn rows_beside<T: serde::de::DeserializeOwned>(
+    dir: &std::path::Path,
+    folder: &str,
+    stage: &str,
+    name: &str,
+) -> Result<Vec<T>> {
+    let manifest = Manifest::read(dir)?.unwrap_or_default();
+    match randori_store::beside(dir, &manifest, folder, stage, name)? {
+        Some(path) => Ok(randori_store::read_rows(&path)?),
+        None => Ok(Vec::new()),
+    }
 }

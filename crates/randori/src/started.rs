@@ -1,5 +1,5 @@
-//! What a recipe says of its adapter beside one that is started from: dropout is a matter of
-//! training and obeyed; what the adapter is must be what the recipe says it is.
+//! What a recipe says of its adapter beside one that is given: dropout is a matter of training and
+//! obeyed; what the adapter is must be what the recipe says it is, for every verb.
 
 use std::path::{Path, PathBuf};
 
@@ -47,7 +47,7 @@ pub fn trained_on(recipe: &Recipe, given: &LoraSpec) -> LoraSpec {
 }
 
 /// Holds the recipe against the settings (`given`) of the adapter in `stack`, for whoever trains
-/// it on. Keys are compared by what they do to this model: another spelling of the same is the
+/// it on or plays with it. Keys are compared by what they do to this model: another spelling of the same is the
 /// same.
 ///
 /// # Errors

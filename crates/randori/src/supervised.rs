@@ -17,7 +17,7 @@ use crate::record::Recorder;
 use crate::report::Baseline;
 use crate::session::Session;
 use crate::settings;
-use crate::stages::write_rows;
+use crate::stages::{rows_beside, write_rows};
 use crate::training::run_training;
 
 /// Trains on the real responses, with the dropout that the player's adapter says; resumable through
@@ -157,7 +157,7 @@ pub fn baseline(
         workspace.write(PROMPTS, |path| write_rows(path, &prompts))?;
         anyhow::Ok(measure::signals(session, &own, &pairs, beta))
     })?;
-    let prompts = randori_store::read_rows(&run.folder(&place).join(PROMPTS)).unwrap_or_default();
+    let prompts = rows_beside(run.dir(), &place, &stage, PROMPTS)?;
     let measures = measure::measures(&signals, false);
     let tokens = steps.max * steps.tokens_per_step;
     Ok((

@@ -25,8 +25,8 @@ pub fn train(
 ) -> Result<()> {
     let (mut recipe, adapter) = folder::player(request)?;
     let dir = request.runs.join(format!("{}-train", recipe.run.name));
-    outbox::refuse_run(out, &dir)?;
-    let to = outbox::folder(out)?;
+    let reads = check::reads(&recipe, request, &adapter, Some(file));
+    let to = outbox::player_folder(out, &dir, fresh, &reads)?;
     folder::refuse_if_held(&dir)?;
     let host = check::recipe(&recipe, request, &adapter, &Uses::paired(request, file))?;
     folder::settle(&mut recipe, &dir, fresh)?;

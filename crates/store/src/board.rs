@@ -15,8 +15,9 @@ use randori_core::{Signals, Stage};
 use serde_json::{Map, Value};
 
 use crate::{
-    Artefact, Error, EventFile, Manifest, Result,
+    EventFile, Manifest, Result, beside,
     json::Appender,
+    kept::load_done,
     layout::{CHECKPOINT, iteration, latest_in, metrics_file, step_of},
 };
 
@@ -63,13 +64,16 @@ impl Board {
 
     fn replay(&self, dir: &Path, manifest: &Manifest, folder: &str) -> Result<()> {
         let (home, policy) = (dir.join(folder), Stage::Policy.name());
-        let metrics = home.join(metrics_file(policy));
-        if metrics.exists() {
-            // Of an unfinished stage, the rows up to its last checkpoint, which a resume keeps.
-            let last = match manifest.done(folder, policy) {
-                Some(_) => u64::MAX,
-                None => latest_in(&home.join(CHECKPOINT).join(policy))?.map_or(0, |at| at.step),
-            };
+        let log = metrics_file(policy);
+        // Of an unfinished stage, the rows up to its last checkpoint, which a resume keeps.
+        let (metrics, last) = match manifest.done(folder, policy) {
+            Some(_) => (beside(dir, manifest, folder, policy, &log)?, u64::MAX),
+            None => {
+                let last = latest_in(&home.join(CHECKPOINT).join(policy))?;
+                (Some(home.join(log)), last.map_or(0, |at| at.step))
+            }
+        };
+        if let Some(metrics) = metrics.filter(|path| path.exists()) {
             let stays = |row: &Map<String, Value>| step_of(row).is_some_and(|step| step <= last);
             for row in Appender::peek(&metrics, stays)? {
                 self.row(folder, &row)?;
@@ -78,8 +82,7 @@ impl Board {
         if let (Some(t), Some(done)) =
             (iteration(folder), manifest.done(folder, Stage::Eval.name()))
         {
-            let path = home.join(&done.file);
-            let signals = Signals::load(&path).map_err(|e| Error::artefact("load", &path, e))?;
+            let signals: Signals = load_done(dir, manifest, folder, &done.stage)?;
             self.eval(t, &signals)?;
         }
         Ok(())

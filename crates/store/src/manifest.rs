@@ -89,6 +89,10 @@ pub struct Done {
     pub bytes: u64,
     /// Duration of the stage in seconds; for a resumed stage, since the last resume.
     pub seconds: f64,
+    /// SHA-256 of the files that it wrote beside its artefact, its log among them, by name; absent
+    /// from older manifests.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub beside: BTreeMap<String, String>,
 }
 
 impl Manifest {

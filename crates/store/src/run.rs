@@ -1,6 +1,7 @@
 //! An open run folder: begins or resumes a run, restores finished stages, records new ones.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -13,6 +14,7 @@ use crate::{
     clear::{clear, files_of},
     disk::{is_hidden, list},
     hash, json,
+    kept::load_done,
     layout::{CHECKPOINT, check_name, iteration_folder, latest_in, metrics_file},
     manifest::FILE,
 };
@@ -218,6 +220,7 @@ impl Run {
         begun: Instant,
     ) -> Result<()> {
         let hash = hash(&self.folder(folder).join(&file))?;
+        let besides = self.hashes_beside(folder, stage, beside)?;
         let written = &mut self.manifest.written;
         written.remove(&format!("{folder}/{file}"));
         written.extend(files_of(&self.dir, folder, &file)?);
@@ -229,12 +232,32 @@ impl Run {
             sha256: hash.sha256,
             bytes: hash.bytes,
             seconds: begun.elapsed().as_secs_f64(),
+            beside: besides,
         });
         if let Err(error) = self.manifest.write(&self.disk, &self.dir) {
             self.manifest.stages.pop();
             return Err(error);
         }
         self.drop_checkpoint(folder, stage)
+    }
+
+    /// Hashes of what a stage wrote besides its artefact, by name; its log, if it has one, is whole
+    /// by now.
+    fn hashes_beside(
+        &self,
+        folder: &str,
+        stage: &str,
+        written: &[String],
+    ) -> Result<BTreeMap<String, String>> {
+        let log = metrics_file(stage);
+        let log = self.folder(folder).join(&log).exists().then_some(log);
+        let names = written.iter().cloned().chain(log);
+        names
+            .map(|name| {
+                let hash = hash(&self.folder(folder).join(&name))?;
+                Ok((name, hash.sha256))
+            })
+            .collect()
     }
 
     /// Removes what killed processes left: half-written files, and checkpoints of stages that have
@@ -351,48 +374,6 @@ fn begun(work: &Path) -> Result<Option<String>> {
     };
     let part = work.is_dir() && list(work)?.iter().any(holds);
     Ok(part.then(|| "in part".into()))
-}
-
-/// Loads the artefact of a finished stage without a lock: for export, chat and reports.
-pub fn load<A: Artefact>(dir: &Path, folder: &str, stage: &str) -> Result<A> {
-    load_done(
-        dir,
-        &Manifest::read(dir)?.unwrap_or_default(),
-        folder,
-        stage,
-    )
-}
-
-fn load_done<A: Artefact>(dir: &Path, manifest: &Manifest, folder: &str, stage: &str) -> Result<A> {
-    let path = intact(dir, manifest, folder, stage)?;
-    A::load(&path).map_err(|source| Error::artefact("load", &path, source))
-}
-
-/// Path of a finished stage's artefact, after verifying its hash. Needs no lock.
-pub fn intact(dir: &Path, manifest: &Manifest, folder: &str, stage: &str) -> Result<PathBuf> {
-    let done = manifest
-        .done(folder, stage)
-        .ok_or_else(|| Error::NotFinished {
-            dir: dir.to_owned(),
-            folder: folder.to_owned(),
-            stage: stage.to_owned(),
-        })?;
-    let path = dir.join(folder).join(&done.file);
-    let damaged = |why: String| Error::Damaged {
-        path: path.clone(),
-        why,
-    };
-    if !path.exists() {
-        return Err(damaged("it is gone".into()));
-    }
-    let now = hash(&path)?;
-    if now.sha256 != done.sha256 {
-        return Err(damaged(format!(
-            "its SHA-256 was {:.12}…, is {:.12}…",
-            done.sha256, now.sha256
-        )));
-    }
-    Ok(path)
 }
 
 fn begin(disk: &Disk, dir: &Path, spec: &RunSpec) -> Result<Manifest> {

@@ -101,8 +101,8 @@ impl Workspace {
         .map_err(|error| error.keeping(|| self.describe_saved()))
     }
 
-    /// Writes a file or folder beside the stage's artefact, atomically. Unlike the artefact, it is
-    /// not verified later.
+    /// Writes a file or folder beside the stage's artefact, atomically. [`beside`](crate::beside)
+    /// finds it again.
     pub fn write<E: Into<BoxError>>(
         &mut self,
         name: &str,

@@ -9,6 +9,7 @@
 mod board;
 mod faults;
 mod folder;
+mod kept;
 mod outbox;
 mod rows;
 mod scene;

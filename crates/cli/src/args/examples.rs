@@ -7,16 +7,24 @@ pub fn of(command: &str) -> Option<&'static str> {
     found.map(|(_, examples)| *examples)
 }
 
-const EXAMPLES: [(&str, &str); 14] = [
+const EXAMPLES: [(&str, &str); 15] = [
     (
         "randori",
         "Examples:
   randori run builtin:demo            # plays the demo; its recipe, model and data are inside
+  randori init MODEL mine.jsonl       # writes mine.toml, a recipe for a model and data
   randori inspect mine.toml           # what the model will see of your data
   randori fit mine.toml --vram 16GiB  # whether it fits
   randori run mine.toml               # the game
   randori chat runs/mine              # talks with what came of it
   randori export runs/mine --to gguf --out mine.gguf",
+    ),
+    (
+        "init",
+        "Examples:
+  randori init model.gguf chats.jsonl                  # chats.toml: SFT, then the game
+  randori init org/name answers.csv --kind sft --out mine.toml
+  randori init folder pairs.jsonl --kind dpo --memory 8GiB",
     ),
     (
         "run",

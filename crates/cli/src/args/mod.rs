@@ -16,6 +16,7 @@ use crate::{chat, commands, inspect, interrupt};
 mod descriptions;
 mod examples;
 mod export;
+mod init;
 mod talk;
 
 /// Self-play fine-tuning at home: a language model practises against its own past self.
@@ -112,6 +113,8 @@ impl From<Split> for randori::Split {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Writes a recipe for a model and data, both looked at, sized for this machine
+    Init(init::Args),
     /// Plays the whole game; run again, it goes on where it was stopped
     Run {
         #[command(flatten)]
@@ -270,6 +273,7 @@ fn command() -> clap::Command {
 
 fn dispatch(verb: Verb) -> anyhow::Result<()> {
     match verb {
+        Verb::Init(args) => init(&args.asked()),
         Verb::Run {
             who,
             fresh,
@@ -312,6 +316,15 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+/// Writes a recipe, and says what can be done with it.
+fn init(asked: &randori::Init) -> anyhow::Result<()> {
+    let next = randori::init(asked)?;
+    for line in commands::after_init(&next) {
+        asked.request.watch.say(line);
+    }
+    Ok(())
 }
 
 /// Plays, and says what can be done with what came out.

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::Turns;
 use super::json::{inner, list_in};
 use super::values::{self, flag, plain_flag, present, wrong};
+use crate::template::{LISTS, unlisted};
 use crate::tokenizer::REASONING;
 use crate::{Context, Error, Message, Place, Result};
 
@@ -193,26 +194,59 @@ fn fields(
 /// since a table's column has one type: that text is parsed.
 ///
 /// # Errors
-/// `tools` that are text but not JSON, or hold an unsupported number; `chat_template_kwargs` that
-/// are not an object.
+/// Text that is not JSON, or holds an unsupported number; `tools` and `documents` that are not
+/// lists of objects, also in `chat_template_kwargs`; `chat_template_kwargs` that are no object.
 pub(super) fn context(place: &Place, map: &Map<String, Value>) -> Result<Context> {
     let mut context = Context::new();
-    for key in ["tools", "documents", "chat_template_kwargs"] {
-        let value = match present(map, key) {
-            None => continue,
-            Some(Value::String(text)) if text.trim().is_empty() => continue,
-            Some(Value::String(text)) => inner(place, key, text)?.map_err(|e| {
-                Error::example(place, format!("`{key}` is text, but not JSON: {e}"))
-            })?,
-            Some(value) => value.clone(),
-        };
-        if key == "chat_template_kwargs" && !value.is_object() {
-            let what = format!("`{key}` should be an object, is {}", kind(&value));
-            return Err(Error::example(place, what));
+    for key in LISTS {
+        if let Some(value) = parsed(place, key, map.get(key))? {
+            context.insert(key.to_owned(), listed(place, key, value)?);
         }
-        context.insert(key.to_owned(), value);
+    }
+    match parsed(place, KWARGS, map.get(KWARGS))? {
+        None => {}
+        Some(Value::Object(mut given)) => {
+            for key in LISTS {
+                let at = format!("{KWARGS}.{key}");
+                match parsed(place, &at, given.get(key))? {
+                    Some(value) => _ = given.insert(key.to_owned(), listed(place, &at, value)?),
+                    // null goes before the row's own; blank text says nothing
+                    None if given.get(key).is_some_and(Value::is_string) => {
+                        given.shift_remove(key);
+                    }
+                    None => {}
+                }
+            }
+            context.insert(KWARGS.to_owned(), given.into());
+        }
+        Some(other) => return Err(wrong(place, KWARGS, "an object", &other)),
     }
     Ok(context)
+}
+
+/// The key of a row's further variables.
+const KWARGS: &str = "chat_template_kwargs";
+
+/// A value that may be given as JSON text; `None` if it is null or blank.
+fn parsed(place: &Place, at: &str, value: Option<&Value>) -> Result<Option<Value>> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
+        Some(Value::String(text)) => {
+            let value = inner(place, at, text)?
+                .map_err(|e| Error::example(place, format!("`{at}` is text, but not JSON: {e}")))?;
+            Ok(Some(value))
+        }
+        Some(value) => Ok(Some(value.clone())),
+    }
+}
+
+/// A value of [`LISTS`].
+fn listed(place: &Place, at: &str, value: Value) -> Result<Value> {
+    if let Some((item, should, found)) = unlisted(&value) {
+        return Err(wrong(place, &format!("{at}{item}"), should, found));
+    }
+    Ok(value)
 }
 
 const ROLES: &str = "system, developer, user (human), assistant (gpt), function_call (tool_call), \

@@ -4,6 +4,7 @@
 mod array;
 mod columns;
 mod conversation;
+mod first;
 mod format;
 mod json;
 mod left;
@@ -25,6 +26,7 @@ use serde_json::Value;
 use crate::{Counts, Error, Place, Record, Result};
 pub use columns::Columns;
 use columns::Renamed;
+pub use first::column_names;
 pub use format::Format;
 pub use left::Left;
 use source::Source;
@@ -132,6 +134,44 @@ fn collect(mut reader: Reader) -> Result<(Vec<Record>, Left)> {
     Ok((records, reader.left))
 }
 
+/// Iterator over the rows of a file as JSON, whatever their keys: for rows of another meaning than
+/// an example. A string of which U+FFFF is a part, and a number spelt after it, is a value that
+/// cannot be represented. After an [`Error::Example`] the next call continues with the next row.
+pub struct Rows {
+    file: String,
+    source: Source,
+}
+
+impl Rows {
+    /// Opens a file and detects its type.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let (file, source) = opened(path, &Columns::default())?;
+        Ok(Self { file, source })
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<(Place, Value)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let row = self.source.next(&self.file)?;
+        Some(row.map(|row| (row.place, row.value)))
+    }
+}
+
+fn opened(path: &Path, columns: &Columns) -> Result<(String, Source)> {
+    let name = path.display().to_string();
+    let file = File::open(path).map_err(|e| Error::io(&name, e))?;
+    if path.is_dir() {
+        return Err(Error::file(name, "is a folder, not a data file"));
+    }
+    let source = Source::of_file(&name, file, columns)?;
+    Ok((name, source))
+}
+
 /// Iterator over the records of a file. After an [`Error::Example`] the next call continues with
 /// the next row, so a caller may report and skip.
 pub struct Reader {
@@ -150,12 +190,7 @@ impl Reader {
     /// # Errors
     /// A file that is unreadable, of an unsupported type, or invalid Parquet.
     pub fn open(path: &Path, options: &ReadOptions) -> Result<Self> {
-        let name = path.display().to_string();
-        let file = File::open(path).map_err(|e| Error::io(&name, e))?;
-        if path.is_dir() {
-            return Err(Error::file(name, "is a folder, not a data file"));
-        }
-        let source = Source::of_file(&name, file, &options.columns)?;
+        let (name, source) = opened(path, &options.columns)?;
         Ok(Self::new(name, source, options))
     }
 

@@ -3,7 +3,7 @@
 //! name.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Cursor, Read};
 
 use flate2::bufread::GzDecoder;
 
@@ -65,11 +65,12 @@ impl Source {
             .take(HEAD)
             .read_to_end(&mut head)
             .map_err(io)?;
-        file.seek(SeekFrom::Start(0)).map_err(io)?;
         if head.starts_with(b"PAR1") {
             return Ok(Self::Parquet(ParquetRows::open(name, file)?));
         }
-        let input = BufReader::with_capacity(1 << 16, file);
+        // no seeking: it may be a pipe
+        let whole = Cursor::new(head).chain(file);
+        let input = BufReader::with_capacity(1 << 16, whole);
         Self::of_stream(name, Box::new(input), columns)
     }
 

@@ -24,19 +24,53 @@ pub(super) struct Table {
     ended: bool,
 }
 
-/// An input that remembers its last byte that is not a line end, and whether its end was reached.
+/// An input that follows the quotes around its values, as the csv crate does, and remembers whether
+/// its end was reached.
 struct Tail {
     input: Box<dyn BufRead + Send>,
-    last: u8,
+    delimiter: u8,
+    at: At,
     ended: bool,
+}
+
+/// What stands before a byte of a table.
+#[derive(Clone, Copy, PartialEq)]
+enum At {
+    /// Nothing of a value.
+    Start,
+    /// A value without quotes, or what follows its closing one.
+    Bare,
+    /// A value whose quote is open.
+    Quoted,
+    /// A quote within such a value: its end, or half of a quote in its text.
+    Quote,
+}
+
+impl At {
+    fn after(self, byte: u8, delimiter: u8) -> Self {
+        match (self, byte) {
+            (Self::Start | Self::Quote, b'"') => Self::Quoted,
+            (Self::Quoted, b'"') => Self::Quote,
+            (Self::Quoted, _) => Self::Quoted,
+            (_, b'\r' | b'\n') => Self::Start,
+            (_, byte) if byte == delimiter => Self::Start,
+            _ => Self::Bare,
+        }
+    }
+}
+
+impl Tail {
+    /// Whether the input ended within quotes.
+    fn unclosed(&self) -> bool {
+        self.ended && self.at == At::Quoted
+    }
 }
 
 impl Read for Tail {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let count = self.input.read(buffer)?;
-        let text = buffer[..count].iter().rev();
-        if let Some(last) = text.copied().find(|b| !b.is_ascii_whitespace()) {
-            self.last = last;
+        for byte in &buffer[..count] {
+            self.at = self.at.after(*byte, self.delimiter);
         }
         self.ended |= count == 0 && !buffer.is_empty();
         Ok(count)
@@ -59,6 +93,9 @@ enum LineEnds {
     /// CR alone, on which the csv crate counts no lines.
     Cr,
 }
+
+/// What is wrong with a table that ends within quotes: how much of it they took in is unknown.
+const UNCLOSED: &str = "a quote that is never closed took the rest of the file";
 
 /// What columns that may hold a message or a list of messages, as JSON in a cell, are read as.
 /// (Columns that only hold messages are parsed in any format.)
@@ -118,14 +155,19 @@ impl Table {
             .delimiter(style.delimiter)
             .from_reader(Tail {
                 input,
-                last: b'\n',
+                delimiter: style.delimiter,
+                at: At::Start,
                 ended: false,
             });
         let names = reader
             .byte_headers()
-            .map_err(|e| Error::file(file, format!("its header cannot be read: {e}")))?;
+            .map_err(|e| Error::file(file, format!("its header cannot be read: {e}")))?
+            .clone();
+        if reader.get_ref().unclosed() {
+            return Err(Error::file(file, format!("its header: {UNCLOSED}")));
+        }
         let mut header: Vec<String> = Vec::new();
-        for name in names {
+        for name in &names {
             let name = std::str::from_utf8(name)
                 .map_err(|_| Error::file(file, "its header is not UTF-8"))?
                 .trim();
@@ -151,7 +193,6 @@ impl Table {
         if self.ended {
             return None;
         }
-        let within_quotes = self.goes_over_lines();
         let answer = self.reader.read_byte_record(&mut self.record);
         self.rows += 1;
         let line = self.record.position().map_or(0, |p| p.line());
@@ -164,13 +205,16 @@ impl Table {
                 LineEnds::Cr => self.rows + 1,
             },
         };
-        let unclosed = "a quote that is never closed took the rest of the file";
+        let tail = self.reader.get_ref();
+        if tail.unclosed() {
+            self.ended = true;
+            return Some(Err(Error::broken(&place, UNCLOSED)));
+        }
         let error = match answer {
             Ok(true) => return Some(self.row(place)),
             Ok(false) => {
                 self.ended = true;
-                let open = within_quotes && self.reader.get_ref().last != b'"';
-                return open.then(|| Err(Error::broken(&place, unclosed)));
+                return None;
             }
             Err(error) => error,
         };
@@ -178,27 +222,18 @@ impl Table {
             let wanted = self.header.len();
             let what = format!("{len} values, but the header has {wanted}");
             // the input was read to its end for this record: no line end follows it
-            let tail = self.reader.get_ref();
             if !tail.ended || *len as usize > wanted {
                 return Some(Err(Error::example(&place, what)));
             }
             self.ended = true;
-            return Some(Err(match self.goes_over_lines() && tail.last != b'"' {
-                true => Error::broken(&place, unclosed),
-                false => Error::broken(&place, format!("{what}; the file breaks off here")),
-            }));
+            let what = format!("{what}; the file breaks off here");
+            return Some(Err(Error::broken(&place, what)));
         }
         self.ended = true;
         Some(Err(match error.into_kind() {
             ErrorKind::Io(source) => Error::io(file, source),
             other => Error::broken(&place, format!("not CSV: {other:?}")),
         }))
-    }
-
-    /// Whether the record's last value spans lines, as one with an unclosed quote does.
-    fn goes_over_lines(&self) -> bool {
-        let last = self.record.iter().next_back();
-        last.is_some_and(|value| value.iter().any(|b| b"\r\n".contains(b)))
     }
 
     fn row(&self, place: Place) -> Result<Row> {

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use minijinja::value::Value;
 
 use crate::contain::contain;
+use crate::error::shortened;
 use crate::{Context, Error, Message, Result};
 pub(crate) use python::float as python_float;
 use python::{Budget, Day, Program};
@@ -29,6 +30,35 @@ const NO_DEFAULT: &str = "{{ raise_exception('the model has a chat template for 
     with tools (`tool_use`) and no `default`; give a row `tools`, or a template as \
     model.chat_template') }}";
 
+/// Variables that are lists of objects.
+pub(crate) const LISTS: [&str; 2] = ["tools", "documents"];
+
+/// The variable that names the template to render with, and is none of that template's.
+pub(crate) const NAME: &str = "chat_template";
+
+/// What is wrong with a variable of [`LISTS`], for which transformers raises an error: which item
+/// (`[0]`), what it should be, and what is there. Null is no list and not wrong.
+pub(crate) fn unlisted(
+    value: &serde_json::Value,
+) -> Option<(String, &'static str, &serde_json::Value)> {
+    let items = match value {
+        serde_json::Value::Null => return None,
+        serde_json::Value::Array(items) => items,
+        other => {
+            let should = "a list of objects, or its JSON as text";
+            return Some((String::new(), should, other));
+        }
+    };
+    let (i, item) = items
+        .iter()
+        .enumerate()
+        .find(|(_, item)| !item.is_object())?;
+    Some((format!("[{i}]"), "an object", item))
+}
+
+/// Characters of a value that a message shows.
+const SHOWN: usize = 40;
+
 /// The default day of `strftime_now`. Prompts must not change from day to day, or a run resumed
 /// tomorrow would not be the same run. (Llama 3's own templates fall back to this day.)
 const FIXED_DAY: &str = "2024-07-26";
@@ -41,6 +71,8 @@ pub struct ChatTemplate {
     variables: BTreeMap<String, Value>,
     /// Names of the variables set by the user.
     given: Vec<String>,
+    /// The user's name of the template to render with, where they gave one.
+    picked: Option<serde_json::Value>,
     /// The model's other template, for conversations with tools.
     tool_use: Option<Box<ChatTemplate>>,
     /// The roles besides `tool` that it knows for a tool's result.
@@ -66,6 +98,7 @@ impl ChatTemplate {
             source: source.to_owned(),
             variables: BTreeMap::new(),
             given: Vec::new(),
+            picked: None,
             tool_use: None,
             results: roles::known(source),
         };
@@ -94,10 +127,34 @@ impl ChatTemplate {
     }
 
     /// Sets a variable from the user, such as `enable_thinking`; if the template does not use it,
-    /// it is counted with every example.
-    pub fn give(&mut self, name: &str, value: &serde_json::Value) {
-        self.set_variable(name, value);
+    /// it is counted with every example. `chat_template` names the template to render with, as in
+    /// transformers.
+    ///
+    /// # Errors
+    /// `tools` or `documents` that are not lists of objects (or their JSON as text); a name that no
+    /// template has.
+    pub fn give(&mut self, name: &str, value: &serde_json::Value) -> Result<()> {
+        if name == NAME {
+            if !value.is_null() {
+                self.named(value)?;
+            }
+            self.picked = Some(value.clone());
+            return Ok(());
+        }
+        let listed = LISTS.contains(&name);
+        let value = match value {
+            serde_json::Value::String(text) if listed => serde_json::from_str(text)
+                .map_err(|e| Error::Template(format!("`{name}` is text, but not JSON: {e}")))?,
+            value => value.clone(),
+        };
+        if listed && let Some((item, should, found)) = unlisted(&value) {
+            let found = shortened(found.to_string(), SHOWN);
+            let what = format!("`{name}{item}` should be {should}, is {found}");
+            return Err(Error::Template(what));
+        }
+        self.set_variable(name, &value);
         self.given.push(name.to_owned());
+        Ok(())
     }
 
     /// The names of the variables set by the user.
@@ -162,10 +219,47 @@ impl ChatTemplate {
         }
     }
 
-    /// The template that renders rows with these variables: this one or the other.
-    pub(crate) fn chosen(&self, context: &Context) -> &ChatTemplate {
-        let other = self.tool_use().filter(|_| self.has_tools(context));
-        other.unwrap_or(self)
+    /// The template that renders rows with these variables: this one or the other, by its name
+    /// where one is given, else by the row's tools.
+    ///
+    /// # Errors
+    /// A name that neither has.
+    pub(crate) fn chosen(&self, context: &Context) -> Result<&ChatTemplate> {
+        let given = context.get("chat_template_kwargs");
+        let given = given.and_then(|given| given.get(NAME));
+        match given
+            .or(self.picked.as_ref())
+            .filter(|name| !name.is_null())
+        {
+            Some(name) => self.named(name),
+            None => {
+                let other = self.tool_use().filter(|_| self.has_tools(context));
+                Ok(other.unwrap_or(self))
+            }
+        }
+    }
+
+    /// Whether the other template renders rows with these variables.
+    pub(crate) fn is_other(&self, context: &Context) -> bool {
+        let chosen = self.chosen(context);
+        chosen.is_ok_and(|chosen| !std::ptr::eq(chosen, self))
+    }
+
+    /// The template of this name. A template's source in its place, which transformers would
+    /// render, is refused: the stop tokens are found for the model's own.
+    fn named(&self, name: &serde_json::Value) -> Result<&ChatTemplate> {
+        let known = match (name.as_str(), self.tool_use()) {
+            (Some("default"), Some(_)) if self.has_default() => return Ok(self),
+            (Some("tool_use"), Some(other)) => return Ok(other),
+            (_, Some(_)) if self.has_default() => "`default` and `tool_use`",
+            (_, Some(_)) => "`tool_use`",
+            (_, None) => "it has one, without a name",
+        };
+        let name = shortened(name.to_string(), SHOWN);
+        Err(Error::Template(format!(
+            "`{NAME}` should name one of the model's templates ({known}), is {name}; another one \
+             is given as model.chat_template"
+        )))
     }
 
     /// Renders a conversation; with `generation_prompt`, up to where the response begins.
@@ -187,13 +281,14 @@ impl ChatTemplate {
         context: &Context,
         generation_prompt: bool,
     ) -> Result<String> {
-        let chosen = self.chosen(context);
+        let chosen = self.chosen(context)?;
         let mut variables = chosen.variables.clone();
         for (name, value) in context {
             match value {
                 serde_json::Value::Object(given) if name == "chat_template_kwargs" => {
                     let given = given
                         .iter()
+                        .filter(|(k, _)| *k != NAME)
                         .map(|(k, v)| (k.clone(), Value::from_serialize(v)));
                     variables.extend(given);
                 }

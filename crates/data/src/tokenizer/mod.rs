@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use tokenizers::{Encoding, Tokenizer as Core};
 
 use crate::contain::contain;
+use crate::template::NAME;
 use crate::{ChatTemplate, Context, Error, Message, PLAIN, Result};
 pub use files::named_templates;
 pub use pretokenizers::known_pre_tokenizers;
@@ -57,7 +58,7 @@ pub struct Tokenizer {
     template: Option<ChatTemplate>,
     /// Whether the text around a response depends on the response, cached: without tools and with
     /// them, for which there may be another template.
-    echoes: [OnceLock<bool>; 2],
+    echoes: [OnceLock<bool>; 4],
     stop: Vec<u32>,
     /// Stop ids in the files; the template adds its own.
     named_stops: Vec<u32>,
@@ -218,14 +219,14 @@ impl Tokenizer {
     /// stop tokens again.
     ///
     /// # Errors
-    /// No chat template, or a name whose value comes from the data.
+    /// No chat template, or a name whose value comes from the data; as [`ChatTemplate::give`].
     pub fn give(&mut self, name: &str, value: &Value) -> Result<()> {
         if ["messages", "add_generation_prompt"].contains(&name) {
             return Err(Error::Template(format!(
                 "`{name}` comes from the data and cannot be a variable of the recipe"
             )));
         }
-        self.chat_template_mut()?.give(name, value);
+        self.chat_template_mut()?.give(name, value)?;
         self.find_stops();
         Ok(())
     }
@@ -421,7 +422,7 @@ impl Tokenizer {
             .as_ref()
             .is_some_and(|t| t.tool_use().is_some())
         {
-            stop.extend(self.end_of_turn_in(&hello, &no_tools()).ok());
+            stop.extend(self.end_of_turn_in(&hello, &by_tool_use()).ok());
         }
         let mut seen = Vec::new();
         for id in stop {
@@ -434,8 +435,12 @@ impl Tokenizer {
 }
 
 /// A row with a list of tools and none in it, which the template for tools plays.
-fn no_tools() -> Context {
-    Context::from_iter([("tools".to_owned(), json!([]))])
+fn by_tool_use() -> Context {
+    let name = json!({ NAME: "tool_use" });
+    let row = [("tools", json!([])), ("chat_template_kwargs", name)];
+    row.map(|(key, value)| (key.to_owned(), value))
+        .into_iter()
+        .collect()
 }
 
 /// Encodes a text, without offsets. A panic of the tokenizers crate on a damaged `tokenizer.json`

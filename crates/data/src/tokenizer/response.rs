@@ -314,7 +314,8 @@ impl Tokenizer {
         };
         let template = self.template.as_ref();
         let tools = template.is_some_and(|template| template.has_tools(asked.context));
-        let known = &self.echoes[usize::from(tools)];
+        let other = template.is_some_and(|template| template.is_other(asked.context));
+        let known = &self.echoes[usize::from(tools) + 2 * usize::from(other)];
         after.contains(PROBE) || *known.get_or_init(tried)
     }
 

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use anyhow::Result;
 use randori_core::Signals;
-use randori_store::{Manifest, iteration_folder, load, read_rows};
+use randori_store::{Manifest, iteration_folder, load};
 
 use crate::game::PROMPTS;
 use crate::measure;
 use crate::report::{self, Measures, Played, PromptRow, Prompts, Summary};
+use crate::stages::rows_beside;
 
 /// The start's and the first so many iterations' measures, as the terminal has them; "" where the
 /// start was never measured.
@@ -21,8 +22,7 @@ pub fn measures(dir: &Path, manifest: &Manifest, iterations: usize) -> Result<St
             return Ok(None);
         }
         let signals: Signals = load(dir, place, "eval")?;
-        // a run of an earlier version did not keep them
-        let prompts = read_rows(&dir.join(place).join(PROMPTS)).unwrap_or_default();
+        let prompts = rows_beside(dir, place, "eval", PROMPTS)?;
         Ok(Some((
             measure::measures(&signals, place == "start"),
             prompts,

@@ -25,7 +25,7 @@ use crate::request::{Request, Which};
 use fidelity::Instead;
 use places::{FIDELITY, MODELFILE};
 pub use player::chosen;
-use player::{Player, ready};
+use player::{Asked, Player, ready};
 
 /// What is to be written where.
 #[derive(Clone)]
@@ -78,36 +78,38 @@ pub enum Target {
 /// Whatever is wrong with the player or the place; a form that cannot hold this player.
 pub fn export(to: &Export) -> Result<()> {
     let out = to.out.as_path();
+    let ends: &[&str] = match to.target {
+        Target::Gguf { .. } => &[FIDELITY, MODELFILE, card::FILE],
+        Target::GgufLora => &[MODELFILE, card::FILE],
+        Target::Peft | Target::Hf { .. } | Target::Bnb { .. } => &[],
+    };
+    let beside: Vec<PathBuf> = ends.iter().map(|end| out.with_extension(end)).collect();
+    let asked = Asked::of(&to.request, to.iteration)?;
+    asked.refuse_place(&to.request, out)?;
+    for file in &beside {
+        asked.refuse_place(&to.request, file)?;
+    }
+    let player = || ready(&to.request, asked, to.onto, out);
     match to.target {
-        Target::Peft => peft(outbox::folder(out)?, &player(to)?, out),
+        Target::Peft => peft(outbox::folder(out)?, &player()?, out),
         Target::Hf {
             dtype,
             stochastic,
             shard_bytes,
         } => hf(
             outbox::folder(out)?,
-            &player(to)?,
+            &player()?,
             dtype,
             stochastic,
             shard_bytes,
             out,
         ),
-        Target::Gguf { quant } => {
-            let beside = [FIDELITY, MODELFILE, card::FILE].map(|end| out.with_extension(end));
-            gguf(outbox::files(out, &beside)?, &player(to)?, quant, out)
-        }
-        Target::GgufLora => {
-            let beside = [MODELFILE, card::FILE].map(|end| out.with_extension(end));
-            gguf_lora(outbox::files(out, &beside)?, &player(to)?, out)
-        }
+        Target::Gguf { quant } => gguf(outbox::files(out, &beside)?, &player()?, quant, out),
+        Target::GgufLora => gguf_lora(outbox::files(out, &beside)?, &player()?, out),
         Target::Bnb { dtype, shard_bytes } => {
-            bnb(outbox::folder(out)?, &player(to)?, dtype, shard_bytes, out)
+            bnb(outbox::folder(out)?, &player()?, dtype, shard_bytes, out)
         }
     }
-}
-
-fn player(to: &Export) -> Result<Player> {
-    ready(&to.request, to.iteration, to.onto, &to.out)
 }
 
 fn peft(to: OutFolder, player: &Player, out: &Path) -> Result<()> {

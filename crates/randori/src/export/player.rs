@@ -10,6 +10,7 @@ use randori_store::{Manifest, intact, iteration_folder};
 use super::fidelity::{self, Instead, Measured};
 use crate::artefacts::Learnt;
 use crate::card::{Card, Form};
+use crate::check;
 use crate::folder;
 use crate::inputs;
 use crate::outbox;
@@ -17,6 +18,7 @@ use crate::recipe::Recipe;
 use crate::request::{Request, Which};
 use crate::session::{self, Opened, Setting};
 use crate::settings;
+use crate::started;
 
 /// Told of bytes done and bytes in all.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
@@ -34,30 +36,58 @@ pub struct Player {
     game: Option<(PathBuf, Which)>,
 }
 
-/// The player, and the folder that `out` is to lie in.
-pub fn ready(request: &Request, which: Option<Which>, onto: Onto, out: &Path) -> Result<Player> {
-    let player = open(request, which, onto)?;
-    let base = player
-        .setting
-        .recipe
-        .path(&player.setting.recipe.model.source.0);
-    if base.exists() && base.canonicalize()? == out.canonicalize().unwrap_or_default() {
-        bail!(
-            "--out {}: this is the base itself; name a new place",
-            out.display()
-        );
+/// A player that is to be exported, before anything of it is read.
+pub struct Asked {
+    recipe: Recipe,
+    /// The folders of what it has learnt.
+    stack: Vec<PathBuf>,
+    game: Option<(PathBuf, Which)>,
+}
+
+impl Asked {
+    /// The player that `which` means.
+    ///
+    /// # Errors
+    /// As [`chosen`]; a recipe that cannot be read.
+    pub fn of(request: &Request, which: Option<Which>) -> Result<Asked> {
+        let (recipe, last) = folder::recipe(request)?;
+        let (stack, game) = chosen(request, &recipe, last, which)?;
+        folder::say_game(request, &recipe)?;
+        Ok(Asked {
+            recipe,
+            stack,
+            game,
+        })
     }
+
+    /// Refuses to write over what is read of it.
+    ///
+    /// # Errors
+    /// As [`outbox::refuse_place`].
+    pub fn refuse_place(&self, request: &Request, out: &Path) -> Result<()> {
+        let reads = check::reads(&self.recipe, request, &self.stack, None);
+        outbox::refuse_place(out, &reads)
+    }
+}
+
+/// The player, and the folder that `out` is to lie in.
+pub fn ready(request: &Request, asked: Asked, onto: Onto, out: &Path) -> Result<Player> {
+    let player = open(request, asked, onto)?;
     outbox::make_parent(out)?;
     Ok(player)
 }
 
-fn open(request: &Request, which: Option<Which>, onto: Onto) -> Result<Player> {
-    let (recipe, last) = folder::recipe(request)?;
-    let (stack, game) = chosen(request, &recipe, last, which)?;
+fn open(request: &Request, asked: Asked, onto: Onto) -> Result<Player> {
+    let Asked {
+        recipe,
+        stack,
+        game,
+    } = asked;
     let host = session::host(&recipe, request)?;
     let opened = Opened::of(request, recipe, host)?;
     let options = settings::load_options(&opened.setting.recipe);
     let source = opened.setting.recipe.place("model.source");
+    let arch = opened.arch.clone();
     let stream = opened
         .checkpoint
         .stream(opened.arch, &options)
@@ -70,6 +100,10 @@ fn open(request: &Request, which: Option<Which>, onto: Onto) -> Result<Player> {
             on_its_base(learnt, &stream).with_context(|| names.collect::<Vec<_>>().join(" + "))?
         }
     };
+    if let Some(own) = &learnt.lora {
+        let trace = randori_engine::trace(&*arch)?;
+        started::refuse_another(&opened.setting.recipe, own, &trace, &stack)?;
+    }
     Ok(Player {
         setting: opened.setting,
         stream,
@@ -121,6 +155,10 @@ pub fn chosen(
     };
     let game = folder::first_game(dir, recipe)?;
     let manifest = Manifest::read(&game)?.unwrap_or_default();
+    // the card tells them
+    for done in manifest.stages.iter().filter(|done| done.stage == "eval") {
+        intact(&game, &manifest, &done.folder, &done.stage)?;
+    }
     let there = |place: &str| manifest.done(place, "policy").is_some();
     let policy = |place: &str| -> Result<Vec<PathBuf>> {
         Ok(vec![intact(&game, &manifest, place, "policy")?])

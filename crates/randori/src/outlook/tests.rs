@@ -61,7 +61,8 @@ fn request(runs: &Path, iterations: usize, watch: Arc<dyn Watch>) -> Request {
 fn plan(request: &Request) -> Vec<Ahead> {
     let (recipe, _) = folder::recipe(request).unwrap();
     let dir = folder::of(request, &recipe);
-    let setting = Opened::with(recipe, request).unwrap().setting;
+    let host = crate::session::host(&recipe, request).unwrap();
+    let setting = Opened::with(recipe, host, request).unwrap().setting;
     let read = |split| {
         let (recipe, tokenizer) = (&setting.recipe, &setting.tokenizer);
         part(recipe, tokenizer, split, setting.bounds, None).unwrap()

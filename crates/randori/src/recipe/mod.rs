@@ -28,10 +28,10 @@ pub use hub_name::{KINDS, Named, kind};
 pub use keys::*;
 pub use plural::{PluginChoice, PluginOption, Validation};
 pub use refusal::RecipeError;
-pub use setting::{OnResume, OrAuto};
+pub use setting::{OnResume, OrAuto, toml_text};
 
 use section::Section;
-use setting::{Setting, toml_text};
+use setting::Setting;
 use source::Entries;
 
 /// Keys of a section with their values as TOML.

@@ -393,7 +393,7 @@ pub(super) fn not_a_choice(text: &str, choices: &[&str], raw: Option<&Raw>) -> F
 
 /// `text` as a TOML string on one line: JSON's escapes are TOML's too, but for DEL, which JSON
 /// leaves as it is.
-pub(super) fn toml_text(text: &str) -> String {
+pub fn toml_text(text: &str) -> String {
     serde_json::Value::from(text)
         .to_string()
         .replace('\u{7f}', "\\u007f")

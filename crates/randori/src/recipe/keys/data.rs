@@ -121,7 +121,8 @@ section! {
         /// A system message put before prompts that have none.
         system: Option<String> = "";
         /// Variables of the chat template, in training, generation and chat alike:
-        /// `{enable_thinking = false}`. A row's own `chat_template_kwargs` go before them.
+        /// `{enable_thinking = false}`. A row's own `chat_template_kwargs` go before them. `tools`
+        /// and `documents` are lists of objects; `chat_template` names the template to render with.
         template_args: Variables = "{}";
         /// Use the first so many training examples. Every row is read and checked all the same:
         /// what is kept aside for validation is chosen among all.

@@ -1,0 +1,148 @@
+//! Model and data under a draft, which is changed where they cannot be read as it is.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use randori_data::{Columns, Error};
+use randori_engine::weights::configuration;
+
+use super::asked::Aim;
+use super::columns::near;
+use super::draft::Draft;
+use crate::corpus::{Part, part, policy};
+use crate::hub_data;
+use crate::inspect::looked_at;
+use crate::model_files::{hub_id, source};
+use crate::recipe::Recipe;
+use crate::request::{Request, Split};
+use crate::session::Setting;
+use crate::watch::Silent;
+
+/// The largest share of rows that are no example which is left out without being asked.
+const BAD: f64 = 0.05;
+
+/// Model and data as a run would read them, without a limit on lengths.
+pub struct Reading {
+    /// The recipe with its tokenizer.
+    pub setting: Setting,
+    /// All training examples.
+    pub train: Part,
+}
+
+/// Reads the draft's model and data, and changes the draft where that makes them readable: no chat
+/// template, columns under names of their own, a few rows that are no example, splits.
+///
+/// # Errors
+/// Whatever is wrong with the model or the data as they are.
+pub fn read(draft: &mut Draft, request: &Request) -> Result<Reading> {
+    let quiet = Request {
+        watch: Arc::new(Silent),
+        ..request.clone()
+    };
+    let recipe = draft.recipe()?;
+    if hub_id(&recipe).is_some() {
+        configuration(source(&recipe)?).with_context(|| {
+            let model = &draft.model;
+            format!("MODEL {model}: no file or folder of this name is here, so the hub is asked")
+        })?;
+    }
+    draft.splits = splits(draft, &recipe);
+    let error = match tried(draft, &quiet) {
+        Ok(reading) => return Ok(reading),
+        Err(error) => error,
+    };
+    let file = first_file(draft, &recipe);
+    let columns = file.and_then(|file| near(&file, draft.aim == Aim::Dpo));
+    let mut ways = vec![(Columns::default(), true)];
+    if let Some(columns) = columns {
+        ways.extend([(columns.clone(), false), (columns, true)]);
+    }
+    for (columns, drops) in ways {
+        let mut other = Draft {
+            columns,
+            drops,
+            ..draft.clone()
+        };
+        if let Ok(reading) = tried(&mut other, &quiet)
+            && few_bad(&reading.train)
+        {
+            *draft = other;
+            return Ok(reading);
+        }
+    }
+    Err(error)
+}
+
+/// Reads the draft as it is, but for a chat template where the model has none.
+fn tried(draft: &mut Draft, request: &Request) -> Result<Reading> {
+    let setting = match looked_at(draft.recipe()?, &[], request) {
+        Err(error) if is_without_template(&error) => {
+            draft.plain = true;
+            looked_at(draft.recipe()?, &[], request)?
+        }
+        other => other?,
+    };
+    let pairs = match draft.aim {
+        Aim::Dpo => Some(policy(&setting.recipe, Some(&*setting.loss(0)?))),
+        Aim::Sft | Aim::Spin => None,
+    };
+    let train = part(
+        &setting.recipe,
+        &setting.tokenizer,
+        Split::Train,
+        setting.bounds,
+        pairs.as_ref(),
+    )?;
+    match draft.aim {
+        Aim::Sft => {}
+        Aim::Spin => train
+            .check_prompts()
+            .context("--kind sft takes such data")?,
+        Aim::Dpo => {
+            let alone = train.examples.iter().find(|e| e.rejected.is_none());
+            if let Some(alone) = alone {
+                bail!(
+                    "{}: --kind dpo wants pairs, and this row has one response (two are called \
+                     `chosen` and `rejected`, or `real` and `generated`)",
+                    alone.place
+                );
+            }
+        }
+    }
+    Ok(Reading { setting, train })
+}
+
+fn is_without_template(error: &anyhow::Error) -> bool {
+    let is = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref::<Error>(), Some(Error::NoTemplate))
+    };
+    error.chain().any(is)
+}
+
+/// Whether so few rows are no example that the others are what was meant.
+fn few_bad(train: &Part) -> bool {
+    let counts = &train.counts;
+    counts.left.bad_rows as f64 <= BAD * counts.read as f64
+}
+
+/// Whether the data has a split to validate on, and one to measure on, that are not what is
+/// trained on.
+fn splits(draft: &Draft, recipe: &Recipe) -> [bool; 2] {
+    let files = |key: &str| hub_data::files(recipe, &draft.data, key).ok();
+    let train = match draft.aim {
+        Aim::Dpo => None,
+        Aim::Sft | Aim::Spin => files("data.train"),
+    };
+    let Some(train) = train else {
+        return [false; 2];
+    };
+    let own = |key: &str| files(key).is_some_and(|other| other != train);
+    ["data.validation", "data.held_out"].map(own)
+}
+
+/// The first file of the data, whose columns are looked at.
+fn first_file(draft: &Draft, recipe: &Recipe) -> Option<PathBuf> {
+    let files = hub_data::files(recipe, &draft.data, "data.train").ok()?;
+    files.into_iter().next().map(|(_, path)| path)
+}

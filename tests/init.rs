@@ -1,0 +1,263 @@
+//! `randori init`: recipes for data of several shapes, each of which `inspect` and `fit` accept and
+//! its own command plays; what it refuses, and that nothing is written then.
+
+use std::fs;
+
+use crate::program::{Out, World};
+
+const DEMO: &str = "builtin:demo";
+
+/// Rows of a data file, each made of a number and the same backwards.
+fn rows(count: usize, row: impl Fn(usize, &str) -> String) -> String {
+    let each = (100..100 + count).map(|i| {
+        let backwards: String = i.to_string().chars().rev().collect();
+        row(i, &backwards) + "\n"
+    });
+    each.collect()
+}
+
+/// A table whose columns are not called as rows are read.
+fn table(count: usize) -> String {
+    let row = |i: usize, back: &str| format!("{i},Reverse {i}.,The answer is {back}.");
+    format!("No.,Question,Best Answer\n{}", rows(count, row))
+}
+
+fn text(w: &World, file: &str) -> String {
+    fs::read_to_string(w.dir().join(file)).unwrap()
+}
+
+/// What `init` wrote on its standard output and, after it, what the commands did that it said come
+/// next, but for conversations.
+#[track_caller]
+fn followed(w: &World, args: &[&str]) -> Vec<String> {
+    let out = w.run(&[&["init"][..], args].concat());
+    assert_eq!(out.code, 0, "{args:?}\n{}{}", out.stdout, out.stderr);
+    let (_, next) = out.stderr.split_once("Next:\n").unwrap();
+    let mut outputs = vec![out.stdout];
+    for line in next.lines() {
+        let command = line.split(" (").next().unwrap();
+        let words: Vec<&str> = command.split_whitespace().collect();
+        assert!(words[0].contains("randori"), "{line}");
+        if words[1] != "chat" {
+            outputs.push(w.accepted(&words[1..]));
+        }
+    }
+    outputs
+}
+
+#[test]
+fn a_table_becomes_a_game() {
+    let w = World::new();
+    w.file("sums.csv", &table(48));
+    let outputs = followed(&w, &[DEMO, "sums.csv"]);
+    let said = &outputs[0];
+    assert!(said.starts_with("sums.toml is written."), "{said}");
+    // 16 of 48 are kept aside
+    assert!(said.contains("32 of 32 examples kept"), "{said}");
+    let recipe = text(&w, "sums.toml");
+    for line in [
+        "name = \"sums\"",
+        "columns = { prompt = \"Question\", response = \"Best Answer\" }",
+        "answer = \"exact\"",
+        "kind = \"lora\"",
+    ] {
+        assert!(recipe.contains(line), "no {line} in\n{recipe}");
+    }
+    assert!(recipe.lines().all(|line| line.chars().count() <= 100));
+    w.accepted(&["fit", "sums.toml", "--vram", "4GiB"]);
+    assert!(outputs[1].contains("32 of 32 examples kept"));
+    let played = outputs[2].lines().any(|l| l.starts_with("iteration 0"));
+    assert!(played, "{}", outputs[2]);
+    assert!(w.dir().join("runs/sums/iter-0/adapter").exists());
+}
+
+#[test]
+fn conversations_become_supervised_fine_tuning() {
+    let w = World::new();
+    let row = |i: usize, back: &str| {
+        format!(
+            "{{\"messages\": [{{\"role\": \"user\", \"content\": \"Reverse {i}.\"}}, \
+             {{\"role\": \"assistant\", \"content\": \"It is {back}.\"}}]}}"
+        )
+    };
+    w.file("chats.jsonl", &rows(40, row));
+    let args = [DEMO, "chats.jsonl", "--kind", "sft", "--out", "a.toml"];
+    let outputs = followed(&w, &args);
+    w.accepted(&["fit", "a.toml"]);
+    assert!(outputs[2].contains("validation NLL"), "{}", outputs[2]);
+    assert!(w.dir().join("runs/a-sft/out/adapter_config.json").exists());
+    assert!(!text(&w, "a.toml").contains("[game]"));
+}
+
+#[test]
+fn pairs_become_dpo() {
+    let w = World::new();
+    let row = |i: usize, back: &str| {
+        format!("{{\"question\": \"Reverse {i}.\", \"good\": \"{back}\", \"bad\": \"{i}\"}}")
+    };
+    w.file("pairs.jsonl", &rows(40, row));
+    let outputs = followed(&w, &[DEMO, "pairs.jsonl", "--kind", "dpo"]);
+    let columns = "columns = { prompt = \"question\", chosen = \"good\", rejected = \"bad\" }";
+    assert!(text(&w, "pairs.toml").contains(columns));
+    w.accepted(&["fit", "pairs.toml"]);
+    // of 40, but for 101, 111, 121 and 131, whose two responses are the same
+    assert!(outputs[2].contains("trained on 36 pairs"), "{}", outputs[2]);
+    assert!(w.dir().join("pairs-adapter/adapter_config.json").exists());
+}
+
+/// As in a base model's folder.
+#[test]
+fn a_model_without_a_template_takes_texts_as_they_are() {
+    let w = World::new();
+    let demo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/demo/model");
+    fs::create_dir(w.dir().join("base")).unwrap();
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        fs::copy(demo.join(file), w.dir().join("base").join(file)).unwrap();
+    }
+    let config = fs::read_to_string(demo.join("tokenizer_config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config.as_object_mut().unwrap().remove("chat_template");
+    w.file("base/tokenizer_config.json", &config.to_string());
+    w.file("sums.csv", &table(40));
+    w.accepted(&["init", "base", "sums.csv"]);
+    assert!(text(&w, "sums.toml").contains("chat_template = \"plain\""));
+    w.accepted(&["inspect", "sums.toml"]);
+}
+
+#[test]
+fn a_few_rows_that_are_no_example_are_left_out_and_counted() {
+    let w = World::new();
+    let row = |i: usize, back: &str| match i {
+        103 => "{\"prompt\": \"Reverse\"}".to_owned(),
+        _ => format!("{{\"prompt\": \"Reverse {i}.\", \"response\": \"{back}\"}}"),
+    };
+    w.file("some.jsonl", &rows(60, row));
+    w.accepted(&["init", DEMO, "some.jsonl", "--kind", "sft"]);
+    assert!(text(&w, "some.toml").contains("bad_rows = \"drop\""));
+    let seen = w.accepted(&["inspect", "some.toml"]);
+    assert!(seen.contains("some.jsonl:4"), "{seen}");
+    // many: the first is the error
+    let row = |i: usize, back: &str| match i % 3 {
+        0 => "{\"prompt\": \"Reverse\"}".to_owned(),
+        _ => format!("{{\"prompt\": \"Reverse {i}.\", \"response\": \"{back}\"}}"),
+    };
+    w.file("many.jsonl", &rows(60, row));
+    w.refused(
+        &["init", DEMO, "many.jsonl", "--kind", "sft"],
+        "many.jsonl:3: an example without response",
+    );
+    assert!(!w.dir().join("many.toml").exists());
+}
+
+#[test]
+fn a_data_sets_own_split_is_measured_on() {
+    let w = World::new();
+    fs::create_dir_all(w.dir().join("set")).unwrap();
+    fs::create_dir_all(w.dir().join("recipes")).unwrap();
+    w.file("set/train.csv", &table(20));
+    w.file("set/test.csv", &table(8));
+    // the recipe lies somewhere else than the data
+    w.accepted(&["init", DEMO, "set", "--out", "recipes/a.toml"]);
+    let recipe = text(&w, "recipes/a.toml");
+    let set = w.dir().join("set").canonicalize().unwrap();
+    let held_out = recipe
+        .lines()
+        .find(|line| line.starts_with("held_out"))
+        .unwrap();
+    let named = held_out.split('"').nth(1).unwrap();
+    assert_eq!(fs::canonicalize(named).unwrap(), set);
+    let seen = w.accepted(&["inspect", "recipes/a.toml"]);
+    assert!(seen.contains("20 of 20 examples kept"), "{seen}");
+    assert!(
+        seen.contains("held-out data: 8 of 8 examples kept"),
+        "{seen}"
+    );
+}
+
+#[test]
+fn nothing_is_overwritten() {
+    let w = World::new();
+    w.file("sums.csv", &table(48));
+    w.file("sums.toml", "# mine\n");
+    let why = "sums.toml is there already, and init overwrites nothing";
+    w.refused(&["init", DEMO, "sums.csv"], why);
+    assert_eq!(text(&w, "sums.toml"), "# mine\n");
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("nowhere", w.dir().join("link.toml")).unwrap();
+        let link = ["init", DEMO, "sums.csv", "--out", "link.toml"];
+        w.refused(&link, "link.toml is there already");
+    }
+}
+
+#[test]
+fn what_cannot_be_used_is_one_error_and_nothing_is_written() {
+    let w = World::new();
+    w.file("sums.csv", &table(48));
+    w.file("odd.jsonl", "{\"height\": 1}\n");
+    for (args, why) in [
+        (
+            &["absent.gguf", "sums.csv"][..],
+            "MODEL must be a Hugging Face folder, a .gguf file or org/name on the hub; absent.gguf",
+        ),
+        (&[DEMO, "absent.csv"][..], "absent.csv is not there"),
+        (
+            &[DEMO, "odd.jsonl"][..],
+            "no known shape has the keys `height`",
+        ),
+        (&[DEMO, "data.jsonl"][..], "(32 are needed)"),
+        (
+            &[DEMO, "data.jsonl", "--kind", "dpo"][..],
+            "data.jsonl:1: --kind dpo wants pairs",
+        ),
+        (
+            &[DEMO, "sums.csv", "--memory", "1MiB"][..],
+            "builtin:demo does not fit into 1.0 MiB",
+        ),
+        (
+            &[DEMO, "sums.csv", "--out", "nowhere/a.toml"][..],
+            "there is no folder nowhere",
+        ),
+    ] {
+        w.refused(&[&["init"][..], args].concat(), why);
+    }
+    let written = fs::read_dir(w.dir())
+        .unwrap()
+        .map(|f| f.unwrap().file_name());
+    let mut recipes: Vec<String> = written.map(|f| f.to_string_lossy().into_owned()).collect();
+    recipes.retain(|name| name.ends_with(".toml"));
+    assert_eq!(recipes, ["r.toml"]);
+}
+
+#[test]
+fn no_home_and_no_network_are_needed() {
+    let w = World::new();
+    w.file("sums.csv", &table(48));
+    fs::create_dir(w.dir().join("home")).unwrap();
+    let home = w.dir().join("home").display().to_string();
+    let alone = |args: &[&str]| -> Out {
+        let nobody = "http://127.0.0.1:9";
+        let vars = [
+            ("HOME", home.as_str()),
+            ("XDG_CACHE_HOME", ""),
+            ("HF_HOME", ""),
+            ("HF_HUB_CACHE", ""),
+            ("HF_ENDPOINT", nobody),
+            ("HF_HUB_OFFLINE", "1"),
+        ];
+        w.run_with(&vars, args)
+    };
+    let out = alone(&["init", DEMO, "sums.csv"]);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    assert_eq!(fs::read_dir(&home).unwrap().count(), 0);
+    // a model of the hub that no cache has
+    let out = alone(&["init", "org/name", "sums.csv", "--out", "b.toml"]);
+    let errors: Vec<&str> = out.stderr.lines().collect();
+    assert_eq!((out.code, errors.len()), (1, 1), "{}", out.stderr);
+    assert!(
+        errors[0].starts_with("randori: MODEL org/name: "),
+        "{}",
+        errors[0]
+    );
+    assert!(!w.dir().join("b.toml").exists());
+}
