@@ -55,8 +55,8 @@ pub fn label(game: &str, t: usize, what: &str) -> String {
 }
 
 impl<'a> SpinGame<'a> {
-    /// `start_answers` are the start's own; `label` is [`game_label`]; `recorder` is of the run that
-    /// is played.
+    /// `start_answers` are the start's own; `label` is [`game_label`]; `recorder` is of the run
+    /// that is played.
     pub fn new(
         session: &'a Session,
         train: &'a Part,

@@ -96,7 +96,8 @@ impl Provenance {
             return Ok(Provenance(vec![Origin::Unknown]));
         }
         let read = || {
-            let format = &randori_store::read_json::<Value>(&path)?["format"];
+            let whole: Value = randori_store::read_json(&path)?;
+            let format = &whole["format"];
             ensure!(
                 format.as_u64() == Some(FORMAT),
                 "{}: format must be {FORMAT}, got {format}",

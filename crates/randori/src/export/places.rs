@@ -1,4 +1,4 @@
-//! What is written and measured, with what stands beside it: a folder's or a file's card and report.
+//! What is written and measured, with what stands beside it: card and report of a folder or a file.
 
 use std::path::Path;
 
