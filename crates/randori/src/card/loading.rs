@@ -41,7 +41,10 @@ fn adapter(recipe: &Recipe, base: &Base, out: &Path) -> String {
     let mut text = match base {
         Base::Builtin(_) | Base::Random => {
             let what = match base {
-                Base::Random => "The base is random weights, which Randori writes again",
+                Base::Random => {
+                    "The base is random weights, which Randori writes again; `recipe.toml` is the \
+                     recipe below"
+                }
                 _ => "The base is inside Randori, which writes it",
             };
             let command = base.command("--to hf --dtype f32", "base");
