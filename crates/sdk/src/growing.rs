@@ -157,5 +157,5 @@ pub unsafe fn known_part<T: Growing>(from: *const T, size: usize) -> Result<T, M
     Ok(unsafe { copy.assume_init() })
 }
 
-#[cfg(all(test, target_pointer_width = "64"))]
+#[cfg(test)]
 mod tests;
