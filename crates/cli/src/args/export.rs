@@ -230,7 +230,6 @@ mod tests {
             ),
             ("--dtype f16 --stochastic-rounding", "is for --dtype bf16"),
             ("--seed 1", "--seed goes with --stochastic-rounding"),
-            ("--iteration 1", "--iteration goes with a run folder"),
             ("--iteration last", "counted from 0, or `start`"),
             (
                 "--to bf16",
