@@ -199,8 +199,8 @@ impl Shape {
         self.tensors().into_iter().map(tensor).collect()
     }
 
-    /// Random weights: norms in 0.5..1.5, biases in -0.5..0.5, the rest such that attention is far from uniform and
-    /// logits are of order 1.
+    /// Random weights: norms in 0.5..1.5, biases in -0.5..0.5, the rest such that attention is far
+    /// from uniform and logits are of order 1.
     pub fn random(&self, seed: u64) -> Weights {
         self.weights(|name, shape| {
             let gain = match name {
