@@ -224,7 +224,7 @@ mod tests {
     fn the_verdict_says_what_is_there() {
         let text = verdict(&example(3));
         assert!(
-            text.contains("from 0.100 (start)")
+            text.contains("from 0.100 ±0.000 (start)")
                 && text.contains(" (iteration 1): better than continued SFT"),
             "{text}"
         );
