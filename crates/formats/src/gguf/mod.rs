@@ -5,6 +5,7 @@
 //! against the bytes that are left.
 mod blocks;
 mod bytes;
+mod decode;
 mod file;
 mod header;
 pub mod llama;
@@ -12,6 +13,7 @@ mod tokenizer;
 mod value;
 
 pub use blocks::{Block, Kind};
+pub use decode::decode;
 pub use file::{Writer, write};
 pub use header::TensorSpec;
 pub use tokenizer::{GgufTokenizer, token};
