@@ -19,9 +19,10 @@ use crate::{
 /// Number of blocks that one thread encodes or decodes at a time.
 const TOGETHER: usize = 1024;
 
-/// candle's dtype for a block format.
-pub fn dtype(block: gguf::Block) -> GgmlDType {
-    match block {
+/// candle's dtype for a block format that products here read; `None` for a format that is only
+/// decoded.
+pub fn dtype(block: gguf::Block) -> Option<GgmlDType> {
+    Some(match block {
         gguf::Block::Q4_0 => GgmlDType::Q4_0,
         gguf::Block::Q4_1 => GgmlDType::Q4_1,
         gguf::Block::Q5_0 => GgmlDType::Q5_0,
@@ -30,7 +31,8 @@ pub fn dtype(block: gguf::Block) -> GgmlDType {
         gguf::Block::Q4K => GgmlDType::Q4K,
         gguf::Block::Q5K => GgmlDType::Q5K,
         gguf::Block::Q6K => GgmlDType::Q6K,
-    }
+        _ => return None,
+    })
 }
 
 /// Encodes values (whole blocks) as candle quantises them. Every block depends on its own values
@@ -55,8 +57,11 @@ pub fn encode(block: gguf::Block, values: &[f32]) -> Result<Vec<u8>> {
 /// # Errors
 /// Bytes that are not whole blocks.
 pub fn decode(block: gguf::Block, bytes: &[u8]) -> Result<Vec<f32>> {
+    let Some(dtype) = dtype(block) else {
+        return Ok(gguf::decode(block, bytes)?);
+    };
     let (rows, columns) = (bytes.len() / block.bytes(), block.values());
-    let m = GgufMatrix::new(dtype(block), rows, columns, bytes, None)?;
+    let m = GgufMatrix::new(dtype, rows, columns, bytes, None)?;
     Ok(product::dequantise(&m)?.flatten_all()?.to_vec1()?)
 }
 

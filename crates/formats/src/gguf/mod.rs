@@ -9,6 +9,7 @@ mod decode;
 mod file;
 mod header;
 pub mod llama;
+mod parts;
 mod tokenizer;
 mod value;
 
@@ -16,5 +17,6 @@ pub use blocks::{Block, Kind};
 pub use decode::decode;
 pub use file::{Writer, write};
 pub use header::TensorSpec;
+pub use parts::parts;
 pub use tokenizer::{GgufTokenizer, token};
 pub use value::Value;
