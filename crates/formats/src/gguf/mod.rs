@@ -6,6 +6,7 @@
 mod blocks;
 mod bytes;
 mod decode;
+mod encode;
 mod file;
 mod header;
 pub mod llama;
@@ -15,6 +16,7 @@ mod value;
 
 pub use blocks::{Block, Kind};
 pub use decode::decode;
+pub use encode::encode;
 pub use file::{Writer, write};
 pub use header::TensorSpec;
 pub use parts::parts;

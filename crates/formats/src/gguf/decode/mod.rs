@@ -10,6 +10,8 @@ mod scaled;
 use half::f16;
 use rayon::prelude::*;
 
+pub(super) use levels::IQ4;
+
 use super::Block;
 use crate::{Error, Result};
 
