@@ -213,8 +213,8 @@ fn decoded(index: &Index) -> Option<String> {
         .collect();
     (!list.is_empty()).then(|| {
         format!(
-            "{place} has tensors in blocks that no product reads ({}): they are decoded as they load, and held in \
-             model.dtype, or in NF4 with adapter.quant = \"nf4\"",
+            "{place} has tensors in blocks that no product reads ({}): they are decoded as they \
+             load, and held in model.dtype, or in NF4 with adapter.quant = \"nf4\"",
             list.join(", ")
         )
     })

@@ -129,8 +129,8 @@ impl Loader<'_> {
                 "the file has {name}, which the architecture {arch} with this config does not use: the model would compute something else"
             )));
         }
-        let mut kept = index.tensors.values().filter(|t| convert::can_keep(t));
-        if self.options.quant == Some(Quant::Gguf) && kept.next().is_none() {
+        let kept = index.tensors.values().any(convert::can_keep);
+        if self.options.quant == Some(Quant::Gguf) && !kept {
             let mut blocks = index.tensors.values().map(|t| &t.format);
             return Err(
                 match blocks.find(|format| matches!(format, Format::Block(_))) {
@@ -138,7 +138,9 @@ impl Loader<'_> {
                         "a base quantised as its GGUF file is needs a quantised GGUF file; these weights are dense",
                     ),
                     Some(format) => Error::rule(format!(
-                        "a base quantised as its GGUF file is needs blocks that products read, and this file has {format} ones, which are only decoded: take adapter.quant = \"nf4\", or adapter.kind = \"lora\""
+                        "a base quantised as its GGUF file is needs blocks that products read, and this file has \
+                         {format} ones, which are only decoded: take adapter.quant = \"nf4\", or \
+                         adapter.kind = \"lora\""
                     )),
                 },
             );

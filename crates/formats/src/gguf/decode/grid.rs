@@ -142,8 +142,8 @@ pub(super) fn iq1_s(b: &[u8], y: &mut [f32]) {
     }
 }
 
-/// 256 values: for 8 each the lower bits of a point; then its upper three and which way it is moved;
-/// for 16 each a scale of 3 bits, and a quarter of the factor (f16) above four of these.
+/// 256 values: for 8 each the lower bits of a point, then its upper three and which way it is
+/// moved; for 16 each a scale of 3 bits, and a quarter of the factor (f16) above four of these.
 pub(super) fn iq1_m(b: &[u8], y: &mut [f32]) {
     let scales: [u16; 4] = std::array::from_fn(|i| u16_at(b, 48 + 2 * i));
     let factor = |i: usize| scales[i] >> 12 << (4 * i);

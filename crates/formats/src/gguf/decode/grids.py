@@ -1,6 +1,6 @@
 """Makes grids.bin: the points that the formats IQ1, IQ2 and IQ3 choose from, as gguf-py 0.19 (MIT,
-the ggml authors) has them. 16 bits a point, little-endian: eight coordinates of 2 bits (IQ2, IQ1) or
-four in 4 bits each (IQ3), the first one lowest; grid.rs says which number each stands for.
+the ggml authors) has them. 16 bits a point, little-endian: eight coordinates of 2 bits (IQ2, IQ1)
+or four in 4 bits each (IQ3), the first one lowest; grid.rs says which number each stands for.
 
   pip install gguf==0.19.0
   python grids.py

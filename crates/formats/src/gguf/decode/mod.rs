@@ -4,13 +4,11 @@
 //! Many products and sums here are of small integers and therefore exact; the others are in the
 //! order of ggml's, since f32 is not associative.
 mod grid;
-mod levels;
+pub(super) mod levels;
 mod scaled;
 
 use half::f16;
 use rayon::prelude::*;
-
-pub(super) use levels::IQ4;
 
 use super::Block;
 use crate::{Error, Result};

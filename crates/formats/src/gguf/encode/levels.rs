@@ -1,7 +1,7 @@
 //! IQ4_NL: 16 levels that are not evenly spaced.
 
 use super::{extreme, put_half};
-use crate::gguf::decode::IQ4;
+use crate::gguf::decode::levels::IQ4;
 
 /// Code of the level nearest to a value, the upper one of two.
 fn code(v: f32) -> u8 {
