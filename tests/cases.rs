@@ -32,6 +32,8 @@ mod kept;
 mod losses;
 #[path = "cases/pairs.rs"]
 mod pairs;
+#[path = "cases/papers.rs"]
+mod papers;
 #[path = "cases/peft_adapters.rs"]
 mod peft_adapters;
 #[path = "cases/players.rs"]

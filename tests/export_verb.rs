@@ -211,9 +211,12 @@ fn cards(w: &World) {
             .split("---\n")
             .next()
             .unwrap();
-        assert!(front.contains("base_model: \"builtin:demo\"\n"), "{front}");
-        assert!(front.contains("- \"spin\"\n- \"self-play\"\n"), "{front}");
-        assert!(front.contains("datasets:\n- \"builtin:demo\"\n"), "{front}");
+        // neither is the hub's, which refuses other names there
+        assert!(!front.contains("base_model") && !front.contains("datasets"));
+        assert_eq!(
+            front.contains("- \"spin\"\n- \"self-play\"\n"),
+            card != &bare
+        );
         assert!(card.contains("## Recipe") && card.contains("\n[train]\n"));
         let own = w.dir().to_str().unwrap();
         assert!(
@@ -225,8 +228,34 @@ fn cards(w: &World) {
     assert!(last.contains("library_name: transformers"));
     assert!(last.contains("| iteration 1 |") && last.contains("| start |"));
     assert!(zero.contains("| iteration 0 |") && !zero.contains("| iteration 1 |"));
-    assert!(last.contains("- iteration 0: opponent the start; policy `"));
-    assert!(last.contains("- iteration 1: opponent the policy of iteration 0; policy `"));
+    assert!(last.contains("- iteration 0: opponent start; policy `"));
+    assert!(last.contains("- iteration 1: opponent iteration 0; policy `"));
+    assert!(last.contains("## What made it\n\n1. iteration 0 of the run `r` (seed 1): "));
+    assert!(last.contains("\n2. iteration 1 of the run `r` (seed 1): "));
+    assert!(!zero.contains("\n2. iteration 1"), "{zero}");
+    assert!(bare.contains("nothing has been learnt"), "{bare}");
+    // the measures as the terminal told them: columns, digits, intervals
+    let told = w.accepted(&["run", "runs/r", "-q"]);
+    let head = told
+        .lines()
+        .find(|line| line.contains("exact match"))
+        .unwrap();
+    let titles: Vec<&str> = head.split("  ").map(str::trim).collect();
+    let titles: Vec<&str> = titles
+        .into_iter()
+        .filter(|title| !title.is_empty())
+        .collect();
+    assert!(
+        last.contains(&format!("|  | {} |\n", titles.join(" | "))),
+        "{head}\n{last}"
+    );
+    for player in ["start", "iteration 0", "iteration 1"] {
+        let row = told.lines().find(|line| line.starts_with(player)).unwrap();
+        let cells = row[player.len()..].split("  ").map(str::trim);
+        let cells: Vec<&str> = cells.filter(|cell| !cell.is_empty()).collect();
+        let wanted = format!("| {player} | {} |\n", cells.join(" | "));
+        assert!(last.contains(&wanted), "{wanted}{last}");
+    }
     assert!(last.contains("| data.train builtin:demo | `") && last.contains("| plugin losses 0"));
     assert!(!bare.contains("## Lineage") && !bare.contains("## Held-out measures"));
 

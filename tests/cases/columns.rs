@@ -29,9 +29,10 @@ fn a_recipe_says_which_column_is_what() {
     );
     let sets = [
         "data.train=d.jsonl",
+        "data.held_out=d.jsonl",
         "data.columns={prompt=\"ask\", response=\"say\"}",
     ];
-    let set = ["--set", sets[0], "--set", sets[1]];
+    let set = sets.map(|set| ["--set", set]).concat();
     let said = world.accepted(&[&["inspect", "r.toml", "-q"], &set[..]].concat());
     assert!(said.contains("2 of 2 examples kept"), "{said}");
     let inspect = |set: &'static str| ["inspect", "c.toml", "-q", "--set", set];

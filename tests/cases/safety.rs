@@ -205,7 +205,7 @@ fn control_characters_of_data_and_templates_are_shown_and_not_obeyed() {
     assert_eq!(out.code, 0, "{}", out.stderr);
     assert!(
         out.stdout
-            .contains(&format!("The first held-out prompt: 4 + 4 ={spelled}")),
+            .contains(&format!("answered greedily: 4 + 4 ={spelled}")),
         "{}",
         out.stdout
     );

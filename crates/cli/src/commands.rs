@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use randori::Next;
+use randori::{Next, quoted};
 
 /// This process's command line, to be given again: it goes on, so not `--fresh`.
 pub fn again() -> String {
@@ -63,33 +63,9 @@ fn line(arguments: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     all.join(" ")
 }
 
-/// An argument as a shell takes it.
-fn quoted(argument: &str) -> String {
-    let path = |c: char| cfg!(windows) && c == '\\';
-    let plain = |c: char| c.is_alphanumeric() || "_-./:=@%+,".contains(c) || path(c);
-    match !argument.is_empty() && argument.chars().all(plain) {
-        true => argument.to_string(),
-        false => format!("'{}'", argument.replace('\'', r"'\''")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_a_shell_would_take_apart_is_quoted() {
-        for (argument, want) in [
-            ("runs/mine-2", "runs/mine-2"),
-            ("train.lr=1e-4", "train.lr=1e-4"),
-            ("eval.seeds=[1, 2]", "'eval.seeds=[1, 2]'"),
-            ("it's", r"'it'\''s'"),
-            ("", "''"),
-            ("$HOME", "'$HOME'"),
-        ] {
-            assert_eq!(quoted(argument), want);
-        }
-    }
 
     #[test]
     fn what_comes_after_a_recipe_is_given_as_a_shell_takes_it() {

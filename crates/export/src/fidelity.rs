@@ -7,6 +7,7 @@
 use candle_core::{Device, Tensor};
 use half::{bf16, f16};
 use randori_engine::Inputs;
+use randori_formats::gguf::{Block, Kind};
 use serde::Serialize;
 
 use crate::{Error, Merged, Result};
@@ -62,7 +63,7 @@ pub struct Module {
 /// What another dtype would keep of the update.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DtypeFidelity {
-    /// `f32`, `f16`, `bf16`, or `bf16, stochastic`.
+    /// `f32`, `f16`, `bf16`, `bf16, stochastic`, or `q8_0`.
     pub dtype: String,
     /// As [`Survival::kept`].
     pub kept: f64,
@@ -92,8 +93,13 @@ impl FidelityReport {
     /// it.
     pub fn better(&self) -> Option<&DtypeFidelity> {
         self.total.filter(Survival::is_lost)?;
-        let of = |dtype: &str| self.choices.iter().find(|c| c.dtype == dtype && c.holds());
-        ["bf16", "f16", "f32"].into_iter().find_map(of)
+        self.first_that_holds(&["bf16", "f16", "f32"])
+    }
+
+    /// The first of these dtypes that keeps the update.
+    pub fn first_that_holds(&self, dtypes: &[&str]) -> Option<&DtypeFidelity> {
+        let of = |dtype: &&str| self.choices.iter().find(|c| c.dtype == *dtype && c.holds());
+        dtypes.iter().find_map(of)
     }
 }
 
@@ -103,6 +109,8 @@ pub struct Fidelity {
     inputs: Option<Inputs>,
     modules: Vec<(String, Sums)>,
     others: [Sums; OTHERS.len()],
+    /// The sums of `q8_0`, if it is compared with.
+    q8_0: Option<Sums>,
 }
 
 impl Fidelity {
@@ -111,6 +119,14 @@ impl Fidelity {
         Fidelity {
             inputs,
             ..Fidelity::default()
+        }
+    }
+
+    /// Compares with GGUF's `q8_0` as well, which costs an encoding of each tensor.
+    pub fn beside_q8_0(self) -> Self {
+        Fidelity {
+            q8_0: Some(Sums::default()),
+            ..self
         }
     }
 
@@ -139,6 +155,7 @@ impl Fidelity {
             return Ok(());
         }
         self.compare(name, &w, &v);
+        self.compare_q8_0(name, base, &w, &v)?;
         if let Some(x) = self.input(name, base) {
             let d: Vec<f32> = v.iter().zip(&w).map(|(v, w)| v - w).collect();
             let left = to.iter().zip(&from).map(|(to, from)| to - from);
@@ -186,7 +203,7 @@ impl Fidelity {
         modules.sort_by(|a, b| b.survival.noise.total_cmp(&a.survival.noise));
         let choices = match all {
             None => Vec::new(),
-            Some(_) => choices(&self.others),
+            Some(_) => choices(&self.others, self.q8_0.as_ref()),
         };
         FidelityReport {
             total: all.map(|s| s.survival()),
@@ -214,15 +231,45 @@ impl Fidelity {
             self.others[2].add(w, v, lot(w), lot(v));
         }
     }
+
+    /// Adds the same sums for `q8_0`: vectors stay as they are, a matrix whose rows are no whole
+    /// blocks gets f16.
+    fn compare_q8_0(&mut self, name: &str, base: &Tensor, w: &[f32], v: &[f32]) -> Result<()> {
+        let Some(sums) = &mut self.q8_0 else {
+            return Ok(());
+        };
+        let rounded = |values: &[f32]| -> Result<Vec<f32>> {
+            let fits = || Kind::Block(Block::Q8_0).check(name, values).is_ok();
+            Ok(match base.dims() {
+                [_, columns] if !columns.is_multiple_of(Block::Q8_0.values()) => {
+                    let half = |v: &f32| f16::from_f32(*v).to_f32();
+                    values.iter().map(half).collect()
+                }
+                [_, _] if fits() => {
+                    let bytes = randori_qlora::encode(Block::Q8_0, values)?;
+                    randori_qlora::decode(Block::Q8_0, &bytes)?
+                }
+                [_, _] => vec![f32::NAN; values.len()],
+                _ => values.to_vec(),
+            })
+        };
+        let (from, to) = (rounded(w)?, rounded(v)?);
+        for (i, (&w, &v)) in w.iter().zip(v).enumerate() {
+            sums.add(w, v, from[i], to[i]);
+        }
+        Ok(())
+    }
 }
 
-fn choices(others: &[Sums]) -> Vec<DtypeFidelity> {
+fn choices(others: &[Sums], q8_0: Option<&Sums>) -> Vec<DtypeFidelity> {
     let exact = DtypeFidelity {
         dtype: "f32".into(),
         kept: 1.0,
         noise: Some(0.0),
     };
-    let each = OTHERS.iter().zip(others).map(|(dtype, sums)| {
+    let blocks = q8_0.map(|sums| (&"q8_0", sums));
+    let others = OTHERS.iter().zip(others).chain(blocks);
+    let each = others.map(|(dtype, sums)| {
         let s = sums.survival();
         let fits = s.noise.is_finite() && s.kept.is_finite();
         DtypeFidelity {

@@ -55,9 +55,15 @@ impl Loaded {
         unsafe { &*self.object.functions.vtable.cast::<abi::Arch>() }
     }
 
-    /// Adds the architecture's name and part to an error.
-    fn with_name(&self, part: std::fmt::Arguments, result: OpResult) -> OpResult {
-        result.map_err(|why| format!("architecture {}, {part}: {why}", self.object.name))
+    /// Runs one function of the table; an error says which.
+    fn run(
+        &self,
+        part: std::fmt::Arguments,
+        backend: &mut dyn Backend,
+        code: impl FnOnce(abi::Graph) -> abi::Tensor,
+    ) -> OpResult {
+        Call::run(backend, self.object.functions.sdk, code)
+            .map_err(|why| format!("architecture {}, {part}: {why}", self.object.name))
     }
 }
 
@@ -78,26 +84,26 @@ impl Architecture for Loaded {
         let embed = self.table().embed.ok_or(CHECKED)?;
         // SAFETY: above.
         let run = |g| unsafe { embed(self.object.this, self.ops, g, ids) };
-        self.with_name(format_args!("embed"), Call::run(backend, run))
+        self.run(format_args!("embed"), backend, run)
     }
 
     fn block(&self, backend: &mut dyn Backend, layer: usize, x: Id) -> OpResult {
         let block = self.table().block.ok_or(CHECKED)?;
         // SAFETY: above.
         let run = |g| unsafe { block(self.object.this, self.ops, g, layer, x) };
-        self.with_name(format_args!("block {layer}"), Call::run(backend, run))
+        self.run(format_args!("block {layer}"), backend, run)
     }
 
     fn head(&self, backend: &mut dyn Backend, x: Id) -> OpResult {
         let head = self.table().head.ok_or(CHECKED)?;
         // SAFETY: above.
         let run = |g| unsafe { head(self.object.this, self.ops, g, x) };
-        self.with_name(format_args!("head"), Call::run(backend, run))
+        self.run(format_args!("head"), backend, run)
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::{mem::offset_of, path::Path};
 
     use randori_sdk::{
@@ -111,6 +117,18 @@ mod tests {
     /// The op table of an older host, which ends before `concat`.
     static OLD: abi::Ops = abi::Ops {
         size: offset_of!(abi::Ops, concat),
+        ..OPS
+    };
+
+    /// The op table of a newer host, which goes on after this one's end.
+    static NEW: abi::Ops = abi::Ops {
+        size: size_of::<abi::Ops>() + 8,
+        ..OPS
+    };
+
+    /// A table that has nothing but its size.
+    static NONE: abi::Ops = abi::Ops {
+        size: offset_of!(abi::Ops, fail),
         ..OPS
     };
 
@@ -132,10 +150,15 @@ mod tests {
         // an architecture that does not use it runs
         assert_eq!(misfit("well", &OLD).block(&mut Any, 0, 1), Ok(7));
         assert_eq!(misfit("concat", &OPS).block(&mut Any, 0, 1), Ok(7));
+        assert_eq!(misfit("concat", &NEW).block(&mut Any, 0, 1), Ok(7));
+        // where even an error cannot be reported, nothing beyond the table is read
+        let error = misfit("concat", &NONE).block(&mut Any, 0, 1).unwrap_err();
+        let says = "architecture misfit, block 0: it answered no tensor and gave no reason";
+        assert_eq!(error, says);
     }
 
     /// A backend that returns 7 from every op.
-    struct Any;
+    pub(crate) struct Any;
 
     impl Backend for Any {
         fn embed(&mut self, _: &str, _: Id, _: usize, _: usize) -> OpResult {
@@ -227,6 +250,7 @@ mod tests {
             create: item.create.unwrap(),
             destroy: item.destroy.unwrap(),
             vtable: item.vtable,
+            sdk: abi::Str::new(""),
         };
         let object = Object::new(&info.items[0], functions, &[], "{}").unwrap();
         let chain = Loaded::new(object).unwrap();

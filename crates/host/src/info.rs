@@ -75,9 +75,11 @@ pub(crate) struct Functions {
     pub create: unsafe extern "C" fn(*const abi::Value, usize, abi::Str, abi::Sink) -> *mut c_void,
     pub destroy: unsafe extern "C" fn(*mut c_void),
     pub vtable: *const c_void,
+    /// Version of the SDK that its plugin was built with, for messages; empty where it is untold.
+    pub sdk: abi::Str,
 }
 
-// SAFETY: a vtable is a constant of a library that is never unloaded.
+// SAFETY: vtable and text are constants of a library that is never unloaded.
 unsafe impl Send for Functions {}
 // SAFETY: as above.
 unsafe impl Sync for Functions {}
@@ -90,9 +92,14 @@ pub(crate) unsafe fn read(
     plugin: *const abi::Plugin,
     path: &Path,
 ) -> Result<(PluginInfo, Vec<Functions>), String> {
-    // SAFETY: `size` comes first in every version.
-    let plugin = unsafe { growing::read(plugin) }.map_err(|misfit| misfit_text(misfit, ""))?;
-    let sdk = text(plugin.sdk);
+    // SAFETY: `size` comes first in every version, and is true.
+    let plugin = unsafe {
+        growing::read(plugin).map_err(|misfit| {
+            // one that asks for something unknown still tells its SDK
+            let known = growing::known_part(plugin, plugin.cast::<usize>().read());
+            misfit_text(misfit, known.map_or(abi::Str::new(""), |known| known.sdk))
+        })
+    }?;
     let mut info = PluginInfo {
         name: text(plugin.name),
         version: text(plugin.version),
@@ -109,15 +116,15 @@ pub(crate) unsafe fn read(
         // SAFETY: items lie `item_size` bytes apart.
         let item = unsafe { plugin.items.byte_add(i * plugin.item_size) };
         // SAFETY: every version of an item begins with its kind.
-        let Some(kind) = kind(unsafe { item.cast::<u32>().read() }) else {
+        let Some(kind) = kind(unsafe { item.cast::<u32>().read_unaligned() }) else {
             continue; // a newer plugin's, of a kind this host does not know
         };
         // SAFETY: it is as long as the descriptor says.
         let item = unsafe { growing::read_sized(item, plugin.item_size) }
-            .map_err(|misfit| misfit_text(misfit, &sdk))?;
+            .map_err(|misfit| misfit_text(misfit, plugin.sdk))?;
         let name = text(item.name);
-        let mismatch = |misfit| format!("{kind} `{name}`: {}", misfit_text(misfit, &sdk));
-        functions.push(functions_of(&item, kind, &mismatch)?);
+        let mismatch = |misfit| format!("{kind} `{name}`: {}", misfit_text(misfit, plugin.sdk));
+        functions.push(functions_of(&item, kind, plugin.sdk, &mismatch)?);
         let options = (0..item.n_opts).map(|i| {
             // SAFETY: options lie `opt_size` bytes apart.
             let read = unsafe {
@@ -147,6 +154,7 @@ fn kind(kind: u32) -> Option<Kind> {
 fn functions_of(
     item: &abi::Item,
     kind: Kind,
+    sdk: abi::Str,
     mismatch: &dyn Fn(Misfit) -> String,
 ) -> Result<Functions, String> {
     let name = text(item.name);
@@ -187,6 +195,7 @@ fn functions_of(
         create,
         destroy,
         vtable,
+        sdk,
     })
 }
 
@@ -201,9 +210,9 @@ unsafe fn copy_table<T: Growing>(table: *const c_void) -> Result<&'static T, Mis
 }
 
 /// Error text: what does not fit, and the plugin's SDK version.
-fn misfit_text(misfit: Misfit, sdk: &str) -> String {
+pub(crate) fn misfit_text(misfit: Misfit, sdk: abi::Str) -> String {
     let own = randori_sdk::VERSION;
-    let from = match sdk {
+    let from = match &*text(sdk) {
         "" => "an SDK that does not tell its version".to_owned(),
         version => format!("SDK {version}"),
     };

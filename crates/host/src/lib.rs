@@ -24,6 +24,8 @@ mod search;
 mod sink;
 mod slopes;
 mod trust;
+#[cfg(test)]
+mod versions;
 
 use std::{
     path::{Path, PathBuf},

@@ -11,11 +11,12 @@ use std::{
 
 use randori_sdk::{
     abi::{self, Graph, Str, Tensor},
+    growing::{self, Growing},
     guard::guard,
     seam::{AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary},
 };
 
-use crate::sink::with_place;
+use crate::{info::misfit_text, sink::with_place};
 
 /// One call into an architecture: what a plugin's `Graph` points to.
 pub(crate) struct Call {
@@ -25,6 +26,8 @@ pub(crate) struct Call {
     failure: RefCell<Failure>,
     /// The last rotary spec, so that blocks that share one do not copy it each time.
     rope: RefCell<RopeSpec>,
+    /// Version of the plugin's SDK, for messages.
+    sdk: Str,
 }
 
 #[derive(Default)]
@@ -34,8 +37,13 @@ struct Failure {
 }
 
 impl Call {
-    /// Runs `code` with a graph on `backend`; returns its tensor, or the first failure.
-    pub(crate) fn run(backend: &mut dyn Backend, code: impl FnOnce(Graph) -> Tensor) -> OpResult {
+    /// Runs `code`, of a plugin built with `sdk`, with a graph on `backend`; returns its tensor, or
+    /// the first failure.
+    pub(crate) fn run(
+        backend: &mut dyn Backend,
+        sdk: Str,
+        code: impl FnOnce(Graph) -> Tensor,
+    ) -> OpResult {
         let backend: *mut (dyn Backend + '_) = backend;
         // SAFETY: only the lifetime is forgotten; the pointer is used during `code` and by nobody
         // else.
@@ -49,6 +57,7 @@ impl Call {
                 inv_freq: Vec::new(),
                 mscale: 1.0,
             }),
+            sdk,
         };
         let id = code((&raw const call).cast_mut().cast());
         if call.failed.get() {
@@ -68,6 +77,20 @@ impl Call {
             self.failure.borrow_mut().message = message();
         }
         0
+    }
+
+    /// Copies an op's options, of this or another version of their struct; `None`, after a failure,
+    /// if they ask for something unknown.
+    ///
+    /// # Safety
+    /// As [`growing::read`].
+    unsafe fn options<T: Growing>(&self, op: &str, options: *const T) -> Option<T> {
+        // SAFETY: the caller's promise.
+        let read = unsafe { growing::read(options) };
+        let refuse = |misfit| {
+            self.fail(|| format!("`{op}`: {}", misfit_text(misfit, self.sdk)));
+        };
+        read.map_err(refuse).ok()
     }
 
     /// Runs one op on `inputs`.
@@ -180,10 +203,13 @@ unsafe extern "C" fn layer_norm(g: Graph, name: Str, x: Tensor, eps: f64, bias: 
 }
 
 unsafe extern "C" fn rope(g: Graph, x: Tensor, rope: *const abi::Rope) -> Tensor {
-    // SAFETY: above; fields beyond `size` are not read, and this version's are all there from the
-    // start.
-    let (call, rope, inv_freq) =
-        unsafe { (call(g), &*rope, abi::slice((*rope).inv_freq, (*rope).n)) };
+    // SAFETY: above.
+    let (call, rope) = unsafe { (call(g), call(g).options("rope", rope)) };
+    let Some(rope) = rope else {
+        return 0;
+    };
+    // SAFETY: above.
+    let inv_freq = unsafe { abi::slice(rope.inv_freq, rope.n) };
     let mut spec = call.rope.borrow_mut();
     spec.interleaved = rope.interleaved != 0;
     spec.mscale = rope.mscale;
@@ -202,7 +228,10 @@ unsafe extern "C" fn attention(
     attn: *const abi::Attn,
 ) -> Tensor {
     // SAFETY: above.
-    let (call, attn) = unsafe { (call(g), &*attn) };
+    let (call, attn) = unsafe { (call(g), call(g).options("attention", attn)) };
+    let Some(attn) = attn else {
+        return 0;
+    };
     let spec = AttnSpec {
         window: Some(attn.window).filter(|&w| w > 0),
         scale: Some(attn.scale).filter(|&s| s != 0.0),
@@ -220,7 +249,10 @@ unsafe extern "C" fn moe(
     user: *mut c_void,
 ) -> Tensor {
     // SAFETY: above.
-    let (call, route) = unsafe { (call(g), &*route) };
+    let (call, route) = unsafe { (call(g), call(g).options("moe", route)) };
+    let Some(route) = route else {
+        return 0;
+    };
     let spec = RouteSpec {
         top_k: route.top_k,
         sigmoid: route.sigmoid != 0,

@@ -14,6 +14,8 @@ use randori_lora::{LoraSpec, peft};
 use randori_store::{Artefact, BoxError, JsonLines};
 use serde::{Deserialize, Serialize};
 
+use crate::provenance::Provenance;
+
 /// The opponent's answer to one prompt. `real` and `generated` are the official code's names, so
 /// the file is also a data set in SPIN's own shape.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -93,6 +95,8 @@ pub struct Learnt {
     pub params: Arc<Params>,
     /// The base's name, for PEFT's files.
     pub base_name: String,
+    /// The trainings that made it.
+    pub provenance: Provenance,
 }
 
 const WEIGHTS: &str = "model.safetensors";
@@ -104,15 +108,17 @@ impl Learnt {
             lora: None,
             params: Arc::new(Params::new()),
             base_name: base_name.to_string(),
+            provenance: Provenance::default(),
         }
     }
 
-    /// Of a player.
-    pub fn of(player: &Player, base_name: &str) -> Learnt {
+    /// Of a player, whom these trainings made.
+    pub fn of(player: &Player, base_name: &str, provenance: Provenance) -> Learnt {
         Learnt {
             lora: player.lora.clone(),
             params: player.params.clone(),
             base_name: base_name.to_string(),
+            provenance,
         }
     }
 
@@ -143,7 +149,7 @@ impl Learnt {
                 candle_core::safetensors::save(&tensors, dir.join(WEIGHTS))?;
             }
         }
-        Ok(())
+        self.provenance.write(dir)
     }
 
     /// Several PEFT adapters together; one is read as it is.
@@ -152,6 +158,7 @@ impl Learnt {
             return Learnt::read(one);
         }
         let mut adapters = Vec::new();
+        let mut made = Vec::new();
         let mut base_name = String::new();
         for dir in dirs {
             let one = Learnt::read(dir)?;
@@ -162,6 +169,7 @@ impl Learnt {
                 );
             };
             base_name = one.base_name;
+            made.push(one.provenance);
             adapters.push(((*spec).clone(), (*one.params).clone()));
         }
         let (spec, params) = randori_lora::stack(adapters)?;
@@ -169,7 +177,23 @@ impl Learnt {
             lora: Some(Arc::new(spec)),
             params: Arc::new(params),
             base_name,
+            provenance: Provenance::sum(made),
         })
+    }
+
+    /// What made the sum of the players in these folders; of none: nothing.
+    ///
+    /// # Errors
+    /// A record that cannot be read.
+    pub fn provenance_of(dirs: &[std::path::PathBuf]) -> Result<Provenance> {
+        match dirs {
+            [] => Ok(Provenance::default()),
+            [one] => Provenance::read(one),
+            several => {
+                let each = several.iter().map(|dir| Provenance::read(dir));
+                Ok(Provenance::sum(each.collect::<Result<_>>()?))
+            }
+        }
     }
 
     /// Whether a folder holds what [`Learnt::read`] reads; no tensor is looked at.
@@ -191,6 +215,7 @@ impl Learnt {
     /// or not.
     pub fn read(dir: &Path) -> Result<Learnt> {
         Learnt::check_there(dir)?;
+        let provenance = Provenance::read(dir)?;
         if dir.join(peft::CONFIG).exists() {
             let (spec, params) = peft::load(dir)?;
             let config: serde_json::Value =
@@ -203,6 +228,7 @@ impl Learnt {
                 lora: Some(Arc::new(spec)),
                 params: Arc::new(params),
                 base_name,
+                provenance,
             });
         }
         let mut params = Params::new();
@@ -222,6 +248,7 @@ impl Learnt {
             lora: None,
             params: Arc::new(params),
             base_name: String::new(),
+            provenance,
         })
     }
 }

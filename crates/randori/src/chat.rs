@@ -50,6 +50,8 @@ pub struct Chat {
     session: Session,
     samplers: Vec<Arc<dyn SamplerFn>>,
     max_tokens: usize,
+    /// Of the draws.
+    seed: u64,
     /// The system message, if there is one.
     opening: Vec<Message>,
     sides: Vec<Side>,
@@ -81,6 +83,7 @@ impl Chat {
         let system = talk.system.clone().or_else(|| recipe.data.system.clone());
         let system = system.map(|text| Message::new("system", text));
         let opening: Vec<Message> = system.into_iter().collect();
+        let seed = folder::game_seed(request, &recipe)?;
         let opened = Opened::of(request, recipe, host)?;
         let samplers = samplers(talk, &opened.setting.host)?;
         let session = opened.load(players[0].0.clone())?;
@@ -99,6 +102,7 @@ impl Chat {
             session,
             samplers,
             max_tokens,
+            seed,
             opening,
             sides,
             turn: 0,
@@ -138,7 +142,7 @@ impl Chat {
         if length >= window {
             bail!("the conversation has {length} tokens, the model's window {window}");
         }
-        let of_game = stages::generation(session, session.recipe.run.seed, 0, self.turn);
+        let of_game = stages::generation(session, self.seed, 0, self.turn);
         let options = GenerateOptions {
             max_new_tokens: self.max_tokens,
             min_new_tokens: of_game.min_new_tokens.min(self.max_tokens),

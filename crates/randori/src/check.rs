@@ -154,14 +154,14 @@ pub fn recipe(
                 .into());
         }
     }
-    data(recipe, request, uses)?;
-    if let Some(file) = uses.pairs {
-        pairs::look(recipe, file)?;
-    }
     if let Some((out, earlier)) = uses.out {
         let mut reads = reads(recipe, request, adapter, uses.pairs);
         reads.extend(host.plugins().iter().map(|plugin| plugin.path.clone()));
         outbox::refuse_loss(out, &reads, earlier)?;
+    }
+    data(recipe, request, uses)?;
+    if let Some(file) = uses.pairs {
+        pairs::look(recipe, file)?;
     }
     Ok(host)
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use randori_store::{Lock, Manifest};
 
+use crate::artefacts::Learnt;
 use crate::builtin;
 use crate::hub_data;
 use crate::model_files::settle_source;
@@ -189,14 +190,51 @@ fn loaded(request: &Request) -> Result<(Recipe, Vec<PathBuf>)> {
         return Ok((recipe, request.adapter.clone()));
     }
     if !path.is_dir() {
+        refuse_absent_game(path)?;
         return Ok((Recipe::load(path, &request.set)?, request.adapter.clone()));
     }
+    refuse_no_run(path)?;
     let recipe = Recipe::load(&path.join("recipe.toml"), &request.set)?;
     let last = match request.adapter.is_empty() {
         true => last_policy(path, &recipe)?.into_iter().collect(),
         false => request.adapter.clone(),
     };
     Ok((recipe, last))
+}
+
+/// Refuses the folder of a run's game that is not there, and says which are.
+fn refuse_absent_game(path: &Path) -> Result<()> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let is_game = name.is_some_and(|name| name.starts_with("seed-"));
+    let Some(run) = path.parent().filter(|_| is_game && !path.exists()) else {
+        return Ok(());
+    };
+    if Manifest::read(run)?.is_none() {
+        return Ok(());
+    }
+    let inside = std::fs::read_dir(run)?.flatten();
+    let names = inside.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut games: Vec<String> = names.filter(|name| name.starts_with("seed-")).collect();
+    games.sort();
+    let (path, run) = (path.display(), run.display());
+    match games.is_empty() {
+        true => anyhow::bail!("{path} is not there: {run} has one game, in its own folder"),
+        false => anyhow::bail!("{path} is not there; {run} has {}", games.join(", ")),
+    }
+}
+
+/// Refuses a folder that is given in a recipe's place and is no run's.
+fn refuse_no_run(dir: &Path) -> Result<()> {
+    if dir.join("recipe.toml").is_file() {
+        return Ok(());
+    }
+    let shown = dir.display();
+    match Learnt::check_there(dir).is_ok() {
+        true => anyhow::bail!(
+            "{shown}: no run folder, but what a player has learnt: give a recipe with --adapter {shown}"
+        ),
+        false => anyhow::bail!("{shown}: no run folder: it has no recipe.toml"),
+    }
 }
 
 /// `builtin:NAME`, and the name in it, where a recipe is given by it.
@@ -253,11 +291,33 @@ fn last_policy(dir: &Path, recipe: &Recipe) -> Result<Option<PathBuf>> {
     .transpose()
 }
 
-/// The folder of a run's game; of its first seed where it holds a game for each.
+/// The folder of a run's game; of its first seed where it holds a game for each. A seed's folder
+/// that was taken out of its run's is a game, too.
 ///
 /// # Errors
 /// A manifest that cannot be read.
 pub fn first_game(dir: &Path, recipe: &Recipe) -> Result<PathBuf> {
-    let first = games(dir, recipe, false)?.into_iter().next();
-    Ok(first.map_or_else(|| dir.to_path_buf(), |(_, game)| game))
+    let games = games(dir, recipe, false)?;
+    let own = games.iter().any(|(_, game)| game == dir);
+    match games.into_iter().next() {
+        Some((_, first)) if !own || first.exists() => Ok(first),
+        _ => Ok(dir.to_path_buf()),
+    }
+}
+
+/// The seed of the game that `request` means: the one a run folder's was begun with, unless the
+/// command names another, or else the recipe's.
+///
+/// # Errors
+/// As [`first_game`].
+pub fn game_seed(request: &Request, recipe: &Recipe) -> Result<u64> {
+    let run = request.recipe.as_ref().filter(|path| path.is_dir());
+    let Some(dir) = run.filter(|_| !recipe.place("seed").starts_with("--set")) else {
+        return Ok(recipe.run.seed);
+    };
+    let game = Manifest::read(&first_game(dir, recipe)?)?;
+    Ok(game
+        .as_ref()
+        .and_then(recorded_seed)
+        .unwrap_or(recipe.run.seed))
 }

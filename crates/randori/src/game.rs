@@ -13,6 +13,7 @@ use randori_store::{Board, JsonLines, Workspace};
 use crate::artefacts::{Answers, Learnt, Pairs};
 use crate::corpus::Part;
 use crate::measure::{self, HeldOutAnswer};
+use crate::record::Recorder;
 use crate::session::Session;
 use crate::settings;
 use crate::stages::{Draws, answers, scored, screened, write_rows};
@@ -37,6 +38,7 @@ pub struct SpinGame<'a> {
     answers: Option<(usize, Vec<HeldOutAnswer>)>,
     board: Board,
     label: String,
+    recorder: Recorder,
 }
 
 /// What goes in front of the names of a game's stages where there are several `games`.
@@ -53,7 +55,8 @@ pub fn label(game: &str, t: usize, what: &str) -> String {
 }
 
 impl<'a> SpinGame<'a> {
-    /// `start_answers` are the start's own; `label` is [`game_label`].
+    /// `start_answers` are the start's own; `label` is [`game_label`]; `recorder` is of the run
+    /// that is played.
     pub fn new(
         session: &'a Session,
         train: &'a Part,
@@ -63,6 +66,7 @@ impl<'a> SpinGame<'a> {
         start_answers: Vec<HeldOutAnswer>,
         board: Board,
         label: String,
+        recorder: Recorder,
     ) -> Result<SpinGame<'a>> {
         let samplers = session.samplers(&session.recipe.generate.sampling)?;
         let answers = Some((0, start_answers));
@@ -76,6 +80,7 @@ impl<'a> SpinGame<'a> {
             answers,
             board,
             label,
+            recorder,
         })
     }
 
@@ -197,6 +202,7 @@ impl Game for SpinGame<'_> {
         let settings = settings::game(&session.recipe, now, self.seed);
         let loss = session.loss(now.t)?;
         let player = policy.player(&session.base);
+        let record = self.recorder.iteration(session, now, pairs.len());
         let label = self.label(now.t, "policy");
         let player = run_training(
             session,
@@ -206,7 +212,8 @@ impl Game for SpinGame<'_> {
             &label,
             |trainer, on_step| trainer.train_pairs(pairs, loss.as_ref(), on_step),
         )?;
-        Ok(Learnt::of(&player, &session.base_name))
+        let made = policy.provenance.and(record);
+        Ok(Learnt::of(&player, &session.base_name, made))
     }
 
     fn evaluate(
@@ -242,13 +249,10 @@ impl Game for SpinGame<'_> {
     }
 
     fn begins(&mut self, now: &Iteration) {
-        let line = format!(
-            "{}iteration {} of {}",
-            self.label, now.t, self.session.recipe.game.iterations
-        );
+        let last = self.session.recipe.game.iterations.saturating_sub(1);
         self.session.watch.say(format!(
-            "{line} (lr {:e}, beta {}, epochs {})",
-            now.learning_rate, now.beta, now.epochs
+            "{}iteration {} (up to {last}; lr {:e}, beta {}, epochs {})",
+            self.label, now.t, now.learning_rate, now.beta, now.epochs
         ));
     }
 

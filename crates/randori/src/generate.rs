@@ -33,7 +33,7 @@ pub fn generate(request: &Request, split: Split, iteration: usize, out: &Path) -
     part.check_prompts()?;
     part.say(&*session.watch, "prompts");
     let samplers = session.samplers(&session.recipe.generate.sampling)?;
-    let seed = session.recipe.run.seed;
+    let seed = folder::game_seed(request, &session.recipe)?;
     let player = session.player()?;
     let draws = Draws {
         seed,

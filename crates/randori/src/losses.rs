@@ -42,6 +42,21 @@ fn elsewhere(error: randori_host::Error, recipe: &Recipe, host: &Host) -> randor
     }
 }
 
+/// All options of the loss in iteration `t`, those that the recipe leaves at their defaults among
+/// them.
+pub fn options(recipe: &Recipe, host: &Host, t: usize) -> Vec<(String, Value)> {
+    let mut items = host.plugins().iter().flat_map(|p| &p.items);
+    let of = |item: &&ItemInfo| item.kind == Kind::Loss && item.name == recipe.loss.name;
+    let declared = items.find(of).into_iter().flat_map(|item| &item.options);
+    let value = |name: &str, default: &Value| {
+        let given = recipe.loss_options.iter().find(|o| o.name == name);
+        given.map_or(default.clone(), |o| o.at(t))
+    };
+    declared
+        .map(|o| (o.name.clone(), value(&o.name, &o.default)))
+        .collect()
+}
+
 /// Whether every loss of the recipe's game is there and takes its options.
 ///
 /// # Errors

@@ -4,16 +4,13 @@
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use randori_engine::Player;
-use randori_engine::weights::Dtype;
 use randori_export::{Companion, FolderOptions, InMemory, Merged, RoundTrip};
 use randori_store::{Disk, Manifest, OutFiles, OutFolder};
 
+use crate::artefacts::Learnt;
+use crate::card::{self, Card, Form};
 use crate::session::Session;
 use crate::settings;
-
-const CARD: &str = "README.md";
-const TAG: &str = "randori";
 
 /// A folder that may be written at `out`: what is there was written by us, or nothing is.
 pub fn folder(out: &Path) -> Result<OutFolder> {
@@ -207,67 +204,65 @@ pub fn write_results(
     Ok(Disk::new().replace(&place, fill)?)
 }
 
-/// The card of a folder that no run folder tells more about.
-fn short_card(session: &Session, player: &Player) -> String {
-    let library = match player.lora {
-        Some(_) => "peft",
-        None => "transformers",
-    };
-    format!(
-        "---\nbase_model: {}\nlibrary_name: {library}\ntags:\n- \"{TAG}\"\n---\n\n# {}\n\nTrained from {} with randori {}.\n\n```toml\n{}```\n",
-        serde_json::Value::from(session.base_name.as_str()),
-        session.recipe.run.name,
-        session.base_name,
-        env!("CARGO_PKG_VERSION"),
-        session.recipe.resolved(),
-    )
-}
-
-/// Writes a PEFT adapter folder, or in full training a Hugging Face model folder, at `out`, for
-/// which `to` was opened.
-pub fn player(session: &Session, player: &Player, out: &Path, to: &OutFolder) -> Result<()> {
+/// Writes what was learnt in a training as a PEFT adapter folder, or in full training as a Hugging
+/// Face model folder, at `out`, for which `to` was opened.
+pub fn player(session: &Session, learnt: &Learnt, out: &Path, to: &OutFolder) -> Result<()> {
     make_parent(out)?;
-    match player.lora {
-        Some(_) => adapter(session, player, to),
-        None => {
-            let dtype = settings::load_options(&session.recipe).dtype;
-            model(session, player, dtype, to)
-        }
+    match learnt.lora {
+        Some(_) => to.write(|fresh| {
+            learnt.write(fresh)?;
+            let card = card_of(session, learnt, out, Form::Adapter, "A PEFT adapter".into())?;
+            Ok(std::fs::write(fresh.join(card::FILE), card)?)
+        })?,
+        None => model(session, learnt, out, to)?,
     }
-}
-
-/// A PEFT adapter folder.
-fn adapter(session: &Session, player: &Player, out: &OutFolder) -> Result<()> {
-    out.write(|fresh| {
-        randori_export::adapter(player, fresh, &session.base_name)?;
-        Ok(std::fs::write(
-            fresh.join(CARD),
-            short_card(session, player),
-        )?)
-    })?;
     Ok(())
 }
 
+/// The card of what was trained with the session's own recipe.
+fn card_of(
+    session: &Session,
+    learnt: &Learnt,
+    out: &Path,
+    form: Form,
+    how: String,
+) -> Result<String> {
+    let card = Card {
+        recipe: &session.recipe,
+        learnt,
+        game: None,
+        form,
+        out,
+        how,
+        fidelity: None,
+        remarks: Vec::new(),
+        is_recipe_of_training: true,
+    };
+    card.text()
+}
+
 /// A Hugging Face model folder, adapters merged in f32 and rounded once.
-fn model(session: &Session, player: &Player, dtype: Dtype, out: &OutFolder) -> Result<()> {
+fn model(session: &Session, learnt: &Learnt, path: &Path, out: &OutFolder) -> Result<()> {
+    let dtype = settings::load_options(&session.recipe).dtype;
     let files = session.tokenizer.files()?;
-    let mut companions: Vec<Companion> = files
+    let companions: Vec<Companion> = files
         .into_iter()
         .map(|(name, bytes)| Companion::File(name, bytes))
         .collect();
-    let card = short_card(session, player).into_bytes();
-    companions.push(Companion::File(CARD.into(), card));
     let options = FolderOptions {
         dtype,
         ..FolderOptions::default()
     };
     let mut bar = session.watch.stage("writing", 0, "MB");
+    let player = &learnt.player(&session.base);
     let whole = InMemory { player, onto: None };
     let mut progress = |done, of| {
         bar.of((of / 1_000_000) as usize);
         bar.set((done / 1_000_000) as usize, 0);
     };
     let mut unheard = |_: &str, _: &Merged, _: &RoundTrip| Ok(());
+    let how = format!("A Hugging Face folder in {}", dtype.tag().to_lowercase());
+    let card = card_of(session, learnt, path, Form::Folder, how)?;
     out.write(|fresh| {
         randori_export::folder(
             &whole,
@@ -277,7 +272,8 @@ fn model(session: &Session, player: &Player, dtype: Dtype, out: &OutFolder) -> R
             &mut unheard,
             &mut progress,
         )?;
-        Ok(())
+        learnt.provenance.write(fresh)?;
+        Ok(std::fs::write(fresh.join(card::FILE), card)?)
     })?;
     bar.finish();
     Ok(())

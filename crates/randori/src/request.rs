@@ -11,8 +11,8 @@ use crate::watch::{Silent, Watch};
 /// A recipe and, if the player is not the recipe's start, what it has learnt.
 #[derive(Clone)]
 pub struct Request {
-    /// A recipe, `builtin:demo`, or a run folder (then its last iteration's player is meant);
-    /// defaults alone where there is none.
+    /// A recipe, `builtin:demo`, or a run folder or a seed's folder in one (then its last
+    /// iteration's player is meant); defaults alone where there is none.
     pub recipe: Option<PathBuf>,
     /// Keys laid over the recipe: `train.lr=1e-4`.
     pub set: Vec<String>,
@@ -70,12 +70,12 @@ pub enum Split {
     HeldOut,
 }
 
-/// One player of a run.
+/// One player of a run. `iteration T` names the one that came out of training T everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
     /// Before the first iteration.
     Start,
-    /// What ended this one.
+    /// After this training, counted from 0.
     Iteration(usize),
 }
 

@@ -17,6 +17,7 @@ use crate::game::{ANSWERS, PROMPTS, SHOWCASE, SpinGame, game_label};
 use crate::measure::{self, HeldOutAnswer};
 use crate::outlook::{self, Outlook};
 use crate::recipe::Recipe;
+use crate::record::Recorder;
 use crate::report::{self, Played, PromptRow, Prompts, Sample, Summary};
 use crate::request::{Request, Split};
 use crate::session::{Opened, Session, Setting};
@@ -194,6 +195,7 @@ fn one(
         start_answers.clone(),
         board,
         label.to_string(),
+        Recorder::new(session, run.manifest(), seed),
     )?;
     let Outcome { signals, ended, .. } = randori_core::play(&mut game, run, &rules)?;
     if ended == Ended::Indistinguishable {
@@ -245,12 +247,15 @@ fn prompts(run: &Run, folder: &str) -> Result<Vec<PromptRow>> {
 
 /// The start, after its supervised stage if the recipe has one.
 fn start(session: &Session, train: &Part, run: &mut Run, seed: u64, label: &str) -> Result<Learnt> {
+    let made = Learnt::provenance_of(&session.stack())?;
     if session.recipe.sft.epochs == 0 {
-        return Ok(Learnt::of(&session.start(seed)?, &session.base_name));
+        return Ok(Learnt::of(&session.start(seed)?, &session.base_name, made));
     }
+    let recorder = Recorder::new(session, run.manifest(), seed);
     run.stage("start", "policy", |workspace| {
         let player = session.start(seed)?;
         let settings = settings::sft(&session.recipe, seed);
+        let record = recorder.supervised(&settings, train.examples.len());
         let player = supervised::fine_tune(
             session,
             player,
@@ -259,7 +264,7 @@ fn start(session: &Session, train: &Part, run: &mut Run, seed: u64, label: &str)
             workspace,
             &format!("{label}supervised"),
         )?;
-        Ok(Learnt::of(&player, &session.base_name))
+        Ok(Learnt::of(&player, &session.base_name, made.and(record)))
     })
 }
 

@@ -9,6 +9,7 @@ use randori_store::Open;
 use crate::artefacts::Learnt;
 use crate::check::Uses;
 use crate::corpus::part;
+use crate::record::Recorder;
 use crate::request::{Request, Split};
 use crate::session::Opened;
 use crate::{check, folder, inputs, measure, outbox, settings, supervised};
@@ -43,8 +44,11 @@ pub fn sft(request: &Request, out: Option<&Path>, fresh: bool) -> Result<()> {
     let how = if fresh { Open::Fresh } else { Open::Resume };
     let data = inputs::data(recipe, train.aside.as_ref())?;
     let mut run = session.run(&dir, seed, data, how)?;
+    let made = Learnt::provenance_of(&session.stack())?;
+    let recorder = Recorder::new(&session, run.manifest(), seed);
     let learnt: Learnt = run.stage("sft", "policy", |workspace| {
         let settings = settings::sft(recipe, seed);
+        let record = recorder.supervised(&settings, train.examples.len());
         let player = supervised::fine_tune(
             &session,
             session.start(seed)?,
@@ -53,7 +57,7 @@ pub fn sft(request: &Request, out: Option<&Path>, fresh: bool) -> Result<()> {
             workspace,
             "supervised",
         )?;
-        anyhow::Ok(Learnt::of(&player, &session.base_name))
+        anyhow::Ok(Learnt::of(&player, &session.base_name, made.and(record)))
     })?;
     if let Some(validation) = validation {
         let nll = measure::nll(
@@ -64,7 +68,7 @@ pub fn sft(request: &Request, out: Option<&Path>, fresh: bool) -> Result<()> {
         )?;
         result!(session.watch, "validation NLL {nll:.4} nats a token");
     }
-    outbox::player(&session, &learnt.player(&session.base), &out, &to)?;
+    outbox::player(&session, &learnt, &out, &to)?;
     result!(
         session.watch,
         "{}: metrics in {}",

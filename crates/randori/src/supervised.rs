@@ -13,6 +13,7 @@ use crate::corpus::Part;
 use crate::game::PROMPTS;
 use crate::measure::{self, HeldOutAnswer};
 use crate::recipe::ChosenBy;
+use crate::record::Recorder;
 use crate::report::Baseline;
 use crate::session::Session;
 use crate::settings;
@@ -93,6 +94,7 @@ pub fn baseline(
         Some(one) => vec![one],
         None => grid(session),
     };
+    let recorder = Recorder::new(session, run.manifest(), of.seed);
     let mut best: Option<(f64, Setting, Learnt, Steps)> = None;
     for setting in &grid {
         let steps = Steps::new(session, of, setting.epochs);
@@ -110,9 +112,11 @@ pub fn baseline(
                 steps.whole_epochs(),
                 steps.max,
             );
+            let record = recorder.supervised(&settings, of.train.examples.len());
             let player = of.start.player(&session.base);
             let player = fine_tune(session, player, of.train, settings, workspace, &name)?;
-            anyhow::Ok(Learnt::of(&player, &session.base_name))
+            let made = of.start.provenance.and(record);
+            anyhow::Ok(Learnt::of(&player, &session.base_name, made))
         })?;
         let score = match grid.len() {
             1 => 0.0,

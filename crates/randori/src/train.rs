@@ -4,12 +4,15 @@
 use std::path::Path;
 
 use anyhow::Result;
-use randori_store::{JsonLines, Open};
+use randori_core::Iteration;
+use randori_store::{JsonLines, Manifest, Open};
 
 use crate::artefacts::Learnt;
 use crate::check::Uses;
+use crate::provenance::Provenance;
+use crate::record::{PAIRS, Recorder};
 use crate::request::Request;
-use crate::session::Opened;
+use crate::session::{Opened, Session, short};
 use crate::stages::scored;
 use crate::training::run_training;
 use crate::{check, folder, outbox, pairs, settings};
@@ -42,7 +45,7 @@ pub fn train(
     let seed = session.recipe.run.seed;
     let settings = settings::game(&session.recipe, &now, seed);
     let how = if fresh { Open::Fresh } else { Open::Resume };
-    let pairs = [("--pairs".to_string(), randori_store::hash(file)?.sha256)];
+    let pairs = [(PAIRS.to_string(), randori_store::hash(file)?.sha256)];
     let mut run = session.run(&dir, seed, pairs.into(), how)?;
     let start = session.start(seed)?;
     let place = format!("iteration-{iteration}");
@@ -64,6 +67,7 @@ pub fn train(
             },
         )
     })?;
+    let made = made(&session, run.manifest(), file, &now, pairs.len())?;
     let learnt: Learnt = run.stage(&place, "policy", |workspace| {
         let player = run_training(
             &session,
@@ -73,9 +77,9 @@ pub fn train(
             "policy",
             |trainer, on_step| trainer.train_pairs(&pairs, loss.as_ref(), on_step),
         )?;
-        anyhow::Ok(Learnt::of(&player, &session.base_name))
+        anyhow::Ok(Learnt::of(&player, &session.base_name, made))
     })?;
-    outbox::player(&session, &learnt.player(&session.base), out, &to)?;
+    outbox::player(&session, &learnt, out, &to)?;
     result!(
         session.watch,
         "{}: trained on {} pairs; metrics in {}",
@@ -84,4 +88,18 @@ pub fn train(
         dir.join(place).display()
     );
     Ok(())
+}
+
+/// What made the start, and this training of it on so many pairs of `file`.
+fn made(
+    session: &Session,
+    run: &Manifest,
+    file: &Path,
+    now: &Iteration,
+    pairs: usize,
+) -> Result<Provenance> {
+    let name = short(&file.to_string_lossy());
+    let recorder = Recorder::new(session, run, session.recipe.run.seed);
+    let record = recorder.pairs(session, now, pairs, &name);
+    Ok(Learnt::provenance_of(&session.stack())?.and(record))
 }

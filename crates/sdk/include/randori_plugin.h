@@ -8,8 +8,15 @@
  *
  * Rules, for as long as `MAJOR` stays 1:
  * - a struct starts with its size in bytes (an item's and an option's are in `Plugin`) and grows
- *   only at its end, by multiples of 8 bytes. Fields that a shorter one lacks are 0, the behaviour
- *   before them; bytes of a longer one that its reader does not know must be 0, or it is refused;
+ *   only at its end, by multiples of 8 bytes, without padding. Fields that a shorter one lacks are
+ *   0, the behaviour before them; bytes of a longer one that its reader does not know must be 0.
+ *   Else it is refused, as is one that is shorter than its first version;
+ * - so a field that came later is 0 unless it is wanted: a plugin sets it to ask for something; a
+ *   host sets one of a struct that it fills only if the plugin's table asked for it;
+ * - later came, with what 0 means: `coupled` (pairs are independent) and `needs_reward` (`reward`
+ *   is not read) of `RandoriLoss`, `sdk` (untold) of `RandoriPlugin`;
+ * - only `RandoriOps` may be longer and not 0: it grows by functions, each asked for by a
+ *   call after a look at `size`. `Str`, `Sink` and `Value` have no size and never change;
  * - numbers of kinds and ops are never reused; a host skips items of unknown `Item.kind`;
  * - text is UTF-8 with a length and lives as long as the call (in descriptors: for ever);
  * - no unwinding crosses: both sides catch their panics, report them to a `Sink` or
@@ -248,9 +255,12 @@ typedef struct RandoriLoss {
     uint32_t needs_ref;
     /* Writes values and slopes of a batch; 1, or 0 after an error to the sink. */
     uint32_t (*eval)(const void *object, const RandoriRows *rows, const RandoriGrads *out, RandoriSink sink);
-    /* 1: a pair's loss depends on the step's other pairs, which `eval` then gets all at once. */
+    /*
+     * 1: a pair's loss depends on the step's other pairs, which `eval` then gets all at once.
+     * Came later.
+     */
     uint32_t coupled;
-    /* 1: reads `reward`, which then is never NULL. */
+    /* 1: reads `reward`, which then is never NULL. Came later. */
     uint32_t needs_reward;
 } RandoriLoss;
 
@@ -388,7 +398,7 @@ typedef struct RandoriPlugin {
     const RandoriItem *items;
     /* How many. */
     size_t n_items;
-    /* Version of the SDK (or of this header) that it was built with, for messages. */
+    /* Version of the SDK (or of this header) that it was built with, for messages. Came later. */
     RandoriStr sdk;
 } RandoriPlugin;
 

@@ -2,8 +2,15 @@
 //!
 //! Rules, for as long as [`MAJOR`] stays 1:
 //! - a struct starts with its size in bytes (an item's and an option's are in `Plugin`) and grows
-//!   only at its end, by multiples of 8 bytes. Fields that a shorter one lacks are 0, the behaviour
-//!   before them; bytes of a longer one that its reader does not know must be 0, or it is refused;
+//!   only at its end, by multiples of 8 bytes, without padding. Fields that a shorter one lacks are
+//!   0, the behaviour before them; bytes of a longer one that its reader does not know must be 0.
+//!   Else it is refused, as is one that is shorter than its first version;
+//! - so a field that came later is 0 unless it is wanted: a plugin sets it to ask for something; a
+//!   host sets one of a struct that it fills only if the plugin's table asked for it;
+//! - later came, with what 0 means: `coupled` (pairs are independent) and `needs_reward` (`reward`
+//!   is not read) of [`struct@Loss`], `sdk` (untold) of [`struct@Plugin`];
+//! - only [`struct@Ops`] may be longer and not 0: it grows by functions, each asked for by a
+//!   call after a look at `size`. `Str`, `Sink` and `Value` have no size and never change;
 //! - numbers of kinds and ops are never reused; a host skips items of unknown [`Item::kind`];
 //! - text is UTF-8 with a length and lives as long as the call (in descriptors: for ever);
 //! - no unwinding crosses: both sides catch their panics, report them to a [`Sink`] or
@@ -276,13 +283,15 @@ pub struct Loss {
         ) -> u32,
     >,
     /// 1: a pair's loss depends on the step's other pairs, which `eval` then gets all at once.
+    /// Came later.
     pub coupled: u32,
-    /// 1: reads `reward`, which then is never NULL.
+    /// 1: reads `reward`, which then is never NULL. Came later.
     pub needs_reward: u32,
 }
 
 /// One row of logits to be reshaped in place; -inf removes a token.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Candidates {
     /// Bytes of this struct.
     pub size: usize,
@@ -296,6 +305,7 @@ pub struct Candidates {
 
 /// One step of a sequence, as a sampler sees it.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Step {
     /// Bytes of this struct.
     pub size: usize,
@@ -443,58 +453,9 @@ pub struct Plugin {
     pub items: *const Item,
     /// How many.
     pub n_items: usize,
-    /// Version of the SDK (or of this header) that it was built with, for messages.
+    /// Version of the SDK (or of this header) that it was built with, for messages. Came later.
     pub sdk: Str,
 }
 
-impl Str {
-    /// Borrows `text`, which the caller keeps alive as the rules above ask.
-    pub const fn new(text: &str) -> Self {
-        Str {
-            ptr: text.as_ptr(),
-            len: text.len(),
-        }
-    }
-
-    /// The text; bytes that are not UTF-8 become U+FFFD.
-    ///
-    /// # Safety
-    /// `ptr` points to `len` readable bytes that do not change during `'a`, or `len` is 0.
-    pub unsafe fn read<'a>(self) -> std::borrow::Cow<'a, str> {
-        // SAFETY: the caller's promise is `slice`'s.
-        String::from_utf8_lossy(unsafe { slice(self.ptr, self.len) })
-    }
-}
-
-/// A C array as a slice; `n` = 0 needs no pointer.
-///
-/// # Safety
-/// If `n` > 0, `ptr` is aligned and points to `n` initialised values, not written during `'a`.
-pub unsafe fn slice<'a, T>(ptr: *const T, n: usize) -> &'a [T] {
-    if n == 0 {
-        return &[];
-    }
-    // SAFETY: the caller promises exactly this.
-    unsafe { core::slice::from_raw_parts(ptr, n) }
-}
-
-/// A C array as a mutable slice; `n` = 0 needs no pointer.
-///
-/// # Safety
-/// If `n` > 0, `ptr` is aligned and points to `n` initialised values, unaliased during `'a`.
-pub unsafe fn slice_mut<'a, T>(ptr: *mut T, n: usize) -> &'a mut [T] {
-    if n == 0 {
-        return &mut [];
-    }
-    // SAFETY: the caller promises exactly this.
-    unsafe { core::slice::from_raw_parts_mut(ptr, n) }
-}
-
-// SAFETY: descriptors are constants, and their pointers lead to constants.
-unsafe impl Sync for Plugin {}
-// SAFETY: as above.
-unsafe impl Sync for Item {}
-// SAFETY: as above.
-unsafe impl Sync for Opt {}
-// SAFETY: as above.
-unsafe impl Sync for Str {}
+mod reading;
+pub use reading::{slice, slice_mut};

@@ -3,7 +3,8 @@
 use std::{ffi::c_void, ptr::null_mut};
 
 use crate::{
-    Result, abi,
+    Result, VERSION, abi,
+    growing::{self, Growing, Misfit},
     guard::{Caught, guard},
 };
 
@@ -25,6 +26,28 @@ pub(crate) fn report(sink: abi::Sink, caught: &Caught) {
 fn put(sink: abi::Sink, message: &str, file: &str, line: u32) {
     // SAFETY: the host's sink takes any text during the call it came with.
     unsafe { (sink.put)(sink.ctx, abi::Str::new(message), abi::Str::new(file), line) }
+}
+
+/// Copies the two structs that a host gives with a call; `None`, after an error to the sink, if one
+/// of them does not fit.
+///
+/// # Safety
+/// As [`growing::read`], for both.
+pub(crate) unsafe fn given<A: Growing, B: Growing>(
+    first: *const A,
+    second: *const B,
+    sink: abi::Sink,
+) -> Option<(A, B)> {
+    // SAFETY: the caller's promise.
+    let read = unsafe { growing::read(first).and_then(|a| Ok((a, growing::read(second)?))) };
+    let refuse = |misfit: Misfit| {
+        let why = format!("this host is of another version: {misfit}");
+        say(
+            sink,
+            &format!("{why}; the plugin was built with SDK {VERSION}"),
+        );
+    };
+    read.map_err(refuse).ok()
 }
 
 /// Runs the author's constructor and boxes the result; NULL after a failure.

@@ -4,6 +4,9 @@
 //! Fields that the other side's shorter struct lacks are 0, which stands for the behaviour before
 //! that field. Fields beyond this side's version must be 0 too: then they ask for nothing unknown.
 //! Anything else is refused, since ignoring it could silently give wrong results.
+//!
+//! Every struct that crosses and has a size is read here, on both sides. [`abi::Ops`] alone is not
+//! copied: its reader looks at its size before it calls a function.
 
 use core::{fmt, mem::MaybeUninit};
 
@@ -37,7 +40,8 @@ macro_rules! growing {
 }
 
 growing!(
-    Rope 32, Attn 24, Route 32, Arch 40, Rows 80, Grads 40, Loss 24, Sampler 40, Opt 104, Item 80, Plugin 88,
+    Rope 32, Attn 24, Route 32, Arch 40, Rows 80, Grads 40, Loss 24, Candidates 32, Step 48,
+    Sampler 40, Opt 104, Item 80, Plugin 88,
 );
 
 /// Why a struct cannot be read.
@@ -108,7 +112,31 @@ pub unsafe fn read<T: Growing>(from: *const T) -> Result<T, Misfit> {
 /// # Safety
 /// `from` points to `size` readable bytes, the beginning of a `T` of some version.
 pub unsafe fn read_sized<T: Growing>(from: *const T, size: usize) -> Result<T, Misfit> {
+    // SAFETY: the caller's promise.
+    let copy = unsafe { known_part(from, size) }?;
     let (bytes, known) = (from.cast::<u8>(), size_of::<T>());
+    // SAFETY: within the struct.
+    let offset = (known..size).find(|&i| unsafe { bytes.add(i).read() } != 0);
+    match offset {
+        None => Ok(copy),
+        Some(offset) => Err(Misfit::Unknown {
+            name: T::NAME,
+            size,
+            known,
+            offset,
+        }),
+    }
+}
+
+/// Copies what this side knows of a struct of `size` bytes, whatever it asks for beyond that: to
+/// say in an error whose struct it is.
+///
+/// # Errors
+/// [`Misfit::Short`].
+///
+/// # Safety
+/// As [`read_sized`].
+pub unsafe fn known_part<T: Growing>(from: *const T, size: usize) -> Result<T, Misfit> {
     if size < T::FIRST {
         return Err(Misfit::Short {
             name: T::NAME,
@@ -116,86 +144,18 @@ pub unsafe fn read_sized<T: Growing>(from: *const T, size: usize) -> Result<T, M
             first: T::FIRST,
         });
     }
-    // SAFETY: within the struct.
-    let offset = (known..size).find(|&i| unsafe { bytes.add(i).read() } != 0);
-    if let Some(offset) = offset {
-        return Err(Misfit::Unknown {
-            name: T::NAME,
-            size,
-            known,
-            offset,
-        });
-    }
-    let mut copy = MaybeUninit::<T>::zeroed();
+    let (mut copy, known) = (MaybeUninit::<T>::zeroed(), size_of::<T>());
     // SAFETY: both are at least as long, and `copy` is our own.
-    unsafe { core::ptr::copy_nonoverlapping(bytes, copy.as_mut_ptr().cast(), size.min(known)) };
+    unsafe {
+        core::ptr::copy_nonoverlapping(
+            from.cast::<u8>(),
+            copy.as_mut_ptr().cast::<u8>(),
+            size.min(known),
+        );
+    }
     // SAFETY: the first version's bytes are there, and 0 is valid for all after them.
     Ok(unsafe { copy.assume_init() })
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-    use super::*;
-
-    /// Room for a table and what may lie behind it.
-    #[repr(C)]
-    struct Room {
-        table: abi::Loss,
-        behind: [u8; 16],
-    }
-
-    fn room(size: usize, behind: [u8; 16]) -> Room {
-        let table = abi::Loss {
-            size,
-            needs_ref: 1,
-            eval: None,
-            coupled: 1,
-            needs_reward: 7,
-        };
-        Room { table, behind }
-    }
-
-    fn read_room(room: &Room) -> Result<abi::Loss, Misfit> {
-        // SAFETY: the room is as long as any size that a test writes into it.
-        unsafe { read((room as *const Room).cast::<abi::Loss>()) }
-    }
-
-    #[test]
-    fn what_a_shorter_struct_lacks_is_0() {
-        for (size, coupled, needs_reward) in [(24, 0, 0), (28, 1, 0), (32, 1, 7)] {
-            let loss = read_room(&room(size, [9; 16])).unwrap();
-            let got = (loss.size, loss.needs_ref, loss.coupled, loss.needs_reward);
-            assert_eq!(got, (size, 1, coupled, needs_reward));
-        }
-        let why = read_room(&room(23, [0; 16])).err().unwrap().to_string();
-        assert_eq!(
-            why,
-            "its Loss is 23 bytes long, plugin interface 1 asks for 24"
-        );
-        assert!(read_room(&room(0, [0; 16])).is_err());
-    }
-
-    #[test]
-    fn a_longer_struct_must_ask_for_nothing_more() {
-        assert_eq!(read_room(&room(48, [0; 16])).unwrap().coupled, 1);
-        for at in 0..16 {
-            let mut behind = [0; 16];
-            behind[at] = 1;
-            let why = read_room(&room(48, behind)).err().unwrap();
-            let (name, offset) = ("Loss", 32 + at);
-            let (size, known) = (48, 32);
-            assert_eq!(
-                why,
-                Misfit::Unknown {
-                    name,
-                    size,
-                    known,
-                    offset
-                }
-            );
-            // what lies behind its size is not its own
-            assert!(read_room(&room(32 + at, behind)).is_ok());
-        }
-    }
-}
+mod tests;

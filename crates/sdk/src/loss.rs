@@ -5,8 +5,7 @@ use std::{ffi::c_void, marker::PhantomData, mem::size_of};
 
 use crate::{
     Dual, Options, Result, abi,
-    boundary::{free, report, say},
-    growing,
+    boundary::{free, given, report, say},
     guard::guard,
     options,
     seam::{GENERATED, REAL, Rows},
@@ -91,14 +90,14 @@ pub struct Out<'a> {
     pub loss: &'a mut [f64],
     /// One slope per row, of the summed loss to the row's `logp`.
     pub d_logp: &'a mut [f64],
-    grads: *const abi::Grads,
+    grads: abi::Grads,
 }
 
 impl Out<'_> {
     /// Reports a named value of the batch (a mean).
     pub fn metric(&mut self, name: &str, value: f64) {
-        // SAFETY: the host's struct lives during the call; its function takes its own `ctx`.
-        unsafe { ((*self.grads).metric)((*self.grads).ctx, abi::Str::new(name), value) }
+        // SAFETY: the host's function takes its own `ctx` during the call.
+        unsafe { (self.grads.metric)(self.grads.ctx, abi::Str::new(name), value) }
     }
 }
 
@@ -190,7 +189,7 @@ pub fn evaluate<L: Loss>(loss: &L, rows: &Rows) -> Result<(Vec<f64>, Vec<f64>)> 
     let mut out = Out {
         loss: &mut values,
         d_logp: &mut slopes,
-        grads: &raw const grads,
+        grads,
     };
     loss.eval(rows, &mut out)?;
     Ok((values, slopes))
@@ -229,13 +228,8 @@ unsafe extern "C" fn eval<L: Loss>(
     sink: abi::Sink,
 ) -> u32 {
     // SAFETY: both are the host's, filled, during the call, and begin with their sizes.
-    let given = unsafe { growing::read(rows).and_then(|r| Ok((r, growing::read(grads)?))) };
-    let (r, g) = match given {
-        Ok(given) => given,
-        Err(misfit) => {
-            say(sink, &format!("this host and the plugin differ: {misfit}"));
-            return 0;
-        }
+    let Some((r, g)) = (unsafe { given(rows, grads, sink) }) else {
+        return 0;
     };
     // SAFETY: `this` is what `create` made; the arrays have the lengths that `abi` says, and
     // nothing else writes to the output arrays.
@@ -253,7 +247,7 @@ unsafe extern "C" fn eval<L: Loss>(
         let out = Out {
             loss: abi::slice_mut(g.loss, r.groups),
             d_logp: abi::slice_mut(g.d_logp, r.n),
-            grads,
+            grads: g,
         };
         (&*this.cast::<L>(), rows, out)
     };

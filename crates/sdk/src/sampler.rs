@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     Options, abi,
-    boundary::{free, make, report},
+    boundary::{free, given, make, report},
     guard::{Caught, guard},
     options,
 };
@@ -136,11 +136,14 @@ unsafe extern "C" fn apply<S: Sampler>(
     candidates: *const abi::Candidates,
     sink: abi::Sink,
 ) -> u32 {
+    // SAFETY: both are the host's, filled, during the call, and begin with their sizes.
+    let Some((step, c)) = (unsafe { given(step, candidates, sink) }) else {
+        return 0;
+    };
     // SAFETY: `this` and `state` are what `create` and `begin` made, the state used by this thread
-    // alone; `step` and `candidates` are the host's, filled, during the call.
+    // alone; the arrays have the lengths that `abi` says, and nothing else uses the logits.
     unsafe {
         let (sampler, state) = (&*this.cast::<S>(), &mut *state.cast::<S::State>());
-        let (step, c) = (&*step, &*candidates);
         let uniform = || (step.uniform)(step.ctx);
         let at = Step::new(abi::slice(step.tokens, step.n), step.prompt, &uniform);
         let mut logits = Logits {

@@ -48,11 +48,11 @@ struct Declaration {
     code: String,
 }
 
-/// Cuts the ABI's part of the source into declarations; ends at the first `impl`.
+/// Cuts the ABI's part of the source into declarations; ends at the first module.
 fn declarations(source: &str) -> Vec<Declaration> {
     let (mut all, mut doc, mut code) = (Vec::new(), Vec::new(), String::new());
     for line in source.lines().map(str::trim) {
-        if line.starts_with("impl ") {
+        if line.starts_with("mod ") {
             break;
         }
         if code.is_empty() {

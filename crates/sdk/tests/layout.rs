@@ -51,12 +51,23 @@ fn what_was_released_first_is_read_for_ever() {
         <Rows as Growing>::FIRST,
         <Grads as Growing>::FIRST,
         <Loss as Growing>::FIRST,
+        <Candidates as Growing>::FIRST,
+        <Step as Growing>::FIRST,
         <Sampler as Growing>::FIRST,
         <Opt as Growing>::FIRST,
         <Item as Growing>::FIRST,
         <Plugin as Growing>::FIRST,
     ];
-    assert_eq!(first, [32, 24, 32, 40, 80, 40, 24, 40, 104, 80, 88]);
+    assert_eq!(first, [32, 24, 32, 40, 80, 40, 24, 32, 48, 40, 104, 80, 88]);
+}
+
+/// Bytes that no field holds are anything: a reader that does not know them would find them not 0.
+#[test]
+fn what_came_later_has_no_padding() {
+    let loss = size_of::<Loss>() - <Loss as Growing>::FIRST;
+    assert_eq!(loss, 2 * size_of::<u32>()); // coupled, needs_reward
+    let plugin = size_of::<Plugin>() - <Plugin as Growing>::FIRST;
+    assert_eq!(plugin, size_of::<Str>()); // sdk
 }
 
 #[test]

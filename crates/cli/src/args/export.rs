@@ -17,8 +17,8 @@ const SHARD_BYTES: u64 = 5_000_000_000;
 pub struct Args {
     #[command(flatten)]
     pub who: Who,
-    /// Which player of a run folder: after iteration T (0, 1, …), or `start`; the last one where it
-    /// is not given
+    /// Which player of a run folder: iteration T, the one after training T (0, 1, …), or `start`,
+    /// the one before the first; the last one where it is not given
     #[arg(long, value_name = "T")]
     pub iteration: Option<Which>,
     /// What to write
@@ -230,7 +230,6 @@ mod tests {
             ),
             ("--dtype f16 --stochastic-rounding", "is for --dtype bf16"),
             ("--seed 1", "--seed goes with --stochastic-rounding"),
-            ("--iteration 1", "--iteration goes with a run folder"),
             ("--iteration last", "counted from 0, or `start`"),
             (
                 "--to bf16",

@@ -52,7 +52,8 @@ pub struct Common {
 /// Which player: a recipe and, if it is not the start, what it has learnt.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Who {
-    /// A recipe, `builtin:demo`, or a run folder (then its last iteration's player is meant)
+    /// A recipe, `builtin:demo`, or a run folder or a seed's folder in one (then its last
+    /// iteration's player is meant)
     #[arg(value_name = "RECIPE")]
     pub recipe: Option<PathBuf>,
     /// A PEFT adapter folder instead of the recipe's start; given several times, their sum
@@ -133,7 +134,7 @@ enum Verb {
         /// Which prompts
         #[arg(long, value_enum, ignore_case = true, default_value = "train")]
         split: Split,
-        /// Iteration, for the random draws
+        /// Iteration whose random draws are made: the answers that training T is given
         #[arg(long, default_value_t = 0)]
         iteration: usize,
         /// JSONL file to write (real and generated side by side)

@@ -13,8 +13,8 @@ pub struct Args {
     /// A system message
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// Which player of a run folder: after iteration T (0, 1, …), or `start`; the last one where it
-    /// is not given
+    /// Which player of a run folder: iteration T, the one after training T (0, 1, …), or `start`,
+    /// the one before the first; the last one where it is not given
     #[arg(long, value_name = "T")]
     iteration: Option<Which>,
     /// A second player of the run folder, who answers the same messages beside the first

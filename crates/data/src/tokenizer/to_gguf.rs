@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::pretokenizers::name_of;
 use super::spaces::{LeadingSpace, steps};
-use super::{GgufTokenizer, Tokenizer, no_tools};
+use super::{GgufTokenizer, Tokenizer, by_tool_use};
 use crate::{ChatTemplate, Error, Message, Result};
 
 /// Test texts on which tokenizers differ: contractions, numbers, runs of spaces and signs, line
@@ -188,7 +188,7 @@ impl Tokenizer {
         let hello = [Message::user("Hello")];
         gguf.eot = self
             .end_of_turn(&hello)
-            .or_else(|_| self.end_of_turn_in(&hello, &no_tools()))
+            .or_else(|_| self.end_of_turn_in(&hello, &by_tool_use()))
             .ok()
             .filter(|id| Some(*id) != gguf.eos);
         let with = self.core.encode_fast("x", true).map_err(Error::tokenizer)?;

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use randori_engine::{Inputs, Packed, weights::Stream};
-use randori_export::{FidelityReport, KEPT, NOISE, Survival};
+use randori_export::{DtypeFidelity, FidelityReport, GgufQuant, KEPT, NOISE, Survival};
 use serde_json::{Value, json};
 
 use crate::artefacts::Learnt;
@@ -26,8 +26,43 @@ pub struct Measured {
     pub report: FidelityReport,
     /// Why there is no column of outputs.
     pub without_outputs: Option<String>,
-    /// Other forms than those of a model folder: what would lose nothing.
+    /// What else could be written.
+    pub instead: Instead,
+}
+
+/// What could be written instead of a form, where that loses what was learnt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Instead {
+    /// What would lose nothing.
     pub lossless: Option<&'static str>,
+    /// Other numbers, smallest first.
+    pub dtypes: &'static [&'static str],
+}
+
+impl Instead {
+    /// Of a model folder: its other numbers.
+    pub const FOLDER: Instead = Instead {
+        lossless: None,
+        dtypes: &["bf16", "f16", "f32"],
+    };
+
+    /// Of a GGUF file, by its blocks.
+    pub fn of_gguf(quant: GgufQuant) -> Instead {
+        Instead {
+            lossless: None,
+            dtypes: match quant {
+                GgufQuant::F32 => &[],
+                GgufQuant::F16 => &["f32"],
+                GgufQuant::Bf16 | GgufQuant::Q8_0 => &["f16", "f32"],
+                GgufQuant::Q4_0 | GgufQuant::Q4K | GgufQuant::Q6K => &["q8_0", "f16", "f32"],
+            },
+        }
+    }
+
+    /// The same with a form that loses nothing, if there is one for this player.
+    pub fn or(self, lossless: Option<&'static str>) -> Instead {
+        Instead { lossless, ..self }
+    }
 }
 
 /// Inputs of the projections on a few of the recipe's own examples, prompt and response; else why
@@ -72,34 +107,37 @@ impl Measured {
 
     /// What is wrong with this choice and what is better, measured.
     pub fn warning(&self) -> Option<String> {
-        let total = self.report.total.filter(Survival::is_lost)?;
-        let mut text = if total.kept < KEPT {
-            format!(
-                "{} keeps {} of what was learnt, with noise of {} of it",
-                self.form,
-                percent(total.kept),
-                percent(total.noise)
-            )
-        } else {
-            format!(
-                "{} drowns what was learnt in rounding noise of {} of it",
-                self.form,
-                percent(total.noise)
-            )
+        self.report.total.filter(Survival::is_lost)?;
+        self.sentence()
+    }
+
+    /// What survives, and what would be better; none where there is no update.
+    fn sentence(&self) -> Option<String> {
+        let total = self.report.total?;
+        let (form, noise) = (&self.form, percent(total.noise));
+        let mut text = match total.kept < KEPT || total.noise <= NOISE {
+            true => {
+                let kept = percent(total.kept);
+                format!("{form} keeps {kept} of what was learnt, with noise of {noise} of it")
+            }
+            false => format!("{form} drowns what was learnt in rounding noise of {noise} of it"),
         };
-        if let Some(lossless) = self.lossless {
+        if let Some(lossless) = self.instead.lossless {
             text += &format!("; {lossless} loses nothing");
         }
-        match self.report.better() {
+        let better = self.report.first_that_holds(self.instead.dtypes);
+        let noise_of = |other: &DtypeFidelity| other.noise.unwrap_or(0.0);
+        match better.filter(|other| total.is_lost() || noise_of(other) < total.noise) {
             Some(better) => {
                 text += &format!(
                     "; {} would keep {} with noise of {}",
                     better.dtype,
                     percent(better.kept),
-                    percent(better.noise.unwrap_or(0.0))
+                    percent(noise_of(better))
                 );
             }
-            None => text += "; f32 is what keeps it",
+            None if total.is_lost() => text += "; f32 is what keeps it",
+            None => {}
         }
         Some(text)
     }
@@ -182,8 +220,25 @@ impl Measured {
         format!("{:#}\n", self.json())
     }
 
+    /// Says in one sentence what survives and what would be better.
+    pub fn tell_sentence(&self, watch: &dyn Watch) {
+        match (self.warning(), self.sentence()) {
+            (Some(warning), _) => watch.warn(warning),
+            (None, Some(sentence)) => result!(watch, "{sentence}"),
+            (None, None) => {} // the table says that nothing was changed
+        }
+    }
+
     /// Says all of it.
     pub fn tell(&self, watch: &dyn Watch) {
+        self.tell_rest(watch);
+        if let Some(warning) = self.warning() {
+            watch.warn(warning);
+        }
+    }
+
+    /// Says all but the sentence.
+    pub fn tell_rest(&self, watch: &dyn Watch) {
         watch.result(self.table());
         if self.report.total.is_none() {
             return;
@@ -196,9 +251,6 @@ impl Measured {
         }
         if let Some(moved) = self.moved() {
             result!(watch, "{moved}");
-        }
-        if let Some(warning) = self.warning() {
-            watch.warn(warning);
         }
     }
 }

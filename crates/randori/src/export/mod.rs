@@ -14,12 +14,15 @@ use randori_engine::weights;
 use randori_export::{
     BnbOptions, FolderOptions, GgufLoraOptions, GgufOptions, GgufQuant, Onto, gguf as gguf_model,
 };
+use randori_lora::LoraSpec;
 use randori_store::{BoxError, OutFiles, OutFolder};
 
 use crate::artefacts::Learnt;
+use crate::card::{self, Form};
 use crate::outbox;
 use crate::request::{Request, Which};
 
+use fidelity::Instead;
 use places::{FIDELITY, MODELFILE};
 pub use player::chosen;
 use player::{Asked, Player, ready};
@@ -75,11 +78,12 @@ pub enum Target {
 /// Whatever is wrong with the player or the place; a form that cannot hold this player.
 pub fn export(to: &Export) -> Result<()> {
     let out = to.out.as_path();
-    let beside = match to.target {
-        Target::Gguf { .. } => vec![out.with_extension(FIDELITY), out.with_extension(MODELFILE)],
-        Target::GgufLora => vec![out.with_extension(MODELFILE)],
-        Target::Peft | Target::Hf { .. } | Target::Bnb { .. } => Vec::new(),
+    let ends: &[&str] = match to.target {
+        Target::Gguf { .. } => &[FIDELITY, MODELFILE, card::FILE],
+        Target::GgufLora => &[MODELFILE, card::FILE],
+        Target::Peft | Target::Hf { .. } | Target::Bnb { .. } => &[],
     };
+    let beside: Vec<PathBuf> = ends.iter().map(|end| out.with_extension(end)).collect();
     let asked = Asked::of(&to.request, to.iteration)?;
     asked.refuse_place(&to.request, out)?;
     for file in &beside {
@@ -123,10 +127,10 @@ fn peft(to: OutFolder, player: &Player, out: &Path) -> Result<()> {
         base_name,
         ..player.learnt.clone()
     };
-    let card = player.card("PEFT adapter".into(), None);
+    let card = player.card(Form::Adapter, out, "A PEFT adapter".into(), None)?;
     to.write(|fresh| {
         learnt.write(fresh).map_err(BoxError::from)?;
-        Ok(std::fs::write(fresh.join("README.md"), card)?)
+        Ok(std::fs::write(fresh.join(card::FILE), card)?)
     })?;
     result!(
         player.setting.watch,
@@ -158,12 +162,19 @@ fn hf(
     };
     let companions = player.companions()?;
     let mut report = None;
-    let measured = player.folder(&to, &form, None, |tensors, fresh, each, progress| {
-        let written =
-            randori_export::folder(tensors, &companions, fresh, &options, each, progress)?;
-        report = Some(written);
-        Ok(())
-    })?;
+    let measured = player.folder(
+        &to,
+        out,
+        Form::Folder,
+        &form,
+        Instead::FOLDER,
+        |tensors, fresh, each, progress| {
+            let written =
+                randori_export::folder(tensors, &companions, fresh, &options, each, progress)?;
+            report = Some(written);
+            Ok(())
+        },
+    )?;
     if let Some(report) = report {
         let files = match report.files.len() {
             1 => String::new(),
@@ -182,9 +193,12 @@ fn hf(
 }
 
 fn gguf(mut to: OutFiles, player: &Player, quant: GgufQuant, out: &Path) -> Result<()> {
-    let lossless = match quant {
-        GgufQuant::F32 | GgufQuant::F16 | GgufQuant::Bf16 => None,
-        _ => Some("the base with a GGUF adapter (--to gguf-lora)"),
+    let lossless = match (quant, &player.learnt.lora) {
+        (GgufQuant::F32, _) => None,
+        (_, Some(spec)) if has_gguf_form(spec) => {
+            Some("the base with a GGUF adapter (--to gguf-lora)")
+        }
+        _ => None,
     };
     let tokenizer = player.setting.tokenizer.to_gguf()?;
     if let Some(lost) = player.setting.tokenizer.lost_in_gguf() {
@@ -201,13 +215,14 @@ fn gguf(mut to: OutFiles, player: &Player, quant: GgufQuant, out: &Path) -> Resu
         &mut to,
         out,
         &form,
-        lossless,
+        Instead::of_gguf(quant).or(lossless),
         |tensors, fresh, each, progress| {
             let written = gguf_model(tensors, Some(&tokenizer), fresh, &options, each, progress)?;
             report = Some(written);
             Ok(())
         },
     )?;
+    measured.tell_sentence(&*player.setting.watch);
     if let Some(report) = report {
         let kinds = report.kinds.iter().map(|(kind, n)| format!("{n} {kind}"));
         result!(
@@ -223,15 +238,20 @@ fn gguf(mut to: OutFiles, player: &Player, quant: GgufQuant, out: &Path) -> Resu
         }
     }
     player.modelfile(&mut to, out, &format!("./{}", file_name(out)), None)?;
-    measured.tell(&*player.setting.watch);
+    measured.tell_rest(&*player.setting.watch);
     Ok(())
+}
+
+/// Whether a GGUF adapter can express this one.
+fn has_gguf_form(spec: &LoraSpec) -> bool {
+    !spec.dora && spec.modules_to_save.is_empty()
 }
 
 fn gguf_lora(mut to: OutFiles, player: &Player, out: &Path) -> Result<()> {
     let Some(spec) = &player.learnt.lora else {
         bail!("only a LoRA player has an adapter to write; export this one merged (--to gguf)");
     };
-    if spec.dora || !spec.modules_to_save.is_empty() {
+    if !has_gguf_form(spec) {
         bail!(
             "a GGUF LoRA can express neither DoRA nor modules trained in full; export the player merged (--to gguf)"
         );
@@ -259,6 +279,9 @@ fn gguf_lora(mut to: OutFiles, player: &Player, out: &Path) -> Result<()> {
             report.bytes as f64 / 1e6
         );
     }
+    let how = "A GGUF LoRA, as it was trained".into();
+    let card = player.card(Form::GgufLora, out, how, None)?;
+    player.card_beside(&mut to, out, &card)?;
     let base = player.setting.recipe.path(&player.setting.base_name);
     let from = match base.exists() {
         true => base.display().to_string(),
@@ -279,7 +302,8 @@ fn bnb(
     shard_bytes: u64,
     out: &Path,
 ) -> Result<()> {
-    let lossless = Some("the base with its PEFT adapter (--to peft)");
+    let lossless = player.learnt.lora.as_ref();
+    let lossless = lossless.map(|_| "the base with its PEFT adapter (--to peft)");
     let companions = player.companions()?;
     let options = BnbOptions {
         double: player.setting.recipe.adapter.double_quant,
@@ -288,11 +312,19 @@ fn bnb(
     };
     let form = "bitsandbytes NF4";
     let mut report = None;
-    let measured = player.folder(&to, form, lossless, |tensors, fresh, each, progress| {
-        let written = randori_export::bnb(tensors, &companions, fresh, &options, each, progress)?;
-        report = Some(written);
-        Ok(())
-    })?;
+    let measured = player.folder(
+        &to,
+        out,
+        Form::Bnb,
+        form,
+        Instead::FOLDER.or(lossless),
+        |tensors, fresh, each, progress| {
+            let written =
+                randori_export::bnb(tensors, &companions, fresh, &options, each, progress)?;
+            report = Some(written);
+            Ok(())
+        },
+    )?;
     if let Some(report) = report {
         result!(
             player.setting.watch,

@@ -7,9 +7,9 @@ use randori_engine::weights::Stream;
 use randori_export::{Companion, Fidelity, FromDisk, OnTensor, Onto, Tensors};
 use randori_store::{Manifest, intact, iteration_folder};
 
-use super::fidelity::{self, Measured};
+use super::fidelity::{self, Instead, Measured};
 use crate::artefacts::Learnt;
-use crate::card::Card;
+use crate::card::{Card, Form};
 use crate::check;
 use crate::folder;
 use crate::inputs;
@@ -207,17 +207,26 @@ impl Player {
             .collect())
     }
 
-    /// The model card.
-    pub fn card(&self, form: String, measured: Option<&Measured>) -> String {
+    /// The model card of what is written at `out`.
+    ///
+    /// # Errors
+    /// A measure of the run that was changed since it was written.
+    pub fn card(
+        &self,
+        form: Form,
+        out: &Path,
+        how: String,
+        measured: Option<&Measured>,
+    ) -> Result<String> {
+        let game = self.game.as_ref();
         Card {
             recipe: &self.setting.recipe,
-            base_name: &self.setting.base_name,
-            lora: self.learnt.lora.as_deref(),
-            game: self
-                .game
-                .as_ref()
-                .map(|(dir, which)| (dir.as_path(), *which)),
+            learnt: &self.learnt,
+            game: game.map(|(dir, which)| (dir.as_path(), *which)),
             form,
+            out,
+            how,
+            is_recipe_of_training: game.is_some(),
             fidelity: measured.and_then(Measured::summary),
             remarks: measured
                 .into_iter()
@@ -232,7 +241,7 @@ impl Player {
     pub fn measured(
         &self,
         form: &str,
-        lossless: Option<&'static str>,
+        instead: Instead,
         write: impl FnOnce(&dyn Tensors, &mut OnTensor, Progress) -> Result<()>,
     ) -> Result<Measured> {
         let (inputs, without_outputs) = if self.learnt.params.is_empty() {
@@ -244,7 +253,10 @@ impl Player {
             }
         };
         let merging = self.merging()?;
-        let mut fidelity = Fidelity::new(inputs);
+        let mut fidelity = match instead.dtypes.contains(&"q8_0") {
+            true => Fidelity::new(inputs).beside_q8_0(),
+            false => Fidelity::new(inputs),
+        };
         let mut bar = self.setting.watch.stage("writing", 0, "MB");
         write(
             &merging,
@@ -265,7 +277,7 @@ impl Player {
             form: form.into(),
             report: fidelity.report(),
             without_outputs,
-            lossless,
+            instead,
         })
     }
 

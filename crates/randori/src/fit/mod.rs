@@ -21,7 +21,12 @@ use crate::watch::notes;
 
 /// Prints the plan; an error where `limit` is given and the recipe does not fit.
 pub fn fit(request: &Request, limit: Option<u64>) -> Result<()> {
-    let (recipe, adapter) = folder::recipe(request)?;
+    let (mut recipe, adapter) = folder::recipe(request)?;
+    if let Some(dir) = request.recipe.as_ref().filter(|path| path.is_dir()) {
+        // one seed's folder is one game
+        let games = folder::games(dir, &recipe, false)?;
+        recipe.compare.seeds = games.into_iter().map(|(seed, _)| seed).collect();
+    }
     let host = check::recipe(&recipe, request, &adapter, &Uses::PLANNED)?;
     check::model(&recipe, &host, &adapter)?;
     let model = Model::of(&recipe, adapter, &host)?;

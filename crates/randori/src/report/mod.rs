@@ -10,4 +10,4 @@ mod table;
 pub use page::{page, verdict};
 pub use prompts::{PromptRow, Prompts};
 pub use summary::{Baseline, Measures, Played, Sample, Summary};
-pub use table::{legend, table};
+pub use table::{legend, markdown, table};

@@ -1,7 +1,7 @@
 //! `report.html`: one self-contained page, also offline, also in ten years.
 
 use super::summary::{Row, Summary};
-use super::svg::{Line, chart, escape};
+use super::svg::{Axis, Line, START, chart, escape};
 use super::table::{cell, legend, table};
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}\
@@ -56,9 +56,11 @@ pub fn page(summary: &Summary, recipe: &str, losses: &[(usize, Vec<f64>)]) -> St
         if digits_help {
             lines.extend(level(&rows, names[0].0));
         }
-        charts.push_str(&wrap(chart(title, "iterations played", &lines)));
+        charts.push_str(&wrap(chart(title, &Axis::ITERATIONS, &lines)));
     }
     charts.push_str(&wrap(loss_chart(losses)));
+    let played = summary.played.first().map_or(0, |p| p.iterations.len());
+    let last = format!("Iteration {}", played.saturating_sub(1));
     let sample = summary.sample.as_ref().map(|s| {
         let row = |title: &str, text: &str| format!("<dt>{title}</dt><dd>{}</dd>\n", escape(text));
         format!(
@@ -66,7 +68,7 @@ pub fn page(summary: &Summary, recipe: &str, losses: &[(usize, Vec<f64>)]) -> St
             row("Prompt", &s.prompt),
             row("Human", &s.human),
             row("Start", &s.start),
-            row("Last iteration", &s.last)
+            row(&last, &s.last)
         )
     });
     format!(
@@ -97,8 +99,8 @@ pub fn verdict(summary: &Summary) -> String {
     };
     let (from, to) = (cell(start, name.0, 3), cell(last, name.0, 3));
     let mut out = format!(
-        "Held-out {} went from {from} (start) to {to} (last iteration)",
-        name.1
+        "Held-out {} went from {from} (start) to {to} ({})",
+        name.1, last.label
     );
     if let Some(sft) = find("continued SFT") {
         let better = match name.0 {
@@ -132,7 +134,7 @@ fn wrap(chart: String) -> String {
     }
 }
 
-/// Start at 0, iteration t at t + 1.
+/// A measure of the start and of each iteration.
 fn curve<'a>(rows: &[Row], name: &str, label: &'a str, colour: &'a str) -> Line<'a> {
     let played = rows
         .iter()
@@ -141,7 +143,7 @@ fn curve<'a>(rows: &[Row], name: &str, label: &'a str, colour: &'a str) -> Line<
     let points = played
         .filter_map(|(x, row)| {
             row.spread(name)
-                .map(|s| (x as f64, s.mean, s.half.unwrap_or(0.0)))
+                .map(|s| (START + x as f64, s.mean, s.half.unwrap_or(0.0)))
         })
         .collect();
     Line {
@@ -156,10 +158,10 @@ fn curve<'a>(rows: &[Row], name: &str, label: &'a str, colour: &'a str) -> Line<
 fn level(rows: &[Row], name: &str) -> Option<Line<'static>> {
     let row = rows.iter().find(|r| r.label == "continued SFT")?;
     let s = row.spread(name)?;
-    let last = rows.len().saturating_sub(2) as f64;
+    let last = START + rows.len().saturating_sub(2) as f64;
     Some(Line {
         label: "continued SFT",
-        points: vec![(0.0, s.mean, 0.0), (last, s.mean, 0.0)],
+        points: vec![(START, s.mean, 0.0), (last, s.mean, 0.0)],
         colour: GREY,
         dashed: true,
     })
@@ -194,7 +196,7 @@ fn loss_chart(losses: &[(usize, Vec<f64>)]) -> String {
         .collect();
     chart(
         "Training loss (ln 2 = 0.693 at each iteration's first step)",
-        "steps",
+        &Axis::STEPS,
         &lines,
     )
 }
@@ -222,7 +224,8 @@ mod tests {
     fn the_verdict_says_what_is_there() {
         let text = verdict(&example(3));
         assert!(
-            text.contains("from 0.100") && text.contains("better than continued SFT"),
+            text.contains("from 0.100 (start)")
+                && text.contains(" (iteration 1): better than continued SFT"),
             "{text}"
         );
         assert!(verdict(&example(1)).contains("one seed"));

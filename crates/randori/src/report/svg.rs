@@ -14,6 +14,37 @@ pub struct Line<'a> {
     pub dashed: bool,
 }
 
+/// A chart's horizontal axis.
+pub struct Axis {
+    /// Its title.
+    title: &'static str,
+    /// What is written at a mark.
+    mark: fn(f64) -> String,
+}
+
+impl Axis {
+    /// Steps of a training.
+    pub const STEPS: Axis = Axis {
+        title: "steps",
+        mark: short,
+    };
+    /// Players: iteration t at t, the start at [`START`].
+    pub const ITERATIONS: Axis = Axis {
+        title: "iteration",
+        mark: iteration,
+    };
+}
+
+/// Where the start stands on the axis of iterations.
+pub const START: f64 = -1.0;
+
+fn iteration(x: f64) -> String {
+    match x < 0.0 {
+        true => "start".into(),
+        false => short(x),
+    }
+}
+
 const WIDTH: f64 = 420.0;
 const HEIGHT: f64 = 240.0;
 const LEFT: f64 = 56.0;
@@ -22,7 +53,7 @@ const TOP: f64 = 28.0;
 const BOTTOM: f64 = 44.0;
 
 /// A chart; "" when no line has a finite point.
-pub fn chart(title: &str, x_label: &str, lines: &[Line]) -> String {
+pub fn chart(title: &str, axis: &Axis, lines: &[Line]) -> String {
     let points = || {
         lines
             .iter()
@@ -60,19 +91,23 @@ pub fn chart(title: &str, x_label: &str, lines: &[Line]) -> String {
             WIDTH - RIGHT, LEFT - 6.0, y + 3.5, short(tick)
         ));
     }
-    for tick in ticks(x0, x1, 6).into_iter().filter(|t| t.fract() == 0.0) {
+    let mut marks = ticks(x0, x1, 6);
+    if x0 == START && marks.first() != Some(&START) {
+        marks.insert(0, START);
+    }
+    for tick in marks.into_iter().filter(|t| t.fract() == 0.0) {
         out.push_str(&format!(
             "<text class=\"tick\" text-anchor=\"middle\" x=\"{:.1}\" y=\"{}\">{}</text>\n",
             px(tick),
             HEIGHT - BOTTOM + 14.0,
-            short(tick)
+            (axis.mark)(tick)
         ));
     }
     out.push_str(&format!(
         "<text class=\"tick\" text-anchor=\"middle\" x=\"{:.1}\" y=\"{}\">{}</text>\n",
         (LEFT + WIDTH - RIGHT) / 2.0,
         HEIGHT - BOTTOM + 28.0,
-        escape(x_label)
+        escape(axis.title)
     ));
     let mut legend = LEFT;
     for line in lines.iter().filter(|l| !l.points.is_empty()) {
@@ -179,7 +214,7 @@ mod tests {
             colour: "red",
             dashed: false,
         };
-        assert_eq!(chart("t", "x", &[line]), "");
+        assert_eq!(chart("t", &Axis::STEPS, &[line]), "");
     }
 
     #[test]
@@ -190,7 +225,32 @@ mod tests {
             colour: "red",
             dashed: false,
         };
-        let svg = chart("p & q", "x", &[line]);
+        let svg = chart("p & q", &Axis::STEPS, &[line]);
         assert!(svg.contains("p &amp; q") && svg.contains("&lt;a&gt;") && !svg.contains("<a>"));
+    }
+
+    /// Iterations have the numbers that they have everywhere, the start its name.
+    #[test]
+    fn players_are_marked_by_their_names() {
+        let marks = |iterations: usize| -> Vec<String> {
+            let players = (0..=iterations).map(|i| (START + i as f64, 0.5, 0.0));
+            let line = Line {
+                label: "a",
+                points: players.collect(),
+                colour: "red",
+                dashed: false,
+            };
+            let svg = chart("t", &Axis::ITERATIONS, &[line]);
+            let marks = svg.split("text-anchor=\"middle\"").skip(1);
+            let text = |part: &str| {
+                let text = part.split('>').nth(1)?.split('<').next()?;
+                Some(text.to_string())
+            };
+            marks.filter_map(text).collect()
+        };
+        assert_eq!(marks(3), ["start", "0", "1", "2", "iteration"]);
+        assert_eq!(marks(1), ["start", "0", "iteration"]);
+        // further apart where there are many
+        assert_eq!(marks(10), ["start", "0", "2", "4", "6", "8", "iteration"]);
     }
 }

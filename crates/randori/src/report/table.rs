@@ -2,7 +2,7 @@
 
 use super::summary::{Row, Summary};
 
-/// Column title, measure, digits after the point, factor, and a sign in front.
+/// Column title, measure, digits after the point.
 const COLUMNS: &[(&str, &str, usize)] = &[
     ("exact match", "exact_match", 3),
     ("NLL", "nll_real", 3),
@@ -47,6 +47,24 @@ pub fn table(summary: &Summary) -> String {
         out.push('\n');
     }
     out
+}
+
+/// The same in Markdown.
+pub fn markdown(summary: &Summary) -> String {
+    let line = |first: &str, cells: Vec<String>| format!("| {first} | {} |\n", cells.join(" | "));
+    let each = |cell: &dyn Fn(&str, &str, usize) -> String| -> Vec<String> {
+        let columns = COLUMNS.iter();
+        columns
+            .map(|&(title, name, digits)| cell(title, name, digits))
+            .collect()
+    };
+    let titles = line("", each(&|title, _, _| title.into()));
+    let rule = line("---", each(&|_, _, _| "---:".into()));
+    let rows = summary.rows().into_iter().map(|row| {
+        let cells = each(&|_, name, digits| cell(&row, name, digits));
+        line(&row.label, cells)
+    });
+    titles + &rule + &rows.collect::<String>()
 }
 
 /// `0.221 ±0.025`, `0.221`, or `-` where it was not measured.
@@ -95,6 +113,22 @@ mod tests {
         let widths: Vec<usize> = lines.iter().map(|l| l.chars().count()).collect();
         assert!(widths.iter().all(|w| *w == widths[0]), "{text}");
         assert!(!table(&example(1)).contains('±'));
+        // the same cells
+        let markdown = markdown(&example(3));
+        let lines: Vec<Vec<&str>> = markdown
+            .lines()
+            .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+            .collect();
+        let titles = ["", "exact match", "NLL", "log p(real)", "log p(gen.)"];
+        assert_eq!(lines[0][..5], titles);
+        assert_eq!(lines.len(), 6);
+        assert_eq!(lines[3][..2], ["iteration 0", "0.220 ±0.025"]);
+        for (line, told) in lines[2..].iter().zip(text.lines().skip(1)) {
+            assert!(
+                line.iter().all(|cell| told.contains(cell)),
+                "{told}\n{line:?}"
+            );
+        }
         assert_eq!(legend(&example(1)), "");
         let of = legend(&example(3));
         assert!(
