@@ -85,6 +85,34 @@ fn blocks_that_no_product_reads_are_decoded() {
 }
 
 #[test]
+fn a_factor_beside_a_matrix_is_multiplied_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    let up = "model.layers.1.mlp.up_proj.weight";
+    let mut all = stored(Block::Q8_0);
+    let read = |all: &Stored| {
+        write(&path, &[], all);
+        let checkpoint = open(Source::Gguf(path.clone())).unwrap();
+        load(checkpoint, options(None)).unwrap()
+    };
+    let before = read(&all);
+    for (name, number) in [("scale", 0.3f32), ("input_scale", 7.0)] {
+        let spec = TensorSpec::new(
+            &format!("blk.1.ffn_up.{name}"),
+            &[1],
+            Kind::Dense(Dtype::F32),
+        );
+        all.push((spec, number.to_le_bytes().to_vec()));
+    }
+    let after = read(&all);
+    for name in tensors().keys() {
+        let factor = if name == up { 0.3 } else { 1.0 };
+        let want: Vec<f32> = weight(&before, name).iter().map(|v| v * factor).collect();
+        assert_eq!(weight(&after, name), want, "{name}");
+    }
+}
+
+#[test]
 fn a_model_in_three_files_is_the_model_in_one() {
     let dir = tempfile::tempdir().unwrap();
     let whole = dir.path().join("whole.gguf");

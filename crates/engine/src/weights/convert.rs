@@ -38,7 +38,8 @@ pub(super) fn reading(stored: &Stored) -> u64 {
 
 /// Whether products read a tensor's GGUF blocks, so that a base can keep them.
 pub(super) fn can_keep(stored: &Stored) -> bool {
-    matches!(stored.format, Format::Block(block) if randori_qlora::dtype(block).is_some())
+    stored.factor == 1.0
+        && matches!(stored.format, Format::Block(block) if randori_qlora::dtype(block).is_some())
 }
 
 /// Reads a tensor as dense numbers of this dtype; `name` is for errors.
@@ -109,13 +110,14 @@ fn collect<T: WithDType>(
     let rows = stored.shape.first().copied().unwrap_or(1).max(1) as u64;
     let stride = stored.len / rows;
     let mut out: Vec<T> = Vec::with_capacity(count);
-    let mut push = |v: f32| match convert(v) {
+    let mut push = |v: f32| match convert(v * stored.factor) {
         Some(t) => {
             out.push(t);
             Ok(())
         }
         None => Err(Error::rule(format!(
-            "{name}: {v} is beyond f16; load it as bf16 or f32"
+            "{name}: {} is beyond f16; load it as bf16 or f32",
+            v * stored.factor
         ))),
     };
     if matches!(stored.format, Format::Bnb4(_)) {

@@ -36,13 +36,14 @@ pub struct GgufModel {
 /// # Errors
 /// A missing, truncated or damaged file, another architecture, or an unsupported feature.
 pub fn open(path: &Path) -> Result<GgufModel> {
-    let (header, files) = parts::read(path)?;
+    let (mut header, files) = parts::read(path)?;
     let source = &files[0];
     let file = source.name.clone();
     let in_file = |what: String| Error::rule(format!("{file}: {what}"));
     let mut config = config::read(&header, source).map_err(in_file)?;
     let tokenizer = GgufTokenizer::read(&header).map_err(in_file)?;
     tensors::beside(header.tensors.keys()).map_err(|e| in_file(e.to_string()))?;
+    tensors::factors(&mut header.tensors, &files).map_err(|e| in_file(e.to_string()))?;
     let counts = tensors::HeadCounts::of(&config);
     let mut index = Index {
         files: files.into_iter().map(Arc::new).collect(),
