@@ -174,6 +174,13 @@ impl Recipe {
         defaults.is_ok_and(|defaults| defaults.get(key) != self.values().get(key))
     }
 
+    /// Whether any key of a section is given, as [`Recipe::says`] has it.
+    pub fn says_any(&self, section: &str) -> bool {
+        let within = |key: &str| key.split_once('.').is_some_and(|(own, _)| own == section);
+        let mut keys = self.places.keys();
+        keys.any(|key| within(key) && self.says(key))
+    }
+
     /// An error about the value of `key`.
     pub fn refuse(&self, key: &str, rule: impl Into<String>) -> RecipeError {
         RecipeError {
