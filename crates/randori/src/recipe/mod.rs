@@ -10,7 +10,6 @@ mod docs;
 mod elsewhere;
 mod hub_name;
 mod keys;
-mod nearest;
 mod plural;
 mod refusal;
 mod section;
