@@ -96,4 +96,17 @@ mod tests {
             assert_eq!(Aim::of(&recipe).0, aim, "{file}");
         }
     }
+
+    /// The recipe that a script of TRL's becomes in docs/how-to names its data, and shows that pairs
+    /// are trained on.
+    #[test]
+    fn the_recipe_of_the_page_for_trl_is_whole() {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+        let page = std::fs::read_to_string(docs.join("how-to/from-trl.md")).unwrap();
+        let (_, rest) = page.split_once("```toml\n").unwrap();
+        let (text, _) = rest.split_once("```").unwrap();
+        let recipe = Recipe::parse("smol-dpo.toml", text, Path::new(""), &[]).unwrap();
+        assert_eq!(recipe.data.train.0, ["pairs.jsonl"]);
+        assert_eq!(Aim::of(&recipe).0, Aim::Dpo);
+    }
 }

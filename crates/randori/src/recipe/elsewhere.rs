@@ -253,18 +253,6 @@ mod tests {
         }
     }
 
-    /// The recipe that a script becomes there is whole: it names its data, and shows that pairs are
-    /// trained on.
-    #[test]
-    fn the_recipe_of_the_page_is_whole() {
-        let page = page("from-trl.md");
-        let (_, rest) = page.split_once("```toml\n").unwrap();
-        let text = rest.split_once("```").unwrap().0;
-        let recipe = Recipe::parse("smol-dpo.toml", text, Path::new(""), &[]).unwrap();
-        assert_eq!(recipe.data.train.0, ["pairs.jsonl"]);
-        assert_eq!(crate::aim::Aim::of(&recipe).0, crate::aim::Aim::Dpo);
-    }
-
     #[test]
     fn sentences() {
         for (name, value, said) in [
