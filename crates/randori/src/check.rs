@@ -192,11 +192,10 @@ fn training(recipe: &Recipe, host: &Host) -> Result<()> {
 /// The data's files are there, and their first rows have the shape of examples.
 fn data(recipe: &Recipe, request: &Request, uses: &Uses) -> Result<()> {
     for key in uses.data.unwrap_or(&corpus::KEYS) {
-        let needed = *key == "data.train" || uses.data.is_some();
+        // a file of pairs is trained on in its place
+        let needed = (*key == "data.train" && uses.pairs.is_none()) || uses.data.is_some();
         if needed && corpus::named(recipe, key).is_empty() {
-            return Err(recipe
-                .refuse(key, "must name at least one file, got none")
-                .into());
+            return Err(corpus::unnamed(recipe, key).into());
         }
         for path in corpus::look(recipe, key)? {
             let absent = format!(
@@ -237,7 +236,8 @@ pub fn reads(
     }
     let model = &recipe.model;
     let source = model.source.0.strip_prefix("random:");
-    reads.push(recipe.path(source.unwrap_or(&model.source.0)));
+    let source = Some(source.unwrap_or(&model.source.0)).filter(|text| !text.is_empty());
+    reads.extend(source.map(|text| recipe.path(text)));
     reads.extend(model.tokenizer.iter().map(|path| recipe.path(path)));
     let template = model.chat_template.iter().filter(|file| *file != "plain");
     reads.extend(template.map(|file| recipe.path(file)));

@@ -13,7 +13,9 @@ use crate::aside::{Aside, aside};
 use crate::builtin;
 use crate::hub_data;
 use crate::model_files::Bounds;
-use crate::recipe::{DataFormat, DataTurns, OnBad, OnBadRow, OnCalculator, OnIdentical, Recipe};
+use crate::recipe::{
+    DataFormat, DataTurns, OnBad, OnBadRow, OnCalculator, OnIdentical, Recipe, RecipeError,
+};
 use crate::request::Split;
 use crate::watch::Watch;
 
@@ -97,7 +99,7 @@ pub fn few(
 ) -> Result<Vec<Encoded>> {
     let key = "data.train";
     let Some(file) = recipe.data.train.0.first() else {
-        anyhow::bail!(recipe.refuse(key, "must name at least one file, got none"));
+        anyhow::bail!(unnamed(recipe, key));
     };
     let options = ReadOptions {
         limit: Some(8 * count), // some may be dropped
@@ -222,6 +224,17 @@ pub fn named<'a>(recipe: &'a Recipe, key: &str) -> &'a [String] {
     }
 }
 
+/// An error about a key that names no data, and has to.
+pub fn unnamed(recipe: &Recipe, key: &str) -> RecipeError {
+    match recipe.gives(key) {
+        true => recipe.refuse(key, "must name at least one file, got none"),
+        false => recipe.missing(
+            key,
+            "a data file, a folder of them, org/name on the hub, or builtin:demo",
+        ),
+    }
+}
+
 /// Looks at the first rows of each file that a key names: they have the shape of examples. Data
 /// sets of the hub are passed over: whoever fetches them looks. Answers the files that are not
 /// there.
@@ -288,9 +301,7 @@ fn records(recipe: &Recipe, split: Split) -> Result<(Vec<Record>, Left, Option<A
     let key = key(recipe, split);
     let files = named(recipe, key);
     if files.is_empty() {
-        return Err(recipe
-            .refuse(key, "must name at least one file, got none")
-            .into());
+        return Err(unnamed(recipe, key).into());
     }
     let (mut records, mut left) = (Vec::new(), Left::default());
     for file in files {

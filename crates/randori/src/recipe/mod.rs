@@ -162,6 +162,11 @@ impl Recipe {
             .unwrap_or_else(|| format!("{}: (default of {key})", self.file))
     }
 
+    /// Whether `key` stands in the recipe or in what is laid over it.
+    pub fn gives(&self, key: &str) -> bool {
+        self.places.contains_key(key)
+    }
+
     /// Whether `key` is given, and not only as the default that a resolved recipe spells out.
     pub fn says(&self, key: &str) -> bool {
         let Some(place) = self.places.get(key) else {
@@ -179,6 +184,14 @@ impl Recipe {
         RecipeError {
             place: self.place(key),
             rule: format!("{key} {}", rule.into()),
+        }
+    }
+
+    /// An error about a key that is not given and has no default.
+    pub fn missing(&self, key: &str, what: &str) -> RecipeError {
+        RecipeError {
+            place: self.file.clone(),
+            rule: format!("{key} is missing: {what}"),
         }
     }
 

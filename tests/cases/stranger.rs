@@ -1,0 +1,66 @@
+//! What a new user forgets: nothing stands in for it in silence.
+
+use crate::program::World;
+
+#[test]
+fn a_recipe_that_is_forgotten_is_asked_for() {
+    let w = World::new();
+    w.file("p.jsonl", "");
+    for verb in [
+        &["run"][..],
+        &["inspect"],
+        &["fit"],
+        &["chat", "--prompt", "x"],
+        &["eval"],
+        &["sft", "--out", "x"],
+        &["export", "--out", "x"],
+        &["generate", "--out", "x"],
+        &["score", "--pairs", "p.jsonl", "--out", "x"],
+        &["train", "--pairs", "p.jsonl", "--out", "x"],
+    ] {
+        let out = w.run(verb);
+        assert_eq!(out.code, 2, "{verb:?}: {}", out.stderr);
+        assert!(out.stderr.contains("<RECIPE>"), "{verb:?}: {}", out.stderr);
+    }
+    assert!(!w.dir().join("x").exists());
+}
+
+#[test]
+fn a_model_or_data_that_is_forgotten_is_asked_for() {
+    let w = World::new();
+    w.model("m");
+    w.file("no_model.toml", "[data]\ntrain = \"data.jsonl\"\n");
+    let player = "name = \"d\"\n[model]\nsource = \"m\"\n[train]\nbatch = 2\nwarmup = 0\n";
+    w.file("no_data.toml", player);
+    let pair = |i: usize| {
+        format!("{{\"prompt\": \"Add {i}.\", \"chosen\": \"{i}\", \"rejected\": \"0\"}}\n")
+    };
+    w.file("p.jsonl", &(1..5).map(pair).collect::<String>());
+    let on_pairs: [&[&str]; 2] = [
+        &["train", "--pairs", "p.jsonl", "--out", "t"],
+        &["score", "--pairs", "p.jsonl", "--out", "s.jsonl"],
+    ];
+    let on_data: [&[&str]; 6] = [
+        &["run"],
+        &["inspect"],
+        &["fit"],
+        &["eval"],
+        &["sft", "--out", "x"],
+        &["generate", "--out", "x"],
+    ];
+    let with = |recipe, verb: &[&'static str]| [&verb[..1], &[recipe], &verb[1..]].concat();
+    let talk: &[&str] = &["chat", "--prompt", "Add 1."];
+    let export: &[&str] = &["export", "--to", "hf", "--out", "e"];
+    for verb in on_pairs.iter().chain(&on_data).chain([&talk, &export]) {
+        let why = "no_model.toml: model.source is missing: ";
+        w.refused(&with("no_model.toml", verb), why);
+    }
+    for verb in on_data {
+        let why = "no_data.toml: data.train is missing: ";
+        w.refused(&with("no_data.toml", verb), why);
+    }
+    // these read none
+    for verb in on_pairs.iter().chain([&talk, &export]) {
+        w.accepted(&with("no_data.toml", verb));
+    }
+}
