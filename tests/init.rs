@@ -175,6 +175,31 @@ fn a_data_sets_own_split_is_measured_on() {
 }
 
 #[test]
+fn columns_that_no_name_tells_are_given_by_a_flag() {
+    let w = World::new();
+    let row = |i: usize, back: &str| {
+        format!("{{\"frage\": \"Reverse {i}.\", \"antwort\": \"It is {back}.\"}}")
+    };
+    w.file("de.jsonl", &rows(40, row));
+    let line = w.refused(
+        &["init", DEMO, "de.jsonl"],
+        "--columns prompt=COLUMN,response=",
+    );
+    let no = ["bad_rows", "de.toml"];
+    assert!(no.iter().all(|no| !line.contains(no)), "{line}");
+    let given = |columns| ["init", DEMO, "de.jsonl", "--columns", columns];
+    w.refused(
+        &given("prmpt=frage,response=antwort"),
+        "--columns: data.columns names `prmpt`, which is not read; nearest: `prompt`",
+    );
+    w.refused(&given("prompt=frage,response=no"), "no column `no`");
+    w.accepted(&given("prompt=frage,response=antwort"));
+    let columns = "columns = { prompt = \"frage\", response = \"antwort\" }";
+    assert!(text(&w, "de.toml").contains(columns));
+    w.accepted(&["inspect", "de.toml"]);
+}
+
+#[test]
 fn nothing_is_overwritten() {
     let w = World::new();
     w.file("sums.csv", &table(48));

@@ -23,6 +23,8 @@ use crate::watch::Watch;
 pub const KEYS: [&str; 3] = ["data.train", "data.validation", "data.held_out"];
 /// Rows of a file that are looked at before all are read.
 const LOOKED_AT: usize = 8;
+/// Rows of which one at least must be an example where bad ones may be left out.
+const TRIED: usize = 64;
 
 /// One split as token ids.
 pub struct Part {
@@ -141,7 +143,14 @@ pub fn encode(
                 other => other,
             };
             let error = match error {
-                refused @ Error::Refused { .. } => bad_row(refused, rules.bad_rows),
+                refused @ Error::Refused { .. } => bad_row(refused, rules.bad_rows, || {
+                    let some = &records[..records.len().min(TRIED)];
+                    let rules = Policy {
+                        bad_rows: BadRows::Drop,
+                        ..*rules
+                    };
+                    randori_data::encode(some, tokenizer, &limits, &rules).is_ok()
+                }),
                 other => other.into(),
             };
             return Err(error.context(at.to_string()));
@@ -193,13 +202,23 @@ fn bad_rows(recipe: &Recipe) -> BadRows {
     }
 }
 
-/// An error over one row, which the recipe may have left out, says how.
-pub fn bad_row(error: Error, on: BadRows) -> anyhow::Error {
+/// An error over one row, which the recipe may have left out, says how, if `others` are examples.
+pub fn bad_row(error: Error, on: BadRows, others: impl FnOnce() -> bool) -> anyhow::Error {
     let of_a_row = matches!(error, Error::Example { .. } | Error::Refused { .. });
-    match of_a_row && on == BadRows::Error {
+    match of_a_row && on == BadRows::Error && others() {
         true => anyhow::anyhow!("{error}; data.bad_rows = \"drop\" leaves such rows out"),
         false => error.into(),
     }
+}
+
+/// Whether one of a file's first rows is an example.
+pub fn has_examples(path: &Path, options: &ReadOptions) -> bool {
+    let options = ReadOptions {
+        bad_rows: BadRows::Error,
+        ..options.clone()
+    };
+    let reader = Reader::open(path, &options);
+    reader.is_ok_and(|reader| reader.take(TRIED).any(|row| row.is_ok()))
 }
 
 /// The key a split's data comes from: held-out data falls back to validation, validation to what is
@@ -282,7 +301,9 @@ pub fn first_rows(recipe: &Recipe, path: &Path) -> Result<Vec<Record>> {
         match row {
             Ok(row) => rows.push(row),
             Err(Error::Example { .. }) if bad_rows == BadRows::Drop => {}
-            Err(error) => return Err(bad_row(error, bad_rows)),
+            Err(error) => {
+                return Err(bad_row(error, bad_rows, || has_examples(path, &looking)));
+            }
         }
     }
     Ok(rows)
@@ -371,7 +392,7 @@ fn read_with(
         };
         let (shown, bytes) = builtin::data(name, split).ok_or_else(|| builtin::unknown(file))?;
         let read = randori_data::read_bytes(shown, bytes, options);
-        return read.map_err(|error| bad_row(error, options.bad_rows));
+        return read.map_err(|error| bad_row(error, options.bad_rows, || true));
     }
     let (mut records, mut left) = (Vec::new(), Left::default());
     for (_, path) in hub_data::files(recipe, file, key)? {
@@ -379,7 +400,8 @@ fn read_with(
             break; // a few were asked for
         }
         let read = randori_data::read(&path, options);
-        let (more, besides) = read.map_err(|error| bad_row(error, options.bad_rows))?;
+        let (more, besides) = read
+            .map_err(|error| bad_row(error, options.bad_rows, || has_examples(&path, options)))?;
         records.extend(more);
         left.add(besides);
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use randori_data::Columns;
 
 use super::asked::Aim;
@@ -115,14 +115,16 @@ impl Draft {
         }
     }
 
-    /// The recipe that the text is; errors name the file as one that is not there yet.
+    /// The recipe that the text is; errors name no place in a file that is not there.
     ///
     /// # Errors
-    /// As [`Recipe::parse`].
+    /// As [`Recipe::parse`]: columns that are not read.
     pub fn recipe(&self) -> Result<Recipe> {
-        let name = format!("{} (not written yet)", self.file.display());
         let folder = self.file.parent().unwrap_or(Path::new(""));
-        Ok(Recipe::parse(&name, &self.text(), folder, &[])?)
+        let mut recipe = Recipe::parse("init", &self.text(), folder, &[])
+            .map_err(|error| anyhow!("--columns: {}", error.rule))?;
+        recipe.stands_nowhere("init");
+        Ok(recipe)
     }
 
     /// The file's text.

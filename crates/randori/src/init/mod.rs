@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
+use randori_data::Columns;
 use randori_engine::fit::Work;
 use randori_store::Disk;
 
@@ -60,6 +61,7 @@ pub fn init(asked: &Init) -> Result<Vec<Next>> {
         asked.named_from(&file, &asked.model),
         asked.named_from(&file, &asked.data),
     );
+    draft.columns = Columns(asked.columns.clone());
     let reading = read(&mut draft, &asked.request)?;
     decide(&mut draft, &reading)?;
     draft.card = memory::at_hand(ComputeDevice::Cuda).is_some();

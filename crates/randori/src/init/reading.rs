@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use randori_data::{Columns, Error};
+use randori_data::Error;
 use randori_engine::weights::configuration;
 
 use super::asked::Aim;
@@ -14,6 +14,7 @@ use crate::corpus::{Part, part, policy};
 use crate::hub_data;
 use crate::inspect::looked_at;
 use crate::model_files::{hub_id, source};
+use crate::one_line::one_line;
 use crate::recipe::Recipe;
 use crate::request::{Request, Split};
 use crate::session::Setting;
@@ -52,9 +53,10 @@ pub fn read(draft: &mut Draft, request: &Request) -> Result<Reading> {
         Ok(reading) => return Ok(reading),
         Err(error) => error,
     };
-    let file = first_file(draft, &recipe);
+    let given = !draft.columns.0.is_empty();
+    let file = first_file(draft, &recipe).filter(|_| !given);
     let columns = file.and_then(|file| near(&file, draft.aim == Aim::Dpo));
-    let mut ways = vec![(Columns::default(), true)];
+    let mut ways = vec![(draft.columns.clone(), true)];
     if let Some(columns) = columns {
         ways.extend([(columns.clone(), false), (columns, true)]);
     }
@@ -71,7 +73,29 @@ pub fn read(draft: &mut Draft, request: &Request) -> Result<Reading> {
             return Ok(reading);
         }
     }
-    Err(error)
+    match !given && is_of_columns(&error) {
+        true => bail!("{}; to init, {}", one_line(&error), flag(draft.aim)),
+        false => Err(error),
+    }
+}
+
+/// Whether a row is no example because of what its columns are called.
+fn is_of_columns(error: &anyhow::Error) -> bool {
+    let is = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref::<Error>() {
+        Some(Error::Example { what, .. }) => {
+            what.contains("data.columns") || what.contains("(shape ")
+        }
+        _ => false,
+    };
+    error.chain().any(is)
+}
+
+/// How the command line says which columns are which.
+fn flag(aim: Aim) -> &'static str {
+    match aim {
+        Aim::Dpo => "--columns prompt=COLUMN,chosen=COLUMN,rejected=COLUMN",
+        Aim::Sft | Aim::Spin => "--columns prompt=COLUMN,response=COLUMN",
+    }
 }
 
 /// Reads the draft as it is, but for a chat template where the model has none.

@@ -179,6 +179,12 @@ impl Recipe {
         defaults.is_ok_and(|defaults| defaults.get(key) != self.values().get(key))
     }
 
+    /// Names `instead` as the place of every key: nobody has the text.
+    pub fn stands_nowhere(&mut self, instead: &str) {
+        let places = self.places.values_mut();
+        places.for_each(|place| *place = instead.to_owned());
+    }
+
     /// An error about the value of `key`.
     pub fn refuse(&self, key: &str, rule: impl Into<String>) -> RecipeError {
         RecipeError {
