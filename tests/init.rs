@@ -199,6 +199,62 @@ fn columns_that_no_name_tells_are_given_by_a_flag() {
     w.accepted(&["inspect", "de.toml"]);
 }
 
+/// Two answers in each conversation: both are trained, and without the key one is counted.
+#[test]
+fn every_answer_of_a_conversation_is_trained() {
+    let w = World::new();
+    let row = |i: usize, back: &str| {
+        let turn =
+            |role: &str, text: &str| format!("{{\"role\": \"{role}\", \"content\": \"{text}\"}}");
+        let (ask, more) = (format!("Reverse {i}."), format!("It is {back}."));
+        let turns = [
+            turn("user", &ask),
+            turn("assistant", &more),
+            turn("user", "Again."),
+            turn("assistant", back),
+        ];
+        format!("{{\"messages\": [{}]}}", turns.join(", "))
+    };
+    w.file("talks.jsonl", &rows(40, row));
+    for kind in ["sft", "spin"] {
+        let file = format!("{kind}.toml");
+        w.accepted(&["init", DEMO, "talks.jsonl", "--kind", kind, "--out", &file]);
+        assert!(text(&w, &file).contains("turns = \"every\""));
+        // 16 of 40 conversations are kept aside
+        let seen = w.accepted(&["inspect", &file]);
+        assert!(seen.contains("48 of 48 examples kept"), "{seen}");
+        let seen = w.accepted(&["inspect", &file, "--set", "data.turns=last"]);
+        assert!(seen.contains("24 of 24 examples kept"), "{seen}");
+        // counted over the file, before rows are kept aside
+        let left = "40 answers before the last of their conversations left out";
+        assert!(seen.contains(left), "{seen}");
+    }
+}
+
+/// The demo's window holds 256 tokens.
+#[test]
+fn rows_beyond_the_window_are_left_out_and_said() {
+    let w = World::new();
+    let long = "1 ".repeat(4000);
+    let row = |i: usize, back: &str| {
+        let answer = if i % 10 == 3 { long.as_str() } else { back };
+        format!("{{\"prompt\": \"Reverse {i}.\", \"response\": \"{answer}\"}}")
+    };
+    w.file("some.jsonl", &rows(60, row));
+    let said = w.accepted(&["init", DEMO, "some.jsonl", "--kind", "sft"]);
+    assert!(said.contains("real responses too long"), "{said}");
+    assert!(said.contains("longer than the window"), "{said}");
+    assert!(text(&w, "some.toml").contains("(of the rows within the model's window)"));
+    let row =
+        |i: usize, _: &str| format!("{{\"prompt\": \"Reverse {i}.\", \"response\": \"{long}\"}}");
+    w.file("all.jsonl", &rows(60, row));
+    let all = ["init", DEMO, "all.jsonl", "--kind", "sft"];
+    w.refused(
+        &all,
+        "real responses too long; in tokens, the model's window has ",
+    );
+}
+
 #[test]
 fn nothing_is_overwritten() {
     let w = World::new();

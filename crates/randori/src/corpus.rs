@@ -139,10 +139,7 @@ pub fn encode(
         Ok((examples, counts)) => (examples, counts.and(left)),
         Err(error) => {
             let error = match error {
-                Error::NothingLeft(counts) => Error::NothingLeft(Box::new(counts.and(left))),
-                other => other,
-            };
-            let error = match error {
+                Error::NothingLeft(counts) => none_left(counts.and(left), &limits),
                 refused @ Error::Refused { .. } => bad_row(refused, rules.bad_rows, || {
                     let some = &records[..records.len().min(TRIED)];
                     let rules = Policy {
@@ -165,6 +162,24 @@ pub fn encode(
         counts,
         aside: None,
     })
+}
+
+/// An error about data of which no example is left, with the limits where some were too long.
+fn none_left(counts: Counts, limits: &Limits) -> anyhow::Error {
+    let long = counts.prompt_too_long + counts.cut_real > 0;
+    let error = Error::NothingLeft(Box::new(counts));
+    if !long {
+        return error.into();
+    }
+    let all = [
+        ("the model's window has", limits.max_total),
+        ("data.max_prompt_tokens is", limits.max_prompt),
+        ("data.max_response_tokens is", limits.max_response),
+    ];
+    let reached = |(_, most): &(&str, usize)| *most <= limits.max_total && *most < usize::MAX;
+    let each = all.into_iter().filter(reached);
+    let each: Vec<String> = each.map(|(what, most)| format!("{what} {most}")).collect();
+    anyhow::anyhow!("{error}; in tokens, {}", each.join(", "))
 }
 
 /// The recipe's rules for doubtful examples. `loss` is the one that pairs are trained with, which

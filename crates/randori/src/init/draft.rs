@@ -81,6 +81,10 @@ pub struct Draft {
     pub columns: Columns,
     /// Whether rows that are no example are left out.
     pub drops: bool,
+    /// Whether each answer of a conversation is an example.
+    pub every: bool,
+    /// Rows that are longer than the model's window.
+    pub beyond: usize,
     /// `eval.answer`
     pub answer: &'static str,
     /// Pairs or examples in a step.
@@ -107,6 +111,8 @@ impl Draft {
             splits: [false; 2],
             columns: Columns::default(),
             drops: false,
+            every: false,
+            beyond: 0,
             answer: "none",
             batch: 1,
             held_out: 0,
@@ -217,8 +223,18 @@ impl Draft {
             let why = "rows that are no example are left out, and counted";
             page.key("bad_rows", toml_text("drop"), why);
         }
+        if self.every {
+            let why = "conversations have several answers: each is trained";
+            page.key("turns", toml_text("every"), why);
+        }
+        let of_which = match self.beyond {
+            0 => "",
+            _ => " (of the rows within the model's window)",
+        };
         let [prompts, responses] = match &self.lengths {
-            Some(lengths) => [&lengths.prompts, &lengths.responses].map(|of| of.words()),
+            Some(lengths) => {
+                [&lengths.prompts, &lengths.responses].map(|of| format!("{}{of_which}", of.words()))
+            }
             None => Default::default(),
         };
         page.key("max_prompt_tokens", self.sizes.prompt, &prompts);

@@ -72,6 +72,8 @@ pub fn init(asked: &Init) -> Result<Vec<Next>> {
     let free = memory::at_hand(device);
     let limit = asked.memory.unwrap_or_else(|| memory::planned(free));
     let lengths = Lengths::of(&reading.train.examples);
+    let counts = &reading.train.counts;
+    draft.beyond = counts.prompt_too_long + counts.real_too_long;
     let setting = &reading.setting;
     let model = Model::of(&setting.recipe, Vec::new(), &setting.host)?;
     draft.sizes = sizes::chosen(&draft, &model, &lengths, limit)?;
@@ -215,6 +217,11 @@ fn found(draft: &Draft, checked: &Checked, lengths: &Lengths, memory: &str) -> R
         ),
     )];
     lines.extend(summary.iter().map(|line| ("data", line.clone())));
+    if draft.beyond > 0 {
+        let rows = draft.beyond;
+        let line = format!("left out: {rows} longer than the window; lengths are of the others");
+        lines.push(("data", line));
+    }
     lines.extend([
         ("prompts", limited(&lengths.prompts, draft.sizes.prompt)),
         (

@@ -32,7 +32,8 @@ pub struct Reading {
 }
 
 /// Reads the draft's model and data, and changes the draft where that makes them readable: no chat
-/// template, columns under names of their own, a few rows that are no example, splits.
+/// template, columns under names of their own, a few rows that are no example, splits, several
+/// answers of a conversation.
 ///
 /// # Errors
 /// Whatever is wrong with the model or the data as they are.
@@ -41,6 +42,26 @@ pub fn read(draft: &mut Draft, request: &Request) -> Result<Reading> {
         watch: Arc::new(Silent),
         ..request.clone()
     };
+    let reading = readable(draft, &quiet)?;
+    let earlier = reading.train.counts.left.earlier;
+    if draft.aim == Aim::Dpo || earlier == 0 {
+        return Ok(reading);
+    }
+    let mut every = Draft {
+        every: true,
+        ..draft.clone()
+    };
+    match tried(&mut every, &quiet) {
+        Ok(reading) => {
+            *draft = every;
+            Ok(reading)
+        }
+        Err(_) => Ok(reading), // the last answers alone can be read, and the others are counted
+    }
+}
+
+/// Reads the draft as it is, or with what makes it readable.
+fn readable(draft: &mut Draft, quiet: &Request) -> Result<Reading> {
     let recipe = draft.recipe()?;
     if hub_id(&recipe).is_some() {
         configuration(source(&recipe)?).with_context(|| {
@@ -49,7 +70,7 @@ pub fn read(draft: &mut Draft, request: &Request) -> Result<Reading> {
         })?;
     }
     draft.splits = splits(draft, &recipe);
-    let error = match tried(draft, &quiet) {
+    let error = match tried(draft, quiet) {
         Ok(reading) => return Ok(reading),
         Err(error) => error,
     };
@@ -66,7 +87,7 @@ pub fn read(draft: &mut Draft, request: &Request) -> Result<Reading> {
             drops,
             ..draft.clone()
         };
-        if let Ok(reading) = tried(&mut other, &quiet)
+        if let Ok(reading) = tried(&mut other, quiet)
             && few_bad(&reading.train)
         {
             *draft = other;
