@@ -64,3 +64,50 @@ fn a_model_or_data_that_is_forgotten_is_asked_for() {
         w.accepted(&with("no_data.toml", verb));
     }
 }
+
+/// A default never refuses a default: the warm-up of a recipe that names none is not all of its
+/// few steps. transformers' `get_constant_schedule` and the like have rate `lr` at step 0.
+#[test]
+fn a_recipe_of_few_steps_learns() {
+    let w = World::new();
+    w.model("m");
+    let recipe = "name = \"f\"\n[model]\nsource = \"m\"\n[data]\ntrain = \"data.jsonl\"\n";
+    w.file("f.toml", recipe);
+    let rate = |folder: &str| {
+        let log = std::fs::read_to_string(w.dir().join(folder).join("metrics.jsonl")).unwrap();
+        let rows: Vec<serde_json::Value> = log
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(rows.len(), 1, "{log}");
+        rows[0]["learning_rate"].as_f64().unwrap()
+    };
+    let said = w.run(&["sft", "f.toml", "--out", "s", "--set", "sft.epochs=1"]);
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    assert!(
+        said.stderr.contains("no warm-up: with sft.warmup = 0.05"),
+        "{}",
+        said.stderr
+    );
+    assert!(rate("runs/f-sft/sft") > 0.0);
+    let pair = |i: usize| {
+        format!("{{\"prompt\": \"Add {i}.\", \"chosen\": \"{i}\", \"rejected\": \"0\"}}\n")
+    };
+    w.file("p.jsonl", &(1..5).map(pair).collect::<String>());
+    let train = ["train", "f.toml", "--pairs", "p.jsonl", "--out", "t"];
+    let one = ["--set", "train.epochs=1"];
+    let said = w.run(&[&train[..], &one].concat());
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    assert!(
+        said.stderr.contains("no warm-up: with train.warmup = 0.1"),
+        "{}",
+        said.stderr
+    );
+    assert!(rate("runs/f-train/iteration-0") > 0.0);
+    // who asks for a warm-up has it
+    let asked = ["--set", "train.warmup=0.1", "--runs", "other"];
+    w.refused(
+        &[&train[..], &one, &asked].concat(),
+        "nothing would be learnt",
+    );
+}
