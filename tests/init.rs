@@ -60,9 +60,14 @@ fn a_table_becomes_a_game() {
         "columns = { prompt = \"Question\", response = \"Best Answer\" }",
         "answer = \"exact\"",
         "kind = \"lora\"",
+        "rank = 16",
+        "alpha = 32.0",
+        "lr = 2e-4",
     ] {
         assert!(recipe.contains(line), "no {line} in\n{recipe}");
     }
+    // the demo is small: no memory decides
+    assert!(!recipe.contains("memory decides"), "{recipe}");
     assert!(recipe.lines().all(|line| line.chars().count() <= 100));
     w.accepted(&["fit", "sums.toml", "--vram", "4GiB"]);
     assert!(outputs[1].contains("32 of 32 examples kept"));
@@ -96,13 +101,21 @@ fn pairs_become_dpo() {
         format!("{{\"question\": \"Reverse {i}.\", \"good\": \"{back}\", \"bad\": \"{i}\"}}")
     };
     w.file("pairs.jsonl", &rows(40, row));
-    let outputs = followed(&w, &[DEMO, "pairs.jsonl", "--kind", "dpo"]);
+    let outputs = followed(&w, &[DEMO, "pairs.jsonl", "--kind", "DPO"]);
+    assert!(!outputs[0].contains("--kind dpo"), "{}", outputs[0]);
     let columns = "columns = { prompt = \"question\", chosen = \"good\", rejected = \"bad\" }";
     assert!(text(&w, "pairs.toml").contains(columns));
     w.accepted(&["fit", "pairs.toml"]);
     // of 40, but for 101, 111, 121 and 131, whose two responses are the same
     assert!(outputs[2].contains("trained on 36 pairs"), "{}", outputs[2]);
     assert!(w.dir().join("pairs-adapter/adapter_config.json").exists());
+    // without the kind their better halves are taken, and that is said
+    let row = |i: usize, back: &str| {
+        format!("{{\"prompt\": \"Reverse {i}.\", \"chosen\": \"{back}\", \"rejected\": \"{i}\"}}")
+    };
+    w.file("better.jsonl", &rows(40, row));
+    let said = w.accepted(&["init", DEMO, "better.jsonl"]);
+    assert!(said.contains("--kind dpo trains on pairs"), "{said}");
 }
 
 /// As in a base model's folder.
@@ -119,7 +132,8 @@ fn a_model_without_a_template_takes_texts_as_they_are() {
     config.as_object_mut().unwrap().remove("chat_template");
     w.file("base/tokenizer_config.json", &config.to_string());
     w.file("sums.csv", &table(40));
-    w.accepted(&["init", "base", "sums.csv"]);
+    let said = w.accepted(&["init", "base", "sums.csv"]);
+    assert!(said.contains("the model has no chat template: "), "{said}");
     assert!(text(&w, "sums.toml").contains("chat_template = \"plain\""));
     w.accepted(&["inspect", "sums.toml"]);
 }

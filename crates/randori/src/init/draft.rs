@@ -9,10 +9,12 @@ use super::asked::Aim;
 use super::lengths::Lengths;
 use super::page::Page;
 use crate::escape::escaped;
-use crate::recipe::{Recipe, toml_text};
+use crate::recipe::{AUTO_MOST, Recipe, toml_text};
 
 /// More tokens than any window has: a limit while lengths are looked at.
 const UNLIMITED: usize = 1 << 30;
+/// Answers decoded at a time, at most: more are not faster.
+pub const SLOTS: usize = 64;
 /// A set to measure on is cut to so many examples.
 const MEASURED: usize = 64;
 
@@ -264,6 +266,12 @@ impl Draft {
         if let Some((quant, why)) = quant {
             page.key("quant", toml_text(quant), why);
         }
+        page.key("rank", 16, "the update's size: more can hold more");
+        page.key(
+            "alpha",
+            "32.0",
+            "its strength: it is scaled by alpha / rank",
+        );
     }
 
     fn training(&self, page: &mut Page) {
@@ -275,16 +283,21 @@ impl Draft {
                 Aim::Sft | Aim::Dpo => "passes over the data",
             };
             page.key("epochs", 1, why);
+            page.key("lr", "2e-4", "learning rate");
             page.key("batch", self.batch, "examples in a step");
         }
         page.section("generate");
-        let longest = "longest answer, as the data's";
+        let longest = match self.aim {
+            Aim::Spin => "longest answer, as the data's",
+            Aim::Sft | Aim::Dpo => "longest answer in `chat` and `eval`, as the data's",
+        };
         page.key("max_new_tokens", sizes.response, longest);
-        page.key(
-            "batch",
-            sizes.slots,
-            "answers decoded at a time; memory decides",
-        );
+        let most = |reached| match reached {
+            true => "more are not faster",
+            false => "memory decides",
+        };
+        let why = format!("answers decoded at a time; {}", most(sizes.slots >= SLOTS));
+        page.key("batch", sizes.slots, &why);
         if self.aim != Aim::Sft {
             page.section("loss");
             page.key(
@@ -299,8 +312,9 @@ impl Draft {
             page.key("lr", "2e-5", "learning rate");
             page.key("batch", self.batch, "pairs in a step");
         }
-        let why = "tokens computed at a time; memory decides";
-        page.key("micro_batch_tokens", sizes.micro_batch, why);
+        let reached = sizes.micro_batch >= AUTO_MOST;
+        let why = format!("tokens computed at a time; {}", most(reached));
+        page.key("micro_batch_tokens", sizes.micro_batch, &why);
         if sizes.checkpoint {
             let why = "less memory for a third more time";
             page.key("checkpoint", true, why);

@@ -35,7 +35,7 @@ use crate::settings;
 use crate::watch::Silent;
 use draft::Draft;
 use lengths::Lengths;
-use reading::{Reading, read};
+use reading::{Reading, paired, read};
 
 /// Examples of which answers are looked at.
 const LOOKED_AT: usize = 64;
@@ -221,6 +221,15 @@ fn found(draft: &Draft, checked: &Checked, lengths: &Lengths, memory: &str) -> R
         let rows = draft.beyond;
         let line = format!("left out: {rows} longer than the window; lengths are of the others");
         lines.push(("data", line));
+    }
+    if draft.aim != Aim::Dpo && paired(draft, &plan.recipe) {
+        let line = "rows have a second response, which is not read: --kind dpo trains on pairs";
+        lines.push(("data", line.to_owned()));
+    }
+    if draft.plain {
+        let line = "the model has no chat template: an answer follows its prompt directly, so let \
+                    prompts end with a line break, or name a template as model.chat_template";
+        lines.push(("template", line.to_owned()));
     }
     lines.extend([
         ("prompts", limited(&lengths.prompts, draft.sizes.prompt)),

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use randori_data::Error;
+use randori_data::{Error, Record};
 use randori_engine::weights::configuration;
 
 use super::asked::Aim;
 use super::columns::near;
 use super::draft::Draft;
-use crate::corpus::{Part, part, policy};
+use crate::corpus::{Part, first_rows, part, policy};
 use crate::hub_data;
 use crate::inspect::looked_at;
 use crate::model_files::{hub_id, source};
@@ -184,6 +184,13 @@ fn splits(draft: &Draft, recipe: &Recipe) -> [bool; 2] {
     };
     let own = |key: &str| files(key).is_some_and(|other| other != train);
     ["data.validation", "data.held_out"].map(own)
+}
+
+/// Whether the data's first rows have a second response, which only pairs are trained with.
+pub fn paired(draft: &Draft, recipe: &Recipe) -> bool {
+    let rows = first_file(draft, recipe).map(|file| first_rows(recipe, &file));
+    let paired = |rows: Vec<Record>| rows.iter().any(|row| row.rejected.is_some());
+    rows.is_some_and(|rows| rows.is_ok_and(paired))
 }
 
 /// The first file of the data, whose columns are looked at.
