@@ -111,3 +111,37 @@ fn a_recipe_of_few_steps_learns() {
         "nothing would be learnt",
     );
 }
+
+#[test]
+fn one_of_several_files_that_is_gone_is_refused_by_whoever_plans_too() {
+    let w = World::new();
+    w.model("m");
+    let set = ["--set", "model.source=m", "--set"];
+    let some = ["data.train=[\"data.jsonl\", \"gone.jsonl\"]"];
+    let all = ["data.train=[\"away.jsonl\", \"gone.jsonl\"]"];
+    for verb in ["run", "inspect", "fit", "sft"] {
+        let one = [&[verb, "r.toml"], &set[..], &some].concat();
+        w.refused(&one, "gone.jsonl is not there");
+        let none = [&[verb, "r.toml"], &set[..], &all].concat();
+        match verb {
+            "fit" => drop(w.accepted(&none)), // they may lie where it will run
+            _ => drop(w.refused(&none, "away.jsonl is not there")),
+        }
+    }
+}
+
+/// Whoever computes nothing says what will be refused.
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_device_that_this_program_has_not_is_said_by_whoever_plans() {
+    let w = World::new();
+    w.model("m");
+    let set = ["--set", "model.source=m", "--set", "model.device=cuda"];
+    let why = "model.device: this program was built without the feature `cuda`";
+    w.refused(&[&["run", "r.toml"], &set[..]].concat(), why);
+    for verb in ["inspect", "fit"] {
+        let out = w.run(&[&[verb, "r.toml"], &set[..]].concat());
+        assert_eq!(out.code, 0, "{}", out.stderr);
+        assert!(out.stderr.contains(why), "{verb}: {}", out.stderr);
+    }
+}

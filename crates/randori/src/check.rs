@@ -14,6 +14,7 @@ use crate::artefacts::Learnt;
 use crate::data_folder;
 use crate::inputs::{ModelInputs, adapter_files};
 use crate::model_files::{architecture, check_paths, source};
+use crate::one_line::one_line;
 use crate::recipe::{AdapterKind, Recipe};
 use crate::request::{Request, Split};
 use crate::{corpus, losses, outbox, pairs, session, settings, started};
@@ -136,8 +137,11 @@ pub fn recipe(
     for folder in started::stack(recipe, adapter) {
         Learnt::check_there(&folder)?;
     }
-    if uses.device {
-        settings::check_device(recipe)?;
+    match settings::check_device(recipe) {
+        Err(error) if uses.device => return Err(error),
+        // whoever computes will be refused
+        Err(error) => request.watch.note(one_line(&error)),
+        Ok(()) => {}
     }
     if uses.training {
         training(recipe, &host)?;
@@ -197,13 +201,16 @@ fn data(recipe: &Recipe, request: &Request, uses: &Uses) -> Result<()> {
         if needed && corpus::named(recipe, key).is_empty() {
             return Err(corpus::unnamed(recipe, key).into());
         }
-        for path in corpus::look(recipe, key)? {
+        let gone = corpus::look(recipe, key)?;
+        // all may be somewhere else; one of several is a mistake
+        let elsewhere = uses.absent && gone.len() == corpus::named(recipe, key).len();
+        for path in gone {
             let absent = format!(
                 "{}: {key}: {} is not there",
                 recipe.place(key),
                 path.display()
             );
-            match uses.absent {
+            match elsewhere {
                 true => request.watch.note(absent),
                 false => anyhow::bail!(absent),
             }
