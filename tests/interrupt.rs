@@ -1,7 +1,6 @@
 //! Ctrl-C in the middle of a run.
 #![cfg(target_os = "linux")]
 
-use std::fs;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -26,10 +25,10 @@ fn the_first_says_what_is_saved_and_how_to_go_on() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let checkpoints = w.dir().join("runs/r/iter-0/checkpoint/policy");
     let began = Instant::now();
-    let steps = || fs::read_dir(&checkpoints).map_or(0, |all| all.flatten().count());
-    while steps() == 0 && began.elapsed() < LONG {
+    let saved = || randori_store::saved(&w.dir().join("runs/r"));
+    let is_saved = || matches!(saved(), Ok(Some(what)) if what.contains("policy up to step"));
+    while !is_saved() && began.elapsed() < LONG {
         sleep(Duration::from_millis(20));
     }
     let kill = format!("kill -INT {}", child.id());
