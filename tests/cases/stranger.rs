@@ -89,7 +89,7 @@ fn a_recipe_of_few_steps_learns() {
         "{}",
         said.stderr
     );
-    assert!((rate("runs/f-sft/sft") - 2e-4).abs() < 1e-12);
+    assert!((rate("runs/f-sft/sft") - 2e-4).abs() < 1e-9);
     let pair = |i: usize| {
         format!("{{\"prompt\": \"Add {i}.\", \"chosen\": \"{i}\", \"rejected\": \"0\"}}\n")
     };
@@ -103,7 +103,7 @@ fn a_recipe_of_few_steps_learns() {
         "{}",
         said.stderr
     );
-    assert!((rate("runs/f-train/iteration-0") - 5e-5).abs() < 1e-12);
+    assert!((rate("runs/f-train/iteration-0") - 5e-5).abs() < 1e-9);
     // who asks for a warm-up has it
     let asked = ["--set", "train.warmup=0.1", "--runs", "o", "--out", "u"];
     w.refused(
