@@ -230,7 +230,7 @@ fn a_dry_run_says_what_a_run_would_do_and_writes_nothing() {
         "in the game nobody",
     );
     w.refused(
-        &[&dry[..], &["train.batch=64"]].concat(),
+        &[&dry[..], &["train.batch=64", "--set", "train.warmup=0.1"]].concat(),
         "nothing would be learnt",
     );
 }

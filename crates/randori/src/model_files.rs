@@ -56,6 +56,10 @@ pub fn architecture(
 /// Where the recipe's model comes from.
 pub fn source(recipe: &Recipe) -> Result<Source> {
     let text = &recipe.model.source.0;
+    if text.is_empty() {
+        let what = "a Hugging Face folder, a .gguf file, org/name on the hub, or builtin:demo";
+        return Err(recipe.missing("model.source", what).into());
+    }
     if let Some(name) = text.strip_prefix("builtin:") {
         let model = builtin::model(name).ok_or_else(|| builtin::unknown(text))?;
         let config = serde_json::from_slice(model.config)?;

@@ -137,7 +137,9 @@ fn rows_of_pairs(file: &Path, options: &ReadOptions, whole: bool) -> Result<(Vec
     let read = randori_data::read(file, options);
     read.map_err(|error| match whole {
         true => anyhow::Error::from(error),
-        false => corpus::bad_row(error, options.bad_rows),
+        false => corpus::bad_row(error, options.bad_rows, || {
+            corpus::has_examples(file, options)
+        }),
     })
 }
 

@@ -146,7 +146,7 @@ impl Plan {
             })
         };
         let game = planner(false, settings::every_iteration(&recipe).optimizer)?;
-        let sft = planner(true, settings::sft(&recipe, 0).optimizer)?;
+        let sft = planner(true, settings::sft(&recipe, 0, 0).optimizer)?;
         Ok(Plan {
             recipe,
             options,

@@ -254,7 +254,8 @@ fn start(session: &Session, train: &Part, run: &mut Run, seed: u64, label: &str)
     let recorder = Recorder::new(session, run.manifest(), seed);
     run.stage("start", "policy", |workspace| {
         let player = session.start(seed)?;
-        let settings = settings::sft(&session.recipe, seed);
+        let settings = settings::sft(&session.recipe, seed, train.examples.len());
+        settings::say_unwarmed(&*session.watch, &session.recipe, "sft.warmup", &settings);
         let record = recorder.supervised(&settings, train.examples.len());
         let player = supervised::fine_tune(
             session,

@@ -162,6 +162,11 @@ impl Recipe {
             .unwrap_or_else(|| format!("{}: (default of {key})", self.file))
     }
 
+    /// Whether `key` stands in the recipe or in what is laid over it.
+    pub fn gives(&self, key: &str) -> bool {
+        self.places.contains_key(key)
+    }
+
     /// Whether `key` is given, and not only as the default that a resolved recipe spells out.
     pub fn says(&self, key: &str) -> bool {
         let Some(place) = self.places.get(key) else {
@@ -174,11 +179,25 @@ impl Recipe {
         defaults.is_ok_and(|defaults| defaults.get(key) != self.values().get(key))
     }
 
+    /// Names `instead` as the place of every key: nobody has the text.
+    pub fn stands_nowhere(&mut self, instead: &str) {
+        let places = self.places.values_mut();
+        places.for_each(|place| *place = instead.to_owned());
+    }
+
     /// An error about the value of `key`.
     pub fn refuse(&self, key: &str, rule: impl Into<String>) -> RecipeError {
         RecipeError {
             place: self.place(key),
             rule: format!("{key} {}", rule.into()),
+        }
+    }
+
+    /// An error about a key that is not given and has no default.
+    pub fn missing(&self, key: &str, what: &str) -> RecipeError {
+        RecipeError {
+            place: self.file.clone(),
+            rule: format!("{key} is missing: {what}"),
         }
     }
 

@@ -97,11 +97,13 @@ section! {
     ["data"] Data {
         /// Training data: JSONL, JSON, CSV, TSV or Parquet, a file, a folder of them or several,
         /// data sets of the hub (`org/name`, `org/name@revision:split`; docs/reference/data.md), or
-        /// `builtin:demo`.
-        train: DataSets = "\"builtin:demo\"";
+        /// `builtin:demo`. It has no default; `train --pairs`, `score`, `chat` and `export` need
+        /// none.
+        train: DataSets = "";
         /// Validation data: settings are chosen on it. Where neither it nor `data.held_out` is
         /// named, 5 % of the training data (16 prompts at least) is kept aside for it, by a hash of
-        /// the prompt (docs/reference/data.md); `none` turns that off.
+        /// the prompt (docs/reference/data.md); `none` turns that off: `run` then wants
+        /// `data.held_out`.
         validation: Validation = "[]";
         /// Held-out data: only measured on. Where it is empty, the validation data is measured on.
         held_out: DataSets = "[]";

@@ -48,7 +48,8 @@ section! {
         micro_batch_tokens: OrAuto = "4096", Bound::at_least(1.0) => Memory;
         /// The learning rate's course after warm-up.
         schedule: ScheduleKind = "\"linear\"";
-        /// Share of the steps in which the learning rate rises from zero.
+        /// Share of the steps in which the learning rate rises from zero. Where it is not given and
+        /// would be all of the steps, there is none.
         warmup: f64 = "0.1", Bound::between(0.0, 1.0);
         /// Longest gradient; a longer one is scaled to it. 0: never.
         clip: f64 = "1.0", Bound::at_least(0.0);
@@ -94,7 +95,8 @@ section! {
         batch: usize = "32", Bound::at_least(1.0);
         /// The learning rate's course after warm-up.
         schedule: ScheduleKind = "\"cosine\"";
-        /// Share of the steps in which the learning rate rises from zero.
+        /// Share of the steps in which the learning rate rises from zero. Where it is not given and
+        /// would be all of the steps, there is none.
         warmup: f64 = "0.05", Bound::between(0.0, 1.0);
         /// Weight decay: with AdamW decoupled (weights shrink by rate times decay), with RMSProp
         /// added to the gradient, both as PyTorch.
