@@ -14,6 +14,7 @@ use crate::artefacts::Learnt;
 use crate::data_folder;
 use crate::inputs::{ModelInputs, adapter_files};
 use crate::model_files::{architecture, check_paths, source};
+use crate::outbox::Reads;
 use crate::recipe::{AdapterKind, Recipe};
 use crate::request::{Request, Split};
 use crate::{corpus, losses, outbox, pairs, session, settings, started};
@@ -155,7 +156,7 @@ pub fn recipe(
         }
     }
     if let Some((out, earlier)) = uses.out {
-        let mut reads = reads(recipe, request, adapter, uses.pairs);
+        let mut reads = reads(recipe, request, adapter, uses.pairs).all;
         reads.extend(host.plugins().iter().map(|plugin| plugin.path.clone()));
         outbox::refuse_loss(out, &reads, earlier)?;
     }
@@ -221,7 +222,8 @@ pub fn reads(
     request: &Request,
     adapter: &[PathBuf],
     pairs: Option<&Path>,
-) -> Vec<PathBuf> {
+) -> Reads {
+    let mut data = Vec::new();
     // of a run's folder, whose files no verb writes over, the recipe
     let mut reads: Vec<PathBuf> = match &request.recipe {
         Some(run) if run.is_dir() => vec![run.join("recipe.toml")],
@@ -232,6 +234,9 @@ pub fn reads(
         for file in corpus::named(recipe, key) {
             let path = recipe.path(file);
             reads.extend(data_folder::all(&path));
+            if path.is_dir() {
+                data.push(path.clone());
+            }
             reads.push(path);
         }
     }
@@ -251,7 +256,7 @@ pub fn reads(
         reads.extend(adapter_files(&folder).unwrap_or_default());
         reads.push(folder);
     }
-    reads
+    Reads { all: reads, data }
 }
 
 /// Looks for what the model's configuration alone tells, whatever weights lie beside it: that there

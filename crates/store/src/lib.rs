@@ -44,7 +44,7 @@ pub use kept::{beside, intact, load};
 pub use layout::{Checkpoint, iteration_folder};
 pub use lock::Lock;
 pub use manifest::{Done, Manifest, RunSpec};
-pub use outbox::{OutFiles, OutFolder};
+pub use outbox::{OutFiles, OutFolder, exported};
 pub use run::{Open, Run, saved};
 pub use tensorboard::EventFile;
 pub use workspace::Workspace;

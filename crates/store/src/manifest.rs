@@ -115,6 +115,12 @@ impl Manifest {
         json::read_json(&path).map(Some)
     }
 
+    /// Whether a folder is a run's, of this version or a later one.
+    pub fn is_in(dir: &Path) -> bool {
+        let found = Manifest::read(dir);
+        matches!(found, Ok(Some(_)) | Err(Error::Newer { .. }))
+    }
+
     /// Finds a finished stage.
     pub fn done(&self, folder: &str, stage: &str) -> Option<&Done> {
         self.stages

@@ -66,7 +66,7 @@ impl Asked {
     /// As [`outbox::refuse_place`].
     pub fn refuse_place(&self, request: &Request, out: &Path) -> Result<()> {
         let reads = check::reads(&self.recipe, request, &self.stack, None);
-        outbox::refuse_place(out, &reads)
+        outbox::refuse_place(out, &reads.all)
     }
 }
 
