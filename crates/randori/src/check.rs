@@ -116,8 +116,12 @@ impl<'a> Uses<'a> {
 }
 
 /// The keys that a split's data comes from.
-pub fn keys(recipe: &Recipe, split: Split) -> [&'static str; 1] {
-    [corpus::key(recipe, split)]
+///
+/// # Errors
+/// As [`corpus::check_split`].
+pub fn keys(recipe: &Recipe, split: Split) -> Result<[&'static str; 1]> {
+    corpus::check_split(recipe, split)?;
+    Ok([corpus::key(recipe, split)])
 }
 
 /// Loads the plugins and looks for whatever is wrong with the recipe that they, the files' names

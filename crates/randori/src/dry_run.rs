@@ -17,10 +17,10 @@ use crate::figures::grouped;
 use crate::fit::time;
 use crate::plan::{Model, Plan};
 use crate::recipe::Recipe;
-use crate::request::Request;
+use crate::request::{Request, Split};
 use crate::run::{Corpus, open_corpus};
 use crate::session::Setting;
-use crate::{folder, losses, memory, settings};
+use crate::{corpus, folder, losses, memory, settings};
 
 /// Bytes of a token's id in a file of pairs or answers, the comma included.
 const ID: u64 = 6;
@@ -51,6 +51,7 @@ type Measured = BTreeMap<&'static str, (f64, usize)>;
 pub fn dry_run(request: &Request, fresh: bool) -> Result<()> {
     let (mut recipe, _) = folder::recipe(request)?;
     let dir = folder::of(request, &recipe);
+    corpus::check_split(&recipe, Split::HeldOut)?;
     let host = check::recipe(&recipe, request, &request.adapter, &Uses::WHOLE)?;
     losses::check_game(&recipe, &host)?;
     folder::settle(&mut recipe, &dir, fresh)?;

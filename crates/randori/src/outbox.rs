@@ -104,8 +104,8 @@ fn target(path: &Path) -> PathBuf {
 const LINKS: usize = 40;
 
 /// Refuses a place, of a file or of a folder, where writing would take from the command what it
-/// `reads` (files, and folders with all in them) or put something between it; and one among the
-/// files of a run, whose folder `out` alone is for others.
+/// `reads` (files, and folders with all in them) or put something between it; one among the files
+/// of a run, whose folder `out` alone is for others; and one whose folder cannot be made.
 ///
 /// # Errors
 /// The place and what is there.
@@ -133,8 +133,23 @@ pub fn refuse_place(out: &Path, reads: &[PathBuf]) -> Result<()> {
             "--out {shown}: it is a file of the run {}; name a new place",
             run.display()
         ),
-        _ => Ok(()),
+        _ => refuse_parent(out, &target(out)),
     }
+}
+
+/// Refuses a place whose folder is not there and cannot be made.
+fn refuse_parent(out: &Path, place: &Path) -> Result<()> {
+    for above in place.ancestors().skip(1) {
+        let what = match std::fs::metadata(above) {
+            Ok(there) if there.is_dir() => return Ok(()),
+            Ok(_) => "is no folder",
+            Err(_) if above.is_symlink() => "is a link to nothing",
+            Err(_) => continue, // is made
+        };
+        let (shown, above) = (out.display(), above.display());
+        bail!("--out {shown}: {above} {what}, and nothing can lie in it; name a new place");
+    }
+    Ok(())
 }
 
 /// The innermost run folder that a path lies in.
@@ -225,6 +240,7 @@ pub fn write_results(
     if place.exists() && !place.is_file() {
         return fill(&place).map_err(|e| anyhow::anyhow!("--out {}: {e}", out.display()));
     }
+    make_parent(&place)?;
     Ok(Disk::new().replace(&place, fill)?)
 }
 

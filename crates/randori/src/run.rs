@@ -24,7 +24,7 @@ use crate::session::{Opened, Session, Setting};
 use crate::stages::{rows_beside, write_rows};
 use crate::supervised::{self, Contest};
 use crate::watch::Watch;
-use crate::{check, folder, inputs, losses, outbox, settings};
+use crate::{check, corpus, folder, inputs, losses, outbox, settings};
 
 /// The data of a run.
 pub struct Corpus {
@@ -44,6 +44,7 @@ pub fn play(request: &Request, fresh: bool) -> Result<Summary> {
     let reads = check::reads(&recipe, request, &request.adapter, None);
     outbox::refuse_run_folder(&dir, fresh, &reads)?;
     folder::refuse_if_held(&dir)?;
+    corpus::check_split(&recipe, Split::HeldOut)?;
     let host = check::recipe(&recipe, request, &request.adapter, &Uses::WHOLE)?;
     losses::check_game(&recipe, &host)?;
     host.sampler("greedy", &[])?; // shows an answer of each player

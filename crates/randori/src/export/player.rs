@@ -13,6 +13,7 @@ use crate::card::{Card, Form};
 use crate::check;
 use crate::folder;
 use crate::inputs;
+use crate::model_files::check_paths;
 use crate::outbox;
 use crate::recipe::Recipe;
 use crate::request::{Request, Which};
@@ -83,6 +84,10 @@ fn open(request: &Request, asked: Asked, onto: Onto) -> Result<Player> {
         stack,
         game,
     } = asked;
+    check_paths(&recipe)?;
+    for folder in &stack {
+        Learnt::check_there(folder)?;
+    }
     let host = session::host(&recipe, request)?;
     let opened = Opened::of(request, recipe, host)?;
     let options = settings::load_options(&opened.setting.recipe);

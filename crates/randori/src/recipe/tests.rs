@@ -167,6 +167,16 @@ fn bad_recipes_are_refused_with_place_rule_and_value() {
             "recipe.toml:2: train.eps must be > 0 and finite in f32 too, where it is inf, got 1e300",
         ),
         (
+            "[train]\nclip = 1e39\n",
+            &[],
+            "recipe.toml:2: train.clip must be >= 0 and finite in f32 too, where it is inf, got 1e39",
+        ),
+        (
+            "[sft]\nweight_decay = 1e300\n",
+            &[],
+            "recipe.toml:2: sft.weight_decay must be >= 0 and finite in f32 too, where it is inf, got 1e300",
+        ),
+        (
             "[train]\nclip = 1e-300\n",
             &[],
             "recipe.toml:2: train.clip must be 0 (never) or > 0 in f32 too, where it is 0, got 1e-300",
