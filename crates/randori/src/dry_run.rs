@@ -387,14 +387,14 @@ fn disk(plan: &Plan, counts: &Counts, games: usize, most: u64) -> String {
     let player = plan.game.player_bytes();
     let read = (counts.prompt_tokens + counts.real_tokens) as u64;
     let answered = examples * r.generate.max_new_tokens as u64;
-    let answers = iterations * (TEXT * read + (TEXT + ID) * answered);
+    let answers = iterations.saturating_mul(TEXT * read + (TEXT + ID) * answered);
     let windows = (1..=iterations).map(|t| t.min(r.game.window as u64));
-    let pairs = windows.sum::<u64>() * ID * (read + answered);
+    let pairs = windows.sum::<u64>().saturating_mul(ID * (read + answered));
     let of = |bytes: u64| format!("{} {}", shown(bytes, most), unit(most));
     format!(
         "Disk: {players} players of {} each, pairs and answers up to about {}, and while one is trained up to {} of checkpoints.\n",
         of(player),
-        of(games * (answers + pairs)),
+        of(games.saturating_mul(answers.saturating_add(pairs))),
         of(2 * (player + plan.game.moment_bytes())),
     )
 }
