@@ -262,6 +262,20 @@ fn a_dry_run_says_what_a_run_would_do_and_writes_nothing() {
         &seeds,
         &["seed 2, iteration 0: policy", "Stages: 0 of 10 are done"],
     );
+    let baseline = [
+        "--set",
+        "compare.continued_sft=true",
+        "--set",
+        "data.validation=data.jsonl",
+    ];
+    says(
+        &[&seeds[..], &baseline].concat(),
+        &[
+            "seed 1, continued SFT           3 settings, each with the game's tokens",
+            "seed 2, continued SFT           the setting of the first seed",
+            "Stages: 0 of 12 are done",
+        ],
+    );
     w.accepted(&["run", "r.toml", "-q"]);
     says(
         &[],

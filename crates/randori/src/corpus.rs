@@ -327,6 +327,18 @@ pub fn check_split(recipe: &Recipe, split: Split) -> Result<()> {
     }
 }
 
+/// The same of all that a run measures on.
+///
+/// # Errors
+/// As [`check_split`].
+pub fn check_measured(recipe: &Recipe) -> Result<()> {
+    check_split(recipe, Split::HeldOut)?;
+    match recipe.compare.continued_sft {
+        true => check_split(recipe, Split::Validation),
+        false => Ok(()),
+    }
+}
+
 /// There is nothing to measure on.
 fn unmeasured(recipe: &Recipe, why: &str) -> RecipeError {
     let rule = format!(

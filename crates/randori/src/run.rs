@@ -44,7 +44,7 @@ pub fn play(request: &Request, fresh: bool) -> Result<Summary> {
     let reads = check::reads(&recipe, request, &request.adapter, None);
     outbox::refuse_run_folder(&dir, fresh, &reads)?;
     folder::refuse_if_held(&dir)?;
-    corpus::check_split(&recipe, Split::HeldOut)?;
+    corpus::check_measured(&recipe)?;
     let host = check::recipe(&recipe, request, &request.adapter, &Uses::WHOLE)?;
     losses::check_game(&recipe, &host)?;
     host.sampler("greedy", &[])?; // shows an answer of each player

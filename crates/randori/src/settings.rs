@@ -205,7 +205,8 @@ pub fn lora(recipe: &Recipe) -> Result<LoraSpec> {
         [one] if one.starts_with("regex:") => Targets::Regex(one["regex:".len()..].to_string()),
         names => Targets::Names(names.to_vec()),
     };
-    let rank_pattern = patterns(recipe, "adapter.rank_pattern", &a.rank_pattern.0)?;
+    let rank_pattern: Vec<(String, usize)> =
+        patterns(recipe, "adapter.rank_pattern", &a.rank_pattern.0)?;
     let beyond = |(_, rank): &&(String, usize)| *rank as f64 > most::RANK;
     if let Some((name, rank)) = rank_pattern.iter().find(beyond) {
         let rule = format!("must hold ranks <= {}, got \"{name}={rank}\"", most::RANK);
