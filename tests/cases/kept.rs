@@ -53,9 +53,25 @@ fn every_file_that_a_run_reads_again_is_as_it_was_written() {
         fs::read(w.dir().join("runs/r/summary.json")).unwrap(),
         summary
     );
-    // the answers of the start are drawn again where they are missing
-    fs::remove_file(w.dir().join("runs/r/start/answers.jsonl")).unwrap();
-    w.accepted(&with(&run));
+    // answers of a player are drawn again where they are missing, and that is said
+    for file in [
+        "start/answers.jsonl",
+        "start/showcase.jsonl",
+        "iter-0/showcase.jsonl",
+    ] {
+        let path = w.dir().join("runs/r").join(file);
+        let whole = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let out = w.run(&with(&run));
+        assert_eq!(out.code, 0, "{}", out.stderr);
+        let said = format!("{file} was gone and is made again");
+        assert!(out.stderr.contains(&said), "{}", out.stderr);
+        assert_eq!(fs::read(&path).unwrap(), whole, "{file}");
+    }
+    assert_eq!(
+        fs::read(w.dir().join("runs/r/summary.json")).unwrap(),
+        summary
+    );
     // a run of an earlier version, which hashed the artefacts alone, is gone on with
     let path = w.dir().join("runs/r/manifest.json");
     let text = fs::read_to_string(&path).unwrap();
