@@ -113,6 +113,12 @@ fn single_stages_find_their_own_mistakes_early() {
         &[&single[..], &MODEL].concat(),
         "single.jsonl:1: not a pair",
     );
+    fs::create_dir(w.dir().join("folder")).unwrap();
+    let folder = ["score", "r.toml", "--pairs", "folder", "--out", "s"];
+    w.refused(
+        &[&folder[..], &MODEL].concat(),
+        "--pairs folder: a folder is there",
+    );
     // what a verb does not use may be wrong
     w.refused(&[&generate[..], &answer].concat(), "model.safetensors");
     w.refused(&[&eval[..], &sampling].concat(), "model.safetensors");

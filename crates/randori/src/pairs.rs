@@ -32,6 +32,11 @@ pub struct Pairs {
 /// A file that cannot be read, or the first row that is no pair.
 pub fn look(recipe: &Recipe, file: &Path) -> Result<()> {
     let there = std::fs::metadata(file).with_context(|| file.display().to_string())?;
+    ensure!(
+        !there.is_dir(),
+        "--pairs {}: a folder is there, and one file is read; name the file",
+        file.display()
+    );
     if !there.is_file() || there.len() == 0 {
         return Ok(());
     }

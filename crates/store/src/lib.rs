@@ -36,7 +36,7 @@ mod workspace;
 
 pub use artefact::{Artefact, Json, JsonLines, signals_json};
 pub use board::Board;
-pub use disk::{Disk, Op};
+pub use disk::{Disk, Op, abandon_unfinished};
 pub use error::{BoxError, Error, Result};
 pub use hash::{Hash, hash, hash_bytes};
 pub use json::{Appender, read_json, read_rows, write_json, write_rows};
