@@ -170,7 +170,9 @@ fn what_is_loaded_again_computes_the_same_to_the_bit() {
         hf_folder(&player, &hf);
         let merged = logps(&Player::bare(Arc::new(load(Source::Folder(hf)))));
         assert!(difference(&merged, &logps(&player)) < 2e-5);
-        for quant in ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q6_k"] {
+        for quant in [
+            "f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q6_k", "iq4_nl",
+        ] {
             let out = dir.path().join(format!("{i}-{quant}.gguf"));
             let (_, held) = export(&player, None, &out, quant.parse().unwrap());
             let mut base = load(Source::Gguf(out.clone()));

@@ -38,10 +38,10 @@ fn the_first_says_what_is_saved_and_how_to_go_on() {
     let w = World::new();
     let endless = "train.epochs=100000";
     let child = begun(&w, &["run", "r.toml", "-q", "--fresh", "--set", endless]);
-    let checkpoints = w.dir().join("runs/r/iter-0/checkpoint/policy");
     let began = Instant::now();
-    let steps = || fs::read_dir(&checkpoints).map_or(0, |all| all.flatten().count());
-    while steps() == 0 && began.elapsed() < LONG {
+    let saved = || randori_store::saved(&w.dir().join("runs/r"));
+    let is_saved = || matches!(saved(), Ok(Some(what)) if what.contains("policy up to step"));
+    while !is_saved() && began.elapsed() < LONG {
         sleep(Duration::from_millis(20));
     }
     let out = interrupted(child);

@@ -222,7 +222,7 @@ fn gguf_models() {
     use Block::*;
     let dense = [Dtype::F32, Dtype::F16].map(gguf::Kind::Dense);
     let kept = [Q4K, Q6K, Q5K, Q8_0].map(gguf::Kind::Block);
-    let decoded = [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4K, Q6K].map(gguf::Kind::Block);
+    let decoded = [Q4_0, Q4_1, Q5_0, Q5_1, Q6K, Q2K, Q3K, Iq4Nl].map(gguf::Kind::Block);
     let sets: [(&str, &[gguf::Kind], Option<Quant>, u64); 3] = [
         ("gguf f32 f16", &dense, None, CASES / 5),
         (

@@ -187,7 +187,9 @@ fn base(lab: &mut Lab, model: &Model) {
 
 /// Every kind of block, as gguf-py quantises it, and as transformers (by gguf-py) and we read it.
 fn quantised(lab: &mut Lab, model: &Model, f32: &Path) {
-    for quant in ["f16", "bf16", "q8_0", "q4_0", "q4_k", "q6_k"] {
+    for quant in [
+        "f16", "bf16", "q8_0", "q4_0", "q4_k", "q6_k", "q5_1", "q5_k", "iq4_nl", "q3_k", "q2_k",
+    ] {
         let file = lab.export(
             model,
             None,
@@ -203,8 +205,8 @@ fn quantised(lab: &mut Lab, model: &Model, f32: &Path) {
             0.0,
             json!({"file": file, "weights": held, "of": quant}),
         );
-        if !quant.contains("_k") && quant != "q4_0" {
-            // gguf-py writes no K blocks, and 4-bit files have a head in Q6_K
+        if ["f16", "bf16", "q8_0"].contains(&quant) {
+            // gguf-py writes no K blocks, and files of fewer bits have a head in Q6_K
             lab.case(
                 "gguf_bytes",
                 "GGUF blocks: bytes as gguf-py writes them",

@@ -53,7 +53,7 @@ fn of_candle(kind: Kind) -> GgmlDType {
         Kind::Dense(Dtype::F32) => GgmlDType::F32,
         Kind::Dense(Dtype::F16) => GgmlDType::F16,
         Kind::Dense(Dtype::Bf16) => GgmlDType::BF16,
-        Kind::Block(block) => randori_qlora::dtype(block),
+        Kind::Block(block) => randori_qlora::dtype(block).unwrap(),
     }
 }
 

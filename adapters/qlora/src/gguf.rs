@@ -19,9 +19,10 @@ use crate::{
 /// Number of blocks that one thread encodes or decodes at a time.
 const TOGETHER: usize = 1024;
 
-/// candle's dtype for a block format.
-pub fn dtype(block: gguf::Block) -> GgmlDType {
-    match block {
+/// candle's dtype for a block format that products here read; `None` for a format that is only
+/// decoded.
+pub fn dtype(block: gguf::Block) -> Option<GgmlDType> {
+    Some(match block {
         gguf::Block::Q4_0 => GgmlDType::Q4_0,
         gguf::Block::Q4_1 => GgmlDType::Q4_1,
         gguf::Block::Q5_0 => GgmlDType::Q5_0,
@@ -30,18 +31,25 @@ pub fn dtype(block: gguf::Block) -> GgmlDType {
         gguf::Block::Q4K => GgmlDType::Q4K,
         gguf::Block::Q5K => GgmlDType::Q5K,
         gguf::Block::Q6K => GgmlDType::Q6K,
-    }
+        _ => return None,
+    })
 }
 
-/// Encodes values (whole blocks) as candle quantises them. Every block depends on its own values
-/// only, so the number of threads does not change a bit.
+/// Encodes values (whole blocks), as llama.cpp does where `randori-formats` has an encoder, else as
+/// candle quantises them. Every block depends on its own values only, so the number of threads does
+/// not change a bit.
 ///
 /// # Errors
-/// candle fails.
+/// Values that are not whole blocks, a format that is only read.
 pub fn encode(block: gguf::Block, values: &[f32]) -> Result<Vec<u8>> {
+    if let Some(bytes) = gguf::encode(block, values)? {
+        return Ok(bytes);
+    }
+    let dtype =
+        dtype(block).ok_or_else(|| Error::rule(format!("{} is only read", block.name())))?;
     let one = |part: &[f32]| -> Result<Vec<u8>> {
         let t = Tensor::from_slice(part, part.len(), &Device::Cpu)?;
-        Ok(QTensor::quantize(&t, dtype(block))?.data()?.into_owned())
+        Ok(QTensor::quantize(&t, dtype)?.data()?.into_owned())
     };
     let parts: Result<Vec<_>> = values
         .par_chunks(TOGETHER * block.values())
@@ -55,8 +63,11 @@ pub fn encode(block: gguf::Block, values: &[f32]) -> Result<Vec<u8>> {
 /// # Errors
 /// Bytes that are not whole blocks.
 pub fn decode(block: gguf::Block, bytes: &[u8]) -> Result<Vec<f32>> {
+    let Some(dtype) = dtype(block) else {
+        return Ok(gguf::decode(block, bytes)?);
+    };
     let (rows, columns) = (bytes.len() / block.bytes(), block.values());
-    let m = GgufMatrix::new(dtype(block), rows, columns, bytes, None)?;
+    let m = GgufMatrix::new(dtype, rows, columns, bytes, None)?;
     Ok(product::dequantise(&m)?.flatten_all()?.to_vec1()?)
 }
 
@@ -383,6 +394,10 @@ impl Block<210, 256> for Q6K {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use std::borrow::Cow;
+
+    use candle_core::quantized::QStorage;
+
     use super::*;
 
     #[test]
@@ -397,7 +412,16 @@ mod tests {
                 gguf::Kind::Block(block).bytes(values.len())
             );
             let t = Tensor::from_slice(&values, values.len(), &Device::Cpu).unwrap();
-            let theirs = QTensor::quantize(&t, dtype(block)).unwrap();
+            let dtype = dtype(block).unwrap();
+            let theirs = match block {
+                // llama.cpp's bytes, which candle only reads
+                Q5K => {
+                    let storage =
+                        QStorage::from_data(Cow::Borrowed(&bytes[..]), &Device::Cpu, dtype);
+                    QTensor::new(storage.unwrap(), t.dims()).unwrap()
+                }
+                _ => QTensor::quantize(&t, dtype).unwrap(),
+            };
             assert_eq!(theirs.data().unwrap().as_ref(), bytes, "{block:?}");
             let theirs: Vec<f32> = theirs.dequantize(&Device::Cpu).unwrap().to_vec1().unwrap();
             assert_eq!(decode(block, &bytes).unwrap(), theirs, "{block:?}");

@@ -4,7 +4,8 @@ use candle_core::{
     Device, Tensor,
     quantized::{GgmlDType, QTensor},
 };
-use randori_qlora::{GgufMatrix, QuantMatrix};
+use randori_formats::gguf::Block;
+use randori_qlora::{GgufMatrix, QuantMatrix, decode};
 
 const FORMATS: [GgmlDType; 8] = [
     GgmlDType::Q4_0,
@@ -45,6 +46,22 @@ fn close(a: &Tensor, b: &Tensor) {
         .map(|(x, y)| (x - y).abs())
         .fold(0f32, f32::max);
     assert!(worst < 2e-4, "differs by {worst}");
+}
+
+#[test]
+fn every_format_decodes_to_ggufs_values() {
+    let golden = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../crates/formats/tests/fixtures/blocks.safetensors"
+    );
+    let golden = candle_core::safetensors::load(golden, &Device::Cpu).unwrap();
+    for block in Block::ALL {
+        let bytes: Vec<u8> = golden[block.name()].to_vec1().unwrap();
+        let ours = decode(block, &bytes).unwrap();
+        let ours: Vec<u32> = ours.iter().map(|v| v.to_bits()).collect();
+        let theirs = bits(&golden[&format!("{}.values", block.name())]);
+        assert_eq!(ours, theirs, "{block:?}");
+    }
 }
 
 #[test]

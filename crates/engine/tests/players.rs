@@ -24,6 +24,7 @@ mod train_pairs;
 mod train_reference;
 mod train_resume;
 mod weights_folder;
+mod weights_formats;
 mod weights_gguf;
 mod weights_hub;
 

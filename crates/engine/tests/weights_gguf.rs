@@ -305,10 +305,15 @@ fn faults_are_named() {
     let name = b"blk.1.ffn_up.weight";
     let at = good.windows(name.len()).position(|w| w == name).unwrap() + name.len() + 4 + 16;
     fails(
-        &with(at, &19u32.to_le_bytes()),
-        "has the dtype number 19 of ggml",
+        &with(at, &99u32.to_le_bytes()),
+        "model.layers.1.mlp.up_proj.weight has the dtype number 99 of ggml, which cannot be read",
     );
-    fails(&with(at, &10u32.to_le_bytes()), "has the dtype Q2_K");
+    fails(
+        &with(at, &15u32.to_le_bytes()),
+        "has the dtype number 15 of ggml (Q8_K, which is for activations)",
+    );
+    // rows of 64 are no blocks of 256
+    fails(&with(at, &10u32.to_le_bytes()), "which Q2_K cannot hold");
     fails(&with(at - 8, &u64::MAX.to_le_bytes()), "cannot hold");
     fails(
         &with(at + 4, &(1u64 << 62).to_le_bytes()),

@@ -143,7 +143,7 @@ mod tests {
         let numbers: Vec<f32> = randori_lora::splitmix(7, "golden", 1024)
             .map(|u| (u - 0.5) as f32)
             .collect();
-        for block in [Block::Q5_0, Block::Q8_0] {
+        for block in [Block::Q4_0, Block::Q5_0, Block::Q5_1, Block::Q8_0] {
             let ours = encode(Kind::Block(block), "w", &numbers).unwrap_or_default();
             let ours: String = ours.iter().map(|b| format!("{b:02x}")).collect();
             assert_eq!(theirs[block.name()]["bytes"], ours);

@@ -90,8 +90,7 @@ fn tokenizer(n: usize) -> GgufTokenizer {
 fn the_file_holds_what_it_says_it_holds() {
     let dir = tempfile::tempdir().unwrap();
     let model = Plain::new();
-    for quant in ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q6_k"] {
-        let quant: GgufQuant = quant.parse().unwrap();
+    for quant in GgufQuant::ALL {
         let out = dir.path().join(format!("{quant}.gguf"));
         let (report, held) = write(&model, &out, quant).unwrap();
         assert_eq!(report.bytes, std::fs::metadata(&out).unwrap().len());
@@ -105,6 +104,7 @@ fn the_file_holds_what_it_says_it_holds() {
             GgufQuant::F32 => 0.0,
             GgufQuant::F16 | GgufQuant::Bf16 => 2e-3,
             GgufQuant::Q8_0 | GgufQuant::Q6K => 0.01, // rows of 64: Q6_K falls back to Q8_0
+            GgufQuant::Iq4Nl => 0.09,                 // its outer levels lie far apart
             _ => 0.0625 + 1e-6,                       // half a step of 1/8
         };
         assert!(
@@ -113,8 +113,10 @@ fn the_file_holds_what_it_says_it_holds() {
         );
         let kind = |k: &str| report.kinds.get(k).copied().unwrap_or(0);
         let expect = match quant {
-            GgufQuant::Q4K => ["Q5_0", "Q8_0"], // layers, tied embedding
-            GgufQuant::Q4_0 => ["Q4_0", "Q8_0"],
+            GgufQuant::Q4K | GgufQuant::Q5_0 => ["Q5_0", "Q8_0"], // layers, tied embedding
+            GgufQuant::Q5K | GgufQuant::Q5_1 => ["Q5_1", "Q8_0"],
+            GgufQuant::Q2K | GgufQuant::Q3K | GgufQuant::Q4_0 => ["Q4_0", "Q8_0"],
+            GgufQuant::Iq4Nl => ["IQ4_NL", "Q8_0"],
             GgufQuant::Q6K | GgufQuant::Q8_0 => ["Q8_0"; 2],
             GgufQuant::F32 => ["F32"; 2],
             GgufQuant::F16 => ["F16"; 2],
@@ -128,7 +130,10 @@ fn the_file_holds_what_it_says_it_holds() {
         assert_eq!(report.tensors, model.tensors.len());
         assert_eq!(
             report.notes.is_empty(),
-            !matches!(quant, GgufQuant::Q4K | GgufQuant::Q6K | GgufQuant::Q4_0)
+            matches!(
+                quant,
+                GgufQuant::F32 | GgufQuant::F16 | GgufQuant::Bf16 | GgufQuant::Q8_0
+            )
         );
     }
 }
@@ -221,6 +226,10 @@ fn blocks_are_those_of_llama_cpp() {
         GgufQuant::Q4_0,
         GgufQuant::Q4K,
         GgufQuant::Q6K,
+        GgufQuant::Q5_1,
+        GgufQuant::Q5K,
+        GgufQuant::Q3K,
+        GgufQuant::Q2K,
     ] {
         let out = dir.path().join(format!("{quant}.gguf"));
         let (_, held) = write(&model, &out, quant).unwrap();

@@ -32,6 +32,8 @@ pub struct Stored {
     pub format: Format,
     /// Number of heads by which llama.cpp permuted the rows.
     pub permuted: Option<usize>,
+    /// Factor of all values, which the stored ones lack.
+    pub factor: f32,
 }
 
 /// A tensor's number format.

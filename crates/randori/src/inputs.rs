@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use randori_engine::weights::{Source, TokenizerSource, weight_files};
+use randori_engine::weights::{Source, TokenizerSource, gguf_parts, weight_files};
 use randori_host::Host;
 use randori_store::Manifest;
 
@@ -77,10 +77,11 @@ impl ModelInputs {
                 .known
                 .insert("model.source commit".into(), commit.into());
         } else {
+            let many = folder.is_some() || weights.len() > 1;
             for path in weights {
-                match &folder {
-                    Some(_) => inputs.file(&named("model.source", &path), path),
-                    None => inputs.file("model.source", path),
+                match many {
+                    true => inputs.file(&named("model.source", &path), path),
+                    false => inputs.file("model.source", path),
                 }
             }
         }
@@ -105,7 +106,9 @@ impl ModelInputs {
                 let weights = weight_files(&dir).unwrap_or_default();
                 ModelInputs::of(recipe, &TokenizerSource::Folder(dir), weights)
             }
-            Source::Gguf(path) => ModelInputs::of(recipe, &TokenizerSource::None, vec![path]),
+            Source::Gguf(path) => {
+                ModelInputs::of(recipe, &TokenizerSource::None, gguf_parts(&path))
+            }
             _ => ModelInputs::of(recipe, &TokenizerSource::None, Vec::new()),
         }
     }

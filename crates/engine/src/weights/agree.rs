@@ -56,7 +56,10 @@ fn same(index: &Index, a: &Stored, b: &Stored) -> Result<bool> {
         return Ok(false);
     }
     let (here, there) = (index.source_of(a)?, index.source_of(b)?);
-    if a.format == b.format && a.permuted == b.permuted && a.len == b.len {
+    let alike = |a: &Stored, b: &Stored| {
+        a.format == b.format && a.permuted == b.permuted && a.factor == b.factor
+    };
+    if alike(a, b) && a.len == b.len {
         for first in (0..a.len).step_by(PIECE as usize) {
             let n = PIECE.min(a.len - first);
             if here.read(a.start + first, n)? != there.read(b.start + first, n)? {

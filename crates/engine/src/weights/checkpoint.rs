@@ -1,17 +1,17 @@
 //! A model whose configuration and tensor index have been read: where it comes from, and how its
 //! weights become a base.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use randori_formats::{
-    ByteSource, Dtype, Index, bnb,
+    ByteSource, Dtype, Format, Index, bnb,
     gguf::{self, GgufTokenizer},
     safetensors,
 };
 use randori_kernels::{Error, Result};
 use serde_json::Value;
 
-use super::{agree, hub, unsupported};
+use super::{agree, convert, hub, unsupported};
 
 /// Where a model comes from.
 #[derive(Debug, Clone)]
@@ -186,7 +186,7 @@ impl Checkpoint {
         is_object(&config, "the configuration")?;
         unsupported::refuse_keys(&config)?;
         bnb::join(&mut index, &config)?;
-        let mut notes = Vec::new();
+        let mut notes: Vec<String> = decoded(&index).into_iter().collect();
         agree::rope(&mut config, &mut notes);
         agree::head(&mut config, &mut index, &mut notes)?;
         Ok(Checkpoint {
@@ -196,6 +196,28 @@ impl Checkpoint {
             notes,
         })
     }
+}
+
+/// A note on blocks that no product reads.
+fn decoded(index: &Index) -> Option<String> {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for stored in index.tensors.values() {
+        if matches!(stored.format, Format::Block(_)) && !convert::can_keep(stored) {
+            *counts.entry(stored.format.to_string()).or_default() += 1;
+        }
+    }
+    let place = &index.files.first()?.name;
+    let list: Vec<String> = counts
+        .iter()
+        .map(|(format, n)| format!("{n} in {format}"))
+        .collect();
+    (!list.is_empty()).then(|| {
+        format!(
+            "{place} has tensors in blocks that no product reads ({}): they are decoded as they \
+             load, and held in model.dtype, or in NF4 with adapter.quant = \"nf4\"",
+            list.join(", ")
+        )
+    })
 }
 
 pub(super) fn is_object(config: &Value, place: &str) -> Result<()> {

@@ -27,10 +27,19 @@ pub(super) fn reading(stored: &Stored) -> u64 {
                 Some(_) => count / stored.shape.first().map_or(1, |&r| r.max(1) as u64),
                 None => (count as u128 * u128::from(bytes) / u128::from(stored.len.max(1))) as u64,
             };
-            2 * bytes + 8 * share
+            match can_keep(stored) {
+                true => 2 * bytes + 8 * share,
+                false => bytes + 4 * share, // no matrix is made of them
+            }
         }
         _ => bytes,
     }
+}
+
+/// Whether products read a tensor's GGUF blocks, so that a base can keep them.
+pub(super) fn can_keep(stored: &Stored) -> bool {
+    stored.factor == 1.0
+        && matches!(stored.format, Format::Block(block) if randori_qlora::dtype(block).is_some())
 }
 
 /// Reads a tensor as dense numbers of this dtype; `name` is for errors.
@@ -74,11 +83,18 @@ fn matrix(
     bytes: &[u8],
     order: Option<&[u32]>,
 ) -> Result<QuantMatrix> {
-    let Format::Block(block) = stored.format else {
-        return Err(Error::rule(format!("{name} has no blocks")));
+    let dtype = match stored.format {
+        Format::Block(block) => randori_qlora::dtype(block),
+        _ => None,
+    };
+    let Some(dtype) = dtype else {
+        return Err(Error::rule(format!(
+            "{name} is stored as {}, which no product reads",
+            stored.format
+        )));
     };
     let columns: usize = stored.shape[1..].iter().product();
-    GgufMatrix::new(randori_qlora::dtype(block), rows, columns, bytes, order)
+    GgufMatrix::new(dtype, rows, columns, bytes, order)
         .map(QuantMatrix::Gguf)
         .map_err(|e| Error::rule(format!("{name}: {e}")))
 }
@@ -94,13 +110,14 @@ fn collect<T: WithDType>(
     let rows = stored.shape.first().copied().unwrap_or(1).max(1) as u64;
     let stride = stored.len / rows;
     let mut out: Vec<T> = Vec::with_capacity(count);
-    let mut push = |v: f32| match convert(v) {
+    let mut push = |v: f32| match convert(v * stored.factor) {
         Some(t) => {
             out.push(t);
             Ok(())
         }
         None => Err(Error::rule(format!(
-            "{name}: {v} is beyond f16; load it as bf16 or f32"
+            "{name}: {} is beyond f16; load it as bf16 or f32",
+            v * stored.factor
         ))),
     };
     if matches!(stored.format, Format::Bnb4(_)) {
@@ -142,7 +159,11 @@ fn decode(
 ) -> Result<()> {
     match &stored.format {
         Format::Dense(dtype) => dtype.decode(bytes, push),
-        Format::Block(_) => values(matrix(name, stored, rows, bytes, None)?)?
+        Format::Block(_) if can_keep(stored) => values(matrix(name, stored, rows, bytes, None)?)?
+            .into_iter()
+            .try_for_each(push),
+        Format::Block(block) => randori_qlora::decode(*block, bytes)
+            .map_err(|e| Error::rule(format!("{name}: {e}")))?
             .into_iter()
             .try_for_each(push),
         Format::Bnb4(_) => Err(Error::rule(format!("{name} is read whole or not at all"))),

@@ -141,6 +141,19 @@ impl Described {
         self.weights.is_some()
     }
 
+    /// Whether its file has GGUF blocks, and a base can keep all of them ([`Quant::Gguf`]).
+    pub fn keeps_blocks(&self) -> bool {
+        let Some(Weights::Stored(index)) = &self.weights else {
+            return false;
+        };
+        let mut blocks = index
+            .tensors
+            .values()
+            .filter(|t| matches!(t.format, Format::Block(_)))
+            .peekable();
+        blocks.peek().is_some() && blocks.all(convert::can_keep)
+    }
+
     /// Where its tokenizer is.
     pub fn tokenizer(&self) -> TokenizerSource {
         self.tokenizer.clone()

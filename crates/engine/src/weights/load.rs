@@ -129,14 +129,21 @@ impl Loader<'_> {
                 "the file has {name}, which the architecture {arch} with this config does not use: the model would compute something else"
             )));
         }
-        let blocks = index
-            .tensors
-            .values()
-            .any(|t| matches!(t.format, Format::Block(_)));
-        if self.options.quant == Some(Quant::Gguf) && !blocks {
-            return Err(Error::rule(
-                "a base quantised as its GGUF file is needs a quantised GGUF file; these weights are dense",
-            ));
+        let kept = index.tensors.values().any(convert::can_keep);
+        if self.options.quant == Some(Quant::Gguf) && !kept {
+            let mut blocks = index.tensors.values().map(|t| &t.format);
+            return Err(
+                match blocks.find(|format| matches!(format, Format::Block(_))) {
+                    None => Error::rule(
+                        "a base quantised as its GGUF file is needs a quantised GGUF file; these weights are dense",
+                    ),
+                    Some(format) => Error::rule(format!(
+                        "a base quantised as its GGUF file is needs blocks that products read, and this file has \
+                         {format} ones, which are only decoded: take adapter.quant = \"nf4\", or \
+                         adapter.kind = \"lora\""
+                    )),
+                },
+            );
         }
         Ok(())
     }
@@ -212,7 +219,9 @@ impl Loader<'_> {
     /// Whether a tensor stays as it is stored.
     pub(super) fn keeps(&self, wanted: &TracedWeight, stored: &Stored) -> bool {
         let asked = match &stored.format {
-            Format::Block(_) => self.options.quant == Some(Quant::Gguf),
+            Format::Block(_) => {
+                self.options.quant == Some(Quant::Gguf) && convert::can_keep(stored)
+            }
             Format::Bnb4(_) => matches!(self.options.quant, Some(Quant::Nf4 { .. })),
             _ => false,
         };

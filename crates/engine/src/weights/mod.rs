@@ -19,6 +19,6 @@ mod unsupported;
 
 pub use checkpoint::{Checkpoint, LoadOptions, Quant, Source, TokenizerSource, open};
 pub use describe::{Described, HeldWeight, configuration, describe, without_weights};
-pub use randori_formats::{Dtype, weight_files};
+pub use randori_formats::{Dtype, gguf::parts as gguf_parts, weight_files};
 pub use randori_kernels::shapes::Holding;
 pub use stream::Stream;

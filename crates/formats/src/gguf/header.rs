@@ -143,7 +143,7 @@ fn info(bytes: &mut Bytes) -> Read<(String, Stored)> {
     }
     shape.reverse(); // the file has the fastest axis first
     let id = bytes.u32()?;
-    let format = Kind::of(id).map_or_else(|| Format::Other(unreadable(id)), Format::from);
+    let format = Kind::of(id).map_or_else(|| Format::Other(Kind::unknown(id)), Format::from);
     let start = bytes.u64()?;
     Ok((
         name,
@@ -154,6 +154,7 @@ fn info(bytes: &mut Bytes) -> Read<(String, Stored)> {
             shape,
             format,
             permuted: None,
+            factor: 1.0,
         },
     ))
 }
@@ -181,15 +182,6 @@ fn locate(source: &ByteSource, name: &str, tensor: &mut Stored, data: u64) -> Re
             tensor.start,
             source.size()
         )),
-    }
-}
-
-/// Name of an unsupported format.
-fn unreadable(id: u32) -> String {
-    match id {
-        10 => "Q2_K".into(),
-        11 => "Q3_K".into(),
-        other => format!("number {other} of ggml"),
     }
 }
 

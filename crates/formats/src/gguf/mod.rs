@@ -5,14 +5,20 @@
 //! against the bytes that are left.
 mod blocks;
 mod bytes;
+mod decode;
+mod encode;
 mod file;
 mod header;
 pub mod llama;
+mod parts;
 mod tokenizer;
 mod value;
 
 pub use blocks::{Block, Kind};
+pub use decode::decode;
+pub use encode::encode;
 pub use file::{Writer, write};
 pub use header::TensorSpec;
+pub use parts::parts;
 pub use tokenizer::{GgufTokenizer, token};
 pub use value::Value;

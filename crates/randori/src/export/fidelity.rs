@@ -54,7 +54,7 @@ impl Instead {
                 GgufQuant::F32 => &[],
                 GgufQuant::F16 => &["f32"],
                 GgufQuant::Bf16 | GgufQuant::Q8_0 => &["f16", "f32"],
-                GgufQuant::Q4_0 | GgufQuant::Q4K | GgufQuant::Q6K => &["q8_0", "f16", "f32"],
+                _ => &["q8_0", "f16", "f32"],
             },
         }
     }

@@ -2,15 +2,12 @@
 //! exactly, with which every stage fits.
 
 use anyhow::{Result, bail};
-use randori_engine::weights::{Holding, Source};
 
 use super::draft::{Draft, Held, Sizes};
 use super::lengths::Lengths;
 use crate::bytes::{shown, unit};
 use crate::memory;
-use crate::model_files::source;
 use crate::plan::{Model, Plan, slots};
-use crate::settings;
 
 /// Shares of the examples that limits keep, the largest first.
 const KEPT: [f64; 6] = [1.0, 0.99, 0.98, 0.97, 0.96, 0.95];
@@ -22,7 +19,7 @@ const SLOTS: usize = 64;
 /// # Errors
 /// A model that is too large even with everything that takes less memory.
 pub fn chosen(draft: &Draft, model: &Model, lengths: &Lengths, limit: u64) -> Result<Sizes> {
-    let ways = ways(draft, model)?;
+    let ways = ways(draft, model);
     let mut least = u64::MAX;
     for share in KEPT {
         for held in &ways {
@@ -86,26 +83,15 @@ fn with(draft: &Draft, sizes: Sizes) -> Draft {
 }
 
 /// How the model's base can be held, the most exact first. Whoever made a file in few bits chose
-/// them: its own are taken.
-fn ways(draft: &Draft, model: &Model) -> Result<Vec<Held>> {
-    let blocks = Sizes {
-        held: Held::Blocks,
-        ..draft.sizes
-    };
-    let recipe = with(draft, blocks).recipe()?;
-    if matches!(source(&recipe)?, Source::Gguf(_)) {
-        let options = settings::load_options(&recipe);
-        let held = model
-            .described
-            .held(&model.trace, &options, model.arch.name())?;
-        if held.iter().any(|weight| weight.held == Holding::Blocks) {
-            return Ok(vec![Held::Blocks]);
-        }
+/// them: its own are taken, where a base can keep them.
+fn ways(draft: &Draft, model: &Model) -> Vec<Held> {
+    if model.described.keeps_blocks() {
+        return vec![Held::Blocks];
     }
     let four_bits = model.described.config()["quantization_config"].is_object();
-    Ok(match (four_bits, draft.card) {
+    match (four_bits, draft.card) {
         (true, _) => vec![Held::Nf4],
         (false, true) => vec![Held::Bf16, Held::Nf4],
         (false, false) => vec![Held::F32, Held::Bf16, Held::Nf4],
-    })
+    }
 }

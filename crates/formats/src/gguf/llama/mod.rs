@@ -9,7 +9,7 @@ mod quant;
 mod rope;
 mod tensors;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use serde_json::Value;
 
@@ -20,8 +20,8 @@ pub use quant::GgufQuant;
 
 use dialect::Dialect;
 
-use super::{GgufTokenizer, header::Header};
-use crate::{ByteSource, Error, Index, Result};
+use super::{GgufTokenizer, parts};
+use crate::{Error, Index, Result};
 
 /// A model file with metadata and index read, but no weights.
 #[derive(Debug)]
@@ -39,17 +39,18 @@ pub struct GgufModel {
 /// # Errors
 /// A missing, truncated or damaged file, another architecture, or an unsupported feature.
 pub fn open(path: &Path) -> Result<GgufModel> {
-    let source = ByteSource::open(path)?;
-    let header = Header::read(&source)?;
+    let (mut header, files) = parts::read(path)?;
+    let source = &files[0];
     let file = source.name.clone();
     let in_file = |what: String| Error::rule(format!("{file}: {what}"));
     let dialect = Dialect::of_file(&header).map_err(in_file)?;
-    let mut config = config::read(&header, &source, dialect).map_err(in_file)?;
+    let mut config = config::read(&header, source, dialect).map_err(in_file)?;
     let tokenizer = GgufTokenizer::read(&header).map_err(in_file)?;
     tensors::beside(header.tensors.keys()).map_err(|e| in_file(e.to_string()))?;
+    tensors::factors(&mut header.tensors, &files).map_err(|e| in_file(e.to_string()))?;
     let counts = tensors::HeadCounts::of(&config);
     let mut index = Index {
-        files: vec![source.into()],
+        files: files.into_iter().map(Arc::new).collect(),
         ..Index::default()
     };
     for (name, tensor) in header.tensors {

@@ -24,6 +24,18 @@ pub enum GgufQuant {
     Q4K,
     /// 6.6 bits per weight, in blocks of 256.
     Q6K,
+    /// 5.5 bits per weight, one scale for 32.
+    Q5_0,
+    /// 6 bits per weight, scale and offset for 32.
+    Q5_1,
+    /// 5.5 bits per weight, scales and offsets for 32 in blocks of 256.
+    Q5K,
+    /// 4.5 bits per weight, levels that are not evenly spaced, one scale for 32.
+    Iq4Nl,
+    /// 3.4 bits per weight, scales for 16 in blocks of 256.
+    Q3K,
+    /// 2.6 bits per weight, scales and offsets for 16 in blocks of 256.
+    Q2K,
 }
 
 impl fmt::Display for GgufQuant {
@@ -36,11 +48,9 @@ impl FromStr for GgufQuant {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        use GgufQuant::{Bf16, F16, F32, Q4_0, Q4K, Q6K, Q8_0};
-        let all = [F32, F16, Bf16, Q8_0, Q4_0, Q4K, Q6K].into_iter();
-        let found = all.zip(GgufQuant::NAMES);
-        let mut found = found.filter(|(_, name)| name.eq_ignore_ascii_case(text));
-        found.next().map(|(quant, _)| quant).ok_or_else(|| {
+        let mut all = GgufQuant::ALL.into_iter().zip(GgufQuant::NAMES);
+        let found = all.find(|(_, name)| name.eq_ignore_ascii_case(text));
+        found.map(|(quant, _)| quant).ok_or_else(|| {
             let names = GgufQuant::NAMES.join(", ");
             Error::rule(format!("{text:?} is no GGUF quantisation; {names} are"))
         })
@@ -49,7 +59,18 @@ impl FromStr for GgufQuant {
 
 impl GgufQuant {
     /// Names for users, in the order of the variants.
-    pub const NAMES: [&str; 7] = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q6_k"];
+    pub const NAMES: [&str; 13] = [
+        "f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q6_k", "q5_0", "q5_1", "q5_k", "iq4_nl",
+        "q3_k", "q2_k",
+    ];
+
+    /// All, in the order of the variants.
+    pub const ALL: [GgufQuant; 13] = {
+        use GgufQuant::*;
+        [
+            F32, F16, Bf16, Q8_0, Q4_0, Q4K, Q6K, Q5_0, Q5_1, Q5K, Iq4Nl, Q3K, Q2K,
+        ]
+    };
 
     /// llama.cpp's id of a file that is mostly in this format (`general.file_type`).
     pub(super) fn file_type(self) -> u32 {
@@ -58,19 +79,26 @@ impl GgufQuant {
             GgufQuant::F16 => 1,
             GgufQuant::Q4_0 => 2,
             GgufQuant::Q8_0 => 7,
-            GgufQuant::Q4K => 14, // Q4_K_S: no layer gets more bits than the others
+            GgufQuant::Q5_0 => 8,
+            GgufQuant::Q5_1 => 9,
+            // Q3_K_S and so on: no layer gets more bits than the others
+            GgufQuant::Q3K => 11,
+            GgufQuant::Q4K => 14,
+            GgufQuant::Q5K => 16,
             GgufQuant::Q6K => 18,
+            GgufQuant::Q2K => 21,
+            GgufQuant::Iq4Nl => 25,
             GgufQuant::Bf16 => 32,
         }
     }
 
     /// The format that llama.cpp's quantiser would choose without its per-layer exceptions.
     ///
-    /// Vectors stay F32. The head is Q6_K in every file of 4-bit blocks, since its errors enter the
-    /// logits directly. Rows that blocks of 256 do not divide get Q5_0 for Q4_K and Q8_0 for Q6_K
-    /// (blocks of 32); rows that 32 does not divide either, F16.
+    /// Vectors stay F32. The head is Q6_K in every file of fewer bits, since its errors enter the
+    /// logits directly. Rows that blocks of 256 do not divide get blocks of 32: Q4_0 for Q2_K and
+    /// Q3_K, Q5_0 for Q4_K, Q5_1 for Q5_K, Q8_0 for Q6_K; rows that 32 does not divide either, F16.
     pub(super) fn choose(self, role: Role, columns: usize) -> Kind {
-        use Block::{Q4_0, Q4K, Q5_0, Q6K, Q8_0};
+        use Block::{Iq4Nl, Q2K, Q3K, Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
         let wanted = match (role, self) {
             (Role::Vector, _) | (_, GgufQuant::F32) => return Kind::Dense(Dtype::F32),
             (_, GgufQuant::F16) => return Kind::Dense(Dtype::F16),
@@ -79,9 +107,17 @@ impl GgufQuant {
             (_, GgufQuant::Q6K) | (Role::Output, _) => Q6K,
             (_, GgufQuant::Q4_0) => Q4_0,
             (_, GgufQuant::Q4K) => Q4K,
+            (_, GgufQuant::Q5_0) => Q5_0,
+            (_, GgufQuant::Q5_1) => Q5_1,
+            (_, GgufQuant::Q5K) => Q5K,
+            (_, GgufQuant::Iq4Nl) => Iq4Nl,
+            (_, GgufQuant::Q3K) => Q3K,
+            (_, GgufQuant::Q2K) => Q2K,
         };
         let smaller = match wanted {
+            Q2K | Q3K => Q4_0,
             Q4K => Q5_0,
+            Q5K => Q5_1,
             Q6K => Q8_0,
             other => other,
         };
@@ -116,10 +152,17 @@ mod tests {
         assert_eq!(kind(GgufQuant::Q4_0, Role::Output, 576), "Q8_0");
         assert_eq!(kind(GgufQuant::Q6K, Role::Matrix, 96), "Q8_0");
         assert_eq!(kind(GgufQuant::Q8_0, Role::Output, 512), "Q8_0");
+        assert_eq!(kind(GgufQuant::Q2K, Role::Matrix, 512), "Q2_K");
+        assert_eq!(kind(GgufQuant::Q2K, Role::Matrix, 96), "Q4_0");
+        assert_eq!(kind(GgufQuant::Q3K, Role::Output, 96), "Q8_0");
+        assert_eq!(kind(GgufQuant::Q5K, Role::Matrix, 96), "Q5_1");
+        assert_eq!(kind(GgufQuant::Iq4Nl, Role::Matrix, 96), "IQ4_NL");
+        assert_eq!(kind(GgufQuant::Iq4Nl, Role::Output, 512), "Q6_K");
         assert_eq!(kind(GgufQuant::Q4_0, Role::Matrix, 40), "F16");
         assert_eq!(kind(GgufQuant::Q4_0, Role::Vector, 64), "F32");
         assert_eq!(kind(GgufQuant::F32, Role::Output, 64), "F32");
-        for name in GgufQuant::NAMES {
+        for (quant, name) in GgufQuant::ALL.into_iter().zip(GgufQuant::NAMES) {
+            assert_eq!(quant.to_string(), name);
             let parsed = name.parse::<GgufQuant>().map(|q| q.to_string());
             assert_eq!(parsed.unwrap_or_default(), name);
         }

@@ -1,7 +1,10 @@
 //! A GGUF's tensors under Hugging Face's names: splits a fused q, k and v, and completes biases
 //! that only some projections have.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde_json::Value;
 
@@ -32,6 +35,47 @@ impl HeadCounts {
             features: number("head_dim"),
         }
     }
+}
+
+/// Takes what belongs to matrices of layers out of the tensors: the factor of all values, one number
+/// (`blk.0.attn_q.scale` of `blk.0.attn_q.weight`), which NVFP4 wants since its blocks' scales span
+/// little, and the scale by which some GPUs quantise activations (`.input_scale`), which is not used.
+///
+/// # Errors
+/// A factor that is not one finite number.
+pub(super) fn factors(tensors: &mut BTreeMap<String, Stored>, files: &[ByteSource]) -> Result<()> {
+    let matrix_of = |name: &String| {
+        let (stem, kind) = name.rsplit_once('.')?;
+        let weight = format!("{stem}.weight");
+        let is_matrix = tensors.get(&weight)?.shape.len() == 2;
+        let is_factor = name.starts_with("blk.") && ["scale", "input_scale"].contains(&kind);
+        (is_matrix && is_factor).then(|| (name.clone(), weight))
+    };
+    let found: Vec<(String, String)> = tensors.keys().filter_map(matrix_of).collect();
+    for (name, weight) in found {
+        let removed = tensors.remove(&name);
+        let (Some(stored), Some(matrix)) = (removed, tensors.get_mut(&weight)) else {
+            continue;
+        };
+        if name.ends_with(".input_scale") {
+            continue;
+        }
+        let one = stored.shape.iter().all(|n| *n == 1);
+        let numbers = match files.get(stored.file).filter(|_| one) {
+            Some(file) => stored.numbers(&name, file)?,
+            None => Vec::new(),
+        };
+        match numbers[..] {
+            [factor] if factor.is_finite() => matrix.factor = factor,
+            _ => {
+                return Err(Error::rule(format!(
+                    "{name} must be one finite number, the factor of {weight}, not {:?} of {numbers:?}",
+                    stored.shape
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Adds one of the file's tensors: under its Hugging Face name, or as the three that it fuses.
@@ -176,8 +220,53 @@ fn zeros(index: &mut Index, wanted: Vec<(String, usize)>) -> Result<()> {
             shape: vec![rows],
             format: Format::Dense(Dtype::F32),
             permuted: None,
+            factor: 1.0,
         };
         index.add(name, zero)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_matrix_gets_the_factor_that_lies_beside_it() {
+        let numbers = [0.25f32, f32::NAN, 3.0].map(f32::to_le_bytes).concat();
+        let files = [ByteSource::memory("x", numbers)];
+        let stored = |start: u64, shape: &[usize]| Stored {
+            file: 0,
+            start,
+            len: 4 * shape.iter().product::<usize>() as u64,
+            shape: shape.to_vec(),
+            format: Format::Dense(Dtype::F32),
+            permuted: None,
+            factor: 1.0,
+        };
+        let with = |more: &[(&str, Stored)]| {
+            let mut tensors: BTreeMap<String, Stored> = more
+                .iter()
+                .map(|(name, tensor)| ((*name).to_string(), tensor.clone()))
+                .collect();
+            tensors.insert("blk.0.ffn_up.weight".into(), stored(0, &[1, 3]));
+            factors(&mut tensors, &files).map(|()| tensors)
+        };
+        let tensors = with(&[
+            ("blk.0.ffn_up.scale", stored(0, &[1])),
+            ("blk.0.ffn_up.input_scale", stored(8, &[1])),
+            ("blk.1.ffn_up.scale", stored(8, &[1])),
+        ])
+        .unwrap();
+        let names: Vec<&str> = tensors.keys().map(String::as_str).collect();
+        // one without its matrix stays, for the architecture to refuse
+        assert_eq!(names, ["blk.0.ffn_up.weight", "blk.1.ffn_up.scale"]);
+        assert_eq!(tensors["blk.0.ffn_up.weight"].factor, 0.25);
+        for wrong in [stored(4, &[1]), stored(0, &[2])] {
+            let e = with(&[("blk.0.ffn_up.scale", wrong)]).unwrap_err();
+            let e = e.to_string();
+            assert!(e.contains("blk.0.ffn_up.scale must be one finite"), "{e}");
+        }
+    }
 }
