@@ -44,7 +44,7 @@ fn unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
 const TRIES: usize = 3;
 
 /// Removes the temporary files and folders that are being filled, for a process that ends at once:
-/// whoever fills one waits from here on, so that no error is told of it.
+/// whoever fills one waits from here on, so that nothing is put in place, and no error told of it.
 pub fn abandon_unfinished() {
     let abandoned = unfinished();
     for path in abandoned.iter() {
@@ -108,11 +108,12 @@ impl Disk {
             .gate(Op::Fill(&fresh))
             .map_err(BoxError::from)
             .and_then(|()| fill(&fresh));
-        let placed = match filled {
+        let whole = match filled {
             Err(source) => Err(Error::artefact("save", path, source)),
-            Ok(()) => self.sync_tree(&fresh).and_then(|()| publish(&fresh)),
+            Ok(()) => self.sync_tree(&fresh),
         };
         unfinished().remove(&fresh);
+        let placed = whole.and_then(|()| publish(&fresh));
         if placed.is_err() {
             // frees the space of a full disk; the first error is the one to report
             let _ = self.remove(&fresh);
