@@ -15,6 +15,7 @@ use crate::data_folder;
 use crate::inputs::{ModelInputs, adapter_files};
 use crate::model_files::{architecture, check_paths, source};
 use crate::one_line::one_line;
+use crate::outbox::Reads;
 use crate::recipe::{AdapterKind, Recipe};
 use crate::request::{Request, Split};
 use crate::{corpus, losses, outbox, pairs, session, settings, started};
@@ -116,8 +117,12 @@ impl<'a> Uses<'a> {
 }
 
 /// The keys that a split's data comes from.
-pub fn keys(recipe: &Recipe, split: Split) -> [&'static str; 1] {
-    [corpus::key(recipe, split)]
+///
+/// # Errors
+/// As [`corpus::check_split`].
+pub fn keys(recipe: &Recipe, split: Split) -> Result<[&'static str; 1]> {
+    corpus::check_split(recipe, split)?;
+    Ok([corpus::key(recipe, split)])
 }
 
 /// Loads the plugins and looks for whatever is wrong with the recipe that they, the files' names
@@ -159,7 +164,7 @@ pub fn recipe(
         }
     }
     if let Some((out, earlier)) = uses.out {
-        let mut reads = reads(recipe, request, adapter, uses.pairs);
+        let mut reads = reads(recipe, request, adapter, uses.pairs).all;
         reads.extend(host.plugins().iter().map(|plugin| plugin.path.clone()));
         outbox::refuse_loss(out, &reads, earlier)?;
     }
@@ -227,7 +232,8 @@ pub fn reads(
     request: &Request,
     adapter: &[PathBuf],
     pairs: Option<&Path>,
-) -> Vec<PathBuf> {
+) -> Reads {
+    let mut data = Vec::new();
     // of a run's folder, whose files no verb writes over, the recipe
     let mut reads: Vec<PathBuf> = match &request.recipe {
         Some(run) if run.is_dir() => vec![run.join("recipe.toml")],
@@ -238,6 +244,9 @@ pub fn reads(
         for file in corpus::named(recipe, key) {
             let path = recipe.path(file);
             reads.extend(data_folder::all(&path));
+            if path.is_dir() {
+                data.push(path.clone());
+            }
             reads.push(path);
         }
     }
@@ -258,7 +267,7 @@ pub fn reads(
         reads.extend(adapter_files(&folder).unwrap_or_default());
         reads.push(folder);
     }
-    reads
+    Reads { all: reads, data }
 }
 
 /// Looks for what the model's configuration alone tells, whatever weights lie beside it: that there

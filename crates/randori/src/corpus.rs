@@ -359,6 +359,39 @@ fn records(recipe: &Recipe, split: Split) -> Result<(Vec<Record>, Left, Option<A
     Ok((records, left, kept))
 }
 
+/// Refuses a recipe whose keys give a split no data; whether there is enough of it to keep some
+/// aside, reading tells.
+///
+/// # Errors
+/// The keys that would.
+pub fn check_split(recipe: &Recipe, split: Split) -> Result<()> {
+    let own = split == Split::Train || key(recipe, split) != "data.train";
+    match own || recipe.data.kept_aside().is_some() {
+        true => Ok(()),
+        false => Err(unmeasured(recipe, "").into()),
+    }
+}
+
+/// The same of all that a run measures on.
+///
+/// # Errors
+/// As [`check_split`].
+pub fn check_measured(recipe: &Recipe) -> Result<()> {
+    check_split(recipe, Split::HeldOut)?;
+    match recipe.compare.continued_sft {
+        true => check_split(recipe, Split::Validation),
+        false => Ok(()),
+    }
+}
+
+/// There is nothing to measure on.
+fn unmeasured(recipe: &Recipe, why: &str) -> RecipeError {
+    let rule = format!(
+        "is needed to measure on: give data.held_out, data.validation or data.validation_share{why}"
+    );
+    recipe.refuse("data.validation", rule)
+}
+
 /// Leaves of the training data's records those that are trained on, or for another split those that
 /// are kept aside for it; says how many these are where they are to be.
 fn divide(recipe: &Recipe, split: Split, records: &mut Vec<Record>) -> Result<Option<Aside>> {
@@ -366,11 +399,7 @@ fn divide(recipe: &Recipe, split: Split, records: &mut Vec<Record>) -> Result<Op
     let divided = divided.map(|share| aside(&records[..], share, recipe.data.turns));
     if split != Split::Train && divided.as_ref().is_none_or(|(_, aside)| aside.kept == 0) {
         let why = divided.map_or_else(String::new, |(_, aside)| format!("; {aside}"));
-        let rule = format!(
-            "is needed to measure on: give data.held_out, data.validation or \
-             data.validation_share{why}"
-        );
-        return Err(recipe.refuse("data.validation", rule).into());
+        return Err(unmeasured(recipe, &why).into());
     }
     let Some((sides, aside)) = divided else {
         return Ok(None);

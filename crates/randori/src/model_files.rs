@@ -49,8 +49,12 @@ pub fn architecture(
             "must be given: the model's configuration has no model_type"
         ));
     };
+    let key = match named {
+        Some(_) => "model.arch",
+        None => "model.source",
+    };
     host.architecture(arch, &config.to_string())
-        .with_context(|| format!("{}: model.source", recipe.place("model.source")))
+        .with_context(|| format!("{}: {key}", recipe.place(key)))
 }
 
 /// Where the recipe's model comes from.

@@ -8,7 +8,7 @@ use randori_eval::Check;
 use randori_lora::{LoraSpec, Targets};
 
 use crate::recipe::{
-    AdapterKind, ComputeDevice, Dtype, OptimizerKind, QuantKind, Recipe, ScheduleKind,
+    AdapterKind, ComputeDevice, Dtype, OptimizerKind, QuantKind, Recipe, ScheduleKind, most,
 };
 use crate::watch::Watch;
 
@@ -233,6 +233,13 @@ pub fn lora(recipe: &Recipe) -> Result<LoraSpec> {
         [one] if one.starts_with("regex:") => Targets::Regex(one["regex:".len()..].to_string()),
         names => Targets::Names(names.to_vec()),
     };
+    let rank_pattern: Vec<(String, usize)> =
+        patterns(recipe, "adapter.rank_pattern", &a.rank_pattern.0)?;
+    let beyond = |(_, rank): &&(String, usize)| *rank as f64 > most::RANK;
+    if let Some((name, rank)) = rank_pattern.iter().find(beyond) {
+        let rule = format!("must hold ranks <= {}, got \"{name}={rank}\"", most::RANK);
+        return Err(recipe.refuse("adapter.rank_pattern", rule).into());
+    }
     let spec = LoraSpec {
         rank: a.rank,
         alpha: a.alpha,
@@ -240,7 +247,7 @@ pub fn lora(recipe: &Recipe) -> Result<LoraSpec> {
         dropout: a.dropout.unwrap_or(0.0) as f32,
         targets: targets(&a.targets.0),
         exclude: (!a.exclude.0.is_empty()).then(|| targets(&a.exclude.0)),
-        rank_pattern: patterns(recipe, "adapter.rank_pattern", &a.rank_pattern.0)?,
+        rank_pattern,
         alpha_pattern: patterns(recipe, "adapter.alpha_pattern", &a.alpha_pattern.0)?,
         dora: a.dora,
         modules_to_save: a.modules_to_save.0.clone(),

@@ -285,6 +285,23 @@ impl Recipe {
             .collect()
     }
 
+    /// What the keys mean that are not given beside the others of this recipe, as
+    /// [`Recipe::values`] has them.
+    pub fn defaults(&self) -> BTreeMap<String, String> {
+        let alone = Recipe::without_file(&[]);
+        let mut values = alone.map(|recipe| recipe.values()).unwrap_or_default();
+        let unshared = Data {
+            validation_share: None,
+            ..self.data.clone()
+        };
+        if unshared.kept_aside().is_none() {
+            // where other data is measured on, no share is none
+            let none = Some(0.0_f64).show();
+            values.extend(none.map(|none| ("data.validation_share".to_string(), none)));
+        }
+        values
+    }
+
     /// Lists of what is tried or measured once each: one value twice would count as two.
     fn check_repeats(&self) -> Result<(), RecipeError> {
         fn repeats<T: PartialEq>(list: &[T]) -> bool {

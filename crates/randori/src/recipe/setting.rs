@@ -119,10 +119,15 @@ impl Bound {
         if !value.is_finite() {
             return Err(raw.expected("finite"));
         }
-        // what must not be 0 is computed with in f32, which ends sooner on both sides
+        // it is computed with in f32, which ends sooner on both sides
         let held = value as f32;
-        if self.open && !(held.is_finite() && self.min.is_none_or(|min| f64::from(held) > min)) {
-            let rule = format!("{} and finite in f32 too, where it is {held}", self.words());
+        let above = !self.open || self.min.is_none_or(|min| f64::from(held) > min);
+        if !(held.is_finite() && above) {
+            let rule = match self.words() {
+                none if none.is_empty() => none,
+                words => format!("{words} and "),
+            };
+            let rule = format!("{rule}finite in f32 too, where it is {held}");
             return Err(raw.expected(&rule));
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 use randori_data::Columns;
 
+use crate::recipe::keys::most;
 use crate::recipe::plural::{DataSets, Validation};
 use crate::recipe::refusal::RecipeError;
 use crate::recipe::section::Section;
@@ -133,10 +134,10 @@ section! {
         /// refuses them (docs/reference/data.md). Dropped ones are counted, and the first is named.
         bad_rows: OnBadRow = "\"error\"";
         /// Longest prompt, in tokens.
-        max_prompt_tokens: usize = "512", Bound::at_least(1.0);
+        max_prompt_tokens: usize = "512", Bound::between(1.0, most::TOKENS);
         /// Longest human response, in tokens, its end of turn included; see `cut_real` for longer
         /// ones.
-        max_response_tokens: usize = "512", Bound::at_least(1.0);
+        max_response_tokens: usize = "512", Bound::between(1.0, most::TOKENS);
         /// Responses without a token besides the end of turn.
         empty: OnBad = "\"drop\"";
         /// Pairs whose two responses are the same. A loss of the margin alone gives them no
