@@ -69,7 +69,19 @@ fn a_table_becomes_a_game() {
     // the demo is small: no memory decides
     assert!(!recipe.contains("memory decides"), "{recipe}");
     assert!(recipe.lines().all(|line| line.chars().count() <= 100));
-    w.accepted(&["fit", "sums.toml", "--vram", "4GiB"]);
+    let fit = w.accepted(&["fit", "sums.toml", "--vram", "4GiB"]);
+    let plan = w.accepted(&["run", "sums.toml", "--dry-run"]);
+    // one estimate, by the same lengths, whoever shows it
+    let lengths = |text: &str| {
+        let (_, from) = text.split_once("prompts of ").unwrap();
+        from.split_once(" tokens").unwrap().0.to_owned()
+    };
+    assert_eq!(
+        [lengths(&fit), lengths(&plan)],
+        [lengths(said), lengths(said)]
+    );
+    assert!(fit.contains("Stages of `randori run`"), "{fit}");
+    assert!(fit.contains("   <- the largest\n"), "{fit}");
     assert!(outputs[1].contains("32 of 32 examples kept"));
     let played = outputs[2].lines().any(|l| l.starts_with("iteration 0"));
     assert!(played, "{}", outputs[2]);
@@ -88,7 +100,18 @@ fn conversations_become_supervised_fine_tuning() {
     w.file("chats.jsonl", &rows(40, row));
     let args = [DEMO, "chats.jsonl", "--kind", "sft", "--out", "a.toml"];
     let outputs = followed(&w, &args);
-    w.accepted(&["fit", "a.toml"]);
+    // no answer is ever generated, and the plan has none
+    let fit = w.accepted(&["fit", "a.toml"]);
+    assert!(fit.contains("Stages of `randori sft`"), "{fit}");
+    assert!(fit.contains("\nsft  "), "{fit}");
+    for other in ["generate", "train", "eval"] {
+        assert!(!fit.contains(&format!("\n{other}  ")), "{other}: {fit}");
+    }
+    let game = w.accepted(&["fit", "a.toml", "--for", "run"]);
+    assert!(
+        game.contains("\ngenerate  ") && game.contains("\neval  "),
+        "{game}"
+    );
     assert!(outputs[2].contains("validation NLL"), "{}", outputs[2]);
     assert!(w.dir().join("runs/a-sft/out/adapter_config.json").exists());
     assert!(!text(&w, "a.toml").contains("[game]"));
@@ -105,7 +128,15 @@ fn pairs_become_dpo() {
     assert!(!outputs[0].contains("--kind dpo"), "{}", outputs[0]);
     let columns = "columns = { prompt = \"question\", chosen = \"good\", rejected = \"bad\" }";
     assert!(text(&w, "pairs.toml").contains(columns));
-    w.accepted(&["fit", "pairs.toml"]);
+    let fit = w.accepted(&["fit", "pairs.toml"]);
+    assert!(fit.contains("Stages of `randori train --pairs`"), "{fit}");
+    assert!(
+        fit.contains("\ntrain  ") && fit.contains("36 pairs trained on"),
+        "{fit}"
+    );
+    for other in ["generate", "sft", "eval"] {
+        assert!(!fit.contains(&format!("\n{other}  ")), "{other}: {fit}");
+    }
     // of 40, but for 101, 111, 121 and 131, whose two responses are the same
     assert!(outputs[2].contains("trained on 36 pairs"), "{}", outputs[2]);
     assert!(w.dir().join("pairs-adapter/adapter_config.json").exists());

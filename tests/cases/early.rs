@@ -333,8 +333,24 @@ fn other_trainers_names_are_known() {
             "train.optimizer=adamw_torch",
             "TRL's \"adamw_torch\" is \"adamw\" here",
         ),
-        ("loss.name=dpo", "there is no loss `dpo`"),
-        ("loss.name=dpo", "axolotl's \"dpo\" is \"spin\" here"),
+        (
+            "loss.name=dpo",
+            "there is no loss `dpo`; axolotl's \"dpo\" is \"spin\" here: DPO's loss",
+        ),
+        (
+            "loss.name=orpo",
+            "there is no loss `orpo`; LLaMA-Factory's \"orpo\" is not here: ",
+        ),
+        ("loss.name=foo", "there is no loss `foo`; there are: "),
+        (
+            "generate.sampling=[{name=\"foo\"}]",
+            "there is no sampler `foo`; there are: ",
+        ),
+        ("loss.loss_type=sigmoid", "\"sigmoid\" is \"spin\" here"),
+        ("sft.learning_rate=1", "`learning_rate` is `sft.lr` here"),
+        ("data.validation=0.1", "data.validation_share"),
+        ("loss.rpo_alpha=1.0", "is `loss.nll` here"),
+        ("dataset_text_field=body", "is `data.columns` here: {text ="),
         (
             "loss.label_smoothing=0.1",
             "TRL's `label_smoothing` has no key here",

@@ -117,6 +117,44 @@ pub fn few(
     Ok(part.examples)
 }
 
+/// Training examples of rows that lie evenly among all.
+pub struct Sample {
+    /// What of them can be used.
+    pub examples: Vec<Encoded>,
+    /// How many rows were looked at.
+    pub looked_at: usize,
+    /// How many there are.
+    pub rows: usize,
+}
+
+/// Looks at `most` of the training rows, or at all if they are fewer; `pairs` as [`part`] takes it.
+///
+/// # Errors
+/// As [`part`].
+pub fn sample(
+    recipe: &Recipe,
+    tokenizer: &Tokenizer,
+    bounds: Bounds,
+    pairs: Option<&Policy>,
+    most: usize,
+) -> Result<Sample> {
+    let (all, left, _) = records(recipe, Split::Train)?;
+    let rows = all.len();
+    let every = rows.div_ceil(most.max(1)).max(1);
+    let mut records: Vec<Record> = all.into_iter().step_by(every).collect();
+    if pairs.is_none() {
+        records.iter_mut().for_each(|r| r.rejected = None);
+    }
+    let rules = pairs.copied().unwrap_or_else(|| policy(recipe, None));
+    let at = format!("{}: data.train", recipe.place("data.train"));
+    let part = encode(recipe, tokenizer, &records, left, bounds, &at, &rules)?;
+    Ok(Sample {
+        examples: part.examples,
+        looked_at: records.len(),
+        rows,
+    })
+}
+
 /// Records as token ids under the recipe's limits; `left` is what reading them left out, `at` is
 /// where their file is named, for errors, `rules` are for doubtful examples.
 pub fn encode(

@@ -14,6 +14,7 @@ use randori_store::{Manifest, iteration_folder};
 use crate::bytes::{shown, unit};
 use crate::check::{self, Uses};
 use crate::figures::grouped;
+use crate::fit::amount::{Means, lengths, usual};
 use crate::fit::time;
 use crate::plan::{Model, Plan};
 use crate::recipe::Recipe;
@@ -65,7 +66,8 @@ pub fn dry_run(request: &Request, fresh: bool) -> Result<()> {
     model.check_start(recipe)?;
     let plan = Plan::of(&model, recipe.clone())?;
 
-    let tasks = tasks(&plan, &corpus)?;
+    let means = Means::of(&corpus.train.examples);
+    let tasks = tasks(&usual(&model, &plan, means)?, &corpus)?;
     let mut games = Vec::new();
     for (seed, place) in folder::games(&dir, recipe, fresh)? {
         games.push((seed, kept(&setting, seed, &place, fresh)?, place));
@@ -95,7 +97,8 @@ pub fn dry_run(request: &Request, fresh: bool) -> Result<()> {
         "{}: a plan; nothing is read of the weights, nothing is written\n",
         dir.display()
     );
-    let end = table.end(&plan, &how)? + &disk(&plan, &corpus.train.counts, games.len(), table.most);
+    let end = table.end(&plan, &how, &lengths(means))?
+        + &disk(&plan, &corpus.train.counts, games.len(), table.most);
     request.watch.result(format!("{head}\n{}{end}", table.text));
     Ok(())
 }
@@ -355,8 +358,8 @@ impl Table {
         self.text.push('\n');
     }
 
-    /// What the lines add up to; `how` a time is estimated.
-    fn end(&self, plan: &Plan, how: &str) -> Result<String> {
+    /// What the lines add up to; `how` a time is estimated, and with rows how long.
+    fn end(&self, plan: &Plan, how: &str, lengths: &str) -> Result<String> {
         let peak = plan.peak()?;
         let runs = match plan.card {
             true => "of the GPU",
@@ -367,7 +370,7 @@ impl Table {
             false => "",
         };
         Ok(format!(
-            "\nStages: {} of {} are done.\nMemory: {} {} at most, {runs}.\nTime: {} to go{unknown}; {how}, prompts and answers as long as the recipe\nallows, where no such stage was done here before. Loading, saving and continued SFT are not in it.\n",
+            "\nStages: {} of {} are done.\nMemory: {} {} at most, {runs}.\nTime: {} to go{unknown}; {how},\n{lengths}, where no such stage was done here before. Loading, saving and continued SFT are not in it.\n",
             self.done,
             self.all,
             shown(peak, self.most),

@@ -41,6 +41,7 @@
 #[macro_use]
 mod watch;
 
+mod aim;
 mod artefacts;
 mod aside;
 mod builtin;
@@ -93,6 +94,7 @@ mod train;
 mod training;
 mod trust;
 
+pub use aim::Aim;
 pub use chat::{Chat, Reply, Talk};
 pub use dry_run::dry_run;
 pub use escape::escaped;
@@ -101,7 +103,7 @@ pub use export::{Export, Target, export};
 pub use figures::{clock, grouped, roughly};
 pub use fit::fit;
 pub use generate::generate;
-pub use init::{Aim, Init, Next, init};
+pub use init::{Init, Next, init};
 pub use inspect::{Example, Inspection, Response, inspect};
 pub use one_line::one_line;
 pub use plugins::plugins;

@@ -97,6 +97,7 @@ const EXAMPLES: [(&str, &str); 15] = [
         "fit",
         "Examples:
   randori fit mine.toml                       # what each stage takes
+  randori fit mine.toml --for sft             # those of `randori sft` alone
   randori fit mine.toml --vram 24GiB          # and which keys would make it fit",
     ),
     (

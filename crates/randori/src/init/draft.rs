@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow};
 use randori_data::Columns;
 
-use super::asked::Aim;
 use super::lengths::Lengths;
 use super::page::Page;
+use crate::aim::Aim;
 use crate::escape::escaped;
 use crate::recipe::{AUTO_MOST, Recipe, toml_text};
 

@@ -7,9 +7,9 @@ use anyhow::{Context, Result, bail};
 use randori_data::{Error, Record};
 use randori_engine::weights::configuration;
 
-use super::asked::Aim;
 use super::columns::near;
 use super::draft::Draft;
+use crate::aim::Aim;
 use crate::corpus::{Part, first_rows, part, policy};
 use crate::hub_data;
 use crate::inspect::looked_at;

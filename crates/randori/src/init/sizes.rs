@@ -57,7 +57,7 @@ enum Fit {
 
 /// `sizes` with larger batches, as far as `limit` allows.
 fn largest(draft: &Draft, model: &Model, sizes: Sizes, limit: u64) -> Result<Fit> {
-    let plan = Plan::of(model, with(draft, sizes).recipe()?)?;
+    let plan = Plan::of(model, with(draft, sizes).recipe()?)?.meant_for(draft.aim);
     let peak = plan.peak()?;
     if peak > limit {
         return Ok(Fit::Over(peak));

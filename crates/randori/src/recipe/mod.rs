@@ -10,7 +10,6 @@ mod docs;
 mod elsewhere;
 mod hub_name;
 mod keys;
-mod nearest;
 mod plural;
 mod refusal;
 mod section;
@@ -183,6 +182,13 @@ impl Recipe {
     pub fn stands_nowhere(&mut self, instead: &str) {
         let places = self.places.values_mut();
         places.for_each(|place| *place = instead.to_owned());
+    }
+
+    /// Whether any key of a section is given, as [`Recipe::says`] has it.
+    pub fn says_any(&self, section: &str) -> bool {
+        let within = |key: &str| key.split_once('.').is_some_and(|(own, _)| own == section);
+        let mut keys = self.places.keys();
+        keys.any(|key| within(key) && self.says(key))
     }
 
     /// An error about the value of `key`.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::nearest::nearest;
+use randori_host::nearest;
 
 /// A value as it stands in the recipe.
 #[derive(Debug, Clone)]
