@@ -1,5 +1,6 @@
 //! Ctrl-C: the first says what is saved and how to go on, and ends the program; a second ends it at
-//! once. Nothing has to be finished for that: whatever is saved is whole at every moment.
+//! once. Nothing has to be finished for that: whatever is saved is whole at every moment, and what
+//! is half written is removed.
 
 use std::process::exit;
 use std::thread;
@@ -22,6 +23,7 @@ pub fn answer(console: &Console) {
         // apart: reading what is saved could take its time, and the second must not wait for it
         thread::spawn(move || {
             console.interrupted();
+            randori::abandon_unfinished();
             exit(INTERRUPTED);
         });
     });

@@ -21,7 +21,7 @@ use crate::recipe::Recipe;
 use crate::request::Request;
 use crate::run::{Corpus, open_corpus};
 use crate::session::Setting;
-use crate::{folder, losses, memory, settings};
+use crate::{corpus, folder, losses, memory, settings};
 
 /// Bytes of a token's id in a file of pairs or answers, the comma included.
 const ID: u64 = 6;
@@ -52,6 +52,7 @@ type Measured = BTreeMap<&'static str, (f64, usize)>;
 pub fn dry_run(request: &Request, fresh: bool) -> Result<()> {
     let (mut recipe, _) = folder::recipe(request)?;
     let dir = folder::of(request, &recipe);
+    corpus::check_measured(&recipe)?;
     let host = check::recipe(&recipe, request, &request.adapter, &Uses::WHOLE)?;
     losses::check_game(&recipe, &host)?;
     folder::settle(&mut recipe, &dir, fresh)?;
@@ -82,7 +83,7 @@ pub fn dry_run(request: &Request, fresh: bool) -> Result<()> {
     };
     let mut table = Table::new(&plan, machine, measured)?;
     let several = games.len() > 1;
-    for (seed, kept, place) in &games {
+    for (nth, (seed, kept, place)) in games.iter().enumerate() {
         let before = match several {
             true => format!("seed {seed}, "),
             false => String::new(),
@@ -90,7 +91,7 @@ pub fn dry_run(request: &Request, fresh: bool) -> Result<()> {
         for task in &tasks {
             table.row(task, kept, place, &before);
         }
-        table.baseline(recipe, kept, &before);
+        table.baseline(recipe, kept, &before, nth);
     }
     let head = format!(
         "{}: a plan; nothing is read of the weights, nothing is written\n",
@@ -328,8 +329,9 @@ impl Table {
         }
     }
 
-    /// The baseline, whose tokens are the game's, which nobody knows before it is played.
-    fn baseline(&mut self, recipe: &Recipe, kept: &Manifest, before: &str) {
+    /// The baseline of the `nth` game, whose tokens are the game's, which nobody knows before it is
+    /// played. The first chooses a setting, which later ones take.
+    fn baseline(&mut self, recipe: &Recipe, kept: &Manifest, before: &str, nth: usize) {
         let compare = &recipe.compare;
         if !compare.continued_sft {
             return;
@@ -337,12 +339,15 @@ impl Table {
         let is_last = |done: &randori_store::Done| {
             done.folder.starts_with("continued-sft") && done.stage.starts_with("held-out")
         };
-        let state = match kept.stages.iter().any(is_last) {
-            true => "done",
-            false => "not estimated",
+        let is_done = kept.stages.iter().any(is_last);
+        let state = if is_done { "done" } else { "not estimated" };
+        self.done += usize::from(is_done);
+        self.all += 1;
+        let what = match (nth, compare.lrs.len() * compare.epochs.len()) {
+            (0, settings @ 2..) => format!("{settings} settings, each with the game's tokens"),
+            (0, _) => "1 setting, with the game's tokens".into(),
+            _ => "the setting of the first seed".into(),
         };
-        let settings = compare.lrs.len() * compare.epochs.len();
-        let what = format!("{settings} settings, each with the game's tokens");
         self.line(&format!("{before}continued SFT"), &what, "-", None, state);
     }
 
@@ -389,14 +394,14 @@ fn disk(plan: &Plan, counts: &Counts, games: usize, most: u64) -> String {
     let player = plan.game.player_bytes();
     let read = (counts.prompt_tokens + counts.real_tokens) as u64;
     let answered = examples * r.generate.max_new_tokens as u64;
-    let answers = iterations * (TEXT * read + (TEXT + ID) * answered);
+    let answers = iterations.saturating_mul(TEXT * read + (TEXT + ID) * answered);
     let windows = (1..=iterations).map(|t| t.min(r.game.window as u64));
-    let pairs = windows.sum::<u64>() * ID * (read + answered);
+    let pairs = windows.sum::<u64>().saturating_mul(ID * (read + answered));
     let of = |bytes: u64| format!("{} {}", shown(bytes, most), unit(most));
     format!(
         "Disk: {players} players of {} each, pairs and answers up to about {}, and while one is trained up to {} of checkpoints.\n",
         of(player),
-        of(games * (answers + pairs)),
+        of(games.saturating_mul(answers.saturating_add(pairs))),
         of(2 * (player + plan.game.moment_bytes())),
     )
 }

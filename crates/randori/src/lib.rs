@@ -110,7 +110,7 @@ pub use plugins::plugins;
 pub use randori_engine::heap::steady;
 pub use randori_engine::weights::Dtype;
 pub use randori_export::{GgufQuant, Onto};
-pub use randori_store::saved;
+pub use randori_store::{abandon_unfinished, saved};
 pub use recipe::markdown as recipe_docs;
 pub use report::{Baseline, Measures, Played, PromptRow, Prompts, Sample, Summary};
 pub use request::{Request, Split, Which};

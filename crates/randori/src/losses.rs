@@ -89,9 +89,10 @@ pub fn options(recipe: &Recipe, host: &Host, t: usize) -> Vec<(String, Value)> {
 /// # Errors
 /// As [`loss`].
 pub fn check(recipe: &Recipe, host: &Host) -> Result<()> {
-    // behind the longest list of values the losses are all the same
+    // behind the longest list of values the losses are all the same; a value that no iteration
+    // comes to is checked too
     let listed = recipe.loss_options.iter().map(|o| o.values.len());
-    let different = listed.max().unwrap_or(1).min(recipe.game.iterations);
+    let different = listed.max().unwrap_or(1);
     (0..different).try_for_each(|t| loss(recipe, host, t).map(drop))
 }
 

@@ -149,7 +149,7 @@ impl Plan {
             })
         };
         let game = planner(false, settings::every_iteration(&recipe).optimizer)?;
-        let sft = planner(true, settings::sft(&recipe, 0).optimizer)?;
+        let sft = planner(true, settings::sft(&recipe, 0, 0).optimizer)?;
         Ok(Plan {
             recipe,
             aim: Aim::default(),

@@ -24,6 +24,7 @@ const EXAMPLES: [(&str, &str); 15] = [
         "Examples:
   randori init model.gguf chats.jsonl                  # chats.toml: SFT, then the game
   randori init org/name answers.csv --kind sft --out mine.toml
+  randori init folder faq.csv --columns prompt=ask,response=reply
   randori init folder pairs.jsonl --kind dpo --memory 8GiB",
     ),
     (

@@ -55,7 +55,7 @@ pub struct Who {
     /// A recipe, `builtin:demo`, or a run folder or a seed's folder in one (then its last
     /// iteration's player is meant)
     #[arg(value_name = "RECIPE")]
-    pub recipe: Option<PathBuf>,
+    pub recipe: PathBuf,
     /// A PEFT adapter folder instead of the recipe's start; given several times, their sum
     #[arg(long, value_name = "FOLDER")]
     pub adapter: Vec<PathBuf>,
@@ -89,7 +89,7 @@ impl Who {
     /// For the library, with the terminal watching.
     fn request(self) -> Request {
         Request {
-            recipe: self.recipe,
+            recipe: Some(self.recipe),
             adapter: self.adapter,
             ..self.common.request()
         }

@@ -18,6 +18,9 @@ pub struct Init {
     pub model: String,
     /// Data as `data.train` takes it, likewise.
     pub data: String,
+    /// Columns under names of their own, by what they are read as: `("prompt", "question")`;
+    /// where none is given they are found.
+    pub columns: Vec<(String, String)>,
     /// What for.
     pub aim: Aim,
     /// The file to write; `None`: named after the data, in the working directory.

@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
+use randori_data::Columns;
 use randori_store::Disk;
 
 pub use asked::Init;
@@ -35,7 +36,7 @@ use crate::settings;
 use crate::watch::Silent;
 use draft::Draft;
 use lengths::Lengths;
-use reading::{Reading, read};
+use reading::{Reading, paired, read};
 
 /// Examples of which answers are looked at.
 const LOOKED_AT: usize = 64;
@@ -61,6 +62,7 @@ pub fn init(asked: &Init) -> Result<Vec<Next>> {
         asked.named_from(&file, &asked.model),
         asked.named_from(&file, &asked.data),
     );
+    draft.columns = Columns(asked.columns.clone());
     let reading = read(&mut draft, &asked.request)?;
     decide(&mut draft, &reading)?;
     draft.card = memory::at_hand(ComputeDevice::Cuda).is_some();
@@ -71,6 +73,8 @@ pub fn init(asked: &Init) -> Result<Vec<Next>> {
     let free = memory::at_hand(device);
     let limit = asked.memory.unwrap_or_else(|| memory::planned(free));
     let lengths = Lengths::of(&reading.train.examples);
+    let counts = &reading.train.counts;
+    draft.beyond = counts.prompt_too_long + counts.real_too_long;
     let setting = &reading.setting;
     let model = Model::of(&setting.recipe, Vec::new(), &setting.host)?;
     draft.sizes = sizes::chosen(&draft, &model, &lengths, limit)?;
@@ -213,6 +217,20 @@ fn found(draft: &Draft, checked: &Checked, lengths: &Lengths, memory: &str) -> R
         ),
     )];
     lines.extend(summary.iter().map(|line| ("data", line.clone())));
+    if draft.beyond > 0 {
+        let rows = draft.beyond;
+        let line = format!("left out: {rows} longer than the window; lengths are of the others");
+        lines.push(("data", line));
+    }
+    if draft.aim != Aim::Dpo && paired(draft, &plan.recipe) {
+        let line = "rows have a second response, which is not read: --kind dpo trains on pairs";
+        lines.push(("data", line.to_owned()));
+    }
+    if draft.plain {
+        let line = "the model has no chat template: an answer follows its prompt directly, so let \
+                    prompts end with a line break, or name a template as model.chat_template";
+        lines.push(("template", line.to_owned()));
+    }
     lines.extend([
         ("prompts", limited(&lengths.prompts, draft.sizes.prompt)),
         (
