@@ -2,7 +2,7 @@
 #![cfg(target_os = "linux")]
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -11,33 +11,44 @@ use crate::program::World;
 /// How long a test waits for what must come.
 const LONG: Duration = Duration::from_secs(120);
 
-#[test]
-fn the_first_says_what_is_saved_and_how_to_go_on() {
-    let w = World::new();
-    let endless = "train.epochs=100000";
-    // whoever runs the tests in the background may have made their children deaf to it
-    let child = Command::new("env")
+/// The program with a small recipe, not deaf to Ctrl-C as whoever runs the tests in the background
+/// may have made their children.
+fn begun(w: &World, set: &[&str]) -> Child {
+    Command::new("env")
         .arg("--default-signal=INT")
         .arg(env!("CARGO_BIN_EXE_randori"))
-        .args(["run", "r.toml", "-q", "--fresh", "--set", endless])
+        .args(["run", "r.toml", "-q", "--fresh"])
+        .args(set.iter().flat_map(|key| ["--set", key]))
         .current_dir(w.dir())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
-    let checkpoints = w.dir().join("runs/r/iter-0/checkpoint/policy");
+        .unwrap()
+}
+
+/// What the program says that is interrupted once `is_time`.
+fn interrupted(child: Child, is_time: impl Fn() -> bool) -> String {
     let began = Instant::now();
-    let steps = || fs::read_dir(&checkpoints).map_or(0, |all| all.flatten().count());
-    while steps() == 0 && began.elapsed() < LONG {
-        sleep(Duration::from_millis(20));
+    while !is_time() && began.elapsed() < LONG {
+        sleep(Duration::from_millis(5));
     }
     let kill = format!("kill -INT {}", child.id());
     let killed = Command::new("sh").args(["-c", &kill]).status().unwrap();
     assert!(killed.success(), "it had ended before");
     let out = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&out.stderr);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(130), "{said}");
+    said
+}
+
+#[test]
+fn the_first_says_what_is_saved_and_how_to_go_on() {
+    let w = World::new();
+    let endless = "train.epochs=100000";
+    let checkpoints = w.dir().join("runs/r/iter-0/checkpoint/policy");
+    let steps = || fs::read_dir(&checkpoints).map_or(0, |all| all.flatten().count());
+    let said = interrupted(begun(&w, &[endless]), || steps() > 0);
     let saved =
         "stopped; saved in runs/r: everything up to iter-0/pairs, and iter-0/policy up to step";
     assert!(said.contains(saved), "{said}");
@@ -52,4 +63,46 @@ fn the_first_says_what_is_saved_and_how_to_go_on() {
         kept.unwrap()
             .starts_with("everything up to iter-0/pairs, and iter-0/policy up to")
     );
+}
+
+/// A stage that is too short for `train.save_every` loses nothing to Ctrl-C, and the run ends in
+/// the bytes that it would have had.
+#[test]
+fn a_training_ends_its_step_and_is_saved() {
+    let w = World::new();
+    let set = ["train.save_every=1000", "train.epochs=60"];
+    let iteration = w.dir().join("runs/r/iter-0");
+    let rows = || fs::read(iteration.join("metrics.jsonl")).is_ok_and(|all| !all.is_empty());
+    let said = interrupted(begun(&w, &set), rows);
+    assert!(said.contains("stopping after this step"), "{said}");
+    let upto = "iter-0/policy up to step ";
+    let step = said.split(upto).nth(1).unwrap().lines().next().unwrap();
+    assert!(step.parse::<usize>().unwrap() > 0, "{said}");
+
+    let run = |runs: &str| {
+        let keys = set.iter().flat_map(|key| ["--set", key]);
+        let given = ["run", "r.toml", "-q", "--runs", runs].into_iter();
+        w.accepted(&given.chain(keys).collect::<Vec<_>>());
+    };
+    run("runs");
+    run("whole");
+    for file in ["metrics.jsonl", "eval.json", "adapter/model.safetensors"] {
+        let of = |runs: &str| fs::read(w.dir().join(runs).join("r/iter-0").join(file)).unwrap();
+        assert!(of("runs") == of("whole"), "{file} differs");
+    }
+}
+
+/// Where nothing is saved, there is no place to go on from.
+#[test]
+fn before_anything_is_saved_the_same_command_starts_again() {
+    let w = World::new();
+    let seeds = format!("eval.seeds={:?}", (1..=400).collect::<Vec<_>>());
+    let long = ["eval.limit=24", seeds.as_str()];
+    let manifest = w.dir().join("runs/r/manifest.json");
+    let said = interrupted(begun(&w, &long), || manifest.exists());
+    assert!(
+        said.contains("stopped; saved in runs/r: nothing yet\nthe same command starts again: "),
+        "{said}"
+    );
+    assert!(!said.contains("go on from there"), "{said}");
 }

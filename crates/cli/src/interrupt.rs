@@ -1,5 +1,6 @@
-//! Ctrl-C: the first says what is saved and how to go on, and ends the program; a second ends it at
-//! once. Nothing has to be finished for that: whatever is saved is whole at every moment.
+//! Ctrl-C: the first lets a training that runs end its step and be saved, says what is saved and how
+//! to go on, and ends the program; a second ends it at once. Nothing has to be finished for that:
+//! whatever is saved is whole at every moment.
 
 use std::process::exit;
 use std::thread;
@@ -21,8 +22,15 @@ pub fn answer(console: &Console) {
         let console = console.clone();
         // apart: reading what is saved could take its time, and the second must not wait for it
         thread::spawn(move || {
-            console.interrupted();
-            exit(INTERRUPTED);
+            if !console.asks_to_stop() {
+                end(&console);
+            }
         });
     });
+}
+
+/// Says what is saved and how to go on, and ends the program.
+pub fn end(console: &Console) -> ! {
+    console.interrupted();
+    exit(INTERRUPTED)
 }

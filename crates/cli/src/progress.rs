@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use randori::{Progress, Watch, clock, escaped, grouped, roughly};
 
-use crate::commands;
 use crate::terminal::{Colour, cut, headed, width};
+use crate::{commands, interrupt};
 
 /// Time between plain lines.
 const EVERY: Duration = Duration::from_secs(5);
@@ -39,6 +39,10 @@ struct Now {
     left: Option<Duration>,
     /// Where the run is kept.
     folder: Option<PathBuf>,
+    /// A training runs, which can stop after a step.
+    trains: bool,
+    /// It is to do so.
+    asked: bool,
 }
 
 impl Console {
@@ -63,6 +67,20 @@ impl Console {
         }
     }
 
+    /// Asks the training that runs to stop after its step; `false` where none runs.
+    pub fn asks_to_stop(&self) -> bool {
+        {
+            let mut now = self.now();
+            now.asked = now.trains;
+            if !now.asked {
+                return false;
+            }
+        }
+        let line = "stopping after this step, which is saved then; Ctrl-C again stops at once";
+        self.beside(|| errln!("{line}"));
+        true
+    }
+
     /// Says what is saved and how to go on, in the middle of anything.
     pub fn interrupted(&self) {
         let folder = {
@@ -77,13 +95,13 @@ impl Console {
             errln!("stopped");
             return;
         };
-        let kept = match randori::saved(&dir) {
-            Ok(Some(kept)) => kept,
-            Ok(None) => "nothing yet".into(),
-            Err(e) => e.to_string(),
+        let (kept, how) = match randori::saved(&dir) {
+            Ok(Some(kept)) => (kept, "to go on from there"),
+            Ok(None) => ("nothing yet".into(), "the same command starts again"),
+            Err(e) => (e.to_string(), "to go on from there"),
         };
         errln!("stopped; saved in {}: {kept}", dir.display());
-        errln!("to go on from there: {}", commands::again());
+        errln!("{how}: {}", commands::again());
     }
 }
 
@@ -140,6 +158,18 @@ impl Watch for Console {
 
     fn left(&self, time: Option<Duration>) {
         self.now().left = time;
+    }
+
+    fn trains(&self, on: bool) {
+        self.now().trains = on;
+    }
+
+    fn stops(&self) -> bool {
+        self.now().asked
+    }
+
+    fn stopped(&self) {
+        interrupt::end(self);
     }
 }
 

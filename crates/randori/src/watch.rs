@@ -40,6 +40,19 @@ pub trait Watch: Send + Sync {
     fn left(&self, time: Option<Duration>) {
         let _ = time;
     }
+
+    /// A training begins, which asks [`Watch::stops`] after each step, or is over.
+    fn trains(&self, on: bool) {
+        let _ = on;
+    }
+
+    /// Whether the training that runs should stop after this step: it is saved then.
+    fn stops(&self) -> bool {
+        false
+    }
+
+    /// The training that was to stop has been saved; whatever called for it fails now.
+    fn stopped(&self) {}
 }
 
 /// A stage that runs; dropped before [`Progress::finish`], it has failed or is not worth a line.

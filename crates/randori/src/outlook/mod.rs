@@ -74,6 +74,18 @@ impl Watch for Outlook {
     fn left(&self, time: Option<Duration>) {
         self.watch.left(time);
     }
+
+    fn trains(&self, on: bool) {
+        self.watch.trains(on);
+    }
+
+    fn stops(&self) -> bool {
+        self.watch.stops()
+    }
+
+    fn stopped(&self) {
+        self.watch.stopped();
+    }
 }
 
 /// An expected stage that runs.
