@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use randori::{Progress, Watch, clock, escaped, grouped, roughly};
 
-use crate::terminal::{Colour, cut, headed, width};
+use crate::terminal::{Colour, columns, cut, headed, result, said, width};
 use crate::{commands, interrupt};
 
 /// Time between plain lines.
@@ -108,7 +109,7 @@ impl Console {
 impl Watch for Console {
     fn say(&self, line: String) {
         if !self.quiet {
-            self.beside(|| errln!("{line}"));
+            self.beside(|| said(&line));
         }
     }
 
@@ -122,7 +123,11 @@ impl Watch for Console {
     }
 
     fn result(&self, text: String) {
-        self.beside(|| out!("{text}"));
+        self.beside(|| result(&text));
+    }
+
+    fn columns(&self) -> Option<usize> {
+        columns(&Term::stdout())
     }
 
     fn stage(&self, label: &str, total: usize, unit: &'static str) -> Box<dyn Progress> {

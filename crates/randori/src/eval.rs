@@ -58,7 +58,8 @@ pub fn eval(request: &Request, split: Split, out: Option<&Path>) -> Result<()> {
         seconds: 0.0,
         peak_bytes: None,
     };
-    let table = report::table(&summary).replace("start", "player");
+    let columns = session.watch.columns();
+    let table = report::table(&summary, columns, "--out FILE has them").replace("start", "player");
     let of = match split {
         Split::Train => "training prompts",
         Split::Validation => "validation prompts",

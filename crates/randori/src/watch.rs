@@ -28,6 +28,12 @@ pub trait Watch: Send + Sync {
     /// A result, one line or several, with the end of the last.
     fn result(&self, text: String);
 
+    /// Columns of the window that results are shown in; `None` where there is none, and lines may be
+    /// of any length.
+    fn columns(&self) -> Option<usize> {
+        None
+    }
+
     /// A stage of `total` units (`prompts`) begins; 0 where the number is not known yet.
     fn stage(&self, label: &str, total: usize, unit: &'static str) -> Box<dyn Progress>;
 

@@ -42,6 +42,11 @@ enum Kind {
 }
 
 impl Args {
+    /// Whether results alone are wanted.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// For the library, with the terminal watching.
     pub fn asked(self) -> Init {
         Init {

@@ -21,7 +21,13 @@ mod talk;
 
 /// Self-play fine-tuning at home: a language model practises against its own past self.
 #[derive(Parser)]
-#[command(name = "randori", version, about, propagate_version = true)]
+#[command(
+    name = "randori",
+    version,
+    about,
+    propagate_version = true,
+    max_term_width = 100
+)]
 struct Command {
     #[command(subcommand)]
     verb: Verb,
@@ -273,13 +279,22 @@ fn command() -> clap::Command {
 
 fn dispatch(verb: Verb) -> anyhow::Result<()> {
     match verb {
-        Verb::Init(args) => init(&args.asked()),
+        Verb::Init(args) => {
+            let quiet = args.is_quiet();
+            next(quiet, commands::after_init(&randori::init(&args.asked())?))
+        }
         Verb::Run {
             who,
             fresh,
             dry_run: true,
         } => randori::dry_run(&who.request(), fresh),
-        Verb::Run { who, fresh, .. } => run(&who.request(), fresh),
+        Verb::Run { who, fresh, .. } => {
+            let quiet = who.common.quiet;
+            let request = who.request();
+            let summary = randori::play(&request, fresh)?;
+            let folder = request.run_folder(&summary.name);
+            next(quiet, commands::after_run(&summary.name, &folder))
+        }
         Verb::Generate {
             who,
             split,
@@ -293,8 +308,13 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
             iteration,
             out,
             fresh,
-        } => randori::train(&who.request(), &pairs, iteration, &out, fresh),
-        Verb::Sft { who, out, fresh } => randori::sft(&who.request(), out.as_deref(), fresh),
+        } => trained(who, |request| {
+            randori::train(request, &pairs, iteration, &out, fresh)?;
+            Ok(out)
+        }),
+        Verb::Sft { who, out, fresh } => {
+            trained(who, |request| randori::sft(request, out.as_deref(), fresh))
+        }
         Verb::Eval { who, split, out } => {
             randori::eval(&who.request(), split.into(), out.as_deref())
         }
@@ -318,21 +338,21 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
     }
 }
 
-/// Writes a recipe, and says what can be done with it.
-fn init(asked: &randori::Init) -> anyhow::Result<()> {
-    let next = randori::init(asked)?;
-    for line in commands::after_init(&next) {
-        asked.request.watch.say(line);
-    }
-    Ok(())
+/// Trains by `train`, which returns where the player is, and says what can be done with it.
+fn trained(
+    who: Who,
+    train: impl FnOnce(&Request) -> anyhow::Result<PathBuf>,
+) -> anyhow::Result<()> {
+    let (quiet, request) = (who.common.quiet, who.request());
+    let out = train(&request)?;
+    let lines = commands::after_training(request.recipe.as_deref(), &request.set, &out);
+    next(quiet, lines)
 }
 
-/// Plays, and says what can be done with what came out.
-fn run(request: &Request, fresh: bool) -> anyhow::Result<()> {
-    let summary = randori::play(request, fresh)?;
-    let folder = request.run_folder(&summary.name);
-    for line in commands::after_run(&summary.name, &folder) {
-        request.watch.say(line);
+/// Says which commands come next, whole lines in any window, since they are to be copied.
+fn next(quiet: bool, lines: impl IntoIterator<Item = String>) -> anyhow::Result<()> {
+    for line in lines.into_iter().filter(|_| !quiet) {
+        errln!("{line}");
     }
     Ok(())
 }

@@ -46,6 +46,10 @@ impl Watch for Outlook {
         self.watch.result(text);
     }
 
+    fn columns(&self) -> Option<usize> {
+        self.watch.columns()
+    }
+
     fn stage(&self, label: &str, total: usize, unit: &'static str) -> Box<dyn Progress> {
         let shown = self.watch.stage(label, total, unit);
         let expected = Kind::of(unit).and_then(|kind| held(&self.rest).begin(label, kind));
