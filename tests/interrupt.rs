@@ -46,9 +46,11 @@ fn interrupted(child: Child, is_time: impl Fn() -> bool) -> String {
 fn the_first_says_what_is_saved_and_how_to_go_on() {
     let w = World::new();
     let endless = "train.epochs=100000";
-    let checkpoints = w.dir().join("runs/r/iter-0/checkpoint/policy");
-    let steps = || fs::read_dir(&checkpoints).map_or(0, |all| all.flatten().count());
-    let said = interrupted(begun(&w, &[endless]), || steps() > 0);
+    let is_saved = || {
+        let saved = randori_store::saved(&w.dir().join("runs/r"));
+        matches!(saved, Ok(Some(what)) if what.contains("policy up to step"))
+    };
+    let said = interrupted(begun(&w, &[endless]), is_saved);
     let saved =
         "stopped; saved in runs/r: everything up to iter-0/pairs, and iter-0/policy up to step";
     assert!(said.contains(saved), "{said}");

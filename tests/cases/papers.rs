@@ -342,3 +342,25 @@ fn an_export_to_gguf_first_says_what_survives() {
     let told = fs::read_to_string(w.dir().join("q8_0.README.md")).unwrap();
     assert!(told.contains("llama-cli -m q8_0.gguf"), "{told}");
 }
+
+/// A base of this machine is named by its path from the root, which loads from any folder.
+#[test]
+fn an_adapter_names_a_base_that_loads_from_any_folder() {
+    let w = World::new();
+    let base = w.model("base");
+    let words = ["sft", "r.toml", "-q", "--out", "ad", "--runs", "runs"];
+    let set = [
+        "model.source=base",
+        "adapter.kind=lora",
+        "sft.epochs=1",
+        "sft.warmup=0",
+    ];
+    let set = set.iter().flat_map(|key| ["--set", key]);
+    w.accepted(&words.into_iter().chain(set).collect::<Vec<_>>());
+    let config = fs::read(w.dir().join("ad/adapter_config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    let named = Path::new(config["base_model_name_or_path"].as_str().unwrap());
+    assert!(named.is_absolute(), "{config}");
+    let same = |path: &Path| path.canonicalize().unwrap();
+    assert_eq!(same(named), same(&base));
+}

@@ -170,7 +170,7 @@ fn a_player_never_replaces_what_it_is_made_of() {
     let model = "model.source=base";
     let (read, inside) = (
         "is read by this command and would be lost",
-        "it lies in base,",
+        "base, which is read by this command",
     );
     for (args, why) in [
         (sft(&["--set", model, "--out", "base"]), read),

@@ -228,7 +228,7 @@ fn option(opt: &abi::Opt) -> Result<OptionSpec, String> {
     let default = value(&opt.default_)
         .ok_or_else(|| format!("option `{name}` has the unknown type {}", opt.default_.kind))?;
     // SAFETY: a constant array.
-    let choices = unsafe { abi::slice(opt.choices, opt.n_choices) };
+    let choices = unsafe { abi::reading::slice(opt.choices, opt.n_choices) };
     Ok(OptionSpec {
         name,
         doc: text(opt.doc),

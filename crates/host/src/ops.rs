@@ -209,7 +209,7 @@ unsafe extern "C" fn rope(g: Graph, x: Tensor, rope: *const abi::Rope) -> Tensor
         return 0;
     };
     // SAFETY: above.
-    let inv_freq = unsafe { abi::slice(rope.inv_freq, rope.n) };
+    let inv_freq = unsafe { abi::reading::slice(rope.inv_freq, rope.n) };
     let mut spec = call.rope.borrow_mut();
     spec.interleaved = rope.interleaved != 0;
     spec.mscale = rope.mscale;
@@ -345,6 +345,6 @@ unsafe extern "C" fn narrow(g: Graph, x: Tensor, start: usize, len: usize) -> Te
 
 unsafe extern "C" fn concat(g: Graph, xs: *const Tensor, n: usize) -> Tensor {
     // SAFETY: above.
-    let (call, xs) = unsafe { (call(g), abi::slice(xs, n)) };
+    let (call, xs) = unsafe { (call(g), abi::reading::slice(xs, n)) };
     call.op("concat", "", xs, |b| b.concat(xs))
 }

@@ -102,18 +102,18 @@ pub fn refuse_place(out: &Path, reads: &[PathBuf]) -> Result<()> {
             read.display()
         );
     }
-    if let Some((read, _)) = reads().find(|(_, real)| place.starts_with(real)) {
+    if let Some(run) = run_around(&place).filter(|run| !place.starts_with(run.join("out"))) {
         bail!(
-            "--out {shown}: it lies in {}, which is read by this command; name a new place",
-            read.display()
-        );
-    }
-    match run_around(&place) {
-        Some(run) if !place.starts_with(run.join("out")) => bail!(
             "--out {shown}: it is a file of the run {}; name a new place",
             run.display()
+        );
+    }
+    match reads().find(|(_, real)| place.starts_with(real)) {
+        Some((read, _)) => bail!(
+            "--out {shown}: it lies in {}, which is read by this command; name a new place",
+            read.display()
         ),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

@@ -47,8 +47,8 @@ pub fn trained_on(recipe: &Recipe, given: &LoraSpec) -> LoraSpec {
 }
 
 /// Holds the recipe against the settings (`given`) of the adapter in `stack`, for whoever trains
-/// it on or plays with it. Keys are compared by what they do to this model: another spelling of the same is the
-/// same.
+/// it on or plays with it. Keys are compared by what they do to this model: another spelling of
+/// the same is the same.
 ///
 /// # Errors
 /// A key that says something else than the adapter, with both values and places.

@@ -457,5 +457,4 @@ pub struct Plugin {
     pub sdk: Str,
 }
 
-mod reading;
-pub use reading::{slice, slice_mut};
+pub mod reading;

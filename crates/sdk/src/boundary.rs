@@ -3,10 +3,13 @@
 use std::{ffi::c_void, ptr::null_mut};
 
 use crate::{
-    Result, VERSION, abi,
+    Result, abi,
     growing::{self, Growing, Misfit},
     guard::{Caught, guard},
 };
+
+/// This SDK's version; every plugin carries that of the SDK it was built with.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Reports one sentence to the host, without a source line.
 pub(crate) fn say(sink: abi::Sink, message: &str) {

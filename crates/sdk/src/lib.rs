@@ -48,6 +48,7 @@ pub mod seam;
 mod windows;
 
 pub use arch::Arch;
+pub use boundary::VERSION;
 pub use config::Config;
 pub use dense::{Absent, Dense};
 pub use dual::Dual;
@@ -58,9 +59,6 @@ pub use options::{OptionType, Options};
 pub use sampler::{Logits, Sampler, Step};
 pub use seam::{AttnSpec as Attn, GENERATED, REAL, RopeSpec as Rope, RouteSpec as Route, Rows};
 pub use windows::Windows;
-
-/// This SDK's version; every plugin carries that of the SDK it was built with.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The manual's examples, compiled and run.
 #[cfg(doctest)]

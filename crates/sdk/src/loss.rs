@@ -236,17 +236,17 @@ unsafe extern "C" fn eval<L: Loss>(
     let (loss, rows, mut out) = unsafe {
         let rows = Rows {
             groups: r.groups,
-            group: abi::slice(r.group, r.n),
-            role: abi::slice(r.role, r.n),
-            logp: abi::slice(r.logp, r.n),
-            ref_logp: abi::slice(r.ref_logp, r.n),
-            len: abi::slice(r.len, r.n),
-            reward: (!r.reward.is_null()).then(|| abi::slice(r.reward, r.n)),
+            group: abi::reading::slice(r.group, r.n),
+            role: abi::reading::slice(r.role, r.n),
+            logp: abi::reading::slice(r.logp, r.n),
+            ref_logp: abi::reading::slice(r.ref_logp, r.n),
+            len: abi::reading::slice(r.len, r.n),
+            reward: (!r.reward.is_null()).then(|| abi::reading::slice(r.reward, r.n)),
             progress: r.progress,
         };
         let out = Out {
-            loss: abi::slice_mut(g.loss, r.groups),
-            d_logp: abi::slice_mut(g.d_logp, r.n),
+            loss: abi::reading::slice_mut(g.loss, r.groups),
+            d_logp: abi::reading::slice_mut(g.d_logp, r.n),
             grads: g,
         };
         (&*this.cast::<L>(), rows, out)

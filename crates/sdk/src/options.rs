@@ -121,7 +121,7 @@ pub(crate) unsafe extern "C" fn create<O: Options>(
             return Err(format!("got {n_args} options of {}", O::OPTIONS.len()).into());
         }
         // SAFETY: the host passes `n_args` values that live during the call.
-        Ok(O::from_values(unsafe { abi::slice(args, n_args) }))
+        Ok(O::from_values(unsafe { abi::reading::slice(args, n_args) }))
     })
 }
 

@@ -145,10 +145,14 @@ unsafe extern "C" fn apply<S: Sampler>(
     unsafe {
         let (sampler, state) = (&*this.cast::<S>(), &mut *state.cast::<S::State>());
         let uniform = || (step.uniform)(step.ctx);
-        let at = Step::new(abi::slice(step.tokens, step.n), step.prompt, &uniform);
+        let at = Step::new(
+            abi::reading::slice(step.tokens, step.n),
+            step.prompt,
+            &uniform,
+        );
         let mut logits = Logits {
-            ids: (!c.ids.is_null()).then(|| abi::slice(c.ids, c.n)),
-            values: abi::slice_mut(c.logits, c.n),
+            ids: (!c.ids.is_null()).then(|| abi::reading::slice(c.ids, c.n)),
+            values: abi::reading::slice_mut(c.logits, c.n),
         };
         done(sink, guard(|| sampler.apply(state, &at, &mut logits)))
     }

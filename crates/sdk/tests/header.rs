@@ -52,7 +52,7 @@ struct Declaration {
 fn declarations(source: &str) -> Vec<Declaration> {
     let (mut all, mut doc, mut code) = (Vec::new(), Vec::new(), String::new());
     for line in source.lines().map(str::trim) {
-        if line.starts_with("mod ") {
+        if line.starts_with("pub mod ") {
             break;
         }
         if code.is_empty() {

@@ -39,9 +39,9 @@ pub fn intact(dir: &Path, manifest: &Manifest, folder: &str, stage: &str) -> Res
 }
 
 /// Path of a file that a finished stage wrote beside its artefact (its log, what
-/// [`Workspace::write`](crate::Workspace::write) wrote), after verifying its hash; `None` where the stage is
-/// not finished, or another one of the folder has written the file since. Of a run begun before such
-/// files were hashed, the path alone, if it is there.
+/// [`Workspace::write`](crate::Workspace::write) wrote), after verifying its hash; `None` where the
+/// stage is not finished, or another one of the folder has written the file since. Of a run begun
+/// before such files were hashed, the path alone, if it is there.
 ///
 /// # Errors
 /// [`Error::Damaged`]: the file was changed, or is gone.

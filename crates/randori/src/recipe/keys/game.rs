@@ -56,8 +56,8 @@ section! {
     ["eval"] Eval {
         /// Use the first so many held-out examples.
         limit: Option<usize> = "", Bound::at_least(1.0);
-        /// One sampled answer for each seed, of which there is at least one; the spread over seeds is
-        /// reported.
+        /// One sampled answer for each seed, of which there is at least one; the spread over seeds
+        /// is reported.
         seeds: Vec<u64> = "[1, 2, 3]";
         /// Most tokens of an answer; `generate.max_new_tokens` where it is not given.
         max_new_tokens: Option<usize> = "", Bound::at_least(1.0);
