@@ -5,10 +5,7 @@
 use std::process::exit;
 use std::thread;
 
-use crate::progress::Console;
-
-/// The exit code of a program that Ctrl-C ended, as shells have it.
-const INTERRUPTED: i32 = 130;
+use crate::progress::{Console, INTERRUPTED};
 
 /// Answers Ctrl-C from now on. A process that was started deaf to it stays so.
 pub fn answer(console: &Console) {
@@ -23,14 +20,8 @@ pub fn answer(console: &Console) {
         // apart: reading what is saved could take its time, and the second must not wait for it
         thread::spawn(move || {
             if !console.asks_to_stop() {
-                end(&console);
+                console.end();
             }
         });
     });
-}
-
-/// Says what is saved and how to go on, and ends the program.
-pub fn end(console: &Console) -> ! {
-    console.interrupted();
-    exit(INTERRUPTED)
 }

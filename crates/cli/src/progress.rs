@@ -5,6 +5,7 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::process::exit;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,9 +13,11 @@ use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use randori::{Progress, Watch, clock, escaped, grouped, roughly};
 
+use crate::commands;
 use crate::terminal::{Colour, columns, cut, headed, result, said, width};
-use crate::{commands, interrupt};
 
+/// The exit code of a program that Ctrl-C ended, as shells have it.
+pub const INTERRUPTED: i32 = 130;
 /// Time between plain lines.
 const EVERY: Duration = Duration::from_secs(5);
 /// Columns of a stage's name, where there is room.
@@ -82,8 +85,14 @@ impl Console {
         true
     }
 
+    /// Says what is saved and how to go on, and ends the program.
+    pub fn end(&self) -> ! {
+        self.interrupted();
+        exit(INTERRUPTED)
+    }
+
     /// Says what is saved and how to go on, in the middle of anything.
-    pub fn interrupted(&self) {
+    fn interrupted(&self) {
         let folder = {
             let mut now = self.now();
             if let Some(bar) = now.bar.take() {
@@ -174,7 +183,7 @@ impl Watch for Console {
     }
 
     fn stopped(&self) {
-        interrupt::end(self);
+        self.end();
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
-use randori::{Request, bytes, one_line};
+use randori::{Request, Which, bytes, one_line};
 
 use crate::progress::Console;
 use crate::terminal::{self, Colour};
@@ -141,7 +141,12 @@ enum Verb {
         #[arg(long, value_enum, ignore_case = true, default_value = "train")]
         split: Split,
         /// Iteration whose random draws are made: the answers that training T is given
-        #[arg(long, default_value_t = 0)]
+        #[arg(
+            long = "as-iteration",
+            alias = "iteration",
+            value_name = "T",
+            default_value_t = 0
+        )]
         iteration: usize,
         /// JSONL file to write (real and generated side by side)
         #[arg(long, short)]
@@ -167,7 +172,12 @@ enum Verb {
         #[arg(long)]
         pairs: PathBuf,
         /// Iteration whose learning rate, epochs and loss options are used
-        #[arg(long, default_value_t = 0)]
+        #[arg(
+            long = "as-iteration",
+            alias = "iteration",
+            value_name = "T",
+            default_value_t = 0
+        )]
         iteration: usize,
         /// Folder to write: a PEFT adapter, or the model itself in full training
         #[arg(long, short)]
@@ -194,6 +204,10 @@ enum Verb {
         /// Which data
         #[arg(long, value_enum, ignore_case = true, default_value = "held-out")]
         split: Split,
+        /// Which player of a run folder: iteration T, the one after training T (0, 1, …), or
+        /// `start`, the one before the first; the last one where it is not given
+        #[arg(long, value_name = "T")]
+        iteration: Option<Which>,
         /// JSON file to write beside the terminal
         #[arg(long, short)]
         out: Option<PathBuf>,
@@ -315,9 +329,12 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
         Verb::Sft { who, out, fresh } => {
             trained(who, |request| randori::sft(request, out.as_deref(), fresh))
         }
-        Verb::Eval { who, split, out } => {
-            randori::eval(&who.request(), split.into(), out.as_deref())
-        }
+        Verb::Eval {
+            who,
+            split,
+            iteration,
+            out,
+        } => randori::eval(&who.request(), split.into(), iteration, out.as_deref()),
         Verb::Chat(args) => {
             let (request, talk, prompt) = args.asked();
             chat::run(&request, &talk, prompt.as_deref())
