@@ -415,6 +415,10 @@ fn a_player_is_measured_by_its_iteration() {
         &["eval", "runs/r", "--iteration", "1"],
         "--iteration 1: runs/r has 1 finished iterations, numbered from 0",
     );
+    w.refused(
+        &["chat", "runs/r/iter-0", "--prompt", "x"],
+        "runs/r/iter-0: a player of the run runs/r: give runs/r with --iteration 0",
+    );
     // another thing, once called the same
     let drawn = |option: &str, out: &str| {
         w.accepted(&["generate", "r.toml", "-q", option, "3", "--out", out]);
