@@ -50,6 +50,8 @@ mod rows;
 mod safety;
 #[path = "cases/starts.rs"]
 mod starts;
+#[path = "cases/stranger.rs"]
+mod stranger;
 #[path = "cases/turns.rs"]
 mod turns;
 

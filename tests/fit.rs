@@ -90,7 +90,8 @@ fn the_verb_says_what_fits_and_what_would() {
     let mut config = SMALL.shape.config();
     config["num_hidden_layers"] = 6.into();
     w.file("model/config.json", &config.to_string());
-    let small = "[model]\nsource = \"model\"\n[train]\nmicro_batch_tokens = 2048\n";
+    let small = "[model]\nsource = \"model\"\n[data]\ntrain = \"builtin:demo\"\n\
+                 [train]\nmicro_batch_tokens = 2048\n";
     w.file("f.toml", small);
     let said = w.accepted(&["fit", "f.toml", "--vram", "4GiB"]);
     for part in [
@@ -150,7 +151,8 @@ fn the_verb_speaks_of_a_card() {
     let w = World::new();
     std::fs::create_dir(w.dir().join("model")).unwrap();
     w.file("model/config.json", &SMALL.shape.config().to_string());
-    let text = "[model]\nsource = \"model\"\ndevice = \"cuda\"\ndtype = \"bf16\"\n[adapter]\nkind = \"qlora\"\n";
+    let text = "[model]\nsource = \"model\"\ndevice = \"cuda\"\ndtype = \"bf16\"\n\
+                [data]\ntrain = \"builtin:demo\"\n[adapter]\nkind = \"qlora\"\n";
     w.file("f.toml", text);
     let said = w.accepted(&["fit", "f.toml", "--vram", "4GiB"]);
     for part in [

@@ -20,7 +20,10 @@ use randori_lora::{peft, stack};
 /// d loss / d log-prob of each token of the real and of the generated response, as in
 /// make_goldens.py.
 const SLOPES: [f64; 2] = [-1.0, 0.5];
+/// Largest difference of a gradient, relative to its largest value.
 const GRADIENT: f64 = 2e-5;
+/// The same of Qwen2, whose goldens' own f32 is up to 4.1e-5 off PyTorch's f64.
+const GRADIENT_QWEN2: f64 = 6e-5;
 
 struct Golden {
     dir: PathBuf,
@@ -111,6 +114,10 @@ impl Golden {
     /// Gradients of every tensor that the player trains, and of no other.
     fn gradients(&self, kind: &str, player: &Player) {
         let slopes: Vec<f64> = self.plan.targets.iter().map(|t| SLOPES[t.seq]).collect();
+        let limit = match self.dir.file_name().is_some_and(|name| name == "qwen2") {
+            true => GRADIENT_QWEN2,
+            false => GRADIENT,
+        };
         for checkpoint in [false, true] {
             let options = PassOptions {
                 checkpoint,
@@ -138,7 +145,7 @@ impl Golden {
                 let (got, want) = (flat(&grads[name]), flat(&self.expected[key]));
                 let off = distance(&vec![got], &vec![want]);
                 assert!(
-                    off <= GRADIENT,
+                    off <= limit,
                     "{kind}: the gradient of {name} is off by {off:.2e}"
                 );
             }

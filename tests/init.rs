@@ -60,11 +60,28 @@ fn a_table_becomes_a_game() {
         "columns = { prompt = \"Question\", response = \"Best Answer\" }",
         "answer = \"exact\"",
         "kind = \"lora\"",
+        "rank = 16",
+        "alpha = 32.0",
+        "lr = 2e-4",
     ] {
         assert!(recipe.contains(line), "no {line} in\n{recipe}");
     }
+    // the demo is small: no memory decides
+    assert!(!recipe.contains("memory decides"), "{recipe}");
     assert!(recipe.lines().all(|line| line.chars().count() <= 100));
-    w.accepted(&["fit", "sums.toml", "--vram", "4GiB"]);
+    let fit = w.accepted(&["fit", "sums.toml", "--vram", "4GiB"]);
+    let plan = w.accepted(&["run", "sums.toml", "--dry-run"]);
+    // one estimate, by the same lengths, whoever shows it
+    let lengths = |text: &str| {
+        let (_, from) = text.split_once("prompts of ").unwrap();
+        from.split_once(" tokens").unwrap().0.to_owned()
+    };
+    assert_eq!(
+        [lengths(&fit), lengths(&plan)],
+        [lengths(said), lengths(said)]
+    );
+    assert!(fit.contains("Stages of `randori run`"), "{fit}");
+    assert!(fit.contains("   <- the largest\n"), "{fit}");
     assert!(outputs[1].contains("32 of 32 examples kept"));
     let played = outputs[2].lines().any(|l| l.starts_with("iteration 0"));
     assert!(played, "{}", outputs[2]);
@@ -83,7 +100,18 @@ fn conversations_become_supervised_fine_tuning() {
     w.file("chats.jsonl", &rows(40, row));
     let args = [DEMO, "chats.jsonl", "--kind", "sft", "--out", "a.toml"];
     let outputs = followed(&w, &args);
-    w.accepted(&["fit", "a.toml"]);
+    // no answer is ever generated, and the plan has none
+    let fit = w.accepted(&["fit", "a.toml"]);
+    assert!(fit.contains("Stages of `randori sft`"), "{fit}");
+    assert!(fit.contains("\nsft  "), "{fit}");
+    for other in ["generate", "train", "eval"] {
+        assert!(!fit.contains(&format!("\n{other}  ")), "{other}: {fit}");
+    }
+    let game = w.accepted(&["fit", "a.toml", "--for", "run"]);
+    assert!(
+        game.contains("\ngenerate  ") && game.contains("\neval  "),
+        "{game}"
+    );
     assert!(outputs[2].contains("validation NLL"), "{}", outputs[2]);
     assert!(w.dir().join("runs/a-sft/out/adapter_config.json").exists());
     assert!(!text(&w, "a.toml").contains("[game]"));
@@ -96,13 +124,29 @@ fn pairs_become_dpo() {
         format!("{{\"question\": \"Reverse {i}.\", \"good\": \"{back}\", \"bad\": \"{i}\"}}")
     };
     w.file("pairs.jsonl", &rows(40, row));
-    let outputs = followed(&w, &[DEMO, "pairs.jsonl", "--kind", "dpo"]);
+    let outputs = followed(&w, &[DEMO, "pairs.jsonl", "--kind", "DPO"]);
+    assert!(!outputs[0].contains("--kind dpo"), "{}", outputs[0]);
     let columns = "columns = { prompt = \"question\", chosen = \"good\", rejected = \"bad\" }";
     assert!(text(&w, "pairs.toml").contains(columns));
-    w.accepted(&["fit", "pairs.toml"]);
+    let fit = w.accepted(&["fit", "pairs.toml"]);
+    assert!(fit.contains("Stages of `randori train --pairs`"), "{fit}");
+    assert!(
+        fit.contains("\ntrain  ") && fit.contains("36 pairs trained on"),
+        "{fit}"
+    );
+    for other in ["generate", "sft", "eval"] {
+        assert!(!fit.contains(&format!("\n{other}  ")), "{other}: {fit}");
+    }
     // of 40, but for 101, 111, 121 and 131, whose two responses are the same
     assert!(outputs[2].contains("trained on 36 pairs"), "{}", outputs[2]);
     assert!(w.dir().join("pairs-adapter/adapter_config.json").exists());
+    // without the kind their better halves are taken, and that is said
+    let row = |i: usize, back: &str| {
+        format!("{{\"prompt\": \"Reverse {i}.\", \"chosen\": \"{back}\", \"rejected\": \"{i}\"}}")
+    };
+    w.file("better.jsonl", &rows(40, row));
+    let said = w.accepted(&["init", DEMO, "better.jsonl"]);
+    assert!(said.contains("--kind dpo trains on pairs"), "{said}");
 }
 
 /// As in a base model's folder.
@@ -119,7 +163,8 @@ fn a_model_without_a_template_takes_texts_as_they_are() {
     config.as_object_mut().unwrap().remove("chat_template");
     w.file("base/tokenizer_config.json", &config.to_string());
     w.file("sums.csv", &table(40));
-    w.accepted(&["init", "base", "sums.csv"]);
+    let said = w.accepted(&["init", "base", "sums.csv"]);
+    assert!(said.contains("the model has no chat template: "), "{said}");
     assert!(text(&w, "sums.toml").contains("chat_template = \"plain\""));
     w.accepted(&["inspect", "sums.toml"]);
 }
@@ -171,6 +216,87 @@ fn a_data_sets_own_split_is_measured_on() {
     assert!(
         seen.contains("held-out data: 8 of 8 examples kept"),
         "{seen}"
+    );
+}
+
+#[test]
+fn columns_that_no_name_tells_are_given_by_a_flag() {
+    let w = World::new();
+    let row = |i: usize, back: &str| {
+        format!("{{\"frage\": \"Reverse {i}.\", \"antwort\": \"It is {back}.\"}}")
+    };
+    w.file("de.jsonl", &rows(40, row));
+    let line = w.refused(
+        &["init", DEMO, "de.jsonl"],
+        "--columns prompt=COLUMN,response=",
+    );
+    let no = ["bad_rows", "de.toml"];
+    assert!(no.iter().all(|no| !line.contains(no)), "{line}");
+    let given = |columns| ["init", DEMO, "de.jsonl", "--columns", columns];
+    w.refused(
+        &given("prmpt=frage,response=antwort"),
+        "--columns: data.columns names `prmpt`, which is not read; nearest: `prompt`",
+    );
+    w.refused(&given("prompt=frage,response=no"), "no column `no`");
+    w.accepted(&given("prompt=frage,response=antwort"));
+    let columns = "columns = { prompt = \"frage\", response = \"antwort\" }";
+    assert!(text(&w, "de.toml").contains(columns));
+    w.accepted(&["inspect", "de.toml"]);
+}
+
+/// Two answers in each conversation: both are trained, and without the key one is counted.
+#[test]
+fn every_answer_of_a_conversation_is_trained() {
+    let w = World::new();
+    let row = |i: usize, back: &str| {
+        let turn =
+            |role: &str, text: &str| format!("{{\"role\": \"{role}\", \"content\": \"{text}\"}}");
+        let (ask, more) = (format!("Reverse {i}."), format!("It is {back}."));
+        let turns = [
+            turn("user", &ask),
+            turn("assistant", &more),
+            turn("user", "Again."),
+            turn("assistant", back),
+        ];
+        format!("{{\"messages\": [{}]}}", turns.join(", "))
+    };
+    w.file("talks.jsonl", &rows(40, row));
+    for kind in ["sft", "spin"] {
+        let file = format!("{kind}.toml");
+        w.accepted(&["init", DEMO, "talks.jsonl", "--kind", kind, "--out", &file]);
+        assert!(text(&w, &file).contains("turns = \"every\""));
+        // 16 of 40 conversations are kept aside
+        let seen = w.accepted(&["inspect", &file]);
+        assert!(seen.contains("48 of 48 examples kept"), "{seen}");
+        let seen = w.accepted(&["inspect", &file, "--set", "data.turns=last"]);
+        assert!(seen.contains("24 of 24 examples kept"), "{seen}");
+        // counted over the file, before rows are kept aside
+        let left = "40 answers before the last of their conversations left out";
+        assert!(seen.contains(left), "{seen}");
+    }
+}
+
+/// The demo's window holds 256 tokens.
+#[test]
+fn rows_beyond_the_window_are_left_out_and_said() {
+    let w = World::new();
+    let long = "1 ".repeat(4000);
+    let row = |i: usize, back: &str| {
+        let answer = if i % 10 == 3 { long.as_str() } else { back };
+        format!("{{\"prompt\": \"Reverse {i}.\", \"response\": \"{answer}\"}}")
+    };
+    w.file("some.jsonl", &rows(60, row));
+    let said = w.accepted(&["init", DEMO, "some.jsonl", "--kind", "sft"]);
+    assert!(said.contains("real responses too long"), "{said}");
+    assert!(said.contains("longer than the window"), "{said}");
+    assert!(text(&w, "some.toml").contains("(of the rows within the model's window)"));
+    let row =
+        |i: usize, _: &str| format!("{{\"prompt\": \"Reverse {i}.\", \"response\": \"{long}\"}}");
+    w.file("all.jsonl", &rows(60, row));
+    let all = ["init", DEMO, "all.jsonl", "--kind", "sft"];
+    w.refused(
+        &all,
+        "real responses too long; in tokens, the model's window has ",
     );
 }
 

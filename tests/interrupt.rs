@@ -11,13 +11,15 @@ use crate::program::World;
 /// How long a test waits for what must come.
 const LONG: Duration = Duration::from_secs(120);
 
-/// The program with a small recipe, not deaf to Ctrl-C as whoever runs the tests in the background
+const RUN: [&str; 4] = ["run", "r.toml", "-q", "--fresh"];
+
+/// The program, not deaf to Ctrl-C as whoever runs the tests in the background
 /// may have made their children.
-fn begun(w: &World, set: &[&str]) -> Child {
+fn begun(w: &World, args: &[&str], set: &[&str]) -> Child {
     Command::new("env")
         .arg("--default-signal=INT")
         .arg(env!("CARGO_BIN_EXE_randori"))
-        .args(["run", "r.toml", "-q", "--fresh"])
+        .args(args)
         .args(set.iter().flat_map(|key| ["--set", key]))
         .current_dir(w.dir())
         .stdin(Stdio::null())
@@ -50,7 +52,7 @@ fn the_first_says_what_is_saved_and_how_to_go_on() {
         let saved = randori_store::saved(&w.dir().join("runs/r"));
         matches!(saved, Ok(Some(what)) if what.contains("policy up to step"))
     };
-    let said = interrupted(begun(&w, &[endless]), is_saved);
+    let said = interrupted(begun(&w, &RUN, &[endless]), is_saved);
     let saved =
         "stopped; saved in runs/r: everything up to iter-0/pairs, and iter-0/policy up to step";
     assert!(said.contains(saved), "{said}");
@@ -75,7 +77,7 @@ fn a_training_ends_its_step_and_is_saved() {
     let set = ["train.save_every=1000", "train.epochs=60"];
     let iteration = w.dir().join("runs/r/iter-0");
     let rows = || fs::read(iteration.join("metrics.jsonl")).is_ok_and(|all| !all.is_empty());
-    let said = interrupted(begun(&w, &set), rows);
+    let said = interrupted(begun(&w, &RUN, &set), rows);
     assert!(said.contains("stopping after this step"), "{said}");
     let upto = "iter-0/policy up to step ";
     let step = said.split(upto).nth(1).unwrap().lines().next().unwrap();
@@ -101,10 +103,34 @@ fn before_anything_is_saved_the_same_command_starts_again() {
     let seeds = format!("eval.seeds={:?}", (1..=400).collect::<Vec<_>>());
     let long = ["eval.limit=24", seeds.as_str()];
     let manifest = w.dir().join("runs/r/manifest.json");
-    let said = interrupted(begun(&w, &long), || manifest.exists());
+    let said = interrupted(begun(&w, &RUN, &long), || manifest.exists());
     assert!(
         said.contains("stopped; saved in runs/r: nothing yet\nthe same command starts again: "),
         "{said}"
     );
     assert!(!said.contains("go on from there"), "{said}");
+}
+
+/// An export that is half written leaves nothing; one that was quicker is whole.
+#[test]
+fn nothing_half_written_is_left() {
+    let w = World::new();
+    for wait in [0, 5, 10, 20, 40] {
+        let export = ["export", "r.toml", "-q", "--to", "hf", "--out", "e"];
+        let child = begun(&w, &export, &[]);
+        let began = Instant::now();
+        let hidden = w.dir().join(".e.new.tmp");
+        while !hidden.exists() && !w.dir().join("e").exists() && began.elapsed() < LONG {
+            sleep(Duration::from_micros(200));
+        }
+        sleep(Duration::from_millis(wait));
+        let kill = format!("kill -INT {}", child.id());
+        Command::new("sh").args(["-c", &kill]).output().unwrap();
+        let out = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(matches!(out.status.code(), Some(0 | 130)), "{said}");
+        assert!(!said.contains("randori: "), "{said}");
+        assert!(!hidden.exists(), "after {wait} ms: {said}");
+        let _ = fs::remove_dir_all(w.dir().join("e"));
+    }
 }

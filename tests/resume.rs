@@ -221,3 +221,44 @@ fn unfinished(state: &BTreeMap<String, usize>, whole: &Path) -> bool {
     let whole = files(whole);
     state.keys().any(|name| !whole.contains_key(name))
 }
+
+/// A run that is kept below its own data goes on: what it wrote there is no data.
+#[test]
+fn a_run_in_its_own_data_folder_goes_on() {
+    let w = World::new();
+    let own = w.dir().join("own");
+    fs::create_dir(&own).unwrap();
+    fs::rename(w.dir().join("data.jsonl"), own.join("data.jsonl")).unwrap();
+    let data = ["--set", "data.train=own", "--set", "data.held_out=own"];
+    let run = [&["run", "r.toml", "-q", "--runs", "own/runs"][..], &data].concat();
+    w.accepted(&run);
+    w.accepted(&[&run[..], &["--set", "game.iterations=2"]].concat());
+    let one = ["--set", "sft.warmup=0"];
+    let sft = [
+        &["sft", "r.toml", "-q", "--runs", "own/runs"][..],
+        &data,
+        &one,
+    ]
+    .concat();
+    w.accepted(&sft);
+    w.accepted(&sft);
+}
+
+/// A run is not begun in what it reads, whoever named the folder.
+#[test]
+fn a_run_is_not_begun_in_its_model_or_adapter() {
+    let w = World::new();
+    let model = w.model("m");
+    let read = |dir: &Path| fs::read_dir(dir).unwrap().count();
+    let before = read(&model);
+    let set = ["--runs", "m", "--set", "model.source=m"];
+    for verb in ["run", "sft"] {
+        let said = w.refused(
+            &[&[verb, "r.toml", "-q"][..], &set].concat(),
+            "a run would be begun in",
+        );
+        assert!(said.contains("which is read by this command"), "{said}");
+        assert!(!said.contains("--out"), "{said}");
+    }
+    assert_eq!(read(&model), before);
+}

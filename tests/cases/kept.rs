@@ -53,9 +53,25 @@ fn every_file_that_a_run_reads_again_is_as_it_was_written() {
         fs::read(w.dir().join("runs/r/summary.json")).unwrap(),
         summary
     );
-    // the answers of the start are drawn again where they are missing
-    fs::remove_file(w.dir().join("runs/r/start/answers.jsonl")).unwrap();
-    w.accepted(&with(&run));
+    // answers of a player are drawn again where they are missing, and that is said
+    for file in [
+        "start/answers.jsonl",
+        "start/showcase.jsonl",
+        "iter-0/showcase.jsonl",
+    ] {
+        let path = w.dir().join("runs/r").join(file);
+        let whole = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let out = w.run(&with(&run));
+        assert_eq!(out.code, 0, "{}", out.stderr);
+        let said = format!("{file} was gone and is made again");
+        assert!(out.stderr.contains(&said), "{}", out.stderr);
+        assert_eq!(fs::read(&path).unwrap(), whole, "{file}");
+    }
+    assert_eq!(
+        fs::read(w.dir().join("runs/r/summary.json")).unwrap(),
+        summary
+    );
     // a run of an earlier version, which hashed the artefacts alone, is gone on with
     let path = w.dir().join("runs/r/manifest.json");
     let text = fs::read_to_string(&path).unwrap();
@@ -137,4 +153,31 @@ fn a_measure_says_of_which_prompts_it_is() {
         &["eval", "r.toml", "--set", "eval.seeds=[]"],
         "eval.seeds must have at least one value, got []",
     );
+}
+
+/// A run goes on under a version that has keys which the one that began it had not, or has another
+/// default that means the same beside the recipe's other keys.
+#[test]
+fn a_run_of_an_earlier_version_goes_on_where_only_defaults_are_new() {
+    let w = World::new();
+    let run = ["run", "r.toml", "-q"];
+    w.accepted(&run);
+    let path = w.dir().join("runs/r/manifest.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let recipe = manifest["recipe"].as_object_mut().unwrap();
+    assert!(recipe.remove("data.columns").is_some());
+    // the recipe names held-out data: nothing was kept aside then, nor is it now
+    let before = recipe.insert("data.validation_share".into(), "0.0".into());
+    assert_eq!(before, None);
+    fs::write(&path, manifest.to_string()).unwrap();
+    w.accepted(&run);
+    let other = [
+        "--set",
+        "data.columns={prompt=\"prompt\", response=\"response\"}",
+    ];
+    let of_another = [&run[..], &other].concat();
+    w.refused(&of_another, "data.columns was {}, is ");
+    let share = [&run[..], &["--set", "data.validation_share=0.25"]].concat();
+    w.refused(&share, "data.validation_share was not set, is 0.25");
 }

@@ -160,8 +160,22 @@ fn fit_shows_the_price_of_a_loss_over_the_step() {
 fn a_training_whose_rates_are_all_0_is_refused() {
     let world = World::new();
     world.file("p.jsonl", &pairs(false));
-    let few = ["--set", "train.batch=64", "--set", "train.epochs=1"];
-    let sft = ["--set", "sft.batch=64", "--set", "sft.epochs=1"];
+    let few = [
+        "--set",
+        "train.batch=64",
+        "--set",
+        "train.epochs=1",
+        "--set",
+        "train.warmup=0.1",
+    ];
+    let sft = [
+        "--set",
+        "sft.batch=64",
+        "--set",
+        "sft.epochs=1",
+        "--set",
+        "sft.warmup=0.05",
+    ];
     let refused = |verb: &[&str], set: &[&str], why: &str| {
         let all = [verb, set].concat();
         let line = world.refused(&all, why);
@@ -200,6 +214,8 @@ fn a_training_whose_rates_are_all_0_is_refused() {
         "train.batch=32",
         "--set",
         "train.epochs=2",
+        "--set",
+        "train.warmup=0.1",
     ];
     refused(
         &run,
@@ -230,6 +246,7 @@ max_new_tokens = 8
 sampling = [{ name = "greedy" }]
 [train]
 batch = 12
+warmup = 0.1
 [game]
 iterations = 1
 [eval]

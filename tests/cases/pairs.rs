@@ -191,5 +191,21 @@ fn answers_are_scored_by_their_ids_however_their_file_was_stored() {
         "other.jsonl",
         &scored.replacen("\"real\":[", "\"real\":[-1,", 1),
     );
-    world.refused(&score, "other.jsonl:1: `real`: invalid value: integer `-1`");
+    world.refused(
+        &score,
+        "other.jsonl:1: `real`: token ids must be a list of whole numbers",
+    );
+}
+
+/// Columns have names of their own in files of texts; beside token ids they do not count.
+#[test]
+fn columns_are_not_read_for_token_ids_and_that_is_said() {
+    let world = World::new();
+    world.file("p.jsonl", &seven());
+    let out = world.run(&train(&[
+        "data.columns={prompt=\"prompt\", response=\"response\"}",
+    ]));
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    let said = "data.columns is not read for --pairs p.jsonl";
+    assert!(out.stderr.contains(said), "{}", out.stderr);
 }

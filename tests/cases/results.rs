@@ -184,7 +184,17 @@ fn a_player_never_replaces_what_it_is_made_of() {
             sft(&["--adapter", "base", "--out", "base", "--fresh"]),
             read,
         ),
-        (sft(&["--set", "adapter.init=base", "--out", "base"]), read),
+        (
+            sft(&[
+                "--set",
+                "adapter.kind=lora",
+                "--set",
+                "adapter.init=base",
+                "--out",
+                "base",
+            ]),
+            read,
+        ),
         (
             sft(&["--set", "data.train=base/mine.jsonl", "--out", "base"]),
             read,
@@ -253,10 +263,17 @@ fn nothing_is_put_among_the_files_of_a_run() {
     let inside = ["run", "r.toml", "-q", "--runs", "runs/r/iter-0"];
     w.refused(&inside, "a run would be begun among the files of the run");
     let start = ["--set", "adapter.init=runs/r/iter-0/adapter"];
-    let afresh = ["run", "r.toml", "-q", "--fresh"];
+    let afresh = [
+        "run",
+        "r.toml",
+        "-q",
+        "--fresh",
+        "--set",
+        "adapter.kind=lora",
+    ];
     w.refused(
         &[&afresh[..], &start].concat(),
-        "--fresh: runs/r/iter-0/adapter/model.safetensors is read by this command",
+        "runs/r/iter-0/adapter/model.safetensors is read by this command",
     );
     assert!(!w.dir().join("gone").exists());
     w.accepted(&["run", "r.toml", "-q", "--set", "game.iterations=2"]);

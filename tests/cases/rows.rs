@@ -52,6 +52,10 @@ fn one_odd_row_is_read_or_dropped_and_counted() {
     }
     let all = "{\"question\": \"a\", \"answer\": 5}\n";
     world.file("all.jsonl", all);
+    // to leave out all would be no help
+    let every = ["inspect", "r.toml", "--set", "data.train=all.jsonl"];
+    let line = world.refused(&every, "all.jsonl:1: `answer` should be");
+    assert!(!line.contains("bad_rows"), "{line}");
     let train = [
         "--set",
         "data.train=all.jsonl",

@@ -85,9 +85,10 @@ impl Console {
         true
     }
 
-    /// Says what is saved and how to go on, and ends the program.
+    /// Says what is saved and how to go on, removes what is half written, and ends the program.
     pub fn end(&self) -> ! {
         self.interrupted();
+        randori::abandon_unfinished();
         exit(INTERRUPTED)
     }
 

@@ -45,6 +45,9 @@ pub struct Counts {
     pub identical: usize,
     /// Real responses truncated at a limit: they have no end-of-turn token.
     pub cut_real: usize,
+    /// Those of them that were dropped for it.
+    #[serde(default, skip_serializing_if = "crate::read::is_none")]
+    pub real_too_long: usize,
     /// Generated (rejected) responses truncated at a limit: they have no end-of-turn token.
     pub cut_generated: usize,
     /// Responses whose opening reasoning mark was removed, since the prompt ends with it.
@@ -110,7 +113,11 @@ impl fmt::Display for Counts {
             (self.empty_real, "real responses empty"),
             (self.empty_generated, "generated responses empty"),
             (self.identical, "pairs identical"),
-            (self.cut_real, "real responses cut"),
+            (self.real_too_long, "real responses too long"),
+            (
+                self.cut_real.saturating_sub(self.real_too_long),
+                "real responses cut",
+            ),
             (self.cut_generated, "generated responses cut"),
             (
                 self.reasoning_once,

@@ -377,6 +377,8 @@ pub fn screen(
                 Choice::Error => return Err(Error::example(&example.place, what)),
             }
         }
+        let dropped = example.cut && policy.cut_real == Choice::Drop;
+        counts.real_too_long += usize::from(dropped);
         if keep {
             counts.kept += 1;
             counts.prompt_tokens += example.prompt.len();

@@ -118,7 +118,10 @@ fn cut_responses_have_no_end_of_turn_and_are_counted() {
     };
     match encode(&records, &tokenizer, &limits, &Policy::default()) {
         Err(Error::NothingLeft(counts)) => {
-            assert_eq!((counts.read, counts.kept, counts.cut_real), (1, 0, 1))
+            assert_eq!((counts.read, counts.kept, counts.cut_real), (1, 0, 1));
+            let said = counts.to_string();
+            assert!(said.contains("1 real responses too long"), "{said}");
+            assert!(!said.contains(" cut"), "{said}");
         }
         other => panic!("{other:?}"),
     }

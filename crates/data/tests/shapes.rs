@@ -38,11 +38,15 @@ fn messages() {
     assert_eq!(record.prompt.len(), 4);
     assert_eq!(record.prompt[3], Message::user("q2"));
     assert_eq!(record.place.to_string(), "train.jsonl:1");
+    // "a1" is left out, and counted
+    let left = read_bytes("x", line.as_bytes(), &ReadOptions::default());
+    assert_eq!(left.unwrap().1.earlier, 1);
     let every = ReadOptions {
         turns: Turns::Every,
         ..ReadOptions::default()
     };
-    let records = read_bytes("x", line.as_bytes(), &every).unwrap().0;
+    let (records, left) = read_bytes("x", line.as_bytes(), &every).unwrap();
+    assert_eq!(left.earlier, 0);
     let answers: Vec<(usize, &str)> = records
         .iter()
         .map(|r| (r.prompt.len(), r.response.content()))

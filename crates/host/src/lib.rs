@@ -16,6 +16,7 @@ mod frozen;
 mod info;
 mod library;
 mod loss;
+mod nearest;
 mod object;
 mod ops;
 mod options;
@@ -40,6 +41,7 @@ use object::Object;
 pub use accounts::group_is_owners_alone;
 pub use error::{Error, Result};
 pub use info::{ItemInfo, Kind, PluginInfo};
+pub use nearest::nearest;
 pub use search::SearchPath;
 
 /// Decides whether a plugin may be loaded, before any of its code runs. Gets its file and the
@@ -194,7 +196,7 @@ impl Host {
                 searched.join(", ")
             ));
         }
-        let hint = options::nearest(name, &names)
+        let hint = nearest(name, names.iter().copied())
             .map_or(String::new(), |near| format!("did you mean `{near}`? "));
         let list = if names.is_empty() {
             "no plugin has one".to_owned()

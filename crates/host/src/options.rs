@@ -2,6 +2,7 @@
 
 use randori_sdk::seam::{OptionSpec, Value};
 
+use crate::nearest::nearest;
 use crate::{Error, ItemInfo, Result};
 
 /// Returns one value per declared option, in order: the given one, or the default. Refuses unknown
@@ -40,7 +41,7 @@ fn unknown(item: &str, name: &str, has: &[&str]) -> Error {
         [] => "it has none".to_owned(),
         _ => format!("it has: {}", has.join(", ")),
     };
-    let hint = match nearest(name, has) {
+    let hint = match nearest(name, has.iter().copied()) {
         Some(near) if has.len() > 1 => format!("; did you mean `{near}`?"),
         _ => String::new(),
     };
@@ -66,7 +67,7 @@ fn fit(option: &OptionSpec, value: &Value) -> std::result::Result<Value, String>
                 return Ok(value);
             }
             let choices: Vec<_> = option.choices.iter().map(String::as_str).collect();
-            let hint = nearest(text, &choices)
+            let hint = nearest(text, choices.iter().copied())
                 .map_or(String::new(), |near| format!("; did you mean `{near}`?"));
             return Err(format!(
                 "is \"{text}\", must be one of: {}{hint}",
@@ -114,29 +115,6 @@ fn range(option: &OptionSpec) -> String {
         (None, Some(max)) => format!("at most {max}"),
         (None, None) => "a number".to_owned(),
     }
-}
-
-/// The name nearest to a mistyped one, if any is near: at most a third of its letters differ, two
-/// at least.
-pub(crate) fn nearest<'a>(name: &str, names: &[&'a str]) -> Option<&'a str> {
-    let distances = names.iter().map(|other| (distance(name, other), *other));
-    let (distance, best) = distances.min()?;
-    (distance <= (name.chars().count() / 3).max(2)).then_some(best)
-}
-
-/// Levenshtein distance, one row at a time.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let replace = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replace.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -243,13 +221,5 @@ mod tests {
             error.to_string(),
             "spin has no option `betta`; it has: beta"
         );
-    }
-
-    #[test]
-    fn distance_counts_edits() {
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(nearest("lama", &["mistral", "llama"]), Some("llama"));
-        assert_eq!(nearest("xyz", &["mistral", "llama"]), None);
     }
 }

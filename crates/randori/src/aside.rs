@@ -28,7 +28,8 @@ impl Aside {
             (0, _) => format!("no validation data: {self}"),
             (_, 0) => format!("kept aside for validation: {self}"),
             _ => format!(
-                "kept aside for validation: {self}; data.validation = \"none\" turns that off"
+                "kept aside for validation: {self}; data.validation = \"none\" turns that off (`run` \
+                 then wants data.held_out: it measures on rows that it does not train on)"
             ),
         }
     }
@@ -209,7 +210,8 @@ mod tests {
         assert_eq!(
             said.note(),
             "kept aside for validation: 16 of 32 examples of data.train (5 %, 16 prompts at \
-             least, by a hash of each prompt); data.validation = \"none\" turns that off"
+             least, by a hash of each prompt); data.validation = \"none\" turns that off (`run` then \
+             wants data.held_out: it measures on rows that it does not train on)"
         );
     }
 

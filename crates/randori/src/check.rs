@@ -14,6 +14,8 @@ use crate::artefacts::Learnt;
 use crate::data_folder;
 use crate::inputs::{ModelInputs, adapter_files};
 use crate::model_files::{architecture, check_paths, source};
+use crate::one_line::one_line;
+use crate::outbox::Reads;
 use crate::recipe::{AdapterKind, Recipe};
 use crate::request::{Request, Split};
 use crate::{corpus, losses, outbox, pairs, session, settings, started};
@@ -115,8 +117,12 @@ impl<'a> Uses<'a> {
 }
 
 /// The keys that a split's data comes from.
-pub fn keys(recipe: &Recipe, split: Split) -> [&'static str; 1] {
-    [corpus::key(recipe, split)]
+///
+/// # Errors
+/// As [`corpus::check_split`].
+pub fn keys(recipe: &Recipe, split: Split) -> Result<[&'static str; 1]> {
+    corpus::check_split(recipe, split)?;
+    Ok([corpus::key(recipe, split)])
 }
 
 /// Loads the plugins and looks for whatever is wrong with the recipe that they, the files' names
@@ -136,8 +142,11 @@ pub fn recipe(
     for folder in started::stack(recipe, adapter) {
         Learnt::check_there(&folder)?;
     }
-    if uses.device {
-        settings::check_device(recipe)?;
+    match settings::check_device(recipe) {
+        Err(error) if uses.device => return Err(error),
+        // whoever computes will be refused
+        Err(error) => request.watch.note(one_line(&error)),
+        Ok(()) => {}
     }
     if uses.training {
         training(recipe, &host)?;
@@ -155,7 +164,7 @@ pub fn recipe(
         }
     }
     if let Some((out, earlier)) = uses.out {
-        let mut reads = reads(recipe, request, adapter, uses.pairs);
+        let mut reads = reads(recipe, request, adapter, uses.pairs).all;
         reads.extend(host.plugins().iter().map(|plugin| plugin.path.clone()));
         outbox::refuse_loss(out, &reads, earlier)?;
     }
@@ -192,19 +201,21 @@ fn training(recipe: &Recipe, host: &Host) -> Result<()> {
 /// The data's files are there, and their first rows have the shape of examples.
 fn data(recipe: &Recipe, request: &Request, uses: &Uses) -> Result<()> {
     for key in uses.data.unwrap_or(&corpus::KEYS) {
-        let needed = *key == "data.train" || uses.data.is_some();
+        // a file of pairs is trained on in its place
+        let needed = (*key == "data.train" && uses.pairs.is_none()) || uses.data.is_some();
         if needed && corpus::named(recipe, key).is_empty() {
-            return Err(recipe
-                .refuse(key, "must name at least one file, got none")
-                .into());
+            return Err(corpus::unnamed(recipe, key).into());
         }
-        for path in corpus::look(recipe, key)? {
+        let gone = corpus::look(recipe, key)?;
+        // all may be somewhere else; one of several is a mistake
+        let elsewhere = uses.absent && gone.len() == corpus::named(recipe, key).len();
+        for path in gone {
             let absent = format!(
                 "{}: {key}: {} is not there",
                 recipe.place(key),
                 path.display()
             );
-            match uses.absent {
+            match elsewhere {
                 true => request.watch.note(absent),
                 false => anyhow::bail!(absent),
             }
@@ -221,7 +232,8 @@ pub fn reads(
     request: &Request,
     adapter: &[PathBuf],
     pairs: Option<&Path>,
-) -> Vec<PathBuf> {
+) -> Reads {
+    let mut data = Vec::new();
     // of a run's folder, whose files no verb writes over, the recipe
     let mut reads: Vec<PathBuf> = match &request.recipe {
         Some(run) if run.is_dir() => vec![run.join("recipe.toml")],
@@ -232,12 +244,16 @@ pub fn reads(
         for file in corpus::named(recipe, key) {
             let path = recipe.path(file);
             reads.extend(data_folder::all(&path));
+            if path.is_dir() {
+                data.push(path.clone());
+            }
             reads.push(path);
         }
     }
     let model = &recipe.model;
     let source = model.source.0.strip_prefix("random:");
-    reads.push(recipe.path(source.unwrap_or(&model.source.0)));
+    let source = Some(source.unwrap_or(&model.source.0)).filter(|text| !text.is_empty());
+    reads.extend(source.map(|text| recipe.path(text)));
     reads.extend(model.tokenizer.iter().map(|path| recipe.path(path)));
     let template = model.chat_template.iter().filter(|file| *file != "plain");
     reads.extend(template.map(|file| recipe.path(file)));
@@ -251,7 +267,7 @@ pub fn reads(
         reads.extend(adapter_files(&folder).unwrap_or_default());
         reads.push(folder);
     }
-    reads
+    Reads { all: reads, data }
 }
 
 /// Looks for what the model's configuration alone tells, whatever weights lie beside it: that there

@@ -13,7 +13,9 @@ use crate::aside::{Aside, aside};
 use crate::builtin;
 use crate::hub_data;
 use crate::model_files::Bounds;
-use crate::recipe::{DataFormat, DataTurns, OnBad, OnBadRow, OnCalculator, OnIdentical, Recipe};
+use crate::recipe::{
+    DataFormat, DataTurns, OnBad, OnBadRow, OnCalculator, OnIdentical, Recipe, RecipeError,
+};
 use crate::request::Split;
 use crate::watch::Watch;
 
@@ -21,6 +23,8 @@ use crate::watch::Watch;
 pub const KEYS: [&str; 3] = ["data.train", "data.validation", "data.held_out"];
 /// Rows of a file that are looked at before all are read.
 const LOOKED_AT: usize = 8;
+/// Rows of which one at least must be an example where bad ones may be left out.
+const TRIED: usize = 64;
 
 /// One split as token ids.
 pub struct Part {
@@ -97,7 +101,7 @@ pub fn few(
 ) -> Result<Vec<Encoded>> {
     let key = "data.train";
     let Some(file) = recipe.data.train.0.first() else {
-        anyhow::bail!(recipe.refuse(key, "must name at least one file, got none"));
+        anyhow::bail!(unnamed(recipe, key));
     };
     let options = ReadOptions {
         limit: Some(8 * count), // some may be dropped
@@ -111,6 +115,44 @@ pub fn few(
     let mut part = encode(recipe, tokenizer, &records, left, bounds, &at, &rules)?;
     part.examples.truncate(count);
     Ok(part.examples)
+}
+
+/// Training examples of rows that lie evenly among all.
+pub struct Sample {
+    /// What of them can be used.
+    pub examples: Vec<Encoded>,
+    /// How many rows were looked at.
+    pub looked_at: usize,
+    /// How many there are.
+    pub rows: usize,
+}
+
+/// Looks at `most` of the training rows, or at all if they are fewer; `pairs` as [`part`] takes it.
+///
+/// # Errors
+/// As [`part`].
+pub fn sample(
+    recipe: &Recipe,
+    tokenizer: &Tokenizer,
+    bounds: Bounds,
+    pairs: Option<&Policy>,
+    most: usize,
+) -> Result<Sample> {
+    let (all, left, _) = records(recipe, Split::Train)?;
+    let rows = all.len();
+    let every = rows.div_ceil(most.max(1)).max(1);
+    let mut records: Vec<Record> = all.into_iter().step_by(every).collect();
+    if pairs.is_none() {
+        records.iter_mut().for_each(|r| r.rejected = None);
+    }
+    let rules = pairs.copied().unwrap_or_else(|| policy(recipe, None));
+    let at = format!("{}: data.train", recipe.place("data.train"));
+    let part = encode(recipe, tokenizer, &records, left, bounds, &at, &rules)?;
+    Ok(Sample {
+        examples: part.examples,
+        looked_at: records.len(),
+        rows,
+    })
 }
 
 /// Records as token ids under the recipe's limits; `left` is what reading them left out, `at` is
@@ -135,11 +177,15 @@ pub fn encode(
         Ok((examples, counts)) => (examples, counts.and(left)),
         Err(error) => {
             let error = match error {
-                Error::NothingLeft(counts) => Error::NothingLeft(Box::new(counts.and(left))),
-                other => other,
-            };
-            let error = match error {
-                refused @ Error::Refused { .. } => bad_row(refused, rules.bad_rows),
+                Error::NothingLeft(counts) => none_left(counts.and(left), &limits),
+                refused @ Error::Refused { .. } => bad_row(refused, rules.bad_rows, || {
+                    let some = &records[..records.len().min(TRIED)];
+                    let rules = Policy {
+                        bad_rows: BadRows::Drop,
+                        ..*rules
+                    };
+                    randori_data::encode(some, tokenizer, &limits, &rules).is_ok()
+                }),
                 other => other.into(),
             };
             return Err(error.context(at.to_string()));
@@ -154,6 +200,24 @@ pub fn encode(
         counts,
         aside: None,
     })
+}
+
+/// An error about data of which no example is left, with the limits where some were too long.
+fn none_left(counts: Counts, limits: &Limits) -> anyhow::Error {
+    let long = counts.prompt_too_long + counts.cut_real > 0;
+    let error = Error::NothingLeft(Box::new(counts));
+    if !long {
+        return error.into();
+    }
+    let all = [
+        ("the model's window has", limits.max_total),
+        ("data.max_prompt_tokens is", limits.max_prompt),
+        ("data.max_response_tokens is", limits.max_response),
+    ];
+    let reached = |(_, most): &(&str, usize)| *most <= limits.max_total && *most < usize::MAX;
+    let each = all.into_iter().filter(reached);
+    let each: Vec<String> = each.map(|(what, most)| format!("{what} {most}")).collect();
+    anyhow::anyhow!("{error}; in tokens, {}", each.join(", "))
 }
 
 /// The recipe's rules for doubtful examples. `loss` is the one that pairs are trained with, which
@@ -191,13 +255,23 @@ fn bad_rows(recipe: &Recipe) -> BadRows {
     }
 }
 
-/// An error over one row, which the recipe may have left out, says how.
-pub fn bad_row(error: Error, on: BadRows) -> anyhow::Error {
+/// An error over one row, which the recipe may have left out, says how, if `others` are examples.
+pub fn bad_row(error: Error, on: BadRows, others: impl FnOnce() -> bool) -> anyhow::Error {
     let of_a_row = matches!(error, Error::Example { .. } | Error::Refused { .. });
-    match of_a_row && on == BadRows::Error {
+    match of_a_row && on == BadRows::Error && others() {
         true => anyhow::anyhow!("{error}; data.bad_rows = \"drop\" leaves such rows out"),
         false => error.into(),
     }
+}
+
+/// Whether one of a file's first rows is an example.
+pub fn has_examples(path: &Path, options: &ReadOptions) -> bool {
+    let options = ReadOptions {
+        bad_rows: BadRows::Error,
+        ..options.clone()
+    };
+    let reader = Reader::open(path, &options);
+    reader.is_ok_and(|reader| reader.take(TRIED).any(|row| row.is_ok()))
 }
 
 /// The key a split's data comes from: held-out data falls back to validation, validation to what is
@@ -219,6 +293,17 @@ pub fn named<'a>(recipe: &'a Recipe, key: &str) -> &'a [String] {
         "data.held_out" => &d.held_out.0,
         "data.validation" => d.validation.sets(),
         _ => &d.train.0,
+    }
+}
+
+/// An error about a key that names no data, and has to.
+pub fn unnamed(recipe: &Recipe, key: &str) -> RecipeError {
+    match recipe.gives(key) {
+        true => recipe.refuse(key, "must name at least one file, got none"),
+        false => recipe.missing(
+            key,
+            "a data file, a folder of them, org/name on the hub, or builtin:demo",
+        ),
     }
 }
 
@@ -269,7 +354,9 @@ pub fn first_rows(recipe: &Recipe, path: &Path) -> Result<Vec<Record>> {
         match row {
             Ok(row) => rows.push(row),
             Err(Error::Example { .. }) if bad_rows == BadRows::Drop => {}
-            Err(error) => return Err(bad_row(error, bad_rows)),
+            Err(error) => {
+                return Err(bad_row(error, bad_rows, || has_examples(path, &looking)));
+            }
         }
     }
     Ok(rows)
@@ -288,9 +375,7 @@ fn records(recipe: &Recipe, split: Split) -> Result<(Vec<Record>, Left, Option<A
     let key = key(recipe, split);
     let files = named(recipe, key);
     if files.is_empty() {
-        return Err(recipe
-            .refuse(key, "must name at least one file, got none")
-            .into());
+        return Err(unnamed(recipe, key).into());
     }
     let (mut records, mut left) = (Vec::new(), Left::default());
     for file in files {
@@ -312,6 +397,39 @@ fn records(recipe: &Recipe, split: Split) -> Result<(Vec<Record>, Left, Option<A
     Ok((records, left, kept))
 }
 
+/// Refuses a recipe whose keys give a split no data; whether there is enough of it to keep some
+/// aside, reading tells.
+///
+/// # Errors
+/// The keys that would.
+pub fn check_split(recipe: &Recipe, split: Split) -> Result<()> {
+    let own = split == Split::Train || key(recipe, split) != "data.train";
+    match own || recipe.data.kept_aside().is_some() {
+        true => Ok(()),
+        false => Err(unmeasured(recipe, "").into()),
+    }
+}
+
+/// The same of all that a run measures on.
+///
+/// # Errors
+/// As [`check_split`].
+pub fn check_measured(recipe: &Recipe) -> Result<()> {
+    check_split(recipe, Split::HeldOut)?;
+    match recipe.compare.continued_sft {
+        true => check_split(recipe, Split::Validation),
+        false => Ok(()),
+    }
+}
+
+/// There is nothing to measure on.
+fn unmeasured(recipe: &Recipe, why: &str) -> RecipeError {
+    let rule = format!(
+        "is needed to measure on: give data.held_out, data.validation or data.validation_share{why}"
+    );
+    recipe.refuse("data.validation", rule)
+}
+
 /// Leaves of the training data's records those that are trained on, or for another split those that
 /// are kept aside for it; says how many these are where they are to be.
 fn divide(recipe: &Recipe, split: Split, records: &mut Vec<Record>) -> Result<Option<Aside>> {
@@ -319,11 +437,7 @@ fn divide(recipe: &Recipe, split: Split, records: &mut Vec<Record>) -> Result<Op
     let divided = divided.map(|share| aside(&records[..], share, recipe.data.turns));
     if split != Split::Train && divided.as_ref().is_none_or(|(_, aside)| aside.kept == 0) {
         let why = divided.map_or_else(String::new, |(_, aside)| format!("; {aside}"));
-        let rule = format!(
-            "is needed to measure on: give data.held_out, data.validation or \
-             data.validation_share{why}"
-        );
-        return Err(recipe.refuse("data.validation", rule).into());
+        return Err(unmeasured(recipe, &why).into());
     }
     let Some((sides, aside)) = divided else {
         return Ok(None);
@@ -360,7 +474,7 @@ fn read_with(
         };
         let (shown, bytes) = builtin::data(name, split).ok_or_else(|| builtin::unknown(file))?;
         let read = randori_data::read_bytes(shown, bytes, options);
-        return read.map_err(|error| bad_row(error, options.bad_rows));
+        return read.map_err(|error| bad_row(error, options.bad_rows, || true));
     }
     let (mut records, mut left) = (Vec::new(), Left::default());
     for (_, path) in hub_data::files(recipe, file, key)? {
@@ -368,7 +482,8 @@ fn read_with(
             break; // a few were asked for
         }
         let read = randori_data::read(&path, options);
-        let (more, besides) = read.map_err(|error| bad_row(error, options.bad_rows))?;
+        let (more, besides) = read
+            .map_err(|error| bad_row(error, options.bad_rows, || has_examples(&path, options)))?;
         records.extend(more);
         left.add(besides);
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use randori_store::Manifest;
 
 use crate::recipe::{KINDS, kind};
 use crate::request::Split;
@@ -95,17 +96,22 @@ fn all_same<T: PartialEq>(names: &[String], first: &[String], of: impl Fn(&str) 
     names.iter().all(|name| first.contains(&of(name)))
 }
 
-/// All files below a folder, by their paths from it, in order; without hidden ones.
+/// All files below a folder, by their paths from it, in order; without hidden ones, the runs below
+/// it, and what an export wrote: else a run that is kept there would change its own data.
 fn below(folder: &Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
     let mut waiting = vec![String::new()];
     while let Some(inside) = waiting.pop() {
         let place = folder.join(&inside);
+        if !inside.is_empty() && Manifest::is_in(&place) {
+            continue;
+        }
+        let exported = randori_store::exported(&place);
         let at = || place.display().to_string();
         for entry in std::fs::read_dir(&place).with_context(at)? {
             let entry = entry.with_context(at)?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with('.') {
+            if name.starts_with('.') || exported.contains(&name) {
                 continue;
             }
             let name = format!("{inside}{name}");
@@ -195,6 +201,31 @@ mod tests {
             let said = read(names, Split::Train).unwrap_err();
             assert!(said.contains(why), "{said}");
         }
+    }
+
+    /// Whatever the program itself puts into a data folder is no data: a run, a folder or a file
+    /// that was exported.
+    #[test]
+    fn what_we_wrote_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        put("a.jsonl", "");
+        put("runs/r/manifest.json", "{\"format\": 999}"); // of a later version
+        put("runs/r/iter-0/pairs.jsonl", "");
+        put("hf/exported.json", "{\"files\": {\"config.json\": []}}");
+        put("hf/config.json", "");
+        put("m.exported.json", "{\"files\": {\"m.fidelity.json\": []}}");
+        put("m.fidelity.json", "");
+        let found = files(dir.path(), Split::Train).unwrap();
+        assert_eq!(found, ["a.jsonl"]);
+        // one that is no list of ours is anybody's
+        put("n.exported.json", "[]");
+        let said = files(dir.path(), Split::Train).unwrap_err().to_string();
+        assert!(said.contains("data files of several kinds"), "{said}");
     }
 
     #[test]

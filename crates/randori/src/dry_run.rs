@@ -14,13 +14,14 @@ use randori_store::{Manifest, iteration_folder};
 use crate::bytes::{shown, unit};
 use crate::check::{self, Uses};
 use crate::figures::grouped;
+use crate::fit::amount::{Means, lengths, usual};
 use crate::fit::time;
 use crate::plan::{Model, Plan};
 use crate::recipe::Recipe;
 use crate::request::Request;
 use crate::run::{Corpus, open_corpus};
 use crate::session::Setting;
-use crate::{folder, losses, memory, settings};
+use crate::{corpus, folder, losses, memory, settings};
 
 /// Bytes of a token's id in a file of pairs or answers, the comma included.
 const ID: u64 = 6;
@@ -51,6 +52,7 @@ type Measured = BTreeMap<&'static str, (f64, usize)>;
 pub fn dry_run(request: &Request, fresh: bool) -> Result<()> {
     let (mut recipe, _) = folder::recipe(request)?;
     let dir = folder::of(request, &recipe);
+    corpus::check_measured(&recipe)?;
     let host = check::recipe(&recipe, request, &request.adapter, &Uses::WHOLE)?;
     losses::check_game(&recipe, &host)?;
     folder::settle(&mut recipe, &dir, fresh)?;
@@ -64,7 +66,8 @@ pub fn dry_run(request: &Request, fresh: bool) -> Result<()> {
     model.check_start(recipe)?;
     let plan = Plan::of(&model, recipe.clone())?;
 
-    let tasks = tasks(&plan, &corpus)?;
+    let means = Means::of(&corpus.train.examples);
+    let tasks = tasks(&usual(&model, &plan, means)?, &corpus)?;
     let mut games = Vec::new();
     for (seed, place) in folder::games(&dir, recipe, fresh)? {
         games.push((seed, kept(&setting, seed, &place, fresh)?, place));
@@ -80,7 +83,7 @@ pub fn dry_run(request: &Request, fresh: bool) -> Result<()> {
     };
     let mut table = Table::new(&plan, machine, measured)?;
     let several = games.len() > 1;
-    for (seed, kept, place) in &games {
+    for (nth, (seed, kept, place)) in games.iter().enumerate() {
         let before = match several {
             true => format!("seed {seed}, "),
             false => String::new(),
@@ -88,13 +91,14 @@ pub fn dry_run(request: &Request, fresh: bool) -> Result<()> {
         for task in &tasks {
             table.row(task, kept, place, &before);
         }
-        table.baseline(recipe, kept, &before);
+        table.baseline(recipe, kept, &before, nth);
     }
     let head = format!(
         "{}: a plan; nothing is read of the weights, nothing is written\n",
         dir.display()
     );
-    let end = table.end(&plan, &how)? + &disk(&plan, &corpus.train.counts, games.len(), table.most);
+    let end = table.end(&plan, &how, &lengths(means))?
+        + &disk(&plan, &corpus.train.counts, games.len(), table.most);
     request.watch.result(format!("{head}\n{}{end}", table.text));
     Ok(())
 }
@@ -325,8 +329,9 @@ impl Table {
         }
     }
 
-    /// The baseline, whose tokens are the game's, which nobody knows before it is played.
-    fn baseline(&mut self, recipe: &Recipe, kept: &Manifest, before: &str) {
+    /// The baseline of the `nth` game, whose tokens are the game's, which nobody knows before it is
+    /// played. The first chooses a setting, which later ones take.
+    fn baseline(&mut self, recipe: &Recipe, kept: &Manifest, before: &str, nth: usize) {
         let compare = &recipe.compare;
         if !compare.continued_sft {
             return;
@@ -334,12 +339,15 @@ impl Table {
         let is_last = |done: &randori_store::Done| {
             done.folder.starts_with("continued-sft") && done.stage.starts_with("held-out")
         };
-        let state = match kept.stages.iter().any(is_last) {
-            true => "done",
-            false => "not estimated",
+        let is_done = kept.stages.iter().any(is_last);
+        let state = if is_done { "done" } else { "not estimated" };
+        self.done += usize::from(is_done);
+        self.all += 1;
+        let what = match (nth, compare.lrs.len() * compare.epochs.len()) {
+            (0, settings @ 2..) => format!("{settings} settings, each with the game's tokens"),
+            (0, _) => "1 setting, with the game's tokens".into(),
+            _ => "the setting of the first seed".into(),
         };
-        let settings = compare.lrs.len() * compare.epochs.len();
-        let what = format!("{settings} settings, each with the game's tokens");
         self.line(&format!("{before}continued SFT"), &what, "-", None, state);
     }
 
@@ -350,8 +358,8 @@ impl Table {
         self.text.push('\n');
     }
 
-    /// What the lines add up to; `how` a time is estimated.
-    fn end(&self, plan: &Plan, how: &str) -> Result<String> {
+    /// What the lines add up to; `how` a time is estimated, and with rows how long.
+    fn end(&self, plan: &Plan, how: &str, lengths: &str) -> Result<String> {
         let peak = plan.peak()?;
         let runs = match plan.card {
             true => "of the GPU",
@@ -362,7 +370,7 @@ impl Table {
             false => "",
         };
         Ok(format!(
-            "\nStages: {} of {} are done.\nMemory: {} {} at most, {runs}.\nTime: {} to go{unknown}; {how}, prompts and answers as long as the recipe\nallows, where no such stage was done here before. Loading, saving and continued SFT are not in it.\n",
+            "\nStages: {} of {} are done.\nMemory: {} {} at most, {runs}.\nTime: {} to go{unknown}; {how},\n{lengths}, where no such stage was done here before. Loading, saving and continued SFT are not in it.\n",
             self.done,
             self.all,
             shown(peak, self.most),
@@ -386,14 +394,14 @@ fn disk(plan: &Plan, counts: &Counts, games: usize, most: u64) -> String {
     let player = plan.game.player_bytes();
     let read = (counts.prompt_tokens + counts.real_tokens) as u64;
     let answered = examples * r.generate.max_new_tokens as u64;
-    let answers = iterations * (TEXT * read + (TEXT + ID) * answered);
+    let answers = iterations.saturating_mul(TEXT * read + (TEXT + ID) * answered);
     let windows = (1..=iterations).map(|t| t.min(r.game.window as u64));
-    let pairs = windows.sum::<u64>() * ID * (read + answered);
+    let pairs = windows.sum::<u64>().saturating_mul(ID * (read + answered));
     let of = |bytes: u64| format!("{} {}", shown(bytes, most), unit(most));
     format!(
         "Disk: {players} players of {} each, pairs and answers up to about {}, and while one is trained up to {} of checkpoints.\n",
         of(player),
-        of(games * (answers + pairs)),
+        of(games.saturating_mul(answers.saturating_add(pairs))),
         of(2 * (player + plan.game.moment_bytes())),
     )
 }

@@ -27,21 +27,18 @@ pub fn eval(
     out: Option<&Path>,
 ) -> Result<()> {
     let (recipe, adapter, who) = player(request, which)?;
-    let keys = check::keys(&recipe, split);
+    let keys = check::keys(&recipe, split)?;
     let mut uses = Uses::MEASURED.data(&keys);
     if let Some(out) = out {
         uses = uses.writes(out, are_measures);
     }
     let host = check::recipe(&recipe, request, &adapter, &uses)?;
-    let session = Opened::of(request, recipe, host)?.load(adapter)?;
-    let part = part(
-        &session.recipe,
-        &session.tokenizer,
-        split,
-        session.bounds,
-        None,
-    )?;
+    let opened = Opened::of(request, recipe, host)?;
+    let at_hand = &opened.setting;
+    let (recipe, tokenizer) = (&at_hand.recipe, &at_hand.tokenizer);
+    let part = part(recipe, tokenizer, split, at_hand.bounds, None)?;
     part.check_prompts()?;
+    let session = opened.load(adapter)?;
     part.say(&*session.watch, "data");
     let seed = session.recipe.run.seed;
     let player = session.player()?;

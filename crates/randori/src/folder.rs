@@ -187,7 +187,7 @@ pub fn recipe(request: &Request) -> Result<(Recipe, Vec<PathBuf>)> {
 
 fn loaded(request: &Request) -> Result<(Recipe, Vec<PathBuf>)> {
     let Some(path) = &request.recipe else {
-        return Ok((Recipe::without_file(&request.set)?, request.adapter.clone()));
+        anyhow::bail!("a recipe must be given: a file, a run folder or builtin:demo");
     };
     if let Some((shown, name)) = built_in(path) {
         let text = builtin::recipe(name).ok_or_else(|| builtin::unknown(shown))?;

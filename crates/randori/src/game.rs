@@ -199,7 +199,8 @@ impl Game for SpinGame<'_> {
         workspace: &mut Workspace,
     ) -> Result<Learnt> {
         let session = self.session;
-        let settings = settings::game(&session.recipe, now, self.seed);
+        let settings = settings::game(&session.recipe, now, self.seed, pairs.len());
+        settings::say_unwarmed(&*session.watch, &session.recipe, "train.warmup", &settings);
         let loss = session.loss(now.t)?;
         let player = policy.player(&session.base);
         let record = self.recorder.iteration(session, now, pairs.len());

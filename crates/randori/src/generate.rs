@@ -17,20 +17,17 @@ use crate::stages::{Draws, answers, write_rows};
 /// Writes `out` once all answers are there.
 pub fn generate(request: &Request, split: Split, iteration: usize, out: &Path) -> Result<()> {
     let (recipe, adapter) = folder::player(request)?;
-    let keys = check::keys(&recipe, split);
+    let keys = check::keys(&recipe, split)?;
     let uses = Uses::TALKER
         .data(&keys)
         .writes(out, outbox::are_rows::<Answer>);
     let host = check::recipe(&recipe, request, &adapter, &uses)?;
-    let session = Opened::of(request, recipe, host)?.load(adapter)?;
-    let part = part(
-        &session.recipe,
-        &session.tokenizer,
-        split,
-        session.bounds,
-        None,
-    )?;
+    let opened = Opened::of(request, recipe, host)?;
+    let at_hand = &opened.setting;
+    let (recipe, tokenizer) = (&at_hand.recipe, &at_hand.tokenizer);
+    let part = part(recipe, tokenizer, split, at_hand.bounds, None)?;
     part.check_prompts()?;
+    let session = opened.load(adapter)?;
     part.say(&*session.watch, "prompts");
     let samplers = session.samplers(&session.recipe.generate.sampling)?;
     let seed = folder::game_seed(request, &session.recipe)?;

@@ -45,24 +45,44 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// By its keys' values alone.
+    /// By its keys' values alone. A table holds lists as text, and so do other files that came from
+    /// one: such a text is a list of ids beside a pair's `iteration`, or in an answer's `tokens`.
+    /// What stands where our own rows have ids is never text, be it spoilt.
     pub fn of(row: &Value) -> Kind {
-        let ids = |key: &str| {
-            let list = row.get(key).and_then(Value::as_array);
-            list.is_some_and(|list| list.iter().any(Value::is_number))
-        };
-        let listed = match &row["tokens"] {
-            Value::Array(_) => true,
-            Value::String(text) => text.trim_start().starts_with('['),
+        let has = |key: &str| row.get(key).is_some_and(is_given);
+        let there = |key: &str| row.get(key).is_some_and(|value| !value.is_null());
+        let of_ours = has("iteration");
+        let ids = |key: &str| match row.get(key) {
+            Some(Value::Array(list)) => list.iter().any(Value::is_number),
+            Some(Value::String(text)) => of_ours && begins_list(text),
             _ => false,
         };
-        let has = |key: &str| row.get(key).is_some_and(|value| !value.is_null());
+        let drawn = match &row["tokens"] {
+            Value::Array(_) => true,
+            Value::String(text) if text.trim_start().starts_with('[') => true,
+            _ => has("tokens") && has("truncated"),
+        };
         match ["prompt", "real", "generated"].into_iter().any(ids) {
             true => Kind::Pair,
-            false if listed && has("real") && has("generated") => Kind::Answer,
+            false if drawn && there("real") && there("generated") => Kind::Answer,
             false => Kind::Text,
         }
     }
+}
+
+/// Whether a value is there; a table's blank cell is none.
+fn is_given(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::String(text) => !text.trim().is_empty(),
+        _ => true,
+    }
+}
+
+/// Whether a text begins as a list of numbers does.
+fn begins_list(text: &str) -> bool {
+    let inside = text.trim_start().strip_prefix('[').map(str::trim_start);
+    inside.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit() || c == '-'))
 }
 
 /// Rows of which the first that can be read is looked at.
@@ -124,9 +144,9 @@ fn pair(place: &Place, mut row: Map<String, Value>, scored: &mut Option<bool>) -
     let row = PairRow {
         place: own_place(place, &mut row)?,
         iteration: field(place, &mut row, "iteration")?,
-        prompt: field(place, &mut row, "prompt")?,
-        real: field(place, &mut row, "real")?,
-        generated: field(place, &mut row, "generated")?,
+        prompt: token_ids(place, &mut row, "prompt")?,
+        real: token_ids(place, &mut row, "real")?,
+        generated: token_ids(place, &mut row, "generated")?,
         ref_real: optional(place, &mut row, "ref_real")?,
         ref_generated: optional(place, &mut row, "ref_generated")?,
         rewards: optional(place, &mut row, "rewards")?,
@@ -146,7 +166,7 @@ fn drawn(place: &Place, mut row: Map<String, Value>) -> Result<Drawn> {
     Ok(Drawn {
         place: own_place(place, &mut row)?,
         generated: field(place, &mut row, "generated")?,
-        tokens: field(place, &mut row, "tokens")?,
+        tokens: token_ids(place, &mut row, "tokens")?,
         truncated: field(place, &mut row, "truncated")?,
     })
 }
@@ -157,8 +177,19 @@ fn own_place(place: &Place, row: &mut Map<String, Value>) -> Result<String> {
     Ok(own.unwrap_or_else(|| place.to_string()))
 }
 
+fn token_ids(place: &Place, row: &mut Map<String, Value>, key: &str) -> Result<Vec<u32>> {
+    let found = value_of(row, key).map_err(|e| {
+        anyhow::anyhow!("{place}: `{key}`: token ids must be a list of whole numbers ({e})")
+    })?;
+    needed(place, key, found)
+}
+
 fn field<T: DeserializeOwned>(place: &Place, row: &mut Map<String, Value>, key: &str) -> Result<T> {
-    let found: Option<T> = optional(place, row, key)?;
+    let found = optional(place, row, key)?;
+    needed(place, key, found)
+}
+
+fn needed<T>(place: &Place, key: &str, found: Option<T>) -> Result<T> {
     found.with_context(|| format!("{place}: token ids, but no `{key}` beside them"))
 }
 
@@ -168,8 +199,29 @@ fn optional<T: DeserializeOwned>(
     row: &mut Map<String, Value>,
     key: &str,
 ) -> Result<Option<T>> {
+    value_of(row, key).map_err(|e| anyhow::anyhow!("{place}: `{key}`: {e}"))
+}
+
+/// A value, or the one that a table's cell spells: what is no text there is its JSON (or Python's
+/// `True` and `False`), and a blank cell is nothing.
+fn value_of<T: DeserializeOwned>(
+    row: &mut Map<String, Value>,
+    key: &str,
+) -> serde_json::Result<Option<T>> {
     let value = row.remove(key).unwrap_or_default();
-    serde_json::from_value(value).map_err(|e| anyhow::anyhow!("{place}: `{key}`: {e}"))
+    let cell = value.as_str().map(str::to_lowercase);
+    let error = match serde_json::from_value(value) {
+        Ok(read) => return Ok(read),
+        Err(error) => error,
+    };
+    match cell {
+        Some(text) if text.trim().is_empty() => Ok(None),
+        Some(text) => {
+            let held = serde_json::from_str::<Value>(&text);
+            held.map_or(Err(error), serde_json::from_value)
+        }
+        None => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -212,6 +264,26 @@ mod tests {
                 Kind::Pair,
             ),
             (r#"{"prompt": [1], "real": "a"}"#, Kind::Pair),
+            (
+                r#"{"iteration": "0", "prompt": "[1]", "real": "a", "generated": "b"}"#,
+                Kind::Pair,
+            ),
+            (
+                r#"{"prompt": "[3, 1]", "real": "[1, 3]", "generated": "[3, 1]"}"#,
+                Kind::Text,
+            ),
+            (
+                r#"{"iteration": "", "prompt": "[1]", "real": "[2]", "generated": "[3]"}"#,
+                Kind::Text,
+            ),
+            (
+                r#"{"real": "a", "generated": "", "truncated": false, "tokens": 5}"#,
+                Kind::Answer,
+            ),
+            (
+                r#"{"real": "a", "generated": "b", "truncated": "True", "tokens": ""}"#,
+                Kind::Text,
+            ),
             ("5", Kind::Text),
         ] {
             let row = serde_json::from_str(row).unwrap();
@@ -228,8 +300,12 @@ mod tests {
         \x11\x50\xa8\x96\x0b\x00\xb7\xc6\x97\x2f\x3f\x00\x00\x00";
 
     fn read_bytes(bytes: &[u8]) -> Result<Ids> {
+        read_named("p.jsonl", bytes)
+    }
+
+    fn read_named(name: &str, bytes: &[u8]) -> Result<Ids> {
         let dir = tempfile::tempdir()?;
-        let file = dir.path().join("p.jsonl");
+        let file = dir.path().join(name);
         std::fs::write(&file, bytes)?;
         read(&file)
     }
@@ -268,12 +344,12 @@ mod tests {
             (
                 ROW,
                 real("\"real\":[50,-1]"),
-                "`real`: invalid value: integer `-1`",
+                "`real`: token ids must be a list of whole numbers (invalid value: integer `-1`",
             ),
             (
                 ROW,
                 real("\"real\":[50,1.5]"),
-                "`real`: invalid type: floating point",
+                "`real`: token ids must be a list of whole numbers (invalid type: floating point",
             ),
             (
                 ROW,
@@ -315,7 +391,7 @@ mod tests {
             (
                 answer,
                 answer.replace("[1]", "[\"1\"]"),
-                "`tokens`: invalid type: string",
+                "`tokens`: token ids must be a list of whole numbers (invalid type: string",
             ),
             (
                 answer,
@@ -334,5 +410,79 @@ mod tests {
             let error = error.to_string();
             assert!(error.contains(&format!("p.jsonl:3: {why}")), "{error}");
         }
+    }
+
+    /// A table's cells are text: as pandas 2.3 writes a run's pairs and a file of `generate`.
+    #[test]
+    fn a_table_of_ids_is_one_of_ids() {
+        const PAIRS: &str = "place,iteration,prompt,real,generated,ref_real,ref_generated,rewards\n\
+            d:1,0,\"[40, 41]\",\"[50, 0]\",\"[52, 0]\",-1.5,-2.5,\n\
+            d:2,1,[40],[0],[],-0.5,-1.25,\"[1.0, 0.5]\"\n";
+        let tabs = PAIRS
+            .replace(", ", "; ")
+            .replace(',', "\t")
+            .replace("; ", ", ");
+        for (name, text) in [("p.csv", PAIRS), ("p.tsv", tabs.as_str())] {
+            let Ok(Ids::Pairs(rows)) = read_named(name, text.as_bytes()) else {
+                unreachable!("pairs of ids: {text}");
+            };
+            let [first, second] = &rows[..] else {
+                unreachable!("two rows: {rows:?}");
+            };
+            assert_eq!((&first.prompt[..], first.iteration), (&[40, 41][..], 0));
+            assert_eq!(
+                (&first.real[..], &first.generated[..]),
+                (&[50, 0][..], &[52, 0][..])
+            );
+            assert_eq!(
+                (first.ref_real, first.ref_generated),
+                (Some(-1.5), Some(-2.5))
+            );
+            assert_eq!((first.rewards, second.rewards), (None, Some([1.0, 0.5])));
+            assert_eq!((second.iteration, second.generated.len()), (1, 0));
+        }
+        const ANSWERS: &str = "place,real,generated,truncated,tokens\n\
+            d:1,a,b,True,\"[7, 8]\"\n\
+            d:2,a,,False,[]\n";
+        let Ok(Ids::Answers(rows)) = read_named("g.csv", ANSWERS.as_bytes()) else {
+            unreachable!("answers with ids");
+        };
+        let told: Vec<_> = rows.iter().map(|r| (&r.tokens[..], r.truncated)).collect();
+        assert_eq!(told, [(&[7, 8][..], true), (&[][..], false)]);
+        assert_eq!(
+            (rows[0].generated.as_str(), rows[1].generated.as_str()),
+            ("b", "")
+        );
+        for (name, text, why) in [
+            (
+                "p.csv",
+                PAIRS.replace("[40, 41]", "[40 41]"),
+                "p.csv:2: `prompt`",
+            ),
+            ("p.csv", PAIRS.replace("[0]", "[0.5]"), "p.csv:3: `real`"),
+            (
+                "g.csv",
+                ANSWERS.replace("\"[7, 8]\"", "5"),
+                "g.csv:2: `tokens`",
+            ),
+        ] {
+            let Err(error) = read_named(name, text.as_bytes()) else {
+                unreachable!("refused: {text}");
+            };
+            let error = error.to_string();
+            let rule = ": token ids must be a list of whole numbers (";
+            assert!(error.contains(rule) && error.contains(why), "{error}");
+        }
+    }
+
+    /// A generate file of which every row has a number for its ids is not one of texts.
+    #[test]
+    fn spoilt_ids_are_never_read_as_text() {
+        let row = r#"{"real": "a", "generated": "b", "truncated": false, "tokens": 5}"#;
+        let Err(error) = read_bytes(format!("{row}\n{row}\n").as_bytes()) else {
+            unreachable!("refused");
+        };
+        let rule = "p.jsonl:1: `tokens`: token ids must be a list of whole numbers (";
+        assert!(error.to_string().contains(rule), "{error}");
     }
 }

@@ -29,6 +29,8 @@ const TOKENIZER: [&str; 6] = [
     "chat_template.jinja",
     "chat_template.json",
 ];
+/// How a plugin is known that has no file.
+const LINKED: &str = "linked in";
 /// The keys that choose what [`ModelInputs`] are about.
 const KEYS: [&str; 3] = ["model.source", "model.tokenizer", "model.chat_template"];
 
@@ -171,13 +173,36 @@ pub fn of(model: &ModelInputs, host: &Host, stack: &[PathBuf]) -> Result<Hashes>
     for plugin in host.plugins() {
         // one that is linked in is known as the rest of the program is
         let known = match plugin.is_linked() {
-            true => format!("linked in, version {}", plugin.version),
+            true => format!("{LINKED}, version {}", plugin.version),
             false => plugin.sha256.clone(),
         };
-        hashes.insert(format!("plugin {}", plugin.name), known);
+        hashes.insert(self::plugin(&plugin.name), known);
     }
     hashes.extend(starts(stack)?);
     Ok(hashes)
+}
+
+/// How a plugin is called among the inputs.
+pub fn plugin(name: &str) -> String {
+    format!("plugin {name}")
+}
+
+/// The refusal of a run that was begun with a plugin's file, where the plugin is linked in now,
+/// says how it goes on.
+pub fn other_plugin(error: randori_store::Error) -> anyhow::Error {
+    let is_linked = |change: &String| {
+        change.starts_with("plugin ") && change.contains(&format!(", is {LINKED}"))
+    };
+    let of_linked = match &error {
+        randori_store::Error::Changed { changes, .. } => changes.iter().any(is_linked),
+        _ => false,
+    };
+    match of_linked {
+        true => anyhow::anyhow!(
+            "{error}; a run that was begun with a plugin's file goes on with that file: name it with --plugin"
+        ),
+        false => error.into(),
+    }
 }
 
 /// The files of the players that are the start together: `start NAME`, or `start 2 NAME` of the
@@ -295,4 +320,25 @@ pub fn adapter_files(dir: &Path) -> Result<Vec<PathBuf>> {
 fn named(key: &str, path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     format!("{key} {name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_begun_with_a_plugin_s_file_says_how_it_goes_on() {
+        let of = |change: &str| {
+            let error = randori_store::Error::Changed {
+                dir: "runs/r".into(),
+                changes: vec!["train.lr was 1, is 2".into(), change.into()],
+            };
+            other_plugin(error).to_string()
+        };
+        let said = of("plugin losses was 0a1b, is linked in, version 0.1.0");
+        assert!(said.contains("--fresh; a run that was begun"), "{said}");
+        assert!(said.ends_with("name it with --plugin"), "{said}");
+        let said = of("plugin losses was 0a1b, is 2c3d");
+        assert!(said.ends_with("start afresh with --fresh"), "{said}");
+    }
 }

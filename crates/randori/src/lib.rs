@@ -41,6 +41,7 @@
 #[macro_use]
 mod watch;
 
+mod aim;
 mod artefacts;
 mod aside;
 mod builtin;
@@ -93,6 +94,7 @@ mod train;
 mod training;
 mod trust;
 
+pub use aim::Aim;
 pub use chat::{Chat, Reply, Talk};
 pub use dry_run::dry_run;
 pub use escape::escaped;
@@ -101,14 +103,14 @@ pub use export::{Export, Target, export};
 pub use figures::{clock, grouped, roughly};
 pub use fit::fit;
 pub use generate::generate;
-pub use init::{Aim, Init, Next, init};
+pub use init::{Init, Next, init};
 pub use inspect::{Example, Inspection, Response, inspect};
 pub use one_line::one_line;
 pub use plugins::plugins;
 pub use randori_engine::heap::steady;
 pub use randori_engine::weights::Dtype;
 pub use randori_export::{GgufQuant, Onto};
-pub use randori_store::saved;
+pub use randori_store::{abandon_unfinished, saved};
 pub use recipe::markdown as recipe_docs;
 pub use report::{Baseline, Measures, Played, PromptRow, Prompts, Sample, Summary};
 pub use request::{Request, Split, Which};

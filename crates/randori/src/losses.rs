@@ -19,23 +19,50 @@ use crate::recipe::{
 /// A loss that there is not, or options that it does not have or refuses, at their place in the
 /// recipe.
 pub fn loss(recipe: &Recipe, host: &Host, t: usize) -> Result<Arc<dyn LossFn>> {
+    check_name(recipe, host)?;
     host.loss(&recipe.loss.name, &at(&recipe.loss_options, t))
         .map_err(|e| elsewhere(e, recipe, host))
         .map_err(|e| placed(e, &recipe.loss_options, &recipe.place("loss.name")))
 }
 
-/// A refusal with what the loss or the option is called here, where another trainer has the name.
+/// Refuses a loss that another trainer has under this name, by what it is here: names that are near
+/// are not meant then.
+fn check_name(recipe: &Recipe, host: &Host) -> Result<()> {
+    let name = &recipe.loss.name;
+    let items = host.plugins().iter().flat_map(|p| &p.items);
+    let mut names: Vec<&str> = items
+        .filter(|item| item.kind == Kind::Loss)
+        .map(|item| item.name.as_str())
+        .collect();
+    if names.is_empty() || names.contains(&name.as_str()) {
+        return Ok(());
+    }
+    match value_elsewhere("loss.name", name) {
+        None => Ok(()), // the host knows what is near
+        Some(said) => {
+            names.sort_unstable();
+            anyhow::bail!(
+                "{}: there is no loss `{name}`; {said}; there are: {}",
+                recipe.place("loss.name"),
+                names.join(", ")
+            )
+        }
+    }
+}
+
+/// A refusal with what the option is called here, where another trainer has the name.
 fn elsewhere(error: randori_host::Error, recipe: &Recipe, host: &Host) -> randori_host::Error {
     let mut items = host.plugins().iter().flat_map(|p| &p.items);
     let of = |item: &&ItemInfo| item.kind == Kind::Loss && item.name == recipe.loss.name;
-    let said = match items.find(of) {
-        None => value_elsewhere("loss.name", &recipe.loss.name),
-        Some(item) => {
-            let has = |given: &&PluginOption| item.options.iter().any(|o| o.name == given.name);
-            let unknown = recipe.loss_options.iter().find(|given| !has(given));
-            unknown.and_then(|given| known_elsewhere(&given.name, None))
-        }
-    };
+    let said = items.find(of).and_then(|item| {
+        let has = |given: &&PluginOption| item.options.iter().any(|o| o.name == given.name);
+        let given = recipe.loss_options.iter().find(|given| !has(given))?;
+        let value = match given.at(0) {
+            Value::Str(text) => Some(text),
+            _ => None,
+        };
+        known_elsewhere(&given.name, "loss", value.as_deref())
+    });
     match said {
         Some(said) => randori_host::Error::Rule(format!("{error}; {said}")),
         None => error,
@@ -62,9 +89,10 @@ pub fn options(recipe: &Recipe, host: &Host, t: usize) -> Vec<(String, Value)> {
 /// # Errors
 /// As [`loss`].
 pub fn check(recipe: &Recipe, host: &Host) -> Result<()> {
-    // behind the longest list of values the losses are all the same
+    // behind the longest list of values the losses are all the same; a value that no iteration
+    // comes to is checked too
     let listed = recipe.loss_options.iter().map(|o| o.values.len());
-    let different = listed.max().unwrap_or(1).min(recipe.game.iterations);
+    let different = listed.max().unwrap_or(1);
     (0..different).try_for_each(|t| loss(recipe, host, t).map(drop))
 }
 

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use randori_engine::fit::Packing;
 use randori_host::Host;
 
 use crate::bytes::{shown, unit};
@@ -74,16 +73,7 @@ pub fn chosen(plan: &Plan, limit: u64) -> Result<usize> {
 
 /// What training and scoring take with micro-batches of so many tokens.
 fn needed(plan: &Plan, tokens: usize) -> Result<u64> {
-    let r = &plan.recipe;
-    let (prompt, responses) = (plan.prompt(), plan.responses());
-    let of = |batch| Packing::fullest(prompt, &responses, batch, tokens);
-    let mut most = plan.train(&of(r.train.batch))?.total();
-    most = most.max(plan.score(&of(usize::MAX))?.total());
-    if plan.is_supervised() {
-        let packing = Packing::fullest(prompt, &responses[..1], r.sft.batch, tokens);
-        most = most.max(plan.sft(&packing)?.total());
-    }
-    Ok(plan.besides() + most)
+    Ok(plan.besides() + plan.at_once(&plan.responses(), tokens)?)
 }
 
 /// Bytes that are free on the card, and what this process has taken there by being open: figures

@@ -49,13 +49,21 @@ pub fn architecture(
             "must be given: the model's configuration has no model_type"
         ));
     };
+    let key = match named {
+        Some(_) => "model.arch",
+        None => "model.source",
+    };
     host.architecture(arch, &config.to_string())
-        .with_context(|| format!("{}: model.source", recipe.place("model.source")))
+        .with_context(|| format!("{}: {key}", recipe.place(key)))
 }
 
 /// Where the recipe's model comes from.
 pub fn source(recipe: &Recipe) -> Result<Source> {
     let text = &recipe.model.source.0;
+    if text.is_empty() {
+        let what = "a Hugging Face folder, a .gguf file, org/name on the hub, or builtin:demo";
+        return Err(recipe.missing("model.source", what).into());
+    }
     if let Some(name) = text.strip_prefix("builtin:") {
         let model = builtin::model(name).ok_or_else(|| builtin::unknown(text))?;
         let config = serde_json::from_slice(model.config)?;

@@ -21,12 +21,32 @@ pub fn folder(out: &Path) -> Result<OutFolder> {
 /// either where a rule is broken. `reads` is what the command reads.
 ///
 /// # Errors
-/// As [`refuse_run`], [`refuse_place`], [`refuse_run_folder`] and [`folder`], in this order.
-pub fn player_folder(out: &Path, dir: &Path, fresh: bool, reads: &[PathBuf]) -> Result<OutFolder> {
+/// As [`refuse_run`], [`refuse_run_folder`], [`refuse_place`] and [`folder`], in this order.
+pub fn player_folder(out: &Path, dir: &Path, fresh: bool, reads: &Reads) -> Result<OutFolder> {
     refuse_run(out, dir)?;
-    refuse_place(out, reads)?;
     refuse_run_folder(dir, fresh, reads)?;
+    match resolved(out).starts_with(resolved(dir)) {
+        true => refuse_place(out, &reads.besides_data())?,
+        false => refuse_place(out, &reads.all)?,
+    }
     folder(out)
+}
+
+/// What a command reads, as far as paths tell.
+pub struct Reads {
+    /// Files, and folders with all in them.
+    pub all: Vec<PathBuf>,
+    /// Those of them that are folders of data: a run that lies there is not read.
+    pub data: Vec<PathBuf>,
+}
+
+impl Reads {
+    fn besides_data(&self) -> Vec<PathBuf> {
+        let all = self.all.iter();
+        all.filter(|read| !self.data.contains(read))
+            .cloned()
+            .collect()
+    }
 }
 
 /// A file that may be written at `out`, and others `beside` it.
@@ -84,8 +104,8 @@ fn target(path: &Path) -> PathBuf {
 const LINKS: usize = 40;
 
 /// Refuses a place, of a file or of a folder, where writing would take from the command what it
-/// `reads` (files, and folders with all in them) or put something between it; and one among the
-/// files of a run, whose folder `out` alone is for others.
+/// `reads` (files, and folders with all in them) or put something between it; one among the files
+/// of a run, whose folder `out` alone is for others; and one whose folder cannot be made.
 ///
 /// # Errors
 /// The place and what is there.
@@ -113,35 +133,54 @@ pub fn refuse_place(out: &Path, reads: &[PathBuf]) -> Result<()> {
             "--out {shown}: it lies in {}, which is read by this command; name a new place",
             read.display()
         ),
-        None => Ok(()),
+        None => refuse_parent(out, &target(out)),
     }
+}
+
+/// Refuses a place whose folder is not there and cannot be made.
+fn refuse_parent(out: &Path, place: &Path) -> Result<()> {
+    for above in place.ancestors().skip(1) {
+        let what = match std::fs::metadata(above) {
+            Ok(there) if there.is_dir() => return Ok(()),
+            Ok(_) => "is no folder",
+            Err(_) if above.is_symlink() => "is a link to nothing",
+            Err(_) => continue, // is made
+        };
+        let (shown, above) = (out.display(), above.display());
+        bail!("--out {shown}: {above} {what}, and nothing can lie in it; name a new place");
+    }
+    Ok(())
 }
 
 /// The innermost run folder that a path lies in.
 fn run_around(place: &Path) -> Option<&Path> {
-    let is_run = |folder: &&Path| {
-        let manifest = Manifest::read(folder);
-        matches!(
-            manifest,
-            Ok(Some(_)) | Err(randori_store::Error::Newer { .. })
-        )
-    };
-    place.ancestors().skip(1).find(is_run)
+    let mut above = place.ancestors().skip(1);
+    above.find(|folder| Manifest::is_in(folder))
 }
 
-/// Refuses to begin a run in `dir` where it would lie among the files of another, and to begin one
-/// afresh over what it `reads`.
+/// Refuses to begin a run in `dir` where it would lie among the files of another or in a folder
+/// that it `reads` (but of data), and to begin one afresh over what it reads.
 ///
 /// # Errors
-/// Either, with both places.
-pub fn refuse_run_folder(dir: &Path, fresh: bool, reads: &[PathBuf]) -> Result<()> {
+/// Any of these, with both places.
+pub fn refuse_run_folder(dir: &Path, fresh: bool, reads: &Reads) -> Result<()> {
     let (shown, place) = (dir.display(), resolved(dir));
     if Manifest::read(dir)?.is_none() {
-        return match run_around(&place) {
-            None => Ok(()),
-            Some(run) => bail!(
+        if let Some(run) = run_around(&place) {
+            bail!(
                 "{shown}: a run would be begun among the files of the run {}; name another place with --runs",
                 run.display()
+            );
+        }
+        let holds = |read: &&PathBuf| {
+            read.canonicalize()
+                .is_ok_and(|real| place.starts_with(real))
+        };
+        return match reads.besides_data().iter().find(holds) {
+            None => Ok(()),
+            Some(read) => bail!(
+                "{shown}: a run would be begun in {}, which is read by this command; name another place with --runs",
+                read.display()
             ),
         };
     }
@@ -152,7 +191,7 @@ pub fn refuse_run_folder(dir: &Path, fresh: bool, reads: &[PathBuf]) -> Result<(
         let real = read.canonicalize();
         real.is_ok_and(|real| real.starts_with(&place) && !stays(&real))
     };
-    match reads.iter().find(lost) {
+    match reads.all.iter().find(lost) {
         Some(read) if fresh => bail!(
             "--fresh: {} is read by this command, and lies in {shown}, which would be begun afresh; copy it to another place",
             read.display()
@@ -201,6 +240,7 @@ pub fn write_results(
     if place.exists() && !place.is_file() {
         return fill(&place).map_err(|e| anyhow::anyhow!("--out {}: {e}", out.display()));
     }
+    make_parent(&place)?;
     Ok(Disk::new().replace(&place, fill)?)
 }
 

@@ -32,6 +32,11 @@ pub struct Pairs {
 /// A file that cannot be read, or the first row that is no pair.
 pub fn look(recipe: &Recipe, file: &Path) -> Result<()> {
     let there = std::fs::metadata(file).with_context(|| file.display().to_string())?;
+    ensure!(
+        !there.is_dir(),
+        "--pairs {}: a folder is there, and one file is read; name the file",
+        file.display()
+    );
     if !there.is_file() || there.len() == 0 {
         return Ok(());
     }
@@ -60,6 +65,9 @@ pub fn read(setting: &Setting, file: &Path, loss: Option<&dyn LossFn>) -> Result
         Ids::Answers(answers) => Some(answers),
         Ids::Text => None,
     };
+    if answers.is_some() {
+        say_columns_unread(setting, file);
+    }
     let mut options = corpus::read_options(&setting.recipe);
     if answers.is_some() {
         // token ids stand beside the rows by number: none may be missing
@@ -110,6 +118,18 @@ pub fn read(setting: &Setting, file: &Path, loss: Option<&dyn LossFn>) -> Result
     })
 }
 
+/// Token ids are known by the names that our own files give them.
+fn say_columns_unread(setting: &Setting, file: &Path) {
+    if !setting.recipe.data.columns.0.is_empty() {
+        setting.watch.note(format!(
+            "{}: data.columns is not read for --pairs {}: its rows carry token ids, whose columns \
+             keep their own names",
+            setting.recipe.place("data.columns"),
+            file.display()
+        ));
+    }
+}
+
 /// Pairs that came as token ids.
 fn of_ids(
     setting: &Setting,
@@ -118,6 +138,7 @@ fn of_ids(
     rules: &Policy,
     loss: Option<&dyn LossFn>,
 ) -> Result<Pairs> {
+    say_columns_unread(setting, file);
     let (rows, counts) = with_ids(setting, file, rows, rules)?;
     let scored = rows
         .iter()
@@ -137,7 +158,9 @@ fn rows_of_pairs(file: &Path, options: &ReadOptions, whole: bool) -> Result<(Vec
     let read = randori_data::read(file, options);
     read.map_err(|error| match whole {
         true => anyhow::Error::from(error),
-        false => corpus::bad_row(error, options.bad_rows),
+        false => corpus::bad_row(error, options.bad_rows, || {
+            corpus::has_examples(file, options)
+        }),
     })
 }
 

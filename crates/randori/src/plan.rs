@@ -13,6 +13,7 @@ use randori_sdk::seam::{Architecture, LossFn};
 
 use randori_host::Host;
 
+use crate::aim::Aim;
 use crate::artefacts::Learnt;
 use crate::losses;
 use crate::model_files::Bounds;
@@ -85,6 +86,8 @@ impl Model {
 /// A recipe with its figures.
 pub struct Plan {
     pub recipe: Recipe,
+    /// The verb whose stages are planned.
+    pub aim: Aim,
     pub options: LoadOptions,
     pub game: Planner,
     pub sft: Planner,
@@ -146,9 +149,10 @@ impl Plan {
             })
         };
         let game = planner(false, settings::every_iteration(&recipe).optimizer)?;
-        let sft = planner(true, settings::sft(&recipe, 0).optimizer)?;
+        let sft = planner(true, settings::sft(&recipe, 0, 0).optimizer)?;
         Ok(Plan {
             recipe,
+            aim: Aim::default(),
             options,
             game,
             sft,
@@ -158,6 +162,11 @@ impl Plan {
             card,
             window: Bounds::of(model.described.config()).window,
         })
+    }
+
+    /// The plan with the stages of another verb.
+    pub fn meant_for(self, aim: Aim) -> Plan {
+        Plan { aim, ..self }
     }
 
     /// What is taken besides the figures: a process, or the context that it has on a card.
@@ -179,22 +188,27 @@ impl Plan {
     pub fn beside_card(&self) -> Result<(u64, u64)> {
         let of = |planner: &Planner, players| planner.beside_card(players);
         let (loading, game) = of(&self.game, self.players() + 1);
-        let training = match self.is_supervised() {
-            true => game.max(of(&self.sft, 2).1),
-            false => game,
-        };
+        let mut training = if self.has_pairs() { game } else { 0 };
+        if self.is_supervised() {
+            training = training.max(of(&self.sft, 2).1);
+        }
         // a row of logits as a list, and two of its samplers, for every sequence
         let decoding = self.decoding(self.recipe.generate.batch, false);
-        let rows = 3 * 4 * (decoding.slots * self.game.trace().vocab) as u64;
+        let rows = match self.aim {
+            Aim::Spin => 3 * 4 * (decoding.slots * self.game.trace().vocab) as u64,
+            Aim::Sft | Aim::Dpo => 0,
+        };
         let pinned = self.pinned()?;
         Ok((loading + PROCESS, training + rows + pinned + PROCESS))
     }
 
     /// What of that memory is pinned for block inputs, from the first step on.
     pub fn pinned(&self) -> Result<u64> {
-        let game = self
-            .game
-            .pinned_bytes(&self.pairs(self.recipe.train.batch))?;
+        let pairs = self.pairs(self.recipe.train.batch);
+        let game = match self.has_pairs() {
+            true => self.game.pinned_bytes(&pairs)?,
+            false => 0,
+        };
         let sft = match self.is_supervised() {
             true => self.sft.pinned_bytes(&self.supervised())?,
             false => 0,
@@ -205,7 +219,7 @@ impl Plan {
     /// Players in memory besides one that is being trained: the start, and the opponent once it is
     /// another.
     pub fn players(&self) -> usize {
-        1 + usize::from(self.recipe.game.iterations > 1)
+        1 + usize::from(self.aim == Aim::Spin && self.recipe.game.iterations > 1)
     }
 
     /// The longest prompt: a response needs at least one token of the window.
@@ -274,9 +288,40 @@ impl Plan {
         self.coupled && packing.several
     }
 
-    /// Whether the recipe has a supervised stage, before the game or beside it.
+    /// Whether there is a supervised stage: alone, before the game or beside it.
     pub fn is_supervised(&self) -> bool {
-        self.recipe.sft.epochs > 0 || self.recipe.compare.continued_sft
+        match self.aim {
+            Aim::Sft => true,
+            Aim::Spin => self.recipe.sft.epochs > 0 || self.recipe.compare.continued_sft,
+            Aim::Dpo => false,
+        }
+    }
+
+    /// Whether pairs are trained on.
+    pub fn has_pairs(&self) -> bool {
+        self.aim != Aim::Sft
+    }
+
+    /// What trainings and scoring take with responses so long and micro-batches of so many tokens.
+    pub fn at_once(&self, responses: &[usize; 2], tokens: usize) -> Result<u64> {
+        let (r, prompt) = (&self.recipe, self.prompt());
+        let of = |responses: &[usize], batch| Packing::fullest(prompt, responses, batch, tokens);
+        let mut most = 0;
+        if self.has_pairs() {
+            most = self.train(&of(responses, r.train.batch))?.total();
+            most = most.max(self.score(&of(responses, usize::MAX))?.total());
+        }
+        if self.is_supervised() {
+            let packing = of(&responses[..1], r.sft.batch);
+            most = most.max(self.sft(&packing)?.total());
+        }
+        Ok(most)
+    }
+
+    /// Responses alone, as the likelihood of validation data is measured.
+    pub fn alone(&self) -> Packing {
+        let tokens = self.recipe.micro_batch_tokens();
+        Packing::fullest(self.prompt(), &self.responses()[..1], usize::MAX, tokens)
     }
 
     pub fn sft(&self, packing: &Packing) -> Result<Peak> {
@@ -313,11 +358,17 @@ impl Plan {
             let peak = self.sft(&packing)?;
             stages.push(("sft", rows(&packing), peak));
         }
-        stages.push((
-            "generate",
-            at(self.decoding(slots, false)),
-            self.generate(slots, false)?,
-        ));
+        if self.aim == Aim::Sft {
+            let packing = self.alone();
+            let peak = self.game.scoring_peak(&packing, 2)?;
+            let what = format!("{}, of validation data", rows(&packing));
+            stages.push(("score", what, self.rounded(peak)));
+            return Ok(stages);
+        }
+        if self.aim == Aim::Spin {
+            let peak = self.generate(slots, false)?;
+            stages.push(("generate", at(self.decoding(slots, false)), peak));
+        }
         if self.scores {
             stages.push(("score", rows(&scored), self.score(&scored)?));
         }
@@ -335,11 +386,10 @@ impl Plan {
             format!("{}, {switch}{twice}", rows(&step)),
             self.train(&step)?,
         ));
-        stages.push((
-            "eval",
-            at(self.decoding(slots, true)),
-            self.generate(slots, true)?,
-        ));
+        if self.aim == Aim::Spin {
+            let peak = self.generate(slots, true)?;
+            stages.push(("eval", at(self.decoding(slots, true)), peak));
+        }
         Ok(stages)
     }
 
@@ -351,20 +401,19 @@ impl Plan {
 }
 
 pub fn bytes(peak: Result<Peak>) -> randori_engine::Result<u64> {
-    peak.map(|p| p.total())
-        .map_err(|e| randori_engine::Error::Rule(format!("{e:#}")))
+    whole(peak.map(|p| p.total()))
 }
 
-/// The largest micro-batch with which training and scoring fit; a pair that is larger stands alone,
-/// whatever is set.
+/// A figure as the search for the largest takes it.
+fn whole(figure: Result<u64>) -> randori_engine::Result<u64> {
+    figure.map_err(|e| randori_engine::Error::Rule(format!("{e:#}")))
+}
+
+/// The largest micro-batch with which trainings and scoring fit; a pair that is larger stands
+/// alone, whatever is set.
 pub fn micro_batch(plan: &Plan, free: u64) -> Result<Option<usize>> {
-    let r = &plan.recipe;
-    let (prompt, responses) = (plan.prompt(), plan.responses());
-    let found = largest(free, MOST, &mut |n| {
-        let of = |batch| Packing::fullest(prompt, &responses, batch, n);
-        let train = bytes(plan.train(&of(r.train.batch)))?;
-        Ok(train.max(bytes(plan.score(&of(usize::MAX)))?))
-    })?;
+    let responses = plan.responses();
+    let found = largest(free, MOST, &mut |n| whole(plan.at_once(&responses, n)))?;
     Ok(found)
 }
 

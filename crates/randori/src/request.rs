@@ -12,7 +12,7 @@ use crate::watch::{Silent, Watch};
 #[derive(Clone)]
 pub struct Request {
     /// A recipe, `builtin:demo`, or a run folder or a seed's folder in one (then its last
-    /// iteration's player is meant); defaults alone where there is none.
+    /// iteration's player is meant); `None` for what needs no recipe.
     pub recipe: Option<PathBuf>,
     /// Keys laid over the recipe: `train.lr=1e-4`.
     pub set: Vec<String>,

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use randori_core::{Ended, Outcome, Signals, Stage};
-use randori_store::{Open, Run};
+use randori_store::{Disk, Open, Run};
 
 use crate::artefacts::Learnt;
 use crate::check::Uses;
@@ -24,7 +24,7 @@ use crate::session::{Opened, Session, Setting};
 use crate::stages::{rows_beside, write_rows};
 use crate::supervised::{self, Contest};
 use crate::watch::Watch;
-use crate::{check, folder, inputs, losses, outbox, settings};
+use crate::{check, corpus, folder, inputs, losses, outbox, settings};
 
 /// The data of a run.
 pub struct Corpus {
@@ -44,6 +44,7 @@ pub fn play(request: &Request, fresh: bool) -> Result<Summary> {
     let reads = check::reads(&recipe, request, &request.adapter, None);
     outbox::refuse_run_folder(&dir, fresh, &reads)?;
     folder::refuse_if_held(&dir)?;
+    corpus::check_measured(&recipe)?;
     let host = check::recipe(&recipe, request, &request.adapter, &Uses::WHOLE)?;
     losses::check_game(&recipe, &host)?;
     host.sampler("greedy", &[])?; // shows an answer of each player
@@ -203,6 +204,7 @@ fn one(
             "{label}the stop rule ended the game: the opponent can no longer be told from the data"
         ));
     }
+    shown_again(session, held_out, run, &start, signals.len())?;
     let tokens = trained_tokens(run.dir(), signals.len())?;
     let continued_sft = match &corpus.validation {
         None => None,
@@ -254,7 +256,8 @@ fn start(session: &Session, train: &Part, run: &mut Run, seed: u64, label: &str)
     let recorder = Recorder::new(session, run.manifest(), seed);
     run.stage("start", "policy", |workspace| {
         let player = session.start(seed)?;
-        let settings = settings::sft(&session.recipe, seed);
+        let settings = settings::sft(&session.recipe, seed, train.examples.len());
+        settings::say_unwarmed(&*session.watch, &session.recipe, "sft.warmup", &settings);
         let record = recorder.supervised(&settings, train.examples.len());
         let player = supervised::fine_tune(
             session,
@@ -298,12 +301,70 @@ fn measured_start(
         true => rows_beside(run.dir(), "start", "eval", ANSWERS)?,
         false => Vec::new(),
     };
-    let answers = match kept.len() == held_out.examples.len() {
-        true => kept,
-        // removed by somebody: drawn again, the same
-        false => measure::answer(session, &player, held_out, &name)?.first,
-    };
+    if kept.len() == held_out.examples.len() {
+        return Ok((signals, kept));
+    }
+    // removed by somebody: drawn again, the same
+    let answers = measure::answer(session, &player, held_out, &name)?.first;
+    if is_gone(run, "start", ANSWERS) {
+        put_back(session, run, "start", ANSWERS, &answers)?;
+    }
     Ok((signals, answers))
+}
+
+/// Draws again what is shown of the start and of the last iteration where somebody has removed it.
+fn shown_again(
+    session: &Session,
+    held_out: &Part,
+    run: &Run,
+    start: &Learnt,
+    iterations: usize,
+) -> Result<()> {
+    let last = iterations
+        .checked_sub(1)
+        .map(randori_store::iteration_folder);
+    for folder in ["start".to_string()].into_iter().chain(last) {
+        if !is_gone(run, &folder, SHOWCASE) {
+            continue;
+        }
+        let learnt = match folder.as_str() {
+            "start" => start.clone(),
+            _ => run.load(&folder, Stage::Policy.name())?,
+        };
+        let rows = measure::showcase(session, &learnt.player(&session.base), held_out)?;
+        put_back(session, run, &folder, SHOWCASE, &rows)?;
+    }
+    Ok(())
+}
+
+/// Whether a file is not there any more that a player's measuring wrote.
+fn is_gone(run: &Run, folder: &str, name: &str) -> bool {
+    let done = run.manifest().done(folder, Stage::Eval.name());
+    let wrote = done.is_some_and(|done| done.beside.contains_key(name));
+    wrote && !run.folder(folder).join(name).exists()
+}
+
+/// Puts such a file back, if it comes out as it was, and says so.
+fn put_back(
+    session: &Session,
+    run: &Run,
+    folder: &str,
+    name: &str,
+    rows: &[HeldOutAnswer],
+) -> Result<()> {
+    let (disk, path) = (Disk::new(), run.folder(folder).join(name));
+    disk.replace(&path, |fresh| Ok(write_rows(fresh, rows)?))?;
+    let stage = Stage::Eval.name();
+    let same = randori_store::beside(run.dir(), run.manifest(), folder, stage, name);
+    let said = match same.is_ok() {
+        true => "was gone and is made again",
+        false => {
+            disk.remove(&path)?;
+            "is gone, and would not be made again as it was"
+        }
+    };
+    session.watch.note(format!("{} {said}", path.display()));
+    Ok(())
 }
 
 /// Tokens all iterations were trained on, from their logs.

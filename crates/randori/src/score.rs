@@ -19,9 +19,10 @@ pub fn score(request: &Request, file: &Path, out: &Path) -> Result<()> {
         .pairs(file)
         .writes(out, outbox::are_rows::<PairRow>);
     let host = check::recipe(&recipe, request, &adapter, &uses)?;
-    let session = Opened::of(request, recipe, host)?.load(adapter)?;
+    let opened = Opened::of(request, recipe, host)?;
     // no loss is asked: whoever trains on the file leaves out what theirs cannot use
-    let rows = pairs::read(&session, file, None)?.rows;
+    let rows = pairs::read(&opened.setting, file, None)?.rows;
+    let session = opened.load(adapter)?;
     let player = session.player()?;
     let rows = scored(
         &session,

@@ -13,7 +13,7 @@ use randori_engine::{Base, Player};
 use randori_host::{Host, SearchPath};
 use randori_sdk::abi::Plugin;
 use randori_sdk::seam::{Architecture, LossFn, SamplerFn};
-use randori_store::{Open, Run, RunSpec};
+use randori_store::{Manifest, Open, Run, RunSpec};
 
 use crate::artefacts::Learnt;
 use crate::inputs::{self, Hashes, ModelInputs};
@@ -109,6 +109,7 @@ impl Setting {
         RunSpec {
             recipe_text: recipe.resolved(),
             recipe: values,
+            defaults: recipe.defaults(),
             free: Recipe::keys_that(OnResume::Free),
             noted: Recipe::keys_that(OnResume::Memory),
             hashes,
@@ -274,13 +275,30 @@ impl Session {
     pub fn run(&self, dir: &Path, seed: u64, given: Hashes, how: Open) -> Result<Run> {
         let mut hashes = inputs::of(&self.model, &self.host, &self.stack())?;
         hashes.extend(given);
-        let run = Run::open(dir, &self.spec(seed, hashes), how)?;
+        if how == Open::Resume {
+            self.leave_out_new_plugins(dir, &mut hashes)?;
+        }
+        let run = Run::open(dir, &self.spec(seed, hashes), how).map_err(inputs::other_plugin)?;
         self.watch.keeps_in(dir);
         for path in run.left() {
             let stays = format!("{} was not written by the run: it stays", path.display());
             self.watch.note(stays);
         }
         Ok(run)
+    }
+
+    /// A plugin that the program has got since the run in `dir` began had no part in it.
+    fn leave_out_new_plugins(&self, dir: &Path, hashes: &mut Hashes) -> Result<()> {
+        let Some(known) = Manifest::read(dir)? else {
+            return Ok(());
+        };
+        for plugin in self.host.plugins().iter().filter(|p| p.is_linked()) {
+            let name = inputs::plugin(&plugin.name);
+            if !known.hashes.contains_key(&name) {
+                hashes.remove(&name);
+            }
+        }
+        Ok(())
     }
 
     /// The player the recipe starts from, before any supervised stage: a fresh adapter, a given

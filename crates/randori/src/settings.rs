@@ -8,8 +8,9 @@ use randori_eval::Check;
 use randori_lora::{LoraSpec, Targets};
 
 use crate::recipe::{
-    AdapterKind, ComputeDevice, Dtype, OptimizerKind, QuantKind, Recipe, ScheduleKind,
+    AdapterKind, ComputeDevice, Dtype, OptimizerKind, QuantKind, Recipe, ScheduleKind, most,
 };
+use crate::watch::Watch;
 
 /// The rules of the game; `beta` of each iteration, for losses that have one. Learning rate, beta
 /// and epochs of an iteration are [`Rules::iteration`]'s everywhere.
@@ -41,15 +42,16 @@ pub fn checked_rules(recipe: &Recipe, beta: PerIteration<f64>) -> Result<Rules> 
     Ok(rules)
 }
 
-/// Training of an iteration.
-pub fn game(recipe: &Recipe, now: &Iteration, seed: u64) -> TrainSettings {
-    TrainSettings {
+/// Training of an iteration on so many pairs.
+pub fn game(recipe: &Recipe, now: &Iteration, seed: u64, pairs: usize) -> TrainSettings {
+    let settings = TrainSettings {
         learning_rate: now.learning_rate,
         epochs: now.epochs,
         seed: mixed(seed, now.t as u64),
         beta: now.beta,
         ..every_iteration(recipe)
-    }
+    };
+    warmed(recipe, "train.warmup", settings, pairs)
 }
 
 /// What of `[train]` is the same in every iteration.
@@ -63,9 +65,10 @@ pub fn every_iteration(recipe: &Recipe) -> TrainSettings {
     }
 }
 
-/// The supervised stage before the game; whether there is dropout is the adapter's to say.
-pub fn sft(recipe: &Recipe, seed: u64) -> TrainSettings {
-    TrainSettings {
+/// The supervised stage before the game, on so many examples; whether there is dropout is the
+/// adapter's to say.
+pub fn sft(recipe: &Recipe, seed: u64, examples: usize) -> TrainSettings {
+    let settings = TrainSettings {
         optimizer: optimizer(recipe, recipe.sft.optimizer, recipe.sft.weight_decay),
         learning_rate: recipe.sft.lr,
         schedule: schedule(recipe.sft.schedule, recipe.sft.warmup),
@@ -73,7 +76,8 @@ pub fn sft(recipe: &Recipe, seed: u64) -> TrainSettings {
         epochs: recipe.sft.epochs.max(1),
         seed: mixed(seed, u64::MAX),
         ..common(recipe)
-    }
+    };
+    warmed(recipe, "sft.warmup", settings, examples)
 }
 
 /// The baseline: supervised training on, with the game's optimiser, batch and schedule.
@@ -83,13 +87,37 @@ pub fn continued_sft(
     lr: f64,
     epochs: usize,
     max_steps: usize,
+    examples: usize,
 ) -> TrainSettings {
-    TrainSettings {
+    let settings = TrainSettings {
         learning_rate: lr,
         epochs,
         max_steps: Some(max_steps),
         seed: mixed(seed, u64::MAX - 1),
         ..every_iteration(recipe)
+    };
+    warmed(recipe, "train.warmup", settings, examples)
+}
+
+/// The settings of a training over `n` items. Where its steps are so few that all of them are
+/// warm-up at rate 0, and nobody asked for that, there is no warm-up.
+fn warmed(recipe: &Recipe, key: &str, mut settings: TrainSettings, n: usize) -> TrainSettings {
+    if settings.check_rates(n, "items").is_err() && !recipe.says(key) {
+        settings.schedule.warmup_ratio = 0.0;
+    }
+    settings
+}
+
+/// Says where a training has no warm-up though the recipe's default is one.
+pub fn say_unwarmed(watch: &dyn Watch, recipe: &Recipe, key: &str, settings: &TrainSettings) {
+    let usual = match key {
+        "sft.warmup" => recipe.sft.warmup,
+        _ => recipe.train.warmup,
+    };
+    if usual > 0.0 && settings.schedule.warmup_ratio == 0.0 {
+        watch.note(format!(
+            "no warm-up: with {key} = {usual}, the default, so few steps would all have rate 0"
+        ));
     }
 }
 
@@ -102,7 +130,7 @@ pub fn continued_sft(
 pub fn check_rates(recipe: &Recipe, examples: usize, supervised: bool) -> Result<()> {
     let at = |key: &str| format!("{}: {key}", recipe.place(key));
     if supervised {
-        return sft(recipe, 0)
+        return sft(recipe, 0, examples)
             .check_rates(examples, "examples")
             .with_context(|| at("sft.warmup"));
     }
@@ -115,7 +143,7 @@ pub fn check_rates(recipe: &Recipe, examples: usize, supervised: bool) -> Result
     for &epochs in compare.epochs.iter().filter(|_| compare.continued_sft) {
         // 0: as many as the game's tokens pay for
         let steps = epochs * examples.div_ceil(recipe.train.batch);
-        let settings = continued_sft(recipe, 0, 1.0, epochs, steps);
+        let settings = continued_sft(recipe, 0, 1.0, epochs, steps, examples);
         if epochs > 0 {
             settings
                 .check_rates(examples, "examples")
@@ -130,7 +158,7 @@ pub fn check_rates(recipe: &Recipe, examples: usize, supervised: bool) -> Result
 /// # Errors
 /// As there.
 pub fn check_game_rates(recipe: &Recipe, now: &Iteration, pairs: usize) -> Result<()> {
-    game(recipe, now, 0)
+    game(recipe, now, 0, pairs)
         .check_rates(pairs, "pairs")
         .with_context(|| format!("{}: train.warmup", recipe.place("train.warmup")))
 }
@@ -205,6 +233,13 @@ pub fn lora(recipe: &Recipe) -> Result<LoraSpec> {
         [one] if one.starts_with("regex:") => Targets::Regex(one["regex:".len()..].to_string()),
         names => Targets::Names(names.to_vec()),
     };
+    let rank_pattern: Vec<(String, usize)> =
+        patterns(recipe, "adapter.rank_pattern", &a.rank_pattern.0)?;
+    let beyond = |(_, rank): &&(String, usize)| *rank as f64 > most::RANK;
+    if let Some((name, rank)) = rank_pattern.iter().find(beyond) {
+        let rule = format!("must hold ranks <= {}, got \"{name}={rank}\"", most::RANK);
+        return Err(recipe.refuse("adapter.rank_pattern", rule).into());
+    }
     let spec = LoraSpec {
         rank: a.rank,
         alpha: a.alpha,
@@ -212,7 +247,7 @@ pub fn lora(recipe: &Recipe) -> Result<LoraSpec> {
         dropout: a.dropout.unwrap_or(0.0) as f32,
         targets: targets(&a.targets.0),
         exclude: (!a.exclude.0.is_empty()).then(|| targets(&a.exclude.0)),
-        rank_pattern: patterns(recipe, "adapter.rank_pattern", &a.rank_pattern.0)?,
+        rank_pattern,
         alpha_pattern: patterns(recipe, "adapter.alpha_pattern", &a.alpha_pattern.0)?,
         dora: a.dora,
         modules_to_save: a.modules_to_save.0.clone(),

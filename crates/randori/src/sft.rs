@@ -48,7 +48,8 @@ pub fn sft(request: &Request, out: Option<&Path>, fresh: bool) -> Result<PathBuf
     let made = Learnt::provenance_of(&session.stack())?;
     let recorder = Recorder::new(&session, run.manifest(), seed);
     let learnt: Learnt = run.stage("sft", "policy", |workspace| {
-        let settings = settings::sft(recipe, seed);
+        let settings = settings::sft(recipe, seed, train.examples.len());
+        settings::say_unwarmed(&*session.watch, recipe, "sft.warmup", &settings);
         let record = recorder.supervised(&settings, train.examples.len());
         let player = supervised::fine_tune(
             &session,

@@ -111,7 +111,9 @@ pub fn baseline(
                 setting.lr,
                 steps.whole_epochs(),
                 steps.max,
+                of.train.examples.len(),
             );
+            settings::say_unwarmed(&*session.watch, &session.recipe, "train.warmup", &settings);
             let record = recorder.supervised(&settings, of.train.examples.len());
             let player = of.start.player(&session.base);
             let player = fine_tune(session, player, of.train, settings, workspace, &name)?;

@@ -43,7 +43,8 @@ pub fn train(
     let session = opened.load(adapter)?;
     session.check_start()?;
     let seed = session.recipe.run.seed;
-    let settings = settings::game(&session.recipe, &now, seed);
+    let settings = settings::game(&session.recipe, &now, seed, given.rows.len());
+    settings::say_unwarmed(&*session.watch, &session.recipe, "train.warmup", &settings);
     let how = if fresh { Open::Fresh } else { Open::Resume };
     let pairs = [(PAIRS.to_string(), randori_store::hash(file)?.sha256)];
     let mut run = session.run(&dir, seed, pairs.into(), how)?;

@@ -2,11 +2,12 @@
 //! tests inject faults.
 
 use std::{
+    collections::BTreeSet,
     fmt, fs,
     fs::{File, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use crate::{BoxError, Error, Result};
@@ -31,6 +32,27 @@ pub enum Op<'a> {
 }
 
 type Gate = dyn Fn(Op) -> io::Result<()> + Send + Sync;
+
+/// Temporary files and folders that are being filled.
+static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Times that a folder is removed into which somebody still writes.
+const TRIES: usize = 3;
+
+/// Removes the temporary files and folders that are being filled, for a process that ends at once:
+/// whoever fills one waits from here on, so that nothing is put in place, and no error told of it.
+pub fn abandon_unfinished() {
+    let abandoned = unfinished();
+    for path in abandoned.iter() {
+        // what cannot be removed is hidden, and the next writer to that place removes it
+        let _ = (0..TRIES).any(|_| Disk::new().remove(path).is_ok());
+    }
+    std::mem::forget(abandoned);
+}
 
 /// The file system, with an optional gate that can refuse or abort any operation.
 #[derive(Clone, Default)]
@@ -81,14 +103,17 @@ impl Disk {
     ) -> Result<()> {
         let fresh = hidden(path, "new");
         self.remove(&fresh)?;
+        unfinished().insert(fresh.clone());
         let filled = self
             .gate(Op::Fill(&fresh))
             .map_err(BoxError::from)
             .and_then(|()| fill(&fresh));
-        let placed = match filled {
+        let whole = match filled {
             Err(source) => Err(Error::artefact("save", path, source)),
-            Ok(()) => self.sync_tree(&fresh).and_then(|()| publish(&fresh)),
+            Ok(()) => self.sync_tree(&fresh),
         };
+        unfinished().remove(&fresh);
+        let placed = whole.and_then(|()| publish(&fresh));
         if placed.is_err() {
             // frees the space of a full disk; the first error is the one to report
             let _ = self.remove(&fresh);

@@ -36,7 +36,7 @@ mod workspace;
 
 pub use artefact::{Artefact, Json, JsonLines, signals_json};
 pub use board::Board;
-pub use disk::{Disk, Op};
+pub use disk::{Disk, Op, abandon_unfinished};
 pub use error::{BoxError, Error, Result};
 pub use hash::{Hash, hash, hash_bytes};
 pub use json::{Appender, read_json, read_rows, write_json, write_rows};
@@ -44,7 +44,7 @@ pub use kept::{beside, intact, load};
 pub use layout::{Checkpoint, iteration_folder};
 pub use lock::Lock;
 pub use manifest::{Done, Manifest, RunSpec};
-pub use outbox::{OutFiles, OutFolder};
+pub use outbox::{OutFiles, OutFolder, exported};
 pub use run::{Open, Run, saved};
 pub use tensorboard::EventFile;
 pub use workspace::Workspace;

@@ -23,6 +23,9 @@ pub struct RunSpec {
     pub recipe_text: String,
     /// The resolved recipe by key: `train.lr` -> `1e-4`.
     pub recipe: BTreeMap<String, String>,
+    /// What a key means that is absent: from [`RunSpec::recipe`], or from the manifest of a version
+    /// that did not know it. An absent key is no change from its default.
+    pub defaults: BTreeMap<String, String>,
     /// Keys that may change when a run is resumed, since no finished stage depends on them:
     /// `game.iterations`.
     pub free: Vec<String>,
@@ -115,6 +118,12 @@ impl Manifest {
         json::read_json(&path).map(Some)
     }
 
+    /// Whether a folder is a run's, of this version or a later one.
+    pub fn is_in(dir: &Path) -> bool {
+        let found = Manifest::read(dir);
+        matches!(found, Ok(Some(_)) | Err(Error::Newer { .. }))
+    }
+
     /// Finds a finished stage.
     pub fn done(&self, folder: &str, stage: &str) -> Option<&Done> {
         self.stages
@@ -161,9 +170,15 @@ impl Manifest {
     /// others.
     pub(crate) fn changes(&self, spec: &RunSpec) -> (Vec<String>, Vec<String>) {
         let is_one = |keys: &[String], key: &str| keys.iter().any(|one| one == key);
-        let noted = differences(&self.recipe, &spec.recipe, |key| is_one(&spec.noted, key));
+        let differs = |key: &str| {
+            let default = spec.defaults.get(key);
+            self.recipe.get(key).or(default) != spec.recipe.get(key).or(default)
+        };
+        let noted = differences(&self.recipe, &spec.recipe, |key| {
+            is_one(&spec.noted, key) && differs(key)
+        });
         let mut refused = differences(&self.recipe, &spec.recipe, |key| {
-            !is_one(&spec.noted, key) && !is_one(&spec.free, key)
+            !is_one(&spec.noted, key) && !is_one(&spec.free, key) && differs(key)
         });
         refused.extend(differences(&self.hashes, &spec.hashes, |_| true));
         (noted, refused)

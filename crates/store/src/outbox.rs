@@ -7,7 +7,7 @@
 //! to the same path completes or undoes what was half done.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
@@ -47,6 +47,23 @@ impl List {
             _ => Ok(false),
         }
     }
+}
+
+/// The names of the files in a folder that were exported there, by the lists beside them; the
+/// lists' own names among them. A list that cannot be read, which may be anybody's, names none.
+pub fn exported(dir: &Path) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let entries = list(dir).unwrap_or_default();
+    let is_list = |name: &str| name == LIST || name.ends_with(&format!(".{LIST}"));
+    for (name, path) in entries.iter().map(|entry| (name_of(entry), entry)) {
+        if !is_list(&name) {
+            continue;
+        }
+        if let Ok(Some(found)) = List::read(path) {
+            names.extend(found.files.into_keys().chain([name]));
+        }
+    }
+    names
 }
 
 /// Whether `path` is a regular file, not a link to one.

@@ -103,6 +103,24 @@ fn a_changed_recipe_is_refused_in_words() {
         "train.lr was 1e-4, is 2e-4; plugin losses was bb22, is cc33",
     );
 
+    // A key that an earlier version did not know, or that is not given now, has its default.
+    let mut newer = spec();
+    newer.defaults = [("train.lr", "1e-4"), ("data.columns", "{}")]
+        .map(|(key, value)| (key.to_string(), value.to_string()))
+        .into();
+    newer.recipe.remove("train.lr");
+    set(&mut newer, "data.columns", "{}");
+    drop(Run::open(&dir, &newer, Open::Resume).unwrap());
+    set(&mut newer, "data.columns", "{ prompt = \"q\" }");
+    let error = Run::open(&dir, &newer, Open::Resume).unwrap_err();
+    let want = "other inputs: data.columns was not set, is { prompt = \"q\" }; use";
+    assert!(error.to_string().contains(want), "{error}");
+    let given = randori_store::RunSpec {
+        defaults: newer.defaults,
+        ..spec()
+    };
+    drop(Run::open(&dir, &given, Open::Resume).unwrap());
+
     // What is free may change: the game goes on for another iteration.
     let mut longer = spec();
     set(&mut longer, "game.iterations", "3");

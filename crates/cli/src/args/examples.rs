@@ -24,6 +24,7 @@ const EXAMPLES: [(&str, &str); 15] = [
         "Examples:
   randori init model.gguf chats.jsonl                  # chats.toml: SFT, then the game
   randori init org/name answers.csv --kind sft --out mine.toml
+  randori init folder faq.csv --columns prompt=ask,response=reply
   randori init folder pairs.jsonl --kind dpo --memory 8GiB",
     ),
     (
@@ -97,6 +98,7 @@ const EXAMPLES: [(&str, &str); 15] = [
         "fit",
         "Examples:
   randori fit mine.toml                       # what each stage takes
+  randori fit mine.toml --for sft             # those of `randori sft` alone
   randori fit mine.toml --vram 24GiB          # and which keys would make it fit",
     ),
     (

@@ -17,8 +17,11 @@ pub struct Args {
     /// org/name on the hub
     data: String,
     /// What the recipe is for
-    #[arg(long, value_enum, default_value = "spin")]
+    #[arg(long, value_enum, ignore_case = true, default_value = "spin")]
     kind: Kind,
+    /// Columns under names of their own, by what they are read as: `prompt=question,response=reply`
+    #[arg(long, value_name = "NAME=COLUMN", value_delimiter = ',', value_parser = column)]
+    columns: Vec<(String, String)>,
     /// File to write, which must not be there; named after the data where it is not given
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -41,6 +44,16 @@ enum Kind {
     Dpo,
 }
 
+/// `prompt=question`
+fn column(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, column)) if !name.is_empty() && !column.is_empty() => {
+            Ok((name.to_owned(), column.to_owned()))
+        }
+        _ => Err("must be NAME=COLUMN, as in prompt=question".to_owned()),
+    }
+}
+
 impl Args {
     /// Whether results alone are wanted.
     pub fn is_quiet(&self) -> bool {
@@ -56,6 +69,7 @@ impl Args {
             },
             model: self.model,
             data: self.data,
+            columns: self.columns,
             aim: match self.kind {
                 Kind::Sft => Aim::Sft,
                 Kind::Spin => Aim::Spin,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
-use randori::{Request, Which, bytes, one_line};
+use randori::{Aim, Request, Which, bytes, one_line};
 
 use crate::progress::Console;
 use crate::terminal::{self, Colour};
@@ -61,7 +61,7 @@ pub struct Who {
     /// A recipe, `builtin:demo`, or a run folder or a seed's folder in one (then its last
     /// iteration's player is meant)
     #[arg(value_name = "RECIPE")]
-    pub recipe: Option<PathBuf>,
+    pub recipe: PathBuf,
     /// A PEFT adapter folder instead of the recipe's start; given several times, their sum
     #[arg(long, value_name = "FOLDER")]
     pub adapter: Vec<PathBuf>,
@@ -80,11 +80,22 @@ pub enum Split {
     HeldOut,
 }
 
+/// A verb that trains, for what it would take.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planned {
+    /// The whole game
+    Run,
+    /// Supervised fine-tuning
+    Sft,
+    /// Training on pairs
+    Train,
+}
+
 impl Who {
     /// For the library, with the terminal watching.
     fn request(self) -> Request {
         Request {
-            recipe: self.recipe,
+            recipe: Some(self.recipe),
             adapter: self.adapter,
             ..self.common.request()
         }
@@ -113,6 +124,16 @@ impl From<Split> for randori::Split {
             Split::Train => randori::Split::Train,
             Split::Validation => randori::Split::Validation,
             Split::HeldOut => randori::Split::HeldOut,
+        }
+    }
+}
+
+impl From<Planned> for Aim {
+    fn from(verb: Planned) -> Aim {
+        match verb {
+            Planned::Run => Aim::Spin,
+            Planned::Sft => Aim::Sft,
+            Planned::Train => Aim::Dpo,
         }
     }
 }
@@ -239,6 +260,9 @@ enum Verb {
         /// recipe fits, what would, and the largest sizes that do
         #[arg(long, value_name = "SIZE", value_parser = bytes::memory)]
         vram: Option<u64>,
+        /// The verb whose stages are meant; else the one that the recipe shows itself to be for
+        #[arg(long = "for", value_name = "VERB", value_enum, ignore_case = true)]
+        verb: Option<Planned>,
     },
     /// Writes a shell's completions to standard output
     Completions {
@@ -342,7 +366,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
         Verb::Export(args) => randori::export(&args.export()?),
         Verb::Plugins { common } => randori::plugins(&common.request()),
         Verb::Inspect { who, examples } => inspect::run(&who.request(), examples),
-        Verb::Fit { who, vram } => randori::fit(&who.request(), vram),
+        Verb::Fit { who, vram, verb } => randori::fit(&who.request(), vram, verb.map(Into::into)),
         Verb::Completions { shell } => {
             out!("{}", descriptions::completions(command(), shell));
             Ok(())

@@ -148,8 +148,10 @@ impl Renamed {
 /// `no column `anwser`, which data.columns reads as `response`; nearest: `answer`; there are …`.
 fn absent(name: &str, column: &str, keys: &[&str], all: &str) -> String {
     let distance = |key: &&&str| strsim::osa_distance(column, key);
-    // a third of the letters differ, two at least
-    let near = |key: &&&str| distance(key) <= (column.chars().count() / 3).max(2);
+    // a third of the letters differ, or one of two to five, as in names of keys
+    let letters = column.chars().count();
+    let most = (letters / 3).max(letters.saturating_sub(1).min(1));
+    let near = |key: &&&str| distance(key) <= most;
     let near = keys.iter().min_by_key(distance).filter(near);
     let near = near.map_or(String::new(), |key| {
         format!("; nearest: `{}`", key.escape_debug())

@@ -291,6 +291,8 @@ pub(super) struct Examples {
     pub pairs: Vec<(Vec<Message>, Message)>,
     /// Number of responses that their messages exclude from training.
     pub untrained: usize,
+    /// Number of responses that `Last` leaves out and `Every` would train.
+    pub earlier: usize,
 }
 
 /// Splits a conversation into (prompt, response) examples; none if its messages exclude them.
@@ -309,11 +311,15 @@ pub(super) fn split(place: &Place, key: &str, turns: Vec<Turn>, which: Turns) ->
             format!("an example without response: `{key}` has no assistant message"),
         ));
     }
+    let mut earlier = 0;
     match which {
         // trained turns before the last one become context
         Turns::Last => {
             let last = answers.iter().rposition(|&i| trained[i]);
-            answers.drain(..last.unwrap_or(answers.len() - 1));
+            let before = answers.drain(..last.unwrap_or(answers.len() - 1));
+            earlier = before
+                .filter(|&i| trained[i] && asks(&messages[..i]))
+                .count();
         }
         Turns::Every => answers.retain(|&i| asks(&messages[..i])),
     }
@@ -330,6 +336,7 @@ pub(super) fn split(place: &Place, key: &str, turns: Vec<Turn>, which: Turns) ->
             .map(|i| (messages[..i].to_vec(), messages[i].clone()))
             .collect(),
         untrained: not.len(),
+        earlier,
     })
 }
 

@@ -19,9 +19,18 @@ pub struct Left {
     pub untrained_rows: usize,
     /// Responses excluded from training (`"train": false`, `"weight": 0`) in rows that have others.
     pub untrained: usize,
+    /// Responses before the last of their conversation, left out because of
+    /// [`Turns::Last`](crate::Turns::Last).
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub earlier: usize,
     /// Unread keys, with the number of rows that have each. Keys passed to the chat template are
     /// not among them.
     pub unread: BTreeMap<String, usize>,
+}
+
+/// Whether nothing was counted: such a count is not written.
+pub(crate) fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 impl Left {
@@ -36,6 +45,7 @@ impl Left {
         self.first_bad = self.first_bad.take().or(other.first_bad);
         self.untrained_rows += other.untrained_rows;
         self.untrained += other.untrained;
+        self.earlier += other.earlier;
         for (key, rows) in other.unread {
             *self.unread.entry(key).or_default() += rows;
         }
@@ -66,6 +76,13 @@ impl fmt::Display for Left {
             parts.push(format!(
                 "{} {more}responses marked as not to be trained",
                 self.untrained
+            ));
+        }
+        if self.earlier > 0 {
+            parts.push(format!(
+                "{} answers before the last of their conversations left out (data.turns = \"every\" \
+                 trains them)",
+                self.earlier
             ));
         }
         if !self.unread.is_empty() {

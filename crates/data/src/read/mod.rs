@@ -29,6 +29,7 @@ use columns::Renamed;
 pub use first::column_names;
 pub use format::Format;
 pub use left::Left;
+pub(crate) use left::is_none;
 use source::Source;
 
 /// Placeholder in a row's strings for invalid characters, and before a number that cannot be

@@ -110,6 +110,7 @@ impl<'a> Row<'a> {
         let turns = messages(self.place, key, value)?;
         let examples = split(self.place, key, turns, options.turns)?;
         left.untrained += examples.untrained;
+        left.earlier += examples.earlier;
         let records = examples.pairs.into_iter();
         records
             .map(|(prompt, response)| Ok(self.record(self.with_system(prompt)?, response)))

@@ -68,7 +68,7 @@ impl Ceilings {
     ) -> Result<Ceilings> {
         let gpu = randori_cuda::gpu::Gpu::open()?;
         let timed = |mut work: Box<dyn FnMut() -> Result<()>>| {
-            median(|| {
+            shortest(|| {
                 // several, so that waiting for the host does not count
                 for _ in 0..AT_ONCE {
                     work()?;
@@ -111,7 +111,7 @@ fn product(width: usize) -> Result<f64> {
         Ok(Tensor::from_vec(values, (rows, width), &Device::Cpu)?)
     };
     let (x, w) = (values(ROWS)?, Weight::Dense(values(width)?));
-    let seconds = median(|| {
+    let seconds = shortest(|| {
         black_box(Cpu.product(&x, &w)?);
         Ok(())
     })?;
@@ -124,7 +124,7 @@ fn reading(bytes: u64) -> f64 {
         .into_par_iter()
         .map(|i| (i % 8) as f32)
         .collect();
-    let seconds = median(|| {
+    let seconds = shortest(|| {
         let sums = buffer.par_chunks(1 << 18).map(math::sum);
         black_box(sums.sum::<f64>());
         Ok(())
@@ -132,19 +132,19 @@ fn reading(bytes: u64) -> f64 {
     bytes as f64 / seconds.unwrap_or(f64::INFINITY)
 }
 
-/// The median of as many repeats as there is time for, after one that warms up. Not the shortest:
-/// what else runs here goes on running.
-fn median(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+/// The shortest of as many repeats as there is time for, after one that warms up: what else runs
+/// here makes every other figure another one each time, and [`REACHED`] is the share of this one.
+fn shortest(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     work()?;
     let began = Instant::now();
-    let mut all = Vec::new();
-    while all.len() < 3 || began.elapsed() < LONG_ENOUGH {
+    let (mut times, mut least) = (0, f64::INFINITY);
+    while times < 3 || began.elapsed() < LONG_ENOUGH {
         let start = Instant::now();
         work()?;
-        all.push(start.elapsed().as_secs_f64());
+        least = least.min(start.elapsed().as_secs_f64());
+        times += 1;
     }
-    all.sort_by(f64::total_cmp);
-    Ok(all[all.len() / 2].max(1e-9))
+    Ok(least.max(1e-9))
 }
 
 #[cfg(test)]

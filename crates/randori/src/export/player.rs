@@ -13,6 +13,7 @@ use crate::card::{Card, Form};
 use crate::check;
 use crate::folder;
 use crate::inputs;
+use crate::model_files::check_paths;
 use crate::outbox;
 use crate::recipe::Recipe;
 use crate::request::{Request, Which};
@@ -66,7 +67,7 @@ impl Asked {
     /// As [`outbox::refuse_place`].
     pub fn refuse_place(&self, request: &Request, out: &Path) -> Result<()> {
         let reads = check::reads(&self.recipe, request, &self.stack, None);
-        outbox::refuse_place(out, &reads)
+        outbox::refuse_place(out, &reads.all)
     }
 }
 
@@ -83,6 +84,10 @@ fn open(request: &Request, asked: Asked, onto: Onto) -> Result<Player> {
         stack,
         game,
     } = asked;
+    check_paths(&recipe)?;
+    for folder in &stack {
+        Learnt::check_there(folder)?;
+    }
     let host = session::host(&recipe, request)?;
     let opened = Opened::of(request, recipe, host)?;
     let options = settings::load_options(&opened.setting.recipe);

@@ -4,6 +4,7 @@
 use anyhow::Result;
 use randori_engine::fit::{Packing, largest};
 
+use crate::aim::Aim;
 use crate::bytes::{shown, unit};
 use crate::plan::{MOST, Model, Plan, bytes, micro_batch, slots};
 use crate::recipe::{AdapterKind, ComputeDevice, Dtype, OptimizerKind, OrAuto, Recipe};
@@ -27,30 +28,21 @@ pub fn against(watch: &dyn Watch, model: &Model, plan: &Plan, limit: u64) -> Res
         "\nThe largest that fit into {}, all else as in the recipe:",
         size(limit)
     );
-    let prompt = plan.prompt();
-    let response = largest(free, MOST, &mut |n| {
-        let r = &plan.recipe;
-        let packing = Packing::fullest(prompt, &[n, n], r.train.batch, r.micro_batch_tokens());
-        bytes(plan.train(&packing))
-    })?;
-    let pair = response.map(|n| {
-        format!(
-            "{n} tokens a response: {} rows with a prompt of {prompt}",
-            Packing::item(prompt, &[n, n])
-        )
-    });
-    result!(watch, "  longest pair                 {}", or_none(pair));
+    let (item, longest) = longest(plan, free)?;
+    result!(watch, "  {item:<28} {}", or_none(longest));
     result!(
         watch,
         "  train.micro_batch_tokens     {}",
         or_none(micro_batch(plan, free)?.map(|n| bounded(n, plan)))
     );
-    let slots = slots(plan, free)?;
-    result!(
-        watch,
-        "  generate.batch               {}",
-        or_none(slots.map(|n| any_slots(n, plan)))
-    );
+    if plan.aim == Aim::Spin {
+        let slots = slots(plan, free)?;
+        result!(
+            watch,
+            "  generate.batch               {}",
+            or_none(slots.map(|n| any_slots(n, plan)))
+        );
+    }
     if peak <= limit {
         return Ok(());
     }
@@ -71,18 +63,44 @@ pub fn against(watch: &dyn Watch, model: &Model, plan: &Plan, limit: u64) -> Res
     )
 }
 
+/// The longest pair, or example, that trainings have room for.
+fn longest(plan: &Plan, free: u64) -> Result<(&'static str, Option<String>)> {
+    let prompt = plan.prompt();
+    let (item, players) = match plan.has_pairs() {
+        true => ("longest pair", 2),
+        false => ("longest example", 1),
+    };
+    let response = largest(free, MOST, &mut |n| {
+        let (r, responses) = (&plan.recipe, vec![n; players]);
+        let of = |batch| Packing::fullest(prompt, &responses, batch, r.micro_batch_tokens());
+        match plan.has_pairs() {
+            true => bytes(plan.train(&of(r.train.batch))),
+            false => bytes(plan.sft(&of(r.sft.batch))),
+        }
+    })?;
+    let longest = response.map(|n| {
+        format!(
+            "{n} tokens a response: {} rows with a prompt of {prompt}",
+            Packing::item(prompt, &vec![n; players])
+        )
+    });
+    Ok((item, longest))
+}
+
 fn or_none(found: Option<String>) -> String {
     found.unwrap_or_else(|| "none fits".into())
 }
 
 /// A micro-batch's size, or that none is too large: a step has no more rows.
 fn bounded(rows: usize, plan: &Plan) -> String {
-    let step = plan.recipe.train.batch * Packing::item(plan.prompt(), &plan.responses());
+    let (r, responses) = (&plan.recipe, plan.responses());
+    let (batch, what, responses) = match plan.has_pairs() {
+        true => (r.train.batch, "pairs", &responses[..]),
+        false => (r.sft.batch, "examples", &responses[..1]),
+    };
+    let step = batch * Packing::item(plan.prompt(), responses);
     match rows >= step {
-        true => format!(
-            "any (a step's {} pairs have at most {step} rows)",
-            plan.recipe.train.batch
-        ),
+        true => format!("any (a step's {batch} {what} have at most {step} rows)"),
         false => rows.to_string(),
     }
 }
@@ -118,6 +136,9 @@ const SWITCHES: [Switch; 8] = [
         Ok(changes.then(|| "train.offload_inputs = true".into()))
     },
     |r, plan, free| {
+        if plan.aim != Aim::Spin {
+            return Ok(None);
+        }
         let n = slots(plan, free)?.filter(|n| *n < r.generate.batch);
         r.generate.batch = n.unwrap_or(r.generate.batch);
         Ok(n.map(|n| format!("generate.batch = {n}")))
@@ -163,7 +184,7 @@ fn remedies(model: &Model, plan: &Plan, limit: u64) -> Result<Option<(Vec<String
     for switch in SWITCHES {
         let mut recipe = plan.recipe.clone();
         if let Some(what) = switch(&mut recipe, plan, free)? {
-            let peak = Plan::of(model, recipe)?.peak()?;
+            let peak = Plan::of(model, recipe)?.meant_for(plan.aim).peak()?;
             if peak <= limit {
                 most = most.max(peak);
                 single.push(what);
@@ -175,14 +196,14 @@ fn remedies(model: &Model, plan: &Plan, limit: u64) -> Result<Option<(Vec<String
     }
     // sizes last: only when nothing else is left is known how small they must be
     let mut together = Vec::new();
-    let mut now = Plan::of(model, plan.recipe.clone())?;
+    let mut now = Plan::of(model, plan.recipe.clone())?.meant_for(plan.aim);
     for i in [0, 1, 6, 7, 4, 5, 2, 3] {
         let mut recipe = now.recipe.clone();
         let Some(what) = SWITCHES[i](&mut recipe, &now, free)? else {
             continue;
         };
         together.push(what);
-        now = Plan::of(model, recipe)?;
+        now = Plan::of(model, recipe)?.meant_for(plan.aim);
         let peak = now.peak()?;
         if peak <= limit {
             return Ok(Some((vec![together.join(" and ")], peak)));

@@ -2,14 +2,17 @@
 //! the largest sizes that do. The arithmetic is the engine's (`randori_engine::fit`); here its
 //! figures become text.
 
+pub mod amount;
 mod limits;
 pub mod time;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Result;
 use randori_engine::fit::Peak;
 
+use crate::aim::Aim;
 use crate::bytes::{shown, unit};
 use crate::check::{self, Uses};
 use crate::folder;
@@ -17,10 +20,16 @@ use crate::memory::{chosen, free};
 use crate::plan::{Model, Plan};
 use crate::recipe::{AdapterKind, ComputeDevice, OrAuto, Recipe};
 use crate::request::Request;
-use crate::watch::notes;
+use crate::session::Setting;
+use crate::watch::{Silent, notes};
+use amount::Amount;
 
-/// Prints the plan; an error where `limit` is given and the recipe does not fit.
-pub fn fit(request: &Request, limit: Option<u64>) -> Result<()> {
+/// Prints the plan of the verb that `aim` stands for, or else of the one that the recipe shows
+/// itself to be for.
+///
+/// # Errors
+/// Whatever is wrong with recipe or model; where `limit` is given, a recipe that does not fit.
+pub fn fit(request: &Request, limit: Option<u64>, aim: Option<Aim>) -> Result<()> {
     let (mut recipe, adapter) = folder::recipe(request)?;
     if let Some(dir) = request.recipe.as_ref().filter(|path| path.is_dir()) {
         // one seed's folder is one game
@@ -32,22 +41,45 @@ pub fn fit(request: &Request, limit: Option<u64>) -> Result<()> {
     let model = Model::of(&recipe, adapter, &host)?;
     model.check_start(&recipe)?;
     notes(&*request.watch, model.described.notes());
-    let mut plan = Plan::of(&model, recipe)?;
+    let (aim, why) = aimed(request, &recipe, aim);
+    let quiet = Request {
+        watch: Arc::new(Silent),
+        ..request.clone()
+    };
+    // a tokenizer need not be there
+    let setting = Setting::without_weights(recipe.clone(), host, &quiet).ok();
+    let amount = Amount::of(&recipe, setting.as_ref(), aim);
+    let mut plan = Plan::of(&model, recipe)?.meant_for(aim);
     if plan.recipe.train.micro_batch_tokens == OrAuto::Auto {
         let here = free(Path::new("/")).filter(|_| !plan.card);
         let limit = limit.or(here).unwrap_or(u64::MAX);
         plan.recipe.train.micro_batch_tokens = OrAuto::Of(chosen(&plan, limit)?);
     }
-    request.watch.result(memory(&plan, &model)?);
-    request.watch.result(time::shown(&plan)?);
+    let of = format!(
+        "Stages of `{}` ({why}); those of another verb: --for.\n",
+        aim.command()
+    );
+    request.watch.result(memory(&plan, &model, &of)?);
+    request.watch.result(time::shown(&model, &plan, &amount)?);
     match limit {
         Some(limit) => limits::against(&*request.watch, &model, &plan, limit),
         None => Ok(()),
     }
 }
 
-/// A line for each stage.
-fn memory(plan: &Plan, model: &Model) -> Result<String> {
+/// The verb to plan for, and who says so.
+fn aimed(request: &Request, recipe: &Recipe, asked: Option<Aim>) -> (Aim, &'static str) {
+    match asked {
+        Some(aim) => (aim, "asked for"),
+        None if request.recipe.as_ref().is_some_and(|path| path.is_dir()) => {
+            (Aim::Spin, "a run's folder")
+        }
+        None => Aim::of(recipe),
+    }
+}
+
+/// What the stages take; `of` says whose they are.
+fn memory(plan: &Plan, model: &Model, of: &str) -> Result<String> {
     let r = &plan.recipe;
     let count = |w: &randori_engine::trace::TracedWeight| w.shape.iter().product::<usize>() as f64;
     let all: f64 = model.trace.weights.iter().map(count).sum();
@@ -68,8 +100,41 @@ fn memory(plan: &Plan, model: &Model) -> Result<String> {
     );
     let stages = plan.stages()?;
     let most = stages.iter().map(|(_, _, p)| p.total()).max().unwrap_or(0);
+    out.push_str(of);
     out.push_str(&passes(&plan.recipe));
     out.push_str(&about(plan, most)?);
+    out.push_str(&table(&stages, most));
+    let of = |stage: &str| {
+        stages
+            .iter()
+            .find(|s| s.0 == stage)
+            .map(|s| s.2)
+            .unwrap_or_default()
+    };
+    let training = if plan.has_pairs() { "train" } else { "sft" };
+    let generate = (plan.aim == Aim::Spin).then(|| of("generate").logits);
+    out.push_str(&words(plan, training, &of(training), generate, most));
+    let planner = if plan.has_pairs() {
+        &plan.game
+    } else {
+        &plan.sft
+    };
+    let (player, moments) = (planner.player_bytes(), planner.moment_bytes());
+    let (whose, besides) = match plan.aim {
+        Aim::Spin => ("every iteration's", "; texts and log-probs besides"),
+        Aim::Sft | Aim::Dpo => ("the", ""),
+    };
+    out.push_str(&format!(
+        "Disk: {} {} for {whose} player, up to {} more while one is trained{besides}.\n",
+        shown(player, most),
+        unit(most),
+        shown(2 * (player + moments), most)
+    ));
+    Ok(out)
+}
+
+/// A line for each stage, in the unit that suits `most`, the largest.
+fn table(stages: &[(&'static str, String, Peak)], most: u64) -> String {
     let columns = [
         "base",
         "players",
@@ -79,12 +144,12 @@ fn memory(plan: &Plan, model: &Model) -> Result<String> {
         "work",
         "peak",
     ];
-    out.push_str(&format!("{:10}", "stage"));
+    let mut out = format!("{:10}", "stage");
     columns
         .iter()
         .for_each(|c| out.push_str(&format!("{c:>10}")));
     out.push('\n');
-    for (name, what, p) in &stages {
+    for (name, what, p) in stages {
         out.push_str(&format!("{name:10}"));
         for bytes in [
             p.base,
@@ -97,24 +162,13 @@ fn memory(plan: &Plan, model: &Model) -> Result<String> {
         ] {
             out.push_str(&format!("{:>10}", shown(bytes, most)));
         }
-        out.push_str(&format!("   {what}\n"));
+        let largest = match p.total() == most {
+            true => "   <- the largest",
+            false => "",
+        };
+        out.push_str(&format!("   {what}{largest}\n"));
     }
-    let of = |stage: &str| {
-        stages
-            .iter()
-            .find(|s| s.0 == stage)
-            .map(|s| s.2)
-            .unwrap_or_default()
-    };
-    out.push_str(&words(plan, &of("train"), &of("generate"), most));
-    let (player, moments) = (plan.game.player_bytes(), plan.game.moment_bytes());
-    out.push_str(&format!(
-        "Disk: {} {} for every iteration's player, up to {} more while one is trained; texts and log-probs besides.\n",
-        shown(player, most),
-        unit(most),
-        shown(2 * (player + moments), most)
-    ));
-    Ok(out)
+    out
 }
 
 /// Where passes are supposed to run, and who says so.
@@ -154,24 +208,28 @@ fn about(plan: &Plan, most: u64) -> Result<String> {
     ))
 }
 
-/// What the columns hold.
-fn words(plan: &Plan, train: &Peak, generate: &Peak, most: u64) -> String {
+/// What the columns hold; `training` is the largest training's name, `train` its peak, `generate`
+/// the logits of answers where there are any.
+fn words(plan: &Plan, training: &str, train: &Peak, generate: Option<u64>, most: u64) -> String {
     let of = |bytes| shown(bytes, most);
-    let head = "\nkept: the tape, or keys and values. work: all else a pass holds; in train it has";
+    let head = format!(
+        "\nkept: the tape, or keys and values. work: all else a pass holds; in {training} it has"
+    );
+    let answers = generate.map_or(String::new(), |logits| {
+        format!(", in generate {}", of(logits))
+    });
     if plan.card {
         return format!(
-            "{head} {} of logits, in generate {}.\nplayers: a copy of the one that works, and in train its\nparameters in f32. Of each figure 3 % is for the pool of memory; the CUDA context, kernels and cuBLAS are\ntaken to need {} {} besides. These two are assumptions, never measured on a card.\n",
+            "{head} {} of logits{answers}.\nplayers: a copy of the one that works, and in {training} its\nparameters in f32. Of each figure 3 % is for the pool of memory; the CUDA context, kernels and cuBLAS are\ntaken to need {} {} besides. These two are assumptions, never measured on a card.\n",
             of(train.logits),
-            of(generate.logits),
             of(plan.besides()),
             unit(most),
         );
     }
     format!(
-        "{head} {} of attention and {} of logits, in\ngenerate {} of logits. A process takes some {} besides.\n",
+        "{head} {} of attention and {} of logits{answers}.\nA process takes some {} besides.\n",
         of(train.attention),
         of(train.logits),
-        of(generate.logits),
         of(plan.besides())
     )
 }

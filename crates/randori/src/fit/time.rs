@@ -1,5 +1,5 @@
-//! How long the game takes, by the work its passes are and this machine's speed. An estimate, and
-//! said to be one.
+//! How long a verb's stages take, by the work their passes are and this machine's speed. An
+//! estimate, and said to be one.
 
 use std::time::Duration;
 
@@ -7,15 +7,11 @@ use anyhow::Result;
 use randori_core::PerIteration;
 use randori_engine::fit::{Ceilings, Packing, Work};
 
-use crate::corpus;
+use super::amount::{Amount, lengths, usual};
+use crate::aim::Aim;
 use crate::figures::{clock, grouped};
-use crate::plan::Plan;
-use crate::recipe::Recipe;
-use crate::request::Split;
+use crate::plan::{Model, Plan};
 use crate::settings;
-
-/// Examples that are supposed where neither the data nor `data.limit` is at hand.
-const SUPPOSED: usize = 1000;
 
 /// What this machine can do, and where that was measured.
 ///
@@ -30,9 +26,18 @@ pub fn machine(plan: &Plan) -> Result<(Ceilings, String)> {
     Ok((machine, format!("on {} threads", plan.threads)))
 }
 
-/// One line for each stage of the whole game, and their sum.
-pub fn shown(plan: &Plan) -> Result<String> {
-    let numbers = Numbers::of(&plan.recipe);
+/// How long everything takes: all stages together, at the lengths that the data's rows have.
+///
+/// # Errors
+/// As [`Plan::of`].
+pub fn total(model: &Model, plan: &Plan, amount: &Amount, machine: &Ceilings) -> Result<f64> {
+    let each = stages(&usual(model, plan, amount.means)?, amount)?;
+    let once: f64 = each.iter().map(|(.., work)| machine.seconds(work)).sum();
+    Ok(amount.games as f64 * once)
+}
+
+/// One line for each stage of the plan's verb, and their sum.
+pub fn shown(model: &Model, plan: &Plan, amount: &Amount) -> Result<String> {
     let (machine, where_measured) = match machine(plan) {
         Ok(machine) => machine,
         Err(e) if plan.card => {
@@ -42,26 +47,35 @@ pub fn shown(plan: &Plan) -> Result<String> {
         }
         Err(e) => return Err(e),
     };
+    let all = match plan.aim {
+        Aim::Spin => "the whole game".to_owned(),
+        Aim::Sft | Aim::Dpo => format!("`{}`", plan.aim.command()),
+    };
     let mut out = format!(
-        "\nTime of the whole game, an estimate, here and now ({:.0} billion multiply-adds and {:.1} GB a second, measured just\nnow {where_measured}): {}, prompts and answers all as long as the recipe allows.\n\n",
+        "\nTime of {all}, an estimate, here and now ({:.0} billion multiply-adds and {:.1} GB a second, measured just\nnow {where_measured}): {}, {}.\n\n",
         machine.multiply_adds / 1e9,
         machine.bytes / 1e9,
-        numbers.what
+        amount.what,
+        lengths(amount.means)
     );
-    let mut all = 0.0;
-    for (name, what, work) in stages(plan, &numbers)? {
-        let seconds = numbers.games as f64 * machine.seconds(&work);
-        all += seconds;
+    let usual = usual(model, plan, amount.means)?;
+    for (name, what, work) in stages(&usual, amount)? {
+        let seconds = amount.games as f64 * machine.seconds(&work);
         out.push_str(&format!("{name:10}{:>14}   {what}\n", length(seconds)));
     }
-    let games = match numbers.games {
+    let games = match amount.games {
         1 => String::new(),
         n => format!("   {n} games, one for each of compare.seeds"),
     };
-    out.push_str(&format!("{:10}{:>14}{games}\n", "total", length(all)));
-    out.push_str(
-        "\nNot in it: loading, saving, the baseline of compare.continued_sft, and what else the machine does meanwhile.\n",
-    );
+    let all = length(total(model, plan, amount, &machine)?);
+    out.push_str(&format!("{:10}{all:>14}{games}\n", "total"));
+    let baseline = match plan.aim {
+        Aim::Spin => " the baseline of compare.continued_sft,",
+        Aim::Sft | Aim::Dpo => "",
+    };
+    out.push_str(&format!(
+        "\nNot in it: loading, saving,{baseline} and what else the machine does meanwhile.\n"
+    ));
     Ok(out)
 }
 
@@ -88,47 +102,57 @@ pub fn length(seconds: f64) -> String {
     }
 }
 
-/// How often everything is done.
-struct Numbers {
-    examples: usize,
-    held_out: usize,
-    games: usize,
-    /// In words, and where they come from.
-    what: String,
-}
-
-impl Numbers {
-    fn of(recipe: &Recipe) -> Numbers {
-        let count = |split| corpus::count(recipe, split);
-        let (examples, from) = match (count(Split::Train), recipe.data.limit) {
-            (Some(n), _) => (n, "data.train"),
-            (None, Some(n)) => (n, "data.limit"),
-            (None, None) => (SUPPOSED, "supposed: data.train is not at hand"),
-        };
-        let (held_out, of) = match (count(Split::HeldOut), recipe.eval.limit) {
-            (Some(n), _) => (n, "held out"),
-            (None, Some(n)) => (n, "eval.limit"),
-            (None, None) => (SUPPOSED, "supposed to be held out"),
-        };
-        Numbers {
-            what: format!(
-                "{} examples ({from}), {} measured on ({of})",
-                grouped(examples),
-                grouped(held_out)
-            ),
-            examples,
-            held_out,
-            games: recipe.compare.seeds.len().max(1),
-        }
+/// Every stage of the plan's verb with its work, once.
+fn stages(plan: &Plan, amount: &Amount) -> Result<Vec<(&'static str, String, Work)>> {
+    match plan.aim {
+        Aim::Sft => alone(plan, amount),
+        Aim::Spin => game(plan, amount),
+        Aim::Dpo => given(plan, amount),
     }
 }
 
-/// Every stage of one game with its work.
-fn stages(plan: &Plan, numbers: &Numbers) -> Result<Vec<(&'static str, String, Work)>> {
+fn times(what: &str, count: usize) -> String {
+    format!("{} {what}", grouped(count))
+}
+
+/// Supervised training and nothing else, which makes one pass where the recipe has none before a
+/// game.
+fn alone(plan: &Plan, amount: &Amount) -> Result<Vec<(&'static str, String, Work)>> {
+    let seen = amount.examples * plan.recipe.sft.epochs.max(1);
+    let trained = (
+        "sft",
+        times("examples trained on", seen),
+        supervised(plan, seen)?,
+    );
+    if amount.held_out == 0 {
+        return Ok(vec![trained]);
+    }
+    let item = Packing::item(plan.prompt(), &plan.responses()[..1]);
+    let packing = plan.alone();
+    let measured = plan.game.scoring_work(&packing)? * share(amount.held_out, item, &packing);
+    let what = times("validation examples", amount.held_out);
+    Ok(vec![trained, ("score", what, measured)])
+}
+
+/// Training on pairs that are given, as in the first iteration.
+fn given(plan: &Plan, amount: &Amount) -> Result<Vec<(&'static str, String, Work)>> {
+    let (n, r) = (amount.examples, &plan.recipe);
+    let rules = settings::rules(r, PerIteration::constant(1.0));
+    let epochs = rules.iteration(0).epochs;
+    let mut stages = Vec::new();
+    if plan.scores {
+        stages.push(("score", times("pairs scored", n), scoring(plan, n)?));
+    }
+    let work = training(plan, n * epochs, n.div_ceil(r.train.batch) * epochs)?;
+    stages.push(("train", times("pairs trained on", n * epochs), work));
+    Ok(stages)
+}
+
+/// A whole game.
+fn game(plan: &Plan, amount: &Amount) -> Result<Vec<(&'static str, String, Work)>> {
     let r = &plan.recipe;
     let iterations = r.game.iterations;
-    let n = numbers.examples;
-    let times = |what: &str, count: usize| format!("{} {what}", grouped(count));
+    let n = amount.examples;
     let mut stages = Vec::new();
     if r.sft.epochs > 0 {
         let seen = r.sft.epochs * n;
@@ -145,9 +169,9 @@ fn stages(plan: &Plan, numbers: &Numbers) -> Result<Vec<(&'static str, String, W
         .map(|t| of_iteration(t).div_ceil(r.train.batch) * epochs(t))
         .sum();
     // the start is measured too; log-probs are those of policy and opponent
-    let measured = numbers.held_out * r.eval.seeds.len() * (iterations + 1);
+    let measured = amount.held_out * r.eval.seeds.len() * (iterations + 1);
     let mut measuring = answering(plan, measured, true)?;
-    measuring += scoring(plan, numbers.held_out * (2 * iterations + 1))?;
+    measuring += scoring(plan, amount.held_out * (2 * iterations + 1))?;
     stages.push((
         "generate",
         times("answers", n * iterations),

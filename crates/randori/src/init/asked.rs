@@ -4,21 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 
+use crate::aim::Aim;
 use crate::recipe::{Named, kind};
 use crate::request::Request;
 use crate::splits::{sharded, stem};
-
-/// What a recipe is written for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Aim {
-    /// Supervised fine-tuning, and no game.
-    Sft,
-    /// Supervised fine-tuning, then the game on the same data.
-    #[default]
-    Spin,
-    /// Preference pairs: DPO.
-    Dpo,
-}
 
 /// A recipe that is wanted.
 #[derive(Clone)]
@@ -29,6 +18,9 @@ pub struct Init {
     pub model: String,
     /// Data as `data.train` takes it, likewise.
     pub data: String,
+    /// Columns under names of their own, by what they are read as: `("prompt", "question")`;
+    /// where none is given they are found.
+    pub columns: Vec<(String, String)>,
     /// What for.
     pub aim: Aim,
     /// The file to write; `None`: named after the data, in the working directory.

@@ -2,17 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use randori_data::Columns;
 
-use super::asked::Aim;
 use super::lengths::Lengths;
 use super::page::Page;
+use crate::aim::Aim;
 use crate::escape::escaped;
-use crate::recipe::{Recipe, toml_text};
+use crate::recipe::{AUTO_MOST, Recipe, toml_text};
 
 /// More tokens than any window has: a limit while lengths are looked at.
 const UNLIMITED: usize = 1 << 30;
+/// Answers decoded at a time, at most: more are not faster.
+pub const SLOTS: usize = 64;
 /// A set to measure on is cut to so many examples.
 const MEASURED: usize = 64;
 
@@ -81,6 +83,10 @@ pub struct Draft {
     pub columns: Columns,
     /// Whether rows that are no example are left out.
     pub drops: bool,
+    /// Whether each answer of a conversation is an example.
+    pub every: bool,
+    /// Rows that are longer than the model's window.
+    pub beyond: usize,
     /// `eval.answer`
     pub answer: &'static str,
     /// Pairs or examples in a step.
@@ -107,6 +113,8 @@ impl Draft {
             splits: [false; 2],
             columns: Columns::default(),
             drops: false,
+            every: false,
+            beyond: 0,
             answer: "none",
             batch: 1,
             held_out: 0,
@@ -115,14 +123,16 @@ impl Draft {
         }
     }
 
-    /// The recipe that the text is; errors name the file as one that is not there yet.
+    /// The recipe that the text is; errors name no place in a file that is not there.
     ///
     /// # Errors
-    /// As [`Recipe::parse`].
+    /// As [`Recipe::parse`]: columns that are not read.
     pub fn recipe(&self) -> Result<Recipe> {
-        let name = format!("{} (not written yet)", self.file.display());
         let folder = self.file.parent().unwrap_or(Path::new(""));
-        Ok(Recipe::parse(&name, &self.text(), folder, &[])?)
+        let mut recipe = Recipe::parse("init", &self.text(), folder, &[])
+            .map_err(|error| anyhow!("--columns: {}", error.rule))?;
+        recipe.stands_nowhere("init");
+        Ok(recipe)
     }
 
     /// The file's text.
@@ -215,8 +225,18 @@ impl Draft {
             let why = "rows that are no example are left out, and counted";
             page.key("bad_rows", toml_text("drop"), why);
         }
+        if self.every {
+            let why = "conversations have several answers: each is trained";
+            page.key("turns", toml_text("every"), why);
+        }
+        let of_which = match self.beyond {
+            0 => "",
+            _ => " (of the rows within the model's window)",
+        };
         let [prompts, responses] = match &self.lengths {
-            Some(lengths) => [&lengths.prompts, &lengths.responses].map(|of| of.words()),
+            Some(lengths) => {
+                [&lengths.prompts, &lengths.responses].map(|of| format!("{}{of_which}", of.words()))
+            }
             None => Default::default(),
         };
         page.key("max_prompt_tokens", self.sizes.prompt, &prompts);
@@ -246,6 +266,12 @@ impl Draft {
         if let Some((quant, why)) = quant {
             page.key("quant", toml_text(quant), why);
         }
+        page.key("rank", 16, "the update's size: more can hold more");
+        page.key(
+            "alpha",
+            "32.0",
+            "its strength: it is scaled by alpha / rank",
+        );
     }
 
     fn training(&self, page: &mut Page) {
@@ -257,16 +283,21 @@ impl Draft {
                 Aim::Sft | Aim::Dpo => "passes over the data",
             };
             page.key("epochs", 1, why);
+            page.key("lr", "2e-4", "learning rate");
             page.key("batch", self.batch, "examples in a step");
         }
         page.section("generate");
-        let longest = "longest answer, as the data's";
+        let longest = match self.aim {
+            Aim::Spin => "longest answer, as the data's",
+            Aim::Sft | Aim::Dpo => "longest answer in `chat` and `eval`, as the data's",
+        };
         page.key("max_new_tokens", sizes.response, longest);
-        page.key(
-            "batch",
-            sizes.slots,
-            "answers decoded at a time; memory decides",
-        );
+        let most = |reached| match reached {
+            true => "more are not faster",
+            false => "memory decides",
+        };
+        let why = format!("answers decoded at a time; {}", most(sizes.slots >= SLOTS));
+        page.key("batch", sizes.slots, &why);
         if self.aim != Aim::Sft {
             page.section("loss");
             page.key(
@@ -281,8 +312,9 @@ impl Draft {
             page.key("lr", "2e-5", "learning rate");
             page.key("batch", self.batch, "pairs in a step");
         }
-        let why = "tokens computed at a time; memory decides";
-        page.key("micro_batch_tokens", sizes.micro_batch, why);
+        let reached = sizes.micro_batch >= AUTO_MOST;
+        let why = format!("tokens computed at a time; {}", most(reached));
+        page.key("micro_batch_tokens", sizes.micro_batch, &why);
         if sizes.checkpoint {
             let why = "less memory for a third more time";
             page.key("checkpoint", true, why);

@@ -35,12 +35,6 @@ impl Spread {
         self.at(share).clamp(1, most).next_multiple_of(STEP)
     }
 
-    /// The mean, rounded up; at least 1.
-    pub fn mean(&self) -> usize {
-        let sum: usize = self.0.iter().sum();
-        sum.div_ceil(self.0.len().max(1)).max(1)
-    }
-
     /// In words.
     pub fn words(&self) -> String {
         format!(
@@ -86,7 +80,6 @@ mod tests {
         for (share, length) in [(0.5, 50), (0.95, 95), (0.951, 96), (1.0, 100), (0.0, 1)] {
             assert_eq!(spread.at(share), length, "{share}");
         }
-        assert_eq!(spread.mean(), 51); // 50.5
         assert_eq!((spread.limit(0.95), spread.limit(1.0)), (96, 112));
     }
 
@@ -102,9 +95,6 @@ mod tests {
     #[test]
     fn one_length_is_enough() {
         let spread = Spread::of([7].into_iter());
-        assert_eq!(
-            (spread.at(0.5), spread.mean(), spread.limit(1.0)),
-            (7, 7, 16)
-        );
+        assert_eq!((spread.at(0.5), spread.limit(1.0)), (7, 16));
     }
 }

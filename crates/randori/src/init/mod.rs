@@ -14,14 +14,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
-use randori_engine::fit::Work;
+use randori_data::Columns;
 use randori_store::Disk;
 
-pub use asked::{Aim, Init};
+pub use asked::Init;
 
+use crate::aim::Aim;
 use crate::bytes::{shown, unit};
 use crate::corpus::{part, policy};
 use crate::escape::escaped;
+use crate::fit::amount::{Amount, lengths as usual_lengths};
 use crate::fit::time;
 use crate::inspect::{inspected, looked_at};
 use crate::memory;
@@ -34,7 +36,7 @@ use crate::settings;
 use crate::watch::Silent;
 use draft::Draft;
 use lengths::Lengths;
-use reading::{Reading, read};
+use reading::{Reading, paired, read};
 
 /// Examples of which answers are looked at.
 const LOOKED_AT: usize = 64;
@@ -60,6 +62,7 @@ pub fn init(asked: &Init) -> Result<Vec<Next>> {
         asked.named_from(&file, &asked.model),
         asked.named_from(&file, &asked.data),
     );
+    draft.columns = Columns(asked.columns.clone());
     let reading = read(&mut draft, &asked.request)?;
     decide(&mut draft, &reading)?;
     draft.card = memory::at_hand(ComputeDevice::Cuda).is_some();
@@ -70,6 +73,8 @@ pub fn init(asked: &Init) -> Result<Vec<Next>> {
     let free = memory::at_hand(device);
     let limit = asked.memory.unwrap_or_else(|| memory::planned(free));
     let lengths = Lengths::of(&reading.train.examples);
+    let counts = &reading.train.counts;
+    draft.beyond = counts.prompt_too_long + counts.real_too_long;
     let setting = &reading.setting;
     let model = Model::of(&setting.recipe, Vec::new(), &setting.host)?;
     draft.sizes = sizes::chosen(&draft, &model, &lengths, limit)?;
@@ -128,8 +133,8 @@ struct Checked {
     plan: Plan,
     /// What `inspect` says of its data.
     summary: Vec<String>,
-    /// Examples to train on.
-    examples: usize,
+    /// How much data it is used with.
+    amount: Amount,
 }
 
 /// Does with the recipe's text what `inspect`, `fit` and whatever trains with it do before they
@@ -138,10 +143,11 @@ fn checked(draft: &Draft, asked: &Init, limit: u64) -> Result<Checked> {
     let mut setting = looked_at(draft.recipe()?, &[], &asked.request)?;
     setting.watch = Arc::new(Silent); // notes have been given
     let inspection = inspected(&setting, 0)?;
-    let examples = trained_on(draft, &setting)?;
+    check_trained_on(draft, &setting)?;
+    let amount = Amount::of(&setting.recipe, Some(&setting), draft.aim);
     let model = Model::of(&setting.recipe, Vec::new(), &setting.host)?;
     model.check_start(&setting.recipe)?;
-    let plan = Plan::of(&model, setting.recipe)?;
+    let plan = Plan::of(&model, setting.recipe)?.meant_for(draft.aim);
     let peak = plan.peak()?;
     ensure!(
         peak <= limit,
@@ -155,15 +161,15 @@ fn checked(draft: &Draft, asked: &Init, limit: u64) -> Result<Checked> {
         model,
         plan,
         summary: inspection.summary,
-        examples,
+        amount,
     })
 }
 
-/// How many examples the recipe's command trains on; refuses what it would refuse.
-fn trained_on(draft: &Draft, setting: &Setting) -> Result<usize> {
+/// Refuses what the recipe's command would refuse in its data.
+fn check_trained_on(draft: &Draft, setting: &Setting) -> Result<()> {
     let recipe = &setting.recipe;
     if draft.aim == Aim::Spin {
-        return Ok(open_corpus(setting)?.train.examples.len());
+        return open_corpus(setting).map(drop);
     }
     let pairs = match draft.aim {
         Aim::Dpo => Some(policy(recipe, Some(&*setting.loss(0)?))),
@@ -176,9 +182,7 @@ fn trained_on(draft: &Draft, setting: &Setting) -> Result<usize> {
         setting.bounds,
         pairs.as_ref(),
     )?;
-    let examples = train.examples.len();
-    settings::check_rates(recipe, examples, draft.aim == Aim::Sft)?;
-    Ok(examples)
+    settings::check_rates(recipe, train.examples.len(), draft.aim == Aim::Sft)
 }
 
 /// Writes the file, whole or not at all, where nothing is.
@@ -197,7 +201,7 @@ fn found(draft: &Draft, checked: &Checked, lengths: &Lengths, memory: &str) -> R
         model,
         plan,
         summary,
-        examples,
+        amount,
     } = checked;
     let weights = model.trace.weights.iter();
     let weights = weights.map(|w| w.shape.iter().product::<usize>() as f64);
@@ -213,6 +217,20 @@ fn found(draft: &Draft, checked: &Checked, lengths: &Lengths, memory: &str) -> R
         ),
     )];
     lines.extend(summary.iter().map(|line| ("data", line.clone())));
+    if draft.beyond > 0 {
+        let rows = draft.beyond;
+        let line = format!("left out: {rows} longer than the window; lengths are of the others");
+        lines.push(("data", line));
+    }
+    if draft.aim != Aim::Dpo && paired(draft, &plan.recipe) {
+        let line = "rows have a second response, which is not read: --kind dpo trains on pairs";
+        lines.push(("data", line.to_owned()));
+    }
+    if draft.plain {
+        let line = "the model has no chat template: an answer follows its prompt directly, so let \
+                    prompts end with a line break, or name a template as model.chat_template";
+        lines.push(("template", line.to_owned()));
+    }
     lines.extend([
         ("prompts", limited(&lengths.prompts, draft.sizes.prompt)),
         (
@@ -223,7 +241,7 @@ fn found(draft: &Draft, checked: &Checked, lengths: &Lengths, memory: &str) -> R
             "memory",
             format!("{} {} at most{memory}", shown(peak, peak), unit(peak)),
         ),
-        ("time", estimated(draft, model, plan, *examples, lengths)?),
+        ("time", estimated(model, plan, amount)?),
     ]);
     let file = draft.file.display().to_string();
     let mut text = format!("{} is written. What was found:\n", escaped(&file));
@@ -240,53 +258,18 @@ fn limited(lengths: &lengths::Spread, limit: usize) -> String {
     format!("{}; limit {limit}", lengths.words())
 }
 
-/// How long the recipe's command takes with prompts and answers of the data's mean length.
-fn estimated(
-    draft: &Draft,
-    model: &Model,
-    plan: &Plan,
-    examples: usize,
-    lengths: &Lengths,
-) -> Result<String> {
+/// How long the recipe's command takes, as `fit` has it.
+fn estimated(model: &Model, plan: &Plan, amount: &Amount) -> Result<String> {
     let machine = match time::machine(plan) {
         Ok((machine, _)) => machine,
         Err(error) if plan.card => return Ok(format!("not estimated: {error:#}")),
         Err(error) => return Err(error),
     };
-    let mut recipe = plan.recipe.clone();
-    let (prompt, response) = (lengths.prompts.mean(), lengths.responses.mean());
-    recipe.data.max_prompt_tokens = prompt.min(draft.sizes.prompt);
-    recipe.data.max_response_tokens = response.min(draft.sizes.response);
-    recipe.generate.max_new_tokens = recipe.data.max_response_tokens;
-    let usual = Plan::of(model, recipe)?;
-    let held_out = draft
-        .held_out
-        .min(usual.recipe.eval.limit.unwrap_or(usize::MAX));
-    let work = work(draft.aim, &usual, examples, held_out)?;
     Ok(format!(
-        "about {} here, by the speed that this machine has right now",
-        time::length(machine.seconds(&work))
+        "about {} here, by the speed that this machine has right now; {}",
+        time::length(time::total(model, plan, amount, &machine)?),
+        usual_lengths(amount.means)
     ))
-}
-
-/// What the recipe's command computes.
-fn work(aim: Aim, plan: &Plan, examples: usize, held_out: usize) -> Result<Work> {
-    let r = &plan.recipe;
-    let mut work = Work::default();
-    if aim != Aim::Dpo {
-        work += time::supervised(plan, examples * r.sft.epochs)?;
-        work += time::scoring(plan, held_out)?;
-    }
-    if aim == Aim::Spin {
-        // the start is measured too
-        work += time::answering(plan, examples + 2 * held_out, false)?;
-        work += time::scoring(plan, 2 * held_out)?;
-    }
-    if aim != Aim::Sft {
-        work += time::scoring(plan, examples)?;
-        work += time::training(plan, examples, examples.div_ceil(r.train.batch))?;
-    }
-    Ok(work)
 }
 
 /// A command that comes next.

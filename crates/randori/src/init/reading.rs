@@ -4,16 +4,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use randori_data::{Columns, Error};
+use randori_data::{Error, Record};
 use randori_engine::weights::configuration;
 
-use super::asked::Aim;
 use super::columns::near;
 use super::draft::Draft;
-use crate::corpus::{Part, part, policy};
+use crate::aim::Aim;
+use crate::corpus::{Part, first_rows, part, policy};
 use crate::hub_data;
 use crate::inspect::looked_at;
 use crate::model_files::{hub_id, source};
+use crate::one_line::one_line;
 use crate::recipe::Recipe;
 use crate::request::{Request, Split};
 use crate::session::Setting;
@@ -31,7 +32,8 @@ pub struct Reading {
 }
 
 /// Reads the draft's model and data, and changes the draft where that makes them readable: no chat
-/// template, columns under names of their own, a few rows that are no example, splits.
+/// template, columns under names of their own, a few rows that are no example, splits, several
+/// answers of a conversation.
 ///
 /// # Errors
 /// Whatever is wrong with the model or the data as they are.
@@ -40,6 +42,26 @@ pub fn read(draft: &mut Draft, request: &Request) -> Result<Reading> {
         watch: Arc::new(Silent),
         ..request.clone()
     };
+    let reading = readable(draft, &quiet)?;
+    let earlier = reading.train.counts.left.earlier;
+    if draft.aim == Aim::Dpo || earlier == 0 {
+        return Ok(reading);
+    }
+    let mut every = Draft {
+        every: true,
+        ..draft.clone()
+    };
+    match tried(&mut every, &quiet) {
+        Ok(reading) => {
+            *draft = every;
+            Ok(reading)
+        }
+        Err(_) => Ok(reading), // the last answers alone can be read, and the others are counted
+    }
+}
+
+/// Reads the draft as it is, or with what makes it readable.
+fn readable(draft: &mut Draft, quiet: &Request) -> Result<Reading> {
     let recipe = draft.recipe()?;
     if hub_id(&recipe).is_some() {
         configuration(source(&recipe)?).with_context(|| {
@@ -48,13 +70,14 @@ pub fn read(draft: &mut Draft, request: &Request) -> Result<Reading> {
         })?;
     }
     draft.splits = splits(draft, &recipe);
-    let error = match tried(draft, &quiet) {
+    let error = match tried(draft, quiet) {
         Ok(reading) => return Ok(reading),
         Err(error) => error,
     };
-    let file = first_file(draft, &recipe);
+    let given = !draft.columns.0.is_empty();
+    let file = first_file(draft, &recipe).filter(|_| !given);
     let columns = file.and_then(|file| near(&file, draft.aim == Aim::Dpo));
-    let mut ways = vec![(Columns::default(), true)];
+    let mut ways = vec![(draft.columns.clone(), true)];
     if let Some(columns) = columns {
         ways.extend([(columns.clone(), false), (columns, true)]);
     }
@@ -64,14 +87,36 @@ pub fn read(draft: &mut Draft, request: &Request) -> Result<Reading> {
             drops,
             ..draft.clone()
         };
-        if let Ok(reading) = tried(&mut other, &quiet)
+        if let Ok(reading) = tried(&mut other, quiet)
             && few_bad(&reading.train)
         {
             *draft = other;
             return Ok(reading);
         }
     }
-    Err(error)
+    match !given && is_of_columns(&error) {
+        true => bail!("{}; to init, {}", one_line(&error), flag(draft.aim)),
+        false => Err(error),
+    }
+}
+
+/// Whether a row is no example because of what its columns are called.
+fn is_of_columns(error: &anyhow::Error) -> bool {
+    let is = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref::<Error>() {
+        Some(Error::Example { what, .. }) => {
+            what.contains("data.columns") || what.contains("(shape ")
+        }
+        _ => false,
+    };
+    error.chain().any(is)
+}
+
+/// How the command line says which columns are which.
+fn flag(aim: Aim) -> &'static str {
+    match aim {
+        Aim::Dpo => "--columns prompt=COLUMN,chosen=COLUMN,rejected=COLUMN",
+        Aim::Sft | Aim::Spin => "--columns prompt=COLUMN,response=COLUMN",
+    }
 }
 
 /// Reads the draft as it is, but for a chat template where the model has none.
@@ -139,6 +184,13 @@ fn splits(draft: &Draft, recipe: &Recipe) -> [bool; 2] {
     };
     let own = |key: &str| files(key).is_some_and(|other| other != train);
     ["data.validation", "data.held_out"].map(own)
+}
+
+/// Whether the data's first rows have a second response, which only pairs are trained with.
+pub fn paired(draft: &Draft, recipe: &Recipe) -> bool {
+    let rows = first_file(draft, recipe).map(|file| first_rows(recipe, &file));
+    let paired = |rows: Vec<Record>| rows.iter().any(|row| row.rejected.is_some());
+    rows.is_some_and(|rows| rows.is_ok_and(paired))
 }
 
 /// The first file of the data, whose columns are looked at.

@@ -3,7 +3,7 @@
 
 use anyhow::{Result, bail};
 
-use super::draft::{Draft, Held, Sizes};
+use super::draft::{Draft, Held, SLOTS, Sizes};
 use super::lengths::Lengths;
 use crate::bytes::{shown, unit};
 use crate::memory;
@@ -11,8 +11,6 @@ use crate::plan::{Model, Plan, slots};
 
 /// Shares of the examples that limits keep, the largest first.
 const KEPT: [f64; 6] = [1.0, 0.99, 0.98, 0.97, 0.96, 0.95];
-/// Answers decoded at a time, at most: more are not faster.
-const SLOTS: usize = 64;
 
 /// The sizes with which `draft` fits into `limit` bytes.
 ///
@@ -59,7 +57,7 @@ enum Fit {
 
 /// `sizes` with larger batches, as far as `limit` allows.
 fn largest(draft: &Draft, model: &Model, sizes: Sizes, limit: u64) -> Result<Fit> {
-    let plan = Plan::of(model, with(draft, sizes).recipe()?)?;
+    let plan = Plan::of(model, with(draft, sizes).recipe()?)?.meant_for(draft.aim);
     let peak = plan.peak()?;
     if peak > limit {
         return Ok(Fit::Over(peak));

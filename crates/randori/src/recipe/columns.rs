@@ -2,8 +2,8 @@
 
 use randori_data::Columns;
 
-use super::nearest::nearest;
 use super::setting::{Bound, Fault, Raw, RawValue, Setting, toml_text};
+use randori_host::nearest;
 
 impl Setting for Columns {
     fn shape() -> String {

@@ -1,7 +1,7 @@
 //! What other trainers call the keys of a recipe and their values: for errors about unknown ones,
 //! and for the pages that lead here from those trainers.
 
-use super::nearest::nearest;
+use randori_host::nearest;
 
 /// The table; its first lines say what its columns are.
 const TABLE: &str = include_str!("elsewhere.txt");
@@ -60,22 +60,38 @@ fn plain(name: &str) -> String {
 }
 
 /// What a key of another trainer is here: "TRL's `learning_rate` is `train.lr` here". `value` is
-/// what it is set to, where that is a text.
-pub fn known_elsewhere(name: &str, value: Option<&str>) -> Option<String> {
+/// what it is set to, where that is a text; of several keys that of its `section` is meant.
+pub fn known_elsewhere(name: &str, section: &str, value: Option<&str>) -> Option<String> {
     let name = plain(name);
-    keys()
-        .find(|row| row.name == name)
-        .map(|row| said(row, value))
+    let row = keys().find(|row| row.name == name)?;
+    Some(said(within(row, section), value))
+}
+
+/// The row as it is meant in a section: a note that begins with that section's own key names it
+/// (`train.lr | sft.lr in supervised training`).
+fn within(row: Row, section: &str) -> Row {
+    let own = row.note.split(' ').next().unwrap_or_default();
+    let of_section = own
+        .split_once('.')
+        .is_some_and(|(first, _)| first == section);
+    match of_section && row.note.ends_with("in supervised training") {
+        true => Row {
+            ours: Some(own),
+            note: "",
+            ..row
+        },
+        false => row,
+    }
 }
 
 /// The same of a name that is one of another trainer's, or near one.
-pub fn key_elsewhere(name: &str, value: Option<&str>) -> Option<String> {
+pub fn key_elsewhere(name: &str, section: &str, value: Option<&str>) -> Option<String> {
     let near = || {
         let name = plain(name);
         let near = nearest(&name, keys().map(|row| row.name))?;
-        known_elsewhere(near, value).filter(|_| name.len() >= SHORTEST)
+        known_elsewhere(near, section, value).filter(|_| name.len() >= SHORTEST)
     };
-    known_elsewhere(name, value).or_else(near)
+    known_elsewhere(name, section, value).or_else(near)
 }
 
 fn said(row: Row, value: Option<&str>) -> String {
@@ -262,10 +278,16 @@ mod tests {
                 "TRL's `packing` has no key here: rows are always packed",
             ),
         ] {
-            let got = key_elsewhere(name, value).unwrap();
+            let got = key_elsewhere(name, "", value).unwrap();
             assert!(got.starts_with(said), "{got}");
         }
-        assert_eq!(key_elsewhere("frobnicate", None), None);
+        assert_eq!(key_elsewhere("frobnicate", "", None), None);
+        for (name, said) in [
+            ("learning_rate", "TRL's `learning_rate` is `sft.lr` here"),
+            ("warmup_ratio", "TRL's `warmup_ratio` is `sft.warmup` here"),
+        ] {
+            assert_eq!(key_elsewhere(name, "sft", None).unwrap(), said);
+        }
         assert_eq!(value_elsewhere("loss.name", "spin"), None);
     }
 }

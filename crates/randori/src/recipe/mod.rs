@@ -10,7 +10,6 @@ mod docs;
 mod elsewhere;
 mod hub_name;
 mod keys;
-mod nearest;
 mod plural;
 mod refusal;
 mod section;
@@ -162,6 +161,11 @@ impl Recipe {
             .unwrap_or_else(|| format!("{}: (default of {key})", self.file))
     }
 
+    /// Whether `key` stands in the recipe or in what is laid over it.
+    pub fn gives(&self, key: &str) -> bool {
+        self.places.contains_key(key)
+    }
+
     /// Whether `key` is given, and not only as the default that a resolved recipe spells out.
     pub fn says(&self, key: &str) -> bool {
         let Some(place) = self.places.get(key) else {
@@ -174,11 +178,32 @@ impl Recipe {
         defaults.is_ok_and(|defaults| defaults.get(key) != self.values().get(key))
     }
 
+    /// Names `instead` as the place of every key: nobody has the text.
+    pub fn stands_nowhere(&mut self, instead: &str) {
+        let places = self.places.values_mut();
+        places.for_each(|place| *place = instead.to_owned());
+    }
+
+    /// Whether any key of a section is given, as [`Recipe::says`] has it.
+    pub fn says_any(&self, section: &str) -> bool {
+        let within = |key: &str| key.split_once('.').is_some_and(|(own, _)| own == section);
+        let mut keys = self.places.keys();
+        keys.any(|key| within(key) && self.says(key))
+    }
+
     /// An error about the value of `key`.
     pub fn refuse(&self, key: &str, rule: impl Into<String>) -> RecipeError {
         RecipeError {
             place: self.place(key),
             rule: format!("{key} {}", rule.into()),
+        }
+    }
+
+    /// An error about a key that is not given and has no default.
+    pub fn missing(&self, key: &str, what: &str) -> RecipeError {
+        RecipeError {
+            place: self.file.clone(),
+            rule: format!("{key} is missing: {what}"),
         }
     }
 
@@ -264,6 +289,23 @@ impl Recipe {
         keys.filter(|key| key.on_resume == on_resume)
             .map(|key| source::full(key.section, key.name))
             .collect()
+    }
+
+    /// What the keys mean that are not given beside the others of this recipe, as
+    /// [`Recipe::values`] has them.
+    pub fn defaults(&self) -> BTreeMap<String, String> {
+        let alone = Recipe::without_file(&[]);
+        let mut values = alone.map(|recipe| recipe.values()).unwrap_or_default();
+        let unshared = Data {
+            validation_share: None,
+            ..self.data.clone()
+        };
+        if unshared.kept_aside().is_none() {
+            // where other data is measured on, no share is none
+            let none = Some(0.0_f64).show();
+            values.extend(none.map(|none| ("data.validation_share".to_string(), none)));
+        }
+        values
     }
 
     /// Lists of what is tried or measured once each: one value twice would count as two.

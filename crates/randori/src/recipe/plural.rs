@@ -136,6 +136,16 @@ impl Setting for Validation {
     fn read(raw: Option<&Raw>, bound: &Bound) -> Result<Self, Fault> {
         match raw.map(|raw| &raw.value) {
             Some(RawValue::Text(text)) if text == "none" => Ok(Validation::Off),
+            Some(RawValue::Int(_) | RawValue::Float(_)) => {
+                let got = raw.map_or("", |raw| raw.text.as_str());
+                Err(Fault {
+                    rule: format!(
+                        "must be data sets or \"none\", got {got}; a share of the training data \
+                         is data.validation_share"
+                    ),
+                    place: raw.map(|raw| raw.place.clone()),
+                })
+            }
             _ => DataSets::read(raw, bound).map(Validation::Sets),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::nearest::nearest;
+use randori_host::nearest;
 
 /// A value as it stands in the recipe.
 #[derive(Debug, Clone)]
@@ -119,10 +119,15 @@ impl Bound {
         if !value.is_finite() {
             return Err(raw.expected("finite"));
         }
-        // what must not be 0 is computed with in f32, which ends sooner on both sides
+        // it is computed with in f32, which ends sooner on both sides
         let held = value as f32;
-        if self.open && !(held.is_finite() && self.min.is_none_or(|min| f64::from(held) > min)) {
-            let rule = format!("{} and finite in f32 too, where it is {held}", self.words());
+        let above = !self.open || self.min.is_none_or(|min| f64::from(held) > min);
+        if !(held.is_finite() && above) {
+            let rule = match self.words() {
+                none if none.is_empty() => none,
+                words => format!("{words} and "),
+            };
+            let rule = format!("{rule}finite in f32 too, where it is {held}");
             return Err(raw.expected(&rule));
         }
         Ok(())
@@ -279,7 +284,8 @@ pub(super) fn absolute_if_from_shell(raw: Option<&Raw>, text: String) -> String 
     }
 }
 
-/// Where a model comes from; a local one given by `--set` starts from the working directory.
+/// Where a model comes from, empty where nobody says; a local one given by `--set` starts from the
+/// working directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelSource(pub String);
 
@@ -288,7 +294,13 @@ impl Setting for ModelSource {
         "path, hub id or `builtin:…`".into()
     }
     fn read(raw: Option<&Raw>, bound: &Bound) -> Result<Self, Fault> {
+        if raw.is_none() {
+            return Ok(ModelSource(String::new())); // whoever reads the model says so
+        }
         let text = String::read(raw, bound)?;
+        if text.is_empty() {
+            return Err(missing("a path, a hub id or builtin:demo"));
+        }
         let local = std::path::Path::new(text.strip_prefix("random:").unwrap_or(&text)).exists();
         let from_shell = raw.is_some_and(|r| r.from_command_line);
         Ok(ModelSource(
@@ -302,7 +314,7 @@ impl Setting for ModelSource {
         ))
     }
     fn show(&self) -> Option<String> {
-        self.0.show()
+        (!self.0.is_empty()).then(|| toml_text(&self.0))
     }
 }
 

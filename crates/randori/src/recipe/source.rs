@@ -6,10 +6,10 @@ use std::ops::Range;
 use toml_edit::{Document, Item, Value};
 
 use super::elsewhere::{key_elsewhere, known_elsewhere, value_elsewhere};
-use super::nearest::nearest;
 use super::plural::PluginOption;
 use super::refusal::RecipeError;
 use super::setting::{Bound, Key, Raw, RawValue, Setting};
+use randori_host::nearest;
 
 /// One `section.key = value`.
 #[derive(Debug, Clone)]
@@ -242,7 +242,7 @@ impl Entries {
         for (name, place) in &self.sections {
             if !sections.contains(&name.as_str()) {
                 let near = nearest(name, sections.iter().copied());
-                let more = match (near, key_elsewhere(name, None)) {
+                let more = match (near, key_elsewhere(name, "", None)) {
                     (Some(near), _) => format!("nearest: `[{near}]`"),
                     (None, Some(said)) => said,
                     (None, None) => format!("there are [{}]", sections.join("], [")),
@@ -286,13 +286,13 @@ impl Entry {
             }
         };
         // a name that another trainer has is not misspelt
-        if let Some(said) = known_elsewhere(&self.key, value) {
+        if let Some(said) = known_elsewhere(&self.key, &self.section, value) {
             return said;
         }
         if let Some(near) = near {
             return format!("nearest: `{near}`");
         }
-        if let Some(said) = key_elsewhere(&self.key, value) {
+        if let Some(said) = key_elsewhere(&self.key, &self.section, value) {
             return said;
         }
         match (self.section.as_str(), own.is_empty()) {

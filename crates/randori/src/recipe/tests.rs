@@ -167,6 +167,16 @@ fn bad_recipes_are_refused_with_place_rule_and_value() {
             "recipe.toml:2: train.eps must be > 0 and finite in f32 too, where it is inf, got 1e300",
         ),
         (
+            "[train]\nclip = 1e39\n",
+            &[],
+            "recipe.toml:2: train.clip must be >= 0 and finite in f32 too, where it is inf, got 1e39",
+        ),
+        (
+            "[sft]\nweight_decay = 1e300\n",
+            &[],
+            "recipe.toml:2: sft.weight_decay must be >= 0 and finite in f32 too, where it is inf, got 1e300",
+        ),
+        (
             "[train]\nclip = 1e-300\n",
             &[],
             "recipe.toml:2: train.clip must be 0 (never) or > 0 in f32 too, where it is 0, got 1e-300",
@@ -428,4 +438,30 @@ fn docs_recipe_md_is_the_table() {
         on_disk == markdown(),
         "docs/reference/recipe.md is out of date: cargo run -- recipe-docs > docs/reference/recipe.md"
     );
+}
+
+/// They overflowed, or were counted to for hours.
+#[test]
+fn numbers_that_are_counted_with_have_a_most() {
+    for (key, range) in [
+        ("train.epochs", "1..=1000000"),
+        ("sft.epochs", "0..=1000000"),
+        ("train.batch", "1..=16777216"),
+        ("train.micro_batch_tokens", "1..=16777216"),
+        ("generate.max_new_tokens", "1..=16777216"),
+        ("eval.max_new_tokens", "1..=16777216"),
+        ("data.max_prompt_tokens", "1..=16777216"),
+        ("adapter.rank", "1..=65536"),
+        ("game.iterations", "1..=10000"),
+    ] {
+        let most = range.rsplit('=').next().unwrap();
+        accepted("", &[&format!("{key}={most}")]);
+        for value in ["9223372036854775807", "16777217"] {
+            let set = format!("{key}={value}");
+            let want = format!("--set {set}: {key} must be in {range}, got {value}");
+            assert_eq!(refused("", &[&set]), want);
+        }
+    }
+    let listed = refused("", &["train.epochs=[1, 1000001]"]);
+    assert!(listed.ends_with("in 1..=1000000, got 1000001"), "{listed}");
 }

@@ -37,9 +37,10 @@ impl HeadCounts {
     }
 }
 
-/// Takes what belongs to matrices of layers out of the tensors: the factor of all values, one number
-/// (`blk.0.attn_q.scale` of `blk.0.attn_q.weight`), which NVFP4 wants since its blocks' scales span
-/// little, and the scale by which some GPUs quantise activations (`.input_scale`), which is not used.
+/// Takes what belongs to matrices of layers out of the tensors: the factor of all values, one
+/// number (`blk.0.attn_q.scale` of `blk.0.attn_q.weight`), which NVFP4 wants since its blocks'
+/// scales span little, and the scale by which some GPUs quantise activations (`.input_scale`),
+/// which is not used.
 ///
 /// # Errors
 /// A factor that is not one finite number.

@@ -1,5 +1,6 @@
 //! Keys of what is trained.
 
+use crate::recipe::keys::most;
 use crate::recipe::plural::{Files, Texts};
 use crate::recipe::refusal::RecipeError;
 use crate::recipe::section::Section;
@@ -34,7 +35,7 @@ section! {
         /// Low-rank updates, the same over a quantised base, or every weight.
         kind: AdapterKind = "\"lora\"";
         /// Rank of the update.
-        rank: usize = "16", Bound::at_least(1.0);
+        rank: usize = "16", Bound::between(1.0, most::RANK);
         /// The update is scaled by alpha / rank.
         alpha: f64 = "32.0", Bound::above(0.0);
         /// Scale by alpha / sqrt(rank) instead.

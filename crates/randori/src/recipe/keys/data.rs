@@ -2,6 +2,7 @@
 
 use randori_data::Columns;
 
+use crate::recipe::keys::most;
 use crate::recipe::plural::{DataSets, Validation};
 use crate::recipe::refusal::RecipeError;
 use crate::recipe::section::Section;
@@ -97,11 +98,13 @@ section! {
     ["data"] Data {
         /// Training data: JSONL, JSON, CSV, TSV or Parquet, a file, a folder of them or several,
         /// data sets of the hub (`org/name`, `org/name@revision:split`; docs/reference/data.md), or
-        /// `builtin:demo`.
-        train: DataSets = "\"builtin:demo\"";
+        /// `builtin:demo`. It has no default; `train --pairs`, `score`, `chat` and `export` need
+        /// none.
+        train: DataSets = "";
         /// Validation data: settings are chosen on it. Where neither it nor `data.held_out` is
         /// named, 5 % of the training data (16 prompts at least) is kept aside for it, by a hash of
-        /// the prompt (docs/reference/data.md); `none` turns that off.
+        /// the prompt (docs/reference/data.md); `none` turns that off: `run` then wants
+        /// `data.held_out`.
         validation: Validation = "[]";
         /// Held-out data: only measured on. Where it is empty, the validation data is measured on.
         held_out: DataSets = "[]";
@@ -131,10 +134,10 @@ section! {
         /// refuses them (docs/reference/data.md). Dropped ones are counted, and the first is named.
         bad_rows: OnBadRow = "\"error\"";
         /// Longest prompt, in tokens.
-        max_prompt_tokens: usize = "512", Bound::at_least(1.0);
+        max_prompt_tokens: usize = "512", Bound::between(1.0, most::TOKENS);
         /// Longest human response, in tokens, its end of turn included; see `cut_real` for longer
         /// ones.
-        max_response_tokens: usize = "512", Bound::at_least(1.0);
+        max_response_tokens: usize = "512", Bound::between(1.0, most::TOKENS);
         /// Responses without a token besides the end of turn.
         empty: OnBad = "\"drop\"";
         /// Pairs whose two responses are the same. A loss of the margin alone gives them no

@@ -1,5 +1,6 @@
 //! Keys of the game: how players answer, the loss, the rules, what is measured and compared.
 
+use crate::recipe::keys::most;
 use crate::recipe::plural::PluginChoice;
 use crate::recipe::refusal::RecipeError;
 use crate::recipe::section::Section;
@@ -10,13 +11,13 @@ section! {
     /// How players answer.
     ["generate"] Generate {
         /// Most tokens of an answer.
-        max_new_tokens: usize = "256", Bound::at_least(1.0);
+        max_new_tokens: usize = "256", Bound::between(1.0, most::TOKENS);
         /// Fewest tokens before an answer may end.
-        min_new_tokens: usize = "1", Bound::at_least(0.0);
+        min_new_tokens: usize = "1", Bound::between(0.0, most::TOKENS);
         /// Answers decoded at a time.
-        batch: usize = "16", Bound::at_least(1.0) => Memory;
+        batch: usize = "16", Bound::between(1.0, most::AT_ONCE) => Memory;
         /// Prompts answered between two saves; a killed run repeats at most so many.
-        chunk: usize = "64", Bound::at_least(1.0) => Memory;
+        chunk: usize = "64", Bound::between(1.0, most::AT_ONCE) => Memory;
         /// Samplers in order, each a plugin's item with its options; none: the model's own
         /// distribution (temperature 1), which is what the theory asks for.
         sampling: Vec<PluginChoice> = "[]";
@@ -37,10 +38,10 @@ section! {
     /// The game.
     ["game"] Game {
         /// Iterations: the policy of one is the opponent of the next.
-        iterations: usize = "3", Bound::at_least(1.0) => Free;
+        iterations: usize = "3", Bound::between(1.0, most::ITERATIONS) => Free;
         /// How many iterations' pairs are trained on: 1, or 2 for the paper's (this one's and the
         /// one's before, scored again by the current opponent).
-        window: usize = "2", Bound::at_least(1.0);
+        window: usize = "2", Bound::between(1.0, most::ITERATIONS);
         /// Stop after so many iterations in a row in which the policy cannot tell held-out real
         /// from generated: the opponent is as good as the data. 0: play every iteration.
         stop_patience: usize = "0", Bound::at_least(0.0);
@@ -60,7 +61,7 @@ section! {
         /// is reported.
         seeds: Vec<u64> = "[1, 2, 3]";
         /// Most tokens of an answer; `generate.max_new_tokens` where it is not given.
-        max_new_tokens: Option<usize> = "", Bound::at_least(1.0);
+        max_new_tokens: Option<usize> = "", Bound::between(1.0, most::TOKENS);
         /// Samplers of the measured answers; none: temperature 1.
         sampling: Vec<PluginChoice> = "[]";
         /// How an answer is checked: `exact` (the whole text), `after:####` (what follows the last
@@ -94,6 +95,6 @@ section! {
         /// Its learning rates.
         lrs: Vec<f64> = "[2e-5, 5e-5, 1e-4]", Bound::above(0.0);
         /// Its epochs; 0: as many as the game's trained tokens pay for, which are never exceeded.
-        epochs: Vec<usize> = "[0]", Bound::at_least(0.0);
+        epochs: Vec<usize> = "[0]", Bound::between(0.0, most::EPOCHS);
     }
 }

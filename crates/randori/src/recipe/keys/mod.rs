@@ -45,6 +45,8 @@ macro_rules! section {
     (@change $change:ident) => { OnResume::$change };
 }
 
+pub mod most;
+
 mod adapter;
 mod data;
 mod game;

@@ -35,8 +35,8 @@ section! {
         /// A Hugging Face folder, a `.gguf` file, a hub id (`org/name` or `org/name@revision`),
         /// `builtin:demo`, or `random:config.json` (fresh weights of that configuration, from
         /// `seed`). A run records the commit that a hub's revision (`main` where none is given) is
-        /// when it begins, and goes on with that.
-        source: ModelSource = "\"builtin:demo\"";
+        /// when it begins, and goes on with that. It has no default.
+        source: ModelSource = "";
         /// Architecture plugin; `model_type` of the model's configuration where it is not given.
         arch: Option<String> = "";
         /// How dense weights are kept. On the processor arithmetic is f32 whatever is chosen; on a

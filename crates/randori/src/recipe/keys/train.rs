@@ -2,6 +2,7 @@
 
 use randori_core::PerIteration;
 
+use crate::recipe::keys::most;
 use crate::recipe::refusal::RecipeError;
 use crate::recipe::section::Section;
 use crate::recipe::setting::{Bound, Key, OnResume, OrAuto, Setting, choice};
@@ -39,16 +40,17 @@ section! {
         /// Learning rate at its highest.
         lr: PerIteration<f64> = "5e-5", Bound::above(0.0);
         /// Passes over an iteration's pairs.
-        epochs: PerIteration<usize> = "1", Bound::at_least(1.0);
+        epochs: PerIteration<usize> = "1", Bound::between(1.0, most::EPOCHS);
         /// Pairs in a step.
-        batch: usize = "32", Bound::at_least(1.0);
+        batch: usize = "32", Bound::between(1.0, most::AT_ONCE);
         /// Tokens computed at a time; a step's pairs are split so and their gradients summed
         /// exactly. `auto`: as many as the memory that is free when the run begins allows, 4096 at
         /// most; the run's folder then holds the number.
-        micro_batch_tokens: OrAuto = "4096", Bound::at_least(1.0) => Memory;
+        micro_batch_tokens: OrAuto = "4096", Bound::between(1.0, most::TOKENS) => Memory;
         /// The learning rate's course after warm-up.
         schedule: ScheduleKind = "\"linear\"";
-        /// Share of the steps in which the learning rate rises from zero.
+        /// Share of the steps in which the learning rate rises from zero. Where it is not given and
+        /// would be all of the steps, there is none.
         warmup: f64 = "0.1", Bound::between(0.0, 1.0);
         /// Longest gradient; a longer one is scaled to it. 0: never.
         clip: f64 = "1.0", Bound::at_least(0.0);
@@ -86,16 +88,17 @@ section! {
     ["sft"] Sft {
         /// Passes over the training data; 0: none before the game, the model is already fine-tuned
         /// (`randori sft`, which does nothing else, then makes one).
-        epochs: usize = "0", Bound::at_least(0.0);
+        epochs: usize = "0", Bound::between(0.0, most::EPOCHS);
         /// The optimiser; its constants are those of `[train]`.
         optimizer: OptimizerKind = "\"adamw\"";
         /// Learning rate at its highest.
         lr: f64 = "2e-4", Bound::above(0.0);
         /// Examples in a step.
-        batch: usize = "32", Bound::at_least(1.0);
+        batch: usize = "32", Bound::between(1.0, most::AT_ONCE);
         /// The learning rate's course after warm-up.
         schedule: ScheduleKind = "\"cosine\"";
-        /// Share of the steps in which the learning rate rises from zero.
+        /// Share of the steps in which the learning rate rises from zero. Where it is not given and
+        /// would be all of the steps, there is none.
         warmup: f64 = "0.05", Bound::between(0.0, 1.0);
         /// Weight decay: with AdamW decoupled (weights shrink by rate times decay), with RMSProp
         /// added to the gradient, both as PyTorch.
