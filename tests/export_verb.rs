@@ -283,10 +283,15 @@ fn what_a_small_update_loses_is_said() {
     let out = export(&w, "runs/r --dtype bf16 --out narrow");
     assert!(out.stdout.contains("output error") && out.stdout.contains("all of 21 modules"));
     assert!(
-        out.stderr.contains("warning: bf16 ") && out.stderr.contains("f32 would keep 100.0 %"),
+        out.stderr.contains("note: bf16 keeps ") && out.stderr.contains("f32 would keep 100.0 %"),
         "{}",
         out.stderr
     );
+    assert!(!out.stderr.contains("replaces"), "{}", out.stderr);
+    let again = export(&w, "runs/r --dtype bf16 --out narrow");
+    let replaces = "note: narrow: replaces the export that is there";
+    assert!(again.stderr.contains(replaces), "{}", again.stderr);
+    assert!(again.stdout.contains("\nkept: what is left of it; noise: "));
     let report = json(&w.dir().join("narrow/fidelity.json"));
     assert!(report["warning"].as_str().unwrap().starts_with("bf16 "));
     assert!(report["total"]["noise"].as_f64().unwrap() > 0.5);

@@ -224,7 +224,15 @@ fn a_seed_s_folder_stands_for_its_game() {
         assert!(told.contains(&which), "{run}: {told}");
         // drawn again as the game drew them
         let answers = format!("{out}.jsonl");
-        w.accepted(&["generate", run, "-q", "--iteration", "5", "--out", &answers]);
+        w.accepted(&[
+            "generate",
+            run,
+            "-q",
+            "--as-iteration",
+            "5",
+            "--out",
+            &answers,
+        ]);
         w.accepted(&["eval", run, "-q", "--out", &format!("{out}.json")]);
         let measured = fs::read(w.dir().join(format!("{out}.json"))).unwrap();
         let measured: Value = serde_json::from_slice(&measured).unwrap();
@@ -341,4 +349,83 @@ fn an_export_to_gguf_first_says_what_survives() {
     assert!(names.iter().all(|name| w.dir().join(name).is_file()));
     let told = fs::read_to_string(w.dir().join("q8_0.README.md")).unwrap();
     assert!(told.contains("llama-cli -m q8_0.gguf"), "{told}");
+}
+
+/// A base of this machine is named by its path from the root, which loads from any folder.
+#[test]
+fn an_adapter_names_a_base_that_loads_from_any_folder() {
+    let w = World::new();
+    let base = w.model("base");
+    let words = ["sft", "r.toml", "-q", "--out", "ad", "--runs", "runs"];
+    let set = [
+        "model.source=base",
+        "adapter.kind=lora",
+        "sft.epochs=1",
+        "sft.warmup=0",
+    ];
+    let set = set.iter().flat_map(|key| ["--set", key]);
+    w.accepted(&words.into_iter().chain(set).collect::<Vec<_>>());
+    let config = fs::read(w.dir().join("ad/adapter_config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    let named = Path::new(config["base_model_name_or_path"].as_str().unwrap());
+    assert!(named.is_absolute(), "{config}");
+    let same = |path: &Path| path.canonicalize().unwrap();
+    assert_eq!(same(named), same(&base));
+}
+
+/// Any player of a run is measured as the run measured it, but for what needs an opponent.
+#[test]
+fn a_player_is_measured_by_its_iteration() {
+    let w = World::new();
+    w.accepted(&["run", "r.toml", "-q"]);
+    let read = |name: &str| -> Value {
+        serde_json::from_slice(&fs::read(w.dir().join(name)).unwrap()).unwrap()
+    };
+    for (which, place) in [("0", "iter-0"), ("start", "start")] {
+        let words = ["eval", "runs/r", "-q", "--iteration", which, "--out", which];
+        let table = w.accepted(&words);
+        let lines: Vec<&str> = table.lines().collect();
+        let who = match which {
+            "start" => "start ",
+            _ => "iteration 0 ",
+        };
+        assert!(lines[1].starts_with(who), "{table}");
+        assert_eq!(
+            lines[1]
+                .split_whitespace()
+                .filter(|cell| *cell == "-")
+                .count(),
+            2,
+            "{table}"
+        );
+        assert_eq!(
+            lines[0].chars().count(),
+            lines[1].chars().count(),
+            "{table}"
+        );
+        let (own, kept) = (read(which), read(&format!("runs/r/{place}/eval.json")));
+        let gap = own["nll_real"].as_f64().unwrap() - kept["nll_real"].as_f64().unwrap();
+        assert!(gap.abs() < 1e-5, "{which}: {gap}");
+        assert!(
+            own["margin"].is_null() && own["accuracy"].is_null(),
+            "{own}"
+        );
+    }
+    w.refused(
+        &["eval", "runs/r", "--iteration", "1"],
+        "--iteration 1: runs/r has 1 finished iterations, numbered from 0",
+    );
+    w.refused(
+        &["chat", "runs/r/iter-0", "--prompt", "x"],
+        "runs/r/iter-0: a player of the run runs/r: give runs/r with --iteration 0",
+    );
+    // another thing, once called the same
+    let drawn = |option: &str, out: &str| {
+        w.accepted(&["generate", "r.toml", "-q", option, "3", "--out", out]);
+        fs::read(w.dir().join(out)).unwrap()
+    };
+    assert_eq!(
+        drawn("--as-iteration", "a.jsonl"),
+        drawn("--iteration", "b.jsonl")
+    );
 }

@@ -42,6 +42,31 @@ pub fn after_run(name: &str, dir: &Path) -> [String; 5] {
     ]
 }
 
+/// The commands after a training wrote a player to `out`, a line each.
+pub fn after_training(recipe: Option<&Path>, set: &[String], out: &Path) -> Vec<String> {
+    let Some(recipe) = recipe else {
+        return Vec::new();
+    };
+    let program = given().next().unwrap_or_default();
+    let stem = recipe.file_stem().unwrap_or_default().to_string_lossy();
+    let file = format!("{}.gguf", stem.rsplit(':').next().unwrap_or(&stem));
+    let (recipe, out) = (recipe.display().to_string(), out.display().to_string());
+    let command = |verb, more: &[&str]| {
+        let player = [&*program, verb, &*recipe, "--adapter", &*out];
+        let set = set.iter().flat_map(|key| ["--set", key.as_str()]);
+        line(player.into_iter().chain(set).chain(more.iter().copied()))
+    };
+    vec![
+        "Next:".into(),
+        format!("  {}", command("chat", &[])),
+        format!("  {}", command("eval", &[])),
+        format!(
+            "  {}   (llama.cpp, Ollama; other forms: --help)",
+            command("export", &["--to", "gguf", "--out", &*file])
+        ),
+    ]
+}
+
 /// The commands after a recipe was written, a line each.
 pub fn after_init(next: &[Next]) -> Vec<String> {
     let program = given().next().unwrap_or_default();
@@ -86,6 +111,19 @@ mod tests {
             lines[2].ends_with(" chat              (talks)"),
             "{lines:?}"
         );
+    }
+
+    #[test]
+    fn what_comes_after_a_training_names_recipe_keys_and_player() {
+        let set = ["train.lr=1e-4".to_owned()];
+        let lines = after_training(Some(Path::new("my/r.toml")), &set, Path::new("an adapter"));
+        let player = " my/r.toml --adapter 'an adapter' --set train.lr=1e-4";
+        assert!(lines[1].ends_with(&format!(" chat{player}")), "{lines:?}");
+        let export = format!(" export{player} --to gguf --out r.gguf ");
+        assert!(lines[3].contains(&export), "{lines:?}");
+        let built_in = after_training(Some(Path::new("builtin:demo")), &[], Path::new("a"));
+        assert!(built_in[3].contains("--out demo.gguf"), "{built_in:?}");
+        assert!(after_training(None, &[], Path::new("a")).is_empty());
     }
 
     #[test]

@@ -12,6 +12,12 @@ pub fn run(request: &Request, count: usize) -> Result<()> {
     let paint = Paint {
         colours: colours(&std::io::stdout()),
     };
+    if !inspection.examples.is_empty() {
+        painted(match paint.colours {
+            true => "green is trained on, red is not\n",
+            false => "what stands in [brackets] is trained on, the rest is not\n",
+        });
+    }
     for example in &inspection.examples {
         painted(&shown(example, &paint));
     }

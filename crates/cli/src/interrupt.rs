@@ -1,14 +1,11 @@
-//! Ctrl-C: the first says what is saved and how to go on, and ends the program; a second ends it at
-//! once. Nothing has to be finished for that: whatever is saved is whole at every moment, and what
-//! is half written is removed.
+//! Ctrl-C: the first lets a training that runs end its step and be saved, says what is saved and how
+//! to go on, and ends the program; a second ends it at once. Nothing has to be finished for that:
+//! whatever is saved is whole at every moment, and what is half written is removed.
 
 use std::process::exit;
 use std::thread;
 
-use crate::progress::Console;
-
-/// The exit code of a program that Ctrl-C ended, as shells have it.
-const INTERRUPTED: i32 = 130;
+use crate::progress::{Console, INTERRUPTED};
 
 /// Answers Ctrl-C from now on. A process that was started deaf to it stays so.
 pub fn answer(console: &Console) {
@@ -22,9 +19,9 @@ pub fn answer(console: &Console) {
         let console = console.clone();
         // apart: reading what is saved could take its time, and the second must not wait for it
         thread::spawn(move || {
-            console.interrupted();
-            randori::abandon_unfinished();
-            exit(INTERRUPTED);
+            if !console.asks_to_stop() {
+                console.end();
+            }
         });
     });
 }

@@ -5,15 +5,19 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::process::exit;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use randori::{Progress, Watch, clock, escaped, grouped, roughly};
 
 use crate::commands;
-use crate::terminal::{Colour, cut, headed, width};
+use crate::terminal::{Colour, columns, cut, headed, result, said, width};
 
+/// The exit code of a program that Ctrl-C ended, as shells have it.
+pub const INTERRUPTED: i32 = 130;
 /// Time between plain lines.
 const EVERY: Duration = Duration::from_secs(5);
 /// Columns of a stage's name, where there is room.
@@ -39,6 +43,10 @@ struct Now {
     left: Option<Duration>,
     /// Where the run is kept.
     folder: Option<PathBuf>,
+    /// A training runs, which can stop after a step.
+    trains: bool,
+    /// It is to do so.
+    asked: bool,
 }
 
 impl Console {
@@ -63,8 +71,29 @@ impl Console {
         }
     }
 
+    /// Asks the training that runs to stop after its step; `false` where none runs.
+    pub fn asks_to_stop(&self) -> bool {
+        {
+            let mut now = self.now();
+            now.asked = now.trains;
+            if !now.asked {
+                return false;
+            }
+        }
+        let line = "stopping after this step, which is saved then; Ctrl-C again stops at once";
+        self.beside(|| errln!("{line}"));
+        true
+    }
+
+    /// Says what is saved and how to go on, removes what is half written, and ends the program.
+    pub fn end(&self) -> ! {
+        self.interrupted();
+        randori::abandon_unfinished();
+        exit(INTERRUPTED)
+    }
+
     /// Says what is saved and how to go on, in the middle of anything.
-    pub fn interrupted(&self) {
+    fn interrupted(&self) {
         let folder = {
             let mut now = self.now();
             if let Some(bar) = now.bar.take() {
@@ -77,20 +106,20 @@ impl Console {
             errln!("stopped");
             return;
         };
-        let kept = match randori::saved(&dir) {
-            Ok(Some(kept)) => kept,
-            Ok(None) => "nothing yet".into(),
-            Err(e) => e.to_string(),
+        let (kept, how) = match randori::saved(&dir) {
+            Ok(Some(kept)) => (kept, "to go on from there"),
+            Ok(None) => ("nothing yet".into(), "the same command starts again"),
+            Err(e) => (e.to_string(), "to go on from there"),
         };
         errln!("stopped; saved in {}: {kept}", dir.display());
-        errln!("to go on from there: {}", commands::again());
+        errln!("{how}: {}", commands::again());
     }
 }
 
 impl Watch for Console {
     fn say(&self, line: String) {
         if !self.quiet {
-            self.beside(|| errln!("{line}"));
+            self.beside(|| said(&line));
         }
     }
 
@@ -104,7 +133,11 @@ impl Watch for Console {
     }
 
     fn result(&self, text: String) {
-        self.beside(|| out!("{text}"));
+        self.beside(|| result(&text));
+    }
+
+    fn columns(&self) -> Option<usize> {
+        columns(&Term::stdout())
     }
 
     fn stage(&self, label: &str, total: usize, unit: &'static str) -> Box<dyn Progress> {
@@ -140,6 +173,18 @@ impl Watch for Console {
 
     fn left(&self, time: Option<Duration>) {
         self.now().left = time;
+    }
+
+    fn trains(&self, on: bool) {
+        self.now().trains = on;
+    }
+
+    fn stops(&self) -> bool {
+        self.now().asked
+    }
+
+    fn stopped(&self) {
+        self.end();
     }
 }
 

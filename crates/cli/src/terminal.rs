@@ -20,6 +20,8 @@ use randori::escaped;
 
 /// Columns where a terminal does not say.
 const WIDTH: usize = 80;
+/// Columns of a window at least: what is narrower breaks lines by itself.
+const NARROWEST: usize = 20;
 
 /// One line of results, on standard output.
 macro_rules! outln {
@@ -51,13 +53,25 @@ pub fn err(text: fmt::Arguments) {
     eprint!("{}", escaped(&text.to_string()));
 }
 
-/// A line on standard error that begins with a painted word, where there are colours.
+/// A line on standard error that begins with a painted word, where there are colours; folded to the
+/// window, where there is one.
 pub fn headed(head: &str, colour: Colour, text: &str) {
-    let head = match colours(&std::io::stderr()) {
-        true => colour.paint(head),
-        false => head.to_string(),
-    };
-    eprintln!("{head} {}", escaped(text));
+    let line = format!("{head} {}", escaped(text));
+    let line = folded(&line, columns(&Term::stderr()));
+    match line.strip_prefix(head) {
+        Some(rest) if colours(&std::io::stderr()) => eprintln!("{}{rest}", colour.paint(head)),
+        _ => eprintln!("{line}"),
+    }
+}
+
+/// Results with the ends of their lines, on standard output, folded to the window.
+pub fn result(text: &str) {
+    print!("{}", folded(&escaped(text), columns(&Term::stdout())));
+}
+
+/// A line that is no result, on standard error, folded to the window.
+pub fn said(line: &str) {
+    eprintln!("{}", folded(&escaped(line), columns(&Term::stderr())));
 }
 
 /// What painted words stand for.
@@ -97,6 +111,39 @@ pub fn colours(stream: &impl IsTerminal) -> bool {
 pub fn width() -> usize {
     let size = Term::stderr().size_checked();
     size.map_or(WIDTH, |(_, columns)| usize::from(columns))
+}
+
+/// Columns of the window that a stream goes to; `None` where it goes to none.
+pub fn columns(stream: &Term) -> Option<usize> {
+    let size = stream.is_term().then(|| stream.size_checked())?;
+    size.map(|(_, columns)| usize::from(columns).max(NARROWEST))
+}
+
+/// Lines broken between words to so many columns, what follows indented by two more. A word that is
+/// longer stays whole, and so does all text where there is no window.
+fn folded(text: &str, columns: Option<usize>) -> Cow<'_, str> {
+    let fits = |line: &str, columns| console::measure_text_width(line) <= columns;
+    let Some(columns) = columns.filter(|columns| !text.lines().all(|line| fits(line, *columns)))
+    else {
+        return Cow::Borrowed(text);
+    };
+    let mut out = String::new();
+    for line in text.split_inclusive('\n') {
+        let indent = line.len() - line.trim_start_matches(' ').len() + 2;
+        let indent = " ".repeat(indent.min(columns / 2));
+        let mut row = String::new();
+        for word in line.split_inclusive(' ') {
+            let longer = format!("{row}{}", word.trim_end());
+            if !row.trim().is_empty() && !fits(&longer, columns) {
+                out.push_str(row.trim_end());
+                out.push('\n');
+                row.clone_from(&indent);
+            }
+            row.push_str(word);
+        }
+        out.push_str(&row);
+    }
+    Cow::Owned(out)
 }
 
 /// A line in no more than so many columns, what is cut marked by an ellipsis.
@@ -150,6 +197,27 @@ mod tests {
         assert_eq!(cut("日本語モデル", 6), "日本…");
         // what has no column counts none
         assert_eq!(cut("e\u{301}e\u{301}", 2), "e\u{301}e\u{301}");
+    }
+
+    #[test]
+    fn lines_are_folded_between_words_where_there_is_a_window() {
+        let text = "a note that is long\n  indented  words here\nshort\n";
+        assert_eq!(folded(text, None), text);
+        assert_eq!(folded(text, Some(40)), text);
+        assert_eq!(
+            folded(text, Some(12)),
+            "a note that\n  is long\n  indented\n    words\n    here\nshort\n"
+        );
+        // what has no end of line gets none, and a long word is not broken
+        assert_eq!(
+            folded("see /a/long/path/here", Some(8)),
+            "see\n  /a/long/path/here"
+        );
+        for columns in 12..60 {
+            let text = folded("iteration 0: 24 of 24 examples kept", Some(columns));
+            let width = text.lines().map(console::measure_text_width).max();
+            assert!(width.is_some_and(|width| width <= columns), "{text}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 /// More memory than a machine has: 64 TiB.
 const MOST: u64 = 64 << 40;
 
-/// `5GB`, `500MB`, `2GiB`, `1000000`.
+/// `5GB`, `500MB`, `2GiB`, `1000000`. A bare letter is a power of 1024, as in other tools: `24G`.
 pub fn parse(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.'));
     let (number, unit) = text.split_at(digits.unwrap_or(text.len()));
@@ -12,10 +12,14 @@ pub fn parse(text: &str) -> Result<u64, String> {
         "kb" => 1e3,
         "mb" => 1e6,
         "gb" => 1e9,
-        "kib" => 1024.0,
-        "mib" => 1_048_576.0,
-        "gib" => 1_073_741_824.0,
-        _ => return Err("must be a number and KB, MB, GB, KiB, MiB or GiB: 5GB".into()),
+        "tb" => 1e12,
+        "kib" | "k" => 1024.0,
+        "mib" | "m" => 1_048_576.0,
+        "gib" | "g" => 1_073_741_824.0,
+        "tib" | "t" => 1_099_511_627_776.0,
+        _ => {
+            return Err("must be a number and KB, MB, GB, TB, KiB, MiB, GiB or TiB: 5GB".into());
+        }
     };
     match number.parse::<f64>() {
         Ok(n) if n * factor >= 1.0 => Ok((n * factor) as u64),
@@ -63,6 +67,11 @@ mod tests {
             ("1.5gib", 1_610_612_736),
             ("200 kb", 200_000),
             ("77", 77),
+            ("1TB", 1_000_000_000_000),
+            ("2TiB", 2 << 40),
+            ("24G", 24 << 30),
+            ("24g", 24 << 30),
+            ("512M", 512 << 20),
         ] {
             assert_eq!(parse(text), Ok(bytes), "{text}");
         }

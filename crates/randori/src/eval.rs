@@ -1,21 +1,32 @@
 //! `randori eval`: held-out measures of a player.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use crate::check::{self, Uses};
 use crate::corpus::part;
+use crate::export::chosen;
 use crate::folder;
 use crate::measure;
 use crate::outbox;
+use crate::recipe::Recipe;
 use crate::report::{self, Measures, Played, Prompts, Summary};
-use crate::request::{Request, Split};
+use crate::request::{Request, Split, Which};
 use crate::session::Opened;
 
-/// Measures, prints, and writes `out` if it is named.
-pub fn eval(request: &Request, split: Split, out: Option<&Path>) -> Result<()> {
-    let (recipe, adapter) = folder::player(request)?;
+/// Measures the player of `request`, or of its run folder the one that `which` names, prints, and
+/// writes `out` if it is named.
+///
+/// # Errors
+/// Whatever is wrong with recipe, plugins, model or data; a player that is not there.
+pub fn eval(
+    request: &Request,
+    split: Split,
+    which: Option<Which>,
+    out: Option<&Path>,
+) -> Result<()> {
+    let (recipe, adapter, who) = player(request, which)?;
     let keys = check::keys(&recipe, split)?;
     let mut uses = Uses::MEASURED.data(&keys);
     if let Some(out) = out {
@@ -35,7 +46,12 @@ pub fn eval(request: &Request, split: Split, out: Option<&Path>) -> Result<()> {
     let logps = measure::logps(&session, &player, &part, &own.first, "player")?;
     let pairs = measure::pairs(&part, &logps, &logps, &own.first);
     let signals = measure::signals(&session, &own, &pairs, session.rules().iteration(0).beta);
-    let measures = measure::measures(&signals, true);
+    // these compare a player with its opponent, which is not here
+    let measures = Measures {
+        margin: f64::NAN,
+        accuracy: f64::NAN,
+        ..measure::measures(&signals, true)
+    };
     let played = Played {
         converged: Vec::new(),
         seed,
@@ -55,20 +71,43 @@ pub fn eval(request: &Request, split: Split, out: Option<&Path>) -> Result<()> {
         seconds: 0.0,
         peak_bytes: None,
     };
-    let table = report::table(&summary).replace("start", "player");
-    let of = match split {
-        Split::Train => "training prompts",
-        Split::Validation => "validation prompts",
-        Split::HeldOut => "held-out prompts",
-    };
-    let legend = report::legend(&summary).replace("held-out prompts", of);
-    result!(session.watch, "{table}{legend}");
+    let shown = shown(&summary, &who, split, session.watch.columns());
+    result!(session.watch, "{shown}");
+    let note = "margin and accuracy compare a player with its opponent; `run` measures them";
+    session.watch.note(note.into());
     if let Some(out) = out {
         let mut json = serde_json::to_vec_pretty(&summary.json()["start"])?;
         json.push(b'\n');
         outbox::write_results(out, |path| Ok(std::fs::write(path, &json)?))?;
     }
     Ok(())
+}
+
+/// The player's recipe, what it has learnt, and what it is called.
+fn player(request: &Request, which: Option<Which>) -> Result<(Recipe, Vec<PathBuf>, String)> {
+    let (recipe, given) = folder::recipe(request)?;
+    let (learnt, game) = chosen(request, &recipe, given.clone(), which)?;
+    folder::say_game(request, &recipe)?;
+    Ok(match game {
+        Some((_, which)) => (recipe, learnt, which.to_string()),
+        None => (recipe, given, "player".into()),
+    })
+}
+
+/// The table of the one player, whose row is the start's under another name, and what its
+/// intervals speak of.
+fn shown(summary: &Summary, who: &str, split: Split, columns: Option<usize>) -> String {
+    let wider = who.len().saturating_sub("start".len());
+    let columns = columns.map(|columns| columns.saturating_sub(wider));
+    let table = report::table(summary, columns, "--out FILE has them");
+    let table = table.replacen("start", who, 1);
+    let of = match split {
+        Split::Train => "training prompts",
+        Split::Validation => "validation prompts",
+        Split::HeldOut => "held-out prompts",
+    };
+    let legend = report::legend(summary).replace("held-out prompts", of);
+    format!("{:wider$}{table}{legend}", "")
 }
 
 /// Whether a file is what `eval --out` writes: an object with every measure.

@@ -10,7 +10,7 @@ use crate::builtin;
 use crate::hub_data;
 use crate::model_files::settle_source;
 use crate::recipe::{OrAuto, Recipe};
-use crate::request::Request;
+use crate::request::{Request, Which};
 use crate::watch::notes;
 
 /// `runs/NAME`, or the run folder that was given instead of a recipe.
@@ -176,7 +176,12 @@ fn recorded_seed(run: &Manifest) -> Option<u64> {
 /// iteration's player. Says what the recipe gives and nothing reads.
 pub fn recipe(request: &Request) -> Result<(Recipe, Vec<PathBuf>)> {
     let (recipe, adapter) = loaded(request)?;
-    notes(&*request.watch, &recipe.unread());
+    let mut unread = recipe.unread();
+    if request.recipe.as_ref().is_some_and(|path| path.is_dir()) {
+        // what the run's own recipe gives was said when it began
+        unread.retain(|line| line.starts_with("--set"));
+    }
+    notes(&*request.watch, &unread);
     Ok((recipe, adapter))
 }
 
@@ -229,6 +234,17 @@ fn refuse_no_run(dir: &Path) -> Result<()> {
         return Ok(());
     }
     let shown = dir.display();
+    let name = dir.file_name().and_then(|name| name.to_str());
+    let player = match name {
+        Some("start") => name,
+        _ => name.and_then(|name| name.strip_prefix("iter-")),
+    };
+    let player = player.filter(|text| text.parse::<Which>().is_ok());
+    let run = dir.parent().filter(|run| run.join("recipe.toml").is_file());
+    if let (Some(which), Some(run)) = (player, run) {
+        let run = run.display();
+        anyhow::bail!("{shown}: a player of the run {run}: give {run} with --iteration {which}");
+    }
     match Learnt::check_there(dir).is_ok() {
         true => anyhow::bail!(
             "{shown}: no run folder, but what a player has learnt: give a recipe with --adapter {shown}"

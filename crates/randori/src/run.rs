@@ -437,7 +437,7 @@ fn show(watch: &dyn Watch, summary: &Summary, dir: &Path, began: Instant) {
     result!(
         watch,
         "\n{}{}",
-        report::table(summary),
+        report::table(summary, watch.columns(), "summary.json has them"),
         report::legend(summary)
     );
     result!(watch, "{}", report::verdict(summary));

@@ -75,8 +75,7 @@ impl Setting {
         weights: Vec<PathBuf>,
     ) -> Result<Setting> {
         let watch = request.watch.clone();
-        // a hub's model is known by its name alone, whatever the commit
-        let name = hub_id(&recipe).map_or_else(|| recipe.model.source.0.clone(), |(repo, _)| repo);
+        let name = base_name(&recipe);
         let model = ModelInputs::of(&recipe, &own, weights)?;
         let tokenizer = tokenizer(&recipe, own)?;
         notes(&*watch, tokenizer.notes());
@@ -448,6 +447,20 @@ fn check_same_shape(fresh: &Player, learnt: &Learnt) -> Result<()> {
     {
         Some(stray) => anyhow::bail!("has {stray}, which the base does not know"),
         None => Ok(()),
+    }
+}
+
+/// What the base is called where it is to be found again: on the hub by its name, whatever the
+/// commit; on this machine by its path from the root, which holds in every folder.
+fn base_name(recipe: &Recipe) -> String {
+    if let Some((repo, _)) = hub_id(recipe) {
+        return repo;
+    }
+    let source = &recipe.model.source.0;
+    let path = recipe.path(source);
+    match std::path::absolute(&path) {
+        Ok(whole) if path.exists() => whole.to_string_lossy().into_owned(),
+        _ => source.clone(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `randori sft`: supervised fine-tuning on the recipe's training data, from a model or from random
 //! weights.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use randori_store::Open;
@@ -14,8 +14,9 @@ use crate::request::{Request, Split};
 use crate::session::Opened;
 use crate::{check, folder, inputs, measure, outbox, settings, supervised};
 
-/// Trains (resumable, in `runs/NAME-sft`) and writes the player to `out`.
-pub fn sft(request: &Request, out: Option<&Path>, fresh: bool) -> Result<()> {
+/// Trains (resumable, in `runs/NAME-sft`) and writes the player to `out`, by default in that folder;
+/// returns where it is.
+pub fn sft(request: &Request, out: Option<&Path>, fresh: bool) -> Result<PathBuf> {
     let (mut recipe, adapter) = folder::player(request)?;
     let dir = request.runs.join(format!("{}-sft", recipe.run.name));
     let out = out.map_or_else(|| dir.join("out"), Path::to_path_buf);
@@ -76,5 +77,5 @@ pub fn sft(request: &Request, out: Option<&Path>, fresh: bool) -> Result<()> {
         out.display(),
         dir.join("sft").display()
     );
-    Ok(())
+    Ok(out)
 }

@@ -28,6 +28,12 @@ pub trait Watch: Send + Sync {
     /// A result, one line or several, with the end of the last.
     fn result(&self, text: String);
 
+    /// Columns of the window that results are shown in; `None` where there is none, and lines may be
+    /// of any length.
+    fn columns(&self) -> Option<usize> {
+        None
+    }
+
     /// A stage of `total` units (`prompts`) begins; 0 where the number is not known yet.
     fn stage(&self, label: &str, total: usize, unit: &'static str) -> Box<dyn Progress>;
 
@@ -40,6 +46,19 @@ pub trait Watch: Send + Sync {
     fn left(&self, time: Option<Duration>) {
         let _ = time;
     }
+
+    /// A training begins, which asks [`Watch::stops`] after each step, or is over.
+    fn trains(&self, on: bool) {
+        let _ = on;
+    }
+
+    /// Whether the training that runs should stop after this step: it is saved then.
+    fn stops(&self) -> bool {
+        false
+    }
+
+    /// The training that was to stop has been saved; whatever called for it fails now.
+    fn stopped(&self) {}
 }
 
 /// A stage that runs; dropped before [`Progress::finish`], it has failed or is not worth a line.

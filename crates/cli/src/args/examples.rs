@@ -63,6 +63,7 @@ const EXAMPLES: [(&str, &str); 15] = [
         "Examples:
   randori eval mine.toml                          # the start
   randori eval runs/mine --out measures.json      # after the last iteration
+  randori eval runs/mine --iteration 0            # after the first
   randori eval mine.toml --adapter adapter --split validation",
     ),
     (

@@ -55,6 +55,11 @@ fn column(text: &str) -> Result<(String, String), String> {
 }
 
 impl Args {
+    /// Whether results alone are wanted.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// For the library, with the terminal watching.
     pub fn asked(self) -> Init {
         Init {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
-use randori::{Aim, Request, bytes, one_line};
+use randori::{Aim, Request, Which, bytes, one_line};
 
 use crate::progress::Console;
 use crate::terminal::{self, Colour};
@@ -21,7 +21,13 @@ mod talk;
 
 /// Self-play fine-tuning at home: a language model practises against its own past self.
 #[derive(Parser)]
-#[command(name = "randori", version, about, propagate_version = true)]
+#[command(
+    name = "randori",
+    version,
+    about,
+    propagate_version = true,
+    max_term_width = 100
+)]
 struct Command {
     #[command(subcommand)]
     verb: Verb,
@@ -156,7 +162,12 @@ enum Verb {
         #[arg(long, value_enum, ignore_case = true, default_value = "train")]
         split: Split,
         /// Iteration whose random draws are made: the answers that training T is given
-        #[arg(long, default_value_t = 0)]
+        #[arg(
+            long = "as-iteration",
+            alias = "iteration",
+            value_name = "T",
+            default_value_t = 0
+        )]
         iteration: usize,
         /// JSONL file to write (real and generated side by side)
         #[arg(long, short)]
@@ -182,7 +193,12 @@ enum Verb {
         #[arg(long)]
         pairs: PathBuf,
         /// Iteration whose learning rate, epochs and loss options are used
-        #[arg(long, default_value_t = 0)]
+        #[arg(
+            long = "as-iteration",
+            alias = "iteration",
+            value_name = "T",
+            default_value_t = 0
+        )]
         iteration: usize,
         /// Folder to write: a PEFT adapter, or the model itself in full training
         #[arg(long, short)]
@@ -209,6 +225,10 @@ enum Verb {
         /// Which data
         #[arg(long, value_enum, ignore_case = true, default_value = "held-out")]
         split: Split,
+        /// Which player of a run folder: iteration T, the one after training T (0, 1, …), or
+        /// `start`, the one before the first; the last one where it is not given
+        #[arg(long, value_name = "T")]
+        iteration: Option<Which>,
         /// JSON file to write beside the terminal
         #[arg(long, short)]
         out: Option<PathBuf>,
@@ -297,13 +317,22 @@ fn command() -> clap::Command {
 
 fn dispatch(verb: Verb) -> anyhow::Result<()> {
     match verb {
-        Verb::Init(args) => init(&args.asked()),
+        Verb::Init(args) => {
+            let quiet = args.is_quiet();
+            next(quiet, commands::after_init(&randori::init(&args.asked())?))
+        }
         Verb::Run {
             who,
             fresh,
             dry_run: true,
         } => randori::dry_run(&who.request(), fresh),
-        Verb::Run { who, fresh, .. } => run(&who.request(), fresh),
+        Verb::Run { who, fresh, .. } => {
+            let quiet = who.common.quiet;
+            let request = who.request();
+            let summary = randori::play(&request, fresh)?;
+            let folder = request.run_folder(&summary.name);
+            next(quiet, commands::after_run(&summary.name, &folder))
+        }
         Verb::Generate {
             who,
             split,
@@ -317,11 +346,19 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
             iteration,
             out,
             fresh,
-        } => randori::train(&who.request(), &pairs, iteration, &out, fresh),
-        Verb::Sft { who, out, fresh } => randori::sft(&who.request(), out.as_deref(), fresh),
-        Verb::Eval { who, split, out } => {
-            randori::eval(&who.request(), split.into(), out.as_deref())
+        } => trained(who, |request| {
+            randori::train(request, &pairs, iteration, &out, fresh)?;
+            Ok(out)
+        }),
+        Verb::Sft { who, out, fresh } => {
+            trained(who, |request| randori::sft(request, out.as_deref(), fresh))
         }
+        Verb::Eval {
+            who,
+            split,
+            iteration,
+            out,
+        } => randori::eval(&who.request(), split.into(), iteration, out.as_deref()),
         Verb::Chat(args) => {
             let (request, talk, prompt) = args.asked();
             chat::run(&request, &talk, prompt.as_deref())
@@ -342,21 +379,21 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
     }
 }
 
-/// Writes a recipe, and says what can be done with it.
-fn init(asked: &randori::Init) -> anyhow::Result<()> {
-    let next = randori::init(asked)?;
-    for line in commands::after_init(&next) {
-        asked.request.watch.say(line);
-    }
-    Ok(())
+/// Trains by `train`, which returns where the player is, and says what can be done with it.
+fn trained(
+    who: Who,
+    train: impl FnOnce(&Request) -> anyhow::Result<PathBuf>,
+) -> anyhow::Result<()> {
+    let (quiet, request) = (who.common.quiet, who.request());
+    let out = train(&request)?;
+    let lines = commands::after_training(request.recipe.as_deref(), &request.set, &out);
+    next(quiet, lines)
 }
 
-/// Plays, and says what can be done with what came out.
-fn run(request: &Request, fresh: bool) -> anyhow::Result<()> {
-    let summary = randori::play(request, fresh)?;
-    let folder = request.run_folder(&summary.name);
-    for line in commands::after_run(&summary.name, &folder) {
-        request.watch.say(line);
+/// Says which commands come next, whole lines in any window, since they are to be copied.
+fn next(quiet: bool, lines: impl IntoIterator<Item = String>) -> anyhow::Result<()> {
+    for line in lines.into_iter().filter(|_| !quiet) {
+        errln!("{line}");
     }
     Ok(())
 }

@@ -17,6 +17,10 @@ const EXAMPLES: usize = 4;
 const ROWS: usize = 32;
 /// Lines of the printed table.
 const LINES: usize = 8;
+/// What the table's columns say of the update.
+const TERMS: &str = "kept: what is left of it; noise: what rounding adds, as a share of it; unchanged: entries that come out as the base's";
+/// Noise, as a share of the weights, that hardly moves a model: q8_0 adds half of it.
+const SLIGHT: f64 = 0.02;
 
 /// A report with what it is about.
 pub struct Measured {
@@ -114,13 +118,18 @@ impl Measured {
     /// What survives, and what would be better; none where there is no update.
     fn sentence(&self) -> Option<String> {
         let total = self.report.total?;
-        let (form, noise) = (&self.form, percent(total.noise));
-        let mut text = match total.kept < KEPT || total.noise <= NOISE {
-            true => {
-                let kept = percent(total.kept);
-                format!("{form} keeps {kept} of what was learnt, with noise of {noise} of it")
-            }
-            false => format!("{form} drowns what was learnt in rounding noise of {noise} of it"),
+        let (form, kept, noise) = (&self.form, percent(total.kept), percent(total.noise));
+        let mut text = if !total.is_lost() {
+            format!("{form} keeps {kept} of what was learnt, with noise of {noise} of it")
+        } else if total.kept < KEPT {
+            let times = times(total.noise);
+            format!("{form} keeps only {kept} of what was learnt, under rounding noise of {times}")
+        } else {
+            format!(
+                "{form} keeps {kept} of what was learnt, under random rounding noise of {} ({} of the weights, about what {form} adds to any model)",
+                times(total.noise),
+                percent(total.noise * total.size)
+            )
         };
         if let Some(lossless) = self.instead.lossless {
             text += &format!("; {lossless} loses nothing");
@@ -220,20 +229,16 @@ impl Measured {
         format!("{:#}\n", self.json())
     }
 
-    /// Says in one sentence what survives and what would be better.
+    /// Says in one sentence what survives and what would be better: a warning where a part of it is
+    /// lost, or where noise moves the weights by more than a little.
     pub fn tell_sentence(&self, watch: &dyn Watch) {
-        match (self.warning(), self.sentence()) {
-            (Some(warning), _) => watch.warn(warning),
-            (None, Some(sentence)) => result!(watch, "{sentence}"),
-            (None, None) => {} // the table says that nothing was changed
-        }
-    }
-
-    /// Says all of it.
-    pub fn tell(&self, watch: &dyn Watch) {
-        self.tell_rest(watch);
-        if let Some(warning) = self.warning() {
-            watch.warn(warning);
+        let Some((total, sentence)) = self.report.total.zip(self.sentence()) else {
+            return; // the table says that nothing was changed
+        };
+        match total.is_lost() {
+            false => result!(watch, "{sentence}"),
+            true if is_slight(&total) => watch.note(sentence),
+            true => watch.warn(sentence),
         }
     }
 
@@ -243,6 +248,7 @@ impl Measured {
         if self.report.total.is_none() {
             return;
         }
+        result!(watch, "{TERMS}");
         if let Some(why) = &self.without_outputs {
             result!(
                 watch,
@@ -255,10 +261,97 @@ impl Measured {
     }
 }
 
+/// Whether all that was learnt is there, under noise that is little for the weights.
+fn is_slight(total: &Survival) -> bool {
+    total.kept >= KEPT && total.noise * total.size <= SLIGHT
+}
+
+/// `3.5 times its size`, `80.0 % of its size`.
+fn times(noise: f64) -> String {
+    match noise < 1.0 {
+        true => format!("{} of its size", percent(noise)),
+        false => format!("{noise:.1} times its size"),
+    }
+}
+
 /// 53.2 %; what is ten times the whole and more as a factor.
 fn percent(share: f64) -> String {
     match share.abs() < 10.0 {
         true => format!("{:.1} %", 100.0 * share),
         false => format!("{share:.0} x"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::watch::{Progress, Silent};
+
+    /// Remembers how things were said.
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<(&'static str, String)>>);
+
+    impl Heard {
+        fn hear(&self, how: &'static str, text: String) {
+            self.0.lock().unwrap().push((how, text));
+        }
+    }
+
+    impl Watch for Heard {
+        fn say(&self, _: String) {}
+        fn note(&self, line: String) {
+            self.hear("note", line);
+        }
+        fn warn(&self, line: String) {
+            self.hear("warning", line);
+        }
+        fn result(&self, text: String) {
+            self.hear("result", text);
+        }
+        fn stage(&self, _: &str, _: usize, _: &'static str) -> Box<dyn Progress> {
+            Box::new(Silent)
+        }
+    }
+
+    fn said(form: &str, kept: f64, noise: f64, size: f64) -> (&'static str, String) {
+        let total = Survival {
+            size,
+            kept,
+            noise,
+            unchanged: 0.0,
+            output: None,
+            moved: None,
+        };
+        let measured = Measured {
+            form: form.into(),
+            report: FidelityReport {
+                total: Some(total),
+                choices: Vec::new(),
+                modules: Vec::new(),
+            },
+            without_outputs: None,
+            instead: Instead::FOLDER,
+        };
+        let heard = Heard::default();
+        measured.tell_sentence(&heard);
+        heard.0.into_inner().unwrap().remove(0)
+    }
+
+    /// Who loses more gets no milder words.
+    #[test]
+    fn what_is_lost_is_said_by_how_much_it_is() {
+        let (how, text) = said("f16", 1.0, 0.02, 1e-2);
+        assert_eq!(how, "result", "{text}");
+        let (how, text) = said("q8_0", 1.0, 3.527, 2e-3);
+        assert_eq!(how, "note");
+        let first = "q8_0 keeps 100.0 % of what was learnt, under random rounding noise of 3.5 times its size (0.7 % of the weights, about what q8_0 adds to any model)";
+        assert!(text.starts_with(first), "{text}");
+        let (how, text) = said("q4_k", 0.87, 45.0, 2e-3);
+        assert_eq!(how, "warning");
+        let first = "q4_k keeps only 87.0 % of what was learnt, under rounding noise of 45.0 times its size";
+        assert!(text.starts_with(first), "{text}");
+        assert_eq!(said("q4_0", 1.0, 45.0, 2e-3).0, "warning");
     }
 }

@@ -89,7 +89,18 @@ pub fn export(to: &Export) -> Result<()> {
     for file in &beside {
         asked.refuse_place(&to.request, file)?;
     }
-    let player = || ready(&to.request, asked, to.onto, out);
+    let is_again = match out.is_dir() {
+        true => std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()),
+        false => out.exists(),
+    };
+    let player = || -> Result<Player> {
+        let player = ready(&to.request, asked, to.onto, out)?;
+        if is_again {
+            let note = format!("{}: replaces the export that is there", out.display());
+            player.setting.watch.note(note);
+        }
+        Ok(player)
+    };
     match to.target {
         Target::Peft => peft(outbox::folder(out)?, &player()?, out),
         Target::Hf {
@@ -175,6 +186,7 @@ fn hf(
             Ok(())
         },
     )?;
+    measured.tell_sentence(&*player.setting.watch);
     if let Some(report) = report {
         let files = match report.files.len() {
             1 => String::new(),
@@ -188,7 +200,7 @@ fn hf(
             report.bytes as f64 / 1e6
         );
     }
-    measured.tell(&*player.setting.watch);
+    measured.tell_rest(&*player.setting.watch);
     Ok(())
 }
 
@@ -325,6 +337,7 @@ fn bnb(
             Ok(())
         },
     )?;
+    measured.tell_sentence(&*player.setting.watch);
     if let Some(report) = report {
         result!(
             player.setting.watch,
@@ -335,6 +348,6 @@ fn bnb(
             report.bytes as f64 / 1e6
         );
     }
-    measured.tell(&*player.setting.watch);
+    measured.tell_rest(&*player.setting.watch);
     Ok(())
 }

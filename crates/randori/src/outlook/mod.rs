@@ -46,6 +46,10 @@ impl Watch for Outlook {
         self.watch.result(text);
     }
 
+    fn columns(&self) -> Option<usize> {
+        self.watch.columns()
+    }
+
     fn stage(&self, label: &str, total: usize, unit: &'static str) -> Box<dyn Progress> {
         let shown = self.watch.stage(label, total, unit);
         let expected = Kind::of(unit).and_then(|kind| held(&self.rest).begin(label, kind));
@@ -73,6 +77,18 @@ impl Watch for Outlook {
 
     fn left(&self, time: Option<Duration>) {
         self.watch.left(time);
+    }
+
+    fn trains(&self, on: bool) {
+        self.watch.trains(on);
+    }
+
+    fn stops(&self) -> bool {
+        self.watch.stops()
+    }
+
+    fn stopped(&self) {
+        self.watch.stopped();
     }
 }
 

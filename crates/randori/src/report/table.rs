@@ -13,8 +13,10 @@ const COLUMNS: &[(&str, &str, usize)] = &[
     ("tokens", "generated_tokens", 1),
 ];
 
-/// The table as lines, with 95 % intervals; [`legend`] says over what.
-pub fn table(summary: &Summary) -> String {
+/// The table as lines, with 95 % intervals; [`legend`] says over what. In a window of so many
+/// columns the last of the table's are left out that have no room, and a line says so and that
+/// `file` has them.
+pub fn table(summary: &Summary, columns: Option<usize>, file: &str) -> String {
     let rows = summary.rows();
     let label = rows.iter().map(|r| r.label.len()).max().unwrap_or(0);
     let cells: Vec<Vec<String>> = rows
@@ -34,17 +36,26 @@ pub fn table(summary: &Summary) -> String {
             .unwrap_or(0);
         widest.max(COLUMNS[c].0.chars().count())
     };
+    let fits = |shown: &usize| {
+        let width = label + (0..*shown).map(|c| 2 + width(c)).sum::<usize>();
+        columns.is_none_or(|columns| width <= columns)
+    };
+    let shown = (1..=COLUMNS.len()).rev().find(fits).unwrap_or(1);
     let mut out = format!("{:label$}", "");
-    for (c, column) in COLUMNS.iter().enumerate() {
+    for (c, column) in COLUMNS[..shown].iter().enumerate() {
         out.push_str(&format!("  {:>1$}", column.0, width(c)));
     }
     out.push('\n');
     for (row, cells) in rows.iter().zip(&cells) {
         out.push_str(&format!("{:label$}", row.label));
-        for (c, cell) in cells.iter().enumerate() {
+        for (c, cell) in cells[..shown].iter().enumerate() {
             out.push_str(&format!("  {:>1$}", cell, width(c)));
         }
         out.push('\n');
+    }
+    if shown < COLUMNS.len() {
+        let left: Vec<&str> = COLUMNS[shown..].iter().map(|column| column.0).collect();
+        out.push_str(&format!("no room for: {} ({file})\n", left.join(", ")));
     }
     out
 }
@@ -102,7 +113,7 @@ mod tests {
 
     #[test]
     fn one_line_per_player() {
-        let text = table(&example(3));
+        let text = table(&example(3), None, "");
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 5);
         assert!(
@@ -112,7 +123,20 @@ mod tests {
         assert!(lines[4].starts_with("continued SFT"), "{text}");
         let widths: Vec<usize> = lines.iter().map(|l| l.chars().count()).collect();
         assert!(widths.iter().all(|w| *w == widths[0]), "{text}");
-        assert!(!table(&example(1)).contains('±'));
+        assert!(!table(&example(1), None, "").contains('±'));
+        // in a window the last columns are left out, and said to be
+        for columns in 40..widths[0] {
+            let narrow = table(&example(3), Some(columns), "summary.json");
+            let mut lines: Vec<&str> = narrow.lines().collect();
+            let last = lines.pop().unwrap();
+            assert!(last.starts_with("no room for: ") && last.ends_with("tokens (summary.json)"));
+            assert_eq!(lines.len(), 5);
+            assert!(
+                lines.iter().all(|line| line.chars().count() <= columns),
+                "{columns}\n{narrow}"
+            );
+        }
+        assert_eq!(table(&example(3), Some(widths[0]), ""), text);
         // the same cells
         let markdown = markdown(&example(3));
         let lines: Vec<Vec<&str>> = markdown

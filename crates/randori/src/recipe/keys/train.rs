@@ -77,7 +77,8 @@ section! {
         /// pinned memory of the host, copied while the GPU computes: less of its memory, the same
         /// results. Wants `train.checkpoint` and `model.device = "cuda"`.
         offload_inputs: bool = "false" => Memory;
-        /// Steps between two saves; a killed run repeats at most so many.
+        /// Steps between two saves; a killed run repeats at most so many, and no more than ten
+        /// minutes. Ctrl-C saves before it ends.
         save_every: usize = "50", Bound::at_least(1.0) => Free;
     }
 }
