@@ -77,7 +77,7 @@ pub fn page(summary: &Summary, recipe: &str, losses: &[(usize, Vec<f64>)]) -> St
          <pre>{table}</pre>\n<p>{legend}</p>\n<div class=\"charts\">\n{charts}</div>\n{sample}<h2>Recipe</h2>\n<details><summary>resolved</summary><pre>{recipe}</pre></details>\n</body></html>\n",
         name = escape(&summary.name),
         verdict = escape(&verdict(summary)),
-        table = escape(&table(summary)),
+        table = escape(&table(summary, None, "")),
         legend = escape(&legend(summary)),
         sample = sample.unwrap_or_default(),
         recipe = escape(recipe),
