@@ -232,7 +232,7 @@ mod tests {
     fn a_path_stands_for_itself_or_for_what_is_in_it() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a.jsonl");
-        assert_eq!(all(&file), [file.clone()]);
+        assert_eq!(all(&file), std::slice::from_ref(&file));
         assert_eq!(all(dir.path()), Vec::<PathBuf>::new());
         std::fs::write(&file, "").unwrap();
         assert_eq!(all(dir.path()), [file]);

@@ -83,6 +83,13 @@ impl OptimizerState {
         step: &OptimizerStep,
     ) -> Result<()> {
         check(params, &grads)?;
+        #[cfg_attr(
+            not(feature = "cuda"),
+            allow(
+                clippy::infallible_destructuring_match,
+                reason = "there is another kind with the feature"
+            )
+        )]
         let moments = match self {
             #[cfg(feature = "cuda")]
             OptimizerState::Device(moments) => {
