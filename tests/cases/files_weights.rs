@@ -57,11 +57,17 @@ fn an_adapter_beside_the_weights_is_refused_by_name() {
     fs::write(dir.join("adapter_config.json"), config.to_string()).unwrap();
     let why = "model/adapter_config.json: an adapter beside the model";
     refused(&w, "model", why);
-    let line = w.refused(&["fit", "m.toml", "-q"], why);
+    let line = w.refused(
+        &["fit", "m.toml", "-q", "--set", "data.train=data.jsonl"],
+        why,
+    );
     assert!(line.contains("adapter.init"), "{line}");
     // of the configuration alone too
     fs::remove_file(dir.join("model.safetensors")).unwrap();
-    w.refused(&["fit", "m.toml", "-q"], why);
+    w.refused(
+        &["fit", "m.toml", "-q", "--set", "data.train=data.jsonl"],
+        why,
+    );
     // what only lies there plays no part
     let dir = plain().write(&w, "other");
     fs::write(dir.join("adapter_model.safetensors"), b"no weights").unwrap();

@@ -97,8 +97,8 @@ mod tests {
         }
     }
 
-    /// The recipe that a script of TRL's becomes in docs/how-to names its data, and shows that pairs
-    /// are trained on.
+    /// The recipe that a script of TRL's becomes in docs/how-to names its data, and shows that
+    /// pairs are trained on.
     #[test]
     fn the_recipe_of_the_page_for_trl_is_whole() {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");

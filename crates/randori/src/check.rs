@@ -18,7 +18,7 @@ use crate::one_line::one_line;
 use crate::outbox::Reads;
 use crate::recipe::{AdapterKind, Recipe};
 use crate::request::{Request, Split};
-use crate::{corpus, losses, outbox, pairs, session, settings, started};
+use crate::{data_rows, losses, outbox, pairs, session, settings, started};
 
 /// What of a recipe a verb uses.
 #[derive(Clone, Copy)]
@@ -119,10 +119,10 @@ impl<'a> Uses<'a> {
 /// The keys that a split's data comes from.
 ///
 /// # Errors
-/// As [`corpus::check_split`].
+/// As [`data_rows::check_split`].
 pub fn keys(recipe: &Recipe, split: Split) -> Result<[&'static str; 1]> {
-    corpus::check_split(recipe, split)?;
-    Ok([corpus::key(recipe, split)])
+    data_rows::check_split(recipe, split)?;
+    Ok([data_rows::key(recipe, split)])
 }
 
 /// Loads the plugins and looks for whatever is wrong with the recipe that they, the files' names
@@ -200,15 +200,15 @@ fn training(recipe: &Recipe, host: &Host) -> Result<()> {
 
 /// The data's files are there, and their first rows have the shape of examples.
 fn data(recipe: &Recipe, request: &Request, uses: &Uses) -> Result<()> {
-    for key in uses.data.unwrap_or(&corpus::KEYS) {
+    for key in uses.data.unwrap_or(&data_rows::KEYS) {
         // a file of pairs is trained on in its place
         let needed = (*key == "data.train" && uses.pairs.is_none()) || uses.data.is_some();
-        if needed && corpus::named(recipe, key).is_empty() {
-            return Err(corpus::unnamed(recipe, key).into());
+        if needed && data_rows::named(recipe, key).is_empty() {
+            return Err(data_rows::unnamed(recipe, key).into());
         }
-        let gone = corpus::look(recipe, key)?;
+        let gone = data_rows::look(recipe, key)?;
         // all may be somewhere else; one of several is a mistake
-        let elsewhere = uses.absent && gone.len() == corpus::named(recipe, key).len();
+        let elsewhere = uses.absent && gone.len() == data_rows::named(recipe, key).len();
         for path in gone {
             let absent = format!(
                 "{}: {key}: {} is not there",
@@ -240,8 +240,8 @@ pub fn reads(
         given => given.iter().cloned().collect(),
     };
     reads.extend(pairs.map(Path::to_path_buf));
-    for key in corpus::KEYS {
-        for file in corpus::named(recipe, key) {
+    for key in data_rows::KEYS {
+        for file in data_rows::named(recipe, key) {
             let path = recipe.path(file);
             reads.extend(data_folder::all(&path));
             if path.is_dir() {

@@ -21,7 +21,7 @@ use crate::recipe::Recipe;
 use crate::request::Request;
 use crate::run::{Corpus, open_corpus};
 use crate::session::Setting;
-use crate::{corpus, folder, losses, memory, settings};
+use crate::{data_rows, folder, losses, memory, settings};
 
 /// Bytes of a token's id in a file of pairs or answers, the comma included.
 const ID: u64 = 6;
@@ -52,7 +52,7 @@ type Measured = BTreeMap<&'static str, (f64, usize)>;
 pub fn dry_run(request: &Request, fresh: bool) -> Result<()> {
     let (mut recipe, _) = folder::recipe(request)?;
     let dir = folder::of(request, &recipe);
-    corpus::check_measured(&recipe)?;
+    data_rows::check_measured(&recipe)?;
     let host = check::recipe(&recipe, request, &request.adapter, &Uses::WHOLE)?;
     losses::check_game(&recipe, &host)?;
     folder::settle(&mut recipe, &dir, fresh)?;

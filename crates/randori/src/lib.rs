@@ -51,6 +51,7 @@ mod chat;
 mod check;
 mod corpus;
 mod data_folder;
+mod data_rows;
 mod dry_run;
 mod escape;
 mod eval;

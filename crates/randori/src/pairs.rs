@@ -13,6 +13,7 @@ use randori_sdk::seam::LossFn;
 
 use crate::artefacts::PairRow;
 use crate::corpus::{self, Part};
+use crate::data_rows;
 use crate::ids::{self, Drawn, Ids, Kind};
 use crate::recipe::Recipe;
 use crate::session::Setting;
@@ -41,7 +42,7 @@ pub fn look(recipe: &Recipe, file: &Path) -> Result<()> {
         return Ok(());
     }
     match ids::first(file)? {
-        Kind::Text => refuse_single(&corpus::first_rows(recipe, file)?),
+        Kind::Text => refuse_single(&data_rows::first_rows(recipe, file)?),
         Kind::Pair | Kind::Answer => Ok(()),
     }
 }
@@ -68,7 +69,7 @@ pub fn read(setting: &Setting, file: &Path, loss: Option<&dyn LossFn>) -> Result
     if answers.is_some() {
         say_columns_unread(setting, file);
     }
-    let mut options = corpus::read_options(&setting.recipe);
+    let mut options = data_rows::read_options(&setting.recipe);
     if answers.is_some() {
         // token ids stand beside the rows by number: none may be missing
         options.bad_rows = BadRows::Error;
@@ -158,8 +159,8 @@ fn rows_of_pairs(file: &Path, options: &ReadOptions, whole: bool) -> Result<(Vec
     let read = randori_data::read(file, options);
     read.map_err(|error| match whole {
         true => anyhow::Error::from(error),
-        false => corpus::bad_row(error, options.bad_rows, || {
-            corpus::has_examples(file, options)
+        false => data_rows::bad_row(error, options.bad_rows, || {
+            data_rows::has_examples(file, options)
         }),
     })
 }

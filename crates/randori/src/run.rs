@@ -24,7 +24,7 @@ use crate::session::{Opened, Session, Setting};
 use crate::stages::{rows_beside, write_rows};
 use crate::supervised::{self, Contest};
 use crate::watch::Watch;
-use crate::{check, corpus, folder, inputs, losses, outbox, settings};
+use crate::{check, data_rows, folder, inputs, losses, outbox, settings};
 
 /// The data of a run.
 pub struct Corpus {
@@ -44,7 +44,7 @@ pub fn play(request: &Request, fresh: bool) -> Result<Summary> {
     let reads = check::reads(&recipe, request, &request.adapter, None);
     outbox::refuse_run_folder(&dir, fresh, &reads)?;
     folder::refuse_if_held(&dir)?;
-    corpus::check_measured(&recipe)?;
+    data_rows::check_measured(&recipe)?;
     let host = check::recipe(&recipe, request, &request.adapter, &Uses::WHOLE)?;
     losses::check_game(&recipe, &host)?;
     host.sampler("greedy", &[])?; // shows an answer of each player

@@ -14,8 +14,8 @@ use crate::request::{Request, Split};
 use crate::session::Opened;
 use crate::{check, folder, inputs, measure, outbox, settings, supervised};
 
-/// Trains (resumable, in `runs/NAME-sft`) and writes the player to `out`, by default in that folder;
-/// returns where it is.
+/// Trains (resumable, in `runs/NAME-sft`) and writes the player to `out`, by default in that
+/// folder; returns where it is.
 pub fn sft(request: &Request, out: Option<&Path>, fresh: bool) -> Result<PathBuf> {
     let (mut recipe, adapter) = folder::player(request)?;
     let dir = request.runs.join(format!("{}-sft", recipe.run.name));

@@ -28,8 +28,8 @@ pub trait Watch: Send + Sync {
     /// A result, one line or several, with the end of the last.
     fn result(&self, text: String);
 
-    /// Columns of the window that results are shown in; `None` where there is none, and lines may be
-    /// of any length.
+    /// Columns of the window that results are shown in; `None` where there is none, and lines may
+    /// be of any length.
     fn columns(&self) -> Option<usize> {
         None
     }

@@ -6,6 +6,7 @@ use randori_data::Encoded;
 
 use crate::aim::Aim;
 use crate::corpus::{self, policy};
+use crate::data_rows;
 use crate::figures::grouped;
 use crate::plan::{Model, Plan};
 use crate::recipe::Recipe;
@@ -91,7 +92,7 @@ impl Amount {
         let sample = setting.and_then(|setting| sample(setting, aim));
         let counted = match sample {
             Some((examples, _)) => Some(examples),
-            None => corpus::count(recipe, Split::Train),
+            None => data_rows::count(recipe, Split::Train),
         };
         let (examples, from) = match (counted, recipe.data.limit) {
             (Some(n), _) => (n, "data.train"),
@@ -101,9 +102,9 @@ impl Amount {
         let mut what = format!("{} examples ({from})", grouped(examples));
         let held_out = match aim {
             Aim::Dpo => 0,
-            Aim::Sft => corpus::count(recipe, Split::Validation).unwrap_or(0),
+            Aim::Sft => data_rows::count(recipe, Split::Validation).unwrap_or(0),
             Aim::Spin => {
-                let counted = corpus::count(recipe, Split::HeldOut);
+                let counted = data_rows::count(recipe, Split::HeldOut);
                 let (n, of) = match (counted, recipe.eval.limit) {
                     (Some(n), _) => (n, "held out"),
                     (None, Some(n)) => (n, "eval.limit"),

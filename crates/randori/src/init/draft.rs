@@ -12,7 +12,7 @@ use crate::escape::escaped;
 use crate::recipe::{AUTO_MOST, Recipe, toml_text};
 
 /// More tokens than any window has: a limit while lengths are looked at.
-const UNLIMITED: usize = 1 << 30;
+const UNLIMITED: usize = 1 << 24;
 /// Answers decoded at a time, at most: more are not faster.
 pub const SLOTS: usize = 64;
 /// A set to measure on is cut to so many examples.

@@ -270,7 +270,7 @@ mod tests {
             (
                 "loss_type",
                 Some("dpo"),
-                "TRL's `loss_type` is `loss.name` here; axolotl's \"dpo\" is \"spin\" here: on pairs",
+                "TRL's `loss_type` is `loss.name` here; axolotl's \"dpo\" is \"spin\" here: DPO's",
             ),
             (
                 "packing",
