@@ -113,7 +113,7 @@ fn a_changed_recipe_is_refused_in_words() {
     drop(Run::open(&dir, &newer, Open::Resume).unwrap());
     set(&mut newer, "data.columns", "{ prompt = \"q\" }");
     let error = Run::open(&dir, &newer, Open::Resume).unwrap_err();
-    let want = "other inputs: data.columns was not set, is { prompt = \"q\" }; use";
+    let want = "other inputs: data.columns was {}, is { prompt = \"q\" }; use";
     assert!(error.to_string().contains(want), "{error}");
     let given = randori_store::RunSpec {
         defaults: newer.defaults,

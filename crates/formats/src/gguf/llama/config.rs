@@ -199,7 +199,7 @@ fn refuse_unknown_arithmetic(config: &Value) -> Result<()> {
 /// `rope_scaling`; v5: `rope_parameters`).
 pub(super) fn read(header: &Header, source: &ByteSource, dialect: &Dialect) -> Read<Value> {
     let keys = Keys::new(header, dialect);
-    supported(header, &keys)?;
+    supported(&keys)?;
     let positive = |key: &str, found: Option<usize>| match found {
         Some(0) => Err(format!("{} is 0", keys.name(key))),
         Some(n) => Ok(n),
@@ -261,7 +261,7 @@ pub(super) fn read(header: &Header, source: &ByteSource, dialect: &Dialect) -> R
 }
 
 /// Refuses features that are not supported.
-fn supported(header: &Header, keys: &Keys) -> Read<()> {
+fn supported(keys: &Keys) -> Read<()> {
     if keys.whole("expert_count")?.unwrap_or(0) > 0 {
         return Err("a mixture of experts, which is not supported from GGUF".into());
     }
@@ -281,11 +281,6 @@ fn supported(header: &Header, keys: &Keys) -> Read<()> {
         return Err(format!(
             "{} is false: only what reads from left to right is supported",
             keys.name("attention.causal")
-        ));
-    }
-    if let Some(parts @ 2..) = header.whole("split.count")? {
-        return Err(format!(
-            "one of {parts} parts of a model; join them with llama-gguf-split --merge"
         ));
     }
     Ok(())
