@@ -278,8 +278,8 @@ impl Session {
         if how == Open::Resume {
             self.leave_out_new_plugins(dir, &mut hashes)?;
         }
+        self.watch.keeps_in(dir); // before it is there: whoever is stopped meanwhile can say so
         let run = Run::open(dir, &self.spec(seed, hashes), how).map_err(inputs::other_plugin)?;
-        self.watch.keeps_in(dir);
         for path in run.left() {
             let stays = format!("{} was not written by the run: it stays", path.display());
             self.watch.note(stays);
