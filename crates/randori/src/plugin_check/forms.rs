@@ -29,10 +29,10 @@ pub(super) fn check(
         scratch,
     };
     let checks: [(&'static str, fn(&Forms) -> Result<Row>); 4] = [
-        ("PEFT adapter", Forms::peft),
-        ("merged folder", Forms::folder),
-        ("GGUF", Forms::gguf),
-        ("GGUF adapter", Forms::gguf_adapter),
+        ("PEFT adapter", |forms| forms.peft()),
+        ("merged folder", |forms| forms.folder()),
+        ("GGUF", |forms| forms.gguf()),
+        ("GGUF adapter", |forms| forms.gguf_adapter()),
     ];
     let mut rows = Vec::new();
     for (done, (what, form)) in checks.iter().enumerate() {
