@@ -15,6 +15,7 @@ mod init;
 mod interrupt;
 mod opened;
 mod play;
+mod plugin_verbs;
 mod program;
 mod recipe;
 mod resume;

@@ -7,7 +7,7 @@ pub fn of(command: &str) -> Option<&'static str> {
     found.map(|(_, examples)| *examples)
 }
 
-const EXAMPLES: [(&str, &str); 15] = [
+const EXAMPLES: [(&str, &str); 16] = [
     (
         "randori",
         "Examples:
@@ -86,7 +86,14 @@ const EXAMPLES: [(&str, &str); 15] = [
         "plugins",
         "Examples:
   randori plugins                             # what there is
-  randori plugins --plugin target/release/librandori_plugin_mine.so",
+  randori plugins --plugin target/release/librandori_plugin_mine.so
+  randori plugins check qwen3 --against folder     # or a GGUF file, or a config.json",
+    ),
+    (
+        "new",
+        "Examples:
+  randori new plugin mine                     # an architecture, in the folder mine
+  randori new plugin mine --kind loss --out my-loss --sdk randori/crates/sdk",
     ),
     (
         "inspect",

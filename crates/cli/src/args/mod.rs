@@ -17,6 +17,7 @@ mod descriptions;
 mod examples;
 mod export;
 mod init;
+mod plugin;
 mod talk;
 
 /// Self-play fine-tuning at home: a language model practises against its own past self.
@@ -238,10 +239,13 @@ enum Verb {
     /// Writes a player for other tools, merged or as an adapter, and says how much of what it
     /// learnt survives
     Export(export::Args),
-    /// Lists plugins with their options, types, defaults and bounds
-    Plugins {
-        #[command(flatten)]
-        common: Common,
+    /// Lists plugins with their options, types, defaults and bounds; `plugins check` holds an
+    /// architecture against a model
+    Plugins(plugin::Args),
+    /// Writes the beginning of something of one's own: `new plugin`
+    New {
+        #[command(subcommand)]
+        what: plugin::New,
     },
     /// Shows the first examples as the model sees them, trained tokens green, and what was dropped
     /// or cut
@@ -364,7 +368,8 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
             chat::run(&request, &talk, prompt.as_deref())
         }
         Verb::Export(args) => randori::export(&args.export()?),
-        Verb::Plugins { common } => randori::plugins(&common.request()),
+        Verb::Plugins(args) => args.run(),
+        Verb::New { what } => what.write(),
         Verb::Inspect { who, examples } => inspect::run(&who.request(), examples),
         Verb::Fit { who, vram, verb } => randori::fit(&who.request(), vram, verb.map(Into::into)),
         Verb::Completions { shell } => {
