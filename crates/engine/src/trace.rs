@@ -75,6 +75,9 @@ pub struct Trace {
     pub block_bytes_per_token: usize,
     /// Bytes one token adds to the KV cache.
     pub cache_bytes_per_token: usize,
+    /// Tokens that a sequence may have before all of its positions are rotated by other frequencies
+    /// (longrope); `None`: lengths do not matter.
+    pub border: Option<usize>,
 }
 
 impl Trace {
@@ -388,6 +391,16 @@ impl Backend for Tracer {
     fn rope(&mut self, x: Id, spec: &RopeSpec) -> OpResult {
         let shape = rules::rope(&self.shape(x)?, spec)?;
         self.sequences("rope")?;
+        let border = spec.long.as_ref().map(|long| long.after);
+        match (self.trace.border, border) {
+            (Some(known), Some(other)) if known != other => {
+                return Err(format!(
+                    "rope's frequencies change beyond {known} tokens and beyond {other}: one length \
+                     is supported"
+                ));
+            }
+            (known, border) => self.trace.border = known.or(border),
+        }
         self.push(shape)
     }
 
