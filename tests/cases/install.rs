@@ -8,7 +8,10 @@ use std::process::Command;
 use crate::program::{World, plugin};
 
 /// The stock plugins.
-const STOCK: [&str; 6] = ["llama", "losses", "mistral", "qwen2", "qwen3", "sampling"];
+const STOCK: [&str; 11] = [
+    "gemma2", "gemma3", "glm4", "llama", "losses", "mistral", "olmo2", "olmo3", "qwen2", "qwen3",
+    "sampling",
+];
 
 /// The program alone in `there/bin` of the world.
 fn installed(w: &World) -> PathBuf {

@@ -113,9 +113,8 @@ impl Architecture for Llama {
         let name = |part: &str| format!("model.layers.{layer}.{part}");
         let dim = WIDTH / HEADS;
         let rope = RopeSpec {
-            interleaved: false,
             inv_freq: (0..dim / 2).map(|i| 0.8f32.powi(i as i32)).collect(),
-            mscale: 1.0,
+            ..RopeSpec::default()
         };
         let h = ops.rms_norm(&name("input_layernorm"), x, 1e-5, 0.0)?;
         let q = ops.linear(&name("self_attn.q_proj"), h, WIDTH, false)?;
@@ -263,8 +262,8 @@ impl Case {
         let arch = self.arch();
         let traced = trace(&*arch).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let held = describe(self.source(dir.path())).unwrap();
-        let held = held.held(&traced, &self.options, arch.name()).unwrap();
+        let held = describe(self.source(dir.path()), &model::families()).unwrap();
+        let held = held.held(&traced, &self.options, &*arch).unwrap();
         let learns = match self.has("full") {
             true => Learns::Full,
             false => Learns::Lora(&self.spec, self.settings.dropout),
@@ -306,7 +305,7 @@ impl Case {
             false => compute.unwrap(),
         };
         let dir = tempfile::tempdir().unwrap();
-        let base = open(self.source(dir.path()))
+        let base = open(self.source(dir.path()), &model::families())
             .unwrap()
             .load_where(self.arch(), &self.options, compute, &mut |_, _| ())
             .unwrap();

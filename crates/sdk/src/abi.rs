@@ -8,7 +8,9 @@
 //! - so a field that came later is 0 unless it is wanted: a plugin sets it to ask for something; a
 //!   host sets one of a struct that it fills only if the plugin's table asked for it;
 //! - later came, with what 0 means: `coupled` (pairs are independent) and `needs_reward` (`reward`
-//!   is not read) of [`struct@Loss`], `sdk` (untold) of [`struct@Plugin`];
+//!   is not read) of [`struct@Loss`], `sdk` (untold) of [`struct@Plugin`], `long_after` and
+//!   `long_inv_freq` (lengths do not matter), `growth` and `growth_every` (no such factor) of
+//!   [`struct@Rope`], `dialect` (none) of [`struct@Arch`];
 //! - only [`struct@Ops`] may be longer and not 0: it grows by functions, each asked for by a
 //!   call after a look at `size`. `Str`, `Sink` and `Value` have no size and never change;
 //! - numbers of kinds and ops are never reused; a host skips items of unknown [`Item::kind`];
@@ -63,6 +65,17 @@ pub struct Rope {
     pub inv_freq: *const f32,
     /// Number of pairs.
     pub n: usize,
+    /// Tokens that a sequence may have before it is long; 0: lengths do not matter. Came later.
+    pub long_after: usize,
+    /// Radians per position of each pair, in long sequences at all positions; NULL where
+    /// `long_after` is set: long sequences are refused. Came later.
+    pub long_inv_freq: *const f32,
+    /// Results are multiplied by 1 + growth·ln(1 + floor(position / growth_every)); 0: they are
+    /// not. Came later.
+    pub growth: f64,
+    /// Positions from one step of that factor to the next; read where `growth` is not 0. Came
+    /// later.
+    pub growth_every: usize,
 }
 
 /// Causal attention's options.
@@ -94,6 +107,9 @@ pub struct Route {
     /// Factor on the chosen weights.
     pub scale: f32,
 }
+
+/// Takes one text.
+pub type Put = unsafe extern "C" fn(ctx: *mut c_void, text: Str);
 
 /// Runs one expert on its rows: (rows, width) -> (rows, width).
 pub type Expert =
@@ -216,6 +232,8 @@ pub struct Arch {
     pub head: Option<
         unsafe extern "C" fn(object: *const c_void, ops: *const Ops, g: Graph, x: Tensor) -> Tensor,
     >,
+    /// Gives, as JSON, what the family is called elsewhere (the SDK's `Dialect`). Came later.
+    pub dialect: Option<unsafe extern "C" fn(ctx: *mut c_void, put: Put)>,
 }
 
 /// [`Rows::role`]: the human response.

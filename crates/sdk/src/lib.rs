@@ -33,12 +33,15 @@ pub mod arch;
 mod boundary;
 mod config;
 mod dense;
+pub mod dialect;
 mod dual;
 mod error;
+mod gemma;
 mod graph;
 pub mod growing;
 pub mod guard;
 pub mod json;
+mod layers;
 pub mod loss;
 mod options;
 mod plugin;
@@ -50,14 +53,19 @@ mod windows;
 pub use arch::Arch;
 pub use boundary::VERSION;
 pub use config::Config;
-pub use dense::{Absent, Dense};
+pub use dense::{Absent, Activation, DecoderOf, Dense, DenseFamily, Norms, QkNorms, Ropes};
+pub use dialect::Dialect;
 pub use dual::Dual;
 pub use error::{Error, Result};
 pub use graph::{Graph, Tensor};
+pub use layers::Layers;
 pub use loss::{Loss, Out, Pair, PairLoss, Response};
 pub use options::{OptionType, Options};
+pub use rope::{RopeKind, RopeRules, Share};
 pub use sampler::{Logits, Sampler, Step};
-pub use seam::{AttnSpec as Attn, GENERATED, REAL, RopeSpec as Rope, RouteSpec as Route, Rows};
+pub use seam::{
+    AttnSpec as Attn, GENERATED, Growth, LongRope, REAL, RopeSpec as Rope, RouteSpec as Route, Rows,
+};
 pub use windows::Windows;
 
 /// The manual's examples, compiled and run.

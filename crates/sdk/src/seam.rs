@@ -4,6 +4,8 @@
 //! the engine implements [`Backend`] and calls them. Neither depends on the other, and nothing here
 //! depends on the C ABI.
 
+use crate::Dialect;
+
 /// Id of a value in a backend's arena. `0` stands for a failed op's result and is never passed to a
 /// [`Backend`].
 pub type Id = u32;
@@ -21,6 +23,51 @@ pub struct RopeSpec {
     pub inv_freq: Vec<f32>,
     /// Factor on cosine and sine (yarn, longrope); 1 otherwise.
     pub mscale: f32,
+    /// What holds for long sequences instead; `None`: lengths do not matter.
+    pub long: Option<LongRope>,
+    /// Factor that grows with the position; `None`: 1 everywhere.
+    pub growth: Option<Growth>,
+}
+
+impl Default for RopeSpec {
+    /// No pair is rotated, nothing is scaled.
+    fn default() -> Self {
+        RopeSpec {
+            interleaved: false,
+            inv_freq: Vec::new(),
+            mscale: 1.0,
+            long: None,
+            growth: None,
+        }
+    }
+}
+
+/// Frequencies of long sequences (longrope): a sequence's length, its whole response included,
+/// decides for all of its positions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LongRope {
+    /// A sequence is long when it has more tokens than this; at least 1.
+    pub after: usize,
+    /// Radians per position of each pair in long sequences; empty: those are refused.
+    pub inv_freq: Vec<f32>,
+}
+
+/// A factor 1 + beta·ln(1 + floor(position / every)) on rotated heads (Ministral 3's queries). It
+/// wants whole heads rotated.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Growth {
+    /// How fast it grows.
+    pub beta: f64,
+    /// Positions from one step to the next; at least 1.
+    pub every: usize,
+}
+
+impl Growth {
+    /// The factor at a position.
+    pub fn at(self, position: u32) -> f64 {
+        let steps = position as usize / self.every.max(1);
+        1.0 + self.beta * (steps as f64).ln_1p()
+    }
 }
 
 /// Causal attention's options.
@@ -162,10 +209,37 @@ pub trait Backend {
     fn concat(&mut self, xs: &[Id]) -> OpResult;
 }
 
+/// A family of models that a plugin knows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Family {
+    /// `model_type` of its configurations.
+    pub name: String,
+    /// What it is called elsewhere.
+    pub dialect: Dialect,
+}
+
+impl Family {
+    /// The family of this name and dialect.
+    pub fn new(name: &str, dialect: Dialect) -> Self {
+        Family {
+            name: name.to_owned(),
+            dialect,
+        }
+    }
+}
+
 /// A model architecture, ready for one configuration.
 pub trait Architecture: Send + Sync {
     /// Name as in `model_type`.
     fn name(&self) -> &str;
+    /// What the family is called elsewhere.
+    fn dialect(&self) -> Dialect {
+        Dialect::NONE
+    }
+    /// Its name and dialect.
+    fn family(&self) -> Family {
+        Family::new(self.name(), self.dialect())
+    }
     /// Number of blocks.
     fn layers(&self) -> usize;
     /// Token ids -> (tokens, width).
