@@ -58,7 +58,7 @@ pub use graph::{Graph, Tensor};
 pub use layers::Layers;
 pub use loss::{Loss, Out, Pair, PairLoss, Response};
 pub use options::{OptionType, Options};
-pub use rope::{RopeKind, RopeRules, Ropes, Share};
+pub use rope::{RopeKind, RopeRules, Share};
 pub use sampler::{Logits, Sampler, Step};
 pub use seam::{
     AttnSpec as Attn, GENERATED, Growth, LongRope, REAL, RopeSpec as Rope, RouteSpec as Route, Rows,

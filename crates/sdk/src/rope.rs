@@ -3,10 +3,8 @@
 
 mod keys;
 mod kinds;
-mod layers;
 mod rules;
 
-pub use layers::Ropes;
 pub use rules::{RopeKind, RopeRules, Share};
 
 use crate::{

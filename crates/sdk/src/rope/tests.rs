@@ -322,16 +322,3 @@ fn what_cannot_be_computed_is_refused() {
         "{error}"
     );
 }
-
-#[test]
-fn layers_may_rotate_otherwise_or_not_at_all() {
-    let (full, local) = (rope(r#"{"rope_theta": 900}"#, 4), rope("{}", 4));
-    let some = Ropes::only(full.clone(), [true, false]);
-    assert_eq!(
-        (some.of(0), some.of(1), some.of(2)),
-        (Some(&full), None, None)
-    );
-    let both = Ropes::by_window(full.clone(), local.clone(), [true, false]);
-    assert_eq!((both.of(0), both.of(1)), (Some(&local), Some(&full)));
-    assert_eq!(Ropes::Same(local.clone()).of(7), Some(&local));
-}
