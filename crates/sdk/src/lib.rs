@@ -35,6 +35,7 @@ mod config;
 mod dense;
 mod dual;
 mod error;
+mod gemma;
 mod graph;
 pub mod growing;
 pub mod guard;
