@@ -8,7 +8,19 @@ use std::process::Command;
 use crate::program::{World, plugin};
 
 /// The stock plugins.
-const STOCK: [&str; 6] = ["llama", "losses", "mistral", "qwen2", "qwen3", "sampling"];
+const STOCK: [&str; 11] = [
+    "cohere2",
+    "granite",
+    "llama",
+    "losses",
+    "ministral3",
+    "mistral",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "sampling",
+    "smollm3",
+];
 
 /// The program alone in `there/bin` of the world.
 fn installed(w: &World) -> PathBuf {

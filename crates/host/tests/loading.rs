@@ -32,9 +32,21 @@ fn refused(file: PathBuf) -> String {
 fn stock_plugins_are_found_beside_the_binary() {
     let host = stock();
     let names: Vec<_> = host.plugins().iter().map(|p| p.name.as_str()).collect();
-    let stock = ["llama", "losses", "mistral", "qwen2", "qwen3", "sampling"];
+    let stock = [
+        "cohere2",
+        "granite",
+        "llama",
+        "losses",
+        "ministral3",
+        "mistral",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "sampling",
+        "smollm3",
+    ];
     assert_eq!(names, stock);
-    let llama = &host.plugins()[0];
+    let llama = host.plugins().iter().find(|p| p.name == "llama").unwrap();
     assert_eq!(llama.version, env!("CARGO_PKG_VERSION"));
     assert_eq!(llama.doc, "The Llama family");
     assert_eq!(
@@ -138,7 +150,7 @@ fn static_plugins_go_through_the_same_descriptor() {
     let mut host = only(&[library("llama")]).unwrap();
     host.add_static(&randori_plugin_llama::PLUGIN).unwrap();
     assert_eq!(host.plugins().len(), 1);
-    let llama = &host.plugins()[0];
+    let llama = host.plugins().iter().find(|p| p.name == "llama").unwrap();
     assert!(!llama.is_linked() && host.replaces_linked(llama));
 }
 

@@ -14,11 +14,8 @@ pub(super) struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    pub(super) fn of(
-        rules: &'a RopeRules,
-        config: &'a Config,
-        absent: Option<Config>,
-    ) -> Result<Self> {
+    pub(super) fn of(rules: &'a RopeRules, config: &'a Config) -> Result<Self> {
+        let absent = rules.absent.map(Config::parse).transpose()?;
         let filled = |key: &str| -> Result<Option<Config>> {
             // an empty one counts as absent
             let found = config.section(key)?;

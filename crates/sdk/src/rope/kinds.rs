@@ -48,8 +48,7 @@ pub(super) fn compute(keys: &Keys, kind: RopeKind, dim: usize, share: f64) -> Re
             };
             let (short, beyond) = (of("short_factor")?, of("long_factor")?);
             if short != beyond {
-                let after = length("original_max_position_embeddings", keys.original()?)?;
-                long = Some((after, beyond));
+                long = Some((original_length(keys)?, beyond));
             }
             short
         }
@@ -74,6 +73,11 @@ pub(super) fn compute(keys: &Keys, kind: RopeKind, dim: usize, share: f64) -> Re
         mscale,
         long,
     })
+}
+
+/// The original context length in tokens.
+pub(super) fn original_length(keys: &Keys) -> Result<usize> {
+    length("original_max_position_embeddings", keys.original()?)
 }
 
 /// A number of tokens.
