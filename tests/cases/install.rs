@@ -8,13 +8,18 @@ use std::process::Command;
 use crate::program::{World, plugin};
 
 /// The stock plugins.
-const STOCK: [&str; 11] = [
+const STOCK: [&str; 16] = [
     "cohere2",
+    "gemma2",
+    "gemma3",
+    "glm4",
     "granite",
     "llama",
     "losses",
     "ministral3",
     "mistral",
+    "olmo2",
+    "olmo3",
     "phi3",
     "qwen2",
     "qwen3",

@@ -74,15 +74,26 @@ mod tests {
         let text = format!(
             r#"{{"hidden_size": {width}, "intermediate_size": 8, "num_hidden_layers": 1{more}}}"#
         );
-        Dense::gemma(&Config::parse(&text).unwrap(), 8).unwrap().embed_scale
+        Dense::gemma(&Config::parse(&text).unwrap(), 8)
+            .unwrap()
+            .embed_scale
     }
 
     #[test]
     fn the_embedding_s_factor_is_held_as_the_weights_are() {
         // torch.tensor(width ** 0.5).to(dtype)
         let bf16 = r#", "dtype": "bfloat16""#;
-        let of = [(640, 25.25), (1152, 34.0), (2304, 48.0), (2560, 50.5), (3072, 55.5)];
-        for (width, want) in of.into_iter().chain([(3584, 59.75), (3840, 62.0), (5376, 73.5)]) {
+        let of = [
+            (640, 25.25),
+            (1152, 34.0),
+            (2304, 48.0),
+            (2560, 50.5),
+            (3072, 55.5),
+        ];
+        for (width, want) in of
+            .into_iter()
+            .chain([(3584, 59.75), (3840, 62.0), (5376, 73.5)])
+        {
             assert_eq!(scale(width, bf16), want, "{width}");
         }
         assert_eq!(scale(3584, r#", "torch_dtype": "bfloat16""#), 59.75);

@@ -61,7 +61,9 @@ impl Windows {
     /// As [`Windows::read`]; a key of another type.
     pub fn in_use(c: &Config, layers: usize) -> Result<Windows> {
         let used = c.bool_or("use_sliding_window", false)?;
-        let window = c.usize_unless_null("sliding_window", 4096)?.filter(|_| used);
+        let window = c
+            .usize_unless_null("sliding_window", 4096)?
+            .filter(|_| used);
         let first = c.usize_or("max_window_layers", 28)?;
         Windows::read(c, layers, window, Layers::From(first))
     }
@@ -74,7 +76,10 @@ impl Windows {
     pub fn but_every(c: &Config, layers: usize, n: usize) -> Result<Windows> {
         let window = c.usize_unless_null("sliding_window", 4096)?;
         if window.is_none() && !c.has("layer_types") {
-            return Err(c.error("sliding_window", "is null, and this architecture has windows"));
+            return Err(c.error(
+                "sliding_window",
+                "is null, and this architecture has windows",
+            ));
         }
         Windows::read(c, layers, window, Layers::ButEvery(n))
     }
