@@ -25,6 +25,9 @@ const GRADIENT: f64 = 2e-5;
 /// The same of Qwen2, whose goldens' own f32 is up to 4.1e-5 off PyTorch's f64.
 const GRADIENT_QWEN2: f64 = 6e-5;
 
+/// Families whose rotary embedding, norms or factors differ from Llama's.
+const ROTARY: [&str; 5] = ["phi3", "smollm3", "granite", "ministral3", "cohere2"];
+
 struct Golden {
     dir: PathBuf,
     base: Arc<Base>,
@@ -49,10 +52,11 @@ impl Golden {
             t.unwrap().to_vec1().unwrap()
         };
         let (prompt, real, generated) = (ids("prompt"), ids("real"), ids("generated"));
-        let mut plan = Packed::default();
+        let base = load(Source::Folder(dir.clone()), &LoadOptions::default());
+        let mut plan = Packed::with_border(Player::bare(base.clone()).border());
         plan.push(&prompt, &[&real, &generated]);
         Golden {
-            base: load(Source::Folder(dir.clone()), &LoadOptions::default()),
+            base,
             prompt: prompt.len(),
             tokens: [prompt, real].concat(),
             dir,
@@ -191,7 +195,8 @@ fn flat(t: &Tensor) -> Vec<f64> {
 #[test]
 fn the_bases_answer_as_in_transformers() {
     let qwens = ["qwen2", "qwen2_tied", "qwen3", "qwen3_tied"];
-    for model in ["llama", "mistral"].into_iter().chain(qwens) {
+    let all = ["llama", "mistral"].into_iter().chain(qwens);
+    for model in all.chain(ROTARY) {
         let golden = Golden::open(model);
         golden.answers("base", &Player::bare(golden.base.clone()));
     }
@@ -204,6 +209,22 @@ fn plain_adapters_and_rslora_with_whole_names() {
     Golden::open("mistral").all("plain");
     Golden::open("qwen2").all("plain");
     Golden::open("qwen3").all("plain");
+}
+
+#[test]
+fn plain_adapters_of_families_that_rotate_otherwise() {
+    for model in ROTARY {
+        Golden::open(model).all("plain");
+    }
+}
+
+/// Phi-3's two responses lie on either side of the length beyond which it rotates otherwise.
+#[test]
+fn responses_across_the_border_do_not_share_their_prompt() {
+    let golden = Golden::open("phi3");
+    assert_eq!(golden.plan.border, Some(22));
+    let roots = golden.plan.segments.iter().filter(|s| s.parent.is_none());
+    assert_eq!(roots.count(), 2);
 }
 
 /// Biases and norms of heads are trained with the rest, which no LoRA shows.
