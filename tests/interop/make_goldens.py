@@ -11,17 +11,18 @@ wrote it, and `expected.safetensors` with
     KIND/logps                         log-probs of the tokens of real, then of generated
     KIND/grad/NAME                     d loss / d NAME, loss = SLOPES . (summed log-prob of real, of generated)
     KIND/merged/NAME                   what merge_and_unload makes of that weight
-    KIND/greedy                        (Qwens, ROTARY) the 32 likeliest tokens after the prompt, one after the other
-    full/grad/TENSOR                   (Qwens) the same of the base's own weights in KEPT_FULL, all of them trained
+    KIND/greedy                        (NEWER, ROTARY) the 32 likeliest tokens after the prompt, one after the other
+    full/grad/TENSOR                   (NEWER) the same of the base's own weights in kept_full, all of them trained
 
 NAME is the checkpoint's name; `.lora_A`, `.lora_B` and `.lora_magnitude_vector` follow the projection's. peft detaches DoRA's
 weight norm in the backward pass (section 4.3 of the paper), and so do these gradients. Windows are shorter than the
 sequences; those of the Qwens are in their second layer only. Of two greedy candidates the better one is so by ten times
-the tolerance of logits at least. tests/goldens.rs holds Randori against all of it.
+the tolerance of logits at least. NEWER are all but Llama, Mistral and ROTARY. A Gemma's factor on the embedding is held in
+its configuration's dtype: bf16 in gemma3, f32 in gemma2. tests/goldens.rs holds Randori against all of it.
 
-ROTARY are families whose rotary embedding, norms or factors differ from Llama's; each has a keyword without which it would
-be another model, and CHANGES says that it matters. Phi-3's frequencies change beyond 22 tokens: prompt and real response are
-longer, prompt and generated one are not, and its `logits` are those of every prefix by itself.
+ROTARY are families that rotate otherwise than Llama, or scale by more factors; beside each stand keys of its configuration
+without which it would be another model. Phi-3's frequencies change beyond 22 tokens: prompt and real response are longer,
+prompt and generated one are not, and its `logits` are those of every prefix by itself.
 """
 import json, shutil, sys
 from pathlib import Path
@@ -29,10 +30,10 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
-from transformers import (Cohere2Config, Cohere2ForCausalLM, GraniteConfig, GraniteForCausalLM, Ministral3Config,
-                          Ministral3ForCausalLM, Phi3Config, Phi3ForCausalLM, SmolLM3Config, SmolLM3ForCausalLM)
-from transformers import (LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM,
-                          Qwen3Config, Qwen3ForCausalLM)
+import transformers
+from transformers import (Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, Glm4Config, Glm4ForCausalLM,
+                          LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM,
+                          Olmo3Config, Olmo3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
 from transformers.utils import logging
 
 logging.set_verbosity_error()
@@ -42,12 +43,15 @@ torch.use_deterministic_algorithms(True)
 OUT = Path(__file__).resolve().parent.parent / "fixtures" / "goldens"
 SLOPES = (-1.0, 0.5)
 VOCAB = 56
-SEEDS = {"ministral3": 5}  # where 3 leaves two greedy candidates too close, or f32's gradients too far off f64's
+# where 3 repeats one token, leaves two candidates too close, or f32's gradients too far off f64's
+SEEDS = {"gemma3": 15, "olmo3": 8, "ministral3": 5}
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 KEPT_MERGED = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"]
 KEPT_MERGED_ROTARY = ["model.layers.0.self_attn.qkv_proj", "model.layers.1.self_attn.o_proj"]
 KEPT_FULL = [f"model.layers.1.self_attn.{part}" for part in (
     "q_proj.bias", "k_proj.bias", "v_proj.bias", "q_norm.weight", "k_norm.weight", "k_proj.weight")]
+KEPT_NORMS = [f"model.layers.{i}.{part}_layernorm.weight" for i in (0, 1) for part in (
+    "input", "post_attention", "post_self_attn", "pre_feedforward", "post_feedforward", "post_mlp")]
 GREEDY, TOLERANCE = 32, 1e-5  # tokens; of a row of logits, relative to its largest
 
 
@@ -69,26 +73,64 @@ def models():
     yield "qwen3", Qwen3ForCausalLM(Qwen3Config(**qwen, **wide, **windowed, tie_word_embeddings=False))
     yield from rotary(dict(common, intermediate_size=32, num_hidden_layers=2, sliding_window=7))
     yield "qwen3_tied", Qwen3ForCausalLM(Qwen3Config(**qwen, **wide, tie_word_embeddings=True, attention_bias=True))
+    scored = dict(heads, head_dim=8, query_pre_attn_scalar=5)  # not the heads' size
+    yield "gemma2", Gemma2ForCausalLM(Gemma2Config(**dict(common, rope_parameters={"rope_type": "default", "rope_theta": 500.0}),
+        **scored, sliding_window=7, attn_logit_softcapping=3.0, final_logit_softcapping=4.0))
+    turns = {"full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 700.0},
+             "sliding_attention": {"rope_type": "default", "rope_theta": 300.0}}
+    yield "gemma3", Gemma3ForCausalLM(Gemma3TextConfig(**common, **scored, sliding_window=7, sliding_window_pattern=2,
+        rope_parameters=turns, attention_bias=True, attn_logit_softcapping=3.0))
+    yield "glm4", Glm4ForCausalLM(Glm4Config(**qwen, **heads, head_dim=8, pad_token_id=0))
+    yield "olmo2", Olmo2ForCausalLM(Olmo2Config(**qwen, **heads, tie_word_embeddings=False, pad_token_id=0))
+    turns = {"full_attention": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 500.0},
+             "sliding_attention": {"rope_type": "default", "rope_theta": 300.0}}
+    yield "olmo3", Olmo3ForCausalLM(Olmo3Config(**common, **heads, sliding_window=7, pad_token_id=0, attention_bias=True,
+        layer_types=["sliding_attention", "full_attention"], rope_parameters=turns, tie_word_embeddings=False))
+
+
+def newer(name):
+    return name not in ("llama", "mistral")
+
+
+def kept_full(name):
+    if name.startswith("qwen"):
+        return KEPT_FULL
+    return KEPT_FULL + KEPT_NORMS + ["model.norm.weight"] + ["model.embed_tokens.weight"] * name.startswith("gemma")
+
+
+def changes(name, config):
+    """What of a configuration must matter: name -> other keys, each of which moves the logits."""
+    if name.startswith("qwen"):
+        return {"windows": dict(layer_types=["full_attention"] * 2)} if config.use_sliding_window else {}
+    found = {"windows": dict(sliding_window=64)} if getattr(config, "sliding_window", None) else {}
+    if name == "gemma2":
+        found |= {"scores' cap": dict(attn_logit_softcapping=None), "logits' cap": dict(final_logit_softcapping=None)}
+    if name.startswith("gemma"):
+        found["scale"] = dict(query_pre_attn_scalar=config.head_dim)
+    if name in ("gemma3", "olmo3"):
+        turns = config.rope_parameters
+        found |= {kind: dict(rope_parameters={**turns, kind: {"rope_type": "default", "rope_theta": 50.0}}) for kind in turns}
+    return found
 
 
 def rotary(common):
     """Every family of ROTARY: biases and windows where it can have them."""
     yarn = dict(rope_type="yarn", factor=4.0, rope_theta=300.0)
     heads, wide = dict(num_attention_heads=4, num_key_value_heads=2), dict(num_attention_heads=2, num_key_value_heads=1, head_dim=16)
-    yield "phi3", Phi3ForCausalLM(Phi3Config(
+    yield "phi3", transformers.Phi3ForCausalLM(transformers.Phi3Config(
         **common, num_attention_heads=2, num_key_value_heads=1, pad_token_id=0, original_max_position_embeddings=22,
         partial_rotary_factor=0.67, rope_parameters=dict(  # 8 of 12 features
             rope_type="longrope", rope_theta=300.0, short_factor=[1.0, 1.1, 1.3, 2.0], long_factor=[1.5, 2.0, 4.0, 6.0])))
-    yield "smollm3", SmolLM3ForCausalLM(SmolLM3Config(
+    yield "smollm3", transformers.SmolLM3ForCausalLM(transformers.SmolLM3Config(
         **common, **heads, pad_token_id=0, use_sliding_window=True, no_rope_layers=[1, 0], attention_bias=True, mlp_bias=True))
     granite = {k: v for k, v in common.items() if k != "sliding_window"}
-    yield "granite", GraniteForCausalLM(GraniteConfig(
+    yield "granite", transformers.GraniteForCausalLM(transformers.GraniteConfig(
         **granite, **heads, attention_bias=True, mlp_bias=True, embedding_multiplier=3.0, residual_multiplier=0.6,
         attention_multiplier=0.3, logits_scaling=2.5, rope_parameters=dict(yarn, original_max_position_embeddings=16)))
-    yield "ministral3", Ministral3ForCausalLM(Ministral3Config(
+    yield "ministral3", transformers.Ministral3ForCausalLM(transformers.Ministral3Config(
         **common, **wide, pad_token_id=0, rope_parameters=dict(yarn, original_max_position_embeddings=8, llama_4_scaling_beta=0.3)))
     cohere = {k: v for k, v in common.items() if k != "rms_norm_eps"}
-    yield "cohere2", Cohere2ForCausalLM(Cohere2Config(
+    yield "cohere2", transformers.Cohere2ForCausalLM(transformers.Cohere2Config(
         **cohere, **heads, sliding_window_pattern=2, attention_bias=True, layer_norm_eps=1e-4, logit_scale=0.25,
         rope_parameters=dict(rope_type="default", rope_theta=300.0)))
 
@@ -114,8 +156,9 @@ def adapters(name):
     lora = lambda **k: LoraConfig(task_type="CAUSAL_LM", **k)
     if name in ROTARY:
         return {"plain": (lora(r=2, lora_alpha=4, target_modules=ROTARY[name][0]), True)}
-    if name.startswith("qwen"):
-        return {} if name.endswith("tied") else {"plain": (lora(r=3, lora_alpha=6, target_modules=ALL), True)}
+    if newer(name):
+        targets = [t for t in ALL if t not in ("gate_proj", "up_proj")] + ["gate_up_proj"] if name == "glm4" else ALL
+        return {} if name.endswith("tied") else {"plain": (lora(r=3, lora_alpha=6, target_modules=targets), True)}
     kinds = {
         "plain": (lora(r=3, lora_alpha=6, target_modules=ALL), name == "mistral"),
         "dora": (lora(r=3, lora_alpha=5, target_modules=ALL, use_dora=True), True),
@@ -136,12 +179,13 @@ def adapters(name):
 
 
 def randomise(model, generator):
-    """Norms in 0.5..1.5, the rest such that attention is far from uniform and logits are of order 1."""
+    """Norms scale by 0.5..1.5, the rest such that attention is far from uniform and logits are of order 1."""
+    added = 1.0 if "gemma" in model.config.model_type else 0.0  # to a norm's weight
     for name, p in model.named_parameters():
         if name.endswith("bias"):
             p.data = 0.5 * torch.randn(p.shape, generator=generator)
         elif p.dim() == 1:
-            p.data = 0.5 + torch.rand(p.shape, generator=generator)
+            p.data = 0.5 - added + torch.rand(p.shape, generator=generator)
         else:
             gain = 1.5 if "q_proj" in name or "k_proj" in name else 0.5 if "embed" in name else 1.0
             p.data = gain * torch.randn(p.shape, generator=generator) / p.shape[1] ** 0.5
@@ -215,7 +259,12 @@ def save_adapter(model, folder, base_name):
 
 
 def fresh(cls, folder, **config):
-    return cls.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **config).eval()
+    model = cls.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **config).eval()
+    embedding = model.get_input_embeddings()
+    if hasattr(embedding, "embed_scale"):  # as it is in a model that is loaded in its own dtype
+        dtype = getattr(torch, json.loads((folder / "config.json").read_text())["dtype"])
+        embedding.embed_scale = embedding.embed_scale.to(dtype).float()
+    return model
 
 
 def stack(cls, folder, tokens):
@@ -249,8 +298,8 @@ def greedy(model, prompt, steps=GREEDY):
     return ids[len(prompt):], min(gaps)
 
 
-def qwen(cls, folder, tokens, expected):
-    """Greedy tokens, gradients of weights that no LoRA reaches, and that the windows, biases and norms matter."""
+def more(cls, folder, tokens, expected):
+    """Greedy tokens, gradients of weights that no LoRA reaches, and that windows, biases, norms and so on matter."""
     for kind in expected:
         model = fresh(cls, folder)
         model = model if kind == "base" else PeftModel.from_pretrained(model, folder / kind).eval()
@@ -259,18 +308,18 @@ def qwen(cls, folder, tokens, expected):
         print(f"{folder.name} {kind}: greedy candidates lie {gap:.1e} of the largest logit apart at least", file=sys.stderr)
     whole = fresh(cls, folder).requires_grad_(True)
     passes(whole, tokens)[2].backward()
-    expected["full"] = {f"grad/{n}": p.grad for n, p in whole.named_parameters() if n in KEPT_FULL}
-    changes = {"windows": fresh(cls, folder, layer_types=["full_attention"] * 2)}
-    there = {"windows"} if changes["windows"].config.use_sliding_window else set()
+    names = kept_full(folder.name)
+    expected["full"] = {f"grad/{n}": p.grad for n, p in whole.named_parameters() if n in names}
+    other = {what: fresh(cls, folder, **keys) for what, keys in changes(folder.name, whole.config).items()}
     for part in ("bias", "norm.weight"):
-        changes[part] = fresh(cls, folder)
-        for name, p in changes[part].named_parameters():
+        plain = 0.0 if part == "bias" or folder.name.startswith("gemma") else 1.0
+        for name, p in whole.named_parameters():
             if "self_attn" in name and name.endswith(part):
-                there.add(part)
-                p.data = torch.zeros_like(p) if part == "bias" else torch.ones_like(p)
-    for part, changed in changes.items():
+                model = other.setdefault(part, fresh(cls, folder))
+                model.get_parameter(name).data.fill_(plain)
+    for what, changed in other.items():
         difference = (passes(changed, tokens)[0] - expected["base"]["logits"]).abs().max().item()
-        assert (difference > 0.1) == (part in there), f"{folder.name}: without its {part} logits move by {difference}"
+        assert difference > 0.01, f"{folder.name}: without its {what} logits move by {difference}"
 
 
 def rotary_family(cls, folder, tokens, expected):
@@ -307,6 +356,9 @@ def make(name, model):
     randomise(model, generator)
     model.to(torch.bfloat16).save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
+    if name == "gemma2":
+        path = folder / "config.json"
+        path.write_text(path.read_text().replace('"dtype": "bfloat16"', '"dtype": "float32"'))
     tokens = {k: torch.randint(3, VOCAB, (n,), generator=generator) for k, n in (("prompt", 11), ("real", 13), ("generated", 9))}
     cls = type(model)
     expected = {"base": kept(fresh(cls, folder).requires_grad_(False), tokens, False)}
@@ -330,10 +382,10 @@ def make(name, model):
         expected[kind] |= {f"merged/{n}.weight": w for n, w in of_kind.items() if not torch.equal(w, base[f"{n}.weight"])}
     if name == "llama":
         expected |= stack(cls, folder, tokens)
-    if name.startswith("qwen"):
-        qwen(cls, folder, tokens, expected)
     if name in ROTARY:
         rotary_family(cls, folder, tokens, expected)
+    elif newer(name):
+        more(cls, folder, tokens, expected)
     tensors = {f"{kind}/{key}": t for kind, found in expected.items() for key, t in found.items()}
     tensors |= {f"tokens/{k}": t for k, t in tokens.items()}
     save_file({k: t.contiguous() for k, t in tensors.items()}, folder / "expected.safetensors")

@@ -29,3 +29,22 @@ pub(super) fn tensor(weight: &TracedWeight, seed: u64) -> Result<Tensor> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fresh_norms_scale_by_one() {
+        for (used_as, want) in [(Use::Norm, 1.0), (Use::NormPlus, 0.0), (Use::Bias, 0.0)] {
+            let (name, shape) = ("model.norm.weight".to_string(), vec![3]);
+            let weight = TracedWeight {
+                name,
+                shape,
+                used_as,
+            };
+            let values: Vec<f32> = tensor(&weight, 1).unwrap().to_vec1().unwrap();
+            assert_eq!(values, [want; 3], "{used_as:?}");
+        }
+    }
+}
