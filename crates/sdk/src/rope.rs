@@ -21,10 +21,10 @@ const MOST_FEATURES: usize = 65_536;
 impl RopeRules {
     /// The rotary embedding of heads with `head_dim` features, in pairs (i, i + n).
     ///
-    /// As in transformers 5, `rope_scaling` (v4) takes precedence over `rope_parameters` (v5); where
-    /// sections are keyed by layer type, key by key. A theta that the section lacks is taken from
-    /// beside it. `dynamic` is plain up to `max_position_embeddings` tokens, and longer sequences
-    /// are refused when they come.
+    /// As in transformers 5, `rope_scaling` (v4) takes precedence over `rope_parameters` (v5);
+    /// where sections are keyed by layer type, key by key. A theta that the section lacks is taken
+    /// from beside it. `dynamic` is plain up to `max_position_embeddings` tokens, and longer
+    /// sequences are refused when they come.
     ///
     /// # Errors
     /// An unknown kind, a missing key that it needs, a list of another length than there are pairs,

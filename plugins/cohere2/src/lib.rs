@@ -1,10 +1,10 @@
-//! Command R7B and Command A (Cohere 2024 and 2025): attention and perceptron beside each other, x +
-//! attention(y) + perceptron(y), both on the same layer norm y of x.
+//! Command R7B and Command A (Cohere 2024 and 2025): attention and perceptron beside each other,
+//! x + attention(y) + perceptron(y), both on the same layer norm y of x.
 //!
-//! Layers with a sliding window rotate neighbouring features (2i, 2i + 1); the others (every 4th, or
-//! as `layer_types` says) see all earlier tokens and rotate nothing. Where `sliding_window` is null
-//! no layer has a window, and none rotates. Logits times `logit_scale`; the embedding is the head
-//! unless the configuration says otherwise.
+//! Layers with a sliding window rotate neighbouring features (2i, 2i + 1); the others (every 4th,
+//! or as `layer_types` says) see all earlier tokens and rotate nothing. Where `sliding_window` is
+//! null no layer has a window, and none rotates. Logits times `logit_scale`; the embedding is the
+//! head unless the configuration says otherwise.
 
 use randori_sdk::{
     Absent, Arch, Config, Dense, Graph, Layers, Result, Rope, Ropes, Tensor, Windows, plugin,

@@ -88,8 +88,8 @@ fn length(key: &str, value: f64) -> Result<usize> {
     }
 }
 
-/// longrope's factor on cosine and sine, at every length: `attention_factor`, or sqrt(1 + ln(factor)
-/// / ln(original context)).
+/// longrope's factor on cosine and sine, at every length: `attention_factor`, or sqrt(1 +
+/// ln(factor) / ln(original context)).
 fn long_attention(keys: &Keys) -> Result<f64> {
     if let Some(given) = keys.number("attention_factor")? {
         return Ok(given);
