@@ -35,7 +35,7 @@ pub fn config_json(base: &Value, dtype: Dtype) -> Result<Value> {
 fn rope(config: &mut Map<String, Value>) {
     let parameters = match config.get("rope_parameters") {
         // keyed by layer type (Gemma 3): v4 has no spelling for it
-        Some(Value::Object(p)) if !p.is_empty() && p.values().all(Value::is_object) => return,
+        Some(Value::Object(p)) if p.values().any(Value::is_object) => return,
         Some(Value::Object(p)) => p.clone(),
         // v4 of what v5 keys by layer type (Gemma 3): transformers reads it, beside no section only
         _ if config.contains_key("rope_local_base_freq") => return,
