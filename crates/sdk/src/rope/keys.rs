@@ -39,7 +39,7 @@ impl<'a> Keys<'a> {
                         v4.error("type", "is an old name: this architecture wants rope_type")
                     );
                 }
-                if let Some(v5) = v5.as_ref().filter(|s| part(s).is_none()) {
+                if v5.as_ref().is_some_and(|s| part(s).is_none()) {
                     let what = format!("is not keyed by layer type: `{kind}` is missing");
                     return Err(config.error("rope_parameters", &what));
                 }
