@@ -34,6 +34,8 @@ pub struct Stored {
     pub permuted: Option<usize>,
     /// Factor of all values, which the stored ones lack.
     pub factor: f32,
+    /// What the stored values have more than the tensor's own, after the factor.
+    pub added: f32,
 }
 
 /// A tensor's number format.
