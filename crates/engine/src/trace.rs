@@ -404,7 +404,8 @@ impl Backend for Tracer {
         route: &RouteSpec,
         expert: &mut dyn FnMut(&mut dyn Backend, usize, Id) -> Id,
     ) -> OpResult {
-        let experts = rules::moe(&self.shape(router)?, route)?;
+        let bias = route.bias.map(|bias| self.shape(bias)).transpose()?;
+        let experts = rules::moe(&self.shape(router)?, bias.as_deref(), route)?;
         let dims = self.shape(x)?;
         let (scope, share) = (self.scope, self.share);
         self.mixes = true;

@@ -2,7 +2,7 @@
 //! router's logits.
 
 use candle_core::Tensor;
-use randori_sdk::seam::RouteSpec;
+use randori_sdk::seam::{GroupSpec, RouteSpec};
 
 use crate::{
     ExpertOutput, ExpertTokens, OnCandle, Result,
@@ -12,6 +12,10 @@ use crate::{
 };
 
 /// The experts of every token, with their weights.
+///
+/// Experts are chosen by their scores, plus the bias if there is one, in the groups that may be
+/// chosen from; their weights are their scores alone. So the bias has no gradient, and the choice
+/// none either.
 pub struct Routing {
     /// Soft-max or sigmoid of the router's logits, (tokens, experts).
     scores: Vec<f32>,
@@ -24,8 +28,9 @@ pub struct Routing {
 }
 
 impl Routing {
-    /// Chooses each token's `top_k` experts of the highest score; of equals, the first.
-    pub fn new(router: &Tensor, route: &RouteSpec) -> Result<Self> {
+    /// Chooses each token's `top_k` experts of the highest score, with `bias` (experts) or (tokens,
+    /// experts) added; of equals, the first.
+    pub fn new(router: &Tensor, bias: Option<&Tensor>, route: &RouteSpec) -> Result<Self> {
         let (tokens, experts) = router.dims2()?;
         let mut scores = Values::of(&host(router)?)?.to_vec();
         if route.sigmoid {
@@ -33,18 +38,27 @@ impl Routing {
         } else {
             elementwise::soft_max(&mut scores, experts);
         }
+        let bias = bias.map(host).transpose()?;
+        let bias = bias.as_ref().map(Values::of).transpose()?;
         let top_k = route.top_k;
         let (mut chosen, mut weights) = (Vec::new(), Vec::with_capacity(tokens * top_k));
         let mut order: Vec<u32> = Vec::new();
-        for scores in scores.chunks_exact(experts) {
-            order.clear();
-            order.extend(0..experts as u32);
-            // a stable sort: equal scores keep their order
-            order.sort_by(|&a, &b| scores[b as usize].total_cmp(&scores[a as usize]));
+        let mut biased: Vec<f32> = Vec::new();
+        for (token, scores) in scores.chunks_exact(experts).enumerate() {
+            biased.clear();
+            biased.extend_from_slice(scores);
+            if let Some(bias) = &bias {
+                let own = token * experts % bias.len().max(1);
+                let row = bias.iter().skip(own);
+                biased.iter_mut().zip(row).for_each(|(s, b)| *s += b);
+            }
+            if let Some(groups) = &route.groups {
+                within_groups(&mut biased, groups, &mut order);
+            }
+            rank(&biased, &mut order);
             let best = &order[..top_k];
-            let sum: f32 = best.iter().map(|&e| scores[e as usize]).sum();
             let factor = if route.normalise {
-                route.scale / sum
+                route.scale / sum_of(scores, best)
             } else {
                 route.scale
             };
@@ -131,7 +145,7 @@ impl Routing {
             let (chosen, dw) = (&self.chosen[own.clone()], &dweights[own]);
             let scores = &self.scores[token * experts..][..experts];
             let row = &mut d[token * experts..][..experts];
-            let sum: f32 = chosen.iter().map(|&e| scores[e as usize]).sum();
+            let sum = sum_of(scores, chosen);
             let mean: f32 = chosen
                 .iter()
                 .zip(dw)
@@ -155,4 +169,35 @@ impl Routing {
         }
         tensor(d, &[tokens, experts])
     }
+}
+
+/// The indices of `scores`, the highest score first; of equals, the first.
+fn rank(scores: &[f32], order: &mut Vec<u32>) {
+    order.clear();
+    order.extend(0..scores.len() as u32);
+    // a stable sort: equal scores keep their order
+    order.sort_by(|&a, &b| scores[b as usize].total_cmp(&scores[a as usize]));
+}
+
+/// Sets the scores of experts outside the best groups to -inf. A group's score is the sum of its
+/// `best` best experts'.
+fn within_groups(scores: &mut [f32], groups: &GroupSpec, order: &mut Vec<u32>) {
+    let size = scores.len() / groups.count;
+    let of_group = |group: &[f32]| -> f32 {
+        let mut sorted = group.to_vec();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        sorted[..groups.best].iter().sum()
+    };
+    let of_groups: Vec<f32> = scores.chunks_exact(size).map(of_group).collect();
+    rank(&of_groups, order);
+    for group in &order[groups.top..] {
+        scores[*group as usize * size..][..size].fill(f32::NEG_INFINITY);
+    }
+}
+
+/// The sum of the chosen scores: at least the smallest normal number, so that weights stay finite
+/// where all chosen scores are 0.
+fn sum_of(scores: &[f32], chosen: &[u32]) -> f32 {
+    let sum: f32 = chosen.iter().map(|&e| scores[e as usize]).sum();
+    sum.max(f32::MIN_POSITIVE)
 }
