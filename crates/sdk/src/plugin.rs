@@ -1,7 +1,8 @@
 //! [`plugin!`](crate::plugin): the one constant a plugin exports.
 
-/// Exports a plugin: one sentence, then its items, each `arch`, `loss`
-/// ([`PairLoss`](crate::PairLoss) or [`Loss`](crate::Loss)) or `sampler` and a type.
+/// Exports a plugin: one sentence, then its items, each `arch`, `dense`
+/// ([`DenseFamily`](crate::DenseFamily)), `loss` ([`PairLoss`](crate::PairLoss) or
+/// [`Loss`](crate::Loss)) or `sampler` and a type.
 ///
 /// The crate needs `crate-type = ["cdylib", "rlib"]`, and a name that begins with `randori-plugin-`
 /// for the host to find it by itself. The constant is also `PLUGIN`, for a host that links the
@@ -39,6 +40,9 @@ macro_rules! plugin {
 macro_rules! __item {
     (arch $item:ty) => {
         $crate::arch::item::<$item>()
+    };
+    (dense $item:ty) => {
+        $crate::arch::item::<$crate::DecoderOf<$item>>()
     };
     (loss $item:ty) => {
         $crate::loss::item::<$item>()

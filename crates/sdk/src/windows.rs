@@ -1,36 +1,46 @@
 //! [`Windows`]: the sliding window of each layer.
 
-use crate::{Config, Result};
+use crate::{Config, Layers, Result};
 
-/// The sliding window of each layer in tokens; `None`: all earlier tokens are seen.
-pub enum Windows {
-    /// The same from one layer on, and none before it. It is stored once, so that a configuration
-    /// of absurdly many layers is refused for its tensors and takes no memory here.
-    FromLayer(usize, Option<usize>),
-    /// Layer by layer.
-    Each(Vec<Option<usize>>),
+/// The sliding window of each layer in tokens: one length, in some of the layers.
+pub struct Windows {
+    /// `None`: all earlier tokens are seen, in every layer.
+    window: Option<usize>,
+    /// The layers that have the window.
+    layers: Layers,
 }
 
 impl Windows {
     /// No layer has a window.
-    pub const NONE: Windows = Windows::FromLayer(0, None);
+    pub const NONE: Windows = Windows {
+        window: None,
+        layers: Layers::ALL,
+    };
 
     /// Those of `layers` layers where the configuration's window is `window`: in the layers that
-    /// `layer_types` names, or without that key in all from `first` on.
+    /// `layer_types` names, or without that key in those of `unless_named`.
     ///
     /// # Errors
     /// A window of 0; `layer_types` of another length, with another kind of layer, or with windows
     /// where there is none.
-    pub fn read(c: &Config, layers: usize, window: Option<usize>, first: usize) -> Result<Windows> {
+    pub fn read(
+        c: &Config,
+        layers: usize,
+        window: Option<usize>,
+        unless_named: Layers,
+    ) -> Result<Windows> {
         if window == Some(0) {
             return Err(c.error("sliding_window", "is 0: no token would see itself"));
         }
         let Some(kinds) = layer_types(c, layers)? else {
-            return Ok(Windows::FromLayer(first, window));
+            return Ok(Windows {
+                window,
+                layers: unless_named,
+            });
         };
         let one = |kind: &&str| match (*kind, window) {
-            ("full_attention" | "attention", _) => Ok(None),
-            ("sliding_attention", Some(_)) => Ok(window),
+            ("full_attention" | "attention", _) => Ok(false),
+            ("sliding_attention", Some(_)) => Ok(true),
             ("sliding_attention", None) => {
                 let what = "asks for sliding_attention, but sliding_window is null or not in use";
                 Err(c.error("layer_types", what))
@@ -40,7 +50,8 @@ impl Windows {
                 Err(c.error("layer_types", &what))
             }
         };
-        Ok(Windows::Each(kinds.iter().map(one).collect::<Result<_>>()?))
+        let layers = Layers::Listed(kinds.iter().map(one).collect::<Result<_>>()?);
+        Ok(Windows { window, layers })
     }
 
     /// Qwen's: only with `use_sliding_window`, whatever `sliding_window` says (4096 where it is
@@ -55,15 +66,18 @@ impl Windows {
             false => Some(4096),
         };
         let window = window.filter(|_| used);
-        Windows::read(c, layers, window, c.usize_or("max_window_layers", 28)?)
+        let first = c.usize_or("max_window_layers", 28)?;
+        Windows::read(c, layers, window, Layers::From(first))
     }
 
     /// The window of a layer.
     pub fn of(&self, layer: usize) -> Option<usize> {
-        match self {
-            Windows::FromLayer(first, window) => window.filter(|_| layer >= *first),
-            Windows::Each(windows) => windows.get(layer).copied().flatten(),
-        }
+        self.window.filter(|_| self.layers.has(layer))
+    }
+
+    /// The layers that have the window, where there is one at all.
+    pub fn layers(&self) -> &Layers {
+        &self.layers
     }
 }
 

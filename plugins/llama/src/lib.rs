@@ -6,42 +6,26 @@
 //! with Llama 3.1's ramp (`llama3`). Absent keys have the defaults of transformers' class;
 //! `partial_rotary_factor` is not read.
 
-use randori_sdk::{Absent, Arch, Config, Dense, Graph, Result, Tensor, plugin};
+use randori_sdk::{Absent, Config, Dense, DenseFamily, Result, plugin};
 
 /// The Llama family.
-pub struct Llama(Dense);
+pub struct Llama;
 
-impl Arch for Llama {
+impl DenseFamily for Llama {
     const NAME: &'static str = "llama";
     const DOC: &'static str =
         "Llama 1 to 3.x, and models of the same shape (SmolLM2, TinyLlama, Yi)";
 
-    fn new(c: &Config) -> Result<Self> {
-        let dense = Dense::new(c, Absent::default())?;
+    fn read(c: &Config) -> Result<Dense> {
+        let dense = Dense::new(c, Absent::LLAMA)?;
         no_windows(c, &dense)?;
         let attention_bias = c.bool_or("attention_bias", false)?;
-        Ok(Llama(Dense {
+        Ok(Dense {
             qkv_bias: attention_bias,
             o_bias: attention_bias,
             mlp_bias: c.bool_or("mlp_bias", false)?,
             ..dense
-        }))
-    }
-
-    fn layers(&self) -> usize {
-        self.0.layers
-    }
-
-    fn embed<'g>(&self, g: &Graph<'g>, ids: Tensor<'g>) -> Tensor<'g> {
-        self.0.embed(g, ids)
-    }
-
-    fn block<'g>(&self, g: &Graph<'g>, layer: usize, x: Tensor<'g>) -> Tensor<'g> {
-        self.0.block(g, layer, x)
-    }
-
-    fn head<'g>(&self, g: &Graph<'g>, x: Tensor<'g>) -> Tensor<'g> {
-        self.0.head(g, x)
+        })
     }
 }
 
@@ -64,7 +48,7 @@ fn no_windows(c: &Config, dense: &Dense) -> Result<()> {
     }
 }
 
-plugin!("The Llama family", arch Llama);
+plugin!("The Llama family", dense Llama);
 
 #[cfg(test)]
 mod tests {
@@ -73,19 +57,19 @@ mod tests {
     const SMALL: &str = r#"{"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2,
         "intermediate_size": 24, "num_hidden_layers": 3, "vocab_size": 32, "rms_norm_eps": 1e-5"#;
 
-    fn new(more: &str) -> Result<Llama> {
-        Llama::new(&Config::parse(&format!("{SMALL}{more}}}"))?)
+    fn new(more: &str) -> Result<Dense> {
+        Llama::read(&Config::parse(&format!("{SMALL}{more}}}"))?)
     }
 
     #[test]
     fn reads_its_configuration() {
-        let llama = new("").unwrap().0;
+        let llama = new("").unwrap();
         assert_eq!((llama.head_dim, llama.kv_heads, llama.layers), (4, 2, 3));
         assert!(!llama.tied && !llama.qkv_bias && !llama.o_bias && !llama.mlp_bias);
         let more = r#", "head_dim": 8, "tie_word_embeddings": true, "rope_theta": 500000.0"#;
-        let llama = new(more).unwrap().0;
+        let llama = new(more).unwrap();
         assert_eq!((llama.head_dim, llama.tied), (8, true));
-        assert!((llama.rope.inv_freq[1] - 500_000f32.powf(-0.25)).abs() < 1e-7);
+        assert!((llama.ropes.of(0).unwrap().inv_freq[1] - 500_000f32.powf(-0.25)).abs() < 1e-7);
     }
 
     #[test]

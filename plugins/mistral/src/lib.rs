@@ -6,53 +6,34 @@
 //! key the window is 4096, as in transformers' class. `layer_types` says which layers have the
 //! window (Ministral). `head_dim` may differ from hidden_size / num_attention_heads (Nemo, Small).
 
-use randori_sdk::{Absent, Arch, Config, Dense, Graph, Result, Tensor, Windows, plugin};
+use randori_sdk::{Absent, Config, Dense, DenseFamily, Layers, Result, Windows, plugin};
 
 /// The Mistral family.
-pub struct Mistral(Dense);
+pub struct Mistral;
 
 /// transformers' defaults of absent keys.
 const WINDOW: usize = 4096;
-const KV_HEADS: usize = 8;
+const ABSENT: Absent = Absent {
+    kv_heads: Some(8),
+    ..Absent::LLAMA
+};
 
-impl Arch for Mistral {
+impl DenseFamily for Mistral {
     const NAME: &'static str = "mistral";
     const DOC: &'static str = "Mistral 7B, Nemo and Small: Llama's block with a sliding window";
 
-    fn new(c: &Config) -> Result<Self> {
-        let dense = Dense::new(
-            c,
-            Absent {
-                kv_heads: Some(KV_HEADS),
-                ..Absent::default()
-            },
-        )?;
+    fn read(c: &Config) -> Result<Dense> {
+        let dense = Dense::new(c, ABSENT)?;
         let window = match c.names("sliding_window") {
             true => c.usize_opt("sliding_window")?,
             false => Some(WINDOW),
         };
-        let windows = Windows::read(c, dense.layers, window, 0)?;
-        Ok(Mistral(Dense { windows, ..dense }))
-    }
-
-    fn layers(&self) -> usize {
-        self.0.layers
-    }
-
-    fn embed<'g>(&self, g: &Graph<'g>, ids: Tensor<'g>) -> Tensor<'g> {
-        self.0.embed(g, ids)
-    }
-
-    fn block<'g>(&self, g: &Graph<'g>, layer: usize, x: Tensor<'g>) -> Tensor<'g> {
-        self.0.block(g, layer, x)
-    }
-
-    fn head<'g>(&self, g: &Graph<'g>, x: Tensor<'g>) -> Tensor<'g> {
-        self.0.head(g, x)
+        let windows = Windows::read(c, dense.layers, window, Layers::ALL)?;
+        Ok(Dense { windows, ..dense })
     }
 }
 
-plugin!("The Mistral family", arch Mistral);
+plugin!("The Mistral family", dense Mistral);
 
 #[cfg(test)]
 mod tests {
@@ -61,13 +42,13 @@ mod tests {
     const SMALL: &str = r#"{"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2,
         "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 32, "rms_norm_eps": 1e-5"#;
 
-    fn new(more: &str) -> Result<Mistral> {
-        Mistral::new(&Config::parse(&format!("{SMALL}{more}}}"))?)
+    fn new(more: &str) -> Result<Dense> {
+        Mistral::read(&Config::parse(&format!("{SMALL}{more}}}"))?)
     }
 
     #[test]
     fn the_window_is_read_and_null_means_none() {
-        let windows = |more: &str| [0, 1].map(|layer| new(more).unwrap().0.windows.of(layer));
+        let windows = |more: &str| [0, 1].map(|layer| new(more).unwrap().windows.of(layer));
         assert_eq!(windows(r#", "sliding_window": 8"#), [Some(8); 2]);
         assert_eq!(windows(r#", "sliding_window": null"#), [None; 2]);
         assert_eq!(windows(""), [Some(4096); 2]);
@@ -80,16 +61,13 @@ mod tests {
 
     #[test]
     fn absent_keys_have_the_class_s_values() {
-        assert_eq!(new(r#", "head_dim": 6"#).unwrap().0.head_dim, 6);
+        assert_eq!(new(r#", "head_dim": 6"#).unwrap().head_dim, 6);
         let heads = r#"{"hidden_size": 64, "num_attention_heads": 16, "intermediate_size": 24,
             "num_hidden_layers": 2, "vocab_size": 32"#;
-        let kv = |more: &str| Mistral::new(&Config::parse(&format!("{heads}{more}}}")).unwrap());
-        assert_eq!(kv("").unwrap().0.kv_heads, 8);
-        assert_eq!(kv("").unwrap().0.eps, 1e-6);
-        assert_eq!(
-            kv(r#", "num_key_value_heads": null"#).unwrap().0.kv_heads,
-            16
-        );
+        let kv = |more: &str| Mistral::read(&Config::parse(&format!("{heads}{more}}}")).unwrap());
+        assert_eq!(kv("").unwrap().kv_heads, 8);
+        assert_eq!(kv("").unwrap().eps, 1e-6);
+        assert_eq!(kv(r#", "num_key_value_heads": null"#).unwrap().kv_heads, 16);
     }
 
     #[test]

@@ -5,74 +5,57 @@
 //! `max_window_layers` on, or in those that `layer_types` names: the released folders write a
 //! window that no layer has. Absent keys have the defaults of transformers' class.
 
-use randori_sdk::{Absent, Arch, Config, Dense, Graph, Result, Tensor, Windows, plugin};
+use randori_sdk::{Absent, Config, Dense, DenseFamily, Result, Windows, plugin};
 
 /// The Qwen2 family.
-pub struct Qwen2(Dense);
+pub struct Qwen2;
 
 /// transformers' default of the absent key.
-const KV_HEADS: usize = 32;
+const ABSENT: Absent = Absent {
+    kv_heads: Some(32),
+    ..Absent::LLAMA
+};
 
-impl Arch for Qwen2 {
+impl DenseFamily for Qwen2 {
     const NAME: &'static str = "qwen2";
     const DOC: &'static str = "Qwen2 and Qwen2.5: Llama's block with biases on q, k and v";
 
-    fn new(c: &Config) -> Result<Self> {
-        let absent = Absent {
-            kv_heads: Some(KV_HEADS),
-            ..Absent::default()
-        };
-        let dense = Dense::new(c, absent)?;
-        Ok(Qwen2(Dense {
+    fn read(c: &Config) -> Result<Dense> {
+        let dense = Dense::new(c, ABSENT)?;
+        Ok(Dense {
             qkv_bias: true,
             windows: Windows::in_use(c, dense.layers)?,
             ..dense
-        }))
-    }
-
-    fn layers(&self) -> usize {
-        self.0.layers
-    }
-
-    fn embed<'g>(&self, g: &Graph<'g>, ids: Tensor<'g>) -> Tensor<'g> {
-        self.0.embed(g, ids)
-    }
-
-    fn block<'g>(&self, g: &Graph<'g>, layer: usize, x: Tensor<'g>) -> Tensor<'g> {
-        self.0.block(g, layer, x)
-    }
-
-    fn head<'g>(&self, g: &Graph<'g>, x: Tensor<'g>) -> Tensor<'g> {
-        self.0.head(g, x)
+        })
     }
 }
 
-plugin!("The Qwen2 family", arch Qwen2);
+plugin!("The Qwen2 family", dense Qwen2);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use randori_sdk::QkNorms;
 
     const SMALL: &str = r#"{"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2,
         "intermediate_size": 24, "num_hidden_layers": 3, "vocab_size": 32"#;
 
-    fn new(more: &str) -> Result<Qwen2> {
-        Qwen2::new(&Config::parse(&format!("{SMALL}{more}}}"))?)
+    fn new(more: &str) -> Result<Dense> {
+        Qwen2::read(&Config::parse(&format!("{SMALL}{more}}}"))?)
     }
 
     #[test]
     fn only_q_k_and_v_have_biases() {
-        let dense = new(r#", "attention_bias": true, "mlp_bias": true"#)
-            .unwrap()
-            .0;
-        assert!(dense.qkv_bias && !dense.o_bias && !dense.mlp_bias && !dense.head_norms);
+        let dense = new(r#", "attention_bias": true, "mlp_bias": true"#).unwrap();
+        assert!(dense.qkv_bias && !dense.o_bias && !dense.mlp_bias);
+        assert_eq!(dense.qk_norms, QkNorms::Off);
         assert_eq!((dense.head_dim, dense.eps, dense.tied), (4, 1e-6, false));
-        assert_eq!(new(r#", "head_dim": 6"#).unwrap().0.head_dim, 6);
+        assert_eq!(new(r#", "head_dim": 6"#).unwrap().head_dim, 6);
     }
 
     #[test]
     fn a_window_counts_where_it_is_in_use() {
-        let windows = |more: &str| [0, 1, 2].map(|i| new(more).unwrap().0.windows.of(i));
+        let windows = |more: &str| [0, 1, 2].map(|i| new(more).unwrap().windows.of(i));
         let used = r#", "use_sliding_window": true"#;
         assert_eq!(windows(r#", "sliding_window": 8"#), [None; 3]);
         assert_eq!(
@@ -107,7 +90,7 @@ mod tests {
             "num_hidden_layers": 2, "vocab_size": 32"#;
         let kv = |more: &str| {
             let config = Config::parse(&format!("{heads}{more}}}")).unwrap();
-            Qwen2::new(&config).unwrap().0.kv_heads
+            Qwen2::read(&config).unwrap().kv_heads
         };
         assert_eq!(kv(""), 32);
         assert_eq!(kv(r#", "num_key_value_heads": null"#), 64);

@@ -6,51 +6,36 @@
 //! of attention. Windows are as in Qwen2: `use_sliding_window`, from `max_window_layers` on, or by
 //! `layer_types`.
 
-use randori_sdk::{Absent, Arch, Config, Dense, Graph, Result, Tensor, Windows, plugin};
+use randori_sdk::{Absent, Config, Dense, DenseFamily, QkNorms, Result, Windows, plugin};
 
 /// The Qwen3 family.
-pub struct Qwen3(Dense);
+pub struct Qwen3;
 
 /// transformers' defaults of absent keys.
 const ABSENT: Absent = Absent {
     kv_heads: Some(32),
     head_dim: Some(128),
+    ..Absent::LLAMA
 };
 
-impl Arch for Qwen3 {
+impl DenseFamily for Qwen3 {
     const NAME: &'static str = "qwen3";
     const DOC: &'static str = "Qwen3 (dense): Llama's block with norms of q's and k's heads";
 
-    fn new(c: &Config) -> Result<Self> {
+    fn read(c: &Config) -> Result<Dense> {
         let dense = Dense::new(c, ABSENT)?;
         let attention_bias = c.bool_or("attention_bias", false)?;
-        Ok(Qwen3(Dense {
+        Ok(Dense {
             qkv_bias: attention_bias,
             o_bias: attention_bias,
-            head_norms: true,
+            qk_norms: QkNorms::Heads,
             windows: Windows::in_use(c, dense.layers)?,
             ..dense
-        }))
-    }
-
-    fn layers(&self) -> usize {
-        self.0.layers
-    }
-
-    fn embed<'g>(&self, g: &Graph<'g>, ids: Tensor<'g>) -> Tensor<'g> {
-        self.0.embed(g, ids)
-    }
-
-    fn block<'g>(&self, g: &Graph<'g>, layer: usize, x: Tensor<'g>) -> Tensor<'g> {
-        self.0.block(g, layer, x)
-    }
-
-    fn head<'g>(&self, g: &Graph<'g>, x: Tensor<'g>) -> Tensor<'g> {
-        self.0.head(g, x)
+        })
     }
 }
 
-plugin!("The Qwen3 family", arch Qwen3);
+plugin!("The Qwen3 family", dense Qwen3);
 
 #[cfg(test)]
 mod tests {
@@ -61,14 +46,15 @@ mod tests {
 
     fn new(more: &str) -> Dense {
         let config = Config::parse(&format!("{SMALL}{more}}}")).unwrap();
-        Qwen3::new(&config).unwrap().0
+        Qwen3::read(&config).unwrap()
     }
 
     #[test]
     fn heads_have_norms_and_a_size_of_their_own() {
         let plain = new("");
-        assert_eq!((plain.head_dim, plain.rope.inv_freq.len()), (128, 64));
-        assert!(plain.head_norms && !plain.qkv_bias && !plain.o_bias && !plain.mlp_bias);
+        assert_eq!((plain.head_dim, plain.qk_norms), (128, QkNorms::Heads));
+        assert_eq!(plain.ropes.of(0).unwrap().inv_freq.len(), 64);
+        assert!(!plain.qkv_bias && !plain.o_bias && !plain.mlp_bias);
         assert_eq!(new(r#", "head_dim": 6"#).head_dim, 6);
         assert_eq!(new(r#", "head_dim": null"#).head_dim, 128);
         let biased = new(r#", "attention_bias": true"#);
@@ -83,7 +69,7 @@ mod tests {
         assert_eq!(windows(used), [None, Some(8)]);
         let heads = r#"{"hidden_size": 128, "num_attention_heads": 64, "intermediate_size": 24,
             "num_hidden_layers": 2, "vocab_size": 32}"#;
-        let absent = Qwen3::new(&Config::parse(heads).unwrap()).unwrap().0;
+        let absent = Qwen3::read(&Config::parse(heads).unwrap()).unwrap();
         assert_eq!((absent.kv_heads, absent.eps), (32, 1e-6));
     }
 }
