@@ -8,7 +8,16 @@ use std::process::Command;
 use crate::program::{World, plugin};
 
 /// The stock plugins.
-const STOCK: [&str; 6] = ["llama", "losses", "mistral", "qwen2", "qwen3", "sampling"];
+const STOCK: [&str; 8] = [
+    "llama",
+    "losses",
+    "mistral",
+    "mixtral",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "sampling",
+];
 
 /// The program alone in `there/bin` of the world.
 fn installed(w: &World) -> PathBuf {

@@ -158,6 +158,6 @@ fn a_configuration_that_does_not_fit_is_named() {
     let error = host.architecture("lama", "{}").err().unwrap().to_string();
     assert_eq!(
         error,
-        "there is no architecture `lama`; did you mean `llama`? there are: llama, mistral, qwen2, qwen3"
+        "there is no architecture `lama`; did you mean `llama`? there are: llama, mistral, mixtral, qwen2, qwen3, qwen3_moe"
     );
 }

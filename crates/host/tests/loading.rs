@@ -32,7 +32,16 @@ fn refused(file: PathBuf) -> String {
 fn stock_plugins_are_found_beside_the_binary() {
     let host = stock();
     let names: Vec<_> = host.plugins().iter().map(|p| p.name.as_str()).collect();
-    let stock = ["llama", "losses", "mistral", "qwen2", "qwen3", "sampling"];
+    let stock = [
+        "llama",
+        "losses",
+        "mistral",
+        "mixtral",
+        "qwen2",
+        "qwen3",
+        "qwen3_moe",
+        "sampling",
+    ];
     assert_eq!(names, stock);
     let llama = &host.plugins()[0];
     assert_eq!(llama.version, env!("CARGO_PKG_VERSION"));

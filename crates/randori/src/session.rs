@@ -260,8 +260,10 @@ fn stock() -> Vec<&'static Plugin> {
     return vec![
         &randori_plugin_llama::PLUGIN,
         &randori_plugin_mistral::PLUGIN,
+        &randori_plugin_mixtral::PLUGIN,
         &randori_plugin_qwen2::PLUGIN,
         &randori_plugin_qwen3::PLUGIN,
+        &randori_plugin_qwen3_moe::PLUGIN,
         &randori_plugin_losses::PLUGIN,
         &randori_plugin_sampling::PLUGIN,
     ];
