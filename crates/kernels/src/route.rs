@@ -201,3 +201,83 @@ fn sum_of(scores: &[f32], chosen: &[u32]) -> f32 {
     let sum: f32 = chosen.iter().map(|&e| scores[e as usize]).sum();
     sum.max(f32::MIN_POSITIVE)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    const LOGITS: [f32; 24] = [
+        -2.25, -1.125, -1.0, -2.375, -0.125, -0.875, //
+        -1.5, -2.375, 0.625, 1.75, 2.625, -0.125, //
+        0.25, -2.375, -0.5, -0.5, -1.25, 0.5, //
+        0.375, 2.625, -0.125, 1.375, -2.125, 4.0,
+    ];
+    const BIAS: [f32; 6] = [0.0, 0.5, -0.25, 0.375, -0.5, 0.125];
+
+    /// Experts and weights of each of the four tokens.
+    fn routed(bias: Option<&[f32]>, route: RouteSpec) -> (Vec<u32>, Vec<f32>) {
+        let matrix = |values: &[f32], rows| {
+            Tensor::from_slice(values, (rows, values.len() / rows), &Device::Cpu).unwrap()
+        };
+        let bias = bias.map(|values| matrix(values, values.len() / 6));
+        let routing = Routing::new(&matrix(&LOGITS, 4), bias.as_ref(), &route).unwrap();
+        (routing.chosen, routing.weights)
+    }
+
+    fn close(found: &[f32], wanted: &[f32]) {
+        assert_eq!(found.len(), wanted.len());
+        let near = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-6;
+        assert!(found.iter().zip(wanted).all(near), "{found:?}");
+    }
+
+    /// What transformers 5.24's DeepseekV3TopkRouter answers (n_group 3, topk_group 2,
+    /// routed_scaling_factor 2.5).
+    #[test]
+    fn a_bias_and_groups_choose_as_deepseek_v3s_router() {
+        let all = RouteSpec::top(2).sigmoid().normalised().scaled(2.5);
+        let groups = all.within_groups(3, 2, 2);
+        let (chosen, weights) = routed(None, groups);
+        assert_eq!(chosen, [4, 5, 4, 3, 5, 3, 1, 3]);
+        let wanted = [
+            1.535_999_9, 0.964, 1.306_391_8, 1.193_608_3, 1.556_148_4, 0.943_851_7, 1.346_977_5,
+            1.153_022_5,
+        ];
+        close(&weights, &wanted);
+        assert_eq!(routed(None, all).0, [4, 5, 4, 3, 5, 0, 5, 1]);
+        let (chosen, weights) = routed(Some(&BIAS), groups);
+        assert_eq!(chosen, [1, 3, 3, 5, 3, 1, 1, 3]);
+        let wanted = [
+            1.855_669_6, 0.644_330_4, 1.612_638_7, 0.887_361_3, 2.040_144, 0.459_855_94,
+            1.346_977_5, 1.153_022_5,
+        ];
+        close(&weights, &wanted);
+        assert_eq!(routed(Some(&BIAS), all).0, [1, 3, 3, 5, 3, 5, 1, 3]);
+        // a row of bias for each token
+        let rows = BIAS.repeat(4);
+        assert_eq!(routed(Some(&rows), groups), (chosen, weights));
+    }
+
+    /// gpt-oss's order: the best logits, then soft-max over them alone.
+    #[test]
+    fn normalised_soft_max_is_soft_max_over_the_chosen() {
+        let (chosen, weights) = routed(None, RouteSpec::top(3).normalised());
+        for (token, (chosen, weights)) in chosen.chunks(3).zip(weights.chunks(3)).enumerate() {
+            let own = |e: &u32| LOGITS[6 * token + *e as usize].exp();
+            let sum: f32 = chosen.iter().map(own).sum();
+            let wanted: Vec<f32> = chosen.iter().map(|e| own(e) / sum).collect();
+            close(weights, &wanted);
+        }
+    }
+
+    #[test]
+    fn weights_are_finite_where_all_chosen_scores_are_0() {
+        let far = [-200.0; 24];
+        let router = Tensor::from_slice(&far, (4, 6), &Device::Cpu).unwrap();
+        let route = RouteSpec::top(2).sigmoid().normalised();
+        let routing = Routing::new(&router, None, &route).unwrap();
+        assert!(routing.weights.iter().all(|w| w.is_finite()), "{:?}", routing.weights);
+    }
+}
