@@ -191,7 +191,12 @@ fn flat(t: &Tensor) -> Vec<f64> {
 #[test]
 fn the_bases_answer_as_in_transformers() {
     let qwens = ["qwen2", "qwen2_tied", "qwen3", "qwen3_tied"];
-    for model in ["llama", "mistral"].into_iter().chain(qwens) {
+    let mixtures = ["mixtral", "qwen3_moe", "qwen3_moe_step"];
+    for model in ["llama", "mistral"]
+        .into_iter()
+        .chain(qwens)
+        .chain(mixtures)
+    {
         let golden = Golden::open(model);
         golden.answers("base", &Player::bare(golden.base.clone()));
     }
@@ -209,10 +214,35 @@ fn plain_adapters_and_rslora_with_whole_names() {
 /// Biases and norms of heads are trained with the rest, which no LoRA shows.
 #[test]
 fn a_base_s_own_weights_have_pytorchs_gradients() {
-    for model in ["qwen2", "qwen2_tied", "qwen3", "qwen3_tied"] {
+    let qwens = ["qwen2", "qwen2_tied", "qwen3", "qwen3_tied"];
+    for model in qwens.into_iter().chain(["mixtral", "qwen3_moe"]) {
         let golden = Golden::open(model);
         golden.gradients("full", &Player::full(golden.base.clone()).unwrap());
     }
+}
+
+/// Updates of experts as peft stores them, stacked, and as Randori does, one by one.
+#[test]
+fn experts_have_updates_of_their_own() {
+    for model in ["mixtral", "qwen3_moe"] {
+        Golden::open(model).all("experts");
+    }
+    Golden::open("mixtral").all("stacked");
+}
+
+/// What Randori writes of an adapter that peft stored stacked is read as the same.
+#[test]
+fn stacked_updates_of_experts_are_written_one_by_one() {
+    let golden = Golden::open("mixtral");
+    let player = golden.adapted("stacked");
+    let (spec, params) = (player.lora.clone().unwrap(), player.params.clone());
+    let dir = tempfile::tempdir().unwrap();
+    peft::save(dir.path(), &spec, &params, "tiny-mixtral").unwrap();
+    let (spec, params) = peft::load(dir.path()).unwrap();
+    let expert = "model.layers.1.block_sparse_moe.experts.3.w1.lora_A";
+    assert!(params.contains_key(expert), "{:?}", params.keys());
+    let again = Player::with_adapter(golden.base.clone(), spec, params).unwrap();
+    golden.answers("stacked", &again);
 }
 
 #[test]

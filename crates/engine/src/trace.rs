@@ -3,7 +3,10 @@
 
 pub(crate) mod call;
 
-use std::{cell::RefCell, collections::BTreeSet};
+use std::{
+    cell::RefCell,
+    collections::{BTreeSet, HashMap, HashSet},
+};
 
 use randori_kernels::{Error, Result};
 use randori_sdk::seam::{
@@ -193,6 +196,10 @@ struct Tracer {
     mixes: bool,
     /// The latest silu.
     silu: Option<Id>,
+    /// Where among the trace's weights each name stands.
+    found: HashMap<String, usize>,
+    /// Names of the trace's projections.
+    projections: HashSet<String>,
 }
 
 impl Tracer {
@@ -293,13 +300,16 @@ impl Tracer {
         shape: Vec<usize>,
         used_as: Use,
     ) -> std::result::Result<(), String> {
-        match self.trace.weights.iter().find(|w| w.name == name) {
+        // a mixture has thousands
+        let at = self.found.get(&name).copied();
+        match at.map(|at| &self.trace.weights[at]) {
             Some(known) if known.shape == shape => Ok(()),
             Some(known) => Err(format!(
                 "weight `{name}` is wanted with the shapes {:?} and {shape:?}",
                 known.shape
             )),
             None => {
+                self.found.insert(name.clone(), self.trace.weights.len());
                 self.trace.weights.push(TracedWeight {
                     name,
                     shape,
@@ -357,7 +367,7 @@ impl Backend for Tracer {
         if bias {
             self.weight(format!("{name}.bias"), vec![out], Use::Bias)?;
         }
-        if !self.trace.linears.iter().any(|l| l.name == name) {
+        if self.projections.insert(name.to_string()) {
             let (name, layer) = (name.to_string(), self.layer);
             self.trace.linears.push(TracedLinear {
                 name,

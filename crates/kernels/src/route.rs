@@ -242,7 +242,13 @@ mod tests {
         let (chosen, weights) = routed(None, groups);
         assert_eq!(chosen, [4, 5, 4, 3, 5, 3, 1, 3]);
         let wanted = [
-            1.535_999_9, 0.964, 1.306_391_8, 1.193_608_3, 1.556_148_4, 0.943_851_7, 1.346_977_5,
+            1.535_999_9,
+            0.964,
+            1.306_391_8,
+            1.193_608_3,
+            1.556_148_4,
+            0.943_851_7,
+            1.346_977_5,
             1.153_022_5,
         ];
         close(&weights, &wanted);
@@ -250,8 +256,14 @@ mod tests {
         let (chosen, weights) = routed(Some(&BIAS), groups);
         assert_eq!(chosen, [1, 3, 3, 5, 3, 1, 1, 3]);
         let wanted = [
-            1.855_669_6, 0.644_330_4, 1.612_638_7, 0.887_361_3, 2.040_144, 0.459_855_94,
-            1.346_977_5, 1.153_022_5,
+            1.855_669_6,
+            0.644_330_4,
+            1.612_638_7,
+            0.887_361_3,
+            2.040_144,
+            0.459_855_94,
+            1.346_977_5,
+            1.153_022_5,
         ];
         close(&weights, &wanted);
         assert_eq!(routed(Some(&BIAS), all).0, [1, 3, 3, 5, 3, 5, 1, 3]);
@@ -278,6 +290,10 @@ mod tests {
         let router = Tensor::from_slice(&far, (4, 6), &Device::Cpu).unwrap();
         let route = RouteSpec::top(2).sigmoid().normalised();
         let routing = Routing::new(&router, None, &route).unwrap();
-        assert!(routing.weights.iter().all(|w| w.is_finite()), "{:?}", routing.weights);
+        assert!(
+            routing.weights.iter().all(|w| w.is_finite()),
+            "{:?}",
+            routing.weights
+        );
     }
 }

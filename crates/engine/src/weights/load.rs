@@ -1,6 +1,9 @@
 //! From an open checkpoint to a base: validate all, then read tensor by tensor.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use candle_core::{DType, Tensor};
 use randori_formats::{Dtype, Format, Index, Stored};
@@ -14,7 +17,7 @@ use super::{
 };
 use crate::{
     Base, Compute,
-    trace::{Trace, TracedWeight, trace},
+    trace::{Trace, TracedWeight, Use, trace},
 };
 
 impl Checkpoint {
@@ -121,9 +124,9 @@ impl Loader<'_> {
                 )));
             }
         }
-        let unused = |name: &&String| {
-            !self.trace.weights.iter().any(|w| w.name == **name) && !harmless(name)
-        };
+        let wanted = self.trace.weights.iter().map(|w| w.name.as_str());
+        let wanted: HashSet<&str> = wanted.collect();
+        let unused = |name: &&String| !wanted.contains(name.as_str()) && !harmless(name);
         if let Some(name) = index.tensors.keys().find(unused) {
             return Err(Error::rule(format!(
                 "the file has {name}, which the architecture {arch} with this config does not use: the model would compute something else"
@@ -235,11 +238,10 @@ impl Loader<'_> {
             return None;
         };
         let projection = wanted.name.strip_suffix(".weight")?;
-        self.trace
-            .linears
-            .iter()
-            .any(|l| l.layer.is_some() && l.name == projection)
-            .then_some(double)
+        // few are outside; of experts there are thousands inside
+        let mut outside = self.trace.linears.iter().filter(|l| l.layer.is_none());
+        let inside = wanted.used_as == Use::Linear && outside.all(|l| l.name != projection);
+        inside.then_some(double)
     }
 
     /// Vectors (norms, biases) are few and stay f32.
