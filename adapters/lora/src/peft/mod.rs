@@ -135,10 +135,9 @@ pub fn check_fit(
             )));
         }
     }
-    match have
-        .iter()
-        .find(|p| !projections.iter().any(|known| known.name == **p))
-    {
+    // of experts' there are thousands
+    let known: BTreeSet<&str> = projections.iter().map(|p| p.name.as_str()).collect();
+    match have.iter().find(|p| !known.contains(p.as_str())) {
         Some(stray) => Err(Error::rule(format!(
             "the adapter has {stray}.lora_A, but the base has no projection {stray}"
         ))),
