@@ -4,7 +4,7 @@
 use std::{path::Path, sync::Arc, time::Instant};
 
 use randori_engine::{
-    GenerateOptions, Player, ScoreItem, TracedWeight,
+    GenerateOptions, Player, ScoreItem,
     fit::{Ceilings, Decoding, Learns, Packing, Planner, Work},
     generate, heap, score, trace,
     train::{Control, Optimizer, Pair, Schedule, TrainSettings, Trainer},
@@ -344,8 +344,11 @@ pub fn bytes_in_f32(scene: Scene) -> u64 {
     let config = scene.shape.config();
     let arch = architecture(&config);
     let traced = trace(&*arch).unwrap();
-    let count = |w: &TracedWeight| w.shape.iter().product::<usize>() as u64;
-    4 * traced.weights.iter().map(count).sum::<u64>()
+    let counts = traced
+        .weights
+        .iter()
+        .map(|w| w.shape.iter().product::<usize>());
+    4 * counts.sum::<usize>() as u64
 }
 
 /// The small model with its projections in 4 bits.

@@ -57,7 +57,10 @@ fn same(index: &Index, a: &Stored, b: &Stored) -> Result<bool> {
     }
     let (here, there) = (index.source_of(a)?, index.source_of(b)?);
     let alike = |a: &Stored, b: &Stored| {
-        a.format == b.format && a.permuted == b.permuted && a.factor == b.factor
+        a.format == b.format
+            && a.permuted == b.permuted
+            && a.columns == b.columns
+            && a.factor == b.factor
     };
     if alike(a, b) && a.len == b.len {
         for first in (0..a.len).step_by(PIECE as usize) {

@@ -221,6 +221,7 @@ fn zeros(index: &mut Index, wanted: Vec<(String, usize)>) -> Result<()> {
             shape: vec![rows],
             format: Format::Dense(Dtype::F32),
             permuted: None,
+            columns: None,
             factor: 1.0,
         };
         index.add(name, zero)?;
@@ -244,6 +245,7 @@ mod tests {
             shape: shape.to_vec(),
             format: Format::Dense(Dtype::F32),
             permuted: None,
+            columns: None,
             factor: 1.0,
         };
         let with = |more: &[(&str, Stored)]| {
