@@ -8,11 +8,16 @@ use std::process::Command;
 use crate::program::{World, plugin};
 
 /// The stock plugins.
-const STOCK: [&str; 8] = [
+const STOCK: [&str; 13] = [
+    "gemma2",
+    "gemma3",
+    "glm4",
     "llama",
     "losses",
     "mistral",
     "mixtral",
+    "olmo2",
+    "olmo3",
     "qwen2",
     "qwen3",
     "qwen3_moe",

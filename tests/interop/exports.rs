@@ -54,7 +54,7 @@ fn kinds(model: &Model) -> Vec<(&'static str, Value, bool)> {
         (
             "rank and alpha patterns",
             json!({"rank": 8, "alpha": 16.0, "targets": r".*layers\.\d+\..*_proj",
-                "rank_pattern": [["k_proj", 2], ["up_proj", 3]], "alpha_pattern": [["v_proj", 40.0], ["k_proj", 5.0]]}),
+                "rank_pattern": [["k_proj", 2], [model.up(), 3]], "alpha_pattern": [["v_proj", 40.0], ["k_proj", 5.0]]}),
             true,
         ),
         (
@@ -64,7 +64,7 @@ fn kinds(model: &Model) -> Vec<(&'static str, Value, bool)> {
         ),
         (
             "DoRA with rsLoRA",
-            json!({"rank": 4, "alpha": 8.0, "dora": true, "rslora": true, "targets": ["q_proj", "o_proj", "up_proj"]}),
+            json!({"rank": 4, "alpha": 8.0, "dora": true, "rslora": true, "targets": ["q_proj", "o_proj", model.up()]}),
             false,
         ),
     ];

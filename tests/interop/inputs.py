@@ -12,8 +12,10 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
-from transformers import (AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, LlamaTokenizer, MistralConfig,
-                          MistralForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
+from transformers import (AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM,
+                          Gemma3TextConfig, Glm4Config, Glm4ForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaTokenizer, MistralConfig,
+                          MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM, PreTrainedTokenizerFast,
+                          Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
 
 from quiet import HERE, hush, wide
 
@@ -96,15 +98,30 @@ def tiny():
     yield "qwen2", Qwen2ForCausalLM(Qwen2Config(
         **qwen, use_sliding_window=True, sliding_window=96, max_window_layers=1, tie_word_embeddings=False)), qwens
     yield "qwen3", Qwen3ForCausalLM(Qwen3Config(**qwen, head_dim=128, tie_word_embeddings=True)), qwens
+    # what a GGUF says by the family's name alone is as llama.cpp has it: the window of every other or sixth layer, the scale
+    gemma = dict(SIZES, vocab_size=SENTENCEPIECE, num_attention_heads=4, num_key_value_heads=2, head_dim=64, query_pre_attn_scalar=64,
+                 sliding_window=96, max_position_embeddings=256, bos_token_id=1, eos_token_id=2)
+    yield "gemma2", Gemma2ForCausalLM(Gemma2Config(
+        **gemma, rope_parameters={"rope_type": "default", "rope_theta": 10000.0})), sentencepiece
+    turns = {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}
+    yield "gemma3", Gemma3ForCausalLM(Gemma3TextConfig(**dict(gemma, num_hidden_layers=6), rope_parameters=turns)), sentencepiece
+    yield "glm4", Glm4ForCausalLM(Glm4Config(**qwen, head_dim=64, pad_token_id=0)), qwens
+    yield "olmo2", Olmo2ForCausalLM(Olmo2Config(**qwen, pad_token_id=0)), qwens
+    turns = {"full_attention": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 50000.0},
+             "sliding_attention": {"rope_type": "default", "rope_theta": 50000.0}}
+    yield "olmo3", Olmo3ForCausalLM(Olmo3Config(
+        **dict(qwen, num_hidden_layers=4, rope_parameters=turns), sliding_window=96, pad_token_id=0)), qwens
 
 
 def randomise(model, generator):
-    """Norms in 0.5..1.5, the rest such that attention is far from uniform and logits are of order 1."""
+    """Norms scale by 0.5..1.5, the rest such that attention is far from uniform and logits are of order 1."""
+    added = 1.0 if "gemma" in model.config.model_type else 0.0  # to a norm's weight
     for name, p in model.named_parameters():
         if name.endswith("bias"):
             p.data = 0.5 * torch.randn(p.shape, generator=generator)
         elif p.dim() == 1:
-            p.data = 0.5 + torch.rand(p.shape, generator=generator)
+            p.data = 0.5 - added + torch.rand(p.shape, generator=generator)
         else:
             gain = 1.5 if "q_proj" in name or "k_proj" in name else 0.5 if "embed" in name else 1.0
             p.data = gain * torch.randn(p.shape, generator=generator) / p.shape[1] ** 0.5
@@ -121,17 +138,19 @@ def logits(model, tokens):
 
 
 def adapters(name):
+    up = "gate_up_proj" if name == "glm4" else "up_proj"
+    every = ["q_proj", "k_proj", "v_proj", "o_proj", up, "down_proj"] if name == "glm4" else ALL
     lora = lambda **k: LoraConfig(task_type="CAUSAL_LM", **k)
     regex = r".*\.layers\.\d+\.(self_attn\.(q|v)_proj|mlp\.down_proj)"
     kinds = {"regex": lora(r=8, lora_alpha=16, target_modules=regex),
-             "dora": lora(r=8, lora_alpha=16, target_modules=ALL, use_dora=True)}
+             "dora": lora(r=8, lora_alpha=16, target_modules=every, use_dora=True)}
     if name == "smollm2":
         return kinds
-    full = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj", "model.layers.1.self_attn.o_proj"]
+    full = ["model.layers.0.self_attn.q_proj", f"model.layers.0.mlp.{up}", "model.layers.1.self_attn.o_proj"]
     kinds |= {"whole-names-rslora": lora(r=8, lora_alpha=4, target_modules=full, use_rslora=True),
               "patterns": lora(r=8, lora_alpha=16, target_modules="all-linear", rank_pattern={"k_proj": 2, r"layers\.1\.mlp\..*": 3},
                                alpha_pattern={"k_proj": 5, "layers.0.self_attn.v_proj": 40}),
-              "dora-rslora-patterns": lora(r=4, lora_alpha=8, target_modules=ALL, use_dora=True, use_rslora=True,
+              "dora-rslora-patterns": lora(r=4, lora_alpha=8, target_modules=every, use_dora=True, use_rslora=True,
                                            rank_pattern={"v_proj": 2}, alpha_pattern={"down_proj": 3})}
     kinds["head"] = lora(r=4, lora_alpha=8, target_modules=["q_proj", "lm_head"])  # saved with a copy of the head's weight
     if name in ("llama", "mistral"):

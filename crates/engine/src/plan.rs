@@ -1,6 +1,6 @@
 //! A micro-batch as a flat run of tokens: packed, not padded, a pair's prompt computed once.
 
-use randori_kernels::{Error, Plan, Result, Run, SegmentMask};
+use randori_kernels::{Error, Lengths, Plan, Result, Run, SegmentMask};
 
 use crate::rng::{self, Stream};
 
@@ -43,9 +43,25 @@ pub struct Packed {
     pub targets: Vec<Target>,
     /// How many responses.
     pub seqs: usize,
+    /// The architecture's [`Trace::border`](crate::Trace::border): responses on different sides of
+    /// it do not share their prompt, which is computed for each side.
+    pub border: Option<usize>,
+}
+
+/// Whether a prompt and its response are longer than the border.
+fn is_long(border: Option<usize>, prompt: &[u32], response: &[u32]) -> bool {
+    border.is_some_and(|border| prompt.len() + response.len() > border)
 }
 
 impl Packed {
+    /// An empty micro-batch of a player whose architecture has this [border](crate::Trace::border).
+    pub fn with_border(border: Option<usize>) -> Self {
+        Packed {
+            border,
+            ..Packed::default()
+        }
+    }
+
     /// Adds a prompt and any number of responses that share it (one: SFT and scoring; two: a pair,
     /// real first). The first token of each response is predicted by the prompt's last row.
     /// `prompt` must not be empty.
@@ -56,7 +72,23 @@ impl Packed {
 
     /// The same with the item's number: see [`Segment::item`].
     pub fn push_item(&mut self, item: u64, prompt: &[u32], responses: &[&[u32]]) {
-        let root = self.segments.len();
+        if responses.is_empty() {
+            self.push_prompt(item, prompt);
+        }
+        let mut root = None;
+        for (number, response) in responses.iter().enumerate() {
+            let long = is_long(self.border, prompt, response);
+            let segment = match root {
+                Some((segment, side)) if side == long => segment,
+                _ => self.push_prompt(item, prompt),
+            };
+            root = Some((segment, long));
+            self.push_response(segment, number as u64 + 1, response);
+        }
+    }
+
+    /// Adds a prompt's rows; their segment.
+    fn push_prompt(&mut self, item: u64, prompt: &[u32]) -> usize {
         self.segments.push(Segment {
             start: self.ids.len(),
             len: prompt.len(),
@@ -66,32 +98,45 @@ impl Packed {
             response: 0,
         });
         self.ids.extend_from_slice(prompt);
-        let last = self.ids.len() - 1;
-        for (number, response) in responses.iter().enumerate() {
-            let start = self.ids.len();
-            // the last response token predicts nothing, so it need not be computed
-            let len = response.len().saturating_sub(1);
-            for (i, &token) in response.iter().enumerate() {
-                let row = if i == 0 { last } else { start + i - 1 };
-                self.targets.push(Target {
-                    row,
-                    token,
-                    seq: self.seqs,
-                });
-            }
-            if len > 0 {
-                self.segments.push(Segment {
-                    start,
-                    len,
-                    parent: Some(root),
-                    position: prompt.len(),
-                    item,
-                    response: number as u64 + 1,
-                });
-                self.ids.extend_from_slice(&response[..len]);
-            }
-            self.seqs += 1;
+        self.segments.len() - 1
+    }
+
+    /// Adds the rows and targets of the prompt's `number`-th response.
+    fn push_response(&mut self, root: usize, number: u64, response: &[u32]) {
+        let prompt = &self.segments[root];
+        let (item, position) = (prompt.item, prompt.len);
+        let (last, start) = (prompt.start + prompt.len - 1, self.ids.len());
+        // the last response token predicts nothing, so it need not be computed
+        let len = response.len().saturating_sub(1);
+        for (i, &token) in response.iter().enumerate() {
+            let row = if i == 0 { last } else { start + i - 1 };
+            self.targets.push(Target {
+                row,
+                token,
+                seq: self.seqs,
+            });
         }
+        if len > 0 {
+            self.segments.push(Segment {
+                start,
+                len,
+                parent: Some(root),
+                position,
+                item,
+                response: number,
+            });
+            self.ids.extend_from_slice(&response[..len]);
+        }
+        self.seqs += 1;
+    }
+
+    /// How many rows [`Packed::push_item`] makes of a prompt and its responses.
+    pub(crate) fn count_rows(border: Option<usize>, prompt: &[u32], responses: &[&[u32]]) -> usize {
+        let side = |response: &&[u32]| is_long(border, prompt, response);
+        let sides: Vec<bool> = responses.iter().map(side).collect();
+        let prompts = 1 + sides.windows(2).filter(|pair| pair[0] != pair[1]).count();
+        let rows = responses.iter().map(|r| r.len().saturating_sub(1));
+        prompts * prompt.len() + rows.sum::<usize>()
     }
 
     /// Its rows as a pass goes over them: who sees whom, and with a seed, who is dropped.
@@ -123,7 +168,38 @@ impl Packed {
             }
         }
         let dropout = dropout.map(|seed| self.row_keys(seed));
-        Ok(Plan::packed(self.ids.clone(), positions, masks, dropout))
+        Ok(Plan {
+            lengths: self.lengths(),
+            ..Plan::packed(self.ids.clone(), positions, masks, dropout)
+        })
+    }
+
+    /// How many tokens the sequences have that each row belongs to: a segment that ends one counts
+    /// its tokens and that which its last row predicts, a prompt those of its responses.
+    fn lengths(&self) -> Vec<Lengths> {
+        let last = |s: &Segment| s.start + s.len - 1;
+        // what each row predicts that no segment goes on with
+        let mut ends = vec![0usize; self.ids.len()];
+        self.targets.iter().for_each(|t| ends[t.row] += 1);
+        for parent in self.segments.iter().filter_map(|s| s.parent) {
+            let row = last(&self.segments[parent]);
+            ends[row] = ends[row].saturating_sub(1);
+        }
+        let mut of: Vec<Option<Lengths>> = vec![None; self.segments.len()];
+        for (i, s) in self.segments.iter().enumerate().rev() {
+            let end = ends[last(s)] > 0;
+            if end || of[i].is_none() {
+                let own = s.position + s.len + usize::from(end);
+                of[i] = Some(Lengths::of(own).with(of[i]));
+            }
+            if let (Some(parent), Some(lengths)) = (s.parent, of[i]) {
+                of[parent] = Some(lengths.with(of[parent]));
+            }
+        }
+        let rows = self.segments.iter().zip(of);
+        rows.flat_map(|(s, lengths)| std::iter::repeat_n(lengths, s.len))
+            .flatten()
+            .collect()
     }
 
     /// A key for every row: who it is, wherever it stands.

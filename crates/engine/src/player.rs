@@ -45,6 +45,14 @@ impl Player {
         }
     }
 
+    /// The architecture's [`Trace::border`](crate::Trace::border).
+    ///
+    /// # Errors
+    /// What the architecture refuses.
+    pub fn border(&self) -> Result<Option<usize>> {
+        Ok(crate::trace(self.base.arch.as_ref())?.border)
+    }
+
     /// The player's own tensors on the device on which its base computes.
     pub(crate) fn params_on_device(&self) -> Result<Arc<Params>> {
         #[cfg(feature = "cuda")]

@@ -36,9 +36,10 @@ pub fn score(
         )));
     }
     check_budget(micro_batch_tokens)?;
+    let border = player.border()?;
     let sizes: Vec<usize> = items
         .iter()
-        .map(|item| count_rows(item.prompt, &item.responses))
+        .map(|item| Packed::count_rows(border, item.prompt, &item.responses))
         .collect();
     let mut scores = Vec::with_capacity(items.len());
     let (mut tokens, mut at_once) = (0, micro_batch_tokens);
@@ -46,7 +47,7 @@ pub fn score(
         let from = scores.len();
         let count = count_within(&sizes[from..], at_once);
         let rows: usize = sizes[from..from + count].iter().sum();
-        match score_batch(player, &items[from..from + count], from) {
+        match score_batch(player, border, &items[from..from + count], from) {
             Ok(new) => scores.extend(new),
             Err(e) if e.is_out_of_memory() && count > 1 => {
                 at_once = at_once.min(rows).div_ceil(2);
@@ -70,8 +71,13 @@ pub fn score(
 }
 
 /// A micro-batch's scores; the first item's number is `from`.
-fn score_batch(player: &Player, items: &[ScoreItem], from: usize) -> Result<Vec<Vec<f64>>> {
-    let mut plan = Packed::default();
+fn score_batch(
+    player: &Player,
+    border: Option<usize>,
+    items: &[ScoreItem],
+    from: usize,
+) -> Result<Vec<Vec<f64>>> {
+    let mut plan = Packed::with_border(border);
     for item in items {
         plan.push(item.prompt, &item.responses);
     }
@@ -88,15 +94,6 @@ fn score_batch(player: &Player, items: &[ScoreItem], from: usize) -> Result<Vec<
         scores.push(of_item);
     }
     Ok(scores)
-}
-
-/// How many rows [`Packed::push`] makes of a prompt and its responses.
-pub(crate) fn count_rows(prompt: &[u32], responses: &[&[u32]]) -> usize {
-    prompt.len()
-        + responses
-            .iter()
-            .map(|r| r.len().saturating_sub(1))
-            .sum::<usize>()
 }
 
 /// Consecutive ranges, each as long as its sizes' sum stays within `budget`; one that is larger
@@ -167,9 +164,14 @@ mod tests {
     #[test]
     fn rows_are_what_the_plan_holds() {
         let (prompt, a, b): (&[u32], &[u32], &[u32]) = (&[1, 2, 3], &[4, 5, 6], &[7]);
+        for border in [None, Some(4), Some(5), Some(6)] {
+            let mut plan = Packed::with_border(border);
+            plan.push(prompt, &[a, b, &[]]);
+            let rows = Packed::count_rows(border, prompt, &[a, b, &[]]);
+            assert_eq!(rows, plan.ids.len(), "{border:?}");
+        }
         let mut plan = Packed::default();
         plan.push(prompt, &[a, b, &[]]);
-        assert_eq!(count_rows(prompt, &[a, b, &[]]), plan.ids.len());
         assert_eq!(
             sum_by_response(&plan, &[1.0, 2.0, 4.0, 8.0]).unwrap(),
             [7.0, 8.0, 0.0]

@@ -24,6 +24,8 @@ pub enum Use {
     Embed,
     /// The scale of a norm (width).
     Norm,
+    /// The same where a constant is added to it (Gemma: 1), so that 0 scales nothing.
+    NormPlus,
     /// Added to a projection or norm (out).
     Bias,
 }
@@ -76,6 +78,9 @@ pub struct Trace {
     pub block_bytes_per_token: usize,
     /// Bytes one token adds to the KV cache.
     pub cache_bytes_per_token: usize,
+    /// Tokens that a sequence may have before all of its positions are rotated by other frequencies
+    /// (longrope); `None`: lengths do not matter.
+    pub border: Option<usize>,
 }
 
 impl Trace {
@@ -332,10 +337,10 @@ impl Tracer {
         }
     }
 
-    fn norm(&mut self, name: &str, x: Id, eps: f64, bias: bool) -> OpResult {
+    fn norm(&mut self, name: &str, x: Id, eps: f64, bias: bool, used_as: Use) -> OpResult {
         let dims = self.shape(x)?;
         let width = rules::norm(name, &dims, eps)?;
-        self.weight(format!("{name}.weight"), vec![width], Use::Norm)?;
+        self.weight(format!("{name}.weight"), vec![width], used_as)?;
         if bias {
             self.weight(format!("{name}.bias"), vec![width], Use::Bias)?;
         }
@@ -381,17 +386,31 @@ impl Backend for Tracer {
         self.push(shape)
     }
 
-    fn rms_norm(&mut self, name: &str, x: Id, eps: f64, _plus: f32) -> OpResult {
-        self.norm(name, x, eps, false)
+    fn rms_norm(&mut self, name: &str, x: Id, eps: f64, plus: f32) -> OpResult {
+        let used_as = match plus == 0.0 {
+            true => Use::Norm,
+            false => Use::NormPlus,
+        };
+        self.norm(name, x, eps, false, used_as)
     }
 
     fn layer_norm(&mut self, name: &str, x: Id, eps: f64, bias: bool) -> OpResult {
-        self.norm(name, x, eps, bias)
+        self.norm(name, x, eps, bias, Use::Norm)
     }
 
     fn rope(&mut self, x: Id, spec: &RopeSpec) -> OpResult {
         let shape = rules::rope(&self.shape(x)?, spec)?;
         self.sequences("rope")?;
+        let border = spec.long.as_ref().map(|long| long.after);
+        match (self.trace.border, border) {
+            (Some(known), Some(other)) if known != other => {
+                return Err(format!(
+                    "rope's frequencies change beyond {known} tokens and beyond {other}: one length \
+                     is supported"
+                ));
+            }
+            (known, border) => self.trace.border = known.or(border),
+        }
         self.push(shape)
     }
 

@@ -113,9 +113,8 @@ impl Architecture for Llama {
         let name = |part: &str| format!("model.layers.{layer}.{part}");
         let dim = WIDTH / HEADS;
         let rope = RopeSpec {
-            interleaved: false,
             inv_freq: (0..dim / 2).map(|i| 0.8f32.powi(i as i32)).collect(),
-            mscale: 1.0,
+            ..RopeSpec::default()
         };
         let h = ops.rms_norm(&name("input_layernorm"), x, 1e-5, 0.0)?;
         let q = ops.linear(&name("self_attn.q_proj"), h, WIDTH, false)?;

@@ -69,6 +69,25 @@ fn an_expert_costs_its_share() {
     assert_eq!(t.linears.len(), 6); // router, four experts, head
 }
 
+/// `random:` starts the one scale at 1, the other at 0.
+#[test]
+fn a_scale_to_which_one_is_added_is_told_from_a_plain_one() {
+    let block: Block = Box::new(|g, _, x| {
+        let x = g.rms_norm("plain", x, 1e-6, 0.0)?;
+        g.rms_norm("plus", x, 1e-6, 1.0)
+    });
+    let t = trace(&Probe {
+        vocab: 5,
+        width: 8,
+        layers: 1,
+        block,
+    })
+    .unwrap();
+    let find = |name: &str| t.weights.iter().find(|w| w.name == name).unwrap().used_as;
+    assert_eq!(find("plain.weight"), Use::Norm);
+    assert_eq!(find("plus.weight"), Use::NormPlus);
+}
+
 /// What the trace says of a faulty block; the eager run must say the same.
 fn refused(
     block: impl Fn(&mut dyn Backend, Id) -> OpResult + Send + Sync + Clone + 'static,

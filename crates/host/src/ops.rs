@@ -13,7 +13,10 @@ use randori_sdk::{
     abi::{self, Graph, Str, Tensor},
     growing::{self, Growing},
     guard::guard,
-    seam::{AttnSpec, Backend, Binary, GroupSpec, Id, OpResult, RopeSpec, RouteSpec, Unary},
+    seam::{
+        AttnSpec, Backend, Binary, GroupSpec, Growth, Id, LongRope, OpResult, RopeSpec, RouteSpec,
+        Unary,
+    },
 };
 
 use crate::{info::misfit_text, sink::with_place};
@@ -52,11 +55,7 @@ impl Call {
             backend: Cell::new(backend),
             failed: Cell::new(false),
             failure: RefCell::default(),
-            rope: RefCell::new(RopeSpec {
-                interleaved: false,
-                inv_freq: Vec::new(),
-                mscale: 1.0,
-            }),
+            rope: RefCell::default(),
             sdk,
         };
         let id = code((&raw const call).cast_mut().cast());
@@ -208,8 +207,17 @@ unsafe extern "C" fn rope(g: Graph, x: Tensor, rope: *const abi::Rope) -> Tensor
     let Some(rope) = rope else {
         return 0;
     };
+    let long = match rope.long_inv_freq.is_null() {
+        true => 0,
+        false => rope.n,
+    };
     // SAFETY: above.
-    let inv_freq = unsafe { abi::reading::slice(rope.inv_freq, rope.n) };
+    let (inv_freq, long) = unsafe {
+        (
+            abi::reading::slice(rope.inv_freq, rope.n),
+            abi::reading::slice(rope.long_inv_freq, long),
+        )
+    };
     let mut spec = call.rope.borrow_mut();
     spec.interleaved = rope.interleaved != 0;
     spec.mscale = rope.mscale;
@@ -217,6 +225,14 @@ unsafe extern "C" fn rope(g: Graph, x: Tensor, rope: *const abi::Rope) -> Tensor
         spec.inv_freq.clear();
         spec.inv_freq.extend_from_slice(inv_freq);
     }
+    spec.long = (rope.long_after != 0).then(|| LongRope {
+        after: rope.long_after,
+        inv_freq: long.to_vec(),
+    });
+    spec.growth = (rope.growth != 0.0).then_some(Growth {
+        beta: rope.growth,
+        every: rope.growth_every,
+    });
     call.op("rope", "", &[x], |b| b.rope(x, &spec))
 }
 

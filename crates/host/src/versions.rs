@@ -165,6 +165,10 @@ fn options_of_ops_of_every_version() {
         mscale: 1.0,
         inv_freq: INV_FREQ.as_ptr(),
         n: INV_FREQ.len(),
+        long_after: 0,
+        long_inv_freq: null(),
+        growth: 0.0,
+        growth_every: 0,
     };
     any_length(
         rope,

@@ -104,6 +104,94 @@ fn qwen3_norms_the_heads_of_q_and_k_before_rope() {
     assert!(ops[3].starts_with("rope ") && ops[7].starts_with("rope "));
 }
 
+/// The weights of a layer, and those of all layers: `(name, shape)`.
+fn layers(wanted: &mut BTreeMap<String, Vec<usize>>, parts: &[(&str, &[usize])]) {
+    for layer in 0..2 {
+        for (part, shape) in parts {
+            let name = format!("model.layers.{layer}.{part}.weight");
+            wanted.insert(name, shape.to_vec());
+        }
+    }
+}
+
+#[test]
+fn gemmas_norm_both_sides_of_both_branches_and_scale_the_embedding() {
+    for (name, heads) in [("gemma2", None), ("gemma3_text", Some([6usize]))] {
+        let mut wanted = expected(6, true, &[]);
+        for norm in ["pre_feedforward_layernorm", "post_feedforward_layernorm"] {
+            layers(&mut wanted, &[(norm, &[16])]);
+        }
+        if let Some(heads) = &heads {
+            layers(
+                &mut wanted,
+                &[("self_attn.q_norm", heads), ("self_attn.k_norm", heads)],
+            );
+        }
+        let (recorder, asked) = weights(name, r#", "head_dim": 6, "sliding_window": 3"#);
+        assert_eq!(asked, wanted, "{name}");
+        assert_eq!(recorder.ops[1], "affine 4 0", "{name}");
+        let norms = recorder.ops.iter().filter(|op| op.starts_with("rms_norm"));
+        let plus = norms.filter(|op| op.ends_with(" 0.00001 1")).count();
+        assert_eq!(plus, wanted.len() - 7 * 2 - 1, "{name}");
+        let cap = heads.map_or("Some(50.0)", |_| "None");
+        let attention = |window: &str| {
+            format!(
+                "attention AttnSpec {{ window: {window}, scale: Some(0.0625), softcap: {cap} }}"
+            )
+        };
+        assert!(recorder.ops.contains(&attention("Some(3)")), "{name}");
+        let last = |op: &str| recorder.ops.iter().rposition(|found| found == op);
+        let capped = last("unary Tanh") > last("linear model.embed_tokens");
+        assert_eq!(capped, heads.is_none(), "{name}: the logits");
+    }
+}
+
+#[test]
+fn olmos_norm_what_branches_give_and_whole_queries() {
+    for name in ["olmo2", "olmo3"] {
+        let mut wanted = expected(4, false, &[]);
+        wanted.retain(|name, _| !name.contains("input_layernorm"));
+        layers(&mut wanted, &[("post_feedforward_layernorm", &[16])]);
+        layers(
+            &mut wanted,
+            &[("self_attn.q_norm", &[16]), ("self_attn.k_norm", &[8])],
+        );
+        let (recorder, asked) = weights(name, "");
+        assert_eq!(asked, wanted, "{name}");
+        let layer = "model.layers.0";
+        let ops = [
+            format!("linear {layer}.self_attn.q_proj"),
+            format!("rms_norm {layer}.self_attn.q_norm 0.00001 0"),
+            "unflatten 4".into(),
+        ];
+        assert_eq!(recorder.ops[1..4], ops, "{name}");
+        let after = format!("rms_norm {layer}.post_attention_layernorm 0.00001 0");
+        let at = recorder.ops.iter().position(|op| *op == after).unwrap();
+        assert_eq!(recorder.ops[at + 1], "binary Add", "{name}");
+    }
+}
+
+#[test]
+fn glm4_has_one_projection_for_gate_and_up_and_moved_norms() {
+    let biased = ["self_attn.q", "self_attn.k", "self_attn.v"];
+    let mut wanted = expected(4, false, &biased);
+    wanted.retain(|name, _| !name.contains("gate_proj") && !name.contains("up_proj"));
+    layers(&mut wanted, &[("mlp.gate_up_proj", &[48, 16])]);
+    for norm in ["post_self_attn_layernorm", "post_mlp_layernorm"] {
+        layers(&mut wanted, &[(norm, &[16])]);
+    }
+    let (recorder, asked) = weights("glm4", r#", "head_dim": 4"#);
+    assert_eq!(asked, wanted);
+    let mlp = "model.layers.0.mlp";
+    let gate = format!("linear {mlp}.gate_up_proj");
+    let at = recorder.ops.iter().position(|op| *op == gate).unwrap();
+    let ops = ["narrow 0 24", "unary Silu", "narrow 24 24", "binary Mul"];
+    assert_eq!(recorder.ops[at + 1..at + 5], ops);
+    let moved = "rms_norm model.layers.0.post_attention_layernorm 0.00001 0";
+    assert_eq!(recorder.ops[at - 1], moved);
+    assert!(recorder.ops.contains(&"rope [1.0] true".into()));
+}
+
 #[test]
 fn a_llama_block_is_these_ops() {
     let (recorder, _) = weights("llama", "");
@@ -158,6 +246,6 @@ fn a_configuration_that_does_not_fit_is_named() {
     let error = host.architecture("lama", "{}").err().unwrap().to_string();
     assert_eq!(
         error,
-        "there is no architecture `lama`; did you mean `llama`? there are: llama, mistral, mixtral, qwen2, qwen3, qwen3_moe"
+        "there is no architecture `lama`; did you mean `llama`? there are: gemma2, gemma3_text, glm4, llama, mistral, mixtral, olmo2, olmo3, qwen2, qwen3, qwen3_moe"
     );
 }

@@ -275,9 +275,12 @@ pub trait Kernels: Sized {
     // Positions and attention.
 
     /// Cosines and sines of all rows' positions.
+    ///
+    /// # Errors
+    /// Rows of a long sequence that `spec` does not cover, or that another sequence shares.
     fn rope_table(&self, plan: &Self::Plan, spec: &RopeSpec) -> Result<Self::RopeTable>;
-    /// Rotates x (tokens, heads, d) by its rows' positions; with `back` by the negated angles,
-    /// which turns the gradient to the result into that to x.
+    /// Rotates x (tokens, heads, d) by its rows' positions, times what the table scales by; with
+    /// `back` by the negated angles, which turns the gradient to the result into that to x.
     fn rotate(&self, x: &Self::Tensor, table: &Self::RopeTable, back: bool)
     -> Result<Self::Tensor>;
     /// Attention of q over k and v, (tokens, heads, d) each, under the mask of the packed rows.

@@ -29,5 +29,5 @@ pub use cpu::{Cpu, attention::QUERIES, math};
 pub use error::{Error, Result};
 pub use kind::{ExpertOutput, ExpertTokens, Gain, Heads, Kernels, Norm, Shaped};
 pub use on_candle::OnCandle;
-pub use tensors::{ChunkTarget, Entry, PAGE, Plan, Run, SegmentMask, host, rows};
+pub use tensors::{ChunkTarget, Entry, Lengths, PAGE, Plan, Run, SegmentMask, host, rows};
 pub use weight::Weight;

@@ -151,7 +151,7 @@ macro_rules! on_candle {
         }
 
         fn rope_table(&self, plan: &Self::Plan, spec: &RopeSpec) -> Result<Self::RopeTable> {
-            rope::table(spec, &plan.positions)
+            rope::table(spec, plan)
         }
         $crate::on_candle::call! {
             layout::gather(x: &Tensor, rows: &Self::Indices) -> Tensor;

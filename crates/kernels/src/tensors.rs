@@ -5,7 +5,7 @@ use std::{borrow::Cow, rc::Rc};
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::{Result, Shaped};
+use crate::{Error, Result, Shaped};
 
 /// Tokens in a page of a KV cache on a GPU.
 pub const PAGE: usize = 64;
@@ -69,6 +69,35 @@ pub struct Entry {
     pub len: usize,
 }
 
+/// How many tokens the sequences have that a row belongs to, each with its whole response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lengths {
+    /// The shortest of them; of a cached sequence, what it was taken to have when its first rows
+    /// came.
+    pub least: usize,
+    /// The longest.
+    pub most: usize,
+}
+
+impl Lengths {
+    /// Of a row of one sequence with so many tokens.
+    pub fn of(tokens: usize) -> Self {
+        Lengths {
+            least: tokens,
+            most: tokens,
+        }
+    }
+
+    /// Of a row that belongs to those sequences too.
+    pub fn with(self, others: Option<Lengths>) -> Self {
+        let others = others.unwrap_or(self);
+        Lengths {
+            least: self.least.min(others.least),
+            most: self.most.max(others.most),
+        }
+    }
+}
+
 /// The rows of a pass.
 #[derive(Default)]
 pub struct Plan {
@@ -76,6 +105,8 @@ pub struct Plan {
     pub ids: Vec<u32>,
     /// Each row's position in its sequence.
     pub positions: Vec<u32>,
+    /// Each row's lengths; empty: nobody knows, and what depends on them is refused.
+    pub lengths: Vec<Lengths>,
     /// The attention mask of packed rows, by segment.
     pub masks: Vec<SegmentMask>,
     /// Key of each row's dropout masks; `None`: no dropout.
@@ -96,11 +127,34 @@ impl Plan {
         Plan {
             ids,
             positions,
+            lengths: Vec::new(),
             masks,
             dropout,
             #[cfg(feature = "cuda")]
             lists: Default::default(),
         }
+    }
+
+    /// Whether each row's sequence has more than `border` tokens.
+    ///
+    /// # Errors
+    /// A row that belongs to sequences on both sides of it.
+    pub(super) fn longer_than(&self, border: usize) -> Result<Vec<bool>> {
+        if self.lengths.len() != self.positions.len() {
+            return Err(Error::rule(
+                "rotary frequencies depend on the sequences' lengths, which this pass does not know",
+            ));
+        }
+        let beyond = |lengths: &Lengths| match (lengths.least > border, lengths.most > border) {
+            (true, true) => Ok(true),
+            (false, false) => Ok(false),
+            _ => Err(Error::rule(format!(
+                "sequences of {} and of {} tokens share rows: of one longer than {border} tokens all \
+                 positions are rotated otherwise",
+                lengths.least, lengths.most
+            ))),
+        };
+        self.lengths.iter().map(beyond).collect()
     }
 
     /// The dropout keys of some rows (`None`: all); empty without dropout.

@@ -138,9 +138,8 @@ fn attend<K: Kernels>(
     let (k, make, plan) = (given.kernels, given.make, &given.plan);
     let (q, kv) = (make(&[ROWS, 4, 4]), make(&[ROWS, 2, 4]));
     let spec = RopeSpec {
-        interleaved: false,
         inv_freq: vec![1.0, 0.5],
-        mscale: 1.0,
+        ..RopeSpec::default()
     };
     let table = k.rope_table(plan, &spec)?;
     see("rotate", &k.rotate(&q, &table, false)?);

@@ -14,7 +14,9 @@
  * - so a field that came later is 0 unless it is wanted: a plugin sets it to ask for something; a
  *   host sets one of a struct that it fills only if the plugin's table asked for it;
  * - later came, with what 0 means: `coupled` (pairs are independent) and `needs_reward` (`reward`
- *   is not read) of `RandoriLoss`, `sdk` (untold) of `RandoriPlugin`;
+ *   is not read) of `RandoriLoss`, `sdk` (untold) of `RandoriPlugin`, `long_after` and
+ *   `long_inv_freq` (lengths do not matter), `growth` and `growth_every` (no such factor) of
+ *   `RandoriRope`;
  * - only `RandoriOps` may be longer and not 0: it grows by functions, each asked for by a
  *   call after a look at `size`. `Str`, `Sink` and `Value` have no size and never change;
  * - numbers of kinds and ops are never reused; a host skips items of unknown `Item.kind`;
@@ -80,6 +82,23 @@ typedef struct RandoriRope {
     const float *inv_freq;
     /* Number of pairs. */
     size_t n;
+    /* Tokens that a sequence may have before it is long; 0: lengths do not matter. Came later. */
+    size_t long_after;
+    /*
+     * Radians per position of each pair, in long sequences at all positions; NULL where
+     * `long_after` is set: long sequences are refused. Came later.
+     */
+    const float *long_inv_freq;
+    /*
+     * Results are multiplied by 1 + growth·ln(1 + floor(position / growth_every)); 0: they are
+     * not. Came later.
+     */
+    double growth;
+    /*
+     * Positions from one step of that factor to the next; read where `growth` is not 0. Came
+     * later.
+     */
+    size_t growth_every;
 } RandoriRope;
 
 /* Causal attention's options. */

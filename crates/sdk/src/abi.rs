@@ -8,8 +8,10 @@
 //! - so a field that came later is 0 unless it is wanted: a plugin sets it to ask for something; a
 //!   host sets one of a struct that it fills only if the plugin's table asked for it;
 //! - later came, with what 0 means: `coupled` (pairs are independent) and `needs_reward` (`reward`
-//!   is not read) of [`struct@Loss`], `sdk` (untold) of [`struct@Plugin`], `bias` (scores alone
-//!   choose) and `groups` with the two fields after it (all experts) of [`struct@Route`];
+//!   is not read) of [`struct@Loss`], `sdk` (untold) of [`struct@Plugin`], `long_after` and
+//!   `long_inv_freq` (lengths do not matter), `growth` and `growth_every` (no such factor) of
+//!   [`struct@Rope`], `bias` (scores alone choose) and `groups` with the two fields after it (all
+//!   experts) of [`struct@Route`];
 //! - only [`struct@Ops`] may be longer and not 0: it grows by functions, each asked for by a
 //!   call after a look at `size`. `Str`, `Sink` and `Value` have no size and never change;
 //! - numbers of kinds and ops are never reused; a host skips items of unknown [`Item::kind`];
@@ -64,6 +66,17 @@ pub struct Rope {
     pub inv_freq: *const f32,
     /// Number of pairs.
     pub n: usize,
+    /// Tokens that a sequence may have before it is long; 0: lengths do not matter. Came later.
+    pub long_after: usize,
+    /// Radians per position of each pair, in long sequences at all positions; NULL where
+    /// `long_after` is set: long sequences are refused. Came later.
+    pub long_inv_freq: *const f32,
+    /// Results are multiplied by 1 + growth·ln(1 + floor(position / growth_every)); 0: they are
+    /// not. Came later.
+    pub growth: f64,
+    /// Positions from one step of that factor to the next; read where `growth` is not 0. Came
+    /// later.
+    pub growth_every: usize,
 }
 
 /// Causal attention's options.

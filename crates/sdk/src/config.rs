@@ -82,6 +82,14 @@ impl Config {
         }
     }
 
+    /// A whole number, `absent` where the key is not written; `null` means none.
+    pub fn usize_unless_null(&self, key: &str, absent: usize) -> Result<Option<usize>> {
+        match self.names(key) {
+            true => self.usize_opt(key),
+            false => Ok(Some(absent)),
+        }
+    }
+
     /// A number that must be there.
     pub fn f64(&self, key: &str) -> Result<f64> {
         self.f64_opt(key)?.ok_or_else(|| self.missing(key))
@@ -98,6 +106,14 @@ impl Config {
             None => Ok(None),
             Some(&Json::Number(n)) => Ok(Some(n)),
             Some(other) => Err(self.wrong(key, "a number", other)),
+        }
+    }
+
+    /// A number, `absent` where the key is not written; `null` means none.
+    pub fn f64_unless_null(&self, key: &str, absent: f64) -> Result<Option<f64>> {
+        match self.names(key) {
+            true => self.f64_opt(key),
+            false => Ok(Some(absent)),
         }
     }
 
@@ -197,6 +213,11 @@ mod tests {
         assert_eq!(c.usize_or("none", 7), Ok(7));
         assert_eq!(c.f64("x"), Ok(0.5));
         assert_eq!(c.f64_or("n", 0.0), Ok(12.0));
+        assert_eq!(c.usize_unless_null("none", 7), Ok(None));
+        assert_eq!(c.usize_unless_null("other", 7), Ok(Some(7)));
+        assert_eq!(c.f64_unless_null("none", 7.5), Ok(None));
+        assert_eq!(c.f64_unless_null("x", 7.5), Ok(Some(0.5)));
+        assert_eq!(c.f64_unless_null("other", 7.5), Ok(Some(7.5)));
         assert_eq!(c.bool_or("yes", false), Ok(true));
         assert_eq!(c.str_or("t", ""), Ok("silu"));
         assert_eq!(c.f64s("l"), Ok(Some(vec![1.0, 2.0])));

@@ -12,6 +12,7 @@ use std::{
     mem::{offset_of, size_of},
     ops::{Add, Div, Mul, Neg, Sub},
     panic::Location,
+    ptr::null,
 };
 
 use crate::{
@@ -390,12 +391,26 @@ impl<'g> Tensor<'g> {
     /// Rotary position embedding of (tokens, heads, head_dim) by each token's position.
     #[track_caller]
     pub fn rope(self, rope: &RopeSpec) -> Self {
+        let (short, long) = (&rope.inv_freq, rope.long.as_ref());
+        let odd = long.filter(|l| !l.inv_freq.is_empty() && l.inv_freq.len() != short.len());
+        if let Some(odd) = odd {
+            let (there, wanted) = (odd.inv_freq.len(), short.len());
+            let what = format!("rope: {there} frequencies of long sequences for {wanted} pairs");
+            return self.session.tensor(self.session.fail(&what));
+        }
         let spec = abi::Rope {
             size: size_of::<abi::Rope>(),
             interleaved: u32::from(rope.interleaved),
             mscale: rope.mscale,
-            inv_freq: rope.inv_freq.as_ptr(),
-            n: rope.inv_freq.len(),
+            inv_freq: short.as_ptr(),
+            n: short.len(),
+            long_after: long.map_or(0, |long| long.after),
+            long_inv_freq: match long {
+                Some(long) if !long.inv_freq.is_empty() => long.inv_freq.as_ptr(),
+                _ => null(),
+            },
+            growth: rope.growth.map_or(0.0, |growth| growth.beta),
+            growth_every: rope.growth.map_or(0, |growth| growth.every),
         };
         call!(self.session, rope(self.id, &raw const spec))
     }

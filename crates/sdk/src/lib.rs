@@ -36,6 +36,7 @@ mod dense;
 mod dual;
 mod error;
 mod experts;
+mod gemma;
 mod graph;
 pub mod growing;
 pub mod guard;
@@ -60,8 +61,11 @@ pub use graph::{Graph, Tensor};
 pub use layers::Layers;
 pub use loss::{Loss, Out, Pair, PairLoss, Response};
 pub use options::{OptionType, Options};
+pub use rope::{RopeKind, RopeRules, Share};
 pub use sampler::{Logits, Sampler, Step};
-pub use seam::{AttnSpec as Attn, GENERATED, REAL, RopeSpec as Rope, RouteSpec as Route, Rows};
+pub use seam::{
+    AttnSpec as Attn, GENERATED, Growth, LongRope, REAL, RopeSpec as Rope, RouteSpec as Route, Rows,
+};
 pub use windows::Windows;
 
 /// The manual's examples, compiled and run.

@@ -21,6 +21,51 @@ pub struct RopeSpec {
     pub inv_freq: Vec<f32>,
     /// Factor on cosine and sine (yarn, longrope); 1 otherwise.
     pub mscale: f32,
+    /// What holds for long sequences instead; `None`: lengths do not matter.
+    pub long: Option<LongRope>,
+    /// Factor that grows with the position; `None`: 1 everywhere.
+    pub growth: Option<Growth>,
+}
+
+impl Default for RopeSpec {
+    /// No pair is rotated, nothing is scaled.
+    fn default() -> Self {
+        RopeSpec {
+            interleaved: false,
+            inv_freq: Vec::new(),
+            mscale: 1.0,
+            long: None,
+            growth: None,
+        }
+    }
+}
+
+/// Frequencies of long sequences (longrope): a sequence's length, its whole response included,
+/// decides for all of its positions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LongRope {
+    /// A sequence is long when it has more tokens than this; at least 1.
+    pub after: usize,
+    /// Radians per position of each pair in long sequences; empty: those are refused.
+    pub inv_freq: Vec<f32>,
+}
+
+/// A factor 1 + beta·ln(1 + floor(position / every)) on rotated heads (Ministral 3's queries). It
+/// wants whole heads rotated.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Growth {
+    /// How fast it grows.
+    pub beta: f64,
+    /// Positions from one step to the next; at least 1.
+    pub every: usize,
+}
+
+impl Growth {
+    /// The factor at a position.
+    pub fn at(self, position: u32) -> f64 {
+        let steps = position as usize / self.every.max(1);
+        1.0 + self.beta * (steps as f64).ln_1p()
+    }
 }
 
 /// Causal attention's options.

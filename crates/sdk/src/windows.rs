@@ -73,13 +73,27 @@ impl Windows {
     /// As [`Windows::read`]; a key of another type.
     pub fn in_use(c: &Config, layers: usize) -> Result<Windows> {
         let used = c.bool_or("use_sliding_window", false)?;
-        let window = match c.names("sliding_window") {
-            true => c.usize_opt("sliding_window")?,
-            false => Some(4096),
-        };
-        let window = window.filter(|_| used);
+        let window = c
+            .usize_unless_null("sliding_window", 4096)?
+            .filter(|_| used);
         let first = c.usize_or("max_window_layers", 28)?;
         Windows::read(c, layers, window, Layers::From(first))
+    }
+
+    /// Gemma's and OLMo 3's: in the layers that `layer_types` names, or without that key in all but
+    /// every `n`-th; of 4096 tokens where `sliding_window` is absent.
+    ///
+    /// # Errors
+    /// As [`Windows::read`]; a `sliding_window` of `null`, unless `layer_types` names no such layer.
+    pub fn but_every(c: &Config, layers: usize, n: usize) -> Result<Windows> {
+        let window = c.usize_unless_null("sliding_window", 4096)?;
+        if window.is_none() && !c.has("layer_types") {
+            return Err(c.error(
+                "sliding_window",
+                "is null, and this architecture has windows",
+            ));
+        }
+        Windows::read(c, layers, window, Layers::ButEvery(n))
     }
 
     /// The window of a layer.

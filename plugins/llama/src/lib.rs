@@ -2,9 +2,8 @@
 //! 2407.21783) and models of the same shape: SmolLM2, TinyLlama, Yi, DeepSeek-LLM.
 //!
 //! Read from the configuration: grouped-query attention, `head_dim`, tied embeddings,
-//! `attention_bias`, `mlp_bias`, rotary frequencies as they are, divided (`linear`, `longrope`) or
-//! with Llama 3.1's ramp (`llama3`). Absent keys have the defaults of transformers' class;
-//! `partial_rotary_factor` is not read.
+//! `attention_bias`, `mlp_bias`, rotary frequencies of every kind. Absent keys have the defaults of
+//! transformers' class; `partial_rotary_factor` is not read.
 
 use randori_sdk::{Absent, Config, Dense, DenseFamily, Result, plugin};
 
@@ -94,8 +93,8 @@ mod tests {
                 "5 of 5 features per head cannot be turned",
             ),
             (
-                r#", "rope_scaling": {"type": "yarn"}"#,
-                "supported: default, linear, llama3",
+                r#", "rope_scaling": {"type": "ntk"}"#,
+                "is \"ntk\"; supported: default, linear, llama3, yarn",
             ),
         ] {
             let error = new(more).err().unwrap().to_string();

@@ -24,10 +24,7 @@ impl DenseFamily for Mistral {
 
     fn read(c: &Config) -> Result<Dense> {
         let dense = Dense::new(c, ABSENT)?;
-        let window = match c.names("sliding_window") {
-            true => c.usize_opt("sliding_window")?,
-            false => Some(WINDOW),
-        };
+        let window = c.usize_unless_null("sliding_window", WINDOW)?;
         let windows = Windows::read(c, dense.layers, window, Layers::ALL)?;
         Ok(Dense { windows, ..dense })
     }

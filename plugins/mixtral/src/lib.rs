@@ -6,7 +6,8 @@
 //! it is absent.
 
 use randori_sdk::{
-    Absent, Arch, Config, Dense, Experts, Graph, Result, Route, Tensor, Windows, plugin,
+    Absent, Arch, Config, Dense, Experts, Graph, Result, RopeRules, Ropes, Route, Tensor, Windows,
+    plugin,
 };
 
 /// The Mixtral family.
@@ -21,6 +22,10 @@ const ABSENT: Absent = Absent {
     eps: Some(1e-5),
     ..Absent::LLAMA
 };
+const ROPE: RopeRules = RopeRules {
+    theta: 1e6,
+    ..RopeRules::WHOLE
+};
 const EXPERTS: usize = 8;
 const PER_TOKEN: usize = 2;
 
@@ -29,7 +34,9 @@ impl Arch for Mixtral {
     const DOC: &'static str = "Mixtral: Mistral's block with a mixture of experts";
 
     fn new(c: &Config) -> Result<Self> {
-        let dense = Dense::new(c, ABSENT)?;
+        c.only("hidden_act", &["silu", "swish"])?;
+        let dense = Dense::sizes(c, ABSENT)?;
+        let ropes = Ropes::all(ROPE.read(c, dense.head_dim)?);
         let window = c.usize_opt("sliding_window")?;
         let windows = Windows::everywhere(c, window)?;
         let count = Experts::number(c, EXPERTS)?;
@@ -42,7 +49,11 @@ impl Arch for Mixtral {
             ffn: dense.ffn,
             route: Route::top(Experts::per_token(c, PER_TOKEN, count)?).normalised(),
         };
-        let dense = Dense { windows, ..dense };
+        let dense = Dense {
+            ropes,
+            windows,
+            ..dense
+        };
         Ok(Mixtral { dense, experts })
     }
 

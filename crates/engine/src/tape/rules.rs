@@ -66,6 +66,34 @@ pub(crate) fn rope(x: &[usize], spec: &RopeSpec) -> Shape {
             "rope's frequencies and mscale must be finite, not {bad}"
         ));
     }
+    if let Some(long) = &spec.long {
+        let there = long.inv_freq.len();
+        if long.after == 0 || (there != 0 && there != n) {
+            return Err(format!(
+                "rope with {n} frequencies wants as many for sequences of more than 0 tokens, not \
+                 {there} for more than {}",
+                long.after
+            ));
+        }
+        if let Some(bad) = long.inv_freq.iter().find(|f| !f.is_finite()) {
+            return Err(format!("rope's frequencies must be finite, not {bad}"));
+        }
+    }
+    if let Some(growth) = spec.growth {
+        if !growth.beta.is_finite() || growth.every == 0 {
+            return Err(format!(
+                "rope's growth wants a finite beta and at least 1 position a step, not {} and {}",
+                growth.beta, growth.every
+            ));
+        }
+        if 2 * n != x[1] {
+            return Err(format!(
+                "rope grows with the position where whole heads are turned, not {n} pairs of a \
+                 head_dim of {}",
+                x[1]
+            ));
+        }
+    }
     Ok(x.to_vec())
 }
 

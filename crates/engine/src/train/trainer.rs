@@ -53,6 +53,8 @@ pub(super) trait Task {
 /// A player in training: its parameters, the optimiser's moments and the step reached.
 pub struct Trainer {
     pub(super) player: Player,
+    /// The tokens beyond which a sequence is rotated otherwise.
+    border: Option<usize>,
     pub(super) settings: TrainSettings,
     pub(super) state: OptimizerState,
     /// Steps done.
@@ -110,6 +112,7 @@ impl Trainer {
         let mut player = player;
         let state = OptimizerState::new(&mut player, &settings, moments)?;
         Ok(Trainer {
+            border: player.border()?,
             player,
             micro_batch_tokens: settings.micro_batch_tokens,
             settings,
@@ -227,7 +230,7 @@ impl Trainer {
         };
         let mut step = Step {
             items,
-            sizes: items.iter().map(|&i| size(task, i)).collect(),
+            sizes: items.iter().map(|&i| self.size(task, i)).collect(),
             total,
             slopes: None,
             at: 0..0,
@@ -335,6 +338,22 @@ impl Trainer {
         Ok(sums)
     }
 
+    /// Rows of an item.
+    fn size(&self, task: &dyn Task, i: usize) -> usize {
+        let (prompt, responses) = task.item(i);
+        Packed::count_rows(self.border, prompt, &responses)
+    }
+
+    /// These items as a micro-batch.
+    fn pack(&self, task: &dyn Task, items: &[usize]) -> Packed {
+        let mut plan = Packed::with_border(self.border);
+        for &i in items {
+            let (prompt, responses) = task.item(i);
+            plan.push_item(i as u64, prompt, &responses);
+        }
+        plan
+    }
+
     /// Seed of the step's dropout masks, where there are any.
     fn dropout_seed(&self) -> Option<u64> {
         let at = [self.step as u64, 0, 0, 0];
@@ -354,7 +373,7 @@ impl Trainer {
         let mut logps = Vec::new();
         for batch in batches {
             step.at = batch.clone();
-            let plan = pack(task, &step.items[batch.clone()]);
+            let plan = self.pack(task, &step.items[batch.clone()]);
             let of_tokens = self.player.logps_dropped(&plan, self.dropout_seed())?;
             logps.extend(score::sum_by_response(&plan, &of_tokens)?);
         }
@@ -372,7 +391,7 @@ impl Trainer {
         grads: &mut Grads,
     ) -> Result<(u64, Vec<f64>)> {
         let items = &step.items[batch.clone()];
-        let plan = pack(task, items);
+        let plan = self.pack(task, items);
         let options = PassOptions {
             checkpoint: self.settings.checkpoint,
             offload_inputs: self.settings.offload_inputs,
@@ -426,22 +445,6 @@ impl Trainer {
             "the gradient's norm is {norm}, though of no single pair; the step's first is {first}"
         ))
     }
-}
-
-/// Rows of an item.
-fn size(task: &dyn Task, i: usize) -> usize {
-    let (prompt, responses) = task.item(i);
-    score::count_rows(prompt, &responses)
-}
-
-/// These items as a micro-batch.
-fn pack(task: &dyn Task, items: &[usize]) -> Packed {
-    let mut plan = Packed::default();
-    for &i in items {
-        let (prompt, responses) = task.item(i);
-        plan.push_item(i as u64, prompt, &responses);
-    }
-    plan
 }
 
 /// Kind and number of what is trained on, and all that is read of it (FNV-1a over ids, lengths, the

@@ -34,7 +34,7 @@ pub enum Source {
         /// What `model.safetensors` would hold.
         tensors: Vec<u8>,
     },
-    /// Fresh weights: normal with deviation 0.02, norms 1, biases 0; a pure function of the seed
+    /// Fresh weights: normal with deviation 0.02, norms scale by 1, biases 0; a pure function of the seed
     /// and each tensor's name.
     Random {
         /// What `config.json` would hold.

@@ -101,9 +101,8 @@ pub fn rope(pairs: usize) -> RopeSpec {
         .map(|i| 100f32.powf(-(i as f32) / pairs as f32))
         .collect();
     RopeSpec {
-        interleaved: false,
         inv_freq,
-        mscale: 1.0,
+        ..RopeSpec::default()
     }
 }
 

@@ -36,9 +36,8 @@ impl Architecture for TinyLlama {
     fn block(&self, ops: &mut dyn Backend, layer: usize, x: Id) -> OpResult {
         let name = |part: &str| format!("layers.{layer}.{part}");
         let rope = RopeSpec {
-            interleaved: false,
             inv_freq: vec![1.0, 0.1],
-            mscale: 1.0,
+            ..RopeSpec::default()
         };
         let h = ops.rms_norm(&name("norm1"), x, 1e-5, 0.0)?;
         let q = ops.linear(&name("q_proj"), h, WIDTH, false)?;

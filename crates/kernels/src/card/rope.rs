@@ -5,7 +5,7 @@ use randori_cuda::ops;
 use randori_sdk::seam::RopeSpec;
 
 use super::memory::{float, gpu, ptr, room};
-use crate::{Result, cpu::rope};
+use crate::{Plan, Result, cpu::rope};
 
 /// Cosines and sines of every row's position, f32 (tokens, pairs).
 pub struct Table {
@@ -15,9 +15,9 @@ pub struct Table {
     interleaved: bool,
 }
 
-/// Computes the table of these positions.
-pub(super) fn table(spec: &RopeSpec, positions: &[u32]) -> Result<Table> {
-    let table = rope::Table::new(spec, positions);
+/// Computes the table of a pass's rows.
+pub(super) fn table(spec: &RopeSpec, plan: &Plan) -> Result<Table> {
+    let table = rope::Table::new(spec, plan)?;
     let gpu = gpu()?;
     Ok(Table {
         cosines: gpu.upload(&table.cos)?,

@@ -2,13 +2,14 @@
 //! inverse frequency.
 
 use candle_core::Tensor;
-use randori_sdk::seam::RopeSpec;
+use randori_sdk::seam::{LongRope, RopeSpec};
 use rayon::prelude::*;
 
 use super::{Values, task_rows, tensor};
-use crate::Result;
+use crate::{Error, Plan, Result};
 
-/// Cosines and sines of every row's position, (tokens, pairs), times `mscale`.
+/// Cosines and sines of every row's position, (tokens, pairs), times `mscale` and the position's
+/// growth.
 pub struct Table {
     pub cos: Vec<f32>,
     pub sin: Vec<f32>,
@@ -16,30 +17,59 @@ pub struct Table {
     pub interleaved: bool,
 }
 
-/// Computes the table of these positions.
-pub fn table(spec: &RopeSpec, positions: &[u32]) -> Result<Table> {
-    Ok(Table::new(spec, positions))
+/// Computes the table of a pass's rows.
+pub fn table(spec: &RopeSpec, plan: &Plan) -> Result<Table> {
+    Table::new(spec, plan)
 }
 
 impl Table {
     /// As [`table`].
-    pub fn new(spec: &RopeSpec, positions: &[u32]) -> Self {
-        let size = positions.len() * spec.inv_freq.len();
+    ///
+    /// # Errors
+    /// A long sequence where `spec` has no frequencies for it, or rows that long and other
+    /// sequences share.
+    pub fn new(spec: &RopeSpec, plan: &Plan) -> Result<Self> {
+        let size = plan.positions.len() * spec.inv_freq.len();
         let (mut cos, mut sin) = (Vec::with_capacity(size), Vec::with_capacity(size));
-        for &position in positions {
-            for &frequency in &spec.inv_freq {
+        let long = match &spec.long {
+            Some(long) => plan.longer_than(long.after)?,
+            None => Vec::new(),
+        };
+        for (row, &position) in plan.positions.iter().enumerate() {
+            let beyond = long.get(row).copied().unwrap_or(false);
+            let inv_freq = match &spec.long {
+                Some(long) if beyond => {
+                    check_long(long)?;
+                    &long.inv_freq
+                }
+                _ => &spec.inv_freq,
+            };
+            let growth = spec.growth.map_or(1.0, |growth| growth.at(position));
+            let scale = f64::from(spec.mscale) * growth;
+            for &frequency in inv_freq {
                 // the angle is rounded to f32, as every published implementation does
                 let (s, c) = f64::from(position as f32 * frequency).sin_cos();
-                cos.push((c * f64::from(spec.mscale)) as f32);
-                sin.push((s * f64::from(spec.mscale)) as f32);
+                cos.push((c * scale) as f32);
+                sin.push((s * scale) as f32);
             }
         }
-        Table {
+        Ok(Table {
             cos,
             sin,
             pairs: spec.inv_freq.len(),
             interleaved: spec.interleaved,
-        }
+        })
+    }
+}
+
+fn check_long(long: &LongRope) -> Result<()> {
+    match long.inv_freq.is_empty() {
+        true => Err(Error::rule(format!(
+            "a sequence is longer than {} tokens, beyond which this model's rotary frequencies \
+             change with every token; that is not supported",
+            long.after
+        ))),
+        false => Ok(()),
     }
 }
 

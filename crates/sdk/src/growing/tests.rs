@@ -61,6 +61,10 @@ fn options_of_ops() {
         mscale: 2.0,
         inv_freq: null(),
         n: 3,
+        long_after: 0,
+        long_inv_freq: null(),
+        growth: 0.0,
+        growth_every: 0,
     };
     any_length("Rope", rope, |r| {
         (r.interleaved, r.mscale, r.n) == (1, 2.0, 3)
