@@ -1,12 +1,12 @@
 //! [`Architecture`] of a loaded plugin.
 
 use randori_sdk::{
-    abi,
+    Dialect, abi,
     seam::{Architecture, Backend, Id, OpResult},
 };
 
 use crate::{
-    Error, Result,
+    Error, Result, dialect,
     object::Object,
     ops::{Call, OPS},
     sink::Complaint,
@@ -16,6 +16,7 @@ use crate::{
 pub(crate) struct Loaded {
     object: Object,
     layers: usize,
+    dialect: Dialect,
     ops: *const abi::Ops,
 }
 
@@ -31,9 +32,11 @@ impl Loaded {
 
     /// Uses the given op table instead of this host's, for tests of version skew.
     pub(crate) fn with_ops(object: Object, ops: &'static abi::Ops) -> Result<Self> {
+        let dialect = dialect::of(&object.name, &object.functions)?;
         let mut loaded = Loaded {
             object,
             layers: 0,
+            dialect,
             ops,
         };
         let complaint = Complaint::default();
@@ -72,6 +75,10 @@ const CHECKED: &str = "its function is missing";
 impl Architecture for Loaded {
     fn name(&self) -> &str {
         &self.object.name
+    }
+
+    fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     fn layers(&self) -> usize {

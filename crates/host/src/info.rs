@@ -211,16 +211,21 @@ unsafe fn copy_table<T: Growing>(table: *const c_void) -> Result<&'static T, Mis
 
 /// Error text: what does not fit, and the plugin's SDK version.
 pub(crate) fn misfit_text(misfit: Misfit, sdk: abi::Str) -> String {
+    let help = match misfit {
+        Misfit::Short { .. } => "it was not built against it",
+        Misfit::Unknown { .. } => "take a newer program, or rebuild the plugin",
+    };
+    format!("{misfit}; {}: {help}", built_with(sdk))
+}
+
+/// For messages: the SDK that a plugin was built with, and this program's.
+pub(crate) fn built_with(sdk: abi::Str) -> String {
     let own = randori_sdk::VERSION;
     let from = match &*text(sdk) {
         "" => "an SDK that does not tell its version".to_owned(),
         version => format!("SDK {version}"),
     };
-    let help = match misfit {
-        Misfit::Short { .. } => "it was not built against it",
-        Misfit::Unknown { .. } => "take a newer program, or rebuild the plugin",
-    };
-    format!("{misfit}; it was built with {from}, this program has SDK {own}: {help}")
+    format!("it was built with {from}, this program has SDK {own}")
 }
 
 fn option(opt: &abi::Opt) -> Result<OptionSpec, String> {

@@ -11,6 +11,7 @@
 
 mod accounts;
 mod architecture;
+mod dialect;
 mod error;
 mod frozen;
 mod info;
@@ -30,7 +31,7 @@ mod versions;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use randori_sdk::{abi, seam};
@@ -58,6 +59,8 @@ pub struct Host {
     searched: Vec<PathBuf>,
     /// Names of plugins that are linked in, and come from a file instead.
     replaced: Vec<String>,
+    /// Names and dialects of all architectures, once they were asked for.
+    families: OnceLock<Vec<seam::Family>>,
 }
 
 impl Host {
@@ -123,12 +126,31 @@ impl Host {
         }
         self.plugins.push(info);
         self.functions.push(functions);
+        self.families = OnceLock::new();
         Ok(())
     }
 
     /// The plugins found.
     pub fn plugins(&self) -> &[PluginInfo] {
         &self.plugins
+    }
+
+    /// The names of all architectures, and what they are called elsewhere. Unlike a listing of
+    /// plugins this runs code of theirs.
+    ///
+    /// # Errors
+    /// A dialect with something in it that this host does not know.
+    pub fn families(&self) -> Result<&[seam::Family]> {
+        if let Some(families) = self.families.get() {
+            return Ok(families);
+        }
+        let plugins = self.plugins.iter().zip(&self.functions);
+        let items = plugins.flat_map(|(info, f)| info.items.iter().zip(f));
+        let read = items
+            .filter(|(item, _)| item.kind == Kind::Arch)
+            .map(|(item, f)| Ok(seam::Family::new(&item.name, dialect::of(&item.name, f)?)))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(self.families.get_or_init(|| read))
     }
 
     /// The architecture for a configuration's `model_type`, made for that configuration

@@ -16,7 +16,7 @@
  * - later came, with what 0 means: `coupled` (pairs are independent) and `needs_reward` (`reward`
  *   is not read) of `RandoriLoss`, `sdk` (untold) of `RandoriPlugin`, `long_after` and
  *   `long_inv_freq` (lengths do not matter), `growth` and `growth_every` (no such factor) of
- *   `RandoriRope`;
+ *   `RandoriRope`, `dialect` (none) of `RandoriArch`;
  * - only `RandoriOps` may be longer and not 0: it grows by functions, each asked for by a
  *   call after a look at `size`. `Str`, `Sink` and `Value` have no size and never change;
  * - numbers of kinds and ops are never reused; a host skips items of unknown `Item.kind`;
@@ -127,6 +127,9 @@ typedef struct RandoriRoute {
     float scale;
 } RandoriRoute;
 
+/* Takes one text. */
+typedef void (*RandoriPut)(void *ctx, RandoriStr text);
+
 /* Runs one expert on its rows: (rows, width) -> (rows, width). */
 typedef RandoriTensor (*RandoriExpert)(void *user, RandoriGraph g, size_t expert, RandoriTensor x);
 
@@ -220,6 +223,8 @@ typedef struct RandoriArch {
     RandoriTensor (*block)(const void *object, const RandoriOps *ops, RandoriGraph g, size_t layer, RandoriTensor x);
     /* Final norm and projection: (rows, width) -> (rows, vocab). */
     RandoriTensor (*head)(const void *object, const RandoriOps *ops, RandoriGraph g, RandoriTensor x);
+    /* Gives, as JSON, what the family is called elsewhere (the SDK's `Dialect`). Came later. */
+    void (*dialect)(void *ctx, RandoriPut put);
 } RandoriArch;
 
 /* `Rows.role`: the human response. */

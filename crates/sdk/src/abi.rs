@@ -11,7 +11,7 @@
 //!   is not read) of [`struct@Loss`], `sdk` (untold) of [`struct@Plugin`], `long_after` and
 //!   `long_inv_freq` (lengths do not matter), `growth` and `growth_every` (no such factor) of
 //!   [`struct@Rope`], `bias` (scores alone choose) and `groups` with the two fields after it (all
-//!   experts) of [`struct@Route`];
+//!   experts) of [`struct@Route`], `dialect` (none) of [`struct@Arch`];
 //! - only [`struct@Ops`] may be longer and not 0: it grows by functions, each asked for by a
 //!   call after a look at `size`. `Str`, `Sink` and `Value` have no size and never change;
 //! - numbers of kinds and ops are never reused; a host skips items of unknown [`Item::kind`];
@@ -120,6 +120,9 @@ pub struct Route {
     /// A group's score is the sum of so many of its best experts'. Came later.
     pub group_best: u32,
 }
+
+/// Takes one text.
+pub type Put = unsafe extern "C" fn(ctx: *mut c_void, text: Str);
 
 /// Runs one expert on its rows: (rows, width) -> (rows, width).
 pub type Expert =
@@ -242,6 +245,8 @@ pub struct Arch {
     pub head: Option<
         unsafe extern "C" fn(object: *const c_void, ops: *const Ops, g: Graph, x: Tensor) -> Tensor,
     >,
+    /// Gives, as JSON, what the family is called elsewhere (the SDK's `Dialect`). Came later.
+    pub dialect: Option<unsafe extern "C" fn(ctx: *mut c_void, put: Put)>,
 }
 
 /// [`Rows::role`]: the human response.

@@ -3,7 +3,7 @@
 use std::{ffi::c_void, marker::PhantomData, mem::size_of, ptr::null};
 
 use crate::{
-    Config, Graph, Result, Tensor, abi,
+    Config, Dialect, Graph, Result, Tensor, abi,
     boundary::{free, make, report},
     graph::Session,
     guard::guard,
@@ -15,6 +15,9 @@ pub trait Arch: Sized + Send + Sync + 'static {
     const NAME: &'static str;
     /// One sentence for `randori plugins`.
     const DOC: &'static str = "";
+    /// What the family is called elsewhere; without it, its models are folders with names as here,
+    /// and no GGUF files.
+    const DIALECT: Dialect = Dialect::NONE;
     /// Makes the architecture from a configuration.
     fn new(config: &Config) -> Result<Self>;
     /// Number of blocks.
@@ -52,6 +55,7 @@ impl<A: Arch> Table<A> {
         embed: Some(embed::<A>),
         block: Some(block::<A>),
         head: Some(head::<A>),
+        dialect: Some(dialect::<A>),
     };
 }
 
@@ -110,4 +114,10 @@ unsafe extern "C" fn head<A: Arch>(
     // SAFETY: above.
     let (arch, session) = unsafe { (&*this.cast::<A>(), Session::new(ops, g)) };
     session.run(|| arch.head(&session.root(), session.tensor(x)))
+}
+
+unsafe extern "C" fn dialect<A: Arch>(ctx: *mut c_void, put: abi::Put) {
+    let json = A::DIALECT.json();
+    // SAFETY: the host's function takes any text during the call that it came with.
+    unsafe { put(ctx, abi::Str::new(&json)) }
 }

@@ -4,7 +4,7 @@
 use std::marker::PhantomData;
 
 use crate::{
-    Arch, Attn, Config, Graph, Layers, Result, Rope, Tensor, Windows, windows::layer_types,
+    Arch, Attn, Config, Dialect, Graph, Layers, Result, Rope, Tensor, Windows, windows::layer_types,
 };
 
 /// An architecture that is a [`Dense`] and nothing besides: `plugin!("…", dense Mine)`.
@@ -13,6 +13,8 @@ pub trait DenseFamily: Send + Sync + 'static {
     const NAME: &'static str;
     /// As [`Arch::DOC`].
     const DOC: &'static str = "";
+    /// As [`Arch::DIALECT`].
+    const DIALECT: Dialect = Dialect::NONE;
     /// Reads the decoder from a configuration.
     ///
     /// # Errors
@@ -26,6 +28,7 @@ pub struct DecoderOf<F>(Dense, PhantomData<F>);
 impl<F: DenseFamily> Arch for DecoderOf<F> {
     const NAME: &'static str = F::NAME;
     const DOC: &'static str = F::DOC;
+    const DIALECT: Dialect = F::DIALECT;
 
     fn new(c: &Config) -> Result<Self> {
         Ok(DecoderOf(F::read(c)?, PhantomData))

@@ -4,6 +4,8 @@
 //! the engine implements [`Backend`] and calls them. Neither depends on the other, and nothing here
 //! depends on the C ABI.
 
+use crate::Dialect;
+
 /// Id of a value in a backend's arena. `0` stands for a failed op's result and is never passed to a
 /// [`Backend`].
 pub type Id = u32;
@@ -224,10 +226,37 @@ pub trait Backend {
     fn concat(&mut self, xs: &[Id]) -> OpResult;
 }
 
+/// A family of models that a plugin knows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Family {
+    /// `model_type` of its configurations.
+    pub name: String,
+    /// What it is called elsewhere.
+    pub dialect: Dialect,
+}
+
+impl Family {
+    /// The family of this name and dialect.
+    pub fn new(name: &str, dialect: Dialect) -> Self {
+        Family {
+            name: name.to_owned(),
+            dialect,
+        }
+    }
+}
+
 /// A model architecture, ready for one configuration.
 pub trait Architecture: Send + Sync {
     /// Name as in `model_type`.
     fn name(&self) -> &str;
+    /// What the family is called elsewhere.
+    fn dialect(&self) -> Dialect {
+        Dialect::NONE
+    }
+    /// Its name and dialect.
+    fn family(&self) -> Family {
+        Family::new(self.name(), self.dialect())
+    }
     /// Number of blocks.
     fn layers(&self) -> usize;
     /// Token ids -> (tokens, width).

@@ -27,7 +27,7 @@ fn interface_1_lies_where_it_lay() {
     check!(Ops: 128, size 0, fail 8, embed 16, linear 24, rms_norm 32, layer_norm 40, rope 48,
         attention 56, moe 64, unary 72, binary 80, affine 88, unflatten 96, flatten 104, narrow 112,
         concat 120);
-    check!(Arch: 40, size 0, layers 8, embed 16, block 24, head 32);
+    check!(Arch: 48, size 0, layers 8, embed 16, block 24, head 32, dialect 40);
     check!(Rows: 80, size 0, n 8, groups 16, group 24, role 32, logp 40, ref_logp 48, len 56,
         reward 64, progress 72);
     check!(Grads: 40, size 0, loss 8, d_logp 16, metric 24, ctx 32);
@@ -74,6 +74,8 @@ fn what_came_later_has_no_padding() {
     // long_after, growth_every; long_inv_freq; growth
     let fields = 2 * size_of::<usize>() + size_of::<*const f32>() + size_of::<f64>();
     assert_eq!(rope, fields);
+    let arch = size_of::<Arch>() - <Arch as Growing>::FIRST;
+    assert_eq!(arch, size_of::<Option<fn()>>()); // dialect
     let plugin = size_of::<Plugin>() - <Plugin as Growing>::FIRST;
     assert_eq!(plugin, size_of::<Str>()); // sdk
 }

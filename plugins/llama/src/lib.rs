@@ -5,7 +5,7 @@
 //! `attention_bias`, `mlp_bias`, rotary frequencies of every kind. Absent keys have the defaults of
 //! transformers' class; `partial_rotary_factor` is not read.
 
-use randori_sdk::{Absent, Config, Dense, DenseFamily, Result, plugin};
+use randori_sdk::{Absent, Config, Dense, DenseFamily, Dialect, Result, dialect::Gguf, plugin};
 
 /// The Llama family.
 pub struct Llama;
@@ -14,6 +14,11 @@ impl DenseFamily for Llama {
     const NAME: &'static str = "llama";
     const DOC: &'static str =
         "Llama 1 to 3.x, and models of the same shape (SmolLM2, TinyLlama, Yi)";
+    const DIALECT: Dialect = Dialect {
+        class: "LlamaForCausalLM",
+        gguf: Some(Gguf::LLAMA),
+        ..Dialect::NONE
+    };
 
     fn read(c: &Config) -> Result<Dense> {
         let dense = Dense::new(c, Absent::LLAMA)?;

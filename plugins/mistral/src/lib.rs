@@ -6,7 +6,11 @@
 //! key the window is 4096, as in transformers' class. `layer_types` says which layers have the
 //! window (Ministral). `head_dim` may differ from hidden_size / num_attention_heads (Nemo, Small).
 
-use randori_sdk::{Absent, Config, Dense, DenseFamily, Layers, Result, Windows, plugin};
+use randori_sdk::{
+    Absent, Config, Dense, DenseFamily, Dialect, Layers, Result, Windows,
+    dialect::{Gguf, Sliding},
+    plugin,
+};
 
 /// The Mistral family.
 pub struct Mistral;
@@ -21,6 +25,20 @@ const ABSENT: Absent = Absent {
 impl DenseFamily for Mistral {
     const NAME: &'static str = "mistral";
     const DOC: &'static str = "Mistral 7B, Nemo and Small: Llama's block with a sliding window";
+    const DIALECT: Dialect = Dialect {
+        class: "MistralForCausalLM",
+        wholes: &["mistral3"],
+        prefixes: Dialect::PREFIXES,
+        ignored: Dialect::VISION,
+        defaults: r#"{"num_key_value_heads": 8, "sliding_window": 4096}"#,
+        // files of this architecture are read as Llama's, and what is written lacks the windows
+        gguf: Some(Gguf {
+            read: false,
+            sliding: Sliding::Lost,
+            ..Gguf::LLAMA
+        }),
+        ..Dialect::NONE
+    };
 
     fn read(c: &Config) -> Result<Dense> {
         let dense = Dense::new(c, ABSENT)?;

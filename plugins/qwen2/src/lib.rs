@@ -5,7 +5,11 @@
 //! `max_window_layers` on, or in those that `layer_types` names: the released folders write a
 //! window that no layer has. Absent keys have the defaults of transformers' class.
 
-use randori_sdk::{Absent, Config, Dense, DenseFamily, Result, Windows, plugin};
+use randori_sdk::{
+    Absent, Config, Dense, DenseFamily, Dialect, Result, Windows,
+    dialect::{Biases, Gguf, Sliding},
+    plugin,
+};
 
 /// The Qwen2 family.
 pub struct Qwen2;
@@ -19,6 +23,20 @@ const ABSENT: Absent = Absent {
 impl DenseFamily for Qwen2 {
     const NAME: &'static str = "qwen2";
     const DOC: &'static str = "Qwen2 and Qwen2.5: Llama's block with biases on q, k and v";
+    const DIALECT: Dialect = Dialect {
+        class: "Qwen2ForCausalLM",
+        targets: &["q_proj", "v_proj"],
+        defaults: r#"{"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}"#,
+        gguf: Some(Gguf {
+            architecture: "qwen2",
+            biased: Gguf::QKV,
+            biases: &[Biases::QKV],
+            any_head_dim: false,
+            sliding: Sliding::LostInUse,
+            ..Gguf::HALVES
+        }),
+        ..Dialect::NONE
+    };
 
     fn read(c: &Config) -> Result<Dense> {
         let dense = Dense::new(c, ABSENT)?;

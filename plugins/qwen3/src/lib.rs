@@ -6,7 +6,11 @@
 //! of attention. Windows are as in Qwen2: `use_sliding_window`, from `max_window_layers` on, or by
 //! `layer_types`.
 
-use randori_sdk::{Absent, Config, Dense, DenseFamily, QkNorms, Result, Windows, plugin};
+use randori_sdk::{
+    Absent, Config, Dense, DenseFamily, Dialect, QkNorms, Result, Windows,
+    dialect::{Biases, Gguf, Module, Sliding},
+    plugin,
+};
 
 /// The Qwen3 family.
 pub struct Qwen3;
@@ -21,6 +25,27 @@ const ABSENT: Absent = Absent {
 impl DenseFamily for Qwen3 {
     const NAME: &'static str = "qwen3";
     const DOC: &'static str = "Qwen3 (dense): Llama's block with norms of q's and k's heads";
+    const DIALECT: Dialect = Dialect {
+        class: "Qwen3ForCausalLM",
+        targets: &["q_proj", "v_proj"],
+        defaults: r#"{"num_key_value_heads": 32, "head_dim": 128, "sliding_window": 4096,
+            "max_window_layers": 28}"#,
+        gguf: Some(Gguf {
+            architecture: "qwen3",
+            modules: &[
+                Module::OUTSIDE,
+                Module::NORMS,
+                Module::ATTENTION,
+                Module::QK_NORMS,
+                Module::MLP,
+            ],
+            biased: Gguf::QKV,
+            biases: &[Biases::ATTENTION],
+            sliding: Sliding::LostInUse,
+            ..Gguf::HALVES
+        }),
+        ..Dialect::NONE
+    };
 
     fn read(c: &Config) -> Result<Dense> {
         let dense = Dense::new(c, ABSENT)?;

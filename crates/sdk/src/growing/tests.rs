@@ -129,6 +129,7 @@ fn tables_of_functions() {
         embed: None,
         block: None,
         head: None,
+        dialect: None,
     };
     any_length("Arch", arch, |a| a.size == 11 && a.head.is_none());
     // SAFETY: a sampler's item has a sampler's table.

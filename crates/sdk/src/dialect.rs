@@ -1,0 +1,427 @@
+//! [`Dialect`]: what a family of models is called outside Randori, and how other programs store it.
+//!
+//! A family states only what differs from Llama: parts that several share are constants of
+//! [`Module`], [`Biases`] and [`Gguf`]. A dialect crosses the C ABI as JSON ([`Dialect::json`],
+//! [`Dialect::parse`]), so that it can get fields without changing a struct.
+
+mod json;
+mod parts;
+
+use crate::json::Json;
+use json::{Part, records, words};
+
+records! {
+    /// What a family is called elsewhere; [`crate::Arch::DIALECT`].
+    pub struct Dialect {
+        /// transformers' class, `Qwen3ForCausalLM`; empty: unknown.
+        pub class: &'static str,
+        /// `model_type`s of models of several parts (vision, audio) whose text part is of this
+        /// family: `gemma3` for `gemma3_text`.
+        pub wholes: &'static [&'static str],
+        /// The key of such a model's configuration that holds the text part's; `text_config` where
+        /// this is empty.
+        pub text: &'static str,
+        /// How tensors' names may begin in such a model's checkpoint.
+        pub prefixes: &'static [Prefix],
+        /// Tensors that checkpoints carry and no layer reads, as patterns in which `*` stands for
+        /// any text: `model.vision_tower.*`. Buffers of rotary frequencies always count as such.
+        pub ignored: &'static [&'static str],
+        /// PEFT's default `target_modules`; empty: it has none.
+        pub targets: &'static [&'static str],
+        /// What transformers' class makes of absent keys, as a JSON object, where that matters to
+        /// others than the architecture: `{"head_dim": 128}`; empty: nothing.
+        pub defaults: &'static str,
+        /// How llama.cpp stores it; `None`: not at all, or not known here.
+        pub gguf: Option<Gguf>,
+    }
+
+    /// How tensors' names begin in a checkpoint, and in the text part alone.
+    pub struct Prefix {
+        /// `model.language_model.`
+        pub stored: &'static str,
+        /// `model.`
+        pub name: &'static str,
+    }
+
+    /// How llama.cpp stores a family.
+    pub struct Gguf {
+        /// `general.architecture`, and the first part of its keys.
+        pub architecture: &'static str,
+        /// Other architectures that are read as this one.
+        pub also: &'static [&'static str],
+        /// Whether files are read as this family. Of several families of one architecture only one
+        /// is, or they are told apart by `told_by`.
+        pub read: bool,
+        /// A file is of this family if it has this key (without the architecture) and that is not
+        /// 0: `expert_count`. Empty: if no other family of its architecture is told by a key.
+        pub told_by: &'static str,
+        /// All modules, in groups that families share.
+        pub modules: &'static [&'static [Module]],
+        /// Modules, by llama.cpp's names, whose bias it adds; `None`: any.
+        pub biased: Option<&'static [&'static str]>,
+        /// Projections that all have biases or none.
+        pub biases: &'static [Biases],
+        /// Whether heads may have another size than width / heads.
+        pub any_head_dim: bool,
+        /// Whether `partial_rotary_factor` may be other than 1.
+        pub partial_rotary: bool,
+        /// Tensors that divide the rotary frequencies.
+        pub divisors: Divisors,
+        /// What becomes of sliding windows.
+        pub sliding: Sliding,
+        /// Keys of the configuration under other names than Llama's.
+        pub renamed: &'static [Renamed],
+        /// Keys beside Llama's.
+        pub keys: &'static [Key],
+        /// What every file of this architecture implies.
+        pub implied: &'static [Implied],
+    }
+
+    /// A module or a tensor by both names.
+    pub struct Module {
+        /// transformers' name: within a layer `self_attn.q_proj`, outside the layers `lm_head`.
+        /// `{}` stands for an expert's number: llama.cpp stacks the matrices of all experts of a
+        /// layer in one tensor.
+        pub name: &'static str,
+        /// llama.cpp's: `attn_q`, `output`.
+        pub stored: &'static str,
+        /// Where it is.
+        pub place: Place,
+        /// Rows of its weight (out), and length of its bias.
+        pub rows: Size,
+        /// Columns of its weight (in).
+        pub columns: Size,
+        /// The order in which llama.cpp has the rows.
+        pub order: Order,
+        /// What llama.cpp stores for a value.
+        pub values: Values,
+        /// Whether both names are tensors', which end neither in `.weight` nor in `.bias` on both
+        /// sides: `self_attn.sinks`, `attn_sinks.weight`.
+        pub raw: bool,
+        /// Whether some layers, or models, are without it.
+        pub optional: bool,
+    }
+
+    /// Projections of a module that have biases together.
+    pub struct Biases {
+        /// The configuration's key that says so; `None`: they have biases always.
+        pub key: Option<&'static str>,
+        /// The module that they are in: `self_attn`.
+        pub module: &'static str,
+        /// Their names there.
+        pub projections: &'static [&'static str],
+    }
+
+    /// A key of the configuration that has Llama's meaning under another name.
+    pub struct Renamed {
+        /// Llama's: `rms_norm_eps`.
+        pub llama: &'static str,
+        /// The family's: `norm_eps`.
+        pub here: &'static str,
+    }
+
+    /// A key of a GGUF file and the configuration's.
+    pub struct Key {
+        /// Without the architecture: `attention.sliding_window`.
+        pub key: &'static str,
+        /// The configuration's; `.` leads into an object. Of several the first that is there
+        /// counts, and the first is written.
+        pub config: &'static [&'static str],
+        /// What both hold.
+        pub form: Form,
+        /// The file's number is this times the configuration's.
+        pub factor: f64,
+        /// The file's number is `factor` divided by the configuration's.
+        pub reciprocal: bool,
+        /// Whether it is an error for a file or a configuration to be without it.
+        pub required: bool,
+    }
+
+    /// What a file of an architecture means for its configuration without saying so: it becomes
+    /// part of a configuration that is read; one that says otherwise cannot be written.
+    pub struct Implied {
+        /// The configuration's key.
+        pub config: &'static str,
+        /// What it is.
+        pub is: Is,
+        /// For `Is::Json` the values as JSON, of which a file means the first, and the others
+        /// compute the same; for `Is::Cycle` the layers' kinds, again and again.
+        pub values: &'static [&'static str],
+        /// Only for models of so many layers; 0: for all. Of several entries for a key the first
+        /// that fits counts.
+        pub layers: usize,
+        /// Whether a configuration may be without the key as well, which then means the same and
+        /// is how a file is read.
+        pub absent: bool,
+    }
+}
+
+words! {
+    /// Where a module is.
+    pub enum Place {
+        /// In a layer: `model.layers.3.` and `blk.3.` come before the names.
+        Layer = "layer",
+        /// Before all layers.
+        Before = "before",
+        /// After all layers.
+        After = "after",
+    }
+
+    /// A size that a configuration gives.
+    pub enum Size {
+        /// None that could be checked.
+        Free = "free",
+        /// `hidden_size`.
+        Width = "width",
+        /// `num_attention_heads` · `head_dim`.
+        Query = "query",
+        /// `num_key_value_heads` · `head_dim`.
+        Key = "key",
+        /// `intermediate_size`.
+        Ffn = "ffn",
+    }
+
+    /// The order of a matrix's rows in a file.
+    pub enum Order {
+        /// As in transformers.
+        Same = "same",
+        /// Of each head (`Size::Query` or `Size::Key` rows) the two halves take turns, since
+        /// llama.cpp rotates neighbours: Llama's q and k.
+        Turned = "turned",
+    }
+
+    /// What a file stores for each value.
+    pub enum Values {
+        /// The value.
+        Same = "same",
+        /// The value + 1: norms that multiply by 1 + w.
+        PlusOne = "plus_one",
+    }
+
+    /// Tensors that divide the rotary frequencies.
+    pub enum Divisors {
+        /// None are read.
+        None = "none",
+        /// `rope_freqs.weight`.
+        One = "one",
+        /// `rope_factors_long.weight` and `rope_factors_short.weight`, by the text's length.
+        LongShort = "long_short",
+    }
+
+    /// What becomes of sliding windows, `sliding_window` tokens long.
+    pub enum Sliding {
+        /// Nothing is lost: there are none, or keys hold them.
+        Kept = "kept",
+        /// All layers lose them, or those that `layer_types` names.
+        Lost = "lost",
+        /// The same with `use_sliding_window`, from `max_window_layers` on.
+        LostInUse = "lost_in_use",
+    }
+
+    /// What a key holds.
+    pub enum Form {
+        /// A number.
+        Real = "real",
+        /// A whole number; 0 in a file counts as absent.
+        Whole = "whole",
+        /// True or false.
+        Flag = "flag",
+        /// Text.
+        Text = "text",
+        /// Of each layer whether its window slides, as true or false; in the configuration
+        /// `sliding_attention` or `full_attention`.
+        Slides = "slides",
+    }
+
+    /// What is implied.
+    pub enum Is {
+        /// A value.
+        Json = "json",
+        /// `head_dim`.
+        HeadDim = "head_dim",
+        /// `hidden_size` / `num_attention_heads`.
+        WidthPerHead = "width_per_head",
+        /// A list with one text a layer.
+        Cycle = "cycle",
+    }
+}
+
+impl Dialect {
+    /// Nothing is known: the dialect of plugins that have none.
+    pub const NONE: Dialect = Dialect {
+        class: "",
+        wholes: &[],
+        text: "",
+        prefixes: &[],
+        ignored: &[],
+        targets: &[],
+        defaults: "",
+        gguf: None,
+    };
+
+    /// As JSON.
+    pub fn json(&self) -> String {
+        let mut out = String::new();
+        self.write(&mut out);
+        out
+    }
+
+    /// Reads [`Dialect::json`]'s text.
+    ///
+    /// # Errors
+    /// What is no JSON, and a field or word that is not known, by its place: one that came later.
+    pub fn parse(text: &str) -> Result<Dialect, String> {
+        let json = Json::parse(text).map_err(|e| e.0.replace("the configuration", "it"))?;
+        let dialect = Dialect::read(&json)?;
+        let texts = dialect.gguf.iter().flat_map(|gguf| gguf.implied);
+        let texts = texts.filter(|i| i.is == Is::Json).flat_map(|i| i.values);
+        let defaults = Some(&dialect.defaults).filter(|text| !text.is_empty());
+        for text in texts.chain(defaults) {
+            Json::parse(text).map_err(|_| format!("`{text}` is not JSON"))?;
+        }
+        Ok(dialect)
+    }
+
+    /// Whether a checkpoint's tensor may be left unread.
+    pub fn ignores(&self, tensor: &str) -> bool {
+        let mut patterns = self.ignored.iter().chain(&["*.rotary_emb.inv_freq"]);
+        patterns.any(|pattern| fits(pattern, tensor))
+    }
+
+    /// A tensor's name in the text part alone.
+    pub fn plain<'a>(&self, tensor: &'a str) -> std::borrow::Cow<'a, str> {
+        let rest = |p: &Prefix| Some((p.name, tensor.strip_prefix(p.stored)?));
+        match self.prefixes.iter().find_map(rest) {
+            Some((name, rest)) => format!("{name}{rest}").into(),
+            None => tensor.into(),
+        }
+    }
+}
+
+/// Whether a text is as a pattern says, in which `*` stands for any text.
+fn fits(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == text,
+        Some((start, rest)) => text.strip_prefix(start).is_some_and(|left| {
+            let mut ends = left.char_indices().map(|(i, _)| i).chain([left.len()]);
+            ends.any(|i| fits(rest, &left[i..]))
+        }),
+    }
+}
+
+impl Prefix {
+    const NONE: Prefix = Prefix {
+        stored: "",
+        name: "",
+    };
+
+    /// Names that begin with `stored` in a checkpoint and with `name` here.
+    pub const fn new(stored: &'static str, name: &'static str) -> Self {
+        Prefix { stored, name }
+    }
+}
+
+impl Biases {
+    const NONE: Biases = Biases {
+        key: None,
+        module: "",
+        projections: &[],
+    };
+}
+
+impl Renamed {
+    const NONE: Renamed = Renamed {
+        llama: "",
+        here: "",
+    };
+}
+
+impl Key {
+    const NONE: Key = Key {
+        key: "",
+        config: &[],
+        form: Form::Real,
+        factor: 1.0,
+        reciprocal: false,
+        required: false,
+    };
+
+    /// A number.
+    pub const fn real(key: &'static str, config: &'static [&'static str]) -> Self {
+        Key {
+            key,
+            config,
+            ..Key::NONE
+        }
+    }
+
+    /// A whole number.
+    pub const fn whole(key: &'static str, config: &'static [&'static str]) -> Self {
+        Key::real(key, config).of(Form::Whole)
+    }
+
+    /// The same key with another form.
+    pub const fn of(self, form: Form) -> Self {
+        Key { form, ..self }
+    }
+
+    /// The same key, which must be there.
+    pub const fn required(self) -> Self {
+        Key {
+            required: true,
+            ..self
+        }
+    }
+}
+
+impl Implied {
+    const NONE: Implied = Implied {
+        config: "",
+        is: Is::Json,
+        values: &[],
+        layers: 0,
+        absent: false,
+    };
+
+    /// One of these values, as JSON, of which a file means the first.
+    pub const fn json(config: &'static str, values: &'static [&'static str]) -> Self {
+        Implied {
+            config,
+            values,
+            ..Implied::NONE
+        }
+    }
+
+    /// A number that is computed.
+    pub const fn number(config: &'static str, is: Is) -> Self {
+        Implied {
+            config,
+            is,
+            ..Implied::NONE
+        }
+    }
+
+    /// The layers' kinds, again and again.
+    pub const fn cycle(config: &'static str, kinds: &'static [&'static str]) -> Self {
+        Implied {
+            is: Is::Cycle,
+            ..Implied::json(config, kinds)
+        }
+    }
+
+    /// The same for models of so many layers only.
+    pub const fn with_layers(self, layers: usize) -> Self {
+        Implied { layers, ..self }
+    }
+
+    /// The same, said by leaving the key away.
+    pub const fn unsaid(self) -> Self {
+        Implied {
+            absent: true,
+            ..self
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+//! Parts of dialects that several families share.
+
+use super::{
+    Biases, Dialect, Divisors, Gguf, Implied, Module, Order, Place, Prefix, Size, Sliding, Values,
+};
+
+impl Dialect {
+    /// How tensors of the text part begin in checkpoints of models of several parts.
+    pub const PREFIXES: &'static [Prefix] = &[
+        Prefix::new("model.language_model.", "model."),
+        Prefix::new("language_model.model.", "model."),
+        Prefix::new("language_model.lm_head.", "lm_head."),
+    ];
+
+    /// Tensors of what looks at pictures, in most models of several parts; for `ignored`.
+    pub const VISION: &'static [&'static str] = &[
+        "model.vision_tower.*",
+        "vision_tower.*",
+        "model.multi_modal_projector.*",
+        "multi_modal_projector.*",
+    ];
+}
+
+impl Gguf {
+    pub(super) const NONE: Gguf = Gguf {
+        architecture: "",
+        also: &[],
+        read: true,
+        told_by: "",
+        modules: &[],
+        biased: None,
+        biases: &[],
+        any_head_dim: true,
+        partial_rotary: false,
+        divisors: Divisors::None,
+        sliding: Sliding::Kept,
+        renamed: &[],
+        keys: &[],
+        implied: &[],
+    };
+
+    /// Llama's architecture: q and k are turned, `rope_freqs` is read, any bias is added.
+    pub const LLAMA: Gguf = Gguf {
+        architecture: "llama",
+        modules: &[
+            Module::OUTSIDE,
+            Module::NORMS,
+            Module::ATTENTION_TURNED,
+            Module::MLP,
+        ],
+        biases: &[Biases::ATTENTION, Biases::MLP],
+        divisors: Divisors::One,
+        implied: &[Implied::SILU],
+        ..Gguf::NONE
+    };
+
+    /// An architecture with Llama's modules that rotates the halves of a head as transformers does:
+    /// rows are as they are, no tensor divides the frequencies. `architecture` is to be set.
+    pub const HALVES: Gguf = Gguf {
+        modules: &[
+            Module::OUTSIDE,
+            Module::NORMS,
+            Module::ATTENTION,
+            Module::MLP,
+        ],
+        implied: &[Implied::SILU],
+        ..Gguf::NONE
+    };
+
+    /// llama.cpp's names of q, k and v, apart and in one: for `biased`.
+    pub const QKV: Option<&'static [&'static str]> =
+        Some(&["attn_q", "attn_k", "attn_v", "attn_qkv"]);
+}
+
+impl Implied {
+    /// `hidden_act` is silu.
+    pub const SILU: Implied = Implied::json("hidden_act", &["\"silu\"", "\"swish\""]);
+}
+
+impl Biases {
+    /// All four projections of attention, by `attention_bias`.
+    pub const ATTENTION: Biases = Biases {
+        key: Some("attention_bias"),
+        module: "self_attn",
+        projections: &["q_proj", "k_proj", "v_proj", "o_proj"],
+    };
+    /// q, k and v, always.
+    pub const QKV: Biases = Biases {
+        key: None,
+        module: "self_attn",
+        projections: &["q_proj", "k_proj", "v_proj"],
+    };
+    /// All three projections of the perceptron, by `mlp_bias`.
+    pub const MLP: Biases = Biases {
+        key: Some("mlp_bias"),
+        module: "mlp",
+        projections: &["gate_proj", "up_proj", "down_proj"],
+    };
+}
+
+impl Module {
+    pub(super) const NONE: Module = Module {
+        name: "",
+        stored: "",
+        place: Place::Layer,
+        rows: Size::Free,
+        columns: Size::Free,
+        order: Order::Same,
+        values: Values::Same,
+        raw: false,
+        optional: false,
+    };
+
+    /// Embedding, last norm and head.
+    pub const OUTSIDE: &'static [Module] = &[
+        Module::new("model.embed_tokens", "token_embd")
+            .at(Place::Before)
+            .sized(Size::Free, Size::Width),
+        Module::new("model.norm", "output_norm").at(Place::After),
+        Module::new("lm_head", "output")
+            .at(Place::After)
+            .optional()
+            .sized(Size::Free, Size::Width),
+    ];
+
+    /// The norms before attention and before the perceptron.
+    pub const NORMS: &'static [Module] = &[
+        Module::new("input_layernorm", "attn_norm"),
+        Module::new("post_attention_layernorm", "ffn_norm"),
+    ];
+
+    /// q, k, v and o, rows as they are.
+    pub const ATTENTION: &'static [Module] = &[
+        Module::new("self_attn.q_proj", "attn_q").sized(Size::Query, Size::Width),
+        Module::new("self_attn.k_proj", "attn_k").sized(Size::Key, Size::Width),
+        Module::V,
+        Module::O,
+    ];
+
+    /// q, k, v and o, the rows of q and k turned.
+    pub const ATTENTION_TURNED: &'static [Module] = &[
+        Module::new("self_attn.q_proj", "attn_q")
+            .sized(Size::Query, Size::Width)
+            .turned(),
+        Module::new("self_attn.k_proj", "attn_k")
+            .sized(Size::Key, Size::Width)
+            .turned(),
+        Module::V,
+        Module::O,
+    ];
+
+    const V: Module = Module::new("self_attn.v_proj", "attn_v").sized(Size::Key, Size::Width);
+    const O: Module =
+        Module::new("self_attn.o_proj", "attn_output").sized(Size::Width, Size::Query);
+
+    /// Norms of q and k (of their heads, or whole).
+    pub const QK_NORMS: &'static [Module] = &[
+        Module::new("self_attn.q_norm", "attn_q_norm"),
+        Module::new("self_attn.k_norm", "attn_k_norm"),
+    ];
+
+    /// The perceptron's gate, up and down.
+    pub const MLP: &'static [Module] = &[
+        Module::new("mlp.gate_proj", "ffn_gate").sized(Size::Ffn, Size::Width),
+        Module::new("mlp.up_proj", "ffn_up").sized(Size::Ffn, Size::Width),
+        Module::new("mlp.down_proj", "ffn_down").sized(Size::Width, Size::Ffn),
+    ];
+
+    /// A module of every layer.
+    pub const fn new(name: &'static str, stored: &'static str) -> Self {
+        Module {
+            name,
+            stored,
+            ..Module::NONE
+        }
+    }
+
+    /// A tensor of every layer that is no module's weight or bias on both sides.
+    pub const fn raw(name: &'static str, stored: &'static str) -> Self {
+        Module {
+            raw: true,
+            ..Module::new(name, stored)
+        }
+    }
+
+    /// The same at another place.
+    pub const fn at(self, place: Place) -> Self {
+        Module { place, ..self }
+    }
+
+    /// The same with a weight of this size.
+    pub const fn sized(self, rows: Size, columns: Size) -> Self {
+        Module {
+            rows,
+            columns,
+            ..self
+        }
+    }
+
+    /// The same with turned rows.
+    pub const fn turned(self) -> Self {
+        Module {
+            order: Order::Turned,
+            ..self
+        }
+    }
+
+    /// The same, stored with 1 added.
+    pub const fn plus_one(self) -> Self {
+        Module {
+            values: Values::PlusOne,
+            ..self
+        }
+    }
+
+    /// The same, which some layers or models are without.
+    pub const fn optional(self) -> Self {
+        Module {
+            optional: true,
+            ..self
+        }
+    }
+}

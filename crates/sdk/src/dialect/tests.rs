@@ -1,0 +1,122 @@
+//! Tests: what is written is read again, and nothing unknown is.
+
+use super::*;
+
+/// One with every field that has another value than its default somewhere.
+const WHOLE: Dialect = Dialect {
+    class: "TinyForCausalLM",
+    wholes: &["tiny_whole"],
+    text: "llm",
+    prefixes: Dialect::PREFIXES,
+    ignored: &["model.\"vision\"_tower.*"],
+    targets: &["q_proj"],
+    defaults: r#"{"head_dim": 128}"#,
+    gguf: Some(Gguf {
+        architecture: "tiny",
+        also: &["tiny\n2"],
+        read: false,
+        told_by: "expert_count",
+        biased: Gguf::QKV,
+        biases: &[Biases::QKV, Biases::MLP],
+        any_head_dim: false,
+        partial_rotary: true,
+        divisors: Divisors::LongShort,
+        sliding: Sliding::LostInUse,
+        modules: &[
+            Module::OUTSIDE,
+            Module::ATTENTION_TURNED,
+            &[
+                Module::new("mlp.experts.{}.up_proj", "ffn_up_exps").optional(),
+                Module::raw("self_attn.sinks", "attn_sinks.weight").plus_one(),
+            ],
+        ],
+        renamed: &[Renamed {
+            llama: "rms_norm_eps",
+            here: "norm_eps",
+        }],
+        keys: &[
+            Key::whole("expert_count", &["num_experts", "num_local_experts"]).required(),
+            Key {
+                factor: 0.5,
+                reciprocal: true,
+                ..Key::real("logit_scale", &["logits_scaling"])
+            },
+            Key::whole("attention.sliding_window_pattern", &["layer_types"]).of(Form::Slides),
+        ],
+        implied: &[
+            Implied::number("scalar", Is::WidthPerHead).with_layers(46),
+            Implied::number("scalar", Is::HeadDim),
+            Implied::cycle("layer_types", &["sliding_attention", "full_attention"]).unsaid(),
+        ],
+    }),
+};
+
+#[test]
+fn what_is_written_is_read_again() {
+    for dialect in [Dialect::NONE, WHOLE] {
+        let text = dialect.json();
+        assert_eq!(Dialect::parse(&text), Ok(dialect), "{text}");
+    }
+    assert_eq!(Dialect::NONE.json(), "{}");
+}
+
+#[test]
+fn what_is_not_known_is_refused_by_its_place() {
+    for (text, says) in [
+        (r#"{"klass": "A"}"#, "`klass` is not known"),
+        (
+            r#"{"gguf": {"modules": [[{"turn": 1}]]}}"#,
+            "gguf: modules: `turn` is not known",
+        ),
+        (
+            r#"{"gguf": {"modules": [[{"order": "v_heads"}]]}}"#,
+            "gguf: modules: order: `v_heads` is not known",
+        ),
+        (r#"{"class": 3}"#, "class: must be text, not a number"),
+        (
+            r#"{"gguf": {"implied": [{"layers": -1}]}}"#,
+            "layers: must be a whole number, not -1",
+        ),
+        (
+            r#"{"gguf": {"implied": [{"values": ["silu"]}]}}"#,
+            "`silu` is not JSON",
+        ),
+        (r#"{"defaults": "{,"}"#, "`{,` is not JSON"),
+        ("[]", "must be an object, not a list"),
+        ("{", "it is not JSON"),
+    ] {
+        let error = Dialect::parse(text).unwrap_err();
+        assert!(error.contains(says), "{text}: {error}");
+    }
+}
+
+#[test]
+fn patterns_and_prefixes() {
+    let dialect = Dialect {
+        ignored: &[
+            "model.vision_tower.*",
+            "mtp.*",
+            "model.layers.*.self_attn.v",
+        ],
+        prefixes: Dialect::PREFIXES,
+        ..Dialect::NONE
+    };
+    for (name, ignored) in [
+        ("model.vision_tower.a.b", true),
+        ("mtp.fc.weight", true),
+        ("model.layers.11.self_attn.v", true),
+        ("model.layers.11.self_attn.v2", false),
+        ("model.mtp.fc.weight", false),
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", true),
+    ] {
+        assert_eq!(dialect.ignores(name), ignored, "{name}");
+    }
+    for (stored, name) in [
+        ("model.language_model.norm.weight", "model.norm.weight"),
+        ("language_model.model.norm.weight", "model.norm.weight"),
+        ("language_model.lm_head.weight", "lm_head.weight"),
+        ("lm_head.weight", "lm_head.weight"),
+    ] {
+        assert_eq!(dialect.plain(stored), name);
+    }
+}
