@@ -6,7 +6,9 @@
 //! it is absent.
 
 use randori_sdk::{
-    Absent, Arch, Config, Dense, Experts, Graph, Result, RopeRules, Ropes, Route, Tensor, Windows,
+    Absent, Arch, Config, Dense, Dialect, Experts, Graph, Result, RopeRules, Ropes, Route, Tensor,
+    Windows,
+    dialect::{Gguf, Key, Module, Sliding},
     plugin,
 };
 
@@ -32,6 +34,35 @@ const PER_TOKEN: usize = 2;
 impl Arch for Mixtral {
     const NAME: &'static str = "mixtral";
     const DOC: &'static str = "Mixtral: Mistral's block with a mixture of experts";
+    const DIALECT: Dialect = Dialect {
+        class: "MixtralForCausalLM",
+        targets: &["q_proj", "v_proj"],
+        defaults: r#"{"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1e6,
+            "num_local_experts": 8, "num_experts_per_tok": 2}"#,
+        // Llama's architecture with experts; windows are lost
+        gguf: Some(Gguf {
+            told_by: "expert_count",
+            modules: &[
+                Module::OUTSIDE,
+                Module::NORMS,
+                Module::ATTENTION_TURNED,
+                &[
+                    Module::new("block_sparse_moe.gate", "ffn_gate_inp"),
+                    Module::new("block_sparse_moe.experts.{}.w1", "ffn_gate_exps"),
+                    Module::new("block_sparse_moe.experts.{}.w3", "ffn_up_exps"),
+                    Module::new("block_sparse_moe.experts.{}.w2", "ffn_down_exps"),
+                ],
+            ],
+            biases: &[],
+            sliding: Sliding::Lost,
+            keys: &[
+                Key::whole("expert_count", &["num_local_experts", "num_experts"]).required(),
+                Key::whole("expert_used_count", &["num_experts_per_tok"]).required(),
+            ],
+            ..Gguf::LLAMA
+        }),
+        ..Dialect::NONE
+    };
 
     fn new(c: &Config) -> Result<Self> {
         c.only("hidden_act", &["silu", "swish"])?;

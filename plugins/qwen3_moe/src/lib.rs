@@ -8,7 +8,9 @@
 //! it is absent. Windows, where `use_sliding_window` has them, are in all layers.
 
 use randori_sdk::{
-    Absent, Arch, Config, Dense, Experts, Graph, QkNorms, Result, Route, Tensor, Windows, plugin,
+    Absent, Arch, Config, Dense, Dialect, Experts, Graph, QkNorms, Result, Route, Tensor, Windows,
+    dialect::{Biases, Gguf, Implied, Key, Module, Sliding},
+    plugin,
 };
 
 /// The Qwen3-MoE family.
@@ -40,6 +42,44 @@ const EXPERT_FFN: usize = 768;
 impl Arch for Qwen3Moe {
     const NAME: &'static str = "qwen3_moe";
     const DOC: &'static str = "Qwen3's mixtures of experts: Qwen3's attention, experts, a router";
+    const DIALECT: Dialect = Dialect {
+        class: "Qwen3MoeForCausalLM",
+        defaults: r#"{"num_key_value_heads": 4, "num_local_experts": 128, "num_experts_per_tok": 8,
+            "moe_intermediate_size": 768, "norm_topk_prob": false, "sliding_window": 4096,
+            "max_window_layers": 0}"#,
+        gguf: Some(Gguf {
+            architecture: "qwen3moe",
+            modules: &[
+                Module::OUTSIDE,
+                Module::NORMS,
+                Module::ATTENTION,
+                Module::QK_NORMS,
+                &[
+                    Module::new("mlp.gate", "ffn_gate_inp"),
+                    Module::new("mlp.experts.{}.gate_proj", "ffn_gate_exps"),
+                    Module::new("mlp.experts.{}.up_proj", "ffn_up_exps"),
+                    Module::new("mlp.experts.{}.down_proj", "ffn_down_exps"),
+                ],
+            ],
+            biased: Gguf::QKV,
+            biases: &[Biases::ATTENTION],
+            sliding: Sliding::LostInUse,
+            keys: &[
+                Key::whole("expert_count", &["num_local_experts", "num_experts"]).required(),
+                Key::whole("expert_used_count", &["num_experts_per_tok"]).required(),
+                Key::whole("expert_feed_forward_length", &["moe_intermediate_size"]).required(),
+            ],
+            // llama.cpp has experts in every layer, and their weights always sum to one
+            implied: &[
+                Implied::SILU,
+                Implied::json("norm_topk_prob", &["true"]),
+                Implied::json("decoder_sparse_step", &["1"]).unsaid(),
+                Implied::json("mlp_only_layers", &["[]"]).unsaid(),
+            ],
+            ..Gguf::HALVES
+        }),
+        ..Dialect::NONE
+    };
 
     fn new(c: &Config) -> Result<Self> {
         let dense = Dense::new(c, ABSENT)?;
