@@ -294,8 +294,11 @@ pub fn as_in_base(
         let module = projection.strip_suffix(".gate")?;
         routers.get(module.rsplit_once('.')?.0).cloned()
     };
+    let there: BTreeSet<String> = params.keys().cloned().collect();
     let renamed = |(name, tensor): (String, Tensor)| {
         let new = super::split(&name).and_then(|(p, part)| Some(format!("{}.{part}", own(p)?)));
+        // one that is there under both names keeps the strange one, which the base then refuses
+        let new = new.filter(|new| !there.contains(new));
         (new.unwrap_or(name), tensor)
     };
     params.into_iter().map(renamed).collect()
