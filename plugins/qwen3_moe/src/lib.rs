@@ -105,11 +105,9 @@ impl Arch for Qwen3Moe {
         if sparse.step == 0 {
             return Err(c.error("decoder_sparse_step", "is 0: every how many layers?"));
         }
-        let window = match c.bool_or("use_sliding_window", false)? {
-            true if !c.names("sliding_window") => Some(WINDOW),
-            true => c.usize_opt("sliding_window")?,
-            false => None,
-        };
+        let used = c.bool_or("use_sliding_window", false)?;
+        let window = c.usize_unless_null("sliding_window", WINDOW)?;
+        let window = window.filter(|_| used);
         let dense = Dense {
             qkv_bias: attention_bias,
             o_bias: attention_bias,
