@@ -73,13 +73,13 @@ fn saved_checkpoints_are_read_with_transformers_logits() {
 
 #[test]
 fn one_tensor_of_the_true_shape_is_shown() {
-    let shown = open(source(&folder("double"))).unwrap().tensors();
-    let dense = open(source(&folder("dense"))).unwrap().tensors();
+    let shown = open(source(&folder("double")), &[]).unwrap().tensors();
+    let dense = open(source(&folder("dense")), &[]).unwrap().tensors();
     assert_eq!(shown, dense);
 }
 
 fn refused(dir: &Path) -> String {
-    open(source(dir)).err().unwrap().to_string()
+    open(source(dir), &[]).err().unwrap().to_string()
 }
 
 /// A copy of a fixture with another configuration.

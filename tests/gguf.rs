@@ -23,7 +23,10 @@ use randori_lora::{LoraSpec, Targets};
 use randori_specimens::small::SMALL;
 use serde_json::{Value, json};
 
-use crate::model::opened;
+use crate::{
+    model::opened,
+    opened::{families, family},
+};
 
 fn load(source: Source) -> Base {
     let (checkpoint, arch) = opened(source);
@@ -211,7 +214,10 @@ fn smollm2() -> PathBuf {
 }
 
 fn own_tokenizer(path: &Path) -> GgufTokenizer {
-    let TokenizerSource::Gguf(g) = open(Source::Gguf(path.into())).unwrap().tokenizer() else {
+    let TokenizerSource::Gguf(g) = open(Source::Gguf(path.into()), families())
+        .unwrap()
+        .tokenizer()
+    else {
         panic!("no tokenizer")
     };
     *g
@@ -289,6 +295,7 @@ fn files_for_other_programs() {
     gguf_lora(
         &player.params,
         &base.config,
+        family("llama"),
         &scale,
         &out.join("lora.gguf"),
         &options,

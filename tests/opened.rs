@@ -9,12 +9,23 @@ use randori_engine::{
     weights::{Checkpoint, LoadOptions, Source, open},
 };
 use randori_host::{Host, SearchPath};
-use randori_sdk::seam::Architecture;
+use randori_sdk::seam::{Architecture, Family};
 use serde_json::Value;
 
 /// Every plugin beside the test program, loaded once.
 pub static HOST: LazyLock<Host> =
     LazyLock::new(|| Host::discover(&SearchPath::standard()).expect("the stock plugins load"));
+
+/// The families of these plugins.
+pub fn families() -> &'static [Family] {
+    HOST.families().expect("the stock plugins' dialects")
+}
+
+/// The family of this name.
+pub fn family(name: &str) -> &'static Family {
+    let found = families().iter().find(|family| family.name == name);
+    found.expect("a stock plugin has it")
+}
 
 /// The architecture of a configuration.
 pub fn architecture(config: &Value) -> Arc<dyn Architecture> {
@@ -24,7 +35,7 @@ pub fn architecture(config: &Value) -> Arc<dyn Architecture> {
 
 /// Opens a source, with its architecture.
 pub fn opened(source: Source) -> (Checkpoint, Arc<dyn Architecture>) {
-    let checkpoint = open(source).unwrap();
+    let checkpoint = open(source, families()).unwrap();
     let arch = architecture(checkpoint.config());
     (checkpoint, arch)
 }

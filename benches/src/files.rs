@@ -7,8 +7,9 @@ use candle_core::{DType, Tensor};
 use randori_engine::{Base, Weight};
 use randori_formats::{
     Dtype,
-    gguf::{self, Block, Kind, TensorSpec, llama},
+    gguf::{self, Block, Kind, TensorSpec, model},
 };
+use randori_sdk::{Dialect, dialect::Gguf, seam::Family};
 
 use crate::{VOCAB, config};
 
@@ -46,10 +47,14 @@ pub fn gguf(path: &Path, base: &Base, block: Block) {
             Kind::Dense(dtype) => dtype.encode(name, &values).unwrap(),
             Kind::Block(block) => randori_qlora::encode(block, &values).unwrap(),
         };
-        let name = llama::gguf_name(name).unwrap();
+        let name = model::gguf_name(&Gguf::LLAMA, name).unwrap();
         (TensorSpec::new(&name, t.dims(), kind), bytes)
     };
     let all: Vec<_> = tensors(base).map(quantised).collect();
-    let keys = llama::keys(&config(), VOCAB).unwrap();
+    let dialect = Dialect {
+        gguf: Some(Gguf::LLAMA),
+        ..Dialect::NONE
+    };
+    let keys = model::keys(&config(), &Family::new("llama", dialect), VOCAB).unwrap();
     gguf::write(path, true, &keys, &all).unwrap();
 }

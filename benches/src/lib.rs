@@ -93,7 +93,7 @@ pub fn host() -> Host {
 
 /// Opens a source and loads it with its plugin.
 pub fn load(host: &Host, source: Source, options: &LoadOptions) -> Arc<Base> {
-    let checkpoint = open(source).unwrap();
+    let checkpoint = open(source, host.families().unwrap()).unwrap();
     let config = checkpoint.config();
     let family = config["model_type"].as_str().expect("a model_type");
     let arch = host.architecture(family, &config.to_string()).unwrap();
@@ -185,7 +185,7 @@ impl<F: Fn(&mut dyn Backend, Id) -> OpResult + Send + Sync + 'static> Probe<F> {
             config: json!({}),
             seed: 2,
         };
-        let checkpoint = open(source).unwrap();
+        let checkpoint = open(source, &[]).unwrap();
         let base = checkpoint.load(Arc::new(self), &LoadOptions::default(), &mut |_, _| ());
         Arc::new(base.unwrap())
     }

@@ -205,7 +205,8 @@ fn a_gguf_lora_of_a_tied_head_is_refused() {
         name: "a".into(),
     };
     let scale = |p: &str| player.lora.as_ref().unwrap().scale_of(p);
-    let e = gguf_lora(&player.params, &player.base.config, &scale, &out, &options);
+    let (config, family) = (&player.base.config, player.base.arch.family());
+    let e = gguf_lora(&player.params, config, &family, &scale, &out, &options);
     let e = e.unwrap_err().to_string();
     assert!(
         e.contains("head and embedding are one tensor") && e.contains("gguf"),

@@ -8,12 +8,13 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use randori_formats::Dtype;
-use randori_formats::gguf::{self, Kind, TensorSpec, llama};
+use randori_formats::gguf::{self, Kind, TensorSpec, model};
+use randori_sdk::seam::Family;
 pub use randori_specimens::llama::Shape;
 use randori_specimens::llama::{LLAMA, permute, write_folder};
 use serde_json::{Value, json};
 
-use crate::program::World;
+use crate::{opened::family, program::World};
 
 pub const HIDDEN: usize = 32;
 pub const HEAD_DIM: usize = 8;
@@ -114,7 +115,7 @@ impl Seeded {
         more: &[(&str, Tensor)],
         fuse: bool,
     ) {
-        let own = llama::keys(&self.config, VOCAB).unwrap();
+        let own = model::keys(&self.config, self.family(), VOCAB).unwrap();
         let mut metadata: BTreeMap<String, gguf::Value> = own.into_iter().collect();
         let none = [("tokenizer.ggml.model", gguf::Value::Text("none".into()))];
         for (key, value) in none.iter().chain(keys) {
@@ -134,6 +135,10 @@ impl Seeded {
         gguf::write(path, true, &metadata, &tensors).unwrap();
     }
 
+    fn family(&self) -> &'static Family {
+        family(self.config["model_type"].as_str().unwrap())
+    }
+
     fn for_llama_cpp(&self, fuse: bool) -> BTreeMap<String, Tensor> {
         let heads = |name: &str| {
             let key = match name.contains("q_proj") {
@@ -142,6 +147,7 @@ impl Seeded {
             };
             self.config[key].as_u64().unwrap() as usize
         };
+        let gguf = self.family().dialect.gguf.unwrap();
         let mut all = BTreeMap::new();
         for (name, t) in &self.tensors {
             let turned = name.contains("q_proj") || name.contains("k_proj");
@@ -150,7 +156,7 @@ impl Seeded {
             } else {
                 t.clone()
             };
-            let to = llama::gguf_name(name).unwrap();
+            let to = model::gguf_name(&gguf, name).unwrap();
             all.insert(to, t);
         }
         let fused: Vec<String> = all

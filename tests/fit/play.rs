@@ -17,7 +17,7 @@ use randori_specimens::llama::{LLAMA, Shape, uniform};
 
 use crate::{
     FILE, MIB,
-    opened::{HOST, architecture, load},
+    opened::{HOST, architecture, families, load},
 };
 
 /// Model and sizes of a case: prompt tokens, response tokens, pairs in a step.
@@ -165,8 +165,8 @@ pub fn play(name: &str, scene: Scene) {
     let settings = case.settings(name == "seven");
 
     let traced = trace(&*arch).unwrap();
-    let held = describe(source()).unwrap();
-    let held = held.held(&traced, &case.options, arch.name()).unwrap();
+    let held = describe(source(), families()).unwrap();
+    let held = held.held(&traced, &case.options, &*arch).unwrap();
     let learns = match case.full {
         true => Learns::Full,
         false => Learns::Lora(&case.spec, false),
@@ -205,7 +205,7 @@ pub fn play(name: &str, scene: Scene) {
 
     let floor = status("VmRSS:") - code();
     let began = Instant::now();
-    let base = open(source())
+    let base = open(source(), families())
         .unwrap()
         .load(arch, &case.options, &mut |_, _| ())
         .unwrap();

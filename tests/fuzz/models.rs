@@ -12,7 +12,7 @@ use randori_engine::{
     Base, Player, Trace, trace,
     weights::{Dtype, LoadOptions, Quant, Source, TokenizerSource, open},
 };
-use randori_formats::gguf::{self, Block, GgufTokenizer, TensorSpec, llama};
+use randori_formats::gguf::{self, Block, GgufTokenizer, TensorSpec, model};
 use randori_lora::peft;
 use randori_sdk::seam::Architecture;
 use randori_specimens::llama::{LLAMA, Shape, uniform};
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use super::{
     CASES,
     mutate::Kind,
-    opened::{HOST, architecture, load},
+    opened::{HOST, architecture, families, family, load},
     scratch,
     storm::storm,
     texts,
@@ -39,7 +39,7 @@ fn bytes(path: &Path) -> Vec<u8> {
 
 /// Loads a model as the program does: configuration, architecture, weights.
 fn loads(source: Source, options: &LoadOptions) -> Option<Base> {
-    let checkpoint = open(source).ok()?;
+    let checkpoint = open(source, families()).ok()?;
     let config = checkpoint.config().clone();
     let kind = config["model_type"].as_str()?.to_string();
     let arch = HOST.architecture(&kind, &config.to_string()).ok()?;
@@ -60,7 +60,7 @@ impl Known {
     }
 
     fn loads(&self, source: Source, options: &LoadOptions) -> bool {
-        let Ok(checkpoint) = open(source) else {
+        let Ok(checkpoint) = open(source, families()) else {
             return false;
         };
         checkpoint.tensors();
@@ -190,6 +190,7 @@ fn gguf(kinds: &[gguf::Kind], tokenizer: Option<&GgufTokenizer>) -> Vec<u8> {
         context: 64,
         ..LLAMA
     };
+    let llama = family("llama").dialect.gguf.unwrap();
     let mut kinds = kinds.iter().copied().cycle();
     let tensors: Vec<_> = shape
         .tensors()
@@ -205,11 +206,11 @@ fn gguf(kinds: &[gguf::Kind], tokenizer: Option<&GgufTokenizer>) -> Vec<u8> {
                 gguf::Kind::Dense(dtype) => dtype.encode(&name, &values).unwrap(),
                 gguf::Kind::Block(block) => randori_qlora::encode(block, &values).unwrap(),
             };
-            let name = llama::gguf_name(&name).unwrap();
+            let name = model::gguf_name(&llama, &name).unwrap();
             (TensorSpec::new(&name, &shape, kind), bytes)
         })
         .collect();
-    let mut keys = llama::keys(&shape.config(), shape.vocab).unwrap();
+    let mut keys = model::keys(&shape.config(), family("llama"), shape.vocab).unwrap();
     keys.extend(tokenizer.into_iter().flat_map(GgufTokenizer::keys));
     let dir = scratch();
     let path = dir.path().join("model.gguf");
@@ -291,7 +292,7 @@ fn gguf_tokenizers() {
             file.extend(&whole[turn % 2][2600..]);
             turn += 1;
             std::fs::write(&path, file).unwrap();
-            let Ok(checkpoint) = open(Source::Gguf(path.clone())) else {
+            let Ok(checkpoint) = open(Source::Gguf(path.clone()), families()) else {
                 return false;
             };
             match checkpoint.tokenizer() {

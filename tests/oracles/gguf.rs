@@ -9,14 +9,19 @@ use candle_core::{
 };
 use randori_formats::{
     Dtype,
-    gguf::{self, Kind, TensorSpec, llama},
+    gguf::{self, Kind, TensorSpec, model},
 };
 
-use crate::model::{Shape, Weights, permute, unpermute};
+use crate::{
+    model::{Shape, Weights, permute, unpermute},
+    opened::family,
+};
 
 /// Writes the model with every matrix in `kind` (norms in F32); returns the weights that the file
 /// really holds: dequantised by candle, rows back in Hugging Face's order.
 pub fn write(path: &Path, shape: &Shape, weights: &Weights, kind: Kind) -> Weights {
+    let family = family(shape.family);
+    let dialect = family.dialect.gguf.unwrap();
     let (mut stored, mut held) = (Vec::new(), Weights::new());
     let mut add = |name: &str, tensor: &Tensor, kind: Kind| {
         let quantised = QTensor::quantize(tensor, of_candle(kind)).unwrap();
@@ -34,16 +39,16 @@ pub fn write(path: &Path, shape: &Shape, weights: &Weights, kind: Kind) -> Weigh
         };
         let as_stored = heads.map_or(tensor.clone(), |h| permute(tensor, h));
         let kind = if tensor.rank() == 1 { dense } else { kind };
-        let back = add(&llama::gguf_name(name).unwrap(), &as_stored, kind);
+        let back = add(&model::gguf_name(&dialect, name).unwrap(), &as_stored, kind);
         let back = heads.map_or(back.clone(), |h| unpermute(&back, h));
         held.insert(name.clone(), back);
     }
     if let Some(divisors) = rope_divisors(shape) {
         let n = divisors.len();
         let tensor = Tensor::from_vec(divisors, n, &Device::Cpu).unwrap();
-        add(llama::ROPE_FACTORS, &tensor, dense);
+        add(model::ROPE_FACTORS, &tensor, dense);
     }
-    let keys = llama::keys(&shape.config(), shape.vocab).unwrap();
+    let keys = model::keys(&shape.config(), family, shape.vocab).unwrap();
     gguf::write(path, false, &keys, &stored).unwrap();
     held
 }

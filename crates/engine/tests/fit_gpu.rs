@@ -257,8 +257,8 @@ impl Case {
         let arch = self.arch();
         let traced = trace(&*arch).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let held = describe(self.source(dir.path())).unwrap();
-        let held = held.held(&traced, &self.options, arch.name()).unwrap();
+        let held = describe(self.source(dir.path()), &model::families()).unwrap();
+        let held = held.held(&traced, &self.options, &*arch).unwrap();
         let learns = match self.has("full") {
             true => Learns::Full,
             false => Learns::Lora(&self.spec, self.settings.dropout),
@@ -300,7 +300,7 @@ impl Case {
             false => compute.unwrap(),
         };
         let dir = tempfile::tempdir().unwrap();
-        let base = open(self.source(dir.path()))
+        let base = open(self.source(dir.path()), &model::families())
             .unwrap()
             .load_where(self.arch(), &self.options, compute, &mut |_, _| ())
             .unwrap();

@@ -160,7 +160,7 @@ impl Architecture for Wide {
 fn wide(arch: Wide, quant: Option<Quant>, compute: Compute) -> Base {
     let config = serde_json::json!({ "vocab_size": VOCAB });
     let dtype = Dtype::F32;
-    let source = open(Source::Random { config, seed: 1 }).unwrap();
+    let source = open(Source::Random { config, seed: 1 }, &[]).unwrap();
     let options = LoadOptions { quant, dtype };
     let base = source.load_where(Arc::new(arch), &options, compute, &mut |_, _| ());
     base.unwrap()
@@ -329,7 +329,7 @@ impl Architecture for Silus {
 /// Random weights, large enough that functions are not straight lines.
 fn drawn(arch: Arc<dyn Architecture>) -> Arc<Base> {
     let config = serde_json::json!({ "vocab_size": VOCAB });
-    let base = open(Source::Random { config, seed: 1 }).unwrap();
+    let base = open(Source::Random { config, seed: 1 }, &[]).unwrap();
     let mut base = base
         .load(arch, &LoadOptions::default(), &mut |_, _| ())
         .unwrap();

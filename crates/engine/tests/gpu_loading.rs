@@ -59,8 +59,8 @@ fn source() -> Source {
 fn predicted(options: &LoadOptions) -> u64 {
     let arch: Arc<dyn Architecture> = Arc::new(Squares);
     let traced = trace(&*arch).unwrap();
-    let held = describe(source()).unwrap();
-    let held = held.held(&traced, options, arch.name()).unwrap();
+    let held = describe(source(), &[]).unwrap();
+    let held = held.held(&traced, options, &*arch).unwrap();
     let spec = LoraSpec {
         targets: Targets::AllLinear,
         ..LoraSpec::default()
@@ -84,7 +84,7 @@ fn taken(options: &LoadOptions) -> (u64, Base) {
         held = card - free();
     };
     std::fs::write("/proc/self/clear_refs", "5").unwrap(); // the peak counts from here
-    let base = open(source()).unwrap();
+    let base = open(source(), &[]).unwrap();
     let base = base
         .load_where(Arc::new(Squares), options, compute, &mut see)
         .unwrap();

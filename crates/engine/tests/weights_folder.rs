@@ -18,7 +18,7 @@ fn every_dtype_loads_exactly() {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         let dir = tempfile::tempdir().unwrap();
         write_folder(dir.path(), &all, dtype);
-        let checkpoint = open(Source::Folder(dir.path().into())).unwrap();
+        let checkpoint = open(Source::Folder(dir.path().into()), &[]).unwrap();
         assert_eq!(
             checkpoint.tokenizer(),
             TokenizerSource::Folder(dir.path().into())
@@ -45,7 +45,11 @@ fn memory_dtypes() {
             config: config(),
             tensors: safetensors_bytes(&all, DType::F32),
         };
-        let base = load(open(source).unwrap(), LoadOptions { dtype, quant: None }).unwrap();
+        let base = load(
+            open(source, &[]).unwrap(),
+            LoadOptions { dtype, quant: None },
+        )
+        .unwrap();
         let q = "model.layers.1.self_attn.q_proj.weight";
         assert_eq!(weight(&base, q), values(&all[q].to_dtype(stored).unwrap()));
         assert_eq!(base.weights[q].format(), stored.as_str());
@@ -64,7 +68,7 @@ fn memory_dtypes() {
         tensors: safetensors_bytes(&all, DType::F32),
     };
     let e = load(
-        open(source).unwrap(),
+        open(source, &[]).unwrap(),
         LoadOptions {
             dtype: Dtype::F16,
             quant: None,
@@ -113,7 +117,7 @@ fn shards() {
     let map: serde_json::Map<_, _> = all.keys().map(|n| (n.clone(), json!(shard(n)))).collect();
     let mut map = serde_json::Value::Object(map);
     write(&map);
-    let open_it = || open(Source::Folder(dir.path().into()));
+    let open_it = || open(Source::Folder(dir.path().into()), &[]);
     let base = load(open_it().unwrap(), plain()).unwrap();
     for (name, t) in &all {
         assert_eq!(
@@ -146,7 +150,7 @@ fn check(damage: impl Fn(&Path, &mut Tensors), words: &[&str]) {
     damage(dir.path(), &mut all);
     write_folder(dir.path(), &all, DType::F32);
     damage(dir.path(), &mut all);
-    let e = open(Source::Folder(dir.path().into()))
+    let e = open(Source::Folder(dir.path().into()), &[])
         .and_then(|c| load(c, plain()))
         .err()
         .unwrap()
@@ -237,7 +241,7 @@ fn faults_are_named() {
         },
         &["has the dtype F9X"],
     );
-    let e = open(Source::Folder("/nowhere/at/all".into()))
+    let e = open(Source::Folder("/nowhere/at/all".into()), &[])
         .err()
         .unwrap()
         .to_string();
@@ -250,7 +254,7 @@ fn faults_are_named() {
         quant: Some(Quant::Gguf),
         ..plain()
     };
-    let e = load(open(source).unwrap(), options)
+    let e = load(open(source, &[]).unwrap(), options)
         .err()
         .unwrap()
         .to_string();
@@ -272,7 +276,7 @@ fn what_nobody_reads_may_be_there() {
         config: config(),
         tensors: safetensors_bytes(&all, DType::F32),
     };
-    load(open(source).unwrap(), plain()).unwrap();
+    load(open(source, &[]).unwrap(), plain()).unwrap();
 }
 
 #[test]
@@ -287,7 +291,7 @@ fn quantised_while_loading() {
         dtype: Dtype::Bf16,
     };
     let mut heard = Vec::new();
-    let base = open(source())
+    let base = open(source(), &[])
         .unwrap()
         .load_traced(
             std::sync::Arc::new(Named),
@@ -325,10 +329,13 @@ fn quantised_while_loading() {
 fn random_weights() {
     let make = |seed| {
         load(
-            open(Source::Random {
-                config: config(),
-                seed,
-            })
+            open(
+                Source::Random {
+                    config: config(),
+                    seed,
+                },
+                &[],
+            )
             .unwrap(),
             plain(),
         )

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::model::*;
 use randori_engine::weights::{Dtype, LoadOptions, Quant, Source, open};
-use randori_formats::gguf::{self, Block, Kind, TensorSpec, Value, llama};
+use randori_formats::gguf::{self, Block, Kind, TensorSpec, Value, model as file};
 
 type Stored = Vec<(TensorSpec, Vec<u8>)>;
 
@@ -31,7 +31,8 @@ fn stored(embedding: Block) -> Stored {
 }
 
 fn write(path: &Path, more: &[(&str, i128)], tensors: &[(TensorSpec, Vec<u8>)]) {
-    let mut keys = llama::keys(&config(), VOCAB).unwrap();
+    let [family] = &families();
+    let mut keys = file::keys(&config(), family, VOCAB).unwrap();
     let more = more.iter();
     keys.extend(more.map(|(key, number)| ((*key).to_string(), Value::Int(*number))));
     gguf::write(path, true, &keys, tensors).unwrap();
@@ -49,7 +50,7 @@ fn blocks_that_no_product_reads_are_decoded() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
     write(&path, &[], &stored(Block::Q8_0));
-    let checkpoint = || open(Source::Gguf(path.clone())).unwrap();
+    let checkpoint = || open(Source::Gguf(path.clone()), &families()).unwrap();
     let notes = checkpoint().notes().join("\n");
     assert!(notes.contains("no product reads (14 in IQ4_NL)"), "{notes}");
     let plain = load(checkpoint(), options(None)).unwrap();
@@ -92,7 +93,7 @@ fn a_factor_beside_a_matrix_is_multiplied_in() {
     let mut all = stored(Block::Q8_0);
     let read = |all: &Stored| {
         write(&path, &[], all);
-        let checkpoint = open(Source::Gguf(path.clone())).unwrap();
+        let checkpoint = open(Source::Gguf(path.clone()), &families()).unwrap();
         load(checkpoint, options(None)).unwrap()
     };
     let before = read(&all);
@@ -130,7 +131,7 @@ fn a_model_in_three_files_is_the_model_in_one() {
         ];
         write(path, &split, share);
     }
-    let opened = |path: &Path| open(Source::Gguf(path.to_path_buf()));
+    let opened = |path: &Path| open(Source::Gguf(path.to_path_buf()), &families());
     let checkpoint = opened(&parts[0]).unwrap();
     assert_eq!(checkpoint.files(), parts);
     let ours = load(checkpoint, options(Some(Quant::Gguf))).unwrap();

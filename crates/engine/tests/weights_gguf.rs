@@ -15,7 +15,7 @@ fn opened(bytes: &[u8]) -> (tempfile::TempDir, randori_engine::Result<Checkpoint
     let dir = tempfile::tempdir().unwrap();
     let path: PathBuf = dir.path().join("model.gguf");
     std::fs::write(&path, bytes).unwrap();
-    let checkpoint = open(Source::Gguf(path));
+    let checkpoint = open(Source::Gguf(path), &model::families());
     (dir, checkpoint)
 }
 

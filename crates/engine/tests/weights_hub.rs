@@ -36,10 +36,13 @@ fn case() {
 }
 
 fn whole_model(revision: &str) -> randori_engine::Result<String> {
-    let checkpoint = open(Source::Hub {
-        repo: REPO.into(),
-        revision: revision.into(),
-    })?;
+    let checkpoint = open(
+        Source::Hub {
+            repo: REPO.into(),
+            revision: revision.into(),
+        },
+        &[],
+    )?;
     let TokenizerSource::Folder(dir) = checkpoint.tokenizer() else {
         panic!("no folder")
     };

@@ -81,7 +81,7 @@ fn peak_is_the_result_and_one_tensor() {
     ] {
         std::fs::write("/proc/self/clear_refs", "5").unwrap(); // the peak counts from here
         let before = status("VmRSS").unwrap();
-        let checkpoint = open(Source::Folder(dir.path().into())).unwrap();
+        let checkpoint = open(Source::Folder(dir.path().into()), &[]).unwrap();
         let options = LoadOptions { quant, dtype };
         let base = checkpoint
             .load_traced(Arc::new(Named), &trace, &options, &mut |_, _| {})

@@ -78,7 +78,7 @@ pub fn bnb(
     let weights = planned(tensors.list());
     let units = weights.iter().map(|w| w.parts(options)).collect();
     let layout = Layout::new(units, options.shard_bytes);
-    let config = config(&tensors.config(), options)?;
+    let config = config(tensors, options)?;
     let draft = Draft::begin(out, companions, &config, &layout)?;
     let (mut done, mut coming) = (0, weights.iter());
     for (file, units) in &layout.files {
@@ -104,8 +104,9 @@ pub fn bnb(
 }
 
 /// `config.json` as transformers writes it for such a model.
-fn config(base: &Value, options: &BnbOptions) -> Result<Value> {
-    let mut config = config_json(base, options.dtype)?;
+fn config(base: &dyn Tensors, options: &BnbOptions) -> Result<Value> {
+    let dialect = base.family().dialect;
+    let mut config = config_json(&base.config(), &dialect, options.dtype)?;
     config["quantization_config"] = quantization_config(options.double, options.dtype);
     Ok(config)
 }

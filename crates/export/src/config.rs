@@ -3,15 +3,17 @@
 //! silently takes 10,000 for theta.
 
 use randori_formats::Dtype;
+use randori_sdk::Dialect;
 use serde_json::{Map, Value, json};
 
 use crate::{Error, Result};
 
-/// Derives an exported model's configuration from the base's.
+/// Derives an exported model's configuration from the base's. transformers' class is the base's, or
+/// that of its family's dialect, or else by its usual rule.
 ///
 /// # Errors
 /// The configuration is no object or has no `model_type`.
-pub fn config_json(base: &Value, dtype: Dtype) -> Result<Value> {
+pub fn config_json(base: &Value, dialect: &Dialect, dtype: Dtype) -> Result<Value> {
     let Value::Object(mut config) = base.clone() else {
         return Err(Error::rule("the model's configuration is no JSON object"));
     };
@@ -24,7 +26,10 @@ pub fn config_json(base: &Value, dtype: Dtype) -> Result<Value> {
         let kind = config.get("model_type").and_then(Value::as_str);
         let kind =
             kind.ok_or_else(|| Error::rule("the model's configuration has no model_type"))?;
-        let class = kind.split(['_', '-']).map(capitalised).collect::<String>() + "ForCausalLM";
+        let class = match dialect.class {
+            "" => kind.split(['_', '-']).map(capitalised).collect::<String>() + "ForCausalLM",
+            class => class.to_string(),
+        };
         config.insert("architectures".into(), json!([class]));
     }
     Ok(Value::Object(config))

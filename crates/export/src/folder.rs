@@ -95,7 +95,7 @@ pub fn folder(
     let alone = |(name, shape): (String, _)| vec![TensorSpec::dense(&name, shape, options.dtype)];
     let plan = Layout::new(list.map(alone).collect(), options.shard_bytes);
 
-    let config = config_json(&tensors.config(), options.dtype)?;
+    let config = config_json(&tensors.config(), &tensors.family().dialect, options.dtype)?;
     let draft = Draft::begin(out, companions, &config, &plan)?;
     let report = weights(tensors, &plan, &draft, options, on_tensor, progress)?;
     draft.publish(out)?;

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, path::Path};
 use candle_core::{DType, Tensor};
 use randori_formats::gguf::{
     GgufTokenizer, Kind,
-    llama::{GgufLoraOptions, GgufOptions, GgufReport, Param, Plan, Planned, write_lora},
+    model::{GgufLoraOptions, GgufOptions, GgufReport, Param, Plan, Planned, write_lora},
 };
+use randori_sdk::seam::Family;
 use serde_json::Value;
 
 use crate::{Error, Result, fidelity::OnTensor, merge::Tensors};
@@ -34,33 +35,38 @@ pub fn gguf(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<GgufReport> {
     tensors.check()?;
-    let plan = Plan::new(&tensors.config(), tensors.list(), tokenizer, options)?;
+    let (config, family) = (tensors.config(), tensors.family());
+    let plan = Plan::new(&config, &family, tensors.list(), tokenizer, options)?;
     let (mut done, total) = plan.bytes();
     let mut writer = plan.create(out, options.replace)?;
     for t in &plan.tensors {
-        let (merged, kind) = (tensors.read(&t.hf)?, t.spec.kind);
-        if merged.weight.dims() != t.spec.shape {
-            return Err(Error::rule(format!(
-                "{} was announced as {:?} and is {:?}",
-                t.hf,
-                t.spec.shape,
-                merged.weight.dims()
-            )));
-        }
-        on_tensor(&t.hf, &merged, &|values| round_trip(kind, &t.hf, values))?;
         writer.begin(&t.spec.name)?;
-        in_stored_order(t, &merged.weight, &mut |values| {
-            let bytes = encode(kind, &t.hf, &values)?;
-            done += bytes.len() as u64;
-            progress(done, total);
-            Ok(writer.write(&bytes)?)
-        })?;
+        let kind = t.spec.kind;
+        for name in &t.parts {
+            let merged = tensors.read(name)?;
+            if merged.weight.dims() != t.shape {
+                return Err(Error::rule(format!(
+                    "{name} was announced as {:?} and is {:?}",
+                    t.shape,
+                    merged.weight.dims()
+                )));
+            }
+            on_tensor(name, &merged, &|values| {
+                round_trip(kind, name, values, t.added)
+            })?;
+            in_stored_order(t, &merged.weight, &mut |values| {
+                let bytes = encode(kind, name, &added(values, t.added))?;
+                done += bytes.len() as u64;
+                progress(done, total);
+                Ok(writer.write(&bytes)?)
+            })?;
+        }
     }
     let bytes = writer.publish()?;
     Ok(plan.report(bytes))
 }
 
-/// Writes the LoRA of a model with this `config`. `params` have PEFT's short names
+/// Writes the LoRA of a model of this family with this `config`. `params` have PEFT's short names
 /// (`model.layers.0.self_attn.q_proj.lora_A` (r, in), `.lora_B` (out, r)); `scale` returns the
 /// factor on B·A·x of a projection.
 ///
@@ -69,6 +75,7 @@ pub fn gguf(
 pub fn gguf_lora(
     params: &BTreeMap<String, Tensor>,
     config: &Value,
+    family: &Family,
     scale: &dyn Fn(&str) -> f64,
     out: &Path,
     options: &GgufLoraOptions,
@@ -81,7 +88,7 @@ pub fn gguf_lora(
         };
         adapter.insert(name.clone(), param);
     }
-    Ok(write_lora(&adapter, config, scale, out, options)?)
+    Ok(write_lora(&adapter, config, family, scale, out, options)?)
 }
 
 fn values(t: &Tensor) -> Result<Vec<f32>> {
@@ -97,13 +104,26 @@ fn encode(kind: Kind, name: &str, values: &[f32]) -> Result<Vec<u8>> {
     }
 }
 
-/// Rounds values (whole rows) to those the file holds, by encoding and decoding them.
-fn round_trip(kind: Kind, name: &str, values: &[f32]) -> Result<Vec<f32>> {
-    let bytes = encode(kind, name, values)?;
-    match kind {
-        Kind::Dense(dtype) => Ok(dtype.values(&bytes)),
-        Kind::Block(block) => Ok(randori_qlora::decode(block, &bytes)?),
+/// Rounds values (whole rows) to those the file holds, by encoding and decoding them; `more` is
+/// what the file's have more.
+fn round_trip(kind: Kind, name: &str, values: &[f32], more: f32) -> Result<Vec<f32>> {
+    let bytes = match more {
+        0.0 => encode(kind, name, values)?,
+        more => encode(kind, name, &added(values.to_vec(), more))?,
+    };
+    let held = match kind {
+        Kind::Dense(dtype) => dtype.values(&bytes),
+        Kind::Block(block) => randori_qlora::decode(block, &bytes)?,
+    };
+    Ok(added(held, -more))
+}
+
+/// Values with a number added.
+fn added(mut values: Vec<f32>, more: f32) -> Vec<f32> {
+    if more != 0.0 {
+        values.iter_mut().for_each(|v| *v += more);
     }
+    values
 }
 
 /// Calls `write` with the tensor's values in the file's row order, some whole rows at a time.
@@ -112,8 +132,8 @@ fn in_stored_order(
     weight: &Tensor,
     write: &mut dyn FnMut(Vec<f32>) -> Result<()>,
 ) -> Result<()> {
-    let rows = t.spec.shape[0];
-    let columns: usize = t.spec.shape[1..].iter().product();
+    let rows = t.shape[0];
+    let columns: usize = t.shape[1..].iter().product();
     let step = (CHUNK / columns.max(1)).clamp(1, rows);
     let order = t.order();
     for first in (0..rows).step_by(step) {
@@ -168,7 +188,7 @@ mod tests {
                 "{kind:?} of {value}"
             );
             assert_eq!(
-                round_trip(kind, "w", &values).is_ok(),
+                round_trip(kind, "w", &values, 0.0).is_ok(),
                 fine,
                 "{kind:?} of {value}"
             );

@@ -28,7 +28,7 @@ pub use fidelity::{
 pub use folder::{Companion, FolderOptions, Report, folder};
 pub use gguf::{gguf, gguf_lora};
 pub use merge::{FromDisk, InMemory, Merged, Onto, Tensors, merged};
-pub use randori_formats::gguf::llama::{GgufLoraOptions, GgufOptions, GgufQuant, GgufReport};
+pub use randori_formats::gguf::model::{GgufLoraOptions, GgufOptions, GgufQuant, GgufReport};
 pub use rounding::Rounding;
 
 /// Writes a player's adapter in PEFT's format; `base_name` is the model's name or path for PEFT.

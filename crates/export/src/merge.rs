@@ -9,6 +9,7 @@ use randori_engine::{
     weights::Stream,
 };
 use randori_lora::LoraSpec;
+use randori_sdk::seam::Family;
 use serde_json::Value;
 
 use crate::{Error, Result};
@@ -26,6 +27,8 @@ pub trait Tensors {
     /// The merged model's configuration in Hugging Face's spelling. Where head and embedding shared
     /// a weight and the player changed only one of them, it says `tie_word_embeddings: false`.
     fn config(&self) -> Cow<'_, Value>;
+    /// Its family, and what that is called elsewhere.
+    fn family(&self) -> Family;
     /// Every tensor's full name and shape, sorted by name; includes a head that the player untied.
     fn list(&self) -> Vec<(String, Vec<usize>)>;
     /// Reads one tensor in f32, with the base's values if the player changed it.
@@ -98,6 +101,10 @@ impl<'a> FromDisk<'a> {
 impl Tensors for FromDisk<'_> {
     fn config(&self) -> Cow<'_, Value> {
         config(self.stream.config(), self.untied.as_deref())
+    }
+
+    fn family(&self) -> Family {
+        self.stream.arch().family()
     }
 
     fn list(&self) -> Vec<(String, Vec<usize>)> {
@@ -181,6 +188,10 @@ impl Tensors for InMemory<'_> {
         // an architecture that cannot be run on shapes is refused by `check`
         let untied = untied_by(self.player).unwrap_or(None);
         config(&self.base().config, untied.as_deref())
+    }
+
+    fn family(&self) -> Family {
+        self.base().arch.family()
     }
 
     fn list(&self) -> Vec<(String, Vec<usize>)> {

@@ -23,7 +23,7 @@ fn base(quant: Option<Quant>) -> Arc<Base> {
     };
     Arc::new(
         load(
-            open(source).unwrap(),
+            open(source, &[]).unwrap(),
             LoadOptions {
                 quant,
                 dtype: Dtype::F32,
@@ -88,7 +88,7 @@ fn export(player: &Player, out: &Path, options: &FolderOptions) -> Report {
 
 fn reload(out: &Path) -> Base {
     load(
-        open(Source::Folder(out.into())).unwrap(),
+        open(Source::Folder(out.into()), &[]).unwrap(),
         LoadOptions::default(),
     )
     .unwrap()
@@ -183,7 +183,7 @@ fn source() -> Source {
 }
 
 fn stream(options: &LoadOptions) -> Stream {
-    let checkpoint = open(source()).unwrap();
+    let checkpoint = open(source(), &[]).unwrap();
     checkpoint
         .stream_traced(Arc::new(Named), trace(), options)
         .unwrap()
@@ -201,8 +201,9 @@ fn streamed_is_whole() {
         (NF4, Dtype::F16),
     ] {
         let options = LoadOptions { quant, dtype };
-        let loaded = Arc::new(load(open(source()).unwrap(), options).unwrap());
-        let original = Arc::new(load(open(source()).unwrap(), LoadOptions::default()).unwrap());
+        let loaded = Arc::new(load(open(source(), &[]).unwrap(), options).unwrap());
+        let original =
+            Arc::new(load(open(source(), &[]).unwrap(), LoadOptions::default()).unwrap());
         let player = adapted(loaded, 1.0);
         let stream = stream(&options);
         let (lora, params) = (player.lora.as_deref(), &*player.params);
@@ -267,10 +268,13 @@ fn stochastic_rounding_is_seeded_and_leaves_the_rest_alone() {
     // not on bf16's grid, so that there is something to round
     let off = Arc::new(
         load(
-            open(Source::Memory {
-                config: config(),
-                tensors: safetensors_bytes(&tensors(), DType::F32),
-            })
+            open(
+                Source::Memory {
+                    config: config(),
+                    tensors: safetensors_bytes(&tensors(), DType::F32),
+                },
+                &[],
+            )
             .unwrap(),
             LoadOptions::default(),
         )

@@ -3,11 +3,13 @@
 
 use std::{collections::BTreeMap, fs::File, io::Read, io::Seek, io::SeekFrom, path::Path};
 
+use crate::family;
 use crate::model::{self, HEADS, KV_HEADS, VOCAB, WIDTH, config, permute, tensors, values, weight};
 use candle_core::{Device, Tensor, quantized::gguf_file};
 use randori_engine::weights::{LoadOptions, Source, open};
 use randori_export::{Error, GgufOptions, GgufQuant, GgufReport, Merged, Result, Tensors, gguf};
-use randori_formats::gguf::{GgufTokenizer, llama::hf_name};
+use randori_formats::gguf::{GgufTokenizer, model::hf_name};
+use randori_sdk::{dialect::Gguf, seam::Family};
 use serde_json::{Value, json};
 
 /// A model in memory.
@@ -28,6 +30,10 @@ impl Plain {
 impl Tensors for Plain {
     fn config(&self) -> std::borrow::Cow<'_, Value> {
         std::borrow::Cow::Borrowed(&self.config)
+    }
+
+    fn family(&self) -> Family {
+        family(&self.config)
     }
 
     fn list(&self) -> Vec<(String, Vec<usize>)> {
@@ -94,7 +100,11 @@ fn the_file_holds_what_it_says_it_holds() {
         let out = dir.path().join(format!("{quant}.gguf"));
         let (report, held) = write(&model, &out, quant).unwrap();
         assert_eq!(report.bytes, std::fs::metadata(&out).unwrap().len());
-        let base = model::load(open(Source::Gguf(out)).unwrap(), LoadOptions::default()).unwrap();
+        let base = model::load(
+            open(Source::Gguf(out), &model::families()).unwrap(),
+            LoadOptions::default(),
+        )
+        .unwrap();
         let mut off: f32 = 0.0;
         for (name, t) in &model.tensors {
             assert_eq!(weight(&base, name), held[name], "{name} as {quant}");
@@ -192,7 +202,7 @@ fn candle_reads_header_and_tensors() {
     assert!(read.tensor_infos.values().all(|t| t.offset % 32 == 0));
     assert!(!read.tensor_infos.contains_key("output.weight")); // tied
     // and our reader takes the divisors back as the parameters they came from
-    let again = open(Source::Gguf(out)).unwrap();
+    let again = open(Source::Gguf(out), &model::families()).unwrap();
     assert_eq!(again.config()["rope_scaling"], model.config["rope_scaling"]);
 }
 
@@ -254,7 +264,7 @@ fn blocks_are_those_of_llama_cpp() {
             file.seek(SeekFrom::Start(read.tensor_data_offset + info.offset))
                 .unwrap();
             file.read_exact(&mut ours).unwrap();
-            let held = &held[&hf_name(name).unwrap()][..2 * wide];
+            let held = &held[&hf_name(&Gguf::LLAMA, name).unwrap()][..2 * wide];
             let off: f64 = held
                 .iter()
                 .zip(&numbers)

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, fs::File};
 
+use crate::family;
 use crate::model::{self, HEADS, INNER, KV_HEADS, WIDTH, config, permute, values};
 use candle_core::{Device, Tensor, quantized::gguf_file};
 use randori_export::{GgufLoraOptions, gguf_lora};
@@ -53,7 +54,15 @@ fn llama_cpp_applies_a_lora_as_the_player_does() {
         .enumerate()
     {
         let out = dir.path().join(format!("{i}.gguf"));
-        let report = gguf_lora(&params, &config(), scale, &out, &lora_options()).unwrap();
+        let report = gguf_lora(
+            &params,
+            &config(),
+            &family(&config()),
+            scale,
+            &out,
+            &lora_options(),
+        )
+        .unwrap();
         assert_eq!(report.tensors, 6);
         let mut file = File::open(&out).unwrap();
         let read = gguf_file::Content::read(&mut file).unwrap();
@@ -106,7 +115,15 @@ fn a_qwens_rows_stay_where_they_are() {
         let mut config = config();
         config["model_type"] = serde_json::json!(family);
         let out = dir.path().join(format!("{family}.gguf"));
-        gguf_lora(&params, &config, &scale, &out, &lora_options()).unwrap();
+        gguf_lora(
+            &params,
+            &config,
+            &family(&config),
+            &scale,
+            &out,
+            &lora_options(),
+        )
+        .unwrap();
         let mut file = File::open(&out).unwrap();
         let read = gguf_file::Content::read(&mut file).unwrap();
         let architecture = read.metadata["general.architecture"].to_string();
@@ -133,6 +150,7 @@ fn what_a_gguf_lora_cannot_say_is_refused() {
         let e = gguf_lora(
             &params,
             &config(),
+            &family(&config()),
             &|_| 1.0,
             &dir.path().join("l.gguf"),
             &lora_options(),
@@ -165,6 +183,7 @@ fn what_a_gguf_lora_cannot_say_is_refused() {
         let e = gguf_lora(
             &params,
             &config(),
+            &family(&config()),
             &|_| 1.0,
             &dir.path().join("l.gguf"),
             &lora_options(),
@@ -178,6 +197,7 @@ fn what_a_gguf_lora_cannot_say_is_refused() {
     let e = gguf_lora(
         &lora(),
         &config(),
+        &family(&config()),
         &|_| 0.0,
         &dir.path().join("l.gguf"),
         &lora_options(),

@@ -136,6 +136,7 @@ mod tests {
             permuted: None,
             columns: None,
             factor: 1.0,
+            added: 0.0,
         };
         tensor.len = tensor.wanted_bytes().unwrap_or(4);
         let mut index = Index::default();

@@ -36,6 +36,8 @@ pub struct Stored {
     pub columns: Option<Columns>,
     /// Factor of all values, which the stored ones lack.
     pub factor: f32,
+    /// What the stored values have more than the tensor's own, after the factor.
+    pub added: f32,
 }
 
 /// Columns of a stored matrix that are rows of a tensor: value (o, i) lies in row i and column

@@ -115,6 +115,7 @@ fn stored(
         permuted: None,
         columns: None,
         factor: 1.0,
+        added: 0.0,
     };
     // an unsupported format is an error only if the tensor is needed
     if !matches!(stored.format, Format::Other(_)) && stored.wanted_bytes() != Some(stored.len) {

@@ -277,7 +277,7 @@ pub fn reads(
 /// # Errors
 /// The first mistake.
 pub fn model(recipe: &Recipe, host: &Host, adapter: &[PathBuf]) -> Result<()> {
-    let described = configuration(source(recipe)?)
+    let described = configuration(source(recipe)?, host.families()?)
         .with_context(|| format!("{}: model.source", recipe.place("model.source")))?;
     let config = described.config();
     let arch = architecture(recipe, host, config)?;

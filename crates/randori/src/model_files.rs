@@ -172,9 +172,9 @@ pub fn tokenizer(recipe: &Recipe, own: TokenizerSource) -> Result<Tokenizer> {
         (Some(given), _) => {
             let path = recipe.path(given);
             let read = match path.extension().is_some_and(|e| e == "gguf") {
-                true => match weights::open(Source::Gguf(path.clone()))?.tokenizer() {
-                    TokenizerSource::Gguf(gguf) => of_gguf(&gguf, template),
-                    _ => anyhow::bail!(recipe.refuse(
+                true => match weights::gguf_tokenizer(&path)? {
+                    Some(gguf) => of_gguf(&gguf, template),
+                    None => anyhow::bail!(recipe.refuse(
                         "model.tokenizer",
                         format!("holds no tokenizer: {}", path.display())
                     )),

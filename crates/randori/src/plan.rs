@@ -46,7 +46,7 @@ impl Model {
     /// adapter that the game starts from: `adapter`, or else the recipe's own.
     pub fn of(recipe: &Recipe, adapter: Vec<PathBuf>, host: &Host) -> Result<Model> {
         let at_source = || format!("{}: model.source", recipe.place("model.source"));
-        let described = describe(source(recipe)?).with_context(at_source)?;
+        let described = describe(source(recipe)?, host.families()?).with_context(at_source)?;
         let arch = architecture(recipe, host, described.config())?;
         let trace = trace(&*arch).with_context(at_source)?;
         let named = started::stack(recipe, &adapter);
@@ -108,7 +108,7 @@ impl Plan {
         let at = || format!("{}: model.source", recipe.place("model.source"));
         let held = model
             .described
-            .held(&model.trace, &options, model.arch.name())
+            .held(&model.trace, &options, &*model.arch)
             .with_context(at)?;
         let spec = match model.given.as_deref() {
             Some(given) => started::trained_on(&recipe, given),

@@ -93,7 +93,7 @@ impl Setting {
     /// A recipe with its model's configuration and tokenizer: weights are not looked at, nor need
     /// they be there.
     pub fn without_weights(recipe: Recipe, host: Host, request: &Request) -> Result<Setting> {
-        let known = weights::without_weights(source(&recipe)?)
+        let known = weights::without_weights(source(&recipe)?, host.families()?)
             .with_context(|| format!("{}: model.source", recipe.place("model.source")))?;
         notes(&*request.watch, known.notes());
         let own = known.tokenizer();
@@ -186,7 +186,8 @@ impl Opened {
     pub fn with(mut recipe: Recipe, host: Host, request: &Request) -> Result<Opened> {
         memory::settle(&mut recipe, &host, &*request.watch)?;
         let at_source = || format!("{}: model.source", recipe.place("model.source"));
-        let checkpoint = weights::open(source(&recipe)?).with_context(at_source)?;
+        let checkpoint =
+            weights::open(source(&recipe)?, host.families()?).with_context(at_source)?;
         notes(&*request.watch, checkpoint.notes());
         let config = checkpoint.config();
         let arch = architecture(&recipe, &host, config)?;

@@ -11,7 +11,11 @@ use randori_engine::{
     trace::{Trace, TracedLinear, TracedWeight, Use},
     weights::{Checkpoint, LoadOptions},
 };
-use randori_sdk::seam::{Architecture, Backend, Id, OpResult};
+use randori_sdk::{
+    Dialect,
+    dialect::Gguf,
+    seam::{Architecture, Backend, Family, Id, OpResult},
+};
 use serde_json::{Value, json};
 
 pub use crate::llama::permute;
@@ -50,11 +54,26 @@ pub const VOCAB: usize = SMALL.vocab;
 /// Tensors by name.
 pub type Tensors = Weights;
 
+/// What Llama's plugin says of it.
+pub const DIALECT: Dialect = Dialect {
+    class: "LlamaForCausalLM",
+    gguf: Some(Gguf::LLAMA),
+    ..Dialect::NONE
+};
+
+/// It alone, as the families that files are read by.
+pub fn families() -> [Family; 1] {
+    [Named.family()]
+}
+
 /// Never run: the trace is made by hand.
 pub struct Named;
 impl Architecture for Named {
     fn name(&self) -> &str {
         "llama"
+    }
+    fn dialect(&self) -> Dialect {
+        DIALECT
     }
     fn layers(&self) -> usize {
         LAYERS

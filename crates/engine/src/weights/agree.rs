@@ -60,7 +60,7 @@ fn same(index: &Index, a: &Stored, b: &Stored) -> Result<bool> {
         a.format == b.format
             && a.permuted == b.permuted
             && a.columns == b.columns
-            && a.factor == b.factor
+            && (a.factor, a.added) == (b.factor, b.added)
     };
     if alike(a, b) && a.len == b.len {
         for first in (0..a.len).step_by(PIECE as usize) {

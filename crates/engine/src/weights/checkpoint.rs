@@ -9,16 +9,17 @@ use randori_formats::{
     safetensors,
 };
 use randori_kernels::{Error, Result};
+use randori_sdk::seam::Family;
 use serde_json::Value;
 
-use super::{agree, convert, hub, unsupported};
+use super::{agree, convert, hub, part, unsupported};
 
 /// Where a model comes from.
 #[derive(Debug, Clone)]
 pub enum Source {
     /// A Hugging Face folder: `config.json` and `model.safetensors`, or shards with their index.
     Folder(PathBuf),
-    /// A GGUF file (version 2 or 3) of an architecture that [`gguf::llama`] knows.
+    /// A GGUF file (version 2 or 3) of an architecture that a plugin knows.
     Gguf(PathBuf),
     /// A repository of the Hugging Face hub, kept in its usual cache folder.
     Hub {
@@ -95,38 +96,42 @@ pub(super) enum Weights {
     Random(u64),
 }
 
-/// Reads a source's configuration and tensor index.
+/// Reads a source's configuration and tensor index; `families` are those that plugins know, by which
+/// GGUF files and models of several parts are read.
 ///
 /// # Errors
 /// A file that is missing, cut short or damaged, naming it and what is wrong with it; for the hub,
 /// what it answered.
-pub fn open(source: Source) -> Result<Checkpoint> {
+pub fn open(source: Source, families: &[Family]) -> Result<Checkpoint> {
     match source {
         Source::Folder(dir) => {
             unsupported::refuse_adapter(&dir)?;
-            Checkpoint::folder(dir)
+            Checkpoint::folder(dir, families)
         }
         Source::Gguf(path) => {
-            let opened = gguf::llama::open(&path)?;
+            let opened = gguf::model::open(&path, families)?;
             let tokenizer = match opened.tokenizer {
                 Some(t) => TokenizerSource::Gguf(Box::new(t)),
                 None => TokenizerSource::None,
             };
-            Checkpoint::stored(opened.config, tokenizer, opened.index)
+            Checkpoint::stored(opened.config, tokenizer, opened.index, families)
         }
-        Source::Hub { repo, revision } => Checkpoint::folder(hub::fetch(&repo, &revision)?),
+        Source::Hub { repo, revision } => {
+            Checkpoint::folder(hub::fetch(&repo, &revision)?, families)
+        }
         Source::Memory { config, tensors } => {
             let mut index = Index::default();
             safetensors::add(
                 &mut index,
                 ByteSource::memory("the embedded model", tensors),
             )?;
-            Checkpoint::stored(config, TokenizerSource::None, index)
+            Checkpoint::stored(config, TokenizerSource::None, index, families)
         }
         Source::Random { mut config, seed } => {
             is_object(&config, "the configuration")?;
-            unsupported::refuse_keys(&config)?;
             let mut notes = Vec::new();
+            part::settle(&mut config, families, &mut notes);
+            unsupported::refuse_keys(&config)?;
             agree::rope(&mut config, &mut notes);
             Ok(Checkpoint {
                 config,
@@ -177,16 +182,26 @@ impl Checkpoint {
         }
     }
 
-    pub(super) fn folder(dir: PathBuf) -> Result<Self> {
+    pub(super) fn folder(dir: PathBuf, families: &[Family]) -> Result<Self> {
         let (config, index) = randori_formats::open(&dir)?;
-        Checkpoint::stored(config, TokenizerSource::Folder(dir), index)
+        Checkpoint::stored(config, TokenizerSource::Folder(dir), index, families)
     }
 
-    fn stored(mut config: Value, tokenizer: TokenizerSource, mut index: Index) -> Result<Self> {
+    fn stored(
+        mut config: Value,
+        tokenizer: TokenizerSource,
+        mut index: Index,
+        families: &[Family],
+    ) -> Result<Self> {
         is_object(&config, "the configuration")?;
+        let mut notes = Vec::new();
+        let family = part::settle(&mut config, families, &mut notes);
         unsupported::refuse_keys(&config)?;
         bnb::join(&mut index, &config)?;
-        let mut notes: Vec<String> = decoded(&index).into_iter().collect();
+        notes.extend(decoded(&index));
+        if let Some(family) = family {
+            part::rename(&mut index, &family.dialect)?;
+        }
         agree::rope(&mut config, &mut notes);
         agree::head(&mut config, &mut index, &mut notes)?;
         Ok(Checkpoint {

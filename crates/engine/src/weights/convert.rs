@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor, WithDType};
 use half::{bf16, f16};
-use randori_formats::{ByteSource, Columns, Dtype, Format, Stored, gguf::llama::model_rows};
+use randori_formats::{ByteSource, Columns, Dtype, Format, Stored, gguf::model::model_rows};
 use randori_kernels::{Error, Result};
 use randori_qlora::{GgufMatrix, Nf4Matrix, QuantMatrix};
 
@@ -39,6 +39,7 @@ pub(super) fn reading(stored: &Stored) -> u64 {
 /// Whether products read a tensor's GGUF blocks, so that a base can keep them.
 pub(super) fn can_keep(stored: &Stored) -> bool {
     stored.factor == 1.0
+        && stored.added == 0.0
         && matches!(stored.format, Format::Block(block) if randori_qlora::dtype(block).is_some())
 }
 
@@ -110,14 +111,15 @@ fn collect<T: WithDType>(
     let rows = stored.shape.first().copied().unwrap_or(1).max(1) as u64;
     let stride = stored.len / rows;
     let mut out: Vec<T> = Vec::with_capacity(count);
-    let mut push = |v: f32| match convert(v * stored.factor) {
+    let own = |v: f32| v * stored.factor - stored.added;
+    let mut push = |v: f32| match convert(own(v)) {
         Some(t) => {
             out.push(t);
             Ok(())
         }
         None => Err(Error::rule(format!(
             "{name}: {} is beyond f16; load it as bf16 or f32",
-            v * stored.factor
+            own(v)
         ))),
     };
     if matches!(stored.format, Format::Bnb4(_)) {

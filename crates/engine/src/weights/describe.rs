@@ -9,6 +9,7 @@ use randori_formats::{
     has_weights, read_json,
 };
 use randori_kernels::{Error, Result, shapes::Holding};
+use randori_sdk::seam::{Architecture, Family};
 use serde_json::Value;
 
 use super::{
@@ -18,7 +19,7 @@ use super::{
     },
     convert, hub,
     load::Loader,
-    unsupported,
+    part, unsupported,
 };
 use crate::trace::{Trace, TracedWeight};
 
@@ -49,23 +50,24 @@ pub struct HeldWeight {
 
 /// Reads a source's configuration, and its index where the weights are at hand. Of a hub repository
 /// that is not in the cache only `config.json` is fetched; a folder may have `config.json` and no
-/// weights.
+/// weights. `families` are as in [`open`].
 ///
 /// # Errors
 /// As [`open`]; for the hub, what it answered.
-pub fn describe(source: Source) -> Result<Described> {
+pub fn describe(source: Source, families: &[Family]) -> Result<Described> {
     match source {
         Source::Hub { repo, revision } => match hub::find_cached(&repo, &revision) {
-            Some(dir) => Checkpoint::folder(dir).map(Described::of),
+            Some(dir) => Checkpoint::folder(dir, families).map(Described::of),
             None => bare(
                 &hub::configuration(&repo, &revision)?,
                 TokenizerSource::None,
+                families,
             ),
         },
         Source::Folder(dir) if dir.join("config.json").exists() && !has_weights(&dir) => {
-            folder(dir)
+            folder(dir, families)
         }
-        other => open(other).map(Described::of),
+        other => open(other, families).map(Described::of),
     }
 }
 
@@ -74,14 +76,15 @@ pub fn describe(source: Source) -> Result<Described> {
 ///
 /// # Errors
 /// As [`describe`].
-pub fn configuration(source: Source) -> Result<Described> {
+pub fn configuration(source: Source, families: &[Family]) -> Result<Described> {
     match source {
         Source::Hub { repo, revision } => bare(
             &hub::configuration(&repo, &revision)?,
             TokenizerSource::None,
+            families,
         ),
-        Source::Folder(dir) => folder(dir),
-        other => open(other).map(Described::of),
+        Source::Folder(dir) => folder(dir, families),
+        other => open(other, families).map(Described::of),
     }
 }
 
@@ -89,22 +92,24 @@ pub fn configuration(source: Source) -> Result<Described> {
 ///
 /// # Errors
 /// As [`describe`].
-pub fn without_weights(source: Source) -> Result<Described> {
+pub fn without_weights(source: Source, families: &[Family]) -> Result<Described> {
     match source {
-        Source::Hub { repo, revision } => folder(hub::without_weights(&repo, &revision)?),
-        other => configuration(other),
+        Source::Hub { repo, revision } => folder(hub::without_weights(&repo, &revision)?, families),
+        other => configuration(other, families),
     }
 }
 
 /// A folder's configuration, and where its tokenizer is.
-fn folder(dir: PathBuf) -> Result<Described> {
+fn folder(dir: PathBuf, families: &[Family]) -> Result<Described> {
     unsupported::refuse_adapter(&dir)?;
-    bare(&dir.join("config.json"), TokenizerSource::Folder(dir))
+    let config = dir.join("config.json");
+    bare(&config, TokenizerSource::Folder(dir), families)
 }
 
-fn bare(config: &Path, tokenizer: TokenizerSource) -> Result<Described> {
+fn bare(config: &Path, tokenizer: TokenizerSource, families: &[Family]) -> Result<Described> {
     let (mut value, mut notes) = (read_json(config)?, Vec::new());
     is_object(&value, &config.display().to_string())?;
+    part::settle(&mut value, families, &mut notes);
     unsupported::refuse_keys(&value)?;
     agree::rope(&mut value, &mut notes);
     Ok(Described {
@@ -168,7 +173,7 @@ impl Described {
         &self,
         trace: &Trace,
         options: &LoadOptions,
-        arch: &str,
+        arch: &dyn Architecture,
     ) -> Result<Vec<HeldWeight>> {
         let loader = Loader { trace, options };
         match &self.weights {

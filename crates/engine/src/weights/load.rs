@@ -75,7 +75,7 @@ impl Checkpoint {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Base> {
         let loader = Loader { trace, options };
-        loader.check(&self.weights, arch.name())?;
+        loader.check(&self.weights, &*arch)?;
         let weights = loader.read(&self.weights, &compute, progress)?;
         Ok(Base {
             arch,
@@ -95,7 +95,7 @@ pub(super) struct Loader<'a> {
 
 impl Loader<'_> {
     /// Holds the checkpoint against what the architecture and the options ask for.
-    pub(super) fn check(&self, weights: &Weights, arch: &str) -> Result<()> {
+    pub(super) fn check(&self, weights: &Weights, arch: &dyn Architecture) -> Result<()> {
         match weights {
             Weights::Stored(index) => self.check_file(index, arch),
             Weights::Random(_) if self.options.quant == Some(Quant::Gguf) => Err(Error::rule(
@@ -105,7 +105,7 @@ impl Loader<'_> {
         }
     }
 
-    fn check_file(&self, index: &Index, arch: &str) -> Result<()> {
+    fn check_file(&self, index: &Index, arch: &dyn Architecture) -> Result<()> {
         for wanted in &self.trace.weights {
             let name = &wanted.name;
             let stored = find(index, wanted)?;
@@ -125,11 +125,12 @@ impl Loader<'_> {
             }
         }
         let wanted = self.trace.weights.iter().map(|w| w.name.as_str());
-        let wanted: HashSet<&str> = wanted.collect();
-        let unused = |name: &&String| !wanted.contains(name.as_str()) && !harmless(name);
+        let (wanted, dialect): (HashSet<&str>, _) = (wanted.collect(), arch.dialect());
+        let unused = |name: &&String| !wanted.contains(name.as_str()) && !dialect.ignores(name);
         if let Some(name) = index.tensors.keys().find(unused) {
             return Err(Error::rule(format!(
-                "the file has {name}, which the architecture {arch} with this config does not use: the model would compute something else"
+                "the file has {name}, which the architecture {} with this config does not use: the model would compute something else",
+                arch.name()
             )));
         }
         let kept = index.tensors.values().any(convert::can_keep);
@@ -258,11 +259,6 @@ fn quantise(wanted: &TracedWeight, t: &Tensor, double: bool) -> Result<Weight> {
     QuantMatrix::nf4(t, double)
         .map(|q| Weight::Quant(Arc::new(q)))
         .map_err(|e| Error::rule(format!("{}: {e}", wanted.name)))
-}
-
-/// Tensors that checkpoints carry and nobody reads.
-fn harmless(name: &str) -> bool {
-    name.ends_with(".rotary_emb.inv_freq")
 }
 
 /// A weight as it is stored.

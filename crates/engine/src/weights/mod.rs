@@ -13,12 +13,17 @@ mod convert;
 mod describe;
 mod hub;
 mod load;
+mod part;
 mod random;
 mod stream;
 mod unsupported;
 
 pub use checkpoint::{Checkpoint, LoadOptions, Quant, Source, TokenizerSource, open};
 pub use describe::{Described, HeldWeight, configuration, describe, without_weights};
-pub use randori_formats::{Dtype, gguf::parts as gguf_parts, weight_files};
+pub use randori_formats::{
+    Dtype,
+    gguf::{parts as gguf_parts, tokenizer as gguf_tokenizer},
+    weight_files,
+};
 pub use randori_kernels::shapes::Holding;
 pub use stream::Stream;

@@ -50,7 +50,7 @@ impl Checkpoint {
             trace: &trace,
             options,
         };
-        loader.check(&self.weights, arch.name())?;
+        loader.check(&self.weights, &*arch)?;
         Ok(Stream {
             arch,
             config: self.config,

@@ -156,6 +156,7 @@ fn info(bytes: &mut Bytes) -> Read<(String, Stored)> {
             permuted: None,
             columns: None,
             factor: 1.0,
+            added: 0.0,
         },
     ))
 }
@@ -238,6 +239,15 @@ impl Header {
                 .map(|n| usize::try_from(*n))
                 .transpose()
                 .map_err(|e| format!("{key}: {e}")),
+        }
+    }
+
+    /// Whether a key is there and not 0 or false.
+    pub fn is_set(&self, key: &str) -> bool {
+        match self.metadata.get(key) {
+            None | Some(Value::Int(0) | Value::Bool(false)) => false,
+            Some(Value::Ints(list)) => list.iter().any(|n| *n != 0),
+            Some(_) => true,
         }
     }
 

@@ -1,8 +1,10 @@
 //! The tokenizer in a GGUF's metadata: `tokenizer.ggml.*` and the chat template.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Value, bytes::Read, header::Header};
+use super::{Value, bytes::Read, header::Header, parts};
 use crate::{Error, Result};
 
 /// The `tokenizer.*` metadata of a GGUF file, in fields named like its keys.
@@ -43,6 +45,15 @@ pub struct GgufTokenizer {
     pub chat_template: Option<String>,
     /// `tokenizer.chat_template.tool_use`: the one for conversations with tools.
     pub tool_use: Option<String>,
+}
+
+/// Reads the tokenizer of a file, whatever its architecture; `None` if it has none.
+///
+/// # Errors
+/// A file that cannot be read or is damaged, and what is wrong with its tokenizer.
+pub fn tokenizer(path: &Path) -> Result<Option<GgufTokenizer>> {
+    let (header, _) = parts::read(path)?;
+    GgufTokenizer::read(&header).map_err(|what| Error::rule(format!("{}: {what}", path.display())))
 }
 
 impl GgufTokenizer {

@@ -20,7 +20,9 @@ pub enum Value {
     Floats(Vec<f32>),
     /// A list of strings.
     Texts(Vec<String>),
-    /// An array of arrays or of booleans, which no key we read or write has.
+    /// A list of booleans.
+    Bools(Vec<bool>),
+    /// An array of arrays or of f64, which no key we read or write has.
     Skipped,
 }
 
@@ -90,7 +92,17 @@ impl Value {
                 .map(|_| bytes.f32())
                 .collect::<Read<_>>()
                 .map(Value::Floats),
-            7 | 9 | 12 => {
+            7 => {
+                let mut all = Vec::new();
+                for _ in 0..n {
+                    match Value::read_kind(bytes, kind, key, depth + 1)? {
+                        Value::Bool(value) => all.push(value),
+                        other => return Err(format!("{key} holds {other:?}")),
+                    }
+                }
+                Ok(Value::Bools(all))
+            }
+            9 | 12 => {
                 for _ in 0..n {
                     Value::read_kind(bytes, kind, key, depth + 1)?;
                 }
@@ -146,6 +158,10 @@ impl Value {
                     out.extend(i32::try_from(*n).map_err(|_| beyond(n))?.to_le_bytes());
                 }
             }
+            Value::Bools(v) => {
+                list(out, 7, v.len());
+                out.extend(v.iter().map(|b| u8::from(*b)));
+            }
             Value::Skipped => {
                 return Err(Error::rule(format!("{key} is a list that is not written")));
             }
@@ -176,6 +192,7 @@ mod tests {
             Value::Text("Où est 練習\n".into()),
             Value::Ints(vec![-1, 0, i32::MAX.into()]),
             Value::Floats(vec![0.1, -7.0]),
+            Value::Bools(vec![true, false]),
             Value::Texts(vec![String::new(), "a b".into()]),
         ] {
             let mut out = Vec::new();

@@ -275,9 +275,10 @@ fn gguf_lora(mut to: OutFiles, player: &Player, out: &Path) -> Result<()> {
     let mut report = None;
     to.write(out, |fresh| {
         let (params, config) = (&player.learnt.params, player.stream.config());
+        let family = player.stream.arch().family();
         let scale = |projection: &str| spec.scale_of(projection);
         report = Some(randori_export::gguf_lora(
-            params, config, &scale, fresh, &options,
+            params, config, &family, &scale, fresh, &options,
         )?);
         Ok(())
     })?;

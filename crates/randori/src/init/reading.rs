@@ -18,7 +18,7 @@ use crate::model_files::{hub_id, source};
 use crate::one_line::one_line;
 use crate::recipe::Recipe;
 use crate::request::{Request, Split};
-use crate::session::Setting;
+use crate::session::{Setting, host};
 use crate::watch::Silent;
 
 /// The largest share of rows that are no example which is left out without being asked.
@@ -65,7 +65,8 @@ pub fn read(draft: &mut Draft, request: &Request) -> Result<Reading> {
 fn readable(draft: &mut Draft, quiet: &Request) -> Result<Reading> {
     let recipe = draft.recipe()?;
     if hub_id(&recipe).is_some() {
-        configuration(source(&recipe)?).with_context(|| {
+        let host = host(&recipe, quiet)?;
+        configuration(source(&recipe)?, host.families()?).with_context(|| {
             let model = &draft.model;
             format!("MODEL {model}: no file or folder of this name is here, so the hub is asked")
         })?;

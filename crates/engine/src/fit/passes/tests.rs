@@ -42,8 +42,8 @@ fn planner(learns: Learns) -> Planner {
     let arch: Arc<dyn Architecture> = Arc::new(Plain);
     let traced = trace(&*arch).unwrap();
     let config = serde_json::json!({});
-    let described = describe(Source::Random { config, seed: 1 }).unwrap();
-    let held = described.held(&traced, &LoadOptions::default(), "plain");
+    let described = describe(Source::Random { config, seed: 1 }, &[]).unwrap();
+    let held = described.held(&traced, &LoadOptions::default(), &*arch);
     Planner::new(
         arch,
         traced,

@@ -5,11 +5,15 @@ use std::{
     path::Path,
 };
 
+use randori_sdk::{
+    dialect::{Module, Place, Values},
+    seam::Family,
+};
 use serde_json::Value;
 
 use super::{
     config::Model,
-    names::{self, Heads, ROPE_FACTORS},
+    names,
     quant::{GgufQuant, Role},
 };
 use crate::{
@@ -47,19 +51,23 @@ const EMBEDDING: &str = "token_embd.weight";
 /// A tensor of the plan.
 #[derive(Debug)]
 pub struct Planned {
-    /// Hugging Face's name.
-    pub hf: String,
+    /// Hugging Face's name; of a stack those of its experts, in order.
+    pub parts: Vec<String>,
     /// Its name, shape and format in the file.
     pub spec: TensorSpec,
+    /// What the file's values have more than the model's.
+    pub added: f32,
+    /// The shape of each part.
+    pub shape: Vec<usize>,
     heads: Option<usize>,
     position: usize,
 }
 
 impl Planned {
-    /// The model's row for every stored one; `None` if not permuted.
+    /// The model's row for every stored one of a part; `None` if not permuted.
     pub fn order(&self) -> Option<Vec<u32>> {
         self.heads
-            .map(|heads| names::stored_rows(self.spec.shape[0], heads))
+            .map(|heads| names::stored_rows(self.shape[0], heads))
     }
 }
 
@@ -69,12 +77,12 @@ pub struct Plan {
     /// Tensors: embedding first, layers in order.
     pub tensors: Vec<Planned>,
     metadata: Vec<(String, gguf::Value)>,
-    divisors: Option<Vec<f32>>,
+    divisors: Vec<(&'static str, Vec<f32>)>,
     notes: Vec<String>,
 }
 
 impl Plan {
-    /// Plans the file of a model with this `config` and these tensors (Hugging Face's names and
+    /// Plans the file of a model of this family with this `config` and these tensors (Hugging Face's names and
     /// shapes). Where the embedding has more rows than the tokenizer has tokens, tokens are added.
     ///
     /// # Errors
@@ -82,16 +90,17 @@ impl Plan {
     /// tokens than rows.
     pub fn new(
         config: &Value,
+        family: &Family,
         list: Vec<(String, Vec<usize>)>,
         tokenizer: Option<&GgufTokenizer>,
         options: &GgufOptions,
     ) -> Result<Plan> {
-        let mut model = Model::new(config)?;
+        let mut model = Model::new(config, family)?;
         let tensors = planned(list, &model, options.quant)?;
         let embedding = tensors.iter().find(|t| t.spec.name == EMBEDDING);
         let rows = embedding.map_or(0, |t| t.spec.shape[0]);
         let mut metadata = about(
-            model.dialect.architecture,
+            model.gguf.architecture,
             "model",
             &options.name,
             options.quant.file_type(),
@@ -105,7 +114,7 @@ impl Plan {
         Ok(Plan {
             tensors,
             metadata,
-            divisors: model.rope_divisors(),
+            divisors: model.rope_tensors(),
             notes,
         })
     }
@@ -115,21 +124,19 @@ impl Plan {
     /// # Errors
     /// As [`Writer::create`].
     pub fn create(&self, out: &Path, replace: bool) -> Result<Writer> {
-        let mut coming: Vec<TensorSpec> = self.tensors.iter().map(|t| t.spec.clone()).collect();
-        if let Some(divisors) = &self.divisors {
-            coming.insert(0, factors(divisors));
-        }
+        let mut coming: Vec<TensorSpec> = self.divisors.iter().map(factors).collect();
+        coming.extend(self.tensors.iter().map(|t| t.spec.clone()));
         let mut writer = Writer::create(out, replace, &self.metadata, coming)?;
-        if let Some(divisors) = &self.divisors {
-            writer.begin(ROPE_FACTORS)?;
-            writer.write(&Dtype::F32.encode(ROPE_FACTORS, divisors)?)?;
+        for (name, divisors) in &self.divisors {
+            writer.begin(name)?;
+            writer.write(&Dtype::F32.encode(name, divisors)?)?;
         }
         Ok(writer)
     }
 
     /// Bytes of the tensors that [`Plan::create`] itself writes, and of all tensors.
     pub fn bytes(&self) -> (u64, u64) {
-        let begun = self.divisors.as_ref().map_or(0, |d| factors(d).bytes());
+        let begun: u64 = self.divisors.iter().map(|d| factors(d).bytes()).sum();
         let tensors = self.tensors.iter().map(|t| t.spec.bytes());
         (begun, begun + tensors.sum::<u64>())
     }
@@ -137,9 +144,9 @@ impl Plan {
     /// The report of a written file with this size.
     pub fn report(self, bytes: u64) -> GgufReport {
         let mut kinds = BTreeMap::new();
-        let divisors = self.divisors.map(|d| factors(&d).kind);
+        let divisors = self.divisors.iter().map(|d| factors(d).kind);
         let of_tensors = self.tensors.iter().map(|t| t.spec.kind);
-        for kind in divisors.into_iter().chain(of_tensors) {
+        for kind in divisors.chain(of_tensors) {
             *kinds.entry(kind.name().to_string()).or_default() += 1;
         }
         GgufReport {
@@ -151,8 +158,8 @@ impl Plan {
     }
 }
 
-fn factors(divisors: &[f32]) -> TensorSpec {
-    TensorSpec::new(ROPE_FACTORS, &[divisors.len()], Kind::Dense(Dtype::F32))
+fn factors((name, divisors): &(&'static str, Vec<f32>)) -> TensorSpec {
+    TensorSpec::new(name, &[divisors.len()], Kind::Dense(Dtype::F32))
 }
 
 /// Plans every tensor's position and format, embedding first, layers in order; refuses an
@@ -168,45 +175,86 @@ fn planned(
             "the model has no lm_head.weight, and its configuration does not tie it to the embedding",
         ));
     }
-    let mut plan = Vec::with_capacity(list.len());
+    let mut plan: Vec<Planned> = Vec::with_capacity(list.len());
+    let mut stacks: BTreeMap<String, Vec<Expert>> = BTreeMap::new();
     for (hf, shape) in list {
         if hf.ends_with("rotary_emb.inv_freq") {
             continue; // old checkpoints store what the config determines
         }
-        let Some(named) = model.dialect.named(&hf) else {
+        let Some(named) = names::tensor(&model.gguf, &hf) else {
             return Err(Error::rule(format!(
                 "{hf} is no tensor that GGUF's {} has a name for",
-                model.dialect.architecture
+                model.gguf.architecture
             )));
         };
-        let heads = model.permuted(named.heads);
-        check_shape(&hf, &shape, model, named.heads)?;
-        let role = match (shape.len(), hf.as_str()) {
+        check_shape(&hf, &shape, model, named.module)?;
+        let role = match (shape.len(), named.name.as_str()) {
             (1, _) => Role::Vector,
-            (_, "lm_head.weight") => Role::Output,
-            (_, "model.embed_tokens.weight") if !own_head => Role::Output,
+            (_, "output.weight") => Role::Output,
+            (_, EMBEDDING) if !own_head => Role::Output,
             _ => Role::Matrix,
         };
         let columns = shape[1..].iter().product();
         let spec = TensorSpec::new(&named.name, &shape, quant.choose(role, columns));
+        if let Some(expert) = named.expert {
+            let stack = stacks.entry(named.name).or_default();
+            stack.push((expert, hf.clone(), shape.clone()));
+            if stack.len() > 1 {
+                continue; // the first one stands for all
+            }
+        }
         plan.push(Planned {
-            hf,
+            parts: vec![hf],
             spec,
-            heads,
+            added: match named.module.values {
+                Values::Same => 0.0,
+                Values::PlusOne => 1.0,
+            },
+            shape,
+            heads: model.permuted(named.module),
             position: named.position,
         });
+    }
+    for planned in &mut plan {
+        if let Some(experts) = stacks.remove(&planned.spec.name) {
+            stack(planned, experts)?;
+        }
     }
     plan.sort_by(|a, b| (a.position, &a.spec.name).cmp(&(b.position, &b.spec.name)));
     complete(&plan, model)?;
     Ok(plan)
 }
 
-fn check_shape(hf: &str, shape: &[usize], model: &Model, heads: Heads) -> Result<()> {
-    let rows = model.count(heads).map(|h| h * model.head_dim);
+/// An expert's number, and its tensor's name and shape.
+type Expert = (usize, String, Vec<usize>);
+
+/// Makes the first expert's tensor that of all experts, which must be all there and of one shape.
+fn stack(planned: &mut Planned, mut experts: Vec<Expert>) -> Result<()> {
+    experts.sort();
+    for (wanted, (expert, hf, shape)) in experts.iter().enumerate() {
+        if *expert != wanted || *shape != planned.shape {
+            return Err(Error::rule(format!(
+                "{hf} of shape {shape:?} is not expert {wanted} of {:?}: {} stacks all experts of a layer, which have \
+                 numbers from 0 on and one shape",
+                planned.shape, planned.spec.name
+            )));
+        }
+    }
+    planned.spec.shape.insert(0, experts.len());
+    planned.parts = experts.into_iter().map(|(_, hf, _)| hf).collect();
+    Ok(())
+}
+
+fn check_shape(hf: &str, shape: &[usize], model: &Model, module: &Module) -> Result<()> {
+    let is = |size, n: Option<&usize>| {
+        model
+            .size(size)
+            .is_none_or(|size| n.is_none_or(|n| *n == size))
+    };
     let fits = matches!(shape.len(), 1 | 2)
         && shape.iter().all(|n| *n > 0)
-        && rows.is_none_or(|r| shape[0] == r)
-        && (hf != "model.embed_tokens.weight" || shape.get(1) == Some(&model.width));
+        && is(module.rows, shape.first())
+        && is(module.columns, shape.get(1));
     if fits {
         Ok(())
     } else {
@@ -218,15 +266,18 @@ fn check_shape(hf: &str, shape: &[usize], model: &Model, heads: Heads) -> Result
 
 fn complete(plan: &[Planned], model: &Model) -> Result<()> {
     let there: HashSet<&str> = plan.iter().map(|t| t.spec.name.as_str()).collect();
+    let all = || names::modules(&model.gguf).filter(|m| !m.optional);
+    let stored = |module: &Module| match module.raw {
+        true => module.stored.to_string(),
+        false => format!("{}.weight", module.stored),
+    };
     let layers = (0..model.layers).flat_map(|l| {
-        let parts = model.dialect.parts();
-        parts.map(move |(_, part, _)| format!("blk.{l}.{part}.weight"))
+        let inside = all().filter(|m| m.place == Place::Layer);
+        inside.map(move |m| format!("blk.{l}.{}", stored(m)))
     });
-    let mut wanted = [EMBEDDING.into(), "output_norm.weight".into()]
-        .into_iter()
-        .chain(layers);
-    if let Some(missing) = wanted.find(|name: &String| !there.contains(name.as_str())) {
-        let hf = names::hf_name(&missing).unwrap_or(missing);
+    let outside = all().filter(|m| m.place != Place::Layer).map(stored);
+    if let Some(missing) = outside.chain(layers).find(|n| !there.contains(n.as_str())) {
+        let hf = names::hf_name(&model.gguf, &missing).unwrap_or(missing);
         return Err(Error::rule(format!("the model has no {hf}")));
     }
     match plan
@@ -235,7 +286,8 @@ fn complete(plan: &[Planned], model: &Model) -> Result<()> {
     {
         Some(beyond) => Err(Error::rule(format!(
             "{} belongs to no layer: the configuration has {}",
-            beyond.hf, model.layers
+            beyond.parts.join(", "),
+            model.layers
         ))),
         None => Ok(()),
     }
@@ -244,11 +296,12 @@ fn complete(plan: &[Planned], model: &Model) -> Result<()> {
 /// For each format that was not asked for, one remark on how many tensors have it and why.
 fn other_blocks(plan: &[Planned], quant: GgufQuant) -> Vec<String> {
     let mut found: BTreeMap<(&str, usize), usize> = BTreeMap::new();
-    for t in plan.iter().map(|t| &t.spec).filter(|t| t.shape.len() == 2) {
+    for t in plan.iter().map(|t| &t.spec).filter(|t| t.shape.len() > 1) {
         let roomy = quant.choose(Role::Matrix, 256);
         let logits = quant.choose(Role::Output, 256);
         if t.kind != roomy && t.kind != logits {
-            *found.entry((t.kind.name(), t.shape[1])).or_default() += 1;
+            let columns = t.shape.last().copied().unwrap_or(0);
+            *found.entry((t.kind.name(), columns)).or_default() += 1;
         }
     }
     found
@@ -261,14 +314,14 @@ fn other_blocks(plan: &[Planned], quant: GgufQuant) -> Vec<String> {
         .collect()
 }
 
-/// The metadata of a model with this `config` and number of embedding rows, without a tokenizer's.
+/// The metadata of a model of this family with this `config` and number of embedding rows, without a tokenizer's.
 ///
 /// # Errors
 /// A model that its GGUF architecture cannot express.
-pub fn keys(config: &Value, rows: usize) -> Result<Vec<(String, gguf::Value)>> {
-    let model = Model::new(config)?;
+pub fn keys(config: &Value, family: &Family, rows: usize) -> Result<Vec<(String, gguf::Value)>> {
+    let model = Model::new(config, family)?;
     let file_type = GgufQuant::F32.file_type();
-    let mut keys = about(model.dialect.architecture, "model", "", file_type);
+    let mut keys = about(model.gguf.architecture, "model", "", file_type);
     keys.extend(model.keys(rows));
     Ok(keys)
 }

@@ -5,12 +5,13 @@ use std::{
     path::Path,
 };
 
+use randori_sdk::{dialect::Size, seam::Family};
 use serde_json::Value;
 
 use super::{
     GgufReport,
     config::Model,
-    names::{self, Module},
+    names::{self, Named},
     plan::about,
 };
 use crate::{
@@ -49,7 +50,7 @@ impl Param {
     }
 }
 
-/// Writes the LoRA of a model with this `config`. `params` have PEFT's short names
+/// Writes the LoRA of a model of this family with this `config`. `params` have PEFT's short names
 /// (`model.layers.0.self_attn.q_proj.lora_A` (r, in), `.lora_B` (out, r)); `scale` returns the
 /// factor on B·A·x of a projection.
 ///
@@ -63,11 +64,12 @@ impl Param {
 pub fn write_lora(
     params: &BTreeMap<String, Param>,
     config: &Value,
+    family: &Family,
     scale: &dyn Fn(&str) -> f64,
     out: &Path,
     options: &GgufLoraOptions,
 ) -> Result<GgufReport> {
-    let model = Model::new(config)?;
+    let model = Model::new(config, family)?;
     let projections = projections(params)?;
     let factor = |projection: &str| -> Result<f64> {
         let (rank, _) = half(params, projection, "lora_A")?.matrix(projection)?;
@@ -88,13 +90,7 @@ pub fn write_lora(
         let ratio = factor(projection)? / alpha;
         halves.extend(pair(params, &model, projection, ratio)?);
     }
-    write(
-        model.dialect.architecture,
-        &halves,
-        alpha as f32,
-        out,
-        options,
-    )
+    write(model.gguf.architecture, &halves, alpha as f32, out, options)
 }
 
 /// Names of the adapted projections; refuses a tensor that belongs to none.
@@ -142,21 +138,26 @@ fn pair(
     projection: &str,
     ratio: f64,
 ) -> Result<[(TensorSpec, Vec<u8>); 2]> {
-    let module = model
-        .dialect
-        .module(projection)
-        .filter(|module| !module.name.ends_with("norm"))
+    let named = names::module(&model.gguf, projection)
+        .filter(|named| !named.module.stored.ends_with("norm"))
         .ok_or_else(|| {
             Error::rule(format!(
                 "{projection} is no projection that GGUF's {} has a name for",
-                model.dialect.architecture
+                model.gguf.architecture
             ))
         })?;
-    let Module {
+    let Named {
         name,
         position,
-        heads,
-    } = module;
+        expert,
+        module,
+    } = named;
+    if expert.is_some() {
+        return Err(Error::rule(format!(
+            "an adapter of {projection} cannot be a GGUF LoRA, since GGUF stacks all experts of a layer; export the merged \
+             model as gguf"
+        )));
+    }
     if name == "token_embd" || (name == "output" && model.tied) {
         return Err(Error::rule(format!(
             "an adapter of {projection} cannot be a GGUF LoRA{}; export the merged model as gguf",
@@ -172,15 +173,16 @@ fn pair(
         half(params, projection, "lora_B")?,
     );
     let ((rank, inputs), (outputs, b_rank)) = (a.matrix(projection)?, b.matrix(projection)?);
-    let wanted = shape(model, &name);
+    let is = |size: Size, n: usize| model.size(size).is_none_or(|size| size == n);
+    let fits = is(module.rows, outputs) && is(module.columns, inputs);
     let layer = position == usize::MAX || position <= model.layers;
-    if rank != b_rank || !layer || wanted.is_some_and(|w| w != (outputs, inputs)) {
+    if rank != b_rank || !layer || !fits {
         return Err(Error::rule(format!(
             "{projection} has A {:?} and B {:?}, which do not fit the model's configuration",
             a.shape, b.shape
         )));
     }
-    let mut turned = match model.permuted(heads) {
+    let mut turned = match model.permuted(module) {
         None => b.values.clone(),
         Some(h) => names::stored_rows(outputs, h)
             .into_iter()
@@ -203,23 +205,6 @@ fn pair(
         stored("lora_a", [rank, inputs], &a.values)?,
         stored("lora_b", [outputs, rank], &turned)?,
     ])
-}
-
-/// Shape (out, in) of a projection; `None` for the head, whose rows the configuration does not
-/// determine.
-fn shape(model: &Model, module: &str) -> Option<(usize, usize)> {
-    let (q, kv) = (
-        model.heads * model.head_dim,
-        model.kv_heads * model.head_dim,
-    );
-    Some(match module.rsplit('.').next()? {
-        "attn_q" => (q, model.width),
-        "attn_k" | "attn_v" => (kv, model.width),
-        "attn_output" => (model.width, q),
-        "ffn_gate" | "ffn_up" => (model.ffn, model.width),
-        "ffn_down" => (model.width, model.ffn),
-        _ => return None,
-    })
 }
 
 fn write(
@@ -248,6 +233,7 @@ fn write(
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use randori_sdk::{Dialect, dialect::Gguf};
     use serde_json::json;
 
     use super::*;
@@ -279,7 +265,12 @@ mod tests {
         };
         // down is first by name, so alpha is 2 · 4; q's is 1 · 2, a quarter of it
         let scale = |projection: &str| if projection == q { 1.0 } else { 2.0 };
-        let report = write_lora(&params, &config, &scale, &out, &options).unwrap();
+        let dialect = Dialect {
+            gguf: Some(Gguf::LLAMA),
+            ..Dialect::NONE
+        };
+        let family = Family::new("llama", dialect);
+        let report = write_lora(&params, &config, &family, &scale, &out, &options).unwrap();
         assert_eq!(
             (report.tensors, report.bytes),
             (4, std::fs::metadata(&out).unwrap().len())

@@ -1,7 +1,8 @@
-//! Dense decoders in GGUF (Llama and Mistral, Qwen2, Qwen3): names, row orders, keys, and the
-//! formats of tensors. What differs between families is one table, `dialect.rs`.
+//! Models in GGUF, by what plugins say of their families: names, row orders, keys, and the formats
+//! of tensors. No family is known here by name.
 mod config;
 mod dialect;
+mod keys;
 mod lora;
 mod names;
 mod plan;
@@ -11,6 +12,7 @@ mod tensors;
 
 use std::{path::Path, sync::Arc};
 
+use randori_sdk::{dialect::Divisors, seam::Family};
 use serde_json::Value;
 
 pub use lora::{GgufLoraOptions, Param, write_lora};
@@ -18,7 +20,8 @@ pub use names::{ROPE_FACTORS, gguf_name, hf_name, model_rows, stored_rows};
 pub use plan::{GgufOptions, GgufReport, Plan, Planned, keys};
 pub use quant::GgufQuant;
 
-use dialect::Dialect;
+use dialect::Spoken;
+use names::{ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT};
 
 use super::{GgufTokenizer, parts};
 use crate::{Error, Index, Result};
@@ -34,17 +37,17 @@ pub struct GgufModel {
     pub index: Index,
 }
 
-/// Reads a model's metadata and tensor index.
+/// Reads a model's metadata and tensor index; `families` are those that plugins know.
 ///
 /// # Errors
-/// A missing, truncated or damaged file, another architecture, or an unsupported feature.
-pub fn open(path: &Path) -> Result<GgufModel> {
+/// A missing, truncated or damaged file, an architecture that no family has, or an unsupported
+/// feature.
+pub fn open(path: &Path, families: &[Family]) -> Result<GgufModel> {
     let (mut header, files) = parts::read(path)?;
-    let source = &files[0];
-    let file = source.name.clone();
+    let file = files[0].name.clone();
     let in_file = |what: String| Error::rule(format!("{file}: {what}"));
-    let dialect = Dialect::of_file(&header).map_err(in_file)?;
-    let mut config = config::read(&header, source, dialect).map_err(in_file)?;
+    let spoken = Spoken::of_file(&header, families).map_err(in_file)?;
+    let mut config = config::read(&header, &files, &spoken).map_err(in_file)?;
     let tokenizer = GgufTokenizer::read(&header).map_err(in_file)?;
     tensors::beside(header.tensors.keys()).map_err(|e| in_file(e.to_string()))?;
     tensors::factors(&mut header.tensors, &files).map_err(|e| in_file(e.to_string()))?;
@@ -53,14 +56,19 @@ pub fn open(path: &Path) -> Result<GgufModel> {
         files: files.into_iter().map(Arc::new).collect(),
         ..Index::default()
     };
+    // these are part of the configuration now
+    let in_config: &[&str] = match spoken.gguf.divisors {
+        Divisors::None => &[],
+        Divisors::One => &[ROPE_FACTORS],
+        Divisors::LongShort => &[ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT],
+    };
     for (name, tensor) in header.tensors {
-        if name == ROPE_FACTORS && dialect.divisors {
-            continue; // now part of the config
+        if !in_config.contains(&name.as_str()) {
+            tensors::add(&mut index, name, tensor, &counts, &spoken.gguf)
+                .map_err(|e| in_file(e.to_string()))?;
         }
-        tensors::add(&mut index, name, tensor, &counts, dialect)
-            .map_err(|e| in_file(e.to_string()))?;
     }
-    tensors::biases(&mut index, &mut config, dialect)?;
+    tensors::biases(&mut index, &mut config, &spoken.gguf)?;
     Ok(GgufModel {
         config,
         tokenizer,

@@ -1,17 +1,15 @@
-//! A GGUF's tensors under Hugging Face's names: splits a fused q, k and v, and completes biases
-//! that only some projections have.
+//! A GGUF's tensors under Hugging Face's names: splits stacked experts and a fused q, k and v, and
+//! completes biases that only some projections have.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
+use randori_sdk::dialect::{Gguf, Module, Order, Size, Values};
 use serde_json::Value;
 
-use super::{
-    dialect::Dialect,
-    names::{Heads, hf_name},
-};
+use super::names;
 use crate::{ByteSource, Dtype, Error, Format, Index, Result, Stored};
 
 /// Numbers of heads, by which a fused tensor is split into q, k and v and the rows of q and k are
@@ -33,6 +31,15 @@ impl HeadCounts {
             query: number("num_attention_heads"),
             key: number("num_key_value_heads"),
             features: number("head_dim"),
+        }
+    }
+
+    /// Number of heads by which llama.cpp permuted a module's rows.
+    fn permuted(&self, module: &Module) -> Option<usize> {
+        match (module.order, module.rows) {
+            (Order::Same, _) => None,
+            (Order::Turned, Size::Key) => Some(self.key),
+            (Order::Turned, _) => Some(self.query),
         }
     }
 }
@@ -79,38 +86,87 @@ pub(super) fn factors(tensors: &mut BTreeMap<String, Stored>, files: &[ByteSourc
     Ok(())
 }
 
-/// Adds one of the file's tensors: under its Hugging Face name, or as the three that it fuses.
+/// Adds one of the file's tensors: under its Hugging Face name, or as those that it stacks or
+/// fuses. One that the family has no name for keeps its own: the architecture asks for no such
+/// tensor.
 ///
 /// # Errors
-/// A fused tensor whose rows are not those of q, k and v; a name that exists already.
+/// A stack that does not divide into its experts, a fused tensor whose rows are not those of q, k
+/// and v; a name that exists already.
 pub(super) fn add(
     index: &mut Index,
     name: String,
     tensor: Stored,
     counts: &HeadCounts,
-    dialect: &Dialect,
+    gguf: &Gguf,
 ) -> Result<()> {
-    let permuted = |part: &str| {
-        let mut parts = dialect.parts().filter(|_| dialect.permuted);
-        let (.., heads) = parts.find(|(_, theirs, _)| *theirs == part)?;
-        match heads {
-            Heads::None => None,
-            Heads::Query => Some(counts.query),
-            Heads::Key => Some(counts.key),
-        }
-    };
     let parts: Vec<&str> = name.split('.').collect();
-    let &["blk", layer, part, kind] = parts.as_slice() else {
-        return index.add(hf_name(&name).unwrap_or(name), tensor);
+    if let &["blk", layer, part, kind] = parts.as_slice() {
+        if !names::has(gguf, part, kind) {
+            return index.add(name, tensor); // llama.cpp has no such bias
+        }
+        let known = names::modules(gguf).any(|module| module.stored == part);
+        if part == "attn_qkv" && ["weight", "bias"].contains(&kind) && !known {
+            let block = format!("blk.{layer}");
+            return fused(index, [&name, &block, kind], tensor, counts, gguf);
+        }
+    }
+    let Some((own, module)) = names::back(gguf, &name) else {
+        return index.add(name, tensor);
     };
-    if !dialect.has(part, kind) {
-        return index.add(name, tensor); // llama.cpp has no such bias: nobody asks for the name
+    let stored = as_said(tensor, module, counts);
+    match names::stacked(module) {
+        false => index.add(own, stored),
+        true => experts(index, &name, &own, stored),
     }
-    if part != "attn_qkv" || !["weight", "bias"].contains(&kind) {
-        let permuted = permuted(part);
-        let stored = Stored { permuted, ..tensor };
-        return index.add(hf_name(&name).unwrap_or(name), stored);
+}
+
+/// A tensor with what the dialect says of how it is stored.
+fn as_said(tensor: Stored, module: &Module, counts: &HeadCounts) -> Stored {
+    Stored {
+        permuted: counts.permuted(module),
+        added: match module.values {
+            Values::Same => 0.0,
+            Values::PlusOne => 1.0,
+        },
+        ..tensor
     }
+}
+
+/// Adds the tensors of all experts, which a file stacks.
+fn experts(index: &mut Index, name: &str, own: &str, stack: Stored) -> Result<()> {
+    let (count, each) = match stack.shape.split_first() {
+        Some((&count, each)) if count > 0 && !each.is_empty() => (count, each.to_vec()),
+        _ => (0, Vec::new()),
+    };
+    // without values, a damaged file could claim any number of experts
+    if count == 0 || stack.len == 0 || !stack.len.is_multiple_of(count as u64) {
+        return Err(Error::rule(format!(
+            "{name} has the shape {:?}, which is no stack of matrices",
+            stack.shape
+        )));
+    }
+    let len = stack.len / count as u64;
+    for expert in 0..count {
+        let one = Stored {
+            start: stack.start + expert as u64 * len,
+            len,
+            shape: each.clone(),
+            ..stack.clone()
+        };
+        index.add(names::of_expert(own, expert), one)?;
+    }
+    Ok(())
+}
+
+/// Adds q, k and v, which a file fuses; `names` are the tensor's, its block's and its kind.
+fn fused(
+    index: &mut Index,
+    [name, block, kind]: [&str; 3],
+    tensor: Stored,
+    counts: &HeadCounts,
+    gguf: &Gguf,
+) -> Result<()> {
     let (q, k) = (
         counts.query.saturating_mul(counts.features),
         counts.key.saturating_mul(counts.features),
@@ -132,11 +188,13 @@ pub(super) fn add(
             start: tensor.start + first * row,
             len: rows as u64 * row,
             shape,
-            permuted: permuted(part),
             ..tensor.clone()
         };
-        let own = format!("blk.{layer}.{part}.{kind}");
-        index.add(hf_name(&own).unwrap_or(own), stored)?;
+        let own = format!("{block}.{part}.{kind}");
+        match names::back(gguf, &own) {
+            Some((own, module)) => index.add(own, as_said(stored, module, counts))?,
+            None => index.add(own, stored)?,
+        }
         first += rows as u64;
     }
     Ok(())
@@ -176,8 +234,8 @@ pub(super) fn beside<'a>(names: impl Iterator<Item = &'a String>) -> Result<()> 
 /// Completes biases: llama.cpp adds each one that exists, while a configuration has one key for all
 /// of attention's and one for the MLP's, or a family has some always. Where a file has only some,
 /// the others become zeros, which compute the same.
-pub(super) fn biases(index: &mut Index, config: &mut Value, dialect: &Dialect) -> Result<()> {
-    for group in dialect.biases {
+pub(super) fn biases(index: &mut Index, config: &mut Value, gguf: &Gguf) -> Result<()> {
+    for group in gguf.biases {
         let of_group = |name: &str, kind: &str| {
             let module = name.strip_suffix(kind).and_then(|m| m.rsplit_once('.'));
             module.is_some_and(|(block, projection)| {
@@ -223,6 +281,7 @@ fn zeros(index: &mut Index, wanted: Vec<(String, usize)>) -> Result<()> {
             permuted: None,
             columns: None,
             factor: 1.0,
+            added: 0.0,
         };
         index.add(name, zero)?;
     }
@@ -247,6 +306,7 @@ mod tests {
             permuted: None,
             columns: None,
             factor: 1.0,
+            added: 0.0,
         };
         let with = |more: &[(&str, Stored)]| {
             let mut tensors: BTreeMap<String, Stored> = more

@@ -3,15 +3,17 @@
 //! llama.cpp divides every frequency by one factor and by its divisor in `rope_freqs.weight`, and
 //! multiplies cosine and sine by `attn_factor`; each of the three may occur alone.
 
+use randori_sdk::dialect::{Divisors, Gguf};
 use serde_json::{Value, json};
 
 use super::{
-    dialect::{Dialect, Keys},
-    names::ROPE_FACTORS,
+    dialect::{Keys, Spoken},
+    keys::shortest,
+    names::{ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT},
 };
 use crate::{
-    ByteSource, Error, Result, Stored,
-    gguf::{self, bytes::Read, header::Header},
+    ByteSource, Error, Result,
+    gguf::{self, bytes::Read},
 };
 
 /// Scaling of the rotary frequencies, relative to theta's powers.
@@ -31,6 +33,13 @@ pub(super) enum Rope {
     /// Each frequency has its divisor, (head_dim / 2); cosine and sine are multiplied by
     /// `attention`.
     PerFrequency { divisors: Vec<f32>, attention: f64 },
+    /// Texts up to `original` tokens have the short divisors, longer ones the long ones.
+    ByLength {
+        short: Vec<f32>,
+        long: Vec<f32>,
+        attention: f64,
+        original: f64,
+    },
 }
 
 impl Rope {
@@ -38,7 +47,7 @@ impl Rope {
     ///
     /// # Errors
     /// A type that GGUF cannot express, or a missing key of it.
-    pub fn new(config: &Value, head_dim: usize) -> Result<Rope> {
+    pub fn new(config: &Value, head_dim: usize, gguf: &Gguf) -> Result<Rope> {
         let section = section(config);
         let kind = ["rope_type", "type"]
             .iter()
@@ -66,17 +75,27 @@ impl Rope {
                     let numbers = list.iter().filter_map(Value::as_f64);
                     Ok(numbers.map(|v| v as f32).collect())
                 };
-                let divisors = list("short_factor")?;
-                if divisors != list("long_factor")? || divisors.len() != head_dim / 2 {
+                let (short, long) = (list("short_factor")?, list("long_factor")?);
+                let (by_length, pairs) = (gguf.divisors == Divisors::LongShort, head_dim / 2);
+                if (short != long && !by_length) || [short.len(), long.len()] != [pairs; 2] {
                     return Err(Error::rule(format!(
-                        "short_factor and long_factor of the rope scaling differ, or are not {} numbers: GGUF's llama \
+                        "short_factor and long_factor of the rope scaling differ, or are not {pairs} numbers: GGUF's {} \
                          has one list",
-                        head_dim / 2
+                        gguf.architecture
                     )));
                 }
                 let attention = rope_number(config, "attention_factor");
+                if by_length {
+                    let original = original(config).ok_or_else(|| lacks(ORIGINAL))?;
+                    return Ok(Rope::ByLength {
+                        short,
+                        long,
+                        attention: attention.unwrap_or_else(|| longer(config, original)),
+                        original,
+                    });
+                }
                 Ok(Rope::PerFrequency {
-                    divisors,
+                    divisors: short,
                     attention: attention.ok_or_else(|| lacks("attention_factor"))?,
                 })
             }
@@ -96,11 +115,34 @@ impl Rope {
             Rope::PerFrequency { attention, .. } if *attention != 1.0 => {
                 vec![(name("attn_factor"), gguf::Value::Float(*attention))]
             }
+            Rope::ByLength {
+                attention,
+                original,
+                ..
+            } => vec![
+                (
+                    name("original_context_length"),
+                    gguf::Value::Int(*original as i128),
+                ),
+                (name("attn_factor"), gguf::Value::Float(*attention)),
+            ],
             _ => Vec::new(),
         }
     }
 
-    /// The divisor of every frequency; Llama 3's in f32 throughout, as llama.cpp's converter
+    /// The tensors that divide the frequencies.
+    pub fn tensors(&self, theta: f64, head_dim: usize) -> Vec<(&'static str, Vec<f32>)> {
+        if let Rope::ByLength { short, long, .. } = self {
+            return vec![
+                (ROPE_FACTORS_LONG, long.clone()),
+                (ROPE_FACTORS_SHORT, short.clone()),
+            ];
+        }
+        let divisors = self.divisors(theta, head_dim);
+        divisors.into_iter().map(|d| (ROPE_FACTORS, d)).collect()
+    }
+
+    /// The divisor of every frequency, for texts of any length; Llama 3's in f32 throughout, as llama.cpp's converter
     /// computes them.
     ///
     /// With wavelength w = 2π·theta^(2i/d) and original length L: 1 where w < L/high, the factor
@@ -108,7 +150,7 @@ impl Rope {
     /// low).
     pub fn divisors(&self, theta: f64, head_dim: usize) -> Option<Vec<f32>> {
         let (factor, low, high, original) = match self {
-            Rope::Plain | Rope::Linear(_) => return None,
+            Rope::Plain | Rope::Linear(_) | Rope::ByLength { .. } => return None,
             Rope::PerFrequency { divisors, .. } => return Some(divisors.clone()),
             Rope::Llama3 {
                 factor,
@@ -145,15 +187,29 @@ fn original(config: &Value) -> Option<f64> {
         .or_else(|| beside("max_position_embeddings"))
 }
 
+/// The factor on cosine and sine that transformers computes for `longrope` where none is given:
+/// √(1 + ln(longest / original) / ln original).
+fn longer(config: &Value, original: f64) -> f64 {
+    let longest = config
+        .get("max_position_embeddings")
+        .and_then(Value::as_f64);
+    let times = rope_number(config, "factor").or(longest.map(|longest| longest / original));
+    match times {
+        Some(times) if times > 1.0 => (1.0 + times.ln() / original.ln()).sqrt(),
+        _ => 1.0,
+    }
+}
+
 /// The section with the rope's keys. transformers v4 has theta at the top level and the rest in
 /// `rope_scaling`, v5 everything in `rope_parameters`; if both exist v4's counts, as in
-/// transformers 5.
+/// transformers 5. Where v5's is by kinds of layers, that of layers that see everything counts.
 fn section(config: &Value) -> &Value {
     let filled = |v: &&Value| v.as_object().is_some_and(|section| !section.is_empty());
-    ["rope_scaling", "rope_parameters"]
+    let found = ["rope_scaling", "rope_parameters"]
         .iter()
         .find_map(|k| config.get(*k).filter(filled))
-        .unwrap_or(config)
+        .unwrap_or(config);
+    found.get("full_attention").filter(filled).unwrap_or(found)
 }
 
 /// A number from the section, or else from beside it.
@@ -169,24 +225,28 @@ pub(super) fn rope_number(config: &Value, key: &str) -> Option<f64> {
 /// An unknown type, a factor or divisor that is not positive and finite, divisors for another head
 /// size.
 pub(super) fn scaling(
-    header: &Header,
-    source: &ByteSource,
-    dialect: &Dialect,
+    keys: &Keys,
+    files: &[ByteSource],
+    spoken: &Spoken,
     theta: f64,
     head_dim: usize,
     context: usize,
 ) -> Read<Option<Value>> {
-    let keys = Keys::new(header, dialect);
-    let factor = factor(&keys)?;
+    let kinds = spoken.gguf.divisors;
+    let factor = factor(keys)?;
     let attention = match keys.float("rope.scaling.attn_factor")? {
         Some(a) if a.is_finite() => a,
         Some(a) => return Err(format!("{} is {a}", keys.name("rope.scaling.attn_factor"))),
         None => 1.0,
     };
-    let stored = header.tensors.get(ROPE_FACTORS);
-    let divisors = match stored.filter(|_| dialect.divisors) {
-        Some(stored) => Some(divisors(stored, source, head_dim / 2)?),
-        None => None,
+    if kinds == Divisors::LongShort
+        && let Some(by_length) = by_length(keys, files, attention, head_dim / 2, context)?
+    {
+        return Ok(Some(by_length));
+    }
+    let divisors = match kinds {
+        Divisors::One => divisors(keys, ROPE_FACTORS, files, head_dim / 2)?,
+        _ => None,
     };
     let divisors = match divisors {
         None if attention == 1.0 && factor == 1.0 => return Ok(None),
@@ -212,6 +272,34 @@ pub(super) fn scaling(
         "factor": 1.0,
         "attention_factor": attention,
         "original_max_position_embeddings": context,
+    })))
+}
+
+/// The scaling of a file with divisors for short and for long texts; `None` without them.
+fn by_length(
+    keys: &Keys,
+    files: &[ByteSource],
+    attention: f64,
+    pairs: usize,
+    context: usize,
+) -> Read<Option<Value>> {
+    let read = |name: &str| -> Read<Option<Vec<f64>>> {
+        let found = divisors(keys, name, files, pairs)?;
+        Ok(found.map(|all| all.into_iter().map(|d| shortest(d.into())).collect()))
+    };
+    let (short, long) = match (read(ROPE_FACTORS_SHORT)?, read(ROPE_FACTORS_LONG)?) {
+        (Some(short), Some(long)) => (short, long),
+        (None, None) => return Ok(None),
+        (Some(_), None) => return Err(format!("{ROPE_FACTORS_LONG} is missing")),
+        (None, Some(_)) => return Err(format!("{ROPE_FACTORS_SHORT} is missing")),
+    };
+    let original = keys.whole("rope.scaling.original_context_length")?;
+    Ok(Some(json!({
+        "rope_type": "longrope",
+        "short_factor": short,
+        "long_factor": long,
+        "attention_factor": shortest(attention),
+        "original_max_position_embeddings": original.unwrap_or(context),
     })))
 }
 
@@ -242,19 +330,24 @@ fn factor(keys: &Keys) -> Read<f64> {
     Ok(1.0)
 }
 
-fn divisors(stored: &Stored, source: &ByteSource, pairs: usize) -> Read<Vec<f32>> {
+/// The divisors in a tensor of a file, if it has one of this name.
+fn divisors(keys: &Keys, name: &str, files: &[ByteSource], pairs: usize) -> Read<Option<Vec<f32>>> {
+    let Some(stored) = keys.header.tensors.get(name) else {
+        return Ok(None);
+    };
     if stored.shape != [pairs] {
         return Err(format!(
-            "{ROPE_FACTORS} has the shape {:?}, but heads have {pairs} pairs of features",
+            "{name} has the shape {:?}, but heads have {pairs} pairs of features",
             stored.shape
         ));
     }
-    let all = stored
-        .numbers(ROPE_FACTORS, source)
-        .map_err(|e| e.to_string())?;
+    let source = files
+        .get(stored.file)
+        .ok_or("a tensor's file is not open")?;
+    let all = stored.numbers(name, source).map_err(|e| e.to_string())?;
     match all.iter().find(|d| !d.is_finite() || **d <= 0.0) {
-        Some(bad) => Err(format!("{ROPE_FACTORS} holds {bad}; a divisor is above 0")),
-        None => Ok(all),
+        Some(bad) => Err(format!("{name} holds {bad}; a divisor is above 0")),
+        None => Ok(Some(all)),
     }
 }
 
@@ -287,62 +380,4 @@ fn llama3(stored: &[f32], theta: f64, head_dim: usize) -> Option<Value> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-mod tests {
-    use super::*;
-    use crate::{
-        Dtype,
-        gguf::{Kind, TensorSpec, header},
-    };
-
-    /// A header with this scaling's keys and divisors, and its file.
-    fn written(rope: &Rope, theta: f64, head_dim: usize) -> ByteSource {
-        let keys = rope.keys(|key| format!("llama.rope.scaling.{key}"));
-        let divisors = rope.divisors(theta, head_dim);
-        let coming = divisors
-            .iter()
-            .map(|d| TensorSpec::new(ROPE_FACTORS, &[d.len()], Kind::Dense(Dtype::F32)));
-        let mut bytes = header::write(&keys, &coming.collect::<Vec<_>>()).unwrap();
-        bytes.extend(
-            Dtype::F32
-                .encode("d", &divisors.unwrap_or_default())
-                .unwrap(),
-        );
-        ByteSource::memory("x.gguf", bytes)
-    }
-
-    #[test]
-    fn every_scaling_is_read_as_it_was_written() {
-        let (each, theta) = (json!([1.0, 1.5, 2.0, 4.0]), 500_000.0);
-        let usual = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192});
-        for (section, same) in [
-            (json!({"rope_type": "default"}), true),
-            (json!({"rope_type": "linear", "factor": 4.0}), true),
-            (usual, true),
-            (
-                json!({"rope_type": "longrope", "short_factor": each, "long_factor": each, "factor": 1.0,
-                "attention_factor": 1.25, "original_max_position_embeddings": 64}),
-                true,
-            ),
-            // unusual parameters: a list that computes the same
-            (
-                json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 2.0, "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 64}),
-                false,
-            ),
-        ] {
-            let rope = Rope::new(&json!({"rope_parameters": section}), 8).unwrap();
-            let source = written(&rope, theta, 8);
-            let header = Header::read(&source).unwrap();
-            let (dialect, _) = Dialect::of_family("llama").unwrap();
-            let read = scaling(&header, &source, dialect, theta, 8, 64).unwrap();
-            let read = read.unwrap_or(json!({"rope_type": "default"}));
-            let again = Rope::new(&json!({"rope_parameters": read}), 8).unwrap();
-            match same {
-                true => assert_eq!((&read["rope_type"], &again), (&section["rope_type"], &rope)),
-                false => assert_eq!(again.divisors(theta, 8), rope.divisors(theta, 8)),
-            }
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,233 @@
+//! Metadata beside Llama's keys, by a family's dialect: keys that hold what a configuration says,
+//! and what a file implies without saying so.
+
+use randori_sdk::dialect::{Form, Implied, Is, Key};
+use serde_json::{Value, json};
+
+use super::dialect::{Keys, Spoken};
+use crate::{
+    Error, Result,
+    gguf::{self, bytes::Read, header::Header},
+};
+
+/// The key that holds the rotary base of layers with a window.
+const WINDOWED_BASE: &str = "rope.freq_base_swa";
+/// Kinds of layers in `layer_types`.
+const SLIDES: [&str; 2] = ["full_attention", "sliding_attention"];
+
+/// Sizes of a model, from which implied numbers follow.
+pub(super) struct Sizes {
+    pub layers: usize,
+    pub width: usize,
+    pub heads: usize,
+    pub head_dim: usize,
+}
+
+/// The keys of a configuration's values, without the architecture.
+///
+/// # Errors
+/// A required value that is not there, or one of another form.
+pub(super) fn written(spoken: &Spoken, config: &Value) -> Result<Vec<(String, gguf::Value)>> {
+    let mut all = Vec::new();
+    for key in spoken.gguf.keys {
+        let there = key.config.iter().map(|path| spoken.value(config, path));
+        let found = there.into_iter().find(|value| !value.is_null());
+        let Some(value) = found else {
+            match key.required {
+                true => return Err(lacks(key)),
+                false => continue,
+            }
+        };
+        let written = stored(key, &value).ok_or_else(|| {
+            Error::rule(format!(
+                "{} of the model's configuration is {value}, which GGUF's {} cannot hold",
+                key.config.join(" or "),
+                key.key
+            ))
+        })?;
+        all.push((key.key.to_string(), written));
+    }
+    Ok(all)
+}
+
+fn lacks(key: &Key) -> Error {
+    Error::rule(format!(
+        "the model's configuration has no {}, which a GGUF needs",
+        key.config.join(" or ")
+    ))
+}
+
+fn stored(key: &Key, value: &Value) -> Option<gguf::Value> {
+    Some(match key.form {
+        Form::Real => {
+            let value = value.as_f64()?;
+            gguf::Value::Float(match key.reciprocal {
+                true => key.factor / value,
+                false => key.factor * value,
+            })
+        }
+        Form::Whole => gguf::Value::Int(value.as_u64()?.into()),
+        Form::Flag => gguf::Value::Bool(value.as_bool()?),
+        Form::Text => gguf::Value::Text(value.as_str()?.into()),
+        Form::Slides => {
+            let kinds = value.as_array()?.iter();
+            let slides = kinds.map(|kind| Some(kind.as_str()? == SLIDES[1]));
+            gguf::Value::Bools(slides.collect::<Option<_>>()?)
+        }
+    })
+}
+
+/// Puts the values of a file's keys into its configuration.
+///
+/// # Errors
+/// A required key that is not there, or one of another form.
+pub(super) fn read(spoken: &Spoken, keys: &Keys, layers: usize, config: &mut Value) -> Read<()> {
+    for key in spoken.gguf.keys {
+        let value = match key.form {
+            Form::Real => keys.float(key.key)?.map(|v| json!(own(key, v))),
+            Form::Whole => keys.whole(key.key)?.filter(|n| *n > 0).map(|n| json!(n)),
+            Form::Flag => keys.flag(key.key)?.map(|v| json!(v)),
+            Form::Text => keys.text(key.key)?.map(|v| json!(v)),
+            Form::Slides => kinds(keys.header, &keys.name(key.key), layers)?,
+        };
+        match (value, key.config.first()) {
+            (Some(value), Some(path)) => set(config, path, value),
+            (None, _) if key.required => return Err(format!("{} is missing", keys.name(key.key))),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The configuration's number for a file's.
+fn own(key: &Key, stored: f64) -> f64 {
+    let stored = shortest(stored);
+    match key.reciprocal {
+        true => key.factor / stored,
+        false => stored / key.factor,
+    }
+}
+
+/// The shortest decimal number that gives the same f32: 1e-5, not 9.999999747378752e-6.
+pub(super) fn shortest(v: f64) -> f64 {
+    format!("{}", v as f32).parse().unwrap_or(v)
+}
+
+/// Each layer's kind, by a list of whether it slides, or by a number: all slide but every so many.
+fn kinds(header: &Header, key: &str, layers: usize) -> Read<Option<Value>> {
+    let slides: Vec<bool> = match header.metadata.get(key) {
+        None => return Ok(None),
+        Some(gguf::Value::Bools(list)) => list.clone(),
+        Some(gguf::Value::Ints(list)) => list.iter().map(|n| *n != 0).collect(),
+        Some(gguf::Value::Int(every)) => {
+            let every = usize::try_from(*every).unwrap_or(0);
+            let full = |layer: usize| every > 0 && (layer + 1).is_multiple_of(every);
+            (0..layers).map(|layer| !full(layer)).collect()
+        }
+        Some(other) => return Err(format!("{key} must be a list or a number, not {other:?}")),
+    };
+    if slides.len() != layers {
+        return Err(format!(
+            "{key} has {} entries for {layers} layers",
+            slides.len()
+        ));
+    }
+    let kinds = slides.into_iter().map(|slides| SLIDES[usize::from(slides)]);
+    Ok(Some(kinds.collect()))
+}
+
+/// Sets a value of a configuration by its path.
+fn set(config: &mut Value, path: &str, value: Value) {
+    let mut place = config;
+    for key in path.split('.') {
+        if !place.is_object() {
+            *place = json!({});
+        }
+        place = &mut place[key];
+    }
+    *place = value;
+}
+
+/// Whether layers with a window have a rotary base of their own.
+pub(super) fn two_bases(spoken: &Spoken) -> bool {
+    spoken.gguf.keys.iter().any(|key| key.key == WINDOWED_BASE)
+}
+
+/// The rotary base of layers with a window, if a file has one.
+pub(super) fn windowed_base(keys: &Keys) -> Read<Option<f64>> {
+    Ok(keys.float(WINDOWED_BASE)?.map(shortest))
+}
+
+/// What an entry means for a model of these sizes.
+fn meant(implied: &Implied, sizes: &Sizes) -> Vec<Value> {
+    let per_head = sizes.width as f64 / sizes.heads as f64;
+    match implied.is {
+        Is::Json => {
+            let texts = implied.values.iter();
+            texts
+                .filter_map(|text| serde_json::from_str(text).ok())
+                .collect()
+        }
+        Is::HeadDim => vec![json!(sizes.head_dim)],
+        Is::WidthPerHead if per_head.fract() == 0.0 => vec![json!(per_head as usize)],
+        Is::WidthPerHead => vec![json!(per_head)],
+        Is::Cycle => {
+            let kinds = implied.values.iter().cycle().take(sizes.layers);
+            vec![kinds.copied().collect()]
+        }
+    }
+}
+
+/// The entries that hold for a model of so many layers, one a key.
+fn holding(spoken: &Spoken, layers: usize) -> Vec<&'static Implied> {
+    let mut all: Vec<&'static Implied> = Vec::new();
+    for implied in spoken.gguf.implied {
+        let known = all.iter().any(|other| other.config == implied.config);
+        if !known && [0, layers].contains(&implied.layers) {
+            all.push(implied);
+        }
+    }
+    all
+}
+
+/// Refuses a configuration that says something else than a file of it would mean.
+///
+/// # Errors
+/// The key, its value and the file's.
+pub(super) fn check(spoken: &Spoken, config: &Value, sizes: &Sizes) -> Result<()> {
+    for implied in holding(spoken, sizes.layers) {
+        let (key, value) = (implied.config, spoken.value(config, implied.config));
+        if value.is_null() {
+            continue;
+        }
+        let meant = meant(implied, sizes);
+        if !meant.iter().any(|meant| same(meant, &value)) {
+            return Err(Error::rule(format!(
+                "{key} of the model's configuration is {value}; GGUF's {} means {} and cannot say otherwise: export a Hugging \
+                 Face folder",
+                spoken.gguf.architecture,
+                meant.first().unwrap_or(&Value::Null)
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether two values are equal, a whole number and a real one too.
+fn same(a: &Value, b: &Value) -> bool {
+    match (a.as_f64(), b.as_f64()) {
+        (Some(a), Some(b)) => a == b,
+        _ => a == b,
+    }
+}
+
+/// Puts what a file implies into its configuration.
+pub(super) fn imply(spoken: &Spoken, sizes: &Sizes, config: &mut Value) {
+    for implied in holding(spoken, sizes.layers) {
+        if let Some(meant) = meant(implied, sizes).into_iter().next()
+            && !implied.absent
+        {
+            set(config, implied.config, meant);
+        }
+    }
+}
