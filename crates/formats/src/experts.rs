@@ -1,30 +1,9 @@
 //! Experts that a file has stacked, as the matrices that they are: entries of the index that are
 //! slices of a stored tensor, so that one expert is read at a time.
 
-use crate::{Error, Format, Index, Result, Stored, index::Columns};
+use randori_sdk::dialect::{Layout, Stack};
 
-/// How a tensor stacks matrices (out, in) of all experts of a layer; the first axis is the expert.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
-    /// (experts, out, in); the parts of an expert follow one another by rows.
-    Rows,
-    /// (experts, in, out), the transpose; the parts follow one another by columns.
-    Columns,
-    /// (experts, in, out); the parts take turns, column by column.
-    Interleaved,
-}
-
-/// A stacked tensor and the matrices in it, or their biases: (experts, out).
-#[derive(Debug, Clone, Copy)]
-pub struct Stack<'a> {
-    /// How its name ends: `.mlp.experts.gate_up_proj`.
-    pub stored: &'a str,
-    /// How the names of an expert's parts end, the expert's number being `{}`:
-    /// `.mlp.experts.{}.gate_proj.weight`. All have the same number of outputs.
-    pub parts: &'a [&'a str],
-    /// How they lie in it.
-    pub layout: Layout,
-}
+use crate::{Columns, Error, Format, Index, Result, Stored};
 
 /// Replaces stacked tensors by their parts.
 ///
@@ -33,80 +12,78 @@ pub struct Stack<'a> {
 /// name that exists already.
 pub fn unstack(index: &mut Index, stacks: &[Stack]) -> Result<()> {
     for stack in stacks {
-        let names = index.tensors.keys().filter(|n| n.ends_with(stack.stored));
+        let end = format!(".{}", stack.stored);
+        let names = index.tensors.keys().filter(|n| n.ends_with(&end));
         for name in names.cloned().collect::<Vec<_>>() {
             let Some(tensor) = index.tensors.remove(&name) else {
                 continue;
             };
             let place = index.source_of(&tensor)?.name.clone();
-            let parts = stack
-                .parts(&tensor)
+            let parts = parts(stack, &tensor)
                 .map_err(|what| Error::rule(format!("{place}: {name} {what}")))?;
-            let stem = name.strip_suffix(stack.stored).unwrap_or(&name);
-            for (end, part) in parts {
-                index.add(format!("{stem}{end}"), part)?;
+            let layer = name.strip_suffix(&end).unwrap_or(&name);
+            for (part, stored) in parts {
+                index.add(format!("{layer}.{part}"), stored)?;
             }
         }
     }
     Ok(())
 }
 
-impl Stack<'_> {
-    /// Every expert's parts, by the ends of their names.
-    fn parts(&self, tensor: &Stored) -> std::result::Result<Vec<(String, Stored)>, String> {
-        let wrong = || {
-            let (shape, count) = (&tensor.shape, self.parts.len());
-            format!("has the shape {shape:?}, which no stack of experts in {count} parts has")
-        };
-        let (experts, rows, inputs) = match (tensor.shape.as_slice(), self.layout) {
-            (&[experts, rows], _) => (experts, rows, None),
-            (&[experts, rows, inputs], Layout::Rows) => (experts, rows, Some(inputs)),
-            (&[experts, inputs, rows], _) => (experts, rows, Some(inputs)),
-            _ => return Err(wrong()),
-        };
-        let count = self.parts.len();
-        // without values, a damaged file could claim any number of experts
-        if tensor.len == 0 || count == 0 || rows % count != 0 {
-            return Err(wrong());
-        }
-        let whole = match self.layout {
-            Layout::Rows => tensor.format.block().is_some(),
-            _ => matches!(tensor.format, Format::Dense(_)),
-        };
-        if !whole {
-            return Err(format!(
-                "is stored as {}, which cannot be split",
-                tensor.format
-            ));
-        }
-        let outputs = rows / count;
-        let (each, mut all) = (tensor.len / experts as u64, Vec::new());
-        for expert in 0..experts {
-            for (i, name) in self.parts.iter().enumerate() {
-                let (start, len, columns) = match (self.layout, inputs) {
-                    (Layout::Rows, _) | (Layout::Columns, None) => {
-                        let len = each / count as u64;
-                        (i as u64 * len, len, None)
-                    }
-                    (Layout::Columns, _) => (0, each, Some((i * outputs, 1))),
-                    (Layout::Interleaved, _) => (0, each, Some((i, count))),
-                };
-                let part = Stored {
-                    start: tensor.start + expert as u64 * each + start,
-                    len,
-                    shape: [outputs].into_iter().chain(inputs).collect(),
-                    columns: columns.map(|(first, step)| Columns {
-                        total: rows,
-                        first,
-                        step,
-                    }),
-                    ..tensor.clone()
-                };
-                all.push((name.replace("{}", &expert.to_string()), part));
-            }
-        }
-        Ok(all)
+/// Every expert's parts, by their names within the layer.
+fn parts(stack: &Stack, tensor: &Stored) -> std::result::Result<Vec<(String, Stored)>, String> {
+    let wrong = || {
+        let (shape, count) = (&tensor.shape, stack.parts.len());
+        format!("has the shape {shape:?}, which no stack of experts in {count} parts has")
+    };
+    let (experts, rows, inputs) = match (tensor.shape.as_slice(), stack.layout) {
+        (&[experts, rows], _) => (experts, rows, None),
+        (&[experts, rows, inputs], Layout::Rows) => (experts, rows, Some(inputs)),
+        (&[experts, inputs, rows], _) => (experts, rows, Some(inputs)),
+        _ => return Err(wrong()),
+    };
+    let count = stack.parts.len();
+    // without values, a damaged file could claim any number of experts
+    if tensor.len == 0 || count == 0 || rows % count != 0 {
+        return Err(wrong());
     }
+    let whole = match stack.layout {
+        Layout::Rows => tensor.format.block().is_some(),
+        _ => matches!(tensor.format, Format::Dense(_)),
+    };
+    if !whole {
+        return Err(format!(
+            "is stored as {}, which cannot be split",
+            tensor.format
+        ));
+    }
+    let outputs = rows / count;
+    let (each, mut all) = (tensor.len / experts as u64, Vec::new());
+    for expert in 0..experts {
+        for (i, name) in stack.parts.iter().enumerate() {
+            let (start, len, columns) = match (stack.layout, inputs) {
+                (Layout::Rows, _) | (Layout::Columns, None) => {
+                    let len = each / count as u64;
+                    (i as u64 * len, len, None)
+                }
+                (Layout::Columns, _) => (0, each, Some((i * outputs, 1))),
+                (Layout::Interleaved, _) => (0, each, Some((i, count))),
+            };
+            let part = Stored {
+                start: tensor.start + expert as u64 * each + start,
+                len,
+                shape: [outputs].into_iter().chain(inputs).collect(),
+                columns: columns.map(|(first, step)| Columns {
+                    total: rows,
+                    first,
+                    step,
+                }),
+                ..tensor.clone()
+            };
+            all.push((name.replace("{}", &expert.to_string()), part));
+        }
+    }
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -115,14 +92,10 @@ mod tests {
     use super::*;
     use crate::{ByteSource, Dtype, gguf::Block};
 
-    const GATE_UP: [&str; 2] = [".experts.{}.gate.weight", ".experts.{}.up.weight"];
+    const GATE_UP: [&str; 2] = ["experts.{}.gate.weight", "experts.{}.up.weight"];
 
-    fn stack(layout: Layout) -> Stack<'static> {
-        Stack {
-            stored: ".experts.gate_up",
-            parts: &GATE_UP,
-            layout,
-        }
+    fn stack(layout: Layout) -> Stack {
+        Stack::new("experts.gate_up", &GATE_UP, layout)
     }
 
     /// An index of one tensor, whose values are f32 or blocks.

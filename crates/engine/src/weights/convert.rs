@@ -229,11 +229,8 @@ fn row_order(name: &str, rows: usize, heads: usize) -> Result<Vec<u32>> {
 
 #[cfg(test)]
 mod tests {
-    use randori_formats::{
-        Index,
-        experts::{Layout, Stack, unstack},
-        safetensors,
-    };
+    use randori_formats::{Index, experts::unstack, safetensors};
+    use randori_sdk::dialect::{Layout, Stack};
 
     use super::*;
 
@@ -258,11 +255,7 @@ mod tests {
             ] {
                 let mut index = Index::default();
                 safetensors::add(&mut index, ByteSource::open(&path).unwrap()).unwrap();
-                let stack = Stack {
-                    stored: ".gate_up",
-                    parts: &[".{}.gate", ".{}.up"],
-                    layout,
-                };
+                let stack = Stack::new("gate_up", &["{}.gate", "{}.up"], layout);
                 unstack(&mut index, &[stack]).unwrap();
                 for (e, part, columns) in [(0, "gate", of[0]), (1, "up", of[1])] {
                     let name = format!("m.{e}.{part}");
