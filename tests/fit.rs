@@ -24,7 +24,7 @@ mod program;
 
 use std::{path::Path, process::Command};
 
-use play::{SEVEN, SMALL, gguf_file, play};
+use play::{MIXTURE, SEVEN, SMALL, bytes_in_f32, gguf_file, play};
 use program::World;
 
 const CASE: &str = "RANDORI_FIT_CASE";
@@ -63,6 +63,24 @@ fn predictions_are_what_processes_take() {
     ] {
         compare(NAME, case, &file);
     }
+}
+
+/// A mixture whose weights alone do not fit as f32 under a limit trains under it with its experts
+/// in 4 bits, and `fit` knows how much that takes.
+#[test]
+fn a_mixture_trains_with_its_experts_in_4_bits() {
+    const NAME: &str = "a_mixture_trains_with_its_experts_in_4_bits";
+    const LIMIT: f64 = 192.0;
+    if skipped() {
+        return;
+    }
+    if let Ok(case) = std::env::var(CASE) {
+        return play(&case, MIXTURE);
+    }
+    let whole = bytes_in_f32(MIXTURE) as f64 / MIB;
+    assert!(whole > LIMIT, "the weights take {whole:.0} MiB as f32");
+    let peak = compare(NAME, "mixture", Path::new(""));
+    assert!(peak < LIMIT, "the whole process took {peak:.0} MiB");
 }
 
 #[test]

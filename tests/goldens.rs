@@ -30,6 +30,7 @@ const NEWER: [&str; 7] = [
     "qwen2", "qwen3", "gemma2", "gemma3", "glm4", "olmo2", "olmo3",
 ];
 const TIED: [&str; 2] = ["qwen2_tied", "qwen3_tied"];
+const MIXTURES: [&str; 3] = ["mixtral", "qwen3_moe", "qwen3_moe_step"];
 
 /// Families whose rotary embedding, norms or factors differ from Llama's.
 const ROTARY: [&str; 5] = ["phi3", "smollm3", "granite", "ministral3", "cohere2"];
@@ -202,7 +203,7 @@ fn flat(t: &Tensor) -> Vec<f64> {
 #[test]
 fn the_bases_answer_as_in_transformers() {
     let all = ["llama", "mistral"].into_iter().chain(NEWER).chain(TIED);
-    for model in all.chain(ROTARY) {
+    for model in all.chain(MIXTURES).chain(ROTARY) {
         let golden = Golden::open(model);
         golden.answers("base", &Player::bare(golden.base.clone()));
     }
@@ -237,10 +238,35 @@ fn responses_across_the_border_do_not_share_their_prompt() {
 /// Biases and norms of heads are trained with the rest, which no LoRA shows.
 #[test]
 fn a_base_s_own_weights_have_pytorchs_gradients() {
-    for model in NEWER.into_iter().chain(TIED) {
+    let mixtures = ["mixtral", "qwen3_moe"];
+    for model in NEWER.into_iter().chain(TIED).chain(mixtures) {
         let golden = Golden::open(model);
         golden.gradients("full", &Player::full(golden.base.clone()).unwrap());
     }
+}
+
+/// Updates of experts as peft stores them, stacked, and as Randori does, one by one.
+#[test]
+fn experts_have_updates_of_their_own() {
+    for model in ["mixtral", "qwen3_moe"] {
+        Golden::open(model).all("experts");
+    }
+    Golden::open("mixtral").all("stacked");
+}
+
+/// What Randori writes of an adapter that peft stored stacked is read as the same.
+#[test]
+fn stacked_updates_of_experts_are_written_one_by_one() {
+    let golden = Golden::open("mixtral");
+    let player = golden.adapted("stacked");
+    let (spec, params) = (player.lora.clone().unwrap(), player.params.clone());
+    let dir = tempfile::tempdir().unwrap();
+    peft::save(dir.path(), &spec, &params, "tiny-mixtral").unwrap();
+    let (spec, params) = peft::load(dir.path()).unwrap();
+    let expert = "model.layers.1.block_sparse_moe.experts.3.w1.lora_A";
+    assert!(params.contains_key(expert), "{:?}", params.keys());
+    let again = Player::with_adapter(golden.base.clone(), spec, params).unwrap();
+    golden.answers("stacked", &again);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::program::{World, plugin};
 
 /// The stock plugins.
-const STOCK: [&str; 16] = [
+const STOCK: [&str; 18] = [
     "cohere2",
     "gemma2",
     "gemma3",
@@ -18,11 +18,13 @@ const STOCK: [&str; 16] = [
     "losses",
     "ministral3",
     "mistral",
+    "mixtral",
     "olmo2",
     "olmo3",
     "phi3",
     "qwen2",
     "qwen3",
+    "qwen3_moe",
     "sampling",
     "smollm3",
 ];

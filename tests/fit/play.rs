@@ -46,6 +46,18 @@ pub const SMALL: Scene = Scene {
     pairs: 4, // 1,016 rows
 };
 
+/// Of 54 million weights, of which 50 are experts'.
+pub const MIXTURE: Scene = Scene {
+    shape: Shape {
+        family: "mixtral",
+        vocab: 4_000,
+        ffn: 1024,
+        experts: 8,
+        ..SMALL.shape
+    },
+    ..SMALL
+};
+
 pub const SEVEN: Scene = Scene {
     shape: Shape {
         family: "mistral",
@@ -93,7 +105,7 @@ impl Case {
     fn of(name: &str, scene: &Scene) -> Case {
         let seven = name == "seven";
         let quant = match name {
-            "nf4" | "seven" => Some(Quant::Nf4 { double: true }),
+            "nf4" | "seven" | "mixture" => Some(Quant::Nf4 { double: true }),
             "gguf" | "gguf-generate" => Some(Quant::Gguf),
             _ => None,
         };
@@ -110,7 +122,7 @@ impl Case {
                 ..LoraSpec::default()
             },
             full: name == "full",
-            checkpoint: ["checkpoint", "nf4", "seven"].contains(&name),
+            checkpoint: ["checkpoint", "nf4", "seven", "mixture"].contains(&name),
             pairs: scene.pairs,
             tokens: if name == "several" { 508 } else { 2048 }, // two of four pairs at a time
             stage: match name {
@@ -325,6 +337,18 @@ fn perform(case: &Case, scene: &Scene, player: Player, settings: TrainSettings) 
                 .unwrap();
         }
     }
+}
+
+/// Bytes of a model's weights in f32.
+pub fn bytes_in_f32(scene: Scene) -> u64 {
+    let config = scene.shape.config();
+    let arch = architecture(&config);
+    let traced = trace(&*arch).unwrap();
+    let counts = traced
+        .weights
+        .iter()
+        .map(|w| w.shape.iter().product::<usize>());
+    4 * counts.sum::<usize>() as u64
 }
 
 /// The small model with its projections in 4 bits.

@@ -11,13 +11,13 @@ wrote it, and `expected.safetensors` with
     KIND/logps                         log-probs of the tokens of real, then of generated
     KIND/grad/NAME                     d loss / d NAME, loss = SLOPES . (summed log-prob of real, of generated)
     KIND/merged/NAME                   what merge_and_unload makes of that weight
-    KIND/greedy                        (NEWER, ROTARY) the 32 likeliest tokens after the prompt, one after the other
-    full/grad/TENSOR                   (NEWER) the same of the base's own weights in kept_full, all of them trained
+    KIND/greedy                        (NEWER, mixtures, ROTARY) the 32 likeliest tokens after the prompt, one after the other
+    full/grad/TENSOR                   (NEWER, mixtures) the same of the base's own weights in kept_full, all of them trained
 
 NAME is the checkpoint's name; `.lora_A`, `.lora_B` and `.lora_magnitude_vector` follow the projection's. peft detaches DoRA's
 weight norm in the backward pass (section 4.3 of the paper), and so do these gradients. Windows are shorter than the
-sequences; those of the Qwens are in their second layer only. Of two greedy candidates the better one is so by ten times
-the tolerance of logits at least. NEWER are all but Llama, Mistral and ROTARY. A Gemma's factor on the embedding is held in
+sequences; those of the dense Qwens are in their second layer only. Of two greedy candidates the better one is so by ten times
+the tolerance of logits at least. NEWER are all but Llama, Mistral, the mixtures and ROTARY. A Gemma's factor on the embedding is held in
 its configuration's dtype: bf16 in gemma3, f32 in gemma2. tests/goldens.rs holds Randori against all of it.
 
 ROTARY are families that rotate otherwise than Llama, or scale by more factors; beside each stand keys of its configuration
@@ -32,8 +32,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 import transformers
 from transformers import (Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, Glm4Config, Glm4ForCausalLM,
-                          LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM,
-                          Olmo3Config, Olmo3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
+                          LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, MixtralConfig, MixtralForCausalLM,
+                          Olmo2Config, Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
+                          Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 from transformers.utils import logging
 
 logging.set_verbosity_error()
@@ -50,6 +51,9 @@ KEPT_MERGED = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"
 KEPT_MERGED_ROTARY = ["model.layers.0.self_attn.qkv_proj", "model.layers.1.self_attn.o_proj"]
 KEPT_FULL = [f"model.layers.1.self_attn.{part}" for part in (
     "q_proj.bias", "k_proj.bias", "v_proj.bias", "q_norm.weight", "k_norm.weight", "k_proj.weight")]
+# mixtures: number of experts, the mixture's name on disk, an expert's gate, its other input and its output there
+EXPERTS = {"mixtral": (4, "block_sparse_moe", "w1", "w3", "w2"), "qwen3_moe": (5, "mlp", "gate_proj", "up_proj", "down_proj")}
+MIXTURES = [*EXPERTS, "qwen3_moe_step"]
 KEPT_NORMS = [f"model.layers.{i}.{part}_layernorm.weight" for i in (0, 1) for part in (
     "input", "post_attention", "post_self_attn", "pre_feedforward", "post_feedforward", "post_mlp")]
 GREEDY, TOLERANCE = 32, 1e-5  # tokens; of a row of logits, relative to its largest
@@ -73,6 +77,16 @@ def models():
     yield "qwen3", Qwen3ForCausalLM(Qwen3Config(**qwen, **wide, **windowed, tie_word_embeddings=False))
     yield from rotary(dict(common, intermediate_size=32, num_hidden_layers=2, sliding_window=7))
     yield "qwen3_tied", Qwen3ForCausalLM(Qwen3Config(**qwen, **wide, tie_word_embeddings=True, attention_bias=True))
+    mixture = dict(num_experts_per_tok=2, sliding_window=7, hidden_size=16)
+    yield "mixtral", MixtralForCausalLM(MixtralConfig(
+        **qwen | heads | mixture | dict(intermediate_size=8), num_local_experts=4, tie_word_embeddings=False))
+    mixture |= dict(use_sliding_window=True, moe_intermediate_size=8, intermediate_size=12)
+    # mixtures in all layers but the second, their weights left as soft-max has them
+    yield "qwen3_moe", Qwen3MoeForCausalLM(Qwen3MoeConfig(
+        **qwen | wide | mixture | dict(head_dim=12), num_experts=5, mlp_only_layers=[1], attention_bias=True))
+    # in every second layer
+    yield "qwen3_moe_step", Qwen3MoeForCausalLM(Qwen3MoeConfig(
+        **qwen | heads | mixture, num_experts=4, decoder_sparse_step=2, norm_topk_prob=True, tie_word_embeddings=True))
     scored = dict(heads, head_dim=8, query_pre_attn_scalar=5)  # not the heads' size
     yield "gemma2", Gemma2ForCausalLM(Gemma2Config(**dict(common, rope_parameters={"rope_type": "default", "rope_theta": 500.0}),
         **scored, sliding_window=7, attn_logit_softcapping=3.0, final_logit_softcapping=4.0))
@@ -89,7 +103,7 @@ def models():
 
 
 def newer(name):
-    return name not in ("llama", "mistral")
+    return name not in ("llama", "mistral", *MIXTURES)
 
 
 def kept_full(name):
@@ -156,6 +170,11 @@ def adapters(name):
     lora = lambda **k: LoraConfig(task_type="CAUSAL_LM", **k)
     if name in ROTARY:
         return {"plain": (lora(r=2, lora_alpha=4, target_modules=ROTARY[name][0]), True)}
+    if name in EXPERTS:
+        *_, gate, up, down = EXPERTS[name]
+        return {"stacked": (lora(r=1, lora_alpha=2, target_modules=["q_proj", "gate", gate, up, down]), False)}
+    if name in MIXTURES:
+        return {}
     if newer(name):
         targets = [t for t in ALL if t not in ("gate_proj", "up_proj")] + ["gate_up_proj"] if name == "glm4" else ALL
         return {} if name.endswith("tied") else {"plain": (lora(r=3, lora_alpha=6, target_modules=targets), True)}
@@ -188,7 +207,7 @@ def randomise(model, generator):
             p.data = 0.5 - added + torch.rand(p.shape, generator=generator)
         else:
             gain = 1.5 if "q_proj" in name or "k_proj" in name else 0.5 if "embed" in name else 1.0
-            p.data = gain * torch.randn(p.shape, generator=generator) / p.shape[1] ** 0.5
+            p.data = gain * torch.randn(p.shape, generator=generator) / p.shape[-1] ** 0.5
         p.data = p.data.bfloat16().float()
     model.tie_weights()
 
@@ -347,6 +366,92 @@ def rotary_family(cls, folder, tokens, expected):
         if key.startswith("grad/"):
             off[key] = ((value - exact[key]).abs().max() / exact[key].abs().max()).item()
     print(f"{folder.name}: f32's gradients are off f64's by {max(off.values()):.1e} of their largest value at most", file=sys.stderr)
+def expert_names(name, tensors, lora=""):
+    """Tensors of a mixture under the names on disk. transformers 5 stacks the experts of a layer: gate and up in
+    `mlp.experts.gate_up_proj` (E, 2f, w), down in `.down_proj` (E, w, f). peft has their updates below `.experts.base_layer`
+    and `.experts`: A (E r, in), B (out, r E), the two halves of the inner rank being gate's and up's."""
+    count, module, gate, up, down = EXPERTS[name]
+    found = {}
+    for full, t in tensors.items():
+        stem, end = full.split(".mlp.experts", 1) if ".mlp.experts" in full else (None, None)
+        if stem is None:
+            found[full.replace(".mlp.gate.", f".{module}.gate.") if ".mlp.gate." in full else full] = t
+            continue
+        inner = "base_layer" in end or "gate_up_proj" in end
+        end = end.split(".")[-1] if lora else "weight"
+        each = t.reshape(count, -1, t.shape[-1]) if end != "lora_B" else t.reshape(t.shape[0], -1, count).permute(2, 0, 1)
+        for e in range(count):
+            half, rank = each.shape[1] // 2, each.shape[2] // 2
+            parts = {down: each[e]} if not inner else {gate: each[e][:half], up: each[e][half:]}
+            if inner and end == "lora_B":
+                parts = {gate: each[e][:half, :rank], up: each[e][half:, rank:]}
+            found |= {f"{stem}.{module}.experts.{e}.{part}.{end}": p.clone() for part, p in parts.items()}
+    return found
+
+
+def by_expert(name, cls, folder, tokens, generator):
+    """The adapter `experts`: under the names of transformers 4 and of checkpoints, an update for each expert's projections,
+    of other values than `stacked`; as Randori writes it. peft computes with it stacked."""
+    model = PeftModel.from_pretrained(fresh(cls, folder), folder / "stacked", is_trainable=True)
+    perturb(model, generator)
+    for full, p in model.named_parameters():
+        if "experts.base_layer.lora_B" in full:  # gate's rows see gate's half of the rank only, up's the other
+            b = p.data.reshape(p.shape[0], -1, EXPERTS[name][0])
+            b[: b.shape[0] // 2, b.shape[1] // 2 :] = 0
+            b[b.shape[0] // 2 :, : b.shape[1] // 2] = 0
+    own = {short(n): p.data for n, p in model.named_parameters() if p.requires_grad}
+    own = expert_names(name, own, lora=True)
+    out = folder / "experts"
+    out.mkdir()
+    save_file({f"base_model.model.{n}.weight": t.contiguous() for n, t in own.items()}, out / "adapter_model.safetensors",
+              metadata={"format": "pt"})
+    config = dict(peft_type="LORA", task_type="CAUSAL_LM", base_model_name_or_path=f"tiny-{name}", r=1, lora_alpha=2,
+                  target_modules=sorted({n.rsplit(".", 1)[0] for n in own}))
+    (out / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
+    loaded = PeftModel.from_pretrained(fresh(cls, folder), out).eval()
+    found = kept(model.eval(), tokens, name == "mixtral")  # one family's gradients are enough
+    assert (passes(loaded, tokens)[0] - found["logits"]).abs().max().item() < 1e-6
+    grads = {n.removeprefix("grad/"): g for n, g in found.items() if n.startswith("grad/")}
+    found = {n: t for n, t in found.items() if not n.startswith("grad/")}
+    return found | {f"grad/{n}": g for n, g in expert_names(name, grads, lora=True).items()}
+
+
+def mixture(cls, folder, tokens, expected):
+    """As more(), and that experts and routing matter; merged weights of some experts."""
+    name = folder.name
+    changes = {"windows": dict(sliding_window=None), "another number of experts a token": dict(num_experts_per_tok=1)}
+    if "norm_topk_prob" in json.loads((folder / "config.json").read_text()):
+        changes["norms of weights"] = dict(norm_topk_prob=not fresh(cls, folder).config.norm_topk_prob)
+    for what, change in changes.items():
+        difference = (passes(fresh(cls, folder, **change), tokens)[0] - expected["base"]["logits"]).abs().max().item()
+        assert difference > 0.1, f"{name}: without its {what} logits move by {difference}"
+    if name in EXPERTS:
+        expected["experts"] = by_expert(name, cls, folder, tokens, torch.Generator().manual_seed(5))
+        whole = fresh(cls, folder).requires_grad_(True)
+        passes(whole, tokens)[2].backward()
+        grads = expert_names(name, {n: p.grad for n, p in whole.named_parameters()})
+        _, module, gate, _, down = EXPERTS[name]
+        keep = [f"model.layers.0.{module}.{part}.weight" for part in ("gate", f"experts.1.{gate}", f"experts.2.{down}")]
+        expected["full"] = {f"grad/{n}": grads[n] for n in keep}
+        if name != "mixtral":  # one family's is enough
+            shutil.rmtree(folder / "stacked")
+            del expected["stacked"]
+        for kind in sorted({"stacked", "experts"} & expected.keys()):
+            merged = PeftModel.from_pretrained(fresh(cls, folder), folder / kind).merge_and_unload().state_dict()
+            merged = expert_names(name, merged)
+            expected[kind] |= {f"merged/{n}": merged[n] for n in keep}
+    for kind in [kind for kind in expected if kind != "full"]:
+        model = fresh(cls, folder)
+        model = model if kind == "base" else PeftModel.from_pretrained(model, folder / kind).eval()
+        expected[kind]["greedy"], gap = greedy(model, tokens["prompt"])
+        assert gap > 10 * TOLERANCE, f"{name} {kind}: two candidates lie {gap:.1e} apart; take another seed"
+        print(f"{name} {kind}: greedy candidates lie {gap:.1e} of the largest logit apart at least", file=sys.stderr)
+    if name == "qwen3_moe_step":  # as folders of transformers 4 have it
+        path = folder / "config.json"
+        config = json.loads(path.read_text())
+        config["num_experts"] = config.pop("num_local_experts")
+        path.write_text(json.dumps(config, indent=2) + "\n")
+        assert (passes(fresh(cls, folder), tokens)[0] - expected["base"]["logits"]).abs().max().item() == 0
 
 
 def make(name, model):
@@ -377,6 +482,8 @@ def make(name, model):
         loaded = PeftModel.from_pretrained(fresh(cls, folder), folder / kind).eval()
         assert (passes(loaded, tokens)[1] - expected[kind]["logps"]).abs().max().item() < 1e-6
         merged = loaded.merge_and_unload().state_dict()
+        if name in EXPERTS:
+            continue  # mixture() has theirs
         of_kind = {n: merged[f"{n}.weight"] for n in KEPT_MERGED + KEPT_MERGED_ROTARY * (name in ROTARY) if f"{n}.weight" in merged}
         base = fresh(cls, folder).state_dict()
         expected[kind] |= {f"merged/{n}.weight": w for n, w in of_kind.items() if not torch.equal(w, base[f"{n}.weight"])}
@@ -384,6 +491,8 @@ def make(name, model):
         expected |= stack(cls, folder, tokens)
     if name in ROTARY:
         rotary_family(cls, folder, tokens, expected)
+    elif name in MIXTURES:
+        mixture(cls, folder, tokens, expected)
     elif newer(name):
         more(cls, folder, tokens, expected)
     tensors = {f"{kind}/{key}": t for kind, found in expected.items() for key, t in found.items()}

@@ -7,6 +7,7 @@
 //! the frozen weight is stored (dense or quantised), training, or candle's autograd: tensors here
 //! are plain values.
 mod error;
+mod experts;
 mod finite;
 mod init;
 mod matched;

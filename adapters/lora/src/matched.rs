@@ -58,6 +58,7 @@ impl LoraSpec {
             entries(key, targets, projections)?;
         }
         self.excluded(projections)?;
+        self.all_experts_alike(projections)?;
         if adapted.is_empty() {
             return Err(Error::rule(format!(
                 "no projection matches the adapter's targets {} once `exclude` and `modules_to_save` are taken away; there are: {}",

@@ -118,7 +118,10 @@ fn what_we_do_not_compute_is_refused_with_its_value() {
         ("lora_bias", json!(true)),
         ("megatron_config", json!({"tensor_model_parallel_size": 1})),
         ("monteclora_config", json!({"num_samples": 4})),
-        ("target_parameters", json!(["mlp.experts.gate_up_proj"])),
+        (
+            "target_parameters",
+            json!(["mlp.experts.gate_up_proj_bias"]),
+        ),
         ("trainable_token_indices", json!([5])),
         ("trainable_token_indices", json!({"embed_tokens": [5]})),
         ("use_bdlora", json!({"nblocks": 2})),

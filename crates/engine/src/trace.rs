@@ -3,7 +3,10 @@
 
 pub(crate) mod call;
 
-use std::{cell::RefCell, collections::BTreeSet};
+use std::{
+    cell::RefCell,
+    collections::{BTreeSet, HashMap, HashSet},
+};
 
 use randori_kernels::{Error, Result};
 use randori_sdk::seam::{
@@ -198,6 +201,10 @@ struct Tracer {
     mixes: bool,
     /// The latest silu.
     silu: Option<Id>,
+    /// Where among the trace's weights each name stands.
+    found: HashMap<String, usize>,
+    /// Names of the trace's projections.
+    projections: HashSet<String>,
 }
 
 impl Tracer {
@@ -298,13 +305,16 @@ impl Tracer {
         shape: Vec<usize>,
         used_as: Use,
     ) -> std::result::Result<(), String> {
-        match self.trace.weights.iter().find(|w| w.name == name) {
+        // a mixture has thousands
+        let at = self.found.get(&name).copied();
+        match at.map(|at| &self.trace.weights[at]) {
             Some(known) if known.shape == shape => Ok(()),
             Some(known) => Err(format!(
                 "weight `{name}` is wanted with the shapes {:?} and {shape:?}",
                 known.shape
             )),
             None => {
+                self.found.insert(name.clone(), self.trace.weights.len());
                 self.trace.weights.push(TracedWeight {
                     name,
                     shape,
@@ -362,7 +372,7 @@ impl Backend for Tracer {
         if bias {
             self.weight(format!("{name}.bias"), vec![out], Use::Bias)?;
         }
-        if !self.trace.linears.iter().any(|l| l.name == name) {
+        if self.projections.insert(name.to_string()) {
             let (name, layer) = (name.to_string(), self.layer);
             self.trace.linears.push(TracedLinear {
                 name,
@@ -423,7 +433,8 @@ impl Backend for Tracer {
         route: &RouteSpec,
         expert: &mut dyn FnMut(&mut dyn Backend, usize, Id) -> Id,
     ) -> OpResult {
-        let experts = rules::moe(&self.shape(router)?, route)?;
+        let bias = route.bias.map(|bias| self.shape(bias)).transpose()?;
+        let experts = rules::moe(&self.shape(router)?, bias.as_deref(), route)?;
         let dims = self.shape(x)?;
         let (scope, share) = (self.scope, self.share);
         self.mixes = true;

@@ -131,12 +131,7 @@ impl Architecture for Llama {
         let h = match self.1 {
             true => {
                 let router = ops.linear(&name("router"), h, 4, false)?;
-                let route = RouteSpec {
-                    top_k: 2,
-                    sigmoid: false,
-                    normalise: true,
-                    scale: 1.0,
-                };
+                let route = RouteSpec::top(2).normalised();
                 ops.moe(router, h, &route, &mut |ops, e, h| {
                     let name = |part: &str| name(&format!("{e}.{part}"));
                     self.mlp(ops, &name, h).unwrap_or(0)

@@ -382,10 +382,10 @@ impl Architecture for Experts {
     fn block(&self, ops: &mut dyn Backend, layer: usize, x: Id) -> OpResult {
         let router = ops.linear(&format!("layers.{layer}.router"), x, 4, false)?;
         let route = RouteSpec {
-            top_k: 2,
             sigmoid: self.0,
             normalise: layer == 0,
             scale: 1.5,
+            ..RouteSpec::top(2)
         };
         let y = ops.moe(router, x, &route, &mut |ops, e, x| {
             let name = |part: &str| format!("layers.{layer}.{e}.{part}");

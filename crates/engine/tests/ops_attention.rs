@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::ops::{self, Block, Llama, Probe, Random, base, floats, rope};
 use randori_engine::{Base, KvCache, Packed, Player, SlotTokens, Weight};
-use randori_sdk::seam::{AttnSpec, RopeSpec};
+use randori_sdk::seam::{AttnSpec, Binary, RopeSpec, RouteSpec};
 
 const VOCAB: usize = 17;
 const HEADS: usize = 4;
@@ -288,67 +288,104 @@ fn cached_steps_equal_the_uncached_pass() {
             window,
             ..Llama::tiny()
         };
-        let player = Player::bare(base(arch, 2));
-        let mut random = Random(31);
-        let sequences: Vec<Vec<u32>> = [13, 6, 9].iter().map(|n| random.tokens(*n, 29)).collect();
-        let mut cache = KvCache::new(&player, 4);
-        // slot 2 held something else before
-        player
-            .step(
-                &mut cache,
-                &[SlotTokens {
-                    slot: 2,
-                    tokens: &[1, 2, 3],
-                }],
-            )
-            .unwrap();
-        cache.clear(2);
-        // prompts of different lengths together, then token by token, with some left out of some
-        // steps
-        let slots = [2, 0, 3];
-        let mut done = [4usize, 1, 3];
-        let batch: Vec<SlotTokens> = (0..3)
-            .map(|i| SlotTokens {
+        cached_equals_uncached(&Player::bare(base(arch, 2)));
+    }
+}
+
+/// Which experts a token goes to depends on nobody else in the pass.
+#[test]
+fn cached_steps_of_a_mixture_equal_the_uncached_pass() {
+    let block: Block = Box::new(|g, layer, x| {
+        let name = |part: &str| format!("{layer}.{part}");
+        let q = g.linear(&name("q"), x, 24, false)?;
+        let q = g.unflatten(q, 2)?;
+        let y = g.attention(q, q, q, &AttnSpec::default())?;
+        let y = g.flatten(y)?;
+        let x = g.binary(Binary::Add, x, y)?;
+        let router = g.linear(&name("router"), x, 6, false)?;
+        let bias = g.linear(&name("bias"), x, 6, true)?;
+        let route = RouteSpec {
+            bias: Some(bias),
+            ..RouteSpec::top(2)
+                .sigmoid()
+                .normalised()
+                .within_groups(3, 2, 2)
+        };
+        let y = g.moe(router, x, &route, &mut |g, e, x| {
+            g.linear(&name(&format!("experts.{e}")), x, 24, false)
+                .unwrap_or(0)
+        })?;
+        g.binary(Binary::Add, x, y)
+    });
+    let probe = Probe {
+        vocab: 29,
+        width: 24,
+        layers: 2,
+        block,
+    };
+    cached_equals_uncached(&Player::bare(base(probe, 2)));
+}
+
+fn cached_equals_uncached(player: &Player) {
+    let mut random = Random(31);
+    let sequences: Vec<Vec<u32>> = [13, 6, 9].iter().map(|n| random.tokens(*n, 29)).collect();
+    let mut cache = KvCache::new(player, 4);
+    // slot 2 held something else before
+    player
+        .step(
+            &mut cache,
+            &[SlotTokens {
+                slot: 2,
+                tokens: &[1, 2, 3],
+            }],
+        )
+        .unwrap();
+    cache.clear(2);
+    // prompts of different lengths together, then token by token, with some left out of some
+    // steps
+    let slots = [2, 0, 3];
+    let mut done = [4usize, 1, 3];
+    let batch: Vec<SlotTokens> = (0..3)
+        .map(|i| SlotTokens {
+            slot: slots[i],
+            tokens: &sequences[i][..done[i]],
+        })
+        .collect();
+    let mut logits = vec![vec![]; 3];
+    let first = player.step(&mut cache, &batch).unwrap();
+    for i in 0..3 {
+        logits[i] = floats(&first.get(i).unwrap());
+    }
+    let mut steps = 0;
+    loop {
+        for i in 0..3 {
+            check_logits(player, &sequences[i][..done[i]], &logits[i]);
+        }
+        let at: Vec<usize> = (0..3)
+            .filter(|i| done[*i] < sequences[*i].len() && (steps + i) % 3 != 0)
+            .collect();
+        steps += 1;
+        if (0..3).all(|i| done[i] == sequences[i].len()) {
+            break;
+        }
+        if at.is_empty() {
+            continue;
+        }
+        let batch: Vec<SlotTokens> = at
+            .iter()
+            .map(|&i| SlotTokens {
                 slot: slots[i],
-                tokens: &sequences[i][..done[i]],
+                tokens: &sequences[i][done[i]..done[i] + 1],
             })
             .collect();
-        let mut logits = vec![vec![]; 3];
-        let first = player.step(&mut cache, &batch).unwrap();
-        for i in 0..3 {
-            logits[i] = floats(&first.get(i).unwrap());
+        let out = player.step(&mut cache, &batch).unwrap();
+        for (n, &i) in at.iter().enumerate() {
+            logits[i] = floats(&out.get(n).unwrap());
+            done[i] += 1;
+            assert_eq!(cache.len(slots[i]), done[i]);
         }
-        let mut steps = 0;
-        loop {
-            for i in 0..3 {
-                check_logits(&player, &sequences[i][..done[i]], &logits[i]);
-            }
-            let at: Vec<usize> = (0..3)
-                .filter(|i| done[*i] < sequences[*i].len() && (steps + i) % 3 != 0)
-                .collect();
-            steps += 1;
-            if (0..3).all(|i| done[i] == sequences[i].len()) {
-                break;
-            }
-            if at.is_empty() {
-                continue;
-            }
-            let batch: Vec<SlotTokens> = at
-                .iter()
-                .map(|&i| SlotTokens {
-                    slot: slots[i],
-                    tokens: &sequences[i][done[i]..done[i] + 1],
-                })
-                .collect();
-            let out = player.step(&mut cache, &batch).unwrap();
-            for (n, &i) in at.iter().enumerate() {
-                logits[i] = floats(&out.get(n).unwrap());
-                done[i] += 1;
-                assert_eq!(cache.len(slots[i]), done[i]);
-            }
-        }
-        assert!(cache.bytes() > 0);
     }
+    assert!(cache.bytes() > 0);
 }
 
 /// Log-soft-max of the logits after `tokens` against the packed pass's log-probs.

@@ -241,19 +241,42 @@ fn mixture_of_experts_in_every_setting() {
         check_to(2e-3, 1e-2, move |g, p, x| {
             let router = g.linear(&format!("{p}.router"), x, 4, false)?;
             let route = RouteSpec {
-                top_k,
                 sigmoid,
                 normalise,
                 scale,
+                ..RouteSpec::top(top_k)
             };
-            g.moe(router, x, &route, &mut |g, e, x| {
-                let mut expert = || {
-                    let h = g.linear(&format!("{p}.expert{e}.up"), x, 7, false)?;
-                    let h = g.unary(Unary::Silu, h)?;
-                    g.linear(&format!("{p}.expert{e}.down"), h, WIDTH, false)
-                };
-                expert().unwrap_or(0)
-            })
+            mixture(g, p, x, router, &route)
+        });
+    }
+}
+
+/// Experts, of whom a route chooses.
+fn mixture(g: &mut dyn Backend, p: &str, x: Id, router: Id, route: &RouteSpec) -> OpResult {
+    g.moe(router, x, route, &mut |g, e, x| {
+        let mut expert = || {
+            let h = g.linear(&format!("{p}.expert{e}.up"), x, 7, false)?;
+            let h = g.unary(Unary::Silu, h)?;
+            g.linear(&format!("{p}.expert{e}.down"), h, WIDTH, false)
+        };
+        expert().unwrap_or(0)
+    })
+}
+
+/// What decides who is chosen has no gradient: the bias here is a part of the block's input, whose
+/// own gradient comes from elsewhere.
+#[test]
+fn experts_chosen_by_a_bias_and_within_groups() {
+    for (count, top, best, sigmoid) in [(1, 1, 1, true), (3, 2, 2, true), (2, 1, 3, false)] {
+        check_to(2e-3, 1e-2, move |g, p, x| {
+            let router = g.linear(&format!("{p}.router"), x, 6, false)?;
+            let bias = g.narrow(x, 0, 6)?;
+            let route = RouteSpec {
+                bias: Some(bias),
+                sigmoid,
+                ..RouteSpec::top(2).within_groups(count, top, best)
+            };
+            mixture(g, p, x, router, &route)
         });
     }
 }

@@ -55,12 +55,7 @@ fn a_llamas_trace() {
 fn an_expert_costs_its_share() {
     let block: Block = Box::new(|g, _, x| {
         let router = g.linear("router", x, 4, false)?;
-        let route = RouteSpec {
-            top_k: 1,
-            sigmoid: false,
-            normalise: false,
-            scale: 1.0,
-        };
+        let route = RouteSpec::top(1);
         g.moe(router, x, &route, &mut |g, e, x| {
             g.linear(&format!("expert{e}"), x, 8, false).unwrap_or(0)
         })
@@ -275,16 +270,36 @@ fn faults_are_named_in_both_runs() {
     has(
         refused(|g, x| {
             let router = g.narrow(x, 0, 3)?;
-            let route = RouteSpec {
-                top_k: 4,
-                sigmoid: false,
-                normalise: false,
-                scale: 1.0,
-            };
-            g.moe(router, x, &route, &mut |_, _, x| x)
+            g.moe(router, x, &RouteSpec::top(4), &mut |_, _, x| x)
         }),
         &["1 to 3", "not 4"],
     );
+    has(
+        refused(|g, x| {
+            let route = RouteSpec {
+                bias: Some(x),
+                ..RouteSpec::top(1)
+            };
+            let router = g.narrow(x, 0, 3)?;
+            g.moe(router, x, &route, &mut |_, _, x| x)
+        }),
+        &["a bias for each of 3 experts", "[8]"],
+    );
+    for (count, top, best, says) in [
+        (3, 1, 1, "groups of equally many of 4 experts, not 3"),
+        (2, 0, 1, "the best of 2 groups of 2: 0 of them"),
+        (2, 3, 1, "the best of 2 groups of 2: 3 of them"),
+        (4, 1, 1, "chooses 2 experts of the best of 4 groups of 1: 1"),
+        (2, 1, 3, "scores a group by 1 to 2 of its 2 experts, not 3"),
+        (2, 1, 0, "scores a group by 1 to 2 of its 2 experts, not 0"),
+    ] {
+        let route = RouteSpec::top(2).within_groups(count, top, best);
+        let error = refused(move |g, x| {
+            let router = g.narrow(x, 0, 4)?;
+            g.moe(router, x, &route, &mut |_, _, x| x)
+        });
+        has(error, &[says]);
+    }
     has(
         refused(|g, x| {
             let b = g.narrow(x, 0, 3)?;
@@ -294,14 +309,8 @@ fn faults_are_named_in_both_runs() {
     );
     has(
         refused(|g, x| {
-            let route = RouteSpec {
-                top_k: 2,
-                sigmoid: false,
-                normalise: false,
-                scale: 1.0,
-            };
             let router = g.narrow(x, 0, 2)?;
-            g.moe(router, x, &route, &mut |_, _, _| 0)
+            g.moe(router, x, &RouteSpec::top(2), &mut |_, _, _| 0)
         }),
         &["expert 0 failed"],
     );

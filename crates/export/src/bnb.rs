@@ -2,10 +2,11 @@
 //! writes for a model loaded in NF4.
 //!
 //! The blocks' projections are quantised to the same bytes as bitsandbytes'; embedding, head, norms
-//! and biases stay dense, as in transformers. Files are written one tensor at a time, all sizes
+//! and biases stay dense, as in transformers, and so do experts and their routers, which are no
+//! linear layers in transformers 5. Files are written one tensor at a time, all sizes
 //! being known beforehand.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use candle_core::Tensor;
 use randori_formats::{
@@ -134,8 +135,17 @@ impl Planned {
 /// Orders the weights, quantised ones first: each has a multiple of 8 bytes in all, so every tensor
 /// is aligned.
 fn planned(list: Vec<(String, Vec<usize>)>) -> Vec<Planned> {
+    const EXPERTS: &str = ".experts.";
+    let mixtures = list.iter().filter_map(|(name, _)| name.split_once(EXPERTS));
+    let mixtures: BTreeSet<String> = mixtures.map(|(module, _)| module.to_string()).collect();
+    let linear = |module: &str| {
+        let router = module.strip_suffix(".gate");
+        !module.contains(EXPERTS) && !router.is_some_and(|mixture| mixtures.contains(mixture))
+    };
     let plan = |(name, shape): (String, Vec<usize>)| Planned {
-        quantised: shape.len() == 2 && name.contains(".layers.") && name.ends_with(".weight"),
+        quantised: shape.len() == 2
+            && name.contains(".layers.")
+            && name.strip_suffix(".weight").is_some_and(linear),
         name,
         shape,
     };
@@ -179,4 +189,32 @@ fn through(weight: &Planned, values: &[f32], options: &BnbOptions) -> Result<Vec
     let mut seen = values.to_vec();
     options.dtype.round(&weight.name, &mut seen)?;
     Ok(seen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// transformers 5.24 quantises linear layers; experts are one parameter, the router is none.
+    #[test]
+    fn experts_and_routers_stay_dense() {
+        let matrix = |name: &str| (format!("model.layers.0.{name}.weight"), vec![4, 4]);
+        let names = [
+            "self_attn.q_proj",
+            "mlp.gate",
+            "mlp.experts.0.up_proj",
+            "mlp.experts.1.up_proj",
+            "mlp.shared_expert.up_proj",
+            "other.gate",
+        ];
+        let all = planned(names.map(matrix).to_vec());
+        let quantised = all.iter().filter(|w| w.quantised).map(|w| w.name.as_str());
+        let wanted = [
+            "mlp.shared_expert.up_proj",
+            "other.gate",
+            "self_attn.q_proj",
+        ];
+        let wanted = wanted.map(|name| matrix(name).0);
+        assert_eq!(quantised.collect::<Vec<_>>(), wanted);
+    }
 }

@@ -32,10 +32,24 @@ pub struct Stored {
     pub format: Format,
     /// Number of heads by which llama.cpp permuted the rows.
     pub permuted: Option<usize>,
+    /// Its rows are columns of what is stored.
+    pub columns: Option<Columns>,
     /// Factor of all values, which the stored ones lack.
     pub factor: f32,
     /// What the stored values have more than the tensor's own, after the factor.
     pub added: f32,
+}
+
+/// Columns of a stored matrix that are rows of a tensor: value (o, i) lies in row i and column
+/// `first` + `step` · o of the dense numbers at the tensor's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Columns {
+    /// Columns of the stored matrix.
+    pub total: usize,
+    /// That of the first row.
+    pub first: usize,
+    /// From one row's to the next one's.
+    pub step: usize,
 }
 
 /// A tensor's number format.

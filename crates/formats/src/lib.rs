@@ -9,6 +9,7 @@
 pub mod bnb;
 mod dense;
 mod error;
+pub mod experts;
 mod folder;
 pub mod gguf;
 mod index;
@@ -20,5 +21,5 @@ pub use error::{Error, Result};
 pub use folder::{
     INDEX, Layout, UNSHARDED, has_weights, open, read_json, shard_names, weight_files,
 };
-pub use index::{Format, Index, Stored};
+pub use index::{Columns, Format, Index, Stored};
 pub use source::ByteSource;

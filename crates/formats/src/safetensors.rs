@@ -113,6 +113,7 @@ fn stored(
         shape,
         format,
         permuted: None,
+        columns: None,
         factor: 1.0,
         added: 0.0,
     };

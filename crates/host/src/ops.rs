@@ -13,7 +13,10 @@ use randori_sdk::{
     abi::{self, Graph, Str, Tensor},
     growing::{self, Growing},
     guard::guard,
-    seam::{AttnSpec, Backend, Binary, Growth, Id, LongRope, OpResult, RopeSpec, RouteSpec, Unary},
+    seam::{
+        AttnSpec, Backend, Binary, GroupSpec, Growth, Id, LongRope, OpResult, RopeSpec, RouteSpec,
+        Unary,
+    },
 };
 
 use crate::{info::misfit_text, sink::with_place};
@@ -271,6 +274,12 @@ unsafe extern "C" fn moe(
         sigmoid: route.sigmoid != 0,
         normalise: route.normalise != 0,
         scale: route.scale,
+        bias: Some(route.bias).filter(|&bias| bias != 0),
+        groups: (route.groups != 0).then_some(GroupSpec {
+            count: route.groups as usize,
+            top: route.top_groups as usize,
+            best: route.group_best as usize,
+        }),
     };
     let mut run = |backend: &mut dyn Backend, index: usize, rows: Id| {
         let turn = Turn::of(call, backend);

@@ -194,6 +194,11 @@ fn options_of_ops_of_every_version() {
         sigmoid: 0,
         normalise: 0,
         scale: 1.0,
+        unused: 7,
+        bias: 0,
+        groups: 0,
+        top_groups: 0,
+        group_best: 0,
     };
     any_length(
         route,

@@ -193,6 +193,56 @@ fn glm4_has_one_projection_for_gate_and_up_and_moved_norms() {
 }
 
 #[test]
+fn mixtures_ask_for_a_router_and_for_every_experts_weights() {
+    let experts = r#", "num_local_experts": 3, "moe_intermediate_size": 10, "norm_topk_prob": true,
+        "head_dim": 6, "mlp_only_layers": [0], "num_experts_per_tok": 2"#;
+    for (name, module, parts, ffn) in [
+        ("mixtral", "block_sparse_moe", ["w1", "w3", "w2"], 24),
+        (
+            "qwen3_moe",
+            "mlp",
+            ["gate_proj", "up_proj", "down_proj"],
+            10,
+        ),
+    ] {
+        let mut wanted = expected(6, false, &[]);
+        if name == "qwen3_moe" {
+            let norms: [(&str, &[usize]); 2] =
+                [("self_attn.q_norm", &[6]), ("self_attn.k_norm", &[6])];
+            layers(&mut wanted, &norms);
+        }
+        // Mixtral reads no `mlp_only_layers`
+        let mixtures = if name == "mixtral" {
+            vec![0, 1]
+        } else {
+            vec![1]
+        };
+        for layer in &mixtures {
+            let place = format!("model.layers.{layer}");
+            wanted.retain(|name, _| !name.starts_with(&format!("{place}.mlp.")));
+            wanted.insert(format!("{place}.{module}.gate.weight"), vec![3, 16]);
+            for e in 0..3 {
+                let expert = format!("{place}.{module}.experts.{e}");
+                for (part, shape) in parts.into_iter().zip([[ffn, 16], [ffn, 16], [16, ffn]]) {
+                    wanted.insert(format!("{expert}.{part}.weight"), shape.to_vec());
+                }
+            }
+        }
+        let (recorder, asked) = weights(name, experts);
+        assert_eq!(asked, wanted, "{name}");
+        let moe: Vec<&String> = recorder
+            .ops
+            .iter()
+            .filter(|op| op.starts_with("moe "))
+            .collect();
+        assert_eq!(moe.len(), mixtures.len(), "{name}");
+        let route =
+            "top_k: 2, sigmoid: false, normalise: true, scale: 1.0, bias: None, groups: None";
+        assert!(moe[0].contains(route), "{name}: {}", moe[0]);
+    }
+}
+
+#[test]
 fn a_llama_block_is_these_ops() {
     let (recorder, _) = weights("llama", "");
     let rope = "rope [1.0, 0.01] false"; // 10000^(-2i/4)
@@ -246,6 +296,6 @@ fn a_configuration_that_does_not_fit_is_named() {
     let error = host.architecture("lama", "{}").err().unwrap().to_string();
     assert_eq!(
         error,
-        "there is no architecture `lama`; did you mean `llama`? there are: cohere2, gemma2, gemma3_text, glm4, granite, llama, ministral3, mistral, olmo2, olmo3, phi3, qwen2, qwen3, smollm3"
+        "there is no architecture `lama`; did you mean `llama`? there are: cohere2, gemma2, gemma3_text, glm4, granite, llama, ministral3, mistral, mixtral, olmo2, olmo3, phi3, qwen2, qwen3, qwen3_moe, smollm3"
     );
 }

@@ -42,11 +42,13 @@ fn stock_plugins_are_found_beside_the_binary() {
         "losses",
         "ministral3",
         "mistral",
+        "mixtral",
         "olmo2",
         "olmo3",
         "phi3",
         "qwen2",
         "qwen3",
+        "qwen3_moe",
         "sampling",
         "smollm3",
     ];

@@ -313,8 +313,14 @@ pub trait Kernels: Sized {
 
     // Mixture of experts.
 
-    /// Chooses experts for every token from the router's logits (tokens, experts).
-    fn route(&self, router: &Self::Tensor, route: &RouteSpec) -> Result<Self::Routing>;
+    /// Chooses experts for every token from the router's logits (tokens, experts); `bias`,
+    /// (experts) or a row for each token, is added to the scores where experts are chosen.
+    fn route(
+        &self,
+        router: &Self::Tensor,
+        bias: Option<&Self::Tensor>,
+        route: &RouteSpec,
+    ) -> Result<Self::Routing>;
     /// The tokens of one expert; `None` if it has none.
     fn tokens_of(&self, routing: &Self::Routing, expert: usize) -> Option<ExpertTokens<Self>>;
     /// Adds an expert's output y to the rows of its tokens in `out`, times their weights.

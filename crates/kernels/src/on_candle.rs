@@ -108,8 +108,13 @@ macro_rules! on_candle {
             let by_token = x.reshape((keys.len(), x.elem_count() / keys.len().max(1)))?;
             Ok(elementwise::dropout(&by_token, p, &keys, salt)?.reshape(x.dims())?)
         }
-        fn route(&self, router: &Tensor, route: &RouteSpec) -> Result<Self::Routing> {
-            Self::Routing::new(router, route)
+        fn route(
+            &self,
+            router: &Tensor,
+            bias: Option<&Tensor>,
+            route: &RouteSpec,
+        ) -> Result<Self::Routing> {
+            Self::Routing::new(router, bias, route)
         }
         fn tokens_of(&self, routing: &Self::Routing, expert: usize) -> Option<ExpertTokens<Self>> {
             routing.tokens_of(expert)

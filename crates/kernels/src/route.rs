@@ -2,7 +2,7 @@
 //! router's logits.
 
 use candle_core::Tensor;
-use randori_sdk::seam::RouteSpec;
+use randori_sdk::seam::{GroupSpec, RouteSpec};
 
 use crate::{
     ExpertOutput, ExpertTokens, OnCandle, Result,
@@ -12,6 +12,10 @@ use crate::{
 };
 
 /// The experts of every token, with their weights.
+///
+/// Experts are chosen by their scores, plus the bias if there is one, in the groups that may be
+/// chosen from; their weights are their scores alone. So the bias has no gradient, and the choice
+/// none either.
 pub struct Routing {
     /// Soft-max or sigmoid of the router's logits, (tokens, experts).
     scores: Vec<f32>,
@@ -24,8 +28,9 @@ pub struct Routing {
 }
 
 impl Routing {
-    /// Chooses each token's `top_k` experts of the highest score; of equals, the first.
-    pub fn new(router: &Tensor, route: &RouteSpec) -> Result<Self> {
+    /// Chooses each token's `top_k` experts of the highest score, with `bias` (experts) or (tokens,
+    /// experts) added; of equals, the first.
+    pub fn new(router: &Tensor, bias: Option<&Tensor>, route: &RouteSpec) -> Result<Self> {
         let (tokens, experts) = router.dims2()?;
         let mut scores = Values::of(&host(router)?)?.to_vec();
         if route.sigmoid {
@@ -33,18 +38,27 @@ impl Routing {
         } else {
             elementwise::soft_max(&mut scores, experts);
         }
+        let bias = bias.map(host).transpose()?;
+        let bias = bias.as_ref().map(Values::of).transpose()?;
         let top_k = route.top_k;
         let (mut chosen, mut weights) = (Vec::new(), Vec::with_capacity(tokens * top_k));
         let mut order: Vec<u32> = Vec::new();
-        for scores in scores.chunks_exact(experts) {
-            order.clear();
-            order.extend(0..experts as u32);
-            // a stable sort: equal scores keep their order
-            order.sort_by(|&a, &b| scores[b as usize].total_cmp(&scores[a as usize]));
+        let mut biased: Vec<f32> = Vec::new();
+        for (token, scores) in scores.chunks_exact(experts).enumerate() {
+            biased.clear();
+            biased.extend_from_slice(scores);
+            if let Some(bias) = &bias {
+                let own = token * experts % bias.len().max(1);
+                let row = bias.iter().skip(own);
+                biased.iter_mut().zip(row).for_each(|(s, b)| *s += b);
+            }
+            if let Some(groups) = &route.groups {
+                within_groups(&mut biased, groups, &mut order);
+            }
+            rank(&biased, &mut order);
             let best = &order[..top_k];
-            let sum: f32 = best.iter().map(|&e| scores[e as usize]).sum();
             let factor = if route.normalise {
-                route.scale / sum
+                route.scale / sum_of(scores, best)
             } else {
                 route.scale
             };
@@ -131,7 +145,7 @@ impl Routing {
             let (chosen, dw) = (&self.chosen[own.clone()], &dweights[own]);
             let scores = &self.scores[token * experts..][..experts];
             let row = &mut d[token * experts..][..experts];
-            let sum: f32 = chosen.iter().map(|&e| scores[e as usize]).sum();
+            let sum = sum_of(scores, chosen);
             let mean: f32 = chosen
                 .iter()
                 .zip(dw)
@@ -154,5 +168,132 @@ impl Routing {
             elementwise::soft_max_slope(&mut d, &self.scores, experts);
         }
         tensor(d, &[tokens, experts])
+    }
+}
+
+/// The indices of `scores`, the highest score first; of equals, the first.
+fn rank(scores: &[f32], order: &mut Vec<u32>) {
+    order.clear();
+    order.extend(0..scores.len() as u32);
+    // a stable sort: equal scores keep their order
+    order.sort_by(|&a, &b| scores[b as usize].total_cmp(&scores[a as usize]));
+}
+
+/// Sets the scores of experts outside the best groups to -inf. A group's score is the sum of its
+/// `best` best experts'.
+fn within_groups(scores: &mut [f32], groups: &GroupSpec, order: &mut Vec<u32>) {
+    let size = scores.len() / groups.count;
+    let of_group = |group: &[f32]| -> f32 {
+        let mut sorted = group.to_vec();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        sorted[..groups.best].iter().sum()
+    };
+    let of_groups: Vec<f32> = scores.chunks_exact(size).map(of_group).collect();
+    rank(&of_groups, order);
+    for group in &order[groups.top..] {
+        scores[*group as usize * size..][..size].fill(f32::NEG_INFINITY);
+    }
+}
+
+/// The sum of the chosen scores: at least the smallest normal number, so that weights stay finite
+/// where all chosen scores are 0.
+fn sum_of(scores: &[f32], chosen: &[u32]) -> f32 {
+    let sum: f32 = chosen.iter().map(|&e| scores[e as usize]).sum();
+    sum.max(f32::MIN_POSITIVE)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    const LOGITS: [f32; 24] = [
+        -2.25, -1.125, -1.0, -2.375, -0.125, -0.875, //
+        -1.5, -2.375, 0.625, 1.75, 2.625, -0.125, //
+        0.25, -2.375, -0.75, -0.5, -1.25, 0.5, //
+        0.375, 2.625, -0.125, 1.375, -2.125, 4.0,
+    ];
+    const BIAS: [f32; 6] = [0.0, 0.5, -0.25, 0.375, -0.5, 0.125];
+
+    /// Experts and weights of each of the four tokens.
+    fn routed(bias: Option<&[f32]>, route: RouteSpec) -> (Vec<u32>, Vec<f32>) {
+        let matrix = |values: &[f32], rows| {
+            Tensor::from_slice(values, (rows, values.len() / rows), &Device::Cpu).unwrap()
+        };
+        let bias = bias.map(|values| matrix(values, values.len() / 6));
+        let routing = Routing::new(&matrix(&LOGITS, 4), bias.as_ref(), &route).unwrap();
+        (routing.chosen, routing.weights)
+    }
+
+    fn close(found: &[f32], wanted: &[f32]) {
+        assert_eq!(found.len(), wanted.len());
+        let near = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-6;
+        assert!(found.iter().zip(wanted).all(near), "{found:?}");
+    }
+
+    /// What transformers 5.24's DeepseekV3TopkRouter answers (n_group 3, topk_group 2,
+    /// routed_scaling_factor 2.5).
+    #[test]
+    fn a_bias_and_groups_choose_as_deepseek_v3s_router() {
+        let all = RouteSpec::top(2).sigmoid().normalised().scaled(2.5);
+        let groups = all.within_groups(3, 2, 2);
+        let (chosen, weights) = routed(None, groups);
+        assert_eq!(chosen, [4, 5, 4, 3, 5, 3, 1, 3]);
+        let wanted = [
+            1.535_999_9,
+            0.964,
+            1.306_391_8,
+            1.193_608_3,
+            1.556_148_4,
+            0.943_851_7,
+            1.346_977_5,
+            1.153_022_5,
+        ];
+        close(&weights, &wanted);
+        assert_eq!(routed(None, all).0, [4, 5, 4, 3, 5, 0, 5, 1]);
+        let (chosen, weights) = routed(Some(&BIAS), groups);
+        assert_eq!(chosen, [1, 3, 3, 5, 3, 1, 1, 3]);
+        let wanted = [
+            1.855_669_6,
+            0.644_330_4,
+            1.612_638_7,
+            0.887_361_3,
+            2.040_144,
+            0.459_855_94,
+            1.346_977_5,
+            1.153_022_5,
+        ];
+        close(&weights, &wanted);
+        assert_eq!(routed(Some(&BIAS), all).0, [1, 3, 3, 5, 3, 5, 1, 3]);
+        // a row of bias for each token
+        let rows = BIAS.repeat(4);
+        assert_eq!(routed(Some(&rows), groups), (chosen, weights));
+    }
+
+    /// gpt-oss's order: the best logits, then soft-max over them alone.
+    #[test]
+    fn normalised_soft_max_is_soft_max_over_the_chosen() {
+        let (chosen, weights) = routed(None, RouteSpec::top(3).normalised());
+        for (token, (chosen, weights)) in chosen.chunks(3).zip(weights.chunks(3)).enumerate() {
+            let own = |e: &u32| LOGITS[6 * token + *e as usize].exp();
+            let sum: f32 = chosen.iter().map(own).sum();
+            let wanted: Vec<f32> = chosen.iter().map(|e| own(e) / sum).collect();
+            close(weights, &wanted);
+        }
+    }
+
+    #[test]
+    fn weights_are_finite_where_all_chosen_scores_are_0() {
+        let far = [-200.0; 24];
+        let router = Tensor::from_slice(&far, (4, 6), &Device::Cpu).unwrap();
+        let route = RouteSpec::top(2).sigmoid().normalised();
+        let routing = Routing::new(&router, None, &route).unwrap();
+        assert!(
+            routing.weights.iter().all(|w| w.is_finite()),
+            "{:?}",
+            routing.weights
+        );
     }
 }

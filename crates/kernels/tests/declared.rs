@@ -155,13 +155,8 @@ fn attend<K: Kernels>(
 
 fn mix<K: Kernels>(given: &Inputs<K>, see: &mut dyn FnMut(&'static str, &K::Tensor)) -> Result<()> {
     let (k, make) = (given.kernels, given.make);
-    let route = RouteSpec {
-        top_k: 2,
-        sigmoid: false,
-        normalise: true,
-        scale: 1.0,
-    };
-    let routing = k.route(&given.router, &route)?;
+    let route = RouteSpec::top(2).normalised();
+    let routing = k.route(&given.router, None, &route)?;
     let tokens = k.tokens_of(&routing, 0).unwrap();
     assert_eq!((k.count(&tokens.rows), k.count(&tokens.choices)), (3, 3));
     let (value, dout) = (make(&[3, WIDTH]), make(&[ROWS, WIDTH]));

@@ -16,7 +16,8 @@
  * - later came, with what 0 means: `coupled` (pairs are independent) and `needs_reward` (`reward`
  *   is not read) of `RandoriLoss`, `sdk` (untold) of `RandoriPlugin`, `long_after` and
  *   `long_inv_freq` (lengths do not matter), `growth` and `growth_every` (no such factor) of
- *   `RandoriRope`, `dialect` (none) of `RandoriArch`;
+ *   `RandoriRope`, `bias` (scores alone choose) and `groups` with the two fields after it (all
+ *   experts) of `RandoriRoute`, `dialect` (none) of `RandoriArch`;
  * - only `RandoriOps` may be longer and not 0: it grows by functions, each asked for by a
  *   call after a look at `size`. `Str`, `Sink` and `Value` have no size and never change;
  * - numbers of kinds and ops are never reused; a host skips items of unknown `Item.kind`;
@@ -125,6 +126,22 @@ typedef struct RandoriRoute {
     uint32_t normalise;
     /* Factor on the chosen weights. */
     float scale;
+    /* Not read: older plugins have anything here. */
+    uint32_t unused;
+    /*
+     * Of trailing shape (experts): added to the scores where experts are chosen, not where they
+     * are weighted, without gradient; 0: none. Came later.
+     */
+    RandoriTensor bias;
+    /*
+     * Groups, equal runs of experts, of which the best ones' experts alone may be chosen; 0: no
+     * groups. Came later.
+     */
+    uint32_t groups;
+    /* Groups that may be chosen from. Came later. */
+    uint32_t top_groups;
+    /* A group's score is the sum of so many of its best experts'. Came later. */
+    uint32_t group_best;
 } RandoriRoute;
 
 /* Takes one text. */

@@ -10,7 +10,8 @@
 //! - later came, with what 0 means: `coupled` (pairs are independent) and `needs_reward` (`reward`
 //!   is not read) of [`struct@Loss`], `sdk` (untold) of [`struct@Plugin`], `long_after` and
 //!   `long_inv_freq` (lengths do not matter), `growth` and `growth_every` (no such factor) of
-//!   [`struct@Rope`], `dialect` (none) of [`struct@Arch`];
+//!   [`struct@Rope`], `bias` (scores alone choose) and `groups` with the two fields after it (all
+//!   experts) of [`struct@Route`], `dialect` (none) of [`struct@Arch`];
 //! - only [`struct@Ops`] may be longer and not 0: it grows by functions, each asked for by a
 //!   call after a look at `size`. `Str`, `Sink` and `Value` have no size and never change;
 //! - numbers of kinds and ops are never reused; a host skips items of unknown [`Item::kind`];
@@ -106,6 +107,18 @@ pub struct Route {
     pub normalise: u32,
     /// Factor on the chosen weights.
     pub scale: f32,
+    /// Not read: older plugins have anything here.
+    pub unused: u32,
+    /// Of trailing shape (experts): added to the scores where experts are chosen, not where they
+    /// are weighted, without gradient; 0: none. Came later.
+    pub bias: Tensor,
+    /// Groups, equal runs of experts, of which the best ones' experts alone may be chosen; 0: no
+    /// groups. Came later.
+    pub groups: u32,
+    /// Groups that may be chosen from. Came later.
+    pub top_groups: u32,
+    /// A group's score is the sum of so many of its best experts'. Came later.
+    pub group_best: u32,
 }
 
 /// Takes one text.

@@ -33,6 +33,20 @@ records! {
         pub defaults: &'static str,
         /// How llama.cpp stores it; `None`: not at all, or not known here.
         pub gguf: Option<Gguf>,
+        /// Tensors in which checkpoints stack the matrices of all experts of a layer.
+        pub stacks: &'static [Stack],
+    }
+
+    /// A tensor of a layer that stacks matrices of all experts, (experts, …), or their biases,
+    /// (experts, out). It is stored so by transformers; the architecture asks for its parts.
+    pub struct Stack {
+        /// Its name within the layer: `mlp.experts.gate_up_proj`.
+        pub stored: &'static str,
+        /// Names of an expert's parts within the layer, `{}` being its number:
+        /// `mlp.experts.{}.gate_proj.weight`. All have equally many outputs.
+        pub parts: &'static [&'static str],
+        /// How they lie in it.
+        pub layout: Layout,
     }
 
     /// How tensors' names begin in a checkpoint, and in the text part alone.
@@ -181,6 +195,16 @@ words! {
         Ffn = "ffn",
     }
 
+    /// How a stack holds the matrices (out, in) of an expert.
+    pub enum Layout {
+        /// (experts, out, in); the parts of an expert follow one another by rows.
+        Rows = "rows",
+        /// (experts, in, out), the transpose; the parts follow one another by columns.
+        Columns = "columns",
+        /// (experts, in, out); the parts take turns, column by column (gpt-oss).
+        Interleaved = "interleaved",
+    }
+
     /// The order of a matrix's rows in a file.
     pub enum Order {
         /// As in transformers.
@@ -257,6 +281,7 @@ impl Dialect {
         targets: &[],
         defaults: "",
         gguf: None,
+        stacks: &[],
     };
 
     /// As JSON.
@@ -318,6 +343,23 @@ impl Prefix {
     /// Names that begin with `stored` in a checkpoint and with `name` here.
     pub const fn new(stored: &'static str, name: &'static str) -> Self {
         Prefix { stored, name }
+    }
+}
+
+impl Stack {
+    const NONE: Stack = Stack {
+        stored: "",
+        parts: &[],
+        layout: Layout::Rows,
+    };
+
+    /// A tensor that stacks these parts so.
+    pub const fn new(stored: &'static str, parts: &'static [&'static str], layout: Layout) -> Self {
+        Stack {
+            stored,
+            parts,
+            layout,
+        }
     }
 }
 

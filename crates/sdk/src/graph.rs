@@ -18,7 +18,7 @@ use std::{
 use crate::{
     abi,
     guard::{Caught, guard},
-    seam::{AttnSpec, Binary, RopeSpec, RouteSpec, Unary},
+    seam::{AttnSpec, Binary, GroupSpec, RopeSpec, RouteSpec, Unary},
 };
 
 /// One call of the host into an architecture.
@@ -222,12 +222,22 @@ impl<'g> Graph<'g> {
     where
         F: FnMut(usize, Tensor<'g>) -> Tensor<'g>,
     {
+        // a number beyond u32 is no number of groups either
+        let groups = |of: fn(GroupSpec) -> usize| {
+            let n = route.groups.map_or(0, of);
+            u32::try_from(n).unwrap_or(u32::MAX)
+        };
         let route = abi::Route {
             size: size_of::<abi::Route>(),
             top_k: route.top_k,
             sigmoid: u32::from(route.sigmoid),
             normalise: u32::from(route.normalise),
             scale: route.scale,
+            unused: 0,
+            bias: route.bias.unwrap_or(0),
+            groups: groups(|g| g.count),
+            top_groups: groups(|g| g.top),
+            group_best: groups(|g| g.best),
         };
         let mut call = ExpertCall {
             session: self.session,
@@ -463,13 +473,47 @@ impl RouteSpec {
             sigmoid: false,
             normalise: false,
             scale: 1.0,
+            bias: None,
+            groups: None,
         }
     }
 
-    /// Scales the chosen weights to sum to one (Mixtral; Qwen's `norm_topk_prob`).
+    /// Scales the chosen weights to sum to one (Mixtral; Qwen's `norm_topk_prob`). After soft-max
+    /// over all that is soft-max over the chosen logits alone (gpt-oss).
     pub fn normalised(self) -> Self {
         RouteSpec {
             normalise: true,
+            ..self
+        }
+    }
+
+    /// Scores each expert by the sigmoid of its logit instead of soft-max over all.
+    pub fn sigmoid(self) -> Self {
+        RouteSpec {
+            sigmoid: true,
+            ..self
+        }
+    }
+
+    /// Multiplies the chosen weights with `scale` (`routed_scaling_factor`).
+    pub fn scaled(self, scale: f32) -> Self {
+        RouteSpec { scale, ..self }
+    }
+
+    /// Chooses by score + `bias`, of trailing shape (experts), and weights by score alone. No
+    /// gradient goes to the bias (DeepSeek-V3's `e_score_correction_bias`).
+    pub fn chosen_with(self, bias: Tensor<'_>) -> Self {
+        RouteSpec {
+            bias: Some(bias.id),
+            ..self
+        }
+    }
+
+    /// Chooses among the experts of the `top` best of `count` groups; a group's score is the sum of
+    /// its `best` best experts' (`n_group`, `topk_group`; `best` is 2 in DeepSeek-V3).
+    pub fn within_groups(self, count: usize, top: usize, best: usize) -> Self {
+        RouteSpec {
+            groups: Some(GroupSpec { count, top, best }),
             ..self
         }
     }

@@ -36,6 +36,7 @@ mod dense;
 pub mod dialect;
 mod dual;
 mod error;
+mod experts;
 mod gemma;
 mod graph;
 pub mod growing;
@@ -57,6 +58,7 @@ pub use dense::{Absent, Activation, DecoderOf, Dense, DenseFamily, Norms, QkNorm
 pub use dialect::Dialect;
 pub use dual::Dual;
 pub use error::{Error, Result};
+pub use experts::Experts;
 pub use graph::{Graph, Tensor};
 pub use layers::Layers;
 pub use loss::{Loss, Out, Pair, PairLoss, Response};

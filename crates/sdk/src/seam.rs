@@ -92,6 +92,23 @@ pub struct RouteSpec {
     pub normalise: bool,
     /// Factor on the chosen weights.
     pub scale: f32,
+    /// Added to the scores where experts are chosen, not where they are weighted: a value of
+    /// trailing shape (experts), without gradient (DeepSeek-V3's `e_score_correction_bias`).
+    pub bias: Option<Id>,
+    /// Experts are chosen from the best groups only.
+    pub groups: Option<GroupSpec>,
+}
+
+/// Which experts a token may choose: those of its best groups. Groups are equal runs of experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupSpec {
+    /// Number of groups, which divides the experts.
+    pub count: usize,
+    /// Groups whose experts may be chosen.
+    pub top: usize,
+    /// A group's score is the sum of so many of its best experts' (2 in DeepSeek-V3 and GLM-4-MoE,
+    /// 1 in DeepSeek-V2).
+    pub best: usize,
 }
 
 /// Element-wise functions; `Softmax` is over the last axis.

@@ -17,6 +17,20 @@ impl Windows {
         layers: Layers::ALL,
     };
 
+    /// The same window in every layer, whatever `layer_types` says.
+    ///
+    /// # Errors
+    /// A window of 0.
+    pub fn everywhere(c: &Config, window: Option<usize>) -> Result<Windows> {
+        match window {
+            Some(0) => Err(c.error("sliding_window", "is 0: no token would see itself")),
+            _ => Ok(Windows {
+                window,
+                layers: Layers::ALL,
+            }),
+        }
+    }
+
     /// Those of `layers` layers where the configuration's window is `window`: in the layers that
     /// `layer_types` names, or without that key in those of `unless_named`.
     ///
@@ -29,13 +43,11 @@ impl Windows {
         window: Option<usize>,
         unless_named: Layers,
     ) -> Result<Windows> {
-        if window == Some(0) {
-            return Err(c.error("sliding_window", "is 0: no token would see itself"));
-        }
+        let everywhere = Windows::everywhere(c, window)?;
         let Some(kinds) = layer_types(c, layers)? else {
             return Ok(Windows {
-                window,
                 layers: unless_named,
+                ..everywhere
             });
         };
         let one = |kind: &&str| match (*kind, window) {

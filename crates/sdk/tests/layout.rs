@@ -22,7 +22,8 @@ fn interface_1_lies_where_it_lay() {
     check!(Rope: 64, size 0, interleaved 8, mscale 12, inv_freq 16, n 24, long_after 32,
         long_inv_freq 40, growth 48, growth_every 56);
     check!(Attn: 24, size 0, window 8, scale 16, softcap 20);
-    check!(Route: 32, size 0, top_k 8, sigmoid 16, normalise 20, scale 24);
+    check!(Route: 48, size 0, top_k 8, sigmoid 16, normalise 20, scale 24, unused 28,
+        bias 32, groups 36, top_groups 40, group_best 44);
     check!(Ops: 128, size 0, fail 8, embed 16, linear 24, rms_norm 32, layer_norm 40, rope 48,
         attention 56, moe 64, unary 72, binary 80, affine 88, unflatten 96, flatten 104, narrow 112,
         concat 120);
@@ -67,6 +68,8 @@ fn what_was_released_first_is_read_for_ever() {
 fn what_came_later_has_no_padding() {
     let loss = size_of::<Loss>() - <Loss as Growing>::FIRST;
     assert_eq!(loss, 2 * size_of::<u32>()); // coupled, needs_reward
+    let route = size_of::<Route>() - <Route as Growing>::FIRST;
+    assert_eq!(route, 4 * size_of::<u32>()); // bias, groups, top_groups, group_best
     let rope = size_of::<Rope>() - <Rope as Growing>::FIRST;
     // long_after, growth_every; long_inv_freq; growth
     let fields = 2 * size_of::<usize>() + size_of::<*const f32>() + size_of::<f64>();

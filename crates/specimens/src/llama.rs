@@ -1,4 +1,4 @@
-//! Llamas, Mistrals and Qwens of any shape: configuration, tensors, folder.
+//! Llamas, Mistrals, Qwens and their mixtures of any shape: configuration, tensors, folder.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -21,14 +21,16 @@ pub struct Llama3 {
 /// What a model looks like.
 #[derive(Clone, Copy)]
 pub struct Shape {
-    /// `model_type`: `llama`, `mistral`, `qwen2` or `qwen3`.
+    /// `model_type`: `llama`, `mistral`, `qwen2`, `qwen3`, `mixtral` or `qwen3_moe`.
     pub family: &'static str,
     /// Tokens.
     pub vocab: usize,
     /// Features of the residual stream.
     pub width: usize,
-    /// Features inside the perceptron.
+    /// Features inside the perceptron, or inside each expert.
     pub ffn: usize,
+    /// Experts of every layer, of which a token goes to two; 0: a perceptron.
+    pub experts: usize,
     /// Blocks.
     pub layers: usize,
     /// Query heads.
@@ -57,6 +59,7 @@ pub const LLAMA: Shape = Shape {
     vocab: 61,
     width: 48,
     ffn: 80,
+    experts: 0,
     layers: 3,
     heads: 6,
     kv_heads: 2,
@@ -88,6 +91,22 @@ pub const QWEN2: Shape = Shape {
 /// Norms of the heads of queries and keys, which are wider than width / heads.
 pub const QWEN3: Shape = Shape {
     family: "qwen3",
+    ..MISTRAL
+};
+
+/// Four experts in every layer.
+pub const MIXTRAL: Shape = Shape {
+    family: "mixtral",
+    ffn: 32,
+    experts: 4,
+    ..MISTRAL
+};
+
+/// The same number under Qwen3's attention.
+pub const QWEN3_MOE: Shape = Shape {
+    family: "qwen3_moe",
+    ffn: 32,
+    experts: 4,
     ..MISTRAL
 };
 
@@ -132,6 +151,14 @@ impl Shape {
             config["use_sliding_window"] = json!(self.window.is_some());
             config["max_window_layers"] = json!(0);
         }
+        if self.experts > 0 {
+            config["num_local_experts"] = json!(self.experts);
+            config["num_experts_per_tok"] = json!(2);
+        }
+        if self.family == "qwen3_moe" {
+            config["moe_intermediate_size"] = json!(self.ffn);
+            config["norm_topk_prob"] = json!(true);
+        }
         config
     }
 
@@ -141,13 +168,35 @@ impl Shape {
             "llama" => "LlamaForCausalLM",
             "mistral" => "MistralForCausalLM",
             "qwen2" => "Qwen2ForCausalLM",
+            "mixtral" => "MixtralForCausalLM",
+            "qwen3_moe" => "Qwen3MoeForCausalLM",
             _ => "Qwen3ForCausalLM",
         }
     }
 
     /// Whether the heads of queries and keys have norms.
     pub fn head_norms(&self) -> bool {
-        self.family == "qwen3"
+        self.family.starts_with("qwen3")
+    }
+
+    /// The modules of a layer's perceptron, or of its router and experts, with their shapes.
+    fn mlp(&self) -> Vec<(String, Vec<usize>)> {
+        let (module, names) = match self.family {
+            "mixtral" => ("block_sparse_moe", ["w1", "w3", "w2"]),
+            _ => ("mlp", ["gate_proj", "up_proj", "down_proj"]),
+        };
+        let (inside, outside) = (vec![self.ffn, self.width], vec![self.width, self.ffn]);
+        let shapes = [inside.clone(), inside, outside];
+        let perceptron = |place: String| {
+            let named = names.into_iter().zip(shapes.clone());
+            named.map(move |(name, shape)| (format!("{place}.{name}"), shape))
+        };
+        if self.experts == 0 {
+            return perceptron(module.to_string()).collect();
+        }
+        let router = (format!("{module}.gate"), vec![self.experts, self.width]);
+        let experts = (0..self.experts).flat_map(|e| perceptron(format!("{module}.experts.{e}")));
+        [router].into_iter().chain(experts).collect()
     }
 
     /// Names and shapes of all tensors.
@@ -158,17 +207,16 @@ impl Shape {
             vec![self.vocab, self.width],
         )];
         for layer in 0..self.layers {
-            for (part, shape) in [
+            let others = [
                 ("input_layernorm", vec![self.width]),
                 ("self_attn.q_proj", vec![q, self.width]),
                 ("self_attn.k_proj", vec![kv, self.width]),
                 ("self_attn.v_proj", vec![kv, self.width]),
                 ("self_attn.o_proj", vec![self.width, q]),
                 ("post_attention_layernorm", vec![self.width]),
-                ("mlp.gate_proj", vec![self.ffn, self.width]),
-                ("mlp.up_proj", vec![self.ffn, self.width]),
-                ("mlp.down_proj", vec![self.width, self.ffn]),
-            ] {
+            ];
+            let others = others.map(|(part, shape)| (part.to_string(), shape));
+            for (part, shape) in others.into_iter().chain(self.mlp()) {
                 let name = format!("model.layers.{layer}.{part}");
                 if self.biases.iter().any(|bias| part.ends_with(bias)) {
                     all.push((format!("{name}.bias"), vec![shape[0]]));

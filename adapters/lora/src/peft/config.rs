@@ -7,9 +7,12 @@ use serde_json::{Map, Value, json};
 use super::{
     fields,
     json::{self, Read},
+    stacked,
 };
 use crate::{
-    LoraSpec, Targets, saved_by,
+    LoraSpec, Targets,
+    experts::mistaken,
+    saved_by,
     targets::{is_glob, named},
 };
 
@@ -28,8 +31,10 @@ const ALPHA: f64 = 8.0;
 pub(super) fn write(spec: &LoraSpec, pairs: &BTreeSet<String>, base_name: &str) -> Value {
     let ranks = of_each(pairs, |p| spec.rank_of(p), spec.rank, |r| json!(r));
     let alphas = of_each(pairs, |p| spec.alpha_of(p), spec.alpha, |a| number(*a));
+    // to peft 0.21 a target of this name is the experts'
+    let matrices: Vec<String> = mistaken(pairs).map(|p| format!("{p}.weight")).collect();
     let saved = (!spec.modules_to_save.is_empty()).then_some(&spec.modules_to_save);
-    json!({
+    let mut config = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_name,
@@ -47,7 +52,11 @@ pub(super) fn write(spec: &LoraSpec, pairs: &BTreeSet<String>, base_name: &str) 
         "fan_in_fan_out": false,
         "init_lora_weights": true,
         "inference_mode": true,
-    })
+    });
+    if !matrices.is_empty() {
+        config["target_parameters"] = json!(matrices);
+    }
+    config
 }
 
 /// Names that make PEFT match exactly these projections: name endings, if the settings have no more
@@ -95,8 +104,11 @@ fn number(alpha: f64) -> Value {
     }
 }
 
-/// Reads the settings, and the layers they are limited to, if any.
-pub(super) fn read(config: &Value) -> Read<(LoraSpec, Option<Vec<u64>>)> {
+/// Settings as read, the layers they are limited to, if any, and `target_parameters`.
+type Settings = (LoraSpec, Option<Vec<u64>>, Vec<String>);
+
+/// Reads the settings, with what follows from the file's tensors.
+pub(super) fn read(config: &Value) -> Read<Settings> {
     let config = config.as_object().ok_or("it must be a JSON object")?;
     let kind = config.get("peft_type").unwrap_or(&Value::Null);
     if kind != "LORA" {
@@ -107,13 +119,15 @@ pub(super) fn read(config: &Value) -> Read<(LoraSpec, Option<Vec<u64>>)> {
     bias(config.get("bias").unwrap_or(&Value::Null))?;
     let saved = json::texts(config, "modules_to_save")?;
     tying(config, &saved)?;
+    let parameters = json::texts(config, "target_parameters")?;
+    stacked::supported(&parameters)?;
     let dropout = json::or(config, "lora_dropout", 0.0, json::number)?;
     let spec = LoraSpec {
         rank: json::or(config, "r", RANK, json::count)?,
         alpha: json::or(config, "lora_alpha", ALPHA, json::number)?,
         rslora: json::flag(config, "use_rslora")?,
         dropout: dropout as f32,
-        targets: targets(config, "target_modules")?
+        targets: with_parameters(targets(config, "target_modules")?, &parameters)
             .ok_or("target_modules must be a list of names or a text")?,
         exclude: targets(config, "exclude_modules")?,
         rank_pattern: json::pattern(config, "rank_pattern", json::count)?,
@@ -123,7 +137,26 @@ pub(super) fn read(config: &Value) -> Read<(LoraSpec, Option<Vec<u64>>)> {
         replaced: Vec::new(),
     };
     spec.check().map_err(|e| e.to_string())?;
-    Ok((spec, json::layers(config, "layers_to_transform")?))
+    let layers = json::layers(config, "layers_to_transform")?;
+    Ok((spec, layers, parameters))
+}
+
+/// Targets with the matrices that `target_parameters` names (`model.layers.0.mlp.up_proj.weight`)
+/// and they do not cover, as targets; what it names of experts stands there until it is taken apart.
+fn with_parameters(targets: Option<Targets>, parameters: &[String]) -> Option<Targets> {
+    let mut names = match targets {
+        None if parameters.is_empty() => return None,
+        None => Vec::new(),
+        Some(Targets::Names(names)) => names,
+        other => return other,
+    };
+    for parameter in parameters {
+        let module = parameter.strip_suffix(".weight").unwrap_or(parameter);
+        if !names.iter().any(|name| named(name, module)) {
+            names.push(module.to_string());
+        }
+    }
+    Some(Targets::Names(names))
 }
 
 /// Checks `init_lora_weights`: the initialisation matters only if it changed the base.

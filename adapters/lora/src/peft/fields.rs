@@ -66,7 +66,7 @@ pub(super) const FIELDS: [(&str, Field); 42] = [
     ("revision", Without),
     ("runtime_config", Without),
     ("target_modules", Taken),
-    ("target_parameters", Unset("it updates stacked experts")),
+    ("target_parameters", Taken),
     ("task_type", Without),
     (
         "trainable_token_indices",

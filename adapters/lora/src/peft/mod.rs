@@ -5,6 +5,7 @@
 mod config;
 mod fields;
 mod json;
+mod stacked;
 mod tensors;
 
 use std::{
@@ -17,6 +18,8 @@ use candle_core::Tensor;
 use serde_json::Value;
 
 use crate::{Error, LoraSpec, Projection, Result, finite, saved_by};
+
+pub use stacked::as_in_base;
 
 /// File name of the settings.
 pub const CONFIG: &str = "adapter_config.json";
@@ -63,7 +66,7 @@ pub fn load(dir: &Path) -> Result<(LoraSpec, BTreeMap<String, Tensor>)> {
     let json: Value = serde_json::from_str(&text)
         .map_err(|e| Error::rule(format!("{}: not JSON: {e}", path.display())))?;
     let bad = |what: String| Error::rule(format!("{}: {what}", path.display()));
-    let (mut spec, layers) = config::read(&json).map_err(bad)?;
+    let (mut spec, layers, parameters) = config::read(&json).map_err(bad)?;
     let path = dir.join(MODEL);
     let place = path.display().to_string();
     if !path.exists() && dir.join(PICKLE).exists() {
@@ -73,9 +76,13 @@ pub fn load(dir: &Path) -> Result<(LoraSpec, BTreeMap<String, Tensor>)> {
         )));
     }
     let bytes = fs::read(&path).map_err(Error::io(&path))?;
-    let params = tensors::read(&bytes, &place)?;
+    let mut params = tensors::read(&bytes, &place)?;
     for (name, tensor) in &params {
         finite(name, tensor).map_err(|e| Error::rule(format!("{place}: {e}")))?;
+    }
+    if !parameters.is_empty() {
+        stacked::apply(&parameters, &mut spec, &mut params)
+            .map_err(|what| Error::rule(format!("{place}: {what}")))?;
     }
     // PEFT saves copies of the embeddings under their own names and loads them into the base
     let copies = params.keys().filter(|n| !is_update(n) && !spec.owns(n));
@@ -128,10 +135,9 @@ pub fn check_fit(
             )));
         }
     }
-    match have
-        .iter()
-        .find(|p| !projections.iter().any(|known| known.name == **p))
-    {
+    // of experts' there are thousands
+    let known: BTreeSet<&str> = projections.iter().map(|p| p.name.as_str()).collect();
+    match have.iter().find(|p| !known.contains(p.as_str())) {
         Some(stray) => Err(Error::rule(format!(
             "the adapter has {stray}.lora_A, but the base has no projection {stray}"
         ))),
@@ -206,6 +212,8 @@ fn complete(
     for (name, t) in params {
         check_shape(spec, params, name, t, place)?;
     }
+    let stackable = spec.stackable(found.iter().map(String::as_str));
+    stackable.map_err(|e| Error::rule(format!("{place}: {e}")))?;
     Ok(found)
 }
 

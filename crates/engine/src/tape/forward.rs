@@ -211,9 +211,13 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
     ) -> OpResult {
         let (router_value, router_needs) = self.float(router)?;
         let (value, x_needs) = self.float(x)?;
-        let experts = rules::moe(trailing(&router_value), route)?;
+        let bias = route.bias.map(|bias| self.float(bias)).transpose()?;
+        let bias = bias.map(|(value, _)| value); // it has no gradient
+        let experts = rules::moe(trailing(&router_value), bias.as_ref().map(trailing), route)?;
         let kernels = self.pass.kernels;
-        let routing = kernels.route(&router_value, route).map_err(say)?;
+        let routing = kernels
+            .route(&router_value, bias.as_ref(), route)
+            .map_err(say)?;
         let (mut parts, mut needs) = (Vec::new(), router_needs);
         let mut out: Option<K::Tensor> = None;
         for e in 0..experts {

@@ -4,7 +4,7 @@
 
 use std::fmt::Arguments;
 
-use randori_sdk::seam::{AttnSpec, RopeSpec, RouteSpec};
+use randori_sdk::seam::{AttnSpec, GroupSpec, RopeSpec, RouteSpec};
 
 type Shape = Result<Vec<usize>, String>;
 
@@ -125,8 +125,12 @@ pub(crate) fn attention(q: &[usize], k: &[usize], v: &[usize], spec: &AttnSpec) 
     Ok(q.to_vec())
 }
 
-/// How many experts.
-pub(crate) fn moe(router: &[usize], route: &RouteSpec) -> Result<usize, String> {
+/// How many experts; `bias` is the trailing shape of the route's.
+pub(crate) fn moe(
+    router: &[usize],
+    bias: Option<&[usize]>,
+    route: &RouteSpec,
+) -> Result<usize, String> {
     let &[experts] = router else {
         return Err(format!(
             "moe wants a router of (experts), not the trailing shape {router:?}"
@@ -141,7 +145,38 @@ pub(crate) fn moe(router: &[usize], route: &RouteSpec) -> Result<usize, String> 
     if !route.scale.is_finite() {
         return Err(format!("moe's scale must be finite, not {}", route.scale));
     }
+    if let Some(bias) = bias.filter(|bias| *bias != [experts]) {
+        return Err(format!(
+            "moe wants a bias for each of {experts} experts, not the trailing shape {bias:?}"
+        ));
+    }
+    if let Some(groups) = &route.groups {
+        within_groups(groups, experts, route.top_k)?;
+    }
     Ok(experts)
+}
+
+/// Whether `top_k` of the experts can be chosen in groups like these.
+fn within_groups(groups: &GroupSpec, experts: usize, top_k: usize) -> Result<(), String> {
+    let GroupSpec { count, top, best } = *groups;
+    if count == 0 || experts % count != 0 {
+        return Err(format!(
+            "moe wants groups of equally many of {experts} experts, not {count} of them"
+        ));
+    }
+    let size = experts / count;
+    if top == 0 || top > count || top * size < top_k {
+        return Err(format!(
+            "moe chooses {top_k} experts of the best of {count} groups of {size}: {top} of them \
+             are none, too few or too many"
+        ));
+    }
+    if best == 0 || best > size {
+        return Err(format!(
+            "moe scores a group by 1 to {size} of its {size} experts, not {best}"
+        ));
+    }
+    Ok(())
 }
 
 pub(crate) fn soft_max(x: &[usize]) -> Result<(), String> {

@@ -59,6 +59,7 @@ fn same(index: &Index, a: &Stored, b: &Stored) -> Result<bool> {
     let alike = |a: &Stored, b: &Stored| {
         a.format == b.format
             && a.permuted == b.permuted
+            && a.columns == b.columns
             && (a.factor, a.added) == (b.factor, b.added)
     };
     if alike(a, b) && a.len == b.len {

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use randori_formats::{
-    ByteSource, Dtype, Format, Index, bnb,
+    ByteSource, Dtype, Format, Index, bnb, experts,
     gguf::{self, GgufTokenizer},
     safetensors,
 };
@@ -201,6 +201,7 @@ impl Checkpoint {
         notes.extend(decoded(&index));
         if let Some(family) = family {
             part::rename(&mut index, &family.dialect)?;
+            experts::unstack(&mut index, family.dialect.stacks)?;
         }
         agree::rope(&mut config, &mut notes);
         agree::head(&mut config, &mut index, &mut notes)?;

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor, WithDType};
 use half::{bf16, f16};
-use randori_formats::{ByteSource, Dtype, Format, Stored, gguf::model::model_rows};
+use randori_formats::{ByteSource, Columns, Dtype, Format, Stored, gguf::model::model_rows};
 use randori_kernels::{Error, Result};
 use randori_qlora::{GgufMatrix, Nf4Matrix, QuantMatrix};
 
@@ -14,9 +14,9 @@ pub(super) const CHUNK: u64 = 512 << 10;
 /// Most bytes that are needed beside a dense tensor while it is read from this one.
 pub(super) fn reading(stored: &Stored) -> u64 {
     let count = stored.shape.iter().product::<usize>() as u64;
-    let bytes = match stored.permuted {
-        Some(_) => stored.len,
-        None => stored.len.min(CHUNK),
+    let bytes = match stored.permuted.is_some() || stored.columns.is_some() {
+        true => stored.len,
+        false => stored.len.min(CHUNK),
     };
     match stored.format {
         Format::Bnb4(_) => 2 * stored.len + 8 * count,
@@ -126,6 +126,8 @@ fn collect<T: WithDType>(
         values(blocks(name, stored, place)?)?
             .into_iter()
             .try_for_each(&mut push)?;
+    } else if let Some(columns) = stored.columns {
+        gather(name, stored, place, columns, &mut push)?;
     } else if let Some(heads) = stored.permuted {
         // few and small (q and k): the whole tensor at once
         let bytes = place.read(stored.start, stored.len)?;
@@ -149,6 +151,35 @@ fn collect<T: WithDType>(
         stored.shape.as_slice(),
         &Device::Cpu,
     )?)
+}
+
+/// Every value of a tensor whose rows are columns of what is stored, row by row.
+fn gather(
+    name: &str,
+    stored: &Stored,
+    place: &ByteSource,
+    columns: Columns,
+    push: &mut impl FnMut(f32) -> Result<()>,
+) -> Result<()> {
+    let Format::Dense(dtype) = stored.format else {
+        return Err(Error::rule(format!(
+            "{name} is columns of a matrix that is stored as {}",
+            stored.format
+        )));
+    };
+    let bytes = place.read(stored.start, stored.len)?;
+    let (width, inputs) = (dtype.width() as usize, stored.shape[1..].iter().product());
+    let mut row = Vec::with_capacity(width * inputs);
+    for output in 0..stored.shape[0] {
+        row.clear();
+        for input in 0..inputs {
+            let column = columns.first + columns.step * output;
+            let at = (input * columns.total + column) * width;
+            row.extend_from_slice(bytes.get(at..at + width).unwrap_or_default());
+        }
+        dtype.decode(&row, push)?;
+    }
+    Ok(())
 }
 
 /// Values of `rows` rows.
@@ -194,4 +225,47 @@ fn row_order(name: &str, rows: usize, heads: usize) -> Result<Vec<u32>> {
             "{name} has {rows} rows, which {heads} heads of pairs do not divide"
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use randori_formats::{Index, experts::unstack, safetensors};
+    use randori_sdk::dialect::{Layout, Stack};
+
+    use super::*;
+
+    /// gpt-oss's order: (experts, in, 2 · out), gate and up taking turns; and the transpose of down.
+    #[test]
+    fn experts_are_read_out_of_a_stack_of_transposes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        // the value is 100 · expert + 10 · input + output of the stored matrix
+        let value = |e: usize, i: usize, o: usize| (100 * e + 10 * i + o) as f32;
+        let values: Vec<f32> = (0..2 * 3 * 4)
+            .map(|n| value(n / 12, n / 4 % 3, n % 4))
+            .collect();
+        for dtype in Dtype::ALL {
+            let spec = safetensors::TensorSpec::dense("m.gate_up", vec![2, 3, 4], dtype);
+            let mut writer = safetensors::Writer::create(&path, [&spec]).unwrap();
+            writer.write(&dtype.encode("m", &values).unwrap()).unwrap();
+            writer.finish().unwrap();
+            for (layout, of) in [
+                (Layout::Interleaved, [[0, 2], [1, 3]]),
+                (Layout::Columns, [[0, 1], [2, 3]]),
+            ] {
+                let mut index = Index::default();
+                safetensors::add(&mut index, ByteSource::open(&path).unwrap()).unwrap();
+                let stack = Stack::new("gate_up", &["{}.gate", "{}.up"], layout);
+                unstack(&mut index, &[stack]).unwrap();
+                for (e, part, columns) in [(0, "gate", of[0]), (1, "up", of[1])] {
+                    let name = format!("m.{e}.{part}");
+                    let stored = &index.tensors[&name];
+                    let place = index.source_of(stored).unwrap();
+                    let found = dense(&name, stored, place, Dtype::F32).unwrap();
+                    let wanted = columns.map(|o| [0, 1, 2].map(|i| value(e, i, o)).to_vec());
+                    assert_eq!(found.to_vec2::<f32>().unwrap(), wanted, "{name} {layout:?}");
+                }
+            }
+        }
+    }
 }

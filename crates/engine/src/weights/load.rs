@@ -1,6 +1,9 @@
 //! From an open checkpoint to a base: validate all, then read tensor by tensor.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use candle_core::{DType, Tensor};
 use randori_formats::{Dtype, Format, Index, Stored};
@@ -14,7 +17,7 @@ use super::{
 };
 use crate::{
     Base, Compute,
-    trace::{Trace, TracedWeight, trace},
+    trace::{Trace, TracedWeight, Use, trace},
 };
 
 impl Checkpoint {
@@ -121,10 +124,9 @@ impl Loader<'_> {
                 )));
             }
         }
-        let dialect = arch.dialect();
-        let unused = |name: &&String| {
-            !self.trace.weights.iter().any(|w| w.name == **name) && !dialect.ignores(name)
-        };
+        let wanted = self.trace.weights.iter().map(|w| w.name.as_str());
+        let (wanted, dialect): (HashSet<&str>, _) = (wanted.collect(), arch.dialect());
+        let unused = |name: &&String| !wanted.contains(name.as_str()) && !dialect.ignores(name);
         if let Some(name) = index.tensors.keys().find(unused) {
             return Err(Error::rule(format!(
                 "the file has {name}, which the architecture {} with this config does not use: the model would compute something else",
@@ -237,11 +239,10 @@ impl Loader<'_> {
             return None;
         };
         let projection = wanted.name.strip_suffix(".weight")?;
-        self.trace
-            .linears
-            .iter()
-            .any(|l| l.layer.is_some() && l.name == projection)
-            .then_some(double)
+        // few are outside; of experts there are thousands inside
+        let mut outside = self.trace.linears.iter().filter(|l| l.layer.is_none());
+        let inside = wanted.used_as == Use::Linear && outside.all(|l| l.name != projection);
+        inside.then_some(double)
     }
 
     /// Vectors (norms, biases) are few and stay f32.

@@ -154,6 +154,7 @@ fn info(bytes: &mut Bytes) -> Read<(String, Stored)> {
             shape,
             format,
             permuted: None,
+            columns: None,
             factor: 1.0,
             added: 0.0,
         },

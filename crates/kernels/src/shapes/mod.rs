@@ -3,7 +3,7 @@
 //! [`Work`]. Bytes are counted as long as the tensor exists, as in a real pass.
 //!
 //! What depends on values that are not there is counted at its worst: tokens are spread evenly over
-//! the experts, all of which compute; picked rows are copied; a weight's norms that are computed
+//! the experts, as many of which compute as tokens can choose; picked rows are copied; a weight's norms that are computed
 //! again cost as much as the first time.
 pub mod ledger;
 mod machine;
@@ -40,8 +40,8 @@ pub struct Offloaded {
 pub struct Routing {
     tokens: usize,
     experts: usize,
-    /// Tokens of each expert.
-    each: usize,
+    /// Experts chosen, by all tokens together.
+    choices: usize,
 }
 
 /// Defines kernels that write into an existing tensor and take neither memory nor products.
@@ -258,17 +258,26 @@ impl Kernels for Shapes {
     }
 
     /// Spreads tokens evenly, since the true numbers depend on values.
-    fn route(&self, router: &Placeholder, route: &RouteSpec) -> Result<Routing> {
+    fn route(
+        &self,
+        router: &Placeholder,
+        _: Option<&Placeholder>,
+        route: &RouteSpec,
+    ) -> Result<Routing> {
         let (tokens, experts) = rows(&router.dims);
         Ok(Routing {
             tokens,
             experts,
-            each: (tokens * route.top_k).div_ceil(experts.max(1)),
+            choices: tokens * route.top_k,
         })
     }
-    fn tokens_of(&self, routing: &Routing, _: usize) -> Option<ExpertTokens<Self>> {
-        let (rows, choices) = (routing.each, routing.each);
-        Some(ExpertTokens { rows, choices })
+    fn tokens_of(&self, routing: &Routing, expert: usize) -> Option<ExpertTokens<Self>> {
+        // of fewer choices than experts each goes to another one
+        let each = routing.choices.div_ceil(routing.experts.max(1));
+        (expert < routing.choices).then_some(ExpertTokens {
+            rows: each,
+            choices: each,
+        })
     }
     fn mix_backward(
         &self,

@@ -11,6 +11,14 @@ const WHOLE: Dialect = Dialect {
     ignored: &["model.\"vision\"_tower.*"],
     targets: &["q_proj"],
     defaults: r#"{"head_dim": 128}"#,
+    stacks: &[Stack::new(
+        "mlp.experts.gate_up_proj",
+        &[
+            "mlp.experts.{}.gate_proj.weight",
+            "mlp.experts.{}.up_proj.weight",
+        ],
+        Layout::Interleaved,
+    )],
     gguf: Some(Gguf {
         architecture: "tiny",
         also: &["tiny\n2"],

@@ -84,6 +84,11 @@ fn options_of_ops() {
         sigmoid: 1,
         normalise: 1,
         scale: 2.5,
+        unused: 7,
+        bias: 3,
+        groups: 4,
+        top_groups: 2,
+        group_best: 1,
     };
     any_length("Route", route, |r| {
         (r.top_k, r.sigmoid, r.normalise, r.scale) == (2, 1, 1, 2.5)

@@ -85,10 +85,21 @@ pub fn write_lora(
     };
     let first = projections.iter().next();
     let alpha = first.map_or(Ok(1.0), |p| factor(p))?;
-    let mut halves = Vec::new();
+    let (mut halves, mut stacks) = (Vec::new(), BTreeMap::new());
     for projection in &projections {
         let ratio = factor(projection)? / alpha;
-        halves.extend(pair(params, &model, projection, ratio)?);
+        let named = named(&model, projection)?;
+        let pair = pair(params, &model, projection, &named, ratio)?;
+        match named.expert {
+            None => halves.extend(pair),
+            Some(expert) => {
+                let stack: &mut Vec<Expert> = stacks.entry(named.name).or_default();
+                stack.push((expert, projection, pair));
+            }
+        }
+    }
+    for experts in stacks.into_values() {
+        halves.extend(stacked(experts)?);
     }
     write(model.gguf.architecture, &halves, alpha as f32, out, options)
 }
@@ -131,13 +142,43 @@ fn half<'a>(
         .ok_or_else(|| Error::rule(format!("the adapter has no {name}")))
 }
 
-/// A unchanged; B with its rows in llama.cpp's order, times `ratio`.
-fn pair(
-    params: &BTreeMap<String, Param>,
-    model: &Model,
-    projection: &str,
-    ratio: f64,
-) -> Result<[(TensorSpec, Vec<u8>); 2]> {
+/// A and B as they are written.
+type Pair = [(TensorSpec, Vec<u8>); 2];
+
+/// An expert's number, its projection, and A and B.
+type Expert<'a> = (usize, &'a String, Pair);
+
+/// Stacks the updates of all experts of a layer: A (experts, r, in), B (experts, out, r).
+fn stacked(mut experts: Vec<Expert>) -> Result<Pair> {
+    experts.sort_by_key(|(expert, ..)| *expert);
+    let shapes = |pair: &Pair| pair.each_ref().map(|(spec, _)| spec.shape.clone());
+    let first = experts.first().map(|(_, _, pair)| shapes(pair));
+    for (wanted, (expert, projection, pair)) in experts.iter().enumerate() {
+        if *expert != wanted || Some(shapes(pair)) != first {
+            return Err(Error::rule(format!(
+                "{projection} is not expert {wanted}, or has another rank than the first: a GGUF LoRA stacks all experts of \
+                 a layer; export the merged model as gguf"
+            )));
+        }
+    }
+    let count = experts.len();
+    let mut all = experts.into_iter().map(|(_, _, pair)| pair);
+    let Some(mut stack) = all.next() else {
+        return Err(Error::rule("a stack of no experts"));
+    };
+    for pair in all {
+        for ((_, whole), (_, bytes)) in stack.iter_mut().zip(pair) {
+            whole.extend(bytes);
+        }
+    }
+    for (spec, _) in &mut stack {
+        spec.shape.insert(0, count);
+    }
+    Ok(stack)
+}
+
+/// A projection by llama.cpp's name; refuses what is none, and a tied head.
+fn named(model: &Model, projection: &str) -> Result<Named> {
     let named = names::module(&model.gguf, projection)
         .filter(|named| !named.module.stored.ends_with("norm"))
         .ok_or_else(|| {
@@ -146,18 +187,7 @@ fn pair(
                 model.gguf.architecture
             ))
         })?;
-    let Named {
-        name,
-        position,
-        expert,
-        module,
-    } = named;
-    if expert.is_some() {
-        return Err(Error::rule(format!(
-            "an adapter of {projection} cannot be a GGUF LoRA, since GGUF stacks all experts of a layer; export the merged \
-             model as gguf"
-        )));
-    }
+    let name = named.name.as_str();
     if name == "token_embd" || (name == "output" && model.tied) {
         return Err(Error::rule(format!(
             "an adapter of {projection} cannot be a GGUF LoRA{}; export the merged model as gguf",
@@ -168,6 +198,23 @@ fn pair(
             }
         )));
     }
+    Ok(named)
+}
+
+/// A unchanged; B with its rows in llama.cpp's order, times `ratio`.
+fn pair(
+    params: &BTreeMap<String, Param>,
+    model: &Model,
+    projection: &str,
+    named: &Named,
+    ratio: f64,
+) -> Result<Pair> {
+    let Named {
+        name,
+        position,
+        module,
+        ..
+    } = named;
     let (a, b) = (
         half(params, projection, "lora_A")?,
         half(params, projection, "lora_B")?,
@@ -175,7 +222,7 @@ fn pair(
     let ((rank, inputs), (outputs, b_rank)) = (a.matrix(projection)?, b.matrix(projection)?);
     let is = |size: Size, n: usize| model.size(size).is_none_or(|size| size == n);
     let fits = is(module.rows, outputs) && is(module.columns, inputs);
-    let layer = position == usize::MAX || position <= model.layers;
+    let layer = *position == usize::MAX || *position <= model.layers;
     if rank != b_rank || !layer || !fits {
         return Err(Error::rule(format!(
             "{projection} has A {:?} and B {:?}, which do not fit the model's configuration",
@@ -233,7 +280,10 @@ fn write(
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use randori_sdk::{Dialect, dialect::Gguf};
+    use randori_sdk::{
+        Dialect,
+        dialect::{Gguf, Module},
+    };
     use serde_json::json;
 
     use super::*;
@@ -304,5 +354,60 @@ mod tests {
             .map(|v| v * 0.25)
             .collect();
         assert_eq!((shape, turned), (vec![8, 2], wanted));
+    }
+
+    /// llama.cpp takes A as (experts, r, in) and B as (experts, out, r).
+    #[test]
+    fn updates_of_experts_are_stacked() {
+        const MODULES: &[&[Module]] = &[&[Module::new("mlp.experts.{}.up_proj", "ffn_up_exps")]];
+        let dialect = Dialect {
+            gguf: Some(Gguf {
+                modules: MODULES,
+                ..Gguf::LLAMA
+            }),
+            ..Dialect::NONE
+        };
+        let family = Family::new("mixture", dialect);
+        let config = json!({"model_type": "mixture", "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "vocab_size": 10, "max_position_embeddings": 64});
+        let half = |rows: usize, columns: usize, first: f32| Param {
+            values: (0..rows * columns).map(|i| first + i as f32).collect(),
+            shape: vec![rows, columns],
+        };
+        let expert = |e: usize| format!("model.layers.0.mlp.experts.{e}.up_proj");
+        let mut params = BTreeMap::new();
+        for e in 0..11 {
+            let first = 100.0 * e as f32;
+            params.insert(format!("{}.lora_A", expert(e)), half(1, 8, first));
+            params.insert(format!("{}.lora_B", expert(e)), half(3, 1, first));
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("lora.gguf");
+        let options = GgufLoraOptions {
+            replace: true,
+            name: "small".into(),
+        };
+        let written = |params: &BTreeMap<String, Param>| {
+            write_lora(params, &config, &family, &|_| 2.0, &out, &options)
+        };
+        written(&params).unwrap();
+        let source = ByteSource::open(&out).unwrap();
+        let header = Header::read(&source).unwrap();
+        for (half, shape, each) in [("lora_a", [11, 1, 8], 8), ("lora_b", [11, 3, 1], 3)] {
+            let name = format!("blk.0.ffn_up_exps.weight.{half}");
+            let stored = &header.tensors[&name];
+            assert_eq!(stored.shape, shape);
+            let numbers = stored.numbers(&name, &source).unwrap();
+            // experts in the order of their numbers, not of their names
+            let wanted = (0..11).flat_map(|e| (0..each).map(move |i| (100 * e + i) as f32));
+            assert_eq!(numbers, wanted.collect::<Vec<_>>());
+        }
+        params.remove(&format!("{}.lora_A", expert(2)));
+        params.remove(&format!("{}.lora_B", expert(2)));
+        let error = written(&params).unwrap_err().to_string();
+        assert!(
+            error.contains("experts.3.up_proj is not expert 2"),
+            "{error}"
+        );
     }
 }

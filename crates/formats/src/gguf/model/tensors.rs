@@ -139,7 +139,8 @@ fn experts(index: &mut Index, name: &str, own: &str, stack: Stored) -> Result<()
         Some((&count, each)) if count > 0 && !each.is_empty() => (count, each.to_vec()),
         _ => (0, Vec::new()),
     };
-    if count == 0 || !stack.len.is_multiple_of(count as u64) {
+    // without values, a damaged file could claim any number of experts
+    if count == 0 || stack.len == 0 || !stack.len.is_multiple_of(count as u64) {
         return Err(Error::rule(format!(
             "{name} has the shape {:?}, which is no stack of matrices",
             stack.shape
@@ -278,6 +279,7 @@ fn zeros(index: &mut Index, wanted: Vec<(String, usize)>) -> Result<()> {
             shape: vec![rows],
             format: Format::Dense(Dtype::F32),
             permuted: None,
+            columns: None,
             factor: 1.0,
             added: 0.0,
         };
@@ -302,6 +304,7 @@ mod tests {
             shape: shape.to_vec(),
             format: Format::Dense(Dtype::F32),
             permuted: None,
+            columns: None,
             factor: 1.0,
             added: 0.0,
         };
