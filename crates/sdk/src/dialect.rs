@@ -112,10 +112,10 @@ records! {
         pub projections: &'static [&'static str],
     }
 
-    /// A key of the configuration that has Llama's meaning under another name.
+    /// A key of the configuration that most families have under another name.
     pub struct Renamed {
-        /// Llama's: `rms_norm_eps`.
-        pub llama: &'static str,
+        /// The usual name: `rms_norm_eps`.
+        pub usual: &'static str,
         /// The family's: `norm_eps`.
         pub here: &'static str,
     }
@@ -333,7 +333,7 @@ impl Biases {
 
 impl Renamed {
     const NONE: Renamed = Renamed {
-        llama: "",
+        usual: "",
         here: "",
     };
 }

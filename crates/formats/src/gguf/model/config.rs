@@ -51,7 +51,7 @@ impl Model {
     /// compute.
     pub fn new(config: &Value, family: &Family) -> Result<Model> {
         let spoken = Spoken::of(family)?;
-        let config = under_llamas_keys(config, &spoken.gguf);
+        let config = under_usual_keys(config, &spoken.gguf);
         let config = config.as_ref();
         let number = |key: &str| {
             let there = whole(&spoken.value(config, key), key)?;
@@ -198,12 +198,12 @@ impl Model {
     }
 }
 
-/// A configuration in which keys that the family has under other names have Llama's too.
-fn under_llamas_keys<'c>(config: &'c Value, gguf: &Gguf) -> Cow<'c, Value> {
+/// A configuration in which keys that the family has under other names have the usual ones too.
+fn under_usual_keys<'c>(config: &'c Value, gguf: &Gguf) -> Cow<'c, Value> {
     let mut config = Cow::Borrowed(config);
     for key in gguf.renamed {
         if let Some(value) = config.get(key.here).cloned() {
-            config.to_mut()[key.llama] = value;
+            config.to_mut()[key.usual] = value;
         }
     }
     config
@@ -317,7 +317,7 @@ pub(super) fn read(header: &Header, files: &[ByteSource], spoken: &Spoken) -> Re
     for key in spoken.gguf.renamed {
         let map = config.as_object_mut();
         if let Some(map) = map
-            && let Some(value) = map.remove(key.llama)
+            && let Some(value) = map.remove(key.usual)
         {
             map.insert(key.here.into(), value);
         }
