@@ -8,9 +8,23 @@ use std::process::Command;
 use crate::program::{World, plugin};
 
 /// The stock plugins.
-const STOCK: [&str; 11] = [
-    "gemma2", "gemma3", "glm4", "llama", "losses", "mistral", "olmo2", "olmo3", "qwen2", "qwen3",
+const STOCK: [&str; 16] = [
+    "cohere2",
+    "gemma2",
+    "gemma3",
+    "glm4",
+    "granite",
+    "llama",
+    "losses",
+    "ministral3",
+    "mistral",
+    "olmo2",
+    "olmo3",
+    "phi3",
+    "qwen2",
+    "qwen3",
     "sampling",
+    "smollm3",
 ];
 
 /// The program alone in `there/bin` of the world.

@@ -12,6 +12,7 @@ mod ops;
 mod ops_attention;
 mod ops_dora;
 mod ops_gradients;
+mod ops_lengths;
 mod ops_passes;
 mod ops_stored;
 mod ops_trace;

@@ -33,8 +33,22 @@ fn stock_plugins_are_found_beside_the_binary() {
     let host = stock();
     let names: Vec<_> = host.plugins().iter().map(|p| p.name.as_str()).collect();
     let stock = [
-        "gemma2", "gemma3", "glm4", "llama", "losses", "mistral", "olmo2", "olmo3", "qwen2",
-        "qwen3", "sampling",
+        "cohere2",
+        "gemma2",
+        "gemma3",
+        "glm4",
+        "granite",
+        "llama",
+        "losses",
+        "ministral3",
+        "mistral",
+        "olmo2",
+        "olmo3",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "sampling",
+        "smollm3",
     ];
     assert_eq!(names, stock);
     let llama = host.plugins().iter().find(|p| p.name == "llama");
