@@ -265,6 +265,8 @@ words! {
         HeadDim = "head_dim",
         /// `hidden_size` / `num_attention_heads`.
         WidthPerHead = "width_per_head",
+        /// `rope_theta`, of layers that see everything where there are two.
+        Theta = "theta",
         /// A list with one text a layer.
         Cycle = "cycle",
     }
