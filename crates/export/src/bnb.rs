@@ -75,6 +75,12 @@ pub fn bnb(
 ) -> Result<BnbReport> {
     refuse_taken(out)?;
     tensors.check()?;
+    if let Some(stack) = tensors.family().dialect.stacks.first() {
+        return Err(Error::rule(format!(
+            "a bitsandbytes folder of a model whose {} stacks experts is not written; export a Hugging Face folder",
+            stack.stored
+        )));
+    }
     let weights = planned(tensors.list());
     let units = weights.iter().map(|w| w.parts(options)).collect();
     let layout = Layout::new(units, options.shard_bytes);

@@ -13,7 +13,11 @@ use randori_formats::{
 };
 use serde_json::{Value, json};
 
-use crate::{Error, OnTensor, Result, Rounding, Tensors, config::config_json};
+use crate::{
+    Error, OnTensor, Result, Rounding, Tensors,
+    config::config_json,
+    stacked::{Unit, units},
+};
 
 /// A file beside the weights, copied unchanged.
 #[derive(Debug, Clone)]
@@ -91,41 +95,76 @@ pub fn folder(
         ));
     }
     tensors.check()?;
-    let list = tensors.list().into_iter();
-    let alone = |(name, shape): (String, _)| vec![TensorSpec::dense(&name, shape, options.dtype)];
-    let plan = Layout::new(list.map(alone).collect(), options.shard_bytes);
+    let dialect = tensors.family().dialect;
+    let units = units(tensors.list(), dialect.stacks)?;
+    let alone = |unit: &Unit| {
+        let shape = unit.shape.clone();
+        vec![TensorSpec::dense(&unit.name, shape, options.dtype)]
+    };
+    let plan = Layout::new(units.iter().map(alone).collect(), options.shard_bytes);
 
-    let config = config_json(&tensors.config(), &tensors.family().dialect, options.dtype)?;
+    let config = config_json(&tensors.config(), &dialect, options.dtype)?;
     let draft = Draft::begin(out, companions, &config, &plan)?;
-    let report = weights(tensors, &plan, &draft, options, on_tensor, progress)?;
+    let from = Outgoing {
+        tensors,
+        units: &units,
+        options,
+    };
+    let report = weights(&from, &plan, &draft, on_tensor, progress)?;
     draft.publish(out)?;
     Ok(report)
 }
 
+/// What is written, and how.
+struct Outgoing<'a> {
+    tensors: &'a dyn Tensors,
+    /// In the order in which they are written.
+    units: &'a [Unit],
+    options: &'a FolderOptions,
+}
+
+impl Outgoing<'_> {
+    /// A weight's values, rounded.
+    fn values(&self, name: &str, on_tensor: &mut OnTensor) -> Result<Vec<f32>> {
+        let merged = self.tensors.read(name)?;
+        // unchanged tensors need no stochastic rounding
+        let seed = self.options.stochastic;
+        let rounding = match seed.filter(|_| merged.base.is_some()) {
+            Some(seed) => Rounding::Stochastic { seed },
+            None => Rounding::Nearest(self.options.dtype),
+        };
+        on_tensor(name, &merged, &|values| rounding.values(name, values))?;
+        let mut values = merged.weight.flatten_all()?.to_vec1::<f32>()?;
+        drop(merged);
+        rounding.apply(name, &mut values)?;
+        Ok(values)
+    }
+}
+
 fn weights(
-    tensors: &dyn Tensors,
+    from: &Outgoing,
     plan: &Layout,
     draft: &Draft,
-    options: &FolderOptions,
     on_tensor: &mut OnTensor,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Report> {
-    let (mut done, mut count) = (0, 0);
-    for (file, units) in &plan.files {
-        let mut writer = Writer::create(&draft.dir.join(file), units.iter().flatten())?;
-        for t in units.iter().flatten() {
-            let merged = tensors.read(&t.name)?;
-            // unchanged tensors need no stochastic rounding
-            let rounding = match options.stochastic.filter(|_| merged.base.is_some()) {
-                Some(seed) => Rounding::Stochastic { seed },
-                None => Rounding::Nearest(options.dtype),
-            };
-            on_tensor(&t.name, &merged, &|values| rounding.values(&t.name, values))?;
-            let mut values = merged.weight.flatten_all()?.to_vec1::<f32>()?;
-            drop(merged);
-            rounding.apply(&t.name, &mut values)?;
-            for part in values.chunks(1 << 16) {
-                writer.write(&options.dtype.encode(&t.name, part)?)?;
+    let (mut done, mut count, dtype) = (0, 0, from.options.dtype);
+    let mut coming = from.units.iter();
+    for (file, specs) in &plan.files {
+        let mut writer = Writer::create(&draft.dir.join(file), specs.iter().flatten())?;
+        for (t, unit) in specs.iter().flatten().zip(coming.by_ref()) {
+            for names in unit.weights.chunks(unit.at_once()) {
+                if let [name] = names {
+                    for part in from.values(name, on_tensor)?.chunks(1 << 16) {
+                        writer.write(&dtype.encode(name, part)?)?;
+                    }
+                    continue;
+                }
+                let encoded = |name: &String| -> Result<Vec<u8>> {
+                    Ok(dtype.encode(name, &from.values(name, on_tensor)?)?)
+                };
+                let parts = names.iter().map(encoded).collect::<Result<Vec<_>>>()?;
+                writer.write(&unit.joined(&parts, dtype.width() as usize))?;
             }
             count += 1;
             done += t.bytes;

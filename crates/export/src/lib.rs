@@ -14,6 +14,7 @@ mod folder;
 mod gguf;
 mod merge;
 mod rounding;
+mod stacked;
 
 use std::path::Path;
 
