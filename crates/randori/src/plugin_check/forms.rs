@@ -138,6 +138,7 @@ impl Forms<'_> {
         let written = randori_export::gguf_lora(
             &self.player.params,
             &self.player.base.config,
+            &self.player.base.arch.family(),
             &|projection| spec.scale_of(projection),
             &file,
             &options,
@@ -153,7 +154,7 @@ impl Forms<'_> {
 
     /// The model at `source`, run by the architecture `name` or by the one that it names itself.
     fn open(&self, source: Source, name: Option<&str>) -> Result<Player> {
-        let checkpoint = weights::open(source)?;
+        let checkpoint = weights::open(source, self.host.families()?)?;
         let config = checkpoint.config();
         let own = config["model_type"].as_str().map(str::to_owned);
         let name = name.map(str::to_owned).or(own);

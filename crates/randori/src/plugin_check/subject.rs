@@ -55,7 +55,7 @@ impl Subject {
                 (Source::Folder(folder), format!("{shown}, weights made up"))
             }
         };
-        let checkpoint = weights::open(source).with_context(|| shown.clone())?;
+        let checkpoint = weights::open(source, host.families()?).with_context(|| shown.clone())?;
         notes(watch, checkpoint.notes());
         let base = load(host, name, checkpoint, watch).with_context(|| shown.clone())?;
         let trace = trace(&*base.arch)?;
@@ -258,7 +258,7 @@ fn load(host: &Host, name: &str, checkpoint: Checkpoint, watch: &dyn Watch) -> R
 fn make_up(host: &Host, name: &str, config: &Path, folder: &Path) -> Result<()> {
     let text = std::fs::read_to_string(config)?;
     let config = serde_json::from_str(&text).context("not JSON")?;
-    let checkpoint = weights::open(Source::Random { config, seed: 1 })?;
+    let checkpoint = weights::open(Source::Random { config, seed: 1 }, host.families()?)?;
     let arch = host.architecture(name, &checkpoint.config().to_string())?;
     let base = Arc::new(checkpoint.load(arch, &LoadOptions::default(), &mut |_, _| ())?);
     let full = Player::full(base)?;
