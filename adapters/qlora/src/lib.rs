@@ -13,7 +13,8 @@ mod product;
 mod wide;
 
 pub use error::{Error, Result};
-pub use gguf::{GgufMatrix, decode, dtype, encode};
+pub use gguf::{GgufMatrix, decode, dtype};
 pub use matrix::QuantMatrix;
 pub use nf4::Nf4Matrix;
 pub use randori_formats::bnb::{NF4_LEVELS, Nf4Parts, Nf4Scales, signed_map, unsigned_map};
+pub use randori_formats::gguf::encode;

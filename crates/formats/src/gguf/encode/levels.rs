@@ -1,12 +1,23 @@
-//! IQ4_NL: 16 levels that are not evenly spaced.
+//! IQ4: 16 levels that are not evenly spaced.
 
-use super::{extreme, put_half};
+use super::{extreme, nearest, put_half};
 use crate::gguf::decode::levels::IQ4;
+
+/// Twice the middle between each level and the next.
+const MIDDLES: [f32; 15] = {
+    let mut middles = [0.0; 15];
+    let mut i = 0;
+    while i < middles.len() {
+        middles[i] = (IQ4[i] as i16 + IQ4[i + 1] as i16) as f32;
+        i += 1;
+    }
+    middles
+};
 
 /// Code of the level nearest to a value, the upper one of two.
 fn code(v: f32) -> u8 {
-    let middle = |i: usize| f32::from(i16::from(IQ4[i]) + i16::from(IQ4[i + 1]));
-    (0..15).take_while(|i| v + v >= middle(*i)).count() as u8
+    let above = |middle: &f32| u8::from(v + v >= *middle);
+    MIDDLES.iter().map(above).sum() // all of them: a branch would be guessed wrong
 }
 
 /// The best factor of levels chosen by `inverse`, weighted by squares: Σwqx / Σwq² as a fraction.
@@ -17,13 +28,11 @@ fn fit(x: &[f32], inverse: f32) -> (f32, f32) {
     })
 }
 
-/// 32 values: of 16 scales that send the extreme value near the lowest level, the one whose best
-/// factor leaves the least error.
-pub(super) fn iq4_nl(x: &[f32], b: &mut [u8]) {
-    let Some(extreme) = extreme(x) else {
-        let zeros = code(0.0);
-        b[2..].fill(zeros | zeros << 4);
-        return;
+/// Of 16 scales that send the extreme value near the lowest level, the one whose best factor leaves
+/// the least error; 0 for values that are as good as 0.
+fn scale(x: &[f32]) -> f32 {
+    let Some(extreme) = extreme(x.iter().copied()) else {
+        return 0.0;
     };
     let lowest = f32::from(IQ4[0]);
     let (qx, qq) = fit(x, 1.0 / (-extreme / lowest));
@@ -36,10 +45,40 @@ pub(super) fn iq4_nl(x: &[f32], b: &mut [u8]) {
             best = scale * qx;
         }
     }
-    put_half(b, 0, scale);
+    scale
+}
+
+/// Codes of 32 values in 16 bytes, the first half in the lower bits.
+fn put_codes(b: &mut [u8], x: &[f32], scale: f32) {
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
     let (low, high) = x.split_at(16);
-    for ((b, low), high) in b[2..].iter_mut().zip(low).zip(high) {
+    for ((b, low), high) in b.iter_mut().zip(low).zip(high) {
         *b = code(inverse * low) | code(inverse * high) << 4;
     }
+}
+
+/// 32 values: scale, codes.
+pub(super) fn iq4_nl(x: &[f32], b: &mut [u8]) {
+    let scale = scale(x);
+    put_half(b, 0, scale);
+    put_codes(&mut b[2..], x, scale);
+}
+
+/// 256 values: factor of the scales, the upper two bits of 8 scales, their lower four, codes.
+pub(super) fn iq4_xs(x: &[f32], b: &mut [u8]) {
+    let scales: Vec<f32> = x.chunks_exact(32).map(scale).collect();
+    let further = |most: f32, s: &f32| if s.abs() > most.abs() { *s } else { most };
+    let factor = -scales.iter().fold(0.0, further) / 32.0;
+    put_half(b, 0, factor);
+    let inverse = if factor == 0.0 { 0.0 } else { 1.0 / factor };
+    let mut upper = 0u16;
+    for (j, (x, scale)) in x.chunks_exact(32).zip(&scales).enumerate() {
+        let whole = nearest(inverse * scale).clamp(-32.0, 31.0);
+        let six = (whole + 32.0) as u8;
+        upper |= u16::from(six >> 4) << (2 * j);
+        b[4 + j / 2] |= (six & 15) << (4 * (j % 2));
+        // the codes follow the factor before it is rounded to f16
+        put_codes(&mut b[8 + 16 * j..][..16], x, factor * whole);
+    }
+    b[2..4].copy_from_slice(&upper.to_le_bytes());
 }

@@ -1,7 +1,9 @@
 //! Encoders of block formats, whose bytes are those of llama.cpp's quantiser without an importance
 //! matrix: sums are in its order. Each block depends on its own values only.
+mod even;
 mod levels;
 mod scaled;
+mod search;
 
 use half::f16;
 use rayon::prelude::*;
@@ -12,20 +14,18 @@ use crate::{Error, Result};
 /// Encoder of one block: its values, its bytes (zeros before).
 type Encoder = fn(&[f32], &mut [u8]);
 
-/// Number of blocks that one thread encodes at a time.
-const TOGETHER: usize = 64;
+/// Number of values that one thread encodes at a time.
+const TOGETHER: usize = 1 << 14;
+/// Values below this magnitude are as good as 0.
+const TINY: f32 = 1e-15;
 
-/// Encodes finite values; `None` for a format that has no encoder here.
+/// Encodes finite values.
 ///
 /// # Errors
-/// Values that are not whole blocks.
-pub fn encode(block: Block, values: &[f32]) -> Result<Option<Vec<u8>>> {
-    let one: Encoder = match block {
-        Block::Q2K => scaled::q2_k,
-        Block::Q3K => scaled::q3_k,
-        Block::Q5K => scaled::q5_k,
-        Block::Iq4Nl => levels::iq4_nl,
-        _ => return Ok(None),
+/// Values that are not whole blocks; a format that is only read.
+pub fn encode(block: Block, values: &[f32]) -> Result<Vec<u8>> {
+    let Some(one) = encoder(block) else {
+        return Err(Error::rule(format!("{} is only read", block.name())));
     };
     if !values.len().is_multiple_of(block.values()) {
         return Err(Error::rule(format!(
@@ -35,21 +35,44 @@ pub fn encode(block: Block, values: &[f32]) -> Result<Option<Vec<u8>>> {
             block.values()
         )));
     }
+    let together = TOGETHER / block.values();
     let mut out = vec![0; values.len() / block.values() * block.bytes()];
-    out.par_chunks_mut(TOGETHER * block.bytes())
-        .zip(values.par_chunks(TOGETHER * block.values()))
+    out.par_chunks_mut(together * block.bytes())
+        .zip(values.par_chunks(together * block.values()))
         .for_each(|(out, values)| {
             let blocks = out.chunks_exact_mut(block.bytes());
             for (b, x) in blocks.zip(values.chunks_exact(block.values())) {
                 one(x, b);
             }
         });
-    Ok(Some(out))
+    Ok(out)
 }
 
-/// The nearest whole number, the even one of two.
-fn nearest(v: f32) -> i32 {
-    v.round_ties_even() as i32
+/// The encoder; `None` for a format that is only read.
+fn encoder(block: Block) -> Option<Encoder> {
+    Some(match block {
+        Block::Q4_0 => even::q4_0,
+        Block::Q4_1 => even::q4_1,
+        Block::Q5_0 => even::q5_0,
+        Block::Q5_1 => even::q5_1,
+        Block::Q8_0 => even::q8_0,
+        Block::Q2K => scaled::q2_k,
+        Block::Q3K => scaled::q3_k,
+        Block::Q4K => scaled::q4_k,
+        Block::Q5K => scaled::q5_k,
+        Block::Q6K => scaled::q6_k,
+        Block::Iq4Nl => levels::iq4_nl,
+        Block::Iq4Xs => levels::iq4_xs,
+        _ => return None,
+    })
+}
+
+/// The nearest whole number, the even one of two, of a magnitude below 2^22: where the last bit of
+/// a sum is worth 1, the sum is rounded to whole numbers. (`round_ties_even` is a call to the C
+/// library on processors that lack an instruction for it.)
+fn nearest(v: f32) -> f32 {
+    const ONE_A_BIT: f32 = 12_582_912.0; // 1.5 * 2^23
+    (v + ONE_A_BIT) - ONE_A_BIT
 }
 
 /// Writes an f16 at `at`, and returns the number that it holds.
@@ -60,11 +83,9 @@ fn put_half(b: &mut [u8], at: usize, v: f32) -> f32 {
 }
 
 /// The first value of the largest magnitude; `None` if all are as good as 0.
-fn extreme(x: &[f32]) -> Option<f32> {
-    let largest = x
-        .iter()
-        .fold(0f32, |most, v| if v.abs() > most.abs() { *v } else { most });
-    (largest.abs() >= 1e-15).then_some(largest)
+fn extreme(x: impl Iterator<Item = f32>) -> Option<f32> {
+    let largest = x.fold(0f32, |most, v| if v.abs() > most.abs() { v } else { most });
+    (largest.abs() >= TINY).then_some(largest)
 }
 
 #[cfg(test)]
@@ -82,14 +103,35 @@ mod tests {
         let values = &index.tensors["values"];
         let source = index.source_of(values).unwrap();
         let x = values.numbers("values", source).unwrap();
-        for block in [Block::Q2K, Block::Q3K, Block::Q5K, Block::Iq4Nl] {
+        let mut tested = 0;
+        for block in Block::ALL.into_iter().filter(|b| encoder(*b).is_some()) {
             let stored = &index.tensors[block.name()];
             let theirs = source.read(stored.start, stored.len).unwrap();
-            let ours = encode(block, &x).unwrap().unwrap();
+            let ours = encode(block, &x).unwrap();
             let other = ours.iter().zip(&theirs).filter(|(a, b)| a != b).count();
             assert_eq!((other, ours.len()), (0, theirs.len()), "{}", block.name());
             assert!(encode(block, &x[1..]).is_err());
+            tested += 1;
         }
-        assert_eq!(encode(Block::Iq2S, &x).unwrap(), None);
+        assert_eq!(tested, 12);
+        let e = encode(Block::Iq2S, &x).unwrap_err().to_string();
+        assert!(e.contains("IQ2_S is only read"), "{e}");
+    }
+
+    #[test]
+    fn halves_go_to_the_even_number() {
+        for v in [
+            0.5f32,
+            1.5,
+            -0.5,
+            -2.5,
+            2.499_999_8,
+            31.5,
+            -32.7,
+            4_000_000.5,
+            0.0,
+        ] {
+            assert_eq!(nearest(v), v.round_ties_even(), "{v}");
+        }
     }
 }
