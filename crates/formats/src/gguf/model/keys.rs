@@ -172,8 +172,10 @@ fn meant(implied: &Implied, sizes: &Sizes) -> Vec<Value> {
         Is::WidthPerHead if per_head.fract() == 0.0 => vec![json!(per_head as usize)],
         Is::WidthPerHead => vec![json!(per_head)],
         Is::Cycle => {
-            let kinds = implied.values.iter().cycle().take(sizes.layers);
-            vec![kinds.copied().collect()]
+            // a number, or else text
+            let one = |text: &&str| serde_json::from_str(text).unwrap_or_else(|_| json!(text));
+            let kinds: Vec<Value> = implied.values.iter().map(one).collect();
+            vec![kinds.iter().cycle().take(sizes.layers).cloned().collect()]
         }
     }
 }
