@@ -28,5 +28,6 @@ mod weights_folder;
 mod weights_formats;
 mod weights_gguf;
 mod weights_hub;
+mod weights_parts;
 
 use randori_specimens::{hub as server, small as model};
