@@ -32,6 +32,9 @@ const NEWER: [&str; 7] = [
 const TIED: [&str; 2] = ["qwen2_tied", "qwen3_tied"];
 const MIXTURES: [&str; 3] = ["mixtral", "qwen3_moe", "qwen3_moe_step"];
 
+/// Families whose rotary embedding, norms or factors differ from Llama's.
+const ROTARY: [&str; 5] = ["phi3", "smollm3", "granite", "ministral3", "cohere2"];
+
 struct Golden {
     dir: PathBuf,
     base: Arc<Base>,
@@ -56,10 +59,11 @@ impl Golden {
             t.unwrap().to_vec1().unwrap()
         };
         let (prompt, real, generated) = (ids("prompt"), ids("real"), ids("generated"));
-        let mut plan = Packed::default();
+        let base = load(Source::Folder(dir.clone()), &LoadOptions::default());
+        let mut plan = Packed::with_border(Player::bare(base.clone()).border());
         plan.push(&prompt, &[&real, &generated]);
         Golden {
-            base: load(Source::Folder(dir.clone()), &LoadOptions::default()),
+            base,
             prompt: prompt.len(),
             tokens: [prompt, real].concat(),
             dir,
@@ -199,7 +203,7 @@ fn flat(t: &Tensor) -> Vec<f64> {
 #[test]
 fn the_bases_answer_as_in_transformers() {
     let all = ["llama", "mistral"].into_iter().chain(NEWER).chain(TIED);
-    for model in all.chain(MIXTURES) {
+    for model in all.chain(ROTARY).chain(MIXTURES) {
         let golden = Golden::open(model);
         golden.answers("base", &Player::bare(golden.base.clone()));
     }
@@ -213,6 +217,22 @@ fn plain_adapters_and_rslora_with_whole_names() {
     for model in NEWER {
         Golden::open(model).all("plain");
     }
+}
+
+#[test]
+fn plain_adapters_of_families_that_rotate_otherwise() {
+    for model in ROTARY {
+        Golden::open(model).all("plain");
+    }
+}
+
+/// Phi-3's two responses lie on either side of the length beyond which it rotates otherwise.
+#[test]
+fn responses_across_the_border_do_not_share_their_prompt() {
+    let golden = Golden::open("phi3");
+    assert_eq!(golden.plan.border, Some(22));
+    let roots = golden.plan.segments.iter().filter(|s| s.parent.is_none());
+    assert_eq!(roots.count(), 2);
 }
 
 /// Biases and norms of heads are trained with the rest, which no LoRA shows.

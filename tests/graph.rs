@@ -18,6 +18,8 @@ use std::{
 
 #[path = "graph/circles.rs"]
 mod circles;
+#[path = "graph/families.rs"]
+mod families;
 #[path = "graph/prose.rs"]
 mod prose;
 #[path = "graph/rust.rs"]

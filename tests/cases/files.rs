@@ -286,10 +286,16 @@ fn frequencies_with_a_divisor_each_are_computed() {
             [-55.70363, -65.09785],
         ),
     ]);
-    all_refused(vec![(
-        "`rope_parameters.long_factor` differs from short_factor",
-        model(json!({"long_factor": [1.0, 1.5, 2.0, 8.0], "original_max_position_embeddings": 64})),
-    )]);
+    // another list for long sequences: the two have 50 and 52 tokens
+    let two = |original: u32| {
+        let longer = [1.0, 1.5, 2.0, 8.0];
+        model(json!({"long_factor": longer, "original_max_position_embeddings": original}))
+    };
+    computed(vec![
+        ("both are short", two(64), [-55.70363, -65.09785]),
+        ("one of each", two(51), [-55.92231, -65.22300]),
+        ("both are long", two(48), [-55.91381, -65.25034]),
+    ]);
 }
 
 #[test]

@@ -8,20 +8,25 @@ use std::process::Command;
 use crate::program::{World, plugin};
 
 /// The stock plugins.
-const STOCK: [&str; 13] = [
+const STOCK: [&str; 18] = [
+    "cohere2",
     "gemma2",
     "gemma3",
     "glm4",
+    "granite",
     "llama",
     "losses",
+    "ministral3",
     "mistral",
     "mixtral",
     "olmo2",
     "olmo3",
+    "phi3",
     "qwen2",
     "qwen3",
     "qwen3_moe",
     "sampling",
+    "smollm3",
 ];
 
 /// The program alone in `there/bin` of the world.

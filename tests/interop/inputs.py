@@ -10,6 +10,7 @@ import json, sys
 from pathlib import Path
 
 import torch
+import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from transformers import (AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM,
@@ -112,6 +113,22 @@ def tiny():
              "sliding_attention": {"rope_type": "default", "rope_theta": 50000.0}}
     yield "olmo3", Olmo3ForCausalLM(Olmo3Config(
         **dict(qwen, num_hidden_layers=4, rope_parameters=turns), sliding_window=96, pad_token_id=0)), qwens
+    yield from rotary(qwen)
+
+
+def rotary(common):
+    """Families that rotate otherwise than Llama, or scale by more factors. A GGUF says by a family's name which layers of
+    SmolLM3 and Cohere 2 are the odd ones: every 4th."""
+    yarn = dict(rope_type="yarn", rope_theta=50000.0, factor=4.0, original_max_position_embeddings=64)
+    yield "smollm3", transformers.SmolLM3ForCausalLM(transformers.SmolLM3Config(
+        **dict(common, num_hidden_layers=4), pad_token_id=0)), qwens
+    yield "granite", transformers.GraniteForCausalLM(transformers.GraniteConfig(
+        **common, embedding_multiplier=3.0, residual_multiplier=0.6, attention_multiplier=0.1, logits_scaling=2.5)), qwens
+    yield "ministral3", transformers.Ministral3ForCausalLM(transformers.Ministral3Config(
+        **dict(common, rope_parameters=dict(yarn, mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1)), head_dim=64,
+        pad_token_id=0)), qwens
+    yield "cohere2", transformers.Cohere2ForCausalLM(transformers.Cohere2Config(
+        **dict(common, num_hidden_layers=4), sliding_window=96, logit_scale=0.25)), qwens
 
 
 def randomise(model, generator):

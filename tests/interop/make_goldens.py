@@ -11,15 +11,18 @@ wrote it, and `expected.safetensors` with
     KIND/logps                         log-probs of the tokens of real, then of generated
     KIND/grad/NAME                     d loss / d NAME, loss = SLOPES . (summed log-prob of real, of generated)
     KIND/merged/NAME                   what merge_and_unload makes of that weight
-    KIND/greedy                        (NEWER, mixtures) the 32 likeliest tokens after the prompt, one after the other
-    full/grad/TENSOR                   (NEWER, mixtures) the same of the base's own weights in kept_full, all of them trained
+    KIND/greedy                        (not Llama, Mistral) the 32 likeliest tokens after the prompt, one after the other
+    full/grad/TENSOR                   (NEWER, MIXTURES) the same of the base's own weights in kept_full, all of them trained
 
 NAME is the checkpoint's name; `.lora_A`, `.lora_B` and `.lora_magnitude_vector` follow the projection's. peft detaches DoRA's
 weight norm in the backward pass (section 4.3 of the paper), and so do these gradients. Windows are shorter than the
 sequences; those of the dense Qwens are in their second layer only. Of two greedy candidates the better one is so by ten times
-the tolerance of logits at least. NEWER are all but Llama, Mistral and
-the mixtures. A Gemma's factor on the embedding is held in its
-configuration's dtype: bf16 in gemma3, f32 in gemma2. tests/goldens.rs holds Randori against all of it.
+the tolerance of logits at least. NEWER are all but Llama, Mistral, ROTARY and MIXTURES. A Gemma's factor on the
+embedding is held in its configuration's dtype: bf16 in gemma3, f32 in gemma2. tests/goldens.rs holds Randori against all of it.
+
+ROTARY are families that rotate otherwise than Llama, or scale by more factors; beside each stand keys of its configuration
+without which it would be another model. Phi-3's frequencies change beyond 22 tokens: prompt and real response are longer,
+prompt and generated one are not, and its `logits` are those of every prefix by itself.
 """
 import json, shutil, sys
 from pathlib import Path
@@ -27,6 +30,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
+import transformers
 from transformers import (Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, Glm4Config, Glm4ForCausalLM,
                           LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, MixtralConfig, MixtralForCausalLM,
                           Olmo2Config, Olmo2ForCausalLM, Olmo3Config, Olmo3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
@@ -40,9 +44,11 @@ torch.use_deterministic_algorithms(True)
 OUT = Path(__file__).resolve().parent.parent / "fixtures" / "goldens"
 SLOPES = (-1.0, 0.5)
 VOCAB = 56
-SEEDS = {"gemma3": 15, "olmo3": 8}  # where 3 repeats one token, or leaves two candidates too close
+# where 3 repeats one token, leaves two candidates too close, or f32's gradients too far off f64's
+SEEDS = {"gemma3": 15, "olmo3": 8, "ministral3": 5}
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 KEPT_MERGED = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"]
+KEPT_MERGED_ROTARY = ["model.layers.0.self_attn.qkv_proj", "model.layers.1.self_attn.o_proj"]
 KEPT_FULL = [f"model.layers.1.self_attn.{part}" for part in (
     "q_proj.bias", "k_proj.bias", "v_proj.bias", "q_norm.weight", "k_norm.weight", "k_proj.weight")]
 # mixtures: number of experts, the mixture's name on disk, an expert's gate, its other input and its output there
@@ -69,6 +75,7 @@ def models():
     yield "qwen2", Qwen2ForCausalLM(Qwen2Config(**qwen, **heads, **windowed, tie_word_embeddings=False))
     yield "qwen2_tied", Qwen2ForCausalLM(Qwen2Config(**qwen, **heads, sliding_window=7, tie_word_embeddings=True))
     yield "qwen3", Qwen3ForCausalLM(Qwen3Config(**qwen, **wide, **windowed, tie_word_embeddings=False))
+    yield from rotary(dict(common, intermediate_size=32, num_hidden_layers=2, sliding_window=7))
     yield "qwen3_tied", Qwen3ForCausalLM(Qwen3Config(**qwen, **wide, tie_word_embeddings=True, attention_bias=True))
     mixture = dict(num_experts_per_tok=2, sliding_window=7, hidden_size=16)
     yield "mixtral", MixtralForCausalLM(MixtralConfig(
@@ -120,6 +127,44 @@ def changes(name, config):
     return found
 
 
+def rotary(common):
+    """Every family of ROTARY: biases and windows where it can have them."""
+    yarn = dict(rope_type="yarn", factor=4.0, rope_theta=300.0)
+    heads, wide = dict(num_attention_heads=4, num_key_value_heads=2), dict(num_attention_heads=2, num_key_value_heads=1, head_dim=16)
+    yield "phi3", transformers.Phi3ForCausalLM(transformers.Phi3Config(
+        **common, num_attention_heads=2, num_key_value_heads=1, pad_token_id=0, original_max_position_embeddings=22,
+        partial_rotary_factor=0.67, rope_parameters=dict(  # 8 of 12 features
+            rope_type="longrope", rope_theta=300.0, short_factor=[1.0, 1.1, 1.3, 2.0], long_factor=[1.5, 2.0, 4.0, 6.0])))
+    yield "smollm3", transformers.SmolLM3ForCausalLM(transformers.SmolLM3Config(
+        **common, **heads, pad_token_id=0, use_sliding_window=True, no_rope_layers=[1, 0], attention_bias=True, mlp_bias=True))
+    granite = {k: v for k, v in common.items() if k != "sliding_window"}
+    yield "granite", transformers.GraniteForCausalLM(transformers.GraniteConfig(
+        **granite, **heads, attention_bias=True, mlp_bias=True, embedding_multiplier=3.0, residual_multiplier=0.6,
+        attention_multiplier=0.3, logits_scaling=2.5, rope_parameters=dict(yarn, original_max_position_embeddings=16)))
+    yield "ministral3", transformers.Ministral3ForCausalLM(transformers.Ministral3Config(
+        **common, **wide, pad_token_id=0, rope_parameters=dict(yarn, original_max_position_embeddings=8, llama_4_scaling_beta=0.3)))
+    cohere = {k: v for k, v in common.items() if k != "rms_norm_eps"}
+    yield "cohere2", transformers.Cohere2ForCausalLM(transformers.Cohere2Config(
+        **cohere, **heads, sliding_window_pattern=2, attention_bias=True, layer_norm_eps=1e-4, logit_scale=0.25,
+        rope_parameters=dict(rope_type="default", rope_theta=300.0)))
+
+
+ROTARY = {  # family -> what an adapter is on; (keys of the configuration without which it would be another model)
+    "phi3": (["qkv_proj", "gate_up_proj", "down_proj"], [
+        dict(sliding_window=None), dict(original_max_position_embeddings=64),
+        dict(rope_parameters=dict(rope_type="default", rope_theta=300.0, partial_rotary_factor=0.67))]),
+    "smollm3": (["q_proj", "o_proj", "up_proj"], [dict(no_rope_layers=[1, 1]), dict(layer_types=["full_attention"] * 2)]),
+    "granite": (["k_proj", "o_proj", "gate_proj"], [
+        dict(attention_multiplier=6 ** -0.5), dict(residual_multiplier=1.0), dict(embedding_multiplier=1.0), dict(logits_scaling=1.0),
+        dict(rope_parameters=dict(rope_type="default", rope_theta=300.0))]),
+    "ministral3": (["q_proj", "v_proj", "down_proj"], [
+        dict(sliding_window=None), dict(rope_parameters=dict(
+            rope_type="yarn", factor=4.0, rope_theta=300.0, original_max_position_embeddings=8, llama_4_scaling_beta=0.0))]),
+    "cohere2": (["q_proj", "o_proj", "gate_proj"], [
+        dict(layer_types=["sliding_attention"] * 2), dict(sliding_window=64), dict(logit_scale=0.0625)]),
+}
+
+
 def adapters(name):
     """kind -> (settings, whether gradients are kept)."""
     lora = lambda **k: LoraConfig(task_type="CAUSAL_LM", **k)
@@ -128,6 +173,8 @@ def adapters(name):
         return {"stacked": (lora(r=1, lora_alpha=2, target_modules=["q_proj", "gate", gate, up, down]), False)}
     if name in MIXTURES:
         return {}
+    if name in ROTARY:
+        return {"plain": (lora(r=2, lora_alpha=4, target_modules=ROTARY[name][0]), True)}
     if newer(name):
         targets = [t for t in ALL if t not in ("gate_proj", "up_proj")] + ["gate_up_proj"] if name == "glm4" else ALL
         return {} if name.endswith("tied") else {"plain": (lora(r=3, lora_alpha=6, target_modules=targets), True)}
@@ -200,8 +247,16 @@ def passes(model, tokens):
     return logits, torch.cat(logps), loss
 
 
+def by_prefix(model, tokens):
+    """Logits after every prefix of prompt + real by itself: a model may look at how long the whole sequence is."""
+    ids = torch.cat([tokens["prompt"], tokens["real"]])
+    return torch.stack([model(input_ids=ids[None, :n]).logits[0, -1] for n in range(1, len(ids) + 1)])
+
+
 def kept(model, tokens, want_grads):
     logits, logps, loss = passes(model, tokens)
+    if model.config.model_type == "phi3":
+        logits = by_prefix(model, tokens)
     found = {"logits": logits.detach(), "logps": logps.detach()}
     if want_grads:
         model.zero_grad()
@@ -215,7 +270,7 @@ def save_adapter(model, folder, base_name):
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
-    for key in ("target_modules", "modules_to_save"):  # sets, in any order
+    for key in ("target_modules", "target_parameters", "modules_to_save"):  # sets, in any order
         if isinstance(config[key], list):
             config[key].sort()
     config["base_model_name_or_path"] = base_name
@@ -250,11 +305,11 @@ def stack(cls, folder, tokens):
     return {"stack_plain_rslora": found, "stack_plain_then_dora": kept(merged.requires_grad_(False), tokens, False)}
 
 
-def greedy(model, prompt):
+def greedy(model, prompt, steps=GREEDY):
     """The likeliest tokens, each from its whole prefix; and by how much the closest was so, relative to its row."""
     ids, gaps = prompt, []
     with torch.no_grad():
-        for _ in range(GREEDY):
+        for _ in range(steps):
             row = model(input_ids=ids[None]).logits[0, -1].double()
             best = row.topk(2).values
             gaps.append(((best[0] - best[1]) / row.abs().max()).item())
@@ -374,6 +429,33 @@ def mixture(cls, folder, tokens, expected):
         assert (passes(fresh(cls, folder), tokens)[0] - expected["base"]["logits"]).abs().max().item() == 0
 
 
+def rotary_family(cls, folder, tokens, expected):
+    """Greedy tokens, that biases and each key matter, and how far f32's own gradients are off f64's."""
+    for kind in expected:
+        model = fresh(cls, folder)
+        model = model if kind == "base" else PeftModel.from_pretrained(model, folder / kind).eval()
+        steps = 11 if folder.name == "phi3" else GREEDY  # until the frequencies change
+        expected[kind]["greedy"], gap = greedy(model, tokens["prompt"], steps)
+        assert gap > 10 * TOLERANCE, f"{folder.name} {kind}: two candidates lie {gap:.1e} apart; take another seed"
+        print(f"{folder.name} {kind}: greedy candidates lie {gap:.1e} of the largest logit apart at least", file=sys.stderr)
+    changes = [fresh(cls, folder, **keys) for keys in ROTARY[folder.name][1]]
+    whole = fresh(cls, folder)
+    if any(n.endswith("bias") for n, _ in whole.named_parameters()):
+        for name, p in whole.named_parameters():
+            p.data = torch.zeros_like(p) if name.endswith("bias") else p.data
+        changes.append(whole)
+    for number, changed in enumerate(changes):
+        difference = (passes(changed, tokens)[1] - expected["base"]["logps"]).abs().max().item()
+        assert difference > 0.02, f"{folder.name}: change {number} moves log-probs by {difference}"
+    model = PeftModel.from_pretrained(fresh(cls, folder), folder / "plain", is_trainable=True).eval().double()
+    off = {}
+    exact = kept(model, tokens, True)
+    for key, value in expected["plain"].items():
+        if key.startswith("grad/"):
+            off[key] = ((value - exact[key]).abs().max() / exact[key].abs().max()).item()
+    print(f"{folder.name}: f32's gradients are off f64's by {max(off.values()):.1e} of their largest value at most", file=sys.stderr)
+
+
 def make(name, model):
     folder = OUT / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -400,17 +482,19 @@ def make(name, model):
         difference = (expected[kind]["logits"] - expected["base"]["logits"]).abs().max().item()
         assert difference > 0.1, f"{name} {kind}: the adapter changes next to nothing ({difference})"
         loaded = PeftModel.from_pretrained(fresh(cls, folder), folder / kind).eval()
-        assert (passes(loaded, tokens)[0] - expected[kind]["logits"]).abs().max().item() < 1e-6
+        assert (passes(loaded, tokens)[1] - expected[kind]["logps"]).abs().max().item() < 1e-6
         merged = loaded.merge_and_unload().state_dict()
         if name in EXPERTS:
             continue  # mixture() has theirs
-        of_kind = {n: merged[f"{n}.weight"] for n in KEPT_MERGED}
+        of_kind = {n: merged[f"{n}.weight"] for n in KEPT_MERGED + KEPT_MERGED_ROTARY * (name in ROTARY) if f"{n}.weight" in merged}
         base = fresh(cls, folder).state_dict()
         expected[kind] |= {f"merged/{n}.weight": w for n, w in of_kind.items() if not torch.equal(w, base[f"{n}.weight"])}
     if name == "llama":
         expected |= stack(cls, folder, tokens)
     if name in MIXTURES:
         mixture(cls, folder, tokens, expected)
+    elif name in ROTARY:
+        rotary_family(cls, folder, tokens, expected)
     elif newer(name):
         more(cls, folder, tokens, expected)
     tensors = {f"{kind}/{key}": t for kind, found in expected.items() for key, t in found.items()}

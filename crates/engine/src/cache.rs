@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use randori_kernels::Cache;
+use randori_kernels::{Cache, Lengths};
 
 use crate::{Player, player::weights::Gains};
 
@@ -11,6 +11,8 @@ pub struct KvCache {
     pub(crate) kv: Cache,
     /// DoRA's gains of the player it was made for.
     pub(crate) gains: Arc<Gains>,
+    /// By slot: how many tokens its sequence is taken to have, where rotation depends on that.
+    pub(crate) lengths: Vec<usize>,
 }
 
 impl KvCache {
@@ -29,12 +31,34 @@ impl KvCache {
         KvCache {
             kv: Cache::new(base.arch.layers(), longest, on_card),
             gains: Arc::default(),
+            lengths: vec![0; longest.len()],
         }
     }
 
     /// Forgets a slot's sequence; its memory is kept for the next one.
     pub fn clear(&mut self, slot: usize) {
         self.kv.clear(slot);
+        self.expect(slot, 0);
+    }
+
+    /// Says how many tokens an empty slot's sequence will have at least. It is wanted where a
+    /// sequence comes in pieces and the architecture has a [border](crate::Trace::border): all of
+    /// its positions must be rotated alike, and what is cached is not rotated again.
+    pub fn expect(&mut self, slot: usize, tokens: usize) {
+        if let Some(length) = self.lengths.get_mut(slot) {
+            *length = tokens;
+        }
+    }
+
+    /// How many tokens the sequence of a slot belongs to while `new` more are fed: as its cached
+    /// rows were taken to, and as the new ones are.
+    pub(crate) fn lengths(&self, slot: usize, new: usize) -> Lengths {
+        let (held, taken) = (self.len(slot), self.lengths.get(slot).copied().unwrap_or(0));
+        let now = Lengths::of(taken.max(held + new));
+        match held {
+            0 => now,
+            _ => now.with(Some(Lengths::of(taken))),
+        }
     }
 
     /// Tokens held by a slot (0 for a slot that does not exist).

@@ -48,12 +48,16 @@ pub struct GenerateOptions {
     /// Number of the first prompt's sequence, for the draws (a later part of a list goes on
     /// counting).
     pub first_sequence: u64,
+    /// The player's [border](crate::Trace::border): [`generate`] sets it.
+    pub border: Option<usize>,
 }
 
 impl GenerateOptions {
     /// The most tokens of the response to a prompt of this many.
     fn room(&self, prompt: usize) -> usize {
-        self.max_new_tokens.min(self.window.saturating_sub(prompt))
+        let border = self.border.filter(|border| prompt < *border);
+        let window = self.window.min(border.unwrap_or(usize::MAX));
+        self.max_new_tokens.min(window.saturating_sub(prompt))
     }
 }
 
@@ -69,6 +73,7 @@ impl Default for GenerateOptions {
             seed: 0,
             iteration: 0,
             first_sequence: 0,
+            border: None,
         }
     }
 }
@@ -87,7 +92,9 @@ pub struct Generation {
     pub ended: bool,
 }
 
-/// One response per prompt, in the prompts' order. `samplers` reshape the logits one after the
+/// One response per prompt, in the prompts' order. Where a sequence's length decides how all of it
+/// is rotated ([border](crate::Trace::border)), the response to a prompt below the border is cut
+/// there, since what is cached cannot be rotated again. `samplers` reshape the logits one after the
 /// other (none: the model's own distribution); the host draws by inverse CDF. When memory runs out,
 /// the responses that are not finished begin once more: first in a cache that grows with them
 /// rather than one for the longest that they might become, then both again in half as many slots.
@@ -104,6 +111,10 @@ pub fn generate(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<Generation>> {
     check(prompts, o)?;
+    let o = &GenerateOptions {
+        border: player.border(),
+        ..o.clone()
+    };
     let mut done = vec![None; prompts.len()];
     if o.max_new_tokens == 0 || prompts.is_empty() {
         return Ok(vec![Generation::default(); prompts.len()]);
@@ -163,6 +174,7 @@ fn generate_missing(
         {
             if let Some(index) = waiting.next() {
                 cache.clear(slot);
+                cache.expect(slot, prompts[index].len() + 1);
                 *place = Some(Sequence::new(index, &prompts[index], samplers));
             }
         }

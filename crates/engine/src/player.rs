@@ -45,12 +45,10 @@ impl Player {
         }
     }
 
-    /// The architecture's [`Trace::border`](crate::Trace::border).
-    ///
-    /// # Errors
-    /// What the architecture refuses.
-    pub fn border(&self) -> Result<Option<usize>> {
-        Ok(crate::trace(self.base.arch.as_ref())?.border)
+    /// The architecture's [`Trace::border`](crate::Trace::border); `None` also where it cannot be
+    /// traced, which a pass then says.
+    pub fn border(&self) -> Option<usize> {
+        crate::trace(self.base.arch.as_ref()).ok()?.border
     }
 
     /// The player's own tensors on the device on which its base computes.

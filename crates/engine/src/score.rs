@@ -36,7 +36,7 @@ pub fn score(
         )));
     }
     check_budget(micro_batch_tokens)?;
-    let border = player.border()?;
+    let border = player.border();
     let sizes: Vec<usize> = items
         .iter()
         .map(|item| Packed::count_rows(border, item.prompt, &item.responses))

@@ -2,7 +2,9 @@
 
 use crate::ops::{Block, Probe, Random, base, check_gradients, plan, rope};
 use randori_engine::Player;
-use randori_sdk::seam::{AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary};
+use randori_sdk::seam::{
+    AttnSpec, Backend, Binary, Growth, Id, OpResult, RopeSpec, RouteSpec, Unary,
+};
 
 const VOCAB: usize = 13;
 const WIDTH: usize = 12;
@@ -148,6 +150,16 @@ fn rope_whole_partial_interleaved_scaled() {
             g.flatten(h)
         });
     }
+    check(1e-2, |g, _, x| {
+        let growth = Some(Growth {
+            beta: 0.4,
+            every: 2,
+        });
+        let h = g.unflatten(x, 2)?;
+        let spec = RopeSpec { growth, ..rope(3) };
+        let h = g.rope(h, &spec)?;
+        g.flatten(h)
+    });
 }
 
 fn attention(g: &mut dyn Backend, p: &str, x: Id, kv_heads: usize, spec: &AttnSpec) -> OpResult {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use crate::ops::{Block, Llama, Probe, base, rope};
 use randori_engine::{Base, Packed, Player, Weight, trace, trace::Use};
-use randori_sdk::seam::{AttnSpec, Backend, Id, OpResult, RopeSpec, RouteSpec, Unary};
+use randori_sdk::seam::{
+    AttnSpec, Backend, Growth, Id, LongRope, OpResult, RopeSpec, RouteSpec, Unary,
+};
 
 #[test]
 fn a_llamas_trace() {
@@ -171,6 +173,57 @@ fn faults_are_named_in_both_runs() {
         }),
         &["finite", "inf"],
     );
+    let rotation = |spec: RopeSpec| {
+        refused(move |g, x| {
+            let x = g.unflatten(x, 2)?;
+            g.rope(x, &spec)
+        })
+    };
+    let growing = |beta, every, pairs| RopeSpec {
+        growth: Some(Growth { beta, every }),
+        ..rope(pairs)
+    };
+    let long = |after, inv_freq: &[f32]| RopeSpec {
+        long: Some(LongRope {
+            after,
+            inv_freq: inv_freq.to_vec(),
+        }),
+        ..rope(2)
+    };
+    for (refusal, says) in [
+        (rotation(growing(0.1, 4, 1)), ["whole heads", "not 1 pairs"]),
+        (
+            rotation(growing(0.1, 0, 2)),
+            ["at least 1 position", "0.1 and 0"],
+        ),
+        (
+            rotation(growing(f64::NAN, 4, 2)),
+            ["finite beta", "NaN and 4"],
+        ),
+        (
+            rotation(long(9, &[1.0])),
+            ["2 frequencies", "1 for more than 9"],
+        ),
+        (
+            rotation(long(0, &[1.0, 0.5])),
+            ["more than 0 tokens", "for more than 0"],
+        ),
+        (rotation(long(9, &[1.0, f32::NAN])), ["finite", "NaN"]),
+    ] {
+        has(refusal, &says);
+    }
+    let twice = Probe {
+        vocab: 5,
+        width: 8,
+        layers: 1,
+        block: Box::new(move |g, _, x| {
+            let h = g.unflatten(x, 2)?;
+            let h = g.rope(h, &long(9, &[1.0, 0.5]))?;
+            g.rope(h, &long(8, &[1.0, 0.5]))
+        }),
+    };
+    let error = trace(&twice).unwrap_err().to_string();
+    has(error, &["beyond 9 tokens and beyond 8", "one length"]);
     let attention = |q: usize, k: usize, spec: AttnSpec| {
         refused(move |g, x| {
             let (q, k) = (g.unflatten(x, q)?, g.unflatten(x, k)?);

@@ -12,6 +12,7 @@ mod ops;
 mod ops_attention;
 mod ops_dora;
 mod ops_gradients;
+mod ops_lengths;
 mod ops_passes;
 mod ops_stored;
 mod ops_trace;
@@ -27,5 +28,6 @@ mod weights_folder;
 mod weights_formats;
 mod weights_gguf;
 mod weights_hub;
+mod weights_parts;
 
 use randori_specimens::{hub as server, small as model};

@@ -40,8 +40,12 @@ pub fn config_json(base: &Value, dialect: &Dialect, dtype: Dtype) -> Result<Valu
 fn rope(config: &mut Map<String, Value>) {
     let parameters = match config.get("rope_parameters") {
         // keyed by layer type (Gemma 3): v4 has no spelling for it
-        Some(Value::Object(p)) if !p.is_empty() && p.values().all(Value::is_object) => return,
+        Some(Value::Object(p)) if p.values().any(Value::is_object) => return,
         Some(Value::Object(p)) => p.clone(),
+        // v4 of what v5 keys by layer type (Gemma 3): transformers reads it, beside no section only
+        _ if config.contains_key("rope_local_base_freq") => return,
+        // nothing said: a family may mean more by that than plain frequencies (Ministral 3)
+        _ if !config.contains_key("rope_theta") && !said(config.get("rope_scaling")) => return,
         _ => {
             let mut p = match config.get("rope_scaling") {
                 Some(Value::Object(scaling)) => scaling.clone(),
@@ -73,6 +77,11 @@ fn rope(config: &mut Map<String, Value>) {
         },
     );
     config.insert("rope_parameters".into(), Value::Object(parameters));
+}
+
+/// Whether a section is there and not empty.
+fn said(section: Option<&Value>) -> bool {
+    section.is_some_and(|s| s.as_object().is_some_and(|s| !s.is_empty()))
 }
 
 fn capitalised(word: &str) -> String {

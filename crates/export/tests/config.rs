@@ -46,3 +46,18 @@ fn both_spellings_of_the_config() {
     );
     assert!(config_json(&json!({}), &Dialect::NONE, Dtype::F32).is_err());
 }
+
+/// A flat section beside them would be read in place of what they say, or be an error.
+#[test]
+fn rotary_keys_that_only_one_spelling_has_stay_alone() {
+    let layered = json!({"model_type": "gemma3_text", "rope_theta": 1e6, "rope_local_base_freq": 1e4,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0}});
+    let unsaid = json!({"model_type": "ministral3", "rope_scaling": null});
+    for config in [layered, unsaid] {
+        let c = config_json(&config, &Dialect::NONE, Dtype::F32).unwrap();
+        assert!(c.get("rope_parameters").is_none(), "{c}");
+        for key in ["rope_theta", "rope_scaling"] {
+            assert_eq!(c.get(key), config.get(key), "{key}");
+        }
+    }
+}

@@ -111,10 +111,10 @@ fn a_qwens_rows_stay_where_they_are() {
     let params = lora();
     // one alpha for all ranks: no factor is folded into B
     let scale = |name: &str| 8.0 / params[&format!("{name}.lora_A")].dims()[0] as f64;
-    for family in ["qwen2", "qwen3"] {
+    for model_type in ["qwen2", "qwen3"] {
         let mut config = config();
-        config["model_type"] = serde_json::json!(family);
-        let out = dir.path().join(format!("{family}.gguf"));
+        config["model_type"] = serde_json::json!(model_type);
+        let out = dir.path().join(format!("{model_type}.gguf"));
         gguf_lora(
             &params,
             &config,
@@ -127,13 +127,13 @@ fn a_qwens_rows_stay_where_they_are() {
         let mut file = File::open(&out).unwrap();
         let read = gguf_file::Content::read(&mut file).unwrap();
         let architecture = read.metadata["general.architecture"].to_string();
-        assert_eq!(architecture.unwrap(), family);
+        assert_eq!(architecture.unwrap(), model_type);
         for (stored, hf) in [("attn_q", "q_proj"), ("attn_k", "k_proj")] {
             let name = format!("blk.1.{stored}.weight.lora_b");
             let t = read.tensor(&mut file, &name, &Device::Cpu).unwrap();
             let t = t.dequantize(&Device::Cpu).unwrap();
             let own = &params[&format!("model.layers.1.self_attn.{hf}.lora_B")];
-            assert_eq!(values(&t), values(own), "{family} {hf}");
+            assert_eq!(values(&t), values(own), "{model_type} {hf}");
         }
     }
 }

@@ -33,19 +33,24 @@ fn stock_plugins_are_found_beside_the_binary() {
     let host = stock();
     let names: Vec<_> = host.plugins().iter().map(|p| p.name.as_str()).collect();
     let stock = [
+        "cohere2",
         "gemma2",
         "gemma3",
         "glm4",
+        "granite",
         "llama",
         "losses",
+        "ministral3",
         "mistral",
         "mixtral",
         "olmo2",
         "olmo3",
+        "phi3",
         "qwen2",
         "qwen3",
         "qwen3_moe",
         "sampling",
+        "smollm3",
     ];
     assert_eq!(names, stock);
     let llama = host.plugins().iter().find(|p| p.name == "llama");

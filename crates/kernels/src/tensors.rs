@@ -142,7 +142,7 @@ impl Plan {
     pub(super) fn longer_than(&self, border: usize) -> Result<Vec<bool>> {
         if self.lengths.len() != self.positions.len() {
             return Err(Error::rule(
-                "rotary frequencies depend on the sequences' lengths, which this pass does not know",
+                "rotary frequencies depend on the sequences' lengths, which nobody told this pass",
             ));
         }
         let beyond = |lengths: &Lengths| match (lengths.least > border, lengths.most > border) {

@@ -259,17 +259,22 @@ pub fn host(recipe: &Recipe, request: &Request) -> Result<Host> {
 fn stock() -> Vec<&'static Plugin> {
     #[cfg(feature = "bundled")]
     return vec![
+        &randori_plugin_cohere2::PLUGIN,
         &randori_plugin_gemma2::PLUGIN,
         &randori_plugin_gemma3::PLUGIN,
         &randori_plugin_glm4::PLUGIN,
+        &randori_plugin_granite::PLUGIN,
         &randori_plugin_llama::PLUGIN,
+        &randori_plugin_ministral3::PLUGIN,
         &randori_plugin_mistral::PLUGIN,
         &randori_plugin_mixtral::PLUGIN,
         &randori_plugin_olmo2::PLUGIN,
         &randori_plugin_olmo3::PLUGIN,
+        &randori_plugin_phi3::PLUGIN,
         &randori_plugin_qwen2::PLUGIN,
         &randori_plugin_qwen3::PLUGIN,
         &randori_plugin_qwen3_moe::PLUGIN,
+        &randori_plugin_smollm3::PLUGIN,
         &randori_plugin_losses::PLUGIN,
         &randori_plugin_sampling::PLUGIN,
     ];

@@ -40,6 +40,7 @@ pub fn generation(session: &Session, seed: u64, t: usize, first: usize) -> Gener
         seed,
         iteration: t as u64,
         first_sequence: first as u64,
+        ..GenerateOptions::default()
     }
 }
 

@@ -4,7 +4,8 @@
 use std::marker::PhantomData;
 
 use crate::{
-    Arch, Attn, Config, Dialect, Graph, Layers, Result, Rope, Tensor, Windows, windows::layer_types,
+    Arch, Attn, Config, Dialect, Graph, Growth, Layers, Result, Rope, Tensor, Windows,
+    windows::layer_types,
 };
 
 /// An architecture that is a [`Dense`] and nothing besides: `plugin!("…", dense Mine)`.
@@ -110,6 +111,8 @@ pub struct Dense {
     pub logit_softcap: Option<f64>,
     /// Rotary embedding of queries and keys.
     pub ropes: Ropes,
+    /// A factor on rotated queries that grows with the position.
+    pub query_growth: Option<Growth>,
     /// Sliding windows of attention.
     pub windows: Windows,
 }
@@ -297,6 +300,7 @@ impl Dense {
             logit_scale: 1.0,
             logit_softcap: None,
             ropes: Ropes::split(Layers::ALL, None, None),
+            query_growth: None,
             windows: Windows::NONE,
         })
     }
@@ -342,7 +346,11 @@ impl Dense {
 
     /// Final norm and projection: (rows, width) -> (rows, vocab).
     pub fn head<'g>(&self, g: &Graph<'g>, x: Tensor<'g>) -> Tensor<'g> {
-        let x = self.norm(g, "model.norm", x);
+        self.logits(g, self.norm(g, "model.norm", x))
+    }
+
+    /// The projection of what the final norm gave: (rows, width) -> (rows, vocab).
+    pub fn logits<'g>(&self, g: &Graph<'g>, x: Tensor<'g>) -> Tensor<'g> {
         let name = if self.tied {
             "model.embed_tokens"
         } else {
@@ -356,8 +364,9 @@ impl Dense {
     }
 
     /// o·softmax(rope(q)·rope(k)ᵀ / √d)·v, each key-value head serving heads / kv_heads query
-    /// heads; q and k normed before rope where they have norms.
-    fn attention<'g>(&self, g: &Graph<'g>, layer: usize, x: Tensor<'g>) -> Tensor<'g> {
+    /// heads; q and k normed before rope where they have norms: (tokens, width) -> (tokens, width).
+    /// `g` has the block's name scope (`model.layers.N`).
+    pub fn attention<'g>(&self, g: &Graph<'g>, layer: usize, x: Tensor<'g>) -> Tensor<'g> {
         let g = &g.scope("self_attn");
         let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let linear = |name: &str, out| g.linear_with(name, x, out, self.qkv_bias);
@@ -369,7 +378,12 @@ impl Dense {
             None => linear(name, out),
         };
         let rope = self.ropes.of(layer);
-        let turned = |norm: &str, y: Tensor<'g>, heads| {
+        let growing = rope.filter(|_| self.query_growth.is_some());
+        let growing = growing.map(|rope| Rope {
+            growth: self.query_growth,
+            ..rope.clone()
+        });
+        let turned = |norm: &str, y: Tensor<'g>, heads, rope: Option<&Rope>| {
             let y = match self.qk_norms {
                 QkNorms::Off => y.heads(heads),
                 QkNorms::Heads => self.norm(g, norm, y.heads(heads)),
@@ -380,8 +394,10 @@ impl Dense {
                 None => y,
             } // (tokens, heads, head_dim)
         };
-        let q = turned("q_norm", project("q_proj", 0, queries), self.heads);
-        let k = turned("k_norm", project("k_proj", queries, keys), self.kv_heads);
+        let q = project("q_proj", 0, queries);
+        let q = turned("q_norm", q, self.heads, growing.as_ref().or(rope));
+        let k = project("k_proj", queries, keys);
+        let k = turned("k_norm", k, self.kv_heads, rope);
         let v = project("v_proj", queries + keys, keys).heads(self.kv_heads);
         let attn = Attn {
             window: self.windows.of(layer),

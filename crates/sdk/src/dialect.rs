@@ -126,10 +126,10 @@ records! {
         pub projections: &'static [&'static str],
     }
 
-    /// A key of the configuration that has Llama's meaning under another name.
+    /// A key of the configuration that most families have under another name.
     pub struct Renamed {
-        /// Llama's: `rms_norm_eps`.
-        pub llama: &'static str,
+        /// The usual name: `rms_norm_eps`.
+        pub usual: &'static str,
         /// The family's: `norm_eps`.
         pub here: &'static str,
     }
@@ -265,6 +265,8 @@ words! {
         HeadDim = "head_dim",
         /// `hidden_size` / `num_attention_heads`.
         WidthPerHead = "width_per_head",
+        /// `rope_theta`, of layers that see everything where there are two.
+        Theta = "theta",
         /// A list with one text a layer.
         Cycle = "cycle",
     }
@@ -373,7 +375,7 @@ impl Biases {
 
 impl Renamed {
     const NONE: Renamed = Renamed {
-        llama: "",
+        usual: "",
         here: "",
     };
 }

@@ -8,6 +8,8 @@ pub enum Layers {
     From(usize),
     /// All but every n-th: not the layers i where n divides i + 1. Of n = 0: all.
     ButEvery(usize),
+    /// Every n-th: the layers i where n divides i + 1. Of n = 0: none.
+    Every(usize),
     /// Those that are `true`; a layer beyond the list is not among them.
     Listed(Vec<bool>),
 }
@@ -21,6 +23,7 @@ impl Layers {
         match self {
             Layers::From(first) => layer >= *first,
             Layers::ButEvery(n) => *n == 0 || (layer + 1) % n != 0,
+            Layers::Every(n) => *n > 0 && (layer + 1) % n == 0,
             Layers::Listed(layers) => layers.get(layer).copied().unwrap_or(false),
         }
     }
@@ -39,6 +42,8 @@ mod tests {
         assert_eq!(of(Layers::ButEvery(3)), [true, true, false, true]);
         assert_eq!(of(Layers::ButEvery(1)), [false; 4]);
         assert_eq!(of(Layers::ButEvery(0)), [true; 4]);
+        assert_eq!(of(Layers::Every(2)), [false, true, false, true]);
+        assert_eq!(of(Layers::Every(0)), [false; 4]);
         let listed = Layers::Listed(vec![false, true]);
         assert_eq!(of(listed), [false, true, false, false]);
     }

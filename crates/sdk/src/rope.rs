@@ -9,7 +9,7 @@ pub use rules::{RopeKind, RopeRules, Share};
 
 use crate::{
     Config, Result,
-    seam::{LongRope, RopeSpec},
+    seam::{Growth, LongRope, RopeSpec},
 };
 use keys::Keys;
 use kinds::Computed;
@@ -21,10 +21,10 @@ const MOST_FEATURES: usize = 65_536;
 impl RopeRules {
     /// The rotary embedding of heads with `head_dim` features, in pairs (i, i + n).
     ///
-    /// As in transformers 5, `rope_scaling` (v4) takes precedence over `rope_parameters` (v5); where
-    /// sections are keyed by layer type, key by key. A theta that the section lacks is taken from
-    /// beside it. `dynamic` is plain up to `max_position_embeddings` tokens, and longer sequences
-    /// are refused when they come.
+    /// As in transformers 5, `rope_scaling` (v4) takes precedence over `rope_parameters` (v5);
+    /// where sections are keyed by layer type, key by key. A theta that the section lacks is taken
+    /// from beside it. `dynamic` is plain up to `max_position_embeddings` tokens, and longer
+    /// sequences are refused when they come.
     ///
     /// # Errors
     /// An unknown kind, a missing key that it needs, a list of another length than there are pairs,
@@ -36,8 +36,7 @@ impl RopeRules {
                 format!("heads of {head_dim} features: at most {MOST_FEATURES} are possible");
             return Err(sentence.into());
         }
-        let absent = self.absent.map(Config::parse).transpose()?;
-        let keys = Keys::of(self, config, absent)?;
+        let keys = Keys::of(self, config)?;
         let kind = keys.kind()?;
         let share = keys.share(kind)?;
         let dim = match kind {
@@ -52,6 +51,20 @@ impl RopeRules {
         }
         let computed = kinds::compute(&keys, kind, dim, share)?;
         computed.into_spec()
+    }
+
+    /// The growth of rotated queries with the position: `llama_4_scaling_beta` of the section, one
+    /// step for each original context length; `None` without that key.
+    ///
+    /// # Errors
+    /// As [`RopeRules::read`]; an original length that is no number of tokens.
+    pub fn growth(&self, config: &Config) -> Result<Option<Growth>> {
+        let keys = Keys::of(self, config)?;
+        let Some(beta) = keys.number("llama_4_scaling_beta")? else {
+            return Ok(None);
+        };
+        let every = kinds::original_length(&keys)?;
+        Ok(Some(Growth { beta, every }))
     }
 }
 

@@ -6,7 +6,11 @@
 //! 50 (scores) or 30 (logits), `null` is none; the layers 0, 2, … have the window unless
 //! `layer_types` says otherwise. The factor on the embedding: [`Dense::gemma`].
 
-use randori_sdk::{Config, Dense, DenseFamily, Result, Rope, Ropes, Windows, plugin};
+use randori_sdk::{
+    Config, Dense, DenseFamily, Dialect, Result, Rope, Ropes, Windows,
+    dialect::{Biases, Form, Gguf, Implied, Is, Key, Module},
+    plugin,
+};
 
 /// The Gemma 2 family.
 pub struct Gemma2;
@@ -14,6 +18,38 @@ pub struct Gemma2;
 impl DenseFamily for Gemma2 {
     const NAME: &'static str = "gemma2";
     const DOC: &'static str = "Gemma 2: norms around both branches, capped scores and logits";
+    const DIALECT: Dialect = Dialect {
+        class: "Gemma2ForCausalLM",
+        targets: &["q_proj", "v_proj"],
+        defaults: r#"{"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+            "tie_word_embeddings": true, "query_pre_attn_scalar": 256, "sliding_window": 4096,
+            "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}"#,
+        gguf: Some(Gguf {
+            architecture: "gemma2",
+            modules: &[
+                &[Module::EMBEDDING], // which is the head too
+                Module::NORMS_PLUS,
+                Module::ATTENTION,
+                Module::MLP,
+            ],
+            biased: Gguf::QKV,
+            biases: &[Biases::ATTENTION],
+            keys: &[
+                Key::whole("attention.sliding_window", &["sliding_window"]).required(),
+                Key::whole("attention.sliding_window_pattern", &["layer_types"]).of(Form::Slides),
+                Key::real("attn_logit_softcapping", &["attn_logit_softcapping"]).required(),
+                Key::real("final_logit_softcapping", &["final_logit_softcapping"]).required(),
+            ],
+            // llama.cpp knows the 27B, whose scale is another, by its layers
+            implied: &[
+                Implied::GELU,
+                Implied::number("query_pre_attn_scalar", Is::WidthPerHead).with_layers(46),
+                Implied::number("query_pre_attn_scalar", Is::HeadDim),
+            ],
+            ..Gguf::HALVES
+        }),
+        ..Dialect::NONE
+    };
 
     fn read(c: &Config) -> Result<Dense> {
         let dense = Dense::gemma(c, 256_000)?;

@@ -8,11 +8,17 @@
 //! transformers; `final_logit_softcapping` is. The text configuration of a multimodal folder leaves
 //! out what its class has by default.
 
-use randori_sdk::{Config, Dense, DenseFamily, QkNorms, Result, RopeRules, Ropes, Windows, plugin};
+use randori_sdk::{
+    Config, Dense, DenseFamily, Dialect, QkNorms, Result, RopeRules, Ropes, Windows,
+    dialect::{Biases, Form, Gguf, Implied, Is, Key, Module},
+    plugin,
+};
 
 /// Gemma 3's language model.
 pub struct Gemma3;
 
+/// Where v5's configuration has theta of layers with a window.
+const WINDOWED_THETA: &str = "rope_parameters.sliding_attention.rope_theta";
 /// The rotary embedding of layers that see everything.
 const FULL: RopeRules = RopeRules {
     theta: 1e6,
@@ -30,6 +36,50 @@ const WINDOWED: RopeRules = RopeRules {
 impl DenseFamily for Gemma3 {
     const NAME: &'static str = "gemma3_text";
     const DOC: &'static str = "Gemma 3, the language model: norms around branches, of q and k too";
+    const DIALECT: Dialect = Dialect {
+        class: "Gemma3ForCausalLM",
+        wholes: &["gemma3"],
+        prefixes: Dialect::PREFIXES,
+        ignored: Dialect::VISION,
+        targets: &["q_proj", "v_proj"],
+        defaults: r#"{"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+            "vocab_size": 262208, "max_position_embeddings": 131072, "tie_word_embeddings": true,
+            "query_pre_attn_scalar": 256, "sliding_window": 4096, "sliding_window_pattern": 6,
+            "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0}"#,
+        gguf: Some(Gguf {
+            architecture: "gemma3",
+            modules: &[
+                &[Module::EMBEDDING, Module::HEAD],
+                Module::NORMS_PLUS,
+                Module::ATTENTION,
+                &[
+                    Module::new("self_attn.q_norm", "attn_q_norm").plus_one(),
+                    Module::new("self_attn.k_norm", "attn_k_norm").plus_one(),
+                ],
+                Module::MLP,
+            ],
+            biased: Gguf::QKV,
+            biases: &[Biases::ATTENTION],
+            keys: &[
+                Key::whole("attention.sliding_window", &["sliding_window"]).required(),
+                Key::whole("attention.sliding_window_pattern", &["layer_types"]).of(Form::Slides),
+                Key::real(
+                    "rope.freq_base_swa",
+                    &[WINDOWED_THETA, "rope_local_base_freq"],
+                ),
+                Key::real("final_logit_softcapping", &["final_logit_softcapping"]),
+            ],
+            // llama.cpp knows the 27B, whose scale is another, by its layers
+            implied: &[
+                Implied::GELU,
+                Implied::json("sliding_window_pattern", &["6"]).unsaid(),
+                Implied::number("query_pre_attn_scalar", Is::WidthPerHead).with_layers(62),
+                Implied::number("query_pre_attn_scalar", Is::HeadDim),
+            ],
+            ..Gguf::HALVES
+        }),
+        ..Dialect::NONE
+    };
 
     fn read(c: &Config) -> Result<Dense> {
         let dense = Dense::gemma(c, 262_208)?;

@@ -7,7 +7,9 @@
 //! where it is absent.
 
 use randori_sdk::{
-    Absent, Config, Dense, DenseFamily, Norms, Result, Rope, RopeRules, Ropes, Share, plugin,
+    Absent, Config, Dense, DenseFamily, Dialect, Norms, Result, Rope, RopeRules, Ropes, Share,
+    dialect::{Biases, Gguf, Module, Size},
+    plugin,
 };
 
 /// The GLM-4 family.
@@ -28,6 +30,34 @@ const ROPE: RopeRules = RopeRules {
 impl DenseFamily for Glm4 {
     const NAME: &'static str = "glm4";
     const DOC: &'static str = "GLM-4-0414: norms around both branches, half of each head rotated";
+    const DIALECT: Dialect = Dialect {
+        class: "Glm4ForCausalLM",
+        defaults: r#"{"num_key_value_heads": 2, "head_dim": 128, "rms_norm_eps": 1.5625e-7,
+            "attention_bias": true, "partial_rotary_factor": 0.5}"#,
+        gguf: Some(Gguf {
+            architecture: "glm4",
+            modules: &[
+                Module::OUTSIDE,
+                Module::ATTENTION,
+                &[
+                    Module::new("input_layernorm", "attn_norm"),
+                    Module::new("post_self_attn_layernorm", "post_attention_norm"),
+                    Module::new("post_attention_layernorm", "ffn_norm"),
+                    Module::new("post_mlp_layernorm", "post_ffw_norm"),
+                    Module::new("mlp.gate_up_proj", "ffn_up").sized(Size::Free, Size::Width),
+                    Module::new("mlp.down_proj", "ffn_down").sized(Size::Width, Size::Ffn),
+                ],
+            ],
+            biased: Gguf::QKV,
+            biases: &[Biases {
+                key: Some("attention_bias"),
+                ..Biases::QKV
+            }],
+            partial_rotary: true,
+            ..Gguf::HALVES
+        }),
+        ..Dialect::NONE
+    };
 
     fn read(c: &Config) -> Result<Dense> {
         c.only("hidden_act", &["silu", "swish"])?;

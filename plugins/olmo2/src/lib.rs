@@ -4,7 +4,11 @@
 //! The norms of queries and keys are of the whole projection, all heads together, before heads are
 //! split and rotated. `attention_bias` gives biases to all four projections of attention.
 
-use randori_sdk::{Absent, Config, Dense, DenseFamily, Norms, QkNorms, Result, plugin};
+use randori_sdk::{
+    Absent, Config, Dense, DenseFamily, Dialect, Norms, QkNorms, Result,
+    dialect::{Biases, Gguf, Module},
+    plugin,
+};
 
 /// The OLMo 2 family.
 pub struct Olmo2;
@@ -18,6 +22,24 @@ const ABSENT: Absent = Absent {
 impl DenseFamily for Olmo2 {
     const NAME: &'static str = "olmo2";
     const DOC: &'static str = "OLMo 2: norms after both branches, and of whole queries and keys";
+    const DIALECT: Dialect = Dialect {
+        class: "Olmo2ForCausalLM",
+        defaults: r#"{"rms_norm_eps": 1e-5}"#,
+        gguf: Some(Gguf {
+            architecture: "olmo2",
+            modules: &[
+                Module::OUTSIDE,
+                Module::NORMS_AFTER,
+                Module::ATTENTION,
+                Module::QK_NORMS,
+                Module::MLP,
+            ],
+            biased: Gguf::QKV,
+            biases: &[Biases::ATTENTION],
+            ..Gguf::HALVES
+        }),
+        ..Dialect::NONE
+    };
 
     fn read(c: &Config) -> Result<Dense> {
         let biases = c.bool_or("attention_bias", false)?;

@@ -6,7 +6,9 @@
 //! not scaled. As in transformers a `rope_theta` beside the sections reaches full layers only.
 
 use randori_sdk::{
-    Absent, Config, Dense, DenseFamily, Norms, QkNorms, Result, RopeRules, Ropes, Windows, plugin,
+    Absent, Config, Dense, DenseFamily, Dialect, Norms, QkNorms, Result, RopeRules, Ropes, Windows,
+    dialect::{Biases, Form, Gguf, Implied, Is, Key, Module},
+    plugin,
 };
 
 /// The OLMo 3 family.
@@ -17,6 +19,8 @@ const ABSENT: Absent = Absent {
     eps: Some(1e-5),
     ..Absent::LLAMA
 };
+/// Where the configuration has theta of layers with a window.
+const WINDOWED_THETA: &str = "rope_parameters.sliding_attention.rope_theta";
 /// The rotary embedding of layers that see everything.
 const FULL: RopeRules = RopeRules {
     theta: 5e5,
@@ -34,6 +38,34 @@ const WINDOWED: RopeRules = RopeRules {
 impl DenseFamily for Olmo3 {
     const NAME: &'static str = "olmo3";
     const DOC: &'static str = "OLMo 3: OLMo 2's block, windows in three of four layers";
+    const DIALECT: Dialect = Dialect {
+        class: "Olmo3ForCausalLM",
+        defaults: r#"{"rms_norm_eps": 1e-5, "rope_theta": 500000.0, "sliding_window": 4096,
+            "rope_parameters": {"sliding_attention": {"rope_theta": 500000.0}}}"#,
+        // OLMo 2's architecture with windows
+        gguf: Some(Gguf {
+            architecture: "olmo2",
+            told_by: "attention.sliding_window",
+            modules: &[
+                Module::OUTSIDE,
+                Module::NORMS_AFTER,
+                Module::ATTENTION,
+                Module::QK_NORMS,
+                Module::MLP,
+            ],
+            biased: Gguf::QKV,
+            biases: &[Biases::ATTENTION],
+            keys: &[
+                Key::whole("attention.sliding_window", &["sliding_window"]).required(),
+                Key::whole("attention.sliding_window_pattern", &["layer_types"]).of(Form::Slides),
+                Key::real("rope.freq_base_swa", &[WINDOWED_THETA]),
+            ],
+            // whatever rope.freq_base_swa is: llama.cpp does not read it here
+            implied: &[Implied::SILU, Implied::number(WINDOWED_THETA, Is::Theta)],
+            ..Gguf::HALVES
+        }),
+        ..Dialect::NONE
+    };
 
     fn read(c: &Config) -> Result<Dense> {
         c.only("hidden_act", &["silu", "swish"])?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use randori_kernels::{Entry, Error, OnCandle, Plan, Result, host};
+use randori_kernels::{Entry, Error, Lengths, OnCandle, Plan, Result, host};
 
 use super::{Player, weights::PassWeights};
 use crate::{KvCache, Packed, base::on_kernels, tape::Pass};
@@ -49,7 +49,7 @@ impl Player {
         cache: &mut KvCache,
         batch: &[SlotTokens],
     ) -> Result<Tensor> {
-        let (mut ids, mut positions) = (Vec::new(), Vec::new());
+        let (mut ids, mut positions, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
         let mut entries: Vec<Entry> = Vec::with_capacity(batch.len());
         for SlotTokens { slot, tokens } in batch {
             if *slot >= cache.slots()
@@ -69,6 +69,8 @@ impl Player {
             });
             ids.extend_from_slice(tokens);
             positions.extend((0..tokens.len()).map(|i| (cache.len(*slot) + i) as u32));
+            let of_slot = cache.lengths(*slot, tokens.len());
+            lengths.extend(std::iter::repeat_n(of_slot, tokens.len()));
         }
         if entries.is_empty() {
             return Err(Error::rule("a step wants at least one entry"));
@@ -76,6 +78,7 @@ impl Player {
         let plan = Plan {
             ids,
             positions,
+            lengths,
             ..Plan::default()
         };
         in_pool(|| {
@@ -95,9 +98,16 @@ fn cached_logits<K: OnCandle>(
     entries: Vec<Entry>,
 ) -> Result<Tensor> {
     let last = entries.iter().map(|e| (e.row + e.len - 1) as u32).collect();
+    let taken = entries
+        .iter()
+        .map(|e| (e.slot, cache.lengths(e.slot, e.len)));
+    let taken: Vec<(usize, Lengths)> = taken.collect();
     cache.kv.begin(entries)?;
     let logits = pass.cached_logits(&mut cache.kv, &last)?;
     cache.kv.end();
+    for (slot, lengths) in taken {
+        cache.expect(slot, lengths.most);
+    }
     Ok(logits)
 }
 

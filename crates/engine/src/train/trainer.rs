@@ -112,7 +112,7 @@ impl Trainer {
         let mut player = player;
         let state = OptimizerState::new(&mut player, &settings, moments)?;
         Ok(Trainer {
-            border: player.border()?,
+            border: player.border(),
             player,
             micro_batch_tokens: settings.micro_batch_tokens,
             settings,

@@ -75,6 +75,8 @@ impl Gguf {
 impl Implied {
     /// `hidden_act` is silu.
     pub const SILU: Implied = Implied::json("hidden_act", &["\"silu\"", "\"swish\""]);
+    /// `hidden_activation` is GELU's tanh approximation.
+    pub const GELU: Implied = Implied::json("hidden_activation", &["\"gelu_pytorch_tanh\""]);
 }
 
 impl Biases {
@@ -111,22 +113,45 @@ impl Module {
         optional: false,
     };
 
+    /// The embedding.
+    pub const EMBEDDING: Module = Module::new("model.embed_tokens", "token_embd")
+        .at(Place::Before)
+        .sized(Size::Free, Size::Width);
+
+    /// The head, where it is not the embedding.
+    pub const HEAD: Module = Module::new("lm_head", "output")
+        .at(Place::After)
+        .optional()
+        .sized(Size::Free, Size::Width);
+
     /// Embedding, last norm and head.
     pub const OUTSIDE: &'static [Module] = &[
-        Module::new("model.embed_tokens", "token_embd")
-            .at(Place::Before)
-            .sized(Size::Free, Size::Width),
+        Module::EMBEDDING,
         Module::new("model.norm", "output_norm").at(Place::After),
-        Module::new("lm_head", "output")
-            .at(Place::After)
-            .optional()
-            .sized(Size::Free, Size::Width),
+        Module::HEAD,
     ];
 
     /// The norms before attention and before the perceptron.
     pub const NORMS: &'static [Module] = &[
         Module::new("input_layernorm", "attn_norm"),
         Module::new("post_attention_layernorm", "ffn_norm"),
+    ];
+
+    /// The norms after attention and after the perceptron.
+    pub const NORMS_AFTER: &'static [Module] = &[
+        Module::new("post_attention_layernorm", "post_attention_norm"),
+        Module::new("post_feedforward_layernorm", "post_ffw_norm"),
+    ];
+
+    /// Gemma's norms, which multiply by 1 + w: of both branches' inputs and outputs, and the last.
+    pub const NORMS_PLUS: &'static [Module] = &[
+        Module::new("input_layernorm", "attn_norm").plus_one(),
+        Module::new("post_attention_layernorm", "post_attention_norm").plus_one(),
+        Module::new("pre_feedforward_layernorm", "ffn_norm").plus_one(),
+        Module::new("post_feedforward_layernorm", "post_ffw_norm").plus_one(),
+        Module::new("model.norm", "output_norm")
+            .at(Place::After)
+            .plus_one(),
     ];
 
     /// q, k, v and o, rows as they are.

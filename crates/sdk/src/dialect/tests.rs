@@ -39,7 +39,7 @@ const WHOLE: Dialect = Dialect {
             ],
         ],
         renamed: &[Renamed {
-            llama: "rms_norm_eps",
+            usual: "rms_norm_eps",
             here: "norm_eps",
         }],
         keys: &[

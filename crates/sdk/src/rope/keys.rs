@@ -14,11 +14,8 @@ pub(super) struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    pub(super) fn of(
-        rules: &'a RopeRules,
-        config: &'a Config,
-        absent: Option<Config>,
-    ) -> Result<Self> {
+    pub(super) fn of(rules: &'a RopeRules, config: &'a Config) -> Result<Self> {
+        let absent = rules.absent.map(Config::parse).transpose()?;
         let filled = |key: &str| -> Result<Option<Config>> {
             // an empty one counts as absent
             let found = config.section(key)?;
@@ -42,7 +39,7 @@ impl<'a> Keys<'a> {
                         v4.error("type", "is an old name: this architecture wants rope_type")
                     );
                 }
-                if let Some(v5) = v5.as_ref().filter(|s| part(s).is_none()) {
+                if v5.as_ref().is_some_and(|s| part(s).is_none()) {
                     let what = format!("is not keyed by layer type: `{kind}` is missing");
                     return Err(config.error("rope_parameters", &what));
                 }

@@ -48,8 +48,7 @@ pub(super) fn compute(keys: &Keys, kind: RopeKind, dim: usize, share: f64) -> Re
             };
             let (short, beyond) = (of("short_factor")?, of("long_factor")?);
             if short != beyond {
-                let after = length("original_max_position_embeddings", keys.original()?)?;
-                long = Some((after, beyond));
+                long = Some((original_length(keys)?, beyond));
             }
             short
         }
@@ -76,6 +75,11 @@ pub(super) fn compute(keys: &Keys, kind: RopeKind, dim: usize, share: f64) -> Re
     })
 }
 
+/// The original context length in tokens.
+pub(super) fn original_length(keys: &Keys) -> Result<usize> {
+    length("original_max_position_embeddings", keys.original()?)
+}
+
 /// A number of tokens.
 fn length(key: &str, value: f64) -> Result<usize> {
     match value {
@@ -84,8 +88,8 @@ fn length(key: &str, value: f64) -> Result<usize> {
     }
 }
 
-/// longrope's factor on cosine and sine, at every length: `attention_factor`, or sqrt(1 + ln(factor)
-/// / ln(original context)).
+/// longrope's factor on cosine and sine, at every length: `attention_factor`, or sqrt(1 +
+/// ln(factor) / ln(original context)).
 fn long_attention(keys: &Keys) -> Result<f64> {
     if let Some(given) = keys.number("attention_factor")? {
         return Ok(given);

@@ -51,7 +51,7 @@ impl Model {
     /// compute.
     pub fn new(config: &Value, family: &Family) -> Result<Model> {
         let spoken = Spoken::of(family)?;
-        let config = under_llamas_keys(config, &spoken.gguf);
+        let config = under_usual_keys(config, &spoken.gguf);
         let config = config.as_ref();
         let number = |key: &str| {
             let there = whole(&spoken.value(config, key), key)?;
@@ -64,13 +64,15 @@ impl Model {
         let sizes = Model::sizes(config, &spoken, &number)?;
         keys::check(&spoken, config, &sizes)?;
         let Sizes {
-            heads, head_dim, ..
+            heads,
+            head_dim,
+            theta,
+            ..
         } = sizes;
         let real = |key: &str, otherwise: f64| {
             let there = spoken.value(config, key).as_f64();
             there.unwrap_or(otherwise)
         };
-        let theta = rope_number(config, "rope_theta");
         let rotated = rotated(config, &spoken, head_dim)?;
         let mut model = Model {
             gguf: spoken.gguf,
@@ -86,7 +88,7 @@ impl Model {
                 .unwrap_or(false),
             context: number("max_position_embeddings")?,
             eps: real("rms_norm_eps", 1e-6),
-            theta: theta.unwrap_or_else(|| spoken.default("rope_theta").as_f64().unwrap_or(1e4)),
+            theta,
             rope: Rope::new(config, rotated, &spoken.gguf)?,
             rotated,
             more: keys::written(&spoken, config)?,
@@ -126,6 +128,9 @@ impl Model {
             width,
             heads,
             head_dim,
+            theta: rope_number(config, "rope_theta")
+                .or(spoken.default("rope_theta").as_f64())
+                .unwrap_or(1e4),
         })
     }
 
@@ -193,12 +198,12 @@ impl Model {
     }
 }
 
-/// A configuration in which keys that the family has under other names have Llama's too.
-fn under_llamas_keys<'c>(config: &'c Value, gguf: &Gguf) -> Cow<'c, Value> {
+/// A configuration in which keys that the family has under other names have the usual ones too.
+fn under_usual_keys<'c>(config: &'c Value, gguf: &Gguf) -> Cow<'c, Value> {
     let mut config = Cow::Borrowed(config);
     for key in gguf.renamed {
         if let Some(value) = config.get(key.here).cloned() {
-            config.to_mut()[key.llama] = value;
+            config.to_mut()[key.usual] = value;
         }
     }
     config
@@ -306,17 +311,24 @@ pub(super) fn read(header: &Header, files: &[ByteSource], spoken: &Spoken) -> Re
         width,
         heads,
         head_dim,
+        theta: theta(&keys)?,
     };
     keys::imply(spoken, &sizes, &mut config);
     for key in spoken.gguf.renamed {
         let map = config.as_object_mut();
         if let Some(map) = map
-            && let Some(value) = map.remove(key.llama)
+            && let Some(value) = map.remove(key.usual)
         {
             map.insert(key.here.into(), value);
         }
     }
     Ok(config)
+}
+
+/// A file's rotary base.
+fn theta(keys: &Keys) -> Read<f64> {
+    let base = keys.float("rope.freq_base")?;
+    Ok(f64::from(base.unwrap_or(10_000.0) as f32))
 }
 
 /// The rotary keys of a configuration whose other keys are there.
@@ -327,7 +339,7 @@ fn rotary(
     rotated: usize,
     config: &mut Value,
 ) -> Read<()> {
-    let theta = f64::from(keys.float("rope.freq_base")?.unwrap_or(10_000.0) as f32);
+    let theta = theta(keys)?;
     let context = config["max_position_embeddings"].as_u64().unwrap_or(0) as usize;
     config["rope_theta"] = json!(theta);
     let mut parameters = json!({"rope_type": "default"});
@@ -343,7 +355,7 @@ fn rotary(
         false => parameters,
         // layers with a window turn by a base of their own, never scaled
         true => {
-            let base = keys::windowed_base(keys)?.unwrap_or(theta);
+            let base = keys::windowed_base(spoken, keys)?.unwrap_or(theta);
             json!({"full_attention": parameters, "sliding_attention":
                 {"rope_type": "default", "rope_theta": base}})
         }

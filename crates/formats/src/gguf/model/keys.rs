@@ -21,6 +21,8 @@ pub(super) struct Sizes {
     pub width: usize,
     pub heads: usize,
     pub head_dim: usize,
+    /// The rotary base, of layers that see everything where there are two.
+    pub theta: f64,
 }
 
 /// The keys of a configuration's values, without the architecture.
@@ -153,9 +155,12 @@ pub(super) fn two_bases(spoken: &Spoken) -> bool {
     spoken.gguf.keys.iter().any(|key| key.key == WINDOWED_BASE)
 }
 
-/// The rotary base of layers with a window, if a file has one.
-pub(super) fn windowed_base(keys: &Keys) -> Read<Option<f64>> {
-    Ok(keys.float(WINDOWED_BASE)?.map(shortest))
+/// The rotary base of layers with a window, if a file or the family's class has one.
+pub(super) fn windowed_base(spoken: &Spoken, keys: &Keys) -> Read<Option<f64>> {
+    let paths = spoken.gguf.keys.iter().filter(|k| k.key == WINDOWED_BASE);
+    let mut paths = paths.flat_map(|key| key.config);
+    let absent = paths.find_map(|path| spoken.default(path).as_f64());
+    Ok(keys.float(WINDOWED_BASE)?.map(shortest).or(absent))
 }
 
 /// What an entry means for a model of these sizes.
@@ -171,6 +176,7 @@ fn meant(implied: &Implied, sizes: &Sizes) -> Vec<Value> {
         Is::HeadDim => vec![json!(sizes.head_dim)],
         Is::WidthPerHead if per_head.fract() == 0.0 => vec![json!(per_head as usize)],
         Is::WidthPerHead => vec![json!(per_head)],
+        Is::Theta => vec![json!(sizes.theta)],
         Is::Cycle => {
             let kinds = implied.values.iter().cycle().take(sizes.layers);
             vec![kinds.copied().collect()]

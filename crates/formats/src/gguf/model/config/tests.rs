@@ -213,7 +213,7 @@ const ODD: Gguf = Gguf {
     architecture: "odd",
     partial_rotary: true,
     renamed: &[Renamed {
-        llama: "rms_norm_eps",
+        usual: "rms_norm_eps",
         here: "norm_eps",
     }],
     keys: &[
