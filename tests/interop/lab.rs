@@ -257,7 +257,13 @@ impl Lab {
     pub fn case(&mut self, check: &str, what: &str, model: &Model, limit: f64, more: Value) {
         let reads_gguf = ["gguf_in_transformers", "gguf_logits"].contains(&check);
         let unknown = [
-            "glm4", "olmo2", "olmo3", "smollm3", "granite", "ministral3", "cohere2",
+            "glm4",
+            "olmo2",
+            "olmo3",
+            "smollm3",
+            "granite",
+            "ministral3",
+            "cohere2",
         ];
         if reads_gguf && unknown.contains(&model.name.as_str()) {
             return;
