@@ -41,7 +41,7 @@ impl Arch for Cohere2 {
             epsilon: "attention.layer_norm_epsilon",
             any_head_dim: false,
             renamed: &[Renamed {
-                llama: "rms_norm_eps",
+                usual: "rms_norm_eps",
                 here: "layer_norm_eps",
             }],
             keys: &[

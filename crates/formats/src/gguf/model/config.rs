@@ -348,7 +348,7 @@ fn rotary(
         if spoken.gguf.divisors == Divisors::LongShort
             && let Some(original) = scaling.get(rope::ORIGINAL)
         {
-            config[rope::ORIGINAL] = original.clone(); // where Phi-3's class looks for it
+            config[rope::ORIGINAL] = original.clone(); // a class with two lists looks there
         }
         config["rope_scaling"] = scaling.clone();
         parameters = scaling;

@@ -79,7 +79,7 @@ impl Rope {
                 let factor = factor.ok_or_else(|| lacks("factor"))?;
                 Ok(Rope::Yarn(Yarn::new(section, factor, original)?))
             }
-            // two older names, the second by Phi-3 alone
+            // two older names, the second of architectures with two lists alone
             "longrope" | "su" | "yarn" => {
                 let list = |key: &str| -> Result<Vec<f32>> {
                     let list = section.get(key).and_then(Value::as_array);
