@@ -2,15 +2,16 @@
 //! 2106.09685).
 //!
 //! Defines which projections get an update, its initial values, its product with a hand-written
-//! backward, its merge into the weight, the concatenation of several adapters, and PEFT's file
-//! format. DoRA adds a trainable magnitude per row. It must not know: models, architectures, how
-//! the frozen weight is stored (dense or quantised), training, or candle's autograd: tensors here
-//! are plain values.
+//! backward, its merge into the weight, the concatenation of several adapters, and the files of
+//! PEFT and mlx-lm. DoRA adds a trainable magnitude per row. It must not know: models,
+//! architectures, how the frozen weight is stored (dense or quantised), training, or candle's
+//! autograd: tensors here are plain values.
 mod error;
 mod experts;
 mod finite;
 mod init;
 mod matched;
+pub mod mlx;
 pub mod peft;
 mod product;
 mod projection;

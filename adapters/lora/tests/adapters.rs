@@ -6,6 +6,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod mlx;
 mod peft;
 mod peft_fields;
 mod product;

@@ -91,7 +91,7 @@ fn of_each<T: PartialEq>(
 }
 
 /// 0.1, not 0.10000000149011612.
-fn shortest(v: f32) -> f64 {
+pub(crate) fn shortest(v: f32) -> f64 {
     v.to_string().parse().unwrap_or(f64::from(v))
 }
 

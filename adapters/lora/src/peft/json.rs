@@ -5,7 +5,7 @@
 use serde_json::{Map, Value};
 
 /// A value, or the error with its key.
-pub(super) type Read<T> = std::result::Result<T, String>;
+pub(crate) type Read<T> = std::result::Result<T, String>;
 
 fn get<'a>(config: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     config.get(key).filter(|v| !v.is_null())
@@ -28,7 +28,7 @@ pub(super) fn flag(config: &Map<String, Value>, key: &str) -> Read<bool> {
 }
 
 /// An integer of at least 0, also written as 8.0 or "8".
-pub(super) fn count(key: &str, value: &Value) -> Read<usize> {
+pub(crate) fn count(key: &str, value: &Value) -> Read<usize> {
     let whole = number(key, value)
         .ok()
         .filter(|v| v.fract() == 0.0 && (0.0..1e15).contains(v));
@@ -38,7 +38,7 @@ pub(super) fn count(key: &str, value: &Value) -> Read<usize> {
 }
 
 /// A number, also written as a string.
-pub(super) fn number(key: &str, value: &Value) -> Read<f64> {
+pub(crate) fn number(key: &str, value: &Value) -> Read<f64> {
     let found = match value {
         Value::Number(n) => n.as_f64(),
         Value::String(s) => s.trim().parse().ok(),
@@ -50,7 +50,7 @@ pub(super) fn number(key: &str, value: &Value) -> Read<f64> {
 }
 
 /// The value of a key, or PEFT's default.
-pub(super) fn or<T>(
+pub(crate) fn or<T>(
     config: &Map<String, Value>,
     key: &str,
     default: T,

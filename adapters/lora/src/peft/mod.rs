@@ -2,11 +2,11 @@
 //!
 //! PEFT loads a file with wrong tensor names as the bare base model, with only a warning. Here an
 //! unknown name and an incomplete pair are errors.
-mod config;
+pub(crate) mod config;
 mod fields;
-mod json;
+pub(crate) mod json;
 mod stacked;
-mod tensors;
+pub(crate) mod tensors;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -167,7 +167,7 @@ fn split(name: &str) -> Option<(&str, &str)> {
 
 /// Returns the projections after checking that each has all its tensors, with shapes that fit, and
 /// that all other tensors are modules to save.
-fn complete(
+pub(crate) fn complete(
     spec: &LoraSpec,
     params: &BTreeMap<String, Tensor>,
     place: &str,

@@ -59,18 +59,7 @@ pub(super) fn read(bytes: &[u8], place: &str) -> Result<BTreeMap<String, Tensor>
         let Some((own, found)) = own else {
             continue;
         };
-        let dtype = match view.dtype() {
-            safetensors::Dtype::F32 => DType::F32,
-            safetensors::Dtype::F16 => DType::F16,
-            safetensors::Dtype::BF16 => DType::BF16,
-            other => {
-                return Err(Error::rule(format!(
-                    "{place}: {name} is {other:?}; adapters are F32, F16 or BF16"
-                )));
-            }
-        };
-        let t = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?
-            .to_dtype(DType::F32)?;
+        let t = in_f32(&view, &name, place)?;
         if all.insert((own.clone(), found), t).is_some() {
             return Err(Error::rule(format!("{place} has two tensors for {own}")));
         }
@@ -80,6 +69,29 @@ pub(super) fn read(bytes: &[u8], place: &str) -> Result<BTreeMap<String, Tensor>
         params.entry(own).or_insert(t); // the first variant of StoredAs wins
     }
     Ok(params)
+}
+
+/// A stored tensor in f32.
+///
+/// # Errors
+/// Numbers that are no floats.
+pub(crate) fn in_f32(
+    view: &safetensors::tensor::TensorView,
+    name: &str,
+    place: &str,
+) -> Result<Tensor> {
+    let dtype = match view.dtype() {
+        safetensors::Dtype::F32 => DType::F32,
+        safetensors::Dtype::F16 => DType::F16,
+        safetensors::Dtype::BF16 => DType::BF16,
+        other => {
+            return Err(Error::rule(format!(
+                "{place}: {name} is {other:?}; adapters are F32, F16 or BF16"
+            )));
+        }
+    };
+    let stored = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?;
+    Ok(stored.to_dtype(DType::F32)?)
 }
 
 /// Maps `base_model.model.lm_head.weight` and `….lm_head.base_layer.weight` to `lm_head.weight`,
@@ -140,7 +152,7 @@ fn ours(name: &str) -> std::result::Result<Option<(String, StoredAs)>, String> {
     }
 }
 
-pub(super) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     use std::io::Write;
     let temporary = path.with_extension("partial");
     let mut file = fs::File::create(&temporary).map_err(Error::io(&temporary))?;
