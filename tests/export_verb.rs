@@ -141,6 +141,14 @@ fn of_a_run_and_of_each_iteration() {
     let bytes = |dir: &str| fs::read(at(dir).join(file)).unwrap();
     assert_eq!(bytes("peft"), bytes("runs/r/iter-0/adapter"));
 
+    // mlx-lm's say the same, and come back
+    export(&w, "runs/r --to mlx --out mlx");
+    export(
+        &w,
+        "runs/r/recipe.toml --adapter mlx --dtype f32 --out from-mlx",
+    );
+    assert_eq!(tensors(&at("from-mlx")), last);
+
     shards(&w, &one);
     cards(&w);
     w.refused(

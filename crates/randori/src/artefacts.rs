@@ -10,7 +10,7 @@ use randori_data::{Context, Message};
 use randori_engine::train::{AsPair, PairRef};
 use randori_engine::weights::weight_files;
 use randori_engine::{Params, Player};
-use randori_lora::{LoraSpec, peft};
+use randori_lora::{LoraSpec, mlx, peft};
 use randori_store::{Artefact, BoxError, JsonLines};
 use serde::{Deserialize, Serialize};
 
@@ -152,7 +152,7 @@ impl Learnt {
         self.provenance.write(dir)
     }
 
-    /// Several PEFT adapters together; one is read as it is.
+    /// Several adapters together; one is read as it is.
     pub fn read_stack(dirs: &[std::path::PathBuf]) -> Result<Learnt> {
         if let [one] = dirs {
             return Learnt::read(one);
@@ -164,7 +164,7 @@ impl Learnt {
             let one = Learnt::read(dir)?;
             let Some(spec) = one.lora else {
                 anyhow::bail!(
-                    "{}: only PEFT adapters can be stacked; this is a whole model",
+                    "{}: only adapters can be stacked; this is a whole model",
                     dir.display()
                 );
             };
@@ -205,25 +205,25 @@ impl Learnt {
             return Ok(());
         }
         anyhow::bail!(
-            "{}: neither {} (a PEFT adapter) nor {WEIGHTS} (full training) is there",
+            "{}: neither {} (an adapter of PEFT or mlx-lm) nor {WEIGHTS} (full training) is there",
             dir.display(),
             peft::CONFIG
         )
     }
 
-    /// Reads what [`Learnt::write`] wrote, any PEFT adapter, or a whole model's folder, in shards
-    /// or not.
+    /// Reads what [`Learnt::write`] wrote, any adapter of PEFT or mlx-lm, or a whole model's folder,
+    /// in shards or not.
     pub fn read(dir: &Path) -> Result<Learnt> {
         Learnt::check_there(dir)?;
         let provenance = Provenance::read(dir)?;
         if dir.join(peft::CONFIG).exists() {
-            let (spec, params) = peft::load(dir)?;
+            let ((spec, params), base) = match mlx::is_in(dir) {
+                true => (mlx::load(dir)?, "model"),
+                false => (peft::load(dir)?, "base_model_name_or_path"),
+            };
             let config: serde_json::Value =
                 serde_json::from_slice(&std::fs::read(dir.join(peft::CONFIG))?)?;
-            let base_name = config["base_model_name_or_path"]
-                .as_str()
-                .unwrap_or_default()
-                .to_string();
+            let base_name = config[base].as_str().unwrap_or_default().to_string();
             return Ok(Learnt {
                 lora: Some(Arc::new(spec)),
                 params: Arc::new(params),

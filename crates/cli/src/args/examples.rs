@@ -78,8 +78,9 @@ const EXAMPLES: [(&str, &str); 16] = [
         "export",
         "Examples:
   randori export runs/mine --to gguf --out mine.gguf                 # llama.cpp, Ollama
-  randori export runs/mine --to gguf --quant q4_k --out mine.gguf
+  randori export runs/mine --to gguf --quant q4_k_m --out mine.gguf
   randori export runs/mine --to peft --out mine-adapter              # peft, vLLM
+  randori export runs/mine --to mlx --out mine-mlx                   # mlx-lm
   randori export runs/mine --iteration 0 --out mine-after-0",
     ),
     (

@@ -60,6 +60,8 @@ pub struct Args {
 pub enum Format {
     /// A PEFT adapter folder
     Peft,
+    /// An adapter folder for mlx-lm
+    Mlx,
     /// A Hugging Face model folder, merged
     Hf,
     /// A GGUF model file, merged
@@ -122,6 +124,7 @@ impl Args {
         let shard_bytes = self.max_shard_size.unwrap_or(SHARD_BYTES);
         Ok(match self.to {
             Format::Peft => Target::Peft,
+            Format::Mlx => Target::Mlx,
             Format::Hf => Target::Hf {
                 dtype,
                 stochastic: self.stochastic_rounding.then(|| self.seed.unwrap_or(0)),
@@ -240,7 +243,7 @@ mod tests {
             ("--iteration last", "counted from 0, or `start`"),
             (
                 "--to bf16",
-                "possible values: peft, hf, gguf, gguf-lora, bnb",
+                "possible values: peft, mlx, hf, gguf, gguf-lora, bnb",
             ),
         ] {
             let e = target(text).unwrap_err();

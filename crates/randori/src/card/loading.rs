@@ -12,6 +12,7 @@ impl Card<'_> {
     pub(super) fn loading(&self, base: &Base) -> String {
         match self.form {
             Form::Adapter => adapter(self.recipe, base, self.out),
+            Form::Mlx => mlx(self.recipe, base, self.out),
             Form::Folder => folder(""),
             Form::Bnb => folder("It wants bitsandbytes: `pip install bitsandbytes`."),
             Form::Gguf => gguf(&self.recipe.run.name, self.out),
@@ -36,20 +37,45 @@ fn folder(wants: &str) -> String {
     wants + &fenced("python", lines)
 }
 
+/// Writes a base that has to be a folder as one.
+fn written(base: &Base) -> String {
+    let what = match base {
+        Base::Random => {
+            "The base is random weights, which Randori writes again; `recipe.toml` is the recipe \
+             below"
+        }
+        Base::Gguf(_) => {
+            "The base is a GGUF file, which Randori writes as a folder; `recipe.toml` is the recipe \
+             below"
+        }
+        _ => "The base is inside Randori, which writes it",
+    };
+    let command = base.command("--to hf --dtype f32", "base");
+    format!("{what}:\n\n{}\n", fenced("sh", &format!("{command}\n")))
+}
+
+/// Loads an adapter of mlx-lm onto its base.
+fn mlx(recipe: &Recipe, base: &Base, out: &Path) -> String {
+    let (text, from) = match base {
+        Base::Hub { .. } | Base::Folder(_) => (String::new(), base.arguments(out)),
+        _ => (written(base), "\"base\"".into()),
+    };
+    let lines = format!(
+        "from mlx_lm import load\n\n\
+         model, tokenizer = load({from}, adapter_path=\".\")  # this folder\n"
+    );
+    let mut text = text + &fenced("python", &lines);
+    if is_nf4(recipe, base) {
+        text += "\nIt was trained on the base in NF4, which mlx-lm does not have: on the base as it \
+                 is, its answers differ a little from those measured here.\n";
+    }
+    text + &with_another(recipe)
+}
+
 /// Loads an adapter onto its base.
 fn adapter(recipe: &Recipe, base: &Base, out: &Path) -> String {
     let mut text = match base {
-        Base::Builtin(_) | Base::Random => {
-            let what = match base {
-                Base::Random => {
-                    "The base is random weights, which Randori writes again; `recipe.toml` is the \
-                     recipe below"
-                }
-                _ => "The base is inside Randori, which writes it",
-            };
-            let command = base.command("--to hf --dtype f32", "base");
-            format!("{what}:\n\n{}\n", fenced("sh", &format!("{command}\n")))
-        }
+        Base::Builtin(_) | Base::Random => written(base),
         _ => String::new(),
     };
     let from = base.arguments(out);
@@ -66,16 +92,8 @@ fn adapter(recipe: &Recipe, base: &Base, out: &Path) -> String {
         let name = base.name();
         text += &format!("\nThat is where the base, `{name}`, lay when this was written.\n");
     }
-    text + &trained_on(recipe, base)
-}
-
-/// In what the training's base and tokenizer differ from what `from_pretrained` gives.
-fn trained_on(recipe: &Recipe, base: &Base) -> String {
-    let mut text = String::new();
-    let adapter = &recipe.adapter;
-    let is_file = matches!(base, Base::Gguf(_));
-    if (adapter.kind, adapter.quant) == (AdapterKind::Qlora, QuantKind::Nf4) && !is_file {
-        let double = match adapter.double_quant {
+    if is_nf4(recipe, base) {
+        let double = match recipe.adapter.double_quant {
             true => "True",
             false => "False",
         };
@@ -85,6 +103,19 @@ fn trained_on(recipe: &Recipe, base: &Base) -> String {
              loads it so.\n"
         );
     }
+    text + &with_another(recipe)
+}
+
+/// Whether the base was quantised to NF4 for the training.
+fn is_nf4(recipe: &Recipe, base: &Base) -> bool {
+    let adapter = &recipe.adapter;
+    let is_file = matches!(base, Base::Gguf(_));
+    (adapter.kind, adapter.quant) == (AdapterKind::Qlora, QuantKind::Nf4) && !is_file
+}
+
+/// In what the training's tokenizer and chat template differ from the base's.
+fn with_another(recipe: &Recipe) -> String {
+    let mut text = String::new();
     let others: Vec<&str> = [
         ("tokenizer", recipe.model.tokenizer.is_some()),
         ("chat template", recipe.model.chat_template.is_some()),

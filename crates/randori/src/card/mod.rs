@@ -30,6 +30,8 @@ pub const FILE: &str = "README.md";
 pub enum Form {
     /// A PEFT adapter folder.
     Adapter,
+    /// An adapter folder for mlx-lm.
+    Mlx,
     /// A Hugging Face model folder.
     Folder,
     /// The same in bitsandbytes' 4 bits.
@@ -102,7 +104,7 @@ impl Card<'_> {
     }
 
     fn is_adapter(&self) -> bool {
-        matches!(self.form, Form::Adapter | Form::GgufLora)
+        matches!(self.form, Form::Adapter | Form::Mlx | Form::GgufLora)
     }
 
     /// Whether the game trained it last. An iteration of a run was, though it may be older than the
@@ -130,6 +132,7 @@ impl Card<'_> {
         }
         let (library, relation) = match (self.form, self.is_adapter()) {
             (Form::Adapter, _) => ("peft", "adapter"),
+            (Form::Mlx, _) => ("mlx", "adapter"),
             (_, true) => ("gguf", "adapter"),
             (Form::Gguf, _) => ("gguf", "finetune"),
             _ => ("transformers", "finetune"),

@@ -124,6 +124,16 @@ fn each_form_is_loaded_in_its_own_way() {
     );
     has(&onto_own, "AutoTokenizer.from_pretrained(\"base\")\n");
 
+    let mlx = card("org/name", &[], Form::Mlx, "a");
+    has(
+        &mlx,
+        "load(\"org/name\", adapter_path=\".\")  # this folder\n",
+    );
+    has(&mlx, "library_name: mlx\n");
+    let mlx_onto_gguf = card(&local("m.gguf"), &[], Form::Mlx, "a");
+    has(&mlx_onto_gguf, "--to hf --dtype f32 --out base\n");
+    has(&mlx_onto_gguf, "load(\"base\", adapter_path");
+
     has(
         &card("builtin:demo", &[], Form::Folder, "f"),
         "from_pretrained(\".\", dtype=\"auto\")  # this folder\n",

@@ -47,6 +47,8 @@ pub struct Export {
 pub enum Target {
     /// A PEFT adapter folder.
     Peft,
+    /// An adapter folder for mlx-lm.
+    Mlx,
     /// A Hugging Face model folder, merged.
     Hf {
         /// Numbers of its weights.
@@ -81,7 +83,7 @@ pub fn export(to: &Export) -> Result<()> {
     let ends: &[&str] = match to.target {
         Target::Gguf { .. } => &[FIDELITY, MODELFILE, card::FILE],
         Target::GgufLora => &[MODELFILE, card::FILE],
-        Target::Peft | Target::Hf { .. } | Target::Bnb { .. } => &[],
+        Target::Peft | Target::Mlx | Target::Hf { .. } | Target::Bnb { .. } => &[],
     };
     let beside: Vec<PathBuf> = ends.iter().map(|end| out.with_extension(end)).collect();
     let asked = Asked::of(&to.request, to.iteration)?;
@@ -103,6 +105,7 @@ pub fn export(to: &Export) -> Result<()> {
     };
     match to.target {
         Target::Peft => peft(outbox::folder(out)?, &player()?, out),
+        Target::Mlx => mlx(outbox::folder(out)?, &player()?, out),
         Target::Hf {
             dtype,
             stochastic,
@@ -123,16 +126,45 @@ pub fn export(to: &Export) -> Result<()> {
     }
 }
 
-fn peft(to: OutFolder, player: &Player, out: &Path) -> Result<()> {
-    if player.learnt.lora.is_none() {
-        bail!(
+/// The settings of a player's adapter.
+fn adapter_of(player: &Player) -> Result<&LoraSpec> {
+    match &player.learnt.lora {
+        Some(spec) => Ok(spec),
+        None => bail!(
             "only a LoRA player has an adapter to write; this one is {}",
             match player.learnt.params.is_empty() {
                 true => "the bare base: nothing has been learnt yet",
                 false => "fully trained: use --to hf",
             }
-        );
+        ),
     }
+}
+
+fn mlx(to: OutFolder, player: &Player, out: &Path) -> Result<()> {
+    let spec = adapter_of(player)?;
+    let (params, base_name) = (&player.learnt.params, &player.setting.base_name);
+    let projections = player.stream.trace().projections();
+    let card = player.card(Form::Mlx, out, "An adapter for mlx-lm".into(), None)?;
+    to.write(|fresh| {
+        randori_lora::mlx::save(fresh, spec, params, &projections, base_name)?;
+        player
+            .learnt
+            .provenance
+            .write(fresh)
+            .map_err(BoxError::from)?;
+        Ok(std::fs::write(fresh.join(card::FILE), card)?)
+    })?;
+    let watch = &player.setting.watch;
+    result!(
+        watch,
+        "{}: an adapter of mlx-lm for {base_name}",
+        out.display()
+    );
+    Ok(())
+}
+
+fn peft(to: OutFolder, player: &Player, out: &Path) -> Result<()> {
+    adapter_of(player)?;
     let base_name = player.setting.base_name.clone();
     let learnt = Learnt {
         base_name,

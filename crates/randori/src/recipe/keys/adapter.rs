@@ -63,9 +63,9 @@ section! {
         quant: QuantKind = "\"nf4\"";
         /// Quantise NF4's block scales too (0.37 bits a weight less).
         double_quant: bool = "true";
-        /// A PEFT adapter folder to start from instead of a fresh one. What it is it says itself:
-        /// `rank`, `alpha`, `targets` and the like need not be given, and are refused where they
-        /// say something else. A list is a stack: the start is their sum.
+        /// A folder with an adapter of PEFT or mlx-lm to start from instead of a fresh one. What it
+        /// is it says itself: `rank`, `alpha`, `targets` and the like need not be given, and are
+        /// refused where they say something else. A list is a stack: the start is their sum.
         init: Files = "[]";
     }
 }
