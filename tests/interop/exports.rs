@@ -189,7 +189,7 @@ fn base(lab: &mut Lab, model: &Model) {
 fn quantised(lab: &mut Lab, model: &Model, f32: &Path) {
     for quant in [
         "f16", "bf16", "q8_0", "q4_0", "q4_1", "q4_k_m", "q6_k", "q5_1", "q5_k_s", "iq4_nl",
-        "q3_k_l", "q2_k",
+        "iq4_xs", "q3_k_l", "q2_k",
     ] {
         let file = lab.export(
             model,

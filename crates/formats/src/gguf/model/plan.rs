@@ -65,6 +65,10 @@ pub struct Planned {
 }
 
 impl Planned {
+    fn columns(&self) -> usize {
+        self.spec.shape.last().copied().unwrap_or(0)
+    }
+
     /// The model's row for every stored one of a part; `None` if not permuted.
     pub fn order(&self) -> Option<Vec<u32>> {
         self.heads
@@ -97,24 +101,21 @@ impl Plan {
         options: &GgufOptions,
     ) -> Result<Plan> {
         let mut model = Model::new(config, family)?;
-        let experts = list
-            .iter()
-            .filter_map(|(hf, _)| names::tensor(&model.gguf, hf)?.expert);
-        let shape = Shape {
-            layers: model.layers,
-            queries_per_key: model.heads / model.kv_heads.max(1),
-            experts: experts.max().map_or(0, |last| last + 1),
-        };
-        let tensors = planned(list, &model, options.quant, &shape)?;
+        let mut tensors = planned(list, &model)?;
         let embedding = tensors.iter().find(|t| t.spec.name == EMBEDDING);
         let rows = embedding.map_or(0, |t| t.spec.shape[0]);
+        let keys = model.keys(rows);
+        let shape = Shape::new(&keys, tensors.iter().map(|t| t.role));
+        for t in &mut tensors {
+            t.spec.kind = options.quant.choose(t.role, t.columns(), &shape);
+        }
         let mut metadata = about(
             model.gguf.architecture,
             "model",
             &options.name,
             options.quant.file_type(),
         );
-        metadata.extend(model.keys(rows));
+        metadata.extend(keys);
         if let Some(tokenizer) = tokenizer {
             metadata.extend(tokenizer.padded(rows)?.keys());
         }
@@ -171,14 +172,9 @@ fn factors((name, divisors): &(&'static str, Vec<f32>)) -> TensorSpec {
     TensorSpec::new(name, &[divisors.len()], Kind::Dense(Dtype::F32))
 }
 
-/// Plans every tensor's position and format, embedding first, layers in order; refuses an
+/// Plans every tensor's position and role, embedding first, layers in order; refuses an
 /// incomplete model.
-fn planned(
-    list: Vec<(String, Vec<usize>)>,
-    model: &Model,
-    quant: GgufQuant,
-    mixture: &Shape,
-) -> Result<Vec<Planned>> {
+fn planned(list: Vec<(String, Vec<usize>)>, model: &Model) -> Result<Vec<Planned>> {
     let own_head = list.iter().any(|(name, _)| name == "lm_head.weight");
     if !model.tied && !own_head {
         return Err(Error::rule(
@@ -200,13 +196,13 @@ fn planned(
         check_shape(&hf, &shape, model, named.module)?;
         let head = match named.name.as_str() {
             "output.weight" => true,
-            EMBEDDING => !own_head,
+            EMBEDDING | "per_layer_token_embd.weight" => !own_head,
             _ => false,
         };
-        let role = Role::of(&named.name, shape.len() == 1, head);
-        let columns = shape[1..].iter().product();
-        let kind = quant.choose(role, columns, mixture);
-        let spec = TensorSpec::new(&named.name, &shape, kind);
+        // to ggml a matrix of one row is a vector
+        let vector = shape.len() == 1 || (named.expert.is_none() && shape[0] == 1);
+        let role = Role::of(&named.name, vector, head);
+        let spec = TensorSpec::new(&named.name, &shape, Kind::Dense(Dtype::F32));
         if let Some(expert) = named.expert {
             let stack = stacks.entry(named.name).or_default();
             stack.push((expert, hf.clone(), shape.clone()));
@@ -311,8 +307,7 @@ fn other_blocks(plan: &[Planned], quant: GgufQuant, shape: &Shape) -> Vec<String
     let mut found: BTreeMap<(&str, usize), usize> = BTreeMap::new();
     for t in plan {
         if t.spec.kind != quant.choose(t.role, 256, shape) {
-            let columns = t.spec.shape.last().copied().unwrap_or(0);
-            *found.entry((t.spec.kind.name(), columns)).or_default() += 1;
+            *found.entry((t.spec.kind.name(), t.columns())).or_default() += 1;
         }
     }
     found

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 
 use crate::{
     Dtype, Error, Result,
-    gguf::{Block, Kind},
+    gguf::{Block, Kind, Value},
 };
 
 /// Quantisation of a GGUF's matrices, as `llama-quantize` names and mixes them without an importance
@@ -41,6 +41,8 @@ pub enum GgufQuant {
     Q4_0,
     /// 4.5 bits per weight, levels that are not evenly spaced, one scale for 32; Q5_K for some.
     Iq4Nl,
+    /// 4.25 bits per weight, levels that are not evenly spaced, in blocks of 256; Q5_K for some.
+    Iq4Xs,
     /// Q3_K, and Q5_K for values, outputs of attention and `ffn_down`.
     Q3KL,
     /// Q3_K, and Q4_K or Q5_K for values, outputs of attention and `ffn_down`.
@@ -77,9 +79,9 @@ impl FromStr for GgufQuant {
 
 impl GgufQuant {
     /// Names for users, in the order of the variants: llama.cpp's.
-    pub const NAMES: [&str; 18] = [
+    pub const NAMES: [&str; 19] = [
         "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_m",
-        "q4_k_s", "q4_1", "q4_0", "iq4_nl", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k",
+        "q4_k_s", "q4_1", "q4_0", "iq4_nl", "iq4_xs", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k",
     ];
 
     /// llama.cpp's shorter names, and what they stand for.
@@ -90,11 +92,11 @@ impl GgufQuant {
     ];
 
     /// All, in the order of the variants.
-    pub const ALL: [GgufQuant; 18] = {
+    pub const ALL: [GgufQuant; 19] = {
         use GgufQuant::*;
         [
-            F32, F16, Bf16, Q8_0, Q6K, Q5KM, Q5KS, Q5_1, Q5_0, Q4KM, Q4KS, Q4_1, Q4_0, Iq4Nl, Q3KL,
-            Q3KM, Q3KS, Q2K,
+            F32, F16, Bf16, Q8_0, Q6K, Q5KM, Q5KS, Q5_1, Q5_0, Q4KM, Q4KS, Q4_1, Q4_0, Iq4Nl,
+            Iq4Xs, Q3KL, Q3KM, Q3KS, Q2K,
         ]
     };
 
@@ -118,6 +120,7 @@ impl GgufQuant {
             GgufQuant::Q5KM => 17,
             GgufQuant::Q6K => 18,
             GgufQuant::Iq4Nl => 25,
+            GgufQuant::Iq4Xs => 30,
             GgufQuant::Bf16 => 32,
         }
     }
@@ -135,6 +138,7 @@ impl GgufQuant {
             GgufQuant::Q4_1 => Block::Q4_1,
             GgufQuant::Q4_0 => Block::Q4_0,
             GgufQuant::Iq4Nl => Block::Iq4Nl,
+            GgufQuant::Iq4Xs => Block::Iq4Xs,
             GgufQuant::Q3KL | GgufQuant::Q3KM | GgufQuant::Q3KS => Block::Q3K,
             GgufQuant::Q2K => Block::Q2K,
         })
@@ -142,10 +146,10 @@ impl GgufQuant {
 
     /// The format of a tensor with rows of so many `columns`, in a model of this `shape`.
     ///
-    /// Vectors and routers stay F32. The head is Q6_K in every file of fewer bits, since its errors
+    /// Vectors, routers and what else llama.cpp keeps stay F32. The head is Q6_K in every file of fewer bits, since its errors
     /// enter the logits directly. Rows that blocks of 256 do not divide get blocks of 32: Q4_0 for
-    /// Q2_K and Q3_K, Q5_0 for Q4_K, Q5_1 for Q5_K, Q8_0 for Q6_K; rows that 32 does not divide
-    /// either, F16.
+    /// Q2_K and Q3_K, IQ4_NL for IQ4_XS, Q5_0 for Q4_K, Q5_1 for Q5_K, Q8_0 for Q6_K; rows that 32
+    /// does not divide either, F16.
     pub(super) fn choose(self, tensor: Role, columns: usize, shape: &Shape) -> Kind {
         if tensor == Role::Kept {
             return Kind::Dense(Dtype::F32);
@@ -167,6 +171,7 @@ impl GgufQuant {
         };
         let smaller = match wanted {
             Block::Q2K | Block::Q3K => Block::Q4_0,
+            Block::Iq4Xs => Block::Iq4Nl,
             Block::Q4K => Block::Q5_0,
             Block::Q5K => Block::Q5_1,
             Block::Q6K => Block::Q8_0,
@@ -183,16 +188,19 @@ impl GgufQuant {
         if shape.experts == EIGHT {
             return Some(Block::Q8_0);
         }
+        // llama.cpp counts the tensors, of which a hybrid has none in some layers
+        let with_values = shape.with_values.len();
+        let nth = shape.with_values.partition_point(|other| *other < layer);
         let shared = shape.queries_per_key >= 4;
         let chosen = match self {
             GgufQuant::Q2K if shared => Some(Block::Q4K),
             GgufQuant::Q2K => Some(Block::Q3K),
-            GgufQuant::Q3KM if layer < 2 => Some(Block::Q5K),
+            GgufQuant::Q3KM if nth < 2 => Some(Block::Q5K),
             GgufQuant::Q3KM => Some(Block::Q4K),
             GgufQuant::Q3KL => Some(Block::Q5K),
-            GgufQuant::Iq4Nl if shared => Some(Block::Q5K),
-            GgufQuant::Q4KM | GgufQuant::Q5KM if shape.gets_more(layer) => Some(Block::Q6K),
-            GgufQuant::Q4KS if layer < 4 => Some(Block::Q5K),
+            GgufQuant::Iq4Nl | GgufQuant::Iq4Xs if shared => Some(Block::Q5K),
+            GgufQuant::Q4KM | GgufQuant::Q5KM if gets_more(nth, with_values) => Some(Block::Q6K),
+            GgufQuant::Q4KS if nth < 4 => Some(Block::Q5K),
             _ => None,
         };
         // of a 70B its size is an eighth of the queries': more bits cost next to nothing
@@ -205,9 +213,9 @@ impl GgufQuant {
 
     /// Blocks of attention's output projection; `None`: those of most.
     fn of_attention(self, shape: &Shape) -> Option<Block> {
-        use GgufQuant::{Iq4Nl, Q2K, Q3KL, Q3KM, Q3KS, Q4KM, Q4KS};
+        use GgufQuant::{Iq4Nl, Iq4Xs, Q2K, Q3KL, Q3KM, Q3KS, Q4KM, Q4KS};
         match (self, shape.experts == EIGHT) {
-            (Q2K | Q3KS | Q3KM | Iq4Nl | Q4KS | Q4KM, true) => Some(Block::Q5K),
+            (Q2K | Q3KS | Q3KM | Iq4Nl | Iq4Xs | Q4KS | Q4KM, true) => Some(Block::Q5K),
             (_, true) => None,
             (Q2K, false) => Some(Block::Q3K),
             (Q3KM, false) => Some(Block::Q4K),
@@ -224,8 +232,8 @@ impl GgufQuant {
             GgufQuant::Q3KM if layer < shape.layers / 16 => Some(Block::Q5K),
             GgufQuant::Q3KM => Some(Block::Q4K),
             GgufQuant::Q3KL => Some(Block::Q5K),
-            GgufQuant::Q4KM | GgufQuant::Q5KM if shape.gets_more(layer) => Some(Block::Q6K),
-            GgufQuant::Iq4Nl | GgufQuant::Q4KS if is_first => Some(Block::Q5K),
+            GgufQuant::Q4KM | GgufQuant::Q5KM if gets_more(layer, shape.layers) => Some(Block::Q6K),
+            GgufQuant::Iq4Nl | GgufQuant::Iq4Xs | GgufQuant::Q4KS if is_first => Some(Block::Q5K),
             _ => None,
         }
     }
@@ -235,29 +243,69 @@ impl GgufQuant {
 const EIGHT: usize = 8;
 
 /// What a mixture depends on besides the tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Shape {
     /// Blocks.
     pub layers: usize,
-    /// Query heads that a key-value head serves.
+    /// Query heads that a key-value head of the first layer serves; 0 where that has none.
     pub queries_per_key: usize,
     /// Experts of a layer; 0 for a dense model.
     pub experts: usize,
+    /// The layers with a projection to values, in order.
+    pub with_values: Vec<usize>,
 }
 
 impl Shape {
-    /// The first and last eighth of the layers and each third one between: `_M` mixtures give them
-    /// more bits.
-    fn gets_more(&self, layer: usize) -> bool {
-        let eighth = self.layers / 8;
-        layer < eighth || layer >= 7 * self.layers / 8 || (layer - eighth) % 3 == 2
+    /// That of a file with these keys, and tensors in these roles.
+    pub fn new(keys: &[(String, Value)], roles: impl Iterator<Item = Role>) -> Shape {
+        let number = |key: &str| {
+            let has = |name: &str| name.split_once('.').is_some_and(|(_, rest)| rest == key);
+            match keys.iter().find(|(name, _)| has(name)).map(|(_, v)| v) {
+                Some(Value::Int(n)) => usize::try_from(*n).unwrap_or(0),
+                Some(Value::Ints(each)) => {
+                    each.first().map_or(0, |n| usize::try_from(*n).unwrap_or(0))
+                }
+                _ => 0,
+            }
+        };
+        let valued = roles.filter_map(|role| match role {
+            Role::Values(layer) => Some(layer),
+            _ => None,
+        });
+        let mut with_values: Vec<usize> = valued.collect();
+        with_values.sort_unstable();
+        let heads = number("attention.head_count");
+        Shape {
+            layers: number("block_count"),
+            queries_per_key: heads
+                .checked_div(number("attention.head_count_kv"))
+                .unwrap_or(0),
+            experts: number("expert_count"),
+            with_values,
+        }
     }
 }
+
+/// The first and last eighth of so many, and each third one between: `_M` mixtures give them more
+/// bits.
+fn gets_more(nth: usize, of: usize) -> bool {
+    let eighth = of / 8;
+    nth < eighth || nth >= 7 * of / 8 || (nth - eighth) % 3 == 2
+}
+
+/// Parts of names of tensors that no mixture quantises: routers, convolutions, small projections.
+const KEPT: [&str; 5] = [
+    "_norm.weight",
+    "ffn_gate_inp.weight",
+    "ssm_conv1d",
+    "shortconv.conv.weight",
+    "per_layer_model_proj",
+];
 
 /// The role of a tensor, on which its format depends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// Held in F32 in every file: a vector (norm, bias), or a router.
+    /// Held in F32 in every file: a vector, a bias, a router, what else llama.cpp keeps.
     Kept,
     /// The head: `output`, or a tied embedding.
     Output,
@@ -278,14 +326,14 @@ impl Role {
     pub fn of(name: &str, vector: bool, head: bool) -> Role {
         let mut parts = name.split('.').skip(1);
         let layer = parts.next().and_then(|n| n.parse().ok()).unwrap_or(0);
+        let kept = !name.ends_with("weight") || KEPT.iter().any(|part| name.contains(part));
         match parts.next().unwrap_or_default() {
-            _ if vector => Role::Kept,
+            _ if vector || kept => Role::Kept,
             _ if head => Role::Output,
-            "ffn_gate_inp" => Role::Kept,
             "attn_v" | "attn_qkv" => Role::Values(layer),
             "attn_k" => Role::Keys,
             "attn_output" => Role::Attention,
-            "ffn_down" | "ffn_down_exps" => Role::Down(layer),
+            down if down.starts_with("ffn_down") => Role::Down(layer),
             _ => Role::Matrix,
         }
     }
@@ -295,7 +343,7 @@ impl Role {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
-    use serde_json::Value;
+    use serde_json::Value as Json;
 
     /// What `llama-quantize` chose, of which tests/interop/make_mixtures.py tells.
     const CHOSEN: &str = include_str!("../../../tests/fixtures/mixtures.json");
@@ -311,7 +359,7 @@ mod tests {
 
     #[test]
     fn mixtures_are_llama_cpp_s() {
-        let chosen: Value = serde_json::from_str(CHOSEN).unwrap();
+        let chosen: Json = serde_json::from_str(CHOSEN).unwrap();
         let mut compared = 0;
         for (model, of) in chosen.as_object().unwrap() {
             let number = |key: &str| of[key].as_u64().unwrap() as usize;
@@ -319,7 +367,9 @@ mod tests {
                 layers: number("layers"),
                 queries_per_key: number("queries_per_key"),
                 experts: number("experts"),
+                with_values: serde_json::from_value(of["with_attention"].clone()).unwrap(),
             };
+            let attention = &shape.with_values;
             for (quant, tensors) in of["quants"].as_object().unwrap() {
                 let quant: GgufQuant = quant.parse().unwrap();
                 assert_eq!(
@@ -330,11 +380,14 @@ mod tests {
                     let columns = columns.as_u64().unwrap() as usize;
                     let head = part == "output" || (part == "token_embd" && of["tied"] == true);
                     let inside = !matches!(part.as_str(), "output" | "token_embd");
-                    for (layer, wanted) in each(tensors[part].as_str().unwrap()).iter().enumerate()
-                    {
-                        let name = match inside {
-                            true => format!("blk.{layer}.{part}.weight"),
-                            false => format!("{part}.weight"),
+                    let wanted = each(tensors[part].as_str().unwrap());
+                    let attends = part.starts_with("attn");
+                    for (i, wanted) in wanted.iter().enumerate() {
+                        let layer = if attends { attention[i] } else { i };
+                        let name = match (inside, part.ends_with(".bias")) {
+                            (true, true) => format!("blk.{layer}.{part}"),
+                            (true, false) => format!("blk.{layer}.{part}.weight"),
+                            (false, _) => format!("{part}.weight"),
                         };
                         let kind = quant.choose(Role::of(&name, false, head), columns, &shape);
                         assert_eq!(kind.name(), *wanted, "{model} {quant} {name}");
@@ -362,6 +415,7 @@ mod tests {
             layers: 2,
             queries_per_key: 1,
             experts: 0,
+            with_values: vec![0, 1],
         };
         let kind = |quant: GgufQuant, name, columns| {
             quant
