@@ -20,10 +20,6 @@ MIXTURES = dict(q4_0=2, q4_1=3, q8_0=7, q5_0=8, q5_1=9, q2_k=10, q3_k_s=11, q3_k
 MODELS = {"gqa4": (32, 256, 512, 8, 2, 32, 0, False), "mha": (12, 256, 256, 4, 4, 64, 0, False),
           "odd_tied": (30, 288, 544, 3, 1, 96, 0, True), "experts8": (16, 256, 256, 8, 2, 32, 8, False),
           "experts4": (6, 256, 256, 8, 2, 32, 4, False), "eighty": (80, 256, 512, 8, 1, 32, 0, False)}
-# layers with attention in a hybrid whose others are convolutions; its `queries_per_key` is that of the first layer, none
-HYBRID = (12, 256, 512, 8, [0, 0, 2, 0, 0, 2, 0, 0, 2, 0, 2, 0], 32, 0, True)
-# experts with biases, which are matrices by their shape
-BIASED = (8, 256, 256, 8, 2, 32, 32, False)
 VOCAB = 64
 
 ffi = cffi.FFI()
@@ -46,36 +42,25 @@ lib.llama_log_set(silent, ffi.NULL)
 lib.llama_backend_init()
 
 
-def write(path, layers, width, inner, heads, kv, size, experts, tied, arch="llama"):
-    out = gguf.GGUFWriter(path, arch)
+def write(path, layers, width, inner, heads, kv, size, experts, tied):
+    out = gguf.GGUFWriter(path, "llama")
     out.add_context_length(128), out.add_embedding_length(width), out.add_block_count(layers), out.add_feed_forward_length(inner)
     out.add_head_count(heads), out.add_head_count_kv(kv), out.add_key_length(size), out.add_value_length(size)
     out.add_layer_norm_rms_eps(1e-5), out.add_rope_dimension_count(size), out.add_vocab_size(VOCAB)
-    if arch == "lfm2":
-        out.add_shortconv_l_cache(3)
-    if arch == "gpt-oss":
-        out.add_sliding_window(64), out.add_expert_feed_forward_length(inner)
     if experts:
         out.add_expert_count(experts), out.add_expert_used_count(2)
     out.add_tokenizer_model("gpt2"), out.add_tokenizer_pre("default"), out.add_token_merges(["! \""])
     out.add_token_list([bytes([33 + i]) for i in range(VOCAB)]), out.add_token_types([1] * VOCAB)
     draw = np.random.default_rng(1)
-    put = lambda name, *shape: out.add_tensor(name, (draw.standard_normal(shape) * 0.05).astype(np.float32))
-    add = lambda name, *shape: put(f"{name}.weight", *shape)
+    add = lambda name, *shape: out.add_tensor(f"{name}.weight", (draw.standard_normal(shape) * 0.05).astype(np.float32))
     add("token_embd", VOCAB, width), add("output_norm", width)
     if not tied:
         add("output", VOCAB, width)
     for i in range(layers):
         at = lambda name, *shape: add(f"blk.{i}.{name}", *shape)
         at("attn_norm", width), at("ffn_norm", width)
-        keys = kv[i] if isinstance(kv, list) else kv
-        if keys:
-            at("attn_q", heads * size, width), at("attn_k", keys * size, width), at("attn_v", keys * size, width)
-            at("attn_output", width, heads * size)
-        else:
-            at("shortconv.conv", width, 3), at("shortconv.in_proj", 3 * width, width), at("shortconv.out_proj", width, width)
-        if arch == "gpt-oss":
-            put(f"blk.{i}.ffn_gate_exps.bias", experts, inner), put(f"blk.{i}.ffn_down_exps.bias", experts, width)
+        at("attn_q", heads * size, width), at("attn_k", kv * size, width), at("attn_v", kv * size, width)
+        at("attn_output", width, heads * size)
         if experts:
             at("ffn_gate_inp", experts, width)
             at("ffn_gate_exps", experts, inner, width), at("ffn_up_exps", experts, inner, width)
@@ -104,23 +89,18 @@ def main():
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        models = [(name, of, "llama") for name, of in MODELS.items()]
-        for name, of, arch in models + [("hybrid", HYBRID, "lfm2"), ("biased", BIASED, "gpt-oss")]:
-            layers, width, inner, heads, kv, size, experts, tied = of
+        for name, (layers, width, inner, heads, kv, size, experts, tied) in MODELS.items():
             model = folder / f"{name}.gguf"
-            write(model, *of, arch)
+            write(model, layers, width, inner, heads, kv, size, experts, tied)
             quants, columns = {}, {}
             for mixture in MIXTURES:
                 number, types = chosen(folder, model, mixture)
                 parts = sorted({re.sub(r"^blk\.\d+\.|\.weight$", "", t) for t in types if "norm" not in t})
-                whole = lambda i, part: f"blk.{i}.{part}" + ("" if part.endswith(".bias") else ".weight")
-                inside = lambda part: [types[whole(i, part)] for i in range(layers) if whole(i, part) in types]
+                inside = lambda part: [types[f"blk.{i}.{part}.weight"] for i in range(layers) if f"blk.{i}.{part}.weight" in types]
                 quants[mixture] = {"file_type": number} | {part: runs(inside(part) or [types[f"{part}.weight"]]) for part in parts}
-                sizes = {"ffn_down": inner, "ffn_down_exps": inner, "attn_output": heads * size, "shortconv.conv": 3}
-                columns = {part: sizes.get(part, width) for part in parts}
-            each = kv if isinstance(kv, list) else [kv] * layers
-            found[name] = dict(layers=layers, queries_per_key=heads // each[0] if each[0] else 0, experts=experts, tied=tied,
-                               with_attention=[i for i, n in enumerate(each) if n], columns=columns, quants=quants)
+                columns = {part: inner if part.startswith("ffn_down") else heads * size if part == "attn_output" else width
+                           for part in parts}
+            found[name] = dict(layers=layers, queries_per_key=heads // kv, experts=experts, tied=tied, columns=columns, quants=quants)
             model.unlink()
     OUT.write_text(json.dumps(found, indent=1) + "\n")
 
