@@ -108,9 +108,12 @@ impl Rope {
                 })
             }
             "yarn" => {
-                let yarn = yarn(section, need("factor")?)?;
-                let original = original(config).ok_or_else(|| lacks(ORIGINAL))?;
-                Ok(Rope::Yarn { original, ..yarn })
+                let factor = need("factor")?;
+                Ok(Rope::Yarn {
+                    factor,
+                    original: original(config).ok_or_else(|| lacks(ORIGINAL))?,
+                    attention: yarn_attention(section, factor)?,
+                })
             }
             other => Err(Error::rule(format!(
                 "the rope scaling {other:?} cannot be written as GGUF; default, linear, llama3, longrope and yarn can"
@@ -229,11 +232,11 @@ fn yarn_scale(factor: f64, by: f64) -> f64 {
     }
 }
 
-/// A section's yarn, but for the original length.
+/// The factor on cosine and sine of a section's yarn.
 ///
 /// # Errors
 /// Borders that llama.cpp b11549 has no key for: it takes 32 and 1 turns, to whole pairs.
-fn yarn(section: &Value, factor: f64) -> Result<Rope> {
+fn yarn_attention(section: &Value, factor: f64) -> Result<f64> {
     let number = |key: &str| section.get(key).and_then(Value::as_f64);
     for (key, theirs) in [("beta_fast", 32.0), ("beta_slow", 1.0)] {
         if let Some(other) = number(key).filter(|n| *n != 0.0 && *n != theirs) {
@@ -248,19 +251,11 @@ fn yarn(section: &Value, factor: f64) -> Result<Rope> {
         ));
     }
     let some = |key: &str| number(key).filter(|n| *n != 0.0);
-    let attention = match (
-        number("attention_factor"),
-        some("mscale"),
-        some("mscale_all_dim"),
-    ) {
-        (Some(given), ..) => given,
-        (None, Some(one), Some(all)) => yarn_scale(factor, one) / yarn_scale(factor, all),
-        _ => yarn_scale(factor, 1.0),
-    };
-    Ok(Rope::Yarn {
-        factor,
-        original: 0.0,
-        attention,
+    let pair = (some("mscale"), some("mscale_all_dim"));
+    Ok(match (number("attention_factor"), pair) {
+        (Some(given), _) => given,
+        (None, (Some(one), Some(all))) => yarn_scale(factor, one) / yarn_scale(factor, all),
+        (None, _) => yarn_scale(factor, 1.0),
     })
 }
 
