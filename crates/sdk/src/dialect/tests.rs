@@ -18,6 +18,7 @@ const WHOLE: Dialect = Dialect {
         told_by: "expert_count",
         biased: Gguf::QKV,
         biases: &[Biases::QKV, Biases::MLP],
+        epsilon: "attention.layer_norm_epsilon",
         any_head_dim: false,
         partial_rotary: true,
         divisors: Divisors::LongShort,
