@@ -30,6 +30,7 @@ const WHOLE: Dialect = Dialect {
         any_head_dim: false,
         partial_rotary: true,
         divisors: Divisors::LongShort,
+        yarn_log: true,
         sliding: Sliding::LostInUse,
         modules: &[
             Module::OUTSIDE,
