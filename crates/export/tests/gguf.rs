@@ -116,7 +116,7 @@ fn the_file_holds_what_it_says_it_holds() {
             GgufQuant::Q8_0 | GgufQuant::Q6K => 0.01, // rows of 64: Q6_K falls back to Q8_0
             // its outer levels lie far apart; rows of 64: IQ4_XS falls back to it
             GgufQuant::Iq4Nl | GgufQuant::Iq4Xs => 0.09,
-            _ => 0.0625 + 1e-6,                       // half a step of 1/8
+            _ => 0.0625 + 1e-6, // half a step of 1/8
         };
         assert!(
             off <= most && (off > 0.0 || quant == GgufQuant::F32),

@@ -146,10 +146,10 @@ impl GgufQuant {
 
     /// The format of a tensor with rows of so many `columns`, in a model of this `shape`.
     ///
-    /// Vectors, routers and what else llama.cpp keeps stay F32. The head is Q6_K in every file of fewer bits, since its errors
-    /// enter the logits directly. Rows that blocks of 256 do not divide get blocks of 32: Q4_0 for
-    /// Q2_K and Q3_K, IQ4_NL for IQ4_XS, Q5_0 for Q4_K, Q5_1 for Q5_K, Q8_0 for Q6_K; rows that 32
-    /// does not divide either, F16.
+    /// Vectors, routers and what else llama.cpp keeps stay F32. The head is Q6_K in every file of
+    /// fewer bits, since its errors enter the logits directly. Rows that blocks of 256 do not divide
+    /// get blocks of 32: Q4_0 for Q2_K and Q3_K, IQ4_NL for IQ4_XS, Q5_0 for Q4_K, Q5_1 for Q5_K,
+    /// Q8_0 for Q6_K; rows that 32 does not divide either, F16.
     pub(super) fn choose(self, tensor: Role, columns: usize, shape: &Shape) -> Kind {
         if tensor == Role::Kept {
             return Kind::Dense(Dtype::F32);
