@@ -211,8 +211,8 @@ impl Learnt {
         )
     }
 
-    /// Reads what [`Learnt::write`] wrote, any adapter of PEFT or mlx-lm, or a whole model's folder,
-    /// in shards or not.
+    /// Reads what [`Learnt::write`] wrote, any adapter of PEFT or mlx-lm, or a whole model's
+    /// folder, in shards or not.
     pub fn read(dir: &Path) -> Result<Learnt> {
         Learnt::check_there(dir)?;
         let provenance = Provenance::read(dir)?;
