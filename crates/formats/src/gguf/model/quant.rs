@@ -8,8 +8,8 @@ use crate::{
     gguf::{Block, Kind, Value},
 };
 
-/// Quantisation of a GGUF's matrices, as `llama-quantize` names and mixes them without an importance
-/// matrix; norms, biases and routers are always F32.
+/// Quantisation of a GGUF's matrices, as `llama-quantize` names and mixes them without an
+/// importance matrix; norms, biases and routers are always F32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GgufQuant {
     /// 4 bytes per weight, lossless.
@@ -22,7 +22,8 @@ pub enum GgufQuant {
     Q8_0,
     /// 6.6 bits per weight, in blocks of 256.
     Q6K,
-    /// Q5_K, and Q6_K for values and `ffn_down` of the first and last layers and each third between.
+    /// Q5_K, and Q6_K for values and `ffn_down` of the first and last layers and each third one
+    /// between.
     Q5KM,
     /// Q5_K: 5.5 bits per weight, scales and offsets for 32 in blocks of 256.
     Q5KS,
@@ -32,8 +33,8 @@ pub enum GgufQuant {
     Q5_0,
     /// Q4_K, and Q6_K where [`GgufQuant::Q5KM`] has it.
     Q4KM,
-    /// Q4_K (4.5 bits per weight, scales and offsets for 32 in blocks of 256), and Q5_K in the first
-    /// layers.
+    /// Q4_K (4.5 bits per weight, scales and offsets for 32 in blocks of 256), and Q5_K in the
+    /// first layers.
     Q4KS,
     /// 5 bits per weight, scale and offset for 32.
     Q4_1,
@@ -147,9 +148,9 @@ impl GgufQuant {
     /// The format of a tensor with rows of so many `columns`, in a model of this `shape`.
     ///
     /// Vectors, routers and what else llama.cpp keeps stay F32. The head is Q6_K in every file of
-    /// fewer bits, since its errors enter the logits directly. Rows that blocks of 256 do not divide
-    /// get blocks of 32: Q4_0 for Q2_K and Q3_K, IQ4_NL for IQ4_XS, Q5_0 for Q4_K, Q5_1 for Q5_K,
-    /// Q8_0 for Q6_K; rows that 32 does not divide either, F16.
+    /// fewer bits, since its errors enter the logits directly. Rows that blocks of 256 do not
+    /// divide get blocks of 32: Q4_0 for Q2_K and Q3_K, IQ4_NL for IQ4_XS, Q5_0 for Q4_K, Q5_1 for
+    /// Q5_K, Q8_0 for Q6_K; rows that 32 does not divide either, F16.
     pub(super) fn choose(self, tensor: Role, columns: usize, shape: &Shape) -> Kind {
         if tensor == Role::Kept {
             return Kind::Dense(Dtype::F32);
@@ -322,7 +323,8 @@ pub(super) enum Role {
 }
 
 impl Role {
-    /// That of a tensor by llama.cpp's name; `vector`: it has one axis; `head`: it makes the logits.
+    /// That of a tensor by llama.cpp's name; `vector`: it has one axis; `head`: it makes the
+    /// logits.
     pub fn of(name: &str, vector: bool, head: bool) -> Role {
         let mut parts = name.split('.').skip(1);
         let layer = parts.next().and_then(|n| n.parse().ok()).unwrap_or(0);
