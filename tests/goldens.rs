@@ -1,6 +1,6 @@
-//! Randori compared with transformers and peft on tiny models of every family, with windows, biases,
-//! caps and norms of heads where a family has them: adapters that peft wrote, their logits, log-probs,
-//! gradients, greedy tokens and merged weights.
+//! Randori compared with transformers and peft on tiny models of every family, with windows,
+//! biases, caps and norms of heads where a family has them: adapters that peft wrote, their logits,
+//! log-probs, gradients, greedy tokens and merged weights.
 //!
 //! The files in tests/fixtures/goldens and what is in them: tests/interop/make_goldens.py. Every
 //! comparison is relative to the largest value of the row or tensor, at most 1e-5 (gradients, which

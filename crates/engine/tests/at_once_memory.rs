@@ -59,7 +59,8 @@ fn short(late: bool, refuses: impl Fn(usize) -> bool + Send + Sync + 'static) ->
         arch: Arc::new(Short {
             refuses,
             late,
-            passes: AtomicUsize::new(0),
+            // the first is no pass: whether lengths matter to the architecture is traced
+            passes: AtomicUsize::new(usize::MAX),
             refused: AtomicBool::new(false),
         }),
         config: base.config.clone(),

@@ -125,7 +125,7 @@ fn the_file_holds_what_it_says_it_holds() {
         let kind = |k: &str| report.kinds.get(k).copied().unwrap_or(0);
         let expect = match quant {
             GgufQuant::Q5KM | GgufQuant::Q5KS | GgufQuant::Q5_1 => ["Q5_1", "Q8_0"],
-            GgufQuant::Q4KM | GgufQuant::Q4KS | GgufQuant::Q5_0 => ["Q5_0", "Q8_0"], // tied embedding
+            GgufQuant::Q4KM | GgufQuant::Q4KS | GgufQuant::Q5_0 => ["Q5_0", "Q8_0"],
             GgufQuant::Q3KL => ["Q5_1", "Q4_0"],
             GgufQuant::Q3KM => ["Q5_0", "Q4_0"],
             GgufQuant::Q3KS | GgufQuant::Q2K | GgufQuant::Q4_0 => ["Q4_0", "Q8_0"],

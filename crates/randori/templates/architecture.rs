@@ -1,5 +1,5 @@
-//! my_plugin: an architecture for Randori. It names its weights and the operations between them; the
-//! host runs them forward and backward, with adapters, quantised weights, KV cache and packing.
+//! my_plugin: an architecture for Randori. It names its weights and the operations between them;
+//! the host runs them forward and backward, with adapters, quantised weights, KV cache and packing.
 
 use randori_sdk::{Arch, Attn, Config, Graph, Result, Rope, Tensor, plugin};
 

@@ -1,5 +1,5 @@
-//! my_plugin: a loss over pairs for Randori. Its numbers carry their slopes to both log-probs, so value
-//! and gradient cannot disagree.
+//! my_plugin: a loss over pairs for Randori. Its numbers carry their slopes to both log-probs, so
+//! value and gradient cannot disagree.
 
 use randori_sdk::{Dual, Pair, PairLoss, options, plugin};
 

@@ -10,8 +10,8 @@ impl Dense {
     /// sets rotary embeddings, windows, caps, norms of heads.
     ///
     /// √width is rounded to what the configuration's `dtype` (or `torch_dtype`) holds: transformers
-    /// casts it to the embedding's type, so that √3584 = 59.87 is 59.75 for a folder in bf16 that it
-    /// loads as it is. Without that key (a GGUF has none) it is an f32, as in llama.cpp.
+    /// casts it to the embedding's type, so that √3584 = 59.87 is 59.75 for a folder in bf16 that
+    /// it loads as it is. Without that key (a GGUF has none) it is an f32, as in llama.cpp.
     ///
     /// # Errors
     /// A key that is missing, of another type or out of range; another activation; attention in

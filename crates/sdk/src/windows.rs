@@ -83,8 +83,8 @@ impl Windows {
     /// Gemma's and OLMo 3's: in the layers that `layer_types` names, or without that key in all but
     /// every `n`-th; of 4096 tokens where `sliding_window` is absent.
     ///
-    /// # Errors
-    /// As [`Windows::read`]; a `sliding_window` of `null`, unless `layer_types` names no such layer.
+    /// # Errors As [`Windows::read`]; a `sliding_window` of `null`, unless `layer_types` names no
+    /// such layer.
     pub fn but_every(c: &Config, layers: usize, n: usize) -> Result<Windows> {
         let window = c.usize_unless_null("sliding_window", 4096)?;
         if window.is_none() && !c.has("layer_types") {

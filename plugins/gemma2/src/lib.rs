@@ -1,10 +1,10 @@
 //! Gemma 2 (Gemma Team 2024, arXiv 2408.00118): RMS norms of both branches' inputs and outputs with
 //! 1 + w as scale, tanh GELU, capped scores and logits, windows in every other layer.
 //!
-//! Of the keys: `hidden_activation` counts and `hidden_act` does not; `query_pre_attn_scalar`
-//! (144 in the 27B) takes the place of the head's size in the scores' scale; a cap that is absent is
-//! 50 (scores) or 30 (logits), `null` is none; the layers 0, 2, … have the window unless
-//! `layer_types` says otherwise. The factor on the embedding: [`Dense::gemma`].
+//! Of the keys: `hidden_activation` counts and `hidden_act` does not; `query_pre_attn_scalar` (144
+//! in the 27B) takes the place of the head's size in the scores' scale; a cap that is absent is 50
+//! (scores) or 30 (logits), `null` is none; the layers 0, 2, … have the window unless `layer_types`
+//! says otherwise. The factor on the embedding: [`Dense::gemma`].
 
 use randori_sdk::{
     Config, Dense, DenseFamily, Dialect, Result, Rope, Ropes, Windows,

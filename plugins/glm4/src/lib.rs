@@ -2,9 +2,9 @@
 //! other names; gate and up in one projection; half of every head rotated, in neighbouring pairs.
 //!
 //! `post_attention_layernorm` norms the perceptron's input, as Llama's, and
-//! `post_self_attn_layernorm` what attention gives. `attention_bias`, true where it is absent, gives
-//! biases to queries, keys and values, never to attention's output. `partial_rotary_factor` is 0.5
-//! where it is absent.
+//! `post_self_attn_layernorm` what attention gives. `attention_bias`, true where it is absent,
+//! gives biases to queries, keys and values, never to attention's output. `partial_rotary_factor`
+//! is 0.5 where it is absent.
 
 use randori_sdk::{
     Absent, Config, Dense, DenseFamily, Dialect, Norms, Result, Rope, RopeRules, Ropes, Share,

@@ -142,7 +142,8 @@ pub(super) fn read(config: &Value) -> Read<Settings> {
 }
 
 /// Targets with the matrices that `target_parameters` names (`model.layers.0.mlp.up_proj.weight`)
-/// and they do not cover, as targets; what it names of experts stands there until it is taken apart.
+/// and they do not cover, as targets; what it names of experts stands there until it is taken
+/// apart.
 fn with_parameters(targets: Option<Targets>, parameters: &[String]) -> Option<Targets> {
     let mut names = match targets {
         None if parameters.is_empty() => return None,

@@ -7,6 +7,7 @@ mod fields;
 pub(crate) mod json;
 mod stacked;
 pub(crate) mod tensors;
+mod update;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,6 +21,8 @@ use serde_json::Value;
 use crate::{Error, LoraSpec, Projection, Result, finite, saved_by};
 
 pub use stacked::as_in_base;
+pub use update::projections;
+use update::{PARTS, split};
 
 /// File name of the settings.
 pub const CONFIG: &str = "adapter_config.json";
@@ -27,7 +30,6 @@ pub const CONFIG: &str = "adapter_config.json";
 pub const MODEL: &str = "adapter_model.safetensors";
 /// File name of the tensors before safetensors.
 const PICKLE: &str = "adapter_model.bin";
-const PARTS: [&str; 3] = ["lora_A", "lora_B", "lora_magnitude_vector"];
 
 /// Writes an adapter. `params` are `{projection}.lora_A` (r, in) and `{projection}.lora_B` (out,
 /// r), with DoRA `{projection}.lora_magnitude_vector` (out), and every tensor of the modules
@@ -145,24 +147,9 @@ pub fn check_fit(
     }
 }
 
-/// Names of the projections that these tensors update.
-pub fn projections(params: &BTreeMap<String, Tensor>) -> BTreeSet<String> {
-    params
-        .keys()
-        .filter_map(|name| split(name))
-        .map(|(projection, _)| projection.to_string())
-        .collect()
-}
-
 /// Whether this tensor is part of an update, rather than of a module trained in full.
 pub fn is_update(name: &str) -> bool {
     split(name).is_some()
-}
-
-/// Splits `model.layers.0.mlp.up_proj.lora_A` into projection and tensor.
-fn split(name: &str) -> Option<(&str, &str)> {
-    name.rsplit_once('.')
-        .filter(|(_, part)| PARTS.contains(part))
 }
 
 /// Returns the projections after checking that each has all its tensors, with shapes that fit, and

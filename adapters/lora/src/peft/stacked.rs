@@ -56,7 +56,7 @@ pub(super) fn apply(
 ) -> Read<()> {
     let named = |end: &str| parameters.iter().any(|p| ends(p, end));
     let found = taken(spec, params, [named(GATE_UP), named(DOWN)])?;
-    let others = super::projections(params);
+    let others = super::update::projections(params);
     let mut pairs: Vec<(String, Pair, f64)> = Vec::new();
     let halved = found.iter().map(Stack::is_halved);
     let halved = halved.collect::<Read<Vec<bool>>>()?.into_iter().all(|h| h);
@@ -87,7 +87,7 @@ fn taken(
     there: [bool; 2],
 ) -> Read<Vec<Stack>> {
     const INNER: &str = ".experts.base_layer";
-    let wrappers: BTreeSet<String> = super::projections(params)
+    let wrappers: BTreeSet<String> = super::update::projections(params)
         .into_iter()
         .filter(|p| p.ends_with(INNER) || p.ends_with(".experts"))
         .collect();
@@ -259,7 +259,8 @@ pub fn as_in_base(
     projections: &[Projection],
 ) -> BTreeMap<String, Tensor> {
     let known: BTreeSet<&str> = projections.iter().map(|p| p.name.as_str()).collect();
-    let strange = |name: &String| super::split(name).is_some_and(|(p, _)| !known.contains(p));
+    let strange =
+        |name: &String| super::update::split(name).is_some_and(|(p, _)| !known.contains(p));
     if !params.keys().any(strange) {
         return params;
     }
@@ -298,7 +299,8 @@ pub fn as_in_base(
     };
     let there: BTreeSet<String> = params.keys().cloned().collect();
     let renamed = |(name, tensor): (String, Tensor)| {
-        let new = super::split(&name).and_then(|(p, part)| Some(format!("{}.{part}", own(p)?)));
+        let new =
+            super::update::split(&name).and_then(|(p, part)| Some(format!("{}.{part}", own(p)?)));
         // one that is there under both names keeps the strange one, which the base then refuses
         let new = new.filter(|new| !there.contains(new));
         (new.unwrap_or(name), tensor)

@@ -98,8 +98,12 @@ pub(super) fn rope(config: &mut Value, notes: &mut Vec<String>) {
         (None, None) => return,
     };
     let meant = meaning(counts, beside(THETA));
-    if counts.values().any(Value::is_object) {
-        return; // keyed by layer type: the architecture refuses it
+    if [v4, v5]
+        .into_iter()
+        .flatten()
+        .any(|s| s.values().any(Value::is_object))
+    {
+        return; // keyed by layer type: the architecture reads or refuses it
     }
     for key in [THETA, LENGTH] {
         let inside = counts.get(key).and_then(Value::as_f64);

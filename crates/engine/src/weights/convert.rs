@@ -234,7 +234,8 @@ mod tests {
 
     use super::*;
 
-    /// gpt-oss's order: (experts, in, 2 · out), gate and up taking turns; and the transpose of down.
+    /// gpt-oss's order: (experts, in, 2 · out), gate and up taking turns; and the transpose of
+    /// down.
     #[test]
     fn experts_are_read_out_of_a_stack_of_transposes() {
         let dir = tempfile::tempdir().unwrap();

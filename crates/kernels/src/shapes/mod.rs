@@ -3,8 +3,8 @@
 //! [`Work`]. Bytes are counted as long as the tensor exists, as in a real pass.
 //!
 //! What depends on values that are not there is counted at its worst: tokens are spread evenly over
-//! the experts, as many of which compute as tokens can choose; picked rows are copied; a weight's norms that are computed
-//! again cost as much as the first time.
+//! the experts, as many of which compute as tokens can choose; picked rows are copied; a weight's
+//! norms that are computed again cost as much as the first time.
 pub mod ledger;
 mod machine;
 mod matrix;
