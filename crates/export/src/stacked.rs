@@ -83,7 +83,7 @@ fn stacked(name: String, stack: &Stack, mut members: Vec<Member>) -> Result<Unit
     }
     let experts = members.len() / count;
     let shape = match (each.as_slice(), stack.layout) {
-        _ if members.len() % count != 0 => None,
+        _ if !members.len().is_multiple_of(count) => None,
         (&[outputs], _) => Some(vec![experts, outputs * count]),
         (&[outputs, inputs], Layout::Rows) => Some(vec![experts, outputs * count, inputs]),
         (&[outputs, inputs], _) => Some(vec![experts, inputs, outputs * count]),

@@ -22,8 +22,8 @@ impl Layers {
     pub fn has(&self, layer: usize) -> bool {
         match self {
             Layers::From(first) => layer >= *first,
-            Layers::ButEvery(n) => *n == 0 || (layer + 1) % n != 0,
-            Layers::Every(n) => *n > 0 && (layer + 1) % n == 0,
+            Layers::ButEvery(n) => *n == 0 || !(layer + 1).is_multiple_of(*n),
+            Layers::Every(n) => *n > 0 && (layer + 1).is_multiple_of(*n),
             Layers::Listed(layers) => layers.get(layer).copied().unwrap_or(false),
         }
     }

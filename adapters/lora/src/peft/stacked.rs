@@ -269,7 +269,7 @@ pub fn as_in_base(
         Some(module.rsplit_once('.')?.0.to_string())
     };
     let usual = |part: &str| {
-        let found = NAMES.iter().find(|names| names.iter().any(|n| *n == part));
+        let found = NAMES.iter().find(|names| names.contains(&part));
         found.map(|[usual, _]| *usual)
     };
     let (mut experts, mut routers) = (HashMap::new(), HashMap::new());

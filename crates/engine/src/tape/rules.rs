@@ -159,7 +159,7 @@ pub(crate) fn moe(
 /// Whether `top_k` of the experts can be chosen in groups like these.
 fn within_groups(groups: &GroupSpec, experts: usize, top_k: usize) -> Result<(), String> {
     let GroupSpec { count, top, best } = *groups;
-    if count == 0 || experts % count != 0 {
+    if count == 0 || !experts.is_multiple_of(count) {
         return Err(format!(
             "moe wants groups of equally many of {experts} experts, not {count} of them"
         ));

@@ -56,10 +56,7 @@ fn kind(name: &str) -> String {
         .map_or(name, |(module, _)| module);
     let parts: Vec<&str> = module.split('.').collect();
     let number = |part: &&str| part.bytes().all(|b| b.is_ascii_digit());
-    let after = parts
-        .iter()
-        .position(|part| number(&part))
-        .map_or(0, |i| i + 1);
+    let after = parts.iter().position(&number).map_or(0, |i| i + 1);
     let kept = parts[after..].iter().filter(|part| !number(part));
     kept.copied().collect::<Vec<_>>().join(".")
 }

@@ -226,7 +226,7 @@ fn kv_heads(config: &Value, spoken: &Spoken, heads: usize, head_dim: usize) -> R
     // the default of transformers' class is for an absent key; null means something else
     let there = spoken.value(config, "num_key_value_heads");
     let kv_heads = whole(&there, "num_key_value_heads")?.unwrap_or(heads);
-    if heads % kv_heads != 0 || head_dim % 2 != 0 {
+    if !heads.is_multiple_of(kv_heads) || !head_dim.is_multiple_of(2) {
         return Err(Error::rule(format!(
             "{heads} heads of {head_dim} features and {kv_heads} key-value heads do not fit together"
         )));
