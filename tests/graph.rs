@@ -205,8 +205,8 @@ fn every_crate_opens_with_its_purpose() {
     }
 }
 
-/// docs/how-to/add-an-op.md lists the files in which its example stands: these, no other but those of
-/// architectures that use it, six at most.
+/// docs/how-to/add-an-op.md lists the files in which its example stands: these, no other but those
+/// of architectures that use it, six at most.
 #[test]
 fn an_op_stands_where_its_page_says() {
     let page = block_of("docs/how-to/add-an-op.md", "an-op gelu_tanh");

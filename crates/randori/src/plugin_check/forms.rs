@@ -10,7 +10,7 @@ use randori_export::{FolderOptions, GgufLoraOptions, GgufOptions, GgufQuant, InM
 use randori_host::Host;
 use randori_lora::peft;
 
-use super::Row;
+use super::row::Row;
 use super::subject::{APART, Subject, apart};
 
 /// Writes each form into `scratch` and compares; `progress` hears of forms done, and how many there

@@ -7,7 +7,7 @@ use anyhow::Result;
 use candle_core::Tensor;
 use randori_engine::{Grads, Params, PassOptions, Player};
 
-use super::Row;
+use super::row::Row;
 use super::subject::Subject;
 
 /// How far a gradient may lie from a finite difference, as a share of it: a difference in f32 is

@@ -6,6 +6,7 @@
 
 mod forms;
 mod gradients;
+mod row;
 mod subject;
 
 use std::path::Path;
@@ -17,61 +18,8 @@ use crate::recipe::Recipe;
 use crate::request::Request;
 use crate::session;
 use crate::watch::Watch;
+use row::{Row, Verdict};
 use subject::Subject;
-
-/// What became of one check.
-enum Verdict {
-    /// It holds.
-    Holds,
-    /// It does not, or broke off.
-    Fails,
-    /// Nothing to hold: a form that cannot express this model, or what is only counted.
-    Open,
-}
-
-/// A row of the table.
-struct Row {
-    what: &'static str,
-    verdict: Verdict,
-    figures: String,
-}
-
-impl Row {
-    fn of(what: &'static str, holds: bool, figures: String) -> Row {
-        let verdict = if holds {
-            Verdict::Holds
-        } else {
-            Verdict::Fails
-        };
-        Row {
-            what,
-            verdict,
-            figures,
-        }
-    }
-
-    fn open(what: &'static str, figures: String) -> Row {
-        Row {
-            what,
-            verdict: Verdict::Open,
-            figures,
-        }
-    }
-
-    /// The row of a check that may break off: then the error is the figure.
-    fn checked(what: &'static str, row: Result<Row>) -> Row {
-        row.unwrap_or_else(|e| Row::of(what, false, crate::one_line(&e)))
-    }
-
-    fn shown(&self) -> String {
-        let verdict = match self.verdict {
-            Verdict::Holds => "ok",
-            Verdict::Fails => "FAILS",
-            Verdict::Open => "-",
-        };
-        format!("{:<17} {verdict:<6} {}", self.what, self.figures)
-    }
-}
 
 /// Prints a table of what was checked of the architecture `name`, on the model at `against`: a
 /// Hugging Face folder, a GGUF file, or a configuration (`config.json`, or a folder with nothing

@@ -11,7 +11,7 @@ use randori_export::{FolderOptions, InMemory};
 use randori_host::Host;
 use randori_lora::{LoraSpec, Targets};
 
-use super::Row;
+use super::row::Row;
 use crate::watch::{Watch, notes};
 
 /// Tokens of the prompt.
