@@ -292,7 +292,7 @@ fn moved(params: &Params, by: f64) -> Result<Params> {
     for (name, tensor) in params {
         let noise: Vec<f32> = (0..tensor.elem_count())
             .map(|_| {
-                // a linear congruential generator (Knuth's MMIX constants); its upper bits are uniform
+                // a linear congruential generator with Knuth's MMIX constants; its upper bits count
                 state = state
                     .wrapping_mul(6_364_136_223_846_793_005)
                     .wrapping_add(1_442_695_040_888_963_407);
