@@ -258,7 +258,7 @@ fn unigram(gguf: &GgufTokenizer) -> Result<Value> {
         steps.push(json!({"type": "Precompiled", "precompiled_charsmap": table}));
     }
     if merges_spaces {
-        steps.extend([replace("^ +| +$", ""), replace(" +", " ")]);
+        steps.extend([replace(r"\A +| +\z", ""), replace(" +", " ")]);
     }
     if prefix {
         steps.push(json!({"type": "Prepend", "prepend": " "}));
