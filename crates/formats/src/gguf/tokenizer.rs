@@ -203,18 +203,21 @@ impl GgufTokenizer {
     }
 
     /// A copy padded to one token per row of the embedding, as llama.cpp requires: added tokens
-    /// never occur in text.
+    /// never occur in text. Special tokens behind the last row are left out of a SentencePiece-like
+    /// vocabulary, as llama.cpp's converter does (Gemma 3's `<image_soft_token>` in models that see
+    /// no images): no input of the model can have them.
     ///
     /// # Errors
-    /// More tokens than rows.
+    /// Other tokens behind the last row.
     pub fn padded(&self, rows: usize) -> Result<Self> {
         let have = self.tokens.len();
-        if have > rows {
+        if have > rows && !self.may_end_at(rows) {
             return Err(Error::rule(format!(
                 "the tokenizer has {have} tokens, but the embedding {rows} rows: llama.cpp needs as many"
             )));
         }
         let mut padded = self.clone();
+        padded.tokens.truncate(rows);
         padded
             .tokens
             .extend((have..rows).map(|id| format!("[PAD{id}]")));
@@ -226,6 +229,19 @@ impl GgufTokenizer {
             padded.scores.resize(rows, least - 1.0);
         }
         Ok(padded)
+    }
+
+    /// Whether all tokens from `end` on are special ones that nothing names.
+    fn may_end_at(&self, end: usize) -> bool {
+        let special = |kind: &i32| [token::CONTROL, token::USER_DEFINED].contains(kind);
+        let beyond = self.token_types.get(end..).unwrap_or_default();
+        self.model != "gpt2"
+            && !beyond.is_empty()
+            && beyond.iter().all(special)
+            && self
+                .ids()
+                .iter()
+                .all(|(_, id)| id.is_none_or(|id| (id as usize) < end))
     }
 
     /// Whether the special tokens take the white space behind them as Phi-3's do, which llama.cpp
@@ -378,5 +394,18 @@ mod tests {
             (&[5, 5][..], &[-3.0, -3.0][..])
         );
         assert!(whole().padded(4).is_err());
+        // a special token that no row is there for
+        let pieces = GgufTokenizer {
+            model: "llama".into(),
+            pad: None,
+            token_types: vec![3, 3, 1, 1, 3],
+            ..whole()
+        };
+        let cut = pieces.padded(4).unwrap();
+        assert_eq!(
+            (cut.tokens.len(), cut.token_types.len(), cut.scores.len()),
+            (4, 4, 4)
+        );
+        assert!(pieces.padded(3).is_err());
     }
 }
