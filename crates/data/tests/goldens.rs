@@ -206,7 +206,10 @@ fn gguf_metadata_and_tokenizer_json_give_the_same_ids() {
 #[test]
 fn every_known_pre_tokenizer_works_and_cuts_as_it_should() {
     let text = "It's 12345 naïve words,\n\n  and 練習 — don't! def f(x):\n\treturn x";
-    for name in known_pre_tokenizers() {
+    // BPE over text is no byte-level vocabulary
+    let of_text = ["gemma4", "granite-embed-multi-311m", "sarvam-moe"];
+    let names = known_pre_tokenizers();
+    for name in names.into_iter().filter(|name| !of_text.contains(name)) {
         let tokenizer = Tokenizer::from_gguf(&as_gguf(name)).unwrap();
         let ids = tokenizer.ids(text).unwrap();
         assert_eq!(tokenizer.decode(&ids), text, "{name}");
@@ -255,12 +258,12 @@ fn an_unknown_pre_tokenizer_is_refused_with_the_known_ones() {
         "{error}"
     );
     let wrong_model = GgufTokenizer {
-        model: "bert".into(),
+        model: "klingon".into(),
         ..as_gguf("gpt-2")
     };
     let error = Tokenizer::from_gguf(&wrong_model).unwrap_err().to_string();
     assert!(
-        error.contains("`bert`") && error.contains("gpt2, llama"),
+        error.contains("`klingon`") && error.contains("gpt2, llama"),
         "{error}"
     );
     let out_of_range = GgufTokenizer {

@@ -26,3 +26,4 @@ mod to_gguf;
 mod traps;
 mod turns;
 mod values;
+mod vocabularies;

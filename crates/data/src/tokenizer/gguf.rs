@@ -1,17 +1,17 @@
-//! Loads a tokenizer from GGUF metadata: byte-level BPE ("gpt2") and SentencePiece-style BPE
-//! ("llama"), converted to an equivalent `tokenizer.json`.
+//! Loads a tokenizer from GGUF metadata, converted to an equivalent `tokenizer.json`.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use randori_formats::gguf::{
     GgufTokenizer,
-    token::{CONTROL, NORMAL, UNKNOWN, USER_DEFINED},
+    token::{CONTROL, UNKNOWN, USER_DEFINED},
 };
 use serde_json::{Map, Value, json};
 use tokenizers::Tokenizer as Core;
 
 use super::files::both;
-use super::pretokenizers::pre_tokenizer;
+use super::pretokenizers::adds_bos;
+use super::vocabularies::{is_of_text, kind, parts};
 use super::{Special, Tokenizer};
 use crate::contain::contain;
 use crate::{ChatTemplate, Error, Result};
@@ -20,16 +20,7 @@ use crate::{ChatTemplate, Error, Result};
 /// read.
 pub(super) fn build(gguf: &GgufTokenizer, given: Option<ChatTemplate>) -> Result<Tokenizer> {
     check(gguf)?;
-    let mut parts = match gguf.model.as_str() {
-        "gpt2" => byte_level(gguf)?,
-        "llama" => sentence_piece(gguf)?,
-        other => {
-            let what = format!(
-                "unknown tokenizer model `{other}` (tokenizer.ggml.model); known: gpt2, llama"
-            );
-            return Err(Error::Tokenizer(what));
-        }
-    };
+    let mut parts = parts(gguf)?;
     let text = |id: Option<u32>| {
         id.and_then(|id| gguf.tokens.get(id as usize).map(|text| (id, text.clone())))
     };
@@ -95,129 +86,65 @@ fn check(gguf: &GgufTokenizer) -> Result<()> {
     if count == 0 {
         return wrong("no tokens (tokenizer.ggml.tokens)".into());
     }
-    if gguf.model == "llama" && gguf.scores.len() != count {
+    if ["llama", "t5"].contains(&gguf.model.as_str()) && gguf.scores.len() != count {
         return wrong(format!("{count} tokens but {} scores", gguf.scores.len()));
     }
     gguf.check().or_else(wrong)
 }
 
-fn kind(gguf: &GgufTokenizer, id: usize) -> i32 {
-    gguf.token_types.get(id).copied().unwrap_or(NORMAL)
+/// Spellings that make a token a control token in llama.cpp, whatever its type: ends of generation,
+/// and the marks of OpenAI's harmony format.
+const CONTROL_BY_SPELLING: [&str; 25] = [
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<eos>",
+    "<turn|>",
+    "<|tool_response>",
+    "<\u{ff5c}end\u{2581}of\u{2581}sentence\u{ff5c}>",
+    "[e~[",
+    "<|channel|>",
+    "<|message|>",
+    "<|start|>",
+    "<|constrain|>",
+];
+
+/// Whether a token is special: by its type or its spelling, or where there are no types, by its
+/// name in the metadata.
+fn is_special(gguf: &GgufTokenizer, id: usize) -> bool {
+    let named = [gguf.bos, gguf.eos, gguf.eot, gguf.unk, gguf.pad].contains(&Some(id as u32));
+    matches!(kind(gguf, id), CONTROL | UNKNOWN)
+        || (named && gguf.token_types.is_empty())
+        || CONTROL_BY_SPELLING.contains(&gguf.tokens[id].as_str())
 }
 
-/// Ids by token; of duplicates the first is used.
-fn vocabulary(gguf: &GgufTokenizer) -> Map<String, Value> {
-    let mut vocab = Map::new();
-    for (id, token) in gguf.tokens.iter().enumerate() {
-        vocab.entry(token.clone()).or_insert_with(|| id.into());
-    }
-    vocab
-}
-
-fn byte_level(gguf: &GgufTokenizer) -> Result<Map<String, Value>> {
-    let (pre, whole_words) = pre_tokenizer(gguf.pre.as_deref().unwrap_or("default"))?;
-    let merges = gguf
-        .merges
-        .iter()
-        .map(|merge| match merge.split_once(' ') {
-            Some((left, right)) if !left.is_empty() && !right.is_empty() => {
-                Ok(json!([left, right]))
-            }
-            _ => Err(Error::Tokenizer(format!(
-                "in the GGUF metadata: `{merge}` is not a merge of two tokens"
-            ))),
-        })
-        .collect::<Result<Vec<_>>>()?;
-    if merges.is_empty() {
-        return Err(Error::Tokenizer(
-            "in the GGUF metadata: no merges (tokenizer.ggml.merges)".into(),
-        ));
-    }
-    let parts = json!({
-        "pre_tokenizer": pre,
-        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
-        "model": {"type": "BPE", "ignore_merges": whole_words, "vocab": vocabulary(gguf), "merges": merges},
-    });
-    Ok(object(parts))
-}
-
-fn sentence_piece(gguf: &GgufTokenizer) -> Result<Map<String, Value>> {
-    let prefix = gguf.add_space_prefix.unwrap_or(true);
-    let mut normalizers =
-        vec![json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"})];
-    let mut decoders = vec![
-        json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
-        json!({"type": "ByteFallback"}),
-        json!({"type": "Fuse"}),
-    ];
-    if prefix {
-        // Also after every special token, as in SentencePiece and llama.cpp.
-        normalizers.insert(0, json!({"type": "Prepend", "prepend": "▁"}));
-        decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
-    }
-    let parts = json!({
-        "normalizer": {"type": "Sequence", "normalizers": normalizers},
-        "decoder": {"type": "Sequence", "decoders": decoders},
-        "model": {
-            "type": "BPE",
-            "unk_token": gguf.unk.map(|id| &gguf.tokens[id as usize]),
-            "fuse_unk": true,
-            "byte_fallback": true,
-            "vocab": vocabulary(gguf),
-            "merges": merges_of_scores(gguf),
-        },
-    });
-    Ok(object(parts))
-}
-
-/// Converts scores to merges: SentencePiece merges the pair that makes the token with the best
-/// score, BPE needs the pairs listed. Every split of a normal token into two tokens becomes a
-/// merge, better tokens first, as in transformers' conversion.
-fn merges_of_scores(gguf: &GgufTokenizer) -> Vec<[&str; 2]> {
-    let ids: HashMap<&str, usize> = gguf
-        .tokens
-        .iter()
-        .enumerate()
-        .rev() // of tokens that occur twice the first counts
-        .filter(|(id, _)| kind(gguf, *id) == NORMAL)
-        .map(|(id, token)| (token.as_str(), id))
-        .collect();
-    // halves whose length no token has are skipped: a token of 20,000 letters would take seconds
-    let lengths: HashSet<usize> = ids.keys().map(|token| token.len()).collect();
-    let mut merges: Vec<(f32, [usize; 2], [&str; 2])> = Vec::new();
-    for (id, token) in gguf.tokens.iter().enumerate() {
-        if ids.get(token.as_str()) != Some(&id) {
-            continue;
-        }
-        for (at, _) in token.char_indices().skip(1) {
-            if !lengths.contains(&at) || !lengths.contains(&(token.len() - at)) {
-                continue;
-            }
-            let (left, right) = token.split_at(at);
-            if let (Some(&l), Some(&r)) = (ids.get(left), ids.get(right)) {
-                merges.push((gguf.scores[id], [l, r], [left, right]));
-            }
-        }
-    }
-    let score = |id: usize| gguf.scores[id];
-    merges.sort_by(|(a, [al, ar], _), (b, [bl, br], _)| {
-        b.total_cmp(a)
-            .then(score(*bl).total_cmp(&score(*al)))
-            .then(score(*br).total_cmp(&score(*ar)))
-    });
-    merges.into_iter().map(|(.., pair)| pair).collect()
-}
+/// Special tokens of Phi-3 that take no white space.
+pub(super) const PHI3_KEEP: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
 
 /// Control, unknown and user-defined tokens, which are matched in text before anything else, as in
 /// llama.cpp.
 fn added_tokens(gguf: &GgufTokenizer) -> Value {
     let mut seen = HashSet::new();
+    let strips = gguf.is_phi3();
     let added = gguf.tokens.iter().enumerate().filter_map(|(id, token)| {
-        let named = [gguf.bos, gguf.eos, gguf.eot, gguf.unk, gguf.pad].contains(&Some(id as u32));
-        let special = matches!(kind(gguf, id), CONTROL | UNKNOWN) || (named && gguf.token_types.is_empty());
+        let special = is_special(gguf, id);
         let wanted = (special || kind(gguf, id) == USER_DEFINED) && !token.is_empty() && seen.insert(token.as_str());
         wanted.then(|| {
-            json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+            let rstrip = strips && !PHI3_KEEP.contains(&token.as_str());
+            json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": rstrip,
                    "normalized": false, "special": special})
         })
     });
@@ -226,30 +153,35 @@ fn added_tokens(gguf: &GgufTokenizer) -> Value {
 
 /// The post-processor that adds special tokens around text on request.
 fn post_processor(gguf: &GgufTokenizer, special: &Special) -> Value {
-    let llama3 = matches!(
-        gguf.pre.as_deref(),
-        Some("llama-bpe" | "llama3" | "llama-v3")
-    );
-    let add_bos = gguf.add_bos.unwrap_or(gguf.model == "llama" || llama3);
-    let bos = special.bos.as_ref().filter(|_| add_bos);
-    let eos = special
-        .eos
-        .as_ref()
-        .filter(|_| gguf.add_eos.unwrap_or(false));
+    let pre = gguf.pre.as_deref().unwrap_or_default();
+    let text = |id: Option<u32>| {
+        let (id, text) = id.and_then(|id| Some((id, gguf.tokens.get(id as usize)?)))?;
+        Some((id, text.clone()))
+    };
+    let (bos, eos) = match gguf.model.as_str() {
+        "bert" => (text(gguf.bos.or(gguf.cls)), text(gguf.sep)),
+        model => {
+            let always = is_of_text(gguf) && pre != "sarvam-moe";
+            let by_default = model == "llama" || (model == "gpt2" && adds_bos(pre));
+            let add_bos = always || gguf.add_bos.unwrap_or(by_default);
+            let add_eos = gguf.add_eos.unwrap_or(model == "t5");
+            (
+                special.bos.clone().filter(|_| add_bos),
+                special.eos.clone().filter(|_| add_eos),
+            )
+        }
+    };
     if bos.is_none() && eos.is_none() {
         return Value::Null;
     }
     let token = |token: &(u32, String)| json!({"SpecialToken": {"id": token.1, "type_id": 0}});
     let around = |part: Value| -> Vec<Value> {
-        bos.map(token)
-            .into_iter()
-            .chain([part])
-            .chain(eos.map(token))
-            .collect()
+        let (before, after) = (bos.as_ref().map(token), eos.as_ref().map(token));
+        before.into_iter().chain([part]).chain(after).collect()
     };
     let known: Map<String, Value> = bos
-        .into_iter()
-        .chain(eos)
+        .iter()
+        .chain(&eos)
         .map(|(id, text)| {
             (
                 text.clone(),
@@ -277,11 +209,4 @@ fn config(gguf: &GgufTokenizer, special: &Special) -> Result<Vec<u8>> {
             .map(|text| ("chat_template".to_owned(), text.as_str().into())),
     );
     serde_json::to_vec_pretty(&config).map_err(Error::tokenizer)
-}
-
-fn object(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(map) => map,
-        _ => Map::new(),
-    }
 }

@@ -2,8 +2,10 @@
 //! token ids and back, in generation and training.
 
 mod added;
+mod expressions;
 mod files;
 mod gguf;
+mod known;
 mod patterns;
 mod pieces;
 mod pretokenizers;
@@ -13,6 +15,7 @@ mod said;
 mod settings;
 mod spaces;
 mod to_gguf;
+mod vocabularies;
 
 use std::collections::BTreeMap;
 use std::path::Path;

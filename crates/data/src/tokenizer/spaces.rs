@@ -3,7 +3,7 @@
 //! model writes).
 
 use serde_json::Value;
-use tokenizers::Tokenizer as Core;
+use tokenizers::{ModelWrapper, Tokenizer as Core};
 
 use crate::{Error, Result};
 
@@ -75,8 +75,28 @@ pub(super) fn verbatim(core: &Core, keep_space: bool) -> Result<Core> {
             ));
         }
     }
+    if let ModelWrapper::Unigram(_) = core.get_model() {
+        copy.with_model(without_special(core)?);
+    }
     copy.set_encode_special_tokens(true);
     Ok(copy)
+}
+
+/// The unigram model of a tokenizer without its special tokens. They are pieces like any other, so
+/// that a spelt one would be found once more; a space before them keeps them out of text, since
+/// none reaches the model.
+fn without_special(core: &Core) -> Result<ModelWrapper> {
+    let mut model = serde_json::to_value(core.get_model()).map_err(Error::tokenizer)?;
+    for (id, token) in core.get_added_tokens_decoder() {
+        let entry = model["vocab"].get_mut(id as usize);
+        if let Some(piece) = entry.and_then(|entry| entry.get_mut(0))
+            && token.special
+            && *piece == token.content.as_str()
+        {
+            *piece = format!(" {}", token.content).into();
+        }
+    }
+    serde_json::from_value(model).map_err(Error::tokenizer)
 }
 
 /// A step without the space it adds; null for a step that did nothing else.

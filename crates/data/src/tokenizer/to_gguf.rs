@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use randori_formats::gguf::token::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
 use serde_json::Value;
 
+use super::gguf::PHI3_KEEP;
 use super::pretokenizers::name_of;
 use super::spaces::{LeadingSpace, steps};
 use super::{GgufTokenizer, Tokenizer, by_tool_use};
@@ -29,7 +30,8 @@ const PROBES: [&str; 9] = [
 impl Tokenizer {
     /// The `tokenizer.*` metadata of a GGUF file with this tokenizer: `gpt2` for byte-level BPE,
     /// `llama` for BPE with byte fallback, whose merges become scores (SentencePiece merges the
-    /// pair that makes the token with the best score).
+    /// pair that makes the token with the best score), or `gemma4` where scores cannot say them.
+    /// Types of tokens are those that llama.cpp's converter gives them.
     ///
     /// A tokenizer that puts a space at the very start of a text but not after special tokens has
     /// no flag in GGUF; it gets the one with which chat prompts come out the same. A byte-level
@@ -83,15 +85,19 @@ impl Tokenizer {
             }
         }
         let mut types = vec![NORMAL; tokens.len()];
-        for (id, added) in self.core.get_added_tokens_decoder() {
-            if added.single_word || added.lstrip || added.rstrip {
+        let added = self.core.get_added_tokens_decoder();
+        let phi3 = added.values().any(|token| token.rstrip);
+        for (id, token) in added {
+            let strips = phi3 && !PHI3_KEEP.contains(&token.content.as_str());
+            if token.single_word || token.lstrip || token.rstrip != strips {
                 return refused(format!(
                     "its token `{}` takes white space around it or only whole words, which GGUF cannot say",
-                    added.content
+                    token.content
                 ));
             }
             if let Some(kind) = types.get_mut(id as usize) {
-                *kind = if added.special { CONTROL } else { USER_DEFINED };
+                let special = token.special || looks_special(&token.content);
+                *kind = if special { CONTROL } else { USER_DEFINED };
             }
         }
         for (kind, token) in types.iter_mut().zip(&tokens) {
@@ -105,6 +111,7 @@ impl Tokenizer {
                 .map(|(id, token)| token.unwrap_or_else(|| format!("[PAD{id}]")))
                 .collect(),
             token_types: types,
+            model_name: phi3.then(|| "Phi-3".into()),
             ..GgufTokenizer::default()
         })
     }
@@ -122,14 +129,7 @@ impl Tokenizer {
         let whole_words = json["model"]["ignore_merges"] == true;
         gguf.model = "gpt2".into();
         gguf.pre = Some(name_of(&json["pre_tokenizer"], whole_words)?.to_owned());
-        for (left, right) in merges(&json["model"])? {
-            if left.contains(' ') || right.contains(' ') {
-                return refused(format!(
-                    "its merge of `{left}` and `{right}` has a space in it"
-                ));
-            }
-            gguf.merges.push(format!("{left} {right}"));
-        }
+        gguf.merges = listed(&merges(&json["model"])?)?;
         Ok(())
     }
 
@@ -153,15 +153,20 @@ impl Tokenizer {
                 "Metaspace" if step["replacement"] == "▁" && step["split"] == false => {
                     spaces += 1
                 }
+                // Gemma's, which finds none
+                "Split" if step["pattern"]["String"] == " " && spaces > 0 => {}
                 _ => return refused(format!("its step {step} has no form in GGUF")),
             }
         }
         if spaces != 1 {
             return refused("it does not spell a space as ▁ once".into());
         }
-        for (kind, token) in gguf.token_types.iter_mut().zip(&gguf.tokens) {
-            if *kind == NORMAL && is_byte(token) {
-                *kind = BYTE;
+        for (kind, token) in gguf.token_types.iter_mut().zip(&mut gguf.tokens) {
+            match *kind {
+                NORMAL if is_byte(token) => *kind = BYTE,
+                // found in text, where a space is a space
+                USER_DEFINED => *token = token.replace('▁', " "),
+                _ => {}
             }
         }
         let unknown = json["model"]["unk_token"].as_str();
@@ -174,8 +179,19 @@ impl Tokenizer {
             *kind = UNKNOWN;
         }
         gguf.unk = unknown;
-        gguf.model = "llama".into();
-        gguf.scores = scores(gguf, &merges(&json["model"])?)?;
+        let merges = merges(&json["model"])?;
+        match scores(gguf, &merges) {
+            Ok(scores) => {
+                gguf.model = "llama".into();
+                gguf.scores = scores;
+            }
+            // its merges stand as they are, and llama.cpp always puts bos before a text
+            Err(_) if self.leading == LeadingSpace::Never && self.adds_bos => {
+                gguf.model = "gemma4".into();
+                gguf.merges = listed(&merges)?;
+            }
+            Err(why) => return Err(why),
+        }
         Ok(())
     }
 
@@ -287,6 +303,30 @@ fn merges(model: &Value) -> Result<Vec<(&str, &str)>> {
             found.ok_or_else(|| Error::Tokenizer(format!("{merge} is not a merge of two tokens")))
         })
         .collect()
+}
+
+/// Merges as GGUF lists them.
+fn listed(merges: &[(&str, &str)]) -> Result<Vec<String>> {
+    let mut list = Vec::with_capacity(merges.len());
+    for (left, right) in merges {
+        if left.contains(' ') || right.contains(' ') {
+            return refused(format!(
+                "its merge of `{left}` and `{right}` has a space in it"
+            ));
+        }
+        list.push(format!("{left} {right}"));
+    }
+    Ok(list)
+}
+
+/// Whether llama.cpp's converter takes an added token for a control token though its file does not
+/// call it special.
+fn looks_special(token: &str) -> bool {
+    let between = |start: &str, end: &str| token.starts_with(start) && token.ends_with(end);
+    ["<pad>", "<mask>", "<2mass>", "[@BOS@]"].contains(&token)
+        || between("<|", "|>")
+        || between("<\u{ff5c}", "\u{ff5c}>")
+        || between("<unused", ">")
 }
 
 fn is_byte(token: &str) -> bool {

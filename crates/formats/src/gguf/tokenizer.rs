@@ -11,18 +11,22 @@ use crate::{Error, Result};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GgufTokenizer {
-    /// `tokenizer.ggml.model`: `gpt2` (byte-level BPE) or `llama` (SentencePiece-style).
+    /// `general.name`, the model's: llama.cpp knows by it which special tokens of Phi-3 take the
+    /// white space behind them. Read only; an export has a name of its own.
+    pub model_name: Option<String>,
+    /// `tokenizer.ggml.model`: `gpt2` (byte-level BPE), `llama` (SentencePiece's BPE), `t5`
+    /// (SentencePiece's unigram), `bert` (WordPiece) or `gemma4` (BPE of text, not of bytes).
     pub model: String,
     /// `tokenizer.ggml.pre`: the pre-tokenizer of a byte-level tokenizer.
     pub pre: Option<String>,
     /// `tokenizer.ggml.tokens`, in the order of their ids.
     pub tokens: Vec<String>,
-    /// `tokenizer.ggml.scores`; only `llama` needs them.
+    /// `tokenizer.ggml.scores`; only `llama` and `t5` need them.
     pub scores: Vec<f32>,
     /// `tokenizer.ggml.token_type`: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6
     /// byte.
     pub token_types: Vec<i32>,
-    /// `tokenizer.ggml.merges`, best first; only `gpt2` needs them.
+    /// `tokenizer.ggml.merges`, best first; only `gpt2` and `gemma4` need them.
     pub merges: Vec<String>,
     /// `tokenizer.ggml.bos_token_id`.
     pub bos: Option<u32>,
@@ -34,13 +38,24 @@ pub struct GgufTokenizer {
     pub unk: Option<u32>,
     /// `tokenizer.ggml.padding_token_id`.
     pub pad: Option<u32>,
-    /// `tokenizer.ggml.add_bos_token`; absent means yes for `llama` and for Llama 3's
-    /// pre-tokenizer.
+    /// `tokenizer.ggml.seperator_token_id` (spelt so): between the texts of `bert`, and at the end.
+    pub sep: Option<u32>,
+    /// `tokenizer.ggml.cls_token_id`: before the text of `bert`.
+    pub cls: Option<u32>,
+    /// `tokenizer.ggml.add_bos_token`; absent means yes for `llama` and some pre-tokenizers.
     pub add_bos: Option<bool>,
-    /// `tokenizer.ggml.add_eos_token`; absent means no.
+    /// `tokenizer.ggml.add_eos_token`; absent means yes for `t5`, else no.
     pub add_eos: Option<bool>,
     /// `tokenizer.ggml.add_space_prefix`; absent means yes for `llama`.
     pub add_space_prefix: Option<bool>,
+    /// `tokenizer.ggml.remove_extra_whitespaces`, of `t5`; absent means no.
+    pub remove_extra_whitespaces: Option<bool>,
+    /// `tokenizer.ggml.precompiled_charsmap`, of `t5`: SentencePiece's table of replacements.
+    pub precompiled_charsmap: Vec<u8>,
+    /// `tokenizer.ggml.normalizer.lowercase`, of `bert`; absent means yes.
+    pub lowercase: Option<bool>,
+    /// `tokenizer.ggml.normalizer.strip_accents`, of `bert`; absent means as `lowercase`.
+    pub strip_accents: Option<bool>,
     /// `tokenizer.chat_template`.
     pub chat_template: Option<String>,
     /// `tokenizer.chat_template.tool_use`: the one for conversations with tools.
@@ -72,7 +87,9 @@ impl GgufTokenizer {
         let texts = |name| Ok::<_, String>(header.texts(&key(name))?.unwrap_or_default().to_vec());
         let flag = |name| Ok::<_, String>(header.flag(&key(name))?.copied());
         let types = header.ints(&key("token_type"))?.unwrap_or_default();
+        let charsmap = header.ints(&key("precompiled_charsmap"))?;
         let read = GgufTokenizer {
+            model_name: header.text("general.name")?.map(str::to_string),
             model: model.to_string(),
             pre: header.text(&key("pre"))?.map(str::to_string),
             tokens: texts("tokens")?,
@@ -84,9 +101,20 @@ impl GgufTokenizer {
             eot: id("eot_token_id")?,
             unk: id("unknown_token_id")?,
             pad: id("padding_token_id")?,
+            sep: id("seperator_token_id")?,
+            cls: id("cls_token_id")?,
             add_bos: flag("add_bos_token")?,
             add_eos: flag("add_eos_token")?,
             add_space_prefix: flag("add_space_prefix")?,
+            remove_extra_whitespaces: flag("remove_extra_whitespaces")?,
+            // bytes, which llama.cpp takes as signed or unsigned ones
+            precompiled_charsmap: charsmap
+                .unwrap_or_default()
+                .iter()
+                .map(|b| *b as u8)
+                .collect(),
+            lowercase: flag("normalizer.lowercase")?,
+            strip_accents: flag("normalizer.strip_accents")?,
             chat_template: header.text(TEMPLATE)?.map(str::to_string),
             tool_use: header.text(TOOL_USE)?.map(str::to_string),
         };
@@ -94,7 +122,8 @@ impl GgufTokenizer {
         Ok(Some(read))
     }
 
-    /// The metadata keys, without empty lists.
+    /// The metadata keys, without empty lists and without the model's name.
+    /// `precompiled_charsmap` is left out too: no tokenizer with one is written.
     pub fn keys(&self) -> Vec<(String, Value)> {
         let text = |t: &String| Value::Text(t.clone());
         let types = self.token_types.iter().map(|t| i64::from(*t)).collect();
@@ -120,6 +149,9 @@ impl GgufTokenizer {
             ("add_bos_token", self.add_bos),
             ("add_eos_token", self.add_eos),
             ("add_space_prefix", self.add_space_prefix),
+            ("remove_extra_whitespaces", self.remove_extra_whitespaces),
+            ("normalizer.lowercase", self.lowercase),
+            ("normalizer.strip_accents", self.strip_accents),
         ];
         let mut keys = vec![("model", text(&self.model))];
         keys.extend(self.pre.iter().map(|pre| ("pre", text(pre))));
@@ -171,18 +203,21 @@ impl GgufTokenizer {
     }
 
     /// A copy padded to one token per row of the embedding, as llama.cpp requires: added tokens
-    /// never occur in text.
+    /// never occur in text. Special tokens behind the last row are left out of a SentencePiece-like
+    /// vocabulary, as llama.cpp's converter does (Gemma 3's `<image_soft_token>` in models that see
+    /// no images): no input of the model can have them.
     ///
     /// # Errors
-    /// More tokens than rows.
+    /// Other tokens behind the last row.
     pub fn padded(&self, rows: usize) -> Result<Self> {
         let have = self.tokens.len();
-        if have > rows {
+        if have > rows && !self.may_end_at(rows) {
             return Err(Error::rule(format!(
                 "the tokenizer has {have} tokens, but the embedding {rows} rows: llama.cpp needs as many"
             )));
         }
         let mut padded = self.clone();
+        padded.tokens.truncate(rows);
         padded
             .tokens
             .extend((have..rows).map(|id| format!("[PAD{id}]")));
@@ -196,15 +231,50 @@ impl GgufTokenizer {
         Ok(padded)
     }
 
-    fn ids(&self) -> [(&'static str, Option<u32>); 5] {
+    /// Whether all tokens from `end` on are special ones that nothing names.
+    fn may_end_at(&self, end: usize) -> bool {
+        let special = |kind: &i32| [token::CONTROL, token::USER_DEFINED].contains(kind);
+        let beyond = self.token_types.get(end..).unwrap_or_default();
+        self.model != "gpt2"
+            && !beyond.is_empty()
+            && beyond.iter().all(special)
+            && self
+                .ids()
+                .iter()
+                .all(|(_, id)| id.is_none_or(|id| (id as usize) < end))
+    }
+
+    /// Whether the special tokens take the white space behind them as Phi-3's do, which llama.cpp
+    /// knows by the model's name.
+    pub fn is_phi3(&self) -> bool {
+        self.model_name.as_deref().is_some_and(names_phi3)
+    }
+
+    /// `general.name` of a file with this tokenizer, of a model called `name`: with the family's
+    /// where llama.cpp needs it.
+    pub(super) fn title(&self, name: &str) -> String {
+        match self.is_phi3() && !names_phi3(name) {
+            true => format!("{name} (Phi-3)"),
+            false => name.to_string(),
+        }
+    }
+
+    fn ids(&self) -> [(&'static str, Option<u32>); 7] {
         [
             ("bos_token_id", self.bos),
             ("eos_token_id", self.eos),
             ("eot_token_id", self.eot),
             ("unknown_token_id", self.unk),
             ("padding_token_id", self.pad),
+            ("seperator_token_id", self.sep),
+            ("cls_token_id", self.cls),
         ]
     }
+}
+
+fn names_phi3(name: &str) -> bool {
+    let name = name.to_lowercase();
+    name.contains("phi-3") || name.contains("phi3")
 }
 
 const TEMPLATE: &str = "tokenizer.chat_template";
@@ -258,11 +328,17 @@ mod tests {
             eot: Some(1),
             unk: Some(0),
             pad: Some(4),
+            sep: Some(1),
+            cls: Some(0),
             add_bos: Some(false),
             add_eos: Some(true),
             add_space_prefix: Some(true),
+            remove_extra_whitespaces: Some(true),
+            lowercase: Some(false),
+            strip_accents: Some(true),
             chat_template: Some("{{ messages }}".into()),
             tool_use: Some("{{ tools }}".into()),
+            ..GgufTokenizer::default()
         }
     }
 
@@ -276,6 +352,19 @@ mod tests {
             assert_eq!(read(&t).unwrap(), Some(t));
         }
         assert_eq!(GgufTokenizer::read(&Header::default()).unwrap(), None);
+        // what is read and not written
+        let mut metadata: Vec<(String, Value)> = whole().keys();
+        metadata.push(("general.name".into(), Value::Text("Phi-3".into())));
+        metadata.push((key("precompiled_charsmap"), Value::Ints(vec![-1, 7, 255])));
+        let header = Header {
+            metadata: metadata.into_iter().collect(),
+            ..Header::default()
+        };
+        let read = GgufTokenizer::read(&header).unwrap().unwrap();
+        assert_eq!(read.title("mine"), "mine (Phi-3)");
+        assert_eq!(read.title("my-phi3"), "my-phi3");
+        assert_eq!(whole().title("mine"), "mine");
+        assert_eq!(read.precompiled_charsmap, [255, 7, 255]);
     }
 
     #[test]
@@ -305,5 +394,18 @@ mod tests {
             (&[5, 5][..], &[-3.0, -3.0][..])
         );
         assert!(whole().padded(4).is_err());
+        // a special token that no row is there for
+        let pieces = GgufTokenizer {
+            model: "llama".into(),
+            pad: None,
+            token_types: vec![3, 3, 1, 1, 3],
+            ..whole()
+        };
+        let cut = pieces.padded(4).unwrap();
+        assert_eq!(
+            (cut.tokens.len(), cut.token_types.len(), cut.scores.len()),
+            (4, 4, 4)
+        );
+        assert!(pieces.padded(3).is_err());
     }
 }

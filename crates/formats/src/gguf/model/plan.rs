@@ -110,10 +110,11 @@ impl Plan {
         for t in &mut tensors {
             t.spec.kind = options.quant.choose(t.role, t.columns(), &shape);
         }
+        let name = tokenizer.map_or(options.name.clone(), |t| t.title(&options.name));
         let mut metadata = about(
             model.gguf.architecture,
             "model",
-            &options.name,
+            &name,
             options.quant.file_type(),
         );
         metadata.extend(keys);
