@@ -8,12 +8,13 @@ use std::process::Command;
 use crate::program::{World, plugin};
 
 /// The stock plugins.
-const STOCK: [&str; 18] = [
+const STOCK: [&str; 19] = [
     "cohere2",
     "gemma2",
     "gemma3",
     "glm4",
     "granite",
+    "lfm2",
     "llama",
     "losses",
     "ministral3",

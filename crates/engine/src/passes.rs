@@ -107,6 +107,7 @@ impl<K: Kernels> Pass<'_, K> {
                 cache: &mut *cache,
                 layer,
                 call: 0,
+                recurrent: 0,
             };
             x = self.run_block(context, layer, false, x, false)?.output;
         }
@@ -124,7 +125,7 @@ impl<K: Kernels> Pass<'_, K> {
                     Ok(updated || self.projection(module, (out, inputs))?.own.is_some())
                 }
                 (_, shape) => {
-                    let vector = self.vector(w.name.clone(), shape.iter().product())?;
+                    let vector = self.vector(w.name.clone(), shape)?;
                     Ok(vector.own.is_some())
                 }
             }

@@ -28,6 +28,8 @@ pub enum Use {
     NormPlus,
     /// Added to a projection or norm (out).
     Bias,
+    /// The taps of a convolution (channels, 1, taps).
+    Conv,
 }
 
 /// One weight the architecture asks for.
@@ -78,6 +80,8 @@ pub struct Trace {
     pub block_bytes_per_token: usize,
     /// Bytes one token adds to the KV cache.
     pub cache_bytes_per_token: usize,
+    /// Bytes of the states that recurrent ops keep of a cached sequence, however long.
+    pub state_bytes: usize,
     /// Tokens that a sequence may have before all of its positions are rotated by other frequencies
     /// (longrope); `None`: lengths do not matter.
     pub border: Option<usize>,
@@ -424,6 +428,20 @@ impl Backend for Tracer {
         let out = self.push(shape)?;
         self.save(&[q, k, v, out]);
         Ok(out)
+    }
+
+    fn conv(&mut self, name: &str, x: Id, taps: usize, bias: bool) -> OpResult {
+        let dims = self.shape(x)?;
+        let shape = rules::conv(name, &dims, taps)?;
+        self.sequences("conv")?;
+        let channels = shape[0];
+        self.weight(format!("{name}.weight"), shape, Use::Conv)?;
+        if bias {
+            self.weight(format!("{name}.bias"), vec![channels], Use::Bias)?;
+        }
+        self.spend(2.0 * (channels * taps) as f64);
+        self.trace.state_bytes += 4 * channels * (taps - 1);
+        self.push(dims)
     }
 
     fn moe(

@@ -14,6 +14,7 @@ mod ops_dora;
 mod ops_gradients;
 mod ops_lengths;
 mod ops_passes;
+mod ops_recurrent;
 mod ops_stored;
 mod ops_trace;
 mod score_responses;

@@ -142,6 +142,7 @@ pub(crate) static OPS: abi::Ops = abi::Ops {
     flatten,
     narrow,
     concat,
+    conv,
 };
 
 /// The call behind a graph.
@@ -369,4 +370,10 @@ unsafe extern "C" fn concat(g: Graph, xs: *const Tensor, n: usize) -> Tensor {
     // SAFETY: above.
     let (call, xs) = unsafe { (call(g), abi::reading::slice(xs, n)) };
     call.op("concat", "", xs, |b| b.concat(xs))
+}
+
+unsafe extern "C" fn conv(g: Graph, name: Str, x: Tensor, taps: usize, bias: u32) -> Tensor {
+    // SAFETY: above.
+    let (call, name) = unsafe { (call(g), name.read()) };
+    call.op("conv", &name, &[x], |b| b.conv(&name, x, taps, bias != 0))
 }

@@ -38,6 +38,7 @@ fn stock_plugins_are_found_beside_the_binary() {
         "gemma3",
         "glm4",
         "granite",
+        "lfm2",
         "llama",
         "losses",
         "ministral3",

@@ -311,6 +311,42 @@ pub trait Kernels: Sized {
         dout: &Self::Tensor,
     ) -> Result<[Self::Tensor; 3]>;
 
+    // Recurrence along a sequence.
+
+    /// Convolves x (tokens, channels) with w (channels, 1, taps) along each sequence of the packed
+    /// rows, channel by channel: the last tap is a token's own, the others are of those before it,
+    /// and nothing is added before a sequence's begin.
+    fn convolve(
+        &self,
+        plan: &Self::Plan,
+        x: &Self::Tensor,
+        w: &Self::Tensor,
+    ) -> Result<Self::Tensor>;
+    /// The same of a cache's new rows; `at` is the block and the number of the call of a recurrent
+    /// op inside it.
+    fn cached_convolve(
+        &self,
+        cache: &mut Self::Cache,
+        at: (usize, usize),
+        x: &Self::Tensor,
+        w: &Self::Tensor,
+    ) -> Result<Self::Tensor>;
+    /// The gradient to x of [`Kernels::convolve`].
+    fn convolve_backward(
+        &self,
+        plan: &Self::Plan,
+        w: &Self::Tensor,
+        dy: &Self::Tensor,
+    ) -> Result<Self::Tensor>;
+    /// Adds the gradient to w of [`Kernels::convolve`].
+    fn taps_gradient(
+        &self,
+        plan: &Self::Plan,
+        x: &Self::Tensor,
+        dy: &Self::Tensor,
+        dw: &Self::Tensor,
+    ) -> Result<()>;
+
     // Mixture of experts.
 
     /// Chooses experts for every token from the router's logits (tokens, experts); `bias`,

@@ -91,6 +91,7 @@ fn each<K: Kernels>(given: &Inputs<K>) -> Result<Vec<(&'static str, Vec<usize>)>
         k.scale_gradient(&x, &stats, &y, &make(&[WIDTH]))?;
     }
     attend(given, &mut see)?;
+    recur(given, &mut see)?;
     mix(given, &mut see)?;
 
     for op in Unary::ALL {
@@ -150,6 +151,18 @@ fn attend<K: Kernels>(
     for d in k.attention_backward(plan, [&q, &kv, &kv], &heads, done, &out)? {
         see("attention_backward", &d);
     }
+    Ok(())
+}
+
+fn recur<K: Kernels>(
+    given: &Inputs<K>,
+    see: &mut dyn FnMut(&'static str, &K::Tensor),
+) -> Result<()> {
+    let (k, make, plan) = (given.kernels, given.make, &given.plan);
+    let (x, w) = (make(&[ROWS, WIDTH]), make(&[WIDTH, 1, 3]));
+    see("convolve", &k.convolve(plan, &x, &w)?);
+    see("convolve_backward", &k.convolve_backward(plan, &w, &x)?);
+    k.taps_gradient(plan, &x, &x, &make(&[WIDTH, 1, 3]))?;
     Ok(())
 }
 

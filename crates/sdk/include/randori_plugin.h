@@ -226,6 +226,12 @@ typedef struct RandoriOps {
     RandoriTensor (*narrow)(RandoriGraph g, RandoriTensor x, size_t start, size_t len);
     /* Concatenation along the last axis. */
     RandoriTensor (*concat)(RandoriGraph g, const RandoriTensor *xs, size_t n);
+    /*
+     * Causal depthwise convolution along each sequence, with `name.weight` (channels, 1, taps),
+     * the last tap a token's own; with `bias` 1 also + `name.bias`: (tokens, channels) -> (tokens,
+     * channels).
+     */
+    RandoriTensor (*conv)(RandoriGraph g, RandoriStr name, RandoriTensor x, size_t taps, uint32_t bias);
 } RandoriOps;
 
 /* An architecture's functions; `object` is what `Item.create` made. */

@@ -212,6 +212,11 @@ pub struct Ops {
     pub narrow: unsafe extern "C" fn(g: Graph, x: Tensor, start: usize, len: usize) -> Tensor,
     /// Concatenation along the last axis.
     pub concat: unsafe extern "C" fn(g: Graph, xs: *const Tensor, n: usize) -> Tensor,
+    /// Causal depthwise convolution along each sequence, with `name.weight` (channels, 1, taps),
+    /// the last tap a token's own; with `bias` 1 also + `name.bias`: (tokens, channels) -> (tokens,
+    /// channels).
+    pub conv:
+        unsafe extern "C" fn(g: Graph, name: Str, x: Tensor, taps: usize, bias: u32) -> Tensor,
 }
 
 /// An architecture's functions; `object` is what [`Item::create`] made.

@@ -209,6 +209,16 @@ impl<'g> Graph<'g> {
         call!(self.session, attention(q.id, k.id, v.id, &raw const attn))
     }
 
+    /// Causal depthwise convolution along each sequence: every channel of a token becomes the sum of
+    /// `name.weight` (channels, 1, taps) times its values at the last `taps` tokens, the last tap
+    /// being the token's own; with `bias` also + `name.bias`: (tokens, channels) -> (tokens,
+    /// channels).
+    #[track_caller]
+    pub fn conv(&self, name: &str, x: Tensor<'g>, taps: usize, bias: bool) -> Tensor<'g> {
+        let name = self.join(name);
+        call!(self.session, conv(name.text(), x.id, taps, u32::from(bias)))
+    }
+
     /// A mixture of experts: `router` (tokens, experts) chooses; `expert` runs on the rows of `x`
     /// that chose it, (rows, width) -> (rows, width); the host sums the outputs by their weights.
     #[track_caller]

@@ -201,6 +201,9 @@ pub trait Backend {
     fn rope(&mut self, x: Id, rope: &RopeSpec) -> OpResult;
     /// q (tokens, heads, d), k and v (tokens, kv_heads, d) -> (tokens, heads, d).
     fn attention(&mut self, q: Id, k: Id, v: Id, attn: &AttnSpec) -> OpResult;
+    /// Causal depthwise convolution along each sequence, with `name.weight` (channels, 1, taps) (+
+    /// `name.bias`): (tokens, channels) -> (tokens, channels). The last tap is the token's own.
+    fn conv(&mut self, name: &str, x: Id, taps: usize, bias: bool) -> OpResult;
     /// Mixture of experts: `router` (tokens, experts) are the router's logits; `expert` is called
     /// with each chosen expert's rows of `x` and returns its output, or 0 on failure.
     fn moe(

@@ -114,19 +114,19 @@ impl<K: OnCandle> Model<K> for PassWeights<'_> {
         }
     }
 
-    fn vector(&self, _: &K, full: String, width: usize) -> Result<Vector<K>, String> {
+    fn vector(&self, _: &K, full: String, shape: &[usize]) -> Result<Vector<K>, String> {
         let known = self.player.base.weights.get(&full);
         let (values, own) = match (self.params.get(&full), known) {
             (Some(own), _) => (own.clone(), Some(full.clone())),
             (None, Some(Weight::Dense(w))) => (self.on_device(w)?, None),
             (None, Some(_)) => {
                 return Err(format!(
-                    "`{full}` is quantised, but norms and biases must be dense"
+                    "`{full}` is quantised, but norms, biases and taps must be dense"
                 ));
             }
             (None, None) => return Err(format!("the model has no weight `{full}`")),
         };
-        check(&full, values.dims(), &[width])?;
+        check(&full, values.dims(), shape)?;
         Ok(Vector { values, own })
     }
 

@@ -4,7 +4,7 @@ use randori_kernels::{Error, ExpertOutput, ExpertTokens, Kernels, Result, Shaped
 use randori_sdk::seam::{Binary, Id, Unary};
 
 use super::{
-    BinaryOp, Factor, Gradients, Linear, NormOp, Op, Pass, Recorded, SwiGluOp, Vector,
+    BinaryOp, ConvOp, Factor, Gradients, Linear, NormOp, Op, Pass, Recorded, SwiGluOp, Vector,
     forward::flat,
 };
 
@@ -119,6 +119,7 @@ fn step<K: Kernels>(
             let mut each = ids.into_iter().zip(grads);
             each.try_for_each(|(id, grad)| arena.add(id, grad, true))
         }
+        Op::Conv(op) => convolve(pass, *op, &dy, arena, grads),
         Op::Gather { x, rows, dims } => {
             let dx = kernels.zeros(&dims, &dy)?;
             kernels.scatter(&dy, &rows, &dx)?;
@@ -169,6 +170,28 @@ fn normalise<K: Kernels>(
         arena.add(op.x, dx, true)?;
     }
     Ok(())
+}
+
+/// A convolution: dx, and the gradients of taps and bias where they are trained.
+fn convolve<K: Kernels>(
+    pass: &Pass<K>,
+    op: ConvOp<K>,
+    dy: &K::Tensor,
+    arena: &mut Arena<K>,
+    grads: &mut Gradients<K>,
+) -> Result<()> {
+    let (kernels, w) = (pass.kernels, &op.weight.values);
+    if let Some(bias) = &op.bias {
+        bias_gradient(kernels, bias, dy, grads)?;
+    }
+    if let (Some(name), Some(x)) = (&op.weight.own, &op.x_value) {
+        let dw = slot(kernels, grads, name, w.dims(), dy)?;
+        kernels.taps_gradient(&pass.plan, x, dy, dw)?;
+    }
+    match arena.needs(op.x) {
+        true => arena.add(op.x, kernels.convolve_backward(&pass.plan, w, dy)?, true),
+        false => Ok(()),
+    }
 }
 
 /// a ∘ b: da and db, each where it is needed.

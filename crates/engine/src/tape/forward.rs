@@ -5,7 +5,8 @@ use randori_kernels::{Error, Heads, Kernels, Norm, Result, Shaped, rows};
 use randori_sdk::seam::{AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary};
 
 use super::{
-    BinaryOp, Context, Factor, Linear, Node, NormOp, Op, SwiGluOp, Tape, Value, rules, say,
+    BinaryOp, Context, ConvOp, Factor, Linear, Node, NormOp, Op, SwiGluOp, Tape, Value, Vector,
+    rules, say,
 };
 
 /// Trailing axes.
@@ -34,11 +35,8 @@ impl<K: Kernels> Tape<'_, '_, K> {
         let (x_value, x_needs) = self.float(x)?;
         let width = rules::norm(name, trailing(&x_value), eps)?;
         let pass = self.pass;
-        let scale = pass.vector(format!("{name}.weight"), width)?;
-        let bias = match bias {
-            true => Some(pass.vector(format!("{name}.bias"), width)?),
-            false => None,
-        };
+        let scale = pass.vector(format!("{name}.weight"), &[width])?;
+        let bias = self.bias(name, width, bias)?;
         let own = scale.own.is_some() || bias.as_ref().is_some_and(|b| b.own.is_some());
         let b = bias.as_ref().map(|b| &b.values);
         let done = pass.kernels.norm(&x_value, &scale.values, b, norm, eps);
@@ -53,6 +51,12 @@ impl<K: Kernels> Tape<'_, '_, K> {
                 norm,
             })
         })
+    }
+
+    /// The bias of a module, if it has one.
+    fn bias(&self, name: &str, width: usize, has: bool) -> Result<Option<Vector<K>>, String> {
+        let find = || self.pass.vector(format!("{name}.bias"), &[width]);
+        has.then(find).transpose()
     }
 
     /// Rows without neighbours know neither positions nor sequences.
@@ -87,7 +91,9 @@ impl<K: Kernels> Tape<'_, '_, K> {
         let (kernels, plan) = (self.pass.kernels, &self.pass.plan);
         match &mut self.context {
             Context::Packed => kernels.attention(plan, qkv, heads),
-            Context::Cached { cache, layer, call } => {
+            Context::Cached {
+                cache, layer, call, ..
+            } => {
                 let place = (*layer, *call);
                 *call += 1;
                 kernels.cached_attention(cache, place, qkv, heads)
@@ -95,6 +101,26 @@ impl<K: Kernels> Tape<'_, '_, K> {
             Context::Alone | Context::Picked(_) => {
                 Err(Error::rule("attention belongs into a block"))
             }
+        }
+    }
+}
+
+impl<K: Kernels> Tape<'_, '_, K> {
+    /// Where the next recurrent op of a block over cached sequences has its states; `None` of
+    /// packed rows.
+    fn next_states(&mut self) -> Option<(&mut K::Cache, (usize, usize))> {
+        match &mut self.context {
+            Context::Cached {
+                cache,
+                layer,
+                recurrent,
+                ..
+            } => {
+                let place = (*layer, *recurrent);
+                *recurrent += 1;
+                Some((&mut **cache, place))
+            }
+            Context::Packed | Context::Alone | Context::Picked(_) => None,
         }
     }
 }
@@ -117,10 +143,7 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
         let (inputs, shape) = rules::linear(name, trailing(&value), out)?;
         let (pass, kernels) = (self.pass, self.pass.kernels);
         let matrix = pass.projection(name, (out, inputs))?;
-        let bias = match bias {
-            true => Some(pass.vector(format!("{name}.bias"), out)?),
-            false => None,
-        };
+        let bias = self.bias(name, out, bias)?;
         let base = name;
         let name = pass.model.goes_by(name);
         let update = pass.model.update(name);
@@ -199,6 +222,36 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
             heads,
             out: kept,
             sums,
+        })
+    }
+
+    fn conv(&mut self, name: &str, x: Id, taps: usize, bias: bool) -> OpResult {
+        let (value, x_needs) = self.float(x)?;
+        let shape = rules::conv(name, trailing(&value), taps)?;
+        self.sequences("conv", &value)?;
+        let pass = self.pass;
+        let kernels = pass.kernels;
+        let weight = pass.vector(format!("{name}.weight"), &shape)?;
+        let bias = self.bias(name, shape[0], bias)?;
+        let w = &weight.values;
+        let y = match self.next_states() {
+            Some((cache, at)) => kernels.cached_convolve(cache, at, &value, w),
+            None => kernels.convolve(&pass.plan, &value, w),
+        };
+        let y = y.map_err(say)?;
+        if let Some(bias) = &bias {
+            kernels.add_bias(&y, &bias.values).map_err(say)?;
+        }
+        let own_bias = bias.as_ref().is_some_and(|b| b.own.is_some());
+        let x_value = weight.own.is_some().then_some(value);
+        let needs = x_needs || own_bias || x_value.is_some();
+        self.push(y, needs, || {
+            Op::Conv(Box::new(ConvOp {
+                x,
+                x_value,
+                weight,
+                bias,
+            }))
         })
     }
 

@@ -32,6 +32,8 @@ pub(crate) enum Context<'a, K: Kernels> {
         layer: usize,
         /// Calls of attention so far.
         call: usize,
+        /// Calls of recurrent ops so far.
+        recurrent: usize,
     },
     /// Embedding or head: rows that see nothing but themselves.
     Alone,
@@ -75,6 +77,7 @@ enum Op<K: Kernels> {
         out: K::Tensor,
         sums: K::SoftmaxStats,
     },
+    Conv(Box<ConvOp<K>>),
     Gather {
         x: Id,
         rows: K::Indices,
@@ -118,6 +121,15 @@ struct NormOp<K: Kernels> {
     scale: Vector<K>,
     bias: Option<Vector<K>>,
     norm: Norm,
+}
+
+/// A recorded convolution.
+struct ConvOp<K: Kernels> {
+    x: Id,
+    /// x, where the weight is trained.
+    x_value: Option<K::Tensor>,
+    weight: Vector<K>,
+    bias: Option<Vector<K>>,
 }
 
 /// A recorded a ∘ b, with the values that its backward pass needs.

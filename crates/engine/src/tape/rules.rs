@@ -125,6 +125,20 @@ pub(crate) fn attention(q: &[usize], k: &[usize], v: &[usize], spec: &AttnSpec) 
     Ok(q.to_vec())
 }
 
+/// The weight's shape.
+pub(crate) fn conv(name: &str, x: &[usize], taps: usize) -> Shape {
+    let (&[channels], true) = (x, taps > 0) else {
+        return Err(format!(
+            "conv `{name}` wants (channels) and at least 1 tap, not the trailing shape {x:?} and \
+             {taps}"
+        ));
+    };
+    match channels {
+        0 => Err(format!("conv `{name}` wants at least 1 channel, not 0")),
+        channels => Ok(vec![channels, 1, taps]),
+    }
+}
+
 /// How many experts; `bias` is the trailing shape of the route's.
 pub(crate) fn moe(
     router: &[usize],

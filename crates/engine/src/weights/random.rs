@@ -5,7 +5,7 @@ use randori_kernels::Result;
 
 use crate::trace::{TracedWeight, Use};
 
-/// Deviation of projections and embeddings, as Llama's own initialisation has it.
+/// Deviation of projections, embeddings and taps, as Llama's own initialisation has it.
 const DEVIATION: f64 = 0.02;
 
 /// One tensor in f32: norms scale by 1, biases are 0, the rest is normal.
@@ -14,7 +14,7 @@ pub(super) fn tensor(weight: &TracedWeight, seed: u64) -> Result<Tensor> {
     match weight.used_as {
         Use::Norm => Ok(Tensor::ones(shape, DType::F32, &Device::Cpu)?),
         Use::NormPlus | Use::Bias => Ok(Tensor::zeros(shape, DType::F32, &Device::Cpu)?),
-        Use::Linear | Use::Embed => {
+        Use::Linear | Use::Embed | Use::Conv => {
             let count: usize = shape.iter().product();
             let mut uniform = randori_lora::splitmix(seed, &weight.name, 2 * count.div_ceil(2));
             let mut values = Vec::with_capacity(count + 1);

@@ -240,6 +240,16 @@ impl Backend for Recorder {
         let width = xs.iter().map(|&x| self.last(x)).sum::<Result<_, _>>()?;
         Ok(self.with_last(xs[0], &[width]))
     }
+
+    fn conv(&mut self, name: &str, x: Id, taps: usize, bias: bool) -> OpResult {
+        self.see("conv", format!("{name} {taps}"));
+        let width = self.last(x)?;
+        self.weight(format!("{name}.weight"), vec![width, 1, taps])?;
+        if bias {
+            self.weight(format!("{name}.bias"), vec![width])?;
+        }
+        Ok(self.with_last(x, &[width]))
+    }
 }
 
 /// A whole forward pass over shapes: the logits' shape.

@@ -23,6 +23,7 @@ use randori_sdk::seam::{Binary, RopeSpec, RouteSpec, Unary};
 
 use crate::{
     ExpertOutput, ExpertTokens, Gain, Heads, Kernels, Norm, OnCandle, Result, Weight,
+    error::on_processor,
     on_candle::{call, on_candle},
 };
 
@@ -102,6 +103,24 @@ impl Kernels for Card {
         dout: &Tensor,
     ) -> Result<[Tensor; 3]> {
         attention::backward(plan, qkv, heads, results, dout)
+    }
+    fn convolve(&self, _: &Self::Plan, _: &Tensor, _: &Tensor) -> Result<Tensor> {
+        Err(on_processor("conv"))
+    }
+    fn cached_convolve(
+        &self,
+        _: &mut Self::Cache,
+        _: (usize, usize),
+        _: &Tensor,
+        _: &Tensor,
+    ) -> Result<Tensor> {
+        Err(on_processor("conv"))
+    }
+    fn convolve_backward(&self, _: &Self::Plan, _: &Tensor, _: &Tensor) -> Result<Tensor> {
+        Err(on_processor("conv"))
+    }
+    fn taps_gradient(&self, _: &Self::Plan, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<()> {
+        Err(on_processor("conv"))
     }
     fn fuses_silu(&self) -> bool {
         true

@@ -5,6 +5,7 @@
 pub mod attention;
 mod attention_backward;
 mod cache;
+mod conv;
 mod dora;
 pub mod elementwise;
 mod few;
@@ -107,6 +108,20 @@ impl Kernels for Cpu {
         cache::with_spans(plan, k, v, heads, |spans| {
             attention_backward::backward(q, k.dims(), spans, heads, (out, lse), dout)
         })
+    }
+    fn cached_convolve(
+        &self,
+        cache: &mut Self::Cache,
+        at: (usize, usize),
+        x: &Tensor,
+        w: &Tensor,
+    ) -> Result<Tensor> {
+        cache.convolve(at, x, w)
+    }
+    call! {
+        conv::convolve(plan: &Self::Plan, x: &Tensor, w: &Tensor) -> Tensor;
+        conv::convolve_backward(plan: &Self::Plan, w: &Tensor, dy: &Tensor) -> Tensor;
+        conv::taps_gradient(plan: &Self::Plan, x: &Tensor, dy: &Tensor, dw: &Tensor) -> ();
     }
     /// The tape saves three wide values instead: see its `Factor`.
     fn fuses_silu(&self) -> bool {

@@ -257,6 +257,41 @@ impl Kernels for Shapes {
         Ok([dq, dk, dv])
     }
 
+    fn convolve(&self, _: &usize, x: &Placeholder, w: &Placeholder) -> Result<Placeholder> {
+        self.conv(x, w)
+    }
+    /// The states themselves are counted by the caller.
+    fn cached_convolve(
+        &self,
+        (): &mut (),
+        _: (usize, usize),
+        x: &Placeholder,
+        w: &Placeholder,
+    ) -> Result<Placeholder> {
+        self.conv(x, w)
+    }
+    fn convolve_backward(
+        &self,
+        _: &usize,
+        w: &Placeholder,
+        dy: &Placeholder,
+    ) -> Result<Placeholder> {
+        self.conv(dy, w)
+    }
+    /// Parts of it for every 64 rows, which are then summed.
+    fn taps_gradient(
+        &self,
+        _: &usize,
+        _: &Placeholder,
+        dy: &Placeholder,
+        dw: &Placeholder,
+    ) -> Result<()> {
+        let parts = dy.dims[0].div_ceil(64) + 1;
+        self.ledger.touch(4 * (parts * dw.count()) as u64);
+        self.count_multiply_adds((dy.dims[0] * dw.count()) as u64);
+        Ok(())
+    }
+
     /// Spreads tokens evenly, since the true numbers depend on values.
     fn route(
         &self,

@@ -5,7 +5,7 @@ use std::{ops::Deref, rc::Rc};
 use randori_cuda::ops::decode;
 
 use super::{ledger::Allocation, machine::Shapes};
-use crate::{Heads, QUERIES, Result, Shaped, tensors::with_last};
+use crate::{Heads, QUERIES, Result, Shaped, error::on_processor, tensors::with_last};
 
 /// The axes of a tensor. Up to four are stored in place, since a pass has thousands of tensors.
 #[derive(Clone)]
@@ -140,6 +140,15 @@ impl Shapes {
     /// Allocates a tensor of x's axes but the last.
     pub(super) fn with_last(&self, x: &Placeholder, width: usize) -> Result<Placeholder> {
         Ok(self.values(&with_last(&x.dims, width)))
+    }
+
+    /// Counts a convolution of x, or of the gradient to its result, with all taps of w.
+    pub(super) fn conv(&self, x: &Placeholder, w: &Placeholder) -> Result<Placeholder> {
+        if self.card.is_some() {
+            return Err(on_processor("conv"));
+        }
+        self.count_multiply_adds((x.dims[0] * w.count()) as u64);
+        self.like(x)
     }
 
     /// Counts attention's forward pass; returns its result and the soft-max's statistics.
