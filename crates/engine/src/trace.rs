@@ -444,6 +444,22 @@ impl Backend for Tracer {
         self.push(dims)
     }
 
+    fn delta_rule(&mut self, q: Id, k: Id, v: Id, strength: Id, decay: Id) -> OpResult {
+        let ids = [q, k, v, strength, decay];
+        let mut shapes = Vec::with_capacity(ids.len());
+        for id in ids {
+            shapes.push(self.shape(id)?);
+        }
+        let of = |i: usize| shapes.get(i).map_or(&[][..], Vec::as_slice);
+        let shape = rules::delta_rule([0, 1, 2, 3, 4].map(of))?;
+        self.sequences("delta_rule")?;
+        let state = of(0)[1] * shape.iter().product::<usize>();
+        self.spend((2 * 4 * state) as f64);
+        self.trace.state_bytes += 4 * state;
+        self.save(&ids);
+        self.push(shape)
+    }
+
     fn moe(
         &mut self,
         router: Id,

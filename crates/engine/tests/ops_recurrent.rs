@@ -316,3 +316,105 @@ fn a_convolution_refuses_what_it_cannot_mean() {
     }));
     assert!(error.contains("wants (channels)"), "{error}");
 }
+
+/// q and k of 2 heads, v of 4, from parts of x, and their gates.
+fn delta_rule(g: &mut dyn Backend, q: Id, k: Id, v: Id, gates: [Id; 2]) -> OpResult {
+    let (q, k, v) = (g.unflatten(q, 2)?, g.unflatten(k, 2)?, g.unflatten(v, 4)?);
+    let strength = g.unary(Unary::Sigmoid, gates[0])?;
+    // -e^(gate/2 - 1): a few tenths
+    let decay = g.affine(gates[1], 0.5, -1.0)?;
+    let decay = g.unary(Unary::Exp, decay)?;
+    let decay = g.affine(decay, -1.0, 0.0)?;
+    let y = g.delta_rule(q, k, v, strength, decay)?;
+    g.flatten(y)
+}
+
+#[test]
+fn the_delta_rule_has_the_gradients_of_finite_differences() {
+    check(|g, p, x| {
+        let mut project = |name: &str, out| g.linear(&format!("{p}.{name}"), x, out, false);
+        let (q, k, v) = (project("q", 6)?, project("k", 6)?, project("v", 12)?);
+        let gates = [project("b", 4)?, project("g", 4)?];
+        // of keys about as long as 1, as a norm would leave them
+        let (q, k) = (g.affine(q, 0.5, 0.0)?, g.affine(k, 0.4, 0.0)?);
+        delta_rule(g, q, k, v, gates)
+    });
+}
+
+/// x + delta(x), of parts of x alone.
+fn deltas(g: &mut dyn Backend, _: usize, x: Id) -> OpResult {
+    let (q, k) = (g.narrow(x, 0, 6)?, g.narrow(x, 6, 6)?);
+    let k = g.affine(k, 0.3, 0.0)?;
+    let gates = [g.narrow(x, 2, 4)?, g.narrow(x, 7, 4)?];
+    let y = delta_rule(g, q, k, x, gates)?;
+    g.binary(Binary::Add, x, y)
+}
+
+#[test]
+fn the_cached_delta_rule_has_the_bits_of_the_packed_one() {
+    same_bits(deltas);
+    let traced = trace(&*bare(deltas).base.arch).unwrap();
+    assert_eq!(traced.state_bytes, 2 * 4 * (4 * 3 * 3));
+    assert_eq!(traced.cache_bytes_per_token, 0);
+}
+
+/// Rows of a packed pass against their sequences alone, in f64, written as the paper has it.
+#[test]
+fn the_packed_delta_rule_equals_a_naive_f64_reference() {
+    let block: Block = Box::new(deltas);
+    let base: Arc<Base> = base(Bare { layers: 1, block }, 5);
+    let table = weight(&base, "embed.weight");
+    let plan = forks();
+    let hidden = floats(&Player::bare(base).hidden(&plan).unwrap());
+    for segment in &plan.segments {
+        let parent = segment.parent.map(|p| &plan.segments[p]);
+        let before = parent.map_or(0..0, |p| p.start..p.start + p.len);
+        let own = segment.start..segment.start + segment.len;
+        let mut states = [[[0f64; 3]; 3]; 4]; // head, key feature, value feature
+        for row in before.chain(own.clone()) {
+            let token = plan.ids[row] as usize;
+            let x: Vec<f64> = table[token * WIDTH..][..WIDTH]
+                .iter()
+                .map(|x| f64::from(*x))
+                .collect();
+            for (head, state) in states.iter_mut().enumerate() {
+                let of = |from: usize, by: f64| [0, 1, 2].map(|i| by * x[from + i]);
+                let (q, k) = (of(head / 2 * 3, 1.0), of(6 + head / 2 * 3, 0.3));
+                let v = of(head * 3, 1.0);
+                let strength = 1.0 / (1.0 + (-x[2 + head]).exp());
+                let decay = (-(x[7 + head] * 0.5 - 1.0).exp()).exp();
+                let mut out = [0f64; 3];
+                for j in 0..3 {
+                    (0..3).for_each(|i| state[i][j] *= decay);
+                    let held: f64 = (0..3).map(|i| state[i][j] * k[i]).sum();
+                    for i in 0..3 {
+                        state[i][j] += k[i] * strength * (v[j] - held);
+                        out[j] += state[i][j] * q[i];
+                    }
+                }
+                if !own.contains(&row) {
+                    continue;
+                }
+                for j in 0..3 {
+                    let got = f64::from(hidden[row * WIDTH + head * 3 + j]);
+                    let want = x[head * 3 + j] + out[j];
+                    assert!((got - want).abs() < 1e-5, "row {row}: {got} for {want}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_delta_rule_refuses_what_it_cannot_mean() {
+    for (keys, values, gates) in [(4, 3, 3), (2, 4, 3), (3, 4, 4)] {
+        let block: Block = Box::new(move |g, _, x| {
+            let (q, v) = (g.unflatten(x, keys)?, g.unflatten(x, values)?);
+            let gate = g.narrow(x, 0, gates)?;
+            let y = g.delta_rule(q, q, v, gate, gate)?;
+            g.flatten(y)
+        });
+        let error = trace(&Bare { layers: 1, block }).unwrap_err().to_string();
+        assert!(error.contains("a multiple of key heads"), "{error}");
+    }
+}

@@ -143,6 +143,7 @@ pub(crate) static OPS: abi::Ops = abi::Ops {
     narrow,
     concat,
     conv,
+    delta_rule,
 };
 
 /// The call behind a graph.
@@ -376,4 +377,20 @@ unsafe extern "C" fn conv(g: Graph, name: Str, x: Tensor, taps: usize, bias: u32
     // SAFETY: above.
     let (call, name) = unsafe { (call(g), name.read()) };
     call.op("conv", &name, &[x], |b| b.conv(&name, x, taps, bias != 0))
+}
+
+unsafe extern "C" fn delta_rule(
+    g: Graph,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    strength: Tensor,
+    decay: Tensor,
+) -> Tensor {
+    // SAFETY: above.
+    let call = unsafe { call(g) };
+    let inputs = [q, k, v, strength, decay];
+    call.op("delta_rule", "", &inputs, |b| {
+        b.delta_rule(q, k, v, strength, decay)
+    })
 }

@@ -346,6 +346,26 @@ pub trait Kernels: Sized {
         dy: &Self::Tensor,
         dw: &Self::Tensor,
     ) -> Result<()>;
+    /// The gated delta rule along each sequence of the packed rows. The inputs are q and k (tokens,
+    /// key heads, key features), v (tokens, heads, value features), write strengths and log-decays
+    /// (tokens, heads); the result has v's axes. Every head's state (key features, value features)
+    /// begins as 0 and is turned by a token into S = e^decay·S, then S + k ⊗ strength·(v - Sᵀk),
+    /// from which it reads Sᵀq. Consecutive heads share a key head.
+    fn delta_rule(&self, plan: &Self::Plan, inputs: [&Self::Tensor; 5]) -> Result<Self::Tensor>;
+    /// The same of a cache's new rows; `at` is as in [`Kernels::cached_convolve`].
+    fn cached_delta_rule(
+        &self,
+        cache: &mut Self::Cache,
+        at: (usize, usize),
+        inputs: [&Self::Tensor; 5],
+    ) -> Result<Self::Tensor>;
+    /// The gradients to the inputs of [`Kernels::delta_rule`].
+    fn delta_rule_backward(
+        &self,
+        plan: &Self::Plan,
+        inputs: [&Self::Tensor; 5],
+        dout: &Self::Tensor,
+    ) -> Result<[Self::Tensor; 5]>;
 
     // Mixture of experts.
 

@@ -163,6 +163,13 @@ fn recur<K: Kernels>(
     see("convolve", &k.convolve(plan, &x, &w)?);
     see("convolve_backward", &k.convolve_backward(plan, &w, &x)?);
     k.taps_gradient(plan, &x, &x, &make(&[WIDTH, 1, 3]))?;
+    let (keys, v, gates) = (make(&[ROWS, 2, 3]), make(&[ROWS, 4, 5]), make(&[ROWS, 4]));
+    let inputs = [&keys, &keys, &v, &gates, &gates];
+    let out = k.delta_rule(plan, inputs)?;
+    see("delta_rule", &out);
+    for d in k.delta_rule_backward(plan, inputs, &out)? {
+        see("delta_rule_backward", &d);
+    }
     Ok(())
 }
 

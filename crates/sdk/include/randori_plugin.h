@@ -232,6 +232,12 @@ typedef struct RandoriOps {
      * channels).
      */
     RandoriTensor (*conv)(RandoriGraph g, RandoriStr name, RandoriTensor x, size_t taps, uint32_t bias);
+    /*
+     * The gated delta rule along each sequence: q and k (tokens, key heads, dk), v (tokens, heads,
+     * dv), `strength` and `decay` (tokens, heads) -> (tokens, heads, dv). A token turns a head's
+     * state into S = e^decay·S, then S + k ⊗ strength·(v - Sᵀk), and reads Sᵀq.
+     */
+    RandoriTensor (*delta_rule)(RandoriGraph g, RandoriTensor q, RandoriTensor k, RandoriTensor v, RandoriTensor strength, RandoriTensor decay);
 } RandoriOps;
 
 /* An architecture's functions; `object` is what `Item.create` made. */

@@ -217,6 +217,17 @@ pub struct Ops {
     /// channels).
     pub conv:
         unsafe extern "C" fn(g: Graph, name: Str, x: Tensor, taps: usize, bias: u32) -> Tensor,
+    /// The gated delta rule along each sequence: q and k (tokens, key heads, dk), v (tokens, heads,
+    /// dv), `strength` and `decay` (tokens, heads) -> (tokens, heads, dv). A token turns a head's
+    /// state into S = e^decay·S, then S + k ⊗ strength·(v - Sᵀk), and reads Sᵀq.
+    pub delta_rule: unsafe extern "C" fn(
+        g: Graph,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        strength: Tensor,
+        decay: Tensor,
+    ) -> Tensor,
 }
 
 /// An architecture's functions; `object` is what [`Item::create`] made.

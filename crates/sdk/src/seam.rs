@@ -204,6 +204,11 @@ pub trait Backend {
     /// Causal depthwise convolution along each sequence, with `name.weight` (channels, 1, taps) (+
     /// `name.bias`): (tokens, channels) -> (tokens, channels). The last tap is the token's own.
     fn conv(&mut self, name: &str, x: Id, taps: usize, bias: bool) -> OpResult;
+    /// The gated delta rule along each sequence: q and k (tokens, key heads, dk), v (tokens, heads,
+    /// dv), `strength` and `decay` (tokens, heads) -> (tokens, heads, dv). A token turns a head's
+    /// state, (dk, dv) and 0 before the first, into S = e^decay·S, then S + k ⊗ strength·(v - Sᵀk),
+    /// and reads Sᵀq. Consecutive heads share a key head.
+    fn delta_rule(&mut self, q: Id, k: Id, v: Id, strength: Id, decay: Id) -> OpResult;
     /// Mixture of experts: `router` (tokens, experts) are the router's logits; `expert` is called
     /// with each chosen expert's rows of `x` and returns its output, or 0 on failure.
     fn moe(

@@ -120,6 +120,12 @@ fn step<K: Kernels>(
             each.try_for_each(|(id, grad)| arena.add(id, grad, true))
         }
         Op::Conv(op) => convolve(pass, *op, &dy, arena, grads),
+        Op::DeltaRule { ids, values } => {
+            let inputs = values.each_ref();
+            let grads = kernels.delta_rule_backward(&pass.plan, inputs, &dy)?;
+            let mut each = ids.into_iter().zip(grads);
+            each.try_for_each(|(id, grad)| arena.add(id, grad, true))
+        }
         Op::Gather { x, rows, dims } => {
             let dx = kernels.zeros(&dims, &dy)?;
             kernels.scatter(&dy, &rows, &dx)?;

@@ -255,6 +255,29 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
         })
     }
 
+    fn delta_rule(&mut self, q: Id, k: Id, v: Id, strength: Id, decay: Id) -> OpResult {
+        let ids = [q, k, v, strength, decay];
+        let mut values = Vec::with_capacity(ids.len());
+        let mut needs = false;
+        for id in ids {
+            let (value, needed) = self.float(id)?;
+            self.sequences("delta_rule", &value)?;
+            needs |= needed;
+            values.push(value);
+        }
+        let values: [K::Tensor; 5] = values
+            .try_into()
+            .map_err(|_| "delta_rule takes five values")?;
+        rules::delta_rule(values.each_ref().map(trailing))?;
+        let (pass, inputs) = (self.pass, values.each_ref());
+        let out = match self.next_states() {
+            Some((cache, at)) => pass.kernels.cached_delta_rule(cache, at, inputs),
+            None => pass.kernels.delta_rule(&pass.plan, inputs),
+        };
+        let out = out.map_err(say)?;
+        self.push(out, needs, || Op::DeltaRule { ids, values })
+    }
+
     fn moe(
         &mut self,
         router: Id,

@@ -78,6 +78,10 @@ enum Op<K: Kernels> {
         sums: K::SoftmaxStats,
     },
     Conv(Box<ConvOp<K>>),
+    DeltaRule {
+        ids: [Id; 5],
+        values: [K::Tensor; 5],
+    },
     Gather {
         x: Id,
         rows: K::Indices,

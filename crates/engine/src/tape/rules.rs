@@ -139,6 +139,27 @@ pub(crate) fn conv(name: &str, x: &[usize], taps: usize) -> Shape {
     }
 }
 
+/// Shapes of q, k, v, strengths and decays; the result has v's.
+pub(crate) fn delta_rule(shapes: [&[usize]; 5]) -> Shape {
+    let [q, k, v, strength, decay] = shapes;
+    let fits = match (q, v) {
+        (&[key_heads, key], &[heads, value]) => {
+            let sizes = [key_heads, key, heads, value];
+            let shared = !sizes.contains(&0) && heads % key_heads == 0;
+            shared && q == k && strength == [heads] && decay == [heads]
+        }
+        _ => false,
+    };
+    match fits {
+        true => Ok(v.to_vec()),
+        false => Err(format!(
+            "delta_rule wants q and k (key heads, features), v (heads, features), heads a multiple \
+             of key heads, and strengths and decays (heads), not the trailing shapes {q:?}, {k:?}, \
+             {v:?}, {strength:?} and {decay:?}"
+        )),
+    }
+}
+
 /// How many experts; `bias` is the trailing shape of the route's.
 pub(crate) fn moe(
     router: &[usize],

@@ -241,6 +241,14 @@ impl Backend for Recorder {
         Ok(self.with_last(xs[0], &[width]))
     }
 
+    fn delta_rule(&mut self, q: Id, _: Id, v: Id, strength: Id, decay: Id) -> OpResult {
+        let of = |id| self.shape(id).to_vec();
+        let shapes = format!("{:?} {:?} {:?}", of(q), of(strength), of(decay));
+        let shape = of(v);
+        self.see("delta_rule", shapes);
+        Ok(self.born(shape))
+    }
+
     fn conv(&mut self, name: &str, x: Id, taps: usize, bias: bool) -> OpResult {
         self.see("conv", format!("{name} {taps}"));
         let width = self.last(x)?;

@@ -122,6 +122,25 @@ impl Kernels for Card {
     fn taps_gradient(&self, _: &Self::Plan, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<()> {
         Err(on_processor("conv"))
     }
+    fn delta_rule(&self, _: &Self::Plan, _: [&Tensor; 5]) -> Result<Tensor> {
+        Err(on_processor("delta_rule"))
+    }
+    fn cached_delta_rule(
+        &self,
+        _: &mut Self::Cache,
+        _: (usize, usize),
+        _: [&Tensor; 5],
+    ) -> Result<Tensor> {
+        Err(on_processor("delta_rule"))
+    }
+    fn delta_rule_backward(
+        &self,
+        _: &Self::Plan,
+        _: [&Tensor; 5],
+        _: &Tensor,
+    ) -> Result<[Tensor; 5]> {
+        Err(on_processor("delta_rule"))
+    }
     fn fuses_silu(&self) -> bool {
         true
     }

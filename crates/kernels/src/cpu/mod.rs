@@ -6,6 +6,8 @@ pub mod attention;
 mod attention_backward;
 mod cache;
 mod conv;
+pub mod delta;
+mod delta_backward;
 mod dora;
 pub mod elementwise;
 mod few;
@@ -118,7 +120,19 @@ impl Kernels for Cpu {
     ) -> Result<Tensor> {
         cache.convolve(at, x, w)
     }
+    fn cached_delta_rule(
+        &self,
+        cache: &mut Self::Cache,
+        at: (usize, usize),
+        inputs: [&Tensor; 5],
+    ) -> Result<Tensor> {
+        cache.delta_rule(at, inputs)
+    }
     call! {
+        delta::delta_rule(plan: &Self::Plan, inputs: [&Tensor; 5]) -> Tensor;
+        delta_backward::delta_rule_backward(
+            plan: &Self::Plan, inputs: [&Tensor; 5], dout: &Tensor
+        ) -> [Tensor; 5];
         conv::convolve(plan: &Self::Plan, x: &Tensor, w: &Tensor) -> Tensor;
         conv::convolve_backward(plan: &Self::Plan, w: &Tensor, dy: &Tensor) -> Tensor;
         conv::taps_gradient(plan: &Self::Plan, x: &Tensor, dy: &Tensor, dw: &Tensor) -> ();

@@ -20,7 +20,11 @@ pub use placeholder::Placeholder;
 pub use work::Work;
 
 use self::{ledger::Allocation, placeholder::Axes};
-use crate::{Error, ExpertOutput, ExpertTokens, Gain, Heads, Kernels, Norm, Result, rows};
+use crate::{
+    Error, ExpertOutput, ExpertTokens, Gain, Heads, Kernels, Norm, Result,
+    cpu::delta::{self, Sizes},
+    rows,
+};
 
 /// A low-rank update without values.
 #[derive(Clone, Copy)]
@@ -290,6 +294,31 @@ impl Kernels for Shapes {
         self.ledger.touch(4 * (parts * dw.count()) as u64);
         self.count_multiply_adds((dy.dims[0] * dw.count()) as u64);
         Ok(())
+    }
+
+    fn delta_rule(&self, _: &usize, inputs: [&Placeholder; 5]) -> Result<Placeholder> {
+        self.scan(inputs)
+    }
+    /// The states themselves are counted by the caller.
+    fn cached_delta_rule(
+        &self,
+        (): &mut (),
+        _: (usize, usize),
+        inputs: [&Placeholder; 5],
+    ) -> Result<Placeholder> {
+        self.scan(inputs)
+    }
+    fn delta_rule_backward(
+        &self,
+        _: &usize,
+        inputs: [&Placeholder; 5],
+        _: &Placeholder,
+    ) -> Result<[Placeholder; 5]> {
+        let sizes = Sizes::of(&inputs[0].dims, &inputs[2].dims)?;
+        let [q, k, v, beta, gate] = inputs.map(|input| self.values(&input.dims));
+        self.ledger.touch(self.threads * sizes.scratch(self.keys));
+        self.count_scan(&sizes, delta::BACKWARD);
+        Ok([q, k, v, beta, gate])
     }
 
     /// Spreads tokens evenly, since the true numbers depend on values.
