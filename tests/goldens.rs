@@ -206,7 +206,7 @@ fn flat(t: &Tensor) -> Vec<f64> {
 #[test]
 fn the_bases_answer_as_in_transformers() {
     let all = ["llama", "mistral"].into_iter().chain(NEWER).chain(TIED);
-    for model in all.chain(MIXTURES).chain(ROTARY).chain(HYBRIDS) {
+    for model in all.chain(ROTARY).chain(MIXTURES).chain(HYBRIDS) {
         let golden = Golden::open(model);
         golden.answers("base", &Player::bare(golden.base.clone()));
     }
@@ -242,7 +242,12 @@ fn responses_across_the_border_do_not_share_their_prompt() {
 #[test]
 fn a_base_s_own_weights_have_pytorchs_gradients() {
     let mixtures = ["mixtral", "qwen3_moe"];
-    for model in NEWER.into_iter().chain(TIED).chain(mixtures).chain(HYBRIDS) {
+    for model in NEWER
+        .into_iter()
+        .chain(TIED)
+        .chain(mixtures)
+        .chain(HYBRIDS)
+    {
         let golden = Golden::open(model);
         golden.gradients("full", &Player::full(golden.base.clone()).unwrap());
     }

@@ -277,8 +277,13 @@ fn what_llama_cpp_refuses_is_refused_by_name() {
     );
     key(
         "llama.rope.scaling.type",
+        text("ntk"),
+        "\"ntk\" is not supported; none, linear and yarn are",
+    );
+    key(
+        "llama.rope.scaling.type",
         text("yarn"),
-        "\"yarn\" is not supported; none and linear are",
+        "llama.rope.scaling.factor must be above 0, got 0",
     );
     key(
         "llama.attention.causal",

@@ -30,6 +30,7 @@ impl Gguf {
         modules: &[],
         biased: None,
         biases: &[],
+        epsilon: "attention.layer_norm_rms_epsilon",
         any_head_dim: true,
         partial_rotary: false,
         divisors: Divisors::None,

@@ -9,6 +9,7 @@ mod plan;
 mod quant;
 mod rope;
 mod tensors;
+mod yarn;
 
 use std::{path::Path, sync::Arc};
 

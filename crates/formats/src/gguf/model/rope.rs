@@ -1,7 +1,8 @@
 //! Conversion between a configuration's rotary scaling and llama.cpp's.
 //!
 //! llama.cpp divides every frequency by one factor and by its divisor in `rope_freqs.weight`, and
-//! multiplies cosine and sine by `attn_factor`; each of the three may occur alone.
+//! multiplies cosine and sine by `attn_factor`; each of the three may occur alone. Yarn has a file
+//! of its own.
 
 use randori_sdk::dialect::{Divisors, Gguf};
 use serde_json::{Value, json};
@@ -10,6 +11,7 @@ use super::{
     dialect::{Keys, Spoken},
     keys::shortest,
     names::{ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT},
+    yarn::Yarn,
 };
 use crate::{
     ByteSource, Error, Result,
@@ -40,6 +42,8 @@ pub(super) enum Rope {
         attention: f64,
         original: f64,
     },
+    /// Yarn's ramp.
+    Yarn(Yarn),
 }
 
 impl Rope {
@@ -68,7 +72,15 @@ impl Rope {
                 high: need("high_freq_factor")?,
                 original: original(config).ok_or_else(|| lacks(ORIGINAL))?,
             }),
-            "longrope" => {
+            "yarn" if gguf.divisors != Divisors::LongShort => {
+                let original = original(config).ok_or_else(|| lacks(ORIGINAL))?;
+                let number = |key: &str| rope_number(config, key);
+                let factor = number("factor").or(longest(config).map(|n| n / original));
+                let factor = factor.ok_or_else(|| lacks("factor"))?;
+                Ok(Rope::Yarn(Yarn::new(section, factor, original)?))
+            }
+            // two older names, the second of architectures with two lists alone
+            "longrope" | "su" | "yarn" => {
                 let list = |key: &str| -> Result<Vec<f32>> {
                     let list = section.get(key).and_then(Value::as_array);
                     let list = list.ok_or_else(|| lacks(key))?;
@@ -100,7 +112,7 @@ impl Rope {
                 })
             }
             other => Err(Error::rule(format!(
-                "the rope scaling {other:?} cannot be written as GGUF; default, linear, llama3 and longrope can"
+                "the rope scaling {other:?} cannot be written as GGUF; default, linear, llama3, yarn and longrope can"
             ))),
         }
     }
@@ -126,6 +138,10 @@ impl Rope {
                 ),
                 (name("attn_factor"), gguf::Value::Float(*attention)),
             ],
+            Rope::Yarn(yarn) => {
+                let keys = yarn.keys().into_iter();
+                keys.map(|(key, value)| (name(key), value)).collect()
+            }
             _ => Vec::new(),
         }
     }
@@ -150,7 +166,7 @@ impl Rope {
     /// low).
     pub fn divisors(&self, theta: f64, head_dim: usize) -> Option<Vec<f32>> {
         let (factor, low, high, original) = match self {
-            Rope::Plain | Rope::Linear(_) | Rope::ByLength { .. } => return None,
+            Rope::Plain | Rope::Linear(_) | Rope::ByLength { .. } | Rope::Yarn(_) => return None,
             Rope::PerFrequency { divisors, .. } => return Some(divisors.clone()),
             Rope::Llama3 {
                 factor,
@@ -176,7 +192,8 @@ impl Rope {
     }
 }
 
-const ORIGINAL: &str = "original_max_position_embeddings";
+/// The key of the original context length.
+pub(super) const ORIGINAL: &str = "original_max_position_embeddings";
 
 /// The original context length: a key beside the section takes precedence over one in it, as in
 /// transformers.
@@ -190,14 +207,17 @@ fn original(config: &Value) -> Option<f64> {
 /// The factor on cosine and sine that transformers computes for `longrope` where none is given:
 /// √(1 + ln(longest / original) / ln original).
 fn longer(config: &Value, original: f64) -> f64 {
-    let longest = config
-        .get("max_position_embeddings")
-        .and_then(Value::as_f64);
-    let times = rope_number(config, "factor").or(longest.map(|longest| longest / original));
+    let times = rope_number(config, "factor").or(longest(config).map(|n| n / original));
     match times {
         Some(times) if times > 1.0 => (1.0 + times.ln() / original.ln()).sqrt(),
         _ => 1.0,
     }
+}
+
+/// The longest text.
+fn longest(config: &Value) -> Option<f64> {
+    let longest = config.get("max_position_embeddings");
+    longest.and_then(Value::as_f64)
 }
 
 /// The section with the rope's keys. transformers v4 has theta at the top level and the rest in
@@ -218,7 +238,7 @@ pub(super) fn rope_number(config: &Value, key: &str) -> Option<f64> {
     inside.or_else(|| config.get(key).and_then(Value::as_f64))
 }
 
-/// Converts GGUF's scaling to `linear` or `llama3` where equivalent, else to `longrope` with the
+/// Converts GGUF's scaling to `linear`, `llama3` or `yarn` where equivalent, else to `longrope` with the
 /// divisors; `None` without scaling.
 ///
 /// # Errors
@@ -233,7 +253,17 @@ pub(super) fn scaling(
     context: usize,
 ) -> Read<Option<Value>> {
     let kinds = spoken.gguf.divisors;
-    let factor = factor(keys)?;
+    let named = keys.text("rope.scaling.type")?;
+    if named == Some("yarn") {
+        if kinds == Divisors::One && keys.header.tensors.contains_key(ROPE_FACTORS) {
+            return Err(format!("{ROPE_FACTORS} beside yarn is not supported"));
+        }
+        return Yarn::read(keys, context).map(|yarn| Some(yarn.section()));
+    }
+    let factor = match named {
+        Some("longrope") if kinds == Divisors::LongShort => 1.0,
+        _ => factor(keys)?,
+    };
     let attention = match keys.float("rope.scaling.attn_factor")? {
         Some(a) if a.is_finite() => a,
         Some(a) => return Err(format!("{} is {a}", keys.name("rope.scaling.attn_factor"))),
@@ -311,7 +341,7 @@ fn factor(keys: &Keys) -> Read<f64> {
         Some("none") => return Ok(1.0),
         Some(other) => {
             return Err(format!(
-                "{} {other:?} is not supported; none and linear are",
+                "{} {other:?} is not supported; none, linear and yarn are",
                 keys.name("rope.scaling.type")
             ));
         }

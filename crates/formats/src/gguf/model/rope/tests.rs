@@ -103,3 +103,46 @@ fn divisors_by_length_are_two_tensors() {
         "{error}"
     );
 }
+
+#[test]
+fn yarn_has_one_factor_here_and_two_there() {
+    let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32});
+    let with = |keys: Value| {
+        let mut section = yarn.clone();
+        for (key, value) in keys.as_object().unwrap() {
+            section[key] = value.clone();
+        }
+        section
+    };
+    // 0.1 ln 4 + 1, and (0.07 ln 4 + 1) / (0.13 ln 4 + 1)
+    for (section, attention) in [
+        (yarn.clone(), 1.138_629_436),
+        (with(json!({"attention_factor": 0.9})), 0.9),
+        (with(json!({"mscale": 1.0, "mscale_all_dim": 1.0})), 1.0),
+        (
+            with(json!({"mscale": 0.7, "mscale_all_dim": 1.3})),
+            0.929_523_492,
+        ),
+        (
+            with(json!({"beta_fast": 9.0, "beta_slow": 2.0})),
+            1.138_629_436,
+        ),
+    ] {
+        let (read, [rope, twin]) = again(&section, Gguf::LLAMA, 10_000.0);
+        let off = read["attention_factor"].as_f64().unwrap() - attention;
+        assert!(off.abs() < 1e-6, "{section}: {read}");
+        assert_eq!(
+            (&read["rope_type"], &read["factor"]),
+            (&json!("yarn"), &json!(4.0))
+        );
+        let keys = [rope, twin].map(|rope| rope.keys(str::to_owned).len());
+        assert_eq!(keys[0], keys[1], "{section}");
+        for (key, usual) in [("beta_fast", 32.0), ("beta_slow", 1.0)] {
+            let said = section.get(key).cloned().unwrap_or(json!(usual));
+            assert_eq!(read[key], said, "{key}");
+        }
+    }
+    let cut = with(json!({"truncate": false}));
+    let error = Rope::new(&json!({"rope_parameters": cut}), 8, &Gguf::LLAMA).unwrap_err();
+    assert!(error.to_string().contains("truncate"), "{error}");
+}
