@@ -216,6 +216,9 @@ pub(crate) mod tests {
         fn concat(&mut self, _: &[Id]) -> OpResult {
             Ok(7)
         }
+        fn param(&mut self, _: &str, _: &[usize]) -> OpResult {
+            Ok(7)
+        }
     }
 
     /// An architecture of a thousand ops without weights.

@@ -142,6 +142,7 @@ pub(crate) static OPS: abi::Ops = abi::Ops {
     flatten,
     narrow,
     concat,
+    param,
 };
 
 /// The call behind a graph.
@@ -252,6 +253,8 @@ unsafe extern "C" fn attention(
         window: Some(attn.window).filter(|&w| w > 0),
         scale: Some(attn.scale).filter(|&s| s != 0.0),
         softcap: Some(attn.softcap).filter(|&c| c != 0.0),
+        sinks: Some(attn.sinks).filter(|&sinks| sinks != 0),
+        chunk: Some(attn.chunk as usize).filter(|&n| n > 0),
     };
     call.op("attention", "", &[q, k, v], |b| b.attention(q, k, v, &spec))
 }
@@ -369,4 +372,10 @@ unsafe extern "C" fn concat(g: Graph, xs: *const Tensor, n: usize) -> Tensor {
     // SAFETY: above.
     let (call, xs) = unsafe { (call(g), abi::reading::slice(xs, n)) };
     call.op("concat", "", xs, |b| b.concat(xs))
+}
+
+unsafe extern "C" fn param(g: Graph, name: Str, shape: *const usize, n: usize) -> Tensor {
+    // SAFETY: above.
+    let (call, name, shape) = unsafe { (call(g), name.read(), abi::reading::slice(shape, n)) };
+    call.op("param", &name, &[], |b| b.param(&name, shape))
 }

@@ -12,6 +12,7 @@
 mod cache;
 #[cfg(feature = "cuda")]
 mod card;
+mod chunks;
 mod cpu;
 mod error;
 mod kind;
@@ -24,7 +25,11 @@ pub mod work;
 
 pub use cache::Cache;
 #[cfg(feature = "cuda")]
-pub use card::{Card, matrix::GpuMatrix, memory::rounded};
+pub use card::{
+    Card,
+    matrix::GpuMatrix,
+    memory::{in_float, rounded},
+};
 pub use cpu::{Cpu, attention::QUERIES, math};
 pub use error::{Error, Result};
 pub use kind::{ExpertOutput, ExpertTokens, Gain, Heads, Kernels, Norm, Shaped};

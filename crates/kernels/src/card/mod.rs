@@ -80,18 +80,20 @@ impl Kernels for Card {
         &self,
         plan: &Self::Plan,
         qkv: [&Tensor; 3],
+        sinks: Option<&Tensor>,
         heads: &Heads,
     ) -> Result<(Tensor, Self::SoftmaxStats)> {
-        attention::forward(qkv, heads, &plan.lists, || attention::spans(plan))
+        attention::forward(qkv, sinks, heads, &plan.lists, || attention::spans(plan))
     }
     fn cached_attention(
         &self,
         cache: &mut Self::Cache,
         at: (usize, usize),
         qkv: [&Tensor; 3],
+        sinks: Option<&Tensor>,
         heads: &Heads,
     ) -> Result<(Tensor, Self::SoftmaxStats)> {
-        cache.attend(at, qkv, heads)
+        cache.attend(at, qkv, sinks, heads)
     }
     fn attention_backward(
         &self,
@@ -102,6 +104,15 @@ impl Kernels for Card {
         dout: &Tensor,
     ) -> Result<[Tensor; 3]> {
         attention::backward(plan, qkv, heads, results, dout)
+    }
+    fn sinks_gradient(
+        &self,
+        sinks: &Tensor,
+        heads: &Heads,
+        results: (&Tensor, &Self::SoftmaxStats),
+        dout: &Tensor,
+    ) -> Result<Tensor> {
+        attention::sinks_gradient(sinks, heads, results, dout)
     }
     fn fuses_silu(&self) -> bool {
         true

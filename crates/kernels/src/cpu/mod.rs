@@ -19,6 +19,7 @@ pub mod norm;
 mod panel;
 mod product;
 pub mod rope;
+mod sinks;
 
 use std::{convert::Infallible, ops::Deref};
 
@@ -80,21 +81,21 @@ impl Kernels for Cpu {
         &self,
         plan: &Self::Plan,
         [q, k, v]: [&Tensor; 3],
+        sinks: Option<&Tensor>,
         heads: &Heads,
     ) -> Result<(Tensor, Self::SoftmaxStats)> {
-        cache::with_spans(plan, k, v, heads, |spans| {
-            attention::forward(q, spans, heads)
-        })
+        cache::with_spans(plan, k, v, heads, |spans| attend(q, spans, sinks, heads))
     }
     fn cached_attention(
         &self,
         cache: &mut Self::Cache,
         at: (usize, usize),
         [q, k, v]: [&Tensor; 3],
+        sinks: Option<&Tensor>,
         heads: &Heads,
     ) -> Result<(Tensor, Self::SoftmaxStats)> {
-        let spans = cache.append(at, [k, v], heads.widths().1)?;
-        attention::forward(q, &spans, heads)
+        let spans = cache.append(at, [k, v], heads)?;
+        attend(q, &spans, sinks, heads)
     }
     fn attention_backward(
         &self,
@@ -105,8 +106,18 @@ impl Kernels for Cpu {
         dout: &Tensor,
     ) -> Result<[Tensor; 3]> {
         cache::with_spans(plan, k, v, heads, |spans| {
-            attention_backward::backward(q, k.dims(), spans, heads, (out, lse), dout)
+            let dims = [k.dims(), v.dims()];
+            attention_backward::backward(q, dims, spans, heads, (out, lse), dout)
         })
+    }
+    fn sinks_gradient(
+        &self,
+        sinks: &Tensor,
+        heads: &Heads,
+        (out, lse): (&Tensor, &Self::SoftmaxStats),
+        dout: &Tensor,
+    ) -> Result<Tensor> {
+        sinks::gradient(sinks, heads, (out, lse), dout)
     }
     /// The tape saves three wide values instead: see its `Factor`.
     fn fuses_silu(&self) -> bool {
@@ -124,6 +135,20 @@ impl Kernels for Cpu {
     fn take(&self, offloaded: Infallible) -> Result<Tensor> {
         match offloaded {}
     }
+}
+
+/// Attention over the spans' keys, with the sinks if there are any.
+fn attend(
+    q: &Tensor,
+    spans: &[attention::Span],
+    sinks: Option<&Tensor>,
+    heads: &Heads,
+) -> Result<(Tensor, Vec<f32>)> {
+    let (out, mut sums) = attention::forward(q, spans, heads)?;
+    if let Some(values) = sinks {
+        sinks::add(values, heads, &out, &mut sums)?;
+    }
+    Ok((out, sums))
 }
 
 /// Elements of a parallel task.
