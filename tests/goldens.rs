@@ -242,12 +242,7 @@ fn responses_across_the_border_do_not_share_their_prompt() {
 #[test]
 fn a_base_s_own_weights_have_pytorchs_gradients() {
     let mixtures = ["mixtral", "qwen3_moe"];
-    for model in NEWER
-        .into_iter()
-        .chain(TIED)
-        .chain(mixtures)
-        .chain(HYBRIDS)
-    {
+    for model in NEWER.into_iter().chain(TIED).chain(mixtures).chain(HYBRIDS) {
         let golden = Golden::open(model);
         golden.gradients("full", &Player::full(golden.base.clone()).unwrap());
     }

@@ -2,6 +2,8 @@
 //! costs.
 
 pub(crate) mod call;
+mod found;
+mod recurrent;
 
 use std::{
     cell::RefCell,
@@ -13,93 +15,9 @@ use randori_sdk::seam::{
     Architecture, AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary,
 };
 
+pub use found::{Trace, TracedLinear, TracedWeight, Use};
+
 use crate::tape::rules;
-
-/// What a weight is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Use {
-    /// A projection (out, in). A tied head counts as the embedding it shares.
-    Linear,
-    /// Rows looked up by token (vocab, width).
-    Embed,
-    /// The scale of a norm (width).
-    Norm,
-    /// The same where a constant is added to it (Gemma: 1), so that 0 scales nothing.
-    NormPlus,
-    /// Added to a projection or norm (out).
-    Bias,
-    /// The taps of a convolution (channels, 1, taps).
-    Conv,
-}
-
-/// One weight the architecture asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TracedWeight {
-    /// Full tensor name: `model.layers.0.self_attn.q_proj.weight`, `….bias`.
-    pub name: String,
-    /// Its shape.
-    pub shape: Vec<usize>,
-    /// What it is for.
-    pub used_as: Use,
-}
-
-/// One projection, by the name LoRA targets go by (no `.weight`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TracedLinear {
-    /// `model.layers.0.self_attn.q_proj`
-    pub name: String,
-    /// Features in.
-    pub inputs: usize,
-    /// Features out.
-    pub outputs: usize,
-    /// Which block it belongs to; `None`: the head.
-    pub layer: Option<usize>,
-}
-
-/// What a shapes-only run found.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Trace {
-    /// Every weight once, in the order asked for.
-    pub weights: Vec<TracedWeight>,
-    /// Every projection once, in the order asked for, head included.
-    pub linears: Vec<TracedLinear>,
-    /// Width of the hidden state.
-    pub width: usize,
-    /// Size of the vocabulary (the head's last axis).
-    pub vocab: usize,
-    /// Multiply-adds times two of one token's forward pass through embedding and blocks, without
-    /// attention scores.
-    pub flops_per_token: f64,
-    /// The same for one row of the head.
-    pub flops_per_head_row: f64,
-    /// Multiply-adds times two of attention per (query, key) pair, over all blocks.
-    pub flops_per_token_pair: f64,
-    /// Bytes one token leaves on the tape over all blocks in LoRA training without checkpointing.
-    pub activation_bytes_per_token: usize,
-    /// The largest block's share of that (what checkpointing recomputes at a time).
-    pub block_bytes_per_token: usize,
-    /// Bytes one token adds to the KV cache.
-    pub cache_bytes_per_token: usize,
-    /// Bytes of the states that recurrent ops keep of a cached sequence, however long.
-    pub state_bytes: usize,
-    /// Tokens that a sequence may have before all of its positions are rotated by other frequencies
-    /// (longrope); `None`: lengths do not matter.
-    pub border: Option<usize>,
-}
-
-impl Trace {
-    /// The embedding, where it is the head too (a tied model): the one answer to whether a model is
-    /// tied, for every architecture. A configuration that says so and a file with a head of its own
-    /// were settled when the file was opened.
-    pub fn tied_head(&self) -> Option<&TracedWeight> {
-        let is_head = |w: &&TracedWeight| {
-            let module = w.name.strip_suffix(".weight");
-            let heads = self.linears.iter().filter(|l| l.layer.is_none());
-            w.used_as == Use::Embed && heads.into_iter().any(|l| Some(l.name.as_str()) == module)
-        };
-        self.weights.iter().find(is_head)
-    }
-}
 
 /// The largest models have some hundred; a damaged configuration may ask for billions.
 const MOST_LAYERS: usize = 1024;
@@ -121,7 +39,7 @@ pub fn trace(arch: &dyn Architecture) -> Result<Trace> {
     let at = |call: Call, e: String| Error::rule(format!("`{}`, {call}: {e}", arch.name()));
     let run = |tracer: &mut Tracer, call, input| {
         let result = tracer.run(arch, call, input);
-        let shape = result.and_then(|y| tracer.shape(y));
+        let shape = result.and_then(|y| tracer.by_token("the caller", y));
         shape.map_err(|e| at(call, e))
     };
     let other = |call: Call, shape: &[usize], wanted: &str| {
@@ -159,16 +77,6 @@ pub(crate) enum Call {
     Head,
 }
 
-impl std::fmt::Display for Call {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Call::Embed => f.write_str("embedding"),
-            Call::Block(layer) => write!(f, "block {layer}"),
-            Call::Head => f.write_str("head"),
-        }
-    }
-}
-
 /// Where an op is called, which decides what it may ask for.
 #[derive(Clone, Copy, Default, PartialEq)]
 enum Scope {
@@ -184,6 +92,8 @@ enum Scope {
 struct Shape {
     dims: Vec<usize>,
     memory: Id,
+    /// Whether its one row is meant for all tokens.
+    common: bool,
 }
 
 /// The shapes-only backend.
@@ -232,6 +142,7 @@ impl Tracer {
         self.values = vec![Shape {
             dims: input,
             memory: 1,
+            common: false,
         }];
         self.saved.clear();
         self.uses.get_mut().clear();
@@ -265,14 +176,44 @@ impl Tracer {
 
     fn push(&mut self, dims: Vec<usize>) -> OpResult {
         let id = self.values.len() as Id + 1;
-        self.values.push(Shape { dims, memory: id });
+        self.values.push(Shape {
+            dims,
+            memory: id,
+            common: false,
+        });
         Ok(id)
+    }
+
+    /// A value that has one row for all tokens if all of these have.
+    fn push_like(&mut self, of: &[Id], dims: Vec<usize>) -> OpResult {
+        let common = self.common(of);
+        let id = self.push(dims)?;
+        if let Some(value) = self.values.last_mut() {
+            value.common = common;
+        }
+        Ok(id)
+    }
+
+    /// Whether all of these values have one row for all tokens.
+    fn common(&self, ids: &[Id]) -> bool {
+        let common = |id: &Id| self.look(*id).is_ok_and(|value| value.common);
+        ids.iter().all(common)
+    }
+
+    /// The shape of a value that must have a row for every token.
+    fn by_token(&self, op: &str, id: Id) -> std::result::Result<Vec<usize>, String> {
+        rules::by_token(op, self.common(&[id]))?;
+        self.shape(id)
     }
 
     /// A value that shares the memory of `x`.
     fn alias(&mut self, dims: Vec<usize>, x: Id) -> OpResult {
-        let memory = self.value(x)?.memory;
-        self.values.push(Shape { dims, memory });
+        let Shape { memory, common, .. } = *self.value(x)?;
+        self.values.push(Shape {
+            dims,
+            memory,
+            common,
+        });
         Ok(self.values.len() as Id)
     }
 
@@ -289,7 +230,9 @@ impl Tracer {
             .saved
             .iter()
             .filter_map(|id| self.values.get(*id as usize - 1));
+        // what is there once is no token's
         values
+            .filter(|v| !v.common)
             .map(|v| 4 * v.dims.iter().product::<usize>())
             .sum::<usize>()
             + self.extra_bytes
@@ -342,7 +285,7 @@ impl Tracer {
     }
 
     fn norm(&mut self, name: &str, x: Id, eps: f64, bias: bool, used_as: Use) -> OpResult {
-        let dims = self.shape(x)?;
+        let dims = self.by_token("a norm", x)?;
         let width = rules::norm(name, &dims, eps)?;
         self.weight(format!("{name}.weight"), vec![width], used_as)?;
         if bias {
@@ -370,7 +313,7 @@ impl Backend for Tracer {
     }
 
     fn linear(&mut self, name: &str, x: Id, out: usize, bias: bool) -> OpResult {
-        let dims = self.shape(x)?;
+        let dims = self.by_token("linear", x)?;
         let (inputs, shape) = rules::linear(name, &dims, out)?;
         self.weight(format!("{name}.weight"), vec![out, inputs], Use::Linear)?;
         if bias {
@@ -391,6 +334,12 @@ impl Backend for Tracer {
     }
 
     fn rms_norm(&mut self, name: &str, x: Id, eps: f64, plus: f32) -> OpResult {
+        if name.is_empty() {
+            let dims = self.by_token("a norm", x)?;
+            rules::norm(name, &dims, eps)?;
+            self.save(&[x]);
+            return self.push(dims);
+        }
         let used_as = match plus == 0.0 {
             true => Use::Norm,
             false => Use::NormPlus,
@@ -403,7 +352,7 @@ impl Backend for Tracer {
     }
 
     fn rope(&mut self, x: Id, spec: &RopeSpec) -> OpResult {
-        let shape = rules::rope(&self.shape(x)?, spec)?;
+        let shape = rules::rope(&self.by_token("rope", x)?, spec)?;
         self.sequences("rope")?;
         let border = spec.long.as_ref().map(|long| long.after);
         match (self.trace.border, border) {
@@ -419,11 +368,17 @@ impl Backend for Tracer {
     }
 
     fn attention(&mut self, q: Id, k: Id, v: Id, spec: &AttnSpec) -> OpResult {
-        let (qs, ks) = (self.shape(q)?, self.shape(k)?);
-        let shape = rules::attention(&qs, &ks, &self.shape(v)?, spec)?;
-        self.sequences("attention")?;
-        self.trace.flops_per_token_pair += 4.0 * (qs[0] * qs[1]) as f64;
-        self.trace.cache_bytes_per_token += 2 * 4 * ks[0] * ks[1];
+        let op = "attention";
+        let qs = self.by_token(op, q)?;
+        let ks = self.by_token(op, k)?;
+        let vs = self.by_token(op, v)?;
+        if let Some(sinks) = spec.sinks {
+            rules::sinks(&qs, &self.shape(sinks)?, self.common(&[sinks]))?;
+        }
+        let shape = rules::attention(&qs, &ks, &vs, spec)?;
+        self.sequences(op)?;
+        self.trace.flops_per_token_pair += 2.0 * (qs[0] * (qs[1] + vs[1])) as f64;
+        self.trace.cache_bytes_per_token += 4 * ks[0] * (ks[1] + vs[1]);
         self.extra_bytes += 4 * qs[0];
         let out = self.push(shape)?;
         self.save(&[q, k, v, out]);
@@ -431,33 +386,11 @@ impl Backend for Tracer {
     }
 
     fn conv(&mut self, name: &str, x: Id, taps: usize, bias: bool) -> OpResult {
-        let dims = self.shape(x)?;
-        let shape = rules::conv(name, &dims, taps)?;
-        self.sequences("conv")?;
-        let channels = shape[0];
-        self.weight(format!("{name}.weight"), shape, Use::Conv)?;
-        if bias {
-            self.weight(format!("{name}.bias"), vec![channels], Use::Bias)?;
-        }
-        self.spend(2.0 * (channels * taps) as f64);
-        self.trace.state_bytes += 4 * channels * (taps - 1);
-        self.push(dims)
+        self.convolve(name, x, taps, bias)
     }
 
     fn delta_rule(&mut self, q: Id, k: Id, v: Id, strength: Id, decay: Id) -> OpResult {
-        let ids = [q, k, v, strength, decay];
-        let mut shapes = Vec::with_capacity(ids.len());
-        for id in ids {
-            shapes.push(self.shape(id)?);
-        }
-        let of = |i: usize| shapes.get(i).map_or(&[][..], Vec::as_slice);
-        let shape = rules::delta_rule([0, 1, 2, 3, 4].map(of))?;
-        self.sequences("delta_rule")?;
-        let state = of(0)[1] * shape.iter().product::<usize>();
-        self.spend((2 * 4 * state) as f64);
-        self.trace.state_bytes += 4 * state;
-        self.save(&ids);
-        self.push(shape)
+        self.scan([q, k, v, strength, decay])
     }
 
     fn moe(
@@ -468,8 +401,8 @@ impl Backend for Tracer {
         expert: &mut dyn FnMut(&mut dyn Backend, usize, Id) -> Id,
     ) -> OpResult {
         let bias = route.bias.map(|bias| self.shape(bias)).transpose()?;
-        let experts = rules::moe(&self.shape(router)?, bias.as_deref(), route)?;
-        let dims = self.shape(x)?;
+        let experts = rules::moe(&self.by_token("moe", router)?, bias.as_deref(), route)?;
+        let dims = self.by_token("moe", x)?;
         let (scope, share) = (self.scope, self.share);
         self.mixes = true;
         self.scope = Scope::Expert;
@@ -479,7 +412,7 @@ impl Backend for Tracer {
             let id = self.push(dims.clone())?;
             let y = match expert(self, e, id) {
                 0 => return Err(format!("expert {e} failed")),
-                y => self.shape(y)?,
+                y => self.by_token("moe", y)?,
             };
             match &result {
                 Some(first) if *first != y => {
@@ -499,27 +432,28 @@ impl Backend for Tracer {
         if op == Unary::Softmax {
             rules::soft_max(&dims)?;
         }
-        let y = self.push(dims)?;
+        let y = self.push_like(&[x], dims)?;
         self.save(&[if op.saves_result() { y } else { x }]);
         self.silu = (op == Unary::Silu).then_some(y);
         Ok(y)
     }
 
     fn binary(&mut self, op: Binary, a: Id, b: Id) -> OpResult {
-        let shape = rules::binary(&self.shape(a)?, &self.shape(b)?)?;
+        let common = [self.common(&[a]), self.common(&[b])];
+        let shape = rules::binary(&self.shape(a)?, &self.shape(b)?, common)?;
         match op {
             // the tape computes silu again instead of keeping it
             Binary::Mul if self.silu == Some(a) => self.save(&[b]),
             Binary::Mul | Binary::Div => self.save(&[a, b]),
             _ => {}
         }
-        self.push(shape)
+        self.push_like(&[a], shape)
     }
 
     fn affine(&mut self, x: Id, mul: f64, add: f64) -> OpResult {
         rules::affine(mul, add)?;
         let dims = self.shape(x)?;
-        self.push(dims)
+        self.push_like(&[x], dims)
     }
 
     fn unflatten(&mut self, x: Id, n: usize) -> OpResult {
@@ -534,7 +468,7 @@ impl Backend for Tracer {
 
     fn narrow(&mut self, x: Id, start: usize, len: usize) -> OpResult {
         let shape = rules::narrow(&self.shape(x)?, start, len)?;
-        self.push(shape)
+        self.push_like(&[x], shape)
     }
 
     fn concat(&mut self, xs: &[Id]) -> OpResult {
@@ -542,7 +476,19 @@ impl Backend for Tracer {
             .iter()
             .map(|x| self.shape(*x))
             .collect::<std::result::Result<Vec<_>, _>>()?;
-        let shape = rules::concat(&shapes.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
-        self.push(shape)
+        let shapes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
+        let common: Vec<bool> = xs.iter().map(|x| self.common(&[*x])).collect();
+        let shape = rules::concat(&shapes, &common)?;
+        self.push_like(xs, shape)
+    }
+
+    fn param(&mut self, name: &str, shape: &[usize]) -> OpResult {
+        rules::param(name, shape)?;
+        self.weight(name.to_string(), shape.to_vec(), Use::Param)?;
+        let id = self.push(shape.to_vec())?;
+        if let Some(value) = self.values.last_mut() {
+            value.common = true;
+        }
+        Ok(id)
     }
 }

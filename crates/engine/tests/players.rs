@@ -13,6 +13,7 @@ mod ops_attention;
 mod ops_dora;
 mod ops_gradients;
 mod ops_lengths;
+mod ops_params;
 mod ops_passes;
 mod ops_recurrent;
 mod ops_stored;

@@ -222,6 +222,9 @@ pub(crate) mod tests {
         fn conv(&mut self, _: &str, _: Id, _: usize, _: bool) -> OpResult {
             Ok(7)
         }
+        fn param(&mut self, _: &str, _: &[usize]) -> OpResult {
+            Ok(7)
+        }
     }
 
     /// An architecture of a thousand ops without weights.

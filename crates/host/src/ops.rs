@@ -144,6 +144,7 @@ pub(crate) static OPS: abi::Ops = abi::Ops {
     concat,
     conv,
     delta_rule,
+    param,
 };
 
 /// The call behind a graph.
@@ -254,6 +255,8 @@ unsafe extern "C" fn attention(
         window: Some(attn.window).filter(|&w| w > 0),
         scale: Some(attn.scale).filter(|&s| s != 0.0),
         softcap: Some(attn.softcap).filter(|&c| c != 0.0),
+        sinks: Some(attn.sinks).filter(|&sinks| sinks != 0),
+        chunk: Some(attn.chunk as usize).filter(|&n| n > 0),
     };
     call.op("attention", "", &[q, k, v], |b| b.attention(q, k, v, &spec))
 }
@@ -379,18 +382,19 @@ unsafe extern "C" fn conv(g: Graph, name: Str, x: Tensor, taps: usize, bias: u32
     call.op("conv", &name, &[x], |b| b.conv(&name, x, taps, bias != 0))
 }
 
-unsafe extern "C" fn delta_rule(
-    g: Graph,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    strength: Tensor,
-    decay: Tensor,
-) -> Tensor {
+unsafe extern "C" fn delta_rule(g: Graph, inputs: *const Tensor) -> Tensor {
     // SAFETY: above.
-    let call = unsafe { call(g) };
-    let inputs = [q, k, v, strength, decay];
-    call.op("delta_rule", "", &inputs, |b| {
+    let (call, inputs) = unsafe { (call(g), abi::reading::slice(inputs, 5)) };
+    let &[q, k, v, strength, decay] = inputs else {
+        return call.fail(|| "`delta_rule` takes five tensors".into());
+    };
+    call.op("delta_rule", "", inputs, |b| {
         b.delta_rule(q, k, v, strength, decay)
     })
+}
+
+unsafe extern "C" fn param(g: Graph, name: Str, shape: *const usize, n: usize) -> Tensor {
+    // SAFETY: above.
+    let (call, name, shape) = unsafe { (call(g), name.read(), abi::reading::slice(shape, n)) };
+    call.op("param", &name, &[], |b| b.param(&name, shape))
 }

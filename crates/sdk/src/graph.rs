@@ -21,6 +21,11 @@ use crate::{
     seam::{AttnSpec, Binary, GroupSpec, RopeSpec, RouteSpec, Unary},
 };
 
+mod joined;
+mod options;
+
+use joined::Joined;
+
 /// One call of the host into an architecture.
 pub(crate) struct Session {
     ops: *const abi::Ops,
@@ -61,6 +66,8 @@ macro_rules! call {
         session.tensor(id)
     }};
 }
+
+mod recurrent;
 
 impl Session {
     /// A session on the `ops` and `graph` that the host passed.
@@ -181,6 +188,18 @@ impl<'g> Graph<'g> {
         call!(self.session, rms_norm(name.text(), x.id, eps, plus))
     }
 
+    /// The parameter `name`, as the checkpoint has it (no `.weight` is added): one row of this shape
+    /// for all tokens. It may be the right side of an operator, the argument of functions of one
+    /// value, and an option that asks for a parameter.
+    #[track_caller]
+    pub fn param(&self, name: &str, shape: &[usize]) -> Tensor<'g> {
+        let name = self.join(name);
+        call!(
+            self.session,
+            param(name.text(), shape.as_ptr(), shape.len())
+        )
+    }
+
     /// (x - mean) / √(variance + eps) · w, with `bias` also + `name.bias`, over the last axis.
     #[track_caller]
     pub fn layer_norm(&self, name: &str, x: Tensor<'g>, eps: f64, bias: bool) -> Tensor<'g> {
@@ -191,7 +210,8 @@ impl<'g> Graph<'g> {
         )
     }
 
-    /// Causal attention: q (tokens, heads, d), k and v (tokens, kv_heads, d) -> (tokens, heads, d).
+    /// Causal attention: q (tokens, heads, d), k (tokens, kv_heads, d), v (tokens, kv_heads, e) ->
+    /// (tokens, heads, e).
     #[track_caller]
     pub fn attention(
         &self,
@@ -205,38 +225,11 @@ impl<'g> Graph<'g> {
             window: attn.window.unwrap_or(0),
             scale: attn.scale.unwrap_or(0.0),
             softcap: attn.softcap.unwrap_or(0.0),
+            sinks: attn.sinks.unwrap_or(0),
+            // a chunk beyond u32 has no border that a sequence could reach
+            chunk: attn.chunk.map_or(0, |n| u32::try_from(n).unwrap_or(0)),
         };
         call!(self.session, attention(q.id, k.id, v.id, &raw const attn))
-    }
-
-    /// Causal depthwise convolution along each sequence: every channel of a token becomes the sum of
-    /// `name.weight` (channels, 1, taps) times its values at the last `taps` tokens, the last tap
-    /// being the token's own; with `bias` also + `name.bias`: (tokens, channels) -> (tokens,
-    /// channels).
-    #[track_caller]
-    pub fn conv(&self, name: &str, x: Tensor<'g>, taps: usize, bias: bool) -> Tensor<'g> {
-        let name = self.join(name);
-        call!(self.session, conv(name.text(), x.id, taps, u32::from(bias)))
-    }
-
-    /// The gated delta rule (arXiv 2412.06464) along each sequence: q and k (tokens, key heads, dk),
-    /// v (tokens, heads, dv), `strength` and `decay` (tokens, heads) -> (tokens, heads, dv). A token
-    /// turns a head's state, (dk, dv) and 0 before the first, into S = e^decay·S, then
-    /// S + k ⊗ strength·(v - Sᵀk), and reads Sᵀq. Consecutive heads share a head of q and k. The
-    /// caller norms and scales q and k.
-    #[track_caller]
-    pub fn delta_rule(
-        &self,
-        q: Tensor<'g>,
-        k: Tensor<'g>,
-        v: Tensor<'g>,
-        strength: Tensor<'g>,
-        decay: Tensor<'g>,
-    ) -> Tensor<'g> {
-        call!(
-            self.session,
-            delta_rule(q.id, k.id, v.id, strength.id, decay.id)
-        )
     }
 
     /// A mixture of experts: `router` (tokens, experts) chooses; `expert` runs on the rows of `x`
@@ -308,29 +301,6 @@ impl<'g> Graph<'g> {
     }
 }
 
-/// A weight's full name; puts the buffer back into the session on drop.
-enum Joined<'a> {
-    Plain(&'a str),
-    Scoped(String, &'a Cell<String>),
-}
-
-impl Joined<'_> {
-    fn text(&self) -> abi::Str {
-        match self {
-            Joined::Plain(name) => abi::Str::new(name),
-            Joined::Scoped(name, _) => abi::Str::new(name),
-        }
-    }
-}
-
-impl Drop for Joined<'_> {
-    fn drop(&mut self) {
-        if let Joined::Scoped(buffer, home) = self {
-            home.set(std::mem::take(buffer));
-        }
-    }
-}
-
 struct ExpertCall<'g, F> {
     session: &'g Session,
     expert: F,
@@ -398,6 +368,27 @@ impl<'g> Tensor<'g> {
         exp Exp,
         /// Soft-max over the last axis.
         softmax Softmax,
+        /// ln(1 + e^x)
+        softplus Softplus,
+    }
+
+    /// The smaller of x and `most`: x itself where it is below, x - (x - most) else.
+    #[track_caller]
+    pub fn at_most(self, most: f64) -> Self {
+        self - (self - most).relu()
+    }
+
+    /// The larger of x and `least`: x itself where it is above, x + (least - x) else.
+    #[track_caller]
+    pub fn at_least(self, least: f64) -> Self {
+        self + self.affine(-1.0, least).relu()
+    }
+
+    /// x / √(mean(x²) + eps) over the last axis, without a weight. x / √(sum(x²) + eps) over d
+    /// features is `x.rms_norm(eps / d) / √d`.
+    #[track_caller]
+    pub fn rms_norm(self, eps: f64) -> Self {
+        call!(self.session, rms_norm(abi::Str::new(""), self.id, eps, 0.0))
     }
 
     /// cap·tanh(x / cap) (Gemma 2).
@@ -492,59 +483,5 @@ impl<'g> Neg for Tensor<'g> {
     #[track_caller]
     fn neg(self) -> Self {
         self.affine(-1.0, 0.0)
-    }
-}
-
-impl RouteSpec {
-    /// Chooses the `top_k` best experts by soft-max over all, and leaves their weights unscaled.
-    pub fn top(top_k: usize) -> Self {
-        RouteSpec {
-            top_k,
-            sigmoid: false,
-            normalise: false,
-            scale: 1.0,
-            bias: None,
-            groups: None,
-        }
-    }
-
-    /// Scales the chosen weights to sum to one (Mixtral; Qwen's `norm_topk_prob`). After soft-max
-    /// over all that is soft-max over the chosen logits alone (gpt-oss).
-    pub fn normalised(self) -> Self {
-        RouteSpec {
-            normalise: true,
-            ..self
-        }
-    }
-
-    /// Scores each expert by the sigmoid of its logit instead of soft-max over all.
-    pub fn sigmoid(self) -> Self {
-        RouteSpec {
-            sigmoid: true,
-            ..self
-        }
-    }
-
-    /// Multiplies the chosen weights with `scale` (`routed_scaling_factor`).
-    pub fn scaled(self, scale: f32) -> Self {
-        RouteSpec { scale, ..self }
-    }
-
-    /// Chooses by score + `bias`, of trailing shape (experts), and weights by score alone. No
-    /// gradient goes to the bias (DeepSeek-V3's `e_score_correction_bias`).
-    pub fn chosen_with(self, bias: Tensor<'_>) -> Self {
-        RouteSpec {
-            bias: Some(bias.id),
-            ..self
-        }
-    }
-
-    /// Chooses among the experts of the `top` best of `count` groups; a group's score is the sum of
-    /// its `best` best experts' (`n_group`, `topk_group`; `best` is 2 in DeepSeek-V3).
-    pub fn within_groups(self, count: usize, top: usize, best: usize) -> Self {
-        RouteSpec {
-            groups: Some(GroupSpec { count, top, best }),
-            ..self
-        }
     }
 }

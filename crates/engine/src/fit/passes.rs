@@ -91,6 +91,19 @@ impl Model<Shapes> for Planner {
         })
     }
 
+    fn param(
+        &self,
+        kernels: &Shapes,
+        full: &str,
+        shape: &[usize],
+    ) -> Result<Vector<Shapes>, String> {
+        let own = self.trainable.full.contains(full);
+        Ok(Vector {
+            values: kernels.outside(shape),
+            own: own.then(|| full.to_string()),
+        })
+    }
+
     fn update(&self, name: &str) -> Option<Update<Shapes>> {
         let rank = *self.trainable.ranks.get(name)?;
         Some(Update {

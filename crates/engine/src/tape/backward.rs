@@ -110,12 +110,17 @@ fn step<K: Kernels>(
         Op::Attention {
             ids,
             values: [q, k, v],
+            sinks,
             heads,
             out,
             sums,
         } => {
-            let qkv = [&q, &k, &v];
-            let grads = kernels.attention_backward(&pass.plan, qkv, &heads, (&out, &sums), &dy)?;
+            let (qkv, results) = ([&q, &k, &v], (&out, &sums));
+            let grads = kernels.attention_backward(&pass.plan, qkv, &heads, results, &dy)?;
+            if let Some((id, sinks)) = sinks.filter(|(id, _)| arena.needs(*id)) {
+                let dz = kernels.sinks_gradient(&sinks, &heads, results, &dy)?;
+                arena.add(id, dz, true)?;
+            }
             let mut each = ids.into_iter().zip(grads);
             each.try_for_each(|(id, grad)| arena.add(id, grad, true))
         }
@@ -151,6 +156,11 @@ fn step<K: Kernels>(
                 start += width;
             }
             Ok(())
+        }
+        Op::Param { name, shape } => {
+            let numbers = shape.iter().product();
+            let sum = slot(kernels, grads, &name, &shape, &dy)?;
+            kernels.bias_gradient(&dy.in_shape(&[1, numbers])?, sum)
         }
     }
 }

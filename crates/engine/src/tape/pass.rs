@@ -46,6 +46,10 @@ impl<'a, K: Kernels> Pass<'a, K> {
         self.model.vector(self.kernels, full, shape)
     }
 
+    pub(crate) fn param(&self, full: &str, shape: &[usize]) -> Result<Vector<K>, String> {
+        self.model.param(self.kernels, full, shape)
+    }
+
     /// The rotary table of this spec for all rows, made once.
     pub(super) fn table(&self, spec: &RopeSpec) -> Result<Rc<K::RopeTable>> {
         let mut tables = self.tables.borrow_mut();

@@ -81,18 +81,20 @@ impl Kernels for Card {
         &self,
         plan: &Self::Plan,
         qkv: [&Tensor; 3],
+        sinks: Option<&Tensor>,
         heads: &Heads,
     ) -> Result<(Tensor, Self::SoftmaxStats)> {
-        attention::forward(qkv, heads, &plan.lists, || attention::spans(plan))
+        attention::forward(qkv, sinks, heads, &plan.lists, || attention::spans(plan))
     }
     fn cached_attention(
         &self,
         cache: &mut Self::Cache,
         at: (usize, usize),
         qkv: [&Tensor; 3],
+        sinks: Option<&Tensor>,
         heads: &Heads,
     ) -> Result<(Tensor, Self::SoftmaxStats)> {
-        cache.attend(at, qkv, heads)
+        cache.attend(at, qkv, sinks, heads)
     }
     fn attention_backward(
         &self,
@@ -140,6 +142,15 @@ impl Kernels for Card {
         _: &Tensor,
     ) -> Result<[Tensor; 5]> {
         Err(on_processor("delta_rule"))
+    }
+    fn sinks_gradient(
+        &self,
+        sinks: &Tensor,
+        heads: &Heads,
+        results: (&Tensor, &Self::SoftmaxStats),
+        dout: &Tensor,
+    ) -> Result<Tensor> {
+        attention::sinks_gradient(sinks, heads, results, dout)
     }
     fn fuses_silu(&self) -> bool {
         true

@@ -22,6 +22,7 @@ pub mod norm;
 mod panel;
 mod product;
 pub mod rope;
+mod sinks;
 
 use std::{convert::Infallible, ops::Deref};
 
@@ -83,21 +84,21 @@ impl Kernels for Cpu {
         &self,
         plan: &Self::Plan,
         [q, k, v]: [&Tensor; 3],
+        sinks: Option<&Tensor>,
         heads: &Heads,
     ) -> Result<(Tensor, Self::SoftmaxStats)> {
-        cache::with_spans(plan, k, v, heads, |spans| {
-            attention::forward(q, spans, heads)
-        })
+        cache::with_spans(plan, k, v, heads, |spans| attend(q, spans, sinks, heads))
     }
     fn cached_attention(
         &self,
         cache: &mut Self::Cache,
         at: (usize, usize),
         [q, k, v]: [&Tensor; 3],
+        sinks: Option<&Tensor>,
         heads: &Heads,
     ) -> Result<(Tensor, Self::SoftmaxStats)> {
-        let spans = cache.append(at, [k, v], heads.widths().1)?;
-        attention::forward(q, &spans, heads)
+        let spans = cache.append(at, [k, v], heads)?;
+        attend(q, &spans, sinks, heads)
     }
     fn attention_backward(
         &self,
@@ -108,7 +109,8 @@ impl Kernels for Cpu {
         dout: &Tensor,
     ) -> Result<[Tensor; 3]> {
         cache::with_spans(plan, k, v, heads, |spans| {
-            attention_backward::backward(q, k.dims(), spans, heads, (out, lse), dout)
+            let dims = [k.dims(), v.dims()];
+            attention_backward::backward(q, dims, spans, heads, (out, lse), dout)
         })
     }
     fn cached_convolve(
@@ -137,6 +139,15 @@ impl Kernels for Cpu {
         conv::convolve_backward(plan: &Self::Plan, w: &Tensor, dy: &Tensor) -> Tensor;
         conv::taps_gradient(plan: &Self::Plan, x: &Tensor, dy: &Tensor, dw: &Tensor) -> ();
     }
+    fn sinks_gradient(
+        &self,
+        sinks: &Tensor,
+        heads: &Heads,
+        (out, lse): (&Tensor, &Self::SoftmaxStats),
+        dout: &Tensor,
+    ) -> Result<Tensor> {
+        sinks::gradient(sinks, heads, (out, lse), dout)
+    }
     /// The tape saves three wide values instead: see its `Factor`.
     fn fuses_silu(&self) -> bool {
         false
@@ -153,6 +164,20 @@ impl Kernels for Cpu {
     fn take(&self, offloaded: Infallible) -> Result<Tensor> {
         match offloaded {}
     }
+}
+
+/// Attention over the spans' keys, with the sinks if there are any.
+fn attend(
+    q: &Tensor,
+    spans: &[attention::Span],
+    sinks: Option<&Tensor>,
+    heads: &Heads,
+) -> Result<(Tensor, Vec<f32>)> {
+    let (out, mut sums) = attention::forward(q, spans, heads)?;
+    if let Some(values) = sinks {
+        sinks::add(values, heads, &out, &mut sums)?;
+    }
+    Ok((out, sums))
 }
 
 /// Elements of a parallel task.

@@ -222,6 +222,7 @@ impl Kernels for Shapes {
         &self,
         _: &usize,
         [q, ..]: [&Placeholder; 3],
+        _: Option<&Placeholder>,
         heads: &Heads,
     ) -> Result<(Placeholder, Allocation)> {
         Ok(self.attend(q, heads))
@@ -232,6 +233,7 @@ impl Kernels for Shapes {
         (): &mut (),
         _: (usize, usize),
         [q, ..]: [&Placeholder; 3],
+        _: Option<&Placeholder>,
         heads: &Heads,
     ) -> Result<(Placeholder, Allocation)> {
         Ok(self.attend(q, heads))
@@ -247,18 +249,27 @@ impl Kernels for Shapes {
         _: (&Placeholder, &Allocation),
         _: &Placeholder,
     ) -> Result<[Placeholder; 3]> {
-        let (width, _) = heads.widths();
-        let dq = self.like(q)?;
+        let ((width, _), (values, _)) = (heads.widths(), heads.value_widths());
+        let (dq, queries) = (self.like(q)?, q.dims[0]);
         let scratch = match self.card {
-            Some(_) => self.allocate_f32(q.count() / width.max(1) * heads.heads),
-            None => self.allocate(2 * q.count()),
+            Some(_) => self.allocate_f32(queries * heads.heads),
+            None => self.allocate(queries * (width + values)),
         };
         self.ledger.touch(self.scores(2));
-        // the scores again, then the gradients to them, to v, to q and to k
-        self.count_multiply_adds(5 * width as u64 * self.attended);
+        // the scores again, then the gradients to q and to k; those to the scores and to v
+        self.count_multiply_adds((3 * width + 2 * values) as u64 * self.attended);
         let (dk, dv) = (self.like(k)?, self.like(v)?);
         drop(scratch);
         Ok([dq, dk, dv])
+    }
+    fn sinks_gradient(
+        &self,
+        sinks: &Placeholder,
+        _: &Heads,
+        _: (&Placeholder, &Allocation),
+        _: &Placeholder,
+    ) -> Result<Placeholder> {
+        self.like(sinks)
     }
 
     fn convolve(&self, _: &usize, x: &Placeholder, w: &Placeholder) -> Result<Placeholder> {

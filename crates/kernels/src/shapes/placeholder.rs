@@ -178,11 +178,12 @@ impl Shapes {
     /// Counts attention's forward pass; returns its result and the soft-max's statistics.
     pub(super) fn attend(&self, q: &Placeholder, heads: &Heads) -> (Placeholder, Allocation) {
         let (queries, (width, _)) = (q.dims[0], heads.widths());
-        let out = self.values(&q.dims);
+        let (values, _) = heads.value_widths();
+        let out = self.values(&[queries, heads.heads, heads.value_dim]);
         let stats = self.softmax_stats(queries, heads.heads, width);
         self.ledger.touch(self.scores(1));
         // scores, then their sum over v
-        self.count_multiply_adds(2 * width as u64 * self.attended);
+        self.count_multiply_adds((width + values) as u64 * self.attended);
         self.widest.set(self.widest.get().max(q.count()));
         (out, stats)
     }
