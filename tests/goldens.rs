@@ -36,7 +36,7 @@ const MIXTURES: [&str; 3] = ["mixtral", "qwen3_moe", "qwen3_moe_step"];
 const ROTARY: [&str; 5] = ["phi3", "smollm3", "granite", "ministral3", "cohere2"];
 
 /// Families with layers that keep a state instead of keys and values.
-const HYBRIDS: [&str; 1] = ["lfm2"];
+const HYBRIDS: [&str; 2] = ["lfm2", "qwen3_5"];
 
 struct Golden {
     dir: PathBuf,

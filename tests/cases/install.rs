@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::program::{World, plugin};
 
 /// The stock plugins.
-const STOCK: [&str; 19] = [
+const STOCK: [&str; 20] = [
     "cohere2",
     "gemma2",
     "gemma3",
@@ -25,6 +25,7 @@ const STOCK: [&str; 19] = [
     "phi3",
     "qwen2",
     "qwen3",
+    "qwen3_5",
     "qwen3_moe",
     "sampling",
     "smollm3",

@@ -50,7 +50,7 @@ VOCAB = 56
 SEEDS = {"gemma3": 15, "olmo3": 8, "ministral3": 5}
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 KEPT_MERGED = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"]
-KEPT_MERGED_HYBRIDS = ["model.layers.0.conv.in_proj", "model.layers.1.self_attn.out_proj"]
+KEPT_MERGED_HYBRIDS = ["model.layers.0.conv.in_proj", "model.layers.0.linear_attn.in_proj_qkv", "model.layers.1.self_attn.out_proj"]
 KEPT_MERGED_ROTARY = ["model.layers.0.self_attn.qkv_proj", "model.layers.1.self_attn.o_proj"]
 KEPT_FULL = [f"model.layers.1.self_attn.{part}" for part in (
     "q_proj.bias", "k_proj.bias", "v_proj.bias", "q_norm.weight", "k_norm.weight", "k_proj.weight")]
@@ -113,6 +113,10 @@ def hybrids(common):
         **common | dict(intermediate_size=44), num_attention_heads=4, num_key_value_heads=2, pad_token_id=0, norm_eps=1e-5,
         layer_types=["conv", "full_attention"], conv_bias=True, conv_L_cache=4, block_multiple_of=8,  # 32 features inside
         rope_parameters=dict(rope_type="default", rope_theta=300.0)))
+    yield "qwen3_5", transformers.Qwen3_5ForCausalLM(transformers.Qwen3_5TextConfig(
+        **common | dict(intermediate_size=24), num_attention_heads=2, num_key_value_heads=1, head_dim=16, attention_bias=True,
+        rms_norm_eps=1e-5, layer_types=["linear_attention", "full_attention"], linear_num_key_heads=2, linear_key_head_dim=8,
+        linear_num_value_heads=4, linear_value_head_dim=6, rope_parameters=dict(rope_type="default", rope_theta=300.0)))
 
 
 HYBRIDS = {  # as ROTARY; and weights of the base whose gradients are kept
@@ -122,6 +126,12 @@ HYBRIDS = {  # as ROTARY; and weights of the base whose gradients are kept
         "model.layers.0.conv.out_proj.bias", "model.layers.0.operator_norm.weight", "model.layers.1.ffn_norm.weight",
         "model.layers.1.self_attn.q_layernorm.weight", "model.layers.1.self_attn.k_layernorm.weight",
         "model.embedding_norm.weight", "model.embed_tokens.weight"]),
+    "qwen3_5": (["in_proj_qkv", "in_proj_a", "in_proj_z", "out_proj", "q_proj", "down_proj"], [
+        dict(rope_parameters=dict(rope_type="default", rope_theta=300.0, partial_rotary_factor=0.5)), dict(rms_norm_eps=0.3)], [
+        *(f"model.layers.0.linear_attn.{part}" for part in (
+            "A_log", "dt_bias", "conv1d.weight", "norm.weight", "in_proj_b.weight", "in_proj_a.weight")),
+        "model.layers.0.input_layernorm.weight", "model.layers.1.self_attn.q_norm.weight", "model.layers.1.self_attn.k_norm.weight",
+        "model.layers.1.self_attn.q_proj.bias", "model.layers.1.self_attn.o_proj.bias", "model.norm.weight"]),
 }
 
 
@@ -222,9 +232,12 @@ def adapters(name):
 
 def randomise(model, generator):
     """Norms scale by 0.5..1.5, the rest such that attention is far from uniform and logits are of order 1."""
-    added = 1.0 if "gemma" in model.config.model_type else 0.0  # to a norm's weight
+    plus = any(family in model.config.model_type for family in ("gemma", "qwen3_5"))
     for name, p in model.named_parameters():
-        if name.endswith("bias"):
+        added = 1.0 if plus and not name.endswith("linear_attn.norm.weight") else 0.0  # to a norm's weight
+        if name.endswith("A_log"):  # states forget a tenth to a third a token
+            p.data = torch.rand(p.shape, generator=generator) - 2.5
+        elif name.endswith("bias"):
             p.data = 0.5 * torch.randn(p.shape, generator=generator)
         elif p.dim() == 1:
             p.data = 0.5 - added + torch.rand(p.shape, generator=generator)

@@ -49,6 +49,7 @@ fn stock_plugins_are_found_beside_the_binary() {
         "phi3",
         "qwen2",
         "qwen3",
+        "qwen3_5",
         "qwen3_moe",
         "sampling",
         "smollm3",

@@ -274,6 +274,7 @@ fn stock() -> Vec<&'static Plugin> {
         &randori_plugin_phi3::PLUGIN,
         &randori_plugin_qwen2::PLUGIN,
         &randori_plugin_qwen3::PLUGIN,
+        &randori_plugin_qwen3_5::PLUGIN,
         &randori_plugin_qwen3_moe::PLUGIN,
         &randori_plugin_smollm3::PLUGIN,
         &randori_plugin_losses::PLUGIN,
