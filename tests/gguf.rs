@@ -204,6 +204,106 @@ fn what_is_loaded_again_computes_the_same_to_the_bit() {
     assert!(difference(&logps(&Player::bare(Arc::new(again))), &logps(&player)) < 2e-5);
 }
 
+/// The small Llama's configuration as another family's.
+fn of_family(name: &str, more: &Value) -> Value {
+    let mut config = SMALL.config();
+    config["model_type"] = json!(name);
+    for (key, value) in more.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    config
+}
+
+/// Rotary keys by kinds of layers.
+fn two_bases(full: Value, windowed: f64) -> Value {
+    let windowed = json!({"rope_type": "default", "rope_theta": windowed});
+    json!({"full_attention": full, "sliding_attention": windowed})
+}
+
+#[test]
+fn other_names_norms_and_rotations_are_read_as_they_were_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let gemma = json!({"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8});
+    let mut gemma3 = gemma.clone();
+    let linear = json!({"rope_type": "linear", "factor": 2.0, "rope_theta": 900.0});
+    gemma3["rope_parameters"] = two_bases(linear, 700.0);
+    gemma3["layer_types"] = json!(["full_attention", "sliding_attention"]);
+    let plain = json!({"rope_type": "default", "rope_theta": 900.0});
+    let olmo3 = json!({"sliding_window": 8, "rope_parameters": two_bases(plain, 900.0),
+        "layer_types": ["sliding_attention", "full_attention"]});
+    for (name, more) in [
+        ("gemma2", gemma),
+        ("gemma3_text", gemma3),
+        (
+            "glm4",
+            json!({"head_dim": 16, "partial_rotary_factor": 0.25}),
+        ),
+        ("olmo2", json!({})),
+        ("olmo3", olmo3),
+    ] {
+        let player = trained(small(|config| *config = of_family(name, &more)));
+        let out = dir.path().join(format!("{name}.gguf"));
+        export(&player, None, &out, GgufQuant::F32);
+        let again = load(Source::Gguf(out));
+        assert_eq!(again.config["model_type"], name);
+        for (key, value) in more.as_object().unwrap() {
+            assert_eq!(&again.config[key], value, "{name}: {key}");
+        }
+        let off = difference(&logps(&Player::bare(Arc::new(again))), &logps(&player));
+        assert!(off < 2e-5, "{name}: {off}");
+    }
+}
+
+#[test]
+fn what_llama_cpp_takes_for_granted_of_a_family_is_written_so_or_refused() {
+    let keys = |name: &str, more: Value| {
+        let config = of_family(name, &more);
+        randori_formats::gguf::model::keys(&config, family(name), 96).map_err(|e| e.to_string())
+    };
+    let real = json!({"hidden_size": 5376, "num_hidden_layers": 62, "num_attention_heads": 32,
+        "head_dim": 128, "query_pre_attn_scalar": 168, "rope_theta": 1e6});
+    let there = keys("gemma3_text", real).unwrap();
+    for (key, value) in [
+        ("rope.freq_base", 1e6),
+        ("rope.freq_base_swa", 1e4), // of transformers' class
+    ] {
+        let wanted = (
+            format!("gemma3.{key}"),
+            randori_formats::gguf::Value::Float(value),
+        );
+        assert!(there.contains(&wanted), "{wanted:?} in {there:?}");
+    }
+    let scaled = json!({"head_dim": 16, "query_pre_attn_scalar": 16});
+    let with = |key: &str, value: Value| {
+        let mut config = scaled.clone();
+        config[key] = value;
+        config
+    };
+    let plain = json!({"rope_type": "default", "rope_theta": 900.0});
+    let two = json!({"rope_parameters": two_bases(plain, 700.0)});
+    for (name, more, says) in [
+        (
+            "gemma2",
+            with("query_pre_attn_scalar", json!(5)),
+            "query_pre_attn_scalar of the model's configuration is 5; GGUF's gemma2 means 16",
+        ),
+        (
+            "gemma2",
+            with("attn_logit_softcapping", Value::Null),
+            "has no attn_logit_softcapping",
+        ),
+        (
+            "gemma3_text",
+            with("sliding_window_pattern", json!(2)),
+            "GGUF's gemma3 means 6",
+        ),
+        ("olmo3", two, "is 700.0; GGUF's olmo2 means 900.0"),
+    ] {
+        let e = keys(name, more).unwrap_err();
+        assert!(e.contains(says), "{e}");
+    }
+}
+
 #[track_caller]
 fn smollm2() -> PathBuf {
     let path = std::env::var_os("RANDORI_SMOLLM2").expect(

@@ -188,7 +188,8 @@ fn base(lab: &mut Lab, model: &Model) {
 /// Every kind of block, as gguf-py quantises it, and as transformers (by gguf-py) and we read it.
 fn quantised(lab: &mut Lab, model: &Model, f32: &Path) {
     for quant in [
-        "f16", "bf16", "q8_0", "q4_0", "q4_k", "q6_k", "q5_1", "q5_k", "iq4_nl", "q3_k", "q2_k",
+        "f16", "bf16", "q8_0", "q4_0", "q4_1", "q4_k_m", "q6_k", "q5_1", "q5_k_s", "iq4_nl",
+        "q3_k_l", "q2_k",
     ] {
         let file = lab.export(
             model,

@@ -11,15 +11,16 @@ wrote it, and `expected.safetensors` with
     KIND/logps                         log-probs of the tokens of real, then of generated
     KIND/grad/NAME                     d loss / d NAME, loss = SLOPES . (summed log-prob of real, of generated)
     KIND/merged/NAME                   what merge_and_unload makes of that weight
-    KIND/greedy                        (NEWER, mixtures, ROTARY) the 32 likeliest tokens after the prompt, one after the other
-    full/grad/TENSOR                   (NEWER, mixtures, HYBRIDS) the same of the base's own weights in kept_full, all of them trained
+    KIND/greedy                        (not Llama, Mistral) the 32 likeliest tokens after the prompt, one after the other
+    full/grad/TENSOR                   (NEWER, MIXTURES, HYBRIDS) the same of the base's own weights in kept_full, all of them trained
 
 NAME is the checkpoint's name; `.lora_A`, `.lora_B` and `.lora_magnitude_vector` follow the projection's. peft detaches DoRA's
 weight norm in the backward pass (section 4.3 of the paper), and so do these gradients. Windows are shorter than the
 sequences; those of the dense Qwens are in their second layer only. Of two greedy candidates the better one is so by ten times
-the tolerance of logits at least. NEWER are all but Llama, Mistral, the mixtures, ROTARY and
-HYBRIDS (layers with a state, whose first tokens of a response see the prompt's last). A Gemma's factor on the embedding is held in
-its configuration's dtype: bf16 in gemma3, f32 in gemma2. tests/goldens.rs holds Randori against all of it.
+the tolerance of logits at least. NEWER are all but Llama, Mistral, ROTARY, MIXTURES and HYBRIDS. A Gemma's factor on the
+embedding is held in its configuration's dtype: bf16 in gemma3, f32 in gemma2. tests/goldens.rs holds Randori against all of it.
+
+HYBRIDS have layers with a state: a response's first tokens see its prompt's last through it.
 
 ROTARY are families that rotate otherwise than Llama, or scale by more factors; beside each stand keys of its configuration
 without which it would be another model. Phi-3's frequencies change beyond 22 tokens: prompt and real response are longer,
@@ -190,13 +191,13 @@ ROTARY = {  # family -> what an adapter is on; (keys of the configuration withou
 def adapters(name):
     """kind -> (settings, whether gradients are kept)."""
     lora = lambda **k: LoraConfig(task_type="CAUSAL_LM", **k)
-    if name in ROTARY or name in HYBRIDS:
-        return {"plain": (lora(r=2, lora_alpha=4, target_modules=(ROTARY | HYBRIDS)[name][0]), True)}
     if name in EXPERTS:
         *_, gate, up, down = EXPERTS[name]
         return {"stacked": (lora(r=1, lora_alpha=2, target_modules=["q_proj", "gate", gate, up, down]), False)}
     if name in MIXTURES:
         return {}
+    if name in ROTARY or name in HYBRIDS:
+        return {"plain": (lora(r=2, lora_alpha=4, target_modules=(ROTARY | HYBRIDS)[name][0]), True)}
     if newer(name):
         targets = [t for t in ALL if t not in ("gate_proj", "up_proj")] + ["gate_up_proj"] if name == "glm4" else ALL
         return {} if name.endswith("tied") else {"plain": (lora(r=3, lora_alpha=6, target_modules=targets), True)}
@@ -292,7 +293,7 @@ def save_adapter(model, folder, base_name):
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
-    for key in ("target_modules", "modules_to_save"):  # sets, in any order
+    for key in ("target_modules", "target_parameters", "modules_to_save"):  # sets, in any order
         if isinstance(config[key], list):
             config[key].sort()
     config["base_model_name_or_path"] = base_name
@@ -363,35 +364,6 @@ def more(cls, folder, tokens, expected):
         assert difference > 0.01, f"{folder.name}: without its {what} logits move by {difference}"
 
 
-def rotary_family(cls, folder, tokens, expected):
-    """Greedy tokens, that biases and each key matter, and how far f32's own gradients are off f64's."""
-    for kind in expected:
-        model = fresh(cls, folder)
-        model = model if kind == "base" else PeftModel.from_pretrained(model, folder / kind).eval()
-        steps = 11 if folder.name == "phi3" else GREEDY  # until the frequencies change
-        expected[kind]["greedy"], gap = greedy(model, tokens["prompt"], steps)
-        assert gap > 10 * TOLERANCE, f"{folder.name} {kind}: two candidates lie {gap:.1e} apart; take another seed"
-        print(f"{folder.name} {kind}: greedy candidates lie {gap:.1e} of the largest logit apart at least", file=sys.stderr)
-    changes = [fresh(cls, folder, **keys) for keys in (ROTARY | HYBRIDS)[folder.name][1]]
-    whole = fresh(cls, folder)
-    if any(n.endswith("bias") for n, _ in whole.named_parameters()):
-        for name, p in whole.named_parameters():
-            p.data = torch.zeros_like(p) if name.endswith("bias") else p.data
-        changes.append(whole)
-    for number, changed in enumerate(changes):
-        difference = (passes(changed, tokens)[1] - expected["base"]["logps"]).abs().max().item()
-        assert difference > 0.02, f"{folder.name}: change {number} moves log-probs by {difference}"
-    if folder.name in HYBRIDS:
-        whole = fresh(cls, folder).requires_grad_(True)
-        passes(whole, tokens)[2].backward()
-        expected["full"] = {f"grad/{n}": whole.get_parameter(n).grad for n in HYBRIDS[folder.name][2]}
-    model = PeftModel.from_pretrained(fresh(cls, folder), folder / "plain", is_trainable=True).eval().double()
-    off = {}
-    exact = kept(model, tokens, True)
-    for key, value in expected["plain"].items():
-        if key.startswith("grad/"):
-            off[key] = ((value - exact[key]).abs().max() / exact[key].abs().max()).item()
-    print(f"{folder.name}: f32's gradients are off f64's by {max(off.values()):.1e} of their largest value at most", file=sys.stderr)
 def expert_names(name, tensors, lora=""):
     """Tensors of a mixture under the names on disk. transformers 5 stacks the experts of a layer: gate and up in
     `mlp.experts.gate_up_proj` (E, 2f, w), down in `.down_proj` (E, w, f). peft has their updates below `.experts.base_layer`
@@ -480,6 +452,37 @@ def mixture(cls, folder, tokens, expected):
         assert (passes(fresh(cls, folder), tokens)[0] - expected["base"]["logits"]).abs().max().item() == 0
 
 
+def rotary_family(cls, folder, tokens, expected):
+    """Greedy tokens, that biases and each key matter, and how far f32's own gradients are off f64's."""
+    for kind in expected:
+        model = fresh(cls, folder)
+        model = model if kind == "base" else PeftModel.from_pretrained(model, folder / kind).eval()
+        steps = 11 if folder.name == "phi3" else GREEDY  # until the frequencies change
+        expected[kind]["greedy"], gap = greedy(model, tokens["prompt"], steps)
+        assert gap > 10 * TOLERANCE, f"{folder.name} {kind}: two candidates lie {gap:.1e} apart; take another seed"
+        print(f"{folder.name} {kind}: greedy candidates lie {gap:.1e} of the largest logit apart at least", file=sys.stderr)
+    changes = [fresh(cls, folder, **keys) for keys in (ROTARY | HYBRIDS)[folder.name][1]]
+    whole = fresh(cls, folder)
+    if any(n.endswith("bias") for n, _ in whole.named_parameters()):
+        for name, p in whole.named_parameters():
+            p.data = torch.zeros_like(p) if name.endswith("bias") else p.data
+        changes.append(whole)
+    for number, changed in enumerate(changes):
+        difference = (passes(changed, tokens)[1] - expected["base"]["logps"]).abs().max().item()
+        assert difference > 0.02, f"{folder.name}: change {number} moves log-probs by {difference}"
+    if folder.name in HYBRIDS:
+        whole = fresh(cls, folder).requires_grad_(True)
+        passes(whole, tokens)[2].backward()
+        expected["full"] = {f"grad/{n}": whole.get_parameter(n).grad for n in HYBRIDS[folder.name][2]}
+    model = PeftModel.from_pretrained(fresh(cls, folder), folder / "plain", is_trainable=True).eval().double()
+    off = {}
+    exact = kept(model, tokens, True)
+    for key, value in expected["plain"].items():
+        if key.startswith("grad/"):
+            off[key] = ((value - exact[key]).abs().max() / exact[key].abs().max()).item()
+    print(f"{folder.name}: f32's gradients are off f64's by {max(off.values()):.1e} of their largest value at most", file=sys.stderr)
+
+
 def make(name, model):
     folder = OUT / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -510,16 +513,16 @@ def make(name, model):
         merged = loaded.merge_and_unload().state_dict()
         if name in EXPERTS:
             continue  # mixture() has theirs
-        of_kind = {n: merged[f"{n}.weight"] for n in KEPT_MERGED + KEPT_MERGED_ROTARY * (name in ROTARY)
-                   + KEPT_MERGED_HYBRIDS * (name in HYBRIDS) if f"{n}.weight" in merged}
+        names = KEPT_MERGED + KEPT_MERGED_ROTARY * (name in ROTARY) + KEPT_MERGED_HYBRIDS * (name in HYBRIDS)
+        of_kind = {n: merged[f"{n}.weight"] for n in names if f"{n}.weight" in merged}
         base = fresh(cls, folder).state_dict()
         expected[kind] |= {f"merged/{n}.weight": w for n, w in of_kind.items() if not torch.equal(w, base[f"{n}.weight"])}
     if name == "llama":
         expected |= stack(cls, folder, tokens)
-    if name in ROTARY or name in HYBRIDS:
-        rotary_family(cls, folder, tokens, expected)
-    elif name in MIXTURES:
+    if name in MIXTURES:
         mixture(cls, folder, tokens, expected)
+    elif name in ROTARY or name in HYBRIDS:
+        rotary_family(cls, folder, tokens, expected)
     elif newer(name):
         more(cls, folder, tokens, expected)
     tensors = {f"{kind}/{key}": t for kind, found in expected.items() for key, t in found.items()}

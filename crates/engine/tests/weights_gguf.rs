@@ -254,8 +254,8 @@ fn faults_are_named() {
     check("split.count", Some(U16(3)), "one of 3 parts");
     check(
         "llama.rope.scaling.type",
-        Some(String("yarn".into())),
-        "\"yarn\" is not supported",
+        Some(String("ntk".into())),
+        "\"ntk\" is not supported",
     );
     // candle's reader divides by it
     check("general.alignment", Some(U32(0)), "general.alignment is 0");

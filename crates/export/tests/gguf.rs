@@ -123,9 +123,12 @@ fn the_file_holds_what_it_says_it_holds() {
         );
         let kind = |k: &str| report.kinds.get(k).copied().unwrap_or(0);
         let expect = match quant {
-            GgufQuant::Q4K | GgufQuant::Q5_0 => ["Q5_0", "Q8_0"], // layers, tied embedding
-            GgufQuant::Q5K | GgufQuant::Q5_1 => ["Q5_1", "Q8_0"],
-            GgufQuant::Q2K | GgufQuant::Q3K | GgufQuant::Q4_0 => ["Q4_0", "Q8_0"],
+            GgufQuant::Q5KM | GgufQuant::Q5KS | GgufQuant::Q5_1 => ["Q5_1", "Q8_0"],
+            GgufQuant::Q4KM | GgufQuant::Q4KS | GgufQuant::Q5_0 => ["Q5_0", "Q8_0"], // tied embedding
+            GgufQuant::Q3KL => ["Q5_1", "Q4_0"],
+            GgufQuant::Q3KM => ["Q5_0", "Q4_0"],
+            GgufQuant::Q3KS | GgufQuant::Q2K | GgufQuant::Q4_0 => ["Q4_0", "Q8_0"],
+            GgufQuant::Q4_1 => ["Q4_1", "Q8_0"],
             GgufQuant::Iq4Nl => ["IQ4_NL", "Q8_0"],
             GgufQuant::Q6K | GgufQuant::Q8_0 => ["Q8_0"; 2],
             GgufQuant::F32 => ["F32"; 2],
@@ -234,11 +237,11 @@ fn blocks_are_those_of_llama_cpp() {
         GgufQuant::Bf16,
         GgufQuant::Q8_0,
         GgufQuant::Q4_0,
-        GgufQuant::Q4K,
+        GgufQuant::Q4KS,
         GgufQuant::Q6K,
         GgufQuant::Q5_1,
-        GgufQuant::Q5K,
-        GgufQuant::Q3K,
+        GgufQuant::Q5KS,
+        GgufQuant::Q3KS,
         GgufQuant::Q2K,
     ] {
         let out = dir.path().join(format!("{quant}.gguf"));

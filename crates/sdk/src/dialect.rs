@@ -75,12 +75,16 @@ records! {
         pub biased: Option<&'static [&'static str]>,
         /// Projections that all have biases or none.
         pub biases: &'static [Biases],
+        /// The key of what norms add to the mean square, without the architecture.
+        pub epsilon: &'static str,
         /// Whether heads may have another size than width / heads.
         pub any_head_dim: bool,
         /// Whether `partial_rotary_factor` may be other than 1.
         pub partial_rotary: bool,
         /// Tensors that divide the rotary frequencies.
         pub divisors: Divisors,
+        /// Whether `rope.scaling.yarn_log_multiplier` counts.
+        pub yarn_log: bool,
         /// What becomes of sliding windows.
         pub sliding: Sliding,
         /// Keys of the configuration under other names than Llama's.
@@ -159,7 +163,8 @@ records! {
         /// What it is.
         pub is: Is,
         /// For `Is::Json` the values as JSON, of which a file means the first, and the others
-        /// compute the same; for `Is::Cycle` the layers' kinds, again and again.
+        /// compute the same; for `Is::Cycle` the layers' kinds, again and again, each a number or
+        /// text.
         pub values: &'static [&'static str],
         /// Only for models of so many layers; 0: for all. Of several entries for a key the first
         /// that fits counts.
@@ -267,7 +272,7 @@ words! {
         WidthPerHead = "width_per_head",
         /// `rope_theta`, of layers that see everything where there are two.
         Theta = "theta",
-        /// A list with one text a layer.
+        /// A list with one number or text a layer.
         Cycle = "cycle",
     }
 }

@@ -21,6 +21,11 @@ use crate::{
     seam::{AttnSpec, Binary, GroupSpec, RopeSpec, RouteSpec, Unary},
 };
 
+mod joined;
+mod options;
+
+use joined::Joined;
+
 /// One call of the host into an architecture.
 pub(crate) struct Session {
     ops: *const abi::Ops,
@@ -61,6 +66,8 @@ macro_rules! call {
         session.tensor(id)
     }};
 }
+
+mod recurrent;
 
 impl Session {
     /// A session on the `ops` and `graph` that the host passed.
@@ -209,16 +216,6 @@ impl<'g> Graph<'g> {
         call!(self.session, attention(q.id, k.id, v.id, &raw const attn))
     }
 
-    /// Causal depthwise convolution along each sequence: every channel of a token becomes the sum of
-    /// `name.weight` (channels, 1, taps) times its values at the last `taps` tokens, the last tap
-    /// being the token's own; with `bias` also + `name.bias`: (tokens, channels) -> (tokens,
-    /// channels).
-    #[track_caller]
-    pub fn conv(&self, name: &str, x: Tensor<'g>, taps: usize, bias: bool) -> Tensor<'g> {
-        let name = self.join(name);
-        call!(self.session, conv(name.text(), x.id, taps, u32::from(bias)))
-    }
-
     /// A mixture of experts: `router` (tokens, experts) chooses; `expert` runs on the rows of `x`
     /// that chose it, (rows, width) -> (rows, width); the host sums the outputs by their weights.
     #[track_caller]
@@ -285,29 +282,6 @@ impl<'g> Graph<'g> {
         buffer.push('.');
         buffer.push_str(name);
         Joined::Scoped(buffer, &self.session.joined)
-    }
-}
-
-/// A weight's full name; puts the buffer back into the session on drop.
-enum Joined<'a> {
-    Plain(&'a str),
-    Scoped(String, &'a Cell<String>),
-}
-
-impl Joined<'_> {
-    fn text(&self) -> abi::Str {
-        match self {
-            Joined::Plain(name) => abi::Str::new(name),
-            Joined::Scoped(name, _) => abi::Str::new(name),
-        }
-    }
-}
-
-impl Drop for Joined<'_> {
-    fn drop(&mut self) {
-        if let Joined::Scoped(buffer, home) = self {
-            home.set(std::mem::take(buffer));
-        }
     }
 }
 
@@ -472,59 +446,5 @@ impl<'g> Neg for Tensor<'g> {
     #[track_caller]
     fn neg(self) -> Self {
         self.affine(-1.0, 0.0)
-    }
-}
-
-impl RouteSpec {
-    /// Chooses the `top_k` best experts by soft-max over all, and leaves their weights unscaled.
-    pub fn top(top_k: usize) -> Self {
-        RouteSpec {
-            top_k,
-            sigmoid: false,
-            normalise: false,
-            scale: 1.0,
-            bias: None,
-            groups: None,
-        }
-    }
-
-    /// Scales the chosen weights to sum to one (Mixtral; Qwen's `norm_topk_prob`). After soft-max
-    /// over all that is soft-max over the chosen logits alone (gpt-oss).
-    pub fn normalised(self) -> Self {
-        RouteSpec {
-            normalise: true,
-            ..self
-        }
-    }
-
-    /// Scores each expert by the sigmoid of its logit instead of soft-max over all.
-    pub fn sigmoid(self) -> Self {
-        RouteSpec {
-            sigmoid: true,
-            ..self
-        }
-    }
-
-    /// Multiplies the chosen weights with `scale` (`routed_scaling_factor`).
-    pub fn scaled(self, scale: f32) -> Self {
-        RouteSpec { scale, ..self }
-    }
-
-    /// Chooses by score + `bias`, of trailing shape (experts), and weights by score alone. No
-    /// gradient goes to the bias (DeepSeek-V3's `e_score_correction_bias`).
-    pub fn chosen_with(self, bias: Tensor<'_>) -> Self {
-        RouteSpec {
-            bias: Some(bias.id),
-            ..self
-        }
-    }
-
-    /// Chooses among the experts of the `top` best of `count` groups; a group's score is the sum of
-    /// its `best` best experts' (`n_group`, `topk_group`; `best` is 2 in DeepSeek-V3).
-    pub fn within_groups(self, count: usize, top: usize, best: usize) -> Self {
-        RouteSpec {
-            groups: Some(GroupSpec { count, top, best }),
-            ..self
-        }
     }
 }

@@ -7,7 +7,9 @@
 //! head unless the configuration says otherwise.
 
 use randori_sdk::{
-    Absent, Arch, Config, Dense, Graph, Layers, Result, Rope, Ropes, Tensor, Windows, plugin,
+    Absent, Arch, Config, Dense, Dialect, Graph, Layers, Result, Rope, Ropes, Tensor, Windows,
+    dialect::{Gguf, Implied, Key, Module, Renamed},
+    plugin,
 };
 
 /// The Cohere 2 family.
@@ -23,6 +25,47 @@ impl Arch for Cohere2 {
     const NAME: &'static str = "cohere2";
     const DOC: &'static str =
         "Command R7B and Command A: attention and perceptron beside each other";
+    const DIALECT: Dialect = Dialect {
+        class: "Cohere2ForCausalLM",
+        defaults: r#"{"layer_norm_eps": 1e-5, "rms_norm_eps": 1e-5, "sliding_window": 4096,
+            "logit_scale": 0.0625, "tie_word_embeddings": true}"#,
+        gguf: Some(Gguf {
+            architecture: "cohere2",
+            modules: &[
+                Module::OUTSIDE,
+                &[Module::new("input_layernorm", "attn_norm")],
+                Module::ATTENTION,
+                Module::MLP,
+            ],
+            biased: Some(&[]),
+            epsilon: "attention.layer_norm_epsilon",
+            any_head_dim: false,
+            renamed: &[Renamed {
+                usual: "rms_norm_eps",
+                here: "layer_norm_eps",
+            }],
+            keys: &[
+                Key::whole("attention.sliding_window", &["sliding_window"]).required(),
+                Key::real("logit_scale", &["logit_scale"]).required(),
+            ],
+            implied: &[
+                Implied::SILU,
+                Implied::cycle(
+                    "layer_types",
+                    &[
+                        "sliding_attention",
+                        "sliding_attention",
+                        "sliding_attention",
+                        "full_attention",
+                    ],
+                ),
+                Implied::json("sliding_window_pattern", &["4"]).unsaid(),
+                Implied::json("tie_word_embeddings", &["true"]),
+            ],
+            ..Gguf::HALVES
+        }),
+        ..Dialect::NONE
+    };
 
     fn new(c: &Config) -> Result<Self> {
         c.only("hidden_act", &["silu", "swish"])?;

@@ -4,7 +4,11 @@
 //! perceptron add, `attention_multiplier` on the scores in place of 1 / √head_dim (and 1 where it
 //! is absent), and the logits divided by `logits_scaling`.
 
-use randori_sdk::{Absent, Config, Dense, DenseFamily, Result, plugin};
+use randori_sdk::{
+    Absent, Config, Dense, DenseFamily, Dialect, Result,
+    dialect::{Gguf, Key},
+    plugin,
+};
 
 /// The Granite family.
 pub struct Granite;
@@ -13,6 +17,22 @@ impl DenseFamily for Granite {
     const NAME: &'static str = "granite";
     const DOC: &'static str =
         "Granite 3.x: Llama's block with factors on embedding, branches, scores";
+    const DIALECT: Dialect = Dialect {
+        class: "GraniteForCausalLM",
+        defaults: r#"{"embedding_multiplier": 1, "residual_multiplier": 1,
+            "attention_multiplier": 1, "logits_scaling": 1}"#,
+        gguf: Some(Gguf {
+            architecture: "granite",
+            keys: &[
+                Key::real("embedding_scale", &["embedding_multiplier"]),
+                Key::real("residual_scale", &["residual_multiplier"]),
+                Key::real("attention.scale", &["attention_multiplier"]),
+                Key::real("logit_scale", &["logits_scaling"]).required(), // a divisor there too
+            ],
+            ..Gguf::LLAMA
+        }),
+        ..Dialect::NONE
+    };
 
     fn read(c: &Config) -> Result<Dense> {
         let dense = Dense::new(c, Absent::LLAMA)?;

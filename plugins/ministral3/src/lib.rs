@@ -5,7 +5,9 @@
 //! section is absent; up to `original_max_position_embeddings` tokens the factor is 1.
 
 use randori_sdk::{
-    Absent, Config, Dense, DenseFamily, Layers, Result, RopeRules, Ropes, Windows, plugin,
+    Absent, Config, Dense, DenseFamily, Dialect, Layers, Result, RopeRules, Ropes, Windows,
+    dialect::{Gguf, Key, Sliding},
+    plugin,
 };
 
 /// The Ministral 3 family.
@@ -34,6 +36,38 @@ impl DenseFamily for Ministral3 {
     const NAME: &'static str = "ministral3";
     const DOC: &'static str =
         "Ministral 3: Llama's block with yarn and queries that grow with position";
+    const DIALECT: Dialect = Dialect {
+        class: "Ministral3ForCausalLM",
+        wholes: &["mistral3"],
+        prefixes: Dialect::PREFIXES,
+        ignored: Dialect::VISION,
+        defaults: r#"{"num_key_value_heads": 8, "head_dim": 128, "rms_norm_eps": 1e-5}"#,
+        gguf: Some(Gguf {
+            architecture: "mistral3",
+            sliding: Sliding::Lost,
+            yarn_log: true,
+            keys: &[
+                Key::real(
+                    "attention.temperature_scale",
+                    &[
+                        "rope_parameters.llama_4_scaling_beta",
+                        "rope_scaling.llama_4_scaling_beta",
+                    ],
+                )
+                .required(),
+                Key::real(
+                    "rope.scaling.yarn_beta_fast",
+                    &["rope_parameters.beta_fast", "rope_scaling.beta_fast"],
+                ),
+                Key::real(
+                    "rope.scaling.yarn_beta_slow",
+                    &["rope_parameters.beta_slow", "rope_scaling.beta_slow"],
+                ),
+            ],
+            ..Gguf::LLAMA
+        }),
+        ..Dialect::NONE
+    };
 
     fn read(c: &Config) -> Result<Dense> {
         c.only("hidden_act", &["silu", "swish"])?;

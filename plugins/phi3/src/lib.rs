@@ -8,7 +8,10 @@
 //! beside the section, or else 4096, whatever the section says.
 
 use randori_sdk::{
-    Absent, Config, Dense, DenseFamily, Layers, Result, RopeKind, RopeRules, Ropes, Windows, plugin,
+    Absent, Config, Dense, DenseFamily, Dialect, Layers, Result, RopeKind, RopeRules, Ropes,
+    Windows,
+    dialect::{Divisors, Gguf, Key, Module, Size, Sliding},
+    plugin,
 };
 
 /// The Phi-3 family.
@@ -32,9 +35,33 @@ const ROPE: RopeRules = RopeRules {
     ..RopeRules::PART
 };
 
+/// llama.cpp's names of a layer's projections, whose rows are in the same order.
+const STORED: &[Module] = &[
+    Module::new("self_attn.qkv_proj", "attn_qkv").sized(Size::Free, Size::Width),
+    Module::new("self_attn.o_proj", "attn_output").sized(Size::Width, Size::Query),
+    Module::new("mlp.gate_up_proj", "ffn_up").sized(Size::Free, Size::Width),
+    Module::new("mlp.down_proj", "ffn_down").sized(Size::Width, Size::Ffn),
+];
+
 impl DenseFamily for Phi3 {
     const NAME: &'static str = "phi3";
     const DOC: &'static str = "Phi-3 and Phi-4: Llama's block with fused projections, longrope";
+    const DIALECT: Dialect = Dialect {
+        class: "Phi3ForCausalLM",
+        defaults: r#"{"rms_norm_eps": 1e-5}"#,
+        gguf: Some(Gguf {
+            architecture: "phi3",
+            modules: &[Module::OUTSIDE, Module::NORMS, STORED],
+            biased: Some(&[]),
+            any_head_dim: false,
+            partial_rotary: true,
+            divisors: Divisors::LongShort,
+            sliding: Sliding::Lost, // llama.cpp reads the key and uses no window
+            keys: &[Key::whole("attention.sliding_window", &["sliding_window"])],
+            ..Gguf::HALVES
+        }),
+        ..Dialect::NONE
+    };
 
     fn read(c: &Config) -> Result<Dense> {
         c.only("hidden_act", &["silu", "swish"])?;

@@ -6,7 +6,9 @@
 //! says. Embedding and head are one unless the configuration says otherwise.
 
 use randori_sdk::{
-    Absent, Config, Dense, DenseFamily, Layers, Result, RopeRules, Ropes, Windows, plugin,
+    Absent, Config, Dense, DenseFamily, Dialect, Layers, Result, RopeRules, Ropes, Windows,
+    dialect::{Divisors, Gguf, Implied},
+    plugin,
 };
 
 /// The SmolLM3 family.
@@ -28,6 +30,24 @@ const ROPE: RopeRules = RopeRules {
 impl DenseFamily for SmolLm3 {
     const NAME: &'static str = "smollm3";
     const DOC: &'static str = "SmolLM3: Llama's block, some layers without rotary embeddings";
+    const DIALECT: Dialect = Dialect {
+        class: "SmolLM3ForCausalLM",
+        defaults: r#"{"num_key_value_heads": 4, "rope_theta": 2000000, "tie_word_embeddings": true}"#,
+        gguf: Some(Gguf {
+            architecture: "smollm3",
+            biased: Some(&[]),
+            biases: &[],
+            divisors: Divisors::None,
+            implied: &[
+                Implied::SILU,
+                Implied::cycle("no_rope_layers", &["1", "1", "1", "0"]),
+                Implied::json("no_rope_layer_interval", &["4"]),
+                Implied::json("use_sliding_window", &["false"]),
+            ],
+            ..Gguf::LLAMA
+        }),
+        ..Dialect::NONE
+    };
 
     fn read(c: &Config) -> Result<Dense> {
         c.only("hidden_act", &["silu", "swish"])?;

@@ -220,16 +220,18 @@ fn settle(
     let rank = ranks.copied().max().unwrap_or(old.rank);
     let alpha = scale * rank as f64;
     (spec.rank, spec.alpha) = (rank, alpha);
-    // by whole name, since a pattern of the file may fit experts
-    let escaped = |p: &String| p.replace('.', "\\.");
-    let ranks = others.iter().filter(|p| old.rank_of(p) != rank);
-    spec.rank_pattern = ranks.map(|p| (escaped(p), old.rank_of(p))).collect();
-    let alphas = others.iter().filter(|p| old.alpha_of(p) != alpha);
-    spec.alpha_pattern = alphas.map(|p| (escaped(p), old.alpha_of(p))).collect();
     let router = |p: &String| match p.rsplit('.').next() {
         Some("gate") => "gate".to_string(), // the module around it may have another name in a base
         _ => p.clone(),
     };
+    // by whole name, since a pattern of the file may fit experts
+    let key = |p: &String| router(p).replace('.', "\\.");
+    let ranks = others.iter().filter(|p| old.rank_of(p) != rank);
+    let ranks: BTreeMap<String, usize> = ranks.map(|p| (key(p), old.rank_of(p))).collect();
+    spec.rank_pattern = ranks.into_iter().collect();
+    let alphas = others.iter().filter(|p| old.alpha_of(p) != alpha);
+    let alphas: BTreeMap<String, f64> = alphas.map(|p| (key(p), old.alpha_of(p))).collect();
+    spec.alpha_pattern = alphas.into_iter().collect();
     let parts = pairs.iter().filter_map(|(p, ..)| p.rsplit('.').next());
     let parts: BTreeSet<&str> = parts.collect();
     let names = NAMES.iter().filter(|[usual, _]| parts.contains(usual));

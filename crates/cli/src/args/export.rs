@@ -4,10 +4,17 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use randori::{Dtype as Numbers, Export, GgufQuant, Onto as Base, Target, Which, bytes};
 
 use super::Who;
+
+/// The names of GGUF's mixtures, in any case; llama.cpp's shorter ones are not listed.
+fn quants() -> PossibleValuesParser {
+    let names = GgufQuant::NAMES.map(PossibleValue::new).into_iter();
+    let short = GgufQuant::ALIASES.map(|(name, _)| PossibleValue::new(name).hide(true));
+    PossibleValuesParser::new(names.chain(short))
+}
 
 /// The default largest weight file.
 const SHARD_BYTES: u64 = 5_000_000_000;
@@ -27,8 +34,8 @@ pub struct Args {
     /// Numbers of a model folder (hf; bnb: of what is not quantised); bf16 where it is not given
     #[arg(long, value_enum, ignore_case = true)]
     pub dtype: Option<Dtype>,
-    /// Blocks of a GGUF file; q8_0 where it is not given
-    #[arg(long, ignore_case = true, value_parser = PossibleValuesParser::new(GgufQuant::NAMES).try_map(|q| q.parse::<GgufQuant>()))]
+    /// Blocks of a GGUF file, in llama.cpp's mixtures; q8_0 where it is not given
+    #[arg(long, ignore_case = true, value_parser = quants().try_map(|q| q.parse::<GgufQuant>()))]
     pub quant: Option<GgufQuant>,
     /// Which base receives the update: the one it was trained on (dequantised, or in the recipe's
     /// model.dtype), or the files' own values
@@ -201,7 +208,7 @@ mod tests {
         assert_eq!(
             target("--to gguf --quant q4_k --onto original"),
             Ok(Target::Gguf {
-                quant: GgufQuant::Q4K
+                quant: GgufQuant::Q4KM
             })
         );
         // names in any case

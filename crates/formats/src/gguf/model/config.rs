@@ -162,7 +162,7 @@ impl Model {
             count("attention.head_count_kv", self.kv_heads),
             count("attention.key_length", self.head_dim),
             count("attention.value_length", self.head_dim),
-            real("attention.layer_norm_rms_epsilon", self.eps),
+            real(self.gguf.epsilon, self.eps),
             count("rope.dimension_count", self.rotated),
             real("rope.freq_base", self.theta),
         ];
@@ -275,7 +275,7 @@ pub(super) fn read(header: &Header, files: &[ByteSource], spoken: &Spoken) -> Re
     }
     let head_dim = keys.whole("attention.key_length")?.unwrap_or(width / heads);
     let rotated = turned(&keys, head_dim, spoken.gguf.partial_rotary)?;
-    let epsilon = "attention.layer_norm_rms_epsilon";
+    let epsilon = spoken.gguf.epsilon;
     let epsilon = keys
         .float(epsilon)?
         .ok_or_else(|| format!("{} is missing", keys.name(epsilon)))?;
@@ -306,6 +306,7 @@ pub(super) fn read(header: &Header, files: &[ByteSource], spoken: &Spoken) -> Re
     }
     rotary(&keys, files, spoken, rotated, &mut config)?;
     keys::read(spoken, &keys, layers, &mut config)?;
+    spell_v4(&mut config);
     let sizes = Sizes {
         layers,
         width,
@@ -344,6 +345,11 @@ fn rotary(
     config["rope_theta"] = json!(theta);
     let mut parameters = json!({"rope_type": "default"});
     if let Some(scaling) = rope::scaling(keys, files, spoken, theta, rotated, context)? {
+        if spoken.gguf.divisors == Divisors::LongShort
+            && let Some(original) = scaling.get(rope::ORIGINAL)
+        {
+            config[rope::ORIGINAL] = original.clone(); // a class with two lists looks there
+        }
         config["rope_scaling"] = scaling.clone();
         parameters = scaling;
     }
@@ -361,6 +367,21 @@ fn rotary(
         }
     };
     Ok(())
+}
+
+/// Gives v4's section, where there is one, what keys of the family have put into v5's.
+fn spell_v4(config: &mut Value) {
+    let more = config["rope_parameters"].as_object().cloned();
+    let scaling = config.get_mut("rope_scaling");
+    let Some(scaling) = scaling.and_then(Value::as_object_mut) else {
+        return;
+    };
+    let beside = ["rope_theta", "partial_rotary_factor"];
+    for (key, value) in more.into_iter().flatten() {
+        if !value.is_object() && !beside.contains(&key.as_str()) {
+            scaling.entry(key).or_insert(value);
+        }
+    }
 }
 
 /// Refuses features that are not supported.

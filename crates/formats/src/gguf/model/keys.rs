@@ -178,8 +178,10 @@ fn meant(implied: &Implied, sizes: &Sizes) -> Vec<Value> {
         Is::WidthPerHead => vec![json!(per_head)],
         Is::Theta => vec![json!(sizes.theta)],
         Is::Cycle => {
-            let kinds = implied.values.iter().cycle().take(sizes.layers);
-            vec![kinds.copied().collect()]
+            // a number, or else text
+            let one = |text: &&str| serde_json::from_str(text).unwrap_or_else(|_| json!(text));
+            let kinds: Vec<Value> = implied.values.iter().map(one).collect();
+            vec![kinds.iter().cycle().take(sizes.layers).cloned().collect()]
         }
     }
 }

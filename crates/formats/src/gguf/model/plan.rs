@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{
     config::Model,
     names,
-    quant::{GgufQuant, Role},
+    quant::{GgufQuant, Role, Shape},
 };
 use crate::{
     Dtype, Error, Result,
@@ -24,8 +24,8 @@ use crate::{
 /// Options of a GGUF model file.
 #[derive(Debug, Clone)]
 pub struct GgufOptions {
-    /// Format of the matrices. In 4-bit files the head is Q6_K; rows that blocks of 256 do not
-    /// divide get Q5_0 for Q4_K and Q8_0 for Q6_K, as in llama.cpp.
+    /// Formats of the matrices, as llama.cpp mixes them. Rows that blocks of 256 do not divide get
+    /// Q5_0 for Q4_K and Q8_0 for Q6_K, as there.
     pub quant: GgufQuant,
     /// Replace an existing file.
     pub replace: bool,
@@ -59,6 +59,7 @@ pub struct Planned {
     pub added: f32,
     /// The shape of each part.
     pub shape: Vec<usize>,
+    role: Role,
     heads: Option<usize>,
     position: usize,
 }
@@ -82,8 +83,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans the file of a model of this family with this `config` and these tensors (Hugging Face's names and
-    /// shapes). Where the embedding has more rows than the tokenizer has tokens, tokens are added.
+    /// Plans the file of a model of this family with this `config` and these tensors (Hugging
+    /// Face's names and shapes). Where the embedding has more rows than the tokenizer has tokens,
+    /// tokens are added.
     ///
     /// # Errors
     /// A model that its GGUF architecture cannot express, a tensor that is missing or unknown, more
@@ -96,7 +98,15 @@ impl Plan {
         options: &GgufOptions,
     ) -> Result<Plan> {
         let mut model = Model::new(config, family)?;
-        let tensors = planned(list, &model, options.quant)?;
+        let experts = list
+            .iter()
+            .filter_map(|(hf, _)| names::tensor(&model.gguf, hf)?.expert);
+        let shape = Shape {
+            layers: model.layers,
+            queries_per_key: model.heads / model.kv_heads.max(1),
+            experts: experts.max().map_or(0, |last| last + 1),
+        };
+        let tensors = planned(list, &model, options.quant, &shape)?;
         let embedding = tensors.iter().find(|t| t.spec.name == EMBEDDING);
         let rows = embedding.map_or(0, |t| t.spec.shape[0]);
         let mut metadata = about(
@@ -110,7 +120,7 @@ impl Plan {
             metadata.extend(tokenizer.padded(rows)?.keys());
         }
         let mut notes = std::mem::take(&mut model.notes);
-        notes.extend(other_blocks(&tensors, options.quant));
+        notes.extend(other_blocks(&tensors, options.quant, &shape));
         Ok(Plan {
             tensors,
             metadata,
@@ -168,6 +178,7 @@ fn planned(
     list: Vec<(String, Vec<usize>)>,
     model: &Model,
     quant: GgufQuant,
+    mixture: &Shape,
 ) -> Result<Vec<Planned>> {
     let own_head = list.iter().any(|(name, _)| name == "lm_head.weight");
     if !model.tied && !own_head {
@@ -188,14 +199,15 @@ fn planned(
             )));
         };
         check_shape(&hf, &shape, model, named.module)?;
-        let role = match (shape.len(), named.name.as_str()) {
-            (1, _) => Role::Vector,
-            (_, "output.weight") => Role::Output,
-            (_, EMBEDDING) if !own_head => Role::Output,
-            _ => Role::Matrix,
+        let head = match named.name.as_str() {
+            "output.weight" => true,
+            EMBEDDING => !own_head,
+            _ => false,
         };
+        let role = Role::of(&named.name, shape.len() == 1, head);
         let columns = shape[1..].iter().product();
-        let spec = TensorSpec::new(&named.name, &shape, quant.choose(role, columns));
+        let kind = quant.choose(role, columns, mixture);
+        let spec = TensorSpec::new(&named.name, &shape, kind);
         if let Some(expert) = named.expert {
             let stack = stacks.entry(named.name).or_default();
             stack.push((expert, hf.clone(), shape.clone()));
@@ -211,6 +223,7 @@ fn planned(
                 Values::PlusOne => 1.0,
             },
             shape,
+            role,
             heads: model.permuted(named.module),
             position: named.position,
         });
@@ -293,15 +306,14 @@ fn complete(plan: &[Planned], model: &Model) -> Result<()> {
     }
 }
 
-/// For each format that was not asked for, one remark on how many tensors have it and why.
-fn other_blocks(plan: &[Planned], quant: GgufQuant) -> Vec<String> {
+/// For each format that rows of another length would not have, one remark on how many tensors have
+/// it and why.
+fn other_blocks(plan: &[Planned], quant: GgufQuant, shape: &Shape) -> Vec<String> {
     let mut found: BTreeMap<(&str, usize), usize> = BTreeMap::new();
-    for t in plan.iter().map(|t| &t.spec).filter(|t| t.shape.len() > 1) {
-        let roomy = quant.choose(Role::Matrix, 256);
-        let logits = quant.choose(Role::Output, 256);
-        if t.kind != roomy && t.kind != logits {
-            let columns = t.shape.last().copied().unwrap_or(0);
-            *found.entry((t.kind.name(), columns)).or_default() += 1;
+    for t in plan {
+        if t.spec.kind != quant.choose(t.role, 256, shape) {
+            let columns = t.spec.shape.last().copied().unwrap_or(0);
+            *found.entry((t.spec.kind.name(), columns)).or_default() += 1;
         }
     }
     found
@@ -314,7 +326,8 @@ fn other_blocks(plan: &[Planned], quant: GgufQuant) -> Vec<String> {
         .collect()
 }
 
-/// The metadata of a model of this family with this `config` and number of embedding rows, without a tokenizer's.
+/// The metadata of a model of this family with this `config` and number of embedding rows, without
+/// a tokenizer's.
 ///
 /// # Errors
 /// A model that its GGUF architecture cannot express.
