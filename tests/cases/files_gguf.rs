@@ -264,7 +264,7 @@ fn what_llama_cpp_refuses_is_refused_by_name() {
         Value::Int(1),
         "llama.nextn_predict_layers is 1",
     );
-    // llama.cpp computes these three; we do not
+    // llama.cpp computes the first two; we do not
     key(
         "llama.attention.head_count_kv",
         list(&[2, 4]),
@@ -277,13 +277,8 @@ fn what_llama_cpp_refuses_is_refused_by_name() {
     );
     key(
         "llama.rope.scaling.type",
-        text("ntk"),
-        "\"ntk\" is not supported; none, linear and yarn are",
-    );
-    key(
-        "llama.rope.scaling.type",
-        text("yarn"),
-        "llama.rope.scaling.factor must be above 0, got 0",
+        text("dynamic"),
+        "\"dynamic\" is not supported; none, linear and yarn are",
     );
     key(
         "llama.attention.causal",

@@ -201,9 +201,8 @@ fn streamed_is_whole() {
         (NF4, Dtype::F16),
     ] {
         let options = LoadOptions { quant, dtype };
-        let loaded = Arc::new(load(open(source(), &[]).unwrap(), options).unwrap());
-        let original =
-            Arc::new(load(open(source(), &[]).unwrap(), LoadOptions::default()).unwrap());
+        let loading = |options| Arc::new(load(open(source(), &[]).unwrap(), options).unwrap());
+        let (loaded, original) = (loading(options), loading(LoadOptions::default()));
         let player = adapted(loaded, 1.0);
         let stream = stream(&options);
         let (lora, params) = (player.lora.as_deref(), &*player.params);
@@ -266,20 +265,12 @@ fn survival_is_reported() {
 fn stochastic_rounding_is_seeded_and_leaves_the_rest_alone() {
     let dir = tempfile::tempdir().unwrap();
     // not on bf16's grid, so that there is something to round
-    let off = Arc::new(
-        load(
-            open(
-                Source::Memory {
-                    config: config(),
-                    tensors: safetensors_bytes(&tensors(), DType::F32),
-                },
-                &[],
-            )
-            .unwrap(),
-            LoadOptions::default(),
-        )
-        .unwrap(),
-    );
+    let memory = Source::Memory {
+        config: config(),
+        tensors: safetensors_bytes(&tensors(), DType::F32),
+    };
+    let off = load(open(memory, &[]).unwrap(), LoadOptions::default());
+    let off = Arc::new(off.unwrap());
     let player = adapted(off, 1.0);
     let written = |name: &str, stochastic: Option<u64>| {
         let out = dir.path().join(name);

@@ -4,8 +4,8 @@
 //! Files are read by position and written in one pass, so no file is ever in memory as a whole:
 //! [`Index`] locates tensors, and a writer takes names and shapes first, then bytes. No input,
 //! however damaged, may cause a panic or an allocation larger than the file's size warrants. It
-//! must not know: tensors, candle, players, adapters, nor any family of models: what llama.cpp calls
-//! and does with one, [`gguf::model`] is told by its plugin's [`randori_sdk::Dialect`].
+//! must not know: tensors, candle, players, adapters, nor any family of models: what llama.cpp
+//! calls one and does with it, [`gguf::model`] is told by its plugin's [`randori_sdk::Dialect`].
 pub mod bnb;
 mod dense;
 mod error;

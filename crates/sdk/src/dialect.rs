@@ -83,6 +83,8 @@ records! {
         pub partial_rotary: bool,
         /// Tensors that divide the rotary frequencies.
         pub divisors: Divisors,
+        /// Whether `rope.scaling.yarn_log_multiplier` counts.
+        pub yarn_log: bool,
         /// What becomes of sliding windows.
         pub sliding: Sliding,
         /// Keys of the configuration under other names than Llama's.

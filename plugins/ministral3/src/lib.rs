@@ -45,14 +45,25 @@ impl DenseFamily for Ministral3 {
         gguf: Some(Gguf {
             architecture: "mistral3",
             sliding: Sliding::Lost,
-            keys: &[Key::real(
-                "attention.temperature_scale",
-                &[
-                    "rope_parameters.llama_4_scaling_beta",
-                    "rope_scaling.llama_4_scaling_beta",
-                ],
-            )
-            .required()],
+            yarn_log: true,
+            keys: &[
+                Key::real(
+                    "attention.temperature_scale",
+                    &[
+                        "rope_parameters.llama_4_scaling_beta",
+                        "rope_scaling.llama_4_scaling_beta",
+                    ],
+                )
+                .required(),
+                Key::real(
+                    "rope.scaling.yarn_beta_fast",
+                    &["rope_parameters.beta_fast", "rope_scaling.beta_fast"],
+                ),
+                Key::real(
+                    "rope.scaling.yarn_beta_slow",
+                    &["rope_parameters.beta_slow", "rope_scaling.beta_slow"],
+                ),
+            ],
             ..Gguf::LLAMA
         }),
         ..Dialect::NONE

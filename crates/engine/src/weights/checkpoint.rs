@@ -35,8 +35,8 @@ pub enum Source {
         /// What `model.safetensors` would hold.
         tensors: Vec<u8>,
     },
-    /// Fresh weights: normal with deviation 0.02, norms scale by 1, biases 0; a pure function of the seed
-    /// and each tensor's name.
+    /// Fresh weights: normal with deviation 0.02, norms scale by 1, biases 0; a pure function of
+    /// the seed and each tensor's name.
     Random {
         /// What `config.json` would hold.
         config: Value,
@@ -96,8 +96,8 @@ pub(super) enum Weights {
     Random(u64),
 }
 
-/// Reads a source's configuration and tensor index; `families` are those that plugins know, by which
-/// GGUF files and models of several parts are read.
+/// Reads a source's configuration and tensor index; `families` are those that plugins know, by
+/// which GGUF files and models of several parts are read.
 ///
 /// # Errors
 /// A file that is missing, cut short or damaged, naming it and what is wrong with it; for the hub,

@@ -34,6 +34,7 @@ impl Gguf {
         any_head_dim: true,
         partial_rotary: false,
         divisors: Divisors::None,
+        yarn_log: false,
         sliding: Sliding::Kept,
         renamed: &[],
         keys: &[],

@@ -26,9 +26,11 @@ const WHOLE: Dialect = Dialect {
         told_by: "expert_count",
         biased: Gguf::QKV,
         biases: &[Biases::QKV, Biases::MLP],
+        epsilon: "attention.layer_norm_epsilon",
         any_head_dim: false,
         partial_rotary: true,
         divisors: Divisors::LongShort,
+        yarn_log: true,
         sliding: Sliding::LostInUse,
         modules: &[
             Module::OUTSIDE,

@@ -9,7 +9,6 @@ mod plan;
 mod quant;
 mod rope;
 mod tensors;
-mod yarn;
 
 use std::{path::Path, sync::Arc};
 

@@ -83,8 +83,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans the file of a model of this family with this `config` and these tensors (Hugging Face's names and
-    /// shapes). Where the embedding has more rows than the tokenizer has tokens, tokens are added.
+    /// Plans the file of a model of this family with this `config` and these tensors (Hugging
+    /// Face's names and shapes). Where the embedding has more rows than the tokenizer has tokens,
+    /// tokens are added.
     ///
     /// # Errors
     /// A model that its GGUF architecture cannot express, a tensor that is missing or unknown, more
@@ -325,7 +326,8 @@ fn other_blocks(plan: &[Planned], quant: GgufQuant, shape: &Shape) -> Vec<String
         .collect()
 }
 
-/// The metadata of a model of this family with this `config` and number of embedding rows, without a tokenizer's.
+/// The metadata of a model of this family with this `config` and number of embedding rows, without
+/// a tokenizer's.
 ///
 /// # Errors
 /// A model that its GGUF architecture cannot express.

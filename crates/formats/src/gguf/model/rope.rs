@@ -1,8 +1,8 @@
 //! Conversion between a configuration's rotary scaling and llama.cpp's.
 //!
 //! llama.cpp divides every frequency by one factor and by its divisor in `rope_freqs.weight`, and
-//! multiplies cosine and sine by `attn_factor`; each of the three may occur alone. Yarn has a file
-//! of its own.
+//! multiplies cosine and sine by `attn_factor`; each of the three may occur alone. With yarn it
+//! multiplies them by 1 + ln(factor)/10 as well, and reads no key of its borders.
 
 use randori_sdk::dialect::{Divisors, Gguf};
 use serde_json::{Value, json};
@@ -11,7 +11,6 @@ use super::{
     dialect::{Keys, Spoken},
     keys::shortest,
     names::{ROPE_FACTORS, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT},
-    yarn::Yarn,
 };
 use crate::{
     ByteSource, Error, Result,
@@ -35,6 +34,13 @@ pub(super) enum Rope {
     /// Each frequency has its divisor, (head_dim / 2); cosine and sine are multiplied by
     /// `attention`.
     PerFrequency { divisors: Vec<f32>, attention: f64 },
+    /// Frequencies by how often they turn within `original` tokens; `attention` is the factor on
+    /// cosine and sine.
+    Yarn {
+        factor: f64,
+        original: f64,
+        attention: f64,
+    },
     /// Texts up to `original` tokens have the short divisors, longer ones the long ones.
     ByLength {
         short: Vec<f32>,
@@ -42,8 +48,6 @@ pub(super) enum Rope {
         attention: f64,
         original: f64,
     },
-    /// Yarn's ramp.
-    Yarn(Yarn),
 }
 
 impl Rope {
@@ -72,15 +76,10 @@ impl Rope {
                 high: need("high_freq_factor")?,
                 original: original(config).ok_or_else(|| lacks(ORIGINAL))?,
             }),
-            "yarn" if gguf.divisors != Divisors::LongShort => {
-                let original = original(config).ok_or_else(|| lacks(ORIGINAL))?;
-                let number = |key: &str| rope_number(config, key);
-                let factor = number("factor").or(longest(config).map(|n| n / original));
-                let factor = factor.ok_or_else(|| lacks("factor"))?;
-                Ok(Rope::Yarn(Yarn::new(section, factor, original)?))
-            }
-            // two older names, the second of architectures with two lists alone
-            "longrope" | "su" | "yarn" => {
+            // older names, of which an architecture with two lists means by yarn no other
+            "longrope" | "su" | "yarn"
+                if kind != "yarn" || gguf.divisors == Divisors::LongShort =>
+            {
                 let list = |key: &str| -> Result<Vec<f32>> {
                     let list = section.get(key).and_then(Value::as_array);
                     let list = list.ok_or_else(|| lacks(key))?;
@@ -111,8 +110,16 @@ impl Rope {
                     attention: attention.ok_or_else(|| lacks("attention_factor"))?,
                 })
             }
+            "yarn" => {
+                let factor = need("factor")?;
+                Ok(Rope::Yarn {
+                    factor,
+                    original: original(config).ok_or_else(|| lacks(ORIGINAL))?,
+                    attention: yarn_attention(section, factor, gguf)?,
+                })
+            }
             other => Err(Error::rule(format!(
-                "the rope scaling {other:?} cannot be written as GGUF; default, linear, llama3, yarn and longrope can"
+                "the rope scaling {other:?} cannot be written as GGUF; default, linear, llama3, longrope and yarn can"
             ))),
         }
     }
@@ -127,6 +134,25 @@ impl Rope {
             Rope::PerFrequency { attention, .. } if *attention != 1.0 => {
                 vec![(name("attn_factor"), gguf::Value::Float(*attention))]
             }
+            Rope::Yarn {
+                factor,
+                original,
+                attention,
+            } => {
+                let mut keys = vec![
+                    (name("type"), gguf::Value::Text("yarn".into())),
+                    (name("factor"), gguf::Value::Float(*factor)),
+                    (
+                        name("original_context_length"),
+                        gguf::Value::Int(*original as i128),
+                    ),
+                ];
+                let more = attention / yarn_scale(*factor, 1.0);
+                if more != 1.0 {
+                    keys.push((name("attn_factor"), gguf::Value::Float(more)));
+                }
+                keys
+            }
             Rope::ByLength {
                 attention,
                 original,
@@ -138,10 +164,6 @@ impl Rope {
                 ),
                 (name("attn_factor"), gguf::Value::Float(*attention)),
             ],
-            Rope::Yarn(yarn) => {
-                let keys = yarn.keys().into_iter();
-                keys.map(|(key, value)| (name(key), value)).collect()
-            }
             _ => Vec::new(),
         }
     }
@@ -158,15 +180,17 @@ impl Rope {
         divisors.into_iter().map(|d| (ROPE_FACTORS, d)).collect()
     }
 
-    /// The divisor of every frequency, for texts of any length; Llama 3's in f32 throughout, as llama.cpp's converter
-    /// computes them.
+    /// The divisor of every frequency, for texts of any length; Llama 3's in f32 throughout, as
+    /// llama.cpp's converter computes them.
     ///
     /// With wavelength w = 2π·theta^(2i/d) and original length L: 1 where w < L/high, the factor
     /// where w > L/low, and between them 1 / ((1 - s)/factor + s) with s = (L/w - low) / (high -
     /// low).
     pub fn divisors(&self, theta: f64, head_dim: usize) -> Option<Vec<f32>> {
         let (factor, low, high, original) = match self {
-            Rope::Plain | Rope::Linear(_) | Rope::ByLength { .. } | Rope::Yarn(_) => return None,
+            Rope::Plain | Rope::Linear(_) | Rope::Yarn { .. } | Rope::ByLength { .. } => {
+                return None;
+            }
             Rope::PerFrequency { divisors, .. } => return Some(divisors.clone()),
             Rope::Llama3 {
                 factor,
@@ -204,20 +228,54 @@ fn original(config: &Value) -> Option<f64> {
         .or_else(|| beside("max_position_embeddings"))
 }
 
+/// The factor on cosine and sine of yarn: 1 + by/10 · ln factor.
+fn yarn_scale(factor: f64, by: f64) -> f64 {
+    match factor <= 1.0 {
+        true => 1.0,
+        false => 0.1 * by * factor.ln() + 1.0,
+    }
+}
+
+/// The factor on cosine and sine of a section's yarn.
+///
+/// # Errors
+/// Borders that llama.cpp b11549 reads no key for: it takes 32 and 1 turns, to whole pairs.
+fn yarn_attention(section: &Value, factor: f64, gguf: &Gguf) -> Result<f64> {
+    let number = |key: &str| section.get(key).and_then(Value::as_f64);
+    for (key, theirs) in [("beta_fast", 32.0), ("beta_slow", 1.0)] {
+        let stored = format!("rope.scaling.yarn_{key}");
+        let said = gguf.keys.iter().any(|known| known.key == stored);
+        if let Some(other) = number(key).filter(|n| !said && *n != 0.0 && *n != theirs) {
+            return Err(Error::rule(format!(
+                "{key} of the rope scaling is {other}; GGUF means {theirs} and cannot say otherwise"
+            )));
+        }
+    }
+    if section.get("truncate") == Some(&Value::Bool(false)) {
+        return Err(Error::rule(
+            "truncate of the rope scaling is false; GGUF means true and cannot say otherwise",
+        ));
+    }
+    let some = |key: &str| number(key).filter(|n| *n != 0.0);
+    let pair = (some("mscale"), some("mscale_all_dim"));
+    Ok(match (number("attention_factor"), pair) {
+        (Some(given), _) => given,
+        (None, (Some(one), Some(all))) => yarn_scale(factor, one) / yarn_scale(factor, all),
+        (None, _) => yarn_scale(factor, 1.0),
+    })
+}
+
 /// The factor on cosine and sine that transformers computes for `longrope` where none is given:
 /// √(1 + ln(longest / original) / ln original).
 fn longer(config: &Value, original: f64) -> f64 {
-    let times = rope_number(config, "factor").or(longest(config).map(|n| n / original));
+    let longest = config
+        .get("max_position_embeddings")
+        .and_then(Value::as_f64);
+    let times = rope_number(config, "factor").or(longest.map(|longest| longest / original));
     match times {
         Some(times) if times > 1.0 => (1.0 + times.ln() / original.ln()).sqrt(),
         _ => 1.0,
     }
-}
-
-/// The longest text.
-fn longest(config: &Value) -> Option<f64> {
-    let longest = config.get("max_position_embeddings");
-    longest.and_then(Value::as_f64)
 }
 
 /// The section with the rope's keys. transformers v4 has theta at the top level and the rest in
@@ -238,7 +296,7 @@ pub(super) fn rope_number(config: &Value, key: &str) -> Option<f64> {
     inside.or_else(|| config.get(key).and_then(Value::as_f64))
 }
 
-/// Converts GGUF's scaling to `linear`, `llama3` or `yarn` where equivalent, else to `longrope` with the
+/// Converts GGUF's scaling to `linear` or `llama3` where equivalent, else to `longrope` with the
 /// divisors; `None` without scaling.
 ///
 /// # Errors
@@ -253,22 +311,25 @@ pub(super) fn scaling(
     context: usize,
 ) -> Read<Option<Value>> {
     let kinds = spoken.gguf.divisors;
-    let named = keys.text("rope.scaling.type")?;
-    if named == Some("yarn") {
-        if kinds == Divisors::One && keys.header.tensors.contains_key(ROPE_FACTORS) {
-            return Err(format!("{ROPE_FACTORS} beside yarn is not supported"));
-        }
-        return Yarn::read(keys, context).map(|yarn| Some(yarn.section()));
-    }
-    let factor = match named {
-        Some("longrope") if kinds == Divisors::LongShort => 1.0,
-        _ => factor(keys)?,
-    };
     let attention = match keys.float("rope.scaling.attn_factor")? {
         Some(a) if a.is_finite() => a,
         Some(a) => return Err(format!("{} is {a}", keys.name("rope.scaling.attn_factor"))),
         None => 1.0,
     };
+    let named = keys.text("rope.scaling.type")?;
+    let yarn = named == Some("yarn");
+    let factor = match named {
+        Some("longrope") if kinds == Divisors::LongShort => 1.0,
+        _ => factor(keys)?,
+    };
+    if yarn {
+        return Ok(Some(yarn_section(
+            keys,
+            spoken,
+            [factor, attention],
+            context,
+        )?));
+    }
     if kinds == Divisors::LongShort
         && let Some(by_length) = by_length(keys, files, attention, head_dim / 2, context)?
     {
@@ -305,6 +366,31 @@ pub(super) fn scaling(
     })))
 }
 
+/// The section of a file's yarn with this factor and `attn_factor`.
+fn yarn_section(
+    keys: &Keys,
+    spoken: &Spoken,
+    [factor, more]: [f64; 2],
+    context: usize,
+) -> Read<Value> {
+    if keys.header.tensors.contains_key(ROPE_FACTORS) {
+        return Err(format!("yarn beside {ROPE_FACTORS} is not supported"));
+    }
+    let original = keys.whole("rope.scaling.original_context_length")?;
+    let log = keys.float("rope.scaling.yarn_log_multiplier")?;
+    let all = log.filter(|_| spoken.gguf.yarn_log).unwrap_or(0.0);
+    let more = shortest(more) / yarn_scale(factor, shortest(all));
+    let mut section = json!({
+        "rope_type": "yarn",
+        "factor": shortest(factor),
+        "original_max_position_embeddings": original.unwrap_or(context),
+    });
+    if more != 1.0 {
+        section["attention_factor"] = json!(more * yarn_scale(factor, 1.0));
+    }
+    Ok(section)
+}
+
 /// The scaling of a file with divisors for short and for long texts; `None` without them.
 fn by_length(
     keys: &Keys,
@@ -337,7 +423,7 @@ fn by_length(
 /// missing type means linear, and 0 no scaling.
 fn factor(keys: &Keys) -> Read<f64> {
     match keys.text("rope.scaling.type")? {
-        None | Some("linear") => {}
+        None | Some("linear" | "yarn") => {}
         Some("none") => return Ok(1.0),
         Some(other) => {
             return Err(format!(

@@ -70,8 +70,8 @@ fn what_llama_cpp_cannot_compute_is_refused() {
         ("num_hidden_layers", Value::Null, "num_hidden_layers"),
         (
             "rope_parameters",
-            json!({"rope_type": "yarn", "factor": 4.0}),
-            "yarn",
+            json!({"rope_type": "dynamic", "factor": 4.0}),
+            "dynamic",
         ),
         ("rope_parameters", json!({"rope_type": "linear"}), "factor"),
     ] {
@@ -229,7 +229,7 @@ const ODD: Gguf = Gguf {
         },
     ],
     implied: &[
-        Implied::json("hidden_act", &["\"gelu\"", "\"gelu_tanh\""]),
+        Implied::json("hidden_act", &["\"gelu\"", "\"gelu_new\""]),
         Implied::number("scalar", Is::WidthPerHead).with_layers(46),
         Implied::number("scalar", Is::HeadDim),
         Implied::cycle("kinds", &["a", "b", "c"]),

@@ -104,45 +104,108 @@ fn divisors_by_length_are_two_tensors() {
     );
 }
 
+/// Values of llama.cpp b11549, whose logits were compared with transformers 5.24's: cosine and sine
+/// times attn_factor · (1 + ln(factor)/10), borders at 32 and 1 turns.
 #[test]
-fn yarn_has_one_factor_here_and_two_there() {
-    let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32});
-    let with = |keys: Value| {
-        let mut section = yarn.clone();
-        for (key, value) in keys.as_object().unwrap() {
+fn yarn_is_read_as_it_was_written() {
+    let of = |more: Value| {
+        let mut section =
+            json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32});
+        for (key, value) in more.as_object().unwrap() {
             section[key] = value.clone();
         }
         section
     };
-    // 0.1 ln 4 + 1, and (0.07 ln 4 + 1) / (0.13 ln 4 + 1)
-    for (section, attention) in [
-        (yarn.clone(), 1.138_629_436),
-        (with(json!({"attention_factor": 0.9})), 0.9),
-        (with(json!({"mscale": 1.0, "mscale_all_dim": 1.0})), 1.0),
+    let usual = 1.138_629_436_111_989;
+    for (more, factor, attention) in [
+        (json!({}), None, usual),
         (
-            with(json!({"mscale": 0.7, "mscale_all_dim": 1.3})),
-            0.929_523_492,
+            json!({"beta_fast": 32, "beta_slow": 1, "truncate": true}),
+            None,
+            usual,
+        ),
+        (json!({"attention_factor": 1.0}), Some(0.878_248_856_3), 1.0),
+        (
+            json!({"mscale": 1.0, "mscale_all_dim": 1.0}),
+            Some(0.878_248_856_3),
+            1.0,
         ),
         (
-            with(json!({"beta_fast": 9.0, "beta_slow": 2.0})),
-            1.138_629_436,
+            json!({"mscale": 1.0, "mscale_all_dim": 0.707}),
+            Some(0.910_737_679),
+            1.036_992_729_9,
         ),
     ] {
-        let (read, [rope, twin]) = again(&section, Gguf::LLAMA, 10_000.0);
-        let off = read["attention_factor"].as_f64().unwrap() - attention;
-        assert!(off.abs() < 1e-6, "{section}: {read}");
-        assert_eq!(
-            (&read["rope_type"], &read["factor"]),
-            (&json!("yarn"), &json!(4.0))
+        let (read, [rope, twin]) = again(&of(more), Gguf::LLAMA, 10_000.0);
+        let (Rope::Yarn { attention: a, .. }, Rope::Yarn { attention: b, .. }) = (&rope, &twin)
+        else {
+            panic!("{read}")
+        };
+        assert!(
+            (a - attention).abs() < 1e-8 && (a - b).abs() < 1e-7,
+            "{a} {b}"
         );
-        let keys = [rope, twin].map(|rope| rope.keys(str::to_owned).len());
-        assert_eq!(keys[0], keys[1], "{section}");
-        for (key, usual) in [("beta_fast", 32.0), ("beta_slow", 1.0)] {
-            let said = section.get(key).cloned().unwrap_or(json!(usual));
-            assert_eq!(read[key], said, "{key}");
+        let keys = rope.keys(str::to_string);
+        let more = keys.iter().find(|(key, _)| key == "attn_factor");
+        match (more, factor) {
+            (None, None) => assert_eq!(read.get("attention_factor"), None),
+            (Some((_, gguf::Value::Float(found))), Some(factor)) => {
+                assert!((found - factor).abs() < 1e-9, "{found}");
+            }
+            other => panic!("{other:?}"),
         }
     }
-    let cut = with(json!({"truncate": false}));
-    let error = Rope::new(&json!({"rope_parameters": cut}), 8, &Gguf::LLAMA).unwrap_err();
-    assert!(error.to_string().contains("truncate"), "{error}");
+    for (more, says) in [
+        (
+            json!({"beta_fast": 16}),
+            "beta_fast of the rope scaling is 16; GGUF means 32",
+        ),
+        (
+            json!({"truncate": false}),
+            "truncate of the rope scaling is false",
+        ),
+    ] {
+        let config = json!({"rope_parameters": of(more)});
+        let error = Rope::new(&config, 8, &Gguf::LLAMA).unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+    }
+}
+
+/// Where the architecture has it, `yarn_log_multiplier` divides by 1 + that · ln(factor)/10.
+#[test]
+fn a_logarithm_s_multiplier_counts_where_the_architecture_has_it() {
+    let keys = [
+        ("general.architecture", gguf::Value::Text("x".into())),
+        ("x.rope.scaling.type", gguf::Value::Text("yarn".into())),
+        ("x.rope.scaling.factor", gguf::Value::Float(4.0)),
+        (
+            "x.rope.scaling.yarn_log_multiplier",
+            gguf::Value::Float(1.0),
+        ),
+    ];
+    let keys: Vec<_> = keys.map(|(key, value)| (key.to_string(), value)).into();
+    let source = ByteSource::memory("x", header::write(&keys, &[]).unwrap());
+    let header = Header::read(&source).unwrap();
+    for (yarn_log, wanted) in [(false, Value::Null), (true, json!(1.0))] {
+        let gguf = Gguf {
+            yarn_log,
+            ..Gguf::LLAMA
+        };
+        let dialect = Dialect {
+            gguf: Some(gguf),
+            ..Dialect::NONE
+        };
+        let family = Family::new("x", dialect);
+        let spoken = Spoken::of(&family).unwrap();
+        let keys = Keys::new(&header).unwrap();
+        let read = scaling(&keys, &[], &spoken, 1e4, 8, 64).unwrap().unwrap();
+        assert_eq!(read["original_max_position_embeddings"], 64);
+        match wanted.as_f64() {
+            None => assert_eq!(read.get("attention_factor"), None),
+            Some(wanted) => {
+                let found = read["attention_factor"].as_f64().unwrap();
+                assert!((found - wanted).abs() < 1e-9, "{found}");
+            }
+        }
+    }
 }
