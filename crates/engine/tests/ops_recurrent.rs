@@ -1,5 +1,6 @@
 //! Ops that keep a state of a sequence: gradients through the prompt that responses share, cached
 //! against packed, packed against a naive f64 reference.
+#![allow(clippy::needless_range_loop)]
 
 use std::sync::Arc;
 

@@ -346,8 +346,8 @@ pub trait Kernels: Sized {
         dy: &Self::Tensor,
         dw: &Self::Tensor,
     ) -> Result<()>;
-    /// The gated delta rule along each sequence of the packed rows: q and k (tokens, key heads, dk),
-    /// v (tokens, heads, dv), strengths and log-decays (tokens, heads) to v's axes.
+    /// The gated delta rule along each sequence of the packed rows: q and k (tokens, key heads,
+    /// dk), v (tokens, heads, dv), strengths and log-decays (tokens, heads) to v's axes.
     fn delta_rule(&self, plan: &Self::Plan, inputs: [&Self::Tensor; 5]) -> Result<Self::Tensor>;
     /// The same of a cache's new rows; `at` is as in [`Kernels::cached_convolve`].
     fn cached_delta_rule(

@@ -236,7 +236,7 @@ typedef struct RandoriOps {
     RandoriTensor (*narrow)(RandoriGraph g, RandoriTensor x, size_t start, size_t len);
     /* Concatenation along the last axis. */
     RandoriTensor (*concat)(RandoriGraph g, const RandoriTensor *xs, size_t n);
-    /* Causal depthwise convolution with `name.weight` (channels, 1, n), with `bias` 1 + `name.bias`. */
+    /* Causal depthwise convolution with `name.weight` (channels, 1, n); `bias` as in `linear`. */
     RandoriTensor (*conv)(RandoriGraph g, RandoriStr name, RandoriTensor x, size_t n, uint32_t bias);
     /*
      * Gated delta rule of five: q and k (tokens, key heads, dk), v (tokens, heads, dv), write

@@ -212,7 +212,7 @@ pub struct Ops {
     pub narrow: unsafe extern "C" fn(g: Graph, x: Tensor, start: usize, len: usize) -> Tensor,
     /// Concatenation along the last axis.
     pub concat: unsafe extern "C" fn(g: Graph, xs: *const Tensor, n: usize) -> Tensor,
-    /// Causal depthwise convolution with `name.weight` (channels, 1, n), with `bias` 1 + `name.bias`.
+    /// Causal depthwise convolution with `name.weight` (channels, 1, n); `bias` as in `linear`.
     pub conv: unsafe extern "C" fn(g: Graph, name: Str, x: Tensor, n: usize, bias: u32) -> Tensor,
     /// Gated delta rule of five: q and k (tokens, key heads, dk), v (tokens, heads, dv), write
     /// strengths and log-decays (tokens, heads) -> (tokens, heads, dv).

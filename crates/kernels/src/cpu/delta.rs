@@ -1,7 +1,7 @@
 //! The gated delta rule (arXiv 2412.06464): a recurrent state S (key features, value features) for
-//! every value head. A token with query q, key k, value v, write strength b and log-decay g turns it
-//! into e^g·S + k ⊗ d, where d = b·(v - (e^g·S)ᵀk), and reads o = Sᵀq from the result. Consecutive
-//! value heads share a head of queries and keys.
+//! every value head. A token with query q, key k, value v, write strength b and log-decay g turns
+//! it into e^g·S + k ⊗ d, where d = b·(v - (e^g·S)ᵀk), and reads o = Sᵀq from the result.
+//! Consecutive value heads share a head of queries and keys.
 //!
 //! Tokens are taken one by one, whether they come packed or cached, so both give the same bits. A
 //! response's state begins as its prompt's ended.

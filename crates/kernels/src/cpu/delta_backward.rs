@@ -249,7 +249,7 @@ impl Back<'_> {
         let (key_head, of_head) = (head / (s.heads / s.key_heads), row * s.heads + head);
         let key = (row * s.key_heads + key_head) * s.key;
         let [dq, dk, dv, dbeta, dgate] = self.to;
-        // SAFETY: this head's gradients of this row, which nobody else uses by the caller's promise.
+        // SAFETY: this head's gradients of this row, which nobody else uses, as the caller says.
         let (dq, dk, dv) = unsafe {
             (
                 std::slice::from_raw_parts_mut(dq.at(key), s.key),

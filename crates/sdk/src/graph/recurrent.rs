@@ -16,9 +16,9 @@ impl<'g> Graph<'g> {
         call!(self.session, conv(name.text(), x.id, taps, u32::from(bias)))
     }
 
-    /// The gated delta rule (arXiv 2412.06464) along each sequence: q and k (tokens, key heads, dk),
-    /// v (tokens, heads, dv), `strength` and `decay` (tokens, heads) -> (tokens, heads, dv). A token
-    /// turns a head's state, (dk, dv) and 0 before the first, into S = e^decay·S, then
+    /// The gated delta rule (arXiv 2412.06464) along each sequence: q and k (tokens, key heads,
+    /// dk), v (tokens, heads, dv), `strength` and `decay` (tokens, heads) -> (tokens, heads, dv). A
+    /// token turns a head's state, (dk, dv) and 0 before the first, into S = e^decay·S, then
     /// S + k ⊗ strength·(v - Sᵀk), and reads Sᵀq. Consecutive heads share a head of q and k. The
     /// caller norms and scales q and k.
     #[track_caller]
