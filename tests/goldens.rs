@@ -35,6 +35,9 @@ const MIXTURES: [&str; 3] = ["mixtral", "qwen3_moe", "qwen3_moe_step"];
 /// Families whose rotary embedding, norms or factors differ from Llama's.
 const ROTARY: [&str; 5] = ["phi3", "smollm3", "granite", "ministral3", "cohere2"];
 
+/// Families with layers that keep a state instead of keys and values.
+const HYBRIDS: [&str; 2] = ["lfm2", "qwen3_5"];
+
 struct Golden {
     dir: PathBuf,
     base: Arc<Base>,
@@ -203,7 +206,7 @@ fn flat(t: &Tensor) -> Vec<f64> {
 #[test]
 fn the_bases_answer_as_in_transformers() {
     let all = ["llama", "mistral"].into_iter().chain(NEWER).chain(TIED);
-    for model in all.chain(ROTARY).chain(MIXTURES) {
+    for model in all.chain(ROTARY).chain(MIXTURES).chain(HYBRIDS) {
         let golden = Golden::open(model);
         golden.answers("base", &Player::bare(golden.base.clone()));
     }
@@ -220,8 +223,8 @@ fn plain_adapters_and_rslora_with_whole_names() {
 }
 
 #[test]
-fn plain_adapters_of_families_that_rotate_otherwise() {
-    for model in ROTARY {
+fn plain_adapters_of_families_that_rotate_or_remember_otherwise() {
+    for model in ROTARY.into_iter().chain(HYBRIDS) {
         Golden::open(model).all("plain");
     }
 }
@@ -239,7 +242,7 @@ fn responses_across_the_border_do_not_share_their_prompt() {
 #[test]
 fn a_base_s_own_weights_have_pytorchs_gradients() {
     let mixtures = ["mixtral", "qwen3_moe"];
-    for model in NEWER.into_iter().chain(TIED).chain(mixtures) {
+    for model in NEWER.into_iter().chain(TIED).chain(mixtures).chain(HYBRIDS) {
         let golden = Golden::open(model);
         golden.gradients("full", &Player::full(golden.base.clone()).unwrap());
     }

@@ -8,12 +8,13 @@ use std::process::Command;
 use crate::program::{World, plugin};
 
 /// The stock plugins.
-const STOCK: [&str; 18] = [
+const STOCK: [&str; 20] = [
     "cohere2",
     "gemma2",
     "gemma3",
     "glm4",
     "granite",
+    "lfm2",
     "llama",
     "losses",
     "ministral3",
@@ -24,6 +25,7 @@ const STOCK: [&str; 18] = [
     "phi3",
     "qwen2",
     "qwen3",
+    "qwen3_5",
     "qwen3_moe",
     "sampling",
     "smollm3",

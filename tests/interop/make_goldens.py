@@ -12,13 +12,15 @@ wrote it, and `expected.safetensors` with
     KIND/grad/NAME                     d loss / d NAME, loss = SLOPES . (summed log-prob of real, of generated)
     KIND/merged/NAME                   what merge_and_unload makes of that weight
     KIND/greedy                        (not Llama, Mistral) the 32 likeliest tokens after the prompt, one after the other
-    full/grad/TENSOR                   (NEWER, MIXTURES) the same of the base's own weights in kept_full, all of them trained
+    full/grad/TENSOR                   (NEWER, MIXTURES, HYBRIDS) the same of the base's own weights in kept_full, all of them trained
 
 NAME is the checkpoint's name; `.lora_A`, `.lora_B` and `.lora_magnitude_vector` follow the projection's. peft detaches DoRA's
 weight norm in the backward pass (section 4.3 of the paper), and so do these gradients. Windows are shorter than the
 sequences; those of the dense Qwens are in their second layer only. Of two greedy candidates the better one is so by ten times
-the tolerance of logits at least. NEWER are all but Llama, Mistral, ROTARY and MIXTURES. A Gemma's factor on the
+the tolerance of logits at least. NEWER are all but Llama, Mistral, ROTARY, MIXTURES and HYBRIDS. A Gemma's factor on the
 embedding is held in its configuration's dtype: bf16 in gemma3, f32 in gemma2. tests/goldens.rs holds Randori against all of it.
+
+HYBRIDS have layers with a state: a response's first tokens see its prompt's last through it.
 
 ROTARY are families that rotate otherwise than Llama, or scale by more factors; beside each stand keys of its configuration
 without which it would be another model. Phi-3's frequencies change beyond 22 tokens: prompt and real response are longer,
@@ -48,6 +50,7 @@ VOCAB = 56
 SEEDS = {"gemma3": 15, "olmo3": 8, "ministral3": 5}
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 KEPT_MERGED = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"]
+KEPT_MERGED_HYBRIDS = ["model.layers.0.conv.in_proj", "model.layers.0.linear_attn.in_proj_qkv", "model.layers.1.self_attn.out_proj"]
 KEPT_MERGED_ROTARY = ["model.layers.0.self_attn.qkv_proj", "model.layers.1.self_attn.o_proj"]
 KEPT_FULL = [f"model.layers.1.self_attn.{part}" for part in (
     "q_proj.bias", "k_proj.bias", "v_proj.bias", "q_norm.weight", "k_norm.weight", "k_proj.weight")]
@@ -76,6 +79,7 @@ def models():
     yield "qwen2_tied", Qwen2ForCausalLM(Qwen2Config(**qwen, **heads, sliding_window=7, tie_word_embeddings=True))
     yield "qwen3", Qwen3ForCausalLM(Qwen3Config(**qwen, **wide, **windowed, tie_word_embeddings=False))
     yield from rotary(dict(common, intermediate_size=32, num_hidden_layers=2, sliding_window=7))
+    yield from hybrids(common)
     yield "qwen3_tied", Qwen3ForCausalLM(Qwen3Config(**qwen, **wide, tie_word_embeddings=True, attention_bias=True))
     mixture = dict(num_experts_per_tok=2, sliding_window=7, hidden_size=16)
     yield "mixtral", MixtralForCausalLM(MixtralConfig(
@@ -100,6 +104,35 @@ def models():
              "sliding_attention": {"rope_type": "default", "rope_theta": 300.0}}
     yield "olmo3", Olmo3ForCausalLM(Olmo3Config(**common, **heads, sliding_window=7, pad_token_id=0, attention_bias=True,
         layer_types=["sliding_attention", "full_attention"], rope_parameters=turns, tie_word_embeddings=False))
+
+
+def hybrids(common):
+    """Every family of HYBRIDS, biases on; a response's first three tokens see the prompt's last."""
+    common = {k: v for k, v in common.items() if k != "rms_norm_eps"}
+    yield "lfm2", transformers.Lfm2ForCausalLM(transformers.Lfm2Config(
+        **common | dict(intermediate_size=44), num_attention_heads=4, num_key_value_heads=2, pad_token_id=0, norm_eps=1e-5,
+        layer_types=["conv", "full_attention"], conv_bias=True, conv_L_cache=4, block_multiple_of=8,  # 32 features inside
+        rope_parameters=dict(rope_type="default", rope_theta=300.0)))
+    yield "qwen3_5", transformers.Qwen3_5ForCausalLM(transformers.Qwen3_5TextConfig(
+        **common | dict(intermediate_size=24), num_attention_heads=2, num_key_value_heads=1, head_dim=16, attention_bias=True,
+        rms_norm_eps=1e-5, layer_types=["linear_attention", "full_attention"], linear_num_key_heads=2, linear_key_head_dim=8,
+        linear_num_value_heads=4, linear_value_head_dim=6, rope_parameters=dict(rope_type="default", rope_theta=300.0)))
+
+
+HYBRIDS = {  # as ROTARY; and weights of the base whose gradients are kept
+    "lfm2": (["in_proj", "out_proj", "q_proj", "w2"], [
+        dict(rope_parameters=dict(rope_type="default", rope_theta=50.0)), dict(norm_eps=0.3)], [
+        "model.layers.0.conv.conv.weight", "model.layers.0.conv.conv.bias", "model.layers.0.conv.in_proj.bias",
+        "model.layers.0.conv.out_proj.bias", "model.layers.0.operator_norm.weight", "model.layers.1.ffn_norm.weight",
+        "model.layers.1.self_attn.q_layernorm.weight", "model.layers.1.self_attn.k_layernorm.weight",
+        "model.embedding_norm.weight", "model.embed_tokens.weight"]),
+    "qwen3_5": (["in_proj_qkv", "in_proj_a", "in_proj_z", "out_proj", "q_proj", "down_proj"], [
+        dict(rope_parameters=dict(rope_type="default", rope_theta=300.0, partial_rotary_factor=0.5)), dict(rms_norm_eps=0.3)], [
+        *(f"model.layers.0.linear_attn.{part}" for part in (
+            "A_log", "dt_bias", "conv1d.weight", "norm.weight", "in_proj_b.weight", "in_proj_a.weight")),
+        "model.layers.0.input_layernorm.weight", "model.layers.1.self_attn.q_norm.weight", "model.layers.1.self_attn.k_norm.weight",
+        "model.layers.1.self_attn.q_proj.bias", "model.layers.1.self_attn.o_proj.bias", "model.norm.weight"]),
+}
 
 
 def newer(name):
@@ -173,8 +206,8 @@ def adapters(name):
         return {"stacked": (lora(r=1, lora_alpha=2, target_modules=["q_proj", "gate", gate, up, down]), False)}
     if name in MIXTURES:
         return {}
-    if name in ROTARY:
-        return {"plain": (lora(r=2, lora_alpha=4, target_modules=ROTARY[name][0]), True)}
+    if name in ROTARY or name in HYBRIDS:
+        return {"plain": (lora(r=2, lora_alpha=4, target_modules=(ROTARY | HYBRIDS)[name][0]), True)}
     if newer(name):
         targets = [t for t in ALL if t not in ("gate_proj", "up_proj")] + ["gate_up_proj"] if name == "glm4" else ALL
         return {} if name.endswith("tied") else {"plain": (lora(r=3, lora_alpha=6, target_modules=targets), True)}
@@ -199,9 +232,12 @@ def adapters(name):
 
 def randomise(model, generator):
     """Norms scale by 0.5..1.5, the rest such that attention is far from uniform and logits are of order 1."""
-    added = 1.0 if "gemma" in model.config.model_type else 0.0  # to a norm's weight
+    plus = any(family in model.config.model_type for family in ("gemma", "qwen3_5"))
     for name, p in model.named_parameters():
-        if name.endswith("bias"):
+        added = 1.0 if plus and not name.endswith("linear_attn.norm.weight") else 0.0  # to a norm's weight
+        if name.endswith("A_log"):  # states forget a tenth to a third a token
+            p.data = torch.rand(p.shape, generator=generator) - 2.5
+        elif name.endswith("bias"):
             p.data = 0.5 * torch.randn(p.shape, generator=generator)
         elif p.dim() == 1:
             p.data = 0.5 - added + torch.rand(p.shape, generator=generator)
@@ -438,7 +474,7 @@ def rotary_family(cls, folder, tokens, expected):
         expected[kind]["greedy"], gap = greedy(model, tokens["prompt"], steps)
         assert gap > 10 * TOLERANCE, f"{folder.name} {kind}: two candidates lie {gap:.1e} apart; take another seed"
         print(f"{folder.name} {kind}: greedy candidates lie {gap:.1e} of the largest logit apart at least", file=sys.stderr)
-    changes = [fresh(cls, folder, **keys) for keys in ROTARY[folder.name][1]]
+    changes = [fresh(cls, folder, **keys) for keys in (ROTARY | HYBRIDS)[folder.name][1]]
     whole = fresh(cls, folder)
     if any(n.endswith("bias") for n, _ in whole.named_parameters()):
         for name, p in whole.named_parameters():
@@ -447,6 +483,10 @@ def rotary_family(cls, folder, tokens, expected):
     for number, changed in enumerate(changes):
         difference = (passes(changed, tokens)[1] - expected["base"]["logps"]).abs().max().item()
         assert difference > 0.02, f"{folder.name}: change {number} moves log-probs by {difference}"
+    if folder.name in HYBRIDS:
+        whole = fresh(cls, folder).requires_grad_(True)
+        passes(whole, tokens)[2].backward()
+        expected["full"] = {f"grad/{n}": whole.get_parameter(n).grad for n in HYBRIDS[folder.name][2]}
     model = PeftModel.from_pretrained(fresh(cls, folder), folder / "plain", is_trainable=True).eval().double()
     off = {}
     exact = kept(model, tokens, True)
@@ -486,14 +526,15 @@ def make(name, model):
         merged = loaded.merge_and_unload().state_dict()
         if name in EXPERTS:
             continue  # mixture() has theirs
-        of_kind = {n: merged[f"{n}.weight"] for n in KEPT_MERGED + KEPT_MERGED_ROTARY * (name in ROTARY) if f"{n}.weight" in merged}
+        names = KEPT_MERGED + KEPT_MERGED_ROTARY * (name in ROTARY) + KEPT_MERGED_HYBRIDS * (name in HYBRIDS)
+        of_kind = {n: merged[f"{n}.weight"] for n in names if f"{n}.weight" in merged}
         base = fresh(cls, folder).state_dict()
         expected[kind] |= {f"merged/{n}.weight": w for n, w in of_kind.items() if not torch.equal(w, base[f"{n}.weight"])}
     if name == "llama":
         expected |= stack(cls, folder, tokens)
     if name in MIXTURES:
         mixture(cls, folder, tokens, expected)
-    elif name in ROTARY:
+    elif name in ROTARY or name in HYBRIDS:
         rotary_family(cls, folder, tokens, expected)
     elif newer(name):
         more(cls, folder, tokens, expected)

@@ -12,8 +12,8 @@ __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-
 // below 0.
 __device__ __forceinline__ float gelu_gate(float x) { return sigmoid(2.0f * GELU0 * (x + GELU1 * x * x * x)); }
 
-// Each function has f(x), and its derivative from what is saved for the backward pass: x for silu
-// and the GELUs, f(x) for the others.
+// Each function has f(x), and its derivative from what is saved for the backward pass: x for silu,
+// the GELUs and softplus, f(x) for the others.
 struct Silu {
     static __device__ __forceinline__ float f(float x) { return x * sigmoid(x); }
     static __device__ __forceinline__ float slope(float x) { float s = sigmoid(x); return s * (1.0f + x * (1.0f - s)); }
@@ -46,6 +46,10 @@ struct Relu { // NaN stays NaN
 struct Exp {
     static __device__ __forceinline__ float f(float x) { return expf(x); }
     static __device__ __forceinline__ float slope(float y) { return y; }
+};
+struct Softplus { // ln (1 + e^x)
+    static __device__ __forceinline__ float f(float x) { return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
+    static __device__ __forceinline__ float slope(float x) { return sigmoid(x); }
 };
 
 // Index of this thread's first value.
@@ -224,6 +228,7 @@ __device__ __forceinline__ void broadcast_sum(int op, int across, const T *a, co
     UNARY(T, t, sigmoid, Sigmoid)                                                                                           \
     UNARY(T, t, relu, Relu)                                                                                                 \
     UNARY(T, t, exp, Exp)                                                                                                   \
+    UNARY(T, t, softplus, Softplus)                                                                                         \
     extern "C" __global__ void affine_##t(const T *x, T *y, uint64_t n, float mul, float add) {                             \
         elem::map1(x, y, n, [=](float v, size_t) { return v * mul + add; });                                                \
     }                                                                                                                       \

@@ -40,11 +40,12 @@ fn f(op: &str, x: f64) -> f64 {
         "sigmoid" => 1.0 / (1.0 + (-x).exp()),
         "relu" => x.max(0.0),
         "exp" => x.exp(),
+        "softplus" => x.max(0.0) + (-x.abs()).exp().ln_1p(),
         other => panic!("{other}"),
     }
 }
 
-const ALL: [&str; 7] = [
+const ALL: [&str; 8] = [
     "silu",
     "gelu",
     "gelu_tanh",
@@ -52,6 +53,7 @@ const ALL: [&str; 7] = [
     "sigmoid",
     "relu",
     "exp",
+    "softplus",
 ];
 
 #[test]

@@ -20,3 +20,4 @@ mod nf4;
 mod norm;
 mod rows;
 mod sample;
+mod sinks;

@@ -74,6 +74,15 @@ impl Compute {
         Ok(t.clone())
     }
 
+    /// A dense tensor that lies where passes run, in the numbers that they compute in.
+    pub(crate) fn activation(&self, t: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if self.device.is_cuda() {
+            return randori_kernels::in_float(t, self.float);
+        }
+        Ok(t.to_dtype(self.float)?)
+    }
+
     /// Moves a weight to the device on which passes run. On a GPU: quantised ones as they are,
     /// dense matrices in the passes' numbers, what has one axis in f32.
     ///

@@ -107,6 +107,7 @@ impl<K: Kernels> Pass<'_, K> {
                 cache: &mut *cache,
                 layer,
                 call: 0,
+                recurrent: 0,
             };
             x = self.run_block(context, layer, false, x, false)?.output;
         }
@@ -123,8 +124,9 @@ impl<K: Kernels> Pass<'_, K> {
                     let updated = self.model.update(self.model.goes_by(module)).is_some();
                     Ok(updated || self.projection(module, (out, inputs))?.own.is_some())
                 }
+                (Use::Param, shape) => Ok(self.param(&w.name, shape)?.own.is_some()),
                 (_, shape) => {
-                    let vector = self.vector(w.name.clone(), shape.iter().product())?;
+                    let vector = self.vector(w.name.clone(), shape)?;
                     Ok(vector.own.is_some())
                 }
             }

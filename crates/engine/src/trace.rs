@@ -3,6 +3,7 @@
 
 pub(crate) mod call;
 mod found;
+mod recurrent;
 
 use std::{
     cell::RefCell,
@@ -14,9 +15,9 @@ use randori_sdk::seam::{
     Architecture, AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary,
 };
 
-use crate::tape::rules;
-
 pub use found::{Trace, TracedLinear, TracedWeight, Use};
+
+use crate::tape::rules;
 
 /// The largest models have some hundred; a damaged configuration may ask for billions.
 const MOST_LAYERS: usize = 1024;
@@ -38,7 +39,7 @@ pub fn trace(arch: &dyn Architecture) -> Result<Trace> {
     let at = |call: Call, e: String| Error::rule(format!("`{}`, {call}: {e}", arch.name()));
     let run = |tracer: &mut Tracer, call, input| {
         let result = tracer.run(arch, call, input);
-        let shape = result.and_then(|y| tracer.shape(y));
+        let shape = result.and_then(|y| tracer.by_token("the caller", y));
         shape.map_err(|e| at(call, e))
     };
     let other = |call: Call, shape: &[usize], wanted: &str| {
@@ -76,16 +77,6 @@ pub(crate) enum Call {
     Head,
 }
 
-impl std::fmt::Display for Call {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Call::Embed => f.write_str("embedding"),
-            Call::Block(layer) => write!(f, "block {layer}"),
-            Call::Head => f.write_str("head"),
-        }
-    }
-}
-
 /// Where an op is called, which decides what it may ask for.
 #[derive(Clone, Copy, Default, PartialEq)]
 enum Scope {
@@ -101,6 +92,8 @@ enum Scope {
 struct Shape {
     dims: Vec<usize>,
     memory: Id,
+    /// Whether its one row is meant for all tokens.
+    common: bool,
 }
 
 /// The shapes-only backend.
@@ -149,6 +142,7 @@ impl Tracer {
         self.values = vec![Shape {
             dims: input,
             memory: 1,
+            common: false,
         }];
         self.saved.clear();
         self.uses.get_mut().clear();
@@ -182,14 +176,44 @@ impl Tracer {
 
     fn push(&mut self, dims: Vec<usize>) -> OpResult {
         let id = self.values.len() as Id + 1;
-        self.values.push(Shape { dims, memory: id });
+        self.values.push(Shape {
+            dims,
+            memory: id,
+            common: false,
+        });
         Ok(id)
+    }
+
+    /// A value that has one row for all tokens if all of these have.
+    fn push_like(&mut self, of: &[Id], dims: Vec<usize>) -> OpResult {
+        let common = self.common(of);
+        let id = self.push(dims)?;
+        if let Some(value) = self.values.last_mut() {
+            value.common = common;
+        }
+        Ok(id)
+    }
+
+    /// Whether all of these values have one row for all tokens.
+    fn common(&self, ids: &[Id]) -> bool {
+        let common = |id: &Id| self.look(*id).is_ok_and(|value| value.common);
+        ids.iter().all(common)
+    }
+
+    /// The shape of a value that must have a row for every token.
+    fn by_token(&self, op: &str, id: Id) -> std::result::Result<Vec<usize>, String> {
+        rules::by_token(op, self.common(&[id]))?;
+        self.shape(id)
     }
 
     /// A value that shares the memory of `x`.
     fn alias(&mut self, dims: Vec<usize>, x: Id) -> OpResult {
-        let memory = self.value(x)?.memory;
-        self.values.push(Shape { dims, memory });
+        let Shape { memory, common, .. } = *self.value(x)?;
+        self.values.push(Shape {
+            dims,
+            memory,
+            common,
+        });
         Ok(self.values.len() as Id)
     }
 
@@ -206,7 +230,9 @@ impl Tracer {
             .saved
             .iter()
             .filter_map(|id| self.values.get(*id as usize - 1));
+        // what is there once is no token's
         values
+            .filter(|v| !v.common)
             .map(|v| 4 * v.dims.iter().product::<usize>())
             .sum::<usize>()
             + self.extra_bytes
@@ -259,7 +285,7 @@ impl Tracer {
     }
 
     fn norm(&mut self, name: &str, x: Id, eps: f64, bias: bool, used_as: Use) -> OpResult {
-        let dims = self.shape(x)?;
+        let dims = self.by_token("a norm", x)?;
         let width = rules::norm(name, &dims, eps)?;
         self.weight(format!("{name}.weight"), vec![width], used_as)?;
         if bias {
@@ -287,7 +313,7 @@ impl Backend for Tracer {
     }
 
     fn linear(&mut self, name: &str, x: Id, out: usize, bias: bool) -> OpResult {
-        let dims = self.shape(x)?;
+        let dims = self.by_token("linear", x)?;
         let (inputs, shape) = rules::linear(name, &dims, out)?;
         self.weight(format!("{name}.weight"), vec![out, inputs], Use::Linear)?;
         if bias {
@@ -308,6 +334,12 @@ impl Backend for Tracer {
     }
 
     fn rms_norm(&mut self, name: &str, x: Id, eps: f64, plus: f32) -> OpResult {
+        if name.is_empty() {
+            let dims = self.by_token("a norm", x)?;
+            rules::norm(name, &dims, eps)?;
+            self.save(&[x]);
+            return self.push(dims);
+        }
         let used_as = match plus == 0.0 {
             true => Use::Norm,
             false => Use::NormPlus,
@@ -320,7 +352,7 @@ impl Backend for Tracer {
     }
 
     fn rope(&mut self, x: Id, spec: &RopeSpec) -> OpResult {
-        let shape = rules::rope(&self.shape(x)?, spec)?;
+        let shape = rules::rope(&self.by_token("rope", x)?, spec)?;
         self.sequences("rope")?;
         let border = spec.long.as_ref().map(|long| long.after);
         match (self.trace.border, border) {
@@ -336,15 +368,29 @@ impl Backend for Tracer {
     }
 
     fn attention(&mut self, q: Id, k: Id, v: Id, spec: &AttnSpec) -> OpResult {
-        let (qs, ks) = (self.shape(q)?, self.shape(k)?);
-        let shape = rules::attention(&qs, &ks, &self.shape(v)?, spec)?;
-        self.sequences("attention")?;
-        self.trace.flops_per_token_pair += 4.0 * (qs[0] * qs[1]) as f64;
-        self.trace.cache_bytes_per_token += 2 * 4 * ks[0] * ks[1];
+        let op = "attention";
+        let qs = self.by_token(op, q)?;
+        let ks = self.by_token(op, k)?;
+        let vs = self.by_token(op, v)?;
+        if let Some(sinks) = spec.sinks {
+            rules::sinks(&qs, &self.shape(sinks)?, self.common(&[sinks]))?;
+        }
+        let shape = rules::attention(&qs, &ks, &vs, spec)?;
+        self.sequences(op)?;
+        self.trace.flops_per_token_pair += 2.0 * (qs[0] * (qs[1] + vs[1])) as f64;
+        self.trace.cache_bytes_per_token += 4 * ks[0] * (ks[1] + vs[1]);
         self.extra_bytes += 4 * qs[0];
         let out = self.push(shape)?;
         self.save(&[q, k, v, out]);
         Ok(out)
+    }
+
+    fn conv(&mut self, name: &str, x: Id, taps: usize, bias: bool) -> OpResult {
+        self.convolve(name, x, taps, bias)
+    }
+
+    fn delta_rule(&mut self, q: Id, k: Id, v: Id, strength: Id, decay: Id) -> OpResult {
+        self.scan([q, k, v, strength, decay])
     }
 
     fn moe(
@@ -355,8 +401,8 @@ impl Backend for Tracer {
         expert: &mut dyn FnMut(&mut dyn Backend, usize, Id) -> Id,
     ) -> OpResult {
         let bias = route.bias.map(|bias| self.shape(bias)).transpose()?;
-        let experts = rules::moe(&self.shape(router)?, bias.as_deref(), route)?;
-        let dims = self.shape(x)?;
+        let experts = rules::moe(&self.by_token("moe", router)?, bias.as_deref(), route)?;
+        let dims = self.by_token("moe", x)?;
         let (scope, share) = (self.scope, self.share);
         self.mixes = true;
         self.scope = Scope::Expert;
@@ -366,7 +412,7 @@ impl Backend for Tracer {
             let id = self.push(dims.clone())?;
             let y = match expert(self, e, id) {
                 0 => return Err(format!("expert {e} failed")),
-                y => self.shape(y)?,
+                y => self.by_token("moe", y)?,
             };
             match &result {
                 Some(first) if *first != y => {
@@ -386,27 +432,28 @@ impl Backend for Tracer {
         if op == Unary::Softmax {
             rules::soft_max(&dims)?;
         }
-        let y = self.push(dims)?;
+        let y = self.push_like(&[x], dims)?;
         self.save(&[if op.saves_result() { y } else { x }]);
         self.silu = (op == Unary::Silu).then_some(y);
         Ok(y)
     }
 
     fn binary(&mut self, op: Binary, a: Id, b: Id) -> OpResult {
-        let shape = rules::binary(&self.shape(a)?, &self.shape(b)?)?;
+        let common = [self.common(&[a]), self.common(&[b])];
+        let shape = rules::binary(&self.shape(a)?, &self.shape(b)?, common)?;
         match op {
             // the tape computes silu again instead of keeping it
             Binary::Mul if self.silu == Some(a) => self.save(&[b]),
             Binary::Mul | Binary::Div => self.save(&[a, b]),
             _ => {}
         }
-        self.push(shape)
+        self.push_like(&[a], shape)
     }
 
     fn affine(&mut self, x: Id, mul: f64, add: f64) -> OpResult {
         rules::affine(mul, add)?;
         let dims = self.shape(x)?;
-        self.push(dims)
+        self.push_like(&[x], dims)
     }
 
     fn unflatten(&mut self, x: Id, n: usize) -> OpResult {
@@ -421,7 +468,7 @@ impl Backend for Tracer {
 
     fn narrow(&mut self, x: Id, start: usize, len: usize) -> OpResult {
         let shape = rules::narrow(&self.shape(x)?, start, len)?;
-        self.push(shape)
+        self.push_like(&[x], shape)
     }
 
     fn concat(&mut self, xs: &[Id]) -> OpResult {
@@ -429,7 +476,19 @@ impl Backend for Tracer {
             .iter()
             .map(|x| self.shape(*x))
             .collect::<std::result::Result<Vec<_>, _>>()?;
-        let shape = rules::concat(&shapes.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
-        self.push(shape)
+        let shapes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
+        let common: Vec<bool> = xs.iter().map(|x| self.common(&[*x])).collect();
+        let shape = rules::concat(&shapes, &common)?;
+        self.push_like(xs, shape)
+    }
+
+    fn param(&mut self, name: &str, shape: &[usize]) -> OpResult {
+        rules::param(name, shape)?;
+        self.weight(name.to_string(), shape.to_vec(), Use::Param)?;
+        let id = self.push(shape.to_vec())?;
+        if let Some(value) = self.values.last_mut() {
+            value.common = true;
+        }
+        Ok(id)
     }
 }

@@ -7,178 +7,13 @@
     clippy::needless_range_loop
 )]
 
-use std::sync::Arc;
-
-use crate::ops::{self, Block, Llama, Probe, Random, base, floats, rope};
-use randori_engine::{Base, KvCache, Packed, Player, SlotTokens, Weight};
+use crate::ops::{self, Block, Llama, Probe, Random, base, floats, naive::Case, rope};
+use randori_engine::{KvCache, Packed, Player, SlotTokens};
 use randori_sdk::seam::{AttnSpec, Binary, RopeSpec, RouteSpec};
-
-const VOCAB: usize = 17;
-const HEADS: usize = 4;
-const D: usize = 6;
-
-/// One block that is nothing but rotated, grouped attention over projections.
-fn attention(kv_heads: usize, spec: AttnSpec, turn: RopeSpec) -> Arc<Base> {
-    let block: Block = Box::new(move |g, _, x| {
-        let q = g.linear("q", x, HEADS * D, false)?;
-        let k = g.linear("k", x, kv_heads * D, false)?;
-        let v = g.linear("v", x, kv_heads * D, false)?;
-        let (q, k, v) = (
-            g.unflatten(q, HEADS)?,
-            g.unflatten(k, kv_heads)?,
-            g.unflatten(v, kv_heads)?,
-        );
-        let (q, k) = (g.rope(q, &turn)?, g.rope(k, &turn)?);
-        let o = g.attention(q, k, v, &spec)?;
-        g.flatten(o)
-    });
-    base(
-        Probe {
-            vocab: VOCAB,
-            width: HEADS * D,
-            layers: 1,
-            block,
-        },
-        21,
-    )
-}
-
-fn matrix(base: &Base, name: &str) -> (Vec<f64>, usize) {
-    let Weight::Dense(t) = &base.weights[&format!("{name}.weight")] else {
-        panic!()
-    };
-    (
-        floats(t).iter().map(|v| f64::from(*v)).collect(),
-        t.dims()[1],
-    )
-}
-
-fn project(w: &(Vec<f64>, usize), x: &[f64]) -> Vec<f64> {
-    w.0.chunks(w.1)
-        .map(|row| row.iter().zip(x).map(|(a, b)| a * b).sum())
-        .collect()
-}
-
-fn turned(x: &[f64], spec: &RopeSpec, position: usize) -> Vec<f64> {
-    let mut y = x.to_vec();
-    let n = spec.inv_freq.len();
-    for head in 0..x.len() / D {
-        for (i, f) in spec.inv_freq.iter().enumerate() {
-            let (a, b) = if spec.interleaved {
-                (2 * i, 2 * i + 1)
-            } else {
-                (i, i + n)
-            };
-            let (a, b) = (head * D + a, head * D + b);
-            let (s, c) = (position as f64 * f64::from(*f)).sin_cos();
-            let m = f64::from(spec.mscale);
-            y[a] = m * (x[a] * c - x[b] * s);
-            y[b] = m * (x[a] * s + x[b] * c);
-        }
-    }
-    y
-}
-
-/// The whole block in f64, one sequence, every pair of tokens.
-fn reference(
-    base: &Base,
-    ids: &[u32],
-    kv_heads: usize,
-    spec: &AttnSpec,
-    turn: &RopeSpec,
-) -> Vec<Vec<f64>> {
-    let (table, width) = matrix(base, "embed");
-    let x: Vec<&[f64]> = ids
-        .iter()
-        .map(|i| &table[*i as usize * width..][..width])
-        .collect();
-    let all = |name: &str| -> Vec<Vec<f64>> {
-        let w = matrix(base, name);
-        x.iter().map(|x| project(&w, x)).collect()
-    };
-    let spun = |rows: Vec<Vec<f64>>| -> Vec<Vec<f64>> {
-        rows.iter()
-            .enumerate()
-            .map(|(p, r)| turned(r, turn, p))
-            .collect()
-    };
-    let (q, k, v) = (spun(all("q")), spun(all("k")), all("v"));
-    let scale = spec.scale.map_or((D as f64).powf(-0.5), f64::from);
-    let window = spec.window.unwrap_or(usize::MAX);
-    (0..ids.len())
-        .map(|i| {
-            let mut out = vec![0.0; HEADS * D];
-            for head in 0..HEADS {
-                let at = head / (HEADS / kv_heads) * D;
-                let keys: Vec<usize> = (0..=i).filter(|j| i - j < window).collect();
-                let scores: Vec<f64> = keys
-                    .iter()
-                    .map(|&j| {
-                        let s: f64 = (0..D)
-                            .map(|c| q[i][head * D + c] * k[j][at + c])
-                            .sum::<f64>()
-                            * scale;
-                        spec.softcap
-                            .map_or(s, |cap| f64::from(cap) * (s / f64::from(cap)).tanh())
-                    })
-                    .collect();
-                let total: f64 = scores.iter().map(|s| s.exp()).sum();
-                for (s, &j) in scores.iter().zip(&keys) {
-                    for c in 0..D {
-                        out[head * D + c] += s.exp() / total * v[j][at + c];
-                    }
-                }
-            }
-            out
-        })
-        .collect()
-}
-
-fn close(got: &[f32], want: &[f64], tolerance: f64, what: &str) {
-    assert_eq!(got.len(), want.len());
-    for (g, w) in got.iter().zip(want) {
-        assert!((f64::from(*g) - w).abs() < tolerance, "{what}: {g} for {w}");
-    }
-}
 
 /// Every row of a packed plan against the f64 reference of its sequence alone.
 fn check(kv_heads: usize, spec: AttnSpec, turn: RopeSpec) {
-    let base = attention(kv_heads, spec, turn.clone());
-    let player = Player::bare(base.clone());
-    let mut random = Random(8);
-    let mut plan = Packed::default();
-    let mut sequences = Vec::new();
-    // longer than a block of queries (64), so that blocks, ranges and windows meet
-    for (prompt, responses) in [(70, vec![90, 3]), (1, vec![2, 5]), (4, vec![150])] {
-        let p = random.tokens(prompt, VOCAB);
-        let rs: Vec<Vec<u32>> = responses.iter().map(|n| random.tokens(*n, VOCAB)).collect();
-        let start = plan.ids.len();
-        plan.push(&p, &rs.iter().map(Vec::as_slice).collect::<Vec<_>>());
-        let mut row = start + p.len();
-        for r in rs {
-            sequences.push((start, row, p.clone(), r.clone()));
-            row += r.len() - 1;
-        }
-    }
-    let hidden = floats(&player.hidden(&plan).unwrap());
-    let width = HEADS * D;
-    for (prompt_row, row, prompt, response) in sequences {
-        let ids = [&prompt[..], &response[..response.len() - 1]].concat();
-        let want = reference(&base, &ids, kv_heads, &spec, &turn);
-        for (i, want) in want.iter().enumerate() {
-            let at = if i < prompt.len() {
-                prompt_row + i
-            } else {
-                row + i - prompt.len()
-            };
-            close(
-                &hidden[at * width..][..width],
-                want,
-                2e-5,
-                &format!("{spec:?}, position {i}"),
-            );
-        }
-    }
+    Case::new(kv_heads, spec, turn).check();
 }
 
 #[test]
@@ -226,6 +61,54 @@ fn windows_shorter_than_the_sequence() {
             rope(3),
         );
     }
+}
+
+#[test]
+fn sinks_chunks_and_values_of_another_width() {
+    for (window, chunk, value_dim, sinks) in [
+        (None, None, 6, true),
+        (Some(5), None, 6, true),
+        (None, Some(1), 6, false),
+        (None, Some(7), 6, false),
+        (None, Some(64), 6, false),
+        (Some(20), Some(33), 6, false),
+        (None, Some(1000), 6, false),
+        (None, None, 1, false),
+        (None, None, 9, false),
+        (Some(30), Some(70), 10, true),
+    ] {
+        let spec = AttnSpec {
+            window,
+            chunk,
+            ..AttnSpec::default()
+        };
+        Case {
+            value_dim,
+            sinks,
+            ..Case::new(2, spec, rope(3))
+        }
+        .check();
+    }
+}
+
+/// A chunk that no sequence leaves is none, to the bit.
+#[test]
+fn a_chunk_of_the_whole_sequence_changes_no_bit() {
+    let of = |chunk| {
+        let spec = AttnSpec {
+            chunk,
+            ..AttnSpec::default()
+        };
+        let base = Case::new(2, spec, rope(3)).base();
+        let mut plan = Packed::default();
+        let mut random = Random(8);
+        let (p, a) = (random.tokens(70, 17), random.tokens(80, 17));
+        plan.push(&p, &[&a]);
+        ops::bits(&Player::bare(base).hidden(&plan).unwrap())
+    };
+    // 70 tokens and all of the response but its last
+    assert_eq!(of(None), of(Some(149)));
+    assert_ne!(of(None), of(Some(148)));
 }
 
 #[test]
@@ -324,6 +207,47 @@ fn cached_steps_of_a_mixture_equal_the_uncached_pass() {
         block,
     };
     cached_equals_uncached(&Player::bare(base(probe, 2)));
+}
+
+/// Prompts and single tokens on both sides of chunks' borders.
+#[test]
+fn cached_steps_with_sinks_chunks_and_narrow_values_equal_the_uncached_pass() {
+    for (window, chunk, sinks, value_dim) in [
+        (None, None, true, 12),
+        (Some(3), None, true, 12),
+        (None, Some(4), false, 12),
+        (None, Some(1), true, 7),
+        (Some(2), Some(3), true, 15),
+    ] {
+        let block: Block = Box::new(move |g, layer, x| {
+            let name = |part: &str| format!("{layer}.{part}");
+            let q = g.linear(&name("q"), x, 24, false)?;
+            let v = g.linear(&name("v"), x, value_dim, false)?;
+            let k = g.narrow(q, 0, 12)?;
+            let (q, k, v) = (g.unflatten(q, 2)?, g.unflatten(k, 1)?, g.unflatten(v, 1)?);
+            let sinks = match sinks {
+                true => Some(g.param(&name("sinks"), &[2])?),
+                false => None,
+            };
+            let spec = AttnSpec {
+                window,
+                chunk,
+                sinks,
+                ..AttnSpec::default()
+            };
+            let y = g.attention(q, k, v, &spec)?;
+            let y = g.flatten(y)?;
+            let y = g.linear(&name("o"), y, 24, false)?;
+            g.binary(Binary::Add, x, y)
+        });
+        let probe = Probe {
+            vocab: 29,
+            width: 24,
+            layers: 2,
+            block,
+        };
+        cached_equals_uncached(&Player::bare(base(probe, 2)));
+    }
 }
 
 fn cached_equals_uncached(player: &Player) {

@@ -55,6 +55,7 @@ fn every_unary() {
         Unary::Sigmoid,
         Unary::Exp,
         Unary::Softmax,
+        Unary::Softplus,
     ] {
         check(2e-2, move |g, _, x| {
             let y = g.affine(x, 0.5, 0.1)?;
@@ -129,6 +130,43 @@ fn norms() {
         let h = g.rms_norm(&format!("{p}.head_norm"), h, 1e-5, 0.0)?;
         g.flatten(h)
     });
+    check(1e-2, |g, _, x| {
+        let h = g.unflatten(x, 3)?;
+        let h = g.rms_norm("", h, 1e-5, 0.0)?; // without a weight
+        g.flatten(h)
+    });
+}
+
+/// Parameters of every shape that broadcasts, and what is computed of parameters alone.
+#[test]
+fn parameters_in_every_binary() {
+    for op in [Binary::Add, Binary::Sub, Binary::Mul, Binary::Div] {
+        for shape in [&[1][..], &[4], &[1, 4], &[3, 1], &[3, 4]] {
+            check(1e-2, move |g, p, x| {
+                let a = g.unflatten(x, 3)?; // (tokens, 3, 4)
+                let b = g.param(&format!("{p}.a_log"), shape)?;
+                let b = g.unary(Unary::Exp, b)?;
+                let b = g.affine(b, 0.5, 0.3)?;
+                let y = g.binary(op, a, b)?;
+                g.flatten(y)
+            });
+        }
+    }
+    check(1e-2, |g, p, x| {
+        let a = g.param(&format!("{p}.a"), &[5])?;
+        let b = g.param(&format!("{p}.b"), &[2, 4])?;
+        let b = g.flatten(b)?;
+        let part = g.narrow(b, 1, 5)?;
+        let b = g.binary(Binary::Mul, a, part)?;
+        let b = g.concat(&[b, b, a])?; // 15
+        let b = g.narrow(b, 3, 12)?;
+        let b = g.unary(Unary::Silu, b)?;
+        let y = g.binary(Binary::Mul, x, b)?;
+        let again = g.param(&format!("{p}.a"), &[5])?; // the same once more
+        let y = g.narrow(y, 0, 5)?;
+        let y = g.binary(Binary::Add, y, again)?;
+        g.linear(&format!("{p}.wide"), y, WIDTH, false)
+    });
 }
 
 #[test]
@@ -162,10 +200,17 @@ fn rope_whole_partial_interleaved_scaled() {
     });
 }
 
-fn attention(g: &mut dyn Backend, p: &str, x: Id, kv_heads: usize, spec: &AttnSpec) -> OpResult {
+/// Attention over heads of 3 features, whose values have `value_dim`.
+fn attention(
+    g: &mut dyn Backend,
+    p: &str,
+    x: Id,
+    (kv_heads, value_dim): (usize, usize),
+    spec: &AttnSpec,
+) -> OpResult {
     let q = g.linear(&format!("{p}.q"), x, 12, false)?;
     let k = g.linear(&format!("{p}.k"), x, kv_heads * 3, true)?;
-    let v = g.linear(&format!("{p}.v"), x, kv_heads * 3, false)?;
+    let v = g.linear(&format!("{p}.v"), x, kv_heads * value_dim, false)?;
     let (q, k, v) = (
         g.unflatten(q, 4)?,
         g.unflatten(k, kv_heads)?,
@@ -211,10 +256,41 @@ fn attention_plain_grouped_windowed_capped_scaled() {
                 scale: Some(0.9),
                 window: Some(4),
                 softcap: Some(2.0),
+                ..plain
             },
         ),
     ] {
-        check(3e-2, move |g, p, x| attention(g, p, x, kv_heads, &spec));
+        check(3e-2, move |g, p, x| {
+            attention(g, p, x, (kv_heads, 3), &spec)
+        });
+    }
+}
+
+#[test]
+fn attention_with_sinks_chunks_and_values_of_another_width() {
+    for (window, chunk, value_dim, sinks) in [
+        (None, None, 3, true),
+        (Some(4), None, 3, true),
+        (None, Some(1), 3, false),
+        (None, Some(7), 3, false),
+        (None, None, 1, false),
+        (None, None, 5, false),
+        (Some(6), Some(9), 4, true),
+    ] {
+        check(3e-2, move |g, p, x| {
+            let sinks = match sinks {
+                true => Some(g.param(&format!("{p}.sinks"), &[4])?),
+                false => None,
+            };
+            let spec = AttnSpec {
+                window,
+                chunk,
+                sinks,
+                softcap: chunk.map(|_| 2.0),
+                ..AttnSpec::default()
+            };
+            attention(g, p, x, (2, value_dim), &spec)
+        });
     }
 }
 

@@ -216,6 +216,15 @@ pub(crate) mod tests {
         fn concat(&mut self, _: &[Id]) -> OpResult {
             Ok(7)
         }
+        fn delta_rule(&mut self, _: Id, _: Id, _: Id, _: Id, _: Id) -> OpResult {
+            Ok(7)
+        }
+        fn conv(&mut self, _: &str, _: Id, _: usize, _: bool) -> OpResult {
+            Ok(7)
+        }
+        fn param(&mut self, _: &str, _: &[usize]) -> OpResult {
+            Ok(7)
+        }
     }
 
     /// An architecture of a thousand ops without weights.

@@ -142,6 +142,9 @@ pub(crate) static OPS: abi::Ops = abi::Ops {
     flatten,
     narrow,
     concat,
+    conv,
+    delta_rule,
+    param,
 };
 
 /// The call behind a graph.
@@ -252,6 +255,8 @@ unsafe extern "C" fn attention(
         window: Some(attn.window).filter(|&w| w > 0),
         scale: Some(attn.scale).filter(|&s| s != 0.0),
         softcap: Some(attn.softcap).filter(|&c| c != 0.0),
+        sinks: Some(attn.sinks).filter(|&sinks| sinks != 0),
+        chunk: Some(attn.chunk as usize).filter(|&n| n > 0),
     };
     call.op("attention", "", &[q, k, v], |b| b.attention(q, k, v, &spec))
 }
@@ -369,4 +374,27 @@ unsafe extern "C" fn concat(g: Graph, xs: *const Tensor, n: usize) -> Tensor {
     // SAFETY: above.
     let (call, xs) = unsafe { (call(g), abi::reading::slice(xs, n)) };
     call.op("concat", "", xs, |b| b.concat(xs))
+}
+
+unsafe extern "C" fn conv(g: Graph, name: Str, x: Tensor, taps: usize, bias: u32) -> Tensor {
+    // SAFETY: above.
+    let (call, name) = unsafe { (call(g), name.read()) };
+    call.op("conv", &name, &[x], |b| b.conv(&name, x, taps, bias != 0))
+}
+
+unsafe extern "C" fn delta_rule(g: Graph, inputs: *const Tensor) -> Tensor {
+    // SAFETY: above.
+    let (call, inputs) = unsafe { (call(g), abi::reading::slice(inputs, 5)) };
+    let &[q, k, v, strength, decay] = inputs else {
+        return call.fail(|| "`delta_rule` takes five tensors".into());
+    };
+    call.op("delta_rule", "", inputs, |b| {
+        b.delta_rule(q, k, v, strength, decay)
+    })
+}
+
+unsafe extern "C" fn param(g: Graph, name: Str, shape: *const usize, n: usize) -> Tensor {
+    // SAFETY: above.
+    let (call, name, shape) = unsafe { (call(g), name.read(), abi::reading::slice(shape, n)) };
+    call.op("param", &name, &[], |b| b.param(&name, shape))
 }

@@ -181,6 +181,8 @@ fn options_of_ops_of_every_version() {
         window: 0,
         scale: 0.0,
         softcap: 0.0,
+        sinks: 0,
+        chunk: 0,
     };
     any_length(
         attn,
@@ -216,6 +218,8 @@ fn an_op_of_a_newer_plugin_is_named() {
         window: 0,
         scale: 0.0,
         softcap: 0.0,
+        sinks: 0,
+        chunk: 0,
     };
     let error = run(|g| {
         // SAFETY: as above.

@@ -66,7 +66,7 @@ fn llama_asks_for_its_checkpoints_weights() {
 fn mistral_asks_for_its_checkpoints_weights_and_its_window() {
     let (recorder, weights) = weights("mistral", r#", "sliding_window": 3, "head_dim": 6"#);
     assert_eq!(weights, expected(6, false, &[]));
-    let attention = "attention AttnSpec { window: Some(3), scale: None, softcap: None }";
+    let attention = "attention window Some(3) scale None softcap None";
     assert_eq!(recorder.ops.iter().filter(|op| *op == attention).count(), 2);
 }
 
@@ -79,7 +79,7 @@ fn qwen2_asks_for_biases_of_q_k_and_v_only() {
     let used = r#", "use_sliding_window": true, "sliding_window": 3, "max_window_layers": 1"#;
     let (recorder, _) = weights("qwen2", used);
     let seen = |window: &str| {
-        let op = format!("attention AttnSpec {{ window: {window}, scale: None, softcap: None }}");
+        let op = format!("attention window {window} scale None softcap None");
         recorder.ops.iter().position(|found| *found == op)
     };
     assert!(seen("None") < seen("Some(3)") && seen("None").is_some());
@@ -134,11 +134,8 @@ fn gemmas_norm_both_sides_of_both_branches_and_scale_the_embedding() {
         let plus = norms.filter(|op| op.ends_with(" 0.00001 1")).count();
         assert_eq!(plus, wanted.len() - 7 * 2 - 1, "{name}");
         let cap = heads.map_or("Some(50.0)", |_| "None");
-        let attention = |window: &str| {
-            format!(
-                "attention AttnSpec {{ window: {window}, scale: Some(0.0625), softcap: {cap} }}"
-            )
-        };
+        let attention =
+            |window: &str| format!("attention window {window} scale Some(0.0625) softcap {cap}");
         assert!(recorder.ops.contains(&attention("Some(3)")), "{name}");
         let last = |op: &str| recorder.ops.iter().rposition(|found| found == op);
         let capped = last("unary Tanh") > last("linear model.embed_tokens");
@@ -257,7 +254,7 @@ fn a_llama_block_is_these_ops() {
         rope.into(),
         format!("linear {layer}.self_attn.v_proj"),
         "unflatten 2".into(),
-        "attention AttnSpec { window: None, scale: None, softcap: None }".into(),
+        "attention window None scale None softcap None".into(),
         "flatten".into(),
         format!("linear {layer}.self_attn.o_proj"),
         "binary Add".into(),
@@ -296,6 +293,6 @@ fn a_configuration_that_does_not_fit_is_named() {
     let error = host.architecture("lama", "{}").err().unwrap().to_string();
     assert_eq!(
         error,
-        "there is no architecture `lama`; did you mean `llama`? there are: cohere2, gemma2, gemma3_text, glm4, granite, llama, ministral3, mistral, mixtral, olmo2, olmo3, phi3, qwen2, qwen3, qwen3_moe, smollm3"
+        "there is no architecture `lama`; did you mean `llama`? there are: cohere2, gemma2, gemma3_text, glm4, granite, lfm2, llama, ministral3, mistral, mixtral, olmo2, olmo3, phi3, qwen2, qwen3, qwen3_5_text, qwen3_moe, smollm3"
     );
 }

@@ -42,6 +42,13 @@ impl Error {
     }
 }
 
+/// The error of an op that has no kernel on a GPU.
+pub(super) fn on_processor(op: &str) -> Error {
+    Error::rule(format!(
+        "the op {op} runs on the processor only: take model.device = \"cpu\""
+    ))
+}
+
 impl From<randori_formats::Error> for Error {
     fn from(error: randori_formats::Error) -> Self {
         match error {

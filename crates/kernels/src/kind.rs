@@ -2,7 +2,7 @@
 
 use randori_sdk::seam::{AttnSpec, Binary, RopeSpec, RouteSpec, Unary};
 
-use crate::Result;
+use crate::{Norm, Result};
 
 /// What the tape needs to know of a tensor, of whichever kind of kernels.
 pub trait Shaped: Clone {
@@ -23,54 +23,45 @@ pub struct Heads {
     pub heads: usize,
     /// Heads of keys and values; it divides `heads` (grouped-query attention).
     pub kv_heads: usize,
-    /// Features of a head.
+    /// Features of a head of queries and keys.
     pub dim: usize,
+    /// Features of a head of values, and of the result.
+    pub value_dim: usize,
     /// Factor on the scores.
     pub scale: f32,
     /// Sliding window: the number of keys that a query sees, its own included.
     pub window: usize,
     /// Soft cap of the scores: s becomes cap · tanh(s / cap).
     pub softcap: Option<f32>,
+    /// A query sees the keys of its own chunk of so many positions, counted from 0 on; `None`: of
+    /// all positions before it.
+    pub chunk: Option<usize>,
 }
 
 impl Heads {
-    /// Heads of these sizes, with an architecture's options or their defaults.
+    /// Heads of these sizes, values as wide as keys, with an architecture's options or their
+    /// defaults.
     pub fn new(heads: usize, kv_heads: usize, dim: usize, spec: &AttnSpec) -> Self {
         Heads {
             heads,
             kv_heads,
             dim,
+            value_dim: dim,
             scale: spec.scale.unwrap_or_else(|| (dim as f64).powf(-0.5) as f32),
             window: spec.window.unwrap_or(usize::MAX),
             softcap: spec.softcap,
+            chunk: spec.chunk,
         }
     }
 
-    /// Values in a row of q, and in a row of k or v.
+    /// Numbers in a row of q, and in a row of k.
     pub fn widths(&self) -> (usize, usize) {
         (self.heads * self.dim, self.kv_heads * self.dim)
     }
-}
 
-/// A norm over the last axis.
-#[derive(Clone, Copy, PartialEq)]
-pub enum Norm {
-    /// RMSNorm: x / rms(x) · (plus + w)
-    Rms {
-        /// Added to the scale w (Gemma: 1).
-        plus: f32,
-    },
-    /// Layer norm: (x - mean) / std · w
-    Layer,
-}
-
-impl Norm {
-    /// The number that is added to the scale.
-    pub fn plus(self) -> f32 {
-        match self {
-            Norm::Rms { plus } => plus,
-            Norm::Layer => 0.0,
-        }
+    /// Numbers in a row of the result, and in a row of v.
+    pub fn value_widths(&self) -> (usize, usize) {
+        (self.heads * self.value_dim, self.kv_heads * self.value_dim)
     }
 }
 
@@ -283,12 +274,14 @@ pub trait Kernels: Sized {
     /// `back` by the negated angles, which turns the gradient to the result into that to x.
     fn rotate(&self, x: &Self::Tensor, table: &Self::RopeTable, back: bool)
     -> Result<Self::Tensor>;
-    /// Attention of q over k and v, (tokens, heads, d) each, under the mask of the packed rows.
-    /// Also returns the soft-max's statistics.
+    /// Attention of q over k and v, (tokens, heads, d) each, under the mask of the packed rows. Of
+    /// `sinks`, a number for each head, the soft-max of every query has its head's as one logit
+    /// more, whose value is 0. Also returns the soft-max's statistics, that logit included.
     fn attention(
         &self,
         plan: &Self::Plan,
         qkv: [&Self::Tensor; 3],
+        sinks: Option<&Self::Tensor>,
         heads: &Heads,
     ) -> Result<(Self::Tensor, Self::SoftmaxStats)>;
     /// Appends k and v to the cache, then computes attention of q over all that the sequences hold.
@@ -298,10 +291,11 @@ pub trait Kernels: Sized {
         cache: &mut Self::Cache,
         at: (usize, usize),
         qkv: [&Self::Tensor; 3],
+        sinks: Option<&Self::Tensor>,
         heads: &Heads,
     ) -> Result<(Self::Tensor, Self::SoftmaxStats)>;
     /// The gradients to q, k and v of [`Kernels::attention`], from its results and the gradient to
-    /// the first of them.
+    /// the first of them; its statistics are all it needs to know of sinks.
     fn attention_backward(
         &self,
         plan: &Self::Plan,
@@ -310,6 +304,65 @@ pub trait Kernels: Sized {
         results: (&Self::Tensor, &Self::SoftmaxStats),
         dout: &Self::Tensor,
     ) -> Result<[Self::Tensor; 3]>;
+    /// The gradient to the sinks, in their shape.
+    fn sinks_gradient(
+        &self,
+        sinks: &Self::Tensor,
+        heads: &Heads,
+        results: (&Self::Tensor, &Self::SoftmaxStats),
+        dout: &Self::Tensor,
+    ) -> Result<Self::Tensor>;
+
+    // Recurrence along a sequence.
+
+    /// Convolves x (tokens, channels) with w (channels, 1, taps) along each sequence of the packed
+    /// rows, channel by channel; the last tap is a token's own.
+    fn convolve(
+        &self,
+        plan: &Self::Plan,
+        x: &Self::Tensor,
+        w: &Self::Tensor,
+    ) -> Result<Self::Tensor>;
+    /// The same of a cache's new rows; `at` is block and number of the recurrent op's call in it.
+    fn cached_convolve(
+        &self,
+        cache: &mut Self::Cache,
+        at: (usize, usize),
+        x: &Self::Tensor,
+        w: &Self::Tensor,
+    ) -> Result<Self::Tensor>;
+    /// The gradient to x of [`Kernels::convolve`].
+    fn convolve_backward(
+        &self,
+        plan: &Self::Plan,
+        w: &Self::Tensor,
+        dy: &Self::Tensor,
+    ) -> Result<Self::Tensor>;
+    /// Adds the gradient to w of [`Kernels::convolve`].
+    fn taps_gradient(
+        &self,
+        plan: &Self::Plan,
+        x: &Self::Tensor,
+        dy: &Self::Tensor,
+        dw: &Self::Tensor,
+    ) -> Result<()>;
+    /// The gated delta rule along each sequence of the packed rows: q and k (tokens, key heads,
+    /// dk), v (tokens, heads, dv), strengths and log-decays (tokens, heads) to v's axes.
+    fn delta_rule(&self, plan: &Self::Plan, inputs: [&Self::Tensor; 5]) -> Result<Self::Tensor>;
+    /// The same of a cache's new rows; `at` is as in [`Kernels::cached_convolve`].
+    fn cached_delta_rule(
+        &self,
+        cache: &mut Self::Cache,
+        at: (usize, usize),
+        inputs: [&Self::Tensor; 5],
+    ) -> Result<Self::Tensor>;
+    /// The gradients to the inputs of [`Kernels::delta_rule`].
+    fn delta_rule_backward(
+        &self,
+        plan: &Self::Plan,
+        inputs: [&Self::Tensor; 5],
+        dout: &Self::Tensor,
+    ) -> Result<[Self::Tensor; 5]>;
 
     // Mixture of experts.
 

@@ -12,9 +12,11 @@
 mod cache;
 #[cfg(feature = "cuda")]
 mod card;
+mod chunks;
 mod cpu;
 mod error;
 mod kind;
+mod norm;
 mod on_candle;
 mod route;
 pub mod shapes;
@@ -24,10 +26,15 @@ pub mod work;
 
 pub use cache::Cache;
 #[cfg(feature = "cuda")]
-pub use card::{Card, matrix::GpuMatrix, memory::rounded};
+pub use card::{
+    Card,
+    matrix::GpuMatrix,
+    memory::{in_float, rounded},
+};
 pub use cpu::{Cpu, attention::QUERIES, math};
 pub use error::{Error, Result};
-pub use kind::{ExpertOutput, ExpertTokens, Gain, Heads, Kernels, Norm, Shaped};
+pub use kind::{ExpertOutput, ExpertTokens, Gain, Heads, Kernels, Shaped};
+pub use norm::Norm;
 pub use on_candle::OnCandle;
 pub use tensors::{ChunkTarget, Entry, Lengths, PAGE, Plan, Run, SegmentMask, host, rows};
 pub use weight::Weight;

@@ -91,6 +91,7 @@ fn each<K: Kernels>(given: &Inputs<K>) -> Result<Vec<(&'static str, Vec<usize>)>
         k.scale_gradient(&x, &stats, &y, &make(&[WIDTH]))?;
     }
     attend(given, &mut see)?;
+    recur(given, &mut see)?;
     mix(given, &mut see)?;
 
     for op in Unary::ALL {
@@ -98,14 +99,15 @@ fn each<K: Kernels>(given: &Inputs<K>) -> Result<Vec<(&'static str, Vec<usize>)>
         see("unary", &y);
         see("unary_backward", &k.unary_backward(op, &y, &x)?);
     }
-    let row = make(&[ROWS, 1]);
     for op in [Binary::Add, Binary::Sub, Binary::Mul, Binary::Div] {
-        see("binary", &k.binary(op, &x, &row)?);
-        let (a, b) = (Some(&x), Some(&row));
-        see(
-            "binary_backward_b",
-            &k.binary_backward_b(op, a, b, row.dims(), &x)?,
-        );
+        for row in [make(&[ROWS, 1]), make(&[1, WIDTH])] {
+            see("binary", &k.binary(op, &x, &row)?);
+            let (a, b) = (Some(&x), Some(&row));
+            see(
+                "binary_backward_b",
+                &k.binary_backward_b(op, a, b, row.dims(), &x)?,
+            );
+        }
     }
     see("swiglu", &k.swiglu(&x, &x)?);
     let (dg, du) = k.swiglu_backward(&x, &x, &x)?;
@@ -143,12 +145,43 @@ fn attend<K: Kernels>(
     };
     let table = k.rope_table(plan, &spec)?;
     see("rotate", &k.rotate(&q, &table, false)?);
-    let heads = Heads::new(4, 2, 4, &AttnSpec::default());
-    let (out, sums) = k.attention(plan, [&q, &kv, &kv], &heads)?;
-    see("attention", &out);
-    let done = (&out, &sums);
-    for d in k.attention_backward(plan, [&q, &kv, &kv], &heads, done, &out)? {
-        see("attention_backward", &d);
+    for (value_dim, sinks) in [(4, None), (3, Some(make(&[1, 4])))] {
+        let heads = Heads {
+            value_dim,
+            ..Heads::new(4, 2, 4, &AttnSpec::default())
+        };
+        let v = make(&[ROWS, 2, value_dim]);
+        let (out, sums) = k.attention(plan, [&q, &kv, &v], sinks.as_ref(), &heads)?;
+        see("attention", &out);
+        let done = (&out, &sums);
+        for d in k.attention_backward(plan, [&q, &kv, &v], &heads, done, &out)? {
+            see("attention_backward", &d);
+        }
+        if let Some(sinks) = &sinks {
+            see(
+                "sinks_gradient",
+                &k.sinks_gradient(sinks, &heads, done, &out)?,
+            );
+        }
+    }
+    Ok(())
+}
+
+fn recur<K: Kernels>(
+    given: &Inputs<K>,
+    see: &mut dyn FnMut(&'static str, &K::Tensor),
+) -> Result<()> {
+    let (k, make, plan) = (given.kernels, given.make, &given.plan);
+    let (x, w) = (make(&[ROWS, WIDTH]), make(&[WIDTH, 1, 3]));
+    see("convolve", &k.convolve(plan, &x, &w)?);
+    see("convolve_backward", &k.convolve_backward(plan, &w, &x)?);
+    k.taps_gradient(plan, &x, &x, &make(&[WIDTH, 1, 3]))?;
+    let (keys, v, gates) = (make(&[ROWS, 2, 3]), make(&[ROWS, 4, 5]), make(&[ROWS, 4]));
+    let inputs = [&keys, &keys, &v, &gates, &gates];
+    let out = k.delta_rule(plan, inputs)?;
+    see("delta_rule", &out);
+    for d in k.delta_rule_backward(plan, inputs, &out)? {
+        see("delta_rule_backward", &d);
     }
     Ok(())
 }

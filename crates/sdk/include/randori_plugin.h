@@ -13,11 +13,8 @@
  *   Else it is refused, as is one that is shorter than its first version;
  * - so a field that came later is 0 unless it is wanted: a plugin sets it to ask for something; a
  *   host sets one of a struct that it fills only if the plugin's table asked for it;
- * - later came, with what 0 means: `coupled` (pairs are independent) and `needs_reward` (`reward`
- *   is not read) of `RandoriLoss`, `sdk` (untold) of `RandoriPlugin`, `long_after` and
- *   `long_inv_freq` (lengths do not matter), `growth` and `growth_every` (no such factor) of
- *   `RandoriRope`, `bias` (scores alone choose) and `groups` with the two fields after it (all
- *   experts) of `RandoriRoute`, `dialect` (none) of `RandoriArch`;
+ * - a field that came later says so, and what 0 means, unless 0 in a field before it makes that
+ *   unread;
  * - only `RandoriOps` may be longer and not 0: it grows by functions, each asked for by a
  *   call after a look at `size`. `Str`, `Sink` and `Value` have no size and never change;
  * - numbers of kinds and ops are never reused; a host skips items of unknown `Item.kind`;
@@ -112,6 +109,16 @@ typedef struct RandoriAttn {
     float scale;
     /* cap·tanh(score/cap); 0: none. */
     float softcap;
+    /*
+     * A parameter (`Ops.param`) of (heads): in the soft-max of every query its head has one
+     * logit more, of the value 0; 0: none. Came later.
+     */
+    RandoriTensor sinks;
+    /*
+     * Positions of a chunk, counted from 0 on: a query sees keys of its own chunk alone; 0: there
+     * are no chunks. Came later.
+     */
+    uint32_t chunk;
 } RandoriAttn;
 
 /* Routing options of a mixture of experts. */
@@ -174,6 +181,9 @@ typedef RandoriTensor (*RandoriExpert)(void *user, RandoriGraph g, size_t expert
 /* `Ops.unary`: soft-max over the last axis. */
 #define RANDORI_SOFTMAX 8
 
+/* `Ops.unary`: ln(1 + exp x). */
+#define RANDORI_SOFTPLUS 9
+
 /* `Ops.binary`: a + b. */
 #define RANDORI_ADD 1
 
@@ -202,14 +212,14 @@ typedef struct RandoriOps {
     RandoriTensor (*embed)(RandoriGraph g, RandoriStr name, RandoriTensor ids, size_t vocab, size_t width);
     /* x·Wᵀ, with `bias` 1 also + `name.bias`: (tokens, in) -> (tokens, out). */
     RandoriTensor (*linear)(RandoriGraph g, RandoriStr name, RandoriTensor x, size_t out, uint32_t bias);
-    /* x / rms(x) · (plus + w) over the last axis. */
+    /* x / rms(x) · (plus + w) over the last axis; with an empty name x / rms(x), without a weight. */
     RandoriTensor (*rms_norm)(RandoriGraph g, RandoriStr name, RandoriTensor x, double eps, float plus);
     /* (x - mean) / std · w, with `bias` 1 also + `name.bias`, over the last axis. */
     RandoriTensor (*layer_norm)(RandoriGraph g, RandoriStr name, RandoriTensor x, double eps, uint32_t bias);
     /* Rotary embedding of (tokens, heads, head_dim) by each token's position. */
     RandoriTensor (*rope)(RandoriGraph g, RandoriTensor x, const RandoriRope *rope);
-    /* q (tokens, heads, d), k and v (tokens, kv_heads, d) -> (tokens, heads, d). */
-    RandoriTensor (*attention)(RandoriGraph g, RandoriTensor q, RandoriTensor k, RandoriTensor v, const RandoriAttn *attn);
+    /* q (tokens, heads, d), k (tokens, kv_heads, d), v (tokens, kv_heads, e) -> (tokens, heads, e). */
+    RandoriTensor (*attention)(RandoriGraph g, RandoriTensor q, RandoriTensor k, RandoriTensor v, const RandoriAttn *of);
     /* Calls `expert` with the rows of `x` of each expert that `router` (tokens, experts) chooses. */
     RandoriTensor (*moe)(RandoriGraph g, RandoriTensor router, RandoriTensor x, const RandoriRoute *route, RandoriExpert expert, void *user);
     /* Element-wise; `op` is one of `SILU`... */
@@ -226,6 +236,18 @@ typedef struct RandoriOps {
     RandoriTensor (*narrow)(RandoriGraph g, RandoriTensor x, size_t start, size_t len);
     /* Concatenation along the last axis. */
     RandoriTensor (*concat)(RandoriGraph g, const RandoriTensor *xs, size_t n);
+    /* Causal depthwise convolution with `name.weight` (channels, 1, n); `bias` as in `linear`. */
+    RandoriTensor (*conv)(RandoriGraph g, RandoriStr name, RandoriTensor x, size_t n, uint32_t bias);
+    /*
+     * Gated delta rule of five: q and k (tokens, key heads, dk), v (tokens, heads, dv), write
+     * strengths and log-decays (tokens, heads) -> (tokens, heads, dv).
+     */
+    RandoriTensor (*delta_rule)(RandoriGraph g, const RandoriTensor *inputs);
+    /*
+     * The parameter `name`, of this full name and shape: without a token axis, for `b` of
+     * `binary`, the functions of one value, and options that ask for a parameter.
+     */
+    RandoriTensor (*param)(RandoriGraph g, RandoriStr name, const size_t *shape, size_t n);
 } RandoriOps;
 
 /* An architecture's functions; `object` is what `Item.create` made. */

@@ -7,11 +7,8 @@
 //!   Else it is refused, as is one that is shorter than its first version;
 //! - so a field that came later is 0 unless it is wanted: a plugin sets it to ask for something; a
 //!   host sets one of a struct that it fills only if the plugin's table asked for it;
-//! - later came, with what 0 means: `coupled` (pairs are independent) and `needs_reward` (`reward`
-//!   is not read) of [`struct@Loss`], `sdk` (untold) of [`struct@Plugin`], `long_after` and
-//!   `long_inv_freq` (lengths do not matter), `growth` and `growth_every` (no such factor) of
-//!   [`struct@Rope`], `bias` (scores alone choose) and `groups` with the two fields after it (all
-//!   experts) of [`struct@Route`], `dialect` (none) of [`struct@Arch`];
+//! - a field that came later says so, and what 0 means, unless 0 in a field before it makes that
+//!   unread;
 //! - only [`struct@Ops`] may be longer and not 0: it grows by functions, each asked for by a
 //!   call after a look at `size`. `Str`, `Sink` and `Value` have no size and never change;
 //! - numbers of kinds and ops are never reused; a host skips items of unknown [`Item::kind`];
@@ -91,6 +88,12 @@ pub struct Attn {
     pub scale: f32,
     /// cap·tanh(score/cap); 0: none.
     pub softcap: f32,
+    /// A parameter ([`Ops::param`]) of (heads): in the soft-max of every query its head has one
+    /// logit more, of the value 0; 0: none. Came later.
+    pub sinks: Tensor,
+    /// Positions of a chunk, counted from 0 on: a query sees keys of its own chunk alone; 0: there
+    /// are no chunks. Came later.
+    pub chunk: u32,
 }
 
 /// Routing options of a mixture of experts.
@@ -144,6 +147,8 @@ pub const RELU: u32 = 6;
 pub const EXP: u32 = 7;
 /// [`Ops::unary`]: soft-max over the last axis.
 pub const SOFTMAX: u32 = 8;
+/// [`Ops::unary`]: ln(1 + exp x).
+pub const SOFTPLUS: u32 = 9;
 /// [`Ops::binary`]: a + b.
 pub const ADD: u32 = 1;
 /// [`Ops::binary`]: a - b.
@@ -173,7 +178,7 @@ pub struct Ops {
     /// x·Wᵀ, with `bias` 1 also + `name.bias`: (tokens, in) -> (tokens, out).
     pub linear:
         unsafe extern "C" fn(g: Graph, name: Str, x: Tensor, out: usize, bias: u32) -> Tensor,
-    /// x / rms(x) · (plus + w) over the last axis.
+    /// x / rms(x) · (plus + w) over the last axis; with an empty name x / rms(x), without a weight.
     pub rms_norm:
         unsafe extern "C" fn(g: Graph, name: Str, x: Tensor, eps: f64, plus: f32) -> Tensor,
     /// (x - mean) / std · w, with `bias` 1 also + `name.bias`, over the last axis.
@@ -181,14 +186,9 @@ pub struct Ops {
         unsafe extern "C" fn(g: Graph, name: Str, x: Tensor, eps: f64, bias: u32) -> Tensor,
     /// Rotary embedding of (tokens, heads, head_dim) by each token's position.
     pub rope: unsafe extern "C" fn(g: Graph, x: Tensor, rope: *const Rope) -> Tensor,
-    /// q (tokens, heads, d), k and v (tokens, kv_heads, d) -> (tokens, heads, d).
-    pub attention: unsafe extern "C" fn(
-        g: Graph,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        attn: *const Attn,
-    ) -> Tensor,
+    /// q (tokens, heads, d), k (tokens, kv_heads, d), v (tokens, kv_heads, e) -> (tokens, heads, e).
+    pub attention:
+        unsafe extern "C" fn(g: Graph, q: Tensor, k: Tensor, v: Tensor, of: *const Attn) -> Tensor,
     /// Calls `expert` with the rows of `x` of each expert that `router` (tokens, experts) chooses.
     pub moe: unsafe extern "C" fn(
         g: Graph,
@@ -212,6 +212,14 @@ pub struct Ops {
     pub narrow: unsafe extern "C" fn(g: Graph, x: Tensor, start: usize, len: usize) -> Tensor,
     /// Concatenation along the last axis.
     pub concat: unsafe extern "C" fn(g: Graph, xs: *const Tensor, n: usize) -> Tensor,
+    /// Causal depthwise convolution with `name.weight` (channels, 1, n); `bias` as in `linear`.
+    pub conv: unsafe extern "C" fn(g: Graph, name: Str, x: Tensor, n: usize, bias: u32) -> Tensor,
+    /// Gated delta rule of five: q and k (tokens, key heads, dk), v (tokens, heads, dv), write
+    /// strengths and log-decays (tokens, heads) -> (tokens, heads, dv).
+    pub delta_rule: unsafe extern "C" fn(g: Graph, inputs: *const Tensor) -> Tensor,
+    /// The parameter `name`, of this full name and shape: without a token axis, for `b` of
+    /// `binary`, the functions of one value, and options that ask for a parameter.
+    pub param: unsafe extern "C" fn(g: Graph, name: Str, shape: *const usize, n: usize) -> Tensor,
 }
 
 /// An architecture's functions; `object` is what [`Item::create`] made.

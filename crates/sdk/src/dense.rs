@@ -105,6 +105,8 @@ pub struct Dense {
     pub attn_scale: Option<f32>,
     /// Attention's scores become cap·tanh(score / cap), before the mask.
     pub attn_softcap: Option<f32>,
+    /// Every query's soft-max has one logit more for each head, `sinks`, whose value is 0.
+    pub attn_sinks: bool,
     /// Factor on the logits.
     pub logit_scale: f64,
     /// The logits, scaled, become cap·tanh(logit / cap).
@@ -297,6 +299,7 @@ impl Dense {
             branch_scale: 1.0,
             attn_scale: None,
             attn_softcap: None,
+            attn_sinks: false,
             logit_scale: 1.0,
             logit_softcap: None,
             ropes: Ropes::split(Layers::ALL, None, None),
@@ -403,6 +406,11 @@ impl Dense {
             window: self.windows.of(layer),
             scale: self.attn_scale,
             softcap: self.attn_softcap,
+            ..Attn::default()
+        };
+        let attn = match self.attn_sinks {
+            true => attn.with_sinks(g.param("sinks", &[self.heads])),
+            false => attn,
         };
         let y = g.attention(q, k, v, attn).merge(); // (tokens, heads·head_dim)
         g.linear_with("o_proj", y, self.width, self.o_bias)

@@ -23,6 +23,11 @@ use crate::{
     seam::{AttnSpec, Binary, GroupSpec, RopeSpec, RouteSpec, Unary},
 };
 
+mod joined;
+mod options;
+
+use joined::Joined;
+
 /// One call of the host into an architecture.
 pub(crate) struct Session {
     ops: *const abi::Ops,
@@ -63,6 +68,8 @@ macro_rules! call {
         session.tensor(id)
     }};
 }
+
+mod recurrent;
 
 impl Session {
     /// A session on the `ops` and `graph` that the host passed.
@@ -183,6 +190,18 @@ impl<'g> Graph<'g> {
         call!(self.session, rms_norm(name.text(), x.id, eps, plus))
     }
 
+    /// The parameter `name`, as the checkpoint has it (no `.weight` is added): one row of this shape
+    /// for all tokens. It may be the right side of an operator, the argument of functions of one
+    /// value, and an option that asks for a parameter.
+    #[track_caller]
+    pub fn param(&self, name: &str, shape: &[usize]) -> Tensor<'g> {
+        let name = self.join(name);
+        call!(
+            self.session,
+            param(name.text(), shape.as_ptr(), shape.len())
+        )
+    }
+
     /// (x - mean) / √(variance + eps) · w, with `bias` also + `name.bias`, over the last axis.
     #[track_caller]
     pub fn layer_norm(&self, name: &str, x: Tensor<'g>, eps: f64, bias: bool) -> Tensor<'g> {
@@ -193,7 +212,8 @@ impl<'g> Graph<'g> {
         )
     }
 
-    /// Causal attention: q (tokens, heads, d), k and v (tokens, kv_heads, d) -> (tokens, heads, d).
+    /// Causal attention: q (tokens, heads, d), k (tokens, kv_heads, d), v (tokens, kv_heads, e) ->
+    /// (tokens, heads, e).
     #[track_caller]
     pub fn attention(
         &self,
@@ -207,6 +227,9 @@ impl<'g> Graph<'g> {
             window: attn.window.unwrap_or(0),
             scale: attn.scale.unwrap_or(0.0),
             softcap: attn.softcap.unwrap_or(0.0),
+            sinks: attn.sinks.unwrap_or(0),
+            // a chunk beyond u32 has no border that a sequence could reach
+            chunk: attn.chunk.map_or(0, |n| u32::try_from(n).unwrap_or(0)),
         };
         call!(self.session, attention(q.id, k.id, v.id, &raw const attn))
     }
@@ -280,29 +303,6 @@ impl<'g> Graph<'g> {
     }
 }
 
-/// A weight's full name; puts the buffer back into the session on drop.
-enum Joined<'a> {
-    Plain(&'a str),
-    Scoped(String, &'a Cell<String>),
-}
-
-impl Joined<'_> {
-    fn text(&self) -> abi::Str {
-        match self {
-            Joined::Plain(name) => abi::Str::new(name),
-            Joined::Scoped(name, _) => abi::Str::new(name),
-        }
-    }
-}
-
-impl Drop for Joined<'_> {
-    fn drop(&mut self) {
-        if let Joined::Scoped(buffer, home) = self {
-            home.set(std::mem::take(buffer));
-        }
-    }
-}
-
 struct ExpertCall<'g, F> {
     session: &'g Session,
     expert: F,
@@ -370,6 +370,27 @@ impl<'g> Tensor<'g> {
         exp Exp,
         /// Soft-max over the last axis.
         softmax Softmax,
+        /// ln(1 + e^x)
+        softplus Softplus,
+    }
+
+    /// The smaller of x and `most`: x itself where it is below, x - (x - most) else.
+    #[track_caller]
+    pub fn at_most(self, most: f64) -> Self {
+        self - (self - most).relu()
+    }
+
+    /// The larger of x and `least`: x itself where it is above, x + (least - x) else.
+    #[track_caller]
+    pub fn at_least(self, least: f64) -> Self {
+        self + self.affine(-1.0, least).relu()
+    }
+
+    /// x / √(mean(x²) + eps) over the last axis, without a weight. x / √(sum(x²) + eps) over d
+    /// features is `x.rms_norm(eps / d) / √d`.
+    #[track_caller]
+    pub fn rms_norm(self, eps: f64) -> Self {
+        call!(self.session, rms_norm(abi::Str::new(""), self.id, eps, 0.0))
     }
 
     /// cap·tanh(x / cap) (Gemma 2).

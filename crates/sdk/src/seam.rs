@@ -79,6 +79,12 @@ pub struct AttnSpec {
     pub scale: Option<f32>,
     /// `cap * tanh(score / cap)` (Gemma 2).
     pub softcap: Option<f32>,
+    /// A parameter of (heads): in the soft-max of every query its head has one logit more, which is
+    /// neither scaled nor capped and whose value is 0 (gpt-oss).
+    pub sinks: Option<Id>,
+    /// Keys are seen within chunks of so many positions, from 0 on: a query at position i sees
+    /// those at `i / chunk * chunk <= j <= i` (Llama 4).
+    pub chunk: Option<usize>,
 }
 
 /// Routing options of a mixture of experts.
@@ -131,11 +137,13 @@ pub enum Unary {
     Exp = 7,
     /// Soft-max over the last axis.
     Softmax = 8,
+    /// ln(1 + exp x)
+    Softplus = 9,
 }
 
 impl Unary {
     /// All functions.
-    pub const ALL: [Unary; 8] = [
+    pub const ALL: [Unary; 9] = [
         Unary::Silu,
         Unary::Gelu,
         Unary::GeluTanh,
@@ -144,6 +152,7 @@ impl Unary {
         Unary::Relu,
         Unary::Exp,
         Unary::Softmax,
+        Unary::Softplus,
     ];
 
     /// The function of this number in the ABI.
@@ -162,12 +171,14 @@ impl Unary {
             Unary::Relu => "relu",
             Unary::Exp => "exp",
             Unary::Softmax => "softmax",
+            Unary::Softplus => "softplus",
         }
     }
 
     /// Whether its backward pass wants the function's result rather than its argument.
     pub fn saves_result(self) -> bool {
-        !matches!(self, Unary::Silu | Unary::Gelu | Unary::GeluTanh)
+        use Unary::{Gelu, GeluTanh, Silu, Softplus};
+        !matches!(self, Silu | Gelu | GeluTanh | Softplus)
     }
 }
 
@@ -187,20 +198,30 @@ pub enum Binary {
 
 /// The op set of architectures. Values have the shape (tokens, trailing axes…); `name`s are
 /// checkpoint names without `.weight` (`model.layers.0.self_attn.q_proj`). Ops touch trailing axes
-/// only.
+/// only. A parameter, and what is computed from parameters alone, has one row for all tokens: such
+/// a value may be the argument of functions of one value, join its like, and be the right side of
+/// a binary op.
 pub trait Backend {
     /// Rows of `name.weight` (vocab, width) -> (tokens, width).
     fn embed(&mut self, name: &str, ids: Id, vocab: usize, width: usize) -> OpResult;
     /// x·Wᵀ (+ `name.bias`): (tokens, in) -> (tokens, out).
     fn linear(&mut self, name: &str, x: Id, out: usize, bias: bool) -> OpResult;
-    /// x / rms(x) * (plus + w) over the last axis.
+    /// x / rms(x) * (plus + w) over the last axis; with an empty name x / rms(x), without a weight.
     fn rms_norm(&mut self, name: &str, x: Id, eps: f64, plus: f32) -> OpResult;
     /// (x - mean) / std * w (+ `name.bias`) over the last axis.
     fn layer_norm(&mut self, name: &str, x: Id, eps: f64, bias: bool) -> OpResult;
     /// Rotary position embedding of (tokens, heads, head_dim) by each token's position.
     fn rope(&mut self, x: Id, rope: &RopeSpec) -> OpResult;
-    /// q (tokens, heads, d), k and v (tokens, kv_heads, d) -> (tokens, heads, d).
+    /// q (tokens, heads, d), k (tokens, kv_heads, d), v (tokens, kv_heads, e) -> (tokens, heads, e).
     fn attention(&mut self, q: Id, k: Id, v: Id, attn: &AttnSpec) -> OpResult;
+    /// Causal depthwise convolution along each sequence, with `name.weight` (channels, 1, taps) (+
+    /// `name.bias`): (tokens, channels) -> (tokens, channels). The last tap is the token's own.
+    fn conv(&mut self, name: &str, x: Id, taps: usize, bias: bool) -> OpResult;
+    /// The gated delta rule along each sequence: q and k (tokens, key heads, dk), v (tokens, heads,
+    /// dv), `strength` and `decay` (tokens, heads) -> (tokens, heads, dv). A token turns a head's
+    /// state, (dk, dv) and 0 before the first, into S = e^decay·S, then S + k ⊗ strength·(v - Sᵀk),
+    /// and reads Sᵀq. Consecutive heads share a key head.
+    fn delta_rule(&mut self, q: Id, k: Id, v: Id, strength: Id, decay: Id) -> OpResult;
     /// Mixture of experts: `router` (tokens, experts) are the router's logits; `expert` is called
     /// with each chosen expert's rows of `x` and returns its output, or 0 on failure.
     fn moe(
@@ -224,6 +245,9 @@ pub trait Backend {
     fn narrow(&mut self, x: Id, start: usize, len: usize) -> OpResult;
     /// Concatenation along the last axis.
     fn concat(&mut self, xs: &[Id]) -> OpResult;
+    /// The parameter of this name, as a checkpoint has it (`model.layers.0.self_attn.sinks`), and
+    /// shape: one row for all tokens.
+    fn param(&mut self, name: &str, shape: &[usize]) -> OpResult;
 }
 
 /// A family of models that a plugin knows.

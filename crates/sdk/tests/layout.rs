@@ -21,12 +21,12 @@ fn interface_1_lies_where_it_lay() {
     check!(Sink: 16, ctx 0, put 8);
     check!(Rope: 64, size 0, interleaved 8, mscale 12, inv_freq 16, n 24, long_after 32,
         long_inv_freq 40, growth 48, growth_every 56);
-    check!(Attn: 24, size 0, window 8, scale 16, softcap 20);
+    check!(Attn: 32, size 0, window 8, scale 16, softcap 20, sinks 24, chunk 28);
     check!(Route: 48, size 0, top_k 8, sigmoid 16, normalise 20, scale 24, unused 28,
         bias 32, groups 36, top_groups 40, group_best 44);
-    check!(Ops: 128, size 0, fail 8, embed 16, linear 24, rms_norm 32, layer_norm 40, rope 48,
+    check!(Ops: 152, size 0, fail 8, embed 16, linear 24, rms_norm 32, layer_norm 40, rope 48,
         attention 56, moe 64, unary 72, binary 80, affine 88, unflatten 96, flatten 104, narrow 112,
-        concat 120);
+        concat 120, conv 128, delta_rule 136, param 144);
     check!(Arch: 48, size 0, layers 8, embed 16, block 24, head 32, dialect 40);
     check!(Rows: 80, size 0, n 8, groups 16, group 24, role 32, logp 40, ref_logp 48, len 56,
         reward 64, progress 72);
@@ -68,6 +68,8 @@ fn what_was_released_first_is_read_for_ever() {
 fn what_came_later_has_no_padding() {
     let loss = size_of::<Loss>() - <Loss as Growing>::FIRST;
     assert_eq!(loss, 2 * size_of::<u32>()); // coupled, needs_reward
+    let attn = size_of::<Attn>() - <Attn as Growing>::FIRST;
+    assert_eq!(attn, 2 * size_of::<u32>()); // sinks, chunk
     let route = size_of::<Route>() - <Route as Growing>::FIRST;
     assert_eq!(route, 4 * size_of::<u32>()); // bias, groups, top_groups, group_best
     let rope = size_of::<Rope>() - <Rope as Growing>::FIRST;
@@ -83,8 +85,10 @@ fn what_came_later_has_no_padding() {
 #[test]
 fn names_of_numbers_are_not_reused() {
     assert_eq!(
-        [SILU, GELU, GELU_TANH, TANH, SIGMOID, RELU, EXP, SOFTMAX],
-        [1, 2, 3, 4, 5, 6, 7, 8]
+        [
+            SILU, GELU, GELU_TANH, TANH, SIGMOID, RELU, EXP, SOFTMAX, SOFTPLUS
+        ],
+        [1, 2, 3, 4, 5, 6, 7, 8, 9]
     );
     assert_eq!([ADD, SUB, MUL, DIV], [1, 2, 3, 4]);
     assert_eq!([REAL, GENERATED], [0, 1]);
@@ -104,6 +108,7 @@ fn the_seam_counts_as_the_abi_does() {
         (Unary::Relu, RELU),
         (Unary::Exp, EXP),
         (Unary::Softmax, SOFTMAX),
+        (Unary::Softplus, SOFTPLUS),
     ];
     assert!(unary.iter().all(|(seam, abi)| *seam as u32 == *abi));
     let binary = [

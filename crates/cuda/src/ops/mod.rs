@@ -16,5 +16,6 @@ pub mod norm;
 pub mod product4;
 pub mod rope;
 pub mod sample;
+pub mod sinks;
 pub mod softmax;
 pub mod tiles;

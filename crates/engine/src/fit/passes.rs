@@ -82,12 +82,25 @@ impl Model<Shapes> for Planner {
         &self,
         kernels: &Shapes,
         full: String,
-        width: usize,
+        shape: &[usize],
     ) -> Result<Vector<Shapes>, String> {
         let own = self.trainable.full.contains(&full);
         Ok(Vector {
-            values: kernels.outside(&[width]),
+            values: kernels.outside(shape),
             own: own.then_some(full),
+        })
+    }
+
+    fn param(
+        &self,
+        kernels: &Shapes,
+        full: &str,
+        shape: &[usize],
+    ) -> Result<Vector<Shapes>, String> {
+        let own = self.trainable.full.contains(full);
+        Ok(Vector {
+            values: kernels.outside(shape),
+            own: own.then(|| full.to_string()),
         })
     }
 
@@ -222,7 +235,8 @@ impl Planner {
             false => 0,
         };
         let of = |tokens: usize| {
-            d.slots as u64 * tokens as u64 * self.trace.cache_bytes_per_token as u64
+            let keys = tokens as u64 * self.trace.cache_bytes_per_token as u64;
+            d.slots as u64 * (keys + self.trace.state_bytes as u64)
         };
         let (short, long) = (of(d.prompt), of((d.prompt + d.response).saturating_sub(1)));
         // a row of logits as a list, and two of its samplers, for every sequence

@@ -56,7 +56,10 @@ impl Planner {
     /// What the architecture refuses.
     pub fn generation_work(&self, d: &Decoding) -> Result<Work> {
         let slots = d.slots.max(1);
-        let cached = |tokens: usize| (slots * tokens * self.trace.cache_bytes_per_token) as f64;
+        // keys and values are read; states are read and written
+        let of_one =
+            |tokens: usize| tokens * self.trace.cache_bytes_per_token + 2 * self.trace.state_bytes;
+        let cached = |tokens: usize| (slots * of_one(tokens)) as f64;
         let rows = slots * d.prompt;
         let mut work = self.cached_work(rows, slots, slots as u64 * attended(0, d.prompt))?;
         work.bytes += cached(d.prompt);

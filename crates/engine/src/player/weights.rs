@@ -76,6 +76,23 @@ impl<'a> PassWeights<'a> {
         Ok(Matrix { weight, own: None })
     }
 
+    /// The player's own or the base's tensor of this full name, which is never quantised.
+    fn dense<K: OnCandle>(&self, full: String, shape: &[usize]) -> Result<Vector<K>, String> {
+        let known = self.player.base.weights.get(&full);
+        let (values, own) = match (self.params.get(&full), known) {
+            (Some(own), _) => (own.clone(), Some(full.clone())),
+            (None, Some(Weight::Dense(w))) => (self.on_device(w)?, None),
+            (None, Some(_)) => {
+                return Err(format!(
+                    "`{full}` is quantised, but norms, biases and parameters must be dense"
+                ));
+            }
+            (None, None) => return Err(format!("the model has no weight `{full}`")),
+        };
+        check(&full, values.dims(), shape)?;
+        Ok(Vector { values, own })
+    }
+
     fn on_device(&self, w: &Tensor) -> Result<Tensor, String> {
         self.player
             .base
@@ -114,19 +131,14 @@ impl<K: OnCandle> Model<K> for PassWeights<'_> {
         }
     }
 
-    fn vector(&self, _: &K, full: String, width: usize) -> Result<Vector<K>, String> {
-        let known = self.player.base.weights.get(&full);
-        let (values, own) = match (self.params.get(&full), known) {
-            (Some(own), _) => (own.clone(), Some(full.clone())),
-            (None, Some(Weight::Dense(w))) => (self.on_device(w)?, None),
-            (None, Some(_)) => {
-                return Err(format!(
-                    "`{full}` is quantised, but norms and biases must be dense"
-                ));
-            }
-            (None, None) => return Err(format!("the model has no weight `{full}`")),
-        };
-        check(&full, values.dims(), &[width])?;
+    fn vector(&self, _: &K, full: String, shape: &[usize]) -> Result<Vector<K>, String> {
+        self.dense(full, shape)
+    }
+
+    fn param(&self, _: &K, full: &str, shape: &[usize]) -> Result<Vector<K>, String> {
+        let Vector { values, own } = self.dense::<K>(full.to_string(), shape)?;
+        let values = self.player.base.compute.activation(&values);
+        let values = values.map_err(|e| e.to_string())?;
         Ok(Vector { values, own })
     }
 

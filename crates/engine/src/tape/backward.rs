@@ -4,7 +4,7 @@ use randori_kernels::{Error, ExpertOutput, ExpertTokens, Kernels, Result, Shaped
 use randori_sdk::seam::{Binary, Id, Unary};
 
 use super::{
-    BinaryOp, Factor, Gradients, Linear, NormOp, Op, Pass, Recorded, SwiGluOp, Vector,
+    BinaryOp, ConvOp, Factor, Gradients, Linear, NormOp, Op, Pass, Recorded, SwiGluOp, Vector,
     forward::flat,
 };
 
@@ -110,12 +110,24 @@ fn step<K: Kernels>(
         Op::Attention {
             ids,
             values: [q, k, v],
+            sinks,
             heads,
             out,
             sums,
         } => {
-            let qkv = [&q, &k, &v];
-            let grads = kernels.attention_backward(&pass.plan, qkv, &heads, (&out, &sums), &dy)?;
+            let (qkv, results) = ([&q, &k, &v], (&out, &sums));
+            let grads = kernels.attention_backward(&pass.plan, qkv, &heads, results, &dy)?;
+            if let Some((id, sinks)) = sinks.filter(|(id, _)| arena.needs(*id)) {
+                let dz = kernels.sinks_gradient(&sinks, &heads, results, &dy)?;
+                arena.add(id, dz, true)?;
+            }
+            let mut each = ids.into_iter().zip(grads);
+            each.try_for_each(|(id, grad)| arena.add(id, grad, true))
+        }
+        Op::Conv(op) => convolve(pass, *op, &dy, arena, grads),
+        Op::DeltaRule { ids, values } => {
+            let inputs = values.each_ref();
+            let grads = kernels.delta_rule_backward(&pass.plan, inputs, &dy)?;
             let mut each = ids.into_iter().zip(grads);
             each.try_for_each(|(id, grad)| arena.add(id, grad, true))
         }
@@ -145,6 +157,11 @@ fn step<K: Kernels>(
             }
             Ok(())
         }
+        Op::Param { name, shape } => {
+            let numbers = shape.iter().product();
+            let sum = slot(kernels, grads, &name, &shape, &dy)?;
+            kernels.bias_gradient(&dy.in_shape(&[1, numbers])?, sum)
+        }
     }
 }
 
@@ -169,6 +186,28 @@ fn normalise<K: Kernels>(
         arena.add(op.x, dx, true)?;
     }
     Ok(())
+}
+
+/// A convolution: dx, and the gradients of taps and bias where they are trained.
+fn convolve<K: Kernels>(
+    pass: &Pass<K>,
+    op: ConvOp<K>,
+    dy: &K::Tensor,
+    arena: &mut Arena<K>,
+    grads: &mut Gradients<K>,
+) -> Result<()> {
+    let (kernels, w) = (pass.kernels, &op.weight.values);
+    if let Some(bias) = &op.bias {
+        bias_gradient(kernels, bias, dy, grads)?;
+    }
+    if let (Some(name), Some(x)) = (&op.weight.own, &op.x_value) {
+        let dw = slot(kernels, grads, name, w.dims(), dy)?;
+        kernels.taps_gradient(&pass.plan, x, dy, dw)?;
+    }
+    match arena.needs(op.x) {
+        true => arena.add(op.x, kernels.convolve_backward(&pass.plan, w, dy)?, true),
+        false => Ok(()),
+    }
 }
 
 /// a ∘ b: da and db, each where it is needed.

@@ -5,11 +5,11 @@ use randori_kernels::{Error, Heads, Kernels, Norm, Result, Shaped, rows};
 use randori_sdk::seam::{AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary};
 
 use super::{
-    BinaryOp, Context, Factor, Linear, Node, NormOp, Op, SwiGluOp, Tape, Value, rules, say,
+    BinaryOp, Context, Factor, Linear, Node, NormOp, Op, SwiGluOp, Tape, Value, Vector, rules, say,
 };
 
 /// Trailing axes.
-fn trailing<T: Shaped>(x: &T) -> &[usize] {
+pub(super) fn trailing<T: Shaped>(x: &T) -> &[usize] {
     x.dims().get(1..).unwrap_or(&[])
 }
 
@@ -31,14 +31,19 @@ pub(super) fn flat<T: Shaped>(x: &T) -> Result<T> {
 
 impl<K: Kernels> Tape<'_, '_, K> {
     fn norm(&mut self, name: &str, x: Id, norm: Norm, eps: f64, bias: bool) -> OpResult {
-        let (x_value, x_needs) = self.float(x)?;
+        let (x_value, x_needs) = self.by_token("a norm", x)?;
         let width = rules::norm(name, trailing(&x_value), eps)?;
         let pass = self.pass;
-        let scale = pass.vector(format!("{name}.weight"), width)?;
-        let bias = match bias {
-            true => Some(pass.vector(format!("{name}.bias"), width)?),
-            false => None,
+        let scale = match (name, norm) {
+            // x / rms(x): the scale is 1 + 0
+            ("", Norm::Rms { .. }) => {
+                let none = pass.kernels.zero_gradient(&[width], &x_value);
+                let (values, own) = (none.map_err(say)?, None);
+                Vector { values, own }
+            }
+            _ => pass.vector(format!("{name}.weight"), &[width])?,
         };
+        let bias = self.bias(name, width, bias)?;
         let own = scale.own.is_some() || bias.as_ref().is_some_and(|b| b.own.is_some());
         let b = bias.as_ref().map(|b| &b.values);
         let done = pass.kernels.norm(&x_value, &scale.values, b, norm, eps);
@@ -55,8 +60,19 @@ impl<K: Kernels> Tape<'_, '_, K> {
         })
     }
 
+    /// The bias of a module, if it has one.
+    pub(super) fn bias(
+        &self,
+        name: &str,
+        width: usize,
+        has: bool,
+    ) -> Result<Option<Vector<K>>, String> {
+        let find = || self.pass.vector(format!("{name}.bias"), &[width]);
+        has.then(find).transpose()
+    }
+
     /// Rows without neighbours know neither positions nor sequences.
-    fn sequences(&self, op: &str, x: &K::Tensor) -> Result<(), String> {
+    pub(super) fn sequences(&self, op: &str, x: &K::Tensor) -> Result<(), String> {
         if matches!(self.context, Context::Alone | Context::Picked(_)) {
             return Err(format!(
                 "{op} belongs into a block: the embedding and the head see single rows"
@@ -82,15 +98,18 @@ impl<K: Kernels> Tape<'_, '_, K> {
     fn attend(
         &mut self,
         qkv: [&K::Tensor; 3],
+        sinks: Option<&K::Tensor>,
         heads: &Heads,
     ) -> Result<(K::Tensor, K::SoftmaxStats)> {
         let (kernels, plan) = (self.pass.kernels, &self.pass.plan);
         match &mut self.context {
-            Context::Packed => kernels.attention(plan, qkv, heads),
-            Context::Cached { cache, layer, call } => {
+            Context::Packed => kernels.attention(plan, qkv, sinks, heads),
+            Context::Cached {
+                cache, layer, call, ..
+            } => {
                 let place = (*layer, *call);
                 *call += 1;
-                kernels.cached_attention(cache, place, qkv, heads)
+                kernels.cached_attention(cache, place, qkv, sinks, heads)
             }
             Context::Alone | Context::Picked(_) => {
                 Err(Error::rule("attention belongs into a block"))
@@ -113,14 +132,11 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
     }
 
     fn linear(&mut self, name: &str, x: Id, out: usize, bias: bool) -> OpResult {
-        let (value, x_needs) = self.float(x)?;
+        let (value, x_needs) = self.by_token("linear", x)?;
         let (inputs, shape) = rules::linear(name, trailing(&value), out)?;
         let (pass, kernels) = (self.pass, self.pass.kernels);
         let matrix = pass.projection(name, (out, inputs))?;
-        let bias = match bias {
-            true => Some(pass.vector(format!("{name}.bias"), out)?),
-            false => None,
-        };
+        let bias = self.bias(name, out, bias)?;
         let base = name;
         let name = pass.model.goes_by(name);
         let update = pass.model.update(name);
@@ -166,6 +182,8 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
     }
 
     fn rms_norm(&mut self, name: &str, x: Id, eps: f64, plus: f32) -> OpResult {
+        // without a weight nothing is added to it either
+        let plus = if name.is_empty() { 1.0 } else { plus };
         self.norm(name, x, Norm::Rms { plus }, eps, false)
     }
 
@@ -174,7 +192,7 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
     }
 
     fn rope(&mut self, x: Id, spec: &RopeSpec) -> OpResult {
-        let (value, needs) = self.float(x)?;
+        let (value, needs) = self.by_token("rope", x)?;
         rules::rope(trailing(&value), spec)?;
         self.sequences("rope", &value)?;
         let table = self.pass.table(spec).map_err(say)?;
@@ -184,22 +202,44 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
     }
 
     fn attention(&mut self, q: Id, k: Id, v: Id, spec: &AttnSpec) -> OpResult {
-        let ids = [q, k, v];
-        let ((q, q_needs), (k, k_needs), (v, v_needs)) =
-            (self.float(q)?, self.float(k)?, self.float(v)?);
+        let (op, ids) = ("attention", [q, k, v]);
+        let (q, q_needs) = self.by_token(op, q)?;
+        let (k, k_needs) = self.by_token(op, k)?;
+        let (v, v_needs) = self.by_token(op, v)?;
+        let (mut sinks, mut needs) = (None, q_needs || k_needs || v_needs);
+        if let Some(id) = spec.sinks {
+            let (value, sinks_needs) = self.float(id)?;
+            rules::sinks(trailing(&q), trailing(&value), self.common(&[id]))?;
+            needs |= sinks_needs;
+            sinks = Some((id, value));
+        }
         rules::attention(trailing(&q), trailing(&k), trailing(&v), spec)?;
-        self.sequences("attention", &q)?;
-        let heads = Heads::new(q.dims()[1], k.dims()[1], q.dims()[2], spec);
+        self.sequences(op, &q)?;
+        let heads = Heads {
+            value_dim: v.dims()[2],
+            ..Heads::new(q.dims()[1], k.dims()[1], q.dims()[2], spec)
+        };
         let values = [q, k, v];
-        let (out, sums) = self.attend(values.each_ref(), &heads).map_err(say)?;
+        let added = sinks.as_ref().map(|(_, value)| value);
+        let done = self.attend(values.each_ref(), added, &heads);
+        let (out, sums) = done.map_err(say)?;
         let kept = out.clone();
-        self.push(out, q_needs || k_needs || v_needs, || Op::Attention {
+        self.push(out, needs, || Op::Attention {
             ids,
             values,
+            sinks,
             heads,
             out: kept,
             sums,
         })
+    }
+
+    fn conv(&mut self, name: &str, x: Id, taps: usize, bias: bool) -> OpResult {
+        self.convolve(name, x, taps, bias)
+    }
+
+    fn delta_rule(&mut self, q: Id, k: Id, v: Id, strength: Id, decay: Id) -> OpResult {
+        self.scan([q, k, v, strength, decay])
     }
 
     fn moe(
@@ -209,8 +249,8 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
         route: &RouteSpec,
         expert: &mut dyn FnMut(&mut dyn Backend, usize, Id) -> Id,
     ) -> OpResult {
-        let (router_value, router_needs) = self.float(router)?;
-        let (value, x_needs) = self.float(x)?;
+        let (router_value, router_needs) = self.by_token("moe", router)?;
+        let (value, x_needs) = self.by_token("moe", x)?;
         let bias = route.bias.map(|bias| self.float(bias)).transpose()?;
         let bias = bias.map(|(value, _)| value); // it has no gradient
         let experts = rules::moe(trailing(&router_value), bias.as_ref().map(trailing), route)?;
@@ -234,7 +274,7 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
                 0 => return Err(format!("expert {e} failed")),
                 y => y,
             };
-            let (y_value, y_needs) = self.float(y)?;
+            let (y_value, y_needs) = self.by_token("moe", y)?;
             let sum = match out.take() {
                 Some(sum) => sum,
                 None => {
@@ -274,15 +314,18 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
                 tensor: None,
                 silu: Some((x, value)),
                 needs,
+                common: self.common(&[x]),
             }));
         }
         let y = self.pass.kernels.unary(op, &value).map_err(say)?;
         let saved = if op.saves_result() { y.clone() } else { value };
-        self.push(y, needs, || Op::Unary { op, x, saved })
+        self.push_as(self.common(&[x]), y, needs, || Op::Unary { op, x, saved })
     }
 
     fn binary(&mut self, op: Binary, a: Id, b: Id) -> OpResult {
-        if let Some((gate, g, g_needs)) = self.deferred_silu(a, b).filter(|_| op == Binary::Mul) {
+        let common = [self.common(&[a]), self.common(&[b])];
+        let fuses = op == Binary::Mul && common == [false; 2];
+        if let Some((gate, g, g_needs)) = self.deferred_silu(a, b).filter(|_| fuses) {
             let (u, u_needs) = self.float(b)?;
             if u.dims() == g.dims() {
                 let y = self.pass.kernels.swiglu(&g, &u).map_err(say)?;
@@ -291,8 +334,8 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
             }
         }
         let ((av, a_needs), (bv, b_needs)) = (self.float(a)?, self.float(b)?);
-        rules::binary(trailing(&av), trailing(&bv))?;
-        if av.dims()[0] != bv.dims()[0] {
+        rules::binary(trailing(&av), trailing(&bv), common)?;
+        if av.dims()[0] != bv.dims()[0] && !common[1] {
             return Err(format!(
                 "a binary op cannot mix values of {} and {} tokens",
                 av.dims()[0],
@@ -323,15 +366,15 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
             b_value,
             b_dims,
         };
-        self.push(y, a_needs || b_needs, || Op::Binary(op))
+        self.push_as(common[0], y, a_needs || b_needs, || Op::Binary(op))
     }
 
     fn affine(&mut self, x: Id, mul: f64, add: f64) -> OpResult {
         rules::affine(mul, add)?;
         let (value, needs) = self.float(x)?;
         let y = self.pass.kernels.affine(&value, mul as f32, add as f32);
-        let y = y.map_err(say)?;
-        self.push(y, needs, || Op::Affine { x, mul: mul as f32 })
+        let (y, mul) = (y.map_err(say)?, mul as f32);
+        self.push_as(self.common(&[x]), y, needs, || Op::Affine { x, mul })
     }
 
     fn unflatten(&mut self, x: Id, n: usize) -> OpResult {
@@ -351,7 +394,8 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
         rules::narrow(trailing(&value), start, len)?;
         let (_, width) = rows(value.dims());
         let y = self.pass.kernels.narrow(&value, start, len).map_err(say)?;
-        self.push(y, needs, || Op::Narrow { x, start, width })
+        let common = self.common(&[x]);
+        self.push_as(common, y, needs, || Op::Narrow { x, start, width })
     }
 
     fn concat(&mut self, xs: &[Id]) -> OpResult {
@@ -360,7 +404,8 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
             .map(|x| self.float(*x))
             .collect::<Result<Vec<_>, _>>()?;
         let shapes: Vec<&[usize]> = values.iter().map(|(v, _)| trailing(v)).collect();
-        rules::concat(&shapes)?;
+        let common: Vec<bool> = xs.iter().map(|x| self.common(&[*x])).collect();
+        rules::concat(&shapes, &common)?;
         let needs = values.iter().any(|(_, needs)| *needs);
         let tensors: Vec<K::Tensor> = values.into_iter().map(|(v, _)| v).collect();
         if let Some(odd) = tensors.iter().find(|t| t.dims()[0] != tensors[0].dims()[0]) {
@@ -371,12 +416,22 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
             ));
         }
         let y = self.pass.kernels.concat(&tensors).map_err(say)?;
-        self.push(y, needs, || Op::Concat {
+        self.push_as(self.common(xs), y, needs, || Op::Concat {
             xs: xs
                 .iter()
                 .zip(&tensors)
                 .map(|(x, t)| (*x, rows(t.dims()).1))
                 .collect(),
+        })
+    }
+
+    fn param(&mut self, name: &str, shape: &[usize]) -> OpResult {
+        rules::param(name, shape)?;
+        let Vector { values, own } = self.pass.param(name, shape)?;
+        let row = values.in_shape(&[&[1], shape].concat()).map_err(say)?;
+        self.push_as(true, row, own.is_some(), || Op::Param {
+            name: own.unwrap_or_default(),
+            shape: shape.to_vec(),
         })
     }
 }
@@ -385,7 +440,7 @@ impl<K: Kernels> Tape<'_, '_, K> {
     fn reshape(&mut self, x: Id, shape: &[usize]) -> OpResult {
         let (value, needs) = self.float(x)?;
         let y = value.in_shape(&dims(&value, shape)).map_err(say)?;
-        self.push(y, needs, || Op::Reshape {
+        self.push_as(self.common(&[x]), y, needs, || Op::Reshape {
             x,
             dims: value.dims().to_vec(),
         })

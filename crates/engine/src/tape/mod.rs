@@ -9,6 +9,7 @@ mod backward;
 mod forward;
 mod model;
 mod pass;
+mod recurrent;
 pub(crate) mod rules;
 
 use std::{collections::BTreeMap, rc::Rc, sync::Arc};
@@ -32,6 +33,8 @@ pub(crate) enum Context<'a, K: Kernels> {
         layer: usize,
         /// Calls of attention so far.
         call: usize,
+        /// Calls of recurrent ops so far.
+        recurrent: usize,
     },
     /// Embedding or head: rows that see nothing but themselves.
     Alone,
@@ -48,6 +51,9 @@ struct Value<K: Kernels> {
     silu: Option<(Id, K::Tensor)>,
     /// Whether a gradient must reach it.
     needs: bool,
+    /// Whether its one row is meant for all tokens: a parameter, or what was computed from
+    /// parameters alone.
+    common: bool,
 }
 
 /// A recorded op: the value it made, and what its backward pass needs.
@@ -71,9 +77,15 @@ enum Op<K: Kernels> {
     Attention {
         ids: [Id; 3],
         values: [K::Tensor; 3],
+        sinks: Option<(Id, K::Tensor)>,
         heads: Heads,
         out: K::Tensor,
         sums: K::SoftmaxStats,
+    },
+    Conv(Box<ConvOp<K>>),
+    DeltaRule {
+        ids: [Id; 5],
+        values: [K::Tensor; 5],
     },
     Gather {
         x: Id,
@@ -108,6 +120,10 @@ enum Op<K: Kernels> {
     Concat {
         xs: Vec<(Id, usize)>,
     },
+    Param {
+        name: String,
+        shape: Vec<usize>,
+    },
 }
 
 /// A recorded norm.
@@ -118,6 +134,15 @@ struct NormOp<K: Kernels> {
     scale: Vector<K>,
     bias: Option<Vector<K>>,
     norm: Norm,
+}
+
+/// A recorded convolution.
+struct ConvOp<K: Kernels> {
+    x: Id,
+    /// x, where the weight is trained.
+    x_value: Option<K::Tensor>,
+    weight: Vector<K>,
+    bias: Option<Vector<K>>,
 }
 
 /// A recorded a ∘ b, with the values that its backward pass needs.
@@ -220,6 +245,7 @@ impl<'a, 'p, K: Kernels> Tape<'a, 'p, K> {
             tensor: Some(input),
             silu: None,
             needs,
+            common: false,
         }];
         let rows = match &context {
             Context::Picked(rows) => Some(rows.clone()),
@@ -282,12 +308,41 @@ impl<'a, 'p, K: Kernels> Tape<'a, 'p, K> {
         }
     }
 
-    /// Adds a value; records `op` when it needs a gradient and the tape records.
+    /// A value with a row for every token that is no token ids, and whether it needs a gradient.
+    fn by_token(&mut self, op: &str, id: Id) -> Result<(K::Tensor, bool), String> {
+        rules::by_token(op, self.common(&[id]))?;
+        self.float(id)
+    }
+
+    /// Whether all of these values have one row for all tokens.
+    fn common(&self, ids: &[Id]) -> bool {
+        let common = |id: &Id| {
+            let at = (*id as usize).checked_sub(1);
+            at.and_then(|i| self.values.get(i))
+                .is_some_and(|v| v.common)
+        };
+        ids.iter().all(common)
+    }
+
+    /// Adds a value with a row for every token; records `op` when it needs a gradient and the tape
+    /// records.
     fn push(&mut self, tensor: K::Tensor, needs: bool, op: impl FnOnce() -> Op<K>) -> OpResult {
+        self.push_as(false, tensor, needs, op)
+    }
+
+    /// The same with one row for all tokens, where `common` is set.
+    fn push_as(
+        &mut self,
+        common: bool,
+        tensor: K::Tensor,
+        needs: bool,
+        op: impl FnOnce() -> Op<K>,
+    ) -> OpResult {
         let out = self.keep(Value {
             tensor: Some(tensor),
             silu: None,
             needs,
+            common,
         });
         if needs && self.record {
             self.nodes.push(Node { out, op: op() });

@@ -12,7 +12,7 @@ pub(crate) struct Matrix<K: Kernels> {
     pub(crate) own: Option<String>,
 }
 
-/// A norm's scale, or a bias.
+/// A norm's scale, a bias, the taps of a convolution, or a parameter of any shape.
 pub(crate) struct Vector<K: Kernels> {
     pub(crate) values: K::Tensor,
     /// Its name when it is trainable.
@@ -43,8 +43,10 @@ pub(crate) trait Model<K: Kernels> {
     ) -> Result<Matrix<K>, String> {
         self.matrix(kernels, name, shape)
     }
-    /// A norm's scale or a bias, by its full name.
-    fn vector(&self, kernels: &K, full: String, width: usize) -> Result<Vector<K>, String>;
+    /// A weight that an op takes as it is, by its full name.
+    fn vector(&self, kernels: &K, full: String, shape: &[usize]) -> Result<Vector<K>, String>;
+    /// A parameter by its full name, in the numbers that the pass computes in.
+    fn param(&self, kernels: &K, full: &str, shape: &[usize]) -> Result<Vector<K>, String>;
     /// What this projection's own tensors go by: a tied head's by its own name, not by the
     /// embedding's.
     fn goes_by<'n>(&self, name: &'n str) -> &'n str {

@@ -42,8 +42,12 @@ impl<'a, K: Kernels> Pass<'a, K> {
         self.model.projection(self.kernels, name, shape)
     }
 
-    pub(crate) fn vector(&self, full: String, width: usize) -> Result<Vector<K>, String> {
-        self.model.vector(self.kernels, full, width)
+    pub(crate) fn vector(&self, full: String, shape: &[usize]) -> Result<Vector<K>, String> {
+        self.model.vector(self.kernels, full, shape)
+    }
+
+    pub(crate) fn param(&self, full: &str, shape: &[usize]) -> Result<Vector<K>, String> {
+        self.model.param(self.kernels, full, shape)
     }
 
     /// The rotary table of this spec for all rows, made once.

@@ -103,9 +103,12 @@ pub(crate) fn attention(q: &[usize], k: &[usize], v: &[usize], spec: &AttnSpec) 
             "attention wants q, k and v as (heads, head_dim), not {q:?}, {k:?} and {v:?}"
         ));
     };
-    if k != v || d != k[1] || d == 0 {
+    let &[v_heads, value_dim] = v else {
+        return Err(format!("attention wants v as (heads, head_dim), not {v:?}"));
+    };
+    if kv_heads != v_heads || d != k[1] || d == 0 || value_dim == 0 {
         return Err(format!(
-            "attention wants k and v of one shape and q of their head_dim; got q {q:?}, k {k:?}, v {v:?}"
+            "attention wants as many heads of v as of k and q of k's head_dim; got q {q:?}, k {k:?}, v {v:?}"
         ));
     }
     if kv_heads == 0 || heads % kv_heads != 0 {
@@ -116,13 +119,82 @@ pub(crate) fn attention(q: &[usize], k: &[usize], v: &[usize], spec: &AttnSpec) 
     if spec.window == Some(0) {
         return Err("attention's window must be at least 1, not 0".into());
     }
+    if spec.chunk == Some(0) {
+        return Err("attention's chunks must have at least 1 position, not 0".into());
+    }
     if let Some(scale) = spec.scale.filter(|s| !s.is_finite()) {
         return Err(format!("attention's scale must be finite, not {scale}"));
     }
     if let Some(cap) = spec.softcap.filter(|c| !(c.is_finite() && *c > 0.0)) {
         return Err(format!("attention's softcap must be above 0, not {cap}"));
     }
-    Ok(q.to_vec())
+    Ok(vec![heads, value_dim])
+}
+
+/// `common`: the sinks have one row for all tokens.
+pub(crate) fn sinks(q: &[usize], sinks: &[usize], common: bool) -> Result<(), String> {
+    match (q.first(), common) {
+        (Some(heads), true) if sinks == [*heads] => Ok(()),
+        (_, true) => Err(format!(
+            "attention wants a sink for each head of q {q:?}, not the shape {sinks:?}"
+        )),
+        (_, false) => Err("attention's sinks are a parameter, without a token axis".into()),
+    }
+}
+
+/// An op on values with a row for every token; `common`: the value has one for all of them.
+pub(crate) fn by_token(op: &str, common: bool) -> Result<(), String> {
+    match common {
+        false => Ok(()),
+        true => Err(format!(
+            "{op} wants a value with a row for every token, not a parameter: that may be the right \
+             side of a binary op"
+        )),
+    }
+}
+
+pub(crate) fn param(name: &str, shape: &[usize]) -> Result<(), String> {
+    match shape.is_empty() || shape.contains(&0) {
+        true => Err(format!(
+            "param `{name}` wants a shape of at least one axis and one value, not {shape:?}"
+        )),
+        false => Ok(()),
+    }
+}
+
+/// The weight's shape.
+pub(crate) fn conv(name: &str, x: &[usize], taps: usize) -> Shape {
+    let (&[channels], true) = (x, taps > 0) else {
+        return Err(format!(
+            "conv `{name}` wants (channels) and at least 1 tap, not the trailing shape {x:?} and \
+             {taps}"
+        ));
+    };
+    match channels {
+        0 => Err(format!("conv `{name}` wants at least 1 channel, not 0")),
+        channels => Ok(vec![channels, 1, taps]),
+    }
+}
+
+/// Shapes of q, k, v, strengths and decays; the result has v's.
+pub(crate) fn delta_rule(shapes: [&[usize]; 5]) -> Shape {
+    let [q, k, v, strength, decay] = shapes;
+    let fits = match (q, v) {
+        (&[key_heads, key], &[heads, value]) => {
+            let sizes = [key_heads, key, heads, value];
+            let shared = !sizes.contains(&0) && heads % key_heads == 0;
+            shared && q == k && strength == [heads] && decay == [heads]
+        }
+        _ => false,
+    };
+    match fits {
+        true => Ok(v.to_vec()),
+        false => Err(format!(
+            "delta_rule wants q and k (key heads, features), v (heads, features), heads a multiple \
+             of key heads, and strengths and decays (heads), not the trailing shapes {q:?}, {k:?}, \
+             {v:?}, {strength:?} and {decay:?}"
+        )),
+    }
 }
 
 /// How many experts; `bias` is the trailing shape of the route's.
@@ -183,8 +255,15 @@ pub(crate) fn soft_max(x: &[usize]) -> Result<(), String> {
     last(format_args!("softmax"), x).map(drop)
 }
 
-/// b must be a's shape, aligned from the right, with missing axes or axes of size 1.
-pub(crate) fn binary(a: &[usize], b: &[usize]) -> Shape {
+/// b must be a's shape, aligned from the right, with missing axes or axes of size 1; `common` says
+/// of both whether they have one row for all tokens.
+pub(crate) fn binary(a: &[usize], b: &[usize], common: [bool; 2]) -> Shape {
+    if common == [true, false] {
+        return Err(
+            "a binary op wants a parameter on its right: the left side has a row for every token"
+                .into(),
+        );
+    }
     let fits = b.len() <= a.len()
         && a.iter()
             .rev()
@@ -239,7 +318,11 @@ pub(crate) fn narrow(x: &[usize], start: usize, len: usize) -> Shape {
     Ok(with_last(x, len))
 }
 
-pub(crate) fn concat(xs: &[&[usize]]) -> Shape {
+/// `common` says of each value whether it has one row for all tokens.
+pub(crate) fn concat(xs: &[&[usize]], common: &[bool]) -> Shape {
+    if common.contains(&true) && common.contains(&false) {
+        return Err("concat cannot join parameters and values with a row for every token".into());
+    }
     let Some(first) = xs.first() else {
         return Err("concat wants at least one value".into());
     };

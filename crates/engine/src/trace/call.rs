@@ -5,6 +5,16 @@ use randori_sdk::seam::{Architecture, Id};
 
 use super::{Call, TracedWeight, Tracer};
 
+impl std::fmt::Display for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Call::Embed => f.write_str("embedding"),
+            Call::Block(layer) => write!(f, "block {layer}"),
+            Call::Head => f.write_str("head"),
+        }
+    }
+}
+
 /// The weights that this call asks for; `width` is the hidden state's.
 pub(crate) fn weights_of(
     arch: &dyn Architecture,

@@ -1,4 +1,4 @@
-//! What a shapes-only run finds: weights, projections, and what a token costs.
+//! What a shapes-only run finds: weights, projections, costs.
 
 /// What a weight is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,12 +13,17 @@ pub enum Use {
     NormPlus,
     /// Added to a projection or norm (out).
     Bias,
+    /// A parameter of any shape, by its own full name.
+    Param,
+    /// The taps of a convolution (channels, 1, taps).
+    Conv,
 }
 
 /// One weight the architecture asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TracedWeight {
-    /// Full tensor name: `model.layers.0.self_attn.q_proj.weight`, `….bias`.
+    /// Full tensor name: `model.layers.0.self_attn.q_proj.weight`, `….bias`; a parameter's as it is,
+    /// `model.layers.0.self_attn.sinks`.
     pub name: String,
     /// Its shape.
     pub shape: Vec<usize>,
@@ -63,6 +68,8 @@ pub struct Trace {
     pub block_bytes_per_token: usize,
     /// Bytes one token adds to the KV cache.
     pub cache_bytes_per_token: usize,
+    /// Bytes of the states that recurrent ops keep of a cached sequence, however long.
+    pub state_bytes: usize,
     /// Tokens that a sequence may have before all of its positions are rotated by other frequencies
     /// (longrope); `None`: lengths do not matter.
     pub border: Option<usize>,

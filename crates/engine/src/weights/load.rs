@@ -229,7 +229,7 @@ impl Loader<'_> {
             Format::Bnb4(_) => matches!(self.options.quant, Some(Quant::Nf4 { .. })),
             _ => false,
         };
-        asked && wanted.shape.len() == 2
+        asked && wanted.shape.len() == 2 && wanted.used_as != Use::Param
     }
 
     /// Projections inside blocks only: head and embedding decide tokens and stay dense, as in
@@ -245,9 +245,9 @@ impl Loader<'_> {
         inside.then_some(double)
     }
 
-    /// Vectors (norms, biases) are few and stay f32.
+    /// Vectors (norms, biases) and parameters are few and stay f32.
     pub(super) fn dtype(&self, wanted: &TracedWeight) -> Dtype {
-        if wanted.shape.len() < 2 {
+        if wanted.shape.len() < 2 || wanted.used_as == Use::Param {
             Dtype::F32
         } else {
             self.options.dtype

@@ -5,16 +5,18 @@ use randori_kernels::Result;
 
 use crate::trace::{TracedWeight, Use};
 
-/// Deviation of projections and embeddings, as Llama's own initialisation has it.
+/// Deviation of projections, embeddings and taps, as Llama's own initialisation has it.
 const DEVIATION: f64 = 0.02;
 
-/// One tensor in f32: norms scale by 1, biases are 0, the rest is normal.
+/// One tensor in f32: norms scale by 1, biases and parameters are 0, the rest is normal.
 pub(super) fn tensor(weight: &TracedWeight, seed: u64) -> Result<Tensor> {
     let shape = weight.shape.as_slice();
     match weight.used_as {
         Use::Norm => Ok(Tensor::ones(shape, DType::F32, &Device::Cpu)?),
-        Use::NormPlus | Use::Bias => Ok(Tensor::zeros(shape, DType::F32, &Device::Cpu)?),
-        Use::Linear | Use::Embed => {
+        Use::NormPlus | Use::Bias | Use::Param => {
+            Ok(Tensor::zeros(shape, DType::F32, &Device::Cpu)?)
+        }
+        Use::Linear | Use::Embed | Use::Conv => {
             let count: usize = shape.iter().product();
             let mut uniform = randori_lora::splitmix(seed, &weight.name, 2 * count.div_ceil(2));
             let mut values = Vec::with_capacity(count + 1);
@@ -36,7 +38,8 @@ mod tests {
 
     #[test]
     fn fresh_norms_scale_by_one() {
-        for (used_as, want) in [(Use::Norm, 1.0), (Use::NormPlus, 0.0), (Use::Bias, 0.0)] {
+        let zero = [Use::NormPlus, Use::Bias, Use::Param].map(|used_as| (used_as, 0.0));
+        for (used_as, want) in [(Use::Norm, 1.0)].into_iter().chain(zero) {
             let (name, shape) = ("model.norm.weight".to_string(), vec![3]);
             let weight = TracedWeight {
                 name,

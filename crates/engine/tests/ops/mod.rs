@@ -2,6 +2,8 @@
 //! differences.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod naive;
+
 use std::{collections::HashMap, sync::Arc};
 
 use candle_core::{Device, Tensor};

@@ -135,7 +135,9 @@ impl Backend for Recorder {
     fn rms_norm(&mut self, name: &str, x: Id, eps: f64, plus: f32) -> OpResult {
         self.see("rms_norm", format!("{name} {eps} {plus}"));
         let width = self.last(x)?;
-        self.weight(format!("{name}.weight"), vec![width])?;
+        if !name.is_empty() {
+            self.weight(format!("{name}.weight"), vec![width])?;
+        }
         Ok(self.with_last(x, &[width]))
     }
 
@@ -156,8 +158,22 @@ impl Backend for Recorder {
     }
 
     fn attention(&mut self, q: Id, k: Id, v: Id, attn: &AttnSpec) -> OpResult {
-        self.see("attention", format!("{attn:?}"));
-        let shape = self.shape(q).to_vec();
+        let AttnSpec {
+            window,
+            scale,
+            softcap,
+            sinks,
+            chunk,
+        } = attn;
+        let mut what = format!("window {window:?} scale {scale:?} softcap {softcap:?}");
+        if let Some(sinks) = sinks {
+            what.push_str(&format!(" sinks {:?}", self.shape(*sinks)));
+        }
+        if let Some(chunk) = chunk {
+            what.push_str(&format!(" chunk {chunk}"));
+        }
+        self.see("attention", what);
+        let shape = [&self.shape(q)[..2], &self.shape(v)[2..]].concat();
         for id in [q, k, v] {
             if self.shape(id).len() != 3 {
                 return Err(format!(
@@ -239,6 +255,30 @@ impl Backend for Recorder {
         self.see("concat", xs.len().to_string());
         let width = xs.iter().map(|&x| self.last(x)).sum::<Result<_, _>>()?;
         Ok(self.with_last(xs[0], &[width]))
+    }
+
+    fn delta_rule(&mut self, q: Id, _: Id, v: Id, strength: Id, decay: Id) -> OpResult {
+        let of = |id| self.shape(id).to_vec();
+        let shapes = format!("{:?} {:?} {:?}", of(q), of(strength), of(decay));
+        let shape = of(v);
+        self.see("delta_rule", shapes);
+        Ok(self.born(shape))
+    }
+
+    fn conv(&mut self, name: &str, x: Id, taps: usize, bias: bool) -> OpResult {
+        self.see("conv", format!("{name} {taps}"));
+        let width = self.last(x)?;
+        self.weight(format!("{name}.weight"), vec![width, 1, taps])?;
+        if bias {
+            self.weight(format!("{name}.bias"), vec![width])?;
+        }
+        Ok(self.with_last(x, &[width]))
+    }
+
+    fn param(&mut self, name: &str, shape: &[usize]) -> OpResult {
+        self.see("param", name.into());
+        self.weight(name.into(), shape.to_vec())?;
+        Ok(self.born([&[1], shape].concat()))
     }
 }
 

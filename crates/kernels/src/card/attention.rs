@@ -3,6 +3,7 @@
 use candle_core::{DType, Tensor};
 use randori_cuda::ops::{
     attention::{Attention, BackwardInputs, BackwardOutputs},
+    sinks::Sinks,
     tiles::{KeyRun, Span},
 };
 
@@ -10,10 +11,20 @@ use super::{
     lists::{ListsByWindow, WindowLists},
     memory::{float, gpu, ptr, room},
 };
-use crate::{Heads, Plan, Result, Run, SegmentMask};
+use crate::{Error, Heads, Plan, Result, Run, SegmentMask, chunks};
 
 /// The sizes of a call on q (tokens, heads · dim).
+///
+/// # Errors
+/// Heads whose values are not as wide as their keys: no kernel computes them.
 pub fn sizes(q: &Tensor, h: &Heads) -> Result<Attention> {
+    if h.value_dim != h.dim {
+        return Err(Error::rule(format!(
+            "attention over keys of {} features and values of {} is not supported on a GPU: both \
+             must be as wide",
+            h.dim, h.value_dim
+        )));
+    }
     Ok(Attention {
         float: float(q)?,
         tokens: q.dims()[0],
@@ -31,22 +42,83 @@ pub fn sizes(q: &Tensor, h: &Heads) -> Result<Attention> {
 /// which candle-flash-attn does not keep.
 pub fn forward(
     [q, k, v]: [&Tensor; 3],
+    sinks: Option<&Tensor>,
     h: &Heads,
     known: &ListsByWindow,
     spans: impl FnOnce() -> Vec<Span>,
 ) -> Result<(Tensor, Option<Tensor>)> {
     let a = sizes(q, h)?;
+    let spans = || within_chunks(spans(), h);
     #[cfg(feature = "flash-attn")]
     let spans = {
         let spans = spans();
-        if let Some(out) = randori_cuda::gpu::flash::forward(&a, [q, k, v], &spans)? {
+        // sinks need log Σ e^score
+        if sinks.is_none()
+            && let Some(out) = randori_cuda::gpu::flash::forward(&a, [q, k, v], &spans)?
+        {
             return Ok((out, None));
         }
         || spans
     };
-    let lists = WindowLists::of(known, a.tokens, h.window, spans)?;
+    let lists = WindowLists::of(known, a.tokens, (h.window, h.chunk), spans)?;
     let (out, lse) = by_lists([q, k, v], h, &lists)?;
+    if let Some(values) = sinks {
+        let added = at_work(&a, values, &out, &lse)?;
+        added.add(gpu()?)?;
+    }
     Ok((out, Some(lse)))
+}
+
+/// Sinks beside attention's results.
+fn at_work(a: &Attention, sinks: &Tensor, out: &Tensor, lse: &Tensor) -> Result<Sinks> {
+    Ok(Sinks {
+        float: float(out)?,
+        tokens: a.tokens,
+        heads: a.heads,
+        dim: a.dim,
+        sinks: ptr(sinks)?,
+        out: ptr(out)?,
+        lse: ptr(lse)?,
+    })
+}
+
+/// The gradient to the sinks, from attention's results with them and the gradient to the first.
+pub fn sinks_gradient(
+    sinks: &Tensor,
+    h: &Heads,
+    (out, lse): (&Tensor, &Option<Tensor>),
+    dout: &Tensor,
+) -> Result<Tensor> {
+    let lost = || Error::rule("attention with sinks has kept no statistics");
+    let lse = lse.as_ref().ok_or_else(lost)?;
+    let a = sizes(out, h)?;
+    let gradient = room(sinks, sinks.dims())?; // every value is written
+    let to = ptr(&gradient)?;
+    at_work(&a, sinks, out, lse)?.gradient(gpu()?, ptr(dout)?, to)?;
+    Ok(gradient)
+}
+
+/// The spans with their queries cut by chunks, where there are some.
+fn within_chunks(spans: Vec<Span>, h: &Heads) -> Vec<Span> {
+    let Some(chunk) = h.chunk else {
+        return spans;
+    };
+    let cut = |span: Span| {
+        let queries = Run {
+            row: span.row,
+            len: span.len,
+            position: span.position,
+        };
+        let keys = span.keys.iter().map(|k| Run {
+            row: k.row,
+            len: k.len,
+            position: k.position,
+        });
+        let keys: Vec<Run> = keys.collect();
+        let parts = chunks::parts(queries, &keys, chunk).into_iter();
+        parts.map(|(queries, keys)| over(queries, &keys))
+    };
+    spans.into_iter().flat_map(cut).collect()
 }
 
 /// Attention by this project's kernels: the result, and log Σ e^score (heads, tokens).
@@ -63,18 +135,23 @@ fn by_lists([q, k, v]: [&Tensor; 3], h: &Heads, lists: &WindowLists) -> Result<(
 
 /// The mask of packed rows as spans.
 pub fn spans(plan: &Plan) -> Vec<Span> {
+    let span = |mask: &SegmentMask| over(mask.queries, &mask.keys);
+    plan.masks.iter().map(span).collect()
+}
+
+/// A run of queries over runs of keys.
+fn over(queries: Run, keys: &[Run]) -> Span {
     let run = |r: &Run| KeyRun {
         row: r.row,
         len: r.len,
         position: r.position,
     };
-    let span = |mask: &SegmentMask| Span {
-        row: mask.queries.row,
-        len: mask.queries.len,
-        position: mask.queries.position,
-        keys: mask.keys.iter().map(run).collect(),
-    };
-    plan.masks.iter().map(span).collect()
+    Span {
+        row: queries.row,
+        len: queries.len,
+        position: queries.position,
+        keys: keys.iter().map(run).collect(),
+    }
 }
 
 /// The gradients to q, k and v, from the result, log Σ e^score if it was kept, and the gradient to
@@ -87,7 +164,8 @@ pub fn backward(
     dout: &Tensor,
 ) -> Result<[Tensor; 3]> {
     let a = sizes(q, h)?;
-    let lists = WindowLists::of(&plan.lists, a.tokens, h.window, || spans(plan))?;
+    let mask = || within_chunks(spans(plan), h);
+    let lists = WindowLists::of(&plan.lists, a.tokens, (h.window, h.chunk), mask)?;
     let keys = lists.keys(k.dims()[0])?;
     let gpu = gpu()?;
     // every row is in some block of the lists, and all rows of blocks are written

@@ -14,11 +14,13 @@ const FEW: usize = 4;
 
 impl Cache {
     /// Appends the new rows of k and v, then computes attention of q over the sequences. `at` is
-    /// the block and the number of the call of attention inside it.
+    /// the block and the number of the call of attention inside it. With sinks or chunks, of which
+    /// the kernel for decoding knows nothing, the step is computed as a prompt is.
     pub(super) fn attend(
         &mut self,
         at: (usize, usize),
         [q, k, v]: [&Tensor; 3],
+        sinks: Option<&Tensor>,
         h: &Heads,
     ) -> Result<(Tensor, Option<Tensor>)> {
         let elsewhere = || Error::rule("this cache is not on the GPU");
@@ -26,16 +28,16 @@ impl Cache {
             return Err(elsewhere());
         };
         let n = k.dims()[0];
+        let a = attention::sizes(q, h)?;
         let flat = k.reshape((n, h.kv_heads * h.dim))?;
         let (pool, step) = paged.pool(at, &flat)?;
         let step = step.ok_or_else(elsewhere)?;
         let gpu = gpu()?;
-        let a = attention::sizes(q, h)?;
         let (to_k, to_v) = (ptr(&pool.k)?, ptr(&pool.v)?);
         a.append(gpu, ptr(k)?, ptr(v)?, ptr(&step.rows)?, n, to_k, to_v)?;
-        if step.most_queries > FEW {
-            let spans = || step.spans.clone();
-            return attention::forward([q, &pool.k, &pool.v], h, &step.lists, spans);
+        if step.most_queries > FEW || sinks.is_some() || h.chunk.is_some() {
+            let (qkv, spans) = ([q, &pool.k, &pool.v], || step.spans.clone());
+            return attention::forward(qkv, sinks, h, &step.lists, spans);
         }
         let out = room(q, q.dims())?; // every row is some sequence's
         let (parts, weights) = a.decode_room(step.most_keys);

@@ -45,36 +45,37 @@ impl Uploaded {
     }
 }
 
-/// The lists of a pass for one window size: the keys of each block of queries and, once a backward
-/// pass has asked for it, the inverse.
+/// The lists of a pass for one size of window and of chunk: the keys of each block of queries and,
+/// once a backward pass has asked for it, the inverse.
 pub struct WindowLists {
-    window: usize,
+    sizes: (usize, Option<usize>),
     lists: Lists,
     /// Blocks of queries.
     pub queries: Uploaded,
     keys: Mutex<Option<Arc<Uploaded>>>,
 }
 
-/// The lists of a pass, one for each window size used so far.
+/// The lists of a pass, one for each size of window and of chunk used so far.
 pub type ListsByWindow = Mutex<Vec<Arc<WindowLists>>>;
 
 impl WindowLists {
-    /// The lists for `window` among `known`; if there are none yet, they are made from the spans of
-    /// the pass's `rows` queries.
+    /// The lists for these `sizes` of window and of chunk among `known`; if there are none yet, they
+    /// are made from the spans of the pass's `rows` queries, cut by chunks.
     pub fn of(
         known: &ListsByWindow,
         rows: usize,
-        window: usize,
+        sizes: (usize, Option<usize>),
         spans: impl FnOnce() -> Vec<Span>,
     ) -> Result<Arc<WindowLists>> {
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lists) = known.iter().find(|l| l.window == window) {
+        if let Some(lists) = known.iter().find(|l| l.sizes == sizes) {
             return Ok(lists.clone());
         }
+        let (window, _) = sizes;
         let limit = (window != usize::MAX).then_some(window);
         let lists = Lists::queries(&spans(), rows, limit)?;
         let new = Arc::new(WindowLists {
-            window,
+            sizes,
             queries: Uploaded::new(&lists)?,
             lists,
             keys: Mutex::default(),

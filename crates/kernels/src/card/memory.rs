@@ -38,6 +38,17 @@ pub fn single(x: &Tensor) -> Result<Tensor> {
     cast(x, DType::F32)
 }
 
+/// A tensor in f32 or bf16: itself if it is that already.
+///
+/// # Errors
+/// Another dtype than these two, not enough memory.
+pub fn in_float(x: &Tensor, to: DType) -> Result<Tensor> {
+    match x.dtype() == to {
+        true => Ok(x.clone()),
+        false => cast(x, to),
+    }
+}
+
 /// A copy in the other dtype: f32 from bf16, or bf16 from f32.
 fn cast(x: &Tensor, to: DType) -> Result<Tensor> {
     let y = gpu()?.room(x.dims(), to)?; // every value is written

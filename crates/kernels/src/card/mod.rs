@@ -23,6 +23,7 @@ use randori_sdk::seam::{Binary, RopeSpec, RouteSpec, Unary};
 
 use crate::{
     ExpertOutput, ExpertTokens, Gain, Heads, Kernels, Norm, OnCandle, Result, Weight,
+    error::on_processor,
     on_candle::{call, on_candle},
 };
 
@@ -80,18 +81,20 @@ impl Kernels for Card {
         &self,
         plan: &Self::Plan,
         qkv: [&Tensor; 3],
+        sinks: Option<&Tensor>,
         heads: &Heads,
     ) -> Result<(Tensor, Self::SoftmaxStats)> {
-        attention::forward(qkv, heads, &plan.lists, || attention::spans(plan))
+        attention::forward(qkv, sinks, heads, &plan.lists, || attention::spans(plan))
     }
     fn cached_attention(
         &self,
         cache: &mut Self::Cache,
         at: (usize, usize),
         qkv: [&Tensor; 3],
+        sinks: Option<&Tensor>,
         heads: &Heads,
     ) -> Result<(Tensor, Self::SoftmaxStats)> {
-        cache.attend(at, qkv, heads)
+        cache.attend(at, qkv, sinks, heads)
     }
     fn attention_backward(
         &self,
@@ -102,6 +105,52 @@ impl Kernels for Card {
         dout: &Tensor,
     ) -> Result<[Tensor; 3]> {
         attention::backward(plan, qkv, heads, results, dout)
+    }
+    fn convolve(&self, _: &Self::Plan, _: &Tensor, _: &Tensor) -> Result<Tensor> {
+        Err(on_processor("conv"))
+    }
+    fn cached_convolve(
+        &self,
+        _: &mut Self::Cache,
+        _: (usize, usize),
+        _: &Tensor,
+        _: &Tensor,
+    ) -> Result<Tensor> {
+        Err(on_processor("conv"))
+    }
+    fn convolve_backward(&self, _: &Self::Plan, _: &Tensor, _: &Tensor) -> Result<Tensor> {
+        Err(on_processor("conv"))
+    }
+    fn taps_gradient(&self, _: &Self::Plan, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<()> {
+        Err(on_processor("conv"))
+    }
+    fn delta_rule(&self, _: &Self::Plan, _: [&Tensor; 5]) -> Result<Tensor> {
+        Err(on_processor("delta_rule"))
+    }
+    fn cached_delta_rule(
+        &self,
+        _: &mut Self::Cache,
+        _: (usize, usize),
+        _: [&Tensor; 5],
+    ) -> Result<Tensor> {
+        Err(on_processor("delta_rule"))
+    }
+    fn delta_rule_backward(
+        &self,
+        _: &Self::Plan,
+        _: [&Tensor; 5],
+        _: &Tensor,
+    ) -> Result<[Tensor; 5]> {
+        Err(on_processor("delta_rule"))
+    }
+    fn sinks_gradient(
+        &self,
+        sinks: &Tensor,
+        heads: &Heads,
+        results: (&Tensor, &Self::SoftmaxStats),
+        dout: &Tensor,
+    ) -> Result<Tensor> {
+        attention::sinks_gradient(sinks, heads, results, dout)
     }
     fn fuses_silu(&self) -> bool {
         true

@@ -23,7 +23,7 @@ pub const QUERIES: usize = 64;
 /// Multiply-adds below which one thread is faster than several.
 const SERIAL: usize = 1 << 18;
 
-/// Keys and values at consecutive positions, in rows of `kv_heads · dim`.
+/// Keys and values at consecutive positions, in rows of all heads.
 #[derive(Clone, Copy)]
 pub struct Keys<'a> {
     pub k: &'a [f32],
@@ -51,6 +51,11 @@ impl Heads {
     /// First column of the keys of a query head.
     pub(super) fn key_column(&self, head: usize) -> usize {
         head / (self.heads / self.kv_heads) * self.dim
+    }
+
+    /// First column of the values of a query head.
+    pub(super) fn value_column(&self, head: usize) -> usize {
+        head / (self.heads / self.kv_heads) * self.value_dim
     }
 
     /// The range of `keys` that any query at positions `first..=last` sees.
@@ -146,14 +151,14 @@ impl<'a> Block<'a> {
     }
 }
 
-/// Attention of q (tokens, heads, dim) over the spans' keys: the result in q's shape, and log Σ
-/// e^score (heads, tokens).
+/// Attention of q (tokens, heads, dim) over the spans' keys: the result (tokens, heads, value_dim),
+/// and log Σ e^score (heads, tokens).
 pub fn forward(q: &Tensor, spans: &[Span], h: &Heads) -> Result<(Tensor, Vec<f32>)> {
-    let dims = q.dims();
-    let tokens = dims[0];
+    let tokens = q.dims()[0];
     let q = Values::of(q)?;
     let q: &[f32] = &q;
-    let (mut out, mut lse) = (vec![0f32; q.len()], vec![0f32; h.heads * tokens]);
+    let (width, _) = h.value_widths();
+    let (mut out, mut lse) = (vec![0f32; tokens * width], vec![0f32; h.heads * tokens]);
     let (out_at, lse_at) = (Shared::new(&mut out), Shared::new(&mut lse));
 
     let mut blocks = Vec::new();
@@ -182,7 +187,7 @@ pub fn forward(q: &Tensor, spans: &[Span], h: &Heads) -> Result<(Tensor, Vec<f32
     // a lone query does not use the product that counts itself, which would be twice: the scores,
     // then their sum over v
     let alone = blocks.iter().filter(|b| b.len == 1).map(|b| b.columns);
-    crate::work::count((2 * h.heads, alone.sum(), h.dim));
+    crate::work::count((h.heads, alone.sum(), h.dim + h.value_dim));
     if work < SERIAL {
         let mut scratch = Vec::new();
         for block in &blocks {
@@ -195,7 +200,7 @@ pub fn forward(q: &Tensor, spans: &[Span], h: &Heads) -> Result<(Tensor, Vec<f32
                 task(scratch, &blocks[i / h.heads], i % h.heads);
             });
     }
-    Ok((tensor(out, dims)?, lse))
+    Ok((tensor(out, &[tokens, h.heads, h.value_dim])?, lse))
 }
 
 /// out = softmax(scores) v for one head of a block, with log Σ e^score to `lse`.
@@ -210,7 +215,7 @@ unsafe fn attend(
     out: Shared,
     lse: *mut f32,
 ) {
-    let ((q_width, k_width), d) = (h.widths(), h.dim);
+    let ((width, v_width), d) = (h.value_widths(), h.value_dim);
     let mut inverse = [0f32; QUERIES];
     for (i, row) in scores.chunks_exact_mut(block.columns).enumerate() {
         let mut most = f32::NEG_INFINITY;
@@ -229,27 +234,27 @@ unsafe fn attend(
         // SAFETY: lse holds this block's rows from here on.
         unsafe { *lse.add(i) = (f64::from(most) + sum.ln()) as f32 };
     }
-    let to = out.at(block.row * q_width + head * d);
+    let to = out.at(block.row * width + head * d);
     for (n, seen) in block.seen.iter().enumerate() {
-        let v = &seen.keys.v[seen.from * k_width + h.key_column(head)..];
+        let v = &seen.keys.v[seen.from * v_width + h.value_column(head)..];
         let count = seen.to - seen.from;
         if block.len == 1 {
             // SAFETY: d values of this block's only row; `out` began as zeros.
             let out = unsafe { std::slice::from_raw_parts_mut(to, d) };
-            keys::weigh(&scores[seen.column..][..count], v, k_width, out);
+            keys::weigh(&scores[seen.column..][..count], v, v_width, out);
             continue;
         }
         let p = View::new(&scores[seen.column..], block.columns, 1);
-        let into = Output::new(to, q_width, n > 0);
+        let into = Output::new(to, width, n > 0);
         // SAFETY: the block's rows in the head's columns.
         unsafe {
-            let v = View::new(v, k_width, 1);
+            let v = View::new(v, v_width, 1);
             multiply_into((block.len, d, count), p, v, 1.0, into, Parallelism::None);
         }
     }
     for (i, inverse) in inverse[..block.len].iter().enumerate() {
         // SAFETY: as above.
-        let out = unsafe { std::slice::from_raw_parts_mut(to.add(i * q_width), d) };
+        let out = unsafe { std::slice::from_raw_parts_mut(to.add(i * width), d) };
         math::scale(out, *inverse);
     }
 }

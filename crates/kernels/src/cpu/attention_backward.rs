@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{Heads, Result};
 
-/// One head's gradients to the keys and values of a tree, in rows of `dim`.
+/// One head's gradients to the keys and values of a tree, in rows of that head's features.
 struct KeyGradients {
     dk: Vec<f32>,
     dv: Vec<f32>,
@@ -50,18 +50,16 @@ fn trees(spans: &[Span]) -> Vec<Tree> {
     trees.into_iter().flatten().collect()
 }
 
-/// The gradients to q, k and v. `k_dims` is the shape of k and v, in which the spans' keys lie at
-/// their rows.
+/// The gradients to q, k and v. The latter's shapes are given; the spans' keys lie at their rows.
 pub fn backward(
     q: &Tensor,
-    k_dims: &[usize],
+    [k_dims, v_dims]: [&[usize]; 2],
     spans: &[Span],
     h: &Heads,
     (out, lse): (&Tensor, &[f32]),
     dout: &Tensor,
 ) -> Result<[Tensor; 3]> {
     let dims = q.dims();
-    let (_, k_width) = h.widths();
     let (q, out, dout) = (Values::of(q)?, Values::of(out)?, Values::of(dout)?);
     let inputs = Inputs {
         h,
@@ -79,26 +77,30 @@ pub fn backward(
         // each task writes the rows of its tree in the columns of its head of dq; no other does
         .map(|i| inputs.head_of_tree(spans, &trees[i / h.heads], i % h.heads, dq_at))
         .collect();
-    let size = k_dims.iter().product();
-    let (mut dk, mut dv) = (vec![0f32; size], vec![0f32; size]);
-    let (group, d) = (h.heads / h.kv_heads, h.dim);
+    let zeros = |dims: &[usize]| vec![0f32; dims.iter().product()];
+    let (mut dk, mut dv) = (zeros(k_dims), zeros(v_dims));
+    let ((_, k_width), (_, v_width)) = (h.widths(), h.value_widths());
+    let group = h.heads / h.kv_heads;
     for (tree, of_heads) in trees.iter().zip(gradients.chunks_exact(h.heads)) {
-        let rows = tree.first * k_width..tree.end * k_width;
-        let sum = |to: &mut [f32], of: fn(&KeyGradients) -> &[f32]| {
+        let sum = |to: &mut [f32], d: usize, of: fn(&KeyGradients) -> &[f32]| {
             for (head, gradients) in of_heads.iter().enumerate() {
                 let column = head / group * d;
                 for (to, from) in to
-                    .chunks_exact_mut(k_width)
+                    .chunks_exact_mut(h.kv_heads * d)
                     .zip(of(gradients).chunks_exact(d))
                 {
                     math::add_scaled(&mut to[column..column + d], 1.0, from);
                 }
             }
         };
-        let (dk, dv) = (&mut dk[rows.clone()], &mut dv[rows]);
-        rayon::join(|| sum(dk, |g| &g.dk), || sum(dv, |g| &g.dv));
+        let dk = &mut dk[tree.first * k_width..tree.end * k_width];
+        let dv = &mut dv[tree.first * v_width..tree.end * v_width];
+        rayon::join(
+            || sum(dk, h.dim, |g| &g.dk),
+            || sum(dv, h.value_dim, |g| &g.dv),
+        );
     }
-    Ok([tensor(dq, dims)?, tensor(dk, k_dims)?, tensor(dv, k_dims)?])
+    Ok([tensor(dq, dims)?, tensor(dk, k_dims)?, tensor(dv, v_dims)?])
 }
 
 /// The inputs of the backward pass, as slices.
@@ -131,10 +133,10 @@ vectorised! {
 impl Inputs<'_> {
     /// The gradients of one head to a tree's keys and values; writes those to its queries to dq.
     fn head_of_tree(&self, spans: &[Span], tree: &Tree, head: usize, dq: Shared) -> KeyGradients {
-        let size = (tree.end - tree.first) * self.h.dim;
+        let rows = tree.end - tree.first;
         let mut gradients = KeyGradients {
-            dk: vec![0.0; size],
-            dv: vec![0.0; size],
+            dk: vec![0.0; rows * self.h.dim],
+            dv: vec![0.0; rows * self.h.value_dim],
         };
         let mut scratch = Scratch::default();
         for &i in &tree.spans {
@@ -183,28 +185,30 @@ impl Inputs<'_> {
         dq: Shared,
     ) {
         let ((q_width, k_width), h) = (self.h.widths(), self.h);
-        let (m, d, columns) = (block.len, h.dim, block.columns);
+        let (width, v_width) = h.value_widths();
+        let (m, d, e, columns) = (block.len, h.dim, h.value_dim, block.columns);
         let start = block.row * q_width + head * d;
-        let dout = View::new(&self.dout[start..], q_width, 1);
+        let begin = block.row * width + head * e;
+        let dout = View::new(&self.dout[begin..], width, 1);
         let q = View::new(&self.q[start..], q_width, 1);
         let (p, dp) = (&scratch.p[..m * columns], &mut scratch.dp[..m * columns]);
         let n = |seen: &VisibleKeys| seen.to - seen.from;
         for seen in &block.seen {
-            let v = &seen.keys.v[seen.from * k_width + h.key_column(head)..];
+            let v = &seen.keys.v[seen.from * v_width + h.value_column(head)..];
             let into = Output::new(dp[seen.column..].as_mut_ptr(), columns, false);
             let p = View::new(&p[seen.column..], columns, 1);
-            let to = gradients.dv[(seen.keys.row + seen.from - first) * d..].as_mut_ptr();
+            let to = gradients.dv[(seen.keys.row + seen.from - first) * e..].as_mut_ptr();
             // SAFETY: dp holds m rows of `columns`; the gradients hold the tree's rows, among which
             // the keys are.
             unsafe {
-                let v = View::new(v, 1, k_width);
-                multiply_into((m, n(seen), d), dout, v, 1.0, into, Parallelism::None);
-                let into = Output::new(to, d, true);
-                multiply_into((n(seen), d, m), p.t(), dout, 1.0, into, Parallelism::None);
+                let v = View::new(v, 1, v_width);
+                multiply_into((m, n(seen), e), dout, v, 1.0, into, Parallelism::None);
+                let into = Output::new(to, e, true);
+                multiply_into((n(seen), e, m), p.t(), dout, 1.0, into, Parallelism::None);
             }
         }
         for i in 0..m {
-            let own = start + i * q_width..start + i * q_width + d;
+            let own = begin + i * width..begin + i * width + e;
             let mean = math::dot(&self.dout[own.clone()], &self.out[own]) as f32;
             let row = i * columns..(i + 1) * columns;
             score_slope(&p[row.clone()], &mut dp[row], mean, h.scale);

@@ -34,6 +34,10 @@ map!(tanh_of, |x| tanh(x));
 map!(sigmoid_of, |x| sigmoid(x));
 map!(relu, |x| if x > 0.0 || x.is_nan() { x } else { 0.0 });
 map!(exp_of, |x| exp(x));
+map!(softplus, |x| {
+    let above = if x > 0.0 { x } else { 0.0 };
+    above + exp(-x.abs()).ln_1p()
+});
 map!(gelu, |x| {
     let x = f64::from(x);
     (0.5 * x * (1.0 + erf_f64(x * std::f64::consts::FRAC_1_SQRT_2))) as f32
@@ -62,6 +66,7 @@ slope!(tanh_slope, |y| 1.0 - y * y);
 slope!(sigmoid_slope, |y| y * (1.0 - y));
 slope!(relu_slope, |y| if y > 0.0 { 1.0 } else { 0.0 });
 slope!(exp_slope, |y| y);
+slope!(softplus_slope, |x| sigmoid(x));
 slope!(gelu_slope, |x| {
     let x = f64::from(x);
     let cdf = 0.5 * (1.0 + erf_f64(x * std::f64::consts::FRAC_1_SQRT_2));
@@ -102,6 +107,7 @@ pub fn unary(op: Unary, x: &Tensor) -> Result<Tensor> {
         Unary::Tanh => tanh_of,
         Unary::Sigmoid => sigmoid_of,
         Unary::Relu => relu,
+        Unary::Softplus => softplus,
         Unary::Exp | Unary::Softmax => exp_of,
     };
     in_tasks(&mut y, &x, f);
@@ -121,6 +127,7 @@ pub fn unary_backward(op: Unary, saved: &Tensor, dy: &Tensor) -> Result<Tensor> 
         Unary::Sigmoid => sigmoid_slope,
         Unary::Relu => relu_slope,
         Unary::Exp => exp_slope,
+        Unary::Softplus => softplus_slope,
         Unary::Softmax => {
             soft_max_slope(&mut dx, &saved, rows(dims).1);
             return tensor(dx, dims);

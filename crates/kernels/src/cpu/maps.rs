@@ -5,13 +5,15 @@ use memmap2::MmapMut;
 
 use crate::{Error, Result};
 
-/// Keys and values of one call of attention, f32 (slots, room, width) each; keys are rotated.
+/// Keys and values of one call of attention, f32 (slots, room, width) each, with a width of their
+/// own; keys are rotated.
 pub struct Maps {
     k: MmapMut,
     v: MmapMut,
     slots: usize,
     room: usize,
-    width: usize,
+    /// Of keys, and of values.
+    widths: [usize; 2],
 }
 
 impl Maps {
@@ -19,16 +21,16 @@ impl Maps {
     ///
     /// # Errors
     /// Not enough memory.
-    pub fn new(slots: usize, room: usize, width: usize) -> Result<Maps> {
-        let bytes = slots.saturating_mul(room).saturating_mul(4 * width);
-        let short = |e| {
-            let (mib, at) = (bytes >> 20, "keys or values of one block");
-            Error::OutOfMemory(format!("out of memory: {mib} MiB for {at}: {e}"))
-        };
-        if bytes > isize::MAX as usize {
-            return Err(short(std::io::ErrorKind::OutOfMemory.into()));
-        }
-        let list = || -> Result<MmapMut> {
+    pub fn new(slots: usize, room: usize, widths: [usize; 2]) -> Result<Maps> {
+        let list = |width: usize| -> Result<MmapMut> {
+            let bytes = slots.saturating_mul(room).saturating_mul(4 * width);
+            let short = |e| {
+                let (mib, at) = (bytes >> 20, "keys or values of one block");
+                Error::OutOfMemory(format!("out of memory: {mib} MiB for {at}: {e}"))
+            };
+            if bytes > isize::MAX as usize {
+                return Err(short(std::io::ErrorKind::OutOfMemory.into()));
+            }
             let map = MmapMut::map_anon(bytes.max(1)).map_err(short)?;
             // with large pages each slot's first row would take 2 MiB; a system that does not know
             // the advice refuses it
@@ -36,13 +38,13 @@ impl Maps {
             let _ = map.advise(memmap2::Advice::NoHugePage);
             Ok(map)
         };
-        let (k, v) = (list()?, list()?);
+        let (k, v) = (list(widths[0])?, list(widths[1])?);
         Ok(Maps {
             k,
             v,
             slots,
             room,
-            width,
+            widths,
         })
     }
 
@@ -54,7 +56,7 @@ impl Maps {
         if rows <= self.room {
             return Ok(());
         }
-        let mut new = Maps::new(self.slots, rows.max(2 * self.room), self.width)?;
+        let mut new = Maps::new(self.slots, rows.max(2 * self.room), self.widths)?;
         for (slot, &len) in lens.iter().enumerate() {
             new.write(slot, 0, self.slot(slot, len));
         }
@@ -64,22 +66,26 @@ impl Maps {
 
     /// A slot's first `len` keys and values.
     pub fn slot(&self, slot: usize, len: usize) -> [&[f32]; 2] {
-        let from = slot * self.room * self.width;
         // a map begins at a page, so its values are aligned
-        [&self.k, &self.v].map(|map| &bytemuck::cast_slice(map)[from..from + len * self.width])
+        let [k, v] = self.widths;
+        [(&self.k, k), (&self.v, v)].map(|(map, width)| {
+            let from = slot * self.room * width;
+            &bytemuck::cast_slice(map)[from..from + len * width]
+        })
     }
 
     /// Writes keys and values behind a slot's first `len`.
     pub fn write(&mut self, slot: usize, len: usize, kv: [&[f32]; 2]) {
-        let from = (slot * self.room + len) * self.width;
-        for (map, new) in [&mut self.k, &mut self.v].into_iter().zip(kv) {
+        let maps = [&mut self.k, &mut self.v].into_iter();
+        for ((map, width), new) in maps.zip(self.widths).zip(kv) {
+            let from = (slot * self.room + len) * width;
             bytemuck::cast_slice_mut(map)[from..from + new.len()].copy_from_slice(new);
         }
     }
 
     /// Bytes of both maps, whether written or not.
     pub fn bytes(&self) -> usize {
-        2 * 4 * self.slots * self.room * self.width
+        4 * self.slots * self.room * self.widths.iter().sum::<usize>()
     }
 }
 
@@ -91,26 +97,26 @@ mod tests {
 
     #[test]
     fn rows_stay_when_their_room_grows() {
-        let mut rows = Maps::new(2, 1, 3).unwrap();
-        rows.write(1, 0, [&[1.0, 2.0, 3.0], &[4.0, 5.0, 6.0]]);
+        let mut rows = Maps::new(2, 1, [3, 2]).unwrap();
+        rows.write(1, 0, [&[1.0, 2.0, 3.0], &[4.0, 5.0]]);
         rows.grow(1, &[0, 1]).unwrap();
-        assert_eq!(rows.bytes(), 2 * 4 * 2 * 3);
+        assert_eq!(rows.bytes(), 4 * 2 * (3 + 2));
         rows.grow(5, &[0, 1]).unwrap();
-        assert_eq!(rows.bytes(), 2 * 4 * 2 * 5 * 3);
-        rows.write(1, 1, [&[7.0; 12], &[8.0; 12]]);
-        rows.write(0, 0, [&[9.0; 15], &[9.0; 15]]);
+        assert_eq!(rows.bytes(), 4 * 2 * 5 * (3 + 2));
+        rows.write(1, 1, [&[7.0; 12], &[8.0; 8]]);
+        rows.write(0, 0, [&[9.0; 15], &[9.0; 10]]);
         let [k, v] = rows.slot(1, 5);
         assert_eq!(
-            (&k[..4], &v[..4]),
-            (&[1.0, 2.0, 3.0, 7.0][..], &[4.0, 5.0, 6.0, 8.0][..])
+            (&k[..4], &v[..3]),
+            (&[1.0, 2.0, 3.0, 7.0][..], &[4.0, 5.0, 8.0][..])
         );
-        assert_eq!((k[14], v[14]), (7.0, 8.0));
+        assert_eq!((k.len(), v.len(), k[14], v[9]), (15, 10, 7.0, 8.0));
     }
 
     #[test]
     fn too_much_is_an_error() {
         for (slots, room) in [(1 << 20, 1 << 20), (1 << 40, 1 << 40)] {
-            let error = Maps::new(slots, room, 1 << 10).err().unwrap();
+            let error = Maps::new(slots, room, [1 << 10; 2]).err().unwrap();
             assert!(error.is_out_of_memory(), "{error}");
         }
     }

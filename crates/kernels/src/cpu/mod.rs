@@ -5,6 +5,9 @@
 pub mod attention;
 mod attention_backward;
 mod cache;
+mod conv;
+pub mod delta;
+mod delta_backward;
 mod dora;
 pub mod elementwise;
 mod few;
@@ -19,6 +22,7 @@ pub mod norm;
 mod panel;
 mod product;
 pub mod rope;
+mod sinks;
 
 use std::{convert::Infallible, ops::Deref};
 
@@ -80,21 +84,21 @@ impl Kernels for Cpu {
         &self,
         plan: &Self::Plan,
         [q, k, v]: [&Tensor; 3],
+        sinks: Option<&Tensor>,
         heads: &Heads,
     ) -> Result<(Tensor, Self::SoftmaxStats)> {
-        cache::with_spans(plan, k, v, heads, |spans| {
-            attention::forward(q, spans, heads)
-        })
+        cache::with_spans(plan, k, v, heads, |spans| attend(q, spans, sinks, heads))
     }
     fn cached_attention(
         &self,
         cache: &mut Self::Cache,
         at: (usize, usize),
         [q, k, v]: [&Tensor; 3],
+        sinks: Option<&Tensor>,
         heads: &Heads,
     ) -> Result<(Tensor, Self::SoftmaxStats)> {
-        let spans = cache.append(at, [k, v], heads.widths().1)?;
-        attention::forward(q, &spans, heads)
+        let spans = cache.append(at, [k, v], heads)?;
+        attend(q, &spans, sinks, heads)
     }
     fn attention_backward(
         &self,
@@ -105,8 +109,44 @@ impl Kernels for Cpu {
         dout: &Tensor,
     ) -> Result<[Tensor; 3]> {
         cache::with_spans(plan, k, v, heads, |spans| {
-            attention_backward::backward(q, k.dims(), spans, heads, (out, lse), dout)
+            let dims = [k.dims(), v.dims()];
+            attention_backward::backward(q, dims, spans, heads, (out, lse), dout)
         })
+    }
+    fn cached_convolve(
+        &self,
+        cache: &mut Self::Cache,
+        at: (usize, usize),
+        x: &Tensor,
+        w: &Tensor,
+    ) -> Result<Tensor> {
+        cache.convolve(at, x, w)
+    }
+    fn cached_delta_rule(
+        &self,
+        cache: &mut Self::Cache,
+        at: (usize, usize),
+        inputs: [&Tensor; 5],
+    ) -> Result<Tensor> {
+        cache.delta_rule(at, inputs)
+    }
+    call! {
+        delta::delta_rule(plan: &Self::Plan, inputs: [&Tensor; 5]) -> Tensor;
+        delta_backward::delta_rule_backward(
+            plan: &Self::Plan, inputs: [&Tensor; 5], dout: &Tensor
+        ) -> [Tensor; 5];
+        conv::convolve(plan: &Self::Plan, x: &Tensor, w: &Tensor) -> Tensor;
+        conv::convolve_backward(plan: &Self::Plan, w: &Tensor, dy: &Tensor) -> Tensor;
+        conv::taps_gradient(plan: &Self::Plan, x: &Tensor, dy: &Tensor, dw: &Tensor) -> ();
+    }
+    fn sinks_gradient(
+        &self,
+        sinks: &Tensor,
+        heads: &Heads,
+        (out, lse): (&Tensor, &Self::SoftmaxStats),
+        dout: &Tensor,
+    ) -> Result<Tensor> {
+        sinks::gradient(sinks, heads, (out, lse), dout)
     }
     /// The tape saves three wide values instead: see its `Factor`.
     fn fuses_silu(&self) -> bool {
@@ -124,6 +164,20 @@ impl Kernels for Cpu {
     fn take(&self, offloaded: Infallible) -> Result<Tensor> {
         match offloaded {}
     }
+}
+
+/// Attention over the spans' keys, with the sinks if there are any.
+fn attend(
+    q: &Tensor,
+    spans: &[attention::Span],
+    sinks: Option<&Tensor>,
+    heads: &Heads,
+) -> Result<(Tensor, Vec<f32>)> {
+    let (out, mut sums) = attention::forward(q, spans, heads)?;
+    if let Some(values) = sinks {
+        sinks::add(values, heads, &out, &mut sums)?;
+    }
+    Ok((out, sums))
 }
 
 /// Elements of a parallel task.

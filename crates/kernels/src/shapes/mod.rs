@@ -20,7 +20,11 @@ pub use placeholder::Placeholder;
 pub use work::Work;
 
 use self::{ledger::Allocation, placeholder::Axes};
-use crate::{Error, ExpertOutput, ExpertTokens, Gain, Heads, Kernels, Norm, Result, rows};
+use crate::{
+    Error, ExpertOutput, ExpertTokens, Gain, Heads, Kernels, Norm, Result,
+    cpu::delta::{self, Sizes},
+    rows,
+};
 
 /// A low-rank update without values.
 #[derive(Clone, Copy)]
@@ -218,6 +222,7 @@ impl Kernels for Shapes {
         &self,
         _: &usize,
         [q, ..]: [&Placeholder; 3],
+        _: Option<&Placeholder>,
         heads: &Heads,
     ) -> Result<(Placeholder, Allocation)> {
         Ok(self.attend(q, heads))
@@ -228,6 +233,7 @@ impl Kernels for Shapes {
         (): &mut (),
         _: (usize, usize),
         [q, ..]: [&Placeholder; 3],
+        _: Option<&Placeholder>,
         heads: &Heads,
     ) -> Result<(Placeholder, Allocation)> {
         Ok(self.attend(q, heads))
@@ -243,18 +249,87 @@ impl Kernels for Shapes {
         _: (&Placeholder, &Allocation),
         _: &Placeholder,
     ) -> Result<[Placeholder; 3]> {
-        let (width, _) = heads.widths();
-        let dq = self.like(q)?;
+        let ((width, _), (values, _)) = (heads.widths(), heads.value_widths());
+        let (dq, queries) = (self.like(q)?, q.dims[0]);
         let scratch = match self.card {
-            Some(_) => self.allocate_f32(q.count() / width.max(1) * heads.heads),
-            None => self.allocate(2 * q.count()),
+            Some(_) => self.allocate_f32(queries * heads.heads),
+            None => self.allocate(queries * (width + values)),
         };
         self.ledger.touch(self.scores(2));
-        // the scores again, then the gradients to them, to v, to q and to k
-        self.count_multiply_adds(5 * width as u64 * self.attended);
+        // the scores again, then the gradients to q and to k; those to the scores and to v
+        self.count_multiply_adds((3 * width + 2 * values) as u64 * self.attended);
         let (dk, dv) = (self.like(k)?, self.like(v)?);
         drop(scratch);
         Ok([dq, dk, dv])
+    }
+    fn sinks_gradient(
+        &self,
+        sinks: &Placeholder,
+        _: &Heads,
+        _: (&Placeholder, &Allocation),
+        _: &Placeholder,
+    ) -> Result<Placeholder> {
+        self.like(sinks)
+    }
+
+    fn convolve(&self, _: &usize, x: &Placeholder, w: &Placeholder) -> Result<Placeholder> {
+        self.conv(x, w)
+    }
+    /// The states themselves are counted by the caller.
+    fn cached_convolve(
+        &self,
+        (): &mut (),
+        _: (usize, usize),
+        x: &Placeholder,
+        w: &Placeholder,
+    ) -> Result<Placeholder> {
+        self.conv(x, w)
+    }
+    fn convolve_backward(
+        &self,
+        _: &usize,
+        w: &Placeholder,
+        dy: &Placeholder,
+    ) -> Result<Placeholder> {
+        self.conv(dy, w)
+    }
+    /// Parts of it for every 64 rows, which are then summed.
+    fn taps_gradient(
+        &self,
+        _: &usize,
+        _: &Placeholder,
+        dy: &Placeholder,
+        dw: &Placeholder,
+    ) -> Result<()> {
+        let parts = dy.dims[0].div_ceil(64) + 1;
+        self.ledger.touch(4 * (parts * dw.count()) as u64);
+        self.count_multiply_adds((dy.dims[0] * dw.count()) as u64);
+        Ok(())
+    }
+
+    fn delta_rule(&self, _: &usize, inputs: [&Placeholder; 5]) -> Result<Placeholder> {
+        self.scan(inputs)
+    }
+    /// The states themselves are counted by the caller.
+    fn cached_delta_rule(
+        &self,
+        (): &mut (),
+        _: (usize, usize),
+        inputs: [&Placeholder; 5],
+    ) -> Result<Placeholder> {
+        self.scan(inputs)
+    }
+    fn delta_rule_backward(
+        &self,
+        _: &usize,
+        inputs: [&Placeholder; 5],
+        _: &Placeholder,
+    ) -> Result<[Placeholder; 5]> {
+        let sizes = Sizes::of(&inputs[0].dims, &inputs[2].dims)?;
+        let [q, k, v, beta, gate] = inputs.map(|input| self.values(&input.dims));
+        self.ledger.touch(self.threads * sizes.scratch(self.keys));
+        self.count_scan(&sizes, delta::BACKWARD);
+        Ok([q, k, v, beta, gate])
     }
 
     /// Spreads tokens evenly, since the true numbers depend on values.

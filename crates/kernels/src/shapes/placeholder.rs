@@ -5,7 +5,12 @@ use std::{ops::Deref, rc::Rc};
 use randori_cuda::ops::decode;
 
 use super::{ledger::Allocation, machine::Shapes};
-use crate::{Heads, QUERIES, Result, Shaped, tensors::with_last};
+use crate::{
+    Heads, QUERIES, Result, Shaped,
+    cpu::delta::{self, Sizes},
+    error::on_processor,
+    tensors::with_last,
+};
 
 /// The axes of a tensor. Up to four are stored in place, since a pass has thousands of tensors.
 #[derive(Clone)]
@@ -142,14 +147,43 @@ impl Shapes {
         Ok(self.values(&with_last(&x.dims, width)))
     }
 
+    /// Counts a convolution of x, or of the gradient to its result, with all taps of w.
+    pub(super) fn conv(&self, x: &Placeholder, w: &Placeholder) -> Result<Placeholder> {
+        if self.card.is_some() {
+            return Err(on_processor("conv"));
+        }
+        self.count_multiply_adds((x.dims[0] * w.count()) as u64);
+        self.like(x)
+    }
+
+    /// Counts the delta rule's forward pass; a thread has a few states.
+    pub(super) fn scan(&self, inputs: [&Placeholder; 5]) -> Result<Placeholder> {
+        if self.card.is_some() {
+            return Err(on_processor("delta_rule"));
+        }
+        let sizes = Sizes::of(&inputs[0].dims, &inputs[2].dims)?;
+        let out = self.like(inputs[2])?;
+        self.ledger
+            .touch(self.threads * 4 * 4 * sizes.state() as u64);
+        self.count_scan(&sizes, delta::FORWARD);
+        Ok(out)
+    }
+
+    /// Counts the multiply-adds of a pass of the delta rule.
+    pub(super) fn count_scan(&self, sizes: &Sizes, each: usize) {
+        let states = sizes.rows * sizes.heads * sizes.state();
+        self.count_multiply_adds((each * states) as u64);
+    }
+
     /// Counts attention's forward pass; returns its result and the soft-max's statistics.
     pub(super) fn attend(&self, q: &Placeholder, heads: &Heads) -> (Placeholder, Allocation) {
         let (queries, (width, _)) = (q.dims[0], heads.widths());
-        let out = self.values(&q.dims);
+        let (values, _) = heads.value_widths();
+        let out = self.values(&[queries, heads.heads, heads.value_dim]);
         let stats = self.softmax_stats(queries, heads.heads, width);
         self.ledger.touch(self.scores(1));
         // scores, then their sum over v
-        self.count_multiply_adds(2 * width as u64 * self.attended);
+        self.count_multiply_adds((width + values) as u64 * self.attended);
         self.widest.set(self.widest.get().max(q.count()));
         (out, stats)
     }

@@ -74,6 +74,8 @@ fn options_of_ops() {
         window: 5,
         scale: 0.5,
         softcap: 30.0,
+        sinks: 3,
+        chunk: 64,
     };
     any_length("Attn", attn, |a| {
         (a.window, a.scale, a.softcap) == (5, 0.5, 30.0)
