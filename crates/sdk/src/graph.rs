@@ -5,8 +5,6 @@
 //! failed op returns the handle 0, as does every op on 0, and the host records the first error with
 //! the line of the author's source: forward code needs no `?`.
 
-mod route;
-
 use std::{
     cell::Cell,
     ffi::c_void,
