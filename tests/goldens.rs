@@ -206,7 +206,12 @@ fn flat(t: &Tensor) -> Vec<f64> {
 #[test]
 fn the_bases_answer_as_in_transformers() {
     let all = ["llama", "mistral"].into_iter().chain(NEWER).chain(TIED);
-    for model in all.chain(ROTARY).chain(MIXTURES).chain(HYBRIDS) {
+    for model in all
+        .chain(ROTARY)
+        .chain(MIXTURES)
+        .chain(HYBRIDS)
+        .chain(["gpt_oss"])
+    {
         let golden = Golden::open(model);
         golden.answers("base", &Player::bare(golden.base.clone()));
     }
@@ -238,11 +243,17 @@ fn responses_across_the_border_do_not_share_their_prompt() {
     assert_eq!(roots.count(), 2);
 }
 
-/// Biases and norms of heads are trained with the rest, which no LoRA shows.
+/// Sinks in attention's soft-max, biases of experts, yarn whose ramp is not rounded.
+#[test]
+fn an_adapter_beside_sinks() {
+    Golden::open("gpt_oss").all("plain");
+}
+
+/// Biases, norms of heads and sinks are trained with the rest, which no LoRA shows.
 #[test]
 fn a_base_s_own_weights_have_pytorchs_gradients() {
-    let mixtures = ["mixtral", "qwen3_moe"];
-    for model in NEWER.into_iter().chain(TIED).chain(mixtures).chain(HYBRIDS) {
+    let experts = ["mixtral", "qwen3_moe", "gpt_oss"];
+    for model in NEWER.into_iter().chain(TIED).chain(experts).chain(HYBRIDS) {
         let golden = Golden::open(model);
         golden.gradients("full", &Player::full(golden.base.clone()).unwrap());
     }

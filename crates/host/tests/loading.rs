@@ -37,6 +37,7 @@ fn stock_plugins_are_found_beside_the_binary() {
         "gemma2",
         "gemma3",
         "glm4",
+        "gpt_oss",
         "granite",
         "lfm2",
         "llama",
