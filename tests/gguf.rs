@@ -28,7 +28,7 @@ use crate::{
     opened::{families, family},
 };
 
-fn load(source: Source) -> Base {
+pub fn load(source: Source) -> Base {
     let (checkpoint, arch) = opened(source);
     let options = LoadOptions {
         quant: None,
@@ -86,7 +86,7 @@ fn trained(base: Arc<Base>) -> Player {
     player
 }
 
-fn logps(player: &Player) -> Vec<f64> {
+pub fn logps(player: &Player) -> Vec<f64> {
     let ids = |name: &str, n: usize| -> Vec<u32> {
         randori_lora::splitmix(3, name, n)
             .map(|u| (u * 96.0) as u32)
@@ -97,12 +97,12 @@ fn logps(player: &Player) -> Vec<f64> {
     player.logps(&plan).unwrap()
 }
 
-fn difference(a: &[f64], b: &[f64]) -> f64 {
+pub fn difference(a: &[f64], b: &[f64]) -> f64 {
     let pairs = a.iter().zip(b);
     pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }
 
-fn hf_folder(player: &Player, out: &Path) {
+pub fn hf_folder(player: &Player, out: &Path) {
     let options = FolderOptions {
         dtype: Dtype::F32,
         ..FolderOptions::default()
@@ -119,9 +119,9 @@ fn hf_folder(player: &Player, out: &Path) {
     .unwrap();
 }
 
-type Held = BTreeMap<String, Vec<f32>>;
+pub type Held = BTreeMap<String, Vec<f32>>;
 
-fn export(
+pub fn export(
     player: &Player,
     tokenizer: Option<&GgufTokenizer>,
     out: &Path,
@@ -205,7 +205,7 @@ fn what_is_loaded_again_computes_the_same_to_the_bit() {
 }
 
 /// The small Llama's configuration as another family's.
-fn of_family(name: &str, more: &Value) -> Value {
+pub fn of_family(name: &str, more: &Value) -> Value {
     let mut config = SMALL.config();
     config["model_type"] = json!(name);
     for (key, value) in more.as_object().unwrap() {

@@ -9,6 +9,7 @@
 mod bnb;
 mod export;
 mod gguf;
+mod gguf_hybrids;
 mod goldens;
 mod interop;
 #[path = "oracles/model.rs"]

@@ -235,5 +235,6 @@ def main(out, smollm2):
         save_file({"tokens": tokens, **found}, folder / "peers.safetensors")
 
 
-hush()
-main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)
+if __name__ == "__main__":
+    hush()
+    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)

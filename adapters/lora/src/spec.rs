@@ -46,6 +46,11 @@ pub struct LoraSpec {
     /// is added to the replaced values.
     #[serde(default)]
     pub replaced: Vec<String>,
+    /// Whether gate's and the other input's rows of its experts come from one stored matrix, of
+    /// which they were taken for halves: on a base in which they take turns,
+    /// [`crate::peft::deal_out`] is to put that right.
+    #[serde(skip)]
+    pub halved: bool,
 }
 
 /// The update of one projection, as stored.
@@ -76,6 +81,7 @@ impl Default for LoraSpec {
             dora: false,
             modules_to_save: Vec::new(),
             replaced: Vec::new(),
+            halved: false,
         }
     }
 }

@@ -44,6 +44,15 @@ pub fn stack(mut adapters: Vec<(LoraSpec, Params)>) -> Result<(LoraSpec, Params)
         }
         spec.check()?;
     }
+    if !adapters
+        .iter()
+        .all(|(spec, _)| spec.halved == adapters[0].0.halved)
+    {
+        return Err(Error::rule(
+            "an adapter with updates of all experts of a layer in one tensor (target_parameters) cannot \
+             be stacked with one without; merge one of them first (export --to hf)",
+        ));
+    }
     if names.is_empty() {
         return Err(Error::rule("a stack wants at least one adapter"));
     }
@@ -108,5 +117,6 @@ fn settings(adapters: &[(LoraSpec, Params)], ranks: &BTreeMap<String, usize>) ->
             .collect::<BTreeSet<_>>()
             .into_iter()
             .collect(),
+        halved: adapters.iter().any(|(spec, _)| spec.halved),
     }
 }

@@ -9,4 +9,5 @@
 mod mlx;
 mod peft;
 mod peft_fields;
+mod peft_turns;
 mod product;

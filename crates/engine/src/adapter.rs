@@ -84,8 +84,7 @@ impl Player {
     pub fn with_adapter(base: Arc<Base>, spec: LoraSpec, params: Params) -> Result<Player> {
         let traced = trace(base.arch.as_ref())?;
         let held = |name: &str| head::weight_on_cpu(&base, name);
-        let params = randori_lora::peft::as_in_base(params, &traced.projections());
-        let (spec, params) = head::settle(&traced, spec, params, &held)?;
+        let (spec, params) = head::settle(&traced, &*base.arch, (spec, params), &held)?;
         fits(&traced, &spec, &params)?;
         Ok(Player {
             base,

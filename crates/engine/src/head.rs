@@ -7,7 +7,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use randori_kernels::{Error, Result, Weight};
-use randori_lora::{LoraSpec, Projection};
+use randori_lora::{LoraSpec, Projection, peft};
 use randori_sdk::seam::Architecture;
 
 use crate::{
@@ -97,13 +97,18 @@ pub fn untied(
 
 /// An adapter by the names that this base's players go by, without what says nothing: a tied head's
 /// update is the head's, a copy of a tied weight is that weight's, and a copy that is the base's
-/// own is dropped.
+/// own is dropped. Updates of experts are by this base's names, and by its order of their outputs.
 pub(crate) fn settle(
     traced: &Trace,
-    mut spec: LoraSpec,
-    mut params: Params,
+    arch: &dyn Architecture,
+    (mut spec, mut params): (LoraSpec, Params),
     base: &dyn Fn(&str) -> Result<Option<Tensor>>,
 ) -> Result<(LoraSpec, Params)> {
+    if std::mem::take(&mut spec.halved) && arch.dialect().takes_turns() {
+        let dealt = peft::deal_out(params);
+        params = dealt.map_err(|e| Error::rule(e.to_string()))?;
+    }
+    params = peft::as_in_base(params, &traced.projections());
     if let Some(embedding) = traced.tied() {
         for part in ["lora_A", "lora_B", "lora_magnitude_vector"] {
             rename(
@@ -187,7 +192,7 @@ impl Stream {
     /// Tensors of one weight that differ, a copy of a weight that the base does not have, or what
     /// the file refuses.
     pub fn settle(&self, spec: LoraSpec, params: Params) -> Result<(LoraSpec, Params)> {
-        settle(self.trace(), spec, params, &|name| {
+        settle(self.trace(), &**self.arch(), (spec, params), &|name| {
             if !self.trace().weights.iter().any(|w| w.name == name) {
                 return Ok(None);
             }

@@ -21,7 +21,7 @@ pub fn config_json(base: &Value, dialect: &Dialect, dtype: Dtype) -> Result<Valu
     config.insert("torch_dtype".into(), json!(name));
     config.insert("dtype".into(), json!(name));
     config.remove("quantization_config"); // the export is dense
-    rope(&mut config);
+    rope(&mut config, &kinds_of_layers(dialect));
     if !config.get("architectures").is_some_and(Value::is_array) {
         let kind = config.get("model_type").and_then(Value::as_str);
         let kind =
@@ -35,10 +35,26 @@ pub fn config_json(base: &Value, dialect: &Dialect, dtype: Dtype) -> Result<Valu
     Ok(Value::Object(config))
 }
 
+/// What a family's class means by absent rotary keys of each kind of layers, where v5 has a section
+/// for each; empty where it has one for all.
+fn kinds_of_layers(dialect: &Dialect) -> Map<String, Value> {
+    let defaults: Value = serde_json::from_str(dialect.defaults).unwrap_or_default();
+    let sections = defaults.get("rope_parameters").and_then(Value::as_object);
+    let mut kinds = sections.cloned().unwrap_or_default();
+    kinds.retain(|_, section| section.is_object());
+    for section in kinds.values_mut() {
+        if section.get("rope_type").is_none() {
+            section["rope_type"] = json!("default");
+        }
+    }
+    kinds
+}
+
 /// Completes one spelling from the other. Where both were present, the base's loading has made v5's
-/// consistent.
-fn rope(config: &mut Map<String, Value>) {
-    let parameters = match config.get("rope_parameters") {
+/// consistent. `kinds` is what [`kinds_of_layers`] found: v4's keys are those of layers that see
+/// everything.
+fn rope(config: &mut Map<String, Value>, kinds: &Map<String, Value>) {
+    let mut parameters = match config.get("rope_parameters") {
         // keyed by layer type (Gemma 3): v4 has no spelling for it
         Some(Value::Object(p)) if p.values().any(Value::is_object) => return,
         Some(Value::Object(p)) => p.clone(),
@@ -76,6 +92,11 @@ fn rope(config: &mut Map<String, Value>) {
             Value::Object(scaling)
         },
     );
+    if !kinds.is_empty() {
+        let mut nested = kinds.clone();
+        nested.insert("full_attention".into(), Value::Object(parameters));
+        parameters = nested;
+    }
     config.insert("rope_parameters".into(), Value::Object(parameters));
 }
 

@@ -7,7 +7,7 @@ use randori_formats::gguf::{
     GgufTokenizer, Kind,
     model::{GgufLoraOptions, GgufOptions, GgufReport, Param, Plan, Planned, write_lora},
 };
-use randori_sdk::seam::Family;
+use randori_sdk::{dialect::Values, seam::Family};
 use serde_json::Value;
 
 use crate::{Error, Result, fidelity::OnTensor, merge::Tensors};
@@ -51,11 +51,12 @@ pub fn gguf(
                     merged.weight.dims()
                 )));
             }
+            let form = Form::of(t);
             on_tensor(name, &merged, &|values| {
-                round_trip(kind, name, values, t.added)
+                round_trip(kind, name, values, &form)
             })?;
             in_stored_order(t, &merged.weight, &mut |values| {
-                let bytes = encode(kind, name, &added(values, t.added))?;
+                let bytes = encode(kind, name, &form.stored(values))?;
                 done += bytes.len() as u64;
                 progress(done, total);
                 Ok(writer.write(&bytes)?)
@@ -104,26 +105,65 @@ fn encode(kind: Kind, name: &str, values: &[f32]) -> Result<Vec<u8>> {
     }
 }
 
-/// Rounds values (whole rows) to those the file holds, by encoding and decoding them; `more` is
-/// what the file's have more.
-fn round_trip(kind: Kind, name: &str, values: &[f32], more: f32) -> Result<Vec<f32>> {
-    let bytes = match more {
-        0.0 => encode(kind, name, values)?,
-        more => encode(kind, name, &added(values.to_vec(), more))?,
+/// How a file holds the values of whole rows.
+struct Form {
+    values: Values,
+    /// The order of a row's columns: the model's number for each of the file's, and the reverse.
+    columns: Option<[Vec<u32>; 2]>,
+}
+
+impl Form {
+    fn of(t: &Planned) -> Self {
+        let columns = t.order.filter(|order| order.columns);
+        Form {
+            values: t.values,
+            columns: columns.map(|order| [order.of_model(), order.of_file()]),
+        }
+    }
+
+    fn stored(&self, mut values: Vec<f32>) -> Vec<f32> {
+        if self.values != Values::Same {
+            values.iter_mut().for_each(|v| *v = self.values.stored(*v));
+        }
+        match &self.columns {
+            Some([of_model, _]) => picked(&values, of_model),
+            None => values,
+        }
+    }
+
+    fn own(&self, mut stored: Vec<f32>) -> Vec<f32> {
+        if self.values != Values::Same {
+            let own = |v: f32| self.values.own(v).unwrap_or(f32::NAN);
+            stored.iter_mut().for_each(|v| *v = own(*v));
+        }
+        match &self.columns {
+            Some([_, of_file]) => picked(&stored, of_file),
+            None => stored,
+        }
+    }
+}
+
+/// Each row with its columns in this order.
+fn picked(values: &[f32], columns: &[u32]) -> Vec<f32> {
+    let rows = values.chunks_exact(columns.len().max(1));
+    rows.flat_map(|row| columns.iter().map(move |column| row[*column as usize]))
+        .collect()
+}
+
+/// Rounds values (whole rows) to those the file holds, by encoding and decoding them.
+fn round_trip(kind: Kind, name: &str, values: &[f32], form: &Form) -> Result<Vec<f32>> {
+    let bytes = match form {
+        Form {
+            values: Values::Same,
+            columns: None,
+        } => encode(kind, name, values)?,
+        form => encode(kind, name, &form.stored(values.to_vec()))?,
     };
     let held = match kind {
         Kind::Dense(dtype) => dtype.values(&bytes),
         Kind::Block(block) => randori_qlora::decode(block, &bytes)?,
     };
-    Ok(added(held, -more))
-}
-
-/// Values with a number added.
-fn added(mut values: Vec<f32>, more: f32) -> Vec<f32> {
-    if more != 0.0 {
-        values.iter_mut().for_each(|v| *v += more);
-    }
-    values
+    Ok(form.own(held))
 }
 
 /// Calls `write` with the tensor's values in the file's row order, some whole rows at a time.
@@ -135,7 +175,8 @@ fn in_stored_order(
     let rows = t.shape[0];
     let columns: usize = t.shape[1..].iter().product();
     let step = (CHUNK / columns.max(1)).clamp(1, rows);
-    let order = t.order();
+    let order = t.order.filter(|order| !order.columns);
+    let order = order.map(|order| order.of_model());
     for first in (0..rows).step_by(step) {
         let n = step.min(rows - first);
         let part = match &order {
@@ -187,8 +228,12 @@ mod tests {
                 fine,
                 "{kind:?} of {value}"
             );
+            let form = Form {
+                values: Values::Same,
+                columns: None,
+            };
             assert_eq!(
-                round_trip(kind, "w", &values, 0.0).is_ok(),
+                round_trip(kind, "w", &values, &form).is_ok(),
                 fine,
                 "{kind:?} of {value}"
             );

@@ -19,6 +19,7 @@ mod stacked;
 use std::path::Path;
 
 use randori_engine::Player;
+use randori_lora::peft;
 
 pub use bnb::{BnbOptions, BnbReport, bnb};
 pub use config::config_json;
@@ -42,10 +43,9 @@ pub fn adapter(player: &Player, dir: &Path, base_name: &str) -> Result<()> {
             "only a LoRA player has an adapter to export; export this one as a whole model folder",
         )
     })?;
-    Ok(randori_lora::peft::save(
-        dir,
-        spec,
-        &player.params,
-        base_name,
-    )?)
+    let save = match player.base.arch.dialect().takes_turns() {
+        true => peft::save_dealt,
+        false => peft::save,
+    };
+    Ok(save(dir, spec, &player.params, base_name)?)
 }

@@ -9,7 +9,7 @@ use randori_engine::{
     weights::Stream,
 };
 use randori_lora::LoraSpec;
-use randori_sdk::seam::Family;
+use randori_sdk::{Dialect, seam::Family};
 use serde_json::Value;
 
 use crate::{Error, Result};
@@ -100,7 +100,8 @@ impl<'a> FromDisk<'a> {
 
 impl Tensors for FromDisk<'_> {
     fn config(&self) -> Cow<'_, Value> {
-        config(self.stream.config(), self.untied.as_deref())
+        let dialect = self.family().dialect;
+        config(self.stream.config(), self.untied.as_deref(), &dialect)
     }
 
     fn family(&self) -> Family {
@@ -130,11 +131,17 @@ impl Tensors for FromDisk<'_> {
     }
 }
 
-/// The base's configuration; with an untied head, changed to say so.
-fn config<'a>(base: &'a Value, untied: Option<&str>) -> Cow<'a, Value> {
+/// The base's configuration; with an untied head, changed to say so, also under the family's older
+/// name where that is there.
+fn config<'a>(base: &'a Value, untied: Option<&str>, dialect: &Dialect) -> Cow<'a, Value> {
+    const TIED: &str = "tie_word_embeddings";
     let mut config = Cow::Borrowed(base);
     if untied.is_some() {
-        config.to_mut()["tie_word_embeddings"] = false.into();
+        let renamed = dialect.gguf.iter().flat_map(|gguf| gguf.renamed);
+        let older = renamed.filter(|key| key.usual == TIED && base.get(key.here).is_some());
+        for key in older.map(|key| key.here).chain([TIED]) {
+            config.to_mut()[key] = false.into();
+        }
     }
     config
 }
@@ -187,7 +194,8 @@ impl Tensors for InMemory<'_> {
     fn config(&self) -> Cow<'_, Value> {
         // an architecture that cannot be run on shapes is refused by `check`
         let untied = untied_by(self.player).unwrap_or(None);
-        config(&self.base().config, untied.as_deref())
+        let dialect = self.family().dialect;
+        config(&self.base().config, untied.as_deref(), &dialect)
     }
 
     fn family(&self) -> Family {

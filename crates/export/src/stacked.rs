@@ -104,11 +104,16 @@ fn stacked(name: String, stack: &Stack, mut members: Vec<Member>) -> Result<Unit
 }
 
 impl Unit {
+    /// Whether its weights follow one another as they are.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self.stack, None | Some((_, Layout::Rows)))
+    }
+
     /// How many weights' bytes are written at a time.
     pub(crate) fn at_once(&self) -> usize {
         match self.stack {
-            None | Some((_, Layout::Rows)) => 1,
-            Some((count, _)) => count,
+            Some((count, _)) if !self.is_plain() => count,
+            _ => 1,
         }
     }
 
@@ -198,6 +203,18 @@ mod tests {
             let units = units(list(2, &[2, 3]), &[stack]).unwrap();
             assert_eq!(units[1].joined(&[gate.clone(), up.clone()], 1), wanted);
         }
+        // one part alone is transposed too
+        const UP: &[&str] = &["mlp.experts.{}.up.weight"];
+        let stack = Stack::new("mlp.experts.up", UP, Layout::Columns);
+        let mut all = list(2, &[2, 3]);
+        all.retain(|(name, _)| !name.contains("gate"));
+        let units = units(all, &[stack]).unwrap();
+        assert!(!units[1].is_plain() && units[0].is_plain());
+        assert_eq!(
+            (units[1].at_once(), &units[1].shape[..]),
+            (1, &[2, 3, 2][..])
+        );
+        assert_eq!(units[1].joined(&[gate], 1), [0, 10, 1, 11, 2, 12]);
     }
 
     #[test]

@@ -61,3 +61,43 @@ fn rotary_keys_that_only_one_spelling_has_stay_alone() {
         }
     }
 }
+
+/// OLMo 3's v4 folders: transformers 5.24 has a section for each kind of layers; v4's keys reach
+/// those that see everything (`AutoConfig` of what is written here reads the same two sections as
+/// that of the folder itself; with one section for all it fails).
+#[test]
+fn v4_keys_of_a_family_with_two_rotary_sections_are_one_of_them() {
+    let dialect = Dialect {
+        defaults: r#"{"rope_parameters": {"sliding_attention": {"rope_theta": 500000.0}}}"#,
+        ..Dialect::NONE
+    };
+    let yarn = json!({"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64});
+    let windowed = json!({"rope_type": "default", "rope_theta": 500_000.0});
+    for (scaling, full) in [
+        (
+            yarn.clone(),
+            json!({"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64,
+                "rope_theta": 5e4}),
+        ),
+        (
+            Value::Null,
+            json!({"rope_type": "default", "rope_theta": 5e4}),
+        ),
+    ] {
+        let config = json!({"model_type": "olmo3", "rope_theta": 5e4, "rope_scaling": scaling});
+        let c = config_json(&config, &dialect, Dtype::F32).unwrap();
+        let wanted = json!({"full_attention": full, "sliding_attention": windowed});
+        assert_eq!(c["rope_parameters"], wanted);
+        assert_eq!(
+            (&c["rope_theta"], &c["rope_scaling"]),
+            (&json!(5e4), &scaling)
+        );
+    }
+    // nothing said stays nothing, and sections that are there stay
+    let silent = config_json(&json!({"model_type": "olmo3"}), &dialect, Dtype::F32).unwrap();
+    assert!(silent.get("rope_parameters").is_none());
+    let nested = json!({"full_attention": yarn, "sliding_attention": windowed});
+    let config = json!({"model_type": "olmo3", "rope_parameters": nested});
+    let c = config_json(&config, &dialect, Dtype::F32).unwrap();
+    assert_eq!(c["rope_parameters"], nested);
+}

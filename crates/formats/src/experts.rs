@@ -89,6 +89,8 @@ fn parts(stack: &Stack, tensor: &Stored) -> std::result::Result<Vec<(String, Sto
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use randori_sdk::dialect::Values;
+
     use super::*;
     use crate::{ByteSource, Dtype, gguf::Block};
 
@@ -106,10 +108,10 @@ mod tests {
             len: 0,
             shape: shape.to_vec(),
             format,
-            permuted: None,
+            order: None,
             columns: None,
             factor: 1.0,
-            added: 0.0,
+            values: Values::Same,
         };
         tensor.len = tensor.wanted_bytes().unwrap_or(4);
         let mut index = Index::default();

@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use randori_sdk::dialect::Values;
+
 use crate::{
-    ByteSource, Dtype, Error, Result,
+    ByteSource, Dtype, Error, Result, Swap,
     bnb::Bnb4,
     gguf::{Block, Kind},
 };
@@ -30,14 +32,14 @@ pub struct Stored {
     pub shape: Vec<usize>,
     /// Its number format.
     pub format: Format,
-    /// Number of heads by which llama.cpp permuted the rows.
-    pub permuted: Option<usize>,
+    /// In which other order the file has its rows or columns.
+    pub order: Option<Swap>,
     /// Its rows are columns of what is stored.
     pub columns: Option<Columns>,
     /// Factor of all values, which the stored ones lack.
     pub factor: f32,
-    /// What the stored values have more than the tensor's own, after the factor.
-    pub added: f32,
+    /// What is stored for each of its own values, after the factor.
+    pub values: Values,
 }
 
 /// Columns of a stored matrix that are rows of a tensor: value (o, i) lies in row i and column

@@ -13,6 +13,7 @@ pub mod experts;
 mod folder;
 pub mod gguf;
 mod index;
+mod order;
 pub mod safetensors;
 mod source;
 
@@ -22,4 +23,5 @@ pub use folder::{
     INDEX, Layout, UNSHARDED, has_weights, open, read_json, shard_names, weight_files,
 };
 pub use index::{Columns, Format, Index, Stored};
+pub use order::Swap;
 pub use source::ByteSource;

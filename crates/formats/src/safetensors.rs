@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use randori_sdk::dialect::Values;
 use serde_json::{Map, Value, json};
 
 use crate::{ByteSource, Dtype, Error, Format, Index, Result, Stored};
@@ -112,10 +113,10 @@ fn stored(
         len: end - begin,
         shape,
         format,
-        permuted: None,
+        order: None,
         columns: None,
         factor: 1.0,
-        added: 0.0,
+        values: Values::Same,
     };
     // an unsupported format is an error only if the tensor is needed
     if !matches!(stored.format, Format::Other(_)) && stored.wanted_bytes() != Some(stored.len) {

@@ -11,6 +11,7 @@ use randori_engine::train::{AsPair, PairRef};
 use randori_engine::weights::weight_files;
 use randori_engine::{Params, Player};
 use randori_lora::{LoraSpec, mlx, peft};
+use randori_sdk::Dialect;
 use randori_store::{Artefact, BoxError, JsonLines};
 use serde::{Deserialize, Serialize};
 
@@ -133,7 +134,18 @@ impl Learnt {
 
     /// Writes it into `dir`, which is made.
     pub fn write(&self, dir: &Path) -> Result<()> {
+        self.written(dir, false)
+    }
+
+    /// [`Learnt::write`] as peft reads it for models of this family: of some it knows updates of
+    /// all experts of a layer together only.
+    pub fn write_for_peft(&self, dir: &Path, dialect: &Dialect) -> Result<()> {
+        self.written(dir, dialect.takes_turns())
+    }
+
+    fn written(&self, dir: &Path, dealt: bool) -> Result<()> {
         match &self.lora {
+            Some(spec) if dealt => peft::save_dealt(dir, spec, &self.params, &self.base_name)?,
             Some(spec) => peft::save(dir, spec, &self.params, &self.base_name)?,
             None => {
                 std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;

@@ -250,7 +250,7 @@ pub fn player(session: &Session, learnt: &Learnt, out: &Path, to: &OutFolder) ->
     make_parent(out)?;
     match learnt.lora {
         Some(_) => to.write(|fresh| {
-            learnt.write(fresh)?;
+            learnt.write_for_peft(fresh, &session.base.arch.dialect())?;
             let card = card_of(session, learnt, out, Form::Adapter, "A PEFT adapter".into())?;
             Ok(std::fs::write(fresh.join(card::FILE), card)?)
         })?,

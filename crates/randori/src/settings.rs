@@ -252,6 +252,7 @@ pub fn lora(recipe: &Recipe) -> Result<LoraSpec> {
         dora: a.dora,
         modules_to_save: a.modules_to_save.0.clone(),
         replaced: Vec::new(),
+        halved: false,
     };
     spec.check()
         .map_err(|e| anyhow::anyhow!("{}: [adapter]: {e}", recipe.place("adapter.targets")))?;

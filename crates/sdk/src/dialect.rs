@@ -5,6 +5,7 @@
 //! [`Dialect::parse`]), so that it can get fields without changing a struct.
 
 mod json;
+mod metadata;
 mod parts;
 
 use crate::json::Json;
@@ -85,6 +86,9 @@ records! {
         pub divisors: Divisors,
         /// Whether `rope.scaling.yarn_log_multiplier` counts.
         pub yarn_log: bool,
+        /// Whether files are of models whose yarn ends its ramp at whole pairs (`truncate`), as
+        /// llama.cpp computes it for all.
+        pub yarn_truncates: bool,
         /// What becomes of sliding windows.
         pub sliding: Sliding,
         /// Keys of the configuration under other names than Llama's.
@@ -93,6 +97,40 @@ records! {
         pub keys: &'static [Key],
         /// What every file of this architecture implies.
         pub implied: &'static [Implied],
+        /// Layers that do not attend, of which `attention.head_count_kv` is 0; `None`: that is one
+        /// number for all layers.
+        pub headless: Option<Headless>,
+        /// Heads of values of which several share one of keys, in another order; `None`: there are
+        /// none.
+        pub grouped: Option<Grouped>,
+        /// The module of every layer whose weight's rows are `feed_forward_length`; empty: that is
+        /// the configuration's `intermediate_size`.
+        pub ffn: &'static str,
+        /// Whether layers may be without a group of `modules`, of which they have all or none.
+        pub hybrid: bool,
+        /// Whether the last `nextn_predict_layers` blocks predict further tokens: they are left
+        /// unread.
+        pub nextn: bool,
+    }
+
+    /// Layers that do not attend.
+    pub struct Headless {
+        /// What `layer_types` calls them: `conv`.
+        pub kind: &'static str,
+        /// The configuration's key with the numbers of all others, where it has no `layer_types`.
+        pub others: &'static str,
+    }
+
+    /// Keys of a configuration with numbers of heads. transformers has all heads of values that
+    /// share a head of keys beside each other; llama.cpp the first of each head of keys, then the
+    /// second of each.
+    pub struct Grouped {
+        /// Heads of keys.
+        pub keys: &'static str,
+        /// Heads of values.
+        pub values: &'static str,
+        /// Features of a head of values.
+        pub features: &'static str,
     }
 
     /// A module or a tensor by both names.
@@ -118,6 +156,9 @@ records! {
         pub raw: bool,
         /// Whether some layers, or models, are without it.
         pub optional: bool,
+        /// Whether a file lacks the middle axis, of length 1, of its weight: (channels, 1, taps) of
+        /// a convolution of each channel by itself.
+        pub squeezed: bool,
     }
 
     /// Projections of a module that have biases together.
@@ -136,6 +177,8 @@ records! {
         pub usual: &'static str,
         /// The family's: `norm_eps`.
         pub here: &'static str,
+        /// Whether that is an older name, and a file is read under the usual one.
+        pub older: bool,
     }
 
     /// A key of a GGUF file and the configuration's.
@@ -151,6 +194,12 @@ records! {
         pub factor: f64,
         /// The file's number is `factor` divided by the configuration's.
         pub reciprocal: bool,
+        /// The configuration's key of a whole number by which a file's whole number is multiplied
+        /// as well; empty: none.
+        pub times: &'static str,
+        /// For `Form::Slides` what `layer_types` calls the layers of which a file says false and
+        /// true; empty: `full_attention` and `sliding_attention`.
+        pub kinds: &'static [&'static str],
         /// Whether it is an error for a file or a configuration to be without it.
         pub required: bool,
     }
@@ -164,7 +213,7 @@ records! {
         pub is: Is,
         /// For `Is::Json` the values as JSON, of which a file means the first, and the others
         /// compute the same; for `Is::Cycle` the layers' kinds, again and again, each a number or
-        /// text.
+        /// text; for `Is::Other` another key.
         pub values: &'static [&'static str],
         /// Only for models of so many layers; 0: for all. Of several entries for a key the first
         /// that fits counts.
@@ -172,6 +221,8 @@ records! {
         /// Whether a configuration may be without the key as well, which then means the same and
         /// is how a file is read.
         pub absent: bool,
+        /// Whether a configuration may say otherwise, since the tensors tell the same.
+        pub lenient: bool,
     }
 }
 
@@ -217,6 +268,12 @@ words! {
         /// Of each head (`Size::Query` or `Size::Key` rows) the two halves take turns, since
         /// llama.cpp rotates neighbours: Llama's q and k.
         Turned = "turned",
+        /// Of heads of values, `Gguf::grouped`.
+        Grouped = "grouped",
+        /// The same of the last rows only, behind those of queries and keys.
+        GroupedLast = "grouped_last",
+        /// The columns are in that order, not the rows.
+        GroupedColumns = "grouped_columns",
     }
 
     /// What a file stores for each value.
@@ -225,6 +282,8 @@ words! {
         Same = "same",
         /// The value + 1: norms that multiply by 1 + w.
         PlusOne = "plus_one",
+        /// -exp(value): rates of decay, whose logarithm is the parameter.
+        MinusExp = "minus_exp",
     }
 
     /// Tensors that divide the rotary frequencies.
@@ -257,9 +316,11 @@ words! {
         Flag = "flag",
         /// Text.
         Text = "text",
-        /// Of each layer whether its window slides, as true or false; in the configuration
-        /// `sliding_attention` or `full_attention`.
+        /// Of each layer which of two kinds it is, as true or false; in the configuration their
+        /// names, `Key::kinds`.
         Slides = "slides",
+        /// A list of whole numbers, of which a file has four: 0 where the configuration has fewer.
+        Four = "four",
     }
 
     /// What is implied.
@@ -274,6 +335,8 @@ words! {
         Theta = "theta",
         /// A list with one number or text a layer.
         Cycle = "cycle",
+        /// What another key says.
+        Other = "other",
     }
 }
 
@@ -318,6 +381,12 @@ impl Dialect {
     pub fn ignores(&self, tensor: &str) -> bool {
         let mut patterns = self.ignored.iter().chain(&["*.rotary_emb.inv_freq"]);
         patterns.any(|pattern| fits(pattern, tensor))
+    }
+
+    /// Whether checkpoints stack experts' gate and other input so that their outputs take turns.
+    pub fn takes_turns(&self) -> bool {
+        let mut stacks = self.stacks.iter();
+        stacks.any(|stack| stack.layout == Layout::Interleaved && stack.parts.len() == 2)
     }
 
     /// A tensor's name in the text part alone.
@@ -376,100 +445,6 @@ impl Biases {
         module: "",
         projections: &[],
     };
-}
-
-impl Renamed {
-    const NONE: Renamed = Renamed {
-        usual: "",
-        here: "",
-    };
-}
-
-impl Key {
-    const NONE: Key = Key {
-        key: "",
-        config: &[],
-        form: Form::Real,
-        factor: 1.0,
-        reciprocal: false,
-        required: false,
-    };
-
-    /// A number.
-    pub const fn real(key: &'static str, config: &'static [&'static str]) -> Self {
-        Key {
-            key,
-            config,
-            ..Key::NONE
-        }
-    }
-
-    /// A whole number.
-    pub const fn whole(key: &'static str, config: &'static [&'static str]) -> Self {
-        Key::real(key, config).of(Form::Whole)
-    }
-
-    /// The same key with another form.
-    pub const fn of(self, form: Form) -> Self {
-        Key { form, ..self }
-    }
-
-    /// The same key, which must be there.
-    pub const fn required(self) -> Self {
-        Key {
-            required: true,
-            ..self
-        }
-    }
-}
-
-impl Implied {
-    const NONE: Implied = Implied {
-        config: "",
-        is: Is::Json,
-        values: &[],
-        layers: 0,
-        absent: false,
-    };
-
-    /// One of these values, as JSON, of which a file means the first.
-    pub const fn json(config: &'static str, values: &'static [&'static str]) -> Self {
-        Implied {
-            config,
-            values,
-            ..Implied::NONE
-        }
-    }
-
-    /// A number that is computed.
-    pub const fn number(config: &'static str, is: Is) -> Self {
-        Implied {
-            config,
-            is,
-            ..Implied::NONE
-        }
-    }
-
-    /// The layers' kinds, again and again.
-    pub const fn cycle(config: &'static str, kinds: &'static [&'static str]) -> Self {
-        Implied {
-            is: Is::Cycle,
-            ..Implied::json(config, kinds)
-        }
-    }
-
-    /// The same for models of so many layers only.
-    pub const fn with_layers(self, layers: usize) -> Self {
-        Implied { layers, ..self }
-    }
-
-    /// The same, said by leaving the key away.
-    pub const fn unsaid(self) -> Self {
-        Implied {
-            absent: true,
-            ..self
-        }
-    }
 }
 
 #[cfg(test)]

@@ -40,10 +40,7 @@ impl Arch for Cohere2 {
             biased: Some(&[]),
             epsilon: "attention.layer_norm_epsilon",
             any_head_dim: false,
-            renamed: &[Renamed {
-                usual: "rms_norm_eps",
-                here: "layer_norm_eps",
-            }],
+            renamed: &[Renamed::new("rms_norm_eps", "layer_norm_eps")],
             keys: &[
                 Key::whole("attention.sliding_window", &["sliding_window"]).required(),
                 Key::real("logit_scale", &["logit_scale"]).required(),

@@ -9,7 +9,7 @@
 use randori_sdk::{
     Absent, Arch, Config, Dense, Dialect, Experts, Graph, Layers, Result, RopeRules, Ropes, Route,
     Tensor, Windows,
-    dialect::{Layout, Stack},
+    dialect::{Biases, Gguf, Implied, Key, Layout, Module, Stack},
     plugin,
 };
 
@@ -50,6 +50,43 @@ const ROPE: RopeRules = RopeRules {
     ..RopeRules::WHOLE
 };
 
+/// How llama.cpp stores it: experts' matrices (out, in), gate and up apart, each of all experts in
+/// one tensor. Its files are of models whose yarn is not rounded, though llama.cpp rounds it.
+const GGUF: Gguf = Gguf {
+    architecture: "gpt-oss",
+    modules: &[
+        Module::OUTSIDE,
+        Module::ATTENTION,
+        &[
+            Module::new("input_layernorm", "attn_norm"),
+            Module::new("post_attention_layernorm", "post_attention_norm"),
+            Module::raw("self_attn.sinks", "attn_sinks.weight"),
+            Module::new("mlp.router", "ffn_gate_inp"),
+            Module::new("mlp.experts.{}.gate_proj", "ffn_gate_exps"),
+            Module::new("mlp.experts.{}.up_proj", "ffn_up_exps"),
+            Module::new("mlp.experts.{}.down_proj", "ffn_down_exps"),
+        ],
+    ],
+    biases: &[Biases::ATTENTION],
+    yarn_truncates: false,
+    keys: &[
+        Key::whole("expert_count", &["num_local_experts", "num_experts"]).required(),
+        Key::whole("expert_used_count", &["num_experts_per_tok"]).required(),
+        Key::whole("expert_feed_forward_length", &["intermediate_size"]).required(),
+        Key::whole("attention.sliding_window", &["sliding_window"]).required(),
+    ],
+    // what llama.cpp has no keys for, and wants
+    implied: &[
+        Implied::SILU,
+        Implied::cycle("layer_types", &["sliding_attention", "full_attention"]),
+        Implied::json("attention_bias", &["true"]),
+        Implied::json("tie_word_embeddings", &["false"]),
+        Implied::json("swiglu_alpha", &["1.702"]),
+        Implied::json("swiglu_limit", &["7.0"]),
+    ],
+    ..Gguf::HALVES
+};
+
 impl Arch for GptOss {
     const NAME: &'static str = "gpt_oss";
     const DOC: &'static str = "gpt-oss: attention with sinks, experts with biases";
@@ -57,7 +94,10 @@ impl Arch for GptOss {
         class: "GptOssForCausalLM",
         defaults: r#"{"num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64,
             "rms_norm_eps": 1e-5, "rope_theta": 150000.0, "sliding_window": 128,
-            "num_local_experts": 128, "num_experts_per_tok": 4}"#,
+            "num_local_experts": 128, "num_experts_per_tok": 4,
+            "rope_parameters": {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0,
+                "beta_slow": 1.0, "truncate": false, "original_max_position_embeddings": 4096}}"#,
+        gguf: Some(GGUF),
         stacks: &[
             Stack::new(
                 "mlp.experts.gate_up_proj",

@@ -13,7 +13,9 @@
 //! `tie_embedding` (or `tie_word_embeddings`) says otherwise.
 
 use randori_sdk::{
-    Arch, Attn, Config, Dialect, Graph, Layers, Result, Rope, RopeRules, Tensor, plugin,
+    Arch, Attn, Config, Dialect, Graph, Layers, Result, Rope, RopeRules, Tensor,
+    dialect::{Gguf, Headless, Implied, Key, Module, Place, Renamed, Size},
+    plugin,
 };
 
 /// The LFM2 family.
@@ -41,13 +43,66 @@ const ROPE: RopeRules = RopeRules {
     ..RopeRules::WHOLE
 };
 
+/// How llama.cpp stores it: layers that convolve have no key-value heads; the perceptron's width is
+/// what comes out, not what the configuration says.
+const GGUF: Gguf = Gguf {
+    architecture: "lfm2",
+    modules: &[
+        &[
+            Module::EMBEDDING,
+            Module::new("model.embedding_norm", "token_embd_norm").at(Place::After),
+            Module::HEAD,
+            Module::new("operator_norm", "attn_norm"),
+            Module::new("ffn_norm", "ffn_norm"),
+            Module::new("feed_forward.w1", "ffn_gate").sized(Size::Free, Size::Width),
+            Module::new("feed_forward.w3", "ffn_up").sized(Size::Free, Size::Width),
+            Module::new("feed_forward.w2", "ffn_down").sized(Size::Width, Size::Free),
+        ],
+        &[
+            Module::new("self_attn.q_proj", "attn_q").sized(Size::Query, Size::Width),
+            Module::new("self_attn.k_proj", "attn_k").sized(Size::Key, Size::Width),
+            Module::new("self_attn.v_proj", "attn_v").sized(Size::Key, Size::Width),
+            Module::new("self_attn.out_proj", "attn_output").sized(Size::Width, Size::Query),
+            Module::new("self_attn.q_layernorm", "attn_q_norm"),
+            Module::new("self_attn.k_layernorm", "attn_k_norm"),
+        ],
+        &[
+            Module::new("conv.in_proj", "shortconv.in_proj").sized(Size::Free, Size::Width),
+            Module::new("conv.conv", "shortconv.conv").squeezed(),
+            Module::new("conv.out_proj", "shortconv.out_proj").sized(Size::Width, Size::Width),
+        ],
+    ],
+    biased: Some(&[]),
+    any_head_dim: false,
+    headless: Some(Headless {
+        kind: "conv",
+        others: "full_attn_idxs",
+    }),
+    ffn: "feed_forward.w1",
+    renamed: &[
+        Renamed::new("rms_norm_eps", "norm_eps"),
+        Renamed::new("tie_word_embeddings", "tie_embedding").older(),
+        Renamed::new("intermediate_size", "block_ff_dim").older(),
+    ],
+    keys: &[Key::whole("shortconv.l_cache", &["conv_L_cache"]).required()],
+    implied: &[
+        Implied::json("conv_bias", &["false"]),
+        Implied::json("block_auto_adjust_ff_dim", &["false"]).told_by_tensors(),
+    ],
+    hybrid: true,
+    ..Gguf::HALVES
+};
+
 impl Arch for Lfm2 {
     const NAME: &'static str = "lfm2";
     const DOC: &'static str = "LFM2: gated short convolutions, and attention in some layers";
     const DIALECT: Dialect = Dialect {
         class: "Lfm2ForCausalLM",
         defaults: r#"{"tie_word_embeddings": true, "num_key_value_heads": 8,
-            "max_position_embeddings": 128000}"#,
+            "max_position_embeddings": 128000, "hidden_size": 2560, "num_attention_heads": 32,
+            "num_hidden_layers": 32, "intermediate_size": 12288, "rms_norm_eps": 1e-5,
+            "rope_theta": 1e6, "conv_L_cache": 3}"#,
+        gguf: Some(GGUF),
         ..Dialect::NONE
     };
 

@@ -12,7 +12,9 @@
 
 use randori_sdk::{
     Absent, Arch, Attn, Config, Dense, Dialect, Graph, Layers, Result, Rope, RopeRules, Share,
-    Tensor, plugin,
+    Tensor,
+    dialect::{Form, Gguf, Grouped, Implied, Key, Module, Order, Size},
+    plugin,
 };
 
 /// Qwen3.5's language model.
@@ -59,6 +61,79 @@ const ROPE: RopeRules = RopeRules {
 /// Added to the squared length of a query or key before its root is taken.
 const LENGTH_EPS: f64 = 1e-6;
 
+/// How llama.cpp stores it. Heads of values are dealt out over those of keys, the state's norm
+/// alone is stored without 1 added, and what predicts further tokens are blocks behind its own.
+const GGUF: Gguf = Gguf {
+    architecture: "qwen35",
+    modules: &[
+        &[
+            Module::EMBEDDING,
+            Module::NORM_PLUS,
+            Module::HEAD,
+            Module::new("input_layernorm", "attn_norm").plus_one(),
+            Module::new("post_attention_layernorm", "post_attention_norm").plus_one(),
+        ],
+        &[
+            Module::new("self_attn.q_proj", "attn_q").sized(Size::Free, Size::Width),
+            Module::new("self_attn.k_proj", "attn_k").sized(Size::Key, Size::Width),
+            Module::new("self_attn.v_proj", "attn_v").sized(Size::Key, Size::Width),
+            Module::new("self_attn.o_proj", "attn_output").sized(Size::Width, Size::Query),
+            Module::new("self_attn.q_norm", "attn_q_norm").plus_one(),
+            Module::new("self_attn.k_norm", "attn_k_norm").plus_one(),
+        ],
+        &[
+            Module::new("linear_attn.in_proj_qkv", "attn_qkv").ordered(Order::GroupedLast),
+            Module::new("linear_attn.in_proj_z", "attn_gate").ordered(Order::Grouped),
+            Module::new("linear_attn.in_proj_a", "ssm_alpha").ordered(Order::Grouped),
+            Module::new("linear_attn.in_proj_b", "ssm_beta").ordered(Order::Grouped),
+            Module::raw("linear_attn.A_log", "ssm_a")
+                .ordered(Order::Grouped)
+                .minus_exp(),
+            Module::raw("linear_attn.dt_bias", "ssm_dt.bias").ordered(Order::Grouped),
+            Module::new("linear_attn.conv1d", "ssm_conv1d")
+                .ordered(Order::GroupedLast)
+                .squeezed(),
+            Module::new("linear_attn.norm", "ssm_norm"),
+            Module::new("linear_attn.out_proj", "ssm_out").ordered(Order::GroupedColumns),
+        ],
+        Module::MLP,
+    ],
+    biased: Some(&[]),
+    partial_rotary: true,
+    nextn: true,
+    grouped: Some(Grouped {
+        keys: "linear_num_key_heads",
+        values: "linear_num_value_heads",
+        features: "linear_value_head_dim",
+    }),
+    keys: &[
+        Key::whole("ssm.conv_kernel", &["linear_conv_kernel_dim"]).required(),
+        Key::whole("ssm.state_size", &["linear_key_head_dim"]).required(),
+        Key::whole("ssm.group_count", &["linear_num_key_heads"]).required(),
+        Key::whole("ssm.time_step_rank", &["linear_num_value_heads"]).required(),
+        Key::whole("ssm.inner_size", &["linear_value_head_dim"])
+            .times("linear_num_value_heads")
+            .required(),
+        Key::whole("full_attention_interval", &["full_attention_interval"]),
+        Key::whole("attention.recurrent_layers", &["layer_types"])
+            .between(&["full_attention", "linear_attention"]),
+        Key::whole(
+            "rope.dimension_sections",
+            &["rope_parameters.mrope_section"],
+        )
+        .of(Form::Four)
+        .required(),
+    ],
+    // llama.cpp has one size for heads of keys and of values
+    implied: &[
+        Implied::SILU,
+        Implied::json("attention_bias", &["false"]),
+        Implied::same_as("linear_value_head_dim", &["linear_key_head_dim"]).unsaid(),
+    ],
+    hybrid: true,
+    ..Gguf::HALVES
+};
+
 impl Arch for Qwen35 {
     const NAME: &'static str = "qwen3_5_text";
     const DOC: &'static str = "Qwen3.5, the language model: delta rules, every 4th layer attends";
@@ -68,7 +143,11 @@ impl Arch for Qwen35 {
         prefixes: Dialect::PREFIXES,
         ignored: &["model.visual.*", "visual.*", "mtp.*"],
         defaults: r#"{"num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 256,
-            "partial_rotary_factor": 0.25}"#,
+            "partial_rotary_factor": 0.25, "full_attention_interval": 4,
+            "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_value_head_dim": 128,
+            "linear_num_key_heads": 16, "linear_num_value_heads": 32,
+            "rope_parameters": {"mrope_section": [11, 11, 10]}}"#,
+        gguf: Some(GGUF),
         ..Dialect::NONE
     };
 

@@ -135,6 +135,7 @@ pub(super) fn read(config: &Value) -> Read<Settings> {
         dora: json::flag(config, "use_dora")?,
         modules_to_save: saved,
         replaced: Vec::new(),
+        halved: false,
     };
     spec.check().map_err(|e| e.to_string())?;
     let layers = json::layers(config, "layers_to_transform")?;

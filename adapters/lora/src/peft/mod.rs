@@ -7,7 +7,9 @@ mod fields;
 pub(crate) mod json;
 mod stacked;
 pub(crate) mod tensors;
+mod turns;
 mod update;
+mod whole;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,16 +20,16 @@ use std::{
 use candle_core::Tensor;
 use serde_json::Value;
 
-use crate::{Error, LoraSpec, Projection, Result, finite, saved_by};
+use crate::{Error, LoraSpec, Projection, Result, finite};
 
 pub use stacked::as_in_base;
+pub use turns::{deal_out, save_dealt};
 pub use update::projections;
-use update::{PARTS, split};
+use update::split;
+pub(crate) use whole::complete;
+use whole::written;
+pub use whole::{CONFIG, MODEL};
 
-/// File name of the settings.
-pub const CONFIG: &str = "adapter_config.json";
-/// File name of the tensors.
-pub const MODEL: &str = "adapter_model.safetensors";
 /// File name of the tensors before safetensors.
 const PICKLE: &str = "adapter_model.bin";
 
@@ -48,11 +50,7 @@ pub fn save(
 ) -> Result<()> {
     spec.check()?;
     let pairs = complete(spec, params, "the adapter to save")?;
-    fs::create_dir_all(dir).map_err(Error::io(dir))?;
-    tensors::write(&dir.join(MODEL), spec, params)?;
-    let config = config::write(spec, &pairs, base_name);
-    let text = serde_json::to_string_pretty(&config).map_err(|e| Error::rule(e.to_string()))?;
-    tensors::write_atomic(&dir.join(CONFIG), (text + "\n").as_bytes())
+    written(dir, spec, params, &config::write(spec, &pairs, base_name))
 }
 
 /// Reads an adapter: its settings, and its tensors under our names (as [`save`] takes them), in
@@ -150,90 +148,4 @@ pub fn check_fit(
 /// Whether this tensor is part of an update, rather than of a module trained in full.
 pub fn is_update(name: &str) -> bool {
     split(name).is_some()
-}
-
-/// Returns the projections after checking that each has all its tensors, with shapes that fit, and
-/// that all other tensors are modules to save.
-pub(crate) fn complete(
-    spec: &LoraSpec,
-    params: &BTreeMap<String, Tensor>,
-    place: &str,
-) -> Result<BTreeSet<String>> {
-    for name in params.keys() {
-        if let Some((projection, part)) = split(name) {
-            let needs: &[&str] = if spec.dora { &PARTS } else { &PARTS[..2] };
-            if let Some(other) = needs
-                .iter()
-                .find(|other| !params.contains_key(&format!("{projection}.{other}")))
-            {
-                return Err(Error::rule(format!(
-                    "{place} has {name} but not {projection}.{other}"
-                )));
-            }
-            if !needs.contains(&part) {
-                return Err(Error::rule(format!(
-                    "{place} has {name}, but its settings do not say use_dora"
-                )));
-            }
-        } else if !spec.owns(name) {
-            return Err(Error::rule(format!(
-                "{place}: {name} is no adapter tensor (names end in lora_A or lora_B) and modules_to_save does not name its module"
-            )));
-        }
-    }
-    for module in &spec.modules_to_save {
-        let saved = |name: &String| {
-            let owner = name.rsplit_once('.').map_or(name.as_str(), |(m, _)| m);
-            !is_update(name) && saved_by(module, owner)
-        };
-        if !params.keys().any(saved) {
-            return Err(Error::rule(format!(
-                "{place} has no tensor of {module}, which modules_to_save names"
-            )));
-        }
-    }
-    let found = projections(params);
-    if found.is_empty() {
-        return Err(Error::rule(format!("{place} holds no adapter tensors")));
-    }
-    for (name, t) in params {
-        check_shape(spec, params, name, t, place)?;
-    }
-    let stackable = spec.stackable(found.iter().map(String::as_str));
-    stackable.map_err(|e| Error::rule(format!("{place}: {e}")))?;
-    Ok(found)
-}
-
-fn check_shape(
-    spec: &LoraSpec,
-    params: &BTreeMap<String, Tensor>,
-    name: &str,
-    t: &Tensor,
-    place: &str,
-) -> Result<()> {
-    let Some((projection, part)) = split(name) else {
-        return Ok(());
-    };
-    let rank = spec.rank_of(projection);
-    let outputs = params
-        .get(&format!("{projection}.lora_B"))
-        .and_then(|b| b.dims().first().copied());
-    let (fits, want) = match part {
-        "lora_A" => (t.dims().len() == 2 && t.dims()[0] == rank, "(rank, inputs)"),
-        "lora_B" => (
-            t.dims().len() == 2 && t.dims()[1] == rank,
-            "(outputs, rank)",
-        ),
-        _ => (
-            t.dims().len() == 1 && t.dims().first().copied() == outputs,
-            "(outputs)",
-        ),
-    };
-    if fits {
-        return Ok(());
-    }
-    Err(Error::rule(format!(
-        "{place}: {name} must have the shape {want} with rank {rank}, not {:?}",
-        t.dims()
-    )))
 }

@@ -67,6 +67,7 @@ pub(super) fn apply(
         return Ok(());
     };
     settle(spec, &others, &pairs, common);
+    spec.halved = found.iter().any(|stack| stack.gate_up);
     for (name, (a, b), scale) in pairs {
         let filled = filled(spec.rank, &a, &b, scale / common);
         let (a, b) = filled.map_err(|e| e.to_string())?;

@@ -58,9 +58,9 @@ fn same(index: &Index, a: &Stored, b: &Stored) -> Result<bool> {
     let (here, there) = (index.source_of(a)?, index.source_of(b)?);
     let alike = |a: &Stored, b: &Stored| {
         a.format == b.format
-            && a.permuted == b.permuted
+            && a.order == b.order
             && a.columns == b.columns
-            && (a.factor, a.added) == (b.factor, b.added)
+            && (a.factor, a.values) == (b.factor, b.values)
     };
     if alike(a, b) && a.len == b.len {
         for first in (0..a.len).step_by(PIECE as usize) {

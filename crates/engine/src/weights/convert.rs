@@ -2,9 +2,10 @@
 
 use candle_core::{DType, Device, Tensor, WithDType};
 use half::{bf16, f16};
-use randori_formats::{ByteSource, Columns, Dtype, Format, Stored, gguf::model::model_rows};
+use randori_formats::{ByteSource, Columns, Dtype, Format, Stored, Swap};
 use randori_kernels::{Error, Result};
 use randori_qlora::{GgufMatrix, Nf4Matrix, QuantMatrix};
+use randori_sdk::dialect::Values;
 
 /// About so many bytes of the file are held at once: they stay in the second cache until they are
 /// decoded, and the allocator hands the same memory out again (a larger piece would be new, zeroed
@@ -14,7 +15,7 @@ pub(super) const CHUNK: u64 = 512 << 10;
 /// Most bytes that are needed beside a dense tensor while it is read from this one.
 pub(super) fn reading(stored: &Stored) -> u64 {
     let count = stored.shape.iter().product::<usize>() as u64;
-    let bytes = match stored.permuted.is_some() || stored.columns.is_some() {
+    let bytes = match stored.order.is_some() || stored.columns.is_some() {
         true => stored.len,
         false => stored.len.min(CHUNK),
     };
@@ -23,7 +24,7 @@ pub(super) fn reading(stored: &Stored) -> u64 {
         // the blocks, as read and as a matrix, and their values, dequantised and as a list; of a
         // row where rows are read one by one
         Format::Block(_) => {
-            let share = match stored.permuted {
+            let share = match stored.order {
                 Some(_) => count / stored.shape.first().map_or(1, |&r| r.max(1) as u64),
                 None => (count as u128 * u128::from(bytes) / u128::from(stored.len.max(1))) as u64,
             };
@@ -39,7 +40,8 @@ pub(super) fn reading(stored: &Stored) -> u64 {
 /// Whether products read a tensor's GGUF blocks, so that a base can keep them.
 pub(super) fn can_keep(stored: &Stored) -> bool {
     stored.factor == 1.0
-        && stored.added == 0.0
+        && stored.values == Values::Same
+        && !stored.order.is_some_and(|order| order.columns)
         && matches!(stored.format, Format::Block(block) if randori_qlora::dtype(block).is_some())
 }
 
@@ -70,10 +72,7 @@ pub(super) fn blocks(name: &str, stored: &Stored, place: &ByteSource) -> Result<
             .map_err(|e| Error::rule(format!("{name}: {e}")));
     }
     let bytes = place.read(stored.start, stored.len)?;
-    let order = stored
-        .permuted
-        .map(|heads| row_order(name, stored.shape[0], heads))
-        .transpose()?;
+    let order = stored.order.map(|order| order.of_file());
     matrix(name, stored, stored.shape[0], &bytes, order.as_deref())
 }
 
@@ -111,16 +110,21 @@ fn collect<T: WithDType>(
     let rows = stored.shape.first().copied().unwrap_or(1).max(1) as u64;
     let stride = stored.len / rows;
     let mut out: Vec<T> = Vec::with_capacity(count);
-    let own = |v: f32| v * stored.factor - stored.added;
-    let mut push = |v: f32| match convert(own(v)) {
-        Some(t) => {
-            out.push(t);
-            Ok(())
+    let mut push = |v: f32| {
+        let Some(own) = stored.values.own(v * stored.factor) else {
+            return Err(Error::rule(format!(
+                "{name}: the file has {v} for a rate of decay, which is below 0"
+            )));
+        };
+        match convert(own) {
+            Some(t) => {
+                out.push(t);
+                Ok(())
+            }
+            None => Err(Error::rule(format!(
+                "{name}: {own} is beyond f16; load it as bf16 or f32"
+            ))),
         }
-        None => Err(Error::rule(format!(
-            "{name}: {} is beyond f16; load it as bf16 or f32",
-            own(v)
-        ))),
     };
     if matches!(stored.format, Format::Bnb4(_)) {
         values(blocks(name, stored, place)?)?
@@ -128,16 +132,8 @@ fn collect<T: WithDType>(
             .try_for_each(&mut push)?;
     } else if let Some(columns) = stored.columns {
         gather(name, stored, place, columns, &mut push)?;
-    } else if let Some(heads) = stored.permuted {
-        // few and small (q and k): the whole tensor at once
-        let bytes = place.read(stored.start, stored.len)?;
-        for row in row_order(name, rows as usize, heads)? {
-            let start = row as usize * stride as usize;
-            let row = bytes
-                .get(start..start + stride as usize)
-                .unwrap_or_default();
-            decode(name, stored, 1, row, &mut push)?;
-        }
+    } else if let Some(order) = stored.order {
+        ordered(name, stored, place, order, &mut push)?;
     } else {
         let step = (CHUNK / stride.max(1)).clamp(1, rows);
         for first in (0..rows).step_by(step as usize) {
@@ -151,6 +147,42 @@ fn collect<T: WithDType>(
         stored.shape.as_slice(),
         &Device::Cpu,
     )?)
+}
+
+/// Every value of a tensor whose rows, or columns, the file has in another order. They are few and
+/// small: the whole tensor at once.
+fn ordered(
+    name: &str,
+    stored: &Stored,
+    place: &ByteSource,
+    order: Swap,
+    push: &mut impl FnMut(f32) -> Result<()>,
+) -> Result<()> {
+    let bytes = place.read(stored.start, stored.len)?;
+    let rows = stored.shape.first().copied().unwrap_or(1).max(1);
+    let stride = bytes.len() / rows;
+    let row = |row: usize| bytes.get(row * stride..(row + 1) * stride);
+    let order_of_file = order.of_file();
+    if !order.columns {
+        for from in order_of_file {
+            let row = row(from as usize).unwrap_or_default();
+            decode(name, stored, 1, row, push)?;
+        }
+        return Ok(());
+    }
+    for from in 0..rows {
+        let mut values = Vec::with_capacity(order_of_file.len());
+        let row = row(from).unwrap_or_default();
+        decode(name, stored, 1, row, &mut |v| {
+            values.push(v);
+            Ok(())
+        })?;
+        for column in &order_of_file {
+            let value = values.get(*column as usize);
+            push(*value.ok_or_else(|| Error::rule(format!("{name} is cut short")))?)?;
+        }
+    }
+    Ok(())
 }
 
 /// Every value of a tensor whose rows are columns of what is stored, row by row.
@@ -216,15 +248,6 @@ fn values(matrix: QuantMatrix) -> Result<Vec<f32>> {
 
 pub(super) fn unreadable(name: &str, dtype: &str) -> String {
     format!("{name} has the dtype {dtype}")
-}
-
-/// The stored row for every one of the model's.
-fn row_order(name: &str, rows: usize, heads: usize) -> Result<Vec<u32>> {
-    model_rows(rows, heads).ok_or_else(|| {
-        Error::rule(format!(
-            "{name} has {rows} rows, which {heads} heads of pairs do not divide"
-        ))
-    })
 }
 
 #[cfg(test)]

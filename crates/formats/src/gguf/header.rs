@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use randori_sdk::dialect::Values;
+
 use super::{
     Kind, Value,
     bytes::{Bytes, Read},
@@ -153,10 +155,10 @@ fn info(bytes: &mut Bytes) -> Read<(String, Stored)> {
             len: 0,
             shape,
             format,
-            permuted: None,
+            order: None,
             columns: None,
             factor: 1.0,
-            added: 0.0,
+            values: Values::Same,
         },
     ))
 }

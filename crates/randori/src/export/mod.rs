@@ -172,7 +172,9 @@ fn peft(to: OutFolder, player: &Player, out: &Path) -> Result<()> {
     };
     let card = player.card(Form::Adapter, out, "A PEFT adapter".into(), None)?;
     to.write(|fresh| {
-        learnt.write(fresh).map_err(BoxError::from)?;
+        let dialect = player.stream.arch().dialect();
+        let written = learnt.write_for_peft(fresh, &dialect);
+        written.map_err(BoxError::from)?;
         Ok(std::fs::write(fresh.join(card::FILE), card)?)
     })?;
     result!(

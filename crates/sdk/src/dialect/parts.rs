@@ -1,7 +1,8 @@
 //! Parts of dialects that several families share.
 
 use super::{
-    Biases, Dialect, Divisors, Gguf, Implied, Module, Order, Place, Prefix, Size, Sliding, Values,
+    Biases, Dialect, Divisors, Gguf, Grouped, Headless, Implied, Module, Order, Place, Prefix,
+    Size, Sliding, Values,
 };
 
 impl Dialect {
@@ -35,10 +36,16 @@ impl Gguf {
         partial_rotary: false,
         divisors: Divisors::None,
         yarn_log: false,
+        yarn_truncates: true,
         sliding: Sliding::Kept,
         renamed: &[],
         keys: &[],
         implied: &[],
+        headless: None,
+        grouped: None,
+        ffn: "",
+        hybrid: false,
+        nextn: false,
     };
 
     /// Llama's architecture: q and k are turned, `rope_freqs` is read, any bias is added.
@@ -102,6 +109,41 @@ impl Biases {
     };
 }
 
+impl Headless {
+    pub(super) const NONE: Headless = Headless {
+        kind: "",
+        others: "",
+    };
+}
+
+impl Grouped {
+    pub(super) const NONE: Grouped = Grouped {
+        keys: "",
+        values: "",
+        features: "",
+    };
+}
+
+impl Values {
+    /// What a file stores for a value.
+    pub fn stored(self, value: f32) -> f32 {
+        match self {
+            Values::Same => value,
+            Values::PlusOne => value + 1.0,
+            Values::MinusExp => -value.exp(),
+        }
+    }
+
+    /// The value for which a file stores this; `None` where it stands for none.
+    pub fn own(self, stored: f32) -> Option<f32> {
+        match self {
+            Values::Same => Some(stored),
+            Values::PlusOne => Some(stored - 1.0),
+            Values::MinusExp => (stored <= 0.0).then(|| (-stored).ln()),
+        }
+    }
+}
+
 impl Module {
     pub(super) const NONE: Module = Module {
         name: "",
@@ -113,6 +155,7 @@ impl Module {
         values: Values::Same,
         raw: false,
         optional: false,
+        squeezed: false,
     };
 
     /// The embedding.
@@ -151,10 +194,13 @@ impl Module {
         Module::new("post_attention_layernorm", "post_attention_norm").plus_one(),
         Module::new("pre_feedforward_layernorm", "ffn_norm").plus_one(),
         Module::new("post_feedforward_layernorm", "post_ffw_norm").plus_one(),
-        Module::new("model.norm", "output_norm")
-            .at(Place::After)
-            .plus_one(),
+        Module::NORM_PLUS,
     ];
+
+    /// The last norm, which multiplies by 1 + w.
+    pub const NORM_PLUS: Module = Module::new("model.norm", "output_norm")
+        .at(Place::After)
+        .plus_one();
 
     /// q, k, v and o, rows as they are.
     pub const ATTENTION: &'static [Module] = &[
@@ -244,6 +290,27 @@ impl Module {
     pub const fn optional(self) -> Self {
         Module {
             optional: true,
+            ..self
+        }
+    }
+
+    /// The same, whose weight (channels, 1, taps) is stored as (channels, taps).
+    pub const fn squeezed(self) -> Self {
+        Module {
+            squeezed: true,
+            ..self
+        }
+    }
+
+    /// The same with rows or columns in this order.
+    pub const fn ordered(self, order: Order) -> Self {
+        Module { order, ..self }
+    }
+
+    /// The same, stored as -exp(value).
+    pub const fn minus_exp(self) -> Self {
+        Module {
+            values: Values::MinusExp,
             ..self
         }
     }

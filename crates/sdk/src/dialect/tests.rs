@@ -31,6 +31,7 @@ const WHOLE: Dialect = Dialect {
         partial_rotary: true,
         divisors: Divisors::LongShort,
         yarn_log: true,
+        yarn_truncates: false,
         sliding: Sliding::LostInUse,
         modules: &[
             Module::OUTSIDE,
@@ -38,12 +39,19 @@ const WHOLE: Dialect = Dialect {
             &[
                 Module::new("mlp.experts.{}.up_proj", "ffn_up_exps").optional(),
                 Module::raw("self_attn.sinks", "attn_sinks.weight").plus_one(),
+                Module::new("mixer.conv1d", "ssm_conv1d")
+                    .squeezed()
+                    .ordered(Order::GroupedLast),
+                Module::raw("mixer.rate", "ssm_a")
+                    .minus_exp()
+                    .ordered(Order::Grouped),
+                Module::new("mixer.out", "ssm_out").ordered(Order::GroupedColumns),
             ],
         ],
-        renamed: &[Renamed {
-            usual: "rms_norm_eps",
-            here: "norm_eps",
-        }],
+        renamed: &[
+            Renamed::new("rms_norm_eps", "norm_eps"),
+            Renamed::new("tie_word_embeddings", "tie_embedding").older(),
+        ],
         keys: &[
             Key::whole("expert_count", &["num_experts", "num_local_experts"]).required(),
             Key {
@@ -52,12 +60,28 @@ const WHOLE: Dialect = Dialect {
                 ..Key::real("logit_scale", &["logits_scaling"])
             },
             Key::whole("attention.sliding_window_pattern", &["layer_types"]).of(Form::Slides),
+            Key::whole("mixer.layers", &["layer_types"]).between(&["a", "b"]),
+            Key::whole("mixer.size", &["features"]).times("heads"),
+            Key::whole("rope.dimension_sections", &["sections"]).of(Form::Four),
         ],
         implied: &[
             Implied::number("scalar", Is::WidthPerHead).with_layers(46),
             Implied::number("scalar", Is::HeadDim),
             Implied::cycle("layer_types", &["sliding_attention", "full_attention"]).unsaid(),
+            Implied::same_as("features", &["others"]).told_by_tensors(),
         ],
+        headless: Some(Headless {
+            kind: "conv",
+            others: "full_attn_idxs",
+        }),
+        grouped: Some(Grouped {
+            keys: "k",
+            values: "v",
+            features: "d",
+        }),
+        ffn: "mlp.up_proj",
+        hybrid: true,
+        nextn: true,
     }),
 };
 
@@ -129,4 +153,22 @@ fn patterns_and_prefixes() {
     ] {
         assert_eq!(dialect.plain(stored), name);
     }
+}
+
+#[test]
+fn stored_values_stand_for_the_parameter_s() {
+    for (values, own, stored) in [
+        (Values::Same, 0.25f32, 0.25f32),
+        (Values::PlusOne, 0.25, 1.25),
+        (Values::MinusExp, 0.0, -1.0),
+        (Values::MinusExp, f32::NEG_INFINITY, 0.0),
+    ] {
+        assert_eq!(values.stored(own), stored);
+        assert_eq!(values.own(stored), Some(own));
+    }
+    let e = Values::MinusExp.stored(1.0);
+    assert!((e + std::f32::consts::E).abs() < 1e-6);
+    // a rate that would let a state grow, and none
+    assert_eq!(Values::MinusExp.own(0.5), None);
+    assert_eq!(Values::MinusExp.own(f32::NAN), None);
 }

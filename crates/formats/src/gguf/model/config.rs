@@ -4,13 +4,14 @@
 use std::borrow::Cow;
 
 use randori_sdk::{
-    dialect::{Divisors, Gguf, Module, Order, Size},
+    dialect::{Divisors, Gguf, Size},
     seam::Family,
 };
 use serde_json::{Value, json};
 
 use super::{
     dialect::{Keys, Spoken},
+    heads::{self, Heads, KEY_HEADS},
     keys::{self, Sizes, shortest},
     rope::{self, Rope, rope_number},
 };
@@ -25,9 +26,9 @@ pub(super) struct Model {
     pub gguf: Gguf,
     pub layers: usize,
     pub width: usize,
-    pub heads: usize,
-    pub kv_heads: usize,
-    pub head_dim: usize,
+    pub heads: Heads,
+    /// Which layers attend, if not all do.
+    attends: Option<Vec<bool>>,
     pub ffn: usize,
     /// Whether the head shares the embedding's weight.
     pub tied: bool,
@@ -51,7 +52,7 @@ impl Model {
     /// compute.
     pub fn new(config: &Value, family: &Family) -> Result<Model> {
         let spoken = Spoken::of(family)?;
-        let config = under_usual_keys(config, &spoken.gguf);
+        let config = completed(config, &spoken);
         let config = config.as_ref();
         let number = |key: &str| {
             let there = whole(&spoken.value(config, key), key)?;
@@ -74,13 +75,13 @@ impl Model {
             there.unwrap_or(otherwise)
         };
         let rotated = rotated(config, &spoken, head_dim)?;
+        let kv_heads = kv_heads(config, &spoken, heads, head_dim)?;
         let mut model = Model {
             gguf: spoken.gguf,
             layers: sizes.layers,
             width: sizes.width,
-            heads,
-            kv_heads: kv_heads(config, &spoken, heads, head_dim)?,
-            head_dim,
+            heads: Heads::new([heads, kv_heads, head_dim], config, &spoken)?,
+            attends: heads::attending(config, &spoken, sizes.layers)?,
             ffn: number("intermediate_size")?,
             tied: spoken
                 .value(config, "tie_word_embeddings")
@@ -103,7 +104,38 @@ impl Model {
         }
         let window = whole(&spoken.value(config, "sliding_window"), "sliding_window")?;
         model.within_window(spoken.within(window, config));
+        if matches!(model.rope, Rope::Yarn { .. }) && !spoken.gguf.yarn_truncates {
+            model.notes.push(
+                "yarn's ramp ends between two pairs of features (truncate is false), which llama.cpp rounds to whole \
+                 pairs: pairs near its ends turn a little otherwise there"
+                    .into(),
+            );
+        }
         Ok(model)
+    }
+
+    /// Takes the width of the perceptron from the tensors of this list, where the configuration
+    /// says it in other words.
+    ///
+    /// # Errors
+    /// Layers of different widths.
+    pub fn measure(&mut self, list: &[(String, Vec<usize>)]) -> Result<()> {
+        if self.gguf.ffn.is_empty() {
+            return Ok(());
+        }
+        let end = format!(".{}.weight", self.gguf.ffn);
+        let all = list.iter().filter(|(name, _)| name.ends_with(&end));
+        let mut widths = all.filter_map(|(name, shape)| Some((name, *shape.first()?)));
+        let Some((_, first)) = widths.next() else {
+            return Ok(());
+        };
+        if let Some((name, other)) = widths.find(|(_, width)| *width != first) {
+            return Err(Error::rule(format!(
+                "{name} has {other} rows and that of the first layer {first}: a GGUF has one number for all"
+            )));
+        }
+        self.ffn = first;
+        Ok(())
     }
 
     /// The sizes from which others follow.
@@ -158,10 +190,17 @@ impl Model {
             count("embedding_length", self.width),
             count("block_count", self.layers),
             count("feed_forward_length", self.ffn),
-            count("attention.head_count", self.heads),
-            count("attention.head_count_kv", self.kv_heads),
-            count("attention.key_length", self.head_dim),
-            count("attention.value_length", self.head_dim),
+            count("attention.head_count", self.heads.query),
+            match &self.attends {
+                None => count(KEY_HEADS, self.heads.key),
+                Some(each) => {
+                    let heads = |attends: &bool| if *attends { self.heads.key as i64 } else { 0 };
+                    let each = each.iter().map(heads).collect();
+                    (name(KEY_HEADS), gguf::Value::Ints(each))
+                }
+            },
+            count("attention.key_length", self.heads.features),
+            count("attention.value_length", self.heads.features),
             real(self.gguf.epsilon, self.eps),
             count("rope.dimension_count", self.rotated),
             real("rope.freq_base", self.theta),
@@ -172,22 +211,13 @@ impl Model {
         keys
     }
 
-    /// Number of heads by which a tensor's rows are permuted; `None`: they are not.
-    pub fn permuted(&self, module: &Module) -> Option<usize> {
-        match (module.order, module.rows) {
-            (Order::Same, _) => None,
-            (Order::Turned, Size::Key) => Some(self.kv_heads),
-            (Order::Turned, _) => Some(self.heads),
-        }
-    }
-
     /// A size; `None`: the configuration does not determine it.
     pub fn size(&self, size: Size) -> Option<usize> {
         match size {
             Size::Free => None,
             Size::Width => Some(self.width),
-            Size::Query => Some(self.heads * self.head_dim),
-            Size::Key => Some(self.kv_heads * self.head_dim),
+            Size::Query => Some(self.heads.query * self.heads.features),
+            Size::Key => Some(self.heads.key * self.heads.features),
             Size::Ffn => Some(self.ffn),
         }
     }
@@ -198,10 +228,15 @@ impl Model {
     }
 }
 
-/// A configuration in which keys that the family has under other names have the usual ones too.
-fn under_usual_keys<'c>(config: &'c Value, gguf: &Gguf) -> Cow<'c, Value> {
+/// A configuration in which keys that the family has under other names have the usual ones too, and
+/// which has the rotary section of the family's class where it has none.
+fn completed<'c>(config: &'c Value, spoken: &Spoken) -> Cow<'c, Value> {
     let mut config = Cow::Borrowed(config);
-    for key in gguf.renamed {
+    let rotary = spoken.default("rope_parameters");
+    if rotary.get("rope_type").is_some() && !rope::is_said(&config) {
+        config.to_mut()["rope_parameters"] = rotary;
+    }
+    for key in spoken.gguf.renamed {
         if let Some(value) = config.get(key.here).cloned() {
             config.to_mut()[key.usual] = value;
         }
@@ -265,9 +300,8 @@ pub(super) fn read(header: &Header, files: &[ByteSource], spoken: &Spoken) -> Re
     // one number, or one per layer
     let needed = |key: &str| positive(key, keys.alike(key, layers)?);
     let (width, heads) = (number("embedding_length")?, needed("attention.head_count")?);
-    let kv_heads = keys
-        .alike("attention.head_count_kv", layers)?
-        .unwrap_or(heads);
+    let (kv_heads, kinds) = heads::key_heads(&keys, spoken, layers)?;
+    let kv_heads = kv_heads.unwrap_or(heads);
     if kv_heads == 0 || heads % kv_heads != 0 {
         return Err(format!(
             "{heads} heads cannot share {kv_heads} key-value heads"
@@ -304,6 +338,9 @@ pub(super) fn read(header: &Header, files: &[ByteSource], spoken: &Spoken) -> Re
     if spoken.gguf.partial_rotary {
         config["partial_rotary_factor"] = json!(rotated as f64 / head_dim as f64);
     }
+    if let Some(kinds) = kinds {
+        config["layer_types"] = kinds;
+    }
     rotary(&keys, files, spoken, rotated, &mut config)?;
     keys::read(spoken, &keys, layers, &mut config)?;
     spell_v4(&mut config);
@@ -315,7 +352,7 @@ pub(super) fn read(header: &Header, files: &[ByteSource], spoken: &Spoken) -> Re
         theta: theta(&keys)?,
     };
     keys::imply(spoken, &sizes, &mut config);
-    for key in spoken.gguf.renamed {
+    for key in spoken.gguf.renamed.iter().filter(|key| !key.older) {
         let map = config.as_object_mut();
         if let Some(map) = map
             && let Some(value) = map.remove(key.usual)

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     Error, Result,
-    gguf::{bytes::Read, header::Header},
+    gguf::{self, bytes::Read, header::Header},
 };
 
 /// A family and its GGUF dialect.
@@ -140,6 +140,14 @@ impl<'a> Keys<'a> {
     /// A whole number that is one, or a list of `layers` equal ones.
     pub fn alike(&self, key: &str, layers: usize) -> Read<Option<usize>> {
         self.header.alike(&self.name(key), layers)
+    }
+
+    /// A list of whole numbers; `None` for one number, or none.
+    pub fn each(&self, key: &str) -> Option<&'a [i64]> {
+        match self.header.metadata.get(&self.name(key)) {
+            Some(gguf::Value::Ints(list)) => Some(list),
+            _ => None,
+        }
     }
 
     /// A number.

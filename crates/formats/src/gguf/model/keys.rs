@@ -12,7 +12,8 @@ use crate::{
 
 /// The key that holds the rotary base of layers with a window.
 const WINDOWED_BASE: &str = "rope.freq_base_swa";
-/// Kinds of layers in `layer_types`.
+/// Kinds of layers in `layer_types` that a list of true and false tells apart, unless a key has
+/// others.
 const SLIDES: [&str; 2] = ["full_attention", "sliding_attention"];
 
 /// Sizes of a model, from which implied numbers follow.
@@ -40,7 +41,12 @@ pub(super) fn written(spoken: &Spoken, config: &Value) -> Result<Vec<(String, gg
                 false => continue,
             }
         };
-        let written = stored(key, &value).ok_or_else(|| {
+        let times = match key.times {
+            "" => Some(1),
+            times => spoken.value(config, times).as_u64(),
+        };
+        let written = times.and_then(|times| stored(key, &value, times));
+        let written = written.ok_or_else(|| {
             Error::rule(format!(
                 "{} of the model's configuration is {value}, which GGUF's {} cannot hold",
                 key.config.join(" or "),
@@ -59,7 +65,8 @@ fn lacks(key: &Key) -> Error {
     ))
 }
 
-fn stored(key: &Key, value: &Value) -> Option<gguf::Value> {
+/// What a file holds for a value; `times` is what a whole number is multiplied by.
+fn stored(key: &Key, value: &Value, times: u64) -> Option<gguf::Value> {
     Some(match key.form {
         Form::Real => {
             let value = value.as_f64()?;
@@ -68,13 +75,21 @@ fn stored(key: &Key, value: &Value) -> Option<gguf::Value> {
                 false => key.factor * value,
             })
         }
-        Form::Whole => gguf::Value::Int(value.as_u64()?.into()),
+        Form::Whole => gguf::Value::Int(value.as_u64()?.checked_mul(times)?.into()),
         Form::Flag => gguf::Value::Bool(value.as_bool()?),
         Form::Text => gguf::Value::Text(value.as_str()?.into()),
         Form::Slides => {
+            let [_, slides] = kinds_of(key);
             let kinds = value.as_array()?.iter();
-            let slides = kinds.map(|kind| Some(kind.as_str()? == SLIDES[1]));
+            let slides = kinds.map(|kind| Some(kind.as_str()? == slides));
             gguf::Value::Bools(slides.collect::<Option<_>>()?)
+        }
+        Form::Four => {
+            let mut all = value.as_array()?.iter().map(Value::as_i64);
+            let all: [i64; 4] =
+                std::array::from_fn(|_| all.next().unwrap_or(Some(0)).unwrap_or(-1));
+            let fits = value.as_array()?.len() <= 4 && all.iter().all(|n| *n >= 0);
+            gguf::Value::Ints(fits.then(|| all.to_vec())?)
         }
     })
 }
@@ -87,10 +102,16 @@ pub(super) fn read(spoken: &Spoken, keys: &Keys, layers: usize, config: &mut Val
     for key in spoken.gguf.keys {
         let value = match key.form {
             Form::Real => keys.float(key.key)?.map(|v| json!(own(key, v))),
-            Form::Whole => keys.whole(key.key)?.filter(|n| *n > 0).map(|n| json!(n)),
+            Form::Whole => {
+                let there = keys.whole(key.key)?.filter(|n| *n > 0);
+                there
+                    .map(|n| one_of(spoken, keys, key, n, config))
+                    .transpose()?
+            }
             Form::Flag => keys.flag(key.key)?.map(|v| json!(v)),
             Form::Text => keys.text(key.key)?.map(|v| json!(v)),
-            Form::Slides => kinds(keys.header, &keys.name(key.key), layers)?,
+            Form::Slides => kinds(keys.header, &keys.name(key.key), layers, kinds_of(key))?,
+            Form::Four => keys.each(key.key).map(four),
         };
         match (value, key.config.first()) {
             (Some(value), Some(path)) => set(config, path, value),
@@ -99,6 +120,38 @@ pub(super) fn read(spoken: &Spoken, keys: &Keys, layers: usize, config: &mut Val
         }
     }
     Ok(())
+}
+
+/// The configuration's whole number for a file's, which may be several times as large.
+fn one_of(spoken: &Spoken, keys: &Keys, key: &Key, n: usize, config: &Value) -> Read<Value> {
+    if key.times.is_empty() {
+        return Ok(json!(n));
+    }
+    let times = spoken.value(config, key.times).as_u64().unwrap_or(0);
+    let one = (n as u64)
+        .checked_div(times)
+        .filter(|one| one * times == n as u64);
+    one.map(|one| json!(one)).ok_or_else(|| {
+        format!(
+            "{} is {n}, no multiple of {times} ({} of its configuration)",
+            keys.name(key.key),
+            key.times
+        )
+    })
+}
+
+/// A list without the zeros at its end.
+fn four(list: &[i64]) -> Value {
+    let used = list.iter().rposition(|n| *n != 0).map_or(0, |at| at + 1);
+    json!(list[..used])
+}
+
+/// What a key's false and true mean in `layer_types`.
+fn kinds_of(key: &Key) -> [&'static str; 2] {
+    match key.kinds {
+        &[no, yes] => [no, yes],
+        _ => SLIDES,
+    }
 }
 
 /// The configuration's number for a file's.
@@ -115,8 +168,9 @@ pub(super) fn shortest(v: f64) -> f64 {
     format!("{}", v as f32).parse().unwrap_or(v)
 }
 
-/// Each layer's kind, by a list of whether it slides, or by a number: all slide but every so many.
-fn kinds(header: &Header, key: &str, layers: usize) -> Read<Option<Value>> {
+/// Each layer's kind of these two, by a list of whether it slides, or by a number: all slide but
+/// every so many.
+fn kinds(header: &Header, key: &str, layers: usize, names: [&str; 2]) -> Read<Option<Value>> {
     let slides: Vec<bool> = match header.metadata.get(key) {
         None => return Ok(None),
         Some(gguf::Value::Bools(list)) => list.clone(),
@@ -134,7 +188,7 @@ fn kinds(header: &Header, key: &str, layers: usize) -> Read<Option<Value>> {
             slides.len()
         ));
     }
-    let kinds = slides.into_iter().map(|slides| SLIDES[usize::from(slides)]);
+    let kinds = slides.into_iter().map(|slides| names[usize::from(slides)]);
     Ok(Some(kinds.collect()))
 }
 
@@ -163,8 +217,8 @@ pub(super) fn windowed_base(spoken: &Spoken, keys: &Keys) -> Read<Option<f64>> {
     Ok(keys.float(WINDOWED_BASE)?.map(shortest).or(absent))
 }
 
-/// What an entry means for a model of these sizes.
-fn meant(implied: &Implied, sizes: &Sizes) -> Vec<Value> {
+/// What an entry means for a model of these sizes and this configuration.
+fn meant(implied: &Implied, spoken: &Spoken, config: &Value, sizes: &Sizes) -> Vec<Value> {
     let per_head = sizes.width as f64 / sizes.heads as f64;
     match implied.is {
         Is::Json => {
@@ -177,6 +231,10 @@ fn meant(implied: &Implied, sizes: &Sizes) -> Vec<Value> {
         Is::WidthPerHead if per_head.fract() == 0.0 => vec![json!(per_head as usize)],
         Is::WidthPerHead => vec![json!(per_head)],
         Is::Theta => vec![json!(sizes.theta)],
+        Is::Other => {
+            let others = implied.values.iter();
+            others.map(|key| spoken.value(config, key)).collect()
+        }
         Is::Cycle => {
             // a number, or else text
             let one = |text: &&str| serde_json::from_str(text).unwrap_or_else(|_| json!(text));
@@ -205,10 +263,10 @@ fn holding(spoken: &Spoken, layers: usize) -> Vec<&'static Implied> {
 pub(super) fn check(spoken: &Spoken, config: &Value, sizes: &Sizes) -> Result<()> {
     for implied in holding(spoken, sizes.layers) {
         let (key, value) = (implied.config, spoken.value(config, implied.config));
-        if value.is_null() {
+        if value.is_null() || implied.lenient {
             continue;
         }
-        let meant = meant(implied, sizes);
+        let meant = meant(implied, spoken, config, sizes);
         if !meant.iter().any(|meant| same(meant, &value)) {
             return Err(Error::rule(format!(
                 "{key} of the model's configuration is {value}; GGUF's {} means {} and cannot say otherwise: export a Hugging \
@@ -232,9 +290,8 @@ fn same(a: &Value, b: &Value) -> bool {
 /// Puts what a file implies into its configuration.
 pub(super) fn imply(spoken: &Spoken, sizes: &Sizes, config: &mut Value) {
     for implied in holding(spoken, sizes.layers) {
-        if let Some(meant) = meant(implied, sizes).into_iter().next()
-            && !implied.absent
-        {
+        let meant = meant(implied, spoken, config, sizes).into_iter().next();
+        if let Some(meant) = meant.filter(|_| !implied.absent) {
             set(config, implied.config, meant);
         }
     }

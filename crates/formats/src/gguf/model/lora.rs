@@ -201,7 +201,7 @@ fn named(model: &Model, projection: &str) -> Result<Named> {
     Ok(named)
 }
 
-/// A unchanged; B with its rows in llama.cpp's order, times `ratio`.
+/// A with its columns and B with its rows in llama.cpp's order, B times `ratio`.
 fn pair(
     params: &BTreeMap<String, Param>,
     model: &Model,
@@ -229,11 +229,22 @@ fn pair(
             a.shape, b.shape
         )));
     }
-    let mut turned = match model.permuted(module) {
+    let order = model.heads.order(module, &[outputs, inputs]);
+    let order = order.map_err(|what| Error::rule(format!("{projection} {what}")))?;
+    let (columns, rows) = match order {
+        Some(order) if order.columns => (Some(order.of_model()), None),
+        order => (None, order.map(|order| order.of_model())),
+    };
+    let a_values = match columns {
+        None => a.values.clone(),
+        Some(columns) => (a.values.chunks(inputs))
+            .flat_map(|row| columns.iter().map(move |column| row[*column as usize]))
+            .collect(),
+    };
+    let mut turned = match rows {
         None => b.values.clone(),
-        Some(h) => names::stored_rows(outputs, h)
-            .into_iter()
-            .flat_map(|row| &b.values[row as usize * rank..][..rank])
+        Some(rows) => (rows.iter())
+            .flat_map(|row| &b.values[*row as usize * rank..][..rank])
             .copied()
             .collect(),
     };
@@ -249,7 +260,7 @@ fn pair(
         Ok((coming, bytes))
     };
     Ok([
-        stored("lora_a", [rank, inputs], &a.values)?,
+        stored("lora_a", [rank, inputs], &a_values)?,
         stored("lora_b", [outputs, rank], &turned)?,
     ])
 }
@@ -287,7 +298,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{ByteSource, gguf::header::Header};
+    use crate::{ByteSource, Swap, gguf::header::Header};
 
     #[test]
     fn a_file_holds_the_halves_and_one_alpha() {
@@ -348,7 +359,7 @@ mod tests {
         );
         let (shape, turned) = read("blk.0.attn_q.weight.lora_b");
         let given = &params[&format!("{q}.lora_B")].values;
-        let rows = names::stored_rows(8, 2).into_iter();
+        let rows = Swap::turned(8, 2).unwrap().of_model().into_iter();
         let wanted: Vec<f32> = rows
             .flat_map(|row| [given[2 * row as usize], given[2 * row as usize + 1]])
             .map(|v| v * 0.25)

@@ -2,6 +2,7 @@
 //! of tensors. No family is known here by name.
 mod config;
 mod dialect;
+mod heads;
 mod keys;
 mod lora;
 mod names;
@@ -16,11 +17,12 @@ use randori_sdk::{dialect::Divisors, seam::Family};
 use serde_json::Value;
 
 pub use lora::{GgufLoraOptions, Param, write_lora};
-pub use names::{ROPE_FACTORS, gguf_name, hf_name, model_rows, stored_rows};
+pub use names::{ROPE_FACTORS, gguf_name, hf_name};
 pub use plan::{GgufOptions, GgufReport, Plan, Planned, keys};
 pub use quant::GgufQuant;
 
 use dialect::Spoken;
+use heads::Heads;
 use names::{ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT};
 
 use super::{GgufTokenizer, parts};
@@ -47,11 +49,12 @@ pub fn open(path: &Path, families: &[Family]) -> Result<GgufModel> {
     let file = files[0].name.clone();
     let in_file = |what: String| Error::rule(format!("{file}: {what}"));
     let spoken = Spoken::of_file(&header, families).map_err(in_file)?;
+    tensors::without_further(&mut header, &spoken).map_err(in_file)?;
     let mut config = config::read(&header, &files, &spoken).map_err(in_file)?;
     let tokenizer = GgufTokenizer::read(&header).map_err(in_file)?;
     tensors::beside(header.tensors.keys()).map_err(|e| in_file(e.to_string()))?;
     tensors::factors(&mut header.tensors, &files).map_err(|e| in_file(e.to_string()))?;
-    let counts = tensors::HeadCounts::of(&config);
+    let heads = Heads::of(&config, &spoken).map_err(|e| in_file(e.to_string()))?;
     let mut index = Index {
         files: files.into_iter().map(Arc::new).collect(),
         ..Index::default()
@@ -64,7 +67,7 @@ pub fn open(path: &Path, families: &[Family]) -> Result<GgufModel> {
     };
     for (name, tensor) in header.tensors {
         if !in_config.contains(&name.as_str()) {
-            tensors::add(&mut index, name, tensor, &counts, &spoken.gguf)
+            tensors::add(&mut index, name, tensor, &heads, &spoken.gguf)
                 .map_err(|e| in_file(e.to_string()))?;
         }
     }

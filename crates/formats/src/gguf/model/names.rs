@@ -1,5 +1,4 @@
-//! Mapping between Hugging Face's and llama.cpp's tensor names by a family's dialect, and
-//! llama.cpp's row order of q and k.
+//! Mapping between Hugging Face's and llama.cpp's tensor names by a family's dialect.
 
 use randori_sdk::dialect::{Gguf, Module, Place};
 
@@ -143,28 +142,6 @@ fn stem_and_kind(name: &str) -> Option<(&str, &str)> {
     parts.filter(|(_, kind)| matches!(*kind, "weight" | "bias"))
 }
 
-/// The model's row for every stored row. llama.cpp rotates neighbouring features where Hugging Face
-/// rotates the two halves of a head, so it stores (head, i, half) where the model has (head, half,
-/// i).
-pub fn stored_rows(rows: usize, heads: usize) -> Vec<u32> {
-    let (size, half) = (rows / heads, rows / heads / 2);
-    (0..rows)
-        .map(|s| (s / size * size + s % size % 2 * half + s % size / 2) as u32)
-        .collect()
-}
-
-/// The inverse of [`stored_rows`]: the stored row for every row of the model; `None` if the rows
-/// are not divisible into heads of pairs.
-pub fn model_rows(rows: usize, heads: usize) -> Option<Vec<u32>> {
-    let pairs = heads.checked_mul(2).filter(|pairs| *pairs > 0)?;
-    if !rows.is_multiple_of(pairs) {
-        return None;
-    }
-    let size = rows / heads;
-    let stored = |row: usize| row / size * size + row % (size / 2) * 2 + row % size / (size / 2);
-    Some((0..rows).map(|row| stored(row) as u32).collect())
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
@@ -243,17 +220,5 @@ mod tests {
                 assert_eq!(found, wanted, "{} {name}", gguf.architecture);
             }
         }
-    }
-
-    #[test]
-    fn halves_become_neighbours() {
-        // two heads of four features: rows 0 1 | 2 3 and 4 5 | 6 7
-        assert_eq!(stored_rows(8, 2), [0, 2, 1, 3, 4, 6, 5, 7]);
-        for (rows, heads) in [(8, 2), (64, 4), (48, 3)] {
-            let (stored, model) = (stored_rows(rows, heads), model_rows(rows, heads));
-            let model = model.unwrap_or_default();
-            assert!((0..rows).all(|row| stored[model[row] as usize] as usize == row));
-        }
-        assert_eq!((model_rows(6, 2), model_rows(6, 0)), (None, None));
     }
 }

@@ -17,7 +17,7 @@ use super::{
     quant::{GgufQuant, Role, Shape},
 };
 use crate::{
-    Dtype, Error, Result,
+    Dtype, Error, Result, Swap,
     gguf::{self, GgufTokenizer, Kind, TensorSpec, Writer},
 };
 
@@ -55,24 +55,19 @@ pub struct Planned {
     pub parts: Vec<String>,
     /// Its name, shape and format in the file.
     pub spec: TensorSpec,
-    /// What the file's values have more than the model's.
-    pub added: f32,
+    /// What the file stores for each of the model's values.
+    pub values: Values,
+    /// In which other order the file has rows or columns of a part.
+    pub order: Option<Swap>,
     /// The shape of each part.
     pub shape: Vec<usize>,
     role: Role,
-    heads: Option<usize>,
     position: usize,
 }
 
 impl Planned {
     fn columns(&self) -> usize {
         self.spec.shape.last().copied().unwrap_or(0)
-    }
-
-    /// The model's row for every stored one of a part; `None` if not permuted.
-    pub fn order(&self) -> Option<Vec<u32>> {
-        self.heads
-            .map(|heads| names::stored_rows(self.shape[0], heads))
     }
 }
 
@@ -102,6 +97,7 @@ impl Plan {
         options: &GgufOptions,
     ) -> Result<Plan> {
         let mut model = Model::new(config, family)?;
+        model.measure(&list)?;
         let mut tensors = planned(list, &model)?;
         let embedding = tensors.iter().find(|t| t.spec.name == EMBEDDING);
         let rows = embedding.map_or(0, |t| t.spec.shape[0]);
@@ -204,7 +200,13 @@ fn planned(list: Vec<(String, Vec<usize>)>, model: &Model) -> Result<Vec<Planned
         // to ggml a matrix of one row is a vector
         let vector = shape.len() == 1 || (named.expert.is_none() && shape[0] == 1);
         let role = Role::of(&named.name, vector, head);
-        let spec = TensorSpec::new(&named.name, &shape, Kind::Dense(Dtype::F32));
+        let stored = match (named.module.squeezed, shape.as_slice()) {
+            (true, &[channels, 1, taps]) => vec![channels, taps],
+            _ => shape.clone(),
+        };
+        let spec = TensorSpec::new(&named.name, &stored, Kind::Dense(Dtype::F32));
+        let order = model.heads.order(named.module, &shape);
+        let order = order.map_err(|what| Error::rule(format!("{hf} {what}")))?;
         if let Some(expert) = named.expert {
             let stack = stacks.entry(named.name).or_default();
             stack.push((expert, hf.clone(), shape.clone()));
@@ -215,13 +217,10 @@ fn planned(list: Vec<(String, Vec<usize>)>, model: &Model) -> Result<Vec<Planned
         plan.push(Planned {
             parts: vec![hf],
             spec,
-            added: match named.module.values {
-                Values::Same => 0.0,
-                Values::PlusOne => 1.0,
-            },
+            values: named.module.values,
+            order,
             shape,
             role,
-            heads: model.permuted(named.module),
             position: named.position,
         });
     }
@@ -261,7 +260,8 @@ fn check_shape(hf: &str, shape: &[usize], model: &Model, module: &Module) -> Res
             .size(size)
             .is_none_or(|size| n.is_none_or(|n| *n == size))
     };
-    let fits = matches!(shape.len(), 1 | 2)
+    let axes = matches!(shape.len(), 1 | 2) || (module.squeezed && matches!(shape, [_, 1, _]));
+    let fits = axes
         && shape.iter().all(|n| *n > 0)
         && is(module.rows, shape.first())
         && is(module.columns, shape.get(1));
@@ -276,19 +276,21 @@ fn check_shape(hf: &str, shape: &[usize], model: &Model, module: &Module) -> Res
 
 fn complete(plan: &[Planned], model: &Model) -> Result<()> {
     let there: HashSet<&str> = plan.iter().map(|t| t.spec.name.as_str()).collect();
-    let all = || names::modules(&model.gguf).filter(|m| !m.optional);
-    let stored = |module: &Module| match module.raw {
-        true => module.stored.to_string(),
-        false => format!("{}.weight", module.stored),
-    };
-    let layers = (0..model.layers).flat_map(|l| {
-        let inside = all().filter(|m| m.place == Place::Layer);
-        inside.map(move |m| format!("blk.{l}.{}", stored(m)))
-    });
-    let outside = all().filter(|m| m.place != Place::Layer).map(stored);
-    if let Some(missing) = outside.chain(layers).find(|n| !there.contains(n.as_str())) {
-        let hf = names::hf_name(&model.gguf, &missing).unwrap_or(missing);
-        return Err(Error::rule(format!("the model has no {hf}")));
+    for group in model.gguf.modules {
+        let (inside, outside): (Vec<&Module>, Vec<&Module>) = (group.iter())
+            .filter(|m| !m.optional)
+            .partition(|m| m.place == Place::Layer);
+        let layers = (0..model.layers).map(|l| (format!("blk.{l}."), &inside));
+        for (start, modules) in layers.chain([(String::new(), &outside)]) {
+            let all: Vec<String> = modules.iter().map(|m| stored(&start, m)).collect();
+            let lacking = all.iter().find(|name| !there.contains(name.as_str()));
+            let none = all.iter().all(|name| !there.contains(name.as_str()));
+            if let Some(missing) = lacking.filter(|_| !(none && model.gguf.hybrid)) {
+                let hf = names::hf_name(&model.gguf, missing);
+                let hf = hf.as_ref().unwrap_or(missing);
+                return Err(Error::rule(format!("the model has no {hf}")));
+            }
+        }
     }
     match plan
         .iter()
@@ -301,6 +303,12 @@ fn complete(plan: &[Planned], model: &Model) -> Result<()> {
         ))),
         None => Ok(()),
     }
+}
+
+/// A module's weight, or a raw tensor, by llama.cpp's name; `start` comes before it.
+fn stored(start: &str, module: &Module) -> String {
+    let end = if module.raw { "" } else { ".weight" };
+    format!("{start}{}{end}", module.stored)
 }
 
 /// For each format that rows of another length would not have, one remark on how many tensors have

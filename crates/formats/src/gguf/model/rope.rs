@@ -4,6 +4,8 @@
 //! multiplies cosine and sine by `attn_factor`; each of the three may occur alone. With yarn it
 //! multiplies them by 1 + ln(factor)/10 as well, and reads no key of its borders.
 
+mod yarn;
+
 use randori_sdk::dialect::{Divisors, Gguf};
 use serde_json::{Value, json};
 
@@ -16,6 +18,7 @@ use crate::{
     ByteSource, Error, Result,
     gguf::{self, bytes::Read},
 };
+use yarn::{yarn_attention, yarn_scale, yarn_section};
 
 /// Scaling of the rotary frequencies, relative to theta's powers.
 #[derive(Debug, Clone, PartialEq)]
@@ -228,43 +231,6 @@ fn original(config: &Value) -> Option<f64> {
         .or_else(|| beside("max_position_embeddings"))
 }
 
-/// The factor on cosine and sine of yarn: 1 + by/10 · ln factor.
-fn yarn_scale(factor: f64, by: f64) -> f64 {
-    match factor <= 1.0 {
-        true => 1.0,
-        false => 0.1 * by * factor.ln() + 1.0,
-    }
-}
-
-/// The factor on cosine and sine of a section's yarn.
-///
-/// # Errors
-/// Borders that llama.cpp b11549 reads no key for: it takes 32 and 1 turns, to whole pairs.
-fn yarn_attention(section: &Value, factor: f64, gguf: &Gguf) -> Result<f64> {
-    let number = |key: &str| section.get(key).and_then(Value::as_f64);
-    for (key, theirs) in [("beta_fast", 32.0), ("beta_slow", 1.0)] {
-        let stored = format!("rope.scaling.yarn_{key}");
-        let said = gguf.keys.iter().any(|known| known.key == stored);
-        if let Some(other) = number(key).filter(|n| !said && *n != 0.0 && *n != theirs) {
-            return Err(Error::rule(format!(
-                "{key} of the rope scaling is {other}; GGUF means {theirs} and cannot say otherwise"
-            )));
-        }
-    }
-    if section.get("truncate") == Some(&Value::Bool(false)) {
-        return Err(Error::rule(
-            "truncate of the rope scaling is false; GGUF means true and cannot say otherwise",
-        ));
-    }
-    let some = |key: &str| number(key).filter(|n| *n != 0.0);
-    let pair = (some("mscale"), some("mscale_all_dim"));
-    Ok(match (number("attention_factor"), pair) {
-        (Some(given), _) => given,
-        (None, (Some(one), Some(all))) => yarn_scale(factor, one) / yarn_scale(factor, all),
-        (None, _) => yarn_scale(factor, 1.0),
-    })
-}
-
 /// The factor on cosine and sine that transformers computes for `longrope` where none is given:
 /// √(1 + ln(longest / original) / ln original).
 fn longer(config: &Value, original: f64) -> f64 {
@@ -276,6 +242,15 @@ fn longer(config: &Value, original: f64) -> f64 {
         Some(times) if times > 1.0 => (1.0 + times.ln() / original.ln()).sqrt(),
         _ => 1.0,
     }
+}
+
+/// Whether a configuration has a section.
+pub(super) fn is_said(config: &Value) -> bool {
+    let filled = |v: &Value| v.as_object().is_some_and(|section| !section.is_empty());
+    let sections = ["rope_scaling", "rope_parameters"];
+    sections
+        .iter()
+        .any(|key| config.get(*key).is_some_and(filled))
 }
 
 /// The section with the rope's keys. transformers v4 has theta at the top level and the rest in
@@ -364,31 +339,6 @@ pub(super) fn scaling(
         "attention_factor": attention,
         "original_max_position_embeddings": context,
     })))
-}
-
-/// The section of a file's yarn with this factor and `attn_factor`.
-fn yarn_section(
-    keys: &Keys,
-    spoken: &Spoken,
-    [factor, more]: [f64; 2],
-    context: usize,
-) -> Read<Value> {
-    if keys.header.tensors.contains_key(ROPE_FACTORS) {
-        return Err(format!("yarn beside {ROPE_FACTORS} is not supported"));
-    }
-    let original = keys.whole("rope.scaling.original_context_length")?;
-    let log = keys.float("rope.scaling.yarn_log_multiplier")?;
-    let all = log.filter(|_| spoken.gguf.yarn_log).unwrap_or(0.0);
-    let more = shortest(more) / yarn_scale(factor, shortest(all));
-    let mut section = json!({
-        "rope_type": "yarn",
-        "factor": shortest(factor),
-        "original_max_position_embeddings": original.unwrap_or(context),
-    });
-    if more != 1.0 {
-        section["attention_factor"] = json!(more * yarn_scale(factor, 1.0));
-    }
-    Ok(section)
 }
 
 /// The scaling of a file with divisors for short and for long texts; `None` without them.

@@ -6,42 +6,57 @@ use std::{
     sync::Arc,
 };
 
-use randori_sdk::dialect::{Gguf, Module, Order, Size, Values};
+use randori_sdk::dialect::{Gguf, Module, Values};
 use serde_json::Value;
 
-use super::names;
-use crate::{ByteSource, Dtype, Error, Format, Index, Result, Stored};
+use super::{
+    dialect::{Keys, Spoken},
+    heads::Heads,
+    names,
+};
+use crate::{
+    ByteSource, Dtype, Error, Format, Index, Result, Stored,
+    gguf::{self, bytes::Read, header::Header},
+};
 
-/// Numbers of heads, by which a fused tensor is split into q, k and v and the rows of q and k are
-/// permuted.
-pub(super) struct HeadCounts {
-    query: usize,
-    key: usize,
-    features: usize,
-}
-
-impl HeadCounts {
-    /// Reads a configuration made from the file's metadata, which has all three.
-    pub fn of(config: &Value) -> Self {
-        let number = |key: &str| {
-            let n = config.get(key).and_then(Value::as_u64);
-            n.and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
-        };
-        HeadCounts {
-            query: number("num_attention_heads"),
-            key: number("num_key_value_heads"),
-            features: number("head_dim"),
+/// Leaves away the blocks that predict further tokens, in which no token of a text is: tensors and
+/// entries of lists behind those of the model's own layers.
+///
+/// # Errors
+/// As many of them as there are blocks, or more.
+pub(super) fn without_further(header: &mut Header, spoken: &Spoken) -> Read<()> {
+    if !spoken.gguf.nextn {
+        return Ok(());
+    }
+    let keys = Keys::new(header)?;
+    let (own, count) = (keys.name(""), keys.name("block_count"));
+    let further = keys.name("nextn_predict_layers");
+    let (Some(more @ 1..), Some(blocks)) = (header.whole(&further)?, header.whole(&count)?) else {
+        return Ok(());
+    };
+    let Some(layers) = blocks.checked_sub(more).filter(|layers| *layers > 0) else {
+        return Err(format!("{further} is {more} of {blocks} blocks"));
+    };
+    let all = header.metadata.iter_mut();
+    for (_, value) in all.filter(|(key, _)| key.starts_with(&own)) {
+        match value {
+            gguf::Value::Ints(list) if list.len() == blocks => list.truncate(layers),
+            gguf::Value::Bools(list) if list.len() == blocks => list.truncate(layers),
+            _ => {}
         }
     }
-
-    /// Number of heads by which llama.cpp permuted a module's rows.
-    fn permuted(&self, module: &Module) -> Option<usize> {
-        match (module.order, module.rows) {
-            (Order::Same, _) => None,
-            (Order::Turned, Size::Key) => Some(self.key),
-            (Order::Turned, _) => Some(self.query),
-        }
-    }
+    header.metadata.remove(&further);
+    header
+        .metadata
+        .insert(count, gguf::Value::Int(layers as i128));
+    header.tensors.retain(|name, _| {
+        let number = name
+            .strip_prefix("blk.")
+            .and_then(|rest| rest.split('.').next());
+        let number = number.and_then(|n| n.parse::<usize>().ok());
+        number.is_none_or(|n| n < layers)
+    });
+    Ok(())
 }
 
 /// Takes what belongs to matrices of layers out of the tensors: the factor of all values, one
@@ -97,44 +112,52 @@ pub(super) fn add(
     index: &mut Index,
     name: String,
     tensor: Stored,
-    counts: &HeadCounts,
+    heads: &Heads,
     gguf: &Gguf,
 ) -> Result<()> {
     let parts: Vec<&str> = name.split('.').collect();
-    if let &["blk", layer, part, kind] = parts.as_slice() {
+    let found = names::back(gguf, &name);
+    let raw = found.as_ref().is_some_and(|(_, module)| module.raw);
+    if let (&["blk", layer, part, kind], false) = (parts.as_slice(), raw) {
         if !names::has(gguf, part, kind) {
             return index.add(name, tensor); // llama.cpp has no such bias
         }
         let known = names::modules(gguf).any(|module| module.stored == part);
         if part == "attn_qkv" && ["weight", "bias"].contains(&kind) && !known {
             let block = format!("blk.{layer}");
-            return fused(index, [&name, &block, kind], tensor, counts, gguf);
+            return fused(index, [&name, &block, kind], tensor, heads, gguf);
         }
     }
-    let Some((own, module)) = names::back(gguf, &name) else {
+    let Some((own, module)) = found else {
         return index.add(name, tensor);
     };
-    let stored = as_said(tensor, module, counts);
     match names::stacked(module) {
-        false => index.add(own, stored),
-        true => experts(index, &name, &own, stored),
+        false => index.add(own, as_said(&name, tensor, module, heads)?),
+        true => experts(index, [&name, &own], tensor, module, heads),
     }
 }
 
-/// A tensor with what the dialect says of how it is stored.
-fn as_said(tensor: Stored, module: &Module, counts: &HeadCounts) -> Stored {
-    Stored {
-        permuted: counts.permuted(module),
-        added: match module.values {
-            Values::Same => 0.0,
-            Values::PlusOne => 1.0,
-        },
+/// A tensor, or one of a stack, with what the dialect says of how it is stored.
+fn as_said(name: &str, mut tensor: Stored, module: &Module, heads: &Heads) -> Result<Stored> {
+    if module.squeezed && tensor.shape.len() == 2 {
+        tensor.shape.insert(1, 1);
+    }
+    let order = heads.order(module, &tensor.shape);
+    Ok(Stored {
+        order: order.map_err(|what| Error::rule(format!("{name} {what}")))?,
+        values: module.values,
         ..tensor
-    }
+    })
 }
 
-/// Adds the tensors of all experts, which a file stacks.
-fn experts(index: &mut Index, name: &str, own: &str, stack: Stored) -> Result<()> {
+/// Adds the tensors of all experts, which a file stacks; `names` are the stack's and transformers'.
+fn experts(
+    index: &mut Index,
+    [name, own]: [&str; 2],
+    stack: Stored,
+    module: &Module,
+    heads: &Heads,
+) -> Result<()> {
     let (count, each) = match stack.shape.split_first() {
         Some((&count, each)) if count > 0 && !each.is_empty() => (count, each.to_vec()),
         _ => (0, Vec::new()),
@@ -147,12 +170,16 @@ fn experts(index: &mut Index, name: &str, own: &str, stack: Stored) -> Result<()
         )));
     }
     let len = stack.len / count as u64;
+    let first = Stored {
+        len,
+        shape: each,
+        ..stack
+    };
+    let first = as_said(name, first, module, heads)?;
     for expert in 0..count {
         let one = Stored {
-            start: stack.start + expert as u64 * len,
-            len,
-            shape: each.clone(),
-            ..stack.clone()
+            start: first.start + expert as u64 * len,
+            ..first.clone()
         };
         index.add(names::of_expert(own, expert), one)?;
     }
@@ -164,19 +191,19 @@ fn fused(
     index: &mut Index,
     [name, block, kind]: [&str; 3],
     tensor: Stored,
-    counts: &HeadCounts,
+    heads: &Heads,
     gguf: &Gguf,
 ) -> Result<()> {
     let (q, k) = (
-        counts.query.saturating_mul(counts.features),
-        counts.key.saturating_mul(counts.features),
+        heads.query.saturating_mul(heads.features),
+        heads.key.saturating_mul(heads.features),
     );
     let found = tensor.shape.first().copied().unwrap_or(0);
     let all = q.saturating_add(k).saturating_add(k);
     if found != all || !tensor.len.is_multiple_of(found.max(1) as u64) {
         return Err(Error::rule(format!(
             "{name} has {found} rows; {} query and twice {} key-value heads of {} features have {all}",
-            counts.query, counts.key, counts.features
+            heads.query, heads.key, heads.features
         )));
     }
     let row = tensor.len / found as u64;
@@ -192,7 +219,9 @@ fn fused(
         };
         let own = format!("{block}.{part}.{kind}");
         match names::back(gguf, &own) {
-            Some((own, module)) => index.add(own, as_said(stored, module, counts))?,
+            Some((module_of, module)) => {
+                index.add(module_of, as_said(&own, stored, module, heads)?)?;
+            }
             None => index.add(own, stored)?,
         }
         first += rows as u64;
@@ -278,10 +307,10 @@ fn zeros(index: &mut Index, wanted: Vec<(String, usize)>) -> Result<()> {
             len: 4 * rows as u64,
             shape: vec![rows],
             format: Format::Dense(Dtype::F32),
-            permuted: None,
+            order: None,
             columns: None,
             factor: 1.0,
-            added: 0.0,
+            values: Values::Same,
         };
         index.add(name, zero)?;
     }
@@ -291,23 +320,81 @@ fn zeros(index: &mut Index, wanted: Vec<(String, usize)>) -> Result<()> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use randori_sdk::{Dialect, seam::Family};
+
     use super::*;
 
     #[test]
-    fn a_matrix_gets_the_factor_that_lies_beside_it() {
-        let numbers = [0.25f32, f32::NAN, 3.0].map(f32::to_le_bytes).concat();
-        let files = [ByteSource::memory("x", numbers)];
-        let stored = |start: u64, shape: &[usize]| Stored {
+    fn blocks_that_predict_further_tokens_are_left_away() {
+        let dialect = Dialect {
+            gguf: Some(Gguf {
+                architecture: "hybrid",
+                nextn: true,
+                ..Gguf::LLAMA
+            }),
+            ..Dialect::NONE
+        };
+        let family = Family::new("hybrid", dialect);
+        let spoken = Spoken::of(&family).unwrap();
+        let read = |further: i128| {
+            let keys = [
+                (
+                    "general.architecture",
+                    gguf::Value::Text("hybrid".to_string()),
+                ),
+                ("hybrid.block_count", gguf::Value::Int(3)),
+                ("hybrid.nextn_predict_layers", gguf::Value::Int(further)),
+                ("hybrid.kinds", gguf::Value::Bools(vec![true, false, false])),
+                ("hybrid.sections", gguf::Value::Ints(vec![1, 2])),
+                ("other.list", gguf::Value::Ints(vec![1, 2, 3])),
+            ];
+            let keys = keys.map(|(key, value)| (key.to_string(), value));
+            let bytes = gguf::header::write(&keys, &[]).unwrap();
+            let mut header = Header::read(&ByteSource::memory("x", bytes)).unwrap();
+            for name in [
+                "blk.1.attn_q.weight",
+                "blk.2.nextn.eh_proj.weight",
+                "output.weight",
+            ] {
+                header.tensors.insert(name.to_string(), stored(0, &[1]));
+            }
+            without_further(&mut header, &spoken).map(|()| header)
+        };
+        let header = read(1).unwrap();
+        for (key, value) in [
+            ("hybrid.block_count", gguf::Value::Int(2)),
+            ("hybrid.kinds", gguf::Value::Bools(vec![true, false])),
+            ("hybrid.sections", gguf::Value::Ints(vec![1, 2])),
+            ("other.list", gguf::Value::Ints(vec![1, 2, 3])),
+        ] {
+            assert_eq!(header.metadata[key], value);
+        }
+        assert!(!header.metadata.contains_key("hybrid.nextn_predict_layers"));
+        let names: Vec<&String> = header.tensors.keys().collect();
+        assert_eq!(names, ["blk.1.attn_q.weight", "output.weight"]);
+        assert_eq!(read(0).unwrap().tensors.len(), 3);
+        let e = read(3).unwrap_err();
+        assert_eq!(e, "hybrid.nextn_predict_layers is 3 of 3 blocks");
+    }
+
+    fn stored(start: u64, shape: &[usize]) -> Stored {
+        Stored {
             file: 0,
             start,
             len: 4 * shape.iter().product::<usize>() as u64,
             shape: shape.to_vec(),
             format: Format::Dense(Dtype::F32),
-            permuted: None,
+            order: None,
             columns: None,
             factor: 1.0,
-            added: 0.0,
-        };
+            values: Values::Same,
+        }
+    }
+
+    #[test]
+    fn a_matrix_gets_the_factor_that_lies_beside_it() {
+        let numbers = [0.25f32, f32::NAN, 3.0].map(f32::to_le_bytes).concat();
+        let files = [ByteSource::memory("x", numbers)];
         let with = |more: &[(&str, Stored)]| {
             let mut tensors: BTreeMap<String, Stored> = more
                 .iter()

@@ -212,10 +212,7 @@ fn what_qwen_s_architectures_cannot_say_is_refused() {
 const ODD: Gguf = Gguf {
     architecture: "odd",
     partial_rotary: true,
-    renamed: &[Renamed {
-        usual: "rms_norm_eps",
-        here: "norm_eps",
-    }],
+    renamed: &[Renamed::new("rms_norm_eps", "norm_eps")],
     keys: &[
         Key::real("attention.scale", &["attention_multiplier"]),
         Key::whole("expert_count", &["num_local_experts", "num_experts"]).required(),
