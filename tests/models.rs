@@ -15,4 +15,5 @@ mod interop;
 mod model;
 mod opened;
 mod oracles;
+mod packed;
 mod peers;
