@@ -131,10 +131,10 @@ fn the_memory_that_is_foretold_is_held() {
     }
 }
 
-/// gpt-oss's folders: the experts in MXFP4, all else dense.
+/// gpt-oss's folders: the experts in MXFP4, all else dense. A merged one has dense stacks.
 #[test]
 fn experts_in_mxfp4_are_kept() {
-    let want = rows(&expected("gpt_oss"));
+    let (want, dir) = (rows(&expected("gpt_oss")), tempfile::tempdir().unwrap());
     for (options, format) in [(LoadOptions::default(), "f32"), (KEPT, "mxfp4")] {
         let base = load(source("gpt_oss"), &options);
         agree("gpt_oss", &logits(&base), &want);
@@ -144,6 +144,18 @@ fn experts_in_mxfp4_are_kept() {
             assert_eq!(weight.format(), format, "{name}");
         }
         foretold("gpt_oss", &options, &base);
+        let player = Player::bare(base);
+        let in_memory = InMemory {
+            player: &player,
+            onto: None,
+        };
+        write(&in_memory, &dir.path().join(format));
+        let again = Source::Folder(dir.path().join(format));
+        agree(
+            format,
+            &logits(&load(again, &LoadOptions::default())),
+            &want,
+        );
     }
 }
 
