@@ -16,4 +16,5 @@ mod interop;
 mod model;
 mod opened;
 mod oracles;
+mod packed;
 mod peers;

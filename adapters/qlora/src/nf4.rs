@@ -7,7 +7,10 @@ use std::{
 };
 
 use candle_core::{DType, Tensor};
-use randori_formats::bnb::{BLOCK, NF4_LEVELS, Nf4Parts};
+use randori_formats::{
+    bnb::{BLOCK, NF4_LEVELS, Nf4Parts},
+    packed::E2M1_LEVELS,
+};
 
 use crate::{Result, product::DecodeRows, wide};
 
@@ -60,12 +63,13 @@ impl Nf4Matrix {
         self.parts.bytes()
     }
 
-    /// `nf4`, or `fp4` for other levels (bitsandbytes has no third format).
+    /// `nf4`, `mxfp4`, `int4` (whole numbers), or `fp4`, bitsandbytes' other format.
     pub(crate) fn format(&self) -> &'static str {
-        if self.parts.levels == NF4_LEVELS {
-            "nf4"
-        } else {
-            "fp4"
+        match &self.parts.levels {
+            levels if *levels == NF4_LEVELS => "nf4",
+            levels if *levels == E2M1_LEVELS => "mxfp4",
+            levels if levels.iter().all(|level| level.fract() == 0.0) => "int4",
+            _ => "fp4",
         }
     }
 

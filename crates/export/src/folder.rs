@@ -154,7 +154,9 @@ fn weights(
         let mut writer = Writer::create(&draft.dir.join(file), specs.iter().flatten())?;
         for (t, unit) in specs.iter().flatten().zip(coming.by_ref()) {
             for names in unit.weights.chunks(unit.at_once()) {
-                if let ([name], true) = (names, unit.is_plain()) {
+                if let [name] = names
+                    && unit.is_plain()
+                {
                     for part in from.values(name, on_tensor)?.chunks(1 << 16) {
                         writer.write(&dtype.encode(name, part)?)?;
                     }

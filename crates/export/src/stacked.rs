@@ -117,6 +117,11 @@ impl Unit {
         }
     }
 
+    /// Whether it holds each weight's values in their own order, not transposed.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self.stack, None | Some((_, Layout::Rows)))
+    }
+
     /// The bytes of so many weights as the tensor holds them; a value has `width` bytes.
     pub(crate) fn joined(&self, weights: &[Vec<u8>], width: usize) -> Vec<u8> {
         let (count, inputs, total) = match (self.stack, self.shape.as_slice()) {

@@ -3,7 +3,7 @@
 
 use randori_sdk::dialect::{Layout, Stack};
 
-use crate::{Columns, Error, Format, Index, Result, Stored};
+use crate::{Columns, Error, Format, Index, Result, Stored, packed::Packed};
 
 /// Replaces stacked tensors by their parts.
 ///
@@ -19,8 +19,11 @@ pub fn unstack(index: &mut Index, stacks: &[Stack]) -> Result<()> {
                 continue;
             };
             let place = index.source_of(&tensor)?.name.clone();
-            let parts = parts(stack, &tensor)
-                .map_err(|what| Error::rule(format!("{place}: {name} {what}")))?;
+            let parts = match &tensor.format {
+                Format::Packed(packed) => packed_parts(stack, &tensor, packed),
+                _ => parts(stack, &tensor),
+            };
+            let parts = parts.map_err(|what| Error::rule(format!("{place}: {name} {what}")))?;
             let layer = name.strip_suffix(&end).unwrap_or(&name);
             for (part, stored) in parts {
                 index.add(format!("{layer}.{part}"), stored)?;
@@ -30,22 +33,58 @@ pub fn unstack(index: &mut Index, stacks: &[Stack]) -> Result<()> {
     Ok(())
 }
 
+fn wrong(stack: &Stack, tensor: &Stored) -> String {
+    let (shape, count) = (&tensor.shape, stack.parts.len());
+    format!("has the shape {shape:?}, which no stack of experts in {count} parts has")
+}
+
+/// The same of a stack in few bits: (experts, out, in) whatever the layout of dense ones, so that
+/// parts are rows.
+fn packed_parts(
+    stack: &Stack,
+    tensor: &Stored,
+    packed: &Packed,
+) -> std::result::Result<Vec<(String, Stored)>, String> {
+    let count = stack.parts.len();
+    let &[experts, rows, inputs] = &tensor.shape[..] else {
+        return Err(wrong(stack, tensor));
+    };
+    if tensor.len == 0 || count == 0 || rows % count != 0 {
+        return Err(wrong(stack, tensor));
+    }
+    let (outputs, each) = (rows / count, tensor.len / experts as u64);
+    let mut all = Vec::new();
+    for expert in 0..experts {
+        for (i, name) in stack.parts.iter().enumerate() {
+            let (first, step) = match stack.layout {
+                Layout::Interleaved => (i, count),
+                Layout::Rows | Layout::Columns => (i * outputs, 1),
+            };
+            let part = Stored {
+                start: tensor.start + expert as u64 * each,
+                len: each,
+                shape: vec![outputs, inputs],
+                format: Format::Packed(Box::new(packed.expert(expert, first, step, outputs))),
+                ..tensor.clone()
+            };
+            all.push((name.replace("{}", &expert.to_string()), part));
+        }
+    }
+    Ok(all)
+}
+
 /// Every expert's parts, by their names within the layer.
 fn parts(stack: &Stack, tensor: &Stored) -> std::result::Result<Vec<(String, Stored)>, String> {
-    let wrong = || {
-        let (shape, count) = (&tensor.shape, stack.parts.len());
-        format!("has the shape {shape:?}, which no stack of experts in {count} parts has")
-    };
     let (experts, rows, inputs) = match (tensor.shape.as_slice(), stack.layout) {
         (&[experts, rows], _) => (experts, rows, None),
         (&[experts, rows, inputs], Layout::Rows) => (experts, rows, Some(inputs)),
         (&[experts, inputs, rows], _) => (experts, rows, Some(inputs)),
-        _ => return Err(wrong()),
+        _ => return Err(wrong(stack, tensor)),
     };
     let count = stack.parts.len();
     // without values, a damaged file could claim any number of experts
     if tensor.len == 0 || count == 0 || rows % count != 0 {
-        return Err(wrong());
+        return Err(wrong(stack, tensor));
     }
     let whole = match stack.layout {
         Layout::Rows => tensor.format.block().is_some(),

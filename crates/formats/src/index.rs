@@ -6,8 +6,10 @@ use randori_sdk::dialect::Values;
 
 use crate::{
     ByteSource, Dtype, Error, Result, Swap,
+    auxiliary::AuxTensor,
     bnb::Bnb4,
     gguf::{Block, Kind},
+    packed::Packed,
 };
 
 /// Tensors by Hugging Face's names, with their files.
@@ -63,6 +65,9 @@ pub enum Format {
     Block(Block),
     /// bitsandbytes' 4-bit format; the bytes are the codes.
     Bnb4(Box<Bnb4>),
+    /// Codes in few bits with scales in tensors of their own (GPTQ, AWQ, FP8, …); the bytes are
+    /// the codes.
+    Packed(Box<Packed>),
     /// An unsupported format, by name.
     Other(String),
 }
@@ -82,7 +87,7 @@ impl Format {
         match self {
             Format::Dense(dtype) => Some((1, dtype.width())),
             Format::Block(block) => Some((block.values() as u64, block.bytes() as u64)),
-            Format::Bnb4(_) | Format::Other(_) => None,
+            Format::Bnb4(_) | Format::Packed(_) | Format::Other(_) => None,
         }
     }
 }
@@ -93,6 +98,7 @@ impl fmt::Display for Format {
             Format::Dense(dtype) => dtype.tag(),
             Format::Block(block) => block.name(),
             Format::Bnb4(_) => "bitsandbytes' 4 bits",
+            Format::Packed(packed) => packed.kind(),
             Format::Other(name) => name,
         })
     }
@@ -140,6 +146,19 @@ impl Index {
         }
         self.tensors.insert(name, tensor);
         Ok(())
+    }
+
+    /// A tensor that belongs to a matrix.
+    pub(crate) fn auxiliary(&self, name: &str) -> Option<AuxTensor> {
+        let stored = self.tensors.get(name)?;
+        Some(AuxTensor {
+            name: name.to_string(),
+            source: self.files.get(stored.file)?.clone(),
+            start: stored.start,
+            len: stored.len,
+            shape: stored.shape.clone(),
+            format: stored.format.to_string(),
+        })
     }
 
     /// The file a tensor is in.

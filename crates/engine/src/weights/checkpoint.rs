@@ -4,9 +4,9 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use randori_formats::{
-    ByteSource, Dtype, Format, Index, bnb, experts,
+    ByteSource, Dtype, Format, Index, Stored, experts,
     gguf::{self, GgufTokenizer},
-    safetensors,
+    packed, safetensors,
 };
 use randori_kernels::{Error, Result};
 use randori_sdk::seam::Family;
@@ -50,8 +50,8 @@ pub enum Source {
 #[serde(rename_all = "lowercase")]
 pub enum Quant {
     /// The blocks' projections in NF4 while loading; embedding and head stay dense. What a
-    /// bitsandbytes checkpoint holds in 4 bits is kept as it is stored, and what it skips stays
-    /// dense.
+    /// checkpoint holds in 4 bits (bitsandbytes), or in few that products read with exactly its
+    /// values (symmetric integers, MXFP4), is kept so, and what it skips stays dense.
     Nf4 {
         /// Quantise the scales too, where we quantise.
         double: bool,
@@ -197,8 +197,9 @@ impl Checkpoint {
         let mut notes = Vec::new();
         let family = part::settle(&mut config, families, &mut notes);
         unsupported::refuse_keys(&config)?;
-        bnb::join(&mut index, &config)?;
+        notes.extend(packed::join(&mut index, &config)?);
         notes.extend(decoded(&index));
+        notes.extend(unpacked(&index));
         if let Some(family) = family {
             part::rename(&mut index, &family.dialect)?;
             experts::unstack(&mut index, family.dialect.stacks)?;
@@ -216,24 +217,36 @@ impl Checkpoint {
 
 /// A note on blocks that no product reads.
 fn decoded(index: &Index) -> Option<String> {
+    let blocks = |t: &Stored| matches!(t.format, Format::Block(_)) && !convert::can_keep(t);
+    let (place, list) = counted(index, blocks)?;
+    Some(format!(
+        "{place} has tensors in blocks that no product reads ({list}): they are decoded as they \
+         load, and held in model.dtype, or in NF4 with adapter.quant = \"nf4\""
+    ))
+}
+
+/// A note on a folder's quantised matrices that no product reads as they are.
+fn unpacked(index: &Index) -> Option<String> {
+    let packed = |t: &Stored| matches!(t.format, Format::Packed(_)) && !convert::is_chosen(t);
+    let (place, list) = counted(index, packed)?;
+    Some(format!(
+        "{place} has matrices that no product reads as they are ({list}): they are decoded as they \
+         load, and held in model.dtype, or quantised anew, to NF4, with adapter.kind = \"qlora\""
+    ))
+}
+
+/// The first file, and how many of these tensors the index has in each format; `None`: none.
+fn counted(index: &Index, of: impl Fn(&Stored) -> bool) -> Option<(&str, String)> {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for stored in index.tensors.values() {
-        if matches!(stored.format, Format::Block(_)) && !convert::can_keep(stored) {
-            *counts.entry(stored.format.to_string()).or_default() += 1;
-        }
+    for stored in index.tensors.values().filter(|stored| of(stored)) {
+        *counts.entry(stored.format.to_string()).or_default() += 1;
     }
     let place = &index.files.first()?.name;
     let list: Vec<String> = counts
         .iter()
         .map(|(format, n)| format!("{n} in {format}"))
         .collect();
-    (!list.is_empty()).then(|| {
-        format!(
-            "{place} has tensors in blocks that no product reads ({}): they are decoded as they \
-             load, and held in model.dtype, or in NF4 with adapter.quant = \"nf4\"",
-            list.join(", ")
-        )
-    })
+    (!list.is_empty()).then(|| (place.as_str(), list.join(", ")))
 }
 
 pub(super) fn is_object(config: &Value, place: &str) -> Result<()> {

@@ -2,7 +2,11 @@
 
 use candle_core::{DType, Device, Tensor, WithDType};
 use half::{bf16, f16};
-use randori_formats::{ByteSource, Columns, Dtype, Format, Stored, Swap};
+use randori_formats::{
+    ByteSource, Columns, Dtype, Format, Stored, Swap,
+    gguf::Block,
+    packed::{Exact, Packed},
+};
 use randori_kernels::{Error, Result};
 use randori_qlora::{GgufMatrix, Nf4Matrix, QuantMatrix};
 use randori_sdk::dialect::Values;
@@ -19,8 +23,10 @@ pub(super) fn reading(stored: &Stored) -> u64 {
         true => stored.len,
         false => stored.len.min(CHUNK),
     };
-    match stored.format {
+    match &stored.format {
         Format::Bnb4(_) => 2 * stored.len + 8 * count,
+        // all codes and scales, and the values of some rows
+        Format::Packed(packed) => stored.len + packed.reading() + CHUNK,
         // the blocks, as read and as a matrix, and their values, dequantised and as a list; of a
         // row where rows are read one by one
         Format::Block(_) => {
@@ -43,6 +49,16 @@ pub(super) fn can_keep(stored: &Stored) -> bool {
         && stored.values == Values::Same
         && !stored.order.is_some_and(|order| order.columns)
         && matches!(stored.format, Format::Block(block) if randori_qlora::dtype(block).is_some())
+}
+
+/// Whether a base keeps a tensor with [`super::Quant::Nf4`]: in bitsandbytes' 4 bits, or packed so
+/// that products read exactly its values. A checkpoint with such has chosen what stays dense.
+pub(super) fn is_chosen(stored: &Stored) -> bool {
+    match &stored.format {
+        Format::Bnb4(_) => true,
+        Format::Packed(packed) => packed.exact().is_some(),
+        _ => false,
+    }
 }
 
 /// Reads a tensor as dense numbers of this dtype; `name` is for errors.
@@ -72,8 +88,35 @@ pub(super) fn blocks(name: &str, stored: &Stored, place: &ByteSource) -> Result<
             .map_err(|e| Error::rule(format!("{name}: {e}")));
     }
     let bytes = place.read(stored.start, stored.len)?;
+    if let Format::Packed(packed) = &stored.format {
+        return exact(name, packed, stored, &bytes);
+    }
     let order = stored.order.map(|order| order.of_file());
     matrix(name, stored, stored.shape[0], &bytes, order.as_deref())
+}
+
+/// Keeps a packed matrix in the format of products that has exactly its values.
+fn exact(name: &str, packed: &Packed, stored: &Stored, bytes: &[u8]) -> Result<QuantMatrix> {
+    let reader = packed.reader(name, bytes)?;
+    let kept = match packed.exact() {
+        Some(Exact::Four { block }) => {
+            Nf4Matrix::from_parts(reader.four(block)).map(QuantMatrix::Nf4)
+        }
+        Some(Exact::Eight) => {
+            let blocks = Stored {
+                format: Format::Block(Block::Q8_0),
+                ..stored.clone()
+            };
+            return matrix(name, &blocks, stored.shape[0], &reader.eight(), None);
+        }
+        None => {
+            return Err(Error::rule(format!(
+                "{name} is stored as {}, which no product reads",
+                stored.format
+            )));
+        }
+    };
+    kept.map_err(|e| Error::rule(format!("{name}: {e}")))
 }
 
 fn matrix(
@@ -130,6 +173,8 @@ fn collect<T: WithDType>(
         values(blocks(name, stored, place)?)?
             .into_iter()
             .try_for_each(&mut push)?;
+    } else if let Format::Packed(packed) = &stored.format {
+        unpack(name, packed, stored, place, &mut push)?;
     } else if let Some(columns) = stored.columns {
         gather(name, stored, place, columns, &mut push)?;
     } else if let Some(order) = stored.order {
@@ -185,6 +230,27 @@ fn ordered(
     Ok(())
 }
 
+/// Every value of a packed matrix, row by row.
+fn unpack(
+    name: &str,
+    packed: &Packed,
+    stored: &Stored,
+    place: &ByteSource,
+    push: &mut impl FnMut(f32) -> Result<()>,
+) -> Result<()> {
+    let codes = place.read(stored.start, stored.len)?;
+    let reader = packed.reader(name, &codes)?;
+    let (rows, columns) = (stored.shape[0], stored.shape[1]);
+    let step = (CHUNK as usize / (4 * columns)).clamp(1, rows);
+    for first in (0..rows).step_by(step) {
+        let n = step.min(rows - first);
+        let mut values = vec![0.0; n * columns];
+        reader.fill(first..first + n, &mut values);
+        values.into_iter().try_for_each(&mut *push)?;
+    }
+    Ok(())
+}
+
 /// Every value of a tensor whose rows are columns of what is stored, row by row.
 fn gather(
     name: &str,
@@ -231,7 +297,9 @@ fn decode(
             .map_err(|e| Error::rule(format!("{name}: {e}")))?
             .into_iter()
             .try_for_each(push),
-        Format::Bnb4(_) => Err(Error::rule(format!("{name} is read whole or not at all"))),
+        Format::Bnb4(_) | Format::Packed(_) => {
+            Err(Error::rule(format!("{name} is read whole or not at all")))
+        }
         Format::Other(dtype) => Err(Error::rule(format!(
             "{}; F32, F16 and BF16 can be read",
             unreadable(name, dtype)
@@ -252,10 +320,54 @@ pub(super) fn unreadable(name: &str, dtype: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use randori_formats::{Index, experts::unstack, safetensors};
+    use std::collections::BTreeMap;
+
+    use randori_formats::{Index, experts::unstack, packed, safetensors};
     use randori_sdk::dialect::{Layout, Stack};
+    use serde_json::{Value, json};
 
     use super::*;
+
+    /// Every packed format, decoded in pieces and as products read it (where its values are from:
+    /// fixtures/packed.py of crates/formats).
+    #[test]
+    fn packed_matrices_have_their_packages_values() {
+        let golden = include_bytes!("../../../formats/tests/fixtures/packed.safetensors");
+        let configs = include_str!("../../../formats/tests/fixtures/packed.json");
+        let configs: Value = serde_json::from_str(configs).unwrap();
+        let flat = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let mut kept: BTreeMap<String, usize> = BTreeMap::new();
+        for (case, config) in configs.as_object().unwrap() {
+            let mut index = Index::default();
+            safetensors::add(&mut index, ByteSource::memory("x", golden.to_vec())).unwrap();
+            let prefix = format!("{case}/");
+            let own = std::mem::take(&mut index.tensors).into_iter();
+            let own = own.filter_map(|(n, t)| Some((n.strip_prefix(&prefix)?.to_string(), t)));
+            index.tensors = own.collect();
+            let values = index.tensors.remove("values").unwrap();
+            let mut wanted = values.numbers(case, &index.files[0]).unwrap();
+            packed::join(&mut index, &json!({"quantization_config": config})).unwrap();
+            let stack = Stack::new("experts", &["{}"], Layout::Columns);
+            unstack(&mut index, &[stack]).unwrap();
+            for (name, stored) in &index.tensors {
+                let found = flat(dense(name, stored, &index.files[0], Dtype::F32).unwrap());
+                let rest = wanted.split_off(found.len());
+                assert_eq!(found, wanted, "{case} {name}");
+                if is_chosen(stored) {
+                    let matrix = blocks(name, stored, &index.files[0]).unwrap();
+                    assert_eq!(flat(matrix.dequantise().unwrap()), wanted, "{case} {name}");
+                    *kept.entry(matrix.format()).or_default() += 1;
+                }
+                wanted = rest;
+            }
+            assert!(wanted.is_empty(), "{case}");
+        }
+        let counts = [("int4", 8), ("mxfp4", 3), ("q8_0", 3)];
+        assert_eq!(
+            kept,
+            counts.map(|(format, n)| (format.to_string(), n)).into()
+        );
+    }
 
     /// gpt-oss's order: (experts, in, 2 · out), gate and up taking turns; and the transpose of
     /// down.

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use randori_formats::{
     Format, Stored,
     bnb::{BLOCK, NESTED, scale_bytes},
-    has_weights, read_json,
+    has_weights,
+    packed::Exact,
+    read_json,
 };
 use randori_kernels::{Error, Result, shapes::Holding};
 use randori_sdk::seam::{Architecture, Family};
@@ -159,6 +161,16 @@ impl Described {
         blocks.peek().is_some() && blocks.all(convert::can_keep)
     }
 
+    /// Whether a base keeps matrices in few bits of it with [`Quant::Nf4`]. Of weights that are not
+    /// at hand: whether the configuration says that they are quantised.
+    pub fn keeps_few_bits(&self) -> bool {
+        match &self.weights {
+            Some(Weights::Stored(index)) => index.tensors.values().any(convert::is_chosen),
+            Some(Weights::Random(_)) => false,
+            None => self.config["quantization_config"].is_object(),
+        }
+    }
+
     /// Where its tokenizer is.
     pub fn tokenizer(&self) -> TokenizerSource {
         self.tokenizer.clone()
@@ -189,11 +201,12 @@ impl Described {
             Some(Weights::Stored(index)) => index.tensors.get(&w.name),
             _ => None,
         };
-        // a checkpoint in 4 bits has chosen what stays dense
+        // a checkpoint in few bits has chosen what stays dense
         let chosen = trace
             .weights
             .iter()
-            .any(|w| stored(w).is_some_and(|s| matches!(s.format, Format::Bnb4(_))));
+            .filter_map(stored)
+            .any(convert::is_chosen);
         let random = matches!(self.weights, Some(Weights::Random(_)));
         let one = |w: &TracedWeight| held(&loader, w, stored(w), chosen, random);
         Ok(trace.weights.iter().map(one).collect())
@@ -222,6 +235,19 @@ fn held(
                 let bytes = stored.len + four.scale_bytes(count);
                 item(bytes, 0, true, Holding::Nf4 { double })
             }
+            Format::Packed(packed) => {
+                let scratch = stored.len + packed.reading();
+                match packed.exact() {
+                    Some(exact @ Exact::Four { .. }) => {
+                        let (bytes, double) = (packed.exact_bytes(exact), false);
+                        item(bytes, scratch, true, Holding::Nf4 { double })
+                    }
+                    exact => {
+                        let bytes = exact.map_or(0, |exact| packed.exact_bytes(exact));
+                        item(bytes, scratch + bytes, true, Holding::Blocks)
+                    }
+                }
+            }
             _ => item(stored.len, stored.len, true, Holding::Blocks), // the bytes as they were read
         };
     }
@@ -230,7 +256,8 @@ fn held(
         None if random => 0,
         None => convert::CHUNK,
     };
-    if let Some(double) = loader.nf4(wanted).filter(|_| !chosen) {
+    let packed = stored.is_some_and(|s| matches!(s.format, Format::Packed(_)));
+    if let Some(double) = loader.nf4(wanted).filter(|_| packed || !chosen) {
         let bytes = nf4_bytes(count, double);
         // in f32, and once more as a list, with plain scales until they are quantised
         let scales = if double {

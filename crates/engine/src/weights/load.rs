@@ -127,7 +127,10 @@ impl Loader<'_> {
         let wanted = self.trace.weights.iter().map(|w| w.name.as_str());
         let (wanted, dialect): (HashSet<&str>, _) = (wanted.collect(), arch.dialect());
         let unused = |name: &&String| !wanted.contains(name.as_str()) && !dialect.ignores(name);
-        if let Some(name) = index.tensors.keys().find(unused) {
+        for name in index.tensors.keys().filter(unused) {
+            if is_bias_of_nothing(index, name)? {
+                continue;
+            }
             return Err(Error::rule(format!(
                 "the file has {name}, which the architecture {} with this config does not use: the model would compute something else",
                 arch.name()
@@ -135,19 +138,23 @@ impl Loader<'_> {
         }
         let kept = index.tensors.values().any(convert::can_keep);
         if self.options.quant == Some(Quant::Gguf) && !kept {
-            let mut blocks = index.tensors.values().map(|t| &t.format);
-            return Err(
-                match blocks.find(|format| matches!(format, Format::Block(_))) {
-                    None => Error::rule(
-                        "a base quantised as its GGUF file is needs a quantised GGUF file; these weights are dense",
-                    ),
-                    Some(format) => Error::rule(format!(
-                        "a base quantised as its GGUF file is needs blocks that products read, and this file has \
+            let mut few = index.tensors.values().map(|t| &t.format);
+            let is_few = |format: &&Format| matches!(format, Format::Block(_) | Format::Packed(_));
+            return Err(match few.find(is_few) {
+                Some(Format::Packed(packed)) => Error::rule(format!(
+                    "a base quantised as its GGUF file is needs a GGUF file, and these weights are in {}: take \
+                         adapter.quant = \"nf4\"",
+                    packed.kind()
+                )),
+                None => Error::rule(
+                    "a base quantised as its GGUF file is needs a quantised GGUF file; these weights are dense",
+                ),
+                Some(format) => Error::rule(format!(
+                    "a base quantised as its GGUF file is needs blocks that products read, and this file has \
                          {format} ones, which are only decoded: take adapter.quant = \"nf4\", or \
                          adapter.kind = \"lora\""
-                    )),
-                },
-            );
+                )),
+            });
         }
         Ok(())
     }
@@ -196,10 +203,10 @@ impl Loader<'_> {
             let blocks = convert::blocks(name, stored, place).map_err(in_file)?;
             return Ok(Weight::Quant(Arc::new(blocks)));
         }
-        // a checkpoint in 4 bits has chosen what stays dense
-        let in_four = |t: &Stored| matches!(t.format, Format::Bnb4(_));
-        let chosen = index.tensors.values().any(in_four);
-        if let Some(double) = self.nf4(wanted).filter(|_| !chosen) {
+        // a checkpoint in few bits has chosen what stays dense
+        let chosen = || index.tensors.values().any(convert::is_chosen);
+        let anew = |_: &bool| matches!(stored.format, Format::Packed(_)) || !chosen();
+        if let Some(double) = self.nf4(wanted).filter(anew) {
             let dense = convert::dense(name, stored, place, Dtype::F32)?;
             return quantise(wanted, &dense, double).map_err(in_file);
         }
@@ -226,7 +233,9 @@ impl Loader<'_> {
             Format::Block(_) => {
                 self.options.quant == Some(Quant::Gguf) && convert::can_keep(stored)
             }
-            Format::Bnb4(_) => matches!(self.options.quant, Some(Quant::Nf4 { .. })),
+            Format::Bnb4(_) | Format::Packed(_) => {
+                matches!(self.options.quant, Some(Quant::Nf4 { .. })) && convert::is_chosen(stored)
+            }
             _ => false,
         };
         asked && wanted.shape.len() == 2 && wanted.used_as != Use::Param
@@ -255,6 +264,19 @@ impl Loader<'_> {
     }
 }
 
+/// Whether a tensor is a bias of zeros beside a packed matrix: older programs for GPTQ give one to
+/// every projection.
+fn is_bias_of_nothing(index: &Index, name: &str) -> Result<bool> {
+    let weight = name.strip_suffix(".bias").map(|m| format!("{m}.weight"));
+    let weight = weight.and_then(|weight| index.tensors.get(&weight));
+    let packed = weight.is_some_and(|w| matches!(w.format, Format::Packed(_)));
+    let Some(bias) = index.tensors.get(name).filter(|_| packed) else {
+        return Ok(false);
+    };
+    let values = bias.numbers(name, index.source_of(bias)?)?;
+    Ok(values.iter().all(|&v| v == 0.0))
+}
+
 fn quantise(wanted: &TracedWeight, t: &Tensor, double: bool) -> Result<Weight> {
     QuantMatrix::nf4(t, double)
         .map(|q| Weight::Quant(Arc::new(q)))
@@ -273,10 +295,16 @@ fn missing(wanted: &TracedWeight, index: &Index) -> Error {
         [one] => (*one).to_string(),
         many => format!("the {} files of the model", many.len()),
     };
-    let hint = if wanted.name == "lm_head.weight" {
-        " (should the config say tie_word_embeddings?)"
-    } else {
-        ""
+    let module = wanted.name.strip_suffix(".weight").unwrap_or(&wanted.name);
+    let has = |part: &&&str| index.tensors.contains_key(&format!("{module}.{part}"));
+    let hint = match ["qweight", "weight_packed"].iter().find(has) {
+        Some(part) => format!(
+            " (it has {module}.{part}: which codes these are, quantization_config of config.json must say)"
+        ),
+        None if wanted.name == "lm_head.weight" => {
+            " (should the config say tie_word_embeddings?)".into()
+        }
+        None => String::new(),
     };
     Error::rule(format!(
         "{}: config wants {}, {place} does not have it{hint}",

@@ -49,7 +49,7 @@ impl Declared {
             // older files do not name the method
             None | Some("bitsandbytes") => Ok(Some(declared)),
             Some(other) => Err(Error::rule(format!(
-                "the model is quantised by {other}, which cannot be read; bitsandbytes' 4 bits and GGUF can, and dense weights"
+                "the model is quantised by {other}, which cannot be read; bitsandbytes' 4 bits, gptq, awq, fp8, fbgemm_fp8, compressed-tensors, mxfp4 and GGUF can, and dense weights"
             ))),
         }
     }
@@ -73,19 +73,22 @@ impl Declared {
             ));
         }
         let module = name.strip_suffix(".weight").unwrap_or(name);
-        let skipped = |skip: &&String| {
-            module == skip.as_str()
-                || module.starts_with(&format!("{skip}."))
-                || module.ends_with(&format!(".{skip}"))
-        };
-        let skips = self.llm_int8_skip_modules.iter().flatten();
-        match skips.into_iter().find(skipped) {
+        let mut skips = self.llm_int8_skip_modules.iter().flatten();
+        match skips.find(|skip| is_skipped(module, skip)) {
             Some(skip) => says(format!(
                 "that {skip} is skipped (llm_int8_skip_modules), but it is quantised"
             )),
             None => Ok(()),
         }
     }
+}
+
+/// Whether a list of modules to be left dense has this one: by its name, or by how that begins or
+/// ends.
+pub(crate) fn is_skipped(module: &str, skip: &str) -> bool {
+    module == skip
+        || module.starts_with(&format!("{skip}."))
+        || module.ends_with(&format!(".{skip}"))
 }
 
 /// Refuses the 8-bit format, whether the configuration or a tensor shows it.

@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use super::{Nf4Parts, Nf4Scales, scale_bytes};
-use crate::{ByteSource, Dtype, Error, Result};
-
-/// Result with an error message that lacks the matrix's name.
-pub(super) type Read<T> = std::result::Result<T, String>;
+use crate::{Error, Result, auxiliary::AuxTensor};
 
 /// A 4-bit matrix without its codes, which are the tensor's own bytes.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,25 +21,6 @@ pub(super) struct Nested {
     pub(super) map: Arc<[f32; 256]>,
     pub(super) block: usize,
     pub(super) offset: f32,
-}
-
-/// An auxiliary tensor of a matrix; it may be in another file.
-#[derive(Debug, Clone)]
-pub(super) struct AuxTensor {
-    pub(super) name: String,
-    pub(super) source: Arc<ByteSource>,
-    /// Offset of its first byte.
-    pub(super) start: u64,
-    /// Length in bytes.
-    pub(super) len: u64,
-    /// Name of its number format.
-    pub(super) format: String,
-}
-
-impl PartialEq for AuxTensor {
-    fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
-    }
 }
 
 impl Bnb4 {
@@ -83,22 +61,5 @@ impl Bnb4 {
             codes,
             scales,
         })
-    }
-}
-
-impl AuxTensor {
-    pub(super) fn read(&self) -> Read<Vec<u8>> {
-        let bytes = self.source.read(self.start, self.len);
-        bytes.map_err(|e| e.to_string())
-    }
-
-    pub(super) fn floats(&self) -> Read<Vec<f32>> {
-        match self.format == Dtype::F32.tag() {
-            true => Ok(Dtype::F32.values(&self.read()?)),
-            false => Err(format!(
-                "{} is stored as {}; F32 can be read",
-                self.name, self.format
-            )),
-        }
     }
 }

@@ -7,6 +7,7 @@ mod nf4;
 mod scales;
 mod stored;
 
+pub(crate) use declared::is_skipped;
 pub use declared::quantization_config;
 pub use dynamic::{signed_map, unsigned_map};
 pub use matrix::Bnb4;

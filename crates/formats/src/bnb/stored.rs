@@ -14,9 +14,13 @@ use serde_json::{Value, json};
 use super::{
     BLOCK, Bnb4, NESTED, NF4_LEVELS, Nf4Parts, Nf4Scales,
     declared::{Declared, refuse_eight_bit},
-    matrix::{AuxTensor, Nested, Read},
+    matrix::Nested,
 };
-use crate::{Dtype, Error, Format, Index, Result, safetensors::TensorSpec};
+use crate::{
+    Dtype, Error, Format, Index, Result,
+    auxiliary::{AuxTensor, Read},
+    safetensors::TensorSpec,
+};
 
 const STATE: &str = ".quant_state.bitsandbytes__";
 /// Maximum length of a projection's JSON; real ones have a few hundred bytes.
@@ -152,18 +156,8 @@ impl Joiner<'_> {
     }
 
     fn part(&self, name: &str) -> Read<AuxTensor> {
-        let stored =
-            self.index.tensors.get(name).ok_or_else(|| {
-                format!("the file lacks {name}, which bitsandbytes keeps beside it")
-            })?;
-        let source = self.index.files.get(stored.file);
-        Ok(AuxTensor {
-            name: name.to_string(),
-            source: source.ok_or("its file is not open")?.clone(),
-            start: stored.start,
-            len: stored.len,
-            format: stored.format.to_string(),
-        })
+        let found = self.index.auxiliary(name);
+        found.ok_or_else(|| format!("the file lacks {name}, which bitsandbytes keeps beside it"))
     }
 
     fn floats<const N: usize>(&self, part: &str) -> Read<[f32; N]> {

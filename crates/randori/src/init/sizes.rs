@@ -86,8 +86,7 @@ fn ways(draft: &Draft, model: &Model) -> Vec<Held> {
     if model.described.keeps_blocks() {
         return vec![Held::Blocks];
     }
-    let four_bits = model.described.config()["quantization_config"].is_object();
-    match (four_bits, draft.card) {
+    match (model.described.keeps_few_bits(), draft.card) {
         (true, _) => vec![Held::Nf4],
         (false, true) => vec![Held::Bf16, Held::Nf4],
         (false, false) => vec![Held::F32, Held::Bf16, Held::Nf4],
