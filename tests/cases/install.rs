@@ -12,6 +12,7 @@ const STOCK: [&str; 20] = [
     "cohere2",
     "gemma2",
     "gemma3",
+    "gemma4",
     "glm4",
     "granite",
     "lfm2",
