@@ -210,7 +210,7 @@ fn flat(t: &Tensor) -> Vec<f64> {
 fn the_bases_answer_as_in_transformers() {
     let all = ["llama", "mistral"].into_iter().chain(NEWER).chain(TIED);
     let all = all.chain(ROTARY).chain(MIXTURES).chain(HYBRIDS);
-    for model in all.chain(CARRIED) {
+    for model in all.chain(CARRIED).chain(["gpt_oss"]) {
         let golden = Golden::open(model);
         golden.answers("base", &Player::bare(golden.base.clone()));
     }
@@ -242,11 +242,17 @@ fn responses_across_the_border_do_not_share_their_prompt() {
     assert_eq!(roots.count(), 2);
 }
 
-/// Biases and norms of heads are trained with the rest, which no LoRA shows.
+/// Sinks in attention's soft-max, biases of experts, yarn whose ramp is not rounded.
+#[test]
+fn an_adapter_beside_sinks() {
+    Golden::open("gpt_oss").all("plain");
+}
+
+/// Biases, norms of heads and sinks are trained with the rest, which no LoRA shows.
 #[test]
 fn a_base_s_own_weights_have_pytorchs_gradients() {
-    let mixtures = ["mixtral", "qwen3_moe"];
-    let all = NEWER.into_iter().chain(TIED).chain(mixtures);
+    let experts = ["mixtral", "qwen3_moe", "gpt_oss"];
+    let all = NEWER.into_iter().chain(TIED).chain(experts);
     for model in all.chain(HYBRIDS).chain(CARRIED) {
         let golden = Golden::open(model);
         golden.gradients("full", &Player::full(golden.base.clone()).unwrap());

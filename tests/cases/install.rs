@@ -8,12 +8,13 @@ use std::process::Command;
 use crate::program::{World, plugin};
 
 /// The stock plugins.
-const STOCK: [&str; 20] = [
+const STOCK: [&str; 21] = [
     "cohere2",
     "gemma2",
     "gemma3",
     "gemma4",
     "glm4",
+    "gpt_oss",
     "granite",
     "lfm2",
     "llama",

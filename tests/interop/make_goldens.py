@@ -12,12 +12,12 @@ wrote it, and `expected.safetensors` with
     KIND/grad/NAME                     d loss / d NAME, loss = SLOPES . (summed log-prob of real, of generated)
     KIND/merged/NAME                   what merge_and_unload makes of that weight
     KIND/greedy                        (not Llama, Mistral) the 32 likeliest tokens after the prompt, one after the other
-    full/grad/TENSOR                   (NEWER, MIXTURES, HYBRIDS) the same of the base's own weights in kept_full, all of them trained
+    full/grad/TENSOR                   (NEWER, MIXTURES, HYBRIDS, gpt_oss) the same of the base's own weights in kept_full, all of them trained
 
 NAME is the checkpoint's name; `.lora_A`, `.lora_B` and `.lora_magnitude_vector` follow the projection's. peft detaches DoRA's
 weight norm in the backward pass (section 4.3 of the paper), and so do these gradients. Windows are shorter than the
 sequences; those of the dense Qwens are in their second layer only. Of two greedy candidates the better one is so by ten times
-the tolerance of logits at least. NEWER are all but Llama, Mistral, ROTARY, MIXTURES and HYBRIDS. A Gemma's factor on the
+the tolerance of logits at least. NEWER are all but Llama, Mistral, ROTARY, MIXTURES, HYBRIDS and gpt_oss. A Gemma's factor on the
 embedding is held in its configuration's dtype: bf16 in gemma3, f32 in gemma2. tests/goldens.rs holds Randori against all of it.
 
 HYBRIDS have layers with a state: a response's first tokens see its prompt's last through it.
@@ -100,6 +100,10 @@ def models():
              "sliding_attention": {"rope_type": "default", "rope_theta": 300.0}}
     yield "gemma3", Gemma3ForCausalLM(Gemma3TextConfig(**common, **scored, sliding_window=7, sliding_window_pattern=2,
         rope_parameters=turns, attention_bias=True, attn_logit_softcapping=3.0))
+    yield "gpt_oss", transformers.GptOssForCausalLM(transformers.GptOssConfig(
+        **common | heads | dict(hidden_size=16, intermediate_size=8), head_dim=8, num_local_experts=4, num_experts_per_tok=2,
+        sliding_window=7, swiglu_limit=0.4, pad_token_id=0, rope_parameters=dict(
+            rope_type="yarn", factor=4.0, rope_theta=300.0, original_max_position_embeddings=64, truncate=False)))
     yield "glm4", Glm4ForCausalLM(Glm4Config(**qwen, **heads, head_dim=8, pad_token_id=0))
     yield "olmo2", Olmo2ForCausalLM(Olmo2Config(**qwen, **heads, tie_word_embeddings=False, pad_token_id=0))
     turns = {"full_attention": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 500.0},
@@ -174,7 +178,7 @@ CARRIED = {  # as HYBRIDS
 
 
 def newer(name):
-    return name not in ("llama", "mistral", *MIXTURES)
+    return name not in ("llama", "mistral", "gpt_oss", *MIXTURES)
 
 
 def kept_full(name):
@@ -246,6 +250,8 @@ def adapters(name):
         return {}
     if name in ROTARY | HYBRIDS | CARRIED:
         return {"plain": (lora(r=2, lora_alpha=4, target_modules=(ROTARY | HYBRIDS | CARRIED)[name][0]), True)}
+    if name == "gpt_oss":
+        return {"plain": (lora(r=2, lora_alpha=4, target_modules=ALL[:4]), True)}
     if newer(name):
         targets = [t for t in ALL if t not in ("gate_proj", "up_proj")] + ["gate_up_proj"] if name == "glm4" else ALL
         return {} if name.endswith("tied") else {"plain": (lora(r=3, lora_alpha=6, target_modules=targets), True)}
@@ -541,6 +547,40 @@ def rotary_family(cls, folder, tokens, expected):
     print(f"{folder.name}: f32's gradients are off f64's by {max(off.values()):.1e} of their largest value at most", file=sys.stderr)
 
 
+def gpt_oss(cls, folder, tokens, expected):
+    """As more(); sinks, biases and experts among what must matter. On disk experts are (E, in, out), gate's columns and the
+    other input's taking turns; gradients are kept by expert, (out, in)."""
+    for kind in expected:
+        model = fresh(cls, folder)
+        model = model if kind == "base" else PeftModel.from_pretrained(model, folder / kind).eval()
+        expected[kind]["greedy"], gap = greedy(model, tokens["prompt"])
+        assert gap > 10 * TOLERANCE, f"{folder.name} {kind}: two candidates lie {gap:.1e} apart; take another seed"
+        print(f"{folder.name} {kind}: greedy candidates lie {gap:.1e} of the largest logit apart at least", file=sys.stderr)
+    rope = fresh(cls, folder).config.rope_parameters
+    changes = {key: dict([(key, value)]) for key, value in dict(
+        sliding_window=64, num_experts_per_tok=1, swiglu_limit=7.0, swiglu_alpha=1.0, rope_parameters={**rope, "truncate": True},
+        layer_types=["full_attention", "sliding_attention"]).items()}
+    other = {what: fresh(cls, folder, **keys) for what, keys in changes.items()}
+    for part in ("sinks", "self_attn.o_proj.bias", "router.bias", "gate_up_proj_bias", "down_proj_bias"):
+        for name, p in (other.setdefault(part, fresh(cls, folder))).named_parameters():
+            if name.endswith(part):
+                p.data.fill_(-100.0 if part == "sinks" else 0.0)
+    for what, changed in other.items():
+        difference = (passes(changed, tokens)[0] - expected["base"]["logits"]).abs().max().item()
+        assert difference > 0.01, f"{folder.name}: without its {what} logits move by {difference}"
+    whole = fresh(cls, folder).requires_grad_(True)
+    passes(whole, tokens)[2].backward()
+    grads = {n: p.grad for n, p in whole.named_parameters()}
+    keep = [f"model.layers.{i}.self_attn.{part}" for i in (0, 1) for part in ("sinks", "q_proj.bias", "o_proj.bias")]
+    found = {n: grads[n] for n in [*keep, "model.layers.1.mlp.router.weight", "model.layers.0.mlp.router.bias"]}
+    for layer, e in ((0, 1), (1, 2)):
+        experts, to = f"model.layers.{layer}.mlp.experts", f"model.layers.{layer}.mlp.experts.{e}"
+        found |= {f"{to}.gate_proj.weight": grads[f"{experts}.gate_up_proj"][e][:, ::2].T,
+                  f"{to}.up_proj.bias": grads[f"{experts}.gate_up_proj_bias"][e][1::2],
+                  f"{to}.down_proj.weight": grads[f"{experts}.down_proj"][e].T}
+    expected["full"] = {f"grad/{n}": g.clone() for n, g in found.items()}
+
+
 def make(name, model):
     folder = OUT / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -577,7 +617,9 @@ def make(name, model):
         expected[kind] |= {f"merged/{n}.weight": w for n, w in of_kind.items() if not torch.equal(w, base[f"{n}.weight"])}
     if name == "llama":
         expected |= stack(cls, folder, tokens)
-    if name in MIXTURES:
+    if name == "gpt_oss":
+        gpt_oss(cls, folder, tokens, expected)
+    elif name in MIXTURES:
         mixture(cls, folder, tokens, expected)
     elif name in ROTARY | HYBRIDS | CARRIED:
         rotary_family(cls, folder, tokens, expected)

@@ -94,11 +94,10 @@ fn parameters_are_computed_with_in_f32() {
         Player::bare(Arc::new(base)).logps(&plan(VOCAB, 9)).unwrap()
     };
     for (half, wide) in halves(false).iter().zip(halves(true)) {
-        assert!((half - wide).abs() < 1e-6, "{half} for {wide}");
+        assert!((half - wide).abs() < 1e-5, "{half} for {wide}");
     }
 }
 
-/// Both bounds by two ops each, as the SDK has them: exact within them.
 #[test]
 fn a_norm_without_a_weight_is_x_over_its_root_mean_square() {
     let block: Block = Box::new(|g, _, x| {

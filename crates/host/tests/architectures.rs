@@ -240,6 +240,35 @@ fn mixtures_ask_for_a_router_and_for_every_experts_weights() {
 }
 
 #[test]
+fn gpt_oss_asks_for_sinks_and_for_biases_of_router_and_experts() {
+    let keys = r#", "num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 4,
+        "max_position_embeddings": 131072"#;
+    let biased = ["self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o"];
+    let mut wanted = expected(4, false, &biased);
+    wanted.retain(|name, _| !name.contains(".mlp."));
+    for layer in 0..2 {
+        let place = format!("model.layers.{layer}");
+        wanted.insert(format!("{place}.self_attn.sinks"), vec![4]);
+        let mut biased = |part: &str, shape: [usize; 2]| {
+            wanted.insert(format!("{place}.mlp.{part}.weight"), shape.to_vec());
+            wanted.insert(format!("{place}.mlp.{part}.bias"), vec![shape[0]]);
+        };
+        biased("router", [2, 16]);
+        for e in 0..2 {
+            biased(&format!("experts.{e}.gate_proj"), [24, 16]);
+            biased(&format!("experts.{e}.up_proj"), [24, 16]);
+            biased(&format!("experts.{e}.down_proj"), [16, 24]);
+        }
+    }
+    let (recorder, asked) = weights("gpt_oss", keys);
+    assert_eq!(asked, wanted);
+    let attention = recorder.ops.iter().filter(|op| op.starts_with("attention"));
+    let said = |window| format!("attention window {window} scale None softcap None sinks [1, 4]");
+    let said = [said("Some(128)"), said("None")];
+    assert!(attention.eq(said.iter()), "{:?}", recorder.ops);
+}
+
+#[test]
 fn a_llama_block_is_these_ops() {
     let (recorder, _) = weights("llama", "");
     let rope = "rope [1.0, 0.01] false"; // 10000^(-2i/4)
@@ -293,6 +322,6 @@ fn a_configuration_that_does_not_fit_is_named() {
     let error = host.architecture("lama", "{}").err().unwrap().to_string();
     assert_eq!(
         error,
-        "there is no architecture `lama`; did you mean `llama`? there are: cohere2, gemma2, gemma3_text, gemma4_text, glm4, granite, lfm2, llama, ministral3, mistral, mixtral, olmo2, olmo3, phi3, qwen2, qwen3, qwen3_5_text, qwen3_moe, smollm3"
+        "there is no architecture `lama`; did you mean `llama`? there are: cohere2, gemma2, gemma3_text, gemma4_text, glm4, gpt_oss, granite, lfm2, llama, ministral3, mistral, mixtral, olmo2, olmo3, phi3, qwen2, qwen3, qwen3_5_text, qwen3_moe, smollm3"
     );
 }

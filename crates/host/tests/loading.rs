@@ -38,6 +38,7 @@ fn stock_plugins_are_found_beside_the_binary() {
         "gemma3",
         "gemma4",
         "glm4",
+        "gpt_oss",
         "granite",
         "lfm2",
         "llama",

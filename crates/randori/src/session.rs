@@ -264,6 +264,7 @@ fn stock() -> Vec<&'static Plugin> {
         &randori_plugin_gemma3::PLUGIN,
         &randori_plugin_gemma4::PLUGIN,
         &randori_plugin_glm4::PLUGIN,
+        &randori_plugin_gpt_oss::PLUGIN,
         &randori_plugin_granite::PLUGIN,
         &randori_plugin_lfm2::PLUGIN,
         &randori_plugin_llama::PLUGIN,
