@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::program::{World, plugin};
 
 /// The stock plugins.
-const STOCK: [&str; 21] = [
+const STOCK: [&str; 22] = [
     "cohere2",
     "gemma2",
     "gemma3",
