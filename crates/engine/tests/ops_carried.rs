@@ -75,7 +75,7 @@ fn a_pass_is_that_of_the_widened_stream() {
 fn gradients_cross_blocks_as_finite_differences_say() {
     let plan = forks();
     let full = Player::full(base(Shared::tiny(), 3)).unwrap();
-    // nothing below the embedding's projection is trained: the stream that leaves it has no gradient
+    // nothing below the embedding's projection is trained: the stream from there has no gradient
     let adapter = adapted(base(Shared::tiny(), 3), Targets::AllLinear, 0.0);
     assert!(adapter.params.contains_key("project.lora_A"));
     let only = adapted(

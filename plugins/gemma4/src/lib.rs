@@ -4,10 +4,10 @@
 //! Every sixth layer (or as `layer_types` says) and the last see all earlier tokens, with heads of
 //! `global_head_dim` (512) features, of which a quarter is rotated; with `attention_k_eq_v` their
 //! keys' projection makes the values, too. Folders of transformers 5 have `per_layer_config` for
-//! that. Values are normed without a weight, scores not scaled. The last `num_kv_shared_layers` take
-//! over keys and values of the last layer of their kind that has its own, and may have a perceptron
-//! twice as wide. A second embedding and a projection of the first make a share for every layer,
-//! gated by what its block has made. A mixture's router reads the stream as it is.
+//! that. Values are normed without a weight, scores not scaled. The last `num_kv_shared_layers`
+//! take over keys and values of the last layer of their kind that has its own, and may have a
+//! perceptron twice as wide. A second embedding and a projection of the first make a share for
+//! every layer, gated by what its block has made. A mixture's router reads the stream as it is.
 
 use std::f64::consts::FRAC_1_SQRT_2;
 

@@ -71,8 +71,8 @@ impl<K: Kernels> Factor<K> {
 impl<K: Kernels> Recorded<K> {
     /// From the gradients to the result and to the values that it has handed on, which it takes
     /// from `carried`: adds the weights' gradients to `grads`, those of the carried values that it
-    /// took over to `carried`, and answers the input's, if it needs one. What each op saved is freed
-    /// as soon as it is done.
+    /// took over to `carried`, and answers the input's, if it needs one. What each op saved is
+    /// freed as soon as it is done.
     pub(crate) fn backward(
         self,
         pass: &Pass<K>,

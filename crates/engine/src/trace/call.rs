@@ -47,7 +47,8 @@ pub(crate) fn tied_embedding(arch: &dyn Architecture) -> Result<Option<String>> 
 
 /// Which values a block needs no more once it has made value `out`: index `out`. The same ops run
 /// on tensors in the same order, so the tape may drop them there. `None` for a block that the trace
-/// refuses, or with a mixture of experts (whose ops depend on the tokens). `carried` crosses blocks.
+/// refuses, or with a mixture of experts (whose ops depend on the tokens). `carried` is what
+/// crosses blocks.
 pub(crate) fn last_uses(
     arch: &dyn Architecture,
     layer: usize,
