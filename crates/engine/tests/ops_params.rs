@@ -1,5 +1,5 @@
-//! Parameters of a model that are no projection's, embedding's or norm's: found by the trace, loaded
-//! and trained by their own names, and refused where a value needs a row for every token.
+//! Parameters of a model that are no projection's, embedding's or norm's: found by the trace,
+//! loaded and trained by their own names, and refused where a value needs a row for every token.
 
 use std::sync::Arc;
 

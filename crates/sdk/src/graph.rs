@@ -189,9 +189,9 @@ impl<'g> Graph<'g> {
         call!(self.session, rms_norm(name.text(), x.id, eps, plus))
     }
 
-    /// The parameter `name`, as the checkpoint has it (no `.weight` is added): one row of this shape
-    /// for all tokens. It may be the right side of an operator, the argument of functions of one
-    /// value, and an option that asks for a parameter.
+    /// The parameter `name`, as the checkpoint has it (no `.weight` is added): one row of this
+    /// shape for all tokens. It may be the right side of an operator, the argument of functions of
+    /// one value, and an option that asks for a parameter.
     #[track_caller]
     pub fn param(&self, name: &str, shape: &[usize]) -> Tensor<'g> {
         let name = self.join(name);

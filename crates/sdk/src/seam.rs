@@ -212,7 +212,8 @@ pub trait Backend {
     fn layer_norm(&mut self, name: &str, x: Id, eps: f64, bias: bool) -> OpResult;
     /// Rotary position embedding of (tokens, heads, head_dim) by each token's position.
     fn rope(&mut self, x: Id, rope: &RopeSpec) -> OpResult;
-    /// q (tokens, heads, d), k (tokens, kv_heads, d), v (tokens, kv_heads, e) -> (tokens, heads, e).
+    /// q (tokens, heads, d), k (tokens, kv_heads, d), v (tokens, kv_heads, e) -> (tokens, heads,
+    /// e).
     fn attention(&mut self, q: Id, k: Id, v: Id, attn: &AttnSpec) -> OpResult;
     /// Causal depthwise convolution along each sequence, with `name.weight` (channels, 1, taps) (+
     /// `name.bias`): (tokens, channels) -> (tokens, channels). The last tap is the token's own.

@@ -22,8 +22,8 @@ pub enum Use {
 /// One weight the architecture asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TracedWeight {
-    /// Full tensor name: `model.layers.0.self_attn.q_proj.weight`, `….bias`; a parameter's as it is,
-    /// `model.layers.0.self_attn.sinks`.
+    /// Full tensor name: `model.layers.0.self_attn.q_proj.weight`, `….bias`; a parameter's as it
+    /// is, `model.layers.0.self_attn.sinks`.
     pub name: String,
     /// Its shape.
     pub shape: Vec<usize>,

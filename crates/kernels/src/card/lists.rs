@@ -59,8 +59,8 @@ pub struct WindowLists {
 pub type ListsByWindow = Mutex<Vec<Arc<WindowLists>>>;
 
 impl WindowLists {
-    /// The lists for these `sizes` of window and of chunk among `known`; if there are none yet, they
-    /// are made from the spans of the pass's `rows` queries, cut by chunks.
+    /// The lists for these `sizes` of window and of chunk among `known`; if there are none yet,
+    /// they are made from the spans of the pass's `rows` queries, cut by chunks.
     pub fn of(
         known: &ListsByWindow,
         rows: usize,

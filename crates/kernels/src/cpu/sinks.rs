@@ -1,8 +1,8 @@
 //! Attention's sinks: a logit of each head in the soft-max of all its queries, whose value is 0.
 //!
-//! With lse = log Σ e^score over the keys and z the sink, the soft-max's denominator is e^lse + e^z:
-//! so lse' = log (e^lse + e^z) and out' = e^(lse - lse') out. Given lse' the backward pass to q, k
-//! and v is that without sinks, and dz = -e^(z - lse') Σ dout·out' over the queries.
+//! With lse = log Σ e^score over the keys and z the sink, the soft-max's denominator is e^lse +
+//! e^z: so lse' = log (e^lse + e^z) and out' = e^(lse - lse') out. Given lse' the backward pass to
+//! q, k and v is that without sinks, and dz = -e^(z - lse') Σ dout·out' over the queries.
 
 use candle_core::Tensor;
 
