@@ -257,7 +257,7 @@ fn carried_memory() {
             checkpoint,
             ..PassOptions::default()
         };
-        let mut step = || {
+        let step = || {
             let (before, mut grads) = (HELD.load(Relaxed), Grads::new());
             PEAK.store(before, Relaxed);
             player
