@@ -212,7 +212,7 @@ typedef struct RandoriOps {
     RandoriTensor (*layer_norm)(RandoriGraph g, RandoriStr name, RandoriTensor x, double eps, uint32_t bias);
     /* Rotary embedding of (tokens, heads, head_dim) by each token's position. */
     RandoriTensor (*rope)(RandoriGraph g, RandoriTensor x, const RandoriRope *rope);
-    /* q (tokens, heads, d), k (tokens, kv_heads, d), v (tokens, kv_heads, e) -> (tokens, heads, e). */
+    /* q (tokens, heads, d), k (..., kv_heads, d), v (..., kv_heads, e) -> (tokens, heads, e). */
     RandoriTensor (*attention)(RandoriGraph g, RandoriTensor q, RandoriTensor k, RandoriTensor v, const RandoriAttn *of);
     /* Calls `expert` with the rows of `x` of each expert that `router` (tokens, experts) chooses. */
     RandoriTensor (*moe)(RandoriGraph g, RandoriTensor router, RandoriTensor x, const RandoriRoute *route, RandoriExpert expert, void *user);

@@ -184,8 +184,7 @@ pub struct Ops {
         unsafe extern "C" fn(g: Graph, name: Str, x: Tensor, eps: f64, bias: u32) -> Tensor,
     /// Rotary embedding of (tokens, heads, head_dim) by each token's position.
     pub rope: unsafe extern "C" fn(g: Graph, x: Tensor, rope: *const Rope) -> Tensor,
-    /// q (tokens, heads, d), k (tokens, kv_heads, d), v (tokens, kv_heads, e) -> (tokens, heads,
-    /// e).
+    /// q (tokens, heads, d), k (..., kv_heads, d), v (..., kv_heads, e) -> (tokens, heads, e).
     pub attention:
         unsafe extern "C" fn(g: Graph, q: Tensor, k: Tensor, v: Tensor, of: *const Attn) -> Tensor,
     /// Calls `expert` with the rows of `x` of each expert that `router` (tokens, experts) chooses.
