@@ -8,10 +8,11 @@ use std::process::Command;
 use crate::program::{World, plugin};
 
 /// The stock plugins.
-const STOCK: [&str; 21] = [
+const STOCK: [&str; 22] = [
     "cohere2",
     "gemma2",
     "gemma3",
+    "gemma4",
     "glm4",
     "gpt_oss",
     "granite",

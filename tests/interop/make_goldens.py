@@ -21,6 +21,7 @@ the tolerance of logits at least. NEWER are all but Llama, Mistral, ROTARY, MIXT
 embedding is held in its configuration's dtype: bf16 in gemma3, f32 in gemma2. tests/goldens.rs holds Randori against all of it.
 
 HYBRIDS have layers with a state: a response's first tokens see its prompt's last through it.
+CARRIED are Gemma 4 with values that cross blocks, and its mixture.
 
 ROTARY are families that rotate otherwise than Llama, or scale by more factors; beside each stand keys of its configuration
 without which it would be another model. Phi-3's frequencies change beyond 22 tokens: prompt and real response are longer,
@@ -80,6 +81,7 @@ def models():
     yield "qwen3", Qwen3ForCausalLM(Qwen3Config(**qwen, **wide, **windowed, tie_word_embeddings=False))
     yield from rotary(dict(common, intermediate_size=32, num_hidden_layers=2, sliding_window=7))
     yield from hybrids(common)
+    yield from carried(common)
     yield "qwen3_tied", Qwen3ForCausalLM(Qwen3Config(**qwen, **wide, tie_word_embeddings=True, attention_bias=True))
     mixture = dict(num_experts_per_tok=2, sliding_window=7, hidden_size=16)
     yield "mixtral", MixtralForCausalLM(MixtralConfig(
@@ -136,6 +138,42 @@ HYBRIDS = {  # as ROTARY; and weights of the base whose gradients are kept
             "A_log", "dt_bias", "conv1d.weight", "norm.weight", "in_proj_b.weight", "in_proj_a.weight")),
         "model.layers.0.input_layernorm.weight", "model.layers.1.self_attn.q_norm.weight", "model.layers.1.self_attn.k_norm.weight",
         "model.layers.1.self_attn.q_proj.bias", "model.layers.1.self_attn.o_proj.bias", "model.norm.weight"]),
+}
+
+
+def carried(common):
+    """Gemma 4 in which the last two layers share keys and values of one layer each, both sizes of heads, biases on; and its
+    mixture."""
+    common = dict(common, hidden_size=16, intermediate_size=16, num_attention_heads=2, num_key_value_heads=2, head_dim=8,
+                  global_head_dim=16, vocab_size_per_layer_input=VOCAB, sliding_window=7, pad_token_id=0)
+    kinds = ["sliding_attention", "full_attention"]
+    turns = dict(sliding_attention=dict(rope_type="default", rope_theta=300.0),
+                 full_attention=dict(rope_type="proportional", rope_theta=700.0, partial_rotary_factor=0.25))
+    text = transformers.Gemma4TextConfig
+    yield "gemma4", transformers.Gemma4ForCausalLM(text(
+        **common | dict(num_hidden_layers=4), layer_types=kinds * 2, num_kv_shared_layers=2, hidden_size_per_layer_input=6,
+        attention_k_eq_v=True, num_global_key_value_heads=1, use_double_wide_mlp=True, attention_bias=True,
+        final_logit_softcapping=4.0, rope_parameters=turns))
+    yield "gemma4_mixture", transformers.Gemma4ForCausalLM(text(
+        **common, layer_types=kinds, hidden_size_per_layer_input=0, enable_moe_block=True, num_experts=4, top_k_experts=2,
+        moe_intermediate_size=8, rope_parameters=turns))
+
+
+CARRIED = {  # as HYBRIDS
+    "gemma4": (["q_proj", "k_proj", "v_proj", "down_proj", "per_layer_model_projection", "per_layer_input_gate"], [
+        dict(sliding_window=64), dict(final_logit_softcapping=None), dict(rms_norm_eps=0.3), dict(rope_parameters=dict(
+            sliding_attention=dict(rope_type="default", rope_theta=300.0),
+            full_attention=dict(rope_type="default", rope_theta=700.0)))], [
+        *(f"model.layers.{i}.self_attn.{part}" for i, part in (
+            (0, "k_norm.weight"), (0, "v_proj.bias"), (1, "k_proj.weight"), (1, "k_norm.weight"), (2, "q_norm.weight"),
+            (3, "o_proj.bias"))),
+        *(f"model.layers.1.{part}.weight" for part in (
+            "per_layer_projection", "post_per_layer_input_norm", "post_feedforward_layernorm")),
+        "model.per_layer_projection_norm.weight", "model.embed_tokens_per_layer.weight", "model.norm.weight"]),
+    "gemma4_mixture": (["q_proj", "v_proj", "proj"], [dict(sliding_window=64), dict(top_k_experts=1)], [
+        *(f"model.layers.0.{part}" for part in (
+            "router.scale", "router.per_expert_scale", "router.proj.weight", "post_feedforward_layernorm_1.weight",
+            "pre_feedforward_layernorm_2.weight", "post_feedforward_layernorm_2.weight", "mlp.up_proj.weight"))]),
 }
 
 
@@ -210,8 +248,8 @@ def adapters(name):
         return {"stacked": (lora(r=1, lora_alpha=2, target_modules=["q_proj", "gate", gate, up, down]), False)}
     if name in MIXTURES:
         return {}
-    if name in ROTARY or name in HYBRIDS:
-        return {"plain": (lora(r=2, lora_alpha=4, target_modules=(ROTARY | HYBRIDS)[name][0]), True)}
+    if name in ROTARY | HYBRIDS | CARRIED:
+        return {"plain": (lora(r=2, lora_alpha=4, target_modules=(ROTARY | HYBRIDS | CARRIED)[name][0]), True)}
     if name == "gpt_oss":
         return {"plain": (lora(r=2, lora_alpha=4, target_modules=ALL[:4]), True)}
     if newer(name):
@@ -238,7 +276,7 @@ def adapters(name):
 
 def randomise(model, generator):
     """Norms scale by 0.5..1.5, the rest such that attention is far from uniform and logits are of order 1."""
-    plus = any(family in model.config.model_type for family in ("gemma", "qwen3_5"))
+    plus = any(family in model.config.model_type for family in ("gemma2", "gemma3", "qwen3_5"))
     for name, p in model.named_parameters():
         added = 1.0 if plus and not name.endswith("linear_attn.norm.weight") else 0.0  # to a norm's weight
         if name.endswith("A_log"):  # states forget a tenth to a third a token
@@ -251,6 +289,10 @@ def randomise(model, generator):
             gain = 1.5 if "q_proj" in name or "k_proj" in name else 0.5 if "embed" in name else 1.0
             p.data = gain * torch.randn(p.shape, generator=generator) / p.shape[-1] ** 0.5
         p.data = p.data.bfloat16().float()
+    for name, b in model.named_buffers():
+        if name.endswith("layer_scalar"):
+            b.fill_(0.75 + 0.25 * torch.rand(1, generator=generator).item())
+            b.data = b.data.bfloat16().float()
     model.tie_weights()
 
 
@@ -321,10 +363,10 @@ def save_adapter(model, folder, base_name):
 
 def fresh(cls, folder, **config):
     model = cls.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **config).eval()
-    embedding = model.get_input_embeddings()
-    if hasattr(embedding, "embed_scale"):  # as it is in a model that is loaded in its own dtype
-        dtype = getattr(torch, json.loads((folder / "config.json").read_text())["dtype"])
-        embedding.embed_scale = embedding.embed_scale.to(dtype).float()
+    for embedding in model.modules():
+        if hasattr(embedding, "embed_scale"):  # as it is in a model that is loaded in its own dtype
+            dtype = getattr(torch, json.loads((folder / "config.json").read_text())["dtype"])
+            embedding.embed_scale = embedding.embed_scale.to(dtype).float()
     return model
 
 
@@ -480,7 +522,7 @@ def rotary_family(cls, folder, tokens, expected):
         expected[kind]["greedy"], gap = greedy(model, tokens["prompt"], steps)
         assert gap > 10 * TOLERANCE, f"{folder.name} {kind}: two candidates lie {gap:.1e} apart; take another seed"
         print(f"{folder.name} {kind}: greedy candidates lie {gap:.1e} of the largest logit apart at least", file=sys.stderr)
-    changes = [fresh(cls, folder, **keys) for keys in (ROTARY | HYBRIDS)[folder.name][1]]
+    changes = [fresh(cls, folder, **keys) for keys in (ROTARY | HYBRIDS | CARRIED)[folder.name][1]]
     whole = fresh(cls, folder)
     if any(n.endswith("bias") for n, _ in whole.named_parameters()):
         for name, p in whole.named_parameters():
@@ -489,11 +531,14 @@ def rotary_family(cls, folder, tokens, expected):
     for number, changed in enumerate(changes):
         difference = (passes(changed, tokens)[1] - expected["base"]["logps"]).abs().max().item()
         assert difference > 0.02, f"{folder.name}: change {number} moves log-probs by {difference}"
-    if folder.name in HYBRIDS:
+    if folder.name in HYBRIDS | CARRIED:
         whole = fresh(cls, folder).requires_grad_(True)
         passes(whole, tokens)[2].backward()
-        expected["full"] = {f"grad/{n}": whole.get_parameter(n).grad for n in HYBRIDS[folder.name][2]}
-    model = PeftModel.from_pretrained(fresh(cls, folder), folder / "plain", is_trainable=True).eval().double()
+        expected["full"] = {f"grad/{n}": whole.get_parameter(n).grad for n in (HYBRIDS | CARRIED)[folder.name][2]}
+    model = fresh(cls, folder)
+    if "mixture" in folder.name:
+        model.set_experts_implementation("eager")  # the other is for f32
+    model = PeftModel.from_pretrained(model, folder / "plain", is_trainable=True).eval().double()
     off = {}
     exact = kept(model, tokens, True)
     for key, value in expected["plain"].items():
@@ -576,7 +621,7 @@ def make(name, model):
         gpt_oss(cls, folder, tokens, expected)
     elif name in MIXTURES:
         mixture(cls, folder, tokens, expected)
-    elif name in ROTARY or name in HYBRIDS:
+    elif name in ROTARY | HYBRIDS | CARRIED:
         rotary_family(cls, folder, tokens, expected)
     elif newer(name):
         more(cls, folder, tokens, expected)

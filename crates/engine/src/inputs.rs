@@ -14,7 +14,7 @@ use crate::{
         probe::{Inputs, Probe, spread},
         weights::PassWeights,
     },
-    tape::{Context, Pass},
+    tape::{Carried, Context, Pass},
     trace::{Call, call::weights_of},
     weights::Stream,
 };
@@ -44,8 +44,9 @@ impl Stream {
     ) -> Result<Inputs> {
         let width = self.trace().width;
         run_probed(&**self.arch(), plan, rows, &|call| {
+            let wanted = weights_of(&**self.arch(), call, width, &self.trace().carried)?;
             Ok(Player {
-                base: self.some(&weights_of(&**self.arch(), call, width)?)?,
+                base: self.some(&wanted)?,
                 lora: lora.clone(),
                 params: params.clone(),
             })
@@ -62,34 +63,35 @@ fn run_probed(
     player: &dyn Fn(Call) -> Result<Player>,
 ) -> Result<Inputs> {
     let probe = Rc::new(Probe::new(rows));
-    let mut x = None;
+    let (mut x, mut carried) = (None, Carried::new());
     for call in [Call::Embed]
         .into_iter()
         .chain((0..arch.layers()).map(Call::Block))
         .chain([Call::Head])
     {
         let player = player(call)?;
-        let probe = (call != Call::Embed).then(|| probe.clone());
-        let weights = PassWeights::new(&player, Arc::default())?.with_probe(probe);
+        let weights = PassWeights::new(&player, Arc::default())?.with_probe(Some(probe.clone()));
         let plan = plan.to_plan(None)?;
         x = Some(on_kernels!(player.base.compute, kernels => {
-            run_call(&Pass::new(kernels, &weights, plan), call, x, rows)?
+            run_call(&Pass::new(kernels, &weights, plan), call, (x, &mut carried), rows)?
         }));
     }
     Ok(probe.take())
 }
 
-/// Runs one call of the model; `x` is the result of the call before.
+/// Runs one call of the model; `x` is the result of the call before, beside what crosses blocks.
 fn run_call<K: OnCandle>(
     pass: &Pass<K>,
     call: Call,
-    x: Option<Tensor>,
+    (x, carried): (Option<Tensor>, &mut Carried<Tensor>),
     rows: usize,
 ) -> Result<Tensor> {
     let before = || x.ok_or_else(|| Error::rule("a pass begins with the embedding"));
     let done = match call {
-        Call::Embed => pass.run_embed(false)?,
-        Call::Block(layer) => pass.run_block(Context::Packed, layer, false, before()?, false)?,
+        Call::Embed => pass.run_embed(false, carried)?,
+        Call::Block(layer) => {
+            pass.run_block(Context::Packed, layer, false, before()?, false, carried)?
+        }
         Call::Head => {
             let x = before()?;
             // a head's row is wide

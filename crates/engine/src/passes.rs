@@ -4,7 +4,7 @@
 use randori_kernels::{Error, Kernels, Result, Shaped};
 
 use crate::{
-    tape::{Context, Pass, Recorded, Tape},
+    tape::{Carried, Context, Pass, Recorded, Tape, shapes},
     trace::{Call, Use, call::weights_of},
 };
 
@@ -13,22 +13,26 @@ const EARLY: usize = 64;
 
 impl<K: Kernels> Pass<'_, K> {
     /// Runs the embedding: the pass's token ids to (tokens, width).
-    pub(crate) fn run_embed(&self, record: bool) -> Result<Recorded<K>> {
+    pub(crate) fn run_embed(
+        &self,
+        record: bool,
+        carried: &mut Carried<K::Tensor>,
+    ) -> Result<Recorded<K>> {
         let ids = self.kernels.tokens(&self.plan)?;
         let arch = self.model.arch();
         Tape::run(
             self,
             Context::Alone,
             record,
-            ids,
-            false,
+            (ids, false),
+            carried,
             None,
             |tape, ids| arch.embed(tape, ids),
         )
         .map_err(|e| self.at(Call::Embed, e))
     }
 
-    /// Runs one block on the hidden state x, (rows, width).
+    /// Runs one block on the hidden state x, (rows, width), and on what is carried to it.
     pub(crate) fn run_block(
         &self,
         context: Context<K>,
@@ -36,14 +40,16 @@ impl<K: Kernels> Pass<'_, K> {
         record: bool,
         x: K::Tensor,
         needs: bool,
+        carried: &mut Carried<K::Tensor>,
     ) -> Result<Recorded<K>> {
         let shape = x.dims().to_vec();
         let early = matches!(context, Context::Packed) && shape[0] >= EARLY;
         let uses = early
-            .then(|| self.model.last_uses(layer, shape[1]))
+            .then(|| self.model.last_uses(layer, shape[1], &shapes(carried)))
             .flatten();
         let arch = self.model.arch();
-        let done = Tape::run(self, context, record, x, needs, uses, |tape, x| {
+        let input = (x, needs);
+        let done = Tape::run(self, context, record, input, carried, uses, |tape, x| {
             arch.block(tape, layer, x)
         })
         .map_err(|e| self.at(Call::Block(layer), e))?;
@@ -68,7 +74,8 @@ impl<K: Kernels> Pass<'_, K> {
         needs: bool,
     ) -> Result<Recorded<K>> {
         let arch = self.model.arch();
-        let done = Tape::run(self, context, record, x, needs, None, |tape, x| {
+        let (input, carried) = ((x, needs), &mut Carried::new()); // none reaches it
+        let done = Tape::run(self, context, record, input, carried, None, |tape, x| {
             arch.head(tape, x)
         })
         .map_err(|e| self.at(Call::Head, e))?;
@@ -86,10 +93,11 @@ impl<K: Kernels> Pass<'_, K> {
 
     /// The hidden state after the last block, (tokens, width), of packed rows; nothing is recorded.
     pub(crate) fn run_blocks(&self) -> Result<K::Tensor> {
-        let mut x = self.run_embed(false)?.output;
+        let mut carried = Carried::new();
+        let mut x = self.run_embed(false, &mut carried)?.output;
         for layer in 0..self.model.arch().layers() {
             x = self
-                .run_block(Context::Packed, layer, false, x, false)?
+                .run_block(Context::Packed, layer, false, x, false, &mut carried)?
                 .output;
         }
         Ok(x)
@@ -101,7 +109,8 @@ impl<K: Kernels> Pass<'_, K> {
         cache: &mut K::Cache,
         last: &K::Indices,
     ) -> Result<K::Tensor> {
-        let mut x = self.run_embed(false)?.output;
+        let carried = &mut Carried::new();
+        let mut x = self.run_embed(false, carried)?.output;
         for layer in 0..self.model.arch().layers() {
             let context = Context::Cached {
                 cache: &mut *cache,
@@ -109,7 +118,8 @@ impl<K: Kernels> Pass<'_, K> {
                 call: 0,
                 recurrent: 0,
             };
-            x = self.run_block(context, layer, false, x, false)?.output;
+            let done = self.run_block(context, layer, false, x, false, carried)?;
+            x = done.output;
         }
         let ends = self.kernels.pick(&x, last)?;
         Ok(self.run_head(Context::Alone, false, ends, false)?.output)
@@ -131,7 +141,7 @@ impl<K: Kernels> Pass<'_, K> {
                 }
             }
         };
-        for w in weights_of(self.model.arch(), Call::Head, width)? {
+        for w in weights_of(self.model.arch(), Call::Head, width, &[])? {
             if trains(&w).map_err(Error::rule)? {
                 return Ok(true);
             }

@@ -2,8 +2,10 @@
 //! costs.
 
 pub(crate) mod call;
+mod carried;
 mod found;
 mod recurrent;
+mod weights;
 
 use std::{
     cell::RefCell,
@@ -15,7 +17,7 @@ use randori_sdk::seam::{
     Architecture, AttnSpec, Backend, Binary, Id, OpResult, RopeSpec, RouteSpec, Unary,
 };
 
-pub use found::{Trace, TracedLinear, TracedWeight, Use};
+pub use found::{Trace, TracedCarried, TracedLinear, TracedWeight, Use};
 
 use crate::tape::rules;
 
@@ -51,6 +53,7 @@ pub fn trace(arch: &dyn Architecture) -> Result<Trace> {
         return Err(other(Call::Embed, &hidden, ", not (width)"));
     };
     tracer.trace.width = width;
+    tracer.trace.activation_bytes_per_token += tracer.saved_bytes();
     for layer in 0..arch.layers() {
         let call = Call::Block(layer);
         let shape = run(&mut tracer, call, vec![width])?;
@@ -94,6 +97,8 @@ struct Shape {
     memory: Id,
     /// Whether its one row is meant for all tokens.
     common: bool,
+    /// Where the cache of a step keeps it.
+    kept: found::Kept,
 }
 
 /// The shapes-only backend.
@@ -119,6 +124,10 @@ struct Tracer {
     found: HashMap<String, usize>,
     /// Names of the trace's projections.
     projections: HashSet<String>,
+    /// Values that this call has handed on, as the trace's list of them counts.
+    carries: Vec<(usize, Id)>,
+    /// Calls of attention that cache keys and values of their own.
+    cached: usize,
 }
 
 impl Tracer {
@@ -130,11 +139,13 @@ impl Tracer {
             Call::Head => (Scope::Head, None),
         };
         let x = self.start(input);
-        match call {
+        let y = match call {
             Call::Embed => arch.embed(self, x),
             Call::Block(layer) => arch.block(self, layer, x),
             Call::Head => arch.head(self, x),
-        }
+        };
+        self.note_kept();
+        y
     }
 
     /// A new call with one input.
@@ -143,7 +154,9 @@ impl Tracer {
             dims: input,
             memory: 1,
             common: false,
+            kept: Default::default(),
         }];
+        self.carries.clear();
         self.saved.clear();
         self.uses.get_mut().clear();
         self.silu = None;
@@ -180,6 +193,7 @@ impl Tracer {
             dims,
             memory: id,
             common: false,
+            kept: Default::default(),
         });
         Ok(id)
     }
@@ -213,6 +227,7 @@ impl Tracer {
             dims,
             memory,
             common,
+            kept: Default::default(),
         });
         Ok(self.values.len() as Id)
     }
@@ -229,7 +244,7 @@ impl Tracer {
         let values = self
             .saved
             .iter()
-            .filter_map(|id| self.values.get(*id as usize - 1));
+            .filter_map(|id| self.values.get((*id as usize).checked_sub(1)?)); // 0: carried
         // what is there once is no token's
         values
             .filter(|v| !v.common)
@@ -246,32 +261,6 @@ impl Tracer {
         }
     }
 
-    fn weight(
-        &mut self,
-        name: String,
-        shape: Vec<usize>,
-        used_as: Use,
-    ) -> std::result::Result<(), String> {
-        // a mixture has thousands
-        let at = self.found.get(&name).copied();
-        match at.map(|at| &self.trace.weights[at]) {
-            Some(known) if known.shape == shape => Ok(()),
-            Some(known) => Err(format!(
-                "weight `{name}` is wanted with the shapes {:?} and {shape:?}",
-                known.shape
-            )),
-            None => {
-                self.found.insert(name.clone(), self.trace.weights.len());
-                self.trace.weights.push(TracedWeight {
-                    name,
-                    shape,
-                    used_as,
-                });
-                Ok(())
-            }
-        }
-    }
-
     fn sequences(&self, op: &str) -> std::result::Result<(), String> {
         match self.scope {
             Scope::Block => Ok(()),
@@ -282,17 +271,6 @@ impl Tracer {
                 "{op} belongs into a block: the embedding and the head see single rows"
             )),
         }
-    }
-
-    fn norm(&mut self, name: &str, x: Id, eps: f64, bias: bool, used_as: Use) -> OpResult {
-        let dims = self.by_token("a norm", x)?;
-        let width = rules::norm(name, &dims, eps)?;
-        self.weight(format!("{name}.weight"), vec![width], used_as)?;
-        if bias {
-            self.weight(format!("{name}.bias"), vec![width], Use::Bias)?;
-        }
-        self.save(&[x]);
-        self.push(dims)
     }
 }
 
@@ -320,7 +298,8 @@ impl Backend for Tracer {
             self.weight(format!("{name}.bias"), vec![out], Use::Bias)?;
         }
         if self.projections.insert(name.to_string()) {
-            let (name, layer) = (name.to_string(), self.layer);
+            let embeds = (self.scope == Scope::Embedding).then_some(0);
+            let (name, layer) = (name.to_string(), self.layer.or(embeds));
             self.trace.linears.push(TracedLinear {
                 name,
                 inputs,
@@ -378,7 +357,9 @@ impl Backend for Tracer {
         let shape = rules::attention(&qs, &ks, &vs, spec)?;
         self.sequences(op)?;
         self.trace.flops_per_token_pair += 2.0 * (qs[0] * (qs[1] + vs[1])) as f64;
-        self.trace.cache_bytes_per_token += 4 * ks[0] * (ks[1] + vs[1]);
+        if self.caches(k, v) {
+            self.trace.cache_bytes_per_token += 4 * ks[0] * (ks[1] + vs[1]);
+        }
         self.extra_bytes += 4 * qs[0];
         let out = self.push(shape)?;
         self.save(&[q, k, v, out]);
@@ -490,5 +471,13 @@ impl Backend for Tracer {
             value.common = true;
         }
         Ok(id)
+    }
+
+    fn carry(&mut self, name: &str, x: Id) -> OpResult {
+        self.hand_on(name, x)
+    }
+
+    fn carried(&mut self, name: &str) -> OpResult {
+        self.take_over(name)
     }
 }

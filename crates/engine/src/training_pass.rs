@@ -14,6 +14,7 @@
 use std::collections::HashSet;
 
 use randori_kernels::{ChunkTarget, Error, Kernels, OnCandle, Result, Shaped};
+use randori_sdk::seam::Id;
 
 use crate::{
     Grads, Packed, PassOptions, Player, Target,
@@ -21,7 +22,7 @@ use crate::{
     block_input,
     block_input::Input,
     player::{passes::in_pool, weights::PassWeights},
-    tape::{Context, Gradients, Pass, Recorded},
+    tape::{Carried, CarriedGrads, Context, Gradients, Pass, Recorded},
 };
 
 /// Bytes of logits that exist at a time, counted in f32, and rows in a chunk, both at most: what a
@@ -251,7 +252,8 @@ impl<K: Kernels> Pass<'_, K> {
             kernels.log_probs(&head.output, &sums, &chunk.wanted, &mut logps)?;
             let logits = head.own_output()?;
             kernels.logits_gradient(&logits, &sums, &chunk.wanted, &|_| 1.0)?;
-            if let Some(d) = head.backward(self, logits, &mut Gradients::<K>::new())? {
+            let (carried, grads) = (&mut CarriedGrads::new(), &mut Gradients::<K>::new());
+            if let Some(d) = head.backward(self, Some(logits), carried, grads)? {
                 slopes.push(Slope { chunk, d });
             }
         }
@@ -260,10 +262,11 @@ impl<K: Kernels> Pass<'_, K> {
 
     /// The forward pass up to the head.
     pub(crate) fn forward(&self, options: &PassOptions) -> Result<Forward<K>> {
-        let embed = self.run_embed(true)?;
+        let mut carried = Carried::new();
+        let embed = self.run_embed(true, &mut carried)?;
         let (mut x, mut needs) = (embed.output.clone(), embed.needs);
         // where it is not trained nothing of it is wanted again, least of all its result
-        let embed = needs.then_some(embed);
+        let embed = embed.has_backward().then_some(embed);
         let (record, layers) = (!options.checkpoint, self.model.arch().layers());
         let mut blocks = Vec::with_capacity(layers);
         for layer in 0..layers {
@@ -273,16 +276,20 @@ impl<K: Kernels> Pass<'_, K> {
                 true => None,
                 false => Some(Input::of(self.kernels, &x, needs, moves)?),
             };
-            let done = self.run_block(Context::Packed, layer, record, x, needs)?;
+            let done = self.run_block(Context::Packed, layer, record, x, needs, &mut carried)?;
             if let Some(input) = &mut input {
                 input.was_used(self.kernels);
             }
             (x, needs) = (done.output.clone(), done.needs);
-            blocks.push(input.map_or(SavedBlock::Tape(done), SavedBlock::Input));
+            blocks.push(match input {
+                None => SavedBlock::Tape(done),
+                Some(input) => SavedBlock::Input(input, done.carries),
+            });
         }
         Ok(Forward {
             embed,
             blocks,
+            carried,
             hidden: x,
             needs,
         })
@@ -352,7 +359,8 @@ impl<K: Kernels> Pass<'_, K> {
             }
             let logits = head.own_output()?;
             kernels.logits_gradient(&logits, &sums, &chunk.wanted, &|t| slopes[t])?;
-            if let Some(d) = head.backward(self, logits, grads)? {
+            let carried = &mut CarriedGrads::new();
+            if let Some(d) = head.backward(self, Some(logits), carried, grads)? {
                 kernels.scatter(&d, &chunk.rows, &up)?;
             }
         }
@@ -368,26 +376,35 @@ impl<K: Kernels> Pass<'_, K> {
         up: K::Tensor,
         grads: &mut Gradients<K>,
     ) -> Result<()> {
-        let (mut up, mut blocks) = (up, forward.blocks);
+        let (mut up, mut blocks) = (Some(up), forward.blocks);
+        let (mut carried, mut across) = (forward.carried, CarriedGrads::new());
         while let Some(saved) = blocks.pop() {
             // comes while this block is computed
-            if let Some(SavedBlock::Input(next)) = blocks.last_mut() {
+            if let Some(SavedBlock::Input(next, _)) = blocks.last_mut() {
                 next.fetch(self.kernels)?;
             }
             let tape = match saved {
                 SavedBlock::Tape(tape) => tape,
-                SavedBlock::Input(input) => {
+                SavedBlock::Input(input, carries) => {
                     let (x, needs) = input.take(self.kernels)?;
-                    self.run_block(Context::Packed, blocks.len(), true, x, needs)?
+                    // it hands them on again; whoever took them is done
+                    carries
+                        .iter()
+                        .for_each(|(name, _)| drop(carried.remove(name)));
+                    let layer = blocks.len();
+                    self.run_block(Context::Packed, layer, true, x, needs, &mut carried)?
                 }
             };
-            match tape.backward(self, up, grads)? {
-                Some(dx) => up = dx,
-                None => return Ok(()), // nothing trainable below
+            for (name, _) in &tape.carries {
+                carried.remove(name);
+            }
+            up = tape.backward(self, up, &mut across, grads)?;
+            if up.is_none() && across.is_empty() {
+                return Ok(()); // nothing trainable below
             }
         }
         if let Some(embed) = forward.embed {
-            embed.backward(self, up, grads)?;
+            embed.backward(self, up, &mut across, grads)?;
         }
         Ok(())
     }
@@ -404,10 +421,10 @@ impl<K: Kernels> Pass<'_, K> {
 }
 
 /// A block as the forward pass leaves it to the backward pass: recorded, or only its input, from
-/// which it is run again (activation checkpointing).
+/// which it is run again (activation checkpointing), with what it has handed on to later ones.
 enum SavedBlock<K: Kernels> {
     Tape(Recorded<K>),
-    Input(Input<K>),
+    Input(Input<K>, Vec<(String, Id)>),
 }
 
 /// The forward pass up to the head.
@@ -415,6 +432,8 @@ pub(crate) struct Forward<K: Kernels> {
     /// `None` where no gradient reaches it.
     embed: Option<Recorded<K>>,
     blocks: Vec<SavedBlock<K>>,
+    /// What crosses blocks: it stays where it is, whatever is offloaded.
+    carried: Carried<K::Tensor>,
     hidden: K::Tensor,
     needs: bool,
 }

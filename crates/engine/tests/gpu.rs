@@ -22,7 +22,9 @@ use randori_lora::{LoraSpec, Targets};
 use randori_qlora::{GgufMatrix, QuantMatrix};
 use randori_sdk::seam::{Architecture, Backend, Binary, Id, OpResult, RouteSpec, Unary};
 
+mod ops;
 mod tiny;
+use ops::shared::Shared;
 use tiny::{card::*, *};
 
 /// Shared prompts with two responses each, long enough for several tiles.
@@ -423,6 +425,33 @@ fn experts_are_the_processors() {
             let far = on(up(&near.base, DType::F32), &near);
             compare(&what, &near, &far, &PassOptions::default(), 1e-5);
         }
+    }
+}
+
+/// Values that cross blocks, and keys that a cache holds once for several of them.
+#[test]
+fn carried_values_are_the_processors() {
+    if skip() {
+        return;
+    }
+    let near = Player::full(drawn(Arc::new(Shared {
+        vocab: VOCAB,
+        head_dim: 8,
+        ..Shared::tiny()
+    })));
+    let near = near.unwrap();
+    let far = on(up(&near.base, DType::F32), &near);
+    compare("carried", &near, &far, &PassOptions::default(), 1e-5);
+    let options = GenerateOptions {
+        max_new_tokens: 70,
+        slots: 3,
+        min_new_tokens: 66,
+        ..GenerateOptions::default()
+    };
+    let prompts = lists(4, 7, 1..90, VOCAB);
+    let run = |p: &Player| generate(p, &prompts, &[], &options, &mut |_| {}).unwrap();
+    for (a, b) in run(&near).iter().zip(&run(&far)) {
+        assert_eq!(a.tokens, b.tokens);
     }
 }
 

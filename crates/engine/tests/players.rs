@@ -10,6 +10,7 @@ mod at_once_memory;
 mod generate_tokens;
 mod ops;
 mod ops_attention;
+mod ops_carried;
 mod ops_dora;
 mod ops_gradients;
 mod ops_lengths;

@@ -8,12 +8,20 @@ mod ops;
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
-    sync::atomic::{AtomicI64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
 };
 
-use ops::{Llama, Random, adapted, base, slopes};
+use ops::{Llama, Random, adapted, base, shared::Shared, slopes};
 use randori_engine::{
-    Grads, KvCache, Packed, PassOptions, Player, SlotTokens, Trace, trace, work::multiply_adds,
+    Grads, KvCache, Packed, PassOptions, Player, SlotTokens, Trace,
+    fit::{Learns, Packing, Planner},
+    trace,
+    train::Optimizer,
+    weights::{LoadOptions, Source, describe},
+    work::multiply_adds,
 };
 use randori_lora::Targets;
 
@@ -158,6 +166,7 @@ fn a_step_does_the_work_of_its_trace_and_no_more() {
     }
 
     decoding(&Player::bare(base), &t);
+    carried_memory();
 }
 
 /// What a step holds at its worst, and how often it asks for memory.
@@ -211,4 +220,61 @@ fn decoding(player: &Player, t: &Trace) {
         "only a prompt's last row goes through the head"
     );
     assert_eq!(feed([&[7], &[8]]), 2 * (block + head) + (31 + 21) * pair);
+}
+
+/// What `fit` says a step with carried values takes, against what it takes: what a pair more adds,
+/// so that nothing constant counts.
+fn carried_memory() {
+    let arch = Shared {
+        vocab: 512,
+        width: 96,
+        heads: 6,
+        head_dim: 16,
+        share: 24,
+        layers: 6,
+        ..Shared::tiny()
+    };
+    let config = serde_json::json!({ "vocab_size": arch.vocab });
+    let traced = trace(&arch).unwrap();
+    let held = describe(Source::Random { config, seed: 1 }, &[]).unwrap();
+    let held = held.held(&traced, &LoadOptions::default(), &arch).unwrap();
+    let spec = ops::spec(Targets::AllLinear, 0.0);
+    let (shapes, learns) = (Arc::new(arch.clone()), Learns::Lora(&spec, false));
+    let planner = Planner::new(shapes, traced, held, learns, Optimizer::adamw(), 1).unwrap();
+    let player = adapted(base(arch, 5), Targets::AllLinear, 0.0);
+    let of = |pairs: usize, checkpoint: bool| {
+        let packing = Packing::fullest(PROMPT, &RESPONSES, pairs, usize::MAX);
+        let said = planner.training_peak(&packing, checkpoint, 1).unwrap();
+        let mut random = Random(3);
+        let mut plan = Packed::default();
+        for _ in 0..pairs {
+            let prompt = random.tokens(PROMPT, 512);
+            let responses = RESPONSES.map(|n| random.tokens(n, 512));
+            plan.push(&prompt, &[&responses[0], &responses[1]]);
+        }
+        assert_eq!(plan.ids.len(), packing.rows);
+        let options = PassOptions {
+            checkpoint,
+            ..PassOptions::default()
+        };
+        let step = || {
+            let (before, mut grads) = (HELD.load(Relaxed), Grads::new());
+            PEAK.store(before, Relaxed);
+            player
+                .forward_backward(&plan, &options, &mut |_| Ok(slopes(&plan)), &mut grads)
+                .unwrap();
+            PEAK.load(Relaxed) - before
+        };
+        step(); // what threads keep is there from now on
+        (
+            (said.kept + said.work + said.gradients) as f64,
+            step() as f64,
+        )
+    };
+    for checkpoint in [false, true] {
+        let (few, many) = (of(2, checkpoint), of(8, checkpoint));
+        let (said, taken) = (many.0 - few.0, many.1 - few.1);
+        println!("carried values, checkpoint {checkpoint}: {taken} bytes more, {said} said");
+        assert!((said / taken - 1.0).abs() < 0.1, "{said} for {taken}");
+    }
 }

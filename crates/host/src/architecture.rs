@@ -127,6 +127,12 @@ pub(crate) mod tests {
         ..OPS
     };
 
+    /// The op table of a host that ends before the last op.
+    static BEFORE_CARRIED: abi::Ops = abi::Ops {
+        size: offset_of!(abi::Ops, carried),
+        ..OPS
+    };
+
     /// The op table of a newer host, which goes on after this one's end.
     static NEW: abi::Ops = abi::Ops {
         size: size_of::<abi::Ops>() + 8,
@@ -154,6 +160,11 @@ pub(crate) mod tests {
         let says = "architecture misfit, block 0: this host is too old to have `concat` (";
         assert!(error.starts_with(says), "{error}");
         assert!(error.contains("misbehave/src/lib.rs:"), "{error}");
+        // and so one from before values crossed blocks
+        let error = misfit("carry", &BEFORE_CARRIED).block(&mut Any, 0, 1);
+        let error = error.unwrap_err();
+        assert!(error.contains("too old to have `carried`"), "{error}");
+        assert_eq!(misfit("carry", &OPS).block(&mut Any, 0, 1), Ok(7));
         // an architecture that does not use it runs
         assert_eq!(misfit("well", &OLD).block(&mut Any, 0, 1), Ok(7));
         assert_eq!(misfit("concat", &OPS).block(&mut Any, 0, 1), Ok(7));
@@ -223,6 +234,12 @@ pub(crate) mod tests {
             Ok(7)
         }
         fn param(&mut self, _: &str, _: &[usize]) -> OpResult {
+            Ok(7)
+        }
+        fn carry(&mut self, _: &str, _: Id) -> OpResult {
+            Ok(7)
+        }
+        fn carried(&mut self, _: &str) -> OpResult {
             Ok(7)
         }
     }

@@ -145,6 +145,8 @@ pub(crate) static OPS: abi::Ops = abi::Ops {
     conv,
     delta_rule,
     param,
+    carry,
+    carried,
 };
 
 /// The call behind a graph.
@@ -397,4 +399,16 @@ unsafe extern "C" fn param(g: Graph, name: Str, shape: *const usize, n: usize) -
     // SAFETY: above.
     let (call, name, shape) = unsafe { (call(g), name.read(), abi::reading::slice(shape, n)) };
     call.op("param", &name, &[], |b| b.param(&name, shape))
+}
+
+unsafe extern "C" fn carry(g: Graph, name: Str, x: Tensor) -> Tensor {
+    // SAFETY: above.
+    let (call, name) = unsafe { (call(g), name.read()) };
+    call.op("carry", &name, &[x], |b| b.carry(&name, x))
+}
+
+unsafe extern "C" fn carried(g: Graph, name: Str) -> Tensor {
+    // SAFETY: above.
+    let (call, name) = unsafe { (call(g), name.read()) };
+    call.op("carried", &name, &[], |b| b.carried(&name))
 }

@@ -322,6 +322,6 @@ fn a_configuration_that_does_not_fit_is_named() {
     let error = host.architecture("lama", "{}").err().unwrap().to_string();
     assert_eq!(
         error,
-        "there is no architecture `lama`; did you mean `llama`? there are: cohere2, gemma2, gemma3_text, glm4, gpt_oss, granite, lfm2, llama, ministral3, mistral, mixtral, olmo2, olmo3, phi3, qwen2, qwen3, qwen3_5_text, qwen3_moe, smollm3"
+        "there is no architecture `lama`; did you mean `llama`? there are: cohere2, gemma2, gemma3_text, gemma4_text, glm4, gpt_oss, granite, lfm2, llama, ministral3, mistral, mixtral, olmo2, olmo3, phi3, qwen2, qwen3, qwen3_5_text, qwen3_moe, smollm3"
     );
 }

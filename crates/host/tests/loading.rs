@@ -36,6 +36,7 @@ fn stock_plugins_are_found_beside_the_binary() {
         "cohere2",
         "gemma2",
         "gemma3",
+        "gemma4",
         "glm4",
         "gpt_oss",
         "granite",

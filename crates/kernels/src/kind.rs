@@ -285,12 +285,14 @@ pub trait Kernels: Sized {
         heads: &Heads,
     ) -> Result<(Self::Tensor, Self::SoftmaxStats)>;
     /// Appends k and v to the cache, then computes attention of q over all that the sequences hold.
-    /// `at` is the block and the number of the call of attention inside it.
+    /// `at` is the block and the number of the call of attention inside it. Without `kv` it is that
+    /// of a call that has appended this step's already, and q attends over its keys and values.
     fn cached_attention(
         &self,
         cache: &mut Self::Cache,
         at: (usize, usize),
-        qkv: [&Self::Tensor; 3],
+        q: &Self::Tensor,
+        kv: Option<[&Self::Tensor; 2]>,
         sinks: Option<&Self::Tensor>,
         heads: &Heads,
     ) -> Result<(Self::Tensor, Self::SoftmaxStats)>;

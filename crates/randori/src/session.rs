@@ -262,6 +262,7 @@ fn stock() -> Vec<&'static Plugin> {
         &randori_plugin_cohere2::PLUGIN,
         &randori_plugin_gemma2::PLUGIN,
         &randori_plugin_gemma3::PLUGIN,
+        &randori_plugin_gemma4::PLUGIN,
         &randori_plugin_glm4::PLUGIN,
         &randori_plugin_gpt_oss::PLUGIN,
         &randori_plugin_granite::PLUGIN,

@@ -87,15 +87,9 @@ typedef struct RandoriRope {
      * `long_after` is set: long sequences are refused. Came later.
      */
     const float *long_inv_freq;
-    /*
-     * Results are multiplied by 1 + growth·ln(1 + floor(position / growth_every)); 0: they are
-     * not. Came later.
-     */
+    /* Results are times 1 + growth·ln(1 + floor(position / growth_every)); 0: not. Came later. */
     double growth;
-    /*
-     * Positions from one step of that factor to the next; read where `growth` is not 0. Came
-     * later.
-     */
+    /* Positions from one step of it to the next; read where `growth` is not 0. Came later. */
     size_t growth_every;
 } RandoriRope;
 
@@ -218,7 +212,7 @@ typedef struct RandoriOps {
     RandoriTensor (*layer_norm)(RandoriGraph g, RandoriStr name, RandoriTensor x, double eps, uint32_t bias);
     /* Rotary embedding of (tokens, heads, head_dim) by each token's position. */
     RandoriTensor (*rope)(RandoriGraph g, RandoriTensor x, const RandoriRope *rope);
-    /* q (tokens, heads, d), k (tokens, kv_heads, d), v (tokens, kv_heads, e) -> (tokens, heads, e). */
+    /* q (tokens, heads, d), k (..., kv_heads, d), v (..., kv_heads, e) -> (tokens, heads, e). */
     RandoriTensor (*attention)(RandoriGraph g, RandoriTensor q, RandoriTensor k, RandoriTensor v, const RandoriAttn *of);
     /* Calls `expert` with the rows of `x` of each expert that `router` (tokens, experts) chooses. */
     RandoriTensor (*moe)(RandoriGraph g, RandoriTensor router, RandoriTensor x, const RandoriRoute *route, RandoriExpert expert, void *user);
@@ -244,10 +238,14 @@ typedef struct RandoriOps {
      */
     RandoriTensor (*delta_rule)(RandoriGraph g, const RandoriTensor *inputs);
     /*
-     * The parameter `name`, of this full name and shape: without a token axis, for `b` of
-     * `binary`, the functions of one value, and options that ask for a parameter.
+     * The parameter of this full name and shape, without a token axis: for `b` of `binary`, the
+     * functions of one value, and options that ask for a parameter.
      */
     RandoriTensor (*param)(RandoriGraph g, RandoriStr name, const size_t *shape, size_t n);
+    /* x itself, which later blocks find by `name`; the embedding or one block carries a name. */
+    RandoriTensor (*carry)(RandoriGraph g, RandoriStr name, RandoriTensor x);
+    /* What the embedding or an earlier block carries by `name`. */
+    RandoriTensor (*carried)(RandoriGraph g, RandoriStr name);
 } RandoriOps;
 
 /* An architecture's functions; `object` is what `Item.create` made. */
@@ -318,10 +316,7 @@ typedef struct RandoriLoss {
     uint32_t needs_ref;
     /* Writes values and slopes of a batch; 1, or 0 after an error to the sink. */
     uint32_t (*eval)(const void *object, const RandoriRows *rows, const RandoriGrads *out, RandoriSink sink);
-    /*
-     * 1: a pair's loss depends on the step's other pairs, which `eval` then gets all at once.
-     * Came later.
-     */
+    /* 1: a pair's loss depends on the step's others, which `eval` then gets at once. Came later. */
     uint32_t coupled;
     /* 1: reads `reward`, which then is never NULL. Came later. */
     uint32_t needs_reward;

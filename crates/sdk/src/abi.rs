@@ -68,11 +68,9 @@ pub struct Rope {
     /// Radians per position of each pair, in long sequences at all positions; NULL where
     /// `long_after` is set: long sequences are refused. Came later.
     pub long_inv_freq: *const f32,
-    /// Results are multiplied by 1 + growth·ln(1 + floor(position / growth_every)); 0: they are
-    /// not. Came later.
+    /// Results are times 1 + growth·ln(1 + floor(position / growth_every)); 0: not. Came later.
     pub growth: f64,
-    /// Positions from one step of that factor to the next; read where `growth` is not 0. Came
-    /// later.
+    /// Positions from one step of it to the next; read where `growth` is not 0. Came later.
     pub growth_every: usize,
 }
 
@@ -186,8 +184,7 @@ pub struct Ops {
         unsafe extern "C" fn(g: Graph, name: Str, x: Tensor, eps: f64, bias: u32) -> Tensor,
     /// Rotary embedding of (tokens, heads, head_dim) by each token's position.
     pub rope: unsafe extern "C" fn(g: Graph, x: Tensor, rope: *const Rope) -> Tensor,
-    /// q (tokens, heads, d), k (tokens, kv_heads, d), v (tokens, kv_heads, e) -> (tokens, heads,
-    /// e).
+    /// q (tokens, heads, d), k (..., kv_heads, d), v (..., kv_heads, e) -> (tokens, heads, e).
     pub attention:
         unsafe extern "C" fn(g: Graph, q: Tensor, k: Tensor, v: Tensor, of: *const Attn) -> Tensor,
     /// Calls `expert` with the rows of `x` of each expert that `router` (tokens, experts) chooses.
@@ -218,9 +215,13 @@ pub struct Ops {
     /// Gated delta rule of five: q and k (tokens, key heads, dk), v (tokens, heads, dv), write
     /// strengths and log-decays (tokens, heads) -> (tokens, heads, dv).
     pub delta_rule: unsafe extern "C" fn(g: Graph, inputs: *const Tensor) -> Tensor,
-    /// The parameter `name`, of this full name and shape: without a token axis, for `b` of
-    /// `binary`, the functions of one value, and options that ask for a parameter.
+    /// The parameter of this full name and shape, without a token axis: for `b` of `binary`, the
+    /// functions of one value, and options that ask for a parameter.
     pub param: unsafe extern "C" fn(g: Graph, name: Str, shape: *const usize, n: usize) -> Tensor,
+    /// x itself, which later blocks find by `name`; the embedding or one block carries a name.
+    pub carry: unsafe extern "C" fn(g: Graph, name: Str, x: Tensor) -> Tensor,
+    /// What the embedding or an earlier block carries by `name`.
+    pub carried: unsafe extern "C" fn(g: Graph, name: Str) -> Tensor,
 }
 
 /// An architecture's functions; `object` is what [`Item::create`] made.
@@ -322,8 +323,7 @@ pub struct Loss {
             sink: Sink,
         ) -> u32,
     >,
-    /// 1: a pair's loss depends on the step's other pairs, which `eval` then gets all at once.
-    /// Came later.
+    /// 1: a pair's loss depends on the step's others, which `eval` then gets at once. Came later.
     pub coupled: u32,
     /// 1: reads `reward`, which then is never NULL. Came later.
     pub needs_reward: u32,

@@ -1,6 +1,6 @@
 //! What the Gemmas have in common: [`Dense::gemma`].
 
-use crate::{Absent, Activation, Config, Dense, Norms, Result};
+use crate::{Absent, Activation, Config, Dense, Norms, Result, json::Json};
 
 impl Dense {
     /// Reads what Gemma 2 and 3 share: RMS norms of both branches' inputs and outputs, 1 added to
@@ -43,27 +43,28 @@ impl Dense {
             norms: Norms::AROUND,
             norm_plus: 1.0,
             activation: Activation::GeluTanh,
-            embed_scale: held((dense.width as f64).sqrt(), c),
+            embed_scale: c.held((dense.width as f64).sqrt()),
             attn_scale: Some(scalar.powf(-0.5) as f32),
             ..dense
         })
     }
 }
 
-/// A value as the configuration's type of weights holds it, with 8 (bf16) or 11 (f16) significant
-/// bits; f32 of any other.
-fn held(value: f64, c: &Config) -> f64 {
-    use crate::json::Json;
-    let bits = match c.get("dtype").or_else(|| c.get("torch_dtype")) {
-        Some(Json::Text(dtype)) if dtype == "bfloat16" => 8,
-        Some(Json::Text(dtype)) if dtype == "float16" => 11,
-        _ => return f64::from(value as f32),
-    };
-    if value == 0.0 {
-        return value;
+impl Config {
+    /// A value as the configuration's type of weights holds it, with 8 (bf16) or 11 (f16)
+    /// significant bits; f32 of any other.
+    pub fn held(&self, value: f64) -> f64 {
+        let bits = match self.get("dtype").or_else(|| self.get("torch_dtype")) {
+            Some(Json::Text(dtype)) if dtype == "bfloat16" => 8,
+            Some(Json::Text(dtype)) if dtype == "float16" => 11,
+            _ => return f64::from(value as f32),
+        };
+        if value == 0.0 {
+            return value;
+        }
+        let last = 2f64.powi(value.log2().floor() as i32 + 1 - bits); // the last bit's value
+        (value / last).round_ties_even() * last
     }
-    let last = 2f64.powi(value.log2().floor() as i32 + 1 - bits); // the last bit's value
-    (value / last).round_ties_even() * last
 }
 
 #[cfg(test)]

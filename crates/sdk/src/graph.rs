@@ -67,6 +67,7 @@ macro_rules! call {
     }};
 }
 
+mod carried;
 mod recurrent;
 
 impl Session {

@@ -249,6 +249,12 @@ pub trait Backend {
     /// The parameter of this name, as a checkpoint has it (`model.layers.0.self_attn.sinks`), and
     /// shape: one row for all tokens.
     fn param(&mut self, name: &str, shape: &[usize]) -> OpResult;
+    /// Hands x, which has a row for every token, on to later blocks under a name, and answers x
+    /// itself. The embedding or one block carries a name, once.
+    fn carry(&mut self, name: &str, x: Id) -> OpResult;
+    /// The value that the embedding or an earlier block carries under this name. Attention over
+    /// keys and values that another call of attention has cached caches nothing again.
+    fn carried(&mut self, name: &str) -> OpResult;
 }
 
 /// A family of models that a plugin knows.

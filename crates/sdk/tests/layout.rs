@@ -24,9 +24,9 @@ fn interface_1_lies_where_it_lay() {
     check!(Attn: 32, size 0, window 8, scale 16, softcap 20, sinks 24, chunk 28);
     check!(Route: 48, size 0, top_k 8, sigmoid 16, normalise 20, scale 24, unused 28,
         bias 32, groups 36, top_groups 40, group_best 44);
-    check!(Ops: 152, size 0, fail 8, embed 16, linear 24, rms_norm 32, layer_norm 40, rope 48,
+    check!(Ops: 168, size 0, fail 8, embed 16, linear 24, rms_norm 32, layer_norm 40, rope 48,
         attention 56, moe 64, unary 72, binary 80, affine 88, unflatten 96, flatten 104, narrow 112,
-        concat 120, conv 128, delta_rule 136, param 144);
+        concat 120, conv 128, delta_rule 136, param 144, carry 152, carried 160);
     check!(Arch: 48, size 0, layers 8, embed 16, block 24, head 32, dialect 40);
     check!(Rows: 80, size 0, n 8, groups 16, group 24, role 32, logp 40, ref_logp 48, len 56,
         reward 64, progress 72);

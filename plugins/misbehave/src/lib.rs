@@ -59,6 +59,7 @@ impl Arch for Misfit {
             "wrong heads" => g.attention(x, x, x, Attn::default()),
             "gives up" => g.fail("block gave up"),
             "concat" => g.concat(&[x, x]).narrow(0, 4),
+            "carry" => g.carry("stream", x) + g.carried("stream"),
             "two failures" => {
                 let first = g.linear("missing", x, 4);
                 let second = g.linear("absent", x, 4);

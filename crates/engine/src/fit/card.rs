@@ -12,7 +12,7 @@ use super::{
 use crate::{
     block_input::moves,
     generate::{PIECE, PREFILL},
-    tape::Pass,
+    tape::{Carried, Pass},
     weights::{Dtype, HeldWeight, Holding},
 };
 
@@ -158,9 +158,10 @@ impl Planner {
             return Ok(0);
         }
         let kernels = self.kernels(packing.keys, packing.attended);
-        let embed = Pass::new(&kernels, self, packing.rows).run_embed(true)?;
+        let pass = Pass::new(&kernels, self, packing.rows);
+        let embed = pass.run_embed(true, &mut Carried::new())?;
         let layers = self.arch.layers();
-        let moved = (0..layers).filter(|layer| moves(*layer, layers, embed.needs));
+        let moved = (0..layers).filter(|layer| moves(*layer, layers, embed.has_backward()));
         let input = self.float() * (packing.rows * self.trace.width) as u64;
         Ok(moved.count() as u64 * input)
     }

@@ -17,7 +17,8 @@ use crate::{
     PassOptions,
     generate::{PIECE, PREFILL},
     heap,
-    tape::{Context, Gradients, Matrix, Model, Pass, Update, Vector},
+    tape::{Carried, Context, Gradients, Matrix, Model, Pass, Update, Vector},
+    trace::TracedCarried,
     training_pass::{Chunk, Targets, chunk_rows},
 };
 
@@ -59,7 +60,7 @@ impl Model<Shapes> for Planner {
         &*self.arch
     }
 
-    fn last_uses(&self, layer: usize, _: usize) -> Option<Arc<[Vec<Id>]>> {
+    fn last_uses(&self, layer: usize, _: usize, _: &[TracedCarried]) -> Option<Arc<[Vec<Id>]>> {
         self.last_uses.get(layer)?.clone()
     }
 
@@ -317,7 +318,9 @@ impl Planner {
             return Ok(kernels.scores(1));
         }
         let x = kernels.outside(&[packing.rows, self.trace.width]);
-        Pass::new(&kernels, self, packing.rows).run_block(Context::Packed, 0, true, x, true)?;
+        let (pass, carried) = (Pass::new(&kernels, self, packing.rows), &mut Carried::new());
+        pass.run_embed(true, carried)?;
+        pass.run_block(Context::Packed, 0, true, x, true, carried)?;
         let shares = 2 * 4 * kernels.widest.get() as u64;
         Ok(kernels.scores(2) + shares)
     }

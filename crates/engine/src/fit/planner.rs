@@ -131,7 +131,7 @@ impl Planner {
     ) -> Result<Self> {
         let (trainable, own) = trainable_of(&trace, learns)?;
         let last_uses = (0..arch.layers())
-            .map(|layer| last_uses(&*arch, layer, trace.width).map(Arc::from))
+            .map(|layer| last_uses(&*arch, layer, trace.width, &trace.carried).map(Arc::from))
             .collect();
         let stored = weights.iter().map(|w| {
             let stored = BaseWeight {

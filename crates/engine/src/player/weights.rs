@@ -15,7 +15,7 @@ use crate::{
     Params,
     head::{self, HEAD},
     tape::{Matrix, Model, Update, Vector},
-    trace::call::last_uses,
+    trace::{TracedCarried, call::last_uses},
 };
 
 /// The gains of one player's projections (DoRA): they hold for as long as its parameters do, one
@@ -108,8 +108,14 @@ impl<K: OnCandle> Model<K> for PassWeights<'_> {
     }
 
     /// Traces the block once more, on shapes: worth it where values are large.
-    fn last_uses(&self, layer: usize, width: usize) -> Option<Arc<[Vec<Id>]>> {
-        last_uses(self.player.base.arch.as_ref(), layer, width).map(Arc::from)
+    fn last_uses(
+        &self,
+        layer: usize,
+        width: usize,
+        carried: &[TracedCarried],
+    ) -> Option<Arc<[Vec<Id>]>> {
+        let arch = self.player.base.arch.as_ref();
+        last_uses(arch, layer, width, carried).map(Arc::from)
     }
 
     fn matrix(&self, _: &K, name: &str, shape: (usize, usize)) -> Result<Matrix<K>, String> {

@@ -5,15 +5,9 @@ use randori_sdk::seam::{Binary, Id, Unary};
 
 use super::{
     BinaryOp, ConvOp, Factor, Gradients, Linear, NormOp, Op, Pass, Recorded, SwiGluOp, Vector,
+    carried::{CarriedGrads, Grad},
     forward::flat,
 };
-
-/// The gradient to one value, as far as it is known.
-struct Grad<T> {
-    tensor: T,
-    /// Whether nobody else holds its memory, so that more may be added in place.
-    owned: bool,
-}
 
 /// Gradients to a call's values.
 struct Arena<'k, K: Kernels> {
@@ -37,23 +31,32 @@ impl<K: Kernels> Arena<'_, K> {
             return Ok(());
         }
         let slot = &mut self.grads[id as usize - 1];
-        *slot = Some(match slot.take() {
-            None => Grad { tensor, owned },
-            Some(old) if old.owned => {
-                self.kernels.add_onto(&old.tensor, &tensor)?;
-                old
-            }
-            Some(old) if owned => {
-                self.kernels.add_onto(&tensor, &old.tensor)?;
-                Grad { tensor, owned }
-            }
-            Some(old) => Grad {
-                tensor: self.kernels.binary(Binary::Add, &old.tensor, &tensor)?,
-                owned: true,
-            },
-        });
+        *slot = Some(sum(self.kernels, slot.take(), Grad { tensor, owned })?);
         Ok(())
     }
+}
+
+/// What is known of a gradient, and more of it.
+fn sum<K: Kernels>(
+    kernels: &K,
+    old: Option<Grad<K::Tensor>>,
+    new: Grad<K::Tensor>,
+) -> Result<Grad<K::Tensor>> {
+    Ok(match old {
+        None => new,
+        Some(old) if old.owned => {
+            kernels.add_onto(&old.tensor, &new.tensor)?;
+            old
+        }
+        Some(old) if new.owned => {
+            kernels.add_onto(&new.tensor, &old.tensor)?;
+            new
+        }
+        Some(old) => Grad {
+            tensor: kernels.binary(Binary::Add, &old.tensor, &new.tensor)?,
+            owned: true,
+        },
+    })
 }
 
 impl<K: Kernels> Factor<K> {
@@ -66,12 +69,15 @@ impl<K: Kernels> Factor<K> {
 }
 
 impl<K: Kernels> Recorded<K> {
-    /// From the gradient to the result: adds the weights' gradients to `grads` and answers the
-    /// input's, if it needs one. What each op saved is freed as soon as it is done.
+    /// From the gradients to the result and to the values that it has handed on, which it takes
+    /// from `carried`: adds the weights' gradients to `grads`, those of the carried values that it
+    /// took over to `carried`, and answers the input's, if it needs one. What each op saved is
+    /// freed as soon as it is done.
     pub(crate) fn backward(
         self,
         pass: &Pass<K>,
-        dout: K::Tensor,
+        dout: Option<K::Tensor>,
+        carried: &mut CarriedGrads<K::Tensor>,
         grads: &mut Gradients<K>,
     ) -> Result<Option<K::Tensor>> {
         let count = self.needed.len();
@@ -80,11 +86,24 @@ impl<K: Kernels> Recorded<K> {
             grads: (0..count).map(|_| None).collect(),
             needed: self.needed,
         };
-        arena.add(self.out, dout, false)?;
+        if let Some(dout) = dout {
+            arena.add(self.out, dout, false)?;
+        }
+        for (name, id) in &self.carries {
+            if let Some(Grad { tensor, owned }) = carried.remove(name) {
+                arena.add(*id, tensor, owned)?;
+            }
+        }
         for node in self.nodes.into_iter().rev() {
             // a value that nothing used has no gradient
             if let Some(dy) = arena.take(node.out) {
                 step(pass, node.op, dy, &mut arena, grads)?;
+            }
+        }
+        for (name, id) in self.taken {
+            if let Some(grad) = arena.grads[id as usize - 1].take() {
+                let known = sum(pass.kernels, carried.remove(&name), grad)?;
+                carried.insert(name, known);
             }
         }
         Ok(arena.take(1))

@@ -97,19 +97,27 @@ impl<K: Kernels> Tape<'_, '_, K> {
 
     fn attend(
         &mut self,
+        [_, k_id, v_id]: [Id; 3],
         qkv: [&K::Tensor; 3],
         sinks: Option<&K::Tensor>,
         heads: &Heads,
     ) -> Result<(K::Tensor, K::SoftmaxStats)> {
         let (kernels, plan) = (self.pass.kernels, &self.pass.plan);
+        let held = self.cached_at(k_id, v_id);
         match &mut self.context {
             Context::Packed => kernels.attention(plan, qkv, sinks, heads),
             Context::Cached {
                 cache, layer, call, ..
             } => {
-                let place = (*layer, *call);
+                let [q, k, v] = qkv;
+                if let Some(at) = held {
+                    return kernels.cached_attention(cache, at, q, None, sinks, heads);
+                }
+                let at = (*layer, *call);
                 *call += 1;
-                kernels.cached_attention(cache, place, qkv, sinks, heads)
+                let done = kernels.cached_attention(cache, at, q, Some([k, v]), sinks, heads)?;
+                self.cache_at(k_id, v_id, at);
+                Ok(done)
             }
             Context::Alone | Context::Picked(_) => {
                 Err(Error::rule("attention belongs into a block"))
@@ -221,7 +229,7 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
         };
         let values = [q, k, v];
         let added = sinks.as_ref().map(|(_, value)| value);
-        let done = self.attend(values.each_ref(), added, &heads);
+        let done = self.attend(ids, values.each_ref(), added, &heads);
         let (out, sums) = done.map_err(say)?;
         let kept = out.clone();
         self.push(out, needs, || Op::Attention {
@@ -315,6 +323,7 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
                 silu: Some((x, value)),
                 needs,
                 common: self.common(&[x]),
+                kept: Default::default(),
             }));
         }
         let y = self.pass.kernels.unary(op, &value).map_err(say)?;
@@ -433,6 +442,14 @@ impl<K: Kernels> Backend for Tape<'_, '_, K> {
             name: own.unwrap_or_default(),
             shape: shape.to_vec(),
         })
+    }
+
+    fn carry(&mut self, name: &str, x: Id) -> OpResult {
+        self.hand_on(name, x)
+    }
+
+    fn carried(&mut self, name: &str) -> OpResult {
+        self.take_over(name)
     }
 }
 

@@ -6,6 +6,8 @@
 //! is recorded only when something trainable lies at or below it, so no gradient is computed that
 //! nobody wants. Nothing here is candle's autograd.
 mod backward;
+mod carried;
+mod crossing;
 mod forward;
 mod model;
 mod pass;
@@ -17,6 +19,9 @@ use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 use randori_kernels::{Error, ExpertTokens, Gain, Heads, Kernels, Norm, Result, Shaped};
 use randori_sdk::seam::{Binary, Id, OpResult, Unary};
 
+use carried::Kept;
+
+pub(crate) use carried::{Carried, CarriedGrads, shapes};
 pub(crate) use model::{Matrix, Model, Update, Vector};
 pub(crate) use pass::Pass;
 
@@ -54,6 +59,8 @@ struct Value<K: Kernels> {
     /// Whether its one row is meant for all tokens: a parameter, or what was computed from
     /// parameters alone.
     common: bool,
+    /// Where the cache of a step keeps it.
+    kept: Kept,
 }
 
 /// A recorded op: the value it made, and what its backward pass needs.
@@ -198,6 +205,12 @@ pub(crate) struct Tape<'a, 'p, K: Kernels> {
     last_uses: Option<Arc<[Vec<Id>]>>,
     /// The pass's rows that values have: of the head's chunk, of an expert; `None`: all.
     rows: Option<K::Indices>,
+    /// What crosses blocks, so far.
+    carried: &'a mut Carried<K::Tensor>,
+    /// Values that this call has handed on.
+    carries: Vec<(String, Id)>,
+    /// Carried values that this call has taken over, of those that want a gradient.
+    taken: Vec<(String, Id)>,
 }
 
 /// The result of a call, with what its backward pass needs.
@@ -209,9 +222,18 @@ pub(crate) struct Recorded<K: Kernels> {
     out: Id,
     needed: Vec<bool>,
     nodes: Vec<Node<K>>,
+    /// Values that it has handed on, by name.
+    pub(crate) carries: Vec<(String, Id)>,
+    taken: Vec<(String, Id)>,
 }
 
 impl<K: Kernels> Recorded<K> {
+    /// Whether a gradient must reach its result or a value that it has handed on.
+    pub(crate) fn has_backward(&self) -> bool {
+        let needs = |(_, id): &(String, Id)| self.needed.get(*id as usize - 1) == Some(&true);
+        self.needs || self.carries.iter().any(needs)
+    }
+
     /// The result with memory of its own: no recorded op relies on it, so it may be changed in
     /// place.
     pub(crate) fn own_output(&self) -> Result<K::Tensor> {
@@ -231,13 +253,14 @@ impl<K: Kernels> Recorded<K> {
 }
 
 impl<'a, 'p, K: Kernels> Tape<'a, 'p, K> {
-    /// Runs `call` on one input: id 1. `last_uses`, where known, says which values may go early.
+    /// Runs `call` on one input, id 1, of which it is told whether a gradient must reach it.
+    /// `carried` is what crosses blocks. `last_uses`, where known, says which values may go early.
     pub(crate) fn run(
         pass: &'a Pass<'p, K>,
         context: Context<'a, K>,
         record: bool,
-        input: K::Tensor,
-        needs: bool,
+        (input, needs): (K::Tensor, bool),
+        carried: &'a mut Carried<K::Tensor>,
         last_uses: Option<Arc<[Vec<Id>]>>,
         call: impl FnOnce(&mut Self, Id) -> OpResult,
     ) -> Result<Recorded<K>> {
@@ -246,6 +269,7 @@ impl<'a, 'p, K: Kernels> Tape<'a, 'p, K> {
             silu: None,
             needs,
             common: false,
+            kept: Kept::default(),
         }];
         let rows = match &context {
             Context::Picked(rows) => Some(rows.clone()),
@@ -259,15 +283,21 @@ impl<'a, 'p, K: Kernels> Tape<'a, 'p, K> {
             values,
             nodes: Vec::new(),
             last_uses,
+            carried,
+            carries: Vec::new(),
+            taken: Vec::new(),
         };
         let out = call(&mut tape, 1).map_err(Error::rule)?;
         let (output, needs) = tape.value(out).map_err(Error::rule)?;
+        tape.note_kept();
         Ok(Recorded {
             output,
             needs,
             out,
             needed: tape.values.iter().map(|v| v.needs).collect(),
             nodes: tape.nodes,
+            carries: tape.carries,
+            taken: tape.taken,
         })
     }
 
@@ -343,6 +373,7 @@ impl<'a, 'p, K: Kernels> Tape<'a, 'p, K> {
             silu: None,
             needs,
             common,
+            kept: Kept::default(),
         });
         if needs && self.record {
             self.nodes.push(Node { out, op: op() });

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use randori_kernels::{Gain, Kernels, Result};
 use randori_sdk::seam::{Architecture, Id};
 
+use crate::trace::TracedCarried;
+
 /// A projection's or embedding's weight, (out, in) or (vocab, width).
 pub(crate) struct Matrix<K: Kernels> {
     pub(crate) weight: K::Matrix,
@@ -29,8 +31,14 @@ pub(crate) struct Update<K: Kernels> {
 pub(crate) trait Model<K: Kernels> {
     /// What runs its ops.
     fn arch(&self) -> &dyn Architecture;
-    /// Which values a block over rows of `width` needs no more once it has made a value, by its id.
-    fn last_uses(&self, layer: usize, width: usize) -> Option<Arc<[Vec<Id>]>>;
+    /// Which values a block over rows of `width` needs no more once it has made a value, by its id;
+    /// `carried` has crossed blocks to it.
+    fn last_uses(
+        &self,
+        layer: usize,
+        width: usize,
+        carried: &[TracedCarried],
+    ) -> Option<Arc<[Vec<Id>]>>;
     /// The weight of an embedding, by its name without `.weight`.
     fn matrix(&self, kernels: &K, name: &str, shape: (usize, usize)) -> Result<Matrix<K>, String>;
     /// A projection's weight: for a tied head its own, where it has one, else what the base's

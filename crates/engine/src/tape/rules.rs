@@ -162,6 +162,32 @@ pub(crate) fn param(name: &str, shape: &[usize]) -> Result<(), String> {
     }
 }
 
+/// Whether an op about values that cross blocks sees all tokens.
+pub(crate) fn crosses(op: &str, all: bool) -> Result<(), String> {
+    match all {
+        true => Ok(()),
+        false => Err(format!(
+            "{op} belongs into the embedding or a block, and not into an expert, which sees some \
+             of the tokens only"
+        )),
+    }
+}
+
+/// `known`: whether this pass carries something under the name already.
+pub(crate) fn carry(name: &str, known: bool) -> Result<(), String> {
+    match (name.is_empty(), known) {
+        (false, false) => Ok(()),
+        (true, _) => Err("carry wants a name".into()),
+        (false, true) => Err(format!(
+            "carry `{name}`: the embedding or one block carries a name, once, and this one is there"
+        )),
+    }
+}
+
+pub(crate) fn not_carried(name: &str) -> String {
+    format!("carried `{name}`: neither the embedding nor an earlier block carries that")
+}
+
 /// The weight's shape.
 pub(crate) fn conv(name: &str, x: &[usize], taps: usize) -> Shape {
     let (&[channels], true) = (x, taps > 0) else {

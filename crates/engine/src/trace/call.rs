@@ -3,7 +3,7 @@
 use randori_kernels::{Error, Result};
 use randori_sdk::seam::{Architecture, Id};
 
-use super::{Call, TracedWeight, Tracer};
+use super::{Call, TracedCarried, TracedWeight, Tracer};
 
 impl std::fmt::Display for Call {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -15,16 +15,18 @@ impl std::fmt::Display for Call {
     }
 }
 
-/// The weights that this call asks for; `width` is the hidden state's.
+/// The weights that this call asks for; `width` is the hidden state's, and `carried` crosses
+/// blocks.
 pub(crate) fn weights_of(
     arch: &dyn Architecture,
     call: Call,
     width: usize,
+    carried: &[TracedCarried],
 ) -> Result<Vec<TracedWeight>> {
-    let mut tracer = Tracer::default();
-    let input = match call {
-        Call::Embed => Vec::new(),
-        _ => vec![width],
+    let (mut tracer, input) = match call {
+        Call::Embed => (Tracer::default(), Vec::new()),
+        Call::Block(layer) => (Tracer::behind(carried, layer), vec![width]),
+        Call::Head => (Tracer::default(), vec![width]),
     };
     tracer.run(arch, call, input).map_err(Error::rule)?;
     Ok(tracer.trace.weights)
@@ -45,13 +47,15 @@ pub(crate) fn tied_embedding(arch: &dyn Architecture) -> Result<Option<String>> 
 
 /// Which values a block needs no more once it has made value `out`: index `out`. The same ops run
 /// on tensors in the same order, so the tape may drop them there. `None` for a block that the trace
-/// refuses, or with a mixture of experts (whose ops depend on the tokens).
+/// refuses, or with a mixture of experts (whose ops depend on the tokens). `carried` is what
+/// crosses blocks.
 pub(crate) fn last_uses(
     arch: &dyn Architecture,
     layer: usize,
     width: usize,
+    carried: &[TracedCarried],
 ) -> Option<Vec<Vec<Id>>> {
-    let mut tracer = Tracer::default();
+    let mut tracer = Tracer::behind(carried, layer);
     let result = tracer.run(arch, Call::Block(layer), vec![width]).ok()?;
     let count = tracer.values.len();
     if tracer.mixes {

@@ -40,8 +40,36 @@ pub struct TracedLinear {
     pub inputs: usize,
     /// Features out.
     pub outputs: usize,
-    /// Which block it belongs to; `None`: the head.
+    /// Which block it belongs to, the first for one of the embedding's; `None`: the head.
     pub layer: Option<usize>,
+}
+
+/// A value that crosses blocks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TracedCarried {
+    /// The name that it is carried by.
+    pub name: String,
+    /// Its trailing axes.
+    pub shape: Vec<usize>,
+    /// The block that hands it on; `None`: the embedding.
+    pub layer: Option<usize>,
+    pub(super) kept: Kept,
+}
+
+/// The call of attention, numbered over all blocks, whose keys in the cache a value is, and the one
+/// whose values.
+pub(super) type Kept = [Option<usize>; 2];
+
+impl TracedCarried {
+    /// One of this shape, from before the call that is looked at.
+    pub(crate) fn outside(name: &str, shape: &[usize]) -> Self {
+        TracedCarried {
+            name: name.into(),
+            shape: shape.to_vec(),
+            layer: None,
+            kept: Kept::default(),
+        }
+    }
 }
 
 /// What a shapes-only run found.
@@ -51,6 +79,8 @@ pub struct Trace {
     pub weights: Vec<TracedWeight>,
     /// Every projection once, in the order asked for, head included.
     pub linears: Vec<TracedLinear>,
+    /// Every value that crosses blocks, in the order carried.
+    pub carried: Vec<TracedCarried>,
     /// Width of the hidden state.
     pub width: usize,
     /// Size of the vocabulary (the head's last axis).

@@ -50,10 +50,19 @@ pub(super) fn refuse_keys(config: &Value) -> Result<()> {
         );
         return refuse("transformers_weights", value, &why);
     }
-    let empty = |value: &Value| value.as_object().is_some_and(|layers| layers.is_empty());
+    // sizes of heads: an architecture that does not read them finds other shapes than the file's
+    let sizes = ["head_dim", "num_key_value_heads"];
+    let sized = |one: &Value| {
+        let one = one.as_object();
+        one.is_some_and(|one| one.keys().all(|key| sizes.contains(&key.as_str())))
+    };
+    let only_sizes = |value: &Value| {
+        let layers = value.as_object();
+        layers.is_some_and(|layers| layers.values().all(sized))
+    };
     let parts = ["text_config", "decoder", "generator"];
     let (layers, part) = (
-        given("per_layer_config").filter(|v| !empty(v)),
+        given("per_layer_config").filter(|v| !only_sizes(v)),
         parts.into_iter().find(|key| given(key).is_some()),
     );
     if layers.is_some() {

@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod naive;
+pub mod shared;
 
 use std::{collections::HashMap, sync::Arc};
 

@@ -45,6 +45,8 @@ pub struct Recorder {
     pub ops: Vec<String>,
     /// Every weight asked for, by full name, with its shape.
     pub weights: BTreeMap<String, Vec<usize>>,
+    /// What crosses blocks, with its shape.
+    carried: BTreeMap<String, Vec<usize>>,
     /// If not empty, every other weight is missing.
     pub only: Vec<String>,
     /// An op that panics.
@@ -58,6 +60,7 @@ impl Recorder {
             shapes: Vec::new(),
             ops: Vec::new(),
             weights: BTreeMap::new(),
+            carried: BTreeMap::new(),
             only: Vec::new(),
             panics_at: None,
         }
@@ -279,6 +282,18 @@ impl Backend for Recorder {
         self.see("param", name.into());
         self.weight(name.into(), shape.to_vec())?;
         Ok(self.born([&[1], shape].concat()))
+    }
+
+    fn carry(&mut self, name: &str, x: Id) -> OpResult {
+        self.see("carry", name.into());
+        self.carried.insert(name.into(), self.shape(x).to_vec());
+        Ok(x)
+    }
+
+    fn carried(&mut self, name: &str) -> OpResult {
+        self.see("carried", name.into());
+        let shape = self.carried.get(name).cloned();
+        Ok(self.born(shape.ok_or(format!("nothing is carried by {name}"))?))
     }
 }
 

@@ -14,12 +14,14 @@ const FEW: usize = 4;
 
 impl Cache {
     /// Appends the new rows of k and v, then computes attention of q over the sequences. `at` is
-    /// the block and the number of the call of attention inside it. With sinks or chunks, of which
-    /// the kernel for decoding knows nothing, the step is computed as a prompt is.
+    /// the block and the number of the call of attention inside it; without `kv` that of a call
+    /// that has appended them. With sinks or chunks, of which the kernel for decoding knows
+    /// nothing, the step is computed as a prompt is.
     pub(super) fn attend(
         &mut self,
         at: (usize, usize),
-        [q, k, v]: [&Tensor; 3],
+        q: &Tensor,
+        kv: Option<[&Tensor; 2]>,
         sinks: Option<&Tensor>,
         h: &Heads,
     ) -> Result<(Tensor, Option<Tensor>)> {
@@ -27,14 +29,18 @@ impl Cache {
         let Memory::Card(paged) = &mut self.memory else {
             return Err(elsewhere());
         };
-        let n = k.dims()[0];
         let a = attention::sizes(q, h)?;
-        let flat = k.reshape((n, h.kv_heads * h.dim))?;
-        let (pool, step) = paged.pool(at, &flat)?;
+        let (pool, step) = match kv {
+            Some([k, _]) => paged.pool(at, &k.reshape((k.dims()[0], h.kv_heads * h.dim))?)?,
+            None => paged.held(at)?,
+        };
         let step = step.ok_or_else(elsewhere)?;
         let gpu = gpu()?;
         let (to_k, to_v) = (ptr(&pool.k)?, ptr(&pool.v)?);
-        a.append(gpu, ptr(k)?, ptr(v)?, ptr(&step.rows)?, n, to_k, to_v)?;
+        if let Some([k, v]) = kv {
+            let (n, rows) = (k.dims()[0], ptr(&step.rows)?);
+            a.append(gpu, ptr(k)?, ptr(v)?, rows, n, to_k, to_v)?;
+        }
         if step.most_queries > FEW || sinks.is_some() || h.chunk.is_some() {
             let (qkv, spans) = ([q, &pool.k, &pool.v], || step.spans.clone());
             return attention::forward(qkv, sinks, h, &step.lists, spans);

@@ -90,11 +90,12 @@ impl Kernels for Card {
         &self,
         cache: &mut Self::Cache,
         at: (usize, usize),
-        qkv: [&Tensor; 3],
+        q: &Tensor,
+        kv: Option<[&Tensor; 2]>,
         sinks: Option<&Tensor>,
         heads: &Heads,
     ) -> Result<(Tensor, Self::SoftmaxStats)> {
-        cache.attend(at, qkv, sinks, heads)
+        cache.attend(at, q, kv, sinks, heads)
     }
     fn attention_backward(
         &self,

@@ -9,7 +9,7 @@ use randori_cuda::{
 };
 
 use super::lists::ListsByWindow;
-use crate::{Entry, PAGE, Result, rows as sizes};
+use crate::{Entry, Error, PAGE, Result, rows as sizes};
 
 /// Most pages: their rows are numbered by an i32.
 const MOST: usize = (1 << 31) / PAGE;
@@ -165,6 +165,17 @@ impl Paged {
             Some(_) => {}
         }
         Ok((&pools[call], self.step.as_ref()))
+    }
+
+    /// The pool of a call of attention that has appended this step's keys and values.
+    ///
+    /// # Errors
+    /// A call that has not.
+    pub fn held(&self, (layer, call): (usize, usize)) -> Result<(&Pool, Option<&Step>)> {
+        let pools = self.pools.get(layer);
+        let pool = pools.and_then(|calls| calls.get(call));
+        let pool = pool.ok_or_else(|| Error::rule("no call of attention has cached these keys"))?;
+        Ok((pool, self.step.as_ref()))
     }
 }
 

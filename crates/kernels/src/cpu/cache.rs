@@ -7,7 +7,7 @@ use super::{
     attention::{Keys, Span},
     maps::Maps,
 };
-use crate::{Cache, Heads, Plan, Result, Run, SegmentMask, cache::Memory, chunks};
+use crate::{Cache, Error, Heads, Plan, Result, Run, SegmentMask, cache::Memory, chunks};
 
 /// Calls `use_it` with the spans of a pass's packed rows over their k and v.
 pub(super) fn with_spans<T>(
@@ -66,19 +66,19 @@ fn span<'a>(
 }
 
 impl Cache {
-    /// Appends the new rows of k and v, and returns the spans of the step's queries over the
-    /// sequences. (`layer`, `call`) is the block and the number of the call of attention inside it.
+    /// Appends the new rows of k and v. (`layer`, `call`) is the block and the number of the call
+    /// of attention inside it.
     pub(super) fn append(
         &mut self,
         (layer, call): (usize, usize),
         [k, v]: [&Tensor; 2],
         heads: &Heads,
-    ) -> Result<Vec<Span<'_>>> {
+    ) -> Result<()> {
         let (lens, batch) = (&self.lens, &self.batch);
         let calls = match &mut self.memory {
             Memory::Host(blocks) => &mut blocks[layer],
             #[cfg(feature = "cuda")]
-            Memory::Card(_) => return Err(crate::Error::rule("this cache is on the GPU")),
+            Memory::Card(_) => return Err(elsewhere()),
         };
         let most = batch.iter().map(|e| lens[e.slot] + e.len).max();
         let most = most.unwrap_or(0);
@@ -94,7 +94,24 @@ impl Cache {
             let [k_new, v_new] = widths.map(|width| e.row * width..(e.row + e.len) * width);
             rows.write(e.slot, lens[e.slot], [&k[k_new], &v[v_new]]);
         }
-        let rows = &*rows;
+        Ok(())
+    }
+
+    /// The spans of the step's queries over the sequences, whose keys and values this call of
+    /// attention has appended.
+    pub(super) fn spans(
+        &self,
+        (layer, call): (usize, usize),
+        heads: &Heads,
+    ) -> Result<Vec<Span<'_>>> {
+        let (lens, batch) = (&self.lens, &self.batch);
+        let calls = match &self.memory {
+            Memory::Host(blocks) => &blocks[layer],
+            #[cfg(feature = "cuda")]
+            Memory::Card(_) => return Err(elsewhere()),
+        };
+        let rows = calls.get(call);
+        let rows = rows.ok_or_else(|| Error::rule("no call of attention has cached these keys"))?;
         let mut spans = Vec::with_capacity(batch.len());
         for (tree, e) in batch.iter().enumerate() {
             let old = lens[e.slot];
@@ -120,4 +137,9 @@ impl Cache {
         }
         Ok(spans)
     }
+}
+
+#[cfg(feature = "cuda")]
+fn elsewhere() -> Error {
+    Error::rule("this cache is on the GPU")
 }

@@ -93,12 +93,15 @@ impl Kernels for Cpu {
         &self,
         cache: &mut Self::Cache,
         at: (usize, usize),
-        [q, k, v]: [&Tensor; 3],
+        q: &Tensor,
+        kv: Option<[&Tensor; 2]>,
         sinks: Option<&Tensor>,
         heads: &Heads,
     ) -> Result<(Tensor, Self::SoftmaxStats)> {
-        let spans = cache.append(at, [k, v], heads)?;
-        attend(q, &spans, sinks, heads)
+        if let Some(kv) = kv {
+            cache.append(at, kv, heads)?;
+        }
+        attend(q, &cache.spans(at, heads)?, sinks, heads)
     }
     fn attention_backward(
         &self,

@@ -232,7 +232,8 @@ impl Kernels for Shapes {
         &self,
         (): &mut (),
         _: (usize, usize),
-        [q, ..]: [&Placeholder; 3],
+        q: &Placeholder,
+        _: Option<[&Placeholder; 2]>,
         _: Option<&Placeholder>,
         heads: &Heads,
     ) -> Result<(Placeholder, Allocation)> {
