@@ -48,13 +48,15 @@ fn kinds(model: &Model) -> Vec<(&'static str, Value, bool)> {
         ),
         (
             "rsLoRA",
-            json!({"rank": 16, "alpha": 8.0, "rslora": true, "targets": ["q_proj", "k_proj", "down_proj"]}),
+            json!({"rank": 16, "alpha": 8.0, "rslora": true,
+                "targets": model.projections(&["q_proj", "k_proj", "down_proj"])}),
             true,
         ),
         (
             "rank and alpha patterns",
             json!({"rank": 8, "alpha": 16.0, "targets": r".*layers\.\d+\..*_proj",
-                "rank_pattern": [["k_proj", 2], [model.up(), 3]], "alpha_pattern": [["v_proj", 40.0], ["k_proj", 5.0]]}),
+                "rank_pattern": model.pattern(&[("k_proj", 2), ("up_proj", 3)]),
+                "alpha_pattern": model.pattern(&[("v_proj", 40.0), ("k_proj", 5.0)])}),
             true,
         ),
         (
@@ -64,19 +66,21 @@ fn kinds(model: &Model) -> Vec<(&'static str, Value, bool)> {
         ),
         (
             "DoRA with rsLoRA",
-            json!({"rank": 4, "alpha": 8.0, "dora": true, "rslora": true, "targets": ["q_proj", "o_proj", model.up()]}),
+            json!({"rank": 4, "alpha": 8.0, "dora": true, "rslora": true,
+                "targets": model.projections(&["q_proj", "o_proj", "up_proj"])}),
             false,
         ),
     ];
     kinds.push((
         "LoRA on the head",
-        json!({"rank": 8, "alpha": 16.0, "targets": ["q_proj", "lm_head"]}),
+        json!({"rank": 8, "alpha": 16.0, "targets": model.projections(&["q_proj", "lm_head"])}),
         !model.tied(),
     ));
     if !model.tied() {
         kinds.push((
             "LoRA and a saved head",
-            json!({"rank": 8, "alpha": 16.0, "targets": ["q_proj", "v_proj"], "modules_to_save": ["lm_head"]}),
+            json!({"rank": 8, "alpha": 16.0, "modules_to_save": ["lm_head"],
+                "targets": model.projections(&["q_proj", "v_proj"])}),
             false,
         ));
     }

@@ -20,7 +20,6 @@ from transformers import (AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfi
 
 from quiet import HERE, hush, wide
 
-ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 BYTE_LEVEL, SENTENCEPIECE = 384, 420
 # hidden and intermediate sizes are whole blocks of every GGUF type
 SIZES = dict(hidden_size=256, intermediate_size=512, num_hidden_layers=2, rms_norm_eps=1e-5, initializer_range=0.05)
@@ -81,9 +80,10 @@ def sentencepiece(folder):
     tokenizer.save_pretrained(folder)
 
 
-def tiny():
-    """name -> model, tokenizer's maker, vocabulary. Windows are shorter than the tokens compared in PyTorch."""
-    llama = dict(SIZES, vocab_size=BYTE_LEVEL, num_attention_heads=4, num_key_value_heads=2, bos_token_id=0, eos_token_id=2)
+def tiny(sizes=SIZES, border=256):
+    """name -> model, tokenizer's maker, vocabulary. Windows are shorter than the tokens compared in PyTorch. `border`: the length
+    up to which a Phi-3 rotates by its first list of frequencies."""
+    llama = dict(sizes, vocab_size=BYTE_LEVEL, num_attention_heads=4, num_key_value_heads=2, bos_token_id=0, eos_token_id=2)
     plain = {"rope_type": "default", "rope_theta": 50000.0}
     yield "llama", LlamaForCausalLM(LlamaConfig(
         **llama, max_position_embeddings=256, tie_word_embeddings=False, rope_parameters=plain)), byte_level
@@ -92,15 +92,15 @@ def tiny():
     yield "llama3", LlamaForCausalLM(LlamaConfig(
         **llama, max_position_embeddings=16384, tie_word_embeddings=False, rope_parameters=LLAMA3)), byte_level
     yield "mistral", MistralForCausalLM(MistralConfig(
-        **SIZES, vocab_size=SENTENCEPIECE, num_attention_heads=4, num_key_value_heads=2, head_dim=32, sliding_window=96,
+        **sizes, vocab_size=SENTENCEPIECE, num_attention_heads=4, num_key_value_heads=2, head_dim=32, sliding_window=96,
         max_position_embeddings=256, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2, rope_parameters=plain)), sentencepiece
-    qwen = dict(SIZES, vocab_size=BYTE_LEVEL, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, eos_token_id=2,
+    qwen = dict(sizes, vocab_size=BYTE_LEVEL, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, eos_token_id=2,
                 rope_parameters=plain)
     yield "qwen2", Qwen2ForCausalLM(Qwen2Config(
         **qwen, use_sliding_window=True, sliding_window=96, max_window_layers=1, tie_word_embeddings=False)), qwens
     yield "qwen3", Qwen3ForCausalLM(Qwen3Config(**qwen, head_dim=128, tie_word_embeddings=True)), qwens
     # what a GGUF says by the family's name alone is as llama.cpp has it: the window of every other or sixth layer, the scale
-    gemma = dict(SIZES, vocab_size=SENTENCEPIECE, num_attention_heads=4, num_key_value_heads=2, head_dim=64, query_pre_attn_scalar=64,
+    gemma = dict(sizes, vocab_size=SENTENCEPIECE, num_attention_heads=4, num_key_value_heads=2, head_dim=64, query_pre_attn_scalar=64,
                  sliding_window=96, max_position_embeddings=256, bos_token_id=1, eos_token_id=2)
     yield "gemma2", Gemma2ForCausalLM(Gemma2Config(
         **gemma, rope_parameters={"rope_type": "default", "rope_theta": 10000.0})), sentencepiece
@@ -113,12 +113,18 @@ def tiny():
              "sliding_attention": {"rope_type": "default", "rope_theta": 50000.0}}
     yield "olmo3", Olmo3ForCausalLM(Olmo3Config(
         **dict(qwen, num_hidden_layers=4, rope_parameters=turns), sliding_window=96, pad_token_id=0)), qwens
-    yield from rotary(qwen)
+    yield from rotary(qwen, border)
 
 
-def rotary(common):
+def rotary(common, border):
     """Families that rotate otherwise than Llama, or scale by more factors. A GGUF says by a family's name which layers of
     SmolLM3 and Cohere 2 are the odd ones: every 4th."""
+    pairs = range(common["hidden_size"] // 4 * 3 // 8)  # three quarters of a head of width / 4
+    yield "phi3", transformers.Phi3ForCausalLM(transformers.Phi3Config(
+        **dict(common, max_position_embeddings=256 + border, sliding_window=96, original_max_position_embeddings=border,
+               partial_rotary_factor=0.75, rope_parameters=dict(
+                   rope_type="longrope", rope_theta=50000.0, short_factor=[1 + 0.02 * i for i in pairs],
+                   long_factor=[1.5 + 0.3 * i for i in pairs])), pad_token_id=0)), qwens
     yarn = dict(rope_type="yarn", rope_theta=50000.0, factor=4.0, original_max_position_embeddings=64)
     yield "smollm3", transformers.SmolLM3ForCausalLM(transformers.SmolLM3Config(
         **dict(common, num_hidden_layers=4), pad_token_id=0)), qwens
@@ -155,21 +161,23 @@ def logits(model, tokens):
 
 
 def adapters(name):
-    up = "gate_up_proj" if name == "glm4" else "up_proj"
-    every = ["q_proj", "k_proj", "v_proj", "o_proj", up, "down_proj"] if name == "glm4" else ALL
+    gate, up = ["gate_up_proj"] * 2 if name in ("glm4", "phi3") else ["gate_proj", "up_proj"]
+    q, k, v = ["qkv_proj"] * 3 if name == "phi3" else ["q_proj", "k_proj", "v_proj"]
+    other = "o_proj" if v == k else v  # of two keys that match, peft takes another once its file is sorted
+    every = list(dict.fromkeys([q, k, v, "o_proj", gate, up, "down_proj"]))
     lora = lambda **k: LoraConfig(task_type="CAUSAL_LM", **k)
-    regex = r".*\.layers\.\d+\.(self_attn\.(q|v)_proj|mlp\.down_proj)"
+    regex = r".*\.layers\.\d+\.(self_attn\.(q|v|qkv)_proj|mlp\.down_proj)"
     kinds = {"regex": lora(r=8, lora_alpha=16, target_modules=regex),
              "dora": lora(r=8, lora_alpha=16, target_modules=every, use_dora=True)}
     if name == "smollm2":
         return kinds
-    full = ["model.layers.0.self_attn.q_proj", f"model.layers.0.mlp.{up}", "model.layers.1.self_attn.o_proj"]
+    full = [f"model.layers.0.self_attn.{q}", f"model.layers.0.mlp.{up}", "model.layers.1.self_attn.o_proj"]
     kinds |= {"whole-names-rslora": lora(r=8, lora_alpha=4, target_modules=full, use_rslora=True),
-              "patterns": lora(r=8, lora_alpha=16, target_modules="all-linear", rank_pattern={"k_proj": 2, r"layers\.1\.mlp\..*": 3},
-                               alpha_pattern={"k_proj": 5, "layers.0.self_attn.v_proj": 40}),
+              "patterns": lora(r=8, lora_alpha=16, target_modules="all-linear", rank_pattern={k: 2, r"layers\.1\.mlp\..*": 3},
+                               alpha_pattern={k: 5, f"layers.0.self_attn.{other}": 40}),
               "dora-rslora-patterns": lora(r=4, lora_alpha=8, target_modules=every, use_dora=True, use_rslora=True,
-                                           rank_pattern={"v_proj": 2}, alpha_pattern={"down_proj": 3})}
-    kinds["head"] = lora(r=4, lora_alpha=8, target_modules=["q_proj", "lm_head"])  # saved with a copy of the head's weight
+                                           rank_pattern={v: 2}, alpha_pattern={"down_proj": 3})}
+    kinds["head"] = lora(r=4, lora_alpha=8, target_modules=[q, "lm_head"])  # saved with a copy of the head's weight
     if name in ("llama", "mistral"):
         kinds["saved-head"] = lora(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], modules_to_save=["lm_head"])
     return kinds

@@ -6,7 +6,7 @@ import cffi
 import numpy as np
 import xllamacpp
 
-CONTEXT = 96  # tokens; every case is shorter
+CONTEXT = 160  # tokens; every case is shorter
 F32, F16 = 0, 1  # ggml's numbers of the types
 
 # The interface of the version in requirements.txt (llama.cpp's release b11549): structs whole, since they go by value;

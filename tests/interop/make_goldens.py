@@ -389,11 +389,12 @@ def stack(cls, folder, tokens):
     return {"stack_plain_rslora": found, "stack_plain_then_dora": kept(merged.requires_grad_(False), tokens, False)}
 
 
-def greedy(model, prompt, steps=GREEDY):
-    """The likeliest tokens, each from its whole prefix; and by how much the closest was so, relative to its row."""
+def greedy(model, prompt, steps=GREEDY, least=0.0):
+    """The likeliest tokens, each from its whole prefix; and by how much the closest was so, relative to its row. Stops where that
+    is less than `least`."""
     ids, gaps = prompt, []
     with torch.no_grad():
-        for _ in range(steps):
+        while len(ids) < len(prompt) + steps and min(gaps, default=least) >= least:
             row = model(input_ids=ids[None]).logits[0, -1].double()
             best = row.topk(2).values
             gaps.append(((best[0] - best[1]) / row.abs().max()).item())
@@ -630,8 +631,9 @@ def make(name, model):
     save_file({k: t.contiguous() for k, t in tensors.items()}, folder / "expected.safetensors")
 
 
-for name, model in models():
-    if name in (sys.argv[1:] or [name]):
-        make(name, model)
-size = sum(p.stat().st_size for p in OUT.rglob("*") if p.is_file())
-print(f"{size / 1024:.0f} KiB in {OUT.name}/", file=sys.stderr)
+if __name__ == "__main__":
+    for name, model in models():
+        if name in (sys.argv[1:] or [name]):
+            make(name, model)
+    size = sum(p.stat().st_size for p in OUT.rglob("*") if p.is_file())
+    print(f"{size / 1024:.0f} KiB in {OUT.name}/", file=sys.stderr)
