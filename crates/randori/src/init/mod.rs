@@ -267,8 +267,8 @@ fn estimated(model: &Model, plan: &Plan, amount: &Amount) -> Result<String> {
     };
     Ok(format!(
         "about {} here, by the speed that this machine has right now; {}",
-        time::length(time::total(model, plan, amount, &machine)?),
-        usual_lengths(amount.means)
+        time::total(model, plan, amount, &machine)?.words(),
+        usual_lengths(plan, amount.means)
     ))
 }
 
