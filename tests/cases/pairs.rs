@@ -266,7 +266,7 @@ fn pairs_of_the_recipes_own_data_are_trained_on() {
         ("folder", "data.train=set"),
     ] {
         let own = ["train", "r.toml", "--fresh", "--out", out];
-        said = with(&own, &[train, "data.validation=v.jsonl"]);
+        said = with(&own, &[train, "data.validation=v.jsonl", "eval.limit=8"]);
         assert!(weights(out) == weights("file"), "{out}: other weights");
     }
     let file = w.dir().join("folder/randori.json");
