@@ -3,6 +3,7 @@
 
 use std::fs;
 
+use crate::next::follow;
 use crate::program::{Out, World};
 
 const DEMO: &str = "builtin:demo";
@@ -27,22 +28,13 @@ fn text(w: &World, file: &str) -> String {
 }
 
 /// What `init` wrote on its standard output and, after it, what the commands did that it said come
-/// next, but for conversations.
+/// next.
 #[track_caller]
 fn followed(w: &World, args: &[&str]) -> Vec<String> {
     let out = w.run(&[&["init"][..], args].concat());
     assert_eq!(out.code, 0, "{args:?}\n{}{}", out.stdout, out.stderr);
-    let (_, next) = out.stderr.split_once("Next:\n").unwrap();
-    let mut outputs = vec![out.stdout];
-    for line in next.lines() {
-        let command = line.split(" (").next().unwrap();
-        let words: Vec<&str> = command.split_whitespace().collect();
-        assert!(words[0].contains("randori"), "{line}");
-        if words[1] != "chat" {
-            outputs.push(w.accepted(&words[1..]));
-        }
-    }
-    outputs
+    let next = follow(w, &out.stderr).into_iter().map(|(_, said)| said);
+    [out.stdout].into_iter().chain(next).collect()
 }
 
 #[test]
@@ -71,15 +63,24 @@ fn a_table_becomes_a_game() {
     assert!(recipe.lines().all(|line| line.chars().count() <= 100));
     let fit = w.accepted(&["fit", "sums.toml", "--vram", "4GiB"]);
     let plan = w.accepted(&["run", "sums.toml", "--dry-run"]);
-    // one estimate, by the same lengths, whoever shows it
+    // one estimate, by the same lengths, whoever shows it: answers as the data's, or to the limit
     let lengths = |text: &str| {
         let (_, from) = text.split_once("prompts of ").unwrap();
-        from.split_once(" tokens").unwrap().0.to_owned()
+        let (usual, more) = from.split_once(" tokens").unwrap();
+        let (_, limit) = more.split_once("to the limit of ").unwrap();
+        (
+            usual.to_owned(),
+            limit.split_once(',').unwrap().0.to_owned(),
+        )
     };
-    assert_eq!(
-        [lengths(&fit), lengths(&plan)],
-        [lengths(said), lengths(said)]
+    let (usual, limit) = lengths(said);
+    assert!(
+        recipe.contains(&format!("max_new_tokens = {limit} ")),
+        "{recipe}"
     );
+    for shown in [&fit, &plan] {
+        assert_eq!(lengths(shown), (usual.clone(), limit.clone()));
+    }
     assert!(fit.contains("Stages of `randori run`"), "{fit}");
     assert!(fit.contains("   <- the largest\n"), "{fit}");
     assert!(outputs[1].contains("32 of 32 examples kept"));
@@ -129,16 +130,19 @@ fn pairs_become_dpo() {
     let columns = "columns = { prompt = \"question\", chosen = \"good\", rejected = \"bad\" }";
     assert!(text(&w, "pairs.toml").contains(columns));
     let fit = w.accepted(&["fit", "pairs.toml"]);
-    assert!(fit.contains("Stages of `randori train --pairs`"), "{fit}");
+    assert!(fit.contains("Stages of `randori train`"), "{fit}");
+    // 16 of 40 are kept aside; the two responses of 2 others are the same, and those of 2 of the 16
     assert!(
-        fit.contains("\ntrain  ") && fit.contains("36 pairs trained on"),
+        fit.contains("\ntrain  ") && fit.contains("22 pairs trained on"),
         "{fit}"
     );
+    assert!(fit.contains("54 pairs scored"), "{fit}");
     for other in ["generate", "sft", "eval"] {
         assert!(!fit.contains(&format!("\n{other}  ")), "{other}: {fit}");
     }
-    // of 40, but for 101, 111, 121 and 131, whose two responses are the same
-    assert!(outputs[2].contains("trained on 36 pairs"), "{}", outputs[2]);
+    assert!(outputs[2].contains("trained on 22 pairs"), "{}", outputs[2]);
+    let measured = "on 14 pairs, against the start";
+    assert!(outputs[2].contains(measured), "{}", outputs[2]);
     assert!(w.dir().join("pairs-adapter/adapter_config.json").exists());
     // without the kind their better halves are taken, and that is said
     let row = |i: usize, back: &str| {
@@ -386,4 +390,60 @@ fn no_home_and_no_network_are_needed() {
         errors[0]
     );
     assert!(!w.dir().join("b.toml").exists());
+}
+
+#[test]
+fn given_keys_are_in_the_recipe_and_checked_as_its_keys_are() {
+    let w = World::new();
+    w.file("sums.csv", &table(48));
+    let init = |out: &'static str, set: &[&'static str]| {
+        let set = set.iter().flat_map(|key| ["--set", *key]);
+        let all = ["init", DEMO, "sums.csv", "--out", out].into_iter();
+        all.chain(set).collect::<Vec<&str>>()
+    };
+    let said = w.accepted(&init(
+        "a.toml",
+        &[
+            "name=mine",
+            "seed=7",
+            "train.lr=1e-4",
+            "loss.beta=0.5",
+            "data.max_response_tokens=100",
+            "data.template_args.thinking=false",
+            "compare.seeds=[1, 2]",
+        ],
+    ));
+    assert!(said.contains("; limit 100\n"), "{said}");
+    let recipe = text(&w, "a.toml");
+    let line = |line: &str| format!("{line:34} # given by --set\n");
+    for given in [
+        "name = \"mine\"",
+        "seed = 7",
+        "lr = 0.0001",
+        "beta = 0.5",
+        "max_response_tokens = 100",
+        "seeds = [1, 2]",
+    ] {
+        assert_eq!(recipe.matches(&line(given)).count(), 1, "{given}: {recipe}");
+    }
+    let table = recipe.lines().find(|l| l.starts_with("template_args"));
+    assert!(table.unwrap().contains("thinking = false"), "{recipe}");
+    w.accepted(&["inspect", "a.toml"]);
+    w.accepted(&init("full.toml", &["adapter.kind=full"]));
+    assert!(!text(&w, "full.toml").contains("rank = "));
+    for (set, why) in [
+        (
+            "train.lrr=1",
+            "--set train.lrr=1: unknown key `train.lrr`; nearest: `train.lr`",
+        ),
+        ("train.lr=-1", "--set train.lr=-1: train.lr must be > 0"),
+        ("lora_r=8", "TRL's `lora_r` is `adapter.rank` here"),
+        ("loss.betta=1", "--set loss.betta=1"),
+        ("model.source=other", "--set model.source=…: MODEL says it"),
+        ("data.train=other", "--set data.train=…: DATA says it"),
+        ("train.lr", "--set train.lr: must be section.key=value"),
+    ] {
+        w.refused(&init("no.toml", &[set]), why);
+        assert!(!w.dir().join("no.toml").exists(), "{set}");
+    }
 }

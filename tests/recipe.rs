@@ -277,6 +277,11 @@ fn the_recipes_for_ones_own_data_pass_inspect_and_fit() {
         let seen = w.accepted(&[&["inspect", path.as_str()][..], &set].concat());
         assert!(seen.contains("examples kept"), "{recipe}: {seen}");
         w.accepted(&[&["fit", path.as_str(), "--vram", "8GiB"][..], &set].concat());
+        if recipe == "dpo" {
+            let train = ["train", path.as_str(), "--out", "dpo-adapter"];
+            let said = w.accepted(&[&train[..], &set].concat());
+            assert!(said.contains("pairs, against the start"), "{said}");
+        }
     }
 }
 

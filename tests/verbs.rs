@@ -13,6 +13,7 @@ mod export_verb;
 mod faults;
 mod init;
 mod interrupt;
+mod next;
 mod opened;
 mod play;
 mod plugin_verbs;

@@ -89,6 +89,42 @@ fn a_run_keeps_its_data_sets_commit() {
     assert_eq!(manifest()["recipe"]["data.train"], at(SECOND));
 }
 
+/// Preference pairs, with a split to measure on: `init` writes the recipe, and `train` goes by it.
+#[test]
+fn pairs_of_the_hub_become_dpo() {
+    let w = World::new();
+    let rows = |numbers: std::ops::Range<usize>| {
+        let row = |i: usize| {
+            let answers = format!("\"chosen\": \"{}\", \"rejected\": \"{i}\"", i + 1);
+            format!("{{\"prompt\": \"Add 1 to {i}.\", {answers}}}\n")
+        };
+        numbers.map(row).collect::<String>().into_bytes()
+    };
+    let files = Files::from([
+        ("train.jsonl".to_string(), rows(10..34)),
+        ("validation.jsonl".to_string(), rows(40..48)),
+    ]);
+    let hub = Hub::serve(&[(FIRST, files)]);
+    let home = w.dir().join("home").display().to_string();
+    let run = |args: &[&str]| {
+        let out = w.run_with(&variables(&home, &hub.address, ""), args);
+        assert_eq!(out.code, 0, "{args:?}\n{}{}", out.stdout, out.stderr);
+        out.stdout
+    };
+    run(&[
+        "init",
+        "builtin:demo",
+        REPO,
+        "--kind",
+        "dpo",
+        "--out",
+        "p.toml",
+    ]);
+    let said = run(&["train", "p.toml", "--out", "o"]);
+    assert!(said.contains("on 8 pairs, against the start"), "{said}");
+    assert!(said.contains("trained on 24 pairs"), "{said}");
+}
+
 #[test]
 fn a_run_keeps_the_commit_that_it_was_started_with() {
     let (w, files) = world();

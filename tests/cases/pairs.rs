@@ -209,3 +209,106 @@ fn columns_are_not_read_for_token_ids_and_that_is_said() {
     let said = "data.columns is not read for --pairs p.jsonl";
     assert!(out.stderr.contains(said), "{}", out.stderr);
 }
+
+/// A prompt with two answers to it, the better one first.
+fn preference(i: usize) -> String {
+    let back: String = i.to_string().chars().rev().collect();
+    format!("{{\"prompt\": \"Reverse {i}.\", \"chosen\": \"{back}\", \"rejected\": \"{i}\"}}\n")
+}
+
+/// Of a file of scored pairs, log p of both responses of each.
+fn logps(w: &World, file: &str) -> Vec<[f64; 2]> {
+    let text = fs::read_to_string(w.dir().join(file)).unwrap();
+    let rows = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    let of =
+        |row: serde_json::Value| ["ref_real", "ref_generated"].map(|k| row[k].as_f64().unwrap());
+    rows.map(of).collect()
+}
+
+/// The pairs of the recipe's own data, several files of them: what is learnt is the same, bit for
+/// bit, as from one file that `--pairs` names; and it is measured on other pairs, as `score` has
+/// them.
+#[test]
+fn pairs_of_the_recipes_own_data_are_trained_on() {
+    let w = World::new();
+    w.model("m");
+    let rows = |numbers: std::ops::Range<usize>| numbers.map(preference).collect::<String>();
+    fs::create_dir(w.dir().join("set")).unwrap();
+    w.file("set/a.jsonl", &rows(200..212));
+    w.file("set/b.jsonl", &rows(212..224));
+    w.file("all.jsonl", &rows(200..224));
+    w.file("v.jsonl", &rows(304..312));
+    let with = |args: &[&str], sets: &[&str]| {
+        let sets = ["model.source=m", "adapter.kind=lora", "train.warmup=0"]
+            .iter()
+            .chain(sets)
+            .flat_map(|set| ["--set", *set]);
+        let args = args.iter().copied().chain(sets);
+        w.accepted(&args.collect::<Vec<&str>>())
+    };
+    let by_file = [
+        "train",
+        "r.toml",
+        "--fresh",
+        "--out",
+        "file",
+        "--pairs",
+        "all.jsonl",
+    ];
+    with(&by_file, &[]);
+    let weights = |out: &str| {
+        let file = w.dir().join(out).join("adapter_model.safetensors");
+        fs::read(file).unwrap()
+    };
+    let mut said = String::new();
+    for (out, train) in [
+        ("list", "data.train=[\"set/a.jsonl\", \"set/b.jsonl\"]"),
+        ("folder", "data.train=set"),
+    ] {
+        let own = ["train", "r.toml", "--fresh", "--out", out];
+        said = with(&own, &[train, "data.validation=v.jsonl", "eval.limit=8"]);
+        assert!(weights(out) == weights("file"), "{out}: other weights");
+    }
+    let file = w.dir().join("folder/randori.json");
+    let made: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    assert!(made.to_string().contains("a.jsonl"), "{made}");
+
+    let score = |out, more: &[&str]| {
+        let verb = ["score", "r.toml", "--pairs", "v.jsonl", "--out", out];
+        with(&[&verb[..], more].concat(), &[]);
+        logps(&w, out)
+    };
+    let start = score("start.jsonl", &[]);
+    let own = score("own.jsonl", &["--adapter", "folder"]);
+    let margins = own.iter().zip(&start).map(|(own, start)| {
+        let beta = 1.0;
+        beta * ((own[0] - start[0]) - (own[1] - start[1]))
+    });
+    let margins: Vec<f64> = margins.collect();
+    let mean = margins.iter().sum::<f64>() / margins.len() as f64;
+    let right = margins.iter().filter(|margin| **margin > 0.0).count() as f64 / 8.0;
+    let (_, line) = said.split_once("validation: margin ").unwrap();
+    let (margin, rest) = line.split_once(", accuracy ").unwrap();
+    let (accuracy, rest) = rest.split_once(' ').unwrap();
+    assert!(rest.starts_with("on 8 pairs, against the start"), "{said}");
+    let near = |text: &str, value: f64| (text.parse::<f64>().unwrap() - value).abs() < 2e-3;
+    assert!(near(margin, mean), "{margin}, not {mean}");
+    assert!(near(accuracy, right), "{accuracy}, not {right}");
+}
+
+#[test]
+fn data_that_are_no_pairs_are_refused_before_anything_is_read() {
+    let w = World::new();
+    let train = ["train", "r.toml", "--out", "o"];
+    w.refused(&train, "data.jsonl:1: not a pair: it needs two responses");
+    w.file("p.jsonl", &preference(200));
+    let sets = [
+        "--set",
+        "data.train=p.jsonl",
+        "--set",
+        "data.validation=data.jsonl",
+    ];
+    let validation = [&train[..], &sets].concat();
+    w.refused(&validation, "data.validation: ");
+    assert!(!w.dir().join("o").exists());
+}

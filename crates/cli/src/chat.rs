@@ -4,7 +4,7 @@
 use std::io::{BufRead, IsTerminal, Write, stdin, stdout};
 
 use anyhow::{Result, bail};
-use randori::{Chat, Request, Talk, Watch, escaped, one_line};
+use randori::{Chat, Heard, Request, Talk, Watch, escaped, one_line};
 use rustyline::error::ReadlineError;
 use rustyline::{Config, DefaultEditor};
 
@@ -53,20 +53,40 @@ pub fn run(request: &Request, talk: &Talk, prompt: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Answers one message, on standard output; who speaks is said where there are two.
+/// Answers one message, on standard output, and on a terminal while the answer is made; who speaks
+/// is said where there are two.
 fn answer(chat: &mut Chat, text: &str, watch: &dyn Watch) -> Result<()> {
-    let replies = chat.say(text)?;
-    for reply in &replies {
-        if replies.len() > 1 {
-            heading(&reply.who);
+    let several = chat.players() > 1;
+    let mut begun = false;
+    let begin = |who: &str, begun: bool| {
+        if several && !begun {
+            heading(who);
         }
-        outln!("{}", reply.text);
-        stdout().flush()?;
-        if let Some(count) = reply.cut {
-            watch.say(format!("(cut at {count} tokens; see --max-tokens)"));
+    };
+    let aloud = stdout().is_terminal();
+    let told = chat.say(text, aloud, &mut |heard| match heard {
+        Heard::Piece { who, text } => {
+            begin(who, begun);
+            begun = true;
+            out!("{text}");
+            drop(stdout().flush()); // it is shown with the rest if not now
         }
+        Heard::Whole(reply) => {
+            begin(&reply.who, begun);
+            match std::mem::take(&mut begun) {
+                true => outln!(""),
+                false => outln!("{}", reply.text),
+            }
+            drop(stdout().flush());
+            if let Some(count) = reply.cut {
+                watch.say(format!("(cut at {count} tokens; see --max-tokens)"));
+            }
+        }
+    });
+    if begun {
+        outln!(""); // it broke off
     }
-    Ok(())
+    told
 }
 
 fn heading(who: &str) {

@@ -1,6 +1,6 @@
 //! What a recipe is for: the verb that uses it, and with that the stages that it has.
 
-use crate::recipe::{Recipe, Validation};
+use crate::recipe::{DataFormat, Recipe, Validation};
 
 /// What a recipe is written for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub enum Aim {
     /// The game, after supervised fine-tuning where the recipe has that: `randori run`.
     #[default]
     Spin,
-    /// Preference pairs: `randori train --pairs`.
+    /// Preference pairs: `randori train`.
     Dpo,
 }
 
@@ -24,6 +24,14 @@ impl Aim {
             .any(|section| recipe.says_any(section));
         if recipe.sft.epochs > 0 && recipe.says("sft.epochs") && !of_a_game && !of_pairs {
             return (Aim::Sft, "it has [sft], and nothing of a game or a loss");
+        }
+        let pairs = matches!(
+            recipe.data.format,
+            DataFormat::Preference | DataFormat::Spin
+        );
+        if pairs && !recipe.says_any("game") && recipe.sft.epochs == 0 {
+            let why = "data.format is that of pairs, and it has nothing of a game";
+            return (Aim::Dpo, why);
         }
         // a game measures itself on rows that it does not train on
         let off = recipe.data.validation == Validation::Off && recipe.data.held_out.0.is_empty();
@@ -41,7 +49,7 @@ impl Aim {
         match self {
             Aim::Sft => "randori sft",
             Aim::Spin => "randori run",
-            Aim::Dpo => "randori train --pairs",
+            Aim::Dpo => "randori train",
         }
     }
 }
@@ -69,6 +77,12 @@ mod tests {
             (
                 "[data]\nvalidation = \"none\"\n[loss]\nname = \"ipo\"",
                 Aim::Dpo,
+            ),
+            ("[data]\nformat = \"preference\"", Aim::Dpo),
+            ("[data]\nformat = \"spin\"\n[loss]\nbeta = 0.1", Aim::Dpo),
+            (
+                "[data]\nformat = \"preference\"\n[game]\niterations = 2",
+                Aim::Spin,
             ),
             (
                 "[data]\nvalidation = \"none\"\nheld_out = \"h.jsonl\"",

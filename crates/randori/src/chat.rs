@@ -16,6 +16,10 @@ use crate::request::{Request, Which};
 use crate::session::{Opened, Session};
 use crate::stages;
 
+mod pieces;
+
+use pieces::{Ear, Told};
+
 /// How a conversation is held.
 #[derive(Clone, Debug, Default)]
 pub struct Talk {
@@ -43,6 +47,20 @@ pub struct Reply {
     pub text: String,
     /// Whether it was cut at so many tokens.
     pub cut: Option<usize>,
+}
+
+/// What is heard of an answer.
+#[derive(Clone, Copy, Debug)]
+pub enum Heard<'a> {
+    /// The next piece of its text; all pieces together are that. One ends where a letter does.
+    Piece {
+        /// Who gives it.
+        who: &'a str,
+        /// Never empty.
+        text: &'a str,
+    },
+    /// All of it.
+    Whole(&'a Reply),
 }
 
 /// A conversation: who answers, and what was said so far.
@@ -116,27 +134,41 @@ impl Chat {
         }
     }
 
-    /// The answers to `text`, each player's after its own earlier ones.
+    /// How many players answer.
+    pub fn players(&self) -> usize {
+        self.sides.len()
+    }
+
+    /// Tells the answers to `text`, each player's after its own earlier ones; `aloud`: in pieces
+    /// while they are made, too, instead of their progress.
     ///
     /// # Errors
     /// A conversation that no longer fits the model's window; it is then as it was before.
-    pub fn say(&mut self, text: &str) -> Result<Vec<Reply>> {
-        let asked = |side: &Side| [&side.messages[..], &[Message::user(text)]].concat();
-        let asked: Vec<Vec<Message>> = self.sides.iter().map(asked).collect();
-        let answers = self.sides.iter().zip(&asked);
-        let replies = answers
-            .map(|(side, messages)| self.answer(side, messages))
-            .collect::<Result<Vec<Reply>>>()?;
-        for ((side, messages), reply) in self.sides.iter_mut().zip(asked).zip(&replies) {
+    pub fn say(&mut self, text: &str, aloud: bool, hear: &mut dyn FnMut(Heard)) -> Result<()> {
+        let mut answered = Vec::new();
+        for side in &self.sides {
+            let mut messages = [&side.messages[..], &[Message::user(text)]].concat();
+            let reply = self.answer(side, &messages, aloud, hear)?;
+            hear(Heard::Whole(&reply));
+            messages.push(Message::assistant(reply.text));
+            answered.push(messages);
+        }
+        for (side, messages) in self.sides.iter_mut().zip(answered) {
             side.messages = messages;
-            side.messages.push(Message::assistant(reply.text.clone()));
         }
         self.turn += 1;
-        Ok(replies)
+        Ok(())
     }
 
-    fn answer(&self, side: &Side, messages: &[Message]) -> Result<Reply> {
-        let session = &self.session;
+    /// One player's answer, of which `aloud` tells `hear` the pieces.
+    fn answer(
+        &self,
+        side: &Side,
+        messages: &[Message],
+        aloud: bool,
+        hear: &mut dyn FnMut(Heard),
+    ) -> Result<Reply> {
+        let (session, who) = (&self.session, side.who.as_str());
         let prompt = session.tokenizer.prompt(messages)?;
         let (length, window) = (prompt.len(), session.bounds.window);
         if length >= window {
@@ -148,20 +180,37 @@ impl Chat {
             min_new_tokens: of_game.min_new_tokens.min(self.max_tokens),
             ..of_game
         };
-        let mut bar = session.watch.stage(&side.who, self.max_tokens, "tokens");
-        let found = generate(
-            &side.player,
-            &[prompt],
-            &self.samplers,
-            &options,
-            &mut |now| bar.set(now.tokens, now.tokens),
-        )?;
+        let (ear, mut told) = (Ear::default(), Told::default());
+        let mut samplers = self.samplers.clone();
+        if aloud {
+            samplers.push(Arc::new(ear.clone()));
+        }
+        let mut bar = Some(session.watch.stage(who, self.max_tokens, "tokens"));
+        let found = generate(&side.player, &[prompt], &samplers, &options, &mut |now| {
+            if aloud {
+                let so_far = session.tokenizer.decode(&ear.heard());
+                let text = told.next(&so_far);
+                if !text.is_empty() {
+                    bar = None; // the answer stands in its place
+                    hear(Heard::Piece { who, text });
+                }
+            }
+            if let Some(bar) = &mut bar {
+                bar.set(now.tokens, now.tokens);
+            }
+        })?;
+        drop(bar);
         let found = found.into_iter().next().unwrap_or_default();
-        Ok(Reply {
-            who: side.who.clone(),
+        let reply = Reply {
+            who: who.to_owned(),
             text: session.tokenizer.decode(&found.tokens),
             cut: (!found.ended).then_some(found.tokens.len()),
-        })
+        };
+        let text = told.last(&reply.text);
+        if aloud && !text.is_empty() {
+            hear(Heard::Piece { who, text });
+        }
+        Ok(reply)
     }
 }
 
@@ -183,4 +232,62 @@ fn samplers(talk: &Talk, host: &Host) -> Result<Vec<Arc<dyn SamplerFn>>> {
     let temperature = temperature.map(|t| one("temperature", "t", t, "--temp"));
     let top_p = top_p.map(|p| one("top_p", "p", p, "--top-p"));
     temperature.into_iter().chain(top_p).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::path::Path;
+
+    use super::*;
+
+    fn chat(talk: &Talk) -> Chat {
+        let request = Request {
+            recipe: Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/demo.toml")),
+            linked: vec![
+                &randori_plugin_llama::PLUGIN,
+                &randori_plugin_losses::PLUGIN,
+                &randori_plugin_sampling::PLUGIN,
+            ],
+            ..Request::default()
+        };
+        Chat::open(&request, talk).unwrap()
+    }
+
+    /// The pieces that are heard, and the whole answer.
+    fn heard(chat: &mut Chat, text: &str, aloud: bool) -> (Vec<String>, Reply) {
+        let (mut pieces, mut whole) = (Vec::new(), None);
+        let mut hear = |heard: Heard| match heard {
+            Heard::Piece { who, text } => {
+                assert_eq!(who, "player");
+                pieces.push(text.to_owned());
+            }
+            Heard::Whole(reply) => whole = Some(reply.clone()),
+        };
+        chat.say(text, aloud, &mut hear).unwrap();
+        (pieces, whole.unwrap())
+    }
+
+    #[test]
+    fn an_answer_is_the_same_whether_it_is_heard_in_pieces_or_not() {
+        let drawn = Talk {
+            temperature: Some(1.5),
+            ..Talk::default()
+        };
+        let mut heard_of = (0, 0);
+        for talk in [Talk::default(), drawn] {
+            let (mut aloud, mut silent) = (chat(&talk), chat(&talk));
+            for text in ["Reverse 1234.", "Again."] {
+                let (pieces, reply) = heard(&mut aloud, text, true);
+                let (none, same) = heard(&mut silent, text, false);
+                assert!(none.is_empty(), "{none:?}");
+                assert_eq!(reply, same);
+                assert!(!reply.text.is_empty());
+                assert_eq!(pieces.concat(), reply.text);
+                heard_of = (heard_of.0 + pieces.len(), heard_of.1 + 1);
+            }
+        }
+        let (pieces, answers) = heard_of;
+        assert!(pieces > 2 * answers, "{answers} answers in {pieces} pieces");
+    }
 }

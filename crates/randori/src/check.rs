@@ -37,6 +37,8 @@ pub struct Uses<'a> {
     absent: bool,
     /// A file of pairs.
     pairs: Option<&'a Path>,
+    /// Whether its data are pairs.
+    of_pairs: bool,
     /// A file of results to write, and what tells earlier results of the verb.
     out: Option<(&'a Path, fn(&Path) -> bool)>,
 }
@@ -51,7 +53,13 @@ impl<'a> Uses<'a> {
         data: None,
         absent: false,
         pairs: None,
+        of_pairs: false,
         out: None,
+    };
+    /// The whole recipe, trained with on pairs.
+    pub const OF_PAIRS: Uses<'static> = Uses {
+        of_pairs: true,
+        ..Uses::WHOLE
     };
     /// The whole recipe, looked at.
     pub const LOOKED_AT: Uses<'static> = Uses {
@@ -171,6 +179,9 @@ pub fn recipe(
     data(recipe, request, uses)?;
     if let Some(file) = uses.pairs {
         pairs::look(recipe, file)?;
+    }
+    if uses.of_pairs {
+        pairs::look_at_data(recipe)?;
     }
     Ok(host)
 }

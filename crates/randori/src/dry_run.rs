@@ -15,7 +15,7 @@ use crate::bytes::{shown, unit};
 use crate::check::{self, Uses};
 use crate::figures::grouped;
 use crate::fit::amount::{Means, lengths, usual};
-use crate::fit::time;
+use crate::fit::time::{self, Span};
 use crate::plan::{Model, Plan};
 use crate::recipe::Recipe;
 use crate::request::Request;
@@ -39,7 +39,8 @@ struct Task {
     what: String,
     /// Prompts, pairs, examples or answers: the time goes with their number.
     units: usize,
-    work: Work,
+    /// In each of [`usual`]'s plans.
+    works: [Work; 2],
 }
 
 /// Seconds and units of the finished stages of each kind.
@@ -97,7 +98,7 @@ pub fn dry_run(request: &Request, fresh: bool) -> Result<()> {
         "{}: a plan; nothing is read of the weights, nothing is written\n",
         dir.display()
     );
-    let end = table.end(&plan, &how, &lengths(means))?
+    let end = table.end(&plan, &how, &lengths(&plan, means))?
         + &disk(&plan, &corpus.train.counts, games.len(), table.most);
     request.watch.result(format!("{head}\n{}{end}", table.text));
     Ok(())
@@ -121,7 +122,9 @@ fn kept(setting: &Setting, seed: u64, place: &Path, fresh: bool) -> Result<Manif
 
 /// The stages of one game, listed one after the other.
 struct Listed<'a> {
-    plan: &'a Plan,
+    /// [`usual`]'s.
+    plans: &'a [Plan; 2],
+    recipe: &'a Recipe,
     /// Training examples, and those that are measured on.
     examples: usize,
     held_out: usize,
@@ -129,18 +132,20 @@ struct Listed<'a> {
 }
 
 /// Every stage of one game, in order.
-fn tasks(plan: &Plan, corpus: &Corpus) -> Result<Vec<Task>> {
+fn tasks(plans: &[Plan; 2], corpus: &Corpus) -> Result<Vec<Task>> {
+    let recipe = &plans[0].recipe;
     let mut listed = Listed {
-        plan,
+        plans,
+        recipe,
         examples: corpus.train.examples.len(),
         held_out: corpus.held_out.examples.len(),
         tasks: Vec::new(),
     };
-    if plan.recipe.sft.epochs > 0 {
+    if recipe.sft.epochs > 0 {
         listed.supervised()?;
     }
     listed.measured("start".into(), "start: held out".into(), 1)?;
-    for t in 0..plan.recipe.game.iterations {
+    for t in 0..recipe.game.iterations {
         listed.answered(t)?;
         listed.paired(t)?;
         listed.trained(t)?;
@@ -151,8 +156,14 @@ fn tasks(plan: &Plan, corpus: &Corpus) -> Result<Vec<Task>> {
 }
 
 impl Listed<'_> {
+    /// A stage's work in each of the plans.
+    fn works(&self, work: impl Fn(&Plan) -> Result<Work>) -> Result<[Work; 2]> {
+        let [usual, longest] = self.plans;
+        Ok([work(usual)?, work(longest)?])
+    }
+
     fn supervised(&mut self) -> Result<()> {
-        let (n, sft) = (self.examples, &self.plan.recipe.sft);
+        let (n, sft) = (self.examples, &self.recipe.sft);
         let (seen, steps) = (n * sft.epochs, n.div_ceil(sft.batch) * sft.epochs);
         self.tasks.push(Task {
             place: "start".into(),
@@ -161,17 +172,20 @@ impl Listed<'_> {
             label: "supervised".into(),
             what: format!("{} examples in {} steps", grouped(seen), grouped(steps)),
             units: seen,
-            work: time::supervised(self.plan, seen)?,
+            works: self.works(|plan| time::supervised(plan, seen))?,
         });
         Ok(())
     }
 
     /// A player's answers, and log-probs by so many `players`.
     fn measured(&mut self, place: String, label: String, players: usize) -> Result<()> {
-        let answers = self.held_out * self.plan.recipe.eval.seeds.len();
+        let answers = self.held_out * self.recipe.eval.seeds.len();
         let (told, of) = (grouped(answers), grouped(self.held_out));
-        let mut work = time::answering(self.plan, answers, true)?;
-        work += time::scoring(self.plan, players * self.held_out)?;
+        let works = self.works(|plan| {
+            let mut work = time::answering(plan, answers, true)?;
+            work += time::scoring(plan, players * self.held_out)?;
+            Ok(work)
+        })?;
         self.tasks.push(Task {
             place,
             stage: "eval",
@@ -179,7 +193,7 @@ impl Listed<'_> {
             label,
             what: format!("{told} answers, log-probs of {of} pairs"),
             units: answers,
-            work,
+            works,
         });
         Ok(())
     }
@@ -192,21 +206,21 @@ impl Listed<'_> {
             label: format!("iteration {t}: generated"),
             what: format!("{} prompts", grouped(self.examples)),
             units: self.examples,
-            work: time::answering(self.plan, self.examples, false)?,
+            works: self.works(|plan| time::answering(plan, self.examples, false))?,
         });
         Ok(())
     }
 
     /// Pairs of the window's iterations; fewer where answers equal the real responses.
     fn pairs(&self, t: usize) -> usize {
-        self.examples * (t + 1).min(self.plan.recipe.game.window)
+        self.examples * (t + 1).min(self.recipe.game.window)
     }
 
     fn paired(&mut self, t: usize) -> Result<()> {
         let pairs = self.pairs(t);
-        let (what, work) = match self.plan.scores {
-            true => ("scored", time::scoring(self.plan, pairs)?),
-            false => ("not scored", Work::default()),
+        let (what, works) = match self.plans[0].scores {
+            true => ("scored", self.works(|plan| time::scoring(plan, pairs))?),
+            false => ("not scored", Default::default()),
         };
         self.tasks.push(Task {
             place: iteration_folder(t),
@@ -215,13 +229,13 @@ impl Listed<'_> {
             label: format!("iteration {t}: pairs"),
             what: format!("{} pairs at most, {what}", grouped(pairs)),
             units: pairs,
-            work,
+            works,
         });
         Ok(())
     }
 
     fn trained(&mut self, t: usize) -> Result<()> {
-        let (pairs, r) = (self.pairs(t), &self.plan.recipe);
+        let (pairs, r) = (self.pairs(t), self.recipe);
         let epochs = settings::rules(r, PerIteration::constant(1.0))
             .iteration(t)
             .epochs;
@@ -237,7 +251,7 @@ impl Listed<'_> {
                 grouped(steps)
             ),
             units: seen,
-            work: time::training(self.plan, seen, steps)?,
+            works: self.works(|plan| time::training(plan, seen, steps))?,
         });
         Ok(())
     }
@@ -263,8 +277,8 @@ struct Table {
     peaks: Vec<(&'static str, Peak)>,
     /// The largest of them, which decides the unit.
     most: u64,
-    /// Seconds that are left, and whether there are stages whose time nobody knows.
-    left: f64,
+    /// What is left, and whether there are stages whose time nobody knows.
+    left: Span,
     unknown: bool,
     /// Stages that are done, and all.
     done: usize,
@@ -282,12 +296,12 @@ impl Table {
             .unwrap_or(0);
         let memory = format!("memory {}", unit(most));
         Ok(Table {
-            text: format!("{:31} {:45} {memory:>12}{:>12}\n", "stage", "does", "time"),
+            text: format!("{:31} {:45} {memory:>12}{:>20}\n", "stage", "does", "time"),
             machine,
             measured,
             peaks,
             most,
-            left: 0.0,
+            left: Span::default(),
             unknown: false,
             done: 0,
             all: 0,
@@ -297,34 +311,37 @@ impl Table {
     fn row(&mut self, task: &Task, kept: &Manifest, place: &Path, before: &str) {
         let done = kept.done(&task.place, task.stage);
         let begun = place.join(&task.place).join("checkpoint").join(task.stage);
-        let (seconds, state) = match done {
-            Some(done) => (Some(done.seconds), "done; this is what it took"),
+        let (time, state) = match done {
+            Some(done) => (
+                Some(Span::exactly(done.seconds)),
+                "done; this is what it took",
+            ),
             None => {
-                let (seconds, state) = self.seconds(task);
-                self.left += seconds.unwrap_or(0.0);
-                self.unknown |= seconds.is_none();
+                let (time, state) = self.time(task);
+                self.left += time.unwrap_or_default();
+                self.unknown |= time.is_none();
                 match !kept.stages.is_empty() && begun.exists() {
-                    true => (seconds, "begun; the time is that of all of it"),
-                    false => (seconds, state),
+                    true => (time, "begun; the time is that of all of it"),
+                    false => (time, state),
                 }
             }
         };
         let peak = self.peaks.iter().find(|(name, _)| *name == task.kind);
         let memory = peak.map_or("-".into(), |(_, peak)| shown(peak.total(), self.most));
         let label = format!("{before}{}", task.label);
-        self.line(&label, &task.what, &memory, seconds, state);
+        self.line(&label, &task.what, &memory, time, state);
         self.done += usize::from(done.is_some());
         self.all += 1;
     }
 
     /// How long a stage takes: by what stages of its kind took here, or else by its work.
-    fn seconds(&self, task: &Task) -> (Option<f64>, &'static str) {
-        match (self.measured.get(task.kind), self.machine) {
+    fn time(&self, task: &Task) -> (Option<Span>, &'static str) {
+        match (self.measured.get(task.kind), &self.machine) {
             (Some((seconds, units)), _) if *units > 0 => {
-                let each = seconds / *units as f64;
-                (Some(each * task.units as f64), "as such stages took here")
+                let each = Span::exactly(seconds / *units as f64);
+                (Some(each.times(task.units)), "as such stages took here")
             }
-            (_, Some(machine)) => (Some(machine.seconds(&task.work)), "estimated"),
+            (_, Some(machine)) => (Some(Span::of(machine, &task.works)), "estimated"),
             (_, None) => (None, ""),
         }
     }
@@ -351,9 +368,9 @@ impl Table {
         self.line(&format!("{before}continued SFT"), &what, "-", None, state);
     }
 
-    fn line(&mut self, label: &str, what: &str, memory: &str, seconds: Option<f64>, state: &str) {
-        let time = seconds.map_or("-".into(), time::length);
-        let line = format!("{label:31} {what:45} {memory:>12}{time:>12}   {state}");
+    fn line(&mut self, label: &str, what: &str, memory: &str, time: Option<Span>, state: &str) {
+        let time = time.map_or("-".into(), Span::words);
+        let line = format!("{label:31} {what:45} {memory:>12}{time:>20}   {state}");
         self.text.push_str(line.trim_end());
         self.text.push('\n');
     }
@@ -370,12 +387,12 @@ impl Table {
             false => "",
         };
         Ok(format!(
-            "\nStages: {} of {} are done.\nMemory: {} {} at most, {runs}.\nTime: {} to go{unknown}; {how},\n{lengths}, where no such stage was done here before. Loading, saving and continued SFT are not in it.\n",
+            "\nStages: {} of {} are done.\nMemory: {} {} at most, {runs}.\nTime: {} left{unknown}; where no such stage was done here before, {how}:\n{lengths}.\nLoading, saving and continued SFT are not in it.\n",
             self.done,
             self.all,
             shown(peak, self.most),
             unit(self.most),
-            time::length(self.left),
+            self.left.words(),
         ))
     }
 }

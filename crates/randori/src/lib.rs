@@ -98,7 +98,7 @@ mod training;
 mod trust;
 
 pub use aim::Aim;
-pub use chat::{Chat, Reply, Talk};
+pub use chat::{Chat, Heard, Reply, Talk};
 pub use dry_run::dry_run;
 pub use escape::escaped;
 pub use eval::eval;

@@ -12,12 +12,24 @@ use randori_data::{
 use randori_sdk::seam::LossFn;
 
 use crate::artefacts::PairRow;
+use crate::aside::Aside;
 use crate::corpus::{self, Part};
 use crate::data_rows;
 use crate::ids::{self, Drawn, Ids, Kind};
 use crate::recipe::Recipe;
+use crate::request::Split;
 use crate::session::Setting;
 use crate::stages::rows_of;
+
+/// Pairs of the recipe's own data.
+pub struct OfData {
+    /// What is trained on.
+    pub train: Vec<PairRow>,
+    /// What is measured on.
+    pub validation: Option<Vec<PairRow>>,
+    /// What was kept aside of the training data.
+    pub aside: Option<Aside>,
+}
 
 /// Pairs under the recipe's limits and rules.
 pub struct Pairs {
@@ -47,14 +59,65 @@ pub fn look(recipe: &Recipe, file: &Path) -> Result<()> {
     }
 }
 
+/// Looks at the first rows of the recipe's own data, as far as files here hold it: they are pairs.
+///
+/// # Errors
+/// As [`look`].
+pub fn look_at_data(recipe: &Recipe) -> Result<()> {
+    for key in ["data.train", "data.validation"] {
+        let files = data_rows::named(recipe, key).iter();
+        for file in files
+            .map(|text| recipe.path(text))
+            .filter(|file| file.is_file())
+        {
+            refuse_single(&data_rows::first_rows(recipe, &file)?)
+                .with_context(|| format!("{}: {key}", recipe.place(key)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads the pairs of the recipe's own data, which are trained on with `loss`.
+///
+/// # Errors
+/// Whatever is wrong with the data; a row that is no pair.
+pub fn of_data(setting: &Setting, loss: &dyn LossFn) -> Result<OfData> {
+    let Setting {
+        recipe, tokenizer, ..
+    } = setting;
+    let rules = corpus::policy(recipe, Some(loss));
+    let read = |split| {
+        let part = corpus::part(recipe, tokenizer, split, setting.bounds, Some(&rules))?;
+        match part.examples.iter().find(|e| e.rejected.is_none()) {
+            Some(alone) => Err(single(&alone.place)),
+            None => Ok(part),
+        }
+    };
+    let train = read(Split::Train)?;
+    train.say(&*setting.watch, "pairs");
+    setting.say_identical(&train.counts, loss);
+    let validation = train.is_validated(recipe);
+    let validation = validation.then(|| read(Split::Validation)).transpose()?;
+    Ok(OfData {
+        train: rows_of(train.examples, 0),
+        validation: validation.map(|part| rows_of(part.examples, 0)),
+        aside: train.aside,
+    })
+}
+
+/// An error about a row with one response.
+fn single(place: &Place) -> anyhow::Error {
+    anyhow::anyhow!(
+        "{place}: not a pair: it needs two responses (`real` and `generated`, or `chosen` and \
+         `rejected`)"
+    )
+}
+
 /// Refuses a row with one response.
 fn refuse_single(records: &[Record]) -> Result<()> {
     match records.iter().find(|record| record.rejected.is_none()) {
         None => Ok(()),
-        Some(alone) => anyhow::bail!(
-            "{}: not a pair: it needs two responses (`real` and `generated`, or `chosen` and `rejected`)",
-            alone.place
-        ),
+        Some(alone) => Err(single(&alone.place)),
     }
 }
 

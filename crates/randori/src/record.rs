@@ -88,14 +88,24 @@ impl Recorder {
         })
     }
 
-    /// Training on so many pairs of the command's file, which is called `name`.
-    pub fn pairs(&self, session: &Session, now: &Iteration, pairs: usize, name: &str) -> Origin {
-        let file = self.pairs.iter().map(|id| Input {
-            name: name.to_string(),
-            id: id.clone(),
-        });
+    /// Training on so many pairs of the command's file, which is called `file`, or else of the
+    /// recipe's data.
+    pub fn pairs(
+        &self,
+        session: &Session,
+        now: &Iteration,
+        pairs: usize,
+        file: Option<&str>,
+    ) -> Origin {
+        let of_file = |name: &str| {
+            let file = self.pairs.iter().map(|id| Input {
+                name: name.to_string(),
+                id: id.clone(),
+            });
+            file.collect()
+        };
         Origin::Pairs(Training {
-            data: file.collect(),
+            data: file.map_or_else(|| self.data.clone(), of_file),
             ..self.on_pairs(session, now, pairs)
         })
     }

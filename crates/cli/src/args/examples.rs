@@ -1,13 +1,37 @@
 //! Examples of what is given on the command line, shown at the end of `--help` and on the manual's
 //! pages. A test reads each with the parser.
 
-/// The examples of a verb, or of the program (`randori`).
-pub fn of(command: &str) -> Option<&'static str> {
-    let found = EXAMPLES.iter().find(|(name, _)| *name == command);
-    found.map(|(_, examples)| *examples)
+use clap::Command;
+
+/// What the program itself is called among commands.
+const PROGRAM: &str = "randori";
+
+/// The program's command line with the examples of each command.
+pub fn added(program: Command) -> Command {
+    with_examples(program, PROGRAM)
 }
 
-const EXAMPLES: [(&str, &str); 16] = [
+/// A command that is called `name`, and those below it, with their examples.
+fn with_examples(command: Command, name: &str) -> Command {
+    let command = command.mut_subcommands(|one| {
+        let whole = below(name, one.get_name());
+        with_examples(one, &whole)
+    });
+    match EXAMPLES.iter().find(|(own, _)| *own == name) {
+        Some((_, examples)) => command.after_help(*examples),
+        None => command,
+    }
+}
+
+/// The whole name of the command `own` of another: `plugins check`.
+fn below(name: &str, own: &str) -> String {
+    match name {
+        PROGRAM => own.to_owned(),
+        _ => format!("{name} {own}"),
+    }
+}
+
+const EXAMPLES: [(&str, &str); 18] = [
     (
         "randori",
         "Examples:
@@ -25,7 +49,8 @@ const EXAMPLES: [(&str, &str); 16] = [
   randori init model.gguf chats.jsonl                  # chats.toml: SFT, then the game
   randori init org/name answers.csv --kind sft --out mine.toml
   randori init folder faq.csv --columns prompt=ask,response=reply
-  randori init folder pairs.jsonl --kind dpo --memory 8GiB",
+  randori init folder pairs.jsonl --kind dpo --memory 8GiB
+  randori init folder mine.jsonl --set game.iterations=3 --set train.lr=1e-5",
     ),
     (
         "run",
@@ -49,8 +74,8 @@ const EXAMPLES: [(&str, &str); 16] = [
     (
         "train",
         "Examples:
-  randori train mine.toml --pairs preferences.jsonl --out adapter    # loss spin: DPO
-  randori train mine.toml --pairs preferences.jsonl --out adapter --set loss.name=ipo",
+  randori train mine.toml --out adapter       # on the pairs of data.train; loss spin: DPO
+  randori train mine.toml --pairs pairs.jsonl --out adapter --set loss.name=ipo",
     ),
     (
         "sft",
@@ -91,6 +116,18 @@ const EXAMPLES: [(&str, &str); 16] = [
   randori plugins check qwen3 --against folder     # or a GGUF file, or a config.json",
     ),
     (
+        "plugins check",
+        "Examples:
+  randori plugins check qwen3 --against folder
+  randori plugins check mine --against folder --plugin target/release/librandori_plugin_mine.so",
+    ),
+    (
+        "new plugin",
+        "Examples:
+  randori new plugin mine                     # an architecture, in the folder mine
+  randori new plugin mine --kind loss --out my-loss --sdk randori/crates/sdk",
+    ),
+    (
         "new",
         "Examples:
   randori new plugin mine                     # an architecture, in the folder mine
@@ -122,3 +159,54 @@ const EXAMPLES: [(&str, &str); 16] = [
   randori man ~/.local/share/man/man1         # then: man randori",
     ),
 ];
+
+#[cfg(test)]
+mod tests {
+    use clap::FromArgMatches;
+
+    use super::super::{Command as Given, command};
+    use super::*;
+
+    /// Every command that help shows, below this one too, by its whole name.
+    fn shown<'a>(command: &'a Command, name: &str) -> Vec<(String, &'a Command)> {
+        let own = command.get_subcommands().filter(|one| !one.is_hide_set());
+        let all = own.flat_map(|one| shown(one, &below(name, one.get_name())));
+        [(name.to_owned(), command)]
+            .into_iter()
+            .chain(all)
+            .collect()
+    }
+
+    #[test]
+    fn every_verb_has_examples_which_it_takes() {
+        let program = command();
+        let mut seen = 0;
+        for (name, shown) in shown(&program, PROGRAM) {
+            let examples = shown.get_after_help().unwrap().to_string();
+            let mut lines = examples.lines();
+            assert_eq!(lines.next(), Some("Examples:"), "{name}");
+            for line in lines {
+                assert!(
+                    line.starts_with("  randori ") && line.len() <= 100,
+                    "{line}"
+                );
+                // without what the shell takes away
+                let given = line
+                    .split(" # ")
+                    .next()
+                    .unwrap()
+                    .split(" > ")
+                    .next()
+                    .unwrap();
+                let words: Vec<&str> = given.split_whitespace().collect();
+                let own = words[1..].join(" ");
+                assert!(name == PROGRAM || own.starts_with(&name), "{line}");
+                let read = command().try_get_matches_from(words);
+                let read = read.and_then(|read| Given::from_arg_matches(&read));
+                assert!(read.is_ok(), "{line}: {}", read.err().unwrap());
+                seen += 1;
+            }
+        }
+        assert!(seen >= 20, "only {seen} examples");
+    }
+}

@@ -28,6 +28,9 @@ pub struct Args {
     /// Memory that may be used: `8GiB`; most of what is free now where it is not given
     #[arg(long, value_name = "SIZE", value_parser = bytes::memory)]
     memory: Option<u64>,
+    /// Gives one key of the recipe a value, before what would be decided: `--set train.lr=1e-4`
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
     /// No progress, results only
     #[arg(long, short)]
     quiet: bool,
@@ -64,6 +67,7 @@ impl Args {
     pub fn asked(self) -> Init {
         Init {
             request: Request {
+                set: self.set,
                 watch: Arc::new(Console::new(self.quiet)),
                 ..Request::default()
             },

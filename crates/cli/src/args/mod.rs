@@ -190,9 +190,10 @@ enum Verb {
     Train {
         #[command(flatten)]
         who: Who,
-        /// File of pairs: JSONL, JSON, CSV, TSV or Parquet
+        /// File of pairs: JSONL, JSON, CSV, TSV or Parquet; where it is not given, the pairs of
+        /// data.train, less what is kept aside to measure on
         #[arg(long)]
-        pairs: PathBuf,
+        pairs: Option<PathBuf>,
         /// Iteration whose learning rate, epochs and loss options are used
         #[arg(
             long = "as-iteration",
@@ -312,11 +313,7 @@ pub fn main() -> ExitCode {
 
 /// The command line that is parsed: each command with its examples.
 fn command() -> clap::Command {
-    let with_examples = |command: clap::Command| match examples::of(command.get_name()) {
-        Some(examples) => command.after_help(examples),
-        None => command,
-    };
-    with_examples(Command::command().mut_subcommands(with_examples))
+    examples::added(Command::command())
 }
 
 fn dispatch(verb: Verb) -> anyhow::Result<()> {
@@ -351,7 +348,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
             out,
             fresh,
         } => trained(who, |request| {
-            randori::train(request, &pairs, iteration, &out, fresh)?;
+            randori::train(request, pairs.as_deref(), iteration, &out, fresh)?;
             Ok(out)
         }),
         Verb::Sft { who, out, fresh } => {
@@ -410,40 +407,6 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         command().debug_assert();
-    }
-
-    #[test]
-    fn every_verb_has_examples_which_it_takes() {
-        let program = command();
-        let verbs = program.get_subcommands().filter(|verb| !verb.is_hide_set());
-        let mut seen = 0;
-        for shown in verbs.chain([&program]) {
-            let name = shown.get_name();
-            let examples = shown.get_after_help().unwrap().to_string();
-            let mut lines = examples.lines();
-            assert_eq!(lines.next(), Some("Examples:"), "{name}");
-            for line in lines {
-                assert!(
-                    line.starts_with("  randori ") && line.len() <= 100,
-                    "{line}"
-                );
-                // without what the shell takes away
-                let given = line
-                    .split(" # ")
-                    .next()
-                    .unwrap()
-                    .split(" > ")
-                    .next()
-                    .unwrap();
-                let words: Vec<&str> = given.split_whitespace().collect();
-                assert!(name == "randori" || words[1] == name, "{line}");
-                let read = command().try_get_matches_from(words);
-                let read = read.and_then(|read| Command::from_arg_matches(&read));
-                assert!(read.is_ok(), "{line}: {}", read.err().unwrap());
-                seen += 1;
-            }
-        }
-        assert!(seen >= 20, "only {seen} examples");
     }
 
     /// What a shell reads goes through the door by which control characters are spelled.

@@ -42,33 +42,50 @@ impl Means {
     }
 }
 
-/// The plan with prompts and answers of these lengths, but none longer than the recipe allows: what
-/// its stages do most of the time, where the plan itself is of what they may meet.
+/// Two plans of what the stages do most of the time, where `plan` is of what they may meet. The
+/// first has prompts and answers as long as the data's, but none longer than the recipe allows. In
+/// the second generated answers go on to their limit, as those of a model that is not trained yet
+/// often do; nobody knows beforehand.
 ///
 /// # Errors
 /// As [`Plan::of`].
-pub fn usual(model: &Model, plan: &Plan, means: Option<Means>) -> Result<Plan> {
+pub fn usual(model: &Model, plan: &Plan, means: Option<Means>) -> Result<[Plan; 2]> {
+    let mut longest = plan.recipe.clone();
     let mut recipe = plan.recipe.clone();
     if let Some(Means { prompt, response }) = means {
-        let (data, generate) = (&mut recipe.data, &mut recipe.generate);
-        data.max_prompt_tokens = data.max_prompt_tokens.min(prompt);
-        data.max_response_tokens = data.max_response_tokens.min(response);
-        generate.max_new_tokens = generate.max_new_tokens.min(response);
+        for data in [&mut longest.data, &mut recipe.data] {
+            data.max_prompt_tokens = data.max_prompt_tokens.min(prompt);
+            data.max_response_tokens = data.max_response_tokens.min(response);
+        }
+        recipe.generate.max_new_tokens = recipe.generate.max_new_tokens.min(response);
         let measured = &mut recipe.eval.max_new_tokens;
         *measured = measured.map(|most| most.min(response));
     }
-    Ok(Plan::of(model, recipe)?.meant_for(plan.aim))
+    if plan.aim != Aim::Spin {
+        longest.clone_from(&recipe); // nothing is generated
+    }
+    let of = |recipe| anyhow::Ok(Plan::of(model, recipe)?.meant_for(plan.aim));
+    Ok([of(recipe)?, of(longest)?])
 }
 
-/// Lengths in words.
-pub fn lengths(means: Option<Means>) -> String {
-    match means {
-        Some(Means { prompt, response }) => {
-            format!("prompts of {prompt} and answers of {response} tokens, the means of the data's")
-        }
-        None => "prompts and answers all as long as the recipe allows, since no rows are at hand"
-            .to_owned(),
-    }
+/// The lengths that an estimate of the plan's time goes by, in words.
+pub fn lengths(plan: &Plan, means: Option<Means>) -> String {
+    let Some(Means { prompt, response }) = means else {
+        return "prompts and answers all as long as the recipe allows, since no rows are at hand"
+            .to_owned();
+    };
+    let Recipe { generate, eval, .. } = &plan.recipe;
+    let longest = generate
+        .max_new_tokens
+        .max(eval.max_new_tokens.unwrap_or(0));
+    let more = match plan.aim == Aim::Spin && longest > response {
+        true => format!(
+            "; the longer time is that of answers which all go on to the limit of {longest}, as \
+             those of a model before its training often do"
+        ),
+        false => String::new(),
+    };
+    format!("prompts of {prompt} and answers of {response} tokens, the means of the data's{more}")
 }
 
 /// How often everything is done, and with how long rows.
@@ -101,8 +118,7 @@ impl Amount {
         };
         let mut what = format!("{} examples ({from})", grouped(examples));
         let held_out = match aim {
-            Aim::Dpo => 0,
-            Aim::Sft => data_rows::count(recipe, Split::Validation).unwrap_or(0),
+            Aim::Sft | Aim::Dpo => data_rows::count(recipe, Split::Validation).unwrap_or(0),
             Aim::Spin => {
                 let counted = data_rows::count(recipe, Split::HeldOut);
                 let (n, of) = match (counted, recipe.eval.limit) {
@@ -143,16 +159,61 @@ fn sample(setting: &Setting, aim: Aim) -> Option<(usize, Means)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Means, lengths};
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::path::Path;
 
-    #[test]
-    fn an_estimate_says_which_lengths_it_goes_by() {
+    use super::*;
+    use crate::request::Request;
+    use crate::session::host;
+
+    /// Of prompts of 7 and answers of 3 tokens on the average, where answers may have 24.
+    fn plans(aim: Aim) -> [Plan; 2] {
+        let request = Request {
+            linked: vec![
+                &randori_plugin_llama::PLUGIN,
+                &randori_plugin_losses::PLUGIN,
+                &randori_plugin_sampling::PLUGIN,
+            ],
+            ..Request::default()
+        };
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/demo.toml");
+        let recipe = Recipe::load(&file, &[]).unwrap();
+        let host = host(&recipe, &request).unwrap();
+        let model = Model::of(&recipe, Vec::new(), &host).unwrap();
+        let plan = Plan::of(&model, recipe).unwrap().meant_for(aim);
         let means = Means {
             prompt: 7,
             response: 3,
         };
-        assert!(lengths(Some(means)).contains("prompts of 7 and answers of 3 tokens"));
-        assert!(lengths(None).contains("as long as the recipe allows"));
+        let said = lengths(&plan, Some(means));
+        let usual = "prompts of 7 and answers of 3 tokens, the means of the data's";
+        assert!(said.starts_with(usual), "{said}");
+        assert_eq!(said.contains("limit of 24"), aim == Aim::Spin, "{said}");
+        assert!(lengths(&plan, None).contains("as long as the recipe allows"));
+        super::usual(&model, &plan, Some(means)).unwrap()
+    }
+
+    #[test]
+    fn answers_that_nobody_knows_are_as_the_datas_or_go_on_to_their_limit() {
+        let [usual, longest] = plans(Aim::Spin);
+        for measured in [false, true] {
+            let of = |plan: &Plan| {
+                let decoding = plan.decoding(16, measured);
+                (decoding.prompt, decoding.response)
+            };
+            assert_eq!((of(&usual), of(&longest)), ((7, 3), (7, 24)));
+        }
+        // the real response is as long as it is
+        assert_eq!(usual.responses(), [3, 3]);
+        assert_eq!(longest.responses(), [3, 24]);
+    }
+
+    #[test]
+    fn where_nothing_is_generated_nothing_is_unknown() {
+        for aim in [Aim::Sft, Aim::Dpo] {
+            let [usual, longest] = plans(aim);
+            assert_eq!(usual.responses(), longest.responses());
+        }
         assert_eq!(Means::of(&[]), None);
     }
 }

@@ -26,14 +26,85 @@ pub fn machine(plan: &Plan) -> Result<(Ceilings, String)> {
     Ok((machine, format!("on {} threads", plan.threads)))
 }
 
+/// Seconds, at least and at most: nobody knows beforehand how long answers become.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Span {
+    /// With answers as long as the data's.
+    pub least: f64,
+    /// With answers that all go on to their limit.
+    pub most: f64,
+}
+
+impl Span {
+    /// Of something that takes so long whatever the answers are.
+    pub fn exactly(seconds: f64) -> Span {
+        Span {
+            least: seconds,
+            most: seconds,
+        }
+    }
+
+    /// The times of the same work in both of [`usual`]'s plans.
+    pub fn of(machine: &Ceilings, [least, most]: &[Work; 2]) -> Span {
+        let (least, most) = (machine.seconds(least), machine.seconds(most));
+        Span {
+            least: least.min(most),
+            most: most.max(least),
+        }
+    }
+
+    /// So many times as long.
+    pub fn times(self, count: usize) -> Span {
+        let count = count as f64;
+        Span {
+            least: count * self.least,
+            most: count * self.most,
+        }
+    }
+
+    /// `12:33 to 21:40`, or `12:33` where both look the same.
+    pub fn words(self) -> String {
+        match (length(self.least), length(self.most)) {
+            (least, most) if least == most => least,
+            (least, most) => format!("{least} to {most}"),
+        }
+    }
+}
+
+impl std::ops::AddAssign for Span {
+    fn add_assign(&mut self, more: Span) {
+        self.least += more.least;
+        self.most += more.most;
+    }
+}
+
 /// How long everything takes: all stages together, at the lengths that the data's rows have.
 ///
 /// # Errors
 /// As [`Plan::of`].
-pub fn total(model: &Model, plan: &Plan, amount: &Amount, machine: &Ceilings) -> Result<f64> {
-    let each = stages(&usual(model, plan, amount.means)?, amount)?;
-    let once: f64 = each.iter().map(|(.., work)| machine.seconds(work)).sum();
-    Ok(amount.games as f64 * once)
+pub fn total(model: &Model, plan: &Plan, amount: &Amount, machine: &Ceilings) -> Result<Span> {
+    let mut all = Span::default();
+    for (.., time) in timed(model, plan, amount, machine)? {
+        all += time;
+    }
+    Ok(all)
+}
+
+/// Every stage of the plan's verb, how much it does, and the time of all its games.
+fn timed(
+    model: &Model,
+    plan: &Plan,
+    amount: &Amount,
+    machine: &Ceilings,
+) -> Result<Vec<(&'static str, String, Span)>> {
+    let [usual, longest] = usual(model, plan, amount.means)?;
+    let longest = stages(&longest, amount)?;
+    let both = stages(&usual, amount)?.into_iter().zip(longest);
+    let timed = |((name, what, least), (.., most)): (Stage, Stage)| {
+        let once = Span::of(machine, &[least, most]);
+        (name, what, once.times(amount.games))
+    };
+    Ok(both.map(timed).collect())
 }
 
 /// One line for each stage of the plan's verb, and their sum.
@@ -56,19 +127,17 @@ pub fn shown(model: &Model, plan: &Plan, amount: &Amount) -> Result<String> {
         machine.multiply_adds / 1e9,
         machine.bytes / 1e9,
         amount.what,
-        lengths(amount.means)
+        lengths(plan, amount.means)
     );
-    let usual = usual(model, plan, amount.means)?;
-    for (name, what, work) in stages(&usual, amount)? {
-        let seconds = amount.games as f64 * machine.seconds(&work);
-        out.push_str(&format!("{name:10}{:>14}   {what}\n", length(seconds)));
+    for (name, what, time) in timed(model, plan, amount, &machine)? {
+        out.push_str(&format!("{name:10}{:>20}   {what}\n", time.words()));
     }
     let games = match amount.games {
         1 => String::new(),
         n => format!("   {n} games, one for each of compare.seeds"),
     };
-    let all = length(total(model, plan, amount, &machine)?);
-    out.push_str(&format!("{:10}{all:>14}{games}\n", "total"));
+    let all = total(model, plan, amount, &machine)?.words();
+    out.push_str(&format!("{:10}{all:>20}{games}\n", "total"));
     let baseline = match plan.aim {
         Aim::Spin => " the baseline of compare.continued_sft,",
         Aim::Sft | Aim::Dpo => "",
@@ -95,15 +164,18 @@ fn on_card(_: &Plan) -> Result<Ceilings> {
 }
 
 /// A length of time as people read it.
-pub fn length(seconds: f64) -> String {
+fn length(seconds: f64) -> String {
     match Duration::try_from_secs_f64(seconds) {
         Ok(time) if seconds < 48.0 * 3600.0 => clock(time),
         _ => format!("{:.0} days", seconds / 86_400.0),
     }
 }
 
-/// Every stage of the plan's verb with its work, once.
-fn stages(plan: &Plan, amount: &Amount) -> Result<Vec<(&'static str, String, Work)>> {
+/// A stage's name, how much it does, and its work.
+type Stage = (&'static str, String, Work);
+
+/// Every stage of the plan's verb, once.
+fn stages(plan: &Plan, amount: &Amount) -> Result<Vec<Stage>> {
     match plan.aim {
         Aim::Sft => alone(plan, amount),
         Aim::Spin => game(plan, amount),
@@ -117,7 +189,7 @@ fn times(what: &str, count: usize) -> String {
 
 /// Supervised training and nothing else, which makes one pass where the recipe has none before a
 /// game.
-fn alone(plan: &Plan, amount: &Amount) -> Result<Vec<(&'static str, String, Work)>> {
+fn alone(plan: &Plan, amount: &Amount) -> Result<Vec<Stage>> {
     let seen = amount.examples * plan.recipe.sft.epochs.max(1);
     let trained = (
         "sft",
@@ -135,13 +207,16 @@ fn alone(plan: &Plan, amount: &Amount) -> Result<Vec<(&'static str, String, Work
 }
 
 /// Training on pairs that are given, as in the first iteration.
-fn given(plan: &Plan, amount: &Amount) -> Result<Vec<(&'static str, String, Work)>> {
+fn given(plan: &Plan, amount: &Amount) -> Result<Vec<Stage>> {
     let (n, r) = (amount.examples, &plan.recipe);
     let rules = settings::rules(r, PerIteration::constant(1.0));
     let epochs = rules.iteration(0).epochs;
     let mut stages = Vec::new();
-    if plan.scores {
-        stages.push(("score", times("pairs scored", n), scoring(plan, n)?));
+    // what is measured on is scored by the start and by what came of it
+    let scored = 2 * amount.held_out + if plan.scores { n } else { 0 };
+    if scored > 0 {
+        let what = times("pairs scored", scored);
+        stages.push(("score", what, scoring(plan, scored)?));
     }
     let work = training(plan, n * epochs, n.div_ceil(r.train.batch) * epochs)?;
     stages.push(("train", times("pairs trained on", n * epochs), work));
@@ -149,7 +224,7 @@ fn given(plan: &Plan, amount: &Amount) -> Result<Vec<(&'static str, String, Work
 }
 
 /// A whole game.
-fn game(plan: &Plan, amount: &Amount) -> Result<Vec<(&'static str, String, Work)>> {
+fn game(plan: &Plan, amount: &Amount) -> Result<Vec<Stage>> {
     let r = &plan.recipe;
     let iterations = r.game.iterations;
     let n = amount.examples;
@@ -236,4 +311,22 @@ pub fn training(plan: &Plan, seen: usize, steps: usize) -> Result<Work> {
 /// How many micro-batches so many items fill.
 fn share(items: usize, item: usize, packing: &Packing) -> f64 {
     (items * item) as f64 / packing.rows.max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_says_both_ends_where_they_differ() {
+        let mut span = Span::exactly(60.0);
+        assert_eq!(span.words(), "1:00");
+        span += Span {
+            least: 60.0,
+            most: 3600.0,
+        };
+        assert_eq!(span.words(), "2:00 to 1:01:00");
+        assert_eq!(span.times(2).words(), "4:00 to 2:02:00");
+        assert_eq!(Span::exactly(3e6).words(), "35 days");
+    }
 }

@@ -12,7 +12,8 @@ use crate::splits::{sharded, stem};
 /// A recipe that is wanted.
 #[derive(Clone)]
 pub struct Init {
-    /// Who is told; linked plugins. It names no recipe.
+    /// Who is told; linked plugins; keys that the recipe is to have ([`Request::set`]). It names no
+    /// recipe.
     pub request: Request,
     /// A model as `model.source` takes it, relative paths from the working directory.
     pub model: String,
@@ -74,11 +75,6 @@ impl Init {
                 || Named::parse(data).is_some(),
             "DATA must be a file, a folder of data files or org/name on the hub; {data} is not \
              there"
-        );
-        ensure!(
-            self.aim != Aim::Dpo || Path::new(data).is_file(),
-            "DATA of --kind dpo must be a file of pairs, which `randori train --pairs` reads, got \
-             {data}"
         );
         Ok(())
     }

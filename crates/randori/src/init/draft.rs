@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use randori_data::Columns;
 
 use super::lengths::Lengths;
-use super::page::Page;
+use super::page::{Given, Page};
 use crate::aim::Aim;
 use crate::escape::escaped;
 use crate::recipe::{AUTO_MOST, Recipe, toml_text};
@@ -81,6 +81,8 @@ pub struct Draft {
     pub splits: [bool; 2],
     /// `data.columns`
     pub columns: Columns,
+    /// `data.format`, where it says that rows are pairs
+    pub format: Option<&'static str>,
     /// Whether rows that are no example are left out.
     pub drops: bool,
     /// Whether each answer of a conversation is an example.
@@ -97,6 +99,20 @@ pub struct Draft {
     pub sizes: Sizes,
     /// The lengths that the limits were chosen by.
     pub lengths: Option<Lengths>,
+    /// Keys that the user gives a value, as `--set` has them; they go before what is decided.
+    pub set: Vec<String>,
+    /// Whether every weight is trained, since the user says so.
+    pub full: bool,
+}
+
+/// The key that `section.key=value` gives a value; of `data.columns.prompt` that is
+/// `data.columns`, which holds it.
+fn given_key(text: &str) -> &str {
+    let name = text.split('=').next().unwrap_or(text).trim();
+    match name.match_indices('.').nth(1) {
+        Some((end, _)) => &name[..end],
+        None => name,
+    }
 }
 
 impl Draft {
@@ -112,6 +128,7 @@ impl Draft {
             data,
             splits: [false; 2],
             columns: Columns::default(),
+            format: None,
             drops: false,
             every: false,
             beyond: 0,
@@ -120,24 +137,65 @@ impl Draft {
             held_out: 0,
             sizes: Sizes::READING,
             lengths: None,
+            set: Vec::new(),
+            full: false,
         }
+    }
+
+    /// Whether the user gives this key, or one of these, a value.
+    pub fn sets(&self, keys: &[&str]) -> bool {
+        let mut given = self.set.iter().map(|text| given_key(text));
+        given.any(|given| keys.contains(&given))
     }
 
     /// The recipe that the text is; errors name no place in a file that is not there.
     ///
     /// # Errors
-    /// As [`Recipe::parse`]: columns that are not read.
+    /// As [`Recipe::parse`]: columns that are not read, keys of `--set` that cannot be.
     pub fn recipe(&self) -> Result<Recipe> {
+        for (key, whose) in [
+            ("model.source", "MODEL says it"),
+            ("data.train", "DATA says it"),
+            ("root", "paths start from where the recipe is written"),
+        ] {
+            if self.sets(&[key]) {
+                bail!("--set {key}=…: {whose}; leave it out");
+            }
+        }
         let folder = self.file.parent().unwrap_or(Path::new(""));
-        let mut recipe = Recipe::parse("init", &self.text(), folder, &[])
-            .map_err(|error| anyhow!("--columns: {}", error.rule))?;
+        let text = self.page(Vec::new());
+        let mut recipe = Recipe::parse("init", &text, folder, &self.set).map_err(|error| {
+            match error.place.starts_with("--set") {
+                true => anyhow::Error::from(error),
+                false => anyhow!("--columns: {}", error.rule),
+            }
+        })?;
         recipe.stands_nowhere("init");
         Ok(recipe)
     }
 
     /// The file's text.
-    pub fn text(&self) -> String {
-        let mut page = Page::default();
+    ///
+    /// # Errors
+    /// As [`Draft::recipe`].
+    pub fn text(&self) -> Result<String> {
+        let values = self.recipe()?.values();
+        let mut given: Vec<Given> = Vec::new();
+        for key in self.set.iter().map(|text| given_key(text)) {
+            let (section, name) = key.split_once('.').unwrap_or(("", key));
+            let value = values.get(key).map(|value| Given {
+                section: section.to_owned(),
+                key: name.to_owned(),
+                value: value.clone(),
+            });
+            given.extend(value.filter(|value| !given.contains(value)));
+        }
+        Ok(self.page(given))
+    }
+
+    /// The file's text with these values.
+    fn page(&self, given: Vec<Given>) -> String {
+        let mut page = Page::with(given);
         self.head(&mut page);
         self.model(&mut page);
         self.data(&mut page);
@@ -165,7 +223,7 @@ impl Draft {
             Aim::Dpo => (
                 "Preference pairs: with the loss `spin`, and the model itself as the reference, \
                  this is DPO.",
-                format!("randori train {file} --pairs PAIRS --out FOLDER"),
+                format!("randori train {file} --out FOLDER"),
             ),
         };
         page.say(what);
@@ -200,15 +258,15 @@ impl Draft {
         let source = toml_text(&self.data);
         page.section("data");
         let what = match self.aim {
-            Aim::Dpo => "pairs: the same file as --pairs, for `inspect` and `fit`",
+            Aim::Dpo => "prompts with two answers each, the better one first",
             Aim::Sft | Aim::Spin => "prompts and answers",
         };
         page.key("train", &source, what);
+        if let Some(format) = self.format {
+            page.key("format", toml_text(format), "its rows are pairs");
+        }
         let [validation, held_out] = self.splits;
-        if self.aim == Aim::Dpo {
-            let why = "--pairs reads all rows: none is kept aside";
-            page.key("validation", toml_text("none"), why);
-        } else if validation {
+        if validation {
             page.key("validation", &source, "the same data set's own split");
         }
         if held_out && self.aim != Aim::Dpo {
@@ -241,7 +299,8 @@ impl Draft {
         };
         page.key("max_prompt_tokens", self.sizes.prompt, &prompts);
         page.key("max_response_tokens", self.sizes.response, &responses);
-        if self.aim != Aim::Dpo && self.splits == [false; 2] {
+        let measured = ["data.validation", "data.held_out", "data.validation_share"];
+        if self.splits == [false; 2] && !self.sets(&measured) {
             page.say(
                 "validation: 5 % of the rows (16 prompts at least) are kept aside by themselves",
             );
@@ -266,12 +325,14 @@ impl Draft {
         if let Some((quant, why)) = quant {
             page.key("quant", toml_text(quant), why);
         }
-        page.key("rank", 16, "the update's size: more can hold more");
-        page.key(
-            "alpha",
-            "32.0",
-            "its strength: it is scaled by alpha / rank",
-        );
+        if !self.full {
+            page.key("rank", 16, "the update's size: more can hold more");
+            page.key(
+                "alpha",
+                "32.0",
+                "its strength: it is scaled by alpha / rank",
+            );
+        }
     }
 
     fn training(&self, page: &mut Page) {

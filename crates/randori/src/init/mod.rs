@@ -28,7 +28,7 @@ use crate::fit::time;
 use crate::inspect::{inspected, looked_at};
 use crate::memory;
 use crate::plan::{Model, Plan};
-use crate::recipe::ComputeDevice;
+use crate::recipe::{AdapterKind, ComputeDevice};
 use crate::request::Split;
 use crate::run::open_corpus;
 use crate::session::Setting;
@@ -63,18 +63,22 @@ pub fn init(asked: &Init) -> Result<Vec<Next>> {
         asked.named_from(&file, &asked.data),
     );
     draft.columns = Columns(asked.columns.clone());
+    draft.set.clone_from(&asked.request.set);
+    let recipe = draft.recipe()?;
+    draft.name = recipe.run.name;
+    draft.full = recipe.adapter.kind == AdapterKind::Full;
     let reading = read(&mut draft, &asked.request)?;
     decide(&mut draft, &reading)?;
     draft.card = memory::at_hand(ComputeDevice::Cuda).is_some();
-    let device = match draft.card {
-        true => ComputeDevice::Cuda,
-        false => ComputeDevice::Cpu,
-    };
+    let device = draft.recipe()?.model.device; // that one, but for --set
+    draft.card = device == ComputeDevice::Cuda;
     let free = memory::at_hand(device);
     let limit = asked.memory.unwrap_or_else(|| memory::planned(free));
     let lengths = Lengths::of(&reading.train.examples);
     let counts = &reading.train.counts;
-    draft.beyond = counts.prompt_too_long + counts.real_too_long;
+    if !draft.sets(&["data.max_prompt_tokens", "data.max_response_tokens"]) {
+        draft.beyond = counts.prompt_too_long + counts.real_too_long;
+    }
     let setting = &reading.setting;
     let model = Model::of(&setting.recipe, Vec::new(), &setting.host)?;
     draft.sizes = sizes::chosen(&draft, &model, &lengths, limit)?;
@@ -88,7 +92,7 @@ pub fn init(asked: &Init) -> Result<Vec<Next>> {
         (None, None) => String::new(),
     };
     let found = found(&draft, &checked, &lengths, &memory)?;
-    write(&file, &draft.text())?;
+    write(&file, &draft.text()?)?;
     asked.request.watch.result(found);
     Ok(next(&draft))
 }
@@ -205,7 +209,7 @@ fn found(draft: &Draft, checked: &Checked, lengths: &Lengths, memory: &str) -> R
     } = checked;
     let weights = model.trace.weights.iter();
     let weights = weights.map(|w| w.shape.iter().product::<usize>() as f64);
-    let peak = plan.peak()?;
+    let (peak, data) = (plan.peak()?, &plan.recipe.data);
     let mut lines = vec![(
         "model",
         format!(
@@ -232,10 +236,10 @@ fn found(draft: &Draft, checked: &Checked, lengths: &Lengths, memory: &str) -> R
         lines.push(("template", line.to_owned()));
     }
     lines.extend([
-        ("prompts", limited(&lengths.prompts, draft.sizes.prompt)),
+        ("prompts", limited(&lengths.prompts, data.max_prompt_tokens)),
         (
             "responses",
-            limited(&lengths.responses, draft.sizes.response),
+            limited(&lengths.responses, data.max_response_tokens),
         ),
         (
             "memory",
@@ -267,8 +271,8 @@ fn estimated(model: &Model, plan: &Plan, amount: &Amount) -> Result<String> {
     };
     Ok(format!(
         "about {} here, by the speed that this machine has right now; {}",
-        time::length(time::total(model, plan, amount, &machine)?),
-        usual_lengths(amount.means)
+        time::total(model, plan, amount, &machine)?.words(),
+        usual_lengths(plan, amount.means)
     ))
 }
 
@@ -307,10 +311,7 @@ fn next(draft: &Draft) -> Vec<Next> {
         Aim::Dpo => {
             let out = format!("{name}-adapter");
             all.extend([
-                next(
-                    &["train", file, "--pairs", &draft.data, "--out", &out],
-                    AGAIN,
-                ),
+                next(&["train", file, "--out", &out], AGAIN),
                 next(&["chat", file, "--adapter", &out], TALKS),
             ]);
         }

@@ -7,11 +7,39 @@ const WIDTH: usize = 100;
 /// Where comments begin that stand behind a value.
 const COMMENT: usize = 34;
 
-/// The text so far.
+/// Why a key has the value it has that the user gave it.
+const GIVEN: &str = "given by --set";
+
+/// A key that the user gave a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// Empty for keys outside any section.
+    pub section: String,
+    /// Without its section.
+    pub key: String,
+    /// As TOML.
+    pub value: String,
+}
+
+/// The text so far, and what must still be in it.
 #[derive(Default)]
-pub struct Page(String);
+pub struct Page {
+    text: String,
+    /// The one that lines are added to.
+    section: String,
+    /// Not written yet.
+    given: Vec<Given>,
+}
 
 impl Page {
+    /// An empty page, on which given values take the place of others.
+    pub fn with(given: Vec<Given>) -> Page {
+        Page {
+            given,
+            ..Page::default()
+        }
+    }
+
     /// A comment of its own, on as many lines as it needs.
     pub fn say(&mut self, text: &str) {
         let mut line = String::from("#");
@@ -28,15 +56,39 @@ impl Page {
         self.line(&line);
     }
 
-    /// The head of a section.
+    /// The head of a section, after what was given of the one before.
     pub fn section(&mut self, name: &str) {
+        self.leave();
         self.line("");
         self.line(&format!("[{name}]"));
+        self.section = name.to_owned();
     }
 
-    /// A key with its value as TOML, and why it is that: behind it, or above it where the line
-    /// would be too long.
+    /// A key with its value as TOML (the given one, where there is one), and why it is that.
     pub fn key(&mut self, key: &str, value: impl Display, why: &str) {
+        let is_it = |given: &Given| given.section == self.section && given.key == key;
+        match self.given.iter().position(is_it) {
+            Some(at) => {
+                let Given { value, .. } = self.given.remove(at);
+                self.entry(key, value, GIVEN);
+            }
+            None => self.entry(key, value, why),
+        }
+    }
+
+    /// Writes what was given of this section and is not written yet.
+    fn leave(&mut self) {
+        let given = std::mem::take(&mut self.given).into_iter();
+        let is_here = |given: &Given| given.section == self.section;
+        let (own, others): (Vec<Given>, Vec<Given>) = given.partition(is_here);
+        self.given = others;
+        for Given { key, value, .. } in own {
+            self.entry(&key, value, GIVEN);
+        }
+    }
+
+    /// A key's line, the reason behind the value, or above it where the line would be too long.
+    fn entry(&mut self, key: &str, value: impl Display, why: &str) {
         let plain = format!("{key} = {value}");
         if why.is_empty() {
             return self.line(&plain);
@@ -52,13 +104,18 @@ impl Page {
     }
 
     fn line(&mut self, line: &str) {
-        self.0.push_str(line);
-        self.0.push('\n');
+        self.text.push_str(line);
+        self.text.push('\n');
     }
 
-    /// The whole text.
-    pub fn text(self) -> String {
-        self.0
+    /// The whole text, sections that hold nothing but given keys last.
+    pub fn text(mut self) -> String {
+        self.leave();
+        while let Some(Given { section, .. }) = self.given.first().cloned() {
+            self.section(&section);
+            self.leave();
+        }
+        self.text
     }
 }
 
@@ -81,5 +138,44 @@ mod tests {
         let last: Vec<&str> = text.lines().rev().take(2).collect();
         assert_eq!(last[0], format!("#{}", " word".repeat(11)));
         assert_eq!(last[1].len(), 96);
+    }
+    #[test]
+    fn given_keys_stand_in_the_place_of_decided_ones_or_end_their_section() {
+        let given = |section: &str, key: &str, value: &str| Given {
+            section: section.to_owned(),
+            key: key.to_owned(),
+            value: value.to_owned(),
+        };
+        let mut page = Page::with(vec![
+            given("compare", "seeds", "[1, 2]"),
+            given("train", "lr", "1.0"),
+            given("sft", "lr", "2.0"),
+            given("", "seed", "7"),
+            given("train", "clip", "3.0"),
+        ]);
+        page.key("name", "\"r\"", "");
+        page.section("sft");
+        page.section("train");
+        page.key("lr", "0.1", "a rate");
+        page.key("batch", 8, "");
+        let text = page.text();
+        let lines: Vec<&str> = text.lines().map(|line| line.trim_end()).collect();
+        let given = |line: &str| format!("{line:COMMENT$} # {GIVEN}");
+        let want = [
+            "name = \"r\"".to_owned(),
+            given("seed = 7"),
+            String::new(),
+            "[sft]".to_owned(),
+            given("lr = 2.0"),
+            String::new(),
+            "[train]".to_owned(),
+            given("lr = 1.0"),
+            "batch = 8".to_owned(),
+            given("clip = 3.0"),
+            String::new(),
+            "[compare]".to_owned(),
+            given("seeds = [1, 2]"),
+        ];
+        assert_eq!(lines, want);
     }
 }

@@ -44,8 +44,11 @@ pub fn read(draft: &mut Draft, request: &Request) -> Result<Reading> {
         ..request.clone()
     };
     let reading = readable(draft, &quiet)?;
+    if draft.aim == Aim::Dpo {
+        return Ok(told_as_pairs(draft, reading, &quiet));
+    }
     let earlier = reading.train.counts.left.earlier;
-    if draft.aim == Aim::Dpo || earlier == 0 {
+    if earlier == 0 {
         return Ok(reading);
     }
     let mut every = Draft {
@@ -59,6 +62,24 @@ pub fn read(draft: &mut Draft, request: &Request) -> Result<Reading> {
         }
         Err(_) => Ok(reading), // the last answers alone can be read, and the others are counted
     }
+}
+
+/// The same data with a recipe that says its rows are pairs, where they have one of the two shapes
+/// of those: a recipe shows by that what it is for.
+fn told_as_pairs(draft: &mut Draft, reading: Reading, quiet: &Request) -> Reading {
+    for format in ["preference", "spin"] {
+        let mut other = Draft {
+            format: Some(format),
+            ..draft.clone()
+        };
+        if let Ok(same) = tried(&mut other, quiet)
+            && same.train.examples.len() == reading.train.examples.len()
+        {
+            *draft = other;
+            return same;
+        }
+    }
+    reading
 }
 
 /// Reads the draft as it is, or with what makes it readable.
@@ -177,11 +198,7 @@ fn few_bad(train: &Part) -> bool {
 /// trained on.
 fn splits(draft: &Draft, recipe: &Recipe) -> [bool; 2] {
     let files = |key: &str| hub_data::files(recipe, &draft.data, key).ok();
-    let train = match draft.aim {
-        Aim::Dpo => None,
-        Aim::Sft | Aim::Spin => files("data.train"),
-    };
-    let Some(train) = train else {
+    let Some(train) = files("data.train") else {
         return [false; 2];
     };
     let own = |key: &str| files(key).is_some_and(|other| other != train);

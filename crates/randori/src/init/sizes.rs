@@ -8,6 +8,7 @@ use super::lengths::Lengths;
 use crate::bytes::{shown, unit};
 use crate::memory;
 use crate::plan::{Model, Plan, slots};
+use crate::recipe::AdapterKind;
 
 /// Shares of the examples that limits keep, the largest first.
 const KEPT: [f64; 6] = [1.0, 0.99, 0.98, 0.97, 0.96, 0.95];
@@ -17,7 +18,7 @@ const KEPT: [f64; 6] = [1.0, 0.99, 0.98, 0.97, 0.96, 0.95];
 /// # Errors
 /// A model that is too large even with everything that takes less memory.
 pub fn chosen(draft: &Draft, model: &Model, lengths: &Lengths, limit: u64) -> Result<Sizes> {
-    let ways = ways(draft, model);
+    let ways = ways(draft, model)?;
     let mut least = u64::MAX;
     for share in KEPT {
         for held in &ways {
@@ -81,14 +82,25 @@ fn with(draft: &Draft, sizes: Sizes) -> Draft {
 }
 
 /// How the model's base can be held, the most exact first. Whoever made a file in few bits chose
-/// them: its own are taken, where a base can keep them.
-fn ways(draft: &Draft, model: &Model) -> Vec<Held> {
-    if model.described.keeps_blocks() {
-        return vec![Held::Blocks];
+/// them: its own are taken, where a base can keep them; unless the user says what is trained.
+fn ways(draft: &Draft, model: &Model) -> Result<Vec<Held>> {
+    let dense = match draft.card {
+        true => vec![Held::Bf16],
+        false => vec![Held::F32, Held::Bf16],
+    };
+    let quantised = match model.described.keeps_blocks() {
+        true => Held::Blocks,
+        false => Held::Nf4,
+    };
+    if draft.sets(&["adapter.kind"]) {
+        return Ok(match draft.recipe()?.adapter.kind {
+            AdapterKind::Qlora => vec![quantised],
+            AdapterKind::Lora | AdapterKind::Full => dense,
+        });
     }
-    match (model.described.keeps_few_bits(), draft.card) {
-        (true, _) => vec![Held::Nf4],
-        (false, true) => vec![Held::Bf16, Held::Nf4],
-        (false, false) => vec![Held::F32, Held::Bf16, Held::Nf4],
-    }
+    let four_bits = model.described.keeps_few_bits();
+    Ok(match quantised == Held::Blocks || four_bits {
+        true => vec![quantised],
+        false => [dense, vec![quantised]].concat(),
+    })
 }

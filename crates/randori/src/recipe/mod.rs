@@ -178,10 +178,11 @@ impl Recipe {
         defaults.is_ok_and(|defaults| defaults.get(key) != self.values().get(key))
     }
 
-    /// Names `instead` as the place of every key: nobody has the text.
+    /// Names `instead` as the place of every key that `--set` does not give: nobody has the text.
     pub fn stands_nowhere(&mut self, instead: &str) {
         let places = self.places.values_mut();
-        places.for_each(|place| *place = instead.to_owned());
+        let in_text = places.filter(|place| !place.starts_with("--set"));
+        in_text.for_each(|place| *place = instead.to_owned());
     }
 
     /// Whether any key of a section is given, as [`Recipe::says`] has it.
