@@ -128,7 +128,7 @@ fn bad_rows_are_counted_with_the_training_data_alone() {
     assert_eq!(said.matches("bad rows dropped").count(), 1, "{said}");
     assert!(said.contains("44 of 46 examples kept"), "{said}");
     assert!(
-        said.contains("validation data: 16 of 16 examples kept"),
+        said.contains("validation data: 4 of 4 examples kept"),
         "{said}"
     );
 }
