@@ -371,3 +371,57 @@ fn a_damaged_artefact_is_refused() {
     w.refused(&["run", "r.toml"], "has changed since it was written");
     assert!(Path::new(&path).exists());
 }
+
+/// `/dev/full` takes nothing, as a full disk; a pipe that nobody reads is no fault.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_standard_output_that_cannot_be_written_is_one_line_or_a_quiet_end() {
+    let w = World::new();
+    let into = |args: &[&str], out: std::process::Stdio| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_randori"))
+            .args(args)
+            .current_dir(w.dir())
+            .env("XDG_CONFIG_HOME", w.dir().join("config"))
+            .stdout(out)
+            .output()
+            .unwrap()
+    };
+    for args in [
+        &["plugins"][..],
+        &["--help"],
+        &["completions", "bash"],
+        &["inspect", "r.toml"],
+        &["fit", "r.toml"],
+        &[
+            "chat",
+            "r.toml",
+            "-q",
+            "--prompt",
+            "Hello",
+            "--max-tokens",
+            "2",
+        ],
+    ] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full");
+        let out = into(args, full.unwrap().into());
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(1), "{args:?}: {said}");
+        let line = "randori: standard output cannot be written: No space left on device";
+        assert_eq!(said.matches("randori:").count(), 1, "{args:?}: {said}");
+        let last = said.lines().last().unwrap();
+        assert!(
+            last.starts_with(line) && !said.contains("panicked"),
+            "{args:?}: {said}"
+        );
+
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let out = into(args, writer.into());
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(0), "{args:?}: {said}");
+        assert!(
+            !said.contains("randori:") && !said.contains("panicked"),
+            "{args:?}: {said}"
+        );
+    }
+}

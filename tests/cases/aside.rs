@@ -109,3 +109,26 @@ fn nothing_is_kept_aside_of_pairs() {
     assert!(out.stdout.contains("trained on 40 pairs"), "{}", out.stdout);
     assert!(!out.stderr.contains("aside"), "{}", out.stderr);
 }
+
+/// 60 good rows and 2 bad ones: what is dropped is dropped once.
+#[test]
+fn bad_rows_are_counted_with_the_training_data_alone() {
+    let world = five_lines();
+    let row = |i| format!("{{\"prompt\": \"Reverse {i}.\", \"response\": \"a\"}}\n");
+    let rows: String = (100..160).map(row).collect();
+    world.file("bad.jsonl", &(rows + "{\"prompt\": 1}\n{\"prompt\": 2}\n"));
+    let said = world.accepted(&[
+        "inspect",
+        "r.toml",
+        "--set",
+        "data.train=bad.jsonl",
+        "--set",
+        "data.bad_rows=drop",
+    ]);
+    assert_eq!(said.matches("bad rows dropped").count(), 1, "{said}");
+    assert!(said.contains("44 of 46 examples kept"), "{said}");
+    assert!(
+        said.contains("validation data: 4 of 4 examples kept"),
+        "{said}"
+    );
+}

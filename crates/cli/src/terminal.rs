@@ -4,16 +4,11 @@
 //! characters spelled, as `\u{1b}`, whether or not a terminal reads it; files that Randori writes
 //! hold texts as they are.
 //!
-//! Clippy refuses `println!` and its like everywhere else in this crate.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the one place where it is meant"
-)]
+//! Clippy refuses `println!` and its like in this crate: they panic where nobody can be told.
 
 use std::borrow::Cow;
 use std::fmt;
-use std::io::IsTerminal;
+use std::io::{Error, ErrorKind, IsTerminal, Write};
 
 use console::Term;
 use randori::escaped;
@@ -45,12 +40,12 @@ macro_rules! errln {
 
 /// Behind `outln!` and `out!`.
 pub fn out(text: fmt::Arguments) {
-    print!("{}", escaped(&text.to_string()));
+    deliver(&escaped(&text.to_string()));
 }
 
 /// Behind `errln!` and `err!`.
 pub fn err(text: fmt::Arguments) {
-    eprint!("{}", escaped(&text.to_string()));
+    tell(&escaped(&text.to_string()));
 }
 
 /// A line on standard error that begins with a painted word, where there are colours; folded to the
@@ -59,19 +54,22 @@ pub fn headed(head: &str, colour: Colour, text: &str) {
     let line = format!("{head} {}", escaped(text));
     let line = folded(&line, columns(&Term::stderr()));
     match line.strip_prefix(head) {
-        Some(rest) if colours(&std::io::stderr()) => eprintln!("{}{rest}", colour.paint(head)),
-        _ => eprintln!("{line}"),
+        Some(rest) if colours(&std::io::stderr()) => {
+            tell(&format!("{}{rest}\n", colour.paint(head)));
+        }
+        _ => tell(&format!("{line}\n")),
     }
 }
 
 /// Results with the ends of their lines, on standard output, folded to the window.
 pub fn result(text: &str) {
-    print!("{}", folded(&escaped(text), columns(&Term::stdout())));
+    deliver(&folded(&escaped(text), columns(&Term::stdout())));
 }
 
 /// A line that is no result, on standard error, folded to the window.
 pub fn said(line: &str) {
-    eprintln!("{}", folded(&escaped(line), columns(&Term::stderr())));
+    let line = folded(&escaped(line), columns(&Term::stderr())).into_owned();
+    tell(&format!("{line}\n"));
 }
 
 /// What painted words stand for.
@@ -157,23 +155,41 @@ pub fn cut(line: &str, columns: usize) -> Cow<'_, str> {
 
 /// A line with colours in it, on standard output. Whoever paints has [`escaped`] what is painted.
 pub fn painted(line: &str) {
-    println!("{line}");
+    deliver(&format!("{line}\n"));
 }
 
-/// `randori plugins | head` closes our output early: that is no failure, and no reason for a
-/// panic's message. Any other panic is told as usual, its text escaped.
-pub fn end_quietly_when_nobody_reads() {
+/// Text that is ready, to standard output, at once.
+fn deliver(text: &str) {
+    let written = {
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes()).and_then(|()| out.flush())
+    };
+    written.unwrap_or_else(|error| unwritten(&error));
+}
+
+/// Ends the program because standard output could not be written: with one line, or quietly where
+/// it is a pipe that nobody reads.
+pub fn unwritten(error: &Error) -> ! {
+    randori::abandon_unfinished();
+    if error.kind() == ErrorKind::BrokenPipe {
+        std::process::exit(0);
+    }
+    let why = format!("standard output cannot be written: {error}");
+    headed("randori:", Colour::Red, &why);
+    std::process::exit(1);
+}
+
+/// Text that is ready, to standard error. Where that cannot be written there is nobody to tell.
+fn tell(text: &str) {
+    drop(std::io::stderr().write_all(text.as_bytes()));
+}
+
+/// A panic's message is told as usual, but for control characters, which are spelled in it.
+pub fn escape_panics() {
     let usual = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        let message = info.payload().downcast_ref::<String>();
-        if message.is_some_and(|m| m.starts_with("failed printing to") && m.contains("os error 32"))
-        {
-            std::process::exit(0);
-        }
-        match escaped(&info.to_string()) {
-            Cow::Owned(text) => eprintln!("{text}"),
-            Cow::Borrowed(_) => usual(info),
-        }
+    std::panic::set_hook(Box::new(move |info| match escaped(&info.to_string()) {
+        Cow::Owned(text) => tell(&format!("{text}\n")),
+        Cow::Borrowed(_) => usual(info),
     }));
 }
 

@@ -159,6 +159,9 @@ pub fn records(recipe: &Recipe, split: Split) -> Result<(Vec<Record>, Left, Opti
     let mut kept = None;
     if key == "data.train" {
         kept = divide(recipe, split, &mut records)?;
+        if split != Split::Train {
+            left = Left::default(); // counted once, with the training data's
+        }
     }
     let most = match split {
         Split::Train => d.limit,

@@ -288,7 +288,7 @@ enum Verb {
 /// Parses, runs, and says what went wrong in one line: exit code 1, or 2 for a command line that
 /// cannot be read.
 pub fn main() -> ExitCode {
-    terminal::end_quietly_when_nobody_reads();
+    terminal::escape_panics();
     let given = command().try_get_matches();
     let command = match given.and_then(|given| Command::from_arg_matches(&given)) {
         Ok(command) => command,
@@ -297,7 +297,9 @@ pub fn main() -> ExitCode {
                 // without colours: an argument is quoted in it, and may be the name of a file from
                 // anywhere
                 true => err!("{}", e.render()),
-                false => drop(e.print()),
+                false => e
+                    .print()
+                    .unwrap_or_else(|error| terminal::unwritten(&error)),
             }
             return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
         }

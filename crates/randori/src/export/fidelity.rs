@@ -134,7 +134,11 @@ impl Measured {
         if let Some(lossless) = self.instead.lossless {
             text += &format!("; {lossless} loses nothing");
         }
-        let better = self.report.first_that_holds(self.instead.dtypes);
+        // `bf16, stochastic` is bf16, too
+        let own = form.split(',').next().unwrap_or(form);
+        let mut others = self.instead.dtypes.to_vec();
+        others.retain(|other| *other != own);
+        let better = self.report.first_that_holds(&others);
         let noise_of = |other: &DtypeFidelity| other.noise.unwrap_or(0.0);
         match better.filter(|other| total.is_lost() || noise_of(other) < total.noise) {
             Some(better) => {
@@ -337,6 +341,37 @@ mod tests {
         let heard = Heard::default();
         measured.tell_sentence(&heard);
         heard.0.into_inner().unwrap().remove(0)
+    }
+
+    #[test]
+    fn what_would_be_better_is_another_form() {
+        let choice = |dtype: &str, noise| DtypeFidelity {
+            dtype: dtype.into(),
+            kept: 1.0,
+            noise: Some(noise),
+        };
+        for form in ["bf16", "bf16, stochastic"] {
+            let measured = Measured {
+                form: form.into(),
+                report: FidelityReport {
+                    total: Some(Survival {
+                        size: 1e-2,
+                        kept: 1.0,
+                        noise: 0.0411,
+                        unchanged: 0.0,
+                        output: None,
+                        moved: None,
+                    }),
+                    choices: vec![choice("bf16", 0.041), choice("f16", 0.005)],
+                    modules: Vec::new(),
+                },
+                without_outputs: None,
+                instead: Instead::FOLDER,
+            };
+            let said = measured.sentence().unwrap();
+            let better = "noise of 4.1 % of it; f16 would keep 100.0 % with noise of 0.5 %";
+            assert!(said.ends_with(better), "{said}");
+        }
     }
 
     /// Who loses more gets no milder words.
