@@ -104,7 +104,7 @@ fn stacked(name: String, stack: &Stack, mut members: Vec<Member>) -> Result<Unit
 }
 
 impl Unit {
-    /// Whether its weights follow one another as they are.
+    /// Whether it holds each weight's values in their own order, one weight after the other.
     pub(crate) fn is_plain(&self) -> bool {
         matches!(self.stack, None | Some((_, Layout::Rows)))
     }
@@ -115,11 +115,6 @@ impl Unit {
             Some((count, _)) if !self.is_plain() => count,
             _ => 1,
         }
-    }
-
-    /// Whether it holds each weight's values in their own order, not transposed.
-    pub(crate) fn is_plain(&self) -> bool {
-        matches!(self.stack, None | Some((_, Layout::Rows)))
     }
 
     /// The bytes of so many weights as the tensor holds them; a value has `width` bytes.
