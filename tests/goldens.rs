@@ -159,14 +159,18 @@ impl Golden {
                 names,
                 "{kind}: what is trained"
             );
+            let mut wrong = Vec::new();
             for (name, key) in &wanted {
                 let (got, want) = (flat(&grads[name]), flat(&self.expected[key]));
                 let off = distance(&vec![got], &vec![want]);
-                assert!(
-                    off <= limit,
-                    "{kind}: the gradient of {name} is off by {off:.2e}"
-                );
+                if off > limit {
+                    wrong.push(format!("{name} {off:.2e}"));
+                }
             }
+            assert!(
+                wrong.is_empty(),
+                "{name:?}, {kind}: gradients are off by more than {limit:.0e}: {wrong:?}"
+            );
         }
     }
 

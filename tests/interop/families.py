@@ -302,11 +302,8 @@ def gguf_in(player, family, limit):
 
 
 # Cells that cannot be: what the table says, and words of the error that a program answers with.
-WITHOUT = {
-    (family, key): ("no GGUF yet", "does not say how GGUF stores it")
-    for family in ("lfm2", "qwen3_5")
-    for key in ("gguf", "gguf_lora", "gguf_in")
-}
+# None at present: (family, column) -> (what the table says, the words).
+WITHOUT = {}
 
 
 def cell(player, family, key):

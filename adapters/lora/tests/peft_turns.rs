@@ -87,8 +87,8 @@ fn updates_that_take_turns_are_read_as_they_were_written() {
     }
 }
 
-/// As peft computes it: expert e's change, (in, 2 · out), is the sum over r of A's (e · rank + r, i)
-/// times B's (o, r · experts + e), and gate's columns are the even ones.
+/// As peft computes it: expert e's change, (in, 2 · out), is the sum over r of A's (e · rank + r,
+/// i) times B's (o, r · experts + e), and gate's columns are the even ones.
 #[test]
 fn a_stack_holds_gate_and_the_other_input_by_turns() {
     let (spec, params) = adapter();

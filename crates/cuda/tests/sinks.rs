@@ -56,7 +56,11 @@ fn sinks_take_their_share_of_the_soft_max() {
         let what = format!("{float:?} {tokens} {heads} {dim}");
         let found = lse.get().iter().map(|v| f64::from(*v));
         assert!(apart(found, &wanted_lse) < 1e-5, "{what}");
-        assert!(apart(out.get(), &wanted) < own, "{what}");
+        // each value for itself: most are small beside the largest
+        for (found, want) in out.get().iter().zip(&wanted) {
+            let off = (found - want).abs();
+            assert!(off <= own * want.abs() + 1e-6, "{what}: {found}, {want}");
+        }
 
         let gradient = Any::room(float, heads);
         at_work.gradient(on, dout.ptr(), gradient.ptr()).unwrap();

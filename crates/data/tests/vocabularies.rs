@@ -105,14 +105,19 @@ fn pairs(pre: &str, texts: &[&str]) -> GgufTokenizer {
     let mut tokens: Vec<String> = used.iter().map(|b| letter(*b).to_string()).collect();
     let pair = |(x, y): &(u8, u8)| [letter(*x), letter(*y)];
     tokens.extend(order.iter().map(|p| pair(p).iter().collect::<String>()));
-    let words = ["ĠĠĠĠ", "ĠĠĠĠĠĠ", "Hello", "Ġplus", "Ġreturn", "2024"];
-    tokens.extend(words.map(str::to_owned));
+    let spaces = used.contains(&b' ');
+    if spaces {
+        let words = ["ĠĠĠĠ", "ĠĠĠĠĠĠ", "Hello", "Ġplus", "Ġreturn", "2024"];
+        tokens.extend(words.map(str::to_owned));
+    }
     let mut merges: Vec<String> = Vec::new();
     merges.extend(order.iter().map(|p| {
         let [x, y] = pair(p);
         format!("{x} {y}")
     }));
-    merges.extend(["ĠĠ ĠĠ", "ĠĠĠĠ ĠĠ"].map(str::to_owned));
+    if spaces {
+        merges.extend(["ĠĠ ĠĠ", "ĠĠĠĠ ĠĠ"].map(str::to_owned));
+    }
     GgufTokenizer {
         model: "gpt2".into(),
         pre: Some(pre.into()),

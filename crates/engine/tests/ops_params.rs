@@ -14,7 +14,7 @@ const VOCAB: usize = 13;
 
 /// x·scale + a projection of it, and a norm without a weight.
 fn block(g: &mut dyn Backend, layer: usize, x: Id) -> OpResult {
-    let scale = g.param(&format!("layers.{layer}.scale"), &[1, 8])?;
+    let scale = g.param(&format!("layers.{layer}.scale"), &[8])?;
     let y = g.linear(&format!("layers.{layer}.mix"), x, 8, false)?;
     let y = g.rms_norm("", y, 1e-5, 0.0)?;
     let x = g.binary(Binary::Mul, x, scale)?;
@@ -35,7 +35,7 @@ fn a_parameter_goes_by_its_own_name_and_is_no_projection() {
     let t = trace(&model(Box::new(block))).unwrap();
     let find = |name: &str| t.weights.iter().find(|w| w.name == name);
     let scale = find("layers.1.scale").unwrap();
-    assert_eq!((&scale.shape[..], scale.used_as), (&[1, 8][..], Use::Param));
+    assert_eq!((&scale.shape[..], scale.used_as), (&[8][..], Use::Param));
     assert_eq!(
         t.weights.len(),
         2 + 2 * 2,
@@ -53,7 +53,7 @@ fn parameters_are_trained_in_full_training_alone() {
     let plan = plan(VOCAB, 9);
     let grads = gradients(&player, &plan, &PassOptions::default());
     let grad = &grads["layers.0.scale"];
-    assert_eq!(grad.dims(), [1, 8]);
+    assert_eq!(grad.dims(), [8]);
     assert!(floats(grad).iter().all(|g| *g != 0.0));
     let again = PassOptions {
         checkpoint: true,
@@ -235,7 +235,7 @@ fn where_a_row_for_every_token_is_wanted_a_parameter_is_refused() {
 fn a_parameter_of_another_shape_is_named() {
     let sound = base(model(Box::new(block)), 3);
     let mut weights = sound.weights.clone();
-    let odd = ops::Random(1).tensor(&[8], 1.0);
+    let odd = ops::Random(1).tensor(&[1, 8], 1.0);
     weights.insert("layers.1.scale".into(), Weight::Dense(odd));
     let base = Base {
         arch: sound.arch.clone(),

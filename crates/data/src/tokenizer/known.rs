@@ -40,6 +40,9 @@ impl Step {
 /// Names of BPE over text with `▁` for spaces, whose words are lines; they need no expressions.
 pub(super) const OF_TEXT: [&str; 3] = ["gemma4", "granite-embed-multi-311m", "sarvam-moe"];
 
+/// The words of [`OF_TEXT`]: lines, and runs of line breaks.
+pub(super) const LINES: &str = r"[^\n]+|\n+";
+
 /// Names that llama.cpp knows and that are not supported, with the reason.
 pub(super) const REFUSED: [(&str, &str); 1] = [(
     "whitespace",

@@ -8,6 +8,7 @@ use randori_formats::gguf::token::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_
 use serde_json::Value;
 
 use super::gguf::PHI3_KEEP;
+use super::known::LINES;
 use super::pretokenizers::name_of;
 use super::spaces::{LeadingSpace, steps};
 use super::{GgufTokenizer, Tokenizer, by_tool_use};
@@ -140,7 +141,7 @@ impl Tokenizer {
                 "its BPE has neither bytes as characters nor byte tokens to fall back to".into(),
             );
         }
-        let mut spaces = 0;
+        let (mut spaces, mut lines) = (0, false);
         for step in steps(&json["normalizer"])
             .into_iter()
             .chain(steps(&json["pre_tokenizer"]))
@@ -155,6 +156,9 @@ impl Tokenizer {
                 }
                 // Gemma's, which finds none
                 "Split" if step["pattern"]["String"] == " " && spaces > 0 => {}
+                "Split" if step["pattern"]["Regex"] == LINES && step["behavior"] == "Isolated" => {
+                    lines = true;
+                }
                 _ => return refused(format!("its step {step} has no form in GGUF")),
             }
         }
@@ -181,16 +185,21 @@ impl Tokenizer {
         gguf.unk = unknown;
         let merges = merges(&json["model"])?;
         match scores(gguf, &merges) {
-            Ok(scores) => {
+            Ok(scores) if !lines => {
                 gguf.model = "llama".into();
                 gguf.scores = scores;
             }
             // its merges stand as they are, and llama.cpp always puts bos before a text
-            Err(_) if self.leading == LeadingSpace::Never && self.adds_bos => {
+            _ if self.leading == LeadingSpace::Never && self.adds_bos => {
                 gguf.model = "gemma4".into();
                 gguf.merges = listed(&merges)?;
             }
             Err(why) => return Err(why),
+            Ok(_) => {
+                return refused(
+                    "its words are lines, which only a kind that puts bos first has".into(),
+                );
+            }
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use randori_formats::gguf::{
 };
 use serde_json::{Map, Value, json};
 
-use super::known::OF_TEXT;
+use super::known::{LINES, OF_TEXT};
 use super::pretokenizers::pre_tokenizer;
 use crate::{Error, Result};
 
@@ -136,7 +136,7 @@ fn decoder(prefix: bool) -> Value {
 fn bpe_of_text(gguf: &GgufTokenizer) -> Result<Value> {
     Ok(json!({
         "normalizer": spaces(),
-        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"[^\n]+|\n+"},
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": LINES},
                           "behavior": "Isolated", "invert": false},
         "decoder": decoder(false),
         "model": {

@@ -5,6 +5,8 @@
 //! says something else, or the tensors contradict it, the model is refused. A projection's tensors
 //! become one [`Packed`] matrix of its true shape.
 mod awq;
+#[cfg(test)]
+mod checks;
 mod codes;
 mod compressed;
 mod fp8;
@@ -16,8 +18,6 @@ mod mxfp4;
 mod number;
 mod scales;
 mod settings;
-#[cfg(test)]
-mod tests;
 
 use serde_json::Value;
 
