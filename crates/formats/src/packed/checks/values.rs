@@ -118,8 +118,9 @@ fn eight(packed: &Packed, blocks: &[u8], exact: Exact) -> Vec<f32> {
     assert_eq!(packed.exact_bytes(exact), blocks.len() as u64);
     let values = |block: &[u8; 34]| {
         let scale = f16::from_le_bytes([block[0], block[1]]).to_f32();
-        let codes = block[2..].to_vec().into_iter();
-        codes.map(move |code| scale * f32::from(code as i8))
+        let codes = block[2..].iter();
+        let values = codes.map(|code| scale * f32::from(*code as i8));
+        values.collect::<Vec<f32>>()
     };
     blocks.as_chunks::<34>().0.iter().flat_map(values).collect()
 }
