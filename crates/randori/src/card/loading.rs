@@ -66,8 +66,9 @@ fn mlx(recipe: &Recipe, base: &Base, out: &Path) -> String {
     );
     let mut text = text + &fenced("python", &lines);
     if is_nf4(recipe, base) {
-        text += "\nIt was trained on the base in NF4, which mlx-lm does not have: on the base as it \
-                 is, its answers differ a little from those measured here.\n";
+        text += "\nA base without a `quantization_config` of its own was held in NF4 for the \
+                 training, which mlx-lm does not have: on the base as it is, its answers differ a \
+                 little from those measured here.\n";
     }
     text + &with_another(recipe)
 }
@@ -98,15 +99,16 @@ fn adapter(recipe: &Recipe, base: &Base, out: &Path) -> String {
             false => "False",
         };
         text += &format!(
-            "\nIt was trained on the base in NF4; `quantization_config=BitsAndBytesConfig(\
-             load_in_4bit=True, bnb_4bit_quant_type=\"nf4\", bnb_4bit_use_double_quant={double})` \
-             loads it so.\n"
+            "\nA base without a `quantization_config` of its own was held in NF4 for the training; \
+             `quantization_config=BitsAndBytesConfig(load_in_4bit=True, \
+             bnb_4bit_quant_type=\"nf4\", bnb_4bit_use_double_quant={double})` loads it so.\n"
         );
     }
     text + &with_another(recipe)
 }
 
-/// Whether the base was quantised to NF4 for the training.
+/// Whether the base was held in NF4 for the training, unless its own files are in few bits.
+/// Of a base on the hub they may not be at hand, so the texts say both.
 fn is_nf4(recipe: &Recipe, base: &Base) -> bool {
     let adapter = &recipe.adapter;
     let is_file = matches!(base, Base::Gguf(_));
