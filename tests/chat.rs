@@ -99,11 +99,11 @@ fn what_a_conversation_cannot_be_is_one_error() {
             &["runs/r", "--iteration", "1"],
             "--iteration 1: runs/r has 1 finished iterations, numbered from 0",
         ),
+        (&["runs/r", "--beside", "7"], "--beside 7: runs/r has 1"),
         (
-            &["runs/r", "--beside", "7"],
-            "--beside: --iteration 7: runs/r has 1",
+            &["r.toml", "--beside", "start"],
+            "--beside goes with a run folder",
         ),
-        (&["r.toml", "--beside", "start"], "goes with a run folder"),
         (
             &["r.toml", "--iteration", "0"],
             "--iteration goes with a run folder",

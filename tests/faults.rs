@@ -171,7 +171,7 @@ fn settings_that_cannot_be_meant() {
     );
     w.refused(
         &["run", "r.toml", "--set", "eval.answer=exactly"],
-        "eval.answer must be \"exact\" or \"after:MARK\"",
+        "eval.answer must be \"exact\", \"after:MARK\" (such as \"after:####\") or \"none\"",
     );
     let sampling = "generate.sampling=[{name=\"temperature\", value=-1.0}]";
     w.refused(&["run", "r.toml", "--set", sampling], "temperature");

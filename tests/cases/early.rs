@@ -73,8 +73,8 @@ fn mistakes_come_before_the_models_file() {
         let whole = [verb, &MODEL].concat();
         match verb[0] {
             // how much there is of data can be supposed, and where no weight is read there need be
-            // none
-            "fit" => drop(w.refused(&gone, "model.safetensors")),
+            // none; a file of pairs is trained on in data's place
+            "fit" | "train" => drop(w.refused(&gone, "model.safetensors")),
             _ => drop(w.refused(&gone, "gone.jsonl is not there")),
         }
         match verb[0] {
@@ -394,5 +394,64 @@ fn a_memory_without_a_unit_is_gib_and_names_have_any_case() {
         out.stderr.contains("gone.jsonl is not there"),
         "{}",
         out.stderr
+    );
+}
+
+/// What a user tried on his first day and was told late, or with the blame on another key.
+#[test]
+fn a_strangers_mistakes_come_before_the_models_file_and_name_their_key() {
+    let w = world();
+    fs::create_dir(w.dir().join("mixed")).unwrap();
+    w.file(
+        "mixed/a.jsonl",
+        "{\"prompt\": \"a\", \"response\": \"b\"}\n",
+    );
+    w.file("mixed/b.csv", "prompt,response\na,b\n");
+    w.file("plain.jsonl", "{\"text\": \"once upon a time\"}\n");
+    fs::create_dir(w.dir().join("file")).unwrap();
+    w.file("file/m.gguf", "");
+    let run = |sets: &[&str], why: &str| {
+        let sets = sets.iter().flat_map(|set| ["--set", *set]);
+        let all: Vec<&str> = ["run", "r.toml"]
+            .into_iter()
+            .chain(MODEL)
+            .chain(sets)
+            .collect();
+        w.refused(&all, why);
+    };
+    run(&["loss.name=SPIN"], "did you mean `spin`?");
+    run(&["data.train="], "data.train must name at least one file");
+    run(&["data.train=mixed"], "data files of several kinds");
+    run(
+        &["data.train=plain.jsonl"],
+        "plain.jsonl:1: `text` alone has no prompt",
+    );
+    run(
+        &["adapter.kind=qlora", "adapter.quant=gguf"],
+        "adapter.quant must be \"nf4\" for a model that is no GGUF file",
+    );
+    run(
+        &["adapter.exclude=['nothing']"],
+        "adapter.exclude=['nothing']: [adapter]: no projection matches",
+    );
+    run(
+        &["model.source=file"],
+        "/file/m.gguf",
+    );
+    let text = [
+        "--set",
+        "data.train=plain.jsonl",
+        "--set",
+        "data.validation=plain.jsonl",
+    ];
+    let sft = [&["sft", "r.toml", "--out", "s"][..], &MODEL, &text].concat();
+    w.refused(&sft, "model.safetensors");
+    // the pairs of a file are trained on in data's place, which may be gone
+    let train = ["train", "r.toml", "--pairs", "p.jsonl", "--out", "t"];
+    let gone = ["--set", "data.train=gone.jsonl"];
+    w.refused(&[&train[..], &MODEL, &gone].concat(), "model.safetensors");
+    w.refused(
+        &["init", "data.jsonl", "model"],
+        "MODEL comes first, then DATA: randori init model data.jsonl",
     );
 }

@@ -42,8 +42,14 @@ pub fn after_run(name: &str, dir: &Path) -> [String; 5] {
     ]
 }
 
-/// The commands after a training wrote a player to `out`, a line each.
-pub fn after_training(recipe: Option<&Path>, set: &[String], out: &Path) -> Vec<String> {
+/// The commands after a training wrote a player to `out`, a line each; `measured`: the recipe has
+/// something to measure it on.
+pub fn after_training(
+    recipe: Option<&Path>,
+    set: &[String],
+    measured: bool,
+    out: &Path,
+) -> Vec<String> {
     let Some(recipe) = recipe else {
         return Vec::new();
     };
@@ -56,15 +62,13 @@ pub fn after_training(recipe: Option<&Path>, set: &[String], out: &Path) -> Vec<
         let set = set.iter().flat_map(|key| ["--set", key.as_str()]);
         line(player.into_iter().chain(set).chain(more.iter().copied()))
     };
-    vec![
-        "Next:".into(),
-        format!("  {}", command("chat", &[])),
-        format!("  {}", command("eval", &[])),
-        format!(
-            "  {}   (llama.cpp, Ollama; other forms: --help)",
-            command("export", &["--to", "gguf", "--out", &*file])
-        ),
-    ]
+    let mut lines = vec!["Next:".into(), format!("  {}", command("chat", &[]))];
+    lines.extend(measured.then(|| format!("  {}", command("eval", &[]))));
+    lines.push(format!(
+        "  {}   (llama.cpp, Ollama; other forms: --help)",
+        command("export", &["--to", "gguf", "--out", &*file])
+    ));
+    lines
 }
 
 /// The commands after a recipe was written, a line each.
@@ -116,14 +120,20 @@ mod tests {
     #[test]
     fn what_comes_after_a_training_names_recipe_keys_and_player() {
         let set = ["train.lr=1e-4".to_owned()];
-        let lines = after_training(Some(Path::new("my/r.toml")), &set, Path::new("an adapter"));
+        let lines = after_training(
+            Some(Path::new("my/r.toml")),
+            &set,
+            true,
+            Path::new("an adapter"),
+        );
         let player = " my/r.toml --adapter 'an adapter' --set train.lr=1e-4";
         assert!(lines[1].ends_with(&format!(" chat{player}")), "{lines:?}");
         let export = format!(" export{player} --to gguf --out r.gguf ");
         assert!(lines[3].contains(&export), "{lines:?}");
-        let built_in = after_training(Some(Path::new("builtin:demo")), &[], Path::new("a"));
-        assert!(built_in[3].contains("--out demo.gguf"), "{built_in:?}");
-        assert!(after_training(None, &[], Path::new("a")).is_empty());
+        let built_in = after_training(Some(Path::new("builtin:demo")), &[], false, Path::new("a"));
+        assert_eq!(built_in.len(), 3, "nothing to measure on: {built_in:?}");
+        assert!(built_in[2].contains("--out demo.gguf"), "{built_in:?}");
+        assert!(after_training(None, &[], true, Path::new("a")).is_empty());
     }
 
     #[test]

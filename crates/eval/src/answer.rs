@@ -6,7 +6,9 @@ use std::str::FromStr;
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum Error {
     /// The recipe's `eval.answer` is no known rule.
-    #[error("eval.answer must be \"exact\" or \"after:MARK\" (such as \"after:####\"), got {0:?}")]
+    #[error(
+        "eval.answer must be \"exact\", \"after:MARK\" (such as \"after:####\") or \"none\", got {0:?}"
+    )]
     Rule(String),
 }
 

@@ -10,7 +10,7 @@ use randori_host::Host;
 use randori_sdk::seam::{SamplerFn, Value};
 
 use crate::check::{self, Uses};
-use crate::export::chosen;
+use crate::export::{Chosen, ITERATION, called, chosen};
 use crate::folder;
 use crate::request::{Request, Which};
 use crate::session::{Opened, Session};
@@ -91,9 +91,21 @@ impl Chat {
     /// other; a player that is not there.
     pub fn open(request: &Request, talk: &Talk) -> Result<Chat> {
         let (recipe, last) = folder::recipe(request)?;
-        let mut players = vec![chosen(request, &recipe, last.clone(), talk.iteration)?];
+        let mut players = vec![chosen(
+            request,
+            &recipe,
+            last.clone(),
+            talk.iteration,
+            ITERATION,
+        )?];
         if talk.beside.is_some() {
-            players.push(chosen(request, &recipe, last, talk.beside).context("--beside")?);
+            players.push(chosen(
+                request,
+                &recipe,
+                last.clone(),
+                talk.beside,
+                "--beside",
+            )?);
         }
         folder::say_game(request, &recipe)?;
         let host = check::recipe(&recipe, request, &players[0].0, &Uses::TALKER)?;
@@ -102,18 +114,23 @@ impl Chat {
         let system = system.map(|text| Message::new("system", text));
         let opening: Vec<Message> = system.into_iter().collect();
         let seed = folder::game_seed(request, &recipe)?;
+        let names = players
+            .iter()
+            .map(|(_, game)| called(request, &recipe, game.as_ref()))
+            .collect::<Vec<String>>();
         let opened = Opened::of(request, recipe, host)?;
         let samplers = samplers(talk, &opened.setting.host)?;
         let session = opened.load(players[0].0.clone())?;
-        let side = |(stack, game): (Vec<PathBuf>, Option<(PathBuf, Which)>)| {
+        let side = |((stack, _), who): (Chosen, String)| {
             anyhow::Ok(Side {
-                who: game.map_or("player".into(), |(_, which)| which.to_string()),
+                who,
                 player: session.player_of(&stack)?,
                 messages: opening.clone(),
             })
         };
         let sides = players
             .into_iter()
+            .zip(names)
             .map(side)
             .collect::<Result<Vec<Side>>>()?;
         Ok(Chat {
@@ -259,7 +276,7 @@ mod tests {
         let (mut pieces, mut whole) = (Vec::new(), None);
         let mut hear = |heard: Heard| match heard {
             Heard::Piece { who, text } => {
-                assert_eq!(who, "player");
+                assert_eq!(who, "start");
                 pieces.push(text.to_owned());
             }
             Heard::Whole(reply) => whole = Some(reply.clone()),

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use randori_engine::weights::configuration;
+use randori_engine::weights::{Source, configuration};
 use randori_engine::{matched, trace};
 use randori_host::Host;
 use randori_sdk::seam::Architecture;
@@ -16,7 +16,7 @@ use crate::inputs::{ModelInputs, adapter_files};
 use crate::model_files::{architecture, check_paths, source};
 use crate::one_line::one_line;
 use crate::outbox::Reads;
-use crate::recipe::{AdapterKind, Recipe};
+use crate::recipe::{AdapterKind, QuantKind, Recipe};
 use crate::request::{Request, Split};
 use crate::{data_rows, losses, outbox, pairs, session, settings, started};
 
@@ -35,6 +35,8 @@ pub struct Uses<'a> {
     data: Option<&'a [&'static str]>,
     /// Whether data need not be there.
     absent: bool,
+    /// Whether rows without a prompt are of use.
+    text: bool,
     /// A file of pairs.
     pairs: Option<&'a Path>,
     /// Whether its data are pairs.
@@ -52,6 +54,7 @@ impl<'a> Uses<'a> {
         device: true,
         data: None,
         absent: false,
+        text: false,
         pairs: None,
         of_pairs: false,
         out: None,
@@ -61,10 +64,15 @@ impl<'a> Uses<'a> {
         of_pairs: true,
         ..Uses::WHOLE
     };
+    /// The whole recipe, for supervised fine-tuning.
+    pub const SUPERVISED: Uses<'static> = Uses {
+        text: true,
+        ..Uses::WHOLE
+    };
     /// The whole recipe, looked at.
     pub const LOOKED_AT: Uses<'static> = Uses {
         device: false,
-        ..Uses::WHOLE
+        ..Uses::SUPERVISED
     };
     /// The whole recipe, for what it would take: its data may be somewhere else.
     pub const PLANNED: Uses<'static> = Uses {
@@ -90,8 +98,8 @@ impl<'a> Uses<'a> {
         ..Uses::PLAYER
     };
 
-    /// The whole recipe, trained with on a file of pairs. The data of a run that is given in the
-    /// recipe's place may be gone since, and is not read.
+    /// The whole recipe, trained with on a file of pairs. The recipe's data is not read, nor need
+    /// it be there; that of a run that is given in the recipe's place is not looked at either.
     pub fn paired(request: &Request, file: &'a Path) -> Uses<'a> {
         match request.recipe.as_ref().is_some_and(|path| path.is_dir()) {
             true => Uses::WHOLE.data(&[]).pairs(file),
@@ -214,10 +222,14 @@ fn data(recipe: &Recipe, request: &Request, uses: &Uses) -> Result<()> {
     for key in uses.data.unwrap_or(&data_rows::KEYS) {
         // a file of pairs is trained on in its place
         let needed = (*key == "data.train" && uses.pairs.is_none()) || uses.data.is_some();
-        if needed && data_rows::named(recipe, key).is_empty() {
+        let named = data_rows::named(recipe, key);
+        if (needed && named.is_empty()) || named.iter().any(String::is_empty) {
             return Err(data_rows::unnamed(recipe, key).into());
         }
-        let gone = data_rows::look(recipe, key)?;
+        let mut gone = data_rows::look(recipe, key, uses.text)?;
+        if uses.pairs.is_some() {
+            gone.clear();
+        }
         // all may be somewhere else; one of several is a mistake
         let elsewhere = uses.absent && gone.len() == data_rows::named(recipe, key).len();
         for path in gone {
@@ -288,7 +300,15 @@ pub fn reads(
 /// # Errors
 /// The first mistake.
 pub fn model(recipe: &Recipe, host: &Host, adapter: &[PathBuf]) -> Result<()> {
-    let described = configuration(source(recipe)?, host.families()?)
+    let source = source(recipe)?;
+    let blocks =
+        recipe.adapter.kind == AdapterKind::Qlora && recipe.adapter.quant == QuantKind::Gguf;
+    if blocks && !matches!(source, Source::Gguf(_)) {
+        let rule = "must be \"nf4\" for a model that is no GGUF file, got \"gguf\", which keeps \
+                    such a file's own blocks";
+        return Err(recipe.refuse("adapter.quant", rule).into());
+    }
+    let described = configuration(source, host.families()?)
         .with_context(|| format!("{}: model.source", recipe.place("model.source")))?;
     let config = described.config();
     let arch = architecture(recipe, host, config)?;
@@ -310,8 +330,19 @@ pub fn model(recipe: &Recipe, host: &Host, adapter: &[PathBuf]) -> Result<()> {
     {
         return Ok(());
     }
-    Err(error).with_context(|| format!("{}: [adapter]", recipe.place("adapter.targets")))
+    let said = error.to_string();
+    let key = ADAPTER.iter().find(|(word, _)| said.contains(word));
+    let key = key.map_or("adapter.targets", |(_, key)| key);
+    Err(error).with_context(|| format!("{}: [adapter]", recipe.place(key)))
 }
+
+/// The adapter's keys by the words that an error over one of their entries has.
+const ADAPTER: [(&str, &str); 4] = [
+    ("adapter's exclude", "adapter.exclude"),
+    ("rank_pattern:", "adapter.rank_pattern"),
+    ("alpha_pattern:", "adapter.alpha_pattern"),
+    ("modules_to_save:", "adapter.modules_to_save"),
+];
 
 /// The configuration of a tied model without the tie.
 fn untied(config: &Value) -> Option<Value> {

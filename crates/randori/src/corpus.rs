@@ -47,11 +47,7 @@ impl Part {
         let plain = self.prompts.iter().position(Vec::is_empty);
         match plain.and_then(|i| self.examples.get(i)) {
             None => Ok(()),
-            Some(example) => anyhow::bail!(
-                "{}: `text` alone has no prompt that a player could answer: only `randori sft` \
-                 trains on it; for anything else, part it into a prompt and a response",
-                example.place
-            ),
+            Some(example) => Err(crate::data_rows::without_prompt(&example.place)),
         }
     }
 

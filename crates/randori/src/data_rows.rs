@@ -81,11 +81,13 @@ pub fn unnamed(recipe: &Recipe, key: &str) -> RecipeError {
 
 /// Looks at the first rows of each file that a key names: they have the shape of examples. Data
 /// sets of the hub are passed over: whoever fetches them looks. Answers the files that are not
-/// there.
+/// there. `text`: rows without a prompt are examples too.
 ///
 /// # Errors
-/// A file that cannot be read, or a row that is no example, at its place.
-pub fn look(recipe: &Recipe, key: &str) -> Result<Vec<PathBuf>> {
+/// A folder in which it is not clear which files are meant, a file that cannot be read, or a row
+/// that is no example, at its place.
+pub fn look(recipe: &Recipe, key: &str, text: bool) -> Result<Vec<PathBuf>> {
+    let with_text = text;
     let place = || format!("{}: {key}", recipe.place(key));
     let mut absent = Vec::new();
     for text in named(recipe, key) {
@@ -98,8 +100,14 @@ pub fn look(recipe: &Recipe, key: &str) -> Result<Vec<PathBuf>> {
         } else if !hub_data::is_of_hub(recipe, text) {
             let path = recipe.path(text);
             match std::fs::metadata(&path) {
-                Ok(there) if there.is_file() => {
-                    first_rows(recipe, &path).with_context(place)?;
+                Ok(there) if there.is_file() || there.is_dir() => {
+                    let files = hub_data::files(recipe, text, key).with_context(place)?;
+                    let of_first = files.first().map(|(_, file)| first_rows(recipe, file));
+                    let rows = of_first.transpose().with_context(place)?;
+                    let bare = rows.iter().flatten().find(|row| row.prompt.is_empty());
+                    if let Some(row) = bare.filter(|_| !with_text) {
+                        return Err(without_prompt(&row.place)).with_context(place);
+                    }
                 }
                 Ok(_) => {} // whoever reads it says what it may be
                 Err(_) => absent.push(path),
@@ -107,6 +115,14 @@ pub fn look(recipe: &Recipe, key: &str) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(absent)
+}
+
+/// The error about a row that only supervised fine-tuning can use.
+pub fn without_prompt(place: &impl std::fmt::Display) -> anyhow::Error {
+    anyhow::anyhow!(
+        "{place}: `text` alone has no prompt that a player could answer: only `randori sft` \
+         trains on it; for anything else, part it into a prompt and a response"
+    )
 }
 
 /// The first examples of a file.

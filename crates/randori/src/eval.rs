@@ -6,7 +6,8 @@ use anyhow::Result;
 
 use crate::check::{self, Uses};
 use crate::corpus::part;
-use crate::export::chosen;
+use crate::data_rows;
+use crate::export::{ITERATION, called, chosen};
 use crate::folder;
 use crate::measure;
 use crate::outbox;
@@ -42,8 +43,8 @@ pub fn eval(
     part.say(&*session.watch, "data");
     let seed = session.recipe.run.seed;
     let player = session.player()?;
-    let own = measure::answer(&session, &player, &part, "player")?;
-    let logps = measure::logps(&session, &player, &part, &own.first, "player")?;
+    let own = measure::answer(&session, &player, &part, &who)?;
+    let logps = measure::logps(&session, &player, &part, &own.first, &who)?;
     let pairs = measure::pairs(&part, &logps, &logps, &own.first);
     let signals = measure::signals(&session, &own, &pairs, session.rules().iteration(0).beta);
     // these compare a player with its opponent, which is not here
@@ -65,7 +66,7 @@ pub fn eval(
         },
     };
     let summary = Summary {
-        name: "player".into(),
+        name: who.clone(),
         played: vec![played],
         sample: None,
         seconds: 0.0,
@@ -83,14 +84,24 @@ pub fn eval(
     Ok(())
 }
 
+/// Whether the request's recipe has held-out rows that can be read here, so that [`eval`] measures
+/// a player of it.
+pub fn is_measured(request: &Request) -> bool {
+    folder::recipe(request).is_ok_and(|(recipe, _)| {
+        let rows = data_rows::count(&recipe, Split::HeldOut);
+        data_rows::check_split(&recipe, Split::HeldOut).is_ok() && rows.is_some_and(|n| n > 0)
+    })
+}
+
 /// The player's recipe, what it has learnt, and what it is called.
 fn player(request: &Request, which: Option<Which>) -> Result<(Recipe, Vec<PathBuf>, String)> {
     let (recipe, given) = folder::recipe(request)?;
-    let (learnt, game) = chosen(request, &recipe, given.clone(), which)?;
+    let (learnt, game) = chosen(request, &recipe, given.clone(), which, ITERATION)?;
     folder::say_game(request, &recipe)?;
+    let who = called(request, &recipe, game.as_ref());
     Ok(match game {
-        Some((_, which)) => (recipe, learnt, which.to_string()),
-        None => (recipe, given, "player".into()),
+        Some(_) => (recipe, learnt, who),
+        None => (recipe, given, who),
     })
 }
 

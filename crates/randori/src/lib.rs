@@ -101,7 +101,7 @@ pub use aim::Aim;
 pub use chat::{Chat, Heard, Reply, Talk};
 pub use dry_run::dry_run;
 pub use escape::escaped;
-pub use eval::eval;
+pub use eval::{eval, is_measured};
 pub use export::{Export, Target, export};
 pub use figures::{clock, grouped, roughly};
 pub use fit::fit;

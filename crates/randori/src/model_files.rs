@@ -2,6 +2,7 @@
 //! architecture runs it, and its tokenizer with the chat template.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -85,6 +86,13 @@ pub fn source(recipe: &Recipe) -> Result<Source> {
     }
     let path = recipe.path(text);
     if path.is_dir() {
+        if let Some(inside) = only_gguf(&path) {
+            let rule = format!(
+                "is a folder without config.json, got \"{text}\"; its GGUF file can be given: {}",
+                Path::new(text).join(inside).display()
+            );
+            return Err(recipe.refuse("model.source", rule).into());
+        }
         return Ok(Source::Folder(path));
     }
     if path.is_file() || text.ends_with(".gguf") {
@@ -96,6 +104,17 @@ pub fn source(recipe: &Recipe) -> Result<Source> {
     Err(recipe
         .refuse("model.source", format!("is neither a folder, a .gguf file nor a hub id (org/name), got \"{text}\" ({} does not exist)", path.display()))
         .into())
+}
+
+/// The first GGUF file of a folder that is no Hugging Face folder.
+fn only_gguf(folder: &Path) -> Option<OsString> {
+    if folder.join("config.json").exists() {
+        return None;
+    }
+    let names = std::fs::read_dir(folder).ok()?.flatten();
+    let names = names.map(|entry| entry.file_name());
+    let is_gguf = |name: &OsString| Path::new(name).extension().is_some_and(|e| e == "gguf");
+    names.filter(is_gguf).min()
 }
 
 /// Whether the files that the recipe's `[model]` names are there; of a model from the hub nothing

@@ -23,7 +23,7 @@ pub fn sft(request: &Request, out: Option<&Path>, fresh: bool) -> Result<PathBuf
     let reads = check::reads(&recipe, request, &adapter, None);
     let to = outbox::player_folder(&out, &dir, fresh, &reads)?;
     folder::refuse_if_held(&dir)?;
-    let host = check::recipe(&recipe, request, &adapter, &Uses::WHOLE)?;
+    let host = check::recipe(&recipe, request, &adapter, &Uses::SUPERVISED)?;
     folder::settle(&mut recipe, &dir, fresh)?;
     check::model(&recipe, &host, &adapter)?;
     folder::settle_data(&mut recipe, &dir, fresh)?;

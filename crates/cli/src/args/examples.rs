@@ -68,28 +68,28 @@ const EXAMPLES: [(&str, &str); 18] = [
     (
         "score",
         "Examples:
-  randori score mine.toml --pairs pairs.jsonl --out scored.jsonl
-  randori score runs/mine --pairs pairs.jsonl --out scored.jsonl",
+  randori score mine.toml --pairs answers.jsonl --out scored.jsonl
+  randori score runs/mine --pairs answers.jsonl --out after.jsonl",
     ),
     (
         "train",
         "Examples:
-  randori train mine.toml --out adapter       # on the pairs of data.train; loss spin: DPO
-  randori train mine.toml --pairs pairs.jsonl --out adapter --set loss.name=ipo",
+  randori train pairs.toml --out dpo          # on the pairs of data.train; loss spin: DPO
+  randori train mine.toml --pairs scored.jsonl --out ipo --set loss.name=ipo",
     ),
     (
         "sft",
         "Examples:
-  randori sft mine.toml --out adapter
-  randori sft mine.toml --out adapter --set sft.epochs=2",
+  randori sft mine.toml --out supervised
+  randori sft mine.toml --out longer --set sft.epochs=4",
     ),
     (
         "eval",
         "Examples:
-  randori eval mine.toml                          # the start
+  randori eval mine.toml                          # the model as it is
   randori eval runs/mine --out measures.json      # after the last iteration
   randori eval runs/mine --iteration 0            # after the first
-  randori eval mine.toml --adapter adapter --split validation",
+  randori eval mine.toml --adapter supervised --split validation",
     ),
     (
         "chat",
@@ -97,13 +97,13 @@ const EXAMPLES: [(&str, &str); 18] = [
   randori chat runs/mine                      # after the last iteration
   randori chat runs/mine --beside start       # and with what it was before the game
   randori chat runs/mine --prompt Hello --temp 0.7
-  randori chat mine.toml --adapter adapter",
+  randori chat mine.toml --adapter supervised",
     ),
     (
         "export",
         "Examples:
   randori export runs/mine --to gguf --out mine.gguf                 # llama.cpp, Ollama
-  randori export runs/mine --to gguf --quant q4_k_m --out mine.gguf
+  randori export runs/mine --to gguf --quant q4_k_m --out mine-q4.gguf
   randori export runs/mine --to peft --out mine-adapter              # peft, vLLM
   randori export runs/mine --to mlx --out mine-mlx                   # mlx-lm
   randori export runs/mine --iteration 0 --out mine-after-0",

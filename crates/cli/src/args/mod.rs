@@ -390,7 +390,8 @@ fn trained(
 ) -> anyhow::Result<()> {
     let (quiet, request) = (who.common.quiet, who.request());
     let out = train(&request)?;
-    let lines = commands::after_training(request.recipe.as_deref(), &request.set, &out);
+    let measured = randori::is_measured(&request);
+    let lines = commands::after_training(request.recipe.as_deref(), &request.set, measured, &out);
     next(quiet, lines)
 }
 

@@ -24,8 +24,8 @@ use crate::request::{Request, Which};
 
 use fidelity::Instead;
 use places::{FIDELITY, MODELFILE};
-pub use player::chosen;
 use player::{Asked, Player, ready};
+pub use player::{Chosen, ITERATION, called, chosen};
 
 /// What is to be written where.
 #[derive(Clone)]

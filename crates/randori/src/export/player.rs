@@ -52,7 +52,7 @@ impl Asked {
     /// As [`chosen`]; a recipe that cannot be read.
     pub fn of(request: &Request, which: Option<Which>) -> Result<Asked> {
         let (recipe, last) = folder::recipe(request)?;
-        let (stack, game) = chosen(request, &recipe, last, which)?;
+        let (stack, game) = chosen(request, &recipe, last, which, ITERATION)?;
         folder::say_game(request, &recipe)?;
         Ok(Asked {
             recipe,
@@ -132,16 +132,32 @@ fn on_its_base(mut learnt: Learnt, stream: &Stream) -> Result<Learnt> {
 /// The folders of what a player learnt (none: nothing), and the run it comes from.
 pub type Chosen = (Vec<PathBuf>, Option<(PathBuf, Which)>);
 
+/// The option that names one of a run's players.
+pub const ITERATION: &str = "--iteration";
+
+/// What a player is called where it is shown: the run's name for it; `adapter`, if the request
+/// gives one; `start`, or `model` where a supervised stage would come before the start.
+pub fn called(request: &Request, recipe: &Recipe, of_run: Option<&(PathBuf, Which)>) -> String {
+    match of_run {
+        Some((_, which)) => which.to_string(),
+        None if !request.adapter.is_empty() => "adapter".into(),
+        None if recipe.sft.epochs == 0 => Which::Start.to_string(),
+        None => "model".into(),
+    }
+}
+
 /// The player of `request` that `which` means; `recipe` and `last` are what [`folder::recipe`]
 /// found.
 ///
 /// # Errors
-/// A player that is not there, or not finished yet; one of a run where no run is given.
+/// A player that is not there, or not finished yet; one of a run where no run is given: they name
+/// the option that `which` was given by.
 pub fn chosen(
     request: &Request,
     recipe: &Recipe,
     last: Vec<PathBuf>,
     which: Option<Which>,
+    option: &str,
 ) -> Result<Chosen> {
     let init = |recipe: &Recipe| -> Vec<PathBuf> {
         let named = recipe.adapter.init.0.iter();
@@ -149,10 +165,10 @@ pub fn chosen(
     };
     let run = request.recipe.as_ref().filter(|path| path.is_dir());
     if which.is_some() && !request.adapter.is_empty() {
-        bail!("--iteration and --adapter both name the player; give one of them");
+        bail!("{option} and --adapter both name the player; give one of them");
     }
     if which.is_some() && run.is_none() {
-        bail!("--iteration goes with a run folder, which is what has iterations");
+        bail!("{option} goes with a run folder, which is what has iterations");
     }
     let Some(dir) = run.filter(|_| request.adapter.is_empty()) else {
         let stack = if last.is_empty() { init(recipe) } else { last };
@@ -172,7 +188,7 @@ pub fn chosen(
     let stack = match which {
         Some(Which::Start) if there("start") => policy("start")?,
         Some(Which::Start) if recipe.sft.epochs > 0 => bail!(
-            "{}: --iteration start: the supervised start is not finished here yet; go on with `randori run`",
+            "{}: {option} start: the supervised start is not finished here yet; go on with `randori run`",
             dir.display()
         ),
         Some(Which::Start) => {
@@ -182,7 +198,7 @@ pub fn chosen(
         }
         Some(Which::Iteration(t)) if there(&iteration_folder(t)) => policy(&iteration_folder(t))?,
         Some(Which::Iteration(t)) => bail!(
-            "--iteration {t}: {} has {finished} finished iterations, numbered from 0",
+            "{option} {t}: {} has {finished} finished iterations, numbered from 0",
             dir.display()
         ),
         None => {

@@ -7,6 +7,7 @@ use anyhow::{Result, bail, ensure};
 use crate::aim::Aim;
 use crate::recipe::{Named, kind};
 use crate::request::Request;
+use crate::shell::quoted;
 use crate::splits::{sharded, stem};
 
 /// A recipe that is wanted.
@@ -62,6 +63,12 @@ impl Init {
     pub(super) fn check_there(&self) -> Result<()> {
         let (model, data) = (&self.model, &self.data);
         let inside = model.starts_with("builtin:") || model.starts_with("random:");
+        let is_model =
+            |text: &str| text.ends_with(".gguf") || Path::new(text).join("config.json").is_file();
+        if is_model(data) && !is_model(model) {
+            let (model, data) = (quoted(data), quoted(model));
+            bail!("MODEL comes first, then DATA: randori init {model} {data}");
+        }
         let repo = model.split('@').next().unwrap_or(model);
         let named = Named::parse(repo).is_some_and(|named| named.pattern.is_none());
         ensure!(
